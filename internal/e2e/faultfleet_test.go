@@ -26,6 +26,7 @@ type faultFleet struct {
 	running sync.WaitGroup
 	stop    context.CancelFunc // ends the reports
 	ctx     context.Context    // of the reports
+	pause   time.Duration      // shortest time between two reports of a device
 	active  atomic.Int64
 	reports atomic.Int64
 
@@ -44,7 +45,8 @@ type faultDevice struct {
 
 func newFaultFleet(t *testing.T, s *site, n int) *faultFleet {
 	t.Helper()
-	f := &faultFleet{t: t, token: s.token, last: time.Now()}
+	// All devices together send about 150 reports a second, however many they are.
+	f := &faultFleet{t: t, token: s.token, last: time.Now(), pause: max(200*time.Millisecond, time.Duration(n)*5*time.Millisecond)}
 	for range n {
 		d, err := fleet.New(s.maker, "H-2")
 		s.check(err)
@@ -109,22 +111,27 @@ func (f *faultFleet) live(d *faultDevice) error {
 			conn.Close()
 		}
 	}()
-	for begun := time.Now(); f.ctx.Err() == nil; {
+	begun = time.Now()
+	for f.ctx.Err() == nil {
 		var answer *fleet.Answer
-		if conn, answer, err = f.report(conn, hub, d, certs); err == nil && answer.Status == http.StatusOK {
+		conn, answer, err = f.report(conn, hub, d, certs)
+		done := err == nil && answer.Status == http.StatusOK
+		if err == nil && answer.Status/100 == 4 && answer.Status != http.StatusTooManyRequests {
+			return fmt.Errorf("device %s: the hub refused a report: %d %s", d.id, answer.Status, answer.Body)
+		}
+		pause := max(100*time.Millisecond, f.pause/5) // before a retry
+		if done {
 			d.acknowledged++
 			f.reports.Add(1)
 			f.success(begun)
-			begun = time.Now()
-		} else if err == nil && answer.Status/100 == 4 && answer.Status != http.StatusTooManyRequests {
-			return fmt.Errorf("device %s: the hub refused a report: %d %s", d.id, answer.Status, answer.Body)
+			pause = f.pause
 		}
 		select {
 		case <-f.ctx.Done():
-		case <-time.After(200*time.Millisecond + rand.N(200*time.Millisecond)):
-			if answer != nil && answer.Status == http.StatusOK {
-				begun = time.Now()
-			}
+		case <-time.After(pause + rand.N(pause)):
+		}
+		if done {
+			begun = time.Now()
 		}
 	}
 	return nil
