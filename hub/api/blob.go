@@ -21,6 +21,9 @@ import (
 // against the hub.
 func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	o := callerOf(r).url.object
+	if callerOf(r).url.uploads {
+		return s.showOffset(w, r, o)
+	}
 	// The owner may have deleted the object since the URL was signed.
 	o, err := s.cfg.Store.Object(r.Context(), o.Owner, o.Sum)
 	if err != nil {

@@ -14,8 +14,9 @@ const (
 	// unusedAge is how long the hub keeps an object that no revision names. The owner needs this
 	// time to post the revision for which the owner uploaded the object.
 	unusedAge = 7 * 24 * time.Hour
-	// uploadAge is how long after its begin an upload can finish.
-	uploadAge = 7 * 24 * time.Hour
+	// uploadAge is how long an upload may go on without progress. An upload that is not in parts makes
+	// progress only at its begin and its end.
+	uploadAge = 24 * time.Hour
 	// orphanAge is the age from which Collect asks whether a stored file is needed.
 	orphanAge = time.Hour
 )
@@ -30,7 +31,7 @@ func (s *Server) Collect(ctx context.Context) error {
 		func() (int, error) {
 			return s.cfg.Store.ExpireObjects(ctx, now.Add(-pendingAge), now.Add(-unusedAge), 1000)
 		},
-		func() (int, error) { return s.cfg.Store.ExpireUploads(ctx, now.Add(-uploadAge), 1000) },
+		func() (int, error) { return s.expireUploads(ctx, now.Add(-uploadAge)) },
 		func() (int, error) { return s.cfg.Store.ExpireLogs(ctx, now.Add(-s.cfg.LogAge), 1000) },
 	} {
 		for {

@@ -70,3 +70,6 @@ func NewMailbox(s store.Replicas, replica string) *Mailbox {
 
 // News is the body of a message.
 type News = news
+
+// MaxPartials is the largest number of unfinished uploads in parts of an owner.
+const MaxPartials = maxPartials

@@ -9,8 +9,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // Folder stores objects as files in 256 folders. The first byte of the SHA-256 names the folder, and
@@ -29,10 +31,13 @@ type Folder struct {
 const (
 	incoming = "incoming"
 	lockFile = "lock"
+	// partialLife is the age from which OpenFolder removes the parts of an upload without progress. The
+	// hub ends such an upload earlier. So OpenFolder finds only what a crash left.
+	partialLife = 7 * 24 * time.Hour
 )
 
 // OpenFolder opens the folder `dir`, and makes the folder if it does not exist. It removes files of
-// interrupted uploads. Only one process at a time may have the folder open.
+// interrupted uploads that are not in parts. Only one process at a time may have the folder open.
 func OpenFolder(dir string) (*Folder, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -54,7 +59,11 @@ func OpenFolder(dir string) (*Folder, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	for _, name := range left {
-		if err := os.Remove(name); err != nil {
+		info, err := os.Lstat(name)
+		if err == nil && strings.HasSuffix(name, partialSuffix) && time.Since(info.ModTime()) < partialLife {
+			continue // the client may continue
+		}
+		if err := errors.Join(err, os.RemoveAll(name)); err != nil {
 			return nil, errors.Join(fmt.Errorf("objects: remove the file of an interrupted upload: %w", err), f.Close())
 		}
 	}

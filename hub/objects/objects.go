@@ -97,6 +97,21 @@ type Store interface {
 	// SHA-256 is the key's. If Put returns nil, the object is durable. If it returns an error, nothing
 	// has changed. Errors: ErrSize, ErrSum, an error of `r` or of the engine.
 	Put(ctx context.Context, key Key, size int64, r io.Reader) error
+	// BeginParts begins an upload in parts, and returns a token for the methods below. Until
+	// CompleteParts, the other methods do not see the object. Each part, except for the last one, has
+	// PartSize bytes.
+	BeginParts(ctx context.Context, key Key) (token string, err error)
+	// PutPart stores the part that begins at `offset`, durably. The object's size is `whole`. It reads
+	// no more than the part. If it fails, or if the part was stored before, it can be called again.
+	// ErrNotFound: the upload has ended, or its parts are gone. io.EOF, io.ErrUnexpectedEOF: the reader
+	// has less than the part.
+	PutPart(ctx context.Context, key Key, token string, whole, offset int64, r io.Reader) error
+	// CompleteParts stores the object from all its parts, if the size and the SHA-256 of its bytes are
+	// right. It can be called again, also after it has succeeded. Errors: ErrSize, ErrSum. ErrNotFound:
+	// the parts are gone. After ErrSize or ErrSum, nothing but AbortParts is useful.
+	CompleteParts(ctx context.Context, key Key, token string, size int64) error
+	// AbortParts removes the parts of an upload, if there are any.
+	AbortParts(ctx context.Context, key Key, token string) error
 	// Open returns a reader at the object's first byte, or ErrNotFound. With a Folder, a reader can
 	// read an object to its end even if the object is deleted during the read.
 	Open(ctx context.Context, key Key) (io.ReadSeekCloser, error)

@@ -51,6 +51,7 @@ func TestEngines(t *testing.T) {
 				{"ManyAtOnce", manyAtOnce},
 				{"DeletedWhileOpen", deletedWhileOpen},
 				{"LateRemovalLeavesTheNewCopy", lateRemovalLeavesTheNewCopy},
+				{"UploadInParts", uploadInParts},
 			} {
 				t.Run(test.name, func(t *testing.T) { test.run(t, open(t)) })
 			}
@@ -331,6 +332,129 @@ func lateRemovalLeavesTheNewCopy(t *testing.T, s objects.Store) {
 			t.Fatal("the new copy is gone")
 		}
 		old = again
+	}
+}
+
+// An upload in parts is interrupted in the middle of a part, and continues. A part that was sent twice
+// counts as it was sent last. An object with other bytes is never seen.
+func uploadInParts(t *testing.T, s objects.Store) {
+	part := objects.PartSize(0)
+	size := 2*part + 1000
+	key, b := content("in parts", int(size))
+	other := bytes.Clone(b)
+	other[part] ^= 1
+	putPart := func(key objects.Key, token string, offset int64, r io.Reader) {
+		t.Helper()
+		if err := s.PutPart(t.Context(), key, token, size, offset, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin := func(key objects.Key) string {
+		t.Helper()
+		token, err := s.BeginParts(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	token := begin(key)
+	cut := errors.New("the line is cut")
+	rest := bytes.NewReader(b)
+	putPart(key, token, 0, rest)
+	if n, _ := rest.Seek(0, io.SeekCurrent); n != part {
+		t.Errorf("read %d bytes for a part of %d", n, part)
+	}
+	if err := s.PutPart(t.Context(), key, token, size, part, io.MultiReader(bytes.NewReader(b[part:2*part-1]), iotest.ErrReader(cut))); !errors.Is(err, cut) {
+		t.Fatal(err)
+	}
+	putPart(key, token, part, bytes.NewReader(other[part:]))
+	putPart(key, token, part, bytes.NewReader(b[part:]))
+	putPart(key, token, 2*part, bytes.NewReader(b[2*part:]))
+	if found := walk(t, s); len(found) != 0 {
+		t.Errorf("found %v", found)
+	}
+	slow, ended := slowPart(t, s, key, token, size, other)
+	if _, err := s.Stat(t.Context(), key); !errors.Is(err, objects.ErrNotFound) {
+		t.Error(err)
+	}
+	for range 2 { // the second call is that of a hub that has not got the answer
+		if err := s.CompleteParts(t.Context(), key, token, size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(slow)
+	<-ended
+	if !bytes.Equal(read(t, s, key), b) {
+		t.Error("the object differs")
+	}
+	for range 2 {
+		if err := s.AbortParts(t.Context(), key, token); err != nil {
+			t.Error(err)
+		}
+	}
+
+	bad := objects.Key{Sum: key.Sum, Place: objects.NewPlace()}
+	token = begin(bad)
+	for offset := int64(0); offset < size; offset += part {
+		putPart(bad, token, offset, bytes.NewReader(other[offset:]))
+	}
+	if err := s.CompleteParts(t.Context(), bad, token, size); !errors.Is(err, objects.ErrSum) {
+		t.Error(err)
+	}
+	short := objects.Key{Sum: key.Sum, Place: objects.NewPlace()}
+	shortToken := begin(short)
+	putPart(short, shortToken, 0, bytes.NewReader(b))
+	if err := s.CompleteParts(t.Context(), short, shortToken, size); !errors.Is(err, objects.ErrSize) {
+		t.Error(err)
+	}
+	gone := objects.Key{Sum: key.Sum, Place: objects.NewPlace()}
+	goneToken := begin(gone)
+	putPart(gone, goneToken, 0, bytes.NewReader(b))
+	for key, token := range map[objects.Key]string{bad: token, short: shortToken, gone: goneToken} {
+		if err := s.AbortParts(t.Context(), key, token); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := s.CompleteParts(t.Context(), gone, goneToken, size); !errors.Is(err, objects.ErrNotFound) {
+		t.Error(err)
+	}
+	if found := walk(t, s); len(found) != 1 || found[key] != size {
+		t.Errorf("found %v", found)
+	}
+}
+
+// slowPart sends the first part of the bytes `b`. The attacker's connection sends the second half of the
+// part only after `slow` is closed, when the hub has checked the object. Then `ended` is closed.
+func slowPart(t *testing.T, s objects.Store, key objects.Key, token string, size int64, b []byte) (slow chan bool, ended chan bool) {
+	t.Helper()
+	slow, ended = make(chan bool), make(chan bool)
+	begun := make(chan bool)
+	first := bytes.Repeat([]byte("attack"), len(b)/6+1)[:objects.PartSize(size)]
+	half := len(first) / 2
+	go func() {
+		defer close(ended)
+		r := io.MultiReader(bytes.NewReader(first[:half]), readerFunc(func([]byte) (int, error) {
+			close(begun)
+			<-slow
+			return 0, io.EOF
+		}), bytes.NewReader(first[half:]))
+		_ = s.PutPart(context.WithoutCancel(t.Context()), key, token, size, 0, r) // too late: the upload has ended
+	}()
+	<-begun
+	return slow, ended
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
+
+func TestPartsFitIntoS3(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int64{0, 1, 1 << 30, 1 << 40, 5 << 40} {
+		part := objects.PartSize(size)
+		if part < 5<<20 || part > 5<<30 || size/part >= 10_000 {
+			t.Errorf("%d bytes in parts of %d", size, part)
+		}
 	}
 }
 

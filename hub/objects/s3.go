@@ -64,16 +64,32 @@ func OpenS3(ctx context.Context, c S3Config) (*S3, error) {
 
 func (s *S3) key(key Key) string { return s.prefix + key.name() }
 
-// wrap converts an error of minio-go. If the service does not have the key, wrap returns
-// ErrNotFound. It adds the prefix of this package to any other error.
+// wrap converts an error of minio-go. If the service does not have the key or the upload, wrap
+// returns ErrNotFound. It adds the prefix of this package to any other error.
 func wrap(err error) error {
 	if err == nil {
 		return nil
 	}
-	if code := minio.ToErrorResponse(err).Code; code == "NoSuchKey" || code == "NotFound" {
+	if code := minio.ToErrorResponse(err).Code; code == "NoSuchKey" || code == "NotFound" || code == "NoSuchUpload" {
 		return ErrNotFound
 	}
 	return fmt.Errorf("objects: S3: %w", err)
+}
+
+// contentType is the type of all objects in a bucket.
+const contentType = "application/octet-stream"
+
+// spoolFile makes a temporary file. Nobody needs the file's name. Without a name, the file disappears
+// when the process ends, even if it is killed.
+func (s *S3) spoolFile() (*os.File, error) {
+	file, err := os.CreateTemp(s.spool, "gangway-object-")
+	if err != nil {
+		return nil, fmt.Errorf("objects: %w", err)
+	}
+	if err := os.Remove(file.Name()); err != nil {
+		return nil, errors.Join(fmt.Errorf("objects: %w", err), file.Close())
+	}
+	return file, nil
 }
 
 // Put implements Store.
@@ -81,23 +97,18 @@ func (s *S3) Put(ctx context.Context, key Key, size int64, r io.Reader) error {
 	if size < 0 {
 		return ErrSize
 	}
-	file, err := os.CreateTemp(s.spool, "gangway-object-")
+	file, err := s.spoolFile()
 	if err != nil {
-		return fmt.Errorf("objects: %w", err)
+		return err
 	}
 	defer file.Close()
-	// Nobody needs the file's name. Without a name, the file disappears when the process ends, even
-	// if it is killed.
-	if err := os.Remove(file.Name()); err != nil {
-		return fmt.Errorf("objects: %w", err)
-	}
 	if _, err := io.Copy(file, &cancellable{ctx, check(r, key.Sum, size)}); err != nil {
 		return err
 	}
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("objects: %w", err)
 	}
-	_, err = s.client.PutObject(ctx, s.bucket, s.key(key), file, size, minio.PutObjectOptions{ContentType: "application/octet-stream", NumThreads: 1, SendContentMd5: true})
+	_, err = s.client.PutObject(ctx, s.bucket, s.key(key), file, size, minio.PutObjectOptions{ContentType: contentType, NumThreads: 1, SendContentMd5: true})
 	return wrap(err)
 }
 

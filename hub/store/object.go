@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -32,6 +33,18 @@ type Upload struct {
 	Sum   Hash
 	Place string // where the upload puts the bytes
 }
+
+// PartialUpload is an upload that a client sends in parts, perhaps over several connections. An owner
+// has at most one for each object.
+type PartialUpload struct {
+	Upload
+	Size     int64  // of the whole object, in bytes; counts against the owner's quota until the upload ends
+	Received int64  // bytes that are stored durably, from the object's start
+	Token    string // the object store's name of the upload
+}
+
+// ErrTooManyUploads means that the owner has too many unfinished uploads.
+var ErrTooManyUploads = errors.New("store: too many unfinished uploads")
 
 // Objects stores the records of objects, and the place of each object's bytes.
 //
@@ -66,9 +79,21 @@ type Objects interface {
 	FinishUpload(ctx context.Context, u Upload, lost string, size, quota int64, now time.Time) (used bool, err error)
 	// EndUpload ends an upload without success.
 	EndUpload(ctx context.Context, place string) error
-	// ExpireUploads ends at most limit uploads that began before the time `before`. It returns their
-	// number.
-	ExpireUploads(ctx context.Context, before time.Time, limit int) (int, error)
+	// BeginPartial records an upload in parts, whose Size is that of the record. The size counts
+	// against the quota from now on. If the owner has `most` such uploads, the error is
+	// ErrTooManyUploads. Other errors: ErrNotFound, ErrQuota. ErrExists: the owner has one for this
+	// object. ErrStatus: the record has another size.
+	BeginPartial(ctx context.Context, u PartialUpload, quota int64, most int, now time.Time) error
+	// Partial returns an owner's upload of an object in parts, and the object's record. If there is
+	// no such upload, its Place is empty. ErrNotFound: the owner has no record of the object.
+	Partial(ctx context.Context, owner string, sum Hash) (PartialUpload, Object, error)
+	// AdvancePartial records that the bytes up to `to` are stored durably. ErrStatus: other bytes than
+	// those up to `from` were stored before, because the client sends on two connections, or the
+	// upload has ended.
+	AdvancePartial(ctx context.Context, place string, from, to int64, now time.Time) error
+	// ExpiredUploads lists at most limit uploads that made no progress since the time `before`. Those
+	// that are not in parts have no Token.
+	ExpiredUploads(ctx context.Context, before time.Time, limit int) ([]PartialUpload, error)
 	// MarkContentLost marks all records of an object as not Stored, because its bytes are lost. The
 	// object no longer counts against its owners' quotas. If the object is at another place meanwhile,
 	// nothing changes.

@@ -40,7 +40,8 @@ var rules = []struct {
 	// The counters have the numbers that they count.
 	{"usage", prepared(fmt.Sprintf(`SELECT owner FROM (SELECT owner, sum(bytes) AS difference FROM (
 		SELECT owner, %d + CASE WHEN stored = 1 THEN size ELSE 0 END AS bytes FROM objects
-		UNION ALL SELECT owner, length(state) + %d FROM steps UNION ALL SELECT owner, -bytes FROM usage) AS used GROUP BY owner) AS sums
+		UNION ALL SELECT owner, length(state) + %d FROM steps UNION ALL SELECT owner, size FROM uploads
+		UNION ALL SELECT owner, -bytes FROM usage) AS used GROUP BY owner) AS sums
 		WHERE difference <> 0 ORDER BY owner LIMIT ?`, recordCost, revisionCost))},
 	{"log-count", prepared(`SELECT device FROM (SELECT device, sum(n) AS difference FROM (
 		SELECT device, count(*) AS n FROM logs GROUP BY device UNION ALL SELECT device, -rows FROM log_usage) AS lines GROUP BY device) AS sums

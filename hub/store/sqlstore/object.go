@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -39,10 +40,14 @@ var (
 	expiredObjects = prepared(`SELECT o.owner, o.sum FROM objects o WHERE ` + expired + ` LIMIT ?3`)
 
 	insertUpload   = prepared(`INSERT INTO uploads (place, owner, sum, begun) VALUES (?, ?, ?, ?)`)
-	selectUpload   = prepared(`SELECT 1 FROM uploads WHERE place = ? AND owner = ? AND sum = ?`)
+	insertPartial  = prepared(`INSERT INTO uploads (place, owner, sum, begun, partial, size, token) VALUES (?, ?, ?, ?, 1, ?, ?)`)
+	countPartials  = prepared(`SELECT count(*) FROM uploads WHERE owner = ? AND partial = 1`)
+	selectPartial  = prepared(`SELECT place, size, received, token FROM uploads WHERE owner = ? AND sum = ? AND partial = 1`)
+	advancePartial = prepared(`UPDATE uploads SET received = ?, begun = ? WHERE place = ? AND received = ? AND partial = 1`)
+	selectUpload   = prepared(`SELECT owner, sum, size FROM uploads WHERE place = ?`)
 	deleteUpload   = prepared(`DELETE FROM uploads WHERE place = ?`)
 	isUploading    = prepared(`SELECT 1 FROM uploads WHERE place = ?`)
-	expiredUploads = prepared(`SELECT place FROM uploads WHERE begun < ? ORDER BY begun LIMIT ?`)
+	expiredUploads = prepared(`SELECT owner, sum, place, size, received, token FROM uploads WHERE begun < ? ORDER BY begun LIMIT ?`)
 
 	selectPlace = prepared(`SELECT place FROM contents WHERE sum = ?`)
 	putPlace    = prepared(`INSERT INTO contents (sum, place) VALUES (?, ?) ON CONFLICT (sum) DO UPDATE SET place = excluded.place`)
@@ -114,7 +119,16 @@ func (s *Store) AnnounceObject(ctx context.Context, o store.Object, quota int64)
 		case err != store.ErrNotFound:
 			return err
 		}
-		if err := fits(c, o.Owner, o.Size+cost, quota); err != nil {
+		// The size of an upload in parts counts already.
+		r, partial, err := c.One(selectPartial, o.Owner, o.Sum[:])
+		if err != nil {
+			return err
+		}
+		more := o.Size + cost
+		if partial {
+			more -= readPartial(&r).Size
+		}
+		if err := fits(c, o.Owner, more, quota); err != nil {
 			return err
 		}
 		if err := c.Do(upsertObject, o.Owner, o.Sum[:], o.Size, micro(o.Created), micro(o.Modified), o.Name, o.MimeType); err != nil {
@@ -199,11 +213,11 @@ func (s *Store) FinishUpload(ctx context.Context, u store.Upload, lost string, s
 		if used = o.Stored && o.Place == u.Place; used {
 			return nil // the answer of an earlier commit was lost
 		}
-		_, uploading, err := c.One(selectUpload, u.Place, u.Owner, u.Sum[:])
+		is, err := endUpload(c, u.Place)
 		switch {
 		case err != nil:
 			return err
-		case !uploading:
+		case is != u:
 			return store.ErrNotFound
 		case o.Size != size:
 			return store.ErrStatus
@@ -217,9 +231,6 @@ func (s *Store) FinishUpload(ctx context.Context, u store.Upload, lost string, s
 				return err
 			}
 		}
-		if err := c.Do(deleteUpload, u.Place); err != nil {
-			return err
-		}
 		if used = o.Place == "" || o.Place == lost; used {
 			if err := c.Do(putPlace, u.Sum[:], u.Place); err != nil {
 				return err
@@ -230,33 +241,109 @@ func (s *Store) FinishUpload(ctx context.Context, u store.Upload, lost string, s
 	return used, err
 }
 
+// endUpload removes the record of an upload, and gives its size back to its owner. If there is no such
+// upload, the result is empty.
+func endUpload(c Conn, place string) (u store.Upload, err error) {
+	r, ok, err := c.One(selectUpload, place)
+	if err != nil || !ok {
+		return u, err
+	}
+	u = store.Upload{Owner: r.text(), Sum: r.hash(), Place: place}
+	if size := r.int64(); size > 0 {
+		if err := c.Do(addUsage, u.Owner, -size); err != nil {
+			return u, err
+		}
+	}
+	return u, c.Do(deleteUpload, place)
+}
+
 // EndUpload implements store.Objects.
 func (s *Store) EndUpload(ctx context.Context, place string) error {
 	return s.db.Write(ctx, func(c Conn) error {
-		_, err := c.Exec(deleteUpload, place)
+		_, err := endUpload(c, place)
 		return err
 	})
 }
 
-// ExpireUploads implements store.Objects.
-func (s *Store) ExpireUploads(ctx context.Context, before time.Time, limit int) (ended int, err error) {
-	err = s.db.Write(ctx, func(c Conn) error {
-		var places []string
-		if err := c.Each(expiredUploads, func(r Row) (bool, error) {
-			places = append(places, r.text())
-			return true, nil
-		}, micro(before), int64(max(limit, 0))); err != nil {
+// BeginPartial implements store.Objects.
+func (s *Store) BeginPartial(ctx context.Context, u store.PartialUpload, quota int64, most int, now time.Time) error {
+	return s.db.Write(ctx, func(c Conn) error {
+		o, err := oneObject(c, u.Owner, u.Sum)
+		if err != nil {
 			return err
 		}
-		for _, place := range places {
-			if err := c.Do(deleteUpload, place); err != nil {
-				return err
-			}
+		if o.Size != u.Size {
+			return store.ErrStatus
 		}
-		ended = len(places)
-		return nil
+		if _, exists, err := c.One(selectPartial, u.Owner, u.Sum[:]); err != nil || exists {
+			return cmp.Or(err, store.ErrExists)
+		}
+		r, _, err := c.One(countPartials, u.Owner)
+		if err != nil {
+			return err
+		}
+		if r.int64() >= int64(most) {
+			return store.ErrTooManyUploads
+		}
+		if err := fits(c, u.Owner, u.Size, quota); err != nil {
+			return err
+		}
+		if err := c.Do(addUsage, u.Owner, u.Size); err != nil {
+			return err
+		}
+		if err := c.Do(insertPartial, u.Place, u.Owner, u.Sum[:], micro(now), u.Size, u.Token); err != nil {
+			return err
+		}
+		return c.Do(touchObject, micro(now), u.Owner, u.Sum[:])
 	})
-	return ended, err
+}
+
+func readPartial(r *Row) (u store.PartialUpload) {
+	u.Place, u.Size, u.Received, u.Token = r.text(), r.int64(), r.int64(), r.text()
+	return u
+}
+
+// Partial implements store.Objects.
+func (s *Store) Partial(ctx context.Context, owner string, sum store.Hash) (u store.PartialUpload, o store.Object, err error) {
+	err = s.db.Read(ctx, func(c Conn) error {
+		u = store.PartialUpload{}
+		if o, err = oneObject(c, owner, sum); err != nil {
+			return err
+		}
+		r, ok, err := c.One(selectPartial, owner, sum[:])
+		if err == nil && ok {
+			u = readPartial(&r)
+		}
+		return err
+	})
+	u.Owner, u.Sum = owner, sum
+	return u, o, err
+}
+
+// AdvancePartial implements store.Objects.
+func (s *Store) AdvancePartial(ctx context.Context, place string, from, to int64, now time.Time) error {
+	return s.db.Write(ctx, func(c Conn) error {
+		n, err := c.Exec(advancePartial, to, micro(now), place, from)
+		if err == nil && n == 0 {
+			err = store.ErrStatus
+		}
+		return err
+	})
+}
+
+// ExpiredUploads implements store.Objects.
+func (s *Store) ExpiredUploads(ctx context.Context, before time.Time, limit int) (list []store.PartialUpload, err error) {
+	err = s.db.Read(ctx, func(c Conn) error {
+		list = nil
+		return c.Each(expiredUploads, func(r Row) (bool, error) {
+			u := store.Upload{Owner: r.text(), Sum: r.hash()}
+			partial := readPartial(&r)
+			partial.Owner, partial.Sum = u.Owner, u.Sum
+			list = append(list, partial)
+			return true, nil
+		}, micro(before), int64(max(limit, 0)))
+	})
+	return list, err
 }
 
 // HasContents implements store.Objects.

@@ -35,6 +35,7 @@ var objectTests = []test{
 	{"NeededContentStays", neededContentStays},
 	{"UploadsOfOneObject", uploadsOfOneObject},
 	{"UploadsRaceWithRemovals", uploadsRaceWithRemovals},
+	{"UploadsInParts", uploadsInParts},
 }
 
 var logTests = []test{
@@ -760,12 +761,83 @@ func uploadsOfOneObject(f *fixture) {
 	_, err = f.FinishUpload(f.ctx, wrong, "", 10, plenty, Epoch)
 	f.refused(err, store.ErrNotFound)
 	old, young := f.begins(f.owner.ID, wrong.Sum, Epoch), f.begins(f.owner.ID, wrong.Sum, Epoch.Add(time.Hour))
-	n, err := f.ExpireUploads(f.ctx, Epoch.Add(time.Minute), 10)
+	list, err := f.ExpiredUploads(f.ctx, Epoch.Add(time.Minute), 10)
 	f.must(err)
-	equal(f, "expired uploads", n, 1)
-	_, err = f.FinishUpload(f.ctx, old, "", 10, plenty, Epoch)
-	f.refused(err, store.ErrNotFound)
+	equal(f, "expired uploads", list, []store.PartialUpload{{Upload: old}})
 	f.uploads(young, 10, Epoch)
+}
+
+func uploadsInParts(f *fixture) {
+	sum := f.announce(f.owner.ID, "in parts", 1000, Epoch).Sum
+	usage := func() int64 {
+		f.Helper()
+		n, err := f.Usage(f.ctx, f.owner.ID)
+		f.must(err)
+		return n
+	}
+	record := usage()
+	begin := func(owner string, sum store.Hash, size, quota int64, most int) (store.PartialUpload, error) {
+		u := store.PartialUpload{Upload: store.Upload{Owner: owner, Sum: sum, Place: rand.Text()}, Size: size, Token: "t"}
+		return u, f.BeginPartial(f.ctx, u, quota, most, Epoch)
+	}
+	refused := func(owner string, sum store.Hash, size, quota int64, most int, want error) {
+		f.Helper()
+		_, err := begin(owner, sum, size, quota, most)
+		f.refused(err, want)
+	}
+	partial := func(owner string) store.PartialUpload {
+		f.Helper()
+		u, _, err := f.Partial(f.ctx, owner, sum)
+		f.must(err)
+		return u
+	}
+	equal(f, "no upload", partial(f.owner.ID).Place, "")
+	refused(f.other.ID, sum, 1000, plenty, 9, store.ErrNotFound)
+	refused(f.owner.ID, sum, 999, plenty, 9, store.ErrStatus)
+	refused(f.owner.ID, sum, 1000, record+999, 9, store.ErrQuota)
+	refused(f.owner.ID, sum, 1000, plenty, 0, store.ErrTooManyUploads)
+	u, err := begin(f.owner.ID, sum, 1000, record+1000, 1)
+	f.must(err)
+	equal(f, "reserved", usage(), record+1000)
+	f.agrees()
+	refused(f.owner.ID, sum, 1000, plenty, 9, store.ErrExists)
+	more := f.announce(f.owner.ID, "more", 1, Epoch).Sum
+	refused(f.owner.ID, more, 1, plenty, 1, store.ErrTooManyUploads)
+	record = usage() - 1000 // of two records
+	// The upload's size counts, so another announcement of the same object needs no more room.
+	_, err = f.AnnounceObject(f.ctx, store.Object{Owner: f.owner.ID, Sum: sum, Size: 1000, Created: Epoch, Modified: Epoch}, record+1000)
+	f.must(err)
+
+	_, _, err = f.Partial(f.ctx, f.other.ID, sum)
+	f.refused(err, store.ErrNotFound)
+	f.announce(f.other.ID, "in parts", 1000, Epoch)
+	equal(f, "the other's", partial(f.other.ID).Place, "")
+	later := Epoch.Add(time.Hour)
+	f.refused(f.AdvancePartial(f.ctx, u.Place, 100, 200, later), store.ErrStatus)
+	f.must(f.AdvancePartial(f.ctx, u.Place, 0, 600, later))
+	f.refused(f.AdvancePartial(f.ctx, u.Place, 0, 500, later), store.ErrStatus) // the other connection
+	u.Received = 600
+	equal(f, "upload", partial(f.owner.ID), u)
+	list, err := f.ExpiredUploads(f.ctx, later, 9)
+	f.must(err)
+	equal(f, "expired", len(list), 0)
+	list, err = f.ExpiredUploads(f.ctx, later.Add(time.Second), 9)
+	f.must(err)
+	equal(f, "expired", list, []store.PartialUpload{u})
+
+	used, err := f.FinishUpload(f.ctx, u.Upload, "", 1000, record+1000, later)
+	f.must(err)
+	if !used {
+		f.Error("the place is not used")
+	}
+	equal(f, "usage", usage(), record+1000)
+	equal(f, "no upload", partial(f.owner.ID).Place, "")
+	f.refused(f.AdvancePartial(f.ctx, u.Place, 600, 700, later), store.ErrStatus)
+	u, err = begin(f.owner.ID, more, 1, plenty, 1)
+	f.must(err)
+	f.must(f.EndUpload(f.ctx, u.Place))
+	equal(f, "usage", usage(), record+1000)
+	f.agrees()
 }
 
 // Uploads and removals of the same object run concurrently. If a record is Stored, the object's
