@@ -97,6 +97,15 @@ func buildTime() (time.Time, error) {
 	return time.Unix(int64(seconds), 0).UTC(), nil
 }
 
+// owner returns the key that approves the system for encrypted disks. It is the key that signs the
+// manifest.
+func (r *reference) owner() crypto.Signer {
+	if r == nil {
+		return nil
+	}
+	return r.key
+}
+
 // measure computes the manifest of a system. The argument `manager` is nil if the system is an
 // update, because an update does not replace the boot manager.
 func (r *reference) measure(o *imageOptions, parts *stick.Parts, manager, system []byte) error {

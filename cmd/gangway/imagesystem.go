@@ -35,7 +35,10 @@ If the machine then reaches the hub, it keeps the new system. The file contains 
 of a single machine, and no secret. The same input gives the same file, byte for byte.
 
 With --manifest-key, the command also writes a reference manifest, FILE.manifest: what a
-machine measures when it starts the system, signed by your key.`,
+machine measures when it starts the system, signed by your key.
+
+If the machines pin your key, give the same --revision-key. A system without the key
+installs revisions without a signature.`,
 		Example: `  gangway image system -o gangway/system.efi
   gangway image system --kernel ./my-kernel -o system.efi
   gangway image system --manifest-key manifest.key --manifest-name 'kernel of November' -o system.efi
@@ -76,6 +79,7 @@ func (a *app) makeSystem(ctx context.Context, o imageOptions) error {
 	if err != nil {
 		return err
 	}
+	parts.Owner = reference.owner()
 	b, err := stick.System(parts, token, console)
 	if err != nil {
 		return err

@@ -83,7 +83,7 @@ func onboards(l *lab, command string, args []string) int {
 
 func (l *lab) paths() Paths {
 	in := func(name string) string { return filepath.Join(l.dir, name) }
-	return Paths{Dev: in("dev"), ESP: in("esp"), Data: in("data"), NetworkReport: in("report.txt"), Escrow: in("escrow.age"), Settings: in("network.txt")}
+	return Paths{Dev: in("dev"), ESP: in("esp"), Data: in("data"), NetworkReport: in("report.txt"), Escrow: in("escrow.age"), Settings: in("network.txt"), RevisionKey: in("revision-key.pem")}
 }
 
 func (l *lab) system() *System {

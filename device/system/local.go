@@ -28,7 +28,7 @@ const (
 
 var localPaths = Paths{
 	Dev: "/dev", ESP: "/run/esp", Data: "/data",
-	NetworkReport: networkReport, Escrow: escrowPath, Settings: network.SettingsPath,
+	NetworkReport: networkReport, Escrow: escrowPath, Settings: network.SettingsPath, RevisionKey: "/" + install.RevisionKeyPath,
 }
 
 // LocalAgent runs the agent of this machine, and writes the agent's output to the consoles.

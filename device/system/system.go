@@ -89,6 +89,9 @@ type Paths struct {
 	// encrypted recovery key. The agent sends both files to the hub. Settings has the network
 	// settings that the agent uses.
 	NetworkReport, Escrow, Settings string
+	// RevisionKey is the key file with the owner's keys. If the image has no such file, the device
+	// installs revisions without a signature.
+	RevisionKey string
 }
 
 // AgentState is the folder of the agent's state.
@@ -319,6 +322,9 @@ func (s *System) serve() {
 	run = append(run, "--hook", "/"+install.HookPath, "--user-meta-hook", "/"+install.HookPath,
 		"--report-file", escrow.MetaKey+"="+s.Paths.Escrow, "--report-file", networkMeta+"="+s.Paths.NetworkReport,
 		"--first-revision", filepath.Join(s.Paths.Data, install.FirstPath))
+	if exists(s.Paths.RevisionKey) {
+		run = append(run, "--revision-key", s.Paths.RevisionKey)
+	}
 	stop := make(chan struct{})
 	defer close(stop)
 	switch {

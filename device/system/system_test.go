@@ -38,13 +38,22 @@ func TestStepsOfAnInstalledSystem(t *testing.T) {
 		l.want("watchdog")
 		l.want("grow /dev/dm-0", "log data partition: 3072 MiB")
 		l.want("log onboarded", "fact Hub: https://hub.example", "fact Owner: ada", "fact Device: otter d1", "status This machine is onboarded.")
-		l.never("restart", "alarm", "log the disk's key", runArgs+" --token-file")
+		l.never("restart", "alarm", "log the disk's key", runArgs+" --token-file", runArgs+" --revision-key")
 		if got := l.files("esp/EFI/Linux"); !slices.Equal(got, []string{"gangway-a.efi"}) {
 			t.Errorf("EFI/Linux has %q", got)
 		}
 		if got := l.files("esp/gangway"); len(got) != 0 {
 			t.Errorf("the join token is still there: %q", got)
 		}
+	})
+}
+
+// A system whose image pins the owner's keys gives the key file to the agent.
+func TestPinnedKeysReachTheAgent(t *testing.T) {
+	inLab(t, func(l *lab) {
+		l.write("revision-key.pem", "keys")
+		l.run(time.Minute)
+		l.want(runArgs + " --revision-key /revision-key.pem")
 	})
 }
 

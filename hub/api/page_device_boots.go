@@ -24,6 +24,9 @@ const (
 // fillBoots fills the tab "Boots".
 func (s *Server) fillBoots(r *http.Request, v *deviceView) error {
 	ctx, id := r.Context(), v.Device.ID
+	if err := s.judgeIfStale(ctx, v.Device); err != nil {
+		return err
+	}
 	status, err := s.stableBootStatus(ctx, id)
 	if err != nil {
 		return err

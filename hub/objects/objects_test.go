@@ -50,6 +50,7 @@ func TestEngines(t *testing.T) {
 				{"BadUploadLeavesTheGoodOne", badUploadLeavesTheGoodOne},
 				{"ManyAtOnce", manyAtOnce},
 				{"DeletedWhileOpen", deletedWhileOpen},
+				{"LateRemovalLeavesTheNewCopy", lateRemovalLeavesTheNewCopy},
 			} {
 				t.Run(test.name, func(t *testing.T) { test.run(t, open(t)) })
 			}
@@ -110,23 +111,26 @@ func s3OfVersity(t *testing.T) func(t *testing.T) objects.Store {
 	}
 }
 
-func content(seed string, size int) (objects.Sum, []byte) {
+// place is the place of the objects in tests that have each object once.
+const place = "AAAABBBBCCCCDDDDEEEEFFFF23"
+
+func content(seed string, size int) (objects.Key, []byte) {
 	b := bytes.Repeat([]byte(seed+"\n"), size/(len(seed)+1)+1)[:size]
-	return sha256.Sum256(b), b
+	return objects.Key{Sum: sha256.Sum256(b), Place: place}, b
 }
 
-func put(t *testing.T, s objects.Store, b []byte) objects.Sum {
+func put(t *testing.T, s objects.Store, b []byte) objects.Key {
 	t.Helper()
-	sum := sha256.Sum256(b)
-	if err := s.Put(t.Context(), sum, int64(len(b)), bytes.NewReader(b)); err != nil {
+	key := objects.Key{Sum: sha256.Sum256(b), Place: place}
+	if err := s.Put(t.Context(), key, int64(len(b)), bytes.NewReader(b)); err != nil {
 		t.Fatal(err)
 	}
-	return sum
+	return key
 }
 
-func read(t *testing.T, s objects.Store, sum objects.Sum) []byte {
+func read(t *testing.T, s objects.Store, key objects.Key) []byte {
 	t.Helper()
-	r, err := s.Open(t.Context(), sum)
+	r, err := s.Open(t.Context(), key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,14 +142,14 @@ func read(t *testing.T, s objects.Store, sum objects.Sum) []byte {
 	return b
 }
 
-func walk(t *testing.T, s objects.Store) map[objects.Sum]int64 {
+func walk(t *testing.T, s objects.Store) map[objects.Key]int64 {
 	t.Helper()
-	found := map[objects.Sum]int64{}
-	if err := s.Walk(t.Context(), func(sum objects.Sum, i objects.Info) error {
+	found := map[objects.Key]int64{}
+	if err := s.Walk(t.Context(), func(key objects.Key, i objects.Info) error {
 		if i.Modified.IsZero() {
 			t.Error("no time")
 		}
-		found[sum] = i.Size
+		found[key] = i.Size
 		return nil
 	}); err != nil {
 		t.Fatal(err)
@@ -300,6 +304,36 @@ func manyAtOnce(t *testing.T, s objects.Store) {
 	}
 }
 
+// A hub that was paused removes an old copy of an object after another hub has stored the object again.
+// Objects of versions without places stay readable.
+func lateRemovalLeavesTheNewCopy(t *testing.T, s objects.Store) {
+	old, b := content("stored again", 1000)
+	old.Place = ""
+	put := func(key objects.Key) {
+		t.Helper()
+		if err := s.Put(t.Context(), key, int64(len(b)), bytes.NewReader(b)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(old)
+	for range 2 {
+		again := objects.Key{Sum: old.Sum, Place: objects.NewPlace()}
+		put(again)
+		if found := walk(t, s); len(found) != 2 || found[old] != 1000 || found[again] != 1000 {
+			t.Errorf("found %v", found)
+		}
+		for range 2 {
+			if err := s.Delete(t.Context(), old); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !bytes.Equal(read(t, s, again), b) {
+			t.Fatal("the new copy is gone")
+		}
+		old = again
+	}
+}
+
 func deletedWhileOpen(t *testing.T, s objects.Store) {
 	if _, ok := s.(*objects.Folder); !ok {
 		t.Skip("the S3 service decides what happens to a running download")
@@ -392,7 +426,7 @@ func TestWalkPassesByWhatIsNoContent(t *testing.T) {
 		t.Errorf("%d contents", len(found))
 	}
 	stop := errors.New("enough")
-	if err := f.Walk(t.Context(), func(objects.Sum, objects.Info) error { return stop }); !errors.Is(err, stop) {
+	if err := f.Walk(t.Context(), func(objects.Key, objects.Info) error { return stop }); !errors.Is(err, stop) {
 		t.Error(err)
 	}
 }

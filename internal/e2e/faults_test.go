@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -15,6 +16,7 @@ import (
 
 	"gangway/hub/store/postgres"
 	"gangway/hub/store/postgres/pgtest"
+	"gangway/hub/store/sqlite"
 )
 
 // faultDevices returns how many devices onboard while faults happen. GANGWAY_FAULTS sets the number
@@ -270,5 +272,53 @@ func TestFaultsLoseNothing(t *testing.T) {
 	s.check(err)
 	defer db.Close()
 	s.checkStore(t.Context(), db.Store, f)
-	s.command("", "fsck", "--data", s.replicas[0].dir)
+	s.local("", "fsck")
+}
+
+// One hub keeps its database in a file. While devices onboard and report, the hub dies, loses its
+// network, and has a full disk. The same must be true at the end as with PostgreSQL.
+func TestFaultsOfOneHubLoseNothing(t *testing.T) {
+	devices, rounds := faultDevices(t)
+	t.Parallel()
+	s := newSite(t, 1)
+	r := s.replicas[0]
+	plugIn(t, s.balancer, r.node)
+	s.check(r.smallDisk(r.dir, 256<<20, 0, 0))
+	s.serve("", devices)
+	f := newFaultFleet(t, s, devices)
+	filler := filepath.Join(r.dir, "filler")
+	fill := func() { s.check(r.do(func() error { return fillDisk(filler) })) }
+	empty := func() { s.check(r.do(func() error { return os.Remove(filler) })) }
+	s.suffer(f, rounds,
+		fault{name: "kill -9 of the hub, 4 times", do: func() {
+			for range 4 {
+				s.killOne()
+			}
+		}},
+		fault{name: "the hub is cut off for 3 s", do: func() {
+			heal := r.cut(s.balancer)
+			time.Sleep(3 * time.Second)
+			heal()
+		}},
+		fault{name: "full disk for 2 s", do: func() {
+			fill()
+			time.Sleep(2 * time.Second)
+			empty()
+		}},
+		fault{name: "kill -9 while the disk is full", do: func() {
+			fill()
+			r.kill()
+			time.Sleep(2 * time.Second)
+			empty()
+		}},
+	)
+	r.end()
+	s.local("", "fsck")
+	kept := filepath.Join(s.dir, "kept") // the small disk is not visible here
+	cmd := exec.Command("cp", "-a", r.dir, kept)
+	s.output("", cmd, func() error { return r.start(cmd) })
+	db, err := sqlite.Open(t.Context(), filepath.Join(kept, "gangway.db"))
+	s.check(err)
+	defer db.Close()
+	s.checkStore(t.Context(), db.Store, f)
 }

@@ -30,6 +30,7 @@ type site struct {
 	url      string // of HAProxy
 	database string // value of --database for commands on this machine; empty: SQLite
 	dir      string
+	keys     string // folder with a copy of the hub's keys
 	balancer *node
 	replicas []*hubReplica
 	maker    *fleet.Maker
@@ -99,7 +100,8 @@ func newSite(t *testing.T, n int) *site {
 		t.Skipf("%v: scripts/install.sh installs it", err)
 	}
 	s := &site{t: t, dir: t.TempDir(), balancer: newNode(t, 1)}
-	s.bin = filepath.Join(s.dir, "gangway")
+	s.bin, s.keys = filepath.Join(s.dir, "gangway"), filepath.Join(s.dir, "keys")
+	s.check(os.Mkdir(s.keys, 0o700))
 	for i := range n {
 		r := &hubReplica{node: newNode(t, byte(10+i)), dir: filepath.Join(s.dir, fmt.Sprint("replica", i)), done: make(chan struct{})}
 		s.replicas = append(s.replicas, r)
@@ -128,17 +130,14 @@ func (s *site) serve(database string, devices int) {
 	for _, r := range s.replicas {
 		addrs = append(addrs, r.addr+":12443")
 	}
-	first := s.replicas[0].dir
-	url, haproxy := haproxyCommand(s.t, documentedReplicas(s.t, first, addrs))
+	url, haproxy := haproxyCommand(s.t, documentedReplicas(s.t, s.keys, addrs))
 	s.url = url
 	haproxy.Stderr = s.create("haproxy.log")
 	s.check(s.balancer.start(haproxy))
 	s.t.Cleanup(func() { _ = haproxy.Process.Kill(); _ = haproxy.Wait() })
 	s.makerFile()
 	for i, r := range s.replicas {
-		if i > 0 {
-			s.share(first, r.dir)
-		}
+		s.give(r)
 		r.log = s.create(fmt.Sprintf("replica%d.log", i))
 		r.args = []string{"serve", "--data", r.dir, "--listen", r.addr + ":12443", "--url", url, "--proxy-protocol-from", s.balancer.addr,
 			"--tpm-roots", filepath.Join(s.dir, "root.pem"), "--tpm-intermediates", filepath.Join(s.dir, "intermediate.pem"), "--rate", "onboard=100000/100000"}
@@ -155,9 +154,9 @@ func (s *site) serve(database string, devices int) {
 		}
 	}
 	const password = "correct horse battery\n"
-	s.command(password, "account", "create", "--data", first, "--nick", "ada", "--password-stdin")
-	s.command(password, "login", url, "--data", first, "--nick", "ada", "--password-stdin")
-	s.command(hubtest.LabPolicy, "policy", "set", "-", "--data", first)
+	s.local(password, "account", "create", "--nick", "ada", "--password-stdin")
+	s.command(password, "login", url, "--data", s.keys, "--nick", "ada", "--password-stdin")
+	s.local(hubtest.LabPolicy, "policy", "set", "-")
 	var err error
 	s.token, err = wire.ParseTokenFile(s.command("", "token", "create", "--max-uses", fmt.Sprint(devices)))
 	s.check(err)
@@ -190,22 +189,20 @@ func (s *site) makerFile() {
 	}
 }
 
-// share copies the keys of a hub to another replica's data folder. Both replicas get the same name of
-// the folder of objects, because the devices of these tests have no objects.
-func (s *site) share(from, to string) {
+// give copies the hub's keys to a replica's data folder. All replicas get the same name of the folder
+// of objects, because the devices of these tests have no objects.
+func (s *site) give(r *hubReplica) {
 	s.t.Helper()
-	s.check(os.WriteFile(filepath.Join(from, "objects.id"), []byte("shared\n"), 0o600))
-	for _, name := range []string{"pki", "objects.id"} {
-		if out, err := exec.Command("cp", "-a", filepath.Join(from, name), to).CombinedOutput(); err != nil {
-			s.t.Fatalf("cp: %v: %s", err, out)
-		}
-	}
+	id := filepath.Join(s.keys, "objects.id")
+	s.check(os.WriteFile(id, []byte("shared\n"), 0o600))
+	cmd := exec.Command("cp", "-a", filepath.Join(s.keys, "pki"), id, r.dir)
+	s.output("", cmd, func() error { return r.start(cmd) })
 }
 
 // waitUntilReady waits until HAProxy passes a request to a replica that is ready.
 func (s *site) waitUntilReady() {
 	s.t.Helper()
-	hub, err := pki.Open(filepath.Join(s.replicas[0].dir, "pki"), pki.Options{Name: "Test"})
+	hub, err := pki.Open(filepath.Join(s.keys, "pki"), pki.Options{Name: "Test"})
 	s.check(err)
 	client := clientOf(hub)
 	defer client.CloseIdleConnections()
@@ -223,19 +220,37 @@ func (s *site) waitUntilReady() {
 	}
 }
 
-// command runs gangway on this machine.
+// command runs a command of gangway that connects to the hub.
 func (s *site) command(stdin string, args ...string) []byte {
 	s.t.Helper()
 	cmd := exec.Command(s.bin, args...)
 	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+filepath.Join(s.dir, "settings"))
+	return s.output(stdin, cmd, cmd.Start)
+}
+
+// local runs a command of gangway that uses the database, on the first replica's node.
+func (s *site) local(stdin string, args ...string) []byte {
+	s.t.Helper()
+	r := s.replicas[0]
+	cmd := exec.Command(s.bin, append(args, "--data", r.dir)...)
 	if s.database != "" {
-		cmd.Env = append(cmd.Env, "GANGWAY_DATABASE="+s.database)
+		cmd.Env = append(os.Environ(), "GANGWAY_DATABASE="+s.database)
 	}
+	return s.output(stdin, cmd, func() error { return r.start(cmd) })
+}
+
+// output starts a program with the function `start`, and returns its output.
+func (s *site) output(stdin string, cmd *exec.Cmd, start func() error) []byte {
+	s.t.Helper()
 	cmd.Stdin = strings.NewReader(stdin)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		s.t.Fatalf("gangway %s: %v: %s %s", strings.Join(args, " "), err, stdout.Bytes(), stderr.Bytes())
+	err := start()
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
+		s.t.Fatalf("%s: %v: %s %s", strings.Join(cmd.Args, " "), err, stdout.Bytes(), stderr.Bytes())
 	}
 	return stdout.Bytes()
 }

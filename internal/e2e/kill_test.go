@@ -31,17 +31,19 @@ import (
 // hubProcess is a real `gangway serve` process. A test can kill it and start it again with the same
 // data folder.
 type hubProcess struct {
-	t    *testing.T
-	bin  string
-	data string
-	addr string
-	cmd  *exec.Cmd
-	log  bytes.Buffer
+	t          *testing.T
+	bin        string
+	data       string
+	addr       string
+	flags, env []string // more flags and variables of `gangway serve`
+	cmd        *exec.Cmd
+	log        bytes.Buffer
 }
 
 func (h *hubProcess) start() {
 	h.t.Helper()
-	h.cmd = exec.Command(h.bin, "serve", "--data", h.data, "--listen", h.addr)
+	h.cmd = exec.Command(h.bin, append([]string{"serve", "--data", h.data, "--listen", h.addr}, h.flags...)...)
+	h.cmd.Env = append(os.Environ(), h.env...)
 	h.cmd.Stderr = &h.log
 	h.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := h.cmd.Start(); err != nil {

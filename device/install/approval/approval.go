@@ -96,7 +96,11 @@ func Sign(key crypto.Signer, value []byte) (Approval, error) {
 	}
 	policy := tcg.PolicyPCR(tcg.AlgSHA256, map[int][]byte{PCR: value})
 	sum := sha256.Sum256(policy)
-	sig, err := key.Sign(rand.Reader, sum[:], crypto.SHA256)
+	random := rand.Reader
+	if _, ok := key.(*ecdsa.PrivateKey); ok {
+		random = nil // a signature without a random part (RFC 6979), so that images can be reproduced
+	}
+	sig, err := key.Sign(random, sum[:], crypto.SHA256)
 	if err != nil {
 		return Approval{}, fmt.Errorf("approval: %w", err)
 	}

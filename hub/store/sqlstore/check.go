@@ -37,7 +37,6 @@ var rules = []struct {
 		ORDER BY t.device LIMIT ?`)},
 	{"revision-object", prepared(`SELECT s.device FROM step_objects s LEFT JOIN objects o ON o.owner = s.owner AND o.sum = s.sum
 		WHERE o.owner IS NULL ORDER BY s.device LIMIT ?`)},
-	{"object-removal", prepared(`SELECT o.owner FROM condemned c JOIN objects o ON o.sum = c.sum WHERE o.stored = 1 ORDER BY o.owner LIMIT ?`)},
 	// The counters have the numbers that they count.
 	{"usage", prepared(fmt.Sprintf(`SELECT owner FROM (SELECT owner, sum(bytes) AS difference FROM (
 		SELECT owner, %d + CASE WHEN stored = 1 THEN size ELSE 0 END AS bytes FROM objects
@@ -62,7 +61,8 @@ var rules = []struct {
 		WHERE difference <> 0 ORDER BY field LIMIT ?`)},
 }
 
-var selectStored = prepared(`SELECT DISTINCT sum, size FROM objects WHERE stored = 1 AND sum > ? ORDER BY sum LIMIT ?`)
+var selectStored = prepared(`SELECT DISTINCT o.sum, o.size, (SELECT c.place FROM contents c WHERE c.sum = o.sum) FROM objects o
+	WHERE o.stored = 1 AND o.sum > ? ORDER BY o.sum LIMIT ?`)
 
 // Disagreements implements store.Consistency.
 func (s *Store) Disagreements(ctx context.Context, limit int) (list []store.Disagreement, err error) {
@@ -95,7 +95,7 @@ func (s *Store) StoredObjects(ctx context.Context, after store.Hash, limit int) 
 	err = s.db.Read(ctx, func(c Conn) error {
 		list = nil
 		return c.Each(selectStored, func(r Row) (bool, error) {
-			list = append(list, store.Object{Sum: r.hash(), Size: r.int64()})
+			list = append(list, store.Object{Sum: r.hash(), Size: r.int64(), Place: r.text()})
 			return true, nil
 		}, after[:], int64(limit))
 	})
