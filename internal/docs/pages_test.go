@@ -376,8 +376,8 @@ func TestImagePage(t *testing.T) {
 	p.elsewhere("gangway manifest show", "TestImageWithManifest")
 	p.elsewhere("gangway image system --manifest-key", "TestSystemWithManifest")
 	p.elsewhere("gangway manifest verify", "TestSystemWithManifest")
-	p.elsewhere("gangway manifest export", "TestSystemWithManifest")
 	p.elsewhere("gangway manifest key create tpm", "TestSystemWithManifestKeyInATPM")
 	p.elsewhere("gangway image system --manifest-key tpm", "TestSystemWithManifestKeyInATPM")
+	p.elsewhere("gangway manifest export", "TestSystemWithManifest")
 	p.done()
 }
