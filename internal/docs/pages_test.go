@@ -378,5 +378,6 @@ func TestImagePage(t *testing.T) {
 	p.elsewhere("gangway manifest verify", "TestSystemWithManifest")
 	p.elsewhere("gangway manifest key create tpm", "TestSystemWithManifestKeyInATPM")
 	p.elsewhere("gangway image system --manifest-key tpm", "TestSystemWithManifestKeyInATPM")
+	p.elsewhere("gangway manifest export", "TestSystemWithManifest")
 	p.done()
 }
