@@ -223,7 +223,7 @@ func resourceOf(path string) string {
 		return "" // a join token can add devices to the account
 	case first == "devices", first == "objects", first == "trails":
 		return first
-	case first == "logs", first == "aca", first == "fleet":
+	case first == "logs", first == "aca", first == "fleet", first == "boots":
 		return "devices"
 	case first == "profiles":
 		return "profile"

@@ -104,6 +104,10 @@ func (s *Server) rulesFor(ctx context.Context, d store.Device, m *boot.Measureme
 		if err := json.Unmarshal(judged.Ran, &r.Before); err != nil {
 			return r, err
 		}
+		// The sequence of a system is trusted only while a manifest that counts states it.
+		if !namesSystem(r.Manifests, r.Before.SHA256) {
+			r.Before = nil
+		}
 	}
 	r.Wanted, r.Since, err = s.wantedSystems(ctx, d, r.Manifests)
 	return r, err
@@ -148,12 +152,17 @@ func (s *Server) wantedSystems(ctx context.Context, d store.Device, manifests []
 		if !done {
 			continue
 		}
-		if slices.ContainsFunc(manifests, func(m *manifest.Manifest) bool { return m.System.SHA256 == system }) {
+		if namesSystem(manifests, system) {
 			since = head.ProgressTime
 		}
 		return wanted, since, nil
 	}
 	return nil, since, nil
+}
+
+// namesSystem reports whether a manifest describes the system with this SHA-256.
+func namesSystem(manifests []*manifest.Manifest, sum string) bool {
+	return slices.ContainsFunc(manifests, func(m *manifest.Manifest) bool { return m.System.SHA256 == sum })
 }
 
 // systemOf returns the SHA-256 of the system in a revision, or "" if the revision has no system.

@@ -357,6 +357,8 @@ const cohortColumns = `SELECT h.part, h.model, h.value, h.n, h.n_bad, h.first, h
 var (
 	selectBadCohorts = prepared(cohortColumns + `INDEXED BY boot_cohorts_bad
 		WHERE h.owner = ? AND h.n_bad > 0 AND h.part <> 'firmware' ORDER BY h.n_bad, h.part, h.model LIMIT ?`)
+	selectMostBad = prepared(cohortColumns + `INDEXED BY boot_cohorts_bad
+		WHERE h.owner = ? AND h.n_bad > 0 AND h.part <> 'firmware' ORDER BY h.n_bad DESC, h.part DESC, h.model DESC LIMIT ?`)
 	selectRareCohorts = prepared(cohortColumns + `INDEXED BY boot_cohorts_rare WHERE h.owner = ? AND h.part = ? AND h.value <> '' ORDER BY h.n LIMIT ?`)
 	selectCohorts     = prepared(cohortColumns + `WHERE h.owner = ? AND h.part = ? AND h.value <> '' ORDER BY h.n DESC LIMIT ?`)
 	selectOfModel     = prepared(cohortColumns + `INDEXED BY boot_cohorts_model WHERE h.owner = ? AND h.part = ? AND h.model = ? AND h.value <> '' ORDER BY h.n DESC LIMIT ?`)
@@ -385,7 +387,10 @@ func (s *Store) cohorts(ctx context.Context, st *Statement, args ...any) (list [
 }
 
 // BadBootCohorts implements store.BootRules.
-func (s *Store) BadBootCohorts(ctx context.Context, owner string, limit int) ([]store.BootCohort, error) {
+func (s *Store) BadBootCohorts(ctx context.Context, owner string, most bool, limit int) ([]store.BootCohort, error) {
+	if most {
+		return s.cohorts(ctx, selectMostBad, owner, pageLimit(limit))
+	}
 	return s.cohorts(ctx, selectBadCohorts, owner, pageLimit(limit))
 }
 

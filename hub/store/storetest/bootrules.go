@@ -148,10 +148,10 @@ func cohortsAreCounted(f *fixture) {
 		f.must(err)
 	}
 	new := store.BootCohort{Part: "firmware-code", Model: "M", Value: "new", Devices: 2, Bad: 2, Of: 5, First: Epoch.Add(3 * time.Hour), Words: "it changed", Cause: "firmware-update", Firmware: "1.2"}
-	list, err := f.BadBootCohorts(f.ctx, owner, 10)
+	list, err := f.BadBootCohorts(f.ctx, owner, false, 10)
 	f.must(err)
 	equal(f, "bad cohorts", list, []store.BootCohort{new})
-	list, err = f.BadBootCohorts(f.ctx, f.other.ID, 10)
+	list, err = f.BadBootCohorts(f.ctx, f.other.ID, true, 10)
 	f.must(err)
 	equal(f, "the other's cohorts", len(list), 0)
 	for _, model := range []string{"M", ""} {
@@ -185,7 +185,7 @@ func cohortsAreCounted(f *fixture) {
 	// A decision makes the part of one device known. The cohort keeps the time of its first measurement.
 	_, err = f.PutBoot(f.ctx, judged(ids[3], 9, "M", "new", false, 0), []byte("r"))
 	f.must(err)
-	list, err = f.BadBootCohorts(f.ctx, owner, 10)
+	list, err = f.BadBootCohorts(f.ctx, owner, false, 10)
 	f.must(err)
 	new.Bad = 1
 	equal(f, "bad cohorts", list, []store.BootCohort{new})
