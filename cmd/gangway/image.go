@@ -48,6 +48,7 @@ type imageOptions struct {
 	signKey, signCert, keys           string
 	enrol, revisionKey                string
 	network                           networkOptions
+	manifest                          manifestOptions
 }
 
 func (a *app) imageBuild() *cobra.Command {
@@ -75,11 +76,16 @@ network.txt, which you can edit on any computer. The installed system keeps the
 settings. See docs/image.md.
 
 With --revision-key, the devices install only revisions that your key has signed. An
-attacker who controls the hub can then install nothing on them. See docs/trails.md.`,
+attacker who controls the hub can then install nothing on them. See docs/trails.md.
+
+With --manifest-key, the command also writes a reference manifest, IMAGE.manifest: what
+an installed machine measures when it starts, signed by your key. The hub compares the
+boots of your machines with it.`,
 		Example: `  gangway image build x64-uefi-installer --token-file device_autojointoken.json -o installer.img
   gangway image build x64-uefi-installer --token-file t.json --disk 'model:Samsung*' -o installer.img
   gangway image build x64-uefi-installer --token-file t.json --address 192.0.2.10/24 --gateway 192.0.2.1 --dns 192.0.2.53 --vlan 42
   gangway image build x64-uefi-installer --token-file t.json --proxy https://proxy.example:3129 --proxy-ca proxy-ca.pem --ntp ntp.example
+  gangway image build x64-uefi-installer --token-file t.json --manifest-key manifest.key -o installer.img
   gangway image build x64-uefi-installer --reset-only -o reset.img`,
 		Args: args("TARGET"),
 		RunE: func(c *cobra.Command, arg []string) error {
@@ -87,7 +93,7 @@ attacker who controls the hub can then install nothing on them. See docs/trails.
 				return usagef("unknown target %q; the only target is %s", arg[0], stick.Target)
 			}
 			if o.reset {
-				for _, other := range append(networkFlags, "token-file", "claim", "hub-file", "disk", "escrow-to", "merge", "debug", "secure-boot-enrol", "revision-key") {
+				for _, other := range append(networkFlags, "token-file", "claim", "hub-file", "disk", "escrow-to", "merge", "debug", "secure-boot-enrol", "revision-key", "manifest-key") {
 					if c.Flags().Changed(other) {
 						return usagef("--reset-only installs nothing: leave --%s out", other)
 					}
@@ -129,6 +135,7 @@ func (o *imageOptions) partsFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.signCert, "secure-boot-cert", "", "certificate (PEM) of --secure-boot-key; it must be in the machines' db")
 	f.StringVar(&o.revisionKey, "revision-key", "", "public keys (PEM) of which one must sign each revision; the devices install no other revisions, even if the hub orders it (default: no signature is needed)")
 	f.StringVar(&o.programs, "programs", "", "folder of gangway-init and gangway-agent (default: this program's folder, ../lib/gangway, or the programs embedded in this program)")
+	o.manifest.flags(f)
 }
 
 // parts loads the files from which images are built.
@@ -208,6 +215,8 @@ type built struct {
 	// ConsolePassword is the password of the devices' shell, with --debug.
 	ConsolePassword string            `json:"console-password,omitempty"`
 	Manifest        *install.Manifest `json:"manifest"`
+	// Reference is the file of the reference manifest, with --manifest-key.
+	Reference string `json:"reference-manifest,omitempty"`
 }
 
 func (a *app) buildImage(ctx context.Context, o imageOptions) error {
@@ -248,6 +257,11 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	if err != nil {
 		return err
 	}
+	reference, err := o.manifest.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer reference.close()
 	parts, err := o.parts()
 	if err != nil {
 		return err
@@ -261,7 +275,12 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 		Token: token, Hub: hub, Disk: rule, Debug: o.debug, Console: &console, First: revision, Escrow: recipient,
 		Enrol: enrol, EnrolUnasked: o.enrol == enrolAlways, Network: network,
 		Progress: func(s string) { a.note("%s", s) },
+		Boots:    func(manager, system []byte) error { return reference.measure(&o, parts, manager, system) },
 	}, o.out)
+	if err != nil {
+		return err
+	}
+	file, err := reference.write(a, o.out)
 	if err != nil {
 		return err
 	}
@@ -276,7 +295,7 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 		}
 		a.note("The devices have a shell; its password is %s.", password)
 	}
-	return a.built(o.out, password, m)
+	return a.built(o.out, password, m, file)
 }
 
 // buildReset builds the image of a stick that wipes machines.
@@ -290,17 +309,18 @@ func (a *app) buildReset(o imageOptions) error {
 		return err
 	}
 	a.note("A machine that starts from this stick is WIPED, without a key press. Label the stick.")
-	return a.built(o.out, "", m)
+	return a.built(o.out, "", m, "")
 }
 
 // built prints the result of image build, or of image build --reset-only. The argument `password`
-// is the password of the devices' shell. It is empty if the devices have no shell.
-func (a *app) built(image, password string, m *install.Manifest) error {
+// is the password of the devices' shell. It is empty if the devices have no shell. The argument
+// `reference` is the file of the reference manifest. It is empty if there is none.
+func (a *app) built(image, password string, m *install.Manifest, reference string) error {
 	info, err := os.Stat(image)
 	if err != nil {
 		return err
 	}
-	if done, err := a.json(built{image, info.Size(), password, m}); done {
+	if done, err := a.json(built{image, info.Size(), password, m, reference}); done {
 		return err
 	}
 	a.note("%s, %d MiB. Write it to a stick: dd if=%s of=/dev/sdX bs=4M conv=fsync", image, info.Size()>>20, image)

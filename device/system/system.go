@@ -138,6 +138,10 @@ type Disks interface {
 	MountESP(*install.Installed) error
 	// Unlock returns the device from which the data partition's clear data can be read.
 	Unlock(*install.Installed) (device string, encrypted bool, err error)
+	// BindKey binds the disk's key to the systems in the slots, if their owner signed them.
+	// `changed` is false if the key was bound to these systems already. The error is about a disk
+	// whose key is bound to other systems, or is not bound.
+	BindKey(*install.Installed) (changed bool, err error)
 	MountData(device string) error
 	// Grow makes the data partition's file system as large as its device, and returns the new
 	// size in bytes; 0: the file system already had that size.
@@ -229,6 +233,11 @@ func (s *System) mount(i *install.Installed) error {
 	}
 	if encrypted {
 		s.Screen.Logf("the disk's key came from the TPM")
+		if changed, err := s.Disks.BindKey(i); err != nil {
+			s.Screen.Logf("%v", err)
+		} else if changed {
+			s.Screen.Logf("the disk's key is bound to the owner's systems")
+		}
 	}
 	if err := s.Disks.MountData(device); err != nil {
 		return fmt.Errorf("The data partition cannot be mounted: %w\nInstall again from a stick: the machine stays the same device.", err) //lint:ignore ST1005 shown to a person

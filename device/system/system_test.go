@@ -101,7 +101,7 @@ func TestSystemWaitsForItsDisk(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.there, l.locked = 29*time.Second, true
 		l.run(time.Minute)
-		l.want("find the disk", "log the disk's key came from the TPM", "mount /dev/dm-0", "agent onboard")
+		l.want("find the disk", "log the disk's key came from the TPM", "bind the key", "mount /dev/dm-0", "agent onboard")
 	})
 }
 

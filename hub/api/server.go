@@ -232,6 +232,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Onboard.Issued == nil {
 		cfg.Onboard.Issued = func(e store.Enrolment) { s.live.tell(store.Event{Kind: "enrolment.issued", Owner: e.Owner}) }
 	}
+	cfg.Onboard.Signed = s.knowSigned
 	return s, nil
 }
 

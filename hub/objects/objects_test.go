@@ -18,22 +18,28 @@ import (
 	"testing/iotest"
 
 	"gangway/hub/objects"
+	"gangway/internal/versity"
 
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 )
 
-// Both engines must pass the same tests.
+// Both engines must pass the same tests. S3 passes the tests with a server in this process, and with
+// a real server.
 func TestEngines(t *testing.T) {
 	t.Parallel()
 	for _, engine := range []struct {
-		name string
-		open func(t *testing.T) objects.Store
+		name  string
+		start func(t *testing.T) (open func(t *testing.T) objects.Store)
 	}{
-		{"Folder", func(t *testing.T) objects.Store { return folder(t, filepath.Join(t.TempDir(), "objects")) }},
-		{"S3", s3},
+		{"Folder", func(*testing.T) func(*testing.T) objects.Store {
+			return func(t *testing.T) objects.Store { return folder(t, filepath.Join(t.TempDir(), "objects")) }
+		}},
+		{"S3", func(*testing.T) func(*testing.T) objects.Store { return s3 }},
+		{"S3OfVersity", s3OfVersity},
 	} {
 		t.Run(engine.name, func(t *testing.T) {
+			open := engine.start(t)
 			for _, test := range []struct {
 				name string
 				run  func(*testing.T, objects.Store)
@@ -45,7 +51,7 @@ func TestEngines(t *testing.T) {
 				{"ManyAtOnce", manyAtOnce},
 				{"DeletedWhileOpen", deletedWhileOpen},
 			} {
-				t.Run(test.name, func(t *testing.T) { test.run(t, engine.open(t)) })
+				t.Run(test.name, func(t *testing.T) { test.run(t, open(t)) })
 			}
 		})
 	}
@@ -82,6 +88,26 @@ func s3(t *testing.T) objects.Store {
 		}
 	})
 	return s
+}
+
+// s3OfVersity starts a real S3 server, until the test ends. The returned function opens the S3
+// engine on a new bucket of the server.
+func s3OfVersity(t *testing.T) func(t *testing.T) objects.Store {
+	if testing.Short() {
+		t.Skip("builds an S3 server, which takes minutes the first time")
+	}
+	server := versity.Start(t, filepath.Join("..", ".."))
+	buckets := 0
+	return func(t *testing.T) objects.Store {
+		buckets++
+		c := objects.S3Config{Endpoint: server.Endpoint, Region: versity.Region, Bucket: fmt.Sprint("fleet", buckets), Prefix: "hub/", AccessKey: versity.AccessKey, SecretKey: versity.SecretKey, Spool: t.TempDir()}
+		server.MakeBucket(t, c.Bucket)
+		s, err := objects.OpenS3(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
 }
 
 func content(seed string, size int) (objects.Sum, []byte) {
@@ -128,7 +154,8 @@ func walk(t *testing.T, s objects.Store) map[objects.Sum]int64 {
 }
 
 func keepsWhatItWasGiven(t *testing.T, s objects.Store) {
-	for _, size := range []int{0, 1, 4096, 5<<20 + 7} {
+	// The S3 engine uploads the last one in two parts.
+	for _, size := range []int{0, 1, 4096, 5<<20 + 7, 17 << 20} {
 		sum, b := content("kept", size)
 		put(t, s, b)
 		put(t, s, b) // a second upload of the same object
@@ -151,8 +178,8 @@ func keepsWhatItWasGiven(t *testing.T, s objects.Store) {
 		r.Close()
 	}
 	found := walk(t, s)
-	if len(found) != 4 {
-		t.Errorf("%d contents are there, not 4", len(found))
+	if len(found) != 5 {
+		t.Errorf("%d contents are there, not 5", len(found))
 	}
 	for sum := range found {
 		for range 2 {

@@ -56,6 +56,9 @@ type Config struct {
 	Console *access.Level
 	// Progress, if not nil, is called with the name of each step of the build.
 	Progress func(string)
+	// Boots, if not nil, is called with the EFI programs that an installed machine starts: the boot
+	// manager and the system. If Boots returns an error, Build writes no image.
+	Boots func(manager, system []byte) error
 }
 
 const (
@@ -276,6 +279,11 @@ func (p *Parts) systemESP(base []byte, token *wire.TokenFile, cfg Config) ([]byt
 	manager, err := p.signed(p.BootManager, nil)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Boots != nil {
+		if err := cfg.Boots(manager, uki); err != nil {
+			return nil, err
+		}
 	}
 	return image.Disk{Label: "GANGWAY-SYS", ESPSize: espSize, ESP: []image.File{
 		{Path: "EFI/BOOT/BOOTX64.EFI", Data: manager},

@@ -90,7 +90,6 @@ var pages = []page{
 	{name: "operator-maker", path: "/ui/operator/makers/{maker}", operator: true, want: "Each button first shows the effect"},
 	{name: "operator-maker-effect", path: "/ui/operator/makers/{maker}?act=distrust", operator: true, want: "have a certificate chain through this certificate"},
 	{name: "operator-versions", path: "/ui/operator/versions", operator: true, want: "Versions of the agents"},
-	{name: "operator-versions", path: "/ui/operator/versions", operator: true, want: "Versions of the agents"},
 	{name: "operator-health", path: "/ui/operator/health", operator: true, want: "Certificates of the hub"},
 	{name: "operator-refused", path: "/ui/operator", want: "only for accounts with the role operator"},
 	{name: "problem", path: "/ui/nothing", want: "The hub has no route with this path"},

@@ -371,5 +371,12 @@ func TestImagePage(t *testing.T) {
 	p.types("gangway image build x64-uefi-installer --token-file device_autojointoken.json --network-file")
 	p.elsewhere("gangway device network", "TestOwnerChangesTheNetwork")
 	p.elsewhere("gangway device network", "TestOwnerChangesTheNetwork")
+	p.types("gangway manifest key create")
+	p.elsewhere("gangway image build x64-uefi-installer --token-file device_autojointoken.json --manifest-key", "TestImageWithManifest")
+	p.elsewhere("gangway manifest show", "TestImageWithManifest")
+	p.elsewhere("gangway image system --manifest-key", "TestSystemWithManifest")
+	p.elsewhere("gangway manifest verify", "TestSystemWithManifest")
+	p.elsewhere("gangway manifest key create tpm", "TestSystemWithManifestKeyInATPM")
+	p.elsewhere("gangway image system --manifest-key tpm", "TestSystemWithManifestKeyInATPM")
 	p.done()
 }

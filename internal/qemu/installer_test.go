@@ -144,12 +144,14 @@ func long(t *testing.T) {
 }
 
 // A person plugs in a stick and switches the machine on, and the device appears in its owner's
-// device list without a key press. At the next boot the machine works without the stick.
+// device list without a key press. At the next boot the machine works without the stick. Both boots
+// measure what the image builder computed in advance.
 func TestStickToDeviceList(t *testing.T) {
 	if os.Getenv("GANGWAY_TIMED") == "" { // run alone if this run measures times
 		t.Parallel()
 	}
-	s := newSite(t, stick.Config{})
+	var reference reference
+	s := newSite(t, stick.Config{Boots: reference.compute})
 	m, ctx := boot(t, s.with(true))
 	if pictures() != "" {
 		waitFor(t, ctx, m, `Install Gangway \(manual\)`)
@@ -186,6 +188,7 @@ func TestStickToDeviceList(t *testing.T) {
 	if state, changes := s.booted(t); state != "matches" {
 		t.Errorf("the hub's boot state is %s, %q; want matches", state, changes)
 	}
+	s.isMeasured(t, &reference) // even the first boot after the installation
 
 	// Without the stick, the firmware measures one boot entry fewer.
 	m, ctx = boot(t, s.with(false))
@@ -198,6 +201,7 @@ func TestStickToDeviceList(t *testing.T) {
 	if state, changes := s.booted(t); state != "matches" {
 		t.Errorf("without the stick, the hub's boot state is %s, %q; want matches", state, changes)
 	}
+	s.isMeasured(t, &reference)
 	s.small(t)
 	if n := s.hub.Uses(t, s.token); n != 1 {
 		t.Errorf("the token was used %d times; want 1", n)

@@ -1,6 +1,11 @@
 // Package manifest is the reference manifest: a statement, signed by the fleet's owner, of what a
 // machine measures when it starts one of the owner's systems (reference values, RFC 9334, 3). The
 // image builder makes the manifest with the system, and the hub compares boot measurements with it.
+//
+// A signed manifest is a JWS in compact serialization (RFC 7515) whose payload is the JSON of a
+// Manifest. Sign makes the text. Parse verifies a text with the owner's keys before it returns
+// anything from it. Unverified is only for showing a text to a person.
+//
 // Package manifest does no I/O.
 package manifest
 
@@ -51,6 +56,9 @@ type System struct {
 // SecureBoot lists the Secure Boot variables that an image enrols.
 type SecureBoot struct {
 	Variables []Variable `json:"variables"`
+	// Authority is the digest, by bank, of the event by which firmware measures into PCR 7 the entry
+	// of db that allowed the boot manager (EV_EFI_VARIABLE_AUTHORITY). Nil means unknown.
+	Authority map[string]string `json:"authority,omitempty"`
 }
 
 // A Variable is a firmware variable that firmware measures into PCR 7, as UEFI_VARIABLE_DATA.

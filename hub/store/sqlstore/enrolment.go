@@ -48,6 +48,11 @@ var (
 	upsertEnrolment  = both(upsertOf(`(SELECT max(id) + 1 FROM enrolments)`), upsertOf(`nextval('enrolments_id_seq')`))
 	selectEnrolment  = prepared(enrolmentColumns + `WHERE request_hash = ?`)
 	selectByIDevID   = prepared(enrolmentColumns + `WHERE idevid_hash = ?`)
+	selectToActivate = prepared(`SELECT e.request_hash, e.state, e.device, e.owner, e.token, e.generation,
+		e.ek, e.iak_name, e.idevid_name, e.iak_hash, e.idevid_hash, e.created, e.expires,
+		e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial, e.key_algorithm, e.ek_certificate, e.ek_known,
+		(SELECT a.request_hash FROM devices d JOIN enrolments a ON a.id = d.enrolment WHERE d.id = e.device AND d.deleted = 0)
+		FROM enrolments e WHERE e.idevid_hash = ?`)
 	expireEnrolments = prepared(expire + `id IN (SELECT id FROM enrolments WHERE state = 'p' AND expires <= ? ORDER BY expires LIMIT ?)`)
 
 	selectPending = prepared(`SELECT token, ek, created, expires, manufacturer, model, firmware, prod_model, prod_serial, key_algorithm
@@ -158,6 +163,30 @@ func (s *Store) EnrolmentByCertificate(ctx context.Context, idevid store.Hash) (
 	return e, err
 }
 
+// EnrolmentToActivate implements store.Enrolments.
+func (s *Store) EnrolmentToActivate(ctx context.Context, idevid store.Hash) (e store.Enrolment, before store.Hash, err error) {
+	err = s.db.Read(ctx, func(c Conn) error {
+		r, ok, err := c.One(selectToActivate, idevid[:])
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return store.ErrNotFound
+		}
+		if e, err = startOfEnrolment(&r); err != nil {
+			return err
+		}
+		e.EKCertificate = r.blob()
+		e.EKKnown = r.bool()
+		before = r.hash()
+		return nil
+	})
+	if err != nil {
+		return store.Enrolment{}, store.Hash{}, err
+	}
+	return e, before, nil
+}
+
 // PendingEnrolments implements store.Enrolments.
 func (s *Store) PendingEnrolments(ctx context.Context, owner string, now time.Time, limit int) (list []store.Enrolment, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
@@ -181,7 +210,24 @@ func oneEnrolment(c Conn, query *Statement, key store.Hash) (store.Enrolment, er
 	if !ok {
 		return store.Enrolment{}, store.ErrNotFound
 	}
-	e := store.Enrolment{RequestHash: r.hash()}
+	e, err := startOfEnrolment(&r)
+	if err != nil {
+		return store.Enrolment{}, err
+	}
+	e.IAKPublic = r.blob()
+	e.EKCertificate = r.blob()
+	e.IAKCert = r.blob()
+	e.IDevIDCert = r.blob()
+	e.Verdict = r.blob()
+	e.Request = r.blob()
+	e.EKKnown = r.bool()
+	e.EKLinks = r.blob()
+	return e, nil
+}
+
+// startOfEnrolment reads the columns of enrolmentColumns that are before the long columns.
+func startOfEnrolment(r *Row) (e store.Enrolment, err error) {
+	e.RequestHash = r.hash()
 	if e.State, err = stateOf(r.text()); err != nil {
 		return store.Enrolment{}, err
 	}
@@ -202,14 +248,6 @@ func oneEnrolment(c Conn, query *Statement, key store.Hash) (store.Enrolment, er
 	e.ProdModel = r.text()
 	e.ProdSerial = r.text()
 	e.KeyAlgorithm = r.text()
-	e.IAKPublic = r.blob()
-	e.EKCertificate = r.blob()
-	e.IAKCert = r.blob()
-	e.IDevIDCert = r.blob()
-	e.Verdict = r.blob()
-	e.Request = r.blob()
-	e.EKKnown = r.bool()
-	e.EKLinks = r.blob()
 	return e, nil
 }
 

@@ -1,0 +1,236 @@
+// Package diskkey keeps an encrypted disk's key bound to the systems on the disk. The disk's header
+// has one LUKS2 token for each system that may get the key; see package seal. When a system is
+// added or removed, Bind makes the LUKS2 tokens anew. Before that, it predicts what the machine will
+// measure when it starts the other system.
+package diskkey
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"gangway/device/identity/tpmrc"
+	"gangway/device/install/approval"
+	"gangway/device/install/luks"
+	"gangway/device/install/seal"
+	"gangway/tcg"
+	"gangway/tcg/eventlog"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// PCRs to which the key is bound, besides PCR 11.
+const (
+	bootPCR       = 4 // the programs that the firmware started
+	secureBootPCR = 7
+)
+
+// keySlot is the LUKS2 key slot of the TPM's passphrase.
+const keySlot = 0
+
+// A System is a system in one of the disk's slots.
+type System struct {
+	// Program and Kernel are the Authenticode digests (SHA-256) of the unified kernel image, and of
+	// the kernel in it.
+	Program, Kernel []byte
+	PCR11           []byte              // the value that the system leaves in PCR 11
+	Approvals       []approval.Approval // the content of its section .pcrsig
+}
+
+// Unlock returns the passphrase that the TPM releases for one of the header's LUKS2 tokens.
+// `approvals` are those of the running system. If the TPM releases none, the error is
+// seal.ErrNotReleased or a problem of the TPM.
+func Unlock(t transport.TPM, disk io.ReaderAt, approvals []approval.Approval) ([]byte, error) {
+	bound, err := luks.Tokens(disk, seal.BoundType)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := luks.Tokens(disk, seal.TokenType)
+	if err != nil {
+		return nil, err
+	}
+	if len(bound)+len(plain) == 0 {
+		return nil, errors.New("the disk's header has no key for a TPM; use the recovery key, or install the machine again")
+	}
+	var first error
+	for _, raw := range bound {
+		passphrase, err := seal.OpenBound(t, raw, approvals)
+		if err == nil {
+			return passphrase, nil
+		}
+		first = worse(first, err)
+	}
+	for _, raw := range plain {
+		passphrase, err := seal.Open(t, raw)
+		if err == nil {
+			return passphrase, nil
+		}
+		first = worse(first, err)
+	}
+	return nil, first
+}
+
+// worse returns the error to report: a problem of the TPM itself rather than a refusal, because
+// the remedies differ.
+func worse(first, err error) error {
+	if first == nil || errors.Is(first, seal.ErrNotReleased) && !errors.Is(err, seal.ErrNotReleased) {
+		return err
+	}
+	return first
+}
+
+// IsBound reports whether the disk opens only for systems that its owner approved.
+func IsBound(disk io.ReaderAt) (bool, error) {
+	plain, err := luks.Tokens(disk, seal.TokenType)
+	if err != nil || len(plain) > 0 {
+		return false, err
+	}
+	bound, err := luks.Tokens(disk, seal.BoundType)
+	return len(bound) > 0, err
+}
+
+// ErrUnpredictable means that Bind cannot predict what the machine measures at its next start. The
+// key stays bound as it was.
+var ErrUnpredictable = errors.New("diskkey: the firmware's event log does not explain PCR 4, so the disk's key is not bound to the owner's systems")
+
+// Bind binds the key to `running`, the system that runs, and to `others`, the systems in other
+// slots. It leaves out systems without an approval by the key `owner`. `log` is the firmware's event
+// log. After Bind returns, no LUKS2 token of an earlier time opens the disk. `changed` is false if
+// the header already had these LUKS2 tokens.
+//
+// The order of the writes makes power cuts harmless: the new LUKS2 tokens are on the disk before
+// the old ones become worthless, and their limit covers the counter's present value and the next.
+func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, log []byte, running System, others ...System) (changed bool, err error) {
+	passphrase, err := Unlock(t, disk, running.Approvals)
+	if err != nil {
+		return false, err
+	}
+	values, err := readPCRs(t)
+	if err != nil {
+		return false, err
+	}
+	boots := []map[int][]byte{{bootPCR: values[bootPCR], secureBootPCR: values[secureBootPCR]}}
+	running.PCR11 = values[approval.PCR]
+	if !running.ApprovedBy(owner) {
+		return false, seal.ErrNotApproved
+	}
+	events := eventlog.Read(log, tcg.AlgSHA256)
+	for _, s := range others {
+		if !s.ApprovedBy(owner) {
+			continue
+		}
+		v, err := predict(events, values[bootPCR], running, s)
+		if err != nil {
+			return false, err
+		}
+		if !slices.ContainsFunc(boots, func(b map[int][]byte) bool { return bytes.Equal(b[bootPCR], v) }) {
+			boots = append(boots, map[int][]byte{bootPCR: v, secureBootPCR: values[secureBootPCR]})
+		}
+	}
+	counter, err := seal.Counter(t)
+	if err != nil {
+		return false, err
+	}
+	if same, err := isBound(disk, owner, boots, counter); err != nil || same {
+		return false, err
+	}
+	return true, rebind(t, disk, passphrase, owner, boots, counter)
+}
+
+func rebind(t transport.TPM, disk luks.Disk, passphrase []byte, owner crypto.PublicKey, boots []map[int][]byte, counter uint64) error {
+	var tokens []map[string]any
+	for _, pcrs := range boots {
+		tok, err := seal.Bind(t, passphrase, seal.Binding{Owner: owner, PCRs: pcrs, Limit: counter + 1})
+		if err != nil {
+			return err
+		}
+		tokens = append(tokens, tok)
+	}
+	if err := luks.SetTokens(disk, keySlot, []string{seal.TokenType, seal.BoundType}, tokens); err != nil {
+		return err
+	}
+	return seal.Advance(t)
+}
+
+// isBound reports whether the header has exactly the LUKS2 tokens for `boots`, with a limit that is
+// the counter's present value.
+func isBound(disk io.ReaderAt, owner crypto.PublicKey, boots []map[int][]byte, counter uint64) (bool, error) {
+	plain, err := luks.Tokens(disk, seal.TokenType)
+	if err != nil || len(plain) > 0 {
+		return false, err
+	}
+	bound, err := luks.Tokens(disk, seal.BoundType)
+	if err != nil || len(bound) != len(boots) {
+		return false, err
+	}
+	for _, pcrs := range boots {
+		want := seal.Binding{Owner: owner, PCRs: pcrs, Limit: counter}
+		if !slices.ContainsFunc(bound, func(raw json.RawMessage) bool { return want.Made(raw) }) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// ApprovedBy reports whether the owner of the public key approved the system.
+func (s System) ApprovedBy(owner crypto.PublicKey) bool {
+	return slices.ContainsFunc(s.Approvals, func(a approval.Approval) bool { return a.By(owner, s.PCR11) })
+}
+
+// predict returns the value of PCR 4 after a start of the system `other`, on this machine and on the
+// same way. The events are those of the present start, with the digests of the other system's
+// programs.
+func predict(log *eventlog.Log, value []byte, running, other System) ([]byte, error) {
+	events := slices.DeleteFunc(slices.Clone(log.Events), func(e eventlog.Event) bool {
+		return e.PCR != bootPCR || e.Type == eventlog.NoAction || len(e.Digest) != sha256.Size
+	})
+	if !bytes.Equal(replay(events), value) {
+		return nil, ErrUnpredictable
+	}
+	for _, change := range [][2][]byte{{running.Program, other.Program}, {running.Kernel, other.Kernel}} {
+		n := 0
+		for i := range events {
+			if bytes.Equal(events[i].Digest, change[0]) {
+				events[i].Digest = change[1]
+				n++
+			}
+		}
+		if n != 1 || len(change[1]) != sha256.Size {
+			return nil, fmt.Errorf("%w: the log has %d entries of a program of the running system", ErrUnpredictable, n)
+		}
+	}
+	return replay(events), nil
+}
+
+// replay returns the value of a PCR into which the events were extended after a reset.
+func replay(events []eventlog.Event) []byte {
+	var value [sha256.Size]byte
+	for _, e := range events {
+		value = sha256.Sum256(append(value[:], e.Digest...))
+	}
+	return value[:]
+}
+
+// readPCRs returns the values of the PCRs that matter here.
+func readPCRs(t transport.TPM) (map[int][]byte, error) {
+	values := map[int][]byte{}
+	for _, n := range []int{bootPCR, secureBootPCR, approval.PCR} {
+		rsp, err := tpm2.PCRRead{PCRSelectionIn: tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{
+			Hash: tpm2.TPMAlgSHA256, PCRSelect: tpm2.PCClientCompatible.PCRs(uint(n)),
+		}}}}.Execute(t)
+		if err != nil {
+			return nil, fmt.Errorf("diskkey: PCR %d: %w", n, tpmrc.Explain(err, tpmrc.None))
+		}
+		if len(rsp.PCRValues.Digests) != 1 {
+			return nil, errors.New("diskkey: the TPM has no SHA-256 bank")
+		}
+		values[n] = rsp.PCRValues.Digests[0].Buffer
+	}
+	return values, nil
+}

@@ -1,0 +1,76 @@
+package qemu_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	bootlog "gangway/hub/boot"
+	"gangway/wire/manifest"
+	"gangway/wire/manifest/measure"
+)
+
+// reference is what a machine with an image will measure, computed while the image is built.
+type reference struct {
+	manager manifest.Program
+	system  *manifest.System
+}
+
+// compute is the function Boots of a stick's configuration.
+func (r *reference) compute(manager, system []byte) (err error) {
+	if r.manager, err = measure.Program(manager); err != nil {
+		return err
+	}
+	r.system, err = measure.System(system)
+	return err
+}
+
+// isMeasured compares the machine's last boot with the reference: PCR 4 has exactly the boot
+// manager, the system and the kernel in the system, in this order, and PCR 11 has the value that
+// the system's stub leaves.
+func (s *site) isMeasured(t *testing.T, r *reference) bootlog.Measurement {
+	t.Helper()
+	_, m, _ := latestBoot(t, s.hub)
+	if slices.Contains(m.Unexplained, 4) || slices.Contains(m.Unexplained, 11) || r.system == nil {
+		t.Fatalf("the log explains all PCRs but %v", m.Unexplained)
+	}
+	var programs []string
+	for _, e := range m.Events {
+		if e.PCR == 4 && strings.Contains(e.What, "boot image") {
+			programs = append(programs, e.Digest)
+		} else if e.PCR == 4 && !strings.HasPrefix(e.What, "the separator") && !strings.HasPrefix(e.What, "the firmware's step") {
+			t.Errorf("PCR 4 has an event that the manifest does not name: %+v", e)
+		}
+	}
+	want := []string{r.manager.Authenticode[m.Bank], r.system.Authenticode[m.Bank], r.system.Kernel.Authenticode[m.Bank]}
+	if !slices.Equal(programs, want) {
+		t.Errorf("PCR 4 (%s) has the programs %q, and the manifest %q", m.Bank, programs, want)
+	}
+	if want := r.system.PCR11[m.Bank][""]; m.PCRs[11] != want {
+		t.Errorf("PCR 11 (%s) is %s, and the manifest has %s", m.Bank, m.PCRs[11], want)
+	}
+	return m
+}
+
+// hasOwnersKeys checks that the machine measured the owner's Secure Boot variables, and no program
+// that another key allows.
+func hasOwnersKeys(t *testing.T, m bootlog.Measurement, want *manifest.SecureBoot) {
+	t.Helper()
+	variables, authorities := map[string]string{}, []string{}
+	for _, e := range m.Events {
+		if name, ok := strings.CutPrefix(e.What, "Secure Boot variable "); ok && e.PCR == 7 {
+			variables[name] = e.Digest
+		}
+		if strings.HasPrefix(e.What, "Secure Boot authority ") && e.PCR == 7 {
+			authorities = append(authorities, e.Digest)
+		}
+	}
+	for _, v := range want.Variables {
+		if variables[v.Name] != v.Events[m.Bank] {
+			t.Errorf("PCR 7 has another %s: %s, want %s", v.Name, variables[v.Name], v.Events[m.Bank])
+		}
+	}
+	if !slices.Equal(authorities, []string{want.Authority[m.Bank]}) {
+		t.Errorf("PCR 7 has the authorities %q, want %q", authorities, want.Authority[m.Bank])
+	}
+}
