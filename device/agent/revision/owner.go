@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"gangway/wire/trail"
 	"gangway/wire/trail/sig"
@@ -37,17 +38,18 @@ type accepted struct {
 // owner checks revisions by pinned keys.
 type owner struct {
 	path   string
+	device string    // the device's id
 	keys   *sig.Keys // the present keys
 	record ownerRecord
 }
 
 // openOwner reads the record for the pinned keys from the folder `dir`. If `pinned` is nil, it
 // returns nil: the device accepts revisions without a signature.
-func openOwner(dir string, pinned *sig.Keys) (*owner, error) {
+func openOwner(dir, device string, pinned *sig.Keys) (*owner, error) {
 	if pinned == nil {
 		return nil, nil
 	}
-	o := &owner{path: filepath.Join(dir, "owner-"+pinned.Name()[:16]+".json"), keys: pinned}
+	o := &owner{path: filepath.Join(dir, "owner-"+pinned.Name()[:16]+".json"), device: device, keys: pinned}
 	b, err := os.ReadFile(o.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return o, nil
@@ -84,6 +86,9 @@ func (o *owner) parse(text []byte) (s *state, signed *sig.Signed, err error) {
 	}
 	if signed, err = sig.Verify(posted, keys); err != nil {
 		return nil, nil, err
+	}
+	if signed.Devices != nil && !slices.Contains(signed.Devices, o.device) {
+		return nil, nil, sig.OtherDevice(o.device)
 	}
 	if last != nil && (signed.Sequence < last.Sequence || signed.Sequence == last.Sequence && last.Text != name) {
 		return nil, nil, sig.Old(signed.Sequence, last.Sequence)
