@@ -122,6 +122,25 @@ func TestRevisionForThisDevice(t *testing.T) {
 	}
 }
 
+// A signed revision fails, because the machine was not ready. The owner posts it again, and the hub
+// returns its names in another order. The device accepts the same sequence number with the same
+// content.
+func TestFailedSignedRevisionCanBeRetried(t *testing.T) {
+	t.Parallel()
+	key := sigtest.NewKey(t)
+	h := newEvilHub(t)
+	f := h.device(`[ "$1$GANGWAY_REV" != test1 ]`, func(c *Config) { c.Keys = sigtest.Keys(t, key) })
+	text := signed(t, content(h.has("good"), 1), key)
+	if r := h.outcomeOfOffer(f, 1, text); r.Status != "ERROR" {
+		t.Errorf("%+v", r)
+	}
+	const spec = `"#spec":"pantavisor-service-system@1"`
+	reordered := strings.TrimSuffix(strings.Replace(text, spec+",", "", 1), "}") + "," + spec + "}"
+	if r := h.outcomeOfOffer(f, 2, reordered); r.Status != "DONE" {
+		t.Errorf("%+v", r)
+	}
+}
+
 // The hub replaces a signed state after the device has accepted it.
 func TestStateIsReplacedAfterItsAcceptance(t *testing.T) {
 	t.Parallel()
