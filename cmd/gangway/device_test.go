@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"gangway/hub/clone"
 	"gangway/hub/store"
@@ -80,7 +81,7 @@ func connected(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typ
 		}
 		typing.Close()
 		var out, notes bytes.Buffer
-		c := command(&app{stdin: in, stdout: &out, stderr: &notes})
+		c := command(&app{stdin: in, stdout: &out, stderr: &notes, poll: 20 * time.Millisecond})
 		c.SetArgs(arg)
 		err = c.ExecuteContext(t.Context())
 		return out.String(), notes.String(), err

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -334,6 +335,58 @@ func TestCohortDecisionCoversTheOwnersDevicesOnly(t *testing.T) {
 			t.Errorf("%s is not among the events %q", kind, kinds)
 		}
 	}
+}
+
+func TestPolicyRequiresStatesOfParts(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	c, certs, _ := s.connected(t)
+	k := newSigner(t)
+	s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: {system: expected, keys: known}\n")
+	asks := func(want string) {
+		t.Helper()
+		a := requestSecret(t, c)
+		var p api.Problem
+		if a.Status != 200 {
+			if err := json.Unmarshal(a.Body, &p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if p.Code != want {
+			t.Errorf("%d %s, not %q", a.Status, a.Body, want)
+		}
+	}
+	asks("boot-unmeasured")
+	booted(t, c, s.victim, system("linux 1"), 1)
+	asks("boot-changed") // the system is known only
+	ada.addKey(k)
+	ada.addManifest(k.sign(t, manifestOf("linux 1", 1)))
+	asks("boot-unmeasured") // the measurement on this connection was judged before
+	booted(t, c, s.victim, system("linux 1"), 1)
+	asks("")
+	// A part that the policy does not name may change.
+	update := system("linux 1")
+	update[0].Data = eventlog.UTF16("fw 1.3")
+	if v := booted(t, c, s.victim, update, 2); v.State != store.BootChanged {
+		t.Errorf("%s", brief.Of(v))
+	}
+	asks("")
+	off := system("linux 1")
+	off[1].Data = eventlog.Variable("SecureBoot", []byte{0})
+	booted(t, c, s.victim, off, 3)
+	asks("boot-changed")
+	booted(t, c, s.victim, update, 4)
+	asks("")
+	// Each connection needs its own measurement.
+	c = must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
+	defer c.Close()
+	asks("boot-unmeasured")
+	booted(t, c, s.victim, update, 5)
+	asks("")
+	// After the key was removed, the system is not expected any more.
+	want[map[string]string](ada, "DELETE", "/boots/keys/"+k.id, nil, 200)
+	asks("boot-changed")
 }
 
 // putDecision makes a decision in the store, without the checks of the API.

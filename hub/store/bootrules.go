@@ -58,6 +58,7 @@ type BootJudged struct {
 	Token    string // JoinToken.ID
 	Firmware string // the firmware's version, as it was measured
 	Ran      []byte // JSON of the boot.System that ran; empty: keep the stored one
+	States   []byte // JSON object: the state of each part, by the part's name
 	Parts    []BootPart
 }
 

@@ -24,11 +24,15 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+	"github.com/google/uuid"
 )
 
-// bootPCR is the PCR with the programs that the firmware started. It is the only one of the PCRs in
-// seal.Required that differs between the systems on one disk.
-const bootPCR = 4
+const (
+	// bootPCR is the PCR with the programs that the firmware started. It is the only one of the PCRs
+	// in seal.Required that differs between the systems on one disk.
+	bootPCR       = 4
+	secureBootPCR = 7
+)
 
 // unusedPCRs are PCRs into which nothing is measured when a system starts with its own command line
 // and without additions from the EFI system partition.
@@ -102,18 +106,27 @@ func IsBound(disk io.ReaderAt) (bool, error) {
 // key stays bound as it was.
 var ErrUnpredictable = errors.New("diskkey: the firmware's event log does not explain PCR 4, so the disk's key is not bound to the owner's systems")
 
+// A Boot is what Bind must know about the present start of the machine.
+type Boot struct {
+	Log []byte // the firmware's event log
+	// Variable returns the present value of a firmware variable. If the variable does not exist, the
+	// error is fs.ErrNotExist. If Variable is nil, Bind takes the variables as measured.
+	Variable func(name string, vendor uuid.UUID) ([]byte, error)
+}
+
 // ErrAdditions means that the running system did not start as its owner approved it. The key stays
 // bound as it was.
 var ErrAdditions = errors.New("the system was started with another command line, or with additions from the EFI system partition, so the disk's key is not bound to it.\nRemove the additions and restart the machine.") //lint:ignore ST1005 shown to a person
 
 // Bind binds the key to `running`, the system that runs, and to `others`, the systems in other
-// slots. It leaves out systems without an approval by the key `owner`. `log` is the firmware's event
-// log. After Bind returns, no LUKS2 token of an earlier time opens the disk. `changed` is false if
+// slots. It leaves out systems without an approval by the key `owner`. If a program has changed the
+// Secure Boot keys since the machine started, the key is bound to the start with the present keys and
+// to the start with the former ones. After Bind returns, no LUKS2 token of an earlier time opens the disk. `changed` is false if
 // the header already had these LUKS2 tokens.
 //
 // The order of the writes makes power cuts harmless: the new LUKS2 tokens are on the disk before
 // the old ones become worthless, and their limit covers the counter's present value and the next.
-func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, log []byte, running System, others ...System) (changed bool, err error) {
+func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, boot Boot, running System, others ...System) (changed bool, err error) {
 	passphrase, err := Unlock(t, disk, running.Approvals)
 	if err != nil {
 		return false, err
@@ -132,7 +145,7 @@ func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, log []byte, r
 	if !running.ApprovedBy(owner) {
 		return false, seal.ErrNotApproved
 	}
-	events := eventlog.Read(log, tcg.AlgSHA256)
+	events := eventlog.Read(boot.Log, tcg.AlgSHA256)
 	for _, s := range others {
 		if !s.ApprovedBy(owner) {
 			continue
@@ -142,9 +155,12 @@ func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, log []byte, r
 			return false, err
 		}
 		if !slices.ContainsFunc(boots, func(b map[int][]byte) bool { return bytes.Equal(b[bootPCR], v) }) {
-			boot := maps.Clone(values)
-			boot[bootPCR] = v
-			boots = append(boots, boot)
+			boots = append(boots, with(values, bootPCR, v))
+		}
+	}
+	if v := predictKeys(events, values[secureBootPCR], boot.Variable); v != nil {
+		for _, b := range slices.Clone(boots) {
+			boots = append(boots, with(b, secureBootPCR, v))
 		}
 	}
 	counter, err := seal.Counter(t)
@@ -155,6 +171,13 @@ func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, log []byte, r
 		return false, err
 	}
 	return true, rebind(t, disk, passphrase, owner, boots, counter)
+}
+
+// with returns the values with another value of one PCR.
+func with(values map[int][]byte, pcr int, value []byte) map[int][]byte {
+	values = maps.Clone(values)
+	values[pcr] = value
+	return values
 }
 
 func rebind(t transport.TPM, disk luks.Disk, passphrase []byte, owner crypto.PublicKey, boots []map[int][]byte, counter uint64) error {
@@ -201,9 +224,7 @@ func (s System) ApprovedBy(owner crypto.PublicKey) bool {
 // same way. The events are those of the present start, with the digests of the other system's
 // programs.
 func predict(log *eventlog.Log, value []byte, running, other System) ([]byte, error) {
-	events := slices.DeleteFunc(slices.Clone(log.Events), func(e eventlog.Event) bool {
-		return e.PCR != bootPCR || e.Type == eventlog.NoAction || len(e.Digest) != sha256.Size
-	})
+	events := eventsOf(log, bootPCR)
 	if !bytes.Equal(replay(events), value) {
 		return nil, ErrUnpredictable
 	}
@@ -223,6 +244,13 @@ func predict(log *eventlog.Log, value []byte, running, other System) ([]byte, er
 		}
 	}
 	return replay(events), nil
+}
+
+// eventsOf returns the events of one PCR. The caller may change the result.
+func eventsOf(log *eventlog.Log, pcr uint32) []eventlog.Event {
+	return slices.DeleteFunc(slices.Clone(log.Events), func(e eventlog.Event) bool {
+		return e.PCR != pcr || e.Type == eventlog.NoAction || len(e.Digest) != sha256.Size
+	})
 }
 
 // replay returns the value of a PCR into which the events were extended after a reset.

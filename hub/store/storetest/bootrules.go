@@ -95,7 +95,7 @@ func bootRulesOfAnother(f *fixture) {
 func judged(device string, n int, model, value string, bad bool, version int64) store.Boot {
 	b := booted(device, n)
 	b.Verdict = []byte(`{"parts":[]}`)
-	b.Judged = &store.BootJudged{Version: version, Model: model, Token: "t", Firmware: "1.2", Parts: []store.BootPart{
+	b.Judged = &store.BootJudged{Version: version, Model: model, Token: "t", Firmware: "1.2", States: []byte(`{"keys":"known"}`), Parts: []store.BootPart{
 		{Part: "firmware-code", Value: value, Bad: bad, Words: "it changed", Cause: "firmware-update"}, {Part: "firmware", Value: value, Bad: bad}}}
 	return b
 }
@@ -131,7 +131,7 @@ func changedRulesMakeStale(f *fixture) {
 	stale("", 0)
 	j, err := f.JudgedBoot(f.ctx, d.ID)
 	f.must(err)
-	equal(f, "judged", j, store.BootJudged{Version: version, Model: "M", Token: "t", Firmware: "1.2", Ran: []byte("ran")})
+	equal(f, "judged", j, store.BootJudged{Version: version, Model: "M", Token: "t", Firmware: "1.2", Ran: []byte("ran"), States: []byte(`{"keys":"known"}`)})
 }
 
 func cohortsAreCounted(f *fixture) {
