@@ -229,6 +229,34 @@ func TestFirmwareThatKeepsTheOneShot(t *testing.T) {
 	}
 }
 
+// utf16 encodes a text as a boot manager's variable, in hexadecimal.
+func utf16(text string) string { return hex.EncodeToString(eventlog.UTF16(text)) }
+
+// The firmware has forgotten the boot entry that the installer made. Other systems are not checked.
+func TestFirmwareThatForgetsTheBootEntry(t *testing.T) {
+	t.Parallel()
+	const guid = "00112233-4455-6677-8899-aabbccddeeff"
+	for _, c := range []struct {
+		running, esp, code string
+	}{
+		{"gangway-a.efi", guid, "firmware-entry"},
+		{"gangway-b.efi", strings.ToUpper(guid), "firmware-entry"},
+		{"gangway-a.efi", "11112233-4455-6677-8899-aabbccddeeff", "firmware-entry-forgotten"}, // the entry names another disk
+		{"gangway-auto.efi", guid, ""},
+		{"debian.conf", guid, ""},
+	} {
+		f := variables(t, map[string]string{"LoaderEntrySelected" + loader: utf16(c.running), "LoaderDevicePartUUID" + loader: utf16(c.esp)})
+		if err := f.Start(&install.Installed{ESPGUID: guid, Sector: 512, ESPStart: 1 << 20, ESPSize: 1 << 28}); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(codes(CheckEntry(f)), " "); got != c.code {
+			t.Errorf("%s on %s: %q, want %q", c.running, c.esp, got, c.code)
+		}
+	}
+	f := variables(t, map[string]string{"LoaderEntrySelected" + loader: utf16("gangway-a.efi"), "LoaderDevicePartUUID" + loader: utf16(guid)})
+	want(t, CheckEntry(f)[0], "firmware-entry-forgotten", Note)
+}
+
 // A folder in place of a variable cannot be written or removed, like a variable that faulty
 // firmware keeps.
 func TestFirmwareThatDoesNotStoreVariables(t *testing.T) {
