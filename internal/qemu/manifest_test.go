@@ -1,11 +1,17 @@
 package qemu_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	bootlog "gangway/hub/boot"
+	"gangway/internal/hubtest"
 	"gangway/wire/manifest"
 	"gangway/wire/manifest/measure"
 )
@@ -87,5 +93,51 @@ func hasOwnersKeys(t *testing.T, m bootlog.Measurement, want *manifest.SecureBoo
 	}
 	if !slices.Equal(authorities, []string{want.Authority[m.Bank]}) {
 		t.Errorf("PCR 7 has the authorities %q, want %q", authorities, want.Authority[m.Bank])
+	}
+}
+
+// publish gives the site's owner a key that signs manifests, and uploads the reference's manifest.
+func (s *site) publish(t *testing.T, r *reference, sequence uint64) {
+	t.Helper()
+	o := s.signIn(t)
+	if s.manifestKey == nil {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.manifestKey = key
+		public, err := manifest.MarshalKey(key.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.call(t.Context(), "POST", "/boots/keys", map[string]string{"name": "build machine", "key": string(public), "password": hubtest.Password}, nil)
+	}
+	text, err := manifest.Sign(&manifest.Manifest{
+		Format: manifest.Format, Name: fmt.Sprint("system ", sequence), Made: time.Now().UTC().Truncate(time.Second), Sequence: sequence,
+		BootManager: &r.manager, System: *r.system,
+	}, s.manifestKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.call(t.Context(), "POST", "/boots/manifests", []byte(text), nil)
+}
+
+// judged compares the hub's verdict on the parts of the last boot with `want`. Each element of `want`
+// is a part's name and state, such as "system expected".
+func (s *site) judged(t *testing.T, want ...string) {
+	t.Helper()
+	o := s.signIn(t)
+	var boot struct {
+		Parts []struct{ Name, State, Words string }
+	}
+	o.call(t.Context(), "GET", "/devices/"+o.device+"/boot", nil, &boot)
+	var is []string
+	for _, p := range boot.Parts {
+		is = append(is, p.Name+" "+p.State)
+	}
+	for _, w := range want {
+		if !slices.Contains(is, w) {
+			t.Errorf("the hub's verdict is %q; want %q; %+v", is, w, boot.Parts)
+		}
 	}
 }
