@@ -128,7 +128,10 @@ func (s *site) judged(t *testing.T, want ...string) {
 	t.Helper()
 	o := s.signIn(t)
 	var boot struct {
-		Parts []struct{ Name, State, Words string }
+		Parts []struct {
+			Name         string `json:"part"`
+			State, Words string
+		}
 	}
 	o.call(t.Context(), "GET", "/devices/"+o.device+"/boot", nil, &boot)
 	var is []string
