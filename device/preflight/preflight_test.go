@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -266,6 +267,41 @@ func TestFirmwareThatDoesNotStoreVariables(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(t, checkStorage(f), "firmware-variables-forgotten", Warning)
+}
+
+// docs/agent.md lists the code of each finding that is not good.
+func TestCodesAreInTheDocs(t *testing.T) {
+	t.Parallel()
+	doc, err := os.ReadFile("../../docs/agent.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(good\()?"((?:tpm|event-log|secure-boot|firmware|clock|check)-[a-z0-9-]+)"`).FindAllStringSubmatch(string(source), -1) {
+			if m[1] != "" {
+				continue
+			}
+			found++
+			if !strings.Contains(string(doc), "`"+m[2]+"`") {
+				t.Errorf("docs/agent.md does not list %s", m[2])
+			}
+		}
+	}
+	if found < 25 {
+		t.Errorf("the source has only %d codes", found)
+	}
 }
 
 func TestClockBeforeTheBuild(t *testing.T) {
