@@ -100,7 +100,7 @@ func (p *parking) shake(raw net.Conn) {
 			raw.Close()
 		}
 	}()
-	s := &socket{Conn: raw, state: newConnState(), turns: p.turns, until: time.Now().Add(min(p.times.Header, p.times.Request))}
+	s := &socket{Conn: raw, state: newConnState(), turns: p.turns, until: time.Now().Add(min(p.times.Header, p.times.Request)), patience: p.times.Request}
 	defer s.giveTurnBack() // if something panics
 	t := tls.Server(s, p.config)
 	raw.SetDeadline(s.until)
@@ -194,6 +194,10 @@ type socket struct {
 	turns chan struct{} // of the parking; nil after the handshake
 	turn  bool          // the handshake has a turn
 	until time.Time     // end of the handshake's time
+
+	held heldBytes
+	// patience is how long the client may take to receive the held bytes.
+	patience time.Duration
 }
 
 // Read reads from the client. In a handshake, it then waits until it is the handshake's turn to
@@ -221,6 +225,69 @@ func (s *socket) giveTurnBack() {
 	if s.turn {
 		s.turn = false
 		<-s.turns
+	}
+}
+
+// heldBytes collects what a connection sends, so that a whole answer, with the alert that ends the
+// connection, is one system call and one packet.
+type heldBytes struct {
+	holding atomic.Bool
+	mu      sync.Mutex
+	bytes   []byte // guarded by mu
+}
+
+const maxHeld = 32 << 10
+
+// hold makes Write collect bytes until the connection is idle or closed. Call it only if the rest of
+// the answer is written at once.
+func (s *socket) hold() { s.held.holding.Store(true) }
+
+// Write implements net.Conn.
+func (s *socket) Write(b []byte) (int, error) {
+	if !s.held.holding.Load() {
+		return s.Conn.Write(b)
+	}
+	s.held.mu.Lock()
+	if len(s.held.bytes)+len(b) <= maxHeld {
+		s.held.bytes = append(s.held.bytes, b...)
+		s.held.mu.Unlock()
+		return len(b), nil
+	}
+	s.held.mu.Unlock()
+	if err := s.send(); err != nil {
+		return 0, err
+	}
+	return s.Conn.Write(b)
+}
+
+// send writes the held bytes, and ends hold.
+func (s *socket) send() error {
+	if !s.held.holding.Load() {
+		return nil
+	}
+	s.held.mu.Lock()
+	b := s.held.bytes
+	s.held.bytes = nil
+	s.held.holding.Store(false)
+	s.held.mu.Unlock()
+	if len(b) == 0 {
+		return nil
+	}
+	s.Conn.SetWriteDeadline(time.Now().Add(s.patience))
+	_, err := s.Conn.Write(b)
+	s.Conn.SetWriteDeadline(time.Time{})
+	return err
+}
+
+// Close implements net.Conn.
+func (s *socket) Close() error {
+	return errors.Join(s.send(), s.Conn.Close())
+}
+
+// holdAnswer collects the answer to a request: see socket.hold.
+func holdAnswer(r *http.Request) {
+	if l, ok := r.Context().Value(tlsKey{}).(*lent); ok {
+		l.socket().hold()
 	}
 }
 
@@ -315,6 +382,7 @@ type lent struct {
 	parkable *parkable
 	tls      tls.ConnectionState
 	idle     atomic.Bool  // net/http waits for the next request
+	left     atomic.Bool  // the client has closed its side while the connection was idle
 	state    atomic.Int32 // isLent, then isParking or isOver
 }
 
@@ -341,14 +409,23 @@ func (l *lent) Read(b []byte) (int, error) {
 	if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && l.state.CompareAndSwap(isLent, isParking) {
 		return 0, errParked
 	}
+	if n == 0 && err == io.EOF {
+		l.left.Store(true)
+	}
 	l.idle.Store(false)
 	return n, err
 }
+
+// socket returns the connection below TLS.
+func (l *lent) socket() *socket { return l.NetConn().(*socket) }
 
 // Close implements net.Conn. It parks the connection if Read has set the state isParking.
 func (l *lent) Close() error {
 	switch l.state.Swap(isOver) {
 	case isLent:
+		if l.left.Load() {
+			return l.socket().Close() // a client that has left does not read the alert of crypto/tls
+		}
 		return l.Conn.Close()
 	case isParking:
 		l.parkable.park()
@@ -368,7 +445,7 @@ func (l *lent) CloseWrite() error {
 	if l.state.Load() != isLent {
 		return net.ErrClosed
 	}
-	return l.Conn.CloseWrite()
+	return errors.Join(l.Conn.CloseWrite(), l.socket().send())
 }
 
 func (l *lent) SetDeadline(t time.Time) error {
@@ -395,6 +472,9 @@ func (l *lent) SetWriteDeadline(t time.Time) error {
 // noteIdle is the function ConnState of the http.Server.
 func noteIdle(c net.Conn, s http.ConnState) {
 	if l, ok := c.(*lent); ok && s == http.StateIdle {
+		if l.socket().send() != nil {
+			l.Conn.Close()
+		}
 		l.idle.Store(true)
 	}
 }
