@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"strconv"
 	"sync"
@@ -31,9 +33,10 @@ type faultFleet struct {
 	reports atomic.Int64
 
 	mu      sync.Mutex
-	last    time.Time     // of the last success of any device
-	longest time.Duration // time without a success of any device
-	waited  time.Duration // longest time that one report took with its repetitions
+	last    time.Time      // of the last success of any device
+	longest time.Duration  // time without a success of any device
+	waited  time.Duration  // longest time that one report took with its repetitions
+	failed  map[string]int // reports without success, by reason
 }
 
 type faultDevice struct {
@@ -46,7 +49,7 @@ type faultDevice struct {
 func newFaultFleet(t *testing.T, s *site, n int) *faultFleet {
 	t.Helper()
 	// All devices together send about 150 reports a second, however many they are.
-	f := &faultFleet{t: t, token: s.token, last: time.Now(), pause: max(200*time.Millisecond, time.Duration(n)*5*time.Millisecond)}
+	f := &faultFleet{t: t, token: s.token, last: time.Now(), failed: map[string]int{}, pause: max(200*time.Millisecond, time.Duration(n)*5*time.Millisecond)}
 	for range n {
 		d, err := fleet.New(s.maker, "H-2")
 		s.check(err)
@@ -73,6 +76,23 @@ func (f *faultFleet) gap() (longest, waited time.Duration) {
 	longest, waited = max(f.longest, time.Since(f.last)), f.waited
 	f.longest, f.waited = 0, 0
 	return longest, waited
+}
+
+// note counts a report that failed.
+func (f *faultFleet) note(answer *fleet.Answer, err error) {
+	reason := "no answer"
+	var slow net.Error
+	switch {
+	case err == nil && answer.Status == http.StatusOK:
+		return
+	case err == nil:
+		reason = fmt.Sprint(answer.Status, " ", answer.Code())
+	case errors.As(err, &slow) && slow.Timeout():
+		reason = "no answer in " + answerPatience.String()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failed[reason]++
 }
 
 // release starts devices, spread over a time. A device onboards, and then reports until the test
@@ -119,6 +139,7 @@ func (f *faultFleet) live(d *faultDevice) error {
 		if err == nil && answer.Status/100 == 4 && answer.Status != http.StatusTooManyRequests {
 			return fmt.Errorf("device %s: the hub refused a report: %d %s", d.id, answer.Status, answer.Body)
 		}
+		f.note(answer, err)
 		pause := max(100*time.Millisecond, f.pause/5) // before a retry
 		if done {
 			d.acknowledged++

@@ -84,6 +84,7 @@ func (s *site) suffer(f *faultFleet, rounds int, faults ...fault) {
 	f.running.Wait()
 	s.panics()
 	s.t.Logf("%d devices, %d reports; the longest time without an answer to any device is %.2f s", f.active.Load(), f.reports.Load(), slices.Max(gaps).Seconds())
+	s.t.Logf("reports that failed and were repeated: %v", f.failed)
 	for i, fault := range faults {
 		s.t.Logf("  %5.2f s: %s", gaps[i].Seconds(), fault.name)
 	}
