@@ -422,9 +422,15 @@ func contractRows() map[string]row {
 		"POST /ui/cloned/decide": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
 			return map[string]string{"body": "id=" + c.boatID + "&decision=one"}
 		}},
-		"GET /ui/trust":          {who: "owner"},
-		"POST /ui/trust":         {who: "owner", form: true, body: "pem=x", status: 400, limit: 576 * kib},
-		"GET /ui/trust/eks":      {who: "owner"},
+		"GET /ui/trust":                {who: "owner"},
+		"POST /ui/trust":               {who: "owner", form: true, body: "pem=x", status: 400, limit: 576 * kib},
+		"GET /ui/trust/eks":            {who: "owner"},
+		"GET /ui/boots":                {who: "owner"},
+		"GET /ui/boots/{part}/{value}": {who: "owner", before: cohortOfBoat},
+		"POST /ui/boots/accept": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			return map[string]string{"body": "part=keys&devices=1&value=" + cohortOfBoat(c)["value"]}
+		}},
+		"POST /ui/boots/undo":    {who: "owner", form: true, body: "id=1", status: 303, limit: 64 * kib},
 		"GET /ui/trust/eks.csv":  {who: "owner"},
 		"POST /ui/trust/eks/add": {who: "owner", form: true, body: "value=ab12", status: 303, limit: 64 * kib},
 		"POST /ui/trust/eks/remove": {who: "owner", form: true, body: "value=ab12", status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {

@@ -71,6 +71,7 @@ var pages = []page{
 	{name: "audit-filter", path: "/ui/audit?kind=device.&device=nobody&since=2026-11-01", want: "You have no device with this nick."},
 	{name: "trust", path: "/ui/trust", want: "Check a certificate"},
 	{name: "eks-empty", path: "/ui/trust/eks", want: "No EK list"},
+	{name: "boots-empty", path: "/ui/boots", want: "Nothing to decide"},
 	{name: "policy", path: "/ui/trust/policy", want: "Rules in force for your devices"},
 	{name: "policy-example", path: "/ui/trust/policy?example=1", want: "An example, which is not in force"},
 	{name: "settings", path: "/ui/settings", want: "Change the password"},

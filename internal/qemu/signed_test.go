@@ -42,6 +42,10 @@ func TestPinnedMachineInstallsOnlySignedSystems(t *testing.T) {
 	}
 	o.becomes(ctx, m, o.postState(ctx, sigtest.Sign(t, unsigned, "owner", key, sigtest.All())), "DONE")
 	waitFor(t, ctx, m, `gangway-init .*: system: slot b, on trial; slot a is the default$`)
+	m.Stop()
+
+	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: system: slot b$`)
 	refused()
 	m.Stop()
 }

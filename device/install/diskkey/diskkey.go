@@ -28,15 +28,11 @@ import (
 )
 
 const (
-	// bootPCR is the PCR with the programs that the firmware started. It is the only one of the PCRs
-	// in seal.Required that differs between the systems on one disk.
-	bootPCR       = 4
-	secureBootPCR = 7
+	bootPCR       = 4  // the programs that the firmware started
+	secureBootPCR = 7  // the state and the keys of Secure Boot
+	linePCR       = 12 // command lines
+	extensionPCR  = 13 // extensions on the EFI system partition
 )
-
-// unusedPCRs are PCRs into which nothing is measured when a system starts with its own command line
-// and without additions from the EFI system partition.
-var unusedPCRs = []int{12, 13}
 
 // keySlot is the LUKS2 key slot of the TPM's passphrase.
 const keySlot = 0
@@ -46,6 +42,7 @@ type System struct {
 	// Program and Kernel are the Authenticode digests (SHA-256) of the unified kernel image, and of
 	// the kernel in it.
 	Program, Kernel []byte
+	Cmdline         string
 	PCR11           []byte              // the value that the system leaves in PCR 11
 	Approvals       []approval.Approval // the content of its section .pcrsig
 }
@@ -104,7 +101,7 @@ func IsBound(disk io.ReaderAt) (bool, error) {
 
 // ErrUnpredictable means that Bind cannot predict what the machine measures at its next start. The
 // key stays bound as it was.
-var ErrUnpredictable = errors.New("diskkey: the firmware's event log does not explain PCR 4, so the disk's key is not bound to the owner's systems")
+var ErrUnpredictable = errors.New("the firmware's event log does not explain what was measured, so the disk's key is not bound to the owner's systems")
 
 // A Boot is what Bind must know about the present start of the machine.
 type Boot struct {
@@ -135,17 +132,18 @@ func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, boot Boot, ru
 	if err != nil {
 		return false, err
 	}
-	for _, n := range unusedPCRs {
-		if !bytes.Equal(values[n], make([]byte, sha256.Size)) {
-			return false, ErrAdditions
-		}
-	}
 	boots := []map[int][]byte{values}
 	running.PCR11 = values[approval.PCR]
 	if !running.ApprovedBy(owner) {
 		return false, seal.ErrNotApproved
 	}
 	events := eventlog.Read(boot.Log, tcg.AlgSHA256)
+	if err := checkLines(events, values[linePCR], running); err != nil {
+		return false, err
+	}
+	if !bytes.Equal(values[extensionPCR], make([]byte, sha256.Size)) {
+		return false, ErrAdditions
+	}
 	for _, s := range others {
 		if !s.ApprovedBy(owner) {
 			continue
@@ -155,7 +153,7 @@ func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, boot Boot, ru
 			return false, err
 		}
 		if !slices.ContainsFunc(boots, func(b map[int][]byte) bool { return bytes.Equal(b[bootPCR], v) }) {
-			boots = append(boots, with(values, bootPCR, v))
+			boots = append(boots, with(with(values, bootPCR, v), linePCR, predictLines(events, running, s)))
 		}
 	}
 	if v := predictKeys(events, values[secureBootPCR], boot.Variable); v != nil {

@@ -55,7 +55,9 @@ func logWith(keys, system string, more ...eventlog.Event) eventlog.Log {
 		{PCR: 4, Type: eventlog.EFIBootApplication, Digest: sum("boot manager")},
 		{PCR: 4, Type: eventlog.EFIBootApplication, Digest: sum(system)},
 		{PCR: 4, Type: eventlog.EFIBootApplication, Digest: sum("kernel of " + system)},
+		{PCR: 12, Type: eventlog.IPL, Data: eventlog.UTF16("mode=system of=" + system)},
 		{PCR: 11, Type: eventlog.IPL, Digest: sum("sections of " + system)},
+		{PCR: 12, Type: eventlog.IPL, Data: eventlog.UTF16("mode=system of=" + system)},
 	}
 	return append(l, more...)
 }
@@ -63,7 +65,7 @@ func logWith(keys, system string, more ...eventlog.Event) eventlog.Log {
 // system is the system with the given name, approved by each key.
 func system(t *testing.T, name string, keys ...crypto.Signer) System {
 	t.Helper()
-	s := System{Program: sum(name), Kernel: sum("kernel of " + name), PCR11: log(name).PCRs()[approval.PCR]}
+	s := System{Cmdline: "mode=system of=" + name, Program: sum(name), Kernel: sum("kernel of " + name), PCR11: log(name).PCRs()[approval.PCR]}
 	for _, k := range keys {
 		s.Approvals = append(s.Approvals, must(approval.Sign(k, s.PCR11))(t))
 	}

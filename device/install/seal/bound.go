@@ -44,8 +44,8 @@ type Binding struct {
 //
 //	PCR 4   the programs that the firmware started
 //	PCR 7   the state of Secure Boot
-//	PCR 12  a command line that replaces the system's own, and credentials: systemd's stub accepts
-//	        them from the EFI system partition while Secure Boot is off
+//	PCR 12  the command line, and credentials: while Secure Boot is off, systemd's stub accepts
+//	        another command line than the system's own
 //	PCR 13  system extensions from the EFI system partition
 var Required = []int{4, pcr, 12, 13}
 

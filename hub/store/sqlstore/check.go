@@ -44,7 +44,7 @@ var rules = []struct {
 		UNION ALL SELECT owner, -bytes FROM usage) AS used GROUP BY owner) AS sums
 		WHERE difference <> 0 ORDER BY owner LIMIT ?`, recordCost, revisionCost))},
 	{"log-count", prepared(`SELECT device FROM (SELECT device, sum(n) AS difference FROM (
-		SELECT device, count(*) AS n FROM logs GROUP BY device UNION ALL SELECT device, -rows FROM log_usage) AS lines GROUP BY device) AS sums
+		SELECT device, sum(n) AS n FROM log_batches GROUP BY device UNION ALL SELECT device, -rows FROM log_usage) AS lines GROUP BY device) AS sums
 		WHERE difference <> 0 ORDER BY device LIMIT ?`)},
 	{"search-device", prepared(`SELECT d.id FROM devices d LEFT JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick
 		WHERE d.deleted = 0 AND d.owner <> '' AND (s.nick IS NULL OR s.device <> d.id) ORDER BY d.id LIMIT ?`)},

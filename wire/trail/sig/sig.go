@@ -89,8 +89,9 @@ var algorithms = []jose.SignatureAlgorithm{jose.ES256, jose.ES384, jose.RS256}
 // error is a *Refusal.
 //
 // Every member of the state must be covered by one signature, which must also cover SequencePath.
-// There are two exceptions, and Signed.State has neither: the signatures themselves, and files with
-// the name src.json, which pvr leaves out. "#spec" need not be covered if it has its usual value.
+// There are two exceptions: the signatures themselves, and files with the name src.json, which pvr
+// leaves out. Signed.State has such a member only if the signature covers it. "#spec" need not be
+// covered if it has its usual value.
 func Verify(s *trail.State, keys *Keys) (*Signed, error) {
 	if _, err := s.Files(); err != nil { // bounds the names, before they are matched
 		return nil, refuse(CodeSignature, "The state cannot be verified: %v.", err)
