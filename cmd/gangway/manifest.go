@@ -21,6 +21,7 @@ import (
 	"gangway/device/identity"
 	"gangway/image/tpmkey"
 	"gangway/wire/manifest"
+	"gangway/wire/manifest/corim"
 	"gangway/wire/manifest/measure"
 
 	"github.com/spf13/cobra"
@@ -33,7 +34,7 @@ func (a *app) manifestCommand() *cobra.Command {
 'gangway image build' and 'gangway image system' make it with --manifest-key, and sign
 it with your key. The hub compares the boots of your machines with it.`,
 	}
-	c.AddCommand(a.manifestShow(), a.manifestVerify(), a.manifestKey())
+	c.AddCommand(a.manifestShow(), a.manifestVerify(), a.manifestExport(), a.manifestKey())
 	return c
 }
 
@@ -196,6 +197,49 @@ result with the manifest. The exit code is 1 if something does not match.`,
 	keyFlag(c, &keys)
 	c.Flags().StringVar(&system, "system", "", "also compare this system, the file from 'gangway image system'")
 	c.Flags().StringVar(&manager, "boot-manager", "", "also compare this boot manager, the file EFI/BOOT/BOOTX64.EFI of an installed disk")
+	return c
+}
+
+func (a *app) manifestExport() *cobra.Command {
+	var keys []string
+	var out string
+	c := &cobra.Command{
+		Use:   "export FILE --key PUBLIC-KEY -o CORIM",
+		Short: "Write a reference manifest as a CoRIM, for other verifiers",
+		Long: `Export verifies the manifest, and writes it as a CoRIM (draft-ietf-rats-corim-11): the
+digests of the programs, PCR 11 as an integrity register, and the Secure Boot variables.
+The CoRIM has no signature. Sign it with the key that your verifier expects, for example
+with cocli.`,
+		Example: "  gangway manifest export installer.img.manifest --key manifest.key.pub -o installer.corim",
+		Args:    args("FILE"),
+		RunE: func(_ *cobra.Command, arg []string) error {
+			if len(keys) == 0 || out == "" {
+				return usagef("--key and -o are needed: the public key of the manifest's owner, and the file to write")
+			}
+			text, err := readSmall(arg[0], manifest.MaxSize)
+			if err != nil {
+				return err
+			}
+			s, err := verified(arg[0], text, keys)
+			if err != nil {
+				return err
+			}
+			b, err := corim.Export(s.Manifest)
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(out, b, 0o644); err != nil {
+				return err
+			}
+			if done, err := a.json(map[string]string{"corim": out}); done {
+				return err
+			}
+			a.note("%s, %d bytes, not signed: %s, sequence %d", out, len(b), s.Manifest.Name, s.Manifest.Sequence)
+			return nil
+		},
+	}
+	keyFlag(c, &keys)
+	c.Flags().StringVarP(&out, "out", "o", "", "the file to write (required)")
 	return c
 }
 

@@ -105,6 +105,14 @@ func TestSystemWithManifest(t *testing.T) {
 		t.Errorf("the manifest has %d banks", got)
 	}
 	refused("names a key that is not trusted", "manifest", "verify", system+".manifest", "--key", key+"2.pub")
+	run("manifest", "export", system+".manifest", "--key", key+".pub", "-o", filepath.Join(dir, "system.corim"))
+	if b, err := os.ReadFile(filepath.Join(dir, "system.corim")); err != nil || !bytes.Contains(b, []byte("gangway-system-"+m.System.SHA256)) {
+		t.Errorf("the CoRIM has %d bytes, and not the system's id: %v", len(b), err)
+	}
+	refused("names a key that is not trusted", "manifest", "export", system+".manifest", "--key", key+"2.pub", "-o", filepath.Join(dir, "other.corim"))
+	if exists(filepath.Join(dir, "other.corim")) {
+		t.Error("a manifest that is not verified was exported")
+	}
 	refused("an update, which replaces no boot manager", "manifest", "verify", system+".manifest", "--key", key+".pub", "--boot-manager", system)
 
 	b, err := os.ReadFile(system)

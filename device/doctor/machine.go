@@ -88,9 +88,9 @@ func checkEventLog(ctx context.Context, e *exam) (all []Finding) {
 	return all
 }
 
-// checkFirmware checks the mode of Secure Boot, and the variable of the boot manager.
+// checkFirmware checks the mode of Secure Boot, the variable of the boot manager, and the boot entry.
 func checkFirmware(_ context.Context, e *exam) []Finding {
-	return []Finding{preflight.CheckSecureBoot(e.firmware), preflight.CheckOneShot(e.firmware)}
+	return append([]Finding{preflight.CheckSecureBoot(e.firmware), preflight.CheckOneShot(e.firmware)}, preflight.CheckEntry(e.firmware)...)
 }
 
 // checkState checks the agent's state folder.

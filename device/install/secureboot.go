@@ -1,6 +1,8 @@
 package install
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -58,4 +60,16 @@ func (f Firmware) flag(name string) (bool, error) {
 		return false, fmt.Errorf("install: the firmware's variable %s has the value %x; 00 or 01 is required", name, b[:min(len(b), 8)])
 	}
 	return b[0] == 1, nil
+}
+
+// SecureBootKeys returns a text that changes when the keys of Secure Boot change: PK, KEK, db or dbx.
+func (f Firmware) SecureBootKeys() string {
+	const imageSecurity = "d719b2cb-3d3a-4596-a3bc-dad00e67656f"
+	h := sha256.New()
+	for _, v := range []struct{ name, vendor string }{{"PK", globalVendor}, {"KEK", globalVendor}, {"db", imageSecurity}, {"dbx", imageSecurity}} {
+		value, err := f.read(v.name, v.vendor)
+		fmt.Fprintf(h, "%s %v %d ", v.name, err == nil, len(value))
+		h.Write(value)
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }

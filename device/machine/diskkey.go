@@ -105,7 +105,7 @@ func bind(disk luks.Disk, owner crypto.PublicKey, running string, others []strin
 		return false, err
 	}
 	defer t.Close()
-	return diskkey.Bind(t, disk, owner, log, this, systems...)
+	return diskkey.Bind(t, disk, owner, diskkey.Boot{Log: log, Variable: Firmware.Variable}, this, systems...)
 }
 
 func readSystem(file string) (diskkey.System, error) {

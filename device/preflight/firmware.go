@@ -6,6 +6,7 @@ import (
 	"io/fs"
 
 	"gangway/device/install"
+	"gangway/device/install/slots"
 	"gangway/internal/finding"
 )
 
@@ -68,6 +69,24 @@ func CheckOneShot(f install.Firmware) Finding {
 		}
 	}
 	return good("firmware-oneshot", "No variable of an earlier start chooses the boot entry.")
+}
+
+// CheckEntry reports firmware that has forgotten the boot entry of an installed system. It returns
+// nothing on a machine that did not start an installed system of Gangway.
+func CheckEntry(f install.Firmware) []Finding {
+	running, err := f.Selected()
+	if err != nil || running != slots.A.Entry() && running != slots.B.Entry() {
+		return nil
+	}
+	esp, err := f.BootedFrom()
+	if err == nil && f.Names(esp) {
+		return []Finding{good("firmware-entry", "The firmware has a boot entry for this system.")}
+	}
+	return []Finding{{
+		Code: "firmware-entry-forgotten", Severity: Note, Action: finding.UpdateFirmware, Fact: "The firmware has no boot entry for this system, although the installer made one.",
+		Cause:  "The firmware or another system removed the entry. The firmware started the system by the fallback path \\EFI\\BOOT\\BOOTX64.EFI.",
+		Remedy: "If the machine starts from another disk, choose this disk in the firmware's setup; otherwise nothing is needed.",
+	}}
 }
 
 // checkStorage writes a variable, reads it back and removes it. Whether the firmware keeps a

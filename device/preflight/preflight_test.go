@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -229,6 +230,34 @@ func TestFirmwareThatKeepsTheOneShot(t *testing.T) {
 	}
 }
 
+// utf16 encodes a text as a boot manager's variable, in hexadecimal.
+func utf16(text string) string { return hex.EncodeToString(eventlog.UTF16(text)) }
+
+// The firmware has forgotten the boot entry that the installer made. Other systems are not checked.
+func TestFirmwareThatForgetsTheBootEntry(t *testing.T) {
+	t.Parallel()
+	const guid = "00112233-4455-6677-8899-aabbccddeeff"
+	for _, c := range []struct {
+		running, esp, code string
+	}{
+		{"gangway-a.efi", guid, "firmware-entry"},
+		{"gangway-b.efi", strings.ToUpper(guid), "firmware-entry"},
+		{"gangway-a.efi", "11112233-4455-6677-8899-aabbccddeeff", "firmware-entry-forgotten"}, // the entry names another disk
+		{"gangway-auto.efi", guid, ""},
+		{"debian.conf", guid, ""},
+	} {
+		f := variables(t, map[string]string{"LoaderEntrySelected" + loader: utf16(c.running), "LoaderDevicePartUUID" + loader: utf16(c.esp)})
+		if err := f.Start(&install.Installed{ESPGUID: guid, Sector: 512, ESPStart: 1 << 20, ESPSize: 1 << 28}); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(codes(CheckEntry(f)), " "); got != c.code {
+			t.Errorf("%s on %s: %q, want %q", c.running, c.esp, got, c.code)
+		}
+	}
+	f := variables(t, map[string]string{"LoaderEntrySelected" + loader: utf16("gangway-a.efi"), "LoaderDevicePartUUID" + loader: utf16(guid)})
+	want(t, CheckEntry(f)[0], "firmware-entry-forgotten", Note)
+}
+
 // A folder in place of a variable cannot be written or removed, like a variable that faulty
 // firmware keeps.
 func TestFirmwareThatDoesNotStoreVariables(t *testing.T) {
@@ -238,6 +267,41 @@ func TestFirmwareThatDoesNotStoreVariables(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(t, checkStorage(f), "firmware-variables-forgotten", Warning)
+}
+
+// docs/agent.md lists the code of each finding that is not good.
+func TestCodesAreInTheDocs(t *testing.T) {
+	t.Parallel()
+	doc, err := os.ReadFile("../../docs/agent.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(good\()?"((?:tpm|event-log|secure-boot|firmware|clock|check)-[a-z0-9-]+)"`).FindAllStringSubmatch(string(source), -1) {
+			if m[1] != "" {
+				continue
+			}
+			found++
+			if !strings.Contains(string(doc), "`"+m[2]+"`") {
+				t.Errorf("docs/agent.md does not list %s", m[2])
+			}
+		}
+	}
+	if found < 25 {
+		t.Errorf("the source has only %d codes", found)
+	}
 }
 
 func TestClockBeforeTheBuild(t *testing.T) {

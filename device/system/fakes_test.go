@@ -38,6 +38,7 @@ type lab struct {
 	locked  bool          // the data partition is encrypted
 	counted string        // the boot entry whose boot attempts the boot manager counts
 
+	keys          string     // the keys of Secure Boot; guarded by mu
 	running, kept slots.Slot // kept is guarded by mu
 	tried         bool
 
@@ -172,6 +173,18 @@ func (l *lab) want(steps ...string) {
 	}
 }
 
+// count returns how often a step happened.
+func (l *lab) count(step string) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.log {
+		if s == step {
+			n++
+		}
+	}
+	return n
+}
+
 // never fails the test if one of `steps` happened.
 func (l *lab) never(steps ...string) {
 	l.t.Helper()
@@ -228,6 +241,13 @@ func (l *lab) ShowCode(address string) error       { return l.step("code %s", ad
 
 func (l *lab) BootedFrom() (string, error) { return "esp-guid", l.step("booted from") }
 func (l *lab) Counted() (string, error)    { return l.counted, l.failing["counted"] }
+
+func (l *lab) SecureBootKeys() string {
+	l.alive()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.keys
+}
 
 func (l *lab) Find(espGUID string) (*install.Installed, error) {
 	if espGUID != "esp-guid" || time.Since(l.began) < l.there {

@@ -49,6 +49,8 @@ const (
 	// agentPause is the pause before the agent is started again.
 	agentPause = 10 * time.Second
 	poll       = 500 * time.Millisecond
+	// keysPoll is the time between two looks at the keys of Secure Boot.
+	keysPoll = 10 * time.Second
 )
 
 // exitRefused is the agent's exit code for a permanent refusal by the hub.
@@ -128,6 +130,8 @@ type TPM interface {
 type Firmware interface {
 	BootedFrom() (espGUID string, err error)
 	Counted() (string, error)
+	// SecureBootKeys returns a text that changes when the keys of Secure Boot change.
+	SecureBootKeys() string
 }
 
 // Disks are the machine's disks.
@@ -233,11 +237,8 @@ func (s *System) mount(i *install.Installed) error {
 	}
 	if encrypted {
 		s.Screen.Logf("the disk's key came from the TPM")
-		if changed, err := s.Disks.BindKey(i); err != nil {
-			s.Screen.Logf("%v", err)
-		} else if changed {
-			s.Screen.Logf("the disk's key is bound to the owner's systems")
-		}
+		s.bindKey(i)
+		go s.watchKeys(i)
 	}
 	if err := s.Disks.MountData(device); err != nil {
 		return fmt.Errorf("The data partition cannot be mounted: %w\nInstall again from a stick: the machine stays the same device.", err) //lint:ignore ST1005 shown to a person
@@ -254,6 +255,27 @@ func (s *System) mount(i *install.Installed) error {
 		}
 	}()
 	return nil
+}
+
+// bindKey binds the disk's key to the systems in the slots.
+func (s *System) bindKey(i *install.Installed) {
+	if changed, err := s.Disks.BindKey(i); err != nil {
+		s.Screen.Logf("%v", err)
+	} else if changed {
+		s.Screen.Logf("the disk's key is bound to the owner's systems")
+	}
+}
+
+// watchKeys binds the disk's key again when a program changes the keys of Secure Boot, because the
+// firmware measures these keys at the next start.
+func (s *System) watchKeys(i *install.Installed) {
+	for was := s.Firmware.SecureBootKeys(); ; time.Sleep(keysPoll) {
+		if is := s.Firmware.SecureBootKeys(); is != was {
+			s.Screen.Logf("the keys of Secure Boot have changed")
+			s.bindKey(i)
+			was = is
+		}
+	}
 }
 
 // keepEscrow writes the encrypted recovery key to a file for the agent, if the partition's LUKS2

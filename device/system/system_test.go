@@ -105,6 +105,25 @@ func TestSystemWaitsForItsDisk(t *testing.T) {
 	})
 }
 
+// The firmware measures the keys of Secure Boot at each start. When they change, the system binds the
+// disk's key to the next start. It does so once for each change.
+func TestSystemBindsTheDisksKeyWhenTheSecureBootKeysChange(t *testing.T) {
+	inLab(t, func(l *lab) {
+		l.locked = true
+		go func() {
+			time.Sleep(5 * time.Minute)
+			l.mu.Lock()
+			l.keys = "other keys"
+			l.mu.Unlock()
+		}()
+		l.run(10 * time.Minute)
+		l.want("bind the key", "agent onboard", "log the keys of Secure Boot have changed", "bind the key")
+		if n := l.count("bind the key"); n != 2 {
+			l.t.Errorf("the key was bound %d times; want 2", n)
+		}
+	})
+}
+
 // A machine without a TPM reports the missing TPM and continues to start, because the machine's
 // agent shows the remedy.
 func TestSystemWithoutATPMSaysSo(t *testing.T) {

@@ -104,6 +104,10 @@ func (s *Server) rulesFor(ctx context.Context, d store.Device, m *boot.Measureme
 		if err := json.Unmarshal(judged.Ran, &r.Before); err != nil {
 			return r, err
 		}
+		// The sequence of a system is trusted only while a manifest that counts states it.
+		if !namesSystem(r.Manifests, r.Before.SHA256) {
+			r.Before = nil
+		}
 	}
 	r.Wanted, r.Since, err = s.wantedSystems(ctx, d, r.Manifests)
 	return r, err
@@ -148,12 +152,17 @@ func (s *Server) wantedSystems(ctx context.Context, d store.Device, manifests []
 		if !done {
 			continue
 		}
-		if slices.ContainsFunc(manifests, func(m *manifest.Manifest) bool { return m.System.SHA256 == system }) {
+		if namesSystem(manifests, system) {
 			since = head.ProgressTime
 		}
 		return wanted, since, nil
 	}
 	return nil, since, nil
+}
+
+// namesSystem reports whether a manifest describes the system with this SHA-256.
+func namesSystem(manifests []*manifest.Manifest, sum string) bool {
+	return slices.ContainsFunc(manifests, func(m *manifest.Manifest) bool { return m.System.SHA256 == sum })
 }
 
 // systemOf returns the SHA-256 of the system in a revision, or "" if the revision has no system.
@@ -196,22 +205,53 @@ func judge(b *store.Boot, d store.Device, m *boot.Measurement, r bootRules, refe
 		v.Changes = []boot.Change{}
 	}
 	b.Judged = &store.BootJudged{Version: r.version, Model: d.ProdModel, Token: d.TokenID, Firmware: m.FirmwareText(), Parts: cohortParts(v, m)}
+	var failed error
+	if b.Judged.States, failed = json.Marshal(statesOf(v)); failed != nil {
+		return nil, failed
+	}
 	if v.System != nil && v.Matches() {
 		v.System.Since = now.UTC()
 		if before := r.Before; before != nil && before.SHA256 == v.System.SHA256 {
 			v.System.Since = before.Since
 		}
-		var err error
-		if b.Judged.Ran, err = json.Marshal(v.System); err != nil {
-			return nil, err
+		if b.Judged.Ran, failed = json.Marshal(v.System); failed != nil {
+			return nil, failed
 		}
 	}
-	var failed error
 	if b.Changes, failed = json.Marshal(v.Changes); failed != nil {
 		return nil, failed
 	}
 	b.Verdict, failed = json.Marshal(v)
 	return v, failed
+}
+
+// statesOf returns the state of each part, by the part's name.
+func statesOf(v *boot.Verdict) map[string]string {
+	states := make(map[string]string)
+	for _, p := range v.Parts {
+		states[p.Part] = p.State
+	}
+	return states
+}
+
+// unmet returns the first part whose state is not the required one, with the required state.
+func unmet(states, required map[string]string) (part, state string, some bool) {
+	for _, p := range boot.Parts {
+		if want := required[p.Name]; want != "" && !boot.AtLeast(states[p.Name], want) {
+			return p.Name, want, true
+		}
+	}
+	return "", "", false
+}
+
+// statesOfDevice returns the states of the parts of a device's newest boot. It returns nil if the
+// boot was never judged by parts.
+func (s *Server) statesOfDevice(ctx context.Context, device string) (states map[string]string, err error) {
+	judged, ok, err := orMissing(s.cfg.Store.JudgedBoot(ctx, device))
+	if err != nil || !ok {
+		return nil, err
+	}
+	return states, json.Unmarshal(judged.States, &states)
 }
 
 // cohortParts returns the rows of a boot for questions about cohorts. If the firmware measured

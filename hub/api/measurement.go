@@ -33,7 +33,10 @@ const nonceLife = time.Minute
 // connState is the state of a connection.
 type connState struct {
 	peer    peer        // set by the handshake
-	matched atomic.Bool // the last measurement on this connection matched the reference
+	matched atomic.Bool // the last measurement on this connection matched
+	// states are the states of the parts in the last measurement on this connection; nil: there is no
+	// measurement, or the hub refused it.
+	states atomic.Pointer[map[string]string]
 	// seen is the version of the device's clone.Record after the connection's
 	// last measurement; 0: none.
 	seen atomic.Int64
@@ -117,21 +120,26 @@ func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return s.recordBootRefusal(r, d, err)
 	}
-	verdict, err := s.acceptMeasurement(r, d, enrolment, m, &body)
+	verdict, states, err := s.acceptMeasurement(r, d, enrolment, m, &body)
 	if err != nil {
 		return err
 	}
-	setMatched(r, verdict.State == store.BootMatches)
+	setMatched(r, verdict.State == store.BootMatches, states)
 	writeJSON(w, http.StatusOK, verdict)
 	return nil
 }
 
-// setMatched records whether the newest measurement on a connection matched.
-func setMatched(r *http.Request, matched bool) {
+// setMatched records whether the newest measurement on a connection matched, and the states of its
+// parts. If the hub refused the measurement, `states` is nil.
+func setMatched(r *http.Request, matched bool, states map[string]string) {
 	// Many devices share a proxy's connection, so the connection must not have the state of one
 	// device.
 	if c, ok := r.Context().Value(connKey{}).(*connState); ok && !originOf(r).proxied {
 		c.matched.Store(matched)
+		c.states.Store(nil)
+		if states != nil {
+			c.states.Store(&states)
+		}
 	}
 }
 
@@ -165,7 +173,7 @@ func (s *Server) recordBootRefusal(r *http.Request, d store.Device, err error) e
 	default:
 		return err
 	}
-	setMatched(r, false)
+	setMatched(r, false, nil)
 	if _, failed := s.cfg.Store.RefuseBoot(r.Context(), d.ID, entry); failed != nil {
 		return failed
 	}
@@ -195,23 +203,24 @@ func (s *Server) verifyBoot(r *http.Request, d store.Device, e store.Enrolment, 
 	return boot.Verify(iak, &boot.Evidence{Nonce: body.Nonce, Attest: body.Attest, Signature: body.Signature, Bank: tcg.AlgID(body.Bank), PCRs: body.PCRs, Log: body.EventLog})
 }
 
-// acceptMeasurement judges a verified measurement and stores it.
-func (s *Server) acceptMeasurement(r *http.Request, d store.Device, e store.Enrolment, m *boot.Measurement, body *wire.BootReport) (*wire.BootVerdict, error) {
+// acceptMeasurement judges a verified measurement and stores it. It also returns the states of the
+// boot's parts.
+func (s *Server) acceptMeasurement(r *http.Request, d store.Device, e store.Enrolment, m *boot.Measurement, body *wire.BootReport) (verdict *wire.BootVerdict, states map[string]string, err error) {
 	ctx, now := r.Context(), s.cfg.Now()
 	before, err := s.cfg.Store.LatestBoot(ctx, d.ID)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return nil, err
+		return nil, nil, err
 	}
 	if known := s.compareClock(r, d, e, m, body); !known {
 		s.reportBackwards(r, d, e, before, m)
 	}
 	text, err := json.Marshal(m)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	was, err := s.cfg.Store.BootState(ctx, d.ID)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	b := store.Boot{Device: d.ID, Time: now, Measurement: text, Nonce: body.Nonce, Attest: body.Attest, Signature: body.Signature, Log: body.EventLog}
 	// If the device measures the same boot again on another connection, the measurement keeps its
@@ -222,9 +231,10 @@ func (s *Server) acceptMeasurement(r *http.Request, d store.Device, e store.Enro
 	}
 	v, err := s.storeBoot(ctx, d, &b, m)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	verdict, isFirst := bootVerdict(b.State, v), v.Learn
+	verdict = bootVerdict(b.State, v)
+	isFirst := v.Learn
 	if isFirst || b.State != was || !bytes.Equal(b.Changes, before.Changes) {
 		event := bootEvent(d.Nick, verdict)
 		if isFirst {
@@ -233,7 +243,7 @@ func (s *Server) acceptMeasurement(r *http.Request, d store.Device, e store.Enro
 		event.Time, event.Owner, event.Device, event.Addr = now, d.Owner, d.ID, remoteAddr(r)
 		s.recordOrCount(ctx, event)
 	}
-	return verdict, nil
+	return verdict, statesOf(v), nil
 }
 
 // storeBoot judges a boot and stores it. A first boot that the rules accept becomes the reference.

@@ -55,6 +55,13 @@ func (s *Server) fillBoots(r *http.Request, v *deviceView) error {
 	if err := errors.Join(json.Unmarshal(status.latest.Measurement, &b.Latest), json.Unmarshal(status.latest.Changes, &b.Changes)); err != nil {
 		return err
 	}
+	if len(status.latest.Verdict) > 0 {
+		var verdict boot.Verdict
+		if err := json.Unmarshal(status.latest.Verdict, &verdict); err != nil {
+			return err
+		}
+		b.Parts, b.System = verdict.Parts, verdict.System
+	}
 	b.Changes = b.Changes[:min(len(b.Changes), bootChanges)]
 	b.Lasting = !b.Latest.NothingMeasured() && status.state != store.BootRefused
 	b.PCRs = pcrRows(b.Latest, b.Reference)

@@ -17,8 +17,8 @@ import (
 	"gangway/hub/store"
 )
 
-// partsOf returns a content of two and a half parts.
-func partsOf(name string) string {
+// uploadParts returns a content of two and a half parts.
+func uploadParts(name string) string {
 	return strings.Repeat(name, int(objects.PartSize(0))*5/2/len(name))
 }
 
@@ -69,7 +69,7 @@ func sendAndHangUp(t *testing.T, s *scene, url string, offset int64, sent string
 func TestInterruptedUploadContinues(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	content, part := partsOf("interrupted "), objects.PartSize(0)
+	content, part := uploadParts("interrupted "), objects.PartSize(0)
 	o := announce(f.ada, "/objects/", "large", content, 200)
 	before := must(f.Store.Usage(t.Context(), f.Owner.ID))(t)
 	wantOffset(f.ada, o.PutURL, 0)
@@ -105,7 +105,7 @@ func TestInterruptedUploadContinues(t *testing.T) {
 func TestPartsOfAnotherContentAreRefused(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	content, part := partsOf("wanted "), objects.PartSize(0)
+	content, part := uploadParts("wanted "), objects.PartSize(0)
 	o := announce(f.ada, "/objects/", "large", content, 200)
 	before := must(f.Store.Usage(t.Context(), f.Owner.ID))(t)
 	wantPatch(f.ada, o.PutURL, 0, content[:part], 204, part)
@@ -138,7 +138,7 @@ func TestPartsOfAnotherContentAreRefused(t *testing.T) {
 func TestNobodyAppendsToAnothersUpload(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	content, part := partsOf("secret "), objects.PartSize(0)
+	content, part := uploadParts("secret "), objects.PartSize(0)
 	o := announce(f.ada, "/objects/", "large", content, 200)
 	wantPatch(f.ada, o.PutURL, 0, content[:2*part], 204, 2*part)
 	theirs := announce(f.mallory, "/objects/", "large", content, 200)
@@ -161,7 +161,7 @@ func TestUnfinishedUploadsAreNotHoarded(t *testing.T) {
 	f := fleetOf(t, newSceneWith(t, func(c *api.Config) { c.ObjectQuota = 4 * part; dir = c.DataDir }))
 	incoming := func() int { return len(must(os.ReadDir(filepath.Join(dir, "objects", "incoming")))(t)) }
 	before := must(f.Store.Usage(t.Context(), f.Owner.ID))(t)
-	content := partsOf("hoarded ")
+	content := uploadParts("hoarded ")
 	o := announce(f.ada, "/objects/", "first", content, 200)
 	wantPatch(f.ada, o.PutURL, 0, "", 204, 0)
 	wantCode(f.ada, "POST", "/objects/", map[string]any{"sha256sum": sumOf([]byte("x")), "size": 2 * part}, 413)

@@ -58,6 +58,7 @@ type BootJudged struct {
 	Token    string // JoinToken.ID
 	Firmware string // the firmware's version, as it was measured
 	Ran      []byte // JSON of the boot.System that ran; empty: keep the stored one
+	States   []byte // JSON object: the state of each part, by the part's name
 	Parts    []BootPart
 }
 
@@ -130,9 +131,10 @@ type BootRules interface {
 	// ErrNotFound: the device's boot was never judged by parts.
 	JudgedBoot(ctx context.Context, device string) (BootJudged, error)
 
-	// BadBootCohorts lists the cohorts with bad devices, those with the fewest bad devices first. It
-	// leaves out the part "firmware", because the part "firmware-code" stands for it.
-	BadBootCohorts(ctx context.Context, owner string, limit int) ([]BootCohort, error)
+	// BadBootCohorts lists the cohorts with bad devices: those with the fewest bad devices first or,
+	// if `most` is true, those with the most. It leaves out the part "firmware", because the part
+	// "firmware-code" stands for it.
+	BadBootCohorts(ctx context.Context, owner string, most bool, limit int) ([]BootCohort, error)
 	// RareBootCohorts lists the cohorts of a part with the fewest devices.
 	RareBootCohorts(ctx context.Context, owner, part string, limit int) ([]BootCohort, error)
 	// BootCohorts lists the cohorts of a part and a model, the largest first. If model is empty, it

@@ -20,6 +20,7 @@ var functions = template.FuncMap{
 	"badge":      func(state any) Badge { return StateBadge(fmt.Sprint(state)) },
 	"bootBadge":  bootBadge,
 	"bootState":  bootState,
+	"partBadge":  PartBadge,
 	"bytes":      func(n int) string { return Bytes(uint64(max(n, 0))) },
 	"cut":        cut,
 	"echo":       echo,

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"strconv"
 	"sync"
@@ -26,13 +28,15 @@ type faultFleet struct {
 	running sync.WaitGroup
 	stop    context.CancelFunc // ends the reports
 	ctx     context.Context    // of the reports
+	pause   time.Duration      // shortest time between two reports of a device
 	active  atomic.Int64
 	reports atomic.Int64
 
 	mu      sync.Mutex
-	last    time.Time     // of the last success of any device
-	longest time.Duration // time without a success of any device
-	waited  time.Duration // longest time that one report took with its repetitions
+	last    time.Time      // of the last success of any device
+	longest time.Duration  // time without a success of any device
+	waited  time.Duration  // longest time that one report took with its repetitions
+	failed  map[string]int // reports without success, by reason
 }
 
 type faultDevice struct {
@@ -44,7 +48,8 @@ type faultDevice struct {
 
 func newFaultFleet(t *testing.T, s *site, n int) *faultFleet {
 	t.Helper()
-	f := &faultFleet{t: t, token: s.token, last: time.Now()}
+	// All devices together send about 150 reports a second, however many they are.
+	f := &faultFleet{t: t, token: s.token, last: time.Now(), failed: map[string]int{}, pause: max(200*time.Millisecond, time.Duration(n)*5*time.Millisecond)}
 	for range n {
 		d, err := fleet.New(s.maker, "H-2")
 		s.check(err)
@@ -71,6 +76,23 @@ func (f *faultFleet) gap() (longest, waited time.Duration) {
 	longest, waited = max(f.longest, time.Since(f.last)), f.waited
 	f.longest, f.waited = 0, 0
 	return longest, waited
+}
+
+// note counts a report that failed.
+func (f *faultFleet) note(answer *fleet.Answer, err error) {
+	reason := "no answer"
+	var slow net.Error
+	switch {
+	case err == nil && answer.Status == http.StatusOK:
+		return
+	case err == nil:
+		reason = fmt.Sprint(answer.Status, " ", answer.Code())
+	case errors.As(err, &slow) && slow.Timeout():
+		reason = "no answer in " + answerPatience.String()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failed[reason]++
 }
 
 // release starts devices, spread over a time. A device onboards, and then reports until the test
@@ -109,22 +131,28 @@ func (f *faultFleet) live(d *faultDevice) error {
 			conn.Close()
 		}
 	}()
-	for begun := time.Now(); f.ctx.Err() == nil; {
+	begun = time.Now()
+	for f.ctx.Err() == nil {
 		var answer *fleet.Answer
-		if conn, answer, err = f.report(conn, hub, d, certs); err == nil && answer.Status == http.StatusOK {
+		conn, answer, err = f.report(conn, hub, d, certs)
+		done := err == nil && answer.Status == http.StatusOK
+		if err == nil && answer.Status/100 == 4 && answer.Status != http.StatusTooManyRequests {
+			return fmt.Errorf("device %s: the hub refused a report: %d %s", d.id, answer.Status, answer.Body)
+		}
+		f.note(answer, err)
+		pause := max(100*time.Millisecond, f.pause/5) // before a retry
+		if done {
 			d.acknowledged++
 			f.reports.Add(1)
 			f.success(begun)
-			begun = time.Now()
-		} else if err == nil && answer.Status/100 == 4 && answer.Status != http.StatusTooManyRequests {
-			return fmt.Errorf("device %s: the hub refused a report: %d %s", d.id, answer.Status, answer.Body)
+			pause = f.pause
 		}
 		select {
 		case <-f.ctx.Done():
-		case <-time.After(200*time.Millisecond + rand.N(200*time.Millisecond)):
-			if answer != nil && answer.Status == http.StatusOK {
-				begun = time.Now()
-			}
+		case <-time.After(pause + rand.N(pause)):
+		}
+		if done {
+			begun = time.Now()
 		}
 	}
 	return nil

@@ -52,6 +52,7 @@ func (s *site) suffer(f *faultFleet, rounds int, faults ...fault) {
 		faults = slices.DeleteFunc(faults, func(f fault) bool { return !strings.Contains(f.name, only) })
 	}
 	rest := f.devices
+	gaps := make([]time.Duration, len(faults)) // the longest of all rounds
 	for round := range rounds {
 		for i, fault := range faults {
 			share := len(rest) / ((rounds-round)*len(faults) - i)
@@ -65,6 +66,7 @@ func (s *site) suffer(f *faultFleet, rounds int, faults ...fault) {
 			s.recovered(f, fault.name)
 			longest, waited := f.gap()
 			s.t.Logf("%-50s %5.1f s; no answer to any device for %5.2f s, to one device for %5.2f s", fault.name, took.Seconds(), longest.Seconds(), waited.Seconds())
+			gaps[i] = max(gaps[i], longest)
 			if fault.limit != 0 && longest > fault.limit {
 				s.t.Errorf("%s: want an answer within %s", fault.name, fault.limit)
 			}
@@ -81,7 +83,11 @@ func (s *site) suffer(f *faultFleet, rounds int, faults ...fault) {
 	f.stop()
 	f.running.Wait()
 	s.panics()
-	s.t.Logf("%d devices, %d reports", f.active.Load(), f.reports.Load())
+	s.t.Logf("%d devices, %d reports; the longest time without an answer to any device is %.2f s", f.active.Load(), f.reports.Load(), slices.Max(gaps).Seconds())
+	s.t.Logf("reports that failed and were repeated: %v", f.failed)
+	for i, fault := range faults {
+		s.t.Logf("  %5.2f s: %s", gaps[i].Seconds(), fault.name)
+	}
 }
 
 // recovered waits until the devices get answers again: 20 more than now.

@@ -296,7 +296,7 @@ func (s *site) checkStore(ctx context.Context, db *sqlstore.Store, f *faultFleet
 		list, err := db.Devices(ctx, account.ID, after, 1000)
 		s.check(err)
 		for _, d := range list {
-			byID[d.ID], serials[d.ProdSerial], after = d, true, d.ID
+			byID[d.ID], serials[d.ProdSerial], after = d, true, d.Nick
 		}
 		if len(list) < 1000 {
 			break

@@ -38,6 +38,7 @@ type hubProcess struct {
 	flags, env []string // more flags and variables of `gangway serve`
 	cmd        *exec.Cmd
 	log        bytes.Buffer
+	logFile    *os.File // if not nil, the hub writes to this file, so that it never waits for this process
 }
 
 func (h *hubProcess) start() {
@@ -45,6 +46,9 @@ func (h *hubProcess) start() {
 	h.cmd = exec.Command(h.bin, append([]string{"serve", "--data", h.data, "--listen", h.addr}, h.flags...)...)
 	h.cmd.Env = append(os.Environ(), h.env...)
 	h.cmd.Stderr = &h.log
+	if h.logFile != nil {
+		h.cmd.Stderr = h.logFile
+	}
 	h.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := h.cmd.Start(); err != nil {
 		h.t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 
 	"gangway/device/install"
 	"gangway/image/stick"
+	"gangway/wire/manifest/measure"
 )
 
 // The owner's key approved the system on the stick. At its first start, the installed system binds
@@ -20,6 +21,9 @@ import (
 // approved. It opens neither for a system that someone else signed nor for an altered system, and
 // Secure Boot is off all the time. An update that the owner did not approve is refused, because it
 // could not open the disk.
+//
+// The owner's manifests name both systems. So the first boot, the update and the roll-back are
+// expected, and the owner need not accept any of them.
 func TestDiskOpensOnlyForItsOwnersSystems(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -27,7 +31,9 @@ func TestDiskOpensOnlyForItsOwnersSystems(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newSiteOf(t, func(p *stick.Parts) { p.Owner = owner }, func(*site) stick.Config { return stick.Config{} })
+	var first, second reference
+	s := newSiteOf(t, func(p *stick.Parts) { p.Owner = owner }, func(*site) stick.Config { return stick.Config{Boots: first.compute} })
+	s.publish(t, &first, 1)
 	m, ctx := boot(t, s.with(true))
 	chooseAutoTPM(t, ctx, m)
 	waitFor(t, ctx, m, `gangway-init .*: the disk's key came from the TPM`)
@@ -35,6 +41,7 @@ func TestDiskOpensOnlyForItsOwnersSystems(t *testing.T) {
 	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
 	m.Stop()
 	s.listed(t)
+	s.judged(t, "boot-path expected", "system expected")
 
 	m, ctx = boot(t, s.with(false)) // now the key is bound
 	waitFor(t, ctx, m, `gangway-init .*: the disk's key came from the TPM`)
@@ -48,8 +55,26 @@ func TestDiskOpensOnlyForItsOwnersSystems(t *testing.T) {
 		t.Errorf("the owner reads %q; want that the system is not approved", p.Message)
 	}
 	next.Owner = owner
-	rev = o.post(ctx, s.system(t, next))
+	update := s.system(t, next)
+	second.manager = first.manager
+	if second.system, err = measure.System(update); err != nil {
+		t.Fatal(err)
+	}
+	s.publish(t, &second, 2)
+	s.hub.Policy(t, s.hub.Owner.ID, "version: 1\nmeasured_boot: {boot-path: expected, system: expected}\n")
+	rev = o.post(ctx, update)
 	waitFor(t, ctx, m, `gangway-init .*: system: slot b, on trial; slot a is the default$`)
+	o.becomes(ctx, m, rev, "DONE")
+	s.judged(t, "boot-path expected", "system expected")
+
+	seen := m.Lines()[len(m.Lines())-1].At
+	rev = o.post(ctx, s.onESP(t, "EFI/Linux/gangway-a.efi")) // roll back
+	after(t, ctx, m, seen, `gangway-init .*: system: slot a, on trial; slot b is the default$`)
+	o.becomes(ctx, m, rev, "DONE")
+	s.judged(t, "boot-path expected", "system expected")
+	seen = m.Lines()[len(m.Lines())-1].At
+	rev = o.post(ctx, update)
+	after(t, ctx, m, seen, `gangway-init .*: system: slot b, on trial; slot a is the default$`)
 	o.becomes(ctx, m, rev, "DONE")
 	m.Stop()
 

@@ -2,6 +2,7 @@ package qemu_test
 
 import (
 	"compress/gzip"
+	"crypto"
 	"crypto/x509"
 	"encoding/json"
 	"io"
@@ -43,6 +44,8 @@ type site struct {
 	bus   qemu.Bus
 	tpm   *swtpm.TPM
 	cfg   qemu.Config
+
+	manifestKey crypto.Signer // the owner's key that signs manifests; nil until publish is called
 }
 
 // upPattern matches the first line that a system prints. Its submatch is the number of seconds
@@ -145,13 +148,15 @@ func long(t *testing.T) {
 
 // A person plugs in a stick and switches the machine on, and the device appears in its owner's
 // device list without a key press. At the next boot the machine works without the stick. Both boots
-// measure what the image builder computed in advance.
+// measure what the image builder computed in advance, so the owner's manifest makes even the first
+// one expected.
 func TestStickToDeviceList(t *testing.T) {
 	if os.Getenv("GANGWAY_TIMED") == "" { // run alone if this run measures times
 		t.Parallel()
 	}
 	var reference reference
 	s := newSite(t, stick.Config{Boots: reference.compute})
+	s.publish(t, &reference, 1)
 	m, ctx := boot(t, s.with(true))
 	if pictures() != "" {
 		waitFor(t, ctx, m, `Install Gangway \(manual\)`)
@@ -189,6 +194,7 @@ func TestStickToDeviceList(t *testing.T) {
 		t.Errorf("the hub's boot state is %s, %q; want matches", state, changes)
 	}
 	s.isMeasured(t, &reference) // even the first boot after the installation
+	s.judged(t, "boot-path expected", "system expected", "firmware known", "keys known")
 
 	// Without the stick, the firmware measures one boot entry fewer.
 	m, ctx = boot(t, s.with(false))

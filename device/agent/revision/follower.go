@@ -181,7 +181,7 @@ func Open(cfg Config, conn Conn) (*Follower, error) {
 	if f.journal, err = readJournal(f.journalPath(), cfg.Device); err != nil {
 		return nil, err
 	}
-	if f.owner, err = openOwner(dir, cfg.Keys); err != nil {
+	if f.owner, err = openOwner(dir, cfg.Device, cfg.Keys); err != nil {
 		return nil, err
 	}
 	f.publish()

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"gangway/wire/trail"
 	"gangway/wire/trail/sig"
@@ -28,7 +29,7 @@ type ownerRecord struct {
 // accepted is the accepted revision with the largest sequence number.
 type accepted struct {
 	Sequence uint64 `json:"sequence"`
-	Text     string `json:"text"` // SHA-256 of the posted state's compact text
+	State    string `json:"state"` // SHA-256 of the posted state's canonical form, with its signatures
 	// Keys is the key file that verified the revision. If the revision itself replaced the keys,
 	// only these keys can verify it once more after a power cut.
 	Keys string `json:"keys"`
@@ -37,17 +38,18 @@ type accepted struct {
 // owner checks revisions by pinned keys.
 type owner struct {
 	path   string
+	device string    // the device's id
 	keys   *sig.Keys // the present keys
 	record ownerRecord
 }
 
 // openOwner reads the record for the pinned keys from the folder `dir`. If `pinned` is nil, it
 // returns nil: the device accepts revisions without a signature.
-func openOwner(dir string, pinned *sig.Keys) (*owner, error) {
+func openOwner(dir, device string, pinned *sig.Keys) (*owner, error) {
 	if pinned == nil {
 		return nil, nil
 	}
-	o := &owner{path: filepath.Join(dir, "owner-"+pinned.Name()[:16]+".json"), keys: pinned}
+	o := &owner{path: filepath.Join(dir, "owner-"+pinned.Name()[:16]+".json"), device: device, keys: pinned}
 	b, err := os.ReadFile(o.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return o, nil
@@ -76,8 +78,12 @@ func (o *owner) parse(text []byte) (s *state, signed *sig.Signed, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	keys, last, name := o.keys, o.record.Last, textName(posted)
-	if last != nil && last.Text == name {
+	name, err := canonicalName(posted)
+	if err != nil {
+		return nil, nil, err
+	}
+	keys, last := o.keys, o.record.Last
+	if last != nil && last.State == name {
 		if keys, err = sig.ParseKeys([]byte(last.Keys)); err != nil {
 			return nil, nil, diskError(err)
 		}
@@ -85,7 +91,10 @@ func (o *owner) parse(text []byte) (s *state, signed *sig.Signed, err error) {
 	if signed, err = sig.Verify(posted, keys); err != nil {
 		return nil, nil, err
 	}
-	if last != nil && (signed.Sequence < last.Sequence || signed.Sequence == last.Sequence && last.Text != name) {
+	if signed.Devices != nil && !slices.Contains(signed.Devices, o.device) {
+		return nil, nil, sig.OtherDevice(o.device)
+	}
+	if last != nil && (signed.Sequence < last.Sequence || signed.Sequence == last.Sequence && last.State != name) {
 		return nil, nil, sig.Old(signed.Sequence, last.Sequence)
 	}
 	if s, err = newState(signed.State); err != nil {
@@ -101,8 +110,12 @@ func (o *owner) accept(s *state, signed *sig.Signed) error {
 	if signed == nil || o.record.Last != nil && signed.Sequence <= o.record.Last.Sequence {
 		return nil
 	}
+	name, err := canonicalName(s.posted)
+	if err != nil {
+		return err
+	}
 	record, keys := o.record, o.keys
-	record.Last = &accepted{signed.Sequence, textName(s.posted), string(keys.PEM())}
+	record.Last = &accepted{signed.Sequence, name, string(keys.PEM())}
 	if signed.Keys != nil {
 		keys = signed.Keys
 		record.Keys = string(keys.PEM())
@@ -118,6 +131,18 @@ func (o *owner) accept(s *state, signed *sig.Signed) error {
 	return nil
 }
 
+// canonicalName returns the SHA-256 of a state's canonical form. So a hub may return the same state
+// with other white space or another order of names.
+func canonicalName(s *trail.State) (string, error) {
+	b, err := s.Payload(func(string) bool { return true })
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// textName returns the SHA-256 of a state's compact text.
 func textName(s *trail.State) string {
 	sum := sha256.Sum256(s.JSON)
 	return hex.EncodeToString(sum[:])

@@ -70,6 +70,8 @@ func TestHubUnderAnAttackersControlInstallsNothing(t *testing.T) {
 	part := sigtest.Header{"pvs": map[string]any{"include": []string{"app/run.json", sig.SequencePath}, "exclude": []string{}}}
 	stated := content(evil, 9)
 	stated[sig.SequencePath] = map[string]any{"sequence": 9, "keys": []string{sigtest.PEM(t, attacker)}}
+	others := content(evil, 9)
+	others[sig.SequencePath] = map[string]any{"sequence": 9, "devices": []string{"another"}}
 	rev := 3
 	for name, c := range map[string]struct {
 		state string
@@ -90,7 +92,8 @@ func TestHubUnderAnAttackersControlInstallsNothing(t *testing.T) {
 			delete(s, sig.SequencePath)
 			return s
 		}(), owner), sig.CodeSequence},
-		"an empty state": {`{"#spec":"pantavisor-service-system@1"}`, sig.CodeUnsigned},
+		"signed for other devices": {signed(t, others, owner), sig.CodeDevice},
+		"an empty state":           {`{"#spec":"pantavisor-service-system@1"}`, sig.CodeUnsigned},
 	} {
 		h.wantWontGo(name, h.outcomeOfOffer(f, rev, c.state), c.code)
 		rev++
@@ -103,6 +106,38 @@ func TestHubUnderAnAttackersControlInstallsNothing(t *testing.T) {
 	}
 	if s := f.Status(); s.Revision != "2" {
 		t.Errorf("the device runs revision %s", s.Revision)
+	}
+}
+
+// A revision that names its devices is installed on these devices.
+func TestRevisionForThisDevice(t *testing.T) {
+	t.Parallel()
+	key := sigtest.NewKey(t)
+	h := newEvilHub(t)
+	f := h.device("", func(c *Config) { c.Keys = sigtest.Keys(t, key) })
+	s := content(h.has("good"), 1)
+	s[sig.SequencePath] = map[string]any{"sequence": 1, "devices": []string{"another", "dev"}}
+	if r := h.outcomeOfOffer(f, 1, signed(t, s, key)); r.Status != "DONE" {
+		t.Errorf("%+v", r)
+	}
+}
+
+// A signed revision fails, because the machine was not ready. The owner posts it again, and the hub
+// returns its names in another order. The device accepts the same sequence number with the same
+// content.
+func TestFailedSignedRevisionCanBeRetried(t *testing.T) {
+	t.Parallel()
+	key := sigtest.NewKey(t)
+	h := newEvilHub(t)
+	f := h.device(`[ "$1$GANGWAY_REV" != test1 ]`, func(c *Config) { c.Keys = sigtest.Keys(t, key) })
+	text := signed(t, content(h.has("good"), 1), key)
+	if r := h.outcomeOfOffer(f, 1, text); r.Status != "ERROR" {
+		t.Errorf("%+v", r)
+	}
+	const spec = `"#spec":"pantavisor-service-system@1"`
+	reordered := strings.TrimSuffix(strings.Replace(text, spec+",", "", 1), "}") + "," + spec + "}"
+	if r := h.outcomeOfOffer(f, 2, reordered); r.Status != "DONE" {
+		t.Errorf("%+v", r)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 
 	"gangway/device/identity/tpmrc"
@@ -23,12 +24,14 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+	"github.com/google/uuid"
 )
 
-// PCRs to which the key is bound, besides PCR 11.
 const (
-	bootPCR       = 4 // the programs that the firmware started
-	secureBootPCR = 7
+	bootPCR       = 4  // the programs that the firmware started
+	secureBootPCR = 7  // the state and the keys of Secure Boot
+	linePCR       = 12 // command lines
+	extensionPCR  = 13 // extensions on the EFI system partition
 )
 
 // keySlot is the LUKS2 key slot of the TPM's passphrase.
@@ -39,6 +42,7 @@ type System struct {
 	// Program and Kernel are the Authenticode digests (SHA-256) of the unified kernel image, and of
 	// the kernel in it.
 	Program, Kernel []byte
+	Cmdline         string
 	PCR11           []byte              // the value that the system leaves in PCR 11
 	Approvals       []approval.Approval // the content of its section .pcrsig
 }
@@ -97,16 +101,29 @@ func IsBound(disk io.ReaderAt) (bool, error) {
 
 // ErrUnpredictable means that Bind cannot predict what the machine measures at its next start. The
 // key stays bound as it was.
-var ErrUnpredictable = errors.New("diskkey: the firmware's event log does not explain PCR 4, so the disk's key is not bound to the owner's systems")
+var ErrUnpredictable = errors.New("the firmware's event log does not explain what was measured, so the disk's key is not bound to the owner's systems")
+
+// A Boot is what Bind must know about the present start of the machine.
+type Boot struct {
+	Log []byte // the firmware's event log
+	// Variable returns the present value of a firmware variable. If the variable does not exist, the
+	// error is fs.ErrNotExist. If Variable is nil, Bind takes the variables as measured.
+	Variable func(name string, vendor uuid.UUID) ([]byte, error)
+}
+
+// ErrAdditions means that the running system did not start as its owner approved it. The key stays
+// bound as it was.
+var ErrAdditions = errors.New("the system was started with another command line, or with additions from the EFI system partition, so the disk's key is not bound to it.\nRemove the additions and restart the machine.") //lint:ignore ST1005 shown to a person
 
 // Bind binds the key to `running`, the system that runs, and to `others`, the systems in other
-// slots. It leaves out systems without an approval by the key `owner`. `log` is the firmware's event
-// log. After Bind returns, no LUKS2 token of an earlier time opens the disk. `changed` is false if
+// slots. It leaves out systems without an approval by the key `owner`. If a program has changed the
+// Secure Boot keys since the machine started, the key is bound to the start with the present keys and
+// to the start with the former ones. After Bind returns, no LUKS2 token of an earlier time opens the disk. `changed` is false if
 // the header already had these LUKS2 tokens.
 //
 // The order of the writes makes power cuts harmless: the new LUKS2 tokens are on the disk before
 // the old ones become worthless, and their limit covers the counter's present value and the next.
-func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, log []byte, running System, others ...System) (changed bool, err error) {
+func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, boot Boot, running System, others ...System) (changed bool, err error) {
 	passphrase, err := Unlock(t, disk, running.Approvals)
 	if err != nil {
 		return false, err
@@ -115,12 +132,18 @@ func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, log []byte, r
 	if err != nil {
 		return false, err
 	}
-	boots := []map[int][]byte{{bootPCR: values[bootPCR], secureBootPCR: values[secureBootPCR]}}
+	boots := []map[int][]byte{values}
 	running.PCR11 = values[approval.PCR]
 	if !running.ApprovedBy(owner) {
 		return false, seal.ErrNotApproved
 	}
-	events := eventlog.Read(log, tcg.AlgSHA256)
+	events := eventlog.Read(boot.Log, tcg.AlgSHA256)
+	if err := checkLines(events, values[linePCR], running); err != nil {
+		return false, err
+	}
+	if !bytes.Equal(values[extensionPCR], make([]byte, sha256.Size)) {
+		return false, ErrAdditions
+	}
 	for _, s := range others {
 		if !s.ApprovedBy(owner) {
 			continue
@@ -130,7 +153,12 @@ func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, log []byte, r
 			return false, err
 		}
 		if !slices.ContainsFunc(boots, func(b map[int][]byte) bool { return bytes.Equal(b[bootPCR], v) }) {
-			boots = append(boots, map[int][]byte{bootPCR: v, secureBootPCR: values[secureBootPCR]})
+			boots = append(boots, with(with(values, bootPCR, v), linePCR, predictLines(events, running, s)))
+		}
+	}
+	if v := predictKeys(events, values[secureBootPCR], boot.Variable); v != nil {
+		for _, b := range slices.Clone(boots) {
+			boots = append(boots, with(b, secureBootPCR, v))
 		}
 	}
 	counter, err := seal.Counter(t)
@@ -141,6 +169,13 @@ func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, log []byte, r
 		return false, err
 	}
 	return true, rebind(t, disk, passphrase, owner, boots, counter)
+}
+
+// with returns the values with another value of one PCR.
+func with(values map[int][]byte, pcr int, value []byte) map[int][]byte {
+	values = maps.Clone(values)
+	values[pcr] = value
+	return values
 }
 
 func rebind(t transport.TPM, disk luks.Disk, passphrase []byte, owner crypto.PublicKey, boots []map[int][]byte, counter uint64) error {
@@ -187,9 +222,7 @@ func (s System) ApprovedBy(owner crypto.PublicKey) bool {
 // same way. The events are those of the present start, with the digests of the other system's
 // programs.
 func predict(log *eventlog.Log, value []byte, running, other System) ([]byte, error) {
-	events := slices.DeleteFunc(slices.Clone(log.Events), func(e eventlog.Event) bool {
-		return e.PCR != bootPCR || e.Type == eventlog.NoAction || len(e.Digest) != sha256.Size
-	})
+	events := eventsOf(log, bootPCR)
 	if !bytes.Equal(replay(events), value) {
 		return nil, ErrUnpredictable
 	}
@@ -211,6 +244,13 @@ func predict(log *eventlog.Log, value []byte, running, other System) ([]byte, er
 	return replay(events), nil
 }
 
+// eventsOf returns the events of one PCR. The caller may change the result.
+func eventsOf(log *eventlog.Log, pcr uint32) []eventlog.Event {
+	return slices.DeleteFunc(slices.Clone(log.Events), func(e eventlog.Event) bool {
+		return e.PCR != pcr || e.Type == eventlog.NoAction || len(e.Digest) != sha256.Size
+	})
+}
+
 // replay returns the value of a PCR into which the events were extended after a reset.
 func replay(events []eventlog.Event) []byte {
 	var value [sha256.Size]byte
@@ -223,7 +263,7 @@ func replay(events []eventlog.Event) []byte {
 // readPCRs returns the values of the PCRs that matter here.
 func readPCRs(t transport.TPM) (map[int][]byte, error) {
 	values := map[int][]byte{}
-	for _, n := range []int{bootPCR, secureBootPCR, approval.PCR} {
+	for _, n := range append(slices.Clone(seal.Required), approval.PCR) {
 		rsp, err := tpm2.PCRRead{PCRSelectionIn: tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{
 			Hash: tpm2.TPMAlgSHA256, PCRSelect: tpm2.PCClientCompatible.PCRs(uint(n)),
 		}}}}.Execute(t)

@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +22,7 @@ import (
 	"gangway/internal/swtpm/swtpmtest"
 
 	"github.com/google/go-tpm/tpm2/transport"
+	"github.com/google/uuid"
 )
 
 func must[T any](v T, err error) func(testing.TB) T {
@@ -39,15 +41,23 @@ func sum(text string) []byte {
 }
 
 // log is what the machine measures when it starts the system with the given name.
-func log(system string, more ...eventlog.Event) eventlog.Log {
+func log(system string, more ...eventlog.Event) eventlog.Log { return logWith("keys", system, more...) }
+
+// logWith does the same for a machine whose variable db has the value `keys`.
+func logWith(keys, system string, more ...eventlog.Event) eventlog.Log {
 	l := eventlog.Log{
 		{PCR: 7, Type: eventlog.EFIVariableDriver, Data: eventlog.Variable("SecureBoot", []byte{0})},
+		{PCR: 7, Type: eventlog.EFIVariableDriver, Data: eventlog.Variable("PK", nil)},
+		{PCR: 7, Type: eventlog.EFIVariableDriver, Data: eventlog.Variable("db", []byte(keys))},
+		{PCR: 7, Type: eventlog.Separator, Data: make([]byte, 4)},
 		{PCR: 4, Type: eventlog.EFIAction, Data: []byte("Calling EFI Application from Boot Option")},
 		{PCR: 4, Type: eventlog.Separator, Data: make([]byte, 4)},
 		{PCR: 4, Type: eventlog.EFIBootApplication, Digest: sum("boot manager")},
 		{PCR: 4, Type: eventlog.EFIBootApplication, Digest: sum(system)},
 		{PCR: 4, Type: eventlog.EFIBootApplication, Digest: sum("kernel of " + system)},
+		{PCR: 12, Type: eventlog.IPL, Data: eventlog.UTF16("mode=system of=" + system)},
 		{PCR: 11, Type: eventlog.IPL, Digest: sum("sections of " + system)},
+		{PCR: 12, Type: eventlog.IPL, Data: eventlog.UTF16("mode=system of=" + system)},
 	}
 	return append(l, more...)
 }
@@ -55,7 +65,7 @@ func log(system string, more ...eventlog.Event) eventlog.Log {
 // system is the system with the given name, approved by each key.
 func system(t *testing.T, name string, keys ...crypto.Signer) System {
 	t.Helper()
-	s := System{Program: sum(name), Kernel: sum("kernel of " + name), PCR11: log(name).PCRs()[approval.PCR]}
+	s := System{Cmdline: "mode=system of=" + name, Program: sum(name), Kernel: sum("kernel of " + name), PCR11: log(name).PCRs()[approval.PCR]}
 	for _, k := range keys {
 		s.Approvals = append(s.Approvals, must(approval.Sign(k, s.PCR11))(t))
 	}
@@ -69,6 +79,7 @@ type lab struct {
 	tpm   transport.TPMCloser
 	disk  *disk
 	log   eventlog.Log // of the present start
+	keys  string       // present value of the variable db
 }
 
 // disk is the head of a disk in memory. After `left` sectors were written, every write fails, as
@@ -104,7 +115,7 @@ func (d *disk) Sync() error {
 // install makes a machine whose key is sealed as the installer does it.
 func install(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{owner: must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t), chip: swtpmtest.Start(t, swtpm.Options{EK: swtpm.None})}
+	l := &lab{keys: "keys", owner: must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t), chip: swtpmtest.Start(t, swtpm.Options{EK: swtpm.None})}
 	l.start(t, "installer")
 	passphrase, token, err := seal.New(l.tpm)
 	if err != nil {
@@ -121,7 +132,7 @@ func install(t *testing.T) *lab {
 // start restarts the machine with the named system.
 func (l *lab) start(t *testing.T, name string, more ...eventlog.Event) {
 	t.Helper()
-	l.startWith(t, log(name, more...))
+	l.startWith(t, logWith(l.keys, name, more...))
 }
 
 // startWith restarts the machine, which then measures the events of a log.
@@ -141,8 +152,17 @@ func (l *lab) startWith(t *testing.T, measured eventlog.Log) {
 	t.Cleanup(func() { l.tpm.Close() })
 }
 
+// variable returns the present value of a firmware variable.
+func (l *lab) variable(name string, vendor uuid.UUID) ([]byte, error) {
+	const global = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
+	if name != "db" || vendor.String() != global {
+		return nil, fs.ErrNotExist
+	}
+	return []byte(l.keys), nil
+}
+
 func (l *lab) bind(running System, others ...System) (bool, error) {
-	return Bind(l.tpm, l.disk, l.owner.Public(), l.log.Bytes(), running, others...)
+	return Bind(l.tpm, l.disk, l.owner.Public(), Boot{Log: l.log.Bytes(), Variable: l.variable}, running, others...)
 }
 
 // opens reports whether the machine opens its disk, with the approvals of the system that runs.
@@ -270,7 +290,7 @@ func TestKeyIsNotBoundOnAPrediction(t *testing.T) {
 	one := func(l *lab) System { return system(t, "one", l.owner) }
 	for name, spoil := range map[string]func(*lab){
 		"no log":                 func(l *lab) { l.log = nil },
-		"a log without an event": func(l *lab) { l.log = append(l.log[:2:2], l.log[3:]...) },
+		"a log without an event": func(l *lab) { l.log = append(l.log[:5:5], l.log[6:]...) },
 		"a program started twice": func(l *lab) {
 			l.start(t, "one", eventlog.Event{PCR: 4, Type: eventlog.EFIBootApplication, Digest: sum("one")})
 		},
@@ -287,6 +307,58 @@ func TestKeyIsNotBoundOnAPrediction(t *testing.T) {
 				t.Error("the disk is locked")
 			}
 		})
+	}
+}
+
+// A program adds a certificate to db while the system runs, as updates of the keys do. The disk opens
+// at the next start, also if the firmware refuses the change, and also for the system in the other
+// slot. Afterwards only the new keys open the disk.
+func TestChangedSecureBootKeysDoNotLockTheDisk(t *testing.T) {
+	t.Parallel()
+	l := install(t)
+	one, two := system(t, "one", l.owner), system(t, "two", l.owner)
+	l.start(t, "one")
+	must(l.bind(one, two))(t)
+	l.keys = "keys and the certificate of 2023"
+	if !must(l.bind(one, two))(t) {
+		t.Fatal("the key was not bound to the changed keys")
+	}
+	for _, keys := range []string{"keys", "keys and the certificate of 2023"} {
+		l.keys = keys
+		for _, s := range []struct {
+			name string
+			System
+		}{{"one", one}, {"two", two}} {
+			if l.start(t, s.name); !l.opens(t, s.System) {
+				t.Errorf("system %s does not open the disk with the %s", s.name, keys)
+			}
+		}
+	}
+	l.start(t, "one")
+	must(l.bind(one))(t)
+	l.keys = "keys"
+	if l.start(t, "one"); l.opens(t, one) {
+		t.Error("the former keys open the disk")
+	}
+}
+
+// A thief with access to the disk makes the boot menu's editor available, and starts the owner's
+// system with another command line. The firmware and the stub start the approved system, so only PCR
+// 12 shows the difference.
+func TestApprovedSystemWithAnotherCommandLineDoesNotOpenTheDisk(t *testing.T) {
+	t.Parallel()
+	l := install(t)
+	one := system(t, "one", l.owner)
+	altered := eventlog.Event{PCR: 12, Type: eventlog.IPL, Data: eventlog.UTF16("rdinit=/bin/sh")}
+	l.start(t, "one", altered)
+	if _, err := l.bind(one); !errors.Is(err, ErrAdditions) {
+		t.Errorf("the key is bound to a system with another command line: %v", err)
+	}
+	l.start(t, "one")
+	must(l.bind(one))(t)
+	l.start(t, "one", altered)
+	if l.opens(t, one) {
+		t.Error("the system opens the disk with another command line")
 	}
 }
 

@@ -20,7 +20,7 @@ func ReadSystem(uki []byte) (System, error) {
 	if err != nil {
 		return System{}, fmt.Errorf("diskkey: %w", err)
 	}
-	var s System
+	s := System{Cmdline: m.Cmdline}
 	if s.Program, err = hex.DecodeString(m.Authenticode["SHA-256"]); err != nil {
 		return System{}, fmt.Errorf("diskkey: %w", err)
 	}

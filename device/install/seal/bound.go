@@ -32,14 +32,22 @@ const BoundType = "gangway-tpm2"
 type Binding struct {
 	// Owner is the owner's public key. The owner must have approved the value of PCR 11.
 	Owner crypto.PublicKey
-	// PCRs are the values that PCRs of the SHA-256 bank must have, by number: PCR 4, the programs
-	// that the firmware started, and PCR 7, the state of Secure Boot. The owner's approval is not
-	// enough: any program can extend PCR 11 to an approved value.
+	// PCRs are the values that the PCRs in Required must have, in the SHA-256 bank, by number.
 	PCRs map[int][]byte
 	// Limit is the last value of the counter for which the passphrase is released. When the counter
 	// exceeds the limit, this LUKS2 token is worthless, also in an old copy of the disk's header.
 	Limit uint64
 }
+
+// Required are the PCRs whose values a Binding needs. The owner's approval is not enough, because any
+// program can extend PCR 11 to an approved value:
+//
+//	PCR 4   the programs that the firmware started
+//	PCR 7   the state of Secure Boot
+//	PCR 12  the command line, and credentials: while Secure Boot is off, systemd's stub accepts
+//	        another command line than the system's own
+//	PCR 13  system extensions from the EFI system partition
+var Required = []int{4, pcr, 12, 13}
 
 // bound is the JSON of the LUKS2 token, without the list of key slots.
 type bound struct {
@@ -58,8 +66,10 @@ func Bind(t transport.TPM, passphrase []byte, b Binding) (tok map[string]any, er
 	if err != nil || len(secret) != secretSize {
 		return nil, errors.New("seal: the passphrase was not made by New")
 	}
-	if len(b.PCRs[bootPCR]) != sha256.Size || len(b.PCRs[pcr]) != sha256.Size {
-		return nil, errors.New("seal: a binding needs the values of PCR 4 and PCR 7")
+	for _, n := range Required {
+		if len(b.PCRs[n]) != sha256.Size {
+			return nil, fmt.Errorf("seal: the binding has no value of PCR %d", n)
+		}
 	}
 	owner, err := x509.MarshalPKIXPublicKey(b.Owner)
 	if err != nil {
@@ -90,8 +100,8 @@ func Bind(t transport.TPM, passphrase []byte, b Binding) (tok map[string]any, er
 		return nil, err
 	}
 	raw := bound{Type: BoundType, Blob: blob, PCRs: map[string]string{}, Owner: owner, Limit: b.Limit, Counter: counterIndex}
-	for n, v := range b.PCRs {
-		raw.PCRs[fmt.Sprint(n)] = hex.EncodeToString(v)
+	for _, n := range Required {
+		raw.PCRs[fmt.Sprint(n)] = hex.EncodeToString(b.PCRs[n])
 	}
 	text, err := json.Marshal(raw)
 	if err == nil {
@@ -102,9 +112,6 @@ func Bind(t transport.TPM, passphrase []byte, b Binding) (tok map[string]any, er
 	}
 	return tok, nil
 }
-
-// bootPCR is the PCR into which firmware measures each program that it starts.
-const bootPCR = 4
 
 // nullTicket is the ticket of a trial session, in which the TPM does not check tickets.
 var nullTicket = tpm2.TPMTTKVerified{Tag: tpm2.TPMSTVerified, Hierarchy: tpm2.TPMRHNull}
@@ -118,11 +125,9 @@ func (b *Binding) policy(t transport.TPM, session tpm2.Session, owner tpm2.TPM2B
 	}
 	var numbers []uint
 	var values []byte
-	for n := range 24 {
-		if v, ok := b.PCRs[n]; ok {
-			numbers = append(numbers, uint(n))
-			values = append(values, v...)
-		}
+	for _, n := range Required {
+		numbers = append(numbers, uint(n))
+		values = append(values, b.PCRs[n]...)
 	}
 	sum := sha256.Sum256(values)
 	if _, err := (tpm2.PolicyPCR{PolicySession: session.Handle(), PcrDigest: tpm2.TPM2BDigest{Buffer: sum[:]}, Pcrs: pcrs(numbers...)}).Execute(t); err != nil {
@@ -257,7 +262,7 @@ func readBound(raw json.RawMessage) (*bound, *Binding, error) {
 	if b.Owner, err = x509.ParsePKIXPublicKey(tok.Owner); err != nil {
 		return nil, nil, errors.Join(damaged, err)
 	}
-	for _, n := range []int{bootPCR, pcr} {
+	for _, n := range Required {
 		v, err := hex.DecodeString(tok.PCRs[fmt.Sprint(n)])
 		if err != nil || len(v) != sha256.Size {
 			return nil, nil, damaged
@@ -271,15 +276,15 @@ func readBound(raw json.RawMessage) (*bound, *Binding, error) {
 // statement.
 func (b Binding) Made(raw json.RawMessage) bool {
 	_, is, err := readBound(raw)
-	if err != nil || is.Limit != b.Limit || len(is.PCRs) != len(b.PCRs) {
+	if err != nil || is.Limit != b.Limit {
 		return false
 	}
 	key, ok := is.Owner.(interface{ Equal(crypto.PublicKey) bool })
 	if !ok || !key.Equal(b.Owner) {
 		return false
 	}
-	for n, v := range b.PCRs {
-		if !bytes.Equal(is.PCRs[n], v) {
+	for _, n := range Required {
+		if !bytes.Equal(is.PCRs[n], b.PCRs[n]) {
 			return false
 		}
 	}

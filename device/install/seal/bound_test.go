@@ -13,6 +13,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"testing"
 
 	"gangway/device/install/approval"
@@ -23,22 +24,40 @@ import (
 )
 
 // A start is what a machine measures at one boot: the programs that firmware starts (PCR 4), the
-// Secure Boot state (PCR 7) and the parts of the system (PCR 11).
-type start struct{ programs, secureBoot, system string }
+// Secure Boot state (PCR 7), the parts of the system (PCR 11), another command line (PCR 12) and
+// extensions (PCR 13). Empty: nothing is measured.
+type start struct{ programs, secureBoot, system, cmdline, extensions string }
+
+// texts returns what is measured, by PCR.
+func (s start) texts() map[int]string {
+	return map[int]string{4: s.programs, 7: s.secureBoot, approval.PCR: s.system, 12: s.cmdline, 13: s.extensions}
+}
 
 func (s start) pcrs() map[int][]byte {
-	value := func(text string) []byte {
-		event := sha256.Sum256([]byte(text))
-		v := sha256.Sum256(append(make([]byte, 32), event[:]...))
-		return v[:]
+	all := map[int][]byte{}
+	for n, text := range s.texts() {
+		all[n] = make([]byte, 32)
+		if text != "" {
+			event := sha256.Sum256([]byte(text))
+			v := sha256.Sum256(append(all[n], event[:]...))
+			all[n] = v[:]
+		}
 	}
-	return map[int][]byte{bootPCR: value(s.programs), pcr: value(s.secureBoot), approval.PCR: value(s.system)}
+	return all
+}
+
+// hex returns the values of the PCRs as a LUKS2 token has them.
+func (s start) hex() map[string]string {
+	all := map[string]string{}
+	for n, v := range s.pcrs() {
+		all[fmt.Sprint(n)] = hex.EncodeToString(v)
+	}
+	return all
 }
 
 // binding is the Binding that admits this boot.
 func (s start) binding(owner crypto.PublicKey, limit uint64) Binding {
-	all := s.pcrs()
-	return Binding{Owner: owner, PCRs: map[int][]byte{bootPCR: all[bootPCR], pcr: all[pcr]}, Limit: limit}
+	return Binding{Owner: owner, PCRs: s.pcrs(), Limit: limit}
 }
 
 // boot restarts the machine, which then measures `s`.
@@ -47,9 +66,12 @@ func boot(t *testing.T, chip *swtpm.TPM, s start) transport.TPM {
 	if err := chip.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for n, text := range map[uint32]string{bootPCR: s.programs, pcr: s.secureBoot, approval.PCR: s.system} {
+	for n, text := range s.texts() {
+		if text == "" {
+			continue
+		}
 		event := sha256.Sum256([]byte(text))
-		if err := chip.ExtendPCR(n, event[:]); err != nil {
+		if err := chip.ExtendPCR(uint32(n), event[:]); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -80,7 +102,7 @@ func p256(t *testing.T) crypto.Signer {
 	return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 }
 
-var good = start{"boot manager, system 1", "on, db", "system 1"}
+var good = start{programs: "boot manager, system 1", secureBoot: "on, db", system: "system 1"}
 
 // bind seals a passphrase to the boot `s`, and returns the passphrase and the LUKS2 token.
 func bind(t *testing.T, tpm transport.TPM, owner crypto.PublicKey, s start) ([]byte, json.RawMessage) {
@@ -112,14 +134,16 @@ func TestApprovedSystemOpensTheDisk(t *testing.T) {
 func TestOtherBootDoesNotOpenTheDisk(t *testing.T) {
 	t.Parallel()
 	owner, thief := p256(t), p256(t)
-	older := start{"boot manager, system 0", "on, db", "system 0"}
+	older := start{programs: "boot manager, system 0", secureBoot: "on, db", system: "system 0"}
 	for name, c := range map[string]struct {
 		boot   start
 		papers []approval.Approval
 	}{
-		"forged PCR 11":                {start{"live system", good.secureBoot, good.system}, approve(t, owner, good)},
-		"Secure Boot off":              {start{good.programs, "off", good.system}, approve(t, owner, good)},
-		"altered command line":         {start{good.programs, good.secureBoot, "system 1, init=/bin/sh"}, approve(t, owner, good)},
+		"forged PCR 11":                {start{programs: "live system", secureBoot: good.secureBoot, system: good.system}, approve(t, owner, good)},
+		"Secure Boot off":              {start{programs: good.programs, secureBoot: "off", system: good.system}, approve(t, owner, good)},
+		"altered command line":         {start{programs: good.programs, secureBoot: good.secureBoot, system: "system 1, init=/bin/sh"}, approve(t, owner, good)},
+		"command line of a boot menu":  {start{good.programs, good.secureBoot, good.system, "init=/bin/sh", ""}, approve(t, owner, good)},
+		"extension on the disk":        {start{good.programs, good.secureBoot, good.system, "", "extension"}, approve(t, owner, good)},
 		"another system's approval":    {good, approve(t, owner, older)},
 		"approved by another key":      {good, approve(t, thief, good)},
 		"no approval":                  {good, nil},
@@ -151,15 +175,13 @@ func TestOtherBootDoesNotOpenTheDisk(t *testing.T) {
 func TestAlteredTokenDoesNotOpenTheDisk(t *testing.T) {
 	t.Parallel()
 	owner, thief := p256(t), p256(t)
-	live := start{"live system", "off", "live system"}
+	live := start{programs: "live system", secureBoot: "off", system: "live system"}
 	for name, alter := range map[string]func(tok map[string]any){
 		"its own PCR values": func(tok map[string]any) {
-			p := live.pcrs()
-			tok["pcrs"] = map[string]string{"4": hex.EncodeToString(p[bootPCR]), "7": hex.EncodeToString(p[pcr])}
+			tok["pcrs"] = live.hex()
 		},
 		"its own PCR values and owner": func(tok map[string]any) {
-			p := live.pcrs()
-			tok["pcrs"] = map[string]string{"4": hex.EncodeToString(p[bootPCR]), "7": hex.EncodeToString(p[pcr])}
+			tok["pcrs"] = live.hex()
 			tok["owner"] = base64.StdEncoding.EncodeToString(must(x509.MarshalPKIXPublicKey(thief.Public()))(t))
 		},
 		"a higher limit": func(tok map[string]any) { tok["limit"] = 1 << 40 },
@@ -255,13 +277,15 @@ func TestForeignCounterIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestBindingNeedsBothPCRs(t *testing.T) {
+func TestBindingNeedsEveryPCR(t *testing.T) {
 	t.Parallel()
 	tpm := open(t, startChip(t))
 	must(Counter(tpm))(t)
-	b := good.binding(p256(t).Public(), 1)
-	delete(b.PCRs, bootPCR)
-	if _, err := Bind(tpm, encode(make([]byte, secretSize)), b); err == nil {
-		t.Error("a binding without PCR 4 was accepted")
+	for _, n := range Required {
+		b := good.binding(p256(t).Public(), 1)
+		delete(b.PCRs, n)
+		if _, err := Bind(tpm, encode(make([]byte, secretSize)), b); err == nil {
+			t.Errorf("a binding without PCR %d was accepted", n)
+		}
 	}
 }

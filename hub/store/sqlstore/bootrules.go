@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -199,10 +200,10 @@ var (
 	selectStale = prepared(`SELECT j.device FROM boot_judged j WHERE j.owner = ?1
 		AND j.version < (SELECT version FROM boot_rules r WHERE r.owner = ?1) ORDER BY j.version LIMIT ?2`)
 	selectAllStale = prepared(`SELECT j.device FROM boot_rules r JOIN boot_judged j ON j.owner = r.owner AND j.version < r.version LIMIT ?`)
-	selectJudged   = prepared(`SELECT version, model, token, firmware, ran FROM boot_judged WHERE device = ?`)
-	upsertJudged   = prepared(`INSERT INTO boot_judged (device, owner, version, model, token, firmware, ran) VALUES (?, ?, ?, ?, ?, ?, ?)
+	selectJudged   = prepared(`SELECT version, model, token, firmware, ran, states FROM boot_judged WHERE device = ?`)
+	upsertJudged   = prepared(`INSERT INTO boot_judged (device, owner, version, model, token, firmware, ran, states) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (device) DO UPDATE SET owner = excluded.owner, version = excluded.version, model = excluded.model, token = excluded.token,
-		firmware = excluded.firmware, ran = excluded.ran`)
+		firmware = excluded.firmware, ran = excluded.ran, states = excluded.states`)
 	deleteJudged = prepared(`DELETE FROM boot_judged WHERE device = ?`)
 	selectOwner  = prepared(`SELECT owner FROM devices WHERE id = ?`)
 
@@ -243,7 +244,7 @@ func (s *Store) JudgedBoot(ctx context.Context, device string) (j store.BootJudg
 			err = store.ErrNotFound
 		}
 		if err == nil {
-			j = store.BootJudged{Version: r.int64(), Model: r.text(), Token: r.text(), Firmware: r.text(), Ran: r.blob()}
+			j = store.BootJudged{Version: r.int64(), Model: r.text(), Token: r.text(), Firmware: r.text(), Ran: r.blob(), States: []byte(r.text())}
 		}
 		return err
 	})
@@ -287,7 +288,7 @@ func putJudged(c Conn, device string, now time.Time, j *store.BootJudged) error 
 			ran = r.blob()
 		}
 	}
-	if err := c.Do(upsertJudged, device, owner, j.Version, j.Model, j.Token, j.Firmware, ran); err != nil {
+	if err := c.Do(upsertJudged, device, owner, j.Version, j.Model, j.Token, j.Firmware, ran, cmp.Or(string(j.States), "{}")); err != nil {
 		return err
 	}
 	before, err := partsOf(c, device)
@@ -357,6 +358,8 @@ const cohortColumns = `SELECT h.part, h.model, h.value, h.n, h.n_bad, h.first, h
 var (
 	selectBadCohorts = prepared(cohortColumns + `INDEXED BY boot_cohorts_bad
 		WHERE h.owner = ? AND h.n_bad > 0 AND h.part <> 'firmware' ORDER BY h.n_bad, h.part, h.model LIMIT ?`)
+	selectMostBad = prepared(cohortColumns + `INDEXED BY boot_cohorts_bad
+		WHERE h.owner = ? AND h.n_bad > 0 AND h.part <> 'firmware' ORDER BY h.n_bad DESC, h.part DESC, h.model DESC LIMIT ?`)
 	selectRareCohorts = prepared(cohortColumns + `INDEXED BY boot_cohorts_rare WHERE h.owner = ? AND h.part = ? AND h.value <> '' ORDER BY h.n LIMIT ?`)
 	selectCohorts     = prepared(cohortColumns + `WHERE h.owner = ? AND h.part = ? AND h.value <> '' ORDER BY h.n DESC LIMIT ?`)
 	selectOfModel     = prepared(cohortColumns + `INDEXED BY boot_cohorts_model WHERE h.owner = ? AND h.part = ? AND h.model = ? AND h.value <> '' ORDER BY h.n DESC LIMIT ?`)
@@ -385,7 +388,10 @@ func (s *Store) cohorts(ctx context.Context, st *Statement, args ...any) (list [
 }
 
 // BadBootCohorts implements store.BootRules.
-func (s *Store) BadBootCohorts(ctx context.Context, owner string, limit int) ([]store.BootCohort, error) {
+func (s *Store) BadBootCohorts(ctx context.Context, owner string, most bool, limit int) ([]store.BootCohort, error) {
+	if most {
+		return s.cohorts(ctx, selectMostBad, owner, pageLimit(limit))
+	}
 	return s.cohorts(ctx, selectBadCohorts, owner, pageLimit(limit))
 }
 

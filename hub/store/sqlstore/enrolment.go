@@ -58,8 +58,16 @@ var (
 	selectPending = prepared(`SELECT token, ek, created, expires, manufacturer, model, firmware, prod_model, prod_serial, key_algorithm
 		FROM enrolments INDEXED BY enrolments_pending_owner WHERE owner = ? AND state = 'p' AND expires > ? ORDER BY id DESC LIMIT ?`)
 
-	selectPendingUsage = prepared(`SELECT bytes FROM pending_usage WHERE owner = ?`)
-	pushOutEnrolment   = prepared(expire + `id IN (SELECT id FROM enrolments WHERE state = 'p' AND owner = ? ORDER BY id LIMIT 1)`)
+	// Makes the oldest pending enrolments of owner ?1 expire until the others fit into ?2 bytes, but
+	// at most 64 of them: more would delay other writers, and 64 of the smallest enrolments are
+	// larger than one of the largest. If all fit, the innermost query reads no enrolment.
+	pushOutEnrolments = prepared(expire + `id IN (SELECT id FROM
+		(SELECT id, sum(bytes) OVER (ORDER BY id) - bytes AS older FROM
+			(SELECT id, 1024 + length(request) + length(verdict) + length(ek_certificate) + length(ek_links)
+				+ length(iak_cert) + length(idevid_cert) AS bytes
+			FROM enrolments WHERE owner = ?1 AND state = 'p'
+				AND (SELECT u.bytes FROM pending_usage u WHERE u.owner = ?1) > ?2 ORDER BY id LIMIT 64) AS oldest) AS summed
+		WHERE older < (SELECT u.bytes FROM pending_usage u WHERE u.owner = ?1) - ?2)`)
 
 	forgetExpired = prepared(`DELETE FROM enrolments WHERE id IN
 		(SELECT id FROM enrolments WHERE state = 'x' AND expires <= ? ORDER BY expires LIMIT ?)`)
@@ -115,10 +123,10 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 		}
 		if changed != 0 {
 			result = e
-			if err := makeRoom(c, e.Owner); err != nil || !e.EKKnown {
+			if err := c.Do(pushOutEnrolments, e.Owner, int64(store.MaxPending)); err != nil || !e.EKKnown {
 				return err
 			}
-			return keepCertificate(c, store.KeptEKCertificate{EK: e.EK, Certificate: e.EKCertificate, Links: e.EKLinks, Expires: now.Add(store.UnprovenEKKeptFor)}, now, store.MaxUnprovenEKs)
+			return s.keepCertificate(c, store.KeptEKCertificate{EK: e.EK, Certificate: e.EKCertificate, Links: e.EKLinks, Expires: now.Add(store.UnprovenEKKeptFor)}, now, store.MaxUnprovenEKs)
 		}
 		result, err = oneEnrolment(c, selectEnrolment, e.RequestHash)
 		return err
@@ -127,22 +135,6 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 		return store.Enrolment{}, err
 	}
 	return result, nil
-}
-
-// makeRoom makes an owner's oldest pending enrolments expire, until the other pending enrolments of
-// the owner fit into store.MaxPending. Usually, each new enrolment makes only one old enrolment
-// expire. One call expires at most 256 enrolments, because more would delay other writers.
-func makeRoom(c Conn, owner string) error {
-	for range 256 {
-		r, ok, err := c.One(selectPendingUsage, owner)
-		if err != nil || !ok || r.int64() <= store.MaxPending {
-			return err
-		}
-		if err := c.Do(pushOutEnrolment, owner); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // Enrolment implements store.Enrolments.

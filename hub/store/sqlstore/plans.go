@@ -14,7 +14,7 @@ func FleetStatements() map[string]*Statement {
 		"pending": selectPending, "posted": selectPosted, "waiting room": selectWaitingPage,
 		"events of an owner": selectEventsOfOwner, "events of a device": selectEventsOfBoth, "examined": selectExaminedOfOwner, "examined of a device": selectExaminedOfDevice,
 		"messages of replicas": selectMessages, "last message": selectLastMessage, "temporary value": selectTemporary, "lease": selectLease,
-		"bad cohorts": selectBadCohorts, "rare cohorts": selectRareCohorts, "cohorts": selectCohorts, "cohorts of a model": selectOfModel,
+		"bad cohorts": selectBadCohorts, "most bad cohorts": selectMostBad, "rare cohorts": selectRareCohorts, "cohorts": selectCohorts, "cohorts of a model": selectOfModel,
 		"sum of cohorts": sumCohorts, "cohort": selectCohort, "members": selectMembers, "members of a model": selectMembersOfModel,
 		"stale boots": selectStale, "judged boot": selectJudged, "parts of a boot": selectParts,
 		"EK list": selectEKPage, "count of an EK list": countEKs,
@@ -38,7 +38,7 @@ func FleetStatements() map[string]*Statement {
 // fleet.
 func RemovalStatements() map[string]*Statement {
 	return map[string]*Statement{
-		"expire enrolments": expireEnrolments, "push out enrolment": pushOutEnrolment, "pending usage": selectPendingUsage,
+		"expire enrolments": expireEnrolments, "push out enrolments": pushOutEnrolments,
 		"forget expired": forgetExpired, "count expired": countExpired, "forget unproven": forgetUnproven, "forget events": forgetEvents,
 		"superseded": selectSuperseded, "strip enrolment": stripEnrolment, "set previous": setPrevious, "AIKs of an enrolment": deleteAIKsOf,
 		"enrolment": deleteEnrolment, "revoke pending": revokePending, "revoke pending of an EK": revokePendingOf,

@@ -95,7 +95,7 @@ func bootRulesOfAnother(f *fixture) {
 func judged(device string, n int, model, value string, bad bool, version int64) store.Boot {
 	b := booted(device, n)
 	b.Verdict = []byte(`{"parts":[]}`)
-	b.Judged = &store.BootJudged{Version: version, Model: model, Token: "t", Firmware: "1.2", Parts: []store.BootPart{
+	b.Judged = &store.BootJudged{Version: version, Model: model, Token: "t", Firmware: "1.2", States: []byte(`{"keys":"known"}`), Parts: []store.BootPart{
 		{Part: "firmware-code", Value: value, Bad: bad, Words: "it changed", Cause: "firmware-update"}, {Part: "firmware", Value: value, Bad: bad}}}
 	return b
 }
@@ -131,7 +131,7 @@ func changedRulesMakeStale(f *fixture) {
 	stale("", 0)
 	j, err := f.JudgedBoot(f.ctx, d.ID)
 	f.must(err)
-	equal(f, "judged", j, store.BootJudged{Version: version, Model: "M", Token: "t", Firmware: "1.2", Ran: []byte("ran")})
+	equal(f, "judged", j, store.BootJudged{Version: version, Model: "M", Token: "t", Firmware: "1.2", Ran: []byte("ran"), States: []byte(`{"keys":"known"}`)})
 }
 
 func cohortsAreCounted(f *fixture) {
@@ -148,10 +148,10 @@ func cohortsAreCounted(f *fixture) {
 		f.must(err)
 	}
 	new := store.BootCohort{Part: "firmware-code", Model: "M", Value: "new", Devices: 2, Bad: 2, Of: 5, First: Epoch.Add(3 * time.Hour), Words: "it changed", Cause: "firmware-update", Firmware: "1.2"}
-	list, err := f.BadBootCohorts(f.ctx, owner, 10)
+	list, err := f.BadBootCohorts(f.ctx, owner, false, 10)
 	f.must(err)
 	equal(f, "bad cohorts", list, []store.BootCohort{new})
-	list, err = f.BadBootCohorts(f.ctx, f.other.ID, 10)
+	list, err = f.BadBootCohorts(f.ctx, f.other.ID, true, 10)
 	f.must(err)
 	equal(f, "the other's cohorts", len(list), 0)
 	for _, model := range []string{"M", ""} {
@@ -185,7 +185,7 @@ func cohortsAreCounted(f *fixture) {
 	// A decision makes the part of one device known. The cohort keeps the time of its first measurement.
 	_, err = f.PutBoot(f.ctx, judged(ids[3], 9, "M", "new", false, 0), []byte("r"))
 	f.must(err)
-	list, err = f.BadBootCohorts(f.ctx, owner, 10)
+	list, err = f.BadBootCohorts(f.ctx, owner, false, 10)
 	f.must(err)
 	new.Bad = 1
 	equal(f, "bad cohorts", list, []store.BootCohort{new})

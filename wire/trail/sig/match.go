@@ -3,7 +3,9 @@ package sig
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -39,37 +41,38 @@ func (s *selection) check() error {
 
 // selects reports whether the signature covers the member with this name.
 func (s *selection) selects(name string) bool {
-	return matchesAny(s.Include, name) && !matchesAny(s.Exclude, name)
+	parts := strings.Split(name, "/")
+	return matchesAny(s.Include, parts) && !matchesAny(s.Exclude, parts)
 }
 
-func matchesAny(patterns []string, name string) bool {
-	parts := strings.Split(name, "/")
-	for _, p := range patterns {
-		if matches(strings.Split(p, "/"), parts) {
-			return true
-		}
-	}
-	return false
+func matchesAny(patterns []string, name []string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool { return matches(strings.Split(p, "/"), name) })
 }
 
 // matches compares the parts of a pattern with the parts of a name. The time grows with the product
-// of their numbers, and not exponentially.
+// of their numbers, and not exponentially. A name has fewer than 64 parts (State.Files).
 func matches(pattern, name []string) bool {
-	// open[n] reports whether the pattern's parts so far match the first n parts of the name.
-	open := make([]bool, len(name)+1)
-	open[0] = true
+	all := uint64(1)<<(len(name)+1) - 1
+	open := uint64(1) // bit n is set if the pattern's parts so far match the first n parts of the name
 	for _, p := range pattern {
-		next := make([]bool, len(name)+1)
-		for n := range next {
-			switch {
-			case p == "**":
-				next[n] = open[n] || n > 0 && next[n-1]
-			case n > 0 && open[n-1]:
-				ok, err := path.Match(p, name[n-1])
-				next[n] = err == nil && ok
+		next := uint64(0)
+		switch p {
+		case "**":
+			if open != 0 {
+				next = all &^ (1<<bits.TrailingZeros64(open) - 1)
+			}
+		case "*":
+			next = open << 1 & all
+		default:
+			for n, part := range name {
+				if open&(1<<n) != 0 {
+					if ok, err := path.Match(p, part); err == nil && ok {
+						next |= 1 << (n + 1)
+					}
+				}
 			}
 		}
 		open = next
 	}
-	return open[len(name)]
+	return open&(1<<len(name)) != 0
 }

@@ -33,7 +33,8 @@ import (
 const Dir = "_sigs/"
 
 // SequencePath is the document in a state with the revision's sequence number, as {"sequence": N}.
-// It may also have the owner's new keys, as {"sequence": N, "keys": ["PEM", ...]}.
+// It may also have the owner's new keys, as "keys": ["PEM", ...], and the ids of the only devices that
+// may install the revision, as "devices": ["ID", ...].
 const SequencePath = "gangway/revision.json"
 
 // Limits of a state's signatures. Nothing is known about a signature before it is verified, so these
@@ -42,7 +43,7 @@ const (
 	maxSignatures  = 8
 	maxPatterns    = 16        // of one signature
 	maxPattern     = 512       // bytes
-	maxParts       = 32        // parts of a pattern, between slashes
+	maxParts       = 16        // parts of a pattern, between slashes
 	maxHeader      = 32 << 10  // bytes of a protected header
 	maxCertificate = 4 << 10   // bytes
 	maxChain       = 4         // certificates
@@ -58,6 +59,7 @@ type Signed struct {
 	State    *trail.State // only the signed members
 	Sequence uint64       // at least 1
 	Keys     *Keys        // the keys that replace the present keys; nil: unchanged
+	Devices  []string     // the ids of the devices that may install the revision; nil: every device
 	Name     string       // the signature's name
 }
 
@@ -87,8 +89,9 @@ var algorithms = []jose.SignatureAlgorithm{jose.ES256, jose.ES384, jose.RS256}
 // error is a *Refusal.
 //
 // Every member of the state must be covered by one signature, which must also cover SequencePath.
-// There are two exceptions, and Signed.State has neither: the signatures themselves, and files with
-// the name src.json, which pvr leaves out. "#spec" need not be covered if it has its usual value.
+// There are two exceptions: the signatures themselves, and files with the name src.json, which pvr
+// leaves out. Signed.State has such a member only if the signature covers it. "#spec" need not be
+// covered if it has its usual value.
 func Verify(s *trail.State, keys *Keys) (*Signed, error) {
 	if _, err := s.Files(); err != nil { // bounds the names, before they are matched
 		return nil, refuse(CodeSignature, "The state cannot be verified: %v.", err)
@@ -195,19 +198,20 @@ func (doc *signature) verify(h *header, payload []byte, keys *Keys) error {
 		return err
 	}
 	candidates, err := keys.candidates(h)
-	if err != nil {
-		return err
-	}
 	for _, key := range candidates {
 		if algorithmOf(key) == jose.SignatureAlgorithm(h.Alg) && jws.DetachedVerify(payload, key) == nil {
 			return nil
 		}
 	}
+	if err != nil {
+		return fmt.Errorf("its certificates: %w", err)
+	}
 	return fmt.Errorf("%d key(s) were tried", len(candidates))
 }
 
 // candidates returns the pinned keys, and the key of the header's certificate if a pinned CA issued
-// that certificate.
+// that certificate. The error says why the certificate does not count; the pinned keys are returned
+// in any case.
 func (k *Keys) candidates(h *header) ([]crypto.PublicKey, error) {
 	keys := slices.Clone(k.keys)
 	if len(k.cas) == 0 || len(h.X5C) == 0 {
@@ -215,7 +219,7 @@ func (k *Keys) candidates(h *header) ([]crypto.PublicKey, error) {
 	}
 	leaf, err := verifyChain(h.X5C, k.cas)
 	if err != nil {
-		return nil, err
+		return keys, err
 	}
 	return append(keys, leaf.PublicKey), nil
 }
@@ -283,6 +287,7 @@ func readSigned(payload []byte, name string) (*Signed, *Refusal) {
 	var order struct {
 		Sequence uint64   `json:"sequence"`
 		Keys     []string `json:"keys"`
+		Devices  []string `json:"devices"`
 	}
 	if members[SequencePath] == nil {
 		return nil, refuse(CodeSequence, "The signed part has no document %s with the revision's sequence number.", SequencePath)
@@ -292,6 +297,9 @@ func readSigned(payload []byte, name string) (*Signed, *Refusal) {
 	}
 	if signed.Sequence = order.Sequence; signed.Sequence < 1 || signed.Sequence > maxSequence {
 		return nil, refuse(CodeSequence, "The sequence number in %s is not a whole number from 1 to %d.", SequencePath, int64(maxSequence))
+	}
+	if signed.Devices = order.Devices; signed.Devices != nil && len(signed.Devices) == 0 {
+		return nil, refuse(CodeSequence, `The list "devices" in %s is empty.`, SequencePath)
 	}
 	if order.Keys != nil {
 		if signed.Keys, err = ParseKeys([]byte(strings.Join(order.Keys, "\n"))); err != nil {

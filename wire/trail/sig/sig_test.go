@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"maps"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -330,6 +331,8 @@ func TestSequenceNumbers(t *testing.T) {
 		{map[string]any{"sequence": 1, "more": 1}, sig.CodeSequence},
 		{map[string]any{"sequence": 1, "keys": []string{}}, sig.CodeKeys},
 		{map[string]any{"sequence": 1, "keys": []string{"x"}}, sig.CodeKeys},
+		{map[string]any{"sequence": 1, "devices": []string{}}, sig.CodeSequence},
+		{map[string]any{"sequence": 1, "devices": []string{"a"}}, ""},
 		{map[string]any{}, sig.CodeSequence},
 		{nil, sig.CodeSequence},
 		{sumA, sig.CodeSequence},
@@ -400,6 +403,15 @@ func TestCertificatesOfAPinnedCA(t *testing.T) {
 	keys, err := sig.ParseKeys(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw}))
 	if err != nil {
 		t.Fatal(err)
+	}
+	pinnedToo, err := sig.ParseKeys([]byte(string(keys.PEM()) + sigtest.PEM(t, otherKey)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := sigtest.All()
+	bad["x5c"] = []string{base64.StdEncoding.EncodeToString(other.Raw)}
+	if _, err := verify(t, sigtest.Sign(t, owners(1), "owner", otherKey, bad), pinnedToo); err != nil {
+		t.Errorf("a pinned key does not count, because its certificate is of an unknown CA: %v", err)
 	}
 	for name, c := range map[string]struct {
 		chain []*x509.Certificate
@@ -481,6 +493,9 @@ func TestPatterns(t *testing.T) {
 		{[]string{"*", "*/*"}, []string{"_sigs/owner.json"}, true},
 		{[]string{"#spec", "app/r*", "gangway/revision.jso?"}, nil, true},
 		{[]string{"app/**", "**/revision.json"}, nil, true},
+		{[]string{"#spec/**", "app/**/**", "**/gangway/**/revision.json/**"}, nil, true},
+		{[]string{"**/app/*", "#spec", "gangway/*/**"}, []string{"app"}, true},
+		{[]string{"**/app/*", "#spec", "gangway/*/*"}, nil, false},
 		{[]string{"*"}, nil, false},
 		{[]string{"app/*"}, nil, false},
 		{[]string{"**"}, []string{"**"}, false},
@@ -513,27 +528,22 @@ func TestPatterns(t *testing.T) {
 	}
 }
 
-// An attacker can choose the patterns, because they are read before the signature is verified. The
-// time to match them must not grow exponentially.
+// An attacker can choose the patterns, because they are read before the signature is verified. With
+// these patterns, a matcher that tries all ways for each "**" would not end.
 func TestCostlyPatterns(t *testing.T) {
 	t.Parallel()
-	pattern := strings.Repeat("**/", 31) + "b"
 	s := sigtest.State{}
-	for n := range 2000 {
+	for n := range 500 {
 		s[strings.Repeat("a/", 30)+fmt.Sprint(n)] = sumA
 	}
-	include := make([]string, 16)
-	for i := range include {
-		include[i] = pattern
-	}
-	for n := range 8 {
+	for n, pattern := range []string{strings.Repeat("**/", 15) + "b", strings.Repeat("**/a/", 7) + "b", strings.Repeat("**/?*/", 7) + "b"} {
+		include := slices.Repeat([]string{pattern}, 16)
 		s[fmt.Sprintf("_sigs/%d.json", n)] = sigtest.Document(t, sigtest.State{}, sigtest.NewKey(t), sigtest.Header{"pvs": map[string]any{"include": include, "exclude": []string{}}}, []byte("{}"))
 	}
-	began := time.Now()
 	signed, err := verify(t, s, sigtest.Keys(t, sigtest.NewKey(t)))
 	wantRefusal(t, signed, err, sig.CodeSignature)
-	if took := time.Since(began); took > 20*time.Second {
-		t.Errorf("it took %s", took)
+	if !strings.Contains(fmt.Sprint(err), "key(s) were tried") {
+		t.Errorf("%v: the patterns were not matched", err)
 	}
 }
 

@@ -75,7 +75,7 @@ func Start(durable bool, settings ...string) (_ *Server, err error) {
 		flag.Parse() // TestMain runs before the test binary parses its flags
 	}
 	bin := binaries()
-	if bin == "" || testing.Short() {
+	if bin == "" || testing.Testing() && testing.Short() { // `make bench` is not a test
 		return nil, ErrMissing
 	}
 	s := &Server{}
