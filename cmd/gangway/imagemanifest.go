@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto"
 	"crypto/x509"
 	"encoding/pem"
@@ -12,38 +13,46 @@ import (
 	"strings"
 	"time"
 
-	"gangway/image/measure"
+	"gangway/device/identity"
 	"gangway/image/secureboot"
 	"gangway/image/stick"
+	"gangway/image/tpmkey"
 	"gangway/internal/version"
 	"gangway/tcg"
 	"gangway/wire/manifest"
+	"gangway/wire/manifest/measure"
 
 	"github.com/spf13/pflag"
 )
 
 // manifestOptions are the options of image build and image system about the reference manifest.
 type manifestOptions struct {
-	key, name string
-	sequence  uint64
+	key, tpm, name string
+	sequence       uint64
 }
 
 func (o *manifestOptions) flags(f *pflag.FlagSet) {
-	f.StringVar(&o.key, "manifest-key", "", "also write a reference manifest, signed with this key (PEM, without a password), made by 'gangway manifest key create'")
+	f.StringVar(&o.key, "manifest-key", "", "also write a reference manifest, signed with this key: a file (PEM, without a password) or tpm:HANDLE, a key in this machine's TPM; make it with 'gangway manifest key create'")
+	tpmFlag(f, &o.tpm)
 	f.StringVar(&o.name, "manifest-name", "", "the manifest's name, for people (default: the versions of Gangway and of the kernel)")
 	f.Uint64Var(&o.sequence, "sequence", 0, "the manifest's place in the order of your systems: a machine that starts a system with a lower number was rolled back (default: the time, in seconds since 1970, or SOURCE_DATE_EPOCH)")
+}
+
+func tpmFlag(f *pflag.FlagSet, address *string) {
+	f.StringVar(address, "tpm", "/dev/tpmrm0", "the TPM that has the key tpm:HANDLE: a device, unix:/path or tcp:host:port")
 }
 
 // A reference makes the reference manifest of one build. A nil *reference makes none.
 type reference struct {
 	options  *manifestOptions
 	key      crypto.Signer
+	done     func() // closes the TPM that has the key
 	made     time.Time
 	manifest *manifest.Manifest
 }
 
-// open reads the key. It returns nil if no manifest is wanted.
-func (o *manifestOptions) open() (*reference, error) {
+// open opens the key. It returns nil if no manifest is wanted.
+func (o *manifestOptions) open(ctx context.Context) (*reference, error) {
 	if o.key == "" {
 		if o.name != "" || o.sequence != 0 {
 			return nil, usagef("--manifest-name and --sequence need --manifest-key: without a key, there is no manifest")
@@ -56,12 +65,22 @@ func (o *manifestOptions) open() (*reference, error) {
 	if o.sequence > manifest.MaxSequence {
 		return nil, usagef("--sequence must be at most %d, not %d", uint64(manifest.MaxSequence), o.sequence)
 	}
-	key, err := readManifestKey(o.key)
+	made, err := buildTime()
 	if err != nil {
 		return nil, err
 	}
-	made, err := buildTime()
-	return &reference{options: o, key: key, made: made}, err
+	key, done, err := openManifestKey(ctx, o.key, o.tpm)
+	if err != nil {
+		return nil, err
+	}
+	return &reference{options: o, key: key, done: done, made: made}, nil
+}
+
+// close ends the use of the key.
+func (r *reference) close() {
+	if r != nil {
+		r.done()
+	}
 }
 
 // buildTime returns the time of a build, in whole seconds. A reproducible build sets it with the
@@ -76,6 +95,15 @@ func buildTime() (time.Time, error) {
 		return time.Time{}, fmt.Errorf("SOURCE_DATE_EPOCH is %q: it must be a number of seconds since 1970", text)
 	}
 	return time.Unix(int64(seconds), 0).UTC(), nil
+}
+
+// owner returns the key that approves the system for encrypted disks. It is the key that signs the
+// manifest.
+func (r *reference) owner() crypto.Signer {
+	if r == nil {
+		return nil
+	}
+	return r.key
 }
 
 // measure computes the manifest of a system. The argument `manager` is nil if the system is an
@@ -123,7 +151,7 @@ func (o *imageOptions) ownersKeys(parts *stick.Parts) (*manifest.SecureBoot, err
 	if err != nil {
 		return nil, err
 	}
-	return measure.SecureBoot(set, parts.Signer.Leaf)
+	return set.Manifest(parts.Signer.Leaf)
 }
 
 // write signs the manifest, and writes it next to the file `out`. It returns the name of the
@@ -150,6 +178,28 @@ func shortened(text string, n int) string {
 		text = strings.ToValidUTF8(text[:n], "")
 	}
 	return text
+}
+
+// openManifestKey opens the key in a file or, if the name begins with tpm:, in the TPM at the address
+// `tpm`. The caller calls the function `done` after the last use of the key.
+func openManifestKey(ctx context.Context, name, tpm string) (key crypto.Signer, done func(), err error) {
+	if !strings.HasPrefix(name, tpmkey.Prefix) {
+		key, err = readManifestKey(name)
+		return key, func() {}, err
+	}
+	handle, err := tpmkey.ParseHandle(name)
+	if err != nil {
+		return nil, nil, usagef("%w", err)
+	}
+	t, err := identity.Open(tpm)
+	if err != nil {
+		return nil, nil, err
+	}
+	k, err := tpmkey.Open(ctx, t, handle)
+	if err != nil {
+		return nil, nil, errors.Join(err, t.Close())
+	}
+	return k, func() { _ = t.Close() }, nil
 }
 
 // readManifestKey reads a private key in PEM, and checks that it can sign manifests.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"os"
@@ -34,13 +35,16 @@ If the machine then reaches the hub, it keeps the new system. The file contains 
 of a single machine, and no secret. The same input gives the same file, byte for byte.
 
 With --manifest-key, the command also writes a reference manifest, FILE.manifest: what a
-machine measures when it starts the system, signed by your key.`,
+machine measures when it starts the system, signed by your key.
+
+If the machines pin your key, give the same --revision-key. A system without the key
+installs revisions without a signature.`,
 		Example: `  gangway image system -o gangway/system.efi
   gangway image system --kernel ./my-kernel -o system.efi
   gangway image system --manifest-key manifest.key --manifest-name 'kernel of November' -o system.efi
   gangway image system --debug --token-file device_autojointoken.json -o system.efi`,
 		Args: args(),
-		RunE: func(*cobra.Command, []string) error { return a.makeSystem(o) },
+		RunE: func(c *cobra.Command, _ []string) error { return a.makeSystem(c.Context(), o) },
 	}
 	f := c.Flags()
 	f.StringVarP(&o.out, "out", "o", "system.efi", "the file to write")
@@ -51,7 +55,7 @@ machine measures when it starts the system, signed by your key.`,
 	return c
 }
 
-func (a *app) makeSystem(o imageOptions) error {
+func (a *app) makeSystem(ctx context.Context, o imageOptions) error {
 	if o.debug != (o.token != "") {
 		return usagef("--debug and --token-file need each other: the shell's password is derived from the join token's secret")
 	}
@@ -66,14 +70,16 @@ func (a *app) makeSystem(o imageOptions) error {
 	if err != nil {
 		return usagef("--console: %w", err)
 	}
-	reference, err := o.manifest.open()
+	reference, err := o.manifest.open(ctx)
 	if err != nil {
 		return err
 	}
+	defer reference.close()
 	parts, err := o.parts()
 	if err != nil {
 		return err
 	}
+	parts.Owner = reference.owner()
 	b, err := stick.System(parts, token, console)
 	if err != nil {
 		return err

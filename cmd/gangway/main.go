@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"os/signal"
 	"runtime"
 	"syscall"
+	"time"
 
 	"gangway/internal/cmdline"
 	"gangway/internal/manual"
@@ -98,12 +100,17 @@ func usagef(format string, args ...any) error { return cmdline.Usagef(format, ar
 type app struct {
 	stdin          *os.File
 	stdout, stderr io.Writer
-	output         string   // --output: one of the formats
-	columns        []string // --columns
-	context, hub   string   // --context, --hub
-	screen         *os.File // the terminal on which --watch draws while stdout is a buffer; nil if stdout is not a buffer
-	steady         bool     // lists omit the columns that always change
+	output         string        // --output: one of the formats
+	columns        []string      // --columns
+	context, hub   string        // --context, --hub
+	screen         *os.File      // the terminal on which --watch draws while stdout is a buffer; nil if stdout is not a buffer
+	steady         bool          // lists omit the columns that always change
+	poll           time.Duration // if not 0, replaces the time between two requests of a command that waits; for tests
 }
+
+// every returns the time between two requests of a command that waits. `usual` is the command's own
+// time.
+func (a *app) every(usual time.Duration) time.Duration { return cmp.Or(a.poll, usual) }
 
 func command(a *app) *cobra.Command {
 	root := &cobra.Command{

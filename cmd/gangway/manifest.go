@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -17,8 +18,11 @@ import (
 	"slices"
 	"strings"
 
-	"gangway/image/measure"
+	"gangway/device/identity"
+	"gangway/image/tpmkey"
 	"gangway/wire/manifest"
+	"gangway/wire/manifest/corim"
+	"gangway/wire/manifest/measure"
 
 	"github.com/spf13/cobra"
 )
@@ -30,7 +34,7 @@ func (a *app) manifestCommand() *cobra.Command {
 'gangway image build' and 'gangway image system' make it with --manifest-key, and sign
 it with your key. The hub compares the boots of your machines with it.`,
 	}
-	c.AddCommand(a.manifestShow(), a.manifestVerify(), a.manifestKey())
+	c.AddCommand(a.manifestShow(), a.manifestVerify(), a.manifestExport(), a.manifestKey())
 	return c
 }
 
@@ -196,6 +200,49 @@ result with the manifest. The exit code is 1 if something does not match.`,
 	return c
 }
 
+func (a *app) manifestExport() *cobra.Command {
+	var keys []string
+	var out string
+	c := &cobra.Command{
+		Use:   "export FILE --key PUBLIC-KEY -o CORIM",
+		Short: "Write a reference manifest as a CoRIM, for other verifiers",
+		Long: `Export verifies the manifest, and writes it as a CoRIM (draft-ietf-rats-corim-11): the
+digests of the programs, PCR 11 as an integrity register, and the Secure Boot variables.
+The CoRIM has no signature. Sign it with the key that your verifier expects, for example
+with cocli.`,
+		Example: "  gangway manifest export installer.img.manifest --key manifest.key.pub -o installer.corim",
+		Args:    args("FILE"),
+		RunE: func(_ *cobra.Command, arg []string) error {
+			if len(keys) == 0 || out == "" {
+				return usagef("--key and -o are needed: the public key of the manifest's owner, and the file to write")
+			}
+			text, err := readSmall(arg[0], manifest.MaxSize)
+			if err != nil {
+				return err
+			}
+			s, err := verified(arg[0], text, keys)
+			if err != nil {
+				return err
+			}
+			b, err := corim.Export(s.Manifest)
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(out, b, 0o644); err != nil {
+				return err
+			}
+			if done, err := a.json(map[string]string{"corim": out}); done {
+				return err
+			}
+			a.note("%s, %d bytes, not signed: %s, sequence %d", out, len(b), s.Manifest.Name, s.Manifest.Sequence)
+			return nil
+		},
+	}
+	keyFlag(c, &keys)
+	c.Flags().StringVarP(&out, "out", "o", "", "the file to write (required)")
+	return c
+}
+
 // compareSystem computes the measurements of the system in a file, and compares them with the
 // manifest. It does nothing if the name is empty.
 func compareSystem(m *manifest.Manifest, name string) error {
@@ -268,26 +315,42 @@ the hub: the hub needs only the public key.`,
 
 // madeManifestKey is the JSON output of manifest key create.
 type madeManifestKey struct {
-	Private string `json:"private-key"` // a file
+	Private string `json:"private-key"` // a file, or tpm:HANDLE
 	Public  string `json:"public-key"`  // a file
 	Key     string `json:"key"`         // the key's id
 }
 
 func (a *app) manifestKeyCreate() *cobra.Command {
 	var useRSA bool
+	var tpm, public string
 	c := &cobra.Command{
-		Use:   "create FILE",
+		Use:   "create FILE|tpm:HANDLE",
 		Short: "Create a key that signs reference manifests",
 		Long: `Create writes a new private key to FILE, and its public key to FILE.pub, both in PEM.
 The key is a P-256 key, or an RSA key of 2048 bits with --rsa, for machines whose TPM
 does not support P-256. It never overwrites a file.
 
 Anyone with the private key can declare any system to be yours. Keep it away from the
-hub, and do not lose it.`,
-		Example: "  gangway manifest key create manifest.key\n  gangway manifest key create manifest.key --rsa",
-		Args:    args("FILE"),
-		RunE: func(_ *cobra.Command, arg []string) error {
-			private, public, kid, err := newManifestKey(useRSA)
+hub, and do not lose it.
+
+With tpm:HANDLE, the command makes a P-256 key in the TPM of this machine, at a free
+persistent handle, and writes the public key to the file of --public. The key never
+leaves the TPM, and nobody can copy it. If you clear the TPM, the key is gone.`,
+		Example: `  gangway manifest key create manifest.key
+  gangway manifest key create manifest.key --rsa
+  gangway manifest key create tpm:0x81010050 --public manifest.pub`,
+		Args: args("FILE or tpm:HANDLE"),
+		RunE: func(c *cobra.Command, arg []string) error {
+			if strings.HasPrefix(arg[0], tpmkey.Prefix) {
+				if useRSA || public == "" {
+					return usagef("tpm:HANDLE needs --public, the file for the public key, and makes no RSA keys")
+				}
+				return a.createInTPM(c.Context(), arg[0], tpm, public)
+			}
+			if public != "" {
+				return usagef("--public is for keys in a TPM: the public key of FILE is in FILE.pub")
+			}
+			private, text, kid, err := newManifestKey(useRSA)
 			if err != nil {
 				return err
 			}
@@ -295,19 +358,55 @@ hub, and do not lose it.`,
 			if err := createFile(made.Private, private, 0o600); err != nil {
 				return err
 			}
-			if err := createFile(made.Public, public, 0o644); err != nil {
-				return err
-			}
-			if done, err := a.json(made); done {
-				return err
-			}
-			a.printf("%s\n", kid)
-			a.note("The private key is in %s, the public key in %s.", made.Private, made.Public)
-			return nil
+			return a.createdKey(made, text)
 		},
 	}
 	c.Flags().BoolVar(&useRSA, "rsa", false, "create an RSA key of 2048 bits")
+	c.Flags().StringVar(&public, "public", "", "with tpm:HANDLE: the file for the public key (required)")
+	tpmFlag(c.Flags(), &tpm)
 	return c
+}
+
+// createInTPM makes a key in a TPM.
+func (a *app) createInTPM(ctx context.Context, name, tpm, public string) error {
+	handle, err := tpmkey.ParseHandle(name)
+	if err != nil {
+		return usagef("%w", err)
+	}
+	if exists(public) {
+		return fmt.Errorf("%s exists already: choose another file for the public key", public)
+	}
+	t, err := identity.Open(tpm)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	key, err := tpmkey.Create(ctx, t, handle)
+	if err != nil {
+		return err
+	}
+	text, err := manifest.MarshalKey(key.Public())
+	if err != nil {
+		return err
+	}
+	kid, err := manifest.KeyID(key.Public())
+	if err != nil {
+		return err
+	}
+	return a.createdKey(madeManifestKey{name, public, kid}, text)
+}
+
+// createdKey writes the public key, and prints the result of manifest key create.
+func (a *app) createdKey(made madeManifestKey, public []byte) error {
+	if err := createFile(made.Public, public, 0o644); err != nil {
+		return err
+	}
+	if done, err := a.json(made); done {
+		return err
+	}
+	a.printf("%s\n", made.Key)
+	a.note("The private key is in %s, the public key in %s.", made.Private, made.Public)
+	return nil
 }
 
 // newManifestKey makes a key. It returns the private and the public key in PEM, and the key's id.

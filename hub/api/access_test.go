@@ -128,6 +128,7 @@ var expectedAccess = map[string]string{
 	"GET /objects/{sha}":                              "accountOrDevice",
 	"GET /local-s3/{token}":                           "urlHolder",
 	"PUT /local-s3/{token}":                           "urlHolder",
+	"PATCH /local-s3/{token}":                         "urlHolder",
 	"POST /logs":                                      "activeDevice",
 	"GET /logs":                                       "scopedAccount",
 	"POST /logs/cursor":                               "scopedAccount",

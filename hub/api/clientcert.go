@@ -28,9 +28,9 @@ type clientVerifier struct {
 	// intermediates is true if there may be CAs between a leaf and its root. There are no CAs below
 	// the device CA, because its path length is 0.
 	intermediates bool
-	// `issuers` has the root of each leaf certificate that was verified, by the SHA-256 of the leaf
-	// certificate. It saves work because devices use the same certificate again: behind the proxy,
-	// in each request.
+	// `issuers` has the root of each leaf certificate that was verified, or that this process has
+	// signed, by the SHA-256 of the leaf certificate. It saves work because devices use the same
+	// certificate again: behind the proxy, in each request.
 	issuers recent[*x509.Certificate]
 }
 
@@ -58,6 +58,15 @@ func (v *clientVerifier) verify(options x509.VerifyOptions, certs ...*x509.Certi
 		v.issuers.put(sum, chains[0][1])
 	}
 	return chains, err
+}
+
+// knowSigned records that this process has signed an IDevID certificate with the device CA's key, so
+// the hub need not verify this signature when the device connects. Usually the device connects only
+// once with a new certificate before the next restart of the hub.
+func (s *Server) knowSigned(idevid store.Hash) {
+	for _, v := range []*clientVerifier{s.clients, s.forwarded} {
+		v.issuers.put(idevid, s.cfg.CA.DeviceCA())
+	}
 }
 
 func validAt(c *x509.Certificate, t time.Time) bool {

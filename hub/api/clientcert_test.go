@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"math/big"
@@ -151,6 +152,26 @@ func TestVerifiedCertificateExpiresAllTheSame(t *testing.T) {
 		if _, err := v.verify(x509.VerifyOptions{CurrentTime: now}, c); err == nil {
 			t.Errorf("accepted with byte %d changed", i)
 		}
+	}
+}
+
+// The hub does not verify its own signature on a certificate that it has just signed. All other
+// checks of the certificate stay, and another certificate with the same names is still refused.
+func TestRejectsForgedCertificateOfADeviceThatJustEnrolled(t *testing.T) {
+	t.Parallel()
+	root, forger := newAuthority(t, "devices", nil), newAuthority(t, "devices", nil)
+	leaf, forged := root.leaf(forger.key.Public()), forger.leaf(forger.key.Public())
+	v := newClientVerifier(false, root.cert)
+	v.issuers.put(sha256.Sum256(leaf.Raw), root.cert)
+	now := time.Now()
+	if chains, err := v.verify(x509.VerifyOptions{CurrentTime: now}, leaf); err != nil || len(chains) != 1 || !chains[0][1].Equal(root.cert) {
+		t.Errorf("the hub's own certificate: %d chains, %v", len(chains), err)
+	}
+	if _, err := v.verify(x509.VerifyOptions{CurrentTime: leaf.NotAfter.Add(time.Second)}, leaf); err == nil {
+		t.Error("the hub's own certificate is accepted after its expiry")
+	}
+	if _, err := v.verify(x509.VerifyOptions{CurrentTime: now}, forged, leaf); err == nil {
+		t.Error("a forged certificate is accepted")
 	}
 }
 

@@ -361,6 +361,10 @@ func contractRows() map[string]row {
 			_, token, _ := strings.Cut(o.PutURL, "/local-s3/")
 			return map[string]string{"token": token, "body": content}
 		}},
+		"PATCH /local-s3/{token}": {who: "all", text: true, status: 400, before: func(c *contract) map[string]string { // it lacks Upload-Offset
+			_, token, _ := strings.Cut(announce(c.ada, "/objects", "n", wire.NewID(), 200).PutURL, "/local-s3/")
+			return map[string]string{"token": token, "body": "content"}
+		}},
 
 		"POST /logs":         {who: "device", body: `[{"msg":"m"}]`, limit: mib},
 		"POST /logs/":        {who: "device", body: `[{"msg":"m"}]`, limit: mib},

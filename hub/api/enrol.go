@@ -18,6 +18,7 @@ import (
 // enrol answers a TCG-CSR-IDEVID with certificates that are sealed to the TPM, in one round trip.
 func (s *Server) enrol(w http.ResponseWriter, r *http.Request) error {
 	return answerRequest(s, w, r, s.cfg.Onboard.Enrol, func(reply []byte) error {
+		holdAnswer(r)
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
 		setLength(w, len(reply))
@@ -100,6 +101,7 @@ func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	view.Cloned = ""
+	holdAnswer(r)
 	writeJSON(w, http.StatusOK, view)
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -47,14 +48,19 @@ type parking struct {
 	closed chan struct{}
 	close  sync.Once
 	lot    *lot
+	// turns has one element for each handshake that computes now; see socket.Read.
+	turns chan struct{}
 }
+
+// shakesPerCPU is the number of handshakes for each CPU that compute at the same time.
+const shakesPerCPU = 2
 
 func newParking(l net.Listener, c *tls.Config, peer func(*tls.ConnectionState) (peer, error), t Timeouts, log *log.Logger) (*parking, error) {
 	lot, err := newLot()
 	if err != nil {
 		return nil, fmt.Errorf("wait for idle connections: %w", err)
 	}
-	p := &parking{Listener: l, config: c, peer: peer, times: t, log: log, ready: make(chan net.Conn), failed: make(chan error, 1), closed: make(chan struct{}), lot: lot}
+	p := &parking{Listener: l, config: c, peer: peer, times: t, log: log, ready: make(chan net.Conn), failed: make(chan error, 1), closed: make(chan struct{}), lot: lot, turns: make(chan struct{}, shakesPerCPU*runtime.GOMAXPROCS(0))}
 	go p.acceptAll()
 	go lot.run()
 	return p, nil
@@ -94,14 +100,17 @@ func (p *parking) shake(raw net.Conn) {
 			raw.Close()
 		}
 	}()
-	s := &socket{raw, newConnState()}
+	s := &socket{Conn: raw, state: newConnState(), turns: p.turns, until: time.Now().Add(min(p.times.Header, p.times.Request)), patience: p.times.Request}
+	defer s.giveTurnBack() // if something panics
 	t := tls.Server(s, p.config)
-	raw.SetDeadline(time.Now().Add(min(p.times.Header, p.times.Request)))
+	raw.SetDeadline(s.until)
 	err := t.Handshake()
 	state := t.ConnectionState()
 	if err == nil {
 		s.state.peer, err = p.peer(&state) // only now has the client proven its certificate's key
 	}
+	s.giveTurnBack()
+	s.turns = nil
 	if err != nil {
 		p.drop(raw, err)
 		return
@@ -181,6 +190,105 @@ func (p *parking) Close() (err error) {
 type socket struct {
 	net.Conn
 	state *connState
+
+	turns chan struct{} // of the parking; nil after the handshake
+	turn  bool          // the handshake has a turn
+	until time.Time     // end of the handshake's time
+
+	held heldBytes
+	// patience is how long the client may take to receive the held bytes.
+	patience time.Duration
+}
+
+// Read reads from the client. In a handshake, it then waits until it is the handshake's turn to
+// compute. Without turns, a flood of connections would make thousands of handshakes compute at the
+// same time. The requests that the hub has admitted would get hardly any CPU time then, and the hub
+// would refuse all others as overloaded. A handshake that waits for its client has no turn, so slow
+// clients keep no turn from others. If the handshake's time is over, its client is probably gone.
+func (s *socket) Read(b []byte) (n int, err error) {
+	if s.turns == nil {
+		return s.Conn.Read(b)
+	}
+	s.giveTurnBack()
+	if n, err = s.Conn.Read(b); err != nil {
+		return n, err
+	}
+	s.turns <- struct{}{}
+	s.turn = true
+	if time.Now().After(s.until) {
+		return 0, os.ErrDeadlineExceeded
+	}
+	return n, nil
+}
+
+func (s *socket) giveTurnBack() {
+	if s.turn {
+		s.turn = false
+		<-s.turns
+	}
+}
+
+// heldBytes collects what a connection sends, so that a whole answer, with the alert that ends the
+// connection, is one system call and one packet.
+type heldBytes struct {
+	holding atomic.Bool
+	mu      sync.Mutex
+	bytes   []byte // guarded by mu
+}
+
+const maxHeld = 32 << 10
+
+// hold makes Write collect bytes until the connection is idle or closed. Call it only if the rest of
+// the answer is written at once.
+func (s *socket) hold() { s.held.holding.Store(true) }
+
+// Write implements net.Conn.
+func (s *socket) Write(b []byte) (int, error) {
+	if !s.held.holding.Load() {
+		return s.Conn.Write(b)
+	}
+	s.held.mu.Lock()
+	if len(s.held.bytes)+len(b) <= maxHeld {
+		s.held.bytes = append(s.held.bytes, b...)
+		s.held.mu.Unlock()
+		return len(b), nil
+	}
+	s.held.mu.Unlock()
+	if err := s.send(); err != nil {
+		return 0, err
+	}
+	return s.Conn.Write(b)
+}
+
+// send writes the held bytes, and ends hold.
+func (s *socket) send() error {
+	if !s.held.holding.Load() {
+		return nil
+	}
+	s.held.mu.Lock()
+	b := s.held.bytes
+	s.held.bytes = nil
+	s.held.holding.Store(false)
+	s.held.mu.Unlock()
+	if len(b) == 0 {
+		return nil
+	}
+	s.Conn.SetWriteDeadline(time.Now().Add(s.patience))
+	_, err := s.Conn.Write(b)
+	s.Conn.SetWriteDeadline(time.Time{})
+	return err
+}
+
+// Close implements net.Conn.
+func (s *socket) Close() error {
+	return errors.Join(s.send(), s.Conn.Close())
+}
+
+// holdAnswer collects the answer to a request: see socket.hold.
+func holdAnswer(r *http.Request) {
+	if l, ok := r.Context().Value(tlsKey{}).(*lent); ok {
+		l.socket().hold()
+	}
 }
 
 // stateOf returns the state of a connection that a parking gave to net/http; nil: the connection is
@@ -274,6 +382,7 @@ type lent struct {
 	parkable *parkable
 	tls      tls.ConnectionState
 	idle     atomic.Bool  // net/http waits for the next request
+	left     atomic.Bool  // the client has closed its side while the connection was idle
 	state    atomic.Int32 // isLent, then isParking or isOver
 }
 
@@ -300,14 +409,23 @@ func (l *lent) Read(b []byte) (int, error) {
 	if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && l.state.CompareAndSwap(isLent, isParking) {
 		return 0, errParked
 	}
+	if n == 0 && err == io.EOF {
+		l.left.Store(true)
+	}
 	l.idle.Store(false)
 	return n, err
 }
+
+// socket returns the connection below TLS.
+func (l *lent) socket() *socket { return l.NetConn().(*socket) }
 
 // Close implements net.Conn. It parks the connection if Read has set the state isParking.
 func (l *lent) Close() error {
 	switch l.state.Swap(isOver) {
 	case isLent:
+		if l.left.Load() {
+			return l.socket().Close() // a client that has left does not read the alert of crypto/tls
+		}
 		return l.Conn.Close()
 	case isParking:
 		l.parkable.park()
@@ -327,7 +445,7 @@ func (l *lent) CloseWrite() error {
 	if l.state.Load() != isLent {
 		return net.ErrClosed
 	}
-	return l.Conn.CloseWrite()
+	return errors.Join(l.Conn.CloseWrite(), l.socket().send())
 }
 
 func (l *lent) SetDeadline(t time.Time) error {
@@ -354,6 +472,9 @@ func (l *lent) SetWriteDeadline(t time.Time) error {
 // noteIdle is the function ConnState of the http.Server.
 func noteIdle(c net.Conn, s http.ConnState) {
 	if l, ok := c.(*lent); ok && s == http.StateIdle {
+		if l.socket().send() != nil {
+			l.Conn.Close()
+		}
 		l.idle.Store(true)
 	}
 }

@@ -15,8 +15,10 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,7 +29,8 @@ import (
 type garage struct {
 	*testing.T
 	*parking
-	srv *http.Server
+	srv  *http.Server
+	open atomic.Int64
 }
 
 func newGarage(t *testing.T, times Timeouts, h http.HandlerFunc) *garage {
@@ -52,15 +55,39 @@ func newGarageOn(t *testing.T, l net.Listener, times Timeouts, h http.HandlerFun
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: withTLS(h), ConnContext: withConnState, ConnState: noteIdle, ReadHeaderTimeout: times.Header, IdleTimeout: times.Idle, ErrorLog: quiet}
+	g := &garage{T: t, parking: p}
+	g.srv = &http.Server{Handler: withTLS(h), ConnContext: withConnState, ConnState: g.note, ReadHeaderTimeout: times.Header, IdleTimeout: times.Idle, ErrorLog: quiet}
 	var serving sync.WaitGroup
 	serving.Go(func() {
-		if err := srv.Serve(p); !errors.Is(err, http.ErrServerClosed) {
+		if err := g.srv.Serve(p); !errors.Is(err, http.ErrServerClosed) {
 			t.Error(err)
 		}
 	})
-	t.Cleanup(func() { srv.Close(); serving.Wait() })
-	return &garage{t, p, srv}
+	t.Cleanup(func() { g.srv.Close(); serving.Wait() })
+	return g
+}
+
+// note counts the connections that net/http has.
+func (g *garage) note(c net.Conn, s http.ConnState) {
+	noteIdle(c, s)
+	switch s {
+	case http.StateNew:
+		g.open.Add(1)
+	case http.StateClosed:
+		g.open.Add(-1)
+	}
+}
+
+// ends waits until net/http has no connection.
+func (g *garage) ends() {
+	g.Helper()
+	for range 500 {
+		if g.open.Load() == 0 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	g.Errorf("%d connections are open", g.open.Load())
 }
 
 // parked returns the number of parked connections.
@@ -253,6 +280,58 @@ func TestParkedConnectionsEndWithTheHub(t *testing.T) {
 	if err := g.lot.add(&parkable{}); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("a closed lot: %v", err)
 	}
+}
+
+// A held answer comes whole, also if it is larger than the held bytes may be, if the client closes
+// its side first, and if the server closes the connection after the answer. In the last case, the
+// end of the connection is authenticated.
+func TestHeldAnswersComeWhole(t *testing.T) {
+	t.Parallel()
+	g := newGarage(t, Timeouts{}, func(w http.ResponseWriter, r *http.Request) {
+		holdAnswer(r)
+		n, _ := strconv.Atoi(r.URL.Path[1:])
+		w.Header().Set("Content-Length", strconv.Itoa(n))
+		io.WriteString(w, strings.Repeat("x", n))
+	})
+	v := g.connect()
+	for _, n := range []int{0, 1, 3000, 5000, maxHeld - 1000, maxHeld, 3 * maxHeld, 7} {
+		v.send(fmt.Sprintf("GET /%d HTTP/1.1\r\nHost: h\r\n\r\n", n))
+		if got := v.answer(); len(got) != n {
+			t.Errorf("%d bytes of %d", len(got), n)
+		}
+	}
+	for name, leave := range map[string]func(v *visit){"client": func(v *visit) { v.CloseWrite() }, "server": func(*visit) {}} {
+		v := g.connect()
+		v.send("GET /300 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+		leave(v)
+		if got := v.answer(); len(got) != 300 {
+			t.Errorf("the %s closes: %d bytes of 300", name, len(got))
+		}
+		if b, err := io.ReadAll(v.in); len(b) > 0 || err != nil {
+			t.Errorf("the %s closes: %d bytes after the answer, %v", name, len(b), err)
+		}
+	}
+}
+
+// Attack: a client sends requests and never reads the held answers. The hub closes the connection
+// after the time for an answer.
+func TestClientThatReadsNothingCannotHoldAnAnswer(t *testing.T) {
+	t.Parallel()
+	var answers atomic.Int64
+	g := newGarage(t, Timeouts{Request: time.Second}, func(w http.ResponseWriter, r *http.Request) {
+		holdAnswer(r)
+		answers.Add(1)
+		w.Write(make([]byte, maxHeld/2))
+	})
+	v := g.connect()
+	go io.WriteString(v.Conn, strings.Repeat(get, 20_000)) // fails when the hub closes the connection
+	for last := int64(-1); last != answers.Load(); time.Sleep(300 * time.Millisecond) {
+		last = answers.Load()
+	}
+	if n := answers.Load(); n == 20_000 {
+		t.Fatal("the client has received all answers, so the test tests nothing")
+	}
+	g.ends()
 }
 
 // Requests may come at the moment at which a connection is parked.

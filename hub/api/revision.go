@@ -205,6 +205,7 @@ func (s *Server) listRevisions(w http.ResponseWriter, r *http.Request) error {
 	for i, revision := range list {
 		views[i] = viewRevision(revision, c)
 	}
+	holdAnswer(r)
 	writeJSON(w, http.StatusOK, views)
 	return nil
 }

@@ -188,6 +188,7 @@ var routes = []route{
 	{"GET", "/objects/{sha}", accountOrDevice, unlimited, noBody, (*Server).showObject},
 	{"GET", "/local-s3/{token}", urlHolder, unlimited, noBody, (*Server).getBlob},
 	{"PUT", "/local-s3/{token}", urlHolder, unlimited, announcedBody, (*Server).putBlob},
+	{"PATCH", "/local-s3/{token}", urlHolder, unlimited, announcedBody, (*Server).appendBlob},
 	{"POST", "/logs/?", activeDevice, unlimited, maxLogBody, (*Server).appendLogs},
 	{"GET", "/logs/?", scopedAccount, unlimited, noBody, (*Server).listLogs},
 	{"POST", "/logs/cursor/?", scopedAccount, unlimited, jsonBody, (*Server).continueLogs},

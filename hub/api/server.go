@@ -28,6 +28,7 @@ import (
 	"gangway/hub/onboard"
 	"gangway/hub/pki"
 	"gangway/hub/store"
+	"gangway/hub/ui"
 	"gangway/wire"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -167,6 +168,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.checkPages(); err != nil {
 		return nil, err
 	}
+	ui.Load()
 	rates, err := DefaultRates().with(cfg.Rates)
 	if err != nil {
 		return nil, fmt.Errorf("hub: %w", err)
@@ -233,6 +235,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Onboard.Issued == nil {
 		cfg.Onboard.Issued = func(e store.Enrolment) { s.live.tell(store.Event{Kind: "enrolment.issued", Owner: e.Owner}) }
 	}
+	cfg.Onboard.Signed = s.knowSigned
 	return s, nil
 }
 

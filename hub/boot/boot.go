@@ -17,6 +17,7 @@ import (
 
 	"gangway/hub/evidence"
 	"gangway/tcg"
+	"gangway/tcg/eventlog"
 	"gangway/wire"
 )
 
@@ -26,8 +27,8 @@ const PCRs = 16
 // MaxLog is the maximum size of an event log that is read, in bytes. MaxEvents is the maximum
 // number of its events.
 const (
-	MaxLog    = 1 << 20
-	MaxEvents = 4096
+	MaxLog    = eventlog.MaxLog
+	MaxEvents = eventlog.MaxEvents
 )
 
 // Evidence is the boot evidence that a device sends.

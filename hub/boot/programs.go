@@ -33,7 +33,10 @@ func programs(events []Event, unexplained []int) (digests []string, ok bool) {
 	return digests, len(digests) > 0
 }
 
-// started reports whether the last programs in PCR 4 are the system of a manifest and its kernel.
+// started reports whether the last program in PCR 4 is the system of a manifest. The system's kernel
+// may follow. With Secure Boot off, the system's stub starts the kernel through firmware, which
+// measures the kernel. With Secure Boot on, systemd's stub starts the kernel without firmware: the
+// kernel is a part of the system, so firmware has measured it already.
 func (j *judge) started(m *manifest.Manifest) bool {
 	_, ok := j.before(m)
 	return ok
@@ -46,15 +49,14 @@ func (j *judge) before(m *manifest.Manifest) (digests []string, ok bool) {
 	if !ok || system == "" {
 		return nil, false
 	}
-	want := []string{system}
-	if kernel := m.System.Kernel.Authenticode[j.Bank]; kernel != "" {
-		want = append(want, kernel)
+	if len(all) > 1 && all[len(all)-1] == m.System.Kernel.Authenticode[j.Bank] {
+		all = all[:len(all)-1]
 	}
-	at := len(all) - len(want)
-	if at < 0 || !slices.Equal(all[at:], want) {
+	last := len(all) - 1
+	if all[last] != system {
 		return nil, false
 	}
-	return all[:at], true
+	return all[:last], true
 }
 
 // startedAlone reports whether the system of a manifest was started by firmware or by a boot

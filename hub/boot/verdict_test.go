@@ -332,6 +332,36 @@ func TestUpdateStartedByTheReferencesBootManagerIsKnown(t *testing.T) {
 	}
 }
 
+// With Secure Boot on, systemd's stub starts its kernel without firmware, so that PCR 4 has no kernel.
+// With Secure Boot off, PCR 4 has the kernel after the system. No other program may follow.
+func TestKernelIsInPCR4OnlyIfFirmwareStartsIt(t *testing.T) {
+	t.Parallel()
+	one := shipped("one", 1, "linux 1", "quiet")
+	one.System.Kernel.Authenticode = map[string]string{bank: hexSum("kernel of one")}
+	started := func(programs ...string) eventlog.Log {
+		l := eventlog.Boot(true, "linux 1", "quiet")
+		for _, p := range programs {
+			l = append(l, eventlog.Event{PCR: 4, Type: eventlog.EFIBootApplication, Data: []byte(p)})
+		}
+		return l
+	}
+	for _, c := range []struct {
+		name string
+		log  eventlog.Log
+		want string
+	}{
+		{"no kernel", started(), boot.StateExpected},
+		{"the kernel", started("kernel of one"), boot.StateExpected},
+		{"another kernel", started("another kernel"), boot.StateChanged},
+		{"the kernel twice", started("kernel of one", "kernel of one"), boot.StateChanged},
+		{"the kernel, then another program", started("kernel of one", "shell"), boot.StateChanged},
+	} {
+		if v := boot.Judge(verify(t, c.log), boot.Rules{Manifests: []*manifest.Manifest{one}}); v.Parts[2].State != c.want {
+			t.Errorf("%s: the boot path is %s, want %s", c.name, v.Parts[2].State, c.want)
+		}
+	}
+}
+
 // Settings of a boot manager in PCR 5 may change with an update; the partition table may not.
 func TestPartitionTableIsComparedWithTheReference(t *testing.T) {
 	t.Parallel()

@@ -106,23 +106,6 @@ func clonedEvent(d store.Device, r *clone.Record, had int, addr string, now time
 	return e
 }
 
-// enrolmentOf returns a device's active enrolment. The result is false if the device does not exist,
-// or has no enrolment.
-func (s *Service) enrolmentOf(ctx context.Context, device string) (store.Enrolment, bool, error) {
-	d, err := s.Store.Device(ctx, device)
-	if errors.Is(err, store.ErrNotFound) {
-		return store.Enrolment{}, false, nil
-	}
-	if err != nil {
-		return store.Enrolment{}, false, err
-	}
-	e, err := s.Store.Enrolment(ctx, d.Enrolment)
-	if errors.Is(err, store.ErrNotFound) { // a device without a TPM
-		return store.Enrolment{}, false, nil
-	}
-	return e, err == nil, err
-}
-
 // recordRepeatedOnboarding records the sighting when a device onboards again. If the record cannot
 // be stored, the device onboards anyway.
 func (s *Service) recordRepeatedOnboarding(ctx context.Context, d store.Device, before, e store.Enrolment, addr string) {

@@ -3,7 +3,9 @@ package onboard_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -46,6 +48,30 @@ func TestDeviceOnboards(t *testing.T) {
 	if _, attested := onboard.AttestedCounters(e); !attested {
 		t.Error("the enrolment has no attested counters")
 	}
+}
+
+// The hub trusts the certificates that it has signed without verifying them again. So Signed must
+// get exactly these certificates: not a certificate that the database returns for a repeated
+// request, and none when the hub refuses a request.
+func TestSignedGetsOnlyCertificatesOfThisProcess(t *testing.T) {
+	s := newScene(t)
+	var signed []store.Hash
+	s.hub.Signed = func(idevid store.Hash) { signed = append(signed, idevid) }
+	d := s.device()
+	body := s.request(d, s.token, fleet.RequestChange{})
+	c := s.reply(d, body)
+	if len(signed) != 1 || signed[0] != sha256.Sum256(c.IDevID.Raw) {
+		t.Fatalf("%d certificates are signed", len(signed))
+	}
+	// The reply to a repeated request has the certificate of the first reply.
+	c = s.reply(d, body)
+	if slices.Contains(signed[1:], sha256.Sum256(c.IDevID.Raw)) {
+		t.Error("a certificate of the database counts as signed")
+	}
+	before := len(signed)
+	_, err := s.hub.Enrol(s.Context(), s.request(d, s.token, fleet.RequestChange{CAData: func(c *wire.CAData) { c.Proof[7] ^= 1 }}), addr)
+	s.refused(err, onboard.CodeOwnership)
+	equal(s, "certificates after a refusal", len(signed), before)
 }
 
 func TestOwnershipIsChecked(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -402,6 +403,18 @@ func (s *fake) EnrolmentByCertificate(_ context.Context, idevid store.Hash) (fou
 		return nil
 	})
 	return found, err
+}
+
+func (s *fake) EnrolmentToActivate(ctx context.Context, idevid store.Hash) (e store.Enrolment, before store.Hash, err error) {
+	if e, err = s.EnrolmentByCertificate(ctx, idevid); err != nil {
+		return e, before, err
+	}
+	e.Request, e.Verdict, e.IAKPublic, e.IAKCert, e.IDevIDCert, e.EKLinks = nil, nil, nil, nil, nil, nil
+	d, err := s.Device(ctx, e.DeviceID)
+	if errors.Is(err, store.ErrNotFound) {
+		return e, before, nil
+	}
+	return e, d.Enrolment, err
 }
 
 func (s *fake) Activate(_ context.Context, a store.Activation) (d store.Device, err error) {

@@ -54,6 +54,9 @@ type Service struct {
 	// Issued (optional) is called after the hub has sent certificates to a machine. Issued must not
 	// block.
 	Issued func(store.Enrolment)
+	// Signed (optional) is called with the SHA-256 of each IDevID certificate that this process has
+	// signed. It is not called for certificates from the database. Signed must not block.
+	Signed func(idevid store.Hash)
 	// Unproven (optional) receives the events of peers that have proven nothing. Unproven can bound
 	// the number of these events in the audit trail. If Unproven is nil, each event is appended.
 	Unproven func(context.Context, store.Event)
@@ -264,6 +267,9 @@ func (s *Service) issue(e *store.Enrolment, r *evidence.Request, resident bool, 
 	}
 	e.IAKHash = sha256.Sum256(e.IAKCert)
 	e.IDevIDHash = sha256.Sum256(e.IDevIDCert)
+	if s.Signed != nil {
+		s.Signed(e.IDevIDHash)
+	}
 	return nil
 }
 
@@ -318,7 +324,7 @@ func (s *Service) derive(label string, data []byte) [sha256.Size]byte {
 // connection's exported keying material (wire.ExporterLabel). `proof` is the activation proof that
 // the peer sent. A refusal is an error of type *evidence.Refusal.
 func (s *Service) Activate(ctx context.Context, certHash [32]byte, exporter, proof []byte, addr string) (store.Device, error) {
-	e, err := s.Store.EnrolmentByCertificate(ctx, certHash)
+	e, before, err := s.Store.EnrolmentToActivate(ctx, certHash)
 	if errors.Is(err, store.ErrNotFound) {
 		return store.Device{}, &evidence.Refusal{Code: CodeUnknownCert, Reason: "The hub has no record of this certificate.", Hint: "Onboard again."}
 	}
@@ -332,7 +338,7 @@ func (s *Service) Activate(ctx context.Context, certHash [32]byte, exporter, pro
 	if !wire.VerifyActivationProof(keys, exporter, certHash, proof) {
 		return s.refuseActivation(ctx, e, addr, &evidence.Refusal{Code: CodeActivation, Reason: "Another TPM made the activation proof, or the activation proof is for another connection.", Hint: "Only the TPM with the request's EK can activate. Onboard again on the device itself."})
 	}
-	return s.bind(ctx, e, addr)
+	return s.bind(ctx, e, before, addr)
 }
 
 // refuseActivation records a refusal for the token's owner and returns it. If the TPM is a device
@@ -362,18 +368,26 @@ func (s *Service) whoIsRefused(ctx context.Context, e store.Enrolment) string {
 	return fmt.Sprintf(" %s; its join token is %s.", machine, token)
 }
 
-// bind activates an enrolment after the peer has proven that it is the TPM.
-func (s *Service) bind(ctx context.Context, e store.Enrolment, addr string) (store.Device, error) {
+// bind activates an enrolment after the peer has proven that it is the TPM. Both `e` and `before` are
+// from Store.EnrolmentToActivate.
+func (s *Service) bind(ctx context.Context, e store.Enrolment, before store.Hash, addr string) (store.Device, error) {
 	refuse := func(r *evidence.Refusal) (store.Device, error) { return s.refuseActivation(ctx, e, addr, r) }
-	before, known, err := s.enrolmentOf(ctx, e.DeviceID)
-	if err != nil {
-		return store.Device{}, err
+	again := before != (store.Hash{}) && before != e.RequestHash
+	var was, is store.Enrolment // with their evidence
+	if again {
+		var err error
+		if was, err = s.Store.Enrolment(ctx, before); err == nil {
+			is, err = s.Store.Enrolment(ctx, e.RequestHash)
+		}
+		if err != nil {
+			return store.Device{}, err
+		}
 	}
 	d, err := s.Store.Activate(ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: Nick(e.DeviceID), Now: s.Now(), Addr: addr, Marks: chipMarks(e)})
 	switch {
 	case err == nil:
-		if known && before.RequestHash != e.RequestHash {
-			s.recordRepeatedOnboarding(ctx, d, before, e, addr)
+		if again {
+			s.recordRepeatedOnboarding(ctx, d, was, is, addr)
 		}
 		return d, nil
 	case errors.Is(err, store.ErrCloned):

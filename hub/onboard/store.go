@@ -33,6 +33,7 @@ type Store interface {
 	BeginEnrolment(ctx context.Context, e store.Enrolment, now time.Time) (store.Enrolment, error)
 	Enrolment(ctx context.Context, request store.Hash) (store.Enrolment, error)
 	EnrolmentByCertificate(ctx context.Context, idevid store.Hash) (store.Enrolment, error)
+	EnrolmentToActivate(ctx context.Context, idevid store.Hash) (e store.Enrolment, before store.Hash, err error)
 	Activate(ctx context.Context, a store.Activation) (store.Device, error)
 	TPM(ctx context.Context, ek store.Hash) (store.TPM, error)
 	AIK(ctx context.Context, name []byte) (store.AIK, error)

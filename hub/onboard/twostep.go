@@ -172,7 +172,11 @@ func (s *Service) SecondStep(ctx context.Context, body []byte, addr string) (Sec
 		}
 		return SecondStepAnswer{}, err
 	}
-	d, err := s.bind(ctx, e, addr)
+	_, before, err := s.Store.EnrolmentToActivate(ctx, e.IDevIDHash)
+	if err != nil {
+		return SecondStepAnswer{}, err
+	}
+	d, err := s.bind(ctx, e, before, addr)
 	return SecondStepAnswer{e.IDevIDCert, d}, err
 }
 

@@ -7,7 +7,7 @@ import (
 
 const (
 	// MaxUnprovenEKs is the largest number of stored EK certificates whose EK no activation has
-	// proven.
+	// proven. A store may exceed it by a few dozen, because it does not count them at each write.
 	MaxUnprovenEKs = 10_000
 	// UnprovenEKKeptFor is how long an unproven EK certificate is stored after the last request
 	// that contained it.

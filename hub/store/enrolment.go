@@ -180,6 +180,11 @@ type Enrolments interface {
 	Enrolment(ctx context.Context, request Hash) (Enrolment, error)
 	// EnrolmentByCertificate finds an enrolment by the SHA-256 of its IDevID certificate.
 	EnrolmentByCertificate(ctx context.Context, idevid Hash) (Enrolment, error)
+	// EnrolmentToActivate finds an enrolment by the SHA-256 of its IDevID certificate. It reads less
+	// than EnrolmentByCertificate: the fields Request, Verdict, IAKPublic, IAKCert, IDevIDCert and
+	// EKLinks are empty. before is the RequestHash of the device's Active enrolment; zero: the
+	// device does not exist or has no enrolment.
+	EnrolmentToActivate(ctx context.Context, idevid Hash) (e Enrolment, before Hash, err error)
 	// PendingEnrolments lists an owner's Pending enrolments that have not expired, newest first. It
 	// returns at most limit enrolments (0: 100; at most 1000). Only these fields are set: State,
 	// Owner, TokenID, EK, the texts about the TPM and the machine, and the times.

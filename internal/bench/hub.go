@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"gangway/hub/api"
 	"gangway/hub/onboard"
 	"gangway/hub/pki"
 	"gangway/hub/store"
@@ -16,17 +17,24 @@ import (
 	"gangway/wire"
 )
 
-// testHub is a hub whose database is on a real disk, with one owner and one join token.
-type testHub struct {
-	dir     string
-	store   *sqlite.Store
-	ca      *pki.Hub
-	service *onboard.Service
-	token   *wire.TokenFile
+// engine is a database of a hub.
+type engine interface {
+	api.Store
+	Close() error
 }
 
-// openHub makes a hub in the folder `dir`. If `dir` is empty, it makes a temporary folder below
-// build/, because commits must go to a disk and /tmp is often in memory.
+// testHub is a hub whose database is on a real disk, with one owner and one join token.
+type testHub struct {
+	dir       string
+	store     engine
+	ca        *pki.Hub
+	service   *onboard.Service
+	token     *wire.TokenFile
+	perCommit func() float64 // returns the mean number of operations in a commit
+}
+
+// openHub makes a hub with SQLite in the folder `dir`. If `dir` is empty, it makes a temporary folder
+// below build/, because commits must go to a disk and /tmp is often in memory.
 func openHub(maker *fleet.Maker, dir string) (*testHub, error) {
 	if dir == "" {
 		if err := os.MkdirAll("build", 0o755); err != nil {
@@ -37,12 +45,18 @@ func openHub(maker *fleet.Maker, dir string) (*testHub, error) {
 			return nil, err
 		}
 	}
-	h := &testHub{dir: dir}
-	var err error
-	if h.ca, err = pki.Open(filepath.Join(dir, "pki"), pki.Options{Name: "Bench"}); err != nil {
+	s, err := sqlite.Open(context.Background(), filepath.Join(dir, "gangway.db"))
+	if err != nil {
 		return nil, err
 	}
-	if h.store, err = sqlite.Open(context.Background(), filepath.Join(dir, "gangway.db")); err != nil {
+	return openHubOn(maker, dir, s, func() float64 { return float64(s.Stats().Ops) / float64(s.Stats().Commits) })
+}
+
+// openHubOn makes a hub with its own keys in the folder `dir`.
+func openHubOn(maker *fleet.Maker, dir string, s engine, perCommit func() float64) (*testHub, error) {
+	h := &testHub{dir: dir, store: s, perCommit: perCommit}
+	var err error
+	if h.ca, err = pki.Open(filepath.Join(dir, "pki"), pki.Options{Name: "Bench"}); err != nil {
 		return nil, err
 	}
 	h.service = &onboard.Service{Store: h.store, CA: h.ca, Log: slog.New(slog.DiscardHandler), Now: time.Now, PublicURL: "https://127.0.0.1"}
@@ -64,7 +78,7 @@ rules:
   - {then: ask}
 `
 
-func newToken(s *sqlite.Store, ca *pki.Hub) (*wire.TokenFile, error) {
+func newToken(s engine, ca *pki.Hub) (*wire.TokenFile, error) {
 	owner := store.Account{ID: wire.NewID(), Nick: "owner" + wire.NewID()[:6], Created: time.Now()}
 	if err := s.CreateAccount(context.Background(), owner); err != nil {
 		return nil, err

@@ -44,6 +44,7 @@ type Result struct {
 	// software TPMs and most machines have such keys.
 	Ratio     float64    `json:"ratio"`
 	Enrolment []Kind     `json:"enrolment"`
+	Durable   []Durable  `json:"durable"`
 	Server    *Server    `json:"server"`
 	Agent     []AgentRun `json:"agent"`
 }
@@ -83,6 +84,7 @@ func main() {
 	serve := flag.String("serve", "", "run a hub in this folder (only for bench itself, which measures this process)")
 	shakes := flag.String("handshakes", "", "run a server of raw handshakes for the hub in this folder (only for bench itself)")
 	only := flag.Bool("server", false, "measure only the whole hub process")
+	durably := flag.Bool("durable", false, "measure only the rates of durable enrolments")
 	flag.Parse()
 	memory.Use()
 	var err error
@@ -94,8 +96,11 @@ func main() {
 	case *fleets != "":
 		err = benchFleets(*out, *fleets, *n)
 	default:
-		if *only {
+		switch {
+		case *only:
 			*kinds = serverOnly
+		case *durably:
+			*kinds = durableOnly
 		}
 		err = run(*out, *n, *kinds)
 	}
@@ -105,8 +110,12 @@ func main() {
 	}
 }
 
-// If the argument `only` of run is serverOnly, run measures only the whole hub process.
-const serverOnly = "server"
+// Values of run's argument `only`, besides kinds of endorsement keys: run then measures only the
+// whole hub process, or only the rates of durable enrolments.
+const (
+	serverOnly  = "server"
+	durableOnly = "durable"
+)
 
 func run(out string, n int, only string) error {
 	var r Result
@@ -116,8 +125,15 @@ func run(out string, n int, only string) error {
 		return err
 	}
 	kinds := []string{"L-1", "H-2", "H-3"}
-	if only == serverOnly {
+	switch only {
+	case serverOnly:
 		if r.Server, err = measureServer(maker, n); err != nil {
+			return err
+		}
+		r.print()
+		return nil
+	case durableOnly:
+		if r.Durable, err = measureDurable(maker, n); err != nil {
 			return err
 		}
 		r.print()
@@ -145,6 +161,9 @@ func run(out string, n int, only string) error {
 	if only != "" {
 		r.print()
 		return nil
+	}
+	if r.Durable, err = measureDurable(maker, n); err != nil {
+		return err
 	}
 	if r.Server, err = measureServer(maker, n); err != nil {
 		return err

@@ -15,6 +15,10 @@ func (r *Result) print() {
 	if len(r.Enrolment) > 0 {
 		r.printEnrolments(w)
 	}
+	for _, d := range r.Durable {
+		fmt.Fprintf(w, "\ndurable enrolments with %s, EK %s: %.0f a second, %.1f in a commit; the cryptography alone: %.0f a second; share %.2f (medians of %d rounds)\n",
+			d.Engine, d.EK, d.Enrolments, d.OpsPerCommit, d.Crypto, d.Share, d.Rounds)
+	}
 	if s := r.Server; s != nil {
 		s.print(w)
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"gangway/hub/api"
@@ -94,7 +95,6 @@ var pages = []page{
 	{name: "operator-maker", path: "/ui/operator/makers/{maker}", operator: true, want: "Each button first shows the effect"},
 	{name: "operator-maker-effect", path: "/ui/operator/makers/{maker}?act=distrust", operator: true, want: "have a certificate chain through this certificate"},
 	{name: "operator-versions", path: "/ui/operator/versions", operator: true, want: "Versions of the agents"},
-	{name: "operator-versions", path: "/ui/operator/versions", operator: true, want: "Versions of the agents"},
 	{name: "operator-health", path: "/ui/operator/health", operator: true, want: "Certificates of the hub"},
 	{name: "operator-refused", path: "/ui/operator", want: "only for accounts with the role operator"},
 	{name: "problem", path: "/ui/nothing", want: "The hub has no route with this path"},
@@ -127,10 +127,14 @@ func skipShort(t testing.TB) {
 	}
 }
 
+// goodMaker is the TPM maker that the hubs of most tests trust. Its RSA keys take a tenth of a second
+// of computing, and more under the race detector.
+var goodMaker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("good", fleet.MakerOptions{}) })
+
 func newHub(t *testing.T, devices int) *hubWithDevices {
 	t.Helper()
 	skipShort(t)
-	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
+	maker, err := goodMaker()
 	if err != nil {
 		t.Fatal(err)
 	}

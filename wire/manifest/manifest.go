@@ -44,7 +44,9 @@ type Program struct {
 // A System is a unified kernel image.
 type System struct {
 	Program
-	// Kernel is the EFI program inside the image, which the image's stub starts through firmware.
+	// Kernel is the EFI program inside the image. With Secure Boot off, the image's stub starts the
+	// kernel through firmware, which measures the kernel into PCR 4. With Secure Boot on, systemd's
+	// stub starts the kernel itself, and PCR 4 has no kernel.
 	Kernel  Program `json:"kernel"`
 	Cmdline string  `json:"cmdline"`
 	// PCR11 is the value that systemd's stub leaves in PCR 11, by bank and then by the words that

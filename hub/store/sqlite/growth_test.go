@@ -43,6 +43,10 @@ func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 			if name == "forget unproven" && strings.Contains(detail, "events_age") {
 				t.Errorf("strangers' events are looked for among all: %s", detail)
 			}
+			// The subqueries of this statement have at most 64 rows.
+			if name == "push out enrolments" && (detail == "SCAN oldest" || detail == "SCAN summed" || strings.HasPrefix(detail, "SCAN (subquery-")) {
+				continue
+			}
 			// A scan of a partial index is allowed: that index contains only the rows that the
 			// statement needs.
 			if strings.HasPrefix(detail, "SCAN ") && !strings.Contains(detail, "USING COVERING INDEX enrolments_expired") && detail != "SCAN chain" && detail != "SCAN c" {

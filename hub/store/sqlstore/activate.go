@@ -23,7 +23,7 @@ var (
 		OR EXISTS (SELECT 1 FROM token_uses WHERE token = e.token AND device = e.device) THEN 1 ELSE 0 END,
 		coalesce(d.enrolment, 0 * d.deleted), d.owner, d.deleted, d.nick, d.token, d.created, d.activated, d.last_seen,
 		d.last_seen_addr, d.public, d.clone, d.user_meta, d.device_meta,
-		(SELECT prod_serial FROM enrolments WHERE id = d.enrolment)
+		(SELECT prod_serial FROM enrolments WHERE id = d.enrolment), e.ek_known
 		FROM enrolments e
 		LEFT JOIN tpms t ON t.ek = e.ek
 		LEFT JOIN aiks a ON a.name = e.iak_name
@@ -93,6 +93,7 @@ type claim struct {
 	devMeta  string
 
 	serialBefore string // serial number in the device's active enrolment
+	ekKnown      bool   // as store.Enrolment.EKKnown
 }
 
 func readClaim(r *Row) (k claim) {
@@ -146,6 +147,7 @@ func readClaim(r *Row) (k claim) {
 	k.userMeta = r.text()
 	k.devMeta = r.text()
 	k.serialBefore = r.text()
+	k.ekKnown = r.bool()
 	return k
 }
 
@@ -271,12 +273,12 @@ func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 	if err := c.Do(bindTPM, k.ek[:], k.owner, k.device, k.id, now); err != nil {
 		return err
 	}
-	if n, err := c.Exec(proveWithCertificate, k.id); err != nil {
-		return err
-	} else if n == 0 {
-		if err := c.Do(proveEK, k.ek[:]); err != nil {
+	if k.ekKnown {
+		if err := c.Do(proveWithCertificate, k.id); err != nil {
 			return err
 		}
+	} else if err := c.Do(proveEK, k.ek[:]); err != nil {
+		return err
 	}
 	if len(k.iakName) != 0 {
 		if err := c.Do(bindAIK, k.iakName, k.ek[:], k.device, k.id, now); err != nil {

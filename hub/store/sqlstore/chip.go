@@ -39,11 +39,13 @@ func (k *claim) linkChips(c Conn, a store.Activation) error {
 	told := false
 	linked := map[string]bool{}
 	for _, m := range a.Marks {
-		n, err := c.Exec(putMark, m.Hash[:], k.device)
-		if err != nil {
+		if !k.known {
+			if err := c.Do(putMark, m.Hash[:], k.device); err != nil {
+				return err
+			}
+		} else if n, err := c.Exec(putMark, m.Hash[:], k.device); err != nil {
 			return err
-		}
-		if n == 0 {
+		} else if n == 0 {
 			continue // the device onboards again: its mark is already stored
 		}
 		type device struct{ id, owner, nick string }

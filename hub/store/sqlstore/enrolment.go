@@ -48,13 +48,26 @@ var (
 	upsertEnrolment  = both(upsertOf(`(SELECT max(id) + 1 FROM enrolments)`), upsertOf(`nextval('enrolments_id_seq')`))
 	selectEnrolment  = prepared(enrolmentColumns + `WHERE request_hash = ?`)
 	selectByIDevID   = prepared(enrolmentColumns + `WHERE idevid_hash = ?`)
+	selectToActivate = prepared(`SELECT e.request_hash, e.state, e.device, e.owner, e.token, e.generation,
+		e.ek, e.iak_name, e.idevid_name, e.iak_hash, e.idevid_hash, e.created, e.expires,
+		e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial, e.key_algorithm, e.ek_certificate, e.ek_known,
+		(SELECT a.request_hash FROM devices d JOIN enrolments a ON a.id = d.enrolment WHERE d.id = e.device AND d.deleted = 0)
+		FROM enrolments e WHERE e.idevid_hash = ?`)
 	expireEnrolments = prepared(expire + `id IN (SELECT id FROM enrolments WHERE state = 'p' AND expires <= ? ORDER BY expires LIMIT ?)`)
 
 	selectPending = prepared(`SELECT token, ek, created, expires, manufacturer, model, firmware, prod_model, prod_serial, key_algorithm
 		FROM enrolments INDEXED BY enrolments_pending_owner WHERE owner = ? AND state = 'p' AND expires > ? ORDER BY id DESC LIMIT ?`)
 
-	selectPendingUsage = prepared(`SELECT bytes FROM pending_usage WHERE owner = ?`)
-	pushOutEnrolment   = prepared(expire + `id IN (SELECT id FROM enrolments WHERE state = 'p' AND owner = ? ORDER BY id LIMIT 1)`)
+	// Makes the oldest pending enrolments of owner ?1 expire until the others fit into ?2 bytes, but
+	// at most 64 of them: more would delay other writers, and 64 of the smallest enrolments are
+	// larger than one of the largest. If all fit, the innermost query reads no enrolment.
+	pushOutEnrolments = prepared(expire + `id IN (SELECT id FROM
+		(SELECT id, sum(bytes) OVER (ORDER BY id) - bytes AS older FROM
+			(SELECT id, 1024 + length(request) + length(verdict) + length(ek_certificate) + length(ek_links)
+				+ length(iak_cert) + length(idevid_cert) AS bytes
+			FROM enrolments WHERE owner = ?1 AND state = 'p'
+				AND (SELECT u.bytes FROM pending_usage u WHERE u.owner = ?1) > ?2 ORDER BY id LIMIT 64) AS oldest) AS summed
+		WHERE older < (SELECT u.bytes FROM pending_usage u WHERE u.owner = ?1) - ?2)`)
 
 	forgetExpired = prepared(`DELETE FROM enrolments WHERE id IN
 		(SELECT id FROM enrolments WHERE state = 'x' AND expires <= ? ORDER BY expires LIMIT ?)`)
@@ -110,10 +123,10 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 		}
 		if changed != 0 {
 			result = e
-			if err := makeRoom(c, e.Owner); err != nil || !e.EKKnown {
+			if err := c.Do(pushOutEnrolments, e.Owner, int64(store.MaxPending)); err != nil || !e.EKKnown {
 				return err
 			}
-			return keepCertificate(c, store.KeptEKCertificate{EK: e.EK, Certificate: e.EKCertificate, Links: e.EKLinks, Expires: now.Add(store.UnprovenEKKeptFor)}, now, store.MaxUnprovenEKs)
+			return s.keepCertificate(c, store.KeptEKCertificate{EK: e.EK, Certificate: e.EKCertificate, Links: e.EKLinks, Expires: now.Add(store.UnprovenEKKeptFor)}, now, store.MaxUnprovenEKs)
 		}
 		result, err = oneEnrolment(c, selectEnrolment, e.RequestHash)
 		return err
@@ -122,22 +135,6 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 		return store.Enrolment{}, err
 	}
 	return result, nil
-}
-
-// makeRoom makes an owner's oldest pending enrolments expire, until the other pending enrolments of
-// the owner fit into store.MaxPending. Usually, each new enrolment makes only one old enrolment
-// expire. One call expires at most 256 enrolments, because more would delay other writers.
-func makeRoom(c Conn, owner string) error {
-	for range 256 {
-		r, ok, err := c.One(selectPendingUsage, owner)
-		if err != nil || !ok || r.int64() <= store.MaxPending {
-			return err
-		}
-		if err := c.Do(pushOutEnrolment, owner); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // Enrolment implements store.Enrolments.
@@ -156,6 +153,30 @@ func (s *Store) EnrolmentByCertificate(ctx context.Context, idevid store.Hash) (
 		return err
 	})
 	return e, err
+}
+
+// EnrolmentToActivate implements store.Enrolments.
+func (s *Store) EnrolmentToActivate(ctx context.Context, idevid store.Hash) (e store.Enrolment, before store.Hash, err error) {
+	err = s.db.Read(ctx, func(c Conn) error {
+		r, ok, err := c.One(selectToActivate, idevid[:])
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return store.ErrNotFound
+		}
+		if e, err = startOfEnrolment(&r); err != nil {
+			return err
+		}
+		e.EKCertificate = r.blob()
+		e.EKKnown = r.bool()
+		before = r.hash()
+		return nil
+	})
+	if err != nil {
+		return store.Enrolment{}, store.Hash{}, err
+	}
+	return e, before, nil
 }
 
 // PendingEnrolments implements store.Enrolments.
@@ -181,7 +202,24 @@ func oneEnrolment(c Conn, query *Statement, key store.Hash) (store.Enrolment, er
 	if !ok {
 		return store.Enrolment{}, store.ErrNotFound
 	}
-	e := store.Enrolment{RequestHash: r.hash()}
+	e, err := startOfEnrolment(&r)
+	if err != nil {
+		return store.Enrolment{}, err
+	}
+	e.IAKPublic = r.blob()
+	e.EKCertificate = r.blob()
+	e.IAKCert = r.blob()
+	e.IDevIDCert = r.blob()
+	e.Verdict = r.blob()
+	e.Request = r.blob()
+	e.EKKnown = r.bool()
+	e.EKLinks = r.blob()
+	return e, nil
+}
+
+// startOfEnrolment reads the columns of enrolmentColumns that are before the long columns.
+func startOfEnrolment(r *Row) (e store.Enrolment, err error) {
+	e.RequestHash = r.hash()
 	if e.State, err = stateOf(r.text()); err != nil {
 		return store.Enrolment{}, err
 	}
@@ -202,14 +240,6 @@ func oneEnrolment(c Conn, query *Statement, key store.Hash) (store.Enrolment, er
 	e.ProdModel = r.text()
 	e.ProdSerial = r.text()
 	e.KeyAlgorithm = r.text()
-	e.IAKPublic = r.blob()
-	e.EKCertificate = r.blob()
-	e.IAKCert = r.blob()
-	e.IDevIDCert = r.blob()
-	e.Verdict = r.blob()
-	e.Request = r.blob()
-	e.EKKnown = r.bool()
-	e.EKLinks = r.blob()
 	return e, nil
 }
 

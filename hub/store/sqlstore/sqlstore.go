@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"gangway/hub/store"
@@ -68,6 +69,8 @@ type Columns interface {
 type Store struct {
 	db   DB
 	seen *sightings
+	// unproven is the number of calls of keepCertificate.
+	unproven atomic.Uint64
 }
 
 // New returns a store on a database. The driver closes the store, and then the database. Call

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"fmt"
+	"sync"
 	"time"
 
 	"gangway/hub/store"
@@ -12,6 +13,7 @@ var ekCertificateTests = []test{
 	{"ExpiresUnlessProven", certificateExpiresUnlessProven},
 	{"ActivationsOwnIsKept", activationsOwnCertificateIsKept},
 	{"UnprovenAreBounded", unprovenCertificatesAreBounded},
+	{"ManyUnprovenAreBounded", manyUnprovenCertificatesAreBounded},
 	{"SurvivesTheRelease", certificateSurvivesTheRelease},
 }
 
@@ -127,6 +129,31 @@ func unprovenCertificatesAreBounded(f *fixture) {
 		f.keepsEK(name, certificate, false, Epoch)
 	}
 	f.keepsEK("raft", "raft's", true, Epoch)
+}
+
+// Attack: someone with a join token sends requests with many invented EKs. A store need not count the
+// certificates at each write, but it must not keep many more than allowed.
+func manyUnprovenCertificatesAreBounded(f *fixture) {
+	const limit, all = 256, 400
+	var writers sync.WaitGroup
+	for i := range all {
+		writers.Go(func() {
+			name := fmt.Sprint("barge ", i)
+			if err := f.KeepEKCertificate(f.ctx, kept(name, name, Epoch.Add(week)), Epoch, limit); err != nil {
+				f.Error(err)
+			}
+		})
+	}
+	writers.Wait()
+	n := 0
+	for i := range all {
+		if _, err := f.EKCertificate(f.ctx, Hash(fmt.Sprint("ek barge ", i)), Epoch); err == nil {
+			n++
+		}
+	}
+	if n < limit || n > limit+limit/64 {
+		f.Errorf("%d certificates are stored; the limit is %d", n, limit)
+	}
 }
 
 func certificateSurvivesTheRelease(f *fixture) {

@@ -21,8 +21,31 @@ var enrolmentTests = []test{
 		f.must(err)
 		equal(f, "by certificate", got, want)
 	}},
+	{"ToActivateHasTheActiveEnrolment", func(f *fixture) {
+		first := f.begin(Machine{Name: "one"}, f.token)
+		second := f.begin(Machine{Name: "one", Request: "later"}, f.token)
+		for _, c := range []struct {
+			e      store.Enrolment
+			before store.Hash
+		}{{first, store.Hash{}}, {second, first.RequestHash}} {
+			want := c.e
+			want.Request, want.Verdict, want.IAKPublic, want.IAKCert, want.IDevIDCert, want.EKLinks = nil, nil, nil, nil, nil, nil
+			got, before, err := f.EnrolmentToActivate(f.ctx, c.e.IDevIDHash)
+			f.must(err)
+			equal(f, "enrolment", got, want)
+			equal(f, "enrolment before", before, c.before)
+			_, err = f.activate(c.e)
+			f.must(err)
+		}
+		f.must(f.DeleteDevice(f.ctx, f.owner.ID, first.DeviceID, Epoch.Add(time.Minute)))
+		_, before, err := f.EnrolmentToActivate(f.ctx, second.IDevIDHash)
+		f.must(err)
+		equal(f, "enrolment of a deleted device", before, store.Hash{})
+	}},
 	{"UnknownIsNotFound", func(f *fixture) {
-		_, err := f.Enrolment(f.ctx, Hash("nothing"))
+		_, _, err := f.EnrolmentToActivate(f.ctx, Hash("nothing"))
+		f.refused(err, store.ErrNotFound)
+		_, err = f.Enrolment(f.ctx, Hash("nothing"))
 		f.refused(err, store.ErrNotFound)
 		_, err = f.EnrolmentByCertificate(f.ctx, Hash("nothing"))
 		f.refused(err, store.ErrNotFound)

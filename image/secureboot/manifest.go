@@ -1,21 +1,20 @@
-package measure
+package secureboot
 
 import (
-	"crypto"
 	"crypto/x509"
+	"encoding/hex"
 
-	"gangway/image/secureboot"
 	"gangway/wire/manifest"
 )
 
-// SecureBoot returns the events of PCR 7 that identify the owner's Secure Boot keys, for a machine
+// Manifest returns the events of PCR 7 that identify the owner's Secure Boot keys, for a machine
 // that has exactly these keys. The argument `leaf` is the certificate whose key signed the programs.
 //
 // PCR 7 has more events than these: the state of Secure Boot, dbx, and the separator. They depend on
 // the machine's firmware.
-func SecureBoot(set *secureboot.Set, leaf *x509.Certificate) (*manifest.SecureBoot, error) {
+func (set *Set) Manifest(leaf *x509.Certificate) (*manifest.SecureBoot, error) {
 	s := new(manifest.SecureBoot)
-	for _, v := range []secureboot.Variable{secureboot.PK, secureboot.KEK, secureboot.DB} {
+	for _, v := range []Variable{PK, KEK, DB} {
 		event, err := set.Event(v)
 		if err != nil {
 			return nil, err
@@ -34,5 +33,11 @@ func SecureBoot(set *secureboot.Set, leaf *x509.Certificate) (*manifest.SecureBo
 
 // digests returns the digests of the data in all banks.
 func digests(data []byte) map[string]string {
-	return inBanks(func(bank crypto.Hash) []byte { return sum(bank, data) })
+	all := map[string]string{}
+	for name, bank := range manifest.Banks() {
+		h := bank.New()
+		h.Write(data)
+		all[name] = hex.EncodeToString(h.Sum(nil))
+	}
+	return all
 }

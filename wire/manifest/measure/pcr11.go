@@ -1,6 +1,7 @@
 package measure
 
 import (
+	"bytes"
 	"crypto"
 	"debug/pe"
 	"encoding/hex"
@@ -37,14 +38,12 @@ var sections = []section{
 }
 
 // dependent lists the sections from which the stub chooses by the machine's hardware.
-var dependent = []section{{".dtbauto", 257}, {".efifw", 258}, {".dtbo", 257}}
+var dependent = []string{".dtbauto", ".efifw", ".dtbo"}
 
-// Versions of systemd whose stub's list of sections is known. Version 253 is not among them, because
-// distributions added sections to it that the release did not measure.
+// Versions of systemd whose order of sections is known.
 const (
 	oldestStub = 252
 	newestStub = 260
-	unsureStub = 253
 )
 
 // linuxSection is the section with the kernel.
@@ -64,11 +63,25 @@ func (p *program) stubVersion() (int, error) {
 		return 0, fmt.Errorf("%w: it does not begin with systemd's stub", ErrStub)
 	}
 	v, err := strconv.Atoi(string(found[1]))
-	if err != nil || v < oldestStub || v > newestStub || v == unsureStub {
-		return 0, fmt.Errorf("%w: it has the stub of systemd %s, and the sections are known that the stubs of systemd %d and %d to %d measure",
-			ErrStub, found[1], oldestStub, unsureStub+1, newestStub)
+	if err != nil || v < oldestStub || v > newestStub {
+		return 0, fmt.Errorf("%w: it has the stub of systemd %s; use a stub of systemd %d to %d", ErrStub, found[1], oldestStub, newestStub)
 	}
 	return v, nil
+}
+
+// knows reports whether the image's stub knows a section's name. The stub has the names as texts in
+// its own sections. Distributions backport sections to older stubs (RHEL 9 has .uname and .sbat in
+// its systemd 252), so the version alone does not tell which sections a stub measures.
+func (p *program) knows(name string) bool {
+	text := []byte(name + "\x00")
+	for _, s := range p.file.Sections {
+		payload := s.Name == ".pcrsig" || slices.Contains(dependent, s.Name) ||
+			slices.ContainsFunc(sections, func(in section) bool { return in.name == s.Name })
+		if !payload && bytes.Contains(p.efi[s.Offset:][:s.Size], text) {
+			return true
+		}
+	}
+	return false
 }
 
 // content returns the content of a section, as it is in memory, or nil if the file has no such
@@ -110,9 +123,9 @@ func (p *program) measuredSections() (all []measured, err error) {
 		// does not read.
 		return nil, fmt.Errorf("%w: it has a symbol table", ErrStub)
 	}
-	for _, s := range dependent {
-		if slices.ContainsFunc(p.file.Sections, func(in *pe.Section) bool { return in.Name == s.name }) {
-			return nil, fmt.Errorf("%w: the stub chooses from its sections %s by the machine's hardware", ErrStub, s.name)
+	for _, s := range p.file.Sections {
+		if slices.Contains(dependent, s.Name) {
+			return nil, fmt.Errorf("%w: the stub chooses from its sections %s by the machine's hardware", ErrStub, s.Name)
 		}
 	}
 	for _, s := range sections {
@@ -120,8 +133,14 @@ func (p *program) measuredSections() (all []measured, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if len(content) > 0 && version >= s.since {
+		if len(content) == 0 {
+			continue
+		}
+		switch knows := p.knows(s.name); {
+		case knows:
 			all = append(all, measured{s.name, content})
+		case version >= s.since:
+			return nil, fmt.Errorf("%w: the stub of systemd %d does not have the name %s, so it is not systemd's", ErrStub, version, s.name)
 		}
 	}
 	if len(all) == 0 || all[0].name != linuxSection {

@@ -2,7 +2,6 @@
 // machine starts these files. It fills the reference manifest (wire/manifest) of a system.
 //
 // Authenticode gives the digests that firmware extends into PCR 4 before it starts an EFI program.
-// PCR11 gives the value that systemd's stub leaves in PCR 11. SecureBoot gives the events of PCR 7
-// that the owner's Secure Boot keys cause. The package does no I/O, and runs no other program:
-// its tests compare its results with systemd-measure and osslsigncode.
+// PCR11 gives the value that systemd's stub leaves in PCR 11. The package does no I/O, and runs no
+// other program: its tests compare its results with systemd-measure and osslsigncode.
 package measure

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/quick"
@@ -19,7 +20,6 @@ import (
 
 	"gangway/image"
 	"gangway/image/authenticode"
-	"gangway/image/secureboot"
 	"gangway/wire/manifest"
 )
 
@@ -88,6 +88,19 @@ func efi(parts ...part) []byte {
 func magic(version string) part {
 	return part{".sdmagic", []byte("#### LoaderInfo: systemd-stub " + version + " ####\x00")}
 }
+
+// names is the section of a stub that has these names as texts.
+func names(names ...string) part {
+	return part{".rodata", []byte(strings.Join(append(names, ".pcrsig"), "\x00") + "\x00")}
+}
+
+// The names that the stubs of systemd 252, 254, 256 and 257 measure.
+var (
+	names252 = []string{".linux", ".osrel", ".cmdline", ".initrd", ".splash", ".dtb", ".pcrpkey"}
+	names254 = append(slices.Clone(names252), ".uname", ".sbat")
+	names256 = append(slices.Clone(names254), ".ucode")
+	names257 = append(slices.Clone(names256), ".profile", ".dtbauto", ".hwids")
+)
 
 // real returns a unified kernel image with Debian's stub.
 func real(t testing.TB) ([]byte, image.UKI) {
@@ -183,48 +196,61 @@ func TestPCR11OfEachStub(t *testing.T) {
 		{".sbat", []byte("sbat")}, {".uname", []byte("uname")}, {".dtb", []byte("dtb")}, {".splash", []byte("splash")}, {".ucode", []byte("ucode")},
 		{".initrd", []byte("initrd")}, {".cmdline", []byte("cmdline")}, {".osrel", []byte("osrel")}, {".linux", []byte("linux")}, {".text", []byte("text")},
 	}
-	for version, want := range map[string]string{
-		"252.39-1~deb12u2": "b3a6b850ae09c645a0b9c541d9ee2815f3abc253377ea37fb99bbe070ca03c21",
-		"254.5":            "d320aa94a1d04c2c67aad62bd81b89cb77590e5922a1c05beabc29c185001721",
-		"255":              "d320aa94a1d04c2c67aad62bd81b89cb77590e5922a1c05beabc29c185001721",
-		"256.7-1":          "af6e47d54eebf81d6cc7f778564e755ff9cef40a8d4c27dad334aac435b1c10b",
-		"257.8-1~deb13u1":  "5810a3da798eea63c9ae2c5abe694f604156d9505778d30ca55a04ec96039716",
-		"258":              "5810a3da798eea63c9ae2c5abe694f604156d9505778d30ca55a04ec96039716",
-		"260.2-1-arch":     "5810a3da798eea63c9ae2c5abe694f604156d9505778d30ca55a04ec96039716",
+	const (
+		value252 = "b3a6b850ae09c645a0b9c541d9ee2815f3abc253377ea37fb99bbe070ca03c21"
+		value254 = "d320aa94a1d04c2c67aad62bd81b89cb77590e5922a1c05beabc29c185001721"
+		value256 = "af6e47d54eebf81d6cc7f778564e755ff9cef40a8d4c27dad334aac435b1c10b"
+		value257 = "5810a3da798eea63c9ae2c5abe694f604156d9505778d30ca55a04ec96039716"
+	)
+	for _, c := range []struct {
+		version string
+		names   []string
+		want    string
+	}{
+		{"252.39-1~deb12u2", names252, value252},
+		{"252-46.el9", names254, value254}, // RHEL 9 has backported two sections
+		{"253.1", names252, value252},
+		{"254.5", names254, value254},
+		{"255", names254, value254},
+		{"256.7-1", names256, value256},
+		{"257.8-1~deb13u1", names257, value257},
+		{"258", names257, value257},
+		{"259.1", names257, value257},
+		{"260.2-1-arch", names257, value257},
 	} {
-		got, err := PCR11(efi(append(all, magic(version))...), crypto.SHA256, "")
+		got, err := PCR11(efi(append(all, magic(c.version), names(c.names...))...), crypto.SHA256, "")
 		if err != nil {
-			t.Errorf("%s: %v", version, err)
-		} else if hex.EncodeToString(got) != want {
-			t.Errorf("%s: %x, want %s", version, got, want)
+			t.Errorf("%s: %v", c.version, err)
+		} else if hex.EncodeToString(got) != c.want {
+			t.Errorf("%s: %x, want %s", c.version, got, c.want)
 		}
 	}
 }
 
 // An image whose PCR 11 depends on more than the image is refused, and not guessed.
 func TestPCR11IsNotGuessed(t *testing.T) {
-	linux, stub := part{".linux", []byte("linux")}, magic("257.8")
-	if _, err := PCR11(efi(linux, stub), crypto.SHA256, ""); err != nil {
+	linux, stub, known := part{".linux", []byte("linux")}, magic("257.8"), names(names257...)
+	if _, err := PCR11(efi(linux, stub, known), crypto.SHA256, ""); err != nil {
 		t.Fatal(err)
 	}
-	large := efi(linux, stub)
+	large := efi(linux, stub, known)
 	le := binary.LittleEndian
 	le.PutUint32(large[testHeader+4+coffHeader+240+8:], 5000) // VirtualSize of the first section
-	symbols := efi(linux, stub)
+	symbols := efi(linux, stub, known)
 	le.PutUint32(symbols[testHeader+4+8:], uint32(len(symbols)))
 	symbols = append(symbols, 4, 0, 0, 0)
 	for name, uki := range map[string][]byte{
-		"no stub":                 efi(linux),
-		"another stub":            efi(linux, part{".sdmagic", []byte("#### LoaderInfo: systemd-boot 257 ####")}),
-		"systemd 251":             efi(linux, magic("251")),
-		"systemd 253":             efi(linux, magic("253.1")),
-		"a future systemd":        efi(linux, magic("261")),
-		"a very long number":      efi(linux, magic("2570000000000000000000")),
-		"no kernel":               efi(stub),
-		"a section twice":         efi(linux, stub, linux),
-		"two profiles":            efi(linux, stub, part{".profile", []byte("a")}, part{".profile", []byte("b")}),
-		"device trees to choose":  efi(linux, stub, part{".dtbauto", []byte("a")}),
-		"firmware to choose":      efi(linux, stub, part{".efifw", []byte("a")}),
+		"no stub":                 efi(linux, known),
+		"another stub":            efi(linux, known, part{".sdmagic", []byte("#### LoaderInfo: systemd-boot 257 ####")}),
+		"systemd 251":             efi(linux, known, magic("251")),
+		"a future systemd":        efi(linux, known, magic("261")),
+		"a very long number":      efi(linux, known, magic("2570000000000000000000")),
+		"a stub without a name":   efi(linux, part{".uname", []byte("6.1")}, magic("254"), names(names252...)),
+		"no kernel":               efi(stub, known),
+		"a section twice":         efi(linux, stub, known, linux),
+		"two profiles":            efi(linux, stub, known, part{".profile", []byte("a")}, part{".profile", []byte("b")}),
+		"device trees to choose":  efi(linux, stub, known, part{".dtbauto", []byte("a")}),
+		"firmware to choose":      efi(linux, stub, known, part{".efifw", []byte("a")}),
 		"a section beyond itself": large,
 		"a symbol table":          symbols,
 	} {
@@ -350,7 +376,7 @@ func TestRejectsProgramThatLies(t *testing.T) {
 // FuzzSystem: no file makes System panic, and what System returns fits into a manifest.
 func FuzzSystem(f *testing.F) {
 	kernel := efi(part{".text", []byte("kernel")})
-	f.Add(efi(part{".linux", kernel}, magic("252"), part{".cmdline", []byte("quiet")}))
+	f.Add(efi(part{".linux", kernel}, magic("252"), names(names252...), part{".cmdline", []byte("quiet")}))
 	f.Add(efi(part{".linux", kernel}))
 	f.Add([]byte("MZ"))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -404,48 +430,5 @@ func TestPCR11SeparatesNameAndContent(t *testing.T) {
 	}
 	if err := quick.Check(same, nil); err != nil {
 		t.Error(err)
-	}
-}
-
-// The events of PCR 7 are those of a real machine's log that has the owner's keys: the variables'
-// names and contents, and the entry of db.
-func TestSecureBootEvents(t *testing.T) {
-	dir := t.TempDir()
-	if err := secureboot.New(dir, "owner", nil, made); err != nil {
-		t.Fatal(err)
-	}
-	set, err := secureboot.Load(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf := set.Certificates[secureboot.DB][0]
-	s, err := SecureBoot(set, leaf)
-	if err != nil {
-		t.Fatal(err)
-	}
-	event, err := set.Event(secureboot.DB)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The GUID of db, then the lengths of the name and the content, then the name in UTF-16.
-	head, _ := hex.DecodeString("cbb219d73a3d9645a3bcdad00e67656f" + "0200000000000000")
-	head = binary.LittleEndian.AppendUint64(head, uint64(len(event)-36))
-	head = append(head, 'd', 0, 'b', 0)
-	if !bytes.HasPrefix(event, head) || !bytes.HasSuffix(event, leaf.Raw) {
-		t.Errorf("the event of db is %x", event)
-	}
-	if got := hexDigest(crypto.SHA384, event); s.Variables[2].Name != "db" || s.Variables[2].Events["SHA-384"] != got {
-		t.Errorf("the manifest has another event of db: %+v", s.Variables[2])
-	}
-	authority, err := set.Authority(leaf)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The entry has the owner's GUID and the certificate, without the head of the list.
-	if len(authority) != len(event)-28 || !bytes.HasSuffix(authority, event[36+28:]) || s.Authority["SHA-256"] != hexDigest(crypto.SHA256, authority) {
-		t.Errorf("the authority is %x", authority)
-	}
-	if s, err := SecureBoot(set, set.Certificates[secureboot.PK][0]); err != nil || s.Authority != nil {
-		t.Errorf("a certificate that db does not allow has the authority %v, %v", s.Authority, err)
 	}
 }
