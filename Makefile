@@ -7,7 +7,7 @@ export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -trimpath)
 
 FLEET ?= 1000,1000000
 
-.PHONY: help build install demo check test e2e e2e-full pictures tutorial bench bench-ui bench-fleet load-objects growth lint fuzz vendor-roots vendor-web screenshots page-pictures clean install-tools release release-test package-test
+.PHONY: help build install demo check test e2e e2e-full pictures tutorial bench bench-ui bench-fleet load-objects growth faults hostile soak lint fuzz vendor-roots vendor-web screenshots page-pictures clean install-tools release release-test package-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -68,6 +68,15 @@ load-objects: ## upload and download LOAD_MIB (default 10240) MiB of objects, an
 
 growth: ## send requests that the hub refuses, at the rate limit, for GROWTH (default 1m); prints how much the database grows, also per day
 	GANGWAY_GROWTH=$(or $(GROWTH),1m) $(GO) test -count=1 -v -timeout 60m -run '^TestGrowthOfAMinute$$' ./hub/api
+
+faults: install-tools ## kill, cut and fill hubs and databases while FAULTS (default 2000) devices onboard and report; prints the longest gaps
+	GANGWAY_FAULTS=$(or $(FAULTS),2000) $(GO) test -count=1 -v -timeout 60m -run '^TestFaults' ./internal/e2e
+
+hostile: install-tools ## attack a hub with HOSTILE (default 10000) forged requests a second, slow clients and garbage; prints what that costs and how long good devices wait
+	GANGWAY_HOSTILE=$(or $(HOSTILE),10000) $(GO) test -count=1 -v -timeout 30m -run '^TestAttackCostsLittle$$' ./internal/e2e
+
+soak: install-tools ## serve devices and refuse attackers for SOAK (default 30m), and check that memory, goroutines, open files and database stay flat
+	GANGWAY_SOAK=$(or $(SOAK),30m) $(GO) test -count=1 -v -timeout 25h -run '^TestSoakIsFlat$$' ./internal/e2e
 
 release: ## make a release in build/release: programs, Debian packages, an OCI image, a bill of materials and checksums
 	GO="$(GO)" ./scripts/release.sh build/release

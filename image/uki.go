@@ -20,6 +20,10 @@ type UKI struct {
 	Cmdline string
 	// OSRelease is the text of os-release(5), which boot menus read.
 	OSRelease string
+	// PCRKey is the public key (PEM) of the owner who approves the image, and PCRSignatures the file
+	// tpm2-pcr-signature.json with the approvals. The stub measures the key, and hands both to the
+	// system. Both may be empty.
+	PCRKey, PCRSignatures []byte
 }
 
 // sectionFlags are the flags of each added section: initialised data, readable (PE/COFF 4.1).
@@ -136,6 +140,8 @@ func (u UKI) sections() []section {
 	for _, s := range []section{
 		{".osrel", []byte(u.OSRelease)},
 		{".cmdline", []byte(u.Cmdline)},
+		{".pcrpkey", u.PCRKey},
+		{".pcrsig", u.PCRSignatures},
 		{".initrd", u.Initrd},
 		{".linux", u.Kernel},
 	} {

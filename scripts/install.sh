@@ -37,6 +37,7 @@ if [ "${1:-all}" != demo ]; then
 	need shellcheck shellcheck
 	need haproxy haproxy # a test runs it as the proxy before a hub
 	need systemd-analyze systemd # checks the unit files in contrib
+	needfile /usr/lib/systemd/systemd-measure systemd # computes PCR 11, to compare
 	# The tests start a server of their own in a temporary folder.
 	[ -n "$(ls -d /usr/lib/postgresql/*/bin/postgres 2>/dev/null)" ] || want="$want postgresql"
 	needfile /usr/sbin/pgbouncer pgbouncer

@@ -47,4 +47,4 @@ for deb in "$out"/old.release/*.deb; do
 done
 rm -rf $out/unpacked $out/old.release
 
-GANGWAY_PACKAGES=$PWD/$out $go test -count=1 -v -timeout 15m -run '^TestPackages$' ./internal/qemu
+GANGWAY_PACKAGES=$PWD/$out $go test -count=1 -v -timeout 25m -run '^TestPackages$' ./internal/qemu

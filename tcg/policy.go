@@ -9,6 +9,7 @@ const (
 	ccPolicySecret       = 0x00000151
 	ccPolicyCommandCode  = 0x0000016C
 	ccPolicyOR           = 0x00000171
+	ccPolicyPCR          = 0x0000017F
 	ccPolicyAuthorizeNV  = 0x00000192
 
 	rhEndorsement = 0x4000000B
@@ -100,4 +101,21 @@ func devidBranches(alg AlgID, index uint32) [][]byte {
 		policyCommandCode(alg, a, ccActivateCredential),
 		policyDelegation(alg, index),
 	}
+}
+
+// PolicyPCR is the digest of TPM2_PolicyPCR (Part 3, 23.7) in a new policy session whose hash
+// algorithm is `alg`. It covers the PCRs 0 to 23 in `values`, of the bank of the same algorithm.
+func PolicyPCR(alg AlgID, values map[int][]byte) []byte {
+	var selected [3]byte
+	var all []byte
+	for pcr := range 8 * len(selected) {
+		if v, ok := values[pcr]; ok {
+			selected[pcr/8] |= 1 << (pcr % 8)
+			all = append(all, v...)
+		}
+	}
+	selection := binary.BigEndian.AppendUint16(be32(1), uint16(alg)) // TPML_PCR_SELECTION with one TPMS_PCR_SELECTION
+	selection = append(selection, byte(len(selected)))
+	selection = append(selection, selected[:]...)
+	return digest(alg, zero(alg), be32(ccPolicyPCR), selection, digest(alg, all))
 }

@@ -22,11 +22,12 @@ var errProblems = errors.New("")
 func doctorCommand(o *options, stdout io.Writer) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "doctor",
-		Short: "Check this machine: TPM, event log, clock, network, proxy, hub",
+		Short: "Check this machine: TPM, event log, Secure Boot, clock, network, proxy, hub",
 		Long: `Doctor checks what onboarding and reports need: the TPM with its PCR banks and its
-lockout, the firmware's event log, the agent's state, the network, the proxy, the hub and
-its name, the clock, and whether the hub accepts this device. Each finding gives
-the problem, its cause and the remedy. Doctor changes nothing, and shows no secret.
+lockout, the firmware's event log and whether it explains the PCRs, the mode of Secure
+Boot, the agent's state, the network, the proxy, the hub and its name, the clock, and
+whether the hub accepts this device. Each finding gives the problem, its cause and the
+remedy. Doctor changes nothing, and shows no secret.
 
 The exit code is 1 if a finding is a problem, and 0 otherwise. With --output json, the
 findings are a list; their codes are stable.

@@ -22,6 +22,7 @@ import (
 	"gangway/internal/manual"
 	"gangway/internal/version"
 	"gangway/wire"
+	"gangway/wire/trail/sig"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -96,6 +97,7 @@ type options struct {
 	logFiles     []string
 	logSocket    string
 	network      networkOptions
+	revisionKey  string
 }
 
 func command(stdout, stderr io.Writer) *cobra.Command {
@@ -250,6 +252,7 @@ func runFlags(c *cobra.Command, o *options) {
 	f := c.Flags()
 	cmdline.SpanVar(f, &o.poll, "poll", 30*time.Second, "interval between checks for a new revision and new user-meta")
 	f.StringVar(&o.trail.Hook, "hook", "", "program that installs revisions (default: the device installs no revisions)")
+	f.StringVar(&o.revisionKey, "revision-key", "", "public keys (PEM) of the device's owner; the agent installs only revisions that one of these keys has signed, even if the hub orders it (default: no signature is needed)")
 	f.StringVar(&o.trail.First, "first-revision", "", "folder with the first revision (state.json, objects/) of a device without a trail; deleted when the hub has the trail")
 	f.StringVar(&o.trail.Data, "revisions", "", "folder for revisions and their objects, for example on a larger disk, or readable by other users (default: in the state folder)")
 	cmdline.SpanVar(f, &o.trail.HookTimeout, "hook-timeout", 30*time.Minute, "time limit for one call of the hook")
@@ -297,6 +300,15 @@ func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) 
 	}
 	cfg.EndorsementAuth = auth
 	cfg.Trail.Reserve = o.reserve << 20
+	if o.revisionKey != "" {
+		b, err := readFile(o.revisionKey, sig.MaxKeys)
+		if err != nil {
+			return nil, err
+		}
+		if cfg.Trail.Keys, err = sig.ParseKeys(b); err != nil {
+			return nil, fmt.Errorf("%s: %w", o.revisionKey, err)
+		}
+	}
 	network, err := o.network.settings()
 	if err != nil {
 		return nil, err

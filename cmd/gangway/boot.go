@@ -32,6 +32,13 @@ The boot is one of:
   refused           the newest measurement is not valid; the output shows the
                     measurement before it
 
+The hub judges each part of the boot. A part is one of:
+  expected          it is what one of your manifests states: see 'gangway boot'
+  known             it is as in the reference, or you accepted it for a cohort
+  changed           it is neither expected nor known
+  unexplained       it is neither, and the event log does not explain its value
+The boot matches only if every part is expected or known.
+
 Names of measured things are derived from the measured data. Text in brackets comes
 from the machine's event log; nothing verifies this text.
 
@@ -138,6 +145,15 @@ func (a *app) showBoot(ctx context.Context, d api.DeviceView, path string) error
 	}
 	if v.Requested {
 		a.line("requested", "a new measurement")
+	}
+	if s := v.System; s != nil {
+		a.line("system", fmt.Sprintf("%s (sequence %d)", s.Name, s.Sequence))
+	}
+	if len(v.Parts) > 0 {
+		a.printf("\nParts of the boot\n")
+		for _, p := range v.Parts {
+			a.printf("  %-10s %-17s %s\n", p.Part, p.State, visible(p.Words))
+		}
 	}
 	if len(v.Changes) > 0 {
 		a.printf("\nWhat changed\n")

@@ -8,13 +8,19 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"gangway/hub/clone"
 	"gangway/hub/store"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 )
+
+// goodMaker is the TPM maker that the hubs of most tests trust. Its RSA keys take a tenth of a second
+// of computing.
+var goodMaker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("good", fleet.MakerOptions{}) })
 
 // onboarded starts a hub with one device of the account ada, and signs ada in. The function
 // `change` may change the device before the onboarding. onboarded returns the hub, and a function
@@ -30,7 +36,7 @@ func onboarded(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typ
 // device. The second function fails the test if the hub refuses the request.
 func connected(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typed string, arg ...string) (string, string, error), func(method, path, body string)) {
 	t.Helper()
-	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
+	maker, err := goodMaker()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +81,7 @@ func connected(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typ
 		}
 		typing.Close()
 		var out, notes bytes.Buffer
-		c := command(&app{stdin: in, stdout: &out, stderr: &notes})
+		c := command(&app{stdin: in, stdout: &out, stderr: &notes, poll: 20 * time.Millisecond})
 		c.SetArgs(arg)
 		err = c.ExecuteContext(t.Context())
 		return out.String(), notes.String(), err

@@ -250,7 +250,7 @@ func (a *app) followLogs(ctx context.Context, values url.Values, shown []api.Log
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(followEvery):
+		case <-time.After(a.every(followEvery)):
 		}
 	}
 }

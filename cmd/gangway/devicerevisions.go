@@ -343,7 +343,7 @@ func (a *app) watchRevision(ctx context.Context, d api.DeviceView, rev int) erro
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(2 * time.Second):
+		case <-time.After(a.every(2 * time.Second)):
 		}
 	}
 }

@@ -106,7 +106,7 @@ func TestDeviceLogsFollow(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var out, notes locked
-		c := command(&app{stdout: &out, stderr: &notes})
+		c := command(&app{stdout: &out, stderr: &notes, poll: 20 * time.Millisecond})
 		c.SetArgs([]string{"device", "logs", d.Nick, "--follow", "--tail", "2"})
 		done := make(chan error, 1)
 		go func() { done <- c.ExecuteContext(ctx) }()
@@ -267,11 +267,11 @@ func TestPostWaitsForTheDevice(t *testing.T) {
 	for i, c := range []struct{ status, want string }{{"DONE", ""}, {"ERROR", "failed: no space"}} {
 		report := fmt.Sprintf(`{"status":%q,"progress":100,"status-msg":"no space"}`, c.status)
 		go func() {
-			for range 200 {
+			for range 1000 {
 				if trail, err := h.Store.Trail(t.Context(), d.ID); err != nil || trail.Rev > i {
 					break
 				}
-				time.Sleep(50 * time.Millisecond)
+				time.Sleep(10 * time.Millisecond)
 			}
 			send("PUT", fmt.Sprintf("/trails/%s/steps/%d/progress", d.ID, i+1), report)
 		}()

@@ -20,6 +20,7 @@ import (
 	"gangway/image/secureboot"
 	"gangway/image/stick"
 	"gangway/wire"
+	"gangway/wire/trail/sig"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -45,8 +46,9 @@ type imageOptions struct {
 	console                           string // level
 	debug, claim, reset               bool
 	signKey, signCert, keys           string
-	enrol                             string
+	enrol, revisionKey                string
 	network                           networkOptions
+	manifest                          manifestOptions
 }
 
 func (a *app) imageBuild() *cobra.Command {
@@ -71,11 +73,19 @@ your device again when it onboards.
 If your network does not configure machines, give the settings: with --address and
 the other network options, or in one file (--network-file). They are on the stick as
 network.txt, which you can edit on any computer. The installed system keeps the
-settings. See docs/image.md.`,
+settings. See docs/image.md.
+
+With --manifest-key, the command also writes a reference manifest, IMAGE.manifest: what
+an installed machine measures when it starts, signed by your key. The hub compares the
+boots of your machines with it.
+
+With --revision-key, the devices install only revisions that your key has signed. An
+attacker who controls the hub can then install nothing on them. See docs/trails.md.`,
 		Example: `  gangway image build x64-uefi-installer --token-file device_autojointoken.json -o installer.img
   gangway image build x64-uefi-installer --token-file t.json --disk 'model:Samsung*' -o installer.img
   gangway image build x64-uefi-installer --token-file t.json --address 192.0.2.10/24 --gateway 192.0.2.1 --dns 192.0.2.53 --vlan 42
   gangway image build x64-uefi-installer --token-file t.json --proxy https://proxy.example:3129 --proxy-ca proxy-ca.pem --ntp ntp.example
+  gangway image build x64-uefi-installer --token-file t.json --manifest-key manifest.key -o installer.img
   gangway image build x64-uefi-installer --reset-only -o reset.img`,
 		Args: args("TARGET"),
 		RunE: func(c *cobra.Command, arg []string) error {
@@ -83,7 +93,7 @@ settings. See docs/image.md.`,
 				return usagef("unknown target %q; the only target is %s", arg[0], stick.Target)
 			}
 			if o.reset {
-				for _, other := range append(networkFlags, "token-file", "claim", "hub-file", "disk", "escrow-to", "merge", "debug", "secure-boot-enrol") {
+				for _, other := range append(networkFlags, "token-file", "claim", "hub-file", "disk", "escrow-to", "merge", "debug", "secure-boot-enrol", "manifest-key", "revision-key") {
 					if c.Flags().Changed(other) {
 						return usagef("--reset-only installs nothing: leave --%s out", other)
 					}
@@ -123,7 +133,9 @@ func (o *imageOptions) partsFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.keys, "secure-boot-keys", "", "sign the EFI programs for Secure Boot with the db key of this folder, made by 'gangway image keys'; needs osslsigncode")
 	f.StringVar(&o.signKey, "secure-boot-key", "", "sign the EFI programs for Secure Boot with this key (PEM, without a password); needs osslsigncode")
 	f.StringVar(&o.signCert, "secure-boot-cert", "", "certificate (PEM) of --secure-boot-key; it must be in the machines' db")
+	f.StringVar(&o.revisionKey, "revision-key", "", "public keys (PEM) of which one must sign each revision; the devices install no other revisions, even if the hub orders it (default: no signature is needed)")
 	f.StringVar(&o.programs, "programs", "", "folder of gangway-init and gangway-agent (default: this program's folder, ../lib/gangway, or the programs embedded in this program)")
+	o.manifest.flags(f)
 }
 
 // parts loads the files from which images are built.
@@ -150,10 +162,31 @@ func (o *imageOptions) parts() (_ *stick.Parts, err error) {
 		return nil, usagef("--secure-boot-key and --secure-boot-cert need each other: give both")
 	}
 	p, err := stick.LoadParts(o.kernel, o.boot, o.programs)
+	if err == nil && o.revisionKey != "" {
+		p.RevisionKeys, err = readRevisionKeys(o.revisionKey)
+	}
 	if err == nil && o.signKey != "" {
 		p.Signer, err = authenticode.New(o.signKey, o.signCert)
 	}
 	return p, err
+}
+
+// readRevisionKeys reads a key file with the owner's keys.
+func readRevisionKeys(name string) (*sig.Keys, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, sig.MaxKeys+1))
+	if err != nil {
+		return nil, err
+	}
+	keys, err := sig.ParseKeys(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w; give the public key, as 'openssl pkey -in KEY -pubout' prints it", name, err)
+	}
+	return keys, nil
 }
 
 // readToken reads a token file; "-" is standard input.
@@ -182,6 +215,8 @@ type built struct {
 	// ConsolePassword is the password of the devices' shell, with --debug.
 	ConsolePassword string            `json:"console-password,omitempty"`
 	Manifest        *install.Manifest `json:"manifest"`
+	// Reference is the file of the reference manifest, with --manifest-key.
+	Reference string `json:"reference-manifest,omitempty"`
 }
 
 func (a *app) buildImage(ctx context.Context, o imageOptions) error {
@@ -222,10 +257,16 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	if err != nil {
 		return err
 	}
+	reference, err := o.manifest.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer reference.close()
 	parts, err := o.parts()
 	if err != nil {
 		return err
 	}
+	parts.Owner = reference.owner()
 	revision, remove, err := a.firstRevision(ctx, o.merge)
 	if err != nil {
 		return err
@@ -235,7 +276,12 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 		Token: token, Hub: hub, Disk: rule, Debug: o.debug, Console: &console, First: revision, Escrow: recipient,
 		Enrol: enrol, EnrolUnasked: o.enrol == enrolAlways, Network: network,
 		Progress: func(s string) { a.note("%s", s) },
+		Boots:    func(manager, system []byte) error { return reference.measure(&o, parts, manager, system) },
 	}, o.out)
+	if err != nil {
+		return err
+	}
+	file, err := reference.write(a, o.out)
 	if err != nil {
 		return err
 	}
@@ -250,7 +296,7 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 		}
 		a.note("The devices have a shell; its password is %s.", password)
 	}
-	return a.built(o.out, password, m)
+	return a.built(o.out, password, m, file)
 }
 
 // buildReset builds the image of a stick that wipes machines.
@@ -264,17 +310,18 @@ func (a *app) buildReset(o imageOptions) error {
 		return err
 	}
 	a.note("A machine that starts from this stick is WIPED, without a key press. Label the stick.")
-	return a.built(o.out, "", m)
+	return a.built(o.out, "", m, "")
 }
 
 // built prints the result of image build, or of image build --reset-only. The argument `password`
-// is the password of the devices' shell. It is empty if the devices have no shell.
-func (a *app) built(image, password string, m *install.Manifest) error {
+// is the password of the devices' shell. It is empty if the devices have no shell. The argument
+// `reference` is the file of the reference manifest. It is empty if there is none.
+func (a *app) built(image, password string, m *install.Manifest, reference string) error {
 	info, err := os.Stat(image)
 	if err != nil {
 		return err
 	}
-	if done, err := a.json(built{image, info.Size(), password, m}); done {
+	if done, err := a.json(built{image, info.Size(), password, m, reference}); done {
 		return err
 	}
 	a.note("%s, %d MiB. Write it to a stick: dd if=%s of=/dev/sdX bs=4M conv=fsync", image, info.Size()>>20, image)
@@ -370,6 +417,9 @@ whether the image is signed for Secure Boot.`,
 			}
 			if m.Escrow != "" {
 				a.printf("%-10s recovery keys of encrypted disks, for %s\n", "escrow", m.Escrow)
+			}
+			if m.RevisionKeys != "" {
+				a.printf("%-10s only revisions that the owner's keys have signed; SHA-256 of the key file %s\n", "installs", m.RevisionKeys)
 			}
 			if r := m.First; r != nil {
 				a.printf("%-10s %s; %d object(s), %.1f MiB, state %s\n", "first", strings.Join(printable(r.Parts), ", "), r.Objects, float64(r.Size)/(1<<20), r.SHA256)

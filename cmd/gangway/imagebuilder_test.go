@@ -25,7 +25,6 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/store"
 	"gangway/image/stick"
-	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/internal/qemu"
 	"gangway/internal/race"
@@ -319,7 +318,7 @@ func TestImageFromThePageIsReal(t *testing.T) {
 	if missing := b.Missing(); missing != "" {
 		t.Skip(missing)
 	}
-	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
+	maker, err := goodMaker()
 	if err != nil {
 		t.Fatal(err)
 	}

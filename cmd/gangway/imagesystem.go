@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"os"
@@ -18,6 +19,8 @@ type system struct {
 	Size   int64  `json:"size"`
 	SHA256 string `json:"sha256"`
 	Kernel string `json:"kernel"`
+	// Reference is the file of the reference manifest, with --manifest-key.
+	Reference string `json:"reference-manifest,omitempty"`
 }
 
 func (a *app) imageSystem() *cobra.Command {
@@ -29,12 +32,19 @@ func (a *app) imageSystem() *cobra.Command {
 agent in one. To update machines, put the file into a revision as ` + slots.SystemPath + `.
 Each machine writes the new system to the slot that is not running, and starts it once.
 If the machine then reaches the hub, it keeps the new system. The file contains no data
-of a single machine, and no secret. The same input gives the same file, byte for byte.`,
+of a single machine, and no secret. The same input gives the same file, byte for byte.
+
+With --manifest-key, the command also writes a reference manifest, FILE.manifest: what a
+machine measures when it starts the system, signed by your key.
+
+If the machines pin your key, give the same --revision-key. A system without the key
+installs revisions without a signature.`,
 		Example: `  gangway image system -o gangway/system.efi
   gangway image system --kernel ./my-kernel -o system.efi
+  gangway image system --manifest-key manifest.key --manifest-name 'kernel of November' -o system.efi
   gangway image system --debug --token-file device_autojointoken.json -o system.efi`,
 		Args: args(),
-		RunE: func(*cobra.Command, []string) error { return a.makeSystem(o) },
+		RunE: func(c *cobra.Command, _ []string) error { return a.makeSystem(c.Context(), o) },
 	}
 	f := c.Flags()
 	f.StringVarP(&o.out, "out", "o", "system.efi", "the file to write")
@@ -45,7 +55,7 @@ of a single machine, and no secret. The same input gives the same file, byte for
 	return c
 }
 
-func (a *app) makeSystem(o imageOptions) error {
+func (a *app) makeSystem(ctx context.Context, o imageOptions) error {
 	if o.debug != (o.token != "") {
 		return usagef("--debug and --token-file need each other: the shell's password is derived from the join token's secret")
 	}
@@ -60,19 +70,32 @@ func (a *app) makeSystem(o imageOptions) error {
 	if err != nil {
 		return usagef("--console: %w", err)
 	}
+	reference, err := o.manifest.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer reference.close()
 	parts, err := o.parts()
 	if err != nil {
 		return err
 	}
+	parts.Owner = reference.owner()
 	b, err := stick.System(parts, token, console)
 	if err != nil {
+		return err
+	}
+	if err := reference.measure(&o, parts, nil, b); err != nil {
 		return err
 	}
 	if err := os.WriteFile(o.out, b, 0o644); err != nil {
 		return err
 	}
+	file, err := reference.write(a, o.out)
+	if err != nil {
+		return err
+	}
 	sum := fmt.Sprintf("%x", sha256.Sum256(b))
-	if done, err := a.json(system{o.out, int64(len(b)), sum, parts.Release}); done {
+	if done, err := a.json(system{o.out, int64(len(b)), sum, parts.Release, file}); done {
 		return err
 	}
 	a.note("%s, %d MiB, SHA-256 %s. Put it into a revision as %s.", o.out, len(b)>>20, sum, slots.SystemPath)

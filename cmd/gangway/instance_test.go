@@ -23,7 +23,7 @@ func TestHubsInOneBucketDoNotShareObjects(t *testing.T) {
 	defer server.Close()
 	c := objects.S3Config{Endpoint: server.URL, Region: "us-east-1", Bucket: "fleet", AccessKey: "key", SecretKey: "secret"}
 	text := "an object"
-	sum := sha256.Sum256([]byte(text))
+	key := objects.Key{Sum: sha256.Sum256([]byte(text)), Place: objects.NewPlace()}
 	for n := range 2 {
 		i, err := openInstance(t.Context(), t.TempDir(), openOptions{})
 		if err != nil {
@@ -33,13 +33,13 @@ func TestHubsInOneBucketDoNotShareObjects(t *testing.T) {
 		if err := i.openObjects(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := i.objects.Stat(t.Context(), sum); err != objects.ErrNotFound {
+		if _, err := i.objects.Stat(t.Context(), key); err != objects.ErrNotFound {
 			t.Errorf("hub %d finds an object that it did not store: %v", n, err)
 		}
-		if err := i.objects.Put(t.Context(), sum, int64(len(text)), strings.NewReader(text)); err != nil {
+		if err := i.objects.Put(t.Context(), key, int64(len(text)), strings.NewReader(text)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := i.objects.Stat(t.Context(), sum); err != nil {
+		if _, err := i.objects.Stat(t.Context(), key); err != nil {
 			t.Errorf("hub %d does not find its object: %v", n, err)
 		}
 	}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"os/signal"
 	"runtime"
 	"syscall"
+	"time"
 
 	"gangway/internal/cmdline"
 	"gangway/internal/manual"
@@ -98,12 +100,17 @@ func usagef(format string, args ...any) error { return cmdline.Usagef(format, ar
 type app struct {
 	stdin          *os.File
 	stdout, stderr io.Writer
-	output         string   // --output: one of the formats
-	columns        []string // --columns
-	context, hub   string   // --context, --hub
-	screen         *os.File // the terminal on which --watch draws while stdout is a buffer; nil if stdout is not a buffer
-	steady         bool     // lists omit the columns that always change
+	output         string        // --output: one of the formats
+	columns        []string      // --columns
+	context, hub   string        // --context, --hub
+	screen         *os.File      // the terminal on which --watch draws while stdout is a buffer; nil if stdout is not a buffer
+	steady         bool          // lists omit the columns that always change
+	poll           time.Duration // if not 0, replaces the time between two requests of a command that waits; for tests
 }
+
+// every returns the time between two requests of a command that waits. `usual` is the command's own
+// time.
+func (a *app) every(usual time.Duration) time.Duration { return cmp.Or(a.poll, usual) }
 
 func command(a *app) *cobra.Command {
 	root := &cobra.Command{
@@ -114,7 +121,7 @@ runs the hub, builds installer images and manages the devices of an account.
 
   On the hub's machine   serve, account, trust, doctor, db
   From anywhere          login, context, token, device, top, policy, events, api-token
-  Installer images       image
+  Installer images       image, manifest
   To try it              demo
 
 The exit code is 0 for success, 1 for a failure and 2 for wrong usage.`,
@@ -135,7 +142,7 @@ The exit code is 0 for success, 1 for a failure and 2 for wrong usage.`,
 	root.SetErr(a.stderr)
 	root.PersistentFlags().StringVar(&a.output, "output", formatTable, "output format: table, json or yaml; commands that print a list also have wide and csv")
 	root.AddCommand(a.serveCommand(), a.accountCommand(), a.loginCommand(), a.logoutCommand(), a.whoamiCommand(),
-		a.apiTokenCommand(), a.tokenCommand(), a.contextCommand(), a.deviceCommand(), a.trustCommand(), a.policyCommand(), a.imageCommand(), a.eventsCommand(), a.topCommand(), a.openCommand(), a.doctorCommand(), a.fsckCommand(), a.dbCommand(), a.demoCommand(), a.versionCommand(), manual.Command())
+		a.apiTokenCommand(), a.tokenCommand(), a.contextCommand(), a.deviceCommand(), a.trustCommand(), a.policyCommand(), a.imageCommand(), a.manifestCommand(), a.bootsCommand(), a.eventsCommand(), a.topCommand(), a.openCommand(), a.doctorCommand(), a.fsckCommand(), a.dbCommand(), a.demoCommand(), a.versionCommand(), manual.Command())
 	addDatabaseFlags(root)
 	root.PersistentFlags().StringVar(&a.context, "context", "", "the context to use: a hub and your sign-in there; see 'gangway context' (default: the current one)")
 	root.PersistentFlags().StringVar(&a.hub, "hub", "", "URL of the hub to use; you must be signed in to it (default: the hub of the current context)")

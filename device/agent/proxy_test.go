@@ -31,7 +31,7 @@ func startProxy(t *testing.T, hub roundTrip) func() net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := ProxyConfig{MaxBody: 1 << 20, patience: 200 * time.Millisecond}
+	cfg := ProxyConfig{MaxBody: 1 << 20, patience: time.Second}
 	at := filepath.Join(t.TempDir(), "s")
 	l, err := listenUnix(at, "")
 	if err != nil {
@@ -141,7 +141,7 @@ func TestStalledProgramDoesNotHoldTheProxy(t *testing.T) {
 			if err != nil || len(b) != size {
 				return nil, fmt.Errorf("%d bytes, %w", len(b), err)
 			}
-			time.Sleep(400 * time.Millisecond) // longer than proxyPatience in this test
+			time.Sleep(1500 * time.Millisecond) // longer than the patience in this test
 			return answer(r, io.NopCloser(strings.NewReader("done"))), nil
 		})
 		c := dial()
@@ -150,7 +150,7 @@ func TestStalledProgramDoesNotHoldTheProxy(t *testing.T) {
 			if _, err := c.Write([]byte("x")); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(50 * time.Millisecond)
+			time.Sleep(150 * time.Millisecond)
 		}
 		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 		if err != nil {

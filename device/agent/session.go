@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -146,39 +147,92 @@ func (h *hub) newBlobClient(url string) *http.Client {
 }
 
 // Upload uploads an object to a path of the hub. Upload fails if it makes no progress for
-// uploadIdle.
-func (s *session) Upload(ctx context.Context, path string, content io.Reader, size int64) error {
+// uploadIdle. If the object is large, and the hub has a part of it from an earlier call, Upload sends the
+// rest, with the protocol tus 1.0.0.
+func (s *session) Upload(ctx context.Context, path string, content io.ReadSeeker, size int64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	alarm := time.AfterFunc(uploadIdle, cancel)
 	defer alarm.Stop()
+	client, at := s.blobs.get()
+	method, success, offset := http.MethodPut, http.StatusOK, int64(0)
+	if size > resumeFrom {
+		has, resumable, err := uploadOffset(ctx, client, at+path, size)
+		if err != nil {
+			return err
+		}
+		if resumable {
+			method, success, offset = http.MethodPatch, http.StatusNoContent, has
+		}
+	}
+	if _, err := content.Seek(offset, io.SeekStart); err != nil {
+		return err
+	}
 	body := io.Reader(readerFunc(func(b []byte) (int, error) {
 		alarm.Reset(uploadIdle)
 		return content.Read(b)
 	}))
-	if size == 0 {
+	if offset == size {
 		body = http.NoBody
 	}
-	client, at := s.blobs.get()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, at+path, body)
+	req, err := http.NewRequestWithContext(ctx, method, at+path, body)
 	if err != nil {
 		return err
 	}
-	req.ContentLength = size
+	req.ContentLength = size - offset
 	req.Header.Set("User-Agent", "gangway-agent")
+	if method == http.MethodPatch {
+		req.Header.Set("Tus-Resumable", tusVersion)
+		req.Header.Set("Content-Type", "application/offset+octet-stream")
+		req.Header.Set("Upload-Offset", strconv.FormatInt(offset, 10))
+	}
 	resp, err := client.Do(req)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
+	if resp.StatusCode != success {
 		answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 		if err != nil {
 			return err
 		}
 		return refused(resp, answer)
 	}
+	if has := resp.Header.Get("Upload-Offset"); method == http.MethodPatch && has != strconv.FormatInt(size, 10) {
+		return fmt.Errorf("the hub has %.20q bytes of the object after the upload of %d bytes", has, size)
+	}
 	return nil
+}
+
+const (
+	// resumeFrom is the size from which the agent asks whether the hub has a part of the object. A hub
+	// keeps parts of at least 8 MiB.
+	resumeFrom = 8 << 20
+	tusVersion = "1.0.0"
+)
+
+// uploadOffset asks the hub how many bytes of an object it has. If `resumable` is false, the hub stores
+// whole objects only, as Pantacor Hub does.
+func uploadOffset(ctx context.Context, client *http.Client, url string, size int64) (offset int64, resumable bool, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, url, nil)
+	if err != nil {
+		return 0, false, err
+	}
+	req.Header.Set("User-Agent", "gangway-agent")
+	req.Header.Set("Tus-Resumable", tusVersion)
+	resp, err := client.Do(req)
+	if err != nil {
+		return 0, false, err
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Tus-Resumable") != tusVersion {
+		return 0, false, nil
+	}
+	offset, err = strconv.ParseInt(resp.Header.Get("Upload-Offset"), 10, 64)
+	if err != nil || offset < 0 || offset > size {
+		return 0, false, fmt.Errorf("the hub has %.20q bytes of an object of %d bytes", resp.Header.Get("Upload-Offset"), size)
+	}
+	return offset, true, nil
 }
 
 const uploadIdle = time.Minute

@@ -14,13 +14,17 @@ import (
 	"time"
 
 	"gangway/device/agent"
+	"gangway/device/install"
+	"gangway/device/preflight"
 	"gangway/internal/finding"
 )
 
-// Finding is the result of one check. Severity is the severity of a finding.
+// Finding is the result of one check. Severity is the severity of a finding. TPM has the properties
+// that a TPM reports.
 type (
 	Finding  = finding.Finding
 	Severity = finding.Severity
+	TPM      = preflight.TPM
 )
 
 // The severities, from the least to the most severe.
@@ -43,12 +47,13 @@ type Config struct {
 	Hub *Hub
 
 	// The following fields are for tests. By default, they describe this machine.
-	now    func() time.Time
-	getenv func(string) string
-	proc   string // /proc
-	resolv string // /etc/resolv.conf
-	cards  func() ([]Card, error)
-	free   func(dir string) (uint64, error) // bytes
+	now      func() time.Time
+	getenv   func(string) string
+	proc     string // /proc
+	resolv   string // /etc/resolv.conf
+	firmware install.Firmware
+	cards    func() ([]Card, error)
+	free     func(dir string) (uint64, error) // bytes
 }
 
 // Hub is a hub as described by a token file or a hub file.
@@ -85,6 +90,7 @@ type check struct {
 var checks = []check{
 	{"tpm", checkTPM},
 	{"event-log", checkEventLog},
+	{"firmware", checkFirmware},
 	{"state", checkState},
 	{"network", checkNetwork},
 	{"hub", checkHub},

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"gangway/device/agent"
+	"gangway/device/install"
 	"gangway/internal/connectproxy"
 	"gangway/internal/eventlog"
 	"gangway/internal/hubtest"
@@ -62,18 +63,31 @@ func healthy(t *testing.T, tpm string, hub *Hub) Config {
 		return path
 	}
 	write("proc/net/route", "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\neth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n")
+	write("efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c", "\x06\x00\x00\x00\x01")
 	_, network, err := net.ParseCIDR("192.0.2.0/24")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return Config{
 		TPM: tpm, StateDir: filepath.Join(dir, "state"), Hub: hub,
-		EventLog: write("log", string(eventlog.Log{}.Bytes())),
+		EventLog: write("log", string(measured.Bytes())),
 		getenv:   func(string) string { return "" },
+		firmware: install.Firmware(filepath.Join(dir, "efivars")),
 		proc:     filepath.Join(dir, "proc"), resolv: write("resolv.conf", "nameserver 192.0.2.53\n"),
 		cards: func() ([]Card, error) {
 			return []Card{{Name: "eth0", Up: true, Carrier: true, Addresses: []net.IPNet{{IP: net.IPv4(192, 0, 2, 10), Mask: network.Mask}}}}, nil
 		},
+	}
+}
+
+// measured is what the firmware of a healthy machine measures.
+var measured = eventlog.Boot(true, "kernel", "quiet")
+
+// measure extends a TPM's PCRs as the firmware of a healthy machine does.
+func measure(t *testing.T, tpm *swtpm.TPM) {
+	t.Helper()
+	if err := measured.Extend(tpm.ExtendPCR); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -113,6 +127,7 @@ func wantFault(t *testing.T, findings []Finding, code string, severity Severity)
 func TestExaminesAnOnboardedMachine(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.RSA2048)
+	measure(t, tpm)
 	h := hubtest.New(t, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
 	tok := h.Token(t, h.Owner, nil)
 	cfg := healthy(t, tpm.Address(), nil)
@@ -131,7 +146,7 @@ func TestExaminesAnOnboardedMachine(t *testing.T) {
 	if w := Worst(findings); w != OK {
 		t.Fatalf("a healthy machine: %s: %+v", w, findings)
 	}
-	for _, code := range []string{"tpm", "tpm-banks", "tpm-lockout-none", "tpm-ek-certificate", "event-log", "state", "network", "hub", "clock", "device"} {
+	for _, code := range []string{"tpm", "tpm-banks", "tpm-lockout-none", "tpm-ek-certificate", "event-log", "event-log-replays", "secure-boot", "firmware-oneshot", "state", "network", "hub", "clock", "device"} {
 		if f := find(findings, code); f == nil || f.Severity != OK {
 			t.Errorf("no good finding %s in %+v", code, findings)
 		}
@@ -243,7 +258,7 @@ func TestFaultsOfTheMachine(t *testing.T) {
 		{"event-log-missing", Warning, checkEventLog, func(c *Config) { c.EventLog = "/nowhere" }},
 		{"event-log-empty", Warning, checkEventLog, func(c *Config) { write(&c.EventLog, "") }},
 		{"event-log-old", Note, checkEventLog, func(c *Config) { write(&c.EventLog, strings.Repeat("\x01", 100)) }},
-		{"event-log-large", Warning, checkEventLog, func(c *Config) { write(&c.EventLog, strings.Repeat("x", maxEventLog+1)) }},
+		{"event-log-large", Warning, checkEventLog, func(c *Config) { write(&c.EventLog, strings.Repeat("x", 1<<20+1)) }},
 		{"event-log-unreadable", Warning, checkEventLog, func(c *Config) { c.EventLog = "/dev/null" }},
 		{"network-none", Problem, checkNetwork, func(c *Config) { c.cards = func() ([]Card, error) { return nil, nil } }},
 		{"network-unreadable", Problem, checkNetwork, func(c *Config) { c.cards = func() ([]Card, error) { return nil, fs.ErrPermission } }},
@@ -382,16 +397,16 @@ func writeState(t *testing.T, dir string, s agent.State) {
 func TestFaultsOfTPMsThatAreNotSoftware(t *testing.T) {
 	t.Parallel()
 	sound := TPM{Version: "2.0", Banks: []string{"SHA-256"}, Certificates: 1, Endorsement: true, Owner: true}
-	if w := Worst(sound.judge(false)); w != OK {
+	if w := Worst(sound.Judge(false)); w != OK {
 		t.Fatalf("a sound TPM is judged %q", w)
 	}
 	old, disabled, locked := sound, sound, sound
 	old.Version, disabled.Owner = "1.2", false
 	locked.Lockout.Locked, locked.Lockout.Password = true, true
-	wantFault(t, old.judge(false), "tpm-version", Problem)
-	wantFault(t, disabled.judge(false), "tpm-owner-disabled", Problem)
-	wantFault(t, locked.judge(false), "tpm-lockout", Problem)
-	if f := find(locked.judge(false), "tpm-lockout"); strings.Contains(f.Remedy, "--clear-lockout") {
+	wantFault(t, old.Judge(false), "tpm-version", Problem)
+	wantFault(t, disabled.Judge(false), "tpm-owner-disabled", Problem)
+	wantFault(t, locked.Judge(false), "tpm-lockout", Problem)
+	if f := find(locked.Judge(false), "tpm-lockout"); strings.Contains(f.Remedy, "--clear-lockout") {
 		t.Errorf("the remedy for a lockout with a password does not work: %s", f.Remedy)
 	}
 }

@@ -1,13 +1,8 @@
 package doctor
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -17,13 +12,21 @@ import (
 	"time"
 
 	"gangway/device/agent"
+	"gangway/device/identity"
+	"gangway/device/machine"
+	"gangway/device/preflight"
 	"gangway/internal/version"
 	"gangway/tcg"
+
+	"github.com/google/go-tpm/tpm2/transport"
 )
 
 func (c *Config) setDefaults() {
 	if c.EventLog == "" {
 		c.EventLog = agent.EventLogPath
+	}
+	if c.firmware == "" {
+		c.firmware = machine.Firmware
 	}
 	if c.now == nil {
 		c.now = time.Now
@@ -45,64 +48,49 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// maxEventLog is the maximum size of an event log that the hub accepts, in bytes.
-const maxEventLog = 1 << 20
-
-// specID is the beginning of the data of an event log's first event (PC Client Platform Firmware
-// Profile, 10.4.5.1). The data follow the event's header of 32 bytes.
-var specID = []byte("Spec ID Event03\x00")
-
-const specIDAt = 32
-
-// checkEventLog reads the event log as the agent does. Without a log, the hub gets only the PCRs.
-// Then the hub cannot show what changed in a boot.
-func checkEventLog(_ context.Context, e *exam) []Finding {
-	const meaning = "Without the event log, the hub sees that a boot has changed, but not what has changed."
-	log, err := readLimited(e.EventLog, maxEventLog)
-	f := Finding{Severity: Warning, Cause: meaning}
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		f.Code, f.Fact = "event-log-missing", "The firmware's event log does not exist at "+e.EventLog+"."
-		f.Remedy = "Mount securityfs (mount -t securityfs securityfs /sys/kernel/security); if the file is still missing, switch the TPM on in the firmware's setup, or update the firmware."
-	case errors.Is(err, fs.ErrPermission):
-		f.Code, f.Fact = "event-log-permission", "This user may not read the firmware's event log."
-		f.Remedy = "Run the command as root."
-	case errors.Is(err, errTooLong):
-		f.Code, f.Fact = "event-log-large", fmt.Sprintf("The firmware's event log has more than %d bytes, so the agent does not send it.", maxEventLog)
-		f.Remedy = "Update the machine's firmware."
-	case err != nil:
-		f.Code, f.Fact, f.Remedy = "event-log-unreadable", fmt.Sprintf("Reading the firmware's event log failed: %v.", err), "Restart the machine; if it fails again, update the firmware."
-	case len(log) == 0:
-		f.Code, f.Fact, f.Remedy = "event-log-empty", "The firmware's event log is empty.", "Update the machine's firmware."
-	case len(log) < specIDAt+len(specID) || !bytes.Equal(log[specIDAt:specIDAt+len(specID)], specID) || binary.LittleEndian.Uint32(log[4:]) != 3:
-		f.Code, f.Severity, f.Fact = "event-log-old", Note, fmt.Sprintf("The firmware's event log has %d bytes, in the old format with SHA-1 only.", len(log))
-		f.Remedy = "If the hub cannot explain this machine's boot, update the firmware."
-	default:
-		return []Finding{good("event-log", "The firmware's event log has %d bytes.", len(log))}
+func checkTPM(ctx context.Context, e *exam) []Finding {
+	t, err := ReadTPM(ctx, e.TPM)
+	if err != nil {
+		return []Finding{preflight.NoTPM(e.TPM, err)}
 	}
-	return []Finding{f}
+	return t.Judge(len(e.EndorsementAuth) > 0)
 }
 
-var errTooLong = errors.New("too long")
-
-// readLimited reads a regular file of at most `limit` bytes. If the path is a pipe, readLimited
-// fails and does not block.
-func readLimited(path string, limit int64) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+// ReadTPM reads the properties of the TPM at an address (identity.Open).
+func ReadTPM(ctx context.Context, address string) (properties *TPM, err error) {
+	t, err := identity.Open(address)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil {
-		return nil, err
-	} else if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", path)
+	defer t.Close()
+	err = t.Raw(ctx, func(link transport.TPM) error {
+		properties, err = preflight.ReadTPM(link)
+		return err
+	})
+	return properties, err
+}
+
+// checkEventLog reads the event log as the agent does. If the TPM can be used, it also compares the
+// log with the TPM's PCRs.
+func checkEventLog(ctx context.Context, e *exam) (all []Finding) {
+	t, err := identity.Open(e.TPM)
+	if err != nil {
+		return preflight.CheckEventLog(e.EventLog, nil)
 	}
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		return nil, errTooLong
+	defer t.Close()
+	err = t.Raw(ctx, func(link transport.TPM) error {
+		all = preflight.CheckEventLog(e.EventLog, link)
+		return nil
+	})
+	if err != nil {
+		return preflight.CheckEventLog(e.EventLog, nil)
 	}
-	return b, err
+	return all
+}
+
+// checkFirmware checks the mode of Secure Boot, the variable of the boot manager, and the boot entry.
+func checkFirmware(_ context.Context, e *exam) []Finding {
+	return append([]Finding{preflight.CheckSecureBoot(e.firmware), preflight.CheckOneShot(e.firmware)}, preflight.CheckEntry(e.firmware)...)
 }
 
 // checkState checks the agent's state folder.
@@ -241,7 +229,7 @@ func (e *exam) checkNames() []Finding {
 	if e.Proxy != nil || e.hub == nil || net.ParseIP(hostOf(e.urls[0])) != nil {
 		return nil
 	}
-	b, err := readLimited(e.resolv, 64<<10)
+	b, err := preflight.ReadFile(e.resolv, 64<<10)
 	if err == nil {
 		for line := range strings.Lines(string(b)) {
 			if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" && net.ParseIP(strings.Split(f[1], "%")[0]) != nil {

@@ -48,6 +48,12 @@ func (f Firmware) read(name, vendor string) ([]byte, error) {
 	return b[4:], nil
 }
 
+// Variable returns a variable's value, without its attributes. If the variable does not exist, the
+// error is fs.ErrNotExist.
+func (f Firmware) Variable(name string, vendor uuid.UUID) ([]byte, error) {
+	return f.read(name, vendor.String())
+}
+
 func (f Firmware) write(name string, value []byte) error {
 	b := binary.LittleEndian.AppendUint32(nil, attributes)
 	w, err := os.OpenFile(f.path(name, globalVendor), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)

@@ -150,7 +150,7 @@ func TestFirmwareForgetsTheSystem(t *testing.T) {
 	if err := f.Start(system); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.setOneShot("gangway-b.efi"); err != nil {
+	if err := f.setLoader(oneShot, "gangway-b.efi"); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // Forget succeeds even if nothing is left to remove

@@ -32,6 +32,11 @@ const HubPath = "gangway/hub.json"
 // password in hexadecimal. Only a system with a password for a shell has this file.
 const ConsolePath = "etc/gangway/console"
 
+// RevisionKeyPath is the path, in the initial file system, of the key file with the owner's keys
+// (package sig). A system with this file installs only revisions that one of these keys has signed.
+// Firmware measures the initial file system.
+const RevisionKeyPath = "etc/gangway/revision-key.pem"
+
 // WipePath is the path of a file in an installed system's EFI system partition. With this file, the
 // machine's console requests a wipe. The next start wipes the machine before the system runs.
 const WipePath = "gangway/wipe"
@@ -71,6 +76,9 @@ type Manifest struct {
 	// Escrow is an age recipient. The installer encrypts a disk's recovery key to this recipient,
 	// and the hub stores the encrypted key. Empty: the hub stores no recovery key.
 	Escrow string `json:"escrow,omitempty"`
+	// RevisionKeys is the SHA-256 of the system's file RevisionKeyPath, in lower-case hexadecimal.
+	// Empty: the device installs revisions without a signature.
+	RevisionKeys string `json:"revision-keys,omitempty"`
 	// Enrol holds the Secure Boot keys that firmware in setup mode enrols from the stick. The
 	// boot manager does this before the installer starts. Nil: none.
 	Enrol *Enrol `json:"enrol,omitempty"`
@@ -187,6 +195,9 @@ func ParseManifest(b []byte) (*Manifest, error) {
 		if err := escrow.CheckRecipient(m.Escrow); err != nil {
 			return nil, fmt.Errorf("manifest: %w", err)
 		}
+	}
+	if m.RevisionKeys != "" && !isSHA256(m.RevisionKeys) {
+		return nil, fmt.Errorf("manifest: the revision keys' SHA-256 is %q; 64 lower-case hexadecimal digits are required", m.RevisionKeys)
 	}
 	if m.Enrol != nil {
 		if names := slices.Sorted(maps.Keys(m.Enrol.SHA256)); !slices.Equal(names, []string{"KEK", "PK", "db"}) {

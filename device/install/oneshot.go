@@ -35,19 +35,51 @@ const immutable = 0x10
 // not remove the variable, the machine would start the entry at every boot.
 func (f Firmware) StartOnce(entry string) error {
 	if entry != "" {
-		if err := f.setOneShot(entry); err != nil {
+		if err := f.setLoader(oneShot, entry); err != nil {
 			return err
 		}
 	}
 	err := f.remove(oneShot, loaderVendor)
 	if err == nil && entry != "" {
-		err = f.setOneShot(entry)
+		err = f.setLoader(oneShot, entry)
 	}
 	return err
 }
 
-func (f Firmware) setOneShot(entry string) error {
-	name, value := f.path(oneShot, loaderVendor), utf16z(entry)
+// probe is the variable that Probe writes. No program reads this variable.
+const probe = "GangwayProbe"
+
+// Probe tests whether the firmware stores, changes and removes a variable of the boot manager. It
+// removes the variable in any case.
+func (f Firmware) Probe() error {
+	var err error
+	for _, value := range []string{"first", "second value"} {
+		if err == nil {
+			err = f.setLoader(probe, value)
+		}
+	}
+	return errors.Join(err, f.remove(probe, loaderVendor))
+}
+
+// KeptOneShot reports whether the variable LoaderEntryOneShot names the entry that the boot manager
+// started. The boot manager removes the variable before it starts the entry, and no program of
+// Gangway sets it to the running entry. So such a variable shows that the firmware did not remove
+// it.
+func (f Firmware) KeptOneShot() (bool, error) {
+	next, err := f.text(oneShot)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	running, err := f.Selected()
+	return err == nil && next == running, err
+}
+
+// setLoader sets a variable of the boot manager, and checks that the firmware stored the value.
+func (f Firmware) setLoader(variable, text string) error {
+	name, value := f.path(variable, loaderVendor), utf16z(text)
 	if err := mutable(name); err != nil {
 		return err
 	}
@@ -58,10 +90,10 @@ func (f Firmware) setOneShot(entry string) error {
 		err = errors.Join(err, w.Close())
 	}
 	if err != nil {
-		return fmt.Errorf("install: writing the firmware's variable %s: %w", oneShot, err)
+		return fmt.Errorf("install: writing the firmware's variable %s: %w", variable, err)
 	}
-	if got, err := f.read(oneShot, loaderVendor); err != nil || !slices.Equal(got, value) {
-		return errors.Join(fmt.Errorf("install: the firmware did not store the variable %s", oneShot), err)
+	if got, err := f.read(variable, loaderVendor); err != nil || !slices.Equal(got, value) {
+		return errors.Join(fmt.Errorf("install: the firmware did not store the variable %s", variable), err)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"gangway/device/install"
 	"gangway/device/screen"
+	"gangway/internal/finding"
 )
 
 const usage = `pvf-install installs Gangway from the stick to a disk. It erases the disk.
@@ -84,6 +85,13 @@ func (c *Command) run(name string, yes, list, encrypt bool) error {
 	}
 	if list {
 		return nil
+	}
+	findings := c.Machine.Examine()
+	if err := finding.Write(c.Out, findings, nil); err != nil {
+		return err
+	}
+	if err := contradiction(findings, encrypt); err != nil {
+		return err
 	}
 	d, err := c.choose(disks, name)
 	if err != nil {

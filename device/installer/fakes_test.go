@@ -15,6 +15,7 @@ import (
 	"gangway/device/install"
 	"gangway/device/install/luks"
 	"gangway/device/install/netfile"
+	"gangway/internal/finding"
 )
 
 const manifestSum = "044d6bc9872f9ad01a40f42e4a5a8006de148291dced9b8fd8f6ea6cd0683989"
@@ -40,6 +41,7 @@ type lab struct {
 	systems     map[string]*install.Installed // by disk
 	unread      map[string]error
 	tpm         error
+	findings    []finding.Finding
 	failing     map[string]error // the error that a step returns, by the step's name
 	firmwares   string           // the GUID of the EFI system partition that the firmware's boot entry names
 }
@@ -53,7 +55,7 @@ func newLab(t *testing.T, disks ...install.Disk) *lab {
 }
 
 func (l *lab) installer() *Installer {
-	return &Installer{Manifest: manifestSum, Screen: l, Sticks: l, Disks: l, TPM: tpm{l}, Firmware: firmware{l}, Power: l}
+	return &Installer{Manifest: manifestSum, Screen: l, Sticks: l, Disks: l, TPM: tpm{l}, Firmware: firmware{l}, Power: l, Machine: checked{l}}
 }
 
 // run runs an installer until the machine restarts or switches off. After the time `after`, a
@@ -215,6 +217,10 @@ func (t tpm) Clear() error { return t.l.step("clear the TPM") }
 func (t tpm) NewKeys(recipient string) (*Keys, error) {
 	return &Keys{Recovery: newRecoveryKey()}, t.l.step("keys for %s", recipient)
 }
+
+type checked struct{ l *lab }
+
+func (c checked) Examine() []finding.Finding { c.l.step("check the machine"); return c.l.findings }
 
 type firmware struct{ l *lab }
 

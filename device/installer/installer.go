@@ -5,7 +5,7 @@
 // machine through small interfaces, which Local implements.
 //
 // Before the automatic installation erases anything, it finds the stick, reads the stick's network
-// settings, checks the TPM and chooses a disk. Then a person has ten seconds to stop it.
+// settings, checks the machine and chooses a disk. Then a person has ten seconds to stop it.
 package installer
 
 import (
@@ -19,6 +19,8 @@ import (
 	"gangway/device/install"
 	"gangway/device/install/luks"
 	"gangway/device/install/netfile"
+	"gangway/device/preflight"
+	"gangway/internal/finding"
 )
 
 const (
@@ -42,6 +44,7 @@ type Installer struct {
 	TPM      TPM
 	Firmware Firmware
 	Power    Power
+	Machine  Machine
 }
 
 // Screen shows the progress to the person at the machine (package screen).
@@ -113,6 +116,11 @@ type Firmware interface {
 	Forget() error
 }
 
+// Machine checks the machine before the installation (preflight.Machine).
+type Machine interface {
+	Examine() []finding.Finding
+}
+
 // Power restarts the machine or switches it off. Its methods do not return.
 type Power interface {
 	PowerOff()
@@ -157,6 +165,9 @@ func (i *Installer) automatic(encrypt bool) error {
 		return err
 	}
 	i.Screen.Fact("TPM", "2.0")
+	if err := i.preflight(encrypt); err != nil {
+		return err
+	}
 	disk, err := i.chooseDisk(s)
 	if err != nil {
 		return err
@@ -183,6 +194,37 @@ func (i *Installer) automatic(encrypt bool) error {
 		i.showRecovery(keys.Recovery)
 	}
 	i.Screen.Statusf("Installed. You may take the stick out. Restarting.")
+	return nil
+}
+
+// preflight checks the machine and shows the findings. It returns an error only if the installation
+// cannot reach its purpose on this machine. No finding leaves the machine.
+func (i *Installer) preflight(encrypt bool) error {
+	i.Screen.Statusf("Checking the machine")
+	findings := i.Machine.Examine()
+	i.Screen.Fact("Check", finding.Summary(findings))
+	for _, f := range findings {
+		if f.Severity == finding.OK {
+			i.Screen.Serialf("check: ok: %s (%s)", f.Fact, f.Code)
+		}
+	}
+	for _, severity := range []finding.Severity{finding.Note, finding.Warning, finding.Problem} { // the panel shows the last lines
+		for _, f := range findings {
+			if f.Severity == severity {
+				i.Screen.Logf("check: %s: %s (%s)", severity, f.Fact, f.Code)
+				i.Screen.Serialf("check: %s: %s", f.Code, strings.TrimSpace(f.Cause+" "+f.Remedy))
+			}
+		}
+	}
+	return contradiction(findings, encrypt)
+}
+
+// contradiction returns an error, for the person at the machine, if a finding contradicts the
+// installation.
+func contradiction(findings []finding.Finding, encrypt bool) error {
+	if f := preflight.Contradiction(findings, encrypt); f != nil {
+		return fmt.Errorf("%s\n%s", f.Fact, f.Remedy)
+	}
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"gangway/device/install"
 	"gangway/device/install/netfile"
 	"gangway/device/machine"
+	"gangway/internal/finding"
 )
 
 // Disks that the tests use.
@@ -45,13 +46,47 @@ func TestStepsOfAnAutomaticInstallation(t *testing.T) {
 		l.settings = &netfile.Settings{VLAN: 7}
 		l.run(automatic, 0)
 		l.want("panel Gangway installer", "find the stick for 1m0s", "fact Hub: https://hub.example", "check the TPM", "fact TPM: 2.0",
-			"list 1", "list 2", "fact Disk: /dev/nvme0n1", "fact On it: empty",
+			"check the machine", "fact Check: 0 problem(s), 0 warning(s), 0 note(s), 0 check(s) passed", "list 1", "list 2", "fact Disk: /dev/nvme0n1", "fact On it: empty",
 			"serial Everything on /dev/nvme0n1 will be erased in 10 seconds. Press Enter to stop",
 			"log installing: write 50%", "install to nvme0n1 with 0 keys and VLAN 7", "log installed in 0.0 s", "start nvme0n1", "status Installed.", "restart")
 		l.never("keys for", "serial recovery key", "alarm")
 		if took := time.Since(l.began); took < countdown*time.Second+diskSettle {
 			t.Errorf("installed after %s", took)
 		}
+	})
+}
+
+// The screen shows the findings about the machine before the countdown. The worst finding is last,
+// because the panel shows the last lines. Findings that are merely bad or unknown do not stop the
+// installation.
+func TestFindingsAreShownBeforeTheCountdown(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		l := newLab(t, nvme)
+		l.findings = []finding.Finding{
+			{Code: "tpm-lockout", Severity: finding.Problem, Fact: "Locked.", Cause: "Guesses.", Remedy: "Wait."},
+			{Code: "tpm", Severity: finding.OK, Fact: "TPM 2.0."},
+			{Code: "event-log-replay", Severity: finding.Warning, Fact: "Unexplained."},
+			{Code: "tpm-banks-weak", Severity: finding.Problem, Fact: "SHA-1 only."},
+			{Code: "secure-boot-unknown", Severity: finding.Note, Fact: "Unknown."},
+		}
+		l.run(automatic, 0)
+		l.want("fact Check: 2 problem(s), 1 warning(s), 1 note(s), 1 check(s) passed", "serial check: ok: TPM 2.0. (tpm)",
+			"log check: note: Unknown. (secure-boot-unknown)", "log check: warning: Unexplained. (event-log-replay)",
+			"log check: problem: Locked. (tpm-lockout)", "serial check: tpm-lockout: Guesses. Wait.", "log check: problem: SHA-1 only. (tpm-banks-weak)",
+			"serial Everything on", "install to nvme0n1", "restart")
+		l.never("alarm")
+	})
+}
+
+// Without a PCR bank of SHA-256 the key of an encrypted disk cannot be sealed, so the installer
+// stops before it erases anything.
+func TestEncryptionThatTheTPMCannotDoStops(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		l := newLab(t, nvme)
+		l.findings = []finding.Finding{{Code: "tpm-banks-weak", Severity: finding.Problem, Fact: "SHA-1 only.", Remedy: "Enable SHA-256."}}
+		l.run(encrypted, 0, "")
+		l.want("alarm SHA-1 only.\nEnable SHA-256.", "restart")
+		l.never("serial Everything on", "keys for", "install to")
 	})
 }
 

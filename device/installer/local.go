@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"time"
 
 	"gangway/device/install"
 	"gangway/device/install/escrow"
@@ -11,6 +12,7 @@ import (
 	"gangway/device/install/netfile"
 	"gangway/device/install/seal"
 	"gangway/device/machine"
+	"gangway/device/preflight"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,6 +26,7 @@ func Local(manifest string, reset bool, s Screen, p Power) *Installer {
 	return &Installer{
 		Manifest: manifest, Screen: s, Power: p,
 		Sticks: localSticks(reset), Disks: localDisks{}, TPM: localTPM{s.Logf}, Firmware: machine.Firmware,
+		Machine: preflight.Machine{OpenTPM: machine.OpenTPM, EventLog: machine.EventLogPath, Firmware: machine.Firmware, Now: time.Now},
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"gangway/device/install"
 	"gangway/device/machine"
+	"gangway/internal/finding"
 
 	"golang.org/x/sys/unix"
 )
@@ -60,6 +61,9 @@ func pvf(l *lab, typed string, args ...string) (code int, out string) {
 
 func TestPVFInstall(t *testing.T) {
 	t.Parallel()
+	weakBanks := func(l *lab) {
+		l.findings = []finding.Finding{{Code: "tpm-banks-weak", Severity: finding.Problem, Fact: "SHA-1 only.", Remedy: "Enable SHA-256."}}
+	}
 	for name, c := range map[string]struct {
 		typed   string
 		args    string
@@ -87,6 +91,8 @@ func TestPVFInstall(t *testing.T) {
 		"wrong network settings":             {"", "--disk sda --yes", func(l *lab) { l.badText = errBroken }, 1, "network settings cannot be used", ""},
 		"no keys":                            {"", "--disk sda --yes --encrypt", func(l *lab) { l.failing["keys for age1x"] = errBroken }, 1, "it is broken", ""},
 		"firmware that refuses a boot entry": {"", "--disk sda --yes", func(l *lab) { l.failing["start sda"] = errBroken }, 0, "Choose the disk in the firmware's boot menu.", "install to sda with 0 keys and VLAN 0"},
+		"findings":                           {"", "--disk sda --yes", weakBanks, 0, "problem  SHA-1 only. (tpm-banks-weak)", "install to sda with 0 keys and VLAN 0"},
+		"a contradiction":                    {"", "--disk sda --yes --encrypt", weakBanks, 1, "pvf-install: SHA-1 only.\nEnable SHA-256.", ""},
 		"a stick that comes later":           {"", "--disk sda --yes", func(l *lab) { l.failing["the mounted stick"] = errOther }, 0, "Installed to", "install to sda with 0 keys and VLAN 0"},
 		"a failure":                          {"", "--disk sda --yes", func(l *lab) { l.failing["install to sda with 0 keys and VLAN 0"] = errBroken }, 1, "it is broken\nrun pvf-install again", "install to sda with 0 keys and VLAN 0"},
 	} {

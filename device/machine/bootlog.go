@@ -8,12 +8,13 @@ import (
 	"strings"
 )
 
-const eventLog = "/sys/kernel/security/tpm0/binary_bios_measurements"
+// EventLogPath is the file in which Linux shows the firmware's event log.
+const EventLogPath = "/sys/kernel/security/tpm0/binary_bios_measurements"
 
 // LogBoot logs the firmware's event log, in base64, and the PCRs 0 to 15, for tests and diagnosis.
 // Neither is secret.
 func LogBoot(logf func(format string, args ...any)) {
-	logBoot(eventLog, filepath.Join(tpmClass, "pcr-sha256"), logf)
+	logBoot(EventLogPath, filepath.Join(tpmClass, "pcr-sha256"), logf)
 }
 
 func logBoot(events, pcrs string, logf func(format string, args ...any)) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"unsafe"
 
+	"gangway/device/install/diskkey"
 	"gangway/device/install/luks"
 	"gangway/device/install/seal"
 
@@ -110,7 +111,7 @@ func UnlockData(partition string) (device string, encrypted bool, err error) {
 	if string(magic) != luks.Magic {
 		return partition, false, nil
 	}
-	token, err := luks.Token(f, seal.TokenType)
+	approvals, err := extraApprovals()
 	if err != nil {
 		return "", true, err
 	}
@@ -119,7 +120,10 @@ func UnlockData(partition string) (device string, encrypted bool, err error) {
 		return "", true, err
 	}
 	defer t.Close()
-	passphrase, err := seal.Open(t, token)
+	passphrase, err := diskkey.Unlock(t, f, approvals)
+	if errors.Is(err, seal.ErrNotApproved) {
+		return "", true, seal.ErrNotApproved
+	}
 	if errors.Is(err, seal.ErrNotReleased) {
 		return "", true, seal.ErrNotReleased // the person at the machine does not need the TPM's response code
 	}

@@ -38,6 +38,7 @@ type lab struct {
 	locked  bool          // the data partition is encrypted
 	counted string        // the boot entry whose boot attempts the boot manager counts
 
+	keys          string     // the keys of Secure Boot; guarded by mu
 	running, kept slots.Slot // kept is guarded by mu
 	tried         bool
 
@@ -83,7 +84,7 @@ func onboards(l *lab, command string, args []string) int {
 
 func (l *lab) paths() Paths {
 	in := func(name string) string { return filepath.Join(l.dir, name) }
-	return Paths{Dev: in("dev"), ESP: in("esp"), Data: in("data"), NetworkReport: in("report.txt"), Escrow: in("escrow.age"), Settings: in("network.txt")}
+	return Paths{Dev: in("dev"), ESP: in("esp"), Data: in("data"), NetworkReport: in("report.txt"), Escrow: in("escrow.age"), Settings: in("network.txt"), RevisionKey: in("revision-key.pem")}
 }
 
 func (l *lab) system() *System {
@@ -172,6 +173,18 @@ func (l *lab) want(steps ...string) {
 	}
 }
 
+// count returns how often a step happened.
+func (l *lab) count(step string) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.log {
+		if s == step {
+			n++
+		}
+	}
+	return n
+}
+
 // never fails the test if one of `steps` happened.
 func (l *lab) never(steps ...string) {
 	l.t.Helper()
@@ -229,6 +242,13 @@ func (l *lab) ShowCode(address string) error       { return l.step("code %s", ad
 func (l *lab) BootedFrom() (string, error) { return "esp-guid", l.step("booted from") }
 func (l *lab) Counted() (string, error)    { return l.counted, l.failing["counted"] }
 
+func (l *lab) SecureBootKeys() string {
+	l.alive()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.keys
+}
+
 func (l *lab) Find(espGUID string) (*install.Installed, error) {
 	if espGUID != "esp-guid" || time.Since(l.began) < l.there {
 		return nil, fs.ErrNotExist
@@ -242,6 +262,8 @@ func (l *lab) MountData(device string) error     { return l.step("mount %s", dev
 func (l *lab) Unlock(*install.Installed) (string, bool, error) {
 	return "/dev/dm-0", l.locked, l.step("unlock")
 }
+
+func (l *lab) BindKey(*install.Installed) (bool, error) { return true, l.step("bind the key") }
 
 func (l *lab) Grow(device string) (int64, error) { return 3 << 30, l.step("grow %s", device) }
 

@@ -1,10 +1,12 @@
 package system
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"gangway/device/install"
 	"gangway/device/install/slots"
@@ -26,7 +28,7 @@ const (
 
 var localPaths = Paths{
 	Dev: "/dev", ESP: "/run/esp", Data: "/data",
-	NetworkReport: networkReport, Escrow: escrowPath, Settings: network.SettingsPath,
+	NetworkReport: networkReport, Escrow: escrowPath, Settings: network.SettingsPath, RevisionKey: "/" + install.RevisionKeyPath,
 }
 
 // LocalAgent runs the agent of this machine, and writes the agent's output to the consoles.
@@ -64,8 +66,51 @@ func slotHook(out io.Writer) *slots.Hook {
 				fmt.Fprintf(out, "%s: %v\n", localPaths.ESP, err)
 			}
 		},
-		Out: out, Restart: machine.RestartNow,
+		Out: out, Restart: machine.RestartNow, BindKey: bindKeyTo,
 	}
+}
+
+// bindKeyTo binds the key of this machine's disk to the system in a slot, before the system starts
+// for the first time. A disk that every system opens needs no binding.
+func bindKeyTo(to slots.Slot) error {
+	guid, err := machine.Firmware.BootedFrom()
+	if err != nil {
+		return err
+	}
+	i, err := localDisks{localPaths}.Find(guid)
+	if err != nil {
+		return err
+	}
+	if _, err = bindKey(localPaths, i, to); errors.Is(err, machine.ErrNotBound) {
+		return nil
+	}
+	return err
+}
+
+// bindKey binds the disk's key to the running system, and to the system in the other slot. The
+// system in the slot `needed` must then open the disk; slots.None: no other system must.
+func bindKey(p Paths, i *install.Installed, needed slots.Slot) (changed bool, err error) {
+	esp := slots.ESP{Dir: p.ESP, Firmware: machine.Firmware}
+	slot, err := esp.Running()
+	if err != nil {
+		return false, err
+	}
+	running, err := esp.File(slot)
+	if err != nil {
+		return false, err
+	}
+	var others []string
+	must := ""
+	switch other, err := esp.File(slot.Other()); {
+	case err == nil:
+		others = append(others, other)
+		if needed == slot.Other() {
+			must = other
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return false, err
+	}
+	return machine.BindData(filepath.Join(p.Dev, i.Data()), running, others, must)
 }
 
 type localSlots struct{ hook *slots.Hook }
@@ -96,6 +141,10 @@ func (d localDisks) MountESP(i *install.Installed) error {
 
 func (d localDisks) Unlock(i *install.Installed) (device string, encrypted bool, err error) {
 	return machine.UnlockData(d.paths.Dev + "/" + i.Data())
+}
+
+func (d localDisks) BindKey(i *install.Installed) (changed bool, err error) {
+	return bindKey(d.paths, i, slots.None)
 }
 
 func (d localDisks) MountData(device string) error { return machine.MountData(device, d.paths.Data) }

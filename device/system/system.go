@@ -49,6 +49,8 @@ const (
 	// agentPause is the pause before the agent is started again.
 	agentPause = 10 * time.Second
 	poll       = 500 * time.Millisecond
+	// keysPoll is the time between two looks at the keys of Secure Boot.
+	keysPoll = 10 * time.Second
 )
 
 // exitRefused is the agent's exit code for a permanent refusal by the hub.
@@ -89,6 +91,9 @@ type Paths struct {
 	// encrypted recovery key. The agent sends both files to the hub. Settings has the network
 	// settings that the agent uses.
 	NetworkReport, Escrow, Settings string
+	// RevisionKey is the key file with the owner's keys. If the image has no such file, the device
+	// installs revisions without a signature.
+	RevisionKey string
 }
 
 // AgentState is the folder of the agent's state.
@@ -125,6 +130,8 @@ type TPM interface {
 type Firmware interface {
 	BootedFrom() (espGUID string, err error)
 	Counted() (string, error)
+	// SecureBootKeys returns a text that changes when the keys of Secure Boot change.
+	SecureBootKeys() string
 }
 
 // Disks are the machine's disks.
@@ -135,6 +142,10 @@ type Disks interface {
 	MountESP(*install.Installed) error
 	// Unlock returns the device from which the data partition's clear data can be read.
 	Unlock(*install.Installed) (device string, encrypted bool, err error)
+	// BindKey binds the disk's key to the systems in the slots, if their owner signed them.
+	// `changed` is false if the key was bound to these systems already. The error is about a disk
+	// whose key is bound to other systems, or is not bound.
+	BindKey(*install.Installed) (changed bool, err error)
 	MountData(device string) error
 	// Grow makes the data partition's file system as large as its device, and returns the new
 	// size in bytes; 0: the file system already had that size.
@@ -226,6 +237,8 @@ func (s *System) mount(i *install.Installed) error {
 	}
 	if encrypted {
 		s.Screen.Logf("the disk's key came from the TPM")
+		s.bindKey(i)
+		go s.watchKeys(i)
 	}
 	if err := s.Disks.MountData(device); err != nil {
 		return fmt.Errorf("The data partition cannot be mounted: %w\nInstall again from a stick: the machine stays the same device.", err) //lint:ignore ST1005 shown to a person
@@ -242,6 +255,27 @@ func (s *System) mount(i *install.Installed) error {
 		}
 	}()
 	return nil
+}
+
+// bindKey binds the disk's key to the systems in the slots.
+func (s *System) bindKey(i *install.Installed) {
+	if changed, err := s.Disks.BindKey(i); err != nil {
+		s.Screen.Logf("%v", err)
+	} else if changed {
+		s.Screen.Logf("the disk's key is bound to the owner's systems")
+	}
+}
+
+// watchKeys binds the disk's key again when a program changes the keys of Secure Boot, because the
+// firmware measures these keys at the next start.
+func (s *System) watchKeys(i *install.Installed) {
+	for was := s.Firmware.SecureBootKeys(); ; time.Sleep(keysPoll) {
+		if is := s.Firmware.SecureBootKeys(); is != was {
+			s.Screen.Logf("the keys of Secure Boot have changed")
+			s.bindKey(i)
+			was = is
+		}
+	}
 }
 
 // keepEscrow writes the encrypted recovery key to a file for the agent, if the partition's LUKS2
@@ -310,6 +344,9 @@ func (s *System) serve() {
 	run = append(run, "--hook", "/"+install.HookPath, "--user-meta-hook", "/"+install.HookPath,
 		"--report-file", escrow.MetaKey+"="+s.Paths.Escrow, "--report-file", networkMeta+"="+s.Paths.NetworkReport,
 		"--first-revision", filepath.Join(s.Paths.Data, install.FirstPath))
+	if exists(s.Paths.RevisionKey) {
+		run = append(run, "--revision-key", s.Paths.RevisionKey)
+	}
 	stop := make(chan struct{})
 	defer close(stop)
 	switch {

@@ -38,13 +38,22 @@ func TestStepsOfAnInstalledSystem(t *testing.T) {
 		l.want("watchdog")
 		l.want("grow /dev/dm-0", "log data partition: 3072 MiB")
 		l.want("log onboarded", "fact Hub: https://hub.example", "fact Owner: ada", "fact Device: otter d1", "status This machine is onboarded.")
-		l.never("restart", "alarm", "log the disk's key", runArgs+" --token-file")
+		l.never("restart", "alarm", "log the disk's key", runArgs+" --token-file", runArgs+" --revision-key")
 		if got := l.files("esp/EFI/Linux"); !slices.Equal(got, []string{"gangway-a.efi"}) {
 			t.Errorf("EFI/Linux has %q", got)
 		}
 		if got := l.files("esp/gangway"); len(got) != 0 {
 			t.Errorf("the join token is still there: %q", got)
 		}
+	})
+}
+
+// A system whose image pins the owner's keys gives the key file to the agent.
+func TestPinnedKeysReachTheAgent(t *testing.T) {
+	inLab(t, func(l *lab) {
+		l.write("revision-key.pem", "keys")
+		l.run(time.Minute)
+		l.want(runArgs + " --revision-key /revision-key.pem")
 	})
 }
 
@@ -92,7 +101,26 @@ func TestSystemWaitsForItsDisk(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.there, l.locked = 29*time.Second, true
 		l.run(time.Minute)
-		l.want("find the disk", "log the disk's key came from the TPM", "mount /dev/dm-0", "agent onboard")
+		l.want("find the disk", "log the disk's key came from the TPM", "bind the key", "mount /dev/dm-0", "agent onboard")
+	})
+}
+
+// The firmware measures the keys of Secure Boot at each start. When they change, the system binds the
+// disk's key to the next start. It does so once for each change.
+func TestSystemBindsTheDisksKeyWhenTheSecureBootKeysChange(t *testing.T) {
+	inLab(t, func(l *lab) {
+		l.locked = true
+		go func() {
+			time.Sleep(5 * time.Minute)
+			l.mu.Lock()
+			l.keys = "other keys"
+			l.mu.Unlock()
+		}()
+		l.run(10 * time.Minute)
+		l.want("bind the key", "agent onboard", "log the keys of Secure Boot have changed", "bind the key")
+		if n := l.count("bind the key"); n != 2 {
+			l.t.Errorf("the key was bound %d times; want 2", n)
+		}
 	})
 }
 

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -223,7 +224,7 @@ func resourceOf(path string) string {
 		return "" // a join token can add devices to the account
 	case first == "devices", first == "objects", first == "trails":
 		return first
-	case first == "logs", first == "aca", first == "fleet":
+	case first == "logs", first == "aca", first == "fleet", first == "boots":
 		return "devices"
 	case first == "profiles":
 		return "profile"
@@ -240,14 +241,14 @@ var (
 	errBootChanged = problem(http.StatusForbidden, "boot-changed", "The device's owner can display the changes with 'gangway device boot', and accept them.", "The owner's policy requires a boot that matches the device's reference, and this boot differs from the reference.")
 )
 
-// checkBoot refuses a device if the owner's policy requires a matching boot, and the device's boot
-// does not match its reference. The device must have sent the measurement on this connection,
-// because the device may have restarted after a measurement on an earlier connection. There are two
-// exceptions: for a program that uses a token, and for a device behind a proxy, checkBoot uses the
-// device's last measurement.
+// checkBoot refuses a device if the owner's policy requires a matching boot, or states of parts of
+// the boot, and the device's boot does not satisfy the requirement. The device must have sent the
+// measurement on this connection, because the device may have restarted after a measurement on an
+// earlier connection. There are two exceptions: for a program that uses a token, and for a device
+// behind a proxy, checkBoot uses the device's last measurement.
 func (s *Server) checkBoot(r *http.Request, d store.Device) error {
 	rules, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
-	if err != nil || !rules.RequireBoot {
+	if err != nil || !rules.RequireBoot && len(rules.BootParts) == 0 {
 		return err
 	}
 	state, err := s.cfg.Store.BootState(r.Context(), d.ID)
@@ -257,7 +258,9 @@ func (s *Server) checkBoot(r *http.Request, d store.Device) error {
 	switch state {
 	case store.BootMatches:
 	case store.BootChanged:
-		return errBootChanged
+		if rules.RequireBoot {
+			return errBootChanged
+		}
 	case store.BootNothing:
 		return errBootNothing
 	case store.BootRefused:
@@ -265,12 +268,50 @@ func (s *Server) checkBoot(r *http.Request, d store.Device) error {
 	default:
 		return errUnmeasured
 	}
-	if _, ok := clientCertificate(r); ok && !originOf(r).proxied {
-		if c, ok := r.Context().Value(connKey{}).(*connState); !ok || !c.matched.Load() {
+	if err := s.checkParts(r, d, rules.BootParts); err != nil {
+		return err
+	}
+	if c, own := connectionOfDevice(r); own && (c == nil || rules.RequireBoot && !c.matched.Load()) {
+		return errUnmeasured
+	}
+	return nil
+}
+
+// checkParts refuses a device if a part of its boot does not have the state that the policy
+// requires.
+func (s *Server) checkParts(r *http.Request, d store.Device, required map[string]string) error {
+	if len(required) == 0 {
+		return nil
+	}
+	states, err := s.statesOfDevice(r.Context(), d.ID)
+	if err != nil {
+		return err
+	}
+	if states == nil {
+		return errUnmeasured
+	}
+	if part, want, some := unmet(states, required); some {
+		return problem(http.StatusForbidden, errBootChanged.Code, errBootChanged.Hint, "The owner's policy requires that the part %q of the boot is %s, and it is %s.", part, want, cmp.Or(states[part], "not judged"))
+	}
+	if c, own := connectionOfDevice(r); own {
+		if c == nil || c.states.Load() == nil {
+			return errUnmeasured
+		}
+		if _, _, some := unmet(*c.states.Load(), required); some {
 			return errUnmeasured
 		}
 	}
 	return nil
+}
+
+// connectionOfDevice returns the state of the connection, if a device made the connection with its
+// own certificate. The result `own` is false for a token, and for a proxy's connection.
+func connectionOfDevice(r *http.Request) (c *connState, own bool) {
+	if _, ok := clientCertificate(r); !ok || originOf(r).proxied {
+		return nil, false
+	}
+	c, _ = r.Context().Value(connKey{}).(*connState)
+	return c, true
 }
 
 // The functions below decide which devices, trails and objects a caller may use. For a device that

@@ -14,6 +14,8 @@ import (
 	"errors"
 	"io"
 	"math/big"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"sync"
@@ -81,7 +83,13 @@ func newSceneBehind(t testing.TB, proxy *api.Proxy) *scene {
 func newSceneWith(t testing.TB, change func(*api.Config)) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)
-	return sceneOn(t, hubtest.NewIn(t, sqlitetest.MemoryDir(t), change, maker.Roots(), maker.Intermediates()), maker)
+	dir := sqlitetest.MemoryDir(t)
+	// A hub makes a ballast file if none exists. In memory, the kernel would write 16 MiB of zeros
+	// for each scene. The tests of the ballast use a file system of their own.
+	if err := os.WriteFile(filepath.Join(dir, "ballast"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return sceneOn(t, hubtest.NewIn(t, dir, change, maker.Roots(), maker.Intermediates()), maker)
 }
 
 func sceneOn(t testing.TB, h *hubtest.Hub, maker *fleet.Maker) *scene {

@@ -21,6 +21,9 @@ import (
 // against the hub.
 func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	o := callerOf(r).url.object
+	if callerOf(r).url.uploads {
+		return s.showOffset(w, r, o)
+	}
 	// The owner may have deleted the object since the URL was signed.
 	o, err := s.cfg.Store.Object(r.Context(), o.Owner, o.Sum)
 	if err != nil {
@@ -29,7 +32,7 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	if !o.Stored {
 		return store.ErrNotFound
 	}
-	content, err := s.cfg.Objects.Open(r.Context(), o.Sum)
+	content, err := s.cfg.Objects.Open(r.Context(), keyOf(o))
 	if errors.Is(err, objects.ErrNotFound) {
 		s.log.Error("the file of an object is missing; upload the object again", "sha256", hex.EncodeToString(o.Sum[:]))
 		return store.ErrNotFound
@@ -250,11 +253,20 @@ func (u *uploads) finish(key store.Object, one *upload) {
 // the URL expires.
 func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	u := callerOf(r).url
-	key := u.object
-	o, err := s.beginUpload(r.Context(), key)
+	record := store.Upload{Owner: u.object.Owner, Sum: u.object.Sum, Place: objects.NewPlace()}
+	o, err := s.cfg.Store.BeginUpload(r.Context(), record, s.cfg.Now())
 	if err != nil {
 		return err
 	}
+	err = s.receive(w, r, o, record, u.by)
+	if err != nil {
+		s.giveUp(r.Context(), record)
+	}
+	return err
+}
+
+// receive does what putBlob does, for an upload that has begun.
+func (s *Server) receive(w http.ResponseWriter, r *http.Request, o store.Object, record store.Upload, by credential) error {
 	// Some clients send an empty file in chunks, so the length may be unknown. Objects.Put checks
 	// size and hash.
 	if r.ContentLength >= 0 && r.ContentLength != o.Size {
@@ -268,13 +280,15 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 		return errStorage
 	}
 	one := newUpload(w, r.Body, o)
-	end, err := s.uploads.begin(r.Context(), key, one, s.cfg.ObjectQuota-used)
+	end, err := s.uploads.begin(r.Context(), store.Object{Owner: o.Owner, Sum: o.Sum}, one, s.cfg.ObjectQuota-used)
 	if err != nil {
 		_ = one.rc.SetWriteDeadline(time.Now().Add(blockTimeout)) // the upload may have waited long for its turn
 		return trailProblem(err)
 	}
 	defer end()
-	err = s.cfg.Objects.Put(r.Context(), o.Sum, o.Size, one)
+	// The bytes are written even if another account has stored them. So the duration of an upload does
+	// not reveal whether another account has these bytes.
+	err = s.cfg.Objects.Put(r.Context(), objects.Key{Sum: record.Sum, Place: record.Place}, o.Size, one)
 	// The server's own deadline may have passed during the upload, so set a new one for the answer.
 	// The rest of a broken body is not read.
 	_ = one.rc.SetWriteDeadline(time.Now().Add(blockTimeout))
@@ -284,42 +298,76 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	}
 	switch {
 	case errors.Is(err, objects.ErrSum), errors.Is(err, objects.ErrSize):
-		return problem(http.StatusBadRequest, "object-sum", "Send the file that was announced.", "The size or the SHA-256 of the upload differs from the announced value.")
+		return errOtherContent
 	case one.broken != nil:
 		return problem(http.StatusBadRequest, "upload-broken", "Send the file again.", "The upload ended early.")
 	case err != nil:
 		return err
 	}
-	// The upload may take long. If the credential was revoked during the upload, nothing is stored.
-	if ok, err := s.checkCredential(r.Context(), u.by); err != nil || !ok {
-		return cmp.Or(err, error(errURLRevoked))
-	}
-	switch err := s.cfg.Store.FinishUpload(r.Context(), o.Owner, o.Sum, o.Size, s.cfg.ObjectQuota, s.cfg.Now()); {
-	case errors.Is(err, store.ErrStatus), errors.Is(err, store.ErrBeingRemoved):
-		return problem(http.StatusConflict, "announced-anew", "Announce the object with its real size, and send the file again.", "During the upload, the object was announced again with another size.")
-	case err != nil:
-		return trailProblem(err)
+	inUse, err := s.finishUpload(r.Context(), o, record, by)
+	if err != nil {
+		return err
 	}
 	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+	if !inUse {
+		_ = one.rc.Flush() // the client does not wait for the removal
+		s.removeBytes(r.Context(), record)
+	}
 	return nil
 }
 
-// beginUpload starts an upload in the store. If Collect is removing an old object with the same
-// hash, beginUpload waits.
-func (s *Server) beginUpload(ctx context.Context, o store.Object) (store.Object, error) {
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		found, err := s.cfg.Store.BeginUpload(ctx, o.Owner, o.Sum, s.cfg.Now())
-		if !errors.Is(err, store.ErrBeingRemoved) {
-			return found, err
-		}
-		if time.Now().After(deadline) {
-			return store.Object{}, problem(http.StatusServiceUnavailable, "busy", "Send the object again in a few seconds.", "The hub is removing an old copy of the same object.")
-		}
-		select {
-		case <-ctx.Done():
-			return store.Object{}, ctx.Err()
-		case <-time.After(50 * time.Millisecond):
-		}
+var errOtherContent = problem(http.StatusBadRequest, "object-sum", "Send the file that was announced.", "The size or the SHA-256 of the upload differs from the announced value.")
+
+// finishUpload records that an upload has stored all bytes of the object `o`. If the credential was
+// revoked during the upload, nothing is recorded. If inUse is false, the caller removes the bytes at
+// the upload's place, after it has answered.
+func (s *Server) finishUpload(ctx context.Context, o store.Object, record store.Upload, by credential) (inUse bool, err error) {
+	if ok, err := s.checkCredential(ctx, by); err != nil || !ok {
+		return false, cmp.Or(err, error(errURLRevoked))
+	}
+	// The bytes of another owner's upload may have been lost. Then this upload replaces them. If nobody
+	// else has the object, ask for the new bytes, so that the duration of the answer does not reveal
+	// this.
+	at, lost := cmp.Or(o.Place, record.Place), ""
+	if _, err := s.cfg.Objects.Stat(ctx, objects.Key{Sum: o.Sum, Place: at}); errors.Is(err, objects.ErrNotFound) {
+		lost = at
+	} else if err != nil {
+		return false, err
+	}
+	inUse, err = s.cfg.Store.FinishUpload(ctx, record, lost, o.Size, s.cfg.ObjectQuota, s.cfg.Now())
+	if errors.Is(err, store.ErrStatus) {
+		return false, problem(http.StatusConflict, "announced-anew", "Announce the object with its real size, and send the file again.", "During the upload, the object was announced again with another size.")
+	}
+	if err != nil {
+		return false, trailProblem(err)
+	}
+	return inUse, nil
+}
+
+// cleanUp is how long the hub tries to remove what a failed upload left. Collect removes the rest.
+const cleanUp = 10 * time.Second
+
+// giveUp ends an upload that failed, and removes its bytes.
+func (s *Server) giveUp(ctx context.Context, record store.Upload) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
+	defer cancel()
+	if err := s.cfg.Store.EndUpload(ctx, record.Place); err != nil {
+		s.log.Warn("ending an upload; it ends by itself later", "err", err)
+		return
+	}
+	s.removeBytes(ctx, record)
+}
+
+// removeBytes removes the bytes at the place of an upload that has ended. It first asks the store: the
+// upload may have succeeded although the store returned an error.
+func (s *Server) removeBytes(ctx context.Context, record store.Upload) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
+	defer cancel()
+	unneeded, err := s.cfg.Store.RemoveContent(ctx, record.Sum, record.Place)
+	if err == nil && unneeded {
+		err = s.cfg.Objects.Delete(ctx, objects.Key{Sum: record.Sum, Place: record.Place})
+	}
+	if err != nil {
+		s.log.Warn("removing the bytes of an upload; retried later", "err", err)
 	}
 }

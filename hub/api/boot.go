@@ -16,16 +16,20 @@ import (
 
 // BootView describes a device's boot measurements to its owner.
 type BootView struct {
-	Device    string            `json:"device"`
-	State     string            `json:"state"`             // store.BootMatches or another of its states
-	Refusal   *BootRefusal      `json:"refusal,omitempty"` // set only in state "refused"; the other fields then describe the latest valid measurement
-	Changes   []boot.Change     `json:"changes"`
-	Reference *boot.Reference   `json:"reference,omitempty"`
-	Latest    *boot.Measurement `json:"latest,omitempty"`
-	Measured  *time.Time        `json:"measured,omitempty"`
-	Number    int64             `json:"measurement,omitempty"` // number of the latest measurement; an owner's decision about the measurement contains this number
-	Requested bool              `json:"requested"`             // the device will be asked to measure again
-	History   []BootPast        `json:"history"`
+	Device  string        `json:"device"`
+	State   string        `json:"state"`             // store.BootMatches or another of its states
+	Refusal *BootRefusal  `json:"refusal,omitempty"` // set only in state "refused"; the other fields then describe the latest valid measurement
+	Changes []boot.Change `json:"changes"`
+	// Parts judges each part of the latest measurement. It is empty if the hub judged the measurement
+	// before it judged parts.
+	Parts     []boot.PartVerdict `json:"parts,omitempty"`
+	System    *boot.System       `json:"system,omitempty"` // the system that ran, if one of the owner's manifests names it
+	Reference *boot.Reference    `json:"reference,omitempty"`
+	Latest    *boot.Measurement  `json:"latest,omitempty"`
+	Measured  *time.Time         `json:"measured,omitempty"`
+	Number    int64              `json:"measurement,omitempty"` // number of the latest measurement; an owner's decision about the measurement contains this number
+	Requested bool               `json:"requested"`             // the device will be asked to measure again
+	History   []BootPast         `json:"history"`
 	// Evidence of the latest measurement, base64, so that anyone can check the measurement again.
 	Nonce     []byte `json:"nonce,omitempty"`
 	Attest    []byte `json:"attest,omitempty"`
@@ -98,6 +102,9 @@ func (s *Server) readBootStatus(ctx context.Context, device string) (j bootStatu
 
 func (s *Server) writeBoot(w http.ResponseWriter, r *http.Request, d store.Device) error {
 	view := BootView{Device: d.ID, Changes: []boot.Change{}, History: []BootPast{}}
+	if err := s.judgeIfStale(r.Context(), d); err != nil {
+		return err
+	}
 	state, err := s.stableBootStatus(r.Context(), d.ID)
 	if err != nil {
 		return err
@@ -125,6 +132,13 @@ func (s *Server) writeBoot(w http.ResponseWriter, r *http.Request, d store.Devic
 	view.Nonce, view.Attest, view.Signature, view.EventLog = b.Nonce, b.Attest, b.Signature, b.Log
 	if err := errors.Join(json.Unmarshal(b.Measurement, &view.Latest), json.Unmarshal(b.Changes, &view.Changes)); err != nil {
 		return err
+	}
+	if len(b.Verdict) > 0 {
+		var v boot.Verdict
+		if err := json.Unmarshal(b.Verdict, &v); err != nil {
+			return err
+		}
+		view.Parts, view.System = v.Parts, v.System
 	}
 	history, err := s.cfg.Store.BootHistory(r.Context(), d.ID)
 	if err != nil {
@@ -201,7 +215,14 @@ func (s *Server) decideReference(r *http.Request, d store.Device, body bootDecis
 	}
 	if latest.Number != 0 {
 		var m boot.Measurement
-		if err := errors.Join(json.Unmarshal(latest.Measurement, &m), compareBoot(&latest, &m, text)); err != nil {
+		if err := json.Unmarshal(latest.Measurement, &m); err != nil {
+			return err
+		}
+		rules, err := s.rulesFor(r.Context(), d, &m)
+		if err != nil {
+			return err
+		}
+		if _, err := judge(&latest, d, &m, rules, text, now); err != nil {
 			return err
 		}
 	}

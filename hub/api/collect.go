@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"gangway/hub/objects"
-	"gangway/hub/store"
 )
 
 // Collect keeps unused data for these times.
@@ -15,12 +14,15 @@ const (
 	// unusedAge is how long the hub keeps an object that no revision names. The owner needs this
 	// time to post the revision for which the owner uploaded the object.
 	unusedAge = 7 * 24 * time.Hour
-	// orphanAge is the age at which Collect removes a stored file without an object's record.
+	// uploadAge is how long an upload may go on without progress. An upload that is not in parts makes
+	// progress only at its begin and its end.
+	uploadAge = 24 * time.Hour
+	// orphanAge is the age from which Collect asks whether a stored file is needed.
 	orphanAge = time.Hour
 )
 
 // Collect removes unused data: trails and logs of deleted devices, records of objects that no
-// revision names, stored files without an object's record, and old log lines. It may run at any
+// revision names, stored files that no record needs, and old log lines. It may run at any
 // time, concurrently with requests.
 func (s *Server) Collect(ctx context.Context) error {
 	now := s.cfg.Now()
@@ -29,6 +31,7 @@ func (s *Server) Collect(ctx context.Context) error {
 		func() (int, error) {
 			return s.cfg.Store.ExpireObjects(ctx, now.Add(-pendingAge), now.Add(-unusedAge), 1000)
 		},
+		func() (int, error) { return s.expireUploads(ctx, now.Add(-uploadAge)) },
 		func() (int, error) { return s.cfg.Store.ExpireLogs(ctx, now.Add(-s.cfg.LogAge), 1000) },
 	} {
 		for {
@@ -41,37 +44,17 @@ func (s *Server) Collect(ctx context.Context) error {
 			}
 		}
 	}
-	remove := func(sum store.Hash) error {
-		// Another replica may have finished this removal, so that the owner can upload the object again.
-		if err := s.lease.inTime(); err != nil {
-			return err
-		}
-		limited, cancel := context.WithTimeout(ctx, leaseMargin)
-		defer cancel()
-		if err := s.cfg.Objects.Delete(limited, sum); err != nil {
-			return err
-		}
-		return s.cfg.Store.FinishRemoval(ctx, sum)
-	}
-	// Continue the removals that an interrupted run left.
-	left, err := s.cfg.Store.UnfinishedRemovals(ctx)
-	if err != nil {
-		return err
-	}
-	for _, sum := range left {
-		if err := remove(sum); err != nil {
-			return err
-		}
-	}
-	return s.cfg.Objects.Walk(ctx, func(sum objects.Sum, info objects.Info) error {
+	return s.cfg.Objects.Walk(ctx, func(key objects.Key, info objects.Info) error {
 		if now.Sub(info.Modified) < orphanAge {
 			return nil
 		}
-		going, err := s.cfg.Store.BeginRemoval(ctx, sum)
-		if err != nil || !going {
+		unneeded, err := s.cfg.Store.RemoveContent(ctx, key.Sum, key.Place)
+		if err != nil || !unneeded {
 			return err
 		}
-		return remove(sum)
+		// No upload will ever use this place again. So the removal may also happen late, when another
+		// replica has taken over.
+		return s.cfg.Objects.Delete(ctx, key)
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -64,6 +65,8 @@ type contract struct {
 	routes             []string          // "METHOD /path"
 	expired, forged    string            // access tokens
 	byDevice, narrowed string
+	once               sync.Once // makes signer
+	signer             signer
 }
 
 // routesOf lists the routes of the route table, as "METHOD /path".
@@ -297,6 +300,17 @@ func contractRows() map[string]row {
 		"GET /devices/{id}/cloned":          {who: "owner"},
 		"PUT /devices/{id}/cloned":          {who: "owner", body: `{"decision":"one"}`, limit: 64 * kib},
 		"GET /devices/{id}/boot":            {who: "owner"},
+		"GET /boots/keys":                   {who: "owner"},
+		"POST /boots/keys":                  {who: "owner", body: `{"name":"k","key":"PEM","password":"wrong"}`, status: 403, limit: 64 * kib}, // TestManifestsDecideWhatIsExpected sends a valid body
+		"DELETE /boots/keys/{id}":           {who: "owner", before: manifestKeyOf},
+		"GET /boots/manifests":              {who: "owner"},
+		"POST /boots/manifests":             {who: "owner", text: true, limit: 64 * kib, before: newManifest},
+		"DELETE /boots/manifests/{id}":      {who: "owner", before: storedManifest},
+		"GET /boots/cohorts":                {who: "owner"},
+		"GET /boots/cohorts/{part}/{value}": {who: "owner", before: cohortOfBoat},
+		"GET /boots/decisions":              {who: "owner"},
+		"POST /boots/decisions":             {who: "owner", limit: 64 * kib, before: newDecision},
+		"DELETE /boots/decisions/{id}":      {who: "owner", before: madeDecision},
 		"POST /devices/{id}/boot/reference": {who: "owner", body: `{"from":"values","bank":"SHA-256","pcrs":{` + allPCRs() + `}}`, limit: 64 * kib},
 		"POST /devices/{id}/boot/request":   {who: "owner"},
 		"GET /events":                       {who: "owner"},
@@ -346,6 +360,10 @@ func contractRows() map[string]row {
 			o := announce(c.ada, "/objects", "n", content, 200)
 			_, token, _ := strings.Cut(o.PutURL, "/local-s3/")
 			return map[string]string{"token": token, "body": content}
+		}},
+		"PATCH /local-s3/{token}": {who: "all", text: true, status: 400, before: func(c *contract) map[string]string { // it lacks Upload-Offset
+			_, token, _ := strings.Cut(announce(c.ada, "/objects", "n", wire.NewID(), 200).PutURL, "/local-s3/")
+			return map[string]string{"token": token, "body": "content"}
 		}},
 
 		"POST /logs":         {who: "device", body: `[{"msg":"m"}]`, limit: mib},
@@ -404,9 +422,15 @@ func contractRows() map[string]row {
 		"POST /ui/cloned/decide": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
 			return map[string]string{"body": "id=" + c.boatID + "&decision=one"}
 		}},
-		"GET /ui/trust":          {who: "owner"},
-		"POST /ui/trust":         {who: "owner", form: true, body: "pem=x", status: 400, limit: 576 * kib},
-		"GET /ui/trust/eks":      {who: "owner"},
+		"GET /ui/trust":                {who: "owner"},
+		"POST /ui/trust":               {who: "owner", form: true, body: "pem=x", status: 400, limit: 576 * kib},
+		"GET /ui/trust/eks":            {who: "owner"},
+		"GET /ui/boots":                {who: "owner"},
+		"GET /ui/boots/{part}/{value}": {who: "owner", before: cohortOfBoat},
+		"POST /ui/boots/accept": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			return map[string]string{"body": "part=keys&devices=1&value=" + cohortOfBoat(c)["value"]}
+		}},
+		"POST /ui/boots/undo":    {who: "owner", form: true, body: "id=1", status: 303, limit: 64 * kib},
 		"GET /ui/trust/eks.csv":  {who: "owner"},
 		"POST /ui/trust/eks/add": {who: "owner", form: true, body: "value=ab12", status: 303, limit: 64 * kib},
 		"POST /ui/trust/eks/remove": {who: "owner", form: true, body: "value=ab12", status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {

@@ -16,9 +16,6 @@ func (s *Server) OnDuty(ctx context.Context) (context.Context, bool) { return s.
 // TryLease tries at once to take the lease of the periodic work.
 func (s *Server) TryLease(ctx context.Context) error { return s.lease.try(ctx) }
 
-// LeaseInTime returns an error if the replica must not remove stored files.
-func (s *Server) LeaseInTime() error { return s.lease.inTime() }
-
 // LeaseName is the name of the lease of the periodic work.
 const LeaseName = leaseName
 
@@ -73,3 +70,6 @@ func NewMailbox(s store.Replicas, replica string) *Mailbox {
 
 // News is the body of a message.
 type News = news
+
+// MaxPartials is the largest number of unfinished uploads in parts of an owner.
+const MaxPartials = maxPartials

@@ -5,12 +5,15 @@ import (
 	"os"
 	"runtime/debug"
 	"testing"
+
+	"gangway/internal/race"
 )
 
 // TestMain runs eight tests at the same time, if -parallel does not set another number. Most tests
 // wait for the disk, the network or a timeout. So one test for each processor would leave the
 // processors idle. If GOGC and GOMEMLIMIT are not set, TestMain also makes Go collect garbage less
-// often while the process uses less than 400 MiB.
+// often while the process uses less than 1 GiB. The race detector multiplies the memory, so with it
+// the limit is 400 MiB.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	given := false
@@ -22,7 +25,11 @@ func TestMain(m *testing.M) {
 	}
 	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetGCPercent(800)
-		debug.SetMemoryLimit(400 << 20)
+		limit := int64(1 << 30)
+		if race.Enabled {
+			limit = 400 << 20
+		}
+		debug.SetMemoryLimit(limit)
 	}
 	os.Exit(m.Run())
 }

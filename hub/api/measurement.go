@@ -33,7 +33,10 @@ const nonceLife = time.Minute
 // connState is the state of a connection.
 type connState struct {
 	peer    peer        // set by the handshake
-	matched atomic.Bool // the last measurement on this connection matched the reference
+	matched atomic.Bool // the last measurement on this connection matched
+	// states are the states of the parts in the last measurement on this connection; nil: there is no
+	// measurement, or the hub refused it.
+	states atomic.Pointer[map[string]string]
 	// seen is the version of the device's clone.Record after the connection's
 	// last measurement; 0: none.
 	seen atomic.Int64
@@ -117,21 +120,26 @@ func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return s.recordBootRefusal(r, d, err)
 	}
-	verdict, err := s.acceptMeasurement(r, d, enrolment, m, &body)
+	verdict, states, err := s.acceptMeasurement(r, d, enrolment, m, &body)
 	if err != nil {
 		return err
 	}
-	setMatched(r, verdict.State == store.BootMatches)
+	setMatched(r, verdict.State == store.BootMatches, states)
 	writeJSON(w, http.StatusOK, verdict)
 	return nil
 }
 
-// setMatched records whether the newest measurement on a connection matched.
-func setMatched(r *http.Request, matched bool) {
+// setMatched records whether the newest measurement on a connection matched, and the states of its
+// parts. If the hub refused the measurement, `states` is nil.
+func setMatched(r *http.Request, matched bool, states map[string]string) {
 	// Many devices share a proxy's connection, so the connection must not have the state of one
 	// device.
 	if c, ok := r.Context().Value(connKey{}).(*connState); ok && !originOf(r).proxied {
 		c.matched.Store(matched)
+		c.states.Store(nil)
+		if states != nil {
+			c.states.Store(&states)
+		}
 	}
 }
 
@@ -165,7 +173,7 @@ func (s *Server) recordBootRefusal(r *http.Request, d store.Device, err error) e
 	default:
 		return err
 	}
-	setMatched(r, false)
+	setMatched(r, false, nil)
 	if _, failed := s.cfg.Store.RefuseBoot(r.Context(), d.ID, entry); failed != nil {
 		return failed
 	}
@@ -195,63 +203,38 @@ func (s *Server) verifyBoot(r *http.Request, d store.Device, e store.Enrolment, 
 	return boot.Verify(iak, &boot.Evidence{Nonce: body.Nonce, Attest: body.Attest, Signature: body.Signature, Bank: tcg.AlgID(body.Bank), PCRs: body.PCRs, Log: body.EventLog})
 }
 
-// acceptMeasurement compares a verified measurement with the device's reference and stores it. The
-// first measurement becomes the reference.
-func (s *Server) acceptMeasurement(r *http.Request, d store.Device, e store.Enrolment, m *boot.Measurement, body *wire.BootReport) (*wire.BootVerdict, error) {
+// acceptMeasurement judges a verified measurement and stores it. It also returns the states of the
+// boot's parts.
+func (s *Server) acceptMeasurement(r *http.Request, d store.Device, e store.Enrolment, m *boot.Measurement, body *wire.BootReport) (verdict *wire.BootVerdict, states map[string]string, err error) {
 	ctx, now := r.Context(), s.cfg.Now()
 	before, err := s.cfg.Store.LatestBoot(ctx, d.ID)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return nil, err
+		return nil, nil, err
 	}
 	if known := s.compareClock(r, d, e, m, body); !known {
 		s.reportBackwards(r, d, e, before, m)
 	}
 	text, err := json.Marshal(m)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	was, err := s.cfg.Store.BootState(ctx, d.ID)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	b := store.Boot{Device: d.ID, Time: now, Measurement: text, Nonce: body.Nonce, Attest: body.Attest, Signature: body.Signature, Log: body.EventLog}
-	var learnt []byte // empty if the firmware measured nothing
-	if !m.NothingMeasured() {
-		if learnt, err = json.Marshal(boot.NewReference(m, "the first boot", now.UTC())); err != nil {
-			return nil, err
-		}
-	}
 	// If the device measures the same boot again on another connection, the measurement keeps its
 	// number, so that an owner's decision about that number stays valid.
 	var earlier boot.Measurement
 	if before.Measurement != nil && json.Unmarshal(before.Measurement, &earlier) == nil && m.SameBoot(&earlier) {
 		b.Number = before.Number
 	}
-	isFirst := false
-	for reference := learnt; ; {
-		if err := compareBoot(&b, m, reference); err != nil {
-			return nil, err
-		}
-		is, err := s.cfg.Store.PutBoot(ctx, b, reference)
-		if err != nil {
-			return nil, err
-		}
-		if bytes.Equal(is, reference) {
-			isFirst = len(learnt) > 0 && bytes.Equal(is, learnt)
-			break
-		}
-		// The device has another reference now. Either the owner has just changed the reference, or
-		// another measurement has just set the reference. Compare with the new reference.
-		reference = is
+	v, err := s.storeBoot(ctx, d, &b, m)
+	if err != nil {
+		return nil, nil, err
 	}
-	verdict := &wire.BootVerdict{State: b.State}
-	var changes []boot.Change
-	if err := json.Unmarshal(b.Changes, &changes); err != nil {
-		return nil, err
-	}
-	for _, c := range changes {
-		verdict.Changes = append(verdict.Changes, c.Words)
-	}
+	verdict = bootVerdict(b.State, v)
+	isFirst := v.Learn
 	if isFirst || b.State != was || !bytes.Equal(b.Changes, before.Changes) {
 		event := bootEvent(d.Nick, verdict)
 		if isFirst {
@@ -260,7 +243,49 @@ func (s *Server) acceptMeasurement(r *http.Request, d store.Device, e store.Enro
 		event.Time, event.Owner, event.Device, event.Addr = now, d.Owner, d.ID, remoteAddr(r)
 		s.recordOrCount(ctx, event)
 	}
-	return verdict, nil
+	return verdict, statesOf(v), nil
+}
+
+// storeBoot judges a boot and stores it. A first boot that the rules accept becomes the reference.
+func (s *Server) storeBoot(ctx context.Context, d store.Device, b *store.Boot, m *boot.Measurement) (*boot.Verdict, error) {
+	rules, err := s.rulesFor(ctx, d, m)
+	if err != nil {
+		return nil, err
+	}
+	row, _, err := orMissing(s.cfg.Store.BootReference(ctx, d.ID))
+	if err != nil {
+		return nil, err
+	}
+	for reference := row.Text; ; {
+		v, err := judge(b, d, m, rules, reference, b.Time)
+		if err != nil {
+			return nil, err
+		}
+		if v.Learn {
+			if reference, err = json.Marshal(boot.NewReference(m, "the first boot", b.Time.UTC())); err != nil {
+				return nil, err
+			}
+		}
+		is, err := s.cfg.Store.PutBoot(ctx, *b, reference)
+		if err != nil {
+			return nil, err
+		}
+		if bytes.Equal(is, reference) {
+			return v, nil
+		}
+		// The device has another reference now. Either the owner has just changed the reference, or
+		// another measurement has just set the reference. Judge by the new reference.
+		reference = is
+	}
+}
+
+// bootVerdict returns a verdict in the form in which the device gets it.
+func bootVerdict(state string, v *boot.Verdict) *wire.BootVerdict {
+	out := &wire.BootVerdict{State: state}
+	for _, c := range v.Changes {
+		out.Changes = append(out.Changes, c.Words)
+	}
+	return out
 }
 
 // bootEvent returns the event that records a verdict for the owner.
@@ -288,28 +313,6 @@ func (s *Server) reportBackwards(r *http.Request, d store.Device, e store.Enrolm
 		s.recordOrCount(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.tpm-went-backwards", Code: "tpm-backwards", Owner: d.Owner, Device: d.ID,
 			Message: fmt.Sprintf("Device %q: %s", d.Nick, words)})
 	}
-}
-
-// compareBoot compares a measurement with a reference, and sets the state and changes in b. If the
-// firmware measured nothing, the reference is not read, and may be empty.
-func compareBoot(b *store.Boot, m *boot.Measurement, reference []byte) (err error) {
-	changes := []boot.Change{}
-	b.State = store.BootMatches
-	switch {
-	case m.NothingMeasured():
-		b.State = store.BootNothing
-		changes = append(changes, boot.Change{PCR: -1, What: "the measurement", Words: fmt.Sprintf("In the TPM's %s bank, PCR 0 to 7 have their values after a reset, or only separators: the firmware measured nothing that distinguishes this boot from another.", m.Bank)})
-	default:
-		var ref boot.Reference
-		if err := json.Unmarshal(reference, &ref); err != nil {
-			return err
-		}
-		if found := boot.Compare(&ref, m); len(found) > 0 {
-			b.State, changes = store.BootChanged, found
-		}
-	}
-	b.Changes, err = json.Marshal(changes)
-	return err
 }
 
 // compareClock compares the TPM's clock and counters in a verified quote with the TPM's earlier

@@ -35,6 +35,9 @@ type ObjectView struct {
 	Name         string    `json:"objectname"`
 }
 
+// keyOf returns the key of an object's bytes in the object store.
+func keyOf(o store.Object) objects.Key { return objects.Key{Sum: o.Sum, Place: o.Place} }
+
 func (s *Server) viewObject(hub string, o store.Object, by credential) ObjectView {
 	now := s.cfg.Now()
 	until := now.Add(signedURLLife)
@@ -118,11 +121,11 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 		writeJSON(w, http.StatusOK, s.viewObject(s.urlFor(r), o, credentialOf(callerOf(r))))
 		return nil
 	}
-	if _, err := s.cfg.Objects.Stat(r.Context(), sum); errors.Is(err, objects.ErrNotFound) {
+	if _, err := s.cfg.Objects.Stat(r.Context(), keyOf(o)); errors.Is(err, objects.ErrNotFound) {
 		// The hub did not remove the object's file. Somebody else removed it, so the caller must
 		// upload the file again.
 		s.log.Error("the file of an object is missing; upload the object again", "sha256", body.Sum)
-		if err := s.cfg.Store.MarkContentLost(r.Context(), sum); err != nil {
+		if err := s.cfg.Store.MarkContentLost(r.Context(), sum, o.Place); err != nil {
 			return err
 		}
 		writeJSON(w, http.StatusOK, s.viewObject(s.urlFor(r), o, credentialOf(callerOf(r))))

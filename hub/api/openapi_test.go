@@ -165,7 +165,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	call := func(p *person, method, route, id string, in any, want int) []byte {
 		t.Helper()
 		path, query, _ := strings.Cut(route, "?")
-		address := strings.NewReplacer("{id}", id, "{file}", id, "{code}", id).Replace(path)
+		address := strings.NewReplacer("{id}", id, "{file}", id, "{code}", id, "{part}", "keys", "{value}", id).Replace(path)
 		if query != "" {
 			address += "?" + query
 		}
@@ -365,6 +365,56 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 		call(p, "GET", "/devices/{id}/boot", which, nil, want)
 		call(p, "POST", "/devices/{id}/boot/reference", which, "{}", want)
 		call(p, "POST", "/devices/{id}/boot/request", which, nil, want)
+	}
+
+	// What Ada expects of all boots. The keys share a rate limit with sign-ins.
+	s.Server.Unlimited()
+	k := newSigner(t)
+	key := map[string]string{"name": "release", "key": k.pem, "password": hubtest.Password}
+	call(ada, "POST", "/boots/keys", "", map[string]string{"name": "release", "key": k.pem, "password": "wrong"}, 403)
+	call(ada, "POST", "/boots/keys", "", map[string]string{"name": "release", "key": "PEM", "password": hubtest.Password}, 400)
+	call(ada, "POST", "/boots/keys", "", large, 413)
+	call(ada, "POST", "/boots/keys", "", key, 200)
+	call(ada, "POST", "/boots/keys", "", key, 409)
+	call(ada, "GET", "/boots/keys", "", nil, 200)
+	signed := k.sign(t, manifestOf("linux 1", 1))
+	var stored struct{ ID string }
+	if err := json.Unmarshal(call(ada, "POST", "/boots/manifests", "", signed, 200), &stored); err != nil {
+		t.Fatal(err)
+	}
+	call(ada, "POST", "/boots/manifests", "", signed, 409)
+	call(ada, "POST", "/boots/manifests", "", "nonsense", 400)
+	call(ada, "POST", "/boots/manifests", "", newSigner(t).sign(t, manifestOf("linux 1", 1)), 403)
+	call(ada, "POST", "/boots/manifests", "", large, 413)
+	call(ada, "GET", "/boots/manifests", "", nil, 200)
+	call(ada, "DELETE", "/boots/manifests/{id}", stored.ID, nil, 200)
+	call(ada, "DELETE", "/boots/manifests/{id}", stored.ID, nil, 404)
+	call(ada, "DELETE", "/boots/keys/{id}", k.id, nil, 200)
+	call(ada, "DELETE", "/boots/keys/{id}", k.id, nil, 404)
+	call(ada, "GET", "/boots/cohorts", "", nil, 200)
+	call(ada, "GET", "/boots/cohorts?part=pcr", "", nil, 400)
+	var cohorts struct{ Items []struct{ Value string } }
+	if err := json.Unmarshal(call(ada, "GET", "/boots/cohorts?part=keys", "", nil, 200), &cohorts); err != nil || len(cohorts.Items) == 0 {
+		t.Fatal("no cohort", err)
+	}
+	accept := map[string]any{"part": "keys", "value": cohorts.Items[0].Value}
+	call(ada, "GET", "/boots/cohorts/{part}/{value}", cohorts.Items[0].Value, nil, 200)
+	call(ada, "GET", "/boots/cohorts/{part}/{value}", hexSum("nothing"), nil, 404)
+	var decided struct{ ID int64 }
+	if err := json.Unmarshal(call(ada, "POST", "/boots/decisions", "", accept, 200), &decided); err != nil {
+		t.Fatal(err)
+	}
+	call(ada, "POST", "/boots/decisions", "", accept, 409)
+	call(ada, "POST", "/boots/decisions", "", map[string]any{"part": "pcr"}, 400)
+	call(ada, "POST", "/boots/decisions", "", map[string]any{"part": "keys", "value": hexSum("nothing")}, 404)
+	call(ada, "POST", "/boots/decisions", "", large, 413)
+	call(ada, "GET", "/boots/decisions", "", nil, 200)
+	call(ada, "DELETE", "/boots/decisions/{id}", fmt.Sprint(decided.ID), nil, 200)
+	call(ada, "DELETE", "/boots/decisions/{id}", fmt.Sprint(decided.ID), nil, 404)
+	for _, path := range []string{"GET /boots/keys", "POST /boots/keys", "GET /boots/manifests", "POST /boots/manifests", "GET /boots/cohorts", "GET /boots/decisions", "POST /boots/decisions",
+		"DELETE /boots/keys/{id}", "DELETE /boots/manifests/{id}", "DELETE /boots/decisions/{id}", "GET /boots/cohorts/{part}/{value}"} {
+		method, path, _ := strings.Cut(path, " ")
+		call(stranger, method, path, "x", nil, 401)
 	}
 
 	call(ada, "GET", "/devices/{id}/cloned", id, nil, 200)

@@ -24,6 +24,9 @@ const (
 // fillBoots fills the tab "Boots".
 func (s *Server) fillBoots(r *http.Request, v *deviceView) error {
 	ctx, id := r.Context(), v.Device.ID
+	if err := s.judgeIfStale(ctx, v.Device); err != nil {
+		return err
+	}
 	status, err := s.stableBootStatus(ctx, id)
 	if err != nil {
 		return err
@@ -51,6 +54,13 @@ func (s *Server) fillBoots(r *http.Request, v *deviceView) error {
 	b.Measured, b.Number = status.latest.Time, status.latest.Number
 	if err := errors.Join(json.Unmarshal(status.latest.Measurement, &b.Latest), json.Unmarshal(status.latest.Changes, &b.Changes)); err != nil {
 		return err
+	}
+	if len(status.latest.Verdict) > 0 {
+		var verdict boot.Verdict
+		if err := json.Unmarshal(status.latest.Verdict, &verdict); err != nil {
+			return err
+		}
+		b.Parts, b.System = verdict.Parts, verdict.System
 	}
 	b.Changes = b.Changes[:min(len(b.Changes), bootChanges)]
 	b.Lasting = !b.Latest.NothingMeasured() && status.state != store.BootRefused

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -112,7 +113,7 @@ func (s *Server) renderPolicy(w http.ResponseWriter, r *http.Request, status int
 
 // trustTabs are the tabs of the section Trust.
 func trustTabs(current string) []ui.Tab {
-	tabs := []ui.Tab{{Name: "TPM makers", Path: trustPath}, {Name: "Policy", Path: policyPath}, {Name: "Expected TPMs", Path: ekListPath}}
+	tabs := []ui.Tab{{Name: "TPM makers", Path: trustPath}, {Name: "Policy", Path: policyPath}, {Name: "Expected TPMs", Path: ekListPath}, {Name: "Boots", Path: bootsPath}}
 	for i := range tabs {
 		tabs[i].Current = tabs[i].Path == current
 	}
@@ -294,6 +295,24 @@ func rankOf(b ui.Badge) int {
 	return slices.Index([]string{"bad", "gone", "ask", "off", "ok"}, b.Tone)
 }
 
+// cutByParts returns, as a sentence, why the new policy would not admit a device because of a part of
+// its boot. It returns "" if the policy would admit the device, or if the present policy does not.
+func (s *Server) cutByParts(ctx context.Context, t *onboard.Trial, d *store.DeviceRow) (string, error) {
+	now, would := t.BootParts()
+	if len(would) == 0 || d.Enrolment == (store.Hash{}) {
+		return "", nil
+	}
+	states, err := s.statesOfDevice(ctx, d.ID)
+	if err != nil {
+		return "", err
+	}
+	part, state, cut := unmet(states, would)
+	if _, _, before := unmet(states, now); !cut || before {
+		return "", nil
+	}
+	return fmt.Sprintf("The policy would require that the part %q of the boot is %s, and it is %s.", part, state, cmp.Or(states[part], "not judged")), nil
+}
+
 // previewAboard judges the newest devices.
 func (s *Server) previewAboard(ctx context.Context, p *ui.PolicyPreview, t *onboard.Trial, owner string) error {
 	counts, err := s.cfg.Store.FleetCounts(ctx, owner)
@@ -317,7 +336,14 @@ func (s *Server) previewAboard(ctx context.Context, p *ui.PolicyPreview, t *onbo
 			p.Unread++
 			continue
 		}
+		cut, err := s.cutByParts(ctx, t, d)
+		if err != nil {
+			return err
+		}
 		switch {
+		case cut != "":
+			p.Cut++
+			change.Now, change.Would, change.Why = outcomeBadge(now), ui.Badge{Tone: "bad", Text: "cut off"}, cut
 		case bootThen && !bootNow && d.Boot != store.BootMatches && d.Enrolment != (store.Hash{}):
 			p.Cut++
 			change.Now, change.Would, change.Why = outcomeBadge(now), ui.Badge{Tone: "bad", Text: "cut off"}, "The policy would require a boot that matches the reference, and this device has none ("+ui.StateBadge(d.Boot).Text+")."

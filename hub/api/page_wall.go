@@ -65,6 +65,13 @@ func (s *Server) wall(ctx context.Context, owner string) (*ui.Wall, error) {
 	if wall.Underway, err = s.underway(ctx, owner, wallUnderway); err != nil {
 		return nil, err
 	}
+	wall.MoreWaiting = n.Waiting
+	for _, m := range wall.Underway {
+		if m.State == ui.StateBadge("waiting") {
+			wall.MoreWaiting--
+		}
+	}
+	wall.MoreWaiting = max(wall.MoreWaiting, 0) // a machine may arrive between the two queries
 	page, err := s.cfg.Store.SearchDevices(ctx, store.DeviceSearch{Owner: owner, Sort: store.SortCreated, Descending: true, Limit: wallRows - len(wall.Underway)})
 	if err != nil {
 		return nil, err

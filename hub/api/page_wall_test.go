@@ -77,6 +77,9 @@ func TestWallIsBounded(t *testing.T) {
 	if n := strings.Count(page, "</li>"); n != 10 || !strings.Contains(page, "<dt>devices</dt><dd>12</dd>") {
 		t.Errorf("%d rows: %s", n, brief.Of(page))
 	}
+	if !strings.Contains(page, "and 9 more waiting for you") { // 12 wait, and 3 have rows
+		t.Errorf("the wall hides that more machines wait: %s", brief.Of(page))
+	}
 }
 
 func TestWallShowsNothingOfOthersAndNoMarkup(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -47,14 +48,19 @@ type parking struct {
 	closed chan struct{}
 	close  sync.Once
 	lot    *lot
+	// turns has one element for each handshake that computes now; see socket.Read.
+	turns chan struct{}
 }
+
+// shakesPerCPU is the number of handshakes for each CPU that compute at the same time.
+const shakesPerCPU = 2
 
 func newParking(l net.Listener, c *tls.Config, peer func(*tls.ConnectionState) (peer, error), t Timeouts, log *log.Logger) (*parking, error) {
 	lot, err := newLot()
 	if err != nil {
 		return nil, fmt.Errorf("wait for idle connections: %w", err)
 	}
-	p := &parking{Listener: l, config: c, peer: peer, times: t, log: log, ready: make(chan net.Conn), failed: make(chan error, 1), closed: make(chan struct{}), lot: lot}
+	p := &parking{Listener: l, config: c, peer: peer, times: t, log: log, ready: make(chan net.Conn), failed: make(chan error, 1), closed: make(chan struct{}), lot: lot, turns: make(chan struct{}, shakesPerCPU*runtime.GOMAXPROCS(0))}
 	go p.acceptAll()
 	go lot.run()
 	return p, nil
@@ -94,14 +100,17 @@ func (p *parking) shake(raw net.Conn) {
 			raw.Close()
 		}
 	}()
-	s := &socket{Conn: raw, state: newConnState(), patience: p.times.Request}
+	s := &socket{Conn: raw, state: newConnState(), patience: p.times.Request, turns: p.turns, until: time.Now().Add(min(p.times.Header, p.times.Request))}
+	defer s.giveTurnBack() // if something panics
 	t := tls.Server(s, p.config)
-	raw.SetDeadline(time.Now().Add(min(p.times.Header, p.times.Request)))
+	raw.SetDeadline(s.until)
 	err := t.Handshake()
 	state := t.ConnectionState()
 	if err == nil {
 		s.state.peer, err = p.peer(&state) // only now has the client proven its certificate's key
 	}
+	s.giveTurnBack()
+	s.turns = nil
 	if err != nil {
 		p.drop(raw, err)
 		return
@@ -184,6 +193,10 @@ type socket struct {
 	held  heldBytes
 	// patience is how long the client may take to receive the held bytes.
 	patience time.Duration
+
+	turns chan struct{} // of the parking; nil after the handshake
+	turn  bool          // the handshake has a turn
+	until time.Time     // end of the handshake's time
 }
 
 // heldBytes collects what a connection sends, so that a whole answer, with the alert that ends the
@@ -246,6 +259,34 @@ func (s *socket) Close() error {
 func holdAnswer(r *http.Request) {
 	if l, ok := r.Context().Value(tlsKey{}).(*lent); ok {
 		l.socket().hold()
+	}
+}
+
+// Read reads from the client. In a handshake, it then waits until it is the handshake's turn to
+// compute. Without turns, a flood of connections would make thousands of handshakes compute at the
+// same time. The requests that the hub has admitted would get hardly any CPU time then, and the hub
+// would refuse all others as overloaded. A handshake that waits for its client has no turn, so slow
+// clients keep no turn from others. If the handshake's time is over, its client is probably gone.
+func (s *socket) Read(b []byte) (n int, err error) {
+	if s.turns == nil {
+		return s.Conn.Read(b)
+	}
+	s.giveTurnBack()
+	if n, err = s.Conn.Read(b); err != nil {
+		return n, err
+	}
+	s.turns <- struct{}{}
+	s.turn = true
+	if time.Now().After(s.until) {
+		return 0, os.ErrDeadlineExceeded
+	}
+	return n, nil
+}
+
+func (s *socket) giveTurnBack() {
+	if s.turn {
+		s.turn = false
+		<-s.turns
 	}
 }
 

@@ -207,8 +207,7 @@ const (
 	// leaseLife is how long a replica that crashed keeps others from the periodic work.
 	leaseLife  = 15 * time.Second
 	leaseRenew = 5 * time.Second
-	// leaseMargin is the time before the end of the lease at which its holder stops. It is longer
-	// than a removal of a stored file may take.
+	// leaseMargin is the time before the end of the lease at which its holder stops.
 	leaseMargin = 4 * time.Second
 )
 
@@ -238,20 +237,6 @@ func (l *lease) duty(ctx context.Context) (_ context.Context, ok bool) {
 		return nil, false
 	}
 	return store.WithFence(l.held, l.fence), true
-}
-
-// inTime returns an error if the lease is over. Writes to the database check the lease themselves;
-// call inTime before other changes.
-func (l *lease) inTime() error {
-	if l.store == nil {
-		return nil
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.held == nil || !time.Now().Before(l.until) {
-		return store.ErrFenced
-	}
-	return nil
 }
 
 // try takes or prolongs the lease.

@@ -139,6 +139,19 @@ var routes = []route{
 	{"GET", "/devices/{id}/boot", scopedAccount, unlimited, noBody, (*Server).showBoot},
 	{"POST", "/devices/{id}/boot/reference", scopedAccount, unlimited, jsonBody, (*Server).setReference},
 	{"POST", "/devices/{id}/boot/request", scopedAccount, unlimited, noBody, (*Server).requestBoot},
+
+	// What an owner expects of the boots of all devices.
+	{"GET", "/boots/keys", scopedAccount, unlimited, noBody, (*Server).listManifestKeys},
+	{"POST", "/boots/keys", fullSession, signInRate, jsonBody, (*Server).addManifestKey},
+	{"DELETE", "/boots/keys/{id}", fullSession, unlimited, noBody, (*Server).removeManifestKey},
+	{"GET", "/boots/manifests", scopedAccount, unlimited, noBody, (*Server).listManifests},
+	{"POST", "/boots/manifests", scopedAccount, unlimited, maxManifest, (*Server).addManifest},
+	{"DELETE", "/boots/manifests/{id}", scopedAccount, unlimited, noBody, (*Server).removeManifest},
+	{"GET", "/boots/cohorts", scopedAccount, unlimited, noBody, (*Server).listCohorts},
+	{"GET", "/boots/cohorts/{part}/{value}", scopedAccount, unlimited, noBody, (*Server).showCohort},
+	{"GET", "/boots/decisions", scopedAccount, unlimited, noBody, (*Server).listBootDecisions},
+	{"POST", "/boots/decisions", scopedAccount, unlimited, jsonBody, (*Server).addBootDecision},
+	{"DELETE", "/boots/decisions/{id}", scopedAccount, unlimited, noBody, (*Server).removeBootDecision},
 	{"GET", "/events", scopedAccount, unlimited, noBody, (*Server).listEvents},
 
 	// The fleet: searches and numbers.
@@ -175,6 +188,7 @@ var routes = []route{
 	{"GET", "/objects/{sha}", accountOrDevice, unlimited, noBody, (*Server).showObject},
 	{"GET", "/local-s3/{token}", urlHolder, unlimited, noBody, (*Server).getBlob},
 	{"PUT", "/local-s3/{token}", urlHolder, unlimited, announcedBody, (*Server).putBlob},
+	{"PATCH", "/local-s3/{token}", urlHolder, unlimited, announcedBody, (*Server).appendBlob},
 	{"POST", "/logs/?", activeDevice, unlimited, maxLogBody, (*Server).appendLogs},
 	{"GET", "/logs/?", scopedAccount, unlimited, noBody, (*Server).listLogs},
 	{"POST", "/logs/cursor/?", scopedAccount, unlimited, jsonBody, (*Server).continueLogs},
@@ -255,6 +269,10 @@ var routes = []route{
 	{"GET", "/ui/trust/policy", fullSession, unlimited, noBody, (*Server).showPolicyPage},
 	{"POST", "/ui/trust/policy", fullSession, unlimited, policyFormBody, (*Server).editPolicyOnPage},
 	{"POST", "/ui/trust/policy/check", fullSession, unlimited, policyFormBody, (*Server).checkPolicyOnPage},
+	{"GET", "/ui/boots", fullSession, unlimited, noBody, (*Server).showBoots},
+	{"GET", "/ui/boots/{part}/{value}", fullSession, unlimited, noBody, (*Server).showBootCohort},
+	{"POST", "/ui/boots/accept", fullSession, unlimited, formBody, (*Server).acceptCohortOnPage},
+	{"POST", "/ui/boots/undo", fullSession, unlimited, formBody, (*Server).undoCohortOnPage},
 	{"GET", "/ui/operator", operator, unlimited, noBody, (*Server).showOperator},
 	{"GET", "/ui/operator/makers", operator, unlimited, noBody, (*Server).showOperator},
 	{"GET", "/ui/operator/makers/add", operator, unlimited, noBody, (*Server).showAddMakers},

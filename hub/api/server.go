@@ -28,6 +28,7 @@ import (
 	"gangway/hub/onboard"
 	"gangway/hub/pki"
 	"gangway/hub/store"
+	"gangway/hub/ui"
 	"gangway/wire"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -137,6 +138,7 @@ type Server struct {
 	exports      semaphoreByKey
 	live         live
 	images       imageBuilds
+	manifests    manifestCache
 	counters     eventCounters // of frequent events
 	uploads      uploads
 	space        *space
@@ -166,6 +168,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.checkPages(); err != nil {
 		return nil, err
 	}
+	ui.Load()
 	rates, err := DefaultRates().with(cfg.Rates)
 	if err != nil {
 		return nil, fmt.Errorf("hub: %w", err)

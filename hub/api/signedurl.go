@@ -112,8 +112,9 @@ func (s *Server) appendMAC(head []byte) []byte {
 
 // signedURL has the object and the credential that a valid signed URL contains.
 type signedURL struct {
-	object store.Object // Owner and Sum only
-	by     credential
+	object  store.Object // Owner and Sum only
+	by      credential
+	uploads bool // the URL is for uploads
 }
 
 const getNewURL = "Get a new URL: GET /objects/SHA, or POST /objects/."
@@ -124,23 +125,28 @@ var (
 	errURLRevoked = problem(http.StatusGone, "address-revoked", getNewURL, "The signed URL is revoked. The session or API token of the URL has ended, or the account is disabled. Or the device of the URL was deleted, has onboarded again, or is not public any more.")
 )
 
+// signsMethod reports whether a URL that is signed for GET or PUT, given by the first letter, permits a
+// method. A client that uploads in parts uses HEAD and PATCH.
+func signsMethod(letter byte, method string) bool {
+	if letter == http.MethodPut[0] {
+		return method == http.MethodPut || method == http.MethodPatch || method == http.MethodHead
+	}
+	return letter == http.MethodGet[0] && (method == http.MethodGet || method == http.MethodHead)
+}
+
 // readSignedURL verifies that {token} is valid for the request's method.
 func (s *Server) readSignedURL(r *http.Request) (*signedURL, error) {
-	method := r.Method
-	if method == http.MethodHead {
-		method = http.MethodGet
-	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(r.PathValue("token"))
 	if err != nil || len(b) != signedURLSize {
 		return nil, errNotSigned
 	}
-	if !hmac.Equal(b, s.appendMAC(append([]byte(nil), b[:signedURLHead]...))) || b[0] != signedURLVersion || b[1] != method[0] {
+	if !hmac.Equal(b, s.appendMAC(append([]byte(nil), b[:signedURLHead]...))) || b[0] != signedURLVersion || !signsMethod(b[1], r.Method) {
 		return nil, errNotSigned
 	}
 	if s.cfg.Now().Unix() >= int64(binary.BigEndian.Uint64(b[2:])) {
 		return nil, errURLExpired
 	}
-	u := &signedURL{by: credential(b[54 : 54+credentialSize])}
+	u := &signedURL{by: credential(b[54 : 54+credentialSize]), uploads: b[1] == http.MethodPut[0]}
 	u.object.Owner = hex.EncodeToString(b[10:22])
 	copy(u.object.Sum[:], b[22:54])
 	if valid, err := s.checkCredential(r.Context(), u.by); err != nil || !valid {

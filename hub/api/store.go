@@ -31,6 +31,7 @@ type Store interface {
 	store.DeviceSecrets
 	store.Metadata
 	store.Boots
+	store.BootRules
 	store.Clones
 	store.Fleet
 	store.SavedViews

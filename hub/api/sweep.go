@@ -36,6 +36,7 @@ func (s *Server) sweep(ctx context.Context) {
 			if duty, ok := s.lease.duty(ctx); ok {
 				s.sweepOnce(duty)
 				s.markQuiet(duty, since)
+				s.judgeStale(duty)
 			}
 		}
 	}

@@ -50,6 +50,7 @@ func trailAnswers(t *testing.T, ada, stranger, boat *person, id string, check fu
 	call(ada, "GET", "/objects/{sha}", nil, 404)
 	o := want[api.ObjectView](ada, "POST", "/objects", object, 200)
 	_, token, _ = strings.Cut(o.PutURL, "/local-s3/")
+	call(stranger, "PATCH", "/local-s3/{token}", "content", 400)
 	call(stranger, "PUT", "/local-s3/{token}", "contend", 400)
 	call(stranger, "PUT", "/local-s3/{token}", "content", 200)
 	call(stranger, "GET", "/local-s3/{token}", nil, 404)

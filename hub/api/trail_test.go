@@ -815,8 +815,16 @@ func TestCollectorTakesOnlyWhatNobodyNeeds(t *testing.T) {
 	there := func(sum string) bool {
 		var h store.Hash
 		hex.Decode(h[:], []byte(sum))
-		_, err := f.Objects.Stat(t.Context(), h)
-		return err == nil
+		found := 0
+		for key := range f.contents(t) {
+			if key.Sum == h {
+				found++
+			}
+		}
+		if found > 1 {
+			t.Errorf("%s is stored %d times", sum, found)
+		}
+		return found == 1
 	}
 	collect := func() {
 		t.Helper()
@@ -871,10 +879,9 @@ func TestCollectorRacesWithUploads(t *testing.T) {
 				// In this test, unstored records and the files of objects have no grace period.
 				f.Store.ExpireObjects(t.Context(), f.Now().Add(time.Hour), f.Now().Add(-time.Hour), 100)
 				f.Store.ExpireObjects(t.Context(), f.Now().Add(-time.Hour), f.Now().Add(-time.Millisecond), 1)
-				for sum := range f.contents(t) {
-					if ok, err := f.Store.BeginRemoval(t.Context(), sum); err == nil && ok {
-						f.Objects.Delete(t.Context(), sum)
-						f.Store.FinishRemoval(t.Context(), sum)
+				for key := range f.contents(t) {
+					if ok, err := f.Store.RemoveContent(t.Context(), key.Sum, key.Place); err == nil && ok {
+						f.Objects.Delete(t.Context(), key)
 					}
 				}
 				time.Sleep(rand.N(5 * time.Millisecond))
@@ -905,7 +912,7 @@ func TestCollectorRacesWithUploads(t *testing.T) {
 		if sum := must(hex.DecodeString(o.Sum))(t); true {
 			record, err := f.Store.Object(t.Context(), f.Owner.ID, store.Hash(sum))
 			if err == nil && record.Stored {
-				_, statErr := f.Objects.Stat(t.Context(), store.Hash(sum))
+				_, statErr := f.Objects.Stat(t.Context(), objects.Key{Sum: record.Sum, Place: record.Place})
 				again, err := f.Store.Object(t.Context(), f.Owner.ID, store.Hash(sum))
 				if err == nil && again == record && statErr != nil {
 					t.Fatal("the record is there, but the content is gone")
@@ -918,9 +925,9 @@ func TestCollectorRacesWithUploads(t *testing.T) {
 	wg.Wait()
 }
 
-func (f *fleetScene) contents(t *testing.T) map[store.Hash]bool {
-	found := map[store.Hash]bool{}
-	if err := f.Objects.Walk(t.Context(), func(sum [32]byte, _ objects.Info) error { found[sum] = true; return nil }); err != nil {
+func (f *fleetScene) contents(t *testing.T) map[objects.Key]bool {
+	found := map[objects.Key]bool{}
+	if err := f.Objects.Walk(t.Context(), func(key objects.Key, _ objects.Info) error { found[key] = true; return nil }); err != nil {
 		t.Error(err)
 	}
 	return found

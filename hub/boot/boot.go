@@ -17,6 +17,7 @@ import (
 
 	"gangway/hub/evidence"
 	"gangway/tcg"
+	"gangway/tcg/eventlog"
 	"gangway/wire"
 )
 
@@ -26,8 +27,8 @@ const PCRs = 16
 // MaxLog is the maximum size of an event log that is read, in bytes. MaxEvents is the maximum
 // number of its events.
 const (
-	MaxLog    = 1 << 20
-	MaxEvents = 4096
+	MaxLog    = eventlog.MaxLog
+	MaxEvents = eventlog.MaxEvents
 )
 
 // Evidence is the boot evidence that a device sends.
@@ -55,6 +56,8 @@ type Measurement struct {
 	LogProblem  string  `json:"log-why,omitempty"`   // what is wrong with the log, a sentence; may be empty
 	Events      []Event `json:"events,omitempty"`
 	SecureBoot  string  `json:"secure-boot"` // "on" or "off"; "not told" or "told more than once" if the state is not known
+	// Keys are the Secure Boot variables that PCR 7 proves; empty in old measurements.
+	Keys []KeyVariable `json:"keys,omitempty"`
 	// StartupLocality is the locality of TPM2_Startup, which the value of PCR 0 shows. The locality
 	// is 4 after an H-CRTM sequence.
 	StartupLocality int `json:"startup-locality,omitempty"`

@@ -15,10 +15,12 @@ type Reference struct {
 	// PCRs are the values to compare, hexadecimal, by number.
 	PCRs map[int]string `json:"pcrs"`
 	// Events explain the values. They are empty if the reference was entered as values.
-	Events []Event   `json:"events,omitempty"`
-	From   string    `json:"from"` // the source of the reference, for a person: "the first boot", "values", "device ..."
-	Since  time.Time `json:"since"`
-	Locked bool      `json:"locked"` // only the owner can change the reference
+	Events []Event `json:"events,omitempty"`
+	// Keys are the Secure Boot variables, so that Judge can name a certificate that was added.
+	Keys   []KeyVariable `json:"keys,omitempty"`
+	From   string        `json:"from"` // the source of the reference, for a person: "the first boot", "values", "device ..."
+	Since  time.Time     `json:"since"`
+	Locked bool          `json:"locked"` // only the owner can change the reference
 }
 
 // imaPCR is the PCR into which Linux (IMA) measures each program that starts. The order of the
@@ -29,7 +31,7 @@ const imaPCR = 10
 // except imaPCR. If the measurement's log explains a value, the reference also has the events, so
 // that Compare can name the changed event.
 func NewReference(m *Measurement, from string, now time.Time) *Reference {
-	r := &Reference{Bank: m.Bank, PCRs: make(map[int]string), From: from, Since: now}
+	r := &Reference{Bank: m.Bank, PCRs: make(map[int]string), Keys: m.Keys, From: from, Since: now}
 	for i, v := range m.PCRs {
 		if i != imaPCR {
 			r.PCRs[i] = v

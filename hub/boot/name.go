@@ -45,6 +45,8 @@ const (
 	whatSeparator   = "systemd's os-separator"
 	whatPhase       = "systemd's boot phase"
 	whatVersion     = "the firmware's version"
+	whatPartitions  = "the disk's partition table"
+	whatNV          = "systemd's nvpcr-separator"
 	whatAuthority   = "Secure Boot authority "
 	whatSecureBoot  = "Secure Boot variable "
 )
@@ -95,7 +97,7 @@ func (n *namer) afterLog(word string) Event {
 	case word == osSeparator:
 		e.What = whatSeparator
 	case word == nvSeparator:
-		e.What = "systemd's nvpcr-separator"
+		e.What = whatNV
 	case n.pcr == exitPCR:
 		e.What = fmt.Sprintf("the firmware's step %q", word)
 	}
@@ -260,7 +262,7 @@ func (n *namer) data(out *Event, data []byte) {
 	case (n.pcr == 8 || n.pcr == 12) && isUTF16(data):
 		out.What, out.Text = whatCommandLine, textOrHex(data)
 	case n.pcr == 5 && bytes.HasPrefix(data, []byte("EFI PART")):
-		out.What = "the disk's partition table"
+		out.What = whatPartitions
 	case printable && n.pcr < firmwarePCRs && isStep(text):
 		out.What, out.Text = fmt.Sprintf("the firmware's step %q", text), text
 	case n.pcr == 4 && !printable:

@@ -33,6 +33,9 @@ func (m *Measurement) replay(e *Evidence, bank crypto.Hash) {
 			m.StartupLocality = int(start[len(start)-1])
 		}
 		m.Events = append(m.Events, nameEvents(pcr, events, more, bank)...)
+		if pcr == secureBootPCR {
+			m.Keys = keyVariables(events, bank)
+		}
 	}
 	m.crossName()
 	m.SecureBoot = stateUnknown

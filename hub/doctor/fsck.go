@@ -29,7 +29,6 @@ var rules = map[string]struct{ fact, remedy string }{
 	"token-uses":         {"The uses of these join tokens are not those of their devices: %s.", "Disable each of these join tokens, and make a new one for the remaining uses."},
 	"trail-revision":     {"These devices lack their newest revision: %s.", "Post a new revision for each of these devices. If the hub refuses it, delete the device and let it onboard again."},
 	"revision-object":    {"Revisions of these devices name objects that are not recorded: %s.", "Let the owner upload the objects again, by posting the revision again."},
-	"object-removal":     {"Objects of these accounts are stored and are being removed: %s.", "Restart the hub. It finishes the removal, and asks the owner to upload the object again."},
 	"usage":              {"The used bytes of these accounts are not the sum of their objects and revisions: %s.", restoreRemedy + " Until then, the quota of these accounts is wrong."},
 	"log-count":          {"The number of log lines of these devices is wrong: %s.", "Nothing is lost. Until these lines are too old, the hub keeps too many or too few of them."},
 	"search-device":      {"The search does not find these devices: %s.", restoreRemedy + " Until then, lists and searches lack these devices."},
@@ -91,7 +90,7 @@ func missingObjects(ctx context.Context, db store.Consistency, contents objects.
 		}
 		for _, o := range list {
 			after, n = o.Sum, n+1
-			info, err := contents.Stat(ctx, o.Sum)
+			info, err := contents.Stat(ctx, objects.Key{Sum: o.Sum, Place: o.Place})
 			if err != nil && !errors.Is(err, objects.ErrNotFound) {
 				return nil, 0, fmt.Errorf("object %x: %w", o.Sum, err)
 			}

@@ -72,11 +72,15 @@ func TestMissingObjectIsFound(t *testing.T) {
 		t.Helper()
 		sum, size := sha256.Sum256([]byte(text)), int64(len(text))
 		_, err := db.AnnounceObject(t.Context(), store.Object{Owner: owner.ID, Sum: sum, Size: size, Name: "o", Created: storetest.Epoch, Modified: storetest.Epoch}, 1<<40)
+		u := store.Upload{Owner: owner.ID, Sum: sum, Place: objects.NewPlace()}
+		if err == nil {
+			_, err = db.BeginUpload(t.Context(), u, storetest.Epoch)
+		}
 		if err == nil && stored {
-			err = files.Put(t.Context(), sum, size, bytes.NewReader([]byte(text)))
+			err = files.Put(t.Context(), objects.Key{Sum: sum, Place: u.Place}, size, bytes.NewReader([]byte(text)))
 		}
 		if err == nil {
-			err = db.FinishUpload(t.Context(), owner.ID, sum, size, 1<<40, storetest.Epoch)
+			_, err = db.FinishUpload(t.Context(), u, "", size, 1<<40, storetest.Epoch)
 		}
 		if err != nil {
 			t.Fatal(err)

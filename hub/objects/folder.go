@@ -9,12 +9,15 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
-// Folder stores objects as files in 256 folders. The first byte of the SHA-256 names the folder,
-// and the other bytes name the file: DIR/ab/cdef... is the object whose SHA-256 begins with abcdef.
+// Folder stores objects as files in 256 folders. The first byte of the SHA-256 names the folder, and
+// the other bytes and the place name the file: DIR/ab/cdef....PLACE is an object whose SHA-256 begins
+// with abcdef.
 // Put first writes a file in DIR/incoming. When the file is complete, checked and flushed to disk,
 // Put moves the file to its final name. Files have mode 0600.
 type Folder struct {
@@ -28,10 +31,13 @@ type Folder struct {
 const (
 	incoming = "incoming"
 	lockFile = "lock"
+	// partialLife is the age from which OpenFolder removes the parts of an upload without progress. The
+	// hub ends such an upload earlier. So OpenFolder finds only what a crash left.
+	partialLife = 7 * 24 * time.Hour
 )
 
 // OpenFolder opens the folder `dir`, and makes the folder if it does not exist. It removes files of
-// interrupted uploads. Only one process at a time may have the folder open.
+// interrupted uploads that are not in parts. Only one process at a time may have the folder open.
 func OpenFolder(dir string) (*Folder, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -53,7 +59,11 @@ func OpenFolder(dir string) (*Folder, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	for _, name := range left {
-		if err := os.Remove(name); err != nil {
+		info, err := os.Lstat(name)
+		if err == nil && strings.HasSuffix(name, partialSuffix) && time.Since(info.ModTime()) < partialLife {
+			continue // the client may continue
+		}
+		if err := errors.Join(err, os.RemoveAll(name)); err != nil {
 			return nil, errors.Join(fmt.Errorf("objects: remove the file of an interrupted upload: %w", err), f.Close())
 		}
 	}
@@ -65,13 +75,10 @@ func OpenFolder(dir string) (*Folder, error) {
 	return f, nil
 }
 
-func (f *Folder) path(sum Sum) string {
-	name := hex.EncodeToString(sum[:])
-	return filepath.Join(f.dir, name[:2], name[2:])
-}
+func (f *Folder) path(key Key) string { return filepath.Join(f.dir, key.name()) }
 
 // Put implements Store.
-func (f *Folder) Put(ctx context.Context, sum Sum, size int64, r io.Reader) (err error) {
+func (f *Folder) Put(ctx context.Context, key Key, size int64, r io.Reader) (err error) {
 	if size < 0 {
 		return ErrSize
 	}
@@ -85,16 +92,16 @@ func (f *Folder) Put(ctx context.Context, sum Sum, size int64, r io.Reader) (err
 			os.Remove(file.Name())
 		}
 	}()
-	if _, err := io.Copy(file, &cancellable{ctx, check(r, sum, size)}); err != nil {
+	if _, err := io.Copy(file, &cancellable{ctx, check(r, key.Sum, size)}); err != nil {
 		return err
 	}
 	if err := file.Sync(); err != nil {
 		return fmt.Errorf("objects: %w", err)
 	}
-	if err := f.make(sum[0]); err != nil {
+	if err := f.make(key.Sum[0]); err != nil {
 		return err
 	}
-	path := f.path(sum)
+	path := f.path(key)
 	if err := os.Rename(file.Name(), path); err != nil {
 		return fmt.Errorf("objects: %w", err)
 	}
@@ -133,8 +140,8 @@ func flush(dir string) error {
 }
 
 // Open implements Store.
-func (f *Folder) Open(_ context.Context, sum Sum) (io.ReadSeekCloser, error) {
-	file, err := os.Open(f.path(sum))
+func (f *Folder) Open(_ context.Context, key Key) (io.ReadSeekCloser, error) {
+	file, err := os.Open(f.path(key))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrNotFound
 	}
@@ -145,8 +152,8 @@ func (f *Folder) Open(_ context.Context, sum Sum) (io.ReadSeekCloser, error) {
 }
 
 // Stat implements Store.
-func (f *Folder) Stat(_ context.Context, sum Sum) (Info, error) {
-	info, err := os.Stat(f.path(sum))
+func (f *Folder) Stat(_ context.Context, key Key) (Info, error) {
+	info, err := os.Stat(f.path(key))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Info{}, ErrNotFound
 	}
@@ -157,15 +164,15 @@ func (f *Folder) Stat(_ context.Context, sum Sum) (Info, error) {
 }
 
 // Delete implements Store.
-func (f *Folder) Delete(_ context.Context, sum Sum) error {
-	if err := os.Remove(f.path(sum)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func (f *Folder) Delete(_ context.Context, key Key) error {
+	if err := os.Remove(f.path(key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("objects: %w", err)
 	}
 	return nil
 }
 
-// Walk implements Store. It ignores files whose names are not SHA-256 digests.
-func (f *Folder) Walk(ctx context.Context, visit func(Sum, Info) error) error {
+// Walk implements Store. It ignores files whose names are not those of objects.
+func (f *Folder) Walk(ctx context.Context, visit func(Key, Info) error) error {
 	for first := range 256 {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -179,8 +186,8 @@ func (f *Folder) Walk(ctx context.Context, visit func(Sum, Info) error) error {
 			return fmt.Errorf("objects: %w", err)
 		}
 		for _, file := range files {
-			sum, err := ParseSum(prefix + file.Name())
-			if err != nil || file.IsDir() {
+			key, ok := parseName(prefix + "/" + file.Name())
+			if !ok || file.IsDir() {
 				continue
 			}
 			info, err := file.Info()
@@ -190,7 +197,7 @@ func (f *Folder) Walk(ctx context.Context, visit func(Sum, Info) error) error {
 			if err != nil {
 				return fmt.Errorf("objects: %w", err)
 			}
-			if err := visit(sum, Info{info.Size(), info.ModTime()}); err != nil {
+			if err := visit(key, Info{info.Size(), info.ModTime()}); err != nil {
 				return err
 			}
 		}

@@ -1,7 +1,8 @@
-// Package objects stores the bytes of objects. The name of an object is the SHA-256 of its bytes.
-// Each object is stored only once, even if several accounts upload the same bytes. This package
-// does not know the owners of objects: package store has the owners' records, and the hub decides
-// who may read an object.
+// Package objects stores the bytes of objects. The key of an object is the SHA-256 of its bytes and a
+// place, which is new for each upload. So the removal of an old copy never removes a new one, however
+// late a hub removes it, and several hubs can share a bucket. This package does not know the owners
+// of objects, and not which of several places is in use: package store has these records, and the
+// hub decides who may read an object.
 //
 // Every engine guarantees three things. If Put returned nil, the object survives a crash and a
 // power failure. An object that Open returns is complete, and had the requested hash when it was
@@ -14,17 +15,64 @@ package objects
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
 	"io"
+	"strings"
 	"time"
 )
 
-// Sum is the SHA-256 of an object's bytes. It is the object's name in a Store.
+// Sum is the SHA-256 of an object's bytes.
 type Sum = [sha256.Size]byte
+
+// Key names a copy of an object in a Store.
+type Key struct {
+	Sum Sum
+	// Place distinguishes the copy from all other copies of the same bytes, also from those that are
+	// removed. It comes from NewPlace. It is empty for an object that an older version stored.
+	Place string
+}
+
+// NewPlace returns a place that no other copy has or had.
+func NewPlace() string { return rand.Text() }
+
+// placeSize is the length of a place that is not empty.
+const placeSize = 26
+
+// name returns the key's name: the SHA-256 in hexadecimal digits, with a slash after the first two,
+// and then a dot and the place, if the place is not empty.
+func (k Key) name() string {
+	text := hex.EncodeToString(k.Sum[:])
+	text = text[:2] + "/" + text[2:]
+	if k.Place != "" {
+		text += "." + k.Place
+	}
+	return text
+}
+
+// parseName is the reverse of Key.name. It reports false for any other text.
+func parseName(text string) (k Key, ok bool) {
+	first, rest, ok := strings.Cut(text, "/")
+	if !ok || len(first) != 2 {
+		return k, false
+	}
+	rest, k.Place, ok = strings.Cut(rest, ".")
+	if ok && len(k.Place) != placeSize {
+		return k, false
+	}
+	for _, c := range []byte(k.Place) {
+		if (c < 'A' || c > 'Z') && (c < '2' || c > '7') {
+			return k, false
+		}
+	}
+	var err error
+	k.Sum, err = ParseSum(first + rest)
+	return k, err == nil
+}
 
 // Errors of this package. Test for them with errors.Is.
 var (
@@ -46,22 +94,35 @@ type Info struct {
 // object.
 type Store interface {
 	// Put reads the reader `r` to its end, and stores the bytes if their number is `size` and their
-	// SHA-256 is `sum`. If Put returns nil, the object is durable. If it returns an error, nothing
-	// has changed. Errors: ErrSize, ErrSum, an error of `r` or of the engine. Put writes the bytes
-	// even if the object is already stored. So the duration of Put does not reveal whether another
-	// account has these bytes.
-	Put(ctx context.Context, sum Sum, size int64, r io.Reader) error
+	// SHA-256 is the key's. If Put returns nil, the object is durable. If it returns an error, nothing
+	// has changed. Errors: ErrSize, ErrSum, an error of `r` or of the engine.
+	Put(ctx context.Context, key Key, size int64, r io.Reader) error
+	// BeginParts begins an upload in parts, and returns a token for the methods below. Until
+	// CompleteParts, the other methods do not see the object. Each part, except for the last one, has
+	// PartSize bytes.
+	BeginParts(ctx context.Context, key Key) (token string, err error)
+	// PutPart stores the part that begins at `offset`, durably. The object's size is `whole`. It reads
+	// no more than the part. If it fails, or if the part was stored before, it can be called again.
+	// ErrNotFound: the upload has ended, or its parts are gone. io.EOF, io.ErrUnexpectedEOF: the reader
+	// has less than the part.
+	PutPart(ctx context.Context, key Key, token string, whole, offset int64, r io.Reader) error
+	// CompleteParts stores the object from all its parts, if the size and the SHA-256 of its bytes are
+	// right. It can be called again, also after it has succeeded. Errors: ErrSize, ErrSum. ErrNotFound:
+	// the parts are gone. After ErrSize or ErrSum, nothing but AbortParts is useful.
+	CompleteParts(ctx context.Context, key Key, token string, size int64) error
+	// AbortParts removes the parts of an upload, if there are any.
+	AbortParts(ctx context.Context, key Key, token string) error
 	// Open returns a reader at the object's first byte, or ErrNotFound. With a Folder, a reader can
 	// read an object to its end even if the object is deleted during the read.
-	Open(ctx context.Context, sum Sum) (io.ReadSeekCloser, error)
+	Open(ctx context.Context, key Key) (io.ReadSeekCloser, error)
 	// Stat returns the object's size and time, or ErrNotFound.
-	Stat(ctx context.Context, sum Sum) (Info, error)
+	Stat(ctx context.Context, key Key) (Info, error)
 	// Delete removes an object. If the object is not stored, Delete does nothing and returns nil.
-	Delete(ctx context.Context, sum Sum) error
+	Delete(ctx context.Context, key Key) error
 	// Walk calls the function `f` with each object, in no particular order. If `f` returns an
 	// error, Walk stops and returns that error. Objects that are added or deleted during the walk
 	// may be included or not. `f` may call Delete.
-	Walk(ctx context.Context, f func(Sum, Info) error) error
+	Walk(ctx context.Context, f func(Key, Info) error) error
 	// Ping returns an error if the engine cannot be reached.
 	Ping(ctx context.Context) error
 	Close() error

@@ -18,22 +18,28 @@ import (
 	"testing/iotest"
 
 	"gangway/hub/objects"
+	"gangway/internal/versity"
 
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 )
 
-// Both engines must pass the same tests.
+// Both engines must pass the same tests. S3 passes the tests with a server in this process, and with
+// a real server.
 func TestEngines(t *testing.T) {
 	t.Parallel()
 	for _, engine := range []struct {
-		name string
-		open func(t *testing.T) objects.Store
+		name  string
+		start func(t *testing.T) (open func(t *testing.T) objects.Store)
 	}{
-		{"Folder", func(t *testing.T) objects.Store { return folder(t, filepath.Join(t.TempDir(), "objects")) }},
-		{"S3", s3},
+		{"Folder", func(*testing.T) func(*testing.T) objects.Store {
+			return func(t *testing.T) objects.Store { return folder(t, filepath.Join(t.TempDir(), "objects")) }
+		}},
+		{"S3", func(*testing.T) func(*testing.T) objects.Store { return s3 }},
+		{"S3OfVersity", s3OfVersity},
 	} {
 		t.Run(engine.name, func(t *testing.T) {
+			open := engine.start(t)
 			for _, test := range []struct {
 				name string
 				run  func(*testing.T, objects.Store)
@@ -44,8 +50,10 @@ func TestEngines(t *testing.T) {
 				{"BadUploadLeavesTheGoodOne", badUploadLeavesTheGoodOne},
 				{"ManyAtOnce", manyAtOnce},
 				{"DeletedWhileOpen", deletedWhileOpen},
+				{"LateRemovalLeavesTheNewCopy", lateRemovalLeavesTheNewCopy},
+				{"UploadInParts", uploadInParts},
 			} {
-				t.Run(test.name, func(t *testing.T) { test.run(t, engine.open(t)) })
+				t.Run(test.name, func(t *testing.T) { test.run(t, open(t)) })
 			}
 		})
 	}
@@ -84,23 +92,46 @@ func s3(t *testing.T) objects.Store {
 	return s
 }
 
-func content(seed string, size int) (objects.Sum, []byte) {
-	b := bytes.Repeat([]byte(seed+"\n"), size/(len(seed)+1)+1)[:size]
-	return sha256.Sum256(b), b
+// s3OfVersity starts a real S3 server, until the test ends. The returned function opens the S3
+// engine on a new bucket of the server.
+func s3OfVersity(t *testing.T) func(t *testing.T) objects.Store {
+	if testing.Short() {
+		t.Skip("builds an S3 server, which takes minutes the first time")
+	}
+	server := versity.Start(t, filepath.Join("..", ".."))
+	buckets := 0
+	return func(t *testing.T) objects.Store {
+		buckets++
+		c := objects.S3Config{Endpoint: server.Endpoint, Region: versity.Region, Bucket: fmt.Sprint("fleet", buckets), Prefix: "hub/", AccessKey: versity.AccessKey, SecretKey: versity.SecretKey, Spool: t.TempDir()}
+		server.MakeBucket(t, c.Bucket)
+		s, err := objects.OpenS3(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
 }
 
-func put(t *testing.T, s objects.Store, b []byte) objects.Sum {
+// place is the place of the objects in tests that have each object once.
+const place = "AAAABBBBCCCCDDDDEEEEFFFF23"
+
+func content(seed string, size int) (objects.Key, []byte) {
+	b := bytes.Repeat([]byte(seed+"\n"), size/(len(seed)+1)+1)[:size]
+	return objects.Key{Sum: sha256.Sum256(b), Place: place}, b
+}
+
+func put(t *testing.T, s objects.Store, b []byte) objects.Key {
 	t.Helper()
-	sum := sha256.Sum256(b)
-	if err := s.Put(t.Context(), sum, int64(len(b)), bytes.NewReader(b)); err != nil {
+	key := objects.Key{Sum: sha256.Sum256(b), Place: place}
+	if err := s.Put(t.Context(), key, int64(len(b)), bytes.NewReader(b)); err != nil {
 		t.Fatal(err)
 	}
-	return sum
+	return key
 }
 
-func read(t *testing.T, s objects.Store, sum objects.Sum) []byte {
+func read(t *testing.T, s objects.Store, key objects.Key) []byte {
 	t.Helper()
-	r, err := s.Open(t.Context(), sum)
+	r, err := s.Open(t.Context(), key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,14 +143,14 @@ func read(t *testing.T, s objects.Store, sum objects.Sum) []byte {
 	return b
 }
 
-func walk(t *testing.T, s objects.Store) map[objects.Sum]int64 {
+func walk(t *testing.T, s objects.Store) map[objects.Key]int64 {
 	t.Helper()
-	found := map[objects.Sum]int64{}
-	if err := s.Walk(t.Context(), func(sum objects.Sum, i objects.Info) error {
+	found := map[objects.Key]int64{}
+	if err := s.Walk(t.Context(), func(key objects.Key, i objects.Info) error {
 		if i.Modified.IsZero() {
 			t.Error("no time")
 		}
-		found[sum] = i.Size
+		found[key] = i.Size
 		return nil
 	}); err != nil {
 		t.Fatal(err)
@@ -128,7 +159,8 @@ func walk(t *testing.T, s objects.Store) map[objects.Sum]int64 {
 }
 
 func keepsWhatItWasGiven(t *testing.T, s objects.Store) {
-	for _, size := range []int{0, 1, 4096, 5<<20 + 7} {
+	// The S3 engine uploads the last one in two parts.
+	for _, size := range []int{0, 1, 4096, 5<<20 + 7, 17 << 20} {
 		sum, b := content("kept", size)
 		put(t, s, b)
 		put(t, s, b) // a second upload of the same object
@@ -151,8 +183,8 @@ func keepsWhatItWasGiven(t *testing.T, s objects.Store) {
 		r.Close()
 	}
 	found := walk(t, s)
-	if len(found) != 4 {
-		t.Errorf("%d contents are there, not 4", len(found))
+	if len(found) != 5 {
+		t.Errorf("%d contents are there, not 5", len(found))
 	}
 	for sum := range found {
 		for range 2 {
@@ -273,6 +305,159 @@ func manyAtOnce(t *testing.T, s objects.Store) {
 	}
 }
 
+// A hub that was paused removes an old copy of an object after another hub has stored the object again.
+// Objects of versions without places stay readable.
+func lateRemovalLeavesTheNewCopy(t *testing.T, s objects.Store) {
+	old, b := content("stored again", 1000)
+	old.Place = ""
+	put := func(key objects.Key) {
+		t.Helper()
+		if err := s.Put(t.Context(), key, int64(len(b)), bytes.NewReader(b)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(old)
+	for range 2 {
+		again := objects.Key{Sum: old.Sum, Place: objects.NewPlace()}
+		put(again)
+		if found := walk(t, s); len(found) != 2 || found[old] != 1000 || found[again] != 1000 {
+			t.Errorf("found %v", found)
+		}
+		for range 2 {
+			if err := s.Delete(t.Context(), old); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !bytes.Equal(read(t, s, again), b) {
+			t.Fatal("the new copy is gone")
+		}
+		old = again
+	}
+}
+
+// An upload in parts is interrupted in the middle of a part, and continues. A part that was sent twice
+// counts as it was sent last. An object with other bytes is never seen.
+func uploadInParts(t *testing.T, s objects.Store) {
+	part := objects.PartSize(0)
+	size := 2*part + 1000
+	key, b := content("in parts", int(size))
+	other := bytes.Clone(b)
+	other[part] ^= 1
+	putPart := func(key objects.Key, token string, offset int64, r io.Reader) {
+		t.Helper()
+		if err := s.PutPart(t.Context(), key, token, size, offset, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin := func(key objects.Key) string {
+		t.Helper()
+		token, err := s.BeginParts(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	token := begin(key)
+	cut := errors.New("the line is cut")
+	rest := bytes.NewReader(b)
+	putPart(key, token, 0, rest)
+	if n, _ := rest.Seek(0, io.SeekCurrent); n != part {
+		t.Errorf("read %d bytes for a part of %d", n, part)
+	}
+	if err := s.PutPart(t.Context(), key, token, size, part, io.MultiReader(bytes.NewReader(b[part:2*part-1]), iotest.ErrReader(cut))); !errors.Is(err, cut) {
+		t.Fatal(err)
+	}
+	putPart(key, token, part, bytes.NewReader(other[part:]))
+	putPart(key, token, part, bytes.NewReader(b[part:]))
+	putPart(key, token, 2*part, bytes.NewReader(b[2*part:]))
+	if found := walk(t, s); len(found) != 0 {
+		t.Errorf("found %v", found)
+	}
+	slow, ended := slowPart(t, s, key, token, size, other)
+	if _, err := s.Stat(t.Context(), key); !errors.Is(err, objects.ErrNotFound) {
+		t.Error(err)
+	}
+	for range 2 { // the second call is that of a hub that has not got the answer
+		if err := s.CompleteParts(t.Context(), key, token, size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(slow)
+	<-ended
+	if !bytes.Equal(read(t, s, key), b) {
+		t.Error("the object differs")
+	}
+	for range 2 {
+		if err := s.AbortParts(t.Context(), key, token); err != nil {
+			t.Error(err)
+		}
+	}
+
+	bad := objects.Key{Sum: key.Sum, Place: objects.NewPlace()}
+	token = begin(bad)
+	for offset := int64(0); offset < size; offset += part {
+		putPart(bad, token, offset, bytes.NewReader(other[offset:]))
+	}
+	if err := s.CompleteParts(t.Context(), bad, token, size); !errors.Is(err, objects.ErrSum) {
+		t.Error(err)
+	}
+	short := objects.Key{Sum: key.Sum, Place: objects.NewPlace()}
+	shortToken := begin(short)
+	putPart(short, shortToken, 0, bytes.NewReader(b))
+	if err := s.CompleteParts(t.Context(), short, shortToken, size); !errors.Is(err, objects.ErrSize) {
+		t.Error(err)
+	}
+	gone := objects.Key{Sum: key.Sum, Place: objects.NewPlace()}
+	goneToken := begin(gone)
+	putPart(gone, goneToken, 0, bytes.NewReader(b))
+	for key, token := range map[objects.Key]string{bad: token, short: shortToken, gone: goneToken} {
+		if err := s.AbortParts(t.Context(), key, token); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := s.CompleteParts(t.Context(), gone, goneToken, size); !errors.Is(err, objects.ErrNotFound) {
+		t.Error(err)
+	}
+	if found := walk(t, s); len(found) != 1 || found[key] != size {
+		t.Errorf("found %v", found)
+	}
+}
+
+// slowPart sends the first part of the bytes `b`. The attacker's connection sends the second half of the
+// part only after `slow` is closed, when the hub has checked the object. Then `ended` is closed.
+func slowPart(t *testing.T, s objects.Store, key objects.Key, token string, size int64, b []byte) (slow chan bool, ended chan bool) {
+	t.Helper()
+	slow, ended = make(chan bool), make(chan bool)
+	begun := make(chan bool)
+	first := bytes.Repeat([]byte("attack"), len(b)/6+1)[:objects.PartSize(size)]
+	half := len(first) / 2
+	go func() {
+		defer close(ended)
+		r := io.MultiReader(bytes.NewReader(first[:half]), readerFunc(func([]byte) (int, error) {
+			close(begun)
+			<-slow
+			return 0, io.EOF
+		}), bytes.NewReader(first[half:]))
+		_ = s.PutPart(context.WithoutCancel(t.Context()), key, token, size, 0, r) // too late: the upload has ended
+	}()
+	<-begun
+	return slow, ended
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
+
+func TestPartsFitIntoS3(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int64{0, 1, 1 << 30, 1 << 40, 5 << 40} {
+		part := objects.PartSize(size)
+		if part < 5<<20 || part > 5<<30 || size/part >= 10_000 {
+			t.Errorf("%d bytes in parts of %d", size, part)
+		}
+	}
+}
+
 func deletedWhileOpen(t *testing.T, s objects.Store) {
 	if _, ok := s.(*objects.Folder); !ok {
 		t.Skip("the S3 service decides what happens to a running download")
@@ -365,7 +550,7 @@ func TestWalkPassesByWhatIsNoContent(t *testing.T) {
 		t.Errorf("%d contents", len(found))
 	}
 	stop := errors.New("enough")
-	if err := f.Walk(t.Context(), func(objects.Sum, objects.Info) error { return stop }); !errors.Is(err, stop) {
+	if err := f.Walk(t.Context(), func(objects.Key, objects.Info) error { return stop }); !errors.Is(err, stop) {
 		t.Error(err)
 	}
 }

@@ -2,7 +2,6 @@ package objects
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -15,8 +14,8 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 )
 
-// S3 stores objects in a bucket of a service with the S3 API. The key of the object whose SHA-256
-// begins with abcdef is PREFIXab/cdef... Put first writes the object to a temporary file and checks
+// S3 stores objects in a bucket of a service with the S3 API. The key of an object whose SHA-256
+// begins with abcdef is PREFIXab/cdef....PLACE. Put first writes the object to a temporary file and checks
 // the file, so that the service never receives an incomplete object.
 type S3 struct {
 	client         *minio.Client
@@ -63,51 +62,59 @@ func OpenS3(ctx context.Context, c S3Config) (*S3, error) {
 	return s, nil
 }
 
-func (s *S3) key(sum Sum) string {
-	name := hex.EncodeToString(sum[:])
-	return s.prefix + name[:2] + "/" + name[2:]
-}
+func (s *S3) key(key Key) string { return s.prefix + key.name() }
 
-// wrap converts an error of minio-go. If the service does not have the key, wrap returns
-// ErrNotFound. It adds the prefix of this package to any other error.
+// wrap converts an error of minio-go. If the service does not have the key or the upload, wrap
+// returns ErrNotFound. It adds the prefix of this package to any other error.
 func wrap(err error) error {
 	if err == nil {
 		return nil
 	}
-	if code := minio.ToErrorResponse(err).Code; code == "NoSuchKey" || code == "NotFound" {
+	if code := minio.ToErrorResponse(err).Code; code == "NoSuchKey" || code == "NotFound" || code == "NoSuchUpload" {
 		return ErrNotFound
 	}
 	return fmt.Errorf("objects: S3: %w", err)
 }
 
+// contentType is the type of all objects in a bucket.
+const contentType = "application/octet-stream"
+
+// spoolFile makes a temporary file. Nobody needs the file's name. Without a name, the file disappears
+// when the process ends, even if it is killed.
+func (s *S3) spoolFile() (*os.File, error) {
+	file, err := os.CreateTemp(s.spool, "gangway-object-")
+	if err != nil {
+		return nil, fmt.Errorf("objects: %w", err)
+	}
+	if err := os.Remove(file.Name()); err != nil {
+		return nil, errors.Join(fmt.Errorf("objects: %w", err), file.Close())
+	}
+	return file, nil
+}
+
 // Put implements Store.
-func (s *S3) Put(ctx context.Context, sum Sum, size int64, r io.Reader) error {
+func (s *S3) Put(ctx context.Context, key Key, size int64, r io.Reader) error {
 	if size < 0 {
 		return ErrSize
 	}
-	file, err := os.CreateTemp(s.spool, "gangway-object-")
+	file, err := s.spoolFile()
 	if err != nil {
-		return fmt.Errorf("objects: %w", err)
+		return err
 	}
 	defer file.Close()
-	// Nobody needs the file's name. Without a name, the file disappears when the process ends, even
-	// if it is killed.
-	if err := os.Remove(file.Name()); err != nil {
-		return fmt.Errorf("objects: %w", err)
-	}
-	if _, err := io.Copy(file, &cancellable{ctx, check(r, sum, size)}); err != nil {
+	if _, err := io.Copy(file, &cancellable{ctx, check(r, key.Sum, size)}); err != nil {
 		return err
 	}
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("objects: %w", err)
 	}
-	_, err = s.client.PutObject(ctx, s.bucket, s.key(sum), file, size, minio.PutObjectOptions{ContentType: "application/octet-stream", NumThreads: 1, SendContentMd5: true})
+	_, err = s.client.PutObject(ctx, s.bucket, s.key(key), file, size, minio.PutObjectOptions{ContentType: contentType, NumThreads: 1, SendContentMd5: true})
 	return wrap(err)
 }
 
 // Open implements Store.
-func (s *S3) Open(ctx context.Context, sum Sum) (io.ReadSeekCloser, error) {
-	o, err := s.client.GetObject(ctx, s.bucket, s.key(sum), minio.GetObjectOptions{})
+func (s *S3) Open(ctx context.Context, key Key) (io.ReadSeekCloser, error) {
+	o, err := s.client.GetObject(ctx, s.bucket, s.key(key), minio.GetObjectOptions{})
 	if err != nil {
 		return nil, wrap(err)
 	}
@@ -120,8 +127,8 @@ func (s *S3) Open(ctx context.Context, sum Sum) (io.ReadSeekCloser, error) {
 }
 
 // Stat implements Store.
-func (s *S3) Stat(ctx context.Context, sum Sum) (Info, error) {
-	info, err := s.client.StatObject(ctx, s.bucket, s.key(sum), minio.StatObjectOptions{})
+func (s *S3) Stat(ctx context.Context, key Key) (Info, error) {
+	info, err := s.client.StatObject(ctx, s.bucket, s.key(key), minio.StatObjectOptions{})
 	if err != nil {
 		return Info{}, wrap(err)
 	}
@@ -129,30 +136,26 @@ func (s *S3) Stat(ctx context.Context, sum Sum) (Info, error) {
 }
 
 // Delete implements Store.
-func (s *S3) Delete(ctx context.Context, sum Sum) error {
-	if err := wrap(s.client.RemoveObject(ctx, s.bucket, s.key(sum), minio.RemoveObjectOptions{})); !errors.Is(err, ErrNotFound) {
+func (s *S3) Delete(ctx context.Context, key Key) error {
+	if err := wrap(s.client.RemoveObject(ctx, s.bucket, s.key(key), minio.RemoveObjectOptions{})); !errors.Is(err, ErrNotFound) {
 		return err
 	}
 	return nil
 }
 
-// Walk implements Store. It ignores keys that are not SHA-256 digests.
-func (s *S3) Walk(ctx context.Context, visit func(Sum, Info) error) error {
+// Walk implements Store. It ignores keys that are not those of objects.
+func (s *S3) Walk(ctx context.Context, visit func(Key, Info) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the listing
 	for o := range s.client.ListObjects(ctx, s.bucket, minio.ListObjectsOptions{Prefix: s.prefix, Recursive: true}) {
 		if o.Err != nil {
 			return wrap(o.Err)
 		}
-		name := strings.TrimPrefix(o.Key, s.prefix)
-		if len(name) < 3 || name[2] != '/' {
+		key, ok := parseName(strings.TrimPrefix(o.Key, s.prefix))
+		if !ok {
 			continue
 		}
-		sum, err := ParseSum(name[:2] + name[3:])
-		if err != nil {
-			continue
-		}
-		if err := visit(sum, Info{o.Size, o.LastModified}); err != nil {
+		if err := visit(key, Info{o.Size, o.LastModified}); err != nil {
 			return err
 		}
 	}

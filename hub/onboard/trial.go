@@ -51,6 +51,9 @@ func (s *Service) Try(ctx context.Context, owner string, own *policy.Document) (
 // RequiresBoot reports whether the policies require a boot that matches the reference.
 func (t *Trial) RequiresBoot() (now, would bool) { return t.now.RequireBoot, t.would.RequireBoot }
 
+// BootParts returns the states of parts of the boot that the policies require.
+func (t *Trial) BootParts() (now, would map[string]string) { return t.now.BootParts, t.would.BootParts }
+
 // WithoutTPM reports whether the policies accept devices without a TPM.
 func (t *Trial) WithoutTPM() (now, would bool) { return t.now.WithoutTPM, t.would.WithoutTPM }
 

@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 
+	"gangway/hub/boot"
 	"gangway/hub/evidence"
 	"gangway/tcg"
 
@@ -42,7 +43,7 @@ type Document struct {
 	Unlisted      *Action       `yaml:"unlisted_ek,omitempty"`            // accept, ask or refuse
 	Software      *[]string     `yaml:"software_tpms,omitempty"`          // names
 	EKKinds       EKKinds       `yaml:"ek_kinds,omitempty"`               // EK templates by maker
-	MeasuredBoot  *MeasuredBoot `yaml:"measured_boot,omitempty"`          // report or require
+	MeasuredBoot  *MeasuredBoot `yaml:"measured_boot,omitempty"`          // report, require, or states of parts
 	WithoutTPM    *Action       `yaml:"without_tpm,omitempty"`            // accept or refuse
 	Rules         []Rule        `yaml:"rules,omitempty"`
 }
@@ -115,16 +116,39 @@ func kinds() string {
 }
 
 // MeasuredBoot says how a policy uses measured boot. With "report", the hub only shows changes.
-// With "require", the hub also refuses a device's API requests if the device's boot does not match
-// its reference.
-type MeasuredBoot string
+// With "require", the hub also refuses a device's API requests if the device's boot does not match:
+// every part must be expected or known. In place of these words, a policy can name parts and the
+// state that each must have, such as {firmware: known, system: expected}.
+type MeasuredBoot struct {
+	Require bool
+	Parts   map[string]string // boot.StateExpected or boot.StateKnown, by the name of a part
+}
 
 // UnmarshalYAML implements yaml.Unmarshaler.
 func (b *MeasuredBoot) UnmarshalYAML(n *yaml.Node) error {
-	if n.Value != "report" && n.Value != "require" {
-		return fmt.Errorf("line %d: measured_boot must be 'report' or 'require', not %q", n.Line, n.Value)
+	if n.Kind != yaml.MappingNode {
+		if n.Kind != yaml.ScalarNode || n.Value != "report" && n.Value != "require" {
+			return fmt.Errorf("line %d: measured_boot must be 'report' or 'require', or name parts such as {firmware: known, system: expected}, not %q", n.Line, n.Value)
+		}
+		*b = MeasuredBoot{Require: n.Value == "require"}
+		return nil
 	}
-	*b = MeasuredBoot(n.Value)
+	var parts map[string]string
+	if err := n.Decode(&parts); err != nil {
+		return err
+	}
+	if len(parts) == 0 {
+		return fmt.Errorf("line %d: measured_boot names no part; write 'report' if no boot is required", n.Line)
+	}
+	for name, state := range parts {
+		if _, ok := boot.PartNamed(name); !ok {
+			return fmt.Errorf("line %d: measured_boot: %q is not a part of a boot; the parts are firmware, keys, boot-path, system and rest", n.Line, name)
+		}
+		if state != boot.StateExpected && state != boot.StateKnown {
+			return fmt.Errorf("line %d: measured_boot: %s must be 'expected' or 'known', not %q", n.Line, name, state)
+		}
+	}
+	*b = MeasuredBoot{Parts: parts}
 	return nil
 }
 
@@ -273,6 +297,9 @@ type Effective struct {
 	// RequireBoot is true if the API admits a device only when its measured boot matches its
 	// reference.
 	RequireBoot bool
+	// BootParts are the states that parts of a device's boot must have, by the name of the part.
+	// They apply in addition to RequireBoot.
+	BootParts map[string]string
 	// WithoutTPM is true if devices without a TPM may join: with a join token made for that, added
 	// by their owner, or waiting to be claimed.
 	WithoutTPM bool
@@ -350,8 +377,16 @@ func intersect(a, b []string) (out []string) {
 }
 
 func (e *Effective) add(name string, d *Document) {
-	if d.MeasuredBoot != nil && *d.MeasuredBoot == "require" {
-		e.RequireBoot = true
+	if d.MeasuredBoot != nil {
+		e.RequireBoot = e.RequireBoot || d.MeasuredBoot.Require
+		for name, state := range d.MeasuredBoot.Parts {
+			if e.BootParts == nil {
+				e.BootParts = make(map[string]string)
+			}
+			if e.BootParts[name] != boot.StateExpected { // the stricter of two states
+				e.BootParts[name] = state
+			}
+		}
 	}
 	if len(d.EKKinds) > 0 {
 		e.Evidence.EKKinds = append(e.Evidence.EKKinds, evidence.EKKinds{Name: name, Of: d.EKKinds})

@@ -235,3 +235,34 @@ func FuzzParseEKList(f *testing.F) {
 		}
 	})
 }
+
+func TestBootPartsAreMergedToTheStricter(t *testing.T) {
+	t.Parallel()
+	parse := func(boot string) *policy.Document {
+		d, err := policy.Parse([]byte("version: 1\nmeasured_boot: " + boot + "\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	for _, c := range []struct {
+		hub, owner, want string
+		require          bool
+	}{
+		{"report", "{system: expected}", "system expected", false},
+		{"{system: expected, keys: known}", "{system: known, firmware: known}", "firmware known, keys known, system expected", false},
+		{"require", "{system: expected}", "system expected", true},
+		{"{boot-path: known}", "require", "boot-path known", true},
+		{"{rest: known}", "report", "rest known", false},
+	} {
+		e := policy.Merge(parse(c.hub), parse(c.owner))
+		if got := policy.BootPartWords(e.BootParts); got != c.want || e.RequireBoot != c.require {
+			t.Errorf("%s, then %s: %s, %v", c.hub, c.owner, got, e.RequireBoot)
+		}
+	}
+	for _, bad := range []string{"{}", "{pcr: known}", "{system: changed}", "{system: known, system: expected}", "[system]", "{system: [known]}", "always", "{firmware-code: known}"} {
+		if _, err := policy.Parse([]byte("version: 1\nmeasured_boot: " + bad + "\n")); err == nil {
+			t.Errorf("%s is accepted", bad)
+		}
+	}
+}

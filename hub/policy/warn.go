@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"gangway/hub/boot"
 	"gangway/hub/evidence"
 	"gangway/tcg"
 )
@@ -192,8 +193,15 @@ func (w *warner) looser() {
 	if d.WithoutTPM != nil && *d.WithoutTPM == Action(evidence.Accept) && !in.WithoutTPM {
 		w.add("without_tpm: accept has no effect: %s refuses devices without a TPM, and an owner's policy can only tighten it.", hubs)
 	}
-	if d.MeasuredBoot != nil && *d.MeasuredBoot == "report" && in.RequireBoot {
-		w.add("measured_boot: report has no effect: the hub's policy requires a matching boot.")
+	if b := d.MeasuredBoot; b != nil && !b.Require && len(b.Parts) == 0 && (in.RequireBoot || len(in.BootParts) > 0) {
+		w.add("measured_boot: report has no effect: the hub's policy has requirements for boots.")
+	}
+	if b := d.MeasuredBoot; b != nil {
+		for _, name := range slices.Sorted(maps.Keys(b.Parts)) {
+			if in.BootParts[name] == boot.StateExpected && b.Parts[name] == boot.StateKnown {
+				w.add("measured_boot: %s: known has no effect: the hub's policy requires an expected state.", name)
+			}
+		}
 	}
 	if d.Software != nil {
 		for _, name := range *d.Software {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"gangway/hub/boot"
 	"gangway/hub/evidence"
 )
 
@@ -52,9 +53,14 @@ func Explain(hub, owner *Document) (list []Statement) {
 	add("software_tpms", words, hub != nil && hub.Software != nil, owner != nil && owner.Software != nil && len(e.Evidence.Software) < len(base.Evidence.Software))
 	words = "A measured boot is reported, and not required."
 	if e.RequireBoot {
-		words = "A device is admitted only while its measured boot matches its reference."
+		words = "A device is admitted only while every part of its measured boot is expected or known."
+	} else if len(e.BootParts) > 0 {
+		words = "A device is admitted only while its measured boot has these states: " + BootPartWords(e.BootParts) + "."
 	}
-	add("measured_boot", words, hub != nil && hub.MeasuredBoot != nil, e.RequireBoot && !base.RequireBoot)
+	if e.RequireBoot && len(e.BootParts) > 0 {
+		words += " These parts need more: " + BootPartWords(e.BootParts) + "."
+	}
+	add("measured_boot", words, hub != nil && hub.MeasuredBoot != nil, e.RequireBoot && !base.RequireBoot || !maps.Equal(e.BootParts, base.BootParts))
 	words = "Devices without a TPM are refused."
 	if e.WithoutTPM {
 		words = "Devices without a TPM are accepted in three cases: the join token allows such devices, the owner adds the device, or the owner claims the device."
@@ -70,6 +76,18 @@ func Explain(hub, owner *Document) (list []Statement) {
 		}
 	}
 	return list
+}
+
+// BootPartWords lists the required states of parts, in the order of the boot: "firmware known, system
+// expected".
+func BootPartWords(parts map[string]string) string {
+	var list []string
+	for _, p := range boot.Parts {
+		if state := parts[p.Name]; state != "" {
+			list = append(list, p.Name+" "+state)
+		}
+	}
+	return strings.Join(list, ", ")
 }
 
 func doneWith(a evidence.Action) string {

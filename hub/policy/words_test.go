@@ -30,7 +30,7 @@ func TestExplainsWhoseSettingDecides(t *testing.T) {
 		"owner tightens": {"version: 1\nexpired_ek_certificate: ask\nsoftware_tpms: [swtpm, GOOG]\n", "version: 1\nexpired_ek_certificate: refuse\nsoftware_tpms: [swtpm]\nmeasured_boot: require\n", []string{
 			"A TPM with an expired EK certificate is refused. (your policy)",
 			"Software TPMs are refused, except swtpm. (your policy)",
-			"measured boot matches its reference. (your policy)",
+			"measured boot is expected or known. (your policy)",
 		}},
 		"owner cannot loosen": {"version: 1\nunknown_maker: refuse\nwithout_tpm: refuse\n", "version: 1\nunknown_maker: ask\nwithout_tpm: accept\n", []string{
 			"A TPM whose EK certificate does not chain to a trusted maker is refused. (the hub's policy)",

@@ -23,6 +23,10 @@ type Boot struct {
 	State       string // BootMatches, BootChanged or BootNothing
 	Measurement []byte // JSON of boot.Measurement
 	Changes     []byte // JSON of the differences from the reference
+	Verdict     []byte // JSON of boot.Verdict; empty in old measurements
+	// Judged is what PutBoot and PutBootReference store for questions about cohorts; nil: nothing.
+	// Reads leave it empty.
+	Judged *BootJudged
 	// Evidence of the measurement, for an auditor. The store keeps the evidence only of a device's
 	// latest measurement.
 	Nonce, Attest, Signature, Log []byte
@@ -74,11 +78,11 @@ type Boots interface {
 	// BootReference returns a device's reference. ErrNotFound: the device has none.
 	BootReference(ctx context.Context, device string) (BootReference, error)
 	// PutBootReference replaces a device's reference. The caller has compared the device's latest
-	// measurement with the new reference. The parameter `latest` has the Number, the new State and
-	// the new Changes of that measurement. If the device was never measured, latest.Number is 0. A
+	// measurement with the new reference. The parameter `latest` has the Number, the new State, the
+	// new Changes, the new Verdict and the new Judged of that measurement. If the device was never measured, latest.Number is 0. A
 	// device in state BootRefused stays in that state. ErrChanged: the device has a newer
 	// measurement than `latest`, or the device's reference is not r.Replaces. In both cases nothing
-	// was changed.
+	// was changed. If r.Text and r.Replaces are empty, the device still has no reference afterwards.
 	PutBootReference(ctx context.Context, r BootReference, latest Boot) error
 	// RequestBoot records that the device must send another measurement. BootRequested reports
 	// whether RequestBoot was called after the device's last measurement.

@@ -53,7 +53,7 @@ type Logs interface {
 	// device's entries exceed bounds, AppendLogs removes the oldest entries.
 	AppendLogs(ctx context.Context, device, owner string, entries []LogEntry, bounds LogBounds, now time.Time) error
 	Logs(ctx context.Context, f LogFilter) ([]LogEntry, error)
-	// ExpireLogs removes at most limit entries that the hub received before the time `before`. It
-	// returns the number of removed entries.
+	// ExpireLogs removes the entries of at most limit calls of AppendLogs that the hub received before
+	// the time `before`. It returns the number of removed entries.
 	ExpireLogs(ctx context.Context, before time.Time, limit int) (int, error)
 }

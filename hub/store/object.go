@@ -6,10 +6,6 @@ import (
 	"time"
 )
 
-// ErrBeingRemoved means that the object's bytes are being removed. After the removal, the owner can
-// upload the object again.
-var ErrBeingRemoved = errors.New("store: the object is being removed; retry later")
-
 // MaxObjectSize is the largest size of an object that an owner may announce, in bytes. It is so
 // small that sums of sizes cannot overflow an int64.
 const MaxObjectSize = 1 << 50
@@ -26,15 +22,37 @@ type Object struct {
 	MimeType string
 	Created  time.Time
 	Modified time.Time // last announcement or upload
+	// Place is where the bytes are; see Objects. Its value says nothing about the owner. It is empty
+	// if the bytes are not stored, or if a version without places stored them.
+	Place string
 }
 
-// Objects stores the records of objects.
+// Upload is an upload that has begun and not ended.
+type Upload struct {
+	Owner string
+	Sum   Hash
+	Place string // where the upload puts the bytes
+}
+
+// PartialUpload is an upload that a client sends in parts, perhaps over several connections. An owner
+// has at most one for each object.
+type PartialUpload struct {
+	Upload
+	Size     int64  // of the whole object, in bytes; counts against the owner's quota until the upload ends
+	Received int64  // bytes that are stored durably, from the object's start
+	Token    string // the object store's name of the upload
+}
+
+// ErrTooManyUploads means that the owner has too many unfinished uploads.
+var ErrTooManyUploads = errors.New("store: too many unfinished uploads")
+
+// Objects stores the records of objects, and the place of each object's bytes.
 //
-// An object's bytes are removed in three steps, so that no upload can start in between. First,
-// BeginRemoval refuses if any owner has a record of the object. Second, the caller removes the
-// bytes. Third, FinishRemoval ends the removal. Between the first and the last step, BeginUpload
-// returns ErrBeingRemoved. Each upload has a record before the hub reads its first byte, and the
-// record exists longer than the upload. So no removal can begin during an upload.
+// Each upload puts the bytes at a new place, which was never used before. The upload is recorded with
+// its place before it stores the first byte. FinishUpload makes the place the object's place, unless
+// the object has one already, from another owner's upload. RemoveContent gives a place up, and no place
+// is ever used again after that. So a hub may remove the bytes at a place that was given up at any
+// time, even after a pause in which another hub stored the same object again.
 type Objects interface {
 	// AnnounceObject stores a record that is not Stored, and returns the record. If the owner
 	// already has a record of the object, AnnounceObject updates the record's Modified and, if the
@@ -49,17 +67,37 @@ type Objects interface {
 	Objects(ctx context.Context, owner string, after *Hash, limit int) ([]Object, error)
 	// RevisionObjects lists the objects that a revision names.
 	RevisionObjects(ctx context.Context, device string, rev int) ([]Object, error)
-	// BeginUpload updates the record's Modified and returns the record. Errors: ErrNotFound,
-	// ErrBeingRemoved.
-	BeginUpload(ctx context.Context, owner string, sum Hash, now time.Time) (Object, error)
-	// FinishUpload marks the record as Stored. Before the call, the caller has stored the bytes
-	// durably; `size` is their number. After the call, `size` counts against the quota. Errors:
-	// ErrNotFound, ErrBeingRemoved, ErrQuota. ErrStatus: another size was announced during the
-	// upload.
-	FinishUpload(ctx context.Context, owner string, sum Hash, size, quota int64, now time.Time) error
+	// BeginUpload records an upload, updates the record's Modified and returns the record.
+	// ErrNotFound: the owner has no record of the object.
+	BeginUpload(ctx context.Context, u Upload, now time.Time) (Object, error)
+	// FinishUpload ends an upload and marks the record as Stored. Before the call, the caller has
+	// stored the bytes durably at the upload's place; `size` is their number. After the call, `size`
+	// counts against the quota. If `used` is false, the object's bytes are at another place, and the
+	// caller removes those that it has stored. If the object's place is `lost`, the upload's place
+	// replaces it. Errors: ErrNotFound (also if the upload has expired), ErrQuota. ErrStatus: another
+	// size was announced during the upload.
+	FinishUpload(ctx context.Context, u Upload, lost string, size, quota int64, now time.Time) (used bool, err error)
+	// EndUpload ends an upload without success.
+	EndUpload(ctx context.Context, place string) error
+	// BeginPartial records an upload in parts, whose Size is that of the record. The size counts
+	// against the quota from now on. If the owner has `most` such uploads, the error is
+	// ErrTooManyUploads. Other errors: ErrNotFound, ErrQuota. ErrExists: the owner has one for this
+	// object. ErrStatus: the record has another size.
+	BeginPartial(ctx context.Context, u PartialUpload, quota int64, most int, now time.Time) error
+	// Partial returns an owner's upload of an object in parts, and the object's record. If there is
+	// no such upload, its Place is empty. ErrNotFound: the owner has no record of the object.
+	Partial(ctx context.Context, owner string, sum Hash) (PartialUpload, Object, error)
+	// AdvancePartial records that the bytes up to `to` are stored durably. ErrStatus: other bytes than
+	// those up to `from` were stored before, because the client sends on two connections, or the
+	// upload has ended.
+	AdvancePartial(ctx context.Context, place string, from, to int64, now time.Time) error
+	// ExpiredUploads lists at most limit uploads that made no progress since the time `before`. Those
+	// that are not in parts have no Token.
+	ExpiredUploads(ctx context.Context, before time.Time, limit int) ([]PartialUpload, error)
 	// MarkContentLost marks all records of an object as not Stored, because its bytes are lost. The
-	// object no longer counts against its owners' quotas.
-	MarkContentLost(ctx context.Context, sum Hash) error
+	// object no longer counts against its owners' quotas. If the object is at another place meanwhile,
+	// nothing changes.
+	MarkContentLost(ctx context.Context, sum Hash, place string) error
 	// HasContents reports whether any owner has a Stored object.
 	HasContents(ctx context.Context) (bool, error)
 	// Usage returns the bytes that count against an owner's quota: the sizes of Stored objects and
@@ -71,12 +109,8 @@ type Objects interface {
 	// if the record's Modified is before the time `unused`. It removes at most limit records, and
 	// returns the number of removed records.
 	ExpireObjects(ctx context.Context, pending, unused time.Time, limit int) (int, error)
-	// BeginRemoval begins the removal of an object's bytes and returns true. If any owner has a
-	// record of the object, it does nothing and returns false.
-	BeginRemoval(ctx context.Context, sum Hash) (bool, error)
-	// UnfinishedRemovals lists the objects whose removal has begun but not ended.
-	UnfinishedRemovals(ctx context.Context) ([]Hash, error)
-	// FinishRemoval ends the removal of an object's bytes. Before the call, the caller has removed
-	// the bytes.
-	FinishRemoval(ctx context.Context, sum Hash) error
+	// RemoveContent reports whether a place of an object is not needed. Then nobody will ever use this
+	// place again, and the caller may remove the bytes that are there. A place is needed if an upload
+	// uses it, or if it is the object's place and any owner has a record of the object.
+	RemoveContent(ctx context.Context, sum Hash, place string) (bool, error)
 }

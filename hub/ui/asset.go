@@ -10,6 +10,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 //go:embed app.css app.js logo.svg vendor/htmx.min.js
@@ -25,17 +26,21 @@ type Asset struct {
 	Gzip    []byte // compressed Content. Static files have no secrets, so compression leaks none.
 }
 
-// assets has the static files; the key is the name in the file's address. The name contains a hash
-// of the file. So a changed file gets another address, and browsers may cache a file without a
-// request to the hub.
-var assets, assetPaths = readAssets()
+// assetList has the static files. The name in a file's address contains a hash of the file. So a
+// changed file gets another address, and browsers may cache a file without a request to the hub.
+type assetList struct {
+	byName map[string]Asset  // by the name in the address
+	paths  map[string]string // the addresses, by the file's name
+}
+
+var assets = sync.OnceValue(readAssets)
 
 var assetTypes = map[string]string{
 	".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml",
 }
 
-func readAssets() (byName map[string]Asset, paths map[string]string) {
-	byName, paths = map[string]Asset{}, map[string]string{}
+func readAssets() assetList {
+	list := assetList{map[string]Asset{}, map[string]string{}}
 	for _, file := range []string{"app.css", "app.js", "logo.svg", "vendor/htmx.min.js"} {
 		content, err := assetFiles.ReadFile(file)
 		if err != nil {
@@ -43,10 +48,10 @@ func readAssets() (byName map[string]Asset, paths map[string]string) {
 		}
 		sum, base, ext := sha256.Sum256(content), path.Base(file), path.Ext(file)
 		name := strings.TrimSuffix(base, ext) + "." + hex.EncodeToString(sum[:6]) + ext
-		byName[name] = Asset{Type: assetTypes[ext], Content: content, Gzip: compressed(content)}
-		paths[base] = "/assets/" + name
+		list.byName[name] = Asset{Type: assetTypes[ext], Content: content, Gzip: compressed(content)}
+		list.paths[base] = "/assets/" + name
 	}
-	return byName, paths
+	return list
 }
 
 func compressed(content []byte) []byte {
@@ -67,7 +72,7 @@ func compressed(content []byte) []byte {
 // AssetPath returns the address of a static file, such as app.css. It panics if there is no such
 // file.
 func AssetPath(name string) string {
-	p, ok := assetPaths[name]
+	p, ok := assets().paths[name]
 	if !ok {
 		panic("ui: there is no asset " + name)
 	}
@@ -76,11 +81,11 @@ func AssetPath(name string) string {
 
 // AssetNamed finds a static file by the name in its address.
 func AssetNamed(name string) (Asset, bool) {
-	a, ok := assets[name]
+	a, ok := assets().byName[name]
 	return a, ok
 }
 
-var icons = readIcons()
+var icons = sync.OnceValue(readIcons)
 
 // inStyleSheet matches the attributes of an icon that the rule svg.lucide of the style sheet sets. A
 // list repeats its icons in each row, so icons without these attributes make pages much smaller.
@@ -113,7 +118,7 @@ func readIcons() map[string]template.HTML {
 
 // icon returns an icon. It panics if there is no such icon.
 func icon(name string) template.HTML {
-	svg, ok := icons[name]
+	svg, ok := icons()[name]
 	if !ok {
 		panic("ui: there is no icon " + name)
 	}

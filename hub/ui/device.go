@@ -90,6 +90,8 @@ type DeviceBoots struct {
 	State     string
 	Refusal   *store.BootRefusal
 	Changes   []boot.Change
+	Parts     []boot.PartVerdict // empty if the boot was judged before there were parts
+	System    *boot.System       // nil if no manifest names the system
 	Reference *boot.Reference
 	Latest    *boot.Measurement
 	Measured  time.Time

@@ -20,6 +20,7 @@ var functions = template.FuncMap{
 	"badge":      func(state any) Badge { return StateBadge(fmt.Sprint(state)) },
 	"bootBadge":  bootBadge,
 	"bootState":  bootState,
+	"partBadge":  PartBadge,
 	"bytes":      func(n int) string { return Bytes(uint64(max(n, 0))) },
 	"cut":        cut,
 	"echo":       echo,
@@ -34,6 +35,7 @@ var functions = template.FuncMap{
 	"lower":      func(s any) string { return strings.ToLower(fmt.Sprint(s)) },
 	"icon":       icon,
 	"maker":      Maker,
+	"makerName":  MakerName,
 	"meansWords": meansWords,
 	"number":     Number,
 	"percent":    percent,
@@ -197,4 +199,13 @@ func Maker(manufacturer, model string) string {
 		manufacturer = ""
 	}
 	return strings.TrimSpace(manufacturer + " " + model)
+}
+
+// MakerName returns the name of a TPM's maker for people. Makers have a name as their id, except
+// IBM: its id, which software TPMs use too, is only a number.
+func MakerName(manufacturer string) string {
+	if manufacturer == "id:00001014" {
+		return "IBM's software TPM"
+	}
+	return manufacturer
 }

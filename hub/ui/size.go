@@ -19,23 +19,25 @@ const MaxPage = 60 << 10
 // one after the other. 0 means no bound.
 var textLengths = []int{0, 300, 100, 40, 16, 8}
 
-// levels has the templates of each of textLengths. They are made when they are needed, because few
-// hubs have such data. The first are made at once, so that a wrong template fails every start.
-var (
-	plain  = parsePages(functions)
-	levels = func() (list []func() map[string]*template.Template) {
-		for _, length := range textLengths {
-			list = append(list, sync.OnceValue(func() map[string]*template.Template { return parsePages(shortening(length)) }))
-		}
-		return list
-	}()
-)
-
-func templates(level int) map[string]*template.Template {
-	if level == 0 {
-		return plain
+// levels has the templates of each of textLengths. They are made when they are needed: a command
+// that shows no page needs none, and few hubs have data that needs short texts.
+var levels = func() (list []func() map[string]*template.Template) {
+	for _, length := range textLengths {
+		list = append(list, sync.OnceValue(func() map[string]*template.Template {
+			if length == 0 {
+				return parsePages(functions)
+			}
+			return parsePages(shortening(length))
+		}))
 	}
-	return levels[level]()
+	return list
+}()
+
+// Load parses the pages and static files. A hub calls Load before it serves, so that a wrong
+// template fails every start. Load panics if a file is wrong.
+func Load() {
+	levels[0]()
+	assets()
 }
 
 // shortening returns the functions of templates, with functions for texts of devices and people that

@@ -185,7 +185,7 @@ func WritePart(w io.Writer, name, part string, p Page) error { return write(w, n
 func write(w io.Writer, name, part string, p Page) error {
 	var b bytes.Buffer // a buffer, so that a failure writes nothing to `w`
 	for level := range textLengths {
-		t := templates(level)[name]
+		t := levels[level]()[name]
 		if t == nil {
 			return fmt.Errorf("ui: there is no page %q", name)
 		}

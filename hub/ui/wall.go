@@ -6,7 +6,10 @@ import "time"
 type Wall struct {
 	Counts   []WallCount
 	Underway []WallMachine // machines that have not onboarded yet, the newest first
-	Arrived  []WallMachine // the newest first
+	// MoreWaiting is the number of machines that wait for their owner's decision and are not in
+	// Underway.
+	MoreWaiting int
+	Arrived     []WallMachine // the newest first
 	// Version is the version of the hub's program. When it changes, the browser loads the whole
 	// page again.
 	Version string

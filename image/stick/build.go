@@ -20,6 +20,8 @@ import (
 	"gangway/image/factory"
 	"gangway/image/secureboot"
 	"gangway/wire"
+	"gangway/wire/trail"
+	"gangway/wire/trail/sig"
 )
 
 // Target is the name of this kind of image in `gangway image build`.
@@ -54,6 +56,9 @@ type Config struct {
 	Console *access.Level
 	// Progress, if not nil, is called with the name of each step of the build.
 	Progress func(string)
+	// Boots, if not nil, is called with the EFI programs that an installed machine starts: the boot
+	// manager and the system. If Boots returns an error, Build writes no image.
+	Boots func(manager, system []byte) error
 }
 
 const (
@@ -100,6 +105,9 @@ func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 	if cfg.Disk == "" {
 		cfg.Disk = install.Largest
 	}
+	if err := p.checkFirst(cfg.First); err != nil {
+		return nil, err
+	}
 	cfg.Progress("Packing drivers and programs")
 	base, err := p.base()
 	if err != nil {
@@ -118,6 +126,9 @@ func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 	m := &install.Manifest{
 		Version: 1, Target: Target, Kernel: p.Release, Disk: cfg.Disk, Debug: cfg.Debug,
 		Hub: token.Hub, Owner: token.Owner, Token: token.ID, Escrow: cfg.Escrow,
+	}
+	if p.RevisionKeys != nil {
+		m.RevisionKeys = p.RevisionKeys.Name()
 	}
 	if r := cfg.First; r != nil {
 		m.First = &install.First{SHA256: digest(r.State), Parts: r.Parts, Objects: len(r.Objects), Size: r.Size()}
@@ -179,6 +190,22 @@ func (p *Parts) write(m *install.Manifest, base []byte, files []image.File, entr
 	return image.Disk{ESP: append(files, boot...)}.Write(path)
 }
 
+// checkFirst refuses a first revision that the system would not use, because the keys that it pins
+// have not signed the revision.
+func (p *Parts) checkFirst(r *factory.Revision) error {
+	if p.RevisionKeys == nil || r == nil {
+		return nil
+	}
+	state, err := trail.ParseState(r.State)
+	if err == nil {
+		_, err = sig.Verify(state, p.RevisionKeys)
+	}
+	if err != nil {
+		return fmt.Errorf("image: the devices would refuse the first revision: %w", err)
+	}
+	return nil
+}
+
 // token returns the join token. If the image has no join token, `token` returns a TokenFile that
 // has only the fields about the hub, from the hub file.
 func (c *Config) token() (*wire.TokenFile, error) {
@@ -223,6 +250,9 @@ func (p *Parts) systemFiles(token *wire.TokenFile, debug bool) ([]image.File, er
 		{Path: "bin/gangway-agent", Data: p.Agent, Mode: 0o755},
 		{Path: install.HookPath, Data: []byte("/init"), Mode: fs.ModeSymlink},
 	}
+	if p.RevisionKeys != nil {
+		files = append(files, image.File{Path: install.RevisionKeyPath, Data: p.RevisionKeys.PEM(), Mode: 0o644})
+	}
 	if !debug {
 		return files, nil
 	}
@@ -249,6 +279,11 @@ func (p *Parts) systemESP(base []byte, token *wire.TokenFile, cfg Config) ([]byt
 	manager, err := p.signed(p.BootManager, nil)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Boots != nil {
+		if err := cfg.Boots(manager, uki); err != nil {
+			return nil, err
+		}
 	}
 	return image.Disk{Label: "GANGWAY-SYS", ESPSize: espSize, ESP: []image.File{
 		{Path: "EFI/BOOT/BOOTX64.EFI", Data: manager},

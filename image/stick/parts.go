@@ -2,6 +2,7 @@ package stick
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/sha256"
 	"debug/pe"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	"gangway/image"
 	"gangway/image/authenticode"
+	"gangway/wire/trail/sig"
 )
 
 // Parts are the programs of an image: programs of other projects, and Gangway's own programs.
@@ -26,6 +28,12 @@ type Parts struct {
 	// Signer signs the programs that firmware starts, for Secure Boot. If it is nil, they have no
 	// signature.
 	Signer *authenticode.Signer
+	// RevisionKeys are the owner's keys that every system of these parts pins. Nil: the systems
+	// install revisions without a signature.
+	RevisionKeys *sig.Keys
+	// Owner, if it is not nil, approves the installed system: TPMs then release the keys of encrypted
+	// disks only to systems that this key approved.
+	Owner crypto.Signer
 
 	cache *packedCache // shared by copies of the same Parts; if nil, nothing is cached
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -23,8 +24,12 @@ import (
 
 	"gangway/device/console/access"
 	"gangway/device/install"
+	"gangway/image"
+	"gangway/image/factory"
 	"gangway/internal/race"
 	"gangway/wire"
+	"gangway/wire/trail/sig"
+	"gangway/wire/trail/sig/sigtest"
 )
 
 // parts returns Parts with real EFI programs, a fake kernel and no modules.
@@ -370,6 +375,53 @@ func TestUpdateIsWhatIsInstalled(t *testing.T) {
 	}
 	if debug, err := System(p, token(t), access.Full); err != nil || bytes.Equal(update, debug) || bytes.Contains(debug, []byte(secret)) {
 		t.Errorf("a debug system equals the update or holds the secret: %v", err)
+	}
+}
+
+// The system pins the owner's keys in its initial file system, which firmware measures, and the
+// manifest names them. A first revision that these keys did not sign is refused when the image is
+// built, because the devices would not use it.
+func TestPinnedRevisionKeys(t *testing.T) {
+	t.Parallel()
+	key := sigtest.NewKey(t)
+	plain := parts(t)
+	pinned := *plain
+	pinned.RevisionKeys = sigtest.Keys(t, key)
+	files, err := pinned.systemFiles(nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(files, func(f image.File) bool { return f.Path == install.RevisionKeyPath })
+	if i < 0 || !bytes.Equal(files[i].Data, pinned.RevisionKeys.PEM()) {
+		t.Error("the system does not have the key file")
+	}
+	without, err := System(plain, nil, access.Full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if with, err := System(&pinned, nil, access.Full); err != nil || bytes.Equal(with, without) {
+		t.Errorf("the update is the same with and without keys, %v", err)
+	}
+	state := sigtest.State{sig.SequencePath: map[string]any{"sequence": 1}}
+	signed := sigtest.Sign(t, state, "owner", key, sigtest.All())
+	for name, c := range map[string]struct {
+		parts *Parts
+		state sigtest.State
+		good  bool
+	}{
+		"no keys":                 {plain, state, true},
+		"signed":                  {&pinned, signed, true},
+		"unsigned":                {&pinned, state, false},
+		"signed by another owner": {&pinned, sigtest.Sign(t, state, "owner", sigtest.NewKey(t), sigtest.All()), false},
+	} {
+		if err := c.parts.checkFirst(&factory.Revision{State: c.state.Text(t)}); (err == nil) != c.good {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	out := filepath.Join(t.TempDir(), "installer.img")
+	m, err := Build(&pinned, Config{Token: token(t)}, out)
+	if err != nil || m.RevisionKeys != pinned.RevisionKeys.Name() {
+		t.Errorf("the manifest names the keys %q, %v", m.RevisionKeys, err)
 	}
 }
 

@@ -2,11 +2,17 @@ package stick
 
 import (
 	"bytes"
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
 
 	"gangway/device/console/access"
+	"gangway/device/install/approval"
 	"gangway/device/install/slots"
 	"gangway/image"
 	"gangway/wire"
+	"gangway/wire/manifest/measure"
 )
 
 // system builds the installed system: one unified kernel image that is the same for all machines.
@@ -25,11 +31,40 @@ func (p *Parts) system(base []byte, token *wire.TokenFile, debug bool, limit acc
 	if err != nil {
 		return nil, err
 	}
-	return p.signed(image.UKI{
+	return p.signed(p.approved(image.UKI{
 		Stub: p.Stub, Kernel: kernel, Initrd: image.Join(base, own),
 		Cmdline:   console + "panic=5 oops=panic gangway.mode=system" + limitWord(limit),
 		OSRelease: osRelease("Gangway", "gangway", "1"),
-	}.Build())
+	}))
+}
+
+// approved builds the image. If there is an Owner, the image has the owner's approval of its own
+// value of PCR 11.
+func (p *Parts) approved(u image.UKI) ([]byte, error) {
+	if p.Owner == nil {
+		return u.Build()
+	}
+	der, err := x509.MarshalPKIXPublicKey(p.Owner.Public())
+	if err != nil {
+		return nil, fmt.Errorf("image: the owner's key: %w", err)
+	}
+	u.PCRKey = pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	b, err := u.Build()
+	if err != nil {
+		return nil, err
+	}
+	value, err := measure.PCR11(b, crypto.SHA256, "") // the stub does not measure the approval
+	if err != nil {
+		return nil, err
+	}
+	a, err := approval.Sign(p.Owner, value)
+	if err != nil {
+		return nil, err
+	}
+	if u.PCRSignatures, err = approval.Marshal([]approval.Approval{a}); err != nil {
+		return nil, err
+	}
+	return u.Build()
 }
 
 // limitWord returns the word on the kernel's command line that limits the machine's console.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"gangway/hub/api"
@@ -70,6 +71,7 @@ var pages = []page{
 	{name: "audit-filter", path: "/ui/audit?kind=device.&device=nobody&since=2026-11-01", want: "You have no device with this nick."},
 	{name: "trust", path: "/ui/trust", want: "Check a certificate"},
 	{name: "eks-empty", path: "/ui/trust/eks", want: "No EK list"},
+	{name: "boots-empty", path: "/ui/boots", want: "Nothing to decide"},
 	{name: "policy", path: "/ui/trust/policy", want: "Rules in force for your devices"},
 	{name: "policy-example", path: "/ui/trust/policy?example=1", want: "An example, which is not in force"},
 	{name: "settings", path: "/ui/settings", want: "Change the password"},
@@ -89,7 +91,6 @@ var pages = []page{
 	{name: "operator-makers-add", path: "/ui/operator/makers/add", operator: true, want: "The next page shows the certificates"},
 	{name: "operator-maker", path: "/ui/operator/makers/{maker}", operator: true, want: "Each button first shows the effect"},
 	{name: "operator-maker-effect", path: "/ui/operator/makers/{maker}?act=distrust", operator: true, want: "have a certificate chain through this certificate"},
-	{name: "operator-versions", path: "/ui/operator/versions", operator: true, want: "Versions of the agents"},
 	{name: "operator-versions", path: "/ui/operator/versions", operator: true, want: "Versions of the agents"},
 	{name: "operator-health", path: "/ui/operator/health", operator: true, want: "Certificates of the hub"},
 	{name: "operator-refused", path: "/ui/operator", want: "only for accounts with the role operator"},
@@ -123,10 +124,14 @@ func skipShort(t testing.TB) {
 	}
 }
 
+// goodMaker is the TPM maker that the hubs of most tests trust. Its RSA keys take a tenth of a second
+// of computing, and more under the race detector.
+var goodMaker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("good", fleet.MakerOptions{}) })
+
 func newHub(t *testing.T, devices int) *hubWithDevices {
 	t.Helper()
 	skipShort(t)
-	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
+	maker, err := goodMaker()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -151,7 +151,7 @@ func TestNewcomerInBrowser(t *testing.T) {
 	}
 	tpm := value(swtpm.New(t.Context(), t.TempDir(), swtpm.Options{EK: swtpm.P384}))(t)
 	t.Cleanup(tpm.Stop)
-	maker := value(fleet.NewMaker("good", fleet.MakerOptions{}))(t)
+	maker := value(goodMaker())(t)
 	hub := hubtest.New(t, append(maker.Roots(), tpm.Roots()...), append(maker.Intermediates(), tpm.Issuer()))
 	n := &newcomer{browser.Open(t, hub.URL, "", browser.Options{}), t}
 	downloads := n.Downloads()

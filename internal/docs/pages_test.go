@@ -88,6 +88,25 @@ func TestAgentPage(t *testing.T) {
 	p.done()
 }
 
+func TestBootPage(t *testing.T) {
+	t.Parallel()
+	r := enter(t)
+	if r == nil {
+		return
+	}
+	r.aHub()
+	p := r.page("docs/boot.md")
+	p.types("gangway manifest key create")
+	p.elsewhere("gangway boot key add", "cmd/gangway/testdata/boot.txt")
+	p.elsewhere("gangway image build", "TestImageWithManifest")
+	p.elsewhere("gangway boot manifest add", "TestManifestsDecideWhatIsExpected")
+	p.elsewhere("gangway image system", "TestSystemWithManifest")
+	p.elsewhere("gangway boot manifest add", "TestManifestsDecideWhatIsExpected")
+	p.types("gangway boot cohorts")
+	p.types("gangway boot cohorts --part")
+	p.done()
+}
+
 func TestScalePage(t *testing.T) {
 	t.Parallel()
 	r := enter(t)
@@ -371,5 +390,13 @@ func TestImagePage(t *testing.T) {
 	p.types("gangway image build x64-uefi-installer --token-file device_autojointoken.json --network-file")
 	p.elsewhere("gangway device network", "TestOwnerChangesTheNetwork")
 	p.elsewhere("gangway device network", "TestOwnerChangesTheNetwork")
+	p.types("gangway manifest key create")
+	p.elsewhere("gangway image build x64-uefi-installer --token-file device_autojointoken.json --manifest-key", "TestImageWithManifest")
+	p.elsewhere("gangway manifest show", "TestImageWithManifest")
+	p.elsewhere("gangway image system --manifest-key", "TestSystemWithManifest")
+	p.elsewhere("gangway manifest verify", "TestSystemWithManifest")
+	p.elsewhere("gangway manifest key create tpm", "TestSystemWithManifestKeyInATPM")
+	p.elsewhere("gangway image system --manifest-key tpm", "TestSystemWithManifestKeyInATPM")
+	p.elsewhere("gangway manifest export", "TestSystemWithManifest")
 	p.done()
 }

@@ -51,7 +51,7 @@ func (m *machine) addFirstRevision(files map[string]string) map[string]string {
 func TestFirstRevisionOfTheImageIsTheTrailsFirst(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
-	objects := m.addFirstRevision(map[string]string{"app/root": strings.Repeat("root", 1<<20), "bsp/kernel": "kernel", "app/empty": "", "app/x&<>": "odd"})
+	objects := m.addFirstRevision(map[string]string{"app/root": strings.Repeat("root", 3<<20), "bsp/kernel": "kernel", "app/empty": "", "app/x&<>": "odd"})
 	// Kill the agent several times while it uploads the revision. Nothing must be lost.
 	for range 6 {
 		m.run()

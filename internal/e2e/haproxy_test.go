@@ -210,6 +210,19 @@ func TestHAProxyPassesDevices(t *testing.T) {
 // the URL of its listener.
 func startHAProxy(t *testing.T, config string) (url string, p *process.Process) {
 	t.Helper()
+	url, cmd := haproxyCommand(t, config)
+	p, err := process.Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Stop(5 * time.Second) })
+	return url, p
+}
+
+// haproxyCommand returns the command that startHAProxy starts. The listener's socket is already
+// open, and stays in the network namespace of the test wherever HAProxy runs.
+func haproxyCommand(t *testing.T, config string) (url string, cmd *exec.Cmd) {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "haproxy.cfg")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
@@ -218,17 +231,13 @@ func startHAProxy(t *testing.T, config string) (url string, p *process.Process) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() // only HAProxy's copy of the socket accepts connections
+	defer l.Close() // only the copy of the socket accepts connections
 	socket, err := l.(*net.TCPListener).File()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer socket.Close()
-	cmd := exec.Command("haproxy", "-db", "-f", file)
+	t.Cleanup(func() { socket.Close() })
+	cmd = exec.Command("haproxy", "-db", "-f", file)
 	cmd.ExtraFiles = []*os.File{socket}
-	if p, err = process.Start(cmd); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { p.Stop(5 * time.Second) })
-	return "https://" + l.Addr().String(), p
+	return "https://" + l.Addr().String(), cmd
 }

@@ -31,18 +31,24 @@ import (
 // hubProcess is a real `gangway serve` process. A test can kill it and start it again with the same
 // data folder.
 type hubProcess struct {
-	t    *testing.T
-	bin  string
-	data string
-	addr string
-	cmd  *exec.Cmd
-	log  bytes.Buffer
+	t          *testing.T
+	bin        string
+	data       string
+	addr       string
+	flags, env []string // more flags and variables of `gangway serve`
+	cmd        *exec.Cmd
+	log        bytes.Buffer
+	logFile    *os.File // if not nil, the hub writes to this file, so that it never waits for this process
 }
 
 func (h *hubProcess) start() {
 	h.t.Helper()
-	h.cmd = exec.Command(h.bin, "serve", "--data", h.data, "--listen", h.addr)
+	h.cmd = exec.Command(h.bin, append([]string{"serve", "--data", h.data, "--listen", h.addr}, h.flags...)...)
+	h.cmd.Env = append(os.Environ(), h.env...)
 	h.cmd.Stderr = &h.log
+	if h.logFile != nil {
+		h.cmd.Stderr = h.logFile
+	}
 	h.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := h.cmd.Start(); err != nil {
 		h.t.Fatal(err)
@@ -139,7 +145,7 @@ func TestKilledHubForgetsNothing(t *testing.T) {
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			id, hashes, err := onboardUntilActive(ctx, d, tok)
+			id, _, hashes, err := onboardUntilActive(ctx, d, tok)
 			if err != nil {
 				t.Errorf("onboarding a device: %v", err)
 				return
@@ -211,16 +217,16 @@ killing:
 }
 
 // onboardUntilActive onboards a device as the agent does: it repeats the same request until the hub
-// answers, and then the same activation. It returns the device's id and the hashes of all
-// certificates that the device received.
-func onboardUntilActive(ctx context.Context, d *fleet.Device, tok *wire.TokenFile) (id string, given [][32]byte, err error) {
+// answers, and then the same activation. It returns the device's id, its certificates, and the hashes
+// of all certificates that the device received.
+func onboardUntilActive(ctx context.Context, d *fleet.Device, tok *wire.TokenFile) (id string, c *fleet.Certificates, given [][32]byte, err error) {
 	request, err := d.Request(tok, fleet.RequestChange{})
 	if err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
 	client, err := fleet.NewHub(tok)
 	if err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
 	defer client.Close()
 	pause := func() error {
@@ -231,37 +237,45 @@ func onboardUntilActive(ctx context.Context, d *fleet.Device, tok *wire.TokenFil
 			return nil
 		}
 	}
-	var c *fleet.Certificates
 	for {
-		answer, err := client.Post(ctx, "/onboard", bytes.NewReader(request))
+		answer, err := within(ctx, func(ctx context.Context) (*fleet.Answer, error) {
+			return client.Post(ctx, "/onboard", bytes.NewReader(request))
+		})
 		if err == nil && answer.Status == 200 {
 			if c, err = d.Open(request, answer.Body); err != nil {
-				return "", nil, err
+				return "", nil, nil, err
 			}
 			given = append(given, c.IDevIDHash())
 			break
 		}
 		if err == nil && answer.Status/100 == 4 && answer.Status != 429 {
-			return "", nil, fmt.Errorf("the hub refused the request: %s", brief.Of(answer.Body))
+			return "", nil, nil, fmt.Errorf("the hub refused the request: %s", brief.Of(answer.Body))
 		}
 		if err := pause(); err != nil {
-			return "", nil, err
+			return "", nil, nil, err
 		}
 	}
 	for {
-		answer, err := d.Activate(ctx, client, c)
+		answer, err := within(ctx, func(ctx context.Context) (*fleet.Answer, error) { return d.Activate(ctx, client, c) })
 		if err == nil && answer.Status == 200 {
 			var view struct {
 				ID string `json:"id"`
 			}
 			err := json.Unmarshal(answer.Body, &view)
-			return view.ID, given, err
+			return view.ID, c, given, err
 		}
 		if err == nil && answer.Status/100 == 4 && answer.Status != 429 {
-			return "", nil, fmt.Errorf("the hub refused the activation: %s", brief.Of(answer.Body))
+			return "", nil, nil, fmt.Errorf("the hub refused the activation: %s", brief.Of(answer.Body))
 		}
 		if err := pause(); err != nil {
-			return "", nil, err
+			return "", nil, nil, err
 		}
 	}
+}
+
+// within sends a request, and waits no longer for the answer than a device does.
+func within(ctx context.Context, send func(context.Context) (*fleet.Answer, error)) (*fleet.Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerPatience)
+	defer cancel()
+	return send(ctx)
 }

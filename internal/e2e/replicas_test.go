@@ -280,13 +280,21 @@ func report(ctx context.Context, conn *fleet.Conn, hub *fleet.Hub, d *fleet.Devi
 // leaves out the retries of HAProxy, so that HAProxy hides no refused connection.
 func replicaConfig(t *testing.T, keys string, addrs []string) string {
 	t.Helper()
+	return strings.NewReplacer("inter 1s", "inter 150ms", "retries 3", "retries 0", "option redispatch", "").Replace(documentedReplicas(t, keys, addrs))
+}
+
+// documentedReplicas returns the configuration of docs/operations.md for replicas at these
+// addresses. The folder `keys` has the hub's keys, or gets new ones.
+func documentedReplicas(t *testing.T, keys string, addrs []string) string {
+	t.Helper()
 	page, err := os.ReadFile("../../docs/operations.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, config, ok := strings.Cut(string(page), "```haproxy\n# Replicas")
 	config, _, closed := strings.Cut(config, "```")
-	if !ok || !closed {
+	config, _, listed := strings.Cut(config, "    server a a.internal:12443")
+	if !ok || !closed || !listed {
 		t.Fatal("docs/operations.md has no configuration for replicas")
 	}
 	ca := filepath.Join(keys, "hub-ca.pem")
@@ -297,6 +305,9 @@ func replicaConfig(t *testing.T, keys string, addrs []string) string {
 	if err := os.WriteFile(ca, hub.RootPEM(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return "# Replicas" + strings.NewReplacer("/etc/haproxy/hub-ca.pem", ca, "bind :12443", "bind fd@3", "a.internal:12443", addrs[0], "b.internal:12443", addrs[1], "inter 1s", "inter 150ms",
-		"retries 3", "retries 0", "option redispatch", "").Replace(config)
+	config = "# Replicas" + strings.NewReplacer("/etc/haproxy/hub-ca.pem", ca, "bind :12443", "bind fd@3").Replace(config)
+	for i, addr := range addrs {
+		config += fmt.Sprintf("    server replica%d %s\n", i, addr)
+	}
+	return config
 }

@@ -17,6 +17,21 @@ const (
 	Problem Severity = "problem" // keeps the machine or the hub from its work, or will
 )
 
+// Action is the kind of a remedy, for programs: a stable word. Remedy describes the same action for
+// people.
+type Action string
+
+// The actions.
+const (
+	FirmwareSetup  Action = "firmware-setup"  // change a setting in the firmware's setup
+	UpdateFirmware Action = "update-firmware" // install a newer firmware
+	ClearTPM       Action = "clear-tpm"       // clear the TPM, which destroys the keys in it
+	Restart        Action = "restart"         // restart the machine
+	Wait           Action = "wait"            // leave the machine switched on until the state has ended
+	Approve        Action = "approve"         // decide about the machine on its hub
+	SetClock       Action = "set-clock"       // set the machine's clock
+)
+
 // Finding is the result of one check.
 type Finding struct {
 	// Code is a stable code. If the check passed, Code is the name of the check.
@@ -25,6 +40,7 @@ type Finding struct {
 	Fact     string   `json:"fact"`             // the fact, one sentence
 	Cause    string   `json:"cause,omitempty"`  // the cause; empty if the fact contains it
 	Remedy   string   `json:"remedy,omitempty"` // the remedy; empty if there is nothing to do
+	Action   Action   `json:"action,omitempty"` // the remedy's kind; empty if no word of Action describes it
 }
 
 // Worst returns the worst severity of the findings.
@@ -45,9 +61,7 @@ func Write(w io.Writer, findings []Finding, paint func(Severity, string) string)
 	if paint == nil {
 		paint = func(_ Severity, text string) string { return text }
 	}
-	counts := map[Severity]int{}
 	for _, f := range findings {
-		counts[f.Severity]++
 		if _, err := fmt.Fprintf(w, "%s %s (%s)\n", paint(f.Severity, fmt.Sprintf("%-8s", f.Severity)), f.Fact, f.Code); err != nil {
 			return err
 		}
@@ -58,6 +72,15 @@ func Write(w io.Writer, findings []Finding, paint func(Severity, string) string)
 			fmt.Fprintf(w, "%-8s   remedy: %s\n", "", f.Remedy)
 		}
 	}
-	_, err := fmt.Fprintf(w, "%d problem(s), %d warning(s), %d note(s), %d check(s) passed.\n", counts[Problem], counts[Warning], counts[Note], counts[OK])
+	_, err := fmt.Fprintf(w, "%s.\n", Summary(findings))
 	return err
+}
+
+// Summary counts the findings of each severity, in a text without a full stop.
+func Summary(findings []Finding) string {
+	counts := map[Severity]int{}
+	for _, f := range findings {
+		counts[f.Severity]++
+	}
+	return fmt.Sprintf("%d problem(s), %d warning(s), %d note(s), %d check(s) passed", counts[Problem], counts[Warning], counts[Note], counts[OK])
 }

@@ -44,10 +44,11 @@ func TestSecureBoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var reference reference
 	build := func(unasked bool) string {
 		t.Helper()
 		file := filepath.Join(t.TempDir(), "signed.img")
-		if _, err := stick.Build(&parts, stick.Config{Token: token, Enrol: set, EnrolUnasked: unasked}, file); err != nil {
+		if _, err := stick.Build(&parts, stick.Config{Token: token, Enrol: set, EnrolUnasked: unasked, Boots: reference.compute}, file); err != nil {
 			t.Fatal(err)
 		}
 		return file
@@ -59,9 +60,15 @@ func TestSecureBoot(t *testing.T) {
 	after(t, ctx, m, installed.At, `gangway-init .*: this boot is good: gangway-a.efi`)
 	m.Stop()
 	s.listed(t)
-	if _, measured, _ := latestBoot(t, s.hub); measured.SecureBoot != "on" {
+	measured := s.isMeasured(t, &reference)
+	if measured.SecureBoot != "on" {
 		t.Errorf("the hub reads Secure Boot as %q", measured.SecureBoot)
 	}
+	computed, err := set.Manifest(parts.Signer.Leaf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hasOwnersKeys(t, measured, computed)
 
 	refused := func(what string, withStick bool) {
 		t.Helper()

@@ -369,7 +369,9 @@ func (s *site) signIn(t *testing.T) *owner {
 	var session struct{ Token string }
 	o.call(t.Context(), "POST", "/auth/login", map[string]string{"username": s.hub.Owner.Nick, "password": hubtest.Password}, &session)
 	o.token = session.Token
-	o.device = s.hub.Devices(t, s.hub.Owner)[0].ID
+	if devices := s.hub.Devices(t, s.hub.Owner); len(devices) > 0 {
+		o.device = devices[0].ID
+	}
 	return o
 }
 
@@ -428,13 +430,24 @@ func (o *owner) begun(ctx context.Context) {
 // post posts a revision that contains this system's file, and returns the revision's number.
 func (o *owner) post(ctx context.Context, system []byte) (rev int) {
 	o.t.Helper()
+	return o.postState(ctx, map[string]any{"#spec": "pantavisor-service-system@1", slots.SystemPath: o.upload(ctx, system)})
+}
+
+// upload uploads the file of a system, and returns the file's SHA-256.
+func (o *owner) upload(ctx context.Context, system []byte) string {
+	o.t.Helper()
 	sum := fmt.Sprintf("%x", sha256.Sum256(system))
 	var object struct {
 		PutURL string `json:"signed-puturl"`
 	}
 	o.call(ctx, "POST", "/objects/", map[string]any{"objectname": slots.SystemPath, "size": fmt.Sprint(len(system)), "sha256sum": sum}, &object)
 	o.call(ctx, "PUT", object.PutURL, system, nil)
-	state := map[string]any{"#spec": "pantavisor-service-system@1", slots.SystemPath: sum}
+	return sum
+}
+
+// postState posts a revision with this state, and returns the revision's number.
+func (o *owner) postState(ctx context.Context, state map[string]any) int {
+	o.t.Helper()
 	var step struct{ Rev int }
 	o.call(ctx, "POST", "/trails/"+o.device+"/steps", map[string]any{"rev": -1, "commit-msg": "another system", "state": state}, &step)
 	return step.Rev

@@ -1,16 +1,17 @@
 package trail
 
 import (
-	"bytes"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // canonical appends the canonical JSON that Pantacor's programs hash
 // (https://gibson042.github.io/canonicaljson-spec/). Names are sorted by code point. Strings have
 // the shortest form. Whole numbers are digits, and other numbers have the form d.dEn. `v` is a
-// value that encoding/json decoded.
+// value that encoding/json decoded, also with UseNumber.
 func canonical(b []byte, v any) []byte {
 	switch v := v.(type) {
 	case map[string]any:
@@ -40,7 +41,9 @@ func canonical(b []byte, v any) []byte {
 	case string:
 		return canonicalString(b, v)
 	case float64:
-		return canonicalNumber(b, v)
+		return canonicalNumber(b, strconv.FormatFloat(v, 'e', -1, 64))
+	case json.Number:
+		return canonicalNumber(b, string(v))
 	case bool:
 		return strconv.AppendBool(b, v)
 	}
@@ -74,28 +77,36 @@ func canonicalString(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
-func canonicalNumber(b []byte, f float64) []byte {
-	if f == 0 { // also -0
+// canonicalNumber appends a JSON number. It changes only the number's form, so numbers that differ
+// by less than a float64 can show have different canonical forms.
+func canonicalNumber(b []byte, text string) []byte {
+	text, negative := strings.CutPrefix(strings.ToLower(text), "-")
+	mantissa, exponent, _ := strings.Cut(text, "e")
+	exp := 0
+	if exponent != "" {
+		var err error
+		if exp, err = strconv.Atoi(strings.TrimPrefix(exponent, "+")); err != nil {
+			return append(b, text...) // an exponent below the range of int: no program writes such a number
+		}
+	}
+	whole, fraction, _ := strings.Cut(mantissa, ".")
+	exp += len(whole) - 1
+	digits := strings.TrimLeft(whole+fraction, "0")
+	exp -= len(whole) + len(fraction) - len(digits)
+	if digits = strings.TrimRight(digits, "0"); digits == "" { // also -0
 		return append(b, '0')
 	}
-	// text has the form [-]d[.ddd]e±dd, without zeros at the end of the fraction
-	text := strconv.AppendFloat(nil, f, 'e', -1, 64)
-	if text[0] == '-' {
-		b, text = append(b, '-'), text[1:]
+	// The number is d.ddd times ten to the power of exp.
+	if negative {
+		b = append(b, '-')
 	}
-	mantissa, exponent, _ := bytes.Cut(text, []byte("e"))
-	exp, err := strconv.Atoi(string(exponent))
-	if err != nil {
-		panic(err) // strconv made it
-	}
-	digits := slices.DeleteFunc(mantissa, func(c byte) bool { return c == '.' })
-	if whole := exp + 1; len(digits) <= whole {
+	if size := exp + 1; len(digits) <= size {
 		b = append(b, digits...)
-		return append(b, bytes.Repeat([]byte("0"), whole-len(digits))...)
+		return append(b, strings.Repeat("0", size-len(digits))...)
 	}
 	b = append(b, digits[0], '.')
 	if len(digits) == 1 {
-		digits = append(digits, '0')
+		digits += "0"
 	}
 	b = append(b, digits[1:]...)
 	b = append(b, 'E')

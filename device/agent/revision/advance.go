@@ -80,9 +80,15 @@ func (f *Follower) confirm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s, err := parseState(text)
+	s, signed, err := f.owner.parse(text)
+	if errors.Is(err, errDisk) {
+		return err
+	}
 	if err != nil {
 		return &abandoned{wontGo, "This device does not accept the revision: " + err.Error() + "."}
+	}
+	if err := f.owner.accept(s, signed); err != nil {
+		return err
 	}
 	rev := revision{w.Rev, s.sum}
 	if err := f.keepState(rev, s); err != nil || rev == w.revision {

@@ -17,10 +17,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gangway/wire/trail"
+	"gangway/wire/trail/sig"
 )
 
 // errDamaged means that the image's first revision is damaged.
 var errDamaged = errors.New("the first revision in the image is damaged")
+
+// errRefused means that the owner has not signed the image's first revision.
+var errRefused = errors.New("the first revision in the image is refused")
 
 // firstState returns the state with which the trail begins. When firstState returns, all objects of
 // that state are in the local store and on the hub. If an object is missing on the disk, firstState
@@ -28,7 +32,7 @@ var errDamaged = errors.New("the first revision in the image is damaged")
 // with an empty state. The machine is then connected, and the owner can repair it.
 func (f *Follower) firstState(ctx context.Context) (*state, error) {
 	s, err := f.importFirst(ctx)
-	if errors.Is(err, errDamaged) {
+	if errors.Is(err, errDamaged) || errors.Is(err, errRefused) {
 		f.say("%s; the trail begins with an empty state.", err)
 		s = nil
 	} else if err != nil {
@@ -53,11 +57,17 @@ func (f *Follower) importFirst(ctx context.Context) (*state, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
-	s, err := parseState(text)
+	s, signed, err := f.owner.parse(text)
+	if r := (*sig.Refusal)(nil); errors.As(err, &r) {
+		return nil, fmt.Errorf("%w: %w", errRefused, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
-	for _, sum := range s.ObjectSums() {
+	if err := f.owner.accept(s, signed); err != nil {
+		return nil, err
+	}
+	for _, sum := range s.posted.ObjectSums() {
 		if err := f.importObject(ctx, sum); err != nil {
 			return nil, err
 		}

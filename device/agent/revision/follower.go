@@ -9,6 +9,9 @@
 // rolls it back. docs/agent.md describes the hook. This package does not know what a revision
 // contains.
 //
+// With pinned keys of the owner (Config.Keys), the Follower installs only what the owner has signed
+// (package wire/trail/sig), and nothing that is older than a revision that it has accepted.
+//
 // The hub is not trusted. Its messages are parsed strictly and their size is limited (package
 // wire/trail). No name in a state can refer to a file outside the revision's folder. Each object
 // must have the SHA-256 that the state names.
@@ -27,6 +30,7 @@ import (
 	"time"
 
 	"gangway/wire/trail"
+	"gangway/wire/trail/sig"
 )
 
 // Conn is the device's connection to its hub.
@@ -39,9 +43,9 @@ type Conn interface {
 	// and a body of any size.
 	Download(ctx context.Context, path string, offset int64, etag string) (*http.Response, error)
 	// Upload uploads an object of `size` bytes. It sends no client certificate, because only the
-	// secret path protects an object. For an answer with a status other than 200, the error is a
-	// Refusal.
-	Upload(ctx context.Context, path string, content io.Reader, size int64) error
+	// secret path protects an object. If the hub has a part of the object from an earlier upload, only
+	// the rest is sent. If the hub refuses the upload, the error is a Refusal.
+	Upload(ctx context.Context, path string, content io.ReadSeeker, size int64) error
 }
 
 // Refusal is the error for an answer of the hub with a status other than 200.
@@ -63,6 +67,9 @@ type Config struct {
 	Device string
 	// Hook is the installer's program. Empty: no revision is accepted.
 	Hook string
+	// Keys are the owner's keys. The follower installs only revisions that one of these keys has
+	// signed, and whose sequence number is larger than before. Nil: no signature is needed.
+	Keys *sig.Keys
 	// First is a folder with the first revision, for a device that has no trail yet: state.json,
 	// and objects/ with files named by SHA-256. The folder is removed when the trail exists. If
 	// First is empty or the folder is missing, the first revision is empty.
@@ -108,6 +115,7 @@ type Follower struct {
 	data      string
 	objects   objects
 	journal   journal
+	owner     *owner // nil: no keys are pinned
 	status    atomic.Pointer[Status]
 	changed   chan struct{}
 	complaint string // the last error that `complain` reported
@@ -171,6 +179,9 @@ func Open(cfg Config, conn Conn) (*Follower, error) {
 		}
 	}
 	if f.journal, err = readJournal(f.journalPath(), cfg.Device); err != nil {
+		return nil, err
+	}
+	if f.owner, err = openOwner(dir, cfg.Device, cfg.Keys); err != nil {
 		return nil, err
 	}
 	f.publish()
@@ -306,7 +317,7 @@ func (f *Follower) beginTrail(ctx context.Context) error {
 				return err
 			}
 		}
-		if _, err := f.conn.Do(ctx, http.MethodPost, "/trails/", s.JSON, trail.MaxAnswer); err != nil {
+		if _, err := f.conn.Do(ctx, http.MethodPost, "/trails/", s.posted.JSON, trail.MaxAnswer); err != nil {
 			return err
 		}
 		f.say("Created the trail: revision 0 has %d file(s).", len(s.files))
@@ -340,10 +351,16 @@ func (f *Follower) accept(ctx context.Context) (bool, error) {
 	if err != nil || next == nil {
 		return false, err
 	}
-	s, err := parseState(next.State)
+	s, signed, err := f.owner.parse(next.State)
+	if errors.Is(err, errDisk) {
+		return false, err
+	}
 	if err != nil {
 		j.Step = &work{revision: revision{Rev: next.Rev}, Phase: ended, Outcome: wontGo, Reason: "This device refuses the revision: " + err.Error() + "."}
 		return true, f.save(j)
+	}
+	if err := f.owner.accept(s, signed); err != nil {
+		return false, err
 	}
 	rev := revision{next.Rev, s.sum}
 	if j.Current != nil && *j.Current == rev {

@@ -146,7 +146,7 @@ func (h *evilHub) Do(ctx context.Context, method, path string, body []byte, limi
 	return io.ReadAll(io.LimitReader(resp.Body, limit))
 }
 
-func (h *evilHub) Upload(_ context.Context, path string, content io.Reader, size int64) error {
+func (h *evilHub) Upload(_ context.Context, path string, content io.ReadSeeker, size int64) error {
 	b, err := io.ReadAll(content)
 	if err != nil {
 		return err

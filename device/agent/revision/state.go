@@ -1,8 +1,6 @@
 package revision
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"strings"
 	"unicode/utf8"
 
@@ -14,9 +12,10 @@ const maxTotal = 1 << 42
 
 // state is a revision's state whose files can be written to a folder.
 type state struct {
-	*trail.State
-	sum   string // SHA-256 of JSON, hexadecimal; the journal identifies the state by this hash
-	files []trail.File
+	*trail.State              // with pinned keys, only what the owner has signed
+	posted       *trail.State // the state as the hub or the image has it
+	sum          string       // SHA-256 of JSON, hexadecimal; the journal identifies the state by this hash
+	files        []trail.File
 }
 
 // parseState parses a state and checks that the state's files can be written to a folder.
@@ -25,12 +24,15 @@ func parseState(text []byte) (*state, error) {
 	if err != nil {
 		return nil, err
 	}
+	return newState(s)
+}
+
+func newState(s *trail.State) (*state, error) {
 	files, err := s.Files()
 	if err != nil {
 		return nil, err
 	}
-	hash := sha256.Sum256(s.JSON)
-	return &state{s, hex.EncodeToString(hash[:]), files}, nil
+	return &state{s, s, textName(s), files}, nil
 }
 
 // clip shortens `s` to at most `n` bytes, between two characters, and appends "…". It does not

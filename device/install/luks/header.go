@@ -117,28 +117,63 @@ func header(magic string, offset int64, salt []byte, id string, text []byte) ([]
 	return b, nil
 }
 
-// readHeader reads the first header or, if the first is damaged, the second header.
+// copies are the two copies of the header.
+var copies = [2]struct {
+	magic string
+	at    int64
+}{{Magic, 0}, {secondMagic, headerSize}}
+
+// readHeader returns the newest intact header.
 func readHeader(r io.ReaderAt) (*metadata, error) {
-	var errs error
-	for _, h := range []struct {
-		magic string
-		at    int64
-	}{{Magic, 0}, {secondMagic, headerSize}} {
-		m, err := parseHeader(r, h.magic, h.at)
-		if err == nil {
-			return m, nil
-		}
-		errs = errors.Join(errs, err)
+	b, _, err := newest(r)
+	if err != nil {
+		return nil, err
 	}
-	return nil, errs
+	m := new(metadata)
+	if err := json.Unmarshal(textOf(b), m); err != nil {
+		return nil, fmt.Errorf("luks: the header's JSON: %w", err)
+	}
+	return m, nil
 }
 
-func parseHeader(r io.ReaderAt, magic string, at int64) (*metadata, error) {
+// newest returns the newest intact copy of the header, and which copies are intact. A power cut
+// during a change leaves one copy older than the other, or damaged.
+func newest(r io.ReaderAt) (b []byte, intact [2]bool, err error) {
+	var errs error
+	for i := range copies {
+		one, err := readCopy(r, i)
+		if err != nil {
+			errs = errors.Join(errs, err)
+			continue
+		}
+		intact[i] = true
+		if b == nil || seqOf(one) > seqOf(b) {
+			b = one
+		}
+	}
+	if b == nil {
+		return nil, intact, errs
+	}
+	return b, intact, nil
+}
+
+func seqOf(b []byte) uint64 { return binary.BigEndian.Uint64(b[atSeq:]) }
+
+// textOf returns the JSON of a header.
+func textOf(b []byte) []byte {
+	text, _, _ := bytes.Cut(b[binarySize:], []byte{0})
+	return text
+}
+
+// readCopy reads one copy of the header, and checks its checksum. The result has zeros in place of
+// the checksum.
+func readCopy(r io.ReaderAt, n int) ([]byte, error) {
+	c := copies[n]
 	b := make([]byte, headerSize)
-	if _, err := r.ReadAt(b, at); err != nil {
+	if _, err := r.ReadAt(b, c.at); err != nil {
 		return nil, fmt.Errorf("luks: reading the header: %w", err)
 	}
-	if string(b[:len(magic)]) != magic || binary.BigEndian.Uint16(b[atVersion:]) != 2 || binary.BigEndian.Uint64(b[atSize:]) != headerSize {
+	if string(b[:len(c.magic)]) != c.magic || binary.BigEndian.Uint16(b[atVersion:]) != 2 || binary.BigEndian.Uint64(b[atSize:]) != headerSize {
 		return nil, errors.New("luks: no LUKS2 header of the size that Gangway's installer uses")
 	}
 	want := bytes.Clone(b[atSum : atSum+sha256.Size])
@@ -146,10 +181,5 @@ func parseHeader(r io.ReaderAt, magic string, at int64) (*metadata, error) {
 	if sum := sha256.Sum256(b); !bytes.Equal(sum[:], want) {
 		return nil, errors.New("luks: the header is damaged: its checksum is wrong")
 	}
-	text, _, _ := bytes.Cut(b[binarySize:], []byte{0})
-	m := new(metadata)
-	if err := json.Unmarshal(text, m); err != nil {
-		return nil, fmt.Errorf("luks: the header's JSON: %w", err)
-	}
-	return m, nil
+	return b, nil
 }

@@ -74,10 +74,7 @@ func Format(slots []Slot) (head []byte, key Key, err error) {
 		return nil, nil, fmt.Errorf("luks: %w", err)
 	}
 	id := uuid.NewString()
-	for _, h := range []struct {
-		magic string
-		at    int64
-	}{{Magic, 0}, {secondMagic, headerSize}} {
+	for _, h := range copies {
 		b, err := header(h.magic, h.at, random(64), id, text)
 		if err != nil {
 			return nil, nil, err

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -96,4 +97,131 @@ func TestCryptsetupReadsTheHeader(t *testing.T) {
 			t.Errorf("cryptsetup dumps the key %s; want %s", got, want)
 		}
 	}
+}
+
+// memory is a Disk in memory. After `left` writes of `step` bytes, every write fails, as after a
+// power cut.
+type memory struct {
+	b    []byte
+	step int // bytes that the disk writes at once
+	left int // number of steps until the power cut; negative: no power cut
+}
+
+var errPowerCut = errors.New("power cut")
+
+func (m *memory) ReadAt(p []byte, at int64) (int, error) { return copy(p, m.b[at:]), nil }
+func (m *memory) Sync() error                            { return nil }
+
+func (m *memory) WriteAt(p []byte, at int64) (int, error) {
+	for n := 0; n < len(p); n += m.step {
+		if m.left == 0 {
+			return n, errPowerCut
+		}
+		m.left--
+		copy(m.b[int(at)+n:], p[n:min(n+m.step, len(p))])
+	}
+	return len(p), nil
+}
+
+func blobs(t *testing.T, r io.ReaderAt, kind string) (list []string) {
+	t.Helper()
+	tokens, err := Tokens(r, kind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, raw := range tokens {
+		var token struct {
+			Blob     string
+			Keyslots []string
+		}
+		if err := json.Unmarshal(raw, &token); err != nil || len(token.Keyslots) != 1 || token.Keyslots[0] != "0" {
+			t.Fatalf("%s: %v", raw, err)
+		}
+		list = append(list, token.Blob)
+	}
+	return list
+}
+
+// At whatever write the power is cut, the header has either the old LUKS2 tokens or the new ones,
+// and each passphrase opens the disk. The next change succeeds.
+func TestPowerCutLeavesTheOldTokensOrTheNew(t *testing.T) {
+	t.Parallel()
+	head, key := format(t)
+	old := &memory{b: head[:slotsBegin+2*slotSize], step: sector, left: -1}
+	first := []map[string]any{{"type": "gangway-tpm2", "blob": "a"}, {"type": "gangway-tpm2", "blob": "b"}}
+	if err := SetTokens(old, 0, []string{"gangway-tpm2"}, first); err != nil {
+		t.Fatal(err)
+	}
+	const steps = 2 * headerSize / sector
+	seen := map[string]int{}
+	for cut := range steps + 1 {
+		d := &memory{b: bytes.Clone(old.b), step: sector, left: cut}
+		err := SetTokens(d, 0, []string{"gangway-tpm2"}, []map[string]any{{"type": "gangway-tpm2", "blob": "c"}})
+		if (err == nil) != (cut == steps) {
+			t.Fatalf("cut after %d of %d steps: %v", cut, steps, err)
+		}
+		got := strings.Join(blobs(t, d, "gangway-tpm2"), "")
+		seen[got]++
+		if got != "ab" && got != "c" {
+			t.Errorf("cut after %d steps: the tokens are %q", cut, got)
+		}
+		for _, p := range [][]byte{one, two} {
+			if k, err := Open(d, p); err != nil || !bytes.Equal(k, key) {
+				t.Errorf("cut after %d steps: %v", cut, err)
+			}
+		}
+		// The next change is cut too, while one copy of the header is damaged.
+		d.left = cut / 2
+		_ = SetTokens(d, 0, []string{"gangway-tpm2"}, first) // fails if it is cut
+		d.left = -1
+		if err := SetTokens(d, 0, []string{"gangway-tpm2"}, first); err != nil || strings.Join(blobs(t, d, "gangway-tpm2"), "") != "ab" {
+			t.Errorf("cut after %d and %d steps: the next change: %v", cut, cut/2, err)
+		}
+	}
+	if seen["ab"] == 0 || seen["c"] == 0 {
+		t.Errorf("the cuts left %v", seen)
+	}
+}
+
+// cryptsetup reads a header whose LUKS2 tokens were replaced, and a header that cryptsetup changed
+// keeps what cryptsetup wrote.
+func TestCryptsetupReadsReplacedTokens(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("cryptsetup"); err != nil {
+		t.Skip("cryptsetup is missing")
+	}
+	head, _ := format(t)
+	file := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(file, append(head, make([]byte, 1<<20)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := func(stdin string, args ...string) string {
+		c := exec.CommandContext(t.Context(), "cryptsetup", args...)
+		c.Stdin = strings.NewReader(stdin)
+		out, err := c.CombinedOutput()
+		if err != nil {
+			t.Fatalf("cryptsetup %s: %v\n%.500s", strings.Join(args, " "), err, out)
+		}
+		return string(out)
+	}
+	run("", "config", "--label", "my-disk", file)
+	run(`{"type":"theirs","keyslots":[]}`, "token", "import", "--token-id", "5", file)
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := SetTokens(f, 0, []string{"systemd-tpm2", "gangway-tpm2"}, []map[string]any{{"type": "gangway-tpm2", "blob": "new"}}); err != nil {
+		t.Fatal(err)
+	}
+	dump := run("", "luksDump", file)
+	for _, want := range []string{"my-disk", "gangway-tpm2", "theirs"} {
+		if !strings.Contains(dump, want) {
+			t.Errorf("luksDump has no %q:\n%.2000s", want, dump)
+		}
+	}
+	if strings.Contains(dump, "systemd-tpm2") {
+		t.Errorf("the replaced token is there:\n%.2000s", dump)
+	}
+	run(string(two), "open", "--test-passphrase", "--key-file", "-", file)
 }

@@ -3,10 +3,11 @@
 // format is that of systemd-cryptenroll (version 252): a LUKS2 token of the type systemd-tpm2 in
 // the disk's header. So systemd can open the disk too.
 //
-// The passphrase is bound to PCR 7, which measures the state of Secure Boot. So the passphrase
+// New binds the passphrase to PCR 7, which measures the state of Secure Boot. So the passphrase
 // stays usable after an update of the system. Without Secure Boot, PCR 7 is the same for every
 // system that boots: the seal then protects the data if the disk is stolen, but not if the machine
-// is stolen.
+// is stolen. Bind binds the passphrase to the systems that the machine's owner approved, so that no
+// other system on the same machine gets the passphrase.
 package seal
 
 import (
@@ -46,8 +47,6 @@ var primary = tpm2.TPMTPublic{
 		CurveID: tpm2.TPMECCNistP256,
 	}),
 }
-
-var selection = tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA256, PCRSelect: tpm2.PCClientCompatible.PCRs(pcr)}}}
 
 // storage is the storage key, loaded into the TPM.
 type storage struct {
@@ -94,19 +93,10 @@ func (s *storage) encrypted(dir tpm2.AuthOption) []tpm2.AuthOption {
 
 // policy returns the policy digest for the current value of the PCR.
 func policy(t transport.TPM) ([]byte, error) {
-	session, end, err := tpm2.PolicySession(t, tpm2.TPMAlgSHA256, 16, tpm2.Trial())
-	if err != nil {
-		return nil, fmt.Errorf("seal: %w", tpmrc.Explain(err, tpmrc.None))
-	}
-	defer end()
-	if _, err := (tpm2.PolicyPCR{PolicySession: session.Handle(), Pcrs: selection}).Execute(t); err != nil {
-		return nil, fmt.Errorf("seal: PCR %d: %w", pcr, tpmrc.Explain(err, tpmrc.None))
-	}
-	rsp, err := tpm2.PolicyGetDigest{PolicySession: session.Handle()}.Execute(t)
-	if err != nil {
-		return nil, fmt.Errorf("seal: %w", err)
-	}
-	return rsp.PolicyDigest.Buffer, nil
+	return trial(t, func(session tpm2.Session) error {
+		_, err := tpm2.PolicyPCR{PolicySession: session.Handle(), Pcrs: pcrs(pcr)}.Execute(t)
+		return err
+	})
 }
 
 // token is the JSON of the LUKS2 token that systemd-cryptenroll writes, without the list of key
@@ -134,22 +124,12 @@ func New(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	rsp, err := tpm2.Create{
-		ParentHandle: tpm2.AuthHandle{Handle: s.handle, Name: s.name, Auth: tpm2.HMAC(tpm2.TPMAlgSHA256, 16, s.encrypted(tpm2.AESEncryption(128, tpm2.EncryptIn))...)},
-		InSensitive: tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{
-			Data: tpm2.NewTPMUSensitiveCreate(&tpm2.TPM2BSensitiveData{Buffer: secret}),
-		}},
-		InPublic: tpm2.New2B(tpm2.TPMTPublic{
-			Type: tpm2.TPMAlgKeyedHash, NameAlg: tpm2.TPMAlgSHA256,
-			ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, FixedParent: true},
-			AuthPolicy:       tpm2.TPM2BDigest{Buffer: digest},
-		}),
-	}.Execute(t)
+	blob, err := s.seal(secret, digest)
 	if err != nil {
-		return nil, nil, fmt.Errorf("seal: sealing the secret: %w", tpmrc.Explain(err, tpmrc.None))
+		return nil, nil, err
 	}
 	b, err := json.Marshal(token{
-		Type: TokenType, Blob: append(tpm2.Marshal(rsp.OutPrivate), tpm2.Marshal(rsp.OutPublic)...),
+		Type: TokenType, Blob: blob,
 		PCRs: []int{pcr}, Bank: "sha256", Primary: "ecc", Policy: hex.EncodeToString(digest),
 	})
 	if err == nil {
@@ -159,6 +139,25 @@ func New(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
 		return nil, nil, fmt.Errorf("seal: %w", err)
 	}
 	return encode(secret), tok, nil
+}
+
+// seal seals a secret under a policy, and returns the object: a TPM2B_PRIVATE and a TPM2B_PUBLIC.
+func (s *storage) seal(secret, policy []byte) ([]byte, error) {
+	rsp, err := tpm2.Create{
+		ParentHandle: tpm2.AuthHandle{Handle: s.handle, Name: s.name, Auth: tpm2.HMAC(tpm2.TPMAlgSHA256, 16, s.encrypted(tpm2.AESEncryption(128, tpm2.EncryptIn))...)},
+		InSensitive: tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{
+			Data: tpm2.NewTPMUSensitiveCreate(&tpm2.TPM2BSensitiveData{Buffer: secret}),
+		}},
+		InPublic: tpm2.New2B(tpm2.TPMTPublic{
+			Type: tpm2.TPMAlgKeyedHash, NameAlg: tpm2.TPMAlgSHA256,
+			ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, FixedParent: true},
+			AuthPolicy:       tpm2.TPM2BDigest{Buffer: policy},
+		}),
+	}.Execute(s.tpm)
+	if err != nil {
+		return nil, fmt.Errorf("seal: sealing the secret: %w", tpmrc.Explain(err, tpmrc.None))
+	}
+	return append(tpm2.Marshal(rsp.OutPrivate), tpm2.Marshal(rsp.OutPublic)...), nil
 }
 
 // encode makes the passphrase from the secret, as systemd does.
@@ -207,7 +206,7 @@ func Open(t transport.TPM, raw json.RawMessage) ([]byte, error) {
 		return nil, fmt.Errorf("seal: %w", tpmrc.Explain(err, tpmrc.None))
 	}
 	defer end()
-	if _, err := (tpm2.PolicyPCR{PolicySession: session.Handle(), Pcrs: selection}).Execute(t); err != nil {
+	if _, err := (tpm2.PolicyPCR{PolicySession: session.Handle(), Pcrs: pcrs(pcr)}).Execute(t); err != nil {
 		return nil, fmt.Errorf("seal: PCR %d: %w", pcr, tpmrc.Explain(err, tpmrc.None))
 	}
 	rsp, err := tpm2.Unseal{ItemHandle: tpm2.AuthHandle{Handle: object.ObjectHandle, Name: object.Name, Auth: session}}.Execute(t)

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-func start(t *testing.T) transport.TPM {
+func startTPM(t *testing.T) transport.TPM {
 	t.Helper()
 	return open(t, startChip(t))
 }
@@ -102,7 +102,7 @@ func TestTPMThatRefusesIsNotAnotherMachines(t *testing.T) {
 
 func TestSameTPMGivesTheKeyBack(t *testing.T) {
 	t.Parallel()
-	tpm := start(t)
+	tpm := startTPM(t)
 	passphrase, token, err := New(tpm)
 	if err != nil {
 		t.Fatal(err)
@@ -124,19 +124,19 @@ func TestSameTPMGivesTheKeyBack(t *testing.T) {
 
 func TestAnotherTPMDoesNotOpenTheDisk(t *testing.T) {
 	t.Parallel()
-	_, token, err := New(start(t))
+	_, token, err := New(startTPM(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	raw, _ := json.Marshal(token)
-	if _, err := Open(start(t), raw); !errors.Is(err, ErrNotReleased) {
+	if _, err := Open(startTPM(t), raw); !errors.Is(err, ErrNotReleased) {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestOtherStateOfSecureBootDoesNotOpenTheDisk(t *testing.T) {
 	t.Parallel()
-	tpm := start(t)
+	tpm := startTPM(t)
 	_, token, err := New(tpm)
 	if err != nil {
 		t.Fatal(err)
@@ -156,7 +156,7 @@ func TestOtherStateOfSecureBootDoesNotOpenTheDisk(t *testing.T) {
 
 func TestRefusesBrokenTokens(t *testing.T) {
 	t.Parallel()
-	tpm := start(t)
+	tpm := startTPM(t)
 	for name, raw := range map[string]string{
 		"not JSON": "x", "another type": `{"type":"clevis"}`,
 		"no blob":        `{"type":"systemd-tpm2","tpm2-pcrs":[7],"tpm2-pcr-bank":"sha256","tpm2-primary-alg":"ecc","tpm2-blob":""}`,

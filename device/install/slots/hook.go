@@ -31,6 +31,9 @@ type Hook struct {
 	// hook switches synchronous writes off while it writes a slot, because writing would otherwise
 	// take minutes. The hook flushes the slot before each step that requires this.
 	Synchronous func(bool)
+	// BindKey, if set, binds the key of an encrypted disk to the system in a slot. The hook calls it
+	// before that system starts for the first time.
+	BindKey func(Slot) error
 	// Sleep waits while another program finishes something. Default: time.Sleep.
 	Sleep func(time.Duration)
 	// Out receives sentences for the owner.
@@ -137,7 +140,7 @@ func (h *Hook) install(revision string) (int, error) {
 	}
 	if have, err := h.ESP.Sum(to); err == nil && have == sum {
 		h.say("Slot %s already has the system.", to)
-		return ExitReboot, h.ESP.Try(to)
+		return h.try(to)
 	}
 	if err := h.mark(to); err != nil {
 		return 0, err
@@ -150,6 +153,17 @@ func (h *Hook) install(revision string) (int, error) {
 		return 0, fmt.Errorf("%s: %w", SystemPath, err)
 	}
 	h.say("Written to slot %s, %d MiB.", to, size>>20)
+	return h.try(to)
+}
+
+// try makes a slot boot at the next boot only. Before that, it binds the disk's key to the slot's
+// system, because a system that cannot open the disk must not start.
+func (h *Hook) try(to Slot) (int, error) {
+	if h.BindKey != nil {
+		if err := h.BindKey(to); err != nil {
+			return 0, err
+		}
+	}
 	return ExitReboot, h.ESP.Try(to)
 }
 

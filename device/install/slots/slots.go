@@ -75,6 +75,21 @@ func (e *ESP) changing(format string, args ...any) {
 
 func (e *ESP) path(s Slot) string { return filepath.Join(e.Dir, folder, s.Entry()) }
 
+// File returns the path of a slot's file. Until the first boot is judged, the file's name has the
+// boot manager's counter. If the slot is empty, the error is fs.ErrNotExist.
+func (e *ESP) File(s Slot) (string, error) {
+	entries, err := os.ReadDir(filepath.Join(e.Dir, folder))
+	if err != nil {
+		return "", err
+	}
+	for _, one := range entries {
+		if slotOf(one.Name()) == s {
+			return filepath.Join(e.Dir, folder, one.Name()), nil
+		}
+	}
+	return "", fmt.Errorf("slot %s: %w", s, fs.ErrNotExist)
+}
+
 // Running returns the slot that the boot manager started.
 func (e *ESP) Running() (Slot, error) {
 	name, err := e.Firmware.Selected()

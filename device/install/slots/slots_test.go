@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -659,4 +660,41 @@ func FuzzCheck(f *testing.F) {
 			t.Error("a file that is not a program passes Check")
 		}
 	})
+}
+
+// A system that cannot open the machine's encrypted disk must not start. The hook binds the disk's
+// key to the new system while the machine still runs the previous one.
+func TestSystemThatCannotOpenTheDiskIsNotTried(t *testing.T) {
+	t.Parallel()
+	one, two, three := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline+" two=2"), uki(t, 3, goodCmdline)
+	m := newMachine(t, one)
+	m.addSystem(two, true)
+	m.addSystem(three, true)
+	var bound []Slot
+	refuse := false
+	m.hook.BindKey = func(s Slot) error {
+		bound = append(bound, s)
+		switch name, err := m.hook.ESP.File(s); {
+		case err != nil:
+			t.Errorf("the slot is empty when the key is bound: %v", err)
+		case !bytes.Equal(read(t, name), two) && !bytes.Equal(read(t, name), three):
+			t.Error("the slot has another system when the key is bound")
+		}
+		if _, err := os.Stat(m.variable("LoaderEntryOneShot")); err == nil {
+			t.Error("the firmware starts the system before the key is bound")
+		}
+		if refuse {
+			return errors.New("its owner did not approve the system")
+		}
+		return nil
+	}
+	if got := m.apply(m.revision(1, two)); got != "DONE" || !slices.Equal(bound, []Slot{B}) {
+		t.Errorf("got %s, and the key was bound to %v", got, bound)
+	}
+	m.expect(two, B)
+	refuse = true
+	if got := m.apply(m.revision(2, three)); got != "ERROR" {
+		t.Errorf("a system that cannot open the disk: %s", got)
+	}
+	m.expect(two, B)
 }

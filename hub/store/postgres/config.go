@@ -37,9 +37,9 @@ const (
 	// connectTimeout is how long a connection attempt to one host may take, unless the URL has the
 	// parameter connect_timeout.
 	connectTimeout = 5 * time.Second
-	// keepAlive is the interval after which an idle connection is probed, and after which a lost
-	// host is noticed.
-	keepAlive = 10 * time.Second
+	// silence is how long a host may leave a packet without an answer of its kernel before the
+	// connection is lost. An idle connection is probed after half of this time.
+	silence = 5 * time.Second
 )
 
 // IsURL reports whether the address of a database is meant for this package.
@@ -87,8 +87,8 @@ func (c Config) parse() (_ *pgconn.Config, pooled bool, err error) {
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = connectTimeout
 	}
-	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive / 5, Count: 5}}
-	config.DialFunc = dialer.DialContext
+	config.DialFunc = newDialer().DialContext
+	config.OnNotice = noteWarning
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "gangway"
 	}

@@ -35,6 +35,10 @@ type conn struct {
 	wrote  bool
 	failed error
 
+	// warning is the last warning of the server since the user of the connection cleared it. For a
+	// COMMIT, it means that the server has not waited for its standby.
+	warning string
+
 	// batch has the statements of Do that were not sent yet. pending is their number.
 	batch   *pgconn.Batch
 	pending int
@@ -374,11 +378,7 @@ func (c *conn) rollback() {
 }
 
 // drop closes the connection without waiting for the server.
-func (c *conn) drop() {
-	ended, cancel := context.WithCancel(context.Background())
-	cancel()
-	_ = c.pg.Close(ended)
-}
+func (c *conn) drop() { closeNow(c.pg) }
 
 func (c *conn) closed() bool { return c.pg.IsClosed() }
 

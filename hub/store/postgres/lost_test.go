@@ -198,6 +198,10 @@ type cutter struct {
 	down    atomic.Bool // after a cut, no connection reaches the server
 	cut     atomic.Bool // a commit was cut while down was set
 	cuts    [3]atomic.Int64
+
+	// twice is the number of steps of an outage that are left: 2 loses a COMMIT, and 1 loses the
+	// answer to the question whether it happened.
+	twice atomic.Int32
 }
 
 // The three ways to lose a commit's answer.
@@ -270,6 +274,17 @@ func (c *cutter) serve(client net.Conn) {
 			return
 		}
 		message := append(append([]byte(nil), head...), body...)
+		if !first && header[0] == 'Q' {
+			switch text := string(body); {
+			case text == "COMMIT\x00" && c.twice.CompareAndSwap(2, 1):
+				return
+			case strings.HasPrefix(text, "INSERT INTO write_marks") && c.twice.CompareAndSwap(1, 0):
+				close(mute)
+				_, _ = upstream.Write(message)
+				_, _ = upstream.Read(header)
+				return
+			}
+		}
 		if !first && header[0] == 'Q' && string(body) == "COMMIT\x00" && c.enabled.Load() && (c.down.Load() || rand.IntN(2) == 0) {
 			how := rand.IntN(3)
 			if c.down.Load() {
@@ -383,5 +398,24 @@ func TestUnreachableDatabaseIsBusy(t *testing.T) {
 	}
 	if err := s.Ping(t.Context()); err != nil {
 		t.Error("the store does not work again:", err)
+	}
+}
+
+// A COMMIT does not reach the database, and then the answer to the question about it is lost too. The
+// store must not take its own question for the transaction.
+func TestQuestionAboutACommitIsNotTheCommit(t *testing.T) {
+	t.Parallel()
+	address := database(t)
+	c := newCutter(t)
+	s := open(t, postgres.Config{URL: fmt.Sprintf("postgres://gangway@%s/%s", c.Addr(), nameOf(address))})
+	for i := range 3 {
+		c.twice.Store(2)
+		if err := s.AppendEvent(t.Context(), store.Event{Time: storetest.Epoch, Kind: "twice"}); err != nil {
+			t.Fatal(err)
+		}
+		n, err := server.Query(t.Context(), nameOf(address), `SELECT count(*) FROM events WHERE kind = 'twice'`)
+		if err != nil || n != fmt.Sprint(i+1) || c.twice.Load() != 0 {
+			t.Fatalf("%s events after %d acknowledged writes, %v, %d steps left", n, i+1, err, c.twice.Load())
+		}
 	}
 }

@@ -23,7 +23,7 @@ import (
 // Store.
 type Store struct {
 	*sqlstore.Store
-	config  *pgconn.Config
+	hosts   []*pgconn.Config // one for each host of the URL
 	pooled  bool
 	writers *writers
 	readers *readers
@@ -52,7 +52,7 @@ func open(ctx context.Context, config Config, list []migration) (*Store, error) 
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{config: parsed, pooled: pooled}
+	s := &Store{hosts: split(parsed), pooled: pooled}
 	first, err := s.prepare(ctx, list)
 	if err != nil {
 		return nil, err
@@ -96,11 +96,12 @@ func (s *Store) prepare(ctx context.Context, list []migration) (_ *conn, err err
 
 // connect opens a connection.
 func (s *Store) connect(ctx context.Context) (*conn, error) {
-	pg, err := pgconn.ConnectConfig(ctx, s.config)
+	pg, err := connectFirst(ctx, s.hosts)
 	if err != nil {
 		return nil, &lostError{err}
 	}
 	c := &conn{pg: pg, ctx: ctx, work: &s.work, batch: &pgconn.Batch{}}
+	pg.CustomData()[connKey] = c
 	if !s.pooled {
 		c.kept = make([]keptStatement, len(sqlstore.Statements()))
 	}

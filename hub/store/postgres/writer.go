@@ -165,7 +165,7 @@ func (c *conn) begin() (m mark, err error) {
 	c.failed = nil
 	c.forget()
 	_, err = c.control(fmt.Sprintf(`BEGIN ISOLATION LEVEL READ COMMITTED;
-		SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL lock_timeout = '5s';
+		SET LOCAL idle_in_transaction_session_timeout = '2s'; SET LOCAL lock_timeout = '5s';
 		LOCK TABLE write_turn IN EXCLUSIVE MODE; INSERT INTO write_marks (id) VALUES ('\x%x')`, m[:]))
 	return m, err
 }
@@ -239,13 +239,16 @@ func (c *conn) apart(batch []*sqlstore.Job) (wrote bool, m mark, err error) {
 	return wrote, m, nil
 }
 
-// commit commits a transaction. If the connection is lost before the answer, it finds out whether
-// the transaction is committed.
+// commit commits a transaction. If the connection is lost before the answer, or if the server has
+// not waited for its standby, commit finds out whether the transaction is committed to stay.
 func (w *writers) commit(c *conn, m mark) (*conn, error) {
+	c.warning = ""
 	tag, err := c.control("COMMIT")
 	switch {
-	case err == nil && tag == "COMMIT":
+	case err == nil && tag == "COMMIT" && c.warning == "":
 		return c, nil
+	case err == nil && tag == "COMMIT":
+		err = errors.New(c.warning)
 	case err == nil: // the transaction had failed, and no job has noticed that
 		return c, &lostError{fmt.Errorf("the server answered COMMIT with %s", tag)}
 	case !lost(err):
@@ -258,12 +261,6 @@ func (w *writers) commit(c *conn, m mark) (*conn, error) {
 
 // resolve finds out whether the transaction with a mark is committed, after the connection was lost
 // with the error `cause`. It returns nil if it is, and otherwise a lostError.
-//
-// resolve writes the mark itself. If the server still knows the transaction, this waits until the
-// transaction has ended. If resolve can write the mark, the transaction is not committed, and it
-// can never be. This also holds if another server has taken over: that server has the mark exactly
-// if it has the transaction. The number of the transaction would not tell that, because the other
-// server may have given the number to another transaction.
 func (w *writers) resolve(m mark, cause error) (*conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), w.resolveFor)
 	defer cancel()
@@ -271,12 +268,12 @@ func (w *writers) resolve(m mark, cause error) (*conn, error) {
 		c, err := w.open(ctx)
 		if err == nil {
 			c.ctx = ctx
-			var tag string
-			tag, err = c.control(fmt.Sprintf(`INSERT INTO write_marks (id) VALUES ('\x%x') ON CONFLICT DO NOTHING`, m[:]))
-			if err == nil && tag == "INSERT 0 0" {
+			var committed bool
+			committed, err = c.committed(m)
+			switch {
+			case err == nil && committed:
 				return c, nil
-			}
-			if err == nil {
+			case err == nil:
 				return c, &lostError{cause}
 			}
 			c.drop()
@@ -289,6 +286,32 @@ func (w *writers) resolve(m mark, cause error) (*conn, error) {
 		case <-time.After(retryPause):
 		}
 	}
+}
+
+// committed reports whether the transaction with a mark is committed. After an error it may be called
+// again.
+//
+// committed writes the mark itself. If the server still knows the transaction, this waits until the
+// transaction has ended. If committed can write the mark, the transaction is not committed, and it
+// can never be. This also holds if another server has taken over: that server has the mark exactly
+// if it has the transaction. The number of the transaction would not tell that, because the other
+// server may have given the number to another transaction.
+//
+// The mark of this function has the time -infinity, so that the next call does not take the mark for
+// the transaction's if the answer to this call is lost.
+func (c *conn) committed(m mark) (bool, error) {
+	tag, err := c.control(fmt.Sprintf(`INSERT INTO write_marks (id, at) VALUES ('\x%x', '-infinity') ON CONFLICT DO NOTHING`, m[:]))
+	if err != nil || tag != "INSERT 0 0" {
+		return false, err
+	}
+	// A server that has crashed shows transactions that its standby may not have. The standby has
+	// every earlier transaction when the server answers this write.
+	c.warning = ""
+	tag, err = c.control(fmt.Sprintf(`UPDATE write_marks SET at = clock_timestamp() WHERE id = '\x%x' AND at > '-infinity'`, m[:]))
+	if err == nil && c.warning != "" {
+		err = errors.New(c.warning)
+	}
+	return tag == "UPDATE 1", err
 }
 
 // clean removes the marks of old transactions from time to time. A writer never asks for a mark that

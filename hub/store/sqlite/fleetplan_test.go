@@ -82,7 +82,7 @@ func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 // SQLite's virtual machine, the rows that table scans read, and the sorts.
 func (s *Store) steps(t *testing.T) (operations, scanned, sorted int32) {
 	t.Helper()
-	for range s.readers.size {
+	for range s.readers.connections() {
 		c := <-s.readers.idle
 		for _, st := range c.stmts {
 			if st == 0 {

@@ -3,30 +3,39 @@ package sqlite
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync"
 
 	"gangway/hub/store/sqlstore"
 )
 
-// readers is a fixed set of connections that cannot write. Each query sees all commits that ended
-// before the query began.
+// readers is a set of connections that cannot write. Each query sees all commits that ended before
+// the query began. Most stores need one connection most of the time, and opening a connection parses
+// the whole schema. So the first connection is opened with the store, and each other one when a
+// caller finds no idle connection.
 type readers struct {
+	open   func() (*conn, error)
+	size   int        // the maximum number of connections
 	idle   chan *conn // the connections that no call uses at the moment
-	size   int
-	all    []*conn // all connections; only Store.Work uses this field, to read the counters of the connections
 	closed chan struct{}
+
+	opening sync.WaitGroup
+	mu      sync.Mutex
+	all     []*conn // guarded by mu: all connections
+	pending bool    // guarded by mu: a connection is being opened
+	ended   bool    // guarded by mu: no connection may be opened any more
 }
 
 func openReaders(path string, n int) (*readers, error) {
-	r := &readers{idle: make(chan *conn, n), closed: make(chan struct{})}
-	for range n {
-		c, err := openConn(path, "query_only = ON", "cache_size = -8192", "temp_store = MEMORY")
-		if err != nil {
-			return nil, errors.Join(err, r.close())
-		}
-		r.idle <- c
-		r.size++
-		r.all = append(r.all, c)
+	r := &readers{size: n, idle: make(chan *conn, n), closed: make(chan struct{}), open: func() (*conn, error) {
+		return openConn(path, "query_only = ON", "cache_size = -8192", "temp_store = MEMORY")
+	}}
+	c, err := r.open()
+	if err != nil {
+		return nil, err
 	}
+	r.all = append(r.all, c)
+	r.idle <- c
 	return r, nil
 }
 
@@ -45,11 +54,47 @@ func (r *readers) do(ctx context.Context, f func(*conn) error) error {
 	case c := <-r.idle:
 		defer func() { r.idle <- c }()
 		return f(c)
+	default:
+		r.grow()
+	}
+	select {
+	case c := <-r.idle:
+		defer func() { r.idle <- c }()
+		return f(c)
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-r.closed:
 		return sqlstore.ErrClosed
 	}
+}
+
+// grow begins to open one more connection, unless there are enough. If the opening fails, for
+// example because the process has too many open files, callers wait for a connection that exists,
+// and a later call of grow tries again.
+func (r *readers) grow() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ended || r.pending || len(r.all) == r.size {
+		return
+	}
+	r.pending = true
+	r.opening.Go(func() {
+		c, err := r.open()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.pending = false
+		if err == nil {
+			r.all = append(r.all, c)
+			r.idle <- c // does not block: the channel has room for r.size connections
+		}
+	})
+}
+
+// connections returns the connections that are open now.
+func (r *readers) connections() []*conn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.all)
 }
 
 var (
@@ -72,8 +117,12 @@ func (r *readers) snapshot(ctx context.Context, f func(*conn) error) error {
 // close waits for all calls that use a connection, and then closes the connections.
 func (r *readers) close() error {
 	close(r.closed)
+	r.mu.Lock()
+	r.ended = true
+	r.mu.Unlock()
+	r.opening.Wait()
 	var errs []error
-	for range r.size {
+	for range r.connections() {
 		c := <-r.idle
 		errs = append(errs, c.close())
 	}

@@ -14,7 +14,7 @@ type workCounters struct{ statements, rows atomic.Uint64 }
 // Work returns the sums of all connections' counters. Tests use the difference between two calls to
 // bound the cost of a page.
 func (s *Store) Work() (w Work) {
-	for _, c := range append([]*conn{s.writer.conn}, s.readers.all...) {
+	for _, c := range append(s.readers.connections(), s.writer.conn) {
 		w.Statements += c.work.statements.Load()
 		w.Rows += c.work.rows.Load()
 	}

@@ -11,12 +11,12 @@ import (
 // keptBoots is the largest number of boot measurements that the store keeps for a device.
 const keptBoots = 11
 
-const bootColumns = `SELECT id, device, time, state, measurement, changes, `
+const bootColumns = `SELECT id, device, time, state, measurement, changes, verdict, `
 
 var (
-	insertBoot = prepared(`INSERT INTO boots (device, time, state, measurement, changes, nonce, attest, signature, log)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`)
-	replaceBoot = prepared(`UPDATE boots SET time = ?, state = ?, measurement = ?, changes = ?, nonce = ?, attest = ?, signature = ?, log = ?
+	insertBoot = prepared(`INSERT INTO boots (device, time, state, measurement, changes, verdict, nonce, attest, signature, log)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+	replaceBoot = prepared(`UPDATE boots SET time = ?, state = ?, measurement = ?, changes = ?, verdict = ?, nonce = ?, attest = ?, signature = ?, log = ?
 		WHERE device = ? AND id = ?`)
 	stripBoots = prepared(`UPDATE boots SET nonce = x'', attest = x'', signature = x'', log = x''
 		WHERE device = ?1 AND id < (SELECT max(id) FROM boots WHERE device = ?1) AND length(attest) > 0`)
@@ -29,7 +29,7 @@ var (
 
 	selectBootReference = prepared(`SELECT reference FROM boot_devices WHERE device = ? AND reference IS NOT NULL`)
 	selectBootNumber    = prepared(`SELECT coalesce(max(id), 0) FROM boots WHERE device = ?`)
-	updateBoot          = prepared(`UPDATE boots SET state = ?, changes = ? WHERE id = ?`)
+	updateBoot          = prepared(`UPDATE boots SET state = ?, changes = ?, verdict = ? WHERE id = ?`)
 	setBootState        = prepared(`UPDATE boot_devices SET state = ? WHERE device = ? AND refused IS NULL`)
 	selectBootState     = prepared(`SELECT state FROM boot_devices WHERE device = ?`)
 	selectBootRefusal   = prepared(`SELECT refused, refusal_code, refusal_reason, refusal_hint FROM boot_devices WHERE device = ? AND refused IS NOT NULL`)
@@ -87,6 +87,9 @@ func (s *Store) PutBoot(ctx context.Context, b store.Boot, reference []byte) (is
 		if err := putBoot(c, b); err != nil {
 			return err
 		}
+		if err := putJudged(c, b.Device, b.Time, b.Judged); err != nil {
+			return err
+		}
 		return c.Do(upsertBootState, b.Device, b.State)
 	})
 	return is, err
@@ -99,10 +102,10 @@ func putBoot(c Conn, b store.Boot) error {
 			return err
 		}
 		if newest.int64() == b.Number {
-			return c.Do(replaceBoot, micro(b.Time), b.State, b.Measurement, b.Changes, b.Nonce, b.Attest, b.Signature, b.Log, b.Device, b.Number)
+			return c.Do(replaceBoot, micro(b.Time), b.State, b.Measurement, b.Changes, b.Verdict, b.Nonce, b.Attest, b.Signature, b.Log, b.Device, b.Number)
 		}
 	}
-	if err := c.Do(insertBoot, b.Device, micro(b.Time), b.State, b.Measurement, b.Changes, b.Nonce, b.Attest, b.Signature, b.Log); err != nil {
+	if err := c.Do(insertBoot, b.Device, micro(b.Time), b.State, b.Measurement, b.Changes, b.Verdict, b.Nonce, b.Attest, b.Signature, b.Log); err != nil {
 		return err
 	}
 	if err := c.Do(stripBoots, b.Device); err != nil {
@@ -112,7 +115,7 @@ func putBoot(c Conn, b store.Boot) error {
 }
 
 func readBoot(r *Row) store.Boot {
-	return store.Boot{Number: r.int64(), Device: r.text(), Time: r.time(), State: r.text(), Measurement: r.blob(), Changes: r.blob(),
+	return store.Boot{Number: r.int64(), Device: r.text(), Time: r.time(), State: r.text(), Measurement: r.blob(), Changes: r.blob(), Verdict: r.blob(),
 		Nonce: r.blob(), Attest: r.blob(), Signature: r.blob(), Log: r.blob()}
 }
 
@@ -245,10 +248,18 @@ func (s *Store) PutBootReference(ctx context.Context, r store.BootReference, lat
 		if !bytes.Equal(is, r.Replaces) {
 			return store.ErrChanged
 		}
-		if err := c.Do(upsertBootReference, r.Device, r.Text); err != nil || latest.Number == 0 {
+		if len(r.Text) > 0 {
+			if err := c.Do(upsertBootReference, r.Device, r.Text); err != nil {
+				return err
+			}
+		}
+		if latest.Number == 0 {
+			return nil
+		}
+		if err := c.Do(updateBoot, latest.State, latest.Changes, latest.Verdict, latest.Number); err != nil {
 			return err
 		}
-		if err := c.Do(updateBoot, latest.State, latest.Changes, latest.Number); err != nil {
+		if err := putJudged(c, r.Device, latest.Time, latest.Judged); err != nil {
 			return err
 		}
 		return c.Do(setBootState, latest.State, r.Device)

@@ -37,14 +37,14 @@ var rules = []struct {
 		ORDER BY t.device LIMIT ?`)},
 	{"revision-object", prepared(`SELECT s.device FROM step_objects s LEFT JOIN objects o ON o.owner = s.owner AND o.sum = s.sum
 		WHERE o.owner IS NULL ORDER BY s.device LIMIT ?`)},
-	{"object-removal", prepared(`SELECT o.owner FROM condemned c JOIN objects o ON o.sum = c.sum WHERE o.stored = 1 ORDER BY o.owner LIMIT ?`)},
 	// The counters have the numbers that they count.
 	{"usage", prepared(fmt.Sprintf(`SELECT owner FROM (SELECT owner, sum(bytes) AS difference FROM (
 		SELECT owner, %d + CASE WHEN stored = 1 THEN size ELSE 0 END AS bytes FROM objects
-		UNION ALL SELECT owner, length(state) + %d FROM steps UNION ALL SELECT owner, -bytes FROM usage) AS used GROUP BY owner) AS sums
+		UNION ALL SELECT owner, length(state) + %d FROM steps UNION ALL SELECT owner, size FROM uploads
+		UNION ALL SELECT owner, -bytes FROM usage) AS used GROUP BY owner) AS sums
 		WHERE difference <> 0 ORDER BY owner LIMIT ?`, recordCost, revisionCost))},
 	{"log-count", prepared(`SELECT device FROM (SELECT device, sum(n) AS difference FROM (
-		SELECT device, count(*) AS n FROM logs GROUP BY device UNION ALL SELECT device, -rows FROM log_usage) AS lines GROUP BY device) AS sums
+		SELECT device, sum(n) AS n FROM log_batches GROUP BY device UNION ALL SELECT device, -rows FROM log_usage) AS lines GROUP BY device) AS sums
 		WHERE difference <> 0 ORDER BY device LIMIT ?`)},
 	{"search-device", prepared(`SELECT d.id FROM devices d LEFT JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick
 		WHERE d.deleted = 0 AND d.owner <> '' AND (s.nick IS NULL OR s.device <> d.id) ORDER BY d.id LIMIT ?`)},
@@ -62,7 +62,8 @@ var rules = []struct {
 		WHERE difference <> 0 ORDER BY field LIMIT ?`)},
 }
 
-var selectStored = prepared(`SELECT DISTINCT sum, size FROM objects WHERE stored = 1 AND sum > ? ORDER BY sum LIMIT ?`)
+var selectStored = prepared(`SELECT DISTINCT o.sum, o.size, (SELECT c.place FROM contents c WHERE c.sum = o.sum) FROM objects o
+	WHERE o.stored = 1 AND o.sum > ? ORDER BY o.sum LIMIT ?`)
 
 // Disagreements implements store.Consistency.
 func (s *Store) Disagreements(ctx context.Context, limit int) (list []store.Disagreement, err error) {
@@ -95,7 +96,7 @@ func (s *Store) StoredObjects(ctx context.Context, after store.Hash, limit int) 
 	err = s.db.Read(ctx, func(c Conn) error {
 		list = nil
 		return c.Each(selectStored, func(r Row) (bool, error) {
-			list = append(list, store.Object{Sum: r.hash(), Size: r.int64()})
+			list = append(list, store.Object{Sum: r.hash(), Size: r.int64(), Place: r.text()})
 			return true, nil
 		}, after[:], int64(limit))
 	})

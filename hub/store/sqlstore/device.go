@@ -180,6 +180,9 @@ func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time)
 		if err := c.Do(markDeviceDeleted, id); err != nil {
 			return err
 		}
+		if err := dropJudged(c, id); err != nil {
+			return err
+		}
 		for _, of := range []*Statement{deleteSecret, deleteBoots, deleteBootDevice, deleteMarks, deleteTold, deleteClone} {
 			if err := c.Do(of, id); err != nil {
 				return err

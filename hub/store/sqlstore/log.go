@@ -15,48 +15,34 @@ import (
 // bytes of its texts.
 const logCost = 64
 
-// A query consists of logColumns, a condition, a place (logForth: oldest first, or logBack: newest
-// first), the filter and the order. If a list of values (?4 to ?7) is empty, all values match.
+// A query for batches consists of logColumns, a condition, a place (logForth: oldest first, or logBack:
+// newest first) and the order. The place is between the times ?2 and ?3. A batch with the time ?4 counts
+// only if it has entries after (logForth) or before (logBack) the number ?5.
 const (
-	logColumns = `SELECT seq, device, owner, created, sec, nano, level, source, plat, rev, message FROM logs `
-	logFilter  = ` AND (?4 = '[]' OR level IN (SELECT value FROM json_each(?4)))
-		AND (?5 = '[]' OR source IN (SELECT value FROM json_each(?5)))
-		AND (?6 = '[]' OR plat IN (SELECT value FROM json_each(?6)))
-		AND (?7 = '[]' OR rev IN (SELECT value FROM json_each(?7)))
-		AND created > ?8 AND created < ?9 AND owner = ?10
-		AND (?13 = '' OR instr(lower(message), lower(?13)) > 0) `
-	logFilterPostgres = ` AND (cardinality(?4::text[]) = 0 OR level = ANY(?4)) AND (cardinality(?5::text[]) = 0 OR source = ANY(?5))
-		AND (cardinality(?6::text[]) = 0 OR plat = ANY(?6)) AND (cardinality(?7::text[]) = 0 OR rev = ANY(?7))
-		AND created > ?8 AND created < ?9 AND owner = ?10
-		AND (?13 = '' OR strpos(lower(message), lower(?13 COLLATE "C")) > 0) `
-	logForth, logForthOrder = ` AND (created, seq) > (?2, ?3)`, `ORDER BY created, seq LIMIT ?11 OFFSET ?12`
-	logBack, logBackOrder   = ` AND (created, seq) < (?2, ?3)`, `ORDER BY created DESC, seq DESC LIMIT ?11 OFFSET ?12`
+	logColumns              = `SELECT first, device, owner, created, data FROM log_batches `
+	logForth, logForthOrder = ` AND created BETWEEN ?2 AND ?3 AND (created <> ?4 OR first + n > ?5 + 1) AND owner = ?6 `, `ORDER BY created, first LIMIT ?7`
+	logBack, logBackOrder   = ` AND created BETWEEN ?2 AND ?3 AND (created <> ?4 OR first < ?5) AND owner = ?6 `, `ORDER BY created DESC, first DESC LIMIT ?7`
 )
 
 var (
-	selectLogsOfOwner      = logs(`WHERE owner = ?1`+logForth, logForthOrder)
-	selectLogsOfDevice     = logs(`WHERE device = ?1`+logForth, logForthOrder)
-	selectLogsOfOwnerBack  = logs(`WHERE owner = ?1`+logBack, logBackOrder)
-	selectLogsOfDeviceBack = logs(`WHERE device = ?1`+logBack, logBackOrder)
+	selectLogsOfOwner      = prepared(logColumns + `WHERE owner = ?1` + logForth + logForthOrder)
+	selectLogsOfDevice     = prepared(logColumns + `WHERE device = ?1` + logForth + logForthOrder)
+	selectLogsOfOwnerBack  = prepared(logColumns + `WHERE owner = ?1` + logBack + logBackOrder)
+	selectLogsOfDeviceBack = prepared(logColumns + `WHERE device = ?1` + logBack + logBackOrder)
 
-	insertLog = prepared(`INSERT INTO logs (device, owner, created, sec, nano, level, source, plat, rev, message)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
-	lastLog        = prepared(`SELECT max(created) FROM logs WHERE owner = ?`)
+	countLogs      = prepared(`INSERT INTO log_counter (id, last) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET last = log_counter.last + excluded.last`)
+	lastLogNumber  = prepared(`SELECT last FROM log_counter WHERE id = 1`)
+	insertLogs     = prepared(`INSERT INTO log_batches (first, n, device, owner, created, bytes, data) VALUES (?, ?, ?, ?, ?, ?, ?)`)
+	lastLog        = prepared(`SELECT max(created) FROM log_batches WHERE owner = ?`)
 	selectLogUsage = prepared(`SELECT rows, bytes FROM log_usage WHERE device = ?`)
 	putLogUsage    = prepared(`INSERT INTO log_usage (device, rows, bytes) VALUES (?, ?, ?)
 		ON CONFLICT (device) DO UPDATE SET rows = excluded.rows, bytes = excluded.bytes`)
-	takeLogUsage = prepared(`UPDATE log_usage SET rows = rows - 1, bytes = bytes - ? WHERE device = ?`)
-	// Selects the oldest entries of a device, with the size of each entry's texts in bytes.
-	oldestLogs = both(`SELECT seq, length(CAST(level || source || plat || rev || message AS BLOB)) FROM logs
-		WHERE device = ? ORDER BY created, seq LIMIT ?`,
-		`SELECT seq, text_size(level || source || plat || rev || message) FROM logs
-		WHERE device = ? ORDER BY created, seq LIMIT ?`)
-	deleteLog   = prepared(`DELETE FROM logs WHERE seq = ?`)
-	expiredLogs = both(`SELECT seq, length(CAST(level || source || plat || rev || message AS BLOB)), device FROM logs
-		WHERE created < ? ORDER BY created LIMIT ?`,
-		`SELECT seq, text_size(level || source || plat || rev || message), device FROM logs
-		WHERE created < ? ORDER BY created LIMIT ?`)
-	dropLogs     = prepared(`DELETE FROM logs WHERE device = ?`)
+	takeLogUsage = prepared(`UPDATE log_usage SET rows = rows - ?, bytes = bytes - ? WHERE device = ?`)
+	oldestLogs   = prepared(`SELECT first, n, bytes FROM log_batches WHERE device = ? ORDER BY created, first LIMIT 1`)
+	selectLogs   = prepared(logColumns + `WHERE first = ?`)
+	deleteLogs   = prepared(`DELETE FROM log_batches WHERE first = ?`)
+	expiredLogs  = prepared(`SELECT first, n, bytes, device FROM log_batches WHERE created < ? ORDER BY created LIMIT ?`)
+	dropLogs     = prepared(`DELETE FROM log_batches WHERE device = ?`)
 	dropLogUsage = prepared(`DELETE FROM log_usage WHERE device = ?`)
 )
 
@@ -64,13 +50,11 @@ func logSize(e store.LogEntry) int64 {
 	return int64(len(e.Level) + len(e.Source) + len(e.Platform) + len(e.Rev) + len(e.Message) + logCost)
 }
 
-// oldestAtOnce is the largest number of entries that AppendLogs reads with one query, to remove
-// these entries.
-const oldestAtOnce = 256
-
-// logs returns the query for the log entries at a place.
-func logs(where, order string) *Statement {
-	return both(logColumns+where+logFilter+order, logColumns+where+logFilterPostgres+order)
+func logSizes(list []store.LogEntry) (bytes int64) {
+	for _, e := range list {
+		bytes += logSize(e)
+	}
+	return bytes
 }
 
 // maxLogSkew is the longest time by which AppendLogs sets the times of new entries forward. It does
@@ -82,6 +66,8 @@ func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []
 	if len(entries) == 0 {
 		return nil
 	}
+	data, size := encodeLogs(entries), logSizes(entries) // outside of the transaction, for which others wait
+	n := int64(len(entries))
 	return s.db.Write(ctx, func(c Conn) error {
 		// A reader that continues after an entry must find all later entries. So the times of an
 		// owner's entries must increase in the order of the commits, even if `now` is earlier than
@@ -100,85 +86,187 @@ func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []
 		} else if ok {
 			rows, bytes = r.int64(), r.int64()
 		}
-		for _, e := range entries {
-			if err := c.Do(insertLog, device, owner, created, e.Sec, e.Nano, e.Level, e.Source, e.Platform, e.Rev, e.Message); err != nil {
-				return err
-			}
-			rows, bytes = rows+1, bytes+logSize(e)
+		if err := c.Do(countLogs, n); err != nil {
+			return err
 		}
+		if r, _, err = c.One(lastLogNumber); err != nil {
+			return err
+		}
+		if err := c.Do(insertLogs, r.int64()-n+1, n, device, owner, created, size, data); err != nil {
+			return err
+		}
+		rows, bytes = rows+n, bytes+size
 		for rows > 0 && (rows > int64(bounds.Rows) || bytes > bounds.Bytes) {
-			var gone []int64
-			err := c.Each(oldestLogs, func(r Row) (bool, error) {
-				gone = append(gone, r.int64())
-				rows, bytes = rows-1, bytes-r.int64()-logCost
-				return rows > int64(bounds.Rows) || bytes > bounds.Bytes, nil
-			}, device, int64(oldestAtOnce))
+			gone, less, err := removeOldestLogs(c, device, rows-int64(bounds.Rows), bytes-bounds.Bytes)
 			if err != nil {
 				return err
 			}
-			if len(gone) == 0 {
+			if gone == 0 {
 				break
 			}
-			for _, seq := range gone {
-				if err := c.Do(deleteLog, seq); err != nil {
-					return err
-				}
-			}
+			rows, bytes = rows-gone, bytes-less
 		}
 		return c.Do(putLogUsage, device, rows, bytes)
 	})
 }
 
-// Logs implements store.Logs. If the filter has several devices, Logs reads the entries of one
-// device after the other, so that each read uses an index. Then it merges the entries.
-func (s *Store) Logs(ctx context.Context, f store.LogFilter) (list []store.LogEntry, err error) {
-	after, before := int64(math.MinInt64), int64(math.MaxInt64)
-	if !f.After.IsZero() {
-		after = micro(f.After)
+// removeOldestLogs removes entries of the oldest batch of a device, until at least `rows` entries and
+// `bytes` bytes are removed, or the batch is empty. It returns the numbers of removed entries and bytes.
+func removeOldestLogs(c Conn, device string, rows, bytes int64) (gone, less int64, err error) {
+	r, ok, err := c.One(oldestLogs, device)
+	if err != nil || !ok {
+		return 0, 0, err
 	}
-	if !f.Before.IsZero() {
-		before = micro(f.Before)
+	first, n, size := r.int64(), r.int64(), r.int64()
+	if n <= rows || size <= bytes {
+		return n, size, c.Do(deleteLogs, first)
 	}
+	if r, _, err = c.One(selectLogs, first); err != nil {
+		return 0, 0, err
+	}
+	batch := readLogBatch(&r)
+	list, err := batch.entries()
+	if err != nil {
+		return 0, 0, err
+	}
+	for gone < int64(len(list)) && (gone < rows || less < bytes) {
+		less += logSize(list[gone])
+		gone++
+	}
+	if err := c.Do(deleteLogs, first); err != nil {
+		return 0, 0, err
+	}
+	if left := list[gone:]; len(left) > 0 {
+		err = c.Do(insertLogs, first+gone, int64(len(left)), device, batch.owner, batch.created, logSizes(left), encodeLogs(left))
+	}
+	return gone, less, err
+}
+
+func readLogBatch(r *Row) logBatch {
+	return logBatch{first: r.int64(), device: r.text(), owner: r.text(), created: r.int64(), data: r.blob()}
+}
+
+// logReader reads the entries that a filter selects.
+type logReader struct {
+	f        store.LogFilter
+	from, to int64 // times of the first and last batch
+	at, seq  int64 // place of Previous; at is before all times if there is none
+	text     string
+	limit    int
+}
+
+// batchesAtOnce is the number of batches that one statement reads.
+const batchesAtOnce = 16
+
+func newLogReader(f store.LogFilter) (*logReader, error) {
 	if f.Skip > 0 && len(f.Devices) > 1 {
 		return nil, errors.New("store: the field Skip is allowed only in a query for one device, or for all devices of the owner")
 	}
 	if f.Text != "" && len(f.Devices) != 1 {
 		return nil, errors.New("store: the field Text is allowed only in a query for exactly one device")
 	}
-	byOwner, byDevice, at, seq := selectLogsOfOwner, selectLogsOfDevice, int64(math.MinInt64), int64(0)
-	if f.NewestFirst {
-		if f.Skip > 0 && len(f.Devices) > 1 {
-			return nil, errors.New("store: the field Skip is allowed only in a query for one device, or for all devices of the owner")
-		}
-		byOwner, byDevice, at = selectLogsOfOwnerBack, selectLogsOfDeviceBack, math.MaxInt64
+	l := &logReader{f: f, from: math.MinInt64 + 1, to: math.MaxInt64, at: math.MinInt64, text: asciiLower(f.Text), limit: f.Limit}
+	if l.limit <= 0 {
+		l.limit = 100
+	}
+	l.limit = min(l.limit, 5000)
+	if !f.After.IsZero() {
+		l.from = micro(f.After) + 1
+	}
+	if !f.Before.IsZero() {
+		l.to = micro(f.Before) - 1
 	}
 	if f.Previous != nil {
-		at, seq = micro(f.Previous.Created), f.Previous.Seq
-	}
-	limit := f.Limit
-	if limit <= 0 {
-		limit = 100
-	}
-	limit = min(limit, 5000)
-	read := func(c Conn, query *Statement, key string) error {
-		size := 0
-		return c.Each(query, func(r Row) (bool, error) {
-			e := store.LogEntry{Seq: r.int64(), Device: r.text(), Owner: r.text(), Created: r.time(), Sec: r.int64(), Nano: r.int64(),
-				Level: r.text(), Source: r.text(), Platform: r.text(), Rev: r.text(), Message: r.text()}
-			list = append(list, e)
-			size += int(logSize(e))
-			return f.Bytes == 0 || size < f.Bytes, nil
-		}, key, at, seq, f.Levels, f.Sources, f.Platforms, f.Revs, after, before, f.Owner, int64(limit), int64(max(f.Skip, 0)), f.Text)
-	}
-	err = s.db.Read(ctx, func(c Conn) error {
-		list = nil
-		if len(f.Devices) == 0 {
-			return read(c, byOwner, f.Owner)
+		l.at, l.seq = micro(f.Previous.Created), f.Previous.Seq
+		if f.NewestFirst {
+			l.to = min(l.to, l.at)
+		} else {
+			l.from = max(l.from, l.at)
 		}
+	}
+	return l, nil
+}
+
+// matches reports whether the filter selects an entry. It does not check the entry's time and owner.
+func (l *logReader) matches(e *store.LogEntry) bool {
+	among := func(list []string, text string) bool { return len(list) == 0 || slices.Contains(list, text) }
+	return among(l.f.Levels, e.Level) && among(l.f.Sources, e.Source) && among(l.f.Platforms, e.Platform) && among(l.f.Revs, e.Rev) && containsFold(e.Message, l.text)
+}
+
+// read returns the selected entries of the owner, or of the device `key`.
+func (l *logReader) read(c Conn, query *Statement, key string) (list []store.LogEntry, err error) {
+	from, to, at, seq := l.from, l.to, l.at, l.seq
+	size, skip := 0, l.f.Skip
+	for {
+		n, full := 0, false
+		err := c.Each(query, func(r Row) (bool, error) {
+			n++
+			batch := readLogBatch(&r)
+			entries, err := batch.entries()
+			if err != nil {
+				return false, err
+			}
+			if l.f.NewestFirst {
+				slices.Reverse(entries)
+			}
+			for i := range entries {
+				e := &entries[i]
+				seen := e.Seq <= seq
+				if l.f.NewestFirst {
+					seen = e.Seq >= seq
+				}
+				if batch.created == at && seen || !l.matches(e) {
+					continue
+				}
+				if skip > 0 {
+					skip--
+					continue
+				}
+				list = append(list, *e)
+				size += int(logSize(*e))
+				if full = len(list) >= l.limit || l.f.Bytes != 0 && size >= l.f.Bytes; full {
+					return false, nil
+				}
+			}
+			// The next statement continues after this batch.
+			last := entries[len(entries)-1].Seq
+			at, seq = batch.created, last
+			if l.f.NewestFirst {
+				to = at
+			} else {
+				from = at
+			}
+			return true, nil
+		}, key, from, to, at, seq, l.f.Owner, int64(batchesAtOnce))
+		if err != nil || full || n < batchesAtOnce {
+			return list, err
+		}
+	}
+}
+
+// Logs implements store.Logs. If the filter has several devices, Logs reads the entries of one
+// device after the other, so that each read uses an index. Then it merges the entries.
+func (s *Store) Logs(ctx context.Context, f store.LogFilter) (list []store.LogEntry, err error) {
+	l, err := newLogReader(f)
+	if err != nil {
+		return nil, err
+	}
+	byOwner, byDevice := selectLogsOfOwner, selectLogsOfDevice
+	if f.NewestFirst {
+		byOwner, byDevice = selectLogsOfOwnerBack, selectLogsOfDeviceBack
+	}
+	err = s.db.Read(ctx, func(c Conn) (err error) {
+		if len(f.Devices) == 0 {
+			list, err = l.read(c, byOwner, f.Owner)
+			return err
+		}
+		list = nil
 		for _, device := range f.Devices {
-			if err := read(c, byDevice, device); err != nil {
+			part, err := l.read(c, byDevice, device)
+			if err != nil {
 				return err
 			}
+			list = append(list, part...)
 		}
 		return nil
 	})
@@ -195,7 +283,7 @@ func (s *Store) Logs(ctx context.Context, f store.LogFilter) (list []store.LogEn
 	size := 0
 	for i, e := range list {
 		size += int(logSize(e))
-		if i == limit || (f.Bytes != 0 && i > 0 && size > f.Bytes) {
+		if i == l.limit || (f.Bytes != 0 && i > 0 && size > f.Bytes) {
 			return list[:i], nil
 		}
 	}
@@ -209,26 +297,27 @@ func (s *Store) ExpireLogs(ctx context.Context, before time.Time, limit int) (re
 	}
 	err = s.db.Write(ctx, func(c Conn) error {
 		type old struct {
-			seq, size int64
-			device    string
+			first, n, size int64
+			device         string
 		}
 		var gone []old
 		err := c.Each(expiredLogs, func(r Row) (bool, error) {
-			gone = append(gone, old{r.int64(), r.int64() + logCost, r.text()})
+			gone = append(gone, old{r.int64(), r.int64(), r.int64(), r.text()})
 			return true, nil
 		}, micro(before), int64(limit))
 		if err != nil {
 			return err
 		}
+		removed = 0
 		for _, e := range gone {
-			if err := c.Do(deleteLog, e.seq); err != nil {
+			if err := c.Do(deleteLogs, e.first); err != nil {
 				return err
 			}
-			if err := c.Do(takeLogUsage, e.size, e.device); err != nil {
+			if err := c.Do(takeLogUsage, e.n, e.size, e.device); err != nil {
 				return err
 			}
+			removed += int(e.n)
 		}
-		removed = len(gone)
 		return nil
 	})
 	return removed, err

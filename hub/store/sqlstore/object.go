@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -11,7 +12,8 @@ import (
 // the object.
 const recordCost = 512
 
-const objectColumns = `SELECT o.owner, o.sum, o.size, o.stored, o.name, o.mime, o.created, o.modified FROM `
+const objectColumns = `SELECT o.owner, o.sum, o.size, o.stored, o.name, o.mime, o.created, o.modified,
+	(SELECT c.place FROM contents c WHERE c.sum = o.sum) FROM `
 
 // expired is the condition under which ExpireObjects may remove a record. ?1 and ?2 are its
 // parameters `pending` and `unused`.
@@ -37,10 +39,19 @@ var (
 	recordOf       = prepared(`SELECT 1 FROM objects WHERE sum = ? LIMIT 1`)
 	expiredObjects = prepared(`SELECT o.owner, o.sum FROM objects o WHERE ` + expired + ` LIMIT ?3`)
 
-	beginRemoval   = prepared(`INSERT INTO condemned (sum) VALUES (?) ON CONFLICT DO NOTHING`)
-	selectRemovals = prepared(`SELECT sum FROM condemned`)
-	isBeingRemoved = prepared(`SELECT 1 FROM condemned WHERE sum = ?`)
-	finishRemoval  = prepared(`DELETE FROM condemned WHERE sum = ?`)
+	insertUpload   = prepared(`INSERT INTO uploads (place, owner, sum, begun) VALUES (?, ?, ?, ?)`)
+	insertPartial  = prepared(`INSERT INTO uploads (place, owner, sum, begun, partial, size, token) VALUES (?, ?, ?, ?, 1, ?, ?)`)
+	countPartials  = prepared(`SELECT count(*) FROM uploads WHERE owner = ? AND partial = 1`)
+	selectPartial  = prepared(`SELECT place, size, received, token FROM uploads WHERE owner = ? AND sum = ? AND partial = 1`)
+	advancePartial = prepared(`UPDATE uploads SET received = ?, begun = ? WHERE place = ? AND received = ? AND partial = 1`)
+	selectUpload   = prepared(`SELECT owner, sum, size FROM uploads WHERE place = ?`)
+	deleteUpload   = prepared(`DELETE FROM uploads WHERE place = ?`)
+	isUploading    = prepared(`SELECT 1 FROM uploads WHERE place = ?`)
+	expiredUploads = prepared(`SELECT owner, sum, place, size, received, token FROM uploads WHERE begun < ? ORDER BY begun LIMIT ?`)
+
+	selectPlace = prepared(`SELECT place FROM contents WHERE sum = ?`)
+	putPlace    = prepared(`INSERT INTO contents (sum, place) VALUES (?, ?) ON CONFLICT (sum) DO UPDATE SET place = excluded.place`)
+	deletePlace = prepared(`DELETE FROM contents WHERE sum = ?`)
 
 	selectUsage = prepared(`SELECT bytes FROM usage WHERE owner = ?`)
 	addUsage    = prepared(`INSERT INTO usage (owner, bytes) VALUES (?, ?)
@@ -50,7 +61,7 @@ var (
 func readObject(r *Row) store.Object {
 	return store.Object{
 		Owner: r.text(), Sum: r.hash(), Size: r.int64(), Stored: r.bool(),
-		Name: r.text(), MimeType: r.text(), Created: r.time(), Modified: r.time(),
+		Name: r.text(), MimeType: r.text(), Created: r.time(), Modified: r.time(), Place: r.text(),
 	}
 }
 
@@ -108,7 +119,16 @@ func (s *Store) AnnounceObject(ctx context.Context, o store.Object, quota int64)
 		case err != store.ErrNotFound:
 			return err
 		}
-		if err := fits(c, o.Owner, o.Size+cost, quota); err != nil {
+		// The size of an upload in parts counts already.
+		r, partial, err := c.One(selectPartial, o.Owner, o.Sum[:])
+		if err != nil {
+			return err
+		}
+		more := o.Size + cost
+		if partial {
+			more -= readPartial(&r).Size
+		}
+		if err := fits(c, o.Owner, more, quota); err != nil {
 			return err
 		}
 		if err := c.Do(upsertObject, o.Owner, o.Sum[:], o.Size, micro(o.Created), micro(o.Modified), o.Name, o.MimeType); err != nil {
@@ -157,54 +177,173 @@ func (s *Store) objects(ctx context.Context, query *Statement, args ...any) (lis
 }
 
 // BeginUpload implements store.Objects.
-func (s *Store) BeginUpload(ctx context.Context, owner string, sum store.Hash, now time.Time) (store.Object, error) {
-	return s.upload(ctx, touchObject, owner, sum, now, func(Conn, store.Object) (int64, error) { return 0, nil })
-}
-
-// FinishUpload implements store.Objects.
-func (s *Store) FinishUpload(ctx context.Context, owner string, sum store.Hash, size, quota int64, now time.Time) error {
-	_, err := s.upload(ctx, storeObject, owner, sum, now, func(c Conn, o store.Object) (int64, error) {
-		switch {
-		case o.Size != size:
-			return 0, store.ErrStatus
-		case o.Stored:
-			return 0, nil // the owner's usage already includes the size
-		}
-		return size, fits(c, owner, size, quota)
-	})
-	return err
-}
-
-// upload updates an owner's record with the statement `update`, if the function `check` returns no
-// error and the object is not being removed. `check` returns the number of bytes to add to the
-// owner's usage.
-func (s *Store) upload(ctx context.Context, update *Statement, owner string, sum store.Hash, now time.Time, check func(Conn, store.Object) (int64, error)) (o store.Object, err error) {
+func (s *Store) BeginUpload(ctx context.Context, u store.Upload, now time.Time) (o store.Object, err error) {
 	err = s.db.Write(ctx, func(c Conn) error {
-		if o, err = oneObject(c, owner, sum); err != nil {
+		if o, err = oneObject(c, u.Owner, u.Sum); err != nil {
 			return err
 		}
-		more, err := check(c, o)
-		if err != nil {
+		if err := c.Do(insertUpload, u.Place, u.Owner, u.Sum[:], micro(now)); err != nil {
 			return err
 		}
-		_, going, err := c.One(isBeingRemoved, sum[:])
-		if err != nil {
-			return err
-		}
-		if going {
-			return store.ErrBeingRemoved
-		}
-		if more > 0 {
-			if err := c.Do(addUsage, owner, more); err != nil {
-				return err
-			}
-		}
-		return c.Do(update, micro(now), owner, sum[:])
+		return c.Do(touchObject, micro(now), u.Owner, u.Sum[:])
 	})
 	if err != nil {
 		return store.Object{}, err
 	}
 	return o, nil
+}
+
+// placeOf returns the place of an object's bytes. It is empty if there is none, or if a version without
+// places stored the bytes.
+func placeOf(c Conn, sum store.Hash) (string, error) {
+	r, ok, err := c.One(selectPlace, sum[:])
+	if err != nil || !ok {
+		return "", err
+	}
+	return r.text(), nil
+}
+
+// FinishUpload implements store.Objects.
+func (s *Store) FinishUpload(ctx context.Context, u store.Upload, lost string, size, quota int64, now time.Time) (used bool, err error) {
+	err = s.db.Write(ctx, func(c Conn) error {
+		o, err := oneObject(c, u.Owner, u.Sum)
+		if err != nil {
+			return err
+		}
+		if used = o.Stored && o.Place == u.Place; used {
+			return nil // the answer of an earlier commit was lost
+		}
+		is, err := endUpload(c, u.Place)
+		switch {
+		case err != nil:
+			return err
+		case is != u:
+			return store.ErrNotFound
+		case o.Size != size:
+			return store.ErrStatus
+		}
+		// If the record is Stored, the owner's usage already includes the size.
+		if !o.Stored && size > 0 {
+			if err := fits(c, u.Owner, size, quota); err != nil {
+				return err
+			}
+			if err := c.Do(addUsage, u.Owner, size); err != nil {
+				return err
+			}
+		}
+		if used = o.Place == "" || o.Place == lost; used {
+			if err := c.Do(putPlace, u.Sum[:], u.Place); err != nil {
+				return err
+			}
+		}
+		return c.Do(storeObject, micro(now), u.Owner, u.Sum[:])
+	})
+	return used, err
+}
+
+// endUpload removes the record of an upload, and gives its size back to its owner. If there is no such
+// upload, the result is empty.
+func endUpload(c Conn, place string) (u store.Upload, err error) {
+	r, ok, err := c.One(selectUpload, place)
+	if err != nil || !ok {
+		return u, err
+	}
+	u = store.Upload{Owner: r.text(), Sum: r.hash(), Place: place}
+	if size := r.int64(); size > 0 {
+		if err := c.Do(addUsage, u.Owner, -size); err != nil {
+			return u, err
+		}
+	}
+	return u, c.Do(deleteUpload, place)
+}
+
+// EndUpload implements store.Objects.
+func (s *Store) EndUpload(ctx context.Context, place string) error {
+	return s.db.Write(ctx, func(c Conn) error {
+		_, err := endUpload(c, place)
+		return err
+	})
+}
+
+// BeginPartial implements store.Objects.
+func (s *Store) BeginPartial(ctx context.Context, u store.PartialUpload, quota int64, most int, now time.Time) error {
+	return s.db.Write(ctx, func(c Conn) error {
+		o, err := oneObject(c, u.Owner, u.Sum)
+		if err != nil {
+			return err
+		}
+		if o.Size != u.Size {
+			return store.ErrStatus
+		}
+		if _, exists, err := c.One(selectPartial, u.Owner, u.Sum[:]); err != nil || exists {
+			return cmp.Or(err, store.ErrExists)
+		}
+		r, _, err := c.One(countPartials, u.Owner)
+		if err != nil {
+			return err
+		}
+		if r.int64() >= int64(most) {
+			return store.ErrTooManyUploads
+		}
+		if err := fits(c, u.Owner, u.Size, quota); err != nil {
+			return err
+		}
+		if err := c.Do(addUsage, u.Owner, u.Size); err != nil {
+			return err
+		}
+		if err := c.Do(insertPartial, u.Place, u.Owner, u.Sum[:], micro(now), u.Size, u.Token); err != nil {
+			return err
+		}
+		return c.Do(touchObject, micro(now), u.Owner, u.Sum[:])
+	})
+}
+
+func readPartial(r *Row) (u store.PartialUpload) {
+	u.Place, u.Size, u.Received, u.Token = r.text(), r.int64(), r.int64(), r.text()
+	return u
+}
+
+// Partial implements store.Objects.
+func (s *Store) Partial(ctx context.Context, owner string, sum store.Hash) (u store.PartialUpload, o store.Object, err error) {
+	err = s.db.Read(ctx, func(c Conn) error {
+		u = store.PartialUpload{}
+		if o, err = oneObject(c, owner, sum); err != nil {
+			return err
+		}
+		r, ok, err := c.One(selectPartial, owner, sum[:])
+		if err == nil && ok {
+			u = readPartial(&r)
+		}
+		return err
+	})
+	u.Owner, u.Sum = owner, sum
+	return u, o, err
+}
+
+// AdvancePartial implements store.Objects.
+func (s *Store) AdvancePartial(ctx context.Context, place string, from, to int64, now time.Time) error {
+	return s.db.Write(ctx, func(c Conn) error {
+		n, err := c.Exec(advancePartial, to, micro(now), place, from)
+		if err == nil && n == 0 {
+			err = store.ErrStatus
+		}
+		return err
+	})
+}
+
+// ExpiredUploads implements store.Objects.
+func (s *Store) ExpiredUploads(ctx context.Context, before time.Time, limit int) (list []store.PartialUpload, err error) {
+	err = s.db.Read(ctx, func(c Conn) error {
+		list = nil
+		return c.Each(expiredUploads, func(r Row) (bool, error) {
+			u := store.Upload{Owner: r.text(), Sum: r.hash()}
+			partial := readPartial(&r)
+			partial.Owner, partial.Sum = u.Owner, u.Sum
+			list = append(list, partial)
+			return true, nil
+		}, micro(before), int64(max(limit, 0)))
+	})
+	return list, err
 }
 
 // HasContents implements store.Objects.
@@ -217,9 +356,15 @@ func (s *Store) HasContents(ctx context.Context) (has bool, err error) {
 }
 
 // MarkContentLost implements store.Objects.
-func (s *Store) MarkContentLost(ctx context.Context, sum store.Hash) error {
+func (s *Store) MarkContentLost(ctx context.Context, sum store.Hash, place string) error {
 	return s.db.Write(ctx, func(c Conn) error {
+		if is, err := placeOf(c, sum); err != nil || is != place {
+			return err
+		}
 		if err := c.Do(giveBack, sum[:]); err != nil {
+			return err
+		}
+		if _, err := c.Exec(deletePlace, sum[:]); err != nil {
 			return err
 		}
 		return c.Do(loseObjects, sum[:])
@@ -284,45 +429,34 @@ func (s *Store) ExpireObjects(ctx context.Context, pending, unused time.Time, li
 	return removed, err
 }
 
-// BeginRemoval implements store.Objects.
-func (s *Store) BeginRemoval(ctx context.Context, sum store.Hash) (begun bool, err error) {
-	wanted := false
+// RemoveContent implements store.Objects.
+func (s *Store) RemoveContent(ctx context.Context, sum store.Hash, place string) (unneeded bool, err error) {
+	current := false
 	ask := func(c Conn) error {
-		_, wanted, err = c.One(recordOf, sum[:])
+		is, err := placeOf(c, sum)
+		if err != nil {
+			return err
+		}
+		var needed bool
+		if current = is == place; current {
+			_, needed, err = c.One(recordOf, sum[:])
+		} else {
+			_, needed, err = c.One(isUploading, place)
+		}
+		unneeded = !needed
 		return err
 	}
-	// Most objects have a record. Ask on a read connection first, so that the writer has no work
-	// for these objects.
-	if err := s.db.Read(ctx, ask); err != nil || wanted {
+	// Most objects are needed. Ask on a read connection first, so that the writer has no work for
+	// these objects.
+	if err := s.db.Read(ctx, ask); err != nil || !unneeded {
 		return false, err
 	}
 	err = s.db.Write(ctx, func(c Conn) error {
-		begun = false
-		if err := ask(c); err != nil || wanted {
+		if err := ask(c); err != nil || !unneeded || !current {
 			return err
 		}
-		_, err := c.Exec(beginRemoval, sum[:])
-		begun = err == nil
+		_, err := c.Exec(deletePlace, sum[:])
 		return err
 	})
-	return begun, err
-}
-
-// UnfinishedRemovals implements store.Objects.
-func (s *Store) UnfinishedRemovals(ctx context.Context) (sums []store.Hash, err error) {
-	err = s.db.Read(ctx, func(c Conn) error {
-		sums = nil
-		return c.Each(selectRemovals, func(r Row) (bool, error) {
-			sums = append(sums, r.hash())
-			return true, nil
-		})
-	})
-	return sums, err
-}
-
-// FinishRemoval implements store.Objects.
-func (s *Store) FinishRemoval(ctx context.Context, sum store.Hash) error {
-	return s.db.Write(ctx, func(c Conn) error {
-		return c.Do(finishRemoval, sum[:])
-	})
+	return unneeded && err == nil, err
 }

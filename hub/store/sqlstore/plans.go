@@ -14,6 +14,9 @@ func FleetStatements() map[string]*Statement {
 		"pending": selectPending, "posted": selectPosted, "waiting room": selectWaitingPage,
 		"events of an owner": selectEventsOfOwner, "events of a device": selectEventsOfBoth, "examined": selectExaminedOfOwner, "examined of a device": selectExaminedOfDevice,
 		"messages of replicas": selectMessages, "last message": selectLastMessage, "temporary value": selectTemporary, "lease": selectLease,
+		"bad cohorts": selectBadCohorts, "most bad cohorts": selectMostBad, "rare cohorts": selectRareCohorts, "cohorts": selectCohorts, "cohorts of a model": selectOfModel,
+		"sum of cohorts": sumCohorts, "cohort": selectCohort, "members": selectMembers, "members of a model": selectMembersOfModel,
+		"stale boots": selectStale, "judged boot": selectJudged, "parts of a boot": selectParts,
 		"EK list": selectEKPage, "count of an EK list": countEKs,
 	}
 	add := func(name string, w walk) { all[name+", up"], all[name+", down"] = w.up, w.down }

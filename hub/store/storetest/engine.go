@@ -27,6 +27,7 @@ type Engine interface {
 	store.DeviceSecrets
 	store.Metadata
 	store.Boots
+	store.BootRules
 	store.Clones
 	store.Fleet
 	store.SavedViews

@@ -96,6 +96,7 @@ var groups = []group{
 	{"Chips", chipTests},
 	{"WithoutTPM", withoutTPMTests},
 	{"Boots", bootTests},
+	{"BootRules", bootRuleTests},
 	{"Clones", cloneTests},
 	{"Fleet", fleetTests},
 	{"SavedViews", viewTests},

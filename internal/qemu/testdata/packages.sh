@@ -69,7 +69,7 @@ admitted() { gangway-agent status --ask | grep -q '^phase *active$'; }
 kept() { for path; do [ -e "$path" ] || return 1; done; }
 gone() { for path; do [ ! -e "$path" ] && [ ! -L "$path" ] || return 1; done; }
 onboarded() { gangway-agent status | grep -q '^phase *active$'; }
-one_device() { [ "$(gangway device ls --output json | grep -c '"status": "active"')" = 1 ]; }
+one_device() { [ "$(gangway device ls state:active --output csv --columns id | grep -c '^[0-9a-f]\{24\}')" = 1 ]; }
 owned() { [ "$(stat -c '%U %a' "$1")" = "$2" ]; }
 tidy() { dpkg --audit && [ -z "$(dpkg --audit)" ]; }
 no_failed_units() { [ -z "$(systemctl list-units --failed --plain --no-legend 'gangway*')" ]; }

@@ -34,6 +34,7 @@ type Server struct {
 	stderr   bytes.Buffer
 	data     string
 	uid, gid int
+	place    Place // where the server runs; without Do: on this machine
 
 	mu    sync.Mutex
 	names int
@@ -125,7 +126,11 @@ func (s *Server) Run() error {
 	s.cmd.Stderr = &s.stderr
 	// If the test binary dies, the kernel ends the server.
 	s.cmd.SysProcAttr.Pdeathsig = syscall.SIGQUIT
-	if err := s.cmd.Start(); err != nil {
+	start := s.cmd.Start
+	if s.place.Do != nil {
+		start = func() error { return s.place.Do(s.cmd.Start) }
+	}
+	if err := start(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

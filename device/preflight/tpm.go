@@ -1,7 +1,6 @@
-package doctor
+package preflight
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,9 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"gangway/device/identity"
 	"gangway/device/identity/tpmrc"
 	"gangway/device/install/lockout"
+	"gangway/internal/finding"
 	"gangway/tcg"
 
 	"github.com/google/go-tpm/tpm2"
@@ -37,18 +36,12 @@ type TPM struct {
 }
 
 // ReadTPM reads the properties of a TPM. It uses no key of the TPM.
-func ReadTPM(ctx context.Context, address string) (*TPM, error) {
-	t, err := identity.Open(address)
-	if err != nil {
-		return nil, err
-	}
-	defer t.Close()
-	r := &TPM{}
-	err = t.Raw(ctx, func(link transport.TPM) error { return r.read(link) })
-	if err != nil {
+func ReadTPM(link transport.TPM) (*TPM, error) {
+	t := &TPM{}
+	if err := t.read(link); err != nil {
 		return nil, tpmrc.Explain(err, tpmrc.None)
 	}
-	return r, nil
+	return t, nil
 }
 
 // Bits of TPMA_PERMANENT and TPMA_STARTUP_CLEAR (Part 2, 8.6 and 8.7).
@@ -98,7 +91,7 @@ func properties(link transport.TPM, first tpm2.TPMPT, count uint32) (map[tpm2.TP
 	}
 	list, err := rsp.CapabilityData.Data.TPMProperties()
 	if err != nil {
-		return nil, fmt.Errorf("doctor: reading the TPM's properties: %w", err)
+		return nil, fmt.Errorf("preflight: reading the TPM's properties: %w", err)
 	}
 	values := map[tpm2.TPMPT]uint32{}
 	for _, p := range list.TPMProperty {
@@ -128,7 +121,7 @@ func banks(link transport.TPM) ([]string, error) {
 	}
 	list, err := rsp.CapabilityData.Data.AssignedPCR()
 	if err != nil {
-		return nil, fmt.Errorf("doctor: reading the TPM's PCR banks: %w", err)
+		return nil, fmt.Errorf("preflight: reading the TPM's PCR banks: %w", err)
 	}
 	var names []string
 	for _, s := range list.PCRSelections {
@@ -152,7 +145,7 @@ func certificates(link transport.TPM) (n int, err error) {
 	}
 	list, err := rsp.CapabilityData.Data.Handles()
 	if err != nil {
-		return 0, fmt.Errorf("doctor: reading the TPM's NV indices: %w", err)
+		return 0, fmt.Errorf("preflight: reading the TPM's NV indices: %w", err)
 	}
 	for _, h := range list.Handle {
 		switch {
@@ -165,19 +158,12 @@ func certificates(link transport.TPM) (n int, err error) {
 	return n, nil
 }
 
-func checkTPM(ctx context.Context, e *exam) []Finding {
-	t, err := ReadTPM(ctx, e.TPM)
-	if err != nil {
-		return []Finding{noTPM(e.TPM, err)}
-	}
-	return t.judge(len(e.EndorsementAuth) > 0)
-}
-
-// judge returns the findings about a TPM.
-func (t *TPM) judge(withPassword bool) []Finding {
+// Judge returns the findings about a TPM. `withPassword` reports whether the caller has the password
+// of the endorsement hierarchy.
+func (t *TPM) Judge(withPassword bool) []Finding {
 	if t.Version != "2.0" {
 		return []Finding{{
-			Code: "tpm-version", Severity: Problem,
+			Code: "tpm-version", Severity: Problem, Action: finding.FirmwareSetup,
 			Fact:   fmt.Sprintf("The TPM has version %q; Gangway requires version 2.0.", t.Version),
 			Remedy: "Update the TPM's firmware, or switch the firmware's setup from TPM 1.2 to TPM 2.0 (fTPM, PTT).",
 		}}
@@ -187,30 +173,35 @@ func (t *TPM) judge(withPassword bool) []Finding {
 	return append(all, t.checkHierarchies(withPassword)...)
 }
 
-// noTPM returns the finding that explains why the TPM cannot be used.
-func noTPM(address string, err error) Finding {
-	f := Finding{Code: "tpm-missing", Severity: Problem, Fact: "The TPM at " + address + " cannot be used.", Cause: err.Error(),
+// NoTPM returns the finding that explains why the TPM cannot be used.
+func NoTPM(address string, err error) Finding {
+	f := Finding{Code: "tpm-missing", Severity: Problem, Action: finding.FirmwareSetup, Fact: "The TPM at " + address + " cannot be used.", Cause: err.Error(),
 		Remedy: "Switch the TPM on in the firmware's setup (TPM, fTPM or PTT), and run this command as root or as a member of the group tss."}
 	if c := (*tpmrc.Cause)(nil); errors.As(err, &c) {
-		f.Code, f.Fact, f.Cause, f.Remedy = c.Code, c.Reason, fmt.Sprintf("The TPM answered %v.", c.Err), c.Remedy
+		f.Code, f.Action, f.Fact, f.Cause, f.Remedy = c.Code, "", c.Reason, fmt.Sprintf("The TPM answered %v.", c.Err), c.Remedy
 	}
 	return f
 }
 
 func (t *TPM) checkBanks() Finding {
 	list := strings.Join(t.Banks, ", ")
-	strong := slices.ContainsFunc(t.Banks, func(b string) bool { return b == "SHA-256" || b == "SHA-384" || b == "SHA-512" })
-	if strong {
+	if slices.Contains(t.Banks, "SHA-256") {
 		return good("tpm-banks", "PCR banks: %s.", list)
+	}
+	f := Finding{
+		Code: "tpm-banks-no-sha256", Severity: Warning, Action: finding.FirmwareSetup, Fact: "The TPM's PCR bank of SHA-256 is not in use (banks in use: " + list + ").",
+		Cause:  "The firmware's setup chooses the banks. The key of an encrypted disk is sealed to a PCR of the SHA-256 bank.",
+		Remedy: "Enable the SHA-256 bank in the firmware's setup (TPM, PCR bank), and restart.",
+	}
+	if slices.Contains(t.Banks, "SHA-384") || slices.Contains(t.Banks, "SHA-512") {
+		return f
 	}
 	if list == "" {
 		list = "none"
 	}
-	return Finding{
-		Code: "tpm-banks-weak", Severity: Problem, Fact: "The TPM has no PCR bank of SHA-256 or better (banks in use: " + list + ").",
-		Cause:  "The firmware's setup chooses the banks. A measurement in a bank of SHA-1 can be forged, so the hub does not accept it.",
-		Remedy: "Enable the SHA-256 bank in the firmware's setup (TPM, PCR bank), and restart.",
-	}
+	f.Code, f.Severity, f.Fact = "tpm-banks-weak", Problem, "The TPM has no PCR bank of SHA-256 or better (banks in use: "+list+")."
+	f.Cause = "The firmware's setup chooses the banks. A measurement in a bank of SHA-1 can be forged, so the hub does not accept it."
+	return f
 }
 
 func (t *TPM) checkLockout() Finding {
@@ -225,10 +216,10 @@ func (t *TPM) checkLockout() Finding {
 		if l.Password {
 			remedy = "Leave the machine on until the lockout has ended; to lift it earlier, a person needs the lockout password. " + ends
 		}
-		return Finding{Code: "tpm-lockout", Severity: Problem, Fact: fmt.Sprintf("The TPM is in lockout: it counted %d wrong passwords or power losses, and the limit is %d.", l.Tries, l.Max),
+		return Finding{Code: "tpm-lockout", Severity: Problem, Action: finding.Wait, Fact: fmt.Sprintf("The TPM is in lockout: it counted %d wrong passwords or power losses, and the limit is %d.", l.Tries, l.Max),
 			Cause: "A program tried wrong passwords, or the machine lost power while a key with a password was in use.", Remedy: remedy}
 	case l.Max > 0 && l.Tries*2 >= l.Max:
-		return Finding{Code: "tpm-lockout-near", Severity: Warning, Fact: fmt.Sprintf("The TPM is near its lockout: it counted %d wrong passwords or power losses, and the limit is %d.", l.Tries, l.Max),
+		return Finding{Code: "tpm-lockout-near", Severity: Warning, Action: finding.Wait, Fact: fmt.Sprintf("The TPM is near its lockout: it counted %d wrong passwords or power losses, and the limit is %d.", l.Tries, l.Max),
 			Cause: "A program tries wrong passwords, or the machine loses power while a key with a password is in use.", Remedy: "Find the program, and shut the machine down before you cut its power. " + ends}
 	}
 	return good("tpm-lockout-none", "The TPM is not in lockout: it counted %d of %d wrong tries.", l.Tries, l.Max)
@@ -239,7 +230,7 @@ func (t *TPM) checkCertificates() Finding {
 		return good("tpm-ek-certificate", "The TPM's memory has %d EK certificate(s) of its maker.", t.Certificates)
 	}
 	return Finding{
-		Code: "tpm-ek-certificate-missing", Severity: Note, Fact: "The TPM's memory has no EK certificate.",
+		Code: "tpm-ek-certificate-missing", Severity: Note, Action: finding.Approve, Fact: "The TPM's memory has no EK certificate.",
 		Cause:  "Some makers publish the certificate instead of storing it, and a software TPM may have none.",
 		Remedy: "The owner must compare the EK's SHA-256 and approve the machine once, or list the EK beforehand: gangway policy ek-list.",
 	}
@@ -254,7 +245,7 @@ func (t *TPM) checkHierarchies(withPassword bool) (all []Finding) {
 	}
 	if t.EndorsementPassword && !withPassword {
 		all = append(all, Finding{
-			Code: "tpm-endorsement-password", Severity: Problem, Fact: "The TPM's endorsement hierarchy has a password, and this command was started without it.",
+			Code: "tpm-endorsement-password", Severity: Problem, Action: finding.ClearTPM, Fact: "The TPM's endorsement hierarchy has a password, and this command was started without it.",
 			Cause:  "Another system, or a person, has set the password. The device's keys cannot be made without the password.",
 			Remedy: "Write the password to a file and name the file with --endorsement-auth-file, or clear the TPM, which removes the password.",
 		})
@@ -264,7 +255,7 @@ func (t *TPM) checkHierarchies(withPassword bool) (all []Finding) {
 
 func hierarchyDisabled(code, name string) Finding {
 	return Finding{
-		Code: code, Severity: Problem, Fact: "The TPM's " + name + " hierarchy is disabled.",
+		Code: code, Severity: Problem, Action: finding.Restart, Fact: "The TPM's " + name + " hierarchy is disabled.",
 		Cause:  "A program or the firmware disabled the hierarchy after the last start.",
 		Remedy: "Restart the machine, which enables it; if it stays disabled, enable it in the firmware's setup (TPM, Security).",
 	}

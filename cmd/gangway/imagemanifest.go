@@ -1,0 +1,252 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"gangway/device/identity"
+	"gangway/image/secureboot"
+	"gangway/image/stick"
+	"gangway/image/tpmkey"
+	"gangway/internal/version"
+	"gangway/tcg"
+	"gangway/wire/manifest"
+	"gangway/wire/manifest/measure"
+
+	"github.com/spf13/pflag"
+)
+
+// manifestOptions are the options of image build and image system about the reference manifest.
+type manifestOptions struct {
+	key, tpm, name string
+	sequence       uint64
+}
+
+func (o *manifestOptions) flags(f *pflag.FlagSet) {
+	f.StringVar(&o.key, "manifest-key", "", "also write a reference manifest, signed with this key: a file (PEM, without a password) or tpm:HANDLE, a key in this machine's TPM; make it with 'gangway manifest key create'")
+	tpmFlag(f, &o.tpm)
+	f.StringVar(&o.name, "manifest-name", "", "the manifest's name, for people (default: the versions of Gangway and of the kernel)")
+	f.Uint64Var(&o.sequence, "sequence", 0, "the manifest's place in the order of your systems: a machine that starts a system with a lower number was rolled back (default: the time, in seconds since 1970, or SOURCE_DATE_EPOCH)")
+}
+
+func tpmFlag(f *pflag.FlagSet, address *string) {
+	f.StringVar(address, "tpm", "/dev/tpmrm0", "the TPM that has the key tpm:HANDLE: a device, unix:/path or tcp:host:port")
+}
+
+// A reference makes the reference manifest of one build. A nil *reference makes none.
+type reference struct {
+	options  *manifestOptions
+	key      crypto.Signer
+	done     func() // closes the TPM that has the key
+	made     time.Time
+	manifest *manifest.Manifest
+}
+
+// open opens the key. It returns nil if no manifest is wanted.
+func (o *manifestOptions) open(ctx context.Context) (*reference, error) {
+	if o.key == "" {
+		if o.name != "" || o.sequence != 0 {
+			return nil, usagef("--manifest-name and --sequence need --manifest-key: without a key, there is no manifest")
+		}
+		return nil, nil
+	}
+	if len(o.name) > manifest.MaxName || tcg.Printable(o.name) != o.name {
+		return nil, usagef("--manifest-name must have at most %d bytes, all of them printable", manifest.MaxName)
+	}
+	if o.sequence > manifest.MaxSequence {
+		return nil, usagef("--sequence must be at most %d, not %d", uint64(manifest.MaxSequence), o.sequence)
+	}
+	made, err := buildTime()
+	if err != nil {
+		return nil, err
+	}
+	key, done, err := openManifestKey(ctx, o.key, o.tpm)
+	if err != nil {
+		return nil, err
+	}
+	return &reference{options: o, key: key, done: done, made: made}, nil
+}
+
+// close ends the use of the key.
+func (r *reference) close() {
+	if r != nil {
+		r.done()
+	}
+}
+
+// buildTime returns the time of a build, in whole seconds. A reproducible build sets it with the
+// variable SOURCE_DATE_EPOCH (https://reproducible-builds.org/specs/source-date-epoch/).
+func buildTime() (time.Time, error) {
+	text := os.Getenv("SOURCE_DATE_EPOCH")
+	if text == "" {
+		return time.Now().UTC().Truncate(time.Second), nil
+	}
+	seconds, err := strconv.ParseUint(text, 10, 40)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("SOURCE_DATE_EPOCH is %q: it must be a number of seconds since 1970", text)
+	}
+	return time.Unix(int64(seconds), 0).UTC(), nil
+}
+
+// owner returns the key that approves the system for encrypted disks. It is the key that signs the
+// manifest.
+func (r *reference) owner() crypto.Signer {
+	if r == nil {
+		return nil
+	}
+	return r.key
+}
+
+// measure computes the manifest of a system. The argument `manager` is nil if the system is an
+// update, because an update does not replace the boot manager.
+func (r *reference) measure(o *imageOptions, parts *stick.Parts, manager, system []byte) error {
+	if r == nil {
+		return nil
+	}
+	m := &manifest.Manifest{Format: manifest.Format, Name: r.options.name, Made: r.made, Sequence: r.options.sequence}
+	if m.Name == "" {
+		m.Name = shortened(tcg.Printable("Gangway "+version.Current.Version+", "+parts.Release), manifest.MaxName)
+	}
+	if m.Sequence == 0 {
+		m.Sequence = uint64(r.made.Unix())
+	}
+	s, err := measure.System(system)
+	if err != nil {
+		return fmt.Errorf("the reference manifest of the system: %w", err)
+	}
+	m.System = *s
+	if manager != nil {
+		p, err := measure.Program(manager)
+		if err != nil {
+			return fmt.Errorf("the reference manifest of the boot manager: %w", err)
+		}
+		m.BootManager = &p
+	}
+	if m.SecureBoot, err = o.ownersKeys(parts); err != nil {
+		return err
+	}
+	r.manifest = m
+	return m.Check()
+}
+
+// ownersKeys returns the Secure Boot variables of the folder --secure-boot-keys, or nil if the build
+// has no such folder, or if the folder has only db's key.
+func (o *imageOptions) ownersKeys(parts *stick.Parts) (*manifest.SecureBoot, error) {
+	if o.keys == "" || parts.Signer == nil {
+		return nil, nil
+	}
+	set, err := secureboot.Load(o.keys)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return set.Manifest(parts.Signer.Leaf)
+}
+
+// write signs the manifest, and writes it next to the file `out`. It returns the name of the
+// manifest's file, or "" if no manifest is wanted.
+func (r *reference) write(a *app, out string) (string, error) {
+	if r == nil {
+		return "", nil
+	}
+	text, err := manifest.Sign(r.manifest, r.key)
+	if err != nil {
+		return "", err
+	}
+	name := out + ".manifest"
+	if err := os.WriteFile(name, []byte(text+"\n"), 0o644); err != nil {
+		return "", err
+	}
+	a.note("Reference manifest %s, sequence %d: %s", name, r.manifest.Sequence, r.manifest.Name)
+	return name, nil
+}
+
+// shortened returns the first bytes of the text, at most `n`, without a part of a character.
+func shortened(text string, n int) string {
+	if len(text) > n {
+		text = strings.ToValidUTF8(text[:n], "")
+	}
+	return text
+}
+
+// openManifestKey opens the key in a file or, if the name begins with tpm:, in the TPM at the address
+// `tpm`. The caller calls the function `done` after the last use of the key.
+func openManifestKey(ctx context.Context, name, tpm string) (key crypto.Signer, done func(), err error) {
+	if !strings.HasPrefix(name, tpmkey.Prefix) {
+		key, err = readManifestKey(name)
+		return key, func() {}, err
+	}
+	handle, err := tpmkey.ParseHandle(name)
+	if err != nil {
+		return nil, nil, usagef("%w", err)
+	}
+	t, err := identity.Open(tpm)
+	if err != nil {
+		return nil, nil, err
+	}
+	k, err := tpmkey.Open(ctx, t, handle)
+	if err != nil {
+		return nil, nil, errors.Join(err, t.Close())
+	}
+	return k, func() { _ = t.Close() }, nil
+}
+
+// readManifestKey reads a private key in PEM, and checks that it can sign manifests.
+func readManifestKey(name string) (crypto.Signer, error) {
+	text, err := readSmall(name, manifest.MaxSize)
+	if err != nil {
+		return nil, err
+	}
+	key, err := parsePrivateKey(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return key, manifest.CheckKey(key.Public())
+}
+
+// parsePrivateKey reads a private key in PEM, in one of the forms that OpenSSL writes.
+func parsePrivateKey(text []byte) (crypto.Signer, error) {
+	var block *pem.Block
+	for rest := text; ; {
+		if block, rest = pem.Decode(rest); block == nil {
+			return nil, errors.New("it has no private key in PEM; make a key with 'gangway manifest key create'")
+		}
+		if block.Type != "EC PARAMETERS" { // OpenSSL writes this block before an EC PRIVATE KEY
+			break
+		}
+	}
+	if block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "" {
+		return nil, errors.New("the key has a password; remove the password in a private folder with 'openssl pkey', for the time of the build")
+	}
+	var key any
+	var err error
+	switch block.Type {
+	case "PRIVATE KEY":
+		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+	case "EC PRIVATE KEY":
+		key, err = x509.ParseECPrivateKey(block.Bytes)
+	case "RSA PRIVATE KEY":
+		key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+	default:
+		return nil, fmt.Errorf("it has a PEM block %q, and a private key is needed", block.Type)
+	}
+	if err != nil {
+		return nil, errors.New("the private key is damaged, or of an unknown type; make a key with 'gangway manifest key create'")
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("a key of the type %T cannot sign", key)
+	}
+	return signer, nil
+}

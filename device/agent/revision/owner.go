@@ -1,0 +1,149 @@
+package revision
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"gangway/wire/trail"
+	"gangway/wire/trail/sig"
+)
+
+// ownerRecord is what a device with pinned keys remembers about its owner's revisions. It is stored
+// in a file of its own, because a device that is onboarded again gets a new journal. The file's name
+// has the name of the pinned keys. So other pinned keys, which only a person at the machine or an
+// image can choose, begin with an empty record.
+type ownerRecord struct {
+	// Keys is the key file with the keys that a signed statement put in the place of the pinned
+	// keys. Empty: the pinned keys.
+	Keys string    `json:"keys,omitempty"`
+	Last *accepted `json:"last,omitempty"`
+}
+
+// accepted is the accepted revision with the largest sequence number.
+type accepted struct {
+	Sequence uint64 `json:"sequence"`
+	State    string `json:"state"` // SHA-256 of the posted state's canonical form, with its signatures
+	// Keys is the key file that verified the revision. If the revision itself replaced the keys,
+	// only these keys can verify it once more after a power cut.
+	Keys string `json:"keys"`
+}
+
+// owner checks revisions by pinned keys.
+type owner struct {
+	path   string
+	device string    // the device's id
+	keys   *sig.Keys // the present keys
+	record ownerRecord
+}
+
+// openOwner reads the record for the pinned keys from the folder `dir`. If `pinned` is nil, it
+// returns nil: the device accepts revisions without a signature.
+func openOwner(dir, device string, pinned *sig.Keys) (*owner, error) {
+	if pinned == nil {
+		return nil, nil
+	}
+	o := &owner{path: filepath.Join(dir, "owner-"+pinned.Name()[:16]+".json"), device: device, keys: pinned}
+	b, err := os.ReadFile(o.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return o, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &o.record)
+	}
+	if err == nil && o.record.Keys != "" {
+		o.keys, err = sig.ParseKeys([]byte(o.record.Keys))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("trail: %s is damaged, so the last signed revision is unknown: remove the file, and the device accepts the next revision that the pinned keys sign, even an old one: %w", o.path, err)
+	}
+	return o, nil
+}
+
+// parse parses the text of a state that the hub or the image offers. With pinned keys, the result
+// has only the content that the owner has signed, and the caller must call accept before it acts on
+// the result. `signed` is nil without pinned keys.
+func (o *owner) parse(text []byte) (s *state, signed *sig.Signed, err error) {
+	if o == nil {
+		s, err = parseState(text)
+		return s, nil, err
+	}
+	posted, err := trail.ParseState(text)
+	if err != nil {
+		return nil, nil, err
+	}
+	name, err := canonicalName(posted)
+	if err != nil {
+		return nil, nil, err
+	}
+	keys, last := o.keys, o.record.Last
+	if last != nil && last.State == name {
+		if keys, err = sig.ParseKeys([]byte(last.Keys)); err != nil {
+			return nil, nil, diskError(err)
+		}
+	}
+	if signed, err = sig.Verify(posted, keys); err != nil {
+		return nil, nil, err
+	}
+	if signed.Devices != nil && !slices.Contains(signed.Devices, o.device) {
+		return nil, nil, sig.OtherDevice(o.device)
+	}
+	if last != nil && (signed.Sequence < last.Sequence || signed.Sequence == last.Sequence && last.State != name) {
+		return nil, nil, sig.Old(signed.Sequence, last.Sequence)
+	}
+	if s, err = newState(signed.State); err != nil {
+		return nil, nil, err
+	}
+	s.posted = posted
+	return s, signed, nil
+}
+
+// accept records a revision's sequence number and new keys on the disk. Then the device refuses all
+// older revisions, also after a power cut.
+func (o *owner) accept(s *state, signed *sig.Signed) error {
+	if signed == nil || o.record.Last != nil && signed.Sequence <= o.record.Last.Sequence {
+		return nil
+	}
+	name, err := canonicalName(s.posted)
+	if err != nil {
+		return err
+	}
+	record, keys := o.record, o.keys
+	record.Last = &accepted{signed.Sequence, name, string(keys.PEM())}
+	if signed.Keys != nil {
+		keys = signed.Keys
+		record.Keys = string(keys.PEM())
+	}
+	b, err := json.MarshalIndent(record, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := replace(o.path, append(b, '\n')); err != nil {
+		return diskError(err)
+	}
+	o.record, o.keys = record, keys
+	return nil
+}
+
+// canonicalName returns the SHA-256 of a state's canonical form. So a hub may return the same state
+// with other white space or another order of names.
+func canonicalName(s *trail.State) (string, error) {
+	b, err := s.Payload(func(string) bool { return true })
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// textName returns the SHA-256 of a state's compact text.
+func textName(s *trail.State) string {
+	sum := sha256.Sum256(s.JSON)
+	return hex.EncodeToString(sum[:])
+}

@@ -1,0 +1,279 @@
+// Package diskkey keeps an encrypted disk's key bound to the systems on the disk. The disk's header
+// has one LUKS2 token for each system that may get the key; see package seal. When a system is
+// added or removed, Bind makes the LUKS2 tokens anew. Before that, it predicts what the machine will
+// measure when it starts the other system.
+package diskkey
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+
+	"gangway/device/identity/tpmrc"
+	"gangway/device/install/approval"
+	"gangway/device/install/luks"
+	"gangway/device/install/seal"
+	"gangway/tcg"
+	"gangway/tcg/eventlog"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+	"github.com/google/uuid"
+)
+
+const (
+	bootPCR       = 4  // the programs that the firmware started
+	secureBootPCR = 7  // the state and the keys of Secure Boot
+	linePCR       = 12 // command lines
+	extensionPCR  = 13 // extensions on the EFI system partition
+)
+
+// keySlot is the LUKS2 key slot of the TPM's passphrase.
+const keySlot = 0
+
+// A System is a system in one of the disk's slots.
+type System struct {
+	// Program and Kernel are the Authenticode digests (SHA-256) of the unified kernel image, and of
+	// the kernel in it.
+	Program, Kernel []byte
+	Cmdline         string
+	PCR11           []byte              // the value that the system leaves in PCR 11
+	Approvals       []approval.Approval // the content of its section .pcrsig
+}
+
+// Unlock returns the passphrase that the TPM releases for one of the header's LUKS2 tokens.
+// `approvals` are those of the running system. If the TPM releases none, the error is
+// seal.ErrNotReleased or a problem of the TPM.
+func Unlock(t transport.TPM, disk io.ReaderAt, approvals []approval.Approval) ([]byte, error) {
+	bound, err := luks.Tokens(disk, seal.BoundType)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := luks.Tokens(disk, seal.TokenType)
+	if err != nil {
+		return nil, err
+	}
+	if len(bound)+len(plain) == 0 {
+		return nil, errors.New("the disk's header has no key for a TPM; use the recovery key, or install the machine again")
+	}
+	var first error
+	for _, raw := range bound {
+		passphrase, err := seal.OpenBound(t, raw, approvals)
+		if err == nil {
+			return passphrase, nil
+		}
+		first = worse(first, err)
+	}
+	for _, raw := range plain {
+		passphrase, err := seal.Open(t, raw)
+		if err == nil {
+			return passphrase, nil
+		}
+		first = worse(first, err)
+	}
+	return nil, first
+}
+
+// worse returns the error to report: a problem of the TPM itself rather than a refusal, because
+// the remedies differ.
+func worse(first, err error) error {
+	if first == nil || errors.Is(first, seal.ErrNotReleased) && !errors.Is(err, seal.ErrNotReleased) {
+		return err
+	}
+	return first
+}
+
+// IsBound reports whether the disk opens only for systems that its owner approved.
+func IsBound(disk io.ReaderAt) (bool, error) {
+	plain, err := luks.Tokens(disk, seal.TokenType)
+	if err != nil || len(plain) > 0 {
+		return false, err
+	}
+	bound, err := luks.Tokens(disk, seal.BoundType)
+	return len(bound) > 0, err
+}
+
+// ErrUnpredictable means that Bind cannot predict what the machine measures at its next start. The
+// key stays bound as it was.
+var ErrUnpredictable = errors.New("the firmware's event log does not explain what was measured, so the disk's key is not bound to the owner's systems")
+
+// A Boot is what Bind must know about the present start of the machine.
+type Boot struct {
+	Log []byte // the firmware's event log
+	// Variable returns the present value of a firmware variable. If the variable does not exist, the
+	// error is fs.ErrNotExist. If Variable is nil, Bind takes the variables as measured.
+	Variable func(name string, vendor uuid.UUID) ([]byte, error)
+}
+
+// ErrAdditions means that the running system did not start as its owner approved it. The key stays
+// bound as it was.
+var ErrAdditions = errors.New("the system was started with another command line, or with additions from the EFI system partition, so the disk's key is not bound to it.\nRemove the additions and restart the machine.") //lint:ignore ST1005 shown to a person
+
+// Bind binds the key to `running`, the system that runs, and to `others`, the systems in other
+// slots. It leaves out systems without an approval by the key `owner`. If a program has changed the
+// Secure Boot keys since the machine started, the key is bound to the start with the present keys and
+// to the start with the former ones. After Bind returns, no LUKS2 token of an earlier time opens the disk. `changed` is false if
+// the header already had these LUKS2 tokens.
+//
+// The order of the writes makes power cuts harmless: the new LUKS2 tokens are on the disk before
+// the old ones become worthless, and their limit covers the counter's present value and the next.
+func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, boot Boot, running System, others ...System) (changed bool, err error) {
+	passphrase, err := Unlock(t, disk, running.Approvals)
+	if err != nil {
+		return false, err
+	}
+	values, err := readPCRs(t)
+	if err != nil {
+		return false, err
+	}
+	boots := []map[int][]byte{values}
+	running.PCR11 = values[approval.PCR]
+	if !running.ApprovedBy(owner) {
+		return false, seal.ErrNotApproved
+	}
+	events := eventlog.Read(boot.Log, tcg.AlgSHA256)
+	if err := checkLines(events, values[linePCR], running); err != nil {
+		return false, err
+	}
+	if !bytes.Equal(values[extensionPCR], make([]byte, sha256.Size)) {
+		return false, ErrAdditions
+	}
+	for _, s := range others {
+		if !s.ApprovedBy(owner) {
+			continue
+		}
+		v, err := predict(events, values[bootPCR], running, s)
+		if err != nil {
+			return false, err
+		}
+		if !slices.ContainsFunc(boots, func(b map[int][]byte) bool { return bytes.Equal(b[bootPCR], v) }) {
+			boots = append(boots, with(with(values, bootPCR, v), linePCR, predictLines(events, running, s)))
+		}
+	}
+	if v := predictKeys(events, values[secureBootPCR], boot.Variable); v != nil {
+		for _, b := range slices.Clone(boots) {
+			boots = append(boots, with(b, secureBootPCR, v))
+		}
+	}
+	counter, err := seal.Counter(t)
+	if err != nil {
+		return false, err
+	}
+	if same, err := isBound(disk, owner, boots, counter); err != nil || same {
+		return false, err
+	}
+	return true, rebind(t, disk, passphrase, owner, boots, counter)
+}
+
+// with returns the values with another value of one PCR.
+func with(values map[int][]byte, pcr int, value []byte) map[int][]byte {
+	values = maps.Clone(values)
+	values[pcr] = value
+	return values
+}
+
+func rebind(t transport.TPM, disk luks.Disk, passphrase []byte, owner crypto.PublicKey, boots []map[int][]byte, counter uint64) error {
+	var tokens []map[string]any
+	for _, pcrs := range boots {
+		tok, err := seal.Bind(t, passphrase, seal.Binding{Owner: owner, PCRs: pcrs, Limit: counter + 1})
+		if err != nil {
+			return err
+		}
+		tokens = append(tokens, tok)
+	}
+	if err := luks.SetTokens(disk, keySlot, []string{seal.TokenType, seal.BoundType}, tokens); err != nil {
+		return err
+	}
+	return seal.Advance(t)
+}
+
+// isBound reports whether the header has exactly the LUKS2 tokens for `boots`, with a limit that is
+// the counter's present value.
+func isBound(disk io.ReaderAt, owner crypto.PublicKey, boots []map[int][]byte, counter uint64) (bool, error) {
+	plain, err := luks.Tokens(disk, seal.TokenType)
+	if err != nil || len(plain) > 0 {
+		return false, err
+	}
+	bound, err := luks.Tokens(disk, seal.BoundType)
+	if err != nil || len(bound) != len(boots) {
+		return false, err
+	}
+	for _, pcrs := range boots {
+		want := seal.Binding{Owner: owner, PCRs: pcrs, Limit: counter}
+		if !slices.ContainsFunc(bound, func(raw json.RawMessage) bool { return want.Made(raw) }) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// ApprovedBy reports whether the owner of the public key approved the system.
+func (s System) ApprovedBy(owner crypto.PublicKey) bool {
+	return slices.ContainsFunc(s.Approvals, func(a approval.Approval) bool { return a.By(owner, s.PCR11) })
+}
+
+// predict returns the value of PCR 4 after a start of the system `other`, on this machine and on the
+// same way. The events are those of the present start, with the digests of the other system's
+// programs.
+func predict(log *eventlog.Log, value []byte, running, other System) ([]byte, error) {
+	events := eventsOf(log, bootPCR)
+	if !bytes.Equal(replay(events), value) {
+		return nil, ErrUnpredictable
+	}
+	for _, change := range [][2][]byte{{running.Program, other.Program}, {running.Kernel, other.Kernel}} {
+		n := 0
+		for i := range events {
+			if bytes.Equal(events[i].Digest, change[0]) {
+				events[i].Digest = change[1]
+				n++
+			}
+		}
+		// With Secure Boot on, systemd's stub starts the kernel without firmware, so the log does not
+		// have the kernel.
+		optional := bytes.Equal(change[0], running.Kernel)
+		if n > 1 || n == 0 && !optional || len(change[1]) != sha256.Size {
+			return nil, fmt.Errorf("%w: the log has %d entries of a program of the running system", ErrUnpredictable, n)
+		}
+	}
+	return replay(events), nil
+}
+
+// eventsOf returns the events of one PCR. The caller may change the result.
+func eventsOf(log *eventlog.Log, pcr uint32) []eventlog.Event {
+	return slices.DeleteFunc(slices.Clone(log.Events), func(e eventlog.Event) bool {
+		return e.PCR != pcr || e.Type == eventlog.NoAction || len(e.Digest) != sha256.Size
+	})
+}
+
+// replay returns the value of a PCR into which the events were extended after a reset.
+func replay(events []eventlog.Event) []byte {
+	var value [sha256.Size]byte
+	for _, e := range events {
+		value = sha256.Sum256(append(value[:], e.Digest...))
+	}
+	return value[:]
+}
+
+// readPCRs returns the values of the PCRs that matter here.
+func readPCRs(t transport.TPM) (map[int][]byte, error) {
+	values := map[int][]byte{}
+	for _, n := range append(slices.Clone(seal.Required), approval.PCR) {
+		rsp, err := tpm2.PCRRead{PCRSelectionIn: tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{
+			Hash: tpm2.TPMAlgSHA256, PCRSelect: tpm2.PCClientCompatible.PCRs(uint(n)),
+		}}}}.Execute(t)
+		if err != nil {
+			return nil, fmt.Errorf("diskkey: PCR %d: %w", n, tpmrc.Explain(err, tpmrc.None))
+		}
+		if len(rsp.PCRValues.Digests) != 1 {
+			return nil, errors.New("diskkey: the TPM has no SHA-256 bank")
+		}
+		values[n] = rsp.PCRValues.Digests[0].Buffer
+	}
+	return values, nil
+}

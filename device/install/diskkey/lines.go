@@ -1,0 +1,52 @@
+package diskkey
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"unicode/utf16"
+
+	"gangway/tcg/eventlog"
+)
+
+// The boot manager reads the command line from the system's file, gives it to systemd's stub, and
+// measures it into PCR 12. With Secure Boot off, the stub measures it there again. A person at the
+// boot menu can give the stub another command line.
+
+// lineDigests returns the possible digests of an event that measures the command line: as UTF-16 with
+// a terminating zero, and without it.
+func lineDigests(cmdline string) [2][sha256.Size]byte {
+	var b []byte
+	for _, u := range utf16.Encode([]rune(cmdline)) {
+		b = binary.LittleEndian.AppendUint16(b, u)
+	}
+	return [2][sha256.Size]byte{sha256.Sum256(append(slices.Clip(b), 0, 0)), sha256.Sum256(b)}
+}
+
+// checkLines returns an error unless PCR 12 has nothing but the system's own command line, any number
+// of times.
+func checkLines(log *eventlog.Log, value []byte, running System) error {
+	events, own := eventsOf(log, linePCR), lineDigests(running.Cmdline)
+	if !bytes.Equal(replay(events), value) {
+		return fmt.Errorf("%w: it does not explain PCR 12", ErrUnpredictable)
+	}
+	for _, e := range events {
+		if !slices.Contains(own[:], [sha256.Size]byte(e.Digest)) {
+			return ErrAdditions
+		}
+	}
+	return nil
+}
+
+// predictLines returns the value of PCR 12 after a start of the system `other`. PCR 12 must have
+// nothing but the running system's own command line.
+func predictLines(log *eventlog.Log, running, other System) []byte {
+	events, own, next := eventsOf(log, linePCR), lineDigests(running.Cmdline), lineDigests(other.Cmdline)
+	for i, e := range events {
+		n := slices.Index(own[:], [sha256.Size]byte(e.Digest))
+		events[i].Digest = next[n][:]
+	}
+	return replay(events)
+}

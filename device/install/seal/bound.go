@@ -1,0 +1,345 @@
+package seal
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/big"
+	"slices"
+
+	"gangway/device/identity/tpmrc"
+	"gangway/device/install/approval"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// BoundType is the type of the LUKS2 token of a passphrase that only approved systems get.
+// systemd-cryptsetup cannot use this LUKS2 token, because its policies have no counter.
+const BoundType = "gangway-tpm2"
+
+// Binding says which boots get the passphrase. All three conditions must hold.
+type Binding struct {
+	// Owner is the owner's public key. The owner must have approved the value of PCR 11.
+	Owner crypto.PublicKey
+	// PCRs are the values that the PCRs in Required must have, in the SHA-256 bank, by number.
+	PCRs map[int][]byte
+	// Limit is the last value of the counter for which the passphrase is released. When the counter
+	// exceeds the limit, this LUKS2 token is worthless, also in an old copy of the disk's header.
+	Limit uint64
+}
+
+// Required are the PCRs whose values a Binding needs. The owner's approval is not enough, because any
+// program can extend PCR 11 to an approved value:
+//
+//	PCR 4   the programs that the firmware started
+//	PCR 7   the state of Secure Boot
+//	PCR 12  the command line, and credentials: while Secure Boot is off, systemd's stub accepts
+//	        another command line than the system's own
+//	PCR 13  system extensions from the EFI system partition
+var Required = []int{4, pcr, 12, 13}
+
+// bound is the JSON of the LUKS2 token, without the list of key slots.
+type bound struct {
+	Type    string            `json:"type"`
+	Blob    []byte            `json:"blob"`  // TPM2B_PRIVATE and TPM2B_PUBLIC
+	PCRs    map[string]string `json:"pcrs"`  // number -> value, hexadecimal, for a person; the policy decides
+	Owner   []byte            `json:"owner"` // the owner's public key, PKIX in DER
+	Limit   uint64            `json:"limit"`
+	Counter uint32            `json:"counter"` // NV index
+}
+
+// Bind seals a passphrase that New made, and returns the LUKS2 token. The boots that may have the
+// passphrase can be other ones than the present boot.
+func Bind(t transport.TPM, passphrase []byte, b Binding) (tok map[string]any, err error) {
+	secret, err := base64.StdEncoding.DecodeString(string(passphrase))
+	if err != nil || len(secret) != secretSize {
+		return nil, errors.New("seal: the passphrase was not made by New")
+	}
+	for _, n := range Required {
+		if len(b.PCRs[n]) != sha256.Size {
+			return nil, fmt.Errorf("seal: the binding has no value of PCR %d", n)
+		}
+	}
+	owner, err := x509.MarshalPKIXPublicKey(b.Owner)
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", err)
+	}
+	s, err := load(t)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	counter, err := counterName(t)
+	if err != nil {
+		return nil, err
+	}
+	key, err := loadOwner(t, b.Owner)
+	if err != nil {
+		return nil, err
+	}
+	defer flush(t, key.ObjectHandle)
+	digest, err := trial(t, func(session tpm2.Session) error {
+		return b.policy(t, session, key.Name, tpm2.TPM2BDigest{}, nullTicket, counter)
+	})
+	if err != nil {
+		return nil, err
+	}
+	blob, err := s.seal(secret, digest)
+	if err != nil {
+		return nil, err
+	}
+	raw := bound{Type: BoundType, Blob: blob, PCRs: map[string]string{}, Owner: owner, Limit: b.Limit, Counter: counterIndex}
+	for _, n := range Required {
+		raw.PCRs[fmt.Sprint(n)] = hex.EncodeToString(b.PCRs[n])
+	}
+	text, err := json.Marshal(raw)
+	if err == nil {
+		err = json.Unmarshal(text, &tok)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", err)
+	}
+	return tok, nil
+}
+
+// nullTicket is the ticket of a trial session, in which the TPM does not check tickets.
+var nullTicket = tpm2.TPMTTKVerified{Tag: tpm2.TPMSTVerified, Hierarchy: tpm2.TPMRHNull}
+
+// policy runs the policy's commands in a session. In a trial session, the TPM compares nothing. The
+// order matters: TPM2_PolicyAuthorize discards what the session had before.
+func (b *Binding) policy(t transport.TPM, session tpm2.Session, owner tpm2.TPM2BName, approved tpm2.TPM2BDigest, ticket tpm2.TPMTTKVerified, counter tpm2.TPM2BName) error {
+	_, err := tpm2.PolicyAuthorize{PolicySession: session.Handle(), ApprovedPolicy: approved, KeySign: owner, CheckTicket: ticket}.Execute(t)
+	if err != nil {
+		return err
+	}
+	var numbers []uint
+	var values []byte
+	for _, n := range Required {
+		numbers = append(numbers, uint(n))
+		values = append(values, b.PCRs[n]...)
+	}
+	sum := sha256.Sum256(values)
+	if _, err := (tpm2.PolicyPCR{PolicySession: session.Handle(), PcrDigest: tpm2.TPM2BDigest{Buffer: sum[:]}, Pcrs: pcrs(numbers...)}).Execute(t); err != nil {
+		return err
+	}
+	index := tpm2.AuthHandle{Handle: counterIndex, Name: counter, Auth: tpm2.PasswordAuth(nil)}
+	_, err = tpm2.PolicyNV{
+		AuthHandle: index, NVIndex: tpm2.NamedHandle{Handle: counterIndex, Name: counter}, PolicySession: session.Handle(),
+		OperandB: tpm2.TPM2BOperand{Buffer: binary.BigEndian.AppendUint64(nil, b.Limit)}, Operation: tpm2.TPMEOUnsignedLE,
+	}.Execute(t)
+	return err
+}
+
+func pcrs(numbers ...uint) tpm2.TPMLPCRSelection {
+	return tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA256, PCRSelect: tpm2.PCClientCompatible.PCRs(numbers...)}}}
+}
+
+// trial returns the digest of the policy whose commands `do` runs.
+func trial(t transport.TPM, do func(tpm2.Session) error) ([]byte, error) {
+	session, end, err := tpm2.PolicySession(t, tpm2.TPMAlgSHA256, 16, tpm2.Trial())
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", tpmrc.Explain(err, tpmrc.None))
+	}
+	defer end()
+	if err := do(session); err != nil {
+		return nil, fmt.Errorf("seal: the policy: %w", tpmrc.Explain(err, tpmrc.None))
+	}
+	rsp, err := tpm2.PolicyGetDigest{PolicySession: session.Handle()}.Execute(t)
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", err)
+	}
+	return rsp.PolicyDigest.Buffer, nil
+}
+
+// loadOwner loads the owner's public key into the TPM.
+func loadOwner(t transport.TPM, key crypto.PublicKey) (*tpm2.LoadExternalResponse, error) {
+	if err := approval.CheckKey(key); err != nil {
+		return nil, err
+	}
+	public := tpm2.TPMTPublic{NameAlg: tpm2.TPMAlgSHA256, ObjectAttributes: tpm2.TPMAObject{Decrypt: true, SignEncrypt: true, UserWithAuth: true}}
+	switch k := key.(type) {
+	case *rsa.PublicKey:
+		public.Type = tpm2.TPMAlgRSA
+		exponent := uint32(k.E)
+		if exponent == 65537 {
+			exponent = 0 // the TPM's name for the usual exponent
+		}
+		public.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA, &tpm2.TPMSRSAParms{KeyBits: tpm2.TPMKeyBits(k.N.BitLen()), Exponent: exponent})
+		public.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: k.N.Bytes()})
+	case *ecdsa.PublicKey:
+		point, err := k.Bytes() // 4, x, y
+		if err != nil {
+			return nil, fmt.Errorf("seal: %w", err)
+		}
+		public.Type = tpm2.TPMAlgECC
+		public.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{CurveID: tpm2.TPMECCNistP256})
+		public.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{X: tpm2.TPM2BECCParameter{Buffer: point[1:33]}, Y: tpm2.TPM2BECCParameter{Buffer: point[33:]}})
+	}
+	rsp, err := tpm2.LoadExternal{InPublic: tpm2.New2B(public), Hierarchy: tpm2.TPMRHOwner}.Execute(t)
+	if err != nil {
+		return nil, fmt.Errorf("seal: the TPM cannot use the owner's key: %w", tpmrc.Explain(err, tpmrc.None))
+	}
+	return rsp, nil
+}
+
+// signature returns an approval's signature as the TPM reads it.
+func signature(key crypto.PublicKey, sig []byte) (tpm2.TPMTSignature, error) {
+	if _, ok := key.(*rsa.PublicKey); ok {
+		return tpm2.TPMTSignature{SigAlg: tpm2.TPMAlgRSASSA, Signature: tpm2.NewTPMUSignature(tpm2.TPMAlgRSASSA,
+			&tpm2.TPMSSignatureRSA{Hash: tpm2.TPMAlgSHA256, Sig: tpm2.TPM2BPublicKeyRSA{Buffer: sig}})}, nil
+	}
+	var point struct{ R, S *big.Int }
+	if rest, err := asn1.Unmarshal(sig, &point); err != nil || len(rest) > 0 || point.R.Sign() <= 0 || point.S.Sign() <= 0 || point.R.BitLen() > 256 || point.S.BitLen() > 256 {
+		return tpm2.TPMTSignature{}, errors.New("seal: an approval's signature is damaged")
+	}
+	number := func(n *big.Int) tpm2.TPM2BECCParameter {
+		return tpm2.TPM2BECCParameter{Buffer: n.FillBytes(make([]byte, 32))}
+	}
+	return tpm2.TPMTSignature{SigAlg: tpm2.TPMAlgECDSA, Signature: tpm2.NewTPMUSignature(tpm2.TPMAlgECDSA,
+		&tpm2.TPMSSignatureECC{Hash: tpm2.TPMAlgSHA256, SignatureR: number(point.R), SignatureS: number(point.S)})}, nil
+}
+
+// ErrNotApproved means that the running system has no approval by the owner's key to which the disk
+// is bound.
+var ErrNotApproved = errors.New("the disk's owner has not approved the system that runs.\nStart a system that the owner signed, or use the recovery key.") //lint:ignore ST1005 shown to a person
+
+// OpenBound returns the passphrase that Bind sealed. `approvals` are those of the running system. If
+// the TPM does not release the passphrase to the present boot, the error is ErrNotReleased.
+func OpenBound(t transport.TPM, raw json.RawMessage, approvals []approval.Approval) ([]byte, error) {
+	tok, binding, err := readBound(raw)
+	if err != nil {
+		return nil, err
+	}
+	fingerprint, err := approval.Fingerprint(binding.Owner)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(approvals, func(a approval.Approval) bool {
+		return a.Key == fingerprint && slices.Equal(a.PCRs, []int{approval.PCR})
+	})
+	if i < 0 {
+		return nil, errors.Join(ErrNotReleased, ErrNotApproved)
+	}
+	s, err := load(t)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	var secret []byte
+	for _, a := range approvals[i:] {
+		if a.Key != fingerprint {
+			continue
+		}
+		if secret, err = s.openBound(tok, binding, a); err == nil {
+			return encode(secret), nil
+		}
+	}
+	return nil, err
+}
+
+func readBound(raw json.RawMessage) (*bound, *Binding, error) {
+	var tok bound
+	if err := json.Unmarshal(raw, &tok); err != nil {
+		return nil, nil, fmt.Errorf("seal: the LUKS2 token in the disk's header: %w", err)
+	}
+	damaged := errors.New("seal: the LUKS2 token in the disk's header is damaged, so the TPM cannot release the disk's key; use the recovery key")
+	if tok.Type != BoundType || tok.Counter != counterIndex || len(tok.Blob) > 4096 {
+		return nil, nil, damaged
+	}
+	b := &Binding{Limit: tok.Limit, PCRs: map[int][]byte{}}
+	var err error
+	if b.Owner, err = x509.ParsePKIXPublicKey(tok.Owner); err != nil {
+		return nil, nil, errors.Join(damaged, err)
+	}
+	for _, n := range Required {
+		v, err := hex.DecodeString(tok.PCRs[fmt.Sprint(n)])
+		if err != nil || len(v) != sha256.Size {
+			return nil, nil, damaged
+		}
+		b.PCRs[n] = v
+	}
+	return &tok, b, nil
+}
+
+// Made reports whether the LUKS2 token was made for this Binding, according to the LUKS2 token's own
+// statement.
+func (b Binding) Made(raw json.RawMessage) bool {
+	_, is, err := readBound(raw)
+	if err != nil || is.Limit != b.Limit {
+		return false
+	}
+	key, ok := is.Owner.(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !key.Equal(b.Owner) {
+		return false
+	}
+	for _, n := range Required {
+		if !bytes.Equal(is.PCRs[n], b.PCRs[n]) {
+			return false
+		}
+	}
+	return true
+}
+
+// openBound unseals with one approval.
+func (s *storage) openBound(tok *bound, b *Binding, a approval.Approval) ([]byte, error) {
+	approved, err := hex.DecodeString(a.Policy)
+	if err != nil || len(approved) != sha256.Size {
+		return nil, errors.Join(ErrNotReleased, ErrNotApproved)
+	}
+	private, public, err := split(tok.Blob)
+	if err != nil {
+		return nil, err
+	}
+	counter, err := counterName(s.tpm)
+	if err != nil {
+		return nil, errors.Join(ErrNotReleased, err)
+	}
+	owner, err := loadOwner(s.tpm, b.Owner)
+	if err != nil {
+		return nil, err
+	}
+	sig, err := signature(b.Owner, a.Signature)
+	if err != nil {
+		flush(s.tpm, owner.ObjectHandle)
+		return nil, errors.Join(ErrNotReleased, err)
+	}
+	sum := sha256.Sum256(approved)
+	verified, err := tpm2.VerifySignature{KeyHandle: owner.ObjectHandle, Digest: tpm2.TPM2BDigest{Buffer: sum[:]}, Signature: sig}.Execute(s.tpm)
+	flush(s.tpm, owner.ObjectHandle) // before the next load: a TPM may have room for only three objects
+	if err != nil {
+		return nil, errors.Join(ErrNotReleased, ErrNotApproved, err)
+	}
+	object, err := tpm2.Load{ParentHandle: tpm2.NamedHandle{Handle: s.handle, Name: s.name}, InPrivate: *private, InPublic: *public}.Execute(s.tpm)
+	if err != nil {
+		return nil, refused(err)
+	}
+	defer flush(s.tpm, object.ObjectHandle)
+	session, end, err := tpm2.PolicySession(s.tpm, tpm2.TPMAlgSHA256, 16, s.encrypted(tpm2.AESEncryption(128, tpm2.EncryptOut))...)
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", tpmrc.Explain(err, tpmrc.None))
+	}
+	defer end()
+	// TPM2_PolicyAuthorize checks that the session has the approved policy now.
+	if _, err := (tpm2.PolicyPCR{PolicySession: session.Handle(), Pcrs: pcrs(approval.PCR)}).Execute(s.tpm); err != nil {
+		return nil, refused(err)
+	}
+	if err := b.policy(s.tpm, session, owner.Name, tpm2.TPM2BDigest{Buffer: approved}, verified.Validation, counter); err != nil {
+		return nil, refused(err)
+	}
+	rsp, err := tpm2.Unseal{ItemHandle: tpm2.AuthHandle{Handle: object.ObjectHandle, Name: object.Name, Auth: session}}.Execute(s.tpm)
+	if err != nil {
+		return nil, refused(err)
+	}
+	return rsp.OutData.Buffer, nil
+}

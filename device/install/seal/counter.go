@@ -1,0 +1,95 @@
+package seal
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"gangway/device/identity/tpmrc"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// counterIndex is the NV index of the counter. It is in the range for the platform's owner (TCG
+// Registry of Reserved TPM 2.0 Handles, 2.2.2).
+const counterIndex = 0x01804757
+
+// counterPublic is the public area of the counter. The TPM only increments a counter, and gives a
+// new counter a first value above that of every counter that was ever deleted from the TPM.
+var counterPublic = tpm2.TPMSNVPublic{
+	NVIndex: counterIndex, NameAlg: tpm2.TPMAlgSHA256, DataSize: 8,
+	Attributes: tpm2.TPMANV{NT: tpm2.TPMNTCounter, AuthWrite: true, AuthRead: true, NoDA: true},
+}
+
+// counterName returns the name of the counter, which policies contain. The error is about a missing
+// counter, or an NV index of other attributes.
+func counterName(t transport.TPM) (tpm2.TPM2BName, error) {
+	rsp, err := tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(counterIndex)}.Execute(t)
+	if err != nil {
+		return tpm2.TPM2BName{}, fmt.Errorf("seal: the TPM has no counter at NV index %#08x: %w", counterIndex, tpmrc.Explain(err, tpmrc.None))
+	}
+	public, err := rsp.NVPublic.Contents()
+	if err != nil {
+		return tpm2.TPM2BName{}, fmt.Errorf("seal: NV index %#08x: %w", counterIndex, err)
+	}
+	want := counterPublic
+	want.Attributes.Written = true
+	if got := *public; string(tpm2.Marshal(got)) != string(tpm2.Marshal(want)) {
+		return tpm2.TPM2BName{}, fmt.Errorf("seal: another program uses NV index %#08x of the TPM", counterIndex)
+	}
+	return rsp.NVName, nil
+}
+
+// Counter returns the value of the counter. If the TPM has no counter, Counter makes one.
+func Counter(t transport.TPM) (uint64, error) {
+	name, err := counterName(t)
+	if err != nil {
+		define := tpm2.NVDefineSpace{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}, PublicInfo: tpm2.New2B(counterPublic)}
+		if _, failed := define.Execute(t); failed != nil && !errors.Is(failed, tpm2.TPMRCNVDefined) {
+			return 0, fmt.Errorf("seal: making a counter in the TPM: %w", tpmrc.Explain(failed, tpmrc.Owner))
+		}
+		// A new counter has no value until its first increment. An increment of another program's
+		// index fails.
+		if err := increment(t); err != nil {
+			return 0, err
+		}
+		if name, err = counterName(t); err != nil {
+			return 0, err
+		}
+	}
+	rsp, err := tpm2.NVRead{
+		AuthHandle: tpm2.AuthHandle{Handle: counterIndex, Name: name, Auth: tpm2.PasswordAuth(nil)},
+		NVIndex:    tpm2.NamedHandle{Handle: counterIndex, Name: name}, Size: 8,
+	}.Execute(t)
+	if err != nil {
+		return 0, fmt.Errorf("seal: reading the TPM's counter: %w", tpmrc.Explain(err, tpmrc.None))
+	}
+	if len(rsp.Data.Buffer) != 8 {
+		return 0, errors.New("seal: the TPM's counter has no 8 bytes")
+	}
+	return binary.BigEndian.Uint64(rsp.Data.Buffer), nil
+}
+
+// Advance increments the counter: LUKS2 tokens with a limit below the new value become worthless.
+func Advance(t transport.TPM) error {
+	if _, err := counterName(t); err != nil {
+		return err
+	}
+	return increment(t)
+}
+
+func increment(t transport.TPM) error {
+	rsp, err := tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(counterIndex)}.Execute(t)
+	if err != nil {
+		return fmt.Errorf("seal: the TPM's counter: %w", tpmrc.Explain(err, tpmrc.None))
+	}
+	_, err = tpm2.NVIncrement{
+		AuthHandle: tpm2.AuthHandle{Handle: counterIndex, Name: rsp.NVName, Auth: tpm2.PasswordAuth(nil)},
+		NVIndex:    tpm2.NamedHandle{Handle: counterIndex, Name: rsp.NVName},
+	}.Execute(t)
+	if err != nil {
+		return fmt.Errorf("seal: the TPM's counter: %w", tpmrc.Explain(err, tpmrc.None))
+	}
+	return nil
+}

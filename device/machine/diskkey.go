@@ -1,0 +1,117 @@
+package machine
+
+import (
+	"crypto"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"gangway/device/install/approval"
+	"gangway/device/install/diskkey"
+	"gangway/device/install/luks"
+	"gangway/device/install/seal"
+)
+
+// extraApprovals returns the owner's approvals of the running system. A system that its owner did
+// not sign has none.
+func extraApprovals() ([]approval.Approval, error) {
+	text, err := os.ReadFile(approval.SignaturePath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return approval.Parse(text)
+}
+
+// ownersKey returns the key of the owner who signed the running system; nil: nobody did.
+func ownersKey() (crypto.PublicKey, error) {
+	text, err := os.ReadFile(approval.KeyPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return approval.ParseKey(text)
+}
+
+// ErrNotBound means that the disk's key is not bound to the owner's systems, so that every system
+// opens the disk as before.
+var ErrNotBound = errors.New("the disk's key is not bound to the owner's systems")
+
+// BindData binds the key of an encrypted data partition to the running system and to the systems in
+// other slots, which are files of unified kernel images. The file `needed`, if it is not empty, is
+// the one of the other systems that must open the disk. If its owner did not approve that system,
+// BindData changes nothing and returns seal.ErrNotApproved. `changed` is false if the key was bound
+// to these systems already.
+//
+// The error is ErrNotBound if the disk is not encrypted, or if its owner did not sign the running
+// system. It is ErrNotBound and diskkey.ErrUnpredictable if the key could not be bound, and was not
+// bound before.
+func BindData(partition, running string, others []string, needed string) (changed bool, err error) {
+	owner, err := ownersKey()
+	if err != nil {
+		return false, err
+	}
+	f, err := os.OpenFile(partition, os.O_RDWR|os.O_SYNC, 0)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	magic := make([]byte, len(luks.Magic))
+	if _, err := f.ReadAt(magic, 0); err != nil {
+		return false, err
+	}
+	if owner == nil || string(magic) != luks.Magic {
+		return false, ErrNotBound
+	}
+	bound, err := diskkey.IsBound(f)
+	if err != nil {
+		return false, err
+	}
+	if changed, err = bind(f, owner, running, others, needed); err != nil && !bound {
+		err = fmt.Errorf("%w: %w", ErrNotBound, err)
+	}
+	return changed, err
+}
+
+func bind(disk luks.Disk, owner crypto.PublicKey, running string, others []string, needed string) (changed bool, err error) {
+	this, err := readSystem(running)
+	if err != nil {
+		return false, err
+	}
+	if this.Approvals, err = extraApprovals(); err != nil { // those that the machine started with
+		return false, err
+	}
+	var systems []diskkey.System
+	for _, name := range others {
+		s, err := readSystem(name)
+		if name == needed && (err != nil || !s.ApprovedBy(owner)) {
+			return false, errors.Join(seal.ErrNotApproved, err)
+		}
+		if err == nil {
+			systems = append(systems, s)
+		}
+	}
+	log, err := os.ReadFile(EventLogPath)
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", diskkey.ErrUnpredictable, err)
+	}
+	t, err := OpenTPM()
+	if err != nil {
+		return false, err
+	}
+	defer t.Close()
+	return diskkey.Bind(t, disk, owner, diskkey.Boot{Log: log, Variable: Firmware.Variable}, this, systems...)
+}
+
+func readSystem(file string) (diskkey.System, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return diskkey.System{}, err
+	}
+	return diskkey.ReadSystem(b)
+}

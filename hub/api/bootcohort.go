@@ -1,0 +1,345 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"gangway/hub/boot"
+	"gangway/hub/store"
+	"gangway/wire"
+)
+
+// Bounds of the answers about cohorts. They bound the rows that the hub reads.
+const (
+	listedCohorts  = 100
+	listedBad      = 60 // cohorts with the fewest changed devices, and as many with the most
+	listedRare     = 20 // cohorts of each part, among which the hub looks for outliers
+	listedMembers  = 200
+	sampledMembers = 3 // nicks in each cohort of a list
+)
+
+// A cohort is an outlier if its model has at least outlierOf devices, and at most one of outlierIn
+// devices is in the cohort.
+const (
+	outlierOf = 10
+	outlierIn = 20
+)
+
+// CohortView counts the devices of a model that have one value of a part.
+type CohortView struct {
+	Part     string    `json:"part"`
+	Value    string    `json:"value"`
+	Model    string    `json:"model"`
+	Devices  int       `json:"devices"`
+	Bad      int       `json:"changed"` // of the devices: the part is neither expected nor known
+	Of       int       `json:"of"`      // measured devices of the model
+	First    time.Time `json:"first"`   // the first measurement of the value
+	Outlier  bool      `json:"outlier"`
+	Cause    string    `json:"cause,omitempty"`    // a boot.Cause
+	Words    string    `json:"words"`              // a sentence for a person
+	Firmware string    `json:"firmware,omitempty"` // the firmware's version, as it was measured
+	Nicks    []string  `json:"nicks"`              // of some of the devices
+}
+
+// CohortList has the cohorts that an owner should look at: first the outliers, then the changes that
+// many devices have in common.
+type CohortList struct {
+	Items []CohortView `json:"items"`
+	More  bool         `json:"more"` // there are more cohorts than the answer has
+}
+
+// CohortDetail is a cohort with its devices: the preview of a decision.
+type CohortDetail struct {
+	Part    string         `json:"part"`
+	Value   string         `json:"value"`
+	Model   string         `json:"model,omitempty"`
+	Token   string         `json:"token,omitempty"`
+	Devices int            `json:"devices"`
+	Bad     int            `json:"changed"`
+	Members []CohortMember `json:"members"` // at most 200, those with a changed part first
+}
+
+// CohortMember is a device of a cohort.
+type CohortMember struct {
+	Device string `json:"device"`
+	Nick   string `json:"nick"`
+	Bad    bool   `json:"changed"`
+}
+
+func (s *Server) listCohorts(w http.ResponseWriter, r *http.Request) error {
+	part, model := r.URL.Query().Get("part"), r.URL.Query().Get("model")
+	if part != "" && !isPart(part) || part == "" && model != "" {
+		return errPart
+	}
+	list, err := s.cohorts(r.Context(), accountOf(r).ID, part, model)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, list)
+	return nil
+}
+
+var errPart = problem(http.StatusBadRequest, "boot-part", "Use firmware, firmware-code, keys, boot-path, system or rest.", "The name of the part is not valid.")
+
+// cohorts lists the cohorts of a part. If part is empty, it lists the cohorts that the owner should
+// look at, the outliers first.
+func (s *Server) cohorts(ctx context.Context, owner, part, model string) (list CohortList, err error) {
+	var rows []store.BootCohort
+	if part != "" {
+		rows, err = s.cfg.Store.BootCohorts(ctx, owner, part, model, listedCohorts+1)
+	} else {
+		rows, list.More, err = s.notableCohorts(ctx, owner)
+	}
+	if err != nil {
+		return list, err
+	}
+	list.More = list.More || len(rows) > listedCohorts
+	list.Items = []CohortView{}
+	for _, row := range rows[:min(len(rows), listedCohorts)] {
+		v := viewCohort(row)
+		members, err := s.cfg.Store.BootMembers(ctx, owner, store.BootMembers{Part: row.Part, Value: row.Value, Model: row.Model, Limit: sampledMembers})
+		if err != nil {
+			return list, err
+		}
+		for _, m := range members {
+			v.Nicks = append(v.Nicks, m.Nick)
+		}
+		list.Items = append(list.Items, v)
+	}
+	return list, nil
+}
+
+// notableCohorts returns the outliers, and then the other cohorts with changed devices, those with
+// the most changed devices first. An outlier is notable even if nothing changed: its value may have
+// been wrong since its first boot. The result `more` is true if there may be other cohorts.
+func (s *Server) notableCohorts(ctx context.Context, owner string) (list []store.BootCohort, more bool, err error) {
+	var outliers, common []store.BootCohort
+	for _, most := range []bool{false, true} {
+		bad, err := s.cfg.Store.BadBootCohorts(ctx, owner, most, listedBad)
+		if err != nil {
+			return nil, false, err
+		}
+		more = more || len(bad) == listedBad
+		for _, c := range bad {
+			to := &common
+			if isOutlier(c) {
+				to = &outliers
+			}
+			if !slices.Contains(*to, c) {
+				*to = append(*to, c)
+			}
+		}
+	}
+	for _, part := range []string{boot.FirmwareCode, boot.PartKeys} {
+		rare, err := s.cfg.Store.RareBootCohorts(ctx, owner, part, listedRare)
+		if err != nil {
+			return nil, false, err
+		}
+		for _, c := range rare {
+			if isOutlier(c) && c.Bad == 0 {
+				outliers = append(outliers, c)
+			}
+		}
+	}
+	slices.SortStableFunc(common, func(a, b store.BootCohort) int { return b.Bad - a.Bad })
+	return append(outliers, common...), more, nil
+}
+
+func isOutlier(c store.BootCohort) bool {
+	return c.Of >= outlierOf && c.Devices*outlierIn <= c.Of
+}
+
+func viewCohort(c store.BootCohort) CohortView {
+	v := CohortView{Part: c.Part, Value: c.Value, Model: c.Model, Devices: c.Devices, Bad: c.Bad, Of: c.Of, First: c.First.UTC(), Outlier: isOutlier(c), Firmware: c.Firmware, Nicks: []string{}}
+	model := c.Model
+	if model == "" {
+		model = "no model"
+	}
+	v.Words = fmt.Sprintf("%d of %d measured devices of %s have this value of %s, the first since %s.", c.Devices, c.Of, model, partWords(c.Part), c.First.UTC().Format("2 January 2006"))
+	if c.Bad > 0 {
+		v.Cause = c.Cause
+		v.Words += " " + c.Words
+	}
+	return v
+}
+
+// partWords names a part for a person, in the middle of a sentence.
+func partWords(name string) string {
+	if name == boot.FirmwareCode {
+		return "the firmware's code"
+	}
+	p, _ := boot.PartNamed(name)
+	return p.Words
+}
+
+func (s *Server) showCohort(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	v, err := s.cohort(r.Context(), accountOf(r).ID, r.PathValue("part"), r.PathValue("value"), q.Get("model"), q.Get("token"))
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, v)
+	return nil
+}
+
+// cohort returns the preview of a decision.
+func (s *Server) cohort(ctx context.Context, owner, part, value, model, token string) (v CohortDetail, err error) {
+	if _, ok := hashNamed(value); !ok || !isPart(part) {
+		return v, store.ErrNotFound
+	}
+	v = CohortDetail{Part: part, Value: value, Model: model, Token: token, Members: []CohortMember{}}
+	limit := listedMembers
+	if token != "" {
+		limit = maxTokenCohort
+	}
+	members, err := s.cfg.Store.BootMembers(ctx, owner, store.BootMembers{Part: part, Value: value, Model: model, Token: token, Limit: limit})
+	if err != nil {
+		return v, err
+	}
+	for _, m := range members[:min(len(members), listedMembers)] {
+		v.Members = append(v.Members, CohortMember(m))
+	}
+	if token != "" {
+		v.Devices = len(members)
+		for _, m := range members {
+			if m.Bad {
+				v.Bad++
+			}
+		}
+	} else {
+		c, err := s.cfg.Store.BootCohortOf(ctx, owner, part, model, value)
+		if err != nil {
+			return v, err
+		}
+		v.Devices, v.Bad = c.Devices, c.Bad
+	}
+	if v.Devices == 0 {
+		return v, store.ErrNotFound
+	}
+	return v, nil
+}
+
+// maxTokenCohort is the largest number of devices that the hub counts in a cohort of a join token.
+const maxTokenCohort = 1000
+
+// BootDecisionView is a decision for a cohort.
+type BootDecisionView struct {
+	ID      int64     `json:"id"`
+	Part    string    `json:"part"`
+	Value   string    `json:"value"`
+	Model   string    `json:"model,omitempty"` // empty: all models
+	Token   string    `json:"token,omitempty"` // id of a join token; empty: devices of all tokens
+	Made    time.Time `json:"made"`
+	By      string    `json:"by"`
+	Words   string    `json:"words"`
+	Devices int       `json:"devices"` // of the cohort, at the time of the decision
+}
+
+// NewBootDecision is the body of a request that accepts a value for a cohort.
+type NewBootDecision struct {
+	Part  string `json:"part"`
+	Value string `json:"value"`
+	Model string `json:"model"`
+	Token string `json:"token"`
+	// Devices is the number of devices in the preview. If the cohort has more devices now, the
+	// decision fails. 0: the hub does not check.
+	Devices int `json:"devices"`
+}
+
+func viewDecision(d store.BootDecision) BootDecisionView {
+	return BootDecisionView{ID: d.ID, Part: d.Part, Value: d.Value, Model: d.Model, Token: d.Token, Made: d.Made.UTC(), By: d.MadeBy, Words: d.Words, Devices: d.Devices}
+}
+
+func (s *Server) listBootDecisions(w http.ResponseWriter, r *http.Request) error {
+	rows, err := s.cfg.Store.BootDecisions(r.Context(), accountOf(r).ID)
+	if err != nil {
+		return err
+	}
+	list := BootList[BootDecisionView]{Items: []BootDecisionView{}}
+	for _, row := range rows {
+		list.Items = append(list.Items, viewDecision(row))
+	}
+	writeJSON(w, http.StatusOK, list)
+	return nil
+}
+
+func (s *Server) addBootDecision(w http.ResponseWriter, r *http.Request) error {
+	var body NewBootDecision
+	if err := readJSON(r, &body); err != nil {
+		return err
+	}
+	d, err := s.putBootDecision(r, body)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, viewDecision(d))
+	return nil
+}
+
+// putBootDecision accepts a value that at least one of the caller's devices has.
+func (s *Server) putBootDecision(r *http.Request, body NewBootDecision) (d store.BootDecision, err error) {
+	a := accountOf(r)
+	if !isPart(body.Part) {
+		return d, errPart
+	}
+	if body.Token != "" && !wire.IsID(body.Token) {
+		return d, store.ErrNotFound
+	}
+	preview, err := s.cohort(r.Context(), a.ID, body.Part, body.Value, body.Model, body.Token)
+	if err != nil {
+		return d, err
+	}
+	if body.Devices != 0 && preview.Devices > body.Devices {
+		return d, problem(http.StatusConflict, "boot-cohort-grew", "Look at the cohort again, and decide about all its devices.", "The cohort has %d devices now, and had %d in the preview.", preview.Devices, body.Devices)
+	}
+	d = store.BootDecision{Owner: a.ID, Part: body.Part, Value: body.Value, Model: body.Model, Token: body.Token, Made: s.cfg.Now(), MadeBy: a.Nick, Devices: preview.Devices}
+	d.Words = fmt.Sprintf("This value of %s is known for %s: %s.", partWords(body.Part), cohortWords(body.Model, body.Token), counted(preview.Devices, "device"))
+	e := s.bootRuleEvent(r, "boot.accepted", "%s accepted a boot for a cohort. %s The value is %s.", a.Nick, d.Words, body.Value)
+	d.ID, err = s.cfg.Store.PutBootDecision(r.Context(), d, e)
+	switch {
+	case errors.Is(err, store.ErrExists):
+		return d, problem(http.StatusConflict, "exists", "List the decisions with 'gangway boot decisions'.", "You made this decision already.")
+	case errors.Is(err, store.ErrFull):
+		return d, problem(http.StatusConflict, "too-many-decisions", "Remove decisions about values that no device has any more.", "The account has %d decisions, which is the maximum.", store.MaxBootDecisions)
+	case err != nil:
+		return d, err
+	}
+	return d, s.rulesChanged(r)
+}
+
+func cohortWords(model, token string) string {
+	switch {
+	case model != "" && token != "":
+		return fmt.Sprintf("devices of %s that joined with the token %s", model, token)
+	case model != "":
+		return "devices of " + model
+	case token != "":
+		return "devices that joined with the token " + token
+	}
+	return "all devices"
+}
+
+func (s *Server) removeBootDecision(w http.ResponseWriter, r *http.Request) error {
+	if err := s.dropBootDecision(r, r.PathValue("id")); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, map[string]string{"status": "OK"})
+	return nil
+}
+
+func (s *Server) dropBootDecision(r *http.Request, name string) error {
+	id, err := strconv.ParseInt(name, 10, 64)
+	if err != nil {
+		return store.ErrNotFound
+	}
+	e := s.bootRuleEvent(r, "boot.accept-undone", "%s undid the decision %d about a cohort's boots.", accountOf(r).Nick, id)
+	if err := s.cfg.Store.DeleteBootDecision(r.Context(), accountOf(r).ID, id, e); err != nil {
+		return err
+	}
+	return s.rulesChanged(r)
+}

@@ -1,0 +1,122 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"gangway/hub/boot"
+	"gangway/hub/store"
+	"gangway/hub/ui"
+)
+
+const bootsPath = "/ui/boots"
+
+// shownDecisions and shownManifests bound the lists on the page.
+const shownDecisions, shownManifests = 50, 50
+
+// showBoots is the page on which an owner decides about boots of many devices.
+func (s *Server) showBoots(w http.ResponseWriter, r *http.Request) error {
+	return s.renderBoots(w, r, http.StatusOK, "")
+}
+
+func (s *Server) renderBoots(w http.ResponseWriter, r *http.Request, status int, problem string) error {
+	ctx, owner := r.Context(), accountOf(r).ID
+	p := &ui.BootsPage{Tabs: trustTabs(bootsPath), Problem: problem}
+	list, err := s.cohorts(ctx, owner, "", "")
+	if err != nil {
+		return err
+	}
+	p.More = list.More
+	for _, c := range list.Items {
+		row := ui.BootCohort{Path: cohortPath(c), Model: c.Model, Part: partWords(c.Part), Words: c.Words, Devices: c.Devices, Bad: c.Bad, Of: c.Of, First: c.First, Nicks: c.Nicks}
+		if c.Outlier {
+			p.Outliers = append(p.Outliers, row)
+		} else {
+			p.Changes = append(p.Changes, row)
+		}
+	}
+	decisions, err := s.cfg.Store.BootDecisions(ctx, owner)
+	if err != nil {
+		return err
+	}
+	for _, d := range decisions[:min(len(decisions), shownDecisions)] {
+		p.Decisions = append(p.Decisions, ui.BootDecision{ID: d.ID, Words: d.Words, By: d.MadeBy, Made: d.Made})
+	}
+	manifests, err := s.manifestViews(ctx, owner)
+	if err != nil {
+		return err
+	}
+	for _, m := range manifests[:min(len(manifests), shownManifests)] {
+		p.Manifests = append(p.Manifests, ui.BootManifest{ID: m.ID, Name: m.Name, Sequence: m.Sequence, Counts: m.Counts, Added: m.Added})
+	}
+	keys, err := s.cfg.Store.ManifestKeys(ctx, owner)
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		p.Keys = append(p.Keys, ui.BootKey{ID: fmt.Sprintf("%x", k.ID), Name: k.Name, Added: k.Added})
+	}
+	return s.renderPage(w, r, status, "boots", ui.Page{Title: "Boots", Section: ui.SectionTrust, Data: p, Wide: true})
+}
+
+// cohortPath returns the address of the preview of a decision about a cohort.
+func cohortPath(c CohortView) string {
+	path := bootsPath + "/" + url.PathEscape(c.Part) + "/" + url.PathEscape(c.Value)
+	if c.Model != "" {
+		path += "?" + url.Values{"model": {c.Model}}.Encode()
+	}
+	return path
+}
+
+// showBootCohort previews a decision about a cohort.
+func (s *Server) showBootCohort(w http.ResponseWriter, r *http.Request) error {
+	c, err := s.cohort(r.Context(), accountOf(r).ID, r.PathValue("part"), r.PathValue("value"), r.URL.Query().Get("model"), "")
+	if err != nil {
+		return err
+	}
+	p := &ui.BootCohortPage{Part: partWords(c.Part), PartName: c.Part, Value: c.Value, Model: c.Model, Devices: c.Devices, Bad: c.Bad, Hidden: c.Devices - len(c.Members), Code: c.Part == boot.FirmwareCode}
+	for _, m := range c.Members {
+		p.Members = append(p.Members, ui.BootMember{Path: tabPath(m.Device, tabBoots), Nick: m.Nick, Bad: m.Bad})
+	}
+	return s.renderPage(w, r, http.StatusOK, "bootcohort", ui.Page{Title: "Accept a boot", Section: ui.SectionTrust, Data: p})
+}
+
+// acceptCohortOnPage accepts the value that the preview showed, for the devices that it showed.
+func (s *Server) acceptCohortOnPage(w http.ResponseWriter, r *http.Request) error {
+	if err := readForm(r); err != nil {
+		return err
+	}
+	devices, err := strconv.Atoi(r.PostFormValue("devices"))
+	if err != nil || devices < 1 {
+		return problem(http.StatusBadRequest, "boot-part", "Reload the page.", "The form does not say how many devices the preview showed.")
+	}
+	body := NewBootDecision{Part: r.PostFormValue("part"), Value: r.PostFormValue("value"), Model: r.PostFormValue("model"), Devices: devices}
+	d, err := s.putBootDecision(r, body)
+	if err != nil {
+		return s.bootsProblem(w, r, err)
+	}
+	return s.redirect(w, r, bootsPath, ui.Notice{Tone: "ok", Text: d.Words + " The hub judges their boots again, which can take some minutes."})
+}
+
+// undoCohortOnPage undoes a decision.
+func (s *Server) undoCohortOnPage(w http.ResponseWriter, r *http.Request) error {
+	if err := readForm(r); err != nil {
+		return err
+	}
+	if err := s.dropBootDecision(r, r.PostFormValue("id")); err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	return s.redirect(w, r, bootsPath, ui.Notice{Tone: "ok", Text: "The decision is undone. The hub judges the boots again, which can take some minutes."})
+}
+
+// bootsProblem shows the page with an error that the person can correct.
+func (s *Server) bootsProblem(w http.ResponseWriter, r *http.Request, err error) error {
+	text, status, ok := s.formProblem(r, err)
+	if !ok {
+		return err
+	}
+	return s.renderBoots(w, r, status, text)
+}

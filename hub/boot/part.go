@@ -1,0 +1,99 @@
+package boot
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+)
+
+// A Part of a boot is a set of PCRs that change for the same reasons.
+type Part struct {
+	Name  string
+	Words string // for a person, in the middle of a sentence
+	PCRs  []int
+}
+
+// Names of the parts of a boot.
+const (
+	PartFirmware = "firmware"
+	PartKeys     = "keys"
+	PartPath     = "boot-path"
+	PartSystem   = "system"
+	PartRest     = "rest"
+	// FirmwareCode is the part of the firmware that equals on all machines of a model. It has no
+	// verdict of its own. A decision about its value accepts the whole firmware, whatever settings
+	// the machine has in PCR 1 and 3.
+	FirmwareCode = "firmware-code"
+)
+
+// Parts are the parts of a boot, in the order of the boot. PCR 10 is in no part: see imaPCR.
+var Parts = []Part{
+	{PartFirmware, "the firmware", []int{0, 1, 2, 3}},
+	{PartKeys, "the Secure Boot keys", []int{secureBootPCR}},
+	{PartPath, "the boot path", []int{pathPCR, exitPCR}},
+	{PartSystem, "the system", []int{phasePCR, linePCR}},
+	{PartRest, "the rest", []int{6, 8, nvPCR, 13, 14, 15}},
+}
+
+const (
+	pathPCR = 4  // the programs that firmware started
+	linePCR = 12 // command lines that did not come from the unified kernel image
+)
+
+// codePCRs are the PCRs of FirmwareCode: the firmware's code, and the code of plug-in cards.
+var codePCRs = []int{0, 2}
+
+// States of a part.
+const (
+	StateExpected    = "expected"         // it is what the owner's manifests state
+	StateKnown       = "known"            // the owner accepted it: by the device's reference, or for a cohort
+	StateChanged     = "changed"          // it is neither expected nor known
+	StateUnexplained = "unexplained"      // it is neither expected nor known, and the event log does not explain it
+	StateNothing     = "nothing-measured" // the firmware measured nothing
+)
+
+// AtLeast reports whether the state `is` satisfies the requirement `want`, which is StateExpected
+// or StateKnown. An expected part also satisfies StateKnown.
+func AtLeast(is, want string) bool {
+	return is == StateExpected || is == StateKnown && want == StateKnown
+}
+
+// PartNamed finds a part by its name.
+func PartNamed(name string) (Part, bool) {
+	i := slices.IndexFunc(Parts, func(p Part) bool { return p.Name == name })
+	if i < 0 {
+		return Part{}, false
+	}
+	return Parts[i], true
+}
+
+// Values returns the value of each part, and of FirmwareCode, by name. Two boots have the same
+// value of a part exactly if they have the same bank and the same PCR values in this part.
+func (m *Measurement) Values() map[string]string {
+	values := map[string]string{FirmwareCode: m.valueOf(codePCRs)}
+	for _, p := range Parts {
+		values[p.Name] = m.valueOf(p.PCRs)
+	}
+	return values
+}
+
+// valueOf returns the SHA-256, in hexadecimal, of the bank's name and the values of some PCRs.
+func (m *Measurement) valueOf(pcrs []int) string {
+	h := sha256.New()
+	h.Write([]byte("gangway boot part v1\x00" + m.Bank + "\x00"))
+	for _, pcr := range pcrs {
+		h.Write([]byte(valueOf(m, pcr) + "\x00"))
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// FirmwareText returns the firmware's version, as firmware measured it into PCR 0. It returns "" if
+// the log does not explain PCR 0, or if firmware measured no version.
+func (m *Measurement) FirmwareText() string {
+	for _, e := range m.Events {
+		if e.PCR == 0 && e.What == whatVersion {
+			return e.Text
+		}
+	}
+	return ""
+}

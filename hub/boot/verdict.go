@@ -1,0 +1,447 @@
+package boot
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"gangway/wire/manifest"
+)
+
+// Rules say what Judge expects of a device's boot.
+type Rules struct {
+	// Reference is the device's reference. It is nil before the first boot that is accepted.
+	Reference *Reference
+	// Manifests are the manifests of the device's owner. Their signatures are valid.
+	Manifests []*manifest.Manifest
+	// Wanted are the systems that are meant to run, as the SHA-256 of their files in lower-case
+	// hexadecimal: the system of the device's present revision, and the systems of revisions that
+	// the device has not finished. If Wanted is empty, any system in Manifests is meant to run.
+	Wanted []string
+	// Since is the time at which the present revision was done. It is zero if the present revision
+	// has no system that a manifest names. An older reference does not count for the parts that
+	// manifests determine.
+	Since time.Time
+	// Before is the system that ran when the device's boot last matched; nil if it is not known.
+	Before *System
+	// Known are the owner's decisions for cohorts. Only the decisions that apply to the device count.
+	Known []Decision
+}
+
+// System is a system that ran on a device, as a manifest names it.
+type System struct {
+	Name     string    `json:"name"`
+	SHA256   string    `json:"sha256"` // of the file, hexadecimal
+	Sequence uint64    `json:"sequence"`
+	Since    time.Time `json:"since"` // the first measurement of this system
+}
+
+// Decision says that the owner accepts a value of a part for a cohort of devices.
+type Decision struct {
+	Part  string // name of a part, or FirmwareCode
+	Value string // as in Measurement.Values
+	Since time.Time
+}
+
+// Verdict judges a boot by its parts.
+type Verdict struct {
+	Parts   []PartVerdict `json:"parts"`
+	System  *System       `json:"system,omitempty"` // the system that ran, if a manifest names it
+	Changes []Change      `json:"-"`                // empty if the boot matches
+	// Learn is true if the boot has no reference yet and may become the reference.
+	Learn bool `json:"-"`
+}
+
+// PartVerdict judges one part of a boot.
+type PartVerdict struct {
+	Part  string `json:"part"`
+	State string `json:"state"`
+	Words string `json:"words"`           // a sentence for a person
+	Cause string `json:"cause,omitempty"` // a stable code of the likely cause; empty if it is not known
+	Value string `json:"value"`           // as in Measurement.Values
+}
+
+// Matches reports whether all parts are expected or known.
+func (v *Verdict) Matches() bool {
+	return !slices.ContainsFunc(v.Parts, func(p PartVerdict) bool { return !AtLeast(p.State, StateKnown) })
+}
+
+// Judge judges a boot. Only the PCR values and the digests that lead to them decide.
+func Judge(m *Measurement, r Rules) *Verdict {
+	j := &judge{Measurement: m, Rules: r, values: m.Values()}
+	v := new(Verdict)
+	if m.NothingMeasured() {
+		for _, p := range Parts {
+			v.Parts = append(v.Parts, PartVerdict{p.Name, StateNothing, upperFirst(p.Words) + " is not proven: the firmware measured nothing into PCR 0 to 7.", "", j.values[p.Name]})
+		}
+		v.Changes = []Change{{PCR: -1, What: "the measurement", Words: fmt.Sprintf("In the TPM's %s bank, PCR 0 to 7 have their values after a reset, or only separators: the firmware measured nothing that distinguishes this boot from another.", m.Bank)}}
+		return v
+	}
+	j.findSystem()
+	v.System = j.ran
+	// The parts that manifests determine come first: on a first boot they decide whether the rest
+	// may become the reference.
+	path, system := j.part(PartPath), j.part(PartSystem)
+	j.learn = r.Reference == nil && (len(r.Manifests) == 0 || AtLeast(path.State, StateKnown) && AtLeast(system.State, StateKnown))
+	v.Learn = j.learn
+	if len(r.Manifests) == 0 {
+		path, system = j.part(PartPath), j.part(PartSystem)
+	}
+	v.Parts = []PartVerdict{j.part(PartFirmware), j.part(PartKeys), path, system, j.part(PartRest)}
+	j.explain(v)
+	return v
+}
+
+// judge is the state of one call of Judge.
+type judge struct {
+	*Measurement
+	Rules
+	values map[string]string
+	// meant are the manifests of the systems that are meant to run and whose PCR 11 is the measured
+	// one. Several manifests may have the same PCR 11.
+	meant []*manifest.Manifest
+	other *manifest.Manifest // the manifest with the measured PCR 11, if none is in `meant`
+	back  bool               // the system is older than the system before it, and no revision orders it
+	ran   *System
+	learn bool // the boot becomes the reference
+
+	emptyValues map[string]bool // the result of emptyPCRs, after the first use
+}
+
+// findSystem finds the manifests that name the running system, by PCR 11.
+func (j *judge) findSystem() {
+	for _, m := range j.Manifests {
+		if !ranSystem(j.Measurement, m) {
+			continue
+		}
+		if len(j.Wanted) > 0 && !slices.Contains(j.Wanted, m.System.SHA256) {
+			j.other = m
+			continue
+		}
+		j.meant = append(j.meant, m)
+	}
+	// Programs in PCR 4 tell systems with the same PCR 11 apart.
+	if i := slices.IndexFunc(j.meant, j.started); i > 0 {
+		j.meant[0], j.meant[i] = j.meant[i], j.meant[0]
+	}
+	is := j.other
+	if len(j.meant) > 0 {
+		is, j.other = j.meant[0], nil
+	}
+	if is == nil {
+		return
+	}
+	j.ran = &System{Name: is.Name, SHA256: is.System.SHA256, Sequence: is.Sequence}
+	j.back = j.Before != nil && is.Sequence < j.Before.Sequence
+	if j.back && len(j.Wanted) == 0 {
+		j.meant, j.other = nil, is // no revision orders the older system
+	}
+}
+
+// ranSystem reports whether PCR 11 is what the system of a manifest leaves there.
+func ranSystem(m *Measurement, of *manifest.Manifest) bool {
+	values := of.System.PCR11[m.Bank]
+	is := valueOf(m, phasePCR)
+	for _, v := range values {
+		if v == is {
+			return true
+		}
+	}
+	return values[""] != "" && reaches(m.Bank, values[""], is, afterLog(phasePCR))
+}
+
+// part judges the part with the given name.
+func (j *judge) part(name string) PartVerdict {
+	p, _ := PartNamed(name)
+	v := PartVerdict{Part: name, Value: j.values[name]}
+	if words, ok := j.expected(p); ok {
+		v.State, v.Words = StateExpected, words
+		return v
+	}
+	if d, ok := j.decided(p); ok {
+		v.State, v.Words = StateKnown, fmt.Sprintf("%s: its owner accepted these values for a cohort of devices on %s.", upperFirst(p.Words), d.Since.UTC().Format("2 January 2006"))
+		return v
+	}
+	if words, ok := j.byReference(p); ok {
+		v.State, v.Words = StateKnown, words
+		return v
+	}
+	return j.changed(p, v)
+}
+
+// expected reports whether manifests determine a part and the measured part is what they state.
+func (j *judge) expected(p Part) (words string, ok bool) {
+	switch p.Name {
+	case PartKeys:
+		for _, m := range j.Manifests {
+			if m.SecureBoot != nil && j.enrolled(m.SecureBoot) {
+				return fmt.Sprintf("The Secure Boot keys are those of the image %q.", m.Name), true
+			}
+		}
+	case PartPath:
+		i := slices.IndexFunc(j.meant, j.startedAlone)
+		if i >= 0 && j.settled() {
+			return fmt.Sprintf("Firmware started the programs of %q, and no other program.", j.meant[i].Name), true
+		}
+	case PartSystem:
+		i := slices.IndexFunc(j.meant, j.ownLine)
+		if i >= 0 {
+			return fmt.Sprintf("The system is %q (sequence %d).%s", j.meant[i].Name, j.meant[i].Sequence, j.orderedBack()), true
+		}
+	case PartRest:
+		if len(j.meant) > 0 && j.ownFiles() && j.empty(6, 8, 13, 14, 15) {
+			return "Nothing else was measured, except the system's own files.", true
+		}
+	}
+	return "", false
+}
+
+func (j *judge) orderedBack() string {
+	if !j.back {
+		return ""
+	}
+	return fmt.Sprintf(" This is a roll-back from %q (sequence %d), and a revision orders it.", j.Before.Name, j.Before.Sequence)
+}
+
+// decided finds a decision of the owner that covers a part.
+func (j *judge) decided(p Part) (Decision, bool) {
+	for _, d := range j.Known {
+		if d.Part == p.Name && d.Value == j.values[p.Name] || d.Part == FirmwareCode && p.Name == PartFirmware && d.Value == j.values[FirmwareCode] {
+			return d, true
+		}
+	}
+	return Decision{}, false
+}
+
+// byReference reports whether a part is as in the reference. On a first boot without a reference,
+// it reports whether the part becomes the reference.
+func (j *judge) byReference(p Part) (words string, ok bool) {
+	r := j.Reference
+	switch {
+	case j.learn:
+		return fmt.Sprintf("%s: measured for the first time. This boot is the reference now.", pcrList(p.PCRs)), true
+	case r == nil, len(r.PCRs) == 0, r.Bank != j.Bank:
+		return "", false
+	}
+	day := r.Since.UTC().Format("2 January 2006")
+	if p.Name == PartPath && j.knownManager() && j.settled() {
+		return fmt.Sprintf("Firmware started the boot manager of the reference of %s, and then the programs of %q.", day, j.meant[0].Name), true
+	}
+	if j.outdated(p) || len(j.differences(p)) > 0 {
+		return "", false
+	}
+	if len(r.only(p.PCRs).PCRs) == 0 {
+		return fmt.Sprintf("The reference of %s has no value of %s, so this part is not compared.", day, pcrList(p.PCRs)), true
+	}
+	return fmt.Sprintf("%s: as in the reference of %s.", pcrList(p.PCRs), day), true
+}
+
+// differences returns the differences of a part from the reference, which must not be nil. The
+// traces of a system that a manifest names may differ from the reference.
+func (j *judge) differences(p Part) []Change {
+	pcrs := compared(p)
+	if p.Name == PartRest && len(j.meant) > 0 && j.ownFiles() {
+		pcrs = slices.DeleteFunc(pcrs, func(pcr int) bool { return pcr == nvPCR })
+	}
+	return j.Reference.differencesIn(pcrs, j.Measurement)
+}
+
+// differencesIn is Compare for some PCRs. It finds no difference if the reference has none of them.
+func (r *Reference) differencesIn(pcrs []int, m *Measurement) []Change {
+	part := r.only(pcrs)
+	if len(part.PCRs) == 0 && len(r.PCRs) > 0 && r.Bank == m.Bank {
+		return nil
+	}
+	return Compare(part, m)
+}
+
+// compared returns the PCRs of a part that a reference may have. A reference that was entered as
+// values may have PCR 10 too.
+func compared(p Part) []int {
+	if p.Name == PartRest {
+		return append(slices.Clone(p.PCRs), imaPCR)
+	}
+	return slices.Clone(p.PCRs)
+}
+
+// outdated reports whether the reference does not count for a part, because a manifest determines
+// the part, and the reference is older than the present system.
+func (j *judge) outdated(p Part) bool {
+	if p.Name != PartPath && p.Name != PartSystem {
+		return false
+	}
+	since := j.Since
+	if j.Before != nil && j.back && j.other != nil && j.Before.Since.After(since) {
+		since = j.Before.Since
+	}
+	return !since.IsZero() && !j.Reference.Since.After(since)
+}
+
+// only returns the reference with only some of its PCRs.
+func (r *Reference) only(pcrs []int) *Reference {
+	part := *r
+	part.PCRs = make(map[int]string)
+	for _, pcr := range pcrs {
+		if v, ok := r.PCRs[pcr]; ok {
+			part.PCRs[pcr] = v
+		}
+	}
+	return &part
+}
+
+// settled reports whether PCR 5 is as in the reference, or shows at least the same partition table.
+// The other data in PCR 5 are settings of boot managers: PCR 4 and 12 show which program and which
+// command line they led to. On a first boot, an event log that explains PCR 5 is enough.
+func (j *judge) settled() bool {
+	explained := !slices.Contains(j.Unexplained, exitPCR)
+	r := j.Reference
+	switch {
+	case r == nil:
+		return explained
+	case r.Bank != j.Bank:
+		return false
+	case len(r.differencesIn([]int{exitPCR}, j.Measurement)) == 0:
+		return true
+	}
+	was, is := partitions(r.Events), partitions(j.Events)
+	return explained && len(was) > 0 && slices.Equal(was, is)
+}
+
+// partitions returns the digests of the partition tables in PCR 5.
+func partitions(events []Event) (digests []string) {
+	for _, e := range eventsOf(events, exitPCR) {
+		if e.What == whatPartitions {
+			digests = append(digests, e.Digest)
+		}
+	}
+	return digests
+}
+
+// empty reports whether nothing that is specific to a machine was measured into some PCRs.
+func (j *judge) empty(pcrs ...int) bool {
+	if j.emptyValues == nil {
+		bank, ok := hashOf(j.Bank)
+		if !ok {
+			return false
+		}
+		j.emptyValues = emptyPCRs(bank)
+	}
+	return !slices.ContainsFunc(pcrs, func(pcr int) bool { return !j.emptyValues[valueOf(j.Measurement, pcr)] })
+}
+
+// changed completes the verdict of a part that is neither expected nor known.
+func (j *judge) changed(p Part, v PartVerdict) PartVerdict {
+	v.State = StateChanged
+	for _, pcr := range p.PCRs {
+		if slices.Contains(j.Unexplained, pcr) && (j.Reference == nil || len(j.Reference.differencesIn([]int{pcr}, j.Measurement)) > 0) {
+			v.State = StateUnexplained
+		}
+	}
+	v.Words, v.Cause = j.why(p)
+	return v
+}
+
+// why names the likely cause of a changed part.
+func (j *judge) why(p Part) (words, cause string) {
+	if p.Name == PartPath || p.Name == PartSystem {
+		if words, cause := j.otherSystem(p); cause != "" {
+			return words, cause
+		}
+	}
+	r := j.Reference
+	switch {
+	case r == nil:
+		return fmt.Sprintf("%s: the device has no reference yet, and its first boot did not start a system of its owner.", pcrList(p.PCRs)), CauseNoReference
+	case r.Bank != j.Bank:
+		return Compare(r, j.Measurement)[0].Words, CauseOtherBank
+	}
+	changes := r.differencesIn(compared(p), j.Measurement)
+	if p.Name == PartKeys {
+		if keys, cause := j.keyWords(changes); keys != "" {
+			return keys, cause
+		}
+	}
+	if p.Name == PartFirmware {
+		if was, is := r.firmwareText(), j.FirmwareText(); was != is && was != "" && is != "" {
+			return fmt.Sprintf("The firmware's version was %q in the reference of %s, and is %q now.", was, r.Since.UTC().Format("2 January 2006"), is), CauseFirmware
+		}
+	}
+	if len(changes) == 0 {
+		return fmt.Sprintf("%s: the reference of %s is older than the present system, so it does not count for this part.", pcrList(p.PCRs), r.Since.UTC().Format("2 January 2006")), CauseNoManifest
+	}
+	words = changes[0].Words
+	if n := len(changes) - 1; n > 0 {
+		words += fmt.Sprintf(" There are %d more differences.", n)
+	}
+	return words, ""
+}
+
+// otherSystem explains a boot path or a system that is not what the owner's manifests state.
+func (j *judge) otherSystem(p Part) (words, cause string) {
+	switch {
+	case len(j.Manifests) == 0:
+		return "", ""
+	case j.other != nil && j.back:
+		return fmt.Sprintf("The system was rolled back from %q (sequence %d) to %q (sequence %d), and no revision orders this.", j.Before.Name, j.Before.Sequence, j.other.Name, j.other.Sequence), CauseRolledBack
+	case j.other != nil:
+		return fmt.Sprintf("The system is %q (sequence %d), which is not meant to run on this device.", j.other.Name, j.other.Sequence), CauseUnwanted
+	case len(j.meant) > 0 && p.Name == PartPath:
+		return fmt.Sprintf("PCR 4 and 5 are not what starting %q leaves there: firmware started another program, or started programs in another way.", j.meant[0].Name), CauseNoManifest
+	case len(j.meant) > 0:
+		return fmt.Sprintf("The system is %q, but it got a command line or credentials that its manifest does not name (PCR 12).", j.meant[0].Name), CauseNoManifest
+	case p.Name == PartSystem:
+		return fmt.Sprintf("None of the owner's manifests names this system (PCR 11 in the %s bank).", j.Bank), CauseNoManifest
+	}
+	return "None of the owner's manifests names this boot path (PCR 4).", CauseNoManifest
+}
+
+// keyWords explains a change of the Secure Boot variables.
+func (j *judge) keyWords(changes []Change) (words, cause string) {
+	all, cause := keyChanges(j.Reference.Keys, j.Keys)
+	for _, c := range changes {
+		if c.What == whatSecureBoot+"SecureBoot" {
+			all, cause = append([]string{c.Words}, all...), CauseSecureBoot
+		}
+	}
+	const most = 4
+	if n := len(all) - most; n > 0 {
+		all = append(all[:most], fmt.Sprintf("There are %d more differences.", n))
+	}
+	return strings.Join(all, " "), cause
+}
+
+func (r *Reference) firmwareText() string {
+	return (&Measurement{Events: r.Events}).FirmwareText()
+}
+
+// explain sets the verdict's changes. Without manifests and decisions they are the differences from
+// the reference. A part that did not change relative to the reference gets a change with its own
+// sentence.
+func (j *judge) explain(v *Verdict) {
+	var bad []PartVerdict
+	var pcrs []int
+	for _, p := range v.Parts {
+		if !AtLeast(p.State, StateKnown) {
+			of, _ := PartNamed(p.Part)
+			bad, pcrs = append(bad, p), append(pcrs, compared(of)...)
+		}
+	}
+	if len(bad) == 0 {
+		return
+	}
+	if j.Reference != nil {
+		v.Changes = j.Reference.differencesIn(pcrs, j.Measurement)
+	}
+	for _, p := range bad {
+		of, _ := PartNamed(p.Part)
+		byReference := slices.ContainsFunc(v.Changes, func(c Change) bool { return c.PCR < 0 || slices.Contains(of.PCRs, c.PCR) })
+		named := p.Part == PartKeys || slices.Contains([]string{CauseRolledBack, CauseUnwanted, CauseNoManifest, CauseNoReference}, p.Cause)
+		if byReference && !named {
+			continue
+		}
+		if !slices.ContainsFunc(v.Changes, func(c Change) bool { return strings.HasPrefix(p.Words, c.Words) }) {
+			v.Changes = append(v.Changes, Change{PCR: of.PCRs[0], What: of.Words, Words: p.Words})
+		}
+	}
+}

@@ -1,0 +1,147 @@
+package store
+
+import (
+	"context"
+	"time"
+)
+
+const (
+	// MaxManifestKeys, MaxManifests and MaxBootDecisions are the largest numbers of rows of one
+	// owner.
+	MaxManifestKeys  = 20
+	MaxManifests     = 100
+	MaxBootDecisions = 1000
+)
+
+// ManifestKey is a public key with which an owner signs reference manifests.
+type ManifestKey struct {
+	Owner string // Account.ID
+	ID    Hash   // SHA-256 of DER
+	Name  string
+	DER   []byte // SubjectPublicKeyInfo
+	Added time.Time
+}
+
+// Manifest is a reference manifest whose signature was valid when the owner uploaded it. It counts
+// only while the owner has the key that signed it.
+type Manifest struct {
+	Owner  string
+	ID     Hash   // SHA-256 of Signed
+	Key    Hash   // ManifestKey.ID of the key that signed the manifest
+	Text   []byte // the bytes that the signature covers
+	Signed []byte // the manifest as the owner uploaded it
+	Added  time.Time
+	Counts bool // the owner has the key; set by reads
+}
+
+// BootDecision says that an owner accepts a value of a part of the boot, for all devices or for
+// those of a model or of a join token.
+type BootDecision struct {
+	ID     int64
+	Owner  string
+	Part   string
+	Value  string
+	Model  string // empty: all models
+	Token  string // JoinToken.ID; empty: devices of all tokens
+	Made   time.Time
+	MadeBy string // nick of the account
+	Words  string // what was accepted, a sentence
+	// Devices is the number of the cohort's devices at the time of the decision.
+	Devices int
+}
+
+// BootJudged is what the store keeps of a device's newest boot for questions about cohorts.
+type BootJudged struct {
+	// Version is the version of the owner's rules by which the boot was judged.
+	Version  int64
+	Model    string
+	Token    string // JoinToken.ID
+	Firmware string // the firmware's version, as it was measured
+	Ran      []byte // JSON of the boot.System that ran; empty: keep the stored one
+	States   []byte // JSON object: the state of each part, by the part's name
+	Parts    []BootPart
+}
+
+// BootPart is one part of a device's newest boot.
+type BootPart struct {
+	Part, Value string
+	Bad         bool // the part is neither expected nor known
+	Words       string
+	Cause       string
+}
+
+// BootCohort counts an owner's devices of one model that have one value of a part.
+type BootCohort struct {
+	Part, Model, Value string
+	Devices, Bad       int       // all devices of the cohort, and those whose part is neither expected nor known
+	Of                 int       // all measured devices of the model
+	First              time.Time // the first measurement of the value in this model
+	Words, Cause       string    // of the latest device whose part is bad; may be empty
+	Firmware           string    // the firmware's version of the latest device
+}
+
+// BootMember is a device of a cohort.
+type BootMember struct {
+	Device, Nick string
+	Bad          bool
+}
+
+// BootMembers selects the devices of a cohort, those with a bad part first.
+type BootMembers struct {
+	Part, Value  string
+	Model, Token string // empty: all
+	Limit        int
+}
+
+// BootRules stores what owners say about their devices' boots, and the numbers of devices by
+// cohort. Every change of keys, manifests or decisions increases the owner's version. Then the
+// boots that were judged by an older version are stale.
+type BootRules interface {
+	// ManifestKeys lists an owner's keys, by name.
+	ManifestKeys(ctx context.Context, owner string) ([]ManifestKey, error)
+	// PutManifestKey adds a key. Errors: ErrExists, ErrFull (the owner has MaxManifestKeys keys).
+	PutManifestKey(ctx context.Context, k ManifestKey, e Event) error
+	// DeleteManifestKey removes a key. Its manifests stay, but do not count. Errors: ErrNotFound.
+	DeleteManifestKey(ctx context.Context, owner string, id Hash, e Event) error
+
+	// Manifests lists an owner's manifests, newest first.
+	Manifests(ctx context.Context, owner string) ([]Manifest, error)
+	// PutManifest adds a manifest. Errors: ErrNotFound (the owner does not have the key), ErrExists,
+	// ErrFull (the owner has MaxManifests manifests).
+	PutManifest(ctx context.Context, m Manifest, e Event) error
+	// DeleteManifest removes a manifest. Errors: ErrNotFound.
+	DeleteManifest(ctx context.Context, owner string, id Hash, e Event) error
+
+	// BootDecisions lists an owner's decisions, newest first. BootDecisionsFor lists only those about
+	// the given values.
+	BootDecisions(ctx context.Context, owner string) ([]BootDecision, error)
+	BootDecisionsFor(ctx context.Context, owner string, values []string) ([]BootDecision, error)
+	// PutBootDecision adds a decision and returns its id. Errors: ErrExists, ErrFull (the owner has
+	// MaxBootDecisions decisions).
+	PutBootDecision(ctx context.Context, d BootDecision, e Event) (int64, error)
+	// DeleteBootDecision removes a decision. Errors: ErrNotFound.
+	DeleteBootDecision(ctx context.Context, owner string, id int64, e Event) error
+
+	// BootRulesVersion returns the version of an owner's rules; 0: the owner never changed them.
+	BootRulesVersion(ctx context.Context, owner string) (int64, error)
+	// StaleBoots lists devices whose newest boot was judged by older rules. If owner is not empty, it
+	// lists only devices of that owner.
+	StaleBoots(ctx context.Context, owner string, limit int) ([]string, error)
+	// JudgedBoot returns what the store keeps of a device's newest boot, without its parts.
+	// ErrNotFound: the device's boot was never judged by parts.
+	JudgedBoot(ctx context.Context, device string) (BootJudged, error)
+
+	// BadBootCohorts lists the cohorts with bad devices: those with the fewest bad devices first or,
+	// if `most` is true, those with the most. It leaves out the part "firmware", because the part
+	// "firmware-code" stands for it.
+	BadBootCohorts(ctx context.Context, owner string, most bool, limit int) ([]BootCohort, error)
+	// RareBootCohorts lists the cohorts of a part with the fewest devices.
+	RareBootCohorts(ctx context.Context, owner, part string, limit int) ([]BootCohort, error)
+	// BootCohorts lists the cohorts of a part and a model, the largest first. If model is empty, it
+	// lists the cohorts of all models.
+	BootCohorts(ctx context.Context, owner, part, model string, limit int) ([]BootCohort, error)
+	// BootCohortOf returns the numbers of a value in all models, or in one. Of is not set.
+	BootCohortOf(ctx context.Context, owner, part, model, value string) (BootCohort, error)
+	// BootMembers lists devices of a cohort.
+	BootMembers(ctx context.Context, owner string, q BootMembers) ([]BootMember, error)
+}

@@ -1,0 +1,97 @@
+package postgres_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"gangway/hub/store"
+	"gangway/hub/store/postgres"
+	"gangway/hub/store/postgres/pgtest"
+	"gangway/hub/store/storetest"
+)
+
+// A standby is down, so commits wait for it. A timeout or an operator ends the wait, which the server
+// says with a warning only, or ends the connection. The store acknowledges no write that the standby
+// does not have.
+func TestCommitWaitsForItsStandby(t *testing.T) {
+	if server == nil {
+		t.Skip(pgtest.ErrMissing)
+	}
+	if testing.Short() {
+		t.Skip("starts two servers")
+	}
+	t.Parallel()
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	primary, err := pgtest.StartAt(pgtest.Place{Addr: "127.0.0.1", Network: "127.0.0.0/8", Do: pgtest.Here})
+	check(err)
+	t.Cleanup(primary.Stop)
+	standby, err := pgtest.StartStandby(primary, pgtest.Place{Addr: "127.0.0.2", Network: "127.0.0.0/8", Do: pgtest.Here})
+	check(err)
+	t.Cleanup(standby.Stop)
+	s := open(t, postgres.Config{URL: primary.URL("postgres")})
+	check(primary.Follow(t.Context()))
+	check(s.AppendEvent(t.Context(), store.Event{Time: storetest.Epoch, Kind: "before"}))
+	for _, how := range []string{"pg_cancel_backend", "pg_terminate_backend"} {
+		standby.Kill()
+		written := make(chan error, 1)
+		go func() { written <- s.AppendEvent(t.Context(), store.Event{Time: storetest.Epoch, Kind: how}) }()
+		endWait(t, primary, how)
+		select {
+		case err := <-written:
+			t.Errorf("%s: the write is acknowledged (%v), but the standby does not have it", how, err)
+		case <-time.After(500 * time.Millisecond):
+		}
+		check(standby.Run())
+		if !t.Failed() {
+			check(<-written)
+		}
+		n, err := standby.Query(t.Context(), "postgres", fmt.Sprintf("SELECT count(*) FROM events WHERE kind = '%s'", how))
+		if err != nil || n != "1" {
+			t.Errorf("%s: the standby has %s events, %v", how, n, err)
+		}
+	}
+}
+
+// endWait calls a function of PostgreSQL for the connection whose commit waits for the standby.
+func endWait(t *testing.T, primary *pgtest.Server, function string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		done, err := primary.Query(ctx, "postgres", "SELECT "+function+"(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep' LIMIT 1")
+		if err == nil && done == "t" {
+			return
+		}
+		if ctx.Err() != nil {
+			t.Fatal("no commit waits for the standby:", err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// The first host of a URL accepts connections and says nothing. The store uses the second host soon.
+func TestSilentHostDoesNotDelayTheNext(t *testing.T) {
+	t.Parallel()
+	name := nameOf(database(t))
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	begun := time.Now()
+	s := open(t, postgres.Config{URL: fmt.Sprintf("postgres://gangway@%s,%s/%s?connect_timeout=60", silent.Addr(), server.TCP(), name)})
+	if _, err := s.CountAccounts(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begun); took > 30*time.Second {
+		t.Errorf("the store is open after %s", took)
+	}
+}

@@ -1,0 +1,97 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"gangway/hub/store/sqlstore"
+)
+
+// newReaders opens the readers of a new database.
+func newReaders(t *testing.T, n int) *readers {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "hub.db")
+	s, err := Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	r, err := openReaders(path, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// readAtOnce starts n reads at the same time, and calls f while they run.
+func readAtOnce(t *testing.T, r *readers, n int, f func()) {
+	t.Helper()
+	if n == 0 {
+		f()
+		return
+	}
+	if err := r.do(t.Context(), func(*conn) error {
+		readAtOnce(t, r, n-1, f)
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestReadersAreOpenedWhenTheyAreNeeded(t *testing.T) {
+	t.Parallel()
+	r := newReaders(t, 3)
+	for range 5 {
+		readAtOnce(t, r, 1, func() {})
+	}
+	if n := len(r.connections()); n != 1 {
+		t.Errorf("%d connections after reads one after the other", n)
+	}
+	readAtOnce(t, r, 3, func() {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- r.do(ctx, func(*conn) error { return nil }) }()
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("a fourth read at the same time: %v", err)
+		}
+	})
+	if n := len(r.connections()); n != 3 {
+		t.Errorf("%d connections after three reads at the same time", n)
+	}
+	if err := r.close(); err != nil {
+		t.Error(err)
+	}
+	if err := r.do(t.Context(), func(*conn) error { return nil }); !errors.Is(err, sqlstore.ErrClosed) {
+		t.Errorf("after close: %v", err)
+	}
+}
+
+// If a process has too many open files, it cannot open another connection.
+func TestReadWaitsIfNoMoreConnectionsCanBeOpened(t *testing.T) {
+	t.Parallel()
+	r := newReaders(t, 3)
+	open := r.open
+	r.open = func() (*conn, error) { return nil, errors.New("too many open files") }
+	ended := make(chan error)
+	readAtOnce(t, r, 1, func() {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		if err := r.do(ctx, func(*conn) error { return nil }); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a second read at the same time: %v", err)
+		}
+		go func() { ended <- r.do(t.Context(), func(*conn) error { return nil }) }()
+	})
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	r.opening.Wait()
+	r.open = open
+	readAtOnce(t, r, 3, func() {})
+	if err := r.close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,79 @@
+package ui
+
+import (
+	"time"
+)
+
+// BootsPage is the page of an owner's decisions about boots.
+type BootsPage struct {
+	Tabs      []Tab
+	Outliers  []BootCohort // few devices of a model differ from the others
+	Changes   []BootCohort // changes that many devices have in common
+	More      bool
+	Decisions []BootDecision
+	Manifests []BootManifest
+	Keys      []BootKey
+	Problem   string
+}
+
+// BootCohort is a row of a list of cohorts.
+type BootCohort struct {
+	Path    string // the preview of a decision
+	Model   string
+	Part    string
+	Words   string
+	Devices int
+	Bad     int
+	Of      int
+	First   time.Time
+	Nicks   []string
+}
+
+// BootDecision is a decision that the owner can undo.
+type BootDecision struct {
+	ID    int64
+	Words string
+	By    string
+	Made  time.Time
+}
+
+// BootManifest is a manifest on the hub.
+type BootManifest struct {
+	ID, Name string
+	Sequence uint64
+	Counts   bool
+	Added    time.Time
+}
+
+// BootKey is a public key that signs manifests.
+type BootKey struct {
+	ID, Name string
+	Added    time.Time
+}
+
+// BootCohortPage previews a decision: the devices that have a value of a part of the boot.
+type BootCohortPage struct {
+	Part, PartName string // in words, and for the form
+	Value, Model   string
+	Devices, Bad   int
+	Members        []BootMember
+	Hidden         int  // number of devices that the page does not list
+	Code           bool // the decision accepts the firmware's settings too
+}
+
+// BootMember is a device of a cohort.
+type BootMember struct {
+	Path, Nick string
+	Bad        bool
+}
+
+// PartBadge returns the badge of the state of a part.
+func PartBadge(state string) Badge {
+	switch state {
+	case "expected", "known":
+		return Badge{"ok", state}
+	case "nothing-measured":
+		return Badge{"off", "nothing measured"}
+	}
+	return Badge{"bad", state}
+}

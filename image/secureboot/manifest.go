@@ -1,0 +1,43 @@
+package secureboot
+
+import (
+	"crypto/x509"
+	"encoding/hex"
+
+	"gangway/wire/manifest"
+)
+
+// Manifest returns the events of PCR 7 that identify the owner's Secure Boot keys, for a machine
+// that has exactly these keys. The argument `leaf` is the certificate whose key signed the programs.
+//
+// PCR 7 has more events than these: the state of Secure Boot, dbx, and the separator. They depend on
+// the machine's firmware.
+func (set *Set) Manifest(leaf *x509.Certificate) (*manifest.SecureBoot, error) {
+	s := new(manifest.SecureBoot)
+	for _, v := range []Variable{PK, KEK, DB} {
+		event, err := set.Event(v)
+		if err != nil {
+			return nil, err
+		}
+		s.Variables = append(s.Variables, manifest.Variable{Name: string(v), Events: digests(event)})
+	}
+	authority, err := set.Authority(leaf)
+	if err != nil {
+		return nil, err
+	}
+	if authority != nil {
+		s.Authority = digests(authority)
+	}
+	return s, nil
+}
+
+// digests returns the digests of the data in all banks.
+func digests(data []byte) map[string]string {
+	all := map[string]string{}
+	for name, bank := range manifest.Banks() {
+		h := bank.New()
+		h.Write(data)
+		all[name] = hex.EncodeToString(h.Sum(nil))
+	}
+	return all
+}

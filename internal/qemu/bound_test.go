@@ -1,0 +1,138 @@
+package qemu_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/rsa"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gangway/device/install"
+	"gangway/image/stick"
+	"gangway/wire/manifest/measure"
+)
+
+// The owner's key approved the system on the stick. At its first start, the installed system binds
+// the key of the encrypted disk to itself. The disk also opens for an update that the owner
+// approved. It opens neither for a system that someone else signed nor for an altered system, and
+// Secure Boot is off all the time. An update that the owner did not approve is refused, because it
+// could not open the disk.
+//
+// The owner's manifests name both systems. So the first boot, the update and the roll-back are
+// expected, and the owner need not accept any of them.
+func TestDiskOpensOnlyForItsOwnersSystems(t *testing.T) {
+	t.Parallel()
+	long(t)
+	owner, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first, second reference
+	s := newSiteOf(t, func(p *stick.Parts) { p.Owner = owner }, func(*site) stick.Config { return stick.Config{Boots: first.compute} })
+	s.publish(t, &first, 1)
+	m, ctx := boot(t, s.with(true))
+	chooseAutoTPM(t, ctx, m)
+	waitFor(t, ctx, m, `gangway-init .*: the disk's key came from the TPM`)
+	waitFor(t, ctx, m, `gangway-init .*: the disk's key is bound to the owner's systems`)
+	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
+	m.Stop()
+	s.listed(t)
+	s.judged(t, "boot-path expected", "system expected")
+
+	m, ctx = boot(t, s.with(false)) // now the key is bound
+	waitFor(t, ctx, m, `gangway-init .*: the disk's key came from the TPM`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
+	o := s.signIn(t)
+	o.begun(ctx)
+	next := s.parts(t)
+	next.Kernel = otherKernel(next.Kernel)
+	rev := o.post(ctx, s.system(t, next))
+	if p := o.becomes(ctx, m, rev, "ERROR"); !strings.Contains(p.Message, "has not approved the system") {
+		t.Errorf("the owner reads %q; want that the system is not approved", p.Message)
+	}
+	next.Owner = owner
+	update := s.system(t, next)
+	second.manager = first.manager
+	if second.system, err = measure.System(update); err != nil {
+		t.Fatal(err)
+	}
+	s.publish(t, &second, 2)
+	s.hub.Policy(t, s.hub.Owner.ID, "version: 1\nmeasured_boot: {boot-path: expected, system: expected}\n")
+	rev = o.post(ctx, update)
+	waitFor(t, ctx, m, `gangway-init .*: system: slot b, on trial; slot a is the default$`)
+	o.becomes(ctx, m, rev, "DONE")
+	s.judged(t, "boot-path expected", "system expected")
+
+	seen := m.Lines()[len(m.Lines())-1].At
+	rev = o.post(ctx, s.onESP(t, "EFI/Linux/gangway-a.efi")) // roll back
+	after(t, ctx, m, seen, `gangway-init .*: system: slot a, on trial; slot b is the default$`)
+	o.becomes(ctx, m, rev, "DONE")
+	s.judged(t, "boot-path expected", "system expected")
+	seen = m.Lines()[len(m.Lines())-1].At
+	rev = o.post(ctx, update)
+	after(t, ctx, m, seen, `gangway-init .*: system: slot b, on trial; slot a is the default$`)
+	o.becomes(ctx, m, rev, "DONE")
+	m.Stop()
+
+	thief, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := s.onESP(t, "EFI/Linux/gangway-b.efi")
+	foreign := next
+	foreign.Owner = thief
+	for name, c := range map[string]struct {
+		system []byte
+		says   string
+	}{
+		"signed by a thief": {s.system(t, foreign), `The data partition cannot be unlocked: the disk's owner has not approved`},
+		"altered":           {bytes.Replace(good, []byte("oops=panic"), []byte("oops=pan1c"), 1), `The data partition cannot be unlocked: this TPM does not release`},
+	} {
+		s.writeESP(t, "EFI/Linux/gangway-b.efi", c.system)
+		m, ctx = boot(t, s.with(false))
+		waitFor(t, ctx, m, `gangway-init .*: `+c.says)
+		m.Stop()
+		t.Log(name, "does not open the disk")
+	}
+	s.writeESP(t, "EFI/Linux/gangway-b.efi", good)
+	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: system: slot b$`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
+	m.Stop()
+	s.listed(t)
+}
+
+// mtools runs a program of mtools on the EFI system partition of the machine's disk.
+func (s *site) mtools(t *testing.T, program string, args ...string) {
+	t.Helper()
+	i, err := install.Look(filepath.Dir(s.disk), filepath.Base(s.disk))
+	if err != nil {
+		t.Fatal(err)
+	}
+	args = append([]string{"-i", fmt.Sprintf("%s@@%d", s.disk, i.ESPStart)}, args...)
+	if out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %.300s", program, err, out)
+	}
+}
+
+// onESP reads a file of the machine's EFI system partition.
+func (s *site) onESP(t *testing.T, name string) []byte {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "file")
+	s.mtools(t, "mcopy", "::/"+name, file)
+	return read(t, file)
+}
+
+// writeESP replaces a file of the machine's EFI system partition.
+func (s *site) writeESP(t *testing.T, name string, content []byte) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.mtools(t, "mcopy", "-o", file, "::/"+name)
+}

@@ -1,0 +1,146 @@
+package qemu_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	bootlog "gangway/hub/boot"
+	"gangway/internal/hubtest"
+	"gangway/wire/manifest"
+	"gangway/wire/manifest/measure"
+)
+
+// reference is what a machine with an image will measure, computed while the image is built.
+type reference struct {
+	manager manifest.Program
+	system  *manifest.System
+}
+
+// compute is the function Boots of a stick's configuration.
+func (r *reference) compute(manager, system []byte) (err error) {
+	if r.manager, err = measure.Program(manager); err != nil {
+		return err
+	}
+	r.system, err = measure.System(system)
+	return err
+}
+
+// isMeasured compares the machine's last boot with the reference: PCR 4 has exactly the boot
+// manager, the system and, if firmware starts it, the kernel in the system, in this order. PCR 11 has
+// the value that the system's stub leaves, and PCR 12 has nothing but the system's command line.
+func (s *site) isMeasured(t *testing.T, r *reference) bootlog.Measurement {
+	t.Helper()
+	_, m, _ := latestBoot(t, s.hub)
+	if slices.Contains(m.Unexplained, 4) || slices.Contains(m.Unexplained, 11) || r.system == nil {
+		t.Fatalf("the log explains all PCRs but %v", m.Unexplained)
+	}
+	var programs []string
+	for _, e := range m.Events {
+		if e.PCR == 4 && strings.Contains(e.What, "boot image") {
+			programs = append(programs, e.Digest)
+		} else if e.PCR == 4 && !strings.HasPrefix(e.What, "the separator") && !strings.HasPrefix(e.What, "the firmware's step") {
+			t.Errorf("PCR 4 has an event that the manifest does not name: %+v", e)
+		}
+	}
+	want := []string{r.manager.Authenticode[m.Bank], r.system.Authenticode[m.Bank]}
+	if m.SecureBoot == "off" { // with Secure Boot on, systemd's stub starts the kernel without firmware
+		want = append(want, r.system.Kernel.Authenticode[m.Bank])
+	}
+	if !slices.Equal(programs, want) {
+		t.Errorf("PCR 4 (%s) has the programs %q, and the manifest %q", m.Bank, programs, want)
+	}
+	if want := r.system.PCR11[m.Bank][""]; m.PCRs[11] != want {
+		t.Errorf("PCR 11 (%s) is %s, and the manifest has %s", m.Bank, m.PCRs[11], want)
+	}
+	lines := 0
+	for _, e := range m.Events {
+		if e.PCR == 12 && e.Text != r.system.Cmdline {
+			t.Errorf("PCR 12 has an event that the manifest does not name: %+v", e)
+		} else if e.PCR == 12 {
+			lines++
+		}
+	}
+	if slices.Contains(m.Unexplained, 12) {
+		t.Errorf("the log does not explain PCR 12, which is %s", m.PCRs[12])
+	}
+	t.Logf("Secure Boot %s: PCR 12 has the command line %d times", m.SecureBoot, lines)
+	return m
+}
+
+// hasOwnersKeys checks that the machine measured the owner's Secure Boot variables, and no program
+// that another key allows.
+func hasOwnersKeys(t *testing.T, m bootlog.Measurement, want *manifest.SecureBoot) {
+	t.Helper()
+	variables, authorities := map[string]string{}, []string{}
+	for _, e := range m.Events {
+		if name, ok := strings.CutPrefix(e.What, "Secure Boot variable "); ok && e.PCR == 7 {
+			variables[name] = e.Digest
+		}
+		if strings.HasPrefix(e.What, "Secure Boot authority ") && e.PCR == 7 {
+			authorities = append(authorities, e.Digest)
+		}
+	}
+	for _, v := range want.Variables {
+		if variables[v.Name] != v.Events[m.Bank] {
+			t.Errorf("PCR 7 has another %s: %s, want %s", v.Name, variables[v.Name], v.Events[m.Bank])
+		}
+	}
+	if !slices.Equal(authorities, []string{want.Authority[m.Bank]}) {
+		t.Errorf("PCR 7 has the authorities %q, want %q", authorities, want.Authority[m.Bank])
+	}
+}
+
+// publish gives the site's owner a key that signs manifests, and uploads the reference's manifest.
+func (s *site) publish(t *testing.T, r *reference, sequence uint64) {
+	t.Helper()
+	o := s.signIn(t)
+	if s.manifestKey == nil {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.manifestKey = key
+		public, err := manifest.MarshalKey(key.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.call(t.Context(), "POST", "/boots/keys", map[string]string{"name": "build machine", "key": string(public), "password": hubtest.Password}, nil)
+	}
+	text, err := manifest.Sign(&manifest.Manifest{
+		Format: manifest.Format, Name: fmt.Sprint("system ", sequence), Made: time.Now().UTC().Truncate(time.Second), Sequence: sequence,
+		BootManager: &r.manager, System: *r.system,
+	}, s.manifestKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.call(t.Context(), "POST", "/boots/manifests", []byte(text), nil)
+}
+
+// judged compares the hub's verdict on the parts of the last boot with `want`. Each element of `want`
+// is a part's name and state, such as "system expected".
+func (s *site) judged(t *testing.T, want ...string) {
+	t.Helper()
+	o := s.signIn(t)
+	var boot struct {
+		Parts []struct {
+			Name         string `json:"part"`
+			State, Words string
+		}
+	}
+	o.call(t.Context(), "GET", "/devices/"+o.device+"/boot", nil, &boot)
+	var is []string
+	for _, p := range boot.Parts {
+		is = append(is, p.Name+" "+p.State)
+	}
+	for _, w := range want {
+		if !slices.Contains(is, w) {
+			t.Errorf("the hub's verdict is %q; want %q; %+v", is, w, boot.Parts)
+		}
+	}
+}

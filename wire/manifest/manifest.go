@@ -1,0 +1,70 @@
+// Package manifest is the reference manifest: a statement, signed by the fleet's owner, of what a
+// machine measures when it starts one of the owner's systems (reference values, RFC 9334, 3). The
+// image builder makes the manifest with the system, and the hub compares boot measurements with it.
+//
+// A signed manifest is a JWS in compact serialization (RFC 7515) whose payload is the JSON of a
+// Manifest. Sign makes the text. Parse verifies a text with the owner's keys before it returns
+// anything from it. Unverified is only for showing a text to a person.
+//
+// Package manifest does no I/O.
+package manifest
+
+import "time"
+
+// Format is the version of the manifest's format.
+const Format = 1
+
+// MaxSize is the maximum size of a signed manifest, in bytes.
+const MaxSize = 256 << 10
+
+// A Manifest describes one system. All digests are in lower-case hexadecimal. A map's key `bank` is
+// "SHA-256", "SHA-384" or "SHA-512", as in a boot measurement.
+type Manifest struct {
+	Format int       `json:"format"`
+	Name   string    `json:"name"` // for a person: "shop floor 1.4"
+	Made   time.Time `json:"made"`
+	// Sequence orders the owner's systems. A machine that starts a system with a lower sequence
+	// than the system before was rolled back.
+	Sequence uint64 `json:"sequence"`
+	// BootManager is the program that firmware starts. It is nil in the manifest of an update,
+	// because an update leaves the boot manager unchanged.
+	BootManager *Program `json:"boot-manager,omitempty"`
+	System      System   `json:"system"`
+	// SecureBoot is what an image with the owner's Secure Boot keys enrols; nil: it enrols nothing.
+	SecureBoot *SecureBoot `json:"secure-boot,omitempty"`
+}
+
+// A Program is an EFI program. Firmware measures its Authenticode digest into PCR 4 before it starts
+// the program (PC Client Platform Firmware Profile, 3.3.4.5).
+type Program struct {
+	SHA256       string            `json:"sha256"`       // of the whole file
+	Authenticode map[string]string `json:"authenticode"` // bank -> digest
+}
+
+// A System is a unified kernel image.
+type System struct {
+	Program
+	// Kernel is the EFI program inside the image. With Secure Boot off, the image's stub starts the
+	// kernel through firmware, which measures the kernel into PCR 4. With Secure Boot on, systemd's
+	// stub starts the kernel itself, and PCR 4 has no kernel.
+	Kernel  Program `json:"kernel"`
+	Cmdline string  `json:"cmdline"`
+	// PCR11 is the value that systemd's stub leaves in PCR 11, by bank and then by the words that
+	// the running system extends afterwards, joined by ":". The key "" is the value before the
+	// first word.
+	PCR11 map[string]map[string]string `json:"pcr11"`
+}
+
+// SecureBoot lists the Secure Boot variables that an image enrols.
+type SecureBoot struct {
+	Variables []Variable `json:"variables"`
+	// Authority is the digest, by bank, of the event by which firmware measures into PCR 7 the entry
+	// of db that allowed the boot manager (EV_EFI_VARIABLE_AUTHORITY). Nil means unknown.
+	Authority map[string]string `json:"authority,omitempty"`
+}
+
+// A Variable is a firmware variable that firmware measures into PCR 7, as UEFI_VARIABLE_DATA.
+type Variable struct {
+	Name   string            `json:"name"`   // "PK", "KEK", "db" or "dbx"
+	Events map[string]string `json:"events"` // bank -> digest of the event
+}

@@ -1,0 +1,30 @@
+package trail
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// Names returns the names of the state's files and "#spec", sorted.
+func (s *State) Names() []string { return slices.Sorted(maps.Keys(s.members)) }
+
+// Value returns a file's value in the state, decoded as by encoding/json, or nil.
+func (s *State) Value(name string) any { return s.members[name] }
+
+// Payload returns the canonical JSON of an object with those members of the state whose names
+// `selected` accepts. Signatures of Pantacor's format pvs@2 cover such a payload. Numbers keep all
+// their digits: Sum compares numbers as float64 values, but two states with the same payload are
+// equal.
+func (s *State) Payload(selected func(name string) bool) ([]byte, error) {
+	d := json.NewDecoder(bytes.NewReader(s.JSON))
+	d.UseNumber()
+	var members map[string]any
+	if err := d.Decode(&members); err != nil {
+		return nil, fmt.Errorf("the state: %w", err)
+	}
+	maps.DeleteFunc(members, func(name string, _ any) bool { return !selected(name) })
+	return canonical(nil, members), nil
+}
