@@ -197,6 +197,10 @@ func TestSoakIsFlat(t *testing.T) {
 		Token: h.token, Maker: h.maker, Devices: 20, Onboarded: -1, For: each, Poisson: true, State: filepath.Join(t.TempDir(), "state"), Timeout: 30 * time.Second,
 		Mix: []load.Share{{Kind: "report", Rate: 40}, {Kind: "poll", Rate: 10}, {Kind: "slow", Rate: 4}, {Kind: "garbage", Rate: 10}, {Kind: "oversized", Rate: 2}, {Kind: "forged", Rate: 20}},
 	}
+	var err error
+	if cfg.Forged, err = load.Forge(h.token, h.maker); err != nil {
+		t.Fatal(err)
+	}
 	for round := range rounds {
 		report, err := load.Run(t.Context(), cfg)
 		if err != nil {

@@ -135,25 +135,34 @@ func refusedAs(a *answer) error {
 // forgedRequests is the number of requests in the set of forged requests.
 const forgedRequests = 64
 
-// forge makes a set of forged requests: with the EK certificate of another TPM, with broken bytes,
-// with a signature of another key, and with the proof of another token. The set has no TPM of an
-// unknown maker, because the hub does not refuse such a TPM: it asks the owner.
-func (r *runner) forge() error {
-	if r.cfg.Maker == nil {
-		return errors.New("forged requests need a maker that the hub trusts")
+// forge sets the forged requests of the run.
+func (r *runner) forge() (err error) {
+	r.forged = r.cfg.Forged
+	if len(r.forged) == 0 {
+		r.forged, err = Forge(r.cfg.Token, r.cfg.Maker)
 	}
-	victim, err := fleet.New(r.cfg.Maker, "H-2")
+	return err
+}
+
+// Forge makes a set of forged requests for Config.Forged: with the EK certificate of another TPM, with
+// broken bytes, with a signature of another key, and with the proof of another token. The set has no
+// TPM of an unknown maker, because the hub does not refuse such a TPM: it asks the owner.
+func Forge(t *wire.TokenFile, maker *fleet.Maker) (requests [][]byte, err error) {
+	if maker == nil {
+		return nil, errors.New("forged requests need a maker that the hub trusts")
+	}
+	victim, err := fleet.New(maker, "H-2")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	other := *r.cfg.Token
+	other := *t
 	other.Token = base64.StdEncoding.EncodeToString(wire.NewSecret())
 	for i := range forgedRequests {
-		d, err := fleet.New(r.cfg.Maker, "H-2")
+		d, err := fleet.New(maker, "H-2")
 		if err != nil {
-			return err
+			return nil, err
 		}
-		token, change := r.cfg.Token, fleet.RequestChange{}
+		token, change := t, fleet.RequestChange{}
 		switch i % 4 {
 		case 0:
 			d.EKCert = victim.EKCert
@@ -167,16 +176,16 @@ func (r *runner) forge() error {
 		}
 		b, err := d.Request(token, change)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if i%4 == 3 {
 			for _, broken := range fleet.Mutations(b, 1, uint64(i)) {
 				b = broken
 			}
 		}
-		r.forged = append(r.forged, b)
+		requests = append(requests, b)
 	}
-	return nil
+	return requests, nil
 }
 
 // connPool has open connections without a client certificate.

@@ -66,6 +66,9 @@ type Config struct {
 	// reads from them how much CPU time and memory the hub uses. Both may be zero.
 	HubPID     int
 	HubMetrics string
+	// Forged has the requests of the kind forged. Default: a run makes its own. The hub keeps a
+	// bounded number of strangers' EK certificates, so each new set makes its database larger.
+	Forged [][]byte
 	// LogLines is the number of lines in a POST of log lines. Default: 20.
 	LogLines int
 	// ObjectSize is the size of the object of an update, in bytes. Default: 64 KiB.
