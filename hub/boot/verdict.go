@@ -411,6 +411,25 @@ func (j *judge) keyWords(changes []Change) (words, cause string) {
 	return strings.Join(all, " "), cause
 }
 
+// onlySeparated reports whether a part differs from the reference only by systemd's separator.
+// Compare has one change for all PCRs with the separator.
+func (j *judge) onlySeparated(p Part) bool {
+	if j.Reference == nil {
+		return false
+	}
+	changes := j.differences(p)
+	return len(changes) > 0 && !slices.ContainsFunc(changes, func(c Change) bool { return c.What != whatSeparator })
+}
+
+// namesKeys reports whether the Secure Boot variables explain the change of PCR 7.
+func (j *judge) namesKeys() bool {
+	if j.Reference == nil {
+		return false
+	}
+	words, _ := keyChanges(j.Reference.Keys, j.Keys)
+	return len(words) > 0
+}
+
 func (r *Reference) firmwareText() string {
 	return (&Measurement{Events: r.Events}).FirmwareText()
 }
@@ -436,8 +455,8 @@ func (j *judge) explain(v *Verdict) {
 	for _, p := range bad {
 		of, _ := PartNamed(p.Part)
 		byReference := slices.ContainsFunc(v.Changes, func(c Change) bool { return c.PCR < 0 || slices.Contains(of.PCRs, c.PCR) })
-		named := p.Part == PartKeys || slices.Contains([]string{CauseRolledBack, CauseUnwanted, CauseNoManifest, CauseNoReference}, p.Cause)
-		if byReference && !named {
+		named := p.Part == PartKeys && j.namesKeys() || slices.Contains([]string{CauseRolledBack, CauseUnwanted, CauseNoManifest, CauseNoReference}, p.Cause)
+		if !named && (byReference || j.onlySeparated(of)) {
 			continue
 		}
 		if !slices.ContainsFunc(v.Changes, func(c Change) bool { return strings.HasPrefix(p.Words, c.Words) }) {
