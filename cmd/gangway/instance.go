@@ -226,6 +226,7 @@ type serverOptions struct {
 	proxyProtocol           []netip.Prefix
 	eventsAge, unprovenAge  time.Duration
 	drain                   time.Duration
+	logs                    api.LogForwarder // nil: none
 	images                  api.ImageBuilder // nil: none
 	imageLimits             api.ImageLimits
 	pageURL                 string // URL of the pages' own listener; empty: the pages have no listener of their own
@@ -250,6 +251,7 @@ func (i *instance) config(urls, names []string, service *onboard.Service, log *s
 		Rates: o.rates, Timeouts: o.timeouts, Capacity: o.capacity, ProxyProtocol: o.proxyProtocol, TLS12: o.tls12, Proxy: o.proxy,
 		Images: o.images, ImageLimits: o.imageLimits, EventsAge: o.eventsAge, UnprovenAge: o.unprovenAge, Version: version.Current.Version,
 		PageURL: o.pageURL, PageCertificate: o.pageCertificate, Drain: o.drain, Replicas: i.shared(), ObjectsAt: i.objectsAt,
+		LogForwarder: o.logs,
 	}
 }
 

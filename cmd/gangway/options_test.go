@@ -9,6 +9,7 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/onboard"
+	"gangway/hub/otlp"
 	"gangway/hub/pki"
 	"gangway/hub/store/postgres"
 )
@@ -22,7 +23,7 @@ func TestEachOptionReachesTheHub(t *testing.T) {
 		openRegistration: true, tls12: true, proxy: &api.Proxy{}, quota: 1, rates: api.Rates{"onboard": {PerSecond: 1, Burst: 1}},
 		timeouts: api.Timeouts{Header: 1}, capacity: 8, proxyProtocol: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
 		eventsAge: time.Hour, unprovenAge: time.Hour, drain: time.Second, images: &imageBuilder{}, imageLimits: api.ImageLimits{AtOnce: 1},
-		pageURL: "https://fleet.example", pageCertificate: onePageCertificate{},
+		pageURL: "https://fleet.example", pageCertificate: onePageCertificate{}, logs: &otlp.Exporter{},
 	}
 	given := reflect.ValueOf(o)
 	for i := range given.NumField() {

@@ -33,7 +33,7 @@ have one that is stricter. A change applies to all requests that follow.
   unlisted_ek: refuse             # or ask, accept: EKs that are not on your list
   software_tpms: []               # emulators and virtual TPMs, by model or maker
   ek_kinds: {IFX: [L-2]}          # allowed kinds of EK, by maker ("none": no certificate)
-  measured_boot: report           # or require
+  measured_boot: report           # or require, or {firmware: known, system: expected}
   without_tpm: refuse             # or accept: devices that show no TPM at all
   rules:                          # the first rule that matches decides
     - {maker: IFX, firmware_below: "7.85", then: refuse, reason: "known weaknesses"}

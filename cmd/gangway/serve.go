@@ -23,7 +23,7 @@ import (
 )
 
 func (a *app) serveCommand() *cobra.Command {
-	var data, url, name, curve, logFormat string
+	var data, url, name, curve, logFormat, endpoint string
 	var listen, also []string
 	var makers makerFlags
 	var options serverOptions
@@ -92,6 +92,18 @@ defaults.`,
 			log, err := a.logger(logFormat)
 			if err != nil {
 				return err
+			}
+			forwards, err := forwarder(endpoint, log)
+			if err != nil {
+				return err
+			}
+			if forwards != nil {
+				options.logs = forwards
+				forwarding, stop := context.WithCancel(context.WithoutCancel(ctx))
+				ended := make(chan struct{})
+				go func() { defer close(ended); forwards.Run(forwarding) }()
+				// The server stops first, and then the exporter sends the last lines.
+				defer func() { stop(); <-ended }()
 			}
 			var listeners []net.Listener
 			for _, at := range listen {
@@ -208,6 +220,7 @@ defaults.`,
 	f.StringVar(&metrics, "metrics-listen", "", "address and port for GET /metrics over plain HTTP, such as 127.0.0.1:12444; it must not be reachable from outside (default: none)")
 	f.StringVar(&quota, "object-quota", "64GiB", "how much each owner may store in objects and states")
 	addS3Flags(f, &s3)
+	f.StringVar(&endpoint, "otlp-logs-endpoint", "", "https URL of a log engine to which the hub forwards the devices' log lines by OTLP/HTTP, such as https://logs.example/v1/logs; headers come from OTEL_EXPORTER_OTLP_HEADERS (default: none)")
 	f.StringVar(&logFormat, "log-format", "text", "format of the log: text or json")
 	return c
 }

@@ -20,7 +20,8 @@ const (
 	listedBad      = 60 // cohorts with the fewest changed devices, and as many with the most
 	listedRare     = 20 // cohorts of each part, among which the hub looks for outliers
 	listedMembers  = 200
-	sampledMembers = 3 // nicks in each cohort of a list
+	sampledMembers = 3 // nicks in each of the first sampledCohorts cohorts of a list
+	sampledCohorts = 20
 )
 
 // A cohort is an outlier if its model has at least outlierOf devices, and at most one of outlierIn
@@ -43,7 +44,7 @@ type CohortView struct {
 	Cause    string    `json:"cause,omitempty"`    // a boot.Cause
 	Words    string    `json:"words"`              // a sentence for a person
 	Firmware string    `json:"firmware,omitempty"` // the firmware's version, as it was measured
-	Nicks    []string  `json:"nicks"`              // of some of the devices
+	Nicks    []string  `json:"nicks"`              // of some devices, in the first 20 cohorts of a list
 }
 
 // CohortList has the cohorts that an owner should look at: first the outliers, then the changes that
@@ -100,8 +101,12 @@ func (s *Server) cohorts(ctx context.Context, owner, part, model string) (list C
 	}
 	list.More = list.More || len(rows) > listedCohorts
 	list.Items = []CohortView{}
-	for _, row := range rows[:min(len(rows), listedCohorts)] {
+	for i, row := range rows[:min(len(rows), listedCohorts)] {
 		v := viewCohort(row)
+		if i >= sampledCohorts {
+			list.Items = append(list.Items, v)
+			continue
+		}
 		members, err := s.cfg.Store.BootMembers(ctx, owner, store.BootMembers{Part: row.Part, Value: row.Value, Model: row.Model, Limit: sampledMembers})
 		if err != nil {
 			return list, err

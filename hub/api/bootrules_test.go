@@ -426,6 +426,32 @@ func TestDecisionAboutACohortThatGrewIsRefused(t *testing.T) {
 	}
 }
 
+func TestRulesAboutBootsAreBounded(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	k := newSigner(t)
+	ada.addKey(k)
+	e := store.Event{Time: s.Now(), Kind: "test", Owner: s.Owner.ID}
+	for i := 1; i < store.MaxManifestKeys; i++ {
+		if err := s.Store.PutManifestKey(t.Context(), store.ManifestKey{Owner: s.Owner.ID, ID: store.Hash{byte(i)}, DER: must(x509.MarshalPKIXPublicKey(k.Public()))(t), Added: s.Now()}, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range store.MaxManifests {
+		m := store.Manifest{Owner: s.Owner.ID, ID: store.Hash{byte(i)}, Key: store.Hash{1}, Text: []byte("{}"), Added: s.Now()}
+		if err := s.Store.PutManifest(t.Context(), m, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p := want[api.Problem](ada, "POST", "/boots/keys", api.NewManifestKey{Name: "k", Key: newSigner(t).pem, Password: hubtest.Password}, 409); p.Code != "too-many-manifest-keys" {
+		t.Errorf("%s", brief.Of(p))
+	}
+	if p := want[api.Problem](ada, "POST", "/boots/manifests", k.sign(t, manifestOf("linux 1", 1)), 409); p.Code != "too-many-manifests" {
+		t.Errorf("%s", brief.Of(p))
+	}
+}
+
 // The functions below make what the rows of the contract need.
 
 func manifestKeyOf(c *contract) map[string]string {

@@ -285,9 +285,13 @@ func (s *Server) judgeAgain(ctx context.Context, owner string, limit int) (int, 
 	if err != nil {
 		return 0, err
 	}
-	for i, id := range ids {
-		if err := s.judgeDeviceAgain(ctx, id); err != nil {
-			return i, err
+	for _, id := range ids {
+		err := s.judgeDeviceAgain(ctx, id)
+		if ctx.Err() != nil {
+			return len(ids), ctx.Err()
+		}
+		if err != nil { // the other devices must not wait for this one
+			s.log.Error("judging a boot again", "device", id, "err", err)
 		}
 	}
 	return len(ids), nil

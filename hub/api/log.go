@@ -15,6 +15,8 @@ import (
 	"gangway/hub/store"
 	"gangway/internal/strictjson"
 	"gangway/wire"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Bounds of one POST of log lines, and of one answer with log lines.
@@ -143,8 +145,27 @@ func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 	if err := s.cfg.Store.AppendLogs(r.Context(), d.ID, d.Owner, entries, s.cfg.LogBounds, s.cfg.Now()); err != nil {
 		return err
 	}
+	s.forwardLogs(d, entries)
 	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 	return nil
+}
+
+// LogForwarder forwards log lines to a log engine of the operator. Its metrics are those of the hub.
+type LogForwarder interface {
+	prometheus.Collector
+	// Forward gets lines with Device, Owner and Created, and never waits.
+	Forward(list []store.LogEntry)
+}
+
+func (s *Server) forwardLogs(d store.Device, entries []store.LogEntry) {
+	if s.cfg.LogForwarder == nil || len(entries) == 0 {
+		return
+	}
+	now := s.cfg.Now()
+	for i := range entries {
+		entries[i].Device, entries[i].Owner, entries[i].Created = d.ID, d.Owner, now
+	}
+	s.cfg.LogForwarder.Forward(entries)
 }
 
 // logCursor is the decoded "next-cursor". It is not signed and not encrypted, because every request

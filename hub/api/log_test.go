@@ -8,8 +8,11 @@ import (
 	"time"
 
 	"gangway/hub/api"
+	"gangway/hub/store"
 	"gangway/internal/brief"
 	"gangway/wire"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 func lines(page api.LogPage) string {
@@ -205,6 +208,33 @@ func TestLogsTakeAnyOffset(t *testing.T) {
 		got, body := f.ada.do("GET", "/logs?cursor=true&"+query, nil)
 		if got != status {
 			t.Errorf("%s: %d %s", query, got, body)
+		}
+	}
+}
+
+// collected is a forwarder that keeps what it gets.
+type collected struct {
+	prometheus.Collector
+	lines []store.LogEntry
+}
+
+func (c *collected) Forward(list []store.LogEntry) { c.lines = append(c.lines, list...) }
+
+// The hub forwards the lines that it has stored, with the device and the owner that it knows, and not those
+// that the lines name. It forwards nothing that it refuses.
+func TestStoredLinesAreForwarded(t *testing.T) {
+	t.Parallel()
+	c := &collected{Collector: prometheus.NewGauge(prometheus.GaugeOpts{Name: "collected"})}
+	f := fleetOf(t, newSceneWith(t, func(config *api.Config) { config.LogForwarder = c }))
+	want[map[string]string](f.boat, "POST", "/logs/", `[{"msg":"one","lvl":"INFO","dev":"`+f.pirateID+`","own":"mallory"},{"msg":"two"}]`, 200)
+	wantCode(f.boat, "POST", "/logs/", `[{"msg":"three"},7]`, 400)
+	want[map[string]string](f.boat, "POST", "/logs/", `[]`, 200)
+	if len(c.lines) != 2 || c.lines[0].Message != "one" || c.lines[0].Level != "INFO" || c.lines[1].Message != "two" {
+		t.Fatalf("%+v", c.lines)
+	}
+	for _, e := range c.lines {
+		if e.Device != f.boatID || e.Owner != f.Owner.ID || time.Since(e.Created) > time.Minute {
+			t.Errorf("%+v", e)
 		}
 	}
 }

@@ -75,6 +75,8 @@ type Config struct {
 	// 8 MiB, 30 days.
 	LogBounds store.LogBounds
 	LogAge    time.Duration
+	// LogForwarder gets the log lines that the hub has stored. Nil: none.
+	LogForwarder LogForwarder
 	// EventsAge is how long the audit trail keeps events; negative: permanently. UnprovenAge is how
 	// long it keeps events that peers caused without proving an identity, such as refused requests.
 	// Default: DefaultEventsAge, DefaultUnprovenAge.
@@ -211,6 +213,11 @@ func New(cfg Config) (*Server, error) {
 		accounts:  newAccountLimiter(rates[accountRate]),
 		limiters:  rates.byNetwork(),
 		boots:     limiterOf[string](rates[bootRate]),
+	}
+	if cfg.LogForwarder != nil {
+		if err := s.metrics.registry.Register(cfg.LogForwarder); err != nil {
+			return nil, err
+		}
 	}
 	if s.signedURLKey, err = signedURLKey(cfg.CA.SealKey()); err != nil {
 		return nil, err

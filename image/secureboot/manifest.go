@@ -12,23 +12,23 @@ import (
 //
 // PCR 7 has more events than these: the state of Secure Boot, dbx, and the separator. They depend on
 // the machine's firmware.
-func (set *Set) Manifest(leaf *x509.Certificate) (*manifest.SecureBoot, error) {
-	s := new(manifest.SecureBoot)
+func (s *Set) Manifest(leaf *x509.Certificate) (*manifest.SecureBoot, error) {
+	m := new(manifest.SecureBoot)
 	for _, v := range []Variable{PK, KEK, DB} {
-		event, err := set.Event(v)
+		event, err := s.Event(v)
 		if err != nil {
 			return nil, err
 		}
-		s.Variables = append(s.Variables, manifest.Variable{Name: string(v), Events: digests(event)})
+		m.Variables = append(m.Variables, manifest.Variable{Name: string(v), Events: digests(event)})
 	}
-	authority, err := set.Authority(leaf)
+	authority, err := s.Authority(leaf)
 	if err != nil {
 		return nil, err
 	}
 	if authority != nil {
-		s.Authority = digests(authority)
+		m.Authority = digests(authority)
 	}
-	return s, nil
+	return m, nil
 }
 
 // digests returns the digests of the data in all banks.

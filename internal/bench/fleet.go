@@ -207,7 +207,7 @@ func fleetQuestions(s *sqlite.Store, owner string, n int) []question {
 			list = append(list, searched(text, sort, true))
 		}
 	}
-	return append(list, overview(s, owner), devicePage(s, n))
+	return append(list, overview(s, owner), devicePage(s, n), boots(s, owner), cohort(s, owner))
 }
 
 // overview queries all numbers on the overview page.
@@ -252,6 +252,45 @@ func devicePage(s *sqlite.Store, n int) question {
 			}
 		}
 		return 1, nil
+	}}
+}
+
+// boots queries everything on the page of boots.
+func boots(s *sqlite.Store, owner string) question {
+	return question{"boots: outliers and changes", func(ctx context.Context, _ int) (int, error) {
+		var all []store.BootCohort
+		for _, most := range []bool{false, true} {
+			list, err := s.BadBootCohorts(ctx, owner, most, 60)
+			if err != nil {
+				return 0, err
+			}
+			all = append(all, list...)
+		}
+		for _, part := range []string{"firmware-code", "keys"} {
+			if _, err := s.RareBootCohorts(ctx, owner, part, 20); err != nil {
+				return 0, err
+			}
+		}
+		for _, c := range all[:min(len(all), 20)] {
+			if _, err := s.BootMembers(ctx, owner, store.BootMembers{Part: c.Part, Value: c.Value, Model: c.Model, Limit: 3}); err != nil {
+				return 0, err
+			}
+		}
+		_, err := s.BootDecisions(ctx, owner)
+		return len(all), err
+	}}
+}
+
+// cohort queries the preview of a decision about a third of the fleet.
+func cohort(s *sqlite.Store, owner string) question {
+	value := strings.Repeat("0", 63) + "2"
+	return question{"boots: preview of a decision", func(ctx context.Context, _ int) (int, error) {
+		list, err := s.BootMembers(ctx, owner, store.BootMembers{Part: "firmware-code", Value: value, Limit: 200})
+		if err != nil {
+			return 0, err
+		}
+		_, err = s.BootCohortOf(ctx, owner, "firmware-code", "", value)
+		return len(list), err
 	}}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -71,7 +72,9 @@ var pages = []page{
 	{name: "audit-filter", path: "/ui/audit?kind=device.&device=nobody&since=2026-11-01", want: "You have no device with this nick."},
 	{name: "trust", path: "/ui/trust", want: "Check a certificate"},
 	{name: "eks-empty", path: "/ui/trust/eks", want: "No EK list"},
-	{name: "boots-empty", path: "/ui/boots", want: "Nothing to decide"},
+	{name: "boots", path: "/ui/boots", want: "Changes in common"},
+	{name: "boots-empty", path: "/ui/boots", empty: true, want: "Nothing to decide"},
+	{name: "boots-cohort", path: "/ui/boots/firmware-code/" + updatedFirmware, want: "3 devices have this value"},
 	{name: "policy", path: "/ui/trust/policy", want: "Rules in force for your devices"},
 	{name: "policy-example", path: "/ui/trust/policy?example=1", want: "An example, which is not in force"},
 	{name: "settings", path: "/ui/settings", want: "Change the password"},
@@ -226,6 +229,7 @@ func TestPages(t *testing.T) {
 	}
 	full, none, room := newHub(t, 6), newHub(t, 0), newRoom(t)
 	operator := full.operator(t)
+	full.updateFirmware(t)
 	for _, p := range pages {
 		t.Run(p.name, func(t *testing.T) {
 			h, cookie := full, full.cookie
@@ -288,6 +292,28 @@ func see(t *testing.T, h *hubWithDevices, cookie string, p page, o browser.Optio
 func TestPageInBrowser(t *testing.T) {
 	h := newHub(t, 1)
 	see(t, h, h.cookie, pages[1], browser.Options{Size: browser.Phone})
+}
+
+// updatedFirmware is the value of the firmware's code on the devices of updateFirmware.
+var updatedFirmware = strings.Repeat("5f", 32)
+
+// updateFirmware stores that the firmware of three devices, but not of the first, has changed. It
+// also stores a decision about another value.
+func (h *hubWithDevices) updateFirmware(t *testing.T) {
+	t.Helper()
+	ctx := t.Context()
+	devices := slices.DeleteFunc(h.Devices(t, h.Owner), func(d store.Device) bool { return d.ID == h.first })
+	for _, d := range devices[:3] {
+		b := store.Boot{Device: d.ID, Time: h.Now(), State: store.BootMatches, Measurement: []byte("{}"), Changes: []byte("[]"), Judged: &store.BootJudged{Version: 1 << 40, Model: "NUC12WSHi5",
+			Parts: []store.BootPart{{Part: "firmware-code", Value: updatedFirmware, Bad: true, Words: "The firmware's version was \"1.2.3\" in the reference of 3 May 2026, and is \"1.2.4\" now."}}}}
+		if _, err := h.Store.PutBoot(ctx, b, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := store.BootDecision{Owner: h.Owner.ID, Part: "keys", Value: updatedFirmware, Made: h.Now(), MadeBy: "ada", Words: "This value of the Secure Boot keys is known for all devices: 412 devices.", Devices: 412}
+	if _, err := h.Store.PutBootDecision(ctx, d, store.Event{Time: h.Now(), Kind: "boot.accepted", Owner: h.Owner.ID, Message: "Accepted."}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // rename changes a device's nick, as if another person of the account did it in the meantime.

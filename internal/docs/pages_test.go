@@ -224,6 +224,8 @@ func TestOperationsPage(t *testing.T) {
 	p.types("AWS_ACCESS_KEY_ID=")
 	r.end("gangway serve")
 	r.stopS3()
+	p.types("OTEL_EXPORTER_OTLP_HEADERS=")
+	r.end("gangway serve")
 	r.types("cp -a /var/lib/gangway /var/lib/before")
 	r.postgres()
 	p.types("gangway db migrate")

@@ -40,6 +40,9 @@ func TestPinnedMachineInstallsOnlySignedSystems(t *testing.T) {
 	if l, _, ok := m.Find(regexp.MustCompile(`slot b, on trial`)); ok {
 		t.Errorf("the machine tried an unsigned system: %s", l.Text)
 	}
+	m.Stop()
+
+	m, ctx = boot(t, s.with(false))
 	o.becomes(ctx, m, o.postState(ctx, sigtest.Sign(t, unsigned, "owner", key, sigtest.All())), "DONE")
 	waitFor(t, ctx, m, `gangway-init .*: system: slot b, on trial; slot a is the default$`)
 	m.Stop()

@@ -44,7 +44,6 @@ type conn struct {
 	wrote bool
 
 	work workCounters
-	wal  *walBuffer // nil: none
 }
 
 // engineError is an error of SQLite. code is its extended result code.
@@ -116,9 +115,6 @@ func (c *conn) close() error {
 	var err error
 	if rc := sqlite3.Xsqlite3_close_v2(c.tls, c.db); rc != sqlite3.SQLITE_OK {
 		err = c.failure(rc)
-	}
-	if c.wal != nil {
-		c.wal.free(c.tls)
 	}
 	libc.Xfree(c.tls, c.arena)
 	c.tls.Close()

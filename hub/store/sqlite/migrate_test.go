@@ -198,6 +198,42 @@ func TestUsageThatOverflowedIsCountedAgain(t *testing.T) {
 	}
 }
 
+// After the migrations, the log lines of an older database can be read, count against the bounds, and come
+// before new lines.
+func TestOldLogLinesStay(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "hub.db")
+	extract(t, "../../../internal/e2e/testdata/hubs/2026-11-26-3900b35.tar.gz", "./hub/gangway.db", path)
+	query(t, path, `INSERT INTO logs (seq, device, owner, created, sec, nano, level, source, plat, rev, message) VALUES
+		(70, 'dd', 'oo', 1000000, 9007199254740993, -1, 'INFO', '/a', 'p', '3', 'one "quoted" \ '||char(10)||char(0)||'é'),
+		(71, 'dd', 'oo', 2000000, 0, 0, '', '', '', '', '')`)
+	query(t, path, `INSERT INTO log_usage (device, rows, bytes) SELECT device, count(*), sum(64 + length(CAST(level || source || plat || rev || message AS BLOB))) FROM logs WHERE device = 'dd'`)
+	s, err := sqlite.Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	at := time.UnixMicro(3000000).UTC()
+	if err := s.AppendLogs(t.Context(), "dd", "oo", []store.LogEntry{{Message: "new"}}, store.LogBounds{Rows: 10, Bytes: 1000}, at); err != nil {
+		t.Fatal(err)
+	}
+	want := []store.LogEntry{
+		{Seq: 70, Device: "dd", Owner: "oo", Created: time.UnixMicro(1000000).UTC(), Sec: 9007199254740993, Nano: -1, Level: "INFO", Source: "/a", Platform: "p", Rev: "3", Message: "one \"quoted\" \\ \n\x00é"},
+		{Seq: 71, Device: "dd", Owner: "oo", Created: time.UnixMicro(2000000).UTC()},
+		{Seq: 72, Device: "dd", Owner: "oo", Created: at, Message: "new"},
+	}
+	list, err := s.Logs(t.Context(), store.LogFilter{Owner: "oo"})
+	if err != nil || !slices.Equal(list, want) {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if list, err := s.Disagreements(t.Context(), 9); err != nil || slices.ContainsFunc(list, func(d store.Disagreement) bool { return d.Rule == "log-count" }) {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if n, err := s.ExpireLogs(t.Context(), at, 9); err != nil || n != 2 {
+		t.Errorf("%d expired, %v", n, err)
+	}
+}
+
 // After the migrations, the devices of an older database can be searched, sorted and counted.
 func TestOldDevicesJoinTheFleet(t *testing.T) {
 	t.Parallel()

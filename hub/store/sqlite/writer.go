@@ -54,13 +54,6 @@ func openWriter(path string) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	// user_version is in the database file, so this pragma reads the file.
-	if err := c.pragma("user_version"); err != nil {
-		return nil, errors.Join(err, c.close())
-	}
-	if err := c.bufferWAL(); err != nil {
-		return nil, errors.Join(err, c.close())
-	}
 	w := &writer{Queue: sqlstore.NewQueue(batchSize), conn: c, stopped: make(chan struct{})}
 	go w.loop()
 	return w, nil

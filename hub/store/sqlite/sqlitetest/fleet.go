@@ -22,6 +22,8 @@ import (
 //   - one of 20 models (the first models are much more frequent), one of 5 makers, one of 30
 //     firmwares and one of 40 join tokens;
 //   - the members site (one of 200) and rack (one of 20,000) in the user-meta;
+//   - a value of the firmware's code that is one of three in each model, and that is a change on 1 in
+//     3; the device with the number 7 has another value;
 //   - states: 1 in 10 is quiet, 1 in 1000 has a changed boot, 1 in 100 installs a revision, and 1 in
 //     500 has a failed revision.
 func FillFleet(ctx context.Context, path, owner string, n int) error {
@@ -38,8 +40,12 @@ func FillFleet(ctx context.Context, path, owner string, n int) error {
 			return fmt.Errorf("fleet of %d devices, from %d: %w", n, from, err)
 		}
 	}
-	_, err = db.ExecContext(ctx, `DELETE FROM settings WHERE name = 'search-index'`)
-	return err
+	for _, line := range []string{fillCohorts, fillModels, `DELETE FROM settings WHERE name = 'search-index'`} {
+		if _, err := db.ExecContext(ctx, line); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Statements of fill. ?1 is the owner, ?2 is n, and the statements make the devices with the
@@ -47,6 +53,7 @@ func FillFleet(ctx context.Context, path, owner string, n int) error {
 // the device's enrolment.
 const (
 	numbers = `WITH RECURSIVE i (i) AS (SELECT ?3 UNION ALL SELECT i + 1 FROM i WHERE i + 1 < ?4) `
+	model   = `'NUC ' || CASE WHEN i.i % 3 > 0 THEN i.i % 2 ELSE i.i % 20 END`
 	id      = `printf('%08x%016x', (i.i * 2654435761) % 4294967296, i.i)`
 
 	fillEnrolments = numbers + `INSERT INTO enrolments (id, request_hash, state, device, owner, token, generation, ek, iak_name, idevid_name,
@@ -54,7 +61,7 @@ const (
 			iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request)
 		SELECT 1000000000 + i.i, randomblob(32), 'a', ` + id + `, ?1, 't', 0, randomblob(32), randomblob(34), randomblob(34), randomblob(32), randomblob(32), 0, 0,
 			CASE i.i % 5 WHEN 0 THEN 'IFX' WHEN 1 THEN 'IFX' WHEN 2 THEN 'STM' WHEN 3 THEN 'NTC' ELSE 'INTC' END, 'SLB9670', (i.i % 30) || '.85',
-			'NUC ' || CASE WHEN i.i % 3 > 0 THEN i.i % 2 ELSE i.i % 20 END, printf('SN-%08d', (i.i * 48271) % ?2), 'ECDSA P-256',
+			` + model + `, printf('SN-%08d', (i.i * 48271) % ?2), 'ECDSA P-256',
 			zeroblob(90), zeroblob(700), zeroblob(500), zeroblob(500), x'7b7d', zeroblob(200)
 		FROM i WHERE ?2 > 0`
 	fillDevices = numbers + `INSERT INTO devices (id, nick, owner, token, enrolment, deleted, created, activated, last_seen, last_seen_addr, user_meta, device_meta, quiet)
@@ -63,6 +70,14 @@ const (
 			'{"rack":"r' || (i.i % 20000) || '","site":"site ' || (i.i % 200) || '"}', '{"kernel":"6.12"}', i.i % 10 = 3
 		FROM i`
 	fillBoots  = numbers + `INSERT INTO boot_devices (device, state, requested) SELECT ` + id + `, CASE WHEN i.i % 1000 = 7 THEN 'changed' ELSE 'matches' END, 0 FROM i WHERE ?1 <> '' AND ?2 > 0`
+	fillJudged = numbers + `INSERT INTO boot_judged (device, owner, version, model, token, firmware, ran) SELECT ` + id + `, ?1, 0, ` + model + `, printf('%024x', i.i % 40), '1.' || i.i % 3, x'' FROM i WHERE ?2 > 0`
+	fillParts  = numbers + `INSERT INTO boot_parts (device, part, owner, value, model, token, bad)
+		SELECT ` + id + `, 'firmware-code', ?1, printf('%064x', CASE WHEN i.i = 7 THEN 99 ELSE i.i / 7 % 3 END), ` + model + `, printf('%024x', i.i % 40), i.i / 7 % 3 = 2 OR i.i = 7 FROM i WHERE ?2 > 0`
+	// fillCohorts and fillModels count the rows of boot_parts, as the store does.
+	fillCohorts = `INSERT INTO boot_cohorts (owner, part, model, value, n, n_bad, first, words, cause, firmware)
+		SELECT owner, part, model, value, count(*), sum(bad), 0, 'The firmware changed.', 'firmware-update', '1.2' FROM boot_parts GROUP BY owner, part, model, value`
+	fillModels = `INSERT INTO boot_cohorts (owner, part, model, value, n, n_bad, first, words, cause, firmware)
+		SELECT owner, part, model, '', sum(n), 0, 0, '', '', '' FROM boot_cohorts GROUP BY owner, part, model`
 	fillTrails = numbers + `INSERT INTO trails (device, owner, rev, reported, created, touched) SELECT ` + id + `, ?1, 0, 0, 0, 0 FROM i WHERE ?2 > 0`
 	fillSteps  = numbers + `INSERT INTO steps (device, owner, rev, status, step_time, progress_time, modified, state_sum, committer, commit_msg, progress, meta, state)
 		SELECT ` + id + `, ?1, 0, CASE WHEN i.i % 100 = 5 THEN 'DOWNLOADING' WHEN i.i % 500 = 9 THEN 'ERROR' ELSE 'DONE' END, 0, 0, 0, x'', '', '', CAST('{"progress":50}' AS BLOB), x'7b7d', x'7b7d' FROM i WHERE ?2 > 0`
@@ -74,7 +89,7 @@ func fill(ctx context.Context, db *sql.DB, owner string, n, from, to int) error 
 		return err
 	}
 	defer tx.Rollback()
-	for _, line := range []string{fillEnrolments, fillDevices, fillBoots, fillTrails, fillSteps} {
+	for _, line := range []string{fillEnrolments, fillDevices, fillBoots, fillJudged, fillParts, fillTrails, fillSteps} {
 		if _, err := tx.ExecContext(ctx, line, owner, n, from, to); err != nil {
 			return err
 		}
