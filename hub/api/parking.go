@@ -100,7 +100,7 @@ func (p *parking) shake(raw net.Conn) {
 			raw.Close()
 		}
 	}()
-	s := &socket{Conn: raw, state: newConnState(), turns: p.turns, until: time.Now().Add(min(p.times.Header, p.times.Request)), patience: p.times.Request}
+	s := &socket{Conn: raw, state: newConnState(), patience: p.times.Request, turns: p.turns, until: time.Now().Add(min(p.times.Header, p.times.Request))}
 	defer s.giveTurnBack() // if something panics
 	t := tls.Server(s, p.config)
 	raw.SetDeadline(s.until)
@@ -190,42 +190,13 @@ func (p *parking) Close() (err error) {
 type socket struct {
 	net.Conn
 	state *connState
+	held  heldBytes
+	// patience is how long the client may take to receive the held bytes.
+	patience time.Duration
 
 	turns chan struct{} // of the parking; nil after the handshake
 	turn  bool          // the handshake has a turn
 	until time.Time     // end of the handshake's time
-
-	held heldBytes
-	// patience is how long the client may take to receive the held bytes.
-	patience time.Duration
-}
-
-// Read reads from the client. In a handshake, it then waits until it is the handshake's turn to
-// compute. Without turns, a flood of connections would make thousands of handshakes compute at the
-// same time. The requests that the hub has admitted would get hardly any CPU time then, and the hub
-// would refuse all others as overloaded. A handshake that waits for its client has no turn, so slow
-// clients keep no turn from others. If the handshake's time is over, its client is probably gone.
-func (s *socket) Read(b []byte) (n int, err error) {
-	if s.turns == nil {
-		return s.Conn.Read(b)
-	}
-	s.giveTurnBack()
-	if n, err = s.Conn.Read(b); err != nil {
-		return n, err
-	}
-	s.turns <- struct{}{}
-	s.turn = true
-	if time.Now().After(s.until) {
-		return 0, os.ErrDeadlineExceeded
-	}
-	return n, nil
-}
-
-func (s *socket) giveTurnBack() {
-	if s.turn {
-		s.turn = false
-		<-s.turns
-	}
 }
 
 // heldBytes collects what a connection sends, so that a whole answer, with the alert that ends the
@@ -288,6 +259,34 @@ func (s *socket) Close() error {
 func holdAnswer(r *http.Request) {
 	if l, ok := r.Context().Value(tlsKey{}).(*lent); ok {
 		l.socket().hold()
+	}
+}
+
+// Read reads from the client. In a handshake, it then waits until it is the handshake's turn to
+// compute. Without turns, a flood of connections would make thousands of handshakes compute at the
+// same time. The requests that the hub has admitted would get hardly any CPU time then, and the hub
+// would refuse all others as overloaded. A handshake that waits for its client has no turn, so slow
+// clients keep no turn from others. If the handshake's time is over, its client is probably gone.
+func (s *socket) Read(b []byte) (n int, err error) {
+	if s.turns == nil {
+		return s.Conn.Read(b)
+	}
+	s.giveTurnBack()
+	if n, err = s.Conn.Read(b); err != nil {
+		return n, err
+	}
+	s.turns <- struct{}{}
+	s.turn = true
+	if time.Now().After(s.until) {
+		return 0, os.ErrDeadlineExceeded
+	}
+	return n, nil
+}
+
+func (s *socket) giveTurnBack() {
+	if s.turn {
+		s.turn = false
+		<-s.turns
 	}
 }
 
