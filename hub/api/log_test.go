@@ -230,11 +230,11 @@ func TestStoredLinesAreForwarded(t *testing.T) {
 	wantCode(f.boat, "POST", "/logs/", `[{"msg":"three"},7]`, 400)
 	want[map[string]string](f.boat, "POST", "/logs/", `[]`, 200)
 	if len(c.lines) != 2 || c.lines[0].Message != "one" || c.lines[0].Level != "INFO" || c.lines[1].Message != "two" {
-		t.Fatalf("%+v", c.lines)
+		t.Fatalf("%s", brief.Of(c.lines))
 	}
 	for _, e := range c.lines {
 		if e.Device != f.boatID || e.Owner != f.Owner.ID || time.Since(e.Created) > time.Minute {
-			t.Errorf("%+v", e)
+			t.Errorf("%s", brief.Of(e))
 		}
 	}
 }

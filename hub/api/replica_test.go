@@ -332,7 +332,7 @@ func TestTwoHubsOnOneBucketLoseNothing(t *testing.T) {
 		return o, err == nil && o.Stored
 	}
 	if o, ok := stored(); !ok || o.Place == old.Place {
-		t.Errorf("%+v", o)
+		t.Errorf("%s", brief.Of(o))
 	}
 	o := want[api.ObjectView](ada, "GET", "/objects/"+sum, nil, 200)
 	if status, body, _ := send(ada, "GET", at(o.GetURL), ""); status != 200 || string(body) != content {
