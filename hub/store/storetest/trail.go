@@ -848,7 +848,9 @@ func uploadsRaceWithRemovals(f *fixture) {
 	var wg sync.WaitGroup
 	for i := range 4 {
 		sum := Hash(fmt.Sprint("raced ", i))
+		mu.Lock()
 		bytes[sum] = map[string]bool{}
+		mu.Unlock()
 		wg.Go(func() { // the collector
 			var late []string
 			for range 60 {

@@ -1,4 +1,4 @@
--- usable from 6
+-- usable from 5
 -- Uploads that clients send in parts. size counts in usage until the upload ends; it is 0 for an upload that
 -- is not in parts. begun is the time of the last progress.
 ALTER TABLE uploads ADD COLUMN partial bigint NOT NULL DEFAULT 0;
