@@ -13,13 +13,13 @@ export FUZZBIN FUZZCACHE
 targets=$(grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's|^\./||; s|/[^/]*_test\.go:func | |' | sort -u)
 # Build the program of each package once. "go test -fuzz" would build it for each target.
 # shellcheck disable=SC2016 # the inner shell expands these variables
-echo "$targets" | cut -d ' ' -f 1 | uniq | xargs -P 2 -L 1 sh -c 'go test -c -vet=off -fuzz . -o "$FUZZBIN/$1" "./$1"' build
+echo "$targets" | cut -d ' ' -f 1 | uniq | xargs -P 2 -L 1 sh -c 'go test -c -vet=off -fuzz . -o "$FUZZBIN/$1.test" "./$1"' build
 
 # shellcheck disable=SC2016 # the inner shell expands these variables
 echo "$targets" | xargs -P 2 -L 1 sh -c '
 	cd "$1"
 	for try in 1 2 3; do
-		if out=$("$FUZZBIN/$1" -test.run "^\$" -test.fuzz "^$2\$" -test.fuzztime "$FUZZTIME" -test.fuzzminimizetime 1s -test.parallel 1 -test.fuzzcachedir "$FUZZCACHE/$1" -test.timeout 0 2>&1); then
+		if out=$("$FUZZBIN/$1.test" -test.run "^\$" -test.fuzz "^$2\$" -test.fuzztime "$FUZZTIME" -test.fuzzminimizetime 1s -test.parallel 1 -test.fuzzcachedir "$FUZZCACHE/$1" -test.timeout 0 2>&1); then
 			echo "fuzzed $1 $2 for $FUZZTIME"
 			exit 0
 		fi
