@@ -153,6 +153,9 @@ func (l *lab) requests(metrics string) map[string]int64 {
 // the hub, each device is active once, and the hub refuses every hostile request.
 func TestFleetsNumbersAreTheHubs(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("measures a load of several seconds; TestStallIsInTheLatencies is shorter")
+	}
 	l := newLab(t, func(c *api.Config) { c.Timeouts.Header = 8 * time.Second })
 	metrics := l.metrics()
 	code, r := l.fleet(t.Context(), "--devices", "20", "--for", "1s", "--arrivals", "even", "--state", l.path("state"), "--hub-metrics", metrics,

@@ -287,6 +287,9 @@ func TestKeyFollowsTheSystemsIfFirmwareStartsNoKernel(t *testing.T) {
 // stays bound as it was.
 func TestKeyIsNotBoundOnAPrediction(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("restarts a TPM many times")
+	}
 	one := func(l *lab) System { return system(t, "one", l.owner) }
 	for name, spoil := range map[string]func(*lab){
 		"no log":                 func(l *lab) { l.log = nil },
@@ -315,6 +318,9 @@ func TestKeyIsNotBoundOnAPrediction(t *testing.T) {
 // slot. Afterwards only the new keys open the disk.
 func TestChangedSecureBootKeysDoNotLockTheDisk(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("restarts a TPM many times")
+	}
 	l := install(t)
 	one, two := system(t, "one", l.owner), system(t, "two", l.owner)
 	l.start(t, "one")
@@ -366,6 +372,9 @@ func TestApprovedSystemWithAnotherCommandLineDoesNotOpenTheDisk(t *testing.T) {
 // system the machine then starts from its slots, the disk opens, and the key can be bound again.
 func TestPowerCutWhileBindingNeverLocksTheDisk(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("restarts a TPM many times")
+	}
 	l := install(t)
 	one, two := system(t, "one", l.owner), system(t, "two", l.owner)
 	l.start(t, "one")

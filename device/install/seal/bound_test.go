@@ -133,6 +133,9 @@ func TestApprovedSystemOpensTheDisk(t *testing.T) {
 // any value, so the case "forged PCR 11" is what a thief of the machine tries first.
 func TestOtherBootDoesNotOpenTheDisk(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("starts a TPM for each case")
+	}
 	owner, thief := p256(t), p256(t)
 	older := start{programs: "boot manager, system 0", secureBoot: "on, db", system: "system 0"}
 	for name, c := range map[string]struct {
@@ -174,6 +177,9 @@ func TestOtherBootDoesNotOpenTheDisk(t *testing.T) {
 // contain. The TPM compares with the policy that was sealed.
 func TestAlteredTokenDoesNotOpenTheDisk(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("starts a TPM for each case")
+	}
 	owner, thief := p256(t), p256(t)
 	live := start{programs: "live system", secureBoot: "off", system: "live system"}
 	for name, alter := range map[string]func(tok map[string]any){
