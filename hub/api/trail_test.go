@@ -753,7 +753,7 @@ func TestUploadsAtOnceStayWithinTheQuota(t *testing.T) {
 		return resp.StatusCode
 	}
 	status := 0
-	for range 100 { // until the hub counts the first upload
+	for range 1000 { // until the hub counts the first upload
 		if status = second(); status == 413 {
 			break
 		}
@@ -764,7 +764,7 @@ func TestUploadsAtOnceStayWithinTheQuota(t *testing.T) {
 	}
 	w.CloseWithError(errors.New("given up"))
 	<-ended
-	for range 100 {
+	for range 1000 {
 		if status = second(); status == 400 { // 400: the body is too short, but the quota has room
 			break
 		}
