@@ -349,6 +349,7 @@ func TestTwoHubsOnOneBucketLoseNothing(t *testing.T) {
 				return
 			default:
 				first.Server.Collect(t.Context())
+				time.Sleep(rand.N(20 * time.Millisecond)) // so that some uploads are stored for a while
 			}
 		}
 	}()
