@@ -1,6 +1,6 @@
 // Package diskkey keeps an encrypted disk's key bound to the systems on the disk. The disk's header
 // has one LUKS2 token for each system that may get the key; see package seal. When a system is
-// added or removed, Bind makes the LUKS2 tokens anew. Before that, it predicts what the machine will
+// added or removed, Bind replaces the LUKS2 tokens. Before that, it predicts what the machine will
 // measure when it starts the other system.
 package diskkey
 
@@ -118,39 +118,58 @@ var ErrAdditions = errors.New("the system was started with another command line,
 // Bind binds the key to `running`, the system that runs, and to `others`, the systems in other
 // slots. It leaves out systems without an approval by the key `owner`. If a program has changed the
 // Secure Boot keys since the machine started, the key is bound to the start with the present keys and
-// to the start with the former ones. After Bind returns, no LUKS2 token of an earlier time opens the disk. `changed` is false if
-// the header already had these LUKS2 tokens.
+// to the start with the former ones. After Bind returns, no LUKS2 token of an earlier time opens the
+// disk. `changed` is false if the header already had these LUKS2 tokens.
 //
 // The order of the writes makes power cuts harmless: the new LUKS2 tokens are on the disk before
 // the old ones become worthless, and their limit covers the counter's present value and the next.
 func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, boot Boot, running System, others ...System) (changed bool, err error) {
+	var counter uint64
+	boots, failed := predictBoots(t, owner, boot, running, others)
+	if failed == nil { // usual at a start: unsealing would cost several commands of a slow TPM
+		if counter, err = seal.Counter(t); err != nil {
+			return false, err
+		}
+		if same, err := isBound(disk, owner, boots, counter); err != nil || same {
+			return false, err
+		}
+	}
 	passphrase, err := Unlock(t, disk, running.Approvals)
 	if err != nil {
 		return false, err
 	}
+	if failed != nil { // only a system that gets the key learns why the key is not bound
+		return false, failed
+	}
+	return true, rebind(t, disk, passphrase, owner, boots, counter)
+}
+
+// predictBoots returns the PCR values of the starts that may have the key. The first is the present
+// start.
+func predictBoots(t transport.TPM, owner crypto.PublicKey, boot Boot, running System, others []System) ([]map[int][]byte, error) {
 	values, err := readPCRs(t)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	boots := []map[int][]byte{values}
 	running.PCR11 = values[approval.PCR]
 	if !running.ApprovedBy(owner) {
-		return false, seal.ErrNotApproved
+		return nil, seal.ErrNotApproved
 	}
 	events := eventlog.Read(boot.Log, tcg.AlgSHA256)
 	if err := checkLines(events, values[linePCR], running); err != nil {
-		return false, err
+		return nil, err
 	}
 	if !bytes.Equal(values[extensionPCR], make([]byte, sha256.Size)) {
-		return false, ErrAdditions
+		return nil, ErrAdditions
 	}
+	boots := []map[int][]byte{values}
 	for _, s := range others {
 		if !s.ApprovedBy(owner) {
 			continue
 		}
 		v, err := predict(events, values[bootPCR], running, s)
 		if err != nil {
-			return false, err
+			return nil, err
 		}
 		if !slices.ContainsFunc(boots, func(b map[int][]byte) bool { return bytes.Equal(b[bootPCR], v) }) {
 			boots = append(boots, with(with(values, bootPCR, v), linePCR, predictLines(events, running, s)))
@@ -161,14 +180,7 @@ func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, boot Boot, ru
 			boots = append(boots, with(b, secureBootPCR, v))
 		}
 	}
-	counter, err := seal.Counter(t)
-	if err != nil {
-		return false, err
-	}
-	if same, err := isBound(disk, owner, boots, counter); err != nil || same {
-		return false, err
-	}
-	return true, rebind(t, disk, passphrase, owner, boots, counter)
+	return boots, nil
 }
 
 // with returns the values with another value of one PCR.
