@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"gangway/tcg"
+	"gangway/tcg/eventlog"
 )
 
 // Bounds of what is kept of the Secure Boot variables. A machine has four of them, with about ten
@@ -68,14 +69,14 @@ func keyVariables(events []logEvent, bank crypto.Hash) (all []KeyVariable) {
 			break
 		}
 		data, measured := n.measured(e)
-		v, ok := parseVariable(data)
-		if !measured || !ok || slices.ContainsFunc(all, func(k KeyVariable) bool { return k.Name == v.name }) {
+		v, ok := eventlog.ParseVariable(data)
+		if !measured || !ok || slices.ContainsFunc(all, func(k KeyVariable) bool { return k.Name == v.Name }) {
 			continue
 		}
 		switch {
-		case v.owner == globalVariable && (v.name == "PK" || v.name == "KEK"), v.owner == imageSecurity && (v.name == "db" || v.name == "dbx"):
-			k := KeyVariable{Name: v.name}
-			k.readLists(v.value, &room)
+		case v.Vendor == globalVariable && (v.Name == "PK" || v.Name == "KEK"), v.Vendor == imageSecurity && (v.Name == "db" || v.Name == "dbx"):
+			k := KeyVariable{Name: v.Name}
+			k.readLists(v.Value, &room)
 			all = append(all, k)
 		}
 	}

@@ -90,7 +90,7 @@ func (l *eventLog) confidential() bool {
 		if e.pcr > 4 {
 			return false
 		}
-		if v, ok := parseVariable(e.data); ok && e.pcr == 1 && v.name == "SecureBoot" && v.owner == globalVariable {
+		if v, ok := eventlog.ParseVariable(e.data); ok && e.pcr == 1 && v.Name == "SecureBoot" && v.Vendor == globalVariable {
 			found = true
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"unicode/utf16"
 
 	"gangway/tcg"
+	"gangway/tcg/eventlog"
 
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
@@ -132,13 +133,13 @@ func (n *namer) name(e logEvent) Event {
 	if !measured {
 		data = e.data
 	}
-	v, isVariable := parseVariable(data)
+	v, isVariable := eventlog.ParseVariable(data)
 	switch {
 	case measured && isVariable:
 		n.variable(&out, v)
 	case measured:
 		n.data(&out, data)
-	case isVariable && n.pcr == menuPCR && isDigestOf(e, v.value, n.bank):
+	case isVariable && n.pcr == menuPCR && isDigestOf(e, v.Value, n.bank):
 		// EV_EFI_VARIABLE_BOOT: the digest covers the value but not the name.
 		n.menu(&out, v)
 	default:
@@ -188,25 +189,25 @@ func (n *namer) sectionName(e logEvent) string {
 
 // variable names an event that measured the owner, name and value of a firmware variable
 // (UEFI_VARIABLE_DATA).
-func (n *namer) variable(out *Event, v variable) {
-	name := v.name
+func (n *namer) variable(out *Event, v eventlog.Variable) {
+	name := v.Name
 	if tcg.Printable(name) != name {
 		name = strconv.QuoteToASCII(name) // an unusual character could make the name look like another one
 	}
 	switch {
-	case n.pcr == secureBootPCR && (n.separated || v.owner == imageSecurity && isSignature(v.value)):
+	case n.pcr == secureBootPCR && (n.separated || v.Vendor == imageSecurity && isSignature(v.Value)):
 		out.What = whatAuthority + name
 	case n.pcr == secureBootPCR:
 		out.What = whatSecureBoot + name
-		if v.owner == globalVariable && v.name == "SecureBoot" {
-			out.Text = secureBootValue(v.value)
-		} else if v.name == "SecureBoot" {
-			out.What = fmt.Sprintf("another owner's variable %s (%x)", name, v.owner)
+		if v.Vendor == globalVariable && v.Name == "SecureBoot" {
+			out.Text = secureBootValue(v.Value)
+		} else if v.Name == "SecureBoot" {
+			out.What = fmt.Sprintf("another owner's variable %s (%x)", name, v.Vendor)
 		}
 	default:
 		out.What = "firmware variable " + name
-		if n.pcr == menuPCR && v.owner == globalVariable {
-			out.Text = menuText(out.What, v.value)
+		if n.pcr == menuPCR && v.Vendor == globalVariable {
+			out.Text = menuText(out.What, v.Value)
 		}
 	}
 }
@@ -226,9 +227,9 @@ func isSignature(value []byte) bool {
 }
 
 // menu names a variable of the boot menu if only the variable's value was measured.
-func (n *namer) menu(out *Event, v variable) {
-	named := "firmware variable " + v.name
-	out.Text = menuText(named, v.value)
+func (n *namer) menu(out *Event, v eventlog.Variable) {
+	named := "firmware variable " + v.Name
+	out.Text = menuText(named, v.Value)
 	switch {
 	case out.Text == "":
 		out.What = n.something()
@@ -288,7 +289,7 @@ func isStep(text string) bool {
 
 // opaque names an event if only the digest is known. It uses the event's PCR and position, and the
 // text after a boot loader's prefix.
-func (n *namer) opaque(out *Event, e logEvent, v variable, isVariable bool) {
+func (n *namer) opaque(out *Event, e logEvent, v eventlog.Variable, isVariable bool) {
 	if text, ok := dataAfterPrefix(e, n.bank); ok && n.pcr == 8 {
 		out.What, out.Text = "a command of the boot loader", textOrHex(text)
 		return
@@ -302,7 +303,7 @@ func (n *namer) opaque(out *Event, e logEvent, v variable, isVariable bool) {
 		out.What = n.something()
 	}
 	if isVariable {
-		out.Label = printable512("firmware variable " + v.name)
+		out.Label = printable512("firmware variable " + v.Name)
 	} else {
 		out.Label = label(e.data)
 	}

@@ -5,7 +5,8 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"fmt"
-	"unicode/utf16"
+
+	"gangway/tcg/eventlog"
 )
 
 // Event returns the data whose digest firmware extends into PCR 7 for the variable `v`, if firmware
@@ -44,13 +45,5 @@ func (s *Set) Authority(c *x509.Certificate) ([]byte, error) {
 
 // event returns the UEFI_VARIABLE_DATA of a variable with this content.
 func (v Variable) event(content []byte) []byte {
-	name := utf16.Encode([]rune(string(v)))
-	vendor := v.vendor()
-	b := vendor[:]
-	b = binary.LittleEndian.AppendUint64(b, uint64(len(name)))
-	b = binary.LittleEndian.AppendUint64(b, uint64(len(content)))
-	for _, u := range name {
-		b = binary.LittleEndian.AppendUint16(b, u)
-	}
-	return append(b, content...)
+	return eventlog.Variable{Vendor: v.vendor(), Name: string(v), Value: content}.Bytes()
 }
