@@ -71,7 +71,7 @@ func succeeds(t *testing.T, words ...string) string {
 	return out
 }
 
-// An owner builds a system with its manifest, and verifies both with the public key alone. A system
+// An owner builds a system with its manifest, and verifies both with only the public key. A system
 // that differs in one byte, and another owner's key, are refused.
 func TestSystemWithManifest(t *testing.T) {
 	kernel, programs := fakeParts(t)

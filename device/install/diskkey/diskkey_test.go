@@ -211,7 +211,7 @@ func TestKeyFollowsTheSystemsOnTheDisk(t *testing.T) {
 		t.Fatal("after the roll-back, system one does not open the disk")
 	}
 	l.start(t, "two")
-	must(l.bind(two))(t) // system one is no longer in a slot
+	must(l.bind(two))(t) // no slot has system one now
 	l.start(t, "one")
 	if l.opens(t, one) {
 		t.Error("system one, which was removed, opens the disk")
