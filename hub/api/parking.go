@@ -454,9 +454,15 @@ func (l *lent) SetDeadline(t time.Time) error {
 	return l.Conn.SetDeadline(t)
 }
 
+// SetReadDeadline implements net.Conn. After net/http has waited for a request, it removes the
+// deadline of the idle time as soon as it has the first bytes, even if it read these bytes before
+// the connection was idle. From then on, Read must not park the connection.
 func (l *lent) SetReadDeadline(t time.Time) error {
 	if l.state.Load() != isLent {
 		return net.ErrClosed
+	}
+	if t.IsZero() {
+		l.idle.Store(false)
 	}
 	return l.Conn.SetReadDeadline(t)
 }

@@ -334,6 +334,41 @@ func TestClientThatReadsNothingCannotHoldAnAnswer(t *testing.T) {
 	g.ends()
 }
 
+// Fault: the server read the first bytes of a request while it finished the answer before. Then it
+// took the connection for idle while the request's body arrived, and parked it after a second.
+func TestConnectionIsNotParkedInARequestThatCameEarly(t *testing.T) {
+	t.Parallel()
+	const head = "POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\n"
+	for _, early := range []string{head[:1], head[:3], head[:30], head, head + "b"} {
+		t.Run(strconv.Itoa(len(early)), func(t *testing.T) {
+			t.Parallel()
+			g := newGarage(t, Timeouts{}, func(w http.ResponseWriter, r *http.Request) {
+				b, err := io.ReadAll(r.Body)
+				if err != nil {
+					t.Error(err)
+				}
+				fmt.Fprintf(w, "%s %s", r.URL.Path, b)
+			})
+			v := g.connect()
+			v.send(get + early)
+			if got := v.answer(); got != "/a " {
+				t.Fatal(got)
+			}
+			time.Sleep(parkAfter / 3)
+			rest := (head + "body")[len(early):]
+			v.send(rest[:len(rest)-2])
+			time.Sleep(parkAfter + parkAfter/2)
+			if n := g.parked(); n != 0 {
+				t.Errorf("%d connections are parked in a request", n)
+			}
+			v.send(rest[len(rest)-2:])
+			if got := v.answer(); got != "/b body" {
+				t.Error(got)
+			}
+		})
+	}
+}
+
 // Requests may come at the moment at which a connection is parked.
 func TestRequestsWhileConnectionsAreParked(t *testing.T) {
 	t.Parallel()

@@ -1,7 +1,9 @@
 package fleet
 
 import (
+	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -140,11 +142,12 @@ func (d *Device) Enrol(ctx context.Context, h *Hub, request []byte) (*Certificat
 	return d.Open(request, a.Body)
 }
 
-// Conn is one TLS connection with a client certificate, for HTTP requests.
+// Conn is one TLS connection with a client certificate, for HTTP requests one after another. It never
+// connects again, so a request fails if the hub has closed the connection.
 type Conn struct {
-	tls    *tls.Conn
-	client *http.Client
-	url    string
+	tls *tls.Conn
+	in  *bufio.Reader
+	url string
 }
 
 // Dial connects with a client certificate and completes the handshake. With TLS 1.3, a refusal of
@@ -166,23 +169,11 @@ func (h *Hub) Dial(ctx context.Context, cert tls.Certificate) (*Conn, error) {
 		raw.Close()
 		return nil, err
 	}
-	used := false
-	return &Conn{tls: c, url: h.URL, client: &http.Client{Transport: &http.Transport{
-		DialTLSContext: func(context.Context, string, string) (net.Conn, error) {
-			if used {
-				return nil, errors.New("fleet: the hub closed the connection")
-			}
-			used = true
-			return c, nil
-		},
-	}}}, nil
+	return &Conn{tls: c, in: bufio.NewReader(c), url: h.URL}, nil
 }
 
 // Close closes the connection.
-func (c *Conn) Close() error {
-	c.client.CloseIdleConnections()
-	return c.tls.Close()
-}
+func (c *Conn) Close() error { return c.tls.Close() }
 
 // Exporter returns the TLS keying material to which an activation proof on this connection is
 // bound.
@@ -191,15 +182,41 @@ func (c *Conn) Exporter() ([]byte, error) {
 	return state.ExportKeyingMaterial(wire.ExporterLabel, nil, wire.ExporterSize)
 }
 
-// Do sends a request on the connection.
+// Do sends a request on the connection and returns the answer. After an error, the connection cannot
+// be used.
+//
+// Do does not use an http.Transport. A Transport keeps a connection only if it learns within 50 ms
+// that the request is written, which a busy machine does not guarantee.
 func (c *Conn) Do(ctx context.Context, method, path string, body []byte) (*Answer, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.url+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
-	resp, err := c.client.Do(req)
-	if err != nil {
+	if err := ctx.Err(); err != nil {
 		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { c.tls.NetConn().Close() })
+	defer stop()
+	a, err := c.exchange(req)
+	if err != nil {
+		return nil, fmt.Errorf("fleet: %s %s: %w", method, path, cmp.Or(ctx.Err(), err))
+	}
+	return a, nil
+}
+
+func (c *Conn) exchange(req *http.Request) (*Answer, error) {
+	// The hub may answer, and close the connection, before it has read the whole body. So an error
+	// of Write counts only if there is no answer.
+	unsent := req.Write(c.tls)
+	resp, err := http.ReadResponse(c.in, req)
+	for err == nil && resp.StatusCode < http.StatusOK {
+		resp, err = http.ReadResponse(c.in, req)
+	}
+	if err != nil {
+		return nil, cmp.Or(unsent, err)
+	}
+	if resp.Close {
+		defer c.tls.Close()
 	}
 	return read(resp)
 }
