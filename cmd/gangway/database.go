@@ -40,8 +40,10 @@ func addDatabaseFlags(c *cobra.Command) {
 		addDatabaseFlags(sub)
 	}
 	// The commands login and migrate get no such flags: in the data folder, login reads only the
-	// hub's certificate, and migrate always reads the database file.
-	if c.Flags().Lookup("data") == nil || c.RunE == nil || c.Name() == "login" || c.Name() == "migrate" {
+	// hub's certificate, and migrate always reads the database file. Of the commands of ca, only
+	// install opens the database.
+	if c.Flags().Lookup("data") == nil || c.RunE == nil || c.Name() == "login" || c.Name() == "migrate" ||
+		c.HasParent() && c.Parent().Name() == "ca" && c.Name() != "install" {
 		return
 	}
 	var flags databaseFlags
