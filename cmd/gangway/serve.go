@@ -146,6 +146,9 @@ defaults.`,
 				return err
 			}
 			defer i.close()
+			if _, err := i.store.NextEpoch(ctx); err != nil {
+				return err
+			}
 			gone, err := i.objectsGone(ctx, s3)
 			if err != nil {
 				return err
