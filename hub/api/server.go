@@ -150,6 +150,9 @@ type Server struct {
 	replica  string // a random name of this process
 	outbox   outbox // for the other replicas
 	lease    lease  // of the periodic work
+	gauge    gauge
+	heard    instant // when this replica last read the news of the others
+	worked   instant // when this hub last did the periodic work
 	vault    claimVault
 	stopping atomic.Bool // Serve's context has ended
 }
@@ -213,6 +216,10 @@ func New(cfg Config) (*Server, error) {
 		accounts:  newAccountLimiter(rates[accountRate]),
 		limiters:  rates.byNetwork(),
 		boots:     limiterOf[string](rates[bootRate]),
+	}
+	s.gauge.age, s.gauge.clock = readingAge, kernelClock
+	if err := s.metrics.registry.Register(gauges{s}); err != nil {
+		return nil, err
 	}
 	if cfg.LogForwarder != nil {
 		if err := s.metrics.registry.Register(cfg.LogForwarder); err != nil {

@@ -92,6 +92,7 @@ var tables = []table{
 	{name: "ek_lists", key: []string{"owner", "key"}},
 	{name: "waiting", key: []string{"id"}, counter: "id"},
 	{name: "settings", key: []string{"name"}, whole: true},
+	{name: "alarms", key: []string{"name"}, whole: true},
 	{name: "saved_views", key: []string{"owner", "name"}, whole: true},
 	{name: "trails", key: []string{"device"}},
 	{name: "steps", key: []string{"id"}, counter: "id"},
