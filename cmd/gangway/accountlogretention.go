@@ -14,17 +14,17 @@ import (
 // hubsBound is the value of a flag that means the hub's bound.
 const hubsBound = "hub"
 
-func (a *app) accountLogsCommand() *cobra.Command {
+func (a *app) accountLogRetention() *cobra.Command {
 	var age, size string
 	c := &cobra.Command{
-		Use: "logs", Short: "Show or choose how much of your devices' logs the hub keeps", Args: args(),
-		Long: `Logs shows how long the hub keeps the log lines of your devices, and how much of each
-device's log. With --age or --size, it changes that. The hub's operator sets the bounds
-('gangway serve --log-age', '--log-size'), and you can choose less. The hub removes the
-lines beyond your choice within an hour.`,
-		Example: `  gangway account logs
-  gangway account logs --age 7d --size 1MiB
-  gangway account logs --age hub`,
+		Use: "log-retention", Short: "Show or choose how much of your devices' logs the hub keeps", Args: args(),
+		Long: `Log-retention shows how long the hub keeps the log lines of your devices, and how much
+of each device's log. With --age or --size, it changes that. The hub's operator sets the
+bounds ('gangway serve --log-age', '--log-size'), and you can choose less. The hub
+removes the lines beyond your choice within an hour.`,
+		Example: `  gangway account log-retention
+  gangway account log-retention --age 7d --size 1MiB
+  gangway account log-retention --age hub`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			kept, err := call[api.LogRetention](c.Context(), "GET", "/logs/retention", nil)
 			if err != nil {
