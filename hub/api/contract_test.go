@@ -366,12 +366,14 @@ func contractRows() map[string]row {
 			return map[string]string{"token": token, "body": "content"}
 		}},
 
-		"POST /logs":         {who: "device", body: `[{"msg":"m"}]`, limit: mib},
-		"POST /logs/":        {who: "device", body: `[{"msg":"m"}]`, limit: mib},
-		"GET /logs":          {who: "owner"},
-		"GET /logs/":         {who: "owner"},
-		"POST /logs/cursor":  {who: "owner", body: `{"next-cursor":"x"}`, limit: 64 * kib},
-		"POST /logs/cursor/": {who: "owner", body: `{"next-cursor":"x"}`, limit: 64 * kib},
+		"POST /logs":          {who: "device", body: `[{"msg":"m"}]`, limit: mib},
+		"POST /logs/":         {who: "device", body: `[{"msg":"m"}]`, limit: mib},
+		"GET /logs":           {who: "owner"},
+		"GET /logs/":          {who: "owner"},
+		"POST /logs/cursor":   {who: "owner", body: `{"next-cursor":"x"}`, limit: 64 * kib},
+		"GET /logs/retention": {who: "owner"},
+		"PUT /logs/retention": {who: "owner", body: `{"max-age":86400,"max-bytes":1048576}`, limit: 64 * kib},
+		"POST /logs/cursor/":  {who: "owner", body: `{"next-cursor":"x"}`, limit: 64 * kib},
 
 		"GET /claim/{code}":        {who: "all", public: true, other: 400},
 		"POST /claim/{code}":       {who: "all", public: true, other: 400, form: true, body: "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+"), status: 303, limit: 64 * kib},
@@ -456,6 +458,7 @@ func contractRows() map[string]row {
 		"GET /ui/audit.json":          {who: "owner"},
 		"GET /ui/settings":            {who: "owner"},
 		"POST /ui/settings/password":  {who: "owner", form: true, body: "current=wrong&password=another&again=another", status: 403, limit: 64 * kib},
+		"POST /ui/settings/logs":      {who: "owner", form: true, body: "age=7d&size=1+MiB", status: 303, limit: 64 * kib},
 		"POST /ui/settings/disable":   {who: "owner", form: true, body: "disable-password=wrong", status: 403, limit: 64 * kib},
 		"POST /ui/settings/delete":    {who: "owner", form: true, body: "confirm=x", status: 400, limit: 64 * kib},
 		"GET /ui/settings/sessions":   {who: "owner"},

@@ -192,6 +192,8 @@ var routes = []route{
 	{"POST", "/logs/?", activeDevice, unlimited, maxLogBody, (*Server).appendLogs},
 	{"GET", "/logs/?", scopedAccount, unlimited, noBody, (*Server).listLogs},
 	{"POST", "/logs/cursor/?", scopedAccount, unlimited, jsonBody, (*Server).continueLogs},
+	{"GET", "/logs/retention", scopedAccount, unlimited, noBody, (*Server).showLogRetention},
+	{"PUT", "/logs/retention", scopedAccount, unlimited, jsonBody, (*Server).putLogRetention},
 
 	// Pages for browsers.
 	{"GET", "/", visitor, unlimited, noBody, (*Server).showRoot},
@@ -251,6 +253,7 @@ var routes = []route{
 	{"GET", "/ui/audit.json", fullSession, unlimited, noBody, (*Server).exportAuditJSON},
 	{"GET", "/ui/settings", fullSession, unlimited, noBody, (*Server).showSettings},
 	{"POST", "/ui/settings/password", fullSession, signInRate, formBody, (*Server).changePasswordOnPage},
+	{"POST", "/ui/settings/logs", fullSession, unlimited, formBody, (*Server).setLogRetentionOnPage},
 	{"POST", "/ui/settings/disable", fullSession, signInRate, formBody, (*Server).disableOnPage},
 	{"POST", "/ui/settings/delete", fullSession, signInRate, formBody, (*Server).deleteAccountOnPage},
 	{"GET", "/ui/settings/sessions", fullSession, unlimited, noBody, (*Server).showSettings},

@@ -71,8 +71,8 @@ type Config struct {
 	TLS12 bool
 	// ObjectQuota bounds the objects and states of one account, in bytes. Default: 64 GiB.
 	ObjectQuota int64
-	// LogBounds and LogAge bound the size and the age of each device's log. Default: 20,000 lines,
-	// 8 MiB, 30 days.
+	// LogBounds and LogAge bound the size and the age of each device's log. An owner can choose less.
+	// Default: DefaultLogBounds, DefaultLogAge.
 	LogBounds store.LogBounds
 	LogAge    time.Duration
 	// LogForwarder gets the log lines that the hub has stored. Nil: none.
@@ -183,11 +183,9 @@ func New(cfg Config) (*Server, error) {
 		cfg.ObjectQuota = 64 << 30
 	}
 	if cfg.LogBounds == (store.LogBounds{}) {
-		cfg.LogBounds = store.LogBounds{Rows: 20_000, Bytes: 8 << 20}
+		cfg.LogBounds = DefaultLogBounds
 	}
-	if cfg.LogAge == 0 {
-		cfg.LogAge = 30 * 24 * time.Hour
-	}
+	cfg.LogAge = cmp.Or(cfg.LogAge, DefaultLogAge)
 	cfg.ImageLimits = cfg.ImageLimits.withDefaults()
 	cfg.EventsAge = cmp.Or(cfg.EventsAge, DefaultEventsAge)
 	cfg.UnprovenAge = cmp.Or(cfg.UnprovenAge, DefaultUnprovenAge)

@@ -104,6 +104,7 @@ var tables = []table{
 	{name: "log_batches", key: []string{"first"}},
 	{name: "log_counter", key: []string{"id"}, whole: true},
 	{name: "log_usage", key: []string{"device"}},
+	{name: "log_rules", key: []string{"owner"}},
 	{name: "device_search", key: []string{"owner", "nick"}},
 	{name: "device_words", key: []string{"owner", "word", "nick"}},
 	{name: "device_meta_terms", key: []string{"term", "nick"}},
