@@ -237,8 +237,8 @@ func (j *judge) byReference(p Part) (words string, ok bool) {
 	return fmt.Sprintf("%s: as in the reference of %s.", pcrList(p.PCRs), day), true
 }
 
-// differences returns the differences of a part from the reference, which must not be nil. The
-// traces of a system that a manifest names may differ from the reference.
+// differences returns the differences of a part from the reference, which must not be nil. PCR 9
+// may differ from the reference if ownFiles explains it by a manifest.
 func (j *judge) differences(p Part) []Change {
 	pcrs := compared(p)
 	if p.Name == PartRest && len(j.meant) > 0 && j.ownFiles() {

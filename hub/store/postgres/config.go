@@ -37,8 +37,8 @@ const (
 	// connectTimeout is how long a connection attempt to one host may take, unless the URL has the
 	// parameter connect_timeout.
 	connectTimeout = 5 * time.Second
-	// silence is how long a host may leave a packet without an answer of its kernel before the
-	// connection is lost. An idle connection is probed after half of this time.
+	// silence is how long a packet may stay unacknowledged before the connection is lost. An idle
+	// connection is probed after half of this time.
 	silence = 5 * time.Second
 )
 
