@@ -39,7 +39,7 @@ func (l *limitFlags) add(f *pflag.FlagSet) {
 	cmdline.SpanVar(f, &l.eventsAge, "events-age", api.DefaultEventsAge, "how long the audit trail keeps events, such as 365d for a year; 0: permanently")
 	cmdline.SpanVar(f, &l.refusalsAge, "refusals-age", api.DefaultUnprovenAge, "how long the audit trail keeps events of unauthenticated clients: refused requests, wrong passwords")
 	cmdline.SpanVar(f, &l.timeouts.Idle, "idle-timeout", 0, "how long a connection may be idle (default 2m)")
-	cmdline.SpanVar(f, &l.drain, "drain", 0, "how long to continue to serve after the signal to stop, while GET /readyz answers 503; a load balancer must notice that in this time, such as 5s (default 0s)")
+	cmdline.SpanVar(f, &l.drain, "drain", 0, "how long to continue to serve after the signal to stop, while GET /readyz answers 503; choose a time in which a load balancer notices the 503, such as 5s (default 0s)")
 }
 
 // minCapacity is the least value of --max-requests. Heartbeats may use only half of the value: half
