@@ -121,7 +121,7 @@ func (j *judge) findSystem() {
 		}
 		j.meant = append(j.meant, m)
 	}
-	// Programs in PCR 4 tell systems with the same PCR 11 apart.
+	// The programs in PCR 4 distinguish systems with the same PCR 11.
 	if i := slices.IndexFunc(j.meant, j.started); i > 0 {
 		j.meant[0], j.meant[i] = j.meant[i], j.meant[0]
 	}

@@ -21,7 +21,7 @@ import (
 )
 
 // load onboards machines and appends events with several workers, and then compares the database
-// with the answers: what was acknowledged is there, and nothing is there twice.
+// with the answers: the database has every acknowledged write, and has no write twice.
 type load struct {
 	*testing.T
 	server *pgtest.Server
@@ -110,7 +110,7 @@ func (l *load) check() {
 	}
 }
 
-// The server ends connections at random moments: nothing that was acknowledged is lost, and nothing
+// The server ends connections at random moments: no acknowledged write is lost, and no write
 // happens twice.
 func TestKilledConnectionsLoseNothing(t *testing.T) {
 	t.Parallel()
