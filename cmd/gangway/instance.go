@@ -53,7 +53,8 @@ const (
 	objectFolder = "objects"
 	acmeFolder   = "acme"       // the account at the ACME CA, and the pages' certificate
 	serveFile    = "serve.lock" // holds the server's process id
-	// objectsIDFile has a random name for the folder of the objects, if the database is in PostgreSQL.
+	// objectsIDFile contains the random name of this folder of objects. It exists only if the
+	// database is in PostgreSQL.
 	objectsIDFile = "objects.id"
 )
 
@@ -181,8 +182,9 @@ func (i *instance) openObjects(ctx context.Context, c objects.S3Config) error {
 	return nil
 }
 
-// folderID returns a name for the folder of the objects that no other data folder has. A hub whose
-// database is a file in the data folder needs none.
+// folderID returns a unique name of the data folder's objects, by which replicas notice that they
+// use different folders. If the database is a file in the data folder, the name is empty, because
+// such a hub has no replicas.
 func (i *instance) folderID() (string, error) {
 	if !i.shared() {
 		return "", nil

@@ -140,7 +140,7 @@ var routes = []route{
 	{"POST", "/devices/{id}/boot/reference", scopedAccount, unlimited, jsonBody, (*Server).setReference},
 	{"POST", "/devices/{id}/boot/request", scopedAccount, unlimited, noBody, (*Server).requestBoot},
 
-	// What an owner expects of the boots of all devices.
+	// An owner's rules about boots: keys, manifests, cohorts and decisions.
 	{"GET", "/boots/keys", scopedAccount, unlimited, noBody, (*Server).listManifestKeys},
 	{"POST", "/boots/keys", fullSession, signInRate, jsonBody, (*Server).addManifestKey},
 	{"DELETE", "/boots/keys/{id}", fullSession, unlimited, noBody, (*Server).removeManifestKey},

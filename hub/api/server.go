@@ -314,7 +314,8 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 }
 
 // background starts the hub's work besides its requests. The periodic work stops when ctx ends. The
-// rest goes on until the function `end` is called, after the last request. `end` waits for all.
+// rest goes on until the caller calls the function `end`, after the last request. `end` returns
+// when all the work has stopped.
 func (s *Server) background(ctx context.Context) (end func()) {
 	var working sync.WaitGroup
 	working.Go(func() { s.periodic(ctx) })

@@ -32,7 +32,8 @@ type Options struct {
 	Progress func(table string, rows int64)
 }
 
-// The largest number of rows and of bytes in one transaction. The last row may exceed the bytes.
+// The largest number of rows and of bytes in one transaction. The last row may exceed the number of
+// bytes.
 const (
 	portion      = 2000
 	portionBytes = 16 << 20
@@ -53,7 +54,7 @@ type table struct {
 	whole bool
 	// counter is the column whose numbers the database assigns, or "".
 	counter string
-	// never: a number of a removed row is never used again.
+	// never: the database never uses the number of a removed row again.
 	never bool
 }
 
@@ -386,7 +387,7 @@ func (t table) selectionByBytes() string {
 	return "SELECT " + quoted(t.columns) + " FROM " + t.name + " ORDER BY " + strings.Join(order, ", ")
 }
 
-// same compares values. An empty blob is nil or empty.
+// same reports whether two values are equal. A nil blob equals an empty blob.
 func same(a, b any) bool {
 	if x, ok := a.([]byte); ok {
 		y, ok := b.([]byte)
