@@ -117,7 +117,7 @@ func (c *Config) openTPM() (tpm, error) {
 
 // Progress describes a step that the agent has done.
 type Progress struct {
-	Name   string        // stable: "ek", "keys", "request", "reply", "activate", "waiting"
+	Name   string        // stable, one word, such as "keys", "request", "activate" or "waiting"
 	Detail string        // one sentence for a person
 	Took   time.Duration // 0 if not measured
 }
