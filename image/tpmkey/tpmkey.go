@@ -130,7 +130,7 @@ func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, 
 	if err != nil {
 		return nil, err
 	}
-	// A TPM on a bad bus, or another key that has since come to the handle, signs something else.
+	// The signature is wrong if the TPM's bus is faulty, or if the handle now has another key.
 	if !ecdsa.VerifyASN1(k.public, digest, der) {
 		return nil, errors.New("tpmkey: the TPM returned a signature that this key did not make")
 	}
