@@ -95,7 +95,7 @@ type Config struct {
 	// NTP names time servers. The agent asks these servers only if SetClock is set. The answers
 	// then set the clock.
 	NTP []string
-	// EventLog is the file with the firmware's event log. Default: EventLogPath.
+	// EventLog is the file with the firmware's event log. Default: eventlog.Path.
 	EventLog string
 	// Progress, if set, is called after each step of the agent.
 	Progress func(Progress)

@@ -11,6 +11,7 @@ import (
 	"gangway/device/install/diskkey"
 	"gangway/device/install/luks"
 	"gangway/device/install/seal"
+	"gangway/tcg/eventlog"
 )
 
 // extraApprovals returns the owner's approvals of the running system. A system that its owner did
@@ -96,7 +97,7 @@ func bind(disk luks.Disk, owner crypto.PublicKey, running string, others []strin
 			systems = append(systems, s)
 		}
 	}
-	log, err := os.ReadFile(EventLogPath)
+	log, err := os.ReadFile(eventlog.Path)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", diskkey.ErrUnpredictable, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"gangway/internal/diskfile"
 	"gangway/wire/trail"
 	"gangway/wire/trail/sig"
 )
@@ -124,7 +125,7 @@ func (o *owner) accept(s *state, signed *sig.Signed) error {
 	if err != nil {
 		return err
 	}
-	if err := replace(o.path, append(b, '\n')); err != nil {
+	if err := diskfile.Replace(o.path, append(b, '\n'), nil); err != nil {
 		return diskError(err)
 	}
 	o.record, o.keys = record, keys
