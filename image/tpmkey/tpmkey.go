@@ -34,7 +34,7 @@ const (
 // ErrKey means that the object at a handle is not a key that this package can sign with.
 var ErrKey = errors.New("tpmkey: this is not a P-256 key that signs without a password: make a key with 'gangway manifest key create tpm:HANDLE'")
 
-// ErrTaken means that a handle already has an object.
+// ErrTaken means that another object is at the handle.
 var ErrTaken = errors.New("tpmkey: the TPM has an object at this handle already: choose another handle")
 
 // ParseHandle reads a name like tpm:0x81010050.
