@@ -5,13 +5,11 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
-	"syscall"
 
+	"gangway/internal/diskfile"
 	"gangway/internal/finding"
 	"gangway/tcg"
 	"gangway/tcg/eventlog"
@@ -33,7 +31,7 @@ var comparedBanks = []struct {
 // CheckEventLog reads the firmware's event log from a file, and compares it with the TPM's PCRs. If
 // `link` is nil, it does not compare.
 func CheckEventLog(path string, link transport.TPM) []Finding {
-	log, err := ReadFile(path, eventlog.MaxLog)
+	log, err := diskfile.Read(path, 0, eventlog.MaxLog)
 	if err != nil || len(log) == 0 {
 		return []Finding{noLog(path, err)}
 	}
@@ -57,7 +55,7 @@ func noLog(path string, err error) Finding {
 	case errors.Is(err, fs.ErrPermission):
 		f.Code, f.Action, f.Fact = "event-log-permission", "", "This user may not read the firmware's event log."
 		f.Remedy = "Run the command as root."
-	case errors.Is(err, errTooLong):
+	case errors.Is(err, diskfile.ErrLarge):
 		f.Code, f.Fact = "event-log-large", fmt.Sprintf("The firmware's event log has more than %d bytes, so the agent does not send it.", eventlog.MaxLog)
 		f.Remedy = "Update the machine's firmware."
 	case err != nil:
@@ -153,26 +151,4 @@ func readPCRs(link transport.TPM, bank tcg.AlgID) (values [][]byte, err error) {
 		values = append(values, bytes.Clone(rsp.PCRValues.Digests[0].Buffer))
 	}
 	return values, nil
-}
-
-var errTooLong = errors.New("too long")
-
-// ReadFile reads a regular file of at most `limit` bytes. If the path is a pipe, ReadFile fails and
-// does not block.
-func ReadFile(path string, limit int64) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil {
-		return nil, err
-	} else if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		return nil, errTooLong
-	}
-	return b, err
 }
