@@ -353,11 +353,12 @@ func (s *site) install(t *testing.T) {
 
 // owner is a client of the hub's API that is signed in as the site's owner.
 type owner struct {
-	t      *testing.T
-	hub    *hubtest.Hub
-	client *http.Client
-	token  string
-	device string
+	t        *testing.T
+	hub      *hubtest.Hub
+	client   *http.Client
+	token    string
+	device   string
+	uploaded []string // SHA-256 of each uploaded file
 }
 
 func (s *site) signIn(t *testing.T) *owner {
@@ -433,10 +434,15 @@ func (o *owner) post(ctx context.Context, system []byte) (rev int) {
 	return o.postState(ctx, map[string]any{"#spec": "pantavisor-service-system@1", slots.SystemPath: o.upload(ctx, system)})
 }
 
-// upload uploads the file of a system, and returns the file's SHA-256.
+// upload uploads the file of a system, if it has not uploaded this file before. It returns the
+// file's SHA-256.
 func (o *owner) upload(ctx context.Context, system []byte) string {
 	o.t.Helper()
 	sum := fmt.Sprintf("%x", sha256.Sum256(system))
+	if slices.Contains(o.uploaded, sum) {
+		return sum
+	}
+	o.uploaded = append(o.uploaded, sum)
 	var object struct {
 		PutURL string `json:"signed-puturl"`
 	}
