@@ -146,6 +146,9 @@ defaults.`,
 				return err
 			}
 			defer i.close()
+			if err := i.ca.Prove(); err != nil {
+				return fmt.Errorf("the key of a CA cannot be used, so the hub cannot onboard devices: %w", err)
+			}
 			gone, err := i.objectsGone(ctx, s3)
 			if err != nil {
 				return err
