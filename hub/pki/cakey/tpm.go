@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,7 +31,7 @@ const (
 )
 
 // tpmKey is a key at a persistent handle of a TPM. The device is a character device, or the Unix
-// socket of a software TPM. It is open only during an operation, so that other programs can use the
+// socket of a software TPM (unix:PATH, or only the path). It is open only during an operation, so that other programs can use the
 // TPM, and a restarted software TPM does not matter.
 type tpmKey struct {
 	device string
@@ -54,6 +55,7 @@ func (k *tpmKey) with(ctx context.Context, do func(transport.TPM) error) error {
 }
 
 func openTPM(ctx context.Context, device string) (transport.TPMCloser, error) {
+	device = strings.TrimPrefix(device, "unix:")
 	info, err := os.Stat(device)
 	if err != nil {
 		return nil, err
