@@ -98,20 +98,25 @@ those that get a new key with --ca. Reasons are: the TLS CA expires, a key may h
 leaked, or an auditor asks for new keys each year. To take the root of such a hub
 offline, request the TLS CA.
 
+With --key, the key of a CA is not in a file but in the machine's TPM (tpm:HANDLE; request
+makes the key at this persistent handle) or in an HSM (signer:SOCKET?key=NAME; the key
+must exist, and gangway-signer must run).
+
 Request prints the SHA-256 of each key. Compare these lines with the lines that
 'gangway ca issue' prints.`,
 		Example: `  gangway ca request --data /var/lib/gangway -o request.pem
   gangway ca request --data /var/lib/gangway --ca tls-ca -o request.pem
+  gangway ca request --data /var/lib/gangway --key aca=tpm:0x81010060 --key device-ca=tpm:0x81010061 -o request.pem
   gangway ca request --data /var/lib/gangway --cancel`,
-		RunE: func(*cobra.Command, []string) (err error) {
+		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if data == "" {
 				return usagef("--data is needed: the folder of the hub's keys and database")
 			}
 			if cancel {
-				if out != "" || len(options.CAs) > 0 {
+				if out != "" || len(options.CAs)+len(options.Keys) > 0 {
 					return usagef("--cancel needs no other flag than --data")
 				}
-				return pki.CancelRequest(filepath.Join(data, pkiFolder))
+				return pki.CancelRequest(c.Context(), filepath.Join(data, pkiFolder))
 			}
 			if out == "" {
 				return usagef("-o is needed: the file for the request")
@@ -119,7 +124,7 @@ Request prints the SHA-256 of each key. Compare these lines with the lines that
 			if options.Curve, err = curveOf(curve); err != nil {
 				return err
 			}
-			return a.requestCAs(data, out, options)
+			return a.requestCAs(c.Context(), data, out, options)
 		},
 	}
 	f := c.Flags()
@@ -127,18 +132,19 @@ Request prints the SHA-256 of each key. Compare these lines with the lines that
 	f.StringVarP(&out, "out", "o", "", "file for the request; it must not exist")
 	f.StringSliceVar(&options.CAs, "ca", nil, "the CA that gets a new key: aca, device-ca or tls-ca (repeatable; default for a new hub: all)")
 	f.StringVar(&curve, "curve", "P-256", "curve of the new keys: P-256 or P-384")
+	f.StringToStringVar(&options.Keys, "key", nil, "where the key of a CA is, if not in a file, as in aca=tpm:0x81010060 or aca=signer:/run/gangway-signer/socket?key=aca (repeatable)")
 	f.BoolVar(&cancel, "cancel", false, "delete the open request and its keys")
 	return c
 }
 
-func (a *app) requestCAs(data, out string, o pki.RequestOptions) error {
+func (a *app) requestCAs(ctx context.Context, data, out string, o pki.RequestOptions) error {
 	if exists(out) {
 		return fmt.Errorf("%s exists: choose another file", out)
 	}
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		return err
 	}
-	request, list, err := pki.NewRequest(filepath.Join(data, pkiFolder), o)
+	request, list, err := pki.NewRequest(ctx, filepath.Join(data, pkiFolder), o)
 	if err != nil {
 		return err
 	}
@@ -325,7 +331,7 @@ func (a *app) caShow() *cobra.Command {
 	var data string
 	c := &cobra.Command{
 		Use: "show --data DIR", Short: "Show the hub's CAs, where their keys are and when they expire", Args: args(),
-		Long: `Show prints each CA of the hub: where its private key is (in a file, or offline), when the
+		Long: `Show prints each CA of the hub: where its private key is (in a file, at a URI, or offline), when the
 CA expires, and the SHA-256 of its key. A CA with the key "replaced" is a former CA; the
 hub only verifies the certificates of devices with it.`,
 		Example: "  gangway ca show --data /var/lib/gangway",

@@ -146,6 +146,9 @@ defaults.`,
 				return err
 			}
 			defer i.close()
+			if err := i.ca.Prove(); err != nil {
+				return fmt.Errorf("the key of a CA cannot be used, so the hub cannot onboard devices: %w", err)
+			}
 			if _, err := i.store.NextEpoch(ctx); err != nil {
 				return err
 			}

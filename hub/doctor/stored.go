@@ -32,6 +32,10 @@ func checkKeys(_ context.Context, e *exam) []finding.Finding {
 	}
 	e.roots, e.name = x509.NewCertPool(), ca.HubName()
 	e.roots.AddCert(ca.Root())
+	if err := ca.Prove(); err != nil {
+		return []finding.Finding{bad(finding.Problem, "keys-unreachable", fmt.Sprintf("The key of a CA cannot be used: %s.", strings.TrimPrefix(err.Error(), "pki: ")),
+			"The hub cannot onboard devices, and does not start again.", "Start the signer or the TPM that has the key, and give the hub's user access to it.")}
+	}
 	if c := ca.TLSCA(); c != nil && c.NotAfter.Sub(e.now()) < pki.TLSCAWarning {
 		return []finding.Finding{tlsCAExpires(c, e.now())}
 	}

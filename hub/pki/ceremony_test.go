@@ -35,7 +35,7 @@ func newCeremony(t *testing.T) *ceremony {
 
 func (c *ceremony) request(t *testing.T, cas ...string) []byte {
 	t.Helper()
-	request, _, err := NewRequest(c.dir, RequestOptions{CAs: cas})
+	request, _, err := NewRequest(t.Context(), c.dir, RequestOptions{CAs: cas})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -399,7 +399,7 @@ func TestRenewalRefusesAnotherRoot(t *testing.T) {
 	c, other := newCeremony(t), newCeremony(t)
 	c.whole(t)
 	earlier := c.answer(t, c.request(t, "device-ca"))
-	if err := CancelRequest(c.dir); err != nil {
+	if err := CancelRequest(t.Context(), c.dir); err != nil {
 		t.Fatal(err)
 	}
 	request := c.request(t, "device-ca")
@@ -484,7 +484,7 @@ func TestRequestRefusals(t *testing.T) {
 	t.Parallel()
 	c := newCeremony(t)
 	for name, cas := range map[string][]string{"root": {"root"}, "unknown": {"x"}, "only one": {"tls-ca"}, "twice": {"aca", "aca"}} {
-		if _, _, err := NewRequest(c.dir, RequestOptions{CAs: cas}); err == nil {
+		if _, _, err := NewRequest(t.Context(), c.dir, RequestOptions{CAs: cas}); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
@@ -492,14 +492,14 @@ func TestRequestRefusals(t *testing.T) {
 		t.Errorf("refused requests left %d things", len(left))
 	}
 	first := c.request(t)
-	if _, _, err := NewRequest(c.dir, RequestOptions{}); err == nil || !strings.Contains(err.Error(), "a request is open") {
+	if _, _, err := NewRequest(t.Context(), c.dir, RequestOptions{}); err == nil || !strings.Contains(err.Error(), "a request is open") {
 		t.Errorf("a second request: %v", err)
 	}
 	c.install(t, c.answer(t, first))
-	if _, _, err := NewRequest(c.dir, RequestOptions{}); err == nil || !strings.Contains(err.Error(), "name the CAs") {
+	if _, _, err := NewRequest(t.Context(), c.dir, RequestOptions{}); err == nil || !strings.Contains(err.Error(), "name the CAs") {
 		t.Errorf("a renewal of nothing: %v", err)
 	}
-	if err := CancelRequest(c.dir); err == nil {
+	if err := CancelRequest(t.Context(), c.dir); err == nil {
 		t.Error("a cancellation without a request succeeds")
 	}
 	if _, err := MakeRoot(filepath.Dir(c.dir), Options{}); err == nil {

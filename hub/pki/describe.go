@@ -1,14 +1,17 @@
 package pki
 
 import (
+	"crypto"
 	"crypto/x509"
 	"time"
+
+	"gangway/hub/pki/cakey"
 )
 
 // Description is what a person needs to know about a CA of the hub.
 type Description struct {
 	Subject  string    `json:"subject"`
-	Key      string    `json:"key"`      // where the private key is: see the constants
+	Key      string    `json:"key"`      // where the private key is: a constant, or a URI
 	KeyHash  string    `json:"key-hash"` // lower-case hexadecimal SHA-256 of the SubjectPublicKeyInfo
 	NotAfter time.Time `json:"not-after"`
 	Forever  bool      `json:"forever"` // the CA never expires
@@ -33,8 +36,21 @@ func (h *Hub) keyOf(c *x509.Certificate) string {
 	switch {
 	case c == h.root && h.rootKey == nil:
 		return KeyOffline
-	case c == h.root || c == h.aca.cert || c == h.device.cert || c == h.tlsCA:
-		return KeyInFile
+	case c == h.root:
+		return place(h.rootKey)
+	case c == h.aca.cert:
+		return place(h.aca.key)
+	case c == h.device.cert:
+		return place(h.device.key)
+	case c == h.tlsCA:
+		return place(h.tlsKey)
 	}
 	return KeyReplaced
+}
+
+func place(key crypto.Signer) string {
+	if k, ok := key.(*cakey.Key); ok {
+		return k.URI()
+	}
+	return KeyInFile
 }

@@ -2,7 +2,7 @@
 // device CA. The ACA signs IAK certificates, and the device CA signs IDevID certificates. Package
 // pki also makes the hub's TLS certificate.
 //
-// The keys are in files (PKCS #8 PEM, mode 0600), and are used through crypto.Signer. These CAs
+// The keys are in files (PKCS #8 PEM, mode 0600), or at the URIs of package cakey. These CAs
 // never expire, because the identities that they sign never expire (IEEE 802.1AR). An identity ends
 // when the hub revokes or replaces the identity's row in the database.
 //
@@ -21,6 +21,8 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+
+	"gangway/hub/pki/cakey"
 )
 
 // Hub has a hub's authorities. It is safe for concurrent use.
@@ -168,6 +170,19 @@ func (h *Hub) IssuerOf(der []byte, now *x509.Certificate) *x509.Certificate {
 		}
 	}
 	return now
+}
+
+// Prove checks that the hub can sign with the keys of all its CAs: it makes one signature with each
+// key that is not in the folder. A server calls Prove at its start.
+func (h *Hub) Prove() error {
+	for _, key := range []crypto.Signer{h.aca.key, h.device.key, h.tlsKey} {
+		if k, ok := key.(*cakey.Key); ok {
+			if err := k.Prove(); err != nil {
+				return fmt.Errorf("pki: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // TLSCA returns the certificate of the TLS CA, or nil if the root signs the TLS certificates.

@@ -2,8 +2,6 @@ package pki
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -14,6 +12,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"gangway/hub/pki/cakey"
 
 	"golang.org/x/sys/unix"
 )
@@ -185,17 +185,14 @@ func checkNewKeys(certs []*x509.Certificate, old *Hub) error {
 	return nil
 }
 
-// checkOpenKey checks that the hub has the private key of a request.
+// checkOpenKey checks that the hub can use the private key of a request.
 func checkOpenKey(open string, w Requested) error {
-	key, err := loadKeyFile(open, w.authority.file)
+	key, err := loadKey(open, w.authority.file, &x509.Certificate{PublicKey: w.public})
 	if err != nil {
-		return fmt.Errorf("pki: the key of the open request: %w", err)
+		return fmt.Errorf("pki: the key of the open request for the %s: %w", w.Title, err)
 	}
-	digest := make([]byte, 32)
-	rand.Read(digest) // never fails
-	sig, err := ecdsa.SignASN1(rand.Reader, key, digest)
-	if err != nil || !ecdsa.VerifyASN1(w.public, digest, sig) {
-		return fmt.Errorf("pki: the key in %s is not the key of the request for the %s", open, w.Title)
+	if k, ok := key.(*cakey.Key); ok {
+		return k.Prove()
 	}
 	return nil
 }
@@ -224,11 +221,15 @@ func installFirst(dir, open string, wanted []Requested, certs []*x509.Certificat
 // writeAnswered writes the new certificates and their keys.
 func (m *maker) writeAnswered(dir, open string, wanted []Requested, certs []*x509.Certificate) error {
 	for i, w := range wanted {
-		key, err := readSecret(filepath.Join(open, w.authority.file+".key"))
+		name, mode := w.authority.file+".key", fs.FileMode(0o600)
+		if present(open, w.authority.file+uriSuffix) {
+			name, mode = w.authority.file+uriSuffix, 0o644
+		}
+		key, err := os.ReadFile(filepath.Join(open, name))
 		if err != nil {
 			return err
 		}
-		if err := m.writeFile(filepath.Join(dir, w.authority.file+".key"), key, 0o600); err != nil {
+		if err := m.writeFile(filepath.Join(dir, name), key, mode); err != nil {
 			return err
 		}
 		if err := m.writeFile(filepath.Join(dir, w.authority.file+".crt"), certPEM(certs[i].Raw), 0o644); err != nil {
@@ -287,7 +288,7 @@ func copyWithout(dir, tmp string, wanted []Requested, certs []*x509.Certificate)
 	skip := map[string]bool{}
 	for i, w := range wanted {
 		name := w.authority.file
-		skip[name+".key"], skip[name+".crt"] = true, true
+		skip[name+".key"], skip[name+uriSuffix], skip[name+".crt"] = true, true, true
 		if w.authority == tlsCA {
 			continue // its certificates last 90 days, and the hub makes new ones at its start
 		}

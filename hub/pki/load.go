@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
@@ -12,11 +11,12 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"gangway/hub/pki/cakey"
 )
 
 // load reads the authorities. It refuses every folder that the method `create` could not have made.
@@ -82,9 +82,11 @@ func (h *Hub) loadRoot(dir string) (err error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	// The hub has no TLS CA only if it has neither of the TLS CA's files.
-	if cert, key := present(dir, tlsCA.file+".crt"), present(dir, tlsCA.file+".key"); cert || key {
-		return err
+	// The hub has no TLS CA only if it has none of the TLS CA's files.
+	for _, suffix := range []string{".crt", ".key", uriSuffix} {
+		if present(dir, tlsCA.file+suffix) {
+			return err
+		}
 	}
 	h.tlsCA, h.tlsKey = nil, nil
 	if withoutKey {
@@ -143,7 +145,7 @@ func (h *Hub) loadPrevious(dir string) error {
 }
 
 func loadSeal(dir string) ([]byte, error) {
-	text, err := readSecret(filepath.Join(dir, sealFile))
+	text, err := cakey.ReadSecret(filepath.Join(dir, sealFile))
 	if err != nil {
 		return nil, err
 	}
@@ -154,14 +156,10 @@ func loadSeal(dir string) ([]byte, error) {
 	return key, nil
 }
 
-// errReadable means that other users can read a file. Restoring a backup would not correct the
-// permissions.
-var errReadable = errors.New("can be read by other users")
-
 // withRemedy adds the remedy "restore from the backup" to an error. If the cause is the file's
 // permissions, a backup does not help, and withRemedy returns the error unchanged.
 func withRemedy(dir string, err error) error {
-	if errors.Is(err, errReadable) || errors.Is(err, fs.ErrPermission) {
+	if errors.Is(err, cakey.ErrReadable) || errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("pki: %w", err)
 	}
 	return fmt.Errorf("pki: %w; restore %s from its backup", err, dir)
@@ -200,8 +198,18 @@ func loadCertificate(dir, name string) (*x509.Certificate, error) {
 	return cert, nil
 }
 
-// loadKey loads the private key of a CA's certificate.
+// uriSuffix ends the name of a file with the URI of a CA's private key, which is then not in the
+// folder: see package cakey.
+const uriSuffix = ".uri"
+
+// loadKey loads the private key of a CA's certificate. It does not connect to a key at a URI.
 func loadKey(dir, name string, cert *x509.Certificate) (crypto.Signer, error) {
+	text, err := os.ReadFile(filepath.Join(dir, name+uriSuffix))
+	if err == nil {
+		return loadURI(dir, name, string(text), cert)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
 	k, err := loadKeyFile(dir, name)
 	if err != nil {
 		return nil, err
@@ -212,25 +220,24 @@ func loadKey(dir, name string, cert *x509.Certificate) (crypto.Signer, error) {
 	return k, nil
 }
 
+func loadURI(dir, name, text string, cert *x509.Certificate) (crypto.Signer, error) {
+	if present(dir, name+".key") {
+		return nil, fmt.Errorf("%s has both %s.key and %[2]s%s: the CA may have only one key", dir, name, uriSuffix)
+	}
+	uri, err := cakey.Parse(strings.TrimSpace(text))
+	if err != nil {
+		return nil, fmt.Errorf("%s%s: %w", name, uriSuffix, err)
+	}
+	public, ok := cert.PublicKey.(*ecdsa.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("%s.crt has no ECDSA key", name)
+	}
+	return cakey.Open(uri, public)
+}
+
 // loadKeyFile loads a private key from its file.
 func loadKeyFile(dir, name string) (*ecdsa.PrivateKey, error) {
-	text, err := readSecret(filepath.Join(dir, name+".key"))
-	if err != nil {
-		return nil, err
-	}
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return nil, fmt.Errorf("%s.key is not a PEM key", name)
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("%s.key: %w", name, err)
-	}
-	k, ok := key.(*ecdsa.PrivateKey)
-	if !ok || k.Curve != elliptic.P256() && k.Curve != elliptic.P384() {
-		return nil, fmt.Errorf("%s.key is not an ECDSA key on P-256 or P-384", name)
-	}
-	return k, nil
+	return cakey.ReadFile(filepath.Join(dir, name+".key"), name+".key")
 }
 
 // parseCertificates parses the certificates in a PEM text. It refuses other kinds of PEM blocks.
@@ -253,23 +260,4 @@ func parseCertificates(text []byte) (list []*x509.Certificate, err error) {
 		return nil, errors.New("it is not a complete list of PEM certificates")
 	}
 	return list, nil
-}
-
-// readSecret reads a file, and returns an error if other users may read the file. It checks the
-// permissions of the open file, not of the path. So nobody can exchange the file between the check
-// and the read.
-func readSecret(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s %w (mode %04o): run 'chmod 600' on the file, and find out who may have read the file", path, errReadable, info.Mode().Perm())
-	}
-	return io.ReadAll(io.LimitReader(f, 16<<10))
 }

@@ -2,6 +2,7 @@ package pki
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -16,6 +17,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"gangway/hub/pki/cakey"
 )
 
 // requestSuffix is the end of the name of the folder that has the private keys of an open request,
@@ -33,8 +36,12 @@ type RequestOptions struct {
 	// CAs are the file names of the CAs: "aca", "device-ca", "tls-ca". If the list is empty and the
 	// hub has no CAs yet, NewRequest requests all three.
 	CAs []string
-	// Curve of the new keys: elliptic.P256() (default) or elliptic.P384().
+	// Curve of the new keys: elliptic.P256() (default) or elliptic.P384(). A key of a signer has its
+	// own curve.
 	Curve elliptic.Curve
+	// Keys has the URIs of keys that are not in files, by the file names of the CAs. NewRequest makes
+	// a key in a TPM; the key of a signer must exist.
+	Keys map[string]string
 }
 
 // Requested is a CA for which a hub requests a certificate.
@@ -52,7 +59,7 @@ type Requested struct {
 // 2986) for each CA, in PEM. The root's machine answers the request. The keys stay in a folder next
 // to the folder `dir` of the authorities, until Install gets the answer. The hub's present CAs do
 // not change before.
-func NewRequest(dir string, o RequestOptions) (request []byte, list []Requested, err error) {
+func NewRequest(ctx context.Context, dir string, o RequestOptions) (request []byte, list []Requested, err error) {
 	if o.Curve == nil {
 		o.Curve = elliptic.P256()
 	}
@@ -60,19 +67,33 @@ func NewRequest(dir string, o RequestOptions) (request []byte, list []Requested,
 	if err != nil {
 		return nil, nil, err
 	}
+	uris, err := o.uris(kinds)
+	if err != nil {
+		return nil, nil, err
+	}
+	var undo []func() // deletes keys in a TPM
+	defer func() {
+		if err != nil {
+			for _, remove := range undo {
+				remove()
+			}
+		}
+	}()
 	m := &maker{step: func() {}}
 	open := dir + requestSuffix
 	made, err := m.createWith(open, func(tmp string) error {
 		for _, a := range kinds {
-			key, err := ecdsa.GenerateKey(o.Curve, rand.Reader)
-			if err != nil {
-				return err
+			var key crypto.Signer
+			var err error
+			if uri, ok := uris[a]; ok {
+				var remove func()
+				if key, remove, err = m.keyAt(ctx, tmp, a, uri, o.Curve); remove != nil {
+					undo = append(undo, remove)
+				}
+			} else {
+				key, err = m.keyInFile(tmp, a, o.Curve)
 			}
-			text, err := keyPEM(key)
 			if err != nil {
-				return err
-			}
-			if err := m.writeFile(filepath.Join(tmp, a.file+".key"), text, 0o600); err != nil {
 				return err
 			}
 			one, err := a.request(key)
@@ -94,6 +115,58 @@ func NewRequest(dir string, o RequestOptions) (request []byte, list []Requested,
 	}
 	list, err = parseRequest(request)
 	return request, list, err
+}
+
+// keyInFile makes a key in a file.
+func (m *maker) keyInFile(dir string, a authority, curve elliptic.Curve) (crypto.Signer, error) {
+	key, err := ecdsa.GenerateKey(curve, rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	text, err := keyPEM(key)
+	if err != nil {
+		return nil, err
+	}
+	return key, m.writeFile(filepath.Join(dir, a.file+".key"), text, 0o600)
+}
+
+// keyAt writes a URI to its file, and returns the key at the URI. If it made the key, it also returns
+// a function that deletes the key.
+func (m *maker) keyAt(ctx context.Context, dir string, a authority, uri cakey.URI, curve elliptic.Curve) (key crypto.Signer, remove func(), err error) {
+	if uri.Makes() {
+		if err := uri.Create(ctx, curve); err != nil {
+			return nil, nil, err
+		}
+	}
+	public, err := uri.Public(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if uri.Makes() {
+		remove = func() { uri.Remove(context.WithoutCancel(ctx), public) }
+	}
+	if err := m.writeFile(filepath.Join(dir, a.file+uriSuffix), []byte(uri.String()+"\n"), 0o644); err != nil {
+		return nil, remove, err
+	}
+	key, err = cakey.Open(uri, public)
+	return key, remove, err
+}
+
+// uris parses the URIs of the keys.
+func (o RequestOptions) uris(kinds []authority) (map[authority]cakey.URI, error) {
+	list := map[authority]cakey.URI{}
+	for name, text := range o.Keys {
+		i := slices.IndexFunc(kinds, func(a authority) bool { return a.file == name })
+		if i < 0 {
+			return nil, fmt.Errorf("pki: there is a URI for the key of %q, which is not requested", name)
+		}
+		uri, err := cakey.Parse(text)
+		if err != nil {
+			return nil, fmt.Errorf("pki: %w", err)
+		}
+		list[kinds[i]] = uri
+	}
+	return list, nil
 }
 
 // kinds returns the CAs that the options name.
@@ -135,11 +208,32 @@ func (a authority) request(key crypto.Signer) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
 }
 
-// CancelRequest deletes the open request and its keys.
-func CancelRequest(dir string) error {
+// CancelRequest deletes the open request and its keys, also keys in a TPM. If the key in a TPM cannot
+// be deleted, CancelRequest deletes nothing.
+func CancelRequest(ctx context.Context, dir string) error {
 	open := dir + requestSuffix
-	if _, err := os.Lstat(open); err != nil {
+	text, err := os.ReadFile(filepath.Join(open, requestFile))
+	if err != nil {
 		return fmt.Errorf("pki: no request is open: %w", err)
+	}
+	list, err := parseRequest(text)
+	if err != nil {
+		return err
+	}
+	for _, r := range list {
+		text, err := os.ReadFile(filepath.Join(open, r.authority.file+uriSuffix))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return fmt.Errorf("pki: %w", err)
+		}
+		uri, err := cakey.Parse(strings.TrimSpace(string(text)))
+		if err != nil {
+			return fmt.Errorf("pki: %w", err)
+		}
+		if err := uri.Remove(ctx, r.public); err != nil {
+			return fmt.Errorf("pki: delete the key of the request: %w; or delete the folder %s yourself", err, open)
+		}
 	}
 	return os.RemoveAll(open)
 }
