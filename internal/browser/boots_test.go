@@ -85,7 +85,7 @@ func TestKeysAndManifestsInBrowser(t *testing.T) {
 			}
 		}
 		tab.Go("/ui/boots")
-		tab.Click(`details:has(#f-key) summary`)
+		tab.Press(`details:has(#f-key) summary`)
 		tab.Do(chromedp.SetValue("#f-key", public))
 		tab.Fill("#f-name", "release key")
 		tab.Click(`form[action$="/preview-key"] .button`)
@@ -95,11 +95,11 @@ func TestKeysAndManifestsInBrowser(t *testing.T) {
 		if o.NoScript {
 			tab.Click(`form[action="/ui/boots/key"] .button.primary`)
 		} else {
-			tab.Do(chromedp.SendKeys("#f-password", "\r")) // Enter sends the form
-			tab.Settle()
+			tab.Type("\r") // Enter sends the form
+			tab.Until(`location.pathname === "/ui/boots" && document.readyState === "complete"`)
 		}
 		says("release key")
-		tab.Click(`details:has(#f-manifest) summary`)
+		tab.Press(`details:has(#f-manifest) summary`)
 		tab.Do(chromedp.SetValue("#f-manifest", signed))
 		tab.Click(`form[action$="/preview-manifest"] .button`)
 		says("The signature is valid")
