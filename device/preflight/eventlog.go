@@ -66,15 +66,19 @@ func noLog(path string, err error) Finding {
 	return f
 }
 
-// oldLog returns a finding if the log has no digests except SHA-1.
+// oldLog returns a finding if the log has no digests except SHA-1, or if its start cannot be read.
 func oldLog(log []byte) *Finding {
 	l := eventlog.Read(log, tcg.AlgSHA256)
 	if l.State != eventlog.Unreadable && slices.ContainsFunc(l.Algs, func(a tcg.AlgID) bool { return a != eventlog.AlgSHA1 }) {
 		return nil
 	}
+	fact := fmt.Sprintf("The firmware's event log has %d bytes, and no digests except SHA-1.", len(log))
+	if l.State == eventlog.Unreadable {
+		fact = l.Problem
+	}
 	return &Finding{
 		Code: "event-log-old", Severity: Note, Action: finding.UpdateFirmware,
-		Fact:   fmt.Sprintf("The firmware's event log has %d bytes, and no digests except SHA-1.", len(log)),
+		Fact:   fact,
 		Remedy: "If the hub cannot explain this machine's boot, update the firmware.",
 	}
 }
@@ -135,8 +139,8 @@ func unknownReplay(why string) Finding {
 	}
 }
 
-// readPCRs reads PCR 0 to 7 of a bank. It returns nil if the bank is not in use. A TPM returns
-// at most 8 values at once, and may return fewer.
+// readPCRs reads PCR 0 to 7 of a bank. It returns nil if the bank is not in use. It reads one PCR at
+// a time, because a TPM may return fewer values than a command requests.
 func readPCRs(link transport.TPM, bank tcg.AlgID) (values [][]byte, err error) {
 	for pcr := range uint(firmwarePCRs) {
 		rsp, err := tpm2.PCRRead{PCRSelectionIn: tpm2.TPMLPCRSelection{
