@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"net/http"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -48,6 +49,11 @@ func (s *Server) FreshReadings() {
 	defer s.gauge.mu.Unlock()
 	s.gauge.age = 0
 	s.gauge.clock = func() (unset, known bool) { return false, true }
+}
+
+// Panic answers a request with a handler that panics.
+func (s *Server) Panic(w http.ResponseWriter, r *http.Request) {
+	s.secured(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("test") })).ServeHTTP(w, r)
 }
 
 // Work does the periodic work once, as a hub that has run for a day.

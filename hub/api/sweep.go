@@ -48,7 +48,8 @@ func (s *Server) work(ctx context.Context, up time.Time) {
 	s.markQuiet(duty, up)
 	s.judgeStale(duty)
 	s.watch(duty)
-	if duty.Err() == nil {
+	// The ping checks the lease in the database: a replica that has lost its lease did no work.
+	if s.cfg.Store.Ping(duty) == nil {
 		s.worked.set(s.cfg.Now())
 	}
 }
