@@ -94,7 +94,9 @@ func TestDiskOpensAfterDBGainsACertificate(t *testing.T) {
 func (s *site) words(t *testing.T, part string) string {
 	t.Helper()
 	o := s.signIn(t)
-	var boot struct{ Parts []struct{ Part, Words string } }
+	var boot struct {
+		Parts []struct{ Part, Words string }
+	}
 	o.call(t.Context(), "GET", "/devices/"+o.device+"/boot", nil, &boot)
 	for _, p := range boot.Parts {
 		if p.Part == part {
