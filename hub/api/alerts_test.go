@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -536,5 +537,71 @@ func TestEachAlertFiresAndClears(t *testing.T) {
 	}
 	if out, err := exec.Command(tool, "test", "rules", file).CombinedOutput(); err != nil {
 		t.Fatalf("promtool test rules: %v\n%s", err, out)
+	}
+}
+
+// dashboardFile is Grafana's dashboard.
+const dashboardFile = "../../contrib/grafana/gangway.json"
+
+// Each expression of the dashboard is valid, and reads metrics that a hub has. Each panel has a
+// title, a description and a place of its own.
+func TestDashboardReadsMetricsThatExist(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("starts a hub and promtool")
+	}
+	tool := promtool(t)
+	type place struct{ X, Y, W, H int }
+	var board struct {
+		Panels []struct {
+			ID                       int
+			Type, Title, Description string
+			GridPos                  place
+			Targets                  []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal(must(os.ReadFile(dashboardFile))(t), &board); err != nil {
+		t.Fatal(err)
+	}
+	f := fleetOf(t, newSceneWith(t, func(c *api.Config) { c.Replicas = true }))
+	wantCode(f.ada, "GET", "/devices/none", nil, 404)
+	f.post(t, []byte("nothing"))
+	metrics := f.metrics(t)
+	type record struct {
+		Record string `yaml:"record"`
+		Expr   string `yaml:"expr"`
+	}
+	var records []record
+	taken, ids := map[[2]int]string{}, map[int]bool{}
+	for _, p := range board.Panels {
+		if ids[p.ID] || p.Title == "" || p.Type != "row" && (p.Description == "" || len(p.Targets) == 0) {
+			t.Errorf("panel %d %q: a second panel with this number, or no title, description or query", p.ID, p.Title)
+		}
+		ids[p.ID] = true
+		for x := range p.GridPos.W {
+			for y := range p.GridPos.H {
+				at := [2]int{p.GridPos.X + x, p.GridPos.Y + y}
+				if other := taken[at]; other != "" || at[0] >= 24 {
+					t.Fatalf("%q covers %q, or ends outside the grid", p.Title, other)
+				}
+				taken[at] = p.Title
+			}
+		}
+		for _, target := range p.Targets {
+			records = append(records, record{fmt.Sprintf("panel:%d_%d", p.ID, len(records)), target.Expr})
+			for _, name := range regexp.MustCompile(`\b(gangway|process|go)_[a-z_]+`).FindAllString(target.Expr, -1) {
+				if !regexp.MustCompile(`(?m)^` + name + `[ {]`).MatchString(metrics) {
+					t.Errorf("%q reads %s, which the hub's /metrics do not have", p.Title, name)
+				}
+			}
+		}
+	}
+	file := filepath.Join(t.TempDir(), "panels.yml")
+	text := must(yaml.Marshal(map[string]any{"groups": []map[string]any{{"name": "panels", "rules": records}}}))(t)
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(tool, "check", "rules", file).CombinedOutput(); err != nil || len(records) < 20 {
+		t.Errorf("promtool check rules: %v, %d queries\n%s", err, len(records), out)
 	}
 }
