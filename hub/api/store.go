@@ -42,6 +42,7 @@ type Store interface {
 	store.Events
 
 	store.HubNumbers
+	store.Restores
 	store.Replicas
 	store.Health
 }
