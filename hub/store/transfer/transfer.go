@@ -65,6 +65,7 @@ var tables = []table{
 	{name: "retired_nicks", key: []string{"nick"}, whole: true},
 	{name: "api_tokens", key: []string{"hash"}},
 	{name: "join_tokens", key: []string{"id"}},
+	{name: "lost_devices", key: []string{"id"}},
 	{name: "token_uses", key: []string{"token", "device"}},
 	{name: "enrolments", key: []string{"id"}, counter: "id"},
 	{name: "pending_usage", key: []string{"owner"}},
