@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // load reads the authorities. It refuses every folder that the method `create` could not have made.
@@ -122,6 +123,16 @@ func loadPair(dir, name string) (*x509.Certificate, crypto.Signer, error) {
 	return cert, k, nil
 }
 
+// private reports whether the mode of a file keeps a secret from other users. Only the owner may read
+// the file. If root owns the file and the hub is not root, the group may read it too, because the hub
+// can read it in no other way: Kubernetes mounts a Secret like this. PostgreSQL has the same rule.
+func private(mode fs.FileMode, owner uint32, hub int) bool {
+	if owner == 0 && hub != 0 {
+		return mode&^0o640 == 0
+	}
+	return mode&0o077 == 0
+}
+
 // readSecret reads a file, and returns an error if other users may read the file. It checks the
 // permissions of the open file, not of the path. So nobody can exchange the file between the check
 // and the read.
@@ -135,7 +146,7 @@ func readSecret(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if info.Mode().Perm()&0o077 != 0 {
+	if !private(info.Mode().Perm(), info.Sys().(*syscall.Stat_t).Uid, os.Geteuid()) {
 		return nil, fmt.Errorf("%s %w (mode %04o): run 'chmod 600' on the file, and find out who may have read the file", path, errReadable, info.Mode().Perm())
 	}
 	return io.ReadAll(io.LimitReader(f, 16<<10))
