@@ -19,7 +19,7 @@ import (
 
 // checkKeys examines the hub's keys and certificates.
 func checkKeys(_ context.Context, e *exam) []finding.Finding {
-	dir := filepath.Join(e.Data, pkiFolder)
+	dir := e.keys()
 	// pki.Open would make new keys if the folder does not exist, but the doctor must not change
 	// anything.
 	if _, err := os.Stat(dir); err != nil {
@@ -174,13 +174,13 @@ func (e *exam) backupKeys() []finding.Finding {
 	dir := filepath.Join(e.Backup, pkiFolder)
 	if _, err := os.Stat(dir); err != nil {
 		return []finding.Finding{bad(finding.Problem, "backup-keys", fmt.Sprintf("The backup has no keys: there is no %s.", dir),
-			"A hub without its keys recognizes no device.", fmt.Sprintf("cp -a %s %s", filepath.Join(e.Data, pkiFolder), e.Backup))}
+			"A hub without its keys recognizes no device.", fmt.Sprintf("cp -a %s %s", e.keys(), e.Backup))}
 	}
 	ca, err := pki.Open(dir, pki.Options{})
 	switch {
 	case err != nil:
 		return []finding.Finding{bad(finding.Problem, "backup-keys", fmt.Sprintf("The backup's keys cannot be used: %s.", strings.TrimPrefix(err.Error(), "pki: ")), "",
-			fmt.Sprintf("Copy the hub's keys with their modes: cp -a %s %s", filepath.Join(e.Data, pkiFolder), e.Backup))}
+			fmt.Sprintf("Copy the hub's keys with their modes: cp -a %s %s", e.keys(), e.Backup))}
 	case e.name != "" && ca.HubName() != e.name:
 		return []finding.Finding{bad(finding.Problem, "backup-other", fmt.Sprintf("The backup is of another hub, with the hub name %s.", ca.HubName()), "", "Name the folder of this hub's backup: --backup FOLDER")}
 	}

@@ -158,13 +158,19 @@ func (c *container) exec(args ...string) (string, error) {
 	return string(out), err
 }
 
-// stop sends a signal to the container's first process, and waits at most `grace` until it has
-// ended. It returns the exit code.
+// stop sends a signal to the container's first process, and then does the same as wait.
 func (c *container) stop(t *testing.T, signal os.Signal, grace time.Duration) int {
 	t.Helper()
 	if err := c.cmd.Process.Signal(signal); err != nil {
 		t.Fatal(err)
 	}
+	return c.wait(t, grace)
+}
+
+// wait waits at most `grace` until the container's first process has ended, and returns its exit
+// code.
+func (c *container) wait(t *testing.T, grace time.Duration) int {
+	t.Helper()
 	select {
 	case <-c.done:
 	case <-time.After(grace):
