@@ -351,7 +351,7 @@ func dropJudged(c Conn, device string) error {
 	return c.Do(deleteJudged, device)
 }
 
-// The number of a model's devices is in the cohort with the empty value.
+// The row with the empty value counts all devices of a model.
 const cohortColumns = `SELECT h.part, h.model, h.value, h.n, h.n_bad, h.first, h.words, h.cause, h.firmware, coalesce((SELECT t.n FROM boot_cohorts t
 	WHERE t.owner = h.owner AND t.part = h.part AND t.model = h.model AND t.value = ''), 0) FROM boot_cohorts h `
 

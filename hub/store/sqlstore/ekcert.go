@@ -51,8 +51,8 @@ func (s *Store) KeepEKCertificate(ctx context.Context, k store.KeptEKCertificate
 	return s.db.Write(ctx, func(c Conn) error { return s.keepCertificate(c, k, now, limit) })
 }
 
-// keepCertificate stores a certificate. To count the unproven certificates costs more than to store
-// one. So of many certificates, it counts only after every 40th for the limit 10,000.
+// keepCertificate stores a certificate. Counting the unproven certificates costs more than storing
+// one. So keepCertificate counts only at every 40th call if the limit is 10,000.
 func (s *Store) keepCertificate(c Conn, k store.KeptEKCertificate, now time.Time, limit int) error {
 	if err := c.Do(keepEKCertificate, k.EK[:], micro(k.Expires), k.Certificate, append([]byte{}, k.Links...), micro(now)); err != nil {
 		return err
