@@ -115,7 +115,7 @@ func (i *instance) backupSource(ctx context.Context, folder *backup.Folder, o ba
 	}
 	s = backup.Source{
 		Header: backup.Header{Hub: i.ca.HubName(), Epoch: epoch, Begun: begun.UTC().Truncate(time.Second), Version: version.Current.Version},
-		Keys:   filepath.Join(i.dir, pkiFolder),
+		Keys:   keysFolder(ctx, i.dir),
 		Sign:   i.ca.SignBackup,
 	}
 	if !o.withoutObjects {
