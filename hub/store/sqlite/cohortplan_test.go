@@ -6,12 +6,13 @@ import (
 	"encoding/hex"
 	"fmt"
 	"path/filepath"
-	"sync"
 	"testing"
 
 	"gangway/hub/store"
 	"gangway/hub/store/storetest"
 	"gangway/internal/race"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // 1,000 devices are of 5 models and 3 firmware versions. One device has firmware that no other
@@ -35,15 +36,17 @@ func TestCohortQuestionsTouchBoundedRows(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	var wg sync.WaitGroup
+	var group errgroup.Group
+	group.SetLimit(100) // a write that waits too long in the queue fails
 	for i := 1; i <= fleet; i++ {
-		wg.Go(func() {
-			if _, err := s.PutBoot(t.Context(), bootOf(i, i == outlier), []byte("{}")); err != nil {
-				t.Error(err)
-			}
+		group.Go(func() error {
+			_, err := s.PutBoot(t.Context(), bootOf(i, i == outlier), []byte("{}"))
+			return err
 		})
 	}
-	wg.Wait()
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
 	common := valueOfModel(0, 2)
 	ask := map[string]func(ctx context.Context) (int, error){
 		"fewest": func(ctx context.Context) (int, error) {
@@ -68,7 +71,7 @@ func TestCohortQuestionsTouchBoundedRows(t *testing.T) {
 			return count(s.BootCohorts(ctx, owner.ID, "firmware-code", "model 0", 100))
 		},
 		"the numbers": func(ctx context.Context) (int, error) {
-			c, err := s.BootCohortOf(ctx, owner.ID, "firmware-code", "", common)
+			c, err := s.BootCohortOf(ctx, owner.ID, store.BootMembers{Part: "firmware-code", Value: common})
 			if err == nil && c.Devices < 60 {
 				t.Errorf("%d devices", c.Devices)
 			}
@@ -79,6 +82,22 @@ func TestCohortQuestionsTouchBoundedRows(t *testing.T) {
 		},
 		"members of model": func(ctx context.Context) (int, error) {
 			return count(s.BootMembers(ctx, owner.ID, store.BootMembers{Part: "firmware-code", Value: common, Model: "model 0", Limit: 3}))
+		},
+		"the numbers of a version": func(ctx context.Context) (int, error) {
+			c, err := s.BootCohortOf(ctx, owner.ID, store.BootMembers{Part: "firmware-code", Value: common, Firmware: "2"})
+			if err == nil && c.Devices < 60 {
+				t.Errorf("%d devices", c.Devices)
+			}
+			return 1, err
+		},
+		"versions": func(ctx context.Context) (int, error) {
+			return count(s.BootVersions(ctx, owner.ID, store.BootMembers{Part: "keys", Value: valueOfModel(0, 0), Model: "model 0", Limit: 20}))
+		},
+		"members of version": func(ctx context.Context) (int, error) {
+			return count(s.BootMembers(ctx, owner.ID, store.BootMembers{Part: "keys", Value: valueOfModel(0, 0), Firmware: "1", Limit: 3}))
+		},
+		"members of token": func(ctx context.Context) (int, error) {
+			return count(s.BootMembers(ctx, owner.ID, store.BootMembers{Part: "keys", Value: valueOfModel(0, 0), Token: "other", Limit: 3}))
 		},
 		"stale": func(ctx context.Context) (int, error) {
 			list, err := s.StaleBoots(ctx, owner.ID, 20)
@@ -118,8 +137,12 @@ func bootOf(i int, outlier bool) store.Boot {
 	if outlier {
 		value, bad = valueOfModel(model, 99), true
 	}
+	token := "tok"
+	if i%100 == 50 {
+		token = "other"
+	}
 	own := valueOfModel(i, -1) // the settings of each machine differ
 	return store.Boot{Device: fmt.Sprintf("%024x", i), Time: storetest.Epoch, State: store.BootMatches, Measurement: []byte("{}"), Changes: []byte("[]"),
-		Judged: &store.BootJudged{Model: fmt.Sprint("model ", model), Token: "tok", Firmware: fmt.Sprint(firmware), Parts: []store.BootPart{
+		Judged: &store.BootJudged{Model: fmt.Sprint("model ", model), Token: token, Firmware: fmt.Sprint(firmware), Parts: []store.BootPart{
 			{Part: "firmware", Value: own, Bad: bad}, {Part: "firmware-code", Value: value, Bad: bad, Words: "It changed.", Cause: "firmware-update"}, {Part: "keys", Value: valueOfModel(0, 0)}}}}
 }

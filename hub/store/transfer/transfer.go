@@ -84,6 +84,7 @@ var tables = []table{
 	{name: "boot_judged", key: []string{"device"}},
 	{name: "boot_parts", key: []string{"device", "part"}},
 	{name: "boot_cohorts", key: []string{"owner", "part", "model", "value"}},
+	{name: "boot_versions", key: []string{"owner", "part", "value", "model", "firmware"}},
 	{name: "clones", key: []string{"device"}},
 	{name: "told", key: []string{"device", "mark"}},
 	{name: "chip_marks", key: []string{"mark", "device"}},
