@@ -10,9 +10,11 @@ if [ -n "$unformatted" ]; then
 fi
 go vet ./...
 go tool staticcheck ./...
-# The program that makes releases is a separate module.
+# The program that makes releases, and the tests of the files for containers, are separate modules.
 staticcheck=$(go tool -n staticcheck)
-(cd internal/release && go vet ./... && "$staticcheck" ./...)
+for module in internal/release internal/deploy; do
+	(cd $module && go vet ./... && "$staticcheck" ./...)
+done
 
 # The import rules: internal/walls has the rules and their reasons.
 go test -count=1 ./internal/walls

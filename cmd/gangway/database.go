@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"gangway/hub/api"
@@ -39,9 +40,11 @@ func addDatabaseFlags(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		addDatabaseFlags(sub)
 	}
-	// The commands login and migrate get no such flags: in the data folder, login reads only the
-	// hub's certificate, and migrate always reads the database file.
-	if c.Flags().Lookup("data") == nil || c.RunE == nil || c.Name() == "login" || c.Name() == "migrate" {
+	// The commands login, ready and migrate get no such flags: in the data folder, login and ready
+	// read only the hub's certificate, and migrate always reads the database file. Of the commands
+	// of ca, only install opens the database.
+	if c.Flags().Lookup("data") == nil || c.RunE == nil || slices.Contains([]string{"login", "ready", "migrate"}, c.Name()) ||
+		c.HasParent() && c.Parent().Name() == "ca" && c.Name() != "install" {
 		return
 	}
 	var flags databaseFlags

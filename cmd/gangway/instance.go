@@ -19,6 +19,7 @@ import (
 	"gangway/hub/objects"
 	"gangway/hub/onboard"
 	"gangway/hub/pki"
+	"gangway/hub/store"
 	"gangway/hub/store/postgres"
 	"gangway/hub/trust"
 	"gangway/internal/version"
@@ -228,6 +229,8 @@ type serverOptions struct {
 	proxyProtocol           []netip.Prefix
 	eventsAge, unprovenAge  time.Duration
 	drain                   time.Duration
+	logAge                  time.Duration
+	logBounds               store.LogBounds
 	logs                    api.LogForwarder // nil: none
 	images                  api.ImageBuilder // nil: none
 	imageLimits             api.ImageLimits
@@ -253,7 +256,7 @@ func (i *instance) config(urls, names []string, service *onboard.Service, log *s
 		Rates: o.rates, Timeouts: o.timeouts, Capacity: o.capacity, ProxyProtocol: o.proxyProtocol, TLS12: o.tls12, Proxy: o.proxy,
 		Images: o.images, ImageLimits: o.imageLimits, EventsAge: o.eventsAge, UnprovenAge: o.unprovenAge, Version: version.Current.Version,
 		PageURL: o.pageURL, PageCertificate: o.pageCertificate, Drain: o.drain, Replicas: i.shared(), ObjectsAt: i.objectsAt,
-		LogForwarder: o.logs,
+		LogForwarder: o.logs, LogAge: o.logAge, LogBounds: o.logBounds,
 	}
 }
 

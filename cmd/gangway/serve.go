@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"gangway/hub/api"
 	"gangway/hub/objects"
@@ -145,6 +146,12 @@ defaults.`,
 				return err
 			}
 			defer i.close()
+			if err := i.ca.Prove(); err != nil {
+				return fmt.Errorf("the key of a CA cannot be used, so the hub cannot onboard devices: %w", err)
+			}
+			if _, err := i.store.NextEpoch(ctx); err != nil {
+				return err
+			}
 			gone, err := i.objectsGone(ctx, s3)
 			if err != nil {
 				return err
@@ -189,6 +196,9 @@ defaults.`,
 				a.note("Pages %s", options.pageURL)
 			}
 			a.note("Hub name (its root key): %s", i.ca.HubName())
+			if c := i.ca.TLSCA(); c != nil && time.Until(c.NotAfter) < pki.TLSCAWarning {
+				a.note("Warning: the hub's TLS CA expires on %s. After this date, nobody can connect to the hub. Renew the TLS CA: see 'gangway ca request --help'.", c.NotAfter.Format(time.DateOnly))
+			}
 			if err := a.noteAddresses(ctx, i, urls, listeners, options.proxy != nil || len(options.proxyProtocol) > 0); err != nil {
 				return err
 			}

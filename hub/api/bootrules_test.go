@@ -477,6 +477,10 @@ func storedManifest(c *contract) map[string]string {
 	return map[string]string{"id": c.ada.addManifest(newManifest(c)["body"]).ID}
 }
 
+func manifestForm(c *contract) map[string]string {
+	return map[string]string{"body": "manifest=" + newManifest(c)["body"]}
+}
+
 func cohortOfBoat(c *contract) map[string]string {
 	t := c.ada.t
 	value := hexSum(rand.Text())

@@ -15,6 +15,8 @@ import (
 	"gangway/hub/store"
 	"gangway/wire/manifest"
 	"gangway/wire/trail"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // systemPath is the path of the system in a revision's state. It is slots.SystemPath of the device.
@@ -279,22 +281,29 @@ const (
 )
 
 // judgeAgain judges boots that were judged by older rules. If owner is empty, it judges the boots of
-// all owners. It returns the number of judged boots.
+// all owners. It judges several boots at a time, because the store commits concurrent changes
+// together. It returns the number of judged boots.
 func (s *Server) judgeAgain(ctx context.Context, owner string, limit int) (int, error) {
 	ids, err := s.cfg.Store.StaleBoots(ctx, owner, limit)
 	if err != nil {
 		return 0, err
 	}
+	var group errgroup.Group
+	group.SetLimit(judgeAtOnce)
 	for _, id := range ids {
-		err := s.judgeDeviceAgain(ctx, id)
 		if ctx.Err() != nil {
-			return len(ids), ctx.Err()
+			break
 		}
-		if err != nil { // the other devices must not wait for this one
-			s.log.Error("judging a boot again", "device", id, "err", err)
-		}
+		group.Go(func() error {
+			// The other devices must not wait for this one.
+			if err := s.judgeDeviceAgain(ctx, id); err != nil && ctx.Err() == nil {
+				s.log.Error("judging a boot again", "device", id, "err", err)
+			}
+			return nil
+		})
 	}
-	return len(ids), nil
+	group.Wait()
+	return len(ids), ctx.Err()
 }
 
 // judgeDeviceAgain judges a device's newest boot by the present rules. It changes nothing if the

@@ -19,12 +19,13 @@ const shownDecisions, shownManifests = 50, 50
 
 // showBoots is the page on which an owner decides about boots of many devices.
 func (s *Server) showBoots(w http.ResponseWriter, r *http.Request) error {
-	return s.renderBoots(w, r, http.StatusOK, "")
+	return s.renderBoots(w, r, http.StatusOK, &ui.BootsPage{})
 }
 
-func (s *Server) renderBoots(w http.ResponseWriter, r *http.Request, status int, problem string) error {
+// renderBoots shows the page with the forms as they are in `p`.
+func (s *Server) renderBoots(w http.ResponseWriter, r *http.Request, status int, p *ui.BootsPage) error {
 	ctx, owner := r.Context(), accountOf(r).ID
-	p := &ui.BootsPage{Tabs: trustTabs(bootsPath), Problem: problem}
+	p.Tabs = trustTabs(bootsPath)
 	list, err := s.cohorts(ctx, owner, "", "")
 	if err != nil {
 		return err
@@ -49,15 +50,17 @@ func (s *Server) renderBoots(w http.ResponseWriter, r *http.Request, status int,
 	if err != nil {
 		return err
 	}
+	p.HiddenManifests = max(0, len(manifests)-shownManifests)
 	for _, m := range manifests[:min(len(manifests), shownManifests)] {
-		p.Manifests = append(p.Manifests, ui.BootManifest{ID: m.ID, Name: m.Name, Sequence: m.Sequence, Counts: m.Counts, Added: m.Added})
+		p.Manifests = append(p.Manifests, ui.BootManifest{Path: bootManifestPath + "/" + m.ID, ID: m.ID, Name: m.Name, Sequence: m.Sequence, Counts: m.Counts, Added: m.Added})
 	}
 	keys, err := s.cfg.Store.ManifestKeys(ctx, owner)
 	if err != nil {
 		return err
 	}
 	for _, k := range keys {
-		p.Keys = append(p.Keys, ui.BootKey{ID: fmt.Sprintf("%x", k.ID), Name: k.Name, Added: k.Added})
+		id := fmt.Sprintf("%x", k.ID)
+		p.Keys = append(p.Keys, ui.BootKey{Path: bootKeyPath + "/" + id, ID: id, Name: k.Name, Added: k.Added})
 	}
 	return s.renderPage(w, r, status, "boots", ui.Page{Title: "Boots", Section: ui.SectionTrust, Data: p, Wide: true})
 }
@@ -118,5 +121,5 @@ func (s *Server) bootsProblem(w http.ResponseWriter, r *http.Request, err error)
 	if !ok {
 		return err
 	}
-	return s.renderBoots(w, r, status, text)
+	return s.renderBoots(w, r, status, &ui.BootsPage{Problem: text})
 }

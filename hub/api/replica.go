@@ -193,7 +193,10 @@ func (s *Server) pollLoop(ctx context.Context) {
 	defer tick.Stop()
 	m := mailbox{store: s.cfg.Store, replica: s.replica}
 	for {
-		if err := m.Poll(ctx, time.Now(), s.live.hear); err != nil && ctx.Err() == nil {
+		switch err := m.Poll(ctx, time.Now(), s.live.hear); {
+		case err == nil:
+			s.heard.set(s.cfg.Now())
+		case ctx.Err() == nil:
 			s.log.Warn("reading what other replicas changed; retried", "err", err)
 		}
 		select {

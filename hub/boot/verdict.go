@@ -105,8 +105,6 @@ type judge struct {
 	back  bool               // the system is older than the system before it, and no revision orders it
 	ran   *System
 	learn bool // the boot becomes the reference
-
-	emptyValues map[string]bool // the result of emptyPCRs, after the first use
 }
 
 // findSystem finds the manifests that name the running system, by PCR 11.
@@ -320,14 +318,12 @@ func partitions(events []Event) (digests []string) {
 
 // empty reports whether nothing that is specific to a machine was measured into some PCRs.
 func (j *judge) empty(pcrs ...int) bool {
-	if j.emptyValues == nil {
-		bank, ok := hashOf(j.Bank)
-		if !ok {
-			return false
-		}
-		j.emptyValues = emptyPCRs(bank)
+	bank, ok := hashOf(j.Bank)
+	if !ok {
+		return false
 	}
-	return !slices.ContainsFunc(pcrs, func(pcr int) bool { return !j.emptyValues[valueOf(j.Measurement, pcr)] })
+	empty := emptyPCRs(bank)
+	return !slices.ContainsFunc(pcrs, func(pcr int) bool { return !empty[valueOf(j.Measurement, pcr)] })
 }
 
 // changed completes the verdict of a part that is neither expected nor known.

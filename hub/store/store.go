@@ -41,4 +41,6 @@ type Health interface {
 	// ErrNoSpace. If the database is busy, Ping waits for it, but not longer than ctx and the write
 	// timeout of ctx allow.
 	Ping(ctx context.Context) error
+	// WritesWaiting returns the number of writes of this process that wait for their turn.
+	WritesWaiting() int
 }

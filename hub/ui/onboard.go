@@ -79,9 +79,10 @@ type TokenPage struct {
 // ImagePage is the data of the page "image": the form for an installer image.
 type ImagePage struct {
 	TokenForm
-	Disk, Escrow, Network                      string // as typed
+	Disk, Escrow, Network, RevisionKey         string // as typed
 	Claim                                      bool   // as chosen: the image has no join token
 	DiskProblem, EscrowProblem, NetworkProblem string
+	RevisionKeyProblem                         string
 	Missing                                    string // why the hub cannot build images; empty: it can
 	Limit, Size                                string // bounds of a build, in words
 	StatePath                                  string // address of the part "building"
@@ -90,7 +91,7 @@ type ImagePage struct {
 
 // Wrong reports whether any typed value has a problem.
 func (p ImagePage) Wrong() bool {
-	return p.TokenForm.Wrong() || p.DiskProblem+p.EscrowProblem+p.NetworkProblem != ""
+	return p.TokenForm.Wrong() || p.DiskProblem+p.EscrowProblem+p.NetworkProblem+p.RevisionKeyProblem != ""
 }
 
 // Building is the progress of the build of an image, or the result of the last build.

@@ -294,7 +294,7 @@ func TestProxyLetsTheDevicesOwnAPIThroughAlone(t *testing.T) {
 			t.Errorf("%s %s: %d %s", c.method, c.path, code, brief.Of(body))
 		}
 	}
-	// The proxy refuses paths that another program could normalize to a different route.
+	// The proxy refuses paths that another program could normalise to a different route.
 	for _, path := range []string{
 		"/device/../device/secret", "/./device", "//device", "/device%2fsecret", "/%64evice", "/devices/" + o.id + "/..%2f..%2fauth/login",
 		"/trails/" + o.id + "/../../auth/login", "/trails/" + o.id + "/%2e%2e/%2e%2e/device/secret", "/trails/" + o.id + "//steps",

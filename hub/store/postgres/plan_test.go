@@ -115,6 +115,9 @@ const fillForPlans = `SET session_replication_role = replica; SET synchronous_co
 		'', '', '', '', '', '', '', i, i, i, '', 0, hash, hash FROM i;
 	INSERT INTO steps (device, owner, rev, status, step_time, progress_time, modified, state_sum, committer, commit_msg, progress, meta, state)
 	SELECT id, owner, i % 2, 'DONE', i, i, i, hash, '', '', '', '', '' FROM i;
+	INSERT INTO log_batches SELECT i, 1, id, owner, i, 1, hash FROM i;
+	INSERT INTO log_usage SELECT id, 1, 1 FROM i;
+	INSERT INTO log_rules SELECT id, 1, 1, 0, '' FROM i;
 	INSERT INTO ek_lists (owner, key, note) SELECT owner, hash, '' FROM i;
 	ANALYZE
 	`

@@ -55,10 +55,11 @@ var rules = []struct {
 		SELECT owner, count(*) AS n FROM device_search GROUP BY owner UNION ALL SELECT owner, -n FROM fleet_counts WHERE field = 'total') AS parts
 		GROUP BY owner) AS sums WHERE difference <> 0 ORDER BY owner LIMIT ?`)},
 	{"hub-count", prepared(`SELECT field FROM (SELECT field, sum(n) AS difference FROM (
-		SELECT field, -n AS n FROM hub_counts WHERE field IN ('accounts', 'disabled', 'devices', 'bytes')
+		SELECT field, -n AS n FROM hub_counts WHERE field IN ('accounts', 'disabled', 'devices', 'quiet', 'bytes')
 		UNION ALL SELECT 'accounts', count(*) FROM accounts
 		UNION ALL SELECT 'disabled', count(*) FROM accounts WHERE disabled <> 0
 		UNION ALL SELECT 'devices', count(*) FROM device_search
+		UNION ALL SELECT 'quiet', count(*) FROM device_search WHERE quiet = 1
 		UNION ALL SELECT 'bytes', bytes FROM usage) AS parts GROUP BY field) AS sums
 		WHERE difference <> 0 ORDER BY field LIMIT ?`)},
 }
