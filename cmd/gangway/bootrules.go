@@ -236,7 +236,7 @@ var cohortColumns = []column[api.CohortView]{
 func (a *app) bootCohorts() *cobra.Command {
 	var part, model string
 	c := &cobra.Command{
-		Use: "cohorts", Short: "List what your devices have in common, the outliers first", Args: args(),
+		Use: "cohorts", Short: "List cohorts: devices with the same value of a part of the boot", Args: args(),
 		Long: `A cohort is all devices of a model that have the same value of a part of the boot.
 Cohorts lists the outliers first, and then the changes that many devices have in
 common, such as a firmware update. With --part, it lists all values of a part.

@@ -54,6 +54,14 @@ type row struct {
 	public bool
 }
 
+// values makes the data that a valid call needs, and returns the values of r.before.
+func (r row) values(c *contract) map[string]string {
+	if r.before == nil {
+		return map[string]string{}
+	}
+	return r.before(c)
+}
+
 // contract is a scene with data for every route.
 type contract struct {
 	*fleetScene

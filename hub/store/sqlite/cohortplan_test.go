@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"path/filepath"
 	"testing"
 
 	"gangway/hub/store"
@@ -20,15 +19,7 @@ import (
 func TestCohortQuestionsTouchBoundedRows(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
-	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	owner := storetest.Account("ada")
-	if err := s.CreateAccount(t.Context(), owner); err != nil {
-		t.Fatal(err)
-	}
+	s, owner := withOwner(t)
 	const fleet, outlier = 1000, 777
 	if err := s.writer.do(t.Context(), func(c *conn) error {
 		_, err := c.Exec(manyOwned, owner.ID, int64(fleet))
@@ -36,15 +27,15 @@ func TestCohortQuestionsTouchBoundedRows(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	var group errgroup.Group
-	group.SetLimit(100) // a write that waits too long in the queue fails
+	var calls errgroup.Group // concurrent calls, so that several writes share one flush to disk
+	calls.SetLimit(100)      // a slow machine may refuse calls that wait for seconds
 	for i := 1; i <= fleet; i++ {
-		group.Go(func() error {
+		calls.Go(func() error {
 			_, err := s.PutBoot(t.Context(), bootOf(i, i == outlier), []byte("{}"))
 			return err
 		})
 	}
-	if err := group.Wait(); err != nil {
+	if err := calls.Wait(); err != nil {
 		t.Fatal(err)
 	}
 	common := valueOfModel(0, 2)
