@@ -55,7 +55,7 @@ if [ "${1:-all}" != demo ]; then
 	needfile /usr/sbin/sgdisk gdisk
 	needfile /usr/sbin/mke2fs e2fsprogs
 	need osslsigncode osslsigncode # signs images for Secure Boot
-	need sign-efi-sig-list efitools # signs a change of db, as another program than ours
+	need sign-efi-sig-list efitools # signs a change of db without Gangway's own code
 	needfile /usr/sbin/cryptsetup cryptsetup-bin # opens the disks that the installer encrypts
 fi
 # unpacked downloads the kernels, a newer curl and promtool into build/. It does not install them.

@@ -25,9 +25,9 @@ import (
 
 // While the system runs, a program adds a certificate to the Secure Boot variable db, signed with
 // the owner's KEK. The certificate has the name of Microsoft's CA of 2023. The firmware measures db
-// into PCR 7, so a key that is sealed to the old PCR 7 no longer opens. The disk opens, because the
-// system binds its key again before the restart. The hub names the certificate, and says that
-// Microsoft did not publish it.
+// into PCR 7, so the TPM does not release a key that is bound to the old value. The disk opens all
+// the same, because the running system binds the disk's key again before the restart. The hub names
+// the certificate, and says that it does not know the certificate.
 func TestDiskOpensAfterDBGainsACertificate(t *testing.T) {
 	t.Parallel()
 	long(t)
