@@ -122,7 +122,7 @@ func caNamed(t *testing.T, name string) []byte {
 	return der
 }
 
-// agentThatAddsToDB returns the program testdata/addkey, which carries the agent and an addition of the
+// agentThatAddsToDB returns the program addkey, which carries the agent and an addition of the
 // certificate to db. The KEK in the folder `keys` signs the addition.
 func agentThatAddsToDB(t *testing.T, agent []byte, keys string, certificate []byte) []byte {
 	t.Helper()
@@ -146,7 +146,7 @@ func agentThatAddsToDB(t *testing.T, agent []byte, keys string, certificate []by
 	if !bytes.Contains(read(t, in("db.auth")), certificate) {
 		t.Fatal("the addition has no certificate")
 	}
-	run("go", "build", "-trimpath", "-o", in("addkey"), "./testdata/addkey")
+	run("go", "build", "-trimpath", "-o", in("addkey"), "./addkey")
 	if err := carry.Add(in("addkey"), in("gangway-agent"), in("db.auth")); err != nil {
 		t.Fatal(err)
 	}
