@@ -36,6 +36,7 @@ type release struct {
 	commit  string
 	date    time.Time // the commit's date; all times in a release equal it
 	archs   []string
+	signer  bool // also make the package gangway-signer, for signerArch
 }
 
 func main() {
@@ -58,6 +59,7 @@ func run(args []string) error {
 	f.StringVar(&r.commit, "commit", "", "the Git commit")
 	f.StringVar(&date, "date", "", "the commit's date, RFC 3339")
 	f.BoolVar(&debs, "debs-only", false, "make only the Debian packages, for amd64")
+	f.BoolVar(&r.signer, "signer", false, "make the package gangway-signer too; this needs gcc on "+signerArch)
 	if err := f.Parse(args); err != nil {
 		return err
 	}
