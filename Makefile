@@ -88,8 +88,8 @@ signer: ## build gangway-signer, for HSMs, in build/; needs gcc, and links the m
 	mkdir -p build
 	cd cmd/gangway-signer && CGO_ENABLED=1 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w $(shell ./scripts/version.sh ldflags)" -o ../../build/ .
 
-release: ## make a release in build/release: programs, Debian packages, an OCI image, a bill of materials and checksums
-	GO="$(GO)" ./scripts/release.sh build/release
+release: ## make a release in build/release: programs, Debian packages, an OCI image, a bill of materials and checksums; SIGNER=yes adds gangway-signer, which needs gcc
+	GO="$(GO)" ./scripts/release.sh build/release $(if $(SIGNER),-signer)
 
 release-test: ## make a release of the last commit twice, in two folders, and compare the hashes
 	GO="$(GO)" ./scripts/release-test.sh
