@@ -71,8 +71,8 @@ type Config struct {
 	TLS12 bool
 	// ObjectQuota bounds the objects and states of one account, in bytes. Default: 64 GiB.
 	ObjectQuota int64
-	// LogBounds and LogAge bound the size and the age of each device's log. Default: 20,000 lines,
-	// 8 MiB, 30 days.
+	// LogBounds and LogAge bound the size and the age of each device's log. An owner can choose less.
+	// Default: DefaultLogBounds, DefaultLogAge.
 	LogBounds store.LogBounds
 	LogAge    time.Duration
 	// LogForwarder gets the log lines that the hub has stored. Nil: none.
@@ -183,11 +183,9 @@ func New(cfg Config) (*Server, error) {
 		cfg.ObjectQuota = 64 << 30
 	}
 	if cfg.LogBounds == (store.LogBounds{}) {
-		cfg.LogBounds = store.LogBounds{Rows: 20_000, Bytes: 8 << 20}
+		cfg.LogBounds = DefaultLogBounds
 	}
-	if cfg.LogAge == 0 {
-		cfg.LogAge = 30 * 24 * time.Hour
-	}
+	cfg.LogAge = cmp.Or(cfg.LogAge, DefaultLogAge)
 	cfg.ImageLimits = cfg.ImageLimits.withDefaults()
 	cfg.EventsAge = cmp.Or(cfg.EventsAge, DefaultEventsAge)
 	cfg.UnprovenAge = cmp.Or(cfg.UnprovenAge, DefaultUnprovenAge)
@@ -316,7 +314,8 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 }
 
 // background starts the hub's work besides its requests. The periodic work stops when ctx ends. The
-// rest goes on until the function `end` is called, after the last request. `end` waits for all.
+// rest goes on until the caller calls the function `end`, after the last request. `end` returns
+// when all the work has stopped.
 func (s *Server) background(ctx context.Context) (end func()) {
 	var working sync.WaitGroup
 	working.Go(func() { s.periodic(ctx) })

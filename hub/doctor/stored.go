@@ -19,7 +19,7 @@ import (
 
 // checkKeys examines the hub's keys and certificates.
 func checkKeys(_ context.Context, e *exam) []finding.Finding {
-	dir := filepath.Join(e.Data, pkiFolder)
+	dir := e.keys()
 	// pki.Open would make new keys if the folder does not exist, but the doctor must not change
 	// anything.
 	if _, err := os.Stat(dir); err != nil {
@@ -33,13 +33,37 @@ func checkKeys(_ context.Context, e *exam) []finding.Finding {
 	}
 	e.roots, e.name = x509.NewCertPool(), ca.HubName()
 	e.roots.AddCert(ca.Root())
-	for _, c := range []*x509.Certificate{ca.Root(), ca.ACA(), ca.DeviceCA()} {
-		if left := c.NotAfter.Sub(e.now()); left < 365*24*time.Hour {
+	if err := ca.Prove(); err != nil {
+		return []finding.Finding{bad(finding.Problem, "keys-unreachable", fmt.Sprintf("The key of a CA cannot be used: %s.", strings.TrimPrefix(err.Error(), "pki: ")),
+			"The hub cannot onboard devices, and does not start again.", "Start the signer or the TPM that has the key, and give the hub's user access to it.")}
+	}
+	if c := ca.TLSCA(); c != nil && c.NotAfter.Sub(e.now()) < pki.TLSCAWarning {
+		return []finding.Finding{tlsCAExpires(c, e.now())}
+	}
+	for _, c := range ca.All() {
+		if left := c.NotAfter.Sub(e.now()); c != ca.TLSCA() && left < 365*24*time.Hour {
 			return []finding.Finding{bad(finding.Problem, "ca-expires", fmt.Sprintf("The hub's CA %q expires on %s.", c.Subject.CommonName, c.NotAfter.Format(time.DateOnly)),
 				"The CAs that a hub makes never expire, so another program made this CA.", "Plan a new hub, and onboard the devices there before this date.")}
 		}
 	}
+	if c := ca.TLSCA(); c != nil {
+		where := "is on this machine"
+		if ca.RootOffline() {
+			where = "is offline"
+		}
+		return good("keys", "The hub's keys are complete and private. The root's key %s. The TLS CA expires on %s, and the other CAs do not expire. The hub name is %s.", where, c.NotAfter.Format(time.DateOnly), e.name)
+	}
 	return good("keys", "The hub's keys are complete and private, and its CAs do not expire. The hub name is %s.", e.name)
+}
+
+// tlsCAExpires is the finding about a TLS CA that expires soon or has expired.
+func tlsCAExpires(c *x509.Certificate, now time.Time) finding.Finding {
+	severity, verb := finding.Warning, "expires"
+	if !now.Before(c.NotAfter) {
+		severity, verb = finding.Problem, "expired"
+	}
+	return bad(severity, "tls-ca-expires", fmt.Sprintf("The hub's TLS CA %s on %s.", verb, c.NotAfter.Format(time.DateOnly)),
+		"After this date, no device and no person can connect to the hub.", "Renew the TLS CA with the root: gangway ca request --ca tls-ca. See 'Keys of the CAs' in docs/operations.md.")
 }
 
 // checkDatabase examines the database. The hub may use the database at the same time.
@@ -150,13 +174,13 @@ func (e *exam) backupKeys() []finding.Finding {
 	dir := filepath.Join(e.Backup, pkiFolder)
 	if _, err := os.Stat(dir); err != nil {
 		return []finding.Finding{bad(finding.Problem, "backup-keys", fmt.Sprintf("The backup has no keys: there is no %s.", dir),
-			"A hub without its keys recognizes no device.", fmt.Sprintf("cp -a %s %s", filepath.Join(e.Data, pkiFolder), e.Backup))}
+			"A hub without its keys recognizes no device.", fmt.Sprintf("cp -a %s %s", e.keys(), e.Backup))}
 	}
 	ca, err := pki.Open(dir, pki.Options{})
 	switch {
 	case err != nil:
 		return []finding.Finding{bad(finding.Problem, "backup-keys", fmt.Sprintf("The backup's keys cannot be used: %s.", strings.TrimPrefix(err.Error(), "pki: ")), "",
-			fmt.Sprintf("Copy the hub's keys with their modes: cp -a %s %s", filepath.Join(e.Data, pkiFolder), e.Backup))}
+			fmt.Sprintf("Copy the hub's keys with their modes: cp -a %s %s", e.keys(), e.Backup))}
 	case e.name != "" && ca.HubName() != e.name:
 		return []finding.Finding{bad(finding.Problem, "backup-other", fmt.Sprintf("The backup is of another hub, with the hub name %s.", ca.HubName()), "", "Name the folder of this hub's backup: --backup FOLDER")}
 	}

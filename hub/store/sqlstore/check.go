@@ -19,12 +19,13 @@ var rules = []struct {
 		ORDER BY d.id LIMIT ?`)},
 	{"certificate-device", prepared(`SELECT e.device FROM enrolments e LEFT JOIN devices d ON d.id = e.device AND d.deleted = 0 AND d.enrolment = e.id
 		WHERE e.state = 'a' AND d.id IS NULL ORDER BY e.device LIMIT ?`)},
-	// The registry of TPMs has the EK of each device, for this device.
+	// The registry of TPMs has the EK of each device, and names this device and its owner.
 	{"device-tpm", prepared(`SELECT d.id FROM devices d JOIN enrolments e ON e.id = d.enrolment LEFT JOIN tpms t ON t.ek = e.ek
 		WHERE d.deleted = 0 AND (t.ek IS NULL OR t.device <> d.id OR t.owner <> d.owner) ORDER BY d.id LIMIT ?`)},
 	{"tpm-device", prepared(`SELECT t.device FROM tpms t LEFT JOIN devices d ON d.id = t.device AND d.deleted = 0
 		WHERE t.device <> '' AND d.id IS NULL ORDER BY t.device LIMIT ?`)},
-	// The registry of AIKs has the AIK of each active enrolment, for its device.
+	// The registry of AIKs has the AIK of each active enrolment, and names the enrolment's device
+	// and EK.
 	{"certificate-aik", prepared(`SELECT e.device FROM enrolments e LEFT JOIN aiks a ON a.name = e.iak_name
 		WHERE e.state = 'a' AND (a.name IS NULL OR a.device <> e.device OR a.ek <> e.ek) ORDER BY e.device LIMIT ?`)},
 	{"aik-device", prepared(`SELECT a.device FROM aiks a LEFT JOIN devices d ON d.id = a.device AND d.deleted = 0
@@ -37,7 +38,7 @@ var rules = []struct {
 		ORDER BY t.device LIMIT ?`)},
 	{"revision-object", prepared(`SELECT s.device FROM step_objects s LEFT JOIN objects o ON o.owner = s.owner AND o.sum = s.sum
 		WHERE o.owner IS NULL ORDER BY s.device LIMIT ?`)},
-	// The counters have the numbers that they count.
+	// Each counter equals the number or the size of the rows that it counts.
 	{"usage", prepared(fmt.Sprintf(`SELECT owner FROM (SELECT owner, sum(bytes) AS difference FROM (
 		SELECT owner, %d + CASE WHEN stored = 1 THEN size ELSE 0 END AS bytes FROM objects
 		UNION ALL SELECT owner, length(state) + %d FROM steps UNION ALL SELECT owner, size FROM uploads
