@@ -37,6 +37,7 @@ e2e: install-tools ## install an emulated machine from a stick until the hub lis
 e2e-full: install-tools ## run all tests with emulated machines, and all pages in all sizes, with CUTS (default 20) power cuts; takes two hours
 	GANGWAY_E2E_FULL=yes GANGWAY_POWER_CUTS=$(or $(CUTS),20) $(GO) test -count=1 -v -timeout 180m ./internal/qemu
 	GANGWAY_E2E_FULL=yes $(GO) test -count=1 -timeout 20m -run '^Test.*Pages$$' ./internal/browser
+	GANGWAY_E2E_FULL=yes $(GO) test -count=1 -timeout 20m -run '^TestChaptersOfOperationsPage$$' ./internal/docs
 
 pictures: install-tools ## take the screenshots of the installer in docs/pictures
 	GANGWAY_E2E_FULL=yes GANGWAY_PICTURES=$(CURDIR)/docs/pictures $(GO) test -count=1 -timeout 20m -run '^Test(StickToDeviceList|MachineWithoutNetworkSaysSo|MachineIsClaimedByTheCodeOnItsScreen|ResetStick)$$' ./internal/qemu

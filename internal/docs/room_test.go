@@ -337,6 +337,21 @@ func (r *room) end(name string) {
 	}
 }
 
+// keeps lets a background program continue to run while the page runs another one with the same name.
+// It returns a function that ends the program.
+func (r *room) keeps(name string) (end func()) {
+	r.mu.Lock()
+	p := r.running[name]
+	delete(r.running, name)
+	r.mu.Unlock()
+	return func() {
+		r.mu.Lock()
+		r.running[name] = p
+		r.mu.Unlock()
+		r.end(name)
+	}
+}
+
 func (r *room) endAll() {
 	for _, name := range []string{"gangway-agent proxy", "gangway-agent run", "gangway demo", "gangway serve"} {
 		r.end(name)
