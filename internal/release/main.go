@@ -37,7 +37,7 @@ type release struct {
 	commit  string
 	date    time.Time // the commit's date; all times in a release equal it
 	archs   []string
-	level   int // gzip level of the image's layer
+	level   int  // gzip level of the image's layer
 	signer  bool // also make the package gangway-signer, for signerArch
 }
 
