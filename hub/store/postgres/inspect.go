@@ -17,7 +17,7 @@ import (
 type Inspection struct {
 	Server string    // the version of the server
 	Hub    string    // name of the hub to which the database belongs
-	URLs   []string  // of the hub
+	URLs   []string  // URLs of the hub
 	Newest time.Time // time of the newest event; zero: there is no event
 	Size   int64     // in bytes
 	Behind bool      // the schema is older than this program
