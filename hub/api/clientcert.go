@@ -24,7 +24,7 @@ const maxClientCerts = 1 + wire.MaxIntermediates
 // certificate that the client sent as an intermediate.
 type clientVerifier struct {
 	roots []*x509.Certificate
-	pool  *x509.CertPool // of the roots
+	pool  *x509.CertPool // has the roots
 	// intermediates is true if there may be CAs between a leaf and its root. There are no CAs below
 	// the device CA, because its path length is 0.
 	intermediates bool

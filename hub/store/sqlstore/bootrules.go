@@ -332,7 +332,7 @@ func putJudged(c Conn, device string, now time.Time, j *store.BootJudged) error 
 	return nil
 }
 
-// leaveCohort takes a device out of the numbers of a cohort and of its model.
+// leaveCohort subtracts a device from the numbers of its cohort and of its model.
 func leaveCohort(c Conn, part string, was placed) error {
 	for value, bad := range map[string]int64{was.value: flag(was.bad), "": 0} {
 		if err := c.Do(shrinkCohort, bad, was.owner, part, was.model, value); err != nil {
