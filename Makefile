@@ -7,7 +7,7 @@ export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -trimpath)
 
 FLEET ?= 1000,1000000
 
-.PHONY: help build install demo check test e2e e2e-full pictures tutorial bench bench-ui bench-fleet load-objects growth faults hostile soak hsm signer lint fuzz vendor-roots vendor-web screenshots page-pictures clean install-tools release release-test package-test
+.PHONY: help build install demo check test e2e e2e-full pictures tutorial bench bench-ui bench-fleet load-objects growth faults hostile soak hsm signer lint fuzz vendor-roots vendor-web screenshots page-pictures clean install-tools release release-test package-test deploy-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -50,7 +50,7 @@ lint: ## check formatting, vet, staticcheck and the import rules (internal/walls
 fuzz: install-tools ## run each fuzz target for FUZZTIME (default 10s)
 	./scripts/fuzz.sh $(or $(FUZZTIME),10s)
 
-bench: ## measure the CPU time of an enrolment; prints it and writes build/bench.json
+bench: ## measure the CPU time of an enrolment, and the time of the answers about the boots of 1000 devices; prints both and writes build/bench.json
 	@./scripts/install.sh demo
 	mkdir -p build
 	$(GO) run ./internal/bench -o build/bench.json
@@ -96,6 +96,10 @@ release-test: ## make a release of the last commit twice, in two folders, and co
 
 package-test: install-tools ## install, upgrade, remove and purge the Debian packages in an emulated Debian machine
 	GO="$(GO)" ./scripts/package-test.sh
+
+deploy-test: install-tools build ## run the OCI image as contrib/compose and contrib/kubernetes say, in namespaces, with Debian's PostgreSQL
+	staticcheck=$$($(GO) tool -n staticcheck) && cd internal/deploy && $(GO) vet ./... && "$$staticcheck" ./... && \
+		GANGWAY_E2E_FULL=yes $(GO) test -count=1 -v -timeout 15m ./...
 
 install-tools: ## install the Debian packages that the tests need; other targets do this themselves
 	@./scripts/install.sh

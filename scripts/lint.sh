@@ -10,7 +10,8 @@ if [ -n "$unformatted" ]; then
 fi
 go vet ./...
 go tool staticcheck ./...
-# The program that makes releases is a separate module.
+# The program that makes releases is a separate module. "make deploy-test" checks the module
+# internal/deploy, because its types of Kubernetes take long to compile.
 staticcheck=$(go tool -n staticcheck)
 (cd internal/release && go vet ./... && "$staticcheck" ./...)
 # The program for HSMs needs cgo, and is a separate module. Without gcc, it cannot be compiled.

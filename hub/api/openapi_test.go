@@ -490,6 +490,12 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	}
 
 	// Requests of the owner.
+	call(ada, "GET", "/logs/retention", "", nil, 200)
+	call(stranger, "GET", "/logs/retention", "", nil, 401)
+	call(ada, "PUT", "/logs/retention", "", map[string]any{"max-age": 86400, "max-bytes": 1 << 20}, 200)
+	call(ada, "PUT", "/logs/retention", "", map[string]any{"max-age": 1}, 400)
+	call(ada, "PUT", "/logs/retention", "", large, 413)
+	call(stranger, "PUT", "/logs/retention", "", map[string]any{}, 401)
 	login := map[string]string{"username": "ada", "password": hubtest.Password}
 	call(stranger, "POST", "/auth/login", "", login, 200)
 	call(stranger, "POST", "/auth/login", "", map[string]string{"username": "ada"}, 401)

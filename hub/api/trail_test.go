@@ -890,7 +890,7 @@ func TestCollectorRacesWithUploads(t *testing.T) {
 	})
 	uploads := 150
 	if testing.Short() {
-		uploads = 50
+		uploads = 20
 	}
 	// On a busy machine the collector may often be first, so the loop goes on until at least ten
 	// uploads were stored.

@@ -48,7 +48,8 @@ func (s *Service) Try(ctx context.Context, owner string, own *policy.Document) (
 	return &Trial{s: s, input: input, lists: rules, owner: owner, now: rules.Effective, would: policy.Merge(hub.policy, own), moment: at}, nil
 }
 
-// RequiresBoot reports whether the policies require a boot that matches the reference.
+// RequiresBoot reports whether the policies require a boot of which every part is expected or
+// known.
 func (t *Trial) RequiresBoot() (now, would bool) { return t.now.RequireBoot, t.would.RequireBoot }
 
 // BootParts returns the states of parts of the boot that the policies require.

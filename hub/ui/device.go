@@ -69,7 +69,7 @@ type DeviceSummary struct {
 // DeviceTrust is the tab "Trust".
 type DeviceTrust struct {
 	Chain        chain.Picture
-	Link         chain.Link // the chosen one
+	Link         chain.Link // the link of the chain that the tab shows
 	Certificates []chain.Certificate
 	Facts        []Fact // hashes and names of keys
 	Judged       time.Time

@@ -277,19 +277,12 @@ func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 	}
 }
 
-func activateCredential(t *testing.T, tpm *swtpm.TPM, reply *wire.Reply) ([]byte, error) {
+func activateCredential(t *testing.T, tpm *swtpm.TPM, reply *wire.Reply) (secret []byte, err error) {
 	t.Helper()
-	link, err := identity.Open(tpm.Address())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer link.Close()
-	id, err := identity.Load(t.Context(), link, identity.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer id.Close()
-	return id.ActivateCredential(reply.CredentialBlob, reply.Secret)
+	withIdentity(t, tpm, identity.Options{}, func(id *identity.Identity) {
+		secret, err = id.ActivateCredential(reply.CredentialBlob, reply.Secret)
+	})
+	return secret, err
 }
 
 // The real agent survives a kill at any instant: it is killed at random instants and started again

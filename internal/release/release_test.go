@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"io"
 	"os"
@@ -31,7 +32,7 @@ func small(t *testing.T) *release {
 	r := &release{
 		root: root, out: t.TempDir(), work: t.TempDir(), archs: architectures,
 		version: "1.2.0-rc.1+3.gabc", commit: "0123456789abcdef0123456789abcdef01234567",
-		date: time.Date(2026, 11, 29, 8, 0, 0, 0, time.UTC),
+		date: time.Date(2026, 11, 29, 8, 0, 0, 0, time.UTC), level: gzip.BestCompression,
 	}
 	for _, arch := range architectures {
 		if err := os.Mkdir(filepath.Join(r.work, arch), 0o755); err != nil {

@@ -23,7 +23,8 @@ var server *pgtest.Server
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	// The models run as often as in short tests, because each of their operations needs a server.
+	// The models make as few checks as in short tests, because each operation is a request to a
+	// server.
 	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
 		if err := f.Value.Set("20"); err != nil {
 			panic(err)
