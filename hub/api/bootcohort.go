@@ -38,14 +38,14 @@ type CohortView struct {
 	Value    string    `json:"value"`
 	Model    string    `json:"model"`
 	Devices  int       `json:"devices"`
-	Bad      int       `json:"changed"` // of the devices: the part is neither expected nor known
+	Bad      int       `json:"changed"` // number of devices whose part is neither expected nor known
 	Of       int       `json:"of"`      // measured devices of the model
 	First    time.Time `json:"first"`   // the first measurement of the value
 	Outlier  bool      `json:"outlier"`
-	Cause    string    `json:"cause,omitempty"`    // a boot.Cause
+	Cause    string    `json:"cause,omitempty"`    // one of the constants boot.Cause...
 	Words    string    `json:"words"`              // a sentence for a person
 	Firmware string    `json:"firmware,omitempty"` // the firmware's version, as it was measured
-	Nicks    []string  `json:"nicks"`              // of some devices, in the first 20 cohorts of a list
+	Nicks    []string  `json:"nicks"`              // nicks of some devices; only in the first 20 cohorts of a list
 }
 
 // CohortList has the cohorts that an owner should look at: first the outliers, then the changes that
@@ -210,7 +210,7 @@ func cohortIn(r *http.Request) store.BootMembers {
 	return store.BootMembers{Part: r.PathValue("part"), Value: r.PathValue("value"), Model: q.Get("model"), Token: q.Get("token"), Firmware: q.Get("firmware")}
 }
 
-// cohort returns the preview of a decision.
+// cohort returns a cohort with its devices, as a person sees it before a decision about the cohort.
 func (s *Server) cohort(ctx context.Context, owner string, q store.BootMembers) (v CohortDetail, err error) {
 	if _, ok := hashNamed(q.Value); !ok || !isPart(q.Part) {
 		return v, store.ErrNotFound
@@ -271,7 +271,7 @@ type BootDecisionView struct {
 	Made     time.Time `json:"made"`
 	By       string    `json:"by"`
 	Words    string    `json:"words"`
-	Devices  int       `json:"devices"` // of the cohort, at the time of the decision
+	Devices  int       `json:"devices"` // number of devices in the cohort at the time of the decision
 }
 
 // NewBootDecision is the body of a request that accepts a value for a cohort.

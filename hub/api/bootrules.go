@@ -117,7 +117,7 @@ func (s *Server) readManifestKey(r *http.Request, name, text string) (k store.Ma
 	}
 	key, err := manifest.ParseKey([]byte(text))
 	if err != nil {
-		return k, problem(http.StatusBadRequest, "manifest-key", "Send one public key in PEM, as 'gangway manifest key export' prints it.", "%s.", upperFirst(strings.TrimPrefix(err.Error(), "manifest: ")))
+		return k, problem(http.StatusBadRequest, "manifest-key", "Send one public key in PEM: the file FILE.pub that 'gangway manifest key create FILE' writes.", "%s.", upperFirst(strings.TrimPrefix(err.Error(), "manifest: ")))
 	}
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {

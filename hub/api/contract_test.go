@@ -54,6 +54,14 @@ type row struct {
 	public bool
 }
 
+// values makes the data that a valid call needs, and returns the values of r.before.
+func (r row) values(c *contract) map[string]string {
+	if r.before == nil {
+		return map[string]string{}
+	}
+	return r.before(c)
+}
+
 // contract is a scene with data for every route.
 type contract struct {
 	*fleetScene
@@ -65,7 +73,7 @@ type contract struct {
 	routes             []string          // "METHOD /path"
 	expired, forged    string            // access tokens
 	byDevice, narrowed string
-	once               sync.Once // makes signer
+	once               sync.Once // for the creation of signer
 	signer             signer
 }
 
@@ -317,6 +325,7 @@ func contractRows() map[string]row {
 		"GET /fleet/devices":                {who: "owner"},
 		"GET /fleet/count":                  {who: "owner"},
 		"GET /fleet/summary":                {who: "owner"},
+		"GET /fleet/judgements":             {who: "owner"},
 
 		"POST /trails":                                    {who: "device", body: state, limit: 2 * mib},
 		"POST /trails/":                                   {who: "device", body: state, limit: 2 * mib},
@@ -366,12 +375,14 @@ func contractRows() map[string]row {
 			return map[string]string{"token": token, "body": "content"}
 		}},
 
-		"POST /logs":         {who: "device", body: `[{"msg":"m"}]`, limit: mib},
-		"POST /logs/":        {who: "device", body: `[{"msg":"m"}]`, limit: mib},
-		"GET /logs":          {who: "owner"},
-		"GET /logs/":         {who: "owner"},
-		"POST /logs/cursor":  {who: "owner", body: `{"next-cursor":"x"}`, limit: 64 * kib},
-		"POST /logs/cursor/": {who: "owner", body: `{"next-cursor":"x"}`, limit: 64 * kib},
+		"POST /logs":          {who: "device", body: `[{"msg":"m"}]`, limit: mib},
+		"POST /logs/":         {who: "device", body: `[{"msg":"m"}]`, limit: mib},
+		"GET /logs":           {who: "owner"},
+		"GET /logs/":          {who: "owner"},
+		"POST /logs/cursor":   {who: "owner", body: `{"next-cursor":"x"}`, limit: 64 * kib},
+		"GET /logs/retention": {who: "owner"},
+		"PUT /logs/retention": {who: "owner", body: `{"max-age":86400,"max-bytes":1048576}`, limit: 64 * kib},
+		"POST /logs/cursor/":  {who: "owner", body: `{"next-cursor":"x"}`, limit: 64 * kib},
 
 		"GET /claim/{code}":        {who: "all", public: true, other: 400},
 		"POST /claim/{code}":       {who: "all", public: true, other: 400, form: true, body: "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+"), status: 303, limit: 64 * kib},
@@ -456,6 +467,7 @@ func contractRows() map[string]row {
 		"GET /ui/audit.json":          {who: "owner"},
 		"GET /ui/settings":            {who: "owner"},
 		"POST /ui/settings/password":  {who: "owner", form: true, body: "current=wrong&password=another&again=another", status: 403, limit: 64 * kib},
+		"POST /ui/settings/logs":      {who: "owner", form: true, body: "age=7d&size=1+MiB", status: 303, limit: 64 * kib},
 		"POST /ui/settings/disable":   {who: "owner", form: true, body: "disable-password=wrong", status: 403, limit: 64 * kib},
 		"POST /ui/settings/delete":    {who: "owner", form: true, body: "confirm=x", status: 400, limit: 64 * kib},
 		"GET /ui/settings/sessions":   {who: "owner"},

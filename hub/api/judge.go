@@ -265,7 +265,7 @@ func (s *Server) statesOfDevice(ctx context.Context, device string) (states map[
 }
 
 // cohortParts returns the rows of a boot for questions about cohorts. If the firmware measured
-// nothing, the boot has no rows: it must not count as one of a cohort.
+// nothing, the boot has no rows: the device must not count as a member of a cohort.
 func cohortParts(v *boot.Verdict, m *boot.Measurement) (parts []store.BootPart) {
 	for _, p := range v.Parts {
 		if p.State == boot.StateNothing {
@@ -314,8 +314,8 @@ func (s *Server) judgeAgain(ctx context.Context, owner string, limit int) (int, 
 	return len(ids), ctx.Err()
 }
 
-// judgeDeviceAgain judges a device's newest boot by the present rules. A measurement or a decision
-// that comes in between wins.
+// judgeDeviceAgain judges a device's newest boot by the present rules. It changes nothing if the
+// device sends a new measurement, or the owner changes the reference, in the meantime.
 func (s *Server) judgeDeviceAgain(ctx context.Context, id string) error {
 	d, err := s.cfg.Store.Device(ctx, id)
 	if errors.Is(err, store.ErrNotFound) {

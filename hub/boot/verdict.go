@@ -119,7 +119,7 @@ func (j *judge) findSystem() {
 		}
 		j.meant = append(j.meant, m)
 	}
-	// Programs in PCR 4 tell systems with the same PCR 11 apart.
+	// The programs in PCR 4 distinguish systems with the same PCR 11.
 	if i := slices.IndexFunc(j.meant, j.started); i > 0 {
 		j.meant[0], j.meant[i] = j.meant[i], j.meant[0]
 	}
@@ -235,8 +235,8 @@ func (j *judge) byReference(p Part) (words string, ok bool) {
 	return fmt.Sprintf("%s: as in the reference of %s.", pcrList(p.PCRs), day), true
 }
 
-// differences returns the differences of a part from the reference, which must not be nil. The
-// traces of a system that a manifest names may differ from the reference.
+// differences returns the differences of a part from the reference, which must not be nil. PCR 9
+// may differ from the reference if ownFiles explains it by a manifest.
 func (j *judge) differences(p Part) []Change {
 	pcrs := compared(p)
 	if p.Name == PartRest && len(j.meant) > 0 && j.ownFiles() {

@@ -45,7 +45,7 @@ type TokenForm struct {
 	Nick, MaxUses, Expires, Meta                          string
 	WithoutTPM, ForPantacor                               bool
 	NickProblem, UsesProblem, ExpiresProblem, MetaProblem string
-	Problem                                               string // about no field
+	Problem                                               string // a problem that is not about one field
 	PolicyRefuses                                         bool   // the policy refuses devices without a TPM
 }
 
@@ -96,12 +96,12 @@ func (p ImagePage) Wrong() bool {
 
 // Building is the progress of the build of an image, or the result of the last build.
 type Building struct {
-	Known      bool // there is one
+	Known      bool // the account has a running build, or a result of its last build
 	Running    bool
 	Step       string
 	For        string // how long the build has run, in words
 	Sent, Size int    // KiB; Size is 0 until the image is built
 	SizeWords  string
-	Problem    string // why it failed
+	Problem    string // why the build failed
 	TokenPath  string
 }

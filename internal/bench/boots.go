@@ -37,7 +37,7 @@ type Boots struct {
 	Models    int          `json:"models"`
 	Firmware  int          `json:"firmware_versions"`
 	Measured  float64      `json:"seconds_to_measure"` // two boots of each device
-	Decisions int          `json:"decisions"`          // with which one device remains that is changed
+	Decisions int          `json:"decisions"`          // after them, the outlier is the only changed device
 	Answers   []BootAnswer `json:"answers"`
 }
 
@@ -56,7 +56,7 @@ const (
 	bootVersions = 3
 	// bootBound is the longest acceptable time of an answer, at the 99th percentile.
 	bootBound = 50 * time.Millisecond
-	// bootRounds is how often each list is asked for.
+	// bootRounds is how many times each list is requested.
 	bootRounds = 50
 	bootsNick  = "owner"
 )

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"path/filepath"
 	"testing"
 
 	"gangway/hub/store"
@@ -20,15 +19,7 @@ import (
 func TestCohortQuestionsTouchBoundedRows(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
-	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	owner := storetest.Account("ada")
-	if err := s.CreateAccount(t.Context(), owner); err != nil {
-		t.Fatal(err)
-	}
+	s, owner := withOwner(t)
 	const fleet, outlier = 1000, 777
 	if err := s.writer.do(t.Context(), func(c *conn) error {
 		_, err := c.Exec(manyOwned, owner.ID, int64(fleet))
@@ -36,15 +27,15 @@ func TestCohortQuestionsTouchBoundedRows(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	var group errgroup.Group
-	group.SetLimit(100) // a write that waits too long in the queue fails
+	var calls errgroup.Group // concurrent calls, so that several writes share one flush to disk
+	calls.SetLimit(100)      // a slow machine may refuse calls that wait for seconds
 	for i := 1; i <= fleet; i++ {
-		group.Go(func() error {
+		calls.Go(func() error {
 			_, err := s.PutBoot(t.Context(), bootOf(i, i == outlier), []byte("{}"))
 			return err
 		})
 	}
-	if err := group.Wait(); err != nil {
+	if err := calls.Wait(); err != nil {
 		t.Fatal(err)
 	}
 	common := valueOfModel(0, 2)
@@ -114,7 +105,8 @@ func TestCohortQuestionsTouchBoundedRows(t *testing.T) {
 		if err != nil || rows == 0 {
 			t.Errorf("%s: %d rows, %v", name, rows, err)
 		}
-		// A cohort's row needs about 60 operations, with the number of its model's devices.
+		// One row of a result takes about 60 operations, with the lookup of the number of the
+		// model's devices.
 		operations, scanned, sorted := s.steps(t)
 		if operations > 100+80*int32(rows) || name != "decisions" && scanned > 0 || sorted > 0 {
 			t.Errorf("%s: %d operations for %d rows, %d rows scanned, %d sorts", name, operations, rows, scanned, sorted)

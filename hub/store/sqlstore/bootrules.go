@@ -332,7 +332,7 @@ func putJudged(c Conn, device string, now time.Time, j *store.BootJudged) error 
 	return nil
 }
 
-// leaveCohort takes a device out of the numbers of a cohort and of its model.
+// leaveCohort subtracts a device from the numbers of its cohort and of its model.
 func leaveCohort(c Conn, part string, was placed) error {
 	for value, bad := range map[string]int64{was.value: flag(was.bad), "": 0} {
 		if err := c.Do(shrinkCohort, bad, was.owner, part, was.model, value); err != nil {
@@ -365,7 +365,7 @@ func dropJudged(c Conn, device string) error {
 	return c.Do(deleteJudged, device)
 }
 
-// The number of a model's devices is in the cohort with the empty value.
+// The row with the empty value counts all devices of a model.
 const cohortColumns = `SELECT h.part, h.model, h.value, h.n, h.n_bad, h.first, h.words, h.cause, h.firmware, coalesce((SELECT t.n FROM boot_cohorts t
 	WHERE t.owner = h.owner AND t.part = h.part AND t.model = h.model AND t.value = ''), 0) FROM boot_cohorts h `
 

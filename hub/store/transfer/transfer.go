@@ -1,8 +1,11 @@
-// Package transfer copies the database of a hub from SQLite to PostgreSQL. The hub must be stopped.
+// Package transfer reads and writes whole databases of a hub.
 //
-// Each table is copied in portions, and each portion is one transaction. An interrupted transfer goes
+// Run copies a database from SQLite to PostgreSQL. The hub must be stopped. Each table is copied in portions, and each portion is one transaction. An interrupted transfer goes
 // on after the last portion. Then every row of both databases is compared. Only after that, the new
 // database gets the hub's name, without which a hub refuses the database.
+//
+// A Snapshot reads all rows of a database as they were at one moment, for a backup. A Target is a new
+// database that gets these rows, for a restore.
 package transfer
 
 import (
@@ -11,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"path/filepath"
 	"strings"
 
 	"gangway/hub/store/postgres"
@@ -28,7 +32,8 @@ type Options struct {
 	Progress func(table string, rows int64)
 }
 
-// The largest number of rows and of bytes in one transaction. The last row may exceed the bytes.
+// The largest number of rows and of bytes in one transaction. The last row may exceed the number of
+// bytes.
 const (
 	portion      = 2000
 	portionBytes = 16 << 20
@@ -49,7 +54,7 @@ type table struct {
 	whole bool
 	// counter is the column whose numbers the database assigns, or "".
 	counter string
-	// never: a number of a removed row is never used again.
+	// never: the database never uses the number of a removed row again.
 	never bool
 }
 
@@ -60,6 +65,7 @@ var tables = []table{
 	{name: "retired_nicks", key: []string{"nick"}, whole: true},
 	{name: "api_tokens", key: []string{"hash"}},
 	{name: "join_tokens", key: []string{"id"}},
+	{name: "lost_devices", key: []string{"id"}},
 	{name: "token_uses", key: []string{"token", "device"}},
 	{name: "enrolments", key: []string{"id"}, counter: "id"},
 	{name: "pending_usage", key: []string{"owner"}},
@@ -89,6 +95,7 @@ var tables = []table{
 	{name: "ek_lists", key: []string{"owner", "key"}},
 	{name: "waiting", key: []string{"id"}, counter: "id"},
 	{name: "settings", key: []string{"name"}, whole: true},
+	{name: "alarms", key: []string{"name"}, whole: true},
 	{name: "saved_views", key: []string{"owner", "name"}, whole: true},
 	{name: "trails", key: []string{"device"}},
 	{name: "steps", key: []string{"id"}, counter: "id"},
@@ -100,6 +107,7 @@ var tables = []table{
 	{name: "log_batches", key: []string{"first"}},
 	{name: "log_counter", key: []string{"id"}, whole: true},
 	{name: "log_usage", key: []string{"device"}},
+	{name: "log_rules", key: []string{"owner"}},
 	{name: "device_search", key: []string{"owner", "nick"}},
 	{name: "device_words", key: []string{"owner", "word", "nick"}},
 	{name: "device_meta_terms", key: []string{"term", "nick"}},
@@ -150,8 +158,7 @@ type transfer struct {
 }
 
 func open(ctx context.Context, o Options) (*transfer, error) {
-	address := url.URL{Scheme: "file", Path: o.File, RawQuery: "mode=ro"}
-	from, err := sql.Open("sqlite", address.String())
+	from, err := openFile(o.File, "mode=ro")
 	if err != nil {
 		return nil, err
 	}
@@ -162,6 +169,16 @@ func open(ctx context.Context, o Options) (*transfer, error) {
 		return nil, err
 	}
 	return &transfer{Options: o, from: from, to: to}, nil
+}
+
+// openFile opens a SQLite database. In a URL, the path must be absolute.
+func openFile(path, options string) (*sql.DB, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	address := url.URL{Scheme: "file", Path: path, RawQuery: options}
+	return sql.Open("sqlite", address.String())
 }
 
 func (t *transfer) close() { _ = errors.Join(t.from.Close(), t.to.Close()) }
@@ -290,7 +307,16 @@ func (t *transfer) read(ctx context.Context, table table, last []any) (list [][]
 
 // each calls the function `f` with each row of a query of the file.
 func (t *transfer) each(ctx context.Context, query string, args []any, columns int, f func(row []any) error) error {
-	rows, err := t.from.QueryContext(ctx, query, args...)
+	return eachRow(ctx, t.from, query, args, columns, f)
+}
+
+// queryer is a *sql.DB or a *sql.Tx.
+type queryer interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
+func eachRow(ctx context.Context, db queryer, query string, args []any, columns int, f func(row []any) error) error {
+	rows, err := db.QueryContext(ctx, query, args...)
 	if err != nil {
 		return err
 	}
@@ -363,7 +389,7 @@ func (t table) selectionByBytes() string {
 	return "SELECT " + quoted(t.columns) + " FROM " + t.name + " ORDER BY " + strings.Join(order, ", ")
 }
 
-// same compares values. An empty blob is nil or empty.
+// same reports whether two values are equal. A nil blob equals an empty blob.
 func same(a, b any) bool {
 	if x, ok := a.([]byte); ok {
 		y, ok := b.([]byte)
