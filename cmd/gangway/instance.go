@@ -131,7 +131,7 @@ func existing(ctx context.Context, dir string) (*instance, error) {
 	if dir == "" {
 		return nil, usagef("--data is needed: the folder of the hub's keys and database")
 	}
-	if _, err := os.Stat(filepath.Join(dir, pkiFolder)); err != nil {
+	if _, err := os.Stat(keysFolder(ctx, dir)); err != nil {
 		return nil, fmt.Errorf("%q is not a hub's data folder: start the hub on it first with 'gangway serve --data %s'", dir, dir)
 	}
 	return openInstance(ctx, dir, openOptions{})

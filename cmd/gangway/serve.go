@@ -55,6 +55,9 @@ in. 'gangway trust' shows and changes which certificates are trusted, even while
 hub runs. --tpm-roots and --tpm-intermediates add certificates for as long as this
 process runs.
 
+Kubernetes mounts the keys from a Secret: --pki names their folder. The hub accepts keys
+that the group may read only if root owns them and the hub does not run as root.
+
 The hub may use at most nine tenths of its cgroup's memory limit, and at most six tenths
 of the machine's memory; below that, it collects garbage seldom (GOGC=400). The
 environment variables GOMEMLIMIT and GOGC override both: GOMEMLIMIT=off restores Go's
@@ -186,7 +189,7 @@ defaults.`,
 				if _, shared, _ := database(ctx); shared {
 					where = "in PostgreSQL"
 				}
-				a.note("First start: created the hub's keys in %s and its database %s.", filepath.Join(data, pkiFolder), where)
+				a.note("First start: created the hub's keys in %s and its database %s.", keysFolder(ctx, data), where)
 				a.note("Back up both; the keys cannot be created again.")
 			} else if c.Flags().Changed("curve") || c.Flags().Changed("name") {
 				a.note("The hub's keys exist already: --curve and --name change nothing.")

@@ -119,10 +119,18 @@ func (w *writer) keys() error {
 		return err
 	}
 	for _, f := range files {
-		if !f.Type().IsRegular() || !keyName.MatchString(f.Name()) {
+		if !keyName.MatchString(f.Name()) {
 			continue
 		}
-		content, err := os.ReadFile(filepath.Join(w.Keys, f.Name()))
+		path := filepath.Join(w.Keys, f.Name())
+		info, err := os.Stat(path) // follows links: Kubernetes mounts the files of a Secret as links
+		if err != nil {
+			return err
+		}
+		if !info.Mode().IsRegular() {
+			continue
+		}
+		content, err := os.ReadFile(path)
 		if err != nil {
 			return err
 		}

@@ -85,10 +85,20 @@ type BootKey struct {
 type BootCohortPage struct {
 	Part, PartName string // in words, and for the form
 	Value, Model   string
+	Firmware       string        // the version to which the decision is limited; empty: all versions
+	Versions       []BootVersion // other versions to which the decision can be limited
+	AllVersions    string        // the address of the preview without a version
 	Devices, Bad   int
 	Members        []BootMember
 	Hidden         int  // number of devices that the page does not list
 	Code           bool // the decision accepts the firmware's settings too
+}
+
+// BootVersion counts the devices of a cohort whose firmware has one version.
+type BootVersion struct {
+	Path         string // the preview of a decision about them
+	Firmware     string
+	Devices, Bad int
 }
 
 // BootMember is a device of a cohort.

@@ -66,8 +66,9 @@ func TestMain(m *testing.M) {
 }
 
 // ownNetwork runs the calling test again in a new process, which has its own network with nothing
-// but loopback, its own mounts and its own process ids. It returns false in the outer process, with
-// the result of the inner one. When the inner process ends, the kernel ends all containers.
+// but loopback, its own mounts and its own process ids. In the inner process, ownNetwork returns
+// true. In the outer process, it fails or skips the test if the inner process did, and returns
+// false. When the inner process ends, the kernel ends all containers.
 func ownNetwork(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(inNetwork) != "" {
@@ -158,13 +159,19 @@ func (c *container) exec(args ...string) (string, error) {
 	return string(out), err
 }
 
-// stop sends a signal to the container's first process, and waits at most `grace` until it has
-// ended. It returns the exit code.
+// stop sends a signal to the container's first process, and then does the same as wait.
 func (c *container) stop(t *testing.T, signal os.Signal, grace time.Duration) int {
 	t.Helper()
 	if err := c.cmd.Process.Signal(signal); err != nil {
 		t.Fatal(err)
 	}
+	return c.wait(t, grace)
+}
+
+// wait waits at most `grace` until the container's first process has ended, and returns its exit
+// code.
+func (c *container) wait(t *testing.T, grace time.Duration) int {
+	t.Helper()
 	select {
 	case <-c.done:
 	case <-time.After(grace):

@@ -38,6 +38,7 @@ type release struct {
 	date    time.Time // the commit's date; all times in a release equal it
 	archs   []string
 	level   int // gzip level of the image's layer
+	signer  bool // also make the package gangway-signer, for signerArch
 }
 
 func main() {
@@ -61,6 +62,7 @@ func run(args []string) error {
 	f.StringVar(&date, "date", "", "the commit's date, RFC 3339")
 	f.BoolVar(&debs, "debs-only", false, "make only the Debian packages, for amd64")
 	f.StringVar(&imageOf, "image-of", "", "make only the OCI image, for this machine's architecture, with this hub and little compression; for tests")
+	f.BoolVar(&r.signer, "signer", false, "make the package gangway-signer too; this needs gcc on "+signerArch)
 	if err := f.Parse(args); err != nil {
 		return err
 	}

@@ -11,12 +11,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"syscall"
 )
 
 // ErrReadable means that other users can read a file. Restoring a backup would not correct the
 // permissions.
 var ErrReadable = errors.New("can be read by other users")
+
+// private reports whether the mode of a file keeps a secret from other users. Only the owner may read
+// the file. If root owns the file and the hub is not root, the group may read it too, because the hub
+// can read it in no other way: Kubernetes mounts a Secret like this. PostgreSQL has the same rule.
+func private(mode fs.FileMode, owner uint32, hub int) bool {
+	if owner == 0 && hub != 0 {
+		return mode&^0o640 == 0
+	}
+	return mode&0o077 == 0
+}
 
 // ReadSecret reads a file, and returns an error if other users may read the file. It checks the
 // permissions of the open file, not of the path. So nobody can exchange the file between the check
@@ -31,7 +43,7 @@ func ReadSecret(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if info.Mode().Perm()&0o077 != 0 {
+	if !private(info.Mode().Perm(), info.Sys().(*syscall.Stat_t).Uid, os.Geteuid()) {
 		return nil, fmt.Errorf("%s %w (mode %04o): run 'chmod 600' on the file, and find out who may have read the file", path, ErrReadable, info.Mode().Perm())
 	}
 	return io.ReadAll(io.LimitReader(f, 16<<10))

@@ -62,7 +62,7 @@ func TestCohortQuestionsTouchBoundedRows(t *testing.T) {
 			return count(s.BootCohorts(ctx, owner.ID, "firmware-code", "model 0", 100))
 		},
 		"the numbers": func(ctx context.Context) (int, error) {
-			c, err := s.BootCohortOf(ctx, owner.ID, "firmware-code", "", common)
+			c, err := s.BootCohortOf(ctx, owner.ID, store.BootMembers{Part: "firmware-code", Value: common})
 			if err == nil && c.Devices < 60 {
 				t.Errorf("%d devices", c.Devices)
 			}
@@ -73,6 +73,22 @@ func TestCohortQuestionsTouchBoundedRows(t *testing.T) {
 		},
 		"members of model": func(ctx context.Context) (int, error) {
 			return count(s.BootMembers(ctx, owner.ID, store.BootMembers{Part: "firmware-code", Value: common, Model: "model 0", Limit: 3}))
+		},
+		"the numbers of a version": func(ctx context.Context) (int, error) {
+			c, err := s.BootCohortOf(ctx, owner.ID, store.BootMembers{Part: "firmware-code", Value: common, Firmware: "2"})
+			if err == nil && c.Devices < 60 {
+				t.Errorf("%d devices", c.Devices)
+			}
+			return 1, err
+		},
+		"versions": func(ctx context.Context) (int, error) {
+			return count(s.BootVersions(ctx, owner.ID, store.BootMembers{Part: "keys", Value: valueOfModel(0, 0), Model: "model 0", Limit: 20}))
+		},
+		"members of version": func(ctx context.Context) (int, error) {
+			return count(s.BootMembers(ctx, owner.ID, store.BootMembers{Part: "keys", Value: valueOfModel(0, 0), Firmware: "1", Limit: 3}))
+		},
+		"members of token": func(ctx context.Context) (int, error) {
+			return count(s.BootMembers(ctx, owner.ID, store.BootMembers{Part: "keys", Value: valueOfModel(0, 0), Token: "other", Limit: 3}))
 		},
 		"stale": func(ctx context.Context) (int, error) {
 			list, err := s.StaleBoots(ctx, owner.ID, 20)
@@ -112,8 +128,12 @@ func bootOf(i int, outlier bool) store.Boot {
 	if outlier {
 		value, bad = valueOfModel(model, 99), true
 	}
+	token := "tok"
+	if i%100 == 50 {
+		token = "other"
+	}
 	own := valueOfModel(i, -1) // the settings of each machine differ
 	return store.Boot{Device: fmt.Sprintf("%024x", i), Time: storetest.Epoch, State: store.BootMatches, Measurement: []byte("{}"), Changes: []byte("[]"),
-		Judged: &store.BootJudged{Model: fmt.Sprint("model ", model), Token: "tok", Firmware: fmt.Sprint(firmware), Parts: []store.BootPart{
+		Judged: &store.BootJudged{Model: fmt.Sprint("model ", model), Token: token, Firmware: fmt.Sprint(firmware), Parts: []store.BootPart{
 			{Part: "firmware", Value: own, Bad: bad}, {Part: "firmware-code", Value: value, Bad: bad, Words: "It changed.", Cause: "firmware-update"}, {Part: "keys", Value: valueOfModel(0, 0)}}}}
 }

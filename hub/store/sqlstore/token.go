@@ -10,7 +10,7 @@ import (
 // The columns of a join token. If the token's account is disabled, the column `disabled` is true.
 const tokenColumns = `SELECT id, owner, nick, public_key, expires, max_uses, uses,
 	disabled = 1 OR EXISTS (SELECT 1 FROM accounts a WHERE a.id = owner AND a.disabled = 1),
-	default_user_meta, created, auto_hash, pantacor_key`
+	default_user_meta, created, auto_hash, pantacor_key, paused`
 
 var (
 	insertToken = prepared(`INSERT INTO join_tokens (id, owner, nick, public_key, expires, max_uses,
@@ -160,6 +160,7 @@ func readToken(r *Row) store.JoinToken {
 	t.SecretHash = r.hash()
 	t.ForPantacor = !r.null()
 	t.PantacorKey = r.blob()
+	t.Paused = r.bool()
 	return t
 }
 

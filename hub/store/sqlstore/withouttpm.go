@@ -116,6 +116,8 @@ func spendToken(c Conn, d store.Device) error {
 	switch t := readToken(&r); {
 	case t.Owner != d.Owner, t.Disabled, !d.Created.Before(t.Expires), !t.WithoutTPM:
 		return store.ErrTokenUnusable
+	case t.Paused:
+		return store.ErrTokenPaused
 	case t.MaxUses > 0 && t.Uses >= t.MaxUses:
 		return store.ErrTokenUsedUp
 	}
