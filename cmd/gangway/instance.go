@@ -19,6 +19,7 @@ import (
 	"gangway/hub/objects"
 	"gangway/hub/onboard"
 	"gangway/hub/pki"
+	"gangway/hub/store"
 	"gangway/hub/store/postgres"
 	"gangway/hub/trust"
 	"gangway/internal/version"
@@ -231,6 +232,16 @@ type serverOptions struct {
 	imageLimits             api.ImageLimits
 	pageURL                 string // URL of the pages' own listener; empty: the pages have no listener of their own
 	pageCertificate         api.PageCertificate
+	restore                 *store.Restore // the latest; nil: the hub was never restored
+}
+
+// latestRestore returns the latest restore of the hub, or nil.
+func (i *instance) latestRestore(ctx context.Context) (*store.Restore, error) {
+	r, err := i.store.LatestRestore(ctx)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	return &r, err
 }
 
 // server makes the hub's onboarding service and HTTP server. The first element of `urls` is the
@@ -251,7 +262,7 @@ func (i *instance) config(urls, names []string, service *onboard.Service, log *s
 		Rates: o.rates, Timeouts: o.timeouts, Capacity: o.capacity, ProxyProtocol: o.proxyProtocol, TLS12: o.tls12, Proxy: o.proxy,
 		Images: o.images, ImageLimits: o.imageLimits, EventsAge: o.eventsAge, UnprovenAge: o.unprovenAge, Version: version.Current.Version,
 		PageURL: o.pageURL, PageCertificate: o.pageCertificate, Drain: o.drain, Replicas: i.shared(), ObjectsAt: i.objectsAt,
-		LogForwarder: o.logs,
+		LogForwarder: o.logs, Restore: o.restore,
 	}
 }
 
