@@ -278,6 +278,11 @@ func (r *restoration) rest(ctx context.Context, list []backup.Object) (findings 
 	if findings, err = doctor.Fsck(ctx, i.engine, i.objects); err != nil {
 		return nil, err
 	}
+	identities, err := doctor.Identities(ctx, i.engine, i.ca)
+	if err != nil {
+		return nil, err
+	}
+	findings = append(findings, identities...)
 	if db, ok := i.engine.(*postgres.Store); ok {
 		_, err = db.ClaimForHub(ctx, i.ca.HubName())
 	}

@@ -101,6 +101,8 @@ type Config struct {
 	Drain time.Duration
 	// Version is the program's version, which pages show.
 	Version string
+	// Restore is the latest restore of the hub; nil: the hub was never restored.
+	Restore *store.Restore
 }
 
 // Timeouts bound how long a client may take. A zero field means the default.
