@@ -357,10 +357,11 @@ func TestKubernetesPodRuns(t *testing.T) {
 	if err := os.Chown(script.home, 65532, 65532); err != nil {
 		t.Fatal(err)
 	}
-	first := strings.Fields(strings.ReplaceAll(strings.TrimPrefix(script.next("gangway serve"), "gangway "), `"`, ""))
+	environment, command, _ := strings.Cut(script.next("AWS_ACCESS_KEY_ID="), " gangway ")
+	first := strings.Fields(strings.ReplaceAll(command, `"`, ""))
 	once := start(t, spec{
 		Name: "first start", Root: hub.root, Dir: "/home", UID: 65532, GID: 65532, Files: map[string]string{"/etc/hosts": hosts, "/etc/gangway/db-ca.pem": ca.pem},
-		Args: slices.Concat(hub.config.Entrypoint, first), Env: hub.config.Env, Mounts: []mount{{Source: script.home, Target: "/home"}},
+		Args: slices.Concat(hub.config.Entrypoint, first), Env: slices.Concat(hub.config.Env, strings.Fields(environment), []string{"SSL_CERT_FILE=/home/ca.pem"}), Mounts: []mount{{Source: script.home, Target: "/home"}},
 	})
 	once.await(t, "ready", func() error {
 		_, err := once.exec("/usr/bin/gangway", "ready", "--data", "/home/hub")

@@ -250,6 +250,9 @@ func (r *room) background(name, line string) {
 	r.end(name)
 	// With exec, the program replaces the shell, so signals go to the program.
 	words := strings.Replace(line, name, "exec "+name, 1)
+	if strings.HasPrefix(line, "runuser ") {
+		words = "exec " + line
+	}
 	// Programs print times in whole seconds. Wait for the next second, so that the times of two
 	// programs differ.
 	time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second)))
