@@ -37,8 +37,9 @@ func (s *Server) noteLost(r *http.Request, hash store.Hash) (lost *store.Restore
 	if err != nil {
 		return nil, nil // it is not the certificate of a device of this version of the hub
 	}
-	// Only a certificate of the time that was lost. Without the lower bound, each certificate that
-	// expired before its activation would count as lost.
+	// Consider only certificates that the hub issued before the restore and whose activation was still
+	// possible after the backup. Without the lower bound, each certificate that expired before its
+	// activation would count as lost.
 	if id.Issued.Before(restore.Backup.Add(-onboard.PendingFor-clockSkew)) || id.Issued.After(restore.Time.Add(clockSkew)) {
 		return nil, nil
 	}
