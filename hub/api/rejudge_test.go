@@ -33,7 +33,7 @@ func outcomes(all api.Judgements) (list []string) {
 	return slices.Compact(list)
 }
 
-// An operator distrusts a maker whose devices are aboard. The owner sees which devices the hub would
+// An operator distrusts a maker whose devices have onboarded. The owner sees which devices the hub would
 // refuse today. The preview changes nothing: the devices stay active.
 func TestRejudgeListsWhatTheHubWouldRefuseToday(t *testing.T) {
 	t.Parallel()
