@@ -10,6 +10,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 
 	_ "modernc.org/sqlite" // the driver
@@ -61,10 +62,10 @@ func TestLostDeviceComesBackOnlyToItsOwner(t *testing.T) {
 		conn.Close()
 	}
 	if events := s.ownersEvents(t, s.Owner, store.EventLostDevice); len(events) != 1 || events[0].Device != id || events[0].Code != "device-lost" {
-		t.Errorf("the owner's events: %+v", events)
+		t.Errorf("the owner's events: %s", brief.Of(events))
 	}
 	if events := s.ownersEvents(t, thief, store.EventLostDevice); len(events) != 0 {
-		t.Errorf("another owner's events: %+v", events)
+		t.Errorf("another owner's events: %s", brief.Of(events))
 	}
 	stolen := must(s.victim.Enrol(t.Context(), s.client, must(s.victim.Request(theirs, fleet.RequestChange{}))(t)))(t)
 	refused(t, must(s.victim.Activate(t.Context(), s.client, stolen))(t), 409, onboard.CodeOtherOwner)
@@ -73,7 +74,7 @@ func TestLostDeviceComesBackOnlyToItsOwner(t *testing.T) {
 		t.Errorf("the device came back as %s, and was %s", got, id)
 	}
 	if list := must(s.Store.LostDevices(t.Context(), "", 10))(t); len(list) != 0 {
-		t.Errorf("still lost: %+v", list)
+		t.Errorf("still lost: %s", brief.Of(list))
 	}
 }
 
@@ -108,7 +109,7 @@ func TestOnlyARestoreLosesDevices(t *testing.T) {
 		a := must(conn.Do(t.Context(), "GET", "/device", nil))(t)
 		refused(t, a, 403, "certificate-not-active")
 		if list := must(s.Store.LostDevices(t.Context(), "", 10))(t); len(list) != 0 {
-			t.Errorf("lost: %+v", list)
+			t.Errorf("lost: %s", brief.Of(list))
 		}
 	}
 	s.loses(t)
