@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 )
@@ -154,11 +155,10 @@ func keyHash(spki []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// lineage is the list of all certificates of a kind of CA that devices may have certificates from,
-// as the text of the file of the former CAs. The CA `old` becomes a former CA, unless the new CA has
-// the same key.
+// lineage returns the new text of the file of a kind's former CAs. The CA `old` becomes a former CA,
+// unless the new CA has the same key.
 func lineage(dir string, a authority, old, fresh *x509.Certificate) ([]byte, error) {
-	text, err := os.ReadFile(dir + string(os.PathSeparator) + a.file + previousSuffix)
+	text, err := os.ReadFile(filepath.Join(dir, a.file+previousSuffix))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
