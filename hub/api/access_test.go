@@ -102,6 +102,7 @@ var expectedAccess = map[string]string{
 	"GET /fleet/devices":                              "scopedAccount",
 	"GET /fleet/count":                                "scopedAccount",
 	"GET /fleet/summary":                              "scopedAccount",
+	"GET /fleet/judgements":                           "scopedAccount",
 	"POST /trails":                                    "activeDevice",
 	"GET /trails":                                     "accountOrDevice",
 	"GET /trails/summary":                             "scopedAccount",

@@ -73,7 +73,7 @@ type contract struct {
 	routes             []string          // "METHOD /path"
 	expired, forged    string            // access tokens
 	byDevice, narrowed string
-	once               sync.Once // makes signer
+	once               sync.Once // for the creation of signer
 	signer             signer
 }
 
@@ -325,6 +325,7 @@ func contractRows() map[string]row {
 		"GET /fleet/devices":                {who: "owner"},
 		"GET /fleet/count":                  {who: "owner"},
 		"GET /fleet/summary":                {who: "owner"},
+		"GET /fleet/judgements":             {who: "owner"},
 
 		"POST /trails":                                    {who: "device", body: state, limit: 2 * mib},
 		"POST /trails/":                                   {who: "device", body: state, limit: 2 * mib},

@@ -155,8 +155,9 @@ func keyHash(spki []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// lineage returns the new text of the file of a kind's former CAs. The CA `old` becomes a former CA,
-// unless the new CA has the same key.
+// lineage returns the text of the file with the former CAs of a kind: all CAs, except the new one,
+// from which devices may have certificates. The CA `old` becomes a former CA, unless the new CA has
+// the same key.
 func lineage(dir string, a authority, old, fresh *x509.Certificate) ([]byte, error) {
 	text, err := os.ReadFile(filepath.Join(dir, a.file+previousSuffix))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -139,7 +139,7 @@ func hubWithKeys(t *testing.T, tpm *swtpm.TPM, uris map[string]string) *hubtest.
 }
 
 // checkWholeOnboarding onboards a machine, lets its agent report, and lets OpenSSL verify the hub's
-// certificates.
+// certificates. It returns the agent's state folder.
 func checkWholeOnboarding(t *testing.T, h *hubtest.Hub, tpm *swtpm.TPM) (state string) {
 	t.Helper()
 	state = t.TempDir()
@@ -175,8 +175,7 @@ func checkReports(t *testing.T, tpm *swtpm.TPM, state string) {
 	t.Fatalf("the hub accepts no report: %s", brief.Of(readState(t, state)))
 }
 
-// The whole onboarding works if the keys of all CAs are in the TPM of the hub's machine, on both
-// curves.
+// The whole onboarding works if the keys of all CAs are in the TPM of the hub's machine.
 func TestOnboardingWithCAKeysInATPM(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
