@@ -7,7 +7,7 @@ export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -trimpath)
 
 FLEET ?= 1000,1000000
 
-.PHONY: help build install demo check test e2e e2e-full pictures tutorial bench bench-ui bench-fleet load-objects growth faults hostile soak hsm signer lint fuzz vendor-roots vendor-web screenshots page-pictures clean install-tools release release-test package-test deploy-test
+.PHONY: help build install demo check test e2e e2e-full fsck-full pictures tutorial bench bench-ui bench-fleet load-objects growth faults hostile soak hsm signer lint fuzz vendor-roots vendor-web screenshots page-pictures clean install-tools release release-test package-test deploy-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,10 @@ e2e: install-tools ## install an emulated machine from a stick until the hub lis
 e2e-full: install-tools ## run all tests with emulated machines, and all pages in all sizes, with CUTS (default 20) power cuts; takes two hours
 	GANGWAY_E2E_FULL=yes GANGWAY_POWER_CUTS=$(or $(CUTS),20) $(GO) test -count=1 -v -timeout 180m ./internal/qemu
 	GANGWAY_E2E_FULL=yes $(GO) test -count=1 -timeout 20m -run '^Test.*Pages$$' ./internal/browser
+	GANGWAY_E2E_FULL=yes $(GO) test -count=1 -timeout 20m -run '^TestChaptersOfOperationsPage$$' ./internal/docs
+
+fsck-full: ## check that fsck finds each of 200 corruptions
+	GANGWAY_FSCK_FULL=yes $(GO) test -count=1 -run '^TestEachCorruptionIsFound$$' ./hub/doctor
 
 pictures: install-tools ## take the screenshots of the installer in docs/pictures
 	GANGWAY_E2E_FULL=yes GANGWAY_PICTURES=$(CURDIR)/docs/pictures $(GO) test -count=1 -timeout 20m -run '^Test(StickToDeviceList|MachineWithoutNetworkSaysSo|MachineIsClaimedByTheCodeOnItsScreen|ResetStick)$$' ./internal/qemu
@@ -88,8 +92,8 @@ signer: ## build gangway-signer, for HSMs, in build/; needs gcc, and links the m
 	mkdir -p build
 	cd cmd/gangway-signer && CGO_ENABLED=1 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w $(shell ./scripts/version.sh ldflags)" -o ../../build/ .
 
-release: ## make a release in build/release: programs, Debian packages, an OCI image, a bill of materials and checksums
-	GO="$(GO)" ./scripts/release.sh build/release
+release: ## make a release in build/release: programs, Debian packages, an OCI image, a bill of materials and checksums; SIGNER=yes adds gangway-signer, which needs gcc
+	GO="$(GO)" ./scripts/release.sh build/release $(if $(SIGNER),-signer)
 
 release-test: ## make a release of the last commit twice, in two folders, and compare the hashes
 	GO="$(GO)" ./scripts/release-test.sh

@@ -179,7 +179,7 @@ type backupView struct {
 	Rows    int64     `json:"rows"`
 	Objects int       `json:"objects"`
 	Copied  int       `json:"copied"` // objects that the folder did not have
-	Bytes   int64     `json:"bytes"`  // of all objects
+	Bytes   int64     `json:"bytes"`  // size of all objects
 	Missing []string  `json:"missing"`
 }
 

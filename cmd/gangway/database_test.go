@@ -203,8 +203,9 @@ func TestDatabasePasswordFile(t *testing.T) {
 	}
 }
 
-// restoresAcrossEngines backs up a hub in PostgreSQL, restores it to a file, and that to PostgreSQL
-// again. `run` runs a command with the hub's flags.
+// restoresAcrossEngines backs up a hub whose database is in PostgreSQL, and restores it with a
+// database file. Then it backs up the restored hub, and restores that backup to PostgreSQL. `run`
+// runs a command with the hub's flags.
 func restoresAcrossEngines(t *testing.T, server *pgtest.Server, run func(want int, args ...string) string) {
 	t.Helper()
 	dir := t.TempDir()

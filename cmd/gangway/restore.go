@@ -130,7 +130,7 @@ const restoringFolder = "restoring"
 type restoration struct {
 	restoreFlags
 	*app
-	path              string // of the backup
+	path              string // path of the backup
 	part              string // the folder restoringFolder
 	config            postgres.Config
 	shared            bool // the database is in PostgreSQL
@@ -278,6 +278,11 @@ func (r *restoration) rest(ctx context.Context, list []backup.Object) (findings 
 	if findings, err = doctor.Fsck(ctx, i.engine, i.objects); err != nil {
 		return nil, err
 	}
+	identities, err := doctor.Identities(ctx, i.engine, i.ca)
+	if err != nil {
+		return nil, err
+	}
+	findings = append(findings, identities...)
 	if db, ok := i.engine.(*postgres.Store); ok {
 		_, err = db.ClaimForHub(ctx, i.ca.HubName())
 	}

@@ -142,7 +142,7 @@ func (r *restoration) noteLosses() {
 		r.note("Repeated %d deletions and revocations since %s; %d others are about things that are not in the backup. Changed passwords have their old values.", r.repeated, begun, r.unknown)
 	}
 	r.note("Ended %d sessions: people sign in again. Paused %d join tokens with a limited number of uses: 'gangway restore tokens' lists them.", r.done.Sessions, r.done.Tokens)
-	r.note("Devices that onboarded after the backup are unknown until they connect: 'gangway restore lost' lists those that have.")
+	r.note("Devices that onboarded after the backup are unknown until they connect: 'gangway restore lost' lists the devices that have connected.")
 }
 
 func (a *app) restoreLostCommand() *cobra.Command {

@@ -194,12 +194,11 @@ func (s *Server) whyNotActive(r *http.Request, hash store.Hash) error {
 	ctx := r.Context()
 	e, err := s.cfg.Store.EnrolmentByCertificate(ctx, hash)
 	if errors.Is(err, store.ErrNotFound) {
-		restore, err := s.noteLost(r, hash)
-		switch {
-		case err != nil:
-			return err
-		case restore != nil:
-			return notActiveProblem("unknown", "The hub was restored from a backup of "+restore.Backup.UTC().Format(time.RFC3339)+", and lost its record of this device.", "Onboard again, with a join token of the same owner.")
+		if lost := originOf(r).lost; lost != nil {
+			if err := s.noteLost(r, lost, hash); err != nil {
+				return err
+			}
+			return notActiveProblem("unknown", "The hub was restored from a backup of "+s.cfg.Restore.Backup.UTC().Format(time.RFC3339)+", and lost its record of this device.", "Onboard again, with a join token of the same owner.")
 		}
 		return notActiveProblem("unknown", "The hub has no record of this certificate.", "Onboard again.")
 	}

@@ -73,7 +73,7 @@ type contract struct {
 	routes             []string          // "METHOD /path"
 	expired, forged    string            // access tokens
 	byDevice, narrowed string
-	once               sync.Once // makes signer
+	once               sync.Once // for the creation of signer
 	signer             signer
 }
 

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -19,49 +18,31 @@ import (
 // after it.
 const clockSkew = 10 * time.Minute
 
-// noteLost records a device whose rows were lost by a restore. The hub has no record of the request's
-// certificate, whose key the peer has proved. lost is nil if no restore explains this.
-func (s *Server) noteLost(r *http.Request, hash store.Hash) (lost *store.Restore, err error) {
-	restore, err := s.cfg.Store.LatestRestore(r.Context())
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	leaf := leafOf(r)
-	if leaf == nil || sha256.Sum256(leaf.Raw) != hash {
-		return nil, nil
+// lostIdentity returns what a verified client certificate says about its device, if the hub issued the
+// certificate in the time that a restore lost. Otherwise it returns nil. Without the lower bound of this
+// time, each certificate that expired before its activation would count as lost.
+func (s *Server) lostIdentity(leaf *x509.Certificate) *pki.Identity {
+	restore := s.cfg.Restore
+	if restore == nil {
+		return nil
 	}
 	id, err := pki.ReadIdentity(leaf)
-	if err != nil {
-		return nil, nil // it is not the certificate of a device of this version of the hub
+	if err != nil || id.Issued.Before(restore.Backup.Add(-onboard.PendingFor-clockSkew)) || id.Issued.After(restore.Time.Add(clockSkew)) {
+		return nil
 	}
-	// Only a certificate of the time that was lost. Without the lower bound, each certificate that
-	// expired before its activation would count as lost.
-	if id.Issued.Before(restore.Backup.Add(-onboard.PendingFor-clockSkew)) || id.Issued.After(restore.Time.Add(clockSkew)) {
-		return nil, nil
-	}
+	return &id
+}
+
+// noteLost records that a device has connected whose rows a restore lost.
+func (s *Server) noteLost(r *http.Request, id *pki.Identity, certificate store.Hash) error {
 	now, owner := s.cfg.Now(), strings.TrimPrefix(id.OwnerPRN, wire.AccountPRN)
-	d := store.LostDevice{ID: id.DeviceID, Owner: owner, TokenID: id.TokenID, Certificate: hash, Issued: id.Issued, FirstSeen: now, LastSeen: now, Addr: remoteAddr(r)}
+	d := store.LostDevice{ID: id.DeviceID, Owner: owner, TokenID: id.TokenID, Certificate: certificate, Issued: id.Issued, FirstSeen: now, LastSeen: now, Addr: remoteAddr(r)}
 	e := store.Event{Time: now, Kind: store.EventLostDevice, Code: "device-lost", Owner: owner, Device: d.ID, Token: d.TokenID, Addr: d.Addr, Means: store.ByCertificate,
 		Message: fmt.Sprintf("The restored hub lost its record of this device, which got its certificate at %s. The device comes back when it onboards again. If you deleted it since the backup, disable its join token.", d.Issued.UTC().Format(time.RFC3339))}
 	if _, err := s.cfg.Store.Account(r.Context(), owner); errors.Is(err, store.ErrNotFound) {
 		e.Owner = "" // the account is lost too, so the event is for the operator
 	} else if err != nil {
-		return nil, err
+		return err
 	}
-	return &restore, s.cfg.Store.RecordLostDevice(r.Context(), d, e)
-}
-
-// leafOf returns the client certificate of the request: of its connection, or the one that the proxy
-// forwarded.
-func leafOf(r *http.Request) *x509.Certificate {
-	if o := originOf(r); o.proxied {
-		return o.forwarded
-	}
-	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
-		return nil
-	}
-	return r.TLS.PeerCertificates[0]
+	return s.cfg.Store.RecordLostDevice(r.Context(), d, e)
 }

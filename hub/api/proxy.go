@@ -63,7 +63,7 @@ type origin struct {
 	certificate store.Hash // SHA-256 of the leaf certificate
 	certified   bool       // the request has a client certificate
 	proxied     bool
-	forwarded   *x509.Certificate // the certificate that the proxy forwarded, or nil
+	lost        *pki.Identity // see lostIdentity
 }
 
 type originKey struct{}
@@ -148,7 +148,7 @@ func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
 		return r, problem(http.StatusBadRequest, "client-cert-header", "Connect with the client certificate itself. A proxy must connect with its own certificate: see docs/operations.md.",
 			"The request has a Client-Cert header, but does not come from the hub's proxy.")
 	case !proxied && p.certified:
-		o.certificate, o.certified = p.certificate, true
+		o.certificate, o.certified, o.lost = p.certificate, true, p.lost
 	case proxied && len(cert)+len(chain) > 0:
 		leaf, err := s.verifyForwarded(cert, chain)
 		if err != nil {
@@ -156,7 +156,7 @@ func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
 				"The client certificate that the proxy forwarded is not accepted: %s.", err)
 		}
 		o.certificate, o.certified = sha256.Sum256(leaf.Raw), true
-		o.forwarded = leaf
+		o.lost = s.lostIdentity(leaf)
 	}
 	r = r.WithContext(context.WithValue(r.Context(), originKey{}, o))
 	if proxied {

@@ -8,6 +8,7 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 )
 
@@ -33,7 +34,7 @@ func outcomes(all api.Judgements) (list []string) {
 	return slices.Compact(list)
 }
 
-// An operator distrusts a maker whose devices are aboard. The owner sees which devices the hub would
+// An operator distrusts a maker whose devices have onboarded. The owner sees which devices the hub would
 // refuse today. The preview changes nothing: the devices stay active.
 func TestRejudgeListsWhatTheHubWouldRefuseToday(t *testing.T) {
 	t.Parallel()
@@ -42,17 +43,17 @@ func TestRejudgeListsWhatTheHubWouldRefuseToday(t *testing.T) {
 	must(f.victim.Onboard(t.Context(), f.client, f.tok))(t)
 	want[api.Registered](f.ada, "POST", "/devices", "{}", 200)
 	if all := judgements(f.ada, 1); len(all.Devices) > 0 || all.Accepted != 2 || all.WithoutEvidence != 1 {
-		t.Fatalf("before the change: %+v", all)
+		t.Fatalf("before the change: %s", brief.Of(all))
 	}
 	setTrust(t, f.Store, store.Distrusted, f.maker.Root)
 	for _, limit := range []int{1, 100} {
 		all := judgements(f.ada, limit)
 		if got := outcomes(all); len(all.Devices) != 2 || all.WithoutEvidence != 1 || !slices.Equal(got, []string{"refused ek-chain-distrusted"}) {
-			t.Errorf("%d at a time, with a distrusted maker: %+v", limit, all)
+			t.Errorf("%d at a time, with a distrusted maker: %s", limit, brief.Of(all))
 		}
 		for _, j := range all.Devices {
 			if j.Nick == "" || j.Reason == "" {
-				t.Errorf("%+v", j)
+				t.Errorf("%s", brief.Of(j))
 			}
 			if d := want[api.DeviceView](f.ada, "GET", "/devices/"+j.ID, nil, 200); d.Status != "active" {
 				t.Errorf("the preview changed the device: %s", d.Status)
@@ -65,7 +66,7 @@ func TestRejudgeListsWhatTheHubWouldRefuseToday(t *testing.T) {
 		t.Errorf("with a stricter policy: %q", got)
 	}
 	if got := must(f.Store.Events(t.Context(), store.EventFilter{Owner: f.Owner.ID, Kind: "enrolment.refused"}))(t); len(got) > 0 {
-		t.Errorf("the preview left events: %+v", got)
+		t.Errorf("the preview left events: %s", brief.Of(got))
 	}
 }
 
@@ -76,12 +77,12 @@ func TestRejudgeShowsNoDeviceOfAnotherOwner(t *testing.T) {
 	setTrust(t, f.Store, store.Distrusted, f.maker.Root)
 	all := judgements(f.mallory, 100)
 	if len(all.Devices) != 1 || all.Devices[0].ID != f.pirateID {
-		t.Errorf("mallory sees %+v", all)
+		t.Errorf("mallory sees %s", brief.Of(all))
 	}
 	for _, query := range []string{"?owner=" + f.Owner.ID, "?after=" + "%00", "?after=zzzz"} {
 		for _, j := range want[api.Judgements](f.mallory, "GET", "/fleet/judgements"+query, nil, 200).Devices {
 			if j.ID != f.pirateID {
-				t.Errorf("%s: mallory sees %+v", query, j)
+				t.Errorf("%s: mallory sees %s", query, brief.Of(j))
 			}
 		}
 	}

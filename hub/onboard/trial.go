@@ -103,7 +103,7 @@ func (t *Trial) kept(ctx context.Context, e *store.Enrolment) (*evidence.Request
 	return r, &approval, nil
 }
 
-// look looks the request's EK up in the EK lists.
+// look searches the EK lists for the request's EK.
 func (t *Trial) look(ctx context.Context, r *evidence.Request) (err error) {
 	if len(t.lists.lists) > 0 {
 		t.input.Listing, err = t.s.listing(ctx, t.lists, r)

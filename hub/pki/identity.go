@@ -11,6 +11,7 @@ type Identity struct {
 	DeviceID string
 	OwnerPRN string
 	TokenID  string
+	AKName   string // TPM name of the AIK, in hexadecimal digits
 	Issued   time.Time
 }
 
@@ -24,6 +25,8 @@ func ReadIdentity(c *x509.Certificate) (i Identity, err error) {
 			i.OwnerPRN = string(e.Value)
 		case e.Id.Equal(oidPantacorJoinToken):
 			i.TokenID = string(e.Value)
+		case e.Id.Equal(oidPantacorAKName):
+			i.AKName = string(e.Value)
 		}
 	}
 	if i.DeviceID == "" || i.OwnerPRN == "" || i.TokenID == "" {

@@ -58,8 +58,8 @@ type Restores interface {
 	MarkRestored(ctx context.Context, r Restore) (Restored, error)
 	// LatestRestore returns the latest restore. ErrNotFound: the hub was never restored.
 	LatestRestore(ctx context.Context) (Restore, error)
-	// RecordLostDevice records that a lost device has connected. When it connects first, the event `e`
-	// is appended.
+	// RecordLostDevice records that a lost device has connected. At the device's first connection, the
+	// event `e` is appended.
 	RecordLostDevice(ctx context.Context, d LostDevice, e Event) error
 	// LostDevices returns at most `limit` lost devices with greater ids than `after`, in the order of
 	// their ids. A device is no longer lost after it has onboarded again.
@@ -67,7 +67,8 @@ type Restores interface {
 	// PausedTokens returns all join tokens that are paused.
 	PausedTokens(ctx context.Context) ([]JoinToken, error)
 	// ResumeToken lets devices use a paused join token again. `spent` is the number of uses that the hub
-	// has lost; the token allows so many uses fewer. If none are left, the token is disabled.
+	// has lost: the token's maximum number of uses decreases by that number. If no uses are left, the token is
+	// disabled.
 	// ErrNotFound: there is no paused token with this id.
 	ResumeToken(ctx context.Context, id string, spent int, e Event) error
 }

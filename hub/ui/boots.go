@@ -23,7 +23,7 @@ type BootsPage struct {
 // BootForm is the form for a new key or a new manifest, as a person filled it in.
 type BootForm struct {
 	Open    bool
-	Name    string // of the key
+	Name    string // name of the key
 	Text    string
 	Problem string
 }
@@ -33,10 +33,10 @@ type BootRulePage struct {
 	Title   string
 	Subject string // what Facts describes
 	Facts   []Fact
-	Effect  string   // sentences
+	Effect  string   // the effect, in sentences
 	Lost    []string // manifests that do not count any more
 	Action  string   // the address of the form that makes the change
-	Confirm string   // the button
+	Confirm string   // text of the button
 	Danger  bool
 	Hidden  map[string]string // fields of the form
 

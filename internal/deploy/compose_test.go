@@ -17,30 +17,16 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-const (
-	hubURL      = "https://hub.example:12443"
-	hubPassword = "a long random password"
-)
+const hubURL = "https://hub.example:12443"
 
-// composeProject copies contrib/compose to a new folder, makes the files of the secrets there, and
-// loads compose.yaml with the library of Docker Compose. The library checks the file against the
-// schema of the Compose specification, which allows no unknown field.
-func composeProject(t *testing.T) *types.Project {
+// composeProject runs the commands of the docs before the first one of docker, and loads the compose
+// file with the library of Docker Compose. The library checks the file against the schema of the
+// Compose specification, which allows no unknown field.
+func composeProject(t *testing.T) (*types.Project, *script) {
 	t.Helper()
-	dir := t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS(filepath.Join(repository, "contrib/compose"))); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(filepath.Join(dir, "secrets"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	for name, text := range map[string]string{"hub-password": hubPassword, "postgres-password": "another long password"} {
-		if err := os.WriteFile(filepath.Join(dir, "secrets", name), []byte(text+"\n"), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	o, err := cli.NewProjectOptions([]string{filepath.Join(dir, "compose.yaml")},
-		cli.WithWorkingDirectory(dir), cli.WithEnvFiles(filepath.Join(dir, "compose.env")), cli.WithDotEnv)
+	script := chapter(t, "Installing with containers")
+	script.until("docker")
+	o, err := cli.NewProjectOptions([]string{filepath.Join(script.dir, "compose.yaml")}, cli.WithWorkingDirectory(script.dir), cli.WithEnvFiles(), cli.WithDotEnv)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +34,7 @@ func composeProject(t *testing.T) *types.Project {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p
+	return p, script
 }
 
 // simulated are the fields of a service that containerOf applies, or that the test checks.
@@ -62,7 +48,11 @@ var (
 // environment.
 func TestComposeServicesAreConfined(t *testing.T) {
 	t.Parallel()
-	p := composeProject(t)
+	p, script := composeProject(t)
+	password, err := os.ReadFile(filepath.Join(script.dir, "secrets/hub-password"))
+	if err != nil || len(password) < 64 {
+		t.Fatalf("the password is %q, %v", password, err)
+	}
 	if got := slices.Sorted(maps.Keys(p.Services)); !slices.Equal(got, []string{"database", "hub"}) {
 		t.Fatalf("the services are %q", got)
 	}
@@ -93,7 +83,7 @@ func TestComposeServicesAreConfined(t *testing.T) {
 		case s.MemLimit == 0 || s.PidsLimit == 0 || s.Restart != "unless-stopped" || s.StopGracePeriod == nil:
 			t.Errorf("%s: a limit is missing", name)
 		}
-		if strings.Contains(string(text), "password\"") && strings.Contains(string(text), hubPassword) {
+		if strings.Contains(string(text), strings.TrimSpace(string(password))) {
 			t.Errorf("%s: the service contains a password: %s", name, text)
 		}
 	}
@@ -106,7 +96,7 @@ func TestComposeServicesAreConfined(t *testing.T) {
 	}
 }
 
-// A variable that is missing from compose.env is an error that names the variable and an example.
+// A variable that is missing from .env is an error that names the variable and an example.
 func TestComposeRefusesMissingVariables(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"GANGWAY_IMAGE", "GANGWAY_URL"} {
@@ -115,7 +105,7 @@ func TestComposeRefusesMissingVariables(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := o.LoadProject(t.Context()); err == nil || !strings.Contains(err.Error(), "set "+name+" in compose.env, such as") {
+		if _, err := o.LoadProject(t.Context()); err == nil || !strings.Contains(err.Error(), "set "+name+" in .env, such as") {
 			t.Errorf("without %s: %v", name, err)
 		}
 	}
@@ -221,18 +211,22 @@ func TestComposeServicesRun(t *testing.T) {
 	if !ownNetwork(t) {
 		return
 	}
-	p := composeProject(t)
+	p, script := composeProject(t)
 	postgres, files := postgresImage(t)
 	s := &stack{t: t, project: p, images: map[string]*image{"hub": hubImage(t), "database": postgres}, files: map[string]map[string]string{"database": files}, volumes: map[string]string{}}
+	script.next("docker compose up --detach --wait")
 	database := s.start("database")
 	database.checkConfined(t)
 	hub := s.start("hub")
 	hub.checkConfined(t)
-
-	out, err := hub.exec("/usr/bin/gangway", "account", "create", "--data", "/var/lib/gangway", "--nick", "ada", "--generate")
-	if err != nil {
-		t.Fatalf("%v: %s", err, out)
+	const inHub = "docker compose exec hub "
+	for _, command := range []string{"gangway account create", "gangway account ls"} {
+		out, err := hub.exec(strings.Fields(strings.TrimPrefix(script.next(inHub+command), inHub))...)
+		if err != nil || !strings.Contains(out, "ada") {
+			t.Fatalf("%s: %v: %s", command, err, out)
+		}
 	}
+	script.done()
 	for _, name := range []string{"gangway.db", "pki/root.key"} {
 		_, err := os.Stat(filepath.Join(s.volumes["hub"], name))
 		if inFile := err == nil; inFile != (name == "pki/root.key") {
@@ -262,7 +256,7 @@ func TestComposeServicesRun(t *testing.T) {
 		t.Errorf("the hub ended with %d: %s", code, hub.out.tail())
 	}
 	hub = s.start("hub")
-	if out, err = hub.exec("/usr/bin/gangway", "account", "ls", "--data", "/var/lib/gangway"); err != nil || !strings.Contains(out, "ada") {
+	if out, err := hub.exec("/usr/bin/gangway", "account", "ls", "--data", "/var/lib/gangway"); err != nil || !strings.Contains(out, "ada") {
 		t.Errorf("after a restart, the accounts are\n%s%v", out, err)
 	}
 }

@@ -38,25 +38,11 @@ type manifests struct {
 	secrets    map[string]corev1.Secret
 }
 
-// build copies contrib/kubernetes to a new folder, adds the files that the operator adds, and builds
-// the example as "kubectl apply -k" does. It decodes the objects into the types of Kubernetes, and
-// allows no unknown field.
-func build(t *testing.T, added map[string]string) *manifests {
+// build builds a copy of the folder contrib/kubernetes/example as "kubectl apply -k" does. It decodes
+// the objects into the types of Kubernetes, and allows no unknown field.
+func build(t *testing.T, dir string) *manifests {
 	t.Helper()
-	dir := t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS(filepath.Join(repository, "contrib/kubernetes"))); err != nil {
-		t.Fatal(err)
-	}
-	for name, text := range added {
-		path := filepath.Join(dir, "example", name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	all, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), filepath.Join(dir, "example"))
+	all, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,20 +77,30 @@ func build(t *testing.T, added map[string]string) *manifests {
 	return m
 }
 
-// someKeys are placeholders for the files that the operator adds.
-func someKeys() map[string]string {
-	added := map[string]string{"ca.pem": "certificates", "database-password": "password"}
-	for _, name := range []string{"root.crt", "root.key", "aca.crt", "aca.key", "device-ca.crt", "device-ca.key", "seal.key"} {
-		added["pki/"+name] = name
+// example returns the objects of the example, with placeholders for the files that the operator adds.
+func example(t *testing.T) *manifests {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "kubernetes")
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(repository, "contrib/kubernetes"))); err != nil {
+		t.Fatal(err)
 	}
-	return added
+	dir = filepath.Join(dir, "example")
+	if err := os.Mkdir(filepath.Join(dir, "pki"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"ca.pem", "database-password", "pki/root.crt", "pki/root.key", "pki/aca.crt", "pki/aca.key", "pki/device-ca.crt", "pki/device-ca.key", "pki/seal.key"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return build(t, dir)
 }
 
 // The objects agree with each other: selectors match the pods, ports and references have their
 // targets, and at least one replica stays when nodes are drained.
 func TestKubernetesObjectsAgree(t *testing.T) {
 	t.Parallel()
-	m := build(t, someKeys())
+	m := example(t)
 	template := m.deployment.Spec.Template
 	pod := labels.Set(template.Labels)
 	for name, selector := range map[string]*metav1.LabelSelector{
@@ -173,7 +169,7 @@ func drain(t *testing.T, m *manifests) time.Duration {
 // token for the API.
 func TestKubernetesPodsAreRestricted(t *testing.T) {
 	t.Parallel()
-	m := build(t, someKeys())
+	m := example(t)
 	if m.namespace.Labels["pod-security.kubernetes.io/enforce"] != "restricted" {
 		t.Error("the namespace does not enforce the standard")
 	}
@@ -352,47 +348,44 @@ func TestKubernetesPodRuns(t *testing.T) {
 	startS3(t, ca)
 	hosts := "127.0.0.1 localhost db.example s3.example hub.example\n"
 	hub := hubImage(t)
-
-	// The operator starts the hub once on another machine, which makes the keys.
-	first := spec{
-		Name: "first start", Root: hub.root, Dir: "/", UID: 65532, GID: 65532, Files: map[string]string{"/etc/hosts": hosts},
-		Args: slices.Concat(hub.config.Entrypoint, []string{"serve", "--data", "/data/hub", "--url", hubURL, "--database", "postgres://hub@db.example/gangway?sslrootcert=/ca.pem",
-			"--s3-endpoint", "https://s3.example", "--s3-bucket", "fleet"}),
-		Env: []string{"PGPASSWORD=" + hubPassword, "SSL_CERT_FILE=/ca.pem", "AWS_ACCESS_KEY_ID=key", "AWS_SECRET_ACCESS_KEY=secret"},
+	script := chapter(t, "Installing on Kubernetes")
+	for name, text := range map[string]string{"ca.pem": ca.pem, "database-password": hubPassword + "\n"} {
+		if err := os.WriteFile(filepath.Join(script.home, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
-	data := t.TempDir()
-	if err := os.Chown(data, 65532, 65532); err != nil {
+	if err := os.Chown(script.home, 65532, 65532); err != nil {
 		t.Fatal(err)
 	}
-	first.Mounts = []mount{{Source: data, Target: "/data"}}
-	first.Files["/ca.pem"] = ca.pem
-	once := start(t, first)
+	environment, command, _ := strings.Cut(script.next("AWS_ACCESS_KEY_ID="), " gangway ")
+	first := strings.Fields(strings.ReplaceAll(command, `"`, ""))
+	once := start(t, spec{
+		Name: "first start", Root: hub.root, Dir: "/home", UID: 65532, GID: 65532, Files: map[string]string{"/etc/hosts": hosts, "/etc/gangway/db-ca.pem": ca.pem},
+		Args: slices.Concat(hub.config.Entrypoint, first), Env: slices.Concat(hub.config.Env, strings.Fields(environment), []string{"SSL_CERT_FILE=/home/ca.pem"}), Mounts: []mount{{Source: script.home, Target: "/home"}},
+	})
 	once.await(t, "ready", func() error {
-		_, err := once.exec("/usr/bin/gangway", "ready", "--data", "/data/hub")
+		_, err := once.exec("/usr/bin/gangway", "ready", "--data", "/home/hub")
 		return err
 	})
-	if out, err := once.exec("/usr/bin/gangway", "account", "create", "--data", "/data/hub", "--nick", "ada", "--generate", "--database", "postgres://hub@db.example/gangway?sslrootcert=/ca.pem"); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
 	if code := once.stop(t, syscall.SIGTERM, 30*time.Second); code != 0 {
 		t.Fatalf("the first start ended with %d: %s", code, once.out.tail())
 	}
-
-	added := map[string]string{"ca.pem": ca.pem, "database-password": hubPassword + "\n", "s3.env": "AWS_ACCESS_KEY_ID=key\nAWS_SECRET_ACCESS_KEY=secret\n"}
-	for name := range someKeys() {
-		if strings.HasPrefix(name, "pki/") {
-			content, err := os.ReadFile(filepath.Join(data, "hub", name))
-			if err != nil {
-				t.Fatal(err)
-			}
-			added[name] = string(content)
-		}
+	script.until("kubectl")
+	if err := os.WriteFile(filepath.Join(script.dir, "s3.env"), []byte("AWS_ACCESS_KEY_ID=key\nAWS_SECRET_ACCESS_KEY=secret\n"), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	n := &node{t: t, m: build(t, added), image: hub, hosts: hosts}
+	script.next("kubectl apply -k .")
+	n := &node{t: t, m: build(t, script.dir), image: hub, hosts: hosts}
 	c := n.m.deployment.Spec.Template.Spec.Containers[0]
 	grace := time.Duration(*n.m.deployment.Spec.Template.Spec.TerminationGracePeriodSeconds) * time.Second
+	script.next("kubectl -n gangway rollout status deployment/gangway")
 	pod := n.start()
 	pod.checkConfined(t)
+	const inPod = "kubectl -n gangway exec deployment/gangway -- "
+	if out, err := pod.exec(strings.Fields(strings.TrimPrefix(script.next(inPod+"gangway account create"), inPod))...); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	script.done()
 	answer, err := http.Get("http://127.0.0.1:12444/metrics")
 	if err != nil || answer.StatusCode != http.StatusOK {
 		t.Errorf("GET /metrics: %v, %v", answer, err)

@@ -22,6 +22,8 @@ import (
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 )
 
+const hubPassword = "a long random password"
+
 // authority is a CA for the servers that the hub uses.
 type authority struct {
 	key  *ecdsa.PrivateKey

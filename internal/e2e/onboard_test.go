@@ -41,7 +41,8 @@ func TestRealTPMsOnboard(t *testing.T) {
 	}
 }
 
-// checkOnboarding onboards a machine with this TPM, whose agent has the state folder `state`.
+// checkOnboarding onboards a machine with this TPM, whose agent has the state folder `state`. The
+// hub must then have one device, which used the join token once.
 func checkOnboarding(t *testing.T, h *hubtest.Hub, tpm *swtpm.TPM, state string) *agent.State {
 	t.Helper()
 	tok := h.Token(t, h.Owner, nil)

@@ -19,7 +19,7 @@ import (
 type Inspection struct {
 	Server string    // the version of the server
 	Hub    string    // name of the hub to which the database belongs
-	URLs   []string  // of the hub
+	URLs   []string  // URLs of the hub
 	Newest time.Time // time of the newest event; zero: there is no event
 	Backup time.Time // time of the newest recorded backup; zero: none is recorded
 	Alarms []store.Alarm

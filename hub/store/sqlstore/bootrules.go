@@ -332,7 +332,7 @@ func putJudged(c Conn, device string, now time.Time, j *store.BootJudged) error 
 	return nil
 }
 
-// leaveCohort takes a device out of the numbers of a cohort and of its model.
+// leaveCohort subtracts a device from the numbers of its cohort and of its model.
 func leaveCohort(c Conn, part string, was placed) error {
 	for value, bad := range map[string]int64{was.value: flag(was.bad), "": 0} {
 		if err := c.Do(shrinkCohort, bad, was.owner, part, was.model, value); err != nil {
@@ -395,9 +395,10 @@ var (
 )
 
 const (
-	membersByVersion = `SELECT p.device, d.nick, p.bad FROM boot_versions v CROSS JOIN boot_parts p CROSS JOIN devices d
-		WHERE p.owner = v.owner AND p.part = v.part AND p.value = v.value AND p.model = v.model AND p.bad IN (0, 1) AND p.firmware = v.firmware
-		AND d.id = p.device AND v.owner = ?1 AND v.part = ?2 AND v.value = ?3 AND (?4 = '' OR v.model = ?4) AND (?5 = '' OR v.firmware = ?5) `
+	membersByVersion = `SELECT p.device, d.nick, p.bad FROM boot_versions v
+		CROSS JOIN boot_parts p ON p.owner = v.owner AND p.part = v.part AND p.value = v.value AND p.model = v.model AND p.bad IN (0, 1) AND p.firmware = v.firmware
+		CROSS JOIN devices d ON d.id = p.device
+		WHERE v.owner = ?1 AND v.part = ?2 AND v.value = ?3 AND (?4 = '' OR v.model = ?4) AND (?5 = '' OR v.firmware = ?5) `
 	whereVersions = `WHERE owner = ?1 AND part = ?2 AND value = ?3 AND (?4 = '' OR model = ?4) `
 )
 
