@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -25,6 +26,7 @@ import (
 
 func (a *app) serveCommand() *cobra.Command {
 	var data, url, name, curve, logFormat, endpoint string
+	var accessLog string
 	var listen, also []string
 	var makers makerFlags
 	var options serverOptions
@@ -83,6 +85,9 @@ defaults.`,
 			if options.proxy, err = proxy.proxy(); err != nil {
 				return err
 			}
+			if options.profiles && metrics == "" {
+				return usagef("--profiles needs --metrics-listen: the hub serves profiles only there")
+			}
 			if err := limits.into(&options); err != nil {
 				return err
 			}
@@ -97,6 +102,11 @@ defaults.`,
 			if err != nil {
 				return err
 			}
+			closeLog, err := a.accessLog(accessLog, &options)
+			if err != nil {
+				return err
+			}
+			defer closeLog()
 			forwards, err := forwarder(endpoint, log)
 			if err != nil {
 				return err
@@ -237,6 +247,8 @@ defaults.`,
 	f.StringVar(&quota, "object-quota", "64GiB", "how much each owner may store in objects and states")
 	addS3Flags(f, &s3)
 	f.StringVar(&endpoint, "otlp-logs-endpoint", "", "https URL of a log engine to which the hub forwards the devices' log lines by OTLP/HTTP, such as https://logs.example/v1/logs; headers come from OTEL_EXPORTER_OTLP_HEADERS (default: none)")
+	f.StringVar(&accessLog, "access-log", "", "file to which the hub appends a line in JSON for each request; - is the standard output (default: none)")
+	f.BoolVar(&options.profiles, "profiles", false, "serve Go's profiles of the hub at /debug/pprof/ of --metrics-listen; their callers can use much CPU time")
 	f.StringVar(&logFormat, "log-format", "text", "format of the log: text or json")
 	return c
 }
@@ -254,6 +266,25 @@ func serveAll(ctx context.Context, server *api.Server, listeners, forPages []net
 		group.Go(func() error { return server.ServePrivate(ctx, private) })
 	}
 	return group.Wait()
+}
+
+// accessLog opens the access log, if `path` is not empty. Only the hub's user may read the file, because
+// the lines have addresses.
+func (a *app) accessLog(path string, o *serverOptions) (done func() error, err error) {
+	done = func() error { return nil }
+	switch path {
+	case "":
+		return done, nil
+	case "-":
+		o.accessLog = slog.New(slog.NewJSONHandler(a.stdout, nil))
+		return done, nil
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return done, fmt.Errorf("--access-log: %w", err)
+	}
+	o.accessLog = slog.New(slog.NewJSONHandler(f, nil))
+	return f.Close, nil
 }
 
 func (a *app) logger(format string) (*slog.Logger, error) {
