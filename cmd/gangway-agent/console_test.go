@@ -1,19 +1,19 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/term"
 
+	"gangway/internal/locked"
 	"gangway/internal/pty"
 )
 
@@ -27,31 +27,6 @@ func TestMain(m *testing.M) {
 		return
 	}
 	os.Exit(m.Run())
-}
-
-// output records the output of a program on a terminal.
-type output struct {
-	mu   sync.Mutex
-	text bytes.Buffer // guarded by mu
-}
-
-func (o *output) collect(f *os.File) {
-	b := make([]byte, 4096)
-	for {
-		n, err := f.Read(b)
-		o.mu.Lock()
-		o.text.Write(b[:n])
-		o.mu.Unlock()
-		if err != nil {
-			return
-		}
-	}
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
 }
 
 // The console runs on the terminals of real machines. A terminal at a serial port does not know
@@ -72,8 +47,8 @@ func TestConsoleOnATerminal(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var out output
-			go out.collect(controller)
+			var out locked.Buffer
+			go io.Copy(&out, controller) // the copy ends when the terminal is closed
 			dir := t.TempDir()
 			cmd := exec.CommandContext(t.Context(), os.Args[0], "console", "--state", dir, "--tpm", "unix:"+filepath.Join(dir, "none"), "--log-file", filepath.Join(dir, "log"))
 			cmd.Env = []string{runMain + "=1", "TERM=" + c.kind, "PATH=" + os.Getenv("PATH")}

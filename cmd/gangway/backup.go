@@ -93,7 +93,7 @@ func (a *app) backUp(ctx context.Context, o backupFlags) error {
 		return err
 	}
 	source.Progress = a.backupProgress()
-	name := fmt.Sprintf("%06d-%s%s", source.Header.Epoch, source.Header.Begun.UTC().Format("20060102T150405Z"), backupEnding)
+	name := fmt.Sprintf("%09d-%s%s", source.Header.Epoch, source.Header.Begun.UTC().Format("20060102T150405Z"), backupEnding)
 	path := filepath.Join(o.to, name)
 	var done backup.Summary
 	err = backup.WriteFile(path, func(w io.Writer) (err error) {
@@ -175,7 +175,7 @@ type backupView struct {
 	Rows    int64     `json:"rows"`
 	Objects int       `json:"objects"`
 	Copied  int       `json:"copied"` // objects that the folder did not have
-	Bytes   int64     `json:"bytes"`  // of all objects
+	Bytes   int64     `json:"bytes"`  // size of all objects
 	Missing []string  `json:"missing"`
 }
 
@@ -214,7 +214,7 @@ func (a *app) backupVerifyCommand() *cobra.Command {
 		Use: "verify FILE --identity KEY --hub-name NAME", Short: "Check that a backup is complete and unchanged", Args: args("FILE"),
 		Long: `Verify reads a backup and its objects completely, and checks all hashes and the hub's
 signature. It writes nothing. The exit code is 1 if the backup cannot be restored.`,
-		Example: "  gangway backup verify /backup/000007-20261129T031500Z.gangway-backup --identity backup.key --hub-name 3f2a...",
+		Example: "  gangway backup verify /backup/000000007-20261129T031500Z.gangway-backup --identity backup.key --hub-name 3f2a...",
 		RunE: func(c *cobra.Command, arg []string) error {
 			info, list, err := o.read(c.Context(), arg[0])
 			if err != nil {

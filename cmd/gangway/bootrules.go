@@ -236,7 +236,7 @@ var cohortColumns = []column[api.CohortView]{
 func (a *app) bootCohorts() *cobra.Command {
 	var part, model string
 	c := &cobra.Command{
-		Use: "cohorts", Short: "List what your devices have in common, the outliers first", Args: args(),
+		Use: "cohorts", Short: "List cohorts: devices with the same value of a part of the boot", Args: args(),
 		Long: `A cohort is all devices of a model that have the same value of a part of the boot.
 Cohorts lists the outliers first, and then the changes that many devices have in
 common, such as a firmware update. With --part, it lists all values of a part.
@@ -285,20 +285,21 @@ func (a *app) bootAccept() *cobra.Command {
 	var yes bool
 	c := &cobra.Command{
 		Use: "accept PART VALUE", Short: "Accept a value of a part of the boot for a cohort", Args: args("the part", "the value, or its beginning"),
-		Long: `Accept makes a value of a part known, for all devices or for those of a model or of a
-join token. The command first shows the devices that have the value, and asks for
-confirmation. The decision also covers devices that get the value later.
+		Long: `Accept makes a value of a part known, for all devices, or for those of a model, of a join
+token, or with a version of the firmware. The command first shows the devices that have
+the value, and asks for confirmation. The decision also covers devices that get the value
+later.
 
 A decision about firmware-code accepts the whole firmware of these devices, whatever
 settings (PCR 1 and 3) they have.`,
-		Example: "  gangway boot accept firmware-code 9f31c2d4 --model 'NUC 12'\n  gangway boot accept keys 4be0a6c1 --yes",
+		Example: "  gangway boot accept firmware-code 9f31c2d4 --model 'NUC 12'\n  gangway boot accept keys 4be0a6c1 --firmware 1.2.4 --yes",
 		RunE: func(c *cobra.Command, arg []string) error {
 			value, err := cohortValue(c.Context(), arg[0], arg[1])
 			if err != nil {
 				return err
 			}
 			d.Part, d.Value = arg[0], value
-			preview, err := call[api.CohortDetail](c.Context(), "GET", "/boots/cohorts/"+url.PathEscape(d.Part)+"/"+url.PathEscape(d.Value)+"?"+url.Values{"model": {d.Model}, "token": {d.Token}}.Encode(), nil)
+			preview, err := call[api.CohortDetail](c.Context(), "GET", "/boots/cohorts/"+url.PathEscape(d.Part)+"/"+url.PathEscape(d.Value)+"?"+url.Values{"model": {d.Model}, "token": {d.Token}, "firmware": {d.Firmware}}.Encode(), nil)
 			if err != nil {
 				return err
 			}
@@ -321,12 +322,20 @@ settings (PCR 1 and 3) they have.`,
 	f := c.Flags()
 	f.StringVar(&d.Model, "model", "", "only devices of this model")
 	f.StringVar(&d.Token, "token", "", "only devices that joined with this join token (id)")
+	f.StringVar(&d.Firmware, "firmware", "", "only devices whose firmware has this version, as it was measured; the preview lists the versions")
 	f.BoolVar(&yes, "yes", false, "do not ask for confirmation")
 	return c
 }
 
 func (a *app) showCohortPreview(p api.CohortDetail) {
 	a.note("%d devices have this value, and on %d of them the part is changed:", p.Devices, p.Bad)
+	if p.Firmware == "" && len(p.Versions) > 1 {
+		for _, v := range p.Versions {
+			if v.Firmware != "" {
+				a.note("  firmware %q: %d devices, changed on %d", v.Firmware, v.Devices, v.Bad)
+			}
+		}
+	}
 	const most = 20
 	for _, m := range p.Members[:min(len(p.Members), most)] {
 		state := ""
@@ -368,6 +377,7 @@ var decisionColumns = []column[api.BootDecisionView]{
 	{name: "value", cell: func(d api.BootDecisionView) string { return beginning(d.Value) }, value: func(d api.BootDecisionView) string { return d.Value }},
 	{name: "model", cell: func(d api.BootDecisionView) string { return d.Model }},
 	{name: "token", cell: func(d api.BootDecisionView) string { return d.Token }},
+	{name: "firmware", cell: func(d api.BootDecisionView) string { return visible(d.Firmware) }, value: func(d api.BootDecisionView) string { return d.Firmware }},
 	{name: "devices", cell: func(d api.BootDecisionView) string { return fmt.Sprint(d.Devices) }},
 	{name: "by", cell: func(d api.BootDecisionView) string { return d.By }},
 	{name: "made", cell: func(d api.BootDecisionView) string { return d.Made.Local().Format(time.DateTime) }, value: func(d api.BootDecisionView) string { return stamp(d.Made) }},

@@ -331,9 +331,9 @@ func (a *app) caShow() *cobra.Command {
 	var data string
 	c := &cobra.Command{
 		Use: "show --data DIR", Short: "Show the hub's CAs, where their keys are and when they expire", Args: args(),
-		Long: `Show prints each CA of the hub: where its private key is (in a file, at a URI, or offline), when the
-CA expires, and the SHA-256 of its key. A CA with the key "replaced" is a former CA; the
-hub only verifies the certificates of devices with it.`,
+		Long: `Show prints each CA of the hub: where its private key is (in a file, at a URI, or
+offline), when the CA expires, and the SHA-256 of its key. A CA with the key "replaced"
+is a former CA; the hub only verifies the certificates of devices with it.`,
 		Example: "  gangway ca show --data /var/lib/gangway",
 		RunE: func(*cobra.Command, []string) error {
 			if data == "" {

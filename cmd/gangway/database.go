@@ -52,7 +52,7 @@ func addDatabaseFlags(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&flags.url, "database", "", "URL of a PostgreSQL database, as in postgres://hub@db.example/gangway; TLS is verified, unless the URL has sslmode (default: the file gangway.db in the data folder)")
 	f.StringVar(&flags.passwordFile, "database-password-file", "", "file with the password for --database (default: the password of the URL, or $PGPASSWORD)")
-	if c.Name() != "install" && c.Name() != "restore" { // they write the keys in the data folder
+	if c.Name() != "install" && c.Name() != "restore" { // these commands write the keys to the data folder
 		f.StringVar(&flags.pki, "pki", "", "folder of the hub's keys, such as a mounted secret (default: pki in the data folder)")
 	}
 	run := c.RunE

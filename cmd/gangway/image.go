@@ -43,7 +43,7 @@ type imageOptions struct {
 	out, disk, kernel, boot, programs string
 	escrow                            string
 	merge                             []string
-	console                           string // level
+	console                           string // level of the console
 	debug, claim, reset               bool
 	signKey, signCert, keys           string
 	enrol, revisionKey                string

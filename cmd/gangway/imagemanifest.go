@@ -76,7 +76,7 @@ func (o *manifestOptions) open(ctx context.Context) (*reference, error) {
 	return &reference{options: o, key: key, done: done, made: made}, nil
 }
 
-// close ends the use of the key.
+// close closes the TPM of the key. It does nothing if the key is in a file, or if there is no key.
 func (r *reference) close() {
 	if r != nil {
 		r.done()

@@ -236,6 +236,16 @@ type serverOptions struct {
 	imageLimits             api.ImageLimits
 	pageURL                 string // URL of the pages' own listener; empty: the pages have no listener of their own
 	pageCertificate         api.PageCertificate
+	restore                 *store.Restore // the latest; nil: the hub was never restored
+}
+
+// latestRestore returns the latest restore of the hub, or nil.
+func (i *instance) latestRestore(ctx context.Context) (*store.Restore, error) {
+	r, err := i.store.LatestRestore(ctx)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	return &r, err
 }
 
 // server makes the hub's onboarding service and HTTP server. The first element of `urls` is the
@@ -257,6 +267,7 @@ func (i *instance) config(urls, names []string, service *onboard.Service, log *s
 		Images: o.images, ImageLimits: o.imageLimits, EventsAge: o.eventsAge, UnprovenAge: o.unprovenAge, Version: version.Current.Version,
 		PageURL: o.pageURL, PageCertificate: o.pageCertificate, Drain: o.drain, Replicas: i.shared(), ObjectsAt: i.objectsAt,
 		LogForwarder: o.logs, LogAge: o.logAge, LogBounds: o.logBounds,
+		Restore: o.restore,
 	}
 }
 

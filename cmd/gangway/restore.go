@@ -13,6 +13,7 @@ import (
 	"gangway/hub/doctor"
 	"gangway/hub/objects"
 	"gangway/hub/pki"
+	"gangway/hub/store"
 	"gangway/hub/store/postgres"
 	"gangway/hub/store/sqlite"
 	"gangway/hub/store/transfer"
@@ -29,9 +30,11 @@ type restoreFlags struct {
 	identity, hubName string
 	identities        []age.Identity
 
-	data        string
-	skipDamaged bool
-	s3          objects.S3Config
+	data          string
+	skipDamaged   bool
+	events        string // file with the events after the backup
+	withoutEvents bool
+	s3            objects.S3Config
 }
 
 func (o *restoreFlags) add(f *pflag.FlagSet) {
@@ -85,7 +88,7 @@ func (r interruptible) Read(p []byte) (int, error) {
 func (a *app) restoreCommand() *cobra.Command {
 	var o restoreFlags
 	c := &cobra.Command{
-		Use: "restore FILE --data DIR --identity KEY --hub-name NAME", Short: "Restore a hub from a backup", Args: args("FILE"),
+		Use: "restore FILE --data DIR --identity KEY --hub-name NAME (--events FILE | --without-events)", Short: "Restore a hub from a backup", Args: args("FILE"),
 		Long: `Restore makes the data folder of a hub from a backup of 'gangway backup'. DIR must be
 empty or not exist. With --database, the rows go to an empty PostgreSQL database; the
 backup may come from a hub with a database file, and the reverse.
@@ -95,10 +98,16 @@ refuses a backup that is incomplete or changed, and then changes nothing. If it 
 interrupted, no hub can start with DIR; run it again. At the end it checks the database
 as 'gangway fsck' does.
 
-The restored hub has lost what happened after the backup. Read 'Restoring' in
-docs/operations.md before you start it.`,
-		Example: `  gangway restore /backup/000007-20261129T031500Z.gangway-backup --data /var/lib/gangway --identity backup.key --hub-name 3f2a...
-  gangway restore FILE --data /var/lib/gangway --identity backup.key --hub-name 3f2a... --database postgres://hub@db.example/gangway`,
+The restored hub has lost what happened after the backup. So a device that its owner
+deleted since would work again, and so would a disabled join token or account and a
+revoked API token. If you have the audit trail since the backup ('gangway events
+--output jsonl'), name it with --events: restore then repeats these deletions. If it is
+lost too, say so with --without-events. In both cases, all sessions end, and join tokens
+with a limited number of uses are paused until 'gangway restore resume'.
+
+Read 'Restoring' in docs/operations.md before you start the hub.`,
+		Example: `  gangway restore /backup/000000007-20261129T031500Z.gangway-backup --data /var/lib/gangway --identity backup.key --hub-name 3f2a... --events november.jsonl
+  gangway restore FILE --data /var/lib/gangway --identity backup.key --hub-name 3f2a... --without-events --database postgres://hub@db.example/gangway`,
 		RunE: func(c *cobra.Command, arg []string) error {
 			return a.restore(c.Context(), arg[0], o)
 		},
@@ -106,8 +115,11 @@ docs/operations.md before you start it.`,
 	f := c.Flags()
 	o.add(f)
 	f.StringVar(&o.data, "data", "", "the new data folder (required)")
+	f.StringVar(&o.events, "events", "", "file with the audit trail since the backup, as 'gangway events --data DIR --output jsonl' prints it")
+	f.BoolVar(&o.withoutEvents, "without-events", false, "there is no such file: what was deleted, disabled or revoked after the backup may work again")
 	f.BoolVar(&o.skipDamaged, "skip-damaged-objects", false, "restore everything else if objects are missing or damaged in the backup")
 	addS3Flags(f, &o.s3)
+	c.AddCommand(a.restoreLostCommand(), a.restoreTokensCommand(), a.restoreResumeCommand())
 	return c
 }
 
@@ -118,17 +130,23 @@ const restoringFolder = "restoring"
 type restoration struct {
 	restoreFlags
 	*app
-	path    string // of the backup
-	part    string // the folder restoringFolder
-	config  postgres.Config
-	shared  bool // the database is in PostgreSQL
-	info    backup.Info
-	damaged []string
+	path              string // path of the backup
+	part              string // the folder restoringFolder
+	config            postgres.Config
+	shared            bool // the database is in PostgreSQL
+	info              backup.Info
+	damaged           []string
+	changes           []change
+	repeated, unknown int // of the changes
+	done              store.Restored
 }
 
 func (a *app) restore(ctx context.Context, path string, o restoreFlags) error {
 	if o.data == "" {
 		return usagef("--data is needed: the new data folder")
+	}
+	if (o.events == "") != o.withoutEvents {
+		return usagef("one of --events and --without-events is needed: a file with the audit trail since the backup, or the statement that there is none")
 	}
 	r := &restoration{restoreFlags: o, app: a, path: path, part: filepath.Join(o.data, restoringFolder)}
 	var err error
@@ -143,6 +161,11 @@ func (a *app) restore(ctx context.Context, path string, o restoreFlags) error {
 		return err
 	}
 	r.info = info
+	if o.events != "" {
+		if r.changes, err = readRevocations(o.events, info.Header.Begun); err != nil {
+			return err
+		}
+	}
 	a.note("The backup of epoch %d, begun at %s (%s), is complete and unchanged.", info.Header.Epoch, info.Header.Begun.Format(time.RFC3339), humanize.Time(info.Header.Begun))
 	if err := errors.Join(os.RemoveAll(r.part), os.MkdirAll(r.part, 0o700), os.Chmod(o.data, 0o700)); err != nil {
 		return err
@@ -245,9 +268,21 @@ func (r *restoration) rest(ctx context.Context, list []backup.Object) (findings 
 	if err := r.copyObjects(ctx, list, i.objects); err != nil {
 		return nil, err
 	}
+	if err := r.repeatChanges(ctx, i.engine); err != nil {
+		return nil, err
+	}
+	restored := store.Restore{Epoch: r.info.Header.Epoch, Backup: r.info.Header.Begun, Time: time.Now().UTC().Truncate(time.Second)}
+	if r.done, err = i.engine.MarkRestored(ctx, restored); err != nil {
+		return nil, err
+	}
 	if findings, err = doctor.Fsck(ctx, i.engine, i.objects); err != nil {
 		return nil, err
 	}
+	identities, err := doctor.Identities(ctx, i.engine, i.ca)
+	if err != nil {
+		return nil, err
+	}
+	findings = append(findings, identities...)
 	if db, ok := i.engine.(*postgres.Store); ok {
 		_, err = db.ClaimForHub(ctx, i.ca.HubName())
 	}
@@ -305,13 +340,19 @@ func (r *restoration) report(findings []finding.Finding) error {
 		Begun    time.Time         `json:"begun"` // of the backup
 		Objects  int               `json:"objects"`
 		Damaged  []string          `json:"damaged-objects"`
+		NewEpoch int64             `json:"new-epoch"`
+		Repeated int               `json:"repeated-changes"`
+		Unknown  int               `json:"unknown-changes"` // about things that are not in the backup
+		Sessions int               `json:"ended-sessions"`
+		Tokens   int               `json:"paused-tokens"`
 		Findings []finding.Finding `json:"findings"`
-	}{r.info.Header.Hub, r.info.Header.Epoch, r.info.Header.Begun, r.info.Objects - len(r.damaged), append([]string{}, r.damaged...), findings})
+	}{r.info.Header.Hub, r.info.Header.Epoch, r.info.Header.Begun, r.info.Objects - len(r.damaged), append([]string{}, r.damaged...), r.done.Epoch, r.repeated, r.unknown, r.done.Sessions, r.done.Tokens, findings})
 	if !done {
 		err = finding.Write(r.stdout, visibleFindings(findings), r.findingPainter())
 		if len(r.damaged) > 0 {
 			r.note("%d objects are missing or damaged in the backup; their owners must upload them again.", len(r.damaged))
 		}
+		r.noteLosses()
 		r.note("The hub is restored to %s. Start it with 'gangway serve --data %[1]s' and the options that it had.", r.data)
 	}
 	if err == nil && finding.Worst(findings) == finding.Problem {

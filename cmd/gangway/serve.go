@@ -155,6 +155,9 @@ defaults.`,
 			if _, err := i.store.NextEpoch(ctx); err != nil {
 				return err
 			}
+			if options.restore, err = i.latestRestore(ctx); err != nil {
+				return err
+			}
 			gone, err := i.objectsGone(ctx, s3)
 			if err != nil {
 				return err

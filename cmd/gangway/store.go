@@ -42,8 +42,8 @@ type offlineStore interface {
 	store.Addresses
 	HasContents(ctx context.Context) (bool, error)
 
-	// gangway serve, gangway backup
-	store.Epochs
+	// gangway serve, gangway backup, gangway restore
+	store.Restores
 
 	// gangway events
 	AppendEvent(ctx context.Context, e store.Event) error

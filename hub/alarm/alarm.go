@@ -27,13 +27,13 @@ const (
 	// LowDisk is the number of reserves that must be free on the disk: see docs/operations.md, "A
 	// full disk".
 	LowDisk = 3
-	// QuietWindow is the period in which many devices must become quiet, to be quiet together: at
-	// least QuietDevices, and at least the QuietShare-th part of all devices.
+	// The condition about quiet devices begins if, within QuietWindow, at least QuietDevices
+	// devices become quiet, and at least one in QuietShare of all devices.
 	QuietWindow  = time.Hour
 	QuietDevices = 10
 	QuietShare   = 10
-	// RefusalWindow is the period in which the rules must refuse at least Refusals requests, and
-	// more than they accept.
+	// The condition about refusals begins if, within RefusalWindow, the rules refuse at least
+	// Refusals requests, and more than they accept.
 	RefusalWindow = 15 * time.Minute
 	Refusals      = 10
 )

@@ -314,7 +314,7 @@ func (w *watched) until(what string, is func() bool) {
 	}
 }
 
-// fill leaves so many reserves of the disk free.
+// fill writes a file, so that the free space of the disk is this multiple of the reserve.
 func (w *watched) fill(reserves float64) {
 	w.t.Helper()
 	path := filepath.Join(w.dir, "filler")

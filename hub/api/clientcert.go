@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"gangway/hub/pki"
 	"gangway/hub/store"
 	"gangway/wire"
 )
@@ -24,7 +25,7 @@ const maxClientCerts = 1 + wire.MaxIntermediates
 // certificate that the client sent as an intermediate.
 type clientVerifier struct {
 	roots []*x509.Certificate
-	pool  *x509.CertPool // of the roots
+	pool  *x509.CertPool // has the roots
 	// intermediates is true if there may be CAs between a leaf and its root. There are no CAs below
 	// the device CA, because its path length is 0.
 	intermediates bool
@@ -131,6 +132,7 @@ type peer struct {
 	certified   bool       // the client has a verified certificate, and proved its key
 	certificate store.Hash // SHA-256 of the certificate, never of another certificate of the chain
 	proxy       bool       // the certificate is the proxy's
+	lost        *pki.Identity
 }
 
 // peerOfConnection verifies a client's certificate and returns the peer. It refuses the same
@@ -161,7 +163,8 @@ func (s *Server) peerOf(chains [][]*x509.Certificate) (peer, error) {
 	if err != nil {
 		return peer{}, err
 	}
-	return peer{true, sha256.Sum256(chains[0][0].Raw), proxy}, nil
+	leaf := chains[0][0]
+	return peer{true, sha256.Sum256(leaf.Raw), proxy, s.lostIdentity(leaf)}, nil
 }
 
 // peerOfRequest returns the peer of a request's connection.

@@ -54,6 +54,14 @@ type row struct {
 	public bool
 }
 
+// values makes the data that a valid call needs, and returns the values of r.before.
+func (r row) values(c *contract) map[string]string {
+	if r.before == nil {
+		return map[string]string{}
+	}
+	return r.before(c)
+}
+
 // contract is a scene with data for every route.
 type contract struct {
 	*fleetScene
@@ -65,7 +73,7 @@ type contract struct {
 	routes             []string          // "METHOD /path"
 	expired, forged    string            // access tokens
 	byDevice, narrowed string
-	once               sync.Once // makes signer
+	once               sync.Once // for the creation of signer
 	signer             signer
 }
 
@@ -317,6 +325,7 @@ func contractRows() map[string]row {
 		"GET /fleet/devices":                {who: "owner"},
 		"GET /fleet/count":                  {who: "owner"},
 		"GET /fleet/summary":                {who: "owner"},
+		"GET /fleet/judgements":             {who: "owner"},
 
 		"POST /trails":                                    {who: "device", body: state, limit: 2 * mib},
 		"POST /trails/":                                   {who: "device", body: state, limit: 2 * mib},

@@ -51,6 +51,19 @@ func (s *Server) FreshReadings() {
 	s.gauge.clock = func() (unset, known bool) { return false, true }
 }
 
+// ScanAgain is the time after which a scan that found devices is repeated.
+const ScanAgain = scanAgain
+
+// ScanTrust examines about `most` devices after a change of trust. It returns the number of devices
+// that lost their trust, and whether the scan has ended.
+func (s *Server) ScanTrust(ctx context.Context, most int) (found int, done bool, err error) {
+	if err := s.scanTrust(ctx, most); err != nil {
+		return 0, false, err
+	}
+	t, err := s.trustScan(ctx)
+	return t.Found, t.Done, err
+}
+
 // Panic answers a request with a handler that panics.
 func (s *Server) Panic(w http.ResponseWriter, r *http.Request) {
 	s.secured(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("test") })).ServeHTTP(w, r)

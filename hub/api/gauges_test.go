@@ -9,6 +9,7 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 )
 
 // sample returns the value of a series of /metrics, such as `gangway_devices`.
@@ -119,7 +120,7 @@ func TestAlarmIsOneEventAndNotOneForEachSweep(t *testing.T) {
 		for _, e := range must(f.Store.Events(t.Context(), store.EventFilter{Kind: "alarm."}))(t) {
 			kinds = append(kinds, e.Kind+" "+e.Code)
 			if e.Owner != "" || e.Message == "" {
-				t.Errorf("%+v", e)
+				t.Errorf("%s", brief.Of(e))
 			}
 		}
 		return kinds
@@ -139,7 +140,7 @@ func TestAlarmIsOneEventAndNotOneForEachSweep(t *testing.T) {
 	}
 	lasting := must(f.Store.Alarms(t.Context()))(t)
 	if len(lasting) != 1 || lasting[0].Name != "clock-drift" || !strings.Contains(lasting[0].Fact, "1m0s") {
-		t.Errorf("%+v", lasting)
+		t.Errorf("%s", brief.Of(lasting))
 	}
 	f.Advance(-time.Minute)
 	for range 3 {
@@ -150,6 +151,6 @@ func TestAlarmIsOneEventAndNotOneForEachSweep(t *testing.T) {
 	}
 	// Owners do not see the operator's events.
 	if list := want[[]api.EventView](f.ada, "GET", "/events?kind=alarm.", nil, 200); len(list) > 0 {
-		t.Errorf("ada sees %+v", list)
+		t.Errorf("ada sees %s", brief.Of(list))
 	}
 }

@@ -121,13 +121,21 @@ func (s *Server) decisionsAbout(ctx context.Context, d store.Device, m *boot.Mea
 	if err != nil {
 		return nil, err
 	}
+	firmware := firmwareOf(m)
 	for _, row := range rows {
-		if (row.Model == "" || row.Model == d.ProdModel) && (row.Token == "" || row.Token == d.TokenID) {
+		if (row.Model == "" || row.Model == d.ProdModel) && (row.Token == "" || row.Token == d.TokenID) && (row.Firmware == "" || row.Firmware == firmware) {
 			known = append(known, boot.Decision{Part: row.Part, Value: row.Value, Since: row.Made})
 		}
 	}
 	return known, nil
 }
+
+// maxFirmware bounds the version of the firmware in the store's indexes, in bytes. Known versions have
+// fewer than 40 bytes.
+const maxFirmware = 120
+
+// firmwareOf returns the version of the firmware by which decisions can be limited.
+func firmwareOf(m *boot.Measurement) string { return cutTo(m.FirmwareText(), maxFirmware) }
 
 // wantedSystems returns the systems that are meant to run on a device. These are the system of the
 // newest revision that is done, and the systems of the revisions that the device has not finished.
@@ -206,7 +214,7 @@ func judge(b *store.Boot, d store.Device, m *boot.Measurement, r bootRules, refe
 	if v.Changes == nil {
 		v.Changes = []boot.Change{}
 	}
-	b.Judged = &store.BootJudged{Version: r.version, Model: d.ProdModel, Token: d.TokenID, Firmware: m.FirmwareText(), Parts: cohortParts(v, m)}
+	b.Judged = &store.BootJudged{Version: r.version, Model: d.ProdModel, Token: d.TokenID, Firmware: firmwareOf(m), Parts: cohortParts(v, m)}
 	var failed error
 	if b.Judged.States, failed = json.Marshal(statesOf(v)); failed != nil {
 		return nil, failed

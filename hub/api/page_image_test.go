@@ -18,6 +18,7 @@ import (
 	"gangway/hub/store"
 	"gangway/internal/brief"
 	"gangway/internal/hubtest"
+	"gangway/internal/locked"
 	"gangway/wire"
 )
 
@@ -116,7 +117,7 @@ func (s *scene) isDisabled(t *testing.T, id string) bool {
 // image contains the token's secret.
 func TestImageIsSentAndItsSecretKept(t *testing.T) {
 	t.Parallel()
-	var log lockedBuffer
+	var log locked.Buffer
 	var got api.ImageOptions
 	var file []byte
 	b := &builder{build: func(_ context.Context, o api.ImageOptions, token []byte, _ func(string)) (*api.Image, error) {

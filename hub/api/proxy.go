@@ -63,6 +63,7 @@ type origin struct {
 	certificate store.Hash // SHA-256 of the leaf certificate
 	certified   bool       // the request has a client certificate
 	proxied     bool
+	lost        *pki.Identity // see lostIdentity
 }
 
 type originKey struct{}
@@ -147,14 +148,15 @@ func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
 		return r, problem(http.StatusBadRequest, "client-cert-header", "Connect with the client certificate itself. A proxy must connect with its own certificate: see docs/operations.md.",
 			"The request has a Client-Cert header, but does not come from the hub's proxy.")
 	case !proxied && p.certified:
-		o.certificate, o.certified = p.certificate, true
+		o.certificate, o.certified, o.lost = p.certificate, true, p.lost
 	case proxied && len(cert)+len(chain) > 0:
-		raw, err := s.verifyForwarded(cert, chain)
+		leaf, err := s.verifyForwarded(cert, chain)
 		if err != nil {
 			return r, problem(http.StatusBadRequest, "client-cert-header", "Configure the proxy to verify the certificate against the device CA, and to send both headers in the form of RFC 9440.",
 				"The client certificate that the proxy forwarded is not accepted: %s.", err)
 		}
-		o.certificate, o.certified = sha256.Sum256(raw), true
+		o.certificate, o.certified = sha256.Sum256(leaf.Raw), true
+		o.lost = s.lostIdentity(leaf)
 	}
 	r = r.WithContext(context.WithValue(r.Context(), originKey{}, o))
 	if proxied {
@@ -167,7 +169,7 @@ func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
 
 // verifyForwarded parses the headers of RFC 9440. It verifies the certificate as a TLS handshake
 // with the hub does.
-func (s *Server) verifyForwarded(cert, chain []string) ([]byte, error) {
+func (s *Server) verifyForwarded(cert, chain []string) (*x509.Certificate, error) {
 	if len(cert) != 1 {
 		return nil, fmt.Errorf("the request has %d %s headers", len(cert), clientCert)
 	}
@@ -201,7 +203,7 @@ func (s *Server) verifyForwarded(cert, chain []string) ([]byte, error) {
 	if _, err := s.forwarded.verify(x509.VerifyOptions{CurrentTime: s.cfg.Now()}, c); err != nil {
 		return nil, errors.New("the certificate does not chain to the device CA for client authentication")
 	}
-	return c.Raw, nil
+	return c, nil
 }
 
 // byteSequence parses an Item of RFC 8941 that is a Byte Sequence (section 3.3.5), strictly: with

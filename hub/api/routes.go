@@ -158,6 +158,7 @@ var routes = []route{
 	{"GET", "/fleet/devices", scopedAccount, unlimited, noBody, (*Server).searchDevices},
 	{"GET", "/fleet/count", scopedAccount, unlimited, noBody, (*Server).countDevices},
 	{"GET", "/fleet/summary", scopedAccount, unlimited, noBody, (*Server).showFleet},
+	{"GET", "/fleet/judgements", scopedAccount, inHandler, noBody, (*Server).rejudge}, // two at the same time for each account
 
 	// Trails, and their revisions, which Pantacor's paths call steps.
 	{"POST", "/trails/?", activeDevice, unlimited, stateBody, (*Server).createTrail},

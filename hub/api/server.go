@@ -101,6 +101,8 @@ type Config struct {
 	Drain time.Duration
 	// Version is the program's version, which pages show.
 	Version string
+	// Restore is the latest restore of the hub; nil: the hub was never restored.
+	Restore *store.Restore
 }
 
 // Timeouts bound how long a client may take. A zero field means the default.
@@ -128,28 +130,28 @@ type Server struct {
 	handler  http.Handler
 
 	certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error) // returns the TLS certificate of the hub's own CA
-	clients     *clientVerifier                                      // of connections
+	clients     *clientVerifier                                      // verifies the client certificates of connections
 	forwarded   *clientVerifier                                      // verifies the certificates of devices behind the proxy
 	started     time.Time
 
 	signedURLKey []byte
 	formTokenKey []byte
 	undos        undos
-	previews     semaphoreByKey // of policies
+	previews     semaphoreByKey // bounds the previews of policies
 	claimants    claimants
 	exports      semaphoreByKey
 	live         live
 	images       imageBuilds
 	manifests    manifestCache
-	counters     eventCounters // of frequent events
+	counters     eventCounters // counts frequent events
 	uploads      uploads
 	space        *space
 	overload     overload
 	routes       map[string]*route // by the mux's pattern
 
 	replica  string // a random name of this process
-	outbox   outbox // for the other replicas
-	lease    lease  // of the periodic work
+	outbox   outbox // news for the other replicas
+	lease    lease  // lease of the periodic work
 	gauge    gauge
 	heard    instant // when this replica last read the news of the others
 	worked   instant // when this hub last did the periodic work

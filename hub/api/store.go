@@ -44,6 +44,7 @@ type Store interface {
 	store.HubNumbers
 	store.Alarms
 	store.Upkeep
+	store.Restores
 	store.Replicas
 	store.Health
 }

@@ -479,7 +479,7 @@ func TestUploadIsWholeOrNothing(t *testing.T) {
 	if status, got, _ := send(f.ada, "GET", empty.GetURL, ""); status != 200 || len(got) != 0 {
 		t.Errorf("the empty file: %d %q", status, got)
 	}
-	for range 2 { // again
+	for range 2 { // a repeated upload succeeds too
 		if status, answer, _ := send(f.ada, "PUT", o.PutURL, content, "Content-Type", "application/json"); status != 200 {
 			t.Errorf("%d %s", status, answer)
 		}

@@ -38,7 +38,7 @@ type Source struct {
 type Summary struct {
 	Header  Header
 	Rows    int64
-	Objects int      // in the backup
+	Objects int      // number of objects in the backup
 	Copied  int      // of these, the objects that no earlier backup in the folder had
 	Bytes   int64    // the size of all objects
 	Missing []string // SHA-256 of objects that the database lists and that are not stored

@@ -32,7 +32,7 @@ type KeyVariable struct {
 // KeyCertificate is a certificate in a Secure Boot variable.
 type KeyCertificate struct {
 	Subject string `json:"subject"`         // for a person; anyone can make a certificate with any subject
-	SHA256  string `json:"sha256"`          // of the DER encoding
+	SHA256  string `json:"sha256"`          // hash of the DER encoding
 	Known   string `json:"known,omitempty"` // the publisher's name for the certificate, if the hub knows the hash
 }
 

@@ -64,6 +64,7 @@ type exam struct {
 	roots    *x509.CertPool
 	name     string // hub name
 	database *sqlite.Inspection
+	found    []finding.Finding // by the earlier checks
 }
 
 type check struct {
@@ -83,6 +84,7 @@ var checks = []check{
 	{"process", checkProcess},
 	{"listeners", checkListeners},
 	{"url", checkURLs},
+	{"alarms", checkAlarms},
 }
 
 // Examine runs all checks.
@@ -106,14 +108,13 @@ func Examine(ctx context.Context, cfg Config) []finding.Finding {
 	if e.CheckTime == 0 {
 		e.CheckTime = time.Minute
 	}
-	var all []finding.Finding
 	for _, c := range checks {
 		if ctx.Err() != nil {
 			break
 		}
-		all = append(all, c.run(ctx, e)...)
+		e.found = append(e.found, c.run(ctx, e)...)
 	}
-	return all
+	return e.found
 }
 
 // keys returns the folder of the hub's keys.

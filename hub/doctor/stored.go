@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"gangway/hub/alarm"
 	"gangway/hub/pki"
 	"gangway/hub/store/sqlite"
 	"gangway/internal/finding"
@@ -104,14 +105,17 @@ func (e *exam) inspect(ctx context.Context, path string, served bool) (sqlite.In
 
 // The ages at which a backup becomes a warning and a problem.
 const (
-	oldBackup    = 7 * 24 * time.Hour
+	oldBackup    = alarm.BackupOld
 	uselessAfter = 60 * 24 * time.Hour
 )
 
 // checkBackup examines the folder of the newest backup, in the form of docs/operations.md.
-func checkBackup(ctx context.Context, e *exam) (found []finding.Finding) {
+func checkBackup(ctx context.Context, e *exam) []finding.Finding {
 	if e.Database.URL != "" {
 		return e.checkKeysBackup()
+	}
+	if e.Backup == "" && e.database != nil && !e.database.Backup.IsZero() {
+		return e.recordedBackup()
 	}
 	if e.Backup == "" {
 		return []finding.Finding{bad(finding.Note, "backup-unknown", "The doctor does not know the folder of the hub's backups.", "If the hub's keys are lost without a backup, they cannot be made again.",
@@ -125,14 +129,7 @@ func checkBackup(ctx context.Context, e *exam) (found []finding.Finding) {
 	if err != nil {
 		return []finding.Finding{bad(finding.Problem, "backup-unreadable", fmt.Sprintf("The backup cannot be read: %v.", err), "", "Run the doctor as a user who may read the backup.")}
 	}
-	age := e.now().Sub(info.ModTime())
-	days := fmt.Sprintf("%d day(s)", int(age.Hours()/24))
-	switch {
-	case age > uselessAfter:
-		found = append(found, bad(finding.Problem, "backup-old", fmt.Sprintf("The newest backup is %s old.", days), "After a restore of this backup, devices that onboarded later must onboard again.", "Find out why no new backup was made, and make a backup."))
-	case age > oldBackup:
-		found = append(found, bad(finding.Warning, "backup-old", fmt.Sprintf("The newest backup is %s old.", days), "After a restore of this backup, devices that onboarded later must onboard again.", "Make a backup each day."))
-	}
+	days, found := e.ageOfBackup(info.ModTime())
 	found = append(found, e.backupKeys()...)
 	in, err := e.inspect(ctx, path, false)
 	switch {
@@ -146,6 +143,30 @@ func checkBackup(ctx context.Context, e *exam) (found []finding.Finding) {
 		return good("backup", "The newest backup is %s old, and its database and keys are whole.", days)
 	}
 	return found
+}
+
+// recordedBackup examines the age of the backup that the database records. The doctor does not know
+// the files of this backup.
+func (e *exam) recordedBackup() []finding.Finding {
+	days, found := e.ageOfBackup(e.database.Backup)
+	if len(found) == 0 {
+		return good("backup", "The newest recorded backup is %s old. To check its files too, use --backup FOLDER.", days)
+	}
+	return found
+}
+
+// ageOfBackup returns the age in words. If the backup is too old, it returns a finding.
+func (e *exam) ageOfBackup(at time.Time) (days string, found []finding.Finding) {
+	const cause = "After a restore of this backup, devices that onboarded later must onboard again."
+	age := e.now().Sub(at)
+	days = fmt.Sprintf("%d day(s)", int(age.Hours()/24))
+	switch {
+	case age > uselessAfter:
+		found = append(found, bad(finding.Problem, "backup-old", fmt.Sprintf("The newest backup is %s old.", days), cause, "Find out why no new backup was made, and make a backup."))
+	case age > oldBackup:
+		found = append(found, bad(finding.Warning, "backup-old", fmt.Sprintf("The newest backup is %s old.", days), cause, "Make a backup each day."))
+	}
+	return days, found
 }
 
 // backupKeys examines the keys of the backup. They must be the keys of this hub.

@@ -154,8 +154,8 @@ func keyHash(spki []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// lineage is the list of all certificates of a kind of CA that devices may have certificates from,
-// as the text of the file of the former CAs. The CA `old` becomes a former CA, unless the new CA has
+// lineage returns the text of the file with the former CAs of a kind: all CAs, except the new one,
+// from which devices may have certificates. The CA `old` becomes a former CA, unless the new CA has
 // the same key.
 func lineage(dir string, a authority, old, fresh *x509.Certificate) ([]byte, error) {
 	text, err := os.ReadFile(dir + string(os.PathSeparator) + a.file + previousSuffix)

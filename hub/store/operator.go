@@ -21,9 +21,9 @@ type OwnerRow struct {
 // HubCounts has sums over all owners.
 type HubCounts struct {
 	Accounts int
-	Disabled int // of Accounts
+	Disabled int // how many of the Accounts are disabled
 	Devices  int // devices that have an owner
-	Quiet    int // of Devices
+	Quiet    int // how many of the Devices are quiet
 	Bytes    int64
 	Makers   []FacetCount // number of devices for each TPM maker, in the order of the makers' names; at most MaxMakers
 }

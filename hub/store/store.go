@@ -10,7 +10,8 @@
 //
 // Every method is safe for concurrent use. Every method that writes is one transaction. When such a
 // method returns nil, its data survives a power failure. The caller passes the current time: an
-// engine reads no clock. Only the methods of Replicas use the clock of the database.
+// engine reads no clock. Only the methods of Replicas, and Upkeep.Clock, use the clock of the
+// database.
 package store
 
 import (

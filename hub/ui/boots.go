@@ -23,7 +23,7 @@ type BootsPage struct {
 // BootForm is the form for a new key or a new manifest, as a person filled it in.
 type BootForm struct {
 	Open    bool
-	Name    string // of the key
+	Name    string // name of the key
 	Text    string
 	Problem string
 }
@@ -33,10 +33,10 @@ type BootRulePage struct {
 	Title   string
 	Subject string // what Facts describes
 	Facts   []Fact
-	Effect  string   // sentences
+	Effect  string   // the effect, in sentences
 	Lost    []string // manifests that do not count any more
 	Action  string   // the address of the form that makes the change
-	Confirm string   // the button
+	Confirm string   // text of the button
 	Danger  bool
 	Hidden  map[string]string // fields of the form
 
@@ -85,10 +85,20 @@ type BootKey struct {
 type BootCohortPage struct {
 	Part, PartName string // in words, and for the form
 	Value, Model   string
+	Firmware       string        // the version to which the decision is limited; empty: all versions
+	Versions       []BootVersion // other versions to which the decision can be limited
+	AllVersions    string        // the address of the preview without a version
 	Devices, Bad   int
 	Members        []BootMember
 	Hidden         int  // number of devices that the page does not list
 	Code           bool // the decision accepts the firmware's settings too
+}
+
+// BootVersion counts the devices of a cohort whose firmware has one version.
+type BootVersion struct {
+	Path         string // the preview of a decision about them
+	Firmware     string
+	Devices, Bad int
 }
 
 // BootMember is a device of a cohort.

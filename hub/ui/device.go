@@ -37,7 +37,7 @@ type DevicePage struct {
 // Need is something about a device that its owner must look at.
 type Need struct {
 	Tone, Text string // as in Badge
-	Path, Act  string // a link
+	Path, Act  string // address and text of a link
 	Here       bool   // the link is to the shown tab
 }
 

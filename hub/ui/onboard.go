@@ -45,7 +45,7 @@ type TokenForm struct {
 	Nick, MaxUses, Expires, Meta                          string
 	WithoutTPM, ForPantacor                               bool
 	NickProblem, UsesProblem, ExpiresProblem, MetaProblem string
-	Problem                                               string // about no field
+	Problem                                               string // a problem that is not about one field
 	PolicyRefuses                                         bool   // the policy refuses devices without a TPM
 }
 

@@ -7,7 +7,7 @@ import (
 
 // WaitingRoom is the data of the page "waiting".
 type WaitingRoom struct {
-	Tabs     []Tab // of the section
+	Tabs     []Tab // tabs of the section
 	Shows    []Tab // waiting or denied
 	Denied   bool  // the page shows denied machines
 	Total    int   // machines that wait

@@ -113,7 +113,7 @@ type hubWithDevices struct {
 	first  string // id of one of the devices
 	// manifestKey and manifest are the ids of a key and of its manifest; empty: the account has none.
 	manifestKey, manifest string
-	client *http.Client
+	client                *http.Client
 }
 
 // loopback returns a client that accepts the certificate of any hub on loopback.

@@ -66,8 +66,9 @@ func TestMain(m *testing.M) {
 }
 
 // ownNetwork runs the calling test again in a new process, which has its own network with nothing
-// but loopback, its own mounts and its own process ids. It returns false in the outer process, with
-// the result of the inner one. When the inner process ends, the kernel ends all containers.
+// but loopback, its own mounts and its own process ids. In the inner process, ownNetwork returns
+// true. In the outer process, it fails or skips the test if the inner process did, and returns
+// false. When the inner process ends, the kernel ends all containers.
 func ownNetwork(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(inNetwork) != "" {

@@ -17,8 +17,8 @@ type script struct {
 	home  string
 }
 
-// chapter returns the commands in the ```sh blocks of a chapter. They run in a new home folder, in
-// which the folder contrib of the repository is.
+// chapter returns the commands in the ```sh blocks of a chapter. They run in a new home folder, which
+// has a copy of the repository's folder contrib.
 func chapter(t *testing.T, heading string) *script {
 	t.Helper()
 	doc, err := os.ReadFile(filepath.Join(repository, "docs/operations.md"))

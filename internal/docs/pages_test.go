@@ -210,6 +210,9 @@ func TestOperationsPage(t *testing.T) {
 		"gangway ca init", "gangway ca request", "gangway ca issue", "gangway ca install", "gangway serve",
 		"gangway ca request", "gangway ca issue", "gangway ca install",
 		"gangway ca request", "gangway ca issue", "gangway ca install", "mkdir", "cp", "rm", "rm",
+		"gangway ca request", "gangway ca issue", "gangway ca install",
+		"gangway-signer create-key", "gangway-signer create-key", "gangway-signer create-key", "gangway-signer serve",
+		"gangway ca request", "gangway ca issue", "gangway ca install",
 	} {
 		p.elsewhere(begins, "TestOperationsKeysOfTheCAs")
 	}

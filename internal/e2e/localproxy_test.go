@@ -27,6 +27,7 @@ import (
 	"gangway/device/agent"
 	"gangway/internal/brief"
 	"gangway/internal/hubtest"
+	"gangway/internal/locked"
 	"gangway/internal/process"
 	"gangway/internal/swtpm"
 )
@@ -43,7 +44,7 @@ type proxyProcess struct {
 func (o *onboardedDevice) startProxy(t testing.TB, args ...string) *proxyProcess {
 	t.Helper()
 	c := exec.Command(agentBinary, append([]string{"proxy", "--tpm", o.tpm.Address(), "--state", o.state}, args...)...)
-	var said lockedBuffer
+	var said locked.Buffer
 	c.Stderr = &said
 	p, err := process.Start(c)
 	if err != nil {

@@ -25,9 +25,9 @@ import (
 
 // While the system runs, a program adds a certificate to the Secure Boot variable db, signed with
 // the owner's KEK. The certificate has the name of Microsoft's CA of 2023. The firmware measures db
-// into PCR 7, so a key that is sealed to the old PCR 7 no longer opens. The disk opens, because the
-// system binds its key again before the restart. The hub names the certificate, and says that
-// Microsoft did not publish it.
+// into PCR 7, so the TPM does not release a key that is bound to the old value. The disk opens all
+// the same, because the running system binds the disk's key again before the restart. The hub names
+// the certificate, and says that it does not know the certificate.
 func TestDiskOpensAfterDBGainsACertificate(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -122,7 +122,7 @@ func caNamed(t *testing.T, name string) []byte {
 	return der
 }
 
-// agentThatAddsToDB returns the program testdata/addkey, which carries the agent and an addition of the
+// agentThatAddsToDB returns the program addkey, which carries the agent and an addition of the
 // certificate to db. The KEK in the folder `keys` signs the addition.
 func agentThatAddsToDB(t *testing.T, agent []byte, keys string, certificate []byte) []byte {
 	t.Helper()
@@ -146,7 +146,7 @@ func agentThatAddsToDB(t *testing.T, agent []byte, keys string, certificate []by
 	if !bytes.Contains(read(t, in("db.auth")), certificate) {
 		t.Fatal("the addition has no certificate")
 	}
-	run("go", "build", "-trimpath", "-o", in("addkey"), "./testdata/addkey")
+	run("go", "build", "-trimpath", "-o", in("addkey"), "./addkey")
 	if err := carry.Add(in("addkey"), in("gangway-agent"), in("db.auth")); err != nil {
 		t.Fatal(err)
 	}

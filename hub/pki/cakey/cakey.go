@@ -25,6 +25,10 @@ import (
 	"time"
 )
 
+// ErrUnavailable means that a key cannot be used now: its TPM, signer or file does not answer as it
+// should. The same signature may succeed later.
+var ErrUnavailable = errors.New("the CA's key cannot be used")
+
 // timeout bounds one signature. A slow TPM needs less than a second.
 const timeout = 30 * time.Second
 
@@ -212,10 +216,10 @@ func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, 
 	defer cancel()
 	sig, err := k.uri.at.sign(ctx, digest, k.hash)
 	if err != nil {
-		return nil, fmt.Errorf("cakey: sign with %s: %w", k.uri, err)
+		return nil, fmt.Errorf("cakey: %w: sign with %s: %w", ErrUnavailable, k.uri, err)
 	}
 	if !ecdsa.VerifyASN1(k.publicKey, digest, sig) {
-		return nil, fmt.Errorf("cakey: %s returned a signature that the CA's key did not make", k.uri)
+		return nil, fmt.Errorf("cakey: %w: %s returned a signature that the CA's key did not make", ErrUnavailable, k.uri)
 	}
 	return sig, nil
 }

@@ -205,7 +205,8 @@ func TestRejectsTPMObjectsThatAreNotCAKeys(t *testing.T) {
 	}
 }
 
-// A key whose place is not there causes an error that names the place, and never hangs.
+// If a key's file, TPM or signer does not exist, the use of the key causes an error that names the
+// place, and never hangs.
 func TestUnreachableKeys(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

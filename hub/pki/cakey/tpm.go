@@ -187,8 +187,8 @@ func (k *tpmKey) sign(ctx context.Context, digest []byte, hash crypto.Hash) (der
 	return der, err
 }
 
-// create makes a key in the owner hierarchy, and stores it at the handle. TPM2_Clear removes the key
-// for good.
+// create makes a key in the owner hierarchy, and stores it at the handle. TPM2_Clear removes the
+// key permanently.
 func (k *tpmKey) create(ctx context.Context, curve elliptic.Curve) error {
 	id, hash, size := tpm2.TPMECCNistP256, tpm2.TPMAlgSHA256, 32
 	if curve == elliptic.P384() {

@@ -26,7 +26,7 @@ type load struct {
 	*testing.T
 	server *pgtest.Server
 	store  *postgres.Store
-	name   string // of the database
+	name   string // name of the database
 	owner  store.Account
 	token  store.JoinToken
 

@@ -71,7 +71,7 @@ func open(t testing.TB, config postgres.Config) *postgres.Store {
 func TestStoreSuite(t *testing.T) {
 	race.Skip(t) // TestTwoHubsRace has the tests of the suite that do several things at once
 	t.Parallel()
-	var addresses sync.Map // of each store's database
+	var addresses sync.Map // address of each store's database
 	at := func(t *testing.T, address string) storetest.Engine {
 		s := open(t, postgres.Config{URL: address, Writers: 1, Readers: 2})
 		addresses.Store(s, address)

@@ -30,12 +30,9 @@ var (
 // EKCertificate implements store.EKCertificates.
 func (s *Store) EKCertificate(ctx context.Context, ek store.Hash, now time.Time) (k store.KeptEKCertificate, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
-		r, ok, err := c.One(selectEKCertificate, ek[:], micro(now))
+		r, err := one(c, selectEKCertificate, ek[:], micro(now))
 		if err != nil {
 			return err
-		}
-		if !ok {
-			return store.ErrNotFound
 		}
 		k = store.KeptEKCertificate{EK: ek, Certificate: r.blob(), Links: r.blob(), Proven: r.bool()}
 		if !k.Proven {

@@ -40,6 +40,7 @@ type Engine interface {
 	store.Logs
 	store.Events
 
+	store.Restores
 	store.Replicas
 	store.Consistency
 	store.Health

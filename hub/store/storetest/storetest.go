@@ -111,6 +111,7 @@ var groups = []group{
 	{"Trust", trustTests},
 	{"Replicas", replicaTests},
 	{"Consistency", checkTests},
+	{"Restores", restoreTests},
 	{"Races", raceTests},
 	{"Cancelled", cancelledTests},
 }

@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	agent    = "/run/real-agent"
+	agent    = "/real-agent" // not in /run, from which no program may run
 	started  = "/data/started-before"
 	variable = "/sys/firmware/efi/efivars/db-d719b2cb-3d3a-4596-a3bc-dad00e67656f"
 	// attributes are non-volatile, for the boot services, for the running system, with a timestamp
