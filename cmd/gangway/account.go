@@ -101,7 +101,7 @@ numbers, and the hub's health. It cannot see other owners' devices.`,
 	f.BoolVar(&generate, "generate", false, "generate a password and print it")
 	f.BoolVar(&asOperator, "operator", false, "give the account the role operator")
 	f.BoolVar(&reuse, "reuse-nick", false, "allow the nick of a deleted account; people may mistake the new account for the deleted one")
-	c.AddCommand(create, a.accountLsCommand(), a.accountPasswdCommand(), a.accountDisableCommand(), a.accountEnableCommand(), a.accountOperatorCommand(), a.accountDeleteCommand(), a.accountSessionsCommand())
+	c.AddCommand(create, a.accountLsCommand(), a.accountPasswdCommand(), a.accountDisableCommand(), a.accountEnableCommand(), a.accountOperatorCommand(), a.accountDeleteCommand(), a.accountSessionsCommand(), a.accountLogRetention())
 	return c
 }
 

@@ -115,7 +115,7 @@ func (i *instance) backupSource(ctx context.Context, folder *backup.Folder, o ba
 	}
 	s = backup.Source{
 		Header: backup.Header{Hub: i.ca.HubName(), Epoch: epoch, Begun: begun.UTC().Truncate(time.Second), Version: version.Current.Version},
-		Keys:   filepath.Join(i.dir, pkiFolder),
+		Keys:   keysFolder(ctx, i.dir),
 		Sign:   i.ca.SignBackup,
 	}
 	if !o.withoutObjects {
@@ -175,7 +175,7 @@ type backupView struct {
 	Rows    int64     `json:"rows"`
 	Objects int       `json:"objects"`
 	Copied  int       `json:"copied"` // objects that the folder did not have
-	Bytes   int64     `json:"bytes"`  // of all objects
+	Bytes   int64     `json:"bytes"`  // size of all objects
 	Missing []string  `json:"missing"`
 }
 

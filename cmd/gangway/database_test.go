@@ -121,8 +121,8 @@ func TestHubInPostgreSQL(t *testing.T) {
 }
 
 // refusesOtherObjects starts a hub, and checks that a second hub on the database refuses to start,
-// because it would store its objects in its own folder: then each hub would take the other's objects
-// for lost. When the first hub stops, it first says that it is not ready.
+// because the second hub would store its objects in its own folder, and each hub would report the
+// other hub's objects as lost. When the first hub stops, it first reports that it is not ready.
 func refusesOtherObjects(t *testing.T, database, first, second string) {
 	t.Helper()
 	metrics, err := net.Listen("tcp", "127.0.0.1:0")
@@ -203,8 +203,9 @@ func TestDatabasePasswordFile(t *testing.T) {
 	}
 }
 
-// restoresAcrossEngines backs up a hub in PostgreSQL, restores it to a file, and that to PostgreSQL
-// again. `run` runs a command with the hub's flags.
+// restoresAcrossEngines backs up a hub whose database is in PostgreSQL, and restores it with a
+// database file. Then it backs up the restored hub, and restores that backup to PostgreSQL. `run`
+// runs a command with the hub's flags.
 func restoresAcrossEngines(t *testing.T, server *pgtest.Server, run func(want int, args ...string) string) {
 	t.Helper()
 	dir := t.TempDir()

@@ -32,7 +32,7 @@ func (a *app) dbMigrateCommand() *cobra.Command {
 		Use: "migrate --data DIR --to URL", Short: "Move a hub's database from its file to PostgreSQL", Args: args(),
 		Long: `Migrate copies the database DIR/gangway.db to an empty PostgreSQL database, and then
 compares every row. Stop the hub first. If the command is interrupted, run it again: it
-goes on where it stopped.
+continues where it stopped.
 
 At the end, the file becomes DIR/gangway.db.moved, so that no hub uses it by mistake.
 Start the hub with --database and the same URL. Devices and people notice only that the

@@ -65,7 +65,8 @@ func (a *app) deviceLogs() *cobra.Command {
 line is when the hub received it; --output wide also has the device's own time.
 
 A level can be in upper or lower case. --level and --source take several values,
-separated by commas. A hub keeps the newest 20,000 lines of a device, for 30 days.
+separated by commas. A hub keeps the newest 20,000 lines of a device, for 30 days,
+unless its operator or you have set less: see 'gangway account log-retention'.
 
 --follow shows new lines as they arrive, until Ctrl-C. --output jsonl prints one JSON
 object per line, for other programs.`,

@@ -9,13 +9,18 @@ import (
 	"time"
 
 	"gangway/hub/api"
+	"gangway/hub/store"
+	"gangway/hub/ui"
 	"gangway/internal/cmdline"
+	"gangway/internal/span"
+
+	"github.com/dustin/go-humanize"
 
 	"github.com/spf13/pflag"
 )
 
-// limitFlags are the flags of serve for rate limits, timeouts, TCP proxies, and the age limits of
-// events in the audit trail.
+// limitFlags are the flags of serve for rate limits, timeouts, TCP proxies, and for how much the
+// hub keeps of the audit trail and of the devices' logs.
 type limitFlags struct {
 	rates    []string
 	proxies  []string
@@ -24,6 +29,9 @@ type limitFlags struct {
 
 	eventsAge, refusalsAge time.Duration
 	drain                  time.Duration
+
+	logAge  time.Duration
+	logSize string
 }
 
 // maxDrain is less than the time after which systemd kills a service that should stop.
@@ -38,11 +46,14 @@ func (l *limitFlags) add(f *pflag.FlagSet) {
 	cmdline.SpanVar(f, &l.timeouts.Request, "request-timeout", 0, "how long a request may take; for uploads and downloads, how long each block may take (default 60s)")
 	cmdline.SpanVar(f, &l.eventsAge, "events-age", api.DefaultEventsAge, "how long the audit trail keeps events, such as 365d for a year; 0: permanently")
 	cmdline.SpanVar(f, &l.refusalsAge, "refusals-age", api.DefaultUnprovenAge, "how long the audit trail keeps events of unauthenticated clients: refused requests, wrong passwords")
+	cmdline.SpanVar(f, &l.logAge, "log-age", api.DefaultLogAge, "how long the hub keeps the log lines of devices; an owner can choose less")
+	f.StringVar(&l.logSize, "log-size", ui.Bytes(uint64(api.DefaultLogBounds.Bytes)), "how much the hub keeps of each device's log; an owner can choose less")
 	cmdline.SpanVar(f, &l.timeouts.Idle, "idle-timeout", 0, "how long a connection may be idle (default 2m)")
-	cmdline.SpanVar(f, &l.drain, "drain", 0, "how long to continue to serve after the signal to stop, while GET /readyz answers 503; a load balancer must notice that in this time, such as 5s (default 0s)")
+	cmdline.SpanVar(f, &l.drain, "drain", 0, "how long to continue to serve after the signal to stop, while GET /readyz answers 503; choose a time in which a load balancer notices the 503, such as 5s (default 0s)")
 }
 
-// minCapacity is the least value of --max-requests. With less, a share of it would admit nothing.
+// minCapacity is the least value of --max-requests. Heartbeats may use only half of the value: half
+// of 1 is less than one request.
 const minCapacity = 8
 
 // into checks the values of the flags, and stores the values in `o`.
@@ -85,6 +96,14 @@ func (l *limitFlags) into(o *serverOptions) error {
 		return usagef("--drain must be from 0s to %v", maxDrain)
 	}
 	o.drain = l.drain
+	if l.logAge < api.MinLogAge {
+		return usagef("--log-age must be %s or more", span.Format(api.MinLogAge))
+	}
+	size, err := humanize.ParseBytes(l.logSize)
+	if err != nil || size < api.MinLogBytes || size > 1<<40 {
+		return usagef("--log-size %q is not a size from %s to 1 TiB, such as 8MiB", l.logSize, ui.Bytes(api.MinLogBytes))
+	}
+	o.logAge, o.logBounds = l.logAge, store.LogBounds{Rows: api.DefaultLogBounds.Rows, Bytes: int64(size)}
 	o.eventsAge, o.unprovenAge = l.eventsAge, l.refusalsAge
 	for _, text := range l.proxies {
 		p, err := netip.ParsePrefix(text)

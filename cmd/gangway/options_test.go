@@ -11,6 +11,7 @@ import (
 	"gangway/hub/onboard"
 	"gangway/hub/otlp"
 	"gangway/hub/pki"
+	"gangway/hub/store"
 	"gangway/hub/store/postgres"
 )
 
@@ -24,6 +25,7 @@ func TestEachOptionReachesTheHub(t *testing.T) {
 		timeouts: api.Timeouts{Header: 1}, capacity: 8, proxyProtocol: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
 		eventsAge: time.Hour, unprovenAge: time.Hour, drain: time.Second, images: &imageBuilder{}, imageLimits: api.ImageLimits{AtOnce: 1},
 		pageURL: "https://fleet.example", pageCertificate: onePageCertificate{}, logs: &otlp.Exporter{},
+		logAge: time.Hour, logBounds: store.LogBounds{Rows: 1, Bytes: 1},
 	}
 	given := reflect.ValueOf(o)
 	for i := range given.NumField() {
@@ -36,7 +38,6 @@ func TestEachOptionReachesTheHub(t *testing.T) {
 	for i := range c.NumField() {
 		switch name := c.Type().Field(i).Name; name {
 		case "Store", "Objects": // not tested here
-		case "LogBounds", "LogAge": // serve has no option for them, so the hub uses its defaults
 		default:
 			if c.Field(i).IsZero() {
 				t.Errorf("the hub's configuration has no %s", name)

@@ -130,7 +130,7 @@ const restoringFolder = "restoring"
 type restoration struct {
 	restoreFlags
 	*app
-	path              string // of the backup
+	path              string // path of the backup
 	part              string // the folder restoringFolder
 	config            postgres.Config
 	shared            bool // the database is in PostgreSQL

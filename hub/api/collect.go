@@ -22,7 +22,7 @@ const (
 )
 
 // Collect removes unused data: trails and logs of deleted devices, records of objects that no
-// revision names, stored files that no record needs, and old log lines. It may run at any
+// revision names, stored files that no record needs, and log lines that are older than the hub or their owner keeps them. It may run at any
 // time, concurrently with requests.
 func (s *Server) Collect(ctx context.Context) error {
 	now := s.cfg.Now()
@@ -43,6 +43,9 @@ func (s *Server) Collect(ctx context.Context) error {
 				break
 			}
 		}
+	}
+	if err := s.keepOwnersLogs(ctx, now); err != nil {
+		return err
 	}
 	return s.cfg.Objects.Walk(ctx, func(key objects.Key, info objects.Info) error {
 		if now.Sub(info.Modified) < orphanAge {

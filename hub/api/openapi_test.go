@@ -490,6 +490,12 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	}
 
 	// Requests of the owner.
+	call(ada, "GET", "/logs/retention", "", nil, 200)
+	call(stranger, "GET", "/logs/retention", "", nil, 401)
+	call(ada, "PUT", "/logs/retention", "", map[string]any{"max-age": 86400, "max-bytes": 1 << 20}, 200)
+	call(ada, "PUT", "/logs/retention", "", map[string]any{"max-age": 1}, 400)
+	call(ada, "PUT", "/logs/retention", "", large, 413)
+	call(stranger, "PUT", "/logs/retention", "", map[string]any{}, 401)
 	login := map[string]string{"username": "ada", "password": hubtest.Password}
 	call(stranger, "POST", "/auth/login", "", login, 200)
 	call(stranger, "POST", "/auth/login", "", map[string]string{"username": "ada"}, 401)
@@ -537,7 +543,9 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	call(ada, "GET", "/fleet/count?q=state:", "", nil, 400)
 	call(ada, "GET", "/fleet/summary", "", nil, 200)
 	call(ada, "GET", "/fleet/summary?days=0", "", nil, 400)
-	for _, route := range []string{"/fleet/devices", "/fleet/count", "/fleet/summary"} {
+	call(ada, "GET", "/fleet/judgements", "", nil, 200)
+	call(ada, "GET", "/fleet/judgements?limit=0", "", nil, 400)
+	for _, route := range []string{"/fleet/devices", "/fleet/count", "/fleet/summary", "/fleet/judgements"} {
 		call(stranger, "GET", route, "", nil, 401)
 	}
 	s.Server.Unlimited()

@@ -62,7 +62,10 @@ func (s *Server) fillAccount(r *http.Request, p *ui.SettingsPage) error {
 	}
 	tokens, err := s.cfg.Store.APITokens(r.Context(), a.ID)
 	p.Account = &ui.SettingsAccount{ID: a.ID, PRN: wire.AccountPRN + a.ID, Nick: a.Nick, Email: a.Email, Created: a.Created, Devices: devices, APITokens: len(tokens), Operator: a.Operator}
-	return err
+	if err != nil {
+		return err
+	}
+	return s.fillLogRetention(r, p.Account)
 }
 
 // changePasswordOnPage replaces the password.

@@ -43,7 +43,7 @@ func (p *Proxy) check(ca *pki.Hub) error {
 	if p.Name == "" || len(p.CAs) == 0 {
 		return errors.New("hub: a proxy needs both a CA and a name")
 	}
-	own := []*x509.Certificate{ca.Root(), ca.ACA(), ca.DeviceCA()}
+	own := ca.All()
 	for _, c := range p.CAs {
 		if !c.BasicConstraintsValid || !c.IsCA {
 			return fmt.Errorf("hub: the proxy's CA %q is not a CA certificate", c.Subject)
@@ -103,11 +103,11 @@ func (s *Server) isProxy(chains [][]*x509.Certificate) (bool, error) {
 // clientVerifiers returns the verifiers of a client's certificate: of a connection, and of a device
 // behind the proxy.
 func clientVerifiers(ca *pki.Hub, p *Proxy) (connection, forwarded *clientVerifier) {
-	forwarded = newClientVerifier(false, ca.DeviceCA())
+	forwarded = newClientVerifier(false, ca.DeviceCAs()...)
 	if p == nil {
 		return forwarded, forwarded
 	}
-	return newClientVerifier(true, append([]*x509.Certificate{ca.DeviceCA()}, p.CAs...)...), forwarded
+	return newClientVerifier(true, append(ca.DeviceCAs(), p.CAs...)...), forwarded
 }
 
 // verifyPeer ends a handshake in two cases. In the first case, the peer's certificate is from the
@@ -191,7 +191,7 @@ func (s *Server) verifyForwarded(cert, chain []string) (*x509.Certificate, error
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", clientCertChain, err)
 			}
-			if bytes.Equal(der, s.cfg.CA.DeviceCA().Raw) {
+			if slices.ContainsFunc(s.cfg.CA.DeviceCAs(), func(c *x509.Certificate) bool { return bytes.Equal(der, c.Raw) }) {
 				continue
 			}
 			if _, err := x509.ParseCertificate(der); err != nil {

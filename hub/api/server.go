@@ -71,8 +71,8 @@ type Config struct {
 	TLS12 bool
 	// ObjectQuota bounds the objects and states of one account, in bytes. Default: 64 GiB.
 	ObjectQuota int64
-	// LogBounds and LogAge bound the size and the age of each device's log. Default: 20,000 lines,
-	// 8 MiB, 30 days.
+	// LogBounds and LogAge bound the size and the age of each device's log. An owner can choose less.
+	// Default: DefaultLogBounds, DefaultLogAge.
 	LogBounds store.LogBounds
 	LogAge    time.Duration
 	// LogForwarder gets the log lines that the hub has stored. Nil: none.
@@ -130,28 +130,31 @@ type Server struct {
 	handler  http.Handler
 
 	certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error) // returns the TLS certificate of the hub's own CA
-	clients     *clientVerifier                                      // of connections
+	clients     *clientVerifier                                      // verifies the client certificates of connections
 	forwarded   *clientVerifier                                      // verifies the certificates of devices behind the proxy
 	started     time.Time
 
 	signedURLKey []byte
 	formTokenKey []byte
 	undos        undos
-	previews     semaphoreByKey // of policies
+	previews     semaphoreByKey // bounds the previews of policies
 	claimants    claimants
 	exports      semaphoreByKey
 	live         live
 	images       imageBuilds
 	manifests    manifestCache
-	counters     eventCounters // of frequent events
+	counters     eventCounters // counts frequent events
 	uploads      uploads
 	space        *space
 	overload     overload
 	routes       map[string]*route // by the mux's pattern
 
 	replica  string // a random name of this process
-	outbox   outbox // for the other replicas
-	lease    lease  // of the periodic work
+	outbox   outbox // news for the other replicas
+	lease    lease  // lease of the periodic work
+	gauge    gauge
+	heard    instant // when this replica last read the news of the others
+	worked   instant // when this hub last did the periodic work
 	vault    claimVault
 	stopping atomic.Bool // Serve's context has ended
 }
@@ -182,11 +185,9 @@ func New(cfg Config) (*Server, error) {
 		cfg.ObjectQuota = 64 << 30
 	}
 	if cfg.LogBounds == (store.LogBounds{}) {
-		cfg.LogBounds = store.LogBounds{Rows: 20_000, Bytes: 8 << 20}
+		cfg.LogBounds = DefaultLogBounds
 	}
-	if cfg.LogAge == 0 {
-		cfg.LogAge = 30 * 24 * time.Hour
-	}
+	cfg.LogAge = cmp.Or(cfg.LogAge, DefaultLogAge)
 	cfg.ImageLimits = cfg.ImageLimits.withDefaults()
 	cfg.EventsAge = cmp.Or(cfg.EventsAge, DefaultEventsAge)
 	cfg.UnprovenAge = cmp.Or(cfg.UnprovenAge, DefaultUnprovenAge)
@@ -215,6 +216,10 @@ func New(cfg Config) (*Server, error) {
 		accounts:  newAccountLimiter(rates[accountRate]),
 		limiters:  rates.byNetwork(),
 		boots:     limiterOf[string](rates[bootRate]),
+	}
+	s.gauge.age, s.gauge.clock = readingAge, kernelClock
+	if err := s.metrics.registry.Register(gauges{s}); err != nil {
+		return nil, err
 	}
 	if cfg.LogForwarder != nil {
 		if err := s.metrics.registry.Register(cfg.LogForwarder); err != nil {
@@ -311,7 +316,8 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 }
 
 // background starts the hub's work besides its requests. The periodic work stops when ctx ends. The
-// rest goes on until the function `end` is called, after the last request. `end` waits for all.
+// rest goes on until the caller calls the function `end`, after the last request. `end` returns
+// when all the work has stopped.
 func (s *Server) background(ctx context.Context) (end func()) {
 	var working sync.WaitGroup
 	working.Go(func() { s.periodic(ctx) })

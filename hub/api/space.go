@@ -257,9 +257,11 @@ func (s *Server) temporaryProblem(r *http.Request, err error) *Problem {
 	switch {
 	case isDiskFull(err):
 		s.space.wasFull()
+		s.metrics.errors.WithLabelValues(fullError).Inc()
 		s.log.Error("the disk is full", "method", r.Method, "path", r.URL.Path, "err", err)
 		return errStorage
 	case errors.Is(err, store.ErrBusy):
+		s.metrics.errors.WithLabelValues(busyError).Inc()
 		s.log.Error("the database is busy", "method", r.Method, "path", r.URL.Path, "err", err)
 		return errStoreBusy
 	}

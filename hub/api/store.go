@@ -42,6 +42,8 @@ type Store interface {
 	store.Events
 
 	store.HubNumbers
+	store.Alarms
+	store.Upkeep
 	store.Restores
 	store.Replicas
 	store.Health

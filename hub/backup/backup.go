@@ -45,7 +45,7 @@ type end struct {
 	Entries  []entry          `json:"entries"`
 	Counters map[string]int64 `json:"counters"` // as transfer.Target.Finish needs them
 	Objects  int              `json:"objects"`  // number of objects
-	Bytes    int64            `json:"bytes"`    // their size
+	Bytes    int64            `json:"bytes"`    // size of all objects
 }
 
 type entry struct {

@@ -21,7 +21,7 @@ import (
 // age. The name of a file does not reveal which object is in it.
 type Folder struct {
 	dir        string
-	key        []byte // of the names
+	key        []byte // key of the hashes that name the files
 	recipients []age.Recipient
 	made       map[string]bool // folders that exist and are flushed to disk
 }

@@ -38,7 +38,7 @@ type Source struct {
 type Summary struct {
 	Header  Header
 	Rows    int64
-	Objects int      // in the backup
+	Objects int      // number of objects in the backup
 	Copied  int      // of these, the objects that no earlier backup in the folder had
 	Bytes   int64    // the size of all objects
 	Missing []string // SHA-256 of objects that the database lists and that are not stored
@@ -119,10 +119,18 @@ func (w *writer) keys() error {
 		return err
 	}
 	for _, f := range files {
-		if !f.Type().IsRegular() || !keyName.MatchString(f.Name()) {
+		if !keyName.MatchString(f.Name()) {
 			continue
 		}
-		content, err := os.ReadFile(filepath.Join(w.Keys, f.Name()))
+		path := filepath.Join(w.Keys, f.Name())
+		info, err := os.Stat(path) // follows links: Kubernetes mounts the files of a Secret as links
+		if err != nil {
+			return err
+		}
+		if !info.Mode().IsRegular() {
+			continue
+		}
+		content, err := os.ReadFile(path)
 		if err != nil {
 			return err
 		}

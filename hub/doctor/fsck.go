@@ -17,8 +17,8 @@ const shownRows = 5
 // restoreRemedy is the remedy for damage that nothing else can repair.
 const restoreRemedy = "Keep a copy of the database, examine the disk and the memory of its machine, and restore the newest backup whose check is clean."
 
-// rules has, for each rule of store.Consistency, the fact about the rows that break the rule, and the
-// remedy. %s are the rows.
+// rules has, for each rule of store.Consistency, the fact about the rows that break the rule, and
+// the remedy. In the fact, %s stands for the rows.
 var rules = map[string]struct{ fact, remedy string }{
 	"device-certificate":  {"Devices have a certificate that is not their active one: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
 	"certificate-device":  {"Active certificates belong to no device: %s.", restoreRemedy},
@@ -26,11 +26,11 @@ var rules = map[string]struct{ fact, remedy string }{
 	"tpm-device":          {"The registry of TPMs names devices that do not exist: %s.", restoreRemedy + " Until then, these TPMs cannot onboard."},
 	"certificate-aik":     {"The registry of AIKs does not have the AIK of these devices, or has it for another device: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
 	"aik-device":          {"The registry of AIKs names devices that do not exist: %s.", restoreRemedy},
-	"token-uses":          {"The uses of these join tokens are not those of their devices: %s.", "Disable each of these join tokens, and make a new one for the remaining uses."},
+	"token-uses":          {"The counted uses of these join tokens differ from the devices that used them: %s.", "Disable each of these join tokens, and make a new one for the remaining uses."},
 	"trail-revision":      {"These devices lack their newest revision: %s.", "Post a new revision for each of these devices. If the hub refuses it, delete the device and let it onboard again."},
-	"revision-object":     {"Revisions of these devices name objects that are not recorded: %s.", "Let the owner upload the objects again, by posting the revision again."},
+	"revision-object":     {"Revisions of these devices name objects that are not recorded: %s.", "Ask the owner to post the revision again, with its objects."},
 	"usage":               {"The used bytes of these accounts are not the sum of their objects and revisions: %s.", restoreRemedy + " Until then, the quota of these accounts is wrong."},
-	"log-count":           {"The number of log lines of these devices is wrong: %s.", "Nothing is lost. Until these lines are too old, the hub keeps too many or too few of them."},
+	"log-count":           {"The number of log lines of these devices is wrong: %s.", "No line is lost. Until these log lines expire, the hub keeps too many or too few lines of these devices."},
 	"search-device":       {"The search does not find these devices: %s.", restoreRemedy + " Until then, lists and searches lack these devices."},
 	"device-search":       {"The search finds devices that do not exist: %s.", restoreRemedy},
 	"search-columns":      {"The search has other properties of these devices than the devices have: %s.", restoreRemedy + " Until then, searches for these devices may be wrong."},

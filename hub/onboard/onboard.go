@@ -392,7 +392,7 @@ func (s *Service) whoIsRefused(ctx context.Context, e store.Enrolment) string {
 func (s *Service) bind(ctx context.Context, e store.Enrolment, before store.Hash, addr string) (store.Device, error) {
 	refuse := func(r *evidence.Refusal) (store.Device, error) { return s.refuseActivation(ctx, e, addr, r) }
 	again := before != (store.Hash{}) && before != e.RequestHash
-	var was, is store.Enrolment // with their evidence
+	var was, is store.Enrolment // both have their evidence
 	if again {
 		var err error
 		if was, err = s.Store.Enrolment(ctx, before); err == nil {

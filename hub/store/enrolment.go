@@ -123,9 +123,9 @@ type Enrolment struct {
 	Verdict []byte // JSON of the evidence verdict
 
 	Manufacturer string
-	Model        string // the TPM's
+	Model        string // model of the TPM
 	Firmware     string
-	ProdModel    string // the machine's
+	ProdModel    string // model of the machine
 	ProdSerial   string
 	KeyAlgorithm string // of the IDevID key, e.g. "ECDSA P-256"
 

@@ -26,6 +26,24 @@ type LogBounds struct {
 	Bytes int64 // bytes of the texts, plus an overhead for each row
 }
 
+// LogRule is how much of their devices' logs an owner keeps. It can only tighten the hub's bounds.
+type LogRule struct {
+	Owner string        // Account.ID
+	Age   time.Duration // in whole seconds; 0: the hub's bound
+	Bytes int64         // of each device, as in LogBounds; 0: the hub's bound
+}
+
+// Within returns the tighter ones of the rule's values and the hub's bounds.
+func (r LogRule) Within(age time.Duration, bounds LogBounds) (time.Duration, LogBounds) {
+	if r.Age > 0 {
+		age = min(age, r.Age)
+	}
+	if r.Bytes > 0 {
+		bounds.Bytes = min(bounds.Bytes, r.Bytes)
+	}
+	return age, bounds
+}
+
 // LogFilter selects log entries. A zero field selects all.
 type LogFilter struct {
 	Owner     string // required
@@ -50,10 +68,23 @@ type LogFilter struct {
 // Logs stores the logs of devices.
 type Logs interface {
 	// AppendLogs stores log entries of one device, and sets Device and Owner in each entry. If the
-	// device's entries exceed bounds, AppendLogs removes the oldest entries.
+	// device's entries exceed bounds or the owner's rule, AppendLogs removes the oldest entries.
 	AppendLogs(ctx context.Context, device, owner string, entries []LogEntry, bounds LogBounds, now time.Time) error
 	Logs(ctx context.Context, f LogFilter) ([]LogEntry, error)
 	// ExpireLogs removes the entries of at most limit calls of AppendLogs that the hub received before
 	// the time `before`. It returns the number of removed entries.
 	ExpireLogs(ctx context.Context, before time.Time, limit int) (int, error)
+	// LogRule returns an owner's rule. If the owner has none, it has only the Owner.
+	LogRule(ctx context.Context, owner string) (LogRule, error)
+	// PutLogRule replaces an owner's rule. ErrNotFound: the account does not exist.
+	PutLogRule(ctx context.Context, r LogRule, e Event) error
+	// LogRules lists rules in the order of their owners, after the owner `after`. The list has at most
+	// limit rules.
+	LogRules(ctx context.Context, after string, limit int) ([]LogRule, error)
+	// ExpireOwnerLogs does the same as ExpireLogs for the entries of one owner.
+	ExpireOwnerLogs(ctx context.Context, owner string, before time.Time, limit int) (int, error)
+	// TrimLogs removes old entries of the owner's devices that exceed bounds and the owner's rule, after
+	// a change of the rule. One call looks at no more than limit devices, and removes entries of no more
+	// than limit calls of AppendLogs. more is false if nothing is left to do.
+	TrimLogs(ctx context.Context, owner string, bounds LogBounds, limit int) (more bool, err error)
 }

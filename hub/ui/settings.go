@@ -21,10 +21,19 @@ type SettingsAccount struct {
 	CurrentProblem, PasswordProblem, AgainProblem string
 	EndAPITokens                                  bool
 
+	Logs SettingsLogs
+
 	// Problems of the form that disables or deletes the account.
 	DisableProblem, DeletePasswordProblem, ConfirmProblem string
 	Problem                                               string
 	WithDevices                                           bool
+}
+
+// SettingsLogs is the form for how much of the devices' logs the hub keeps.
+type SettingsLogs struct {
+	HubAge, HubSize         string // the hub's bounds
+	Age, Size               string // as typed; empty: the hub's bound
+	AgeProblem, SizeProblem string
 }
 
 // SettingsSessions is the tab "Sessions".

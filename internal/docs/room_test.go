@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"gangway/internal/locked"
 	"gangway/internal/pty"
 	"gangway/internal/swtpm"
 
@@ -47,23 +48,11 @@ type room struct {
 
 // program is a command that runs in the background.
 type program struct {
+	locked.Buffer // the program's output
+
 	cmd     *exec.Cmd
 	started time.Time
 	done    chan struct{} // closed when the program has ended
-	mu      sync.Mutex
-	out     bytes.Buffer // guarded by mu
-}
-
-func (p *program) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.out.Write(b)
-}
-
-func (p *program) String() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.out.String()
 }
 
 // enter makes the calling test run in a room. If it is called outside a room, it runs the test
@@ -345,6 +334,21 @@ func (r *room) end(name string) {
 		p.cmd.Process.Kill()
 		<-p.done
 		r.t.Errorf("%s does not end when it is interrupted", name)
+	}
+}
+
+// keeps lets a background program continue to run while the page runs another one with the same name.
+// It returns a function that ends the program.
+func (r *room) keeps(name string) (end func()) {
+	r.mu.Lock()
+	p := r.running[name]
+	delete(r.running, name)
+	r.mu.Unlock()
+	return func() {
+		r.mu.Lock()
+		r.running[name] = p
+		r.mu.Unlock()
+		r.end(name)
 	}
 }
 

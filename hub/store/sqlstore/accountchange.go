@@ -34,6 +34,7 @@ var (
 		prepared(`DELETE FROM ek_lists WHERE owner = ?`),
 		prepared(`DELETE FROM waiting WHERE owner = ?`),
 		prepared(`DELETE FROM saved_views WHERE owner = ?`),
+		prepared(`DELETE FROM log_rules WHERE owner = ?`),
 		prepared(`DELETE FROM manifest_keys WHERE owner = ?`),
 		prepared(`DELETE FROM manifests WHERE owner = ?`),
 		prepared(`DELETE FROM boot_decisions WHERE owner = ?`),

@@ -165,12 +165,9 @@ func (s *Store) Activate(ctx context.Context, a store.Activation) (store.Device,
 		already bool
 	)
 	err := s.db.Write(ctx, func(c Conn) error {
-		r, ok, err := c.One(selectClaim, a.IDevIDHash[:])
+		r, err := one(c, selectClaim, a.IDevIDHash[:])
 		if err != nil {
 			return err
-		}
-		if !ok {
-			return store.ErrNotFound
 		}
 		k = readClaim(&r)
 		if already = k.state == stateActive; already {

@@ -21,12 +21,13 @@ var rules = []struct {
 		ORDER BY d.id LIMIT ?`)},
 	{"certificate-device", prepared(`SELECT e.device FROM enrolments e LEFT JOIN devices d ON d.id = e.device AND d.deleted = 0 AND d.enrolment = e.id
 		WHERE e.state = 'a' AND d.id IS NULL ORDER BY e.device LIMIT ?`)},
-	// The registry of TPMs has the EK of each device, for this device.
+	// The registry of TPMs has the EK of each device, and names this device and its owner.
 	{"device-tpm", prepared(`SELECT d.id FROM devices d JOIN enrolments e ON e.id = d.enrolment LEFT JOIN tpms t ON t.ek = e.ek
 		WHERE d.deleted = 0 AND (t.ek IS NULL OR t.device <> d.id OR t.owner <> d.owner OR t.enrolment <> e.id OR t.generation <> e.generation) ORDER BY d.id LIMIT ?`)},
 	{"tpm-device", prepared(`SELECT t.device FROM tpms t LEFT JOIN devices d ON d.id = t.device AND d.deleted = 0
 		WHERE t.device <> '' AND d.id IS NULL ORDER BY t.device LIMIT ?`)},
-	// The registry of AIKs has the AIK of each active enrolment, for its device.
+	// The registry of AIKs has the AIK of each active enrolment, and names the enrolment's device
+	// and EK.
 	{"certificate-aik", prepared(`SELECT e.device FROM enrolments e LEFT JOIN aiks a ON a.name = e.iak_name
 		WHERE e.state = 'a' AND (a.name IS NULL OR a.device <> e.device OR a.ek <> e.ek OR a.enrolment <> e.id) ORDER BY e.device LIMIT ?`)},
 	{"aik-device", prepared(`SELECT a.device FROM aiks a LEFT JOIN devices d ON d.id = a.device AND d.deleted = 0
@@ -39,7 +40,7 @@ var rules = []struct {
 		ORDER BY t.device LIMIT ?`)},
 	{"revision-object", prepared(`SELECT s.device FROM step_objects s LEFT JOIN objects o ON o.owner = s.owner AND o.sum = s.sum
 		WHERE o.owner IS NULL ORDER BY s.device LIMIT ?`)},
-	// The counters have the numbers that they count.
+	// Each counter equals the number or the size of the rows that it counts.
 	{"usage", prepared(fmt.Sprintf(`SELECT owner FROM (SELECT owner, sum(bytes) AS difference FROM (
 		SELECT owner, %d + CASE WHEN stored = 1 THEN size ELSE 0 END AS bytes FROM objects
 		UNION ALL SELECT owner, length(state) + %d FROM steps UNION ALL SELECT owner, size FROM uploads
@@ -82,6 +83,7 @@ var rules = []struct {
 		UNION ALL SELECT 'accounts', '', count(*) FROM accounts
 		UNION ALL SELECT 'disabled', '', count(*) FROM accounts WHERE disabled <> 0
 		UNION ALL SELECT 'devices', '', count(*) FROM device_search
+		UNION ALL SELECT 'quiet', '', count(*) FROM device_search WHERE quiet = 1
 		UNION ALL SELECT 'maker', lower(maker), 1 FROM device_search
 		UNION ALL SELECT 'bytes', '', bytes FROM usage) AS parts GROUP BY field, value) AS sums
 		WHERE difference <> 0 GROUP BY field ORDER BY field LIMIT ?`)},

@@ -37,13 +37,14 @@ var (
 	selectLogUsage = prepared(`SELECT rows, bytes FROM log_usage WHERE device = ?`)
 	putLogUsage    = prepared(`INSERT INTO log_usage (device, rows, bytes) VALUES (?, ?, ?)
 		ON CONFLICT (device) DO UPDATE SET rows = excluded.rows, bytes = excluded.bytes`)
-	takeLogUsage = prepared(`UPDATE log_usage SET rows = rows - ?, bytes = bytes - ? WHERE device = ?`)
-	oldestLogs   = prepared(`SELECT first, n, bytes FROM log_batches WHERE device = ? ORDER BY created, first LIMIT 1`)
-	selectLogs   = prepared(logColumns + `WHERE first = ?`)
-	deleteLogs   = prepared(`DELETE FROM log_batches WHERE first = ?`)
-	expiredLogs  = prepared(`SELECT first, n, bytes, device FROM log_batches WHERE created < ? ORDER BY created LIMIT ?`)
-	dropLogs     = prepared(`DELETE FROM log_batches WHERE device = ?`)
-	dropLogUsage = prepared(`DELETE FROM log_usage WHERE device = ?`)
+	takeLogUsage       = prepared(`UPDATE log_usage SET rows = rows - ?, bytes = bytes - ? WHERE device = ?`)
+	oldestLogs         = prepared(`SELECT first, n, bytes FROM log_batches WHERE device = ? ORDER BY created, first LIMIT 1`)
+	selectLogs         = prepared(logColumns + `WHERE first = ?`)
+	deleteLogs         = prepared(`DELETE FROM log_batches WHERE first = ?`)
+	expiredLogs        = prepared(`SELECT first, n, bytes, device FROM log_batches WHERE created < ? ORDER BY created LIMIT ?`)
+	expiredLogsOfOwner = prepared(`SELECT first, n, bytes, device FROM log_batches WHERE owner = ? AND created < ? ORDER BY created, first LIMIT ?`)
+	dropLogs           = prepared(`DELETE FROM log_batches WHERE device = ?`)
+	dropLogUsage       = prepared(`DELETE FROM log_usage WHERE device = ?`)
 )
 
 func logSize(e store.LogEntry) int64 {
@@ -80,6 +81,11 @@ func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []
 		if last := r.int64(); last > created && last < created+maxLogSkew.Microseconds() {
 			created = last
 		}
+		rule, err := logRule(c, owner)
+		if err != nil {
+			return err
+		}
+		_, bounds := rule.Within(0, bounds)
 		var rows, bytes int64
 		if r, ok, err := c.One(selectLogUsage, device); err != nil {
 			return err
@@ -95,19 +101,30 @@ func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []
 		if err := c.Do(insertLogs, r.int64()-n+1, n, device, owner, created, size, data); err != nil {
 			return err
 		}
-		rows, bytes = rows+n, bytes+size
-		for rows > 0 && (rows > int64(bounds.Rows) || bytes > bounds.Bytes) {
-			gone, less, err := removeOldestLogs(c, device, rows-int64(bounds.Rows), bytes-bounds.Bytes)
-			if err != nil {
-				return err
-			}
-			if gone == 0 {
-				break
-			}
-			rows, bytes = rows-gone, bytes-less
+		rows, bytes, _, err = trimDevice(c, device, rows+n, bytes+size, bounds, math.MaxInt)
+		if err != nil {
+			return err
 		}
 		return c.Do(putLogUsage, device, rows, bytes)
 	})
+}
+
+// trimDevice removes the oldest entries of a device that has `rows` entries with `bytes` bytes, until
+// they are within the bounds, or until it has changed `limit` batches. It returns what is left, and the
+// number of changed batches.
+func trimDevice(c Conn, device string, rows, bytes int64, bounds store.LogBounds, limit int) (int64, int64, int, error) {
+	changed := 0
+	for changed < limit && rows > 0 && (rows > int64(bounds.Rows) || bytes > bounds.Bytes) {
+		gone, less, err := removeOldestLogs(c, device, rows-int64(bounds.Rows), bytes-bounds.Bytes)
+		if err != nil {
+			return 0, 0, 0, err
+		}
+		if gone == 0 {
+			break
+		}
+		rows, bytes, changed = rows-gone, bytes-less, changed+1
+	}
+	return rows, bytes, changed, nil
 }
 
 // removeOldestLogs removes entries of the oldest batch of a device, until at least `rows` entries and
@@ -292,19 +309,30 @@ func (s *Store) Logs(ctx context.Context, f store.LogFilter) (list []store.LogEn
 
 // ExpireLogs implements store.Logs.
 func (s *Store) ExpireLogs(ctx context.Context, before time.Time, limit int) (removed int, err error) {
+	return s.expireLogs(ctx, expiredLogs, limit, micro(before))
+}
+
+// ExpireOwnerLogs implements store.Logs.
+func (s *Store) ExpireOwnerLogs(ctx context.Context, owner string, before time.Time, limit int) (removed int, err error) {
+	return s.expireLogs(ctx, expiredLogsOfOwner, limit, owner, micro(before))
+}
+
+// expireLogs removes at most `limit` batches that a query finds.
+func (s *Store) expireLogs(ctx context.Context, query *Statement, limit int, args ...any) (removed int, err error) {
 	if limit <= 0 {
 		return 0, nil
 	}
+	args = append(args, int64(limit))
 	err = s.db.Write(ctx, func(c Conn) error {
 		type old struct {
 			first, n, size int64
 			device         string
 		}
 		var gone []old
-		err := c.Each(expiredLogs, func(r Row) (bool, error) {
+		err := c.Each(query, func(r Row) (bool, error) {
 			gone = append(gone, old{r.int64(), r.int64(), r.int64(), r.text()})
 			return true, nil
-		}, micro(before), int64(limit))
+		}, args...)
 		if err != nil {
 			return err
 		}

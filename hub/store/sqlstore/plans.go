@@ -16,7 +16,10 @@ func FleetStatements() map[string]*Statement {
 		"messages of replicas": selectMessages, "last message": selectLastMessage, "temporary value": selectTemporary, "lease": selectLease,
 		"bad cohorts": selectBadCohorts, "most bad cohorts": selectMostBad, "rare cohorts": selectRareCohorts, "cohorts": selectCohorts, "cohorts of a model": selectOfModel,
 		"sum of cohorts": sumCohorts, "cohort": selectCohort, "members": selectMembers, "members of a model": selectMembersOfModel,
+		"members of a version": selectMembersOfVersion, "members of a token": selectMembersOfToken, "count of a version": sumVersions, "versions": selectVersions,
 		"stale boots": selectStale, "judged boot": selectJudged, "parts of a boot": selectParts,
+		"logs": selectLogsOfOwner, "logs of a device": selectLogsOfDevice, "newest logs": selectLogsOfOwnerBack, "newest logs of a device": selectLogsOfDeviceBack,
+		"log rule": selectLogRule, "log rules": selectLogRules,
 		"EK list": selectEKPage, "count of an EK list": countEKs,
 	}
 	add := func(name string, w walk) { all[name+", up"], all[name+", down"] = w.up, w.down }
@@ -44,6 +47,7 @@ func RemovalStatements() map[string]*Statement {
 		"enrolment": deleteEnrolment, "revoke pending": revokePending, "revoke pending of an EK": revokePendingOf,
 		"expire issued": expireIssued, "expire waiting": expireWaiting, "expire EK certificates": expireEKCertificates,
 		"forget messages": forgetMessages, "expire temporary values": expireTemporary, "fence": selectFence,
+		"expire logs": expiredLogs, "expire logs of an owner": expiredLogsOfOwner, "oldest logs": oldestLogs, "log usage": logUsageOfOwner,
 		"count waiting": countWaiting, "unclaimed": listUnclaimed,
 	}
 }

@@ -130,12 +130,9 @@ func (s *Store) ClaimDevice(ctx context.Context, id, owner string, now time.Time
 		if err := takesDevices(c, owner); err != nil {
 			return err
 		}
-		r, ok, err := c.One(selectUnclaimed, id)
+		r, err := one(c, selectUnclaimed, id)
 		if err != nil {
 			return err
-		}
-		if !ok {
-			return store.ErrNotFound
 		}
 		nick := r.text()
 		if _, taken, err := c.One(nickTaken, owner, nick); err != nil {

@@ -32,6 +32,8 @@ type Engine interface {
 	store.Fleet
 	store.SavedViews
 	store.HubNumbers
+	store.Alarms
+	store.Upkeep
 
 	store.Trails
 	store.Objects

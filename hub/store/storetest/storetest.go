@@ -101,6 +101,7 @@ var groups = []group{
 	{"Fleet", fleetTests},
 	{"SavedViews", viewTests},
 	{"HubNumbers", hubNumberTests},
+	{"Alarms", alarmTests},
 	{"Trails", trailTests},
 	{"Objects", objectTests},
 	{"Logs", logTests},

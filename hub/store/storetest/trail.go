@@ -45,6 +45,8 @@ var logTests = []test{
 	{"ReadingOnMissesNothing", readingOnMissesNothing},
 	{"LogIsBounded", logIsBounded},
 	{"OldEntriesExpire", oldEntriesExpire},
+	{"OwnersKeepLess", ownersKeepLess},
+	{"LogsAreTrimmed", logsAreTrimmed},
 }
 
 const plenty = 1 << 40
@@ -803,7 +805,7 @@ func uploadsInParts(f *fixture) {
 	refused(f.owner.ID, sum, 1000, plenty, 9, store.ErrExists)
 	more := f.announce(f.owner.ID, "more", 1, Epoch).Sum
 	refused(f.owner.ID, more, 1, plenty, 1, store.ErrTooManyUploads)
-	record = usage() - 1000 // of two records
+	record = usage() - 1000 // cost of two records
 	// The upload's size counts, so another announcement of the same object needs no more room.
 	_, err = f.AnnounceObject(f.ctx, store.Object{Owner: f.owner.ID, Sum: sum, Size: 1000, Created: Epoch, Modified: Epoch}, record+1000)
 	f.must(err)
@@ -815,7 +817,7 @@ func uploadsInParts(f *fixture) {
 	later := Epoch.Add(time.Hour)
 	f.refused(f.AdvancePartial(f.ctx, u.Place, 100, 200, later), store.ErrStatus)
 	f.must(f.AdvancePartial(f.ctx, u.Place, 0, 600, later))
-	f.refused(f.AdvancePartial(f.ctx, u.Place, 0, 500, later), store.ErrStatus) // the other connection
+	f.refused(f.AdvancePartial(f.ctx, u.Place, 0, 500, later), store.ErrStatus) // sent on the other connection
 	u.Received = 600
 	equal(f, "upload", partial(f.owner.ID), u)
 	list, err := f.ExpiredUploads(f.ctx, later, 9)
@@ -1065,4 +1067,93 @@ func oldEntriesExpire(f *fixture) {
 	// Expired entries no longer count against the bounds.
 	f.must(f.AppendLogs(f.ctx, d, f.owner.ID, []store.LogEntry{{Message: "5"}}, store.LogBounds{Rows: 2, Bytes: 1000}, Epoch.Add(time.Hour)))
 	equal(f, "left", f.messages(store.LogFilter{}), "45")
+}
+
+// An owner's rule applies to the logs of the owner's devices, and to no other logs.
+func ownersKeepLess(f *fixture) {
+	other := Account("keeper")
+	f.must(f.CreateAccount(f.ctx, other))
+	bounds := store.LogBounds{Rows: 100, Bytes: 10_000}
+	write := func(device, owner, m string, at time.Time) {
+		f.must(f.AppendLogs(f.ctx, device, owner, []store.LogEntry{{Message: m}}, bounds, at))
+	}
+	rule, err := f.LogRule(f.ctx, f.owner.ID)
+	f.must(err)
+	equal(f, "no rule", rule, store.LogRule{Owner: f.owner.ID})
+	put := func(r store.LogRule, kind string) {
+		f.must(f.PutLogRule(f.ctx, r, store.Event{Time: Epoch, Kind: kind, Owner: r.Owner}))
+	}
+	want := store.LogRule{Owner: f.owner.ID, Age: time.Hour, Bytes: 3 * 65}
+	put(want, "logs.test")
+	rule, err = f.LogRule(f.ctx, f.owner.ID)
+	f.must(err)
+	equal(f, "the rule", rule, want)
+	list, err := f.Events(f.ctx, store.EventFilter{Kind: "logs.test"})
+	f.must(err)
+	equal(f, "events", len(list), 1)
+	err = f.PutLogRule(f.ctx, store.LogRule{Owner: ID("nobody"), Age: time.Hour}, store.Event{Time: Epoch, Kind: "logs.test"})
+	if !errors.Is(err, store.ErrNotFound) {
+		f.Errorf("a rule without an account: %v", err)
+	}
+
+	// Each entry of one byte counts 65 bytes.
+	for i := range 5 {
+		write(ID("a"), f.owner.ID, fmt.Sprint(i), Epoch.Add(time.Duration(i)*time.Minute))
+		write(ID("b"), other.ID, fmt.Sprint(i), Epoch)
+	}
+	equal(f, "three", f.messages(store.LogFilter{}), "234")
+	equal(f, "of the other owner", f.messages(store.LogFilter{Owner: other.ID}), "01234")
+	for _, want := range []int{1, 1, 0} {
+		n, err := f.ExpireOwnerLogs(f.ctx, f.owner.ID, Epoch.Add(4*time.Minute), 1)
+		f.must(err)
+		equal(f, "expired", n, want)
+	}
+	equal(f, "left", f.messages(store.LogFilter{}), "4")
+	equal(f, "of the other owner", f.messages(store.LogFilter{Owner: other.ID}), "01234")
+
+	put(store.LogRule{Owner: other.ID, Age: time.Minute}, "logs.test")
+	rules, err := f.LogRules(f.ctx, "", 10)
+	f.must(err)
+	equal(f, "rules", len(rules), 2)
+	again, err := f.LogRules(f.ctx, rules[0].Owner, 1)
+	f.must(err)
+	equal(f, "the second page", again, rules[1:])
+	put(store.LogRule{Owner: f.owner.ID}, "logs.test")
+	f.must(f.DeleteAccount(f.ctx, other.ID, store.Event{Time: Epoch, Kind: "account.deleted", Owner: other.ID}))
+	rules, err = f.LogRules(f.ctx, "", 10)
+	f.must(err)
+	equal(f, "rules of nobody", len(rules), 0)
+}
+
+// After a change of the rule, the logs are trimmed in steps, and no step does more than its limit.
+func logsAreTrimmed(f *fixture) {
+	const devices, entries = 5, 4
+	token := f.newToken("trim", 0)
+	bounds := store.LogBounds{Rows: 100, Bytes: 10_000}
+	for i := range devices {
+		d := f.onboard(Machine{Name: fmt.Sprint(i)}, token)
+		for range entries {
+			f.must(f.AppendLogs(f.ctx, d.ID, f.owner.ID, []store.LogEntry{{Message: "m"}}, bounds, Epoch))
+		}
+	}
+	more, err := f.TrimLogs(f.ctx, f.owner.ID, bounds, 2)
+	f.must(err)
+	equal(f, "more without a rule", more, false)
+	f.must(f.PutLogRule(f.ctx, store.LogRule{Owner: f.owner.ID, Bytes: 65}, store.Event{Time: Epoch, Kind: "logs.test"}))
+	left, steps := devices*entries, 0
+	for more := true; more; steps++ {
+		more, err = f.TrimLogs(f.ctx, f.owner.ID, bounds, 2)
+		f.must(err)
+		now := len(f.messages(store.LogFilter{}))
+		if now < left-2 || steps > 100 {
+			f.Fatalf("step %d: %d entries left after %d", steps, now, left)
+		}
+		left = now
+	}
+	equal(f, "left", left, devices)
+	// A new entry of a trimmed device takes the place of the one that is left: the usage is right.
+	list, err := f.Devices(f.ctx, f.owner.ID, "", 1)
+	f.must(err)
+	f.must(f.AppendLogs(f.ctx, list[0].ID, f.owner.ID, []store.LogEntry{{Message: "n"}}, bounds, Epoch))
+	equal(f, "of one device", f.messages(store.LogFilter{Devices: []string{list[0].ID}}), "n")
 }

@@ -19,7 +19,7 @@ type Target interface {
 	Add(ctx context.Context, table string, columns []string, rows [][]any, first bool) error
 	// Finish sets the counters. Only after that, a hub can use the database.
 	Finish(ctx context.Context, counters map[string]int64) error
-	// Close ends the filling. Without Finish before, no hub uses the database.
+	// Close closes the database. If Finish was not called before, no hub uses the database.
 	Close() error
 }
 

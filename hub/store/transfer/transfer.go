@@ -32,7 +32,8 @@ type Options struct {
 	Progress func(table string, rows int64)
 }
 
-// The largest number of rows and of bytes in one transaction. The last row may exceed the bytes.
+// The largest number of rows and of bytes in one transaction. The last row may exceed the number of
+// bytes.
 const (
 	portion      = 2000
 	portionBytes = 16 << 20
@@ -53,7 +54,7 @@ type table struct {
 	whole bool
 	// counter is the column whose numbers the database assigns, or "".
 	counter string
-	// never: a number of a removed row is never used again.
+	// never: the database never uses the number of a removed row again.
 	never bool
 }
 
@@ -83,6 +84,7 @@ var tables = []table{
 	{name: "boot_judged", key: []string{"device"}},
 	{name: "boot_parts", key: []string{"device", "part"}},
 	{name: "boot_cohorts", key: []string{"owner", "part", "model", "value"}},
+	{name: "boot_versions", key: []string{"owner", "part", "value", "model", "firmware"}},
 	{name: "clones", key: []string{"device"}},
 	{name: "told", key: []string{"device", "mark"}},
 	{name: "chip_marks", key: []string{"mark", "device"}},
@@ -93,6 +95,7 @@ var tables = []table{
 	{name: "ek_lists", key: []string{"owner", "key"}},
 	{name: "waiting", key: []string{"id"}, counter: "id"},
 	{name: "settings", key: []string{"name"}, whole: true},
+	{name: "alarms", key: []string{"name"}, whole: true},
 	{name: "saved_views", key: []string{"owner", "name"}, whole: true},
 	{name: "trails", key: []string{"device"}},
 	{name: "steps", key: []string{"id"}, counter: "id"},
@@ -104,6 +107,7 @@ var tables = []table{
 	{name: "log_batches", key: []string{"first"}},
 	{name: "log_counter", key: []string{"id"}, whole: true},
 	{name: "log_usage", key: []string{"device"}},
+	{name: "log_rules", key: []string{"owner"}},
 	{name: "device_search", key: []string{"owner", "nick"}},
 	{name: "device_words", key: []string{"owner", "word", "nick"}},
 	{name: "device_meta_terms", key: []string{"term", "nick"}},
@@ -385,7 +389,7 @@ func (t table) selectionByBytes() string {
 	return "SELECT " + quoted(t.columns) + " FROM " + t.name + " ORDER BY " + strings.Join(order, ", ")
 }
 
-// same compares values. An empty blob is nil or empty.
+// same reports whether two values are equal. A nil blob equals an empty blob.
 func same(a, b any) bool {
 	if x, ok := a.([]byte); ok {
 		y, ok := b.([]byte)
