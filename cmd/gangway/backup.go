@@ -103,6 +103,9 @@ func (a *app) backUp(ctx context.Context, o backupFlags) error {
 	if err != nil {
 		return fmt.Errorf("no backup was made: %w", err)
 	}
+	if err := i.engine.SetLastBackup(ctx, source.Header.Begun); err != nil {
+		return err
+	}
 	return a.reportBackup(path, done)
 }
 
