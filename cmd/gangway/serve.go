@@ -140,65 +140,69 @@ defaults.`,
 			if err != nil {
 				return err
 			}
-			i, err := openInstance(ctx, data, openOptions{Options: pki.Options{Name: name, Curve: crv}, serve: true, newDatabase: newDatabase})
-			if err != nil {
-				return err
-			}
-			defer i.close()
-			gone, err := i.objectsGone(ctx, s3)
-			if err != nil {
-				return err
-			}
-			if gone {
-				a.note("Warning: %s does not exist, but owners have uploaded objects. Stop the hub and restore the folder from its backup, or ask owners to upload their objects again.", filepath.Join(data, objectFolder))
-			}
-			if err := i.openObjects(ctx, s3); err != nil {
-				return err
-			}
-			known, err := makers.set(ctx)
-			if err != nil {
-				return err
-			}
-			if err := images.into(&options, data, log); err != nil {
-				return err
-			}
-			if options.pageURL, options.pageCertificate, err = pages.certificate(data, log); err != nil {
-				return err
-			}
-			server, service, err := i.server(urls, names, known, log, options)
-			if err != nil {
-				return err
-			}
-			service.Online = online
-			accounts, err := i.store.CountAccounts(ctx)
-			if err != nil {
-				return err
-			}
-			if i.ca.Created() {
-				where := filepath.Join(data, databaseFile)
-				if _, shared, _ := database(ctx); shared {
-					where = "in PostgreSQL"
+			serve := func(ctx context.Context, m *mover, s sockets) error {
+				i, err := openInstance(ctx, data, openOptions{Options: pki.Options{Name: name, Curve: crv}, serve: true, newDatabase: newDatabase})
+				if err != nil {
+					return err
 				}
-				a.note("First start: created the hub's keys in %s and its database %s.", filepath.Join(data, pkiFolder), where)
-				a.note("Back up both; the keys cannot be created again.")
-			} else if c.Flags().Changed("curve") || c.Flags().Changed("name") {
-				a.note("The hub's keys exist already: --curve and --name change nothing.")
+				defer i.close()
+				gone, err := i.objectsGone(ctx, s3)
+				if err != nil {
+					return err
+				}
+				if gone {
+					a.note("Warning: %s does not exist, but owners have uploaded objects. Stop the hub and restore the folder from its backup, or ask owners to upload their objects again.", filepath.Join(data, objectFolder))
+				}
+				if err := i.openObjects(ctx, s3); err != nil {
+					return err
+				}
+				known, err := makers.set(ctx)
+				if err != nil {
+					return err
+				}
+				if err := images.into(&options, data, log); err != nil {
+					return err
+				}
+				if options.pageURL, options.pageCertificate, err = pages.certificate(data, log); err != nil {
+					return err
+				}
+				server, service, err := i.server(urls, names, known, log, options)
+				if err != nil {
+					return err
+				}
+				service.Online = online
+				accounts, err := i.store.CountAccounts(ctx)
+				if err != nil {
+					return err
+				}
+				if i.ca.Created() {
+					where := filepath.Join(data, databaseFile)
+					if _, shared, _ := database(ctx); shared {
+						where = "in PostgreSQL"
+					}
+					a.note("First start: created the hub's keys in %s and its database %s.", filepath.Join(data, pkiFolder), where)
+					a.note("Back up both; the keys cannot be created again.")
+				} else if c.Flags().Changed("curve") || c.Flags().Changed("name") {
+					a.note("The hub's keys exist already: --curve and --name change nothing.")
+				}
+				a.note("Hub %s", strings.Join(urls, ", also "))
+				if options.pageURL != "" {
+					a.note("Pages %s", options.pageURL)
+				}
+				a.note("Hub name (its root key): %s", i.ca.HubName())
+				if err := a.noteAddresses(ctx, i, urls, listeners, options.proxy != nil || len(options.proxyProtocol) > 0); err != nil {
+					return err
+				}
+				if err := a.noteMakers(ctx, i, known); err != nil {
+					return err
+				}
+				if accounts == 0 {
+					a.note("There is no account yet. Create the first one on this machine:\n  gangway account create --data %s --nick YOUR-NAME", data)
+				}
+				m.server.Store(server)
+				return serveAll(ctx, server, s.listeners, s.pages, s.private)
 			}
-			a.note("Hub %s", strings.Join(urls, ", also "))
-			if options.pageURL != "" {
-				a.note("Pages %s", options.pageURL)
-			}
-			a.note("Hub name (its root key): %s", i.ca.HubName())
-			if err := a.noteAddresses(ctx, i, urls, listeners, options.proxy != nil || len(options.proxyProtocol) > 0); err != nil {
-				return err
-			}
-			if err := a.noteMakers(ctx, i, known); err != nil {
-				return err
-			}
-			if accounts == 0 {
-				a.note("There is no account yet. Create the first one on this machine:\n  gangway account create --data %s --nick YOUR-NAME", data)
-			}
-			return serveAll(ctx, server, listeners, forPages, private)
+			return a.serveThroughMove(ctx, data, sockets{listeners, forPages, private}, serve)
 		},
 	}
 	f := c.Flags()

@@ -152,6 +152,8 @@ type Server struct {
 	lease    lease  // of the periodic work
 	vault    claimVault
 	stopping atomic.Bool // Serve's context has ended
+
+	drainAtLeast atomic.Int64 // in nanoseconds: see DrainFor
 }
 
 // New makes a server. It does not start anything.

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -49,34 +50,34 @@ func (r *Raw) Query(ctx context.Context, sql string, args []any, f func(row []an
 	}, args)
 }
 
-// Replace adds rows to a table in one transaction, without running the triggers of the schema. If
-// `whole` is true, it removes all other rows of the table.
-func (r *Raw) Replace(ctx context.Context, table string, columns []string, rows [][]any, whole bool) error {
+// Exec runs statements that are separated by semicolons.
+func (r *Raw) Exec(ctx context.Context, sql string) error {
 	r.c.ctx, r.c.failed = ctx, nil
-	begin := "BEGIN; ALTER TABLE " + table + " DISABLE TRIGGER USER"
-	if whole {
-		begin += "; DELETE FROM " + table
+	_, err := r.c.control(sql)
+	return err
+}
+
+// Rollback ends a transaction that failed. If this fails too, it drops the connection.
+func (r *Raw) Rollback() {
+	r.c.ctx = context.Background()
+	r.c.rollback()
+}
+
+// CopyIn adds rows to a table.
+func (r *Raw) CopyIn(ctx context.Context, table string, columns []string, rows [][]any) error {
+	if len(rows) == 0 {
+		return nil
 	}
-	if _, err := r.c.control(begin); err != nil {
-		r.c.rollback()
-		return err
-	}
+	r.c.ctx, r.c.failed = ctx, nil
 	data, err := copyData(rows)
-	if err == nil {
-		sql := "COPY " + table + ` ("` + strings.Join(columns, `", "`) + `") FROM STDIN (FORMAT binary)`
-		if _, err = r.c.pg.CopyFrom(ctx, strings.NewReader(string(data)), sql); err != nil {
-			err = classified(err)
-		}
-	}
 	if err != nil {
-		r.c.rollback()
 		return err
 	}
-	if _, err := r.c.control("ALTER TABLE " + table + " ENABLE TRIGGER USER; COMMIT"); err != nil {
-		r.c.rollback()
-		return err
+	sql := "COPY " + table + ` ("` + strings.Join(columns, `", "`) + `") FROM STDIN (FORMAT binary)`
+	if _, err = r.c.pg.CopyFrom(ctx, bytes.NewReader(data), sql); err != nil {
+		err = classified(err)
 	}
-	return nil
+	return err
 }
 
 // copyData returns rows in the binary form of COPY.
@@ -104,25 +105,4 @@ func copyData(rows [][]any) ([]byte, error) {
 		}
 	}
 	return append(data, 0xff, 0xff), nil
-}
-
-// Finish sets counters ("table.column") to the last number that is used, lets the planner count the
-// rows, and writes the name of the hub to which the database then belongs.
-func (r *Raw) Finish(ctx context.Context, counters map[string]int64, hub string) error {
-	r.c.ctx, r.c.failed = ctx, nil
-	if _, err := r.c.control("ANALYZE"); err != nil {
-		return err
-	}
-	var sql strings.Builder
-	sql.WriteString("BEGIN; ")
-	for name, last := range counters {
-		table, column, _ := strings.Cut(name, ".")
-		fmt.Fprintf(&sql, "SELECT setval(pg_get_serial_sequence('%s', '%s'), %d); ", table, column, last)
-	}
-	fmt.Fprintf(&sql, "INSERT INTO settings (name, value) VALUES ('%s', '%s'); COMMIT", sqlstore.SettingHub, strings.ReplaceAll(hub, "'", "''"))
-	if _, err := r.c.control(sql.String()); err != nil {
-		r.c.rollback()
-		return err
-	}
-	return nil
 }
