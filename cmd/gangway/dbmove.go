@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -22,8 +23,9 @@ import (
 //
 //  1. The command copies the database, and follows the changes.
 //  2. The command writes moveFile, which names the new database.
-//  3. The hub finds moveFile, catches up, and asks its clients to connect again. It finishes the running
-//     requests and closes the database file. New connections wait in the backlog of the listeners.
+//  3. The hub finds moveFile, and catches up. From then on, it accepts no connections, which wait in the
+//     backlog of the listeners. It asks its clients to connect again, finishes the running requests, and
+//     closes the database file.
 //  4. The hub copies the last changes, renames the database file to movedFile, and goes on to serve with
 //     the new database. If that fails before the new database is complete, the hub goes on with the file,
 //     and renames moveFile to moveFailed.
@@ -37,8 +39,9 @@ const (
 )
 
 const (
-	// moveDrain is how long a hub answers with "Connection: close" before it closes the database file.
-	moveDrain = time.Second
+	// moveDrain is how long the clients of open connections may send requests before the hub closes the
+	// connections and the database file.
+	moveDrain = 2 * time.Second
 	// movePoll is how often a hub looks for moveFile.
 	movePoll = 300 * time.Millisecond
 	// fewChanges is the number of changed rows that the hub copies in a small part of a second.
@@ -95,43 +98,91 @@ type sockets struct {
 	private          net.Listener // nil: none
 }
 
-// copies returns other listeners for the same sockets. When a server closes them, connections wait in
-// the backlog of the sockets.
-func (s sockets) copies() (c sockets, err error) {
-	again := func(l net.Listener) net.Listener {
-		if err != nil {
-			return nil
+// copies returns other listeners for the same sockets. While nobody accepts connections, they wait in the
+// backlog of the sockets. After the call of `pause`, the copies accept none.
+func (s sockets) copies() (c sockets, pause func(), err error) {
+	var all []*waitroom
+	again := func(list ...net.Listener) (copied []net.Listener) {
+		for _, l := range list {
+			w, failed := newWaitroom(l)
+			if failed != nil {
+				err = failed
+				return nil
+			}
+			all, copied = append(all, w), append(copied, w)
 		}
-		tcp, ok := l.(*net.TCPListener)
-		if !ok {
-			err = fmt.Errorf("the listener %s is not a TCP listener", l.Addr())
-			return nil
-		}
-		f, failed := tcp.File()
-		if failed != nil {
-			err = failed
-			return nil
-		}
-		defer f.Close()
-		l, err = net.FileListener(f)
-		return l
+		return copied
 	}
-	for _, l := range s.listeners {
-		c.listeners = append(c.listeners, again(l))
-	}
-	for _, l := range s.pages {
-		c.pages = append(c.pages, again(l))
-	}
+	c.listeners, c.pages = again(s.listeners...), again(s.pages...)
 	if s.private != nil {
-		c.private = again(s.private)
+		if list := again(s.private); err == nil {
+			c.private = list[0]
+		}
+	}
+	pause = func() {
+		for _, w := range all {
+			w.pause()
+		}
+	}
+	if err != nil {
+		for _, w := range all {
+			w.Close()
+		}
+	}
+	return c, pause, err
+}
+
+// waitroom is a second listener of a socket. After the call of `pause`, Accept waits until it is closed.
+type waitroom struct {
+	*net.TCPListener
+	paused atomic.Bool
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newWaitroom(l net.Listener) (*waitroom, error) {
+	tcp, ok := l.(*net.TCPListener)
+	if !ok {
+		return nil, fmt.Errorf("the listener %s is not a TCP listener", l.Addr())
+	}
+	f, err := tcp.File()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	again, err := net.FileListener(f)
+	if err != nil {
+		return nil, err
+	}
+	return &waitroom{TCPListener: again.(*net.TCPListener), closed: make(chan struct{})}, nil
+}
+
+func (w *waitroom) pause() {
+	w.paused.Store(true)
+	_ = w.SetDeadline(time.Now()) // ends the running Accept
+}
+
+// Accept implements net.Listener.
+func (w *waitroom) Accept() (net.Conn, error) {
+	c, err := w.TCPListener.Accept()
+	if err != nil && w.paused.Load() {
+		<-w.closed
+		return nil, net.ErrClosed
 	}
 	return c, err
+}
+
+// Close implements net.Listener.
+func (w *waitroom) Close() error {
+	w.once.Do(func() { close(w.closed) })
+	return w.TCPListener.Close()
 }
 
 // mover waits for a request to move the database of a running hub.
 type mover struct {
 	a      *app
 	dir    string
+	pause  func() // stops the accepting of connections
 	server atomic.Pointer[api.Server]
 	move   *transfer.Move // has caught up; nil: no request
 }
@@ -149,11 +200,11 @@ func (a *app) serveThroughMove(ctx context.Context, dir string, s sockets, serve
 		if flags, err := movedDatabase(dir); err != nil || flags.url != "" && !exists(filepath.Join(dir, databaseFile)) {
 			return errors.Join(err, ifNil(err, func() error { return serve(ctx, &mover{}, s) }))
 		}
-		m := &mover{a: a, dir: dir}
-		again, err := s.copies()
+		again, pause, err := s.copies()
 		if err != nil {
 			return err
 		}
+		m := &mover{a: a, dir: dir, pause: pause}
 		serving, stop := context.WithCancel(ctx)
 		watched := make(chan struct{})
 		go func() {
@@ -218,6 +269,7 @@ func (m *mover) watch(ctx context.Context, stop context.CancelFunc) {
 			continue
 		}
 		m.move = move
+		m.pause()
 		server.DrainFor(moveDrain)
 		stop()
 		return
