@@ -7,7 +7,7 @@ export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -trimpath)
 
 FLEET ?= 1000,1000000
 
-.PHONY: help build install demo check test e2e e2e-full pictures tutorial bench bench-ui bench-fleet load-objects growth faults hostile soak lint fuzz vendor-roots vendor-web screenshots page-pictures clean install-tools release release-test package-test
+.PHONY: help build install demo check test e2e e2e-full fsck-full pictures tutorial bench bench-ui bench-fleet load-objects growth faults hostile soak hsm signer lint fuzz vendor-roots vendor-web screenshots page-pictures clean install-tools release release-test package-test deploy-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,10 @@ e2e: install-tools ## install an emulated machine from a stick until the hub lis
 e2e-full: install-tools ## run all tests with emulated machines, and all pages in all sizes, with CUTS (default 20) power cuts; takes two hours
 	GANGWAY_E2E_FULL=yes GANGWAY_POWER_CUTS=$(or $(CUTS),20) $(GO) test -count=1 -v -timeout 180m ./internal/qemu
 	GANGWAY_E2E_FULL=yes $(GO) test -count=1 -timeout 20m -run '^Test.*Pages$$' ./internal/browser
+	GANGWAY_E2E_FULL=yes $(GO) test -count=1 -timeout 20m -run '^TestChaptersOfOperationsPage$$' ./internal/docs
+
+fsck-full: ## check that fsck finds each of 200 corruptions
+	GANGWAY_FSCK_FULL=yes $(GO) test -count=1 -run '^TestEachCorruptionIsFound$$' ./hub/doctor
 
 pictures: install-tools ## take the screenshots of the installer in docs/pictures
 	GANGWAY_E2E_FULL=yes GANGWAY_PICTURES=$(CURDIR)/docs/pictures $(GO) test -count=1 -timeout 20m -run '^Test(StickToDeviceList|MachineWithoutNetworkSaysSo|MachineIsClaimedByTheCodeOnItsScreen|ResetStick)$$' ./internal/qemu
@@ -50,7 +54,7 @@ lint: ## check formatting, vet, staticcheck and the import rules (internal/walls
 fuzz: install-tools ## run each fuzz target for FUZZTIME (default 10s)
 	./scripts/fuzz.sh $(or $(FUZZTIME),10s)
 
-bench: ## measure the CPU time of an enrolment; prints it and writes build/bench.json
+bench: ## measure the CPU time of an enrolment, and the time of the answers about the boots of 1000 devices; prints both and writes build/bench.json
 	@./scripts/install.sh demo
 	mkdir -p build
 	$(GO) run ./internal/bench -o build/bench.json
@@ -78,14 +82,28 @@ hostile: install-tools ## attack a hub with HOSTILE (default 10000) forged reque
 soak: install-tools ## serve devices and refuse attackers for SOAK (default 30m), and check that memory, goroutines, open files and database stay flat
 	GANGWAY_SOAK=$(or $(SOAK),30m) $(GO) test -count=1 -v -timeout 25h -run '^TestSoakIsFlat$$' ./internal/e2e
 
-release: ## make a release in build/release: programs, Debian packages, an OCI image, a bill of materials and checksums
-	GO="$(GO)" ./scripts/release.sh build/release
+hsm: export GANGWAY_HSM = yes
+hsm: install-tools ## test gangway-signer, and an onboarding with the CAs' keys in an HSM (SoftHSM); compiles with cgo
+	./scripts/lint.sh
+	cd cmd/gangway-signer && CGO_ENABLED=1 $(GO) test -count=1 ./...
+	$(GO) test -count=1 -timeout 10m -run '^TestOnboardingWithCAKeysInAnHSM$$' ./internal/e2e
+
+signer: ## build gangway-signer, for HSMs, in build/; needs gcc, and links the machine's C library
+	mkdir -p build
+	cd cmd/gangway-signer && CGO_ENABLED=1 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w $(shell ./scripts/version.sh ldflags)" -o ../../build/ .
+
+release: ## make a release in build/release: programs, Debian packages, an OCI image, a bill of materials and checksums; SIGNER=yes adds gangway-signer, which needs gcc
+	GO="$(GO)" ./scripts/release.sh build/release $(if $(SIGNER),-signer)
 
 release-test: ## make a release of the last commit twice, in two folders, and compare the hashes
 	GO="$(GO)" ./scripts/release-test.sh
 
 package-test: install-tools ## install, upgrade, remove and purge the Debian packages in an emulated Debian machine
 	GO="$(GO)" ./scripts/package-test.sh
+
+deploy-test: install-tools build ## run the OCI image as contrib/compose and contrib/kubernetes say, in namespaces, with Debian's PostgreSQL
+	staticcheck=$$($(GO) tool -n staticcheck) && cd internal/deploy && $(GO) vet ./... && "$$staticcheck" ./... && \
+		GANGWAY_E2E_FULL=yes $(GO) test -count=1 -v -timeout 15m ./...
 
 install-tools: ## install the Debian packages that the tests need; other targets do this themselves
 	@./scripts/install.sh

@@ -47,6 +47,7 @@ if [ "${1:-all}" != demo ]; then
 	needfile /usr/sbin/tpm2-abrmd tpm2-abrmd
 	needfile "/usr/lib/$(uname -m)-linux-gnu/libtss2-tcti-tabrmd.so.0" libtss2-tcti-tabrmd0
 	need dbus-daemon dbus-daemon
+	[ -z "${GANGWAY_HSM:-}" ] || need softhsm2-util softhsm2 # an HSM in software, for make hsm
 	need cpio cpio # reads the initial file systems that the image builder writes
 	need mcopy mtools
 	need zbarimg zbar-tools # reads the claim code on a machine's screen
@@ -54,13 +55,15 @@ if [ "${1:-all}" != demo ]; then
 	needfile /usr/sbin/sgdisk gdisk
 	needfile /usr/sbin/mke2fs e2fsprogs
 	need osslsigncode osslsigncode # signs images for Secure Boot
+	need sign-efi-sig-list efitools # signs a change of db without Gangway's own code
 	needfile /usr/sbin/cryptsetup cryptsetup-bin # opens the disks that the installer encrypts
 fi
-# unpacked downloads the kernels and a newer curl into build/. It does not install them.
+# unpacked downloads the kernels, a newer curl and promtool into build/. It does not install them.
 unpacked() {
 	[ "${1:-all}" != demo ] || return 0
 	./scripts/kernel.sh
 	./scripts/curl.sh
+	./scripts/promtool.sh
 	# The kernel for installer images, with the drivers of real machines.
 	[ -n "${GANGWAY_INSTALLER_KERNEL:-}" ] || ! command -v apt-get >/dev/null 2>&1 ||
 		go run ./cmd/gangway image fetch --dir build/installer-kernel

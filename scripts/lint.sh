@@ -10,9 +10,14 @@ if [ -n "$unformatted" ]; then
 fi
 go vet ./...
 go tool staticcheck ./...
-# The program that makes releases is a separate module.
+# The program that makes releases is a separate module. "make deploy-test" checks the module
+# internal/deploy, because the Kubernetes libraries take long to compile.
 staticcheck=$(go tool -n staticcheck)
 (cd internal/release && go vet ./... && "$staticcheck" ./...)
+# The program for HSMs is a separate module, and needs cgo and gcc. Only "make hsm" checks it.
+if command -v gcc >/dev/null 2>&1 && [ "${GANGWAY_HSM:-}" ]; then
+	(cd cmd/gangway-signer && CGO_ENABLED=1 go vet ./... && CGO_ENABLED=1 "$staticcheck" ./...)
+fi
 
 # The import rules: internal/walls has the rules and their reasons.
 go test -count=1 ./internal/walls

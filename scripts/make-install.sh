@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the programs of a folder: scripts/make-install.sh BUILD DESTDIR PREFIX
 #
-#	PREFIX/bin              gangway, gangway-agent
+#	PREFIX/bin              gangway, gangway-agent; gangway-signer, if 'make signer' built it
 #	PREFIX/lib/gangway      gangway-init and gangway-agent, which go into images
 #	PREFIX/share            man pages; completions for bash, zsh and fish
 #	PREFIX/lib/systemd      units; nothing is enabled or started
@@ -25,7 +25,14 @@ install -d "$to/bin" "$to/lib/gangway" "$to/lib/systemd/system" "$to/share"
 install -m 755 "$build/gangway" "$build/gangway-agent" "$to/bin/"
 install -m 755 "$build/gangway-agent" "$build/gangway-init" "$to/lib/gangway/"
 install -m 644 contrib/*.service "$to/lib/systemd/system/"
-for program in gangway gangway-agent; do
+programs="gangway gangway-agent"
+if [ -x "$build/gangway-signer" ]; then
+	install -m 755 "$build/gangway-signer" "$to/bin/"
+	programs="$programs gangway-signer"
+else
+	rm "$to/lib/systemd/system/gangway-signer.service"
+fi
+for program in $programs; do
 	"$to/bin/$program" docs "$to/share"
 done
 # zsh looks for the completions of distributions' packages in vendor-completions, and of others in

@@ -4,9 +4,9 @@
 #	lint            scripts/lint.sh
 #	race            all packages, with the race detector (which needs cgo)
 #	machines        the tests with emulated machines; the next stages run at the same time
-#	releases        internal/release
+#	releases        internal/release and internal/deploy
 #	without-race    the tests that call race.Skip: the race detector would only make them slow
-#	fuzz            each fuzz target for 3 s
+#	fuzz            each fuzz target for 2 s
 #
 # The script passes its arguments to every "go test" of this module. The tests with emulated
 # machines run without the race detector: the programs in a machine are built without it, and making
@@ -44,14 +44,15 @@ machines=$!
 trap 'kill -- "-$machines" 2>/dev/null' EXIT # ends the machines if a stage fails
 trap 'exit 130' INT TERM
 
-# The program that makes releases is a separate module.
-stage releases nice sh -c 'cd internal/release && go test -json -vet=off -timeout 15m ./...'
+# The program that makes releases, and the tests of the files in contrib/compose and
+# contrib/kubernetes, are separate modules.
+stage releases nice sh -c 'cd internal/release && go test -json -vet=off -timeout 15m ./... && cd ../deploy && go test -json -vet=off -timeout 15m ./...'
 
 # shellcheck disable=SC2046,SC2086 # splits the lists
 stage without-race nice go test -json -vet=off -timeout 15m -run "^($(echo $skipped | tr ' ' '|'))\$" \
 	$(grep -rl --include='*_test.go' 'race\.Skip(t)' . | xargs -n 1 dirname | sort -u) "$@"
 
-stage fuzz nice ./scripts/fuzz.sh "${FUZZTIME:-3s}"
+stage fuzz nice ./scripts/fuzz.sh "${FUZZTIME:-2s}"
 
 wait "$machines"
 trap - EXIT

@@ -35,7 +35,7 @@ const MaxBootReport = 2 << 20
 type BootChallenge struct {
 	Nonce   []byte    `json:"nonce"`   // base64; valid for one quote on this TLS connection
 	Expires time.Time `json:"expires"` // when the nonce expires
-	State   string    `json:"state"`   // result of the last measurement: "unmeasured", "matches", "changed"
+	State   string    `json:"state"`   // result of the last measurement: "matches", "changed", "nothing-measured", "refused"; or "unmeasured"
 }
 
 // BootReport is a device's boot measurement, the body of POST /device/boot. Byte strings are in
@@ -51,6 +51,6 @@ type BootReport struct {
 
 // BootVerdict is the response to a BootReport.
 type BootVerdict struct {
-	State   string   `json:"state"`             // "matches", "changed"
-	Changes []string `json:"changes,omitempty"` // what changed since the reference, as sentences for people
+	State   string   `json:"state"`             // "matches", "changed", "nothing-measured"
+	Changes []string `json:"changes,omitempty"` // what is neither expected nor known, as sentences for people
 }

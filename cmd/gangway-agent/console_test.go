@@ -1,19 +1,19 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/term"
 
+	"gangway/internal/locked"
 	"gangway/internal/pty"
 )
 
@@ -29,31 +29,6 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// output records the output of a program on a terminal.
-type output struct {
-	mu   sync.Mutex
-	text bytes.Buffer // guarded by mu
-}
-
-func (o *output) collect(f *os.File) {
-	b := make([]byte, 4096)
-	for {
-		n, err := f.Read(b)
-		o.mu.Lock()
-		o.text.Write(b[:n])
-		o.mu.Unlock()
-		if err != nil {
-			return
-		}
-	}
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
-}
-
 // The console runs on the terminals of real machines. A terminal at a serial port does not know
 // its size. When the console ends, it restores the terminal's settings.
 func TestConsoleOnATerminal(t *testing.T) {
@@ -63,14 +38,17 @@ func TestConsoleOnATerminal(t *testing.T) {
 		columns, rows uint16
 	}{{"vt220", 0, 0}, {"vt100", 80, 24}, {"linux", 80, 25}, {"xterm-256color", 132, 43}} {
 		t.Run(c.kind, func(t *testing.T) {
+			if testing.Short() && c.kind != "linux" {
+				t.Skip("runs only the terminal of the machine's own screen")
+			}
 			t.Parallel()
 			controller, terminal := pty.New(t, c.columns, c.rows)
 			before, err := term.GetState(int(terminal.Fd()))
 			if err != nil {
 				t.Fatal(err)
 			}
-			var out output
-			go out.collect(controller)
+			var out locked.Buffer
+			go io.Copy(&out, controller) // the copy ends when the terminal is closed
 			dir := t.TempDir()
 			cmd := exec.CommandContext(t.Context(), os.Args[0], "console", "--state", dir, "--tpm", "unix:"+filepath.Join(dir, "none"), "--log-file", filepath.Join(dir, "log"))
 			cmd.Env = []string{runMain + "=1", "TERM=" + c.kind, "PATH=" + os.Getenv("PATH")}

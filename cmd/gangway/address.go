@@ -57,7 +57,7 @@ func addresses(publicURL string, also []string, l net.Addr) (urls, names []strin
 // reach checks whether the host and port of a URL are an address that the hub listens on.
 type reach struct {
 	listens []netip.AddrPort
-	local   []netip.Addr // of this machine
+	local   []netip.Addr // addresses of this machine
 	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
 }
 

@@ -19,15 +19,15 @@ func (a *app) bootCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "boot ID|NICK", Short: "Show what a device booted, and choose its reference", Args: args("the device's id or nick"),
 		Long: `Boot shows what a device booted, as its TPM attests it, and compares it with the
-reference. The reference is the device's first boot, until you choose another. If a
-policy has measured_boot: require, a device may use the API only while its boot
-matches.
+reference and with your manifests. The reference is the device's first boot, until you
+choose another. If a policy has measured_boot: require, a device may use the API only
+while its boot matches.
 
 The boot is one of:
   unmeasured        the device has never sent a measurement
-  matches           the boot matches the reference
-  changed           the boot differs from the reference: see what changed, then accept
-                    the boot with --accept, or repair the machine
+  matches           every part of the boot is expected or known
+  changed           at least one part has changed: see what changed, then accept the boot
+                    with --accept, or repair the machine
   nothing-measured  the firmware measured nothing into the TPM; this never matches
   refused           the newest measurement is not valid; the output shows the
                     measurement before it
@@ -36,8 +36,8 @@ The hub judges each part of the boot. A part is one of:
   expected          it is what one of your manifests states: see 'gangway boot'
   known             it is as in the reference, or you accepted it for a cohort
   changed           it is neither expected nor known
-  unexplained       it is neither, and the event log does not explain its value
-The boot matches only if every part is expected or known.
+  unexplained       it is neither expected nor known, and the event log does not explain
+                    its value
 
 Names of measured things are derived from the measured data. Text in brackets comes
 from the machine's event log; nothing verifies this text.

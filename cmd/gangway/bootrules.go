@@ -21,10 +21,10 @@ import (
 
 func (a *app) bootsCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use: "boot", Short: "Say what your devices are expected to boot, and decide for many devices at once",
+		Use: "boot", Short: "State which boots you expect, and accept a boot for many devices at once",
 		Long: `The hub judges each part of a device's boot: the firmware, the Secure Boot keys, the
-boot path, the system, and the rest. A part is expected if one of your signed
-manifests states it. A part is known if it is as in the device's reference, or if you
+boot path, the system, and the rest. A part is expected if it is what one of your signed
+manifests states. A part is known if it is as in the device's reference, or if you
 accepted its value for a cohort of devices.
 
 'gangway device boot' shows the boot of one device.`,
@@ -102,7 +102,7 @@ func (a *app) bootKeyRm() *cobra.Command {
 	return &cobra.Command{
 		Use: "rm KEY", Aliases: []string{"remove"}, Short: "Remove a public key", Args: args("the key's name or id"),
 		Long: `Rm removes a public key. The manifests that it signed do not count any more, so boots
-of their systems may change. Use it when the private key was lost or stolen.`,
+of their systems may change. Remove a key when its private key was lost or stolen.`,
 		Example: "  gangway boot key rm release-2025",
 		RunE: func(c *cobra.Command, arg []string) error {
 			list, err := call[api.BootList[api.ManifestKeyView]](c.Context(), "GET", "/boots/keys", nil)
@@ -146,8 +146,8 @@ func oneOf[T any](items []T, name, what string, names func(T) []string) (found T
 func (a *app) bootManifestAdd() *cobra.Command {
 	return &cobra.Command{
 		Use: "add FILE", Short: "Upload a signed manifest", Args: args("the manifest's file"),
-		Long: `Add uploads a manifest. From then on, the hub expects its system on devices without a
-revision that names another system, and on devices with a revision that names it.`,
+		Long: `Add uploads a manifest. From then on, the hub expects the manifest's system on each
+device, unless the device's revision names another system.`,
 		Example: "  gangway boot manifest add system.efi.manifest",
 		RunE: func(c *cobra.Command, arg []string) error {
 			text, err := readSmall(arg[0], manifest.MaxSize)
@@ -195,8 +195,8 @@ func (a *app) bootManifestLs() *cobra.Command {
 func (a *app) bootManifestRm() *cobra.Command {
 	return &cobra.Command{
 		Use: "rm ID", Aliases: []string{"remove"}, Short: "Remove a manifest", Args: args("the manifest's id, or the beginning of the id"),
-		Long: `Rm removes a manifest. The hub does not expect its system any more. Use it when a
-system must not run any more, for example because it has a security hole.`,
+		Long: `Rm removes a manifest. The hub does not expect the manifest's system any more. Remove a
+manifest when its system must not run any more, for example because of a security hole.`,
 		Example: "  gangway boot manifest rm 3f2a9c10",
 		RunE: func(c *cobra.Command, arg []string) error {
 			list, err := call[api.BootList[api.ManifestView]](c.Context(), "GET", "/boots/manifests", nil)
@@ -236,14 +236,14 @@ var cohortColumns = []column[api.CohortView]{
 func (a *app) bootCohorts() *cobra.Command {
 	var part, model string
 	c := &cobra.Command{
-		Use: "cohorts", Short: "List what your devices have in common, the outliers first", Args: args(),
-		Long: `A cohort has the devices of a model with the same value of a part of the boot. Cohorts
-lists the outliers, and then the changes that many devices have in common, such as a
-firmware update. With --part, it lists all values of a part.
+		Use: "cohorts", Short: "List cohorts: devices with the same value of a part of the boot", Args: args(),
+		Long: `A cohort is all devices of a model that have the same value of a part of the boot.
+Cohorts lists the outliers first, and then the changes that many devices have in
+common, such as a firmware update. With --part, it lists all values of a part.
 
 The part firmware-code is the code of the firmware and of plug-in cards (PCR 0 and 2).
-It is the same on all machines of a model, but the whole part firmware has settings
-(PCR 1 and 3) that often differ.`,
+It is the same on all machines of a model. The part firmware also has the settings
+(PCR 1 and 3), which often differ.`,
 		Example: "  gangway boot cohorts\n  gangway boot cohorts --output wide\n  gangway boot cohorts --part firmware-code --model 'NUC 12'",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if model != "" && part == "" {
@@ -285,20 +285,21 @@ func (a *app) bootAccept() *cobra.Command {
 	var yes bool
 	c := &cobra.Command{
 		Use: "accept PART VALUE", Short: "Accept a value of a part of the boot for a cohort", Args: args("the part", "the value, or its beginning"),
-		Long: `Accept makes a value of a part known, for all devices or for those of a model or of a
-join token. The command first shows the devices that have the value, and asks. It
-covers devices that get the value later, too.
+		Long: `Accept makes a value of a part known, for all devices, or for those of a model, of a join
+token, or with a version of the firmware. The command first shows the devices that have
+the value, and asks for confirmation. The decision also covers devices that get the value
+later.
 
 A decision about firmware-code accepts the whole firmware of these devices, whatever
 settings (PCR 1 and 3) they have.`,
-		Example: "  gangway boot accept firmware-code 9f31c2d4 --model 'NUC 12'\n  gangway boot accept keys 4be0a6c1 --yes",
+		Example: "  gangway boot accept firmware-code 9f31c2d4 --model 'NUC 12'\n  gangway boot accept keys 4be0a6c1 --firmware 1.2.4 --yes",
 		RunE: func(c *cobra.Command, arg []string) error {
 			value, err := cohortValue(c.Context(), arg[0], arg[1])
 			if err != nil {
 				return err
 			}
 			d.Part, d.Value = arg[0], value
-			preview, err := call[api.CohortDetail](c.Context(), "GET", "/boots/cohorts/"+url.PathEscape(d.Part)+"/"+url.PathEscape(d.Value)+"?"+url.Values{"model": {d.Model}, "token": {d.Token}}.Encode(), nil)
+			preview, err := call[api.CohortDetail](c.Context(), "GET", "/boots/cohorts/"+url.PathEscape(d.Part)+"/"+url.PathEscape(d.Value)+"?"+url.Values{"model": {d.Model}, "token": {d.Token}, "firmware": {d.Firmware}}.Encode(), nil)
 			if err != nil {
 				return err
 			}
@@ -321,12 +322,20 @@ settings (PCR 1 and 3) they have.`,
 	f := c.Flags()
 	f.StringVar(&d.Model, "model", "", "only devices of this model")
 	f.StringVar(&d.Token, "token", "", "only devices that joined with this join token (id)")
+	f.StringVar(&d.Firmware, "firmware", "", "only devices whose firmware has this version, as it was measured; the preview lists the versions")
 	f.BoolVar(&yes, "yes", false, "do not ask for confirmation")
 	return c
 }
 
 func (a *app) showCohortPreview(p api.CohortDetail) {
-	a.note("%d devices have this value, and it is a change on %d of them:", p.Devices, p.Bad)
+	a.note("%d devices have this value, and on %d of them the part is changed:", p.Devices, p.Bad)
+	if p.Firmware == "" && len(p.Versions) > 1 {
+		for _, v := range p.Versions {
+			if v.Firmware != "" {
+				a.note("  firmware %q: %d devices, changed on %d", v.Firmware, v.Devices, v.Bad)
+			}
+		}
+	}
 	const most = 20
 	for _, m := range p.Members[:min(len(p.Members), most)] {
 		state := ""
@@ -368,6 +377,7 @@ var decisionColumns = []column[api.BootDecisionView]{
 	{name: "value", cell: func(d api.BootDecisionView) string { return beginning(d.Value) }, value: func(d api.BootDecisionView) string { return d.Value }},
 	{name: "model", cell: func(d api.BootDecisionView) string { return d.Model }},
 	{name: "token", cell: func(d api.BootDecisionView) string { return d.Token }},
+	{name: "firmware", cell: func(d api.BootDecisionView) string { return visible(d.Firmware) }, value: func(d api.BootDecisionView) string { return d.Firmware }},
 	{name: "devices", cell: func(d api.BootDecisionView) string { return fmt.Sprint(d.Devices) }},
 	{name: "by", cell: func(d api.BootDecisionView) string { return d.By }},
 	{name: "made", cell: func(d api.BootDecisionView) string { return d.Made.Local().Format(time.DateTime) }, value: func(d api.BootDecisionView) string { return stamp(d.Made) }},
@@ -392,7 +402,7 @@ func (a *app) bootDecisions() *cobra.Command {
 func (a *app) bootUndo() *cobra.Command {
 	return &cobra.Command{
 		Use: "undo ID", Short: "Undo a decision for a cohort", Args: args("the decision's id"),
-		Long:    "Undo removes a decision. The hub judges the boots of the cohort again.",
+		Long:    "Undo removes a decision. Then the hub judges the cohort's boots without the decision.",
 		Example: "  gangway boot undo 12",
 		RunE: func(c *cobra.Command, arg []string) error {
 			if _, err := call[map[string]any](c.Context(), "DELETE", "/boots/decisions/"+url.PathEscape(arg[0]), nil); err != nil {

@@ -29,7 +29,7 @@ type signIn struct {
 	Token string `json:"token"`          // an access token of a session, or an API token
 	Demo  int    `json:"demo,omitempty"` // the process id of the demo that made the context
 
-	context string // its name
+	context string // name of the context
 }
 
 // client returns an HTTP client that trusts only the hub's CA.

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"gangway/hub/api"
@@ -27,30 +29,35 @@ type engine interface {
 	io.Closer
 }
 
-// databaseFlags say where a hub's database is. If `url` is empty, the database is a file in the
-// data folder.
+// databaseFlags say where a hub's database and keys are. If `url` is empty, the database is a file
+// in the data folder. If `pki` is empty, the keys are in a folder of the data folder.
 type databaseFlags struct {
-	url, passwordFile string
-	password          string // used if there is no passwordFile; empty: that of the URL, or $PGPASSWORD
+	url, passwordFile, pki string
+	password               string // used if there is no passwordFile; empty: that of the URL, or $PGPASSWORD
 }
 
 type databaseKey struct{}
 
-// addDatabaseFlags adds the flags --database and --database-password-file to each command with the
-// flag --data that opens the hub's database. The commands read the values from their contexts.
+// addDatabaseFlags adds the flags --database, --database-password-file and --pki to each command with
+// the flag --data that opens the hub's database. The commands read the values from their contexts.
 func addDatabaseFlags(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		addDatabaseFlags(sub)
 	}
-	// The commands login and migrate get no such flags: in the data folder, login reads only the
-	// hub's certificate, and migrate always reads the database file.
-	if c.Flags().Lookup("data") == nil || c.RunE == nil || c.Name() == "login" || c.Name() == "migrate" {
+	// The commands login, ready and migrate get no such flags: in the data folder, login and ready
+	// read only the hub's certificate, and migrate always reads the database file. Of the commands
+	// of ca, only install opens the database.
+	if c.Flags().Lookup("data") == nil || c.RunE == nil || slices.Contains([]string{"login", "ready", "migrate"}, c.Name()) ||
+		c.HasParent() && c.Parent().Name() == "ca" && c.Name() != "install" {
 		return
 	}
 	var flags databaseFlags
 	f := c.Flags()
 	f.StringVar(&flags.url, "database", "", "URL of a PostgreSQL database, as in postgres://hub@db.example/gangway; TLS is verified, unless the URL has sslmode (default: the file gangway.db in the data folder)")
 	f.StringVar(&flags.passwordFile, "database-password-file", "", "file with the password for --database (default: the password of the URL, or $PGPASSWORD)")
+	if c.Name() != "install" && c.Name() != "restore" { // these commands write the keys to the data folder
+		f.StringVar(&flags.pki, "pki", "", "folder of the hub's keys, such as a mounted secret (default: pki in the data folder)")
+	}
 	run := c.RunE
 	c.RunE = func(c *cobra.Command, args []string) error {
 		c.SetContext(context.WithValue(c.Context(), databaseKey{}, flags))
@@ -63,6 +70,12 @@ func addDatabaseFlags(c *cobra.Command) {
 func database(ctx context.Context) (config postgres.Config, ok bool, err error) {
 	flags, _ := ctx.Value(databaseKey{}).(databaseFlags)
 	return flags.config()
+}
+
+// keysFolder returns the folder of the keys of the hub with the data folder `dir`.
+func keysFolder(ctx context.Context, dir string) string {
+	flags, _ := ctx.Value(databaseKey{}).(databaseFlags)
+	return cmp.Or(flags.pki, filepath.Join(dir, pkiFolder))
 }
 
 func (flags databaseFlags) config() (config postgres.Config, ok bool, err error) {
@@ -95,7 +108,7 @@ func (i *instance) openEngine(ctx context.Context, dir string, o openOptions) (e
 	if err != nil {
 		return err
 	}
-	keys, file := filepath.Join(dir, pkiFolder), filepath.Join(dir, databaseFile)
+	keys, file := keysFolder(ctx, dir), filepath.Join(dir, databaseFile)
 	hasKeys := exists(keys)
 	if shared {
 		err = i.openShared(ctx, config, keys, hasKeys, o)

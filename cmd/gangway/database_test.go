@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
@@ -99,6 +100,7 @@ func TestHubInPostgreSQL(t *testing.T) {
 			t.Errorf("%s: %v", c.what, err)
 		}
 	}
+	restoresAcrossEngines(t, server, run)
 	// A hub whose database is a file moves this database to PostgreSQL.
 	if _, err := server.Query(t.Context(), "postgres", "CREATE DATABASE moved"); err != nil {
 		t.Fatal(err)
@@ -119,8 +121,8 @@ func TestHubInPostgreSQL(t *testing.T) {
 }
 
 // refusesOtherObjects starts a hub, and checks that a second hub on the database refuses to start,
-// because it would store its objects in its own folder: then each hub would take the other's objects
-// for lost. When the first hub stops, it first says that it is not ready.
+// because the second hub would store its objects in its own folder, and each hub would report the
+// other hub's objects as lost. When the first hub stops, it first reports that it is not ready.
 func refusesOtherObjects(t *testing.T, database, first, second string) {
 	t.Helper()
 	metrics, err := net.Listen("tcp", "127.0.0.1:0")
@@ -198,5 +200,51 @@ func TestDatabasePasswordFile(t *testing.T) {
 		if _, _, err := database(with(f)); err == nil {
 			t.Errorf("%+v is accepted", f)
 		}
+	}
+}
+
+// restoresAcrossEngines backs up a hub whose database is in PostgreSQL, and restores it with a
+// database file. Then it backs up the restored hub, and restores that backup to PostgreSQL. `run`
+// runs a command with the hub's flags.
+func restoresAcrossEngines(t *testing.T, server *pgtest.Server, run func(want int, args ...string) string) {
+	t.Helper()
+	dir := t.TempDir()
+	key := filepath.Join(dir, "backup.key")
+	call := func(args ...string) string {
+		t.Helper()
+		var out bytes.Buffer
+		if code := (&app{stdin: password(t), stdout: &out, stderr: &out}).run(t.Context(), args); code != 0 {
+			t.Fatalf("gangway %s: %s", strings.Join(args, " "), out.String())
+		}
+		return out.String()
+	}
+	var made struct{ File, Hub, Recipient string }
+	read := func(text string) {
+		t.Helper()
+		if err := json.Unmarshal([]byte(text), &made); err != nil {
+			t.Fatal(err, text)
+		}
+	}
+	read(call("backup", "key", key, "--output", "json"))
+	read(run(0, "backup", "--to", filepath.Join(dir, "backups"), "--recipient", made.Recipient, "--output", "json"))
+	inFile := filepath.Join(dir, "file")
+	call("restore", made.File, "--data", inFile, "--identity", key, "--hub-name", made.Hub, "--without-events")
+	if list := call("account", "ls", "--data", inFile); !strings.Contains(list, "ada") {
+		t.Errorf("the account is not in the file: %s", list)
+	}
+	read(call("backup", "--data", inFile, "--to", filepath.Join(dir, "backups"), "--recipient", made.Recipient, "--output", "json"))
+	if _, err := server.Query(t.Context(), "postgres", "CREATE DATABASE restored"); err != nil {
+		t.Fatal(err)
+	}
+	again := filepath.Join(dir, "again")
+	to := []string{"restore", made.File, "--data", again, "--identity", key, "--hub-name", made.Hub, "--without-events", "--database", server.URL("restored")}
+	call(to...)
+	if list := call("account", "ls", "--data", again, "--database", server.URL("restored")); !strings.Contains(list, "ada") {
+		t.Errorf("the account is not in PostgreSQL: %s", list)
+	}
+	var out bytes.Buffer
+	to[3] = filepath.Join(dir, "third")
+	if code := (&app{stdin: password(t), stdout: &out, stderr: &out}).run(t.Context(), to); code != exitFailed || !strings.Contains(out.String(), "belongs to the hub") {
+		t.Errorf("a restore into a database of a hub: %s", out.String())
 	}
 }

@@ -33,7 +33,7 @@ func (a *app) dbMigrateCommand() *cobra.Command {
 		Use: "migrate --data DIR --to URL", Short: "Move a hub's database from its file to PostgreSQL", Args: args(),
 		Long: `Migrate copies the database DIR/gangway.db to an empty PostgreSQL database, and
 compares every row. The hub may run: it goes on to serve, and the command follows its
-changes. If the command is interrupted, run it again: it goes on where it stopped.
+changes. If the command is interrupted, run it again: it continues where it stopped.
 
 At the end, the hub finishes the running requests, copies the last changes, and serves
 with PostgreSQL. That takes a few seconds, in which new connections wait. The file gets

@@ -286,7 +286,7 @@ func prepareMove(ctx context.Context, dir string) (_ *transfer.Move, err error) 
 	if err != nil {
 		return nil, err
 	}
-	ca, err := pki.Open(filepath.Join(dir, pkiFolder), pki.Options{})
+	ca, err := pki.Open(keysFolder(ctx, dir), pki.Options{})
 	if err != nil {
 		return nil, err
 	}
@@ -407,7 +407,7 @@ func (a *app) moveRunning(ctx context.Context, dir string, to databaseFlags, con
 
 // copyRunning copies the database of a hub that runs, and compares every row.
 func (a *app) copyRunning(ctx context.Context, dir string, to postgres.Config) (err error) {
-	ca, err := pki.Open(filepath.Join(dir, pkiFolder), pki.Options{})
+	ca, err := pki.Open(keysFolder(ctx, dir), pki.Options{})
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"gangway/internal/locked"
 	"gangway/internal/swtpm"
 )
 
@@ -21,7 +22,7 @@ func TestCommandsOfTheDemoWork(t *testing.T) {
 		t.Setenv(name, "")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	var out, notes locked
+	var out, notes locked.Buffer
 	done := make(chan int, 1)
 	go func() {
 		done <- (&app{stdin: os.Stdin, stdout: &out, stderr: &notes}).run(ctx, []string{"demo", "--devices", "1"})

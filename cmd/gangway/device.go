@@ -100,7 +100,7 @@ machine might onboard it again. To prevent that too, disable the join token with
 		},
 	}
 	a.watchable(a.table(waiting, columnNames(waitingColumns)...))
-	c.AddCommand(a.deviceLs(), show, waiting, a.approveCommand(), a.denyCommand(), a.bootCommand(), a.clonedCommand(), a.deviceRecoveryKey(), a.deviceNetwork(), a.deviceClaim(), rename, del)
+	c.AddCommand(a.deviceLs(), show, waiting, a.approveCommand(), a.denyCommand(), a.bootCommand(), a.clonedCommand(), a.rejudgeCommand(), a.deviceRecoveryKey(), a.deviceNetwork(), a.deviceClaim(), rename, del)
 	c.AddCommand(a.deviceLogs(), a.deviceMeta(), a.deviceSet(), a.deviceRevisions(), a.deviceState(), a.devicePost(), a.deviceRollback())
 	c.AddCommand(a.publishCommands()...)
 	return c

@@ -18,8 +18,8 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// goodMaker is the TPM maker that the hubs of most tests trust. Its RSA keys take a tenth of a second
-// of computing.
+// goodMaker is the TPM maker that the hubs of most tests trust. Making its RSA keys takes 0.1 s of
+// CPU time, so all tests use one maker.
 var goodMaker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("good", fleet.MakerOptions{}) })
 
 // onboarded starts a hub with one device of the account ada, and signs ada in. The function

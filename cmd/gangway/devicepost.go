@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
-	"os"
 	"strings"
 
 	"gangway/hub/api"
@@ -69,26 +67,18 @@ difference that post showed is no longer correct.`,
 }
 
 func (a *app) readState(path string) (*wiretrail.State, error) {
-	in := io.Reader(a.stdin)
-	name := "standard input"
-	if path != "-" {
-		name = path
-		f, err := os.Open(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("there is no file %s: name the file of the state, or - for standard input", path)
-		}
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		if info, err := f.Stat(); err == nil && info.IsDir() {
-			return nil, fmt.Errorf("%s is a folder: name the file of the state", path)
-		}
-		in = f
+	in, err := a.input(path, "name the file of the state, or - for standard input")
+	if err != nil {
+		return nil, err
 	}
+	defer in.Close()
 	text, err := io.ReadAll(io.LimitReader(in, wiretrail.MaxState+1))
 	if err != nil {
 		return nil, err
+	}
+	name := path
+	if name == "-" {
+		name = "standard input"
 	}
 	if len(strings.TrimSpace(string(text))) == 0 {
 		return nil, fmt.Errorf("%s is empty: a state is a JSON object, as 'gangway device state' prints it", name)

@@ -29,7 +29,7 @@ type revisionRow struct {
 	Committer string    `json:"committer"`
 	By        string    `json:"by"` // the committer in words
 	Posted    time.Time `json:"posted"`
-	Reported  time.Time `json:"reported"` // zero: not yet
+	Reported  time.Time `json:"reported"` // zero: the device has not reported yet
 	StateSha  string    `json:"state-sha"`
 	Files     int       `json:"files"`
 }

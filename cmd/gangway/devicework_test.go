@@ -8,11 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"gangway/hub/api"
+	"gangway/internal/locked"
 )
 
 func sendLogs(send func(method, path, body string), lines ...string) {
@@ -68,24 +68,6 @@ func TestDeviceLogs(t *testing.T) {
 	}
 }
 
-// locked is a buffer to which a command writes while the test reads.
-type locked struct {
-	mu sync.Mutex
-	b  bytes.Buffer // guarded by mu
-}
-
-func (l *locked) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *locked) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // until waits until the function `yes` returns true. It fails the test if this takes too long.
 func until(t *testing.T, what string, yes func() bool) {
 	t.Helper()
@@ -105,7 +87,7 @@ func TestDeviceLogsFollow(t *testing.T) {
 			sendLogs(send, logLine("INFO", "app", fmt.Sprintf("before-%d.", i)))
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		var out, notes locked
+		var out, notes locked.Buffer
 		c := command(&app{stdout: &out, stderr: &notes, poll: 20 * time.Millisecond})
 		c.SetArgs([]string{"device", "logs", d.Nick, "--follow", "--tail", "2"})
 		done := make(chan error, 1)

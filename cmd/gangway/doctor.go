@@ -48,6 +48,7 @@ For a machine that is a device, use 'gangway-agent doctor' there.`,
 			if cfg.Database, _, err = databaseOf(c.Context(), cfg.Data); err != nil {
 				return err
 			}
+			cfg.PKI = keysFolder(c.Context(), cfg.Data)
 			return a.examine(c, cfg)
 		},
 	}

@@ -67,25 +67,30 @@ Anyone with the file can open the disks. Keep it offline, and do not lose it.`,
 		Example: "  gangway image escrow-key recovery.key\n  gangway image build x64-uefi-installer --token-file t.json --escrow-to recovery.key -o installer.img",
 		Args:    args("FILE"),
 		RunE: func(_ *cobra.Command, arg []string) error {
-			identity, recipient, err := escrow.NewIdentity()
-			if err != nil {
-				return err
-			}
-			f, err := os.OpenFile(arg[0], os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // O_EXCL: never overwrite a key
-			if err != nil {
-				return err
-			}
-			_, err = f.WriteString(publicLine + recipient + "\n" + identity + "\n")
-			if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-				return err
-			}
-			if done, err := a.json(map[string]string{"recipient": recipient}); done {
-				return err
-			}
-			a.printf("%s\n", recipient)
-			return nil
+			return a.createAgeIdentity(arg[0])
 		},
 	}
+}
+
+// createAgeIdentity writes a new age identity to a file, and prints its recipient.
+func (a *app) createAgeIdentity(path string) error {
+	identity, recipient, err := escrow.NewIdentity()
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // O_EXCL: never overwrite a key
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(publicLine + recipient + "\n" + identity + "\n")
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if done, err := a.json(map[string]string{"recipient": recipient}); done {
+		return err
+	}
+	a.printf("%s\n", recipient)
+	return nil
 }
 
 func (a *app) deviceRecoveryKey() *cobra.Command {

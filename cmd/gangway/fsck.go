@@ -21,7 +21,9 @@ func (a *app) fsckCommand() *cobra.Command {
 		Use: "fsck --data DIR", Short: "Check that all parts of the hub's database agree", Args: args(),
 		Long: `Fsck reads the whole database, and checks that its parts agree: devices and their
 certificates, the registries of TPMs and attestation keys, uses of join tokens, revisions
-and objects, and all counters. It also checks that each object is stored. It repairs
+and objects, and all counters. It verifies the hub's signatures of all certificates, and
+the hashes. It also checks that each object is stored. docs/fsck.md lists what it finds,
+and what nothing can find. It repairs
 nothing. The hub may be running; then fsck cannot check objects in a folder.
 
 A fault of a disk or of the memory, or a program that changes the database, can cause a
@@ -42,7 +44,8 @@ finding is a problem, and 0 otherwise.`,
 			if gone {
 				return fmt.Errorf("%s does not exist, but owners have uploaded objects: restore the folder from its backup, or name the bucket with --s3-endpoint and --s3-bucket", filepath.Join(data, objectFolder))
 			}
-			// If a hub has the folder open, EWOULDBLOCK says so, and i.objects stays nil.
+			// If a hub has the folder open, openObjects returns EWOULDBLOCK and i.objects stays
+			// nil: then Fsck does not check the objects.
 			if err := i.openObjects(c.Context(), s3); err != nil && !errors.Is(err, syscall.EWOULDBLOCK) {
 				return err
 			}
@@ -50,6 +53,11 @@ finding is a problem, and 0 otherwise.`,
 			if err != nil {
 				return err
 			}
+			identities, err := doctor.Identities(c.Context(), i.engine, i.ca)
+			if err != nil {
+				return err
+			}
+			findings = append(findings, identities...)
 			done, err := a.json(findings)
 			if !done {
 				err = finding.Write(a.stdout, visibleFindings(findings), a.findingPainter())

@@ -43,7 +43,7 @@ type imageOptions struct {
 	out, disk, kernel, boot, programs string
 	escrow                            string
 	merge                             []string
-	console                           string // level
+	console                           string // level of the console
 	debug, claim, reset               bool
 	signKey, signCert, keys           string
 	enrol, revisionKey                string
@@ -133,7 +133,7 @@ func (o *imageOptions) partsFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.keys, "secure-boot-keys", "", "sign the EFI programs for Secure Boot with the db key of this folder, made by 'gangway image keys'; needs osslsigncode")
 	f.StringVar(&o.signKey, "secure-boot-key", "", "sign the EFI programs for Secure Boot with this key (PEM, without a password); needs osslsigncode")
 	f.StringVar(&o.signCert, "secure-boot-cert", "", "certificate (PEM) of --secure-boot-key; it must be in the machines' db")
-	f.StringVar(&o.revisionKey, "revision-key", "", "public keys (PEM) of which one must sign each revision; the devices install no other revisions, even if the hub orders it (default: no signature is needed)")
+	f.StringVar(&o.revisionKey, "revision-key", "", "public keys (PEM) of which one must sign each revision; the devices install no other revisions, even if the hub orders them (default: no signature is needed)")
 	f.StringVar(&o.programs, "programs", "", "folder of gangway-init and gangway-agent (default: this program's folder, ../lib/gangway, or the programs embedded in this program)")
 	o.manifest.flags(f)
 }

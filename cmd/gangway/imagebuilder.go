@@ -24,6 +24,7 @@ import (
 	"gangway/internal/cmdline"
 	"gangway/internal/process"
 	"gangway/wire"
+	"gangway/wire/trail/sig"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/pflag"
@@ -133,6 +134,11 @@ func (b *imageBuilder) Check(o api.ImageOptions) error {
 			return &api.ImageOptionError{Option: "escrow", Reason: sentence(err)}
 		}
 	}
+	if o.RevisionKey != "" {
+		if _, err := sig.ParseKeys([]byte(o.RevisionKey)); err != nil {
+			return &api.ImageOptionError{Option: "revision-key", Reason: sentence(err)}
+		}
+	}
 	text, added := networkFile(o.Network)
 	_, err := netfile.Parse([]byte(text))
 	var mistake *netfile.Mistake
@@ -221,19 +227,16 @@ func (b *imageBuilder) run(ctx context.Context, o api.ImageOptions, file []byte,
 	if err != nil {
 		return err
 	}
-	if settings, _ := networkFile(o.Network); settings != "" {
-		network, end, err := os.Pipe()
+	network, _ := networkFile(o.Network)
+	for _, option := range []struct{ flag, text string }{{"network-file", network}, {"revision-key", o.RevisionKey}} {
+		if option.text == "" {
+			continue
+		}
+		closeBoth, err := pipeTo(cmd, option.flag, option.text)
 		if err != nil {
 			return err
 		}
-		defer end.Close()
-		defer network.Close()
-		cmd.ExtraFiles = []*os.File{network}
-		cmd.Args = append(cmd.Args, "--network-file=/dev/fd/3")
-		go func() {
-			_, _ = io.WriteString(end, settings) // fails if the child ends before it has read everything
-			end.Close()
-		}()
+		defer closeBoth()
 	}
 	child, err := process.Start(cmd)
 	if err != nil {
@@ -262,6 +265,25 @@ func (b *imageBuilder) run(ctx context.Context, o api.ImageOptions, file []byte,
 		return fmt.Errorf("gangway image build: %w: %s", err, withoutSecret(messages.String(), file))
 	}
 	return nil
+}
+
+// pipeTo makes a pipe with a text, and gives the child the pipe's name as the value of a flag. After
+// the child has ended, the caller calls `closeBoth`.
+func pipeTo(cmd *exec.Cmd, flag, text string) (closeBoth func(), err error) {
+	out, in, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	cmd.Args = append(cmd.Args, fmt.Sprintf("--%s=/dev/fd/%d", flag, 3+len(cmd.ExtraFiles))) // see exec.Cmd.ExtraFiles
+	cmd.ExtraFiles = append(cmd.ExtraFiles, out)
+	go func() {
+		_, _ = io.WriteString(in, text) // fails if the child ends before it has read everything
+		in.Close()
+	}()
+	return func() {
+		in.Close()
+		out.Close()
+	}, nil
 }
 
 // tooLarge reports whether the child ended because of a file that was too large (SIGXFSZ). The

@@ -29,6 +29,7 @@ import (
 	"gangway/internal/qemu"
 	"gangway/internal/race"
 	"gangway/wire"
+	"gangway/wire/trail/sig"
 )
 
 // programAs returns a builder whose program is a shell script. In the script, $OUT is the path of
@@ -255,9 +256,10 @@ func TestImageOptionsNameNoFileOfTheHub(t *testing.T) {
 	t.Parallel()
 	b, seen := programAs(t, `touch $SEEN/started`)
 	for option, o := range map[string][]api.ImageOptions{
-		"escrow":  {{Escrow: "/etc/passwd"}, {Escrow: "age1nobody"}, {Escrow: "--help"}, {Escrow: "recovery.key"}},
-		"disk":    {{Disk: "/etc/passwd"}, {Disk: "biggest"}, {Disk: "/dev/../etc/passwd"}, {Disk: "model:["}, {Disk: strings.Repeat("x", 300)}},
-		"network": {{Network: "dns = here\n"}, {Network: "address = 192.0.2.300/24\n"}, {Network: "color = blue"}, {Network: "\x00"}, {Network: strings.Repeat("# x\n", 100_000)}},
+		"escrow":       {{Escrow: "/etc/passwd"}, {Escrow: "age1nobody"}, {Escrow: "--help"}, {Escrow: "recovery.key"}},
+		"disk":         {{Disk: "/etc/passwd"}, {Disk: "biggest"}, {Disk: "/dev/../etc/passwd"}, {Disk: "model:["}, {Disk: strings.Repeat("x", 300)}},
+		"revision-key": {{RevisionKey: "/etc/passwd"}, {RevisionKey: "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"}, {RevisionKey: strings.Repeat("-", 1<<20)}},
+		"network":      {{Network: "dns = here\n"}, {Network: "address = 192.0.2.300/24\n"}, {Network: "color = blue"}, {Network: "\x00"}, {Network: strings.Repeat("# x\n", 100_000)}},
 	} {
 		for _, one := range o {
 			var wrong *api.ImageOptionError
@@ -324,7 +326,15 @@ func TestImageFromThePageIsReal(t *testing.T) {
 	}
 	h := hubtest.NewWith(t, func(c *api.Config) { c.Images, c.Log = b, slog.New(slog.NewTextHandler(t.Output(), nil)) }, maker.Roots(), maker.Intermediates())
 	image := filepath.Join(t.TempDir(), "installer.img")
-	size := download(t, h, image, url.Values{"nick": {"real"}, "max-uses": {"1"}, "disk": {"model:Samsung*"}, "network": {"dns = 192.0.2.53\r\n"}})
+	_, public, _, err := newManifestKey(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pinned, err := sig.ParseKeys(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := download(t, h, image, url.Values{"nick": {"real"}, "max-uses": {"1"}, "disk": {"model:Samsung*"}, "network": {"dns = 192.0.2.53\r\n"}, "revision-key": {string(public)}})
 	empty(t, b)
 	c, err := stick.Inspect(image, "")
 	if err != nil {
@@ -339,6 +349,9 @@ func TestImageFromThePageIsReal(t *testing.T) {
 	}
 	if !strings.Contains(strings.Join(c.Network, " "), "192.0.2.53") {
 		t.Errorf("network: %q", c.Network)
+	}
+	if c.Manifest.RevisionKeys != pinned.Name() {
+		t.Errorf("the image pins the keys %q, want %s", c.Manifest.RevisionKeys, pinned.Name())
 	}
 	t.Logf("an image of %d bytes", size)
 

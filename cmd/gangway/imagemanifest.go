@@ -76,7 +76,7 @@ func (o *manifestOptions) open(ctx context.Context) (*reference, error) {
 	return &reference{options: o, key: key, done: done, made: made}, nil
 }
 
-// close ends the use of the key.
+// close closes the TPM of the key. It does nothing if the key is in a file, or if there is no key.
 func (r *reference) close() {
 	if r != nil {
 		r.done()
@@ -239,7 +239,7 @@ func parsePrivateKey(text []byte) (crypto.Signer, error) {
 	case "RSA PRIVATE KEY":
 		key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
 	default:
-		return nil, fmt.Errorf("it has a PEM block %q, and a private key is needed", block.Type)
+		return nil, fmt.Errorf("it has the PEM block %q instead of a private key", block.Type)
 	}
 	if err != nil {
 		return nil, errors.New("the private key is damaged, or of an unknown type; make a key with 'gangway manifest key create'")

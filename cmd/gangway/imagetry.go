@@ -32,7 +32,7 @@ type tryOptions struct {
 const (
 	minTryMemory = 512     // MiB
 	minTryDisk   = 2 << 30 // bytes; the installer needs 1.1 GB
-	vncPort      = 5900    // of display 0
+	vncPort      = 5900    // TCP port of display 0
 )
 
 func (a *app) imageTry() *cobra.Command {

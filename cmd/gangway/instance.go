@@ -53,7 +53,8 @@ const (
 	objectFolder = "objects"
 	acmeFolder   = "acme"       // the account at the ACME CA, and the pages' certificate
 	serveFile    = "serve.lock" // holds the server's process id
-	// objectsIDFile has a random name for the folder of the objects, if the database is in PostgreSQL.
+	// objectsIDFile contains the random name of this folder of objects. It exists only if the
+	// database is in PostgreSQL.
 	objectsIDFile = "objects.id"
 )
 
@@ -130,7 +131,7 @@ func existing(ctx context.Context, dir string) (*instance, error) {
 	if dir == "" {
 		return nil, usagef("--data is needed: the folder of the hub's keys and database")
 	}
-	if _, err := os.Stat(filepath.Join(dir, pkiFolder)); err != nil {
+	if _, err := os.Stat(keysFolder(ctx, dir)); err != nil {
 		return nil, fmt.Errorf("%q is not a hub's data folder: start the hub on it first with 'gangway serve --data %s'", dir, dir)
 	}
 	return openInstance(ctx, dir, openOptions{})
@@ -181,8 +182,9 @@ func (i *instance) openObjects(ctx context.Context, c objects.S3Config) error {
 	return nil
 }
 
-// folderID returns a name for the folder of the objects that no other data folder has. A hub whose
-// database is a file in the data folder needs none.
+// folderID returns a unique name of the data folder's objects, by which replicas notice that they
+// use different folders. If the database is a file in the data folder, the name is empty, because
+// such a hub has no replicas.
 func (i *instance) folderID() (string, error) {
 	if !i.shared() {
 		return "", nil
@@ -234,6 +236,16 @@ type serverOptions struct {
 	imageLimits             api.ImageLimits
 	pageURL                 string // URL of the pages' own listener; empty: the pages have no listener of their own
 	pageCertificate         api.PageCertificate
+	restore                 *store.Restore // the latest; nil: the hub was never restored
+}
+
+// latestRestore returns the latest restore of the hub, or nil.
+func (i *instance) latestRestore(ctx context.Context) (*store.Restore, error) {
+	r, err := i.store.LatestRestore(ctx)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	return &r, err
 }
 
 // server makes the hub's onboarding service and HTTP server. The first element of `urls` is the
@@ -255,6 +267,7 @@ func (i *instance) config(urls, names []string, service *onboard.Service, log *s
 		Images: o.images, ImageLimits: o.imageLimits, EventsAge: o.eventsAge, UnprovenAge: o.unprovenAge, Version: version.Current.Version,
 		PageURL: o.pageURL, PageCertificate: o.pageCertificate, Drain: o.drain, Replicas: i.shared(), ObjectsAt: i.objectsAt,
 		LogForwarder: o.logs, LogAge: o.logAge, LogBounds: o.logBounds,
+		Restore: o.restore,
 	}
 }
 

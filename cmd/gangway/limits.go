@@ -49,10 +49,11 @@ func (l *limitFlags) add(f *pflag.FlagSet) {
 	cmdline.SpanVar(f, &l.logAge, "log-age", api.DefaultLogAge, "how long the hub keeps the log lines of devices; an owner can choose less")
 	f.StringVar(&l.logSize, "log-size", ui.Bytes(uint64(api.DefaultLogBounds.Bytes)), "how much the hub keeps of each device's log; an owner can choose less")
 	cmdline.SpanVar(f, &l.timeouts.Idle, "idle-timeout", 0, "how long a connection may be idle (default 2m)")
-	cmdline.SpanVar(f, &l.drain, "drain", 0, "how long to continue to serve after the signal to stop, while GET /readyz answers 503; a load balancer must notice that in this time, such as 5s (default 0s)")
+	cmdline.SpanVar(f, &l.drain, "drain", 0, "how long to continue to serve after the signal to stop, while GET /readyz answers 503; choose a time in which a load balancer notices the 503, such as 5s (default 0s)")
 }
 
-// minCapacity is the least value of --max-requests. With less, a share of it would admit nothing.
+// minCapacity is the least value of --max-requests. Heartbeats may use only half of the value: half
+// of 1 is less than one request.
 const minCapacity = 8
 
 // into checks the values of the flags, and stores the values in `o`.

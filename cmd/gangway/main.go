@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"gangway/hub/backup"
 	"gangway/internal/cmdline"
 	"gangway/internal/manual"
 	"gangway/internal/version"
@@ -63,6 +64,7 @@ type failure struct {
 func (a *app) fail(c *cobra.Command, err error, arg []string) {
 	f := failure{Code: "failed", Message: err.Error()}
 	var refused *hubError
+	var unusable *backup.Refusal
 	switch {
 	case cmdline.IsUsage(err):
 		f.Code, f.Hint = "usage", cmdline.Advice(c)
@@ -71,6 +73,8 @@ func (a *app) fail(c *cobra.Command, err error, arg []string) {
 		if err == error(refused) {
 			f.Message = refused.Message
 		}
+	case errors.As(err, &unusable):
+		f.Code, f.Message, f.Hint = unusable.Code, unusable.Fact, unusable.Remedy
 	}
 	if a.output == formatJSON || a.output == formatJSONL || wantsJSON(arg) {
 		if writeJSON(a.stderr, f) == nil {
@@ -119,7 +123,7 @@ func command(a *app) *cobra.Command {
 		Long: `Gangway is a hub for zero-touch onboarding of machines with a TPM 2.0. This program
 runs the hub, builds installer images and manages the devices of an account.
 
-  On the hub's machine   serve, account, trust, doctor, db
+  On the hub's machine   serve, account, trust, doctor, fsck, backup, restore, db, ca
   From anywhere          login, context, token, device, top, policy, events, api-token
   Installer images       image, manifest
   To try it              demo
@@ -141,8 +145,31 @@ The exit code is 0 for success, 1 for a failure and 2 for wrong usage.`,
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.PersistentFlags().StringVar(&a.output, "output", formatTable, "output format: table, json or yaml; commands that print a list also have wide and csv")
-	root.AddCommand(a.serveCommand(), a.accountCommand(), a.loginCommand(), a.logoutCommand(), a.whoamiCommand(),
-		a.apiTokenCommand(), a.tokenCommand(), a.contextCommand(), a.deviceCommand(), a.trustCommand(), a.policyCommand(), a.imageCommand(), a.manifestCommand(), a.bootsCommand(), a.eventsCommand(), a.topCommand(), a.openCommand(), a.doctorCommand(), a.fsckCommand(), a.dbCommand(), a.demoCommand(), a.versionCommand(), manual.Command())
+	root.AddCommand(
+		a.serveCommand(), a.accountCommand(), a.loginCommand(), a.logoutCommand(), a.whoamiCommand(),
+		a.apiTokenCommand(),
+		a.tokenCommand(),
+		a.contextCommand(),
+		a.deviceCommand(),
+		a.trustCommand(),
+		a.policyCommand(),
+		a.imageCommand(),
+		a.manifestCommand(),
+		a.bootsCommand(),
+		a.eventsCommand(),
+		a.topCommand(),
+		a.openCommand(),
+		a.doctorCommand(),
+		a.fsckCommand(),
+		a.readyCommand(),
+		a.dbCommand(),
+		a.caCommand(),
+		a.backupCommand(),
+		a.restoreCommand(),
+		a.demoCommand(),
+		a.versionCommand(),
+		manual.Command(),
+	)
 	addDatabaseFlags(root)
 	root.PersistentFlags().StringVar(&a.context, "context", "", "the context to use: a hub and your sign-in there; see 'gangway context' (default: the current one)")
 	root.PersistentFlags().StringVar(&a.hub, "hub", "", "URL of the hub to use; you must be signed in to it (default: the hub of the current context)")

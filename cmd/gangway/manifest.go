@@ -51,8 +51,8 @@ func (a *app) manifestShow() *cobra.Command {
 		Use:   "show FILE",
 		Short: "Show a reference manifest",
 		Long: `Show prints what a reference manifest says. With --key, the command first verifies the
-signature. Without --key, it says that nothing is verified: anyone could have written
-the file.`,
+signature. Without --key, the command verifies nothing, and warns that anyone could
+have written the file.`,
 		Example: "  gangway manifest show installer.img.manifest --key manifest.key.pub\n  gangway manifest show system.efi.manifest --output json",
 		Args:    args("FILE"),
 		RunE: func(_ *cobra.Command, arg []string) error {
@@ -164,8 +164,8 @@ func (a *app) manifestVerify() *cobra.Command {
 		Use:   "verify FILE --key PUBLIC-KEY",
 		Short: "Verify a reference manifest, and compare files with it",
 		Long: `Verify checks that one of the keys signed the manifest. With --system and
---boot-manager, it also computes what machines measure of these files, and compares the
-result with the manifest. The exit code is 1 if something does not match.`,
+--boot-manager, it also computes what a machine measures when it starts these files, and
+compares the result with the manifest. The exit code is 1 if something does not match.`,
 		Example: `  gangway manifest verify installer.img.manifest --key manifest.key.pub
   gangway manifest verify system.efi.manifest --key manifest.key.pub --system system.efi`,
 		Args: args("FILE"),
@@ -263,7 +263,7 @@ func compareSystem(m *manifest.Manifest, name string) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if !sameSystem(*s, m.System) {
-		return fmt.Errorf("%s is not the system of the manifest: its SHA-256 is %s, the manifest's %s", name, s.SHA256, m.System.SHA256)
+		return fmt.Errorf("%s is not the system of the manifest: its SHA-256 is %s, but the manifest names %s", name, s.SHA256, m.System.SHA256)
 	}
 	return nil
 }
@@ -286,7 +286,7 @@ func compareManager(m *manifest.Manifest, name string) error {
 		return nil
 	}
 	if m.BootManager == nil {
-		return errors.New("the manifest is that of an update, which replaces no boot manager: leave --boot-manager out")
+		return errors.New("the manifest describes an update, which does not replace the boot manager: omit --boot-manager")
 	}
 	b, err := os.ReadFile(name)
 	if err != nil {
@@ -298,7 +298,7 @@ func compareManager(m *manifest.Manifest, name string) error {
 	}
 	maps.DeleteFunc(p.Authenticode, func(bank, _ string) bool { _, ok := m.BootManager.Authenticode[bank]; return !ok })
 	if !reflect.DeepEqual(p, *m.BootManager) {
-		return fmt.Errorf("%s is not the boot manager of the manifest: its SHA-256 is %s, the manifest's %s", name, p.SHA256, m.BootManager.SHA256)
+		return fmt.Errorf("%s is not the boot manager of the manifest: its SHA-256 is %s, but the manifest names %s", name, p.SHA256, m.BootManager.SHA256)
 	}
 	return nil
 }
@@ -328,10 +328,10 @@ func (a *app) manifestKeyCreate() *cobra.Command {
 		Short: "Create a key that signs reference manifests",
 		Long: `Create writes a new private key to FILE, and its public key to FILE.pub, both in PEM.
 The key is a P-256 key, or an RSA key of 2048 bits with --rsa, for machines whose TPM
-does not support P-256. It never overwrites a file.
+does not support P-256. The command never overwrites a file.
 
-Anyone with the private key can declare any system to be yours. Keep it away from the
-hub, and do not lose it.
+Anyone with the private key can declare any system to be yours. Keep the private key
+away from the hub, and do not lose it.
 
 With tpm:HANDLE, the command makes a P-256 key in the TPM of this machine, at a free
 persistent handle, and writes the public key to the file of --public. The key never
@@ -343,7 +343,7 @@ leaves the TPM, and nobody can copy it. If you clear the TPM, the key is gone.`,
 		RunE: func(c *cobra.Command, arg []string) error {
 			if strings.HasPrefix(arg[0], tpmkey.Prefix) {
 				if useRSA || public == "" {
-					return usagef("tpm:HANDLE needs --public, the file for the public key, and makes no RSA keys")
+					return usagef("tpm:HANDLE needs --public, the file for the public key, and cannot be used with --rsa")
 				}
 				return a.createInTPM(c.Context(), arg[0], tpm, public)
 			}
@@ -450,7 +450,7 @@ func readSmall(name string, limit int) ([]byte, error) {
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
 	if err == nil && len(b) > limit {
-		err = fmt.Errorf("%s has more than %d bytes, so it is neither a manifest nor a key", name, limit)
+		err = fmt.Errorf("%s has more than %d bytes, so the file is neither a manifest nor a key", name, limit)
 	}
 	return b, err
 }

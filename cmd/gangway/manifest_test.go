@@ -113,7 +113,7 @@ func TestSystemWithManifest(t *testing.T) {
 	if exists(filepath.Join(dir, "other.corim")) {
 		t.Error("a manifest that is not verified was exported")
 	}
-	refused("an update, which replaces no boot manager", "manifest", "verify", system+".manifest", "--key", key+".pub", "--boot-manager", system)
+	refused("an update, which does not replace the boot manager", "manifest", "verify", system+".manifest", "--key", key+".pub", "--boot-manager", system)
 
 	b, err := os.ReadFile(system)
 	if err != nil {

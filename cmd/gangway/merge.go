@@ -111,7 +111,7 @@ func (s *signIn) locate(ctx context.Context, name string) (id, rev string, err e
 type trail struct {
 	s    *signIn
 	path string // path of the revision at the hub
-	name string // for messages
+	name string // name of the trail in messages
 }
 
 func (t *trail) String() string { return t.name }

@@ -288,7 +288,7 @@ const (
 // column is a column of a table whose rows have the type T.
 type column[T any] struct {
 	name string         // the name for --columns; in upper case, it is the heading
-	cell func(T) string // for people
+	cell func(T) string // text of the cell for people
 	// value returns the cell's text in CSV, for programs. If `value` is nil, CSV has the text that
 	// `cell` returns.
 	value func(T) string

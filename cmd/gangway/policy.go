@@ -350,24 +350,33 @@ func (l ekLists) put(ctx context.Context, text []byte) error {
 // read reads the file with the given name, or standard input for the name "-". More than `max`
 // bytes are an error.
 func (a *app) read(name string, max int64) ([]byte, error) {
-	var in io.Reader = a.stdin
-	if name != "-" {
-		f, err := os.Open(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("there is no file %s; give the path of a file, or - for standard input", name)
-		}
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		if info, err := f.Stat(); err == nil && info.IsDir() {
-			return nil, fmt.Errorf("%s is a folder; give the path of a file, or - for standard input", name)
-		}
-		in = f
+	in, err := a.input(name, "give the path of a file, or - for standard input")
+	if err != nil {
+		return nil, err
 	}
+	defer in.Close()
 	text, err := io.ReadAll(io.LimitReader(in, max+1))
 	if err == nil && int64(len(text)) > max {
 		err = fmt.Errorf("%s has more than the %d bytes that are allowed", name, max)
 	}
 	return text, err
+}
+
+// input opens the file with the given name, or standard input for the name "-". If there is no such
+// file, or if it is a folder, the error ends with `remedy`.
+func (a *app) input(name, remedy string) (io.ReadCloser, error) {
+	if name == "-" {
+		return io.NopCloser(a.stdin), nil
+	}
+	f, err := os.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("there is no file %s; %s", name, remedy)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		return nil, errors.Join(fmt.Errorf("%s is a folder; %s", name, remedy), f.Close())
+	}
+	return f, nil
 }

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"gangway/hub/api"
 	"gangway/hub/objects"
@@ -53,6 +54,9 @@ The hub accepts devices by the certificates of their TPM makers. Some are built
 in. 'gangway trust' shows and changes which certificates are trusted, even while the
 hub runs. --tpm-roots and --tpm-intermediates add certificates for as long as this
 process runs.
+
+Kubernetes mounts the keys from a Secret: --pki names their folder. The hub accepts keys
+that the group may read only if root owns them and the hub does not run as root.
 
 The hub may use at most nine tenths of its cgroup's memory limit, and at most six tenths
 of the machine's memory; below that, it collects garbage seldom (GOGC=400). The
@@ -146,6 +150,15 @@ defaults.`,
 					return err
 				}
 				defer i.close()
+				if err := i.ca.Prove(); err != nil {
+					return fmt.Errorf("the key of a CA cannot be used, so the hub cannot onboard devices: %w", err)
+				}
+				if _, err := i.store.NextEpoch(ctx); err != nil {
+					return err
+				}
+				if options.restore, err = i.latestRestore(ctx); err != nil {
+					return err
+				}
 				gone, err := i.objectsGone(ctx, s3)
 				if err != nil {
 					return err
@@ -180,7 +193,7 @@ defaults.`,
 					if _, shared, _ := database(ctx); shared {
 						where = "in PostgreSQL"
 					}
-					a.note("First start: created the hub's keys in %s and its database %s.", filepath.Join(data, pkiFolder), where)
+					a.note("First start: created the hub's keys in %s and its database %s.", keysFolder(ctx, data), where)
 					a.note("Back up both; the keys cannot be created again.")
 				} else if c.Flags().Changed("curve") || c.Flags().Changed("name") {
 					a.note("The hub's keys exist already: --curve and --name change nothing.")
@@ -190,6 +203,9 @@ defaults.`,
 					a.note("Pages %s", options.pageURL)
 				}
 				a.note("Hub name (its root key): %s", i.ca.HubName())
+				if c := i.ca.TLSCA(); c != nil && time.Until(c.NotAfter) < pki.TLSCAWarning {
+					a.note("Warning: the hub's TLS CA expires on %s. After this date, nobody can connect to the hub. Renew the TLS CA: see 'gangway ca request --help'.", c.NotAfter.Format(time.DateOnly))
+				}
 				if err := a.noteAddresses(ctx, i, urls, listeners, options.proxy != nil || len(options.proxyProtocol) > 0); err != nil {
 					return err
 				}

@@ -42,6 +42,9 @@ type offlineStore interface {
 	store.Addresses
 	HasContents(ctx context.Context) (bool, error)
 
+	// gangway serve, gangway backup, gangway restore
+	store.Restores
+
 	// gangway events
 	AppendEvent(ctx context.Context, e store.Event) error
 	Events(ctx context.Context, f store.EventFilter) ([]store.Event, error)

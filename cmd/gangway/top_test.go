@@ -17,6 +17,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/store"
 	"gangway/internal/fleet"
+	"gangway/internal/locked"
 	"gangway/internal/pty"
 
 	"github.com/gdamore/tcell/v2"
@@ -157,10 +158,10 @@ func TestTopKeys(t *testing.T) {
 }
 
 // terminalProgram runs this command on a pseudo terminal.
-func terminalProgram(t *testing.T, arg ...string) (controller, terminal *os.File, c *exec.Cmd, screen *locked) {
+func terminalProgram(t *testing.T, arg ...string) (controller, terminal *os.File, c *exec.Cmd, screen *locked.Buffer) {
 	t.Helper()
 	controller, terminal = pty.New(t, 80, 24)
-	screen = new(locked)
+	screen = new(locked.Buffer)
 	go io.Copy(screen, controller) // the copy ends when the terminal is closed
 	self, err := os.Executable()
 	if err != nil {
@@ -267,7 +268,7 @@ func TestWatchPrintsOnlyChanges(t *testing.T) {
 	h, _, send := connected(t, nil)
 	d := only(t, h)
 	send("POST", "/trails/", `{"#spec":"pantavisor-service-system@1"}`)
-	var out, notes locked
+	var out, notes locked.Buffer
 	a := &app{stdout: &out, stderr: &notes}
 	round := make(chan struct{})
 	list, done := d.Nick, make(chan error, 1)

@@ -25,7 +25,7 @@ const maxChain = 64
 // checkResult is the JSON output of trust check.
 type checkResult struct {
 	Trusted      bool              `json:"trusted"`
-	SHA256       string            `json:"sha256"`       // of the EK certificate
+	SHA256       string            `json:"sha256"`       // hash of the EK certificate
 	EKSHA256     string            `json:"ek-sha256"`    // of the EK certificate's public key (SubjectPublicKeyInfo), as in EK lists
 	Manufacturer string            `json:"manufacturer"` // manufacturer's id as the EK certificate states it
 	Model        string            `json:"model"`

@@ -95,7 +95,7 @@ type Config struct {
 	// NTP names time servers. The agent asks these servers only if SetClock is set. The answers
 	// then set the clock.
 	NTP []string
-	// EventLog is the file with the firmware's event log. Default: EventLogPath.
+	// EventLog is the file with the firmware's event log. Default: eventlog.Path.
 	EventLog string
 	// Progress, if set, is called after each step of the agent.
 	Progress func(Progress)
@@ -117,7 +117,7 @@ func (c *Config) openTPM() (tpm, error) {
 
 // Progress describes a step that the agent has done.
 type Progress struct {
-	Name   string        // stable: "ek", "keys", "request", "reply", "activate", "waiting"
+	Name   string        // stable, one word, such as "keys", "request", "activate" or "waiting"
 	Detail string        // one sentence for a person
 	Took   time.Duration // 0 if not measured
 }

@@ -5,24 +5,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
-	"os"
 	"strings"
-	"syscall"
 	"time"
 
 	"gangway/device/identity"
+	"gangway/internal/diskfile"
 	"gangway/internal/strictjson"
+	"gangway/tcg/eventlog"
 	"gangway/wire"
 )
-
-// EventLogPath is the file in which Linux shows the firmware's event log.
-const EventLogPath = "/sys/kernel/security/tpm0/binary_bios_measurements"
-
-// maxEventLog bounds the event log, in bytes.
-const maxEventLog = 1 << 20
 
 // Subjects for Agent.sayOnce.
 const (
@@ -37,9 +30,9 @@ const (
 func (a *Agent) eventLog() []byte {
 	path := a.cfg.EventLog
 	if path == "" {
-		path = EventLogPath
+		path = eventlog.Path
 	}
-	log, err := readRegular(path, maxEventLog)
+	log, err := diskfile.Read(path, 0, eventlog.MaxLog)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
 		a.sayOnce(onEventLog, "boot", "There is no event log of the firmware at %s. Only the PCRs are sent to the hub.", path)
@@ -51,29 +44,6 @@ func (a *Agent) eventLog() []byte {
 		a.sayOnce(onEventLog, "boot", "")
 	}
 	return log
-}
-
-// readRegular reads a regular file of at most `limit` bytes. For any other kind of file, it returns
-// an error at once: it does not block on a pipe.
-func readRegular(path string, limit int64) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil {
-		return nil, err
-	} else if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(b)) > limit {
-		return nil, fmt.Errorf("%s has more than %d bytes", path, limit)
-	}
-	return b, nil
 }
 
 // measure sends the hub a boot measurement: a quote of the PCRs over the hub's nonce, and the event

@@ -19,6 +19,7 @@ import (
 	"gangway/device/identity"
 	"gangway/internal/swtpm"
 	"gangway/internal/swtpm/swtpmtest"
+	"gangway/tcg/eventlog"
 	"gangway/wire"
 
 	"github.com/google/go-tpm/tpm2"
@@ -96,7 +97,7 @@ func TestEventLogThatCannotBeReadIsLeftOut(t *testing.T) {
 	chip, tpm := realTPM(t)
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
-	for name, content := range map[string][]byte{"good": []byte("a log"), "large": make([]byte, maxEventLog+1), "largest": make([]byte, maxEventLog)} {
+	for name, content := range map[string][]byte{"good": []byte("a log"), "large": make([]byte, eventlog.MaxLog+1), "largest": make([]byte, eventlog.MaxLog)} {
 		if err := os.WriteFile(path(name), content, 0o600); err != nil {
 			t.Fatal(err)
 		}

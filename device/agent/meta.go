@@ -24,6 +24,7 @@ import (
 	"unicode/utf8"
 
 	"gangway/device/agent/revision"
+	"gangway/internal/diskfile"
 	"gangway/internal/strictjson"
 
 	"golang.org/x/sys/unix"
@@ -92,7 +93,7 @@ func (a *Agent) meta(s *session, follower *revision.Follower) map[string]any {
 const maxReportFile = 16 << 10
 
 func readReport(path string) (string, error) {
-	b, err := readRegular(path, maxReportFile)
+	b, err := diskfile.Read(path, 0, maxReportFile)
 	if err == nil && !utf8.Valid(b) {
 		err = fmt.Errorf("%s is not UTF-8 text", path)
 	}

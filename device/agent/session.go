@@ -147,8 +147,8 @@ func (h *hub) newBlobClient(url string) *http.Client {
 }
 
 // Upload uploads an object to a path of the hub. Upload fails if it makes no progress for
-// uploadIdle. If the object is large, and the hub has a part of it from an earlier call, Upload sends the
-// rest, with the protocol tus 1.0.0.
+// uploadIdle. If the object is large, and the hub has a part of it from an earlier call, Upload sends
+// only the rest, with the protocol tus 1.0.0.
 func (s *session) Upload(ctx context.Context, path string, content io.ReadSeeker, size int64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -205,8 +205,8 @@ func (s *session) Upload(ctx context.Context, path string, content io.ReadSeeker
 }
 
 const (
-	// resumeFrom is the size from which the agent asks whether the hub has a part of the object. A hub
-	// keeps parts of at least 8 MiB.
+	// resumeFrom is a size in bytes. Only for a larger object, the agent asks whether the hub has a part
+	// of the object: a hub stores no part of less than 8 MiB.
 	resumeFrom = 8 << 20
 	tusVersion = "1.0.0"
 )

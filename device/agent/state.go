@@ -13,6 +13,7 @@ import (
 
 	"gangway/device/agent/revision"
 	"gangway/device/identity"
+	"gangway/internal/diskfile"
 )
 
 // Phase is the phase of onboarding.
@@ -171,25 +172,10 @@ func (f *folder) load(name string) ([]byte, error) {
 // write replaces a file atomically. After a crash, the file has either its old bytes or its new
 // bytes.
 func (f *folder) write(name string, content []byte) error {
-	path := filepath.Join(f.path, name)
-	tmp, err := os.CreateTemp(f.path, name+".*") // mode 0600
-	if err != nil {
+	if err := diskfile.Replace(filepath.Join(f.path, name), content, nil); err != nil {
 		return fmt.Errorf("agent: %w", err)
 	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(content)
-	err = errors.Join(err, tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("agent: %w", err)
-	}
-	dir, err := os.Open(f.path)
-	if err != nil {
-		return fmt.Errorf("agent: %w", err)
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return nil
 }
 
 // save writes a file first, and then the state that refers to the file.

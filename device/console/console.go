@@ -18,7 +18,7 @@ import (
 
 // Config holds the settings of a console.
 type Config struct {
-	// Screen is the terminal. Run initializes it and restores it at the end.
+	// Screen is the terminal. Run prepares it, and restores it at the end.
 	Screen tcell.Screen
 	// Doctor names the TPM, the agent's state folder and the proxy.
 	Doctor  doctor.Config

@@ -40,7 +40,7 @@ type Config struct {
 	TPM             string // address, see identity.Open
 	EndorsementAuth []byte // password of the TPM's endorsement hierarchy; empty: none
 	StateDir        string // the agent's state folder
-	EventLog        string // file with the firmware's event log; empty: agent.EventLogPath
+	EventLog        string // file with the firmware's event log; empty: eventlog.Path
 	Proxy           *agent.HTTPProxy
 	// Hub is the hub of a machine that is not onboarded yet. Hub is not used for an onboarded
 	// machine, because the agent's state names the hub. Nil: unknown.

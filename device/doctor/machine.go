@@ -15,15 +15,17 @@ import (
 	"gangway/device/identity"
 	"gangway/device/machine"
 	"gangway/device/preflight"
+	"gangway/internal/diskfile"
 	"gangway/internal/version"
 	"gangway/tcg"
+	"gangway/tcg/eventlog"
 
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
 func (c *Config) setDefaults() {
 	if c.EventLog == "" {
-		c.EventLog = agent.EventLogPath
+		c.EventLog = eventlog.Path
 	}
 	if c.firmware == "" {
 		c.firmware = machine.Firmware
@@ -229,7 +231,7 @@ func (e *exam) checkNames() []Finding {
 	if e.Proxy != nil || e.hub == nil || net.ParseIP(hostOf(e.urls[0])) != nil {
 		return nil
 	}
-	b, err := preflight.ReadFile(e.resolv, 64<<10)
+	b, err := diskfile.Read(e.resolv, 0, 64<<10)
 	if err == nil {
 		for line := range strings.Lines(string(b)) {
 			if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" && net.ParseIP(strings.Split(f[1], "%")[0]) != nil {

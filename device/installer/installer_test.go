@@ -372,8 +372,8 @@ func TestNotAllIsWiped(t *testing.T) {
 		"the TPM is not cleared":  {func(l *lab) { l.failing["clear the TPM"] = errBroken }, "alarm NOT ALL IS WIPED:\nit is broken"},
 		"there is no TPM":         {func(l *lab) { l.tpm = machine.ErrNoTPM }, "alarm NOT ALL IS WIPED:\nNo TPM"},
 		"a disk cannot be read":   {func(l *lab) { l.unread["sda"] = errBroken }, "alarm NOT ALL IS WIPED:\n/dev/sda cannot be read: it is broken"},
-		"it is on the stick":      {func(l *lab) { l.systems["sdz"] = ours(stick, "x") }, "alarm NOT ALL IS WIPED:\n/dev/sdz is left alone: the stick"},
-		"an external disk, Enter": {func(l *lab) { l.systems["sdd"] = ours(system2, "x") }, "alarm NOT ALL IS WIPED:\n/dev/sdd is left alone: on USB"},
+		"it is on the stick":      {func(l *lab) { l.systems["sdz"] = ours(stick, "x") }, "alarm NOT ALL IS WIPED:\n/dev/sdz was not wiped: the stick"},
+		"an external disk, Enter": {func(l *lab) { l.systems["sdd"] = ours(system2, "x") }, "alarm NOT ALL IS WIPED:\n/dev/sdd was not wiped: on USB"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"gangway/device/install/seal"
 	"gangway/device/machine"
 	"gangway/device/preflight"
+	"gangway/tcg/eventlog"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,7 +27,7 @@ func Local(manifest string, reset bool, s Screen, p Power) *Installer {
 	return &Installer{
 		Manifest: manifest, Screen: s, Power: p,
 		Sticks: localSticks(reset), Disks: localDisks{}, TPM: localTPM{s.Logf}, Firmware: machine.Firmware,
-		Machine: preflight.Machine{OpenTPM: machine.OpenTPM, EventLog: machine.EventLogPath, Firmware: machine.Firmware, Now: time.Now},
+		Machine: preflight.Machine{OpenTPM: machine.OpenTPM, EventLog: eventlog.Path, Firmware: machine.Firmware, Now: time.Now},
 	}
 }
 

@@ -138,9 +138,9 @@ func (i *Installer) systemsOn(disks []install.Disk) (systems []found, failed []e
 		case err != nil:
 			failed = append(failed, fmt.Errorf("%s cannot be read: %w", d.Path(), err))
 		case d.Unfit != "":
-			failed = append(failed, fmt.Errorf("%s is left alone: %s", d.Path(), d.Unfit))
+			failed = append(failed, fmt.Errorf("%s was not wiped: %s", d.Path(), d.Unfit))
 		case d.External != "" && !i.Firmware.Names(system.ESPGUID) && !i.confirmedFor(d):
-			failed = append(failed, fmt.Errorf("%s is left alone: %s", d.Path(), d.External))
+			failed = append(failed, fmt.Errorf("%s was not wiped: %s", d.Path(), d.External))
 		default:
 			name := "Disk"
 			if len(systems) > 0 {

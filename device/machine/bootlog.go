@@ -6,15 +6,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-)
 
-// EventLogPath is the file in which Linux shows the firmware's event log.
-const EventLogPath = "/sys/kernel/security/tpm0/binary_bios_measurements"
+	"gangway/tcg/eventlog"
+)
 
 // LogBoot logs the firmware's event log, in base64, and the PCRs 0 to 15, for tests and diagnosis.
 // Neither is secret.
 func LogBoot(logf func(format string, args ...any)) {
-	logBoot(EventLogPath, filepath.Join(tpmClass, "pcr-sha256"), logf)
+	logBoot(eventlog.Path, filepath.Join(tpmClass, "pcr-sha256"), logf)
 }
 
 func logBoot(events, pcrs string, logf func(format string, args ...any)) {

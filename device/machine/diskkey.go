@@ -11,6 +11,7 @@ import (
 	"gangway/device/install/diskkey"
 	"gangway/device/install/luks"
 	"gangway/device/install/seal"
+	"gangway/tcg/eventlog"
 )
 
 // extraApprovals returns the owner's approvals of the running system. A system that its owner did
@@ -26,7 +27,7 @@ func extraApprovals() ([]approval.Approval, error) {
 	return approval.Parse(text)
 }
 
-// ownersKey returns the key of the owner who signed the running system; nil: nobody did.
+// ownersKey returns the key of the owner who signed the running system; nil: no owner signed it.
 func ownersKey() (crypto.PublicKey, error) {
 	text, err := os.ReadFile(approval.KeyPath)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -49,8 +50,8 @@ var ErrNotBound = errors.New("the disk's key is not bound to the owner's systems
 // to these systems already.
 //
 // The error is ErrNotBound if the disk is not encrypted, or if its owner did not sign the running
-// system. It is ErrNotBound and diskkey.ErrUnpredictable if the key could not be bound, and was not
-// bound before.
+// system. If binding the key fails, and the key was not bound before, the error wraps ErrNotBound and
+// the cause, such as diskkey.ErrUnpredictable.
 func BindData(partition, running string, others []string, needed string) (changed bool, err error) {
 	owner, err := ownersKey()
 	if err != nil {
@@ -96,7 +97,7 @@ func bind(disk luks.Disk, owner crypto.PublicKey, running string, others []strin
 			systems = append(systems, s)
 		}
 	}
-	log, err := os.ReadFile(EventLogPath)
+	log, err := os.ReadFile(eventlog.Path)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", diskkey.ErrUnpredictable, err)
 	}

@@ -5,13 +5,11 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
-	"syscall"
 
+	"gangway/internal/diskfile"
 	"gangway/internal/finding"
 	"gangway/tcg"
 	"gangway/tcg/eventlog"
@@ -33,7 +31,7 @@ var comparedBanks = []struct {
 // CheckEventLog reads the firmware's event log from a file, and compares it with the TPM's PCRs. If
 // `link` is nil, it does not compare.
 func CheckEventLog(path string, link transport.TPM) []Finding {
-	log, err := ReadFile(path, eventlog.MaxLog)
+	log, err := diskfile.Read(path, 0, eventlog.MaxLog)
 	if err != nil || len(log) == 0 {
 		return []Finding{noLog(path, err)}
 	}
@@ -57,7 +55,7 @@ func noLog(path string, err error) Finding {
 	case errors.Is(err, fs.ErrPermission):
 		f.Code, f.Action, f.Fact = "event-log-permission", "", "This user may not read the firmware's event log."
 		f.Remedy = "Run the command as root."
-	case errors.Is(err, errTooLong):
+	case errors.Is(err, diskfile.ErrLarge):
 		f.Code, f.Fact = "event-log-large", fmt.Sprintf("The firmware's event log has more than %d bytes, so the agent does not send it.", eventlog.MaxLog)
 		f.Remedy = "Update the machine's firmware."
 	case err != nil:
@@ -68,15 +66,19 @@ func noLog(path string, err error) Finding {
 	return f
 }
 
-// oldLog returns a finding if the log has no digests except SHA-1.
+// oldLog returns a finding if the log has no digests except SHA-1, or if its start cannot be read.
 func oldLog(log []byte) *Finding {
 	l := eventlog.Read(log, tcg.AlgSHA256)
 	if l.State != eventlog.Unreadable && slices.ContainsFunc(l.Algs, func(a tcg.AlgID) bool { return a != eventlog.AlgSHA1 }) {
 		return nil
 	}
+	fact := fmt.Sprintf("The firmware's event log has %d bytes, and no digests except SHA-1.", len(log))
+	if l.State == eventlog.Unreadable {
+		fact = l.Problem
+	}
 	return &Finding{
 		Code: "event-log-old", Severity: Note, Action: finding.UpdateFirmware,
-		Fact:   fmt.Sprintf("The firmware's event log has %d bytes, and no digests except SHA-1.", len(log)),
+		Fact:   fact,
 		Remedy: "If the hub cannot explain this machine's boot, update the firmware.",
 	}
 }
@@ -137,8 +139,8 @@ func unknownReplay(why string) Finding {
 	}
 }
 
-// readPCRs reads PCR 0 to 7 of a bank. It returns nil if the bank is not in use. A TPM returns
-// at most 8 values at once, and may return fewer.
+// readPCRs reads PCR 0 to 7 of a bank. It returns nil if the bank is not in use. It reads one PCR at
+// a time, because a TPM may return fewer values than a command requests.
 func readPCRs(link transport.TPM, bank tcg.AlgID) (values [][]byte, err error) {
 	for pcr := range uint(firmwarePCRs) {
 		rsp, err := tpm2.PCRRead{PCRSelectionIn: tpm2.TPMLPCRSelection{
@@ -153,26 +155,4 @@ func readPCRs(link transport.TPM, bank tcg.AlgID) (values [][]byte, err error) {
 		values = append(values, bytes.Clone(rsp.PCRValues.Digests[0].Buffer))
 	}
 	return values, nil
-}
-
-var errTooLong = errors.New("too long")
-
-// ReadFile reads a regular file of at most `limit` bytes. If the path is a pipe, ReadFile fails and
-// does not block.
-func ReadFile(path string, limit int64) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil {
-		return nil, err
-	} else if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		return nil, errTooLong
-	}
-	return b, err
 }

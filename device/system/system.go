@@ -49,7 +49,7 @@ const (
 	// agentPause is the pause before the agent is started again.
 	agentPause = 10 * time.Second
 	poll       = 500 * time.Millisecond
-	// keysPoll is the time between two looks at the keys of Secure Boot.
+	// keysPoll is the interval at which watchKeys reads the keys of Secure Boot.
 	keysPoll = 10 * time.Second
 )
 

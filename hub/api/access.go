@@ -53,13 +53,14 @@ const (
 
 	// activeDevice is an active device. The hub identifies the device by the certificate of the
 	// connection, or by an access token that the device got with its certificate or secret. If the
-	// owner's policy requires a measured boot, the device's boot must match its reference.
+	// owner's policy requires a measured boot, the device's boot must satisfy the policy: see
+	// checkBoot.
 	activeDevice
 	// tlsDevice is an activeDevice that the hub identifies by the certificate of this connection,
 	// or of the device's connection to the hub's proxy. Only the device's TPM can make such a
 	// connection.
 	tlsDevice
-	// unmeasuredDevice is like tlsDevice, but the device's boot need not match its reference. A
+	// unmeasuredDevice is like tlsDevice, but the device's boot need not satisfy the policy. A
 	// device calls these routes before the hub has measured its boot.
 	unmeasuredDevice
 	// pendingDevice is a device with a certificate that the device CA issued. The certificate need
@@ -238,7 +239,7 @@ var (
 	errUnmeasured  = problem(http.StatusForbidden, "boot-unmeasured", "Send a measurement first: GET, then POST /device/boot, on the same connection. The agent does this by itself.", "The owner's policy requires a boot measurement, and this connection has none.")
 	errBootNothing = problem(http.StatusForbidden, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware, or set measured_boot: report.", "The owner's policy requires a measured boot, and the firmware measured nothing into the TPM.")
 	errBootRefused = problem(http.StatusForbidden, "boot-refused", "The device's owner can display the reason with 'gangway device boot'. The agent sends another measurement by itself.", "The owner's policy requires a measured boot, and the device's last measurement was refused.")
-	errBootChanged = problem(http.StatusForbidden, "boot-changed", "The device's owner can display the changes with 'gangway device boot', and accept them.", "The owner's policy requires a boot that matches the device's reference, and this boot differs from the reference.")
+	errBootChanged = problem(http.StatusForbidden, "boot-changed", "The device's owner can display the changes with 'gangway device boot', and accept them.", "The owner's policy requires that every part of the boot is expected or known, and a part of this boot has changed.")
 )
 
 // checkBoot refuses a device if the owner's policy requires a matching boot, or states of parts of

@@ -84,8 +84,8 @@ func newSceneWith(t testing.TB, change func(*api.Config)) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)
 	dir := sqlitetest.MemoryDir(t)
-	// A hub makes a ballast file if none exists. In memory, the kernel would write 16 MiB of zeros
-	// for each scene. The tests of the ballast use a file system of their own.
+	// A hub fills a ballast file with 16 MiB of zeros if no ballast file exists. An empty one saves
+	// this time in each scene. The tests of the ballast use another file system.
 	if err := os.WriteFile(filepath.Join(dir, "ballast"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"time"
 
 	"gangway/hub/bearer"
 	"gangway/hub/onboard"
@@ -148,7 +149,7 @@ func (s *Server) findDevice(r *http.Request) (store.Device, error) {
 		d, err := s.cfg.Store.DeviceByCertificate(r.Context(), hash)
 		if errors.Is(err, store.ErrNotFound) {
 			s.noteUsedCertificate(r, hash)
-			err = s.whyNotActive(r.Context(), hash)
+			err = s.whyNotActive(r, hash)
 		}
 		actAsDevice(r, d, store.ByCertificate)
 		return d, err
@@ -189,9 +190,16 @@ func (s *Server) findDevice(r *http.Request) (store.Device, error) {
 
 // whyNotActive returns the reason why a certificate does not belong to an active device. The peer
 // has proven that it has the certificate's key.
-func (s *Server) whyNotActive(ctx context.Context, hash store.Hash) error {
+func (s *Server) whyNotActive(r *http.Request, hash store.Hash) error {
+	ctx := r.Context()
 	e, err := s.cfg.Store.EnrolmentByCertificate(ctx, hash)
 	if errors.Is(err, store.ErrNotFound) {
+		if lost := originOf(r).lost; lost != nil {
+			if err := s.noteLost(r, lost, hash); err != nil {
+				return err
+			}
+			return notActiveProblem("unknown", "The hub was restored from a backup of "+s.cfg.Restore.Backup.UTC().Format(time.RFC3339)+", and lost its record of this device.", "Onboard again, with a join token of the same owner.")
+		}
 		return notActiveProblem("unknown", "The hub has no record of this certificate.", "Onboard again.")
 	}
 	if err != nil {

@@ -265,7 +265,7 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-// receive does what putBlob does, for an upload that has begun.
+// receive is the part of putBlob that follows BeginUpload. If it fails, the caller ends the upload.
 func (s *Server) receive(w http.ResponseWriter, r *http.Request, o store.Object, record store.Upload, by credential) error {
 	// Some clients send an empty file in chunks, so the length may be unknown. Objects.Put checks
 	// size and hash.
@@ -325,9 +325,10 @@ func (s *Server) finishUpload(ctx context.Context, o store.Object, record store.
 	if ok, err := s.checkCredential(ctx, by); err != nil || !ok {
 		return false, cmp.Or(err, error(errURLRevoked))
 	}
-	// The bytes of another owner's upload may have been lost. Then this upload replaces them. If nobody
-	// else has the object, ask for the new bytes, so that the duration of the answer does not reveal
-	// this.
+	// The object's place may have lost the bytes of another owner's upload. Then this upload
+	// replaces them. If no other owner has the object, Stat asks for the bytes of this upload
+	// instead, so that the duration of the answer does not reveal whether another owner has the
+	// object.
 	at, lost := cmp.Or(o.Place, record.Place), ""
 	if _, err := s.cfg.Objects.Stat(ctx, objects.Key{Sum: o.Sum, Place: at}); errors.Is(err, objects.ErrNotFound) {
 		lost = at

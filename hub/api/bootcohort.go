@@ -20,6 +20,7 @@ const (
 	listedBad      = 60 // cohorts with the fewest changed devices, and as many with the most
 	listedRare     = 20 // cohorts of each part, among which the hub looks for outliers
 	listedMembers  = 200
+	listedVersions = 20
 	sampledMembers = 3 // nicks in each of the first sampledCohorts cohorts of a list
 	sampledCohorts = 20
 )
@@ -37,14 +38,14 @@ type CohortView struct {
 	Value    string    `json:"value"`
 	Model    string    `json:"model"`
 	Devices  int       `json:"devices"`
-	Bad      int       `json:"changed"` // of the devices: the part is neither expected nor known
+	Bad      int       `json:"changed"` // number of devices whose part is neither expected nor known
 	Of       int       `json:"of"`      // measured devices of the model
 	First    time.Time `json:"first"`   // the first measurement of the value
 	Outlier  bool      `json:"outlier"`
-	Cause    string    `json:"cause,omitempty"`    // a boot.Cause
+	Cause    string    `json:"cause,omitempty"`    // one of the constants boot.Cause...
 	Words    string    `json:"words"`              // a sentence for a person
 	Firmware string    `json:"firmware,omitempty"` // the firmware's version, as it was measured
-	Nicks    []string  `json:"nicks"`              // of some devices, in the first 20 cohorts of a list
+	Nicks    []string  `json:"nicks"`              // nicks of some devices; only in the first 20 cohorts of a list
 }
 
 // CohortList has the cohorts that an owner should look at: first the outliers, then the changes that
@@ -56,13 +57,25 @@ type CohortList struct {
 
 // CohortDetail is a cohort with its devices: the preview of a decision.
 type CohortDetail struct {
-	Part    string         `json:"part"`
-	Value   string         `json:"value"`
-	Model   string         `json:"model,omitempty"`
-	Token   string         `json:"token,omitempty"`
-	Devices int            `json:"devices"`
-	Bad     int            `json:"changed"`
-	Members []CohortMember `json:"members"` // at most 200, those with a changed part first
+	Part  string `json:"part"`
+	Value string `json:"value"`
+	Model string `json:"model,omitempty"`
+	Token string `json:"token,omitempty"`
+	// Firmware is the version of the firmware to which the cohort is limited; empty: all versions.
+	Firmware string         `json:"firmware,omitempty"`
+	Devices  int            `json:"devices"`
+	Bad      int            `json:"changed"`
+	Members  []CohortMember `json:"members"` // at most 200
+	// Versions counts the devices of the model with this value by the version of their firmware, at
+	// most 20 versions, the most frequent first. The token and the firmware do not limit it.
+	Versions []FirmwareVersion `json:"versions"`
+}
+
+// FirmwareVersion counts the devices of a cohort whose firmware has one version.
+type FirmwareVersion struct {
+	Firmware string `json:"firmware"` // as it was measured; empty: not known
+	Devices  int    `json:"devices"`
+	Bad      int    `json:"changed"`
 }
 
 // CohortMember is a device of a cohort.
@@ -183,8 +196,7 @@ func partWords(name string) string {
 }
 
 func (s *Server) showCohort(w http.ResponseWriter, r *http.Request) error {
-	q := r.URL.Query()
-	v, err := s.cohort(r.Context(), accountOf(r).ID, r.PathValue("part"), r.PathValue("value"), q.Get("model"), q.Get("token"))
+	v, err := s.cohort(r.Context(), accountOf(r).ID, cohortIn(r))
 	if err != nil {
 		return err
 	}
@@ -192,41 +204,56 @@ func (s *Server) showCohort(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// cohort returns the preview of a decision.
-func (s *Server) cohort(ctx context.Context, owner, part, value, model, token string) (v CohortDetail, err error) {
-	if _, ok := hashNamed(value); !ok || !isPart(part) {
+// cohortIn returns the cohort that the address of a preview names.
+func cohortIn(r *http.Request) store.BootMembers {
+	q := r.URL.Query()
+	return store.BootMembers{Part: r.PathValue("part"), Value: r.PathValue("value"), Model: q.Get("model"), Token: q.Get("token"), Firmware: q.Get("firmware")}
+}
+
+// cohort returns a cohort with its devices, as a person sees it before a decision about the cohort.
+func (s *Server) cohort(ctx context.Context, owner string, q store.BootMembers) (v CohortDetail, err error) {
+	if _, ok := hashNamed(q.Value); !ok || !isPart(q.Part) {
 		return v, store.ErrNotFound
 	}
-	v = CohortDetail{Part: part, Value: value, Model: model, Token: token, Members: []CohortMember{}}
-	limit := listedMembers
-	if token != "" {
-		limit = maxTokenCohort
+	v = CohortDetail{Part: q.Part, Value: q.Value, Model: q.Model, Token: q.Token, Firmware: q.Firmware, Members: []CohortMember{}, Versions: []FirmwareVersion{}}
+	q.Limit = listedMembers
+	if q.Token != "" {
+		q.Limit = maxTokenCohort
 	}
-	members, err := s.cfg.Store.BootMembers(ctx, owner, store.BootMembers{Part: part, Value: value, Model: model, Token: token, Limit: limit})
+	members, err := s.cfg.Store.BootMembers(ctx, owner, q)
 	if err != nil {
 		return v, err
 	}
 	for _, m := range members[:min(len(members), listedMembers)] {
 		v.Members = append(v.Members, CohortMember(m))
 	}
-	if token != "" {
-		v.Devices = len(members)
-		for _, m := range members {
-			if m.Bad {
-				v.Bad++
-			}
-		}
-	} else {
-		c, err := s.cfg.Store.BootCohortOf(ctx, owner, part, model, value)
-		if err != nil {
-			return v, err
-		}
-		v.Devices, v.Bad = c.Devices, c.Bad
+	if v.Devices, v.Bad, err = s.countCohort(ctx, owner, q, members); err != nil {
+		return v, err
 	}
 	if v.Devices == 0 {
 		return v, store.ErrNotFound
 	}
-	return v, nil
+	q.Limit = listedVersions
+	versions, err := s.cfg.Store.BootVersions(ctx, owner, q)
+	for _, one := range versions {
+		v.Versions = append(v.Versions, FirmwareVersion(one))
+	}
+	return v, err
+}
+
+// countCohort counts the devices of a cohort, and those with a changed part. The store has no numbers
+// for join tokens, so the members of a token's cohort are counted.
+func (s *Server) countCohort(ctx context.Context, owner string, q store.BootMembers, members []store.BootMember) (devices, bad int, err error) {
+	if q.Token == "" {
+		c, err := s.cfg.Store.BootCohortOf(ctx, owner, q)
+		return c.Devices, c.Bad, err
+	}
+	for _, m := range members {
+		if m.Bad {
+			bad++
+		}
+	}
+	return len(members), bad, nil
 }
 
 // maxTokenCohort is the largest number of devices that the hub counts in a cohort of a join token.
@@ -234,15 +261,17 @@ const maxTokenCohort = 1000
 
 // BootDecisionView is a decision for a cohort.
 type BootDecisionView struct {
-	ID      int64     `json:"id"`
-	Part    string    `json:"part"`
-	Value   string    `json:"value"`
-	Model   string    `json:"model,omitempty"` // empty: all models
-	Token   string    `json:"token,omitempty"` // id of a join token; empty: devices of all tokens
-	Made    time.Time `json:"made"`
-	By      string    `json:"by"`
-	Words   string    `json:"words"`
-	Devices int       `json:"devices"` // of the cohort, at the time of the decision
+	ID    int64  `json:"id"`
+	Part  string `json:"part"`
+	Value string `json:"value"`
+	Model string `json:"model,omitempty"` // empty: all models
+	Token string `json:"token,omitempty"` // id of a join token; empty: devices of all tokens
+	// Firmware is the version of the firmware, as it was measured; empty: all versions.
+	Firmware string    `json:"firmware,omitempty"`
+	Made     time.Time `json:"made"`
+	By       string    `json:"by"`
+	Words    string    `json:"words"`
+	Devices  int       `json:"devices"` // number of devices in the cohort at the time of the decision
 }
 
 // NewBootDecision is the body of a request that accepts a value for a cohort.
@@ -251,13 +280,15 @@ type NewBootDecision struct {
 	Value string `json:"value"`
 	Model string `json:"model"`
 	Token string `json:"token"`
+	// Firmware limits the decision to devices whose firmware has this version, as it was measured.
+	Firmware string `json:"firmware"`
 	// Devices is the number of devices in the preview. If the cohort has more devices now, the
 	// decision fails. 0: the hub does not check.
 	Devices int `json:"devices"`
 }
 
 func viewDecision(d store.BootDecision) BootDecisionView {
-	return BootDecisionView{ID: d.ID, Part: d.Part, Value: d.Value, Model: d.Model, Token: d.Token, Made: d.Made.UTC(), By: d.MadeBy, Words: d.Words, Devices: d.Devices}
+	return BootDecisionView{ID: d.ID, Part: d.Part, Value: d.Value, Model: d.Model, Token: d.Token, Firmware: d.Firmware, Made: d.Made.UTC(), By: d.MadeBy, Words: d.Words, Devices: d.Devices}
 }
 
 func (s *Server) listBootDecisions(w http.ResponseWriter, r *http.Request) error {
@@ -295,15 +326,15 @@ func (s *Server) putBootDecision(r *http.Request, body NewBootDecision) (d store
 	if body.Token != "" && !wire.IsID(body.Token) {
 		return d, store.ErrNotFound
 	}
-	preview, err := s.cohort(r.Context(), a.ID, body.Part, body.Value, body.Model, body.Token)
+	preview, err := s.cohort(r.Context(), a.ID, store.BootMembers{Part: body.Part, Value: body.Value, Model: body.Model, Token: body.Token, Firmware: body.Firmware})
 	if err != nil {
 		return d, err
 	}
 	if body.Devices != 0 && preview.Devices > body.Devices {
 		return d, problem(http.StatusConflict, "boot-cohort-grew", "Look at the cohort again, and decide about all its devices.", "The cohort has %d devices now, and had %d in the preview.", preview.Devices, body.Devices)
 	}
-	d = store.BootDecision{Owner: a.ID, Part: body.Part, Value: body.Value, Model: body.Model, Token: body.Token, Made: s.cfg.Now(), MadeBy: a.Nick, Devices: preview.Devices}
-	d.Words = fmt.Sprintf("This value of %s is known for %s: %s.", partWords(body.Part), cohortWords(body.Model, body.Token), counted(preview.Devices, "device"))
+	d = store.BootDecision{Owner: a.ID, Part: body.Part, Value: body.Value, Model: body.Model, Token: body.Token, Firmware: body.Firmware, Made: s.cfg.Now(), MadeBy: a.Nick, Devices: preview.Devices}
+	d.Words = fmt.Sprintf("This value of %s is known for %s: %s.", partWords(body.Part), cohortWords(body), counted(preview.Devices, "device"))
 	e := s.bootRuleEvent(r, "boot.accepted", "%s accepted a boot for a cohort. %s The value is %s.", a.Nick, d.Words, body.Value)
 	d.ID, err = s.cfg.Store.PutBootDecision(r.Context(), d, e)
 	switch {
@@ -317,16 +348,22 @@ func (s *Server) putBootDecision(r *http.Request, body NewBootDecision) (d store
 	return d, s.rulesChanged(r)
 }
 
-func cohortWords(model, token string) string {
-	switch {
-	case model != "" && token != "":
-		return fmt.Sprintf("devices of %s that joined with the token %s", model, token)
-	case model != "":
-		return "devices of " + model
-	case token != "":
-		return "devices that joined with the token " + token
+// cohortWords names the devices that a decision covers.
+func cohortWords(d NewBootDecision) string {
+	words := "devices"
+	if d.Model != "" {
+		words += " of " + d.Model
 	}
-	return "all devices"
+	if d.Firmware != "" {
+		words += fmt.Sprintf(" with the firmware version %q", d.Firmware)
+	}
+	if d.Token != "" {
+		words += " that joined with the token " + d.Token
+	}
+	if words == "devices" {
+		return "all devices"
+	}
+	return words
 }
 
 func (s *Server) removeBootDecision(w http.ResponseWriter, r *http.Request) error {

@@ -110,20 +110,27 @@ func (s *Server) addManifestKey(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (s *Server) putManifestKey(r *http.Request, name, text string) (k store.ManifestKey, err error) {
+// readManifestKey checks the name and the text of a new key of the caller. It stores nothing.
+func (s *Server) readManifestKey(r *http.Request, name, text string) (k store.ManifestKey, err error) {
 	if name == "" || len(name) > manifest.MaxName || tcg.Printable(name) != name {
 		return k, problem(http.StatusBadRequest, "name-form", fmt.Sprintf("Use 1 to %d printable bytes.", manifest.MaxName), "The key's name is empty, too long, or not printable.")
 	}
 	key, err := manifest.ParseKey([]byte(text))
 	if err != nil {
-		return k, problem(http.StatusBadRequest, "manifest-key", "Send one public key in PEM, as 'gangway manifest key export' prints it.", "%s.", upperFirst(strings.TrimPrefix(err.Error(), "manifest: ")))
+		return k, problem(http.StatusBadRequest, "manifest-key", "Send one public key in PEM: the file FILE.pub that 'gangway manifest key create FILE' writes.", "%s.", upperFirst(strings.TrimPrefix(err.Error(), "manifest: ")))
 	}
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
 		return k, err
 	}
+	return store.ManifestKey{Owner: accountOf(r).ID, ID: sha256.Sum256(der), Name: name, DER: der, Added: s.cfg.Now()}, nil
+}
+
+func (s *Server) putManifestKey(r *http.Request, name, text string) (k store.ManifestKey, err error) {
+	if k, err = s.readManifestKey(r, name, text); err != nil {
+		return k, err
+	}
 	a := accountOf(r)
-	k = store.ManifestKey{Owner: a.ID, ID: sha256.Sum256(der), Name: name, DER: der, Added: s.cfg.Now()}
 	e := s.bootRuleEvent(r, "boot.key-added", "%s added the key %q (SHA-256 %x), which signs manifests.", a.Nick, name, k.ID)
 	switch err := s.cfg.Store.PutManifestKey(r.Context(), k, e); {
 	case errors.Is(err, store.ErrExists):
@@ -222,33 +229,43 @@ func (s *Server) addManifest(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (s *Server) putManifest(r *http.Request, text string) (v ManifestView, err error) {
+// readManifest verifies a signed manifest with the caller's keys. It stores nothing.
+func (s *Server) readManifest(r *http.Request, text string) (row store.Manifest, m *manifest.Manifest, err error) {
 	a := accountOf(r)
 	keys, err := s.cfg.Store.ManifestKeys(r.Context(), a.ID)
 	if err != nil {
-		return v, err
+		return row, nil, err
 	}
 	var trusted []crypto.PublicKey
 	for _, k := range keys {
 		key, err := x509.ParsePKIXPublicKey(k.DER)
 		if err != nil {
-			return v, err
+			return row, nil, err
 		}
 		trusted = append(trusted, key)
 	}
 	m, key, err := manifest.Parse(text, trusted)
 	if err != nil {
-		return v, manifestProblem(err)
+		return row, nil, manifestProblem(err)
 	}
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
-		return v, err
+		return row, nil, err
 	}
 	verified, err := json.Marshal(m)
 	if err != nil {
+		return row, nil, err
+	}
+	row = store.Manifest{Owner: a.ID, ID: sha256.Sum256([]byte(text)), Key: sha256.Sum256(der), Text: verified, Signed: []byte(text), Added: s.cfg.Now(), Counts: true}
+	return row, m, nil
+}
+
+func (s *Server) putManifest(r *http.Request, text string) (v ManifestView, err error) {
+	row, m, err := s.readManifest(r, text)
+	if err != nil {
 		return v, err
 	}
-	row := store.Manifest{Owner: a.ID, ID: sha256.Sum256([]byte(text)), Key: sha256.Sum256(der), Text: verified, Signed: []byte(text), Added: s.cfg.Now(), Counts: true}
+	a := accountOf(r)
 	e := s.bootRuleEvent(r, "boot.manifest-added", "%s added the manifest of %q (sequence %d).", a.Nick, m.Name, m.Sequence)
 	switch err := s.cfg.Store.PutManifest(r.Context(), row, e); {
 	case errors.Is(err, store.ErrNotFound): // the key was removed during the request

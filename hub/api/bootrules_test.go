@@ -37,8 +37,8 @@ func system(kernel string) eventlog.Log {
 	return append(eventlog.Boot(true, kernel, "quiet"), eventlog.Event{PCR: 4, Type: eventlog.EFIBootApplication, Data: []byte{1}, Digest: started[:]})
 }
 
-// manifestOf is the manifest of the boot system(kernel). Its values follow from the content, not
-// from a measurement.
+// manifestOf is the manifest of the boot system(kernel). Its values are computed from the system's
+// content, not copied from a measurement.
 func manifestOf(kernel string, sequence uint64) *manifest.Manifest {
 	pcr11 := make([]byte, 32)
 	for _, s := range []string{".linux\x00", kernel, ".cmdline\x00", "quiet"} {
@@ -129,7 +129,7 @@ func TestManifestsDecideWhatIsExpected(t *testing.T) {
 	if got := partsOf(ada, id); got != "known known expected expected expected" {
 		t.Errorf("%s", got)
 	}
-	// Without a revision that orders it, a roll-back is named.
+	// If no revision orders an older system, the verdict calls the boot a roll-back.
 	if v := booted(t, c, s.victim, system("linux 1"), 4); v.State != store.BootChanged || !strings.Contains(strings.Join(v.Changes, " "), "rolled back") {
 		t.Errorf("%s", brief.Of(v))
 	}
@@ -209,7 +209,7 @@ func TestRejectsManifestsThatTheOwnerDidNotSign(t *testing.T) {
 	refused(ada, strings.Join([]string{parts[0], parts[1], ""}, "."), "manifest-malformed", 400)
 	refused(ada, `{"name":"unsigned"}`, "manifest-malformed", 400)
 	refused(bob, good, "manifest-key-unknown", 403) // Ada's key is not Bob's
-	// Another owner's manifest says nothing about Ada's devices.
+	// Another owner's manifest has no effect on Ada's devices.
 	bob.addKey(thief)
 	bob.addManifest(thief.sign(t, manifestOf("evil", 9)))
 	ada.addManifest(good)
@@ -224,7 +224,7 @@ func TestRejectsManifestsThatTheOwnerDidNotSign(t *testing.T) {
 	want[api.Problem](bob, "GET", "/devices/"+id+"/boot", nil, 404)
 }
 
-// The owner replaces a stolen key. What the old key signed does not count any more.
+// The owner replaces a stolen key. The manifests that the old key signed do not count any more.
 func TestManifestsOfARemovedKeyDoNotCount(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -452,7 +452,7 @@ func TestRulesAboutBootsAreBounded(t *testing.T) {
 	}
 }
 
-// The functions below make what the rows of the contract need.
+// The functions below make the keys, manifests and decisions for the cases of the contract test.
 
 func manifestKeyOf(c *contract) map[string]string {
 	t := c.ada.t
@@ -475,6 +475,10 @@ func newManifest(c *contract) map[string]string {
 
 func storedManifest(c *contract) map[string]string {
 	return map[string]string{"id": c.ada.addManifest(newManifest(c)["body"]).ID}
+}
+
+func manifestForm(c *contract) map[string]string {
+	return map[string]string{"body": "manifest=" + newManifest(c)["body"]}
 }
 
 func cohortOfBoat(c *contract) map[string]string {

@@ -19,9 +19,11 @@ import (
 const (
 	// Bounds of the machines with a claim code that a hub remembers.
 	claimantsFor, maxClaimants = time.Minute, store.MaxTemporary
-	// shareAgain is how often a hub shares a machine that keeps asking.
+	// shareAgain is the interval at which a hub writes a machine to the database again, if the
+	// machine keeps asking.
 	shareAgain = 20 * time.Second
-	// shareAtOnce bounds the machines that a hub shares every tellEvery.
+	// shareAtOnce is the largest number of machines that a hub writes to the database in each
+	// interval of tellEvery.
 	shareAtOnce = 64
 	claimKind   = "claim"
 )
@@ -30,11 +32,11 @@ const (
 type claimant struct {
 	code, addr string
 	asked      time.Time
-	shared     time.Time // when the other replicas last got it
+	shared     time.Time // when the hub last wrote the machine to the database
 }
 
 // claimants are the machines that asked the hub within claimantsFor, by the short forms of their
-// codes. With replicas, the machines are in the database too, for as long.
+// codes. With replicas, the database stores these machines too, also for claimantsFor.
 type claimants struct {
 	mu      sync.Mutex
 	byWords map[string]claimant
@@ -75,8 +77,9 @@ func (c *claimants) find(words string, now time.Time) (claimant, bool) {
 	return one, ok
 }
 
-// unshared returns at most shareAtOnce machines that the other replicas do not have yet, or have
-// had for shareAgain, by the short forms of their codes.
+// unshared returns at most shareAtOnce machines that the hub should write to the database, by the
+// short forms of their codes: the hub has not written them yet, or last wrote them at least
+// shareAgain before they asked again.
 func (c *claimants) unshared(now time.Time) map[string]claimant {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -125,7 +128,7 @@ func newClaimVault(seal []byte) (v claimVault, err error) {
 	return v, err
 }
 
-// key returns the key in the database of a code with this short form.
+// key returns the database key for the claim code with this short form.
 func (v claimVault) key(words string) []byte {
 	m := hmac.New(sha256.New, v.mac)
 	m.Write([]byte(words))

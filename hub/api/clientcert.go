@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"gangway/hub/pki"
 	"gangway/hub/store"
 	"gangway/wire"
 )
@@ -24,13 +25,13 @@ const maxClientCerts = 1 + wire.MaxIntermediates
 // certificate that the client sent as an intermediate.
 type clientVerifier struct {
 	roots []*x509.Certificate
-	pool  *x509.CertPool // of the roots
+	pool  *x509.CertPool // has the roots
 	// intermediates is true if there may be CAs between a leaf and its root. There are no CAs below
 	// the device CA, because its path length is 0.
 	intermediates bool
 	// `issuers` has the root of each leaf certificate that was verified, or that this process has
-	// signed, by the SHA-256 of the leaf certificate. It saves work because devices use the same
-	// certificate again: behind the proxy, in each request.
+	// signed, by the SHA-256 of the leaf certificate. The cache saves work because a device
+	// presents the same certificate again and again. A proxy forwards it with each request.
 	issuers recent[*x509.Certificate]
 }
 
@@ -60,9 +61,10 @@ func (v *clientVerifier) verify(options x509.VerifyOptions, certs ...*x509.Certi
 	return chains, err
 }
 
-// knowSigned records that this process has signed an IDevID certificate with the device CA's key, so
-// the hub need not verify this signature when the device connects. Usually the device connects only
-// once with a new certificate before the next restart of the hub.
+// knowSigned records that this process has signed an IDevID certificate with the device CA's key,
+// so the hub need not verify this signature when the device connects. Without this, the cache would
+// hardly help, because most devices connect only once between their enrolment and the next restart
+// of the hub.
 func (s *Server) knowSigned(idevid store.Hash) {
 	for _, v := range []*clientVerifier{s.clients, s.forwarded} {
 		v.issuers.put(idevid, s.cfg.CA.DeviceCA())
@@ -130,10 +132,11 @@ type peer struct {
 	certified   bool       // the client has a verified certificate, and proved its key
 	certificate store.Hash // SHA-256 of the certificate, never of another certificate of the chain
 	proxy       bool       // the certificate is the proxy's
+	lost        *pki.Identity
 }
 
-// peerOfConnection verifies a client's certificate and returns the peer. It also returns an error
-// where verifyPeer does. A second call for the same certificate costs little: see
+// peerOfConnection verifies a client's certificate and returns the peer. It refuses the same
+// certificates as verifyPeer. A second call for the same certificate is cheap: see
 // clientVerifier.issuers.
 func (s *Server) peerOfConnection(state *tls.ConnectionState) (peer, error) {
 	if resumedWithCertificate(state) {
@@ -160,7 +163,8 @@ func (s *Server) peerOf(chains [][]*x509.Certificate) (peer, error) {
 	if err != nil {
 		return peer{}, err
 	}
-	return peer{true, sha256.Sum256(chains[0][0].Raw), proxy}, nil
+	leaf := chains[0][0]
+	return peer{true, sha256.Sum256(leaf.Raw), proxy, s.lostIdentity(leaf)}, nil
 }
 
 // peerOfRequest returns the peer of a request's connection.

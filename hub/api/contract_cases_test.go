@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"maps"
 	"net/http"
@@ -23,14 +24,8 @@ func TestContractAllowed(t *testing.T) {
 			if r.form && contentType != "" || path == "/auth/logout" && contentType != "" {
 				continue
 			}
-			values := map[string]string{}
-			if r.before != nil {
-				values = r.before(c)
-			}
-			body := r.body
-			if b, ok := values["body"]; ok {
-				body = b
-			}
+			values := r.values(c)
+			body := cmp.Or(values["body"], r.body)
 			h := header(r)
 			if contentType != "" {
 				h = map[string]string{"Content-Type": contentType}
@@ -113,10 +108,7 @@ func TestContractAnothersIsNotThere(t *testing.T) {
 		if r.who == "all" {
 			return
 		}
-		values := map[string]string{}
-		if r.before != nil {
-			values = r.before(c)
-		}
+		values := r.values(c)
 		for name, other := range map[string]*person{"another owner": c.mallory, "another's device": c.pirate, "the owner's other device": c.second} {
 			mayAsk := name == "another owner" && r.who != "device" && r.who != "chip" || name != "another owner" && r.who != "owner" && r.who != "self"
 			if strings.HasPrefix(path, "/objects/") && name == "the owner's other device" {
@@ -146,10 +138,7 @@ func TestContractMalformed(t *testing.T) {
 		if r.body == "" && r.before == nil || r.text && !strings.HasPrefix(path, "/onboard") || r.form {
 			return
 		}
-		values := map[string]string{}
-		if r.before != nil {
-			values = r.before(c)
-		}
+		values := r.values(c)
 		if _, own := values["body"]; r.body == "" && !own {
 			return
 		}
@@ -173,10 +162,7 @@ func TestContractTooLarge(t *testing.T) {
 		if r.limit == 0 {
 			return
 		}
-		values := map[string]string{}
-		if r.before != nil {
-			values = r.before(c)
-		}
+		values := r.values(c)
 		large := `{"a":"` + strings.Repeat("x", 2*r.limit) + `"}`
 		if r.form {
 			large = "id=" + large
@@ -269,14 +255,8 @@ func TestContractWrongTypes(t *testing.T) {
 		if r.limit == 0 || r.text || r.form {
 			return
 		}
-		values := map[string]string{}
-		if r.before != nil {
-			values = r.before(c)
-		}
-		body := r.body
-		if b, ok := values["body"]; ok {
-			body = b
-		}
+		values := r.values(c)
+		body := cmp.Or(values["body"], r.body)
 		var fields map[string]json.RawMessage
 		if json.Unmarshal([]byte(body), &fields) != nil {
 			return // an array: TestLogsOfOthersMachinesAreRead

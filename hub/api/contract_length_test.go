@@ -3,6 +3,7 @@ package api_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -49,14 +50,8 @@ func TestContractLengthThatLies(t *testing.T) {
 		if r.limit == 0 {
 			return
 		}
-		values := map[string]string{}
-		if r.before != nil {
-			values = r.before(c)
-		}
-		body := r.body
-		if b, ok := values["body"]; ok {
-			body = b
-		}
+		values := r.values(c)
+		body := cmp.Or(values["body"], r.body)
 		p := c.caller(r)
 		head := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: test\r\n", method, c.at(path, values), strings.TrimPrefix(c.URL, "https://"))
 		if p.token != "" {

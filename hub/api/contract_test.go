@@ -54,6 +54,14 @@ type row struct {
 	public bool
 }
 
+// values makes the data that a valid call needs, and returns the values of r.before.
+func (r row) values(c *contract) map[string]string {
+	if r.before == nil {
+		return map[string]string{}
+	}
+	return r.before(c)
+}
+
 // contract is a scene with data for every route.
 type contract struct {
 	*fleetScene
@@ -65,7 +73,7 @@ type contract struct {
 	routes             []string          // "METHOD /path"
 	expired, forged    string            // access tokens
 	byDevice, narrowed string
-	once               sync.Once // makes signer
+	once               sync.Once // for the creation of signer
 	signer             signer
 }
 
@@ -317,6 +325,7 @@ func contractRows() map[string]row {
 		"GET /fleet/devices":                {who: "owner"},
 		"GET /fleet/count":                  {who: "owner"},
 		"GET /fleet/summary":                {who: "owner"},
+		"GET /fleet/judgements":             {who: "owner"},
 
 		"POST /trails":                                    {who: "device", body: state, limit: 2 * mib},
 		"POST /trails/":                                   {who: "device", body: state, limit: 2 * mib},
@@ -432,9 +441,17 @@ func contractRows() map[string]row {
 		"POST /ui/boots/accept": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
 			return map[string]string{"body": "part=keys&devices=1&value=" + cohortOfBoat(c)["value"]}
 		}},
-		"POST /ui/boots/undo":    {who: "owner", form: true, body: "id=1", status: 303, limit: 64 * kib},
-		"GET /ui/trust/eks.csv":  {who: "owner"},
-		"POST /ui/trust/eks/add": {who: "owner", form: true, body: "value=ab12", status: 303, limit: 64 * kib},
+		"POST /ui/boots/undo":             {who: "owner", form: true, body: "id=1", status: 303, limit: 64 * kib},
+		"POST /ui/boots/preview-key":      {who: "owner", form: true, body: "key=x&name=k", status: 400, limit: 136 * kib},
+		"POST /ui/boots/key":              {who: "owner", form: true, body: "key=x&name=k&password=wrong", status: 400, limit: 136 * kib}, // TestKeysAndManifestsAreChangedOnThePage sends valid forms
+		"GET /ui/boots/key/{id}":          {who: "owner", before: manifestKeyOf},
+		"POST /ui/boots/key/{id}":         {who: "owner", form: true, body: "x=y", status: 303, limit: 64 * kib, before: manifestKeyOf},
+		"POST /ui/boots/preview-manifest": {who: "owner", form: true, limit: 136 * kib, before: manifestForm},
+		"POST /ui/boots/manifest":         {who: "owner", form: true, status: 303, limit: 136 * kib, before: manifestForm},
+		"GET /ui/boots/manifest/{id}":     {who: "owner", before: storedManifest},
+		"POST /ui/boots/manifest/{id}":    {who: "owner", form: true, body: "x=y", status: 303, limit: 64 * kib, before: storedManifest},
+		"GET /ui/trust/eks.csv":           {who: "owner"},
+		"POST /ui/trust/eks/add":          {who: "owner", form: true, body: "value=ab12", status: 303, limit: 64 * kib},
 		"POST /ui/trust/eks/remove": {who: "owner", form: true, body: "value=ab12", status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
 			c.ada.request("POST", "/ui/trust/eks/add", "value=ab12", map[string]string{"Content-Type": "application/x-www-form-urlencoded"})
 			return nil

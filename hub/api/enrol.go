@@ -36,16 +36,16 @@ const bytesPerRequest = 16 << 10
 func answerRequest[T any](s *Server, w http.ResponseWriter, r *http.Request, judge func(ctx context.Context, body []byte, addr string) (T, error), answer func(T) error) error {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		s.metrics.enrolments.WithLabelValues("body").Inc()
+		s.metrics.judged("body")
 		return readError(err)
 	}
 	// A large body fills the disk faster, so it counts as several requests.
 	if more := len(body) / bytesPerRequest; more > 0 && !s.limiters[onboardRate].charge(network(remoteAddr(r)), more, s.cfg.Now()) {
-		s.metrics.enrolments.WithLabelValues(errTooFast.Code).Inc()
+		s.metrics.judged(errTooFast.Code)
 		return errTooFast
 	}
 	result, err := judge(r.Context(), body, remoteAddr(r))
-	s.metrics.enrolments.WithLabelValues(outcome(err)).Inc()
+	s.metrics.judged(outcome(err))
 	var undecided *onboard.WaitingError
 	if errors.As(err, &undecided) {
 		answerWaiting(w, undecided)

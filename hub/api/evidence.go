@@ -47,7 +47,7 @@ func (s *Server) showEvidence(w http.ResponseWriter, r *http.Request) error {
 	view := EvidenceView{
 		Device: d.ID, State: string(e.State), Accepted: e.Created.UTC(),
 		EKCertificate: text(e.EKCertificate), AIKCertificate: text(e.IAKCert), IDevIDCertificate: text(e.IDevIDCert),
-		ACA: text(s.cfg.CA.ACA().Raw), DeviceCA: text(s.cfg.CA.DeviceCA().Raw), Root: string(s.cfg.CA.RootPEM()),
+		ACA: text(s.cfg.CA.IssuerOf(e.IAKCert, s.cfg.CA.ACA()).Raw), DeviceCA: text(s.cfg.CA.IssuerOf(e.IDevIDCert, s.cfg.CA.DeviceCA()).Raw), Root: string(s.cfg.CA.RootPEM()),
 		RequestSHA256: fmt.Sprintf("%x", e.RequestHash), Request: e.Request,
 	}
 	if err := json.Unmarshal(e.Verdict, &view.Verdict); err != nil {

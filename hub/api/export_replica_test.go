@@ -48,7 +48,7 @@ type Outbox struct{ o outbox }
 func (o *Outbox) Add(e store.Event) { o.o.add(e.Owner, liveChange{Device: e.Device, Kind: e.Kind}) }
 
 // Take returns what a message would contain: whether all pages load again, the number of accounts,
-// of accounts whose pages load again, and of changes.
+// the number of accounts whose pages load again, and the number of changes.
 func (o *Outbox) Take() (all bool, owners, many, changes int) {
 	n, _ := o.o.take()
 	for _, list := range n.Owners {

@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"net/http"
+	"time"
 
 	"golang.org/x/time/rate"
 )
@@ -39,3 +41,33 @@ func (s *Server) Claimants() int {
 	defer s.claimants.mu.Unlock()
 	return len(s.claimants.byWords)
 }
+
+// FreshReadings makes each scrape take a reading, and says that a time server sets the clock. The
+// clock of the machine that runs the tests does not matter.
+func (s *Server) FreshReadings() {
+	s.gauge.mu.Lock()
+	defer s.gauge.mu.Unlock()
+	s.gauge.age = 0
+	s.gauge.clock = func() (unset, known bool) { return false, true }
+}
+
+// ScanAgain is the time after which a scan that found devices is repeated.
+const ScanAgain = scanAgain
+
+// ScanTrust examines about `most` devices after a change of trust. It returns the number of devices
+// that lost their trust, and whether the scan has ended.
+func (s *Server) ScanTrust(ctx context.Context, most int) (found int, done bool, err error) {
+	if err := s.scanTrust(ctx, most); err != nil {
+		return 0, false, err
+	}
+	t, err := s.trustScan(ctx)
+	return t.Found, t.Done, err
+}
+
+// Panic answers a request with a handler that panics.
+func (s *Server) Panic(w http.ResponseWriter, r *http.Request) {
+	s.secured(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("test") })).ServeHTTP(w, r)
+}
+
+// Work does the periodic work once, as a hub that has run for a day.
+func (s *Server) Work(ctx context.Context) { s.work(ctx, s.cfg.Now().Add(-24*time.Hour)) }

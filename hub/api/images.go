@@ -32,7 +32,8 @@ type ImageBuilder interface {
 //
 // These options of the command are not on the page. The debug console: the page would have to show
 // its password next to the download. Keys for Secure Boot: a private key that signs programs for a
-// fleet must not be sent to a server. Sources for the first revision (--merge): they may be
+// fleet must not be sent to a server. The key of reference manifests: the image needs signatures by
+// its private half. Sources for the first revision (--merge): they may be
 // gigabytes, and the hub would unpack archives of any person; post the revision to the devices
 // instead.
 type ImageOptions struct {
@@ -40,11 +41,13 @@ type ImageOptions struct {
 	Disk    string // the disk to install to
 	Escrow  string // an age recipient for the recovery keys
 	Network string // the machines' network settings, as in network.txt
+	// RevisionKey has public keys in PEM. The devices install only revisions that one of them signed.
+	RevisionKey string
 }
 
 // ImageOptionError is an error in one option.
 type ImageOptionError struct {
-	Option string // "disk", "escrow" or "network"
+	Option string // "disk", "escrow", "network" or "revision-key"
 	Reason string // a sentence for the person who typed the option
 }
 

@@ -15,6 +15,8 @@ import (
 	"gangway/hub/store"
 	"gangway/wire/manifest"
 	"gangway/wire/trail"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // systemPath is the path of the system in a revision's state. It is slots.SystemPath of the device.
@@ -119,13 +121,21 @@ func (s *Server) decisionsAbout(ctx context.Context, d store.Device, m *boot.Mea
 	if err != nil {
 		return nil, err
 	}
+	firmware := firmwareOf(m)
 	for _, row := range rows {
-		if (row.Model == "" || row.Model == d.ProdModel) && (row.Token == "" || row.Token == d.TokenID) {
+		if (row.Model == "" || row.Model == d.ProdModel) && (row.Token == "" || row.Token == d.TokenID) && (row.Firmware == "" || row.Firmware == firmware) {
 			known = append(known, boot.Decision{Part: row.Part, Value: row.Value, Since: row.Made})
 		}
 	}
 	return known, nil
 }
+
+// maxFirmware bounds the version of the firmware in the store's indexes, in bytes. Known versions have
+// fewer than 40 bytes.
+const maxFirmware = 120
+
+// firmwareOf returns the version of the firmware by which decisions can be limited.
+func firmwareOf(m *boot.Measurement) string { return cutTo(m.FirmwareText(), maxFirmware) }
 
 // wantedSystems returns the systems that are meant to run on a device. These are the system of the
 // newest revision that is done, and the systems of the revisions that the device has not finished.
@@ -204,7 +214,7 @@ func judge(b *store.Boot, d store.Device, m *boot.Measurement, r bootRules, refe
 	if v.Changes == nil {
 		v.Changes = []boot.Change{}
 	}
-	b.Judged = &store.BootJudged{Version: r.version, Model: d.ProdModel, Token: d.TokenID, Firmware: m.FirmwareText(), Parts: cohortParts(v, m)}
+	b.Judged = &store.BootJudged{Version: r.version, Model: d.ProdModel, Token: d.TokenID, Firmware: firmwareOf(m), Parts: cohortParts(v, m)}
 	var failed error
 	if b.Judged.States, failed = json.Marshal(statesOf(v)); failed != nil {
 		return nil, failed
@@ -255,7 +265,7 @@ func (s *Server) statesOfDevice(ctx context.Context, device string) (states map[
 }
 
 // cohortParts returns the rows of a boot for questions about cohorts. If the firmware measured
-// nothing, the boot has no rows: it must not count as one of a cohort.
+// nothing, the boot has no rows: the device must not count as a member of a cohort.
 func cohortParts(v *boot.Verdict, m *boot.Measurement) (parts []store.BootPart) {
 	for _, p := range v.Parts {
 		if p.State == boot.StateNothing {
@@ -279,26 +289,33 @@ const (
 )
 
 // judgeAgain judges boots that were judged by older rules. If owner is empty, it judges the boots of
-// all owners. It returns the number of judged boots.
+// all owners. It judges several boots at a time, because the store commits concurrent changes
+// together. It returns the number of judged boots.
 func (s *Server) judgeAgain(ctx context.Context, owner string, limit int) (int, error) {
 	ids, err := s.cfg.Store.StaleBoots(ctx, owner, limit)
 	if err != nil {
 		return 0, err
 	}
+	var group errgroup.Group
+	group.SetLimit(judgeAtOnce)
 	for _, id := range ids {
-		err := s.judgeDeviceAgain(ctx, id)
 		if ctx.Err() != nil {
-			return len(ids), ctx.Err()
+			break
 		}
-		if err != nil { // the other devices must not wait for this one
-			s.log.Error("judging a boot again", "device", id, "err", err)
-		}
+		group.Go(func() error {
+			// The other devices must not wait for this one.
+			if err := s.judgeDeviceAgain(ctx, id); err != nil && ctx.Err() == nil {
+				s.log.Error("judging a boot again", "device", id, "err", err)
+			}
+			return nil
+		})
 	}
-	return len(ids), nil
+	group.Wait()
+	return len(ids), ctx.Err()
 }
 
-// judgeDeviceAgain judges a device's newest boot by the present rules. A measurement or a decision
-// that comes in between wins.
+// judgeDeviceAgain judges a device's newest boot by the present rules. It changes nothing if the
+// device sends a new measurement, or the owner changes the reference, in the meantime.
 func (s *Server) judgeDeviceAgain(ctx context.Context, id string) error {
 	d, err := s.cfg.Store.Device(ctx, id)
 	if errors.Is(err, store.ErrNotFound) {

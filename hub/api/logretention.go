@@ -26,8 +26,8 @@ const DefaultLogAge = 30 * 24 * time.Hour
 // DefaultLogBounds are the hub's bounds of the log of one device.
 var DefaultLogBounds = store.LogBounds{Rows: 20_000, Bytes: 8 << 20}
 
-// LogRetention says how much of their devices' logs an owner keeps. In a request, 0 means the hub's
-// bound, and the hub's bounds are ignored.
+// LogRetention says how much of their devices' logs an owner keeps. In a request, Age or Bytes 0
+// means the hub's bound, and HubAge and HubBytes are ignored.
 type LogRetention struct {
 	Age      int64 `json:"max-age"`   // seconds
 	Bytes    int64 `json:"max-bytes"` // for each device
@@ -73,7 +73,7 @@ func (s *Server) putLogRetention(w http.ResponseWriter, r *http.Request) error {
 // checkLogAge refuses an age, in seconds, that is not within the hub's bound.
 func (s *Server) checkLogAge(seconds int64) error {
 	if most := int64(s.cfg.LogAge / time.Second); seconds != 0 && (seconds < int64(MinLogAge/time.Second) || seconds > most) {
-		return problem(http.StatusBadRequest, "log-retention-bound", "Choose an age between the two, or 0 for the hub's own.", "This hub keeps log lines for at least %s and at most %s.", span.Format(MinLogAge), span.Format(s.cfg.LogAge))
+		return problem(http.StatusBadRequest, "log-retention-bound", "Choose an age within these bounds, or 0 for the hub's bound.", "This hub keeps log lines for at least %s and at most %s.", span.Format(MinLogAge), span.Format(s.cfg.LogAge))
 	}
 	return nil
 }
@@ -81,7 +81,7 @@ func (s *Server) checkLogAge(seconds int64) error {
 // checkLogBytes refuses a size that is not within the hub's bound.
 func (s *Server) checkLogBytes(n int64) error {
 	if n != 0 && (n < MinLogBytes || n > s.cfg.LogBounds.Bytes) {
-		return problem(http.StatusBadRequest, "log-retention-bound", "Choose a size between the two, or 0 for the hub's own.", "This hub keeps at least %s and at most %s of each device's log.", ui.Bytes(MinLogBytes), ui.Bytes(uint64(s.cfg.LogBounds.Bytes)))
+		return problem(http.StatusBadRequest, "log-retention-bound", "Choose a size within these bounds, or 0 for the hub's bound.", "This hub keeps at least %s and at most %s of each device's log.", ui.Bytes(MinLogBytes), ui.Bytes(uint64(s.cfg.LogBounds.Bytes)))
 	}
 	return nil
 }
@@ -167,7 +167,8 @@ func (s *Server) setLogRetentionOnPage(w http.ResponseWriter, r *http.Request) e
 	return s.redirect(w, r, settingsPath, ui.Notice{Tone: "ok", Text: "The log retention is changed. The hub removes lines beyond it within an hour."})
 }
 
-// readLogAge reads the form's field for the age. If the text is wrong, it returns a text about that.
+// readLogAge reads the form's field for the age. If the text is wrong, `said` tells the person what
+// is wrong.
 func (s *Server) readLogAge(r *http.Request, text string, rule *store.LogRule) (said string) {
 	if text == "" {
 		return ""

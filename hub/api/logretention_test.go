@@ -7,6 +7,7 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 )
 
 // An owner keeps less of the logs than the hub allows. The hub then removes the owner's older lines,
@@ -16,7 +17,7 @@ func TestOwnerKeepsLogsForLessTime(t *testing.T) {
 	f := newFleet(t)
 	kept := want[api.LogRetention](f.ada, "GET", "/logs/retention", nil, 200)
 	if kept.Age != 0 || kept.Bytes != 0 || kept.HubAge != 30*24*3600 || kept.HubBytes != 8<<20 {
-		t.Errorf("without a rule: %+v", kept)
+		t.Errorf("without a rule: %s", brief.Of(kept))
 	}
 	want[map[string]string](f.boat, "POST", "/logs", `{"msg":"old"}`, 200)
 	want[map[string]string](f.pirate, "POST", "/logs", `{"msg":"theirs"}`, 200)
@@ -25,13 +26,13 @@ func TestOwnerKeepsLogsForLessTime(t *testing.T) {
 	want[map[string]string](f.boat, "POST", "/logs", `{"msg":"new"}`, 200)
 	kept = want[api.LogRetention](f.ada, "PUT", "/logs/retention", map[string]any{"max-age": 24 * 3600, "max-bytes": 1 << 20}, 200)
 	if kept.Age != 24*3600 || kept.Bytes != 1<<20 {
-		t.Errorf("the answer is %+v", kept)
+		t.Errorf("the answer is %s", brief.Of(kept))
 	}
 	if again := want[api.LogRetention](f.ada, "GET", "/logs/retention", nil, 200); again != kept {
-		t.Errorf("then it is %+v", again)
+		t.Errorf("then it is %s", brief.Of(again))
 	}
 	if other := want[api.LogRetention](f.mallory, "GET", "/logs/retention", nil, 200); other.Age != 0 {
-		t.Errorf("the rule of another owner is %+v", other)
+		t.Errorf("the rule of another owner is %s", brief.Of(other))
 	}
 	if err := f.Server.Collect(t.Context()); err != nil {
 		t.Fatal(err)
@@ -45,7 +46,7 @@ func TestOwnerKeepsLogsForLessTime(t *testing.T) {
 	}
 	list, err := f.Store.Events(t.Context(), store.EventFilter{Owner: f.Owner.ID, Kind: "logs.retention-changed"})
 	if err != nil || len(list) != 1 || !strings.Contains(list[0].Message, "for 1d, 1.0 MiB of each device") {
-		t.Errorf("events: %+v, %v", list, err)
+		t.Errorf("events: %s, %v", brief.Of(list), err)
 	}
 }
 
@@ -58,7 +59,7 @@ func TestOwnerCannotKeepMoreLogsThanTheHub(t *testing.T) {
 		`{"max-bytes":8388609}`, `{"max-bytes":65535}`, `{"max-bytes":-9223372036854775808}`,
 	} {
 		if p := want[api.Problem](f.ada, "PUT", "/logs/retention", in, 400); p.Code != "log-retention-bound" {
-			t.Errorf("%s: %+v", in, p)
+			t.Errorf("%s: %s", in, brief.Of(p))
 		}
 	}
 	for _, in := range []string{`{"max-age":2592000,"max-bytes":8388608}`, `{"max-age":3600,"max-bytes":65536}`, `{}`} {

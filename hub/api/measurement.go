@@ -296,7 +296,7 @@ func bootEvent(nick string, v *wire.BootVerdict) store.Event {
 	case store.BootNothing:
 		return store.Event{Kind: "device.boot-nothing-measured", Code: "boot-nothing-measured", Message: fmt.Sprintf("The firmware measured nothing at the boot of %q. %s", nick, strings.Join(v.Changes, " "))}
 	}
-	return store.Event{Kind: "device.boot-matches", Message: fmt.Sprintf("The boot of %q matches its reference.", nick)}
+	return store.Event{Kind: "device.boot-matches", Message: fmt.Sprintf("The boot of %q matches: every part is expected or known.", nick)}
 }
 
 // reportBackwards records an event if the TPM's counters are lower than in the TPM's previous

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"time"
 
+	"gangway/hub/evidence"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 )
@@ -15,7 +17,37 @@ type metrics struct {
 	duration    *prometheus.HistogramVec
 	panics      prometheus.Counter
 	overloaded  prometheus.Counter
+	refusals    *prometheus.CounterVec
+	errors      *prometheus.CounterVec
+	// refusedByRules counts the onboarding requests that a policy, an EK list or the trust store
+	// refused.
+	refusedByRules prometheus.Counter
 }
+
+// Values of the label "kind" of gangway_errors_total.
+const (
+	busyError     = "database-busy" // the database was locked, too slow, or away
+	fullError     = "disk-full"
+	internalError = "internal" // anything else; the hub's log has the cause
+)
+
+// ruleCodes are the refusals that the operator or an owner caused by a rule. The other refusals are
+// about forged, broken or outdated requests.
+var ruleCodes = map[string]bool{
+	"policy": true, "tpm-software": true, "ek-unlisted": true, evidence.CodeKind: true, evidence.CodeCertificateRequired: true,
+	evidence.CodeDistrusted: true, evidence.CodeUntrusted: true, evidence.CodeChainExpired: true,
+}
+
+// judged counts an onboarding request by its outcome.
+func (m *metrics) judged(outcome string) {
+	m.enrolments.WithLabelValues(outcome).Inc()
+	if ruleCodes[outcome] {
+		m.refusedByRules.Inc()
+	}
+}
+
+// count returns a counter's value.
+func count(c prometheus.Counter) int { return int(counterOf(c).GetValue()) }
 
 func newMetrics(r *prometheus.Registry) *metrics {
 	m := &metrics{
@@ -30,8 +62,18 @@ func newMetrics(r *prometheus.Registry) *metrics {
 			Name: "gangway_panics_total", Help: "Requests that ended in a panic. A value above 0 means that the hub has a defect."}),
 		overloaded: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "gangway_overloaded_total", Help: "Requests that were refused because too many others were running."}),
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "gangway_refusals_total", Help: "Requests that were answered with an error, by its code."}, []string{"code"}),
+		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "gangway_errors_total", Help: "Requests that failed because of the hub, by kind: database-busy, disk-full or internal."}, []string{"kind"}),
+		refusedByRules: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "gangway_rule_refusals_total", Help: "Onboarding requests that a policy, an EK list or the trust store refused."}),
 	}
-	r.MustRegister(m.enrolments, m.activations, m.duration, m.panics, m.overloaded,
+	for _, kind := range []string{busyError, fullError, internalError} {
+		m.errors.WithLabelValues(kind) // the series exist before the first error, so that its increase is seen
+	}
+	m.enrolments.WithLabelValues("accepted")
+	r.MustRegister(m.refusals, m.errors, m.refusedByRules, m.enrolments, m.activations, m.duration, m.panics, m.overloaded,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

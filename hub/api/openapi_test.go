@@ -543,7 +543,9 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	call(ada, "GET", "/fleet/count?q=state:", "", nil, 400)
 	call(ada, "GET", "/fleet/summary", "", nil, 200)
 	call(ada, "GET", "/fleet/summary?days=0", "", nil, 400)
-	for _, route := range []string{"/fleet/devices", "/fleet/count", "/fleet/summary"} {
+	call(ada, "GET", "/fleet/judgements", "", nil, 200)
+	call(ada, "GET", "/fleet/judgements?limit=0", "", nil, 400)
+	for _, route := range []string{"/fleet/devices", "/fleet/count", "/fleet/summary", "/fleet/judgements"} {
 		call(stranger, "GET", route, "", nil, 401)
 	}
 	s.Server.Unlimited()

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // While the hub is overloaded, heartbeats are refused first and onboarding last.
@@ -166,7 +168,7 @@ func TestSlowBodiesLeaveTheHubsCapacityFree(t *testing.T) {
 
 func TestOverloadAnswers503WithRetryAfter(t *testing.T) {
 	t.Parallel()
-	s := &Server{metrics: nil}
+	s := &Server{metrics: newMetrics(prometheus.NewRegistry())}
 	s.overload.capacity = 0
 	s.cfg.Now = time.Now
 	s.routes = map[string]*route{"PATCH /device/meta": routeNamed(t, "PATCH /device/meta")}

@@ -19,12 +19,13 @@ const shownDecisions, shownManifests = 50, 50
 
 // showBoots is the page on which an owner decides about boots of many devices.
 func (s *Server) showBoots(w http.ResponseWriter, r *http.Request) error {
-	return s.renderBoots(w, r, http.StatusOK, "")
+	return s.renderBoots(w, r, http.StatusOK, &ui.BootsPage{})
 }
 
-func (s *Server) renderBoots(w http.ResponseWriter, r *http.Request, status int, problem string) error {
+// renderBoots shows the page with the forms as they are in `p`.
+func (s *Server) renderBoots(w http.ResponseWriter, r *http.Request, status int, p *ui.BootsPage) error {
 	ctx, owner := r.Context(), accountOf(r).ID
-	p := &ui.BootsPage{Tabs: trustTabs(bootsPath), Problem: problem}
+	p.Tabs = trustTabs(bootsPath)
 	list, err := s.cohorts(ctx, owner, "", "")
 	if err != nil {
 		return err
@@ -49,15 +50,17 @@ func (s *Server) renderBoots(w http.ResponseWriter, r *http.Request, status int,
 	if err != nil {
 		return err
 	}
+	p.HiddenManifests = max(0, len(manifests)-shownManifests)
 	for _, m := range manifests[:min(len(manifests), shownManifests)] {
-		p.Manifests = append(p.Manifests, ui.BootManifest{ID: m.ID, Name: m.Name, Sequence: m.Sequence, Counts: m.Counts, Added: m.Added})
+		p.Manifests = append(p.Manifests, ui.BootManifest{Path: bootManifestPath + "/" + m.ID, ID: m.ID, Name: m.Name, Sequence: m.Sequence, Counts: m.Counts, Added: m.Added})
 	}
 	keys, err := s.cfg.Store.ManifestKeys(ctx, owner)
 	if err != nil {
 		return err
 	}
 	for _, k := range keys {
-		p.Keys = append(p.Keys, ui.BootKey{ID: fmt.Sprintf("%x", k.ID), Name: k.Name, Added: k.Added})
+		id := fmt.Sprintf("%x", k.ID)
+		p.Keys = append(p.Keys, ui.BootKey{Path: bootKeyPath + "/" + id, ID: id, Name: k.Name, Added: k.Added})
 	}
 	return s.renderPage(w, r, status, "boots", ui.Page{Title: "Boots", Section: ui.SectionTrust, Data: p, Wide: true})
 }
@@ -73,15 +76,39 @@ func cohortPath(c CohortView) string {
 
 // showBootCohort previews a decision about a cohort.
 func (s *Server) showBootCohort(w http.ResponseWriter, r *http.Request) error {
-	c, err := s.cohort(r.Context(), accountOf(r).ID, r.PathValue("part"), r.PathValue("value"), r.URL.Query().Get("model"), "")
+	q := cohortIn(r)
+	q.Token = "" // the page has no field for a token
+	c, err := s.cohort(r.Context(), accountOf(r).ID, q)
 	if err != nil {
 		return err
 	}
-	p := &ui.BootCohortPage{Part: partWords(c.Part), PartName: c.Part, Value: c.Value, Model: c.Model, Devices: c.Devices, Bad: c.Bad, Hidden: c.Devices - len(c.Members), Code: c.Part == boot.FirmwareCode}
+	p := &ui.BootCohortPage{Part: partWords(c.Part), PartName: c.Part, Value: c.Value, Model: c.Model, Firmware: c.Firmware, Devices: c.Devices, Bad: c.Bad, Hidden: c.Devices - len(c.Members), Code: c.Part == boot.FirmwareCode}
+	p.AllVersions = versionPath(c, "")
+	for _, v := range c.Versions {
+		if v.Firmware != "" && v.Firmware != c.Firmware {
+			p.Versions = append(p.Versions, ui.BootVersion{Path: versionPath(c, v.Firmware), Firmware: v.Firmware, Devices: v.Devices, Bad: v.Bad})
+		}
+	}
 	for _, m := range c.Members {
 		p.Members = append(p.Members, ui.BootMember{Path: tabPath(m.Device, tabBoots), Nick: m.Nick, Bad: m.Bad})
 	}
 	return s.renderPage(w, r, http.StatusOK, "bootcohort", ui.Page{Title: "Accept a boot", Section: ui.SectionTrust, Data: p})
+}
+
+// versionPath returns the address of the preview for one version of the firmware. If `firmware` is
+// empty, the preview is for all versions.
+func versionPath(c CohortDetail, firmware string) string {
+	q := url.Values{}
+	for name, value := range map[string]string{"model": c.Model, "firmware": firmware} {
+		if value != "" {
+			q.Set(name, value)
+		}
+	}
+	path := cohortPath(CohortView{Part: c.Part, Value: c.Value})
+	if len(q) > 0 {
+		path += "?" + q.Encode()
+	}
+	return path
 }
 
 // acceptCohortOnPage accepts the value that the preview showed, for the devices that it showed.
@@ -93,7 +120,7 @@ func (s *Server) acceptCohortOnPage(w http.ResponseWriter, r *http.Request) erro
 	if err != nil || devices < 1 {
 		return problem(http.StatusBadRequest, "boot-part", "Reload the page.", "The form does not say how many devices the preview showed.")
 	}
-	body := NewBootDecision{Part: r.PostFormValue("part"), Value: r.PostFormValue("value"), Model: r.PostFormValue("model"), Devices: devices}
+	body := NewBootDecision{Part: r.PostFormValue("part"), Value: r.PostFormValue("value"), Model: r.PostFormValue("model"), Firmware: r.PostFormValue("firmware"), Devices: devices}
 	d, err := s.putBootDecision(r, body)
 	if err != nil {
 		return s.bootsProblem(w, r, err)
@@ -118,5 +145,5 @@ func (s *Server) bootsProblem(w http.ResponseWriter, r *http.Request, err error)
 	if !ok {
 		return err
 	}
-	return s.renderBoots(w, r, status, text)
+	return s.renderBoots(w, r, status, &ui.BootsPage{Problem: text})
 }

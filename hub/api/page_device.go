@@ -160,7 +160,7 @@ func (s *Server) deviceStates(d store.Device, boot string, newest *store.Revisio
 	switch boot {
 	case store.BootChanged:
 		badges = append(badges, ui.StateBadge(store.StateBootChanged))
-		needs = append(needs, ui.Need{Tone: "bad", Text: "The device's newest boot differs from the reference.", Path: tabPath(d.ID, tabBoots), Act: "See what changed"})
+		needs = append(needs, ui.Need{Tone: "bad", Text: "At least one part of the device's newest boot has changed.", Path: tabPath(d.ID, tabBoots), Act: "See what changed"})
 	case store.BootRefused:
 		badges = append(badges, ui.Badge{Tone: "bad", Text: "measurement refused"})
 		needs = append(needs, ui.Need{Tone: "bad", Text: "The hub refused the device's newest boot measurement.", Path: tabPath(d.ID, tabBoots), Act: "See why"})

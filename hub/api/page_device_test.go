@@ -273,7 +273,7 @@ func TestBootIsAcceptedOnThePage(t *testing.T) {
 	booted(t, c, s.victim, usual, 1)
 	booted(t, c, s.victim, another, 2)
 	page := b.tab(id, "boots")
-	says(t, page, "The newest boot differs from the reference.", "The kernel's hash differs from the reference of ", "the Secure Boot settings and keys", "differs")
+	says(t, page, "At least one part of the newest boot has changed.", "The kernel's hash differs from the reference of ", "the Secure Boot settings and keys", "differs")
 	says(t, b.tab(id, ""), "boot changed", "See what changed")
 	number := regexp.MustCompile(`name="measurement" value="(\d+)"`).FindStringSubmatch(page)
 	if number == nil {
@@ -289,7 +289,7 @@ func TestBootIsAcceptedOnThePage(t *testing.T) {
 	}
 	number = regexp.MustCompile(`name="measurement" value="(\d+)"`).FindStringSubmatch(b.tab(id, "boots"))
 	b.act(id, "boot/reference", "act", "accept", "measurement", number[1])
-	says(t, b.tab(id, "boots"), "The newest boot matches the reference.")
+	says(t, b.tab(id, "boots"), "Every part of the newest boot is expected or known.")
 	b.act(id, "boot/reference", "act", "lock")
 	says(t, b.tab(id, "boots"), "locked", "Unlock the reference")
 }

@@ -109,10 +109,10 @@ func (s *Server) certificates(e *deviceEvidence, link string) (list []chain.Cert
 		}
 	case chain.AIK:
 		list = append(list, chain.NewCertificate("aik", "AIK certificate, by this hub", row.IAKCert),
-			chain.NewCertificate("aca", "This hub's attestation CA", s.cfg.CA.ACA().Raw))
+			chain.NewCertificate("aca", "This hub's attestation CA", s.cfg.CA.IssuerOf(row.IAKCert, s.cfg.CA.ACA()).Raw))
 	case chain.IDevID:
 		list = append(list, chain.NewCertificate("idevid", "IDevID certificate, by this hub", row.IDevIDCert),
-			chain.NewCertificate("device-ca", "This hub's device CA", s.cfg.CA.DeviceCA().Raw))
+			chain.NewCertificate("device-ca", "This hub's device CA", s.cfg.CA.IssuerOf(row.IDevIDCert, s.cfg.CA.DeviceCA()).Raw))
 	case chain.Connection:
 		if block, _ := pem.Decode(s.cfg.CA.RootPEM()); block != nil {
 			list = append(list, chain.NewCertificate("hub-root", "This hub's root", block.Bytes))

@@ -111,11 +111,15 @@ func (s *Server) readImageForm(r *http.Request) (d ui.ImagePage, o ImageOptions,
 	if err != nil {
 		return d, o, n, 0, err
 	}
-	o = ImageOptions{Claim: r.PostForm.Get("claim") != "", Disk: strings.TrimSpace(r.PostForm.Get("disk")), Escrow: strings.TrimSpace(r.PostForm.Get("escrow")), Network: r.PostForm.Get("network")}
+	o = ImageOptions{Claim: r.PostForm.Get("claim") != "", Disk: strings.TrimSpace(r.PostForm.Get("disk")), Escrow: strings.TrimSpace(r.PostForm.Get("escrow")), Network: r.PostForm.Get("network"), RevisionKey: strings.TrimSpace(r.PostForm.Get("revision-key"))}
 	if o.Claim { // the image has no join token
 		f.TokenForm = ui.TokenForm{Nick: f.Nick, Expires: f.Expires}
 	}
-	d = ui.ImagePage{TokenForm: f.TokenForm, Claim: o.Claim, Disk: o.Disk, Escrow: o.Escrow, Network: o.Network}
+	d = ui.ImagePage{TokenForm: f.TokenForm, Claim: o.Claim, Disk: o.Disk, Escrow: o.Escrow, Network: o.Network, RevisionKey: o.RevisionKey}
+	if strings.Contains(o.RevisionKey, "PRIVATE KEY") { // pasted by mistake: do not show it again
+		d.RevisionKey, d.RevisionKeyProblem = "", "This is a private key, which must stay with you. Paste the public key, as ‘openssl pkey -in KEY -pubout’ prints it."
+		return d, o, n, life, nil
+	}
 	err = s.cfg.Images.Check(o)
 	var wrong *ImageOptionError
 	if errors.As(err, &wrong) {
@@ -124,6 +128,8 @@ func (s *Server) readImageForm(r *http.Request) (d ui.ImagePage, o ImageOptions,
 			d.DiskProblem = wrong.Reason
 		case "escrow":
 			d.EscrowProblem = wrong.Reason
+		case "revision-key":
+			d.RevisionKeyProblem = wrong.Reason
 		default:
 			d.NetworkProblem = wrong.Reason
 		}

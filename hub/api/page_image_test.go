@@ -18,6 +18,7 @@ import (
 	"gangway/hub/store"
 	"gangway/internal/brief"
 	"gangway/internal/hubtest"
+	"gangway/internal/locked"
 	"gangway/wire"
 )
 
@@ -116,7 +117,7 @@ func (s *scene) isDisabled(t *testing.T, id string) bool {
 // image contains the token's secret.
 func TestImageIsSentAndItsSecretKept(t *testing.T) {
 	t.Parallel()
-	var log lockedBuffer
+	var log locked.Buffer
 	var got api.ImageOptions
 	var file []byte
 	b := &builder{build: func(_ context.Context, o api.ImageOptions, token []byte, _ func(string)) (*api.Image, error) {
@@ -130,12 +131,12 @@ func TestImageIsSentAndItsSecretKept(t *testing.T) {
 	ada := s.signedIn(t, "ada")
 	_, page, _ := ada.send("GET", "/ui/onboard/image", "")
 	says(t, page, "Disk to install to", "Build and download", "dd if=installer.img")
-	status, image, h := ada.form("/ui/onboard/image", "nick", "hall 3", "max-uses", "5", "expires-in", "2w", "disk", "model:Samsung*", "network", "dns = 192.0.2.53\n", "escrow", "age1x")
+	status, image, h := ada.form("/ui/onboard/image", "nick", "hall 3", "max-uses", "5", "expires-in", "2w", "disk", "model:Samsung*", "network", "dns = 192.0.2.53\n", "escrow", "age1x", "revision-key", " KEY ")
 	if status != 200 || image != "an image with "+string(file) || h.Get("Content-Length") != fmt.Sprint(len(image)) ||
 		h.Get("Content-Disposition") != `attachment; filename="installer.img"` || h.Get("Cache-Control") != "no-store" {
 		t.Fatalf("%d %s: %s", status, brief.Of(h), brief.Of(image))
 	}
-	if got.Disk != "model:Samsung*" || got.Network != "dns = 192.0.2.53\n" || got.Escrow != "age1x" {
+	if got.Disk != "model:Samsung*" || got.Network != "dns = 192.0.2.53\n" || got.Escrow != "age1x" || got.RevisionKey != "KEY" {
 		t.Errorf("%s", brief.Of(got))
 	}
 	tok := must(wire.ParseTokenFile(file))(t)
@@ -398,7 +399,7 @@ func TestWrongImageFormBuildsNothing(t *testing.T) {
 	ada := s.signedIn(t, "ada")
 	before := len(must(s.Store.JoinTokens(t.Context(), s.Owner.ID))(t))
 	const attack = `"><script>alert(1)</script>`
-	for _, option := range []string{"disk", "escrow", "network", "expires-in"} {
+	for _, option := range []string{"disk", "escrow", "network", "revision-key", "expires-in"} {
 		b.check = &api.ImageOptionError{Option: option, Reason: "This is wrong " + attack}
 		fields := []string{"nick", "kept", option, attack}
 		if option == "expires-in" {
@@ -408,6 +409,11 @@ func TestWrongImageFormBuildsNothing(t *testing.T) {
 		if status != 400 || !strings.Contains(page, `id="e-`+option+`"`) || strings.Contains(page, "<script>alert") || !strings.Contains(page, `value="kept"`) {
 			t.Errorf("%s: %d %s", option, status, brief.Of(text(page)))
 		}
+	}
+	// A private key that somebody pastes by mistake reaches neither the builder nor the page.
+	b.check = nil
+	if status, page, _ := ada.form("/ui/onboard/image", "nick", "kept", "revision-key", "-----BEGIN PRIVATE KEY-----"); status != 400 || strings.Contains(page, "BEGIN PRIVATE") || !strings.Contains(page, "This is a private key") {
+		t.Errorf("%d %s", status, brief.Of(text(page)))
 	}
 	ada.token = "AAAA"
 	if status, _, _ := ada.form("/ui/onboard/image"); status != 403 {

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 	"gangway/hub/store"
 	"gangway/internal/brief"
 	"gangway/internal/hubtest"
+	"gangway/internal/locked"
 	"gangway/wire"
 )
 
@@ -98,7 +98,7 @@ func TestTokenOfThePageOnboardsAMachine(t *testing.T) {
 // other page, and not in a URL, a cookie, a header, the log or the database's files.
 func TestTokenSecretIsNowhereElse(t *testing.T) {
 	t.Parallel()
-	var log lockedBuffer
+	var log locked.Buffer
 	s := newSceneWith(t, func(c *api.Config) {
 		c.Log = slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	})
@@ -155,24 +155,6 @@ func absentInFiles(t *testing.T, dir, secret string) {
 	if err != nil || files == 0 {
 		t.Errorf("%d files were read, %v", files, err)
 	}
-}
-
-// lockedBuffer is a buffer for a log that several goroutines may write at the same time.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // If the secret in the request is not the secret of the join token, the hub refuses the download.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"gangway/hub/pki"
 	"gangway/hub/store"
 	"gangway/hub/trust"
 	"gangway/hub/ui"
@@ -227,7 +228,14 @@ func (s *Server) fillHealth(r *http.Request, p *ui.OperatorPage) error {
 // ownCertificates returns the hub's certificates with their states and expiry times.
 func (s *Server) ownCertificates() []ui.OperatorCertificate {
 	list := []ui.OperatorCertificate{
-		{Name: "The hub's root and CAs", State: ui.StateBadge("valid"), Note: "Nothing: they never expire. Keep a backup of the folder pki."},
+		{Name: "The hub's root, attestation CA and device CA", State: ui.StateBadge("valid"), Note: "Nothing: they never expire. Keep a backup of the folder pki."},
+	}
+	if c := s.cfg.CA.TLSCA(); c != nil {
+		row := ui.OperatorCertificate{Name: "The hub's TLS CA", State: ui.StateBadge("valid"), Expires: c.NotAfter, Note: "Renew it before it expires, with 'gangway ca request'."}
+		if !s.cfg.Now().Before(c.NotAfter.Add(-pki.TLSCAWarning)) {
+			row.State = ui.Badge{Tone: "bad", Text: "expires soon"}
+		}
+		list = append(list, row)
 	}
 	own := ui.OperatorCertificate{Name: "For devices and commands", Where: s.cfg.PublicURL, State: ui.StateBadge("valid"), Note: "Nothing: the hub renews it by itself."}
 	if c, err := s.certificate(nil); err == nil {

@@ -114,7 +114,7 @@ func needs(f FleetSummary, tokens int) (list []ui.Todo) {
 	}
 	add("waiting", f.Waiting, "machine waits for your decision", "machines wait for your decision", waitingPath)
 	add(store.StateCloned, f.States[store.StateCloned], "device may be several machines", "devices may be several machines", waitingPath+"#cloned-h")
-	add(store.StateBootChanged, f.States[store.StateBootChanged], "device differs from its boot reference", "devices differ from their boot reference", listOf(store.FieldState, store.StateBootChanged))
+	add(store.StateBootChanged, f.States[store.StateBootChanged], "device has a changed boot", "devices have a changed boot", listOf(store.FieldState, store.StateBootChanged))
 	add(store.StateFailed, f.States[store.StateFailed], "device failed to update", "devices failed to update", revisionsPath+"?show="+showFailed)
 	add(store.StateQuiet, f.States[store.StateQuiet], "device has gone quiet", "devices have gone quiet", listOf(store.FieldState, store.StateQuiet))
 	add("expires soon", tokens, "join token expires within a week", "join tokens expire within a week", tokensSoonPath)

@@ -346,7 +346,7 @@ func (s *Server) previewAboard(ctx context.Context, p *ui.PolicyPreview, t *onbo
 			change.Now, change.Would, change.Why = outcomeBadge(now), ui.Badge{Tone: "bad", Text: "cut off"}, cut
 		case bootThen && !bootNow && d.Boot != store.BootMatches && d.Enrolment != (store.Hash{}):
 			p.Cut++
-			change.Now, change.Would, change.Why = outcomeBadge(now), ui.Badge{Tone: "bad", Text: "cut off"}, "The policy would require a boot that matches the reference, and this device has none ("+ui.StateBadge(d.Boot).Text+")."
+			change.Now, change.Would, change.Why = outcomeBadge(now), ui.Badge{Tone: "bad", Text: "cut off"}, "The policy would require a boot that matches. The state of this device's boot is: "+ui.StateBadge(d.Boot).Text+"."
 		case now.Action == would.Action && now.Code == would.Code:
 			continue
 		default:

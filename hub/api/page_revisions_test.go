@@ -31,17 +31,7 @@ func TestRevisionsOfTheFleetAreListed(t *testing.T) {
 	b.signIn()
 	see := func(query string, has, lacks []string) {
 		t.Helper()
-		status, page, _ := b.send("GET", "/ui/revisions"+query, "")
-		for _, w := range has {
-			if status != 200 || !strings.Contains(page, w) {
-				t.Errorf("%s: %d, and the page lacks %q: %s", query, status, w, brief.Of(page))
-			}
-		}
-		for _, not := range lacks {
-			if strings.Contains(page, not) {
-				t.Errorf("%s: the page has %q", query, not)
-			}
-		}
+		b.sees("/ui/revisions"+query, has, lacks)
 	}
 	see("", []string{"No revision yet", `aria-current="page"`}, []string{`data-id="` + f.boatID}) // the list does not have revision 0, because nobody posted revision 0
 	post(f.ada, f.boatID, `{`+systemSpec+`}`)

@@ -69,9 +69,13 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	source, err := os.ReadFile("server.go")
-	if err != nil {
-		t.Fatal(err)
+	var source []byte
+	for _, name := range []string{"server.go", "logretention.go"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		source = append(source, text...)
 	}
 	rateOf := map[string]string{"onboarding": onboardRate, "signatures": signatureRate, "measurements": bootRate, "–": unlimited}
 	table := map[string]*route{}
@@ -110,7 +114,7 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 		{"20,000 lines and 8 MiB of each device for 30 days", "store.LogBounds{Rows: 20_000, Bytes: 8 << 20}"},
 	} {
 		if !strings.Contains(text, want.page) || !strings.Contains(string(source), want.code) {
-			t.Errorf("docs/protocol.md says %q, or does not, and server.go %q, or does not", want.page, want.code)
+			t.Errorf("docs/protocol.md says %q, or does not, and the code %q, or does not", want.page, want.code)
 		}
 	}
 	rates := DefaultRates()

@@ -194,12 +194,18 @@ func readFileForm(r *http.Request) error {
 // checkedFile returns the file in the form. If the form has no file, it returns the text in the
 // form.
 func checkedFile(r *http.Request) (name string, content []byte, err error) {
+	return fileOrText(r, "pem", maxChecked)
+}
+
+// fileOrText returns the file in the form. If the form has no file, it returns the field `field`. If
+// the file is larger than `most` bytes, the result is larger, too.
+func fileOrText(r *http.Request, field string, most int64) (name string, content []byte, err error) {
 	if err := readFileForm(r); err != nil {
 		return "", nil, err
 	}
 	if f, h, err := r.FormFile("file"); err == nil {
 		defer f.Close()
-		content, err = io.ReadAll(io.LimitReader(f, maxChecked+1))
+		content, err = io.ReadAll(io.LimitReader(f, most+1))
 		if err != nil {
 			return "", nil, badBody(err)
 		}
@@ -207,7 +213,7 @@ func checkedFile(r *http.Request) (name string, content []byte, err error) {
 			return tcg.Printable(cutTo(h.Filename, 100)), content, nil
 		}
 	}
-	return "the text", []byte(r.PostFormValue("pem")), nil
+	return "the text", []byte(r.PostFormValue(field)), nil
 }
 
 func unreadable(err error) ui.CheckedCertificate {

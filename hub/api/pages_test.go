@@ -46,6 +46,22 @@ func (b *browser) send(method, path, form string) (int, string, http.Header) {
 	return status, string(page), h
 }
 
+// sees opens a page. It checks that the page has each text in `has` and no text in `lacks`.
+func (b *browser) sees(path string, has, lacks []string) {
+	b.t.Helper()
+	status, page, _ := b.send("GET", path, "")
+	for _, want := range has {
+		if status != 200 || !strings.Contains(page, want) {
+			b.t.Errorf("%s: %d, and the page lacks %q: %s", path, status, want, brief.Of(page))
+		}
+	}
+	for _, not := range lacks {
+		if strings.Contains(page, not) {
+			b.t.Errorf("%s: the page has %q", path, not)
+		}
+	}
+}
+
 // formTokenIn finds the form token in a page.
 func formTokenIn(page string) string {
 	_, rest, _ := strings.Cut(page, `name="csrf" value="`)

@@ -101,7 +101,7 @@ func (p *parking) shake(raw net.Conn) {
 		}
 	}()
 	s := &socket{Conn: raw, state: newConnState(), patience: p.times.Request, turns: p.turns, until: time.Now().Add(min(p.times.Header, p.times.Request))}
-	defer s.giveTurnBack() // if something panics
+	defer s.giveTurnBack() // in case of a panic
 	t := tls.Server(s, p.config)
 	raw.SetDeadline(s.until)
 	err := t.Handshake()

@@ -132,7 +132,7 @@ func (g *garage) connect() *visit {
 	return g.over(raw)
 }
 
-// over returns a visit over a connection.
+// over returns a visit that uses the connection `raw`.
 func (g *garage) over(raw net.Conn) *visit {
 	g.Helper()
 	c := tls.Client(raw, &tls.Config{InsecureSkipVerify: true})
@@ -334,8 +334,9 @@ func TestClientThatReadsNothingCannotHoldAnAnswer(t *testing.T) {
 	g.ends()
 }
 
-// Fault: the server read the first bytes of a request while it finished the answer before. Then it
-// took the connection for idle while the request's body arrived, and parked it after a second.
+// An earlier version failed here: the server read the first bytes of a request while it finished
+// the previous answer. It then considered the connection idle while the request's body arrived, and
+// parked the connection after a second.
 func TestConnectionIsNotParkedInARequestThatCameEarly(t *testing.T) {
 	t.Parallel()
 	const head = "POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\n"

@@ -47,9 +47,11 @@ func problem(status int, code, hint, format string, args ...any) *Problem {
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p := s.knownProblem(r, err)
 	if p == nil {
+		s.metrics.errors.WithLabelValues(internalError).Inc()
 		s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 		p = problem(http.StatusInternalServerError, "internal", "Try again. If the request fails again, ask the hub's operator to read the hub's log.", "The hub failed to answer the request.")
 	}
+	s.metrics.refusals.WithLabelValues(p.Code).Inc()
 	if p.Status == http.StatusUnauthorized {
 		s.setAuthenticate(w, r)
 	}

@@ -43,7 +43,7 @@ func (p *Proxy) check(ca *pki.Hub) error {
 	if p.Name == "" || len(p.CAs) == 0 {
 		return errors.New("hub: a proxy needs both a CA and a name")
 	}
-	own := []*x509.Certificate{ca.Root(), ca.ACA(), ca.DeviceCA()}
+	own := ca.All()
 	for _, c := range p.CAs {
 		if !c.BasicConstraintsValid || !c.IsCA {
 			return fmt.Errorf("hub: the proxy's CA %q is not a CA certificate", c.Subject)
@@ -63,6 +63,7 @@ type origin struct {
 	certificate store.Hash // SHA-256 of the leaf certificate
 	certified   bool       // the request has a client certificate
 	proxied     bool
+	lost        *pki.Identity // see lostIdentity
 }
 
 type originKey struct{}
@@ -102,11 +103,11 @@ func (s *Server) isProxy(chains [][]*x509.Certificate) (bool, error) {
 // clientVerifiers returns the verifiers of a client's certificate: of a connection, and of a device
 // behind the proxy.
 func clientVerifiers(ca *pki.Hub, p *Proxy) (connection, forwarded *clientVerifier) {
-	forwarded = newClientVerifier(false, ca.DeviceCA())
+	forwarded = newClientVerifier(false, ca.DeviceCAs()...)
 	if p == nil {
 		return forwarded, forwarded
 	}
-	return newClientVerifier(true, append([]*x509.Certificate{ca.DeviceCA()}, p.CAs...)...), forwarded
+	return newClientVerifier(true, append(ca.DeviceCAs(), p.CAs...)...), forwarded
 }
 
 // verifyPeer ends a handshake in two cases. In the first case, the peer's certificate is from the
@@ -147,14 +148,15 @@ func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
 		return r, problem(http.StatusBadRequest, "client-cert-header", "Connect with the client certificate itself. A proxy must connect with its own certificate: see docs/operations.md.",
 			"The request has a Client-Cert header, but does not come from the hub's proxy.")
 	case !proxied && p.certified:
-		o.certificate, o.certified = p.certificate, true
+		o.certificate, o.certified, o.lost = p.certificate, true, p.lost
 	case proxied && len(cert)+len(chain) > 0:
-		raw, err := s.verifyForwarded(cert, chain)
+		leaf, err := s.verifyForwarded(cert, chain)
 		if err != nil {
 			return r, problem(http.StatusBadRequest, "client-cert-header", "Configure the proxy to verify the certificate against the device CA, and to send both headers in the form of RFC 9440.",
 				"The client certificate that the proxy forwarded is not accepted: %s.", err)
 		}
-		o.certificate, o.certified = sha256.Sum256(raw), true
+		o.certificate, o.certified = sha256.Sum256(leaf.Raw), true
+		o.lost = s.lostIdentity(leaf)
 	}
 	r = r.WithContext(context.WithValue(r.Context(), originKey{}, o))
 	if proxied {
@@ -167,7 +169,7 @@ func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
 
 // verifyForwarded parses the headers of RFC 9440. It verifies the certificate as a TLS handshake
 // with the hub does.
-func (s *Server) verifyForwarded(cert, chain []string) ([]byte, error) {
+func (s *Server) verifyForwarded(cert, chain []string) (*x509.Certificate, error) {
 	if len(cert) != 1 {
 		return nil, fmt.Errorf("the request has %d %s headers", len(cert), clientCert)
 	}
@@ -189,7 +191,7 @@ func (s *Server) verifyForwarded(cert, chain []string) ([]byte, error) {
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", clientCertChain, err)
 			}
-			if bytes.Equal(der, s.cfg.CA.DeviceCA().Raw) {
+			if slices.ContainsFunc(s.cfg.CA.DeviceCAs(), func(c *x509.Certificate) bool { return bytes.Equal(der, c.Raw) }) {
 				continue
 			}
 			if _, err := x509.ParseCertificate(der); err != nil {
@@ -201,7 +203,7 @@ func (s *Server) verifyForwarded(cert, chain []string) ([]byte, error) {
 	if _, err := s.forwarded.verify(x509.VerifyOptions{CurrentTime: s.cfg.Now()}, c); err != nil {
 		return nil, errors.New("the certificate does not chain to the device CA for client authentication")
 	}
-	return c.Raw, nil
+	return c, nil
 }
 
 // byteSequence parses an Item of RFC 8941 that is a Byte Sequence (section 3.3.5), strictly: with

@@ -100,6 +100,8 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 		return problem(http.StatusTooManyRequests, "unclaimed-full", "Try again later: unclaimed devices expire.", "Too many devices on this hub wait to be claimed.")
 	case errors.Is(err, store.ErrTokenUnusable):
 		return errAutoToken
+	case errors.Is(err, store.ErrTokenPaused):
+		return problem(http.StatusBadRequest, onboard.CodeTokenPaused, onboard.HintTokenPaused, onboard.ReasonTokenPaused)
 	case errors.Is(err, store.ErrTokenUsedUp):
 		return problem(http.StatusBadRequest, onboard.CodeTokenUsedUp, "Make a new join token with 'gangway token create'.", "The join token has been used by as many devices as it allows.")
 	case err != nil:

@@ -14,8 +14,9 @@ import (
 	"gangway/hub/store"
 )
 
-// Several hubs may share one database (Config.Replicas). docs/operations.md lists what each of them
-// keeps in memory. Here is what they tell each other: which pages changed.
+// Several hubs may share one database (Config.Replicas). docs/operations.md lists what each hub
+// keeps in memory. This file has the messages by which the hubs tell each other which pages
+// changed, and the leases.
 
 const (
 	// tellEvery is how often a replica tells the others what changed, if anything did.
@@ -39,7 +40,8 @@ type news struct {
 	Owners map[string][]liveChange `json:"owners,omitempty"`
 }
 
-// outbox collects the news for the other replicas. What it keeps is bounded.
+// outbox collects the news for the other replicas. Its size is bounded by newsOwners and
+// newsChanges.
 type outbox struct {
 	mu     sync.Mutex
 	all    bool
@@ -145,8 +147,8 @@ type mailbox struct {
 }
 
 // Poll passes the messages since the last call to `hear`. If messages may have been missed, it
-// passes news with All instead: at the first call, after an error (another database server, which
-// has taken over, may number messages otherwise), and after a long pause.
+// passes news with All instead: at the first call, after an error (after a failover, the new
+// database server may number messages differently), and after a long pause.
 func (m *mailbox) Poll(ctx context.Context, now time.Time, hear func(news)) error {
 	if m.behind || now.Sub(m.read) > store.MessageLife/2 {
 		last, err := m.store.LastMessage(ctx)
@@ -191,7 +193,10 @@ func (s *Server) pollLoop(ctx context.Context) {
 	defer tick.Stop()
 	m := mailbox{store: s.cfg.Store, replica: s.replica}
 	for {
-		if err := m.Poll(ctx, time.Now(), s.live.hear); err != nil && ctx.Err() == nil {
+		switch err := m.Poll(ctx, time.Now(), s.live.hear); {
+		case err == nil:
+			s.heard.set(s.cfg.Now())
+		case ctx.Err() == nil:
 			s.log.Warn("reading what other replicas changed; retried", "err", err)
 		}
 		select {
@@ -239,7 +244,7 @@ func (l *lease) duty(ctx context.Context) (_ context.Context, ok bool) {
 	return store.WithFence(l.held, l.fence), true
 }
 
-// try takes or prolongs the lease.
+// try takes or renews the lease.
 func (l *lease) try(ctx context.Context) error {
 	begun := time.Now()
 	limited, cancel := context.WithTimeout(ctx, leaseRenew)

@@ -43,14 +43,14 @@ func newReplicas(t *testing.T) (first, second *scene) {
 	return first, &other
 }
 
-// What one replica changes, another one obeys at its next request: a session, a policy, an approval,
-// a token, a removed device.
+// A change at one replica applies at another replica from the next request on: a session, a policy,
+// an approval, a token, a removed device.
 func TestReplicasObeyAtOnce(t *testing.T) {
 	t.Parallel()
 	first, second := newReplicas(t)
 	ada := first.person(t, "ada")
 	there := second.person(t, "")
-	there.token = ada.token // a session of the first hub is one of the second
+	there.token = ada.token // both hubs accept the session
 	want[[]api.DeviceView](there, "GET", "/devices/", nil, 200)
 
 	d := first.uncertified(t)
@@ -146,8 +146,8 @@ func TestShortFormWorksAtEveryReplica(t *testing.T) {
 	}
 }
 
-// Guesses of short forms are limited at a replica too, before it asks the database, and machines that
-// ask for claims fill neither its memory nor the database.
+// A replica also limits guesses of short forms, before it asks the database. Machines that ask for
+// claims fill neither the replica's memory nor the database.
 func TestShortFormsOfReplicasAreNotGuessedAndNotHoarded(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -179,7 +179,8 @@ func TestShortFormsOfReplicasAreNotGuessedAndNotHoarded(t *testing.T) {
 	}
 }
 
-// A value that somebody put into the database is no claim code.
+// An attacker who can write to the database copies an encrypted claim code to another key. The hub
+// does not accept it there.
 func TestForgedClaimCodeInTheDatabaseIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	first, second := newReplicas(t)
@@ -191,7 +192,7 @@ func TestForgedClaimCodeInTheDatabaseIsNotBelieved(t *testing.T) {
 		first.asks(t, code)
 	}
 	first.Server.ShareClaimants(t.Context())
-	// Both keys get the value of one of them.
+	// Give both keys the same value, which is valid for only one of them.
 	if _, err := openDatabase(t, first.Data()).Exec("UPDATE temporary_values SET value = (SELECT max(value) FROM temporary_values)"); err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +253,8 @@ func TestPausedReplicaRemovesNothing(t *testing.T) {
 		t.Fatal("the periodic work has no fence")
 	}
 	must(0, first.Store.AppendEvent(t.Context(), store.Event{Time: time.Now().AddDate(-3, 0, 0), Kind: "old", Owner: first.Owner.ID}))(t)
-	// The lease passes to the second replica, as it does at its end while the first one is paused.
+	// The lease passes to the second replica, as if the lease had expired while the first replica
+	// was paused.
 	must(0, first.Store.EndLease(t.Context(), fence))(t)
 	must(0, second.Server.TryLease(t.Context()))(t)
 	first.Server.SweepOnce(duty)
@@ -386,7 +388,8 @@ func TestTwoHubsOnOneBucketLoseNothing(t *testing.T) {
 	}
 }
 
-// An account with many changes fills no message: its pages load again instead.
+// If an account has many changes, a message does not list them: the account's pages load again
+// instead.
 func TestNewsForReplicasAreBounded(t *testing.T) {
 	t.Parallel()
 	var o api.Outbox
@@ -415,8 +418,8 @@ func TestNewsForReplicasAreBounded(t *testing.T) {
 	}
 }
 
-// brokenMail is a store whose reads fail, and whose messages then have other numbers, as after another
-// database server took over.
+// brokenMail is a store whose reads fail, and whose messages then have other numbers, as after a
+// failover to another database server.
 type brokenMail struct {
 	store.Replicas
 	broken bool

@@ -35,8 +35,8 @@ var (
 	errPartsGone       = problem(http.StatusConflict, "upload-gone", "Send the object again, from its start.", "The parts of the upload are not stored any more.")
 )
 
-// partial returns an owner's upload in parts of an object, and the object's record. Without an upload
-// that fits the record, its Place is empty.
+// partial returns an owner's upload in parts of an object, and the object's record. If no upload
+// fits the record, the upload's Place is empty.
 func (s *Server) partial(ctx context.Context, of store.Object) (store.PartialUpload, store.Object, error) {
 	p, o, err := s.cfg.Store.Partial(ctx, of.Owner, of.Sum)
 	if err != nil {
@@ -95,7 +95,7 @@ func (s *Server) appendBlob(w http.ResponseWriter, r *http.Request) error {
 	case p.Place == "" && o.Stored:
 		return sendOffset(w, offset)
 	}
-	// In a folder, the parts and the object exist at the same time.
+	// CompleteParts of a folder copies the parts, so both the parts and the object need room.
 	if !s.space.hasRoomFor(o.Size+left, s.uploads.totalSize()) {
 		return errStorage
 	}

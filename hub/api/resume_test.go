@@ -101,7 +101,8 @@ func TestInterruptedUploadContinues(t *testing.T) {
 	}
 }
 
-// An upload whose bytes are not those that were announced leaves nothing, and begins again.
+// If the bytes of an upload do not have the announced SHA-256, the hub keeps none of them, and the
+// client begins again.
 func TestPartsOfAnotherContentAreRefused(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -140,7 +140,7 @@ var routes = []route{
 	{"POST", "/devices/{id}/boot/reference", scopedAccount, unlimited, jsonBody, (*Server).setReference},
 	{"POST", "/devices/{id}/boot/request", scopedAccount, unlimited, noBody, (*Server).requestBoot},
 
-	// What an owner expects of the boots of all devices.
+	// An owner's rules about boots: keys, manifests, cohorts and decisions.
 	{"GET", "/boots/keys", scopedAccount, unlimited, noBody, (*Server).listManifestKeys},
 	{"POST", "/boots/keys", fullSession, signInRate, jsonBody, (*Server).addManifestKey},
 	{"DELETE", "/boots/keys/{id}", fullSession, unlimited, noBody, (*Server).removeManifestKey},
@@ -158,6 +158,7 @@ var routes = []route{
 	{"GET", "/fleet/devices", scopedAccount, unlimited, noBody, (*Server).searchDevices},
 	{"GET", "/fleet/count", scopedAccount, unlimited, noBody, (*Server).countDevices},
 	{"GET", "/fleet/summary", scopedAccount, unlimited, noBody, (*Server).showFleet},
+	{"GET", "/fleet/judgements", scopedAccount, inHandler, noBody, (*Server).rejudge}, // two at the same time for each account
 
 	// Trails, and their revisions, which Pantacor's paths call steps.
 	{"POST", "/trails/?", activeDevice, unlimited, stateBody, (*Server).createTrail},
@@ -276,6 +277,14 @@ var routes = []route{
 	{"GET", "/ui/boots/{part}/{value}", fullSession, unlimited, noBody, (*Server).showBootCohort},
 	{"POST", "/ui/boots/accept", fullSession, unlimited, formBody, (*Server).acceptCohortOnPage},
 	{"POST", "/ui/boots/undo", fullSession, unlimited, formBody, (*Server).undoCohortOnPage},
+	{"POST", "/ui/boots/preview-key", fullSession, unlimited, bootRuleBody, (*Server).previewKeyOnPage},
+	{"POST", "/ui/boots/key", fullSession, signInRate, bootRuleBody, (*Server).addKeyOnPage},
+	{"GET", "/ui/boots/key/{id}", fullSession, unlimited, noBody, (*Server).showKeyRemoval},
+	{"POST", "/ui/boots/key/{id}", fullSession, unlimited, formBody, (*Server).removeKeyOnPage},
+	{"POST", "/ui/boots/preview-manifest", fullSession, unlimited, bootRuleBody, (*Server).previewManifestOnPage},
+	{"POST", "/ui/boots/manifest", fullSession, unlimited, bootRuleBody, (*Server).addManifestOnPage},
+	{"GET", "/ui/boots/manifest/{id}", fullSession, unlimited, noBody, (*Server).showManifestRemoval},
+	{"POST", "/ui/boots/manifest/{id}", fullSession, unlimited, formBody, (*Server).removeManifestOnPage},
 	{"GET", "/ui/operator", operator, unlimited, noBody, (*Server).showOperator},
 	{"GET", "/ui/operator/makers", operator, unlimited, noBody, (*Server).showOperator},
 	{"GET", "/ui/operator/makers/add", operator, unlimited, noBody, (*Server).showAddMakers},

@@ -46,6 +46,13 @@ func (l *lifoSemaphore) do(ctx context.Context, lane int, f func() error) error 
 	return f()
 }
 
+// waitingNow returns the number of callers that wait.
+func (l *lifoSemaphore) waitingNow() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.lanes[knownNetwork]) + len(l.lanes[unknownNetwork])
+}
+
 // enter adds the caller to the lane, and returns the caller's channel. It returns nil if the caller
 // may run immediately.
 func (l *lifoSemaphore) enter(lane int) (turn chan bool) {

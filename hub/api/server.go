@@ -101,6 +101,8 @@ type Config struct {
 	Drain time.Duration
 	// Version is the program's version, which pages show.
 	Version string
+	// Restore is the latest restore of the hub; nil: the hub was never restored.
+	Restore *store.Restore
 }
 
 // Timeouts bound how long a client may take. A zero field means the default.
@@ -128,28 +130,31 @@ type Server struct {
 	handler  http.Handler
 
 	certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error) // returns the TLS certificate of the hub's own CA
-	clients     *clientVerifier                                      // of connections
+	clients     *clientVerifier                                      // verifies the client certificates of connections
 	forwarded   *clientVerifier                                      // verifies the certificates of devices behind the proxy
 	started     time.Time
 
 	signedURLKey []byte
 	formTokenKey []byte
 	undos        undos
-	previews     semaphoreByKey // of policies
+	previews     semaphoreByKey // bounds the previews of policies
 	claimants    claimants
 	exports      semaphoreByKey
 	live         live
 	images       imageBuilds
 	manifests    manifestCache
-	counters     eventCounters // of frequent events
+	counters     eventCounters // counts frequent events
 	uploads      uploads
 	space        *space
 	overload     overload
 	routes       map[string]*route // by the mux's pattern
 
 	replica  string // a random name of this process
-	outbox   outbox // for the other replicas
-	lease    lease  // of the periodic work
+	outbox   outbox // news for the other replicas
+	lease    lease  // lease of the periodic work
+	gauge    gauge
+	heard    instant // when this replica last read the news of the others
+	worked   instant // when this hub last did the periodic work
 	vault    claimVault
 	stopping atomic.Bool // Serve's context has ended
 
@@ -213,6 +218,10 @@ func New(cfg Config) (*Server, error) {
 		accounts:  newAccountLimiter(rates[accountRate]),
 		limiters:  rates.byNetwork(),
 		boots:     limiterOf[string](rates[bootRate]),
+	}
+	s.gauge.age, s.gauge.clock = readingAge, kernelClock
+	if err := s.metrics.registry.Register(gauges{s}); err != nil {
+		return nil, err
 	}
 	if cfg.LogForwarder != nil {
 		if err := s.metrics.registry.Register(cfg.LogForwarder); err != nil {
@@ -309,7 +318,8 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 }
 
 // background starts the hub's work besides its requests. The periodic work stops when ctx ends. The
-// rest goes on until the function `end` is called, after the last request. `end` waits for all.
+// rest goes on until the caller calls the function `end`, after the last request. `end` returns
+// when all the work has stopped.
 func (s *Server) background(ctx context.Context) (end func()) {
 	var working sync.WaitGroup
 	working.Go(func() { s.periodic(ctx) })

@@ -42,6 +42,9 @@ type Store interface {
 	store.Events
 
 	store.HubNumbers
+	store.Alarms
+	store.Upkeep
+	store.Restores
 	store.Replicas
 	store.Health
 }

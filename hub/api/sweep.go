@@ -32,13 +32,25 @@ func (s *Server) sweep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			since := up.since(s.cfg.Now())
-			if duty, ok := s.lease.duty(ctx); ok {
-				s.sweepOnce(duty)
-				s.markQuiet(duty, since)
-				s.judgeStale(duty)
-			}
+			s.work(ctx, up.since(s.cfg.Now()))
 		}
+	}
+}
+
+// work does the periodic work once, if this hub has the lease. `up` is the time since which the hub
+// runs.
+func (s *Server) work(ctx context.Context, up time.Time) {
+	duty, ok := s.lease.duty(ctx)
+	if !ok {
+		return
+	}
+	s.sweepOnce(duty)
+	s.markQuiet(duty, up)
+	s.judgeStale(duty)
+	s.watch(duty)
+	// The ping checks the lease in the database: a replica that has lost its lease did no work.
+	if s.cfg.Store.Ping(duty) == nil {
+		s.worked.set(s.cfg.Now())
 	}
 }
 

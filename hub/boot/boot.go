@@ -66,7 +66,7 @@ type Measurement struct {
 	ClockSafe    bool              `json:"clock-safe"`
 	ResetCount   uint32            `json:"reset-count"`
 	RestartCount uint32            `json:"restart-count"`
-	Firmware     string            `json:"firmware"` // the TPM's
+	Firmware     string            `json:"firmware"` // version of the TPM's firmware
 	Version      evidence.Firmware `json:"firmware-version"`
 }
 

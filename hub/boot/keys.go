@@ -32,7 +32,7 @@ type KeyVariable struct {
 // KeyCertificate is a certificate in a Secure Boot variable.
 type KeyCertificate struct {
 	Subject string `json:"subject"`         // for a person; anyone can make a certificate with any subject
-	SHA256  string `json:"sha256"`          // of the DER encoding
+	SHA256  string `json:"sha256"`          // hash of the DER encoding
 	Known   string `json:"known,omitempty"` // the publisher's name for the certificate, if the hub knows the hash
 }
 
@@ -176,8 +176,8 @@ func hashCause(now, was KeyVariable) string {
 	return ""
 }
 
-// words names a certificate. A subject alone proves nothing, so the hash follows where the hub does
-// not know the certificate.
+// words names a certificate. If the hub does not know the certificate, words adds the hash, because
+// anyone can make a certificate with the same subject.
 func (c KeyCertificate) words() string {
 	if c.Known != "" {
 		return fmt.Sprintf("%q, which Microsoft published", c.Known)

@@ -20,9 +20,9 @@ const (
 	PartPath     = "boot-path"
 	PartSystem   = "system"
 	PartRest     = "rest"
-	// FirmwareCode is the part of the firmware that equals on all machines of a model. It has no
-	// verdict of its own. A decision about its value accepts the whole firmware, whatever settings
-	// the machine has in PCR 1 and 3.
+	// FirmwareCode is the part of the firmware that is the same on all machines of a model: see
+	// codePCRs. It has no verdict of its own. A decision about its value accepts the whole
+	// firmware, whatever settings the machine has in PCR 1 and 3.
 	FirmwareCode = "firmware-code"
 )
 

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"iter"
 	"slices"
+	"sync"
 )
 
 // replay reads the log and sets the events of the PCRs that the log explains. The quote proves a
@@ -215,8 +216,25 @@ func (m *Measurement) NothingMeasured() bool {
 
 // emptyPCRs returns the possible values of a PCR into which nothing specific to a machine was
 // measured, in hexadecimal. These are the start values, extended by up to three separators, and by
-// systemd's separator for each start by kexec.
+// systemd's separator for each start by kexec. The caller must not change the result.
 func emptyPCRs(bank crypto.Hash) map[string]bool {
+	if all, ok := emptyByBank[bank]; ok {
+		return all()
+	}
+	return makeEmptyPCRs(bank)
+}
+
+// emptyByBank has the results of emptyPCRs for the banks of quotes. Each result needs thousands of
+// hashes, and each verdict needs the result several times.
+var emptyByBank = func() map[crypto.Hash]func() map[string]bool {
+	all := make(map[crypto.Hash]func() map[string]bool)
+	for _, bank := range []crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512} {
+		all[bank] = sync.OnceValue(func() map[string]bool { return makeEmptyPCRs(bank) })
+	}
+	return all
+}()
+
+func makeEmptyPCRs(bank crypto.Hash) map[string]bool {
 	words := [][]byte{digestOf(bank, []byte(osSeparator))}
 	for _, s := range separators {
 		words = append(words, digestOf(bank, s.data))

@@ -105,8 +105,6 @@ type judge struct {
 	back  bool               // the system is older than the system before it, and no revision orders it
 	ran   *System
 	learn bool // the boot becomes the reference
-
-	emptyValues map[string]bool // the result of emptyPCRs, after the first use
 }
 
 // findSystem finds the manifests that name the running system, by PCR 11.
@@ -121,7 +119,7 @@ func (j *judge) findSystem() {
 		}
 		j.meant = append(j.meant, m)
 	}
-	// Programs in PCR 4 tell systems with the same PCR 11 apart.
+	// The programs in PCR 4 distinguish systems with the same PCR 11.
 	if i := slices.IndexFunc(j.meant, j.started); i > 0 {
 		j.meant[0], j.meant[i] = j.meant[i], j.meant[0]
 	}
@@ -237,8 +235,8 @@ func (j *judge) byReference(p Part) (words string, ok bool) {
 	return fmt.Sprintf("%s: as in the reference of %s.", pcrList(p.PCRs), day), true
 }
 
-// differences returns the differences of a part from the reference, which must not be nil. The
-// traces of a system that a manifest names may differ from the reference.
+// differences returns the differences of a part from the reference, which must not be nil. PCR 9
+// may differ from the reference if ownFiles explains it by a manifest.
 func (j *judge) differences(p Part) []Change {
 	pcrs := compared(p)
 	if p.Name == PartRest && len(j.meant) > 0 && j.ownFiles() {
@@ -320,14 +318,12 @@ func partitions(events []Event) (digests []string) {
 
 // empty reports whether nothing that is specific to a machine was measured into some PCRs.
 func (j *judge) empty(pcrs ...int) bool {
-	if j.emptyValues == nil {
-		bank, ok := hashOf(j.Bank)
-		if !ok {
-			return false
-		}
-		j.emptyValues = emptyPCRs(bank)
+	bank, ok := hashOf(j.Bank)
+	if !ok {
+		return false
 	}
-	return !slices.ContainsFunc(pcrs, func(pcr int) bool { return !j.emptyValues[valueOf(j.Measurement, pcr)] })
+	empty := emptyPCRs(bank)
+	return !slices.ContainsFunc(pcrs, func(pcr int) bool { return !empty[valueOf(j.Measurement, pcr)] })
 }
 
 // changed completes the verdict of a part that is neither expected nor known.

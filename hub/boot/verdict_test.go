@@ -26,8 +26,8 @@ func extendedWith(value []byte, digest [32]byte) []byte {
 	return d[:]
 }
 
-// shipped returns the manifest of the system that eventlog.Boot starts. Its values follow from the
-// system's content, not from a measurement.
+// shipped returns the manifest of the system that eventlog.Boot starts. Its values are computed
+// from the system's content, not copied from a measurement.
 func shipped(name string, sequence uint64, kernel, line string) *manifest.Manifest {
 	pcr11 := make([]byte, 32)
 	for _, s := range []string{".linux\x00", kernel, ".cmdline\x00", line} {
@@ -169,7 +169,7 @@ func TestRealBootIsExpectedByItsManifestAndAnAlteredOneIsNot(t *testing.T) {
 	}
 }
 
-// A label and an event type are the device's statement only.
+// Nothing proves an event's label and type: the device can send any.
 func TestForgedLabelThatNamesTheRightProgramDecidesNothing(t *testing.T) {
 	t.Parallel()
 	one := shipped("one", 1, "linux 1", "quiet")

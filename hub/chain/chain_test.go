@@ -126,7 +126,7 @@ func TestPictureOfEachVerdict(t *testing.T) {
 		{"two steps, measured", device(whole(func(v *evidence.Verdict) { v.Pass("credential", "Opened.") }), func(f *chain.Facts) {
 			f.Measured, f.BootState = at, store.BootMatches
 		}), "VVVVV", "", ""},
-		{"a changed boot", device(whole(nil), func(f *chain.Facts) { f.Measured, f.BootState = at, store.BootChanged }), "VVVVW", chain.Connection, "differs from the reference"},
+		{"a changed boot", device(whole(nil), func(f *chain.Facts) { f.Measured, f.BootState = at, store.BootChanged }), "VVVVW", chain.Connection, "its newest boot has changed"},
 		{"a changed boot that the policy refuses", device(whole(nil), func(f *chain.Facts) {
 			f.Measured, f.BootState, f.RequireBoot = at, store.BootChanged, true
 		}), "VVVVR", chain.Connection, "refuses its requests"},

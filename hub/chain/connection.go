@@ -12,7 +12,7 @@ const day = "2 January 2006"
 
 // connection returns the last link. The link says whether the device at the other end of a
 // connection has the IDevID key. It also says whether only one machine runs with the TPM's state,
-// and whether the device's boot matches the reference.
+// and whether the device's newest boot matches.
 func (r *reader) connection() Link {
 	l := Link{Name: Connection, Checks: []Check{r.activation()}}
 	if !r.f.Measured.IsZero() {
@@ -60,9 +60,9 @@ func (r *reader) boot() Check {
 	}
 	switch r.f.BootState {
 	case store.BootMatches:
-		c.State, c.Detail = Verified, "The newest boot measurement matches the device's reference."
+		c.State, c.Detail = Verified, "Every part of the newest boot is expected or known."
 	case store.BootChanged:
-		c.Detail = "The newest boot measurement differs from the device's reference."
+		c.Detail = "At least one part of the newest boot has changed: it is neither expected nor known."
 	case store.BootRefused:
 		c.Detail = "The hub refused the newest boot measurement."
 		if r.f.BootRefusal != nil {

@@ -135,7 +135,7 @@ func (r *reader) connectionWords(s State) string {
 	case r.f.Clone != "":
 		words += "several machines may have the key: you must decide."
 	case r.f.BootState == store.BootChanged:
-		words += "its newest boot differs from the reference."
+		words += "its newest boot has changed."
 	case r.f.BootState == store.BootRefused:
 		words += "the hub refused its newest boot measurement."
 	default:

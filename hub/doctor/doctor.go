@@ -8,6 +8,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"fmt"
@@ -34,6 +35,7 @@ const (
 // Config says which hub Examine examines, and how.
 type Config struct {
 	Data   string // the hub's data folder
+	PKI    string // the folder of the hub's keys; empty: pki in the data folder
 	Backup string // the folder of the newest backup; empty: unknown
 	// CheckTime is the longest duration of the check of the database, and of the check of the
 	// backup's database (0: one minute).
@@ -62,6 +64,7 @@ type exam struct {
 	roots    *x509.CertPool
 	name     string // hub name
 	database *sqlite.Inspection
+	found    []finding.Finding // by the earlier checks
 }
 
 type check struct {
@@ -81,6 +84,7 @@ var checks = []check{
 	{"process", checkProcess},
 	{"listeners", checkListeners},
 	{"url", checkURLs},
+	{"alarms", checkAlarms},
 }
 
 // Examine runs all checks.
@@ -104,15 +108,17 @@ func Examine(ctx context.Context, cfg Config) []finding.Finding {
 	if e.CheckTime == 0 {
 		e.CheckTime = time.Minute
 	}
-	var all []finding.Finding
 	for _, c := range checks {
 		if ctx.Err() != nil {
 			break
 		}
-		all = append(all, c.run(ctx, e)...)
+		e.found = append(e.found, c.run(ctx, e)...)
 	}
-	return all
+	return e.found
 }
+
+// keys returns the folder of the hub's keys.
+func (e *exam) keys() string { return cmp.Or(e.PKI, filepath.Join(e.Data, pkiFolder)) }
 
 func good(code, format string, args ...any) []finding.Finding {
 	return []finding.Finding{{Code: code, Severity: finding.OK, Fact: fmt.Sprintf(format, args...)}}
@@ -157,7 +163,7 @@ func checkData(_ context.Context, e *exam) (found []finding.Finding) {
 // checkDisk examines the free space on the disks of the data folder and of the objects' folder.
 func checkDisk(_ context.Context, e *exam) (found []finding.Finding) {
 	seen := map[uint64]bool{} // by device number
-	for _, dir := range []string{e.Data, filepath.Join(e.Data, objectFolder), filepath.Join(e.Data, pkiFolder)} {
+	for _, dir := range []string{e.Data, filepath.Join(e.Data, objectFolder), e.keys()} {
 		info, err := os.Stat(dir)
 		if err != nil {
 			continue

@@ -18,9 +18,11 @@ import (
 	"testing"
 	"time"
 
+	"gangway/hub/alarm"
 	"gangway/hub/pki"
 	"gangway/hub/store"
 	"gangway/hub/store/sqlite"
+	"gangway/hub/store/sqlite/sqlitetest"
 	"gangway/internal/finding"
 	"gangway/internal/hubtest"
 	"gangway/internal/race"
@@ -36,6 +38,10 @@ func makeHub(t *testing.T) string {
 		t.Fatal(err)
 	}
 	if _, err := pki.Open(filepath.Join(dir, pkiFolder), pki.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	// A copy of an empty database needs no migrations, which would take most of the time.
+	if err := sqlitetest.CopyEmpty(filepath.Join(dir, databaseFile)); err != nil {
 		t.Fatal(err)
 	}
 	s, err := sqlite.Open(t.Context(), filepath.Join(dir, databaseFile))
@@ -112,6 +118,12 @@ func TestFaultsAreFound(t *testing.T) {
 		}
 	}
 	copyTo := func(from, to string) { must(os.CopyFS(to, os.DirFS(from))) }
+	change := func(dir string, change func(*sqlite.Store) error) {
+		s, err := sqlite.Open(t.Context(), filepath.Join(dir, databaseFile))
+		must(err)
+		must(change(s))
+		must(s.Close())
+	}
 	backupOf := func(from string) string {
 		to := filepath.Join(t.TempDir(), "backup")
 		copyTo(from, to)
@@ -160,6 +172,12 @@ func TestFaultsAreFound(t *testing.T) {
 			c.Backup = backupOf(d)
 			must(os.Chtimes(filepath.Join(c.Backup, databaseFile), time.Time{}, time.Now().Add(-8*24*time.Hour)))
 		}, "warning:backup-old"},
+		"a recorded backup": {func(d string, _ *Config) {
+			change(d, func(s *sqlite.Store) error { return s.SetLastBackup(t.Context(), time.Now()) })
+		}, ""},
+		"an old recorded backup": {func(d string, _ *Config) {
+			change(d, func(s *sqlite.Store) error { return s.SetLastBackup(t.Context(), time.Now().Add(-8*24*time.Hour)) })
+		}, "warning:backup-old"},
 		"a backup without keys": {func(d string, c *Config) {
 			c.Backup = backupOf(d)
 			must(os.RemoveAll(filepath.Join(c.Backup, pkiFolder)))
@@ -194,6 +212,48 @@ func TestFaultsAreFound(t *testing.T) {
 		if c.want != "" && !hit {
 			t.Errorf("%s: found %q, want %s", name, codes(found), c.want)
 		}
+	}
+}
+
+// The doctor lists what the running hub has found by itself, with a remedy for each. It does not say
+// twice what its own checks find too.
+func TestDoctorListsTheHubsAlarms(t *testing.T) {
+	t.Parallel()
+	dir := makeHub(t)
+	s, err := sqlite.Open(t.Context(), filepath.Join(dir, databaseFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := []store.Alarm{{Name: "of-a-later-version", Since: time.Now(), Fact: "It is so."}}
+	for _, r := range alarm.Rules {
+		list = append(list, store.Alarm{Name: r.Name, Since: time.Now(), Fact: "It is so."})
+	}
+	if _, err := s.SetAlarms(t.Context(), list, func(store.Alarm, bool) store.Event { return store.Event{Time: time.Now(), Kind: "alarm.begins"} }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cfg := healthy(dir)
+	cfg.disk = diskWith(1<<19, 1<<19)
+	cfg.clock = func() (int, unix.Timex, error) { return unix.TIME_ERROR, unix.Timex{Status: unix.STA_UNSYNC}, nil }
+	own := map[string]string{"disk-low": "disk-low", "clock-drift": "clock-unset"}
+	found := Examine(t.Context(), cfg)
+	for _, r := range alarm.Rules {
+		want, others := "alarm-"+r.Name, own[r.Name]
+		if others != "" {
+			want, others = others, want
+		}
+		i := slices.IndexFunc(found, func(f finding.Finding) bool { return f.Code == want })
+		if i < 0 || found[i].Severity != finding.Warning || found[i].Remedy == "" {
+			t.Errorf("no warning %s with a remedy in %q", want, codes(found))
+		}
+		if others != "" && slices.ContainsFunc(found, func(f finding.Finding) bool { return f.Code == others }) {
+			t.Errorf("the doctor says both %s and %s", want, others)
+		}
+	}
+	if slices.ContainsFunc(found, func(f finding.Finding) bool { return f.Code == "alarm-of-a-later-version" }) {
+		t.Error("the doctor shows an alarm for which it has no remedy")
 	}
 }
 

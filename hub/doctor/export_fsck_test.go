@@ -2,7 +2,7 @@ package doctor
 
 import "gangway/internal/finding"
 
-// RuleOf returns the texts for a rule. %s in the fact are the rows.
+// RuleOf returns the texts for a rule. In the fact, %s stands for the rows.
 func RuleOf(rule string) finding.Finding {
 	r := rules[rule]
 	return finding.Finding{Fact: r.fact, Remedy: r.remedy}

@@ -17,24 +17,37 @@ const shownRows = 5
 // restoreRemedy is the remedy for damage that nothing else can repair.
 const restoreRemedy = "Keep a copy of the database, examine the disk and the memory of its machine, and restore the newest backup whose check is clean."
 
-// rules has, for each rule of store.Consistency, the fact about the rows that break the rule, and the
-// remedy. %s are the rows.
+// rules has, for each rule of store.Consistency, the fact about the rows that break the rule, and
+// the remedy. In the fact, %s stands for the rows.
 var rules = map[string]struct{ fact, remedy string }{
-	"device-certificate": {"Devices have a certificate that is not their active one: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
-	"certificate-device": {"Active certificates belong to no device: %s.", restoreRemedy},
-	"device-tpm":         {"The registry of TPMs does not have the TPM of these devices, or has it for another device: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
-	"tpm-device":         {"The registry of TPMs names devices that do not exist: %s.", restoreRemedy + " Until then, these TPMs cannot onboard."},
-	"certificate-aik":    {"The registry of AIKs does not have the AIK of these devices, or has it for another device: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
-	"aik-device":         {"The registry of AIKs names devices that do not exist: %s.", restoreRemedy},
-	"token-uses":         {"The uses of these join tokens are not those of their devices: %s.", "Disable each of these join tokens, and make a new one for the remaining uses."},
-	"trail-revision":     {"These devices lack their newest revision: %s.", "Post a new revision for each of these devices. If the hub refuses it, delete the device and let it onboard again."},
-	"revision-object":    {"Revisions of these devices name objects that are not recorded: %s.", "Let the owner upload the objects again, by posting the revision again."},
-	"usage":              {"The used bytes of these accounts are not the sum of their objects and revisions: %s.", restoreRemedy + " Until then, the quota of these accounts is wrong."},
-	"log-count":          {"The number of log lines of these devices is wrong: %s.", "Nothing is lost. Until these lines are too old, the hub keeps too many or too few of them."},
-	"search-device":      {"The search does not find these devices: %s.", restoreRemedy + " Until then, lists and searches lack these devices."},
-	"device-search":      {"The search finds devices that do not exist: %s.", restoreRemedy},
-	"fleet-count":        {"The number of devices of these accounts is wrong: %s.", restoreRemedy + " Until then, only the numbers on the pages are wrong."},
-	"hub-count":          {"These numbers of the whole hub are wrong: %s.", restoreRemedy + " Until then, only the numbers on the operator's page are wrong."},
+	"device-certificate":  {"Devices have a certificate that is not their active one: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
+	"certificate-device":  {"Active certificates belong to no device: %s.", restoreRemedy},
+	"device-tpm":          {"The registry of TPMs does not have the TPM of these devices, or has it for another device: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
+	"tpm-device":          {"The registry of TPMs names devices that do not exist: %s.", restoreRemedy + " Until then, these TPMs cannot onboard."},
+	"certificate-aik":     {"The registry of AIKs does not have the AIK of these devices, or has it for another device: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
+	"aik-device":          {"The registry of AIKs names devices that do not exist: %s.", restoreRemedy},
+	"token-uses":          {"The counted uses of these join tokens differ from the devices that used them: %s.", "Disable each of these join tokens, and make a new one for the remaining uses."},
+	"trail-revision":      {"These devices lack their newest revision: %s.", "Post a new revision for each of these devices. If the hub refuses it, delete the device and let it onboard again."},
+	"revision-object":     {"Revisions of these devices name objects that are not recorded: %s.", "Ask the owner to post the revision again, with its objects."},
+	"usage":               {"The used bytes of these accounts are not the sum of their objects and revisions: %s.", restoreRemedy + " Until then, the quota of these accounts is wrong."},
+	"log-count":           {"The number of log lines of these devices is wrong: %s.", "No line is lost. Until these log lines expire, the hub keeps too many or too few lines of these devices."},
+	"search-device":       {"The search does not find these devices: %s.", restoreRemedy + " Until then, lists and searches lack these devices."},
+	"device-search":       {"The search finds devices that do not exist: %s.", restoreRemedy},
+	"search-columns":      {"The search has other properties of these devices than the devices have: %s.", restoreRemedy + " Until then, searches for these devices may be wrong."},
+	"fleet-count-size":    {"The sizes of counters of these accounts are wrong: %s.", restoreRemedy + " Until then, only the order on the pages is wrong."},
+	"pending-usage":       {"The bytes of the pending enrolments of these accounts are not the sum of their enrolments: %s.", restoreRemedy + " Until then, pending enrolments may expire early."},
+	"boot-count":          {"The numbers of devices by boot of these accounts are wrong: %s.", restoreRemedy + " Until then, only the numbers on the page about boots are wrong."},
+	"boot-device":         {"The parts of the boots of these devices have another owner, model or join token than the devices: %s.", "Measure the boots of these devices again: gangway device boot DEVICE --measure"},
+	"judged-device":       {"The judged boots of these devices belong to no device of their owner: %s.", restoreRemedy},
+	"device-owner":        {"The owners of these devices do not exist: %s.", restoreRemedy},
+	"account-credential":  {"Sessions or API tokens belong to accounts that do not exist: %s.", restoreRemedy},
+	"device-rows":         {"Rows belong to devices that do not exist: %s.", restoreRemedy},
+	"revision-trail":      {"Revisions of these devices belong to no trail of their owner: %s.", restoreRemedy},
+	"object-revision":     {"Objects are listed for revisions of these devices that do not exist: %s.", restoreRemedy},
+	"trail-device":        {"The trails of these devices have another owner than the devices: %s.", restoreRemedy},
+	"earlier-certificate": {"The earlier enrolments of these devices are missing, or belong to another device: %s.", restoreRemedy},
+	"fleet-count":         {"The number of devices of these accounts is wrong: %s.", restoreRemedy + " Until then, only the numbers on the pages are wrong."},
+	"hub-count":           {"These numbers of the whole hub are wrong: %s.", restoreRemedy + " Until then, only the numbers on the operator's page are wrong."},
 }
 
 // Fsck checks that the parts of a database agree, and that the object store has each stored object. If

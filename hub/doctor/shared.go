@@ -19,7 +19,7 @@ func (e *exam) checkShared(ctx context.Context) (found []finding.Finding) {
 		return []finding.Finding{bad(finding.Problem, "database-unreadable", fmt.Sprintf("The database in PostgreSQL cannot be read: %s.", strings.TrimPrefix(err.Error(), "postgres: ")),
 			"The server does not run or cannot be reached, or the user or the password is wrong.", "Correct --database and the password, or start the server.")}
 	}
-	e.database = &sqlite.Inspection{Finished: true, URLs: in.URLs, Newest: in.Newest}
+	e.database = &sqlite.Inspection{Finished: true, URLs: in.URLs, Newest: in.Newest, Backup: in.Backup, Alarms: in.Alarms}
 	if in.Hub != "" && e.name != "" && in.Hub != e.name {
 		found = append(found, bad(finding.Problem, "database-other", fmt.Sprintf("The database belongs to the hub %s.", in.Hub),
 			"The keys in the data folder are those of another hub.", "Correct --database or --data."))
@@ -41,6 +41,9 @@ func (e *exam) checkShared(ctx context.Context) (found []finding.Finding) {
 func (e *exam) checkKeysBackup() (found []finding.Finding) {
 	if e.Backup != "" {
 		found = e.backupKeys()
+	}
+	if e.database != nil && !e.database.Backup.IsZero() {
+		return append(found, e.recordedBackup()...)
 	}
 	return append(found, bad(finding.Note, "backup-unknown", "The doctor does not know the backups of the database in PostgreSQL.",
 		"If the database is lost without a backup, every device must onboard again.", "Examine the backups with the tools of PostgreSQL: see 'PostgreSQL' in docs/operations.md."))

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"gangway/hub/alarm"
 	"gangway/hub/pki"
 	"gangway/hub/store/sqlite"
 	"gangway/internal/finding"
@@ -18,7 +19,7 @@ import (
 
 // checkKeys examines the hub's keys and certificates.
 func checkKeys(_ context.Context, e *exam) []finding.Finding {
-	dir := filepath.Join(e.Data, pkiFolder)
+	dir := e.keys()
 	// pki.Open would make new keys if the folder does not exist, but the doctor must not change
 	// anything.
 	if _, err := os.Stat(dir); err != nil {
@@ -32,13 +33,37 @@ func checkKeys(_ context.Context, e *exam) []finding.Finding {
 	}
 	e.roots, e.name = x509.NewCertPool(), ca.HubName()
 	e.roots.AddCert(ca.Root())
-	for _, c := range []*x509.Certificate{ca.Root(), ca.ACA(), ca.DeviceCA()} {
-		if left := c.NotAfter.Sub(e.now()); left < 365*24*time.Hour {
+	if err := ca.Prove(); err != nil {
+		return []finding.Finding{bad(finding.Problem, "keys-unreachable", fmt.Sprintf("The key of a CA cannot be used: %s.", strings.TrimPrefix(err.Error(), "pki: ")),
+			"The hub cannot onboard devices, and does not start again.", "Start the signer or the TPM that has the key, and give the hub's user access to it.")}
+	}
+	if c := ca.TLSCA(); c != nil && c.NotAfter.Sub(e.now()) < pki.TLSCAWarning {
+		return []finding.Finding{tlsCAExpires(c, e.now())}
+	}
+	for _, c := range ca.All() {
+		if left := c.NotAfter.Sub(e.now()); c != ca.TLSCA() && left < 365*24*time.Hour {
 			return []finding.Finding{bad(finding.Problem, "ca-expires", fmt.Sprintf("The hub's CA %q expires on %s.", c.Subject.CommonName, c.NotAfter.Format(time.DateOnly)),
 				"The CAs that a hub makes never expire, so another program made this CA.", "Plan a new hub, and onboard the devices there before this date.")}
 		}
 	}
+	if c := ca.TLSCA(); c != nil {
+		where := "is on this machine"
+		if ca.RootOffline() {
+			where = "is offline"
+		}
+		return good("keys", "The hub's keys are complete and private. The root's key %s. The TLS CA expires on %s, and the other CAs do not expire. The hub name is %s.", where, c.NotAfter.Format(time.DateOnly), e.name)
+	}
 	return good("keys", "The hub's keys are complete and private, and its CAs do not expire. The hub name is %s.", e.name)
+}
+
+// tlsCAExpires is the finding about a TLS CA that expires soon or has expired.
+func tlsCAExpires(c *x509.Certificate, now time.Time) finding.Finding {
+	severity, verb := finding.Warning, "expires"
+	if !now.Before(c.NotAfter) {
+		severity, verb = finding.Problem, "expired"
+	}
+	return bad(severity, "tls-ca-expires", fmt.Sprintf("The hub's TLS CA %s on %s.", verb, c.NotAfter.Format(time.DateOnly)),
+		"After this date, no device and no person can connect to the hub.", "Renew the TLS CA with the root: gangway ca request --ca tls-ca. See 'Keys of the CAs' in docs/operations.md.")
 }
 
 // checkDatabase examines the database. The hub may use the database at the same time.
@@ -80,14 +105,17 @@ func (e *exam) inspect(ctx context.Context, path string, served bool) (sqlite.In
 
 // The ages at which a backup becomes a warning and a problem.
 const (
-	oldBackup    = 7 * 24 * time.Hour
+	oldBackup    = alarm.BackupOld
 	uselessAfter = 60 * 24 * time.Hour
 )
 
 // checkBackup examines the folder of the newest backup, in the form of docs/operations.md.
-func checkBackup(ctx context.Context, e *exam) (found []finding.Finding) {
+func checkBackup(ctx context.Context, e *exam) []finding.Finding {
 	if e.Database.URL != "" {
 		return e.checkKeysBackup()
+	}
+	if e.Backup == "" && e.database != nil && !e.database.Backup.IsZero() {
+		return e.recordedBackup()
 	}
 	if e.Backup == "" {
 		return []finding.Finding{bad(finding.Note, "backup-unknown", "The doctor does not know the folder of the hub's backups.", "If the hub's keys are lost without a backup, they cannot be made again.",
@@ -101,14 +129,7 @@ func checkBackup(ctx context.Context, e *exam) (found []finding.Finding) {
 	if err != nil {
 		return []finding.Finding{bad(finding.Problem, "backup-unreadable", fmt.Sprintf("The backup cannot be read: %v.", err), "", "Run the doctor as a user who may read the backup.")}
 	}
-	age := e.now().Sub(info.ModTime())
-	days := fmt.Sprintf("%d day(s)", int(age.Hours()/24))
-	switch {
-	case age > uselessAfter:
-		found = append(found, bad(finding.Problem, "backup-old", fmt.Sprintf("The newest backup is %s old.", days), "After a restore of this backup, devices that onboarded later must onboard again.", "Find out why no new backup was made, and make a backup."))
-	case age > oldBackup:
-		found = append(found, bad(finding.Warning, "backup-old", fmt.Sprintf("The newest backup is %s old.", days), "After a restore of this backup, devices that onboarded later must onboard again.", "Make a backup each day."))
-	}
+	days, found := e.ageOfBackup(info.ModTime())
 	found = append(found, e.backupKeys()...)
 	in, err := e.inspect(ctx, path, false)
 	switch {
@@ -124,18 +145,42 @@ func checkBackup(ctx context.Context, e *exam) (found []finding.Finding) {
 	return found
 }
 
+// recordedBackup examines the age of the backup that the database records. The doctor does not know
+// the files of this backup.
+func (e *exam) recordedBackup() []finding.Finding {
+	days, found := e.ageOfBackup(e.database.Backup)
+	if len(found) == 0 {
+		return good("backup", "The newest recorded backup is %s old. To check its files too, use --backup FOLDER.", days)
+	}
+	return found
+}
+
+// ageOfBackup returns the age in words. If the backup is too old, it returns a finding.
+func (e *exam) ageOfBackup(at time.Time) (days string, found []finding.Finding) {
+	const cause = "After a restore of this backup, devices that onboarded later must onboard again."
+	age := e.now().Sub(at)
+	days = fmt.Sprintf("%d day(s)", int(age.Hours()/24))
+	switch {
+	case age > uselessAfter:
+		found = append(found, bad(finding.Problem, "backup-old", fmt.Sprintf("The newest backup is %s old.", days), cause, "Find out why no new backup was made, and make a backup."))
+	case age > oldBackup:
+		found = append(found, bad(finding.Warning, "backup-old", fmt.Sprintf("The newest backup is %s old.", days), cause, "Make a backup each day."))
+	}
+	return days, found
+}
+
 // backupKeys examines the keys of the backup. They must be the keys of this hub.
 func (e *exam) backupKeys() []finding.Finding {
 	dir := filepath.Join(e.Backup, pkiFolder)
 	if _, err := os.Stat(dir); err != nil {
 		return []finding.Finding{bad(finding.Problem, "backup-keys", fmt.Sprintf("The backup has no keys: there is no %s.", dir),
-			"A hub without its keys recognizes no device.", fmt.Sprintf("cp -a %s %s", filepath.Join(e.Data, pkiFolder), e.Backup))}
+			"A hub without its keys recognizes no device.", fmt.Sprintf("cp -a %s %s", e.keys(), e.Backup))}
 	}
 	ca, err := pki.Open(dir, pki.Options{})
 	switch {
 	case err != nil:
 		return []finding.Finding{bad(finding.Problem, "backup-keys", fmt.Sprintf("The backup's keys cannot be used: %s.", strings.TrimPrefix(err.Error(), "pki: ")), "",
-			fmt.Sprintf("Copy the hub's keys with their modes: cp -a %s %s", filepath.Join(e.Data, pkiFolder), e.Backup))}
+			fmt.Sprintf("Copy the hub's keys with their modes: cp -a %s %s", e.keys(), e.Backup))}
 	case e.name != "" && ca.HubName() != e.name:
 		return []finding.Finding{bad(finding.Problem, "backup-other", fmt.Sprintf("The backup is of another hub, with the hub name %s.", ca.HubName()), "", "Name the folder of this hub's backup: --backup FOLDER")}
 	}

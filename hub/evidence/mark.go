@@ -15,7 +15,7 @@ import (
 // serial number. If the certificates of two EKs have an equal mark, both EKs may belong to the same
 // TPM. The hub compares marks because nothing in a TPM links the EKs of that TPM.
 type Mark struct {
-	Value string // to compare
+	Value string // compared with the values of other marks
 	What  string // the kind of mark, for a person: "the same serial number"
 }
 

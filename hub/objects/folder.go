@@ -75,6 +75,16 @@ func OpenFolder(dir string) (*Folder, error) {
 	return f, nil
 }
 
+// ReadFolder returns the folder `dir` for reading. Other processes may have the folder open. Only the
+// methods Open, Stat, Walk and Close of the result may be called.
+func ReadFolder(dir string) (*Folder, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("objects: %w", err)
+	}
+	return &Folder{dir: dir}, nil
+}
+
 func (f *Folder) path(key Key) string { return filepath.Join(f.dir, key.name()) }
 
 // Put implements Store.
@@ -215,6 +225,9 @@ func (f *Folder) Ping(context.Context) error {
 // descriptor of this process is not enough, because a child process that is starting may have a
 // copy of the descriptor.
 func (f *Folder) Close() error {
+	if f.lock == nil {
+		return nil
+	}
 	return errors.Join(syscall.Flock(int(f.lock.Fd()), syscall.LOCK_UN), f.lock.Close())
 }
 

@@ -142,6 +142,12 @@ func ParseSum(text string) (sum Sum, err error) {
 	return sum, err
 }
 
+// Check reads the reader `r` to its end, and returns the error that Put would return for its bytes.
+func Check(ctx context.Context, key Key, size int64, r io.Reader) error {
+	_, err := io.Copy(io.Discard, &cancellable{ctx, check(r, key.Sum, size)})
+	return err
+}
+
 // checked is a reader that checks the bytes it reads from `r`. At the end of `r`, it returns
 // ErrSize if the number of bytes is not `size`, and ErrSum if their SHA-256 is not `sum`. It tries
 // to read one byte more than `size`, to detect that `r` is too long.

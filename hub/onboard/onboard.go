@@ -73,6 +73,7 @@ const (
 	CodeTokenOwner    = "token-owner"
 	CodeTokenUnusable = "token-unusable"
 	CodeTokenUsedUp   = "token-used-up"
+	CodeTokenPaused   = "token-paused"
 	CodeSuperseded    = "enrolment-superseded"
 	CodeExpired       = "enrolment-expired"
 	CodeRevoked       = "device-revoked"
@@ -82,6 +83,12 @@ const (
 	CodeOtherEK       = "tpm-other-ek"
 	CodeDenied        = "device-denied"
 	CodeFull          = "waiting-full"
+)
+
+// The texts of the refusal CodeTokenPaused.
+const (
+	ReasonTokenPaused = "The join token is paused, because the hub was restored from a backup and may have lost uses of the token."
+	HintTokenPaused   = "Make a new join token with 'gangway token create', or ask the hub's operator to run 'gangway restore resume'."
 )
 
 var (
@@ -315,6 +322,18 @@ func (s *Service) deviceID(ek store.Hash, generation int) string {
 	return hex.EncodeToString(id[:12])
 }
 
+// deviceIDs returns the ids that the TPM of an enrolment has now and after its next releases. A hub that
+// was restored from a backup may have lost that an owner released the TPM.
+func (s *Service) deviceIDs(e store.Enrolment) (ids []string) {
+	for n := range 1 + lostReleases {
+		ids = append(ids, s.deviceID(e.EK, e.Generation+n))
+	}
+	return ids
+}
+
+// lostReleases is how many releases of one TPM between a backup and its restore the hub looks for.
+const lostReleases = 8
+
 func (s *Service) derive(label string, data []byte) [sha256.Size]byte {
 	return tcg.HMACSHA256(s.CA.SealKey(), []byte(label), data)
 }
@@ -373,7 +392,7 @@ func (s *Service) whoIsRefused(ctx context.Context, e store.Enrolment) string {
 func (s *Service) bind(ctx context.Context, e store.Enrolment, before store.Hash, addr string) (store.Device, error) {
 	refuse := func(r *evidence.Refusal) (store.Device, error) { return s.refuseActivation(ctx, e, addr, r) }
 	again := before != (store.Hash{}) && before != e.RequestHash
-	var was, is store.Enrolment // with their evidence
+	var was, is store.Enrolment // both have their evidence
 	if again {
 		var err error
 		if was, err = s.Store.Enrolment(ctx, before); err == nil {
@@ -383,7 +402,7 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, before store.Hash
 			return store.Device{}, err
 		}
 	}
-	d, err := s.Store.Activate(ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: Nick(e.DeviceID), Now: s.Now(), Addr: addr, Marks: chipMarks(e)})
+	d, err := s.Store.Activate(ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: Nick(e.DeviceID), Now: s.Now(), Addr: addr, Marks: chipMarks(e), DeviceIDs: s.deviceIDs(e)})
 	switch {
 	case err == nil:
 		if again {
@@ -401,6 +420,8 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, before store.Hash
 		return refuse(errRevoked)
 	case errors.Is(err, store.ErrTokenUnusable):
 		return refuse(errTokenUnusable)
+	case errors.Is(err, store.ErrTokenPaused):
+		return refuse(&evidence.Refusal{Code: CodeTokenPaused, Reason: ReasonTokenPaused, Hint: HintTokenPaused})
 	case errors.Is(err, store.ErrTokenUsedUp):
 		return refuse(&evidence.Refusal{Code: CodeTokenUsedUp, Reason: "The join token has been used by as many devices as it allows.", Hint: "Make a new one with 'gangway token create'."})
 	case errors.Is(err, store.ErrOtherEK):

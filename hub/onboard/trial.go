@@ -12,6 +12,9 @@ import (
 	"gangway/tcg"
 )
 
+// ErrKept means that this version of the hub cannot read the evidence that it kept of a device.
+var ErrKept = errors.New("onboard: kept request")
+
 // Trial judges stored evidence by two policies: the policy in force for an owner, and a new policy
 // that the owner considers. It changes nothing, and fetches nothing from makers' servers. It uses
 // the same trusted makers and EK lists with both policies. A Trial is not safe for concurrent use.
@@ -48,7 +51,8 @@ func (s *Service) Try(ctx context.Context, owner string, own *policy.Document) (
 	return &Trial{s: s, input: input, lists: rules, owner: owner, now: rules.Effective, would: policy.Merge(hub.policy, own), moment: at}, nil
 }
 
-// RequiresBoot reports whether the policies require a boot that matches the reference.
+// RequiresBoot reports whether the policies require a boot of which every part is expected or
+// known.
 func (t *Trial) RequiresBoot() (now, would bool) { return t.now.RequireBoot, t.would.RequireBoot }
 
 // BootParts returns the states of parts of the boot that the policies require.
@@ -60,21 +64,51 @@ func (t *Trial) WithoutTPM() (now, would bool) { return t.now.WithoutTPM, t.woul
 // Device returns what the policies do with a device's enrolment. An approval by the owner answers
 // the questions of the approval.
 func (t *Trial) Device(ctx context.Context, e *store.Enrolment) (now, would Outcome, err error) {
+	r, approval, err := t.kept(ctx, e)
+	if err != nil {
+		return now, would, err
+	}
+	return t.both(ctx, r, approval)
+}
+
+// Present returns what the policy in force does with a device's enrolment, under the makers'
+// certificates and EK lists in force.
+func (t *Trial) Present(ctx context.Context, e *store.Enrolment) (now Outcome, err error) {
+	r, approval, err := t.kept(ctx, e)
+	if err != nil {
+		return now, err
+	}
+	if err := t.look(ctx, r); err != nil {
+		return now, err
+	}
+	return t.judge(ctx, r, approval, t.now.Evidence)
+}
+
+// kept returns the request of an enrolment, and the owner's approval of its EK.
+func (t *Trial) kept(ctx context.Context, e *store.Enrolment) (*evidence.Request, *store.WaitingDevice, error) {
 	r, err := evidence.ParseKept(e.Request)
 	if err != nil {
-		return now, would, fmt.Errorf("onboard: kept request: %w", err)
+		return nil, nil, fmt.Errorf("%w: %w", ErrKept, err)
 	}
 	if r.EKCertificate != nil && len(e.EKLinks) > 0 { // EKLinks has intermediate certificates that the hub fetched earlier
 		links, _ := tcg.SplitCertificates(e.EKLinks)
 		if r, err = r.WithCertificate(r.EKCertificateDER(), links); err != nil {
-			return now, would, err
+			return nil, nil, fmt.Errorf("%w: %w", ErrKept, err)
 		}
 	}
 	approval, err := t.s.Store.WaitingByEK(ctx, t.owner, e.EK, t.moment)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return now, would, err
+		return nil, nil, err
 	}
-	return t.both(ctx, r, &approval)
+	return r, &approval, nil
+}
+
+// look searches the EK lists for the request's EK.
+func (t *Trial) look(ctx context.Context, r *evidence.Request) (err error) {
+	if len(t.lists.lists) > 0 {
+		t.input.Listing, err = t.s.listing(ctx, t.lists, r)
+	}
+	return err
 }
 
 // Waiting returns what the policies do with a waiting device. If the owner has denied the device,
@@ -88,10 +122,8 @@ func (t *Trial) Waiting(ctx context.Context, w *store.WaitingDevice) (now, would
 }
 
 func (t *Trial) both(ctx context.Context, r *evidence.Request, w *store.WaitingDevice) (now, would Outcome, err error) {
-	if len(t.lists.lists) > 0 {
-		if t.input.Listing, err = t.s.listing(ctx, t.lists, r); err != nil {
-			return now, would, err
-		}
+	if err := t.look(ctx, r); err != nil {
+		return now, would, err
 	}
 	if now, err = t.judge(ctx, r, w, t.now.Evidence); err != nil {
 		return now, would, err

@@ -69,7 +69,10 @@ type maker struct {
 // create makes the folder `dir` and the authorities in that folder. If the folder exists, create
 // does nothing. The result `made` is false if the folder existed, or if another process made it
 // first.
-func (m *maker) create(dir string) (made bool, err error) {
+func (m *maker) create(dir string) (made bool, err error) { return m.createWith(dir, m.fill) }
+
+// createWith does the same as create, but the function `fill` writes the files.
+func (m *maker) createWith(dir string, fill func(dir string) error) (made bool, err error) {
 	parent, prefix := filepath.Dir(filepath.Clean(dir)), "."+filepath.Base(dir)+".new-"
 	unlock, err := lockDir(parent)
 	if err != nil {
@@ -90,7 +93,7 @@ func (m *maker) create(dir string) (made bool, err error) {
 		return false, err
 	}
 	defer os.RemoveAll(tmp) // no effect after the rename
-	if err := m.fill(tmp); err != nil {
+	if err := fill(tmp); err != nil {
 		return false, err
 	}
 	m.step()
@@ -138,58 +141,97 @@ func removeStale(parent, prefix string) error {
 // fill writes the seven files: a key and a certificate for each of the three authorities, and the
 // seal key.
 func (m *maker) fill(dir string) error {
-	var root *x509.Certificate
+	var rootCert *x509.Certificate
 	var rootKey crypto.Signer
 	for i, a := range authorities {
 		key, err := ecdsa.GenerateKey(m.Curve, rand.Reader)
 		if err != nil {
 			return err
 		}
-		_, keyID, err := publicKeyInfo(&key.PublicKey)
+		template, err := a.template(m.Name, &key.PublicKey, m.Now)
 		if err != nil {
 			return err
 		}
-		template := &x509.Certificate{
-			SerialNumber: new(big.Int).SetBytes(serialNumber()),
-			Subject:      pkix.Name{Organization: []string{organization}, CommonName: m.Name + " " + a.title},
-			NotBefore:    m.Now.Add(-slowClock), NotAfter: forever,
-			IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: i > 0,
-			KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SubjectKeyId: keyID[:],
-		}
-		parent, parentKey := root, rootKey
+		parent, parentKey := rootCert, rootKey
 		if i == 0 {
-			template.MaxPathLen = 1
 			parent, parentKey = template, key
-		} else {
-			// A leaf's policies are valid only if the CA above the leaf has the same policies, or
-			// anyPolicy (RFC 5280, 6.1.3 d). An auditor may require the policy "verified TPM
-			// residency".
-			template.Policies = []x509.OID{anyPolicy}
 		}
 		der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, parentKey)
 		if err != nil {
 			return err
 		}
 		if i == 0 {
-			if root, err = x509.ParseCertificate(der); err != nil {
+			if rootCert, err = x509.ParseCertificate(der); err != nil {
 				return err
 			}
 			rootKey = key
 		}
-		pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
-		if err != nil {
-			return err
-		}
-		if err := m.writeFile(filepath.Join(dir, a.file+".key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600); err != nil {
-			return err
-		}
-		if err := m.writeFile(filepath.Join(dir, a.file+".crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644); err != nil {
+		if err := m.writePair(dir, a.file, key, der); err != nil {
 			return err
 		}
 	}
+	return m.writeSeal(dir)
+}
+
+func (m *maker) writeSeal(dir string) error {
 	seal := make([]byte, sealSize)
 	rand.Read(seal) // never fails
 	return m.writeFile(filepath.Join(dir, sealFile), []byte(hex.EncodeToString(seal)+"\n"), 0o600)
+}
+
+// template returns the template of the CA's certificate for a key. The CA belongs to the hub with
+// this name, and starts at `now`. Only the TLS CA expires; a caller may change its end.
+func (a authority) template(hub string, key *ecdsa.PublicKey, now time.Time) (*x509.Certificate, error) {
+	_, keyID, err := publicKeyInfo(key)
+	if err != nil {
+		return nil, err
+	}
+	t := &x509.Certificate{
+		SerialNumber: new(big.Int).SetBytes(serialNumber()),
+		Subject:      pkix.Name{Organization: []string{organization}, CommonName: hub + " " + a.title},
+		NotBefore:    now.Add(-slowClock), NotAfter: forever,
+		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: a != root,
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SubjectKeyId: keyID[:],
+	}
+	switch a {
+	case root:
+		t.MaxPathLen = 1
+	case tlsCA:
+		// With this purpose, the TLS CA cannot issue certificates of devices or of attestation keys.
+		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	default:
+		// A leaf's policies are valid only if the CA above the leaf has the same policies, or
+		// anyPolicy (RFC 5280, 6.1.3 d). An auditor may require the policy "verified TPM
+		// residency".
+		t.Policies = []x509.OID{anyPolicy}
+	}
+	return t, nil
+}
+
+// writePair writes a CA's private key and certificate.
+func (m *maker) writePair(dir, name string, key *ecdsa.PrivateKey, cert []byte) error {
+	text, err := keyPEM(key)
+	if err != nil {
+		return err
+	}
+	if err := m.writeFile(filepath.Join(dir, name+".key"), text, 0o600); err != nil {
+		return err
+	}
+	return m.writeFile(filepath.Join(dir, name+".crt"), certPEM(cert), 0o644)
+}
+
+// keyPEM returns a private key in PKCS #8 PEM.
+func keyPEM(key *ecdsa.PrivateKey) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+// certPEM returns a certificate in PEM.
+func certPEM(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
 // anyPolicy is the OID anyPolicy of RFC 5280, 4.2.1.4.

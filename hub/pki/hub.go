@@ -2,24 +2,36 @@
 // device CA. The ACA signs IAK certificates, and the device CA signs IDevID certificates. Package
 // pki also makes the hub's TLS certificate.
 //
-// The keys are in files (PKCS #8 PEM, mode 0600), and are used through crypto.Signer. The CAs never
-// expire, because the identities that they sign never expire (IEEE 802.1AR). An identity ends when
-// the hub revokes or replaces the identity's row in the database.
+// The keys are in files (PKCS #8 PEM, mode 0600), or at the URIs of package cakey. These CAs
+// never expire, because the identities that they sign never expire (IEEE 802.1AR). An identity ends
+// when the hub revokes or replaces the identity's row in the database.
+//
+// The root's key may be offline. Then the hub has a TLS CA too, which signs the hub's TLS
+// certificates instead of the root, and which expires. A hub gets the certificates of its CAs from
+// an offline root in three steps: NewRequest on the hub, Root.Issue on the root's machine, and
+// Install on the hub.
 package pki
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
+
+	"gangway/hub/pki/cakey"
 )
 
 // Hub has a hub's authorities. It is safe for concurrent use.
 type Hub struct {
 	root       *x509.Certificate
-	rootKey    crypto.Signer
+	rootKey    crypto.Signer     // nil: the root is offline
+	tlsCA      *x509.Certificate // nil: the root signs the TLS certificates
+	tlsKey     crypto.Signer
+	previous   []*x509.Certificate // former ACAs and device CAs
 	aca        *issuer
 	device     *issuer
 	sealKey    []byte
@@ -40,13 +52,19 @@ const (
 // certificate.
 const organization = "Gangway"
 
-// authorities lists the file names of the CAs, and the title at the end of each CA's CN. The root
-// is first, because the root signs the other CAs.
-var authorities = []struct{ file, title string }{
-	{"root", "Root CA"},
-	{"aca", "Attestation CA"},
-	{"device-ca", "Device CA"},
-}
+// authority is a kind of CA: the name of its files, and the title at the end of its CN.
+type authority struct{ file, title string }
+
+var (
+	root     = authority{"root", "Root CA"}
+	aca      = authority{"aca", "Attestation CA"}
+	deviceCA = authority{"device-ca", "Device CA"}
+	tlsCA    = authority{"tls-ca", "TLS CA"}
+)
+
+// authorities lists the CAs that a hub makes at its first start. The root is first, because the
+// root signs the other CAs.
+var authorities = []authority{root, aca, deviceCA}
 
 // Open loads the authorities in the folder `dir`. If the folder does not exist, Open makes the
 // folder and the authorities; the parent folder must exist. Open writes a temporary folder, and
@@ -62,6 +80,9 @@ func Open(dir string, o Options) (*Hub, error) {
 	}
 	made := false
 	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(dir + requestSuffix); err == nil {
+			return nil, fmt.Errorf("pki: the hub waits for the certificates of its CAs: install the answer to the request in %s with 'gangway ca install', or cancel the request with 'gangway ca request --cancel'", dir+requestSuffix)
+		}
 		m := &maker{step: func() {}}
 		if m.Options, err = o.withDefaults(); err != nil {
 			return nil, err
@@ -111,6 +132,66 @@ func (h *Hub) ACA() *x509.Certificate { return h.aca.cert }
 // DeviceCA returns the device CA's certificate.
 func (h *Hub) DeviceCA() *x509.Certificate { return h.device.cert }
 
-// ClientCAs returns a pool that has only the device CA. So the TLS server accepts only certificates
-// of the device CA as client certificates, and refuses other certificates of this hub.
+// DeviceCAs returns the certificates of the device CA, and of the former device CAs. The devices
+// have certificates from all of them.
+func (h *Hub) DeviceCAs() []*x509.Certificate {
+	return append([]*x509.Certificate{h.DeviceCA()}, h.former(deviceCA)...)
+}
+
+// All returns the certificates of all CAs, also of the former ones. The root is first.
+func (h *Hub) All() []*x509.Certificate {
+	list := []*x509.Certificate{h.root, h.aca.cert, h.device.cert}
+	if h.tlsCA != nil {
+		list = append(list, h.tlsCA)
+	}
+	return append(list, h.previous...)
+}
+
+// former returns the former CAs of this kind.
+func (h *Hub) former(a authority) (list []*x509.Certificate) {
+	for _, c := range h.previous {
+		if strings.HasSuffix(c.Subject.CommonName, " "+a.title) {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// IssuerOf returns the CA that issued an IAK or IDevID certificate (DER): `now` is the present CA of
+// this kind, and IssuerOf returns a former one if its key identifier fits.
+func (h *Hub) IssuerOf(der []byte, now *x509.Certificate) *x509.Certificate {
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return now
+	}
+	for _, c := range h.previous {
+		if bytes.Equal(c.SubjectKeyId, leaf.AuthorityKeyId) {
+			return c
+		}
+	}
+	return now
+}
+
+// Prove checks that the hub can sign with the keys of all its CAs: it makes one signature with each
+// key that is not in the folder. A server calls Prove at its start.
+func (h *Hub) Prove() error {
+	for _, key := range []crypto.Signer{h.aca.key, h.device.key, h.tlsKey} {
+		if k, ok := key.(*cakey.Key); ok {
+			if err := k.Prove(); err != nil {
+				return fmt.Errorf("pki: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// TLSCA returns the certificate of the TLS CA, or nil if the root signs the TLS certificates.
+func (h *Hub) TLSCA() *x509.Certificate { return h.tlsCA }
+
+// RootOffline reports whether the hub does not have the root's private key.
+func (h *Hub) RootOffline() bool { return h.rootKey == nil }
+
+// ClientCAs returns a pool that has only the device CA and the former device CAs. So the TLS server
+// accepts only their certificates as client certificates, and refuses other certificates of this
+// hub.
 func (h *Hub) ClientCAs() *x509.CertPool { return h.clientCAs }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
@@ -12,62 +11,155 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"gangway/hub/pki/cakey"
 )
 
 // load reads the authorities. It refuses every folder that the method `create` could not have made.
 // A hub that signs with a wrong key does permanent harm. A hub that does not start can be repaired
 // from its backup.
 func load(dir string) (*Hub, error) {
-	var certs [3]*x509.Certificate
-	var keys [3]crypto.Signer
-	for i, a := range authorities {
-		var err error
-		if certs[i], keys[i], err = loadPair(dir, a.file); err != nil {
-			return nil, withRemedy(dir, err)
-		}
-		if err := checkAuthority(certs[i], certs[0], a.title); err != nil {
-			return nil, withRemedy(dir, fmt.Errorf("%s.crt: %w", a.file, err))
-		}
+	h := &Hub{clientCAs: x509.NewCertPool()}
+	if err := h.loadRoot(dir); err != nil {
+		return nil, withRemedy(dir, err)
 	}
-	root := certs[0]
-	h := &Hub{root: root, rootKey: keys[0], clientCAs: x509.NewCertPool()}
-	seal, err := readSecret(filepath.Join(dir, sealFile))
+	acaCert, acaKey, err := h.loadPair(dir, aca)
 	if err != nil {
 		return nil, withRemedy(dir, err)
 	}
-	if h.sealKey, err = hex.DecodeString(string(bytes.TrimSpace(seal))); err != nil || len(h.sealKey) != sealSize {
-		return nil, withRemedy(dir, fmt.Errorf("%s is not %d bytes in hexadecimal", sealFile, sealSize))
+	deviceCert, deviceKey, err := h.loadPair(dir, deviceCA)
+	if err != nil {
+		return nil, withRemedy(dir, err)
 	}
-	if h.aca, err = newIssuer(certs[1], keys[1], []asn1.ObjectIdentifier{oidAIKCertificate},
+	if err := h.loadPrevious(dir); err != nil {
+		return nil, withRemedy(dir, err)
+	}
+	if h.sealKey, err = loadSeal(dir); err != nil {
+		return nil, withRemedy(dir, err)
+	}
+	if h.aca, err = newIssuer(acaCert, acaKey, []asn1.ObjectIdentifier{oidAIKCertificate},
 		[]asn1.ObjectIdentifier{oidVerifiedResident, oidVerifiedFixed, oidVerifiedRestrict}); err != nil {
 		return nil, err
 	}
-	if h.device, err = newIssuer(certs[2], keys[2], []asn1.ObjectIdentifier{oidClientAuth},
+	if h.device, err = newIssuer(deviceCert, deviceKey, []asn1.ObjectIdentifier{oidClientAuth},
 		[]asn1.ObjectIdentifier{oidVerifiedResident, oidVerifiedFixed}); err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(root.RawSubjectPublicKeyInfo)
-	h.name = hex.EncodeToString(sum[:])
-	for i, p := range []*[]byte{&h.rootPEM, &h.acaPEM, &h.devicePEM} {
-		*p = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certs[i].Raw})
+	h.name = hubName(h.root)
+	h.rootPEM, h.acaPEM, h.devicePEM = certPEM(h.root.Raw), certPEM(acaCert.Raw), certPEM(deviceCert.Raw)
+	for _, c := range h.DeviceCAs() {
+		h.clientCAs.AddCert(c)
 	}
-	h.clientCAs.AddCert(certs[2])
 	return h, nil
 }
 
-// errReadable means that other users can read a file. Restoring a backup would not correct the
-// permissions.
-var errReadable = errors.New("can be read by other users")
+// hubName returns the lower-case hexadecimal SHA-256 of a root's SubjectPublicKeyInfo.
+func hubName(root *x509.Certificate) string {
+	sum := sha256.Sum256(root.RawSubjectPublicKeyInfo)
+	return hex.EncodeToString(sum[:])
+}
+
+// loadRoot loads the root and, if there is one, the TLS CA. The root's key may be missing if there is
+// a TLS CA.
+func (h *Hub) loadRoot(dir string) (err error) {
+	if h.root, err = loadCertificate(dir, root.file); err != nil {
+		return err
+	}
+	if err := checkAuthority(h.root, h.root, root.title); err != nil {
+		return fmt.Errorf("%s.crt: %w", root.file, err)
+	}
+	h.rootKey, err = loadKey(dir, root.file, h.root)
+	withoutKey := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !withoutKey {
+		return err
+	}
+	missing := err
+	h.tlsCA, h.tlsKey, err = h.loadPair(dir, tlsCA)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// The hub has no TLS CA only if it has none of the TLS CA's files.
+	for _, suffix := range []string{".crt", ".key", uriSuffix} {
+		if present(dir, tlsCA.file+suffix) {
+			return err
+		}
+	}
+	h.tlsCA, h.tlsKey = nil, nil
+	if withoutKey {
+		return fmt.Errorf("%w, and there is no TLS CA, which a hub with an offline root needs", missing)
+	}
+	return nil
+}
+
+func present(dir, name string) bool {
+	_, err := os.Lstat(filepath.Join(dir, name))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// loadPair loads a CA below the root.
+func (h *Hub) loadPair(dir string, a authority) (*x509.Certificate, crypto.Signer, error) {
+	cert, err := loadCertificate(dir, a.file)
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err := loadKey(dir, a.file, cert)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := checkAuthority(cert, h.root, a.title); err != nil {
+		return nil, nil, fmt.Errorf("%s.crt: %w", a.file, err)
+	}
+	return cert, key, nil
+}
+
+// previousSuffix ends the name of a file with the certificates of former CAs, which the hub has
+// replaced. Their keys no longer exist here, but devices still have certificates from them.
+const previousSuffix = ".previous.crt"
+
+// loadPrevious loads the certificates of former ACAs and device CAs.
+func (h *Hub) loadPrevious(dir string) error {
+	for _, a := range []authority{aca, deviceCA} {
+		name := a.file + previousSuffix
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		list, err := parseCertificates(text)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		for _, c := range list {
+			if err := checkAuthority(c, h.root, a.title); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+		h.previous = append(h.previous, list...)
+	}
+	return nil
+}
+
+func loadSeal(dir string) ([]byte, error) {
+	text, err := cakey.ReadSecret(filepath.Join(dir, sealFile))
+	if err != nil {
+		return nil, err
+	}
+	key, err := hex.DecodeString(string(bytes.TrimSpace(text)))
+	if err != nil || len(key) != sealSize {
+		return nil, fmt.Errorf("%s is not %d bytes in hexadecimal", sealFile, sealSize)
+	}
+	return key, nil
+}
 
 // withRemedy adds the remedy "restore from the backup" to an error. If the cause is the file's
 // permissions, a backup does not help, and withRemedy returns the error unchanged.
 func withRemedy(dir string, err error) error {
-	if errors.Is(err, errReadable) || errors.Is(err, fs.ErrPermission) {
+	if errors.Is(err, cakey.ErrReadable) || errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("pki: %w", err)
 	}
 	return fmt.Errorf("pki: %w; restore %s from its backup", err, dir)
@@ -89,54 +181,83 @@ func checkAuthority(c, root *x509.Certificate, title string) error {
 	return nil
 }
 
-func loadPair(dir, name string) (*x509.Certificate, crypto.Signer, error) {
+// loadCertificate loads the certificate of a CA.
+func loadCertificate(dir, name string) (*x509.Certificate, error) {
 	text, err := os.ReadFile(filepath.Join(dir, name+".crt"))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	block, _ := pem.Decode(text)
 	if block == nil || block.Type != "CERTIFICATE" {
-		return nil, nil, fmt.Errorf("%s.crt is not a PEM certificate", name)
+		return nil, fmt.Errorf("%s.crt is not a PEM certificate", name)
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s.crt: %w", name, err)
+		return nil, fmt.Errorf("%s.crt: %w", name, err)
 	}
-	if text, err = readSecret(filepath.Join(dir, name+".key")); err != nil {
-		return nil, nil, err
-	}
-	if block, _ = pem.Decode(text); block == nil {
-		return nil, nil, fmt.Errorf("%s.key is not a PEM key", name)
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s.key: %w", name, err)
-	}
-	k, ok := key.(*ecdsa.PrivateKey)
-	if !ok || k.Curve != elliptic.P256() && k.Curve != elliptic.P384() {
-		return nil, nil, fmt.Errorf("%s.key is not an ECDSA key on P-256 or P-384", name)
-	}
-	if !k.PublicKey.Equal(cert.PublicKey) {
-		return nil, nil, fmt.Errorf("%s.key is not the key of %s.crt", name, name)
-	}
-	return cert, k, nil
+	return cert, nil
 }
 
-// readSecret reads a file, and returns an error if other users may read the file. It checks the
-// permissions of the open file, not of the path. So nobody can exchange the file between the check
-// and the read.
-func readSecret(path string) ([]byte, error) {
-	f, err := os.Open(path)
+// uriSuffix ends the name of a file with the URI of a CA's private key, which is then not in the
+// folder: see package cakey.
+const uriSuffix = ".uri"
+
+// loadKey loads the private key of a CA's certificate. It does not connect to a key at a URI.
+func loadKey(dir, name string, cert *x509.Certificate) (crypto.Signer, error) {
+	text, err := os.ReadFile(filepath.Join(dir, name+uriSuffix))
+	if err == nil {
+		return loadURI(dir, name, string(text), cert)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	k, err := loadKeyFile(dir, name)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	info, err := f.Stat()
+	if !k.PublicKey.Equal(cert.PublicKey) {
+		return nil, fmt.Errorf("%s.key is not the key of %s.crt", name, name)
+	}
+	return k, nil
+}
+
+func loadURI(dir, name, text string, cert *x509.Certificate) (crypto.Signer, error) {
+	if present(dir, name+".key") {
+		return nil, fmt.Errorf("%s has both %s.key and %[2]s%s: the CA may have only one key", dir, name, uriSuffix)
+	}
+	uri, err := cakey.Parse(strings.TrimSpace(text))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s%s: %w", name, uriSuffix, err)
 	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s %w (mode %04o): run 'chmod 600' on the file, and find out who may have read the file", path, errReadable, info.Mode().Perm())
+	public, ok := cert.PublicKey.(*ecdsa.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("%s.crt has no ECDSA key", name)
 	}
-	return io.ReadAll(io.LimitReader(f, 16<<10))
+	return cakey.Open(uri, public)
+}
+
+// loadKeyFile loads a private key from its file.
+func loadKeyFile(dir, name string) (*ecdsa.PrivateKey, error) {
+	return cakey.ReadFile(filepath.Join(dir, name+".key"), name+".key")
+}
+
+// parseCertificates parses the certificates in a PEM text. It refuses other kinds of PEM blocks.
+func parseCertificates(text []byte) (list []*x509.Certificate, err error) {
+	for {
+		var block *pem.Block
+		if block, text = pem.Decode(text); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("it has a PEM block %q, and may have only certificates", block.Type)
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, c)
+	}
+	if len(list) == 0 || bytes.Contains(text, []byte("-----BEGIN")) {
+		return nil, errors.New("it is not a complete list of PEM certificates")
+	}
+	return list, nil
 }

@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -22,11 +23,11 @@ import (
 const tlsLife = 90 * 24 * time.Hour
 
 // TLSCertificate returns a function for tls.Config.GetCertificate. The function returns the hub's
-// TLS certificate for `names`, which are DNS names and IP addresses. The root signs the
-// certificate, so the hub sends no intermediates. The certificate's key is ECDSA P-256, and exists
-// only in memory. The function may be unable to make a new certificate, for example because the
-// root's key is not available. It then returns the old certificate, as long as that certificate is
-// valid.
+// TLS certificate for `names`, which are DNS names and IP addresses. The TLS CA signs the
+// certificate or, if there is no TLS CA, the root, and then the hub sends no intermediates. The
+// certificate's key is ECDSA P-256, and exists only in memory. The function may be unable to make a
+// new certificate, for example because the CA's key is not available. It then returns the old
+// certificate, as long as that certificate is valid.
 func (h *Hub) TLSCertificate(now func() time.Time, names []string) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	var mu sync.Mutex
 	var current *tls.Certificate // guarded by mu
@@ -35,7 +36,7 @@ func (h *Hub) TLSCertificate(now func() time.Time, names []string) func(*tls.Cli
 		t := now()
 		mu.Lock()
 		defer mu.Unlock()
-		if current != nil && current.Leaf.NotAfter.Sub(t) > tlsLife/3 && t.After(current.Leaf.NotBefore) {
+		if current != nil && !h.due(current.Leaf, t) && t.After(current.Leaf.NotBefore) && t.Before(current.Leaf.NotAfter) {
 			return current, nil
 		}
 		fresh, err := h.serverCertificate(t, names)
@@ -50,18 +51,41 @@ func (h *Hub) TLSCertificate(now func() time.Time, names []string) func(*tls.Cli
 	}
 }
 
+// due reports whether a TLS certificate must be replaced. A certificate that ends with its CA cannot
+// be replaced by a longer one.
+func (h *Hub) due(leaf *x509.Certificate, t time.Time) bool {
+	issuer, _ := h.tlsIssuer()
+	return leaf.NotAfter.Sub(t) <= tlsLife/3 && leaf.NotAfter.Before(issuer.NotAfter)
+}
+
+// tlsIssuer returns the CA of the TLS certificates.
+func (h *Hub) tlsIssuer() (*x509.Certificate, crypto.Signer) {
+	if h.tlsCA != nil {
+		return h.tlsCA, h.tlsKey
+	}
+	return h.root, h.rootKey
+}
+
 func (h *Hub) serverCertificate(now time.Time, names []string) (*tls.Certificate, error) {
 	if len(names) == 0 {
 		return nil, errors.New("pki: the TLS certificate needs at least one name")
+	}
+	issuer, issuerKey := h.tlsIssuer()
+	if now.After(issuer.NotAfter) {
+		return nil, fmt.Errorf("pki: the CA %q expired on %s: renew it, see 'gangway ca request --help'", issuer.Subject.CommonName, issuer.NotAfter.Format(time.DateOnly))
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("pki: %w", err)
 	}
+	end := now.Add(tlsLife)
+	if end.After(issuer.NotAfter) {
+		end = issuer.NotAfter
+	}
 	template := &x509.Certificate{
 		SerialNumber: new(big.Int).SetBytes(serialNumber()),
 		Subject:      pkix.Name{Organization: []string{organization}, CommonName: "hub"},
-		NotBefore:    now.Add(-slowClock), NotAfter: now.Add(tlsLife),
+		NotBefore:    now.Add(-slowClock), NotAfter: end,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
@@ -75,7 +99,7 @@ func (h *Hub) serverCertificate(now time.Time, names []string) (*tls.Certificate
 			template.DNSNames = append(template.DNSNames, n)
 		}
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, h.root, &key.PublicKey, h.rootKey)
+	der, err := x509.CreateCertificate(rand.Reader, template, issuer, &key.PublicKey, issuerKey)
 	if err != nil {
 		return nil, fmt.Errorf("pki: TLS certificate: %w", err)
 	}
@@ -83,7 +107,11 @@ func (h *Hub) serverCertificate(now time.Time, names []string) (*tls.Certificate
 	if err != nil {
 		return nil, fmt.Errorf("pki: TLS certificate: %w", err)
 	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, nil
+	chain := [][]byte{der}
+	if h.tlsCA != nil {
+		chain = append(chain, h.tlsCA.Raw)
+	}
+	return &tls.Certificate{Certificate: chain, PrivateKey: key, Leaf: leaf}, nil
 }
 
 // hostName reports whether `s` can be the dNSName of a SAN (RFC 5280, 4.2.1.6; RFC 6125, 6.4.3). A

@@ -294,8 +294,8 @@ func (d *Document) check() error {
 // Effective is the effective policy for an owner's devices.
 type Effective struct {
 	Evidence evidence.Policy
-	// RequireBoot is true if the API admits a device only when its measured boot matches its
-	// reference.
+	// RequireBoot is true if the API admits a device only when every part of the device's measured
+	// boot is expected or known.
 	RequireBoot bool
 	// BootParts are the states that parts of a device's boot must have, by the name of the part.
 	// They apply in addition to RequireBoot.

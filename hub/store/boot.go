@@ -9,8 +9,8 @@ import (
 // boot accepts only BootMatches.
 const (
 	BootUnmeasured = "unmeasured"       // the device never sent a measurement
-	BootMatches    = "matches"          // the measurement matches the reference
-	BootChanged    = "changed"          // the measurement differs from the reference
+	BootMatches    = "matches"          // every part of the boot is expected or known
+	BootChanged    = "changed"          // at least one part of the boot is neither expected nor known
 	BootNothing    = "nothing-measured" // the firmware measured nothing
 	BootRefused    = "refused"          // the hub refused the measurement; see BootRefusal
 )
@@ -22,7 +22,7 @@ type Boot struct {
 	Time        time.Time
 	State       string // BootMatches, BootChanged or BootNothing
 	Measurement []byte // JSON of boot.Measurement
-	Changes     []byte // JSON of the differences from the reference
+	Changes     []byte // JSON of the changes that make the state BootChanged
 	Verdict     []byte // JSON of boot.Verdict; empty in old measurements
 	// Judged is what PutBoot and PutBootReference store for questions about cohorts; nil: nothing.
 	// Reads leave it empty.

@@ -35,17 +35,19 @@ type Manifest struct {
 }
 
 // BootDecision says that an owner accepts a value of a part of the boot, for all devices or for
-// those of a model or of a join token.
+// those of a model, of a join token, or with a version of the firmware.
 type BootDecision struct {
-	ID     int64
-	Owner  string
-	Part   string
-	Value  string
-	Model  string // empty: all models
-	Token  string // JoinToken.ID; empty: devices of all tokens
-	Made   time.Time
-	MadeBy string // nick of the account
-	Words  string // what was accepted, a sentence
+	ID    int64
+	Owner string
+	Part  string
+	Value string
+	Model string // empty: all models
+	Token string // JoinToken.ID; empty: devices of all tokens
+	// Firmware is BootJudged.Firmware. If it is empty, the firmware may have any version.
+	Firmware string
+	Made     time.Time
+	MadeBy   string // nick of the account
+	Words    string // what was accepted, a sentence
 	// Devices is the number of the cohort's devices at the time of the decision.
 	Devices int
 }
@@ -86,11 +88,18 @@ type BootMember struct {
 	Bad          bool
 }
 
-// BootMembers selects the devices of a cohort, those with a bad part first.
+// BootMembers selects the devices of a cohort. If Token and Firmware are empty and Model is not, those
+// with a bad part come first.
 type BootMembers struct {
-	Part, Value  string
-	Model, Token string // empty: all
-	Limit        int
+	Part, Value            string
+	Model, Token, Firmware string // empty: all
+	Limit                  int
+}
+
+// BootVersion counts the devices of a cohort whose firmware has one version.
+type BootVersion struct {
+	Firmware     string // BootJudged.Firmware; may be empty
+	Devices, Bad int
 }
 
 // BootRules stores what owners say about their devices' boots, and the numbers of devices by
@@ -140,8 +149,13 @@ type BootRules interface {
 	// BootCohorts lists the cohorts of a part and a model, the largest first. If model is empty, it
 	// lists the cohorts of all models.
 	BootCohorts(ctx context.Context, owner, part, model string, limit int) ([]BootCohort, error)
-	// BootCohortOf returns the numbers of a value in all models, or in one. Of is not set.
-	BootCohortOf(ctx context.Context, owner, part, model, value string) (BootCohort, error)
+	// BootCohortOf returns the numbers of a value in all models, or in one. If q.Firmware is not
+	// empty, it counts only devices with this version of the firmware. It ignores q.Token and
+	// q.Limit, and does not set Of.
+	BootCohortOf(ctx context.Context, owner string, q BootMembers) (BootCohort, error)
+	// BootVersions lists the versions of the firmware in a cohort, the most frequent first. It ignores
+	// q.Token and q.Firmware.
+	BootVersions(ctx context.Context, owner string, q BootMembers) ([]BootVersion, error)
 	// BootMembers lists devices of a cohort.
 	BootMembers(ctx context.Context, owner string, q BootMembers) ([]BootMember, error)
 }

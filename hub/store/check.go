@@ -9,6 +9,13 @@ type Disagreement struct {
 	More bool     // there are more rows than Rows
 }
 
+// Identity is an enrolment, for a check of its hashes and certificates.
+type Identity struct {
+	Row int64
+	Enrolment
+	Unreadable string // why a column cannot be read, or empty
+}
+
 // Consistency checks that the parts of the database agree: certificates, devices, registries,
 // objects and counters. A database breaks a rule only after a fault of the disk, the memory or the
 // program, or after another program has changed it.
@@ -16,6 +23,11 @@ type Consistency interface {
 	// Disagreements returns each rule that is broken, with at most `limit` rows. It reads the whole
 	// database, as it was at one moment, and changes nothing.
 	Disagreements(ctx context.Context, limit int) ([]Disagreement, error)
+	// WrongHashes returns each rule about a hash that is broken.
+	WrongHashes(ctx context.Context) ([]Disagreement, error)
+	// Identities returns at most `limit` enrolments with a greater Row than `after`, in the order of
+	// Row. Only the fields that a certificate or a hash determines are set.
+	Identities(ctx context.Context, after int64, limit int) ([]Identity, error)
 	// StoredObjects returns at most `limit` objects with content whose Sum is greater than `after`, in
 	// the order of their sums. Only Sum and Size are set.
 	StoredObjects(ctx context.Context, after Hash, limit int) ([]Object, error)

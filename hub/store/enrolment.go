@@ -123,9 +123,9 @@ type Enrolment struct {
 	Verdict []byte // JSON of the evidence verdict
 
 	Manufacturer string
-	Model        string // the TPM's
+	Model        string // model of the TPM
 	Firmware     string
-	ProdModel    string // the machine's
+	ProdModel    string // model of the machine
 	ProdSerial   string
 	KeyAlgorithm string // of the IDevID key, e.g. "ECDSA P-256"
 
@@ -141,6 +141,8 @@ type Activation struct {
 	Addr       string // the device's IP address, for LastSeenAddr
 	// Marks are the properties of the TPM that the enrolment's EK certificate states.
 	Marks []ChipMark
+	// DeviceIDs are the ids that the TPM's device may have had before a restore of the hub.
+	DeviceIDs []string
 }
 
 // ChipMark is a property that several EK certificates of one TPM share. A mark is a hint for a

@@ -12,7 +12,7 @@ import (
 const (
 	StateActive      = "active"       // the hub heard from the device within QuietAfter
 	StateQuiet       = "quiet"        // the hub has not heard from the device for longer than QuietAfter
-	StateBootChanged = "boot-changed" // the boot differs from the reference, or its measurement was refused
+	StateBootChanged = "boot-changed" // the boot changed, or its measurement was refused
 	StateUpdating    = "updating"     // the newest revision waits for installation, or is being installed
 	StateFailed      = "failed"       // the newest revision failed
 	StateCloned      = "cloned"       // several machines may run with this TPM's state

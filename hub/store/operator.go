@@ -21,8 +21,9 @@ type OwnerRow struct {
 // HubCounts has sums over all owners.
 type HubCounts struct {
 	Accounts int
-	Disabled int // of Accounts
+	Disabled int // how many of the Accounts are disabled
 	Devices  int // devices that have an owner
+	Quiet    int // how many of the Devices are quiet
 	Bytes    int64
 	Makers   []FacetCount // number of devices for each TPM maker, in the order of the makers' names; at most MaxMakers
 }
@@ -41,6 +42,9 @@ type HubNumbers interface {
 	// at most 1000).
 	Owners(ctx context.Context, after string, limit int) ([]OwnerRow, error)
 	HubCounts(ctx context.Context) (HubCounts, error)
+	// CountUndecided counts the waiting devices of all owners without a decision. It stops at
+	// limit.
+	CountUndecided(ctx context.Context, limit int) (int, error)
 	// DatabaseSize returns the size of the database, in bytes.
 	DatabaseSize(ctx context.Context) (int64, error)
 }

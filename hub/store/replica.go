@@ -42,7 +42,7 @@ type Message struct {
 	Body   []byte
 }
 
-// Temporary is a value that ends by itself.
+// Temporary is a value that expires.
 type Temporary struct{ Key, Value []byte }
 
 // Bounds of messages and temporary values.
@@ -57,7 +57,7 @@ const (
 // methods, these methods use the clock of the database. So it does not matter whether the clocks of
 // the replicas agree.
 type Replicas interface {
-	// Lease takes a lease for the replica `holder`, or prolongs it: no other replica gets the lease
+	// Lease takes a lease for the replica `holder`, or renews it: no other replica gets the lease
 	// before the time `life` is over. ErrLeased: another replica holds it.
 	Lease(ctx context.Context, name, holder string, life time.Duration) (Fence, error)
 	// EndLease ends a lease at once. If another replica has taken the lease, it does nothing.
@@ -70,10 +70,11 @@ type Replicas interface {
 	// LastMessage returns the Seq of the newest message, or 0.
 	LastMessage(ctx context.Context) (int64, error)
 
-	// PutTemporary adds or replaces values of a kind. They end after the time `life`. If the kind
-	// then has more than MaxTemporary values, the values that would end first are removed.
+	// PutTemporary adds or replaces values of a kind. The values expire after the time `life`. If
+	// the kind then has more than MaxTemporary values, the values that would expire first are
+	// removed.
 	PutTemporary(ctx context.Context, kind string, values []Temporary, life time.Duration) error
-	// Temporary returns a value. ErrNotFound: there is no such value, or it has ended.
+	// Temporary returns a value. ErrNotFound: there is no such value, or it has expired.
 	Temporary(ctx context.Context, kind string, key []byte) ([]byte, error)
 	// TakeTemporary returns a value and removes it: of several callers, one gets the value. The
 	// errors are those of Temporary.

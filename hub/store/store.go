@@ -4,13 +4,14 @@
 //
 // The package has the types of the data, and one interface for each kind of data. The interfaces
 // say what every method guarantees. They use the words of the glossary, not the words of a
-// database. An engine (package sqlite) implements all interfaces. Package storetest has the tests
-// that every engine must pass. Code that uses an engine declares a small interface with the methods
-// that it needs, in its own package.
+// database. An engine (packages sqlite and postgres) implements all interfaces. Package storetest
+// has the tests that every engine must pass. Code that uses an engine declares a small interface
+// with the methods that it needs, in its own package.
 //
 // Every method is safe for concurrent use. Every method that writes is one transaction. When such a
 // method returns nil, its data survives a power failure. The caller passes the current time: an
-// engine reads no clock. Only the methods of Replicas use the clock of the database.
+// engine reads no clock. Only the methods of Replicas, and Upkeep.Clock, use the clock of the
+// database.
 package store
 
 import (
@@ -41,4 +42,6 @@ type Health interface {
 	// ErrNoSpace. If the database is busy, Ping waits for it, but not longer than ctx and the write
 	// timeout of ctx allow.
 	Ping(ctx context.Context) error
+	// WritesWaiting returns the number of writes of this process that wait for their turn.
+	WritesWaiting() int
 }

@@ -20,6 +20,7 @@ type JoinToken struct {
 	MaxUses   int // 0: no limit
 	Uses      int // devices that activated with the token, each counted once
 	Disabled  bool
+	Paused    bool // the hub was restored, and may have lost uses: only devices that have used the token can use it
 	// DefaultUserMeta becomes the user-meta of each device that joins with the token.
 	DefaultUserMeta map[string]any
 	// Unreadable lists the members of DefaultUserMeta that the database has but that a read cannot

@@ -39,9 +39,9 @@ type WaitingDevice struct {
 	Request      []byte // the latest TCG-CSR-IDEVID
 	Verdict      []byte // JSON of the evidence verdict
 	Manufacturer string
-	Model        string // the TPM's
+	Model        string // model of the TPM
 	Firmware     string
-	ProdModel    string // the machine's
+	ProdModel    string // model of the machine
 	ProdSerial   string
 	KeyAlgorithm string
 
@@ -91,7 +91,7 @@ const MaxWaitingBytes = 32 << 20
 // Decision is an owner's approval or denial.
 type Decision struct {
 	Approve bool
-	By      string // nick
+	By      string // nick of the account that decides
 	// Codes are the codes of the questions that the owner saw. If the row has other Codes now, the
 	// decision fails with ErrChanged. If Codes is nil, the codes are not compared.
 	Codes []string

@@ -40,7 +40,7 @@ document.addEventListener("click", (e) => {
 
 document.addEventListener("htmx:load", (e) => reveal(e.detail.elt));
 reveal(document);
-document.querySelector("input[autofocus][aria-invalid]")?.select(); // a wrong value is replaced by what is typed
+document.querySelector("input[autofocus][aria-invalid]")?.select(); // the first key that is typed then replaces the wrong value
 
 // The rows of the page's list. The row that the keyboard has selected has the class "current".
 const rows = () => $$("table.rows tbody tr").filter((r) => r.querySelector(".row-link"));
@@ -58,8 +58,8 @@ function move(by) {
 document.addEventListener("focusin", (e) => {
   const row = e.target.closest?.("table.rows tbody tr");
   if (row) for (const r of rows()) r.classList.toggle("current", r === row);
-  for (const menu of $$("details.menu[open]")) if (!menu.contains(e.target)) menu.open = false; // else it hides what has the focus
-  e.target.closest?.(".tabs a")?.scrollIntoView({ block: "nearest", inline: "nearest" }); // browsers leave half of it outside
+  for (const menu of $$("details.menu[open]")) if (!menu.contains(e.target)) menu.open = false; // an open menu would hide the focused element
+  e.target.closest?.(".tabs a")?.scrollIntoView({ block: "nearest", inline: "nearest" }); // otherwise browsers leave half of the tab outside the screen
 });
 
 let leader = 0; // time at which "g" was typed, the first key of a shortcut
@@ -210,7 +210,7 @@ function renewPart() {
     try {
       got = await partOf(at.dataset.live);
     } catch {
-      return; // no connection: the next look decides
+      return; // no connection: the next request decides
     }
     if (!got.ok) return;
     const t = document.createElement("template");
@@ -242,8 +242,9 @@ function renewHere() {
   }, 1000);
 }
 
-// The wall is open for weeks, and nobody operates it. So it never leaves its page: it says in a
-// sentence what is wrong, and goes on trying. A new version of the hub is loaded again as a whole.
+// The wall is open for weeks, and nobody operates it. So it never leaves its page: after an error, it
+// shows a sentence about the error and tries again. If the hub has a new version, it loads the whole
+// page again.
 const wall = document.querySelector("[data-wall]");
 
 // A link, if there is one, is [words, address].
@@ -351,9 +352,9 @@ document.addEventListener("input", (e) => {
   box.querySelector(".strength").textContent = e.target.value ? strength(e.target.value, box.dataset.nick) : "";
 });
 
-// A form with data-progress is answered with a file after a while. Until then the page shows how far
-// it is; the browser stays on the page, because the answer is a download. An element with data-follow
-// does the same for what began elsewhere.
+// The hub answers a form with data-progress with a file, after a while. Until then the page shows the
+// progress; the browser stays on the page, because the answer is a download. An element with
+// data-follow shows the progress of a build that began on another page.
 async function follow(path, seen) {
   let said = "";
   for (let tries = 0; tries < 3 || seen; tries++) {
@@ -365,7 +366,7 @@ async function follow(path, seen) {
     const next = t.content.querySelector("#building"), at = document.getElementById("building");
     if (!next || !at) return;
     const running = next.hasAttribute("data-running");
-    if (!running && !seen) continue; // what is there is about an earlier build
+    if (!running && !seen) continue; // the page shows the result of an earlier build
     seen = running;
     at.replaceWith(next);
     const words = next.querySelector("[data-step]")?.textContent ?? next.textContent.trim();

@@ -12,8 +12,36 @@ type BootsPage struct {
 	More      bool
 	Decisions []BootDecision
 	Manifests []BootManifest
-	Keys      []BootKey
-	Problem   string
+	// HiddenManifests is the number of manifests that the page does not list.
+	HiddenManifests int
+	Keys            []BootKey
+	Problem         string
+	KeyForm         BootForm
+	ManifestForm    BootForm
+}
+
+// BootForm is the form for a new key or a new manifest, as a person filled it in.
+type BootForm struct {
+	Open    bool
+	Name    string // name of the key
+	Text    string
+	Problem string
+}
+
+// BootRulePage previews the addition or the removal of a key or a manifest.
+type BootRulePage struct {
+	Title   string
+	Subject string // what Facts describes
+	Facts   []Fact
+	Effect  string   // the effect, in sentences
+	Lost    []string // manifests that do not count any more
+	Action  string   // the address of the form that makes the change
+	Confirm string   // text of the button
+	Danger  bool
+	Hidden  map[string]string // fields of the form
+
+	Password        bool // the change needs the account's password
+	PasswordProblem string
 }
 
 // BootCohort is a row of a list of cohorts.
@@ -39,6 +67,7 @@ type BootDecision struct {
 
 // BootManifest is a manifest on the hub.
 type BootManifest struct {
+	Path     string // the preview of the removal
 	ID, Name string
 	Sequence uint64
 	Counts   bool
@@ -47,6 +76,7 @@ type BootManifest struct {
 
 // BootKey is a public key that signs manifests.
 type BootKey struct {
+	Path     string // the preview of the removal
 	ID, Name string
 	Added    time.Time
 }
@@ -55,10 +85,20 @@ type BootKey struct {
 type BootCohortPage struct {
 	Part, PartName string // in words, and for the form
 	Value, Model   string
+	Firmware       string        // the version to which the decision is limited; empty: all versions
+	Versions       []BootVersion // other versions to which the decision can be limited
+	AllVersions    string        // the address of the preview without a version
 	Devices, Bad   int
 	Members        []BootMember
 	Hidden         int  // number of devices that the page does not list
 	Code           bool // the decision accepts the firmware's settings too
+}
+
+// BootVersion counts the devices of a cohort whose firmware has one version.
+type BootVersion struct {
+	Path         string // the preview of a decision about them
+	Firmware     string
+	Devices, Bad int
 }
 
 // BootMember is a device of a cohort.

@@ -37,7 +37,7 @@ type DevicePage struct {
 // Need is something about a device that its owner must look at.
 type Need struct {
 	Tone, Text string // as in Badge
-	Path, Act  string // a link
+	Path, Act  string // address and text of a link
 	Here       bool   // the link is to the shown tab
 }
 
@@ -69,7 +69,7 @@ type DeviceSummary struct {
 // DeviceTrust is the tab "Trust".
 type DeviceTrust struct {
 	Chain        chain.Picture
-	Link         chain.Link // the chosen one
+	Link         chain.Link // the link of the chain that the tab shows
 	Certificates []chain.Certificate
 	Facts        []Fact // hashes and names of keys
 	Judged       time.Time

@@ -45,7 +45,7 @@ type TokenForm struct {
 	Nick, MaxUses, Expires, Meta                          string
 	WithoutTPM, ForPantacor                               bool
 	NickProblem, UsesProblem, ExpiresProblem, MetaProblem string
-	Problem                                               string // about no field
+	Problem                                               string // a problem that is not about one field
 	PolicyRefuses                                         bool   // the policy refuses devices without a TPM
 }
 
@@ -79,9 +79,10 @@ type TokenPage struct {
 // ImagePage is the data of the page "image": the form for an installer image.
 type ImagePage struct {
 	TokenForm
-	Disk, Escrow, Network                      string // as typed
+	Disk, Escrow, Network, RevisionKey         string // as typed
 	Claim                                      bool   // as chosen: the image has no join token
 	DiskProblem, EscrowProblem, NetworkProblem string
+	RevisionKeyProblem                         string
 	Missing                                    string // why the hub cannot build images; empty: it can
 	Limit, Size                                string // bounds of a build, in words
 	StatePath                                  string // address of the part "building"
@@ -90,17 +91,17 @@ type ImagePage struct {
 
 // Wrong reports whether any typed value has a problem.
 func (p ImagePage) Wrong() bool {
-	return p.TokenForm.Wrong() || p.DiskProblem+p.EscrowProblem+p.NetworkProblem != ""
+	return p.TokenForm.Wrong() || p.DiskProblem+p.EscrowProblem+p.NetworkProblem+p.RevisionKeyProblem != ""
 }
 
 // Building is the progress of the build of an image, or the result of the last build.
 type Building struct {
-	Known      bool // there is one
+	Known      bool // the account has a running build, or a result of its last build
 	Running    bool
 	Step       string
 	For        string // how long the build has run, in words
 	Sent, Size int    // KiB; Size is 0 until the image is built
 	SizeWords  string
-	Problem    string // why it failed
+	Problem    string // why the build failed
 	TokenPath  string
 }

@@ -20,8 +20,8 @@ type OperatorPage struct {
 // OperatorOwners is the tab "Owners".
 type OperatorOwners struct {
 	Accounts, Disabled, Devices int
-	Used                        string // by all owners
-	Quota                       string // of each owner
+	Used                        string // storage that all owners use
+	Quota                       string // storage quota of each owner
 	Rows                        []OperatorOwner
 	First, Next                 string // addresses; empty: no link
 }
@@ -30,7 +30,7 @@ type OperatorOwners struct {
 type OperatorOwner struct {
 	store.OwnerRow
 	Used    string
-	Percent int // of the quota
+	Percent int // how much of the quota is used
 }
 
 // OperatorMakers is the tab "TPM makers".
@@ -47,7 +47,7 @@ type OperatorMaker struct {
 	Roots      int
 	Links      int // intermediate certificates
 	Added      int // number of roots and links that the operator added
-	Distrusted int // by the operator
+	Distrusted int // certificates that the operator distrusts
 	Devices    int
 	Known      bool // the number in Devices is known, because TPMID is known
 }

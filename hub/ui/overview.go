@@ -19,13 +19,13 @@ type Overview struct {
 type Todo struct {
 	Badge
 	N    int
-	What string // after the number
+	What string // words that follow the number
 	Path string // the page to look at; empty: none
 }
 
 // Share is a value of a field, and the number of devices with this value.
 type Share struct {
-	Badge   Badge // for a state
+	Badge   Badge // set if the value is a state
 	Value   string
 	N       int
 	Percent int

@@ -37,7 +37,7 @@ type PolicyCheck struct {
 // PolicyPreview is what a policy would do with the present devices and waiting machines.
 type PolicyPreview struct {
 	Text    string // the text that was previewed
-	Hash    string // of Text
+	Hash    string // hash of Text
 	Removes bool
 
 	Devices, AllDevices           int // number of judged devices, and number of all devices

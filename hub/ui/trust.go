@@ -16,7 +16,7 @@ type MakersPage struct {
 	Here         string
 
 	Text    string // the text in the form that checks certificates
-	Problem string // about it
+	Problem string // what is wrong with Text or with the file
 	Checked []CheckedCertificate
 	More    int    // how many checked certificates are not shown
 	Import  string // the operator's command
@@ -35,7 +35,7 @@ type MakerRow struct {
 // CheckedCertificate is what the hub says about a certificate that a person sent. The hub does not
 // store the certificate.
 type CheckedCertificate struct {
-	Title   string // what it is
+	Title   string // the kind of certificate
 	Badge   Badge
 	Words   []string
 	Facts   []Fact

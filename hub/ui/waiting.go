@@ -7,7 +7,7 @@ import (
 
 // WaitingRoom is the data of the page "waiting".
 type WaitingRoom struct {
-	Tabs     []Tab // of the section
+	Tabs     []Tab // tabs of the section
 	Shows    []Tab // waiting or denied
 	Denied   bool  // the page shows denied machines
 	Total    int   // machines that wait
@@ -24,7 +24,7 @@ type WaitingRoom struct {
 
 // WaitingGroup are machines about which the same questions are open.
 type WaitingGroup struct {
-	Path      string // of the preview
+	Path      string // address of the preview
 	N         int
 	Questions []Question
 	TPM       string // the maker and model, if a question is about them
@@ -39,7 +39,7 @@ type WaitingMachine struct {
 	Notes       []string
 	Certificate *chain.Certificate // nil: the machine sent no EK certificate
 	Facts       []Fact
-	Token       string // nick
+	Token       string // nick of the join token
 }
 
 // Question is a question to a person. Means is the meaning of an approval, in words.

@@ -1,7 +1,6 @@
 package webcert_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -17,12 +16,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"gangway/hub/webcert"
+	"gangway/internal/locked"
 )
 
 const host = "fleet.example"
@@ -55,23 +54,10 @@ type files struct {
 	t         *testing.T
 	cert, key string
 	ahead     atomic.Int64
-	mu        sync.Mutex
-	logged    bytes.Buffer
+	log       locked.Buffer
 }
 
 func (f *files) now() time.Time { return time.Now().Add(time.Duration(f.ahead.Load())) }
-
-func (f *files) Write(b []byte) (int, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.logged.Write(b)
-}
-
-func (f *files) log() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.logged.String()
-}
 
 func newFiles(t *testing.T) *files {
 	dir := t.TempDir()
@@ -89,7 +75,7 @@ func (f *files) put(path string, text []byte) {
 
 func (f *files) open() *webcert.Files {
 	f.t.Helper()
-	c, err := webcert.NewFiles(f.cert, f.key, host, slog.New(slog.NewTextHandler(f, nil)), f.now)
+	c, err := webcert.NewFiles(f.cert, f.key, host, slog.New(slog.NewTextHandler(&f.log, nil)), f.now)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -149,8 +135,8 @@ func TestReloadsANewPairWhileConnectionsGoOn(t *testing.T) {
 	if n := get(old); n != 1 {
 		t.Errorf("the open connection did not go on: certificate %d", n)
 	}
-	if !strings.Contains(f.log(), "new certificate") {
-		t.Errorf("nothing was logged: %s", f.log())
+	if !strings.Contains(f.log.String(), "new certificate") {
+		t.Errorf("nothing was logged: %s", f.log.String())
 	}
 }
 
@@ -177,7 +163,7 @@ func TestKeepsThePairWhenTheNewOneIsBroken(t *testing.T) {
 		{"expired", old, oldKey, "expired on"},
 		{"too large", append(cert2, make([]byte, 1<<20)...), key2, "is larger than"},
 	} {
-		before := strings.Count(f.log(), one.logged)
+		before := strings.Count(f.log.String(), one.logged)
 		f.put(f.cert, one.cert)
 		f.put(f.key, one.key)
 		for range 3 {
@@ -186,8 +172,8 @@ func TestKeepsThePairWhenTheNewOneIsBroken(t *testing.T) {
 				t.Fatalf("%s: certificate %d is used", one.why, n)
 			}
 		}
-		if n := strings.Count(f.log(), one.logged); n != before+1 && n != 1 {
-			t.Errorf("%s: logged %d times: %s", one.why, n-before, f.log())
+		if n := strings.Count(f.log.String(), one.logged); n != before+1 && n != 1 {
+			t.Errorf("%s: logged %d times: %s", one.why, n-before, f.log.String())
 		}
 	}
 	if err := os.Remove(f.key); err != nil {
@@ -244,8 +230,8 @@ func TestRefusesFilesThatAreNoPair(t *testing.T) {
 	cert, key = pair(t, host, 1, time.Now().Add(-time.Hour))
 	f.put(f.cert, cert)
 	f.put(f.key, key)
-	if c := f.open(); !strings.Contains(f.log(), "has expired") || serial(t, c) != 1 {
-		t.Errorf("an expired certificate keeps the hub from starting, or nobody is told: %s", f.log())
+	if c := f.open(); !strings.Contains(f.log.String(), "has expired") || serial(t, c) != 1 {
+		t.Errorf("an expired certificate keeps the hub from starting, or nobody is told: %s", f.log.String())
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

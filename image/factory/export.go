@@ -11,6 +11,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"gangway/internal/diskfile"
 )
 
 // export is a file made by `pvr export`: a tar archive, optionally compressed with gzip. The
@@ -24,7 +26,7 @@ const (
 )
 
 func newExport(path string) (source, error) {
-	f, err := openRegular(path)
+	f, err := diskfile.Open(path, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -10,8 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
+	"gangway/internal/diskfile"
 	"gangway/wire/trail"
 )
 
@@ -112,7 +112,7 @@ func (c checkout) objects(ctx context.Context, store *folder, sums []string) err
 			return err
 		}
 		for _, place := range places {
-			f, err := openRegular(filepath.Join(place, sum))
+			f, err := diskfile.Open(filepath.Join(place, sum), 0)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue
 			}
@@ -130,26 +130,8 @@ func (c checkout) objects(ctx context.Context, store *folder, sums []string) err
 	return nil
 }
 
-// openRegular opens a regular file. It refuses pipes, devices and other files, whose reading could
-// block or never end.
-func openRegular(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file", path)
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
-}
-
 func readBounded(path string, limit int64) ([]byte, error) {
-	f, err := openRegular(path)
+	f, err := diskfile.Open(path, 0)
 	if err != nil {
 		return nil, err
 	}

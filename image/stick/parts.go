@@ -140,8 +140,7 @@ func LoadParts(kernel, boot, programs string) (*Parts, error) {
 }
 
 // kernel returns the kernel for a unified kernel image. If there is a Signer, kernel signs the
-// kernel too: systemd's stub (at least up to version 252) starts the kernel through the firmware,
-// and the firmware requires a signature.
+// kernel too, for stubs that start the kernel through the firmware while Secure Boot is on.
 func (p *Parts) kernel() ([]byte, error) {
 	if _, err := pe.NewFile(bytes.NewReader(p.Kernel)); err != nil {
 		return p.Kernel, nil // the kernel has no EFI stub, so firmware cannot start it

@@ -145,7 +145,8 @@ func TestInspectShowsEverythingButTheSecret(t *testing.T) {
 	}
 }
 
-// An image without a join token contains no secret, and has no console.
+// An image without a join token contains no secret, and no shell: the shell's password would be derived
+// from the token's secret.
 func TestImageWithoutATokenHoldsNoSecret(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -174,7 +175,7 @@ func TestImageWithoutATokenHoldsNoSecret(t *testing.T) {
 		t.Error("the image holds a secret")
 	}
 	for name, cfg := range map[string]Config{
-		"a console":                 {Hub: hub, Debug: true},
+		"a shell":                   {Hub: hub, Debug: true},
 		"a token in the hub's file": {Hub: token(t)},
 		"nothing":                   {},
 	} {

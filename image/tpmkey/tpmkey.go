@@ -34,7 +34,7 @@ const (
 // ErrKey means that the object at a handle is not a key that this package can sign with.
 var ErrKey = errors.New("tpmkey: this is not a P-256 key that signs without a password: make a key with 'gangway manifest key create tpm:HANDLE'")
 
-// ErrTaken means that a handle already has an object.
+// ErrTaken means that another object is at the handle.
 var ErrTaken = errors.New("tpmkey: the TPM has an object at this handle already: choose another handle")
 
 // ParseHandle reads a name like tpm:0x81010050.
@@ -130,7 +130,7 @@ func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, 
 	if err != nil {
 		return nil, err
 	}
-	// A TPM on a bad bus, or another key that has since come to the handle, signs something else.
+	// The signature is wrong if the TPM's bus is faulty, or if the handle now has another key.
 	if !ecdsa.VerifyASN1(k.public, digest, der) {
 		return nil, errors.New("tpmkey: the TPM returned a signature that this key did not make")
 	}

@@ -61,7 +61,7 @@ func TestKeyInATPMSignsManifests(t *testing.T) {
 	}
 }
 
-// Objects that are no signing keys are refused: nothing, and a key that only decrypts.
+// Open refuses a handle without an object, and a key that only decrypts.
 func TestRejectsObjectsThatDoNotSign(t *testing.T) {
 	tpm := open(t)
 	if _, err := Open(t.Context(), tpm, handle); !errors.Is(err, ErrKey) {

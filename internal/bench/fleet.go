@@ -352,7 +352,7 @@ func cohort(s *sqlstore.Store, owner string) question {
 		if err != nil {
 			return 0, err
 		}
-		_, err = s.BootCohortOf(ctx, owner, "firmware-code", "", value)
+		_, err = s.BootCohortOf(ctx, owner, store.BootMembers{Part: "firmware-code", Value: value})
 		return len(list), err
 	}}
 }

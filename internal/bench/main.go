@@ -4,7 +4,8 @@
 //
 //	go run ./internal/bench [-o FILE] [-n N]
 //
-// With -fleet, it measures the queries of the pages and the API about large fleets.
+// With -fleet, it measures the queries of the pages and the API about large fleets. With -boots, it
+// measures only the answers about the boots of a fleet.
 //
 // The devices are emulated (package fleet). Their maker's CA is made by this program, and the hub
 // trusts it. Times are CPU times of the process (user and system, getrusage), because other
@@ -47,6 +48,7 @@ type Result struct {
 	Durable   []Durable  `json:"durable"`
 	Server    *Server    `json:"server"`
 	Agent     []AgentRun `json:"agent"`
+	Boots     *Boots     `json:"boots"`
 }
 
 // Kind is the cost of enrolments with one kind of endorsement key.
@@ -85,6 +87,8 @@ func main() {
 	serve := flag.String("serve", "", "run a hub in this folder (only for bench itself, which measures this process)")
 	shakes := flag.String("handshakes", "", "run a server of raw handshakes for the hub in this folder (only for bench itself)")
 	only := flag.Bool("server", false, "measure only the whole hub process")
+	booted := flag.Bool("boots", false, "measure only the answers about the boots of -boot-devices emulated devices")
+	booting := flag.Int("boot-devices", 1000, "number of emulated devices whose boots are measured")
 	durably := flag.Bool("durable", false, "measure only the rates of durable enrolments")
 	flag.Parse()
 	memory.Use()
@@ -102,8 +106,10 @@ func main() {
 			*kinds = serverOnly
 		case *durably:
 			*kinds = durableOnly
+		case *booted:
+			*kinds = bootsOnly
 		}
-		err = run(*out, *n, *kinds)
+		err = run(*out, *n, *booting, *kinds)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -112,13 +118,14 @@ func main() {
 }
 
 // Values of run's argument `only`, besides kinds of endorsement keys: run then measures only the
-// whole hub process, or only the rates of durable enrolments.
+// whole hub process, only the rates of durable enrolments, or only the answers about boots.
 const (
 	serverOnly  = "server"
 	durableOnly = "durable"
+	bootsOnly   = "boots"
 )
 
-func run(out string, n int, only string) error {
+func run(out string, n, booting int, only string) error {
 	var r Result
 	r.Machine.CPUs, r.Machine.Go = runtime.NumCPU(), runtime.Version()
 	maker, err := fleet.NewMaker("bench", fleet.MakerOptions{})
@@ -131,14 +138,17 @@ func run(out string, n int, only string) error {
 		if r.Server, err = measureServer(maker, n); err != nil {
 			return err
 		}
-		r.print()
-		return nil
+		return r.print()
 	case durableOnly:
 		if r.Durable, err = measureDurable(maker, n); err != nil {
 			return err
 		}
-		r.print()
-		return nil
+		return r.print()
+	case bootsOnly:
+		if r.Boots, err = measureBoots(maker, booting); err != nil {
+			return err
+		}
+		return r.print()
 	}
 	if only != "" {
 		kinds = strings.Split(only, ",")
@@ -160,8 +170,7 @@ func run(out string, n int, only string) error {
 		r.Ratio = enrol / crypto
 	}
 	if only != "" {
-		r.print()
-		return nil
+		return r.print()
 	}
 	if r.Durable, err = measureDurable(maker, n); err != nil {
 		return err
@@ -172,15 +181,18 @@ func run(out string, n int, only string) error {
 	if r.Agent, err = measureAgents(); err != nil {
 		return err
 	}
-	r.print()
+	if r.Boots, err = measureBoots(maker, booting); err != nil {
+		return err
+	}
+	slow := r.print()
 	if out == "" {
-		return nil
+		return slow
 	}
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(out, append(b, '\n'), 0o644)
+	return errors.Join(slow, os.WriteFile(out, append(b, '\n'), 0o644))
 }
 
 // cpu returns the CPU time that this process has used.

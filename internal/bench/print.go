@@ -10,7 +10,8 @@ import (
 
 const identityHash = crypto.SHA256
 
-func (r *Result) print() {
+// print prints the result. It returns an error if an answer about boots was too slow.
+func (r *Result) print() error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	if len(r.Enrolment) > 0 {
 		r.printEnrolments(w)
@@ -28,7 +29,15 @@ func (r *Result) print() {
 			fmt.Fprintf(w, "  %s\t%d\t%.1f ms\n", s.Step, s.Commands, s.MS)
 		}
 	}
+	var slow []string
+	if r.Boots != nil {
+		slow = r.Boots.print(w)
+	}
 	w.Flush()
+	if len(slow) > 0 {
+		return fmt.Errorf("above %v at the 99th percentile: %q", bootBound, slow)
+	}
+	return nil
 }
 
 func (r *Result) printEnrolments(w io.Writer) {

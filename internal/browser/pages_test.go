@@ -42,7 +42,8 @@ type page struct {
 
 // pages lists every page of the hub. If you add a page to the hub, add it here too: no other test
 // checks the page. In a path, {id} is replaced by a device's id, {token} by the id of a join
-// token, and {maker} by the SHA-256 of a TPM maker's root.
+// token, {maker} by the SHA-256 of a TPM maker's root, and {manifest-key} and {manifest} by the ids of
+// a key and of a manifest.
 var pages = []page{
 	{name: "sign-in", path: "/sign-in", signedOut: true, want: "Nick or e-mail"},
 	{name: "overview", path: "/ui/overview", want: "Overview", wall: true},
@@ -75,6 +76,8 @@ var pages = []page{
 	{name: "boots", path: "/ui/boots", want: "Changes in common"},
 	{name: "boots-empty", path: "/ui/boots", empty: true, want: "Nothing to decide"},
 	{name: "boots-cohort", path: "/ui/boots/firmware-code/" + updatedFirmware, want: "3 devices have this value"},
+	{name: "boots-key", path: "/ui/boots/key/{manifest-key}", want: "These manifests do not count any more"},
+	{name: "boots-manifest", path: "/ui/boots/manifest/{manifest}", want: "The hub does not expect this system any more"},
 	{name: "policy", path: "/ui/trust/policy", want: "Rules in force for your devices"},
 	{name: "policy-example", path: "/ui/trust/policy?example=1", want: "An example, which is not in force"},
 	{name: "settings", path: "/ui/settings", want: "Change the password"},
@@ -108,7 +111,9 @@ type hubWithDevices struct {
 
 	cookie string
 	first  string // id of one of the devices
-	client *http.Client
+	// manifestKey and manifest are the ids of a key and of its manifest; empty: the account has none.
+	manifestKey, manifest string
+	client                *http.Client
 }
 
 // loopback returns a client that accepts the certificate of any hub on loopback.
@@ -230,6 +235,7 @@ func TestPages(t *testing.T) {
 	full, none, room := newHub(t, 6), newHub(t, 0), newRoom(t)
 	operator := full.operator(t)
 	full.updateFirmware(t)
+	full.addManifest(t)
 	for _, p := range pages {
 		t.Run(p.name, func(t *testing.T) {
 			h, cookie := full, full.cookie
@@ -269,7 +275,7 @@ func see(t *testing.T, h *hubWithDevices, cookie string, p page, o browser.Optio
 	if p.name == "claim-wrong" {
 		tab.Ignore("status of 400")
 	}
-	path := strings.NewReplacer("{id}", h.first, "{code}", strings.Repeat("AbC", 19)+"Aw", "{maker}", fmt.Sprintf("%x", sha256.Sum256(h.maker.Root.Raw))).Replace(p.path)
+	path := strings.NewReplacer("{id}", h.first, "{code}", strings.Repeat("AbC", 19)+"Aw", "{maker}", fmt.Sprintf("%x", sha256.Sum256(h.maker.Root.Raw)), "{manifest-key}", h.manifestKey, "{manifest}", h.manifest).Replace(p.path)
 	if strings.Contains(path, "{token}") {
 		path = strings.ReplaceAll(path, "{token}", h.tokens(t)[0].ID)
 	}

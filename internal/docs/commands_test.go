@@ -16,6 +16,13 @@ type page struct {
 	lines []string
 }
 
+// chapters are the parts of docs/operations.md with tests of their own. Each part is a script from its
+// start to its end. Its commands are not among the page's commands.
+var chapters = []string{
+	"Installing with a Debian package", "Installing with containers", "Installing on Kubernetes",
+	"Upgrading with a second replica", "Replacing a leaked key", "Taking a hub down for good",
+}
+
 // commandsOf reads the commands of the page with this name.
 func commandsOf(t *testing.T, name string) []string {
 	t.Helper()
@@ -23,8 +30,44 @@ func commandsOf(t *testing.T, name string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	text := string(doc)
+	if name == "docs/operations.md" {
+		for _, heading := range chapters {
+			text = strings.Replace(text, chapterText(t, text, heading), "", 1)
+		}
+	}
+	return commandsIn(t, name, text)
+}
+
+// chapterText returns the part of a page from a heading to the next heading. Headings of parts have
+// at least two number signs; comments in blocks have one.
+func chapterText(t *testing.T, page, heading string) string {
+	t.Helper()
+	m := regexp.MustCompile(`(?m)^##+ ` + regexp.QuoteMeta(heading) + `\n`).FindStringIndex(page)
+	if m == nil {
+		t.Fatalf("docs/operations.md has no chapter %q", heading)
+	}
+	text := page[m[0]:]
+	if next := strings.Index(text, "\n##"); next >= 0 {
+		text = text[:next+1]
+	}
+	return text
+}
+
+// chapter returns the commands of one of the chapters.
+func (r *room) chapter(heading string) *page {
+	r.t.Helper()
+	doc, err := os.ReadFile(filepath.Join(root, "docs/operations.md"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return &page{r, heading, commandsIn(r.t, heading, chapterText(r.t, string(doc), heading))}
+}
+
+func commandsIn(t *testing.T, name, text string) []string {
+	t.Helper()
 	var lines []string
-	for _, block := range strings.Split("\n"+string(doc), "\n```sh\n")[1:] {
+	for _, block := range strings.Split("\n"+text, "\n```sh\n")[1:] {
 		commands, _, closed := strings.Cut(block, "\n```")
 		if !closed {
 			t.Fatalf("%s: a block of commands has no end", name)
@@ -94,6 +137,17 @@ func TestEveryPageIsTyped(t *testing.T) {
 		}
 		for _, m := range regexp.MustCompile(`\.page\("([^"]+)"\)`).FindAllSubmatch(b, -1) {
 			typed[string(m[1])] = true
+		}
+	}
+	called := map[string]bool{}
+	walk(t, "_test.go", func(_ string, content []byte) {
+		for _, m := range regexp.MustCompile(`\bchapter\((?:t, )?"([^"]+)"\)`).FindAllSubmatch(content, -1) {
+			called[string(m[1])] = true
+		}
+	})
+	for _, heading := range chapters {
+		if !called[heading] {
+			t.Errorf("no test types the commands of the chapter %q", heading)
 		}
 	}
 	walk(t, ".md", func(path string, _ []byte) {

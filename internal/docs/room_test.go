@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"gangway/internal/locked"
 	"gangway/internal/pty"
 	"gangway/internal/swtpm"
 
@@ -47,23 +48,11 @@ type room struct {
 
 // program is a command that runs in the background.
 type program struct {
+	locked.Buffer // the program's output
+
 	cmd     *exec.Cmd
 	started time.Time
 	done    chan struct{} // closed when the program has ended
-	mu      sync.Mutex
-	out     bytes.Buffer // guarded by mu
-}
-
-func (p *program) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.out.Write(b)
-}
-
-func (p *program) String() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.out.String()
 }
 
 // enter makes the calling test run in a room. If it is called outside a room, it runs the test
@@ -261,6 +250,9 @@ func (r *room) background(name, line string) {
 	r.end(name)
 	// With exec, the program replaces the shell, so signals go to the program.
 	words := strings.Replace(line, name, "exec "+name, 1)
+	if strings.HasPrefix(line, "runuser ") {
+		words = "exec " + line
+	}
 	// Programs print times in whole seconds. Wait for the next second, so that the times of two
 	// programs differ.
 	time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second)))
@@ -345,6 +337,21 @@ func (r *room) end(name string) {
 		p.cmd.Process.Kill()
 		<-p.done
 		r.t.Errorf("%s does not end when it is interrupted", name)
+	}
+}
+
+// keeps lets a background program continue to run while the page runs another one with the same name.
+// It returns a function that ends the program.
+func (r *room) keeps(name string) (end func()) {
+	r.mu.Lock()
+	p := r.running[name]
+	delete(r.running, name)
+	r.mu.Unlock()
+	return func() {
+		r.mu.Lock()
+		r.running[name] = p
+		r.mu.Unlock()
+		r.end(name)
 	}
 }
 

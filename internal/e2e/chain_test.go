@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"gangway/device/agent"
-	"gangway/device/identity"
 	"gangway/hub/evidence"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
@@ -66,20 +65,7 @@ func newAuthorityWith(t *testing.T, name string, above *authority, change func(*
 func tpmCertifiedBy(t *testing.T, by *authority, change func(*x509.Certificate)) (*swtpm.TPM, *x509.Certificate) {
 	t.Helper()
 	tpm := newTPM(t, swtpm.None)
-	link, err := identity.Open(tpm.Address())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer link.Close()
-	id, err := identity.Load(t.Context(), link, identity.Options{EK: "H-2", AllowUnvouched: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer id.Close()
-	ek, err := id.EK.Key()
-	if err != nil {
-		t.Fatal(err)
-	}
+	ek := ekKey(t, tpm, "H-2")
 	template, err := fleet.EKTemplate(ek)
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"gangway/device/agent"
 	"gangway/internal/brief"
 	"gangway/internal/hubtest"
+	"gangway/internal/locked"
 	"gangway/internal/swtpm"
 	"gangway/wire"
 )
@@ -24,7 +25,7 @@ type unclaimedMachine struct {
 	t     *testing.T
 	state string
 	proc  *exec.Cmd
-	log   lockedBuffer
+	log   locked.Buffer
 }
 
 func (u *unclaimedMachine) start(tpm *swtpm.TPM, hubFile string) {

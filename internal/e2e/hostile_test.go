@@ -19,7 +19,7 @@ type attack struct {
 	flood     float64       // forged requests a second from a few addresses
 	addresses int           // of the flood
 	slow      float64       // new slow clients a second
-	slowFor   string        // how long the hub bears a slow client
+	slowFor   string        // how long the hub waits for a slow client
 	allowance time.Duration // for noise of the machine
 	share     float64       // largest cost of a forged request, as a share of the cost of an onboarding
 }

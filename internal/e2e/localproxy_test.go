@@ -27,6 +27,7 @@ import (
 	"gangway/device/agent"
 	"gangway/internal/brief"
 	"gangway/internal/hubtest"
+	"gangway/internal/locked"
 	"gangway/internal/process"
 	"gangway/internal/swtpm"
 )
@@ -43,7 +44,7 @@ type proxyProcess struct {
 func (o *onboardedDevice) startProxy(t testing.TB, args ...string) *proxyProcess {
 	t.Helper()
 	c := exec.Command(agentBinary, append([]string{"proxy", "--tpm", o.tpm.Address(), "--state", o.state}, args...)...)
-	var said lockedBuffer
+	var said locked.Buffer
 	c.Stderr = &said
 	p, err := process.Start(c)
 	if err != nil {
@@ -294,7 +295,7 @@ func TestProxyLetsTheDevicesOwnAPIThroughAlone(t *testing.T) {
 			t.Errorf("%s %s: %d %s", c.method, c.path, code, brief.Of(body))
 		}
 	}
-	// The proxy refuses paths that another program could normalize to a different route.
+	// The proxy refuses paths that another program could normalise to a different route.
 	for _, path := range []string{
 		"/device/../device/secret", "/./device", "//device", "/device%2fsecret", "/%64evice", "/devices/" + o.id + "/..%2f..%2fauth/login",
 		"/trails/" + o.id + "/../../auth/login", "/trails/" + o.id + "/%2e%2e/%2e%2e/device/secret", "/trails/" + o.id + "//steps",

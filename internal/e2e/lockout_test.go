@@ -55,7 +55,7 @@ func TestPowerCutsDoNotKeepTheAgentOut(t *testing.T) {
 	if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), state); err != nil {
 		t.Fatal(err)
 	}
-	for range 5 { // swtpm enters lockout after three failed authorizations
+	for range 5 { // swtpm enters lockout after three failed authorisations
 		runUntilReport(t, h, agent.Config{TPM: tpm.Address(), StateDir: state, ReportEvery: 50 * time.Millisecond})
 		if err := tpm.PowerCut(t.Context()); err != nil {
 			t.Fatal(err)

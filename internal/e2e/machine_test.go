@@ -1,7 +1,6 @@
 package e2e_test
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
@@ -21,6 +20,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/store"
 	"gangway/internal/hubtest"
+	"gangway/internal/locked"
 	"gangway/internal/swtpm"
 )
 
@@ -39,7 +39,7 @@ type machine struct {
 	args  []string // of `gangway-agent run`
 
 	proc *exec.Cmd
-	log  *lockedBuffer
+	log  *locked.Buffer
 }
 
 // hookScript is the hook. It appends each call to the file calls, and runs the revision's file
@@ -75,7 +75,7 @@ func newMachine(t *testing.T) *machine {
 // newMachineAt does the same as newMachine for an existing hub and any account of this hub.
 func newMachineAt(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, l *link, owner store.Account) *machine {
 	t.Helper()
-	m := &machine{t: t, tpm: tpm, hub: h, dir: t.TempDir(), log: new(lockedBuffer)}
+	m := &machine{t: t, tpm: tpm, hub: h, dir: t.TempDir(), log: new(locked.Buffer)}
 	m.ada = signInAs(t, h, owner.Nick)
 	m.files = &uploader{url: h.URL, client: m.ada.client, token: m.ada.token}
 	m.link = l
@@ -238,24 +238,6 @@ func (m *machine) installed(name string) string {
 		return ""
 	}
 	return string(b)
-}
-
-// lockedBuffer is a buffer that a process can write while the test reads it.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // link forwards TCP connections to an address. A test can cut the link or make it stall.

@@ -4,6 +4,7 @@ package e2e_test
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"flag"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"gangway/device/agent"
+	"gangway/device/identity"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 	"gangway/internal/swtpm/swtpmtest"
@@ -70,6 +72,35 @@ func newTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 func startTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 	t.Helper()
 	return swtpmtest.Start(t, swtpm.Options{EK: ek, Maker: makers})
+}
+
+// withIdentity makes the keys that the agent makes with this TPM, and passes them to `use`. Then it
+// closes the keys and the connection to the TPM.
+func withIdentity(t testing.TB, tpm *swtpm.TPM, o identity.Options, use func(*identity.Identity)) {
+	t.Helper()
+	link, err := identity.Open(tpm.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer link.Close()
+	id, err := identity.Load(t.Context(), link, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer id.Close()
+	use(id)
+}
+
+// ekKey returns the public key of the EK that the TPM makes from a template.
+func ekKey(t testing.TB, tpm *swtpm.TPM, template string) (key crypto.PublicKey) {
+	t.Helper()
+	withIdentity(t, tpm, identity.Options{EK: template, AllowUnvouched: true}, func(id *identity.Identity) {
+		var err error
+		if key, err = id.EK.Key(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	return key
 }
 
 // buildGangway builds the command gangway at this path.

@@ -36,21 +36,28 @@ func TestRealTPMsOnboard(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tpm := startTPM(t, ek)
-			h := newHub(t, tpm)
-			tok := h.Token(t, h.Owner, nil)
-			s, err := onboard(t, tpm, tok, t.TempDir())
-			if err != nil {
-				t.Fatal(err)
-			}
-			devices := h.Devices(t, h.Owner)
-			if len(devices) != 1 || devices[0].ID != s.DeviceID || s.RoundTrips != 1 || s.Phase != agent.PhaseActive {
-				t.Fatalf("state %s, devices %s", brief.Of(s), brief.Of(devices))
-			}
-			if h.Uses(t, tok) != 1 {
-				t.Errorf("%d uses of the join token, want 1", h.Uses(t, tok))
-			}
+			checkOnboarding(t, newHub(t, tpm), tpm, t.TempDir())
 		})
 	}
+}
+
+// checkOnboarding onboards a machine with this TPM, whose agent has the state folder `state`. The
+// hub must then have one device, which used the join token once.
+func checkOnboarding(t *testing.T, h *hubtest.Hub, tpm *swtpm.TPM, state string) *agent.State {
+	t.Helper()
+	tok := h.Token(t, h.Owner, nil)
+	s, err := onboard(t, tpm, tok, state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	devices := h.Devices(t, h.Owner)
+	if len(devices) != 1 || devices[0].ID != s.DeviceID || s.RoundTrips != 1 || s.Phase != agent.PhaseActive {
+		t.Fatalf("state %s, devices %s", brief.Of(s), brief.Of(devices))
+	}
+	if h.Uses(t, tok) != 1 {
+		t.Errorf("%d uses of the join token, want 1", h.Uses(t, tok))
+	}
+	return s
 }
 
 // Programs of other projects accept the agent's requests and the hub's certificates, for each kind
@@ -271,19 +278,12 @@ func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 	}
 }
 
-func activateCredential(t *testing.T, tpm *swtpm.TPM, reply *wire.Reply) ([]byte, error) {
+func activateCredential(t *testing.T, tpm *swtpm.TPM, reply *wire.Reply) (secret []byte, err error) {
 	t.Helper()
-	link, err := identity.Open(tpm.Address())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer link.Close()
-	id, err := identity.Load(t.Context(), link, identity.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer id.Close()
-	return id.ActivateCredential(reply.CredentialBlob, reply.Secret)
+	withIdentity(t, tpm, identity.Options{}, func(id *identity.Identity) {
+		secret, err = id.ActivateCredential(reply.CredentialBlob, reply.Secret)
+	})
+	return secret, err
 }
 
 // The real agent survives a kill at any instant: it is killed at random instants and started again

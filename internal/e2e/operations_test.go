@@ -94,15 +94,28 @@ func loopbackPort(t *testing.T) string {
 // chapter returns the shell commands in the section of docs/operations.md with this title.
 func chapter(t *testing.T, title string) (lines []string) {
 	t.Helper()
+	return commands(t, title, "\n## ")
+}
+
+// beginning returns the commands of a chapter before its first section.
+func beginning(t *testing.T, title string) (lines []string) {
+	t.Helper()
+	return commands(t, title, "\n### ")
+}
+
+// commands returns the commands of a chapter before the text `end`.
+func commands(t *testing.T, title, end string) (lines []string) {
+	t.Helper()
 	text, err := os.ReadFile("../../docs/operations.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, section, found := strings.Cut(string(text), "\n## "+title+"\n")
 	section, _, _ = strings.Cut(section, "\n## ")
+	section, _, _ = strings.Cut(section, end)
 	for _, block := range strings.Split(section, "\n```sh\n")[1:] {
-		commands, _, _ := strings.Cut(block, "\n```\n")
-		lines = append(lines, strings.Split(commands, "\n")...)
+		text, _, _ := strings.Cut(block, "\n```\n")
+		lines = append(lines, strings.Split(text, "\n")...)
 	}
 	if !found || len(lines) == 0 {
 		t.Fatalf("no chapter %q with commands", title)
@@ -331,7 +344,7 @@ func TestOperationsUpgrading(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 { // first the old data folder, then the restored backup
-		for _, line := range chapter(t, "Upgrading") {
+		for _, line := range beginning(t, "Upgrading") {
 			o.types(line)
 		}
 		o.waitForReportAt(tpm, state, o.old)

@@ -133,7 +133,7 @@ func find(doc []byte, key string) string {
 // anonymous returns a TLS configuration without a client certificate, for signed URLs.
 func (p *pantavisor) anonymous() *tls.Config { return &tls.Config{RootCAs: p.tls.RootCAs} }
 
-// upload uploads an object as Pantavisor does when it first synchronizes, and returns the object's
+// upload uploads an object as Pantavisor does when it first synchronises, and returns the object's
 // hash.
 func (p *pantavisor) upload(name string, content []byte) string {
 	p.t.Helper()
@@ -267,7 +267,7 @@ func pantavisorHub(t *testing.T) (*hubtest.Hub, *pantavisor) {
 }
 
 // The hub serves the sequence that Pantavisor runs after its registration: the first
-// synchronization, updates, and logs.
+// synchronisation, updates, and logs.
 func TestPantavisorsSequence(t *testing.T) {
 	t.Parallel()
 	h, p := pantavisorHub(t)

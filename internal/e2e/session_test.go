@@ -20,6 +20,7 @@ import (
 	"gangway/hub/store"
 	"gangway/internal/brief"
 	"gangway/internal/hubtest"
+	"gangway/internal/locked"
 	"gangway/internal/pty"
 	"gangway/internal/swtpm"
 )
@@ -79,7 +80,7 @@ func (s *shell) types(line string, dialogue ...[2]string) {
 		s.t.Fatal(err)
 	}
 	terminal.Close()
-	seen := new(lockedBuffer)
+	seen := new(locked.Buffer)
 	copied := make(chan struct{})
 	go func() { io.Copy(seen, controller); close(copied) }()
 	for _, d := range dialogue {
@@ -266,7 +267,7 @@ func (s *shell) readUntil(line, last string, words ...string) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
-	seen := new(lockedBuffer)
+	seen := new(locked.Buffer)
 	c := s.command(ctx, "exec "+line)
 	c.Stdout, c.Stderr = seen, seen
 	if err := c.Start(); err != nil {

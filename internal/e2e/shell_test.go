@@ -382,21 +382,13 @@ func TestShellIsClean(t *testing.T) {
 // with this TPM.
 func wantAgentKeys(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, enrolment store.Hash) {
 	t.Helper()
-	link, err := identity.Open(tpm.Address())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer link.Close()
-	id, err := identity.Load(t.Context(), link, identity.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer id.Close()
 	e, err := h.Store.Enrolment(t.Context(), enrolment)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(e.IAKName, id.IAKName) || !bytes.Equal(e.IDevIDName, id.IDevIDName) {
-		t.Error("the IAK or the IDevID key differs from the agent's")
-	}
+	withIdentity(t, tpm, identity.Options{}, func(id *identity.Identity) {
+		if !bytes.Equal(e.IAKName, id.IAKName) || !bytes.Equal(e.IDevIDName, id.IDevIDName) {
+			t.Error("the IAK or the IDevID key differs from the agent's")
+		}
+	})
 }

@@ -148,7 +148,7 @@ func (s *series) String() string {
 	return fmt.Sprintf("%-12s first %s, largest %s, last %s", s.name, show(s.values[0]), show(slices.Max(s.values)), show(s.values[len(s.values)-1]))
 }
 
-// The statistic of the soak finds a leak, and no noise.
+// series.grows reports a leak, and does not report noise.
 func TestSoakFindsALeak(t *testing.T) {
 	t.Parallel()
 	noise := func(i int) float64 { return float64(i*i%7) * 2 }

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"gangway/device/agent"
-	"gangway/device/identity"
 	"gangway/hub/api"
 	"gangway/internal/brief"
 	"gangway/internal/fleet"
@@ -113,26 +112,6 @@ func wantSentences(t testing.TB, text string, sentences ...string) {
 			t.Errorf("%q is missing from:\n%s", s, text)
 		}
 	}
-}
-
-// ekKey returns the public key of the EK that the TPM makes from a template.
-func ekKey(t testing.TB, tpm *swtpm.TPM, template string) crypto.PublicKey {
-	t.Helper()
-	conn, err := identity.Open(tpm.Address())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	id, err := identity.Load(t.Context(), conn, identity.Options{EK: template, AllowUnvouched: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer id.Close()
-	key, err := id.EK.Key()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
 }
 
 // newMakerCAs makes a chain of a TPM maker's CAs. It returns their certificates with the root

@@ -1,4 +1,5 @@
-// Package finding has the results of the checks of gangway doctor and gangway-agent doctor, and prints them.
+// Package finding has the results of the checks of gangway doctor, gangway-agent doctor and the
+// installer, and prints them.
 package finding
 
 import (

@@ -88,23 +88,31 @@ func TestDiskOpensOnlyForItsOwnersSystems(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	good := s.onESP(t, "EFI/Linux/gangway-b.efi")
+	const systemPath, managerPath = "EFI/Linux/gangway-b.efi", "EFI/BOOT/BOOTX64.EFI"
+	good := map[string][]byte{systemPath: s.onESP(t, systemPath), managerPath: s.onESP(t, managerPath)}
 	foreign := next
 	foreign.Owner = thief
+	const notReleased = `The data partition cannot be unlocked: this TPM does not release`
 	for name, c := range map[string]struct {
-		system []byte
-		says   string
+		path    string
+		content []byte
+		says    string
 	}{
-		"signed by a thief": {s.system(t, foreign), `The data partition cannot be unlocked: the disk's owner has not approved`},
-		"altered":           {bytes.Replace(good, []byte("oops=panic"), []byte("oops=pan1c"), 1), `The data partition cannot be unlocked: this TPM does not release`},
+		"a system signed by a thief": {systemPath, s.system(t, foreign), `The data partition cannot be unlocked: the disk's owner has not approved`},
+		"an altered command line":    {systemPath, bytes.Replace(good[systemPath], []byte("oops=panic"), []byte("oops=pan1c"), 1), notReleased},
+		"an altered kernel":          {systemPath, bytes.Replace(good[systemPath], next.Kernel, otherKernel(next.Kernel), 1), notReleased},
+		"an altered boot manager":    {managerPath, append(bytes.Clone(good[managerPath]), make([]byte, 8)...), notReleased},
 	} {
-		s.writeESP(t, "EFI/Linux/gangway-b.efi", c.system)
+		if bytes.Equal(c.content, good[c.path]) {
+			t.Fatalf("%s: the file is not altered", name)
+		}
+		s.writeESP(t, c.path, c.content)
 		m, ctx = boot(t, s.with(false))
 		waitFor(t, ctx, m, `gangway-init .*: `+c.says)
 		m.Stop()
 		t.Log(name, "does not open the disk")
+		s.writeESP(t, c.path, good[c.path])
 	}
-	s.writeESP(t, "EFI/Linux/gangway-b.efi", good)
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: system: slot b$`)
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)

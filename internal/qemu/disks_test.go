@@ -75,7 +75,7 @@ func TestDiskOnUSBIsChosenByAPerson(t *testing.T) {
 	m.Stop()
 	s.listed(t)
 
-	// The installer recognizes the system that this stick installed, and asks no question.
+	// The installer recognises the system that this stick installed, and asks no question.
 	m, ctx = boot(t, cfg)
 	waitFor(t, ctx, m, `gangway-init .*: This stick has already installed Gangway on this machine`)
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)

@@ -39,7 +39,7 @@ func byIPv6(t *testing.T, network *netfile.Settings, address string) {
 	t.Cleanup(func() { l.Close() })
 	tpm := newTPM(t, swtpm.P384)
 	h := hubtest.New(t, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
-	go carry(l, strings.TrimPrefix(h.URL, "https://"))
+	go forward(l, strings.TrimPrefix(h.URL, "https://"))
 	tok := guestToken(t, h)
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	if err != nil {
@@ -56,8 +56,8 @@ func byIPv6(t *testing.T, network *netfile.Settings, address string) {
 	}
 }
 
-// carry forwards connections to an address until the listener is closed.
-func carry(l net.Listener, to string) {
+// forward passes connections on to an address until the listener is closed.
+func forward(l net.Listener, to string) {
 	for {
 		c, err := l.Accept()
 		if err != nil {

@@ -60,7 +60,7 @@ type Config struct {
 	// SecureBoot chooses firmware that supports Secure Boot. The firmware is in setup mode until
 	// keys are enrolled.
 	SecureBoot bool
-	// KVM uses the processor's virtualization, so the machine has the same processor as the
+	// KVM uses the processor's virtualisation, so the machine has the same processor as the
 	// computer that runs it. Tests do not use KVM, because PCRs and times would depend on that
 	// computer.
 	KVM bool

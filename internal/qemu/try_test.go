@@ -7,32 +7,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"gangway/image/stick"
+	"gangway/internal/locked"
 	"gangway/internal/qemu"
 )
-
-// said stores the output of a program, and finds text in the output.
-type said struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *said) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *said) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
 
 // A person can boot an image with `gangway image try` until the emulated machine is onboarded.
 // However the command ends, it leaves no process and no temporary file.
@@ -54,9 +36,9 @@ func TestImageTry(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", gangway, "gangway/cmd/gangway").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v: %s", err, out)
 	}
-	start := func() (*exec.Cmd, io.Writer, *said) {
+	start := func() (*exec.Cmd, io.Writer, *locked.Buffer) {
 		t.Helper()
-		cmd, out := exec.Command(gangway, "image", "try", s.stick, "--accel", "tcg"), &said{}
+		cmd, out := exec.Command(gangway, "image", "try", s.stick, "--accel", "tcg"), &locked.Buffer{}
 		cmd.Env = append(os.Environ(), "XDG_CACHE_HOME="+dir, "TMPDIR="+tmp)
 		cmd.Stdout, cmd.Stderr = out, out
 		keys, err := cmd.StdinPipe()
@@ -69,7 +51,7 @@ func TestImageTry(t *testing.T) {
 		t.Cleanup(func() { cmd.Process.Kill() })
 		return cmd, keys, out
 	}
-	waitWords := func(out *said, words string, limit time.Duration) {
+	waitWords := func(out *locked.Buffer, words string, limit time.Duration) {
 		t.Helper()
 		for end := time.Now().Add(limit); !strings.Contains(out.String(), words); time.Sleep(100 * time.Millisecond) {
 			if time.Now().After(end) {

@@ -3,6 +3,8 @@ package qemu_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -12,7 +14,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math/rand/v2"
+	"maps"
+	mathrand "math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
@@ -202,7 +205,39 @@ func TestPowerCutsInUpdates(t *testing.T) {
 	long(t)
 	s := newSite(t, stick.Config{})
 	s.install(t)
-	good, bad := s.parts(t), s.parts(t)
+	m, ctx := boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
+	s.cutUpdates(t, ctx, m, s.parts(t), updateMoments, `the hub has accepted a report`)
+}
+
+// A power cut at any moment of an update, or while the agent binds the key of the disk to other
+// systems, leaves a disk that the TPM opens without help.
+func TestPowerCutsWithABoundDisk(t *testing.T) {
+	t.Parallel()
+	long(t)
+	owner, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSiteOf(t, func(p *stick.Parts) { p.Owner = owner }, func(*site) stick.Config { return stick.Config{} })
+	m, ctx := boot(t, s.with(true))
+	chooseAutoTPM(t, ctx, m)
+	const bound = `gangway-init .*: the disk's key is bound to the owner's systems`
+	waitFor(t, ctx, m, bound)
+	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
+	good := s.parts(t)
+	good.Owner = owner
+	moments := maps.Clone(updateMoments)
+	moments[true] = append(slices.Clone(moments[true]), bound)
+	s.cutUpdates(t, ctx, m, good, moments, `the disk's key came from the TPM`)
+}
+
+// cutUpdates posts updates and cuts the power at a random one of the `moments` of each. The updates
+// have the parts `good`; one of three does not boot. At the next start, the machine must print a
+// line that matches `opens`, and must come to a final status.
+func (s *site) cutUpdates(t *testing.T, ctx context.Context, m *qemu.Machine, good stick.Parts, moments map[bool][]string, opens string) {
+	t.Helper()
+	bad := good
 	bad.Init = bad.Agent
 	cuts, seed := 3, uint64(time.Now().UnixNano())
 	if n, err := strconv.Atoi(os.Getenv("GANGWAY_POWER_CUTS")); err == nil {
@@ -212,9 +247,7 @@ func TestPowerCutsInUpdates(t *testing.T) {
 		seed = n
 	}
 	t.Logf("GANGWAY_POWER_SEED=%d", seed)
-	r := rand.New(rand.NewPCG(seed, 0))
-	m, ctx := boot(t, s.with(false))
-	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
+	r := mathrand.New(mathrand.NewPCG(seed, 0))
 	o := s.signIn(t)
 	o.begun(ctx)
 	kept := "a"
@@ -227,13 +260,14 @@ func TestPowerCutsInUpdates(t *testing.T) {
 		p.Kernel[0x200+int(binary.LittleEndian.Uint16(p.Kernel[0x20E:]))] = byte('a' + cut) // change the version text in the kernel's header, as otherKernel does
 		seen := m.Lines()[len(m.Lines())-1].At
 		rev := o.post(ctx, s.system(t, p))
-		moment := updateMoments[serves][r.IntN(len(updateMoments[serves]))]
+		moment := moments[serves][r.IntN(len(moments[serves]))]
 		after(t, ctx, m, seen, `(`+moment+`)|^Revision \d+: (DONE|ERROR)`)
 		time.Sleep(time.Duration(r.Int64N(int64(2 * time.Second))))
 		m.Stop()
 		lines := m.Lines()
 
 		m, ctx = boot(t, s.with(false))
+		waitFor(t, ctx, m, `gangway-init .*: `+opens)
 		waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 		status, slot := o.ends(ctx, m, rev).Status, lastSlot(t, m)
 		if (status == "DONE") == (slot == kept) || status == "DONE" && !serves {
@@ -353,11 +387,12 @@ func (s *site) install(t *testing.T) {
 
 // owner is a client of the hub's API that is signed in as the site's owner.
 type owner struct {
-	t      *testing.T
-	hub    *hubtest.Hub
-	client *http.Client
-	token  string
-	device string
+	t        *testing.T
+	hub      *hubtest.Hub
+	client   *http.Client
+	token    string
+	device   string
+	uploaded []string // SHA-256 of each uploaded file
 }
 
 func (s *site) signIn(t *testing.T) *owner {
@@ -433,10 +468,15 @@ func (o *owner) post(ctx context.Context, system []byte) (rev int) {
 	return o.postState(ctx, map[string]any{"#spec": "pantavisor-service-system@1", slots.SystemPath: o.upload(ctx, system)})
 }
 
-// upload uploads the file of a system, and returns the file's SHA-256.
+// upload uploads the file of a system, if it has not uploaded this file before. It returns the
+// file's SHA-256.
 func (o *owner) upload(ctx context.Context, system []byte) string {
 	o.t.Helper()
 	sum := fmt.Sprintf("%x", sha256.Sum256(system))
+	if slices.Contains(o.uploaded, sum) {
+		return sum
+	}
+	o.uploaded = append(o.uploaded, sum)
 	var object struct {
 		PutURL string `json:"signed-puturl"`
 	}

@@ -74,6 +74,26 @@ of the machine's owner in /etc/gangway/device_autojointoken.json.`,
 	return p, err
 }
 
+func (r *release) signerPackage() (debPackage, error) {
+	p := debPackage{
+		name: "gangway-signer",
+		description: `keys of a Gangway hub in an HSM
+The signer holds the connection to an HSM, through the HSM's PKCS #11 module,
+and signs for the hub on this machine at a Unix socket.`,
+		// The package gangway creates the group whose members may open the signer's socket.
+		depends:  []string{"adduser", "gangway", "libc6"},
+		suggests: []string{"softhsm2"},
+		files: []file{
+			{source: r.program(signerArch, "gangway-signer"), path: "/usr/bin/gangway-signer", mode: 0o755},
+			{path: "/etc/gangway-signer", mode: 0o700},
+			{source: r.contrib("gangway-signer.service"), path: "/usr/lib/systemd/system/gangway-signer.service", mode: 0o644},
+			{source: r.contrib("debian/gangway-signer.default"), path: "/etc/default/gangway-signer", mode: 0o644, config: true},
+		},
+	}
+	err := r.addDocs(&p)
+	return p, err
+}
+
 func (r *release) contrib(name string) string { return filepath.Join(r.root, "contrib", name) }
 
 // packagedUnit writes the hub's systemd unit for the package. The package creates the user, so
@@ -134,7 +154,14 @@ func (r *release) writeDebs(context.Context) error {
 			}
 		}
 	}
-	return nil
+	if !r.signer {
+		return nil
+	}
+	p, err := r.signerPackage()
+	if err != nil {
+		return err
+	}
+	return r.writeDeb(p, signerArch)
 }
 
 func (r *release) writeDeb(p debPackage, arch string) error {

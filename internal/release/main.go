@@ -9,6 +9,7 @@
 package main
 
 import (
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -36,6 +37,8 @@ type release struct {
 	commit  string
 	date    time.Time // the commit's date; all times in a release equal it
 	archs   []string
+	signer  bool // also make the package gangway-signer, for signerArch
+	level   int  // gzip level of the image's layer
 }
 
 func main() {
@@ -49,7 +52,7 @@ func run(args []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var r release
-	var date string
+	var date, imageOf string
 	var debs bool
 	f := flag.NewFlagSet("release", flag.ContinueOnError)
 	f.StringVar(&r.root, "root", "../..", "the source tree")
@@ -58,6 +61,8 @@ func run(args []string) error {
 	f.StringVar(&r.commit, "commit", "", "the Git commit")
 	f.StringVar(&date, "date", "", "the commit's date, RFC 3339")
 	f.BoolVar(&debs, "debs-only", false, "make only the Debian packages, for amd64")
+	f.BoolVar(&r.signer, "signer", false, "make the package gangway-signer too; this needs gcc on "+signerArch)
+	f.StringVar(&imageOf, "image-of", "", "make only the OCI image, for this machine's architecture, with this hub and little compression; for tests")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -69,7 +74,7 @@ func run(args []string) error {
 		return fmt.Errorf("-date: %w", err)
 	}
 	r.date = r.date.UTC()
-	r.archs = architectures
+	r.archs, r.level = architectures, gzip.BestCompression
 	if debs {
 		r.archs = []string{"amd64"}
 	}
@@ -87,6 +92,9 @@ func run(args []string) error {
 	}
 	if err := os.MkdirAll(r.out, 0o755); err != nil {
 		return err
+	}
+	if imageOf != "" {
+		return r.writeImageOf(ctx, imageOf)
 	}
 
 	steps := []struct {

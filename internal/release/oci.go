@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -62,6 +64,23 @@ func (r *release) writeImage(context.Context) error {
 	return errors.Join(w.Close(), out.Close())
 }
 
+// writeImageOf writes the OCI image with the hub `program`, for the architecture of this machine.
+// Building and compressing the programs of a release takes minutes.
+func (r *release) writeImageOf(ctx context.Context, program string) error {
+	r.archs, r.level = []string{runtime.GOARCH}, gzip.BestSpeed
+	program, err := filepath.Abs(program)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(r.work, runtime.GOARCH), 0o755); err != nil {
+		return err
+	}
+	if err := os.Symlink(program, r.program(runtime.GOARCH, "gangway")); err != nil {
+		return err
+	}
+	return r.writeImage(ctx)
+}
+
 func (r *release) annotations() map[string]string {
 	return map[string]string{
 		"org.opencontainers.image.title":    "Gangway hub",
@@ -96,7 +115,7 @@ func (r *release) image(arch string) (v1.Image, error) {
 		return nil, err
 	}
 	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content.Bytes())), nil }
-	layer, err := tarball.LayerFromOpener(open, tarball.WithMediaType(types.OCILayer), tarball.WithCompressionLevel(9))
+	layer, err := tarball.LayerFromOpener(open, tarball.WithMediaType(types.OCILayer), tarball.WithCompressionLevel(r.level))
 	if err != nil {
 		return nil, err
 	}

@@ -28,23 +28,55 @@ func (r *release) buildPrograms(ctx context.Context) error {
 			return err
 		}
 	}
+	if r.signer {
+		return r.buildSigner(ctx)
+	}
 	return nil
+}
+
+// signerArch is the only architecture of gangway-signer: the program needs cgo, so another
+// architecture would need another C compiler and C library.
+const signerArch = "amd64"
+
+// buildSigner builds gangway-signer, which is a separate module, and the only program that is linked
+// with the C library.
+func (r *release) buildSigner(ctx context.Context) error {
+	if runtime.GOARCH != signerArch {
+		return fmt.Errorf("gangway-signer can be built on %s only, not on %s", signerArch, runtime.GOARCH)
+	}
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", r.linkFlags(), "-o", r.program(signerArch, "gangway-signer"), ".")
+	cmd.Dir = filepath.Join(r.root, "cmd/gangway-signer")
+	cmd.Env = append(cleanEnvironment(), "CGO_ENABLED=1", "GOOS=linux", "GOARCH="+signerArch, "GOAMD64=v1", "GOFLAGS=", "GOWORK=off")
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("gangway-signer, which needs gcc: %w: %s", err, output)
+	}
+	return nil
+}
+
+// linkFlags returns the linker's flags, which write the version into a program.
+func (r *release) linkFlags() string {
+	const p = "gangway/internal/version"
+	return fmt.Sprintf("-s -w -X %s.version=%s -X %s.commit=%s -X %s.date=%s", p, r.version, p, r.commit, p, r.date.Format(time.RFC3339))
+}
+
+// cleanEnvironment returns the environment without the variables that change what the go command
+// builds.
+func cleanEnvironment() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "GO386=") || strings.HasPrefix(v, "GOEXPERIMENT=") || strings.HasPrefix(v, "CGO_")
+	})
 }
 
 // build builds statically linked programs that contain their version. The programs do not depend on
 // the path of the source tree, on Git or on the environment.
 func (r *release) build(ctx context.Context, arch string) error {
-	const p = "gangway/internal/version"
-	flags := fmt.Sprintf("-s -w -X %s.version=%s -X %s.commit=%s -X %s.date=%s", p, r.version, p, r.commit, p, r.date.Format(time.RFC3339))
 	out := filepath.Join(r.work, arch)
 	if err := os.Mkdir(out, 0o755); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", flags, "-o", out+"/", "./cmd/...")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", r.linkFlags(), "-o", out+"/", "./cmd/...")
 	cmd.Dir = r.root
-	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool {
-		return strings.HasPrefix(v, "GO386=") || strings.HasPrefix(v, "GOEXPERIMENT=") || strings.HasPrefix(v, "CGO_")
-	}), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOAMD64=v1", "GOARM64=v8.0", "GOFLAGS=", "GOWORK=off")
+	cmd.Env = append(cleanEnvironment(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOAMD64=v1", "GOARM64=v8.0", "GOFLAGS=", "GOWORK=off")
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w: %s", arch, err, output)
 	}
@@ -58,7 +90,11 @@ func (r *release) share(name string) string { return filepath.Join(r.work, "shar
 // writeDocs makes the programs write their man pages and completions. It compresses the man pages,
 // as Debian's policy requires.
 func (r *release) writeDocs(ctx context.Context) error {
-	for _, name := range []string{"gangway", "gangway-agent"} {
+	names := []string{"gangway", "gangway-agent"}
+	if r.signer {
+		names = append(names, "gangway-signer")
+	}
+	for _, name := range names {
 		cmd := exec.CommandContext(ctx, r.program(runtime.GOARCH, name), "docs", r.share(name))
 		if output, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("%s docs: %w: %s", name, err, output)

@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"io"
 	"os"
@@ -31,19 +32,19 @@ func small(t *testing.T) *release {
 	r := &release{
 		root: root, out: t.TempDir(), work: t.TempDir(), archs: architectures,
 		version: "1.2.0-rc.1+3.gabc", commit: "0123456789abcdef0123456789abcdef01234567",
-		date: time.Date(2026, 11, 29, 8, 0, 0, 0, time.UTC),
+		date: time.Date(2026, 11, 29, 8, 0, 0, 0, time.UTC), level: gzip.BestCompression,
 	}
 	for _, arch := range architectures {
 		if err := os.Mkdir(filepath.Join(r.work, arch), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		for _, name := range programs {
+		for _, name := range append(slices.Clone(programs), "gangway-signer") {
 			if err := os.WriteFile(r.program(arch, name), []byte(name+" "+arch), 0o755); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	for _, name := range []string{"gangway", "gangway-agent"} {
+	for _, name := range []string{"gangway", "gangway-agent", "gangway-signer"} {
 		for _, path := range []string{"man/man1/" + name + ".1.gz", "bash-completion/completions/" + name, "zsh/vendor-completions/_" + name, "fish/vendor_completions.d/" + name + ".fish"} {
 			path = filepath.Join(r.share(name), path)
 			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -77,6 +78,7 @@ func TestContentOfDebs(t *testing.T) {
 	t.Parallel()
 	needDpkg(t)
 	r := small(t)
+	r.signer = true
 	if err := r.writeDebs(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -107,8 +109,22 @@ func TestContentOfDebs(t *testing.T) {
 			"-rw-r--r-- /usr/share/man/man1/gangway-agent.1.gz",
 			"-rw-r--r-- /usr/share/zsh/vendor-completions/_gangway-agent",
 		},
+		"gangway-signer": {
+			"-rw-r--r-- /etc/default/gangway-signer",
+			"-rwxr-xr-x /usr/bin/gangway-signer",
+			"-rw-r--r-- /usr/lib/systemd/system/gangway-signer.service",
+			"-rw-r--r-- /usr/share/bash-completion/completions/gangway-signer",
+			"-rw-r--r-- /usr/share/doc/gangway-signer/changelog.gz",
+			"-rw-r--r-- /usr/share/doc/gangway-signer/copyright",
+			"-rw-r--r-- /usr/share/fish/vendor_completions.d/gangway-signer.fish",
+			"-rw-r--r-- /usr/share/man/man1/gangway-signer.1.gz",
+			"-rw-r--r-- /usr/share/zsh/vendor-completions/_gangway-signer",
+		},
 	} {
 		for _, arch := range architectures {
+			if name == "gangway-signer" && arch != signerArch {
+				continue
+			}
 			deb := filepath.Join(r.out, name+"_"+version+"_"+arch+".deb")
 			var got []string
 			for line := range strings.Lines(dpkgDeb(t, "--contents", deb)) {
@@ -185,7 +201,7 @@ func TestMaintainerScriptsPassShellcheck(t *testing.T) {
 		t.Skip("shellcheck is not installed: apt-get install shellcheck")
 	}
 	scripts, err := filepath.Glob("../../contrib/debian/*.p*")
-	if err != nil || len(scripts) != 6 {
+	if err != nil || len(scripts) != 9 {
 		t.Fatalf("%q, %v", scripts, err)
 	}
 	if out, err := exec.Command("shellcheck", append([]string{"--shell=sh"}, scripts...)...).CombinedOutput(); err != nil {

@@ -19,7 +19,7 @@ func (t *TPM) PowerCut(ctx context.Context) error {
 	return t.startLocked(ctx)
 }
 
-// FailedTries returns the TPM's number of failed authorizations (TPM_PT_LOCKOUT_COUNTER).
+// FailedTries returns the TPM's number of failed authorisations (TPM_PT_LOCKOUT_COUNTER).
 func (t *TPM) FailedTries() (uint32, error) {
 	link, err := t.Open()
 	if err != nil {
@@ -83,7 +83,7 @@ func Guess(link transport.TPM, password string) error {
 	return err
 }
 
-// Codes of commands that need platform authorization and that go-tpm does not have.
+// Codes of commands that need platform authorisation and that go-tpm does not have.
 const (
 	ccHierarchyControl = 0x00000121
 	ccChangeEPS        = 0x00000124
@@ -98,7 +98,7 @@ func (t *TPM) DisableEndorsement() error {
 	return t.platform(ccHierarchyControl, []byte{0x40, 0, 0, 0x0B, 0})
 }
 
-// platform sends a command with platform authorization.
+// platform sends a command with platform authorisation.
 func (t *TPM) platform(code uint32, params []byte) error {
 	link, err := t.Open()
 	if err != nil {
@@ -122,7 +122,7 @@ func (t *TPM) platform(code uint32, params []byte) error {
 	return nil
 }
 
-// SetPassword sets a hierarchy's authorization value. The current value must be empty.
+// SetPassword sets a hierarchy's authorisation value. The current value must be empty.
 func (t *TPM) SetPassword(hierarchy tpm2.TPMHandle, password string) error {
 	link, err := t.Open()
 	if err != nil {

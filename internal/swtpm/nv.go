@@ -15,7 +15,7 @@ const nvChunk = 512
 // WriteNV writes exactly the bytes `data` to an NV index, as the maker of the machine would. It
 // first removes an existing index. The platform hierarchy owns the new index. The index has the
 // attributes of an EK certificate's index (EK profile 5.2): the index is readable with owner
-// authorization, and with its own authorization. Its own authorization is empty.
+// authorisation, and with its own authorisation. Its own authorisation is empty.
 func (t *TPM) WriteNV(index uint32, data []byte) error {
 	if err := t.DeleteNV(index); err != nil {
 		return err
@@ -94,7 +94,7 @@ func (t *TPM) EvictHandle(handle uint32) error {
 		return fmt.Errorf("swtpm: reading persistent key 0x%08X: %w", handle, err)
 	}
 	key := tpm2.NamedHandle{Handle: tpm2.TPMHandle(handle), Name: pub.Name}
-	// Try both authorizations: a key that the platform made needs the platform's.
+	// Try both authorisations: a key that the platform made needs the platform's.
 	var last error
 	for _, auth := range []tpm2.TPMHandle{tpm2.TPMRHOwner, tpm2.TPMRHPlatform} {
 		if _, last = (tpm2.EvictControl{Auth: auth, ObjectHandle: &key, PersistentHandle: tpm2.TPMHandle(handle)}).Execute(link); last == nil {

@@ -27,8 +27,8 @@ const (
 	lastYear   = 9999
 )
 
-// banks are the hash algorithms of PCR banks. SHA-1 is not among them, because nobody should
-// compare boots by it.
+// banks are the hash algorithms of PCR banks. SHA-1 is left out: it is broken, so equal digests do not
+// prove equal boots.
 var banks = map[string]crypto.Hash{"SHA-256": crypto.SHA256, "SHA-384": crypto.SHA384, "SHA-512": crypto.SHA512}
 
 // Banks returns the names of the banks that a manifest can have, and their hash algorithms.

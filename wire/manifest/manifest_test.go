@@ -117,7 +117,7 @@ func es256Header(t testing.TB, key *ecdsa.PrivateKey) string {
 	return fmt.Sprintf(`{"alg":"ES256","kid":"%s","typ":"gangway-manifest"}`, keyID(t, key.Public()))
 }
 
-// What Sign wrote, Parse reads, with either kind of key.
+// Parse reads what Sign wrote, with either kind of key.
 func TestSignedManifestIsRead(t *testing.T) {
 	other := newP256(t)
 	for _, key := range []crypto.Signer{newP256(t), rsa2048()} {
@@ -236,7 +236,8 @@ func TestRejectsSignatureOfAnotherManifest(t *testing.T) {
 	}
 }
 
-// The attacker knows the public key, and uses it as the secret of an HMAC, or names no algorithm.
+// The attacker knows the public key. The attacker uses the key as the secret of an HMAC, or names the
+// algorithm "none".
 func TestRejectsAlgorithmConfusion(t *testing.T) {
 	ec, rs := newP256(t), rsa2048()
 	payload := b64(mustJSON(t, example()))
@@ -486,8 +487,8 @@ func TestKeyFiles(t *testing.T) {
 	}
 }
 
-// FuzzParse: no text makes Parse fail in another way than by an error, and a text that Parse accepts
-// has the signed payload.
+// For any text, Parse returns either a manifest or an error. A text that Parse accepts has the signed
+// payload.
 func FuzzParse(f *testing.F) {
 	key := newP256(f)
 	text := mustSign(f, example(), key)

@@ -39,8 +39,8 @@ type header struct {
 	Typ string                  `json:"typ"`
 }
 
-// algorithms returns the algorithms that a key may sign with. The key alone determines them, not
-// the header of a text.
+// algorithms returns the algorithms that a key may sign with. They depend only on the key, not on the
+// header of a text.
 func algorithms(key crypto.PublicKey) []jose.SignatureAlgorithm {
 	switch key.(type) {
 	case *ecdsa.PublicKey:
@@ -157,7 +157,8 @@ func split(text string) (*token, error) {
 	}
 	var decoded [3][]byte
 	for i, part := range parts {
-		// The decoder ignores line breaks, so that one manifest would have many texts.
+		// The decoder ignores line breaks. They are refused, because one manifest would otherwise
+		// have many texts.
 		b, err := base64.RawURLEncoding.Strict().DecodeString(part)
 		if err != nil || part == "" || strings.ContainsAny(part, "\r\n") {
 			return nil, fmt.Errorf("%w: part %d of 3 is not base64url", ErrForm, i+1)

@@ -3,8 +3,7 @@
 // object records; the image builder parses first revisions.
 //
 // Parsers are strict: they refuse a text that two programs could understand differently. So the
-// device reads exactly the values that the hub checked. docs/agent.md and docs/pvr.md describe the
-// messages.
+// device reads exactly the values that the hub checked. docs/trails.md describes states and statuses.
 //
 // The package does no I/O, keeps no state and reads no clock.
 package trail

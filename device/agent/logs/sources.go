@@ -11,8 +11,9 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
+
+	"gangway/internal/diskfile"
 )
 
 // Follow adds the lines that are appended to a file, like tail -F. If the file exists, Follow
@@ -46,12 +47,12 @@ type tail struct {
 
 // open opens the file at t.path, if it is a regular file. open never blocks, not even on a pipe.
 func (t *tail) open(atEnd bool) {
-	file, err := os.OpenFile(t.path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	file, err := diskfile.Open(t.path, 0)
 	if err != nil {
 		return
 	}
 	info, err := file.Stat()
-	if err != nil || !info.Mode().IsRegular() {
+	if err != nil {
 		file.Close()
 		return
 	}

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"gangway/internal/diskfile"
 	"gangway/wire/trail"
 	"gangway/wire/trail/sig"
 )
@@ -50,7 +51,7 @@ func (f *Follower) importFirst(ctx context.Context) (*state, error) {
 	if f.cfg.First == "" {
 		return nil, nil
 	}
-	text, err := readRegular(filepath.Join(f.cfg.First, stateName), trail.MaxState)
+	text, err := diskfile.Read(filepath.Join(f.cfg.First, stateName), unix.O_NOFOLLOW, trail.MaxState)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -106,8 +107,8 @@ func (f *Follower) importObject(ctx context.Context, sum string) error {
 // computed from the copied bytes. So a file that changes during the copy cannot cause a wrong
 // object.
 func (o objects) importFile(path, sum string) (bool, error) {
-	from, err := openRegular(path)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoFile) || errors.Is(err, unix.ELOOP) {
+	from, err := diskfile.Open(path, unix.O_NOFOLLOW)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, diskfile.ErrNotRegular) || errors.Is(err, unix.ELOOP) {
 		return false, nil
 	}
 	if err != nil {
@@ -173,38 +174,4 @@ func (f *Follower) removeFirst() {
 	if err := os.RemoveAll(f.cfg.First); err != nil {
 		f.say("Removing the image's first revision failed: %v.", err)
 	}
-}
-
-var errNoFile = errors.New("it is not a regular file")
-
-// openRegular opens a regular file. Any other kind of file, also a link, is an error. openRegular
-// never blocks.
-func openRegular(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = errNoFile
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
-}
-
-// readRegular reads a regular file of at most `limit` bytes.
-func readRegular(path string, limit int64) ([]byte, error) {
-	f, err := openRegular(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%s has more than %d bytes", path, limit)
-	}
-	return b, err
 }

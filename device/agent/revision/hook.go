@@ -158,7 +158,7 @@ func (f *Follower) stopOrphans() error {
 
 // output passes each line that a hook prints to Config.Line, and stores the last lines for the
 // reason of a failure. A process that the hook left running may write after the call has ended;
-// The type output ignores these lines.
+// output ignores these lines.
 type output struct {
 	line func(string)
 

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"gangway/internal/diskfile"
 )
 
 // errDisk marks an error of the device's disk. After such an error, the journal in memory and the
@@ -125,7 +127,7 @@ func (f *Follower) save(j journal) error {
 	if err != nil {
 		return err
 	}
-	if err := replace(f.journalPath(), append(b, '\n')); err != nil {
+	if err := diskfile.Replace(f.journalPath(), append(b, '\n'), nil); err != nil {
 		return diskError(err)
 	}
 	f.journal = j
@@ -151,34 +153,6 @@ func (f *Follower) enter(p phase, edit func(w *work)) error {
 			edit(w)
 		}
 	})
-}
-
-// replace writes a file atomically: after a crash it has either the old or the new
-// content.
-func replace(path string, content []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(content)
-	err = errors.Join(err, tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return err
-	}
-	return flush(filepath.Dir(path))
-}
-
-// flush writes a folder's list of names to the disk.
-func flush(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // patience returns the pauses between retries. The nominal pause doubles from one second to one

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"gangway/internal/diskfile"
 	"gangway/wire/trail"
 )
 
@@ -199,7 +200,7 @@ func (o objects) keep(file *os.File, sum string) error {
 	if err := os.Rename(o.partial(sum), o.path(sum)); err != nil {
 		return err
 	}
-	return errors.Join(flush(dir), flush(o.dir))
+	return errors.Join(diskfile.FlushFolder(dir), diskfile.FlushFolder(o.dir))
 }
 
 // sweep removes all objects from the store, except those in `wanted`.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"gangway/internal/diskfile"
 	"gangway/wire/trail"
 	"gangway/wire/trail/sig"
 )
@@ -20,8 +21,8 @@ import (
 // has the name of the pinned keys. So other pinned keys, which only a person at the machine or an
 // image can choose, begin with an empty record.
 type ownerRecord struct {
-	// Keys is the key file with the keys that a signed statement put in the place of the pinned
-	// keys. Empty: the pinned keys.
+	// Keys is the key file of an accepted revision that replaced the pinned keys. Empty: the pinned
+	// keys are in use.
 	Keys string    `json:"keys,omitempty"`
 	Last *accepted `json:"last,omitempty"`
 }
@@ -61,7 +62,7 @@ func openOwner(dir, device string, pinned *sig.Keys) (*owner, error) {
 		o.keys, err = sig.ParseKeys([]byte(o.record.Keys))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("trail: %s is damaged, so the last signed revision is unknown: remove the file, and the device accepts the next revision that the pinned keys sign, even an old one: %w", o.path, err)
+		return nil, fmt.Errorf("trail: %s is damaged, so the last accepted sequence number is unknown: if you remove the file, the device accepts any revision that the pinned keys signed, even an old one: %w", o.path, err)
 	}
 	return o, nil
 }
@@ -124,15 +125,15 @@ func (o *owner) accept(s *state, signed *sig.Signed) error {
 	if err != nil {
 		return err
 	}
-	if err := replace(o.path, append(b, '\n')); err != nil {
+	if err := diskfile.Replace(o.path, append(b, '\n'), nil); err != nil {
 		return diskError(err)
 	}
 	o.record, o.keys = record, keys
 	return nil
 }
 
-// canonicalName returns the SHA-256 of a state's canonical form. So a hub may return the same state
-// with other white space or another order of names.
+// canonicalName returns the SHA-256 of a state's canonical form. White space and the order of names,
+// which a hub may change, do not affect this hash.
 func canonicalName(s *trail.State) (string, error) {
 	b, err := s.Payload(func(string) bool { return true })
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"gangway/internal/diskfile"
 	"gangway/wire/trail"
 )
 
@@ -35,7 +36,7 @@ func (f *Follower) keepState(r revision, s *state) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return diskError(err)
 	}
-	return diskError(errors.Join(replace(filepath.Join(dir, stateName), s.JSON), flush(f.revisions())))
+	return diskError(errors.Join(diskfile.Replace(filepath.Join(dir, stateName), s.JSON, nil), diskfile.FlushFolder(f.revisions())))
 }
 
 // stateOf reads a revision's state from the revision's folder. It parses and checks the state

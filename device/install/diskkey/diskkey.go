@@ -130,7 +130,7 @@ func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, boot Boot, ru
 		if counter, err = seal.Counter(t); err != nil {
 			return false, err
 		}
-		if same, err := isBound(disk, owner, boots, counter); err != nil || same {
+		if same, err := hasBindings(disk, owner, boots, counter); err != nil || same {
 			return false, err
 		}
 	}
@@ -191,13 +191,13 @@ func with(values map[int][]byte, pcr int, value []byte) map[int][]byte {
 }
 
 func rebind(t transport.TPM, disk luks.Disk, passphrase []byte, owner crypto.PublicKey, boots []map[int][]byte, counter uint64) error {
-	var tokens []map[string]any
+	var bindings []seal.Binding
 	for _, pcrs := range boots {
-		tok, err := seal.Bind(t, passphrase, seal.Binding{Owner: owner, PCRs: pcrs, Limit: counter + 1})
-		if err != nil {
-			return err
-		}
-		tokens = append(tokens, tok)
+		bindings = append(bindings, seal.Binding{Owner: owner, PCRs: pcrs, Limit: counter + 1})
+	}
+	tokens, err := seal.Bind(t, passphrase, bindings...)
+	if err != nil {
+		return err
 	}
 	if err := luks.SetTokens(disk, keySlot, []string{seal.TokenType, seal.BoundType}, tokens); err != nil {
 		return err
@@ -205,9 +205,9 @@ func rebind(t transport.TPM, disk luks.Disk, passphrase []byte, owner crypto.Pub
 	return seal.Advance(t)
 }
 
-// isBound reports whether the header has exactly the LUKS2 tokens for `boots`, with a limit that is
+// hasBindings reports whether the header has exactly the LUKS2 tokens for `boots`, with a limit that is
 // the counter's present value.
-func isBound(disk io.ReaderAt, owner crypto.PublicKey, boots []map[int][]byte, counter uint64) (bool, error) {
+func hasBindings(disk io.ReaderAt, owner crypto.PublicKey, boots []map[int][]byte, counter uint64) (bool, error) {
 	plain, err := luks.Tokens(disk, seal.TokenType)
 	if err != nil || len(plain) > 0 {
 		return false, err

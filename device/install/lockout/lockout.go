@@ -118,7 +118,7 @@ func reset(t transport.TPM, password []byte) error {
 	return nil
 }
 
-// command sends a command that the lockout hierarchy authorizes.
+// command sends a command that the lockout hierarchy authorises.
 func command(t transport.TPM, code uint32, password, params []byte) error {
 	const sessions, lockout, passwordSession = 0x8002, 0x4000000A, 0x40000009
 	be := binary.BigEndian

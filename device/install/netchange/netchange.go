@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"gangway/device/install/netfile"
+	"gangway/internal/diskfile"
 
 	"golang.org/x/sys/unix"
 )
@@ -315,24 +316,8 @@ func (s *Store) write(j *journal) error {
 	if s.before != nil {
 		s.before()
 	}
-	f, err := os.CreateTemp(s.Dir, ".new-*") // mode 0600
-	if err != nil {
+	if err := diskfile.Replace(filepath.Join(s.Dir, journalFile), append(b, '\n'), s.before); err != nil {
 		return fmt.Errorf("network settings: writing the journal: %w", err)
 	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(append(b, '\n'))
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("network settings: writing the journal: %w", err)
-	}
-	if s.before != nil {
-		s.before()
-	}
-	if err := os.Rename(f.Name(), filepath.Join(s.Dir, journalFile)); err != nil {
-		return fmt.Errorf("network settings: writing the journal: %w", err)
-	}
-	d, err := os.Open(s.Dir)
-	if err != nil {
-		return fmt.Errorf("network settings: writing the journal: %w", err)
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return nil
 }

@@ -59,21 +59,13 @@ type bound struct {
 	Counter uint32            `json:"counter"` // NV index
 }
 
-// Bind seals a passphrase that New made, and returns the LUKS2 token. The boots that may have the
-// passphrase can be other ones than the present boot.
-func Bind(t transport.TPM, passphrase []byte, b Binding) (tok map[string]any, err error) {
+// Bind seals a passphrase that New made, and returns a LUKS2 token for each binding. The boots that
+// may have the passphrase can be other ones than the present boot. The TPM makes its storage key only
+// once, because this takes some TPMs seconds.
+func Bind(t transport.TPM, passphrase []byte, bindings ...Binding) (toks []map[string]any, err error) {
 	secret, err := base64.StdEncoding.DecodeString(string(passphrase))
 	if err != nil || len(secret) != secretSize {
 		return nil, errors.New("seal: the passphrase was not made by New")
-	}
-	for _, n := range Required {
-		if len(b.PCRs[n]) != sha256.Size {
-			return nil, fmt.Errorf("seal: the binding has no value of PCR %d", n)
-		}
-	}
-	owner, err := x509.MarshalPKIXPublicKey(b.Owner)
-	if err != nil {
-		return nil, fmt.Errorf("seal: %w", err)
 	}
 	s, err := load(t)
 	if err != nil {
@@ -84,13 +76,33 @@ func Bind(t transport.TPM, passphrase []byte, b Binding) (tok map[string]any, er
 	if err != nil {
 		return nil, err
 	}
-	key, err := loadOwner(t, b.Owner)
+	for _, b := range bindings {
+		tok, err := s.bind(secret, b, counter)
+		if err != nil {
+			return nil, err
+		}
+		toks = append(toks, tok)
+	}
+	return toks, nil
+}
+
+func (s *storage) bind(secret []byte, b Binding, counter tpm2.TPM2BName) (tok map[string]any, err error) {
+	for _, n := range Required {
+		if len(b.PCRs[n]) != sha256.Size {
+			return nil, fmt.Errorf("seal: the binding has no value of PCR %d", n)
+		}
+	}
+	owner, err := x509.MarshalPKIXPublicKey(b.Owner)
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", err)
+	}
+	key, err := loadOwner(s.tpm, b.Owner)
 	if err != nil {
 		return nil, err
 	}
-	defer flush(t, key.ObjectHandle)
-	digest, err := trial(t, func(session tpm2.Session) error {
-		return b.policy(t, session, key.Name, tpm2.TPM2BDigest{}, nullTicket, counter)
+	defer flush(s.tpm, key.ObjectHandle)
+	digest, err := trial(s.tpm, func(session tpm2.Session) error {
+		return b.policy(s.tpm, session, key.Name, tpm2.TPM2BDigest{}, nullTicket, counter)
 	})
 	if err != nil {
 		return nil, err

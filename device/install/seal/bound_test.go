@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -109,7 +110,7 @@ func bind(t *testing.T, tpm transport.TPM, owner crypto.PublicKey, s start) ([]b
 	t.Helper()
 	secret := make([]byte, secretSize)
 	rand.Read(secret)
-	tok := must(Bind(tpm, encode(secret), s.binding(owner, must(Counter(tpm))(t))))(t)
+	tok := must(Bind(tpm, encode(secret), s.binding(owner, must(Counter(tpm))(t))))(t)[0]
 	return encode(secret), must(json.Marshal(tok))(t)
 }
 
@@ -257,7 +258,7 @@ func TestHigherLimitOpensBeforeAndAfterTheCounterAdvances(t *testing.T) {
 	owner, chip := p256(t), startChip(t)
 	tpm := boot(t, chip, good)
 	passphrase, _ := bind(t, tpm, owner.Public(), good)
-	next := must(json.Marshal(must(Bind(tpm, passphrase, good.binding(owner.Public(), must(Counter(tpm))(t)+1)))(t)))(t)
+	next := must(json.Marshal(must(Bind(tpm, passphrase, good.binding(owner.Public(), must(Counter(tpm))(t)+1)))(t)[0]))(t)
 	must(OpenBound(tpm, next, approve(t, owner, good)))(t)
 	if err := Advance(tpm); err != nil {
 		t.Fatal(err)
@@ -280,6 +281,35 @@ func TestForeignCounterIsLeftAlone(t *testing.T) {
 	}
 	if n, err := Counter(open(t, chip)); err == nil {
 		t.Errorf("got the counter %d; want an error", n)
+	}
+}
+
+// commands counts the commands of each kind (TPM_CC) that a TPM gets.
+type commands struct {
+	transport.TPM
+	count map[tpm2.TPMCC]int
+}
+
+func (c *commands) Send(command []byte) ([]byte, error) {
+	c.count[tpm2.TPMCC(binary.BigEndian.Uint32(command[6:]))]++ // after the tag and the size
+	return c.TPM.Send(command)
+}
+
+func TestStorageKeyIsMadeOnceForAllBindings(t *testing.T) {
+	t.Parallel()
+	chip, key := startChip(t), p256(t)
+	tpm := &commands{open(t, chip), map[tpm2.TPMCC]int{}}
+	other := good
+	other.programs = "boot manager, system 2"
+	n := must(Counter(tpm))(t)
+	secret := make([]byte, secretSize)
+	toks := must(Bind(tpm, encode(secret), other.binding(key.Public(), n), good.binding(key.Public(), n)))(t)
+	if made := tpm.count[tpm2.TPMCCCreatePrimary]; made != 1 || len(toks) != 2 {
+		t.Errorf("%d storage keys for %d tokens", made, len(toks))
+	}
+	raw := must(json.Marshal(toks[1]))(t)
+	if got := must(OpenBound(boot(t, chip, good), raw, approve(t, key, good)))(t); !bytes.Equal(got, encode(secret)) {
+		t.Error("another passphrase")
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"gangway/internal/diskfile"
 )
 
 // SystemPath is the path of the system among a revision's files. A revision without this file
@@ -320,24 +322,7 @@ func (h *Hook) remember(t trial) error {
 	if err := os.MkdirAll(h.Dir, 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(h.Dir, ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(b)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	h.ESP.changing("remember slot %s", t.Slot)
-	if err := os.Rename(f.Name(), h.trialPath()); err != nil {
-		return err
-	}
-	d, err := os.Open(h.Dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return diskfile.Replace(h.trialPath(), b, func() { h.ESP.changing("remember slot %s", t.Slot) })
 }
 
 // mark records that the content of a slot has changed since the machine booted that slot.

@@ -14,9 +14,9 @@ import (
 
 // Config says which database Open opens.
 type Config struct {
-	// URL is the address of the database: postgres://user@host/database. A password in the URL is
-	// used. Parameters are those of libpq, and pgbouncer=true for a connection through PgBouncer or
-	// another pooler that gives each transaction a connection of its own.
+	// URL is the address of the database: postgres://user@host/database. The URL may contain a
+	// password. Its parameters are those of libpq, and pgbouncer=true for a connection through
+	// PgBouncer or another pooler that may give each transaction another connection.
 	//
 	// Unless the parameter sslmode says otherwise, the server's certificate is verified
 	// (verify-full). Only for a Unix socket or a loopback address, TLS is optional.
@@ -37,8 +37,8 @@ const (
 	// connectTimeout is how long a connection attempt to one host may take, unless the URL has the
 	// parameter connect_timeout.
 	connectTimeout = 5 * time.Second
-	// silence is how long a host may leave a packet without an answer of its kernel before the
-	// connection is lost. An idle connection is probed after half of this time.
+	// silence is how long a packet may stay unacknowledged before the connection is lost. An idle
+	// connection is probed after half of this time.
 	silence = 5 * time.Second
 )
 

@@ -270,7 +270,7 @@ func (c *conn) rows(s *sqlstore.Statement, f func(*pgconn.ResultReader) (bool, e
 	if err := c.add(s, args); err != nil {
 		return err
 	}
-	var failed error // of f
+	var failed error // error of the function f
 	enough := false  // the rest of the rows is not needed, and is too much to read
 	sent := c.send(func(r *pgconn.ResultReader) {
 		more, drained := true, 0

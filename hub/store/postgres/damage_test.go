@@ -11,7 +11,7 @@ func TestDamageIsFound(t *testing.T) {
 	t.Parallel()
 	address := database(t)
 	s := open(t, postgres.Config{URL: address})
-	storetest.Damage(t, s, func(damage string) {
+	storetest.Damage(t, s, `'\x'`, func(damage string) {
 		if _, err := server.Query(t.Context(), nameOf(address), "SET session_replication_role = replica; "+damage); err != nil {
 			t.Fatal(damage, err)
 		}

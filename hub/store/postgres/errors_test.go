@@ -29,7 +29,7 @@ func TestErrorsOfTheServer(t *testing.T) {
 		{"ERROR", "42703", nil, false, false},
 		{"ERROR", "25006", store.ErrBusy, true, true},   // the server has become a standby
 		{"ERROR", "40003", store.ErrBusy, true, true},   // unknown whether it completed
-		{"ERROR", "08006", store.ErrBusy, true, true},   // of a pooler
+		{"ERROR", "08006", store.ErrBusy, true, true},   // a pooler has lost its connection to the server
 		{"FATAL", "57P01", store.ErrBusy, true, true},   // the server stops
 		{"FATAL", "25P03", store.ErrBusy, true, true},   // the hub was silent within a transaction
 		{"PANIC", "53100", store.ErrBusy, true, true},   // no space for the server's log: it crashes

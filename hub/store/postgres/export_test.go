@@ -78,3 +78,6 @@ var Parse = Config.parse
 // ResolveFor sets how long a writer tries to find out whether a commit happened. Call it before the
 // first write.
 func (s *Store) ResolveFor(d time.Duration) { s.writers.resolveFor = d }
+
+// WritesWaiting implements store.Health, with the sum of both hubs.
+func (p *Pair) WritesWaiting() int { return p.a.WritesWaiting() + p.b.WritesWaiting() }

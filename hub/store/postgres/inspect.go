@@ -2,12 +2,14 @@ package postgres
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"strconv"
 	"strings"
 	"time"
 
+	"gangway/hub/store"
 	"gangway/hub/store/sqlstore"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -17,11 +19,13 @@ import (
 type Inspection struct {
 	Server string    // the version of the server
 	Hub    string    // name of the hub to which the database belongs
-	URLs   []string  // of the hub
+	URLs   []string  // URLs of the hub
 	Newest time.Time // time of the newest event; zero: there is no event
-	Size   int64     // in bytes
-	Behind bool      // the schema is older than this program
-	Unsafe []string  // settings of the server with which a crash loses acknowledged writes
+	Backup time.Time // time of the newest recorded backup; zero: none is recorded
+	Alarms []store.Alarm
+	Size   int64    // in bytes
+	Behind bool     // the schema is older than this program
+	Unsafe []string // settings of the server with which a crash loses acknowledged writes
 }
 
 // Inspect reads a database and does not change the database.
@@ -73,5 +77,29 @@ func Inspect(ctx context.Context, config Config) (in Inspection, err error) {
 	if newest, _ := strconv.ParseInt(row[2], 10, 64); newest != 0 {
 		in.Newest = time.UnixMicro(newest)
 	}
-	return in, nil
+	if in.Behind {
+		return in, nil
+	}
+	return in, in.readUpkeep(ctx, pg)
+}
+
+// readUpkeep reads the time of the newest backup and the alarms.
+func (in *Inspection) readUpkeep(ctx context.Context, pg *pgconn.PgConn) error {
+	row, _, err := firstRow(ctx, pg, fmt.Sprintf(`SELECT coalesce((SELECT value FROM settings WHERE name = '%s'), ''),
+		coalesce((SELECT json_agg(json_build_object('name', name, 'since', since, 'fact', fact) ORDER BY name) FROM alarms)::text, '[]')`, sqlstore.SettingBackup))
+	if err != nil {
+		return err
+	}
+	in.Backup, _ = time.Parse(time.RFC3339, row[0]) // a text that is not a time counts as no backup
+	var list []struct {
+		Name, Fact string
+		Since      int64
+	}
+	if err := json.Unmarshal([]byte(row[1]), &list); err != nil {
+		return fmt.Errorf("postgres: alarms: %w", err)
+	}
+	for _, a := range list {
+		in.Alarms = append(in.Alarms, store.Alarm{Name: a.Name, Since: time.UnixMicro(a.Since), Fact: original(a.Fact)})
+	}
+	return nil
 }

@@ -21,12 +21,12 @@ import (
 )
 
 // load onboards machines and appends events with several workers, and then compares the database
-// with the answers: what was acknowledged is there, and nothing is there twice.
+// with the answers: the database has every acknowledged write, and has no write twice.
 type load struct {
 	*testing.T
 	server *pgtest.Server
 	store  *postgres.Store
-	name   string // of the database
+	name   string // name of the database
 	owner  store.Account
 	token  store.JoinToken
 
@@ -110,7 +110,7 @@ func (l *load) check() {
 	}
 }
 
-// The server ends connections at random moments: nothing that was acknowledged is lost, and nothing
+// The server ends connections at random moments: no acknowledged write is lost, and no write
 // happens twice.
 func TestKilledConnectionsLoseNothing(t *testing.T) {
 	t.Parallel()
@@ -199,8 +199,8 @@ type cutter struct {
 	cut     atomic.Bool // a commit was cut while down was set
 	cuts    [3]atomic.Int64
 
-	// twice is the number of steps of an outage that are left: 2 loses a COMMIT, and 1 loses the
-	// answer to the question whether it happened.
+	// twice counts down the steps of an outage: at 2, a COMMIT is lost; at 1, the answer to the
+	// question whether the COMMIT happened is lost.
 	twice atomic.Int32
 }
 
@@ -401,8 +401,8 @@ func TestUnreachableDatabaseIsBusy(t *testing.T) {
 	}
 }
 
-// A COMMIT does not reach the database, and then the answer to the question about it is lost too. The
-// store must not take its own question for the transaction.
+// A COMMIT does not reach the database, and then the answer to the question about it is lost too.
+// The store must not mistake the mark that its question wrote for the mark of the transaction.
 func TestQuestionAboutACommitIsNotTheCommit(t *testing.T) {
 	t.Parallel()
 	address := database(t)

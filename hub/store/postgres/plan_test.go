@@ -133,7 +133,7 @@ func faults(plan []string, mayOrder bool) (list []string) {
 		case (strings.HasPrefix(step, "Sort  (") || strings.HasPrefix(step, "Incremental Sort  (")) && !mayOrder:
 			list = append(list, step)
 		case strings.HasPrefix(step, "Index Scan using"), strings.HasPrefix(step, "Index Only Scan using"):
-			// An index that is only filtered is read as a whole.
+			// If a step only filters an index, it reads the whole index.
 			if next := i + 1; (next >= len(plan) || !strings.Contains(plan[next], "Index Cond:")) && !wholeIndex(step) {
 				list = append(list, fmt.Sprint("reads a whole index: ", step))
 			}

@@ -153,6 +153,9 @@ type Stats struct {
 	Retries uint64 // transactions that ran again after a lost connection or a conflict
 }
 
+// WritesWaiting implements store.Health.
+func (s *Store) WritesWaiting() int { return s.writers.Waiting() }
+
 // Stats returns the counters of the writers.
 func (s *Store) Stats() Stats {
 	return Stats{Commits: s.writers.commits.Load(), Ops: s.writers.Taken(), Retries: s.writers.retries.Load()}

@@ -23,7 +23,8 @@ var server *pgtest.Server
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	// The models run as often as in short tests, because each of their operations needs a server.
+	// The models make as few checks as in short tests, because each operation is a request to a
+	// server.
 	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
 		if err := f.Value.Set("20"); err != nil {
 			panic(err)
@@ -70,7 +71,7 @@ func open(t testing.TB, config postgres.Config) *postgres.Store {
 func TestStoreSuite(t *testing.T) {
 	race.Skip(t) // TestTwoHubsRace has the tests of the suite that do several things at once
 	t.Parallel()
-	var addresses sync.Map // of each store's database
+	var addresses sync.Map // address of each store's database
 	at := func(t *testing.T, address string) storetest.Engine {
 		s := open(t, postgres.Config{URL: address, Writers: 1, Readers: 2})
 		addresses.Store(s, address)

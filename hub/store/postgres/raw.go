@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -12,6 +14,53 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
+
+// ErrNotNew means that a database has the schema of another version, or the data of a hub.
+var ErrNotNew = errors.New("postgres: the database is not new")
+
+// Create makes the schema of a version in an empty database; 0 is the newest version. If the database has the tables of this
+// version already, and belongs to no hub, Create changes nothing. If this program does not know the
+// version, Create returns ErrNewerSchema.
+func Create(ctx context.Context, config Config, version int) error {
+	parsed, _, err := config.parse()
+	if err != nil {
+		return err
+	}
+	folder, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return fmt.Errorf("postgres: %w", err)
+	}
+	list, err := readMigrations(folder)
+	if err != nil {
+		return err
+	}
+	if version == 0 {
+		version = len(list)
+	}
+	if version < 0 || version > len(list) {
+		return fmt.Errorf("postgres: schema version %d, but this program knows only versions up to %d: %w", version, len(list), ErrNewerSchema)
+	}
+	pg, err := pgconn.ConnectConfig(ctx, parsed)
+	if err != nil {
+		return fmt.Errorf("postgres: %w", err)
+	}
+	defer pg.Close(context.Background())
+	is, err := versionOf(ctx, pg, list)
+	if err != nil {
+		return err
+	}
+	if is == 0 {
+		return migrate(ctx, pg, list[:version])
+	}
+	if is != version {
+		return fmt.Errorf("%w: it has the schema version %d", ErrNotNew, is)
+	}
+	row, _, err := firstRow(ctx, pg, `SELECT coalesce((SELECT value FROM settings WHERE name = '`+sqlstore.SettingHub+`'), '')`)
+	if err == nil && row[0] != "" {
+		err = fmt.Errorf("%w: it belongs to the hub %s", ErrNotNew, row[0])
+	}
+	return err
+}
 
 // Raw is a connection for package transfer, which copies whole tables.
 type Raw struct{ c *conn }
@@ -27,6 +76,14 @@ func OpenRaw(ctx context.Context, config Config) (*Raw, error) {
 		return nil, fmt.Errorf("postgres: %w", err)
 	}
 	return &Raw{&conn{pg: pg, ctx: ctx, work: &workCounters{}, batch: &pgconn.Batch{}}}, nil
+}
+
+// BeginSnapshot begins a transaction that changes nothing. All later queries see the database as it is
+// at the first of them.
+func (r *Raw) BeginSnapshot(ctx context.Context) error {
+	r.c.ctx, r.c.failed = ctx, nil
+	_, err := r.c.control("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+	return err
 }
 
 // Close closes the connection.
@@ -48,6 +105,36 @@ func (r *Raw) Query(ctx context.Context, sql string, args []any, f func(row []an
 		}
 		return true, f(row)
 	}, args)
+}
+
+// Replace adds rows to a table in one transaction, without running the triggers of the schema. If
+// `whole` is true, it removes all other rows of the table.
+func (r *Raw) Replace(ctx context.Context, table string, columns []string, rows [][]any, whole bool) error {
+	r.c.ctx, r.c.failed = ctx, nil
+	begin := "BEGIN; ALTER TABLE " + table + " DISABLE TRIGGER USER"
+	if whole {
+		begin += "; DELETE FROM " + table
+	}
+	if _, err := r.c.control(begin); err != nil {
+		r.c.rollback()
+		return err
+	}
+	data, err := copyData(rows)
+	if err == nil {
+		sql := "COPY " + table + ` ("` + strings.Join(columns, `", "`) + `") FROM STDIN (FORMAT binary)`
+		if _, err = r.c.pg.CopyFrom(ctx, strings.NewReader(string(data)), sql); err != nil {
+			err = classified(err)
+		}
+	}
+	if err != nil {
+		r.c.rollback()
+		return err
+	}
+	if _, err := r.c.control("ALTER TABLE " + table + " ENABLE TRIGGER USER; COMMIT"); err != nil {
+		r.c.rollback()
+		return err
+	}
+	return nil
 }
 
 // Exec runs statements that are separated by semicolons.
@@ -105,4 +192,28 @@ func copyData(rows [][]any) ([]byte, error) {
 		}
 	}
 	return append(data, 0xff, 0xff), nil
+}
+
+// Finish sets counters ("table.column") to the last number that is used, lets the planner count the
+// rows, and writes the name of the hub to which the database then belongs, unless the name is empty.
+func (r *Raw) Finish(ctx context.Context, counters map[string]int64, hub string) error {
+	r.c.ctx, r.c.failed = ctx, nil
+	if _, err := r.c.control("ANALYZE"); err != nil {
+		return err
+	}
+	var sql strings.Builder
+	sql.WriteString("BEGIN; ")
+	for name, last := range counters {
+		table, column, _ := strings.Cut(name, ".")
+		fmt.Fprintf(&sql, "SELECT setval(pg_get_serial_sequence('%s', '%s'), %d); ", table, column, last)
+	}
+	if hub != "" {
+		fmt.Fprintf(&sql, "INSERT INTO settings (name, value) VALUES ('%s', '%s'); ", sqlstore.SettingHub, strings.ReplaceAll(hub, "'", "''"))
+	}
+	sql.WriteString("COMMIT")
+	if _, err := r.c.control(sql.String()); err != nil {
+		r.c.rollback()
+		return err
+	}
+	return nil
 }

@@ -22,7 +22,7 @@ const (
 )
 
 // readers is a set of connections for statements that only read. A connection is opened when it is
-// needed first.
+// first needed.
 type readers struct {
 	open   func(ctx context.Context) (*conn, error)
 	idle   chan *conn // a nil conn is one that is not open

@@ -183,7 +183,7 @@ func TestFullDiskIsReported(t *testing.T) {
 	}
 }
 
-// The engine must not lose what a TPM or a device reports, even if it is no valid text.
+// The engine must not lose what a TPM or a device reports, even if it is not valid text.
 func TestTextsThatAreNoTextAreKept(t *testing.T) {
 	t.Parallel()
 	s := open(t, postgres.Config{URL: database(t)})
@@ -250,8 +250,9 @@ func TestLargeRowsThatNobodyNeedsAreNotRead(t *testing.T) {
 	}
 }
 
-// Bytes that PostgreSQL does not accept count as one byte each, as on the way in: otherwise a device
-// could store more than its bound of logs, or make the count negative.
+// Bytes that PostgreSQL does not accept count as one byte each, both when entries are added and
+// when they are removed. Otherwise a device could store more log bytes than its bound, or make the
+// count negative.
 func TestUsageOfLogsStaysExact(t *testing.T) {
 	t.Parallel()
 	address := database(t)

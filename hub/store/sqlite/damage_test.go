@@ -27,7 +27,7 @@ func TestDamageIsFound(t *testing.T) {
 	}
 	defer db.Close()
 	dropped := false
-	storetest.Damage(t, s, func(damage string) {
+	storetest.Damage(t, s, "x''", func(damage string) {
 		for !dropped {
 			var name string
 			if err := db.QueryRow(`SELECT name FROM sqlite_master WHERE type = 'trigger'`).Scan(&name); err != nil {

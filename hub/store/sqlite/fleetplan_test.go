@@ -97,19 +97,26 @@ func (s *Store) steps(t *testing.T) (operations, scanned, sorted int32) {
 	return operations, scanned, sorted
 }
 
-// The work for a question has an upper bound that does not depend on the size of the fleet.
-func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
-	race.Skip(t)
-	t.Parallel()
+// withOwner opens a new store that has one account. The store is closed when the test ends.
+func withOwner(t *testing.T) (*Store, store.Account) {
+	t.Helper()
 	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	t.Cleanup(func() { s.Close() })
 	owner := storetest.Account("ada")
 	if err := s.CreateAccount(t.Context(), owner); err != nil {
 		t.Fatal(err)
 	}
+	return s, owner
+}
+
+// The work for a question has an upper bound that does not depend on the size of the fleet.
+func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
+	race.Skip(t)
+	t.Parallel()
+	s, owner := withOwner(t)
 	// Each device of the owner matches the words, the metadata and the model of the searches below.
 	// One device in a hundred is quiet. No two devices have the same firmware.
 	const fleet = 10_000

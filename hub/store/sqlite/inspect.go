@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"gangway/hub/store"
 	"gangway/hub/store/sqlstore"
 )
 
@@ -24,6 +25,8 @@ type Inspection struct {
 	Finished bool      // the quick check examined the whole database in time
 	URLs     []string  // of the hub
 	Newest   time.Time // time of the newest event; zero: there is no event
+	Backup   time.Time // time of the newest recorded backup; zero: none is recorded
+	Alarms   []store.Alarm
 }
 
 // maxFaults is the largest number of faults that Inspect lists.
@@ -61,6 +64,9 @@ func Inspect(ctx context.Context, path string, served bool, checkTime time.Durat
 	} else if !errors.Is(err, sql.ErrNoRows) {
 		return in, fmt.Errorf("sqlite: read %s: %w", path, err)
 	}
+	if err := in.readUpkeep(ctx, db); err != nil {
+		return in, fmt.Errorf("sqlite: read %s: %w", path, err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
 	rows, err := db.QueryContext(ctx, fmt.Sprintf(`PRAGMA quick_check(%d)`, maxFaults))
@@ -82,6 +88,35 @@ func Inspect(ctx context.Context, path string, served bool, checkTime time.Durat
 	}
 	in.Finished = true
 	return in, nil
+}
+
+// readUpkeep reads the time of the newest backup and the alarms. A database of an older version has
+// no table for alarms.
+func (in *Inspection) readUpkeep(ctx context.Context, db *sql.DB) error {
+	var backup string
+	if err := db.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = ?`, sqlstore.SettingBackup).Scan(&backup); err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	in.Backup, _ = time.Parse(time.RFC3339, backup) // a text that is not a time counts as no backup
+	var tables int
+	if err := db.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'alarms'`).Scan(&tables); err != nil || tables == 0 {
+		return err
+	}
+	rows, err := db.QueryContext(ctx, `SELECT name, since, fact FROM alarms ORDER BY name`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var a store.Alarm
+		var since int64
+		if err := rows.Scan(&a.Name, &since, &a.Fact); err != nil {
+			return err
+		}
+		a.Since = time.UnixMicro(since)
+		in.Alarms = append(in.Alarms, a)
+	}
+	return rows.Err()
 }
 
 // unlessEnded returns the error of the quick check, or nil if the quick check failed only because

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 
 	"github.com/pressly/goose/v3"
 )
@@ -35,14 +36,9 @@ func migrate(ctx context.Context, path string) (err error) {
 	if _, err := db.ExecContext(ctx, "PRAGMA journal_mode = WAL"); err != nil {
 		return fmt.Errorf("sqlite: open %s: %w", path, err)
 	}
-	folder, err := fs.Sub(migrations, "migrations")
+	p, err := provider(db)
 	if err != nil {
-		return fmt.Errorf("sqlite: %w", err)
-	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, db, folder,
-		goose.WithLogger(goose.NopLogger()), goose.WithDisableGlobalRegistry(true), goose.WithAllowOutofOrder(true))
-	if err != nil {
-		return fmt.Errorf("sqlite: migrations: %w", err)
+		return err
 	}
 	is, want, err := p.GetVersions(ctx)
 	if err != nil {
@@ -53,6 +49,58 @@ func migrate(ctx context.Context, path string) (err error) {
 	}
 	if _, err := p.Up(ctx); err != nil {
 		return fmt.Errorf("sqlite: update the schema: %w", err)
+	}
+	return nil
+}
+
+// provider runs the migrations of this version.
+func provider(db *sql.DB) (*goose.Provider, error) {
+	folder, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return nil, fmt.Errorf("sqlite: %w", err)
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, folder,
+		goose.WithLogger(goose.NopLogger()), goose.WithDisableGlobalRegistry(true), goose.WithAllowOutofOrder(true))
+	if err != nil {
+		return nil, fmt.Errorf("sqlite: migrations: %w", err)
+	}
+	return p, nil
+}
+
+// Create makes a database without rows of a hub, whose schema has the given version; 0 is the newest
+// version. The file must not
+// exist. If this program does not know the version, Create returns ErrNewerSchema. Open updates the
+// schema later.
+func Create(ctx context.Context, path string, version int64) (err error) {
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("sqlite: %s exists already", path)
+	}
+	if path, err = prepareFile(path); err != nil {
+		return err
+	}
+	db, err := sql.Open("sqlite", dsn(path))
+	if err != nil {
+		return fmt.Errorf("sqlite: %w", err)
+	}
+	defer db.Close()
+	db.SetMaxOpenConns(1)
+	if _, err := db.ExecContext(ctx, "PRAGMA journal_mode = WAL"); err != nil {
+		return fmt.Errorf("sqlite: make %s: %w", path, err)
+	}
+	p, err := provider(db)
+	if err != nil {
+		return err
+	}
+	sources := p.ListSources()
+	last := sources[len(sources)-1].Version
+	if version == 0 {
+		version = last
+	}
+	if version < 0 || version > last {
+		return fmt.Errorf("sqlite: schema version %d, but this program knows only versions up to %d: %w", version, last, ErrNewerSchema)
+	}
+	if _, err := p.UpTo(ctx, version); err != nil {
+		return fmt.Errorf("sqlite: make the schema: %w", err)
 	}
 	return nil
 }

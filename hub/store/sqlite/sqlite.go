@@ -160,6 +160,9 @@ func (d database) Snapshot(ctx context.Context, run func(sqlstore.Conn) error) e
 // LastText returns a blob: in SQLite, a blob is greater than every text.
 func (d database) LastText() any { return []byte{0xff} }
 
+// WritesWaiting implements store.Health.
+func (s *Store) WritesWaiting() int { return s.writer.Waiting() }
+
 // Stats has counters of the writer since Open.
 type Stats struct {
 	Commits uint64 // transactions that wrote something

@@ -72,12 +72,9 @@ func (s *Store) AccountByNickOrEmail(ctx context.Context, login string) (a store
 }
 
 func oneAccount(c Conn, query *Statement, key string) (store.Account, error) {
-	r, ok, err := c.One(query, key)
+	r, err := one(c, query, key)
 	if err != nil {
 		return store.Account{}, err
-	}
-	if !ok {
-		return store.Account{}, store.ErrNotFound
 	}
 	return readAccount(&r), nil
 }
@@ -145,12 +142,9 @@ func (s *Store) CreateSession(ctx context.Context, ses store.Session, verified s
 // Session implements store.Sessions.
 func (s *Store) Session(ctx context.Context, token store.Hash, now time.Time) (ses store.Session, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
-		r, ok, err := c.One(selectSession, token[:], micro(now))
+		r, err := one(c, selectSession, token[:], micro(now))
 		if err != nil {
 			return err
-		}
-		if !ok {
-			return store.ErrNotFound
 		}
 		ses = readSession(&r)
 		return nil

@@ -23,7 +23,8 @@ var (
 		OR EXISTS (SELECT 1 FROM token_uses WHERE token = e.token AND device = e.device) THEN 1 ELSE 0 END,
 		coalesce(d.enrolment, 0 * d.deleted), d.owner, d.deleted, d.nick, d.token, d.created, d.activated, d.last_seen,
 		d.last_seen_addr, d.public, d.clone, d.user_meta, d.device_meta,
-		(SELECT prod_serial FROM enrolments WHERE id = d.enrolment), e.ek_known
+		(SELECT prod_serial FROM enrolments WHERE id = d.enrolment), e.ek_known,
+		coalesce(j.paused, 0), EXISTS (SELECT 1 FROM lost_devices)
 		FROM enrolments e
 		LEFT JOIN tpms t ON t.ek = e.ek
 		LEFT JOIN aiks a ON a.name = e.iak_name
@@ -94,6 +95,8 @@ type claim struct {
 
 	serialBefore string // serial number in the device's active enrolment
 	ekKnown      bool   // as store.Enrolment.EKKnown
+	tokenPaused  bool
+	anyLost      bool // there are lost devices
 }
 
 func readClaim(r *Row) (k claim) {
@@ -148,6 +151,8 @@ func readClaim(r *Row) (k claim) {
 	k.devMeta = r.text()
 	k.serialBefore = r.text()
 	k.ekKnown = r.bool()
+	k.tokenPaused = r.bool()
+	k.anyLost = r.bool()
 	return k
 }
 
@@ -160,12 +165,9 @@ func (s *Store) Activate(ctx context.Context, a store.Activation) (store.Device,
 		already bool
 	)
 	err := s.db.Write(ctx, func(c Conn) error {
-		r, ok, err := c.One(selectClaim, a.IDevIDHash[:])
+		r, err := one(c, selectClaim, a.IDevIDHash[:])
 		if err != nil {
 			return err
-		}
-		if !ok {
-			return store.ErrNotFound
 		}
 		k = readClaim(&r)
 		if already = k.state == stateActive; already {
@@ -224,6 +226,8 @@ func (k *claim) refusal(now time.Time) error {
 		return store.ErrCloned
 	case !k.ownerKnown, !k.tokenKnown, k.tokenOwner != k.owner, k.tokenDisabled, !now.Before(k.tokenExpires):
 		return store.ErrTokenUnusable
+	case !k.counted && k.tokenPaused:
+		return store.ErrTokenPaused
 	case !k.counted && k.tokenMax > 0 && k.tokenUses >= k.tokenMax:
 		return store.ErrTokenUsedUp
 	}
@@ -233,6 +237,11 @@ func (k *claim) refusal(now time.Time) error {
 // accept writes all changes that an accepted claim causes. Then the fields of `k` have the values
 // of the written rows.
 func (k *claim) accept(c Conn, a store.Activation, now int64) error {
+	if k.anyLost {
+		if err := returnLost(c, k.owner, a.DeviceIDs); err != nil {
+			return err
+		}
+	}
 	k.stored.Activated = fromMicro(now)
 	k.stored.LastSeen = k.stored.Activated
 	k.stored.LastSeenAddr = a.Addr

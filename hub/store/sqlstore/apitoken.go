@@ -68,12 +68,9 @@ func (s *Store) CreateAPIToken(ctx context.Context, t store.APIToken, session st
 // APIToken implements store.APITokens.
 func (s *Store) APIToken(ctx context.Context, hash store.Hash, now time.Time) (t store.APIToken, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
-		r, ok, err := c.One(selectAPIToken, hash[:], micro(now))
+		r, err := one(c, selectAPIToken, hash[:], micro(now))
 		if err != nil {
 			return err
-		}
-		if !ok {
-			return store.ErrNotFound
 		}
 		t = readAPIToken(&r)
 		return nil

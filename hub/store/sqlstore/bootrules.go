@@ -3,12 +3,14 @@ package sqlstore
 import (
 	"cmp"
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"gangway/hub/store"
 )
 
-const decisionColumns = `SELECT id, owner, part, value, model, token, made, made_by, words, devices FROM boot_decisions `
+const decisionColumns = `SELECT id, owner, part, value, model, token, firmware, made, made_by, words, devices FROM boot_decisions `
 
 var (
 	selectManifestKeys = prepared(`SELECT owner, id, name, der, added FROM manifest_keys WHERE owner = ? ORDER BY name, id`)
@@ -27,10 +29,10 @@ var (
 	selectDecisions    = prepared(decisionColumns + `WHERE owner = ? ORDER BY id DESC`)
 	selectDecisionsFor = both(decisionColumns+`WHERE owner = ? AND value IN (SELECT value FROM json_each(?))`,
 		decisionColumns+`WHERE owner = ? AND value = ANY(?)`)
-	selectDecision = prepared(`SELECT 1 FROM boot_decisions WHERE owner = ? AND part = ? AND value = ? AND model = ? AND token = ?`)
+	selectDecision = prepared(`SELECT 1 FROM boot_decisions WHERE owner = ? AND part = ? AND value = ? AND model = ? AND token = ? AND firmware = ?`)
 	decisionAt     = prepared(`SELECT 1 FROM boot_decisions WHERE owner = ? LIMIT 1 OFFSET ?`)
-	insertDecision = prepared(`INSERT INTO boot_decisions (owner, part, value, model, token, made, made_by, words, devices) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`)
-	newestDecision = prepared(`SELECT id FROM boot_decisions WHERE owner = ? AND part = ? AND value = ? AND model = ? AND token = ?`)
+	insertDecision = prepared(`INSERT INTO boot_decisions (owner, part, value, model, token, firmware, made, made_by, words, devices) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+	newestDecision = prepared(`SELECT id FROM boot_decisions WHERE owner = ? AND part = ? AND value = ? AND model = ? AND token = ? AND firmware = ?`)
 	deleteDecision = prepared(`DELETE FROM boot_decisions WHERE owner = ? AND id = ?`)
 
 	selectRulesVersion = prepared(`SELECT version FROM boot_rules WHERE owner = ?`)
@@ -135,7 +137,7 @@ func (s *Store) DeleteManifest(ctx context.Context, owner string, id store.Hash,
 }
 
 func readDecision(r *Row) store.BootDecision {
-	return store.BootDecision{ID: r.int64(), Owner: r.text(), Part: r.text(), Value: r.text(), Model: r.text(), Token: r.text(),
+	return store.BootDecision{ID: r.int64(), Owner: r.text(), Part: r.text(), Value: r.text(), Model: r.text(), Token: r.text(), Firmware: r.text(),
 		Made: r.time(), MadeBy: r.text(), Words: r.text(), Devices: r.int()}
 }
 
@@ -163,13 +165,13 @@ func (s *Store) BootDecisionsFor(ctx context.Context, owner string, values []str
 // PutBootDecision implements store.BootRules.
 func (s *Store) PutBootDecision(ctx context.Context, d store.BootDecision, e store.Event) (id int64, err error) {
 	err = s.changeRules(ctx, d.Owner, e, func(c Conn) error {
-		if err := room(c, selectDecision, decisionAt, store.MaxBootDecisions, d.Owner, d.Part, d.Value, d.Model, d.Token); err != nil {
+		if err := room(c, selectDecision, decisionAt, store.MaxBootDecisions, d.Owner, d.Part, d.Value, d.Model, d.Token, d.Firmware); err != nil {
 			return err
 		}
-		if err := c.Do(insertDecision, d.Owner, d.Part, d.Value, d.Model, d.Token, micro(d.Made), d.MadeBy, d.Words, int64(d.Devices)); err != nil {
+		if err := c.Do(insertDecision, d.Owner, d.Part, d.Value, d.Model, d.Token, d.Firmware, micro(d.Made), d.MadeBy, d.Words, int64(d.Devices)); err != nil {
 			return err
 		}
-		r, _, err := c.One(newestDecision, d.Owner, d.Part, d.Value, d.Model, d.Token)
+		r, _, err := c.One(newestDecision, d.Owner, d.Part, d.Value, d.Model, d.Token, d.Firmware)
 		if err == nil {
 			id = r.int64()
 		}
@@ -207,9 +209,10 @@ var (
 	deleteJudged = prepared(`DELETE FROM boot_judged WHERE device = ?`)
 	selectOwner  = prepared(`SELECT owner FROM devices WHERE id = ?`)
 
-	selectParts = prepared(`SELECT part, owner, value, model, token, bad FROM boot_parts WHERE device = ?`)
-	upsertPart  = prepared(`INSERT INTO boot_parts (device, part, owner, value, model, token, bad) VALUES (?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (device, part) DO UPDATE SET owner = excluded.owner, value = excluded.value, model = excluded.model, token = excluded.token, bad = excluded.bad`)
+	selectParts = prepared(`SELECT part, owner, value, model, token, firmware, bad FROM boot_parts WHERE device = ?`)
+	upsertPart  = prepared(`INSERT INTO boot_parts (device, part, owner, value, model, token, firmware, bad) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (device, part) DO UPDATE SET owner = excluded.owner, value = excluded.value, model = excluded.model, token = excluded.token,
+		firmware = excluded.firmware, bad = excluded.bad`)
 	deleteParts = prepared(`DELETE FROM boot_parts WHERE device = ?`)
 
 	growCohort = prepared(`INSERT INTO boot_cohorts (owner, part, model, value, n, n_bad, first, words, cause, firmware) VALUES (?, ?, ?, ?, 1, ?, ?, ?, ?, ?)
@@ -218,6 +221,11 @@ var (
 		cause = CASE WHEN excluded.n_bad > 0 THEN excluded.cause ELSE boot_cohorts.cause END`)
 	shrinkCohort = prepared(`UPDATE boot_cohorts SET n = n - 1, n_bad = n_bad - ? WHERE owner = ? AND part = ? AND model = ? AND value = ?`)
 	endCohort    = prepared(`DELETE FROM boot_cohorts WHERE owner = ? AND part = ? AND model = ? AND value = ? AND n <= 0`)
+
+	growVersion = prepared(`INSERT INTO boot_versions (owner, part, value, model, firmware, n, n_bad) VALUES (?, ?, ?, ?, ?, 1, ?)
+		ON CONFLICT (owner, part, value, model, firmware) DO UPDATE SET n = boot_versions.n + 1, n_bad = boot_versions.n_bad + excluded.n_bad`)
+	shrinkVersion = prepared(`UPDATE boot_versions SET n = n - 1, n_bad = n_bad - ? WHERE owner = ? AND part = ? AND value = ? AND model = ? AND firmware = ?`)
+	endVersion    = prepared(`DELETE FROM boot_versions WHERE owner = ? AND part = ? AND value = ? AND model = ? AND firmware = ? AND n <= 0`)
 )
 
 // StaleBoots implements store.BootRules.
@@ -253,8 +261,8 @@ func (s *Store) JudgedBoot(ctx context.Context, device string) (j store.BootJudg
 
 // placed is a row of boot_parts without its device.
 type placed struct {
-	owner, value, model, token string
-	bad                        bool
+	owner, value, model, token, firmware string
+	bad                                  bool
 }
 
 // partsOf returns the rows of boot_parts of a device, by part.
@@ -262,7 +270,7 @@ func partsOf(c Conn, device string) (map[string]placed, error) {
 	parts := make(map[string]placed)
 	err := c.Each(selectParts, func(r Row) (bool, error) {
 		part := r.text()
-		parts[part] = placed{owner: r.text(), value: r.text(), model: r.text(), token: r.text(), bad: r.bool()}
+		parts[part] = placed{owner: r.text(), value: r.text(), model: r.text(), token: r.text(), firmware: r.text(), bad: r.bool()}
 		return true, nil
 	}, device)
 	return parts, err
@@ -296,18 +304,21 @@ func putJudged(c Conn, device string, now time.Time, j *store.BootJudged) error 
 		return err
 	}
 	for _, p := range j.Parts {
-		is := placed{owner, p.Value, j.Model, j.Token, p.Bad}
+		is := placed{owner, p.Value, j.Model, j.Token, j.Firmware, p.Bad}
 		was, ok := before[p.Part]
 		if ok && was == is {
 			continue
 		}
-		if err := c.Do(upsertPart, device, p.Part, is.owner, is.value, is.model, is.token, flag(is.bad)); err != nil {
+		if err := c.Do(upsertPart, device, p.Part, is.owner, is.value, is.model, is.token, is.firmware, flag(is.bad)); err != nil {
 			return err
 		}
 		if err := c.Do(growCohort, owner, p.Part, j.Model, p.Value, flag(p.Bad), micro(now), p.Words, p.Cause, j.Firmware); err != nil {
 			return err
 		}
 		if err := c.Do(growCohort, owner, p.Part, j.Model, "", int64(0), micro(now), "", "", ""); err != nil {
+			return err
+		}
+		if err := c.Do(growVersion, owner, p.Part, p.Value, j.Model, j.Firmware, flag(p.Bad)); err != nil {
 			return err
 		}
 		// The device leaves its cohort after it has joined one, so that a cohort of one device is
@@ -321,7 +332,7 @@ func putJudged(c Conn, device string, now time.Time, j *store.BootJudged) error 
 	return nil
 }
 
-// leaveCohort takes a device out of the numbers of a cohort and of its model.
+// leaveCohort subtracts a device from the numbers of its cohort and of its model.
 func leaveCohort(c Conn, part string, was placed) error {
 	for value, bad := range map[string]int64{was.value: flag(was.bad), "": 0} {
 		if err := c.Do(shrinkCohort, bad, was.owner, part, was.model, value); err != nil {
@@ -331,7 +342,10 @@ func leaveCohort(c Conn, part string, was placed) error {
 			return err
 		}
 	}
-	return nil
+	if err := c.Do(shrinkVersion, flag(was.bad), was.owner, part, was.value, was.model, was.firmware); err != nil {
+		return err
+	}
+	return c.Do(endVersion, was.owner, part, was.value, was.model, was.firmware)
 }
 
 // dropJudged removes a device from the cohorts.
@@ -351,7 +365,7 @@ func dropJudged(c Conn, device string) error {
 	return c.Do(deleteJudged, device)
 }
 
-// The number of a model's devices is in the cohort with the empty value.
+// The row with the empty value counts all devices of a model.
 const cohortColumns = `SELECT h.part, h.model, h.value, h.n, h.n_bad, h.first, h.words, h.cause, h.firmware, coalesce((SELECT t.n FROM boot_cohorts t
 	WHERE t.owner = h.owner AND t.part = h.part AND t.model = h.model AND t.value = ''), 0) FROM boot_cohorts h `
 
@@ -371,8 +385,21 @@ var (
 		WHERE p.owner = ? AND p.part = ? AND p.value = ? LIMIT ?`)
 	selectMembersOfModel = prepared(`SELECT p.device, d.nick, p.bad FROM boot_parts p JOIN devices d ON d.id = p.device
 		WHERE p.owner = ? AND p.part = ? AND p.value = ? AND p.model = ? ORDER BY p.bad DESC LIMIT ?`)
-	selectMembersOfToken = prepared(`SELECT p.device, d.nick, p.bad FROM boot_parts p JOIN devices d ON d.id = p.device
-		WHERE p.owner = ?1 AND p.part = ?2 AND p.value = ?3 AND (?4 = '' OR p.model = ?4) AND p.token = ?5 LIMIT ?6`)
+	// The join with the few rows of boot_versions makes each lookup in boot_parts_cohort exact, so that
+	// it reads no row of another token or of another version. CROSS JOIN prescribes this order to SQLite.
+	selectMembersOfVersion = prepared(membersByVersion + `LIMIT ?6`)
+	selectMembersOfToken   = prepared(membersByVersion + `AND p.token = ?6 LIMIT ?7`)
+
+	sumVersions    = prepared(`SELECT coalesce(CAST(sum(n) AS bigint), 0), coalesce(CAST(sum(n_bad) AS bigint), 0) FROM boot_versions ` + whereVersions + `AND firmware = ?5`)
+	selectVersions = prepared(`SELECT firmware, n, n_bad FROM boot_versions ` + whereVersions + `LIMIT ?5`)
+)
+
+const (
+	membersByVersion = `SELECT p.device, d.nick, p.bad FROM boot_versions v
+		CROSS JOIN boot_parts p ON p.owner = v.owner AND p.part = v.part AND p.value = v.value AND p.model = v.model AND p.bad IN (0, 1) AND p.firmware = v.firmware
+		CROSS JOIN devices d ON d.id = p.device
+		WHERE v.owner = ?1 AND v.part = ?2 AND v.value = ?3 AND (?4 = '' OR v.model = ?4) AND (?5 = '' OR v.firmware = ?5) `
+	whereVersions = `WHERE owner = ?1 AND part = ?2 AND value = ?3 AND (?4 = '' OR model = ?4) `
 )
 
 func (s *Store) cohorts(ctx context.Context, st *Statement, args ...any) (list []store.BootCohort, err error) {
@@ -409,13 +436,16 @@ func (s *Store) BootCohorts(ctx context.Context, owner, part, model string, limi
 }
 
 // BootCohortOf implements store.BootRules.
-func (s *Store) BootCohortOf(ctx context.Context, owner, part, model, value string) (cohort store.BootCohort, err error) {
-	cohort = store.BootCohort{Part: part, Model: model, Value: value}
+func (s *Store) BootCohortOf(ctx context.Context, owner string, q store.BootMembers) (cohort store.BootCohort, err error) {
+	cohort = store.BootCohort{Part: q.Part, Model: q.Model, Value: q.Value, Firmware: q.Firmware}
+	st, args := selectCohort, []any{owner, q.Part, q.Model, q.Value}
+	switch {
+	case q.Firmware != "":
+		st, args = sumVersions, []any{owner, q.Part, q.Value, q.Model, q.Firmware}
+	case q.Model == "":
+		st, args = sumCohorts, []any{owner, q.Part, q.Value}
+	}
 	err = s.db.Read(ctx, func(c Conn) error {
-		st, args := selectCohort, []any{owner, part, model, value}
-		if model == "" {
-			st, args = sumCohorts, []any{owner, part, value}
-		}
 		cohort.Devices, cohort.Bad = 0, 0
 		r, ok, err := c.One(st, args...)
 		if err == nil && ok {
@@ -426,12 +456,38 @@ func (s *Store) BootCohortOf(ctx context.Context, owner, part, model, value stri
 	return cohort, err
 }
 
+// maxVersionRows is the number of rows that BootVersions reads: one row for each model and version.
+const maxVersionRows = 1000
+
+// BootVersions implements store.BootRules.
+func (s *Store) BootVersions(ctx context.Context, owner string, q store.BootMembers) (list []store.BootVersion, err error) {
+	sums := map[string]store.BootVersion{}
+	err = s.db.Read(ctx, func(c Conn) error {
+		clear(sums)
+		return c.Each(selectVersions, func(r Row) (bool, error) {
+			firmware := r.text()
+			sum := sums[firmware]
+			sums[firmware] = store.BootVersion{Firmware: firmware, Devices: sum.Devices + r.int(), Bad: sum.Bad + r.int()}
+			return true, nil
+		}, owner, q.Part, q.Value, q.Model, pageLimit(maxVersionRows))
+	})
+	list = slices.SortedFunc(maps.Values(sums), func(a, b store.BootVersion) int {
+		return cmp.Or(b.Devices-a.Devices, cmp.Compare(a.Firmware, b.Firmware))
+	})
+	if q.Limit > 0 {
+		list = list[:min(len(list), q.Limit)]
+	}
+	return list, err
+}
+
 // BootMembers implements store.BootRules.
 func (s *Store) BootMembers(ctx context.Context, owner string, q store.BootMembers) (list []store.BootMember, err error) {
 	st, args := selectMembers, []any{owner, q.Part, q.Value}
 	switch {
 	case q.Token != "":
-		st, args = selectMembersOfToken, append(args, q.Model, q.Token)
+		st, args = selectMembersOfToken, append(args, q.Model, q.Firmware, q.Token)
+	case q.Firmware != "":
+		st, args = selectMembersOfVersion, append(args, q.Model, q.Firmware)
 	case q.Model != "":
 		st, args = selectMembersOfModel, append(args, q.Model)
 	}

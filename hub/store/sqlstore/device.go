@@ -52,12 +52,9 @@ func (s *Store) DeviceByCertificate(ctx context.Context, idevid store.Hash) (sto
 
 func (s *Store) oneDevice(ctx context.Context, query *Statement, args ...any) (d store.Device, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
-		r, ok, err := c.One(query, args...)
+		r, err := one(c, query, args...)
 		if err != nil {
 			return err
-		}
-		if !ok {
-			return store.ErrNotFound
 		}
 		d = readDevice(&r)
 		return nil
@@ -161,12 +158,9 @@ func (s *Store) RenameDevice(ctx context.Context, owner, id, nick string) error 
 // caller's event has this time.
 func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time) error {
 	return s.db.Write(ctx, func(c Conn) error {
-		r, ok, err := c.One(selectDeviceForDelete, id, owner)
+		r, err := one(c, selectDeviceForDelete, id, owner)
 		if err != nil {
 			return err
-		}
-		if !ok {
-			return store.ErrNotFound
 		}
 		evidence := !r.null()
 		active, ek := r.int64(), r.hash()

@@ -30,12 +30,9 @@ var (
 // EKCertificate implements store.EKCertificates.
 func (s *Store) EKCertificate(ctx context.Context, ek store.Hash, now time.Time) (k store.KeptEKCertificate, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
-		r, ok, err := c.One(selectEKCertificate, ek[:], micro(now))
+		r, err := one(c, selectEKCertificate, ek[:], micro(now))
 		if err != nil {
 			return err
-		}
-		if !ok {
-			return store.ErrNotFound
 		}
 		k = store.KeptEKCertificate{EK: ek, Certificate: r.blob(), Links: r.blob(), Proven: r.bool()}
 		if !k.Proven {
@@ -51,8 +48,8 @@ func (s *Store) KeepEKCertificate(ctx context.Context, k store.KeptEKCertificate
 	return s.db.Write(ctx, func(c Conn) error { return s.keepCertificate(c, k, now, limit) })
 }
 
-// keepCertificate stores a certificate. To count the unproven certificates costs more than to store
-// one. So of many certificates, it counts only after every 40th for the limit 10,000.
+// keepCertificate stores a certificate. Counting the unproven certificates costs more than storing
+// one. So keepCertificate counts only at every 40th call if the limit is 10,000.
 func (s *Store) keepCertificate(c Conn, k store.KeptEKCertificate, now time.Time, limit int) error {
 	if err := c.Do(keepEKCertificate, k.EK[:], micro(k.Expires), k.Certificate, append([]byte{}, k.Links...), micro(now)); err != nil {
 		return err

@@ -158,12 +158,9 @@ func (s *Store) EnrolmentByCertificate(ctx context.Context, idevid store.Hash) (
 // EnrolmentToActivate implements store.Enrolments.
 func (s *Store) EnrolmentToActivate(ctx context.Context, idevid store.Hash) (e store.Enrolment, before store.Hash, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
-		r, ok, err := c.One(selectToActivate, idevid[:])
+		r, err := one(c, selectToActivate, idevid[:])
 		if err != nil {
 			return err
-		}
-		if !ok {
-			return store.ErrNotFound
 		}
 		if e, err = startOfEnrolment(&r); err != nil {
 			return err
@@ -195,12 +192,9 @@ func (s *Store) PendingEnrolments(ctx context.Context, owner string, now time.Ti
 }
 
 func oneEnrolment(c Conn, query *Statement, key store.Hash) (store.Enrolment, error) {
-	r, ok, err := c.One(query, key[:])
+	r, err := one(c, query, key[:])
 	if err != nil {
 		return store.Enrolment{}, err
-	}
-	if !ok {
-		return store.Enrolment{}, store.ErrNotFound
 	}
 	e, err := startOfEnrolment(&r)
 	if err != nil {

@@ -116,7 +116,7 @@ func decodePlain(data []byte) ([]store.LogEntry, error) {
 	return []store.LogEntry{e}, nil
 }
 
-// decodeFields decodes the fields of entries. The entries' texts are parts of the argument.
+// decodeFields decodes the fields of entries. The texts of the entries share the argument's memory.
 func decodeFields(b string) (list []store.LogEntry, err error) {
 	number := func() int64 {
 		// A number has at most 10 bytes.

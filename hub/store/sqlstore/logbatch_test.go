@@ -19,7 +19,7 @@ func FuzzLogBatch(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// What was read is stored as it was read.
+		// Decoded entries stay the same when they are encoded and decoded again.
 		again := logBatch{first: 7, device: "d", owner: "o", data: encodeLogs(got)}
 		if second, err := again.entries(); err != nil || !slices.Equal(got, second) {
 			t.Errorf("%+v became %+v, %v", got, second, err)

@@ -66,12 +66,9 @@ func readObject(r *Row) store.Object {
 }
 
 func oneObject(c Conn, owner string, sum store.Hash) (store.Object, error) {
-	r, ok, err := c.One(selectObject, owner, sum[:])
+	r, err := one(c, selectObject, owner, sum[:])
 	if err != nil {
 		return store.Object{}, err
-	}
-	if !ok {
-		return store.Object{}, store.ErrNotFound
 	}
 	return readObject(&r), nil
 }

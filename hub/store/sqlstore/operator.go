@@ -19,7 +19,8 @@ var (
 	selectHubMakers = both(`SELECT value, n FROM hub_counts WHERE field = 'maker' ORDER BY value LIMIT ?`,
 		`SELECT min(value), CAST(sum(n) AS bigint) FROM hub_counts WHERE field = 'maker'
 		GROUP BY lower(value) HAVING sum(n) <> 0 ORDER BY lower(value) LIMIT ?`)
-	selectSize = both(`SELECT page_count * page_size FROM pragma_page_count, pragma_page_size`,
+	countAllUndecided = prepared(`SELECT count(*) FROM (SELECT 1 FROM waiting INDEXED BY waiting_undecided WHERE state = 'w' LIMIT ?) AS undecided`)
+	selectSize        = both(`SELECT page_count * page_size FROM pragma_page_count, pragma_page_size`,
 		`SELECT pg_database_size(current_database())`)
 )
 
@@ -65,6 +66,7 @@ func (s *Store) HubCounts(ctx context.Context) (n store.HubCounts, err error) {
 			{"accounts", func(v int64) { n.Accounts = int(v) }},
 			{"disabled", func(v int64) { n.Disabled = int(v) }},
 			{"devices", func(v int64) { n.Devices = int(v) }},
+			{"quiet", func(v int64) { n.Quiet = int(v) }},
 			{"bytes", func(v int64) { n.Bytes = v }},
 		} {
 			r, ok, err := c.One(selectHubCount, one.field)
@@ -79,6 +81,18 @@ func (s *Store) HubCounts(ctx context.Context) (n store.HubCounts, err error) {
 			n.Makers = append(n.Makers, store.FacetCount{Value: r.text(), N: r.int()})
 			return true, nil
 		}, int64(store.MaxMakers))
+	})
+	return n, err
+}
+
+// CountUndecided implements store.HubNumbers.
+func (s *Store) CountUndecided(ctx context.Context, limit int) (n int, err error) {
+	err = s.db.Read(ctx, func(c Conn) error {
+		r, _, err := c.One(countAllUndecided, int64(limit))
+		if err == nil {
+			n = r.int()
+		}
+		return err
 	})
 	return n, err
 }

@@ -16,6 +16,7 @@ func FleetStatements() map[string]*Statement {
 		"messages of replicas": selectMessages, "last message": selectLastMessage, "temporary value": selectTemporary, "lease": selectLease,
 		"bad cohorts": selectBadCohorts, "most bad cohorts": selectMostBad, "rare cohorts": selectRareCohorts, "cohorts": selectCohorts, "cohorts of a model": selectOfModel,
 		"sum of cohorts": sumCohorts, "cohort": selectCohort, "members": selectMembers, "members of a model": selectMembersOfModel,
+		"members of a version": selectMembersOfVersion, "members of a token": selectMembersOfToken, "count of a version": sumVersions, "versions": selectVersions,
 		"stale boots": selectStale, "judged boot": selectJudged, "parts of a boot": selectParts,
 		"logs": selectLogsOfOwner, "logs of a device": selectLogsOfDevice, "newest logs": selectLogsOfOwnerBack, "newest logs of a device": selectLogsOfDeviceBack,
 		"log rule": selectLogRule, "log rules": selectLogRules,

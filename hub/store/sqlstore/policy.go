@@ -28,12 +28,9 @@ var (
 // Policy implements store.Policies.
 func (s *Store) Policy(ctx context.Context, owner string) (p store.Policy, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
-		r, ok, err := c.One(selectPolicy, owner)
+		r, err := one(c, selectPolicy, owner)
 		if err != nil {
 			return err
-		}
-		if !ok {
-			return store.ErrNotFound
 		}
 		p = store.Policy{Owner: owner, Text: r.text(), Updated: r.time()}
 		return nil

@@ -18,12 +18,9 @@ var (
 // latest activation.
 func (s *Store) TPM(ctx context.Context, ek store.Hash) (t store.TPM, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
-		r, ok, err := c.One(selectTPM, ek[:])
+		r, err := one(c, selectTPM, ek[:])
 		if err != nil {
 			return err
-		}
-		if !ok {
-			return store.ErrNotFound
 		}
 		t = store.TPM{
 			EK:           r.hash(),
@@ -44,12 +41,9 @@ func (s *Store) TPM(ctx context.Context, ek store.Hash) (t store.TPM, err error)
 // AIK implements store.Registries. The certificate comes from the latest activation with this AIK.
 func (s *Store) AIK(ctx context.Context, name []byte) (a store.AIK, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
-		r, ok, err := c.One(selectAIK, name)
+		r, err := one(c, selectAIK, name)
 		if err != nil {
 			return err
-		}
-		if !ok {
-			return store.ErrNotFound
 		}
 		a = store.AIK{
 			Name:        r.blob(),

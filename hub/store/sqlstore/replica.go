@@ -168,12 +168,9 @@ func (s *Store) TakeTemporary(ctx context.Context, kind string, key []byte) (val
 }
 
 func temporary(c Conn, kind string, key []byte) ([]byte, error) {
-	r, ok, err := c.One(selectTemporary, kind, key)
+	r, err := one(c, selectTemporary, kind, key)
 	if err != nil {
 		return nil, err
-	}
-	if !ok {
-		return nil, store.ErrNotFound
 	}
 	return r.blob(), nil
 }

@@ -41,6 +41,22 @@ func (s *Store) ClaimForHub(ctx context.Context, name string) (hubName string, e
 	return hubName, err
 }
 
+// setting returns the value of a setting, or "".
+func (s *Store) setting(ctx context.Context, name string) (value string, err error) {
+	err = s.db.Read(ctx, func(c Conn) error {
+		r, ok, err := c.One(selectSetting, name)
+		if value = ""; ok {
+			value = r.text()
+		}
+		return err
+	})
+	return value, err
+}
+
+func (s *Store) setSetting(ctx context.Context, name, value string) error {
+	return s.db.Write(ctx, func(c Conn) error { return c.Do(upsertSetting, name, value) })
+}
+
 func hub(c Conn) (name string, err error) {
 	r, ok, err := c.One(selectSetting, SettingHub)
 	if ok {

@@ -57,6 +57,16 @@ type Conn interface {
 	EachColumns(s *Statement, f func(Columns) (more bool, err error), args ...any) error
 }
 
+// one returns the first row of a query, as Conn.One does. If the query has no row, it returns
+// store.ErrNotFound.
+func one(c Conn, st *Statement, args ...any) (Row, error) {
+	r, ok, err := c.One(st, args...)
+	if err == nil && !ok {
+		err = store.ErrNotFound
+	}
+	return r, err
+}
+
 // Columns has the columns of the current row of a query. No column is NULL.
 type Columns interface {
 	// Text returns column `i`. If the text is equal to `like`, it returns `like` and allocates

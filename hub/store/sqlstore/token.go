@@ -10,7 +10,7 @@ import (
 // The columns of a join token. If the token's account is disabled, the column `disabled` is true.
 const tokenColumns = `SELECT id, owner, nick, public_key, expires, max_uses, uses,
 	disabled = 1 OR EXISTS (SELECT 1 FROM accounts a WHERE a.id = owner AND a.disabled = 1),
-	default_user_meta, created, auto_hash, pantacor_key`
+	default_user_meta, created, auto_hash, pantacor_key, paused`
 
 var (
 	insertToken = prepared(`INSERT INTO join_tokens (id, owner, nick, public_key, expires, max_uses,
@@ -90,12 +90,9 @@ func (s *Store) JoinTokenBySecretHash(ctx context.Context, hash store.Hash) (sto
 
 func (s *Store) oneToken(ctx context.Context, query *Statement, key any) (t store.JoinToken, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
-		r, ok, err := c.One(query, key)
+		r, err := one(c, query, key)
 		if err != nil {
 			return err
-		}
-		if !ok {
-			return store.ErrNotFound
 		}
 		t = readToken(&r)
 		return nil
@@ -106,12 +103,9 @@ func (s *Store) oneToken(ctx context.Context, query *Statement, key any) (t stor
 // JoinTokenAndGeneration implements store.JoinTokens.
 func (s *Store) JoinTokenAndGeneration(ctx context.Context, id string, ek store.Hash) (t store.JoinToken, generation int, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
-		r, ok, err := c.One(selectTokenFor, ek[:], id)
+		r, err := one(c, selectTokenFor, ek[:], id)
 		if err != nil {
 			return err
-		}
-		if !ok {
-			return store.ErrNotFound
 		}
 		t = readToken(&r)
 		generation = r.int()
@@ -166,6 +160,7 @@ func readToken(r *Row) store.JoinToken {
 	t.SecretHash = r.hash()
 	t.ForPantacor = !r.null()
 	t.PantacorKey = r.blob()
+	t.Paused = r.bool()
 	return t
 }
 
@@ -205,12 +200,9 @@ func (s *Store) JoinTokensPage(ctx context.Context, owner, after string, limit i
 // DeleteJoinToken implements store.JoinTokens.
 func (s *Store) DeleteJoinToken(ctx context.Context, owner, id string, e store.Event) error {
 	return s.db.Write(ctx, func(c Conn) error {
-		r, ok, err := c.One(tokenOfOwner, id, owner)
+		r, err := one(c, tokenOfOwner, id, owner)
 		if err != nil {
 			return err
-		}
-		if !ok {
-			return store.ErrNotFound
 		}
 		if !r.bool() {
 			return store.ErrStatus

@@ -88,12 +88,9 @@ func readStep(r *Row) store.Revision {
 }
 
 func oneTrail(c Conn, device string) (store.Trail, error) {
-	r, ok, err := c.One(selectTrail, device)
+	r, err := one(c, selectTrail, device)
 	if err != nil {
 		return store.Trail{}, err
-	}
-	if !ok {
-		return store.Trail{}, store.ErrNotFound
 	}
 	return readTrail(&r), nil
 }
@@ -261,12 +258,9 @@ func (s *Store) Revision(ctx context.Context, device string, rev int) (step stor
 			}
 			rev = t.Rev
 		}
-		r, ok, err := c.One(selectStep, device, int64(rev))
+		r, err := one(c, selectStep, device, int64(rev))
 		if err != nil {
 			return err
-		}
-		if !ok {
-			return store.ErrNotFound
 		}
 		step = readStep(&r)
 		return nil

@@ -85,12 +85,9 @@ func readWaiting(r *Row) (w store.WaitingDevice, err error) {
 }
 
 func oneWaiting(c Conn, query *Statement, args ...any) (store.WaitingDevice, error) {
-	r, ok, err := c.One(query, args...)
+	r, err := one(c, query, args...)
 	if err != nil {
 		return store.WaitingDevice{}, err
-	}
-	if !ok {
-		return store.WaitingDevice{}, store.ErrNotFound
 	}
 	return readWaiting(&r)
 }

@@ -116,6 +116,8 @@ func spendToken(c Conn, d store.Device) error {
 	switch t := readToken(&r); {
 	case t.Owner != d.Owner, t.Disabled, !d.Created.Before(t.Expires), !t.WithoutTPM:
 		return store.ErrTokenUnusable
+	case t.Paused:
+		return store.ErrTokenPaused
 	case t.MaxUses > 0 && t.Uses >= t.MaxUses:
 		return store.ErrTokenUsedUp
 	}
@@ -128,12 +130,9 @@ func (s *Store) ClaimDevice(ctx context.Context, id, owner string, now time.Time
 		if err := takesDevices(c, owner); err != nil {
 			return err
 		}
-		r, ok, err := c.One(selectUnclaimed, id)
+		r, err := one(c, selectUnclaimed, id)
 		if err != nil {
 			return err
-		}
-		if !ok {
-			return store.ErrNotFound
 		}
 		nick := r.text()
 		if _, taken, err := c.One(nickTaken, owner, nick); err != nil {

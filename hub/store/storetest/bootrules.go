@@ -74,6 +74,14 @@ func bootRulesOfAnother(f *fixture) {
 	d.ID = id
 	_, err = f.PutBootDecision(f.ctx, d, f.ruleEvent(mine))
 	f.refused(err, store.ErrExists)
+	version := d
+	version.Firmware = "1.2"
+	version.ID, err = f.PutBootDecision(f.ctx, version, f.ruleEvent(mine))
+	f.must(err)
+	all, err := f.BootDecisions(f.ctx, mine)
+	f.must(err)
+	equal(f, "decisions", all, []store.BootDecision{version, d})
+	f.must(f.DeleteBootDecision(f.ctx, mine, version.ID, f.ruleEvent(mine)))
 	list, err := f.BootDecisionsFor(f.ctx, mine, []string{"v", "w"})
 	f.must(err)
 	equal(f, "decisions", list, []store.BootDecision{d})
@@ -159,7 +167,7 @@ func cohortsAreCounted(f *fixture) {
 		f.must(err)
 		equal(f, "cohorts", len(list), 2)
 		equal(f, "the largest", list[0].Value, "old")
-		one, err := f.BootCohortOf(f.ctx, owner, "firmware-code", model, "old")
+		one, err := f.BootCohortOf(f.ctx, owner, store.BootMembers{Part: "firmware-code", Model: model, Value: "old"})
 		f.must(err)
 		equal(f, "devices", one.Devices, 3)
 	}
@@ -182,6 +190,37 @@ func cohortsAreCounted(f *fixture) {
 	members(store.BootMembers{Token: "t"}, 2)
 	members(store.BootMembers{Token: "u"}, 0)
 	members(store.BootMembers{Model: "M", Token: "t", Limit: 1}, 1)
+	members(store.BootMembers{Model: "M", Token: "t", Firmware: "1.2"}, 2)
+	members(store.BootMembers{Firmware: "1.2"}, 2)
+	members(store.BootMembers{Firmware: "1.3"}, 0)
+	versions := func(want ...store.BootVersion) {
+		f.Helper()
+		for _, model := range []string{"M", ""} {
+			q := store.BootMembers{Part: "firmware-code", Value: "new", Model: model, Limit: 10}
+			list, err := f.BootVersions(f.ctx, owner, q)
+			f.must(err)
+			equal(f, "versions", list, append([]store.BootVersion(nil), want...))
+			for _, v := range want {
+				q.Firmware = v.Firmware
+				one, err := f.BootCohortOf(f.ctx, owner, q)
+				f.must(err)
+				equal(f, "devices with a version", []int{one.Devices, one.Bad}, []int{v.Devices, v.Bad})
+			}
+		}
+		list, err := f.BootVersions(f.ctx, f.other.ID, store.BootMembers{Part: "firmware-code", Value: "new"})
+		f.must(err)
+		equal(f, "the other's versions", len(list), 0)
+	}
+	versions(store.BootVersion{Firmware: "1.2", Devices: 2, Bad: 2})
+	// The version can change while the value stays the same.
+	changed := judged(ids[4], 8, "M", "new", true, 0)
+	changed.Judged.Firmware = "1.3"
+	_, err = f.PutBoot(f.ctx, changed, []byte("r"))
+	f.must(err)
+	versions(store.BootVersion{Firmware: "1.2", Devices: 1, Bad: 1}, store.BootVersion{Firmware: "1.3", Devices: 1, Bad: 1})
+	members(store.BootMembers{Firmware: "1.3"}, 1)
+	_, err = f.PutBoot(f.ctx, judged(ids[4], 9, "M", "new", true, 0), []byte("r"))
+	f.must(err)
 	// A decision makes the part of one device known. The cohort keeps the time of its first measurement.
 	_, err = f.PutBoot(f.ctx, judged(ids[3], 9, "M", "new", false, 0), []byte("r"))
 	f.must(err)
@@ -197,4 +236,5 @@ func cohortsAreCounted(f *fixture) {
 	f.must(err)
 	equal(f, "cohorts", len(list), 1)
 	equal(f, "devices of the model", list[0].Of, 3)
+	versions()
 }

@@ -10,8 +10,8 @@ import (
 )
 
 // Damage checks that store.Consistency finds each kind of damage. The function `damage` runs SQL on the
-// database, past the store and without its triggers.
-func Damage(t *testing.T, s Engine, damage func(sql string)) {
+// database, past the store and without its triggers. The SQL text `empty` is an empty blob.
+func Damage(t *testing.T, s Engine, empty string, damage func(sql string)) {
 	f := newFixture(t, s)
 	limited := f.newToken("limited", 5)
 	one, two, three := f.onboard(Machine{Name: "one"}, limited), f.onboard(Machine{Name: "two"}, f.token), f.onboard(Machine{Name: "three"}, f.token)
@@ -20,7 +20,7 @@ func Damage(t *testing.T, s Engine, damage func(sql string)) {
 	f.add(f.step(three.ID, used))
 	f.logged(three.ID, Epoch.Add(time.Minute), "a line", "another line")
 	f.agrees()
-	in := strings.NewReplacer("$1", "'"+one.ID+"'", "$2", "'"+two.ID+"'", "$3", "'"+three.ID+"'", "$owner", "'"+f.owner.ID+"'")
+	in := strings.NewReplacer("$1", "'"+one.ID+"'", "$2", "'"+two.ID+"'", "$3", "'"+three.ID+"'", "$owner", "'"+f.owner.ID+"'", "$empty", empty)
 	var found []string
 	for _, d := range []struct{ rule, sql, row string }{
 		{"device-certificate", `UPDATE enrolments SET state = 's' WHERE device = $1`, one.ID},
@@ -30,14 +30,27 @@ func Damage(t *testing.T, s Engine, damage func(sql string)) {
 		{"certificate-aik", `DELETE FROM aiks WHERE device = $3`, three.ID},
 		{"aik-device", `UPDATE aiks SET device = 'gone' WHERE device = $1`, "gone"},
 		{"token-uses", `UPDATE join_tokens SET uses = uses + 1 WHERE max_uses = 5`, limited.ID},
+		{"fleet-count-size", `UPDATE fleet_counts SET size = 9 WHERE field = 'model'`, f.owner.ID},
 		{"hub-count", `UPDATE hub_counts SET n = n + 1 WHERE field = 'devices'`, "devices"},
 		{"fleet-count", `UPDATE fleet_counts SET n = n + 1 WHERE field = 'total'`, f.owner.ID},
 		{"search-device", `UPDATE devices SET nick = 'renamed' WHERE id = $1`, one.ID},
 		{"device-search", `UPDATE device_search SET device = 'gone' WHERE device = $2`, "gone"},
+		{"search-columns", `UPDATE device_search SET serial = 'other' WHERE device = $3`, three.ID},
+		{"pending-usage", `UPDATE pending_usage SET bytes = bytes + 1 WHERE owner = $owner`, f.owner.ID},
+		{"judged-device", `INSERT INTO boot_judged (device, owner, version, model, token, firmware, ran) VALUES ('gone', $owner, 1, 'm', 't', 'f', $empty)`, "gone"},
+		{"boot-count", `INSERT INTO boot_parts (device, part, owner, value, model, token, bad) VALUES ('gone', 'system', $owner, 'v', 'm', 't', 0)`, f.owner.ID},
+		{"boot-device", `UPDATE boot_parts SET token = 'other'`, "gone"},
+		{"account-credential", `INSERT INTO sessions (token_hash, account, created, expires) VALUES ($empty, 'gone', 1, 1)`, "gone"},
+		{"device-rows", `INSERT INTO told (device, mark) VALUES ('gone', $empty)`, "gone"},
 		{"log-count", `UPDATE log_usage SET rows = rows + 1 WHERE device = $3`, three.ID},
 		{"trail-revision", `UPDATE trails SET rev = rev + 7 WHERE device = $3`, three.ID},
 		{"usage", `UPDATE usage SET bytes = bytes + 1 WHERE owner = $owner`, f.owner.ID},
 		{"revision-object", `DELETE FROM objects WHERE owner = $owner`, three.ID},
+		{"object-revision", `UPDATE step_objects SET rev = 99 WHERE device = $3`, three.ID},
+		{"revision-trail", `UPDATE steps SET owner = 'gone' WHERE device = $3`, three.ID},
+		{"trail-device", `UPDATE trails SET owner = 'gone' WHERE device = $3`, three.ID},
+		{"earlier-certificate", `UPDATE enrolments SET previous = id WHERE device = $3`, three.ID},
+		{"device-owner", `UPDATE devices SET owner = 'gone' WHERE id = $2`, two.ID},
 	} {
 		if slices.Contains(found, d.rule) {
 			t.Fatalf("%s is broken before its damage", d.rule)
@@ -68,6 +81,8 @@ func Damage(t *testing.T, s Engine, damage func(sql string)) {
 var Rules = []string{
 	"device-certificate", "certificate-device", "device-tpm", "tpm-device", "certificate-aik", "aik-device", "token-uses", "trail-revision",
 	"revision-object", "usage", "log-count", "search-device", "device-search", "fleet-count", "hub-count",
+	"search-columns", "fleet-count-size", "pending-usage", "boot-count", "boot-device", "judged-device", "device-owner", "account-credential",
+	"device-rows", "revision-trail", "object-revision", "trail-device", "earlier-certificate",
 }
 
 var checkTests = []test{

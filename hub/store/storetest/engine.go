@@ -32,12 +32,15 @@ type Engine interface {
 	store.Fleet
 	store.SavedViews
 	store.HubNumbers
+	store.Alarms
+	store.Upkeep
 
 	store.Trails
 	store.Objects
 	store.Logs
 	store.Events
 
+	store.Restores
 	store.Replicas
 	store.Consistency
 	store.Health

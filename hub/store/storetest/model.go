@@ -21,7 +21,7 @@ type model struct {
 	tpms       map[store.Hash]*modelTPM       // by EK
 	aiks       map[string]string              // AIK name to machine, until the machine's device is deleted
 	devices    map[string]*modelDevice
-	counted    map[[2]string]bool // token, device
+	counted    map[[2]string]bool // key: token and device
 	begun      int                // enrolments so far
 }
 

@@ -101,6 +101,7 @@ var groups = []group{
 	{"Fleet", fleetTests},
 	{"SavedViews", viewTests},
 	{"HubNumbers", hubNumberTests},
+	{"Alarms", alarmTests},
 	{"Trails", trailTests},
 	{"Objects", objectTests},
 	{"Logs", logTests},
@@ -110,6 +111,7 @@ var groups = []group{
 	{"Trust", trustTests},
 	{"Replicas", replicaTests},
 	{"Consistency", checkTests},
+	{"Restores", restoreTests},
 	{"Races", raceTests},
 	{"Cancelled", cancelledTests},
 }

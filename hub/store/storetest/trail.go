@@ -805,7 +805,7 @@ func uploadsInParts(f *fixture) {
 	refused(f.owner.ID, sum, 1000, plenty, 9, store.ErrExists)
 	more := f.announce(f.owner.ID, "more", 1, Epoch).Sum
 	refused(f.owner.ID, more, 1, plenty, 1, store.ErrTooManyUploads)
-	record = usage() - 1000 // of two records
+	record = usage() - 1000 // cost of two records
 	// The upload's size counts, so another announcement of the same object needs no more room.
 	_, err = f.AnnounceObject(f.ctx, store.Object{Owner: f.owner.ID, Sum: sum, Size: 1000, Created: Epoch, Modified: Epoch}, record+1000)
 	f.must(err)
@@ -817,7 +817,7 @@ func uploadsInParts(f *fixture) {
 	later := Epoch.Add(time.Hour)
 	f.refused(f.AdvancePartial(f.ctx, u.Place, 100, 200, later), store.ErrStatus)
 	f.must(f.AdvancePartial(f.ctx, u.Place, 0, 600, later))
-	f.refused(f.AdvancePartial(f.ctx, u.Place, 0, 500, later), store.ErrStatus) // the other connection
+	f.refused(f.AdvancePartial(f.ctx, u.Place, 0, 500, later), store.ErrStatus) // sent on the other connection
 	u.Received = 600
 	equal(f, "upload", partial(f.owner.ID), u)
 	list, err := f.ExpiredUploads(f.ctx, later, 9)

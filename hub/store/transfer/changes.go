@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"database/sql"
 	"fmt"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,16 +13,16 @@ import (
 	"gangway/hub/store/sqlite"
 )
 
-// The file notes in move_changes the key of each row that changes: k1 to k4 have the values of the
+// The file notes in move_changes the key of each row that changes: k1 to k5 have the values of the
 // columns of the key, with their types. A table whose key ignores case has no values there, because it
 // is copied as a whole. move_state has one row: the move, the schema at its begin, and the time at which
 // the program last worked at it.
 const watchSchema = `CREATE TABLE IF NOT EXISTS move_state (id TEXT NOT NULL, schema INTEGER NOT NULL, worked INTEGER NOT NULL);
-	CREATE TABLE IF NOT EXISTS move_changes (n INTEGER PRIMARY KEY AUTOINCREMENT, tab TEXT NOT NULL, k1, k2, k3, k4);
+	CREATE TABLE IF NOT EXISTS move_changes (n INTEGER PRIMARY KEY AUTOINCREMENT, tab TEXT NOT NULL, k1, k2, k3, k4, k5);
 	`
 
 // maxKey is the largest number of columns of a key.
-const maxKey = 4
+const maxKey = 5
 
 // watch adds the triggers to the file, unless an earlier call has done so. Then it checks that the schema
 // is still the one for which they were made.
@@ -99,8 +98,7 @@ func Stop(ctx context.Context, file string, idle time.Duration) (stopped bool, e
 		return false, err
 	}
 	defer done()
-	address := url.URL{Scheme: "file", Path: file, RawQuery: "mode=rw&_pragma=busy_timeout(5000)"}
-	db, err := sql.Open("sqlite", address.String())
+	db, err := openFile(file, "mode=rw&_pragma=busy_timeout(5000)")
 	if err != nil {
 		return false, err
 	}
@@ -143,7 +141,7 @@ func (m *Move) changes(ctx context.Context, from *sql.Tx) (changed keys, last in
 		}
 	}
 	changed = keys{}
-	err = m.each(ctx, from, `SELECT DISTINCT tab, k1, k2, k3, k4 FROM move_changes`, nil, 1+maxKey, func(row []any) error {
+	err = eachRow(ctx, from, `SELECT DISTINCT tab, k1, k2, k3, k4, k5 FROM move_changes`, nil, 1+maxKey, func(row []any) error {
 		name := row[0].(string)
 		changed[name] = append(changed[name], row[1:1+length[name]])
 		return nil
@@ -263,7 +261,7 @@ func (m *Move) applyRows(ctx context.Context, from *sql.Tx, t table, list [][]an
 	query := "SELECT " + quoted(columns) + " FROM " + t.name + " WHERE " + strings.Join(holes, " AND ")
 	var rows [][]any
 	for _, key := range list {
-		err := m.each(ctx, from, query, key, len(columns), func(row []any) error {
+		err := eachRow(ctx, from, query, key, len(columns), func(row []any) error {
 			// A column that ignores case also finds a row with a different key.
 			if name(m.keyOf(t, row)) == name(key) {
 				rows = append(rows, row)
@@ -287,7 +285,7 @@ func (m *Move) applyRows(ctx context.Context, from *sql.Tx, t table, list [][]an
 func (m *Move) applyWhole(ctx context.Context, from *sql.Tx, t table) error {
 	columns := m.columns[t.name]
 	var rows [][]any
-	err := m.each(ctx, from, m.selection(t, 0), nil, len(columns), func(row []any) error {
+	err := eachRow(ctx, from, m.selection(t, 0), nil, len(columns), func(row []any) error {
 		rows = append(rows, row)
 		return nil
 	})

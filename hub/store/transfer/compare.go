@@ -29,7 +29,7 @@ func (m *Move) compare(ctx context.Context, t table) error {
 	read := make(chan error, 1)
 	go func() {
 		defer close(mine)
-		read <- m.each(ctx, from, m.selectionByBytes(t), nil, len(m.columns[t.name]), func(row []any) error {
+		read <- eachRow(ctx, from, m.selectionByBytes(t), nil, len(m.columns[t.name]), func(row []any) error {
 			if skip[name(m.keyOf(t, row))] {
 				return nil
 			}

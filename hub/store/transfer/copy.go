@@ -32,8 +32,11 @@ func (m *Move) columnsOf(ctx context.Context, table string) (columns []string, e
 }
 
 // selection is a query for rows of the table after a key (of n values), in the order of the key.
-func (m *Move) selection(t table, after int) string {
-	query := "SELECT " + quoted(m.columns[t.name]) + " FROM " + t.name
+func (m *Move) selection(t table, after int) string { return t.selection(m.columns[t.name], after) }
+
+// selection is a query for these columns of the rows after a key (of n values), in the order of the key.
+func (t table) selection(columns []string, after int) string {
+	query := "SELECT " + quoted(columns) + " FROM " + t.name
 	if after > 0 {
 		holes := strings.TrimSuffix(strings.Repeat("?, ", after), ", ")
 		query += " WHERE (" + quoted(t.key) + ") > (" + holes + ")"
@@ -147,7 +150,7 @@ func (m *Move) copied(ctx context.Context, table table) (last []any, rows int64,
 // be more rows.
 func (m *Move) read(ctx context.Context, table table, last []any) (list [][]any, more bool, err error) {
 	size := 0
-	err = m.each(ctx, m.from, m.selection(table, len(last)), last, len(m.columns[table.name]), func(row []any) error {
+	err = eachRow(ctx, m.from, m.selection(table, len(last)), last, len(m.columns[table.name]), func(row []any) error {
 		list = append(list, row)
 		for _, v := range row {
 			switch v := v.(type) {
@@ -173,8 +176,8 @@ type querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }
 
-// each calls the function `f` with each row of a query of the file.
-func (m *Move) each(ctx context.Context, from querier, query string, args []any, columns int, f func(row []any) error) error {
+// eachRow calls the function `f` with each row of a query of a file.
+func eachRow(ctx context.Context, from querier, query string, args []any, columns int, f func(row []any) error) error {
 	rows, err := from.QueryContext(ctx, query, args...)
 	if err != nil {
 		return err

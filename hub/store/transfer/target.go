@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net/url"
 	"strings"
 
 	"gangway/hub/store/postgres"
@@ -124,8 +123,7 @@ func closing() string {
 
 // Closed reports whether Finish has closed a file.
 func Closed(ctx context.Context, file string) (closed bool, err error) {
-	address := url.URL{Scheme: "file", Path: file, RawQuery: "mode=rw&_pragma=busy_timeout(5000)"}
-	db, err := sql.Open("sqlite", address.String())
+	db, err := openFile(file, "mode=rw&_pragma=busy_timeout(5000)")
 	if err != nil {
 		return false, err
 	}

@@ -9,6 +9,9 @@
 //
 // Each step can be interrupted, and be done again. The rows that CatchUp copies are one state of the
 // file, and one transaction in PostgreSQL.
+//
+// A Snapshot reads all rows of a database as they were at one moment, for a backup. A Target is a new
+// database that gets these rows, for a restore.
 package transfer
 
 import (
@@ -17,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"path/filepath"
 
 	"gangway/hub/store/postgres"
 	"gangway/hub/store/sqlite"
@@ -60,7 +64,7 @@ type table struct {
 	whole bool
 	// counter is the column whose numbers the database assigns, or "".
 	counter string
-	// never: a number of a removed row is never used again.
+	// never: the database never uses the number of a removed row again.
 	never bool
 }
 
@@ -71,6 +75,7 @@ var tables = []table{
 	{name: "retired_nicks", key: []string{"nick"}, whole: true},
 	{name: "api_tokens", key: []string{"hash"}},
 	{name: "join_tokens", key: []string{"id"}},
+	{name: "lost_devices", key: []string{"id"}},
 	{name: "token_uses", key: []string{"token", "device"}},
 	{name: "enrolments", key: []string{"id"}, counter: "id"},
 	{name: "pending_usage", key: []string{"owner"}},
@@ -89,6 +94,7 @@ var tables = []table{
 	{name: "boot_judged", key: []string{"device"}},
 	{name: "boot_parts", key: []string{"device", "part"}},
 	{name: "boot_cohorts", key: []string{"owner", "part", "model", "value"}},
+	{name: "boot_versions", key: []string{"owner", "part", "value", "model", "firmware"}},
 	{name: "clones", key: []string{"device"}},
 	{name: "told", key: []string{"device", "mark"}},
 	{name: "chip_marks", key: []string{"mark", "device"}},
@@ -99,6 +105,7 @@ var tables = []table{
 	{name: "ek_lists", key: []string{"owner", "key"}},
 	{name: "waiting", key: []string{"id"}, counter: "id"},
 	{name: "settings", key: []string{"name"}, whole: true},
+	{name: "alarms", key: []string{"name"}, whole: true},
 	{name: "saved_views", key: []string{"owner", "name"}, whole: true},
 	{name: "trails", key: []string{"device"}},
 	{name: "steps", key: []string{"id"}, counter: "id"},
@@ -185,8 +192,7 @@ func (m *Move) open(ctx context.Context) (err error) {
 	}
 	defer done()
 	// Only the hub writes the log of the file into the file.
-	address := url.URL{Scheme: "file", Path: m.File, RawQuery: "mode=rw&_pragma=busy_timeout(5000)&_pragma=wal_autocheckpoint(0)"}
-	if m.from, err = sql.Open("sqlite", address.String()); err != nil {
+	if m.from, err = openFile(m.File, "mode=rw&_pragma=busy_timeout(5000)&_pragma=wal_autocheckpoint(0)"); err != nil {
 		return err
 	}
 	m.from.SetMaxOpenConns(2)
@@ -196,6 +202,16 @@ func (m *Move) open(ctx context.Context) (err error) {
 	}
 	m.to, err = postgres.OpenRaw(ctx, m.To)
 	return err
+}
+
+// openFile opens a SQLite database. In a URL, the path must be absolute.
+func openFile(path, options string) (*sql.DB, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	address := url.URL{Scheme: "file", Path: path, RawQuery: options}
+	return sql.Open("sqlite", address.String())
 }
 
 // Close closes the databases. It may be called again.

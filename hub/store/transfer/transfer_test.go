@@ -215,7 +215,8 @@ func TestDifferencesAreFound(t *testing.T) {
 func TestEveryTableIsTransferred(t *testing.T) {
 	t.Parallel()
 	to := target(t, "tables")
-	// The tables of the driver, and those of replicas: a hub whose database is a file has no replica.
+	// These tables are not transferred: the tables of the PostgreSQL engine itself, and the tables
+	// of replicas, because a hub whose database is a file has no replicas.
 	seen := map[string]bool{
 		"schema_versions": true, "write_marks": true, "write_turn": true,
 		"leases": true, "replica_messages": true, "temporary_values": true, "move_state": true,

@@ -30,7 +30,7 @@ const (
 type Keys struct {
 	keys []crypto.PublicKey
 	cas  []*x509.Certificate
-	pem  []byte // the same, in a fixed order and form
+	pem  []byte // the keys and CAs as PEM, sorted and without repetitions
 }
 
 // ParseKeys reads a key file: PEM with public keys (PKIX) and certificates. The certificate of a CA

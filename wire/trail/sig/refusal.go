@@ -11,7 +11,7 @@ const (
 	CodeSignature Code = "revision-signature" // no signature is valid by a pinned key
 	CodePart      Code = "revision-part"      // the signature leaves out a member of the state
 	CodeSequence  Code = "revision-sequence"  // the sequence number is missing or not valid
-	CodeOld       Code = "revision-old"       // the device has already accepted a newer revision
+	CodeOld       Code = "revision-old"       // the sequence number is not larger than the one that the device has accepted
 	CodeKeys      Code = "revision-keys"      // the new keys cannot be used
 	CodeDevice    Code = "revision-device"    // the owner signed the revision for other devices
 )

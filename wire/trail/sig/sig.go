@@ -6,12 +6,13 @@
 // without its payload. Its protected header names, with patterns, the members of the state that it
 // covers. The payload is the canonical JSON of these members.
 //
-// Verify is the only entrance. It returns a new state that is parsed from the signed bytes. So the
-// caller acts only on content that is signed. One signature must cover everything, because an
-// attacker could combine parts of different revisions if each part had its own signature.
+// Verify returns a new state that is parsed from the signed bytes, so the caller acts only on signed
+// content. One signature must cover everything, because an attacker could combine parts of different
+// revisions if each part had its own signature.
 //
 // The format has no number or time that orders revisions. So a signed document, SequencePath, has a
-// number that the owner increases with each revision. The device stores the largest number.
+// number that the owner increases with each revision. The device stores the largest number that it
+// has accepted.
 package sig
 
 import (
@@ -37,7 +38,7 @@ const Dir = "_sigs/"
 // may install the revision, as "devices": ["ID", ...].
 const SequencePath = "gangway/revision.json"
 
-// Limits of a state's signatures. Nothing is known about a signature before it is verified, so these
+// Limits of a state's signatures. Until a signature is verified, anyone may have written it. So these
 // limits bound the work that an attacker can cause.
 const (
 	maxSignatures  = 8
@@ -63,13 +64,13 @@ type Signed struct {
 	Name     string       // the signature's name
 }
 
-// header is the protected header of a signature. A header with any other name is refused, because
-// the name could change the signature's meaning ("crit", "b64").
+// header is the protected header of a signature. A header with any other member is refused, because
+// such a member could change the signature's meaning ("crit", "b64").
 type header struct {
 	Alg string          `json:"alg"`
 	Typ string          `json:"typ"`
 	Kid string          `json:"kid"`
-	JWK json.RawMessage `json:"jwk"` // never used: the key that verifies must be pinned
+	JWK json.RawMessage `json:"jwk"` // ignored: it is the signer's own statement of the key
 	X5C []string        `json:"x5c"` // base64 of DER
 	PVS *selection      `json:"pvs"`
 }
@@ -114,7 +115,7 @@ func Verify(s *trail.State, keys *Keys) (*Signed, error) {
 		if no == nil {
 			return signed, nil
 		}
-		if first == nil || first.Code == CodeSignature { // a refusal of a signature by a pinned key says more
+		if first == nil || first.Code == CodeSignature { // any other code means that a pinned key signed, which says more
 			first = no
 		}
 	}

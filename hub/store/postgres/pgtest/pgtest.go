@@ -27,7 +27,7 @@ import (
 
 // Server is a running server.
 type Server struct {
-	Folder string // of the Unix socket
+	Folder string // folder of the Unix socket
 	Port   int
 
 	cmd      *exec.Cmd

@@ -15,12 +15,12 @@ type Place struct {
 	// Addr is an address of the place, and Network has the addresses of its peers, as in
 	// 10.73.0.0/24. Peers need no password.
 	Addr, Network string
-	// Do calls a function in a thread whose child processes run in the place. Here is the Do of this
-	// machine.
+	// Do calls a function in a thread whose child processes run in the place. For this machine, Do
+	// is the function Here.
 	Do func(func() error) error
 }
 
-// Here calls a function.
+// Here calls the function `f`. It is the field Place.Do for this machine.
 func Here(f func() error) error { return f() }
 
 // StartAt starts a server in a place. Its commits wait for the disk, and a standby can copy it.

@@ -40,7 +40,7 @@ func FillFleet(ctx context.Context, path, owner string, n int) error {
 			return fmt.Errorf("fleet of %d devices, from %d: %w", n, from, err)
 		}
 	}
-	for _, line := range []string{fillCohorts, fillModels, `DELETE FROM settings WHERE name = 'search-index'`} {
+	for _, line := range []string{fillCohorts, fillModels, fillVersions, `DELETE FROM settings WHERE name = 'search-index'`} {
 		if _, err := db.ExecContext(ctx, line); err != nil {
 			return err
 		}
@@ -71,13 +71,15 @@ const (
 		FROM i`
 	fillBoots  = numbers + `INSERT INTO boot_devices (device, state, requested) SELECT ` + id + `, CASE WHEN i.i % 1000 = 7 THEN 'changed' ELSE 'matches' END, 0 FROM i WHERE ?1 <> '' AND ?2 > 0`
 	fillJudged = numbers + `INSERT INTO boot_judged (device, owner, version, model, token, firmware, ran) SELECT ` + id + `, ?1, 0, ` + model + `, printf('%024x', i.i % 40), '1.' || i.i % 3, x'' FROM i WHERE ?2 > 0`
-	fillParts  = numbers + `INSERT INTO boot_parts (device, part, owner, value, model, token, bad)
-		SELECT ` + id + `, 'firmware-code', ?1, printf('%064x', CASE WHEN i.i = 7 THEN 99 ELSE i.i / 7 % 3 END), ` + model + `, printf('%024x', i.i % 40), i.i / 7 % 3 = 2 OR i.i = 7 FROM i WHERE ?2 > 0`
-	// fillCohorts and fillModels count the rows of boot_parts, as the store does.
+	fillParts  = numbers + `INSERT INTO boot_parts (device, part, owner, value, model, token, firmware, bad)
+		SELECT ` + id + `, 'firmware-code', ?1, printf('%064x', CASE WHEN i.i = 7 THEN 99 ELSE i.i / 7 % 3 END), ` + model + `, printf('%024x', i.i % 40), '1.' || i.i % 3, i.i / 7 % 3 = 2 OR i.i = 7 FROM i WHERE ?2 > 0`
+	// fillCohorts, fillModels and fillVersions count the rows of boot_parts, as the store does.
 	fillCohorts = `INSERT INTO boot_cohorts (owner, part, model, value, n, n_bad, first, words, cause, firmware)
 		SELECT owner, part, model, value, count(*), sum(bad), 0, 'The firmware changed.', 'firmware-update', '1.2' FROM boot_parts GROUP BY owner, part, model, value`
 	fillModels = `INSERT INTO boot_cohorts (owner, part, model, value, n, n_bad, first, words, cause, firmware)
 		SELECT owner, part, model, '', sum(n), 0, 0, '', '', '' FROM boot_cohorts GROUP BY owner, part, model`
+	fillVersions = `INSERT INTO boot_versions (owner, part, value, model, firmware, n, n_bad)
+		SELECT owner, part, value, model, firmware, count(*), sum(bad) FROM boot_parts GROUP BY owner, part, value, model, firmware`
 	fillTrails = numbers + `INSERT INTO trails (device, owner, rev, reported, created, touched) SELECT ` + id + `, ?1, 0, 0, 0, 0 FROM i WHERE ?2 > 0`
 	fillSteps  = numbers + `INSERT INTO steps (device, owner, rev, status, step_time, progress_time, modified, state_sum, committer, commit_msg, progress, meta, state)
 		SELECT ` + id + `, ?1, 0, CASE WHEN i.i % 100 = 5 THEN 'DOWNLOADING' WHEN i.i % 500 = 9 THEN 'ERROR' ELSE 'DONE' END, 0, 0, 0, x'', '', '', CAST('{"progress":50}' AS BLOB), x'7b7d', x'7b7d' FROM i WHERE ?2 > 0`

@@ -39,10 +39,10 @@ func (s State) Text(t testing.TB) []byte {
 	return b
 }
 
-// Header changes the protected header that Sign makes.
+// Header has members that Sign adds to the protected header, or replaces in it.
 type Header map[string]any
 
-// All are the patterns with which an owner signs a whole state.
+// All returns the patterns with which an owner signs a whole state.
 func All() Header {
 	return Header{"pvs": map[string]any{"include": []string{"**"}, "exclude": []string{"_sigs/owner.json"}}}
 }
@@ -67,7 +67,7 @@ func PEM(t testing.TB, key crypto.Signer) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 }
 
-// Keys parses key files.
+// Keys returns the public keys of private keys, as a device pins them.
 func Keys(t testing.TB, keys ...crypto.Signer) *sig.Keys {
 	t.Helper()
 	var text string

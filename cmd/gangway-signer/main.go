@@ -1,0 +1,173 @@
+// Command gangway-signer holds the connection to an HSM, and signs for a hub on a Unix socket. The
+// hub is statically linked, and the library of an HSM (PKCS #11) is a loadable module for C. So the
+// signer is a separate program and a separate Go module, and the only program of Gangway with cgo.
+package main
+
+import (
+	"context"
+	"crypto"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"gangway/hub/pki/signer"
+	"gangway/internal/cmdline"
+	"gangway/internal/manual"
+	"gangway/internal/version"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes. The code for success is 0.
+const (
+	exitFailed = 1 // the command failed
+	exitUsage  = 2 // unknown command or flag, or wrong arguments
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func run(ctx context.Context, arg []string, stdout, stderr io.Writer) int {
+	root := command(stdout, stderr)
+	root.SetArgs(arg)
+	ran, err := root.ExecuteContextC(ctx)
+	switch {
+	case err == nil:
+		return 0
+	case cmdline.IsUsage(err):
+		fmt.Fprintf(stderr, "gangway-signer: %v\n%s\n", err, cmdline.Advice(ran))
+		return exitUsage
+	}
+	fmt.Fprintf(stderr, "gangway-signer: %v\n", err)
+	return exitFailed
+}
+
+func command(stdout, stderr io.Writer) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "gangway-signer",
+		Short: "Sign for a hub with keys in an HSM",
+		Long: `Gangway-signer holds the connection to an HSM (PKCS #11), and signs the certificates of
+a hub with keys in the HSM. The hub reaches the signer at a Unix socket, by URIs like
+signer:/run/gangway-signer/socket?key=aca.
+
+The exit code is 0 for success, 1 for a failure and 2 for wrong usage.`,
+		Example: `  gangway-signer create-key aca --module /usr/lib/softhsm/libsofthsm2.so --token gangway --pin-file /etc/gangway-signer/pin
+  gangway-signer serve --module /usr/lib/softhsm/libsofthsm2.so --token gangway --pin-file /etc/gangway-signer/pin --key aca`,
+		SilenceUsage: true, SilenceErrors: true,
+		Version:           version.Current.String(),
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return cmdline.FromEnvironment(c) },
+	}
+	root.SetVersionTemplate("gangway-signer {{.Version}}\n")
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.AddCommand(serveCommand(stderr), createKeyCommand(stdout), manual.Command())
+	cmdline.Prepare(root)
+	cmdline.Environment(root, "GANGWAY_SIGNER")
+	return root
+}
+
+// serveFlags say which keys the signer serves, and to whom.
+type serveFlags struct {
+	token  tokenFlags
+	keys   []string
+	socket string
+	users  []string
+	group  string
+}
+
+func serveCommand(stderr io.Writer) *cobra.Command {
+	var f serveFlags
+	c := &cobra.Command{
+		Use: "serve --module FILE --token LABEL --pin-file FILE --key NAME", Short: "Serve signatures on a Unix socket", Args: cmdline.Args(),
+		Long: `Serve logs in to the token, and signs for the users of its socket until it is stopped.
+Whoever may use the socket can have any certificate signed. So only the signer's own user
+may use it, and the users that --allow-user names: the signer asks the kernel for the
+user of each connection.
+
+Serve signs only with the keys of --key, and only digests that fit the key: SHA-256 for
+P-256, SHA-384 for P-384. It logs each signature.
+
+Each flag has an environment variable, such as GANGWAY_SIGNER_MODULE.`,
+		Example: `  gangway-signer serve --module /usr/lib/softhsm/libsofthsm2.so --token gangway --pin-file /etc/gangway-signer/pin --key aca --key device-ca --key tls-ca --allow-user gangway --group gangway
+  gangway-signer serve --module /usr/lib/softhsm/libsofthsm2.so --token gangway --pin-file ./pin --key aca=hub-1-aca --socket ./signer.socket`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return f.serve(c.Context(), slog.New(slog.NewTextHandler(stderr, nil)))
+		},
+	}
+	flags := c.Flags()
+	f.token.add(flags)
+	flags.StringSliceVar(&f.keys, "key", nil, "key to serve: NAME, or NAME=LABEL if the key has another label in the token (repeatable, required)")
+	flags.StringVar(&f.socket, "socket", "/run/gangway-signer/socket", "path of the Unix socket")
+	flags.StringSliceVar(&f.users, "allow-user", nil, "name or id of another user that may use the signer (repeatable)")
+	flags.StringVar(&f.group, "group", "", "group of the socket, whose members may open it (default: none; the socket's mode is 0600)")
+	return c
+}
+
+func (f *serveFlags) serve(ctx context.Context, log *slog.Logger) error {
+	wanted, err := keyNames(f.keys)
+	if err != nil {
+		return err
+	}
+	options := signer.ListenOptions{Log: log}
+	if options.Users, err = userIDs(f.users); err != nil {
+		return err
+	}
+	if options.Group, err = groupID(f.group); err != nil {
+		return err
+	}
+	token, err := f.token.open()
+	if err != nil {
+		return err
+	}
+	defer token.Close()
+	keys := map[string]crypto.Signer{}
+	for name, label := range wanted {
+		if keys[name], err = findKey(token, label); err != nil {
+			return err
+		}
+	}
+	h, err := signer.NewHandler(keys, log)
+	if err != nil {
+		return err
+	}
+	l, err := signer.Listen(f.socket, options)
+	if err != nil {
+		return err
+	}
+	log.Info("The signer is ready.", "socket", f.socket, "keys", len(keys))
+	return h.Serve(ctx, l)
+}
+
+func createKeyCommand(stdout io.Writer) *cobra.Command {
+	var token tokenFlags
+	var curve string
+	c := &cobra.Command{
+		Use: "create-key LABEL --module FILE --token LABEL --pin-file FILE", Short: "Create a key in the token", Args: cmdline.Args("LABEL"),
+		Long: `Create-key creates an ECDSA key in the token. The key is sensitive and not extractable, so
+it never leaves the HSM. If the token has a key with this label already, create-key
+creates nothing. It prints the SHA-256 of the public key, as 'gangway ca request' does.`,
+		Example: `  gangway-signer create-key device-ca --module /usr/lib/softhsm/libsofthsm2.so --token gangway --pin-file /etc/gangway-signer/pin`,
+		RunE: func(_ *cobra.Command, arg []string) error {
+			t, err := token.open()
+			if err != nil {
+				return err
+			}
+			defer t.Close()
+			hash, err := createKey(t, arg[0], curve)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(stdout, hash)
+			return nil
+		},
+	}
+	token.add(c.Flags())
+	c.Flags().StringVar(&curve, "curve", "P-256", "curve of the key: P-256 or P-384")
+	return c
+}

@@ -1,0 +1,302 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"gangway/hub/api"
+	"gangway/hub/store"
+	"gangway/wire"
+
+	"github.com/spf13/cobra"
+)
+
+// change is an event after the backup that took a right away. A restore repeats it.
+type change struct {
+	time                 time.Time
+	kind                 string
+	owner, device, token string
+	name                 string // of an API token
+}
+
+// maxEventLine is the largest size of an event in a file, in bytes.
+const maxEventLine = 1 << 20
+
+// readRevocations reads the changes of an audit trail from `since` on, the oldest first.
+func readRevocations(path string, since time.Time) (list []change, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, maxEventLine)
+	for n := 1; lines.Scan(); n++ {
+		if len(strings.TrimSpace(lines.Text())) == 0 {
+			continue
+		}
+		var e api.EventView
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil || e.Kind == "" || e.Time.IsZero() {
+			return nil, fmt.Errorf("%s: line %d is not an event, as 'gangway events --output jsonl' prints it", path, n)
+		}
+		if c, ok := changeOf(e); ok && !c.time.Before(since) {
+			list = append(list, c)
+		}
+	}
+	sort.SliceStable(list, func(i, j int) bool { return list[i].time.Before(list[j].time) })
+	return list, lines.Err()
+}
+
+// changeOf returns the change that an event is about.
+func changeOf(e api.EventView) (c change, ok bool) {
+	c = change{time: e.Time, kind: e.Kind, owner: strings.TrimPrefix(e.Owner, wire.AccountPRN), device: strings.TrimPrefix(e.Device, wire.DevicePRN), token: e.Token}
+	switch e.Kind {
+	case "device.deleted":
+		return c, c.device != ""
+	case "token.disabled", "token.deleted":
+		return c, c.token != ""
+	case "account.disabled", "account.enabled", "account.deleted", "account.operator-taken":
+		return c, c.owner != ""
+	case "api-token.revoked":
+		_, err := fmt.Sscanf(e.Message, "API token %q was revoked.", &c.name)
+		return c, err == nil && c.owner != ""
+	}
+	return c, false
+}
+
+// repeatChanges repeats the changes after the backup in the restored database.
+func (r *restoration) repeatChanges(ctx context.Context, db engine) error {
+	for _, c := range r.changes {
+		switch err := c.repeat(ctx, db); {
+		case errors.Is(err, store.ErrNotFound):
+			r.unknown++ // it came after the backup too, or it is repeated already
+		case err != nil:
+			return fmt.Errorf("repeat %s of %s: %w", c.kind, c.time.Format(time.RFC3339), err)
+		default:
+			r.repeated++
+		}
+	}
+	return nil
+}
+
+func (c change) repeat(ctx context.Context, db engine) error {
+	by := operator()
+	event := store.Event{Time: time.Now(), Kind: c.kind, Owner: c.owner, Device: c.device, Token: c.token,
+		Message: fmt.Sprintf("Repeated after a restore of the hub: it happened at %s.", c.time.UTC().Format(time.RFC3339))}.By(&by)
+	switch c.kind {
+	case "device.deleted":
+		d, err := db.Device(ctx, c.device)
+		if err == nil {
+			err = db.DeleteDevice(ctx, d.Owner, d.ID, event.Time)
+		}
+		if err == nil {
+			event.Owner = d.Owner
+			err = db.AppendEvent(ctx, event)
+		}
+		return err
+	case "token.disabled", "token.deleted":
+		t, err := db.JoinToken(ctx, c.token)
+		if err == nil {
+			err = db.DisableJoinToken(ctx, t.Owner, t.ID)
+		}
+		return err
+	case "account.disabled", "account.deleted":
+		// A deleted account is only disabled: its devices may be in the backup.
+		event.Kind = "account.disabled"
+		return db.DisableAccount(ctx, c.owner, event)
+	case "account.enabled":
+		return db.EnableAccount(ctx, c.owner, event)
+	case "account.operator-taken":
+		return db.SetOperator(ctx, c.owner, false, event)
+	}
+	return c.revokeAPIToken(ctx, db, event)
+}
+
+func (c change) revokeAPIToken(ctx context.Context, db engine, event store.Event) error {
+	list, err := db.APITokens(ctx, c.owner)
+	if err != nil {
+		return err
+	}
+	for _, t := range list {
+		if t.Name == c.name {
+			return db.DeleteAPIToken(ctx, c.owner, t.ID, event)
+		}
+	}
+	return store.ErrNotFound
+}
+
+// noteLosses names what the restored hub may have lost.
+func (r *restoration) noteLosses() {
+	begun := r.info.Header.Begun.Format(time.RFC3339)
+	if r.withoutEvents {
+		r.note("Possibly lost since %s: deletions of devices, disabled accounts and join tokens, revoked API tokens, changed passwords. What they stopped works again; repeat them.", begun)
+	} else {
+		r.note("Repeated %d deletions and revocations since %s; %d others are about things that are not in the backup. Changed passwords have their old values.", r.repeated, begun, r.unknown)
+	}
+	r.note("Ended %d sessions: people sign in again. Paused %d join tokens with a limited number of uses: 'gangway restore tokens' lists them.", r.done.Sessions, r.done.Tokens)
+	r.note("Devices that onboarded after the backup are unknown until they connect: 'gangway restore lost' lists the devices that have connected.")
+}
+
+func (a *app) restoreLostCommand() *cobra.Command {
+	var data string
+	c := &cobra.Command{
+		Use: "lost --data DIR", Short: "List devices whose records a restore lost", Args: args(),
+		Long: `Lost lists the devices that have a certificate of this hub and whose records were lost,
+because they onboarded after the backup from which the hub was restored. A device is in
+the list after it has connected, and until it has onboarded again. Each owner has an
+event 'device.lost' for each device. No other owner can onboard these devices.`,
+		Example: "  gangway restore lost --data /var/lib/gangway",
+		RunE: func(c *cobra.Command, _ []string) error {
+			i, err := existing(c.Context(), data)
+			if err != nil {
+				return err
+			}
+			defer i.close()
+			list, err := lostDevices(c.Context(), i.store)
+			if err != nil {
+				return err
+			}
+			return printList(a, list, []column[lostView]{
+				{name: "device", cell: func(d lostView) string { return d.ID }},
+				{name: "owner", cell: func(d lostView) string { return d.Owner }},
+				{name: "token", cell: func(d lostView) string { return d.TokenID }},
+				{name: "issued", cell: func(d lostView) string { return d.Issued.Format(time.DateTime) }},
+				{name: "last-seen", cell: func(d lostView) string { return d.LastSeen.Format(time.DateTime) }},
+			}, "No lost device has connected.")
+		},
+	}
+	c.Flags().StringVar(&data, "data", "", "the hub's data folder (required)")
+	return a.table(c, "device", "owner", "token", "issued", "last-seen")
+}
+
+// lostView is a lost device in JSON.
+type lostView struct {
+	ID       string    `json:"device"`
+	Owner    string    `json:"owner"`
+	TokenID  string    `json:"token"`
+	Issued   time.Time `json:"issued"`
+	LastSeen time.Time `json:"last-seen"`
+	Addr     string    `json:"addr"`
+}
+
+func lostDevices(ctx context.Context, db offlineStore) (list []lostView, err error) {
+	const page = 1000
+	for after := ""; ; {
+		rows, err := db.LostDevices(ctx, after, page)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range rows {
+			after = d.ID
+			list = append(list, lostView{d.ID, wire.AccountPRN + d.Owner, d.TokenID, d.Issued.UTC(), d.LastSeen.UTC(), d.Addr})
+		}
+		if len(rows) < page {
+			return list, nil
+		}
+	}
+}
+
+func (a *app) restoreTokensCommand() *cobra.Command {
+	var data string
+	c := &cobra.Command{
+		Use: "tokens --data DIR", Short: "List join tokens that a restore paused", Args: args(),
+		Long: `Tokens lists the join tokens with a limited number of uses that are paused since a
+restore, because the hub may have lost uses. LOST is the number of lost devices that have
+shown a certificate for this token: at least so many uses are lost. Devices that have
+used the token can use it again. 'gangway restore resume' ends the pause.`,
+		Example: "  gangway restore tokens --data /var/lib/gangway",
+		RunE: func(c *cobra.Command, _ []string) error {
+			i, err := existing(c.Context(), data)
+			if err != nil {
+				return err
+			}
+			defer i.close()
+			list, err := pausedTokens(c.Context(), i.store)
+			if err != nil {
+				return err
+			}
+			return printList(a, list, []column[pausedView]{
+				{name: "token", cell: func(t pausedView) string { return t.ID }},
+				{name: "nick", cell: func(t pausedView) string { return t.Nick }},
+				{name: "owner", cell: func(t pausedView) string { return t.Owner }},
+				{name: "uses", cell: func(t pausedView) string { return fmt.Sprintf("%d of %d", t.Uses, t.MaxUses) }},
+				{name: "lost", cell: func(t pausedView) string { return strconv.Itoa(t.Lost) }},
+			}, "No join token is paused.")
+		},
+	}
+	c.Flags().StringVar(&data, "data", "", "the hub's data folder (required)")
+	return a.table(c, "token", "nick", "owner", "uses", "lost")
+}
+
+// pausedView is a paused join token in JSON.
+type pausedView struct {
+	ID      string `json:"token"`
+	Nick    string `json:"nick"`
+	Owner   string `json:"owner"`
+	Uses    int    `json:"uses"`
+	MaxUses int    `json:"max-uses"`
+	Lost    int    `json:"lost"` // lost devices that have connected
+}
+
+func pausedTokens(ctx context.Context, db offlineStore) (list []pausedView, err error) {
+	tokens, err := db.PausedTokens(ctx)
+	if err != nil {
+		return nil, err
+	}
+	lost, err := lostDevices(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	counts := map[string]int{}
+	for _, d := range lost {
+		counts[d.TokenID]++
+	}
+	for _, t := range tokens {
+		list = append(list, pausedView{t.ID, t.Nick, wire.AccountPRN + t.Owner, t.Uses, t.MaxUses, counts[t.ID]})
+	}
+	return list, nil
+}
+
+func (a *app) restoreResumeCommand() *cobra.Command {
+	var data string
+	var spent int
+	c := &cobra.Command{
+		Use: "resume TOKEN --data DIR --spent N", Short: "Let devices use a paused join token again", Args: args("TOKEN"),
+		Long: `Resume ends the pause of a join token. N is the number of devices that have used the
+token after the backup: the token then allows so many devices fewer. If you do not know
+the number, leave the token paused, and let its owner make a new one.`,
+		Example: "  gangway restore resume 5f3e... --data /var/lib/gangway --spent 2",
+		RunE: func(c *cobra.Command, arg []string) error {
+			if !c.Flags().Changed("spent") || spent < 0 {
+				return usagef("--spent is needed: the number of devices that have used the token after the backup, such as 0")
+			}
+			i, err := existing(c.Context(), data)
+			if err != nil {
+				return err
+			}
+			defer i.close()
+			by := operator()
+			e := store.Event{Time: time.Now(), Kind: store.EventTokenResumed, Message: fmt.Sprintf("The pause after the restore ended, with %d lost uses.", spent)}
+			err = i.store.ResumeToken(c.Context(), arg[0], spent, e.By(&by))
+			if errors.Is(err, store.ErrNotFound) {
+				return fmt.Errorf("no join token with the id %.40q is paused; 'gangway restore tokens' lists the paused ones", arg[0])
+			}
+			if err != nil {
+				return err
+			}
+			a.note("Devices can use the join token %s again.", arg[0])
+			return nil
+		},
+	}
+	c.Flags().StringVar(&data, "data", "", "the hub's data folder (required)")
+	c.Flags().IntVar(&spent, "spent", 0, "number of uses after the backup (required)")
+	return c
+}

@@ -1,0 +1,206 @@
+// Package alarm decides which conditions of a hub need its operator. A Reading has what the hub
+// measured about itself; Check compares the reading with the bounds of this package. The package
+// does no I/O and reads no clock.
+//
+// A condition appears in four places, always with the same name: as an event when it begins and
+// when it ends, as a line of 'gangway doctor', as an alert in contrib/prometheus/alerts.yml, and as
+// a section of docs/runbook.md. Tests compare the four.
+package alarm
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Bounds of the conditions. The rules in contrib/prometheus/alerts.yml have the same numbers.
+const (
+	// CertificateSoon is the remaining validity below which a certificate of the hub needs the
+	// operator. The hub and ACME renew their certificates when 30 days are left.
+	CertificateSoon = 14 * 24 * time.Hour
+	// RootSoon is the same for the TPM makers' root certificates, which only their makers renew.
+	RootSoon = 90 * 24 * time.Hour
+	// BackupOld is the age above which the newest backup is too old.
+	BackupOld = 7 * 24 * time.Hour
+	// MaxDrift is the largest accepted difference between the hub's clock and the database's clock.
+	MaxDrift = 5 * time.Second
+	// LowDisk is the number of reserves that must be free on the disk: see docs/operations.md, "A
+	// full disk".
+	LowDisk = 3
+	// The condition about quiet devices begins if, within QuietWindow, at least QuietDevices
+	// devices become quiet, and at least one in QuietShare of all devices.
+	QuietWindow  = time.Hour
+	QuietDevices = 10
+	QuietShare   = 10
+	// The condition about refusals begins if, within RefusalWindow, the rules refuse at least
+	// Refusals requests, and more than they accept.
+	RefusalWindow = 15 * time.Minute
+	Refusals      = 10
+)
+
+// Reading is what a hub measured about itself.
+type Reading struct {
+	Now time.Time
+	// Created is the time of the hub's first start.
+	Created time.Time
+	// Certificates are the hub's own certificates.
+	Certificates []Certificate
+	// RootsSoon is the number of trusted roots of TPM makers that expire within RootSoon. Roots
+	// that have expired do not count.
+	RootsSoon int
+	// Disk is the disk of the data folder. Nil: unknown.
+	Disk *Disk
+	// Database says that the database answered. If it is false, the fields below are unknown.
+	Database bool
+	Backup   time.Time // time of the newest recorded backup; zero: none is recorded
+	// Drift is by how much the hub's clock is ahead of the database's clock.
+	Drift time.Duration
+	// Devices, Quiet and Waiting are the numbers of all owners. QuietBefore is the smallest number
+	// of quiet devices in the QuietWindow. Waiting is at most MaxWaiting.
+	Devices, Quiet, QuietBefore, Waiting int
+	DatabaseSize                         int64 // in bytes
+	// Withdrawn is the number of devices whose TPM makers' certificates the hub no longer trusts.
+	Withdrawn int
+	// Unset says that no time server sets the clock of the hub's machine. ClockKnown is false if
+	// the kernel does not say so.
+	Unset, ClockKnown bool
+	// Refused and Accepted are the numbers of onboarding requests in the RefusalWindow that the
+	// rules about TPMs and boots refused, and that the hub accepted.
+	Refused, Accepted int
+}
+
+// MaxWaiting bounds Reading.Waiting.
+const MaxWaiting = 10_000
+
+// Certificate is a certificate of the hub. Its Name is one of a fixed list.
+type Certificate struct {
+	Name    string
+	Expires time.Time // zero: there is no certificate yet
+}
+
+// Disk has sizes in bytes.
+type Disk struct{ Free, Size, Reserve int64 }
+
+// Condition is a condition that lasts.
+type Condition struct {
+	Name string
+	Fact string // one sentence
+}
+
+// Rule describes a condition.
+type Rule struct {
+	Name   string
+	Remedy string // one sentence
+	// fact returns one sentence if the condition lasts, and "" otherwise.
+	fact func(*Reading) string
+}
+
+// Rules are all conditions, in the order in which doctors and pages show them.
+var Rules = []Rule{
+	{"certificate-expires", "Read in the hub's log why the certificate is not renewed, or replace its files.", certificateExpires},
+	{"maker-root-expires", "Ask the TPM maker for the new root certificate, and import it with 'gangway trust import'.", rootExpires},
+	{"disk-low", "Free disk space: see 'A full disk' in docs/operations.md.", diskLow},
+	{"backup-old", "Make a backup: see 'Backup' in docs/operations.md.", backupOld},
+	{"clock-drift", "Let a time server set the clocks of the hub and of the database's machine, for example with chrony.", clockDrift},
+	{"devices-quiet", "Look for a common reason: a site, a network, a power cut, or a new revision.", devicesQuiet},
+	{"refusals", "Look at the latest refusals with 'gangway events --kind enrolment.', and at the latest changes of policies, EK lists and trust.", manyRefusals},
+	{"trust-withdrawn", "List the devices with 'gangway device rejudge', and decide for each.", trustWithdrawn},
+}
+
+// Find returns the rule with this name.
+func Find(name string) (Rule, bool) {
+	i := slices.IndexFunc(Rules, func(r Rule) bool { return r.Name == name })
+	if i < 0 {
+		return Rule{}, false
+	}
+	return Rules[i], true
+}
+
+// Check returns the conditions that last, in the order of Rules. It returns the names of the
+// conditions that the reading cannot decide in `unknown`: if such a condition lasted before, it
+// still lasts.
+func Check(r *Reading) (lasting []Condition, unknown []string) {
+	for _, rule := range Rules {
+		if !r.Database && slices.Contains(fromDatabase, rule.Name) || r.Disk == nil && rule.Name == "disk-low" {
+			unknown = append(unknown, rule.Name)
+			continue
+		}
+		if fact := rule.fact(r); fact != "" {
+			lasting = append(lasting, Condition{rule.Name, fact})
+		}
+	}
+	return lasting, unknown
+}
+
+// fromDatabase has the conditions that depend on the fields after Reading.Database.
+var fromDatabase = []string{"backup-old", "clock-drift", "devices-quiet", "trust-withdrawn"}
+
+func certificateExpires(r *Reading) string {
+	for _, c := range r.Certificates {
+		switch left := c.Expires.Sub(r.Now); {
+		case c.Expires.IsZero():
+			return fmt.Sprintf("The hub has no certificate for %q yet.", c.Name)
+		case left <= 0:
+			return fmt.Sprintf("The hub's certificate %q expired on %s.", c.Name, c.Expires.UTC().Format(time.DateOnly))
+		case left < CertificateSoon:
+			return fmt.Sprintf("The hub's certificate %q expires on %s.", c.Name, c.Expires.UTC().Format(time.DateOnly))
+		}
+	}
+	return ""
+}
+
+func rootExpires(r *Reading) string {
+	if r.RootsSoon == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d trusted root certificate(s) of TPM makers expire within %d days.", r.RootsSoon, int(RootSoon.Hours()/24))
+}
+
+func diskLow(r *Reading) string {
+	if r.Disk.Free >= LowDisk*r.Disk.Reserve {
+		return ""
+	}
+	return fmt.Sprintf("%d MiB are free on the hub's disk. The hub refuses uploads if less than %d MiB are free.", r.Disk.Free>>20, r.Disk.Reserve>>20)
+}
+
+func backupOld(r *Reading) string {
+	switch {
+	case r.Backup.IsZero() && r.Now.Sub(r.Created) > BackupOld:
+		return "No backup of the hub is recorded."
+	case !r.Backup.IsZero() && r.Now.Sub(r.Backup) > BackupOld:
+		return fmt.Sprintf("The newest recorded backup of the hub is of %s.", r.Backup.UTC().Format(time.DateOnly))
+	}
+	return ""
+}
+
+func clockDrift(r *Reading) string {
+	switch {
+	case r.Drift.Abs() > MaxDrift:
+		return fmt.Sprintf("The hub's clock and the database's clock differ by %s.", r.Drift.Abs().Round(time.Second))
+	case r.ClockKnown && r.Unset:
+		return "No time server sets the clock of the hub's machine."
+	}
+	return ""
+}
+
+func devicesQuiet(r *Reading) string {
+	more := r.Quiet - r.QuietBefore
+	if more < QuietDevices || more*QuietShare < r.Devices {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d devices became quiet within an hour.", more, r.Devices)
+}
+
+func manyRefusals(r *Reading) string {
+	if r.Refused < Refusals || r.Refused <= r.Accepted {
+		return ""
+	}
+	return fmt.Sprintf("The rules about TPMs and boots refused %d onboarding requests within 15 minutes, and %d were accepted.", r.Refused, r.Accepted)
+}
+
+func trustWithdrawn(r *Reading) string {
+	if r.Withdrawn == 0 {
+		return ""
+	}
+	return fmt.Sprintf("The hub no longer trusts the TPM makers' certificates of %d of its devices.", r.Withdrawn)
+}

@@ -1,0 +1,42 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"gangway/hub/alarm"
+	"gangway/internal/finding"
+)
+
+// ownChecks has the codes of the doctor's own checks of the conditions of some alarms. If the doctor
+// has found one of these codes, the alarm would say the same again.
+var ownChecks = map[string][]string{
+	"certificate-expires": {"certificate-expires", "ca-expires", "url-expired"},
+	"disk-low":            {"disk-low", "disk-full"},
+	"backup-old":          {"backup-old", "backup-missing"},
+	"clock-drift":         {"clock-unset", "clock-back"},
+}
+
+// checkAlarms lists the conditions that the running hub has found by itself, and that last.
+func checkAlarms(_ context.Context, e *exam) (found []finding.Finding) {
+	if e.database == nil {
+		return nil
+	}
+	for _, a := range e.database.Alarms {
+		if slices.ContainsFunc(e.found, func(f finding.Finding) bool { return slices.Contains(ownChecks[a.Name], f.Code) }) {
+			continue
+		}
+		rule, ok := alarm.Find(a.Name)
+		if !ok {
+			continue // a newer version of the hub has more alarms
+		}
+		found = append(found, bad(finding.Warning, "alarm-"+a.Name, a.Fact,
+			fmt.Sprintf("The hub has found this by itself, on %s UTC.", a.Since.UTC().Format(time.DateTime)), rule.Remedy))
+	}
+	if len(found) == 0 && e.served {
+		return good("alarms", "The hub has found nothing that needs the operator.")
+	}
+	return found
+}

@@ -1,0 +1,164 @@
+package doctor
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"gangway/hub/pki"
+	"gangway/hub/store"
+	"gangway/internal/finding"
+	"gangway/tcg"
+	"gangway/wire"
+)
+
+// Identities checks the hashes, the keys' names and the certificates of all enrolments, and the hashes
+// of other tables. `ca` is the hub's CA, which issued the certificates. It repairs nothing.
+func Identities(ctx context.Context, db store.Consistency, ca *pki.Hub) (findings []finding.Finding, err error) {
+	wrong, err := db.WrongHashes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range wrong {
+		findings = append(findings, bad(finding.Problem, d.Rule, fmt.Sprintf(hashFacts[d.Rule], shortened(d.Rows)), "", restoreRemedy))
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(ca.Root())
+	links := x509.NewCertPool()
+	links.AddCert(ca.ACA())
+	links.AddCert(ca.DeviceCA())
+	check := &identityCheck{options: x509.VerifyOptions{Roots: roots, Intermediates: links, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}}
+	const page = 200
+	n := 0
+	var broken []string
+	for after := int64(0); ; {
+		list, err := db.Identities(ctx, after, page)
+		if err != nil {
+			return nil, err
+		}
+		for _, i := range list {
+			after = i.Row
+			n++
+			if err := check.identity(i); err != nil {
+				broken = append(broken, fmt.Sprintf("%s (%v)", i.DeviceID, err))
+			}
+		}
+		if len(list) < page {
+			break
+		}
+	}
+	if len(broken) > 0 {
+		findings = append(findings, bad(finding.Problem, "identity", fmt.Sprintf("Enrolments of these devices disagree with their certificates or hashes: %s.", shortened(broken)),
+			"", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"))
+	}
+	if len(findings) == 0 {
+		findings = good("identities", "The certificates and hashes of all %d enrolments are right.", n)
+	}
+	return findings, nil
+}
+
+// hashFacts has the fact for each rule of store.Consistency.WrongHashes.
+var hashFacts = map[string]string{
+	"trust-fingerprint": "The fingerprints of certificates in the trust store are wrong; their sources are: %s.",
+	"manifest-key":      "The ids of manifest keys of these accounts are not the hashes of the keys: %s.",
+	"manifest-hash":     "The ids of reference manifests of these accounts are not the hashes of the manifests: %s.",
+}
+
+type identityCheck struct{ options x509.VerifyOptions }
+
+// identity checks an enrolment. Older enrolments have no evidence any more, and revoked ones may have
+// none, so an empty column is not checked.
+func (c *identityCheck) identity(i store.Identity) error {
+	if i.Unreadable != "" {
+		return errors.New(i.Unreadable)
+	}
+	for _, h := range []struct {
+		what    string
+		content []byte
+		sum     store.Hash
+	}{{"request", i.Request, i.RequestHash}, {"IDevID certificate", i.IDevIDCert, i.IDevIDHash}, {"AIK certificate", i.IAKCert, i.IAKHash}} {
+		if len(h.content) > 0 && sha256.Sum256(h.content) != h.sum {
+			return fmt.Errorf("the hash of the %s is wrong", h.what)
+		}
+	}
+	if err := c.aik(i); err != nil {
+		return err
+	}
+	if err := c.idevid(i); err != nil {
+		return err
+	}
+	return ekOf(i)
+}
+
+// aik checks the columns that the AIK's public area and certificate determine.
+func (c *identityCheck) aik(i store.Identity) error {
+	if len(i.IAKPublic) > 0 {
+		public, err := tcg.ParsePublic(i.IAKPublic)
+		if err != nil {
+			return fmt.Errorf("the AIK's public area: %w", err)
+		}
+		if name, err := public.Name(); err != nil || !bytes.Equal(name, i.IAKName) {
+			return errors.New("the AIK's name is not the name of its public area")
+		}
+	}
+	if len(i.IAKCert) == 0 {
+		return nil
+	}
+	id, err := c.verified(i.IAKCert)
+	if err != nil {
+		return fmt.Errorf("the AIK certificate: %w", err)
+	}
+	if id.DeviceID != i.DeviceID || id.AKName != hex.EncodeToString(i.IAKName) {
+		return errors.New("the AIK certificate is for another device or key")
+	}
+	return nil
+}
+
+// idevid checks the columns that the IDevID certificate determines.
+func (c *identityCheck) idevid(i store.Identity) error {
+	if len(i.IDevIDCert) == 0 {
+		return nil
+	}
+	id, err := c.verified(i.IDevIDCert)
+	if err != nil {
+		return fmt.Errorf("the IDevID certificate: %w", err)
+	}
+	if id.DeviceID != i.DeviceID || id.OwnerPRN != wire.AccountPRN+i.Owner || id.TokenID != i.TokenID || id.AKName != hex.EncodeToString(i.IAKName) {
+		return errors.New("the IDevID certificate is for another device, owner, join token or AIK")
+	}
+	return nil
+}
+
+// verified returns what a certificate of the hub says. The time does not matter.
+func (c *identityCheck) verified(der []byte) (pki.Identity, error) {
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return pki.Identity{}, err
+	}
+	options := c.options
+	options.CurrentTime = cert.NotBefore
+	if _, err := cert.Verify(options); err != nil {
+		return pki.Identity{}, err
+	}
+	id, _ := pki.ReadIdentity(cert) // an AIK certificate names no owner
+	return id, nil
+}
+
+// ekOf checks that the EK certificate is for the EK.
+func ekOf(i store.Identity) error {
+	if len(i.EKCertificate) == 0 {
+		return nil
+	}
+	cert, err := tcg.ParseEKCertificate(i.EKCertificate)
+	if err != nil {
+		return fmt.Errorf("the EK certificate: %w", err)
+	}
+	if sum, err := tcg.KeyHash(cert.PublicKey); err != nil || sum != i.EK {
+		return errors.New("the EK certificate is for another EK")
+	}
+	return nil
+}

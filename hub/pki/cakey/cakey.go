@@ -1,0 +1,233 @@
+// Package cakey uses the private key of a CA where the key is: in a file, in the TPM of the hub's
+// machine, or in a signer, which is a program that holds the connection to an HSM. A URI names the
+// key:
+//
+//	file:/run/credentials/gangway.service/aca.key   PKCS #8 PEM, mode 0600
+//	tpm:0x81010060                                  a persistent handle; ?device=PATH, default /dev/tpmrm0
+//	signer:/run/gangway-signer/socket?key=aca       a key of a signer: see package signer
+//
+// A Key connects to its TPM or signer only for a signature. So a hub can load its CAs while an HSM
+// is not reachable, for commands that sign nothing.
+package cakey
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// ErrUnavailable means that a key cannot be used now: its TPM, signer or file does not answer as it
+// should. The same signature may succeed later.
+var ErrUnavailable = errors.New("the CA's key cannot be used")
+
+// timeout bounds one signature. A slow TPM needs less than a second.
+const timeout = 30 * time.Second
+
+// maxURI is the maximum length of a URI, in bytes.
+const maxURI = 512
+
+// source is a place of private keys.
+type source interface {
+	// public reads the public key.
+	public(ctx context.Context) (*ecdsa.PublicKey, error)
+	// sign returns an ASN.1 Ecdsa-Sig-Value (RFC 3279, 2.2.3) of the digest.
+	sign(ctx context.Context, digest []byte, hash crypto.Hash) ([]byte, error)
+}
+
+// maker is a source that can make its key.
+type maker interface {
+	create(ctx context.Context, curve elliptic.Curve) error
+	remove(ctx context.Context) error
+}
+
+// URI names a private key.
+type URI struct {
+	text string
+	at   source
+}
+
+func (u URI) String() string { return u.text }
+
+// Parse parses a URI. It does not connect to the key's place.
+func Parse(text string) (URI, error) {
+	if len(text) > maxURI {
+		return URI{}, fmt.Errorf("cakey: the URI has %d bytes, more than %d", len(text), maxURI)
+	}
+	u, err := url.Parse(text)
+	if err != nil {
+		return URI{}, fmt.Errorf("cakey: %w", err)
+	}
+	if u.Host != "" || u.Fragment != "" || u.User != nil {
+		return URI{}, fmt.Errorf("cakey: the URI %q has a host or a fragment: write tpm:HANDLE, signer:SOCKET?key=NAME or file:PATH", text)
+	}
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return URI{}, fmt.Errorf("cakey: the URI %q: %w", text, err)
+	}
+	at, err := parse(u, query)
+	if err != nil {
+		return URI{}, fmt.Errorf("cakey: the URI %q: %w", text, err)
+	}
+	return URI{text, at}, nil
+}
+
+func parse(u *url.URL, query url.Values) (source, error) {
+	switch u.Scheme {
+	case "file":
+		if !strings.HasPrefix(u.Path, "/") || len(query) > 0 {
+			return nil, errors.New("write file: and an absolute path")
+		}
+		return fileKey(u.Path), nil
+	case "tpm":
+		handle, err := strconv.ParseUint(u.Opaque, 0, 32)
+		if err != nil || handle < firstPersistent || handle > lastPersistent {
+			return nil, errors.New("write tpm: and a persistent handle, like tpm:0x81010060")
+		}
+		device, err := only(query, "device")
+		if err != nil {
+			return nil, err
+		}
+		if device == "" {
+			device = "/dev/tpmrm0"
+		}
+		return &tpmKey{device, uint32(handle)}, nil
+	case "signer":
+		key, err := only(query, "key")
+		if err != nil || !strings.HasPrefix(u.Path, "/") || key == "" {
+			return nil, errors.New("write signer:, the absolute path of a socket, and ?key=NAME")
+		}
+		return newSignerKey(u.Path, key)
+	}
+	return nil, errors.New("the scheme must be file, tpm or signer")
+}
+
+// only returns the value of a parameter. It refuses other parameters, which may be misspelled.
+func only(query url.Values, name string) (string, error) {
+	for k, v := range query {
+		if k != name || len(v) != 1 {
+			return "", fmt.Errorf("unknown or repeated parameter %q: only %s is known", k, name)
+		}
+	}
+	return query.Get(name), nil
+}
+
+// Public returns the public key. It returns an error if the key is not an ECDSA key on P-256 or
+// P-384.
+func (u URI) Public(ctx context.Context) (*ecdsa.PublicKey, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	key, err := u.at.public(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cakey: read %s: %w", u, err)
+	}
+	if _, err := hashOf(key); err != nil {
+		return nil, fmt.Errorf("cakey: %s: %w", u, err)
+	}
+	return key, nil
+}
+
+// Makes reports whether Create can make the key. Another program makes the keys of a signer.
+func (u URI) Makes() bool {
+	_, is := u.at.(maker)
+	return is
+}
+
+// Create makes a new key on a curve. It never replaces a key.
+func (u URI) Create(ctx context.Context, curve elliptic.Curve) error {
+	m, ok := u.at.(maker)
+	if !ok {
+		return fmt.Errorf("cakey: %s: the hub cannot make this key", u)
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	if err := m.create(ctx, curve); err != nil {
+		return fmt.Errorf("cakey: make %s: %w", u, err)
+	}
+	return nil
+}
+
+// Remove deletes a key that Create made, if the key still is `public`.
+func (u URI) Remove(ctx context.Context, public *ecdsa.PublicKey) error {
+	m, ok := u.at.(maker)
+	if !ok {
+		return nil
+	}
+	present, err := u.Public(ctx)
+	if err != nil {
+		return err
+	}
+	if !present.Equal(public) {
+		return fmt.Errorf("cakey: %s is another key: it was not removed", u)
+	}
+	return m.remove(ctx)
+}
+
+// Key is a private key at a URI. It is a crypto.Signer, and safe for concurrent use.
+type Key struct {
+	uri       URI
+	publicKey *ecdsa.PublicKey
+	hash      crypto.Hash
+}
+
+// Open returns the private key at a URI, of which the public key is known, for example from the CA's
+// certificate. Open does not connect to the key's place.
+func Open(u URI, public *ecdsa.PublicKey) (*Key, error) {
+	hash, err := hashOf(public)
+	if err != nil {
+		return nil, fmt.Errorf("cakey: %s: %w", u, err)
+	}
+	return &Key{u, public, hash}, nil
+}
+
+// hashOf returns the hash of the digests that a key signs.
+func hashOf(public *ecdsa.PublicKey) (crypto.Hash, error) {
+	switch public.Curve {
+	case elliptic.P256():
+		return crypto.SHA256, nil
+	case elliptic.P384():
+		return crypto.SHA384, nil
+	}
+	return 0, errors.New("the key is not an ECDSA key on P-256 or P-384")
+}
+
+// URI returns the URI of the key.
+func (k *Key) URI() string { return k.uri.text }
+
+// Public returns an *ecdsa.PublicKey.
+func (k *Key) Public() crypto.PublicKey { return k.publicKey }
+
+// Sign signs a digest, and verifies the signature before it returns the signature. So a broken TPM,
+// or a signer with another key, causes an error and never a wrong certificate. The first argument is
+// not used: each place has its own source of random numbers.
+func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	if opts.HashFunc() != k.hash || len(digest) != k.hash.Size() {
+		return nil, fmt.Errorf("cakey: %s signs digests of %v, not %d bytes of %v", k.uri, k.hash, len(digest), opts.HashFunc())
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	sig, err := k.uri.at.sign(ctx, digest, k.hash)
+	if err != nil {
+		return nil, fmt.Errorf("cakey: %w: sign with %s: %w", ErrUnavailable, k.uri, err)
+	}
+	if !ecdsa.VerifyASN1(k.publicKey, digest, sig) {
+		return nil, fmt.Errorf("cakey: %w: %s returned a signature that the CA's key did not make", ErrUnavailable, k.uri)
+	}
+	return sig, nil
+}
+
+// Prove signs a random digest, to show that the key is reachable and is the CA's key.
+func (k *Key) Prove() error {
+	digest := make([]byte, k.hash.Size())
+	rand.Read(digest) // never fails
+	_, err := k.Sign(nil, digest, k.hash)
+	return err
+}

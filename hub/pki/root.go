@@ -1,0 +1,169 @@
+package pki
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+)
+
+// Root is a root with its private key. An offline root has a folder of its own, on a machine
+// without a hub.
+type Root struct {
+	cert *x509.Certificate
+	key  crypto.Signer
+}
+
+// MakeRoot makes an offline root in the folder `dir`: the files root.crt and root.key. The folder
+// must not exist, and its parent must exist.
+func MakeRoot(dir string, o Options) (*Root, error) {
+	m := &maker{step: func() {}}
+	var err error
+	if m.Options, err = o.withDefaults(); err != nil {
+		return nil, err
+	}
+	made, err := m.createWith(dir, m.fillRoot)
+	if err != nil {
+		return nil, fmt.Errorf("pki: make the root: %w", err)
+	}
+	if !made {
+		return nil, fmt.Errorf("pki: %s exists: choose another folder; a root is never replaced", dir)
+	}
+	return OpenRoot(dir)
+}
+
+func (m *maker) fillRoot(dir string) error {
+	key, err := ecdsa.GenerateKey(m.Curve, rand.Reader)
+	if err != nil {
+		return err
+	}
+	template, err := root.template(m.Name, &key.PublicKey, m.Now)
+	if err != nil {
+		return err
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return err
+	}
+	return m.writePair(dir, root.file, key, der)
+}
+
+// OpenRoot opens the root in the folder `dir`, which may also be the folder pki of a hub that has its
+// root's key.
+func OpenRoot(dir string) (*Root, error) {
+	cert, err := loadCertificate(dir, root.file)
+	if err != nil {
+		return nil, fmt.Errorf("pki: open the root: %w", err)
+	}
+	if err := checkAuthority(cert, cert, root.title); err != nil {
+		return nil, fmt.Errorf("pki: %s.crt: %w", root.file, err)
+	}
+	key, err := loadKey(dir, root.file, cert)
+	if err != nil {
+		return nil, fmt.Errorf("pki: open the root: %w", err)
+	}
+	return &Root{cert, key}, nil
+}
+
+// HubName returns the name of the hubs below this root: see Hub.HubName.
+func (r *Root) HubName() string { return hubName(r.cert) }
+
+// Certificate returns the root's certificate.
+func (r *Root) Certificate() *x509.Certificate { return r.cert }
+
+// DefaultTLSLife is the default validity of a TLS CA.
+const DefaultTLSLife = 5 * 365 * 24 * time.Hour
+
+// TLSCAWarning is the time before the end of the TLS CA from which the hub warns its operator.
+const TLSCAWarning = 180 * 24 * time.Hour
+
+// The bounds for the validity of a TLS CA.
+const (
+	minTLSLife = 30 * 24 * time.Hour
+	maxTLSLife = 30 * 365 * 24 * time.Hour
+)
+
+// Planned is a certificate that the root is going to sign.
+type Planned struct {
+	Title    string    // "Device CA", for example
+	Subject  string    // of the certificate
+	Key      string    // kind of key, such as "ECDSA P-256"
+	KeyHash  string    // lower-case hexadecimal SHA-256 of the SubjectPublicKeyInfo
+	NotAfter time.Time // end of the certificate
+
+	template *x509.Certificate
+	public   *ecdsa.PublicKey
+}
+
+// Plan checks a request, and returns the certificates that Issue would sign for it, so that a person
+// can compare them with what the hub printed. Of the request, only the keys and the kinds of the
+// CAs are used: the root decides everything else. `tlsLife` is the validity of a TLS CA.
+func (r *Root) Plan(request []byte, now time.Time, tlsLife time.Duration) ([]Planned, error) {
+	if tlsLife < minTLSLife || tlsLife > maxTLSLife {
+		return nil, fmt.Errorf("pki: a TLS CA must be valid for 30 days to 30 years, not %s", tlsLife)
+	}
+	if now.Before(r.cert.NotBefore) {
+		return nil, fmt.Errorf("pki: this machine's clock (%s) is before the start of the root: set the clock", now.UTC().Format(time.RFC3339))
+	}
+	wanted, err := parseRequest(request)
+	if err != nil {
+		return nil, err
+	}
+	name := nameOf(r.cert)
+	var plan []Planned
+	for _, w := range wanted {
+		if w.public.Equal(r.cert.PublicKey) {
+			return nil, fmt.Errorf("pki: the request for the %s has the root's own key", w.authority.title)
+		}
+		t, err := w.authority.template(name, w.public, now)
+		if err != nil {
+			return nil, err
+		}
+		if w.authority == tlsCA {
+			t.NotAfter = now.Add(tlsLife)
+		}
+		plan = append(plan, Planned{w.authority.title, t.Subject.String(), "ECDSA " + w.public.Params().Name, keyHash(w.spki), t.NotAfter, t, w.public})
+	}
+	return plan, nil
+}
+
+// Issue signs planned certificates, and returns the answer for the hub: the root and the
+// certificates in PEM.
+func (r *Root) Issue(plan []Planned) ([]byte, error) {
+	answer := certPEM(r.cert.Raw)
+	for _, p := range plan {
+		der, err := x509.CreateCertificate(rand.Reader, p.template, r.cert, p.public, r.key)
+		if err != nil {
+			return nil, fmt.Errorf("pki: sign the %s: %w", p.Title, err)
+		}
+		answer = append(answer, certPEM(der)...)
+	}
+	return answer, nil
+}
+
+func keyHash(spki []byte) string {
+	sum := sha256.Sum256(spki)
+	return hex.EncodeToString(sum[:])
+}
+
+// lineage returns the text of the file with the former CAs of a kind: all CAs, except the new one,
+// from which devices may have certificates. The CA `old` becomes a former CA, unless the new CA has
+// the same key.
+func lineage(dir string, a authority, old, fresh *x509.Certificate) ([]byte, error) {
+	text, err := os.ReadFile(dir + string(os.PathSeparator) + a.file + previousSuffix)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	if bytes.Equal(old.RawSubjectPublicKeyInfo, fresh.RawSubjectPublicKeyInfo) {
+		return text, nil
+	}
+	return slices.Concat(certPEM(old.Raw), text), nil
+}

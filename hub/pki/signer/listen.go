@@ -1,0 +1,131 @@
+package signer
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// ListenOptions say who may use a signer's socket.
+type ListenOptions struct {
+	// Users are the ids of the users that may connect.
+	Users []int
+	// Group is the id of a group whose members may open the socket; the signer still checks the user.
+	// -1 means that only the signer's own user may open it.
+	Group int
+	Log   *slog.Logger
+}
+
+// Listen listens on a Unix socket. The socket has the mode 0600, or 0660 with a group. Listen removes
+// a socket that a killed signer left, but never another file, and never the socket of a running
+// signer.
+func Listen(path string, o ListenOptions) (net.Listener, error) {
+	if len(o.Users) == 0 {
+		return nil, errors.New("signer: no user may connect")
+	}
+	if err := removeDead(path); err != nil {
+		return nil, err
+	}
+	// The socket gets its final name only when it has its mode, so that nobody else can connect before.
+	tmp, err := os.MkdirTemp(filepath.Dir(path), ".signer-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(tmp)
+	inner := filepath.Join(tmp, "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: inner, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	if err := publish(inner, path, o.Group); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return &listener{l, path, o}, nil
+}
+
+func publish(inner, path string, group int) error {
+	mode := fs.FileMode(0o600)
+	if group >= 0 {
+		mode = 0o660
+		if err := os.Chown(inner, -1, group); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(inner, mode); err != nil {
+		return err
+	}
+	return os.Rename(inner, path)
+}
+
+// removeDead removes the socket of a signer that no longer runs.
+func removeDead(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if info.Mode()&fs.ModeSocket == 0 {
+		return fmt.Errorf("signer: %s exists and is not a socket: choose another path", path)
+	}
+	if conn, err := net.Dial("unix", path); err == nil {
+		conn.Close()
+		return fmt.Errorf("signer: another signer uses %s: stop it first", path)
+	}
+	return os.Remove(path)
+}
+
+type listener struct {
+	*net.UnixListener
+	path string
+	o    ListenOptions
+}
+
+// Accept returns the next connection of a user that may connect, and closes the connections of other
+// users.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		user, err := userOf(conn)
+		if err == nil && slices.Contains(l.o.Users, user) {
+			return conn, nil
+		}
+		l.o.Log.Warn("Refused a connection: this user may not use the signer.", "user", user, "error", err)
+		conn.Close()
+	}
+}
+
+func (l *listener) Close() error {
+	return errors.Join(os.Remove(l.path), l.UnixListener.Close())
+}
+
+// userOf returns the id of the user that made the connection. The kernel recorded the id when the
+// user connected, so the user cannot forge it.
+func userOf(conn *net.UnixConn) (int, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	var cred *unix.Ucred
+	var failed error
+	if err := raw.Control(func(fd uintptr) {
+		cred, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return -1, err
+	}
+	if failed != nil {
+		return -1, failed
+	}
+	return int(cred.Uid), nil
+}

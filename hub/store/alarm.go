@@ -1,0 +1,38 @@
+package store
+
+import (
+	"context"
+	"time"
+)
+
+// Alarm is a condition that needs the operator and lasts now.
+type Alarm struct {
+	Name  string // stable, such as "backup-old"
+	Since time.Time
+	Fact  string // one sentence; true at the time Since
+}
+
+// Alarms stores the alarms that last, so that a restart of the hub repeats no event.
+type Alarms interface {
+	// Alarms lists the alarms that last, in the order of their names.
+	Alarms(ctx context.Context) ([]Alarm, error)
+	// SetAlarms replaces the list of the alarms that last. For each alarm that begins or ends, it
+	// appends the event that the function `event` returns, in the same transaction. An alarm that
+	// lasted already keeps its Since and its Fact. SetAlarms returns the number of alarms that
+	// began or ended. It may call `event` several times for one alarm.
+	SetAlarms(ctx context.Context, list []Alarm, event func(a Alarm, ended bool) Event) (changed int, err error)
+}
+
+// Upkeep has what the hub remembers about the operator's regular work.
+type Upkeep interface {
+	// LastBackup returns the time of the newest backup that SetLastBackup recorded. The result is
+	// zero if there is none.
+	LastBackup(ctx context.Context) (time.Time, error)
+	SetLastBackup(ctx context.Context, at time.Time) error
+	// TrustScan returns the text that SetTrustScan stored, or nil. The store does not read it.
+	TrustScan(ctx context.Context) ([]byte, error)
+	SetTrustScan(ctx context.Context, text []byte) error
+	// Clock returns the time of the database's clock. An engine in the hub's process has the
+	// hub's clock.
+	Clock(ctx context.Context) (time.Time, error)
+}

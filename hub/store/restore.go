@@ -1,0 +1,74 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// ErrTokenPaused means that the hub was restored from a backup and may have lost uses of the join
+// token. The operator has not said yet that the token may be used again.
+var ErrTokenPaused = errors.New("store: join token is paused after a restore")
+
+// Kinds of events about a restore.
+const (
+	EventRestored     = "hub.restored"
+	EventLostDevice   = "device.lost"
+	EventTokenResumed = "token.resumed"
+)
+
+// EpochsPerRestore is the distance between the epochs of a hub and those after its restore: the hub
+// may have begun epochs after the backup that nobody knows any more, and their numbers must not be used
+// again.
+const EpochsPerRestore = 1_000_000
+
+// Restore describes the latest restore of the hub.
+type Restore struct {
+	Epoch  int64     `json:"epoch"`  // of the backup
+	Backup time.Time `json:"backup"` // when the backup began
+	Time   time.Time `json:"time"`   // when it was restored
+}
+
+// Restored has the numbers of what a restore changed.
+type Restored struct {
+	Epoch    int64 // the new epoch
+	Sessions int   // that were ended
+	Tokens   int   // join tokens that were paused
+}
+
+// LostDevice is a device that has a certificate of this hub, and whose rows were lost because it
+// onboarded after the backup from which the hub was restored.
+type LostDevice struct {
+	ID          string
+	Owner       string // Account.ID in the certificate; the account may be lost too
+	TokenID     string
+	Certificate Hash      // SHA-256 of the IDevID certificate that the device used last
+	Issued      time.Time // when the hub issued the certificate
+	FirstSeen   time.Time // when the restored hub saw the device first
+	LastSeen    time.Time
+	Addr        string
+}
+
+// Restores stores what a hub must know after it was restored from a backup.
+type Restores interface {
+	Epochs
+	// MarkRestored begins the first epoch after a restore. It ends all sessions, because their holders
+	// may have signed out since. It pauses the join tokens with a limited number of uses. It appends an
+	// event to the audit trail of each account and of the operator.
+	MarkRestored(ctx context.Context, r Restore) (Restored, error)
+	// LatestRestore returns the latest restore. ErrNotFound: the hub was never restored.
+	LatestRestore(ctx context.Context) (Restore, error)
+	// RecordLostDevice records that a lost device has connected. At the device's first connection, the
+	// event `e` is appended.
+	RecordLostDevice(ctx context.Context, d LostDevice, e Event) error
+	// LostDevices returns at most `limit` lost devices with greater ids than `after`, in the order of
+	// their ids. A device is no longer lost after it has onboarded again.
+	LostDevices(ctx context.Context, after string, limit int) ([]LostDevice, error)
+	// PausedTokens returns all join tokens that are paused.
+	PausedTokens(ctx context.Context) ([]JoinToken, error)
+	// ResumeToken lets devices use a paused join token again. `spent` is the number of uses that the hub
+	// has lost: the token's maximum number of uses decreases by that number. If no uses are left, the token is
+	// disabled.
+	// ErrNotFound: there is no paused token with this id.
+	ResumeToken(ctx context.Context, id string, spent int, e Event) error
+}

@@ -1,0 +1,176 @@
+package transfer
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"gangway/hub/store/postgres"
+	"gangway/hub/store/sqlite"
+)
+
+// Target is a new database that gets the rows of a snapshot.
+type Target interface {
+	// Add adds rows to a table. `first` is true for the first rows of the table; rows that the table
+	// has already are then removed.
+	Add(ctx context.Context, table string, columns []string, rows [][]any, first bool) error
+	// Finish sets the counters. Only after that, a hub can use the database.
+	Finish(ctx context.Context, counters map[string]int64) error
+	// Close closes the database. If Finish was not called before, no hub uses the database.
+	Close() error
+}
+
+// Known reports whether rows for this table can be added to a Target.
+func Known(name string) bool {
+	return !passing[name] && slices.ContainsFunc(tables, func(t table) bool { return t.name == name })
+}
+
+// file is a SQLite database that is filled in one transaction.
+type file struct {
+	db       *sql.DB
+	tx       *sql.Tx
+	triggers []string // the statements that make them again
+	insert   *sql.Stmt
+	into     string // the table and the columns of `insert`
+}
+
+// NewFile makes a SQLite database with the schema of a version. The file must not exist.
+func NewFile(ctx context.Context, path string, schema int64) (_ Target, err error) {
+	if err := sqlite.Create(ctx, path, schema); err != nil {
+		return nil, err
+	}
+	db, err := openFile(path, "mode=rw&_pragma=foreign_keys(0)&_pragma=synchronous(full)")
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(1)
+	f := &file{db: db}
+	if f.tx, err = db.BeginTx(ctx, nil); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	if err := f.dropTriggers(ctx); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// dropTriggers removes the triggers until Finish, because the rows have the results of the triggers
+// already.
+func (f *file) dropTriggers(ctx context.Context) error {
+	var names []string
+	err := eachRow(ctx, f.tx, `SELECT name, sql FROM sqlite_master WHERE type = 'trigger'`, nil, 2, func(row []any) error {
+		names = append(names, fmt.Sprint(row[0]))
+		f.triggers = append(f.triggers, fmt.Sprint(row[1]))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if _, err := f.tx.ExecContext(ctx, `DROP TRIGGER "`+name+`"`); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Add implements Target.
+func (f *file) Add(ctx context.Context, table string, columns []string, rows [][]any, first bool) error {
+	if first {
+		if _, err := f.tx.ExecContext(ctx, `DELETE FROM `+table); err != nil {
+			return err
+		}
+	}
+	if into := table + " (" + quoted(columns) + ")"; into != f.into {
+		holes := strings.TrimSuffix(strings.Repeat("?, ", len(columns)), ", ")
+		insert, err := f.tx.PrepareContext(ctx, `INSERT INTO `+into+` VALUES (`+holes+`)`)
+		if err != nil {
+			return err
+		}
+		f.insert, f.into = insert, into
+	}
+	for _, row := range rows {
+		if _, err := f.insert.ExecContext(ctx, row...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Finish implements Target.
+func (f *file) Finish(ctx context.Context, counters map[string]int64) error {
+	for _, t := range tables {
+		if !t.never {
+			continue
+		}
+		if _, err := f.tx.ExecContext(ctx, `DELETE FROM sqlite_sequence WHERE name = ?`, t.name); err != nil {
+			return err
+		}
+		if _, err := f.tx.ExecContext(ctx, `INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)`, t.name, counters[t.name+"."+t.counter]); err != nil {
+			return err
+		}
+	}
+	for _, trigger := range f.triggers {
+		if _, err := f.tx.ExecContext(ctx, trigger); err != nil {
+			return err
+		}
+	}
+	if err := f.tx.Commit(); err != nil {
+		return err
+	}
+	// Without this, the rows would be in the write-ahead log, which a rename of the file leaves behind.
+	_, err := f.db.ExecContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`)
+	return err
+}
+
+// Close implements Target.
+func (f *file) Close() error {
+	if err := f.tx.Rollback(); err != nil && !errors.Is(err, sql.ErrTxDone) {
+		return errors.Join(err, f.db.Close())
+	}
+	return f.db.Close()
+}
+
+// server is a PostgreSQL database that is filled. Each call of Add is a transaction.
+type server struct{ raw *postgres.Raw }
+
+// Newest is the version of the newest schema that this program knows.
+const Newest = 0
+
+// NewPostgres makes the schema of a version in a PostgreSQL database. The database must be empty, or
+// have rows of an interrupted restore. After Finish, no hub uses the database until it has the hub's
+// name: see ClaimForHub of the store.
+func NewPostgres(ctx context.Context, config postgres.Config, schema int64) (Target, error) {
+	switch err := postgres.Create(ctx, config, int(schema)); {
+	case errors.Is(err, postgres.ErrNotNew):
+		return nil, fmt.Errorf("%w: %w", ErrUsed, err)
+	case err != nil:
+		return nil, err
+	}
+	raw, err := postgres.OpenRaw(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	return &server{raw}, nil
+}
+
+// Add implements Target.
+func (s *server) Add(ctx context.Context, table string, columns []string, rows [][]any, first bool) error {
+	return s.raw.Replace(ctx, table, columns, rows, first)
+}
+
+// Finish implements Target.
+func (s *server) Finish(ctx context.Context, counters map[string]int64) error {
+	for name := range counters {
+		if !slices.ContainsFunc(tables, func(t table) bool { return name == t.name+"."+t.counter }) {
+			return fmt.Errorf("the counter %q is not known", name)
+		}
+	}
+	return s.raw.Finish(ctx, counters, "")
+}
+
+// Close implements Target.
+func (s *server) Close() error { return s.raw.Close() }

@@ -1,0 +1,262 @@
+package deploy_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/compose-spec/compose-go/v2/cli"
+	"github.com/compose-spec/compose-go/v2/types"
+)
+
+const hubURL = "https://hub.example:12443"
+
+// composeProject runs the commands of the docs before the first one of docker, and loads the compose
+// file with the library of Docker Compose. The library checks the file against the schema of the
+// Compose specification, which allows no unknown field.
+func composeProject(t *testing.T) (*types.Project, *script) {
+	t.Helper()
+	script := chapter(t, "Installing with containers")
+	script.until("docker")
+	o, err := cli.NewProjectOptions([]string{filepath.Join(script.dir, "compose.yaml")}, cli.WithWorkingDirectory(script.dir), cli.WithEnvFiles(), cli.WithDotEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := o.LoadProject(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p, script
+}
+
+// simulated are the fields of a service that containerOf applies, or that the test checks.
+// unsimulated are fields whose effect needs a container engine.
+var (
+	simulated   = []string{"cap_drop", "command", "depends_on", "entrypoint", "environment", "healthcheck", "image", "network_mode", "networks", "ports", "read_only", "secrets", "security_opt", "stop_grace_period", "stop_signal", "tmpfs", "user", "volumes"}
+	unsimulated = []string{"mem_limit", "pids_limit", "restart", "shm_size"}
+)
+
+// Every service runs without privileges and with limits. No password is in the file or in the
+// environment.
+func TestComposeServicesAreConfined(t *testing.T) {
+	t.Parallel()
+	p, script := composeProject(t)
+	password, err := os.ReadFile(filepath.Join(script.dir, "secrets/hub-password"))
+	if err != nil || len(password) < 64 {
+		t.Fatalf("the password is %q, %v", password, err)
+	}
+	if got := slices.Sorted(maps.Keys(p.Services)); !slices.Equal(got, []string{"database", "hub"}) {
+		t.Fatalf("the services are %q", got)
+	}
+	for name, s := range p.Services {
+		text, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fields := map[string]any{}
+		if err := json.Unmarshal(text, &fields); err != nil {
+			t.Fatal(err)
+		}
+		for field, value := range fields {
+			if value != nil && !slices.Contains(simulated, field) && !slices.Contains(unsimulated, field) {
+				t.Errorf("%s: the test does not know the field %s: %v", name, field, value)
+			}
+		}
+		user(t, s.User)
+		switch {
+		case !s.ReadOnly:
+			t.Errorf("%s: its root file system is writable", name)
+		case !slices.Equal(s.CapDrop, []string{"ALL"}):
+			t.Errorf("%s: cap_drop is %q", name, s.CapDrop)
+		case !slices.Equal(s.SecurityOpt, []string{"no-new-privileges:true"}):
+			t.Errorf("%s: security_opt is %q", name, s.SecurityOpt)
+		case s.HealthCheck == nil || s.HealthCheck.Disable || s.HealthCheck.Interval == nil || s.HealthCheck.Timeout == nil:
+			t.Errorf("%s: no health check", name)
+		case s.MemLimit == 0 || s.PidsLimit == 0 || s.Restart != "unless-stopped" || s.StopGracePeriod == nil:
+			t.Errorf("%s: a limit is missing", name)
+		}
+		if strings.Contains(string(text), strings.TrimSpace(string(password))) {
+			t.Errorf("%s: the service contains a password: %s", name, text)
+		}
+	}
+	database, hub := p.Services["database"], p.Services["hub"]
+	if database.NetworkMode != "none" || len(database.Ports) > 0 {
+		t.Errorf("the database has a network: %q, %v", database.NetworkMode, database.Ports)
+	}
+	if hub.DependsOn["database"].Condition != types.ServiceConditionHealthy {
+		t.Errorf("the hub does not wait for the database: %+v", hub.DependsOn)
+	}
+}
+
+// A variable that is missing from .env is an error that names the variable and an example.
+func TestComposeRefusesMissingVariables(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"GANGWAY_IMAGE", "GANGWAY_URL"} {
+		o, err := cli.NewProjectOptions([]string{filepath.Join(repository, "contrib/compose/compose.yaml")},
+			cli.WithEnv(slices.DeleteFunc([]string{"GANGWAY_IMAGE=gangway:1", "GANGWAY_URL=" + hubURL}, func(v string) bool { return strings.HasPrefix(v, name) })))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := o.LoadProject(t.Context()); err == nil || !strings.Contains(err.Error(), "set "+name+" in .env, such as") {
+			t.Errorf("without %s: %v", name, err)
+		}
+	}
+}
+
+// stack has the volumes of a project, and what its services need.
+type stack struct {
+	t       *testing.T
+	project *types.Project
+	images  map[string]*image
+	files   map[string]map[string]string // files of the images, by service
+	volumes map[string]string            // folders of the volumes, by name
+}
+
+// containerOf returns the container that a service describes.
+func (s *stack) containerOf(name string) spec {
+	s.t.Helper()
+	service, img := s.project.Services[name], s.images[name]
+	c := spec{
+		Name: name, Root: img.root, ReadOnly: service.ReadOnly, Env: img.config.Env, Dir: img.config.WorkingDir,
+		Alone: service.NetworkMode == "none", Files: map[string]string{"/etc/hosts": "127.0.0.1 localhost\n"},
+	}
+	maps.Copy(c.Files, s.files[name])
+	c.UID, c.GID = user(s.t, service.User)
+	c.Args = slices.Concat(img.config.Entrypoint, service.Command)
+	for key, value := range service.Environment {
+		c.Env = append(c.Env, key+"="+*value)
+	}
+	for _, v := range service.Volumes {
+		m := mount{Source: v.Source, Target: v.Target, ReadOnly: v.ReadOnly}
+		if v.Type == types.VolumeTypeVolume {
+			m.Source = s.volume(v.Source, img.volumes[v.Target])
+		}
+		c.Mounts = append(c.Mounts, m)
+	}
+	for _, v := range service.Secrets {
+		target := v.Target
+		if !strings.HasPrefix(target, "/") {
+			target = "/run/secrets/" + v.Source
+		}
+		c.Mounts = append(c.Mounts, mount{Source: s.project.Secrets[v.Source].File, Target: target, ReadOnly: true})
+	}
+	for _, v := range service.Tmpfs {
+		target, options, _ := strings.Cut(v, ":")
+		c.Mounts = append(c.Mounts, mount{Target: target, Options: options})
+	}
+	return c
+}
+
+// volume returns the folder of a named volume. An engine gives a new volume the owner and the mode
+// of the image's folder at the mount point.
+func (s *stack) volume(name string, like folder) string {
+	s.t.Helper()
+	if s.volumes[name] == "" {
+		dir := filepath.Join(s.t.TempDir(), name)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			s.t.Fatal(err)
+		}
+		if err := os.Chown(dir, like.uid, like.gid); err != nil {
+			s.t.Fatal(err)
+		}
+		if err := os.Chmod(dir, like.mode); err != nil {
+			s.t.Fatal(err)
+		}
+		s.volumes[name] = dir
+	}
+	return s.volumes[name]
+}
+
+// start starts a service, and waits until its health check succeeds.
+func (s *stack) start(name string) *container {
+	s.t.Helper()
+	c := start(s.t, s.containerOf(name))
+	c.await(s.t, "healthy", func() error { return s.healthy(name, c) })
+	return c
+}
+
+// healthy runs the health check of a service.
+func (s *stack) healthy(name string, c *container) error {
+	s.t.Helper()
+	test := s.project.Services[name].HealthCheck.Test
+	args := test[1:]
+	switch {
+	case test[0] == "CMD-SHELL":
+		args = []string{"/bin/sh", "-c", test[1]}
+	case test[0] != "CMD":
+		s.t.Fatalf("%s: the health check begins with %q", name, test[0])
+	}
+	out, err := c.exec(args...)
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, out)
+	}
+	return err
+}
+
+// The services of the compose file run as the file says: in their images, with their users, volumes,
+// secrets and health checks, without capabilities, and with a read-only root. The hub serves with
+// PostgreSQL, stops in time, and has its accounts after a restart.
+func TestComposeServicesRun(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it runs a hub and PostgreSQL in containers")
+	}
+	if !ownNetwork(t) {
+		return
+	}
+	p, script := composeProject(t)
+	postgres, files := postgresImage(t)
+	s := &stack{t: t, project: p, images: map[string]*image{"hub": hubImage(t), "database": postgres}, files: map[string]map[string]string{"database": files}, volumes: map[string]string{}}
+	script.next("docker compose up --detach --wait")
+	database := s.start("database")
+	database.checkConfined(t)
+	hub := s.start("hub")
+	hub.checkConfined(t)
+	const inHub = "docker compose exec hub "
+	for _, command := range []string{"gangway account create", "gangway account ls"} {
+		out, err := hub.exec(strings.Fields(strings.TrimPrefix(script.next(inHub+command), inHub))...)
+		if err != nil || !strings.Contains(out, "ada") {
+			t.Fatalf("%s: %v: %s", command, err, out)
+		}
+	}
+	script.done()
+	for _, name := range []string{"gangway.db", "pki/root.key"} {
+		_, err := os.Stat(filepath.Join(s.volumes["hub"], name))
+		if inFile := err == nil; inFile != (name == "pki/root.key") {
+			t.Errorf("%s is in the hub's volume: %v", name, inFile)
+		}
+	}
+	if out, err := database.exec("/usr/bin/psql", "--no-psqlrc", "-h", "/run/postgresql", "-U", "hub", "gangway", "-w"); err == nil || !strings.Contains(out, "no password supplied") {
+		t.Errorf("the database lets a program in without a password: %v: %s", err, out)
+	}
+	hubCA := filepath.Join(s.volumes["hub"], "pki/root.crt")
+	ready, err := exec.Command("curl", "-sS", "--cacert", hubCA, "--resolve", "hub.example:12443:127.0.0.1", hubURL+"/readyz").CombinedOutput()
+	if err != nil || !strings.Contains(string(ready), `"ready"`) {
+		t.Errorf("GET /readyz: %v: %s", err, ready)
+	}
+
+	// Without its database, the hub is not healthy. It is healthy again when the database is back.
+	if code := database.stop(t, syscall.SIGINT, time.Duration(*p.Services["database"].StopGracePeriod)); code != 0 {
+		t.Errorf("PostgreSQL ended with %d: %s", code, database.out.tail())
+	}
+	if err := s.healthy("hub", hub); err == nil {
+		t.Error("the hub is healthy without its database")
+	}
+	s.start("database")
+	hub.await(t, "healthy again", func() error { return s.healthy("hub", hub) })
+
+	if code := hub.stop(t, syscall.SIGTERM, time.Duration(*p.Services["hub"].StopGracePeriod)); code != 0 {
+		t.Errorf("the hub ended with %d: %s", code, hub.out.tail())
+	}
+	hub = s.start("hub")
+	if out, err := hub.exec("/usr/bin/gangway", "account", "ls", "--data", "/var/lib/gangway"); err != nil || !strings.Contains(out, "ada") {
+		t.Errorf("after a restart, the accounts are\n%s%v", out, err)
+	}
+}

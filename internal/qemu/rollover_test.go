@@ -1,0 +1,154 @@
+package qemu_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/image/authenticode"
+	"gangway/image/secureboot"
+	"gangway/image/stick"
+	"gangway/internal/carry"
+)
+
+// While the system runs, a program adds a certificate to the Secure Boot variable db, signed with
+// the owner's KEK. The certificate has the name of Microsoft's CA of 2023. The firmware measures db
+// into PCR 7, so the TPM does not release a key that is bound to the old value. The disk opens all
+// the same, because the running system binds the disk's key again before the restart. The hub names
+// the certificate, and says that it does not know the certificate.
+func TestDiskOpensAfterDBGainsACertificate(t *testing.T) {
+	t.Parallel()
+	long(t)
+	if m := authenticode.Missing(); m != "" {
+		t.Skip(m)
+	}
+	if _, err := exec.LookPath("sign-efi-sig-list"); err != nil {
+		t.Skip("sign-efi-sig-list is not installed: apt-get install efitools")
+	}
+	owner, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := filepath.Join(t.TempDir(), "keys")
+	if err := secureboot.New(keys, "Example Ltd", nil, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	set, err := secureboot.Load(keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := authenticode.New(filepath.Join(keys, "db.key"), filepath.Join(keys, "db.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate := caNamed(t, "Windows UEFI CA 2023")
+	s := newSiteOf(t, func(p *stick.Parts) {
+		p.Owner, p.Signer = owner, signer
+		p.Agent = agentThatAddsToDB(t, p.Agent, keys, certificate)
+	}, func(*site) stick.Config { return stick.Config{Enrol: set, EnrolUnasked: true} })
+	s.cfg.SecureBoot = true
+
+	m, ctx := boot(t, s.with(true))
+	waitFor(t, ctx, m, `Enrolling secure boot keys from directory: .*auto`)
+	chooseAutoTPM(t, ctx, m)
+	const bound = `gangway-init .*: the disk's key is bound to the owner's systems`
+	waitFor(t, ctx, m, bound)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
+	m.Stop()
+	s.listed(t)
+	_, before, _ := latestBoot(t, s.hub)
+
+	m, ctx = boot(t, s.with(false))
+	added, _ := waitFor(t, ctx, m, `addkey: added the certificate to db`)
+	after(t, ctx, m, added.At, `gangway-init .*: the keys of Secure Boot have changed`)
+	after(t, ctx, m, added.At, bound)
+	m.Stop()
+
+	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: the disk's key came from the TPM`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
+	m.Stop()
+	_, now, _ := latestBoot(t, s.hub)
+	if before.SecureBoot != "on" || before.PCRs[7] == now.PCRs[7] {
+		t.Errorf("Secure Boot is %s, PCR 7 was %s and is %s; want another value", before.SecureBoot, before.PCRs[7], now.PCRs[7])
+	}
+	want := fmt.Sprintf("db gained the certificate %q (SHA-256 %x), which this hub does not know.", "Windows UEFI CA 2023", sha256.Sum256(certificate))
+	if words := s.words(t, "keys"); !strings.Contains(words, want) {
+		t.Errorf("the hub says %q about the keys; want %q", words, want)
+	}
+}
+
+// words returns what the hub says about a part of the last boot.
+func (s *site) words(t *testing.T, part string) string {
+	t.Helper()
+	o := s.signIn(t)
+	var boot struct {
+		Parts []struct{ Part, Words string }
+	}
+	o.call(t.Context(), "GET", "/devices/"+o.device+"/boot", nil, &boot)
+	for _, p := range boot.Parts {
+		if p.Part == part {
+			return p.Words
+		}
+	}
+	t.Fatalf("the boot has no part %s", part)
+	return ""
+}
+
+// caNamed returns a self-signed CA certificate with this common name.
+func caNamed(t *testing.T, name string) []byte {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now(), NotAfter: time.Now().AddDate(10, 0, 0), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+// agentThatAddsToDB returns the program addkey, which carries the agent and an addition of the
+// certificate to db. The KEK in the folder `keys` signs the addition.
+func agentThatAddsToDB(t *testing.T, agent []byte, keys string, certificate []byte) []byte {
+	t.Helper()
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	run := func(program string, args ...string) {
+		t.Helper()
+		c := exec.CommandContext(t.Context(), program, args...)
+		c.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %.500s", program, err, out)
+		}
+	}
+	for name, b := range map[string][]byte{"cert.pem": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate}), "gangway-agent": agent} {
+		if err := os.WriteFile(in(name), b, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run("cert-to-efi-sig-list", "-g", "77fa9abd-0359-4d32-bd60-28f4e78f784b", in("cert.pem"), in("cert.esl"))
+	run("sign-efi-sig-list", "-a", "-k", filepath.Join(keys, "KEK.key"), "-c", filepath.Join(keys, "KEK.pem"), "db", in("cert.esl"), in("db.auth"))
+	if !bytes.Contains(read(t, in("db.auth")), certificate) {
+		t.Fatal("the addition has no certificate")
+	}
+	run("go", "build", "-trimpath", "-o", in("addkey"), "./addkey")
+	if err := carry.Add(in("addkey"), in("gangway-agent"), in("db.auth")); err != nil {
+		t.Fatal(err)
+	}
+	return read(t, in("addkey"))
+}
