@@ -25,7 +25,8 @@ func TestEachOptionReachesTheHub(t *testing.T) {
 		timeouts: api.Timeouts{Header: 1}, capacity: 8, proxyProtocol: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
 		eventsAge: time.Hour, unprovenAge: time.Hour, drain: time.Second, images: &imageBuilder{}, imageLimits: api.ImageLimits{AtOnce: 1},
 		pageURL: "https://fleet.example", pageCertificate: onePageCertificate{}, logs: &otlp.Exporter{},
-		logAge: time.Hour, logBounds: store.LogBounds{Rows: 1, Bytes: 1},
+		logAge: time.Hour, logBounds: store.LogBounds{Rows: 1, Bytes: 1}, restore: &store.Restore{Epoch: 1},
+		accessLog: slog.New(slog.DiscardHandler), profiles: true,
 	}
 	given := reflect.ValueOf(o)
 	for i := range given.NumField() {

@@ -119,6 +119,17 @@ defaults.`,
 				// The server stops first, and then the exporter sends the last lines.
 				defer func() { stop(); <-ended }()
 			}
+			// A wrong address is a usage error, whatever else listens on this machine.
+			for _, at := range listen {
+				if err := checkAddress("--listen", at); err != nil {
+					return err
+				}
+			}
+			if metrics != "" {
+				if err := checkAddress("--metrics-listen", metrics); err != nil {
+					return err
+				}
+			}
 			var listeners []net.Listener
 			for _, at := range listen {
 				l, err := listenOn("--listen", at)
@@ -301,18 +312,30 @@ func (a *app) logger(format string) (*slog.Logger, error) {
 	return nil, usagef("--log-format must be text or json, not %q", format)
 }
 
+// checkAddress checks the form of the address in a flag.
+func checkAddress(flag, at string) error {
+	_, port, err := net.SplitHostPort(at)
+	if _, number := strconv.ParseUint(at, 10, 16); number == nil {
+		return usagef("%s %q is a port without an address: write :%s for all addresses of this machine, or 127.0.0.1:%s for this machine only", flag, at, at, at)
+	}
+	if err != nil {
+		return usagef("%s %q is not ADDRESS:PORT: write it like :12443, 127.0.0.1:12443 or [::1]:12443", flag, at)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return usagef("%s %q: the port %q is not a number from 1 to 65535", flag, at, port)
+	}
+	return nil
+}
+
 // listenOn listens on the address and port that a flag gives. The argument `at` is the flag's
 // value. Its errors say what to write instead.
 func listenOn(flag, at string) (net.Listener, error) {
+	if err := checkAddress(flag, at); err != nil {
+		return nil, err
+	}
 	host, port, err := net.SplitHostPort(at)
-	if _, number := strconv.ParseUint(at, 10, 16); number == nil {
-		return nil, usagef("%s %q is a port without an address: write :%s for all addresses of this machine, or 127.0.0.1:%s for this machine only", flag, at, at, at)
-	}
 	if err != nil {
-		return nil, usagef("%s %q is not ADDRESS:PORT: write it like :12443, 127.0.0.1:12443 or [::1]:12443", flag, at)
-	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return nil, usagef("%s %q: the port %q is not a number from 1 to 65535", flag, at, port)
+		return nil, err
 	}
 	l, err := net.Listen("tcp", at)
 	switch {

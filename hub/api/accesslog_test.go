@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"gangway/hub/api"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 	"gangway/internal/locked"
 )
@@ -42,12 +43,12 @@ func TestAccessLogHasALineForEachRequest(t *testing.T) {
 		{Method: "GET", Route: "GET /devices/{id}", Status: 404, Actor: "prn", Means: "api"}, {Method: "other", Route: "/", Status: 404},
 	} {
 		if len(lines) != 4 {
-			t.Fatalf("%d lines for 4 requests: %+v", len(lines), lines)
+			t.Fatalf("%d lines for 4 requests: %s", len(lines), brief.Of(lines))
 		}
 		got := lines[i]
 		if got.Method != want.Method || got.Route != want.Route || got.Status != want.Status || got.Bytes == 0 || got.Seconds <= 0 || got.Address != "127.0.0.1" ||
 			want.Means != "" && (got.Means != want.Means || !strings.HasPrefix(got.Actor, want.Actor)) {
-			t.Errorf("%+v, want %+v", got, want)
+			t.Errorf("%s, want %s", brief.Of(got), brief.Of(want))
 		}
 	}
 }

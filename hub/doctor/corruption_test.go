@@ -213,7 +213,6 @@ func changed(r *rand.Rand, v any) any {
 // corruption is a changed value of the database.
 type corruption struct {
 	table, column string
-	row           int64 // its position in the table
 }
 
 // corruptionSeed is the seed from which the corruptions are drawn.
