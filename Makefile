@@ -7,7 +7,7 @@ export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -trimpath)
 
 FLEET ?= 1000,1000000
 
-.PHONY: help build install demo check test e2e e2e-full fsck-full pictures tutorial bench bench-ui bench-fleet load-objects growth faults hostile soak hsm signer lint fuzz vendor-roots vendor-web screenshots page-pictures clean install-tools release release-test package-test deploy-test
+.PHONY: help build install demo check test e2e e2e-full fsck-full pictures tutorial bench bench-ui bench-fleet load-objects growth faults hostile soak hsm signer lint fuzz vendor-roots vendor-web screenshots page-pictures clean install-tools release release-test package-test deploy-test upgrade-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -63,9 +63,9 @@ bench-ui: ## measure how long each page takes in Chromium until it is interactiv
 	@./scripts/install.sh demo
 	FLEET=$(or $(UI_FLEET),20000) $(GO) test -run '^$$' -bench '^BenchmarkPages$$' -benchtime 20x ./internal/browser
 
-bench-fleet: ## measure the queries about fleets of FLEET (default 1000,1000000) devices; writes build/bench-fleet.json; takes 10 minutes
+bench-fleet: ## measure the queries about fleets of FLEET (default 1000,1000000) devices; in SQLite, or with DATABASE=start in PostgreSQL; writes build/bench-fleet.json; takes 10 minutes
 	mkdir -p build
-	nice $(GO) run ./internal/bench -fleet $(FLEET) -n 500 -o build/bench-fleet.json
+	nice $(GO) run ./internal/bench -fleet $(FLEET) -n 500 -database '$(DATABASE)' -o build/bench-fleet.json
 
 load-objects: ## upload and download LOAD_MIB (default 10240) MiB of objects, and measure the hub's memory
 	GANGWAY_LOAD_MIB=$(or $(LOAD_MIB),10240) $(GO) test -count=1 -v -timeout 60m -run '^TestObjectsGoThroughLittleMemory$$' ./internal/e2e
@@ -100,6 +100,9 @@ release-test: ## make a release of the last commit twice, in two folders, and co
 
 package-test: install-tools ## install, upgrade, remove and purge the Debian packages in an emulated Debian machine
 	GO="$(GO)" ./scripts/package-test.sh
+
+upgrade-test: build ## upgrade a hub of FROM, a commit (default 9b7cbcc2) or the path of a program, while devices onboard and report, and check that nothing is lost
+	GANGWAY_UPGRADE_FROM=$(or $(FROM),9b7cbcc2) $(GO) test -count=1 -v -timeout 30m -run '^TestUpgradeUnderLoad$$' ./internal/e2e
 
 deploy-test: install-tools build ## run the OCI image as contrib/compose and contrib/kubernetes say, in namespaces, with Debian's PostgreSQL
 	staticcheck=$$($(GO) tool -n staticcheck) && cd internal/deploy && $(GO) vet ./... && "$$staticcheck" ./... && \

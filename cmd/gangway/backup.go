@@ -135,7 +135,7 @@ func (i *instance) backupSource(ctx context.Context, folder *backup.Folder, o ba
 
 // snapshot begins a snapshot of the hub's database.
 func (i *instance) snapshot(ctx context.Context) (*transfer.Snapshot, error) {
-	config, shared, err := database(ctx)
+	config, shared, err := databaseOf(ctx, i.dir)
 	if err != nil {
 		return nil, err
 	}

@@ -154,77 +154,81 @@ defaults.`,
 			if err != nil {
 				return err
 			}
-			i, err := openInstance(ctx, data, openOptions{Options: pki.Options{Name: name, Curve: crv}, serve: true, newDatabase: newDatabase})
-			if err != nil {
-				return err
-			}
-			defer i.close()
-			if err := i.ca.Prove(); err != nil {
-				return fmt.Errorf("the key of a CA cannot be used, so the hub cannot onboard devices: %w", err)
-			}
-			if _, err := i.store.NextEpoch(ctx); err != nil {
-				return err
-			}
-			if options.restore, err = i.latestRestore(ctx); err != nil {
-				return err
-			}
-			gone, err := i.objectsGone(ctx, s3)
-			if err != nil {
-				return err
-			}
-			if gone {
-				a.note("Warning: %s does not exist, but owners have uploaded objects. Stop the hub and restore the folder from its backup, or ask owners to upload their objects again.", filepath.Join(data, objectFolder))
-			}
-			if err := i.openObjects(ctx, s3); err != nil {
-				return err
-			}
-			known, err := makers.set(ctx)
-			if err != nil {
-				return err
-			}
-			if err := images.into(&options, data, log); err != nil {
-				return err
-			}
-			if options.pageURL, options.pageCertificate, err = pages.certificate(data, log); err != nil {
-				return err
-			}
-			server, service, err := i.server(urls, names, known, log, options)
-			if err != nil {
-				return err
-			}
-			service.Online = online
-			accounts, err := i.store.CountAccounts(ctx)
-			if err != nil {
-				return err
-			}
-			if i.ca.Created() {
-				where := filepath.Join(data, databaseFile)
-				if _, shared, _ := database(ctx); shared {
-					where = "in PostgreSQL"
+			serve := func(ctx context.Context, m *mover, s sockets) error {
+				i, err := openInstance(ctx, data, openOptions{Options: pki.Options{Name: name, Curve: crv}, serve: true, newDatabase: newDatabase})
+				if err != nil {
+					return err
 				}
-				a.note("First start: created the hub's keys in %s and its database %s.", keysFolder(ctx, data), where)
-				a.note("Back up both; the keys cannot be created again.")
-			} else if c.Flags().Changed("curve") || c.Flags().Changed("name") {
-				a.note("The hub's keys exist already: --curve and --name change nothing.")
+				defer i.close()
+				if err := i.ca.Prove(); err != nil {
+					return fmt.Errorf("the key of a CA cannot be used, so the hub cannot onboard devices: %w", err)
+				}
+				if _, err := i.store.NextEpoch(ctx); err != nil {
+					return err
+				}
+				if options.restore, err = i.latestRestore(ctx); err != nil {
+					return err
+				}
+				gone, err := i.objectsGone(ctx, s3)
+				if err != nil {
+					return err
+				}
+				if gone {
+					a.note("Warning: %s does not exist, but owners have uploaded objects. Stop the hub and restore the folder from its backup, or ask owners to upload their objects again.", filepath.Join(data, objectFolder))
+				}
+				if err := i.openObjects(ctx, s3); err != nil {
+					return err
+				}
+				known, err := makers.set(ctx)
+				if err != nil {
+					return err
+				}
+				if err := images.into(&options, data, log); err != nil {
+					return err
+				}
+				if options.pageURL, options.pageCertificate, err = pages.certificate(data, log); err != nil {
+					return err
+				}
+				server, service, err := i.server(urls, names, known, log, options)
+				if err != nil {
+					return err
+				}
+				service.Online = online
+				accounts, err := i.store.CountAccounts(ctx)
+				if err != nil {
+					return err
+				}
+				if i.ca.Created() {
+					where := filepath.Join(data, databaseFile)
+					if _, shared, _ := database(ctx); shared {
+						where = "in PostgreSQL"
+					}
+					a.note("First start: created the hub's keys in %s and its database %s.", keysFolder(ctx, data), where)
+					a.note("Back up both; the keys cannot be created again.")
+				} else if c.Flags().Changed("curve") || c.Flags().Changed("name") {
+					a.note("The hub's keys exist already: --curve and --name change nothing.")
+				}
+				a.note("Hub %s", strings.Join(urls, ", also "))
+				if options.pageURL != "" {
+					a.note("Pages %s", options.pageURL)
+				}
+				a.note("Hub name (its root key): %s", i.ca.HubName())
+				if c := i.ca.TLSCA(); c != nil && time.Until(c.NotAfter) < pki.TLSCAWarning {
+					a.note("Warning: the hub's TLS CA expires on %s. After this date, nobody can connect to the hub. Renew the TLS CA: see 'gangway ca request --help'.", c.NotAfter.Format(time.DateOnly))
+				}
+				if err := a.noteAddresses(ctx, i, urls, listeners, options.proxy != nil || len(options.proxyProtocol) > 0); err != nil {
+					return err
+				}
+				if err := a.noteMakers(ctx, i, known); err != nil {
+					return err
+				}
+				if accounts == 0 {
+					a.note("There is no account yet. Create the first one on this machine:\n  gangway account create --data %s --nick YOUR-NAME", data)
+				}
+				m.server.Store(server)
+				return serveAll(ctx, server, s.listeners, s.pages, s.private)
 			}
-			a.note("Hub %s", strings.Join(urls, ", also "))
-			if options.pageURL != "" {
-				a.note("Pages %s", options.pageURL)
-			}
-			a.note("Hub name (its root key): %s", i.ca.HubName())
-			if c := i.ca.TLSCA(); c != nil && time.Until(c.NotAfter) < pki.TLSCAWarning {
-				a.note("Warning: the hub's TLS CA expires on %s. After this date, nobody can connect to the hub. Renew the TLS CA: see 'gangway ca request --help'.", c.NotAfter.Format(time.DateOnly))
-			}
-			if err := a.noteAddresses(ctx, i, urls, listeners, options.proxy != nil || len(options.proxyProtocol) > 0); err != nil {
-				return err
-			}
-			if err := a.noteMakers(ctx, i, known); err != nil {
-				return err
-			}
-			if accounts == 0 {
-				a.note("There is no account yet. Create the first one on this machine:\n  gangway account create --data %s --nick YOUR-NAME", data)
-			}
-			return serveAll(ctx, server, listeners, forPages, private)
+			return a.serveThroughMove(ctx, data, sockets{listeners, forPages, private}, serve)
 		},
 	}
 	f := c.Flags()

@@ -161,6 +161,8 @@ type Server struct {
 	worked   instant // when this hub last did the periodic work
 	vault    claimVault
 	stopping atomic.Bool // Serve's context has ended
+
+	drainAtLeast atomic.Int64 // in nanoseconds: see DrainFor
 }
 
 // New makes a server. It does not start anything.
