@@ -88,6 +88,9 @@ func (s *Server) certificatesNow() []alarm.Certificate {
 	list := []alarm.Certificate{
 		{Name: "root", Expires: s.cfg.CA.Root().NotAfter}, {Name: "attestation-ca", Expires: s.cfg.CA.ACA().NotAfter}, {Name: "device-ca", Expires: s.cfg.CA.DeviceCA().NotAfter},
 	}
+	if c := s.cfg.CA.TLSCA(); c != nil {
+		list = append(list, alarm.Certificate{Name: "tls-ca", Expires: c.NotAfter})
+	}
 	own := alarm.Certificate{Name: "hub"}
 	if c, err := s.certificate(nil); err == nil {
 		own.Expires = c.Leaf.NotAfter

@@ -13,7 +13,7 @@ import (
 // ownChecks has the codes of the doctor's own checks of the conditions of some alarms. If the doctor
 // has found one of these codes, the alarm would say the same again.
 var ownChecks = map[string][]string{
-	"certificate-expires": {"certificate-expires", "ca-expires", "url-expired"},
+	"certificate-expires": {"certificate-expires", "ca-expires", "tls-ca-expires", "url-expired"},
 	"disk-low":            {"disk-low", "disk-full"},
 	"backup-old":          {"backup-old", "backup-missing"},
 	"clock-drift":         {"clock-unset", "clock-back"},
