@@ -63,7 +63,7 @@ complete otherwise.`,
 	f.StringArrayVar(&o.recipients, "recipient", nil, "age recipient (age1...) that can read the backup (required; repeatable)")
 	f.BoolVar(&o.withoutObjects, "without-objects", false, "leave out the objects")
 	addS3Flags(f, &o.s3)
-	c.AddCommand(a.backupKeyCommand(), a.backupVerifyCommand())
+	c.AddCommand(a.backupKeyCommand(), a.backupVerifyCommand(), a.backupRecordCommand())
 	return c
 }
 
@@ -103,6 +103,10 @@ func (a *app) backUp(ctx context.Context, o backupFlags) error {
 	if err != nil {
 		return fmt.Errorf("no backup was made: %w", err)
 	}
+	// The backup is complete even if its time cannot be recorded.
+	if err := i.engine.SetLastBackup(ctx, source.Header.Begun); err != nil {
+		a.note("Warning: the hub does not know of this backup, and may report that its newest backup is old: %v", err)
+	}
 	return a.reportBackup(path, done)
 }
 
@@ -131,7 +135,7 @@ func (i *instance) backupSource(ctx context.Context, folder *backup.Folder, o ba
 
 // snapshot begins a snapshot of the hub's database.
 func (i *instance) snapshot(ctx context.Context) (*transfer.Snapshot, error) {
-	config, shared, err := database(ctx)
+	config, shared, err := databaseOf(ctx, i.dir)
 	if err != nil {
 		return nil, err
 	}
@@ -206,6 +210,34 @@ can be read. Keep two copies of the file offline, not on the hub's machine.`,
 			return a.createAgeIdentity(arg[0])
 		},
 	}
+}
+
+// backupRecordCommand is for backups that other programs make: without a record, the hub would report
+// that its newest backup is old.
+func (a *app) backupRecordCommand() *cobra.Command {
+	var data string
+	c := &cobra.Command{
+		Use: "record --data DIR", Short: "Record that another program has made a backup now", Args: args(),
+		Long: `Record tells the hub that a backup was made now by another program, such as
+pg_basebackup. If no backup was recorded for a week, the hub reports the alarm backup-old.
+'gangway backup' records its backups by itself.`,
+		Example: "  gangway backup record --data /var/lib/gangway",
+		RunE: func(c *cobra.Command, _ []string) error {
+			i, err := existing(c.Context(), data)
+			if err != nil {
+				return err
+			}
+			defer i.close()
+			now := time.Now()
+			if err := i.engine.SetLastBackup(c.Context(), now); err != nil {
+				return err
+			}
+			a.note("Recorded a backup at %s.", now.Format(time.DateTime))
+			return nil
+		},
+	}
+	c.Flags().StringVar(&data, "data", "", "folder of the hub's keys and database (required)")
+	return c
 }
 
 func (a *app) backupVerifyCommand() *cobra.Command {

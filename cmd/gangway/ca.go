@@ -144,6 +144,9 @@ func (a *app) requestCAs(ctx context.Context, data, out string, o pki.RequestOpt
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		return err
 	}
+	if file := filepath.Join(data, databaseFile); exists(file) && !exists(filepath.Join(data, pkiFolder)) {
+		return fmt.Errorf("%s exists and %s does not: restore the keys from their backup; with new keys, the hub recognizes no device of this database", file, filepath.Join(data, pkiFolder))
+	}
 	request, list, err := pki.NewRequest(ctx, filepath.Join(data, pkiFolder), o)
 	if err != nil {
 		return err

@@ -31,7 +31,10 @@ type engine interface {
 
 // databaseFlags say where a hub's database and keys are. If `url` is empty, the database is a file
 // in the data folder. If `pki` is empty, the keys are in a folder of the data folder.
-type databaseFlags struct{ url, passwordFile, pki string }
+type databaseFlags struct {
+	url, passwordFile, pki string
+	password               string // used if there is no passwordFile; empty: that of the URL, or $PGPASSWORD
+}
 
 type databaseKey struct{}
 
@@ -84,7 +87,7 @@ func (flags databaseFlags) config() (config postgres.Config, ok bool, err error)
 	case !postgres.IsURL(flags.url):
 		return config, false, usagef("--database must begin with postgres://")
 	}
-	config.URL = flags.url
+	config.URL, config.Password = flags.url, flags.password
 	if flags.passwordFile != "" {
 		text, err := os.ReadFile(flags.passwordFile)
 		if err != nil {
@@ -101,7 +104,7 @@ func (flags databaseFlags) config() (config postgres.Config, ok bool, err error)
 // of the instance. It returns an error if there are keys but no database, or a database but no
 // keys.
 func (i *instance) openEngine(ctx context.Context, dir string, o openOptions) (err error) {
-	config, shared, err := database(ctx)
+	config, shared, err := databaseOf(ctx, dir)
 	if err != nil {
 		return err
 	}
@@ -169,5 +172,5 @@ func (i *instance) claim(ctx context.Context) error {
 	case hub != name:
 		return fmt.Errorf("the database belongs to the hub %s, but the keys are those of %s: correct --database or --data", hub, name)
 	}
-	return nil
+	return i.engine.(*postgres.Store).EndTransfer(ctx)
 }

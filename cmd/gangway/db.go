@@ -28,31 +28,46 @@ func (a *app) dbCommand() *cobra.Command {
 func (a *app) dbMigrateCommand() *cobra.Command {
 	var data string
 	var to databaseFlags
+	var stop bool
 	c := &cobra.Command{
 		Use: "migrate --data DIR --to URL", Short: "Move a hub's database from its file to PostgreSQL", Args: args(),
-		Long: `Migrate copies the database DIR/gangway.db to an empty PostgreSQL database, and then
-compares every row. Stop the hub first. If the command is interrupted, run it again: it
-continues where it stopped.
+		Long: `Migrate copies the database DIR/gangway.db to an empty PostgreSQL database, and
+compares every row. The hub may run: it goes on to serve, and the command follows its
+changes. If the command is interrupted, run it again: it continues where it stopped.
 
-At the end, the file becomes DIR/gangway.db.moved, so that no hub uses it by mistake.
-Start the hub with --database and the same URL. Devices and people notice only that the
-hub did not answer for a while.`,
-		Example: `  gangway db migrate --data /var/lib/gangway --to postgres://hub@db.example/gangway --to-password-file /etc/gangway/database-password`,
+At the end, the hub finishes the running requests, copies the last changes, and serves
+with PostgreSQL. That takes a few seconds, in which new connections wait. The file gets
+the name DIR/gangway.db.moved, so that no hub uses it by mistake. The hub finds the new
+database by DIR/database.json, also after a restart.
+
+If the hub is stopped, start it afterwards with --database and the same URL.
+
+--stop gives up a move that is not complete. The rows in PostgreSQL stay.`,
+		Example: `  gangway db migrate --data /var/lib/gangway --to postgres://hub@db.example/gangway --to-password-file /etc/gangway/database-password
+  gangway db migrate --data /var/lib/gangway --stop`,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if data == "" || to.url == "" {
-				return usagef("--data and --to are needed")
+			switch {
+			case data == "":
+				return usagef("--data is needed")
+			case stop && to.url != "":
+				return usagef("--stop and --to exclude each other")
+			case stop:
+				return a.stopMove(c.Context(), data)
+			case to.url == "":
+				return usagef("--to is needed, or --stop")
 			}
 			config, _, err := to.config()
 			if err != nil {
 				return err
 			}
-			return a.moveDatabase(c.Context(), data, config)
+			return a.moveDatabase(c.Context(), data, to, config)
 		},
 	}
 	f := c.Flags()
 	f.StringVar(&data, "data", "", "the hub's data folder (required)")
-	f.StringVar(&to.url, "to", "", "URL of the PostgreSQL database, as in 'gangway serve --database' (required)")
-	f.StringVar(&to.passwordFile, "to-password-file", "", "file with the password for --to (default: the password of the URL, or $PGPASSWORD)")
+	f.StringVar(&to.url, "to", "", "URL of the PostgreSQL database, as in 'gangway serve --database'")
+	f.StringVar(&to.passwordFile, "to-password-file", "", "file with the password for --to; a running hub must be able to read it (default: the password of the URL, or $PGPASSWORD)")
+	f.BoolVar(&stop, "stop", false, "give up a move that is not complete")
 	return c
 }
 
@@ -60,10 +75,17 @@ hub did not answer for a while.`,
 const movedFile = databaseFile + ".moved"
 
 // moveDatabase moves the database of the data folder `dir` to PostgreSQL.
-func (a *app) moveDatabase(ctx context.Context, dir string, to postgres.Config) error {
+func (a *app) moveDatabase(ctx context.Context, dir string, flags databaseFlags, to postgres.Config) error {
 	file, keys := filepath.Join(dir, databaseFile), filepath.Join(dir, pkiFolder)
 	if !exists(file) || !exists(keys) {
 		return fmt.Errorf("%q is not the data folder of a hub with a database file", dir)
+	}
+	served, err := isServed(dir)
+	if err != nil {
+		return err
+	}
+	if served {
+		return a.moveRunning(ctx, dir, flags, to)
 	}
 	lock, err := serveAlone(dir)
 	if err != nil {
@@ -82,13 +104,7 @@ func (a *app) moveDatabase(ctx context.Context, dir string, to postgres.Config) 
 	if err := old.Close(); err != nil {
 		return err
 	}
-	table := ""
-	err = transfer.Run(ctx, transfer.Options{File: file, To: to, Hub: ca.HubName(), Progress: func(name string, rows int64) {
-		if name != table || rows%100_000 == 0 {
-			a.note("Copied %d rows of %s.", rows, name)
-		}
-		table = name
-	}})
+	err = transfer.Run(ctx, transfer.Options{File: file, To: to, Hub: ca.HubName(), Progress: a.copyProgress()})
 	switch {
 	case errors.Is(err, context.Canceled):
 		return errors.New("interrupted: run the command again to continue")
@@ -100,5 +116,41 @@ func (a *app) moveDatabase(ctx context.Context, dir string, to postgres.Config) 
 	}
 	a.note("PostgreSQL has the same rows as the file. The file has the new name %s.", filepath.Join(dir, movedFile))
 	a.note("Start the hub with the same URL: gangway serve --data %s --database URL", dir)
+	return nil
+}
+
+// copyProgress returns a function that reports the progress of a copy.
+func (a *app) copyProgress() func(table string, rows int64) {
+	table := ""
+	return func(name string, rows int64) {
+		if name != table || rows%100_000 == 0 {
+			a.note("Copied %d rows of %s.", rows, name)
+		}
+		table = name
+	}
+}
+
+// stopMove gives up a move.
+func (a *app) stopMove(ctx context.Context, dir string) error {
+	file := filepath.Join(dir, databaseFile)
+	if !exists(file) {
+		return fmt.Errorf("%s does not exist: the hub in %s has no database file, or the move is complete", file, dir)
+	}
+	if closed, err := transfer.Closed(ctx, file); err != nil {
+		return err
+	} else if closed {
+		return errors.New("the move is almost complete: start the hub, which completes it")
+	}
+	if err := os.Remove(filepath.Join(dir, moveFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	stopped, err := transfer.Stop(ctx, file, 0)
+	if err != nil {
+		return err
+	}
+	if !stopped {
+		return errors.New("there is no move to give up")
+	}
+	a.note("The move is given up, and the hub goes on with its file. For another move, make an empty PostgreSQL database.")
 	return nil
 }

@@ -45,7 +45,7 @@ For a machine that is a device, use 'gangway-agent doctor' there.`,
 				return fmt.Errorf("%q is not a hub's data folder: name the folder of 'gangway serve --data'", cfg.Data)
 			}
 			var err error
-			if cfg.Database, _, err = database(c.Context()); err != nil {
+			if cfg.Database, _, err = databaseOf(c.Context(), cfg.Data); err != nil {
 				return err
 			}
 			cfg.PKI = keysFolder(c.Context(), cfg.Data)

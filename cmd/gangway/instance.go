@@ -232,6 +232,8 @@ type serverOptions struct {
 	logAge                  time.Duration
 	logBounds               store.LogBounds
 	logs                    api.LogForwarder // nil: none
+	accessLog               *slog.Logger     // nil: none
+	profiles                bool
 	images                  api.ImageBuilder // nil: none
 	imageLimits             api.ImageLimits
 	pageURL                 string // URL of the pages' own listener; empty: the pages have no listener of their own
@@ -266,6 +268,7 @@ func (i *instance) config(urls, names []string, service *onboard.Service, log *s
 		Rates: o.rates, Timeouts: o.timeouts, Capacity: o.capacity, ProxyProtocol: o.proxyProtocol, TLS12: o.tls12, Proxy: o.proxy,
 		Images: o.images, ImageLimits: o.imageLimits, EventsAge: o.eventsAge, UnprovenAge: o.unprovenAge, Version: version.Current.Version,
 		PageURL: o.pageURL, PageCertificate: o.pageCertificate, Drain: o.drain, Replicas: i.shared(), ObjectsAt: i.objectsAt,
+		AccessLog: o.accessLog, Profiles: o.profiles,
 		LogForwarder: o.logs, LogAge: o.logAge, LogBounds: o.logBounds,
 		Restore: o.restore,
 	}

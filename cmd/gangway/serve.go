@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -25,6 +26,7 @@ import (
 
 func (a *app) serveCommand() *cobra.Command {
 	var data, url, name, curve, logFormat, endpoint string
+	var accessLog string
 	var listen, also []string
 	var makers makerFlags
 	var options serverOptions
@@ -83,6 +85,9 @@ defaults.`,
 			if options.proxy, err = proxy.proxy(); err != nil {
 				return err
 			}
+			if options.profiles && metrics == "" {
+				return usagef("--profiles needs --metrics-listen: the hub serves profiles only there")
+			}
 			if err := limits.into(&options); err != nil {
 				return err
 			}
@@ -97,6 +102,11 @@ defaults.`,
 			if err != nil {
 				return err
 			}
+			closeLog, err := a.accessLog(accessLog, &options)
+			if err != nil {
+				return err
+			}
+			defer closeLog()
 			forwards, err := forwarder(endpoint, log)
 			if err != nil {
 				return err
@@ -144,77 +154,81 @@ defaults.`,
 			if err != nil {
 				return err
 			}
-			i, err := openInstance(ctx, data, openOptions{Options: pki.Options{Name: name, Curve: crv}, serve: true, newDatabase: newDatabase})
-			if err != nil {
-				return err
-			}
-			defer i.close()
-			if err := i.ca.Prove(); err != nil {
-				return fmt.Errorf("the key of a CA cannot be used, so the hub cannot onboard devices: %w", err)
-			}
-			if _, err := i.store.NextEpoch(ctx); err != nil {
-				return err
-			}
-			if options.restore, err = i.latestRestore(ctx); err != nil {
-				return err
-			}
-			gone, err := i.objectsGone(ctx, s3)
-			if err != nil {
-				return err
-			}
-			if gone {
-				a.note("Warning: %s does not exist, but owners have uploaded objects. Stop the hub and restore the folder from its backup, or ask owners to upload their objects again.", filepath.Join(data, objectFolder))
-			}
-			if err := i.openObjects(ctx, s3); err != nil {
-				return err
-			}
-			known, err := makers.set(ctx)
-			if err != nil {
-				return err
-			}
-			if err := images.into(&options, data, log); err != nil {
-				return err
-			}
-			if options.pageURL, options.pageCertificate, err = pages.certificate(data, log); err != nil {
-				return err
-			}
-			server, service, err := i.server(urls, names, known, log, options)
-			if err != nil {
-				return err
-			}
-			service.Online = online
-			accounts, err := i.store.CountAccounts(ctx)
-			if err != nil {
-				return err
-			}
-			if i.ca.Created() {
-				where := filepath.Join(data, databaseFile)
-				if _, shared, _ := database(ctx); shared {
-					where = "in PostgreSQL"
+			serve := func(ctx context.Context, m *mover, s sockets) error {
+				i, err := openInstance(ctx, data, openOptions{Options: pki.Options{Name: name, Curve: crv}, serve: true, newDatabase: newDatabase})
+				if err != nil {
+					return err
 				}
-				a.note("First start: created the hub's keys in %s and its database %s.", keysFolder(ctx, data), where)
-				a.note("Back up both; the keys cannot be created again.")
-			} else if c.Flags().Changed("curve") || c.Flags().Changed("name") {
-				a.note("The hub's keys exist already: --curve and --name change nothing.")
+				defer i.close()
+				if err := i.ca.Prove(); err != nil {
+					return fmt.Errorf("the key of a CA cannot be used, so the hub cannot onboard devices: %w", err)
+				}
+				if _, err := i.store.NextEpoch(ctx); err != nil {
+					return err
+				}
+				if options.restore, err = i.latestRestore(ctx); err != nil {
+					return err
+				}
+				gone, err := i.objectsGone(ctx, s3)
+				if err != nil {
+					return err
+				}
+				if gone {
+					a.note("Warning: %s does not exist, but owners have uploaded objects. Stop the hub and restore the folder from its backup, or ask owners to upload their objects again.", filepath.Join(data, objectFolder))
+				}
+				if err := i.openObjects(ctx, s3); err != nil {
+					return err
+				}
+				known, err := makers.set(ctx)
+				if err != nil {
+					return err
+				}
+				if err := images.into(&options, data, log); err != nil {
+					return err
+				}
+				if options.pageURL, options.pageCertificate, err = pages.certificate(data, log); err != nil {
+					return err
+				}
+				server, service, err := i.server(urls, names, known, log, options)
+				if err != nil {
+					return err
+				}
+				service.Online = online
+				accounts, err := i.store.CountAccounts(ctx)
+				if err != nil {
+					return err
+				}
+				if i.ca.Created() {
+					where := filepath.Join(data, databaseFile)
+					if _, shared, _ := database(ctx); shared {
+						where = "in PostgreSQL"
+					}
+					a.note("First start: created the hub's keys in %s and its database %s.", keysFolder(ctx, data), where)
+					a.note("Back up both; the keys cannot be created again.")
+				} else if c.Flags().Changed("curve") || c.Flags().Changed("name") {
+					a.note("The hub's keys exist already: --curve and --name change nothing.")
+				}
+				a.note("Hub %s", strings.Join(urls, ", also "))
+				if options.pageURL != "" {
+					a.note("Pages %s", options.pageURL)
+				}
+				a.note("Hub name (its root key): %s", i.ca.HubName())
+				if c := i.ca.TLSCA(); c != nil && time.Until(c.NotAfter) < pki.TLSCAWarning {
+					a.note("Warning: the hub's TLS CA expires on %s. After this date, nobody can connect to the hub. Renew the TLS CA: see 'gangway ca request --help'.", c.NotAfter.Format(time.DateOnly))
+				}
+				if err := a.noteAddresses(ctx, i, urls, listeners, options.proxy != nil || len(options.proxyProtocol) > 0); err != nil {
+					return err
+				}
+				if err := a.noteMakers(ctx, i, known); err != nil {
+					return err
+				}
+				if accounts == 0 {
+					a.note("There is no account yet. Create the first one on this machine:\n  gangway account create --data %s --nick YOUR-NAME", data)
+				}
+				m.server.Store(server)
+				return serveAll(ctx, server, s.listeners, s.pages, s.private)
 			}
-			a.note("Hub %s", strings.Join(urls, ", also "))
-			if options.pageURL != "" {
-				a.note("Pages %s", options.pageURL)
-			}
-			a.note("Hub name (its root key): %s", i.ca.HubName())
-			if c := i.ca.TLSCA(); c != nil && time.Until(c.NotAfter) < pki.TLSCAWarning {
-				a.note("Warning: the hub's TLS CA expires on %s. After this date, nobody can connect to the hub. Renew the TLS CA: see 'gangway ca request --help'.", c.NotAfter.Format(time.DateOnly))
-			}
-			if err := a.noteAddresses(ctx, i, urls, listeners, options.proxy != nil || len(options.proxyProtocol) > 0); err != nil {
-				return err
-			}
-			if err := a.noteMakers(ctx, i, known); err != nil {
-				return err
-			}
-			if accounts == 0 {
-				a.note("There is no account yet. Create the first one on this machine:\n  gangway account create --data %s --nick YOUR-NAME", data)
-			}
-			return serveAll(ctx, server, listeners, forPages, private)
+			return a.serveThroughMove(ctx, data, sockets{listeners, forPages, private}, serve)
 		},
 	}
 	f := c.Flags()
@@ -237,6 +251,8 @@ defaults.`,
 	f.StringVar(&quota, "object-quota", "64GiB", "how much each owner may store in objects and states")
 	addS3Flags(f, &s3)
 	f.StringVar(&endpoint, "otlp-logs-endpoint", "", "https URL of a log engine to which the hub forwards the devices' log lines by OTLP/HTTP, such as https://logs.example/v1/logs; headers come from OTEL_EXPORTER_OTLP_HEADERS (default: none)")
+	f.StringVar(&accessLog, "access-log", "", "file to which the hub appends a line in JSON for each request; - is the standard output (default: none)")
+	f.BoolVar(&options.profiles, "profiles", false, "serve Go's profiles of the hub at /debug/pprof/ of --metrics-listen; their callers can use much CPU time")
 	f.StringVar(&logFormat, "log-format", "text", "format of the log: text or json")
 	return c
 }
@@ -254,6 +270,25 @@ func serveAll(ctx context.Context, server *api.Server, listeners, forPages []net
 		group.Go(func() error { return server.ServePrivate(ctx, private) })
 	}
 	return group.Wait()
+}
+
+// accessLog opens the access log, if `path` is not empty. Only the hub's user may read the file, because
+// the lines have addresses.
+func (a *app) accessLog(path string, o *serverOptions) (done func() error, err error) {
+	done = func() error { return nil }
+	switch path {
+	case "":
+		return done, nil
+	case "-":
+		o.accessLog = slog.New(slog.NewJSONHandler(a.stdout, nil))
+		return done, nil
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return done, fmt.Errorf("--access-log: %w", err)
+	}
+	o.accessLog = slog.New(slog.NewJSONHandler(f, nil))
+	return f.Close, nil
 }
 
 func (a *app) logger(format string) (*slog.Logger, error) {

@@ -8,11 +8,13 @@ import (
 	"gangway/hub/boot"
 	"gangway/hub/store"
 	"gangway/internal/brief"
+	"gangway/internal/race"
 )
 
 // The work for an answer does not grow with the number of devices that have a value. The hub's
 // background work is counted too, so each bound has some room.
 func TestAnswersAboutCohortsTouchBoundedRows(t *testing.T) {
+	race.Skip(t)
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("writes 450 boots; TestCohortQuestionsTouchBoundedRows checks the store's questions")

@@ -18,7 +18,7 @@ func (s *Server) drain(ctx context.Context) (serving context.Context, end contex
 	forget := context.AfterFunc(ctx, func() {
 		s.stopping.Store(true)
 		select {
-		case <-time.After(s.cfg.Drain):
+		case <-time.After(max(s.cfg.Drain, time.Duration(s.drainAtLeast.Load()))):
 		case <-serving.Done():
 		}
 		cancel()
@@ -28,5 +28,8 @@ func (s *Server) drain(ctx context.Context) (serving context.Context, end contex
 		cancel()
 	}
 }
+
+// DrainFor makes the time of Config.Drain at least this long. It may be called before or after Serve.
+func (s *Server) DrainFor(d time.Duration) { s.drainAtLeast.Store(int64(d)) }
 
 var errStopping = problem(http.StatusServiceUnavailable, "not-ready", "Use another replica of the hub, or wait until this one has restarted.", "The hub is stopping.")

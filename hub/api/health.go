@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
@@ -35,13 +36,27 @@ func (s *Server) hubCA(w http.ResponseWriter, _ *http.Request) error {
 	return err
 }
 
-// PrivateHandler serves the operator's routes: GET /metrics, and /healthz and /readyz again. It
-// does not authenticate clients, so use it only on a listener that outsiders cannot reach.
+// PrivateHandler serves the operator's routes: GET /metrics, /healthz and /readyz again, and with
+// Config.Profiles also Go's profiles. It does not authenticate clients, so use it only on a listener that outsiders cannot reach.
 func (s *Server) PrivateHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}))
 	mux.Handle("GET /healthz", s.errorHandler(s.healthz))
 	mux.Handle("GET /readyz", s.errorHandler(s.readyz))
+	if s.cfg.Profiles {
+		// The profile "cmdline" is left out: a database's URL on the command line may have a password.
+		mux.HandleFunc("GET /debug/pprof/{name}", func(w http.ResponseWriter, r *http.Request) {
+			if r.PathValue("name") == "cmdline" {
+				http.NotFound(w, r)
+				return
+			}
+			pprof.Index(w, r)
+		})
+		mux.HandleFunc("GET /debug/pprof/{$}", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	}
 	return mux
 }
 

@@ -60,7 +60,7 @@ func (s *Server) renderNewKey(w http.ResponseWriter, r *http.Request, status int
 		return err
 	}
 	p := &ui.BootRulePage{Title: "Add a key", Subject: "Public key", Facts: facts, Action: bootKeyPath, Confirm: "Add the key", Password: true, PasswordProblem: passwordProblem,
-		Effect: "The hub then accepts manifests that this key signs. Whoever has the private key decides which boots the hub expects. Compare the SHA-256 with the one that ‘gangway manifest key create’ printed.",
+		Effect: "The hub then accepts manifests that this key signs. Whoever has the private key decides which boots the hub expects. Compare the SHA-256 with the one that “gangway manifest key create” printed.",
 		Hidden: map[string]string{"name": k.Name, "key": text}}
 	return s.renderBootRule(w, r, status, p)
 }
@@ -126,7 +126,7 @@ func (s *Server) showKeyRemoval(w http.ResponseWriter, r *http.Request) error {
 		if p.Lost, err = s.manifestsOfKey(r, id); err != nil {
 			return err
 		}
-		p.Effect = "No manifest of the account has this key’s signature, so no boot is judged differently."
+		p.Effect = "No manifest of the account has this key's signature, so no boot is judged differently."
 		if len(p.Lost) > 0 {
 			p.Effect = "These manifests do not count any more, so the hub does not expect their systems. They count again if you add the key again."
 		}
@@ -184,9 +184,9 @@ func (s *Server) manifestFormProblem(w http.ResponseWriter, r *http.Request, tex
 
 func manifestFacts(row store.Manifest, m *manifest.Manifest) []ui.Fact {
 	facts := []ui.Fact{{Name: "System", Value: m.Name}, {Name: "Sequence", Value: fmt.Sprint(m.Sequence)}, {Name: "Made", Value: m.Made.UTC().Format("2 January 2006, 15:04 UTC")},
-		{Name: "System’s SHA-256", Value: m.System.SHA256, Mono: true}, {Name: "Kernel’s SHA-256", Value: m.System.Kernel.SHA256, Mono: true}, {Name: "Command line", Value: m.System.Cmdline, Mono: true}}
+		{Name: "System's SHA-256", Value: m.System.SHA256, Mono: true}, {Name: "Kernel's SHA-256", Value: m.System.Kernel.SHA256, Mono: true}, {Name: "Command line", Value: m.System.Cmdline, Mono: true}}
 	if m.BootManager != nil {
-		facts = append(facts, ui.Fact{Name: "Boot manager’s SHA-256", Value: m.BootManager.SHA256, Mono: true})
+		facts = append(facts, ui.Fact{Name: "Boot manager's SHA-256", Value: m.BootManager.SHA256, Mono: true})
 	}
 	keys := "the manifest does not state them"
 	if m.SecureBoot != nil {
@@ -220,7 +220,7 @@ func (s *Server) showManifestRemoval(w http.ResponseWriter, r *http.Request) err
 			continue
 		}
 		p := &ui.BootRulePage{Title: "Remove a manifest", Subject: "Manifest", Action: bootManifestPath + "/" + id, Confirm: "Remove the manifest", Danger: true,
-			Facts:  []ui.Fact{{Name: "System", Value: m.Name}, {Name: "Sequence", Value: fmt.Sprint(m.Sequence)}, {Name: "System’s SHA-256", Value: m.System, Mono: true}, {Name: "Signed by the key", Value: m.Key, Mono: true}},
+			Facts:  []ui.Fact{{Name: "System", Value: m.Name}, {Name: "Sequence", Value: fmt.Sprint(m.Sequence)}, {Name: "System's SHA-256", Value: m.System, Mono: true}, {Name: "Signed by the key", Value: m.Key, Mono: true}},
 			Effect: "The hub does not expect this system any more. A device that runs the system is changed, unless its reference or another manifest covers its boot."}
 		if !m.Counts {
 			p.Effect = "The manifest does not count, because its key was removed. So no boot is judged differently."

@@ -117,7 +117,7 @@ func (s *Server) readImageForm(r *http.Request) (d ui.ImagePage, o ImageOptions,
 	}
 	d = ui.ImagePage{TokenForm: f.TokenForm, Claim: o.Claim, Disk: o.Disk, Escrow: o.Escrow, Network: o.Network, RevisionKey: o.RevisionKey}
 	if strings.Contains(o.RevisionKey, "PRIVATE KEY") { // pasted by mistake: do not show it again
-		d.RevisionKey, d.RevisionKeyProblem = "", "This is a private key, which must stay with you. Paste the public key, as ‘openssl pkey -in KEY -pubout’ prints it."
+		d.RevisionKey, d.RevisionKeyProblem = "", "This is a private key, which must stay with you. Paste the public key, as “openssl pkey -in KEY -pubout” prints it."
 		return d, o, n, life, nil
 	}
 	err = s.cfg.Images.Check(o)

@@ -99,6 +99,10 @@ type Config struct {
 	// ended. During this time GET /readyz says that the hub is not ready, so that a load balancer
 	// sends new connections to another replica.
 	Drain time.Duration
+	// AccessLog gets a line for each request; nil: none.
+	AccessLog *slog.Logger
+	// Profiles makes ServePrivate serve Go's profiles of the process too, at /debug/pprof/.
+	Profiles bool
 	// Version is the program's version, which pages show.
 	Version string
 	// Restore is the latest restore of the hub; nil: the hub was never restored.
@@ -157,6 +161,8 @@ type Server struct {
 	worked   instant // when this hub last did the periodic work
 	vault    claimVault
 	stopping atomic.Bool // Serve's context has ended
+
+	drainAtLeast atomic.Int64 // in nanoseconds: see DrainFor
 }
 
 // New makes a server. It does not start anything.
@@ -383,7 +389,7 @@ func (s *Server) secured(next http.Handler) http.Handler {
 	origin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, problem(http.StatusForbidden, "cross-origin", "Use the hub's own pages.", "A page of another site caused this request."))
 	}))
-	next = origin.Handler(next)
+	next = s.logged(origin.Handler(next))
 	addresses := strings.Join(append([]string{s.cfg.PublicURL}, s.cfg.AlsoURLs...), ", ")
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {

@@ -162,7 +162,7 @@ func populated(t *testing.T) (*hubtest.Hub, *sql.DB) {
 		{`INSERT INTO boot_judged (device, owner, version, model, token, firmware, ran) VALUES (?, ?, 1, 'm', 't', 'f', x'')`, device.ID, h.Owner.ID},
 		{`INSERT INTO boot_parts (device, owner, part, value, model, token, bad) VALUES (?, ?, 'system', 'v', 'm', 't', 1)`, device.ID, h.Owner.ID},
 		{`INSERT INTO boot_cohorts (owner, part, model, value, n, n_bad, first, words, cause, firmware) VALUES (?, 'system', 'm', 'v', 1, 1, 1, '', '', '')`, h.Owner.ID},
-		{`INSERT INTO boot_cohorts (owner, part, model, value, n, n_bad, first, words, cause, firmware) VALUES (?, 'system', 'm', '', 1, 1, 1, '', '', '')`, h.Owner.ID},
+		{`INSERT INTO boot_cohorts (owner, part, model, value, n, n_bad, first, words, cause, firmware) VALUES (?, 'system', 'm', '', 1, 0, 1, '', '', '')`, h.Owner.ID},
 		{`INSERT INTO manifest_keys (owner, id, name, der, added) VALUES (?, ?, 'k', ?, 1)`, h.Owner.ID, id[:], der},
 		{`INSERT INTO manifests (owner, id, key, added, manifest, signed) VALUES (?, ?, x'', 1, x'', ?)`, h.Owner.ID, id[:], der},
 		{`INSERT INTO trusted_certificates (fingerprint, kind, source, added, der) VALUES (?, 'root', 's', 1, ?)`, id[:], der},

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 )
@@ -158,7 +159,7 @@ func keyHash(spki []byte) string {
 // from which devices may have certificates. The CA `old` becomes a former CA, unless the new CA has
 // the same key.
 func lineage(dir string, a authority, old, fresh *x509.Certificate) ([]byte, error) {
-	text, err := os.ReadFile(dir + string(os.PathSeparator) + a.file + previousSuffix)
+	text, err := os.ReadFile(filepath.Join(dir, a.file+previousSuffix))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,6 +18,8 @@ import (
 	"gangway/hub/store"
 	"gangway/hub/store/sqlite"
 	"gangway/hub/store/sqlite/sqlitetest"
+	"gangway/hub/store/sqlstore"
+	"gangway/hub/store/storetest"
 )
 
 // Upper bounds on the time of a query about a fleet, whatever the fleet's size.
@@ -29,6 +33,8 @@ type FleetResult struct {
 	Devices  int             `json:"devices"`
 	Made     float64         `json:"seconds_to_make"`
 	Indexed  float64         `json:"seconds_to_index"`
+	Moved    float64         `json:"seconds_to_move,omitempty"` // from SQLite to PostgreSQL
+	Bytes    float64         `json:"bytes_per_device"`          // of these rows, which have no evidence
 	Question []FleetQuestion `json:"questions"`
 }
 
@@ -41,8 +47,9 @@ type FleetQuestion struct {
 	Rows int     `json:"rows"`   // rows in the last result
 }
 
-// benchFleets measures the fleets whose sizes are in `list`: numbers separated by commas.
-func benchFleets(out, list string, rounds int) error {
+// benchFleets measures the fleets whose sizes are in `list`: numbers separated by commas. database is
+// the URL of an empty PostgreSQL database, or startServer; empty: SQLite.
+func benchFleets(out, list, database string, rounds int) error {
 	var sizes []int
 	for _, text := range strings.Split(list, ",") {
 		n, err := strconv.Atoi(text)
@@ -51,14 +58,22 @@ func benchFleets(out, list string, rounds int) error {
 		}
 		sizes = append(sizes, n)
 	}
-	return runFleets(out, sizes, rounds)
+	if database != "" && database != startServer && len(sizes) > 1 {
+		return fmt.Errorf("-database %s is one database: give one number of devices", database)
+	}
+	engines, err := newEngines(database)
+	if err != nil {
+		return err
+	}
+	defer engines.stop()
+	return runFleets(out, sizes, rounds, engines)
 }
 
 // runFleets measures fleets of several sizes.
-func runFleets(out string, sizes []int, rounds int) error {
+func runFleets(out string, sizes []int, rounds int, engines *engines) error {
 	var all []FleetResult
 	for _, n := range sizes {
-		r, err := runFleet(n, rounds)
+		r, err := runFleet(n, rounds, engines)
 		if err != nil {
 			return err
 		}
@@ -80,7 +95,7 @@ func runFleets(out string, sizes []int, rounds int) error {
 	return nil
 }
 
-func runFleet(n, rounds int) (*FleetResult, error) {
+func runFleet(n, rounds int, engines *engines) (*FleetResult, error) {
 	dir := *fleetDir
 	if dir == "" {
 		var err error
@@ -102,14 +117,37 @@ func runFleet(n, rounds int) (*FleetResult, error) {
 	}
 	r := &FleetResult{Devices: n, Made: time.Since(begin).Seconds()}
 	begin = time.Now()
-	s, err := sqlite.Open(ctx, path)
+	file, err := sqlite.Open(ctx, path)
 	if err != nil {
 		return nil, err
 	}
-	defer s.Close()
+	defer file.Close()
 	r.Indexed = time.Since(begin).Seconds()
 	fmt.Fprintf(os.Stderr, "%d devices: %.0f s to make, %.0f s to index\n", n, r.Made, r.Indexed)
-	for _, q := range fleetQuestions(s, owner, n) {
+	s := file.Store
+	if engines.postgres() {
+		if err := file.Close(); err != nil {
+			return nil, err
+		}
+		begin = time.Now()
+		db, err := engines.moved(ctx, path, n)
+		if err != nil {
+			return nil, err
+		}
+		defer db.Close()
+		r.Moved, s = time.Since(begin).Seconds(), db.Store
+		fmt.Fprintf(os.Stderr, "%d devices: %.0f s to move to PostgreSQL, with the comparison of every row\n", n, r.Moved)
+	}
+	size, err := s.DatabaseSize(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r.Bytes = float64(size) / float64(n)
+	onboard, err := onboarding(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	for _, q := range append(fleetQuestions(s, owner, n), onboard) {
 		one, err := measureQuestion(ctx, q, rounds)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", q.what, err)
@@ -118,6 +156,31 @@ func runFleet(n, rounds int) (*FleetResult, error) {
 	}
 	return r, nil
 }
+
+// onboarding is not a query: it adds a device to the fleet, in two durable transactions.
+func onboarding(ctx context.Context, s *sqlstore.Store) (question, error) {
+	owner := storetest.Account("bench")
+	token := storetest.JoinToken(owner.ID, "bench", 0)
+	err := s.CreateAccount(ctx, owner)
+	if err == nil {
+		err = s.CreateJoinToken(ctx, token)
+	}
+	if err != nil && !errors.Is(err, store.ErrExists) { // the database may be from an earlier run
+		return question{}, err
+	}
+	run := rand.Text()
+	return question{onboardQuestion, func(ctx context.Context, round int) (int, error) {
+		e, err := s.BeginEnrolment(ctx, storetest.Machine{Name: fmt.Sprint(run, round)}.Enrolment(owner.ID, token.ID), storetest.Epoch)
+		if err != nil {
+			return 0, err
+		}
+		_, err = s.Activate(ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: fmt.Sprint(run, round), Now: storetest.Epoch, Addr: "192.0.2.1:443"})
+		return 1, err
+	}}, nil
+}
+
+// onboardQuestion waits twice for the disk, so its time has no bound.
+const onboardQuestion = "onboard a device, without cryptography"
 
 // question is a query of a store. `round` is the number of the call: calls with different numbers
 // query different devices. `ask` returns the number of rows in the result.
@@ -151,7 +214,7 @@ func measureQuestion(ctx context.Context, q question, rounds int) (FleetQuestion
 }
 
 // fleetQuestions returns the queries that the pages, the API and the command line make.
-func fleetQuestions(s *sqlite.Store, owner string, n int) []question {
+func fleetQuestions(s *sqlstore.Store, owner string, n int) []question {
 	searched := func(text, sort string, down bool) question {
 		what := "search " + text
 		if text == "" {
@@ -211,7 +274,7 @@ func fleetQuestions(s *sqlite.Store, owner string, n int) []question {
 }
 
 // overview queries all numbers on the overview page.
-func overview(s *sqlite.Store, owner string) question {
+func overview(s *sqlstore.Store, owner string) question {
 	return question{"overview", func(ctx context.Context, _ int) (int, error) {
 		counts, err := s.FleetCounts(ctx, owner)
 		if err != nil {
@@ -228,7 +291,7 @@ func overview(s *sqlite.Store, owner string) question {
 }
 
 // devicePage queries everything on a device's page.
-func devicePage(s *sqlite.Store, n int) question {
+func devicePage(s *sqlstore.Store, n int) question {
 	return question{"a device's page", func(ctx context.Context, round int) (int, error) {
 		i := round * 997 % n
 		id := fmt.Sprintf("%08x%016x", uint32(i*2654435761), i)
@@ -256,7 +319,7 @@ func devicePage(s *sqlite.Store, n int) question {
 }
 
 // boots queries everything on the page of boots.
-func boots(s *sqlite.Store, owner string) question {
+func boots(s *sqlstore.Store, owner string) question {
 	return question{"boots: outliers and changes", func(ctx context.Context, _ int) (int, error) {
 		var all []store.BootCohort
 		for _, most := range []bool{false, true} {
@@ -282,7 +345,7 @@ func boots(s *sqlite.Store, owner string) question {
 }
 
 // cohort queries the preview of a decision about a third of the fleet.
-func cohort(s *sqlite.Store, owner string) question {
+func cohort(s *sqlstore.Store, owner string) question {
 	value := strings.Repeat("0", 63) + "2"
 	return question{"boots: preview of a decision", func(ctx context.Context, _ int) (int, error) {
 		list, err := s.BootMembers(ctx, owner, store.BootMembers{Part: "firmware-code", Value: value, Limit: 200})
@@ -307,7 +370,9 @@ func printFleets(all []FleetResult) (slow []string) {
 		for _, r := range all {
 			q := r.Question[i]
 			mark := ""
-			if q.P99 > float64(fleetP99.Milliseconds()) || q.CPU > float64(fleetCPU.Milliseconds()) {
+			if q.What == onboardQuestion {
+				mark = ""
+			} else if q.P99 > float64(fleetP99.Milliseconds()) || q.CPU > float64(fleetCPU.Milliseconds()) {
 				slow, mark = append(slow, fmt.Sprintf("%s at %d devices", q.What, r.Devices)), " !"
 			}
 			fmt.Fprintf(w, "\t%d\t%.2f\t%.2f\t%.2f%s", q.Rows, q.P50, q.P99, q.CPU, mark)

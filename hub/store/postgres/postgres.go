@@ -171,3 +171,11 @@ type Work struct {
 func (s *Store) Work() Work {
 	return Work{Statements: s.work.statements.Load(), Rows: s.work.rows.Load()}
 }
+
+// EndTransfer removes what package transfer has left in the database. A hub calls it before it uses
+// the database. After that, no transfer can change the database any more.
+func (s *Store) EndTransfer(ctx context.Context) error {
+	return s.writers.Do(ctx, func(c sqlstore.Conn) error { return c.Do(endTransfer) })
+}
+
+var endTransfer = sqlstore.ForPostgres(`DROP TABLE IF EXISTS move_state`)

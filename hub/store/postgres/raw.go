@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -134,6 +135,36 @@ func (r *Raw) Replace(ctx context.Context, table string, columns []string, rows 
 		return err
 	}
 	return nil
+}
+
+// Exec runs statements that are separated by semicolons.
+func (r *Raw) Exec(ctx context.Context, sql string) error {
+	r.c.ctx, r.c.failed = ctx, nil
+	_, err := r.c.control(sql)
+	return err
+}
+
+// Rollback ends a transaction that failed. If this fails too, it drops the connection.
+func (r *Raw) Rollback() {
+	r.c.ctx = context.Background()
+	r.c.rollback()
+}
+
+// CopyIn adds rows to a table.
+func (r *Raw) CopyIn(ctx context.Context, table string, columns []string, rows [][]any) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	r.c.ctx, r.c.failed = ctx, nil
+	data, err := copyData(rows)
+	if err != nil {
+		return err
+	}
+	sql := "COPY " + table + ` ("` + strings.Join(columns, `", "`) + `") FROM STDIN (FORMAT binary)`
+	if _, err = r.c.pg.CopyFrom(ctx, bytes.NewReader(data), sql); err != nil {
+		err = classified(err)
+	}
+	return err
 }
 
 // copyData returns rows in the binary form of COPY.

@@ -56,7 +56,7 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	// error, and SQLite uses fsync.
 	_, _ = sqlite.Fdatasync(true)
 
-	unlock, err := takeTurn(path)
+	unlock, err := TakeTurn(path)
 	if err != nil {
 		return nil, err
 	}
@@ -81,13 +81,13 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	return s, nil
 }
 
-// takeTurn takes a lock, so that only one process at a time opens or closes the database: for
+// TakeTurn takes a lock, so that only one process at a time opens or closes the database: for
 // example either the hub or an operator's command. There are two reasons. SQLite's locks do not
 // cover the time between reading the schema version and the migration. And if the last process
 // closes the database while another process opens it, both processes may access the write-ahead
 // log. The lock is on a separate file, because closing a second descriptor of the database file
 // would release SQLite's locks.
-func takeTurn(path string) (unlock func(), err error) {
+func TakeTurn(path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("sqlite: %w", err)
@@ -133,7 +133,7 @@ func prepareFile(path string) (string, error) {
 // calls of other methods fail. Close may be called again.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
-		unlock, err := takeTurn(s.path)
+		unlock, err := TakeTurn(s.path)
 		if err == nil {
 			defer unlock()
 		}

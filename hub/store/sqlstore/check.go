@@ -85,6 +85,7 @@ var rules = []struct {
 		UNION ALL SELECT 'devices', '', count(*) FROM device_search
 		UNION ALL SELECT 'quiet', '', count(*) FROM device_search WHERE quiet = 1
 		UNION ALL SELECT 'maker', lower(maker), 1 FROM device_search
+		UNION ALL SELECT field, 'unknown', 1 FROM hub_counts WHERE field NOT IN ('accounts', 'disabled', 'devices', 'quiet', 'bytes', 'maker') OR field <> 'maker' AND value <> ''
 		UNION ALL SELECT 'bytes', '', bytes FROM usage) AS parts GROUP BY field, value) AS sums
 		WHERE difference <> 0 GROUP BY field ORDER BY field LIMIT ?`)},
 	{"pending-usage", prepared(`SELECT owner FROM (SELECT owner, sum(bytes) AS difference FROM (
@@ -93,7 +94,7 @@ var rules = []struct {
 		WHERE difference <> 0 ORDER BY owner LIMIT ?`)},
 	{"boot-count", prepared(`SELECT owner FROM (SELECT owner, part, model, value, sum(n) AS parts, sum(n_bad) AS bad FROM (
 		SELECT owner, part, model, value, 1 AS n, bad AS n_bad FROM boot_parts
-		UNION ALL SELECT owner, part, model, '', 1, bad FROM boot_parts
+		UNION ALL SELECT owner, part, model, '', 1, 0 FROM boot_parts
 		UNION ALL SELECT owner, part, model, value, -n, -n_bad FROM boot_cohorts) AS rows_of_parts GROUP BY owner, part, model, value) AS sums
 		WHERE parts <> 0 OR bad <> 0 GROUP BY owner ORDER BY owner LIMIT ?`)},
 	// Rows about a device have the device's owner, model and join token.
@@ -106,7 +107,7 @@ var rules = []struct {
 	{"account-credential", prepared(`SELECT c.account FROM (SELECT account FROM sessions UNION ALL SELECT account FROM api_tokens) AS c
 		LEFT JOIN accounts a ON a.id = c.account WHERE a.id IS NULL ORDER BY c.account LIMIT ?`)},
 	{"device-rows", prepared(`SELECT r.device FROM (SELECT device FROM device_secrets UNION SELECT device FROM boots UNION SELECT device FROM boot_devices
-		UNION SELECT device FROM clones UNION SELECT device FROM told UNION SELECT device FROM chip_marks) AS r
+		UNION SELECT device FROM clones UNION SELECT device FROM chip_marks) AS r
 		LEFT JOIN devices d ON d.id = r.device AND d.deleted = 0 WHERE d.id IS NULL ORDER BY r.device LIMIT ?`)},
 	{"revision-trail", prepared(`SELECT s.device FROM steps s LEFT JOIN trails t ON t.device = s.device
 		WHERE t.device IS NULL OR t.owner <> s.owner ORDER BY s.device LIMIT ?`)},

@@ -17,7 +17,8 @@ const (
 	// the result.
 	smallSet = store.MaxCount
 	// examineMost is the largest number of rows of a walk that the engine compares with the other
-	// conditions. So a page may have fewer rows than its limit, even if there is a next page.
+	// conditions, unless a page has a higher limit. So a page may have fewer rows than its limit, even
+	// if there is a next page.
 	// examineFar is the bound for all orders except the order by nick. In these orders, each row is
 	// in another part of the database file, so that reading a row costs more.
 	examineMost = 800
@@ -312,7 +313,8 @@ func (f *finder) page(c Conn, after *place, limit int) (hits []found, next *plac
 	if !inOrder {
 		most = examineFar
 	}
-	complete, end, err := f.walk(c, after, most, func(d found) bool {
+	// One row more than the page shows whether there is a next page.
+	complete, end, err := f.walk(c, after, max(most, limit+1), func(d found) bool {
 		hits = append(hits, d)
 		return len(hits) <= limit
 	})

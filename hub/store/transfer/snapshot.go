@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"gangway/hub/store/postgres"
@@ -100,25 +101,26 @@ func (s *Snapshot) Tables(ctx context.Context, f func(Rows) error) error {
 		if passing[t.name] {
 			continue
 		}
+		var columns []string
 		err := s.from.query(ctx, s.from.columnsOf(t.name), 1, func(row []any) error {
-			t.columns = append(t.columns[:len(t.columns):len(t.columns)], fmt.Sprint(row[0]))
+			columns = append(columns, fmt.Sprint(row[0]))
 			return nil
 		})
 		if err != nil {
 			return fmt.Errorf("read the columns of %s: %w", t.name, err)
 		}
-		if len(t.columns) == 0 {
+		if len(columns) == 0 {
 			return fmt.Errorf("the database has no table %s", t.name)
 		}
 		each := func(row func([]any) error) error {
-			return s.from.query(ctx, t.selection(0), len(t.columns), func(values []any) error {
-				if t.name == "settings" && values[index(t.columns, "name")] == sqlstore.SettingHub {
+			return s.from.query(ctx, t.selection(columns, 0), len(columns), func(values []any) error {
+				if t.name == "settings" && values[slices.Index(columns, "name")] == sqlstore.SettingHub {
 					return nil // the restore writes this row last
 				}
 				return row(values)
 			})
 		}
-		if err := f(Rows{Table: t.name, Columns: t.columns, Each: each}); err != nil {
+		if err := f(Rows{Table: t.name, Columns: columns, Each: each}); err != nil {
 			return fmt.Errorf("read %s: %w", t.name, err)
 		}
 	}

@@ -1,8 +1,14 @@
-// Package transfer reads and writes whole databases of a hub.
+// Package transfer moves the database of a hub from SQLite to PostgreSQL, while the hub runs.
 //
-// Run copies a database from SQLite to PostgreSQL. The hub must be stopped. Each table is copied in portions, and each portion is one transaction. An interrupted transfer goes
-// on after the last portion. Then every row of both databases is compared. Only after that, the new
-// database gets the hub's name, without which a hub refuses the database.
+//  1. Open adds triggers to the file, which note the key of each row that changes.
+//  2. Copy copies each table in portions, then brings PostgreSQL up to date, and compares every row. The
+//     hub goes on to write. Rows that have changed meanwhile are compared when they are copied again.
+//  3. CatchUp copies the rows that have changed since the last call.
+//  4. When the hub has closed the file, Finish copies the last changes, and writes the hub's name to
+//     PostgreSQL. Without this name, a hub refuses the database.
+//
+// Each step can be interrupted, and be done again. The rows that CatchUp copies are one state of the
+// file, and one transaction in PostgreSQL.
 //
 // A Snapshot reads all rows of a database as they were at one moment, for a backup. A Target is a new
 // database that gets these rows, for a restore.
@@ -15,25 +21,24 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
-	"strings"
 
 	"gangway/hub/store/postgres"
+	"gangway/hub/store/sqlite"
 
 	_ "modernc.org/sqlite" // the driver of the file
 )
 
-// Options say what to transfer.
+// Options say what to move.
 type Options struct {
-	File string          // the SQLite database
-	To   postgres.Config // a database that is empty, or has a part of an earlier transfer
+	File string          // the SQLite database; its schema must be that of this program
+	To   postgres.Config // a database that is empty, or has a part of this move
 	Hub  string          // the hub's name
 	// Progress is called after each portion, unless it is nil. rows is the number of the table's rows
 	// that are copied.
 	Progress func(table string, rows int64)
 }
 
-// The largest number of rows and of bytes in one transaction. The last row may exceed the number of
-// bytes.
+// The largest number of rows and of bytes in one portion. The last row may exceed the bytes.
 const (
 	portion      = 2000
 	portionBytes = 16 << 20
@@ -42,14 +47,19 @@ const (
 // errEnough ends the reading of a portion.
 var errEnough = errors.New("enough")
 
-// ErrUsed means that the target has the data of a hub.
-var ErrUsed = errors.New("the PostgreSQL database has the data of a hub already")
+var (
+	// ErrUsed means that the target has the data of a hub.
+	ErrUsed = errors.New("the PostgreSQL database has the data of a hub already")
+	// ErrOther means that the target has a part of another move.
+	ErrOther = errors.New("the PostgreSQL database has rows that are not from this move: make an empty database, and start again")
+	// ErrUpgraded means that the schema of the file has changed since the move began.
+	ErrUpgraded = errors.New("the hub was upgraded during the move: run 'gangway db migrate --stop', make an empty database, and start again")
+)
 
 // table is a table of both databases. Its key orders the rows in the same way in both databases.
 type table struct {
-	name    string
-	key     []string
-	columns []string
+	name string
+	key  []string
 	// whole: the table is copied in one portion, because its key ignores case in SQLite.
 	whole bool
 	// counter is the column whose numbers the database assigns, or "".
@@ -119,56 +129,79 @@ var tables = []table{
 	{name: "hub_counts", key: []string{"field", "value"}, whole: true},
 }
 
-// Run transfers a database. It makes the schema of the target first.
-func Run(ctx context.Context, o Options) error {
-	db, err := postgres.Open(ctx, o.To)
+// Run moves the database of a stopped hub.
+func Run(ctx context.Context, o Options) (err error) {
+	m, err := Open(ctx, o)
 	if err != nil {
 		return err
 	}
-	hub, err := db.Hub(ctx)
-	if err := errors.Join(err, db.Close()); err != nil {
+	defer func() { err = errors.Join(err, m.Close()) }()
+	if err := m.Copy(ctx); err != nil {
 		return err
 	}
-	if hub != "" {
-		return fmt.Errorf("%w: %s", ErrUsed, hub)
-	}
-	t, err := open(ctx, o)
-	if err != nil {
+	if err := m.Finish(ctx); err != nil {
 		return err
 	}
-	defer t.close()
-	for _, table := range tables {
-		if err := t.copy(ctx, table); err != nil {
-			return fmt.Errorf("copy %s: %w", table.name, err)
-		}
-	}
-	for _, table := range tables {
-		if err := t.compare(ctx, table); err != nil {
-			return fmt.Errorf("compare %s: %w", table.name, err)
-		}
-	}
-	return t.finish(ctx)
+	return Validate(ctx, o.To)
 }
 
-// transfer has the two open databases.
-type transfer struct {
+// Move has the two open databases.
+type Move struct {
 	Options
 	from *sql.DB
 	to   *postgres.Raw
+	id   string // of this move, in both databases
+	// columns has the columns of each table.
+	columns map[string][]string
 }
 
-func open(ctx context.Context, o Options) (*transfer, error) {
-	from, err := openFile(o.File, "mode=ro")
+// Open prepares both databases: it makes the schema of the target, and adds the triggers to the file.
+func Open(ctx context.Context, o Options) (_ *Move, err error) {
+	db, err := postgres.Open(ctx, o.To)
 	if err != nil {
 		return nil, err
 	}
-	from.SetMaxOpenConns(1)
-	to, err := postgres.OpenRaw(ctx, o.To)
-	if err != nil {
-		from.Close()
+	hub, err := db.Hub(ctx)
+	if err := errors.Join(err, db.Close()); err != nil {
 		return nil, err
 	}
-	return &transfer{Options: o, from: from, to: to}, nil
+	m := &Move{Options: o, columns: map[string][]string{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.Close())
+		}
+	}()
+	if err := m.open(ctx); err != nil {
+		return nil, err
+	}
+	for _, table := range tables {
+		if m.columns[table.name], err = m.columnsOf(ctx, table.name); err != nil {
+			return nil, fmt.Errorf("%s: %w", table.name, err)
+		}
+	}
+	if err := m.watch(ctx); err != nil {
+		return nil, err
+	}
+	return m, m.prepare(ctx, hub)
+}
+
+func (m *Move) open(ctx context.Context) (err error) {
+	done, err := sqlite.TakeTurn(m.File)
+	if err != nil {
+		return err
+	}
+	defer done()
+	// Only the hub writes the log of the file into the file.
+	if m.from, err = openFile(m.File, "mode=rw&_pragma=busy_timeout(5000)&_pragma=wal_autocheckpoint(0)"); err != nil {
+		return err
+	}
+	m.from.SetMaxOpenConns(2)
+	m.from.SetMaxIdleConns(2)
+	if err := m.from.PingContext(ctx); err != nil {
+		return err
+	}
+	m.to, err = postgres.OpenRaw(ctx, m.To)
+	return err
 }
 
 // openFile opens a SQLite database. In a URL, the path must be absolute.
@@ -181,241 +214,37 @@ func openFile(path, options string) (*sql.DB, error) {
 	return sql.Open("sqlite", address.String())
 }
 
-func (t *transfer) close() { _ = errors.Join(t.from.Close(), t.to.Close()) }
-
-// columnsOf returns the columns of a table. The columns of both databases have the same names, in
-// different orders.
-func (t *transfer) columnsOf(ctx context.Context, table string) (columns []string, err error) {
-	rows, err := t.from.QueryContext(ctx, `SELECT name FROM pragma_table_info(?)`, table)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			return nil, err
+// Close closes the databases. It may be called again.
+func (m *Move) Close() (err error) {
+	if m.from != nil {
+		done, turn := sqlite.TakeTurn(m.File)
+		if turn == nil {
+			defer done()
 		}
-		columns = append(columns, name)
+		err = m.from.Close()
 	}
-	if len(columns) == 0 {
-		return nil, errors.New("the SQLite database does not have this table")
+	if m.to != nil {
+		err = errors.Join(err, m.to.Close())
 	}
-	return columns, rows.Err()
+	m.from, m.to = nil, nil
+	return err
 }
 
-// selection is a query for rows of the table after a key (of n values), in the order of the key.
-func (t table) selection(after int) string {
-	query := "SELECT " + quoted(t.columns) + " FROM " + t.name
-	if after > 0 {
-		holes := strings.TrimSuffix(strings.Repeat("?, ", after), ", ")
-		query += " WHERE (" + quoted(t.key) + ") > (" + holes + ")"
-	}
-	return query + " ORDER BY " + quoted(t.key)
-}
-
-func quoted(names []string) string { return `"` + strings.Join(names, `", "`) + `"` }
-
-// copy copies the rows of a table that the target does not have yet.
-func (t *transfer) copy(ctx context.Context, table table) (err error) {
-	if table.columns, err = t.columnsOf(ctx, table.name); err != nil {
-		return err
-	}
-	last, total, err := t.copied(ctx, table)
-	if err != nil {
-		return err
-	}
-	for {
-		rows, more, err := t.read(ctx, table, last)
-		if err != nil {
-			return err
-		}
-		if len(rows) > 0 || table.whole {
-			if err := t.to.Replace(ctx, table.name, table.columns, rows, table.whole); err != nil {
-				return err
-			}
-		}
-		total += int64(len(rows))
-		if t.Progress != nil {
-			t.Progress(table.name, total)
-		}
-		if !more {
-			return nil
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		last = last[:0]
-		for _, name := range table.key {
-			last = append(last, rows[len(rows)-1][index(table.columns, name)])
-		}
-	}
-}
-
-func index(list []string, name string) int {
-	for i, one := range list {
-		if one == name {
-			return i
-		}
-	}
-	return -1
-}
-
-// copied returns the key of the last row that the target has, and the number of its rows.
-func (t *transfer) copied(ctx context.Context, table table) (last []any, rows int64, err error) {
-	if table.whole {
-		return nil, 0, nil
-	}
-	query := "SELECT " + quoted(table.key) + ", count(*) OVER () FROM " + table.name + " ORDER BY "
-	for i, name := range table.key {
-		if i > 0 {
-			query += ", "
-		}
-		query += `"` + name + `" DESC`
-	}
-	err = t.to.Query(ctx, query+" LIMIT 1", nil, func(row []any) error {
-		last, rows = append(last, row[:len(table.key)]...), row[len(table.key)].(int64)
-		return nil
-	})
-	return last, rows, err
-}
-
-// read returns the next portion of rows of the file, or the whole table. `more` is true if there may
-// be more rows.
-func (t *transfer) read(ctx context.Context, table table, last []any) (list [][]any, more bool, err error) {
-	size := 0
-	err = t.each(ctx, table.selection(len(last)), last, len(table.columns), func(row []any) error {
-		list = append(list, row)
-		for _, v := range row {
-			switch v := v.(type) {
-			case string:
-				size += len(v)
-			case []byte:
-				size += len(v)
-			}
-		}
-		if !table.whole && (len(list) == portion || size >= portionBytes) {
-			return errEnough
-		}
-		return nil
-	})
-	if err == errEnough {
-		return list, true, nil
-	}
-	return list, false, err
-}
-
-// each calls the function `f` with each row of a query of the file.
-func (t *transfer) each(ctx context.Context, query string, args []any, columns int, f func(row []any) error) error {
-	return eachRow(ctx, t.from, query, args, columns, f)
-}
-
-// queryer is a *sql.DB or a *sql.Tx.
-type queryer interface {
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-}
-
-func eachRow(ctx context.Context, db queryer, query string, args []any, columns int, f func(row []any) error) error {
-	rows, err := db.QueryContext(ctx, query, args...)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		row := make([]any, columns)
-		into := make([]any, columns)
-		for i := range row {
-			into[i] = &row[i]
-		}
-		if err := rows.Scan(into...); err != nil {
-			return err
-		}
-		if err := f(row); err != nil {
-			return err
-		}
-	}
-	return rows.Err()
-}
-
-// compare compares all rows of a table in both databases.
-func (t *transfer) compare(ctx context.Context, table table) (err error) {
-	if table.columns, err = t.columnsOf(ctx, table.name); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	mine := make(chan []any, 100)
-	read := make(chan error, 1)
-	go func() {
-		defer close(mine)
-		read <- t.each(ctx, table.selectionByBytes(), nil, len(table.columns), func(row []any) error {
-			select {
-			case mine <- row:
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		})
-	}()
-	n := 0
-	err = t.to.Query(ctx, table.selection(0), nil, func(theirs []any) error {
-		n++
-		row, ok := <-mine
-		if !ok {
-			return fmt.Errorf("row %d is only in PostgreSQL", n)
-		}
-		for i, value := range row {
-			if !same(value, theirs[i]) {
-				return fmt.Errorf("the column %s of row %d differs", table.columns[i], n)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	if _, more := <-mine; more {
-		return fmt.Errorf("row %d is missing in PostgreSQL", n+1)
-	}
-	return <-read
-}
-
-// selectionByBytes is the query of all rows of the file in the order of PostgreSQL.
-func (t table) selectionByBytes() string {
-	order := make([]string, len(t.key))
-	for i, name := range t.key {
-		order[i] = `"` + name + `" COLLATE BINARY`
-	}
-	return "SELECT " + quoted(t.columns) + " FROM " + t.name + " ORDER BY " + strings.Join(order, ", ")
-}
-
-// same reports whether two values are equal. A nil blob equals an empty blob.
-func same(a, b any) bool {
-	if x, ok := a.([]byte); ok {
-		y, ok := b.([]byte)
-		return ok && string(x) == string(y)
-	}
-	return a == b
-}
-
-// finish sets the counters of the target, and writes the hub's name to it.
-func (t *transfer) finish(ctx context.Context) error {
-	counters := map[string]int64{}
+// Copy copies all tables, and compares every row. The hub may go on to use the file.
+func (m *Move) Copy(ctx context.Context) error {
 	for _, table := range tables {
-		if table.counter == "" {
-			continue
-		}
-		var last sql.NullInt64
-		query := "SELECT max(" + table.counter + ") FROM " + table.name
-		if table.never {
-			query = "SELECT max(seq) FROM sqlite_sequence WHERE name = '" + table.name + "'"
-		}
-		if err := t.from.QueryRowContext(ctx, query).Scan(&last); err != nil {
-			return err
-		}
-		if last.Int64 > 0 {
-			counters[table.name+"."+table.counter] = last.Int64
+		if err := m.copy(ctx, table); err != nil {
+			return fmt.Errorf("copy %s: %w", table.name, err)
 		}
 	}
-	return t.to.Finish(ctx, counters, t.Hub)
+	if _, err := m.CatchUp(ctx); err != nil {
+		return err
+	}
+	for _, table := range tables {
+		if err := m.compare(ctx, table); err != nil {
+			return fmt.Errorf("compare %s: %w", table.name, err)
+		}
+	}
+	// The planner of PostgreSQL counts the rows.
+	return m.to.Exec(ctx, "ANALYZE")
 }

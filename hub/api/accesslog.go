@@ -1,0 +1,73 @@
+package api
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+
+	"gangway/hub/store"
+)
+
+// answer is a response whose status and size are recorded.
+type answer struct {
+	http.ResponseWriter
+	status int
+	bytes  int64
+}
+
+func (a *answer) WriteHeader(status int) {
+	if a.status == 0 && status >= 200 { // the status of an informational answer is not the last one
+		a.status = status
+	}
+	a.ResponseWriter.WriteHeader(status)
+}
+
+func (a *answer) Write(b []byte) (int, error) {
+	if a.status == 0 {
+		a.status = http.StatusOK
+	}
+	n, err := a.ResponseWriter.Write(b)
+	a.bytes += int64(n)
+	return n, err
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+// logged writes a line of the access log for each request. The line has the route's pattern and not
+// the path, because paths and queries contain secrets, such as claim codes and signed URLs.
+func (s *Server) logged(next http.Handler) http.Handler {
+	if s.cfg.AccessLog == nil {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		begun, a := time.Now(), &answer{ResponseWriter: w}
+		defer func() {
+			status := a.status
+			if status == 0 {
+				status = http.StatusOK // the server answers so if a handler writes nothing
+			}
+			p := recover()
+			if p != nil {
+				status = http.StatusInternalServerError
+			}
+			actor := store.ActorIn(r.Context())
+			s.cfg.AccessLog.LogAttrs(r.Context(), slog.LevelInfo, "request",
+				slog.String("method", knownMethod(r.Method)), slog.String("route", r.Pattern), slog.Int("status", status), slog.Int64("bytes", a.bytes),
+				slog.Float64("seconds", time.Since(begun).Seconds()), slog.String("address", actor.Addr), slog.String("actor", actor.ID), slog.String("means", actor.Means))
+			if p != nil {
+				panic(p)
+			}
+		}()
+		next.ServeHTTP(a, r)
+	})
+}
+
+// knownMethod returns the method, or "other" for one that no route has: a client may send any text.
+func knownMethod(m string) string {
+	switch m {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return m
+	}
+	return "other"
+}
