@@ -185,7 +185,7 @@ func (c *container) wait(t *testing.T, grace time.Duration) int {
 // await waits until `check` returns nil, and fails the test if the container ends before.
 func (c *container) await(t *testing.T, what string, check func() error) {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(3 * time.Minute) // a busy machine is slow
 	for err := check(); err != nil; err = check() {
 		select {
 		case <-c.done:
@@ -193,7 +193,7 @@ func (c *container) await(t *testing.T, what string, check func() error) {
 		default:
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%s is not %s after a minute: %v\n%s", c.Name, what, err, c.out.tail())
+			t.Fatalf("%s is not %s after three minutes: %v\n%s", c.Name, what, err, c.out.tail())
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
