@@ -210,10 +210,8 @@ func changed(r *rand.Rand, v any) any {
 	return nil
 }
 
-// corruption is a changed value of the database.
-type corruption struct {
-	table, column string
-}
+// corruption is a column in which a value is changed.
+type corruption struct{ table, column string }
 
 // corruptionSeed is the seed from which the corruptions are drawn.
 const corruptionSeed = 23
@@ -238,7 +236,7 @@ func TestEachCorruptionIsFound(t *testing.T) {
 	slices.Sort(names)
 	for _, table := range names {
 		for _, column := range tables[table] {
-			all = append(all, corruption{table: table, column: column})
+			all = append(all, corruption{table, column})
 		}
 	}
 	r := rand.New(rand.NewPCG(corruptionSeed, 0))
