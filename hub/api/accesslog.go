@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"log/slog"
 	"net/http"
 	"time"
@@ -61,6 +62,12 @@ func (s *Server) logged(next http.Handler) http.Handler {
 		}()
 		next.ServeHTTP(a, r)
 	})
+}
+
+// routeOf names a request in the hub's log: by the pattern of its route, because a path can contain a
+// claim code or a signed URL.
+func routeOf(r *http.Request) string {
+	return cmp.Or(r.Pattern, knownMethod(r.Method)+" without a route")
 }
 
 // knownMethod returns the method, or "other" for one that no route has: a client may send any text.

@@ -392,13 +392,14 @@ func (s *Server) secured(next http.Handler) http.Handler {
 	next = s.logged(origin.Handler(next))
 	addresses := strings.Join(append([]string{s.cfg.PublicURL}, s.cfg.AlsoURLs...), ", ")
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		served := r // the request that the handlers get; the mux sets its pattern
 		defer func() {
 			if v := recover(); v != nil {
 				if v == http.ErrAbortHandler {
 					panic(v)
 				}
 				s.metrics.panics.Inc()
-				s.log.Error("panic", "method", r.Method, "path", r.URL.Path, "panic", v)
+				s.log.Error("panic", "route", routeOf(served), "panic", v)
 				s.fail(w, r, fmt.Errorf("panic: %v", v))
 			}
 		}()
@@ -423,6 +424,7 @@ func (s *Server) secured(next http.Handler) http.Handler {
 			return
 		}
 		actor := &store.Actor{Addr: remoteAddr(from)}
-		next.ServeHTTP(w, from.WithContext(store.WithActor(from.Context(), actor)))
+		served = from.WithContext(store.WithActor(from.Context(), actor))
+		next.ServeHTTP(w, served)
 	})
 }

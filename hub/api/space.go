@@ -254,22 +254,22 @@ var errStoreBusy = problem(http.StatusServiceUnavailable, "store-busy", "Try aga
 
 var errKeyUnavailable = problem(http.StatusServiceUnavailable, "ca-unavailable", "Try again after the time in the header Retry-After; the agent does this by itself. The hub's log names the cause.", "The hub cannot issue certificates at the moment.")
 
-// temporaryProblem converts a temporary failure of the store, or of the key of a CA, to a problem. It returns nil for other
-// errors.
+// temporaryProblem converts a temporary failure of the store, or of the key of a CA, to a problem. It
+// returns nil for other errors.
 func (s *Server) temporaryProblem(r *http.Request, err error) *Problem {
 	switch {
 	case isDiskFull(err):
 		s.space.wasFull()
 		s.metrics.errors.WithLabelValues(fullError).Inc()
-		s.log.Error("the disk is full", "method", r.Method, "path", r.URL.Path, "err", err)
+		s.log.Error("the disk is full", "route", routeOf(r), "err", err)
 		return errStorage
 	case errors.Is(err, store.ErrBusy):
 		s.metrics.errors.WithLabelValues(busyError).Inc()
-		s.log.Error("the database is busy", "method", r.Method, "path", r.URL.Path, "err", err)
+		s.log.Error("the database is busy", "route", routeOf(r), "err", err)
 		return errStoreBusy
 	case errors.Is(err, cakey.ErrUnavailable):
 		s.metrics.errors.WithLabelValues(internalError).Inc()
-		s.log.Error("the key of a CA cannot be used", "method", r.Method, "path", r.URL.Path, "err", err)
+		s.log.Error("the key of a CA cannot be used", "route", routeOf(r), "err", err)
 		return errKeyUnavailable
 	}
 	return nil

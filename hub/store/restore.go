@@ -66,9 +66,9 @@ type Restores interface {
 	LostDevices(ctx context.Context, after string, limit int) ([]LostDevice, error)
 	// PausedTokens returns all join tokens that are paused.
 	PausedTokens(ctx context.Context) ([]JoinToken, error)
-	// ResumeToken lets devices use a paused join token again. `spent` is the number of uses that the hub
-	// has lost: the token's maximum number of uses decreases by that number. If no uses are left, the token is
-	// disabled.
+	// ResumeToken lets devices use a paused join token again. `spent` is the number of uses that the
+	// hub has lost: the token's maximum number of uses decreases by that number. If no uses are left,
+	// ResumeToken disables the token.
 	// ErrNotFound: there is no paused token with this id.
 	ResumeToken(ctx context.Context, id string, spent int, e Event) error
 }
