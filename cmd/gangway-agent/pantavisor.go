@@ -26,7 +26,7 @@ const (
 	registerWithin = 50 * time.Second
 	loginWithin    = 40 * time.Second
 	restartWithin  = time.Hour
-	keepEvery      = 6 * time.Hour // a secret of Pantavisor expires after a day
+	keepEvery      = 6 * time.Hour // how often the agent renews Pantavisor's secret, which expires after a day
 )
 
 // hookVerb returns the verb "register" or "login" if Pantavisor called the program as a hook:

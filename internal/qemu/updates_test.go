@@ -152,7 +152,7 @@ type without struct {
 
 func (w without) ReadFile(name string) ([]byte, error) {
 	b, err := fs.ReadFile(w.FS, name)
-	if name == "modules.builtin" { // this file lists the module as built in, so the image builder accepts its absence
+	if name == "modules.builtin" { // list the module as built in: then the image builder accepts that its file is missing
 		b = append(b, "kernel/"+w.module+".ko\n"...)
 	}
 	return b, err

@@ -373,7 +373,7 @@ func (p *parser) certificate(lines []string) error {
 	}
 	block, rest := pem.Decode([]byte(strings.Join(lines, "\n") + "\n"))
 	if block == nil || len(rest) > 0 || len(block.Headers) > 0 {
-		return fmt.Errorf("the certificate cannot be read; copy all of its PEM text, to %s", pemEnd)
+		return fmt.Errorf("the certificate cannot be read; copy all of its PEM text, including the last line, %s", pemEnd)
 	}
 	c, err := ParseCA(block.Bytes)
 	switch {
