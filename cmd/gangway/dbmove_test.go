@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -267,8 +268,10 @@ func (l *movingLoad) end() {
 		}
 		return strings.TrimSpace(out)
 	}
-	if got := ask(`SELECT count(*) FROM devices WHERE deleted = 0`); got != fmt.Sprint(l.onboarded) {
-		t.Errorf("PostgreSQL has %s devices; %d were onboarded", got, l.onboarded)
+	// The hub may have stored a device without the device receiving the answer.
+	got := ask(`SELECT count(*) FROM devices WHERE deleted = 0`)
+	if n, err := strconv.Atoi(got); err != nil || n < l.onboarded || n > l.onboarded+len(l.failed) {
+		t.Errorf("PostgreSQL has %s devices; %d were onboarded, and %d onboardings failed", got, l.onboarded, len(l.failed))
 	}
 	for id, n := range l.acked {
 		got := ask(`SELECT device_meta::json->>'n' FROM devices WHERE device_meta::json->>'who' = '` + id + `'`)
