@@ -35,23 +35,45 @@ type Server struct {
 	management string
 }
 
-// freePort returns a loopback address with a port that no process listens on.
-func freePort(t *testing.T, network string) string {
+// freePort returns a loopback address with a port that no process uses, neither with TCP nor with UDP:
+// the DNS server needs both.
+func freePort(t *testing.T) string {
 	t.Helper()
-	if network == "udp" {
-		l, err := net.ListenPacket("udp", "127.0.0.1:0")
+	for range 100 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close()
-		return l.LocalAddr().String()
+		at := l.Addr().String()
+		u, err := net.ListenPacket("udp", at)
+		l.Close()
+		if err == nil {
+			u.Close()
+			return at
+		}
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	t.Fatal("no port is free with TCP and UDP")
+	return ""
+}
+
+// waitForDNS waits until the DNS server answers.
+func waitForDNS(t *testing.T, at, log string) {
+	t.Helper()
+	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, at)
+	}}
+	var err error
+	for range 100 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		_, err = resolver.LookupHost(ctx, "pages.example")
+		cancel()
+		if err == nil {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	text, _ := os.ReadFile(log)
+	t.Fatalf("the DNS server does not answer: %v: %.1000s", err, text)
 }
 
 // build builds the ACME server from the server's own Go module, and returns the path of the folder
@@ -101,7 +123,7 @@ func Start(t *testing.T, pages string, valid time.Duration) *Server {
 	cert, key := selfSigned(t)
 	s := &Server{Roots: x509.NewCertPool(), RootsPEM: cert, Log: filepath.Join(dir, "pebble.log")}
 	s.Roots.AppendCertsFromPEM(cert)
-	at, management, dns := freePort(t, "tcp"), freePort(t, "tcp"), freePort(t, "udp")
+	at, management, dns := freePort(t), freePort(t), freePort(t)
 	config := fmt.Sprintf(`{"pebble": {"listenAddress": %q, "managementListenAddress": %q, "certificate": %q, "privateKey": %q,
 		"httpPort": 1, "tlsPort": %s, "retryAfter": {"authz": 1, "order": 1}, "keyAlgorithm": "ecdsa",
 		"profiles": {"default": {"description": "for tests", "validityPeriod": %d}}}}`, at, management, filepath.Join(dir, "crt"), filepath.Join(dir, "key"), port, int(valid.Seconds()))
@@ -126,7 +148,9 @@ func Start(t *testing.T, pages string, valid time.Duration) *Server {
 		}
 		t.Cleanup(func() { running.Stop(0); out.Close() })
 	}
-	start(filepath.Join(dir, "dns.log"), "pebble-challtestsrv", "-dnsserver", dns, "-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "", "-management", freePort(t, "tcp"))
+	dnsLog := filepath.Join(dir, "dns.log")
+	start(dnsLog, "pebble-challtestsrv", "-dnsserver", dns, "-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "", "-management", freePort(t))
+	waitForDNS(t, dns, dnsLog)
 	start(s.Log, "pebble", "-config", filepath.Join(dir, "config"), "-dnsserver", dns)
 	_, atPort, _ := net.SplitHostPort(at)
 	_, managementPort, _ := net.SplitHostPort(management)
