@@ -18,6 +18,7 @@ import (
 
 	"gangway/hub/store/postgres/pgtest"
 	"gangway/internal/fleet"
+	"gangway/internal/race"
 	"gangway/wire"
 )
 
@@ -289,6 +290,7 @@ func (l *movingLoad) end() {
 // The database of a hub moves to PostgreSQL while devices onboard and report. No onboarding fails, no
 // report is refused, and every acknowledged write is there. The copy is killed and goes on.
 func TestRunningHubMovesToPostgreSQL(t *testing.T) {
+	race.Skip(t)
 	if testing.Short() {
 		t.Skip("moves a database under load, which takes ten seconds")
 	}
@@ -334,6 +336,7 @@ func TestRunningHubMovesToPostgreSQL(t *testing.T) {
 
 // The hub is killed while it changes to PostgreSQL. Its next start completes the move.
 func TestHubIsKilledDuringTheMove(t *testing.T) {
+	race.Skip(t)
 	if testing.Short() {
 		t.Skip("moves a database under load, which takes ten seconds")
 	}

@@ -14,12 +14,14 @@ import (
 
 	"gangway/internal/pebble"
 	"gangway/internal/process"
+	"gangway/internal/race"
 )
 
 // 'gangway serve --acme' gets the pages' certificate from an ACME server. The certificates live for
 // a minute, and the hub renews the certificate in the last 20 seconds, while it serves pages: no
 // connection gets an expired certificate.
 func TestServeRenewsItsACMECertificate(t *testing.T) {
+	race.Skip(t)
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("builds an ACME server, and waits until a certificate of one minute is renewed")

@@ -15,6 +15,7 @@ import (
 	"gangway/hub/store"
 	"gangway/internal/brief"
 	"gangway/internal/hubtest"
+	"gangway/internal/race"
 
 	_ "modernc.org/sqlite"
 )
@@ -90,6 +91,7 @@ func (s *scene) rows(t testing.TB) int {
 // A day of refused requests, of any number and from any networks, grows the database by at most 50
 // MB.
 func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
+	race.Skip(t)
 	t.Parallel()
 	s := newScene(t)
 	s.Server.Unlimited()
@@ -209,6 +211,7 @@ func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
 // The hub removes events that strangers caused after some time, and events of owners much later.
 // The database uses the space of removed events again.
 func TestOldEventsAreForgotten(t *testing.T) {
+	race.Skip(t)
 	t.Parallel()
 	s := newScene(t)
 	s.Server.Unlimited()

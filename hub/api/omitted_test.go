@@ -19,6 +19,7 @@ import (
 	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
+	"gangway/internal/race"
 	"gangway/tcg"
 	"gangway/wire"
 )
@@ -67,6 +68,7 @@ func (revoking) Revocation(context.Context, *x509.Certificate, []*x509.Certifica
 // the same way, in one-step and in two-step enrolment, with and without a line for the EK in the EK
 // list.
 func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
+	race.Skip(t)
 	t.Parallel()
 	const lab = hubtest.LabPolicy
 	unknown := must(unknownMaker())(t)

@@ -13,6 +13,7 @@ import (
 	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
+	"gangway/internal/race"
 	"gangway/wire"
 )
 
@@ -74,6 +75,7 @@ func checkGuessesAreLimited(t *testing.T, b *browser) {
 
 // The hub limits guesses of short forms, and the number of machines that it remembers.
 func TestShortFormsAreNotGuessedAndNotHoarded(t *testing.T) {
+	race.Skip(t)
 	t.Parallel()
 	s := newScene(t)
 	b := s.browser(t)

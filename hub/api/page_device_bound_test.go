@@ -10,6 +10,7 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/store"
+	"gangway/internal/race"
 	"gangway/wire/trail"
 )
 
@@ -111,6 +112,7 @@ func (c *counted) Logs(ctx context.Context, f store.LogFilter) ([]store.LogEntry
 // The page of a device with a long history makes no more database calls than the page of a new
 // device. The number of rows and bytes is bounded.
 func TestDevicePageDoesBoundedWork(t *testing.T) {
+	race.Skip(t)
 	t.Parallel()
 	var reads *counted
 	f := fleetOf(t, newSceneWith(t, func(c *api.Config) {

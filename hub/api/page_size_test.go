@@ -12,6 +12,7 @@ import (
 	"gangway/hub/policy"
 	"gangway/hub/store"
 	"gangway/internal/brief"
+	"gangway/internal/race"
 	"gangway/wire"
 	"gangway/wire/trail"
 )
@@ -87,6 +88,7 @@ func crowded(t *testing.T) *fleetScene {
 // Every page stays small, whatever devices, programs and people wrote: long names, thousands of keys
 // and files, long log lines, and texts whose every character needs several bytes on the page.
 func TestHostileDataMakesNoLargePage(t *testing.T) {
+	race.Skip(t)
 	t.Parallel()
 	f := crowded(t)
 	b := f.browser(t)

@@ -25,6 +25,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/webcert"
 	"gangway/internal/hubtest"
+	"gangway/internal/race"
 	"gangway/wire"
 )
 
@@ -94,6 +95,7 @@ func (p *pageScene) visit(t *testing.T, method, path, body string, header map[st
 // On the pages' own listener, a device's client certificate gives no identity, and the routes for
 // devices do not exist.
 func TestPagesOwnNameKnowsNoDevices(t *testing.T) {
+	race.Skip(t)
 	t.Parallel()
 	p := newPageScene(t)
 	p.Server.Unlimited()

@@ -13,6 +13,7 @@ import (
 	"gangway/hub/store"
 	"gangway/internal/brief"
 	"gangway/internal/hubtest"
+	"gangway/internal/race"
 )
 
 // Rules of Pantacor's clients that no other test covers; see docs/pantahub-compat.md.
@@ -127,6 +128,7 @@ func TestCollectionsTakeATrailingSlash(t *testing.T) {
 // A page of another site cannot read any answer of the hub. The test sends a simple request, and a
 // request with a CORS preflight.
 func TestNoOtherSiteReadsAnAnswer(t *testing.T) {
+	race.Skip(t)
 	t.Parallel()
 	c := newContract(t)
 	c.each(func(method, path string, r row) {

@@ -126,6 +126,7 @@ func TestRefusesToOpen(t *testing.T) {
 }
 
 func TestOpensPathsThatLookLikeURIs(t *testing.T) {
+	race.Skip(t)
 	t.Parallel()
 	for _, name := range []string{"a?mode=memory", "50%20", "#1", "file:x", "äöü and spaces"} {
 		path := filepath.Join(t.TempDir(), name)
