@@ -444,7 +444,7 @@ func (w *watched) faults() []fault {
 	}
 }
 
-// heardBefore reports whether the replica last heard the others before this time.
+// heardBefore reports whether the replica last heard the others longer ago than `age`.
 func (w *watched) heardBefore(age time.Duration) bool {
 	s := w.scrape()
 	return float64(s.at.UnixMilli())/1000-sample(w.t, s.text, "gangway_replica_heard_timestamp_seconds") > age.Seconds()

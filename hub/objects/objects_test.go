@@ -112,7 +112,7 @@ func s3OfVersity(t *testing.T) func(t *testing.T) objects.Store {
 	}
 }
 
-// place is the place of the objects in tests that have each object once.
+// place is the Place of every object in tests that store only one copy of each object.
 const place = "AAAABBBBCCCCDDDDEEEEFFFF23"
 
 func content(seed string, size int) (objects.Key, []byte) {

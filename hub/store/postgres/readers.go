@@ -102,7 +102,7 @@ func (r *readers) once(ctx context.Context, c *conn, run func(*conn) error) (*co
 	c.forget()
 	err := run(c)
 	if c.failed != nil && lost(c.failed) {
-		err = c.failed // the caller may have wrapped the error, or dropped it
+		err = c.failed // `run` may have wrapped this error, or returned another error or none
 		c.drop()
 	}
 	if c.closed() {

@@ -89,9 +89,9 @@ func (m *Move) checkSchema(ctx context.Context) error {
 	return err
 }
 
-// Stop gives up a move: it removes the triggers and their notes from a file, also from one that Finish has
-// closed. If idle is not 0, it does
-// nothing if a program has worked at the move within this time. It does nothing if there is no move.
+// Stop gives up a move: it removes the move's triggers, and the changes that they recorded, from
+// the file. This also works after Finish has locked the file. Stop does nothing if the file has no
+// move, or if `idle` is not 0 and a program worked at the move less than `idle` ago.
 func Stop(ctx context.Context, file string, idle time.Duration) (stopped bool, err error) {
 	done, err := sqlite.TakeTurn(file)
 	if err != nil {
