@@ -25,7 +25,7 @@ const (
 // first needed.
 type readers struct {
 	open   func(ctx context.Context) (*conn, error)
-	idle   chan *conn // a nil conn is one that is not open
+	idle   chan *conn // a nil conn stands for a connection that is not open
 	closed chan struct{}
 }
 
