@@ -714,7 +714,7 @@ func neededContentStays(f *fixture) {
 	if unneeded(u.Place) {
 		f.Fatal("the place of a running upload was given up")
 	}
-	for range 2 { // the second call is that of a hub that was paused
+	for range 2 { // the second call comes late, from a hub that was paused
 		if !unneeded(first) {
 			f.Fatal("the place is needed although no owner has a record")
 		}
@@ -739,7 +739,7 @@ func uploadsOfOneObject(f *fixture) {
 	stolen.Owner = f.other.ID
 	_, err := f.FinishUpload(f.ctx, stolen, "", 10, plenty, Epoch)
 	f.refused(err, store.ErrNotFound)
-	for range 2 { // the second call is that of a hub that has not got the answer
+	for range 2 { // the second call is a retry by a hub that did not get the first answer
 		if !f.uploads(mine, 10, Epoch) {
 			f.Error("the first upload's place is not used")
 		}
