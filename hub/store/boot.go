@@ -54,8 +54,8 @@ type Boots interface {
 	// before b, without their evidence. The caller has compared b with the parameter `reference`.
 	// If the device has no reference and the parameter is not empty, the parameter becomes the
 	// device's reference. If the device has a different reference, PutBoot stores nothing: the
-	// owner has changed the reference after the comparison. `current` is the device's reference
-	// after the call.
+	// owner has changed the reference since the caller compared b with it. `current` is the
+	// device's reference after the call.
 	//
 	// If b.Number is not 0, the device sent the same boot before. In that case, b replaces the
 	// measurement with that number, if that measurement is still the latest.

@@ -52,7 +52,8 @@ type BootDecision struct {
 	Devices int
 }
 
-// BootJudged is what the store keeps of a device's newest boot for questions about cohorts.
+// BootJudged is the part of a device's newest boot that the store keeps for questions about
+// cohorts.
 type BootJudged struct {
 	// Version is the version of the owner's rules by which the boot was judged.
 	Version  int64

@@ -95,8 +95,8 @@ type Objects interface {
 	// that are not in parts have no Token.
 	ExpiredUploads(ctx context.Context, before time.Time, limit int) ([]PartialUpload, error)
 	// MarkContentLost marks all records of an object as not Stored, because its bytes are lost. The
-	// object no longer counts against its owners' quotas. If the object is at another place meanwhile,
-	// nothing changes.
+	// object no longer counts against its owners' quotas. If the object's bytes are at another
+	// place than `place` by now, nothing changes.
 	MarkContentLost(ctx context.Context, sum Hash, place string) error
 	// HasContents reports whether any owner has a Stored object.
 	HasContents(ctx context.Context) (bool, error)
@@ -109,8 +109,9 @@ type Objects interface {
 	// if the record's Modified is before the time `unused`. It removes at most limit records, and
 	// returns the number of removed records.
 	ExpireObjects(ctx context.Context, pending, unused time.Time, limit int) (int, error)
-	// RemoveContent reports whether a place of an object is not needed. Then nobody will ever use this
-	// place again, and the caller may remove the bytes that are there. A place is needed if an upload
-	// uses it, or if it is the object's place and any owner has a record of the object.
+	// RemoveContent reports whether a place of an object is no longer needed. If it reports true,
+	// nobody will ever use this place again, and the caller may remove the bytes that are there. A
+	// place is needed if an upload uses it, or if it is the object's place and any owner has a
+	// record of the object.
 	RemoveContent(ctx context.Context, sum Hash, place string) (bool, error)
 }

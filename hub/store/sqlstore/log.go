@@ -68,7 +68,7 @@ func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []
 	if len(entries) == 0 {
 		return nil
 	}
-	data, size := encodeLogs(entries), logSizes(entries) // outside of the transaction, for which others wait
+	data, size := encodeLogs(entries), logSizes(entries) // before the transaction, because other writes wait for the transaction
 	n := int64(len(entries))
 	return s.db.Write(ctx, func(c Conn) error {
 		// A reader that continues after an entry must find all later entries. So the times of an

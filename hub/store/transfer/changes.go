@@ -78,8 +78,8 @@ func (t table) triggers() string {
 
 func (t table) trigger(event string) string { return "move_" + strings.ToLower(event) + "_" + t.name }
 
-// checkSchema reads the id of the move. It returns ErrUpgraded if the schema of the file is not the one
-// for which the triggers were made: a migration may have removed triggers with their tables.
+// checkSchema reads the id of the move. It returns ErrUpgraded if the file has another schema than
+// when the triggers were made: a migration may have removed tables, and their triggers with them.
 func (m *Move) checkSchema(ctx context.Context) error {
 	var then, now, triggers int
 	err := m.from.QueryRowContext(ctx, `SELECT id, schema, (SELECT max(version_id) FROM goose_db_version),
@@ -126,8 +126,8 @@ func Stop(ctx context.Context, file string, idle time.Duration) (stopped bool, e
 	return err == nil, err
 }
 
-// keys has the keys of changed rows, without duplicates. For a table whose key ignores case, it has one
-// key without values.
+// keys has the keys of changed rows, without duplicates, by table. For a table whose key ignores
+// case, it has only one key, which has no values.
 type keys map[string][][]any
 
 // changes reads the keys of all changed rows, and the number of the last change.
@@ -266,7 +266,7 @@ func (m *Move) applyRows(ctx context.Context, from *sql.Tx, t table, list [][]an
 	var rows [][]any
 	for _, key := range list {
 		err := eachRow(ctx, from, query, key, len(columns), func(row []any) error {
-			// A column that ignores case also finds a row with a different key.
+			// If a column ignores case, the query also finds a row whose key differs in case.
 			if name(m.keyOf(t, row)) == name(key) {
 				rows = append(rows, row)
 			}

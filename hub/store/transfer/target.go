@@ -15,7 +15,8 @@ import (
 // are off, because the file already contains the rows that they would write. The table move_state
 // has the id of the move, and the statements that restore the foreign keys.
 
-// prepare checks that the target is empty or belongs to this move, and then makes it belong to the move.
+// prepare checks that the target is empty or belongs to this move, and then marks it with the id of
+// this move.
 func (m *Move) prepare(ctx context.Context, hub string) error {
 	if err := m.to.Exec(ctx, `CREATE TABLE IF NOT EXISTS move_state (name text PRIMARY KEY, value text NOT NULL)`); err != nil {
 		return err
@@ -80,10 +81,10 @@ func (m *Move) checkEmpty(ctx context.Context) error {
 	return nil
 }
 
-// Finish copies the last changes of a file that no hub uses any more, restores the triggers and foreign
-// keys of the target, sets its counters, and writes the hub's name to it. Before it writes the name, it
-// locks the file. After that, no program can write to the file any more: not even an operator's command
-// that has opened the file before.
+// Finish copies the last changes of a file that no hub uses any more, restores the triggers and
+// foreign keys of the target, sets its counters, and writes the hub's name to it. Before it writes
+// the name, it locks the file. After that, no program can write to the file, not even an operator's
+// command that opened the file earlier.
 func (m *Move) Finish(ctx context.Context) error {
 	if err := m.checkSchema(ctx); err != nil {
 		return err
