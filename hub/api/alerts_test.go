@@ -491,8 +491,9 @@ func (w *watched) lock() (unlock func()) {
 	}
 }
 
-// Each alert fires while its reason lasts, and ends afterwards. The reasons are real faults of a real
-// hub; promtool evaluates the rules with what the hub's /metrics said before, during and after.
+// Each alert fires while its reason lasts, and ends afterwards. The reasons are real faults of a
+// real hub; promtool evaluates the rules with the values that the hub's /metrics had before, during
+// and after the fault.
 func TestEachAlertFiresAndClears(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

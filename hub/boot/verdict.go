@@ -98,8 +98,8 @@ type judge struct {
 	*Measurement
 	Rules
 	values map[string]string
-	// meant are the manifests of the systems that are meant to run and whose PCR 11 is the measured
-	// one. Several manifests may have the same PCR 11.
+	// meant has the manifests of the systems that are meant to run, and whose PCR 11 has the
+	// measured value. Several manifests may have the same PCR 11.
 	meant []*manifest.Manifest
 	other *manifest.Manifest // the manifest with the measured PCR 11, if none is in `meant`
 	back  bool               // the system is older than the system that ran before, and no revision orders the older system
