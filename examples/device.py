@@ -215,7 +215,7 @@ def open_reply(token, chip, ek, iak, idevid, request, reply):
         raise ValueError("the reply does not have four certificates")
     for (leaf, ca), key in zip((certificates[:2], certificates[2:]), (idevid, iak)):
         if not tls13.issued(ca, leaf) or not any(tls13.issued(root, ca) for root in token.roots):
-            raise ValueError("the hub's CA did not issue a certificate in the reply")
+            raise ValueError("a certificate in the reply was not issued by the hub's CA")
         if tpm_.public_key_of(leaf) != key.pem():
             raise ValueError("a certificate in the hub's reply is for a key that this TPM does not have")
     return certificates, hkdf(secret, salt, b"gangway activation v1")

@@ -453,7 +453,7 @@ tls_ask() {
 # not checked: the certificates never expire, and the machine's clock may be wrong.
 is_ours() {
 	openssl verify -no-CApath -no-CAstore -CAfile "$work/hub-ca.pem" -no_check_time \
-		-untrusted "$2" "$1" >/dev/null || die "the hub's CA did not issue a certificate in the reply"
+		-untrusted "$2" "$1" >/dev/null || die "a certificate in the reply was not issued by the hub's CA"
 	is_for "$1" "$3"
 }
 is_for() {

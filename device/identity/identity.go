@@ -41,8 +41,8 @@ type Options struct {
 
 	// WithoutCertificate leaves the EK certificates out if the TPM can make none of their keys, as
 	// after TPM2_ChangeEPS. If WithoutCertificate is not set, AllowUnvouched includes one of these
-	// certificates in the request, and the hub then refuses the request. The request always
-	// includes a matching certificate.
+	// certificates in the request, and the hub then refuses the request. If a certificate matches
+	// the EK, WithoutCertificate has no effect: the request includes that certificate.
 	WithoutCertificate bool
 
 	// EndorsementAuth is the authorisation value of the endorsement hierarchy;

@@ -19,7 +19,7 @@ import (
 
 // Signer is the IDevID key as a crypto.Signer, for TLS. It is safe for concurrent use.
 type Signer struct {
-	IDevID     *tcg.Public // for reading
+	IDevID     *tcg.Public // callers must not change it
 	IDevIDName []byte      // its TPM name
 
 	ring *ring

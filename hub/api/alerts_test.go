@@ -141,8 +141,8 @@ const (
 	lookClear                   = calmFor + faultFor + clearFor - 1
 )
 
-// values returns the values of a series during a phase, in the notation of promtool. A time stays as
-// old as it was at the scrape.
+// values returns the values of a series during a phase, in the notation of promtool. If the value
+// is a time, it advances during the phase, so that its age stays the same as at the scrape.
 func (s scrape) values(series string, from, minutes int) string {
 	name, _, _ := strings.Cut(series, "{")
 	value, ok := "", false
@@ -225,7 +225,8 @@ func newPromTest(t *testing.T, r rule, calm, fault, cleared scrape) promTest {
 	return p
 }
 
-// fault causes the reason of an alert, and ends it again.
+// fault is a fault that makes an alert fire. The function `cause` begins the fault, and the
+// function `end` ends it.
 type fault struct {
 	alert      string
 	cause, end func()
@@ -369,7 +370,8 @@ func (w *watched) replaceCertificate(left time.Duration) {
 	}
 }
 
-// faults are in an order in which no fault changes what a later one needs.
+// faults returns all faults, in an order in which no fault changes anything that a later fault
+// needs.
 func (w *watched) faults() []fault {
 	t := w.t
 	root, _ := newCertificate(t, "Old TPM maker", 60*24*time.Hour)
@@ -425,7 +427,7 @@ func (w *watched) faults() []fault {
 			w.sql(`ALTER TABLE gone RENAME TO replica_messages`)
 			w.until("the replica hears others again", func() bool { return !w.heardBefore(1500 * time.Millisecond) })
 		}},
-		{"GangwayWorkStopped", func() { // another replica hangs, but prolongs its lease
+		{"GangwayWorkStopped", func() { // another replica hangs, but still renews its lease
 			w.sql(`UPDATE leases SET holder = 'hangs', fence = fence + 1, expires = expires + 3600000000 WHERE name = 'periodic-work'`)
 			w.Advance(30 * time.Minute)
 			w.Server.Work(t.Context())
@@ -444,7 +446,7 @@ func (w *watched) faults() []fault {
 	}
 }
 
-// heardBefore reports whether the replica last heard the others before this time.
+// heardBefore reports whether the replica last heard the others longer ago than `age`.
 func (w *watched) heardBefore(age time.Duration) bool {
 	s := w.scrape()
 	return float64(s.at.UnixMilli())/1000-sample(w.t, s.text, "gangway_replica_heard_timestamp_seconds") > age.Seconds()
@@ -489,8 +491,9 @@ func (w *watched) lock() (unlock func()) {
 	}
 }
 
-// Each alert fires while its reason lasts, and ends afterwards. The reasons are real faults of a real
-// hub; promtool evaluates the rules with what the hub's /metrics said before, during and after.
+// Each alert fires while its reason lasts, and ends afterwards. The reasons are real faults of a
+// real hub; promtool evaluates the rules with the values that the hub's /metrics had before, during
+// and after the fault.
 func TestEachAlertFiresAndClears(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

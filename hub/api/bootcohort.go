@@ -25,8 +25,8 @@ const (
 	sampledCohorts = 20
 )
 
-// A cohort is an outlier if its model has at least outlierOf devices, and at most one of outlierIn
-// devices is in the cohort.
+// A cohort is an outlier if its model has at least outlierOf measured devices, and at most
+// 1/outlierIn of them are in the cohort.
 const (
 	outlierOf = 10
 	outlierIn = 20

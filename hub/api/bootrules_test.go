@@ -31,14 +31,14 @@ func hexSum(text string) string {
 	return hex.EncodeToString(d[:])
 }
 
-// system is the boot of a system whose stub starts its kernel through firmware.
+// system returns the event log of a boot whose system's stub starts the kernel through firmware.
 func system(kernel string) eventlog.Log {
 	started := sha256.Sum256([]byte("program " + kernel))
 	return append(eventlog.Boot(true, kernel, "quiet"), eventlog.Event{PCR: 4, Type: eventlog.EFIBootApplication, Data: []byte{1}, Digest: started[:]})
 }
 
-// manifestOf is the manifest of the boot system(kernel). Its values are computed from the system's
-// content, not copied from a measurement.
+// manifestOf returns the manifest of the system that the log system(kernel) describes. Its values
+// are computed from the system's content, not copied from a measurement.
 func manifestOf(kernel string, sequence uint64) *manifest.Manifest {
 	pcr11 := make([]byte, 32)
 	for _, s := range []string{".linux\x00", kernel, ".cmdline\x00", "quiet"} {
@@ -129,7 +129,7 @@ func TestManifestsDecideWhatIsExpected(t *testing.T) {
 	if got := partsOf(ada, id); got != "known known expected expected expected" {
 		t.Errorf("%s", got)
 	}
-	// If no revision orders an older system, the verdict calls the boot a roll-back.
+	// An older system boots, and no revision orders it. So the verdict calls the boot a roll-back.
 	if v := booted(t, c, s.victim, system("linux 1"), 4); v.State != store.BootChanged || !strings.Contains(strings.Join(v.Changes, " "), "rolled back") {
 		t.Errorf("%s", brief.Of(v))
 	}
@@ -304,7 +304,7 @@ func TestCohortDecisionCoversTheOwnersDevicesOnly(t *testing.T) {
 	decision := api.NewBootDecision{Part: cohort.Part, Value: cohort.Value, Devices: 1}
 	want[api.Problem](bob, "GET", path, nil, 404)
 	want[api.Problem](bob, "POST", "/boots/decisions", decision, 404)
-	if err := putDecision(s, "bob", decision); err != nil { // even if Bob had made the decision
+	if err := putDecision(s, "bob", decision); err != nil { // even a decision in Bob's name has no effect on Ada's device
 		t.Fatal(err)
 	}
 	if got := partsOf(ada, id); got != "changed known known known known" {
@@ -359,10 +359,10 @@ func TestPolicyRequiresStatesOfParts(t *testing.T) {
 	}
 	asks("boot-unmeasured")
 	booted(t, c, s.victim, system("linux 1"), 1)
-	asks("boot-changed") // the system is known only
+	asks("boot-changed") // the policy requires an expected system; this one is only known
 	ada.addKey(k)
 	ada.addManifest(k.sign(t, manifestOf("linux 1", 1)))
-	asks("boot-unmeasured") // the measurement on this connection was judged before
+	asks("boot-unmeasured") // this connection's measurement was judged before the manifest was added
 	booted(t, c, s.victim, system("linux 1"), 1)
 	asks("")
 	// A part that the policy does not name may change.

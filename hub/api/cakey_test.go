@@ -12,8 +12,8 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// If the key of a CA cannot be used, an onboarding gets 503 and uses nothing up. When the key is there
-// again, the same machine onboards.
+// If the hub cannot use the key of a CA, it answers an onboarding with 503, creates no device and
+// spends no use of the join token. When the key can be used again, the same machine onboards.
 func TestUnavailableCAKeyDelaysTheOnboarding(t *testing.T) {
 	t.Parallel()
 	dir, away := sqlitetest.MemoryDir(t), filepath.Join(t.TempDir(), "device-ca.key")

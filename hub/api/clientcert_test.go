@@ -56,8 +56,8 @@ func (a *authority) leaf(public crypto.PublicKey) *x509.Certificate {
 }
 
 // If the client sends the root too, as earlier agents do, crypto/x509 finds two chains, because it
-// verifies the leaf with the root and with its copy among the intermediates. The hub's verifier
-// must not give the copy to crypto/x509.
+// verifies the leaf with the trusted root and also with the root's copy among the intermediates.
+// The hub's verifier must not give the copy to crypto/x509.
 func TestRootInTheChainIsVerifiedOnce(t *testing.T) {
 	t.Parallel()
 	root, proxy := newAuthority(t, "devices", nil), newAuthority(t, "proxies", nil)
@@ -176,7 +176,7 @@ func TestRejectsForgedCertificateOfADeviceThatJustEnrolled(t *testing.T) {
 }
 
 // With forged certificates, a handshake must not cost much more than with a good certificate.
-// Without a proxy, the hub verifies one signature, for any certificates that the client sends.
+// Without a proxy, the hub verifies only one signature, whatever certificates the client sends.
 func BenchmarkVerifyClient(b *testing.B) {
 	root, proxy := newAuthority(b, "devices", nil), newAuthority(b, "proxies", nil)
 	forger := newAuthority(b, "devices", nil)

@@ -19,10 +19,11 @@ func (s *Server) TryLease(ctx context.Context) error { return s.lease.try(ctx) }
 // LeaseName is the name of the lease of the periodic work.
 const LeaseName = leaseName
 
-// ShareClaimants shares the machines with a claim code at once.
+// ShareClaimants immediately tells the other replicas which machines with a claim code this replica
+// knows.
 func (s *Server) ShareClaimants(ctx context.Context) { s.shareClaimants(ctx) }
 
-// NoteClaimants notes n machines with a claim code.
+// NoteClaimants makes this replica remember n machines with a claim code.
 func (s *Server) NoteClaimants(t testing.TB, n int) {
 	for range n {
 		key := make([]byte, ed25519.PublicKeySize)

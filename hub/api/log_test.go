@@ -222,8 +222,8 @@ type collected struct {
 
 func (c *collected) Forward(list []store.LogEntry) { c.lines = append(c.lines, list...) }
 
-// The hub forwards the lines that it has stored, with the device and the owner that it knows, and not those
-// that the lines name. It forwards nothing that it refuses.
+// The hub forwards the lines that it has stored. The forwarded device and owner are those that the
+// hub knows, even if a line names others. The hub forwards no line that it refuses.
 func TestStoredLinesAreForwarded(t *testing.T) {
 	t.Parallel()
 	c := &collected{Collector: prometheus.NewGauge(prometheus.GaugeOpts{Name: "collected"})}

@@ -78,8 +78,9 @@ func TestLostDeviceComesBackOnlyToItsOwner(t *testing.T) {
 	}
 }
 
-// The owner released the TPM after the backup, and onboarded it again: its device had a later id. Another
-// owner cannot use the older id that the restored hub gives it.
+// After the backup, the owner released the TPM and onboarded it again, so its device got another
+// id. The restored hub does not know of the release, and gives the TPM its earlier id. Even with
+// this id, another owner cannot take the device.
 func TestLostDeviceOfAReleasedTPMIsRecognised(t *testing.T) {
 	t.Parallel()
 	s := newRestoredScene(t, -time.Hour)
@@ -96,8 +97,9 @@ func TestLostDeviceOfAReleasedTPMIsRecognised(t *testing.T) {
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// Without a restore, or with a certificate from before the backup, a device is unknown and not lost: for
-// example because its enrolment expired long ago.
+// A device whose records are missing counts as lost only if the hub was restored, and the device's
+// certificate is newer than the backup. Otherwise the device is unknown: for example, its enrolment
+// may have expired long ago.
 func TestOnlyARestoreLosesDevices(t *testing.T) {
 	t.Parallel()
 	s := newRestoredScene(t, 2*time.Hour) // the backup is younger than the certificate

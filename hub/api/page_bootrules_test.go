@@ -12,7 +12,7 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// manifestKeys and manifests list what an account has, by the API.
+// manifestKeys and manifests return the account's keys and manifests, as the API lists them.
 func (p *person) manifestKeys() []api.ManifestKeyView {
 	p.t.Helper()
 	return want[api.BootList[api.ManifestKeyView]](p, "GET", "/boots/keys", nil, 200).Items

@@ -112,8 +112,8 @@ func TestHostileDataMakesNoLargePage(t *testing.T) {
 	}
 }
 
-// A person sends texts that are as long as a form may be, and the answers with the problem stay small
-// too.
+// A person sends texts that are as long as a form may be. The pages that name the problem stay
+// small too.
 func TestHostileFormMakesNoLargePage(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

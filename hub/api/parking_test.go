@@ -282,9 +282,9 @@ func TestParkedConnectionsEndWithTheHub(t *testing.T) {
 	}
 }
 
-// A held answer comes whole, also if it is larger than the held bytes may be, if the client closes
-// its side first, and if the server closes the connection after the answer. In the last case, the
-// end of the connection is authenticated.
+// The client gets a complete held answer in each of these cases: the answer is larger than the
+// bytes that may be held; the client closes its side first; the server closes the connection after
+// the answer. In the last case, the end of the connection is authenticated.
 func TestHeldAnswersComeWhole(t *testing.T) {
 	t.Parallel()
 	g := newGarage(t, Timeouts{}, func(w http.ResponseWriter, r *http.Request) {

@@ -131,8 +131,8 @@ const (
 	CauseRevocations = "revocations"         // only dbx changed
 	CauseSecureBoot  = "secure-boot"         // Secure Boot was switched on or off
 	CauseFirmware    = "firmware-update"     // the firmware's version changed
-	CauseRolledBack  = "rolled-back"         // an older system than before started, and no revision orders it
-	CauseUnwanted    = "another-system"      // a system of the owner started that is not meant to run
+	CauseRolledBack  = "rolled-back"         // the started system is older than the one before, and no revision orders it
+	CauseUnwanted    = "another-system"      // the started system is one of the owner's, but is not meant to run
 	CauseNoManifest  = "not-in-any-manifest" // no manifest names what started
 	CauseOtherBank   = "another-bank"        // the boot was measured in another PCR bank
 	CauseNoReference = "no-reference"        // the first boot was not accepted

@@ -15,7 +15,7 @@ var pcrWords = [PCRs]string{
 	"files that the boot loader read, such as the initial file system",
 	"programs that the running system started (IMA); not compared",
 	"the unified kernel image and the phases of the boot",
-	"additions to the kernel's command line and credentials",
+	"credentials, and additions to the kernel's command line",
 	"system extensions",
 	"keys of the machine's owner (MOK)",
 	"the identity of the system: its volumes and its machine id",

@@ -20,8 +20,8 @@ type Rules struct {
 	// the device has not finished. If Wanted is empty, any system in Manifests is meant to run.
 	Wanted []string
 	// Since is the time at which the present revision was done. It is zero if the present revision
-	// has no system that a manifest names. An older reference does not count for the parts that
-	// manifests determine.
+	// has no system that a manifest names. For the parts that manifests determine, a reference that
+	// is older than Since does not count.
 	Since time.Time
 	// Before is the system that ran when the device's boot last matched; nil if it is not known.
 	Before *System
@@ -98,11 +98,11 @@ type judge struct {
 	*Measurement
 	Rules
 	values map[string]string
-	// meant are the manifests of the systems that are meant to run and whose PCR 11 is the measured
-	// one. Several manifests may have the same PCR 11.
+	// meant has the manifests of the systems that are meant to run, and whose PCR 11 has the
+	// measured value. Several manifests may have the same PCR 11.
 	meant []*manifest.Manifest
 	other *manifest.Manifest // the manifest with the measured PCR 11, if none is in `meant`
-	back  bool               // the system is older than the system before it, and no revision orders it
+	back  bool               // the system is older than the system that ran before, and no revision orders the older system
 	ran   *System
 	learn bool // the boot becomes the reference
 }
@@ -137,7 +137,7 @@ func (j *judge) findSystem() {
 	}
 }
 
-// ranSystem reports whether PCR 11 is what the system of a manifest leaves there.
+// ranSystem reports whether PCR 11 has a value that the system of a manifest leaves there.
 func ranSystem(m *Measurement, of *manifest.Manifest) bool {
 	values := of.System.PCR11[m.Bank]
 	is := valueOf(m, phasePCR)
@@ -289,8 +289,9 @@ func (r *Reference) only(pcrs []int) *Reference {
 }
 
 // settled reports whether PCR 5 is as in the reference, or shows at least the same partition table.
-// The other data in PCR 5 are settings of boot managers: PCR 4 and 12 show which program and which
-// command line they led to. On a first boot, an event log that explains PCR 5 is enough.
+// The other data in PCR 5 are settings of boot managers: PCR 4 and 12 show the program and the
+// command line that the settings led to. On a first boot, an event log that explains PCR 5 is
+// enough.
 func (j *judge) settled() bool {
 	explained := !slices.Contains(j.Unexplained, exitPCR)
 	r := j.Reference

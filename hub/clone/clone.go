@@ -34,8 +34,8 @@ const (
 	ClockAhead = "clock-ahead"
 	// BootsAlternate: a boot that had ended continues.
 	BootsAlternate = "boots-alternate"
-	// BootsInterleave: the sightings come from two boots in turn, and each boot continues after the
-	// other.
+	// BootsInterleave: the sightings alternate between boots, and at least two boots continued
+	// after another boot was seen. One TPM cannot return to an earlier boot.
 	BootsInterleave = "boots-interleave"
 	// SerialInBoot: the machine's serial number changed without a restart.
 	SerialInBoot = "serial-in-boot"
@@ -257,8 +257,8 @@ func (r *Record) addBoot(s Sighting) {
 	r.Boots = tail(append(r.Boots, now), maxBoots)
 }
 
-// interleave adds a finding if the sightings come from several boots in turn, and each of these
-// boots continues after another one.
+// interleave adds a finding if the sightings alternate between boots, and at least two boots
+// continued after another boot was seen.
 func (r *Record) interleave(at time.Time) {
 	var by []string
 	all := 0
@@ -269,7 +269,7 @@ func (r *Record) interleave(at time.Time) {
 		all += b.Turns
 	}
 	if len(by) > 1 && all >= minTurns {
-		r.find(BootsInterleave, at, "Reports come from several boots of the TPM in turn, and each boot continues after another has run: %s. A TPM has only one clock, so these are several TPMs with one state.", strings.Join(by, "; "))
+		r.find(BootsInterleave, at, "Reports alternate between several boots of the TPM: each of these boots continued after another boot had reported: %s. One TPM cannot return to an earlier boot, so several TPMs run with one state.", strings.Join(by, "; "))
 	}
 }
 

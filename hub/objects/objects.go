@@ -1,7 +1,7 @@
-// Package objects stores the bytes of objects. The key of an object is the SHA-256 of its bytes and a
-// place, which is new for each upload. So the removal of an old copy never removes a new one, however
-// late a hub removes it, and several hubs can share a bucket. This package does not know the owners
-// of objects, and not which of several places is in use: package store has these records, and the
+// Package objects stores the bytes of objects. The key of an object is the SHA-256 of its bytes and
+// a place, which is new for each upload. So the removal of an old copy never removes a new copy,
+// however late the removal is, and several hubs can share a bucket. This package knows neither the
+// owners of objects nor which of several places is in use: package store has these records, and the
 // hub decides who may read an object.
 //
 // Every engine guarantees three things. If Put returned nil, the object survives a crash and a
@@ -32,8 +32,8 @@ type Sum = [sha256.Size]byte
 // Key names a copy of an object in a Store.
 type Key struct {
 	Sum Sum
-	// Place distinguishes the copy from all other copies of the same bytes, also from those that are
-	// removed. It comes from NewPlace. It is empty for an object that an older version stored.
+	// Place distinguishes the copy from all other copies of the same bytes, also from copies that
+	// were removed. It comes from NewPlace. It is empty for an object that an older version stored.
 	Place string
 }
 
@@ -101,10 +101,10 @@ type Store interface {
 	// CompleteParts, the other methods do not see the object. Each part, except for the last one, has
 	// PartSize bytes.
 	BeginParts(ctx context.Context, key Key) (token string, err error)
-	// PutPart stores the part that begins at `offset`, durably. The object's size is `whole`. It reads
-	// no more than the part. If it fails, or if the part was stored before, it can be called again.
-	// ErrNotFound: the upload has ended, or its parts are gone. io.EOF, io.ErrUnexpectedEOF: the reader
-	// has less than the part.
+	// PutPart stores the part that begins at `offset`, durably. The object's size is `whole`.
+	// PutPart reads no more than the part from the reader. It can be called again for the same
+	// part, after an error or after success. ErrNotFound: the upload has ended, or its parts are
+	// gone. io.EOF, io.ErrUnexpectedEOF: the reader has less than the part.
 	PutPart(ctx context.Context, key Key, token string, whole, offset int64, r io.Reader) error
 	// CompleteParts stores the object from all its parts, if the size and the SHA-256 of its bytes are
 	// right. It can be called again, also after it has succeeded. Errors: ErrSize, ErrSum. ErrNotFound:

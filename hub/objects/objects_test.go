@@ -112,7 +112,7 @@ func s3OfVersity(t *testing.T) func(t *testing.T) objects.Store {
 	}
 }
 
-// place is the place of the objects in tests that have each object once.
+// place is the Place of every object in tests that store only one copy of each object.
 const place = "AAAABBBBCCCCDDDDEEEEFFFF23"
 
 func content(seed string, size int) (objects.Key, []byte) {
@@ -159,7 +159,7 @@ func walk(t *testing.T, s objects.Store) map[objects.Key]int64 {
 }
 
 func keepsWhatItWasGiven(t *testing.T, s objects.Store) {
-	// The S3 engine uploads the last one in two parts.
+	// The S3 engine uploads the object of the last size in two parts.
 	for _, size := range []int{0, 1, 4096, 5<<20 + 7, 17 << 20} {
 		sum, b := content("kept", size)
 		put(t, s, b)
@@ -335,8 +335,8 @@ func lateRemovalLeavesTheNewCopy(t *testing.T, s objects.Store) {
 	}
 }
 
-// An upload in parts is interrupted in the middle of a part, and continues. A part that was sent twice
-// counts as it was sent last. An object with other bytes is never seen.
+// An upload in parts is interrupted in the middle of a part, and continues. If a part is sent
+// twice, the bytes that were sent last count. Readers never see an object with wrong bytes.
 func uploadInParts(t *testing.T, s objects.Store) {
 	part := objects.PartSize(0)
 	size := 2*part + 1000
@@ -377,7 +377,7 @@ func uploadInParts(t *testing.T, s objects.Store) {
 	if _, err := s.Stat(t.Context(), key); !errors.Is(err, objects.ErrNotFound) {
 		t.Error(err)
 	}
-	for range 2 { // the second call is that of a hub that has not got the answer
+	for range 2 { // the second call is a retry by a hub that did not get the first answer
 		if err := s.CompleteParts(t.Context(), key, token, size); err != nil {
 			t.Fatal(err)
 		}

@@ -78,7 +78,8 @@ func (f *Folder) PutPart(ctx context.Context, key Key, _ string, whole, offset i
 	return flush(f.partial(key))
 }
 
-// CompleteParts implements Store. It copies the parts, because a connection may still replace one.
+// CompleteParts implements Store. It copies the parts, because a connection may still replace a
+// part.
 func (f *Folder) CompleteParts(ctx context.Context, key Key, token string, size int64) error {
 	if _, err := os.Stat(f.partial(key)); errors.Is(err, fs.ErrNotExist) {
 		// An earlier call may have ended before its caller noticed.
@@ -163,7 +164,7 @@ func (s *S3) PutPart(ctx context.Context, key Key, token string, whole, offset i
 }
 
 // CompleteParts implements Store. Two connections may have sent different bytes for a part, and the
-// hash of S3 for a part is too weak to tell. So CompleteParts reads the object back.
+// hash that S3 has of a part is too weak to detect this. So CompleteParts reads the object back.
 func (s *S3) CompleteParts(ctx context.Context, key Key, token string, size int64) error {
 	var parts []minio.CompletePart
 	for last := 0; ; {

@@ -5,21 +5,22 @@ import (
 	"time"
 )
 
-// Alarm is a condition that needs the operator and lasts now.
+// Alarm is a condition that the operator must deal with, and that has not ended.
 type Alarm struct {
 	Name  string // stable, such as "backup-old"
 	Since time.Time
 	Fact  string // one sentence; true at the time Since
 }
 
-// Alarms stores the alarms that last, so that a restart of the hub repeats no event.
+// Alarms stores the alarms that have not ended. So the hub does not append the event of an alarm
+// again after a restart.
 type Alarms interface {
-	// Alarms lists the alarms that last, in the order of their names.
+	// Alarms lists the alarms that have not ended, in the order of their names.
 	Alarms(ctx context.Context) ([]Alarm, error)
-	// SetAlarms replaces the list of the alarms that last. For each alarm that begins or ends, it
-	// appends the event that the function `event` returns, in the same transaction. An alarm that
-	// lasted already keeps its Since and its Fact. SetAlarms returns the number of alarms that
-	// began or ended. It may call `event` several times for one alarm.
+	// SetAlarms replaces the list of the alarms that have not ended. For each alarm that begins or
+	// ends, it appends the event that the function `event` returns, in the same transaction. An
+	// alarm that is already on the stored list keeps its Since and its Fact. SetAlarms returns the
+	// number of alarms that began or ended. It may call `event` several times for one alarm.
 	SetAlarms(ctx context.Context, list []Alarm, event func(a Alarm, ended bool) Event) (changed int, err error)
 }
 
@@ -29,7 +30,8 @@ type Upkeep interface {
 	// zero if there is none.
 	LastBackup(ctx context.Context) (time.Time, error)
 	SetLastBackup(ctx context.Context, at time.Time) error
-	// TrustScan returns the text that SetTrustScan stored, or nil. The store does not read it.
+	// TrustScan returns the text that SetTrustScan stored, or nil. The store does not interpret
+	// this text.
 	TrustScan(ctx context.Context) ([]byte, error)
 	SetTrustScan(ctx context.Context, text []byte) error
 	// Clock returns the time of the database's clock. An engine in the hub's process has the

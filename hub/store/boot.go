@@ -24,8 +24,8 @@ type Boot struct {
 	Measurement []byte // JSON of boot.Measurement
 	Changes     []byte // JSON of the changes that make the state BootChanged
 	Verdict     []byte // JSON of boot.Verdict; empty in old measurements
-	// Judged is what PutBoot and PutBootReference store for questions about cohorts; nil: nothing.
-	// Reads leave it empty.
+	// Judged has the data for questions about cohorts. PutBoot and PutBootReference store it,
+	// unless it is nil. Methods that read a Boot leave it nil.
 	Judged *BootJudged
 	// Evidence of the measurement, for an auditor. The store keeps the evidence only of a device's
 	// latest measurement.
@@ -54,8 +54,8 @@ type Boots interface {
 	// before b, without their evidence. The caller has compared b with the parameter `reference`.
 	// If the device has no reference and the parameter is not empty, the parameter becomes the
 	// device's reference. If the device has a different reference, PutBoot stores nothing: the
-	// owner has changed the reference after the comparison. `current` is the device's reference
-	// after the call.
+	// owner has changed the reference since the caller compared b with it. `current` is the
+	// device's reference after the call.
 	//
 	// If b.Number is not 0, the device sent the same boot before. In that case, b replaces the
 	// measurement with that number, if that measurement is still the latest.
@@ -79,10 +79,11 @@ type Boots interface {
 	BootReference(ctx context.Context, device string) (BootReference, error)
 	// PutBootReference replaces a device's reference. The caller has compared the device's latest
 	// measurement with the new reference. The parameter `latest` has the Number, the new State, the
-	// new Changes, the new Verdict and the new Judged of that measurement. If the device was never measured, latest.Number is 0. A
-	// device in state BootRefused stays in that state. ErrChanged: the device has a newer
-	// measurement than `latest`, or the device's reference is not r.Replaces. In both cases nothing
-	// was changed. If r.Text and r.Replaces are empty, the device still has no reference afterwards.
+	// new Changes, the new Verdict and the new Judged of that measurement. If the device was never
+	// measured, latest.Number is 0. A device in state BootRefused stays in that state. ErrChanged:
+	// the device has a newer measurement than `latest`, or the device's reference is not
+	// r.Replaces. In both cases nothing was changed. If r.Text and r.Replaces are empty, the device
+	// still has no reference afterwards.
 	PutBootReference(ctx context.Context, r BootReference, latest Boot) error
 	// RequestBoot records that the device must send another measurement. BootRequested reports
 	// whether RequestBoot was called after the device's last measurement.

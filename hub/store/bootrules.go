@@ -52,7 +52,8 @@ type BootDecision struct {
 	Devices int
 }
 
-// BootJudged is what the store keeps of a device's newest boot for questions about cohorts.
+// BootJudged is the part of a device's newest boot that the store keeps for questions about
+// cohorts.
 type BootJudged struct {
 	// Version is the version of the owner's rules by which the boot was judged.
 	Version  int64
@@ -88,8 +89,8 @@ type BootMember struct {
 	Bad          bool
 }
 
-// BootMembers selects the devices of a cohort. If Token and Firmware are empty and Model is not, those
-// with a bad part come first.
+// BootMembers selects the devices of a cohort. If Model is set, and Token and Firmware are empty,
+// the devices with a bad part come first.
 type BootMembers struct {
 	Part, Value            string
 	Model, Token, Firmware string // empty: all
@@ -103,8 +104,8 @@ type BootVersion struct {
 }
 
 // BootRules stores what owners say about their devices' boots, and the numbers of devices by
-// cohort. Every change of keys, manifests or decisions increases the owner's version. Then the
-// boots that were judged by an older version are stale.
+// cohort. Every change of keys, manifests or decisions increases the version of the owner's rules.
+// A boot that was judged by an older version is stale.
 type BootRules interface {
 	// ManifestKeys lists an owner's keys, by name.
 	ManifestKeys(ctx context.Context, owner string) ([]ManifestKey, error)
@@ -149,9 +150,10 @@ type BootRules interface {
 	// BootCohorts lists the cohorts of a part and a model, the largest first. If model is empty, it
 	// lists the cohorts of all models.
 	BootCohorts(ctx context.Context, owner, part, model string, limit int) ([]BootCohort, error)
-	// BootCohortOf returns the numbers of a value in all models, or in one. If q.Firmware is not
-	// empty, it counts only devices with this version of the firmware. It ignores q.Token and
-	// q.Limit, and does not set Of.
+	// BootCohortOf counts the devices whose part q.Part has the value q.Value: devices of the model
+	// q.Model, or of all models if q.Model is empty. If q.Firmware is not empty, it counts only
+	// devices with this version of the firmware. It ignores q.Token and q.Limit, and does not set
+	// Of.
 	BootCohortOf(ctx context.Context, owner string, q BootMembers) (BootCohort, error)
 	// BootVersions lists the versions of the firmware in a cohort, the most frequent first. It ignores
 	// q.Token and q.Firmware.

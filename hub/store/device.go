@@ -75,8 +75,8 @@ type Devices interface {
 	// device.
 	SetPublic(ctx context.Context, owner, id string, public bool) error
 	// MarkDeviceSeen records that a device contacted the hub. The engine may delay this write and
-	// combine it with other writes. Only this method's write may be lost in a crash after the
-	// method has returned.
+	// combine it with other writes. This is the only method whose write may be lost if the hub
+	// crashes after the method has returned.
 	MarkDeviceSeen(ctx context.Context, id, addr string, now time.Time) error
 	// DeleteDevice marks a device as Deleted and revokes the device's certificates: the owner's
 	// Pending and Active enrolments of the device become Revoked. Other owners' Pending enrolments

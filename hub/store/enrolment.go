@@ -209,9 +209,9 @@ type Enrolments interface {
 	// clock may be set back.
 	//
 	// If another device that is not deleted has one of the Marks, both devices' owners get an
-	// EventSameChip. The owner of the activated device gets one event for each mark and other
-	// device. The owner of the other device gets one event for each owner who onboards a device
-	// with the mark.
+	// EventSameChip. The owner of the activated device gets at most one event per activation, about
+	// the oldest of the other devices. About each other device, its owner gets only one event per
+	// account that activates devices with an equal mark.
 	//
 	// Refusals: ErrNotFound, ErrEnrolmentExpired, ErrSuperseded, ErrRevoked, ErrTokenUnusable,
 	// ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK, ErrCloned. A refusal changes nothing.

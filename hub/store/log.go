@@ -26,7 +26,8 @@ type LogBounds struct {
 	Bytes int64 // bytes of the texts, plus an overhead for each row
 }
 
-// LogRule is how much of their devices' logs an owner keeps. It can only tighten the hub's bounds.
+// LogRule is an owner's rule about how much of the logs of the owner's devices the hub keeps. It
+// can only make the hub's bounds tighter.
 type LogRule struct {
 	Owner string        // Account.ID
 	Age   time.Duration // in whole seconds; 0: the hub's bound
@@ -74,7 +75,7 @@ type Logs interface {
 	// ExpireLogs removes the entries of at most limit calls of AppendLogs that the hub received before
 	// the time `before`. It returns the number of removed entries.
 	ExpireLogs(ctx context.Context, before time.Time, limit int) (int, error)
-	// LogRule returns an owner's rule. If the owner has none, it has only the Owner.
+	// LogRule returns an owner's rule. If the owner has no rule, only the field Owner is set.
 	LogRule(ctx context.Context, owner string) (LogRule, error)
 	// PutLogRule replaces an owner's rule. ErrNotFound: the account does not exist.
 	PutLogRule(ctx context.Context, r LogRule, e Event) error
@@ -83,8 +84,9 @@ type Logs interface {
 	LogRules(ctx context.Context, after string, limit int) ([]LogRule, error)
 	// ExpireOwnerLogs does the same as ExpireLogs for the entries of one owner.
 	ExpireOwnerLogs(ctx context.Context, owner string, before time.Time, limit int) (int, error)
-	// TrimLogs removes old entries of the owner's devices that exceed bounds and the owner's rule, after
-	// a change of the rule. One call looks at no more than limit devices, and removes entries of no more
-	// than limit calls of AppendLogs. more is false if nothing is left to do.
+	// TrimLogs removes the oldest log entries of each device of the owner whose log exceeds
+	// `bounds` or the owner's rule. Call it after a change of the rule. One call looks at no more
+	// than limit devices, and removes entries of no more than limit calls of AppendLogs. more is
+	// false if nothing is left to do.
 	TrimLogs(ctx context.Context, owner string, bounds LogBounds, limit int) (more bool, err error)
 }

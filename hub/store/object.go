@@ -48,11 +48,11 @@ var ErrTooManyUploads = errors.New("store: too many unfinished uploads")
 
 // Objects stores the records of objects, and the place of each object's bytes.
 //
-// Each upload puts the bytes at a new place, which was never used before. The upload is recorded with
-// its place before it stores the first byte. FinishUpload makes the place the object's place, unless
-// the object has one already, from another owner's upload. RemoveContent gives a place up, and no place
-// is ever used again after that. So a hub may remove the bytes at a place that was given up at any
-// time, even after a pause in which another hub stored the same object again.
+// Each upload puts the bytes at a new place, which was never used before. The upload is recorded
+// with its place before it stores the first byte. FinishUpload makes the place the object's place,
+// unless the object has one already, from another owner's upload. RemoveContent gives a place up,
+// and a place that was given up is never used again. So a hub may remove the bytes at a place that
+// was given up at any time, even after a pause in which another hub stored the same object again.
 type Objects interface {
 	// AnnounceObject stores a record that is not Stored, and returns the record. If the owner
 	// already has a record of the object, AnnounceObject updates the record's Modified and, if the
@@ -71,32 +71,32 @@ type Objects interface {
 	// ErrNotFound: the owner has no record of the object.
 	BeginUpload(ctx context.Context, u Upload, now time.Time) (Object, error)
 	// FinishUpload ends an upload and marks the record as Stored. Before the call, the caller has
-	// stored the bytes durably at the upload's place; `size` is their number. After the call, `size`
-	// counts against the quota. If `used` is false, the object's bytes are at another place, and the
-	// caller removes those that it has stored. If the object's place is `lost`, the upload's place
-	// replaces it. Errors: ErrNotFound (also if the upload has expired), ErrQuota. ErrStatus: another
-	// size was announced during the upload.
+	// stored the bytes durably at the upload's place; `size` is their number. After the call,
+	// `size` counts against the quota. If `used` is false, the object's bytes are at another place,
+	// and the caller removes those that it has stored. If the object's place equals the parameter
+	// `lost`, the upload's place replaces it. Errors: ErrNotFound (also if the upload has expired),
+	// ErrQuota. ErrStatus: another size was announced during the upload.
 	FinishUpload(ctx context.Context, u Upload, lost string, size, quota int64, now time.Time) (used bool, err error)
 	// EndUpload ends an upload without success.
 	EndUpload(ctx context.Context, place string) error
-	// BeginPartial records an upload in parts, whose Size is that of the record. The size counts
-	// against the quota from now on. If the owner has `most` such uploads, the error is
-	// ErrTooManyUploads. Other errors: ErrNotFound, ErrQuota. ErrExists: the owner has one for this
-	// object. ErrStatus: the record has another size.
+	// BeginPartial records an upload in parts. From now on, u.Size counts against the quota.
+	// ErrStatus: u.Size is not the Size of the owner's record. ErrTooManyUploads: the owner has
+	// `most` uploads in parts already. ErrExists: the owner has an upload in parts of this object.
+	// Other errors: ErrNotFound, ErrQuota.
 	BeginPartial(ctx context.Context, u PartialUpload, quota int64, most int, now time.Time) error
 	// Partial returns an owner's upload of an object in parts, and the object's record. If there is
 	// no such upload, its Place is empty. ErrNotFound: the owner has no record of the object.
 	Partial(ctx context.Context, owner string, sum Hash) (PartialUpload, Object, error)
-	// AdvancePartial records that the bytes up to `to` are stored durably. ErrStatus: other bytes than
-	// those up to `from` were stored before, because the client sends on two connections, or the
-	// upload has ended.
+	// AdvancePartial records that the bytes up to `to` are stored durably. ErrStatus: the upload
+	// has ended, or the bytes that were stored before do not end at `from`, because the client
+	// sends on two connections.
 	AdvancePartial(ctx context.Context, place string, from, to int64, now time.Time) error
 	// ExpiredUploads lists at most limit uploads that made no progress since the time `before`. Those
 	// that are not in parts have no Token.
 	ExpiredUploads(ctx context.Context, before time.Time, limit int) ([]PartialUpload, error)
 	// MarkContentLost marks all records of an object as not Stored, because its bytes are lost. The
-	// object no longer counts against its owners' quotas. If the object is at another place meanwhile,
-	// nothing changes.
+	// object no longer counts against its owners' quotas. If the object's bytes are at another
+	// place than `place` by now, nothing changes.
 	MarkContentLost(ctx context.Context, sum Hash, place string) error
 	// HasContents reports whether any owner has a Stored object.
 	HasContents(ctx context.Context) (bool, error)
@@ -109,8 +109,9 @@ type Objects interface {
 	// if the record's Modified is before the time `unused`. It removes at most limit records, and
 	// returns the number of removed records.
 	ExpireObjects(ctx context.Context, pending, unused time.Time, limit int) (int, error)
-	// RemoveContent reports whether a place of an object is not needed. Then nobody will ever use this
-	// place again, and the caller may remove the bytes that are there. A place is needed if an upload
-	// uses it, or if it is the object's place and any owner has a record of the object.
+	// RemoveContent reports whether a place of an object is no longer needed. If it reports true,
+	// nobody will ever use this place again, and the caller may remove the bytes that are there. A
+	// place is needed if an upload uses it, or if it is the object's place and any owner has a
+	// record of the object.
 	RemoveContent(ctx context.Context, sum Hash, place string) (bool, error)
 }

@@ -58,7 +58,7 @@ const (
 // the replicas agree.
 type Replicas interface {
 	// Lease takes a lease for the replica `holder`, or renews it: no other replica gets the lease
-	// before the time `life` is over. ErrLeased: another replica holds it.
+	// before the time `life` is over. ErrLeased: another replica holds the lease.
 	Lease(ctx context.Context, name, holder string, life time.Duration) (Fence, error)
 	// EndLease ends a lease at once. If another replica has taken the lease, it does nothing.
 	EndLease(ctx context.Context, f Fence) error

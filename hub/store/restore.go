@@ -17,9 +17,9 @@ const (
 	EventTokenResumed = "token.resumed"
 )
 
-// EpochsPerRestore is the distance between the epochs of a hub and those after its restore: the hub
-// may have begun epochs after the backup that nobody knows any more, and their numbers must not be used
-// again.
+// EpochsPerRestore is the distance by which a restore increases the number of the epoch. After the
+// backup, the lost hub may have begun epochs that the backup does not contain, and their numbers
+// must not be used again.
 const EpochsPerRestore = 1_000_000
 
 // Restore describes the latest restore of the hub.
@@ -66,9 +66,8 @@ type Restores interface {
 	LostDevices(ctx context.Context, after string, limit int) ([]LostDevice, error)
 	// PausedTokens returns all join tokens that are paused.
 	PausedTokens(ctx context.Context) ([]JoinToken, error)
-	// ResumeToken lets devices use a paused join token again. `spent` is the number of uses that the
-	// hub has lost: the token's maximum number of uses decreases by that number. If no uses are left,
-	// ResumeToken disables the token.
-	// ErrNotFound: there is no paused token with this id.
+	// ResumeToken lets devices use a paused join token again. `spent` is the number of uses that
+	// the hub has lost: the token's maximum number of uses decreases by that number. If no uses are
+	// left, ResumeToken disables the token. ErrNotFound: there is no paused token with this id.
 	ResumeToken(ctx context.Context, id string, spent int, e Event) error
 }

@@ -53,8 +53,8 @@ func FromX509(source string, roots, links []*x509.Certificate) []Certificate {
 	return out
 }
 
-// WithStored returns a copy of the set to which the operator's decisions, `rows`, are applied. A
-// row distrusts a certificate, or adds a certificate as a root or a link. If the set has the
+// WithStored applies the operator's decisions, `rows`, to a copy of the set, and returns the copy.
+// A row distrusts a certificate, or adds a certificate as a root or a link. If the set has the
 // certificate as a link, a root row makes the certificate a root. If the set has the certificate as
 // a root, a link row changes nothing. An unreadable row is an error: the hub must not decide with
 // only a part of the operator's decisions.

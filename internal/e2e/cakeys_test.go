@@ -21,9 +21,9 @@ import (
 )
 
 // An operator can keep the root offline with the commands of the chapter "Keys of the CAs": first
-// for a new hub, then for a hub that made its own root, whose CAs then get keys in a TPM and in an
-// HSM. A device onboards, and then connects to the hub after each renewal. The hub never has the key
-// of the offline root.
+// at a new hub, then at a hub that made its own root. The CAs of the second hub then get keys in a
+// TPM and in an HSM. A device onboards, and connects to the hub again after each renewal. The hub
+// never has the key of the offline root.
 func TestOperationsKeysOfTheCAs(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts two TPMs, and a hub six times")
@@ -89,7 +89,7 @@ func TestOperationsKeysOfTheCAs(t *testing.T) {
 		case strings.HasPrefix(line, "gangway-signer create-key"):
 			signer.run(strings.Fields(o.words.Replace(line))[1:]...)
 		case strings.HasPrefix(line, "gangway-signer serve"):
-			signer.serve() // as root, and without the page's user gangway
+			signer.serve() // in the test, the signer runs as root, not as the page's user gangway
 		default:
 			o.types(line)
 		}

@@ -282,7 +282,7 @@ func TestFaultsLoseNothing(t *testing.T) {
 }
 
 // One hub keeps its database in a file. While devices onboard and report, the hub dies, loses its
-// network, and has a full disk. The same must be true at the end as with PostgreSQL.
+// network, and has a full disk. At the end, the same must be true as in TestFaultsLoseNothing.
 func TestFaultsOfOneHubLoseNothing(t *testing.T) {
 	devices, rounds := faultDevices(t)
 	t.Parallel()

@@ -38,9 +38,10 @@ func attackStrength(t *testing.T) attack {
 	return attack{rounds: 3, each: 20 * time.Second, onboard: 10, forged: 300, flood: float64(rate), addresses: 16, slow: 100, slowFor: "10s", share: 0.1}
 }
 
-// Devices onboard at a hub without and with an attack: slow clients, garbage instead of TLS, bodies
-// that are too large, and forged requests. The devices need at most twice their usual time, and a
-// forged request costs the hub a fraction of a good one. GANGWAY_HOSTILE makes the attack strong.
+// Devices onboard at a hub, first without and then with an attack. The attack has slow clients,
+// garbage instead of TLS, bodies that are too large, and forged requests. The devices need at most
+// twice their usual time, and a forged request costs the hub a fraction of a good one.
+// GANGWAY_HOSTILE makes the attack strong.
 func TestAttackCostsLittle(t *testing.T) {
 	needFullRun(t)
 	a := attackStrength(t)

@@ -52,7 +52,7 @@ func TestAttackerWithTheHubsKeysInstallsNothing(t *testing.T) {
 		}
 	}
 	m.stop()
-	m.run() // the record is on the disk
+	m.run() // the new process must read the latest sequence number from the disk
 	if p := m.waitForStatus(m.postState(old), "WONTGO"); !strings.Contains(p.Message, string(sig.CodeOld)) {
 		t.Errorf("after a restart of the agent: %q", p.Message)
 	}

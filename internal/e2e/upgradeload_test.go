@@ -193,7 +193,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	}
 	t.Logf("%d devices onboarded around the upgrade", report.Active-aboard)
 
-	// The hub may have activated a device whose fleet did not get the answer.
+	// The hub may have activated a device although the fleet did not get the answer.
 	if n := p.devices(); n < report.Active {
 		t.Errorf("%d devices are active; the hub acknowledged %d", n, report.Active)
 	}

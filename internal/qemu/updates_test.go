@@ -232,9 +232,10 @@ func TestPowerCutsWithABoundDisk(t *testing.T) {
 	s.cutUpdates(t, ctx, m, good, moments, `the disk's key came from the TPM`)
 }
 
-// cutUpdates posts updates and cuts the power at a random one of the `moments` of each. The updates
-// have the parts `good`; one of three does not boot. At the next start, the machine must print a
-// line that matches `opens`, and must come to a final status.
+// cutUpdates posts updates, and cuts the power once in each update, at a random one of the
+// `moments`. The updates are built from the parts `good`, except that about one in three does not
+// boot. At the next start after a cut, the machine must print a line that matches `opens`, and the
+// revision must get a final status.
 func (s *site) cutUpdates(t *testing.T, ctx context.Context, m *qemu.Machine, good stick.Parts, moments map[bool][]string, opens string) {
 	t.Helper()
 	bad := good

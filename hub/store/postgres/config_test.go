@@ -39,7 +39,7 @@ func TestConnectionsOverANetworkAreVerified(t *testing.T) {
 		for _, f := range config.Fallbacks {
 			verified = verified && (f.TLSConfig != nil && !f.TLSConfig.InsecureSkipVerify && f.TLSConfig.ServerName != "" || strings.HasPrefix(f.Host, "/"))
 		}
-		if strings.HasPrefix(config.Host, "/") && len(config.Fallbacks) > 0 { // a socket has no TLS, but the other hosts must
+		if strings.HasPrefix(config.Host, "/") && len(config.Fallbacks) > 0 { // a Unix socket has no TLS, but the other hosts must use TLS
 			verified = true
 			for _, f := range config.Fallbacks {
 				verified = verified && f.TLSConfig != nil && !f.TLSConfig.InsecureSkipVerify
@@ -49,7 +49,7 @@ func TestConnectionsOverANetworkAreVerified(t *testing.T) {
 			t.Errorf("%s: the certificate is verified: %t", c.url, verified)
 		}
 	}
-	// The environment cannot weaken what the URL leaves out.
+	// If the URL does not set sslmode, the environment cannot weaken the default.
 	t.Setenv("PGSSLMODE", "disable")
 	config, _, err := postgres.Parse(postgres.Config{URL: "postgres://u@db.example/d"})
 	if err != nil || config.TLSConfig == nil || config.TLSConfig.InsecureSkipVerify {

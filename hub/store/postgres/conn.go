@@ -35,8 +35,8 @@ type conn struct {
 	wrote  bool
 	failed error
 
-	// warning is the last warning of the server since the user of the connection cleared it. For a
-	// COMMIT, it means that the server has not waited for its standby.
+	// warning is the server's last warning since the user of the connection cleared this field.
+	// After a COMMIT, it means that the server has not waited for its standby.
 	warning string
 
 	// batch has the statements of Do that were not sent yet. pending is their number.

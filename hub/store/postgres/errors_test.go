@@ -28,11 +28,11 @@ func TestErrorsOfTheServer(t *testing.T) {
 		{"ERROR", "53100", store.ErrNoSpace, false, false},
 		{"ERROR", "42703", nil, false, false},
 		{"ERROR", "25006", store.ErrBusy, true, true},   // the server has become a standby
-		{"ERROR", "40003", store.ErrBusy, true, true},   // unknown whether it completed
+		{"ERROR", "40003", store.ErrBusy, true, true},   // it is unknown whether the statement completed
 		{"ERROR", "08006", store.ErrBusy, true, true},   // a pooler has lost its connection to the server
 		{"FATAL", "57P01", store.ErrBusy, true, true},   // the server stops
 		{"FATAL", "25P03", store.ErrBusy, true, true},   // the hub was silent within a transaction
-		{"PANIC", "53100", store.ErrBusy, true, true},   // no space for the server's log: it crashes
+		{"PANIC", "53100", store.ErrBusy, true, true},   // no space for the server's write-ahead log: the server crashes
 		{"FATAL", "53300", store.ErrBusy, true, true},   // too many connections
 		{"FATALE", "57P01", store.ErrBusy, true, true},  // in another language
 		{"FEHLER", "40001", store.ErrBusy, true, false}, // in another language

@@ -10,8 +10,8 @@ import (
 	"gangway/hub/store/sqlstore"
 )
 
-// Pair is one store on two hubs' connections to a database. Its operations alternate between them,
-// as behind a load balancer.
+// Pair is one store that uses the connections of two hubs to one database. Its operations alternate
+// between the two hubs, as behind a load balancer.
 type Pair struct {
 	*sqlstore.Store
 	a, b *Store

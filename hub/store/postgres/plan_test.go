@@ -12,8 +12,9 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// Statements whose plans may sort: they sort few rows, which an index has found. SQLite needs an
-// index for the order, but PostgreSQL would have to change this index with each contact of a device.
+// Statements whose plans may sort: they sort few rows, which an index has found. For SQLite, the
+// schema has an index in this order. PostgreSQL would have to change such an index with each
+// contact of a device.
 var mayorder = map[string]bool{
 	"unclaimed":  true, // at most store.MaxUnclaimed devices
 	"superseded": true, // at most some dozens of enrolments of a device
@@ -23,8 +24,8 @@ var mayorder = map[string]bool{
 }
 
 // Every statement finds its rows by an index, and reads the rows in the order of the result. So the
-// cost of a statement does not grow with the fleet. For few rows, PostgreSQL rightly prefers scans and
-// sorts; the test switches these off, so that they remain only where no index can serve.
+// cost of a statement does not grow with the fleet. For few rows, PostgreSQL rightly prefers scans
+// and sorts; the test switches them off, so that a plan has them only if no index can replace them.
 func TestStatementsUseTheirIndexes(t *testing.T) {
 	t.Parallel()
 	pg, err := pgconn.Connect(t.Context(), database(t))

@@ -73,7 +73,7 @@ func orDefault(n, otherwise int) int {
 	return otherwise
 }
 
-// prepare checks the database and updates its schema. It returns the connection for this.
+// prepare checks the database and updates its schema. It returns the connection that it used.
 func (s *Store) prepare(ctx context.Context, list []migration) (_ *conn, err error) {
 	c, err := s.connect(ctx)
 	if err != nil {

@@ -18,9 +18,9 @@ import (
 // ErrNotNew means that a database has the schema of another version, or the data of a hub.
 var ErrNotNew = errors.New("postgres: the database is not new")
 
-// Create makes the schema of a version in an empty database; 0 is the newest version. If the database has the tables of this
-// version already, and belongs to no hub, Create changes nothing. If this program does not know the
-// version, Create returns ErrNewerSchema.
+// Create makes the schema of a version in an empty database; 0 is the newest version. If the
+// database has the tables of this version already, and belongs to no hub, Create changes nothing.
+// If this program does not know the version, Create returns ErrNewerSchema.
 func Create(ctx context.Context, config Config, version int) error {
 	parsed, _, err := config.parse()
 	if err != nil {

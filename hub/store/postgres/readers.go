@@ -25,7 +25,7 @@ const (
 // first needed.
 type readers struct {
 	open   func(ctx context.Context) (*conn, error)
-	idle   chan *conn // a nil conn is one that is not open
+	idle   chan *conn // a nil conn stands for a connection that is not open
 	closed chan struct{}
 }
 
@@ -102,7 +102,7 @@ func (r *readers) once(ctx context.Context, c *conn, run func(*conn) error) (*co
 	c.forget()
 	err := run(c)
 	if c.failed != nil && lost(c.failed) {
-		err = c.failed // the caller may have wrapped the error, or dropped it
+		err = c.failed // `run` may have wrapped this error, or returned another error or none
 		c.drop()
 	}
 	if c.closed() {

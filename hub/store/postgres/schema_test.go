@@ -160,8 +160,8 @@ func TestRefusesAnEncodingThatLosesText(t *testing.T) {
 	}
 }
 
-// A full disk is reported as such, and the store works again when the disk has room. A trigger
-// stands for the full disk.
+// A full disk is reported as such, and the store works again when the disk has room. In this test,
+// a trigger raises the error of a full disk.
 func TestFullDiskIsReported(t *testing.T) {
 	t.Parallel()
 	address := blank(t)
@@ -200,8 +200,8 @@ func TestTextsThatAreNoTextAreKept(t *testing.T) {
 	}
 }
 
-// An empty argument is an empty text or blob, not NULL, also if it is the first that a connection
-// sends.
+// An empty argument is an empty text or blob, not NULL, even if it is the first argument that a
+// connection sends.
 func TestEmptyArgumentsAreNotNull(t *testing.T) {
 	t.Parallel()
 	address := database(t)
@@ -219,8 +219,8 @@ func TestEmptyArgumentsAreNotNull(t *testing.T) {
 	}
 }
 
-// A caller that needs only the first of many large rows does not wait for the others, and the store
-// works on.
+// A caller that needs only the first of many large rows does not wait for the other rows, and the
+// store still works afterwards.
 func TestLargeRowsThatNobodyNeedsAreNotRead(t *testing.T) {
 	t.Parallel()
 	s := open(t, postgres.Config{URL: database(t), Readers: 1})

@@ -13,9 +13,9 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// A standby is down, so commits wait for it. A timeout or an operator ends the wait, which the server
-// says with a warning only, or ends the connection. The store acknowledges no write that the standby
-// does not have.
+// A standby is down, so a commit waits for it. Then somebody cancels the wait, of which the server
+// informs the store only by a warning, or ends the connection. The store must acknowledge no write
+// that the standby does not have.
 func TestCommitWaitsForItsStandby(t *testing.T) {
 	if server == nil {
 		t.Skip(pgtest.ErrMissing)
@@ -77,7 +77,8 @@ func endWait(t *testing.T, primary *pgtest.Server, function string) {
 	}
 }
 
-// The first host of a URL accepts connections and says nothing. The store uses the second host soon.
+// The first host of a URL accepts connections and sends nothing. The store soon uses the second
+// host.
 func TestSilentHostDoesNotDelayTheNext(t *testing.T) {
 	t.Parallel()
 	name := nameOf(database(t))

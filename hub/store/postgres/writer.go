@@ -42,7 +42,7 @@ type writers struct {
 	running sync.WaitGroup
 	commits atomic.Uint64
 	retries atomic.Uint64
-	cleaned atomic.Int64 // when old rows of write_marks were removed, in nanoseconds
+	cleaned atomic.Int64 // time of the last removal of old rows of write_marks, in nanoseconds
 
 	resolveFor time.Duration // resolveTimeout, or less in tests
 }
@@ -240,7 +240,7 @@ func (c *conn) apart(batch []*sqlstore.Job) (wrote bool, m mark, err error) {
 }
 
 // commit commits a transaction. If the connection is lost before the answer, or if the server has
-// not waited for its standby, commit finds out whether the transaction is committed to stay.
+// not waited for its standby, commit finds out whether the transaction is durably committed.
 func (w *writers) commit(c *conn, m mark) (*conn, error) {
 	c.warning = ""
 	tag, err := c.control("COMMIT")

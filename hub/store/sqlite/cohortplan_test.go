@@ -105,8 +105,8 @@ func TestCohortQuestionsTouchBoundedRows(t *testing.T) {
 		if err != nil || rows == 0 {
 			t.Errorf("%s: %d rows, %v", name, rows, err)
 		}
-		// One row of a result takes about 60 operations, with the lookup of the number of the
-		// model's devices.
+		// One row of a result takes about 60 operations. They include the lookup of how many
+		// devices the model has.
 		operations, scanned, sorted := s.steps(t)
 		if operations > 100+80*int32(rows) || name != "decisions" && scanned > 0 || sorted > 0 {
 			t.Errorf("%s: %d operations for %d rows, %d rows scanned, %d sorts", name, operations, rows, scanned, sorted)

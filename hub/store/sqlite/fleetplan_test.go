@@ -18,7 +18,8 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// emptyDatabase opens a new database with the tables of a hub, past the store.
+// emptyDatabase makes a new database with the tables of a hub, and opens it with database/sql
+// instead of the store.
 func emptyDatabase(t *testing.T) *sql.DB {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "hub.db")

@@ -67,8 +67,8 @@ func BenchmarkAppendLogs(b *testing.B) {
 	}
 }
 
-// BenchmarkReadLogs reads a page of 50 lines from a log of 20,000 lines, and all pages with a text that
-// only the oldest line has.
+// BenchmarkReadLogs measures two reads of a log of 20,000 lines: a page of 50 lines, and a search
+// of all lines for a text that only the oldest line has.
 func BenchmarkReadLogs(b *testing.B) {
 	s, _ := harbour(b, filepath.Join(b.TempDir(), "hub.db"))
 	r := rand.New(rand.NewPCG(1, 2))

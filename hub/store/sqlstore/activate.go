@@ -328,8 +328,9 @@ func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 	return k.linkChips(c, a)
 }
 
-// tpmWords describes a TPM in an event. The names of maker and model come from the EK certificate, so
-// an approved machine without one has none.
+// tpmWords describes a TPM in an event. The names of the maker and the model come from the EK
+// certificate. They are empty for a machine that onboarded without an EK certificate, after its
+// owner's approval.
 func tpmWords(manufacturer, model string) string {
 	name := strings.TrimSpace(manufacturer + " " + model)
 	if name == "" {

@@ -321,8 +321,9 @@ func putJudged(c Conn, device string, now time.Time, j *store.BootJudged) error 
 		if err := c.Do(growVersion, owner, p.Part, p.Value, j.Model, j.Firmware, flag(p.Bad)); err != nil {
 			return err
 		}
-		// The device leaves its cohort after it has joined one, so that a cohort of one device is
-		// not removed, with the time of its first measurement, if only the state changes.
+		// First the device joins the new cohort, then it leaves the old one. Both are the same
+		// cohort if only the state changes. In the other order, a cohort of one device would be
+		// removed, and the time of its first measurement would be lost.
 		if ok {
 			if err := leaveCohort(c, p.Part, was); err != nil {
 				return err

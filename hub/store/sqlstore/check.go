@@ -53,7 +53,7 @@ var rules = []struct {
 		WHERE d.deleted = 0 AND d.owner <> '' AND (s.nick IS NULL OR s.device <> d.id) ORDER BY d.id LIMIT ?`)},
 	{"device-search", prepared(`SELECT s.device FROM device_search s LEFT JOIN devices d ON d.id = s.device AND d.deleted = 0 AND d.owner = s.owner
 		WHERE d.id IS NULL ORDER BY s.device LIMIT ?`)},
-	// What the search has of a device is what the device's other rows have.
+	// A device's row of the search has the same values as the device's other rows.
 	{"search-columns", prepared(`SELECT d.id FROM devices d JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick AND s.device = d.id
 		LEFT JOIN enrolments e ON e.id = d.enrolment LEFT JOIN boot_devices b ON b.device = d.id
 		LEFT JOIN trails t ON t.device = d.id LEFT JOIN steps r ON r.device = t.device AND r.rev = t.rev
@@ -148,8 +148,8 @@ func (s *Store) Identities(ctx context.Context, after int64, limit int) (list []
 	return list, nil
 }
 
-// hashRules are the queries for a hash and the bytes that it must be the SHA-256 of. Each has the columns
-// name, hash and bytes.
+// hashRules are the queries for hashes and their contents. Each query has the columns name, hash
+// and bytes: `hash` must be the SHA-256 of `bytes`.
 var hashRules = []struct {
 	name  string
 	query *Statement

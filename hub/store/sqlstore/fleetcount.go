@@ -94,7 +94,7 @@ func (s *Store) FleetCounts(ctx context.Context, owner string) (n store.FleetCou
 
 // facetRows is the largest number of values that Facets reads. The values are read in the order of
 // the magnitude of their numbers of devices. So a value that Facets does not read has less than
-// twice as many devices as the last value that Facets reads.
+// twice as many devices as any value that it reads.
 const facetRows = 2000
 
 // Facets implements store.Fleet.

@@ -15,9 +15,10 @@ import (
 // bytes of its texts.
 const logCost = 64
 
-// A query for batches consists of logColumns, a condition, a place (logForth: oldest first, or logBack:
-// newest first) and the order. The place is between the times ?2 and ?3. A batch with the time ?4 counts
-// only if it has entries after (logForth) or before (logBack) the number ?5.
+// A query for batches consists of logColumns, a condition, a place (logForth: oldest first, or
+// logBack: newest first) and the order. The place selects batches whose times are from ?2 to ?3. It
+// leaves out a batch with the time ?4 that has no entry after (logForth) or before (logBack) the
+// number ?5.
 const (
 	logColumns              = `SELECT first, device, owner, created, data FROM log_batches `
 	logForth, logForthOrder = ` AND created BETWEEN ?2 AND ?3 AND (created <> ?4 OR first + n > ?5 + 1) AND owner = ?6 `, `ORDER BY created, first LIMIT ?7`
@@ -67,7 +68,7 @@ func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []
 	if len(entries) == 0 {
 		return nil
 	}
-	data, size := encodeLogs(entries), logSizes(entries) // outside of the transaction, for which others wait
+	data, size := encodeLogs(entries), logSizes(entries) // before the transaction, because other writes wait for the transaction
 	n := int64(len(entries))
 	return s.db.Write(ctx, func(c Conn) error {
 		// A reader that continues after an entry must find all later entries. So the times of an

@@ -116,7 +116,7 @@ func (s *Store) AnnounceObject(ctx context.Context, o store.Object, quota int64)
 		case err != store.ErrNotFound:
 			return err
 		}
-		// The size of an upload in parts counts already.
+		// The usage already includes the size of an upload in parts.
 		r, partial, err := c.One(selectPartial, o.Owner, o.Sum[:])
 		if err != nil {
 			return err
@@ -208,7 +208,7 @@ func (s *Store) FinishUpload(ctx context.Context, u store.Upload, lost string, s
 			return err
 		}
 		if used = o.Stored && o.Place == u.Place; used {
-			return nil // the answer of an earlier commit was lost
+			return nil // the upload was finished before, but the answer to that call was lost
 		}
 		is, err := endUpload(c, u.Place)
 		switch {

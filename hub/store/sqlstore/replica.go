@@ -9,8 +9,8 @@ import (
 )
 
 // timed registers a statement in which NOW is the database's time, in microseconds since 1970. For
-// PostgreSQL this is the time at which the statement began: the time within a statement would keep
-// the planner from using an index.
+// PostgreSQL, NOW is the time at which the statement began. With clock_timestamp(), which changes
+// while the statement runs, the planner would use no index.
 func timed(sql string) *Statement {
 	return both(strings.ReplaceAll(sql, "NOW", `CAST(unixepoch('subsec') * 1000000 AS INTEGER)`),
 		strings.ReplaceAll(sql, "NOW", `(extract(epoch FROM statement_timestamp()) * 1000000)::bigint`))

@@ -9,8 +9,9 @@ import (
 	"gangway/hub/store"
 )
 
-// Damage checks that store.Consistency finds each kind of damage. The function `damage` runs SQL on the
-// database, past the store and without its triggers. The SQL text `empty` is an empty blob.
+// Damage checks that store.Consistency finds each kind of damage. The function `damage` runs SQL
+// directly on the database, without the store, and without running the triggers of the schema. The
+// SQL text `empty` is an empty blob.
 func Damage(t *testing.T, s Engine, empty string, damage func(sql string)) {
 	f := newFixture(t, s)
 	limited := f.newToken("limited", 5)

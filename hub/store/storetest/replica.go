@@ -73,7 +73,8 @@ var replicaTests = []test{
 		}
 		equal(f, "events", kinds, []string{"after", "before"})
 	}},
-	// As long as nobody has taken the lease, its end harms nothing.
+	// A lease has expired. Until another replica takes it, writes with its fence succeed, and its
+	// holder can renew it with the same fence.
 	{"EndedLeaseIsProlonged", func(f *fixture) {
 		old, err := f.Lease(f.ctx, "sweep", "a", time.Microsecond)
 		f.must(err)

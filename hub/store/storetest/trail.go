@@ -714,7 +714,7 @@ func neededContentStays(f *fixture) {
 	if unneeded(u.Place) {
 		f.Fatal("the place of a running upload was given up")
 	}
-	for range 2 { // the second call is that of a hub that was paused
+	for range 2 { // the second call comes late, from a hub that was paused
 		if !unneeded(first) {
 			f.Fatal("the place is needed although no owner has a record")
 		}
@@ -739,7 +739,7 @@ func uploadsOfOneObject(f *fixture) {
 	stolen.Owner = f.other.ID
 	_, err := f.FinishUpload(f.ctx, stolen, "", 10, plenty, Epoch)
 	f.refused(err, store.ErrNotFound)
-	for range 2 { // the second call is that of a hub that has not got the answer
+	for range 2 { // the second call is a retry by a hub that did not get the first answer
 		if !f.uploads(mine, 10, Epoch) {
 			f.Error("the first upload's place is not used")
 		}
@@ -1125,7 +1125,8 @@ func ownersKeepLess(f *fixture) {
 	equal(f, "rules of nobody", len(rules), 0)
 }
 
-// After a change of the rule, the logs are trimmed in steps, and no step does more than its limit.
+// After a change of the rule, the logs are trimmed in steps, and no step removes more than its
+// limit.
 func logsAreTrimmed(f *fixture) {
 	const devices, entries = 5, 4
 	token := f.newToken("trim", 0)
@@ -1151,7 +1152,8 @@ func logsAreTrimmed(f *fixture) {
 		left = now
 	}
 	equal(f, "left", left, devices)
-	// A new entry of a trimmed device takes the place of the one that is left: the usage is right.
+	// Each trimmed device has one entry left. A new entry replaces it, so the usage that the
+	// trimming stored is right.
 	list, err := f.Devices(f.ctx, f.owner.ID, "", 1)
 	f.must(err)
 	f.must(f.AppendLogs(f.ctx, list[0].ID, f.owner.ID, []store.LogEntry{{Message: "n"}}, bounds, Epoch))

@@ -13,10 +13,11 @@ import (
 	"gangway/hub/store/sqlite"
 )
 
-// The file notes in move_changes the key of each row that changes: k1 to k5 have the values of the
-// columns of the key, with their types. A table whose key ignores case has no values there, because it
-// is copied as a whole. move_state has one row: the move, the schema at its begin, and the time at which
-// the program last worked at it.
+// In the file, triggers write the key of each row that changes to the table move_changes. The
+// columns k1 to k5 have the values of the key's columns, with their types. For a table whose key
+// ignores case they have no values, because the move copies such a table as a whole. The table
+// move_state has one row: the id of the move, the schema at the beginning of the move, and the time
+// at which the program last worked at the move.
 const watchSchema = `CREATE TABLE IF NOT EXISTS move_state (id TEXT NOT NULL, schema INTEGER NOT NULL, worked INTEGER NOT NULL);
 	CREATE TABLE IF NOT EXISTS move_changes (n INTEGER PRIMARY KEY AUTOINCREMENT, tab TEXT NOT NULL, k1, k2, k3, k4, k5);
 	`
@@ -24,8 +25,8 @@ const watchSchema = `CREATE TABLE IF NOT EXISTS move_state (id TEXT NOT NULL, sc
 // maxKey is the largest number of columns of a key.
 const maxKey = 5
 
-// watch adds the triggers to the file, unless an earlier call has done so. Then it checks that the schema
-// is still the one for which they were made.
+// watch adds the triggers to the file, unless an earlier call has added them. Then it checks that
+// the schema is still the one for which the triggers were made.
 func (m *Move) watch(ctx context.Context) error {
 	var text strings.Builder
 	text.WriteString("BEGIN IMMEDIATE; " + watchSchema)
@@ -46,7 +47,7 @@ func (m *Move) watch(ctx context.Context) error {
 	return m.checkSchema(ctx)
 }
 
-// triggers returns the triggers that note the changes of a table.
+// triggers returns the triggers that write the changes of a table to move_changes.
 func (t table) triggers() string {
 	key := t.key
 	if t.whole {
@@ -77,8 +78,8 @@ func (t table) triggers() string {
 
 func (t table) trigger(event string) string { return "move_" + strings.ToLower(event) + "_" + t.name }
 
-// checkSchema reads the id of the move. It returns ErrUpgraded if the schema of the file is not the one
-// for which the triggers were made: a migration may have removed triggers with their tables.
+// checkSchema reads the id of the move. It returns ErrUpgraded if the file has another schema than
+// when the triggers were made: a migration may have removed tables, and their triggers with them.
 func (m *Move) checkSchema(ctx context.Context) error {
 	var then, now, triggers int
 	err := m.from.QueryRowContext(ctx, `SELECT id, schema, (SELECT max(version_id) FROM goose_db_version),
@@ -89,9 +90,9 @@ func (m *Move) checkSchema(ctx context.Context) error {
 	return err
 }
 
-// Stop gives up a move: it removes the triggers and their notes from a file, also from one that Finish has
-// closed. If idle is not 0, it does
-// nothing if a program has worked at the move within this time. It does nothing if there is no move.
+// Stop gives up a move: it removes the move's triggers, and the changes that they recorded, from
+// the file. This also works after Finish has locked the file. Stop does nothing if the file has no
+// move, or if `idle` is not 0 and a program worked at the move less than `idle` ago.
 func Stop(ctx context.Context, file string, idle time.Duration) (stopped bool, err error) {
 	done, err := sqlite.TakeTurn(file)
 	if err != nil {
@@ -125,8 +126,8 @@ func Stop(ctx context.Context, file string, idle time.Duration) (stopped bool, e
 	return err == nil, err
 }
 
-// keys has the keys of changed rows, without duplicates. For a table whose key ignores case, it has one
-// key without values.
+// keys has the keys of changed rows, without duplicates, by table. For a table whose key ignores
+// case, it has only one key, which has no values.
 type keys map[string][][]any
 
 // changes reads the keys of all changed rows, and the number of the last change.
@@ -149,8 +150,8 @@ func (m *Move) changes(ctx context.Context, from *sql.Tx) (changed keys, last in
 	return changed, last, err
 }
 
-// CatchUp copies the rows that have changed since the last call, and compares them. It returns their
-// number.
+// CatchUp copies the rows that have changed since its last call, and compares the copies with the
+// rows. It returns the number of these rows.
 func (m *Move) CatchUp(ctx context.Context) (n int, err error) {
 	n, last, err := m.catchUp(ctx)
 	if err != nil || n == 0 {
@@ -159,9 +160,10 @@ func (m *Move) CatchUp(ctx context.Context) (n int, err error) {
 	return n, m.forget(ctx, last)
 }
 
-// catchUp does the work of CatchUp, but leaves the notes up to the number `last` in the file.
+// catchUp does the work of CatchUp, but does not remove the rows of move_changes that it has read,
+// up to the number `last`.
 func (m *Move) catchUp(ctx context.Context) (n int, last int64, err error) {
-	from, err := m.from.BeginTx(ctx, nil) // a reader: one state of the file
+	from, err := m.from.BeginTx(ctx, nil) // all reads see the same state of the file
 	if err != nil {
 		return 0, 0, err
 	}
@@ -176,7 +178,8 @@ func (m *Move) catchUp(ctx context.Context) (n int, last int64, err error) {
 	return n, last, m.transact(ctx, func() error { return m.apply(ctx, from, changed) })
 }
 
-// forget removes the notes up to the number `last`. A write that is too long would delay the hub.
+// forget removes the rows of move_changes up to the number `last`. It uses several short writes,
+// because a long write would delay the hub.
 func (m *Move) forget(ctx context.Context, last int64) error {
 	for {
 		result, err := m.from.ExecContext(ctx, `DELETE FROM move_changes WHERE n <= min(?, (SELECT min(n) FROM move_changes) + 5000)`, last)
@@ -189,8 +192,9 @@ func (m *Move) forget(ctx context.Context, last int64) error {
 	}
 }
 
-// apply makes the changed rows of the target those of the file. All old rows go first, so that a unique
-// value can move from one row to another. The target has no foreign keys during the move.
+// apply replaces the changed rows of the target by the rows of the file. It first deletes all old
+// rows, so that a unique value can move from one row to another. The target has no foreign keys
+// during the move.
 func (m *Move) apply(ctx context.Context, from *sql.Tx, changed keys) error {
 	for _, t := range tables {
 		if t.whole && changed[t.name] != nil {
@@ -262,7 +266,7 @@ func (m *Move) applyRows(ctx context.Context, from *sql.Tx, t table, list [][]an
 	var rows [][]any
 	for _, key := range list {
 		err := eachRow(ctx, from, query, key, len(columns), func(row []any) error {
-			// A column that ignores case also finds a row with a different key.
+			// If a column ignores case, the query also finds a row whose key differs in case.
 			if name(m.keyOf(t, row)) == name(key) {
 				rows = append(rows, row)
 			}

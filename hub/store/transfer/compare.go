@@ -7,12 +7,12 @@ import (
 	"strings"
 )
 
-// compare compares all rows of a table in both databases, except the rows that have changed since the
-// last CatchUp. The next CatchUp compares those.
+// compare compares all rows of a table in both databases, except the rows that have changed since
+// the last CatchUp. The next CatchUp compares the changed rows.
 func (m *Move) compare(ctx context.Context, t table) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	from, err := m.from.BeginTx(ctx, nil) // one state of the file, with its notes
+	from, err := m.from.BeginTx(ctx, nil) // all reads see the same state of the file and of move_changes
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (m *Move) equal(t table, mine, theirs []any) error {
 	return nil
 }
 
-// same compares values. An empty blob is nil or empty.
+// same reports whether two values are equal. A nil []byte equals an empty one.
 func same(a, b any) bool {
 	if x, ok := a.([]byte); ok {
 		y, ok := b.([]byte)

@@ -78,9 +78,9 @@ func (m *Move) copy(ctx context.Context, table table) error {
 
 // add adds a portion of rows to the target, or replaces a table whose key ignores case.
 //
-// Two portions are two states of the file. So a row of this portion can have a unique value, such as a
-// nick, that a row of an earlier portion had then. That value has changed since, so CatchUp will copy
-// both rows. Until then, add leaves out the new row.
+// Portions are read at different times. So a row of this portion can have a unique value, such as a
+// nick, that a row of an earlier portion had when that portion was read. The earlier row has
+// changed since then, so CatchUp will copy both rows. Until then, add leaves out the new row.
 func (m *Move) add(ctx context.Context, table table, rows [][]any) error {
 	columns := m.columns[table.name]
 	err := m.transact(ctx, func() error {
@@ -127,7 +127,8 @@ func (m *Move) keyOf(t table, row []any) []any {
 	return key
 }
 
-// copied returns the key of the last row that the target has, and the number of its rows.
+// copied returns the key of the last row that the target has of a table, and the number of the
+// table's rows in the target.
 func (m *Move) copied(ctx context.Context, table table) (last []any, rows int64, err error) {
 	if table.whole {
 		return nil, 0, nil
@@ -146,8 +147,8 @@ func (m *Move) copied(ctx context.Context, table table) (last []any, rows int64,
 	return last, rows, err
 }
 
-// read returns the next portion of rows of the file, or the whole table. `more` is true if there may
-// be more rows.
+// read returns the next portion of a table's rows in the file, or all rows if the table is copied
+// as a whole. `more` is true if there may be more rows.
 func (m *Move) read(ctx context.Context, table table, last []any) (list [][]any, more bool, err error) {
 	size := 0
 	err = eachRow(ctx, m.from, m.selection(table, len(last)), last, len(m.columns[table.name]), func(row []any) error {

@@ -14,8 +14,8 @@ import (
 
 // Target is a new database that gets the rows of a snapshot.
 type Target interface {
-	// Add adds rows to a table. `first` is true for the first rows of the table; rows that the table
-	// has already are then removed.
+	// Add adds rows to a table. `first` is true for the first rows of the table: then Add first
+	// removes all rows that the table has.
 	Add(ctx context.Context, table string, columns []string, rows [][]any, first bool) error
 	// Finish sets the counters. Only after that, a hub can use the database.
 	Finish(ctx context.Context, counters map[string]int64) error
@@ -32,7 +32,7 @@ func Known(name string) bool {
 type file struct {
 	db       *sql.DB
 	tx       *sql.Tx
-	triggers []string // the statements that make them again
+	triggers []string // the statements that make the removed triggers again
 	insert   *sql.Stmt
 	into     string // the table and the columns of `insert`
 }
@@ -57,8 +57,8 @@ func NewFile(ctx context.Context, path string, schema int64) (_ Target, err erro
 	return f, nil
 }
 
-// dropTriggers removes the triggers until Finish, because the rows have the results of the triggers
-// already.
+// dropTriggers removes the triggers; Finish makes them again. The added rows come from a snapshot,
+// which already contains what the triggers would write.
 func (f *file) dropTriggers(ctx context.Context) error {
 	var names []string
 	err := eachRow(ctx, f.tx, `SELECT name, sql FROM sqlite_master WHERE type = 'trigger'`, nil, 2, func(row []any) error {
@@ -121,7 +121,8 @@ func (f *file) Finish(ctx context.Context, counters map[string]int64) error {
 	if err := f.tx.Commit(); err != nil {
 		return err
 	}
-	// Without this, the rows would be in the write-ahead log, which a rename of the file leaves behind.
+	// Move the rows from the write-ahead log to the file, because a rename of the file does not
+	// rename its write-ahead log.
 	_, err := f.db.ExecContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`)
 	return err
 }

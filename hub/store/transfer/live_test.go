@@ -16,8 +16,9 @@ import (
 	"gangway/internal/race"
 )
 
-// The hub writes during the whole move: it onboards devices, moves nicks from one device to another,
-// and removes rows. The move is interrupted and goes on. Every acknowledged write is in PostgreSQL.
+// The hub writes during the whole move: it onboards devices, moves nicks from one device to
+// another, and removes rows. The move is interrupted and then continues. Every acknowledged write
+// is in PostgreSQL.
 func TestHubWritesDuringTheMove(t *testing.T) {
 	t.Parallel()
 	to := target(t, "live")
@@ -155,7 +156,7 @@ func write(t *testing.T, s *sqlite.Store, stop chan struct{}, rounds *atomic.Int
 		if err != nil {
 			return err
 		}
-		// The nick "moving" goes from device to device.
+		// The nick "moving" passes from one device to another.
 		held, err := s.DeviceByNick(ctx, owner.ID, "moving")
 		if err == nil {
 			err = s.RenameDevice(ctx, owner.ID, held.ID, fmt.Sprint("was", i))
@@ -180,7 +181,7 @@ func write(t *testing.T, s *sqlite.Store, stop chan struct{}, rounds *atomic.Int
 	}
 }
 
-// state describes what a store has.
+// state returns, as text, the content of a store that the test compares.
 func state(t *testing.T, s storetest.Engine) string {
 	t.Helper()
 	ctx, owner := t.Context(), storetest.Account("anne")
@@ -214,7 +215,8 @@ func TestMoveRefusesATargetOfAnotherMove(t *testing.T) {
 	if err := open(other); !errors.Is(err, transfer.ErrOther) {
 		t.Errorf("the second file: %v", err)
 	}
-	// If the first move is given up, its rows stay, and nothing can go on.
+	// If the first move is given up, its rows stay in the target, and no move can continue with
+	// this target.
 	if stopped, err := transfer.Stop(t.Context(), one, time.Hour); err != nil || stopped {
 		t.Errorf("a move that works is stopped: %t, %v", stopped, err)
 	}

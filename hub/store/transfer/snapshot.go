@@ -18,7 +18,8 @@ const (
 	EnginePostgres = "postgresql"
 )
 
-// passing has the tables that replicas share only while they run. A backup does not have their rows.
+// passing has the tables whose rows replicas share only while they run. A backup does not contain
+// these rows.
 var passing = map[string]bool{"leases": true, "replica_messages": true, "temporary_values": true}
 
 // Snapshot is a hub's database as it was at one moment. A hub may write to the database meanwhile.
@@ -127,8 +128,8 @@ func (s *Snapshot) Tables(ctx context.Context, f func(Rows) error) error {
 	return nil
 }
 
-// Counters returns the last number that the database assigned in each column ("table.column") whose
-// numbers it assigns.
+// Counters returns, for each column ("table.column") whose numbers the database assigns, the last
+// assigned number.
 func (s *Snapshot) Counters(ctx context.Context) (map[string]int64, error) {
 	counters := map[string]int64{}
 	for _, t := range tables {

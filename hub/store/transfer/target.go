@@ -11,10 +11,12 @@ import (
 	"gangway/hub/store/sqlstore"
 )
 
-// During the move, the target has no foreign keys, and its triggers are off, because each row comes from
-// the file, and rows come in any order. The table move_state has the id of the move, and the foreign keys.
+// During the move, the target has no foreign keys, because rows arrive in any order. Its triggers
+// are off, because the file already contains the rows that they would write. The table move_state
+// has the id of the move, and the statements that restore the foreign keys.
 
-// prepare checks that the target is empty or belongs to this move, and then makes it belong to the move.
+// prepare checks that the target is empty or belongs to this move, and then marks it with the id of
+// this move.
 func (m *Move) prepare(ctx context.Context, hub string) error {
 	if err := m.to.Exec(ctx, `CREATE TABLE IF NOT EXISTS move_state (name text PRIMARY KEY, value text NOT NULL)`); err != nil {
 		return err
@@ -79,10 +81,10 @@ func (m *Move) checkEmpty(ctx context.Context) error {
 	return nil
 }
 
-// Finish copies the last changes of a file that no hub uses any more, restores the triggers and foreign
-// keys of the target, sets its counters, and writes the hub's name to it. Before it writes the name, it
-// locks the file. After that, no program can write to the file any more: not even an operator's command
-// that has opened the file before.
+// Finish copies the last changes of a file that no hub uses any more, restores the triggers and
+// foreign keys of the target, sets its counters, and writes the hub's name to it. Before it writes
+// the name, it locks the file. After that, no program can write to the file, not even an operator's
+// command that opened the file earlier.
 func (m *Move) Finish(ctx context.Context) error {
 	if err := m.checkSchema(ctx); err != nil {
 		return err
@@ -121,7 +123,7 @@ func closing() string {
 	return text.String()
 }
 
-// Closed reports whether Finish has closed a file.
+// Closed reports whether Finish has locked a file against writes.
 func Closed(ctx context.Context, file string) (closed bool, err error) {
 	db, err := openFile(file, "mode=rw&_pragma=busy_timeout(5000)")
 	if err != nil {
@@ -147,7 +149,8 @@ func (m *Move) finishTarget(ctx context.Context) error {
 			text = append(text, fmt.Sprintf("SELECT setval(pg_get_serial_sequence('%s', '%s'), %d)", t.name, t.counter, last))
 		}
 	}
-	// The rows are those of the file, in which the foreign keys hold. Validate checks that again, later.
+	// The rows come from the file, in which no row violates a foreign key. So this does not check
+	// the rows; Validate checks them later.
 	err := m.to.Query(ctx, `SELECT name, value FROM move_state WHERE name LIKE 'foreign key %'`, nil, func(row []any) error {
 		name := strings.Fields(row[0].(string))
 		text = append(text, fmt.Sprintf("ALTER TABLE %s ADD CONSTRAINT %s %s NOT VALID", name[2], name[3], strings.TrimSuffix(row[1].(string), " NOT VALID")))

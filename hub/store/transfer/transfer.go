@@ -2,13 +2,13 @@
 //
 //  1. Open adds triggers to the file, which note the key of each row that changes.
 //  2. Copy copies each table in portions, then brings PostgreSQL up to date, and compares every row. The
-//     hub goes on to write. Rows that have changed meanwhile are compared when they are copied again.
+//     hub may write meanwhile: rows that change are compared when CatchUp copies them again.
 //  3. CatchUp copies the rows that have changed since the last call.
 //  4. When the hub has closed the file, Finish copies the last changes, and writes the hub's name to
 //     PostgreSQL. Without this name, a hub refuses the database.
 //
-// Each step can be interrupted, and be done again. The rows that CatchUp copies are one state of the
-// file, and one transaction in PostgreSQL.
+// Each step can be interrupted and repeated. CatchUp reads all its rows from the same state of the
+// file, and writes them in one transaction in PostgreSQL.
 //
 // A Snapshot reads all rows of a database as they were at one moment, for a backup. A Target is a new
 // database that gets these rows, for a restore.
@@ -60,11 +60,11 @@ var (
 type table struct {
 	name string
 	key  []string
-	// whole: the table is copied in one portion, because its key ignores case in SQLite.
+	// whole means that the table is copied in one portion, because its key ignores case in SQLite.
 	whole bool
 	// counter is the column whose numbers the database assigns, or "".
 	counter string
-	// never: the database never uses the number of a removed row again.
+	// never means that the database never uses the number of a removed row again.
 	never bool
 }
 
@@ -191,7 +191,8 @@ func (m *Move) open(ctx context.Context) (err error) {
 		return err
 	}
 	defer done()
-	// Only the hub writes the log of the file into the file.
+	// With wal_autocheckpoint(0), this program never copies the write-ahead log into the file: only
+	// the hub does.
 	if m.from, err = openFile(m.File, "mode=rw&_pragma=busy_timeout(5000)&_pragma=wal_autocheckpoint(0)"); err != nil {
 		return err
 	}

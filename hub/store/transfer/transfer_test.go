@@ -186,7 +186,7 @@ func TestTransferAndGoOn(t *testing.T) {
 	}
 }
 
-// Each row is compared after the copy, so a row that is not as it was stops the transfer.
+// Each row is compared after the copy, so a row that differs from the original stops the transfer.
 func TestDifferencesAreFound(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
