@@ -116,7 +116,7 @@ func TestCopiedStateIsFound(t *testing.T) {
 			from(at(2*m, 5, 0, 10*h+2*m), "192.0.2.1"), from(at(3*m, 6, 0, 10*h+2*m), "192.0.2.2"), from(at(4*m, 5, 0, 10*h+4*m), "192.0.2.1")},
 			[]string{clone.BootsAlternate, clone.BootsInterleave}, clone.Certain, "192.0.2.2"},
 		"two boots of the same number by turns": {[]clone.Sighting{at(0, 6, 0, 10*h), at(1*m, 6, 0, 9*h), at(2*m, 6, 0, 10*h+2*m), at(3*m, 6, 0, 9*h+2*m), at(4*m, 6, 0, 10*h+4*m)},
-			[]string{clone.CountersBack, clone.BootsAlternate, clone.BootsInterleave}, clone.Certain, "one clock"},
+			[]string{clone.CountersBack, clone.BootsAlternate, clone.BootsInterleave}, clone.Certain, "One TPM cannot return to an earlier boot"},
 		"three machines": {[]clone.Sighting{at(0, 6, 0, 10*h), at(1*m, 6, 0, 9*h), at(2*m, 7, 0, 9*h), at(3*m, 6, 0, 10*h+3*m), at(4*m, 6, 0, 9*h+3*m), at(5*m, 7, 0, 9*h+3*m)},
 			[]string{clone.CountersBack, clone.BootsAlternate, clone.BootsInterleave}, clone.Certain, ""},
 		"a snapshot restored once": {[]clone.Sighting{at(0, 5, 0, 10*h), at(10*h, 6, 0, 19*h), at(11*h, 5, 0, 10*h+1*m), at(12*h, 6, 0, 11*h)},
