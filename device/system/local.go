@@ -87,8 +87,9 @@ func bindKeyTo(to slots.Slot) error {
 	return err
 }
 
-// bindKey binds the disk's key to the running system, and to the system in the other slot. The
-// system in the slot `needed` must then open the disk; slots.None: no other system must.
+// bindKey binds the disk's key to the running system, and to the system in the other slot. If the
+// system in the slot `needed` could not open the disk, bindKey changes nothing and returns an error.
+// With slots.None, only the running system must be able to open the disk.
 func bindKey(p Paths, i *install.Installed, needed slots.Slot) (changed bool, err error) {
 	esp := slots.ESP{Dir: p.ESP, Firmware: machine.Firmware}
 	slot, err := esp.Running()

@@ -150,8 +150,8 @@ func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// LogForwarder forwards log lines to a log engine of the operator. The hub exports its metrics
-// together with its own.
+// LogForwarder forwards log lines to a log engine of the operator. The hub exports the
+// forwarder's metrics together with the hub's own.
 type LogForwarder interface {
 	prometheus.Collector
 	// Forward gets lines with Device, Owner and Created, and never waits.

@@ -19,15 +19,13 @@ import (
 const (
 	revisionsOnPage = 25
 	diffRows        = 200
-	diffText        = 300 // characters of a name or value, as the page shows them
-	// Bounds in bytes on the page: of the text of a state, of one comparison of states, and of each
-	// of two comparisons.
-	stateText      = 10 << 10
-	diffBytes      = 20 << 10
-	diffBytesOfTwo = 8 << 10
-	messageInForm  = 8 << 10
-	stateInForm    = 20 << 10 // largest new state that the form of its preview contains
-	diffAround     = 450      // bytes around the texts of one change
+	diffText        = 300      // characters of a name or value, as the page shows them
+	stateText       = 10 << 10 // largest text of a state, in bytes on the page
+	diffBytes       = 20 << 10 // largest comparison of two states, in bytes on the page
+	diffBytesOfTwo  = 8 << 10  // the same, for each comparison if the page has two
+	messageInForm   = 8 << 10
+	stateInForm     = 20 << 10 // largest new state that the form of its preview contains
+	diffAround      = 450      // bytes of HTML that the page adds to the texts of one change
 )
 
 // fillRevisions fills the tab "Revisions". ?rev=N shows the revision N. ?from=M compares that

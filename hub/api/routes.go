@@ -303,7 +303,7 @@ func (rt *route) name() string { return rt.method + " " + strings.TrimSuffix(rt.
 // widened has the routes with a path that http.ServeMux does not accept. ServeMux refuses DELETE
 // /devices/{id}/public, because of the route DELETE /devices/tokens/{id}: the request DELETE
 // /devices/tokens/public would match both patterns, and no pattern is more specific. So the mux
-// gets a pattern with a wildcard as its last segment, and the method matches checks that segment.
+// gets a pattern with a wildcard as its last segment, and route.matches checks that segment.
 var widened = map[string]string{
 	"DELETE /devices/{id}/public": "DELETE /devices/{id}/{last}",
 }

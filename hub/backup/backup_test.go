@@ -271,7 +271,8 @@ type part struct {
 	content []byte
 }
 
-// open decrypts a backup, and seal encrypts one. Anyone with the recipient can do the latter.
+// open decrypts a backup, and seal encrypts one. Anyone with the age recipient
+// (the public key to which backups are encrypted) can do the latter.
 func (h *hub) open(file []byte) (list []part) {
 	h.t.Helper()
 	plain, err := age.Decrypt(bytes.NewReader(file), h.identity)
@@ -316,8 +317,8 @@ func (h *hub) seal(list []part) []byte {
 	return b.Bytes()
 }
 
-// An attacker who can write to the folder of the backups has the recipient, but not the hub's keys.
-// Nothing that such an attacker makes is accepted.
+// An attacker who can write to the folder of the backups has the public key to which backups are
+// encrypted, but not the hub's keys. Nothing that such an attacker makes is accepted.
 func TestRejectsForgedBackup(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)

@@ -306,7 +306,7 @@ func manyAtOnce(t *testing.T, s objects.Store) {
 }
 
 // A hub that was paused removes an old copy of an object after another hub has stored the object again.
-// Objects of versions without places stay readable.
+// Objects that an older version of the hub stored, with an empty Key.Place, stay readable.
 func lateRemovalLeavesTheNewCopy(t *testing.T, s objects.Store) {
 	old, b := content("stored again", 1000)
 	old.Place = ""

@@ -342,7 +342,7 @@ func TestClonesReportTheStoresErrors(t *testing.T) {
 		_, c := prepared(s)
 		return func() error { return s.hub.RecordSupersededUse(s.Context(), c.IDevIDHash(), addr) }
 	})
-	breakAtEach(t, func(s *scene) func() error { // a two-step enrolment has no serial number
+	breakAtEach(t, func(s *scene) func() error { // in two steps, a device does not send the serial number of its machine
 		d, token := s.device(), s.pantacors()
 		keys := s.first(d).Keys
 		first, err := s.second(d, token, keys, fleet.RegistrationChange{})

@@ -54,7 +54,7 @@ func Damage(t *testing.T, s Engine, empty string, damage func(sql string)) {
 		{"device-owner", `UPDATE devices SET owner = 'gone' WHERE id = $2`, two.ID},
 	} {
 		if slices.Contains(found, d.rule) {
-			t.Fatalf("%s is broken before its damage", d.rule)
+			t.Fatalf("the rule %s is broken before the test damages a row", d.rule)
 		}
 		damage(in.Replace(d.sql))
 		list, err := s.Disagreements(f.ctx, 10)
