@@ -59,7 +59,7 @@ func (r *reader) makerWords(s State) string {
 			name = rootName(r)
 		}
 		if r.software() {
-			return "A certificate authority that this hub trusts vouches for this TPM: " + name + ". This TPM is a program, not a chip. Your policy names it as allowed."
+			return "A certificate authority that this hub trusts vouches for this TPM: " + name + ". This TPM is a program, not hardware. Your policy names it as allowed."
 		}
 		return "A chip maker that this hub trusts vouches for this chip: " + name + "."
 	case Decided:
