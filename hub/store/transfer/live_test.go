@@ -20,6 +20,7 @@ import (
 // another, and removes rows. The move is interrupted and then continues. Every acknowledged write
 // is in PostgreSQL.
 func TestHubWritesDuringTheMove(t *testing.T) {
+	race.Skip(t)
 	t.Parallel()
 	to := target(t, "live")
 	file := hub(t, 4500)
