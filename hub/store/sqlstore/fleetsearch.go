@@ -21,7 +21,7 @@ const (
 	// if there is a next page.
 	// examineFar is the bound for all orders except the order by nick. In these orders, each row is
 	// in another part of the database file, so that reading a row costs more.
-	examineMost = 800
+	examineMost = 600
 	examineFar  = 400
 	// chunkRows is the number of rows of a walk that the engine reads before it compares the
 	// metadata of these rows.
