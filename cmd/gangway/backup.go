@@ -248,8 +248,17 @@ func (a *app) backupVerifyCommand() *cobra.Command {
 signature. It writes nothing. The exit code is 1 if the backup cannot be restored.`,
 		Example: "  gangway backup verify /backup/000000007-20261129T031500Z.gangway-backup --identity backup.key --hub-name 3f2a...",
 		RunE: func(c *cobra.Command, arg []string) error {
-			info, list, err := o.read(c.Context(), arg[0])
+			info, err := o.verify(c.Context(), arg[0])
 			if err != nil {
+				return err
+			}
+			// The list is read only after the backup is verified, so that a forged one cannot fill the
+			// memory.
+			var list []backup.Object
+			if _, err := o.pass(c.Context(), arg[0], backup.Visitor{Object: func(object backup.Object) error {
+				list = append(list, object)
+				return nil
+			}}); err != nil {
 				return err
 			}
 			for _, object := range list {

@@ -42,24 +42,15 @@ func (o *restoreFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&o.hubName, "hub-name", "", "hub name of the backup's hub, from a token file or from 'gangway backup'; it proves that this hub made the backup (required)")
 }
 
-// read verifies a backup, and returns the list of its objects.
-func (o *restoreFlags) read(ctx context.Context, path string) (info backup.Info, list []backup.Object, err error) {
+// verify reads a whole backup, and verifies that the hub made all of it.
+func (o *restoreFlags) verify(ctx context.Context, path string) (info backup.Info, err error) {
 	if o.identity == "" || o.hubName == "" {
-		return info, nil, usagef("--identity and --hub-name are needed: the file of the age identity, and the name of the hub that made the backup")
+		return info, usagef("--identity and --hub-name are needed: the file of the age identity, and the name of the hub that made the backup")
 	}
 	if o.identities, err = readIdentities(o.identity); err != nil {
-		return info, nil, err
+		return info, err
 	}
-	info, err = o.pass(ctx, path, backup.Visitor{})
-	if err != nil {
-		return info, nil, err
-	}
-	// The list is read only after the backup is verified, so that a forged one cannot fill the memory.
-	_, err = o.pass(ctx, path, backup.Visitor{Object: func(object backup.Object) error {
-		list = append(list, object)
-		return nil
-	}})
-	return info, list, err
+	return o.pass(ctx, path, backup.Visitor{})
 }
 
 // pass reads the backup's file once.
@@ -156,7 +147,7 @@ func (a *app) restore(ctx context.Context, path string, o restoreFlags) error {
 	if err := r.checkEmpty(); err != nil {
 		return err
 	}
-	info, list, err := r.restoreFlags.read(ctx, path)
+	info, err := r.verify(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -175,7 +166,8 @@ func (a *app) restore(ctx context.Context, path string, o restoreFlags) error {
 		return err
 	}
 	defer lock.Close()
-	if err := r.keysAndRows(ctx); err != nil {
+	list, err := r.keysAndRows(ctx)
+	if err != nil {
 		return r.abandoned(err)
 	}
 	findings, err := r.rest(ctx, list)
@@ -201,33 +193,38 @@ func (r *restoration) checkEmpty() error {
 	return nil
 }
 
-// keysAndRows restores the keys to a part of the data folder, and the rows to the database.
-func (r *restoration) keysAndRows(ctx context.Context) error {
+// keysAndRows restores the keys to a part of the data folder, and the rows to the database. It returns
+// the list of the backup's objects.
+func (r *restoration) keysAndRows(ctx context.Context) (list []backup.Object, err error) {
 	keys := filepath.Join(r.part, pkiFolder)
 	if err := os.Mkdir(keys, 0o700); err != nil {
-		return err
+		return nil, err
 	}
 	target, err := r.target(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	rows, next := 0, time.Now().Add(progressEvery)
 	info, err := r.pass(ctx, r.path, backup.Visitor{
 		Key: func(name string, content []byte) error {
 			return os.WriteFile(filepath.Join(keys, name), content, 0o600)
 		},
-		Rows: func(table string, columns []string, list [][]any, first bool) error {
-			if rows += len(list); time.Now().After(next) {
+		Rows: func(table string, columns []string, some [][]any, first bool) error {
+			if rows += len(some); time.Now().After(next) {
 				next = time.Now().Add(progressEvery)
 				r.note("So far: %d rows.", rows)
 			}
-			return target.Add(ctx, table, columns, list, first)
+			return target.Add(ctx, table, columns, some, first)
+		},
+		Object: func(object backup.Object) error {
+			list = append(list, object)
+			return nil
 		},
 	})
 	if err == nil {
 		err = target.Finish(ctx, info.Counters)
 	}
-	return errors.Join(err, target.Close())
+	return list, errors.Join(err, target.Close())
 }
 
 // target makes the new database.
