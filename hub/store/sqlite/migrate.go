@@ -25,21 +25,11 @@ var ErrNewerSchema = errors.New("a newer version of gangway has changed the sche
 // Migrations may run out of order: 0009 was merged after 0010, so a database from a commit between
 // these two merges has only 0010. All later migrations are in order (TestLandedMigrationsStay).
 func migrate(ctx context.Context, path string) (err error) {
-	db, err := sql.Open("sqlite", dsn(path))
-	if err != nil {
-		return fmt.Errorf("sqlite: %w", err)
-	}
-	defer db.Close()
-	db.SetMaxOpenConns(1)
-	// With this statement, SQLite reads the file for the first time. So the statement fails if the
-	// file is not an SQLite database.
-	if _, err := db.ExecContext(ctx, "PRAGMA journal_mode = WAL"); err != nil {
-		return fmt.Errorf("sqlite: open %s: %w", path, err)
-	}
-	p, err := provider(db)
+	db, p, err := openToMigrate(ctx, path)
 	if err != nil {
 		return err
 	}
+	defer db.Close()
 	is, want, err := p.GetVersions(ctx)
 	if err != nil {
 		return fmt.Errorf("sqlite: schema version: %w", err)
@@ -51,6 +41,26 @@ func migrate(ctx context.Context, path string) (err error) {
 		return fmt.Errorf("sqlite: update the schema: %w", err)
 	}
 	return nil
+}
+
+// openToMigrate opens the database for its migrations, with one connection. The caller must close the
+// database.
+func openToMigrate(ctx context.Context, path string) (*sql.DB, *goose.Provider, error) {
+	db, err := sql.Open("sqlite", dsn(path))
+	if err != nil {
+		return nil, nil, fmt.Errorf("sqlite: %w", err)
+	}
+	db.SetMaxOpenConns(1)
+	// With this statement, SQLite reads the file for the first time. So the statement fails if the
+	// file is not an SQLite database.
+	if _, err := db.ExecContext(ctx, "PRAGMA journal_mode = WAL"); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("sqlite: open %s: %w", path, err), db.Close())
+	}
+	p, err := provider(db)
+	if err != nil {
+		return nil, nil, errors.Join(err, db.Close())
+	}
+	return db, p, nil
 }
 
 // provider runs the migrations of this version.
@@ -77,19 +87,11 @@ func Create(ctx context.Context, path string, version int64) (err error) {
 	if path, err = prepareFile(path); err != nil {
 		return err
 	}
-	db, err := sql.Open("sqlite", dsn(path))
-	if err != nil {
-		return fmt.Errorf("sqlite: %w", err)
-	}
-	defer db.Close()
-	db.SetMaxOpenConns(1)
-	if _, err := db.ExecContext(ctx, "PRAGMA journal_mode = WAL"); err != nil {
-		return fmt.Errorf("sqlite: make %s: %w", path, err)
-	}
-	p, err := provider(db)
+	db, p, err := openToMigrate(ctx, path)
 	if err != nil {
 		return err
 	}
+	defer db.Close()
 	sources := p.ListSources()
 	last := sources[len(sources)-1].Version
 	if version == 0 {
