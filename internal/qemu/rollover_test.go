@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"gangway/image/authenticode"
-	"gangway/image/secureboot"
 	"gangway/image/stick"
 	"gangway/internal/carry"
 )
@@ -41,18 +40,7 @@ func TestDiskOpensAfterDBGainsACertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys := filepath.Join(t.TempDir(), "keys")
-	if err := secureboot.New(keys, "Example Ltd", nil, time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	set, err := secureboot.Load(keys)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := authenticode.New(filepath.Join(keys, "db.key"), filepath.Join(keys, "db.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	keys, set, signer := ownersKeys(t)
 	certificate := caNamed(t, "Windows UEFI CA 2023")
 	s := newSiteOf(t, func(p *stick.Parts) {
 		p.Owner, p.Signer = owner, signer

@@ -28,18 +28,9 @@ func TestSecureBoot(t *testing.T) {
 	s.cfg.SecureBoot = true
 	unsigned := s.stick
 
-	keys := filepath.Join(t.TempDir(), "keys")
-	if err := secureboot.New(keys, "Example Ltd", nil, time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	set, err := secureboot.Load(keys)
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, set, signer := ownersKeys(t)
 	parts := s.parts(t)
-	if parts.Signer, err = authenticode.New(filepath.Join(keys, "db.key"), filepath.Join(keys, "db.pem")); err != nil {
-		t.Fatal(err)
-	}
+	parts.Signer = signer
 	token, err := json.Marshal(s.token)
 	if err != nil {
 		t.Fatal(err)
@@ -132,4 +123,21 @@ func TestSecureBoot(t *testing.T) {
 	m.Stop()
 	s.stick = unsigned
 	refused("a stick that is not signed, where a person has enrolled the keys", true)
+}
+
+// ownersKeys makes an owner's Secure Boot keys in the folder `dir`.
+func ownersKeys(t *testing.T) (dir string, set *secureboot.Set, signer *authenticode.Signer) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "keys")
+	if err := secureboot.New(dir, "Example Ltd", nil, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	set, err := secureboot.Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if signer, err = authenticode.New(filepath.Join(dir, "db.key"), filepath.Join(dir, "db.pem")); err != nil {
+		t.Fatal(err)
+	}
+	return dir, set, signer
 }
