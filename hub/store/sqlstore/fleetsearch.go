@@ -195,7 +195,7 @@ var (
 // The engine selects the condition that the fewest devices match. It reads the devices that match
 // this condition, and compares each device with the other conditions. If at most smallSet devices
 // match the selected condition, the engine reads and sorts all these devices. Otherwise it reads at
-// most examineMost devices, in the order of the result.
+// most examineMost devices, or as many as the page can have, in the order of the result.
 func (s *Store) SearchDevices(ctx context.Context, q store.DeviceSearch) (page store.DevicePage, err error) {
 	f, err := newFinder(q, s.db.LastText())
 	if err != nil {
