@@ -16,20 +16,23 @@ import (
 
 func (a *app) fsckCommand() *cobra.Command {
 	var data string
+	var contents bool
 	var s3 objects.S3Config
 	c := &cobra.Command{
 		Use: "fsck --data DIR", Short: "Check that all parts of the hub's database agree", Args: args(),
 		Long: `Fsck reads the whole database, and checks that its parts agree: devices and their
 certificates, the registries of TPMs and attestation keys, uses of join tokens, revisions
 and objects, and all counters. It verifies the hub's signatures of all certificates, and
-the hashes. It also checks that each object is stored. docs/fsck.md lists what it finds,
-and what nothing can find. It repairs
-nothing. The hub may be running; then fsck cannot check objects in a folder.
+the hashes. It also checks that each object is stored with its size; with --contents, it
+reads all objects, and compares their SHA-256. docs/fsck.md lists what it finds, and what
+nothing can find. It repairs nothing. The hub may be running; then fsck cannot check
+objects in a folder.
 
 A fault of a disk or of the memory, or a program that changes the database, can cause a
 finding. Each finding names some of the rows, and a remedy. The exit code is 1 if a
 finding is a problem, and 0 otherwise.`,
 		Example: `  gangway fsck --data /var/lib/gangway
+  gangway fsck --data /var/lib/gangway --contents
   gangway fsck --data ./hub --output json`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			i, err := existing(c.Context(), data)
@@ -49,7 +52,7 @@ finding is a problem, and 0 otherwise.`,
 			if err := i.openObjects(c.Context(), s3); err != nil && !errors.Is(err, syscall.EWOULDBLOCK) {
 				return err
 			}
-			findings, err := doctor.Fsck(c.Context(), i.engine, i.objects)
+			findings, err := doctor.Fsck(c.Context(), i.engine, i.objects, contents)
 			if err != nil {
 				return err
 			}
@@ -69,6 +72,7 @@ finding is a problem, and 0 otherwise.`,
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", "folder of the hub's keys and database (required)")
+	c.Flags().BoolVar(&contents, "contents", false, "read all objects, and compare their SHA-256")
 	addS3Flags(c.Flags(), &s3)
 	return c
 }

@@ -272,7 +272,7 @@ func (r *restoration) rest(ctx context.Context, list []backup.Object) (findings 
 	if r.done, err = i.engine.MarkRestored(ctx, restored); err != nil {
 		return nil, err
 	}
-	if findings, err = doctor.Fsck(ctx, i.engine, i.objects); err != nil {
+	if findings, err = doctor.Fsck(ctx, i.engine, i.objects, false); err != nil {
 		return nil, err
 	}
 	identities, err := doctor.Identities(ctx, i.engine, i.ca)

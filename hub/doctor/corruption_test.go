@@ -148,7 +148,9 @@ func populated(t *testing.T) (*hubtest.Hub, *sql.DB) {
 	must(err)
 	_, err = h.Store.FinishUpload(ctx, u, "", int64(len(content)), 1<<40, now)
 	must(err)
-	_, _, err = h.Store.CreateTrail(ctx, store.Revision{Device: device.ID, Owner: h.Owner.ID, Status: trail.StatusNew, Posted: now, Modified: now, State: []byte("{}"), Progress: []byte("{}"), Meta: []byte("{}"), Objects: []store.Hash{sum}}, 1<<30)
+	state, err := trail.ParseState([]byte(`{"#spec":"pantavisor-service-system@1"}`))
+	must(err)
+	_, _, err = h.Store.CreateTrail(ctx, store.Revision{Device: device.ID, Owner: h.Owner.ID, Status: trail.StatusNew, Posted: now, Modified: now, StateSum: store.Hash(state.Sum()), State: state.JSON, Progress: []byte("{}"), Meta: []byte("{}"), Objects: []store.Hash{sum}}, 1<<30)
 	must(err)
 	must(h.Store.AppendLogs(ctx, device.ID, h.Owner.ID, []store.LogEntry{{Level: "INFO", Message: "line"}}, store.LogBounds{Rows: 9, Bytes: 1 << 20}, now))
 	db := raw(t, filepath.Join(h.Data(), "gangway.db"))
@@ -160,7 +162,8 @@ func populated(t *testing.T) (*hubtest.Hub, *sql.DB) {
 	id := sha256.Sum256(der)
 	for _, row := range [][]any{
 		{`INSERT INTO boot_judged (device, owner, version, model, token, firmware, ran) VALUES (?, ?, 1, 'm', 't', 'f', x'')`, device.ID, h.Owner.ID},
-		{`INSERT INTO boot_parts (device, owner, part, value, model, token, bad) VALUES (?, ?, 'system', 'v', 'm', 't', 1)`, device.ID, h.Owner.ID},
+		{`INSERT INTO boot_parts (device, owner, part, value, model, token, bad, firmware) VALUES (?, ?, 'system', 'v', 'm', 't', 1, 'f')`, device.ID, h.Owner.ID},
+		{`INSERT INTO boot_versions (owner, part, value, model, firmware, n, n_bad) VALUES (?, 'system', 'v', 'm', 'f', 1, 1)`, h.Owner.ID},
 		{`INSERT INTO boot_cohorts (owner, part, model, value, n, n_bad, first, words, cause, firmware) VALUES (?, 'system', 'm', 'v', 1, 1, 1, '', '', '')`, h.Owner.ID},
 		{`INSERT INTO boot_cohorts (owner, part, model, value, n, n_bad, first, words, cause, firmware) VALUES (?, 'system', 'm', '', 1, 0, 1, '', '', '')`, h.Owner.ID},
 		{`INSERT INTO manifest_keys (owner, id, name, der, added) VALUES (?, ?, 'k', ?, 1)`, h.Owner.ID, id[:], der},
@@ -179,7 +182,7 @@ func populated(t *testing.T) (*hubtest.Hub, *sql.DB) {
 // problems returns the codes of the problems that the checks find.
 func problems(t *testing.T, h *hubtest.Hub) (list []string) {
 	t.Helper()
-	findings, err := doctor.Fsck(t.Context(), h.Store, nil)
+	findings, err := doctor.Fsck(t.Context(), h.Store, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}

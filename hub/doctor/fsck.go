@@ -2,8 +2,10 @@ package doctor
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"gangway/hub/objects"
@@ -37,6 +39,7 @@ var rules = map[string]struct{ fact, remedy string }{
 	"fleet-count-size":    {"The sizes of counters of these accounts are wrong: %s.", restoreRemedy + " Until then, only the order on the pages is wrong."},
 	"pending-usage":       {"The bytes of the pending enrolments of these accounts are not the sum of their enrolments: %s.", restoreRemedy + " Until then, pending enrolments may expire early."},
 	"boot-count":          {"The numbers of devices by boot of these accounts are wrong: %s.", restoreRemedy + " Until then, only the numbers on the page about boots are wrong."},
+	"version-count":       {"The numbers of devices by boot and firmware version of these accounts are wrong: %s.", restoreRemedy + " Until then, only the numbers on the page about boots are wrong."},
 	"boot-device":         {"The parts of the boots of these devices have another owner, model or join token than the devices: %s.", "Measure the boots of these devices again: gangway device boot DEVICE --measure"},
 	"judged-device":       {"The judged boots of these devices belong to no device of their owner: %s.", restoreRemedy},
 	"device-owner":        {"The owners of these devices do not exist: %s.", restoreRemedy},
@@ -51,9 +54,9 @@ var rules = map[string]struct{ fact, remedy string }{
 }
 
 // Fsck checks that the parts of a database agree, and that the object store has each stored object. If
-// `contents` is nil, it does not check the objects. It repairs nothing. A hub may use the database at
-// the same time.
-func Fsck(ctx context.Context, db store.Consistency, contents objects.Store) ([]finding.Finding, error) {
+// `contents` is nil, it does not check the objects. If `read` is true, it also reads each object, and
+// compares the SHA-256. It repairs nothing. A hub may use the database at the same time.
+func Fsck(ctx context.Context, db store.Consistency, contents objects.Store, read bool) ([]finding.Finding, error) {
 	list, err := db.Disagreements(ctx, shownRows)
 	if err != nil {
 		return nil, err
@@ -74,14 +77,14 @@ func Fsck(ctx context.Context, db store.Consistency, contents objects.Store) ([]
 		return append(findings, bad(finding.Note, "objects-unchecked", "The objects were not compared with the database.", "A hub runs, and has the folder of the objects open.",
 			"Run the check again while the hub is stopped.")), nil
 	}
-	missing, n, err := missingObjects(ctx, db, contents)
+	missing, n, err := missingObjects(ctx, db, contents, read)
 	if err != nil {
 		return nil, err
 	}
 	if len(missing) == 0 {
 		return append(findings, good("objects", "The object store has all %d objects.", n)...), nil
 	}
-	return append(findings, bad(finding.Problem, "object-missing", fmt.Sprintf("The object store lacks %d of %d objects, or has them with another size: %s.", len(missing), n, shortened(missing)),
+	return append(findings, bad(finding.Problem, "object-missing", fmt.Sprintf("The object store lacks %d of %d objects, or has them with another size or SHA-256: %s.", len(missing), n, shortened(missing)),
 		"", "Restore these objects from a backup, or let their owners upload them again: the hub asks for an object when a device wants it.")), nil
 }
 
@@ -94,7 +97,7 @@ func shortened(list []string) string {
 
 // missingObjects returns the sums of the objects that are recorded as stored and that the object store
 // does not have, and the number of all objects.
-func missingObjects(ctx context.Context, db store.Consistency, contents objects.Store) (missing []string, n int, err error) {
+func missingObjects(ctx context.Context, db store.Consistency, contents objects.Store, read bool) (missing []string, n int, err error) {
 	const page = 1000
 	for after := (store.Hash{}); ; {
 		list, err := db.StoredObjects(ctx, after, page)
@@ -107,7 +110,13 @@ func missingObjects(ctx context.Context, db store.Consistency, contents objects.
 			if err != nil && !errors.Is(err, objects.ErrNotFound) {
 				return nil, 0, fmt.Errorf("object %x: %w", o.Sum, err)
 			}
-			if err != nil || info.Size != o.Size {
+			damaged := false
+			if read && err == nil && info.Size == o.Size {
+				if damaged, err = differs(ctx, contents, o); err != nil {
+					return nil, 0, fmt.Errorf("object %x: %w", o.Sum, err)
+				}
+			}
+			if err != nil || info.Size != o.Size || damaged {
 				missing = append(missing, fmt.Sprintf("%x", o.Sum))
 			}
 		}
@@ -115,4 +124,18 @@ func missingObjects(ctx context.Context, db store.Consistency, contents objects.
 			return missing, n, nil
 		}
 	}
+}
+
+// differs reads an object, and reports whether its SHA-256 is not the one in the database.
+func differs(ctx context.Context, contents objects.Store, o store.Object) (bool, error) {
+	from, err := contents.Open(ctx, objects.Key{Sum: o.Sum, Place: o.Place})
+	if err != nil {
+		return false, err
+	}
+	defer from.Close()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, from); err != nil {
+		return false, err
+	}
+	return [sha256.Size]byte(hash.Sum(nil)) != o.Sum, nil
 }

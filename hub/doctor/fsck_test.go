@@ -3,7 +3,9 @@ package doctor_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -53,9 +55,10 @@ func TestMissingObjectIsFound(t *testing.T) {
 	if err := db.CreateAccount(t.Context(), owner); err != nil {
 		t.Fatal(err)
 	}
+	read := false
 	codes := func() string {
 		t.Helper()
-		list, err := doctor.Fsck(t.Context(), db, files)
+		list, err := doctor.Fsck(t.Context(), db, files, read)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -90,12 +93,51 @@ func TestMissingObjectIsFound(t *testing.T) {
 	if got := codes(); got != "ok agreement, ok objects" {
 		t.Error(got)
 	}
+	// Only reading the object shows that bytes of the same number are in its place.
+	files.Close()
+	sum := sha256.Sum256([]byte("here"))
+	stored, err := db.StoredObjects(t.Context(), store.Hash{}, 1)
+	if err != nil || len(stored) != 1 || stored[0].Sum != sum {
+		t.Fatal(stored, err)
+	}
+	overwrite(t, filepath.Join(dir, "objects"), "here", "HERE")
+	if files, err = objects.OpenFolder(filepath.Join(dir, "objects")); err != nil {
+		t.Fatal(err)
+	}
+	defer files.Close()
+	if got := codes(); got != "ok agreement, ok objects" {
+		t.Error(got)
+	}
+	read = true
+	if got := codes(); got != "ok agreement, problem object-missing" {
+		t.Error(got)
+	}
+	read = false
 	keep("gone", false)
 	if got := codes(); got != "ok agreement, problem object-missing" {
 		t.Error(got)
 	}
-	list, err := doctor.Fsck(t.Context(), db, nil)
+	list, err := doctor.Fsck(t.Context(), db, nil, false)
 	if err != nil || list[1].Code != "objects-unchecked" || finding.Worst(list) != finding.Note {
 		t.Errorf("%+v, %v", list, err)
+	}
+}
+
+// overwrite replaces the content of the files in a folder that have the content `from`.
+func overwrite(t *testing.T, dir, from, to string) {
+	t.Helper()
+	n := 0
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		if text, err := os.ReadFile(path); err != nil || string(text) != from {
+			return err
+		}
+		n++
+		return errors.Join(os.Chmod(path, 0o600), os.WriteFile(path, []byte(to), 0o600))
+	})
+	if err != nil || n != 1 {
+		t.Fatalf("%d files were overwritten: %v", n, err)
 	}
 }

@@ -9,11 +9,13 @@ import (
 	"errors"
 	"fmt"
 
+	"gangway/hub/evidence"
 	"gangway/hub/pki"
 	"gangway/hub/store"
 	"gangway/internal/finding"
 	"gangway/tcg"
 	"gangway/wire"
+	"gangway/wire/trail"
 )
 
 // Identities checks the hashes, the keys' names and the certificates of all enrolments, and the hashes
@@ -55,10 +57,38 @@ func Identities(ctx context.Context, db store.Consistency, ca *pki.Hub) (finding
 		findings = append(findings, bad(finding.Problem, "identity", fmt.Sprintf("Enrolments of these devices disagree with their certificates or hashes: %s.", shortened(broken)),
 			"", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"))
 	}
+	states, err := wrongStates(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	if len(states) > 0 {
+		findings = append(findings, bad(finding.Problem, "revision-state", fmt.Sprintf("The states of these revisions are not those of their hashes: %s.", shortened(states)),
+			"", "Post a new revision for each of these devices."))
+	}
 	if len(findings) == 0 {
 		findings = good("identities", "The certificates and hashes of all %d enrolments are right.", n)
 	}
 	return findings, nil
+}
+
+// wrongStates returns the revisions whose state does not have the hash that the revision records.
+func wrongStates(ctx context.Context, db store.Consistency) (wrong []string, err error) {
+	const page = 200
+	for after := int64(0); ; {
+		list, err := db.States(ctx, after, page)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range list {
+			after = r.Row
+			if state, err := trail.ParseState(r.State); err != nil || store.Hash(state.Sum()) != r.Sum {
+				wrong = append(wrong, fmt.Sprintf("%s/%d", r.Device, r.Rev))
+			}
+		}
+		if len(list) < page {
+			return wrong, nil
+		}
+	}
 }
 
 // hashFacts has the fact for each rule of store.Consistency.WrongHashes.
@@ -91,7 +121,23 @@ func (c *identityCheck) identity(i store.Identity) error {
 	if err := c.idevid(i); err != nil {
 		return err
 	}
-	return ekOf(i)
+	if err := ekOf(i); err != nil {
+		return err
+	}
+	return requestOf(i)
+}
+
+// requestOf checks the columns that the device's signed request determines. Only the request of the
+// one-step protocol is kept whole.
+func requestOf(i store.Identity) error {
+	r, refusal := evidence.Parse(i.Request)
+	if refusal != nil {
+		return nil
+	}
+	if i.Model != r.Model() || !bytes.Equal(i.IDevIDName, r.IDevIDName) || !bytes.Equal(i.EKCertificate, r.EKCertificateDER()) {
+		return errors.New("the TPM's model, the IDevID key's name or the EK certificate is not the one in the request")
+	}
+	return nil
 }
 
 // aik checks the columns that the AIK's public area and certificate determine.

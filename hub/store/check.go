@@ -16,6 +16,15 @@ type Identity struct {
 	Unreadable string // why a column cannot be read, or empty
 }
 
+// RevisionState is the state of a revision. The store does not compare Sum with State.
+type RevisionState struct {
+	Row    int64
+	Device string
+	Rev    int
+	Sum    Hash
+	State  []byte
+}
+
 // Consistency checks that the parts of the database agree: certificates, devices, registries,
 // objects and counters. A database breaks a rule only after a fault of the disk, the memory or the
 // program, or after another program has changed it.
@@ -28,6 +37,9 @@ type Consistency interface {
 	// Identities returns at most `limit` enrolments with a greater Row than `after`, in the order of
 	// Row. Only the fields that a certificate or a hash determines are set.
 	Identities(ctx context.Context, after int64, limit int) ([]Identity, error)
+	// States returns the states of at most `limit` revisions with a greater Row than `after`, in the
+	// order of Row.
+	States(ctx context.Context, after int64, limit int) ([]RevisionState, error)
 	// StoredObjects returns at most `limit` objects with content whose Sum is greater than `after`, in
 	// the order of their sums. Only Sum and Size are set.
 	StoredObjects(ctx context.Context, after Hash, limit int) ([]Object, error)

@@ -97,6 +97,10 @@ var rules = []struct {
 		UNION ALL SELECT owner, part, model, '', 1, 0 FROM boot_parts
 		UNION ALL SELECT owner, part, model, value, -n, -n_bad FROM boot_cohorts) AS rows_of_parts GROUP BY owner, part, model, value) AS sums
 		WHERE parts <> 0 OR bad <> 0 GROUP BY owner ORDER BY owner LIMIT ?`)},
+	{"version-count", prepared(`SELECT owner FROM (SELECT owner, part, value, model, firmware, sum(n) AS parts, sum(n_bad) AS bad FROM (
+		SELECT owner, part, value, model, firmware, 1 AS n, bad AS n_bad FROM boot_parts
+		UNION ALL SELECT owner, part, value, model, firmware, -n, -n_bad FROM boot_versions) AS rows_of_parts GROUP BY owner, part, value, model, firmware) AS sums
+		WHERE parts <> 0 OR bad <> 0 GROUP BY owner ORDER BY owner LIMIT ?`)},
 	// Rows about a device have the device's owner, model and join token.
 	{"boot-device", prepared(`SELECT p.device FROM boot_parts p LEFT JOIN boot_judged j ON j.device = p.device
 		WHERE j.device IS NULL OR j.owner <> p.owner OR j.model <> p.model OR j.token <> p.token ORDER BY p.device LIMIT ?`)},
@@ -123,7 +127,7 @@ var selectStored = prepared(`SELECT DISTINCT o.sum, o.size, (SELECT c.place FROM
 	WHERE o.stored = 1 AND o.sum > ? ORDER BY o.sum LIMIT ?`)
 
 var selectIdentities = prepared(`SELECT id, state, device, owner, token, ek, iak_name, iak_hash, idevid_hash, request_hash,
-	iak_public, ek_certificate, iak_cert, idevid_cert, request FROM enrolments WHERE id > ? ORDER BY id LIMIT ?`)
+	iak_public, ek_certificate, iak_cert, idevid_cert, request, model, idevid_name FROM enrolments WHERE id > ? ORDER BY id LIMIT ?`)
 
 // Identities implements store.Consistency.
 func (s *Store) Identities(ctx context.Context, after int64, limit int) (list []store.Identity, err error) {
@@ -138,7 +142,25 @@ func (s *Store) Identities(ctx context.Context, after int64, limit int) (list []
 			e.DeviceID, e.Owner, e.TokenID = r.text(), r.text(), r.text()
 			e.EK, e.IAKName, e.IAKHash, e.IDevIDHash, e.RequestHash = r.hash(), r.blob(), r.hash(), r.hash(), r.hash()
 			e.IAKPublic, e.EKCertificate, e.IAKCert, e.IDevIDCert, e.Request = r.blob(), r.blob(), r.blob(), r.blob(), r.blob()
+			e.Model, e.IDevIDName = r.text(), r.blob()
 			list = append(list, i)
+			return true, nil
+		}, after, int64(limit))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+var selectStates = prepared(`SELECT id, device, rev, state_sum, state FROM steps WHERE id > ? ORDER BY id LIMIT ?`)
+
+// States implements store.Consistency.
+func (s *Store) States(ctx context.Context, after int64, limit int) (list []store.RevisionState, err error) {
+	err = s.db.Read(ctx, func(c Conn) error {
+		list = nil
+		return c.Each(selectStates, func(r Row) (bool, error) {
+			list = append(list, store.RevisionState{Row: r.int64(), Device: r.text(), Rev: r.int(), Sum: r.hash(), State: r.blob()})
 			return true, nil
 		}, after, int64(limit))
 	})
