@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,18 +25,20 @@ import (
 
 // movingHub is a hub with devices, for tests that move its database.
 type movingHub struct {
-	t     *testing.T
-	pg    *pgtest.Server
-	dir   string
-	port  string
-	maker *fleet.Maker
-	token *wire.TokenFile
-	hub   *exec.Cmd
+	t      *testing.T
+	pg     *pgtest.Server
+	dir    string
+	port   string
+	maker  *fleet.Maker
+	token  *wire.TokenFile
+	hub    *exec.Cmd
+	folder string   // the data folder; empty: hub
+	env    []string // more variables of the environment of all commands
 }
 
 func (h *movingHub) path(name string) string { return filepath.Join(h.dir, name) }
 
-func (h *movingHub) data() string { return h.path("hub") }
+func (h *movingHub) data() string { return cmp.Or(h.folder, h.path("hub")) }
 
 // log returns what the hub has printed.
 func (h *movingHub) log() string {
@@ -49,17 +52,18 @@ func (h *movingHub) log() string {
 // command returns a command of the program, in a process of its own.
 func (h *movingHub) command(args ...string) *exec.Cmd {
 	c := exec.Command("gangway", args...)
-	c.Env = append(os.Environ(), "XDG_CONFIG_HOME="+h.path("config"), "HOME="+h.dir)
+	c.Env = append(append(os.Environ(), "XDG_CONFIG_HOME="+h.path("config"), "HOME="+h.dir), h.env...)
 	return c
 }
 
 func (h *movingHub) run(stdin string, args ...string) string {
 	h.t.Helper()
 	c := h.command(args...)
-	c.Stdin = strings.NewReader(stdin)
-	out, err := c.CombinedOutput()
+	var notes strings.Builder
+	c.Stdin, c.Stderr = strings.NewReader(stdin), &notes
+	out, err := c.Output()
 	if err != nil {
-		h.t.Fatalf("gangway %s: %v: %s\nthe hub: %s", strings.Join(args, " "), err, out, h.log())
+		h.t.Fatalf("gangway %s: %v: %s%s\nthe hub: %s", strings.Join(args, " "), err, notes.String(), out, h.log())
 	}
 	return string(out)
 }
@@ -82,7 +86,10 @@ func (h *movingHub) serve() {
 	h.t.Cleanup(func() { _ = hub.Process.Kill() })
 }
 
-func newMovingHub(t *testing.T) *movingHub {
+func newMovingHub(t *testing.T) *movingHub { return newHubOn(t, false) }
+
+// newHubOn starts a hub. If `shared` is true, its database is in PostgreSQL from the start.
+func newHubOn(t *testing.T, shared bool) *movingHub {
 	t.Helper()
 	pg, err := pgtest.Start(false)
 	if errors.Is(err, pgtest.ErrMissing) {
@@ -96,6 +103,9 @@ func newMovingHub(t *testing.T) *movingHub {
 		t.Fatal(err)
 	}
 	h := &movingHub{t: t, pg: pg, dir: t.TempDir()}
+	if shared {
+		h.env = []string{"GANGWAY_DATABASE=" + pg.URL("moving")}
+	}
 	if h.port, err = freePort(); err != nil {
 		t.Fatal(err)
 	}
@@ -106,11 +116,7 @@ func newMovingHub(t *testing.T) *movingHub {
 		t.Fatal(err)
 	}
 	h.serve()
-	for deadline := time.Now().Add(60 * time.Second); !h.serves(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the hub does not start: ", h.log())
-		}
-	}
+	h.await()
 	if err := os.WriteFile(h.path("policy.yaml"), []byte("version: 1\nsoftware_tpms: [FAKE]\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -119,14 +125,44 @@ func newMovingHub(t *testing.T) *movingHub {
 	h.run(password, "account", "create", "--data", h.data(), "--nick", "ada", "--password-stdin")
 	h.run(password, "login", "https://127.0.0.1:"+h.port, "--data", h.data(), "--nick", "ada", "--password-stdin")
 	h.run("", "token", "create", "-o", h.path("t.json"))
-	text, err := os.ReadFile(h.path("t.json"))
+	h.useToken("t.json")
+	return h
+}
+
+// useToken makes devices onboard with the join token in a file.
+func (h *movingHub) useToken(name string) {
+	h.t.Helper()
+	text, err := os.ReadFile(h.path(name))
 	if err == nil {
 		h.token, err = wire.ParseTokenFile(text)
 	}
 	if err != nil {
-		t.Fatal(err)
+		h.t.Fatal(err)
 	}
-	return h
+}
+
+// tokenID returns the id of the join token in a file.
+func (h *movingHub) tokenID(name string) string {
+	h.t.Helper()
+	text, err := os.ReadFile(h.path(name))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	token, err := wire.ParseTokenFile(text)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return token.ID
+}
+
+// await waits until the hub answers.
+func (h *movingHub) await() {
+	h.t.Helper()
+	for deadline := time.Now().Add(60 * time.Second); !h.serves(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			h.t.Fatal("the hub does not start: ", h.log())
+		}
+	}
 }
 
 // serves reports whether the hub answers.

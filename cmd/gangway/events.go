@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"gangway/hub/api"
+	"gangway/hub/backup"
 	"gangway/hub/store"
 	"gangway/internal/span"
 
@@ -22,7 +23,7 @@ const eventPage = 1000
 func (a *app) eventsCommand() *cobra.Command {
 	var data, since, until, kind string
 	var limit int
-	var noRoutine bool
+	var noRoutine, sign bool
 	c := &cobra.Command{
 		Use: "events", Short: "Show the audit trail, newest first", Args: args(),
 		Long: `Events shows the audit trail of your account: what happened, who did it, from which
@@ -33,12 +34,17 @@ Frequent events, such as sign-ins of devices, take one line per day, with their
 number and the time of the last one. --no-routine leaves them out.
 
 --output jsonl prints one JSON object per line, for other programs. With --limit 0 it
-prints the whole audit trail.`,
+prints the whole audit trail.
+
+--sign prints all events, and a last line with a signature of the hub. 'gangway restore
+--events' needs this file to repeat what was deleted and revoked after a backup. Export
+it often, to another machine.`,
 		Example: `  gangway events
   gangway events --since 24h --kind account.
   gangway events --no-routine
   gangway events --since 2026-11-01 --until 2026-12-01 --limit 0 --output jsonl > november.jsonl
-  gangway events --data /var/lib/gangway --output json`,
+  gangway events --data /var/lib/gangway --output json
+  gangway events --data /var/lib/gangway --since 24h --output jsonl --sign > since.jsonl`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			f := store.EventFilter{Kind: kind, NoRoutine: noRoutine}
 			var err error
@@ -51,6 +57,15 @@ prints the whole audit trail.`,
 			}
 			if limit < 0 {
 				return usagef("--limit must be a number of events, or 0 for all, not %d", limit)
+			}
+			if sign {
+				if data == "" || a.output != formatJSONL {
+					return usagef("--sign needs --data and --output jsonl: the hub's keys sign the lines")
+				}
+				if kind != "" || noRoutine || c.Flags().Changed("limit") {
+					return usagef("--sign signs that no event is missing, so it does not go with --kind, --no-routine or --limit")
+				}
+				return a.signedEvents(c.Context(), data, f, now)
 			}
 			read, done, err := eventReader(c.Context(), data)
 			if err != nil {
@@ -93,9 +108,38 @@ prints the whole audit trail.`,
 	f.StringVar(&until, "until", "", "show only events before this time, in the same forms as --since")
 	f.StringVar(&kind, "kind", "", `only events of this kind, such as device.deleted; a "." at the end selects all kinds that begin so, such as account.`)
 	f.BoolVar(&noRoutine, "no-routine", false, "leave out frequent events, which share one line per day; frequent events that record a refusal stay in the list")
+	f.BoolVar(&sign, "sign", false, "print all events, and a signature of the hub, for 'gangway restore --events' (with --data and --output jsonl)")
 	f.IntVar(&limit, "limit", 100, "maximum number of events to show; 0: all")
 	c.Annotations = map[string]string{linesKey: "yes"}
 	return a.watchable(a.table(c, columnNames(eventColumns)...))
+}
+
+// signedEvents prints the events of the whole hub as lines of JSON, and signs them.
+func (a *app) signedEvents(ctx context.Context, data string, f store.EventFilter, now time.Time) error {
+	i, err := existing(ctx, data)
+	if err != nil {
+		return err
+	}
+	defer i.close()
+	if f.Until.IsZero() || f.Until.After(now) {
+		f.Until = now
+	}
+	signer := backup.NewTrailSigner(a.stdout, i.ca, f.Since, f.Until)
+	read := func(f store.EventFilter) ([]api.EventView, error) {
+		events, err := i.store.Events(ctx, f)
+		return api.ViewEvents(events), err
+	}
+	err = eachEvent(f, 0, read, func(e api.EventView) error {
+		text, err := encodeJSON(e, "")
+		if err != nil {
+			return err
+		}
+		return signer.Add(text)
+	})
+	if err != nil {
+		return err
+	}
+	return signer.Close()
 }
 
 // eventColumns are the columns of events.

@@ -30,11 +30,12 @@ type restoreFlags struct {
 	identity, hubName string
 	identities        []age.Identity
 
-	data          string
-	skipDamaged   bool
-	events        string // file with the events after the backup
-	withoutEvents bool
-	s3            objects.S3Config
+	data           string
+	skipDamaged    bool
+	events         []string // files with the events after the backup
+	unsignedEvents bool
+	withoutEvents  bool
+	s3             objects.S3Config
 }
 
 func (o *restoreFlags) add(f *pflag.FlagSet) {
@@ -91,13 +92,14 @@ as 'gangway fsck' does.
 
 The restored hub has lost what happened after the backup. So a device that its owner
 deleted since would work again, and so would a disabled join token or account and a
-revoked API token. If you have the audit trail since the backup ('gangway events
---output jsonl'), name it with --events: restore then repeats these deletions. If it is
-lost too, say so with --without-events. In both cases, all sessions end, and join tokens
-with a limited number of uses are paused until 'gangway restore resume'.
+revoked API token. If you have the audit trail since the backup ('gangway events --output
+jsonl --sign'), name it with --events: restore then repeats these deletions, and counts
+what else is lost. Name several files if no file has the whole time. If the audit trail
+is lost too, say so with --without-events. In both cases, all sessions end, and join
+tokens with a limited number of uses are paused until 'gangway restore resume'.
 
 Read 'Restoring' in docs/operations.md before you start the hub.`,
-		Example: `  gangway restore /backup/000000007-20261129T031500Z.gangway-backup --data /var/lib/gangway --identity backup.key --hub-name 3f2a... --events november.jsonl
+		Example: `  gangway restore /backup/000000007-20261129T031500Z.gangway-backup --data /var/lib/gangway --identity backup.key --hub-name 3f2a... --events since.jsonl
   gangway restore FILE --data /var/lib/gangway --identity backup.key --hub-name 3f2a... --without-events --database postgres://hub@db.example/gangway`,
 		RunE: func(c *cobra.Command, arg []string) error {
 			return a.restore(c.Context(), arg[0], o)
@@ -106,7 +108,8 @@ Read 'Restoring' in docs/operations.md before you start the hub.`,
 	f := c.Flags()
 	o.add(f)
 	f.StringVar(&o.data, "data", "", "the new data folder (required)")
-	f.StringVar(&o.events, "events", "", "file with the audit trail since the backup, as 'gangway events --data DIR --output jsonl' prints it")
+	f.StringArrayVar(&o.events, "events", nil, "file with the audit trail since the backup, as 'gangway events --data DIR --output jsonl --sign' prints it (repeatable)")
+	f.BoolVar(&o.unsignedEvents, "unsigned-events", false, "accept events without a signature of the hub: whoever could write to the file decides what restore deletes")
 	f.BoolVar(&o.withoutEvents, "without-events", false, "there is no such file: what was deleted, disabled or revoked after the backup may work again")
 	f.BoolVar(&o.skipDamaged, "skip-damaged-objects", false, "restore everything else if objects are missing or damaged in the backup")
 	addS3Flags(f, &o.s3)
@@ -127,7 +130,7 @@ type restoration struct {
 	shared            bool // the database is in PostgreSQL
 	info              backup.Info
 	damaged           []string
-	changes           []change
+	trail             *aftermath
 	repeated, unknown int // of the changes
 	done              store.Restored
 }
@@ -136,7 +139,7 @@ func (a *app) restore(ctx context.Context, path string, o restoreFlags) error {
 	if o.data == "" {
 		return usagef("--data is needed: the new data folder")
 	}
-	if (o.events == "") != o.withoutEvents {
+	if (len(o.events) == 0) != o.withoutEvents {
 		return usagef("one of --events and --without-events is needed: a file with the audit trail since the backup, or the statement that there is none")
 	}
 	r := &restoration{restoreFlags: o, app: a, path: path, part: filepath.Join(o.data, restoringFolder)}
@@ -152,10 +155,8 @@ func (a *app) restore(ctx context.Context, path string, o restoreFlags) error {
 		return err
 	}
 	r.info = info
-	if o.events != "" {
-		if r.changes, err = readRevocations(o.events, info.Header.Begun); err != nil {
-			return err
-		}
+	if r.trail, err = r.readTrails(info.Header.Begun); err != nil {
+		return err
 	}
 	a.note("The backup of epoch %d, begun at %s (%s), is complete and unchanged.", info.Header.Epoch, info.Header.Begun.Format(time.RFC3339), humanize.Time(info.Header.Begun))
 	if err := errors.Join(os.RemoveAll(r.part), os.MkdirAll(r.part, 0o700), os.Chmod(o.data, 0o700)); err != nil {
@@ -340,10 +341,11 @@ func (r *restoration) report(findings []finding.Finding) error {
 		NewEpoch int64             `json:"new-epoch"`
 		Repeated int               `json:"repeated-changes"`
 		Unknown  int               `json:"unknown-changes"` // about things that are not in the backup
+		Lost     map[string]int    `json:"lost-events"`     // by kind
 		Sessions int               `json:"ended-sessions"`
 		Tokens   int               `json:"paused-tokens"`
 		Findings []finding.Finding `json:"findings"`
-	}{r.info.Header.Hub, r.info.Header.Epoch, r.info.Header.Begun, r.info.Objects - len(r.damaged), append([]string{}, r.damaged...), r.done.Epoch, r.repeated, r.unknown, r.done.Sessions, r.done.Tokens, findings})
+	}{r.info.Header.Hub, r.info.Header.Epoch, r.info.Header.Begun, r.info.Objects - len(r.damaged), append([]string{}, r.damaged...), r.done.Epoch, r.repeated, r.unknown, r.trail.others, r.done.Sessions, r.done.Tokens, findings})
 	if !done {
 		err = finding.Write(r.stdout, visibleFindings(findings), r.findingPainter())
 		if len(r.damaged) > 0 {

@@ -1,18 +1,20 @@
 package main
 
 import (
-	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"gangway/hub/api"
+	"gangway/hub/backup"
 	"gangway/hub/store"
 	"gangway/wire"
 
@@ -21,43 +23,75 @@ import (
 
 // change is an event after the backup that took a right away. A restore repeats it.
 type change struct {
+	seq                  int64
 	time                 time.Time
 	kind                 string
 	owner, device, token string
 	name                 string // of an API token
 }
 
-// maxEventLine is the largest size of an event in a file, in bytes.
-const maxEventLine = 1 << 20
+// aftermath is what a restore knows from the audit trail after the backup.
+type aftermath struct {
+	changes []change // the oldest first
+	// others counts the other events by their kind. The restored hub has lost what they are about.
+	others map[string]int
+	// signed describes the signed parts of the files.
+	signed []backup.Trail
+}
 
-// readRevocations reads the changes of an audit trail from `since` on, the oldest first.
-func readRevocations(path string, since time.Time) (list []change, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
+// readTrails reads the events from `since` on from files, and verifies the signatures.
+func (o *restoreFlags) readTrails(since time.Time) (*aftermath, error) {
+	t := &aftermath{others: map[string]int{}}
+	// Exports may overlap. After a restore, a hub uses the numbers of lost events again.
+	type event struct {
+		seq  int64
+		time time.Time
 	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, maxEventLine)
-	for n := 1; lines.Scan(); n++ {
-		if len(strings.TrimSpace(lines.Text())) == 0 {
-			continue
+	seen := map[event]bool{}
+	for _, path := range o.events {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
 		}
-		var e api.EventView
-		if err := json.Unmarshal(lines.Bytes(), &e); err != nil || e.Kind == "" || e.Time.IsZero() {
-			return nil, fmt.Errorf("%s: line %d is not an event, as 'gangway events --output jsonl' prints it", path, n)
+		signed, err := backup.ReadTrail(f, strings.ToLower(o.hubName), o.unsignedEvents, func(line []byte) error {
+			var e api.EventView
+			if err := json.Unmarshal(line, &e); err != nil || e.Kind == "" || e.Time.IsZero() {
+				return errors.New("it is not an event, as 'gangway events --output jsonl' prints it")
+			}
+			if id := (event{e.Seq, e.Time.UTC()}); !seen[id] {
+				seen[id] = true
+				t.add(e, since)
+			}
+			return nil
+		})
+		if err := errors.Join(err, f.Close()); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
 		}
-		if c, ok := changeOf(e); ok && !c.time.Before(since) {
-			list = append(list, c)
-		}
+		t.signed = append(t.signed, signed...)
 	}
-	sort.SliceStable(list, func(i, j int) bool { return list[i].time.Before(list[j].time) })
-	return list, lines.Err()
+	// Two events may have the same time, and an account may be disabled and enabled again.
+	slices.SortStableFunc(t.changes, func(a, b change) int { return cmp.Or(a.time.Compare(b.time), cmp.Compare(a.seq, b.seq)) })
+	return t, nil
+}
+
+func (t *aftermath) add(e api.EventView, since time.Time) {
+	last := e.Time
+	if e.Last != nil {
+		last = *e.Last
+	}
+	if last.Before(since) {
+		return
+	}
+	if c, ok := changeOf(e); ok {
+		t.changes = append(t.changes, c)
+	} else {
+		t.others[e.Kind] += max(e.Count, 1)
+	}
 }
 
 // changeOf returns the change that an event is about.
 func changeOf(e api.EventView) (c change, ok bool) {
-	c = change{time: e.Time, kind: e.Kind, owner: strings.TrimPrefix(e.Owner, wire.AccountPRN), device: strings.TrimPrefix(e.Device, wire.DevicePRN), token: e.Token}
+	c = change{seq: e.Seq, time: e.Time, kind: e.Kind, owner: strings.TrimPrefix(e.Owner, wire.AccountPRN), device: strings.TrimPrefix(e.Device, wire.DevicePRN), token: e.Token}
 	switch e.Kind {
 	case "device.deleted":
 		return c, c.device != ""
@@ -74,10 +108,10 @@ func changeOf(e api.EventView) (c change, ok bool) {
 
 // repeatChanges repeats the changes after the backup in the restored database.
 func (r *restoration) repeatChanges(ctx context.Context, db engine) error {
-	for _, c := range r.changes {
+	for _, c := range r.trail.changes {
 		switch err := c.repeat(ctx, db); {
 		case errors.Is(err, store.ErrNotFound):
-			r.unknown++ // it came after the backup too, or it is repeated already
+			r.unknown++ // what it is about came after the backup too
 		case err != nil:
 			return fmt.Errorf("repeat %s of %s: %w", c.kind, c.time.Format(time.RFC3339), err)
 		default:
@@ -104,10 +138,11 @@ func (c change) repeat(ctx context.Context, db engine) error {
 		return err
 	case "token.disabled", "token.deleted":
 		t, err := db.JoinToken(ctx, c.token)
-		if err == nil {
-			err = db.DisableJoinToken(ctx, t.Owner, t.ID)
+		if err != nil || t.Disabled {
+			return err
 		}
-		return err
+		event.Kind, event.Owner = "token.disabled", t.Owner
+		return errors.Join(db.DisableJoinToken(ctx, t.Owner, t.ID), db.AppendEvent(ctx, event))
 	case "account.disabled", "account.deleted":
 		// A deleted account is only disabled: its devices may be in the backup.
 		event.Kind = "account.disabled"
@@ -140,9 +175,41 @@ func (r *restoration) noteLosses() {
 		r.note("Possibly lost since %s: deletions of devices, disabled accounts and join tokens, revoked API tokens, changed passwords. What they stopped works again; repeat them.", begun)
 	} else {
 		r.note("Repeated %d deletions and revocations since %s; %d others are about things that are not in the backup. Changed passwords have their old values.", r.repeated, begun, r.unknown)
+		for _, gap := range r.gaps() {
+			r.note("Possibly lost: the deletions and revocations from %s to %s, because no file has the events of this time.", gap[0].Format(time.RFC3339), gap[1].Format(time.RFC3339))
+		}
+		if until, ok := r.covered(); ok {
+			r.note("Possibly lost: the deletions and revocations after %s, when the newest file of events was made.", until.Format(time.RFC3339))
+		}
+		if len(r.trail.others) > 0 {
+			r.note("Lost since %s, by the events: %s.", begun, strings.Join(r.lost(), ", "))
+		}
 	}
 	r.note("Ended %d sessions: people sign in again. Paused %d join tokens with a limited number of uses: 'gangway restore tokens' lists them.", r.done.Sessions, r.done.Tokens)
 	r.note("Devices that onboarded after the backup are unknown until they connect: 'gangway restore lost' lists the devices that have connected.")
+}
+
+// gaps returns the times after the backup's beginning of which no signed file has the events.
+func (r *restoration) gaps() [][2]time.Time {
+	return backup.Uncovered(r.trail.signed, r.info.Header.Begun)
+}
+
+// covered returns the time at which the newest signed file was made.
+func (r *restoration) covered() (until time.Time, ok bool) {
+	for _, t := range r.trail.signed {
+		if t.Until.After(until) {
+			until = t.Until
+		}
+	}
+	return until, !until.IsZero()
+}
+
+// lost returns the kinds and numbers of the events that were not repeated.
+func (r *restoration) lost() (list []string) {
+	for _, kind := range slices.Sorted(maps.Keys(r.trail.others)) {
+		list = append(list, fmt.Sprintf("%d %s", r.trail.others[kind], kind))
+	}
+	return list
 }
 
 func (a *app) restoreLostCommand() *cobra.Command {
