@@ -63,12 +63,9 @@ complete otherwise.`,
 	f.StringArrayVar(&o.recipients, "recipient", nil, "age recipient (age1...) that can read the backup (required; repeatable)")
 	f.BoolVar(&o.withoutObjects, "without-objects", false, "leave out the objects")
 	addS3Flags(f, &o.s3)
-	c.AddCommand(a.backupKeyCommand(), a.backupVerifyCommand(), a.backupRecordCommand())
+	c.AddCommand(a.backupKeyCommand(), a.backupVerifyCommand(), a.backupCheckCommand(), a.backupRecordCommand())
 	return c
 }
-
-// backupEnding ends the names of backups' files.
-const backupEnding = ".gangway-backup"
 
 func (a *app) backUp(ctx context.Context, o backupFlags) error {
 	var recipients []age.Recipient
@@ -88,20 +85,22 @@ func (a *app) backUp(ctx context.Context, o backupFlags) error {
 	if err != nil {
 		return err
 	}
-	source, err := i.backupSource(ctx, folder, o)
+	source, describer, err := i.backupSource(ctx, folder, o)
 	if err != nil {
 		return err
 	}
 	source.Progress = a.backupProgress()
-	name := fmt.Sprintf("%09d-%s%s", source.Header.Epoch, source.Header.Begun.UTC().Format("20060102T150405Z"), backupEnding)
-	path := filepath.Join(o.to, name)
+	path := describer.Path()
 	var done backup.Summary
 	err = backup.WriteFile(path, func(w io.Writer) (err error) {
-		done, err = backup.Write(ctx, w, source, recipients...)
+		done, err = backup.Write(ctx, io.MultiWriter(w, describer), source, recipients...)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("no backup was made: %w", err)
+	}
+	if err := describer.Finish(i.ca, done.Header, o.recipients); err != nil {
+		return fmt.Errorf("the backup %s is complete, but its description could not be written, so 'gangway backup check' cannot check it: %w", path, err)
 	}
 	// The backup is complete even if its time cannot be recorded.
 	if err := i.engine.SetLastBackup(ctx, source.Header.Begun); err != nil {
@@ -111,12 +110,14 @@ func (a *app) backUp(ctx context.Context, o backupFlags) error {
 }
 
 // backupSource begins a new epoch, and then the snapshot: so the snapshot has the epoch.
-func (i *instance) backupSource(ctx context.Context, folder *backup.Folder, o backupFlags) (s backup.Source, err error) {
+func (i *instance) backupSource(ctx context.Context, folder *backup.Folder, o backupFlags) (s backup.Source, describer *backup.Describer, err error) {
 	begun := time.Now()
 	epoch, err := i.engine.NextEpoch(ctx)
 	if err != nil {
-		return s, err
+		return s, nil, err
 	}
+	name := fmt.Sprintf("%09d-%s%s", epoch, begun.UTC().Format("20060102T150405Z"), backup.FileEnding)
+	describer = backup.NewDescriber(filepath.Join(o.to, name))
 	s = backup.Source{
 		Header: backup.Header{Hub: i.ca.HubName(), Epoch: epoch, Begun: begun.UTC().Truncate(time.Second), Version: version.Current.Version},
 		Keys:   keysFolder(ctx, i.dir),
@@ -125,12 +126,17 @@ func (i *instance) backupSource(ctx context.Context, folder *backup.Folder, o ba
 	if !o.withoutObjects {
 		from, err := i.objectReader(ctx, o.s3)
 		if err != nil {
-			return s, err
+			return s, nil, err
 		}
-		s.Objects = func(ctx context.Context, o backup.Object) (string, bool, error) { return folder.Put(ctx, o, from) }
+		s.Objects = func(ctx context.Context, o backup.Object) (file string, copied bool, err error) {
+			if file, copied, err = folder.Put(ctx, o, from); err == nil {
+				err = describer.Object(file)
+			}
+			return file, copied, err
+		}
 	}
 	s.Snapshot, err = i.snapshot(ctx)
-	return s, err
+	return s, describer, err
 }
 
 // snapshot begins a snapshot of the hub's database.
@@ -275,6 +281,62 @@ signature. It writes nothing. The exit code is 1 if the backup cannot be restore
 		},
 	}
 	o.add(c.Flags())
+	return c
+}
+
+func (a *app) backupCheckCommand() *cobra.Command {
+	var data, to string
+	c := &cobra.Command{
+		Use: "check --data DIR --to FOLDER", Short: "Check the newest backup without its age identity", Args: args(),
+		Long: `Check compares the newest backup in FOLDER with what the hub wrote: the file's SHA-256,
+and the sizes of the objects' files. The hub has signed these values, in a file next to
+the backup. So check finds a backup that is incomplete, damaged or exchanged, and it
+needs no secret. Only 'gangway backup verify' decrypts a backup.
+
+The hub records the result. While the newest check has found a fault, the hub reports
+the alarm backup-damaged. The exit code is 1 if the backup cannot be restored.`,
+		Example: "  gangway backup check --data /var/lib/gangway --to /backup",
+		RunE: func(c *cobra.Command, _ []string) error {
+			if to == "" {
+				return usagef("--to is needed: the folder of the backups")
+			}
+			i, err := existing(c.Context(), data)
+			if err != nil {
+				return err
+			}
+			defer i.close()
+			done, err := backup.CheckNewest(c.Context(), to, i.ca.HubName())
+			if c.Context().Err() != nil {
+				return errors.New("interrupted")
+			}
+			var refusal *backup.Refusal
+			if err != nil && !errors.As(err, &refusal) {
+				return err
+			}
+			fault := ""
+			if refusal != nil {
+				fault = refusal.Fact
+			}
+			if failed := i.engine.SetBackupFault(c.Context(), fault); failed != nil {
+				return errors.Join(err, failed)
+			}
+			if err != nil {
+				return err
+			}
+			if done.Description == nil {
+				return fmt.Errorf("an earlier version made the backup %s, and did not describe it: make a new backup, or use 'gangway backup verify'", done.File)
+			}
+			d := done.Description
+			if done, err := a.json(d); done {
+				return err
+			}
+			a.printf("%s\n", done.File)
+			a.note("The backup of epoch %d, begun at %s, is as the hub wrote it, with %d objects. To restore it, you need an age identity of %s.", d.Epoch, d.Begun.Format(time.RFC3339), d.Count, strings.Join(d.Recipients, " or "))
+			return nil
+		},
+	}
+	c.Flags().StringVar(&data, "data", "", "folder of the hub's keys and database (required)")
+	c.Flags().StringVar(&to, "to", "", "folder of the backups (required)")
 	return c
 }
 

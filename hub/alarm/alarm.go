@@ -53,6 +53,8 @@ type Reading struct {
 	// Database says that the database answered. If it is false, the fields below are unknown.
 	Database bool
 	Backup   time.Time // time of the newest recorded backup; zero: none is recorded
+	// BackupFault is the sentence with which the newest check of a backup ended; empty: no fault.
+	BackupFault string
 	// Drift is by how much the hub's clock is ahead of the database's clock.
 	Drift time.Duration
 	// Devices, Quiet and Waiting are the numbers of all owners. QuietBefore is the smallest number
@@ -101,6 +103,7 @@ var Rules = []Rule{
 	{"maker-root-expires", "Ask the TPM maker for the new root certificate, and import it with 'gangway trust import'.", rootExpires},
 	{"disk-low", "Free disk space: see 'A full disk' in docs/operations.md.", diskLow},
 	{"backup-old", "Make a backup: see 'Backup' in docs/operations.md.", backupOld},
+	{"backup-damaged", "Make a new backup, check it with 'gangway backup check', and examine the disk of the backups.", backupDamaged},
 	{"clock-drift", "Let a time server set the clocks of the hub and of the database's machine, for example with chrony.", clockDrift},
 	{"devices-quiet", "Look for a common reason: a site, a network, a power cut, or a new revision.", devicesQuiet},
 	{"refusals", "Look at the latest refusals with 'gangway events --kind enrolment.', and at the latest changes of policies, EK lists and trust.", manyRefusals},
@@ -133,7 +136,7 @@ func Check(r *Reading) (lasting []Condition, unknown []string) {
 }
 
 // fromDatabase has the conditions that depend on the fields after Reading.Database.
-var fromDatabase = []string{"backup-old", "clock-drift", "devices-quiet", "trust-withdrawn"}
+var fromDatabase = []string{"backup-old", "backup-damaged", "clock-drift", "devices-quiet", "trust-withdrawn"}
 
 func certificateExpires(r *Reading) string {
 	for _, c := range r.Certificates {
@@ -171,6 +174,13 @@ func backupOld(r *Reading) string {
 		return fmt.Sprintf("The newest recorded backup of the hub is of %s.", r.Backup.UTC().Format(time.DateOnly))
 	}
 	return ""
+}
+
+func backupDamaged(r *Reading) string {
+	if r.BackupFault == "" {
+		return ""
+	}
+	return "The newest backup cannot be restored. " + r.BackupFault
 }
 
 func clockDrift(r *Reading) string {

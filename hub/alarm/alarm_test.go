@@ -39,6 +39,7 @@ func TestEachConditionBeginsAtItsBound(t *testing.T) {
 		{"disk-low", func(r *alarm.Reading) { r.Disk.Free-- }},
 		{"backup-old", func(r *alarm.Reading) { r.Backup = r.Backup.Add(-time.Second) }},
 		{"backup-old", func(r *alarm.Reading) { r.Backup = time.Time{} }},
+		{"backup-damaged", func(r *alarm.Reading) { r.BackupFault = "It is gone." }},
 		{"clock-drift", func(r *alarm.Reading) { r.Drift -= time.Millisecond }},
 		{"clock-drift", func(r *alarm.Reading) { r.Drift = alarm.MaxDrift + time.Millisecond }},
 		{"clock-drift", func(r *alarm.Reading) { r.Unset = true }},
@@ -81,7 +82,7 @@ func TestUnknownConditionsAreNamed(t *testing.T) {
 	t.Parallel()
 	_, unknown := alarm.Check(&alarm.Reading{Now: now})
 	slices.Sort(unknown)
-	if want := []string{"backup-old", "clock-drift", "devices-quiet", "disk-low", "trust-withdrawn"}; !slices.Equal(unknown, want) {
+	if want := []string{"backup-damaged", "backup-old", "clock-drift", "devices-quiet", "disk-low", "trust-withdrawn"}; !slices.Equal(unknown, want) {
 		t.Errorf("unknown: %v, want %v", unknown, want)
 	}
 }

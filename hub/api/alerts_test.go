@@ -400,6 +400,15 @@ func (w *watched) faults() []fault {
 				t.Fatal(err)
 			}
 		}},
+		{"GangwayBackupDamaged", func() {
+			if err := w.Store.SetBackupFault(t.Context(), "The backup is incomplete."); err != nil {
+				t.Fatal(err)
+			}
+		}, func() {
+			if err := w.Store.SetBackupFault(t.Context(), ""); err != nil {
+				t.Fatal(err)
+			}
+		}},
 		{"GangwayClockDrift", func() { w.Advance(time.Minute) }, func() { w.Advance(-time.Minute) }},
 		{"GangwayDevicesQuiet", func() {
 			w.Advance(20 * time.Minute)

@@ -29,6 +29,7 @@ var (
 	databaseUp     = describe("database_up", "1 if the database can be read and written.")
 	databaseSize   = describe("database_size_bytes", "Size of the database.")
 	lastBackup     = describe("last_backup_timestamp_seconds", "Time of the newest backup that was recorded; 0: none was.")
+	backupFault    = describe("backup_damaged", "1 if the newest check of a backup found that it cannot be restored.")
 	clockSet       = describe("clock_synchronized", "1 if a time server sets the clock of the hub's machine.")
 	clockDrift     = describe("clock_drift_seconds", "By how much the hub's clock is ahead of the database's clock.")
 	deviceCount    = describe("devices", "Devices of all owners.")
@@ -45,7 +46,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (g gauges) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{buildInfo, created, certificateEnd, rootsSoon, diskFree, diskSize, diskReserve, databaseUp, databaseSize, lastBackup, clockSet,
+	for _, d := range []*prometheus.Desc{buildInfo, created, certificateEnd, rootsSoon, diskFree, diskSize, diskReserve, databaseUp, databaseSize, lastBackup, backupFault, clockSet,
 		clockDrift, deviceCount, quietCount, waitingCount, withdrawn, runningCount, capacity, signInsWaiting, writesWaiting, newsAge, workAge} {
 		c <- d
 	}
@@ -89,6 +90,7 @@ func (g gauges) Collect(c chan<- prometheus.Metric) {
 func putDatabase(r *alarm.Reading, put func(*prometheus.Desc, float64, ...string)) {
 	put(databaseSize, float64(r.DatabaseSize))
 	put(lastBackup, seconds(r.Backup))
+	put(backupFault, oneIf(r.BackupFault != ""))
 	put(clockDrift, r.Drift.Seconds())
 	put(deviceCount, float64(r.Devices))
 	put(quietCount, float64(r.Quiet))

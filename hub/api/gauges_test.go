@@ -38,7 +38,7 @@ func TestMetricsShowTheHubsState(t *testing.T) {
 		t.Errorf("%v devices, and ada has %d", got, devices)
 	}
 	for series, want := range map[string]float64{
-		"gangway_database_up": 1, "gangway_devices_quiet": 0, "gangway_devices_waiting": 0, "gangway_devices_trust_withdrawn": 0, "gangway_last_backup_timestamp_seconds": 0,
+		"gangway_database_up": 1, "gangway_devices_quiet": 0, "gangway_devices_waiting": 0, "gangway_devices_trust_withdrawn": 0, "gangway_last_backup_timestamp_seconds": 0, "gangway_backup_damaged": 0,
 		`gangway_build_info{version="test"}`: 1, "gangway_writes_waiting": 0, "gangway_sign_ins_waiting": 0, `gangway_errors_total{kind="internal"}`: 0,
 	} {
 		if got := sample(t, m, series); got != want {

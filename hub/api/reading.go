@@ -126,6 +126,9 @@ func (s *Server) readDatabase(ctx context.Context, r *alarm.Reading) error {
 	if r.Backup, err = s.lastBackup(ctx); err != nil {
 		return err
 	}
+	if r.BackupFault, err = st.BackupFault(ctx); err != nil {
+		return err
+	}
 	scan, err := s.trustScan(ctx)
 	if err != nil {
 		return err

@@ -16,6 +16,7 @@ var ownChecks = map[string][]string{
 	"certificate-expires": {"certificate-expires", "ca-expires", "tls-ca-expires", "url-expired"},
 	"disk-low":            {"disk-low", "disk-full"},
 	"backup-old":          {"backup-old", "backup-missing"},
+	"backup-damaged":      {"backup-damaged", "backup-missing"},
 	"clock-drift":         {"clock-unset", "clock-back"},
 }
 

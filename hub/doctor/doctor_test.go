@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"gangway/hub/alarm"
+	"gangway/hub/backup"
 	"gangway/hub/pki"
 	"gangway/hub/store"
 	"gangway/hub/store/sqlite"
@@ -135,6 +136,21 @@ func TestFaultsAreFound(t *testing.T) {
 		}
 		return to
 	}
+	// filesOf returns a folder with a described backup. The doctor does not decrypt the backup, so the
+	// content of its file does not matter.
+	filesOf := func(from string, age time.Duration) string {
+		ca, err := pki.Open(filepath.Join(from, pkiFolder), pki.Options{})
+		must(err)
+		begun := time.Now().Add(-age).UTC()
+		path := filepath.Join(t.TempDir(), "000000002-"+begun.Format("20060102T150405Z")+backup.FileEnding)
+		content := []byte("the encrypted archive")
+		must(os.WriteFile(path, content, 0o600))
+		d := backup.NewDescriber(path)
+		_, err = d.Write(content)
+		must(err)
+		must(d.Finish(ca, backup.Header{Hub: ca.HubName(), Begun: begun, Objects: true}, []string{"age1one"}))
+		return filepath.Dir(path)
+	}
 	for name, c := range map[string]struct {
 		cause func(dir string, cfg *Config)
 		want  string // beginning of "severity:code"; "": the only warning is that no hub runs
@@ -186,6 +202,25 @@ func TestFaultsAreFound(t *testing.T) {
 			c.Backup = backupOf(d)
 			must(os.Truncate(filepath.Join(c.Backup, databaseFile), 5000))
 		}, "problem:backup-damaged"},
+		"a good backup file": {func(d string, c *Config) { c.Backup = filesOf(d, 0) }, ""},
+		"an old backup file": {func(d string, c *Config) { c.Backup = filesOf(d, 8*24*time.Hour) }, "warning:backup-old"},
+		"a damaged backup file": {func(d string, c *Config) {
+			c.Backup = filesOf(d, 0)
+			path, err := backup.Newest(c.Backup)
+			must(err)
+			must(os.WriteFile(path, []byte("tHe encrypted archive"), 0o600))
+		}, "problem:backup-damaged"},
+		"a backup file of another hub": {func(_ string, c *Config) { c.Backup = filesOf(makeHub(t), 0) }, "problem:backup-other"},
+		"the newest backup file is elsewhere": {func(d string, c *Config) {
+			c.Backup = filesOf(d, time.Hour)
+			change(d, func(s *sqlite.Store) error { return s.SetLastBackup(t.Context(), time.Now()) })
+		}, "warning:backup-missing"},
+		"a backup file without a description": {func(d string, c *Config) {
+			c.Backup = filesOf(d, 0)
+			path, err := backup.Newest(c.Backup)
+			must(err)
+			must(os.Remove(path + ".info"))
+		}, "note:backup-undescribed"},
 		"another hub's backup": {func(_ string, c *Config) { c.Backup = makeHub(t) }, "problem:backup-other"},
 	} {
 		dir := makeHub(t)

@@ -109,8 +109,12 @@ const (
 	uselessAfter = 60 * 24 * time.Hour
 )
 
-// checkBackup examines the folder of the newest backup, in the form of docs/operations.md.
+// checkBackup examines the folder of the newest backup: with backups of 'gangway backup', or with
+// copied files.
 func checkBackup(ctx context.Context, e *exam) []finding.Finding {
+	if e.Backup != "" && e.hasBackupFiles() {
+		return e.checkBackupFiles(ctx)
+	}
 	if e.Database.URL != "" {
 		return e.checkKeysBackup()
 	}

@@ -19,7 +19,9 @@ var (
 const (
 	// SettingBackup has the time of the newest backup, in the form of RFC 3339.
 	SettingBackup = "last-backup"
-	settingScan   = "trust-scan"
+	// settingBackupFault has what the newest check of a backup found; empty: nothing.
+	settingBackupFault = "backup-fault"
+	settingScan        = "trust-scan"
 )
 
 // Alarms implements store.Alarms.
@@ -96,6 +98,16 @@ func (s *Store) LastBackup(ctx context.Context) (at time.Time, err error) {
 // SetLastBackup implements store.Upkeep.
 func (s *Store) SetLastBackup(ctx context.Context, at time.Time) error {
 	return s.setSetting(ctx, SettingBackup, at.UTC().Format(time.RFC3339))
+}
+
+// BackupFault implements store.Upkeep.
+func (s *Store) BackupFault(ctx context.Context) (string, error) {
+	return s.setting(ctx, settingBackupFault)
+}
+
+// SetBackupFault implements store.Upkeep.
+func (s *Store) SetBackupFault(ctx context.Context, fact string) error {
+	return s.setSetting(ctx, settingBackupFault, fact)
 }
 
 // TrustScan implements store.Upkeep.

@@ -70,6 +70,15 @@ var alarmTests = []test{
 			f.must(err)
 			equal(f, "last backup", at.Equal(want.Truncate(time.Second)), true)
 		}
+		for _, want := range []string{"", "The backup is gone.", ""} {
+			if want != "" {
+				f.must(f.SetBackupFault(f.ctx, want))
+			}
+			fault, err := f.BackupFault(f.ctx)
+			f.must(err)
+			equal(f, "fault of the backup", fault, want)
+			f.must(f.SetBackupFault(f.ctx, ""))
+		}
 		scan, err := f.TrustScan(f.ctx)
 		f.must(err)
 		equal(f, "scan before the first", len(scan), 0)
