@@ -20,7 +20,7 @@ type page struct {
 // start to its end. Its commands are not among the page's commands.
 var chapters = []string{
 	"Installing with a Debian package", "Installing with containers", "Installing on Kubernetes",
-	"Upgrading with a second replica", "Replacing a leaked key", "Taking a hub down for good",
+	"After a lost disk", "To another engine", "Upgrading with a second replica", "Replacing a leaked key", "Taking a hub down for good",
 }
 
 // commandsOf reads the commands of the page with this name.

@@ -85,7 +85,7 @@ func runInside(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("a room of its own needs root")
 	}
-	c := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "5m")
+	c := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "12m")
 	c.Env = append(os.Environ(), inRoom+"="+t.TempDir())
 	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC, Pdeathsig: syscall.SIGKILL}
 	out, err := c.CombinedOutput()
@@ -258,6 +258,7 @@ func (r *room) background(name, line string) {
 	time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second)))
 	p := &program{cmd: exec.Command("sh", "-c", words), started: time.Now(), done: make(chan struct{})}
 	p.cmd.Dir, p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = r.dir, r.env, p, p
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // runuser does not forward SIGINT, so `end` signals the group
 	if err := p.cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
@@ -330,11 +331,11 @@ func (r *room) end(name string) {
 	if p == nil {
 		return
 	}
-	p.cmd.Process.Signal(os.Interrupt)
+	syscall.Kill(-p.cmd.Process.Pid, syscall.SIGINT)
 	select {
 	case <-p.done:
 	case <-time.After(20 * time.Second):
-		p.cmd.Process.Kill()
+		syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 		<-p.done
 		r.t.Errorf("%s does not end when it is interrupted", name)
 	}
