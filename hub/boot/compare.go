@@ -194,7 +194,10 @@ func pcrList(pcrs []int) string {
 			last++
 		}
 		text := fmt.Sprint(pcrs[i])
-		if last > i {
+		switch {
+		case last == i+1: // two numbers are no range
+			last = i
+		case last > i:
 			text += fmt.Sprintf(" to %d", pcrs[last])
 		}
 		ranges = append(ranges, text)

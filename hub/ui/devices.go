@@ -69,7 +69,7 @@ func (d DeviceRow) Badges(now time.Time) (list []Badge) {
 		b := StateBadge(state)
 		switch state {
 		case store.StateQuiet:
-			b.Text = "quiet, since " + span(now.Sub(d.LastSeen))
+			b.Text = "quiet, since " + Span(now.Sub(d.LastSeen))
 		case store.StateUpdating:
 			if d.Progress > 0 {
 				b.Text = fmt.Sprintf("updating, %d %%", d.Progress)

@@ -17,6 +17,7 @@ import (
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/internal/race"
+	"gangway/wire"
 )
 
 func TestMain(m *testing.M) { browser.Main(m) }
@@ -100,7 +101,7 @@ var pages = []page{
 	{name: "operator-versions", path: "/ui/operator/versions", operator: true, want: "Versions of the agents"},
 	{name: "operator-health", path: "/ui/operator/health", operator: true, want: "Certificates of the hub"},
 	{name: "operator-refused", path: "/ui/operator", want: "only for accounts with the role operator"},
-	{name: "problem", path: "/ui/nothing", want: "The hub has no route with this path"},
+	{name: "problem", path: "/ui/nothing", want: "This page does not exist."},
 }
 
 // hubWithDevices is a hub whose account ada owns devices of several kinds, or no devices.
@@ -317,7 +318,7 @@ func (h *hubWithDevices) updateFirmware(t *testing.T) {
 		}
 	}
 	d := store.BootDecision{Owner: h.Owner.ID, Part: "keys", Value: updatedFirmware, Made: h.Now(), MadeBy: "ada", Words: "This value of the Secure Boot keys is known for all devices: 412 devices.", Devices: 412}
-	if _, err := h.Store.PutBootDecision(ctx, d, store.Event{Time: h.Now(), Kind: "boot.accepted", Owner: h.Owner.ID, Message: "Accepted."}); err != nil {
+	if _, err := h.Store.PutBootDecision(ctx, d, store.Event{Time: h.Now(), Kind: "boot.accepted", Owner: h.Owner.ID, Actor: wire.AccountPRN + h.Owner.ID, ActorName: "ada", Means: store.ByPage, Message: "ada accepted a boot for a cohort. " + d.Words}); err != nil {
 		t.Fatal(err)
 	}
 }
