@@ -66,7 +66,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	if strings.Contains(r.Header.Get("Accept"), "text/html") { // for a browser
 		data := ui.Problem{Code: p.Code, Message: p.Message, Hint: p.Hint}
-		if p.Code == codeNoSuchRoute { // a person knows pages and addresses, not routes
+		if p.Code == "no-such-route" { // a person knows pages and addresses, not routes
 			data.Message, data.Hint = "This page does not exist.", "Check the address. The link that you followed may be old."
 		}
 		if s.renderPage(w, r, p.Status, "problem", ui.Page{Title: "Problem", Data: data}) == nil {

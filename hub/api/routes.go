@@ -424,9 +424,6 @@ func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) 
 	return nil
 }
 
-// codeNoSuchRoute is the code of the problem that no route has the request's path.
-const codeNoSuchRoute = "no-such-route"
-
 // noRoute answers a request that matches no route. The answer is 405 if the path has routes for
 // other methods. For other paths the answer is 404.
 func (ro *router) noRoute(w http.ResponseWriter, r *http.Request) error {
@@ -438,7 +435,7 @@ func (ro *router) noRoute(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if len(allowed) == 0 {
-		return problem(http.StatusNotFound, codeNoSuchRoute, "See /openapi.json for the routes.", "The hub has no route with this path.")
+		return problem(http.StatusNotFound, "no-such-route", "See /openapi.json for the routes.", "The hub has no route with this path.")
 	}
 	list := strings.Join(allowed, ", ")
 	w.Header().Set("Allow", list)
