@@ -89,6 +89,9 @@ func crowded(t *testing.T) *fleetScene {
 // and files, long log lines, and texts whose every character needs several bytes on the page.
 func TestHostileDataMakesNoLargePage(t *testing.T) {
 	race.Skip(t)
+	if testing.Short() {
+		t.Skip("fills an account with data")
+	}
 	t.Parallel()
 	f := crowded(t)
 	b := f.browser(t)
