@@ -138,6 +138,20 @@ func (r *reference) measure(o *imageOptions, parts *stick.Parts, manager, system
 	return m.Check()
 }
 
+// measureInstaller adds an installer of the image to the manifest. The image builder calls it after
+// measure.
+func (r *reference) measureInstaller(system []byte) error {
+	if r == nil {
+		return nil
+	}
+	s, err := measure.System(system)
+	if err != nil {
+		return fmt.Errorf("the reference manifest of the installer: %w", err)
+	}
+	r.manifest.Installers = append(r.manifest.Installers, *s)
+	return r.manifest.Check()
+}
+
 // ownersKeys returns the Secure Boot variables of the folder --secure-boot-keys, or nil if the build
 // has no such folder, or if the folder has only db's key.
 func (o *imageOptions) ownersKeys(parts *stick.Parts) (*manifest.SecureBoot, error) {

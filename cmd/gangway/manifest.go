@@ -138,6 +138,10 @@ func (a *app) showManifest(s shownManifest) error {
 			line("PCR 11", "%s %s%s", bank, m.System.PCR11[bank][words], after)
 		}
 	}
+	for _, i := range m.Installers {
+		line("installer", "SHA-256 %s", i.SHA256)
+		a.digests("PCR 4", i.Authenticode)
+	}
 	if sb := m.SecureBoot; sb != nil {
 		for _, v := range sb.Variables {
 			a.digests("PCR 7 "+v.Name, v.Events)

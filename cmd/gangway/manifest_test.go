@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -69,6 +70,26 @@ func succeeds(t *testing.T, words ...string) string {
 		t.Fatalf("%q: exit code %d: %s", words, code, notes)
 	}
 	return out
+}
+
+// namesInstallersWithoutAShell checks that a manifest names exactly the installers of a stick in
+// which nobody can type commands.
+func namesInstallersWithoutAShell(t *testing.T, m *manifest.Manifest) {
+	t.Helper()
+	var modes []string
+	for _, i := range m.Installers {
+		for _, word := range strings.Fields(i.Cmdline) {
+			if mode, ok := strings.CutPrefix(word, "gangway.mode="); ok {
+				modes = append(modes, mode)
+			}
+		}
+		if i.SHA256 == m.System.SHA256 || len(i.PCR11) != len(m.System.PCR11) {
+			t.Errorf("the installer is %+v", i)
+		}
+	}
+	if !slices.Equal(modes, []string{"auto", "tpm"}) {
+		t.Errorf("the manifest names the installers %q; want auto and tpm", modes)
+	}
 }
 
 // An owner builds a system with its manifest, and verifies both with only the public key. A system
@@ -177,6 +198,7 @@ func TestImageWithManifest(t *testing.T) {
 	if m.SecureBoot == nil || len(m.SecureBoot.Variables) != 3 || m.SecureBoot.Authority == nil {
 		t.Errorf("the manifest has the Secure Boot variables %+v", m.SecureBoot)
 	}
+	namesInstallersWithoutAShell(t, m)
 	boot, err := os.ReadFile(filepath.Join(stick.BootDir, "systemd-bootx64.efi"))
 	if err != nil {
 		t.Fatal(err)

@@ -155,7 +155,7 @@ func TestStickToDeviceList(t *testing.T) {
 		t.Parallel()
 	}
 	var reference reference
-	s := newSite(t, stick.Config{Boots: reference.compute})
+	s := newSite(t, stick.Config{Boots: reference.compute, Installs: reference.installs})
 	s.publish(t, &reference, 1)
 	m, ctx := boot(t, s.with(true))
 	if pictures() != "" {
@@ -195,6 +195,7 @@ func TestStickToDeviceList(t *testing.T) {
 	}
 	s.isMeasured(t, &reference) // even the first boot after the installation
 	s.judged(t, "boot-path expected", "system expected", "firmware known", "keys known")
+	s.hasReportedTable(t)
 
 	// Without the stick, the firmware measures one boot entry fewer.
 	m, ctx = boot(t, s.with(false))
@@ -208,6 +209,7 @@ func TestStickToDeviceList(t *testing.T) {
 		t.Errorf("without the stick, the hub's boot state is %s, %q; want matches", state, changes)
 	}
 	s.isMeasured(t, &reference)
+	s.hasReportedTable(t)
 	s.small(t)
 	if n := s.hub.Uses(t, s.token); n != 1 {
 		t.Errorf("the token was used %d times; want 1", n)
