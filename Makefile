@@ -7,7 +7,7 @@ export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -trimpath)
 
 FLEET ?= 1000,1000000
 
-.PHONY: help build install demo check test e2e e2e-full fsck-full pictures tutorial bench bench-ui bench-fleet load-objects growth faults hostile soak hsm signer lint fuzz vendor-roots vendor-web screenshots page-pictures clean install-tools release release-test package-test deploy-test upgrade-test
+.PHONY: help build install demo check test e2e e2e-full fsck-full pictures tutorial bench bench-ui bench-fleet load-objects growth connected faults hostile soak hsm signer lint fuzz vendor-roots vendor-web screenshots page-pictures clean install-tools release release-test package-test deploy-test upgrade-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -73,6 +73,9 @@ load-objects: ## upload and download LOAD_MIB (default 10240) MiB of objects, an
 
 growth: ## send requests that the hub refuses, at the rate limit, for GROWTH (default 1m); prints how much the database grows, also per day
 	GANGWAY_GROWTH=$(or $(GROWTH),1m) $(GO) test -count=1 -v -timeout 60m -run '^TestGrowthOfAMinute$$' ./hub/api
+
+connected: ## keep the connections of CONNECTED (default 100000) devices that report once a minute; prints the latency of the reports and the memory of an idle connection; takes ten minutes
+	GANGWAY_CONNECTED=$(or $(CONNECTED),100000) $(GO) test -count=1 -v -timeout 60m -run '^TestConnectedDevices$$' ./internal/e2e
 
 faults: install-tools ## kill, cut and fill hubs and databases while FAULTS (default 2000) devices onboard and report; prints the longest gaps
 	GANGWAY_FAULTS=$(or $(FAULTS),2000) $(GO) test -count=1 -v -timeout 60m -run '^TestFaults' ./internal/e2e
