@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -10,6 +11,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,6 +60,11 @@ func connectedSize(t *testing.T) connected {
 		t.Fatalf("GANGWAY_CONNECTED is %q, not a number of devices", text)
 	}
 	size := connected{devices: n, rate: float64(n) / 60, settle: 130 * time.Second, measure: time.Minute, memory: 4 << 30, p99: 100 * time.Millisecond, idle: 16}
+	if text := os.Getenv("GANGWAY_CONNECTED_SETTLE"); text != "" {
+		if size.settle, err = time.ParseDuration(text); err != nil {
+			t.Fatalf("GANGWAY_CONNECTED_SETTLE: %v", err)
+		}
+	}
 	if text := os.Getenv("GANGWAY_CONNECTED_RATE"); text != "" {
 		if size.rate, err = strconv.ParseFloat(text, 64); err != nil || !(size.rate > 0) {
 			t.Fatalf("GANGWAY_CONNECTED_RATE is %q, not a number of reports a second", text)
@@ -91,6 +98,7 @@ func TestConnectedDevices(t *testing.T) {
 		t.Fatalf("go build: %v: %s", err, out)
 	}
 	var env []string
+	profiles := cmp.Or(os.Getenv("GANGWAY_CONNECTED_PROFILES"), dir)
 	if size.memory > 0 {
 		env = append(env, fmt.Sprintf("GOMEMLIMIT=%d", size.memory/int64(hubs)))
 	}
@@ -98,12 +106,12 @@ func TestConnectedDevices(t *testing.T) {
 	begin := time.Now()
 	for i := range fleets {
 		n := size.devices*(i+1)/hubs - size.devices*i/hubs
-		h := startLoadedHub(t, bin, env)
+		h := startLoadedHub(t, bin, env, "--profiles")
 		h.stop()
 		state := filepath.Join(dir, fmt.Sprintf("%d.state", i))
 		makeDevices(t, h, state, n)
 		h.start()
-		fleets[i] = &fleetProcess{hub: h, devices: n, state: state, report: filepath.Join(dir, fmt.Sprintf("%d.json", i))}
+		fleets[i] = &fleetProcess{hub: h, unloaded: h.live(dir), devices: n, state: state, report: filepath.Join(dir, fmt.Sprintf("%d.json", i))}
 	}
 	t.Logf("%d devices made in %.0f s; %d hub(s)", size.devices, time.Since(begin).Seconds(), hubs)
 	begin = time.Now()
@@ -114,8 +122,15 @@ func TestConnectedDevices(t *testing.T) {
 		f.waitReady(t)
 	}
 	t.Logf("connected in %.0f s, with %.0f s of rest", time.Since(begin).Seconds(), size.settle.Seconds())
+	live := 0.0
+	for _, f := range fleets {
+		live += f.hub.live(profiles) - f.unloaded
+	}
 	for _, f := range fleets {
 		f.begin(t)
+	}
+	if profiles != dir {
+		fetchProfile(t, strings.TrimSuffix(fleets[0].hub.metrics, "metrics")+"debug/pprof/profile?seconds=30", filepath.Join(profiles, "cpu.pprof"))
 	}
 	var idle, before, reports, cpu, own, ownMemory float64
 	var p50, p99, late float64
@@ -130,10 +145,10 @@ func TestConnectedDevices(t *testing.T) {
 		ownMemory += float64(r.Generator.MaxRSS)
 		p50, p99, late = max(p50, r.Total.Latency.P50), max(p99, r.Total.Latency.P99), max(late, r.Generator.StartDelay.P99)
 	}
-	perConnection := (idle - before) / 1024 / float64(size.devices)
+	perConnection := live / 1024 / float64(size.devices)
 	t.Logf("%.0f reports a second: p50 %.1f ms, p99 %.1f ms (of the slowest hub); starts late by %.1f ms at p99", reports/size.measure.Seconds(), p50, p99, late)
 	t.Logf("CPU of the hub for each report: %.3f ms; CPUs used: hub %.2f, fleet %.2f", 1000*cpu/reports, cpu/size.measure.Seconds(), own/size.measure.Seconds())
-	t.Logf("resident memory: hub %s before and %s with the connections, %.1f KiB for each; fleet at most %s", humanize.IBytes(uint64(before)), humanize.IBytes(uint64(idle)), perConnection, humanize.IBytes(uint64(ownMemory)))
+	t.Logf("an idle connection needs %.1f KiB of the hub's memory; with garbage, the hub had %s of resident memory before and %s with the connections; fleet at most %s", perConnection, humanize.IBytes(uint64(before)), humanize.IBytes(uint64(idle)), humanize.IBytes(uint64(ownMemory)))
 	if size.p99 > 0 && p99 > float64(size.p99.Milliseconds()) {
 		t.Errorf("p99 is %.1f ms; the bound is %v", p99, size.p99)
 	}
@@ -142,6 +157,34 @@ func TestConnectedDevices(t *testing.T) {
 	}
 	if size.memory > 0 && idle > float64(size.memory) {
 		t.Errorf("the hub needs %s", humanize.IBytes(uint64(idle)))
+	}
+}
+
+// live returns the memory that the hub uses for objects and stacks, without garbage. The hub needs
+// the flag --profiles.
+func (h *loadedHub) live(dir string) float64 {
+	h.t.Helper()
+	fetchProfile(h.t, strings.TrimSuffix(h.metrics, "metrics")+"debug/pprof/heap?gc=1", filepath.Join(dir, "heap.pprof"))
+	v := h.metric("go_memstats_heap_alloc_bytes", "go_memstats_stack_inuse_bytes")
+	return v[0] + v[1]
+}
+
+func fetchProfile(t *testing.T, url, path string) {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	f, err := os.Create(path)
+	if err == nil {
+		_, err = io.Copy(f, resp.Body)
+	}
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -208,6 +251,7 @@ func makeDevices(t *testing.T, h *loadedHub, path string, n int) {
 // fleetProcess is a process of gangway-fleet with the devices of one hub.
 type fleetProcess struct {
 	hub           *loadedHub
+	unloaded      float64 // memory that the hub used before the devices connected
 	devices       int
 	state, report string
 	cmd           *exec.Cmd
