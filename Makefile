@@ -7,7 +7,7 @@ export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -trimpath)
 
 FLEET ?= 1000,1000000
 
-.PHONY: help build install demo check test e2e e2e-full fsck-full pictures tutorial bench bench-ui bench-fleet load-objects growth faults hostile soak hsm signer lint fuzz vendor-roots vendor-web screenshots page-pictures clean install-tools release release-test package-test deploy-test upgrade-test
+.PHONY: help build install demo check test e2e e2e-full fsck-full pictures tutorial bench bench-ui bench-fleet compare load-objects growth connected faults hostile soak hsm signer lint fuzz vendor-roots vendor-web screenshots page-pictures clean install-tools release release-test package-test deploy-test upgrade-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -68,11 +68,19 @@ bench-fleet: ## measure the queries about fleets of FLEET (default 1000,1000000)
 	mkdir -p build
 	nice $(GO) run ./internal/bench -fleet $(FLEET) -n 500 -database '$(DATABASE)' -o build/bench-fleet.json
 
+compare: ## build SPIRE and step-ca, and compare the CPU time of a device's first certificate with theirs; prints a table and writes build/compare.json; the first build takes 15 minutes and needs gcc
+	mkdir -p build
+	staticcheck=$$($(GO) tool -n staticcheck) && cd internal/compare && $(GO) vet ./... && "$$staticcheck" ./... && \
+		$(GO) run . -bin ../../build/compare -o ../../build/compare.json
+
 load-objects: ## upload and download LOAD_MIB (default 10240) MiB of objects, and measure the hub's memory
 	GANGWAY_LOAD_MIB=$(or $(LOAD_MIB),10240) $(GO) test -count=1 -v -timeout 60m -run '^TestObjectsGoThroughLittleMemory$$' ./internal/e2e
 
 growth: ## send requests that the hub refuses, at the rate limit, for GROWTH (default 1m); prints how much the database grows, also per day
 	GANGWAY_GROWTH=$(or $(GROWTH),1m) $(GO) test -count=1 -v -timeout 60m -run '^TestGrowthOfAMinute$$' ./hub/api
+
+connected: ## keep the connections of CONNECTED (default 100000) devices that report once a minute; prints the latency of the reports and the memory of an idle connection; takes ten minutes
+	GANGWAY_CONNECTED=$(or $(CONNECTED),100000) $(GO) test -count=1 -v -timeout 60m -run '^TestConnectedDevices$$' ./internal/e2e
 
 faults: install-tools ## kill, cut and fill hubs and databases while FAULTS (default 2000) devices onboard and report; prints the longest gaps
 	GANGWAY_FAULTS=$(or $(FAULTS),2000) $(GO) test -count=1 -v -timeout 60m -run '^TestFaults' ./internal/e2e

@@ -11,7 +11,8 @@ fi
 go vet ./...
 go tool staticcheck ./...
 # The program that makes releases is a separate module. "make deploy-test" checks the module
-# internal/deploy, because the Kubernetes libraries take long to compile.
+# internal/deploy, because the Kubernetes libraries take long to compile, and "make compare" checks
+# the module internal/compare.
 staticcheck=$(go tool -n staticcheck)
 (cd internal/release && go vet ./... && "$staticcheck" ./...)
 # The program for HSMs is a separate module, and needs cgo and gcc. Only "make hsm" checks it.
