@@ -22,7 +22,7 @@ if [ ! -e $out/debian ]; then
 	rm -rf $out/debian.new
 	mkdir $out/debian.new
 	mmdebstrap --quiet --variant=minbase --format=ext2 \
-		--include=systemd-sysv,udev,adduser,tpm-udev,ca-certificates,curl,busybox-static \
+		--include=systemd-sysv,udev,adduser,tpm-udev,ca-certificates,curl,busybox-static,softhsm2 \
 		bookworm $out/debian.new/root.img >&2
 	/usr/sbin/debugfs -R "dump /usr/bin/busybox $out/debian.new/busybox" $out/debian.new/root.img 2>/dev/null
 	[ -s $out/debian.new/busybox ] || /usr/sbin/debugfs -R "dump /bin/busybox $out/debian.new/busybox" $out/debian.new/root.img 2>/dev/null
