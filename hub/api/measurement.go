@@ -21,6 +21,7 @@ import (
 	"gangway/hub/evidence"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
+	"gangway/hub/tracing/step"
 	"gangway/tcg"
 	"gangway/wire"
 
@@ -43,6 +44,9 @@ type connState struct {
 	// asks limits how often the hub requests another measurement on this connection. It makes this
 	// request when another connection of the same device has sent a measurement.
 	asks *rate.Limiter
+	// shook is how long the handshake took, in nanoseconds. It is for the trace of the connection's
+	// first request that has one, which sets shook to 0.
+	shook atomic.Int64
 }
 
 type connKey struct{}
@@ -200,6 +204,8 @@ func (s *Server) verifyBoot(r *http.Request, d store.Device, e store.Enrolment, 
 	if err != nil {
 		return nil, err
 	}
+	_, span := step.Begin(r.Context(), "tpm.verify-quote")
+	defer span.End()
 	m, err := boot.Verify(iak, &boot.Evidence{Nonce: body.Nonce, Attest: body.Attest, Signature: body.Signature, Bank: tcg.AlgID(body.Bank), PCRs: body.PCRs, Log: body.EventLog})
 	if err != nil || body.Installed == nil {
 		return m, err

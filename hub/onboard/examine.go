@@ -10,6 +10,7 @@ import (
 
 	"gangway/hub/evidence"
 	"gangway/hub/store"
+	"gangway/hub/tracing/step"
 	"gangway/tcg"
 )
 
@@ -104,6 +105,8 @@ func (s *Service) keep(ctx context.Context, x *examined, now time.Time) error {
 // URL of a maker. Both steps fetch revocation lists, but only for certificates that chain to a
 // trusted maker.
 func (s *Service) verify(ctx context.Context, v *evidence.Verdict, r *evidence.Request, in *evidence.Input, check checker) {
+	ctx, span := step.Begin(ctx, "evidence.verify")
+	defer span.End()
 	before := evidence.Verdict{Checks: slices.Clone(v.Checks), Notes: slices.Clone(v.Notes)}
 	check(v, r, in)
 	if s.Online == nil || r.EKCertificate == nil {

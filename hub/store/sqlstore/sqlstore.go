@@ -85,7 +85,7 @@ type Store struct {
 
 // New returns a store on a database. The driver closes the store, and then the database. Call
 // IndexAgain before other methods.
-func New(db DB) *Store { return &Store{db: fenced{db}, seen: newSightings(db)} }
+func New(db DB) *Store { return &Store{db: traced{fenced{db}}, seen: newSightings(db)} }
 
 // Close writes the remaining contacts. It does not close the database.
 func (s *Store) Close() error { return s.seen.close() }
