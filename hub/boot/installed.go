@@ -88,11 +88,13 @@ func (j *judge) findReport() (r report) {
 	boot := &judge{Measurement: i.Boot}
 	for _, m := range j.Manifests {
 		for _, s := range m.Installers {
+			if s.PCR11[boot.Bank][""] != valueOf(boot.Measurement, phasePCR) { // an installer extends no phases
+				continue
+			}
 			boot.Manifests = append(boot.Manifests, &manifest.Manifest{Name: m.Name, BootManager: m.BootManager, System: s})
 		}
 	}
-	boot.findSystem()
-	for _, m := range boot.meant {
+	for _, m := range boot.Manifests {
 		if boot.startedAlone(m) && boot.ownLine(m) {
 			return report{counts: true, by: m.Name, resets: i.Boot.ResetCount, table: i.Table}
 		}

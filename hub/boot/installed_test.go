@@ -137,6 +137,7 @@ func TestReportOfAnInstallerCountsOnlyIfTheOwnersInstallerMadeIt(t *testing.T) {
 	// A live system that extends PCR 11 as the installer does.
 	foreign := append(managed(t, "live system", "", nil)[:14], installer[14:]...)
 	after := append(slices.Clone(installer), eventlog.Event{PCR: 4, Type: eventlog.EFIBootApplication, Data: []byte{1}})
+	extension := append(slices.Clone(installer), eventlog.Event{PCR: 11, Type: eventlog.IPL, Data: []byte("a system extension")})
 	good := func() *wire.InstallReport { return reportBy(t, d, installer, table, 4) }
 	altered := good()
 	altered.Table = other
@@ -164,6 +165,7 @@ func TestReportOfAnInstallerCountsOnlyIfTheOwnersInstallerMadeIt(t *testing.T) {
 		{"a report of the installed system", reportBy(t, d, system, table, 4), boot.StateKnown, "that the owner's manifests name."},
 		{"a report of a live system with the installer's PCR 11", reportBy(t, d, foreign, table, 4), boot.StateKnown, "that the owner's manifests name."},
 		{"a report of an installer with another command line", reportBy(t, d, shell, table, 4), boot.StateKnown, "that the owner's manifests name."},
+		{"a report of an installer with something else in PCR 11", reportBy(t, d, extension, table, 4), boot.StateKnown, "that the owner's manifests name."},
 		{"a report of a program that the installer started", reportBy(t, d, after, table, 4), boot.StateKnown, "that the owner's manifests name."},
 		{"a report of another TPM", reportBy(t, stranger, installer, table, 4), boot.StateKnown, "The quote is not signed by the device's attestation key."},
 		{"a report whose table was altered", altered, boot.StateKnown, "The quote was not made for the reported partition table."},

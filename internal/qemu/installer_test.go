@@ -214,6 +214,17 @@ func TestStickToDeviceList(t *testing.T) {
 	if n := s.hub.Uses(t, s.token); n != 1 {
 		t.Errorf("the token was used %d times; want 1", n)
 	}
+	if os.Getenv("GANGWAY_E2E_FULL") == "" {
+		return
+	}
+	// A person alters the partition table. The installer's report, which the device still sends, does
+	// not make the new table expected.
+	s.alterTable(t)
+	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
+	m.Stop()
+	s.judged(t, "boot-path changed", "system expected")
+	s.says(t, "boot-path", "the table was changed, or firmware started another disk.")
 }
 
 // A machine without a network displays instructions for the person at the machine.

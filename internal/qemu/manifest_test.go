@@ -18,6 +18,10 @@ import (
 	"gangway/internal/hubtest"
 	"gangway/wire/manifest"
 	"gangway/wire/manifest/measure"
+
+	"github.com/diskfs/go-diskfs/backend/file"
+	"github.com/diskfs/go-diskfs/partition/gpt"
+	"github.com/google/uuid"
 )
 
 // reference is what a machine with an image will measure, computed while the image is built.
@@ -157,6 +161,29 @@ func (s *site) hasReportedTable(t *testing.T) {
 		t.Errorf("PCR 5 (%s) is %s; with the reported partition table it should be %s; %+v", m.Bank, m.PCRs[5], want, m.Events)
 	}
 	s.says(t, "boot-path", "PCR 5 has the partition table that the installer of \"system 1\" wrote on this disk.")
+}
+
+// alterTable gives the data partition of the machine's disk another GUID.
+func (s *site) alterTable(t *testing.T) {
+	t.Helper()
+	f, err := os.OpenFile(s.disk, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	disk := file.New(f, false)
+	table, err := gpt.Read(disk, 512, 512)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table.Partitions[1].GUID = uuid.NewString()
+	w, err := disk.Writable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := table.Write(w, diskSize); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // says checks that the hub's sentence on a part of the last boot ends with `want`.
