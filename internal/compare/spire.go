@@ -47,7 +47,10 @@ const spireConfig = `server {
 	data_dir = "%[2]s"
 	log_level = "INFO"
 	# All devices have one address.
-	ratelimit { attestation = false signing = false }
+	ratelimit {
+		attestation = false
+		signing = false
+	}
 }
 plugins {
 	DataStore "sql" {
@@ -62,7 +65,11 @@ plugins {
 			endorsement_ca_path = "%[2]s/endorsement.pem"
 		}
 	}
-	KeyManager "disk" { plugin_data { keys_path = "%[2]s/keys.json" } }
+	KeyManager "disk" {
+		plugin_data {
+			keys_path = "%[2]s/keys.json"
+		}
+	}
 }
 `
 

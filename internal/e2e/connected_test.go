@@ -126,8 +126,10 @@ func TestConnectedDevices(t *testing.T) {
 	for _, f := range fleets {
 		live += f.hub.live(profiles) - f.unloaded
 	}
+	var starved float64 // seconds
 	for _, f := range fleets {
 		f.begin(t)
+		starved -= f.hub.starved()
 	}
 	if profiles != dir {
 		fetchProfile(t, strings.TrimSuffix(fleets[0].hub.metrics, "metrics")+"debug/pprof/profile?seconds=30", filepath.Join(profiles, "cpu.pprof"))
@@ -136,6 +138,7 @@ func TestConnectedDevices(t *testing.T) {
 	var p50, p99, late float64
 	for _, f := range fleets {
 		r := f.end(t)
+		starved += f.hub.starved()
 		if r.Preparation.Connected != f.devices || !r.AsExpected() || r.Total.Reconnects != 0 {
 			t.Errorf("%d of %d devices were connected; %d of %d reports, errors %v, missed %v, %d connections were opened again",
 				r.Preparation.Connected, f.devices, r.Total.OK, r.Total.Scheduled, r.Kinds[0].Errors, r.Kinds[0].Missed, r.Total.Reconnects)
@@ -148,6 +151,7 @@ func TestConnectedDevices(t *testing.T) {
 	perConnection := live / 1024 / float64(size.devices)
 	t.Logf("%.0f reports a second: p50 %.1f ms, p99 %.1f ms (of the slowest hub); starts late by %.1f ms at p99", reports/size.measure.Seconds(), p50, p99, late)
 	t.Logf("CPU of the hub for each report: %.3f ms; CPUs used: hub %.2f, fleet %.2f", 1000*cpu/reports, cpu/size.measure.Seconds(), own/size.measure.Seconds())
+	t.Logf("in each second, the hub's threads waited %.2f s for a processor that was busy; on a machine with no other load this is little", starved/size.measure.Seconds())
 	t.Logf("an idle connection needs %.1f KiB of the hub's memory; with garbage, the hub had %s of resident memory before and %s with the connections; fleet at most %s", perConnection, humanize.IBytes(uint64(before)), humanize.IBytes(uint64(idle)), humanize.IBytes(uint64(ownMemory)))
 	if size.p99 > 0 && p99 > float64(size.p99.Milliseconds()) {
 		t.Errorf("p99 is %.1f ms; the bound is %v", p99, size.p99)
@@ -158,6 +162,28 @@ func TestConnectedDevices(t *testing.T) {
 	if size.memory > 0 && idle > float64(size.memory) {
 		t.Errorf("the hub needs %s", humanize.IBytes(uint64(idle)))
 	}
+}
+
+// starved returns how many seconds the hub's threads were ready to run, but waited for a processor:
+// the second number in schedstat (see proc_pid_schedstat in the kernel's scheduler documentation).
+func (h *loadedHub) starved() float64 {
+	h.t.Helper()
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", h.cmd.Process.Pid))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	sum := 0.0
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			continue // the thread has ended, or the kernel does not count
+		}
+		if fields := strings.Fields(string(text)); len(fields) > 1 {
+			waited, _ := strconv.ParseFloat(fields[1], 64)
+			sum += waited / 1e9
+		}
+	}
+	return sum
 }
 
 // live returns the memory that the hub uses for objects and stacks, without garbage. The hub needs
