@@ -89,7 +89,7 @@ func TestOperationsKeysOfTheCAs(t *testing.T) {
 		case strings.HasPrefix(line, "gangway-signer create-key"):
 			signer.run(strings.Fields(o.words.Replace(line))[1:]...)
 		case strings.HasPrefix(line, "gangway-signer serve"):
-			signer.serve() // in the test, the signer runs as root, not as the page's user gangway
+			signer.serve(caKeys...) // in the test, the signer runs as root, not as the page's user gangway
 		default:
 			o.types(line)
 		}
@@ -199,7 +199,7 @@ func TestOnboardingWithCAKeysInAnHSM(t *testing.T) {
 		s.run(append([]string{"create-key", name, "--curve", curve}, s.token.Flags()...)...)
 		uris[name] = "signer:" + s.socket + "?key=" + name
 	}
-	stop := s.serve()
+	stop := s.serve(caKeys...)
 	h := hubWithKeys(t, tpm, uris)
 	state := checkWholeOnboarding(t, h, tpm)
 	stop()
@@ -218,7 +218,7 @@ func TestOnboardingWithCAKeysInAnHSM(t *testing.T) {
 		return
 	case <-time.After(2 * time.Second):
 	}
-	s.serve()
+	s.serve(caKeys...)
 	if err := <-done; err != nil {
 		t.Errorf("after the signer's restart: %v", err)
 	}
@@ -261,10 +261,13 @@ func (s *signerProgram) run(arg ...string) {
 	}
 }
 
-// serve starts the signer for the keys of the three CAs, and returns a function that stops it.
-func (s *signerProgram) serve() (stop func()) {
+// caKeys are the names of the keys of the three CAs.
+var caKeys = []string{"aca", "device-ca", "tls-ca"}
+
+// serve starts the signer for these keys, and returns a function that stops it.
+func (s *signerProgram) serve(keys ...string) (stop func()) {
 	s.t.Helper()
-	c := s.command(append([]string{"serve", "--socket", s.socket, "--key", "aca", "--key", "device-ca", "--key", "tls-ca"}, s.token.Flags()...)...)
+	c := s.command(append([]string{"serve", "--socket", s.socket, "--key", strings.Join(keys, ",")}, s.token.Flags()...)...)
 	var said bytes.Buffer
 	c.Stderr = &said
 	if err := c.Start(); err != nil {
