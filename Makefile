@@ -92,10 +92,10 @@ soak: install-tools ## serve devices and refuse attackers for SOAK (default 30m)
 	GANGWAY_SOAK=$(or $(SOAK),30m) $(GO) test -count=1 -v -timeout 25h -run '^TestSoakIsFlat$$' ./internal/e2e
 
 hsm: export GANGWAY_HSM = yes
-hsm: install-tools ## test gangway-signer, and an onboarding with the CAs' keys in an HSM (SoftHSM); compiles with cgo
+hsm: install-tools ## test gangway-signer, and an onboarding and a manifest with keys in an HSM (SoftHSM); compiles with cgo
 	./scripts/lint.sh
 	cd cmd/gangway-signer && CGO_ENABLED=1 $(GO) test -count=1 ./...
-	$(GO) test -count=1 -timeout 10m -run '^TestOnboardingWithCAKeysInAnHSM$$' ./internal/e2e
+	$(GO) test -count=1 -timeout 10m -run '^(TestOnboardingWithCAKeysInAnHSM|TestManifestKeyInAnHSM)$$' ./internal/e2e
 
 signer: ## build gangway-signer, for HSMs, in build/; needs gcc, and links the machine's C library
 	mkdir -p build

@@ -261,7 +261,6 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	if err != nil {
 		return err
 	}
-	defer reference.close()
 	parts, err := o.parts()
 	if err != nil {
 		return err

@@ -220,7 +220,7 @@ func TestOnboardingWithCAKeysInAnHSM(t *testing.T) {
 	stop := s.serve("root", "aca", "device-ca", "tls-ca")
 	h := hubWithKeys(t, tpm, rootURI, uris)
 	stop()
-	stop = s.serve("aca", "device-ca", "tls-ca")
+	stop = s.serve(caKeys...)
 	if _, err := pki.MakeRoot(t.Context(), filepath.Join(t.TempDir(), "root"), rootURI, pki.Options{}); err == nil || !strings.Contains(err.Error(), "no such key") {
 		t.Errorf("a signer without --key root: %v", err)
 	}
@@ -241,7 +241,7 @@ func TestOnboardingWithCAKeysInAnHSM(t *testing.T) {
 		return
 	case <-time.After(2 * time.Second):
 	}
-	s.serve("aca", "device-ca", "tls-ca")
+	s.serve(caKeys...)
 	if err := <-done; err != nil {
 		t.Errorf("after the signer's restart: %v", err)
 	}
@@ -283,6 +283,9 @@ func (s *signerProgram) run(arg ...string) {
 		s.t.Fatalf("gangway-signer %v: %v: %s", arg, err, out)
 	}
 }
+
+// caKeys are the names of the keys of the three CAs.
+var caKeys = []string{"aca", "device-ca", "tls-ca"}
 
 // serve starts the signer for these keys, and returns a function that stops it.
 func (s *signerProgram) serve(keys ...string) (stop func()) {
