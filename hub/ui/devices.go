@@ -45,6 +45,7 @@ type DevicesPage struct {
 	CSV       string // addresses of exports
 	JSON      string
 
+	Lost     bool     // a restore lost records of the account's devices
 	Empty    bool     // the account has no device
 	Commands []string // commands for the first onboarding
 }

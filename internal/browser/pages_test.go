@@ -81,6 +81,9 @@ var pages = []page{
 	{name: "boots-manifest", path: "/ui/boots/manifest/{manifest}", want: "The hub does not expect this system any more"},
 	{name: "policy", path: "/ui/trust/policy", want: "Rules in force for your devices"},
 	{name: "policy-example", path: "/ui/trust/policy?example=1", want: "An example, which is not in force"},
+	{name: "judge", path: "/ui/trust/judge", want: "the hub would accept"},
+	{name: "judge-empty", path: "/ui/trust/judge", empty: true, want: "No device to judge"},
+	{name: "lost", path: "/ui/devices/lost", want: "No lost device"},
 	{name: "settings", path: "/ui/settings", want: "Change the password"},
 	{name: "settings-sessions", path: "/ui/settings/sessions", want: "this one"},
 	{name: "settings-api-tokens", path: "/ui/settings/api-tokens", want: "Create an API token"},
@@ -100,6 +103,7 @@ var pages = []page{
 	{name: "operator-maker-effect", path: "/ui/operator/makers/{maker}?act=distrust", operator: true, want: "have a certificate chain through this certificate"},
 	{name: "operator-versions", path: "/ui/operator/versions", operator: true, want: "Versions of the agents"},
 	{name: "operator-health", path: "/ui/operator/health", operator: true, want: "Certificates of the hub"},
+	{name: "operator-alarms", path: "/ui/operator/alarms", operator: true, want: "docs/runbook.md"},
 	{name: "operator-refused", path: "/ui/operator", want: "only for accounts with the role operator"},
 	{name: "problem", path: "/ui/nothing", want: "This page does not exist."},
 }
