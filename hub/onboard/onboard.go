@@ -157,7 +157,7 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	// the answers. Activate checks both conditions.
 	e.State = store.Pending
 	e.EK, e.EKCertificate = store.Hash(r.EKHash), r.EKCertificateDER()
-	e.EKKnown, e.EKLinks = x.known, x.links
+	e.EKKnown, e.EKLinks, e.CommonLinks = x.known, x.links, x.common
 	e.IAKName, e.IAKPublic, e.IDevIDName = r.IAKName, r.IAK.Raw, r.IDevIDName
 	e.Manufacturer, e.Model, e.Firmware = r.Maker(), r.Model(), r.Firmware()
 	e.KeyAlgorithm = r.IDevID.Algorithm()

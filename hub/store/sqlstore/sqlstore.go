@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -81,6 +82,9 @@ type Store struct {
 	seen *sightings
 	// unproven is the number of calls of keepCertificate.
 	unproven atomic.Uint64
+	// chains has the keys of rows in ek_chains that this process has committed.
+	chains sync.Map
+	packed atomic.Bool // PackEvidence has nothing to do any more
 }
 
 // New returns a store on a database. The driver closes the store, and then the database. Call
