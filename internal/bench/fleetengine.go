@@ -3,10 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"gangway/hub/store/postgres"
 	"gangway/hub/store/postgres/pgtest"
-	"gangway/hub/store/transfer"
 )
 
 // startServer is the value of -database for a PostgreSQL server that this program starts.
@@ -18,11 +18,14 @@ type engines struct {
 	server *pgtest.Server // nil: this program has started none
 }
 
+// fleetServer has settings of a server with 4 GB of memory; all others are PostgreSQL's or pgtest's.
+var fleetServer = []string{"shared_buffers = 1GB", "max_wal_size = 4GB"}
+
 func newEngines(database string) (*engines, error) {
 	if database != startServer {
 		return &engines{url: database}, nil
 	}
-	server, err := pgtest.Start(true)
+	server, err := pgtest.Start(true, fleetServer...)
 	if err != nil {
 		return nil, err
 	}
@@ -37,23 +40,31 @@ func (e *engines) stop() {
 
 func (e *engines) postgres() bool { return e.url != "" || e.server != nil }
 
-// moved moves a fleet of n devices from a file to PostgreSQL, and opens the new database.
-func (e *engines) moved(ctx context.Context, file string, n int) (*postgres.Store, error) {
-	to := postgres.Config{URL: e.url}
-	if e.server != nil {
-		name := fmt.Sprintf("fleet%d", n)
-		if _, err := e.server.Query(ctx, "postgres", "CREATE DATABASE "+name); err != nil {
-			return nil, err
-		}
-		to.URL = e.server.URL(name)
+// made makes an empty database with the name `name`, or uses the one of the URL, and returns its address.
+func (e *engines) made(ctx context.Context, name string) (string, error) {
+	if e.server == nil {
+		return e.url, nil
 	}
-	// A move closes its file. So the move is given up, to use the file again.
-	err := transfer.Run(ctx, transfer.Options{File: file, To: to, Hub: "bench"})
-	if err == nil {
-		_, err = transfer.Stop(ctx, file, 0)
-	}
+	_, err := e.server.Query(ctx, "postgres", "CREATE DATABASE "+name)
+	return e.server.URL(name), err
+}
+
+// filled makes a fleet of n devices in PostgreSQL.
+func (e *engines) filled(ctx context.Context, owner string, n int) (*postgres.Store, error) {
+	url, err := e.made(ctx, fmt.Sprintf("fleet%d", n))
 	if err != nil {
 		return nil, err
 	}
-	return postgres.Open(ctx, to)
+	if err := pgtest.FillFleet(ctx, url, owner, n); err != nil {
+		return nil, err
+	}
+	return postgres.Open(ctx, postgres.Config{URL: url})
+}
+
+// cpu returns the CPU time of the server's processes that answer clients.
+func (e *engines) cpu() time.Duration {
+	if e.server == nil {
+		return 0
+	}
+	return e.server.CPU()
 }

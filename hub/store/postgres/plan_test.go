@@ -72,6 +72,8 @@ func arguments(oids []uint32) string {
 		switch oid {
 		case pgtype.Int8OID, pgtype.Int4OID:
 			list[i] = "100"
+		case pgtype.TextArrayOID:
+			list[i] = "'{owner1,owner2}'"
 		case pgtype.ByteaOID:
 			list[i] = `'\x00'`
 		default:
