@@ -30,13 +30,13 @@ func Begin(ctx context.Context, name string) (context.Context, trace.Span) {
 }
 
 // ID returns the id of the context's trace, in hexadecimal digits, or "" if the request has no trace
-// that is recorded.
+// that is recorded. The trace may have ended.
 func ID(ctx context.Context) string {
-	s := trace.SpanFromContext(ctx)
-	if !s.IsRecording() {
+	s := trace.SpanContextFromContext(ctx)
+	if !s.IsSampled() {
 		return ""
 	}
-	return s.SpanContext().TraceID().String()
+	return s.TraceID().String()
 }
 
 // Without returns a context whose steps are not recorded. A request that lasts for days, such as a
