@@ -28,7 +28,7 @@ func TestADeviceNeedsFewBytesInTheDatabase(t *testing.T) {
 	}
 	for i, most := range []float64{mostInSQLite, mostInPostgres} {
 		if b := list[i]; b.Total > most || b.Total < 1000 {
-			t.Errorf("%s: %.0f bytes per device, at most %.0f are expected: %.0f", b.Engine, b.Total, most, b.Parts)
+			t.Errorf("%s: %.0f bytes per device, at most %.0f are expected: %v", b.Engine, b.Total, most, b.Parts)
 		}
 	}
 }
