@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
 	"gangway/hub/store/postgres"
@@ -18,14 +19,14 @@ type engines struct {
 	server *pgtest.Server // nil: this program has started none
 }
 
-// fleetServer has settings of a server with 4 GB of memory; all others are PostgreSQL's or pgtest's.
-var fleetServer = []string{"shared_buffers = 1GB", "max_wal_size = 4GB"}
+// serverSettings has settings of a server with 4 GB of memory; all others are PostgreSQL's or pgtest's.
+var serverSettings = []string{"shared_buffers = 1GB", "max_wal_size = 4GB"}
 
 func newEngines(database string) (*engines, error) {
 	if database != startServer {
 		return &engines{url: database}, nil
 	}
-	server, err := pgtest.Start(true, fleetServer...)
+	server, err := pgtest.Start(true, serverSettings...)
 	if err != nil {
 		return nil, err
 	}
@@ -55,8 +56,10 @@ func (e *engines) filled(ctx context.Context, owner string, n int) (*postgres.St
 	if err != nil {
 		return nil, err
 	}
-	if err := pgtest.FillFleet(ctx, url, owner, n); err != nil {
-		return nil, err
+	if n > 0 {
+		if err := pgtest.FillFleet(ctx, url, owner, n); err != nil {
+			return nil, err
+		}
 	}
 	return postgres.Open(ctx, postgres.Config{URL: url})
 }
@@ -67,4 +70,17 @@ func (e *engines) cpu() time.Duration {
 		return 0
 	}
 	return e.server.CPU()
+}
+
+// wal returns how many bytes the server has written to its log.
+func (e *engines) wal() float64 {
+	if e.server == nil {
+		return 0
+	}
+	text, err := e.server.Query(context.Background(), "postgres", "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.ParseFloat(text, 64)
+	return n
 }

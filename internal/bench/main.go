@@ -86,6 +86,7 @@ func main() {
 	fleetDir = flag.String("fleet-dir", "", "keep the databases of -fleet in this folder, and use databases of an earlier run")
 	fleets := flag.String("fleet", "", "measure the queries about fleets of these sizes instead of enrolments, e.g. 1000,1000000")
 	database := flag.String("database", "", "measure the fleets of -fleet in this empty PostgreSQL database instead of SQLite; \"start\": in a server that bench starts")
+	enrolments := flag.Int("enrol", 0, "with -fleet: also compare this number of enrolments into each fleet with enrolments into an empty database")
 	serve := flag.String("serve", "", "run a hub in this folder (only for bench itself, which measures this process)")
 	shakes := flag.String("handshakes", "", "run a server of raw handshakes for the hub in this folder (only for bench itself)")
 	only := flag.Bool("server", false, "measure only the whole hub process")
@@ -102,7 +103,7 @@ func main() {
 	case *shakes != "":
 		err = handshakeChild(*shakes)
 	case *fleets != "":
-		err = benchFleets(*out, *fleets, *database, *n)
+		err = benchFleets(*out, *fleets, *database, *n, *enrolments)
 	default:
 		switch {
 		case *only:

@@ -135,16 +135,54 @@ func walkTexts(condition, by string) (up, down string) {
 		searchColumns + condition + ` AND (` + by + `) < (` + holes + `) ORDER BY ` + descending + ` LIMIT ?`
 }
 
-// valued makes the walk through the devices that have one value of a column. The comparison ignores
-// ASCII case; in SQLite, the collation of the column does this.
+// equal makes the walk through the devices that have one value of a column, in the order of nicks. In
+// SQLite, the collation of the column compares models, makers and firmwares without ASCII case; in
+// PostgreSQL, `expression` and `value` do this.
+//
+// PostgreSQL has no INDEXED BY. It would choose between the column's index and the primary key, which
+// has the order of nicks too, by its statistics; if these are old, it may read all devices. So the
+// statement for PostgreSQL has bounds on the column, and is ordered by the column first: only the
+// column's index has this order.
+func equal(index, column, expression, value string) walk {
+	const nick, limit = `?3`, `?4`
+	text := func(after, end, order string) string {
+		return searchColumns + `device_search s WHERE s.owner = ?1 AND (` + expression + `, s.nick) ` + after + ` (` + value + `, ` + nick + `) AND ` +
+			expression + ` ` + end + ` ` + value + ` ORDER BY ` + expression + order + `, s.nick` + order + ` LIMIT ` + limit
+	}
+	sqliteUp, sqliteDown := walkTexts(`device_search s INDEXED BY `+index+` WHERE s.owner = ? AND s.`+column+` = ?`, `s.nick`)
+	return walk{up: both(sqliteUp, text(`>`, `<=`, ``)), down: both(sqliteDown, text(`<`, `>=`, ` DESC`))}
+}
+
 func valued(index, column string) walk {
-	return orderedBoth(`device_search s INDEXED BY `+index+` WHERE s.owner = ? AND s.`+column+` = ?`, `s.nick`,
-		`device_search s WHERE s.owner = ? AND lower(s.`+column+`) = lower(? COLLATE "C")`, `s.nick`)
+	return equal(index, column, `lower(s.`+column+`)`, `lower(?2 COLLATE "C")`)
+}
+
+// active is the walk through the active devices.
+func active() walk {
+	sqliteUp, sqliteDown := walkTexts(`device_search s INDEXED BY device_search_seen WHERE s.owner = ? AND s.seen = `+seenNow, `s.nick`)
+	// As in the function equal.
+	return walk{
+		up:   both(sqliteUp, searchColumns+`device_search s WHERE s.owner = ? AND (s.seen, s.nick) > (`+seenNow+`, ?) ORDER BY s.seen, s.nick LIMIT ?`),
+		down: both(sqliteDown, searchColumns+`device_search s WHERE s.owner = ? AND (s.seen, s.nick) < (`+seenNow+`, ?) AND s.seen >= `+seenNow+` ORDER BY s.seen DESC, s.nick DESC LIMIT ?`),
+	}
+}
+
+// withMeta is the walk through the devices that have a term of metadata. In SQLite, CROSS JOIN makes
+// the engine read the table device_meta_terms first. In PostgreSQL, the LIMIT of each part does.
+func withMeta() walk {
+	sqliteUp, sqliteDown := walkTexts(`device_meta_terms m CROSS JOIN device_search s ON s.owner = ? AND s.nick = m.nick WHERE m.term = ?`, `m.nick`)
+	text := func(after, order string) string {
+		return searchColumns + `(SELECT nick FROM device_meta_terms WHERE term = ?2 AND nick ` + after + ` ?3 ORDER BY term` + order + `, nick` + order + ` LIMIT ?4) AS m,
+			LATERAL (SELECT * FROM device_search WHERE owner = ?1 AND nick = m.nick LIMIT 1) AS s ORDER BY m.nick` + order
+	}
+	return walk{up: both(sqliteUp, text(`>`, ``)), down: both(sqliteDown, text(`<`, ` DESC`))}
 }
 
 func listed(index, column string) *Statement {
-	return both(searchColumns+`device_search s INDEXED BY `+index+` WHERE s.owner = ? AND s.`+column+` IN (SELECT value FROM json_each(?)) LIMIT ?`,
-		searchColumns+`device_search s WHERE s.owner = ? AND lower(s.`+column+`) = ANY(?) LIMIT ?`)
+	return both(searchColumns+`device_search s INDEXED BY `+index+` WHERE s.owner = ?1 AND s.`+column+` IN (SELECT value FROM json_each(?2)) LIMIT ?3`,
+		searchColumns+`unnest(?2::text[]) AS v (value), LATERAL (SELECT * FROM device_search d WHERE d.owner = ?1
+		AND (lower(d.`+column+`), d.nick) > (v.value COLLATE "C", '') AND lower(d.`+column+`) <= v.value COLLATE "C"
+		ORDER BY lower(d.`+column+`), d.nick LIMIT ?3) AS s LIMIT ?3`)
 }
 
 // walkAll has the walks through all devices of an owner.
@@ -168,7 +206,7 @@ const (
 // order of nicks.
 var (
 	walkState = map[string]walk{
-		store.StateActive:      ordered(`device_search s INDEXED BY device_search_seen WHERE s.owner = ? AND s.seen = `+seenNow, `s.nick`),
+		store.StateActive:      active(),
 		store.StateQuiet:       ordered(`device_search s INDEXED BY device_search_quiet WHERE s.owner = ? AND s.quiet = 1`, `s.nick`),
 		store.StateBootChanged: ordered(`device_search s INDEXED BY device_search_changed WHERE s.owner = ? AND s.boot IN ('changed', 'refused')`, `s.nick`),
 		store.StateUpdating:    ordered(`device_search s INDEXED BY device_search_updating WHERE s.owner = ? AND `+isUpdating, `s.nick`),
@@ -179,7 +217,7 @@ var (
 		store.FieldModel:    valued("device_search_model", "model"),
 		store.FieldMaker:    valued("device_search_maker", "maker"),
 		store.FieldFirmware: valued("device_search_firmware", "firmware"),
-		store.FieldToken:    ordered(`device_search s INDEXED BY device_search_token WHERE s.owner = ? AND s.token = ?`, `s.nick`),
+		store.FieldToken:    equal("device_search_token", "token", `s.token`, `?2`),
 	}
 	// fieldIn has a statement for each of two fields. It reads at most ? devices whose value of the field is in
 	// a list. For PostgreSQL, the list must be in lower case.
@@ -187,13 +225,12 @@ var (
 		store.FieldModel: listed("device_search_model", "model"),
 		store.FieldMaker: listed("device_search_maker", "maker"),
 	}
-	// CROSS JOIN makes SQLite read the table device_meta_terms first.
-	walkMeta = ordered(`device_meta_terms m CROSS JOIN device_search s ON s.owner = ? AND s.nick = m.nick WHERE m.term = ?`, `m.nick`)
+	walkMeta = withMeta()
 
 	// selectFound reads the devices whose nick or serial number has a word from ? (inclusive) to ?
 	// (exclusive), a device with two such words twice. It reads at most ? words.
-	selectFound = prepared(searchColumns + `(SELECT w.nick FROM device_words w WHERE w.owner = ? AND w.word >= ? AND w.word < ?
-		ORDER BY w.word, w.nick LIMIT ?) AS n CROSS JOIN device_search s ON s.owner = ? AND s.nick = n.nick`)
+	selectFound = both(searchColumns+`(`+fewWords+`) AS n CROSS JOIN device_search s ON s.owner = ? AND s.nick = n.nick`,
+		searchColumns+`(`+fewWords+`) AS n, LATERAL (SELECT * FROM device_search d WHERE d.owner = ? AND d.nick = n.nick LIMIT 1) AS s`)
 	selectByID = prepared(searchColumns + `devices d CROSS JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick
 		WHERE d.id >= ? AND d.id < ? AND +d.owner = ? AND +d.deleted = 0 ORDER BY d.id LIMIT ?`)  // the signs + keep SQLite from using another index
 	haveMetaTerm = both(`SELECT nick FROM device_meta_terms WHERE term = ? AND nick IN (SELECT value FROM json_each(?))`,
@@ -201,11 +238,13 @@ var (
 		// read all devices with the term.
 		`SELECT n.nick FROM (SELECT ?::bigint AS term, unnest(?::text[]) AS nick) AS n,
 			LATERAL (SELECT 1 FROM device_meta_terms m WHERE m.term = n.term AND m.nick = n.nick LIMIT 1) AS m`)
-	countMetaTerm = prepared(`SELECT count(*) FROM (SELECT 1 FROM device_meta_terms WHERE term = ? LIMIT ?) AS few`)
-	selectWord    = prepared(`SELECT nick FROM device_words WHERE owner = ? AND word >= ? AND word < ? ORDER BY word, nick LIMIT ?`)
+	countMetaTerm = prepared(`SELECT count(*) FROM (SELECT 1 FROM device_meta_terms WHERE term = ? ORDER BY term, nick LIMIT ?) AS few`)
+	selectWord    = prepared(fewWords)
 	// selectPageRows reads the fields of a page's rows that device_search does not have.
 	selectPageRows = both(pageColumns+`WHERE d.id IN (SELECT value FROM json_each(?))`, pageColumns+`WHERE d.id = ANY(?)`)
 )
+
+const fewWords = `SELECT nick FROM device_words WHERE owner = ? AND word >= ? AND word < ? ORDER BY word, nick LIMIT ?`
 
 const pageColumns = `SELECT d.id, e.ek, e.request_hash, e.idevid_hash, e.model, e.key_algorithm, d.activated, d.last_seen,
 	d.last_seen_addr, d.public FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment `
@@ -225,7 +264,7 @@ func (s *Store) SearchDevices(ctx context.Context, q store.DeviceSearch) (page s
 	if err != nil {
 		return page, err
 	}
-	err = s.db.Snapshot(ctx, func(c Conn) error {
+	err = s.db.Search(ctx, func(c Conn) error {
 		page = store.DevicePage{}
 		if err := f.resolve(c); err != nil {
 			return err

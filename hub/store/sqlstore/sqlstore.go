@@ -33,6 +33,8 @@ type DB interface {
 	Read(ctx context.Context, run func(Conn) error) error
 	// Snapshot is like Read, but all statements of `run` see the same state of the database.
 	Snapshot(ctx context.Context, run func(Conn) error) error
+	// Search is like Snapshot, for queries that find their rows by an index.
+	Search(ctx context.Context, run func(Conn) error) error
 	// LastText returns an argument that is greater than every text in the database.
 	LastText() any
 }

@@ -312,4 +312,4 @@ const empty = `BEGIN; SET LOCAL session_replication_role = replica;
 	END $$;
 	DELETE FROM settings WHERE name <> 'search-index';
 	INSERT INTO config_version (id, version) VALUES (1, 1);
-	INSERT INTO hub_counts (field, value, n) VALUES ('accounts', '', 0), ('disabled', '', 0), ('devices', '', 0), ('bytes', '', 0); COMMIT`
+	INSERT INTO hub_counts (field, value, n) VALUES ('accounts', '', 0), ('disabled', '', 0), ('devices', '', 0), ('bytes', '', 0), ('quiet', '', 0); COMMIT`
