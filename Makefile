@@ -92,12 +92,12 @@ soak: install-tools ## serve devices and refuse attackers for SOAK (default 30m)
 	GANGWAY_SOAK=$(or $(SOAK),30m) $(GO) test -count=1 -v -timeout 25h -run '^TestSoakIsFlat$$' ./internal/e2e
 
 hsm: export GANGWAY_HSM = yes
-hsm: install-tools ## test gangway-signer, and an onboarding and a manifest with keys in an HSM (SoftHSM); compiles with cgo
+hsm: install-tools ## test gangway-signer, and onboardings and a manifest with keys in an HSM (SoftHSM), also those of the root and of the CAs; compiles with cgo
 	./scripts/lint.sh
 	cd cmd/gangway-signer && CGO_ENABLED=1 $(GO) test -count=1 ./...
-	$(GO) test -count=1 -timeout 10m -run '^(TestOnboardingWithCAKeysInAnHSM|TestManifestKeyInAnHSM)$$' ./internal/e2e
+	$(GO) test -count=1 -timeout 15m -run '^Test(OnboardingWithCAKeysInAnHSM|ManifestKeyInAnHSM|OperationsKeysOfTheCAs)$$' ./internal/e2e
 
-signer: ## build gangway-signer, for HSMs, in build/; needs gcc, and links the machine's C library
+signer: ## build gangway-signer, for HSMs and clouds, in build/; needs gcc, and links the machine's C library
 	mkdir -p build
 	cd cmd/gangway-signer && CGO_ENABLED=1 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w $(shell ./scripts/version.sh ldflags)" -o ../../build/ .
 
@@ -107,8 +107,8 @@ release: ## make a release in build/release: programs, Debian packages, an OCI i
 release-test: ## make a release of the last commit twice, in two folders, and compare the hashes
 	GO="$(GO)" ./scripts/release-test.sh
 
-package-test: install-tools ## install, upgrade, remove and purge the Debian packages in an emulated Debian machine
-	GO="$(GO)" ./scripts/package-test.sh
+package-test: install-tools ## install, upgrade, remove and purge the Debian packages in an emulated Debian machine; upgrades those of FROM, a commit, under load
+	GO="$(GO)" FROM="$(FROM)" ./scripts/package-test.sh
 
 upgrade-test: build ## upgrade a hub of FROM, a commit (default 9b7cbcc2) or the path of a program, while devices onboard and report, and check that nothing is lost
 	GANGWAY_UPGRADE_FROM=$(or $(FROM),9b7cbcc2) $(GO) test -count=1 -v -timeout 30m -run '^TestUpgradeUnderLoad$$' ./internal/e2e

@@ -18,6 +18,7 @@ staticcheck=$(go tool -n staticcheck)
 # The program for HSMs is a separate module, and needs cgo and gcc. Only "make hsm" checks it.
 if command -v gcc >/dev/null 2>&1 && [ "${GANGWAY_HSM:-}" ]; then
 	(cd cmd/gangway-signer && CGO_ENABLED=1 go vet ./... && CGO_ENABLED=1 "$staticcheck" ./...)
+	(cd internal/kmstest && go vet ./... && "$staticcheck" ./...)
 fi
 
 # The import rules: internal/walls has the rules and their reasons.

@@ -114,7 +114,7 @@ P-256, SHA-384 for P-384. It logs each signature.
 Each flag has an environment variable, such as GANGWAY_SIGNER_MODULE.`,
 		Example: `  gangway-signer serve --module /usr/lib/softhsm/libsofthsm2.so --token gangway --pin-file /etc/gangway-signer/pin --key aca --key device-ca --key tls-ca --allow-user gangway --group gangway
   gangway-signer serve --module /usr/lib/softhsm/libsofthsm2.so --token gangway --pin-file ./pin --key aca=hub-1-aca --socket ./signer.socket
-  gangway-signer serve --key aca=awskms:key-id=alias/aca;region=eu-central-1`,
+  gangway-signer serve --key 'aca=awskms:key-id=alias/aca;region=eu-central-1'`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return f.serve(c.Context(), slog.New(slog.NewTextHandler(stderr, nil)))
 		},

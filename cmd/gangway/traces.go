@@ -27,7 +27,7 @@ func (t *traceFlags) add(f *pflag.FlagSet) {
 func (t *traceFlags) into(ctx context.Context, o *serverOptions, ratioGiven bool, log *slog.Logger) (end func(), err error) {
 	wanted, err := tracing.Wanted(t.endpoint)
 	if err != nil {
-		return nil, usagef("%v", err)
+		return t.unusable(err, log)
 	}
 	if !wanted {
 		return func() {}, nil
@@ -38,9 +38,20 @@ func (t *traceFlags) into(ctx context.Context, o *serverOptions, ratioGiven bool
 	}
 	traces, err := tracing.New(ctx, c)
 	if err != nil {
-		return nil, usagef("--traces: %v", err)
+		return t.unusable(err, log)
 	}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("traces", "err", err) }))
 	o.traces = traces
 	return traces.Close, nil
+}
+
+// unusable returns a usage error if the operator asked for traces on the command line. The
+// environment may name a collector for all programs of the machine: if the hub cannot use this
+// collector, it says so and runs without traces.
+func (t *traceFlags) unusable(err error, log *slog.Logger) (end func(), _ error) {
+	if t.endpoint != "" {
+		return nil, usagef("--traces: %v", err)
+	}
+	log.Warn("no traces: the collector that the environment names cannot be used", "err", err)
+	return func() {}, nil
 }

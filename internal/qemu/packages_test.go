@@ -15,7 +15,7 @@ import (
 )
 
 // packageTime is the time limit of TestPackages.
-const packageTime = 30 * time.Minute
+const packageTime = 50 * time.Minute
 
 // switchRoot is the script of the first process. It mounts the disk with Debian, copies the test's
 // files to it, and starts Debian's systemd.

@@ -167,15 +167,13 @@ check "a join token for the fleet is created" as_eve token create -o fleet.json
 check "$aboard devices are aboard, and report" fleet before.json $aboard --mix report=2/s,logs=1/s --for 10s
 
 say "upgrade, under load"
-(
-	fleet during.json 30 --onboarded $aboard --mix onboard=12/m,report=2/s,logs=1/s --for 150s >during.txt 2>&1
-	echo $? >during.exit
-) &
+./gangway-fleet run --token fleet.json --maker fleet-maker --state fleet.state --timeout 60s --json during.json --devices 30 --onboarded $aboard \
+	--mix onboard=12/m,report=2/s,logs=1/s --for 1h >during.txt 2>&1 &
 load=$!
 sleep 20
 echo 'GANGWAY_OPTIONS="--object-quota 5GiB"' >>/etc/default/gangway
 check "gangway and gangway-agent upgrade" install new/gangway_*.deb new/gangway-agent_*.deb
-check "the upgrade ended while the load ran" gone during.exit
+check "the load still runs" kill -0 $load
 check "gangway has the new version" version gangway new
 check "gangway-agent has the new version" version gangway-agent new
 check "the hub answers /healthz" within 180 answers
@@ -188,9 +186,12 @@ check "the hub runs with the setting in the changed conffile" has_option gangway
 check "an unchanged conffile is replaced" not grep -q "previous version" /etc/default/gangway-agent
 check "the machine is still onboarded, the same device" within 60 admitted
 check "the hub lists one device" within 30 one_device
+sleep 20
+kill -TERM $load
 wait $load
-say "        the load ended with $(cat during.exit); $(number during.json devices_active) devices of the fleet are active"
-check "the load's failures are only requests during the restart" grep -qx '[03]' during.exit
+ended=$?
+say "        $(number during.json devices_active) devices of the fleet are active"
+check "the load ran until the test stopped it" [ $ended = 4 ]
 check "devices onboarded around the upgrade" onboarded_around
 check "every device of the fleet reports, with its old certificate" all_report
 check "the hub lists every device that it acknowledged" has_all_devices
@@ -239,8 +240,9 @@ check "the signer runs as the user gangway-signer" runs_as gangway-signer.servic
 check "the user gangway may use the signer" signer_answers gangway
 check "root may use the signer" signer_answers root
 check "another user may not use the signer" not signer_answers nobody
+check "the socket's folder is for the signer and the group gangway" owned /run/gangway-signer "gangway-signer 750"
 check "another user of the group gangway may not use the signer" not runuser -u nobody -G gangway -- curl -fsS --max-time 10 --unix-socket /run/gangway-signer/socket http://signer/v1/keys/aca
-check "the signer logs the refusals" sh -c 'journalctl --no-pager -o cat -u gangway-signer | grep -c "Refused a connection" | grep -qx 2'
+check "the signer logs the refusals" sh -c 'journalctl --no-pager -o cat -u gangway-signer | grep -q "Refused a connection.*user=65534"'
 check "the signer's exposure level is 0.5 at most, without a network" exposed gangway-signer.service 5
 at='signer:/run/gangway-signer/socket?key='
 check "the hub's CAs get keys in SoftHSM: request" gangway ca request --data $data --ca aca --ca device-ca --ca tls-ca --key "aca=${at}aca" --key "device-ca=${at}device-ca" --key "tls-ca=${at}tls-ca" -o request.pem
