@@ -85,7 +85,7 @@ func main() {
 	n := flag.Int("n", 2000, "number of enrolments for each kind of endorsement key, or with -fleet the number of calls of each query")
 	fleetDir = flag.String("fleet-dir", "", "keep the databases of -fleet in this folder, and use databases of an earlier run")
 	fleets := flag.String("fleet", "", "measure the queries about fleets of these sizes instead of enrolments, e.g. 1000,1000000")
-	database := flag.String("database", "", "measure the fleets of -fleet in this empty PostgreSQL database instead of SQLite; \"start\": in a server that bench starts")
+	database := flag.String("database", "", "measure the fleets of -fleet in this empty PostgreSQL database, of a superuser, instead of SQLite; \"start\": in a server that bench starts")
 	enrolments := flag.Int("enrol", 0, "with -fleet: also compare this number of enrolments into each fleet with enrolments into an empty database")
 	serve := flag.String("serve", "", "run a hub in this folder (only for bench itself, which measures this process)")
 	shakes := flag.String("handshakes", "", "run a server of raw handshakes for the hub in this folder (only for bench itself)")

@@ -54,11 +54,9 @@ func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 		}
 		q.Owner = owner
 		ask["count "+text] = func(ctx context.Context) error { _, err := s.CountSearch(ctx, q); return err }
-		for _, key := range []store.SortKey{store.SortNick, store.SortCreated, store.SortLastSeen, store.SortModel} {
-			for _, down := range []bool{false, true} {
-				q.Sort, q.Descending = key, down
-				ask[fmt.Sprintf("search %s, by %s, down %v", text, key, down)] = func(ctx context.Context) error { _, err := s.SearchDevices(ctx, q); return err }
-			}
+		for i, key := range []store.SortKey{store.SortNick, store.SortCreated, store.SortLastSeen, store.SortModel} {
+			q.Sort, q.Descending = key, i%2 == 1
+			ask[fmt.Sprintf("search %s, by %s", text, key)] = func(ctx context.Context) error { _, err := s.SearchDevices(ctx, q); return err }
 		}
 	}
 	for name, question := range ask {

@@ -21,7 +21,6 @@ func TestPlansDoNotDependOnStatistics(t *testing.T) {
 	fill, _, _ := strings.Cut(fillForPlans, "ANALYZE")
 	for name, statistics := range map[string]string{
 		"none":      ``,
-		"good":      `ANALYZE`,
 		"all alike": alike + `; ANALYZE`,
 		// All devices were alike when the statistics were made.
 		"old": alike + `; ANALYZE; UPDATE device_search SET quiet = 0, boot = '', status = 'DONE', clone = '', token = nick, model = nick, maker = nick, firmware = nick`,
