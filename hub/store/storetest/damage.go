@@ -81,7 +81,7 @@ func Damage(t *testing.T, s Engine, empty string, damage func(sql string)) {
 
 // Rules are the names of all rules of store.Consistency.
 var Rules = []string{
-	"device-certificate", "certificate-device", "device-tpm", "tpm-device", "certificate-aik", "aik-device", "token-uses", "trail-revision",
+	"device-certificate", "certificate-device", "device-tpm", "ek-certificate", "tpm-device", "certificate-aik", "aik-device", "token-uses", "trail-revision",
 	"revision-object", "usage", "log-count", "search-device", "device-search", "fleet-count", "hub-count",
 	"search-columns", "fleet-count-size", "pending-usage", "boot-count", "boot-device", "judged-device", "device-owner", "account-credential",
 	"device-rows", "revision-trail", "object-revision", "trail-device", "earlier-certificate",
