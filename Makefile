@@ -7,7 +7,7 @@ export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -trimpath)
 
 FLEET ?= 1000,1000000
 
-.PHONY: help build install demo check test e2e e2e-full fsck-full pictures tutorial bench bench-ui bench-fleet load-objects growth faults hostile soak hsm signer lint fuzz vendor-roots vendor-web screenshots page-pictures clean install-tools release release-test package-test deploy-test upgrade-test
+.PHONY: help build install demo check test e2e e2e-full fsck-full pictures tutorial bench bench-ui bench-fleet compare load-objects growth connected faults hostile soak hsm signer lint fuzz vendor-roots vendor-web screenshots page-pictures clean install-tools release release-test package-test deploy-test upgrade-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -64,15 +64,23 @@ bench-ui: ## measure how long each page takes in Chromium until it is interactiv
 	@./scripts/install.sh demo
 	FLEET=$(or $(UI_FLEET),20000) $(GO) test -run '^$$' -bench '^BenchmarkPages$$' -benchtime 20x ./internal/browser
 
-bench-fleet: ## measure the queries about fleets of FLEET (default 1000,1000000) devices; in SQLite, or with DATABASE=start in PostgreSQL; writes build/bench-fleet.json; takes 10 minutes
+bench-fleet: ## measure the queries about fleets of FLEET (default 1000,1000000) devices; in SQLite, or with DATABASE=start in PostgreSQL; with ENROL=N also compares N enrolments with those into an empty database; writes build/bench-fleet.json; takes 10 minutes
 	mkdir -p build
-	nice $(GO) run ./internal/bench -fleet $(FLEET) -n 500 -database '$(DATABASE)' -o build/bench-fleet.json
+	nice $(GO) run ./internal/bench -fleet $(FLEET) -n 500 -database '$(DATABASE)' -enrol $(or $(ENROL),0) -o build/bench-fleet.json
+
+compare: ## build SPIRE and step-ca, and compare the CPU time of a device's first certificate with theirs; prints a table and writes build/compare.json; the first build takes 15 minutes and needs gcc
+	mkdir -p build
+	staticcheck=$$($(GO) tool -n staticcheck) && cd internal/compare && $(GO) vet ./... && "$$staticcheck" ./... && \
+		$(GO) run . -bin ../../build/compare -o ../../build/compare.json
 
 load-objects: ## upload and download LOAD_MIB (default 10240) MiB of objects, and measure the hub's memory
 	GANGWAY_LOAD_MIB=$(or $(LOAD_MIB),10240) $(GO) test -count=1 -v -timeout 60m -run '^TestObjectsGoThroughLittleMemory$$' ./internal/e2e
 
 growth: ## send requests that the hub refuses, at the rate limit, for GROWTH (default 1m); prints how much the database grows, also per day
 	GANGWAY_GROWTH=$(or $(GROWTH),1m) $(GO) test -count=1 -v -timeout 60m -run '^TestGrowthOfAMinute$$' ./hub/api
+
+connected: ## keep the connections of CONNECTED (default 100000) devices that report once a minute; prints the latency of the reports and the memory of an idle connection; takes ten minutes
+	GANGWAY_CONNECTED=$(or $(CONNECTED),100000) $(GO) test -count=1 -v -timeout 60m -run '^TestConnectedDevices$$' ./internal/e2e
 
 faults: install-tools ## kill, cut and fill hubs and databases while FAULTS (default 2000) devices onboard and report; prints the longest gaps
 	GANGWAY_FAULTS=$(or $(FAULTS),2000) $(GO) test -count=1 -v -timeout 60m -run '^TestFaults' ./internal/e2e
@@ -84,12 +92,12 @@ soak: install-tools ## serve devices and refuse attackers for SOAK (default 30m)
 	GANGWAY_SOAK=$(or $(SOAK),30m) $(GO) test -count=1 -v -timeout 25h -run '^TestSoakIsFlat$$' ./internal/e2e
 
 hsm: export GANGWAY_HSM = yes
-hsm: install-tools ## test gangway-signer, and an onboarding with the CAs' keys in an HSM (SoftHSM); compiles with cgo
+hsm: install-tools ## test gangway-signer, and onboardings and a manifest with keys in an HSM (SoftHSM), also those of the root and of the CAs; compiles with cgo
 	./scripts/lint.sh
 	cd cmd/gangway-signer && CGO_ENABLED=1 $(GO) test -count=1 ./...
-	$(GO) test -count=1 -timeout 10m -run '^TestOnboardingWithCAKeysInAnHSM$$' ./internal/e2e
+	$(GO) test -count=1 -timeout 15m -run '^Test(OnboardingWithCAKeysInAnHSM|ManifestKeyInAnHSM|OperationsKeysOfTheCAs)$$' ./internal/e2e
 
-signer: ## build gangway-signer, for HSMs, in build/; needs gcc, and links the machine's C library
+signer: ## build gangway-signer, for HSMs and clouds, in build/; needs gcc, and links the machine's C library
 	mkdir -p build
 	cd cmd/gangway-signer && CGO_ENABLED=1 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w $(shell ./scripts/version.sh ldflags)" -o ../../build/ .
 
@@ -99,8 +107,8 @@ release: ## make a release in build/release: programs, Debian packages, an OCI i
 release-test: ## make a release of the last commit twice, in two folders, and compare the hashes
 	GO="$(GO)" ./scripts/release-test.sh
 
-package-test: install-tools ## install, upgrade, remove and purge the Debian packages in an emulated Debian machine
-	GO="$(GO)" ./scripts/package-test.sh
+package-test: install-tools ## install, upgrade, remove and purge the Debian packages in an emulated Debian machine; upgrades those of FROM, a commit, under load
+	GO="$(GO)" FROM="$(FROM)" ./scripts/package-test.sh
 
 # Replicas of two versions work on one database only if the migrations between them allow it, so the
 # replicas start from a newer commit.

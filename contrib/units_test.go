@@ -17,7 +17,7 @@ import (
 var limits = map[string]float64{
 	"gangway.service":        2.0,
 	"gangway-proxy.service":  2.0,
-	"gangway-signer.service": 2.0,
+	"gangway-signer.service": 1.2,
 	"gangway-agent.service":  2.5, // comments in the unit list the permissions that hooks need
 }
 

@@ -91,13 +91,15 @@ type options struct {
 	reserve      int64 // MiB
 	userMetaHook string
 	reportFiles  map[string]string
-	noLog        bool
-	setClock     bool
-	logStdin     bool
-	logFiles     []string
-	logSocket    string
-	network      networkOptions
-	revisionKey  string
+
+	installReport string
+	noLog         bool
+	setClock      bool
+	logStdin      bool
+	logFiles      []string
+	logSocket     string
+	network       networkOptions
+	revisionKey   string
 }
 
 func command(stdout, stderr io.Writer) *cobra.Command {
@@ -262,6 +264,7 @@ func runFlags(c *cobra.Command, o *options) {
 	f.Int64Var(&o.reserve, "reserve", 64, "free space to keep on the disk of the revisions, in MiB")
 	f.StringVar(&o.userMetaHook, "user-meta-hook", "", "program to call as PROGRAM user-meta FILE when the user-meta changes (default: none)")
 	f.StringToStringVar(&o.reportFiles, "report-file", nil, "KEY=FILE: report the file's text (at most 16 KiB) as device-meta KEY; repeatable")
+	f.StringVar(&o.installReport, "install-report", "", "file with the installer's report on the partition table, which is sent with each boot measurement (default: none)")
 	f.BoolVar(&o.noLog, "no-log", false, "do not send the log to the hub")
 	f.StringArrayVar(&o.logFiles, "log-file", nil, "also send the lines appended to this file; repeatable")
 	f.StringVar(&o.logSocket, "log-socket", "", "create a Unix datagram socket at this path and send the lines that programs write to this socket, for example with 'logger -u PATH'")
@@ -284,7 +287,7 @@ func identityFlags(c *cobra.Command, o *options) {
 func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) {
 	cfg := agent.Config{
 		TPM: o.tpm, StateDir: o.state, Again: o.again, WithoutEKCertificate: o.withoutEKCertificate, Model: o.model, Serial: o.serial, EK: o.ek, Key: o.key,
-		ReportEvery: o.every, Version: version.Current.Version, Poll: o.poll, Trail: o.trail, UserMetaHook: o.userMetaHook, ReportFiles: o.reportFiles,
+		ReportEvery: o.every, Version: version.Current.Version, Poll: o.poll, Trail: o.trail, UserMetaHook: o.userMetaHook, ReportFiles: o.reportFiles, InstallReport: o.installReport,
 		SendLog: !o.noLog, LogFiles: o.logFiles, LogSocket: o.logSocket,
 		Progress: func(p agent.Progress) {
 			took := ""

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bufio"
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,6 +27,7 @@ import (
 // runFlags are the flags of the command run that need parsing.
 type runFlags struct {
 	token, maker, mix, rate, arrivals, json, objectSize string
+	wait                                                bool
 }
 
 func runCommand(stdout, stderr io.Writer) *cobra.Command {
@@ -63,6 +66,12 @@ operations failed or were missed; 4 interrupted (the report has what was measure
 			}
 			screen := newScreen(stderr)
 			cfg.Progress = screen.show
+			if o.wait {
+				cfg.Ready = func(ctx context.Context) error {
+					fmt.Fprintln(stderr, readyLine)
+					return waitForLine(ctx, c.InOrStdin())
+				}
+			}
 			report, err := load.Run(c.Context(), cfg)
 			screen.clear()
 			if report == nil {
@@ -102,9 +111,31 @@ operations failed or were missed; 4 interrupted (the report has what was measure
 	f.IntVar(&cfg.Addresses, "addresses", 0, "number of source addresses in 127.0.0.0/8 (default: one for each device)")
 	cmdline.SpanVar(f, &cfg.Timeout, "timeout", time.Minute, "time limit for each request")
 	cmdline.SpanVar(f, &cfg.Settle, "settle", 0, "how long all devices are idle before the measurement")
+	f.BoolVar(&o.wait, "wait", false, "before the measurement, print \"ready\" on standard error and wait for a line on standard input, to start several fleets together")
 	f.IntVar(&cfg.LogLines, "log-lines", 20, "number of lines in each request of the kind logs (at most 1000)")
 	f.StringVar(&o.objectSize, "object-size", "64KiB", "size of the object that each update downloads (at most 2MiB)")
 	return c
+}
+
+// readyLine is what --wait prints.
+const readyLine = "ready"
+
+// waitForLine waits for a line, or for the end of the input.
+func waitForLine(ctx context.Context, in io.Reader) error {
+	read := make(chan error, 1)
+	go func() {
+		_, err := bufio.NewReader(in).ReadString('\n')
+		read <- err
+	}()
+	select {
+	case err := <-read:
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // kindHelp lists the kinds of requests.

@@ -1,6 +1,7 @@
-// Command gangway-signer holds the connection to an HSM, and signs for a hub on a Unix socket. The
-// hub is statically linked, and the library of an HSM (PKCS #11) is a loadable module for C. So the
-// signer is a separate program and a separate Go module, and the only program of Gangway with cgo.
+// Command gangway-signer holds the connection to an HSM or to a key service of a cloud, and signs for
+// a hub on a Unix socket. The hub is statically linked, and the library of an HSM (PKCS #11) is a
+// loadable module for C; the libraries of the clouds are large. So the signer is a separate program
+// and a separate Go module, and the only program of Gangway with cgo.
 package main
 
 import (
@@ -51,9 +52,10 @@ func run(ctx context.Context, arg []string, stdout, stderr io.Writer) int {
 func command(stdout, stderr io.Writer) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "gangway-signer",
-		Short: "Sign for a hub with keys in an HSM",
-		Long: `Gangway-signer holds the connection to an HSM (PKCS #11), and signs the certificates of
-a hub with keys in the HSM. The hub reaches the signer at a Unix socket, by URIs like
+		Short: "Sign for a hub with keys in an HSM or a cloud",
+		Long: `Gangway-signer holds the connection to an HSM (PKCS #11), or to the key service of AWS,
+Google Cloud or Azure, and signs the certificates of a hub with keys that are there. The
+hub reaches the signer at a Unix socket, by URIs like
 signer:/run/gangway-signer/socket?key=aca.
 
 The exit code is 0 for success, 1 for a failure and 2 for wrong usage.`,
@@ -84,8 +86,24 @@ type serveFlags struct {
 func serveCommand(stderr io.Writer) *cobra.Command {
 	var f serveFlags
 	c := &cobra.Command{
-		Use: "serve --module FILE --token LABEL --pin-file FILE --key NAME", Short: "Serve signatures on a Unix socket", Args: cmdline.Args(),
-		Long: `Serve logs in to the token, and signs for the users of its socket until it is stopped.
+		Use: "serve --key NAME[=LABEL|=URI]", Short: "Serve signatures on a Unix socket", Args: cmdline.Args(),
+		Long: `Serve opens its keys, and signs for the users of its socket until it is stopped. The value
+of --key is the name for the hub, and where the key is:
+
+  NAME, NAME=LABEL
+        in the token of --module, --token and --pin-file
+  NAME=pkcs11:token=LABEL;object=LABEL?module-path=FILE&pin-source=file:FILE
+        in another token; what the URI does not say, the three flags say
+  NAME=awskms:key-id=ARN;region=REGION
+        in AWS KMS
+  NAME=cloudkms:projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/V
+        in Google Cloud KMS
+  NAME=azurekms:vault=NAME;name=KEY;version=VERSION
+        in Azure Key Vault; url=https://HOST instead of vault= for a managed HSM
+
+The libraries of the clouds find their credentials in the environment, in files or on the
+machine, as other programs of that cloud do.
+
 Whoever may use the socket can have any certificate signed. So only the signer's own user
 may use it, and the users that --allow-user names: the signer asks the kernel for the
 user of each connection.
@@ -95,14 +113,15 @@ P-256, SHA-384 for P-384. It logs each signature.
 
 Each flag has an environment variable, such as GANGWAY_SIGNER_MODULE.`,
 		Example: `  gangway-signer serve --module /usr/lib/softhsm/libsofthsm2.so --token gangway --pin-file /etc/gangway-signer/pin --key aca --key device-ca --key tls-ca --allow-user gangway --group gangway
-  gangway-signer serve --module /usr/lib/softhsm/libsofthsm2.so --token gangway --pin-file ./pin --key aca=hub-1-aca --socket ./signer.socket`,
+  gangway-signer serve --module /usr/lib/softhsm/libsofthsm2.so --token gangway --pin-file ./pin --key aca=hub-1-aca --socket ./signer.socket
+  gangway-signer serve --key 'aca=awskms:key-id=alias/aca;region=eu-central-1'`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return f.serve(c.Context(), slog.New(slog.NewTextHandler(stderr, nil)))
 		},
 	}
 	flags := c.Flags()
 	f.token.add(flags)
-	flags.StringSliceVar(&f.keys, "key", nil, "key to serve: NAME, or NAME=LABEL if the key has another label in the token (repeatable, required)")
+	flags.StringSliceVar(&f.keys, "key", nil, "key to serve: NAME, NAME=LABEL or NAME=URI (repeatable, required)")
 	flags.StringVar(&f.socket, "socket", "/run/gangway-signer/socket", "path of the Unix socket")
 	flags.StringSliceVar(&f.users, "allow-user", nil, "name or id of another user that may use the signer (repeatable)")
 	flags.StringVar(&f.group, "group", "", "group of the socket, whose members may open it (default: none; the socket's mode is 0600)")
@@ -121,15 +140,12 @@ func (f *serveFlags) serve(ctx context.Context, log *slog.Logger) error {
 	if options.Group, err = groupID(f.group); err != nil {
 		return err
 	}
-	token, err := f.token.open()
-	if err != nil {
-		return err
-	}
-	defer token.Close()
+	ring := keyring{token: f.token}
+	defer ring.Close()
 	keys := map[string]crypto.Signer{}
-	for name, label := range wanted {
-		if keys[name], err = findKey(token, label); err != nil {
-			return err
+	for name, at := range wanted {
+		if keys[name], err = ring.open(ctx, at); err != nil {
+			return fmt.Errorf("--key %s: %w", name, err)
 		}
 	}
 	h, err := signer.NewHandler(keys, log)

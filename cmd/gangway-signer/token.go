@@ -94,21 +94,21 @@ func createKey(c *crypto11.Context, label, curve string) (hash string, err error
 	return hex.EncodeToString(sum[:]), nil
 }
 
-// keyNames parses the flag --key. It returns the label of each name.
+// keyNames parses the flag --key. It returns the label or the URI of each name.
 func keyNames(list []string) (map[string]string, error) {
 	names := map[string]string{}
 	for _, text := range list {
-		name, label, found := strings.Cut(text, "=")
+		name, at, found := strings.Cut(text, "=")
 		if !found {
-			label = name
+			at = name
 		}
 		if err := signer.CheckName(name); err != nil {
 			return nil, cmdline.Usagef("--key: %v", err)
 		}
-		if names[name] != "" || label == "" {
-			return nil, cmdline.Usagef("--key %s is given twice, or has no label", name)
+		if names[name] != "" || at == "" || len(at) > maxURI {
+			return nil, cmdline.Usagef("--key %s is given twice, has nothing after the equals sign, or has more than %d bytes", name, maxURI)
 		}
-		names[name] = label
+		names[name] = at
 	}
 	if len(names) == 0 {
 		return nil, cmdline.Usagef("--key is needed: the name of each key that the hub may use")

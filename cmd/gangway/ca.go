@@ -41,18 +41,24 @@ neither file contains a secret.`,
 }
 
 func (a *app) caInit() *cobra.Command {
-	var dir, name, curve string
+	var dir, name, curve, key string
 	c := &cobra.Command{
 		Use: "init --offline-root DIR", Short: "Create an offline root, on a machine without a hub", Args: args(),
 		Long: `Init creates a root in a folder: root.key and root.crt. Run it on a machine that is not
 connected to a network, with the folder on a medium that you can lock away. Make a copy
 of the folder on a second medium: without root.key, the hub's CAs can never get new keys.
 
+With --key, the root's key is not in the folder but in the machine's TPM (tpm:HANDLE; init
+makes the key at this persistent handle) or in an HSM (signer:SOCKET?key=NAME; the key
+must exist, and gangway-signer must run). The folder then has root.uri instead of
+root.key, and contains no secret.
+
 Init prints the hub name, which is the SHA-256 of the root's key. Write the hub name
 down: you need it for 'gangway ca install'.`,
 		Example: `  gangway ca init --offline-root /media/vault/root
-  gangway ca init --offline-root ./root --name 'Example Ltd' --curve P-384`,
-		RunE: func(*cobra.Command, []string) error {
+  gangway ca init --offline-root ./root --name 'Example Ltd' --curve P-384
+  gangway ca init --offline-root ./root --key 'signer:/run/gangway-signer/socket?key=root'`,
+		RunE: func(c *cobra.Command, _ []string) error {
 			if dir == "" {
 				return usagef("--offline-root is needed: the folder for the root's key and certificate")
 			}
@@ -60,7 +66,7 @@ down: you need it for 'gangway ca install'.`,
 			if err != nil {
 				return err
 			}
-			root, err := pki.MakeRoot(dir, pki.Options{Name: name, Curve: crv})
+			root, err := pki.MakeRoot(c.Context(), dir, key, pki.Options{Name: name, Curve: crv})
 			if err != nil {
 				return err
 			}
@@ -79,7 +85,8 @@ down: you need it for 'gangway ca install'.`,
 	f := c.Flags()
 	f.StringVar(&dir, "offline-root", "", "folder for the root's key and certificate; it must not exist (required)")
 	f.StringVar(&name, "name", "", `name in the certificates of the root and of the CAs (default "Gangway")`)
-	f.StringVar(&curve, "curve", "P-256", "curve of the root's key: P-256 or P-384")
+	f.StringVar(&curve, "curve", "P-256", "curve of the root's key, unless a signer has the key: P-256 or P-384")
+	f.StringVar(&key, "key", "", "where the root's key is, if not in the folder, as in tpm:0x81010070 or signer:/run/gangway-signer/socket?key=root")
 	return c
 }
 
@@ -190,8 +197,8 @@ request' printed. Of the request, issue uses only the keys: the names, the purpo
 the ends of the certificates are fixed. The attestation CA and the device CA never
 expire, because the identities of devices never expire.
 
-The root's folder has root.key and root.crt. If the root of a hub is not offline, it is
-the folder pki in the hub's data folder.`,
+The root's folder has root.crt, and root.key or the URI of the root's key in root.uri. If
+the root of a hub is not offline, it is the folder pki in the hub's data folder.`,
 		Example: `  gangway ca issue request.pem --root /media/vault/root -o answer.pem
   gangway ca issue request.pem --root /var/lib/gangway/pki --tls-life 730d --yes -o answer.pem`,
 		RunE: func(_ *cobra.Command, arg []string) error {

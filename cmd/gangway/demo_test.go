@@ -13,6 +13,9 @@ import (
 // Each command that the demo prints works without changes, and the person's current context stays
 // the same.
 func TestCommandsOfTheDemoWork(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs a demo with three devices")
+	}
 	if missing := swtpm.Missing(); missing != "" {
 		t.Skip(missing)
 	}

@@ -261,7 +261,6 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	if err != nil {
 		return err
 	}
-	defer reference.close()
 	parts, err := o.parts()
 	if err != nil {
 		return err
@@ -277,6 +276,7 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 		Enrol: enrol, EnrolUnasked: o.enrol == enrolAlways, Network: network,
 		Progress: func(s string) { a.note("%s", s) },
 		Boots:    func(manager, system []byte) error { return reference.measure(&o, parts, manager, system) },
+		Installs: reference.measureInstaller,
 	}, o.out)
 	if err != nil {
 		return err

@@ -8,15 +8,17 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"gangway/device/identity"
+	"gangway/device/identity/tpmrc"
+	"gangway/hub/pki/cakey"
 	"gangway/image/secureboot"
 	"gangway/image/stick"
-	"gangway/image/tpmkey"
 	"gangway/internal/version"
 	"gangway/tcg"
 	"gangway/wire/manifest"
@@ -32,21 +34,20 @@ type manifestOptions struct {
 }
 
 func (o *manifestOptions) flags(f *pflag.FlagSet) {
-	f.StringVar(&o.key, "manifest-key", "", "also write a reference manifest, signed with this key: a file (PEM, without a password) or tpm:HANDLE, a key in this machine's TPM; make it with 'gangway manifest key create'")
+	f.StringVar(&o.key, "manifest-key", "", "also write a reference manifest, signed with this key: a file (PEM, without a password), tpm:HANDLE, a key in this machine's TPM, or signer:SOCKET?key=NAME, a key in an HSM; 'gangway manifest key create' makes keys in files and TPMs")
 	tpmFlag(f, &o.tpm)
 	f.StringVar(&o.name, "manifest-name", "", "the manifest's name, for people (default: the versions of Gangway and of the kernel)")
 	f.Uint64Var(&o.sequence, "sequence", 0, "the manifest's place in the order of your systems: a machine that starts a system with a lower number was rolled back (default: the time, in seconds since 1970, or SOURCE_DATE_EPOCH)")
 }
 
 func tpmFlag(f *pflag.FlagSet, address *string) {
-	f.StringVar(address, "tpm", "/dev/tpmrm0", "the TPM that has the key tpm:HANDLE: a device, unix:/path or tcp:host:port")
+	f.StringVar(address, "tpm", "/dev/tpmrm0", "the TPM that has the key tpm:HANDLE, if the key's name has no ?device=: a device, unix:/path or tcp:host:port")
 }
 
 // A reference makes the reference manifest of one build. A nil *reference makes none.
 type reference struct {
 	options  *manifestOptions
 	key      crypto.Signer
-	done     func() // closes the TPM that has the key
 	made     time.Time
 	manifest *manifest.Manifest
 }
@@ -69,18 +70,11 @@ func (o *manifestOptions) open(ctx context.Context) (*reference, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, done, err := openManifestKey(ctx, o.key, o.tpm)
+	key, err := openManifestKey(ctx, o.key, o.tpm)
 	if err != nil {
 		return nil, err
 	}
-	return &reference{options: o, key: key, done: done, made: made}, nil
-}
-
-// close closes the TPM of the key. It does nothing if the key is in a file, or if there is no key.
-func (r *reference) close() {
-	if r != nil {
-		r.done()
-	}
+	return &reference{options: o, key: key, made: made}, nil
 }
 
 // buildTime returns the time of a build, in whole seconds. A reproducible build sets it with the
@@ -138,6 +132,20 @@ func (r *reference) measure(o *imageOptions, parts *stick.Parts, manager, system
 	return m.Check()
 }
 
+// measureInstaller adds an installer of the image to the manifest. The image builder calls it after
+// measure.
+func (r *reference) measureInstaller(system []byte) error {
+	if r == nil {
+		return nil
+	}
+	s, err := measure.System(system)
+	if err != nil {
+		return fmt.Errorf("the reference manifest of the installer: %w", err)
+	}
+	r.manifest.Installers = append(r.manifest.Installers, *s)
+	return r.manifest.Check()
+}
+
 // ownersKeys returns the Secure Boot variables of the folder --secure-boot-keys, or nil if the build
 // has no such folder, or if the folder has only db's key.
 func (o *imageOptions) ownersKeys(parts *stick.Parts) (*manifest.SecureBoot, error) {
@@ -162,7 +170,7 @@ func (r *reference) write(a *app, out string) (string, error) {
 	}
 	text, err := manifest.Sign(r.manifest, r.key)
 	if err != nil {
-		return "", err
+		return "", tpmrc.Explain(err, tpmrc.None)
 	}
 	name := out + ".manifest"
 	if err := os.WriteFile(name, []byte(text+"\n"), 0o644); err != nil {
@@ -180,26 +188,43 @@ func shortened(text string, n int) string {
 	return text
 }
 
-// openManifestKey opens the key in a file or, if the name begins with tpm:, in the TPM at the address
-// `tpm`. The caller calls the function `done` after the last use of the key.
-func openManifestKey(ctx context.Context, name, tpm string) (key crypto.Signer, done func(), err error) {
-	if !strings.HasPrefix(name, tpmkey.Prefix) {
-		key, err = readManifestKey(name)
-		return key, func() {}, err
+// isKeyURI reports whether the name of a key is a URI of package cakey, and not the name of a file.
+func isKeyURI(name string) bool {
+	scheme, _, found := strings.Cut(name, ":")
+	return found && slices.Contains([]string{"file", "tpm", "signer"}, scheme)
+}
+
+// keyURI parses the URI of a manifest key. The argument `tpm` is the address of the TPM of a key
+// whose URI names no TPM.
+func keyURI(name, tpm string) (cakey.URI, error) {
+	if strings.HasPrefix(name, "tpm:") && !strings.Contains(name, "?") {
+		name += "?device=" + url.QueryEscape(tpm)
 	}
-	handle, err := tpmkey.ParseHandle(name)
+	u, err := cakey.Parse(name)
 	if err != nil {
-		return nil, nil, usagef("%w", err)
+		return u, usagef("%w", err)
 	}
-	t, err := identity.Open(tpm)
+	return u, nil
+}
+
+// openManifestKey opens the key in a file or at a URI, and checks that it can sign manifests. The
+// argument `tpm` is the address of the TPM of the key tpm:HANDLE.
+func openManifestKey(ctx context.Context, name, tpm string) (crypto.Signer, error) {
+	if !isKeyURI(name) {
+		return readManifestKey(name)
+	}
+	u, err := keyURI(name, tpm)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	k, err := tpmkey.Open(ctx, t, handle)
+	public, err := u.Public(ctx)
 	if err != nil {
-		return nil, nil, errors.Join(err, t.Close())
+		return nil, tpmrc.Explain(err, tpmrc.None)
 	}
-	return k, func() { _ = t.Close() }, nil
+	if err := manifest.CheckKey(public); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return cakey.Open(u, public)
 }
 
 // readManifestKey reads a private key in PEM, and checks that it can sign manifests.

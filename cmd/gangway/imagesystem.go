@@ -74,7 +74,6 @@ func (a *app) makeSystem(ctx context.Context, o imageOptions) error {
 	if err != nil {
 		return err
 	}
-	defer reference.close()
 	parts, err := o.parts()
 	if err != nil {
 		return err

@@ -233,6 +233,7 @@ type serverOptions struct {
 	logBounds               store.LogBounds
 	logs                    api.LogForwarder // nil: none
 	accessLog               *slog.Logger     // nil: none
+	traces                  api.Traces       // nil: none
 	profiles                bool
 	images                  api.ImageBuilder // nil: none
 	imageLimits             api.ImageLimits
@@ -268,7 +269,7 @@ func (i *instance) config(urls, names []string, service *onboard.Service, log *s
 		Rates: o.rates, Timeouts: o.timeouts, Capacity: o.capacity, ProxyProtocol: o.proxyProtocol, TLS12: o.tls12, Proxy: o.proxy,
 		Images: o.images, ImageLimits: o.imageLimits, EventsAge: o.eventsAge, UnprovenAge: o.unprovenAge, Version: version.Current.Version,
 		PageURL: o.pageURL, PageCertificate: o.pageCertificate, Drain: o.drain, Replicas: i.shared(), ObjectsAt: i.objectsAt,
-		AccessLog: o.accessLog, Profiles: o.profiles,
+		AccessLog: o.accessLog, Traces: o.traces, Profiles: o.profiles,
 		LogForwarder: o.logs, LogAge: o.logAge, LogBounds: o.logBounds,
 		Restore: o.restore,
 	}

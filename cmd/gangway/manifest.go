@@ -18,8 +18,7 @@ import (
 	"slices"
 	"strings"
 
-	"gangway/device/identity"
-	"gangway/image/tpmkey"
+	"gangway/device/identity/tpmrc"
 	"gangway/wire/manifest"
 	"gangway/wire/manifest/corim"
 	"gangway/wire/manifest/measure"
@@ -137,6 +136,10 @@ func (a *app) showManifest(s shownManifest) error {
 			}
 			line("PCR 11", "%s %s%s", bank, m.System.PCR11[bank][words], after)
 		}
+	}
+	for _, i := range m.Installers {
+		line("installer", "SHA-256 %s", i.SHA256)
+		a.digests("PCR 4", i.Authenticode)
 	}
 	if sb := m.SecureBoot; sb != nil {
 		for _, v := range sb.Variables {
@@ -309,13 +312,13 @@ func (a *app) manifestKey() *cobra.Command {
 		Long: `Key creates the keys that sign your reference manifests. Keep the private key away from
 the hub: the hub needs only the public key.`,
 	}
-	c.AddCommand(a.manifestKeyCreate())
+	c.AddCommand(a.manifestKeyCreate(), a.manifestKeyPublic())
 	return c
 }
 
 // madeManifestKey is the JSON output of manifest key create.
 type madeManifestKey struct {
-	Private string `json:"private-key"` // a file, or tpm:HANDLE
+	Private string `json:"private-key"` // a file or a URI, such as tpm:HANDLE
 	Public  string `json:"public-key"`  // a file
 	Key     string `json:"key"`         // the key's id
 }
@@ -335,13 +338,17 @@ away from the hub, and do not lose it.
 
 With tpm:HANDLE, the command makes a P-256 key in the TPM of this machine, at a free
 persistent handle, and writes the public key to the file of --public. The key never
-leaves the TPM, and nobody can copy it. If you clear the TPM, the key is gone.`,
+leaves the TPM, and nobody can copy it. If you clear the TPM, the key is gone.
+tpm:HANDLE?device=ADDRESS names another TPM.
+
+For a key in an HSM, use 'gangway-signer create-key', and then 'gangway manifest key
+public'.`,
 		Example: `  gangway manifest key create manifest.key
   gangway manifest key create manifest.key --rsa
   gangway manifest key create tpm:0x81010050 --public manifest.pub`,
 		Args: args("FILE or tpm:HANDLE"),
 		RunE: func(c *cobra.Command, arg []string) error {
-			if strings.HasPrefix(arg[0], tpmkey.Prefix) {
+			if isKeyURI(arg[0]) {
 				if useRSA || public == "" {
 					return usagef("tpm:HANDLE needs --public, the file for the public key, and cannot be used with --rsa")
 				}
@@ -367,21 +374,50 @@ leaves the TPM, and nobody can copy it. If you clear the TPM, the key is gone.`,
 	return c
 }
 
+func (a *app) manifestKeyPublic() *cobra.Command {
+	var tpm, out string
+	c := &cobra.Command{
+		Use:   "public KEY -o FILE",
+		Short: "Write the public key of a key in an HSM, a TPM or a file",
+		Long: `Public writes the public key of a manifest key to a file in PEM, and prints the key's id.
+KEY is a name as for --manifest-key: tpm:HANDLE, signer:SOCKET?key=NAME for a key in an
+HSM that gangway-signer serves, or a file. The command never overwrites a file.`,
+		Example: `  gangway manifest key public 'signer:/run/gangway-signer/socket?key=manifest' -o manifest.pub
+  gangway manifest key public tpm:0x81010050 -o manifest.pub`,
+		Args: args("KEY"),
+		RunE: func(c *cobra.Command, arg []string) error {
+			if out == "" {
+				return usagef("-o is needed: the file for the public key")
+			}
+			return a.publicKey(c.Context(), arg[0], tpm, out)
+		},
+	}
+	c.Flags().StringVarP(&out, "out", "o", "", "the file for the public key (required)")
+	tpmFlag(c.Flags(), &tpm)
+	return c
+}
+
 // createInTPM makes a key in a TPM.
 func (a *app) createInTPM(ctx context.Context, name, tpm, public string) error {
-	handle, err := tpmkey.ParseHandle(name)
+	u, err := keyURI(name, tpm)
 	if err != nil {
-		return usagef("%w", err)
+		return err
+	}
+	if !u.Makes() {
+		return usagef("%s: this command makes keys only in files (write the path without file:) and in TPMs; for a key in an HSM, use 'gangway-signer create-key', and then 'gangway manifest key public'", name)
 	}
 	if exists(public) {
 		return fmt.Errorf("%s exists already: choose another file for the public key", public)
 	}
-	t, err := identity.Open(tpm)
-	if err != nil {
-		return err
+	if err := u.Create(ctx, elliptic.P256()); err != nil {
+		return tpmrc.Explain(err, tpmrc.Owner)
 	}
-	defer t.Close()
-	key, err := tpmkey.Create(ctx, t, handle)
+	return a.publicKey(ctx, name, tpm, public)
+}
+
+// publicKey writes the public key of a key to the file `public`.
+func (a *app) publicKey(ctx context.Context, name, tpm, public string) error {
+	key, err := openManifestKey(ctx, name, tpm)
 	if err != nil {
 		return err
 	}

@@ -2,14 +2,22 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"gangway/hub/pki"
+	"gangway/hub/pki/signer"
 	"gangway/image/authenticode"
 	"gangway/image/stick"
 	"gangway/internal/swtpm"
@@ -69,6 +77,26 @@ func succeeds(t *testing.T, words ...string) string {
 		t.Fatalf("%q: exit code %d: %s", words, code, notes)
 	}
 	return out
+}
+
+// namesInstallersWithoutAShell checks that a manifest names exactly the installers of a stick in
+// which nobody can type commands.
+func namesInstallersWithoutAShell(t *testing.T, m *manifest.Manifest) {
+	t.Helper()
+	var modes []string
+	for _, i := range m.Installers {
+		for _, word := range strings.Fields(i.Cmdline) {
+			if mode, ok := strings.CutPrefix(word, "gangway.mode="); ok {
+				modes = append(modes, mode)
+			}
+		}
+		if i.SHA256 == m.System.SHA256 || len(i.PCR11) != len(m.System.PCR11) {
+			t.Errorf("the installer is %+v", i)
+		}
+	}
+	if !slices.Equal(modes, []string{"auto", "tpm"}) {
+		t.Errorf("the manifest names the installers %q; want auto and tpm", modes)
+	}
 }
 
 // An owner builds a system with its manifest, and verifies both with only the public key. A system
@@ -177,6 +205,7 @@ func TestImageWithManifest(t *testing.T) {
 	if m.SecureBoot == nil || len(m.SecureBoot.Variables) != 3 || m.SecureBoot.Authority == nil {
 		t.Errorf("the manifest has the Secure Boot variables %+v", m.SecureBoot)
 	}
+	namesInstallersWithoutAShell(t, m)
 	boot, err := os.ReadFile(filepath.Join(stick.BootDir, "systemd-bootx64.efi"))
 	if err != nil {
 		t.Fatal(err)
@@ -218,15 +247,17 @@ func TestSystemWithManifestKeyInATPM(t *testing.T) {
 	succeeds(t, "manifest", "key", "create", "tpm:0x81010050", "--public", "manifest.pub", "--tpm", tpm)
 	succeeds(t, "image", "system", "--kernel", kernel, "--programs", programs, "--manifest-key", "tpm:0x81010050", "--tpm", tpm)
 	succeeds(t, "manifest", "verify", "system.efi.manifest", "--key", "manifest.pub", "--system", "system.efi")
+	succeeds(t, "manifest", "key", "public", "tpm:0x81010050?device="+tpm, "-o", "again.pub")
+	equalFiles(t, "manifest.pub", "again.pub")
 
 	for _, c := range []struct {
 		because string
 		words   []string
 	}{
 		{"manifest.pub exists already", []string{"manifest", "key", "create", "tpm:0x81010051", "--public", "manifest.pub", "--tpm", tpm}},
-		{"the TPM has an object at this handle already", []string{"manifest", "key", "create", "tpm:0x81010050", "--public", "other.pub", "--tpm", tpm}},
-		{"the TPM has nothing at 0x81010051", []string{"image", "system", "--kernel", kernel, "--programs", programs, "--manifest-key", "tpm:0x81010051", "--tpm", tpm}},
-		{"no TPM at unix:nothing", []string{"image", "system", "--kernel", kernel, "--programs", programs, "--manifest-key", "tpm:0x81010050", "--tpm", "unix:nothing"}},
+		{"the TPM has an object at 0x81010050 already", []string{"manifest", "key", "create", "tpm:0x81010050", "--public", "other.pub", "--tpm", tpm}},
+		{"the TPM has no key at 0x81010051", []string{"image", "system", "--kernel", kernel, "--programs", programs, "--manifest-key", "tpm:0x81010051", "--tpm", tpm}},
+		{"open the TPM: stat nothing", []string{"image", "system", "--kernel", kernel, "--programs", programs, "--manifest-key", "tpm:0x81010050", "--tpm", "unix:nothing"}},
 	} {
 		if code, _, notes := typed(t, c.words...); code != exitFailed || !strings.Contains(notes, c.because) {
 			t.Errorf("%q: exit code %d, %s", c.words, code, notes)
@@ -235,9 +266,94 @@ func TestSystemWithManifestKeyInATPM(t *testing.T) {
 	for _, words := range [][]string{
 		{"manifest", "key", "create", "tpm:0x81010051"}, {"manifest", "key", "create", "tpm:1", "--public", "x"}, {"manifest", "key", "create", "x", "--public", "y"},
 		{"manifest", "key", "create", "tpm:0x81010051", "--public", "x", "--rsa"}, {"image", "system", "--manifest-key", "tpm:key"},
+		{"manifest", "key", "create", "signer:/s?key=a", "--public", "x"}, {"manifest", "key", "create", "file:/x", "--public", "x"}, {"manifest", "key", "public", "tpm:0x81010050"},
 	} {
 		if code, _, notes := typed(t, words...); code != exitUsage {
 			t.Errorf("%q: exit code %d, %s", words, code, notes)
 		}
+	}
+}
+
+func equalFiles(t *testing.T, a, b string) {
+	t.Helper()
+	one, err := os.ReadFile(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := os.ReadFile(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(one, two) {
+		t.Errorf("%s and %s differ", a, b)
+	}
+}
+
+// A signer signs the manifest of a system and its approval for encrypted disks. The key's curve must
+// be one that TPMs support. Without the signer, nothing is built. "make hsm" runs the real signer.
+func TestSystemWithManifestKeyOfASigner(t *testing.T) {
+	kernel, programs := fakeParts(t)
+	short, err := os.MkdirTemp("", "signer") // the path of a socket must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(short) })
+	keys := map[string]crypto.Signer{}
+	for name, curve := range map[string]elliptic.Curve{"manifest": elliptic.P256(), "p384": elliptic.P384()} {
+		if keys[name], err = ecdsa.GenerateKey(curve, rand.Reader); err != nil {
+			t.Fatal(err)
+		}
+	}
+	socket := filepath.Join(short, "s")
+	log := slog.New(slog.DiscardHandler)
+	l, err := signer.Listen(socket, signer.ListenOptions{Users: []int{os.Getuid()}, Group: -1, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := signer.NewHandler(keys, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- h.Serve(ctx, l) }()
+	t.Cleanup(stop)
+
+	dir := t.TempDir()
+	t.Setenv("XDG_CONFIG_HOME", dir)
+	t.Chdir(dir)
+	at := "signer:" + socket + "?key="
+	build := []string{"image", "system", "--kernel", kernel, "--programs", programs, "--manifest-key"}
+	succeeds(t, "manifest", "key", "public", at+"manifest", "-o", "manifest.pub")
+	succeeds(t, append(build, at+"manifest")...)
+	succeeds(t, "manifest", "verify", "system.efi.manifest", "--key", "manifest.pub", "--system", "system.efi")
+	b, err := os.ReadFile("system.efi")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{`"pcrs":[11]`, "BEGIN PUBLIC KEY"} { // of the approval
+		if !bytes.Contains(b, []byte(part)) {
+			t.Errorf("the system does not contain %s", part)
+		}
+	}
+	refused := func(because string, words ...string) {
+		t.Helper()
+		if code, _, notes := typed(t, words...); code != exitFailed || !strings.Contains(notes, because) {
+			t.Errorf("%q: exit code %d, %s", words, code, notes)
+		}
+	}
+	if err := os.Remove("system.efi"); err != nil {
+		t.Fatal(err)
+	}
+	refused("many TPMs support no curve but P-256", append(build, at+"p384")...)
+	refused("no such key", append(build, at+"other")...)
+	refused("manifest.pub", "manifest", "key", "public", at+"manifest", "-o", "manifest.pub") // never overwritten
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	refused("is gangway-signer running", append(build, at+"manifest")...)
+	if exists("system.efi") {
+		t.Error("a system was built without its key")
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"gangway/hub/pki"
 	"gangway/hub/store"
 	"gangway/hub/store/postgres"
+	"gangway/hub/tracing"
 )
 
 // Each option of serve must reach the hub. If a change of the code lost an option, the option would
@@ -26,7 +27,7 @@ func TestEachOptionReachesTheHub(t *testing.T) {
 		eventsAge: time.Hour, unprovenAge: time.Hour, drain: time.Second, images: &imageBuilder{}, imageLimits: api.ImageLimits{AtOnce: 1},
 		pageURL: "https://fleet.example", pageCertificate: onePageCertificate{}, logs: &otlp.Exporter{},
 		logAge: time.Hour, logBounds: store.LogBounds{Rows: 1, Bytes: 1}, restore: &store.Restore{Epoch: 1},
-		accessLog: slog.New(slog.DiscardHandler), profiles: true,
+		accessLog: slog.New(slog.DiscardHandler), traces: &tracing.Traces{}, profiles: true,
 	}
 	given := reflect.ValueOf(o)
 	for i := range given.NumField() {

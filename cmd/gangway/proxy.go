@@ -12,15 +12,22 @@ import (
 )
 
 // proxyFlags are the flags of serve for a TLS-terminating proxy in front of the hub.
-type proxyFlags struct{ ca, name string }
+type proxyFlags struct {
+	ca, name string
+	traces   bool
+}
 
 func (p *proxyFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&p.ca, "proxy-ca", "", "file of the CA that signed the client certificate of a TLS-terminating proxy; not one of the hub's CAs (default: no proxy)")
 	f.StringVar(&p.name, "proxy-name", "", "DNS name or IP address in that certificate")
+	f.BoolVar(&p.traces, "proxy-traces", false, "continue the traces of the proxy; the proxy must replace the header traceparent of its clients, otherwise clients choose which requests have traces")
 }
 
 // proxy returns the proxy that may send the header Client-Cert, or nil if the flags name no proxy.
 func (p *proxyFlags) proxy() (*api.Proxy, error) {
+	if p.ca == "" && p.name == "" && p.traces {
+		return nil, usagef("--proxy-traces needs a proxy: give --proxy-ca and --proxy-name")
+	}
 	if p.ca == "" && p.name == "" {
 		return nil, nil
 	}
@@ -46,5 +53,5 @@ func (p *proxyFlags) proxy() (*api.Proxy, error) {
 	if len(certs) == 0 {
 		return nil, fmt.Errorf("--proxy-ca %s has no PEM certificate", p.ca)
 	}
-	return &api.Proxy{CAs: certs, Name: p.name}, nil
+	return &api.Proxy{CAs: certs, Name: p.name, Traces: p.traces}, nil
 }

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"testing"
 
+	"gangway/internal/race"
+
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -18,8 +20,18 @@ func TestMain(m *testing.M) {
 // TestScripts runs the scripts in testdata, which read like terminal sessions. Each script has its
 // own configuration folder, and free loopback ports in $PORT and $METRICS.
 func TestScripts(t *testing.T) {
+	race.Skip(t)
+	runScripts(t, "testdata")
+}
+
+// TestHubScripts runs the scripts about gangway serve, also with the race detector.
+func TestHubScripts(t *testing.T) {
+	runScripts(t, "testdata/hub")
+}
+
+func runScripts(t *testing.T, dir string) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata",
+		Dir: dir,
 		Setup: func(e *testscript.Env) error {
 			for _, name := range []string{"PORT", "METRICS"} {
 				port, err := freePort()

@@ -27,6 +27,7 @@ import (
 func (a *app) serveCommand() *cobra.Command {
 	var data, url, name, curve, logFormat, endpoint string
 	var accessLog string
+	var traces traceFlags
 	var listen, also []string
 	var makers makerFlags
 	var options serverOptions
@@ -119,6 +120,11 @@ defaults.`,
 				// The server stops first, and then the exporter sends the last lines.
 				defer func() { stop(); <-ended }()
 			}
+			endTraces, err := traces.into(ctx, &options, c.Flags().Changed("traces-ratio"), log)
+			if err != nil {
+				return err
+			}
+			defer endTraces()
 			// A wrong address is a usage error, whatever else listens on this machine.
 			for _, at := range listen {
 				if err := checkAddress("--listen", at); err != nil {
@@ -262,6 +268,7 @@ defaults.`,
 	f.StringVar(&quota, "object-quota", "64GiB", "how much each owner may store in objects and states")
 	addS3Flags(f, &s3)
 	f.StringVar(&endpoint, "otlp-logs-endpoint", "", "https URL of a log engine to which the hub forwards the devices' log lines by OTLP/HTTP, such as https://logs.example/v1/logs; headers come from OTEL_EXPORTER_OTLP_HEADERS (default: none)")
+	traces.add(f)
 	f.StringVar(&accessLog, "access-log", "", "file to which the hub appends a line in JSON for each request; - is the standard output (default: none)")
 	f.BoolVar(&options.profiles, "profiles", false, "serve Go's profiles of the hub at /debug/pprof/ of --metrics-listen; their callers can use much CPU time")
 	f.StringVar(&logFormat, "log-format", "text", "format of the log: text or json")

@@ -97,6 +97,9 @@ type Config struct {
 	NTP []string
 	// EventLog is the file with the firmware's event log. Default: eventlog.Path.
 	EventLog string
+	// InstallReport is the file with the report of the installer that installed this system
+	// (wire.InstallReport). The agent sends the report with each boot measurement. Empty: none.
+	InstallReport string
 	// Progress, if set, is called after each step of the agent.
 	Progress func(Progress)
 	// Log may be nil.

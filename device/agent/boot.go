@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,6 +21,7 @@ import (
 // Subjects for Agent.sayOnce.
 const (
 	onEventLog = "event log"
+	onInstall  = "installer's report"
 	onMeasure  = "measurement"
 	onReport   = "report"
 	onState    = "state"
@@ -44,6 +46,28 @@ func (a *Agent) eventLog() []byte {
 		a.sayOnce(onEventLog, "boot", "")
 	}
 	return log
+}
+
+// installReport reads the installer's report. It is optional: if the installer wrote none, or if the
+// file is damaged, the hub gets the measurement without the report.
+func (a *Agent) installReport() *wire.InstallReport {
+	if a.cfg.InstallReport == "" {
+		return nil
+	}
+	text, err := diskfile.Read(a.cfg.InstallReport, 0, wire.MaxInstallReport)
+	text = bytes.TrimRight(text, " ")
+	switch {
+	case errors.Is(err, fs.ErrNotExist), err == nil && len(text) == 0:
+		return nil
+	case err == nil:
+		r := new(wire.InstallReport)
+		if err = strictjson.Decode(text, r); err == nil {
+			a.sayOnce(onInstall, "boot", "")
+			return r
+		}
+	}
+	a.sayOnce(onInstall, "boot", "The installer's report at %s is not sent: %v.", a.cfg.InstallReport, err)
+	return nil
 }
 
 // measure sends the hub a boot measurement: a quote of the PCRs over the hub's nonce, and the event
@@ -121,7 +145,7 @@ func (a *Agent) sendBoot(ctx context.Context, h *hub, t tpm, log []byte) (*wire.
 	if err != nil {
 		return nil, &measureError{err}
 	}
-	body, err := json.Marshal(wire.BootReport{Nonce: challenge.Nonce, Bank: uint16(quoted.Bank), PCRs: quoted.PCRs, Attest: quoted.Attest, Signature: quoted.Signature, EventLog: log})
+	body, err := json.Marshal(wire.BootReport{Nonce: challenge.Nonce, Bank: uint16(quoted.Bank), PCRs: quoted.PCRs, Attest: quoted.Attest, Signature: quoted.Signature, EventLog: log, Installed: a.installReport()})
 	if err != nil {
 		return nil, err
 	}

@@ -65,6 +65,12 @@ func realTPM(t *testing.T) (*swtpm.TPM, *identity.TPM) {
 // sends one measurement. `said` gets the agent's sentences.
 func measuring(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, log string) (measure func() bool, said *[]string) {
 	t.Helper()
+	return measuringWith(t, chip, tpm, p, Config{EventLog: log})
+}
+
+// measuringWith does the same as measuring with other fields of the configuration.
+func measuringWith(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, cfg Config) (measure func() bool, said *[]string) {
+	t.Helper()
 	server := httptest.NewTLSServer(p)
 	t.Cleanup(server.Close)
 	h, err := newHub(newAddresses([]string{server.URL}, ""), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})), nil)
@@ -73,7 +79,8 @@ func measuring(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, lo
 	}
 	t.Cleanup(h.close)
 	said = new([]string)
-	a, err := New(Config{StateDir: t.TempDir(), TPM: chip.Address(), EventLog: log, Progress: func(s Progress) { *said = append(*said, s.Detail) }})
+	cfg.StateDir, cfg.TPM, cfg.Progress = t.TempDir(), chip.Address(), func(s Progress) { *said = append(*said, s.Detail) }
+	a, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,6 +140,53 @@ func TestEventLogThatCannotBeReadIsLeftOut(t *testing.T) {
 				}
 			}
 			if says != "" && count != 1 || says == "" && len(*said) != 1 {
+				t.Errorf("it said %q", *said)
+			}
+		})
+	}
+}
+
+// The installer's report goes to the hub with each measurement. A report that is missing or damaged
+// is left out.
+func TestInstallersReportIsSentIfItIsWhole(t *testing.T) {
+	t.Parallel()
+	chip, tpm := realTPM(t)
+	dir := t.TempDir()
+	text, err := json.Marshal(wire.InstallReport{Table: []byte("table")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := string(text) + strings.Repeat(" ", 100)
+	for name, c := range map[string]struct {
+		text string // "-": there is no file
+		sent bool
+		says bool
+	}{
+		"whole": {whole, true, false}, "none": {"-", false, false}, "never written": {strings.Repeat(" ", wire.MaxInstallReport), false, false},
+		"half": {whole[:20], false, true}, "large": {whole + strings.Repeat(" ", wire.MaxInstallReport), false, true}, "twice": {`{"table":"","table":""}`, false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(dir, name)
+			if c.text != "-" {
+				if err := os.WriteFile(path, []byte(c.text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			hub := &pickyHub{answer: matches}
+			measure, said := measuringWith(t, chip, tpm, hub, Config{EventLog: filepath.Join(dir, "no log"), InstallReport: path})
+			for range 2 {
+				measure()
+			}
+			if len(hub.reports) != 2 {
+				t.Fatalf("%d reports", len(hub.reports))
+			}
+			for _, r := range hub.reports {
+				if (r.Installed != nil) != c.sent || c.sent && string(r.Installed.Table) != "table" {
+					t.Errorf("sent %+v", r.Installed)
+				}
+			}
+			count := strings.Count(strings.Join(*said, " "), "The installer's report at "+path+" is not sent")
+			if c.says && count != 1 || !c.says && count != 0 {
 				t.Errorf("it said %q", *said)
 			}
 		})

@@ -58,6 +58,16 @@ func LoadQuote(ctx context.Context, t *TPM, o Options, nonce []byte) (*Quoted, e
 	return q, nil
 }
 
+// BestBank returns the bank that LoadQuote quotes.
+func BestBank(ctx context.Context, t *TPM) (tcg.AlgID, error) {
+	end, err := t.begin(ctx, OpQuote)
+	if err != nil {
+		return 0, err
+	}
+	defer end()
+	return t.bestBank()
+}
+
 func (r *ring) quote(o Options, nonce []byte) (*Quoted, error) {
 	bank, err := r.t.bestBank()
 	if err != nil {

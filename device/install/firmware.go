@@ -12,6 +12,8 @@ import (
 	"strings"
 	"unicode/utf16"
 
+	"gangway/wire"
+
 	"github.com/google/uuid"
 )
 
@@ -24,9 +26,6 @@ const (
 	globalVendor = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 	loaderVendor = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 )
-
-// bootDescription is the name of Gangway's entry in the firmware's boot menu.
-const bootDescription = "Gangway"
 
 // attributes are the attributes of the variables that Gangway writes: non-volatile, visible at
 // boot and at run time (UEFI 2.10, 8.2.1).
@@ -218,7 +217,7 @@ func (f Firmware) entry() (n uint16, ours bool, err error) {
 		if err != nil {
 			return 0, false, fmt.Errorf("install: the firmware's boot entries: %w", err)
 		}
-		if len(b) > 6 && slices.Equal(b[6:min(len(b), 6+len(utf16z(bootDescription)))], utf16z(bootDescription)) {
+		if len(b) > 6 && slices.Equal(b[6:min(len(b), 6+len(utf16z(wire.BootDescription)))], utf16z(wire.BootDescription)) {
 			return n, true, nil
 		}
 	}
@@ -236,30 +235,13 @@ func utf16z(s string) []byte {
 	return b
 }
 
-// loadOption builds an EFI_LOAD_OPTION (UEFI 2.10, 3.1.3). Its device path to the boot manager
-// has a node for the partition (10.3.5.1), a node for the file (10.3.5.4) and an end node.
+// loadOption returns the boot entry of an installed system (wire.BootEntry).
 func loadOption(i *Installed) ([]byte, error) {
 	guid, err := uuid.Parse(i.ESPGUID)
 	if err != nil {
 		return nil, fmt.Errorf("install: %w", err)
 	}
-	le := binary.LittleEndian
-	path := []byte{4, 1, 42, 0}
-	path = le.AppendUint32(path, 1) // partition number
-	path = le.AppendUint64(path, uint64(i.ESPStart/i.Sector))
-	path = le.AppendUint64(path, uint64(i.ESPSize/i.Sector))
-	path = append(path, mixedEndian(guid)...)
-	path = append(path, 2, 2) // GPT, by GUID
-	name := utf16z(`\EFI\BOOT\BOOTX64.EFI`)
-	path = append(path, 4, 4)
-	path = le.AppendUint16(path, uint16(4+len(name)))
-	path = append(path, name...)
-	path = append(path, 0x7F, 0xFF, 4, 0)
-
-	option := le.AppendUint32(nil, 1) // active
-	option = le.AppendUint16(option, uint16(len(path)))
-	option = append(option, utf16z(bootDescription)...)
-	return append(option, path...), nil
+	return wire.BootEntry(uint64(i.ESPStart/i.Sector), uint64(i.ESPSize/i.Sector), [16]byte(mixedEndian(guid))), nil
 }
 
 // Uncounted returns a boot entry's path without the attempt counter, and whether the path had a

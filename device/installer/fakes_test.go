@@ -16,6 +16,7 @@ import (
 	"gangway/device/install/luks"
 	"gangway/device/install/netfile"
 	"gangway/internal/finding"
+	"gangway/wire"
 )
 
 const manifestSum = "044d6bc9872f9ad01a40f42e4a5a8006de148291dced9b8fd8f6ea6cd0683989"
@@ -195,6 +196,14 @@ func vlan(s *netfile.Settings) int {
 	return s.VLAN
 }
 
+func (l *lab) Table(d install.Disk) ([]byte, error) {
+	return []byte("table of " + d.Name), l.step("read the table of %s", d.Name)
+}
+
+func (l *lab) WriteReport(d install.Disk, i *install.Installed, r *wire.InstallReport) error {
+	return l.step("write the report on the %s to %s", r.Table, i.Disk)
+}
+
 func (l *lab) BringNetwork(i *install.Installed, s *netfile.Settings) error {
 	return l.step("bring VLAN %d to %s", s.VLAN, i.Disk)
 }
@@ -216,6 +225,10 @@ func (t tpm) Clear() error { return t.l.step("clear the TPM") }
 
 func (t tpm) NewKeys(recipient string) (*Keys, error) {
 	return &Keys{Recovery: newRecoveryKey()}, t.l.step("keys for %s", recipient)
+}
+
+func (t tpm) Report(table []byte) (*wire.InstallReport, error) {
+	return &wire.InstallReport{Table: table}, t.l.step("sign the %s", table)
 }
 
 type checked struct{ l *lab }

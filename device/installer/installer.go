@@ -21,6 +21,7 @@ import (
 	"gangway/device/install/netfile"
 	"gangway/device/preflight"
 	"gangway/internal/finding"
+	"gangway/wire"
 )
 
 const (
@@ -86,6 +87,10 @@ type Disks interface {
 	// Install erases a disk and installs the system from the mounted stick. If the list of slots is
 	// not empty, it encrypts the data partition.
 	Install(*Stick, *install.Disk, []luks.Slot, install.Progress) error
+	// Table returns a disk's partition table as firmware measures it (UEFI_GPT_DATA).
+	Table(install.Disk) ([]byte, error)
+	// WriteReport writes the report on the partition table to the disk of an installed system.
+	WriteReport(install.Disk, *install.Installed, *wire.InstallReport) error
 	// BringNetwork writes network settings to the disk of an installed system. The system reads
 	// these settings at its next start.
 	BringNetwork(*install.Installed, *netfile.Settings) error
@@ -105,6 +110,8 @@ type TPM interface {
 	// NewKeys makes the keys of an encrypted disk. If `recipient` is not empty, NewKeys also
 	// encrypts the recovery key to this age recipient.
 	NewKeys(recipient string) (*Keys, error)
+	// Report makes the TPM sign a partition table, together with the PCRs.
+	Report(table []byte) (*wire.InstallReport, error)
 	Clear() error
 }
 
@@ -389,6 +396,7 @@ func (i *Installer) install(s *Stick, d *install.Disk, keys *Keys) error {
 	if err := i.Firmware.Start(system); err != nil { // not fatal, because the firmware may find the system without a boot entry
 		i.Screen.Logf("%v", err)
 	}
+	i.reportTable(d, system)
 	return nil
 }
 

@@ -48,7 +48,8 @@ func TestStepsOfAnAutomaticInstallation(t *testing.T) {
 		l.want("panel Gangway installer", "find the stick for 1m0s", "fact Hub: https://hub.example", "check the TPM", "fact TPM: 2.0",
 			"check the machine", "fact Check: 0 problem(s), 0 warning(s), 0 note(s), 0 check(s) passed", "list 1", "list 2", "fact Disk: /dev/nvme0n1", "fact On it: empty",
 			"serial Everything on /dev/nvme0n1 will be erased in 10 seconds. Press Enter to stop",
-			"log installing: write 50%", "install to nvme0n1 with 0 keys and VLAN 7", "log installed in 0.0 s", "start nvme0n1", "status Installed.", "restart")
+			"log installing: write 50%", "install to nvme0n1 with 0 keys and VLAN 7", "log installed in 0.0 s", "start nvme0n1",
+			"read the table of nvme0n1", "sign the table of nvme0n1", "write the report on the table of nvme0n1 to nvme0n1", "log reported the partition table", "status Installed.", "restart")
 		l.never("keys for", "serial recovery key", "alarm")
 		if took := time.Since(l.began); took < countdown*time.Second+diskSettle {
 			t.Errorf("installed after %s", took)

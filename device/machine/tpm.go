@@ -13,10 +13,10 @@ import (
 	"github.com/google/go-tpm/tpm2/transport/linuxtpm"
 )
 
-const (
-	tpmPath  = "/dev/tpmrm0"
-	tpmClass = "/sys/class/tpm/tpm0"
-)
+// TPMPath is the device of the machine's TPM.
+const TPMPath = "/dev/tpmrm0"
+
+const tpmClass = "/sys/class/tpm/tpm0"
 
 // The errors of CheckTPM. Their texts are sentences for the person at the machine.
 var (
@@ -41,9 +41,9 @@ func checkTPM(class string) error {
 
 // OpenTPM opens the machine's TPM.
 func OpenTPM() (transport.TPMCloser, error) {
-	t, err := linuxtpm.Open(tpmPath)
+	t, err := linuxtpm.Open(TPMPath)
 	if err != nil {
-		return nil, fmt.Errorf("the TPM at %s: %w", tpmPath, err)
+		return nil, fmt.Errorf("the TPM at %s: %w", TPMPath, err)
 	}
 	return t, nil
 }

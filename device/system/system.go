@@ -343,7 +343,7 @@ func (s *System) serve() {
 	run := append([]string{"run"}, args...)
 	run = append(run, "--hook", "/"+install.HookPath, "--user-meta-hook", "/"+install.HookPath,
 		"--report-file", escrow.MetaKey+"="+s.Paths.Escrow, "--report-file", networkMeta+"="+s.Paths.NetworkReport,
-		"--first-revision", filepath.Join(s.Paths.Data, install.FirstPath))
+		"--install-report", filepath.Join(s.Paths.ESP, install.ReportPath), "--first-revision", filepath.Join(s.Paths.Data, install.FirstPath))
 	if exists(s.Paths.RevisionKey) {
 		run = append(run, "--revision-key", s.Paths.RevisionKey)
 	}

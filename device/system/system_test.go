@@ -22,7 +22,7 @@ import (
 const (
 	agentArgs = "--set-clock --network-file /network.txt --state /data/gangway-agent"
 	runArgs   = "agent run " + agentArgs + " --hook /bin/gangway-hook --user-meta-hook /bin/gangway-hook" +
-		" --report-file gangway.disk-recovery=/escrow.age --report-file gangway.network=/report.txt --first-revision /data/first-revision"
+		" --report-file gangway.disk-recovery=/escrow.age --report-file gangway.network=/report.txt --install-report /esp/gangway/installed.json --first-revision /data/first-revision"
 )
 
 // The system mounts the disk before it starts the network, because the network settings are on the

@@ -92,6 +92,8 @@ type Condition struct {
 // Rule describes a condition.
 type Rule struct {
 	Name   string
+	Title  string // what the rule watches
+	Alert  string // the alert in contrib/prometheus/alerts.yml, whose section in docs/runbook.md explains the condition
 	Remedy string // one sentence
 	// fact returns one sentence if the condition lasts, and "" otherwise.
 	fact func(*Reading) string
@@ -99,15 +101,15 @@ type Rule struct {
 
 // Rules are all conditions, in the order in which doctors and pages show them.
 var Rules = []Rule{
-	{"certificate-expires", "Read in the hub's log why the certificate is not renewed, or replace its files.", certificateExpires},
-	{"maker-root-expires", "Ask the TPM maker for the new root certificate, and import it with 'gangway trust import'.", rootExpires},
-	{"disk-low", "Free disk space: see 'A full disk' in docs/operations.md.", diskLow},
-	{"backup-old", "Make a backup: see 'Backup' in docs/operations.md.", backupOld},
-	{"backup-damaged", "Make a new backup, check it with 'gangway backup check', and examine the disk of the backups.", backupDamaged},
-	{"clock-drift", "Let a time server set the clocks of the hub and of the database's machine, for example with chrony.", clockDrift},
-	{"devices-quiet", "Look for a common reason: a site, a network, a power cut, or a new revision.", devicesQuiet},
-	{"refusals", "Look at the latest refusals with 'gangway events --kind enrolment.', and at the latest changes of policies, EK lists and trust.", manyRefusals},
-	{"trust-withdrawn", "List the devices with 'gangway device rejudge', and decide for each.", trustWithdrawn},
+	{"certificate-expires", "Certificates of the hub", "GangwayCertificateExpires", "Read in the hub's log why the certificate is not renewed, or replace its files.", certificateExpires},
+	{"maker-root-expires", "Roots of TPM makers", "GangwayMakerRootExpires", "Ask the TPM maker for the new root certificate, and import it with 'gangway trust import'.", rootExpires},
+	{"disk-low", "Free disk space", "GangwayDiskLow", "Free disk space: see 'A full disk' in docs/operations.md.", diskLow},
+	{"backup-old", "Backup", "GangwayBackupOld", "Make a backup: see 'Backup' in docs/operations.md.", backupOld},
+	{"backup-damaged", "Content of the backup", "GangwayBackupDamaged", "Make a new backup, check it with 'gangway backup check', and examine the disk of the backups.", backupDamaged},
+	{"clock-drift", "Clocks", "GangwayClockDrift", "Let a time server set the clocks of the hub and of the database's machine, for example with chrony.", clockDrift},
+	{"devices-quiet", "Devices that go quiet together", "GangwayDevicesQuiet", "Look for a common reason: a site, a network, a power cut, or a new revision.", devicesQuiet},
+	{"refusals", "Refused onboarding", "GangwayManyRefusals", "Look at the latest refusals with 'gangway events --kind enrolment.', and at the latest changes of policies, EK lists and trust.", manyRefusals},
+	{"trust-withdrawn", "Trust in the makers of devices", "GangwayTrustWithdrawn", "List the devices with 'gangway device rejudge', and decide for each.", trustWithdrawn},
 }
 
 // Find returns the rule with this name.

@@ -55,7 +55,7 @@ func (s *Server) logged(next http.Handler) http.Handler {
 			actor := store.ActorIn(r.Context())
 			s.cfg.AccessLog.LogAttrs(r.Context(), slog.LevelInfo, "request",
 				slog.String("method", knownMethod(r.Method)), slog.String("route", r.Pattern), slog.Int("status", status), slog.Int64("bytes", a.bytes),
-				slog.Float64("seconds", time.Since(begun).Seconds()), slog.String("address", actor.Addr), slog.String("actor", actor.ID), slog.String("means", actor.Means))
+				slog.Float64("seconds", time.Since(begun).Seconds()), slog.String("address", actor.Addr), slog.String("actor", actor.ID), slog.String("means", actor.Means), traceOf(r.Context()))
 			if p != nil {
 				panic(p)
 			}

@@ -471,6 +471,7 @@ func TestFrequentEventsAreOneLineADay(t *testing.T) {
 		t.Fatal(err)
 	}
 	stranger, ada := s.person(t, ""), s.person(t, "ada")
+	begin := s.Now()
 	for range 20 {
 		stranger.status("POST", "/auth/login", map[string]string{"username": secret.PRN, "password": secret.Secret}, 200)
 		stranger.status("POST", "/auth/login", map[string]string{"username": secret.PRN, "password": "a guess"}, 401)
@@ -480,6 +481,11 @@ func TestFrequentEventsAreOneLineADay(t *testing.T) {
 	s.Server.FlushTally(t.Context())
 	for kind, means := range map[string]string{"device.signed-in": "secret", "device.sign-in-refused": "secret", "device.meta-reported": "certificate"} {
 		events := ada.events("?kind=" + kind)
+		if len(events) == 2 && s.Now().Truncate(time.Hour).After(begin) { // refusals have a row for each hour
+			events[1].Count += events[0].Count
+			events[1].Last = events[0].Last
+			events = events[1:]
+		}
 		if len(events) != 1 || events[0].Count != 20 || events[0].Means != means || events[0].Last == nil || !events[0].Last.After(events[0].Time) {
 			t.Errorf("%s: %s", kind, brief.Of(events))
 		}

@@ -92,7 +92,7 @@ func TestRunbookAndAlertsAgree(t *testing.T) {
 		}
 		if name := r.Labels["alarm"]; name != "" {
 			alarms[name] = true
-			if _, ok := alarm.Find(name); !ok || !strings.Contains(text, "`"+name+"`") {
+			if rule, ok := alarm.Find(name); !ok || rule.Alert != r.Alert || rule.Title == "" || !strings.Contains(text, "`"+name+"`") {
 				t.Errorf("%s: the hub or the section in docs/runbook.md does not know the alarm %s", r.Alert, name)
 			}
 		}

@@ -177,6 +177,7 @@ func contractRows() map[string]row {
 		"GET /ui/operator":                 {who: "operator"},
 		"GET /ui/operator/makers":          {who: "operator"},
 		"GET /ui/operator/health":          {who: "operator"},
+		"GET /ui/operator/alarms":          {who: "operator"},
 		"GET /ui/operator/versions":        {who: "operator"},
 		"GET /ui/operator/makers/add":      {who: "operator"},
 		"POST /ui/operator/makers/add":     {who: "operator", form: true, body: "pem=x", status: 400, limit: 576 * kib}, // a valid call: see TestOperatorAddsAMakerOnThePage
@@ -437,6 +438,8 @@ func contractRows() map[string]row {
 		"POST /ui/trust":               {who: "owner", form: true, body: "pem=x", status: 400, limit: 576 * kib},
 		"GET /ui/trust/eks":            {who: "owner"},
 		"GET /ui/boots":                {who: "owner"},
+		"GET /ui/trust/judge":          {who: "owner"},
+		"GET /ui/devices/lost":         {who: "owner"},
 		"GET /ui/boots/{part}/{value}": {who: "owner", before: cohortOfBoat},
 		"POST /ui/boots/accept": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
 			return map[string]string{"body": "part=keys&devices=1&value=" + cohortOfBoat(c)["value"]}

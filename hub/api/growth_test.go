@@ -278,6 +278,9 @@ func TestEventsAreKeptAsLongAsTheOperatorSays(t *testing.T) {
 
 // One device that onboards many times, each time with other keys, takes a bounded number of rows.
 func TestDeviceThatOnboardsWithoutEndKeepsTheHubSmall(t *testing.T) {
+	if testing.Short() {
+		t.Skip("onboards a device hundreds of times")
+	}
 	t.Parallel()
 	s := newScene(t)
 	again := func(times int) {

@@ -344,7 +344,7 @@ func (s *Server) judgeDeviceAgain(ctx context.Context, id string) error {
 	}
 	text := status.reference.Text
 	if v.Learn {
-		if text, err = json.Marshal(boot.NewReference(&m, "the first boot", now.UTC())); err != nil {
+		if text, err = json.Marshal(firstReference(&m, v, now)); err != nil {
 			return err
 		}
 	}

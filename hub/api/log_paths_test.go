@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -9,7 +10,11 @@ import (
 	"strings"
 	"testing"
 
+	"gangway/hub/tracing"
+	"gangway/hub/tracing/tracetest"
+
 	"github.com/prometheus/client_golang/prometheus"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 )
 
 // Threat: a reader of the hub's log learns a secret from the path of a request that failed, such as a
@@ -30,5 +35,34 @@ func TestHubsLogHasNoSecretOfAPath(t *testing.T) {
 		if text := log.String(); w.Code != 500 || strings.Contains(text, "SECRET") || !strings.Contains(text, route) {
 			t.Errorf("%s: %d, %s", request, w.Code, text)
 		}
+	}
+}
+
+// A panic ends the request's trace, which says so without the panic's text, and the line in the hub's
+// log names the trace.
+func TestPanicEndsTheTrace(t *testing.T) {
+	t.Parallel()
+	ratio, c := 1.0, tracetest.New(t)
+	traces, err := tracing.New(t.Context(), tracing.Config{Endpoint: c.URL, Ratio: &ratio, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	s := &Server{metrics: newMetrics(prometheus.NewRegistry()), log: slog.New(slog.NewTextHandler(&log, nil)), tracer: traces.Tracer()}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /claim/{code}", func(http.ResponseWriter, *http.Request) { panic("SECRET") })
+	w := httptest.NewRecorder()
+	s.secured(mux).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/claim/SECRET", nil))
+	traces.Close()
+	spans := c.Spans(t)
+	if w.Code != 500 || len(spans) != 1 || strings.Contains(c.Text(), "SECRET") {
+		t.Fatalf("%d, %v", w.Code, spans)
+	}
+	span := spans[0]
+	if span.Name != "GET /claim/{code}" || tracetest.Attribute(span, "error.type").GetStringValue() != "panic" || tracetest.Attribute(span, "http.response.status_code").GetIntValue() != 500 || span.Status.GetCode() != tracepb.Status_STATUS_CODE_ERROR {
+		t.Errorf("%v", span)
+	}
+	if !strings.Contains(log.String(), "trace="+hex.EncodeToString(span.TraceId)) {
+		t.Errorf("the log does not name the trace: %s", log.String())
 	}
 }

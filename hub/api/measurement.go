@@ -21,6 +21,7 @@ import (
 	"gangway/hub/evidence"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
+	"gangway/hub/tracing/step"
 	"gangway/tcg"
 	"gangway/wire"
 
@@ -43,6 +44,9 @@ type connState struct {
 	// asks limits how often the hub requests another measurement on this connection. It makes this
 	// request when another connection of the same device has sent a measurement.
 	asks *rate.Limiter
+	// shook is how long the handshake took, in nanoseconds. It is for the trace of the connection's
+	// first request that has one, which sets shook to 0.
+	shook atomic.Int64
 }
 
 type connKey struct{}
@@ -200,7 +204,16 @@ func (s *Server) verifyBoot(r *http.Request, d store.Device, e store.Enrolment, 
 	if err != nil {
 		return nil, err
 	}
-	return boot.Verify(iak, &boot.Evidence{Nonce: body.Nonce, Attest: body.Attest, Signature: body.Signature, Bank: tcg.AlgID(body.Bank), PCRs: body.PCRs, Log: body.EventLog})
+	_, span := step.Begin(r.Context(), "tpm.verify-quote")
+	defer span.End()
+	m, err := boot.Verify(iak, &boot.Evidence{Nonce: body.Nonce, Attest: body.Attest, Signature: body.Signature, Bank: tcg.AlgID(body.Bank), PCRs: body.PCRs, Log: body.EventLog})
+	if err != nil || body.Installed == nil {
+		return m, err
+	}
+	if m.Installed, err = boot.VerifyInstallation(iak, body.Installed); err != nil {
+		m.InstalledProblem = err.Error()
+	}
+	return m, nil
 }
 
 // acceptMeasurement judges a verified measurement and stores it. It also returns the states of the
@@ -262,7 +275,7 @@ func (s *Server) storeBoot(ctx context.Context, d store.Device, b *store.Boot, m
 			return nil, err
 		}
 		if v.Learn {
-			if reference, err = json.Marshal(boot.NewReference(m, "the first boot", b.Time.UTC())); err != nil {
+			if reference, err = json.Marshal(firstReference(m, v, b.Time)); err != nil {
 				return nil, err
 			}
 		}
@@ -277,6 +290,13 @@ func (s *Server) storeBoot(ctx context.Context, d store.Device, b *store.Boot, m
 		// another measurement has just set the reference. Judge by the new reference.
 		reference = is
 	}
+}
+
+// firstReference returns the reference that a device's first boot becomes.
+func firstReference(m *boot.Measurement, v *boot.Verdict, now time.Time) *boot.Reference {
+	r := boot.NewReference(m, "the first boot", now.UTC())
+	r.Unproven = v.Unproven
+	return r
 }
 
 // bootVerdict returns a verdict in the form in which the device gets it.

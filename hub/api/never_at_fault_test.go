@@ -196,7 +196,7 @@ func TestNoInputIsTheHubsFault(t *testing.T) {
 	t.Parallel()
 	requests := 6000
 	if testing.Short() {
-		requests = 600
+		requests = 300
 	}
 	c := newContract(t)
 	rows := contractRows()

@@ -188,6 +188,9 @@ func manifestFacts(row store.Manifest, m *manifest.Manifest) []ui.Fact {
 	if m.BootManager != nil {
 		facts = append(facts, ui.Fact{Name: "Boot manager's SHA-256", Value: m.BootManager.SHA256, Mono: true})
 	}
+	for _, i := range m.Installers {
+		facts = append(facts, ui.Fact{Name: "Installer's SHA-256", Value: i.SHA256, Mono: true})
+	}
 	keys := "the manifest does not state them"
 	if m.SecureBoot != nil {
 		keys = "those that the image enrols"

@@ -157,6 +157,11 @@ func (s *Server) devicesPage(r *http.Request) (*ui.DevicesPage, error) {
 	ctx, account, q := r.Context(), accountOf(r), readListQuery(r.URL.Query())
 	d := &ui.DevicesPage{Query: q.text, Sort: q.sort, Here: q.encode()}
 	d.Nick, d.Columns = q.columnsOf()
+	lost, err := s.hasLost(r)
+	if err != nil {
+		return nil, err
+	}
+	d.Lost = lost
 	counts, err := s.cfg.Store.FleetCounts(ctx, account.ID)
 	if err != nil {
 		return nil, err

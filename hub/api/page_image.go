@@ -63,7 +63,7 @@ func (s *Server) building(r *http.Request) ui.Building {
 	if !ok {
 		return ui.Building{}
 	}
-	b := ui.Building{Known: true, Running: state.Running, Step: state.Step, For: now.Sub(state.Started).Truncate(time.Second).String(), Problem: state.Problem}
+	b := ui.Building{Known: true, Running: state.Running, Step: state.Step, For: ui.Span(now.Sub(state.Started)), Problem: state.Problem}
 	if state.Size > 0 {
 		b.Sent, b.Size, b.SizeWords = int(state.Sent>>10), int(state.Size>>10), ui.Bytes(uint64(state.Size))
 	}

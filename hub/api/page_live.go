@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"gangway/hub/store"
+	"gangway/hub/tracing/step"
 )
 
 // Live changes of pages: a browser keeps one request GET /ui/live open. For each event, the hub
@@ -276,7 +277,7 @@ func (s *Server) follow(r *http.Request, one *listener, line func(text string) e
 // stillSignedIn reports whether the request's session exists now. If the store returns an error,
 // stillSignedIn returns true, and the next call decides.
 func (s *Server) stillSignedIn(r *http.Request) bool {
-	c, err := s.identifyAccount(r.WithContext(store.WithActor(r.Context(), &store.Actor{})), fullSession)
+	c, err := s.identifyAccount(r.WithContext(step.Without(store.WithActor(r.Context(), &store.Actor{}))), fullSession)
 	if err != nil {
 		var p *Problem
 		return !errors.As(err, &p)

@@ -29,6 +29,7 @@ const (
 	operatorMakersPath   = operatorPath + "/makers"
 	operatorVersionsPath = operatorPath + "/versions"
 	operatorHealthPath   = operatorPath + "/health"
+	operatorAlarmsPath   = operatorPath + "/alarms"
 )
 
 const (
@@ -45,11 +46,11 @@ const (
 // showOperator answers with the tab at the request's path.
 func (s *Server) showOperator(w http.ResponseWriter, r *http.Request) error {
 	p := &ui.OperatorPage{}
-	for _, t := range []ui.Tab{{Name: "Owners", Path: operatorPath}, {Name: "TPM makers", Path: operatorMakersPath}, {Name: "Versions", Path: operatorVersionsPath}, {Name: "Health", Path: operatorHealthPath}} {
+	for _, t := range []ui.Tab{{Name: "Owners", Path: operatorPath}, {Name: "TPM makers", Path: operatorMakersPath}, {Name: "Versions", Path: operatorVersionsPath}, {Name: "Health", Path: operatorHealthPath}, {Name: "Alarms", Path: operatorAlarmsPath}} {
 		t.Current = t.Path == r.URL.Path
 		p.Tabs = append(p.Tabs, t)
 	}
-	fill := map[string]func(*http.Request, *ui.OperatorPage) error{operatorPath: s.fillOwners, operatorMakersPath: s.fillMakerNumbers, operatorVersionsPath: s.fillVersions, operatorHealthPath: s.fillHealth}[r.URL.Path]
+	fill := map[string]func(*http.Request, *ui.OperatorPage) error{operatorPath: s.fillOwners, operatorMakersPath: s.fillMakerNumbers, operatorVersionsPath: s.fillVersions, operatorHealthPath: s.fillHealth, operatorAlarmsPath: s.fillAlarms}[r.URL.Path]
 	if err := fill(r, p); err != nil {
 		return err
 	}

@@ -100,7 +100,7 @@ func TestOperatorsPagesShowCountsAndOwnersOnly(t *testing.T) {
 	account := must(e.Store.Account(t.Context(), e.Owner.ID))(t)
 	secrets := []string{canary, device.ID, device.Nick, device.ProdSerial, account.ID, account.Email, e.ids["token"], e.ids["waiting"], e.pirateID}
 	pages := map[string]string{}
-	for _, path := range []string{"/ui/operator", "/ui/operator/makers", "/ui/operator/health", "/ui/operator/versions", "/ui/operator?after=", "/ui/operator?after=a"} {
+	for _, path := range []string{"/ui/operator", "/ui/operator/makers", "/ui/operator/health", "/ui/operator/versions", "/ui/operator/alarms", "/ui/operator?after=", "/ui/operator?after=a"} {
 		status, body, _ := b.send("GET", path, "")
 		if status != 200 {
 			t.Errorf("%s: %d %.300s", path, status, body)

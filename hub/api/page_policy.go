@@ -113,7 +113,7 @@ func (s *Server) renderPolicy(w http.ResponseWriter, r *http.Request, status int
 
 // trustTabs are the tabs of the section Trust.
 func trustTabs(current string) []ui.Tab {
-	tabs := []ui.Tab{{Name: "TPM makers", Path: trustPath}, {Name: "Policy", Path: policyPath}, {Name: "Expected TPMs", Path: ekListPath}, {Name: "Boots", Path: bootsPath}}
+	tabs := []ui.Tab{{Name: "TPM makers", Path: trustPath}, {Name: "Policy", Path: policyPath}, {Name: "Expected TPMs", Path: ekListPath}, {Name: "Boots", Path: bootsPath}, {Name: "Judge again", Path: judgePath}}
 	for i := range tabs {
 		tabs[i].Current = tabs[i].Path == current
 	}

@@ -89,6 +89,9 @@ func crowded(t *testing.T) *fleetScene {
 // and files, long log lines, and texts whose every character needs several bytes on the page.
 func TestHostileDataMakesNoLargePage(t *testing.T) {
 	race.Skip(t)
+	if testing.Short() {
+		t.Skip("fills an account with data")
+	}
 	t.Parallel()
 	f := crowded(t)
 	b := f.browser(t)
@@ -102,7 +105,7 @@ func TestHostileDataMakesNoLargePage(t *testing.T) {
 		device, device + "?tab=trust", device + "?tab=boots", device + "?tab=metadata", device + "?tab=logs", device + "?tab=revisions", device + "?tab=revisions&rev=30",
 		device + "?tab=revisions&post=3", device + "?tab=revisions&rev=30&from=3&post=5", device + "?tab=events", device + "?tab=settings",
 		"/ui/onboard", "/ui/onboard/new", "/ui/onboard/image", "/ui/onboard/tokens/" + token, "/ui/onboard/waiting", "/ui/onboard/waiting/" + waiting, "/ui/onboard/claim", "/ui/wall",
-		"/ui/audit", "/ui/audit?kind=" + strings.Repeat("%22", 128), "/ui/settings", "/ui/settings/sessions", "/ui/settings/api-tokens", "/ui/trust", "/ui/trust/eks", "/ui/trust/policy", "/ui/boots",
+		"/ui/audit", "/ui/audit?kind=" + strings.Repeat("%22", 128), "/ui/settings", "/ui/settings/sessions", "/ui/settings/api-tokens", "/ui/trust", "/ui/trust/eks", "/ui/trust/policy", "/ui/boots", "/ui/trust/judge", "/ui/devices/lost",
 	} {
 		status, page, _ := b.send("GET", path, "")
 		t.Logf("%7d %s", len(page), path)

@@ -195,7 +195,7 @@ func TestBrowserGetsAPageForAProblem(t *testing.T) {
 	s := newScene(t)
 	p := s.person(t, "")
 	status, body, header := p.request("GET", "/nothing", nil, map[string]string{"Accept": "text/html,application/xhtml+xml;q=0.9"})
-	if status != 404 || !strings.HasPrefix(header.Get("Content-Type"), "text/html") || !strings.Contains(string(body), "The hub has no route with this path.") || !strings.Contains(string(body), "no-such-route") {
+	if status != 404 || !strings.HasPrefix(header.Get("Content-Type"), "text/html") || !strings.Contains(string(body), "This page does not exist.") || !strings.Contains(string(body), "no-such-route") {
 		t.Errorf("%d %s %s", status, brief.Of(header), body)
 	}
 	status, _, header = p.request("GET", "/nothing", nil, nil)

@@ -104,7 +104,9 @@ func (p *parking) shake(raw net.Conn) {
 	defer s.giveTurnBack() // in case of a panic
 	t := tls.Server(s, p.config)
 	raw.SetDeadline(s.until)
+	begun := time.Now()
 	err := t.Handshake()
+	s.state.shook.Store(int64(time.Since(begun)))
 	state := t.ConnectionState()
 	if err == nil {
 		s.state.peer, err = p.peer(&state) // only now has the client proven its certificate's key

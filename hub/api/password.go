@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"gangway/hub/tracing/step"
+
 	"golang.org/x/crypto/argon2"
 )
 
@@ -78,6 +80,8 @@ func (p *passwords) check(ctx context.Context, lane int, password, hash string) 
 	if !exists {
 		hash = p.decoy
 	}
+	ctx, span := step.Begin(ctx, "password.verify")
+	defer span.End()
 	err = p.queue.do(ctx, lane, func() error {
 		ok, err = verifyPassword(password, hash)
 		return err

@@ -48,10 +48,11 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p := s.knownProblem(r, err)
 	if p == nil {
 		s.metrics.errors.WithLabelValues(internalError).Inc()
-		s.log.Error("request failed", "route", routeOf(r), "err", err)
+		s.log.Error("request failed", "route", routeOf(r), "err", err, traceOf(r.Context()))
 		p = problem(http.StatusInternalServerError, "internal", "Try again. If the request fails again, ask the hub's operator to read the hub's log.", "The hub failed to answer the request.")
 	}
 	s.metrics.refusals.WithLabelValues(p.Code).Inc()
+	traceError(r, p.Code)
 	if p.Status == http.StatusUnauthorized {
 		s.setAuthenticate(w, r)
 	}
@@ -65,7 +66,11 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	if strings.Contains(r.Header.Get("Accept"), "text/html") { // for a browser
-		if s.renderPage(w, r, p.Status, "problem", ui.Page{Title: "Problem", Data: ui.Problem{Code: p.Code, Message: p.Message, Hint: p.Hint}}) == nil {
+		data := ui.Problem{Code: p.Code, Message: p.Message, Hint: p.Hint}
+		if p.Code == "no-such-route" { // a person knows pages and addresses, not routes
+			data.Message, data.Hint = "This page does not exist.", "Check the address. The link that you followed may be old."
+		}
+		if s.renderPage(w, r, p.Status, "problem", ui.Page{Title: "Problem", Data: data}) == nil {
 			return
 		}
 	}

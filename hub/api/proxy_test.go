@@ -73,9 +73,19 @@ func (b *behind) certificate(t testing.TB, change func(*x509.Certificate)) tls.C
 
 func newBehind(t testing.TB) *behind {
 	t.Helper()
+	return newBehindWith(t, func(*api.Config) {})
+}
+
+// newBehindWith is like newBehind, but it first calls `change` with the hub's configuration, which has
+// the proxy.
+func newBehindWith(t testing.TB, change func(*api.Config)) *behind {
+	t.Helper()
 	b := new(behind)
 	b.ca, b.caKey = newCA(t)
-	b.scene = newSceneBehind(t, &api.Proxy{CAs: []*x509.Certificate{b.ca}, Name: proxyName})
+	b.scene = newSceneWith(t, func(c *api.Config) {
+		c.Proxy = &api.Proxy{CAs: []*x509.Certificate{b.ca}, Name: proxyName}
+		change(c)
+	})
 	to := must(url.Parse(b.URL))(t)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: b.client.Roots, Certificates: []tls.Certificate{b.certificate(t, nil)}}}
 	b.front = httptest.NewUnstartedServer(&httputil.ReverseProxy{

@@ -219,6 +219,7 @@ var routes = []route{
 	{"GET", "/ui/overview/numbers", fullSession, unlimited, noBody, (*Server).showNumbers},
 	{"GET", "/ui/live", fullSession, unlimited, noBody, (*Server).showLive},
 	{"GET", "/ui/devices", fullSession, unlimited, noBody, (*Server).showDevices},
+	{"GET", "/ui/devices/lost", fullSession, unlimited, noBody, (*Server).showLost},
 	{"GET", "/ui/devices/row", fullSession, unlimited, noBody, (*Server).showRow},
 	{"GET", "/ui/devices.csv", fullSession, unlimited, noBody, (*Server).exportCSV},
 	{"GET", "/ui/devices.json", fullSession, unlimited, noBody, (*Server).exportJSON},
@@ -273,6 +274,7 @@ var routes = []route{
 	{"GET", "/ui/trust/policy", fullSession, unlimited, noBody, (*Server).showPolicyPage},
 	{"POST", "/ui/trust/policy", fullSession, unlimited, policyFormBody, (*Server).editPolicyOnPage},
 	{"POST", "/ui/trust/policy/check", fullSession, unlimited, policyFormBody, (*Server).checkPolicyOnPage},
+	{"GET", "/ui/trust/judge", fullSession, inHandler, noBody, (*Server).showJudge}, // two at the same time for each account
 	{"GET", "/ui/boots", fullSession, unlimited, noBody, (*Server).showBoots},
 	{"GET", "/ui/boots/{part}/{value}", fullSession, unlimited, noBody, (*Server).showBootCohort},
 	{"POST", "/ui/boots/accept", fullSession, unlimited, formBody, (*Server).acceptCohortOnPage},
@@ -293,6 +295,7 @@ var routes = []route{
 	{"POST", "/ui/operator/makers/{sha256}", operator, signInRate, formBody, (*Server).decideMaker},
 	{"GET", "/ui/operator/versions", operator, unlimited, noBody, (*Server).showOperator},
 	{"GET", "/ui/operator/health", operator, unlimited, noBody, (*Server).showOperator},
+	{"GET", "/ui/operator/alarms", operator, unlimited, noBody, (*Server).showOperator},
 	{"GET", "/claim/{code}", visitor, unlimited, noBody, (*Server).claimPage},
 	{"POST", "/claim/{code}", fullVisitor, signInRate, formBody, (*Server).claimOnPage},
 }

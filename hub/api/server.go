@@ -32,6 +32,7 @@ import (
 	"gangway/wire"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -101,6 +102,8 @@ type Config struct {
 	Drain time.Duration
 	// AccessLog gets a line for each request; nil: none.
 	AccessLog *slog.Logger
+	// Traces makes traces of requests; nil: none.
+	Traces Traces
 	// Profiles makes ServePrivate serve Go's profiles of the process too, at /debug/pprof/.
 	Profiles bool
 	// Version is the program's version, which pages show.
@@ -124,6 +127,7 @@ func (t Timeouts) withDefaults() Timeouts {
 type Server struct {
 	cfg       Config
 	log       *slog.Logger
+	tracer    trace.Tracer // nil: the hub makes no traces
 	metrics   *metrics
 	passwords *passwords
 	tokens    *bearer.Keys
@@ -229,6 +233,12 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.LogForwarder != nil {
 		if err := s.metrics.registry.Register(cfg.LogForwarder); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.Traces != nil {
+		s.tracer = cfg.Traces.Tracer()
+		if err := s.metrics.registry.Register(cfg.Traces); err != nil {
 			return nil, err
 		}
 	}
@@ -399,7 +409,7 @@ func (s *Server) secured(next http.Handler) http.Handler {
 					panic(v)
 				}
 				s.metrics.panics.Inc()
-				s.log.Error("panic", "route", routeOf(served), "panic", v)
+				s.log.Error("panic", "route", routeOf(served), "panic", v, traceOf(served.Context()))
 				s.fail(w, r, fmt.Errorf("panic: %v", v))
 			}
 		}()
@@ -424,7 +434,14 @@ func (s *Server) secured(next http.Handler) http.Handler {
 			return
 		}
 		actor := &store.Actor{Addr: remoteAddr(from)}
-		served = from.WithContext(store.WithActor(from.Context(), actor))
-		next.ServeHTTP(w, served)
+		ctx, span := s.beginTrace(store.WithActor(from.Context(), actor), from)
+		served = from.WithContext(ctx)
+		if span == nil {
+			next.ServeHTTP(w, served)
+			return
+		}
+		a := &answer{ResponseWriter: w}
+		defer s.endTrace(span, a, served)
+		next.ServeHTTP(a, served)
 	})
 }

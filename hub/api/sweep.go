@@ -45,12 +45,30 @@ func (s *Server) work(ctx context.Context, up time.Time) {
 		return
 	}
 	s.sweepOnce(duty)
+	s.packEvidence(duty)
 	s.markQuiet(duty, up)
 	s.judgeStale(duty)
 	s.watch(duty)
 	// The ping checks the lease in the database: a replica that has lost its lease did no work.
 	if s.cfg.Store.Ping(duty) == nil {
 		s.worked.set(s.cfg.Now())
+	}
+}
+
+// packRows is the number of enrolments that packEvidence rewrites in one transaction. With sweepRounds,
+// a million enrolments take a little more than an hour.
+const packRows = 250
+
+// packEvidence rewrites enrolments of an earlier version of the hub, so that they need less space.
+func (s *Server) packEvidence(ctx context.Context) {
+	for range sweepRounds {
+		more, err := s.cfg.Store.PackEvidence(ctx, packRows)
+		if err != nil && !interrupted(ctx, err) {
+			s.log.Error("packing the evidence of enrolments", "err", err)
+		}
+		if err != nil || !more {
+			return
+		}
 	}
 }
 

@@ -61,6 +61,10 @@ type Measurement struct {
 	// StartupLocality is the locality of TPM2_Startup, which the value of PCR 0 shows. The locality
 	// is 4 after an H-CRTM sequence.
 	StartupLocality int `json:"startup-locality,omitempty"`
+	// Installed is the report of the installer that wrote the partition table; nil: the device sent
+	// no report, or an invalid one. InstalledProblem says what is wrong with an invalid report.
+	Installed        *Installation `json:"installed,omitempty"`
+	InstalledProblem string        `json:"installed-why,omitempty"`
 
 	Clock        uint64            `json:"clock"` // milliseconds, as in tcg.ClockInfo
 	ClockSafe    bool              `json:"clock-safe"`
@@ -120,10 +124,15 @@ func refuse(code, reason string) *evidence.Refusal {
 // a quote is not valid, the device is faulty or sends false data. A log is never a reason for
 // refusal, because the TPM quoted the PCR values whatever the log says.
 func Verify(iak *tcg.Public, e *Evidence) (*Measurement, error) {
-	q, bank, err := verifyQuote(iak, e)
+	q, bank, err := verifyQuote(iak, e, wire.BootQualifying(e.Nonce, e.Log))
 	if err != nil {
 		return nil, err
 	}
+	return newMeasurement(q, e, bank), nil
+}
+
+// newMeasurement returns the measurement of a valid quote.
+func newMeasurement(q *tcg.Attest, e *Evidence, bank crypto.Hash) *Measurement {
 	m := &Measurement{
 		Bank: bankNames[e.Bank], Log: len(e.Log) > 0,
 		Clock: q.Clock, ClockSafe: q.Safe, ResetCount: q.ResetCount, RestartCount: q.RestartCount,
@@ -133,7 +142,7 @@ func Verify(iak *tcg.Public, e *Evidence) (*Measurement, error) {
 		m.PCRs = append(m.PCRs, hex.EncodeToString(v))
 	}
 	m.replay(e, bank)
-	return m, nil
+	return m
 }
 
 const stateUnknown = "not told"
@@ -150,7 +159,8 @@ func hashOf(bank string) (crypto.Hash, bool) {
 	return 0, false
 }
 
-func verifyQuote(iak *tcg.Public, e *Evidence) (*tcg.Attest, crypto.Hash, error) {
+// verifyQuote checks a quote over `qualifying`.
+func verifyQuote(iak *tcg.Public, e *Evidence, qualifying []byte) (*tcg.Attest, crypto.Hash, error) {
 	q, err := tcg.ParseQuote(e.Attest)
 	if err != nil {
 		return nil, 0, refuse(CodeMalformed, fmt.Sprintf("The quote cannot be read: %v.", err))
@@ -167,7 +177,7 @@ func verifyQuote(iak *tcg.Public, e *Evidence) (*tcg.Attest, crypto.Hash, error)
 	if err != nil || !bytes.Equal(q.QualifiedSigner, signer) || iak.Verify(e.Attest, s) != nil {
 		return nil, 0, refuse(CodeSigner, "The quote is not signed by the device's attestation key.")
 	}
-	if !bytes.Equal(q.ExtraData, wire.BootQualifying(e.Nonce, e.Log)) {
+	if !bytes.Equal(q.ExtraData, qualifying) {
 		return nil, 0, refuse(CodeNonce, "The quote was not made for the hub's nonce and the event log that the device sent.")
 	}
 	bank, err := e.Bank.Hash()

@@ -21,6 +21,9 @@ type Reference struct {
 	From   string        `json:"from"` // the source of the reference, for a person: "the first boot", "values", "device ..."
 	Since  time.Time     `json:"since"`
 	Locked bool          `json:"locked"` // only the owner can change the reference
+	// Unproven is true if the reference is a first boot, and no installer's report proves its
+	// partition table, although the owner's image makes reports.
+	Unproven bool `json:"unproven,omitempty"`
 }
 
 // imaPCR is the PCR into which Linux (IMA) measures each program that starts. The order of the
@@ -194,7 +197,10 @@ func pcrList(pcrs []int) string {
 			last++
 		}
 		text := fmt.Sprint(pcrs[i])
-		if last > i {
+		switch {
+		case last == i+1: // two numbers are no range
+			last = i
+		case last > i:
 			text += fmt.Sprintf(" to %d", pcrs[last])
 		}
 		ranges = append(ranges, text)

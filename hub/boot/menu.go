@@ -61,15 +61,21 @@ func menuText(what string, value []byte) string {
 func onlyShorter(before, after []Event) bool {
 	was, othersBefore := menu(before)
 	is, othersAfter := menu(after)
-	if len(is) == 0 || !slices.EqualFunc(othersBefore, othersAfter, func(a, b Event) bool { return a.Digest == b.Digest }) {
-		return false
-	}
-	for _, entry := range was {
-		if len(is) > 0 && is[0] == entry {
-			is = is[1:]
+	return len(is) > 0 && sameDigests(othersBefore, othersAfter) && isWithin(is, was)
+}
+
+func sameDigests(a, b []Event) bool {
+	return slices.EqualFunc(a, b, func(a, b Event) bool { return a.Digest == b.Digest })
+}
+
+// isWithin reports whether the list `all` without some of its elements is the list `some`.
+func isWithin(some, all []string) bool {
+	for _, s := range all {
+		if len(some) > 0 && some[0] == s {
+			some = some[1:]
 		}
 	}
-	return len(is) == 0
+	return len(some) == 0
 }
 
 // menu returns the entries of the boot menu in order. The result `others` has the events that do

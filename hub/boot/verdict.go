@@ -35,6 +35,9 @@ type System struct {
 	SHA256   string    `json:"sha256"` // of the file, hexadecimal
 	Sequence uint64    `json:"sequence"`
 	Since    time.Time `json:"since"` // the first measurement of this system
+	// Installed is the TPM's reset counter in the boot of the last installer whose report counted; 0:
+	// no report has counted. An older report does not count any more.
+	Installed uint32 `json:"installed,omitempty"`
 }
 
 // Decision says that the owner accepts a value of a part for a cohort of devices.
@@ -51,6 +54,8 @@ type Verdict struct {
 	Changes []Change      `json:"-"`                // empty if the boot matches
 	// Learn is true if the boot has no reference yet and may become the reference.
 	Learn bool `json:"-"`
+	// Unproven is the field of the same name for the reference, if Learn is true.
+	Unproven bool `json:"-"`
 }
 
 // PartVerdict judges one part of a boot.
@@ -79,13 +84,19 @@ func Judge(m *Measurement, r Rules) *Verdict {
 		return v
 	}
 	j.findSystem()
-	v.System = j.ran
+	j.report = j.findReport()
+	if v.System = j.ran; j.ran != nil && j.Before != nil {
+		j.ran.Installed = j.Before.Installed
+	}
+	if j.ran != nil && j.hasReportedTable() {
+		j.ran.Installed = j.report.resets
+	}
 	// The parts that manifests determine come first: on a first boot they decide whether the rest
 	// may become the reference.
 	path, system := j.part(PartPath), j.part(PartSystem)
-	j.learn = r.Reference == nil && (len(r.Manifests) == 0 || AtLeast(path.State, StateKnown) && AtLeast(system.State, StateKnown))
-	v.Learn = j.learn
-	if len(r.Manifests) == 0 {
+	j.learn = r.Reference == nil && (len(r.Manifests) == 0 || (AtLeast(path.State, StateKnown) || j.ownPath()) && AtLeast(system.State, StateKnown))
+	v.Learn, v.Unproven = j.learn, j.learn && j.unproven()
+	if j.learn {
 		path, system = j.part(PartPath), j.part(PartSystem)
 	}
 	v.Parts = []PartVerdict{j.part(PartFirmware), j.part(PartKeys), path, system, j.part(PartRest)}
@@ -100,11 +111,12 @@ type judge struct {
 	values map[string]string
 	// meant has the manifests of the systems that are meant to run, and whose PCR 11 has the
 	// measured value. Several manifests may have the same PCR 11.
-	meant []*manifest.Manifest
-	other *manifest.Manifest // the manifest with the measured PCR 11, if none is in `meant`
-	back  bool               // the system is older than the system that ran before, and no revision orders the older system
-	ran   *System
-	learn bool // the boot becomes the reference
+	meant  []*manifest.Manifest
+	other  *manifest.Manifest // the manifest with the measured PCR 11, if none is in `meant`
+	back   bool               // the system is older than the system that ran before, and no revision orders the older system
+	ran    *System
+	learn  bool // the boot becomes the reference
+	report report
 }
 
 // findSystem finds the manifests that name the running system, by PCR 11.
@@ -178,9 +190,9 @@ func (j *judge) expected(p Part) (words string, ok bool) {
 			}
 		}
 	case PartPath:
-		i := slices.IndexFunc(j.meant, j.startedAlone)
-		if i >= 0 && j.settled() {
-			return fmt.Sprintf("Firmware started the programs of %q, and no other program.", j.meant[i].Name), true
+		if j.ownPath() && !j.unproven() {
+			i := slices.IndexFunc(j.meant, j.startedAlone)
+			return fmt.Sprintf("Firmware started the programs of %q, and no other program.%s", j.meant[i].Name, j.tableWords()), true
 		}
 	case PartSystem:
 		i := slices.IndexFunc(j.meant, j.ownLine)
@@ -193,6 +205,12 @@ func (j *judge) expected(p Part) (words string, ok bool) {
 		}
 	}
 	return "", false
+}
+
+// ownPath reports whether firmware started only the programs of a system that is meant to run, from a
+// disk whose partition table is settled.
+func (j *judge) ownPath() bool {
+	return slices.ContainsFunc(j.meant, j.startedAlone) && j.settled()
 }
 
 func (j *judge) orderedBack() string {
@@ -217,6 +235,8 @@ func (j *judge) decided(p Part) (Decision, bool) {
 func (j *judge) byReference(p Part) (words string, ok bool) {
 	r := j.Reference
 	switch {
+	case j.learn && p.Name == PartPath && j.unproven():
+		return fmt.Sprintf("Firmware started the programs of %q. The partition table (PCR 5) was measured for the first time, and no installer's report proves it. This boot is the reference now. %s", j.meant[0].Name, j.report.problem), true
 	case j.learn:
 		return fmt.Sprintf("%s: measured for the first time. This boot is the reference now.", pcrList(p.PCRs)), true
 	case r == nil, len(r.PCRs) == 0, r.Bank != j.Bank:
@@ -236,11 +256,15 @@ func (j *judge) byReference(p Part) (words string, ok bool) {
 }
 
 // differences returns the differences of a part from the reference, which must not be nil. PCR 9
-// may differ from the reference if ownFiles explains it by a manifest.
+// may differ from the reference if ownFiles explains it by a manifest, and PCR 1 if addsOwnEntry
+// explains it by an installer's report.
 func (j *judge) differences(p Part) []Change {
 	pcrs := compared(p)
 	if p.Name == PartRest && len(j.meant) > 0 && j.ownFiles() {
 		pcrs = slices.DeleteFunc(pcrs, func(pcr int) bool { return pcr == nvPCR })
+	}
+	if p.Name == PartFirmware && j.addsOwnEntry() {
+		pcrs = slices.DeleteFunc(pcrs, func(pcr int) bool { return pcr == menuPCR })
 	}
 	return j.Reference.differencesIn(pcrs, j.Measurement)
 }
@@ -288,16 +312,19 @@ func (r *Reference) only(pcrs []int) *Reference {
 	return &part
 }
 
-// settled reports whether PCR 5 is as in the reference, or shows at least the same partition table.
-// The other data in PCR 5 are settings of boot managers: PCR 4 and 12 show the program and the
-// command line that the settings led to. On a first boot, an event log that explains PCR 5 is
-// enough.
+// settled reports whether PCR 5 has the partition table that the owner's installer reported, is as in
+// the reference, or shows at least the same partition table as the reference. The other data in PCR 5
+// are settings of boot managers: PCR 4 and 12 show the program and the command line that the settings
+// led to. On a first boot without a report that counts, an event log that explains PCR 5 is enough.
 func (j *judge) settled() bool {
+	if j.hasReportedTable() {
+		return true
+	}
 	explained := !slices.Contains(j.Unexplained, exitPCR)
 	r := j.Reference
 	switch {
 	case r == nil:
-		return explained
+		return explained && !j.report.counts
 	case r.Bank != j.Bank:
 		return false
 	case len(r.differencesIn([]int{exitPCR}, j.Measurement)) == 0:
@@ -383,6 +410,8 @@ func (j *judge) otherSystem(p Part) (words, cause string) {
 		return fmt.Sprintf("The system was rolled back from %q (sequence %d) to %q (sequence %d), and no revision orders this.", j.Before.Name, j.Before.Sequence, j.other.Name, j.other.Sequence), CauseRolledBack
 	case j.other != nil:
 		return fmt.Sprintf("The system is %q (sequence %d), which is not meant to run on this device.", j.other.Name, j.other.Sequence), CauseUnwanted
+	case p.Name == PartPath && j.report.counts && !j.hasReportedTable() && slices.ContainsFunc(j.meant, j.startedAlone):
+		return fmt.Sprintf("PCR 5 does not have the partition table that the installer of %q wrote: the table was changed, or firmware started another disk.", j.report.by), CauseNoManifest
 	case len(j.meant) > 0 && p.Name == PartPath:
 		return fmt.Sprintf("PCR 4 and 5 are not what starting %q leaves there: firmware started another program, or started programs in another way.", j.meant[0].Name), CauseNoManifest
 	case len(j.meant) > 0:

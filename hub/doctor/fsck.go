@@ -25,6 +25,7 @@ var rules = map[string]struct{ fact, remedy string }{
 	"device-certificate":  {"Devices have a certificate that is not their active one: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
 	"certificate-device":  {"Active certificates belong to no device: %s.", restoreRemedy},
 	"device-tpm":          {"The registry of TPMs does not have the TPM of these devices, or has it for another device: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
+	"ek-certificate":      {"The EK certificates of these devices are missing: %s.", "Let each of these devices onboard again. Until then, a request without the EK certificate is judged as if the hub had never had it."},
 	"tpm-device":          {"The registry of TPMs names devices that do not exist: %s.", restoreRemedy + " Until then, these TPMs cannot onboard."},
 	"certificate-aik":     {"The registry of AIKs does not have the AIK of these devices, or has it for another device: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
 	"aik-device":          {"The registry of AIKs names devices that do not exist: %s.", restoreRemedy},

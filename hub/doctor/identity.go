@@ -95,6 +95,7 @@ func wrongStates(ctx context.Context, db store.Consistency) (wrong []string, err
 var hashFacts = map[string]string{
 	"trust-fingerprint": "The fingerprints of certificates in the trust store are wrong; their sources are: %s.",
 	"manifest-key":      "The ids of manifest keys of these accounts are not the hashes of the keys: %s.",
+	"chain-hash":        "CA certificates of EK certificates are not those of their hashes: %s.",
 	"manifest-hash":     "The ids of reference manifests of these accounts are not the hashes of the manifests: %s.",
 }
 

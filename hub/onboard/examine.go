@@ -10,6 +10,7 @@ import (
 
 	"gangway/hub/evidence"
 	"gangway/hub/store"
+	"gangway/hub/tracing/step"
 	"gangway/tcg"
 )
 
@@ -17,8 +18,9 @@ import (
 // contain.
 type examined struct {
 	*evidence.Request
-	known bool   // the certificate chains to a root that the hub knows
-	links []byte // as in store.KeptEKCertificate
+	known  bool   // the certificate chains to a root that the hub knows
+	links  []byte // as in store.KeptEKCertificate
+	common bool   // as store.Enrolment.CommonLinks
 }
 
 // examine judges a request by the trusted makers, the policies, the EK lists, the EK's kept
@@ -38,7 +40,10 @@ func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.
 	}
 	s.verify(ctx, v, r, input, check)
 	links, known := input.KnownChain(r)
-	x := &examined{r, known, slices.Concat(links...)}
+	sent := func(link []byte) bool {
+		return slices.ContainsFunc(r.Chain, func(c []byte) bool { return bytes.Equal(c, link) })
+	}
+	x := &examined{r, known, slices.Concat(links...), !slices.ContainsFunc(links, sent)}
 	switch {
 	case !known:
 		return x, s.recall(ctx, v, r, input, check)
@@ -104,6 +109,8 @@ func (s *Service) keep(ctx context.Context, x *examined, now time.Time) error {
 // URL of a maker. Both steps fetch revocation lists, but only for certificates that chain to a
 // trusted maker.
 func (s *Service) verify(ctx context.Context, v *evidence.Verdict, r *evidence.Request, in *evidence.Input, check checker) {
+	ctx, span := step.Begin(ctx, "evidence.verify")
+	defer span.End()
 	before := evidence.Verdict{Checks: slices.Clone(v.Checks), Notes: slices.Clone(v.Notes)}
 	check(v, r, in)
 	if s.Online == nil || r.EKCertificate == nil {

@@ -30,6 +30,7 @@ import (
 	"gangway/hub/evidence"
 	"gangway/hub/pki"
 	"gangway/hub/store"
+	"gangway/hub/tracing/step"
 	"gangway/tcg"
 	"gangway/wire"
 )
@@ -112,7 +113,7 @@ func (s *Service) Enrol(ctx context.Context, body []byte, addr string) ([]byte, 
 		}
 		return nil, err
 	}
-	return s.seal(e, request)
+	return s.seal(ctx, e, request)
 }
 
 // enrol returns the stored enrolment. On a refusal, the returned enrolment has the owner for the
@@ -156,7 +157,7 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	// the answers. Activate checks both conditions.
 	e.State = store.Pending
 	e.EK, e.EKCertificate = store.Hash(r.EKHash), r.EKCertificateDER()
-	e.EKKnown, e.EKLinks = x.known, x.links
+	e.EKKnown, e.EKLinks, e.CommonLinks = x.known, x.links, x.common
 	e.IAKName, e.IAKPublic, e.IDevIDName = r.IAKName, r.IAK.Raw, r.IDevIDName
 	e.Manufacturer, e.Model, e.Firmware = r.Maker(), r.Model(), r.Firmware()
 	e.KeyAlgorithm = r.IDevID.Algorithm()
@@ -173,7 +174,7 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	if e.Verdict, err = verdict.JSON(); err != nil {
 		return e, err
 	}
-	if err := s.issue(&e, r, verdict.Resident(r), now); err != nil {
+	if err := s.issue(ctx, &e, r, verdict.Resident(r), now); err != nil {
 		return e, err
 	}
 	stored, err := s.Store.BeginEnrolment(ctx, e, now)
@@ -250,7 +251,7 @@ func (s *Service) ownershipOf(ctx context.Context, owner, tokenID string, r *evi
 
 var errTokenUnusable = &evidence.Refusal{Code: CodeTokenUnusable, Reason: "The join token is disabled or has expired.", Hint: "Make a new one with 'gangway token create'."}
 
-func (s *Service) issue(e *store.Enrolment, r *evidence.Request, resident bool, now time.Time) error {
+func (s *Service) issue(ctx context.Context, e *store.Enrolment, r *evidence.Request, resident bool, now time.Time) error {
 	iakKey, err := r.IAK.Key()
 	if err != nil {
 		return err
@@ -260,6 +261,8 @@ func (s *Service) issue(e *store.Enrolment, r *evidence.Request, resident bool, 
 		return err
 	}
 	hw := []byte(r.HardwareSerial(resident))
+	_, span := step.Begin(ctx, "ca.sign-certificates")
+	defer span.End()
 	if e.IAKCert, err = s.CA.IssueIAK(pki.IAKRequest{
 		PublicKey: iakKey, DeviceID: e.DeviceID, AKName: r.IAKName, HWSerial: hw, NotBefore: now, Resident: resident,
 		URI: s.aikAddress(r.IAKName),
@@ -281,7 +284,9 @@ func (s *Service) issue(e *store.Enrolment, r *evidence.Request, resident bool, 
 }
 
 // seal returns the reply with a stored enrolment's certificates, encrypted to the TPM.
-func (s *Service) seal(e store.Enrolment, r *evidence.Request) ([]byte, error) {
+func (s *Service) seal(ctx context.Context, e store.Enrolment, r *evidence.Request) ([]byte, error) {
+	_, span := step.Begin(ctx, "tpm.make-credential")
+	defer span.End()
 	secret := s.secret(e.RequestHash)
 	keys, err := wire.DeriveKeys(secret, e.RequestHash)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"gangway/hub/evidence"
 	"gangway/hub/pki"
 	"gangway/hub/store"
+	"gangway/hub/tracing/step"
 	"gangway/internal/strictjson"
 	"gangway/tcg"
 	"gangway/wire"
@@ -78,7 +79,9 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	if err != nil {
 		return nil, err
 	}
+	_, span := step.Begin(ctx, "tpm.make-credential")
 	blob, encrypted, err := tcg.MakeCredential(r.EK, r.IAKName, secret)
+	span.End()
 	if err != nil && verdict.Refusal != nil {
 		return nil, verdict.Refusal // the hub refused the request before it checked the EK, so an unusable EK must not become an internal error
 	}
@@ -120,9 +123,11 @@ func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, reside
 	if err != nil {
 		return nil, err
 	}
+	_, span := step.Begin(ctx, "ca.sign-certificates")
 	der, err := s.CA.IssueIAK(pki.IAKRequest{
 		PublicKey: key, DeviceID: id, AKName: r.IAKName, HWSerial: []byte(r.HardwareSerial(resident)), NotBefore: now, NotAfter: expires, Resident: resident, URI: s.aikAddress(r.IAKName),
 	})
+	span.End()
 	if err != nil {
 		return nil, fmt.Errorf("onboard: issuing the IAK certificate: %w", err)
 	}

@@ -26,7 +26,7 @@ type ceremony struct {
 
 func newCeremony(t *testing.T) *ceremony {
 	t.Helper()
-	root, err := MakeRoot(filepath.Join(t.TempDir(), "root"), Options{Name: "Port", Now: testNow})
+	root, err := MakeRoot(t.Context(), filepath.Join(t.TempDir(), "root"), "", Options{Name: "Port", Now: testNow})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -502,7 +502,7 @@ func TestRequestRefusals(t *testing.T) {
 	if err := CancelRequest(t.Context(), c.dir); err == nil {
 		t.Error("a cancellation without a request succeeds")
 	}
-	if _, err := MakeRoot(filepath.Dir(c.dir), Options{}); err == nil {
+	if _, err := MakeRoot(t.Context(), filepath.Dir(c.dir), "", Options{}); err == nil {
 		t.Error("a new root replaces a folder")
 	}
 }

@@ -2,6 +2,7 @@ package pki
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rand"
@@ -14,6 +15,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"gangway/hub/pki/cakey"
 )
 
 // Root is a root with its private key. An offline root has a folder of its own, on a machine
@@ -24,15 +27,33 @@ type Root struct {
 }
 
 // MakeRoot makes an offline root in the folder `dir`: the files root.crt and root.key. The folder
-// must not exist, and its parent must exist.
-func MakeRoot(dir string, o Options) (*Root, error) {
+// must not exist, and its parent must exist. If `key` is not empty, it is the URI of the root's
+// private key: see package cakey. Then the folder has the file root.uri instead of root.key.
+// MakeRoot makes a key in a TPM; the key of a signer must exist, and has its own curve.
+func MakeRoot(ctx context.Context, dir, key string, o Options) (*Root, error) {
 	m := &maker{step: func() {}}
 	var err error
 	if m.Options, err = o.withDefaults(); err != nil {
 		return nil, err
 	}
-	made, err := m.createWith(dir, m.fillRoot)
+	fill := m.fillRoot
+	undo := func() {} // deletes the key in a TPM
+	if key != "" {
+		uri, err := cakey.Parse(key)
+		if err != nil {
+			return nil, fmt.Errorf("pki: %w", err)
+		}
+		fill = func(dir string) error {
+			remove, err := m.fillRootAt(ctx, dir, uri)
+			if remove != nil {
+				undo = remove
+			}
+			return err
+		}
+	}
+	made, err := m.createWith(dir, fill)
 	if err != nil {
+		undo()
 		return nil, fmt.Errorf("pki: make the root: %w", err)
 	}
 	if !made {
@@ -46,15 +67,35 @@ func (m *maker) fillRoot(dir string) error {
 	if err != nil {
 		return err
 	}
-	template, err := root.template(m.Name, &key.PublicKey, m.Now)
-	if err != nil {
-		return err
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	der, err := m.selfSigned(key)
 	if err != nil {
 		return err
 	}
 	return m.writePair(dir, root.file, key, der)
+}
+
+// fillRootAt does the same as fillRoot, with the key at a URI. If it made the key, it also returns a
+// function that deletes the key.
+func (m *maker) fillRootAt(ctx context.Context, dir string, uri cakey.URI) (remove func(), err error) {
+	key, remove, err := m.keyAt(ctx, dir, root, uri, m.Curve)
+	if err != nil {
+		return remove, err
+	}
+	der, err := m.selfSigned(key)
+	if err != nil {
+		return remove, err
+	}
+	return remove, m.writeFile(filepath.Join(dir, root.file+".crt"), certPEM(der), 0o644)
+}
+
+// selfSigned returns the certificate of a root with this key, in DER.
+func (m *maker) selfSigned(key crypto.Signer) ([]byte, error) {
+	public := key.Public().(*ecdsa.PublicKey)
+	template, err := root.template(m.Name, public, m.Now)
+	if err != nil {
+		return nil, err
+	}
+	return x509.CreateCertificate(rand.Reader, template, template, public, key)
 }
 
 // OpenRoot opens the root in the folder `dir`, which may also be the folder pki of a hub that has its

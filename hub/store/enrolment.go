@@ -109,6 +109,10 @@ type Enrolment struct {
 	// KeptEKCertificate.Links.
 	EKKnown bool
 	EKLinks []byte
+	// CommonLinks means that EKLinks are from the hub's trust store or from the TPM's maker, not from
+	// the request: then other devices have the same EKLinks, and the store keeps one copy. It is not
+	// stored.
+	CommonLinks bool
 
 	IAKName    []byte
 	IAKPublic  []byte // TPMT_PUBLIC
@@ -220,6 +224,10 @@ type Enrolments interface {
 	// become Expired. It removes all data of these enrolments except fingerprints, names and times.
 	// It returns the number of enrolments that it changed.
 	ExpireEnrolments(ctx context.Context, now time.Time, limit int) (int, error)
+	// PackEvidence rewrites at most limit enrolments of an earlier version of the hub, so that they need
+	// less space. It changes nothing that other methods return. `more` means that a further call has
+	// something to do.
+	PackEvidence(ctx context.Context, limit int) (more bool, err error)
 	// RemoveExpiredEnrolments removes Expired enrolments whose Expires is at or before the time
 	// `before`. If more than `keep` Expired enrolments are left, it also removes the enrolments
 	// that expired first, until `keep` are left. It removes at most limit enrolments, and returns

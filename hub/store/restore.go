@@ -64,6 +64,8 @@ type Restores interface {
 	// LostDevices returns at most `limit` lost devices with greater ids than `after`, in the order of
 	// their ids. A device is no longer lost after it has onboarded again.
 	LostDevices(ctx context.Context, after string, limit int) ([]LostDevice, error)
+	// LostDevicesOf is like LostDevices, but for the devices of one owner.
+	LostDevicesOf(ctx context.Context, owner, after string, limit int) ([]LostDevice, error)
 	// PausedTokens returns all join tokens that are paused.
 	PausedTokens(ctx context.Context) ([]JoinToken, error)
 	// ResumeToken lets devices use a paused join token again. `spent` is the number of uses that

@@ -45,6 +45,7 @@ type DevicesPage struct {
 	CSV       string // addresses of exports
 	JSON      string
 
+	Lost     bool     // a restore lost records of the account's devices
 	Empty    bool     // the account has no device
 	Commands []string // commands for the first onboarding
 }
@@ -69,7 +70,7 @@ func (d DeviceRow) Badges(now time.Time) (list []Badge) {
 		b := StateBadge(state)
 		switch state {
 		case store.StateQuiet:
-			b.Text = "quiet, since " + span(now.Sub(d.LastSeen))
+			b.Text = "quiet, since " + Span(now.Sub(d.LastSeen))
 		case store.StateUpdating:
 			if d.Progress > 0 {
 				b.Text = fmt.Sprintf("updating, %d %%", d.Progress)

@@ -156,18 +156,18 @@ func Ago(now, t time.Time) string {
 	}
 	switch d := now.Sub(t); {
 	case d < -10*time.Second:
-		return "in " + span(-d)
+		return "in " + Span(-d)
 	case d < 10*time.Second:
 		return "just now"
 	case d < 48*time.Hour:
-		return span(d) + " ago"
+		return Span(d) + " ago"
 	default:
 		return t.Format("2 Jan 2006")
 	}
 }
 
-// span writes a length of time with one unit.
-func span(d time.Duration) string {
+// Span writes a length of time with one unit.
+func Span(d time.Duration) string {
 	switch {
 	case d < time.Minute:
 		return fmt.Sprintf("%d s", int(d.Seconds()))

@@ -15,6 +15,7 @@ type OperatorPage struct {
 	Makers   *OperatorMakers
 	Versions *OperatorVersions
 	Health   *OperatorHealth
+	Alarms   *OperatorAlarms
 }
 
 // OperatorOwners is the tab "Owners".
@@ -76,6 +77,22 @@ type OperatorHealth struct {
 	Built        string
 	Go           string
 	Platform     string
+}
+
+// OperatorAlarms is the tab "Alarms".
+type OperatorAlarms struct {
+	Lasting []OperatorAlarm // conditions that the operator must deal with
+	Others  []OperatorAlarm // the other rules, which are well or not known
+}
+
+// OperatorAlarm is one of the hub's rules about itself.
+type OperatorAlarm struct {
+	Name, Title string
+	State       Badge
+	Fact        string    // one sentence; empty if the condition does not last
+	Remedy      string    // one sentence
+	Section     string    // of docs/runbook.md
+	Since       time.Time // zero: since now, or not known
 }
 
 // OperatorCertificate is a certificate of the hub.

@@ -59,6 +59,9 @@ type Config struct {
 	// Boots, if not nil, is called with the EFI programs that an installed machine starts: the boot
 	// manager and the system. If Boots returns an error, Build writes no image.
 	Boots func(manager, system []byte) error
+	// Installs, if not nil, is called with each system on the stick that installs without a person's
+	// commands: a unified kernel image. If Installs returns an error, Build writes no image.
+	Installs func(system []byte) error
 }
 
 const (
@@ -154,7 +157,7 @@ func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 		files = append(files, image.File{Path: file, Data: packed})
 	}
 	cfg.Progress("Making the installer")
-	return m, p.write(m, base, files, installs, path)
+	return m, p.write(m, base, files, installs, cfg.Installs, path)
 }
 
 // BuildReset writes the image of a stick that wipes machines. The image contains no secret and is
@@ -170,11 +173,12 @@ func BuildReset(p *Parts, progress func(string), path string) (*install.Manifest
 	}
 	progress("Writing the image")
 	m := &install.Manifest{Version: 1, Target: Target, Kernel: p.Release, Reset: true}
-	return m, p.write(m, base, nil, resets, path)
+	return m, p.write(m, base, nil, resets, nil, path)
 }
 
-// write writes the image of a stick with these files and these menu entries to the file `path`.
-func (p *Parts) write(m *install.Manifest, base []byte, files []image.File, entries []entry, path string) error {
+// write writes the image of a stick with these files and these menu entries to the file `path`. The
+// function `installs` may be nil; see Config.Installs.
+func (p *Parts) write(m *install.Manifest, base []byte, files []image.File, entries []entry, installs func([]byte) error, path string) error {
 	manifest, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return err
@@ -182,7 +186,7 @@ func (p *Parts) write(m *install.Manifest, base []byte, files []image.File, entr
 	if _, err := install.ParseManifest(manifest); err != nil {
 		return err // the installer refuses a manifest with this error
 	}
-	boot, err := p.menu(base, digest(manifest), entries, m.Enrol)
+	boot, err := p.menu(base, digest(manifest), entries, m.Enrol, installs)
 	if err != nil {
 		return err
 	}
@@ -290,6 +294,7 @@ func (p *Parts) systemESP(base []byte, token *wire.TokenFile, cfg Config) ([]byt
 		{Path: "EFI/Linux/gangway-a+3.efi", Data: uki},
 		{Path: slots.LoaderConf, Data: slots.Conf(slots.A)},
 		{Path: install.NetworkPath, Data: install.NoNetwork()},
+		{Path: install.ReportPath, Data: install.NoReport()},
 		whose,
 	}}.FAT()
 }
@@ -319,7 +324,7 @@ func keyFile(v secureboot.Variable) string {
 
 // menu returns the files from which the stick boots: the boot manager, the boot manager's settings
 // and a unified kernel image for each menu entry.
-func (p *Parts) menu(base []byte, manifest string, entries []entry, enrol *install.Enrol) ([]image.File, error) {
+func (p *Parts) menu(base []byte, manifest string, entries []entry, enrol *install.Enrol, installs func([]byte) error) ([]image.File, error) {
 	shell, err := image.Initramfs(append(p.shell(), image.File{Path: "bin/pvf-install", Data: []byte("/init"), Mode: fs.ModeSymlink}))
 	if err != nil {
 		return nil, err
@@ -356,6 +361,11 @@ func (p *Parts) menu(base []byte, manifest string, entries []entry, enrol *insta
 		}.Build())
 		if err != nil {
 			return nil, err
+		}
+		if installs != nil && e.mode != "manual" { // in the manual mode, a person has a shell
+			if err := installs(uki); err != nil {
+				return nil, err
+			}
 		}
 		files = append(files, image.File{Path: "EFI/Linux/" + e.name + ".efi", Data: uki})
 	}

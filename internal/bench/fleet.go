@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,6 +25,8 @@ import (
 const (
 	fleetP99 = 50 * time.Millisecond
 	fleetCPU = 5 * time.Millisecond
+	// fleetServer is for PostgreSQL's processes. A page of boots has 25 statements.
+	fleetServer = 15 * time.Millisecond
 )
 
 // FleetResult is the content of build/bench-fleet.json.
@@ -33,9 +34,11 @@ type FleetResult struct {
 	Devices  int             `json:"devices"`
 	Made     float64         `json:"seconds_to_make"`
 	Indexed  float64         `json:"seconds_to_index"`
-	Moved    float64         `json:"seconds_to_move,omitempty"` // from SQLite to PostgreSQL
-	Bytes    float64         `json:"bytes_per_device"`          // of these rows, which have no evidence
+	Engine   string          `json:"engine"`
+	Bytes    float64         `json:"bytes_per_device"` // of these rows, which have no evidence
 	Question []FleetQuestion `json:"questions"`
+	// Enrolment is set with -enrol.
+	Enrolment *FleetEnrolment `json:"enrolment,omitempty"`
 }
 
 // FleetQuestion is the cost of one query, in milliseconds.
@@ -43,13 +46,18 @@ type FleetQuestion struct {
 	What string  `json:"question"`
 	P50  float64 `json:"p50_ms"`
 	P99  float64 `json:"p99_ms"`
-	CPU  float64 `json:"cpu_ms"` // user and system time, on average
-	Rows int     `json:"rows"`   // rows in the last result
+	CPU  float64 `json:"cpu_ms"` // user and system time of the hub's process, on average
+	// Server is the CPU time of PostgreSQL's processes that answer the hub, on average.
+	Server float64 `json:"server_cpu_ms,omitempty"`
+	// Statements is the mean number of statements for one call.
+	Statements float64 `json:"statements"`
+	Rows       int     `json:"rows"` // rows in the last result
 }
 
 // benchFleets measures the fleets whose sizes are in `list`: numbers separated by commas. database is
-// the URL of an empty PostgreSQL database, or startServer; empty: SQLite.
-func benchFleets(out, list, database string, rounds int) error {
+// the URL of an empty PostgreSQL database, or startServer; empty: SQLite. enrolments is the number of
+// enrolments into each fleet that are then compared with enrolments into an empty database.
+func benchFleets(out, list, database string, rounds, enrolments int) error {
 	var sizes []int
 	for _, text := range strings.Split(list, ",") {
 		n, err := strconv.Atoi(text)
@@ -58,125 +66,160 @@ func benchFleets(out, list, database string, rounds int) error {
 		}
 		sizes = append(sizes, n)
 	}
-	if database != "" && database != startServer && len(sizes) > 1 {
-		return fmt.Errorf("-database %s is one database: give one number of devices", database)
+	if database != "" && database != startServer && (len(sizes) > 1 || enrolments > 0) {
+		return fmt.Errorf("-database %s is one database: give one number of devices, and no -enrol", database)
 	}
 	engines, err := newEngines(database)
 	if err != nil {
 		return err
 	}
 	defer engines.stop()
-	return runFleets(out, sizes, rounds, engines)
+	return runFleets(out, sizes, rounds, enrolments, engines)
+}
+
+// writeJSON writes a result to a file, unless the name of the file is empty.
+func writeJSON(name string, result any) error {
+	if name == "" {
+		return nil
+	}
+	text, err := json.MarshalIndent(result, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(name, append(text, '\n'), 0o644)
 }
 
 // runFleets measures fleets of several sizes.
-func runFleets(out string, sizes []int, rounds int, engines *engines) error {
+func runFleets(out string, sizes []int, rounds, enrolments int, engines *engines) error {
 	var all []FleetResult
 	for _, n := range sizes {
-		r, err := runFleet(n, rounds, engines)
+		r, err := runFleet(n, rounds, enrolments, engines)
 		if err != nil {
 			return err
 		}
 		all = append(all, *r)
 	}
-	slow := printFleets(all)
-	if out != "" {
-		text, err := json.MarshalIndent(all, "", "  ")
-		if err == nil {
-			err = os.WriteFile(out, append(text, '\n'), 0o644)
-		}
-		if err != nil {
-			return err
-		}
+	slow := append(printFleets(all), slowEnrolments(all)...)
+	if err := writeJSON(out, all); err != nil {
+		return err
 	}
 	if len(slow) > 0 {
-		return fmt.Errorf("above %v at the 99th percentile, or %v of CPU: %q", fleetP99, fleetCPU, slow)
+		return fmt.Errorf("above %v at the 99th percentile, %v of CPU in the hub, or %v in the server: %q", fleetP99, fleetCPU, fleetServer, slow)
 	}
 	return nil
 }
 
-func runFleet(n, rounds int, engines *engines) (*FleetResult, error) {
-	dir := *fleetDir
-	if dir == "" {
-		var err error
-		if dir, err = os.MkdirTemp("", "gangway-fleet"); err != nil {
-			return nil, err
-		}
-		defer os.RemoveAll(dir)
-	}
-	ctx, path := context.Background(), filepath.Join(dir, fmt.Sprintf("fleet-%d.db", n))
-	const owner = "aaaaaaaaaaaaaaaaaaaaaaaa"
-	begin := time.Now()
-	if _, err := os.Stat(path); err != nil {
-		if err := sqlitetest.CopyEmpty(path); err != nil {
-			return nil, err
-		}
-		if err := sqlitetest.FillFleet(ctx, path, owner, n); err != nil {
-			return nil, err
-		}
-	}
-	r := &FleetResult{Devices: n, Made: time.Since(begin).Seconds()}
-	begin = time.Now()
-	file, err := sqlite.Open(ctx, path)
+func runFleet(n, rounds, enrolments int, engines *engines) (*FleetResult, error) {
+	ctx := context.Background()
+	f, err := openFleet(ctx, n, engines)
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()
-	r.Indexed = time.Since(begin).Seconds()
-	fmt.Fprintf(os.Stderr, "%d devices: %.0f s to make, %.0f s to index\n", n, r.Made, r.Indexed)
-	s := file.Store
-	if engines.postgres() {
-		if err := file.Close(); err != nil {
-			return nil, err
-		}
-		begin = time.Now()
-		db, err := engines.moved(ctx, path, n)
-		if err != nil {
-			return nil, err
-		}
-		defer db.Close()
-		r.Moved, s = time.Since(begin).Seconds(), db.Store
-		fmt.Fprintf(os.Stderr, "%d devices: %.0f s to move to PostgreSQL, with the comparison of every row\n", n, r.Moved)
-	}
-	size, err := s.DatabaseSize(ctx)
+	defer f.close()
+	r := &f.result
+	size, err := f.store.DatabaseSize(ctx)
 	if err != nil {
 		return nil, err
 	}
 	r.Bytes = float64(size) / float64(n)
-	onboard, err := onboarding(ctx, s)
+	token, err := benchToken(ctx, f.store)
 	if err != nil {
 		return nil, err
 	}
-	for _, q := range append(fleetQuestions(s, owner, n), onboard) {
-		one, err := measureQuestion(ctx, q, rounds)
+	for _, q := range append(fleetQuestions(f.store, fleetOwner, n), onboarding(f.store, token)) {
+		one, err := f.measure(ctx, q, rounds)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", q.what, err)
 		}
 		r.Question = append(r.Question, one)
 	}
-	return r, nil
+	if enrolments > 0 {
+		r.Enrolment, err = f.compareWithEmpty(ctx, enrolments, engines)
+	}
+	return r, err
+}
+
+const fleetOwner = "aaaaaaaaaaaaaaaaaaaaaaaa"
+
+// testFleet is a database with a fleet.
+type testFleet struct {
+	result     FleetResult
+	store      *sqlstore.Store
+	statements func() uint64 // that the store has run since it was opened
+	server     func() time.Duration
+	wal        func() float64 // bytes that PostgreSQL has written to its log
+	close      func()
+}
+
+// openFleet makes a database with n devices, or with -fleet-dir opens that of an earlier run.
+func openFleet(ctx context.Context, n int, engines *engines) (*testFleet, error) {
+	f := &testFleet{result: FleetResult{Devices: n, Engine: "SQLite"}, server: engines.cpu, wal: engines.wal}
+	begin := time.Now()
+	if engines.postgres() {
+		db, err := engines.filled(ctx, fleetOwner, n)
+		if err != nil {
+			return nil, err
+		}
+		f.store, f.close = db.Store, func() { db.Close() }
+		f.statements = func() uint64 { return db.Work().Statements }
+		f.result.Engine, f.result.Made = "PostgreSQL", time.Since(begin).Seconds()
+		fmt.Fprintf(os.Stderr, "%d devices in PostgreSQL: %.0f s to make, with indexes\n", n, f.result.Made)
+		return f, nil
+	}
+	dir, remove := *fleetDir, func() {}
+	if dir == "" {
+		var err error
+		if dir, err = os.MkdirTemp("", "gangway-fleet"); err != nil {
+			return nil, err
+		}
+		remove = func() { os.RemoveAll(dir) }
+	}
+	path := filepath.Join(dir, fmt.Sprintf("fleet-%d.db", n))
+	err := fillFile(ctx, path, n)
+	if err != nil {
+		remove()
+		return nil, err
+	}
+	f.result.Made = time.Since(begin).Seconds()
+	begin = time.Now()
+	db, err := sqlite.Open(ctx, path)
+	if err != nil {
+		remove()
+		return nil, err
+	}
+	f.result.Indexed = time.Since(begin).Seconds()
+	f.store, f.close = db.Store, func() { db.Close(); remove() }
+	f.statements = func() uint64 { return db.Work().Statements }
+	fmt.Fprintf(os.Stderr, "%d devices in SQLite: %.0f s to make, %.0f s to index\n", n, f.result.Made, f.result.Indexed)
+	return f, nil
+}
+
+func fillFile(ctx context.Context, path string, n int) error {
+	if _, err := os.Stat(path); err == nil && n > 0 {
+		return nil
+	}
+	if n == 0 { // an earlier run has enrolled devices
+		for _, suffix := range []string{"", "-wal", "-shm"} {
+			_ = os.Remove(path + suffix)
+		}
+	}
+	if err := sqlitetest.CopyEmpty(path); err != nil || n == 0 {
+		return err
+	}
+	return sqlitetest.FillFleet(ctx, path, fleetOwner, n)
 }
 
 // onboarding is not a query: it adds a device to the fleet, in two durable transactions.
-func onboarding(ctx context.Context, s *sqlstore.Store) (question, error) {
-	owner := storetest.Account("bench")
-	token := storetest.JoinToken(owner.ID, "bench", 0)
-	err := s.CreateAccount(ctx, owner)
-	if err == nil {
-		err = s.CreateJoinToken(ctx, token)
-	}
-	if err != nil && !errors.Is(err, store.ErrExists) { // the database may be from an earlier run
-		return question{}, err
-	}
+func onboarding(s *sqlstore.Store, token store.JoinToken) question {
 	run := rand.Text()
 	return question{onboardQuestion, func(ctx context.Context, round int) (int, error) {
-		e, err := s.BeginEnrolment(ctx, storetest.Machine{Name: fmt.Sprint(run, round)}.Enrolment(owner.ID, token.ID), storetest.Epoch)
+		e, err := s.BeginEnrolment(ctx, storetest.Machine{Name: fmt.Sprint(run, round)}.Enrolment(token.Owner, token.ID), storetest.Epoch)
 		if err != nil {
 			return 0, err
 		}
 		_, err = s.Activate(ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: fmt.Sprint(run, round), Now: storetest.Epoch, Addr: "192.0.2.1:443"})
 		return 1, err
-	}}, nil
+	}}
 }
 
 // onboardQuestion waits twice for the disk, so its time has no bound.
@@ -189,7 +232,7 @@ type question struct {
 	ask  func(ctx context.Context, round int) (int, error)
 }
 
-func measureQuestion(ctx context.Context, q question, rounds int) (FleetQuestion, error) {
+func (f *testFleet) measure(ctx context.Context, q question, rounds int) (FleetQuestion, error) {
 	r := FleetQuestion{What: q.what}
 	for round := range 3 { // warm up: each connection prepares a statement at its first use
 		if _, err := q.ask(ctx, rounds+round); err != nil {
@@ -197,7 +240,7 @@ func measureQuestion(ctx context.Context, q question, rounds int) (FleetQuestion
 		}
 	}
 	times := make([]time.Duration, rounds)
-	used := cpu()
+	used, served, statements := cpu(), f.server(), f.statements()
 	for round := range rounds {
 		begin := time.Now()
 		n, err := q.ask(ctx, round)
@@ -208,6 +251,8 @@ func measureQuestion(ctx context.Context, q question, rounds int) (FleetQuestion
 	}
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	r.CPU = ms((cpu() - used) / time.Duration(rounds))
+	r.Server = ms((f.server() - served) / time.Duration(rounds))
+	r.Statements = float64(f.statements()-statements) / float64(rounds)
 	slices.Sort(times)
 	r.P50, r.P99 = ms(times[rounds/2]), ms(times[min(rounds*99/100, rounds-1)])
 	return r, nil
@@ -362,7 +407,7 @@ func printFleets(all []FleetResult) (slow []string) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprint(w, "question")
 	for _, r := range all {
-		fmt.Fprintf(w, "\t%d: rows\tp50 ms\tp99 ms\tCPU ms", r.Devices)
+		fmt.Fprintf(w, "\t%d: rows\tp50 ms\tp99 ms\tCPU ms\tserver's CPU ms\tstatements", r.Devices)
 	}
 	fmt.Fprintln(w)
 	for i := range all[0].Question {
@@ -370,12 +415,10 @@ func printFleets(all []FleetResult) (slow []string) {
 		for _, r := range all {
 			q := r.Question[i]
 			mark := ""
-			if q.What == onboardQuestion {
-				mark = ""
-			} else if q.P99 > float64(fleetP99.Milliseconds()) || q.CPU > float64(fleetCPU.Milliseconds()) {
+			if q.What != onboardQuestion && (q.P99 > float64(fleetP99.Milliseconds()) || q.CPU > float64(fleetCPU.Milliseconds()) || q.Server > float64(fleetServer.Milliseconds())) {
 				slow, mark = append(slow, fmt.Sprintf("%s at %d devices", q.What, r.Devices)), " !"
 			}
-			fmt.Fprintf(w, "\t%d\t%.2f\t%.2f\t%.2f%s", q.Rows, q.P50, q.P99, q.CPU, mark)
+			fmt.Fprintf(w, "\t%d\t%.2f\t%.2f\t%.2f\t%.2f\t%.1f%s", q.Rows, q.P50, q.P99, q.CPU, q.Server, q.Statements, mark)
 		}
 		fmt.Fprintln(w)
 	}

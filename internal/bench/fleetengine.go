@@ -3,10 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"time"
 
 	"gangway/hub/store/postgres"
 	"gangway/hub/store/postgres/pgtest"
-	"gangway/hub/store/transfer"
 )
 
 // startServer is the value of -database for a PostgreSQL server that this program starts.
@@ -18,11 +19,14 @@ type engines struct {
 	server *pgtest.Server // nil: this program has started none
 }
 
+// serverSettings has settings of a server with 4 GB of memory; all others are PostgreSQL's or pgtest's.
+var serverSettings = []string{"shared_buffers = 1GB", "max_wal_size = 4GB"}
+
 func newEngines(database string) (*engines, error) {
 	if database != startServer {
 		return &engines{url: database}, nil
 	}
-	server, err := pgtest.Start(true)
+	server, err := pgtest.Start(true, serverSettings...)
 	if err != nil {
 		return nil, err
 	}
@@ -37,23 +41,46 @@ func (e *engines) stop() {
 
 func (e *engines) postgres() bool { return e.url != "" || e.server != nil }
 
-// moved moves a fleet of n devices from a file to PostgreSQL, and opens the new database.
-func (e *engines) moved(ctx context.Context, file string, n int) (*postgres.Store, error) {
-	to := postgres.Config{URL: e.url}
-	if e.server != nil {
-		name := fmt.Sprintf("fleet%d", n)
-		if _, err := e.server.Query(ctx, "postgres", "CREATE DATABASE "+name); err != nil {
-			return nil, err
-		}
-		to.URL = e.server.URL(name)
+// made makes an empty database with the name `name`, or uses the one of the URL, and returns its address.
+func (e *engines) made(ctx context.Context, name string) (string, error) {
+	if e.server == nil {
+		return e.url, nil
 	}
-	// A move closes its file. So the move is given up, to use the file again.
-	err := transfer.Run(ctx, transfer.Options{File: file, To: to, Hub: "bench"})
-	if err == nil {
-		_, err = transfer.Stop(ctx, file, 0)
-	}
+	_, err := e.server.Query(ctx, "postgres", "CREATE DATABASE "+name)
+	return e.server.URL(name), err
+}
+
+// filled makes a fleet of n devices in PostgreSQL.
+func (e *engines) filled(ctx context.Context, owner string, n int) (*postgres.Store, error) {
+	url, err := e.made(ctx, fmt.Sprintf("fleet%d", n))
 	if err != nil {
 		return nil, err
 	}
-	return postgres.Open(ctx, to)
+	if n > 0 {
+		if err := pgtest.FillFleet(ctx, url, owner, n); err != nil {
+			return nil, err
+		}
+	}
+	return postgres.Open(ctx, postgres.Config{URL: url})
+}
+
+// cpu returns the CPU time of the server's processes that answer clients.
+func (e *engines) cpu() time.Duration {
+	if e.server == nil {
+		return 0
+	}
+	return e.server.CPU()
+}
+
+// wal returns how many bytes the server has written to its log.
+func (e *engines) wal() float64 {
+	if e.server == nil {
+		return 0
+	}
+	text, err := e.server.Query(context.Background(), "postgres", "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.ParseFloat(text, 64)
+	return n
 }

@@ -5,7 +5,8 @@
 //	go run ./internal/bench [-o FILE] [-n N]
 //
 // With -fleet, it measures the queries of the pages and the API about large fleets. With -boots, it
-// measures only the answers about the boots of a fleet.
+// measures only the answers about the boots of a fleet. With -bytes, it measures only how much a
+// database grows for each device.
 //
 // The devices are emulated (package fleet). Their maker's CA is made by this program, and the hub
 // trusts it. Times are CPU times of the process (user and system, getrusage), because other
@@ -49,6 +50,7 @@ type Result struct {
 	Server    *Server    `json:"server"`
 	Agent     []AgentRun `json:"agent"`
 	Boots     *Boots     `json:"boots"`
+	Bytes     []Bytes    `json:"bytes,omitempty"`
 }
 
 // Kind is the cost of enrolments with one kind of endorsement key.
@@ -83,13 +85,15 @@ func main() {
 	n := flag.Int("n", 2000, "number of enrolments for each kind of endorsement key, or with -fleet the number of calls of each query")
 	fleetDir = flag.String("fleet-dir", "", "keep the databases of -fleet in this folder, and use databases of an earlier run")
 	fleets := flag.String("fleet", "", "measure the queries about fleets of these sizes instead of enrolments, e.g. 1000,1000000")
-	database := flag.String("database", "", "measure the fleets of -fleet in this empty PostgreSQL database instead of SQLite; \"start\": in a server that bench starts")
+	database := flag.String("database", "", "measure the fleets of -fleet in this empty PostgreSQL database, of a superuser, instead of SQLite; \"start\": in a server that bench starts")
+	enrolments := flag.Int("enrol", 0, "with -fleet: also compare this number of enrolments into each fleet with enrolments into an empty database")
 	serve := flag.String("serve", "", "run a hub in this folder (only for bench itself, which measures this process)")
 	shakes := flag.String("handshakes", "", "run a server of raw handshakes for the hub in this folder (only for bench itself)")
 	only := flag.Bool("server", false, "measure only the whole hub process")
 	booted := flag.Bool("boots", false, "measure only the answers about the boots of -boot-devices emulated devices")
 	booting := flag.Int("boot-devices", 1000, "number of emulated devices whose boots are measured")
 	durably := flag.Bool("durable", false, "measure only the rates of durable enrolments")
+	sized := flag.Bool("bytes", false, "measure only the bytes of -n devices in the database, by table and index")
 	flag.Parse()
 	memory.Use()
 	var err error
@@ -99,7 +103,7 @@ func main() {
 	case *shakes != "":
 		err = handshakeChild(*shakes)
 	case *fleets != "":
-		err = benchFleets(*out, *fleets, *database, *n)
+		err = benchFleets(*out, *fleets, *database, *n, *enrolments)
 	default:
 		switch {
 		case *only:
@@ -108,6 +112,8 @@ func main() {
 			*kinds = durableOnly
 		case *booted:
 			*kinds = bootsOnly
+		case *sized:
+			*kinds = bytesOnly
 		}
 		err = run(*out, *n, *booting, *kinds)
 	}
@@ -118,11 +124,13 @@ func main() {
 }
 
 // Values of run's argument `only`, besides kinds of endorsement keys: run then measures only the
-// whole hub process, only the rates of durable enrolments, or only the answers about boots.
+// whole hub process, only the rates of durable enrolments, only the answers about boots, or only the
+// bytes of a device in the database.
 const (
 	serverOnly  = "server"
 	durableOnly = "durable"
 	bootsOnly   = "boots"
+	bytesOnly   = "bytes"
 )
 
 func run(out string, n, booting int, only string) error {
@@ -146,6 +154,11 @@ func run(out string, n, booting int, only string) error {
 		return r.print()
 	case bootsOnly:
 		if r.Boots, err = measureBoots(maker, booting); err != nil {
+			return err
+		}
+		return r.print()
+	case bytesOnly:
+		if r.Bytes, err = measureBytes(maker, n); err != nil {
 			return err
 		}
 		return r.print()

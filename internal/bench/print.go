@@ -29,6 +29,9 @@ func (r *Result) print() error {
 			fmt.Fprintf(w, "  %s\t%d\t%.1f ms\n", s.Step, s.Commands, s.MS)
 		}
 	}
+	for _, b := range r.Bytes {
+		b.print(w)
+	}
 	var slow []string
 	if r.Boots != nil {
 		slow = r.Boots.print(w)

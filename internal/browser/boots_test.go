@@ -14,6 +14,7 @@ import (
 	"gangway/hub/store"
 	"gangway/internal/browser"
 	"gangway/internal/hubtest"
+	"gangway/wire"
 	"gangway/wire/manifest"
 
 	"github.com/chromedp/chromedp"
@@ -53,7 +54,7 @@ func (h *hubWithDevices) addManifest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := store.Event{Time: h.Now(), Kind: "boot.key-added", Owner: h.Owner.ID, Message: "Added."}
+	e := store.Event{Time: h.Now(), Kind: "boot.key-added", Owner: h.Owner.ID, Actor: wire.AccountPRN + h.Owner.ID, ActorName: "ada", Means: store.ByPage, Message: "ada added the key \"release key\", which signs manifests."}
 	k := store.ManifestKey{Owner: h.Owner.ID, ID: sha256.Sum256(der), Name: "release key", DER: der, Added: h.Now()}
 	if err := h.Store.PutManifestKey(t.Context(), k, e); err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/internal/race"
+	"gangway/wire"
 )
 
 func TestMain(m *testing.M) { browser.Main(m) }
@@ -80,6 +81,9 @@ var pages = []page{
 	{name: "boots-manifest", path: "/ui/boots/manifest/{manifest}", want: "The hub does not expect this system any more"},
 	{name: "policy", path: "/ui/trust/policy", want: "Rules in force for your devices"},
 	{name: "policy-example", path: "/ui/trust/policy?example=1", want: "An example, which is not in force"},
+	{name: "judge", path: "/ui/trust/judge", want: "the hub would accept"},
+	{name: "judge-empty", path: "/ui/trust/judge", empty: true, want: "No device to judge"},
+	{name: "lost", path: "/ui/devices/lost", want: "No lost device"},
 	{name: "settings", path: "/ui/settings", want: "Change the password"},
 	{name: "settings-sessions", path: "/ui/settings/sessions", want: "this one"},
 	{name: "settings-api-tokens", path: "/ui/settings/api-tokens", want: "Create an API token"},
@@ -99,8 +103,9 @@ var pages = []page{
 	{name: "operator-maker-effect", path: "/ui/operator/makers/{maker}?act=distrust", operator: true, want: "have a certificate chain through this certificate"},
 	{name: "operator-versions", path: "/ui/operator/versions", operator: true, want: "Versions of the agents"},
 	{name: "operator-health", path: "/ui/operator/health", operator: true, want: "Certificates of the hub"},
+	{name: "operator-alarms", path: "/ui/operator/alarms", operator: true, want: "docs/runbook.md"},
 	{name: "operator-refused", path: "/ui/operator", want: "only for accounts with the role operator"},
-	{name: "problem", path: "/ui/nothing", want: "The hub has no route with this path"},
+	{name: "problem", path: "/ui/nothing", want: "This page does not exist."},
 }
 
 // hubWithDevices is a hub whose account ada owns devices of several kinds, or no devices.
@@ -317,7 +322,7 @@ func (h *hubWithDevices) updateFirmware(t *testing.T) {
 		}
 	}
 	d := store.BootDecision{Owner: h.Owner.ID, Part: "keys", Value: updatedFirmware, Made: h.Now(), MadeBy: "ada", Words: "This value of the Secure Boot keys is known for all devices: 412 devices.", Devices: 412}
-	if _, err := h.Store.PutBootDecision(ctx, d, store.Event{Time: h.Now(), Kind: "boot.accepted", Owner: h.Owner.ID, Message: "Accepted."}); err != nil {
+	if _, err := h.Store.PutBootDecision(ctx, d, store.Event{Time: h.Now(), Kind: "boot.accepted", Owner: h.Owner.ID, Actor: wire.AccountPRN + h.Owner.ID, ActorName: "ada", Means: store.ByPage, Message: "ada accepted a boot for a cohort. " + d.Words}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -414,6 +414,8 @@ func TestImagePage(t *testing.T) {
 	p.elsewhere("gangway manifest verify", "TestSystemWithManifest")
 	p.elsewhere("gangway manifest key create tpm", "TestSystemWithManifestKeyInATPM")
 	p.elsewhere("gangway image system --manifest-key tpm", "TestSystemWithManifestKeyInATPM")
+	p.elsewhere("gangway manifest key public", "TestSystemWithManifestKeyOfASigner")
+	p.elsewhere("gangway image system --manifest-key 'signer", "TestSystemWithManifestKeyOfASigner")
 	p.elsewhere("gangway manifest export", "TestSystemWithManifest")
 	p.done()
 }

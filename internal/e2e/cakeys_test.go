@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -32,7 +33,8 @@ func TestOperationsKeysOfTheCAs(t *testing.T) {
 	tpm := newTPM(t, swtpm.P384)
 	hubTPM := newTPM(t, swtpm.None)
 	o := newOperator(t)
-	words := []string{"0x81010060", "0x81010060?device=" + hubTPM.Address(), "0x81010061", "0x81010061?device=" + hubTPM.Address(), "/media/vault", o.at("vault"), "--listen :12443", "--listen " + strings.TrimPrefix(o.old, "https://"),
+	words := []string{"0x81010060", "0x81010060?device=" + hubTPM.Address(), "0x81010061", "0x81010061?device=" + hubTPM.Address(),
+		"0x81010070", "0x81010070?device=" + hubTPM.Address(), "/media/vault", o.at("vault"), "--listen :12443", "--listen " + strings.TrimPrefix(o.old, "https://"),
 		"https://hub.example:12443", o.old, "/var/lib/gangway", o.at("hub"), "$HUB_NAME", "$(cat hub-name)"}
 	var signer *signerProgram
 	if os.Getenv("GANGWAY_HSM") != "" {
@@ -47,6 +49,7 @@ func TestOperationsKeysOfTheCAs(t *testing.T) {
 	}
 	serve, state := "", o.at("state")
 	installed := 0
+	stopSigner := func() {}
 	lines := chapter(t, "Keys of the CAs")
 	if signer == nil { // compiling gangway-signer takes 20 s of CPU time: make hsm
 		lines = lines[:slices.IndexFunc(lines, func(line string) bool { return strings.HasPrefix(line, "gangway-signer") })]
@@ -89,7 +92,14 @@ func TestOperationsKeysOfTheCAs(t *testing.T) {
 		case strings.HasPrefix(line, "gangway-signer create-key"):
 			signer.run(strings.Fields(o.words.Replace(line))[1:]...)
 		case strings.HasPrefix(line, "gangway-signer serve"):
-			signer.serve() // in the test, the signer runs as root, not as the page's user gangway
+			// In the test, the signer runs as root, not as the page's user gangway-signer. The page's second
+			// signer runs on the root's machine.
+			stopSigner()
+			var keys []string
+			for _, m := range regexp.MustCompile(`--key (\S+)`).FindAllStringSubmatch(line, -1) {
+				keys = append(keys, m[1])
+			}
+			stopSigner = signer.serve(keys...)
 		default:
 			o.types(line)
 		}
@@ -108,11 +118,12 @@ func (o *operator) has(name string) bool {
 	return err == nil
 }
 
-// hubWithKeys starts a hub whose root is offline, and whose CAs have keys at these URIs.
-func hubWithKeys(t *testing.T, tpm *swtpm.TPM, uris map[string]string) *hubtest.Hub {
+// hubWithKeys starts a hub whose root is offline. The keys of the root and of the CAs are at these
+// URIs.
+func hubWithKeys(t *testing.T, tpm *swtpm.TPM, rootURI string, uris map[string]string) *hubtest.Hub {
 	t.Helper()
-	dir := t.TempDir()
-	root, err := pki.MakeRoot(filepath.Join(t.TempDir(), "root"), pki.Options{Name: "Test"})
+	dir, vault := t.TempDir(), filepath.Join(t.TempDir(), "root")
+	root, err := pki.MakeRoot(t.Context(), vault, rootURI, pki.Options{Name: "Test"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,6 +145,9 @@ func hubWithKeys(t *testing.T, tpm *swtpm.TPM, uris map[string]string) *hubtest.
 	}
 	if keys, err := filepath.Glob(filepath.Join(at, "*.key")); err != nil || len(keys) != 1 { // the seal key
 		t.Fatalf("the keys in files are %v", keys)
+	}
+	if keys, err := filepath.Glob(filepath.Join(vault, "*.key")); err != nil || len(keys) != 0 {
+		t.Fatalf("the root's keys in files are %v", keys)
 	}
 	return hubtest.NewIn(t, dir, nil, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
 }
@@ -175,17 +189,19 @@ func checkReports(t *testing.T, tpm *swtpm.TPM, state string) {
 	t.Fatalf("the hub accepts no report: %s", brief.Of(readState(t, state)))
 }
 
-// The whole onboarding works if the keys of all CAs are in the TPM of the hub's machine.
+// The whole onboarding works if the keys of all CAs are in the TPM of the hub's machine, and the key
+// of the offline root is in the TPM of another machine.
 func TestOnboardingWithCAKeysInATPM(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
-	hubTPM := newTPM(t, swtpm.None)
+	hubTPM, rootTPM := newTPM(t, swtpm.None), newTPM(t, swtpm.None)
 	at := func(handle string) string { return "tpm:" + handle + "?device=" + hubTPM.Address() }
-	h := hubWithKeys(t, tpm, map[string]string{"aca": at("0x81010060"), "device-ca": at("0x81010061"), "tls-ca": at("0x81010062")})
+	h := hubWithKeys(t, tpm, "tpm:0x81010070?device="+rootTPM.Address(), map[string]string{"aca": at("0x81010060"), "device-ca": at("0x81010061"), "tls-ca": at("0x81010062")})
 	checkWholeOnboarding(t, h, tpm)
 }
 
-// The whole onboarding works if the keys of all CAs are in an HSM, with the real gangway-signer. If
+// The whole onboarding works if the keys of the root and of all CAs are in an HSM, with the real
+// gangway-signer. A signer without --key root signs nothing with the root's key. If
 // the signer is down, the hub issues nothing, but its devices stay connected. When the signer is up
 // again, a waiting machine onboards, and the hub needs no restart.
 func TestOnboardingWithCAKeysInAnHSM(t *testing.T) {
@@ -195,12 +211,19 @@ func TestOnboardingWithCAKeysInAnHSM(t *testing.T) {
 	tpm := newTPM(t, swtpm.P384)
 	s := newSignerProgram(t)
 	uris := map[string]string{}
-	for name, curve := range map[string]string{"aca": "P-256", "device-ca": "P-384", "tls-ca": "P-256"} {
+	for name, curve := range map[string]string{"root": "P-384", "aca": "P-256", "device-ca": "P-384", "tls-ca": "P-256"} {
 		s.run(append([]string{"create-key", name, "--curve", curve}, s.token.Flags()...)...)
 		uris[name] = "signer:" + s.socket + "?key=" + name
 	}
-	stop := s.serve()
-	h := hubWithKeys(t, tpm, uris)
+	rootURI := uris["root"]
+	delete(uris, "root")
+	stop := s.serve("root", "aca", "device-ca", "tls-ca")
+	h := hubWithKeys(t, tpm, rootURI, uris)
+	stop()
+	stop = s.serve(caKeys...)
+	if _, err := pki.MakeRoot(t.Context(), filepath.Join(t.TempDir(), "root"), rootURI, pki.Options{}); err == nil || !strings.Contains(err.Error(), "no such key") {
+		t.Errorf("a signer without --key root: %v", err)
+	}
 	state := checkWholeOnboarding(t, h, tpm)
 	stop()
 	if err := h.CA.Prove(); err == nil || !strings.Contains(err.Error(), "gangway-signer") {
@@ -218,7 +241,7 @@ func TestOnboardingWithCAKeysInAnHSM(t *testing.T) {
 		return
 	case <-time.After(2 * time.Second):
 	}
-	s.serve()
+	s.serve(caKeys...)
 	if err := <-done; err != nil {
 		t.Errorf("after the signer's restart: %v", err)
 	}
@@ -261,10 +284,13 @@ func (s *signerProgram) run(arg ...string) {
 	}
 }
 
-// serve starts the signer for the keys of the three CAs, and returns a function that stops it.
-func (s *signerProgram) serve() (stop func()) {
+// caKeys are the names of the keys of the three CAs.
+var caKeys = []string{"aca", "device-ca", "tls-ca"}
+
+// serve starts the signer for these keys, and returns a function that stops it.
+func (s *signerProgram) serve(keys ...string) (stop func()) {
 	s.t.Helper()
-	c := s.command(append([]string{"serve", "--socket", s.socket, "--key", "aca", "--key", "device-ca", "--key", "tls-ca"}, s.token.Flags()...)...)
+	c := s.command(append([]string{"serve", "--socket", s.socket, "--key", strings.Join(keys, ",")}, s.token.Flags()...)...)
 	var said bytes.Buffer
 	c.Stderr = &said
 	if err := c.Start(); err != nil {

@@ -35,7 +35,7 @@ func attackStrength(t *testing.T) attack {
 	if err != nil || rate < 1 {
 		t.Fatalf("GANGWAY_HOSTILE is %q, not a number of requests a second", text)
 	}
-	return attack{rounds: 3, each: 20 * time.Second, onboard: 10, forged: 300, flood: float64(rate), addresses: 16, slow: 100, slowFor: "10s", share: 0.1}
+	return attack{rounds: 3, each: 20 * time.Second, onboard: 10, forged: 1000, flood: float64(rate), addresses: 16, slow: 100, slowFor: "10s", share: 0.1}
 }
 
 // Devices onboard at a hub, first without and then with an attack. The attack has slow clients,

@@ -30,8 +30,16 @@ type loadedHub struct {
 	metrics string
 }
 
-// newLoadedHub starts a hub with more variables and flags of `gangway serve`.
+// newLoadedHub builds and starts a hub with more variables and flags of `gangway serve`.
 func newLoadedHub(t *testing.T, env []string, flags ...string) *loadedHub {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "gangway")
+	buildGangway(t, bin)
+	return startLoadedHub(t, bin, env, flags...)
+}
+
+// startLoadedHub does the same with the program `bin`.
+func startLoadedHub(t *testing.T, bin string, env []string, flags ...string) *loadedHub {
 	t.Helper()
 	check := func(err error) {
 		t.Helper()
@@ -53,11 +61,10 @@ func newLoadedHub(t *testing.T, env []string, flags ...string) *loadedHub {
 	t.Cleanup(func() { logFile.Close() })
 	private := "127.0.0.1:" + loopbackPort(t)
 	h := &loadedHub{maker: maker, metrics: "http://" + private + "/metrics", hubProcess: hubProcess{
-		t: t, bin: filepath.Join(dir, "gangway"), data: filepath.Join(dir, "hub"), addr: "127.0.0.1:" + loopbackPort(t),
+		t: t, bin: bin, data: filepath.Join(dir, "hub"), addr: "127.0.0.1:" + loopbackPort(t),
 		flags: append([]string{"--metrics-listen", private}, flags...),
 		env:   env, logFile: logFile,
 	}}
-	buildGangway(t, h.bin)
 	h.start()
 	t.Cleanup(h.kill)
 	const password = "correct horse battery\n"

@@ -155,7 +155,7 @@ func TestStickToDeviceList(t *testing.T) {
 		t.Parallel()
 	}
 	var reference reference
-	s := newSite(t, stick.Config{Boots: reference.compute})
+	s := newSite(t, stick.Config{Boots: reference.compute, Installs: reference.installs})
 	s.publish(t, &reference, 1)
 	m, ctx := boot(t, s.with(true))
 	if pictures() != "" {
@@ -195,6 +195,7 @@ func TestStickToDeviceList(t *testing.T) {
 	}
 	s.isMeasured(t, &reference) // even the first boot after the installation
 	s.judged(t, "boot-path expected", "system expected", "firmware known", "keys known")
+	s.hasReportedTable(t)
 
 	// Without the stick, the firmware measures one boot entry fewer.
 	m, ctx = boot(t, s.with(false))
@@ -208,10 +209,22 @@ func TestStickToDeviceList(t *testing.T) {
 		t.Errorf("without the stick, the hub's boot state is %s, %q; want matches", state, changes)
 	}
 	s.isMeasured(t, &reference)
+	s.hasReportedTable(t)
 	s.small(t)
 	if n := s.hub.Uses(t, s.token); n != 1 {
 		t.Errorf("the token was used %d times; want 1", n)
 	}
+	if os.Getenv("GANGWAY_E2E_FULL") == "" {
+		return
+	}
+	// A person alters the partition table. The installer's report, which the device still sends, does
+	// not make the new table expected.
+	s.alterTable(t)
+	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
+	m.Stop()
+	s.judged(t, "boot-path changed", "system expected")
+	s.says(t, "boot-path", "the table was changed, or firmware started another disk.")
 }
 
 // A machine without a network displays instructions for the person at the machine.

@@ -1,25 +1,34 @@
 package qemu_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/hex"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"gangway/device/install"
 	bootlog "gangway/hub/boot"
 	"gangway/internal/hubtest"
 	"gangway/wire/manifest"
 	"gangway/wire/manifest/measure"
+
+	"github.com/diskfs/go-diskfs/backend/file"
+	"github.com/diskfs/go-diskfs/partition/gpt"
+	"github.com/google/uuid"
 )
 
 // reference is what a machine with an image will measure, computed while the image is built.
 type reference struct {
-	manager manifest.Program
-	system  *manifest.System
+	manager    manifest.Program
+	system     *manifest.System
+	installers []manifest.System
 }
 
 // compute is the function Boots of a stick's configuration.
@@ -28,6 +37,15 @@ func (r *reference) compute(manager, system []byte) (err error) {
 		return err
 	}
 	r.system, err = measure.System(system)
+	return err
+}
+
+// installs is the function Installs of a stick's configuration.
+func (r *reference) installs(system []byte) error {
+	s, err := measure.System(system)
+	if err == nil {
+		r.installers = append(r.installers, *s)
+	}
 	return err
 }
 
@@ -114,12 +132,71 @@ func (s *site) publish(t *testing.T, r *reference, sequence uint64) {
 	}
 	text, err := manifest.Sign(&manifest.Manifest{
 		Format: manifest.Format, Name: fmt.Sprint("system ", sequence), Made: time.Now().UTC().Truncate(time.Second), Sequence: sequence,
-		BootManager: &r.manager, System: *r.system,
+		BootManager: &r.manager, System: *r.system, Installers: r.installers,
 	}, s.manifestKey)
 	if err != nil {
 		t.Fatal(err)
 	}
 	o.call(t.Context(), "POST", "/boots/manifests", []byte(text), nil)
+}
+
+// hasReportedTable checks that the installer reported the partition table that is on the machine's
+// disk, and that PCR 5 has exactly the value that follows from this table.
+func (s *site) hasReportedTable(t *testing.T) {
+	t.Helper()
+	_, m, _ := latestBoot(t, s.hub)
+	if m.Installed == nil {
+		t.Fatalf("the device sent no valid report of an installer: %q", m.InstalledProblem)
+	}
+	disk, err := os.Open(s.disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	table, err := install.ReadTable(disk, 512)
+	if err != nil || !bytes.Equal(table, m.Installed.Table) {
+		t.Errorf("the installer reported another partition table than the one on the disk, %v:\n%x\n%x", err, m.Installed.Table, table)
+	}
+	if want := hex.EncodeToString(measure.PCR5(table, manifest.Banks()[m.Bank])); m.PCRs[5] != want {
+		t.Errorf("PCR 5 (%s) is %s; with the reported partition table it should be %s; %+v", m.Bank, m.PCRs[5], want, m.Events)
+	}
+	s.says(t, "boot-path", "PCR 5 has the partition table that the installer of \"system 1\" wrote on this disk.")
+}
+
+// alterTable gives the data partition of the machine's disk another GUID.
+func (s *site) alterTable(t *testing.T) {
+	t.Helper()
+	f, err := os.OpenFile(s.disk, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	disk := file.New(f, false)
+	table, err := gpt.Read(disk, 512, 512)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table.Partitions[1].GUID = uuid.NewString()
+	w, err := disk.Writable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := table.Write(w, diskSize); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// says checks that the hub's sentence on a part of the last boot ends with `want`.
+func (s *site) says(t *testing.T, part, want string) {
+	t.Helper()
+	o := s.signIn(t)
+	var boot struct{ Parts []bootlog.PartVerdict }
+	o.call(t.Context(), "GET", "/devices/"+o.device+"/boot", nil, &boot)
+	for _, p := range boot.Parts {
+		if p.Part == part && !strings.HasSuffix(p.Words, want) {
+			t.Errorf("the hub says of the %s: %q; want %q", part, p.Words, want)
+		}
+	}
 }
 
 // judged compares the hub's verdict on the parts of the last boot with `want`. Each element of `want`

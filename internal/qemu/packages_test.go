@@ -15,7 +15,7 @@ import (
 )
 
 // packageTime is the time limit of TestPackages.
-const packageTime = 20 * time.Minute
+const packageTime = 50 * time.Minute
 
 // switchRoot is the script of the first process. It mounts the disk with Debian, copies the test's
 // files to it, and starts Debian's systemd.
@@ -47,8 +47,9 @@ ExecStart=/bin/sh /test/run.sh
 
 // An administrator can install, upgrade, use, remove and purge the Debian packages on a machine
 // that runs Debian's systemd. testdata/packages.sh has the checks. scripts/package-test.sh makes
-// the folder that the variable GANGWAY_PACKAGES names: old/ and new/ have the packages of two
-// versions, and debian/ has Debian's files.
+// the folder that the variable GANGWAY_PACKAGES names: old/ and new/ have the packages of an earlier
+// commit and of this source tree, gangway-fleet is the load during the upgrade, and debian/ has
+// Debian's files.
 func TestPackages(t *testing.T) {
 	folder := os.Getenv("GANGWAY_PACKAGES")
 	if folder == "" {
@@ -68,7 +69,7 @@ func TestPackages(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), packageTime)
 	t.Cleanup(cancel)
-	m, err := qemu.Start(ctx, qemu.Config{Dir: dir, TPM: tpm, Memory: 1024, Offline: true,
+	m, err := qemu.Start(ctx, qemu.Config{Dir: dir, TPM: tpm, Memory: 1536, Offline: true,
 		Disks: []qemu.Disk{{Path: boots, ReadOnly: true}, {Path: root}}})
 	if err != nil {
 		t.Fatal(err)
@@ -143,10 +144,11 @@ func packageFiles(t *testing.T, folder string, makers []byte) []image.File {
 		{Path: "test/unit", Data: []byte(packageTestUnit)},
 		{Path: "test/makers.pem", Data: makers},
 	}
-	for _, version := range []string{"old", "new"} {
+	esp = append(esp, image.File{Path: "test/gangway-fleet", Data: read(t, filepath.Join(folder, "gangway-fleet")), Mode: 0o755})
+	for version, packages := range map[string]int{"old": 2, "new": 3} { // the earlier commit has no package of the signer
 		debs, err := filepath.Glob(filepath.Join(folder, version, "*_amd64.deb"))
-		if err != nil || len(debs) != 2 {
-			t.Fatalf("%s has %q, %v; two packages were expected", version, debs, err)
+		if err != nil || len(debs) < packages {
+			t.Fatalf("%s has %q, %v; %d packages were expected", version, debs, err, packages)
 		}
 		for _, deb := range debs {
 			name, _, _ := strings.Cut(filepath.Base(deb), "_")

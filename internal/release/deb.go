@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"os"
@@ -75,13 +76,18 @@ of the machine's owner in /etc/gangway/device_autojointoken.json.`,
 }
 
 func (r *release) signerPackage() (debPackage, error) {
+	libc, err := libcOf(r.program(signerArch, "gangway-signer"))
+	if err != nil {
+		return debPackage{}, err
+	}
 	p := debPackage{
 		name: "gangway-signer",
-		description: `keys of a Gangway hub in an HSM
+		description: `keys of a Gangway hub in an HSM or a cloud
 The signer holds the connection to an HSM, through the HSM's PKCS #11 module,
-and signs for the hub on this machine at a Unix socket.`,
+or to the key service of a cloud, and signs for the hub on this machine at a
+Unix socket.`,
 		// The package gangway creates the group whose members may open the signer's socket.
-		depends:  []string{"adduser", "gangway", "libc6"},
+		depends:  []string{"adduser", "gangway", libc},
 		suggests: []string{"softhsm2"},
 		files: []file{
 			{source: r.program(signerArch, "gangway-signer"), path: "/usr/bin/gangway-signer", mode: 0o755},
@@ -90,8 +96,36 @@ and signs for the hub on this machine at a Unix socket.`,
 			{source: r.contrib("debian/gangway-signer.default"), path: "/etc/default/gangway-signer", mode: 0o644, config: true},
 		},
 	}
-	err := r.addDocs(&p)
+	err = r.addDocs(&p)
 	return p, err
+}
+
+// libcOf returns the dependency on the C library for a program: the newest version of glibc whose
+// symbols the program uses. The program is linked with the building machine's C library, which may
+// be newer than that of the machine on which the package is installed.
+func libcOf(path string) (string, error) {
+	f, err := elf.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	needs, err := f.DynamicVersionNeeds()
+	if err != nil {
+		return "", err
+	}
+	major, minor := 0, 0
+	for _, library := range needs {
+		for _, need := range library.Needs {
+			var a, b int
+			if n, _ := fmt.Sscanf(need.Dep, "GLIBC_%d.%d", &a, &b); n == 2 && (a > major || a == major && b > minor) {
+				major, minor = a, b
+			}
+		}
+	}
+	if major == 0 {
+		return "", fmt.Errorf("%s does not use glibc", path)
+	}
+	return fmt.Sprintf("libc6 (>= %d.%d)", major, minor), nil
 }
 
 func (r *release) contrib(name string) string { return filepath.Join(r.root, "contrib", name) }

@@ -39,7 +39,13 @@ func small(t *testing.T) *release {
 			t.Fatal(err)
 		}
 		for _, name := range append(slices.Clone(programs), "gangway-signer") {
-			if err := os.WriteFile(r.program(arch, name), []byte(name+" "+arch), 0o755); err != nil {
+			content := []byte(name + " " + arch)
+			if name == "gangway-signer" { // a program that uses the C library: see libcOf
+				if content, err = os.ReadFile("/bin/sh"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.WriteFile(r.program(arch, name), content, 0o755); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -144,6 +150,9 @@ func TestContentOfDebs(t *testing.T) {
 				if got := strings.TrimSpace(dpkgDeb(t, "--field", deb, field)); got != want {
 					t.Errorf("%s, %s: %s is %q; %q was expected", name, arch, field, got, want)
 				}
+			}
+			if got := dpkgDeb(t, "--field", deb, "Depends"); name == "gangway-signer" && !regexp.MustCompile(`^adduser, gangway, libc6 \(>= 2\.[0-9]+\)\n$`).MatchString(got) {
+				t.Errorf("%s, %s: Depends is %q", name, arch, got)
 			}
 			if got := dpkgDeb(t, "--info", deb, "conffiles"); got != "/etc/default/"+name+"\n" {
 				t.Errorf("%s, %s: conffiles: %q", name, arch, got)
@@ -356,7 +365,7 @@ func TestBillOfMaterials(t *testing.T) {
 			}
 		}
 	}
-	if len(*bom.Dependencies) != 1+len(programs)*len(architectures) {
+	if len(*bom.Dependencies) != 1+len(programs)*len(architectures)+1 { // the last one is gangway-signer
 		t.Errorf("%d programs", len(*bom.Dependencies)-1)
 	}
 	nfpm := slices.ContainsFunc(*bom.Components, func(c cdx.Component) bool {
@@ -376,8 +385,9 @@ func billOfMaterials(t *testing.T) []byte {
 		t.Fatal(err)
 	}
 	r := small(t)
+	r.signer = true
 	for _, arch := range architectures {
-		for _, name := range programs {
+		for _, name := range append(slices.Clone(programs), "gangway-signer") {
 			if err := os.Remove(r.program(arch, name)); err != nil {
 				t.Fatal(err)
 			}

@@ -31,7 +31,11 @@ func (r *release) writeSBOM(context.Context) error {
 	var graph []cdx.Dependency
 	var all []string
 	for _, arch := range r.archs {
-		for _, name := range programs {
+		names := programs
+		if r.signer && arch == signerArch {
+			names = append(slices.Clone(programs), "gangway-signer")
+		}
+		for _, name := range names {
 			path := r.program(arch, name)
 			info, err := buildinfo.ReadFile(path)
 			if err != nil {
@@ -75,6 +79,9 @@ func (r *release) writeSBOM(context.Context) error {
 func modulesOf(info *debug.BuildInfo) []cdx.Component {
 	list := []cdx.Component{module("stdlib", strings.TrimPrefix(info.GoVersion, "go"))}
 	for _, m := range info.Deps {
+		if m.Replace != nil && m.Replace.Version == "" {
+			continue // a folder of the source tree: gangway-signer uses packages of Gangway
+		}
 		if m.Replace != nil {
 			m = m.Replace
 		}

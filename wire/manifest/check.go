@@ -24,7 +24,9 @@ const MaxSequence = 1<<53 - 1
 const (
 	maxCmdline = 4096 // bytes
 	maxPhases  = 16   // values of PCR 11 in one bank
-	lastYear   = 9999
+
+	maxInstallers = 8
+	lastYear      = 9999
 )
 
 // banks are the hash algorithms of PCR banks. SHA-1 is left out: it is broken, so equal digests do not
@@ -71,6 +73,14 @@ func (m *Manifest) check() error {
 	}
 	if err := m.System.check(own); err != nil {
 		return fmt.Errorf("the system: %w", err)
+	}
+	if len(m.Installers) > maxInstallers || len(m.Installers) > 0 && m.BootManager == nil {
+		return fmt.Errorf("a manifest with installers must have a boot manager, and at most %d installers", maxInstallers)
+	}
+	for i := range m.Installers {
+		if err := m.Installers[i].check(own); err != nil {
+			return fmt.Errorf("installer %d: %w", i+1, err)
+		}
 	}
 	return m.SecureBoot.check(own)
 }

@@ -32,6 +32,11 @@ type Manifest struct {
 	System      System   `json:"system"`
 	// SecureBoot is what an image with the owner's Secure Boot keys enrols; nil: it enrols nothing.
 	SecureBoot *SecureBoot `json:"secure-boot,omitempty"`
+	// Installers are the systems on the image that install the system without a person's commands.
+	// BootManager starts them. An installer reports the partition table that it has written
+	// (wire.InstallReport), and the report counts only if one of these systems made it. The
+	// installer for manual installations is not in the list, because it has a shell.
+	Installers []System `json:"installers,omitempty"`
 }
 
 // A Program is an EFI program. Firmware measures its Authenticode digest into PCR 4 before it starts

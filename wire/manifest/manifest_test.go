@@ -17,6 +17,7 @@ import (
 	"maps"
 	"math/big"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -46,6 +47,11 @@ func example() *Manifest {
 			Variables: []Variable{{"PK", digests(5)}, {"KEK", digests(6)}, {"db", digests(7)}},
 			Authority: digests(8),
 		},
+		Installers: []System{{
+			Program: Program{SHA256: hexOf(9, 32), Authenticode: digests(9)},
+			Kernel:  Program{SHA256: hexOf(3, 32), Authenticode: digests(3)},
+			Cmdline: "quiet gangway.mode=auto", PCR11: pcr11,
+		}},
 	}
 }
 
@@ -405,6 +411,10 @@ func TestCheckRefuses(t *testing.T) {
 		"a variable twice":        func(m *Manifest) { m.SecureBoot.Variables[1].Name = "PK" },
 		"no variables":            func(m *Manifest) { m.SecureBoot.Variables = nil },
 		"a variable's event":      func(m *Manifest) { m.SecureBoot.Variables[0].Events = nil },
+		"an installer's PCR 11":   func(m *Manifest) { m.Installers[0].PCR11 = nil },
+		"an installer's kernel":   func(m *Manifest) { m.Installers[0].Kernel.SHA256 = "" },
+		"too many installers":     func(m *Manifest) { m.Installers = slices.Repeat(m.Installers, maxInstallers+1) },
+		"installers of an update": func(m *Manifest) { m.BootManager = nil },
 		"a bank of the authority": func(m *Manifest) { delete(m.SecureBoot.Authority, "SHA-256") },
 	} {
 		m := example()
@@ -417,7 +427,7 @@ func TestCheckRefuses(t *testing.T) {
 		}
 	}
 	small := example()
-	small.BootManager, small.SecureBoot = nil, nil
+	small.BootManager, small.SecureBoot, small.Installers = nil, nil, nil
 	for _, digests := range []map[string]string{small.System.Authenticode, small.System.Kernel.Authenticode} {
 		maps.DeleteFunc(digests, func(bank, _ string) bool { return bank != "SHA-256" })
 	}

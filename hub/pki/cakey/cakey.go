@@ -1,9 +1,9 @@
-// Package cakey uses the private key of a CA where the key is: in a file, in the TPM of the hub's
-// machine, or in a signer, which is a program that holds the connection to an HSM. A URI names the
-// key:
+// Package cakey uses a private key where the key is: in a file, in the TPM of this machine, or in a
+// signer, which is a program that holds the connection to an HSM. The keys of the hub's CAs and the
+// owner's key of reference manifests can be in these places. A URI names the key:
 //
 //	file:/run/credentials/gangway.service/aca.key   PKCS #8 PEM, mode 0600
-//	tpm:0x81010060                                  a persistent handle; ?device=PATH, default /dev/tpmrm0
+//	tpm:0x81010060                                  a persistent handle; ?device=ADDRESS, default /dev/tpmrm0
 //	signer:/run/gangway-signer/socket?key=aca       a key of a signer: see package signer
 //
 // A Key connects to its TPM or signer only for a signature. So a hub can load its CAs while an HSM
@@ -27,7 +27,7 @@ import (
 
 // ErrUnavailable means that a key cannot be used now: its TPM, signer or file does not answer as it
 // should. The same signature may succeed later.
-var ErrUnavailable = errors.New("the CA's key cannot be used")
+var ErrUnavailable = errors.New("the key cannot be used")
 
 // timeout bounds one signature. A slow TPM needs less than a second.
 const timeout = 30 * time.Second
@@ -219,7 +219,7 @@ func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, 
 		return nil, fmt.Errorf("cakey: %w: sign with %s: %w", ErrUnavailable, k.uri, err)
 	}
 	if !ecdsa.VerifyASN1(k.publicKey, digest, sig) {
-		return nil, fmt.Errorf("cakey: %w: %s returned a signature that the CA's key did not make", ErrUnavailable, k.uri)
+		return nil, fmt.Errorf("cakey: %w: %s returned a signature that the expected key did not make", ErrUnavailable, k.uri)
 	}
 	return sig, nil
 }

@@ -30,9 +30,9 @@ const (
 	lastPersistent  = 0x81FFFFFF
 )
 
-// tpmKey is a key at a persistent handle of a TPM. The device is a character device, or the Unix
-// socket of a software TPM (unix:PATH, or only the path). It is open only during an operation, so that other programs can use the
-// TPM, and a restarted software TPM does not matter.
+// tpmKey is a key at a persistent handle of a TPM. The device is a character device, or the socket of
+// a software TPM (unix:PATH, or only the path, or tcp:HOST:PORT). It is open only during an operation,
+// so that other programs can use the TPM, and a restarted software TPM does not matter.
 type tpmKey struct {
 	device string
 	handle uint32
@@ -55,15 +55,15 @@ func (k *tpmKey) with(ctx context.Context, do func(transport.TPM) error) error {
 }
 
 func openTPM(ctx context.Context, device string) (transport.TPMCloser, error) {
-	device = strings.TrimPrefix(device, "unix:")
-	info, err := os.Stat(device)
-	if err != nil {
+	network, address := "unix", strings.TrimPrefix(device, "unix:")
+	if host, ok := strings.CutPrefix(device, "tcp:"); ok {
+		network, address = "tcp", host
+	} else if info, err := os.Stat(address); err != nil {
 		return nil, err
+	} else if info.Mode()&fs.ModeSocket == 0 {
+		return linuxtpm.Open(address)
 	}
-	if info.Mode()&fs.ModeSocket == 0 {
-		return linuxtpm.Open(device)
-	}
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", device)
+	conn, err := new(net.Dialer).DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -55,8 +56,15 @@ func publish(inner, path string, group int) error {
 	mode := fs.FileMode(0o600)
 	if group >= 0 {
 		mode = 0o660
-		if err := os.Chown(inner, -1, group); err != nil {
+		info, err := os.Lstat(inner)
+		if err != nil {
 			return err
+		}
+		// If the group is that of the process, no chown is needed, which gangway-signer.service forbids.
+		if int(info.Sys().(*syscall.Stat_t).Gid) != group {
+			if err := os.Chown(inner, -1, group); err != nil {
+				return err
+			}
 		}
 	}
 	if err := os.Chmod(inner, mode); err != nil {

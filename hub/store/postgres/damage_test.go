@@ -1,6 +1,8 @@
 package postgres_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"gangway/hub/store/postgres"
@@ -16,4 +18,18 @@ func TestDamageIsFound(t *testing.T) {
 			t.Fatal(damage, err)
 		}
 	})
+}
+
+func TestEarlierEnrolmentsArePacked(t *testing.T) {
+	t.Parallel()
+	address := database(t)
+	s := open(t, postgres.Config{URL: address})
+	query := func(sql string) string {
+		answer, err := server.Query(t.Context(), nameOf(address), sql)
+		if err != nil {
+			t.Fatal(sql, err)
+		}
+		return strings.TrimSpace(answer)
+	}
+	storetest.Pack(t, s, func(b []byte) string { return fmt.Sprintf(`'\x%x'`, b) }, func(sql string) { query(sql) }, query)
 }

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"sync/atomic"
@@ -52,6 +53,10 @@ func (d *alternating) Snapshot(ctx context.Context, run func(sqlstore.Conn) erro
 	return d.next().Snapshot(ctx, run)
 }
 
+func (d *alternating) Search(ctx context.Context, run func(sqlstore.Conn) error) error {
+	return d.next().Search(ctx, run)
+}
+
 func (d *alternating) LastText() any { return lastText }
 
 // OpenWith opens a database with the migrations of a folder.
@@ -68,6 +73,93 @@ func Migrations() fs.FS {
 	folder, _ := fs.Sub(migrations, "migrations")
 	return folder
 }
+
+// NewExplaining opens a store that explains each statement of a search before it runs the statement. It
+// calls the function `f` with the number of rows that the statement's scans have read.
+func NewExplaining(ctx context.Context, config Config, f func(s *sqlstore.Statement, rows float64)) (_ *sqlstore.Store, stop func() error, err error) {
+	a, err := Open(ctx, config)
+	if err != nil {
+		return nil, nil, err
+	}
+	s := sqlstore.New(explaining{database{a}, f})
+	return s, func() error { return errors.Join(s.Close(), a.Close()) }, nil
+}
+
+type explaining struct {
+	database
+	f func(s *sqlstore.Statement, rows float64)
+}
+
+func (d explaining) Search(ctx context.Context, run func(sqlstore.Conn) error) error {
+	return d.database.Search(ctx, func(c sqlstore.Conn) error { return run(&explainingConn{c.(*conn), d.f}) })
+}
+
+type explainingConn struct {
+	*conn
+	f func(s *sqlstore.Statement, rows float64)
+}
+
+func (c *explainingConn) One(s *sqlstore.Statement, args ...any) (sqlstore.Row, bool, error) {
+	if err := c.explain(s, args); err != nil {
+		return sqlstore.Row{}, false, err
+	}
+	return c.conn.One(s, args...)
+}
+
+func (c *explainingConn) Each(s *sqlstore.Statement, f func(sqlstore.Row) (bool, error), args ...any) error {
+	if err := c.explain(s, args); err != nil {
+		return err
+	}
+	return c.conn.Each(s, f, args...)
+}
+
+func (c *explainingConn) EachColumns(s *sqlstore.Statement, f func(sqlstore.Columns) (bool, error), args ...any) error {
+	if err := c.explain(s, args); err != nil {
+		return err
+	}
+	return c.conn.EachColumns(s, f, args...)
+}
+
+func (c *explainingConn) explain(s *sqlstore.Statement, args []any) error {
+	if err := c.encode(args); err != nil {
+		return err
+	}
+	r := c.pg.ExecParams(c.ctx, "EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) "+s.Postgres, c.params, c.oids, c.formats, nil).Read()
+	if r.Err != nil {
+		return r.Err
+	}
+	var plans []struct{ Plan step }
+	if err := json.Unmarshal(r.Rows[0][0], &plans); err != nil {
+		return err
+	}
+	c.f(s, plans[0].Plan.scanned())
+	return nil
+}
+
+// step is a step of a plan.
+type step struct {
+	Type    string  `json:"Node Type"`
+	Rows    float64 `json:"Actual Rows"`
+	Loops   float64 `json:"Actual Loops"`
+	Removed float64 `json:"Rows Removed by Filter"`
+	Again   float64 `json:"Rows Removed by Index Recheck"`
+	Plans   []step
+}
+
+// scanned returns the number of rows that the scans of tables and indexes have read.
+func (s step) scanned() (rows float64) {
+	switch s.Type {
+	case "Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Heap Scan", "Bitmap Index Scan":
+		rows = (s.Rows + s.Removed + s.Again) * s.Loops
+	}
+	for _, one := range s.Plans {
+		rows += one.scanned()
+	}
+	return rows
+}
+
+// BeginSearch begins the transaction of a search.
+const BeginSearch = beginSearch
 
 // Storable and Original are the conversions of texts.
 var Storable, Original = storable, original

@@ -40,25 +40,7 @@ func TestStatementsUseTheirIndexes(t *testing.T) {
 	all := sqlstore.FleetStatements()
 	maps.Copy(all, sqlstore.RemovalStatements())
 	for name, s := range all {
-		description, err := pg.Prepare(t.Context(), "plan", s.Postgres, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		explain := "EXPLAIN EXECUTE plan"
-		if len(description.ParamOIDs) > 0 {
-			explain += "(" + arguments(description.ParamOIDs) + ")"
-		}
-		results, err := pg.Exec(t.Context(), explain).ReadAll()
-		if err != nil {
-			t.Fatal(name, err)
-		}
-		var plan []string
-		for _, row := range results[0].Rows {
-			plan = append(plan, string(row[0]))
-		}
-		if _, err := pg.Exec(t.Context(), `DEALLOCATE plan`).ReadAll(); err != nil {
-			t.Fatal(err)
-		}
+		plan := explain(t, pg, s)
 		for _, fault := range faults(plan, mayorder[name]) {
 			t.Errorf("%s: %s\n%s\n%s", name, fault, s.Postgres, strings.Join(plan, "\n"))
 		}
@@ -72,6 +54,8 @@ func arguments(oids []uint32) string {
 		switch oid {
 		case pgtype.Int8OID, pgtype.Int4OID:
 			list[i] = "100"
+		case pgtype.TextArrayOID:
+			list[i] = "'{owner1,owner2}'"
 		case pgtype.ByteaOID:
 			list[i] = `'\x00'`
 		default:

@@ -131,7 +131,11 @@ func (d database) Read(ctx context.Context, run func(sqlstore.Conn) error) error
 }
 
 func (d database) Snapshot(ctx context.Context, run func(sqlstore.Conn) error) error {
-	return d.s.readers.snapshot(ctx, func(c *conn) error { return run(c) })
+	return d.s.readers.snapshot(ctx, beginSnapshot, func(c *conn) error { return run(c) })
+}
+
+func (d database) Search(ctx context.Context, run func(sqlstore.Conn) error) error {
+	return d.s.readers.snapshot(ctx, beginSearch, func(c *conn) error { return run(c) })
 }
 
 // lastText is greater than every text that begins with fewer than 64 characters U+10FFFF.

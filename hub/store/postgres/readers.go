@@ -111,11 +111,22 @@ func (r *readers) once(ctx context.Context, c *conn, run func(*conn) error) (*co
 	return c, err
 }
 
-// snapshot calls the function `run` as do does, but in one read transaction: all queries of `run`
-// see the same state of the database.
-func (r *readers) snapshot(ctx context.Context, run func(*conn) error) error {
+const (
+	beginSnapshot = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`
+	// beginSearch begins a transaction whose queries find their rows by an index, and read only the first
+	// rows in the order of the index. If statistics are missing, for example after a move or a restore,
+	// PostgreSQL may expect few rows, and read and sort all of them. The settings end with the
+	// transaction. Without jit = off, PostgreSQL would compile a plan that sorts nevertheless, because it
+	// adds a high cost to it.
+	beginSearch = beginSnapshot + `;
+	SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off; SET LOCAL jit = off`
+)
+
+// snapshot calls the function `run` as do does, but in one read transaction, which the text `begin`
+// begins: all queries of `run` see the same state of the database.
+func (r *readers) snapshot(ctx context.Context, begin string, run func(*conn) error) error {
 	return r.do(ctx, func(c *conn) error {
-		if _, err := c.control("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"); err != nil {
+		if _, err := c.control(begin); err != nil {
 			return c.fail(err)
 		}
 		err := run(c)

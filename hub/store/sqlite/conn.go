@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -173,10 +172,7 @@ func (c *conn) pragma(p string) error {
 // bound returns the prepared statement with its arguments bound, ready to step. A list becomes a
 // JSON array.
 func (c *conn) bound(s *sqlstore.Statement, args []any) (uintptr, error) {
-	args, err := withoutLists(args)
-	if err != nil {
-		return 0, err
-	}
+	args = withoutLists(args)
 	st := c.stmts[s.Index]
 	if st == 0 {
 		var err error
@@ -213,20 +209,40 @@ func (c *conn) bound(s *sqlstore.Statement, args []any) (uintptr, error) {
 }
 
 // withoutLists returns the arguments with lists as JSON texts. It does not change `args`.
-func withoutLists(args []any) ([]any, error) {
+func withoutLists(args []any) []any {
 	for i, a := range args {
 		list, is := a.([]string)
 		if !is {
 			continue
 		}
-		text, err := json.Marshal(append([]string{}, list...)) // for no values, this writes an empty list, not null
-		if err != nil {
-			return nil, err
-		}
 		args = slices.Clone(args)
-		args[i] = string(text)
+		args[i] = string(appendList(nil, list))
 	}
-	return args, nil
+	return args
+}
+
+// appendList appends a list as a JSON array. Texts may have any bytes: SQLite keeps bytes that are not
+// UTF-8, and package json would replace them.
+func appendList(data []byte, list []string) []byte {
+	data = append(data, '[')
+	for i, text := range list {
+		if i > 0 {
+			data = append(data, ',')
+		}
+		data = append(data, '"')
+		for j := range len(text) {
+			switch b := text[j]; {
+			case b == '"' || b == '\\':
+				data = append(data, '\\', b)
+			case b < ' ':
+				data = fmt.Appendf(data, `\u%04x`, b)
+			default:
+				data = append(data, b)
+			}
+		}
+		data = append(data, '"')
+	}
+	return append(data, ']')
 }
 
 // reserve enlarges the arena so that all arguments fit. Call it before the first argument is bound.

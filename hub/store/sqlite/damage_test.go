@@ -2,6 +2,7 @@ package sqlite_test
 
 import (
 	"database/sql"
+	"fmt"
 	"path/filepath"
 	"testing"
 
@@ -42,4 +43,34 @@ func TestDamageIsFound(t *testing.T) {
 			t.Fatal(damage, err)
 		}
 	})
+}
+
+func TestEarlierEnrolmentsArePacked(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "hub.db")
+	if err := sqlitetest.CopyEmpty(path); err != nil {
+		t.Fatal(err)
+	}
+	s, err := sqlite.Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	run := func(text string) {
+		if _, err := db.Exec(text); err != nil {
+			t.Fatal(text, err)
+		}
+	}
+	count := func(text string) (n string) {
+		if err := db.QueryRow(text).Scan(&n); err != nil {
+			t.Fatal(text, err)
+		}
+		return n
+	}
+	storetest.Pack(t, s, func(b []byte) string { return fmt.Sprintf("x'%x'", b) }, run, count)
 }

@@ -67,6 +67,9 @@ func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 			if table == "1" || strings.HasPrefix(table, "(subquery") || slices.Contains(plan, "CO-ROUTINE "+table) {
 				scans = false // the rows come from another step of the plan
 			}
+			if strings.HasPrefix(table, "json_each VIRTUAL TABLE") {
+				scans = false // the rows are the list that the statement has as an argument
+			}
 			sorts := strings.Contains(step, "TEMP B-TREE")
 			whole := strings.Contains(step, "devices_nick") // a query with this index reads all devices of an owner
 			if scans || sorts || whole {

@@ -157,6 +157,11 @@ func (d database) Snapshot(ctx context.Context, run func(sqlstore.Conn) error) e
 	return d.s.readers.snapshot(ctx, func(c *conn) error { return run(c) })
 }
 
+// Search implements sqlstore.DB.
+func (d database) Search(ctx context.Context, run func(sqlstore.Conn) error) error {
+	return d.Snapshot(ctx, run)
+}
+
 // LastText returns a blob: in SQLite, a blob is greater than every text.
 func (d database) LastText() any { return []byte{0xff} }
 

@@ -279,14 +279,10 @@ func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 	if k.known && k.serialBefore != k.prodSerial {
 		serial = fmt.Sprintf(" Its serial number changed from %q to %q.", k.serialBefore, k.prodSerial)
 	}
-	if err := c.Do(bindTPM, k.ek[:], k.owner, k.device, k.id, now); err != nil {
+	if err := k.prove(c); err != nil {
 		return err
 	}
-	if k.ekKnown {
-		if err := c.Do(proveWithCertificate, k.id); err != nil {
-			return err
-		}
-	} else if err := c.Do(proveEK, k.ek[:]); err != nil {
+	if err := c.Do(bindTPM, k.ek[:], k.owner, k.device, k.id, now); err != nil {
 		return err
 	}
 	if len(k.iakName) != 0 {
@@ -347,9 +343,10 @@ var (
 			UNION ALL
 			SELECT e.id, e.previous, number + 1 FROM chain c JOIN enrolments e ON e.id = c.previous WHERE number < ?2)
 		SELECT id, coalesce(previous, 0) FROM chain ORDER BY number`)
-	// Removes the evidence of an enrolment, but keeps the columns that the AIK registry returns.
-	stripEnrolment = prepared(`UPDATE enrolments SET ek_certificate = x'', idevid_cert = x'', verdict = x'', request = x'',
-		ek_links = x'' WHERE id = ? AND length(request) > 0`)
+	selectEvidence = prepared(`SELECT ` + evidenceColumns + ` FROM enrolments e WHERE e.id = ?`)
+	// Removes the evidence of an enrolment, but keeps what the AIK registry returns.
+	stripEnrolment = prepared(`UPDATE enrolments SET iak_public = ?, iak_cert = ?, ek_certificate = x'', idevid_cert = x'',
+		verdict = x'', request = x'', ek_links = x'' WHERE id = ?`)
 	setPrevious     = prepared(`UPDATE enrolments SET previous = nullif(?, 0) WHERE id = ?`)
 	deleteAIKsOf    = prepared(`DELETE FROM aiks WHERE enrolment = ?`)
 	deleteEnrolment = prepared(`DELETE FROM enrolments WHERE id = ?`)
@@ -490,7 +487,19 @@ func activated(c Conn, newest int64, limit int) (chain []link, err error) {
 
 func stripAll(c Conn, chain []link) error {
 	for _, e := range chain {
-		if err := c.Do(stripEnrolment, e.id); err != nil {
+		r, ok, err := c.One(selectEvidence, e.id)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue
+		}
+		v, err := readEvidence(&r)
+		if err == nil && len(v.request) == 0 {
+			continue // stripped already
+		}
+		// Damaged evidence is removed too. fsck reports it before that.
+		if err := c.Do(stripEnrolment, v.iakPublic, v.iakCert, e.id); err != nil {
 			return err
 		}
 	}

@@ -19,13 +19,52 @@ var (
 	expireEKCertificates = prepared(`DELETE FROM ek_certificates WHERE ek IN
 		(SELECT ek FROM ek_certificates WHERE proven = 0 AND expires <= ? ORDER BY expires LIMIT ?)`)
 
-	// proveWithCertificate stores the EK certificate of an activated enrolment whose EKKnown is
-	// true. For other enrolments, proveEK marks the stored EK certificate as proven.
-	proveWithCertificate = prepared(`INSERT INTO ek_certificates (ek, proven, expires, certificate, links)
-		SELECT ek, 1, 0, ek_certificate, ek_links FROM enrolments WHERE id = ?
-		ON CONFLICT (ek) DO UPDATE SET proven = 1, expires = 0, certificate = excluded.certificate, links = excluded.links`)
+	// proveAsEnrolled is for an activated enrolment whose EKKnown is true. The enrolment has the EK
+	// certificate, and the EK's row of tpms names the enrolment. So the row of ek_certificates is
+	// without the certificate and its links. forgetEK removes the former row, if it is long: SQLite
+	// would leave the space of a row that becomes short unused.
+	proveAsEnrolled = prepared(`INSERT INTO ek_certificates (ek, proven, expires, certificate, links) VALUES (?, 1, 0, x'', x'')
+		ON CONFLICT (ek) DO NOTHING`)
+	forgetEK = prepared(`DELETE FROM ek_certificates WHERE ek = ? AND certificate <> x''`)
+	// proveEK is for other activated enrolments. It marks the stored EK certificate as proven.
 	proveEK = prepared(`UPDATE ek_certificates SET proven = 1, expires = 0 WHERE ek = ? AND proven = 0`)
+	// Selects the evidence of the enrolment that has the EK certificate for proveAsEnrolled.
+	selectEnrolledEK = prepared(`SELECT ` + evidenceColumns + ` FROM ek_certificates c JOIN tpms t ON t.ek = c.ek
+		JOIN enrolments e ON e.id = t.enrolment WHERE c.ek = ? AND c.proven = 1 AND c.certificate = x''`)
+	copyEnrolledEK = prepared(`UPDATE ek_certificates SET certificate = ?, links = ? WHERE ek = ? AND proven = 1 AND certificate = x''`)
 )
+
+// prove marks the EK's certificate as proven. Call it before the EK's row of tpms names the new
+// enrolment.
+func (k *claim) prove(c Conn) error {
+	if k.ekKnown {
+		if err := c.Do(forgetEK, k.ek[:]); err != nil {
+			return err
+		}
+		return c.Do(proveAsEnrolled, k.ek[:])
+	}
+	v, found, err := enrolledEK(c, k.ek)
+	if err != nil {
+		return err
+	}
+	if found { // the earlier enrolment has the certificate
+		return c.Do(copyEnrolledEK, v.ekCertificate, v.ekLinks, k.ek[:])
+	}
+	return c.Do(proveEK, k.ek[:])
+}
+
+// enrolledEK returns the evidence with an EK's certificate, if the row of ek_certificates is without
+// the certificate.
+func enrolledEK(c Conn, ek store.Hash) (v evidence, found bool, err error) {
+	r, found, err := c.One(selectEnrolledEK, ek[:])
+	if err != nil || !found {
+		return evidence{}, false, err
+	}
+	if v, err = readEvidence(&r); err == nil {
+		err = v.withLinks(c)
+	}
+	return v, true, err
+}
 
 // EKCertificate implements store.EKCertificates.
 func (s *Store) EKCertificate(ctx context.Context, ek store.Hash, now time.Time) (k store.KeptEKCertificate, err error) {
@@ -37,6 +76,11 @@ func (s *Store) EKCertificate(ctx context.Context, ek store.Hash, now time.Time)
 		k = store.KeptEKCertificate{EK: ek, Certificate: r.blob(), Links: r.blob(), Proven: r.bool()}
 		if !k.Proven {
 			k.Expires = r.time()
+		}
+		if k.Proven && len(k.Certificate) == 0 {
+			v, _, err := enrolledEK(c, ek)
+			k.Certificate, k.Links = v.ekCertificate, v.ekLinks
+			return err
 		}
 		return nil
 	})

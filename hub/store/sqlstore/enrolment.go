@@ -35,10 +35,9 @@ func stateOf(letter string) (store.EnrolmentState, error) {
 	return "", fmt.Errorf("store: a stored enrolment has the unknown state %q", letter)
 }
 
-const enrolmentColumns = `SELECT request_hash, state, device, owner, token, generation,
-	ek, iak_name, idevid_name, iak_hash, idevid_hash, created, expires,
-	manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
-	iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request, ek_known, ek_links FROM enrolments `
+const enrolmentColumns = `SELECT e.request_hash, e.state, e.device, e.owner, e.token, e.generation,
+	e.ek, e.iak_name, e.idevid_name, e.iak_hash, e.idevid_hash, e.created, e.expires,
+	e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial, e.key_algorithm, e.ek_known, ` + evidenceColumns + ` FROM enrolments e `
 
 var (
 	// Stores an enrolment. If a row with the same request hash exists, the statement replaces the
@@ -46,11 +45,11 @@ var (
 	// which enrolments began. The id may change, because no other row refers to an enrolment that
 	// was never activated.
 	upsertEnrolment  = both(upsertOf(`(SELECT max(id) + 1 FROM enrolments)`), upsertOf(`nextval('enrolments_id_seq')`))
-	selectEnrolment  = prepared(enrolmentColumns + `WHERE request_hash = ?`)
-	selectByIDevID   = prepared(enrolmentColumns + `WHERE idevid_hash = ?`)
+	selectEnrolment  = prepared(enrolmentColumns + `WHERE e.request_hash = ?`)
+	selectByIDevID   = prepared(enrolmentColumns + `WHERE e.idevid_hash = ?`)
 	selectToActivate = prepared(`SELECT e.request_hash, e.state, e.device, e.owner, e.token, e.generation,
 		e.ek, e.iak_name, e.idevid_name, e.iak_hash, e.idevid_hash, e.created, e.expires,
-		e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial, e.key_algorithm, e.ek_certificate, e.ek_known,
+		e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial, e.key_algorithm, e.ek_known, ` + evidenceColumns + `,
 		(SELECT a.request_hash FROM devices d JOIN enrolments a ON a.id = d.enrolment WHERE d.id = e.device AND d.deleted = 0)
 		FROM enrolments e WHERE e.idevid_hash = ?`)
 	expireEnrolments = prepared(expire + `id IN (SELECT id FROM enrolments WHERE state = 'p' AND expires <= ? ORDER BY expires LIMIT ?)`)
@@ -59,14 +58,14 @@ var (
 		FROM enrolments INDEXED BY enrolments_pending_owner WHERE owner = ? AND state = 'p' AND expires > ? ORDER BY id DESC LIMIT ?`)
 
 	// Makes the oldest pending enrolments of owner ?1 expire until the others fit into ?2 bytes, but
-	// at most 64 of them: more would delay other writers, and 64 of the smallest enrolments are
+	// at most 128 of them: more would delay other writers, and 128 of the smallest enrolments are
 	// larger than one of the largest. If all fit, the innermost query reads no enrolment.
 	pushOutEnrolments = prepared(expire + `id IN (SELECT id FROM
 		(SELECT id, sum(bytes) OVER (ORDER BY id) - bytes AS older FROM
 			(SELECT id, 1024 + length(request) + length(verdict) + length(ek_certificate) + length(ek_links)
 				+ length(iak_cert) + length(idevid_cert) AS bytes
 			FROM enrolments WHERE owner = ?1 AND state = 'p'
-				AND (SELECT u.bytes FROM pending_usage u WHERE u.owner = ?1) > ?2 ORDER BY id LIMIT 64) AS oldest) AS summed
+				AND (SELECT u.bytes FROM pending_usage u WHERE u.owner = ?1) > ?2 ORDER BY id LIMIT 128) AS oldest) AS summed
 		WHERE older < (SELECT u.bytes FROM pending_usage u WHERE u.owner = ?1) - ?2)`)
 
 	forgetExpired = prepared(`DELETE FROM enrolments WHERE id IN
@@ -88,7 +87,7 @@ func upsertOf(newID string) string {
 		generation, ek, iak_name, idevid_name, iak_hash, idevid_hash, created, expires,
 		manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
 		iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request, ek_known, ek_links)
-		VALUES (?, 'p', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		VALUES (?, 'p', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, x'', x'', x'', x'', x'', ?, ?, x'')
 		ON CONFLICT (request_hash) DO UPDATE SET state = excluded.state, device = excluded.device,
 		owner = excluded.owner, token = excluded.token, generation = excluded.generation,
 		ek = excluded.ek, iak_name = excluded.iak_name, idevid_name = excluded.idevid_name,
@@ -112,17 +111,24 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 	e.Created = fromMicro(micro(e.Created))
 	e.Expires = fromMicro(micro(e.Expires))
 	result := e
+	v := evidenceOf(&e)
+	if e.CommonLinks {
+		v.share()
+	}
+	packed, wrote := v.pack(), false
 	err := s.db.Write(ctx, func(c Conn) error {
 		changed, err := c.Exec(upsertEnrolment, e.RequestHash[:], e.DeviceID, e.Owner, e.TokenID,
 			int64(e.Generation), e.EK[:], e.IAKName, e.IDevIDName, e.IAKHash[:], e.IDevIDHash[:],
 			micro(e.Created), micro(e.Expires), e.Manufacturer, e.Model, e.Firmware,
-			e.ProdModel, e.ProdSerial, e.KeyAlgorithm, e.IAKPublic, e.EKCertificate,
-			e.IAKCert, e.IDevIDCert, e.Verdict, e.Request, flag(e.EKKnown), e.EKLinks, micro(now))
+			e.ProdModel, e.ProdSerial, e.KeyAlgorithm, packed, flag(e.EKKnown), micro(now))
 		if err != nil {
 			return existsOr(err)
 		}
-		if changed != 0 {
+		if wrote = changed != 0; wrote {
 			result = e
+			if err := s.storeChain(c, v); err != nil {
+				return err
+			}
 			if err := c.Do(pushOutEnrolments, e.Owner, int64(store.MaxPending)); err != nil || !e.EKKnown {
 				return err
 			}
@@ -133,6 +139,9 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 	})
 	if err != nil {
 		return store.Enrolment{}, err
+	}
+	if v.hasChain && wrote {
+		s.chains.Store(v.chain, true)
 	}
 	return result, nil
 }
@@ -165,10 +174,11 @@ func (s *Store) EnrolmentToActivate(ctx context.Context, idevid store.Hash) (e s
 		if e, err = startOfEnrolment(&r); err != nil {
 			return err
 		}
-		e.EKCertificate = r.blob()
 		e.EKKnown = r.bool()
+		v, err := readEvidence(&r)
+		e.EKCertificate = v.ekCertificate
 		before = r.hash()
-		return nil
+		return err
 	})
 	if err != nil {
 		return store.Enrolment{}, store.Hash{}, err
@@ -200,14 +210,15 @@ func oneEnrolment(c Conn, query *Statement, key store.Hash) (store.Enrolment, er
 	if err != nil {
 		return store.Enrolment{}, err
 	}
-	e.IAKPublic = r.blob()
-	e.EKCertificate = r.blob()
-	e.IAKCert = r.blob()
-	e.IDevIDCert = r.blob()
-	e.Verdict = r.blob()
-	e.Request = r.blob()
 	e.EKKnown = r.bool()
-	e.EKLinks = r.blob()
+	v, err := readEvidence(&r)
+	if err == nil {
+		err = v.withLinks(c)
+	}
+	if err != nil {
+		return store.Enrolment{}, fmt.Errorf("enrolment of device %s: %w", e.DeviceID, err)
+	}
+	v.assign(&e)
 	return e, nil
 }
 

@@ -25,7 +25,7 @@ type condition struct {
 	// `fits` reports whether a device matches the condition. It is nil for FieldMeta.
 	fits func(d *found) bool
 
-	models, makers []string // only for a word: the models and makers that contain the word
+	models, makers []string // only for a word: the models and makers that contain the word, in lower case
 }
 
 // args returns the arguments of the condition's walk, without the place and the limit.
@@ -191,8 +191,7 @@ func (k *condition) resolve(c Conn, owner string) (err error) {
 		}
 		return err
 	case store.FieldSerial:
-		nicks, err := k.nicks(c, owner)
-		k.count = len(nicks)
+		k.count, err = k.countNicks(c, owner)
 		return err
 	case store.FieldID:
 		devices, err := k.byID(c, owner)
@@ -202,12 +201,10 @@ func (k *condition) resolve(c Conn, owner string) (err error) {
 	return k.resolveWord(c, owner)
 }
 
-func (k *condition) resolveWord(c Conn, owner string) error {
-	nicks, err := k.nicks(c, owner)
-	if err != nil {
+func (k *condition) resolveWord(c Conn, owner string) (err error) {
+	if k.count, err = k.countNicks(c, owner); err != nil {
 		return err
 	}
-	k.count = len(nicks)
 	if isIDPrefix(k.value) {
 		devices, err := k.byID(c, owner)
 		if err != nil {
@@ -219,7 +216,7 @@ func (k *condition) resolveWord(c Conn, owner string) error {
 		*list = nil
 		if err := c.Each(selectValues, func(r Row) (bool, error) {
 			if value := r.text(); hasWord(value, k.value) {
-				*list = append(*list, value)
+				*list = append(*list, lowerASCII(value))
 				k.count += r.int()
 			}
 			return true, nil
@@ -230,24 +227,32 @@ func (k *condition) resolveWord(c Conn, owner string) error {
 	return nil
 }
 
-// nicks returns the nicks of devices whose nick or serial number contains the word. For
-// FieldSerial, some of these devices may have another serial number, so the caller must compare the
-// serial numbers. nicks returns at most smallSet+1 nicks.
-func (k *condition) nicks(c Conn, owner string) (nicks []string, err error) {
+// words returns the arguments with which selectWord and selectFound read the words that begin with the
+// condition's word, without the limit. For FieldSerial, some of the devices with such a word may have
+// another serial number, so the caller must compare the serial numbers.
+func (k *condition) words(owner string) []any {
 	from := cut(wordText(k.value), indexedText)
 	to := from + "\U0010ffff"
 	if k.field == store.FieldSerial && len(wordText(k.value)) <= indexedText {
 		to = from + "\x00" // only the whole word
 	}
+	return []any{owner, from, to}
+}
+
+// countNicks returns the number of devices that have a word of the condition in their nick or serial
+// number, or smallSet+1 if they have more than smallSet such words.
+func (k *condition) countNicks(c Conn, owner string) (int, error) {
 	known := map[string]bool{}
-	err = c.Each(selectWord, func(r Row) (bool, error) {
-		if nick := r.text(); !known[nick] {
-			known[nick] = true
-			nicks = append(nicks, nick)
-		}
+	n := 0
+	err := c.Each(selectWord, func(r Row) (bool, error) {
+		known[r.text()] = true
+		n++
 		return true, nil
-	}, owner, from, to, int64(smallSet+1))
-	return nicks, err
+	}, append(k.words(owner), int64(smallSet+1))...)
+	if n > smallSet {
+		return n, err // the words that were not read may be those of other devices
+	}
+	return len(known), err
 }
 
 func (k *condition) byID(c Conn, owner string) ([]found, error) {
@@ -264,19 +269,10 @@ func (k *condition) all(c Conn, owner string) (devices []found, err error) {
 	default:
 		return appendFound(c, nil, k.walk.up, append(k.args(owner), "", int64(smallSet+1))...)
 	}
-	nicks, err := k.nicks(c, owner)
-	if err != nil {
+	if devices, err = appendFound(c, nil, selectFound, append(k.words(owner), int64(smallSet+1), owner)...); err != nil {
 		return nil, err
 	}
-	for _, nick := range nicks {
-		if devices, err = appendFound(c, devices, selectFound, owner, nick); err != nil {
-			return nil, err
-		}
-	}
-	if k.field == store.FieldSerial {
-		return devices, nil
-	}
-	if isIDPrefix(k.value) {
+	if k.field == "" && isIDPrefix(k.value) {
 		more, err := k.byID(c, owner)
 		if err != nil {
 			return nil, err
@@ -284,10 +280,11 @@ func (k *condition) all(c Conn, owner string) (devices []found, err error) {
 		devices = append(devices, more...)
 	}
 	for field, values := range map[store.SearchField][]string{store.FieldModel: k.models, store.FieldMaker: k.makers} {
-		for _, value := range values {
-			if devices, err = appendFound(c, devices, walkField[field].up, owner, value, "", int64(smallSet+1)); err != nil {
-				return nil, err
-			}
+		if len(values) == 0 {
+			continue
+		}
+		if devices, err = appendFound(c, devices, fieldIn[field], owner, values, int64(smallSet+1)); err != nil {
+			return nil, err
 		}
 	}
 	slices.SortFunc(devices, func(a, b found) int { return strings.Compare(a.nick, b.nick) })

@@ -26,7 +26,7 @@ func (s *Store) CountSearch(ctx context.Context, q store.DeviceSearch) (n store.
 	if err != nil {
 		return n, err
 	}
-	err = s.db.Snapshot(ctx, func(c Conn) error {
+	err = s.db.Search(ctx, func(c Conn) error {
 		n = store.SearchCount{}
 		if len(f.conditions) == 0 {
 			n.N, err = counted(c, f.owner, "total", "")
@@ -62,7 +62,7 @@ func (f *finder) count(c Conn) (store.SearchCount, error) {
 
 // FleetCounts implements store.Fleet.
 func (s *Store) FleetCounts(ctx context.Context, owner string) (n store.FleetCounts, err error) {
-	err = s.db.Snapshot(ctx, func(c Conn) error {
+	err = s.db.Search(ctx, func(c Conn) error {
 		n = store.FleetCounts{ByState: map[string]int{}}
 		for _, state := range store.States {
 			n.ByState[state] = 0
@@ -102,7 +102,7 @@ func (s *Store) Facets(ctx context.Context, owner string, field store.SearchFiel
 	if _, ok := walkField[field]; !ok {
 		return nil, 0, badSearch("%.64q has no counts: use model, maker, firmware or token.", string(field))
 	}
-	err = s.db.Snapshot(ctx, func(c Conn) error {
+	err = s.db.Search(ctx, func(c Conn) error {
 		top = nil
 		if others, err = counted(c, owner, "total", ""); err != nil {
 			return err

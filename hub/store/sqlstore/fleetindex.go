@@ -147,6 +147,9 @@ func (was indexed) move(c Conn, is indexed) error {
 	if err := moveWords(c, was.words, is.words); err != nil {
 		return err
 	}
+	if was.hasTermsOf(is) {
+		return nil
+	}
 	before, after := was.terms(), is.terms()
 	moved := was.owner != is.owner || was.nick != is.nick
 	for term := range before {
@@ -164,6 +167,45 @@ func (was indexed) move(c Conn, is indexed) error {
 		}
 	}
 	return nil
+}
+
+// hasTermsOf reports whether two states of a device certainly have the same index entries. It is
+// much cheaper than a comparison of the terms. Most reports change only numbers.
+func (was indexed) hasTermsOf(is indexed) bool {
+	return was.owner == is.owner && was.nick == is.nick && was.userMeta == is.userMeta && equalButNumbers(was.deviceMeta, is.deviceMeta)
+}
+
+// equalButNumbers reports whether two JSON texts are equal if each number counts as the same number.
+// Numbers of device-meta are not in the index; see addTerms.
+func equalButNumbers(a, b string) bool {
+	i, j, quoted := 0, 0, false
+	for i < len(a) && j < len(b) {
+		if !quoted && startsNumber(a[i]) && startsNumber(b[j]) {
+			i, j = i+numberSize(a[i:]), j+numberSize(b[j:])
+			continue
+		}
+		if a[i] != b[j] {
+			return false
+		}
+		switch {
+		case a[i] == '"':
+			quoted = !quoted
+		case quoted && a[i] == '\\' && i+1 < len(a) && j+1 < len(b): // the next byte may be a quotation mark
+			i, j = i+1, j+1
+			if a[i] != b[j] {
+				return false
+			}
+		}
+		i, j = i+1, j+1
+	}
+	return i == len(a) && j == len(b)
+}
+
+func startsNumber(c byte) bool { return c == '-' || '0' <= c && c <= '9' }
+
+// numberSize returns the length of the number at the beginning of a text.
+func numberSize(text string) int {
+	return len(text) - len(strings.TrimLeft(text, "0123456789+-.eE"))
 }
 
 func (was indexed) terms() map[int64]bool {

@@ -135,11 +135,54 @@ func walkTexts(condition, by string) (up, down string) {
 		searchColumns + condition + ` AND (` + by + `) < (` + holes + `) ORDER BY ` + descending + ` LIMIT ?`
 }
 
-// valued makes the walk through the devices that have one value of a column. The comparison ignores
-// ASCII case; in SQLite, the collation of the column does this.
+// equal makes the walk through the devices that have one value of a column, in the order of nicks. In
+// SQLite, the collation of the column compares models, makers and firmwares without ASCII case; in
+// PostgreSQL, `expression` and `value` do this.
+//
+// PostgreSQL has no INDEXED BY. It would choose between the column's index and the primary key, which
+// has the order of nicks too, by its statistics; if these are old, it may read all devices. So the
+// statement for PostgreSQL has bounds on the column, and is ordered by the column first: only the
+// column's index has this order.
+func equal(index, column, expression, value string) walk {
+	const nick, limit = `?3`, `?4`
+	text := func(after, end, order string) string {
+		return searchColumns + `device_search s WHERE s.owner = ?1 AND (` + expression + `, s.nick) ` + after + ` (` + value + `, ` + nick + `) AND ` +
+			expression + ` ` + end + ` ` + value + ` ORDER BY ` + expression + order + `, s.nick` + order + ` LIMIT ` + limit
+	}
+	sqliteUp, sqliteDown := walkTexts(`device_search s INDEXED BY `+index+` WHERE s.owner = ? AND s.`+column+` = ?`, `s.nick`)
+	return walk{up: both(sqliteUp, text(`>`, `<=`, ``)), down: both(sqliteDown, text(`<`, `>=`, ` DESC`))}
+}
+
 func valued(index, column string) walk {
-	return orderedBoth(`device_search s INDEXED BY `+index+` WHERE s.owner = ? AND s.`+column+` = ?`, `s.nick`,
-		`device_search s WHERE s.owner = ? AND lower(s.`+column+`) = lower(? COLLATE "C")`, `s.nick`)
+	return equal(index, column, `lower(s.`+column+`)`, `lower(?2 COLLATE "C")`)
+}
+
+// active is the walk through the active devices.
+func active() walk {
+	sqliteUp, sqliteDown := walkTexts(`device_search s INDEXED BY device_search_seen WHERE s.owner = ? AND s.seen = `+seenNow, `s.nick`)
+	// As in the function equal.
+	return walk{
+		up:   both(sqliteUp, searchColumns+`device_search s WHERE s.owner = ? AND (s.seen, s.nick) > (`+seenNow+`, ?) ORDER BY s.seen, s.nick LIMIT ?`),
+		down: both(sqliteDown, searchColumns+`device_search s WHERE s.owner = ? AND (s.seen, s.nick) < (`+seenNow+`, ?) AND s.seen >= `+seenNow+` ORDER BY s.seen DESC, s.nick DESC LIMIT ?`),
+	}
+}
+
+// withMeta is the walk through the devices that have a term of metadata. In SQLite, CROSS JOIN makes
+// the engine read the table device_meta_terms first. In PostgreSQL, the LIMIT of each part does.
+func withMeta() walk {
+	sqliteUp, sqliteDown := walkTexts(`device_meta_terms m CROSS JOIN device_search s ON s.owner = ? AND s.nick = m.nick WHERE m.term = ?`, `m.nick`)
+	text := func(after, order string) string {
+		return searchColumns + `(SELECT nick FROM device_meta_terms WHERE term = ?2 AND nick ` + after + ` ?3 ORDER BY term` + order + `, nick` + order + ` LIMIT ?4) AS m,
+			LATERAL (SELECT * FROM device_search WHERE owner = ?1 AND nick = m.nick LIMIT 1) AS s ORDER BY m.nick` + order
+	}
+	return walk{up: both(sqliteUp, text(`>`, ``)), down: both(sqliteDown, text(`<`, ` DESC`))}
+}
+
+func listed(index, column string) *Statement {
+	return both(searchColumns+`device_search s INDEXED BY `+index+` WHERE s.owner = ?1 AND s.`+column+` IN (SELECT value FROM json_each(?2)) LIMIT ?3`,
+		searchColumns+`unnest(?2::text[]) AS v (value), LATERAL (SELECT * FROM device_search d WHERE d.owner = ?1
+		AND (lower(d.`+column+`), d.nick) > (v.value COLLATE "C", '') AND lower(d.`+column+`) <= v.value COLLATE "C"
+		ORDER BY lower(d.`+column+`), d.nick LIMIT ?3) AS s LIMIT ?3`)
 }
 
 // walkAll has the walks through all devices of an owner.
@@ -163,7 +206,7 @@ const (
 // order of nicks.
 var (
 	walkState = map[string]walk{
-		store.StateActive:      ordered(`device_search s INDEXED BY device_search_seen WHERE s.owner = ? AND s.seen = `+seenNow, `s.nick`),
+		store.StateActive:      active(),
 		store.StateQuiet:       ordered(`device_search s INDEXED BY device_search_quiet WHERE s.owner = ? AND s.quiet = 1`, `s.nick`),
 		store.StateBootChanged: ordered(`device_search s INDEXED BY device_search_changed WHERE s.owner = ? AND s.boot IN ('changed', 'refused')`, `s.nick`),
 		store.StateUpdating:    ordered(`device_search s INDEXED BY device_search_updating WHERE s.owner = ? AND `+isUpdating, `s.nick`),
@@ -174,21 +217,37 @@ var (
 		store.FieldModel:    valued("device_search_model", "model"),
 		store.FieldMaker:    valued("device_search_maker", "maker"),
 		store.FieldFirmware: valued("device_search_firmware", "firmware"),
-		store.FieldToken:    ordered(`device_search s INDEXED BY device_search_token WHERE s.owner = ? AND s.token = ?`, `s.nick`),
+		store.FieldToken:    equal("device_search_token", "token", `s.token`, `?2`),
 	}
-	// CROSS JOIN makes SQLite read the table device_meta_terms first.
-	walkMeta = ordered(`device_meta_terms m CROSS JOIN device_search s ON s.owner = ? AND s.nick = m.nick WHERE m.term = ?`, `m.nick`)
+	// fieldIn has a statement for each of two fields. It reads at most ? devices whose value of the field is in
+	// a list. For PostgreSQL, the list must be in lower case.
+	fieldIn = map[store.SearchField]*Statement{
+		store.FieldModel: listed("device_search_model", "model"),
+		store.FieldMaker: listed("device_search_maker", "maker"),
+	}
+	walkMeta = withMeta()
 
-	selectFound = prepared(searchColumns + `device_search s WHERE s.owner = ? AND s.nick = ?`)
-	selectByID  = prepared(searchColumns + `devices d CROSS JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick
+	// selectFound reads the devices whose nick or serial number has a word from ? (inclusive) to ?
+	// (exclusive), a device with two such words twice. It reads at most ? words.
+	selectFound = both(searchColumns+`(`+fewWords+`) AS n CROSS JOIN device_search s ON s.owner = ? AND s.nick = n.nick`,
+		searchColumns+`(`+fewWords+`) AS n, LATERAL (SELECT * FROM device_search d WHERE d.owner = ? AND d.nick = n.nick LIMIT 1) AS s`)
+	selectByID = prepared(searchColumns + `devices d CROSS JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick
 		WHERE d.id >= ? AND d.id < ? AND +d.owner = ? AND +d.deleted = 0 ORDER BY d.id LIMIT ?`)  // the signs + keep SQLite from using another index
-	hasMetaTerm   = prepared(`SELECT 1 FROM device_meta_terms WHERE term = ? AND nick = ?`)
-	countMetaTerm = prepared(`SELECT count(*) FROM (SELECT 1 FROM device_meta_terms WHERE term = ? LIMIT ?) AS few`)
-	selectWord    = prepared(`SELECT nick FROM device_words WHERE owner = ? AND word >= ? AND word < ? ORDER BY word, nick LIMIT ?`)
-	// selectPageRow reads the fields of a page's row that device_search does not have.
-	selectPageRow = prepared(`SELECT e.ek, e.request_hash, e.idevid_hash, e.model, e.key_algorithm, d.activated, d.last_seen,
-		d.last_seen_addr, d.public FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment WHERE d.id = ?`)
+	haveMetaTerm = both(`SELECT nick FROM device_meta_terms WHERE term = ? AND nick IN (SELECT value FROM json_each(?))`,
+		// The LIMIT makes PostgreSQL look each nick up. It would otherwise choose by its statistics, and may
+		// read all devices with the term.
+		`SELECT n.nick FROM (SELECT ?::bigint AS term, unnest(?::text[]) AS nick) AS n,
+			LATERAL (SELECT 1 FROM device_meta_terms m WHERE m.term = n.term AND m.nick = n.nick LIMIT 1) AS m`)
+	countMetaTerm = prepared(`SELECT count(*) FROM (SELECT 1 FROM device_meta_terms WHERE term = ? ORDER BY term, nick LIMIT ?) AS few`)
+	selectWord    = prepared(fewWords)
+	// selectPageRows reads the fields of a page's rows that device_search does not have.
+	selectPageRows = both(pageColumns+`WHERE d.id IN (SELECT value FROM json_each(?))`, pageColumns+`WHERE d.id = ANY(?)`)
 )
+
+const fewWords = `SELECT nick FROM device_words WHERE owner = ? AND word >= ? AND word < ? ORDER BY word, nick LIMIT ?`
+
+const pageColumns = `SELECT d.id, e.ek, e.request_hash, e.idevid_hash, e.model, e.key_algorithm, d.activated, d.last_seen,
+	d.last_seen_addr, d.public FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment `
 
 // SearchDevices implements store.Fleet.
 //
@@ -205,7 +264,7 @@ func (s *Store) SearchDevices(ctx context.Context, q store.DeviceSearch) (page s
 	if err != nil {
 		return page, err
 	}
-	err = s.db.Snapshot(ctx, func(c Conn) error {
+	err = s.db.Search(ctx, func(c Conn) error {
 		page = store.DevicePage{}
 		if err := f.resolve(c); err != nil {
 			return err
@@ -214,14 +273,8 @@ func (s *Store) SearchDevices(ctx context.Context, q store.DeviceSearch) (page s
 		if err != nil {
 			return err
 		}
-		for i := range hits {
-			d, ok, err := pageRow(c, f.owner, &hits[i])
-			if err != nil {
-				return err
-			}
-			if ok {
-				page.Rows = append(page.Rows, d)
-			}
+		if page.Rows, err = pageRows(c, f.owner, hits); err != nil {
+			return err
 		}
 		if next != nil {
 			page.Next = writeCursor(q, f.order, *next)
@@ -237,11 +290,28 @@ func (s *Store) SearchDevices(ctx context.Context, q store.DeviceSearch) (page s
 	return page, nil
 }
 
-func pageRow(c Conn, owner string, hit *found) (store.DeviceRow, bool, error) {
-	r, ok, err := c.One(selectPageRow, hit.device)
-	if err != nil || !ok {
-		return store.DeviceRow{}, false, err
+// pageRows returns the rows of a page, in the order of `hits`.
+func pageRows(c Conn, owner string, hits []found) (rows []store.DeviceRow, err error) {
+	if len(hits) == 0 {
+		return nil, nil
 	}
+	ids := make([]string, len(hits))
+	at := make(map[string]int, len(hits))
+	for i := range hits {
+		ids[i], at[hits[i].device] = hits[i].device, i
+	}
+	rows = make([]store.DeviceRow, len(hits))
+	if err := c.Each(selectPageRows, func(r Row) (bool, error) {
+		i := at[r.text()]
+		rows[i] = pageRow(&r, owner, &hits[i])
+		return true, nil
+	}, ids); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(rows, func(r store.DeviceRow) bool { return r.Device.ID == "" }), nil
+}
+
+func pageRow(r *Row, owner string, hit *found) store.DeviceRow {
 	d := store.Device{
 		ID: hit.device, Nick: hit.nick, Owner: owner, TokenID: hit.token, Clone: hit.clone, Created: fromMicro(hit.created),
 		TPMMaker: hit.maker, TPMFirmware: hit.firmware, ProdModel: hit.model, ProdSerial: hit.serial,
@@ -249,7 +319,7 @@ func pageRow(c Conn, owner string, hit *found) (store.DeviceRow, bool, error) {
 		Activated: r.time(), LastSeen: r.time(), LastSeenAddr: r.text(), Public: r.bool(),
 	}
 	return store.DeviceRow{Device: d, Quiet: hit.quiet, Boot: cmp.Or(hit.boot, store.BootUnmeasured),
-		Rev: hit.rev, Status: hit.status, Progress: hit.progress}, true, nil
+		Rev: hit.rev, Status: hit.status, Progress: hit.progress}
 }
 
 // finder answers one search. The method `resolve` moves the condition that the fewest devices match
@@ -314,7 +384,11 @@ func (f *finder) page(c Conn, after *place, limit int) (hits []found, next *plac
 		most = examineFar
 	}
 	// One row more than the page shows whether there is a next page.
-	complete, end, err := f.walk(c, after, max(most, limit+1), func(d found) bool {
+	most = max(most, limit+1)
+	if _, _, rest := f.plan(); len(rest) == 0 {
+		most = limit + 1 // each row is a hit
+	}
+	complete, end, err := f.walk(c, after, most, func(d found) bool {
 		hits = append(hits, d)
 		return len(hits) <= limit
 	})
@@ -338,11 +412,11 @@ func (f *finder) small(c Conn) (hits []found, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for i := range read {
-		ok, err := f.fits(c, &read[i], f.conditions)
-		if err != nil {
-			return nil, err
-		}
+	fit, err := matches(c, read, f.conditions)
+	if err != nil {
+		return nil, err
+	}
+	for i, ok := range fit {
 		if ok {
 			hits = append(hits, read[i])
 		}
@@ -375,21 +449,38 @@ func (f *finder) sorted(c Conn, after *place, limit int) (hits []found, next *pl
 	return hits, nil, nil
 }
 
-// fits reports whether a device matches all conditions.
-func (f *finder) fits(c Conn, d *found, conditions []*condition) (bool, error) {
-	for _, k := range conditions {
-		if k.fits != nil && !k.fits(d) {
-			return false, nil
-		}
+// matches reports, for each device, whether it matches all conditions. It needs one statement for each
+// condition on metadata, because with PostgreSQL each statement is a round trip to the server.
+func matches(c Conn, devices []found, conditions []*condition) ([]bool, error) {
+	fit := make([]bool, len(devices))
+	for i := range devices {
+		fit[i] = !slices.ContainsFunc(conditions, func(k *condition) bool { return k.fits != nil && !k.fits(&devices[i]) })
 	}
 	for _, k := range conditions {
-		if k.field == store.FieldMeta {
-			if _, ok, err := c.One(hasMetaTerm, k.term, d.nick); err != nil || !ok {
-				return false, err
+		if k.field != store.FieldMeta {
+			continue
+		}
+		var nicks []string
+		for i, ok := range fit {
+			if ok {
+				nicks = append(nicks, devices[i].nick)
 			}
 		}
+		if len(nicks) == 0 {
+			break
+		}
+		have := make(map[string]bool, len(nicks))
+		if err := c.Each(haveMetaTerm, func(r Row) (bool, error) {
+			have[r.text()] = true
+			return true, nil
+		}, k.term, nicks); err != nil {
+			return nil, err
+		}
+		for i := range fit {
+			fit[i] = fit[i] && have[devices[i].nick]
+		}
 	}
-	return true, nil
+	return fit, nil
 }
 
 // walk calls the function `hit` with each device that matches, in the order of the result. It stops
@@ -408,12 +499,12 @@ func (f *finder) walk(c Conn, after *place, most int, hit func(found) bool) (com
 		if chunk, err = appendFound(c, chunk[:0], statement, all...); err != nil {
 			return false, nil, err
 		}
-		for i := range chunk {
+		fit, err := matches(c, chunk, rest)
+		if err != nil {
+			return false, nil, err
+		}
+		for i, ok := range fit {
 			at = f.order.place(&chunk[i])
-			ok, err := f.fits(c, &chunk[i], rest)
-			if err != nil {
-				return false, nil, err
-			}
 			if ok && !hit(chunk[i]) {
 				return false, &at, nil
 			}

@@ -57,7 +57,7 @@ func (s *Store) Owners(ctx context.Context, after string, limit int) (owners []s
 
 // HubCounts implements store.HubNumbers.
 func (s *Store) HubCounts(ctx context.Context) (n store.HubCounts, err error) {
-	err = s.db.Snapshot(ctx, func(c Conn) error {
+	err = s.db.Search(ctx, func(c Conn) error {
 		n = store.HubCounts{}
 		for _, one := range []struct {
 			field string

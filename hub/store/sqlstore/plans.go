@@ -5,7 +5,7 @@ package sqlstore
 // must find its rows by an index.
 func FleetStatements() map[string]*Statement {
 	all := map[string]*Statement{
-		"found": selectFound, "by id": selectByID, "has meta": hasMetaTerm, "count meta": countMetaTerm, "word": selectWord, "page row": selectPageRow,
+		"found": selectFound, "by id": selectByID, "have meta": haveMetaTerm, "count meta": countMetaTerm, "word": selectWord, "page rows": selectPageRows,
 		"count": selectCount, "values": selectValues, "states": selectStateCounts, "undecided": countUndecided, "quietest": selectQuietest,
 		"arrivals": selectArrivals, "due": selectDue, "set due": setDue, "set quiet": setQuiet, "tokens by nick": selectTokensByNick,
 		"insert word": insertWord, "delete word": deleteWord, "insert term": insertMetaTerm, "delete term": deleteMetaTerm,
@@ -33,6 +33,9 @@ func FleetStatements() map[string]*Statement {
 		add("field "+string(field), w)
 	}
 	add("meta", walkMeta)
+	for field, st := range fieldIn {
+		all["values of "+string(field)] = st
+	}
 	return all
 }
 

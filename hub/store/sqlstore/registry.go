@@ -7,10 +7,10 @@ import (
 )
 
 var (
-	selectTPM = prepared(`SELECT t.ek, t.owner, t.device, t.generation, e.ek_certificate,
-		e.manufacturer, e.model, e.firmware, t.first_seen
+	selectTPM = prepared(`SELECT t.ek, t.owner, t.device, t.generation,
+		e.manufacturer, e.model, e.firmware, t.first_seen, ` + evidenceColumns + `
 		FROM tpms t JOIN enrolments e ON e.id = t.enrolment WHERE t.ek = ?`)
-	selectAIK = prepared(`SELECT a.name, a.ek, a.device, e.iak_public, e.iak_cert, a.registered
+	selectAIK = prepared(`SELECT a.name, a.ek, a.device, a.registered, ` + evidenceColumns + `
 		FROM aiks a JOIN enrolments e ON e.id = a.enrolment WHERE a.name = ?`)
 )
 
@@ -27,13 +27,14 @@ func (s *Store) TPM(ctx context.Context, ek store.Hash) (t store.TPM, err error)
 			Owner:        r.text(),
 			DeviceID:     r.text(),
 			Generation:   r.int(),
-			Certificate:  r.blob(),
 			Manufacturer: r.text(),
 			Model:        r.text(),
 			Firmware:     r.text(),
 			FirstSeen:    r.time(),
 		}
-		return nil
+		v, err := readEvidence(&r)
+		t.Certificate = v.ekCertificate
+		return err
 	})
 	return t, err
 }
@@ -46,14 +47,14 @@ func (s *Store) AIK(ctx context.Context, name []byte) (a store.AIK, err error) {
 			return err
 		}
 		a = store.AIK{
-			Name:        r.blob(),
-			EK:          r.hash(),
-			DeviceID:    r.text(),
-			Public:      r.blob(),
-			Certificate: r.blob(),
-			Registered:  r.time(),
+			Name:       r.blob(),
+			EK:         r.hash(),
+			DeviceID:   r.text(),
+			Registered: r.time(),
 		}
-		return nil
+		v, err := readEvidence(&r)
+		a.Public, a.Certificate = v.iakPublic, v.iakCert
+		return err
 	})
 	return a, err
 }

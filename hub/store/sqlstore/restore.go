@@ -26,6 +26,8 @@ var (
 	updateLost = prepared(`UPDATE lost_devices SET certificate = ?, issued = ?, last_seen = ?, addr = ? WHERE id = ?`)
 	selectLost = prepared(`SELECT id, owner, token, certificate, issued, first_seen, last_seen, addr FROM lost_devices
 		WHERE id > ? ORDER BY id LIMIT ?`)
+	selectLostOf = prepared(`SELECT id, owner, token, certificate, issued, first_seen, last_seen, addr FROM lost_devices
+		WHERE owner = ? AND id > ? ORDER BY id LIMIT ?`)
 	selectLostOwner = prepared(`SELECT owner, EXISTS (SELECT 1 FROM accounts a WHERE a.id = owner) FROM lost_devices WHERE id = ?`)
 	deleteLost      = prepared(`DELETE FROM lost_devices WHERE id = ?`)
 )
@@ -112,13 +114,22 @@ func (s *Store) RecordLostDevice(ctx context.Context, d store.LostDevice, e stor
 }
 
 // LostDevices implements store.Restores.
-func (s *Store) LostDevices(ctx context.Context, after string, limit int) (list []store.LostDevice, err error) {
+func (s *Store) LostDevices(ctx context.Context, after string, limit int) ([]store.LostDevice, error) {
+	return s.lostDevices(ctx, selectLost, after, int64(limit))
+}
+
+// LostDevicesOf implements store.Restores.
+func (s *Store) LostDevicesOf(ctx context.Context, owner, after string, limit int) ([]store.LostDevice, error) {
+	return s.lostDevices(ctx, selectLostOf, owner, after, int64(limit))
+}
+
+func (s *Store) lostDevices(ctx context.Context, query *Statement, args ...any) (list []store.LostDevice, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
 		list = nil
-		return c.Each(selectLost, func(r Row) (bool, error) {
+		return c.Each(query, func(r Row) (bool, error) {
 			list = append(list, store.LostDevice{ID: r.text(), Owner: r.text(), TokenID: r.text(), Certificate: r.hash(), Issued: r.time(), FirstSeen: r.time(), LastSeen: r.time(), Addr: r.text()})
 			return true, nil
-		}, after, int64(limit))
+		}, args...)
 	})
 	if err != nil {
 		return nil, err

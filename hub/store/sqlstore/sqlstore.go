@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,6 +33,8 @@ type DB interface {
 	Read(ctx context.Context, run func(Conn) error) error
 	// Snapshot is like Read, but all statements of `run` see the same state of the database.
 	Snapshot(ctx context.Context, run func(Conn) error) error
+	// Search is like Snapshot, for queries that find their rows by an index.
+	Search(ctx context.Context, run func(Conn) error) error
 	// LastText returns an argument that is greater than every text in the database.
 	LastText() any
 }
@@ -81,11 +84,14 @@ type Store struct {
 	seen *sightings
 	// unproven is the number of calls of keepCertificate.
 	unproven atomic.Uint64
+	// chains has the keys of rows in ek_chains that this process has committed.
+	chains sync.Map
+	packed atomic.Bool // PackEvidence has nothing to do any more
 }
 
 // New returns a store on a database. The driver closes the store, and then the database. Call
 // IndexAgain before other methods.
-func New(db DB) *Store { return &Store{db: fenced{db}, seen: newSightings(db)} }
+func New(db DB) *Store { return &Store{db: traced{fenced{db}}, seen: newSightings(db)} }
 
 // Close writes the remaining contacts. It does not close the database.
 func (s *Store) Close() error { return s.seen.close() }

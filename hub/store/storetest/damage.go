@@ -30,6 +30,7 @@ func Damage(t *testing.T, s Engine, empty string, damage func(sql string)) {
 		{"tpm-device", `UPDATE tpms SET device = 'gone' WHERE device = $2`, "gone"},
 		{"certificate-aik", `DELETE FROM aiks WHERE device = $3`, three.ID},
 		{"aik-device", `UPDATE aiks SET device = 'gone' WHERE device = $1`, "gone"},
+		{"ek-certificate", `INSERT INTO ek_certificates (ek, proven, expires, certificate, links) VALUES ($empty, 1, 0, $empty, $empty)`, ""},
 		{"token-uses", `UPDATE join_tokens SET uses = uses + 1 WHERE max_uses = 5`, limited.ID},
 		{"fleet-count-size", `UPDATE fleet_counts SET size = 9 WHERE field = 'model'`, f.owner.ID},
 		{"hub-count", `UPDATE hub_counts SET n = n + 1 WHERE field = 'devices'`, "devices"},
@@ -101,7 +102,7 @@ func Damage(t *testing.T, s Engine, empty string, damage func(sql string)) {
 
 // Rules are the names of all rules of store.Consistency.
 var Rules = []string{
-	"device-certificate", "certificate-device", "device-tpm", "tpm-device", "certificate-aik", "aik-device", "token-uses", "trail-revision",
+	"device-certificate", "certificate-device", "device-tpm", "ek-certificate", "tpm-device", "certificate-aik", "aik-device", "token-uses", "trail-revision",
 	"revision-object", "usage", "log-count", "search-device", "device-search", "fleet-count", "hub-count",
 	"search-columns", "fleet-count-size", "pending-usage", "boot-count", "version-count", "boot-device", "judged-device", "device-owner", "account-credential",
 	"device-rows", "revision-trail", "object-revision", "trail-device", "earlier-certificate",

@@ -12,6 +12,7 @@ var ekCertificateTests = []test{
 	{"OneForEachEK", oneCertificateForAnEK},
 	{"ExpiresUnlessProven", certificateExpiresUnlessProven},
 	{"ActivationsOwnIsKept", activationsOwnCertificateIsKept},
+	{"KeptWhenTheNextEnrolmentHasNone", keptWhenTheNextHasNone},
 	{"UnprovenAreBounded", unprovenCertificatesAreBounded},
 	{"ManyUnprovenAreBounded", manyUnprovenCertificatesAreBounded},
 	{"SurvivesTheRelease", certificateSurvivesTheRelease},
@@ -110,6 +111,39 @@ func activationsOwnCertificateIsKept(f *fixture) {
 	f.keepsEK("barge", "", false, Epoch.Add(store.UnprovenEKKeptFor+time.Second))
 	f.begin(Machine{Name: "tug"}, f.token)
 	f.keepsEK("tug", "", false, Epoch)
+}
+
+// The EK's certificate stays when the TPM onboards again without it, several times.
+func keptWhenTheNextHasNone(f *fixture) {
+	for _, common := range []bool{false, true} {
+		name := fmt.Sprint("raft ", common)
+		e := Machine{Name: name}.Enrolment(f.owner.ID, f.token.ID)
+		e.EKKnown, e.EKLinks, e.CommonLinks = true, []byte("links"), common
+		_, err := f.BeginEnrolment(f.ctx, e, Epoch)
+		f.must(err)
+		_, err = f.activate(e)
+		f.must(err)
+		for i := range 5 {
+			again := Machine{Name: name, Request: fmt.Sprint(i)}.Enrolment(f.owner.ID, f.token.ID)
+			again.EKCertificate = nil
+			_, err := f.BeginEnrolment(f.ctx, again, Epoch)
+			f.must(err)
+			_, err = f.activate(again)
+			f.must(err)
+			f.keepsEK(name, string(e.EKCertificate), true, Epoch)
+			k, err := f.EKCertificate(f.ctx, e.EK, Epoch)
+			f.must(err)
+			equal(f, "links", string(k.Links), "links")
+		}
+		last := Machine{Name: name, Request: "last"}.Enrolment(f.owner.ID, f.token.ID)
+		last.EKKnown, last.EKCertificate = true, []byte("another certificate")
+		_, err = f.BeginEnrolment(f.ctx, last, Epoch)
+		f.must(err)
+		_, err = f.activate(last)
+		f.must(err)
+		f.keepsEK(name, "another certificate", true, Epoch)
+	}
+	f.agrees()
 }
 
 func unprovenCertificatesAreBounded(f *fixture) {

@@ -524,7 +524,8 @@ func moreThanMaxCount(f *fixture) {
 	calls.SetLimit(100)      // an engine on a slow machine may refuse calls that wait for seconds
 	for i := range many {
 		calls.Go(func() error {
-			d := plain(fmt.Sprint(i), f.owner.ID, fmt.Sprintf("raft-%04d", i))
+			// Each device has several words that begin with the same texts.
+			d := plain(fmt.Sprint(i), f.owner.ID, fmt.Sprintf("raft-%04d+raft-%04d", i, i))
 			d.Created = Epoch.Add(time.Duration((i*7)%many) * time.Second)
 			d.UserMeta = map[string]any{"site": "oslo", "odd": i%2 == 1}
 			_, err := f.CreateDevice(f.ctx, d, Hash("secret"))

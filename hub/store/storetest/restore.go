@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -100,6 +101,23 @@ var restoreTests = []test{
 		events, err := f.Events(f.ctx, store.EventFilter{Owner: f.owner.ID, Kind: store.EventLostDevice})
 		f.must(err)
 		equal(f, "events", len(events), 1)
+	}},
+	{"LostDevicesOfOneOwner", func(f *fixture) {
+		var mine []store.LostDevice
+		for _, name := range []string{"a", "b", "c"} {
+			mine = append(mine, f.lost(ID(name), f.owner.ID))
+			f.lost(ID("their "+name), f.other.ID)
+		}
+		slices.SortFunc(mine, func(a, b store.LostDevice) int { return strings.Compare(a.ID, b.ID) })
+		list, err := f.LostDevicesOf(f.ctx, f.owner.ID, "", 10)
+		f.must(err)
+		equal(f, "the owner's", list, mine)
+		list, err = f.LostDevicesOf(f.ctx, f.owner.ID, mine[0].ID, 1)
+		f.must(err)
+		equal(f, "the second page", list, mine[1:2])
+		list, err = f.LostDevicesOf(f.ctx, ID("nobody"), "", 10)
+		f.must(err)
+		equal(f, "of an unknown owner", len(list), 0)
 	}},
 	// The rows of the TPM are lost, so only the certificate showed the owner.
 	{"LostDeviceComesBackOnlyToItsOwner", func(f *fixture) {

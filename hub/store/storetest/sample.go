@@ -1,10 +1,10 @@
 package storetest
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"gangway/hub/store"
@@ -23,10 +23,11 @@ func ID(name string) string {
 // Hash returns the hash of a name, as a test value.
 func Hash(name string) store.Hash { return sha256.Sum256([]byte(name)) }
 
-// bytesOf returns `n` bytes that it derives from a name.
+// bytesOf returns `n` bytes that it derives from a name. They cannot be compressed.
 func bytesOf(name string, n int) []byte {
-	sum := sha256.Sum256([]byte(name))
-	return bytes.Repeat(sum[:], n/len(sum)+1)[:n]
+	b := make([]byte, n)
+	rand.NewChaCha8(sha256.Sum256([]byte(name))).Read(b)
+	return b
 }
 
 // Machine describes a machine with a TPM. The tests derive enrolments from it. Different machines

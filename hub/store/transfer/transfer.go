@@ -78,6 +78,7 @@ var tables = []table{
 	{name: "lost_devices", key: []string{"id"}},
 	{name: "token_uses", key: []string{"token", "device"}},
 	{name: "enrolments", key: []string{"id"}, counter: "id"},
+	{name: "ek_chains", key: []string{"sum"}},
 	{name: "pending_usage", key: []string{"owner"}},
 	{name: "tpms", key: []string{"ek"}},
 	{name: "aiks", key: []string{"name"}},

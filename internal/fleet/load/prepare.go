@@ -189,16 +189,18 @@ func (r *runner) keepAlive(ctx context.Context) {
 
 // settle waits while all devices are idle.
 func (r *runner) settle(ctx context.Context) error {
-	if r.cfg.Settle <= 0 {
+	if r.cfg.Settle > 0 {
+		r.say(Progress{Phase: PhaseSettle, Of: r.cfg.Settle})
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(r.cfg.Settle):
+		}
+	}
+	if r.cfg.Ready == nil {
 		return nil
 	}
-	r.say(Progress{Phase: PhaseSettle, Of: r.cfg.Settle})
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(r.cfg.Settle):
-		return nil
-	}
+	return r.cfg.Ready(ctx)
 }
 
 // each calls `f` for each device, for several devices at the same time.

@@ -11,6 +11,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"gangway/wire"
 )
 
 // A state file has the onboarded devices of a hub, so that a run need not onboard them again. The
@@ -28,6 +30,25 @@ type stateDevice struct {
 	Cert  []byte `json:"cert"` // DER
 	Trail bool   `json:"trail,omitempty"`
 	Rev   int    `json:"rev,omitempty"`
+}
+
+// Made is an onboarded device that was not onboarded by a run of this package: a test wrote it into
+// the hub's database. To onboard 100,000 devices takes long, and a test of their connections needs
+// only their certificates.
+type Made struct {
+	ID   string
+	Key  *ecdsa.PrivateKey
+	Cert []byte // DER of the IDevID certificate
+}
+
+// SaveMade writes a state file with these devices of the hub that the token file names. `deviceCA`
+// is the DER of the hub's device CA.
+func SaveMade(path string, token *wire.TokenFile, deviceCA []byte, made []Made) error {
+	list := make([]*device, len(made))
+	for i, m := range made {
+		list[i] = &device{number: i, id: m.ID, key: m.Key, cert: m.Cert, ca: deviceCA}
+	}
+	return saveState(path, stateHeader{HubName: token.HubName, Owner: token.Owner}, list)
 }
 
 const stateFormat = "gangway-fleet devices 1"

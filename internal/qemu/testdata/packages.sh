@@ -1,11 +1,12 @@
 #!/bin/sh
 # systemd runs this script as root in an emulated Debian machine. The script installs, upgrades,
-# removes and purges the packages, and prints one line for each check on the console.
-# packages_test.go reads these lines.
+# removes and purges the packages, and prints one line for each check on the console. Many emulated
+# devices use the hub while it is upgraded. packages_test.go reads the lines.
 #
-#	/test/old/*.deb    packages of the previous version, with other files in /etc/default
-#	/test/new/*.deb    packages of this version
-#	/test/makers.pem   CA certificates of the TPM's maker
+#	/test/old/*.deb        packages of an earlier commit, with other files in /etc/default
+#	/test/new/*.deb        packages of this version
+#	/test/makers.pem       CA certificates of the TPM's maker
+#	/test/gangway-fleet    makes the emulated devices, which belong to the account eve
 set -u
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=noninteractive
 exec </dev/null
@@ -71,6 +72,31 @@ gone() { for path; do [ ! -e "$path" ] && [ ! -L "$path" ] || return 1; done; }
 onboarded() { gangway-agent status | grep -q '^phase *active$'; }
 one_device() { [ "$(gangway device ls state:active --output csv --columns id | grep -c '^[0-9a-f]\{24\}')" = 1 ]; }
 owned() { [ "$(stat -c '%U %a' "$1")" = "$2" ]; }
+as_eve() { HOME=/root/eve gangway "$@"; }
+fleet() { # REPORT DEVICES OPTION...
+	report=$1 devices=$2
+	shift 2
+	./gangway-fleet run --token fleet.json --maker fleet-maker --state fleet.state --timeout 60s --json "$report" --devices "$devices" "$@"
+}
+number() { sed -n "s/^ *\"$2\": \([0-9]*\),*\$/\1/p" "$1" | head -n 1; }          # REPORT NAME
+acknowledged() { sed -n "/\"kind\": \"$2\"/,/\"ok\"/s/.*\"ok\": \([0-9]*\),*/\1/p" "$1"; } # REPORT KIND
+all_report() { fleet after.json "$(number during.json devices_active)" --mix report=2/s,logs=1/s --for 10s && [ "$(number after.json devices_active)" = "$(number during.json devices_active)" ]; }
+onboarded_around() { [ "$(number during.json devices_active)" -gt "$aboard" ]; }
+# The hub has each batch of log lines that it acknowledged, before, during and after the upgrade. A
+# batch has 20 lines with the same time of the device.
+has_all_logs() {
+	acked=$(($(acknowledged before.json logs) + $(acknowledged during.json logs) + $(acknowledged after.json logs)))
+	stored=$(as_eve device ls state:active --output csv --columns id | grep '^[0-9a-f]\{24\}' | while read -r id; do
+		as_eve device logs "$id" --tail 0 --output jsonl | sed -n 's/.*\("tnano": *[0-9]*\).*\(device [0-9]*: line [0-9]*\):.*/\1 \2/p'
+	done | sort -u | wc -l)
+	echo "$acked batches of 20 lines were acknowledged; the hub has $stored lines" | tee logs.txt
+	[ "$acked" -gt 20 ] && [ "$stored" -ge $((20 * acked)) ]
+}
+has_all_devices() { [ "$(as_eve device ls state:active --output csv --columns id | grep -c '^[0-9a-f]\{24\}')" -ge "$(number after.json devices_active)" ]; }
+as_signer() { runuser -u gangway-signer -- "$@"; }
+signer_answers() { runuser -u "$1" -- curl -fsS --max-time 10 --unix-socket /run/gangway-signer/socket http://signer/v1/keys/aca | grep -q 'PUBLIC KEY'; }
+signed() { journalctl --no-pager -o cat -u gangway-signer | grep -q "msg=Signed. key=$1"; }
+usable_keys() { gangway doctor --data $data --output json >doctor.json; ! grep -q keys-unreachable doctor.json; }
 tidy() { dpkg --audit && [ -z "$(dpkg --audit)" ]; }
 no_failed_units() { [ -z "$(systemctl list-units --failed --plain --no-legend 'gangway*')" ]; }
 
@@ -86,7 +112,7 @@ check "the hub runs as the user gangway" runs_as gangway.service gangway
 check "the hub's exposure level is 2.0 at most" exposed gangway.service 20
 check "an account is created as root" sh -c "echo a long password for ada | gangway account create --data $data --nick ada --password-stdin"
 check "makers of TPMs are imported as root" gangway trust import --data $data makers.pem
-printf 'version: 1\nsoftware_tpms: [swtpm]\n' >policy.yaml
+printf 'version: 1\nsoftware_tpms: [swtpm, FAKE]\n' >policy.yaml
 check "a policy admits the emulated TPM" gangway policy set policy.yaml --data $data
 check "the owner signs in" sh -c "echo a long password for ada | gangway login $hub --data $data --nick ada --password-stdin"
 
@@ -129,9 +155,25 @@ check "the proxy serves the device's record" within 60 proxied
 check "the proxy's exposure level is 2.0 at most" exposed gangway-proxy.service 20
 check "the agent's exposure level is 2.5 at most" exposed gangway-agent.service 25
 
-say "upgrade"
+say "load: devices of the account eve"
+aboard=6
+mkdir /root/eve
+check "an account for the fleet is created" sh -c "echo a long password for eve | gangway account create --data $data --nick eve --password-stdin"
+check "the fleet's owner signs in" sh -c "echo a long password for eve | HOME=/root/eve gangway login $hub --data $data --nick eve --password-stdin"
+check "the fleet has a maker of TPMs" ./gangway-fleet maker fleet-maker
+cat fleet-maker/*.pem >fleet-makers.pem
+check "the fleet's maker is imported" gangway trust import --data $data fleet-makers.pem
+check "a join token for the fleet is created" as_eve token create -o fleet.json
+check "$aboard devices are aboard, and report" fleet before.json $aboard --mix report=2/s,logs=1/s --for 10s
+
+say "upgrade, under load"
+./gangway-fleet run --token fleet.json --maker fleet-maker --state fleet.state --timeout 60s --json during.json --devices 30 --onboarded $aboard \
+	--mix onboard=12/m,report=2/s,logs=1/s --for 1h >during.txt 2>&1 &
+load=$!
+sleep 20
 echo 'GANGWAY_OPTIONS="--object-quota 5GiB"' >>/etc/default/gangway
 check "gangway and gangway-agent upgrade" install new/gangway_*.deb new/gangway-agent_*.deb
+check "the load still runs" kill -0 $load
 check "gangway has the new version" version gangway new
 check "gangway-agent has the new version" version gangway-agent new
 check "the hub answers /healthz" within 180 answers
@@ -144,18 +186,83 @@ check "the hub runs with the setting in the changed conffile" has_option gangway
 check "an unchanged conffile is replaced" not grep -q "previous version" /etc/default/gangway-agent
 check "the machine is still onboarded, the same device" within 60 admitted
 check "the hub lists one device" within 30 one_device
+sleep 20
+kill -TERM $load
+wait $load
+ended=$?
+say "        $(number during.json devices_active) devices of the fleet are active"
+check "the load ran until the test stopped it" [ $ended = 4 ]
+check "devices onboarded around the upgrade" onboarded_around
+check "every device of the fleet reports, with its old certificate" all_report
+check "the hub lists every device that it acknowledged" has_all_devices
+check "the hub has every log line that it acknowledged" has_all_logs
+say "        $(cat logs.txt)"
 
 say "stop and start"
 check "the hub stops" systemctl stop gangway.service
+check "gangway fsck finds nothing" runuser -u gangway -- gangway fsck --data $data
 check "the stopped hub does not answer" not answers
 check "the hub starts" systemctl start gangway.service
 check "the hub answers /healthz after the start" within 180 answers
 check "the agent and its proxy stop" systemctl stop gangway-agent.service gangway-proxy.service
 check "no unit of Gangway has failed" no_failed_units
 
+say "install: the signer, with keys in SoftHSM"
+check "gangway-signer installs" install new/gangway-signer_*.deb
+check "gangway-signer.service is not enabled" not enabled gangway-signer.service
+check "the folder of the PIN is root's, mode 700" owned /etc/gangway-signer "root 700"
+(umask 077 && echo 648219 >/etc/gangway-signer/pin)
+check "the signer's user may use SoftHSM" adduser --quiet gangway-signer softhsm
+cp -p /etc/gangway-signer/pin /run/pin && chown gangway-signer /run/pin
+check "a token is made" as_signer softhsm2-util --init-token --free --label gangway --so-pin 73918264 --pin 648219
+for key in aca device-ca tls-ca; do
+	check "a key is made: $key" as_signer gangway-signer create-key $key --module /usr/lib/softhsm/libsofthsm2.so --token gangway --pin-file /run/pin
+done
+cat >>/etc/default/gangway-signer <<'END'
+GANGWAY_SIGNER_MODULE=/usr/lib/softhsm/libsofthsm2.so
+GANGWAY_SIGNER_TOKEN=gangway
+GANGWAY_SIGNER_KEY=aca,device-ca,tls-ca
+END
+mkdir -p /etc/systemd/system/gangway-signer.service.d
+cat >/etc/systemd/system/gangway-signer.service.d/softhsm.conf <<'END'
+[Service]
+ReadWritePaths=/var/lib/softhsm/tokens
+PrivateNetwork=yes
+IPAddressDeny=any
+RestrictAddressFamilies=
+RestrictAddressFamilies=AF_UNIX
+END
+check "systemd reads the drop-in" systemctl daemon-reload
+check "gangway-signer.service starts" systemctl enable --now gangway-signer.service
+check "its socket is there" within 30 kept /run/gangway-signer/socket
+check "the socket belongs to the signer and the group gangway" sh -c "[ \"\$(stat -c '%U %G %a' /run/gangway-signer/socket)\" = 'gangway-signer gangway 660' ]"
+check "the signer runs as the user gangway-signer" runs_as gangway-signer.service gangway-signer
+check "the user gangway may use the signer" signer_answers gangway
+check "root may use the signer" signer_answers root
+check "another user may not use the signer" not signer_answers nobody
+check "the socket's folder is for the signer and the group gangway" owned /run/gangway-signer "gangway-signer 750"
+check "another user of the group gangway may not use the signer" not runuser -u nobody -G gangway -- curl -fsS --max-time 10 --unix-socket /run/gangway-signer/socket http://signer/v1/keys/aca
+check "the signer logs the refusals" sh -c 'journalctl --no-pager -o cat -u gangway-signer | grep -q "Refused a connection.*user=65534"'
+check "the signer's exposure level is 0.5 at most, without a network" exposed gangway-signer.service 5
+at='signer:/run/gangway-signer/socket?key='
+check "the hub's CAs get keys in SoftHSM: request" gangway ca request --data $data --ca aca --ca device-ca --ca tls-ca --key "aca=${at}aca" --key "device-ca=${at}device-ca" --key "tls-ca=${at}tls-ca" -o request.pem
+check "the hub's CAs get keys in SoftHSM: issue" gangway ca issue request.pem --root $data/pki --yes -o answer.pem
+check "the hub's CAs get keys in SoftHSM: install" gangway ca install answer.pem --data $data
+check "the hub restarts" systemctl restart gangway.service
+check "the hub answers /healthz, with a certificate from SoftHSM" within 180 answers
+check "gangway doctor reaches the keys" usable_keys
+check "the hub's unit signs through the socket: a device onboards" fleet signer.json $(($(number after.json devices_active) + 1)) --onboarded $(($(number after.json devices_active) + 1)) --mix report=1/s --for 5s
+for key in aca device-ca tls-ca; do check "the signer signed with $key" signed $key; done
+check "the signer has no access to the network" not nsenter --target "$(systemctl show -p MainPID --value gangway-signer)" --net grep -q eth0 /proc/net/dev
+check "gangway-signer is upgraded while it runs" install new/gangway-signer_*.deb
+check "the new program runs: signer" within 30 runs_installed gangway-signer.service /usr/bin/gangway-signer
+check "the signer answers after the upgrade" within 30 signer_answers gangway
+
 say "remove"
 systemctl start gangway-agent.service
-check "both packages are removed" dpkg --force-unsafe-io -r gangway gangway-agent
+check "all packages are removed" dpkg --force-unsafe-io -r gangway-signer gangway gangway-agent
+check "the signer does not run" not active gangway-signer.service
+check "the PIN and the token are kept" kept /etc/gangway-signer/pin /etc/default/gangway-signer /var/lib/softhsm/tokens
 check "the hub does not run" not active gangway.service
 check "the agent does not run" not active gangway-agent.service
 check "the programs are gone" gone /usr/bin/gangway /usr/bin/gangway-agent /usr/lib/gangway /usr/share/man/man1/gangway.1.gz
@@ -163,17 +270,20 @@ check "the data is kept" kept $data/gangway.db $data/pki/root.crt $state/state.j
 check "the conffiles are kept" kept /etc/default/gangway /etc/default/gangway-agent
 
 say "install again"
-check "both packages install" install new/gangway_*.deb new/gangway-agent_*.deb
+check "all packages install" install new/gangway_*.deb new/gangway-agent_*.deb new/gangway-signer_*.deb
+check "the signer starts again, because it is enabled" within 60 signer_answers gangway
 check "the hub answers /healthz, with the same CA" within 180 answers
 check "the agent is active" within 30 active gangway-agent.service
 check "the hub lists the device" within 60 one_device
 
 say "purge"
-check "both packages are purged" dpkg --force-unsafe-io -P gangway gangway-agent
+check "all packages are purged" dpkg --force-unsafe-io -P gangway-signer gangway gangway-agent
 check "no program of Gangway runs" no_processes
 check "data, conffiles and join token are gone" gone $data $state $token /etc/default/gangway /etc/default/gangway-agent
+check "the signer's PIN and conffile are gone" gone /etc/gangway-signer /etc/default/gangway-signer /usr/bin/gangway-signer
+check "the keys in the HSM are kept" sh -c '[ -n "$(ls /var/lib/softhsm/tokens)" ]'
 check "no link to a unit is left" no_links
-check "dpkg knows neither package" sh -c '! dpkg-query -W gangway && ! dpkg-query -W gangway-agent'
+check "dpkg knows none of the packages" sh -c '! dpkg-query -W gangway && ! dpkg-query -W gangway-agent && ! dpkg-query -W gangway-signer'
 check "dpkg has no complaints" tidy
 
 finish

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -191,6 +192,29 @@ func (s *Server) Kill() {
 	_ = s.cmd.Wait()
 }
 
+// CPU returns the CPU time that the server's processes for clients have used. It does not count
+// connections that have ended, nor the server's own work, such as autovacuum.
+func (s *Server) CPU() (used time.Duration) {
+	pid := s.cmd.Process.Pid
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pid))
+	if err != nil {
+		return 0
+	}
+	for _, child := range strings.Fields(string(children)) {
+		title, _ := os.ReadFile("/proc/" + child + "/cmdline")
+		if !strings.HasPrefix(string(title), "postgres: gangway ") {
+			continue
+		}
+		// The first number of schedstat is the time on a CPU in nanoseconds.
+		stat, _ := os.ReadFile("/proc/" + child + "/schedstat")
+		var ns int64
+		if _, err := fmt.Sscan(string(stat), &ns); err == nil {
+			used += time.Duration(ns)
+		}
+	}
+	return used
+}
+
 // Stop ends the server and removes its data.
 func (s *Server) Stop() {
 	if s == nil {
@@ -288,4 +312,4 @@ const empty = `BEGIN; SET LOCAL session_replication_role = replica;
 	END $$;
 	DELETE FROM settings WHERE name <> 'search-index';
 	INSERT INTO config_version (id, version) VALUES (1, 1);
-	INSERT INTO hub_counts (field, value, n) VALUES ('accounts', '', 0), ('disabled', '', 0), ('devices', '', 0), ('bytes', '', 0); COMMIT`
+	INSERT INTO hub_counts (field, value, n) VALUES ('accounts', '', 0), ('disabled', '', 0), ('devices', '', 0), ('bytes', '', 0), ('quiet', '', 0); COMMIT`

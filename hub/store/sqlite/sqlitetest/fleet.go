@@ -24,6 +24,7 @@ import (
 //   - the members site (one of 200) and rack (one of 20,000) in the user-meta;
 //   - a value of the firmware's code that is one of three in each model, and that is a change on 1 in
 //     3; the device with the number 7 has another value;
+//   - an event, and an EK and an AIK in the registries;
 //   - states: 1 in 10 is quiet, 1 in 1000 has a changed boot, 1 in 100 installs a revision, and 1 in
 //     500 has a failed revision.
 func FillFleet(ctx context.Context, path, owner string, n int) error {
@@ -69,6 +70,11 @@ const (
 			1700000000000000 + i.i * 50000000, 1700000000000000 + i.i * 50000000, 1800000000000000 - (i.i % 1000000) * 1000000, '192.0.2.1',
 			'{"rack":"r' || (i.i % 20000) || '","site":"site ' || (i.i % 200) || '"}', '{"kernel":"6.12"}', i.i % 10 = 3
 		FROM i`
+	// fillTPMs and fillAIKs register the keys of the enrolments.
+	fillTPMs   = numbers + `INSERT INTO tpms (ek, owner, device, generation, enrolment, first_seen) SELECT e.ek, ?1, e.device, 0, e.id, 0 FROM i JOIN enrolments e ON e.id = 1000000000 + i.i WHERE ?2 > 0`
+	fillAIKs   = numbers + `INSERT INTO aiks (name, ek, device, enrolment, registered) SELECT e.iak_name, e.ek, e.device, e.id, 0 FROM i JOIN enrolments e ON e.id = 1000000000 + i.i WHERE ?1 <> '' AND ?2 > 0`
+	fillEvents = numbers + `INSERT INTO events (time, kind, code, owner, device, token, addr, message)
+		SELECT 1700000000000000 + i.i * 50000000, 'device.activated', '', ?1, ` + id + `, printf('%024x', i.i % 40), '192.0.2.1', 'The device is active.' FROM i WHERE ?2 > 0`
 	fillBoots  = numbers + `INSERT INTO boot_devices (device, state, requested) SELECT ` + id + `, CASE WHEN i.i % 1000 = 7 THEN 'changed' ELSE 'matches' END, 0 FROM i WHERE ?1 <> '' AND ?2 > 0`
 	fillJudged = numbers + `INSERT INTO boot_judged (device, owner, version, model, token, firmware, ran) SELECT ` + id + `, ?1, 0, ` + model + `, printf('%024x', i.i % 40), '1.' || i.i % 3, x'' FROM i WHERE ?2 > 0`
 	fillParts  = numbers + `INSERT INTO boot_parts (device, part, owner, value, model, token, firmware, bad)
@@ -91,7 +97,7 @@ func fill(ctx context.Context, db *sql.DB, owner string, n, from, to int) error 
 		return err
 	}
 	defer tx.Rollback()
-	for _, line := range []string{fillEnrolments, fillDevices, fillBoots, fillJudged, fillParts, fillTrails, fillSteps} {
+	for _, line := range []string{fillEnrolments, fillDevices, fillTPMs, fillAIKs, fillEvents, fillBoots, fillJudged, fillParts, fillTrails, fillSteps} {
 		if _, err := tx.ExecContext(ctx, line, owner, n, from, to); err != nil {
 			return err
 		}

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"time"
+
+	"gangway/internal/cmdline"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/ThalesGroup/crypto11"
+	"google.golang.org/api/option"
+)
+
+// maxURI is the maximum length of a key's URI, in bytes. An ARN has at most 2048.
+const maxURI = 4096
+
+// The time limits for the first answer of a cloud, and for one signature. The hub waits 30 seconds
+// for a signature.
+const (
+	openTimeout = 60 * time.Second
+	signTimeout = 25 * time.Second
+)
+
+// keyring opens keys by their URIs:
+//
+//	pkcs11:token=gangway;object=aca?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/etc/gangway-signer/pin
+//	awskms:key-id=arn:aws:kms:eu-central-1:111122223333:key/0f1e...;region=eu-central-1
+//	cloudkms:projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/1
+//	azurekms:vault=NAME;name=KEY;version=0123...
+//
+// The first form is a part of RFC 7512; the others are those of step-ca's library go.step.sm/crypto.
+type keyring struct {
+	token  tokenFlags // what a pkcs11 URI does not say
+	tokens map[tokenFlags]*crypto11.Context
+
+	// Tests set these, to reach their own servers.
+	google []option.ClientOption
+	azure  policy.Transporter
+}
+
+// Close logs out of all tokens.
+func (k *keyring) Close() error {
+	var errs []error
+	for _, t := range k.tokens {
+		errs = append(errs, t.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// open returns the key at a URI, or the key with a label in the token of the flags. It reads the
+// public key, so the key's place must be reachable.
+func (k *keyring) open(ctx context.Context, text string) (crypto.Signer, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	scheme, rest, _ := strings.Cut(text, ":")
+	switch scheme {
+	case "pkcs11":
+		return k.openPKCS11(rest)
+	case "awskms":
+		return openAWS(ctx, rest)
+	case "cloudkms":
+		return openGoogle(ctx, rest, k.google)
+	case "azurekms":
+		return openAzure(ctx, rest, k.azure)
+	}
+	return k.inToken(k.token, text)
+}
+
+// openPKCS11 opens a key in a token. A label in the URI, or the URI's module or PIN, replaces that of
+// the flags.
+func (k *keyring) openPKCS11(rest string) (crypto.Signer, error) {
+	path, query, _ := strings.Cut(rest, "?")
+	at, err := attributes(path, ";", "token", "object")
+	if err != nil {
+		return nil, err
+	}
+	more, err := attributes(query, "&", "module-path", "pin-source")
+	if err != nil {
+		return nil, err
+	}
+	if at["object"] == "" {
+		return nil, cmdline.Usagef("a pkcs11 URI needs object=LABEL")
+	}
+	pin, isFile := strings.CutPrefix(more["pin-source"], "file:")
+	if more["pin-source"] != "" && !isFile {
+		return nil, cmdline.Usagef("pin-source must be file: and a path, not %q", more["pin-source"])
+	}
+	return k.inToken(tokenFlags{
+		module: either(more["module-path"], k.token.module), token: either(at["token"], k.token.token), pinFile: either(pin, k.token.pinFile),
+	}, at["object"])
+}
+
+func either(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// inToken finds a key in a token. It logs in to each token only once.
+func (k *keyring) inToken(f tokenFlags, label string) (crypto.Signer, error) {
+	if k.tokens == nil {
+		k.tokens = map[tokenFlags]*crypto11.Context{}
+	}
+	if k.tokens[f] == nil {
+		t, err := f.open()
+		if err != nil {
+			return nil, err
+		}
+		k.tokens[f] = t
+	}
+	return findKey(k.tokens[f], label)
+}
+
+// attributes parses NAME=VALUE pairs with a separator between them. It decodes percent-encoding, and
+// refuses unknown names, which may be misspelled, and repeated names.
+func attributes(text, separator string, known ...string) (map[string]string, error) {
+	list := map[string]string{}
+	if text == "" {
+		return list, nil
+	}
+	for _, pair := range strings.Split(text, separator) {
+		name, value, found := strings.Cut(pair, "=")
+		value, err := url.PathUnescape(value)
+		if err != nil || !found || value == "" || strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			return nil, cmdline.Usagef("write NAME=VALUE, not %q", pair)
+		}
+		is := false
+		for _, k := range known {
+			is = is || k == name
+		}
+		if !is || list[name] != "" {
+			return nil, cmdline.Usagef("unknown or repeated name %q: the names are %s", name, strings.Join(known, ", "))
+		}
+		list[name] = value
+	}
+	return list, nil
+}
+
+// cloudKey is a key in a key service of a cloud.
+type cloudKey struct {
+	public *ecdsa.PublicKey
+	// sign returns an ASN.1 Ecdsa-Sig-Value (RFC 3279, 2.2.3) of the digest.
+	sign func(ctx context.Context, digest []byte, hash crypto.Hash) ([]byte, error)
+}
+
+func (k *cloudKey) Public() crypto.PublicKey { return k.public }
+
+// Sign signs a digest. It checks that the key made the signature: a key service is a computer of
+// someone else, and the log of the signer is where an operator looks first.
+func (k *cloudKey) Sign(_ io.Reader, digest []byte, o crypto.SignerOpts) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), signTimeout)
+	defer cancel()
+	sig, err := k.sign(ctx, digest, o.HashFunc())
+	if err != nil {
+		return nil, err
+	}
+	if !ecdsa.VerifyASN1(k.public, digest, sig) {
+		return nil, fmt.Errorf("the key service returned a signature that the key did not make")
+	}
+	return sig, nil
+}
+
+// errCurve means that a cloud's key has another type than the keys of a CA.
+var errCurve = errors.New("the key is not for signatures with ECDSA on P-256 or P-384")

@@ -1,0 +1,58 @@
+package api
+
+import (
+	"net/http"
+	"net/url"
+	"time"
+
+	"gangway/hub/ui"
+)
+
+const (
+	judgePath = "/ui/trust/judge"
+	// judgeRows is the number of devices on a page that the hub would not accept today. To find them,
+	// a page judges at most judgeDevices devices, and begins no further ones after judgeTime.
+	judgeRows, judgeDevices = 50, 500
+	judgeStep               = 50
+	judgeTime               = 2 * time.Second
+)
+
+// showJudge is the page that judges the kept evidence of an owner's devices again. It changes
+// nothing: such devices stay active until their owner deletes them.
+func (s *Server) showJudge(w http.ResponseWriter, r *http.Request) error {
+	owner := accountOf(r).ID
+	if !s.previews.acquire(owner) {
+		return errPreviews
+	}
+	defer s.previews.release(owner)
+	p := &ui.JudgePage{Tabs: trustTabs(judgePath)}
+	after, begun := r.URL.Query().Get("after"), time.Now()
+	if after != "" {
+		p.First = judgePath
+	}
+	// A step may find as many devices as it examines, so the page never has more than judgeRows.
+	for p.Examined() < judgeDevices && len(p.Rows) <= judgeRows-judgeStep && time.Since(begun) < judgeTime {
+		page, err := Rejudge(r.Context(), s.cfg.Store, s.cfg.Onboard, owner, after, judgeStep)
+		if err != nil {
+			return err
+		}
+		for _, j := range page.Devices {
+			row := ui.JudgedDevice{ID: j.ID, Nick: j.Nick, Code: j.Code, Reason: j.Reason, State: ui.Badge{Tone: "bad", Text: "would be refused"}}
+			if j.Outcome == wouldWait {
+				row.State = ui.Badge{Tone: "ask", Text: "would wait for you"}
+				p.Waiting++
+			} else {
+				p.Refused++
+			}
+			p.Rows = append(p.Rows, row)
+		}
+		p.Accepted += page.Accepted
+		p.WithoutTPM += page.WithoutEvidence
+		after, p.Next = page.Next, ""
+		if after == "" {
+			break
+		}
+		p.Next = judgePath + "?after=" + url.QueryEscape(after)
+	}
+	return s.renderPage(w, r, http.StatusOK, "judge", ui.Page{Title: "Judge again", Section: ui.SectionTrust, Data: p, Wide: true})
+}

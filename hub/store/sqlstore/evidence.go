@@ -1,0 +1,411 @@
+package sqlstore
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+
+	"gangway/hub/store"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// The long columns of an enrolment are packed in the column request: the certificates, the verdict
+// and the request itself. They repeat each other and the same texts, so they are compressed together:
+//
+//	byte 0   packedEvidence
+//	byte 1   withChain, or 0
+//	16 bytes if withChain: the key of the row of ek_chains with the links
+//	rest     a Zstandard frame, with the dictionary of packedEvidence
+//
+// The frame has, for each field of evidence, in their order, its length as uvarint and its bytes. In the
+// frame, the values of other columns of the row are abbreviated (see names).
+//
+// The columns iak_public, ek_certificate, iak_cert, idevid_cert, verdict and ek_links of a packed row
+// are empty. Rows of earlier versions are not packed: PackEvidence packs them. A request that is not
+// packed never begins with packedEvidence. A stripped row is not packed either (stripEnrolment).
+const (
+	packedEvidence = 0xE1
+	withChain      = 1
+)
+
+// evidenceWords is the dictionary of packedEvidence: what most rows have in common, such as the parts
+// of certificates and verdicts that never change, and the names of TPM makers. Never change it: stored
+// rows need it. A better dictionary needs another first byte.
+//
+//go:embed dictionary/1
+var evidenceWords []byte
+
+// maxEvidence bounds the size of unpacked evidence, in bytes. The API accepts much smaller requests, and
+// larger evidence would exceed store.MaxPending, so it would expire at once.
+const maxEvidence = store.MaxPending
+
+var errBadEvidence = errors.New("the stored evidence is damaged")
+
+// Both are safe for concurrent use.
+var (
+	evidenceEncoder = must(zstd.NewWriter(nil, zstd.WithEncoderDictRaw(1, evidenceWords), zstd.WithEncoderLevel(zstd.SpeedFastest),
+		zstd.WithEncoderCRC(false), zstd.WithWindowSize(512<<10), zstd.WithLowerEncoderMem(true)))
+	evidenceDecoder = must(zstd.NewReader(nil, zstd.WithDecoderDictRaw(1, evidenceWords), zstd.WithDecoderConcurrency(0),
+		zstd.WithDecoderMaxMemory(maxEvidence), zstd.WithDecoderLowmem(true)))
+)
+
+// must returns a coder. It panics if the options are wrong.
+func must[T any](coder T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return coder
+}
+
+// evidence has the long columns of an enrolment.
+type evidence struct {
+	iakPublic, ekCertificate, iakCert, idevidCert, verdict, request, ekLinks []byte
+	// chain is the key of ekLinks in the table ek_chains, if hasChain. Then unpack leaves ekLinks
+	// empty: see withLinks.
+	chain    chainKey
+	hasChain bool
+	packed   bool // the stored row is packed
+
+	// The columns of the row that are abbreviated in packed evidence. They never change.
+	device, owner, token, model, serial string
+	iakName, idevidName                 []byte
+}
+
+// chainKey is the key of a row of ek_chains: the first 16 bytes of the SHA-256 of the links. The links
+// are from the hub's trust store or from TPM makers, so nobody else can choose two with the same key.
+type chainKey [16]byte
+
+func evidenceOf(e *store.Enrolment) *evidence {
+	return &evidence{device: e.DeviceID, owner: e.Owner, token: e.TokenID, model: e.Model, serial: e.ProdSerial, iakName: e.IAKName, idevidName: e.IDevIDName,
+		iakPublic: e.IAKPublic, ekCertificate: e.EKCertificate, iakCert: e.IAKCert, idevidCert: e.IDevIDCert,
+		verdict: e.Verdict, request: e.Request, ekLinks: e.EKLinks}
+}
+
+// share makes pack store the links in the table ek_chains, with other enrolments' links. The caller
+// must run storeChain in the transaction that writes the packed evidence.
+func (v *evidence) share() {
+	if len(v.ekLinks) > 0 {
+		sum := sha256.Sum256(v.ekLinks)
+		v.chain, v.hasChain = chainKey(sum[:]), true
+	}
+}
+
+func (v *evidence) fields() []*[]byte {
+	return []*[]byte{&v.iakPublic, &v.ekCertificate, &v.iakCert, &v.idevidCert, &v.verdict, &v.request, &v.ekLinks}
+}
+
+// escape begins an abbreviation of two bytes: escape and noName+i, for names()[i]. The bytes escape and
+// noName stand for the byte escape.
+const (
+	escape = 0xF7
+	noName = 0x80
+)
+
+// names returns the texts that are abbreviated in packed evidence. Certificates and verdicts repeat
+// them, and compression could not shorten their first occurrence.
+func (v *evidence) names() [8][]byte {
+	return [8][]byte{hex.AppendEncode(nil, v.iakName), []byte(v.device), []byte(v.owner), []byte(v.token), v.iakName, v.idevidName, []byte(v.model), []byte(v.serial)}
+}
+
+// abbreviate replaces names in b. Both b and the returned buffer are used again by the caller.
+func (v *evidence) abbreviate(b, other []byte) (result, spare []byte) {
+	b, other = replaceAll(b, other, []byte{escape}, noName)
+	for i, name := range v.names() {
+		// An occurrence of a name with escaped bytes begins and ends between two abbreviations or other
+		// bytes: its first byte is none of an abbreviation's.
+		if len(name) >= 8 && name[0] < noName {
+			escaped, _ := replaceAll(name, nil, []byte{escape}, noName)
+			b, other = replaceAll(b, other, escaped, noName+1+byte(i))
+		}
+	}
+	return b, other
+}
+
+// replaceAll writes b to the buffer `other`, with the abbreviation `code` in place of each `old`. It
+// returns both buffers.
+func replaceAll(b, other, old []byte, code byte) (result, spare []byte) {
+	i := bytes.Index(b, old)
+	if i < 0 {
+		return b, other
+	}
+	result = other[:0]
+	for rest := b; ; i = bytes.Index(rest, old) {
+		if i < 0 {
+			return append(result, rest...), b
+		}
+		result = append(append(result, rest[:i]...), escape, code)
+		rest = rest[i+len(old):]
+	}
+}
+
+// expand replaces the abbreviations in b.
+func (v *evidence) expand(b []byte) ([]byte, error) {
+	names := v.names()
+	out := make([]byte, 0, 2*len(b))
+	for {
+		i := bytes.IndexByte(b, escape)
+		if i < 0 {
+			return append(out, b...), nil
+		}
+		if i+1 == len(b) || len(out) > maxEvidence {
+			return nil, errBadEvidence
+		}
+		out = append(out, b[:i]...)
+		switch n := int(b[i+1]) - noName - 1; {
+		case n == -1:
+			out = append(out, escape)
+		case n >= 0 && n < len(names):
+			out = append(out, names[n]...)
+		default:
+			return nil, errBadEvidence
+		}
+		b = b[i+2:]
+	}
+}
+
+// plainEvidence are buffers for evidence before it is compressed.
+var plainEvidence = sync.Pool{New: func() any { return &[2][]byte{make([]byte, 0, 8<<10), make([]byte, 0, 8<<10)} }}
+
+// pack returns the content of the column request.
+func (v *evidence) pack() []byte {
+	buffers := plainEvidence.Get().(*[2][]byte)
+	defer plainEvidence.Put(buffers)
+	b := buffers[0][:0]
+	for _, f := range v.fields() {
+		if f == &v.ekLinks && v.hasChain {
+			b = append(b, 0)
+			continue
+		}
+		b = append(binary.AppendUvarint(b, uint64(len(*f))), *f...)
+	}
+	b, buffers[1] = v.abbreviate(b, buffers[1])
+	buffers[0] = b
+	out := make([]byte, 2, 2<<10)
+	out[0] = packedEvidence
+	if v.hasChain {
+		out[1] = withChain
+		out = append(out, v.chain[:]...)
+	}
+	return evidenceEncoder.EncodeAll(b, out)
+}
+
+// isPacked reports whether a column request is packed.
+func isPacked(request []byte) bool { return len(request) > 0 && request[0] == packedEvidence }
+
+// unpack reads a packed column request into v. The fields share memory.
+func (v *evidence) unpack(packed []byte) error {
+	if len(packed) < 2 || packed[0] != packedEvidence || packed[1] > withChain {
+		return errBadEvidence
+	}
+	v.hasChain = packed[1] == withChain
+	packed = packed[2:]
+	if v.hasChain {
+		if len(packed) < len(v.chain) {
+			return errBadEvidence
+		}
+		packed = packed[copy(v.chain[:], packed):]
+	}
+	b, err := evidenceDecoder.DecodeAll(packed, make([]byte, 0, 8<<10))
+	if err == nil {
+		b, err = v.expand(b)
+	}
+	if err != nil {
+		return errBadEvidence
+	}
+	for _, f := range v.fields() {
+		n, size := binary.Uvarint(b)
+		if size <= 0 || n > uint64(len(b)-size) {
+			return errBadEvidence
+		}
+		if *f = nil; n > 0 {
+			*f = b[size : size+int(n) : size+int(n)]
+		}
+		b = b[size+int(n):]
+	}
+	if len(b) > 0 || v.hasChain && v.ekLinks != nil {
+		return errBadEvidence
+	}
+	return nil
+}
+
+// evidenceColumns are the columns that readEvidence reads, with the alias e of enrolments.
+const evidenceColumns = `e.device, e.owner, e.token, e.model, e.prod_serial, e.iak_name, e.idevid_name, e.iak_public, e.ek_certificate, e.iak_cert, e.idevid_cert, e.verdict, e.request, e.ek_links`
+
+// readEvidence reads evidenceColumns, and unpacks a packed row. It does not read the table ek_chains.
+func readEvidence(r *Row) (v evidence, err error) {
+	v.device, v.owner, v.token, v.model, v.serial = r.text(), r.text(), r.text(), r.text(), r.text()
+	v.iakName, v.idevidName = r.blob(), r.blob()
+	for _, f := range v.fields() {
+		*f = r.blob()
+	}
+	if !isPacked(v.request) {
+		return v, nil
+	}
+	packed := v.request
+	v.request = nil
+	for _, f := range v.fields() {
+		if len(*f) > 0 { // a packed row has no other content
+			return evidence{}, errBadEvidence
+		}
+	}
+	v.packed = true
+	return v, v.unpack(packed)
+}
+
+// withLinks reads the links from the table ek_chains, if they are there.
+func (v *evidence) withLinks(c Conn) error {
+	if !v.hasChain {
+		return nil
+	}
+	r, ok, err := c.One(selectChain, v.chain[:])
+	if err == nil && !ok {
+		err = errBadEvidence
+	}
+	if err == nil {
+		v.ekLinks = r.blob()
+	}
+	return err
+}
+
+// assign copies the evidence to an enrolment.
+func (v *evidence) assign(e *store.Enrolment) {
+	e.IAKPublic, e.EKCertificate, e.IAKCert, e.IDevIDCert = v.iakPublic, v.ekCertificate, v.iakCert, v.idevidCert
+	e.Verdict, e.Request, e.EKLinks = v.verdict, v.request, v.ekLinks
+}
+
+// The rows of ek_chains never change, and are never removed. Most chains belong to thousands of
+// devices, so a reference count would be a row that each enrolment changes. A request cannot add rows
+// as it likes: see store.Enrolment.CommonLinks.
+var (
+	insertChain = prepared(`INSERT INTO ek_chains (sum, links) VALUES (?, ?) ON CONFLICT DO NOTHING`)
+	selectChain = prepared(`SELECT links FROM ek_chains WHERE sum = ?`)
+)
+
+var (
+	selectToPack = prepared(`SELECT e.id, ` + evidenceColumns + ` FROM enrolments e WHERE e.id > ? ORDER BY e.id LIMIT ?`)
+	// The conditions keep a row that has changed since it was read.
+	packEvidence = prepared(`UPDATE enrolments SET iak_public = x'', ek_certificate = x'', iak_cert = x'', idevid_cert = x'',
+		verdict = x'', ek_links = x'', request = ? WHERE id = ? AND request = ? AND state <> 'p'`)
+	// Removes the second copy of an EK certificate that the TPM's enrolment has: see proveAsEnrolled.
+	dropKeptCopy = prepared(`UPDATE ek_certificates SET certificate = x'', links = x'' WHERE proven = 1 AND certificate = ? AND links = ?
+		AND ek = (SELECT t.ek FROM tpms t WHERE t.enrolment = ?)`)
+)
+
+// settingPacked is the name of the setting that has the row id of the last enrolment that PackEvidence
+// has read, or allPacked.
+const (
+	settingPacked = "packed-evidence"
+	allPacked     = "all"
+)
+
+// packedRow is a row that PackEvidence writes.
+type packedRow struct {
+	id            int64
+	before, after []byte // the column request
+	v             evidence
+}
+
+// PackEvidence implements store.Enrolments.
+func (s *Store) PackEvidence(ctx context.Context, limit int) (more bool, err error) {
+	if s.packed.Load() || limit <= 0 {
+		return false, nil
+	}
+	after, err := s.setting(ctx, settingPacked)
+	if err != nil {
+		return false, err
+	}
+	var rows []packedRow
+	last, read := int64(0), 0
+	if after != allPacked {
+		if rows, last, read, err = s.readToPack(ctx, after, limit); err != nil {
+			return false, err
+		}
+		packAll(rows)
+		if err := s.db.Write(ctx, func(c Conn) error { return s.writePacked(c, rows, last, read == limit) }); err != nil {
+			return false, err
+		}
+	}
+	more = after != allPacked && read == limit
+	s.packed.Store(!more)
+	return more, nil
+}
+
+// readToPack reads the next rows, and returns the rows that are not packed. `last` is the row id of the
+// last of the `read` rows.
+func (s *Store) readToPack(ctx context.Context, after string, limit int) (rows []packedRow, last int64, read int, err error) {
+	first, err := strconv.ParseInt("0"+after, 10, 64)
+	if err != nil {
+		return nil, 0, 0, fmt.Errorf("store: the setting %s: %w", settingPacked, err)
+	}
+	err = s.db.Read(ctx, func(c Conn) error {
+		rows, last, read = nil, first, 0
+		return c.Each(selectToPack, func(r Row) (bool, error) {
+			read, last = read+1, r.int64()
+			v, err := readEvidence(&r)
+			if err != nil || v.packed || len(v.request) == 0 {
+				return true, nil // packed, stripped, or damaged, which fsck reports
+			}
+			rows = append(rows, packedRow{id: last, before: v.request, v: v})
+			return true, nil
+		}, first, int64(limit))
+	})
+	return rows, last, read, err
+}
+
+// packAll packs rows. It shares the links that several rows have: most devices have a TPM of one of a
+// few makers.
+func packAll(rows []packedRow) {
+	times := map[string]int{}
+	for i := range rows {
+		times[string(rows[i].v.ekLinks)]++
+	}
+	for i := range rows {
+		row := &rows[i]
+		if times[string(row.v.ekLinks)] > 1 {
+			row.v.share()
+		}
+		row.after = row.v.pack()
+	}
+}
+
+func (s *Store) writePacked(c Conn, rows []packedRow, last int64, more bool) error {
+	for i := range rows {
+		row := &rows[i]
+		if err := s.storeChain(c, &row.v); err != nil {
+			return err
+		}
+		if err := c.Do(packEvidence, row.after, row.id, row.before); err != nil {
+			return err
+		}
+		if len(row.v.ekCertificate) == 0 {
+			continue
+		}
+		if err := c.Do(dropKeptCopy, row.v.ekCertificate, row.v.ekLinks, row.id); err != nil {
+			return err
+		}
+	}
+	upTo := allPacked
+	if more {
+		upTo = strconv.FormatInt(last, 10)
+	}
+	return c.Do(upsertSetting, settingPacked, upTo)
+}
+
+// storeChain writes the shared links of packed evidence.
+func (s *Store) storeChain(c Conn, v *evidence) error {
+	if !v.hasChain {
+		return nil
+	}
+	if _, stored := s.chains.Load(v.chain); stored {
+		return nil
+	}
+	return c.Do(insertChain, v.chain[:], v.ekLinks)
+}

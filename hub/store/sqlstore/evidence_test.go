@@ -1,0 +1,130 @@
+package sqlstore
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"math/rand/v2"
+	"testing"
+)
+
+// TestEvidenceIsPackedWithoutLoss packs random evidence. Its fields repeat the names of the row, parts
+// of these names, and the bytes with which abbreviations begin.
+func TestEvidenceIsPackedWithoutLoss(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(600) {
+		v := randomEvidence(seed)
+		if seed%2 == 0 {
+			v.share()
+		}
+		packed := v.pack()
+		got := evidence{device: v.device, owner: v.owner, token: v.token, model: v.model, serial: v.serial, iakName: v.iakName, idevidName: v.idevidName}
+		if err := got.unpack(packed); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		if got.hasChain != v.hasChain || got.chain != v.chain {
+			t.Fatalf("seed %d: another chain", seed)
+		}
+		for i, f := range v.fields() {
+			want := *f
+			if f == &v.ekLinks && v.hasChain {
+				want = nil
+			}
+			if is := *got.fields()[i]; !bytes.Equal(is, want) {
+				t.Fatalf("seed %d: field %d is %x, want %x", seed, i, is, want)
+			}
+		}
+	}
+}
+
+func randomEvidence(seed uint64) evidence {
+	r := rand.New(rand.NewPCG(seed, 1))
+	// Few different bytes: names then occur by chance too, and overlap abbreviations.
+	few := []byte{escape, noName, noName + 1, noName + 7, 0, 'a', 'b', escape}
+	some := func(n int) []byte {
+		b := make([]byte, n)
+		for i := range b {
+			if b[i] = few[r.IntN(len(few))]; seed%3 == 0 {
+				b[i] = byte(r.Uint32())
+			}
+		}
+		return b
+	}
+	v := evidence{device: string(some(8 + r.IntN(4))), owner: "aaaaaaaa", token: string(some(8)), model: "ab" + string(some(6)), iakName: some(34), idevidName: append([]byte{0}, some(9)...)}
+	for _, f := range v.fields() {
+		for range r.IntN(12) {
+			names := v.names()
+			name := names[r.IntN(len(names))]
+			*f = append(append(*f, some(r.IntN(5))...), name[:r.IntN(len(name)+1)]...)
+			*f = append(*f, name...)
+		}
+	}
+	return v
+}
+
+// Damaged evidence is an error, whatever was changed: it neither panics nor becomes other evidence of
+// another length.
+func TestDamagedEvidenceIsAnError(t *testing.T) {
+	t.Parallel()
+	v := randomEvidence(3)
+	v.share()
+	packed := v.pack()
+	for n := range len(packed) {
+		if err := new(evidence).unpack(packed[:n]); !errors.Is(err, errBadEvidence) {
+			t.Fatalf("the first %d of %d bytes: %v", n, len(packed), err)
+		}
+	}
+	r := rand.New(rand.NewPCG(5, 5))
+	for range 1000 {
+		bad := bytes.Clone(packed)
+		bad[r.IntN(len(bad))] ^= 1 << r.IntN(8)
+		_ = v.unpack(bad) // must not panic
+	}
+	for name, b := range map[string][]byte{
+		"a field longer than the frame": {200, 1},
+		"bytes after the last field":    {0, 0, 0, 0, 0, 0, 0, 0},
+		"no field":                      {},
+		"an unknown abbreviation":       {2, escape, noName + 60, 0, 0, 0, 0, 0, 0},
+		"half an abbreviation":          {1, escape},
+	} {
+		if err := new(evidence).unpack(evidenceEncoder.EncodeAll(b, []byte{packedEvidence, 0})); !errors.Is(err, errBadEvidence) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A small row cannot make the hub allocate more than maxEvidence.
+func TestEvidenceOfADecompressionBombIsAnError(t *testing.T) {
+	t.Parallel()
+	bomb := evidenceEncoder.EncodeAll(make([]byte, maxEvidence+1), []byte{packedEvidence, 0})
+	if len(bomb) > 64<<10 {
+		t.Fatalf("the bomb has %d bytes", len(bomb))
+	}
+	if err := new(evidence).unpack(bomb); !errors.Is(err, errBadEvidence) {
+		t.Error(err)
+	}
+	v := evidence{iakName: make([]byte, 1<<10)} // abbreviations that expand to 2 KiB each
+	many := bytes.Repeat([]byte{escape, noName + 1}, maxEvidence/(2<<10)+2)
+	if _, err := v.expand(many); !errors.Is(err, errBadEvidence) {
+		t.Error(err)
+	}
+}
+
+// Stored rows need the dictionary as it is.
+func TestEvidenceDictionaryStays(t *testing.T) {
+	t.Parallel()
+	const want = "39777c979b35e30e016ed2156c7164b673dec0e7ffece51271f788b9707b6419"
+	if sum := sha256.Sum256(evidenceWords); hex.EncodeToString(sum[:]) != want {
+		t.Errorf("the dictionary has changed: %x", sum)
+	}
+	const stored = "e10028b52ffd010001e500001401000000002b7d5d7d44206f6620f7822e0002140b227440164f0b"
+	packed, err := hex.DecodeString(stored)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := evidence{device: "0123456789abcdef01234567", owner: "owner of it", token: "token of it"}
+	if err := v.unpack(packed); err != nil || string(v.request) != "The request is signed by the IDevID key of 0123456789abcdef01234567." || string(v.verdict) != `{"steps":[{"check":"ownership","ok":true}]}` {
+		t.Errorf("%v: %q, %q", err, v.request, v.verdict)
+	}
+}

@@ -1,0 +1,33 @@
+package ui
+
+import (
+	"time"
+
+	"gangway/hub/store"
+)
+
+// JudgePage is the data of the page "judge": what the hub would do with the kept evidence of an
+// owner's devices today. The numbers are those of the devices that this page examined.
+type JudgePage struct {
+	Tabs                                   []Tab
+	Rows                                   []JudgedDevice
+	Accepted, Waiting, Refused, WithoutTPM int
+	First, Next                            string // addresses; empty: no link
+}
+
+// Examined returns the number of devices that the page examined.
+func (p *JudgePage) Examined() int { return p.Accepted + p.Waiting + p.Refused + p.WithoutTPM }
+
+// JudgedDevice is a device that the hub would not accept today.
+type JudgedDevice struct {
+	ID, Nick     string
+	State        Badge
+	Code, Reason string
+}
+
+// LostPage is the data of the page "lost": the devices of an owner whose records a restore lost.
+type LostPage struct {
+	Restored, Backup time.Time // of the latest restore; zero: the hub was never restored
+	Rows             []store.LostDevice
+	First, Next      string // addresses; empty: no link
+}
