@@ -331,7 +331,21 @@ func syncFolder(dir string) error {
 	return d.Sync()
 }
 
+// timeGap is a time without events in JSON.
+type timeGap struct {
+	From time.Time `json:"from"`
+	To   time.Time `json:"to"`
+}
+
 func (r *restoration) report(findings []finding.Finding) error {
+	gaps := []timeGap{}
+	for _, gap := range r.gaps() {
+		gaps = append(gaps, timeGap{gap[0], gap[1]})
+	}
+	var until *time.Time
+	if at, ok := r.covered(); ok {
+		until = &at
+	}
 	done, err := r.json(struct {
 		Hub      string            `json:"hub"`
 		Epoch    int64             `json:"epoch"`
@@ -341,11 +355,13 @@ func (r *restoration) report(findings []finding.Finding) error {
 		NewEpoch int64             `json:"new-epoch"`
 		Repeated int               `json:"repeated-changes"`
 		Unknown  int               `json:"unknown-changes"` // about things that are not in the backup
-		Lost     map[string]int    `json:"lost-events"`     // by kind
+		Lost     map[string]int    `json:"lost-events"`     // by kind, at most
+		Gaps     []timeGap         `json:"event-gaps"`      // times of which no signed file has the events
+		Until    *time.Time        `json:"events-until"`    // when the newest signed file of events was made
 		Sessions int               `json:"ended-sessions"`
 		Tokens   int               `json:"paused-tokens"`
 		Findings []finding.Finding `json:"findings"`
-	}{r.info.Header.Hub, r.info.Header.Epoch, r.info.Header.Begun, r.info.Objects - len(r.damaged), append([]string{}, r.damaged...), r.done.Epoch, r.repeated, r.unknown, r.trail.others, r.done.Sessions, r.done.Tokens, findings})
+	}{r.info.Header.Hub, r.info.Header.Epoch, r.info.Header.Begun, r.info.Objects - len(r.damaged), append([]string{}, r.damaged...), r.done.Epoch, r.repeated, r.unknown, r.trail.others, gaps, until, r.done.Sessions, r.done.Tokens, findings})
 	if !done {
 		err = finding.Write(r.stdout, visibleFindings(findings), r.findingPainter())
 		if len(r.damaged) > 0 {

@@ -182,7 +182,7 @@ func (r *restoration) noteLosses() {
 			r.note("Possibly lost: the deletions and revocations after %s, when the newest file of events was made.", until.Format(time.RFC3339))
 		}
 		if len(r.trail.others) > 0 {
-			r.note("Lost since %s, by the events: %s.", begun, strings.Join(r.lost(), ", "))
+			r.note("Lost since %s by the events, at most: %s.", begun, strings.Join(r.lost(), ", "))
 		}
 	}
 	r.note("Ended %d sessions: people sign in again. Paused %d join tokens with a limited number of uses: 'gangway restore tokens' lists them.", r.done.Sessions, r.done.Tokens)

@@ -226,7 +226,8 @@ func (r *room) s3() {
 // postgres starts a PostgreSQL server with the user and the database of docs/operations.md.
 func (r *room) postgres() {
 	r.t.Helper()
-	server, err := pgtest.Start(false)
+	// The doctor finds a problem if the server is not durable.
+	server, err := pgtest.Start(true)
 	if errors.Is(err, pgtest.ErrMissing) {
 		r.t.Skip(err)
 	}
