@@ -113,8 +113,8 @@ package-test: install-tools ## install, upgrade, remove and purge the Debian pac
 
 # Replicas of two versions work on one database only if the migrations between them allow it, so the
 # replicas start from a newer commit.
-upgrade-test: build ## upgrade a hub of FROM, a commit (default 9b7cbcc2; replicas 70e2a8a6) or the path of a program, and then two replicas one after the other, while devices onboard and report, and check that nothing is lost
-	GANGWAY_UPGRADE_FROM=$(or $(FROM),9b7cbcc2) GANGWAY_UPGRADE_REPLICAS_FROM=$(or $(FROM),70e2a8a6) \
+upgrade-test: build ## upgrade a hub of FROM, a commit (default 9b7cbcc2; replicas 457c18b4) or the path of a program, and then two replicas one after the other, while devices onboard and report, and check that nothing is lost
+	GANGWAY_UPGRADE_FROM=$(or $(FROM),9b7cbcc2) GANGWAY_UPGRADE_REPLICAS_FROM=$(or $(FROM),457c18b4) \
 		$(GO) test -count=1 -v -timeout 30m -run '^TestUpgrade(Replicas)?UnderLoad$$' ./internal/e2e
 
 deploy-test: install-tools build ## run the OCI image as contrib/compose and contrib/kubernetes say, in namespaces, with Debian's PostgreSQL

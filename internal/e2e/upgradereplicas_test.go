@@ -54,11 +54,11 @@ func bucket(t *testing.T) (url, ca string) {
 
 // serveReplica starts a replica with the current program, and waits until it is ready and HAProxy has
 // noticed it. It returns a function that stops the replica as systemd does.
-func (r *rolling) serveReplica(dir, address, metrics string) (stop func()) {
+func (r *rolling) serveReplica(dir, address, metrics string, options ...string) (stop func()) {
 	r.t.Helper()
-	c := exec.Command(r.gangway, "serve", "--data", dir, "--listen", address, "--url", r.url, "--metrics-listen", metrics, "--database", r.database,
+	c := exec.Command(r.gangway, append([]string{"serve", "--data", dir, "--listen", address, "--url", r.url, "--metrics-listen", metrics, "--database", r.database,
 		"--s3-endpoint", r.bucket, "--s3-bucket", "fleet", "--s3-region", "us-east-1", "--proxy-protocol-from", "127.0.0.1", "--drain", "2s",
-		"--tpm-roots", "maker/root.pem", "--tpm-intermediates", "maker/intermediate.pem", "--rate", "onboard=1000/1000")
+		"--tpm-roots", "maker/root.pem", "--tpm-intermediates", "maker/intermediate.pem", "--rate", "onboard=1000/1000"}, options...)...)
 	c.Dir, c.Env = r.home, append(os.Environ(), r.env...)
 	var log locked.Buffer
 	c.Stdout, c.Stderr = &log, &log
@@ -141,7 +141,11 @@ func TestUpgradeReplicasUnderLoad(t *testing.T) {
 		dirs[i] = filepath.Join(home, "replica-"+string(rune('a'+i)))
 		check(os.CopyFS(filepath.Join(dirs[i], "pki"), os.DirFS(filepath.Join(keys, "pki"))))
 		makePrivate(t, dirs[i])
-		stop[i] = r.serveReplica(dirs[i], addresses[i], metrics[i])
+		var options []string
+		if i == 0 {
+			options = []string{"--new-database"} // the keys are older than the database
+		}
+		stop[i] = r.serveReplica(dirs[i], addresses[i], metrics[i], options...)
 	}
 	r.data = dirs[0]
 
