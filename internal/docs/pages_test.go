@@ -210,9 +210,10 @@ func TestOperationsPage(t *testing.T) {
 		"gangway ca init", "gangway ca request", "gangway ca issue", "gangway ca install", "gangway serve",
 		"gangway ca request", "gangway ca issue", "gangway ca install",
 		"gangway ca request", "gangway ca issue", "gangway ca install", "mkdir", "cp", "rm", "rm",
-		"gangway ca request", "gangway ca issue", "gangway ca install",
+		"gangway ca request", "gangway ca issue", "gangway ca install", "gangway ca init",
 		"gangway-signer create-key", "gangway-signer create-key", "gangway-signer create-key", "gangway-signer serve",
 		"gangway ca request", "gangway ca issue", "gangway ca install",
+		"gangway-signer create-key", "gangway-signer serve", "gangway ca init",
 	} {
 		p.elsewhere(begins, "TestOperationsKeysOfTheCAs")
 	}
