@@ -132,8 +132,8 @@ func (r *reference) measure(o *imageOptions, parts *stick.Parts, manager, system
 	return m.Check()
 }
 
-// measureInstaller adds an installer of the image to the manifest. The image builder calls it after
-// measure.
+// measureInstaller adds an installer of the image to the manifest. The image builder calls the method
+// `measure` first.
 func (r *reference) measureInstaller(system []byte) error {
 	if r == nil {
 		return nil

@@ -78,8 +78,8 @@ func unpack(program, dir string) (string, error) {
 	return dir, nil
 }
 
-// kernelFolder returns the folder with the files that the command image fetch has downloaded. It is
-// the user's folder, or the folder next to the installed programs.
+// kernelFolder returns the folder with the files that `gangway image fetch` has downloaded: the cache
+// folder of the user, or the folder lib/gangway/kernel of the installation.
 func kernelFolder() (string, error) {
 	var places []string
 	if dir, err := cacheDir(); err == nil {

@@ -64,7 +64,7 @@ func CheckOneShot(f install.Firmware) Finding {
 		return Finding{
 			Code: "firmware-oneshot-kept", Severity: Warning, Action: finding.UpdateFirmware,
 			Fact:   "The firmware did not remove the variable LoaderEntryOneShot: the machine starts the same entry again and again.",
-			Cause:  "The firmware's storage for variables is full, locked or faulty. An update of the system that fails would not be undone.",
+			Cause:  "The firmware's storage for variables is full, locked or faulty. If an update of the system failed, the machine could not return to the former system.",
 			Remedy: "Update the firmware, or reset it to its factory settings. Until then, the machine refuses updates of its system.",
 		}
 	}

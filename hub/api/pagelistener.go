@@ -107,8 +107,8 @@ func (s *Server) PageTLSConfig() *tls.Config {
 	}
 }
 
-// ServePages serves the pages on their own listeners until Config.Drain after ctx ends. Serve must run at the same
-// time.
+// ServePages serves the pages on their own listeners. After ctx ends, it continues for the time
+// Config.Drain, and then stops. Serve must run at the same time.
 func (s *Server) ServePages(ctx context.Context, listeners ...net.Listener) error {
 	if s.cfg.PageURL == "" {
 		return errors.New("hub: the configuration has no URL for the pages")

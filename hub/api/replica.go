@@ -132,7 +132,7 @@ func (s *Server) tellOthers(ctx context.Context) {
 	if err != nil {
 		s.outbox.addAll()
 		if ctx.Err() == nil {
-			s.log.Warn("telling other replicas what changed; retried", "err", err)
+			s.log.Warn("could not tell the other replicas what changed; the hub tries again", "err", err)
 		}
 	}
 }
@@ -197,7 +197,7 @@ func (s *Server) pollLoop(ctx context.Context) {
 		case err == nil:
 			s.heard.set(s.cfg.Now())
 		case ctx.Err() == nil:
-			s.log.Warn("reading what other replicas changed; retried", "err", err)
+			s.log.Warn("could not read what other replicas changed; the hub tries again", "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -337,7 +337,7 @@ func (s *Server) periodic(ctx context.Context) {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		if err := s.lease.end(last); err != nil {
-			s.log.Warn("the lease of the periodic work ends later", "err", err)
+			s.log.Warn("could not give up the lease of the periodic work; another hub takes the work when the lease expires", "err", err)
 		}
 	}
 }

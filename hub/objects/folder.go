@@ -36,8 +36,8 @@ const (
 	partialLife = 7 * 24 * time.Hour
 )
 
-// OpenFolder opens the folder `dir`, and makes the folder if it does not exist. It removes files of
-// interrupted uploads that are not in parts. Only one process at a time may have the folder open.
+// OpenFolder opens the folder `dir`, and makes the folder if it does not exist. It removes the files
+// of interrupted uploads, except uploads in parts, which can continue. Only one process at a time may have the folder open.
 func OpenFolder(dir string) (*Folder, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {

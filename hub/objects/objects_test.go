@@ -336,7 +336,7 @@ func lateRemovalLeavesTheNewCopy(t *testing.T, s objects.Store) {
 }
 
 // An upload in parts is interrupted in the middle of a part, and continues. If a part is sent
-// twice, the bytes that were sent last count. Readers never see an object with wrong bytes.
+// twice, the second bytes replace the first. Readers never see an object with wrong bytes.
 func uploadInParts(t *testing.T, s objects.Store) {
 	part := objects.PartSize(0)
 	size := 2*part + 1000

@@ -180,7 +180,8 @@ func (m *maker) writeSeal(dir string) error {
 }
 
 // template returns the template of the CA's certificate for a key. The CA belongs to the hub with
-// this name, and starts at `now`. Only the TLS CA expires; a caller may change its end.
+// this name, and its certificate is valid from `now`. Only the certificate of the TLS CA expires; a
+// caller may change the NotAfter of the template.
 func (a authority) template(hub string, key *ecdsa.PublicKey, now time.Time) (*x509.Certificate, error) {
 	_, keyID, err := publicKeyInfo(key)
 	if err != nil {

@@ -166,7 +166,7 @@ func choose(state map[string]any, wanted []string) (map[string]any, error) {
 			}
 		}
 		if !found || part == "" {
-			return nil, fmt.Errorf("the source has no part %q: after #, name files or folders of the source's state", part)
+			return nil, fmt.Errorf("the source has no part %q: the text after # must be names of files or folders in the state of the source", part)
 		}
 	}
 	return out, nil

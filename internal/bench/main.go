@@ -123,14 +123,13 @@ func main() {
 	}
 }
 
-// Values of run's argument `only`, besides kinds of endorsement keys: run then measures only the
-// whole hub process, only the rates of durable enrolments, only the answers about boots, or only the
-// bytes of a device in the database.
+// Values of the argument `only` of run. Each value limits the run to one measurement. `only` can also
+// be a kind of endorsement key.
 const (
-	serverOnly  = "server"
-	durableOnly = "durable"
-	bootsOnly   = "boots"
-	bytesOnly   = "bytes"
+	serverOnly  = "server"  // the whole process of the hub
+	durableOnly = "durable" // the rates of durable enrolments
+	bootsOnly   = "boots"   // the answers about the boots of devices
+	bytesOnly   = "bytes"   // the bytes of a device in the database
 )
 
 func run(out string, n, booting int, only string) error {

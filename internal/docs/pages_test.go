@@ -210,9 +210,10 @@ func TestOperationsPage(t *testing.T) {
 		"gangway ca init", "gangway ca request", "gangway ca issue", "gangway ca install", "gangway serve",
 		"gangway ca request", "gangway ca issue", "gangway ca install",
 		"gangway ca request", "gangway ca issue", "gangway ca install", "mkdir", "cp", "rm", "rm",
-		"gangway ca request", "gangway ca issue", "gangway ca install",
+		"gangway ca request", "gangway ca issue", "gangway ca install", "gangway ca init",
 		"gangway-signer create-key", "gangway-signer create-key", "gangway-signer create-key", "gangway-signer serve",
 		"gangway ca request", "gangway ca issue", "gangway ca install",
+		"gangway-signer create-key", "gangway-signer serve", "gangway ca init",
 	} {
 		p.elsewhere(begins, "TestOperationsKeysOfTheCAs")
 	}
@@ -247,13 +248,13 @@ func TestOperationsPage(t *testing.T) {
 	r.end("gangway serve")
 	r.types("rm -r /var/lib/gangway && mv /var/lib/before /var/lib/gangway") // back to the file
 	r.types("mkdir /backup && mkdir -p /var/lib/gangway/objects")
-	p.elsewhere("gangway backup key", "cmd/gangway/testdata/backup.txt")
-	p.elsewhere("gangway backup --data", "cmd/gangway/testdata/backup.txt")
+	p.elsewhere("gangway backup key", "cmd/gangway/testdata/hub/backup.txt")
+	p.elsewhere("gangway backup --data", "cmd/gangway/testdata/hub/backup.txt")
 	p.types("sqlite3 /var/lib/gangway/gangway.db")
 	p.types("cp -a /var/lib/gangway/pki")
 	p.types("cp -a /var/lib/gangway/objects")
 	for range 3 {
-		p.elsewhere("gangway restore", "cmd/gangway/testdata/backup.txt")
+		p.elsewhere("gangway restore", "cmd/gangway/testdata/hub/backup.txt")
 	}
 	p.types("mv /var/lib/gangway")
 	p.types("mkdir -m 700")

@@ -99,7 +99,7 @@ func chapter(t *testing.T, title string) (lines []string) {
 }
 
 // ofCopies leaves out the commands `gangway backup` and `gangway restore`. What is left makes a backup
-// by copying files. The script cmd/gangway/testdata/backup.txt tests the other commands.
+// by copying files. The script cmd/gangway/testdata/hub/backup.txt tests the other commands.
 func ofCopies(lines []string) []string {
 	return slices.DeleteFunc(lines, func(line string) bool {
 		return strings.HasPrefix(line, "gangway backup ") || strings.HasPrefix(line, "gangway restore ")

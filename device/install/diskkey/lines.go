@@ -11,9 +11,10 @@ import (
 	"gangway/tcg/eventlog"
 )
 
-// The boot manager reads the command line from the system's file, gives it to systemd's stub, and
-// measures it into PCR 12. With Secure Boot off, the stub measures it there again. A person at the
-// boot menu can give the stub another command line.
+// The boot manager reads the kernel's command line from the file of the system, gives the command
+// line to systemd's stub, and measures it into PCR 12. If Secure Boot is off, the stub measures the
+// command line into PCR 12 a second time. A person at the boot menu can give the stub another command
+// line.
 
 // lineDigests returns the possible digests of an event that measures the command line: as UTF-16 with
 // a terminating zero, and without it.

@@ -82,7 +82,7 @@ func classified(err error) error {
 	return &engineError{e}
 }
 
-// lost reports whether the connection of a statement with this error cannot be used any more.
+// lost reports whether a statement that failed with `err` left its connection unusable.
 func lost(err error) bool {
 	_, ok := errors.AsType[*lostError](err)
 	return ok

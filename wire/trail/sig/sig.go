@@ -33,9 +33,9 @@ import (
 // Dir is the folder of the signatures in a state.
 const Dir = "_sigs/"
 
-// SequencePath is the document in a state with the revision's sequence number, as {"sequence": N}.
-// It may also have the owner's new keys, as "keys": ["PEM", ...], and the ids of the only devices that
-// may install the revision, as "devices": ["ID", ...].
+// SequencePath is the path, in a revision's state, of the document that has the revision's sequence
+// number: {"sequence": N}. The document may also have the owner's new keys, as "keys": ["PEM", ...],
+// and a list of ids, as "devices": ["ID", ...]: then only these devices may install the revision.
 const SequencePath = "gangway/revision.json"
 
 // Limits of a state's signatures. Until a signature is verified, anyone may have written it. So these
