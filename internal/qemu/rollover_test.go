@@ -1,6 +1,7 @@
 package qemu_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"crypto/rand"
 	"crypto/rsa"
@@ -9,10 +10,13 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,9 +28,10 @@ import (
 
 // While the system runs, a program adds a certificate to the Secure Boot variable db, signed with
 // the owner's KEK. The certificate has the name of Microsoft's CA of 2023. The firmware measures db
-// into PCR 7, so the TPM does not release a key that is bound to the old value. The disk opens all
-// the same, because the running system binds the disk's key again before the restart. The hub names
-// the certificate, and says that it does not know the certificate.
+// into PCR 7, so the TPM does not release a key that is bound to the old value: a control disk that
+// Debian's systemd-cryptenroll has bound to PCR 7 opens before the restart, and not after it. The disk
+// opens all the same, because the running system binds the disk's key again before the restart. The
+// hub names the certificate, and says that it does not know the certificate.
 func TestDiskOpensAfterDBGainsACertificate(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -42,6 +47,7 @@ func TestDiskOpensAfterDBGainsACertificate(t *testing.T) {
 	}
 	keys, set, signer := ownersKeys(t)
 	certificate := caNamed(t, "Windows UEFI CA 2023")
+	const controlOpens = `addkey: the control disk opens`
 	s := newSiteOf(t, func(p *stick.Parts) {
 		p.Owner, p.Signer = owner, signer
 		p.Agent = agentThatAddsToDB(t, p.Agent, keys, certificate)
@@ -53,12 +59,15 @@ func TestDiskOpensAfterDBGainsACertificate(t *testing.T) {
 	chooseAutoTPM(t, ctx, m)
 	const bound = `gangway-init .*: the disk's key is bound to the owner's systems`
 	waitFor(t, ctx, m, bound)
+	waitFor(t, ctx, m, `addkey: the control disk is bound to PCR 7`)
+	waitFor(t, ctx, m, controlOpens)
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	m.Stop()
 	s.listed(t)
 	_, before, _ := latestBoot(t, s.hub)
 
 	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, controlOpens)
 	added, _ := waitFor(t, ctx, m, `addkey: added the certificate to db`)
 	after(t, ctx, m, added.At, `gangway-init .*: the keys of Secure Boot have changed`)
 	after(t, ctx, m, added.At, bound)
@@ -66,6 +75,7 @@ func TestDiskOpensAfterDBGainsACertificate(t *testing.T) {
 
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: the disk's key came from the TPM`)
+	waitFor(t, ctx, m, `addkey: the control disk does not open: .*0x0*99d`) // TPM_RC_POLICY_FAIL of session 1
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	m.Stop()
 	_, now, _ := latestBoot(t, s.hub)
@@ -110,8 +120,8 @@ func caNamed(t *testing.T, name string) []byte {
 	return der
 }
 
-// agentThatAddsToDB returns the program addkey, which carries the agent and an addition of the
-// certificate to db. The KEK in the folder `keys` signs the addition.
+// agentThatAddsToDB returns the program addkey, which carries the agent, an addition of the
+// certificate to db, and what the control disk needs. The KEK in the folder `keys` signs the addition.
 func agentThatAddsToDB(t *testing.T, agent []byte, keys string, certificate []byte) []byte {
 	t.Helper()
 	dir := t.TempDir()
@@ -135,8 +145,84 @@ func agentThatAddsToDB(t *testing.T, agent []byte, keys string, certificate []by
 		t.Fatal("the addition has no certificate")
 	}
 	run("go", "build", "-trimpath", "-o", in("addkey"), "./addkey")
-	if err := carry.Add(in("addkey"), in("gangway-agent"), in("db.auth")); err != nil {
+	writeControl(t, in("control.tar"))
+	if err := carry.Add(in("addkey"), in("gangway-agent"), in("db.auth"), in("control.tar")); err != nil {
 		t.Fatal(err)
 	}
 	return read(t, in("addkey"))
+}
+
+// Debian's programs for the control disk, and the libraries that they load while they run.
+var (
+	controlPrograms = []string{"/usr/bin/systemd-cryptenroll", "/usr/sbin/cryptsetup"}
+	controlLibs     = []string{
+		"libcryptsetup.so.12", "libtss2-esys.so.0", "libtss2-rc.so.0", "libtss2-mu.so.0", "libtss2-tcti-device.so.0",
+		"cryptsetup/libcryptsetup-token-systemd-tpm2.so",
+	}
+)
+
+const libFolder = "/usr/lib/x86_64-linux-gnu/"
+
+var libPath = regexp.MustCompile(`(/\S+) \(0x`)
+
+// writeControl writes a TAR archive with Debian's programs for the control disk, all libraries that
+// they use, and the file volume.img: an empty LUKS2 volume that the password "control" opens.
+func writeControl(t *testing.T, name string) {
+	t.Helper()
+	content := map[string]string{} // from the path in the archive to the path on this computer
+	var all []string
+	for _, p := range controlPrograms {
+		content["bin/"+filepath.Base(p)] = p
+		all = append(all, p)
+	}
+	for _, l := range controlLibs {
+		content[libFolder[1:]+l] = libFolder + l
+		all = append(all, libFolder+l)
+	}
+	for _, path := range all {
+		out, err := exec.CommandContext(t.Context(), "ldd", path).Output()
+		if err != nil {
+			t.Skipf("%s is not installed: %v", path, err)
+		}
+		for _, m := range libPath.FindAllSubmatch(out, -1) {
+			content[strings.TrimPrefix(string(m[1]), "/")] = string(m[1])
+		}
+	}
+	dir := t.TempDir()
+	volume, password := filepath.Join(dir, "volume.img"), filepath.Join(dir, "password")
+	for path, size := range map[string]int64{volume: 4 << 20, password: 0} {
+		if err := os.WriteFile(path, []byte("control"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if size > 0 {
+			if err := os.Truncate(path, size); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	format := exec.CommandContext(t.Context(), "cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000",
+		"--luks2-metadata-size", "16k", "--luks2-keyslots-size", "1m", volume, password)
+	if out, err := format.CombinedOutput(); err != nil {
+		t.Fatalf("cryptsetup: %v: %s", err, out)
+	}
+	content["volume.img"] = volume
+
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, path := range slices.Sorted(maps.Keys(content)) {
+		file := read(t, content[path])
+		err := w.WriteHeader(&tar.Header{Name: path, Mode: 0o755, Size: int64(len(file))})
+		if err == nil {
+			_, err = w.Write(file)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, b.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -1,7 +1,9 @@
 // Command addkey takes the place of gangway-agent in an installed system. At the second start of the
 // system, it adds certificates to the firmware's variable db while the real agent runs, as an update
-// program such as fwupd does. It carries two files: gangway-agent, and db.auth, a signed addition to
-// db.
+// program such as fwupd does. At each start, it also tries to open a control disk, which it has bound
+// to PCR 7 at the first start, with Debian's systemd-cryptenroll. It carries three files:
+// gangway-agent; db.auth, a signed addition to db; and control.tar, Debian's programs, their libraries
+// and an empty LUKS2 volume.
 package main
 
 import (
@@ -22,6 +24,7 @@ import (
 const (
 	agent    = "/real-agent" // not in /run, from which no program may run
 	started  = "/data/started-before"
+	added    = "/data/added-before"
 	variable = "/sys/firmware/efi/efivars/db-d719b2cb-3d3a-4596-a3bc-dad00e67656f"
 	// attributes are non-volatile, for the boot services, for the running system, with a timestamp
 	// and a signature, and append.
@@ -42,9 +45,24 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	if len(os.Args) == 2 && os.Args[1] == "add-key" {
+	if len(os.Args) == 2 && os.Args[1] == "first-start" {
+		if err := enrolControl(files); err != nil {
+			return err
+		}
+		return openControl(files)
+	}
+	if len(os.Args) == 2 && os.Args[1] == "later-start" {
+		if err := openControl(files); err != nil {
+			return err
+		}
+		if _, err := os.Stat(added); err == nil {
+			return nil
+		}
 		time.Sleep(pause)
-		return addKey(files)
+		if err := addKey(files); err != nil {
+			return err
+		}
+		return os.WriteFile(added, nil, 0o600)
 	}
 	if _, err := os.Stat(agent); err != nil {
 		if err := unpack(files); err != nil {
@@ -52,13 +70,16 @@ func run() error {
 		}
 	}
 	if len(os.Args) > 1 && os.Args[1] == "run" {
-		if _, err := os.Stat(started); err == nil {
-			child := exec.Command("/proc/self/exe", "add-key")
-			child.Stdout, child.Stderr = os.Stdout, os.Stderr
-			if err := child.Start(); err != nil {
+		work := "later-start"
+		if _, err := os.Stat(started); err != nil {
+			work = "first-start"
+			if err := os.WriteFile(started, nil, 0o600); err != nil {
 				return err
 			}
-		} else if err := os.WriteFile(started, nil, 0o600); err != nil {
+		}
+		child := exec.Command("/proc/self/exe", work)
+		child.Stdout, child.Stderr = os.Stdout, os.Stderr
+		if err := child.Start(); err != nil {
 			return err
 		}
 	}
