@@ -27,8 +27,8 @@ func Initramfs(files []File) ([]byte, error) {
 		return nil, err
 	}
 	var out bytes.Buffer
-	// The best compression would take 2.5 times as long and save 0.3 %. Gzip's header has no time and
-	// no file name, so the result depends only on the files.
+	// The best compression would take 2.5 times as long and save 0.3 %. Gzip's header has no time
+	// and no file name, so the result depends only on the files.
 	z := gzip.NewWriter(&out)
 	w := &cpio{w: z}
 	w.dir("dev")

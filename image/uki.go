@@ -20,9 +20,9 @@ type UKI struct {
 	Cmdline string
 	// OSRelease is the text of os-release(5), which boot menus read.
 	OSRelease string
-	// PCRKey is the public key (PEM) of the owner who approves the image, and PCRSignatures the file
-	// tpm2-pcr-signature.json with the approvals. The stub measures the key, and hands both to the
-	// system. Both may be empty.
+	// PCRKey is the public key (PEM) of the owner who approves the image, and PCRSignatures the
+	// file tpm2-pcr-signature.json with the approvals. The stub measures the key, and hands both to
+	// the system. Both may be empty.
 	PCRKey, PCRSignatures []byte
 }
 

@@ -11,13 +11,13 @@ const BootDescription = "Gangway"
 // bootManagerPath is the path of the boot manager in the EFI system partition.
 const bootManagerPath = `\EFI\BOOT\BOOTX64.EFI`
 
-// BootEntry returns the EFI_LOAD_OPTION (UEFI 2.10, 3.1.3) of Gangway's entry in the firmware's boot
-// menu. The entry starts the boot manager in the EFI system partition of an installed disk, which is
-// partition 1. `start` and `size` are in sectors, and `guid` is the partition's GUID in its memory
-// layout. The device writes the entry, and firmware measures it into PCR 1.
+// BootEntry returns the EFI_LOAD_OPTION (UEFI 2.10, 3.1.3) of Gangway's entry in the firmware's
+// boot menu. The entry starts the boot manager in the EFI system partition of an installed disk,
+// which is partition 1. `start` and `size` are in sectors, and `guid` is the partition's GUID in
+// its memory layout. The device writes the entry, and firmware measures it into PCR 1.
 //
-// The device path has a node for the partition (10.3.5.1), a node for the file (10.3.5.4) and an end
-// node.
+// The device path has a node for the partition (10.3.5.1), a node for the file (10.3.5.4) and an
+// end node.
 func BootEntry(start, size uint64, guid [16]byte) []byte {
 	le := binary.LittleEndian
 	path := []byte{4, 1, 42, 0}

@@ -15,8 +15,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 )
 
-// openAWS opens a key of AWS KMS. The credentials, and a region that the URI does not name, come from
-// the places where all programs of AWS look: environment, files, the instance's role.
+// openAWS opens a key of AWS KMS. The credentials, and a region that the URI does not name, come
+// from the places where all programs of AWS look: environment, files, the instance's role.
 func openAWS(ctx context.Context, rest string) (crypto.Signer, error) {
 	at, err := attributes(rest, ";", "key-id", "region", "profile")
 	if err != nil {

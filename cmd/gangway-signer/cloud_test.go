@@ -73,8 +73,8 @@ func checkSigner(t *testing.T, ring *keyring, uris map[string]string) {
 	checkSignatures(t, socket, uris)
 }
 
-// checkSignatures signs with each key of a signer, and verifies the signatures with the keys' public
-// keys.
+// checkSignatures signs with each key of a signer, and verifies the signatures with the keys'
+// public keys.
 func checkSignatures(t *testing.T, socket string, uris map[string]string) {
 	t.Helper()
 	c := signer.NewClient(socket)
@@ -206,8 +206,8 @@ func TestKeysInAWS(t *testing.T) {
 	}
 }
 
-// googleServer is a key service with the published definition of Google's service. It has the keys of
-// a table, makes real signatures, and checks the caller's signed token.
+// googleServer is a key service with the published definition of Google's service. It has the keys
+// of a table, makes real signatures, and checks the caller's signed token.
 type googleServer struct {
 	kmspb.UnimplementedKeyManagementServiceServer
 	keys  map[string]crypto.Signer
@@ -270,8 +270,8 @@ func (g *googleServer) AsymmetricSign(ctx context.Context, in *kmspb.AsymmetricS
 	return out, nil
 }
 
-// start serves with TLS on loopback, and returns the options with which Google's client reaches this
-// server under the name of Google's service.
+// start serves with TLS on loopback, and returns the options with which Google's client reaches
+// this server under the name of Google's service.
 func (g *googleServer) start(t *testing.T) []option.ClientOption {
 	t.Helper()
 	cert, roots := certificateFor(t, "cloudkms.googleapis.com")
@@ -312,7 +312,8 @@ func (g *googleServer) start(t *testing.T) []option.ClientOption {
 	}
 }
 
-// The signer signs with keys in Google Cloud KMS. It refuses answers that were altered on their way.
+// The signer signs with keys in Google Cloud KMS. It refuses answers that were altered on their
+// way.
 func TestKeysInGoogleCloud(t *testing.T) {
 	p256, p384 := generateKey(t, elliptic.P256()), generateKey(t, elliptic.P384())
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -357,8 +358,8 @@ func TestKeysInGoogleCloud(t *testing.T) {
 	}
 }
 
-// azureServer answers like a vault of Azure (the REST API of Key Vault, with the challenge for a token),
-// and like the machine's identity service. It makes real signatures.
+// azureServer answers like a vault of Azure (the REST API of Key Vault, with the challenge for a
+// token), and like the machine's identity service. It makes real signatures.
 func azureServer(t *testing.T, keys map[string]crypto.Signer) *http.Client {
 	t.Helper()
 	const token = "token-of-the-machine"
@@ -510,7 +511,8 @@ func TestKeyAtAPKCS11URI(t *testing.T) {
 	}
 }
 
-// shortDir returns a temporary folder with a short path, because paths of Unix sockets must be short.
+// shortDir returns a temporary folder with a short path, because paths of Unix sockets must be
+// short.
 func shortDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "signer")

@@ -35,7 +35,8 @@ const (
 //	cloudkms:projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/1
 //	azurekms:vault=NAME;name=KEY;version=0123...
 //
-// The first form is a part of RFC 7512; the others are those of step-ca's library go.step.sm/crypto.
+// The first form is a part of RFC 7512; the others are those of step-ca's library
+// go.step.sm/crypto.
 type keyring struct {
 	token  tokenFlags // what a pkcs11 URI does not say
 	tokens map[tokenFlags]*crypto11.Context
@@ -73,8 +74,8 @@ func (k *keyring) open(ctx context.Context, text string) (crypto.Signer, error) 
 	return k.inToken(k.token, text)
 }
 
-// openPKCS11 opens a key in a token. A label in the URI, or the URI's module or PIN, replaces that of
-// the flags.
+// openPKCS11 opens a key in a token. A label in the URI, or the URI's module or PIN, replaces that
+// of the flags.
 func (k *keyring) openPKCS11(rest string) (crypto.Signer, error) {
 	path, query, _ := strings.Cut(rest, "?")
 	at, err := attributes(path, ";", "token", "object")
@@ -119,8 +120,8 @@ func (k *keyring) inToken(f tokenFlags, label string) (crypto.Signer, error) {
 	return findKey(k.tokens[f], label)
 }
 
-// attributes parses NAME=VALUE pairs with a separator between them. It decodes percent-encoding, and
-// refuses unknown names, which may be misspelled, and repeated names.
+// attributes parses NAME=VALUE pairs with a separator between them. It decodes percent-encoding,
+// and refuses unknown names, which may be misspelled, and repeated names.
 func attributes(text, separator string, known ...string) (map[string]string, error) {
 	list := map[string]string{}
 	if text == "" {

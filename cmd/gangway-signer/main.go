@@ -1,7 +1,7 @@
-// Command gangway-signer holds the connection to an HSM or to a key service of a cloud, and signs for
-// a hub on a Unix socket. The hub is statically linked, and the library of an HSM (PKCS #11) is a
-// loadable module for C; the libraries of the clouds are large. So the signer is a separate program
-// and a separate Go module, and the only program of Gangway with cgo.
+// Command gangway-signer holds the connection to an HSM or to a key service of a cloud, and signs
+// for a hub on a Unix socket. The hub is statically linked, and the library of an HSM (PKCS #11) is
+// a loadable module for C; the libraries of the clouds are large. So the signer is a separate
+// program and a separate Go module, and the only program of Gangway with cgo.
 package main
 
 import (

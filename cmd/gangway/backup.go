@@ -151,8 +151,8 @@ func (i *instance) snapshot(ctx context.Context) (*transfer.Snapshot, error) {
 	return transfer.OpenFile(ctx, filepath.Join(i.dir, databaseFile))
 }
 
-// objectReader returns the objects for reading. In contrast to openObjects, a hub may have the folder
-// open.
+// objectReader returns the objects for reading. In contrast to openObjects, a hub may have the
+// folder open.
 func (i *instance) objectReader(ctx context.Context, s3 objects.S3Config) (objects.Store, error) {
 	if s3.Endpoint == "" && s3.Bucket == "" {
 		return objects.ReadFolder(filepath.Join(i.dir, objectFolder))
@@ -218,8 +218,8 @@ can be read. Keep two copies of the file offline, not on the hub's machine.`,
 	}
 }
 
-// backupRecordCommand is for backups that other programs make: without a record, the hub would report
-// that its newest backup is old.
+// backupRecordCommand is for backups that other programs make: without a record, the hub would
+// report that its newest backup is old.
 func (a *app) backupRecordCommand() *cobra.Command {
 	var data string
 	c := &cobra.Command{
@@ -258,8 +258,8 @@ signature. It writes nothing. The exit code is 1 if the backup cannot be restore
 			if err != nil {
 				return err
 			}
-			// The list is read only after the backup is verified, so that a forged one cannot fill the
-			// memory.
+			// The list is read only after the backup is verified, so that a forged one cannot fill
+			// the memory.
 			var list []backup.Object
 			if _, err := o.pass(c.Context(), arg[0], backup.Visitor{Object: func(object backup.Object) error {
 				list = append(list, object)

@@ -144,8 +144,8 @@ func call[T any](ctx context.Context, method, path string, in any) (out T, err e
 func fetchCA(ctx context.Context, hubURL, hubName string) (string, error) {
 	c := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		Proxy: http.ProxyFromEnvironment,
-		// Accepting any certificate is safe here: the comparison with the hub name below verifies the
-		// answer, and the request contains no secret.
+		// Accepting any certificate is safe here: the comparison with the hub name below verifies
+		// the answer, and the request contains no secret.
 		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true},
 	}}
 	defer c.CloseIdleConnections()

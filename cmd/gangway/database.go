@@ -38,8 +38,9 @@ type databaseFlags struct {
 
 type databaseKey struct{}
 
-// addDatabaseFlags adds the flags --database, --database-password-file and --pki to each command with
-// the flag --data that opens the hub's database. The commands read the values from their contexts.
+// addDatabaseFlags adds the flags --database, --database-password-file and --pki to each command
+// with the flag --data that opens the hub's database. The commands read the values from their
+// contexts.
 func addDatabaseFlags(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		addDatabaseFlags(sub)
@@ -65,8 +66,8 @@ func addDatabaseFlags(c *cobra.Command) {
 	}
 }
 
-// database returns the configuration of a PostgreSQL database. `ok` is false if the hub's database is
-// a file in the data folder.
+// database returns the configuration of a PostgreSQL database. `ok` is false if the hub's database
+// is a file in the data folder.
 func database(ctx context.Context) (config postgres.Config, ok bool, err error) {
 	flags, _ := ctx.Value(databaseKey{}).(databaseFlags)
 	return flags.config()
@@ -100,9 +101,9 @@ func (flags databaseFlags) config() (config postgres.Config, ok bool, err error)
 	return config, true, nil
 }
 
-// openEngine opens the database and the keys of the hub in the data folder `dir`, and sets the fields
-// of the instance. It returns an error if there are keys but no database, or a database but no
-// keys.
+// openEngine opens the database and the keys of the hub in the data folder `dir`, and sets the
+// fields of the instance. It returns an error if there are keys but no database, or a database but
+// no keys.
 func (i *instance) openEngine(ctx context.Context, dir string, o openOptions) (err error) {
 	config, shared, err := databaseOf(ctx, dir)
 	if err != nil {

@@ -30,8 +30,8 @@ import (
 //     the new database. If that fails before the new database is complete, the hub goes on with the file,
 //     and renames moveFile to moveFailed.
 //
-// If the hub is killed in between, its next start does what is left: moveFile and the database file are
-// there. After the move, moveFile stays, so that the hub and all commands find the database.
+// If the hub is killed in between, its next start does what is left: moveFile and the database file
+// are there. After the move, moveFile stays, so that the hub and all commands find the database.
 const (
 	moveFile   = "database.json"
 	moveFailed = "database.failed"
@@ -39,16 +39,18 @@ const (
 )
 
 const (
-	// moveDrain is how long the clients of open connections may send requests before the hub closes the
-	// connections and the database file.
+	// moveDrain is how long the clients of open connections may send requests before the hub closes
+	// the connections and the database file.
 	moveDrain = 2 * time.Second
 	// movePoll is how often a hub looks for moveFile.
 	movePoll = 300 * time.Millisecond
 	// fewChanges is the number of changed rows that the hub copies in a small part of a second.
 	fewChanges = 1000
-	// maxRounds bounds the rounds that wait for fewChanges. A hub with a high load may never have so few.
+	// maxRounds bounds the rounds that wait for fewChanges. A hub with a high load may never have
+	// so few.
 	maxRounds = 50
-	// moveForgotten is the time after which a hub gives up a move at which no command works any more.
+	// moveForgotten is the time after which a hub gives up a move at which no command works any
+	// more.
 	moveForgotten = 7 * 24 * time.Hour
 )
 
@@ -79,8 +81,8 @@ func movedDatabase(dir string) (flags databaseFlags, err error) {
 	return databaseFlags{url: to.URL, passwordFile: to.PasswordFile, password: to.Password}, nil
 }
 
-// databaseOf is like the function database. If no flag names the database, the hub in the folder `dir`
-// may have been moved to PostgreSQL.
+// databaseOf is like the function database. If no flag names the database, the hub in the folder
+// `dir` may have been moved to PostgreSQL.
 func databaseOf(ctx context.Context, dir string) (config postgres.Config, ok bool, err error) {
 	if config, ok, err = database(ctx); ok || err != nil || exists(filepath.Join(dir, databaseFile)) {
 		return config, ok, err
@@ -98,8 +100,8 @@ type sockets struct {
 	private          net.Listener // nil: none
 }
 
-// copies returns other listeners for the same sockets. While nobody accepts connections, they wait in the
-// backlog of the sockets. After the call of `pause`, the copies accept none.
+// copies returns other listeners for the same sockets. While nobody accepts connections, they wait
+// in the backlog of the sockets. After the call of `pause`, the copies accept none.
 func (s sockets) copies() (c sockets, pause func(), err error) {
 	var all []*waitroom
 	again := func(list ...net.Listener) (copied []net.Listener) {
@@ -132,7 +134,8 @@ func (s sockets) copies() (c sockets, pause func(), err error) {
 	return c, pause, err
 }
 
-// waitroom is a second listener of a socket. After the call of `pause`, Accept waits until it is closed.
+// waitroom is a second listener of a socket. After the call of `pause`, Accept waits until it is
+// closed.
 type waitroom struct {
 	*net.TCPListener
 	paused atomic.Bool
@@ -187,8 +190,8 @@ type mover struct {
 	move   *transfer.Move // has caught up; nil: no request
 }
 
-// serveThroughMove serves a hub. If 'gangway db migrate' asks for it, the hub moves its database, and
-// goes on to serve.
+// serveThroughMove serves a hub. If 'gangway db migrate' asks for it, the hub moves its database,
+// and goes on to serve.
 func (a *app) serveThroughMove(ctx context.Context, dir string, s sockets, serve func(context.Context, *mover, sockets) error) error {
 	if _, shared, err := database(ctx); err != nil || shared {
 		return errors.Join(err, ifNil(err, func() error { return serve(ctx, &mover{}, s) }))
@@ -276,7 +279,8 @@ func (m *mover) watch(ctx context.Context, stop context.CancelFunc) {
 	}
 }
 
-// prepareMove opens the move of a hub's database to the database that moveFile names, and catches up.
+// prepareMove opens the move of a hub's database to the database that moveFile names, and catches
+// up.
 func prepareMove(ctx context.Context, dir string) (_ *transfer.Move, err error) {
 	flags, err := movedDatabase(dir)
 	if err != nil {
@@ -332,8 +336,8 @@ func (a *app) finishInterrupted(ctx context.Context, dir string) error {
 	return a.finishMove(ctx, dir, m)
 }
 
-// orClosed returns an error if the move has closed the database file, because the new database may be
-// complete then. Otherwise the hub can go on with the file, and orClosed reports `why`.
+// orClosed returns an error if the move has closed the database file, because the new database may
+// be complete then. Otherwise the hub can go on with the file, and orClosed reports `why`.
 func (a *app) orClosed(ctx context.Context, dir string, why error) error {
 	closed, err := transfer.Closed(ctx, filepath.Join(dir, databaseFile))
 	if err != nil || closed {
@@ -343,7 +347,8 @@ func (a *app) orClosed(ctx context.Context, dir string, why error) error {
 	return nil
 }
 
-// finishMove copies the last changes of the closed database file, and renames the file. It closes `m`.
+// finishMove copies the last changes of the closed database file, and renames the file. It closes
+// `m`.
 func (a *app) finishMove(ctx context.Context, dir string, m *transfer.Move) error {
 	lock, err := serveAlone(dir)
 	if err != nil {

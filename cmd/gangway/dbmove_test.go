@@ -241,7 +241,8 @@ func (l *movingLoad) onboard() (*fleet.Device, *fleet.Certificates) {
 	return d, c
 }
 
-// report sends the reports 1, 2, 3, … of one device, each until it is acknowledged, as an agent does.
+// report sends the reports 1, 2, 3, … of one device, each until it is acknowledged, as an agent
+// does.
 func (l *movingLoad) report(ctx context.Context, number int) {
 	d, c := l.onboard()
 	if c == nil {
@@ -323,8 +324,8 @@ func (l *movingLoad) end() {
 	t.Logf("%d onboardings, the longest in %v; %d reporters", l.onboarded, l.longest.Round(time.Millisecond), len(l.acked))
 }
 
-// The database of a hub moves to PostgreSQL while devices onboard and report. No onboarding fails, no
-// report is refused, and every acknowledged write is there. The copy is killed and goes on.
+// The database of a hub moves to PostgreSQL while devices onboard and report. No onboarding fails,
+// no report is refused, and every acknowledged write is there. The copy is killed and goes on.
 func TestRunningHubMovesToPostgreSQL(t *testing.T) {
 	race.Skip(t)
 	if testing.Short() {

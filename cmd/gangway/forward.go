@@ -8,9 +8,9 @@ import (
 	"gangway/hub/otlp"
 )
 
-// forwarder makes the exporter that forwards log lines to the endpoint of --otlp-logs-endpoint, or nil if the
-// endpoint is empty. The headers come from the variables that the specification of OpenTelemetry names,
-// because they may contain a secret.
+// forwarder makes the exporter that forwards log lines to the endpoint of --otlp-logs-endpoint, or
+// nil if the endpoint is empty. The headers come from the variables that the specification of
+// OpenTelemetry names, because they may contain a secret.
 func forwarder(endpoint string, log *slog.Logger) (*otlp.Exporter, error) {
 	if endpoint == "" {
 		return nil, nil

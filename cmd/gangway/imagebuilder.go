@@ -168,8 +168,9 @@ func sentence(err error) string {
 	return strings.ToUpper(text[:1]) + text[1:]
 }
 
-// Build builds an image. The child gets `file` by standard input. When Build returns, it has already
-// removed the image's file from the folder. So the file disappears when the caller closes it.
+// Build builds an image. The child gets `file` by standard input. When Build returns, it has
+// already removed the image's file from the folder. So the file disappears when the caller closes
+// it.
 func (b *imageBuilder) Build(ctx context.Context, o api.ImageOptions, file []byte, size int64, step func(string)) (_ *api.Image, err error) {
 	if err := b.Check(o); err != nil {
 		return nil, err
@@ -267,8 +268,8 @@ func (b *imageBuilder) run(ctx context.Context, o api.ImageOptions, file []byte,
 	return nil
 }
 
-// pipeTo makes a pipe with a text, and gives the child the pipe's name as the value of a flag. After
-// the child has ended, the caller calls `closeBoth`.
+// pipeTo makes a pipe with a text, and gives the child the pipe's name as the value of a flag.
+// After the child has ended, the caller calls `closeBoth`.
 func pipeTo(cmd *exec.Cmd, flag, text string) (closeBoth func(), err error) {
 	out, in, err := os.Pipe()
 	if err != nil {

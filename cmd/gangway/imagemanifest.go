@@ -132,8 +132,8 @@ func (r *reference) measure(o *imageOptions, parts *stick.Parts, manager, system
 	return m.Check()
 }
 
-// measureInstaller adds an installer of the image to the manifest. The image builder calls the method
-// `measure` first.
+// measureInstaller adds an installer of the image to the manifest. The image builder calls the
+// method `measure` first.
 func (r *reference) measureInstaller(system []byte) error {
 	if r == nil {
 		return nil
@@ -146,8 +146,8 @@ func (r *reference) measureInstaller(system []byte) error {
 	return r.manifest.Check()
 }
 
-// ownersKeys returns the Secure Boot variables of the folder --secure-boot-keys, or nil if the build
-// has no such folder, or if the folder has only db's key.
+// ownersKeys returns the Secure Boot variables of the folder --secure-boot-keys, or nil if the
+// build has no such folder, or if the folder has only db's key.
 func (o *imageOptions) ownersKeys(parts *stick.Parts) (*manifest.SecureBoot, error) {
 	if o.keys == "" || parts.Signer == nil {
 		return nil, nil

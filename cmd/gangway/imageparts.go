@@ -78,8 +78,8 @@ func unpack(program, dir string) (string, error) {
 	return dir, nil
 }
 
-// kernelFolder returns the folder with the files that `gangway image fetch` has downloaded: the cache
-// folder of the user, or the folder lib/gangway/kernel of the installation.
+// kernelFolder returns the folder with the files that `gangway image fetch` has downloaded: the
+// cache folder of the user, or the folder lib/gangway/kernel of the installation.
 func kernelFolder() (string, error) {
 	var places []string
 	if dir, err := cacheDir(); err == nil {

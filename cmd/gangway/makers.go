@@ -47,7 +47,8 @@ func (m *makerFlags) set(ctx context.Context) (*trust.Set, error) {
 			return nil, fmt.Errorf("read the TPM makers' certificates: %w", problems[0])
 		}
 		for _, c := range certs {
-			// A certificate of --tpm-intermediates is never a trusted root, even if it is self-signed.
+			// A certificate of --tpm-intermediates is never a trusted root, even if it is
+			// self-signed.
 			c.Root = c.Root && !list.links
 			c.Source = "file " + c.Source
 			all = append(all, c)

@@ -289,8 +289,9 @@ func equalFiles(t *testing.T, a, b string) {
 	}
 }
 
-// A signer signs the manifest of a system and its approval for encrypted disks. The key's curve must
-// be one that TPMs support. Without the signer, nothing is built. "make hsm" runs the real signer.
+// A signer signs the manifest of a system and its approval for encrypted disks. The key's curve
+// must be one that TPMs support. Without the signer, nothing is built. "make hsm" runs the real
+// signer.
 func TestSystemWithManifestKeyOfASigner(t *testing.T) {
 	kernel, programs := fakeParts(t)
 	short, err := os.MkdirTemp("", "signer") // the path of a socket must be short

@@ -194,8 +194,8 @@ func (r *restoration) checkEmpty() error {
 	return nil
 }
 
-// keysAndRows restores the keys to a part of the data folder, and the rows to the database. It returns
-// the list of the backup's objects.
+// keysAndRows restores the keys to a part of the data folder, and the rows to the database. It
+// returns the list of the backup's objects.
 func (r *restoration) keysAndRows(ctx context.Context) (list []backup.Object, err error) {
 	keys := filepath.Join(r.part, pkiFolder)
 	if err := os.Mkdir(keys, 0o700); err != nil {

@@ -270,9 +270,9 @@ func (l *drillLoad) have() (list []drillDevice) {
 
 // The restore drill. A hub under load is backed up, and loses its disk. Everything that the hub
 // acknowledged before the backup works in the restored hub: each device with its certificate, its
-// identity, its object and its reports. What was deleted and revoked after the backup is deleted and
-// revoked again. What else came after is named, and lost devices come back only with the operator's
-// word. 'make e2e-full' does the same with PostgreSQL.
+// identity, its object and its reports. What was deleted and revoked after the backup is deleted
+// and revoked again. What else came after is named, and lost devices come back only with the
+// operator's word. 'make e2e-full' does the same with PostgreSQL.
 func TestRestoreDrillUnderLoad(t *testing.T) {
 	race.Skip(t)
 	if testing.Short() {
@@ -414,8 +414,8 @@ func restoreDrill(t *testing.T, shared bool) {
 	t.Logf("%d devices before the backup, %d after it, %d during it", len(before), len(after), len(l.devices)-len(before)-len(after))
 }
 
-// split returns the devices that were onboarded before a backup began, and those that began to onboard
-// after it had ended.
+// split returns the devices that were onboarded before a backup began, and those that began to
+// onboard after it had ended.
 func split(list []drillDevice, begun, ended time.Time) (before, after []drillDevice) {
 	for _, d := range list {
 		switch {

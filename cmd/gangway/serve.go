@@ -290,8 +290,8 @@ func serveAll(ctx context.Context, server *api.Server, listeners, forPages []net
 	return group.Wait()
 }
 
-// accessLog opens the access log, if `path` is not empty. Only the hub's user may read the file, because
-// the lines have addresses.
+// accessLog opens the access log, if `path` is not empty. Only the hub's user may read the file,
+// because the lines have addresses.
 func (a *app) accessLog(path string, o *serverOptions) (done func() error, err error) {
 	done = func() error { return nil }
 	switch path {

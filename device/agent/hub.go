@@ -50,8 +50,8 @@ func newHub(at *addresses, ca string, proxy *HTTPProxy) (*hub, error) {
 	return h, nil
 }
 
-// as returns a client of the same hub that uses a client certificate. It closes h's connections. The
-// hub has the certificate's issuer, so the client sends only the certificate itself.
+// as returns a client of the same hub that uses a client certificate. It closes h's connections.
+// The hub has the certificate's issuer, so the client sends only the certificate itself.
 func (h *hub) as(idevid *x509.Certificate, key crypto.Signer) *hub {
 	h.close()
 	n := &hub{at: h.at, roots: h.roots, certs: h.certs, now: h.now, clock: h.clock, proxy: h.proxy}
@@ -114,9 +114,9 @@ const maxAnswer = 1 << 20
 // doWithin sends a request to a path of the hub and returns the body of an answer with the status
 // 200. If the owner has not yet decided about the device, the error is a *waitingAnswer. For any
 // other answer, the error is a *Refused. If this error has a `retryAfter`, then during that time
-// doWithin sends no request with the same method and path, and returns the same error again. If doWithin cannot connect to the
-// address in use, it tries the hub's other addresses at once. If a connection breaks, doWithin
-// returns the error, and the next request begins with another address.
+// doWithin sends no request with the same method and path, and returns the same error again. If
+// doWithin cannot connect to the address in use, it tries the hub's other addresses at once. If a
+// connection breaks, doWithin returns the error, and the next request begins with another address.
 func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader, prepare func(*http.Request), limit int64) ([]byte, error) {
 	if r := h.at.held(method, path); r != nil {
 		return nil, r

@@ -147,8 +147,8 @@ func (h *hub) newBlobClient(url string) *http.Client {
 }
 
 // Upload uploads an object to a path of the hub. Upload fails if it makes no progress for
-// uploadIdle. If the object is large, and the hub has a part of it from an earlier call, Upload sends
-// only the rest, with the protocol tus 1.0.0.
+// uploadIdle. If the object is large, and the hub has a part of it from an earlier call, Upload
+// sends only the rest, with the protocol tus 1.0.0.
 func (s *session) Upload(ctx context.Context, path string, content io.ReadSeeker, size int64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -205,14 +205,14 @@ func (s *session) Upload(ctx context.Context, path string, content io.ReadSeeker
 }
 
 const (
-	// resumeFrom is a size in bytes. Only for a larger object, the agent asks whether the hub has a part
-	// of the object: a hub stores no part of less than 8 MiB.
+	// resumeFrom is a size in bytes. Only for a larger object, the agent asks whether the hub has a
+	// part of the object: a hub stores no part of less than 8 MiB.
 	resumeFrom = 8 << 20
 	tusVersion = "1.0.0"
 )
 
-// uploadOffset asks the hub how many bytes of an object it has. If `resumable` is false, the hub stores
-// whole objects only, as Pantacor Hub does.
+// uploadOffset asks the hub how many bytes of an object it has. If `resumable` is false, the hub
+// stores whole objects only, as Pantacor Hub does.
 func uploadOffset(ctx context.Context, client *http.Client, url string, size int64) (offset int64, resumable bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodHead, url, nil)
 	if err != nil {

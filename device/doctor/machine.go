@@ -90,7 +90,8 @@ func checkEventLog(ctx context.Context, e *exam) (all []Finding) {
 	return all
 }
 
-// checkFirmware checks the mode of Secure Boot, the variable of the boot manager, and the boot entry.
+// checkFirmware checks the mode of Secure Boot, the variable of the boot manager, and the boot
+// entry.
 func checkFirmware(_ context.Context, e *exam) []Finding {
 	return append([]Finding{preflight.CheckSecureBoot(e.firmware), preflight.CheckOneShot(e.firmware)}, preflight.CheckEntry(e.firmware)...)
 }

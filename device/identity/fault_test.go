@@ -32,10 +32,10 @@ func onboardOnce(ctx context.Context, tpm *TPM, blob, enc []byte) error {
 	return err
 }
 
-// TestNothingLeaksWhateverCommandFails: each command fails in five ways: before it is sent; after the
-// TPM executed it; with a refusal; with a response that ends early; and with garbage. After Close,
-// the TPM must hold no object and no session of this package. With -short, every third command fails
-// in each way, and each command fails in at least one way.
+// TestNothingLeaksWhateverCommandFails: each command fails in five ways: before it is sent; after
+// the TPM executed it; with a refusal; with a response that ends early; and with garbage. After
+// Close, the TPM must hold no object and no session of this package. With -short, every third
+// command fails in each way, and each command fails in at least one way.
 func TestNothingLeaksWhateverCommandFails(t *testing.T) {
 	step := 1
 	if testing.Short() {

@@ -62,7 +62,8 @@ func (f Firmware) flag(name string) (bool, error) {
 	return b[0] == 1, nil
 }
 
-// SecureBootKeys returns a text that changes when the keys of Secure Boot change: PK, KEK, db or dbx.
+// SecureBootKeys returns a text that changes when the keys of Secure Boot change: PK, KEK, db or
+// dbx.
 func (f Firmware) SecureBootKeys() string {
 	const imageSecurity = "d719b2cb-3d3a-4596-a3bc-dad00e67656f"
 	h := sha256.New()

@@ -21,8 +21,8 @@ const reportTime = 2 * time.Minute
 
 // reportTable writes a report to the installed disk: which partition table the installer has
 // written. The TPM signs the report while its PCRs still show that this installer runs. The device
-// later sends the report to the hub, which then expects this table in PCR 5. A failure does not stop
-// the installation: the hub then learns the table from the first boot.
+// later sends the report to the hub, which then expects this table in PCR 5. A failure does not
+// stop the installation: the hub then learns the table from the first boot.
 func (i *Installer) reportTable(d *install.Disk, system *install.Installed) {
 	if err := i.makeReport(d, system); err != nil {
 		i.Screen.Logf("The partition table is not reported: %v", err)

@@ -50,8 +50,8 @@ var ErrNotBound = errors.New("the disk's key is not bound to the owner's systems
 // to these systems already.
 //
 // The error is ErrNotBound if the disk is not encrypted, or if its owner did not sign the running
-// system. If binding the key fails, and the key was not bound before, the error wraps ErrNotBound and
-// the cause, such as diskkey.ErrUnpredictable.
+// system. If binding the key fails, and the key was not bound before, the error wraps ErrNotBound
+// and the cause, such as diskkey.ErrUnpredictable.
 func BindData(partition, running string, others []string, needed string) (changed bool, err error) {
 	owner, err := ownersKey()
 	if err != nil {

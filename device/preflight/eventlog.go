@@ -139,8 +139,8 @@ func unknownReplay(why string) Finding {
 	}
 }
 
-// readPCRs reads PCR 0 to 7 of a bank. It returns nil if the bank is not in use. It reads one PCR at
-// a time, because a TPM may return fewer values than a command requests.
+// readPCRs reads PCR 0 to 7 of a bank. It returns nil if the bank is not in use. It reads one PCR
+// at a time, because a TPM may return fewer values than a command requests.
 func readPCRs(link transport.TPM, bank tcg.AlgID) (values [][]byte, err error) {
 	for pcr := range uint(firmwarePCRs) {
 		rsp, err := tpm2.PCRRead{PCRSelectionIn: tpm2.TPMLPCRSelection{

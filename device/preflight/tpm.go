@@ -158,8 +158,8 @@ func certificates(link transport.TPM) (n int, err error) {
 	return n, nil
 }
 
-// Judge returns the findings about a TPM. `withPassword` reports whether the caller has the password
-// of the endorsement hierarchy.
+// Judge returns the findings about a TPM. `withPassword` reports whether the caller has the
+// password of the endorsement hierarchy.
 func (t *TPM) Judge(withPassword bool) []Finding {
 	if t.Version != "2.0" {
 		return []Finding{{

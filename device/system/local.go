@@ -88,8 +88,8 @@ func bindKeyTo(to slots.Slot) error {
 }
 
 // bindKey binds the disk's key to the running system, and to the system in the other slot. If the
-// system in the slot `needed` could not open the disk, bindKey changes nothing and returns an error.
-// With slots.None, only the running system must be able to open the disk.
+// system in the slot `needed` could not open the disk, bindKey changes nothing and returns an
+// error. With slots.None, only the running system must be able to open the disk.
 func bindKey(p Paths, i *install.Installed, needed slots.Slot) (changed bool, err error) {
 	esp := slots.ESP{Dir: p.ESP, Firmware: machine.Firmware}
 	slot, err := esp.Running()

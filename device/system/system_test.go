@@ -105,8 +105,8 @@ func TestSystemWaitsForItsDisk(t *testing.T) {
 	})
 }
 
-// The firmware measures the keys of Secure Boot at each start. When they change, the system binds the
-// disk's key to the next start. It does so once for each change.
+// The firmware measures the keys of Secure Boot at each start. When they change, the system binds
+// the disk's key to the next start. It does so once for each change.
 func TestSystemBindsTheDisksKeyWhenTheSecureBootKeysChange(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.locked = true

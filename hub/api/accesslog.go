@@ -64,8 +64,8 @@ func (s *Server) logged(next http.Handler) http.Handler {
 	})
 }
 
-// routeOf names a request in the hub's log: by the pattern of its route, because a path can contain a
-// claim code or a signed URL.
+// routeOf names a request in the hub's log: by the pattern of its route, because a path can contain
+// a claim code or a signed URL.
 func routeOf(r *http.Request) string {
 	return cmp.Or(r.Pattern, knownMethod(r.Method)+" without a route")
 }

@@ -134,7 +134,8 @@ type scrape struct {
 	up   bool
 }
 
-// phases of an alert's test, in minutes. The hub is calm, then the fault lasts, and then it is over.
+// phases of an alert's test, in minutes. The hub is calm, then the fault lasts, and then it is
+// over.
 const (
 	calmFor, faultFor, clearFor = 60, 30, 90
 	lookCalm, lookFault         = calmFor - 1, calmFor + 12
@@ -472,8 +473,8 @@ func (w *watched) contact() {
 	w.until("the devices are active", func() bool { return sample(w.t, w.scrape().text, "gangway_devices_quiet") < alarm.QuietDevices })
 }
 
-// lock locks the database as another program would, and sends the hub more writes than it may run at
-// the same time. The function `unlock` ends the lock.
+// lock locks the database as another program would, and sends the hub more writes than it may run
+// at the same time. The function `unlock` ends the lock.
 func (w *watched) lock() (unlock func()) {
 	w.t.Helper()
 	db := openDatabase(w.t, w.dir)

@@ -286,8 +286,8 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, o store.Object,
 		return trailProblem(err)
 	}
 	defer end()
-	// The bytes are written even if another account has stored them. So the duration of an upload does
-	// not reveal whether another account has these bytes.
+	// The bytes are written even if another account has stored them. So the duration of an upload
+	// does not reveal whether another account has these bytes.
 	err = s.cfg.Objects.Put(r.Context(), objects.Key{Sum: record.Sum, Place: record.Place}, o.Size, one)
 	// The server's own deadline may have passed during the upload, so set a new one for the answer.
 	// The rest of a broken body is not read.
@@ -319,8 +319,8 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, o store.Object,
 var errOtherContent = problem(http.StatusBadRequest, "object-sum", "Send the file that was announced.", "The size or the SHA-256 of the upload differs from the announced value.")
 
 // finishUpload records that an upload has stored all bytes of the object `o`. If the credential was
-// revoked during the upload, nothing is recorded. If inUse is false, the caller removes the bytes at
-// the upload's place, after it has answered.
+// revoked during the upload, nothing is recorded. If inUse is false, the caller removes the bytes
+// at the upload's place, after it has answered.
 func (s *Server) finishUpload(ctx context.Context, o store.Object, record store.Upload, by credential) (inUse bool, err error) {
 	if ok, err := s.checkCredential(ctx, by); err != nil || !ok {
 		return false, cmp.Or(err, error(errURLRevoked))
@@ -359,8 +359,8 @@ func (s *Server) giveUp(ctx context.Context, record store.Upload) {
 	s.removeBytes(ctx, record)
 }
 
-// removeBytes removes the bytes at the place of an upload that has ended. It first asks the store: the
-// upload may have succeeded although the store returned an error.
+// removeBytes removes the bytes at the place of an upload that has ended. It first asks the store:
+// the upload may have succeeded although the store returned an error.
 func (s *Server) removeBytes(ctx context.Context, record store.Upload) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 	defer cancel()

@@ -48,8 +48,8 @@ type CohortView struct {
 	Nicks    []string  `json:"nicks"`              // nicks of some devices; only in the first 20 cohorts of a list
 }
 
-// CohortList has the cohorts that an owner should look at: first the outliers, then the changes that
-// many devices have in common.
+// CohortList has the cohorts that an owner should look at: first the outliers, then the changes
+// that many devices have in common.
 type CohortList struct {
 	Items []CohortView `json:"items"`
 	More  bool         `json:"more"` // there are more cohorts than the answer has
@@ -241,8 +241,8 @@ func (s *Server) cohort(ctx context.Context, owner string, q store.BootMembers) 
 	return v, err
 }
 
-// countCohort counts the devices of a cohort, and those with a changed part. The store has no numbers
-// for join tokens, so the members of a token's cohort are counted.
+// countCohort counts the devices of a cohort, and those with a changed part. The store has no
+// numbers for join tokens, so the members of a token's cohort are counted.
 func (s *Server) countCohort(ctx context.Context, owner string, q store.BootMembers, members []store.BootMember) (devices, bad int, err error) {
 	if q.Token == "" {
 		c, err := s.cfg.Store.BootCohortOf(ctx, owner, q)

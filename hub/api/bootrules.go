@@ -88,8 +88,8 @@ func viewManifestKey(k store.ManifestKey) (ManifestKeyView, error) {
 	return ManifestKeyView{ID: hex.EncodeToString(k.ID[:]), Name: k.Name, Key: string(text), Added: k.Added.UTC()}, err
 }
 
-// addManifestKey adds a public key. Whoever has the private key decides which boots the hub expects,
-// so the request needs the account's password.
+// addManifestKey adds a public key. Whoever has the private key decides which boots the hub
+// expects, so the request needs the account's password.
 func (s *Server) addManifestKey(w http.ResponseWriter, r *http.Request) error {
 	var body NewManifestKey
 	if err := readJSON(r, &body); err != nil {

@@ -76,8 +76,8 @@ func TestDecisionForAFirmwareVersionCoversNoOtherVersion(t *testing.T) {
 	}
 }
 
-// A device decides how long the text is that its firmware measures as its version. The hub keeps the
-// beginning only, because the text is in indexes of the database.
+// A device decides how long the text is that its firmware measures as its version. The hub keeps
+// the beginning only, because the text is in indexes of the database.
 func TestLongFirmwareVersionIsCut(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

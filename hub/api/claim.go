@@ -142,8 +142,8 @@ func (s *Server) showClaim(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// claimDevice makes the calling account the owner of an unclaimed device in the path, if `challenge` is the
-// challenge of the device.
+// claimDevice makes the calling account the owner of an unclaimed device in the path, if
+// `challenge` is the challenge of the device.
 func (s *Server) claimDevice(w http.ResponseWriter, r *http.Request, challenge string) error {
 	d, err := s.claimByChallenge(r, r.PathValue("id"), challenge)
 	if err != nil {

@@ -107,8 +107,8 @@ func (c *claimants) share(list map[string]claimant, now time.Time) {
 	}
 }
 
-// claimVault encrypts claim codes for the database. Whoever sees the database, or its backup, learns
-// neither a code nor its short form.
+// claimVault encrypts claim codes for the database. Whoever sees the database, or its backup,
+// learns neither a code nor its short form.
 type claimVault struct {
 	mac  []byte
 	aead cipher.AEAD
@@ -183,8 +183,8 @@ func (s *Server) shareClaimants(ctx context.Context) {
 	s.claimants.share(list, now)
 }
 
-// findClaimant returns the machine with this short form of its code, if the machine asked this hub or
-// one of its replicas within claimantsFor.
+// findClaimant returns the machine with this short form of its code, if the machine asked this hub
+// or one of its replicas within claimantsFor.
 func (s *Server) findClaimant(ctx context.Context, words string) (claimant, bool) {
 	one, ok := s.claimants.find(words, s.cfg.Now())
 	if ok || !s.cfg.Replicas {

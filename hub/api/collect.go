@@ -14,16 +14,16 @@ const (
 	// unusedAge is how long the hub keeps an object that no revision names. The owner needs this
 	// time to post the revision for which the owner uploaded the object.
 	unusedAge = 7 * 24 * time.Hour
-	// uploadAge is how long an upload may go on without progress. An upload that is not in parts makes
-	// progress only at its begin and its end.
+	// uploadAge is how long an upload may go on without progress. An upload that is not in parts
+	// makes progress only at its begin and its end.
 	uploadAge = 24 * time.Hour
 	// orphanAge is the age from which Collect asks whether a stored file is needed.
 	orphanAge = time.Hour
 )
 
 // Collect removes unused data: trails and logs of deleted devices, records of objects that no
-// revision names, stored files that no record needs, and log lines that are older than the hub or their owner keeps them. It may run at any
-// time, concurrently with requests.
+// revision names, stored files that no record needs, and log lines that are older than the hub or
+// their owner keeps them. It may run at any time, concurrently with requests.
 func (s *Server) Collect(ctx context.Context) error {
 	now := s.cfg.Now()
 	for _, expire := range []func() (int, error){
@@ -55,8 +55,8 @@ func (s *Server) Collect(ctx context.Context) error {
 		if err != nil || !unneeded {
 			return err
 		}
-		// No upload will ever use this place again. So the removal may also happen late, when another
-		// replica has taken over.
+		// No upload will ever use this place again. So the removal may also happen late, when
+		// another replica has taken over.
 		return s.cfg.Objects.Delete(ctx, key)
 	})
 }

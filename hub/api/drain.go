@@ -29,7 +29,8 @@ func (s *Server) drain(ctx context.Context) (serving context.Context, end contex
 	}
 }
 
-// DrainFor makes the time of Config.Drain at least this long. It may be called before or after Serve.
+// DrainFor makes the time of Config.Drain at least this long. It may be called before or after
+// Serve.
 func (s *Server) DrainFor(d time.Duration) { s.drainAtLeast.Store(int64(d)) }
 
 var errStopping = problem(http.StatusServiceUnavailable, "not-ready", "Use another replica of the hub, or wait until this one has restarted.", "The hub is stopping.")

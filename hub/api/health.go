@@ -37,14 +37,16 @@ func (s *Server) hubCA(w http.ResponseWriter, _ *http.Request) error {
 }
 
 // PrivateHandler serves the operator's routes: GET /metrics, /healthz and /readyz again, and with
-// Config.Profiles also Go's profiles. It does not authenticate clients, so use it only on a listener that outsiders cannot reach.
+// Config.Profiles also Go's profiles. It does not authenticate clients, so use it only on a
+// listener that outsiders cannot reach.
 func (s *Server) PrivateHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}))
 	mux.Handle("GET /healthz", s.errorHandler(s.healthz))
 	mux.Handle("GET /readyz", s.errorHandler(s.readyz))
 	if s.cfg.Profiles {
-		// The profile "cmdline" is left out: a database's URL on the command line may have a password.
+		// The profile "cmdline" is left out: a database's URL on the command line may have a
+		// password.
 		mux.HandleFunc("GET /debug/pprof/{name}", func(w http.ResponseWriter, r *http.Request) {
 			if r.PathValue("name") == "cmdline" {
 				http.NotFound(w, r)

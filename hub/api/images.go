@@ -20,9 +20,9 @@ type ImageBuilder interface {
 	// Check checks the options that a person typed. Its error is an *ImageOptionError.
 	Check(o ImageOptions) error
 	// Build builds an image of at most `size` bytes. `file` is the token file or, with o.Claim, the
-	// hub file. No temporary file is larger than `size`. When a step begins, Build calls `step` with
-	// the step's name. If Build fails, or when the image is closed, no file of the image is on the
-	// disk. Build ends when ctx ends. If the image would be larger than `size`, the error is
+	// hub file. No temporary file is larger than `size`. When a step begins, Build calls `step`
+	// with the step's name. If Build fails, or when the image is closed, no file of the image is on
+	// the disk. Build ends when ctx ends. If the image would be larger than `size`, the error is
 	// ErrImageSize. After Build has returned, the caller can read the image even if ctx has ended.
 	Build(ctx context.Context, o ImageOptions, file []byte, size int64, step func(string)) (*Image, error)
 }
@@ -41,7 +41,8 @@ type ImageOptions struct {
 	Disk    string // the disk to install to
 	Escrow  string // an age recipient for the recovery keys
 	Network string // the machines' network settings, as in network.txt
-	// RevisionKey has public keys in PEM. The devices install only revisions that one of them signed.
+	// RevisionKey has public keys in PEM. The devices install only revisions that one of them
+	// signed.
 	RevisionKey string
 }
 

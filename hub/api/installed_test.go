@@ -29,8 +29,8 @@ func diskTable(n byte) []byte {
 	return table
 }
 
-// fromDisk returns the log of a boot in which firmware starts the boot manager from a disk with this
-// partition table, and the boot manager starts a system.
+// fromDisk returns the log of a boot in which firmware starts the boot manager from a disk with
+// this partition table, and the boot manager starts a system.
 func fromDisk(kernel string, table []byte) eventlog.Log {
 	manager := sha256.Sum256([]byte("boot manager"))
 	l := system(kernel)

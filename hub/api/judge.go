@@ -130,8 +130,8 @@ func (s *Server) decisionsAbout(ctx context.Context, d store.Device, m *boot.Mea
 	return known, nil
 }
 
-// maxFirmware bounds the version of the firmware in the store's indexes, in bytes. Known versions have
-// fewer than 40 bytes.
+// maxFirmware bounds the version of the firmware in the store's indexes, in bytes. Known versions
+// have fewer than 40 bytes.
 const maxFirmware = 120
 
 // firmwareOf returns the version of the firmware by which decisions can be limited.
@@ -139,8 +139,8 @@ func firmwareOf(m *boot.Measurement) string { return cutTo(m.FirmwareText(), max
 
 // wantedSystems returns the systems that are meant to run on a device. These are the system of the
 // newest revision that is done, and the systems of the revisions that the device has not finished.
-// If no revision that is done has a system, the result is empty: any system is meant to run. `since`
-// is the time at which the present revision was done, if a manifest names its system.
+// If no revision that is done has a system, the result is empty: any system is meant to run.
+// `since` is the time at which the present revision was done, if a manifest names its system.
 func (s *Server) wantedSystems(ctx context.Context, d store.Device, manifests []*manifest.Manifest) (wanted []string, since time.Time, err error) {
 	heads, err := s.cfg.Store.RevisionHeads(ctx, d.ID, -1, recentRevisions)
 	if err != nil {
@@ -288,8 +288,8 @@ const (
 	judgeInSweep = 500
 )
 
-// judgeAgain judges boots that were judged by older rules. If owner is empty, it judges the boots of
-// all owners. It judges several boots at a time, because the store commits concurrent changes
+// judgeAgain judges boots that were judged by older rules. If owner is empty, it judges the boots
+// of all owners. It judges several boots at a time, because the store commits concurrent changes
 // together. It returns the number of judged boots.
 func (s *Server) judgeAgain(ctx context.Context, owner string, limit int) (int, error) {
 	ids, err := s.cfg.Store.StaleBoots(ctx, owner, limit)

@@ -210,7 +210,8 @@ func (c *logCursor) valid() bool {
 	return len(c.Levels) <= maxLogValues && len(c.Sources) <= 2*maxLogValues && len(c.Platforms) <= maxLogValues && len(c.Revs) <= maxLogValues
 }
 
-// storable reports whether the UTC form of a time can be written as JSON: its year must be 0 to 9999.
+// storable reports whether the UTC form of a time can be written as JSON: its year must be 0 to
+// 9999.
 func storable(t time.Time) bool { year := t.UTC().Year(); return year >= 0 && year < 10000 }
 
 // useWholeSeconds prepares the cursor for clients such as pvr. These clients poll with the time of

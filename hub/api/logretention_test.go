@@ -10,8 +10,8 @@ import (
 	"gangway/internal/brief"
 )
 
-// An owner keeps less of the logs than the hub allows. The hub then removes the owner's older lines,
-// and the lines of no other owner.
+// An owner keeps less of the logs than the hub allows. The hub then removes the owner's older
+// lines, and the lines of no other owner.
 func TestOwnerKeepsLogsForLessTime(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -50,7 +50,8 @@ func TestOwnerKeepsLogsForLessTime(t *testing.T) {
 	}
 }
 
-// Attack: an owner asks the hub to keep more than the operator allows, or uses numbers that overflow.
+// Attack: an owner asks the hub to keep more than the operator allows, or uses numbers that
+// overflow.
 func TestOwnerCannotKeepMoreLogsThanTheHub(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -16,8 +16,8 @@ import (
 	_ "modernc.org/sqlite" // the driver
 )
 
-// newRestoredScene returns a scene whose hub was restored from a backup that began at a time relative to
-// now.
+// newRestoredScene returns a scene whose hub was restored from a backup that began at a time
+// relative to now.
 func newRestoredScene(t *testing.T, backup time.Duration) *scene {
 	t.Helper()
 	now := time.Now()
@@ -41,8 +41,8 @@ func (s *scene) loses(t *testing.T) {
 	}
 }
 
-// A restore lost the records of a device. The hub recognises the device by its certificate, tells its
-// owner once, and takes the device back only for this owner.
+// A restore lost the records of a device. The hub recognises the device by its certificate, tells
+// its owner once, and takes the device back only for this owner.
 func TestLostDeviceComesBackOnlyToItsOwner(t *testing.T) {
 	t.Parallel()
 	s := newRestoredScene(t, -time.Hour)

@@ -35,8 +35,8 @@ const nonceLife = time.Minute
 type connState struct {
 	peer    peer        // set by the handshake
 	matched atomic.Bool // the last measurement on this connection matched
-	// states are the states of the parts in the last measurement on this connection; nil: there is no
-	// measurement, or the hub refused it.
+	// states are the states of the parts in the last measurement on this connection; nil: there is
+	// no measurement, or the hub refused it.
 	states atomic.Pointer[map[string]string]
 	// seen is the version of the device's clone.Record after the connection's
 	// last measurement; 0: none.

@@ -228,9 +228,9 @@ func FuzzNoInputIsTheHubsFault(f *testing.F) {
 	})
 }
 
-// The test puts every piece into every query parameter of each route. "make e2e-full" sends all these
-// queries, and "make test" every third of them. The number of pieces and the number of parameters are
-// not multiples of 3, so a third still has each piece and each parameter.
+// The test puts every piece into every query parameter of each route. "make e2e-full" sends all
+// these queries, and "make test" every third of them. The number of pieces and the number of
+// parameters are not multiples of 3, so a third still has each piece and each parameter.
 func TestNoQueryIsTheHubsFault(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -36,8 +36,8 @@ func (s *Server) fillMeta(_ *http.Request, v *deviceView) error {
 }
 
 // tableOf returns the first keys of user-meta or device-meta with their values, the number of
-// further keys, and the size of all keys and values in bytes. `around` is the number of bytes around
-// the texts of a row.
+// further keys, and the size of all keys and values in bytes. `around` is the number of bytes
+// around the texts of a row.
 func tableOf(m map[string]any, around int) (rows []ui.MetaRow, more, size int) {
 	if text, err := store.CompactJSON(orEmpty(m)); err == nil {
 		size = len(text)

@@ -334,7 +334,8 @@ func (s *Server) showRow(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPart(w, r, "devices", "one-row", ui.Page{Data: d})
 }
 
-// viewBytes bounds the saved views on a page, in bytes, because their names and addresses may be long.
+// viewBytes bounds the saved views on a page, in bytes, because their names and addresses may be
+// long.
 const viewBytes = 12 << 10
 
 // viewsOf lists an account's saved views, and returns the number of views that the page has no room

@@ -10,8 +10,8 @@ import (
 
 const (
 	judgePath = "/ui/trust/judge"
-	// judgeRows is the number of devices on a page that the hub would not accept today. To find them,
-	// a page judges at most judgeDevices devices, and begins no further ones after judgeTime.
+	// judgeRows is the number of devices on a page that the hub would not accept today. To find
+	// them, a page judges at most judgeDevices devices, and begins no further ones after judgeTime.
 	judgeRows, judgeDevices = 50, 500
 	judgeStep               = 50
 	judgeTime               = 2 * time.Second

@@ -29,7 +29,8 @@ const (
 	// liveBeat is the longest time between two lines. After each liveBeat, the hub checks whether
 	// the session exists.
 	liveBeat = 15 * time.Second
-	// liveChanges bounds the changes that wait for one listener. If there are more, the page reloads.
+	// liveChanges bounds the changes that wait for one listener. If there are more, the page
+	// reloads.
 	liveChanges = 200
 )
 
@@ -116,7 +117,8 @@ func (l *live) end() {
 	}
 }
 
-// tell passes an event to the listeners of its owner, here and at the other replicas. It never waits.
+// tell passes an event to the listeners of its owner, here and at the other replicas. It never
+// waits.
 func (l *live) tell(e store.Event) {
 	if e.Owner == "" {
 		return

@@ -8,8 +8,8 @@ import (
 	"gangway/hub/store"
 )
 
-// After a restore, the owner's page of devices leads to the list of the lost devices. Another owner, and
-// the owner of a hub that was never restored, see no such list.
+// After a restore, the owner's page of devices leads to the list of the lost devices. Another
+// owner, and the owner of a hub that was never restored, see no such list.
 func TestLostDevicesOnPages(t *testing.T) {
 	t.Parallel()
 	s := newRestoredScene(t, -time.Hour)

@@ -85,8 +85,8 @@ func crowded(t *testing.T) *fleetScene {
 	return f
 }
 
-// Every page stays small, whatever devices, programs and people wrote: long names, thousands of keys
-// and files, long log lines, and texts whose every character needs several bytes on the page.
+// Every page stays small, whatever devices, programs and people wrote: long names, thousands of
+// keys and files, long log lines, and texts whose every character needs several bytes on the page.
 func TestHostileDataMakesNoLargePage(t *testing.T) {
 	race.Skip(t)
 	if testing.Short() {

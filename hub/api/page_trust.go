@@ -197,8 +197,8 @@ func checkedFile(r *http.Request) (name string, content []byte, err error) {
 	return fileOrText(r, "pem", maxChecked)
 }
 
-// fileOrText returns the file in the form. If the form has no file, it returns the field `field`. If
-// the file is larger than `most` bytes, the result is larger, too.
+// fileOrText returns the file in the form. If the form has no file, it returns the field `field`.
+// If the file is larger than `most` bytes, the result is larger, too.
 func fileOrText(r *http.Request, field string, most int64) (name string, content []byte, err error) {
 	if err := readFileForm(r); err != nil {
 		return "", nil, err

@@ -528,8 +528,8 @@ func (s *Server) addedCertificate(e *trust.Entry, set *trust.Set) ui.CheckedCert
 	return out
 }
 
-// boundedFacts is certificateFacts with texts of bounded length, because a certificate may have very
-// long names.
+// boundedFacts is certificateFacts with texts of bounded length, because a certificate may have
+// very long names.
 func boundedFacts(der []byte) []ui.Fact {
 	facts := certificateFacts(der)
 	for i := range facts {

@@ -29,8 +29,8 @@ type Proxy struct {
 	CAs []*x509.Certificate
 	// Name is the DNS name, or the IP address, in the proxy's certificate.
 	Name string
-	// Traces says that the proxy replaces the header traceparent of its clients, so that the hub can
-	// continue the proxy's traces.
+	// Traces says that the proxy replaces the header traceparent of its clients, so that the hub
+	// can continue the proxy's traces.
 	Traces bool
 }
 

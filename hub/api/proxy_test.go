@@ -76,8 +76,8 @@ func newBehind(t testing.TB) *behind {
 	return newBehindWith(t, func(*api.Config) {})
 }
 
-// newBehindWith is like newBehind, but it first calls `change` with the hub's configuration, which has
-// the proxy.
+// newBehindWith is like newBehind, but it first calls `change` with the hub's configuration, which
+// has the proxy.
 func newBehindWith(t testing.TB, change func(*api.Config)) *behind {
 	t.Helper()
 	b := new(behind)

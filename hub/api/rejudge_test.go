@@ -34,8 +34,8 @@ func outcomes(all api.Judgements) (list []string) {
 	return slices.Compact(list)
 }
 
-// An operator distrusts a maker whose devices have onboarded. The owner sees which devices the hub would
-// refuse today. The preview changes nothing: the devices stay active.
+// An operator distrusts a maker whose devices have onboarded. The owner sees which devices the hub
+// would refuse today. The preview changes nothing: the devices stay active.
 func TestRejudgeListsWhatTheHubWouldRefuseToday(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -110,8 +110,8 @@ func TestLiveChangesReachPagesOfOtherReplicas(t *testing.T) {
 	}
 }
 
-// A person types the short form of a claim code at another replica than the one that the machine asks.
-// The database and its files contain neither the code nor its short form.
+// A person types the short form of a claim code at another replica than the one that the machine
+// asks. The database and its files contain neither the code nor its short form.
 func TestShortFormWorksAtEveryReplica(t *testing.T) {
 	t.Parallel()
 	first, second := newReplicas(t)
@@ -286,9 +286,9 @@ func (l *lateRemovals) Delete(ctx context.Context, key objects.Key) error {
 	return l.Store.Delete(ctx, key)
 }
 
-// Two hubs share a bucket. The first one collects unused objects, and is paused before it removes one.
-// Meanwhile somebody uploads the same content to the second hub. The late removal does not touch the new
-// copy. Then uploads and removals of the same content run at the same time.
+// Two hubs share a bucket. The first one collects unused objects, and is paused before it removes
+// one. Meanwhile somebody uploads the same content to the second hub. The late removal does not
+// touch the new copy. Then uploads and removals of the same content run at the same time.
 func TestTwoHubsOnOneBucketLoseNothing(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits for the collectors of two hubs")

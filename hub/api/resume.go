@@ -15,18 +15,18 @@ import (
 )
 
 // A client can upload an object in parts, perhaps over several connections, with the core of the
-// protocol tus 1.0.0 (https://tus.io/protocols/resumable-upload): HEAD on the upload's signed URL says
-// how many bytes the hub has, and PATCH sends the bytes after these. POST /objects/ takes the place of
-// tus's creation. The hub keeps whole parts only (objects.PartSize), so the offset after an
-// interruption may be up to a part smaller than what the client has sent.
+// protocol tus 1.0.0 (https://tus.io/protocols/resumable-upload): HEAD on the upload's signed URL
+// says how many bytes the hub has, and PATCH sends the bytes after these. POST /objects/ takes the
+// place of tus's creation. The hub keeps whole parts only (objects.PartSize), so the offset after
+// an interruption may be up to a part smaller than what the client has sent.
 const (
 	tusHeader    = "Tus-Resumable"
 	tusVersion   = "1.0.0"
 	offsetHeader = "Upload-Offset"
 	lengthHeader = "Upload-Length"
 
-	// maxPartials is the largest number of unfinished uploads in parts of one owner. Their sizes count
-	// against the owner's quota.
+	// maxPartials is the largest number of unfinished uploads in parts of one owner. Their sizes
+	// count against the owner's quota.
 	maxPartials = 64
 )
 
@@ -71,8 +71,8 @@ func (s *Server) showOffset(w http.ResponseWriter, r *http.Request, of store.Obj
 }
 
 // appendBlob stores further parts of an object. Status 204 means that the bytes up to the answer's
-// Upload-Offset are durable. If these are all bytes, the object is complete, verified and durable, as
-// after PUT.
+// Upload-Offset are durable. If these are all bytes, the object is complete, verified and durable,
+// as after PUT.
 func (s *Server) appendBlob(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set(tusHeader, tusVersion)
 	offset, err := strconv.ParseInt(r.Header.Get(offsetHeader), 10, 64)
@@ -212,8 +212,8 @@ func (s *Server) complete(w http.ResponseWriter, r *http.Request, p store.Partia
 	return nil
 }
 
-// abandon ends an upload that has not stored its object. The parts go first: if the hub is killed in
-// between, Collect calls abandon again.
+// abandon ends an upload that has not stored its object. The parts go first: if the hub is killed
+// in between, Collect calls abandon again.
 func (s *Server) abandon(ctx context.Context, p store.PartialUpload) error {
 	ctx, cancel := context.WithTimeout(ctx, cleanUp)
 	defer cancel()

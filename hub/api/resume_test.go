@@ -135,8 +135,9 @@ func TestPartsOfAnotherContentAreRefused(t *testing.T) {
 	wantPatch(f.ada, empty.PutURL, 0, "", 400, -1)
 }
 
-// Another owner knows the object, and has a URL for its own upload of it. The other owner sees nothing of
-// the first upload, and cannot change or finish it. A URL for downloads permits no upload.
+// Another owner knows the object, and has a URL for its own upload of it. The other owner sees
+// nothing of the first upload, and cannot change or finish it. A URL for downloads permits no
+// upload.
 func TestNobodyAppendsToAnothersUpload(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -154,8 +155,8 @@ func TestNobodyAppendsToAnothersUpload(t *testing.T) {
 	wantCode(f.mallory, "GET", "/objects/"+o.Sum, nil, 404)
 }
 
-// An attacker begins uploads and finishes none. Their sizes count against the quota, their number is
-// bounded, and they expire.
+// An attacker begins uploads and finishes none. Their sizes count against the quota, their number
+// is bounded, and they expire.
 func TestUnfinishedUploadsAreNotHoarded(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

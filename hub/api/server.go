@@ -72,8 +72,8 @@ type Config struct {
 	TLS12 bool
 	// ObjectQuota bounds the objects and states of one account, in bytes. Default: 64 GiB.
 	ObjectQuota int64
-	// LogBounds and LogAge bound the size and the age of each device's log. An owner can choose less.
-	// Default: DefaultLogBounds, DefaultLogAge.
+	// LogBounds and LogAge bound the size and the age of each device's log. An owner can choose
+	// less. Default: DefaultLogBounds, DefaultLogAge.
 	LogBounds store.LogBounds
 	LogAge    time.Duration
 	// LogForwarder gets the log lines that the hub has stored. Nil: none.
@@ -92,8 +92,9 @@ type Config struct {
 	// ServePages. PageCertificate is the TLS certificate of that listener.
 	PageURL         string
 	PageCertificate PageCertificate
-	// Replicas says that other hubs may use the same database at the same time. ObjectsAt then names
-	// the place of Objects: Serve returns an error if another hub stores its objects elsewhere.
+	// Replicas says that other hubs may use the same database at the same time. ObjectsAt then
+	// names the place of Objects: Serve returns an error if another hub stores its objects
+	// elsewhere.
 	Replicas  bool
 	ObjectsAt string
 	// Drain is how long the hub continues to accept connections after the context of Serve has

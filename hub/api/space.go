@@ -254,8 +254,8 @@ var errStoreBusy = problem(http.StatusServiceUnavailable, "store-busy", "Try aga
 
 var errKeyUnavailable = problem(http.StatusServiceUnavailable, "ca-unavailable", "Try again after the time in the header Retry-After; the agent does this by itself. The hub's log names the cause.", "The hub cannot issue certificates at the moment.")
 
-// temporaryProblem converts a temporary failure of the store, or of the key of a CA, to a problem. It
-// returns nil for other errors.
+// temporaryProblem converts a temporary failure of the store, or of the key of a CA, to a problem.
+// It returns nil for other errors.
 func (s *Server) temporaryProblem(r *http.Request, err error) *Problem {
 	switch {
 	case isDiskFull(err):

@@ -55,8 +55,8 @@ func (s *Server) work(ctx context.Context, up time.Time) {
 	}
 }
 
-// packRows is the number of enrolments that packEvidence rewrites in one transaction. With sweepRounds,
-// a million enrolments take a little more than an hour.
+// packRows is the number of enrolments that packEvidence rewrites in one transaction. With
+// sweepRounds, a million enrolments take a little more than an hour.
 const packRows = 250
 
 // packEvidence rewrites enrolments of an earlier version of the hub, so that they need less space.

@@ -43,10 +43,10 @@ func (s *Server) beginTrace(ctx context.Context, r *http.Request) (context.Conte
 	return traced, span
 }
 
-// traceParent finds what the header traceparent of a request may do. Anyone can send this header, and
-// a client must not decide which requests have traces. So the hub begins a trace of its own, and the
-// trace has a link to the client's. Only if the operator trusts the header of the hub's proxy, the
-// proxy's trace continues.
+// traceParent finds what the header traceparent of a request may do. Anyone can send this header,
+// and a client must not decide which requests have traces. So the hub begins a trace of its own,
+// and the trace has a link to the client's. Only if the operator trusts the header of the hub's
+// proxy, the proxy's trace continues.
 func (s *Server) traceParent(ctx context.Context, r *http.Request) (context.Context, []trace.SpanStartOption) {
 	options := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer)}
 	values := r.Header[traceparent]

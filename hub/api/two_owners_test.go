@@ -201,7 +201,8 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 				}
 			}
 		}
-		// Requests that only read do not influence each other, so the callers read at the same time.
+		// Requests that only read do not influence each other, so the callers read at the same
+		// time.
 		var readers sync.WaitGroup
 		for name, p := range walkers {
 			if reading {

@@ -2,9 +2,9 @@
 //
 // A backup is a file with the keys and all rows of the database, and a folder with the objects. The
 // file is a tar archive, encrypted with age. Its last entries are a list of all entries with their
-// hashes, and a signature of this list by the hub's attestation CA. So only the hub can make a backup
-// that Read accepts: encryption alone does not show who made a file, because anyone can encrypt to a
-// recipient.
+// hashes, and a signature of this list by the hub's attestation CA. So only the hub can make a
+// backup that Read accepts: encryption alone does not show who made a file, because anyone can
+// encrypt to a recipient.
 //
 // Each object is a file of its own, which all backups in the same folder share.
 package backup

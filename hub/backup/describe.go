@@ -30,8 +30,8 @@ const (
 )
 
 // Description says what a backup's file and its objects must be, so that a program without the age
-// identity can check them. The hub signs it. It is the last line of a file next to the backup's file;
-// each line before it is the size and the name of an object's file.
+// identity can check them. The hub signs it. It is the last line of a file next to the backup's
+// file; each line before it is the size and the name of an object's file.
 type Description struct {
 	Hub        string    `json:"hub"`
 	Epoch      int64     `json:"epoch"`
@@ -148,8 +148,8 @@ func Newest(dir string) (string, error) {
 }
 
 // CheckNewest compares the newest backup in a folder with what the hub has written. It needs no age
-// identity, so it cannot decrypt the backup. An error of the type *Refusal says why the backup cannot
-// be restored. If the context ends, CheckNewest returns what it has checked until then.
+// identity, so it cannot decrypt the backup. An error of the type *Refusal says why the backup
+// cannot be restored. If the context ends, CheckNewest returns what it has checked until then.
 func CheckNewest(ctx context.Context, dir, hubName string) (c Checked, err error) {
 	if c.File, err = Newest(dir); err != nil {
 		return c, err
@@ -204,7 +204,8 @@ func fileAltered(path, how string) error {
 	return &Refusal{CodeAltered, fmt.Sprintf("The backup %s is not as the hub wrote it: %s.", path, how), "Make a new backup, keep this file, and examine the disk of the backups."}
 }
 
-// readDescription reads and verifies a description. `list` has the sizes and names of objects' files.
+// readDescription reads and verifies a description. `list` has the sizes and names of objects'
+// files.
 func readDescription(path, hubName string) (list []byte, d *Description, err error) {
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -110,8 +110,8 @@ func (f *Folder) make(dir string) error {
 	return errors.Join(flush(filepath.Dir(dir)), flush(f.dir))
 }
 
-// WriteFile writes a file so that after a crash, the whole file exists or none. The file has the mode
-// 0600.
+// WriteFile writes a file so that after a crash, the whole file exists or none. The file has the
+// mode 0600.
 func WriteFile(path string, write func(io.Writer) error) (err error) {
 	file, err := os.CreateTemp(filepath.Dir(path), ".part-")
 	if err != nil {
@@ -147,8 +147,8 @@ func flush(dir string) error {
 	return d.Sync()
 }
 
-// Get stores an object from the folder `dir` of a backup in an object store, which checks the object's
-// SHA-256.
+// Get stores an object from the folder `dir` of a backup in an object store, which checks the
+// object's SHA-256.
 func Get(ctx context.Context, dir string, o Object, to objects.Store, identities ...age.Identity) error {
 	file, err := os.Open(pathOf(dir, o.File))
 	if errors.Is(err, fs.ErrNotExist) {

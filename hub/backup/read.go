@@ -21,8 +21,8 @@ import (
 	"github.com/fxamacker/cbor/v2"
 )
 
-// Visitor gets the content of a backup. Each function may be nil. Until Read has returned without an
-// error, nobody has verified what the functions get.
+// Visitor gets the content of a backup. Each function may be nil. Until Read has returned without
+// an error, nobody has verified what the functions get.
 type Visitor struct {
 	Header func(Header) error
 	Key    func(name string, content []byte) error
@@ -53,8 +53,8 @@ type reader struct {
 	bytes     int64
 }
 
-// Read reads a backup of the hub with this hub name, and verifies that the hub made all of it. An error
-// of the type *Refusal says why the backup cannot be used.
+// Read reads a backup of the hub with this hub name, and verifies that the hub made all of it. An
+// error of the type *Refusal says why the backup cannot be used.
 func Read(from io.Reader, hubName string, v Visitor, identities ...age.Identity) (Info, error) {
 	plain, err := age.Decrypt(from, identities...)
 	var none *age.NoIdentityMatchError

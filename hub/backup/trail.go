@@ -17,9 +17,9 @@ import (
 )
 
 // A signed audit trail is a file with one event in JSON on each line, and a last line with a
-// signature of the hub (TrailSigner). Without the signature, anyone who can write to the place of the
-// files could have a restore delete devices, or hide deletions from it. Several files one after the
-// other are one file.
+// signature of the hub (TrailSigner). Without the signature, anyone who can write to the place of
+// the files could have a restore delete devices, or hide deletions from it. Several files one after
+// the other are one file.
 
 // Trail describes the events before a signature. The signature covers it.
 type Trail struct {
@@ -41,8 +41,8 @@ type sealed struct {
 // sealBegins is the beginning of a line that has a signature. No event begins so.
 var sealBegins = []byte(`{"gangway-signed-events":`)
 
-// trailPrefix begins the text whose hash the hub signs. The list of a backup's entries begins with a
-// brace, so no signature of a trail is also the signature of a backup.
+// trailPrefix begins the text whose hash the hub signs. The list of a backup's entries begins with
+// a brace, so no signature of a trail is also the signature of a backup.
 const trailPrefix = "gangway signed events v1\x00"
 
 // CodeEvents is the code of refusals of audit trails.

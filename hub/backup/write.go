@@ -25,8 +25,9 @@ type Source struct {
 	Header   Header             // without Format, Engine and Schema
 	Keys     string             // the folder of the hub's keys
 	Snapshot *transfer.Snapshot // Write closes it
-	// Objects copies an object to the folder of the backup, and returns the object's file there. If the object is not stored, it returns
-	// objects.ErrNotFound. It is nil if the backup shall not have the objects.
+	// Objects copies an object to the folder of the backup, and returns the object's file there. If
+	// the object is not stored, it returns objects.ErrNotFound. It is nil if the backup shall not
+	// have the objects.
 	Objects func(ctx context.Context, o Object) (file string, copied bool, err error)
 	// Sign signs a hash with the hub's key.
 	Sign func(sum [sha256.Size]byte) ([]byte, error)

@@ -12,9 +12,10 @@ type verified struct {
 	kid    string
 }
 
-// cache remembers tokens that were verified, by their SHA-256. Devices send the same token with each
-// request, and the verification takes longer than the rest of a short request. Only tokens that the
-// hub signed get into the cache. The cache stores their hashes and claims, and not their text.
+// cache remembers tokens that were verified, by their SHA-256. Devices send the same token with
+// each request, and the verification takes longer than the rest of a short request. Only tokens
+// that the hub signed get into the cache. The cache stores their hashes and claims, and not their
+// text.
 type cache struct {
 	mu         sync.Mutex
 	young, old map[[sha256.Size]byte]verified // guarded by mu

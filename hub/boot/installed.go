@@ -53,7 +53,8 @@ func VerifyInstallation(iak *tcg.Public, r *wire.InstallReport) (*Installation, 
 	return &Installation{Table: r.Table, Boot: newMeasurement(q, e, bank), Attest: r.Attest, Signature: r.Signature, EventLog: r.EventLog}, nil
 }
 
-// report is what an installer's report says about this boot. A report counts if all of this is true:
+// report is what an installer's report says about this boot. A report counts if all of this is
+// true:
 //
 //   - The quote shows a boot of an installer that one of the owner's manifests names, started by the
 //     boot manager of a manifest, and with no other command line. So no other program on this machine

@@ -92,8 +92,8 @@ func managed(t testing.TB, kernel, line string, table []byte) eventlog.Log {
 	return l
 }
 
-// reportBy returns the report on a table that a program makes in a boot with this log. The report has
-// only the events of a few PCRs, as the installer's.
+// reportBy returns the report on a table that a program makes in a boot with this log. The report
+// has only the events of a few PCRs, as the installer's.
 func reportBy(t testing.TB, d *fleet.Device, l eventlog.Log, table []byte, resets uint32) *wire.InstallReport {
 	t.Helper()
 	short := slices.DeleteFunc(slices.Clone(l), func(e eventlog.Event) bool { return e.PCR != 4 && e.PCR != 11 && e.PCR != 12 }).Bytes()
@@ -279,8 +279,8 @@ func TestUnprovenFirstBootIsKnownUntilItsOwnerAcceptsIt(t *testing.T) {
 	}
 }
 
-// A new installation adds its entry to the boot menu. The report determines this entry, so PCR 1 may
-// differ from the reference in this entry, and in no other.
+// A new installation adds its entry to the boot menu. The report determines this entry, so PCR 1
+// may differ from the reference in this entry, and in no other.
 func TestBootEntryOfTheReportedDiskIsNoChange(t *testing.T) {
 	t.Parallel()
 	d := must(machine())(t)

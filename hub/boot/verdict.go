@@ -25,7 +25,8 @@ type Rules struct {
 	Since time.Time
 	// Before is the system that ran when the device's boot last matched; nil if it is not known.
 	Before *System
-	// Known are the owner's decisions for cohorts. Only the decisions that apply to the device count.
+	// Known are the owner's decisions for cohorts. Only the decisions that apply to the device
+	// count.
 	Known []Decision
 }
 
@@ -35,8 +36,8 @@ type System struct {
 	SHA256   string    `json:"sha256"` // of the file, hexadecimal
 	Sequence uint64    `json:"sequence"`
 	Since    time.Time `json:"since"` // the first measurement of this system
-	// Installed is the TPM's reset counter in the boot of the last installer whose report counted; 0:
-	// no report has counted. An older report does not count any more.
+	// Installed is the TPM's reset counter in the boot of the last installer whose report counted;
+	// 0: no report has counted. An older report does not count any more.
 	Installed uint32 `json:"installed,omitempty"`
 }
 
@@ -207,8 +208,8 @@ func (j *judge) expected(p Part) (words string, ok bool) {
 	return "", false
 }
 
-// ownPath reports whether firmware started only the programs of a system that is meant to run, from a
-// disk whose partition table is settled.
+// ownPath reports whether firmware started only the programs of a system that is meant to run, from
+// a disk whose partition table is settled.
 func (j *judge) ownPath() bool {
 	return slices.ContainsFunc(j.meant, j.startedAlone) && j.settled()
 }
@@ -312,10 +313,11 @@ func (r *Reference) only(pcrs []int) *Reference {
 	return &part
 }
 
-// settled reports whether PCR 5 has the partition table that the owner's installer reported, is as in
-// the reference, or shows at least the same partition table as the reference. The other data in PCR 5
-// are settings of boot managers: PCR 4 and 12 show the program and the command line that the settings
-// led to. On a first boot without a report that counts, an event log that explains PCR 5 is enough.
+// settled reports whether PCR 5 has the partition table that the owner's installer reported, is as
+// in the reference, or shows at least the same partition table as the reference. The other data in
+// PCR 5 are settings of boot managers: PCR 4 and 12 show the program and the command line that the
+// settings led to. On a first boot without a report that counts, an event log that explains PCR 5
+// is enough.
 func (j *judge) settled() bool {
 	if j.hasReportedTable() {
 		return true

@@ -332,8 +332,8 @@ func TestUpdateStartedByTheReferencesBootManagerIsKnown(t *testing.T) {
 	}
 }
 
-// With Secure Boot on, systemd's stub starts its kernel without firmware, so that PCR 4 has no kernel.
-// With Secure Boot off, PCR 4 has the kernel after the system. No other program may follow.
+// With Secure Boot on, systemd's stub starts its kernel without firmware, so that PCR 4 has no
+// kernel. With Secure Boot off, PCR 4 has the kernel after the system. No other program may follow.
 func TestKernelIsInPCR4OnlyIfFirmwareStartsIt(t *testing.T) {
 	t.Parallel()
 	one := shipped("one", 1, "linux 1", "quiet")

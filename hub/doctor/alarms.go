@@ -10,8 +10,8 @@ import (
 	"gangway/internal/finding"
 )
 
-// ownChecks has the codes of the doctor's own checks of the conditions of some alarms. If the doctor
-// has found one of these codes, the alarm would say the same again.
+// ownChecks has the codes of the doctor's own checks of the conditions of some alarms. If the
+// doctor has found one of these codes, the alarm would say the same again.
 var ownChecks = map[string][]string{
 	"certificate-expires": {"certificate-expires", "ca-expires", "tls-ca-expires", "url-expired"},
 	"disk-low":            {"disk-low", "disk-full"},

@@ -110,7 +110,8 @@ func TestEachColumnIsListed(t *testing.T) {
 	}
 }
 
-// populated returns a hub with a row for each table of docs/fsck.md, and its database past the store.
+// populated returns a hub with a row for each table of docs/fsck.md, and its database past the
+// store.
 func populated(t *testing.T) (*hubtest.Hub, *sql.DB) {
 	t.Helper()
 	maker, err := fleet.NewMaker("Maker", fleet.MakerOptions{})
@@ -219,8 +220,8 @@ type corruption struct{ table, column string }
 // corruptionSeed is the seed from which the corruptions are drawn.
 const corruptionSeed = 23
 
-// fsck finds each of 200 corruptions, drawn from all columns that something determines. Usually the test
-// draws fewer, because each draw runs all checks; 'make fsck-full' draws all.
+// fsck finds each of 200 corruptions, drawn from all columns that something determines. Usually the
+// test draws fewer, because each draw runs all checks; 'make fsck-full' draws all.
 func TestEachCorruptionIsFound(t *testing.T) {
 	if testing.Short() {
 		t.Skip("each draw runs all checks")
@@ -260,8 +261,8 @@ func TestEachCorruptionIsFound(t *testing.T) {
 	}
 }
 
-// corrupt changes a value of a random row, checks that this is found, and changes it back. It returns
-// false if the schema does not allow the change.
+// corrupt changes a value of a random row, checks that this is found, and changes it back. It
+// returns false if the schema does not allow the change.
 func corrupt(t *testing.T, h *hubtest.Hub, db *sql.DB, r *rand.Rand, c corruption) bool {
 	t.Helper()
 	where := fmt.Sprintf(`"%s" IS NOT NULL AND (typeof("%[1]s") <> 'blob' OR length("%[1]s") > 0)`, c.column)

@@ -136,8 +136,8 @@ func TestFaultsAreFound(t *testing.T) {
 		}
 		return to
 	}
-	// filesOf returns a folder with a described backup. The doctor does not decrypt the backup, so the
-	// content of its file does not matter.
+	// filesOf returns a folder with a described backup. The doctor does not decrypt the backup, so
+	// the content of its file does not matter.
 	filesOf := func(from string, age time.Duration) string {
 		ca, err := pki.Open(filepath.Join(from, pkiFolder), pki.Options{})
 		must(err)
@@ -250,8 +250,8 @@ func TestFaultsAreFound(t *testing.T) {
 	}
 }
 
-// The doctor lists what the running hub has found by itself, with a remedy for each. It does not say
-// twice what its own checks find too.
+// The doctor lists what the running hub has found by itself, with a remedy for each. It does not
+// say twice what its own checks find too.
 func TestDoctorListsTheHubsAlarms(t *testing.T) {
 	t.Parallel()
 	dir := makeHub(t)

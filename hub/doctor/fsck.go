@@ -54,9 +54,10 @@ var rules = map[string]struct{ fact, remedy string }{
 	"hub-count":           {"These numbers of the whole hub are wrong: %s.", restoreRemedy + " Until then, only the numbers on the operator's page are wrong."},
 }
 
-// Fsck checks that the parts of a database agree, and that the object store has each stored object. If
-// `contents` is nil, it does not check the objects. If `read` is true, it also reads each object, and
-// compares the SHA-256. It repairs nothing. A hub may use the database at the same time.
+// Fsck checks that the parts of a database agree, and that the object store has each stored object.
+// If `contents` is nil, it does not check the objects. If `read` is true, it also reads each
+// object, and compares the SHA-256. It repairs nothing. A hub may use the database at the same
+// time.
 func Fsck(ctx context.Context, db store.Consistency, contents objects.Store, read bool) ([]finding.Finding, error) {
 	list, err := db.Disagreements(ctx, shownRows)
 	if err != nil {
@@ -96,8 +97,8 @@ func shortened(list []string) string {
 	return strings.Join(list, ", ")
 }
 
-// missingObjects returns the sums of the objects that are recorded as stored and that the object store
-// does not have, and the number of all objects.
+// missingObjects returns the sums of the objects that are recorded as stored and that the object
+// store does not have, and the number of all objects.
 func missingObjects(ctx context.Context, db store.Consistency, contents objects.Store, read bool) (missing []string, n int, err error) {
 	const page = 1000
 	for after := (store.Hash{}); ; {

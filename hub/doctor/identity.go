@@ -18,8 +18,8 @@ import (
 	"gangway/wire/trail"
 )
 
-// Identities checks the hashes, the keys' names and the certificates of all enrolments, and the hashes
-// of other tables. `ca` is the hub's CA, which issued the certificates. It repairs nothing.
+// Identities checks the hashes, the keys' names and the certificates of all enrolments, and the
+// hashes of other tables. `ca` is the hub's CA, which issued the certificates. It repairs nothing.
 func Identities(ctx context.Context, db store.Consistency, ca *pki.Hub) (findings []finding.Finding, err error) {
 	wrong, err := db.WrongHashes(ctx)
 	if err != nil {
@@ -101,8 +101,8 @@ var hashFacts = map[string]string{
 
 type identityCheck struct{ options x509.VerifyOptions }
 
-// identity checks an enrolment. Older enrolments have no evidence any more, and revoked ones may have
-// none, so an empty column is not checked.
+// identity checks an enrolment. Older enrolments have no evidence any more, and revoked ones may
+// have none, so an empty column is not checked.
 func (c *identityCheck) identity(i store.Identity) error {
 	if i.Unreadable != "" {
 		return errors.New(i.Unreadable)

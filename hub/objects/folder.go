@@ -15,11 +15,10 @@ import (
 	"time"
 )
 
-// Folder stores objects as files in 256 folders. The first byte of the SHA-256 names the folder, and
-// the other bytes and the place name the file: DIR/ab/cdef....PLACE is an object whose SHA-256 begins
-// with abcdef.
-// Put first writes a file in DIR/incoming. When the file is complete, checked and flushed to disk,
-// Put moves the file to its final name. Files have mode 0600.
+// Folder stores objects as files in 256 folders. The first byte of the SHA-256 names the folder,
+// and the other bytes and the place name the file: DIR/ab/cdef....PLACE is an object whose SHA-256
+// begins with abcdef. Put first writes a file in DIR/incoming. When the file is complete, checked
+// and flushed to disk, Put moves the file to its final name. Files have mode 0600.
 type Folder struct {
 	dir  string
 	lock *os.File
@@ -31,13 +30,14 @@ type Folder struct {
 const (
 	incoming = "incoming"
 	lockFile = "lock"
-	// partialLife is the age from which OpenFolder removes the parts of an upload without progress. The
-	// hub ends such an upload earlier. So OpenFolder finds only what a crash left.
+	// partialLife is the age from which OpenFolder removes the parts of an upload without progress.
+	// The hub ends such an upload earlier. So OpenFolder finds only what a crash left.
 	partialLife = 7 * 24 * time.Hour
 )
 
-// OpenFolder opens the folder `dir`, and makes the folder if it does not exist. It removes the files
-// of interrupted uploads, except uploads in parts, which can continue. Only one process at a time may have the folder open.
+// OpenFolder opens the folder `dir`, and makes the folder if it does not exist. It removes the
+// files of interrupted uploads, except uploads in parts, which can continue. Only one process at a
+// time may have the folder open.
 func OpenFolder(dir string) (*Folder, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -75,8 +75,8 @@ func OpenFolder(dir string) (*Folder, error) {
 	return f, nil
 }
 
-// ReadFolder returns the folder `dir` for reading. Other processes may have the folder open. Only the
-// methods Open, Stat, Walk and Close of the result may be called.
+// ReadFolder returns the folder `dir` for reading. Other processes may have the folder open. Only
+// the methods Open, Stat, Walk and Close of the result may be called.
 func ReadFolder(dir string) (*Folder, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {

@@ -24,8 +24,8 @@ import (
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 )
 
-// Both engines must pass the same tests. S3 passes the tests with a server in this process, and with
-// a real server.
+// Both engines must pass the same tests. S3 passes the tests with a server in this process, and
+// with a real server.
 func TestEngines(t *testing.T) {
 	t.Parallel()
 	for _, engine := range []struct {
@@ -305,8 +305,8 @@ func manyAtOnce(t *testing.T, s objects.Store) {
 	}
 }
 
-// A hub that was paused removes an old copy of an object after another hub has stored the object again.
-// Objects that an older version of the hub stored, with an empty Key.Place, stay readable.
+// A hub that was paused removes an old copy of an object after another hub has stored the object
+// again. Objects that an older version of the hub stored, with an empty Key.Place, stay readable.
 func lateRemovalLeavesTheNewCopy(t *testing.T, s objects.Store) {
 	old, b := content("stored again", 1000)
 	old.Place = ""
@@ -423,8 +423,9 @@ func uploadInParts(t *testing.T, s objects.Store) {
 	}
 }
 
-// slowPart sends the first part of the bytes `b`. The attacker's connection sends the second half of the
-// part only after `slow` is closed, when the hub has checked the object. Then `ended` is closed.
+// slowPart sends the first part of the bytes `b`. The attacker's connection sends the second half
+// of the part only after `slow` is closed, when the hub has checked the object. Then `ended` is
+// closed.
 func slowPart(t *testing.T, s objects.Store, key objects.Key, token string, size int64, b []byte) (slow chan bool, ended chan bool) {
 	t.Helper()
 	slow, ended = make(chan bool), make(chan bool)

@@ -14,14 +14,15 @@ import (
 )
 
 const (
-	// minPart is the smallest part of an upload in parts, except for the last one. S3 requires 5 MiB.
+	// minPart is the smallest part of an upload in parts, except for the last one. S3 requires 5
+	// MiB.
 	minPart = 8 << 20
 	// maxParts is the largest number of parts. S3 permits 10,000.
 	maxParts = 9000
 )
 
-// PartSize returns the size of each part of an upload in parts, except for the last one. The argument
-// is the size of the object.
+// PartSize returns the size of each part of an upload in parts, except for the last one. The
+// argument is the size of the object.
 func PartSize(size int64) int64 {
 	const unit = 1 << 20
 	return max(minPart, (size/maxParts+unit)/unit*unit)
@@ -48,8 +49,8 @@ func (f *Folder) BeginParts(_ context.Context, key Key) (string, error) {
 	return "folder", flush(filepath.Join(f.dir, incoming))
 }
 
-// PutPart implements Store. Each call writes a file of its own. So a slow connection cannot change a
-// part after CompleteParts has checked it.
+// PutPart implements Store. Each call writes a file of its own. So a slow connection cannot change
+// a part after CompleteParts has checked it.
 func (f *Folder) PutPart(ctx context.Context, key Key, _ string, whole, offset int64, r io.Reader) (err error) {
 	n, size := partOf(whole, offset)
 	file, err := os.CreateTemp(filepath.Join(f.dir, incoming), "")

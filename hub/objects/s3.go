@@ -15,8 +15,8 @@ import (
 )
 
 // S3 stores objects in a bucket of a service with the S3 API. The key of an object whose SHA-256
-// begins with abcdef is PREFIXab/cdef....PLACE. Put first writes the object to a temporary file and checks
-// the file, so that the service never receives an incomplete object.
+// begins with abcdef is PREFIXab/cdef....PLACE. Put first writes the object to a temporary file and
+// checks the file, so that the service never receives an incomplete object.
 type S3 struct {
 	client         *minio.Client
 	bucket, prefix string
@@ -79,8 +79,8 @@ func wrap(err error) error {
 // contentType is the type of all objects in a bucket.
 const contentType = "application/octet-stream"
 
-// spoolFile makes a temporary file. Nobody needs the file's name. Without a name, the file disappears
-// when the process ends, even if it is killed.
+// spoolFile makes a temporary file. Nobody needs the file's name. Without a name, the file
+// disappears when the process ends, even if it is killed.
 func (s *S3) spoolFile() (*os.File, error) {
 	file, err := os.CreateTemp(s.spool, "gangway-object-")
 	if err != nil {

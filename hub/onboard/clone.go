@@ -23,9 +23,9 @@ const CodeCloned = "tpm-cloned"
 var ErrCloned = &evidence.Refusal{Code: CodeCloned, Reason: "The owner has decided that several machines run with a copy of this TPM's state, so no machine may use the TPM's identity.",
 	Hint: "Give this machine another TPM state (for a virtual machine: a new vTPM) and onboard it again. If there is only one machine, its owner can change the decision with 'gangway device cloned ID --one'."}
 
-// AttestedCounters returns the clock and the firmware version that the TPM attested in an enrolment's
-// request. The result is false for a request without a TPM's certification, such as the request of
-// a two-step enrolment.
+// AttestedCounters returns the clock and the firmware version that the TPM attested in an
+// enrolment's request. The result is false for a request without a TPM's certification, such as the
+// request of a two-step enrolment.
 func AttestedCounters(e store.Enrolment) (boot.Counters, bool) {
 	csr, err := tcg.ParseCSR(e.Request)
 	if err != nil {

@@ -79,8 +79,9 @@ func (s *Service) TryMakers(ctx context.Context, change store.TrustChange) (now,
 	return now, &Makers{set, made}, nil
 }
 
-// SetTrust sets the base of the trust store: the makers' certificates before the operator's decisions.
-// The Service applies the decisions in the store to this base. SetTrust may be called at any time.
+// SetTrust sets the base of the trust store: the makers' certificates before the operator's
+// decisions. The Service applies the decisions in the store to this base. SetTrust may be called at
+// any time.
 func (s *Service) SetTrust(base *trust.Set) {
 	s.makers.mu.Lock()
 	defer s.makers.mu.Unlock()
@@ -98,8 +99,9 @@ func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, er
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	// Read the version before the rows. If the rows change in between, they are newer than the cached
-	// version and the next request reads them again. In the other order old rows would stay cached.
+	// Read the version before the rows. If the rows change in between, they are newer than the
+	// cached version and the next request reads them again. In the other order old rows would stay
+	// cached.
 	version, err := s.Store.ConfigVersion(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("onboard: makers' certificates: %w", err)

@@ -327,8 +327,8 @@ func (s *Service) deviceID(ek store.Hash, generation int) string {
 	return hex.EncodeToString(id[:12])
 }
 
-// deviceIDs returns the ids that the TPM of an enrolment has now and after its next releases. A hub that
-// was restored from a backup may have lost that an owner released the TPM.
+// deviceIDs returns the ids that the TPM of an enrolment has now and after its next releases. A hub
+// that was restored from a backup may have lost that an owner released the TPM.
 func (s *Service) deviceIDs(e store.Enrolment) (ids []string) {
 	for n := range 1 + lostReleases {
 		ids = append(ids, s.deviceID(e.EK, e.Generation+n))
@@ -392,8 +392,8 @@ func (s *Service) whoIsRefused(ctx context.Context, e store.Enrolment) string {
 	return fmt.Sprintf(" %s; its join token is %s.", machine, token)
 }
 
-// bind activates an enrolment after the peer has proven that it is the TPM. Both `e` and `before` are
-// from Store.EnrolmentToActivate.
+// bind activates an enrolment after the peer has proven that it is the TPM. Both `e` and `before`
+// are from Store.EnrolmentToActivate.
 func (s *Service) bind(ctx context.Context, e store.Enrolment, before store.Hash, addr string) (store.Device, error) {
 	refuse := func(r *evidence.Refusal) (store.Device, error) { return s.refuseActivation(ctx, e, addr, r) }
 	again := before != (store.Hash{}) && before != e.RequestHash

@@ -96,8 +96,8 @@ func TestFirstStepFetchesNoIntermediates(t *testing.T) {
 }
 
 // The first step refuses a chain with a missing intermediate only if no lookups are configured.
-// With lookups, the first step leaves that decision to the second step. A refusal for another reason
-// is the same with and without lookups.
+// With lookups, the first step leaves that decision to the second step. A refusal for another
+// reason is the same with and without lookups.
 func TestFirstStepLeavesTheChainToTheSecond(t *testing.T) {
 	s := newScene(t)
 	s.onlyRoot()

@@ -18,9 +18,9 @@ import (
 // Anyone who has this key can also make proofs. So the hub keeps the key only for join tokens made
 // for Pantacor. The hub encrypts the key, so a copy of the database does not reveal the key.
 
-// SealOwnershipKey encrypts the SHA-256 of a join token's secret with AES-256-GCM. The key is derived
-// from the hub's seal key; the additional data is the token's id. The result is nonce (12 bytes) ||
-// ciphertext || tag.
+// SealOwnershipKey encrypts the SHA-256 of a join token's secret with AES-256-GCM. The key is
+// derived from the hub's seal key; the additional data is the token's id. The result is nonce (12
+// bytes) || ciphertext || tag.
 func SealOwnershipKey(ca *pki.Hub, secret []byte, tokenID string) ([]byte, error) {
 	aead, err := ownershipAEAD(ca.SealKey())
 	if err != nil {

@@ -220,7 +220,8 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 	if err != nil {
 		return e, err
 	}
-	// The hub gives devices their ids. A request that names another device tries to become that device.
+	// The hub gives devices their ids. A request that names another device tries to become that
+	// device.
 	if in.DeviceName != "" && in.DeviceName != id {
 		return e, &evidence.Refusal{Code: CodeDeviceName, Reason: "device-name is not the id of this TPM's device.", Hint: "Leave device-name out, or take the id from the serialNumber of the AK certificate."}
 	}

@@ -16,8 +16,8 @@ import (
 	"gangway/wire"
 )
 
-// pantacors makes a join token of the account anne. The join token also accepts Pantacor's ownership
-// proofs.
+// pantacors makes a join token of the account anne. The join token also accepts Pantacor's
+// ownership proofs.
 func (s *scene) pantacors() *wire.TokenFile {
 	s.Helper()
 	return s.newToken(store.JoinToken{Owner: s.anne.ID, ForPantacor: true})

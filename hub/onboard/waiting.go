@@ -28,7 +28,8 @@ const (
 	latest  = 5 * time.Minute
 )
 
-// WaitingError is the answer to a device that must wait for its owner's decision. It is not a refusal.
+// WaitingError is the answer to a device that must wait for its owner's decision. It is not a
+// refusal.
 type WaitingError struct {
 	DeviceID   string // see waitingID
 	EK         store.Hash

@@ -1,8 +1,9 @@
-// Package otlp forwards the log lines of devices to a log engine of the operator, with the OpenTelemetry
-// protocol: OTLP/HTTP 1.x with JSON (https://opentelemetry.io/docs/specs/otlp/).
+// Package otlp forwards the log lines of devices to a log engine of the operator, with the
+// OpenTelemetry protocol: OTLP/HTTP 1.x with JSON (https://opentelemetry.io/docs/specs/otlp/).
 //
-// Forwarding never delays devices. The lines wait in a bounded queue in memory. If the engine is too
-// slow or does not answer, lines are lost for the engine and counted; the hub's own log has them.
+// Forwarding never delays devices. The lines wait in a bounded queue in memory. If the engine is
+// too slow or does not answer, lines are lost for the engine and counted; the hub's own log has
+// them.
 package otlp
 
 import (
@@ -40,7 +41,8 @@ const (
 	maxBatchLines = 5000
 	// gather is how long a line waits for further lines of the same request.
 	gather = time.Second
-	// patience is how long the exporter repeats one request. Then the lines of the request are lost.
+	// patience is how long the exporter repeats one request. Then the lines of the request are
+	// lost.
 	patience = time.Minute
 	// maxAnswer bounds how much of an answer is read, in bytes.
 	maxAnswer = 64 << 10
@@ -102,8 +104,8 @@ func onThisMachine(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// ParseHeaders parses the environment variable OTEL_EXPORTER_OTLP_HEADERS: "name=value,name=value", with
-// percent-encoded values.
+// ParseHeaders parses the environment variable OTEL_EXPORTER_OTLP_HEADERS: "name=value,name=value",
+// with percent-encoded values.
 func ParseHeaders(text string) (http.Header, error) {
 	h := http.Header{}
 	for _, pair := range strings.Split(text, ",") {
@@ -130,8 +132,8 @@ func cost(e *store.LogEntry) int {
 	return lineCost + len(e.Level) + len(e.Source) + len(e.Platform) + len(e.Rev) + len(e.Message)
 }
 
-// Forward puts lines into the queue, and never waits. The lines have Device, Owner and Created. If the
-// queue is full, the lines are lost.
+// Forward puts lines into the queue, and never waits. The lines have Device, Owner and Created. If
+// the queue is full, the lines are lost.
 func (e *Exporter) Forward(list []store.LogEntry) {
 	size := 0
 	for i := range list {
@@ -169,7 +171,8 @@ func (e *Exporter) take() (list []store.LogEntry) {
 	return list
 }
 
-// Run sends lines until ctx ends. Then it tries for a few seconds to send the lines that still wait.
+// Run sends lines until ctx ends. Then it tries for a few seconds to send the lines that still
+// wait.
 func (e *Exporter) Run(ctx context.Context) {
 	for {
 		select {
@@ -205,8 +208,8 @@ func (e *Exporter) drain(ctx context.Context) {
 	}
 }
 
-// send sends one request, and repeats it if the specification allows this. It returns the number of lines
-// that the engine has refused.
+// send sends one request, and repeats it if the specification allows this. It returns the number of
+// lines that the engine has refused.
 func (e *Exporter) send(ctx context.Context, list []store.LogEntry) (refused int, err error) {
 	body, err := encode(list)
 	if err != nil {

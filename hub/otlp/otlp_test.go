@@ -60,8 +60,8 @@ func (e *engine) requests() int {
 	return len(e.bodies)
 }
 
-// run starts an exporter for an engine. The function `stop` ends it and returns the numbers of forwarded and
-// lost lines.
+// run starts an exporter for an engine. The function `stop` ends it and returns the numbers of
+// forwarded and lost lines.
 func run(t *testing.T, e *engine) (x *otlp.Exporter, stop func() (sent, lost float64)) {
 	t.Helper()
 	server := httptest.NewServer(e)
@@ -167,8 +167,8 @@ func hangUp(yes bool) {
 	}
 }
 
-// The engine does not answer, and devices send on. Forward does not wait, and the queue does not grow
-// without a limit.
+// The engine does not answer, and devices send on. Forward does not wait, and the queue does not
+// grow without a limit.
 func TestSilentEngineBlocksNobody(t *testing.T) {
 	t.Parallel()
 	release := make(chan bool)

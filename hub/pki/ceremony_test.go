@@ -314,8 +314,8 @@ func withKey(c *x509.Certificate, key crypto.Signer) *x509.Certificate {
 	return &changed
 }
 
-// A hub refuses each answer that is not exactly right. The hub does not change, and the right answer
-// still works.
+// A hub refuses each answer that is not exactly right. The hub does not change, and the right
+// answer still works.
 func TestInstallRefusesWrongAnswers(t *testing.T) {
 	t.Parallel()
 	c := newCeremony(t)
@@ -392,8 +392,8 @@ func TestInstallRefusesWrongAnswers(t *testing.T) {
 	}
 }
 
-// A hub with CAs refuses the answer of another root, also with that root's hub name, and an answer to
-// an earlier request.
+// A hub with CAs refuses the answer of another root, also with that root's hub name, and an answer
+// to an earlier request.
 func TestRenewalRefusesAnotherRoot(t *testing.T) {
 	t.Parallel()
 	c, other := newCeremony(t), newCeremony(t)

@@ -198,7 +198,8 @@ func (a authority) template(hub string, key *ecdsa.PublicKey, now time.Time) (*x
 	case root:
 		t.MaxPathLen = 1
 	case tlsCA:
-		// With this purpose, the TLS CA cannot issue certificates of devices or of attestation keys.
+		// With this purpose, the TLS CA cannot issue certificates of devices or of attestation
+		// keys.
 		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	default:
 		// A leaf's policies are valid only if the CA above the leaf has the same policies, or

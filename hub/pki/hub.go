@@ -157,8 +157,8 @@ func (h *Hub) former(a authority) (list []*x509.Certificate) {
 	return list
 }
 
-// IssuerOf returns the CA that issued an IAK or IDevID certificate (DER): `now` is the present CA of
-// this kind, and IssuerOf returns a former one if its key identifier fits.
+// IssuerOf returns the CA that issued an IAK or IDevID certificate (DER): `now` is the present CA
+// of this kind, and IssuerOf returns a former one if its key identifier fits.
 func (h *Hub) IssuerOf(der []byte, now *x509.Certificate) *x509.Certificate {
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {

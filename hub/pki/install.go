@@ -88,8 +88,8 @@ func presentHub(dir string) (*Hub, error) {
 	return load(dir)
 }
 
-// checkAnswer checks an answer, and returns its certificates: the root, and then one certificate for
-// each CA of the request.
+// checkAnswer checks an answer, and returns its certificates: the root, and then one certificate
+// for each CA of the request.
 func checkAnswer(wanted []Requested, answer []byte, hub string, old *Hub, now time.Time) ([]*x509.Certificate, error) {
 	if len(answer) > maxRequest {
 		return nil, fmt.Errorf("pki: the answer has %d bytes, more than %d", len(answer), maxRequest)
@@ -281,8 +281,8 @@ func replace(dir, open string, wanted []Requested, certs []*x509.Certificate, no
 	return kept, errors.Join(os.Rename(tmp, kept), syncDir(parent))
 }
 
-// copyWithout copies the files of the folder, except the keys and certificates that are replaced, and
-// adds the replaced certificates to the lists of former CAs.
+// copyWithout copies the files of the folder, except the keys and certificates that are replaced,
+// and adds the replaced certificates to the lists of former CAs.
 func copyWithout(dir, tmp string, wanted []Requested, certs []*x509.Certificate) error {
 	m := &maker{step: func() {}}
 	skip := map[string]bool{}
@@ -331,8 +331,8 @@ func copyWithout(dir, tmp string, wanted []Requested, certs []*x509.Certificate)
 	return nil
 }
 
-// sameOwner gives the folder `tmp` and its files the owner of the folder `dir`, because root may run
-// the commands for a hub that runs as another user.
+// sameOwner gives the folder `tmp` and its files the owner of the folder `dir`, because root may
+// run the commands for a hub that runs as another user.
 func sameOwner(dir, tmp string) error {
 	info, err := os.Stat(dir)
 	if err != nil {

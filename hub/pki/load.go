@@ -63,8 +63,8 @@ func hubName(root *x509.Certificate) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// loadRoot loads the root and, if there is one, the TLS CA. The root's key may be missing if there is
-// a TLS CA.
+// loadRoot loads the root and, if there is one, the TLS CA. The root's key may be missing if there
+// is a TLS CA.
 func (h *Hub) loadRoot(dir string) (err error) {
 	if h.root, err = loadCertificate(dir, root.file); err != nil {
 		return err

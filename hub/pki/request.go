@@ -36,11 +36,11 @@ type RequestOptions struct {
 	// CAs are the file names of the CAs: "aca", "device-ca", "tls-ca". If the list is empty and the
 	// hub has no CAs yet, NewRequest requests all three.
 	CAs []string
-	// Curve of the new keys: elliptic.P256() (default) or elliptic.P384(). A key of a signer has its
-	// own curve.
+	// Curve of the new keys: elliptic.P256() (default) or elliptic.P384(). A key of a signer has
+	// its own curve.
 	Curve elliptic.Curve
-	// Keys has the URIs of keys that are not in files, by the file names of the CAs. NewRequest makes
-	// a key in a TPM; the key of a signer must exist.
+	// Keys has the URIs of keys that are not in files, by the file names of the CAs. NewRequest
+	// makes a key in a TPM; the key of a signer must exist.
 	Keys map[string]string
 }
 
@@ -130,8 +130,8 @@ func (m *maker) keyInFile(dir string, a authority, curve elliptic.Curve) (crypto
 	return key, m.writeFile(filepath.Join(dir, a.file+".key"), text, 0o600)
 }
 
-// keyAt writes a URI to its file, and returns the key at the URI. If it made the key, it also returns
-// a function that deletes the key.
+// keyAt writes a URI to its file, and returns the key at the URI. If it made the key, it also
+// returns a function that deletes the key.
 func (m *maker) keyAt(ctx context.Context, dir string, a authority, uri cakey.URI, curve elliptic.Curve) (key crypto.Signer, remove func(), err error) {
 	if uri.Makes() {
 		if err := uri.Create(ctx, curve); err != nil {
@@ -208,8 +208,8 @@ func (a authority) request(key crypto.Signer) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
 }
 
-// CancelRequest deletes the open request and its keys, also keys in a TPM. If the key in a TPM cannot
-// be deleted, CancelRequest deletes nothing.
+// CancelRequest deletes the open request and its keys, also keys in a TPM. If the key in a TPM
+// cannot be deleted, CancelRequest deletes nothing.
 func CancelRequest(ctx context.Context, dir string) error {
 	open := dir + requestSuffix
 	text, err := os.ReadFile(filepath.Join(open, requestFile))
@@ -238,8 +238,8 @@ func CancelRequest(ctx context.Context, dir string) error {
 	return os.RemoveAll(open)
 }
 
-// parseRequest parses a request. It refuses requests that do not prove the possession of their keys,
-// and two requests with the same key or for the same CA.
+// parseRequest parses a request. It refuses requests that do not prove the possession of their
+// keys, and two requests with the same key or for the same CA.
 func parseRequest(text []byte) (list []Requested, err error) {
 	if len(text) > maxRequest {
 		return nil, fmt.Errorf("pki: the request has %d bytes, more than %d", len(text), maxRequest)

@@ -74,8 +74,8 @@ func (m *maker) fillRoot(dir string) error {
 	return m.writePair(dir, root.file, key, der)
 }
 
-// fillRootAt does the same as fillRoot, with the key at a URI. If it made the key, it also returns a
-// function that deletes the key.
+// fillRootAt does the same as fillRoot, with the key at a URI. If it made the key, it also returns
+// a function that deletes the key.
 func (m *maker) fillRootAt(ctx context.Context, dir string, uri cakey.URI) (remove func(), err error) {
 	key, remove, err := m.keyAt(ctx, dir, root, uri, m.Curve)
 	if err != nil {
@@ -98,8 +98,8 @@ func (m *maker) selfSigned(key crypto.Signer) ([]byte, error) {
 	return x509.CreateCertificate(rand.Reader, template, template, public, key)
 }
 
-// OpenRoot opens the root in the folder `dir`, which may also be the folder pki of a hub that has its
-// root's key.
+// OpenRoot opens the root in the folder `dir`, which may also be the folder pki of a hub that has
+// its root's key.
 func OpenRoot(dir string) (*Root, error) {
 	cert, err := loadCertificate(dir, root.file)
 	if err != nil {
@@ -145,9 +145,9 @@ type Planned struct {
 	public   *ecdsa.PublicKey
 }
 
-// Plan checks a request, and returns the certificates that Issue would sign for it, so that a person
-// can compare them with what the hub printed. Of the request, only the keys and the kinds of the
-// CAs are used: the root decides everything else. `tlsLife` is the validity of a TLS CA.
+// Plan checks a request, and returns the certificates that Issue would sign for it, so that a
+// person can compare them with what the hub printed. Of the request, only the keys and the kinds of
+// the CAs are used: the root decides everything else. `tlsLife` is the validity of a TLS CA.
 func (r *Root) Plan(request []byte, now time.Time, tlsLife time.Duration) ([]Planned, error) {
 	if tlsLife < minTLSLife || tlsLife > maxTLSLife {
 		return nil, fmt.Errorf("pki: a TLS CA must be valid for 30 days to 30 years, not %s", tlsLife)

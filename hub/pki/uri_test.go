@@ -31,8 +31,8 @@ func writeURI(t *testing.T, dir, name, uri string) {
 	}
 }
 
-// A hub loads a CA whose key is away, so that commands that sign nothing work. It signs when the key
-// is there.
+// A hub loads a CA whose key is away, so that commands that sign nothing work. It signs when the
+// key is there.
 func TestKeyAtAURI(t *testing.T) {
 	t.Parallel()
 	dir := openNewAt(t, filepath.Join(t.TempDir(), "pki"))
@@ -99,7 +99,8 @@ func TestOpenRefusesABadURI(t *testing.T) {
 	}
 }
 
-// A request that fails, or that is cancelled, leaves no key in the TPM. Keys of other programs stay.
+// A request that fails, or that is cancelled, leaves no key in the TPM. Keys of other programs
+// stay.
 func TestRequestCleansUpTheTPM(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {

@@ -78,8 +78,8 @@ func Explain(hub, owner *Document) (list []Statement) {
 	return list
 }
 
-// BootPartWords lists the required states of parts, in the order of the boot: "firmware known, system
-// expected".
+// BootPartWords lists the required states of parts, in the order of the boot: "firmware known,
+// system expected".
 func BootPartWords(parts map[string]string) string {
 	var list []string
 	for _, p := range boot.Parts {

@@ -30,8 +30,8 @@ type Upkeep interface {
 	// zero if there is none.
 	LastBackup(ctx context.Context) (time.Time, error)
 	SetLastBackup(ctx context.Context, at time.Time) error
-	// BackupFault returns what the newest check of a backup found, as SetBackupFault recorded it. It
-	// is empty if the backup can be restored, or if none was checked.
+	// BackupFault returns what the newest check of a backup found, as SetBackupFault recorded it.
+	// It is empty if the backup can be restored, or if none was checked.
 	BackupFault(ctx context.Context) (string, error)
 	SetBackupFault(ctx context.Context, fact string) error
 	// TrustScan returns the text that SetTrustScan stored, or nil. The store does not interpret

@@ -116,14 +116,14 @@ type BootRules interface {
 
 	// Manifests lists an owner's manifests, newest first.
 	Manifests(ctx context.Context, owner string) ([]Manifest, error)
-	// PutManifest adds a manifest. Errors: ErrNotFound (the owner does not have the key), ErrExists,
-	// ErrFull (the owner has MaxManifests manifests).
+	// PutManifest adds a manifest. Errors: ErrNotFound (the owner does not have the key),
+	// ErrExists, ErrFull (the owner has MaxManifests manifests).
 	PutManifest(ctx context.Context, m Manifest, e Event) error
 	// DeleteManifest removes a manifest. Errors: ErrNotFound.
 	DeleteManifest(ctx context.Context, owner string, id Hash, e Event) error
 
-	// BootDecisions lists an owner's decisions, newest first. BootDecisionsFor lists only those about
-	// the given values.
+	// BootDecisions lists an owner's decisions, newest first. BootDecisionsFor lists only those
+	// about the given values.
 	BootDecisions(ctx context.Context, owner string) ([]BootDecision, error)
 	BootDecisionsFor(ctx context.Context, owner string, values []string) ([]BootDecision, error)
 	// PutBootDecision adds a decision and returns its id. Errors: ErrExists, ErrFull (the owner has
@@ -134,16 +134,16 @@ type BootRules interface {
 
 	// BootRulesVersion returns the version of an owner's rules; 0: the owner never changed them.
 	BootRulesVersion(ctx context.Context, owner string) (int64, error)
-	// StaleBoots lists devices whose newest boot was judged by older rules. If owner is not empty, it
-	// lists only devices of that owner.
+	// StaleBoots lists devices whose newest boot was judged by older rules. If owner is not empty,
+	// it lists only devices of that owner.
 	StaleBoots(ctx context.Context, owner string, limit int) ([]string, error)
 	// JudgedBoot returns what the store keeps of a device's newest boot, without its parts.
 	// ErrNotFound: the device's boot was never judged by parts.
 	JudgedBoot(ctx context.Context, device string) (BootJudged, error)
 
-	// BadBootCohorts lists the cohorts with bad devices: those with the fewest bad devices first or,
-	// if `most` is true, those with the most. It leaves out the part "firmware", because the part
-	// "firmware-code" stands for it.
+	// BadBootCohorts lists the cohorts with bad devices: those with the fewest bad devices first
+	// or, if `most` is true, those with the most. It leaves out the part "firmware", because the
+	// part "firmware-code" stands for it.
 	BadBootCohorts(ctx context.Context, owner string, most bool, limit int) ([]BootCohort, error)
 	// RareBootCohorts lists the cohorts of a part with the fewest devices.
 	RareBootCohorts(ctx context.Context, owner, part string, limit int) ([]BootCohort, error)
@@ -155,8 +155,8 @@ type BootRules interface {
 	// devices with this version of the firmware. It ignores q.Token and q.Limit, and does not set
 	// Of.
 	BootCohortOf(ctx context.Context, owner string, q BootMembers) (BootCohort, error)
-	// BootVersions lists the versions of the firmware in a cohort, the most frequent first. It ignores
-	// q.Token and q.Firmware.
+	// BootVersions lists the versions of the firmware in a cohort, the most frequent first. It
+	// ignores q.Token and q.Firmware.
 	BootVersions(ctx context.Context, owner string, q BootMembers) ([]BootVersion, error)
 	// BootMembers lists devices of a cohort.
 	BootMembers(ctx context.Context, owner string, q BootMembers) ([]BootMember, error)

@@ -34,13 +34,13 @@ type Consistency interface {
 	Disagreements(ctx context.Context, limit int) ([]Disagreement, error)
 	// WrongHashes returns each rule about hashes that some rows break.
 	WrongHashes(ctx context.Context) ([]Disagreement, error)
-	// Identities returns at most `limit` enrolments with a greater Row than `after`, in the order of
-	// Row. Only the fields that a certificate or a hash determines are set.
+	// Identities returns at most `limit` enrolments with a greater Row than `after`, in the order
+	// of Row. Only the fields that a certificate or a hash determines are set.
 	Identities(ctx context.Context, after int64, limit int) ([]Identity, error)
-	// States returns the states of at most `limit` revisions with a greater Row than `after`, in the
-	// order of Row.
+	// States returns the states of at most `limit` revisions with a greater Row than `after`, in
+	// the order of Row.
 	States(ctx context.Context, after int64, limit int) ([]RevisionState, error)
-	// StoredObjects returns at most `limit` objects with content whose Sum is greater than `after`, in
-	// the order of their sums. Only Sum and Size are set.
+	// StoredObjects returns at most `limit` objects with content whose Sum is greater than `after`,
+	// in the order of their sums. Only Sum and Size are set.
 	StoredObjects(ctx context.Context, after Hash, limit int) ([]Object, error)
 }

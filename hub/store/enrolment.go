@@ -109,9 +109,9 @@ type Enrolment struct {
 	// KeptEKCertificate.Links.
 	EKKnown bool
 	EKLinks []byte
-	// CommonLinks means that EKLinks are from the hub's trust store or from the TPM's maker, not from
-	// the request: then other devices have the same EKLinks, and the store keeps one copy. It is not
-	// stored.
+	// CommonLinks means that EKLinks are from the hub's trust store or from the TPM's maker, not
+	// from the request: then other devices have the same EKLinks, and the store keeps one copy. It
+	// is not stored.
 	CommonLinks bool
 
 	IAKName    []byte
@@ -186,9 +186,9 @@ type Enrolments interface {
 	Enrolment(ctx context.Context, request Hash) (Enrolment, error)
 	// EnrolmentByCertificate finds an enrolment by the SHA-256 of its IDevID certificate.
 	EnrolmentByCertificate(ctx context.Context, idevid Hash) (Enrolment, error)
-	// EnrolmentToActivate finds an enrolment by the SHA-256 of its IDevID certificate. It reads less
-	// than EnrolmentByCertificate: the fields Request, Verdict, IAKPublic, IAKCert, IDevIDCert and
-	// EKLinks are empty. before is the RequestHash of the device's Active enrolment; zero: the
+	// EnrolmentToActivate finds an enrolment by the SHA-256 of its IDevID certificate. It reads
+	// less than EnrolmentByCertificate: the fields Request, Verdict, IAKPublic, IAKCert, IDevIDCert
+	// and EKLinks are empty. before is the RequestHash of the device's Active enrolment; zero: the
 	// device does not exist or has no enrolment.
 	EnrolmentToActivate(ctx context.Context, idevid Hash) (e Enrolment, before Hash, err error)
 	// PendingEnrolments lists an owner's Pending enrolments that have not expired, newest first. It
@@ -224,9 +224,9 @@ type Enrolments interface {
 	// become Expired. It removes all data of these enrolments except fingerprints, names and times.
 	// It returns the number of enrolments that it changed.
 	ExpireEnrolments(ctx context.Context, now time.Time, limit int) (int, error)
-	// PackEvidence rewrites at most limit enrolments of an earlier version of the hub, so that they need
-	// less space. It changes nothing that other methods return. `more` means that a further call has
-	// something to do.
+	// PackEvidence rewrites at most limit enrolments of an earlier version of the hub, so that they
+	// need less space. It changes nothing that other methods return. `more` means that a further
+	// call has something to do.
 	PackEvidence(ctx context.Context, limit int) (more bool, err error)
 	// RemoveExpiredEnrolments removes Expired enrolments whose Expires is at or before the time
 	// `before`. If more than `keep` Expired enrolments are left, it also removes the enrolments

@@ -72,15 +72,15 @@ type Logs interface {
 	// device's entries exceed bounds or the owner's rule, AppendLogs removes the oldest entries.
 	AppendLogs(ctx context.Context, device, owner string, entries []LogEntry, bounds LogBounds, now time.Time) error
 	Logs(ctx context.Context, f LogFilter) ([]LogEntry, error)
-	// ExpireLogs removes the entries of at most limit calls of AppendLogs that the hub received before
-	// the time `before`. It returns the number of removed entries.
+	// ExpireLogs removes the entries of at most limit calls of AppendLogs that the hub received
+	// before the time `before`. It returns the number of removed entries.
 	ExpireLogs(ctx context.Context, before time.Time, limit int) (int, error)
 	// LogRule returns an owner's rule. If the owner has no rule, only the field Owner is set.
 	LogRule(ctx context.Context, owner string) (LogRule, error)
 	// PutLogRule replaces an owner's rule. ErrNotFound: the account does not exist.
 	PutLogRule(ctx context.Context, r LogRule, e Event) error
-	// LogRules lists rules in the order of their owners, after the owner `after`. The list has at most
-	// limit rules.
+	// LogRules lists rules in the order of their owners, after the owner `after`. The list has at
+	// most limit rules.
 	LogRules(ctx context.Context, after string, limit int) ([]LogRule, error)
 	// ExpireOwnerLogs does the same as ExpireLogs for the entries of one owner.
 	ExpireOwnerLogs(ctx context.Context, owner string, before time.Time, limit int) (int, error)

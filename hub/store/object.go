@@ -22,8 +22,8 @@ type Object struct {
 	MimeType string
 	Created  time.Time
 	Modified time.Time // last announcement or upload
-	// Place is where the bytes are; see Objects. Its value says nothing about the owner. It is empty
-	// if the bytes are not stored, or if a version without places stored them.
+	// Place is where the bytes are; see Objects. Its value says nothing about the owner. It is
+	// empty if the bytes are not stored, or if a version without places stored them.
 	Place string
 }
 
@@ -34,8 +34,8 @@ type Upload struct {
 	Place string // where the upload puts the bytes
 }
 
-// PartialUpload is an upload that a client sends in parts, perhaps over several connections. An owner
-// has at most one for each object.
+// PartialUpload is an upload that a client sends in parts, perhaps over several connections. An
+// owner has at most one for each object.
 type PartialUpload struct {
 	Upload
 	Size     int64  // of the whole object, in bytes; counts against the owner's quota until the upload ends
@@ -91,8 +91,8 @@ type Objects interface {
 	// has ended, or the bytes that were stored before do not end at `from`, because the client
 	// sends on two connections.
 	AdvancePartial(ctx context.Context, place string, from, to int64, now time.Time) error
-	// ExpiredUploads lists at most limit uploads that made no progress since the time `before`. Those
-	// that are not in parts have no Token.
+	// ExpiredUploads lists at most limit uploads that made no progress since the time `before`.
+	// Those that are not in parts have no Token.
 	ExpiredUploads(ctx context.Context, before time.Time, limit int) ([]PartialUpload, error)
 	// MarkContentLost marks all records of an object as not Stored, because its bytes are lost. The
 	// object no longer counts against its owners' quotas. If the object's bytes are at another

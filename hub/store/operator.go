@@ -31,8 +31,8 @@ type HubCounts struct {
 // MaxMakers is the largest number of makers in HubCounts.
 const MaxMakers = 200
 
-// HubNumbers answers the operator's questions about the hub. The cost of an answer does not grow with
-// the number of devices and accounts.
+// HubNumbers answers the operator's questions about the hub. The cost of an answer does not grow
+// with the number of devices and accounts.
 type HubNumbers interface {
 	// SetOperator gives an account the role operator or, if `operator` is false, removes the role.
 	// It appends the event only if it changes something. ErrNotFound: the account does not exist.

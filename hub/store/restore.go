@@ -52,17 +52,17 @@ type LostDevice struct {
 // Restores stores what a hub must know after it was restored from a backup.
 type Restores interface {
 	Epochs
-	// MarkRestored begins the first epoch after a restore. It ends all sessions, because their holders
-	// may have signed out since. It pauses the join tokens with a limited number of uses. It appends an
-	// event to the audit trail of each account and of the operator.
+	// MarkRestored begins the first epoch after a restore. It ends all sessions, because their
+	// holders may have signed out since. It pauses the join tokens with a limited number of uses.
+	// It appends an event to the audit trail of each account and of the operator.
 	MarkRestored(ctx context.Context, r Restore) (Restored, error)
 	// LatestRestore returns the latest restore. ErrNotFound: the hub was never restored.
 	LatestRestore(ctx context.Context) (Restore, error)
-	// RecordLostDevice records that a lost device has connected. At the device's first connection, the
-	// event `e` is appended.
+	// RecordLostDevice records that a lost device has connected. At the device's first connection,
+	// the event `e` is appended.
 	RecordLostDevice(ctx context.Context, d LostDevice, e Event) error
-	// LostDevices returns at most `limit` lost devices with greater ids than `after`, in the order of
-	// their ids. A device is no longer lost after it has onboarded again.
+	// LostDevices returns at most `limit` lost devices with greater ids than `after`, in the order
+	// of their ids. A device is no longer lost after it has onboarded again.
 	LostDevices(ctx context.Context, after string, limit int) ([]LostDevice, error)
 	// LostDevicesOf is like LostDevices, but for the devices of one owner.
 	LostDevicesOf(ctx context.Context, owner, after string, limit int) ([]LostDevice, error)

@@ -2,8 +2,8 @@
 // HTTP. It uses OpenTelemetry's SDK, with the environment variables of its specification
 // (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).
 //
-// Traces never delay requests. Spans wait in a bounded queue in memory. If the collector is too slow
-// or does not answer, spans are lost and counted, and nothing else happens.
+// Traces never delay requests. Spans wait in a bounded queue in memory. If the collector is too
+// slow or does not answer, spans are lost and counted, and nothing else happens.
 package tracing
 
 import (
@@ -38,7 +38,8 @@ const maxValue = 256
 // lastSpans is how long Close waits for the collector to take the last spans.
 const lastSpans = 3 * time.Second
 
-// The environment variables that this package reads itself. OpenTelemetry's packages read the others.
+// The environment variables that this package reads itself. OpenTelemetry's packages read the
+// others.
 const (
 	endpointVariable       = "OTEL_EXPORTER_OTLP_ENDPOINT"
 	tracesEndpointVariable = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
@@ -52,12 +53,12 @@ const (
 
 // Config configures New.
 type Config struct {
-	// Endpoint is the URL to which traces are sent, for example https://traces.example/v1/traces. If it
-	// is empty, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT has it. The scheme
-	// http is allowed only for a collector on this machine.
+	// Endpoint is the URL to which traces are sent, for example https://traces.example/v1/traces.
+	// If it is empty, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT has it. The
+	// scheme http is allowed only for a collector on this machine.
 	Endpoint string
-	// Ratio is the part of the requests that have a trace, from 0 to 1. Nil means OTEL_TRACES_SAMPLER
-	// or, without this variable, DefaultRatio.
+	// Ratio is the part of the requests that have a trace, from 0 to 1. Nil means
+	// OTEL_TRACES_SAMPLER or, without this variable, DefaultRatio.
 	Ratio *float64
 	// Version is the program's version.
 	Version string
@@ -159,8 +160,9 @@ func onThisMachine(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// samplerOf returns the sampler for a ratio, or nil if OTEL_TRACES_SAMPLER names the sampler. The SDK
-// would record every request if it could not read this variable, so samplerOf checks the variable.
+// samplerOf returns the sampler for a ratio, or nil if OTEL_TRACES_SAMPLER names the sampler. The
+// SDK would record every request if it could not read this variable, so samplerOf checks the
+// variable.
 func samplerOf(ratio *float64) (sdktrace.Sampler, error) {
 	if ratio != nil {
 		if !(*ratio >= 0 && *ratio <= 1) {
@@ -231,8 +233,8 @@ func (c counting) OnEnd(s sdktrace.ReadOnlySpan) {
 	c.SpanProcessor.OnEnd(s)
 }
 
-// reporting counts what is sent and lost, and logs the first failure of each outage. Without it, the
-// SDK would log every failure to the standard error.
+// reporting counts what is sent and lost, and logs the first failure of each outage. Without it,
+// the SDK would log every failure to the standard error.
 type reporting struct {
 	sdktrace.SpanExporter
 	counts

@@ -123,8 +123,8 @@ func TestRefusesDoubtfulConfiguration(t *testing.T) {
 	}
 }
 
-// Threat: a collector that is down, or takes connections and never answers, stops the hub or fills its
-// memory. Spans are lost, the loss is counted and logged once, and nothing waits.
+// Threat: a collector that is down, or takes connections and never answers, stops the hub or fills
+// its memory. Spans are lost, the loss is counted and logged once, and nothing waits.
 func TestCollectorThatIsDownLosesOnlyTraces(t *testing.T) {
 	t.Parallel()
 	silent, err := net.Listen("tcp", "127.0.0.1:0")

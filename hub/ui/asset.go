@@ -87,8 +87,8 @@ func AssetNamed(name string) (Asset, bool) {
 
 var icons = sync.OnceValue(readIcons)
 
-// inStyleSheet matches the attributes of an icon that the rule svg.lucide of the style sheet sets. A
-// list repeats its icons in each row, so icons without these attributes make pages much smaller.
+// inStyleSheet matches the attributes of an icon that the rule svg.lucide of the style sheet sets.
+// A list repeats its icons in each row, so icons without these attributes make pages much smaller.
 var inStyleSheet = regexp.MustCompile(` (xmlns|width|height|fill|stroke|stroke-width|stroke-linecap|stroke-linejoin|class)="[^"]*"`)
 
 // readIcons reads the icons. Each icon becomes a part of the HTML of a page. Screen readers skip

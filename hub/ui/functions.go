@@ -62,8 +62,8 @@ func args(pairs ...any) (map[string]any, error) {
 
 // Badge is a state in words, with a colour and a shape.
 type Badge struct {
-	// Tone is the look: "ok" (green dot), "off" (hollow grey dot), "ask" (amber diamond), "bad" (red
-	// outline), "busy" (blue bar), "gone" (struck grey).
+	// Tone is the look: "ok" (green dot), "off" (hollow grey dot), "ask" (amber diamond), "bad"
+	// (red outline), "busy" (blue bar), "gone" (struck grey).
 	Tone, Text string
 }
 

@@ -9,10 +9,10 @@ import (
 	"gangway/hub/policy"
 )
 
-// MaxPage is the size in bytes up to which a page shows texts of devices and people in full. A first
-// load of a page, with its static files, must stay below 100 kB. A device can write texts of any
-// content, and a page needs up to six bytes for one byte of a hostile text. So if a page is larger
-// than MaxPage, the function `write` makes the page again with shorter texts.
+// MaxPage is the size in bytes up to which a page shows texts of devices and people in full. A
+// first load of a page, with its static files, must stay below 100 kB. A device can write texts of
+// any content, and a page needs up to six bytes for one byte of a hostile text. So if a page is
+// larger than MaxPage, the function `write` makes the page again with shorter texts.
 const MaxPage = 60 << 10
 
 // textLengths are the largest lengths of one text, in characters, that the function `write` tries
@@ -40,8 +40,8 @@ func Load() {
 	assets()
 }
 
-// shortening returns the functions of templates, with functions for texts of devices and people that
-// shorten a text to n characters.
+// shortening returns the functions of templates, with functions for texts of devices and people
+// that shorten a text to n characters.
 func shortening(n int) template.FuncMap {
 	all := maps.Clone(functions)
 	all["visible"] = func(s any) string { return cut(Visible(fmt.Sprint(s)), n) }
@@ -49,8 +49,8 @@ func shortening(n int) template.FuncMap {
 	return all
 }
 
-// Bounds on the text that a form shows again after a problem, in bytes on the page. A person who sent
-// a longer text gets the form without the text; the browser can go back to the text.
+// Bounds on the text that a form shows again after a problem, in bytes on the page. A person who
+// sent a longer text gets the form without the text; the browser can go back to the text.
 const (
 	MaxEditor = 24 << 10 // of a text with several lines
 	maxInput  = 8 << 10

@@ -46,13 +46,13 @@
 //	"icon"        {{icon "search"}}: an icon of hub/ui/vendor/icons, hidden from screen readers
 //
 // A table is <div class="table-box"><table class="rows">. Each td has data-label with the name of
-// its column: on a phone each row becomes a block of lines "name value". The first cell of a row has
-// class="name" and the row's link with class="row-link", which covers the whole row.
+// its column: on a phone each row becomes a block of lines "name value". The first cell of a row
+// has class="name" and the row's link with class="row-link", which covers the whole row.
 //
-// Put text of devices and people (nicks, models, metadata) into <bdi>: then a right-to-left override
-// in the text cannot reorder the text around it. Pass such a text through "visible" or "lines", which
-// also shorten it on a page that would be larger than MaxPage. Bound lists by the bytes that they
-// need on the page: see Weight.
+// Put text of devices and people (nicks, models, metadata) into <bdi>: then a right-to-left
+// override in the text cannot reorder the text around it. Pass such a text through "visible" or
+// "lines", which also shorten it on a page that would be larger than MaxPage. Bound lists by the
+// bytes that they need on the page: see Weight.
 package ui
 
 import (
@@ -110,7 +110,8 @@ type Page struct {
 	// NoScriptRefresh is the number of seconds after which a browser without JavaScript reloads the
 	// page.
 	NoScriptRefresh int
-	// Bare is the class of a page without the rail and the menus, for a screen that nobody operates.
+	// Bare is the class of a page without the rail and the menus, for a screen that nobody
+	// operates.
 	Bare string
 
 	// The fields below are filled in by renderPage.

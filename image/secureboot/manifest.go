@@ -8,10 +8,11 @@ import (
 )
 
 // Manifest returns the events of PCR 7 that identify the owner's Secure Boot keys, for a machine
-// that has exactly these keys. The argument `leaf` is the certificate whose key signed the programs.
+// that has exactly these keys. The argument `leaf` is the certificate whose key signed the
+// programs.
 //
-// PCR 7 has more events than these: the state of Secure Boot, dbx, and the separator. They depend on
-// the machine's firmware.
+// PCR 7 has more events than these: the state of Secure Boot, dbx, and the separator. They depend
+// on the machine's firmware.
 func (s *Set) Manifest(leaf *x509.Certificate) (*manifest.SecureBoot, error) {
 	m := new(manifest.SecureBoot)
 	for _, v := range []Variable{PK, KEK, DB} {

@@ -15,7 +15,8 @@ import (
 	"gangway/device/install/diskkey"
 )
 
-// efiKernel makes a kernel that is an EFI program without sections, with the magic of a Linux kernel.
+// efiKernel makes a kernel that is an EFI program without sections, with the magic of a Linux
+// kernel.
 func efiKernel() []byte {
 	const header, optional = 0x240, 240 // offset of the PE header, and size of the optional header
 	le := binary.LittleEndian

@@ -59,8 +59,9 @@ type Config struct {
 	// Boots, if not nil, is called with the EFI programs that an installed machine starts: the boot
 	// manager and the system. If Boots returns an error, Build writes no image.
 	Boots func(manager, system []byte) error
-	// Installs, if not nil, is called with each system on the stick that installs without a person's
-	// commands: a unified kernel image. If Installs returns an error, Build writes no image.
+	// Installs, if not nil, is called with each system on the stick that installs without a
+	// person's commands: a unified kernel image. If Installs returns an error, Build writes no
+	// image.
 	Installs func(system []byte) error
 }
 

@@ -31,8 +31,8 @@ type Parts struct {
 	// RevisionKeys are the owner's keys that every system of these parts pins. Nil: the systems
 	// install revisions without a signature.
 	RevisionKeys *sig.Keys
-	// Owner, if it is not nil, approves the installed system: TPMs then release the keys of encrypted
-	// disks only to systems that this key approved.
+	// Owner, if it is not nil, approves the installed system: TPMs then release the keys of
+	// encrypted disks only to systems that this key approved.
 	Owner crypto.Signer
 
 	cache *packedCache // shared by copies of the same Parts; if nil, nothing is cached

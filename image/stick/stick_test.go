@@ -145,8 +145,8 @@ func TestInspectShowsEverythingButTheSecret(t *testing.T) {
 	}
 }
 
-// An image without a join token contains no secret, and no shell: the shell's password would be derived
-// from the token's secret.
+// An image without a join token contains no secret, and no shell: the shell's password would be
+// derived from the token's secret.
 func TestImageWithoutATokenHoldsNoSecret(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

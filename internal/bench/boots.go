@@ -61,8 +61,8 @@ const (
 	// bootRounds is how many times each list is requested.
 	bootRounds = 50
 	bootsNick  = "owner"
-	// bootWorkers is the number of devices that boot at the same time. With many more, a hub on a busy
-	// machine refuses writes that wait too long.
+	// bootWorkers is the number of devices that boot at the same time. With many more, a hub on a
+	// busy machine refuses writes that wait too long.
 	bootWorkers = 16
 )
 
@@ -205,8 +205,8 @@ func (b *bootBench) measure(maker *fleet.Maker, n int) error {
 	return b.check()
 }
 
-// boot onboards the devices, and sends two boots of each one. The first boot has the oldest firmware
-// of the model, and is the reference.
+// boot onboards the devices, and sends two boots of each one. The first boot has the oldest
+// firmware of the model, and is the reference.
 func (b *bootBench) boot(maker *fleet.Maker, n int) error {
 	client, err := fleet.NewHub(b.hub.token)
 	if err != nil {

@@ -32,8 +32,8 @@ type Bytes struct {
 	Parts map[string]float64 `json:"parts"`
 }
 
-// measureBytes onboards `n` devices with each engine. A database grows by whole pages, so the result
-// for fewer than about 500 devices is too large.
+// measureBytes onboards `n` devices with each engine. A database grows by whole pages, so the
+// result for fewer than about 500 devices is too large.
 func measureBytes(maker *fleet.Maker, n int) ([]Bytes, error) {
 	var out []Bytes
 	file, err := openHub(maker, "")

@@ -28,8 +28,8 @@ type Durable struct {
 	OpsPerCommit float64 `json:"ops_per_commit"`
 }
 
-// measureDurable measures each engine. PostgreSQL runs on this machine, with its default settings, and
-// without TLS.
+// measureDurable measures each engine. PostgreSQL runs on this machine, with its default settings,
+// and without TLS.
 func measureDurable(maker *fleet.Maker, n int) (out []Durable, err error) {
 	const ek = "H-2"
 	own, err := startPostgres()

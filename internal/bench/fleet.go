@@ -54,9 +54,10 @@ type FleetQuestion struct {
 	Rows       int     `json:"rows"` // rows in the last result
 }
 
-// benchFleets measures the fleets whose sizes are in `list`: numbers separated by commas. database is
-// the URL of an empty PostgreSQL database, or startServer; empty: SQLite. enrolments is the number of
-// enrolments into each fleet that are then compared with enrolments into an empty database.
+// benchFleets measures the fleets whose sizes are in `list`: numbers separated by commas. database
+// is the URL of an empty PostgreSQL database, or startServer; empty: SQLite. enrolments is the
+// number of enrolments into each fleet that are then compared with enrolments into an empty
+// database.
 func benchFleets(out, list, database string, rounds, enrolments int) error {
 	var sizes []int
 	for _, text := range strings.Split(list, ",") {

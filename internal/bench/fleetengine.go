@@ -19,7 +19,8 @@ type engines struct {
 	server *pgtest.Server // nil: this program has started none
 }
 
-// serverSettings has settings of a server with 4 GB of memory; all others are PostgreSQL's or pgtest's.
+// serverSettings has settings of a server with 4 GB of memory; all others are PostgreSQL's or
+// pgtest's.
 var serverSettings = []string{"shared_buffers = 1GB", "max_wal_size = 4GB"}
 
 func newEngines(database string) (*engines, error) {
@@ -41,7 +42,8 @@ func (e *engines) stop() {
 
 func (e *engines) postgres() bool { return e.url != "" || e.server != nil }
 
-// made makes an empty database with the name `name`, or uses the one of the URL, and returns its address.
+// made makes an empty database with the name `name`, or uses the one of the URL, and returns its
+// address.
 func (e *engines) made(ctx context.Context, name string) (string, error) {
 	if e.server == nil {
 		return e.url, nil

@@ -15,9 +15,9 @@ import (
 // enrolBound is the largest ratio between an enrolment into a fleet and one into an empty database.
 const enrolBound = 1.2
 
-// FleetEnrolment compares enrolments into a database with many devices with enrolments into a database
-// that was empty at the beginning of the run. Each enrolment is added and activated, in two durable
-// transactions, without cryptography. All values are medians of the rounds.
+// FleetEnrolment compares enrolments into a database with many devices with enrolments into a
+// database that was empty at the beginning of the run. Each enrolment is added and activated, in
+// two durable transactions, without cryptography. All values are medians of the rounds.
 type FleetEnrolment struct {
 	Devices int    `json:"devices"`
 	Engine  string `json:"engine"`
@@ -28,8 +28,8 @@ type FleetEnrolment struct {
 	Full  EnrolmentCost `json:"full"`
 	// EachRound has the costs of the rounds with many devices.
 	EachRound []EnrolmentCost `json:"full_rounds"`
-	// Time and CPU are the medians of Full / Empty in each round: of the wall time, and of the CPU time of
-	// the hub's process and of PostgreSQL's processes together.
+	// Time and CPU are the medians of Full / Empty in each round: of the wall time, and of the CPU
+	// time of the hub's process and of PostgreSQL's processes together.
 	Time float64 `json:"time_ratio"`
 	CPU  float64 `json:"cpu_ratio"`
 }
@@ -39,8 +39,8 @@ type EnrolmentCost struct {
 	Wall   float64 `json:"wall_us"`
 	CPU    float64 `json:"cpu_us"`
 	Server float64 `json:"server_cpu_us,omitempty"` // the part of CPU that is PostgreSQL's
-	// WAL is the size of what PostgreSQL writes to its log. After each checkpoint, the first change of
-	// a page writes the whole page.
+	// WAL is the size of what PostgreSQL writes to its log. After each checkpoint, the first change
+	// of a page writes the whole page.
 	WAL float64 `json:"wal_bytes,omitempty"`
 }
 

@@ -33,8 +33,8 @@ type testHub struct {
 	perCommit func() float64 // returns the mean number of operations in a commit
 }
 
-// openHub makes a hub with SQLite in the folder `dir`. If `dir` is empty, it makes a temporary folder
-// below build/, because commits must go to a disk and /tmp is often in memory.
+// openHub makes a hub with SQLite in the folder `dir`. If `dir` is empty, it makes a temporary
+// folder below build/, because commits must go to a disk and /tmp is often in memory.
 func openHub(maker *fleet.Maker, dir string) (*testHub, error) {
 	if dir == "" {
 		if err := os.MkdirAll("build", 0o755); err != nil {

@@ -123,8 +123,8 @@ func main() {
 	}
 }
 
-// Values of the argument `only` of run. Each value limits the run to one measurement. `only` can also
-// be a kind of endorsement key.
+// Values of the argument `only` of run. Each value limits the run to one measurement. `only` can
+// also be a kind of endorsement key.
 const (
 	serverOnly  = "server"  // the whole process of the hub
 	durableOnly = "durable" // the rates of durable enrolments

@@ -57,8 +57,8 @@ const rounds = 5
 // idleConnections is the number of open connections with which their memory is measured.
 const idleConnections = 8000
 
-// server is the state of measureServer while it measures: the results so far, the hub's process, the
-// process that does only raw handshakes, and the clients.
+// server is the state of measureServer while it measures: the results so far, the hub's process,
+// the process that does only raw handshakes, and the clients.
 type server struct {
 	Server
 	hub, raw *child

@@ -76,9 +76,10 @@ func Stop() {
 	}
 }
 
-// headlessShell is Chromium's engine without the windows and menus of the browser, in Debian's package
-// chromium-headless-shell. It opens a page with a third of the CPU time that the browser needs. The
-// program in PATH is a shell script that would outlive its child, so it is not used here.
+// headlessShell is Chromium's engine without the windows and menus of the browser, in Debian's
+// package chromium-headless-shell. It opens a page with a third of the CPU time that the browser
+// needs. The program in PATH is a shell script that would outlive its child, so it is not used
+// here.
 const headlessShell = "/usr/lib/chromium/chromium-headless-shell"
 
 // Path returns the path of the Chromium for tests. If the headless shell is not installed, this is
@@ -346,9 +347,9 @@ func (tab *Tab) axe() (found []string) {
 	return found
 }
 
-// CheckFocus fails the test if a person without a pointer cannot use the page: each link, button and
-// field takes the focus in the order of the page, shows a ring when it has the focus, and is not
-// behind another element. CheckFocus moves the focus, so call it last.
+// CheckFocus fails the test if a person without a pointer cannot use the page: each link, button
+// and field takes the focus in the order of the page, shows a ring when it has the focus, and is
+// not behind another element. CheckFocus moves the focus, so call it last.
 func (tab *Tab) CheckFocus(what string) {
 	tab.t.Helper()
 	faults := Eval[[]string](tab, `(() => {

@@ -42,9 +42,9 @@ type page struct {
 }
 
 // pages lists every page of the hub. If you add a page to the hub, add it here too: no other test
-// checks the page. In a path, {id} is replaced by a device's id, {token} by the id of a join
-// token, {maker} by the SHA-256 of a TPM maker's root, and {manifest-key} and {manifest} by the ids of
-// a key and of a manifest.
+// checks the page. In a path, {id} is replaced by a device's id, {token} by the id of a join token,
+// {maker} by the SHA-256 of a TPM maker's root, and {manifest-key} and {manifest} by the ids of a
+// key and of a manifest.
 var pages = []page{
 	{name: "sign-in", path: "/sign-in", signedOut: true, want: "Nick or e-mail"},
 	{name: "overview", path: "/ui/overview", want: "Overview", wall: true},
@@ -116,7 +116,8 @@ type hubWithDevices struct {
 
 	cookie string
 	first  string // id of one of the devices
-	// manifestKey and manifest are the ids of a key and of its manifest; empty: the account has none.
+	// manifestKey and manifest are the ids of a key and of its manifest; empty: the account has
+	// none.
 	manifestKey, manifest string
 	client                *http.Client
 }
@@ -128,8 +129,8 @@ func loopback(t testing.TB) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// skipShort skips a test if the tests are short. Short tests open no browser, because Chromium needs
-// more time than all other short tests of the hub's pages.
+// skipShort skips a test if the tests are short. Short tests open no browser, because Chromium
+// needs more time than all other short tests of the hub's pages.
 func skipShort(t testing.TB) {
 	t.Helper()
 	if testing.Short() {
@@ -137,8 +138,8 @@ func skipShort(t testing.TB) {
 	}
 }
 
-// goodMaker is the TPM maker that the hubs of most tests trust. Its RSA keys take a tenth of a second
-// of computing, and more under the race detector.
+// goodMaker is the TPM maker that the hubs of most tests trust. Its RSA keys take a tenth of a
+// second of computing, and more under the race detector.
 var goodMaker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("good", fleet.MakerOptions{}) })
 
 func newHub(t *testing.T, devices int) *hubWithDevices {
@@ -219,8 +220,9 @@ func (h *hubWithDevices) onboard(t *testing.T, ek, model, serial string) store.D
 	return newest
 }
 
-// screens returns the screens on which a test opens each page: both sizes and both colour schemes, each
-// once. Runs with GANGWAY_E2E_FULL or GANGWAY_SCREENSHOTS open each page in each size in both schemes.
+// screens returns the screens on which a test opens each page: both sizes and both colour schemes,
+// each once. Runs with GANGWAY_E2E_FULL or GANGWAY_SCREENSHOTS open each page in each size in both
+// schemes.
 func screens() []browser.Options {
 	all := []browser.Options{{Size: browser.Desk}, {Size: browser.Phone, Dark: true}}
 	if os.Getenv("GANGWAY_E2E_FULL") != "" || os.Getenv("GANGWAY_SCREENSHOTS") != "" {

@@ -13,8 +13,8 @@ import (
 	"gangway/internal/race"
 )
 
-// The pages about devices that a restore lost, and about devices whose maker is distrusted now, with
-// rows. TestPages sees these pages without rows.
+// The pages about devices that a restore lost, and about devices whose maker is distrusted now,
+// with rows. TestPages sees these pages without rows.
 func TestPagesAfterTroubleInBrowser(t *testing.T) {
 	race.Skip(t)
 	skipShort(t)

@@ -294,9 +294,9 @@ func (r *Result) print() {
 	}
 }
 
-// material has a maker of TPMs, and TPMs with RSA keys. To make an RSA key takes long, so the devices
-// of SPIRE and step-ca share TPMs. For them a device is a DevID key or an account, so their work is
-// the same.
+// material has a maker of TPMs, and TPMs with RSA keys. To make an RSA key takes long, so the
+// devices of SPIRE and step-ca share TPMs. For them a device is a DevID key or an account, so their
+// work is the same.
 type material struct {
 	maker *fleet.Maker
 	tpms  []*tpm

@@ -19,9 +19,9 @@ import (
 
 const hubURL = "https://hub.example:12443"
 
-// composeProject runs the commands of the docs before the first one of docker, and loads the compose
-// file with the library of Docker Compose. The library checks the file against the schema of the
-// Compose specification, which allows no unknown field.
+// composeProject runs the commands of the docs before the first one of docker, and loads the
+// compose file with the library of Docker Compose. The library checks the file against the schema
+// of the Compose specification, which allows no unknown field.
 func composeProject(t *testing.T) (*types.Project, *script) {
 	t.Helper()
 	script := chapter(t, "Installing with containers")
@@ -201,9 +201,9 @@ func (s *stack) healthy(name string, c *container) error {
 	return err
 }
 
-// The services of the compose file run as the file says: in their images, with their users, volumes,
-// secrets and health checks, without capabilities, and with a read-only root. The hub serves with
-// PostgreSQL, stops in time, and has its accounts after a restart.
+// The services of the compose file run as the file says: in their images, with their users,
+// volumes, secrets and health checks, without capabilities, and with a read-only root. The hub
+// serves with PostgreSQL, stops in time, and has its accounts after a restart.
 func TestComposeServicesRun(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it runs a hub and PostgreSQL in containers")

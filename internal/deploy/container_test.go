@@ -199,8 +199,8 @@ func (c *container) await(t *testing.T, what string, check func() error) {
 	}
 }
 
-// checkConfined checks that the container's first process has no capability and cannot get one, that
-// it does not run as root, and that its root file system is read-only.
+// checkConfined checks that the container's first process has no capability and cannot get one,
+// that it does not run as root, and that its root file system is read-only.
 func (c *container) checkConfined(t *testing.T) {
 	t.Helper()
 	proc := fmt.Sprintf("/proc/%d/", c.cmd.Process.Pid)

@@ -38,8 +38,8 @@ type manifests struct {
 	secrets    map[string]corev1.Secret
 }
 
-// build builds a copy of the folder contrib/kubernetes/example as "kubectl apply -k" does. It decodes
-// the objects into the types of Kubernetes, and allows no unknown field.
+// build builds a copy of the folder contrib/kubernetes/example as "kubectl apply -k" does. It
+// decodes the objects into the types of Kubernetes, and allows no unknown field.
 func build(t *testing.T, dir string) *manifests {
 	t.Helper()
 	all, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
@@ -77,7 +77,8 @@ func build(t *testing.T, dir string) *manifests {
 	return m
 }
 
-// example returns the objects of the example, with placeholders for the files that the operator adds.
+// example returns the objects of the example, with placeholders for the files that the operator
+// adds.
 func example(t *testing.T) *manifests {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "kubernetes")
@@ -165,8 +166,8 @@ func drain(t *testing.T, m *manifests) time.Duration {
 	return 0
 }
 
-// The pods comply with the pod security standard "restricted", by Kubernetes' own checks, and get no
-// token for the API.
+// The pods comply with the pod security standard "restricted", by Kubernetes' own checks, and get
+// no token for the API.
 func TestKubernetesPodsAreRestricted(t *testing.T) {
 	t.Parallel()
 	m := example(t)
@@ -331,8 +332,8 @@ func (n *node) start() *container {
 }
 
 // The pod of the manifests runs: with its user, its read-only root, its settings, the keys from a
-// Secret, PostgreSQL over verified TLS, and objects in S3. Its probes follow the state of the hub. A
-// new pod with empty volumes has everything that the earlier pod had.
+// Secret, PostgreSQL over verified TLS, and objects in S3. Its probes follow the state of the hub.
+// A new pod with empty volumes has everything that the earlier pod had.
 func TestKubernetesPodRuns(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it runs a hub and PostgreSQL in containers")

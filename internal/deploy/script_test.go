@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// script has the commands of a chapter of docs/operations.md. The test runs them in order, and takes
-// the place of the programs docker and kubectl.
+// script has the commands of a chapter of docs/operations.md. The test runs them in order, and
+// takes the place of the programs docker and kubectl.
 type script struct {
 	t     *testing.T
 	lines []string
@@ -17,8 +17,8 @@ type script struct {
 	home  string
 }
 
-// chapter returns the commands in the ```sh blocks of a chapter. They run in a new home folder, which
-// has a copy of the repository's folder contrib.
+// chapter returns the commands in the ```sh blocks of a chapter. They run in a new home folder,
+// which has a copy of the repository's folder contrib.
 func chapter(t *testing.T, heading string) *script {
 	t.Helper()
 	doc, err := os.ReadFile(filepath.Join(repository, "docs/operations.md"))

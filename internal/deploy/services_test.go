@@ -69,8 +69,8 @@ func (a *authority) server(t *testing.T, host string) (cert, key []byte) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
 }
 
-// startDatabase starts PostgreSQL at db.example, with TLS, and with the role and the database of the
-// compose file.
+// startDatabase starts PostgreSQL at db.example, with TLS, and with the role and the database of
+// the compose file.
 func startDatabase(t *testing.T, ca *authority) *container {
 	t.Helper()
 	img, files := postgresImage(t)

@@ -1,5 +1,5 @@
-// Package diskfile reads files whose path may name something else, such as a pipe, and replaces files
-// so that a power cut leaves either the old content or the new content.
+// Package diskfile reads files whose path may name something else, such as a pipe, and replaces
+// files so that a power cut leaves either the old content or the new content.
 package diskfile
 
 import (
@@ -18,8 +18,9 @@ var (
 	ErrLarge = errors.New("too large")
 )
 
-// Open opens a regular file for reading. It never blocks: for a pipe, a folder or a device, the error
-// is ErrNotRegular. `flag` has more flags of open(2); with O_NOFOLLOW, a symbolic link is an error.
+// Open opens a regular file for reading. It never blocks: for a pipe, a folder or a device, the
+// error is ErrNotRegular. `flag` has more flags of open(2); with O_NOFOLLOW, a symbolic link is an
+// error.
 func Open(path string, flag int) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|flag, 0)
 	if err != nil {
@@ -63,10 +64,10 @@ type says struct {
 func (s says) Error() string { return s.text }
 func (s says) Unwrap() error { return s.err }
 
-// Replace replaces a file, or makes it, with the mode 0600. After a power cut at any moment, the file
-// has either its old content or the new content. When Replace returns nil, the disk has the new
-// content. Unless it is nil, Replace calls `before` when the new content is on the disk and the file
-// still has the old one; tests cut the power there.
+// Replace replaces a file, or makes it, with the mode 0600. After a power cut at any moment, the
+// file has either its old content or the new content. When Replace returns nil, the disk has the
+// new content. Unless it is nil, Replace calls `before` when the new content is on the disk and the
+// file still has the old one; tests cut the power there.
 func Replace(path string, content []byte, before func()) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
 	if err != nil {

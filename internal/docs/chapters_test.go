@@ -11,8 +11,8 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// Each chapter about the life of a hub is typed from its start to its end. TestComposeServicesRun and
-// TestKubernetesPodRuns in internal/deploy do the same for the chapters about containers.
+// Each chapter about the life of a hub is typed from its start to its end. TestComposeServicesRun
+// and TestKubernetesPodRuns in internal/deploy do the same for the chapters about containers.
 func TestChaptersOfOperationsPage(t *testing.T) {
 	t.Parallel()
 	if os.Getenv("GANGWAY_E2E_FULL") == "" && os.Getenv(inRoom) == "" {
@@ -98,8 +98,8 @@ func TestChaptersOfOperationsPage(t *testing.T) {
 	p.done()
 }
 
-// movesAndLosesItsDisk types the chapters about a hub whose database moves to PostgreSQL while it runs,
-// and whose machine is then lost. In the end, there is an empty database and no hub.
+// movesAndLosesItsDisk types the chapters about a hub whose database moves to PostgreSQL while it
+// runs, and whose machine is then lost. In the end, there is an empty database and no hub.
 func (r *room) movesAndLosesItsDisk(tpm *swtpm.TPM) {
 	t := r.t
 	t.Helper()

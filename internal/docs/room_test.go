@@ -341,8 +341,8 @@ func (r *room) end(name string) {
 	}
 }
 
-// keeps lets a background program continue to run while the page runs another one with the same name.
-// It returns a function that ends the program.
+// keeps lets a background program continue to run while the page runs another one with the same
+// name. It returns a function that ends the program.
 func (r *room) keeps(name string) (end func()) {
 	r.mu.Lock()
 	p := r.running[name]

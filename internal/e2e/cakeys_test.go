@@ -92,8 +92,8 @@ func TestOperationsKeysOfTheCAs(t *testing.T) {
 		case strings.HasPrefix(line, "gangway-signer create-key"):
 			signer.run(strings.Fields(o.words.Replace(line))[1:]...)
 		case strings.HasPrefix(line, "gangway-signer serve"):
-			// In the test, the signer runs as root, not as the page's user gangway-signer. The page's second
-			// signer runs on the root's machine.
+			// In the test, the signer runs as root, not as the page's user gangway-signer. The
+			// page's second signer runs on the root's machine.
 			stopSigner()
 			var keys []string
 			for _, m := range regexp.MustCompile(`--key (\S+)`).FindAllStringSubmatch(line, -1) {
@@ -189,8 +189,8 @@ func checkReports(t *testing.T, tpm *swtpm.TPM, state string) {
 	t.Fatalf("the hub accepts no report: %s", brief.Of(readState(t, state)))
 }
 
-// The whole onboarding works if the keys of all CAs are in the TPM of the hub's machine, and the key
-// of the offline root is in the TPM of another machine.
+// The whole onboarding works if the keys of all CAs are in the TPM of the hub's machine, and the
+// key of the offline root is in the TPM of another machine.
 func TestOnboardingWithCAKeysInATPM(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)

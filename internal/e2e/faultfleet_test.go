@@ -68,8 +68,8 @@ func (f *faultFleet) success(begun time.Time) {
 	f.longest, f.waited, f.last = max(f.longest, now.Sub(f.last)), max(f.waited, now.Sub(begun)), now
 }
 
-// gap returns the longest time without a success of any device, and the longest time that one device
-// waited for its success, and forgets both.
+// gap returns the longest time without a success of any device, and the longest time that one
+// device waited for its success, and forgets both.
 func (f *faultFleet) gap() (longest, waited time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

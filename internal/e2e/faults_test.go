@@ -135,8 +135,8 @@ func (d *databases) start() {
 	d.copy()
 }
 
-// smallDisks gives each node a disk for the database, and returns its folder. The write-ahead log is
-// elsewhere.
+// smallDisks gives each node a disk for the database, and returns its folder. The write-ahead log
+// is elsewhere.
 func (d *databases) smallDisks() string {
 	d.t.Helper()
 	var err error

@@ -250,9 +250,9 @@ func TestPantavisorsCredentialHandler(t *testing.T) {
 	p.must("PUT", "/devices/"+p.id+"/device-meta", `{"pantavisor.version":"test"}`)
 	p.must("GET", "/devices/"+p.id+"/user-meta", "")
 
-	// The login hook prints only the hub's response to the sign-in. It extends the secret's life, and
-	// starts the command keep, which does the same a moment later. Wait for both, because the command
-	// would also renew the secret that expires below.
+	// The login hook prints only the hub's response to the sign-in. It extends the secret's life,
+	// and starts the command keep, which does the same a moment later. Wait for both, because the
+	// command would also renew the secret that expires below.
 	stored := h.secrets.stored.Load()
 	out := h.call("login")
 	eventually(t, "the hook and the command keep extend the secret", func() bool { return h.secrets.stored.Load() == stored+2 })

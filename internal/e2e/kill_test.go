@@ -217,8 +217,8 @@ killing:
 }
 
 // onboardUntilActive onboards a device as the agent does: it repeats the same request until the hub
-// answers, and then the same activation. It returns the device's id, its certificates, and the hashes
-// of all certificates that the device received.
+// answers, and then the same activation. It returns the device's id, its certificates, and the
+// hashes of all certificates that the device received.
 func onboardUntilActive(ctx context.Context, d *fleet.Device, tok *wire.TokenFile) (id string, c *fleet.Certificates, given [][32]byte, err error) {
 	request, err := d.Request(tok, fleet.RequestChange{})
 	if err != nil {

@@ -94,8 +94,8 @@ func (r *replica) start() {
 	go func() { done <- errors.Join(server.Serve(ctx, countingListener{l, &r.conns}), r.store.Close()) }()
 }
 
-// noticed waits until HAProxy knows that the replica is ready. Each check has its own connection, so
-// the third connection since the start comes after a check with success.
+// noticed waits until HAProxy knows that the replica is ready. Each check has its own connection,
+// so the third connection since the start comes after a check with success.
 func (r *replica) noticed() {
 	r.t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); r.conns.Load() < r.atStart+3; time.Sleep(10 * time.Millisecond) {
@@ -114,8 +114,8 @@ func (r *replica) end() {
 	}
 }
 
-// Two hubs behind HAProxy restart one after the other, while devices onboard and report. No onboarding
-// and no report fails. HAProxy has the configuration of docs/operations.md.
+// Two hubs behind HAProxy restart one after the other, while devices onboard and report. No
+// onboarding and no report fails. HAProxy has the configuration of docs/operations.md.
 func TestReplicasRestartWithoutAFailure(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts PostgreSQL and HAProxy")
@@ -251,8 +251,8 @@ func TestReplicasRestartWithoutAFailure(t *testing.T) {
 	t.Logf("%d onboardings, %d reports, %d changes of a connection", onboarded.Load(), reports.Load(), moved.Load())
 }
 
-// report sends a request on the device's connection. If the hub has ended the connection, it connects
-// again, as the agent does, and the request must then succeed.
+// report sends a request on the device's connection. If the hub has ended the connection, it
+// connects again, as the agent does, and the request must then succeed.
 func report(ctx context.Context, conn *fleet.Conn, hub *fleet.Hub, d *fleet.Device, certs *fleet.Certificates, moved *atomic.Int32) (*fleet.Conn, error) {
 	send := func() error {
 		a, err := conn.Do(ctx, "PATCH", "/device/meta", []byte(`{"beat":"1"}`))

@@ -124,9 +124,9 @@ type series struct {
 	values        []float64
 }
 
-// grows reports whether the value grew by more than the allowed noise: whether the smallest value of
-// the last third of the rounds is above the largest value of the first third. A single high value
-// at any time changes nothing.
+// grows reports whether the value grew by more than the allowed noise: whether the smallest value
+// of the last third of the rounds is above the largest value of the first third. A single high
+// value at any time changes nothing.
 func (s *series) grows() bool {
 	third := len(s.values) / 3
 	first, last := slices.Max(s.values[:third]), slices.Min(s.values[len(s.values)-third:])
@@ -179,9 +179,9 @@ func TestSoakFindsALeak(t *testing.T) {
 	}
 }
 
-// A hub serves devices, and refuses attackers, in many rounds. After each round it is idle, and then
-// its goroutines, open files, memory and database are as small as before. GANGWAY_SOAK sets how long
-// the test takes, such as 30m.
+// A hub serves devices, and refuses attackers, in many rounds. After each round it is idle, and
+// then its goroutines, open files, memory and database are as small as before. GANGWAY_SOAK sets
+// how long the test takes, such as 30m.
 func TestSoakIsFlat(t *testing.T) {
 	needFullRun(t)
 	rounds, each := 6, 2*time.Second

@@ -25,15 +25,16 @@ import (
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 )
 
-// rolling are two replicas of a hub, in processes of their own, that are upgraded one after the other.
+// rolling are two replicas of a hub, in processes of their own, that are upgraded one after the
+// other.
 type rolling struct {
 	*programs
 	database, bucket string // URLs
 	env              []string
 }
 
-// bucket starts an S3 service with the bucket "fleet", and returns its URL and the path of a file with
-// its CA certificate.
+// bucket starts an S3 service with the bucket "fleet", and returns its URL and the path of a file
+// with its CA certificate.
 func bucket(t *testing.T) (url, ca string) {
 	t.Helper()
 	backend := s3mem.New()
@@ -52,8 +53,8 @@ func bucket(t *testing.T) (url, ca string) {
 	return strings.Replace(server.URL, "127.0.0.1", "localhost", 1), ca
 }
 
-// serveReplica starts a replica with the current program, and waits until it is ready and HAProxy has
-// noticed it. It returns a function that stops the replica as systemd does.
+// serveReplica starts a replica with the current program, and waits until it is ready and HAProxy
+// has noticed it. It returns a function that stops the replica as systemd does.
 func (r *rolling) serveReplica(dir, address, metrics string, options ...string) (stop func()) {
 	r.t.Helper()
 	c := exec.Command(r.gangway, append([]string{"serve", "--data", dir, "--listen", address, "--url", r.url, "--metrics-listen", metrics, "--database", r.database,
@@ -96,9 +97,9 @@ func (r *rolling) serveReplica(dir, address, metrics string, options ...string) 
 	}
 }
 
-// Two replicas of an earlier commit on one PostgreSQL database, behind HAProxy, are upgraded one after
-// the other while devices onboard, report and send log lines. In between, replicas of both versions
-// serve the same devices. No operation fails, and nothing is lost.
+// Two replicas of an earlier commit on one PostgreSQL database, behind HAProxy, are upgraded one
+// after the other while devices onboard, report and send log lines. In between, replicas of both
+// versions serve the same devices. No operation fails, and nothing is lost.
 func TestUpgradeReplicasUnderLoad(t *testing.T) {
 	commit := os.Getenv("GANGWAY_UPGRADE_REPLICAS_FROM")
 	if commit == "" {

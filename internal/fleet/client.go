@@ -142,8 +142,8 @@ func (d *Device) Enrol(ctx context.Context, h *Hub, request []byte) (*Certificat
 	return d.Open(request, a.Body)
 }
 
-// Conn is one TLS connection with a client certificate, for HTTP requests one after another. It never
-// connects again, so a request fails if the hub has closed the connection.
+// Conn is one TLS connection with a client certificate, for HTTP requests one after another. It
+// never connects again, so a request fails if the hub has closed the connection.
 type Conn struct {
 	tls *tls.Conn
 	in  *bufio.Reader
@@ -182,8 +182,8 @@ func (c *Conn) Exporter() ([]byte, error) {
 	return state.ExportKeyingMaterial(wire.ExporterLabel, nil, wire.ExporterSize)
 }
 
-// Do sends a request on the connection and returns the answer. After an error, the connection cannot
-// be used.
+// Do sends a request on the connection and returns the answer. After an error, the connection
+// cannot be used.
 //
 // Do does not use an http.Transport. A Transport keeps a connection only if it learns within 50 ms
 // that the request is written, which a busy machine does not guarantee.

@@ -1,5 +1,5 @@
-// Package locked has a buffer for tests that read a program's output or a log while goroutines write
-// it.
+// Package locked has a buffer for tests that read a program's output or a log while goroutines
+// write it.
 package locked
 
 import (

@@ -14,8 +14,8 @@ import (
 // Percent is the value of GOGC that Use sets: the heap may grow to five times its live part.
 const Percent = 400
 
-// Shares of memory that the heap may use: of the cgroup's limit, which is only for this program, and
-// of the machine's memory, which other programs and the page cache use too.
+// Shares of memory that the heap may use: of the cgroup's limit, which is only for this program,
+// and of the machine's memory, which other programs and the page cache use too.
 const (
 	ofCgroup  = 0.9
 	ofMachine = 0.6

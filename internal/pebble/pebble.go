@@ -35,8 +35,8 @@ type Server struct {
 	management string
 }
 
-// freePort returns a loopback address with a port that no process uses, neither with TCP nor with UDP:
-// the DNS server needs both.
+// freePort returns a loopback address with a port that no process uses, neither with TCP nor with
+// UDP: the DNS server needs both.
 func freePort(t *testing.T) string {
 	t.Helper()
 	for range 100 {
@@ -138,8 +138,8 @@ func Start(t *testing.T, pages string, valid time.Duration) *Server {
 			t.Fatal(err)
 		}
 		c := exec.Command(filepath.Join(bin, name), args...)
-		// Without the first variable, the server waits up to 15 seconds before it checks a challenge;
-		// without the second, it rejects every twentieth request.
+		// Without the first variable, the server waits up to 15 seconds before it checks a
+		// challenge; without the second, it rejects every twentieth request.
 		c.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1", "PEBBLE_WFE_NONCEREJECT=0")
 		c.Stdout, c.Stderr = out, out
 		running, err := process.Start(c)

@@ -163,8 +163,8 @@ func TestStickToDeviceList(t *testing.T) {
 		s.picture(t, m, "menu")
 	}
 	up, _ := waitFor(t, ctx, m, upPattern)
-	// The installer's check of a real boot, by OVMF with a TPM, finds nothing wrong except that this
-	// OVMF has no Secure Boot keys.
+	// The installer's check of a real boot, by OVMF with a TPM, finds nothing wrong except that
+	// this OVMF has no Secure Boot keys.
 	waitFor(t, ctx, m, `gangway-init .*: check: 0 problem\(s\), 0 warning\(s\), `)
 	waitFor(t, ctx, m, `gangway-init .*: check: ok: The firmware's event log explains PCR 0 to 7. \(event-log-replays\)`)
 	waitFor(t, ctx, m, `gangway-init .*: check: ok: The firmware stores and removes variables. \(firmware-variables\)`)
@@ -217,8 +217,8 @@ func TestStickToDeviceList(t *testing.T) {
 	if os.Getenv("GANGWAY_E2E_FULL") == "" {
 		return
 	}
-	// A person alters the partition table. The installer's report, which the device still sends, does
-	// not make the new table expected.
+	// A person alters the partition table. The installer's report, which the device still sends,
+	// does not make the new table expected.
 	s.alterTable(t)
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)

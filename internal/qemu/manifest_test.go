@@ -50,8 +50,9 @@ func (r *reference) installs(system []byte) error {
 }
 
 // isMeasured compares the machine's last boot with the reference: PCR 4 has exactly the boot
-// manager, the system and, if firmware starts it, the kernel in the system, in this order. PCR 11 has
-// the value that the system's stub leaves, and PCR 12 has nothing but the system's command line.
+// manager, the system and, if firmware starts it, the kernel in the system, in this order. PCR 11
+// has the value that the system's stub leaves, and PCR 12 has nothing but the system's command
+// line.
 func (s *site) isMeasured(t *testing.T, r *reference) bootlog.Measurement {
 	t.Helper()
 	_, m, _ := latestBoot(t, s.hub)
@@ -199,8 +200,8 @@ func (s *site) says(t *testing.T, part, want string) {
 	}
 }
 
-// judged compares the hub's verdict on the parts of the last boot with `want`. Each element of `want`
-// is a part's name and state, such as "system expected".
+// judged compares the hub's verdict on the parts of the last boot with `want`. Each element of
+// `want` is a part's name and state, such as "system expected".
 func (s *site) judged(t *testing.T, want ...string) {
 	t.Helper()
 	o := s.signIn(t)

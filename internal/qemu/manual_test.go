@@ -13,8 +13,8 @@ import (
 )
 
 // A person at the serial console can choose the shell, list the disks, make a mistake, and install.
-// The disk is larger than the file system in the image. The image is a debug image, so the installed
-// system has a shell.
+// The disk is larger than the file system in the image. The image is a debug image, so the
+// installed system has a shell.
 func TestManualInstallation(t *testing.T) {
 	long(t)
 	t.Parallel()

@@ -29,9 +29,9 @@ import (
 // While the system runs, a program adds a certificate to the Secure Boot variable db, signed with
 // the owner's KEK. The certificate has the name of Microsoft's CA of 2023. The firmware measures db
 // into PCR 7, so the TPM does not release a key that is bound to the old value: a control disk that
-// Debian's systemd-cryptenroll has bound to PCR 7 opens before the restart, and not after it. The disk
-// opens all the same, because the running system binds the disk's key again before the restart. The
-// hub names the certificate, and says that it does not know the certificate.
+// Debian's systemd-cryptenroll has bound to PCR 7 opens before the restart, and not after it. The
+// disk opens all the same, because the running system binds the disk's key again before the
+// restart. The hub names the certificate, and says that it does not know the certificate.
 func TestDiskOpensAfterDBGainsACertificate(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -121,7 +121,8 @@ func caNamed(t *testing.T, name string) []byte {
 }
 
 // agentThatAddsToDB returns the program addkey, which carries the agent, an addition of the
-// certificate to db, and what the control disk needs. The KEK in the folder `keys` signs the addition.
+// certificate to db, and what the control disk needs. The KEK in the folder `keys` signs the
+// addition.
 func agentThatAddsToDB(t *testing.T, agent []byte, keys string, certificate []byte) []byte {
 	t.Helper()
 	dir := t.TempDir()

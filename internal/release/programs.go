@@ -38,8 +38,8 @@ func (r *release) buildPrograms(ctx context.Context) error {
 // architecture would need another C compiler and C library.
 const signerArch = "amd64"
 
-// buildSigner builds gangway-signer, which is a separate module, and the only program that is linked
-// with the C library.
+// buildSigner builds gangway-signer, which is a separate module, and the only program that is
+// linked with the C library.
 func (r *release) buildSigner(ctx context.Context) error {
 	if runtime.GOARCH != signerArch {
 		return fmt.Errorf("gangway-signer can be built on %s only, not on %s", signerArch, runtime.GOARCH)

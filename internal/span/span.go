@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// units maps the units of a duration to their lengths. A day is always 24 hours and a week seven days,
-// even if the clock of a time zone changes.
+// units maps the units of a duration to their lengths. A day is always 24 hours and a week seven
+// days, even if the clock of a time zone changes.
 var units = map[string]time.Duration{
 	"ns": time.Nanosecond, "us": time.Microsecond, "µs": time.Microsecond, "ms": time.Millisecond,
 	"s": time.Second, "sec": time.Second, "second": time.Second,

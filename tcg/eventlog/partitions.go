@@ -56,8 +56,8 @@ func CheckPartitions(data []byte) error {
 	return nil
 }
 
-// espType is the type of an EFI system partition, C12A7328-F81F-11D2-BA4B-00A0C93EC93B, in its memory
-// layout.
+// espType is the type of an EFI system partition, C12A7328-F81F-11D2-BA4B-00A0C93EC93B, in its
+// memory layout.
 var espType = [16]byte{0x28, 0x73, 0x2A, 0xC1, 0x1F, 0xF8, 0xD2, 0x11, 0xBA, 0x4B, 0x00, 0xA0, 0xC9, 0x3E, 0xC9, 0x3B}
 
 // FirstESP returns the first partition of a UEFI_GPT_DATA if it is an EFI system partition: its

@@ -5,8 +5,8 @@ import (
 	"unicode/utf16"
 )
 
-// A Variable is a firmware variable as an event measures it: a UEFI_VARIABLE_DATA (PC Client Platform
-// Firmware Profile, 10.2.6).
+// A Variable is a firmware variable as an event measures it: a UEFI_VARIABLE_DATA (PC Client
+// Platform Firmware Profile, 10.2.6).
 type Variable struct {
 	Vendor [16]byte // the EFI_GUID of the variable's owner, in its memory layout
 	Name   string   // unfiltered, not for display

@@ -17,8 +17,8 @@ import (
 // MaxName is the maximum size of a manifest's name, in bytes.
 const MaxName = 100
 
-// MaxSequence is the largest sequence: the largest integer that every JSON parser reads exactly (RFC
-// 8259, 6).
+// MaxSequence is the largest sequence: the largest integer that every JSON parser reads exactly
+// (RFC 8259, 6).
 const MaxSequence = 1<<53 - 1
 
 const (
@@ -29,8 +29,8 @@ const (
 	lastYear      = 9999
 )
 
-// banks are the hash algorithms of PCR banks. SHA-1 is left out: it is broken, so equal digests do not
-// prove equal boots.
+// banks are the hash algorithms of PCR banks. SHA-1 is left out: it is broken, so equal digests do
+// not prove equal boots.
 var banks = map[string]crypto.Hash{"SHA-256": crypto.SHA256, "SHA-384": crypto.SHA384, "SHA-512": crypto.SHA512}
 
 // Banks returns the names of the banks that a manifest can have, and their hash algorithms.

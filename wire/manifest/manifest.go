@@ -39,8 +39,8 @@ type Manifest struct {
 	Installers []System `json:"installers,omitempty"`
 }
 
-// A Program is an EFI program. Firmware measures its Authenticode digest into PCR 4 before it starts
-// the program (PC Client Platform Firmware Profile, 3.3.4.5).
+// A Program is an EFI program. Firmware measures its Authenticode digest into PCR 4 before it
+// starts the program (PC Client Platform Firmware Profile, 3.3.4.5).
 type Program struct {
 	SHA256       string            `json:"sha256"`       // of the whole file
 	Authenticode map[string]string `json:"authenticode"` // bank -> digest
@@ -63,8 +63,8 @@ type System struct {
 // SecureBoot lists the Secure Boot variables that an image enrols.
 type SecureBoot struct {
 	Variables []Variable `json:"variables"`
-	// Authority is the digest, by bank, of the event by which firmware measures into PCR 7 the entry
-	// of db that allowed the boot manager (EV_EFI_VARIABLE_AUTHORITY). Nil means unknown.
+	// Authority is the digest, by bank, of the event by which firmware measures into PCR 7 the
+	// entry of db that allowed the boot manager (EV_EFI_VARIABLE_AUTHORITY). Nil means unknown.
 	Authority map[string]string `json:"authority,omitempty"`
 }
 

@@ -242,8 +242,8 @@ func TestRejectsSignatureOfAnotherManifest(t *testing.T) {
 	}
 }
 
-// The attacker knows the public key. The attacker uses the key as the secret of an HMAC, or names the
-// algorithm "none".
+// The attacker knows the public key. The attacker uses the key as the secret of an HMAC, or names
+// the algorithm "none".
 func TestRejectsAlgorithmConfusion(t *testing.T) {
 	ec, rs := newP256(t), rsa2048()
 	payload := b64(mustJSON(t, example()))
@@ -497,8 +497,8 @@ func TestKeyFiles(t *testing.T) {
 	}
 }
 
-// For any text, Parse returns either a manifest or an error. A text that Parse accepts has the signed
-// payload.
+// For any text, Parse returns either a manifest or an error. A text that Parse accepts has the
+// signed payload.
 func FuzzParse(f *testing.F) {
 	key := newP256(f)
 	text := mustSign(f, example(), key)

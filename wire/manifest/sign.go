@@ -39,8 +39,8 @@ type header struct {
 	Typ string                  `json:"typ"`
 }
 
-// algorithms returns the algorithms that a key may sign with. They depend only on the key, not on the
-// header of a text.
+// algorithms returns the algorithms that a key may sign with. They depend only on the key, not on
+// the header of a text.
 func algorithms(key crypto.PublicKey) []jose.SignatureAlgorithm {
 	switch key.(type) {
 	case *ecdsa.PublicKey:

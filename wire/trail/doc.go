@@ -3,7 +3,8 @@
 // object records; the image builder parses first revisions.
 //
 // Parsers are strict: they refuse a text that two programs could understand differently. So the
-// device reads exactly the values that the hub checked. docs/trails.md describes states and statuses.
+// device reads exactly the values that the hub checked. docs/trails.md describes states and
+// statuses.
 //
 // The package does no I/O, keeps no state and reads no clock.
 package trail

@@ -43,8 +43,8 @@ type Conn interface {
 	// and a body of any size.
 	Download(ctx context.Context, path string, offset int64, etag string) (*http.Response, error)
 	// Upload uploads an object of `size` bytes. It sends no client certificate, because only the
-	// secret path protects an object. If the hub has a part of the object from an earlier upload, only
-	// the rest is sent. If the hub refuses the upload, the error is a Refusal.
+	// secret path protects an object. If the hub has a part of the object from an earlier upload,
+	// only the rest is sent. If the hub refuses the upload, the error is a Refusal.
 	Upload(ctx context.Context, path string, content io.ReadSeeker, size int64) error
 }
 

@@ -17,9 +17,9 @@ import (
 )
 
 // ownerRecord is what a device with pinned keys remembers about its owner's revisions. It is stored
-// in a file of its own, because a device that is onboarded again gets a new journal. The file's name
-// has the name of the pinned keys. So other pinned keys, which only a person at the machine or an
-// image can choose, begin with an empty record.
+// in a file of its own, because a device that is onboarded again gets a new journal. The file's
+// name has the name of the pinned keys. So other pinned keys, which only a person at the machine or
+// an image can choose, begin with an empty record.
 type ownerRecord struct {
 	// Keys is the key file of an accepted revision that replaced the pinned keys. Empty: the pinned
 	// keys are in use.
@@ -132,8 +132,8 @@ func (o *owner) accept(s *state, signed *sig.Signed) error {
 	return nil
 }
 
-// canonicalName returns the SHA-256 of a state's canonical form. White space and the order of names,
-// which a hub may change, do not affect this hash.
+// canonicalName returns the SHA-256 of a state's canonical form. White space and the order of
+// names, which a hub may change, do not affect this hash.
 func canonicalName(s *trail.State) (string, error) {
 	b, err := s.Payload(func(string) bool { return true })
 	if err != nil {

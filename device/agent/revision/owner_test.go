@@ -237,8 +237,8 @@ func TestPowerCutDuringKeyRotation(t *testing.T) {
 	}
 }
 
-// A person at the machine, or a new image, pins another key, because the old key is lost. The new key
-// begins with an empty record. If the old key is pinned again, its own record is in use again.
+// A person at the machine, or a new image, pins another key, because the old key is lost. The new
+// key begins with an empty record. If the old key is pinned again, its own record is in use again.
 func TestAnotherPinnedKeyIsTheWayOut(t *testing.T) {
 	t.Parallel()
 	lost, fresh := sigtest.NewKey(t), sigtest.NewKey(t)

@@ -1,7 +1,8 @@
 // Package approval is an owner's approval of a system: a signature over the TPM policy which says
-// that PCR 11 has the value of that system. A TPM that trusts the owner's key (TPM2_PolicyAuthorize)
-// releases a disk's key to each approved system, without a change of the sealed key. The format is
-// that of systemd-measure (version 252), the file tpm2-pcr-signature.json.
+// that PCR 11 has the value of that system. A TPM that trusts the owner's key
+// (TPM2_PolicyAuthorize) releases a disk's key to each approved system, without a change of the
+// sealed key. The format is that of systemd-measure (version 252), the file
+// tpm2-pcr-signature.json.
 package approval
 
 import (
@@ -107,8 +108,8 @@ func Sign(key crypto.Signer, value []byte) (Approval, error) {
 	return Approval{PCRs: []int{PCR}, Key: fingerprint, Policy: hex.EncodeToString(policy), Signature: sig}, nil
 }
 
-// By reports whether the owner of the public key approved, with this Approval, the system that leaves
-// `value` in PCR 11.
+// By reports whether the owner of the public key approved, with this Approval, the system that
+// leaves `value` in PCR 11.
 func (a Approval) By(owner crypto.PublicKey, value []byte) bool {
 	fingerprint, err := Fingerprint(owner)
 	if err != nil || a.Key != fingerprint || len(a.PCRs) != 1 || a.PCRs[0] != PCR || len(value) != sha256.Size {

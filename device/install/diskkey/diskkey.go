@@ -106,8 +106,8 @@ var ErrUnpredictable = errors.New("the firmware's event log does not explain wha
 // A Boot is what Bind must know about the present start of the machine.
 type Boot struct {
 	Log []byte // the firmware's event log
-	// Variable returns the present value of a firmware variable. If the variable does not exist, the
-	// error is fs.ErrNotExist. If Variable is nil, Bind takes the variables as measured.
+	// Variable returns the present value of a firmware variable. If the variable does not exist,
+	// the error is fs.ErrNotExist. If Variable is nil, Bind takes the variables as measured.
 	Variable func(name string, vendor uuid.UUID) ([]byte, error)
 }
 
@@ -117,9 +117,9 @@ var ErrAdditions = errors.New("the system was started with another command line,
 
 // Bind binds the key to `running`, the system that runs, and to `others`, the systems in other
 // slots. It leaves out systems without an approval by the key `owner`. If a program has changed the
-// Secure Boot keys since the machine started, the key is bound to the start with the present keys and
-// to the start with the former ones. After Bind returns, no LUKS2 token of an earlier time opens the
-// disk. `changed` is false if the header already had these LUKS2 tokens.
+// Secure Boot keys since the machine started, the key is bound to the start with the present keys
+// and to the start with the former ones. After Bind returns, no LUKS2 token of an earlier time
+// opens the disk. `changed` is false if the header already had these LUKS2 tokens.
 //
 // The order of the writes makes power cuts harmless: the new LUKS2 tokens are on the disk before
 // the old ones become worthless, and their limit covers the counter's present value and the next.
@@ -205,8 +205,8 @@ func rebind(t transport.TPM, disk luks.Disk, passphrase []byte, owner crypto.Pub
 	return seal.Advance(t)
 }
 
-// hasBindings reports whether the header has exactly the LUKS2 tokens for `boots`, with a limit that is
-// the counter's present value.
+// hasBindings reports whether the header has exactly the LUKS2 tokens for `boots`, with a limit
+// that is the counter's present value.
 func hasBindings(disk io.ReaderAt, owner crypto.PublicKey, boots []map[int][]byte, counter uint64) (bool, error) {
 	plain, err := luks.Tokens(disk, seal.TokenType)
 	if err != nil || len(plain) > 0 {
@@ -230,8 +230,8 @@ func (s System) ApprovedBy(owner crypto.PublicKey) bool {
 	return slices.ContainsFunc(s.Approvals, func(a approval.Approval) bool { return a.By(owner, s.PCR11) })
 }
 
-// predict returns the value of PCR 4 after a start of the system `other`, on this machine and on the
-// same way. The events are those of the present start, with the digests of the other system's
+// predict returns the value of PCR 4 after a start of the system `other`, on this machine and on
+// the same way. The events are those of the present start, with the digests of the other system's
 // programs.
 func predict(log *eventlog.Log, value []byte, running, other System) ([]byte, error) {
 	events := eventsOf(log, bootPCR)
@@ -246,8 +246,8 @@ func predict(log *eventlog.Log, value []byte, running, other System) ([]byte, er
 				n++
 			}
 		}
-		// With Secure Boot on, systemd's stub starts the kernel without firmware, so the log does not
-		// have the kernel.
+		// With Secure Boot on, systemd's stub starts the kernel without firmware, so the log does
+		// not have the kernel.
 		optional := bytes.Equal(change[0], running.Kernel)
 		if n > 1 || n == 0 && !optional || len(change[1]) != sha256.Size {
 			return nil, fmt.Errorf("%w: the log has %d entries of a program of the running system", ErrUnpredictable, n)

@@ -258,8 +258,8 @@ func TestSystemThatOnlyTheHubWantsDoesNotOpenTheDisk(t *testing.T) {
 	}
 }
 
-// With Secure Boot on, systemd's stub starts its kernel without firmware, so PCR 4 has no kernel. The
-// key follows the systems there too.
+// With Secure Boot on, systemd's stub starts its kernel without firmware, so PCR 4 has no kernel.
+// The key follows the systems there too.
 func TestKeyFollowsTheSystemsIfFirmwareStartsNoKernel(t *testing.T) {
 	t.Parallel()
 	l := install(t)
@@ -313,9 +313,9 @@ func TestKeyIsNotBoundOnAPrediction(t *testing.T) {
 	}
 }
 
-// A program adds a certificate to db while the system runs, as updates of the keys do. The disk opens
-// at the next start, also if the firmware refuses the change, and also for the system in the other
-// slot. Afterwards only the new keys open the disk.
+// A program adds a certificate to db while the system runs, as updates of the keys do. The disk
+// opens at the next start, also if the firmware refuses the change, and also for the system in the
+// other slot. Afterwards only the new keys open the disk.
 func TestChangedSecureBootKeysDoNotLockTheDisk(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -349,8 +349,8 @@ func TestChangedSecureBootKeysDoNotLockTheDisk(t *testing.T) {
 }
 
 // A thief with access to the disk makes the boot menu's editor available, and starts the owner's
-// system with another command line. The firmware and the stub start the approved system, so only PCR
-// 12 shows the difference.
+// system with another command line. The firmware and the stub start the approved system, so only
+// PCR 12 shows the difference.
 func TestApprovedSystemWithAnotherCommandLineDoesNotOpenTheDisk(t *testing.T) {
 	t.Parallel()
 	l := install(t)

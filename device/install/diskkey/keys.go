@@ -56,8 +56,8 @@ func predictKeys(log *eventlog.Log, value []byte, current func(string, uuid.UUID
 // separator is the digest of the event that ends the firmware's part of a PCR.
 var separator = sha256.Sum256(make([]byte, 4))
 
-// parseVariable parses the data of an event. `ok` is false if the digest does not cover the data, or
-// if the data is something else.
+// parseVariable parses the data of an event. `ok` is false if the digest does not cover the data,
+// or if the data is something else.
 func parseVariable(e eventlog.Event) (v eventlog.Variable, ok bool) {
 	if sum := sha256.Sum256(e.Data); !bytes.Equal(sum[:], e.Digest) {
 		return v, false

@@ -13,11 +13,11 @@ import (
 
 // The boot manager reads the kernel's command line from the file of the system, gives the command
 // line to systemd's stub, and measures it into PCR 12. If Secure Boot is off, the stub measures the
-// command line into PCR 12 a second time. A person at the boot menu can give the stub another command
-// line.
+// command line into PCR 12 a second time. A person at the boot menu can give the stub another
+// command line.
 
-// lineDigests returns the possible digests of an event that measures the command line: as UTF-16 with
-// a terminating zero, and without it.
+// lineDigests returns the possible digests of an event that measures the command line: as UTF-16
+// with a terminating zero, and without it.
 func lineDigests(cmdline string) [2][sha256.Size]byte {
 	var b []byte
 	for _, u := range utf16.Encode([]rune(cmdline)) {
@@ -26,8 +26,8 @@ func lineDigests(cmdline string) [2][sha256.Size]byte {
 	return [2][sha256.Size]byte{sha256.Sum256(append(slices.Clip(b), 0, 0)), sha256.Sum256(b)}
 }
 
-// checkLines returns an error unless PCR 12 has nothing but the system's own command line, any number
-// of times.
+// checkLines returns an error unless PCR 12 has nothing but the system's own command line, any
+// number of times.
 func checkLines(log *eventlog.Log, value []byte, running System) error {
 	events, own := eventsOf(log, linePCR), lineDigests(running.Cmdline)
 	if !bytes.Equal(replay(events), value) {

@@ -39,8 +39,8 @@ type Binding struct {
 	Limit uint64
 }
 
-// Required are the PCRs whose values a Binding needs. The owner's approval is not enough, because any
-// program can extend PCR 11 to an approved value:
+// Required are the PCRs whose values a Binding needs. The owner's approval is not enough, because
+// any program can extend PCR 11 to an approved value:
 //
 //	PCR 4   the programs that the firmware started
 //	PCR 7   the state of Secure Boot
@@ -60,8 +60,8 @@ type bound struct {
 }
 
 // Bind seals a passphrase that New made, and returns a LUKS2 token for each binding. The boots that
-// may have the passphrase can be other ones than the present boot. The TPM makes its storage key only
-// once, because this takes some TPMs seconds.
+// may have the passphrase can be other ones than the present boot. The TPM makes its storage key
+// only once, because this takes some TPMs seconds.
 func Bind(t transport.TPM, passphrase []byte, bindings ...Binding) (toks []map[string]any, err error) {
 	secret, err := base64.StdEncoding.DecodeString(string(passphrase))
 	if err != nil || len(secret) != secretSize {
@@ -226,8 +226,8 @@ func signature(key crypto.PublicKey, sig []byte) (tpm2.TPMTSignature, error) {
 // is bound.
 var ErrNotApproved = errors.New("the disk's owner has not approved the system that runs.\nStart a system that the owner signed, or use the recovery key.") //lint:ignore ST1005 shown to a person
 
-// OpenBound returns the passphrase that Bind sealed. `approvals` are those of the running system. If
-// the TPM does not release the passphrase to the present boot, the error is ErrNotReleased.
+// OpenBound returns the passphrase that Bind sealed. `approvals` are those of the running system.
+// If the TPM does not release the passphrase to the present boot, the error is ErrNotReleased.
 func OpenBound(t transport.TPM, raw json.RawMessage, approvals []approval.Approval) ([]byte, error) {
 	tok, binding, err := readBound(raw)
 	if err != nil {
@@ -284,8 +284,8 @@ func readBound(raw json.RawMessage) (*bound, *Binding, error) {
 	return &tok, b, nil
 }
 
-// Made reports whether the LUKS2 token was made for this Binding, according to the LUKS2 token's own
-// statement.
+// Made reports whether the LUKS2 token was made for this Binding, according to the LUKS2 token's
+// own statement.
 func (b Binding) Made(raw json.RawMessage) bool {
 	_, is, err := readBound(raw)
 	if err != nil || is.Limit != b.Limit {

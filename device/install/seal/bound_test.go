@@ -130,8 +130,8 @@ func TestApprovedSystemOpensTheDisk(t *testing.T) {
 	}
 }
 
-// Each case breaks one of the conditions. Without Secure Boot, a foreign system can extend PCR 11 to
-// any value, so the case "forged PCR 11" is what a thief of the machine tries first.
+// Each case breaks one of the conditions. Without Secure Boot, a foreign system can extend PCR 11
+// to any value, so the case "forged PCR 11" is what a thief of the machine tries first.
 func TestOtherBootDoesNotOpenTheDisk(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {

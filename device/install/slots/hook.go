@@ -33,8 +33,8 @@ type Hook struct {
 	// hook switches synchronous writes off while it writes a slot, because writing would otherwise
 	// take minutes. The hook flushes the slot before each step that requires this.
 	Synchronous func(bool)
-	// BindKey, if set, binds the key of an encrypted disk to the system in a slot. The hook calls it
-	// before that system starts for the first time.
+	// BindKey, if set, binds the key of an encrypted disk to the system in a slot. The hook calls
+	// it before that system starts for the first time.
 	BindKey func(Slot) error
 	// Sleep waits while another program finishes something. Default: time.Sleep.
 	Sleep func(time.Duration)

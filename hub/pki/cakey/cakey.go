@@ -178,8 +178,8 @@ type Key struct {
 	hash      crypto.Hash
 }
 
-// Open returns the private key at a URI, of which the public key is known, for example from the CA's
-// certificate. Open does not connect to the key's place.
+// Open returns the private key at a URI, of which the public key is known, for example from the
+// CA's certificate. Open does not connect to the key's place.
 func Open(u URI, public *ecdsa.PublicKey) (*Key, error) {
 	hash, err := hashOf(public)
 	if err != nil {
@@ -206,8 +206,8 @@ func (k *Key) URI() string { return k.uri.text }
 func (k *Key) Public() crypto.PublicKey { return k.publicKey }
 
 // Sign signs a digest, and verifies the signature before it returns the signature. So a broken TPM,
-// or a signer with another key, causes an error and never a wrong certificate. The first argument is
-// not used: each place has its own source of random numbers.
+// or a signer with another key, causes an error and never a wrong certificate. The first argument
+// is not used: each place has its own source of random numbers.
 func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if opts.HashFunc() != k.hash || len(digest) != k.hash.Size() {
 		return nil, fmt.Errorf("cakey: %s signs digests of %v, not %d bytes of %v", k.uri, k.hash, len(digest), opts.HashFunc())

@@ -116,8 +116,8 @@ func TestKeyInAFile(t *testing.T) {
 	}
 }
 
-// Keys of both curves work in a TPM, also at the same time. No operation replaces or removes another
-// key.
+// Keys of both curves work in a TPM, also at the same time. No operation replaces or removes
+// another key.
 func TestKeyInATPM(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {

@@ -30,9 +30,9 @@ const (
 	lastPersistent  = 0x81FFFFFF
 )
 
-// tpmKey is a key at a persistent handle of a TPM. The device is a character device, or the socket of
-// a software TPM (unix:PATH, or only the path, or tcp:HOST:PORT). It is open only during an operation,
-// so that other programs can use the TPM, and a restarted software TPM does not matter.
+// tpmKey is a key at a persistent handle of a TPM. The device is a character device, or the socket
+// of a software TPM (unix:PATH, or only the path, or tcp:HOST:PORT). It is open only during an
+// operation, so that other programs can use the TPM, and a restarted software TPM does not matter.
 type tpmKey struct {
 	device string
 	handle uint32

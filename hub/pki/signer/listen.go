@@ -18,15 +18,15 @@ import (
 type ListenOptions struct {
 	// Users are the ids of the users that may connect.
 	Users []int
-	// Group is the id of a group whose members may open the socket; the signer still checks the user.
-	// -1 means that only the signer's own user may open it.
+	// Group is the id of a group whose members may open the socket; the signer still checks the
+	// user. -1 means that only the signer's own user may open it.
 	Group int
 	Log   *slog.Logger
 }
 
-// Listen listens on a Unix socket. The socket has the mode 0600, or 0660 with a group. Listen removes
-// a socket that a killed signer left, but never another file, and never the socket of a running
-// signer.
+// Listen listens on a Unix socket. The socket has the mode 0600, or 0660 with a group. Listen
+// removes a socket that a killed signer left, but never another file, and never the socket of a
+// running signer.
 func Listen(path string, o ListenOptions) (net.Listener, error) {
 	if len(o.Users) == 0 {
 		return nil, errors.New("signer: no user may connect")
@@ -34,7 +34,8 @@ func Listen(path string, o ListenOptions) (net.Listener, error) {
 	if err := removeDead(path); err != nil {
 		return nil, err
 	}
-	// The socket gets its final name only when it has its mode, so that nobody else can connect before.
+	// The socket gets its final name only when it has its mode, so that nobody else can connect
+	// before.
 	tmp, err := os.MkdirTemp(filepath.Dir(path), ".signer-")
 	if err != nil {
 		return nil, err
@@ -60,7 +61,8 @@ func publish(inner, path string, group int) error {
 		if err != nil {
 			return err
 		}
-		// If the group is that of the process, no chown is needed, which gangway-signer.service forbids.
+		// If the group is that of the process, no chown is needed, which gangway-signer.service
+		// forbids.
 		if int(info.Sys().(*syscall.Stat_t).Gid) != group {
 			if err := os.Chown(inner, -1, group); err != nil {
 				return err
@@ -97,8 +99,8 @@ type listener struct {
 	o    ListenOptions
 }
 
-// Accept returns the next connection of a user that may connect, and closes the connections of other
-// users.
+// Accept returns the next connection of a user that may connect, and closes the connections of
+// other users.
 func (l *listener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.AcceptUnix()

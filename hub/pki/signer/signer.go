@@ -60,8 +60,8 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader) ([
 	if err != nil {
 		return nil, err
 	}
-	// A signature is safe to repeat. With this entry, net/http repeats a request on a new connection if
-	// the signer has closed the old one, for example at its restart.
+	// A signature is safe to repeat. With this entry, net/http repeats a request on a new
+	// connection if the signer has closed the old one, for example at its restart.
 	req.Header["Idempotency-Key"] = nil
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -107,8 +107,8 @@ func (c *Client) Sign(ctx context.Context, name string, digest []byte, hash cryp
 // hashes has the only hash of each curve.
 var hashes = map[elliptic.Curve]crypto.Hash{elliptic.P256(): crypto.SHA256, elliptic.P384(): crypto.SHA384}
 
-// Handler serves keys by their names. It signs only digests of the right length for the key, and logs
-// each signature.
+// Handler serves keys by their names. It signs only digests of the right length for the key, and
+// logs each signature.
 type Handler struct {
 	keys map[string]crypto.Signer
 	log  *slog.Logger

@@ -88,7 +88,8 @@ func TestSigns(t *testing.T) {
 	}
 }
 
-// A signer signs only with its listed keys, and only digests of the right length for the key's curve.
+// A signer signs only with its listed keys, and only digests of the right length for the key's
+// curve.
 func TestSignerRefuses(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
@@ -138,8 +139,8 @@ func TestBrokenHSMIsLogged(t *testing.T) {
 	}
 }
 
-// Another user gets no answer, even if the socket's mode lets the user connect. The user of the test
-// must be root, to start a process of another user.
+// Another user gets no answer, even if the socket's mode lets the user connect. The user of the
+// test must be root, to start a process of another user.
 func TestRejectsOtherUsers(t *testing.T) {
 	t.Parallel()
 	if os.Getuid() != 0 {

@@ -191,8 +191,8 @@ func (c *conn) flush() error {
 	return c.send(nil)
 }
 
-// send sends the batch, and calls the function `last`, unless it is nil, with the result of the last
-// statement.
+// send sends the batch, and calls the function `last`, unless it is nil, with the result of the
+// last statement.
 func (c *conn) send(last func(*pgconn.ResultReader)) error {
 	n := c.pending
 	results := c.pg.ExecBatch(c.ctx, c.batch)

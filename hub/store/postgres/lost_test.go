@@ -44,7 +44,8 @@ func newLoad(t *testing.T, server *pgtest.Server, s *postgres.Store, name string
 	return l
 }
 
-// untilDone repeats an operation that was refused with ErrBusy: such an operation has written nothing.
+// untilDone repeats an operation that was refused with ErrBusy: such an operation has written
+// nothing.
 func (l *load) untilDone(what string, operation func() error) {
 	for {
 		err := operation()
@@ -146,8 +147,8 @@ func TestKilledConnectionsLoseNothing(t *testing.T) {
 	}
 }
 
-// The server crashes and starts again, several times, while devices onboard. Its commits wait for the
-// disk.
+// The server crashes and starts again, several times, while devices onboard. Its commits wait for
+// the disk.
 func TestCrashedServerForgetsNothing(t *testing.T) {
 	if server == nil {
 		t.Skip(pgtest.ErrMissing)
@@ -336,8 +337,8 @@ func TestLostCommitIsResolved(t *testing.T) {
 	}
 }
 
-// The database commits, its answer is lost, and it cannot be reached any more. The store must not say
-// that nothing was written (ErrBusy), nor that the write is done.
+// The database commits, its answer is lost, and it cannot be reached any more. The store must not
+// say that nothing was written (ErrBusy), nor that the write is done.
 func TestUnknownCommitIsSaidToBeUnknown(t *testing.T) {
 	t.Parallel()
 	address := database(t)

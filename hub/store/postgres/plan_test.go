@@ -65,8 +65,8 @@ func arguments(oids []uint32) string {
 	return strings.Join(list, ", ")
 }
 
-// fillForPlans fills the tables with rows of a hundred owners, so that the planner's statistics are those
-// of a fleet. Triggers do not run, because they would take most of the time.
+// fillForPlans fills the tables with rows of a hundred owners, so that the planner's statistics are
+// those of a fleet. Triggers do not run, because they would take most of the time.
 const fillForPlans = `SET session_replication_role = replica; SET synchronous_commit = off;
 	CREATE TEMPORARY VIEW i AS SELECT i, 'owner' || i % 100 AS owner, lpad(to_hex(i * 2654435761 % 4294967296), 24, '0') AS id,
 		lpad(i::text, 7, '0') AS nick, decode(md5(i::text), 'hex') AS hash, i / 1000 AS many FROM generate_series(1::bigint, 10000) AS n (i);

@@ -78,8 +78,8 @@ func OpenRaw(ctx context.Context, config Config) (*Raw, error) {
 	return &Raw{&conn{pg: pg, ctx: ctx, work: &workCounters{}, batch: &pgconn.Batch{}}}, nil
 }
 
-// BeginSnapshot begins a transaction that changes nothing. All later queries see the database as it is
-// at the first of them.
+// BeginSnapshot begins a transaction that changes nothing. All later queries see the database as it
+// is at the first of them.
 func (r *Raw) BeginSnapshot(ctx context.Context) error {
 	r.c.ctx, r.c.failed = ctx, nil
 	_, err := r.c.control("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -89,8 +89,8 @@ func (r *Raw) BeginSnapshot(ctx context.Context) error {
 // Close closes the connection.
 func (r *Raw) Close() error { return r.c.close() }
 
-// Query calls the function `f` with each row of a query. A row has values of the types int64, string,
-// []byte and nil.
+// Query calls the function `f` with each row of a query. A row has values of the types int64,
+// string, []byte and nil.
 func (r *Raw) Query(ctx context.Context, sql string, args []any, f func(row []any) error) error {
 	r.c.ctx, r.c.failed = ctx, nil
 	return r.c.rows(&sqlstore.Statement{Postgres: sql}, func(result *pgconn.ResultReader) (bool, error) {
@@ -195,7 +195,8 @@ func copyData(rows [][]any) ([]byte, error) {
 }
 
 // Finish sets counters ("table.column") to the last number that is used, lets the planner count the
-// rows, and writes the name of the hub to which the database then belongs, unless the name is empty.
+// rows, and writes the name of the hub to which the database then belongs, unless the name is
+// empty.
 func (r *Raw) Finish(ctx context.Context, counters map[string]int64, hub string) error {
 	r.c.ctx, r.c.failed = ctx, nil
 	if _, err := r.c.control("ANALYZE"); err != nil {

@@ -14,8 +14,8 @@ import (
 )
 
 // A standby is down, so a commit waits for it. Then somebody cancels the wait, or ends the
-// connection. If the wait is cancelled, the server tells the store only by a warning. The store must
-// not acknowledge a write that the standby does not have.
+// connection. If the wait is cancelled, the server tells the store only by a warning. The store
+// must not acknowledge a write that the standby does not have.
 func TestCommitWaitsForItsStandby(t *testing.T) {
 	if server == nil {
 		t.Skip(pgtest.ErrMissing)

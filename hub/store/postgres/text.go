@@ -5,8 +5,8 @@ import (
 	"unicode/utf8"
 )
 
-// PostgreSQL accepts neither the byte 0 nor invalid UTF-8 in a text, but both can come from a TPM or
-// from a device's report. So each such byte is stored as `escape` and two hexadecimal digits.
+// PostgreSQL accepts neither the byte 0 nor invalid UTF-8 in a text, but both can come from a TPM
+// or from a device's report. So each such byte is stored as `escape` and two hexadecimal digits.
 // `escape` itself is stored as if its bytes were invalid. The function text_size of the schema
 // knows the length of this form.
 const escape = '\U0010FFFD'

@@ -17,15 +17,15 @@ const (
 	batchSize = 64
 	// batchTimeout limits how long one attempt of a transaction may take.
 	batchTimeout = 30 * time.Second
-	// resolveTimeout is how long the writer tries to find out whether a commit whose answer was lost
-	// happened.
+	// resolveTimeout is how long the writer tries to find out whether a commit whose answer was
+	// lost happened.
 	resolveTimeout = time.Minute
 	// cleanInterval is the time between two removals of old rows of write_marks.
 	cleanInterval = time.Minute
 )
 
-// writers runs the queued operations, on one or several connections. Each connection takes a batch of
-// operations and runs them in one transaction, as the writer of package sqlite does.
+// writers runs the queued operations, on one or several connections. Each connection takes a batch
+// of operations and runs them in one transaction, as the writer of package sqlite does.
 //
 // Invariant: an operation that returns an error has changed nothing in the transaction. Operations
 // check first and write last, so that a refusal usually needs no undo. If an operation fails after
@@ -280,16 +280,16 @@ func (w *writers) resolve(m mark, cause error) (*conn, error) {
 		}
 		select {
 		case <-ctx.Done():
-			// The causes are not wrapped: they would say that nothing was written, and the queue would
-			// run the operations again.
+			// The causes are not wrapped: they would say that nothing was written, and the queue
+			// would run the operations again.
 			return nil, fmt.Errorf("%w (%v, then %v)", ErrUnknown, cause, err)
 		case <-time.After(retryPause):
 		}
 	}
 }
 
-// committed reports whether the transaction with a mark is committed. After an error it may be called
-// again.
+// committed reports whether the transaction with a mark is committed. After an error it may be
+// called again.
 //
 // committed writes the mark itself. If the server still knows the transaction, this waits until the
 // transaction has ended. If committed can write the mark, the transaction is not committed, and it
@@ -297,8 +297,8 @@ func (w *writers) resolve(m mark, cause error) (*conn, error) {
 // if it has the transaction. The number of the transaction would not tell that, because the other
 // server may have given the number to another transaction.
 //
-// The mark of this function has the time -infinity, so that the next call does not take the mark for
-// the transaction's if the answer to this call is lost.
+// The mark of this function has the time -infinity, so that the next call does not take the mark
+// for the transaction's if the answer to this call is lost.
 func (c *conn) committed(m mark) (bool, error) {
 	tag, err := c.control(fmt.Sprintf(`INSERT INTO write_marks (id, at) VALUES ('\x%x', '-infinity') ON CONFLICT DO NOTHING`, m[:]))
 	if err != nil || tag != "INSERT 0 0" {
@@ -314,8 +314,8 @@ func (c *conn) committed(m mark) (bool, error) {
 	return tag == "UPDATE 1", err
 }
 
-// clean removes the marks of old transactions from time to time. A writer never asks for a mark that
-// is older than resolveTimeout.
+// clean removes the marks of old transactions from time to time. A writer never asks for a mark
+// that is older than resolveTimeout.
 func (w *writers) clean(c *conn) {
 	last, now := w.cleaned.Load(), time.Now().UnixNano()
 	if now-last < int64(cleanInterval) || !w.cleaned.CompareAndSwap(last, now) {

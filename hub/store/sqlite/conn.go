@@ -16,8 +16,8 @@ import (
 )
 
 // busyTimeout is how long a statement waits while another process, such as a backup or the sqlite3
-// shell, has locked the database. It is shorter than sqlstore.WriteTimeout, so that a write returns the
-// error of the lock before the write times out.
+// shell, has locked the database. It is shorter than sqlstore.WriteTimeout, so that a write returns
+// the error of the lock before the write times out.
 const busyTimeout = 2 * time.Second
 
 // conn is one connection to the database. It calls SQLite's C interface in modernc.org/sqlite/lib
@@ -221,8 +221,8 @@ func withoutLists(args []any) []any {
 	return args
 }
 
-// appendList appends a list as a JSON array. Texts may have any bytes: SQLite keeps bytes that are not
-// UTF-8, and package json would replace them.
+// appendList appends a list as a JSON array. Texts may have any bytes: SQLite keeps bytes that are
+// not UTF-8, and package json would replace them.
 func appendList(data []byte, list []string) []byte {
 	data = append(data, '[')
 	for i, text := range list {

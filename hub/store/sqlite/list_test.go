@@ -9,7 +9,8 @@ import (
 
 var selectList = sqlstore.ForSQLite(`SELECT value FROM json_each(?)`)
 
-// A nick can contain any bytes, and a search compares a list of nicks with the nicks in the database.
+// A nick can contain any bytes, and a search compares a list of nicks with the nicks in the
+// database.
 func TestListsKeepEachByte(t *testing.T) {
 	t.Parallel()
 	r := newReaders(t, 1)

@@ -43,8 +43,8 @@ func migrate(ctx context.Context, path string) (err error) {
 	return nil
 }
 
-// openToMigrate opens the database for its migrations, with one connection. The caller must close the
-// database.
+// openToMigrate opens the database for its migrations, with one connection. The caller must close
+// the database.
 func openToMigrate(ctx context.Context, path string) (*sql.DB, *goose.Provider, error) {
 	db, err := sql.Open("sqlite", dsn(path))
 	if err != nil {

@@ -200,8 +200,8 @@ func TestUsageThatOverflowedIsCountedAgain(t *testing.T) {
 	}
 }
 
-// After the migrations, the log lines of an older database can be read, count against the bounds, and come
-// before new lines.
+// After the migrations, the log lines of an older database can be read, count against the bounds,
+// and come before new lines.
 func TestOldLogLinesStay(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")

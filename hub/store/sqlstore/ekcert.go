@@ -20,9 +20,10 @@ var (
 		(SELECT ek FROM ek_certificates WHERE proven = 0 AND expires <= ? ORDER BY expires LIMIT ?)`)
 
 	// proveAsEnrolled is for an activated enrolment whose EKKnown is true. The enrolment has the EK
-	// certificate, and the EK's row of tpms names the enrolment. So the row of ek_certificates has no
-	// certificate and no links. If the EK has a row with a certificate already, forgetEK removes this
-	// row first, because SQLite does not use the space again that is free when a row becomes shorter.
+	// certificate, and the EK's row of tpms names the enrolment. So the row of ek_certificates has
+	// no certificate and no links. If the EK has a row with a certificate already, forgetEK removes
+	// this row first, because SQLite does not use the space again that is free when a row becomes
+	// shorter.
 	proveAsEnrolled = prepared(`INSERT INTO ek_certificates (ek, proven, expires, certificate, links) VALUES (?, 1, 0, x'', x'')
 		ON CONFLICT (ek) DO NOTHING`)
 	forgetEK = prepared(`DELETE FROM ek_certificates WHERE ek = ? AND certificate <> x''`)
@@ -53,8 +54,8 @@ func (k *claim) prove(c Conn) error {
 	return c.Do(proveEK, k.ek[:])
 }
 
-// enrolledEK returns the evidence with an EK's certificate, if the row of ek_certificates is without
-// the certificate.
+// enrolledEK returns the evidence with an EK's certificate, if the row of ek_certificates is
+// without the certificate.
 func enrolledEK(c Conn, ek store.Hash) (v evidence, found bool, err error) {
 	r, found, err := c.One(selectEnrolledEK, ek[:])
 	if err != nil || !found {

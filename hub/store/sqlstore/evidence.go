@@ -18,33 +18,35 @@ import (
 )
 
 // The long columns of an enrolment are packed in the column request: the certificates, the verdict
-// and the request itself. They repeat each other and the same texts, so they are compressed together:
+// and the request itself. They repeat each other and the same texts, so they are compressed
+// together:
 //
 //	byte 0   packedEvidence
 //	byte 1   withChain, or 0
 //	16 bytes if withChain: the key of the row of ek_chains with the links
 //	rest     a Zstandard frame, with the dictionary of packedEvidence
 //
-// The frame has, for each field of evidence, in their order, its length as uvarint and its bytes. In the
-// frame, the values of other columns of the row are abbreviated (see names).
+// The frame has, for each field of evidence, in their order, its length as uvarint and its bytes.
+// In the frame, the values of other columns of the row are abbreviated (see names).
 //
-// The columns iak_public, ek_certificate, iak_cert, idevid_cert, verdict and ek_links of a packed row
-// are empty. Rows of earlier versions are not packed: PackEvidence packs them. A request that is not
-// packed never begins with packedEvidence. A stripped row is not packed either (stripEnrolment).
+// The columns iak_public, ek_certificate, iak_cert, idevid_cert, verdict and ek_links of a packed
+// row are empty. Rows of earlier versions are not packed: PackEvidence packs them. A request that
+// is not packed never begins with packedEvidence. A stripped row is not packed either
+// (stripEnrolment).
 const (
 	packedEvidence = 0xE1
 	withChain      = 1
 )
 
-// evidenceWords is the dictionary of packedEvidence: what most rows have in common, such as the parts
-// of certificates and verdicts that never change, and the names of TPM makers. Never change it: stored
-// rows need it. A better dictionary needs another first byte.
+// evidenceWords is the dictionary of packedEvidence: what most rows have in common, such as the
+// parts of certificates and verdicts that never change, and the names of TPM makers. Never change
+// it: stored rows need it. A better dictionary needs another first byte.
 //
 //go:embed dictionary/1
 var evidenceWords []byte
 
-// maxEvidence bounds the size of unpacked evidence, in bytes. The API accepts much smaller requests, and
-// larger evidence would exceed store.MaxPending, so it would expire at once.
+// maxEvidence bounds the size of unpacked evidence, in bytes. The API accepts much smaller
+// requests, and larger evidence would exceed store.MaxPending, so it would expire at once.
 const maxEvidence = store.MaxPending
 
 var errBadEvidence = errors.New("the stored evidence is damaged")
@@ -79,8 +81,9 @@ type evidence struct {
 	iakName, idevidName                 []byte
 }
 
-// chainKey is the key of a row of ek_chains: the first 16 bytes of the SHA-256 of the links. The links
-// are from the hub's trust store or from TPM makers, so nobody else can choose two with the same key.
+// chainKey is the key of a row of ek_chains: the first 16 bytes of the SHA-256 of the links. The
+// links are from the hub's trust store or from TPM makers, so nobody else can choose two with the
+// same key.
 type chainKey [16]byte
 
 func evidenceOf(e *store.Enrolment) *evidence {
@@ -102,8 +105,8 @@ func (v *evidence) fields() []*[]byte {
 	return []*[]byte{&v.iakPublic, &v.ekCertificate, &v.iakCert, &v.idevidCert, &v.verdict, &v.request, &v.ekLinks}
 }
 
-// escape begins an abbreviation of two bytes: escape and noName+i, for names()[i]. The bytes escape and
-// noName stand for the byte escape.
+// escape begins an abbreviation of two bytes: escape and noName+i, for names()[i]. The bytes escape
+// and noName stand for the byte escape.
 const (
 	escape = 0xF7
 	noName = 0x80
@@ -119,8 +122,8 @@ func (v *evidence) names() [8][]byte {
 func (v *evidence) abbreviate(b, other []byte) (result, spare []byte) {
 	b, other = replaceAll(b, other, []byte{escape}, noName)
 	for i, name := range v.names() {
-		// An occurrence of a name with escaped bytes begins and ends between two abbreviations or other
-		// bytes: its first byte is none of an abbreviation's.
+		// An occurrence of a name with escaped bytes begins and ends between two abbreviations or
+		// other bytes: its first byte is none of an abbreviation's.
 		if len(name) >= 8 && name[0] < noName {
 			escaped, _ := replaceAll(name, nil, []byte{escape}, noName)
 			b, other = replaceAll(b, other, escaped, noName+1+byte(i))
@@ -129,8 +132,8 @@ func (v *evidence) abbreviate(b, other []byte) (result, spare []byte) {
 	return b, other
 }
 
-// replaceAll writes b to the buffer `other`, with the abbreviation `code` in place of each `old`. It
-// returns both buffers.
+// replaceAll writes b to the buffer `other`, with the abbreviation `code` in place of each `old`.
+// It returns both buffers.
 func replaceAll(b, other, old []byte, code byte) (result, spare []byte) {
 	i := bytes.Index(b, old)
 	if i < 0 {
@@ -239,7 +242,8 @@ func (v *evidence) unpack(packed []byte) error {
 // evidenceColumns are the columns that readEvidence reads, with the alias e of enrolments.
 const evidenceColumns = `e.device, e.owner, e.token, e.model, e.prod_serial, e.iak_name, e.idevid_name, e.iak_public, e.ek_certificate, e.iak_cert, e.idevid_cert, e.verdict, e.request, e.ek_links`
 
-// readEvidence reads evidenceColumns, and unpacks a packed row. It does not read the table ek_chains.
+// readEvidence reads evidenceColumns, and unpacks a packed row. It does not read the table
+// ek_chains.
 func readEvidence(r *Row) (v evidence, err error) {
 	v.device, v.owner, v.token, v.model, v.serial = r.text(), r.text(), r.text(), r.text(), r.text()
 	v.iakName, v.idevidName = r.blob(), r.blob()
@@ -282,8 +286,8 @@ func (v *evidence) assign(e *store.Enrolment) {
 }
 
 // The rows of ek_chains never change, and are never removed. Most chains belong to thousands of
-// devices, so a reference count would be a row that each enrolment changes. A request cannot add rows
-// as it likes: see store.Enrolment.CommonLinks.
+// devices, so a reference count would be a row that each enrolment changes. A request cannot add
+// rows as it likes: see store.Enrolment.CommonLinks.
 var (
 	insertChain = prepared(`INSERT INTO ek_chains (sum, links) VALUES (?, ?) ON CONFLICT DO NOTHING`)
 	selectChain = prepared(`SELECT links FROM ek_chains WHERE sum = ?`)
@@ -294,13 +298,14 @@ var (
 	// The conditions keep a row that has changed since it was read.
 	packEvidence = prepared(`UPDATE enrolments SET iak_public = x'', ek_certificate = x'', iak_cert = x'', idevid_cert = x'',
 		verdict = x'', ek_links = x'', request = ? WHERE id = ? AND request = ? AND state <> 'p'`)
-	// Removes the second copy of an EK certificate that the TPM's enrolment has: see proveAsEnrolled.
+	// Removes the second copy of an EK certificate that the TPM's enrolment has: see
+	// proveAsEnrolled.
 	dropKeptCopy = prepared(`UPDATE ek_certificates SET certificate = x'', links = x'' WHERE proven = 1 AND certificate = ? AND links = ?
 		AND ek = (SELECT t.ek FROM tpms t WHERE t.enrolment = ?)`)
 )
 
-// settingPacked is the name of the setting that has the row id of the last enrolment that PackEvidence
-// has read, or allPacked.
+// settingPacked is the name of the setting that has the row id of the last enrolment that
+// PackEvidence has read, or allPacked.
 const (
 	settingPacked = "packed-evidence"
 	allPacked     = "all"
@@ -338,8 +343,8 @@ func (s *Store) PackEvidence(ctx context.Context, limit int) (more bool, err err
 	return more, nil
 }
 
-// readToPack reads the next rows, and returns the rows that are not packed. `last` is the row id of the
-// last of the `read` rows.
+// readToPack reads the next rows, and returns the rows that are not packed. `last` is the row id of
+// the last of the `read` rows.
 func (s *Store) readToPack(ctx context.Context, after string, limit int) (rows []packedRow, last int64, read int, err error) {
 	first, err := strconv.ParseInt("0"+after, 10, 64)
 	if err != nil {
@@ -360,8 +365,8 @@ func (s *Store) readToPack(ctx context.Context, after string, limit int) (rows [
 	return rows, last, read, err
 }
 
-// packAll packs rows. It shares the links that several rows have: most devices have a TPM of one of a
-// few makers.
+// packAll packs rows. It shares the links that several rows have: most devices have a TPM of one of
+// a few makers.
 func packAll(rows []packedRow) {
 	times := map[string]int{}
 	for i := range rows {

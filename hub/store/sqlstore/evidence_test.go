@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestEvidenceIsPackedWithoutLoss packs random evidence. Its fields repeat the names of the row, parts
-// of these names, and the bytes with which abbreviations begin.
+// TestEvidenceIsPackedWithoutLoss packs random evidence. Its fields repeat the names of the row,
+// parts of these names, and the bytes with which abbreviations begin.
 func TestEvidenceIsPackedWithoutLoss(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(600) {
@@ -63,8 +63,8 @@ func randomEvidence(seed uint64) evidence {
 	return v
 }
 
-// Damaged evidence is an error, whatever was changed: it neither panics nor becomes other evidence of
-// another length.
+// Damaged evidence is an error, whatever was changed: it neither panics nor becomes other evidence
+// of another length.
 func TestDamagedEvidenceIsAnError(t *testing.T) {
 	t.Parallel()
 	v := randomEvidence(3)

@@ -54,9 +54,9 @@ func (s *Store) MarkQuiet(ctx context.Context, before time.Time, limit int) (mar
 	return marked, nil
 }
 
-// markQuiet marks a device as quiet. `held` is the device's latest contact that is not written to the
-// database yet. markQuiet writes it first: if it were written later, the device would no longer be
-// quiet, although the contact was too long ago.
+// markQuiet marks a device as quiet. `held` is the device's latest contact that is not written to
+// the database yet. markQuiet writes it first: if it were written later, the device would no longer
+// be quiet, although the contact was too long ago.
 func markQuiet(c Conn, d dueDevice, held sighting) error {
 	if held.at > d.seen {
 		if err := c.Do(updateSeen, held.at, held.addr, d.device, held.at); err != nil {
@@ -81,8 +81,8 @@ func due(c Conn, before time.Time, limit int) (list []dueDevice, err error) {
 	return list, err
 }
 
-// latestOf returns the device's contact that is not written to the database yet. If there is no such
-// contact, it returns the zero value.
+// latestOf returns the device's contact that is not written to the database yet. If there is no
+// such contact, it returns the zero value.
 func (s *sightings) latestOf(device string) sighting {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

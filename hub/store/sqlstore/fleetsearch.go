@@ -17,10 +17,10 @@ const (
 	// the result.
 	smallSet = store.MaxCount
 	// examineMost is the largest number of rows of a walk that the engine compares with the other
-	// conditions, unless a page has a higher limit. So a page may have fewer rows than its limit, even
-	// if there is a next page.
-	// examineFar is the bound for all orders except the order by nick. In these orders, each row is
-	// in another part of the database file, so that reading a row costs more.
+	// conditions, unless a page has a higher limit. So a page may have fewer rows than its limit,
+	// even if there is a next page. examineFar is the bound for all orders except the order by
+	// nick. In these orders, each row is in another part of the database file, so that reading a
+	// row costs more.
 	examineMost = 600
 	examineFar  = 400
 	// chunkRows is the number of rows of a walk that the engine reads before it compares the
@@ -135,14 +135,14 @@ func walkTexts(condition, by string) (up, down string) {
 		searchColumns + condition + ` AND (` + by + `) < (` + holes + `) ORDER BY ` + descending + ` LIMIT ?`
 }
 
-// equal makes the walk through the devices that have one value of a column, in the order of nicks. In
-// SQLite, the collation of the column compares models, makers and firmwares without ASCII case; in
-// PostgreSQL, `expression` and `value` do this.
+// equal makes the walk through the devices that have one value of a column, in the order of nicks.
+// In SQLite, the collation of the column compares models, makers and firmwares without ASCII case;
+// in PostgreSQL, `expression` and `value` do this.
 //
-// PostgreSQL has no INDEXED BY. It would choose between the column's index and the primary key, which
-// has the order of nicks too, by its statistics; if these are old, it may read all devices. So the
-// statement for PostgreSQL has bounds on the column, and is ordered by the column first: only the
-// column's index has this order.
+// PostgreSQL has no INDEXED BY. It would choose between the column's index and the primary key,
+// which has the order of nicks too, by its statistics; if these are old, it may read all devices.
+// So the statement for PostgreSQL has bounds on the column, and is ordered by the column first:
+// only the column's index has this order.
 func equal(index, column, expression, value string) walk {
 	const nick, limit = `?3`, `?4`
 	text := func(after, end, order string) string {
@@ -167,8 +167,9 @@ func active() walk {
 	}
 }
 
-// withMeta is the walk through the devices that have a term of metadata. In SQLite, CROSS JOIN makes
-// the engine read the table device_meta_terms first. In PostgreSQL, the LIMIT of each part does.
+// withMeta is the walk through the devices that have a term of metadata. In SQLite, CROSS JOIN
+// makes the engine read the table device_meta_terms first. In PostgreSQL, the LIMIT of each part
+// does.
 func withMeta() walk {
 	sqliteUp, sqliteDown := walkTexts(`device_meta_terms m CROSS JOIN device_search s ON s.owner = ? AND s.nick = m.nick WHERE m.term = ?`, `m.nick`)
 	text := func(after, order string) string {
@@ -219,8 +220,8 @@ var (
 		store.FieldFirmware: valued("device_search_firmware", "firmware"),
 		store.FieldToken:    equal("device_search_token", "token", `s.token`, `?2`),
 	}
-	// fieldIn has a statement for each of two fields. It reads at most ? devices whose value of the field is in
-	// a list. For PostgreSQL, the list must be in lower case.
+	// fieldIn has a statement for each of two fields. It reads at most ? devices whose value of the
+	// field is in a list. For PostgreSQL, the list must be in lower case.
 	fieldIn = map[store.SearchField]*Statement{
 		store.FieldModel: listed("device_search_model", "model"),
 		store.FieldMaker: listed("device_search_maker", "maker"),
@@ -234,8 +235,8 @@ var (
 	selectByID = prepared(searchColumns + `devices d CROSS JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick
 		WHERE d.id >= ? AND d.id < ? AND +d.owner = ? AND +d.deleted = 0 ORDER BY d.id LIMIT ?`)  // the signs + keep SQLite from using another index
 	haveMetaTerm = both(`SELECT nick FROM device_meta_terms WHERE term = ? AND nick IN (SELECT value FROM json_each(?))`,
-		// The LIMIT makes PostgreSQL look each nick up. It would otherwise choose by its statistics, and may
-		// read all devices with the term.
+		// The LIMIT makes PostgreSQL look each nick up. It would otherwise choose by its
+		// statistics, and may read all devices with the term.
 		`SELECT n.nick FROM (SELECT ?::bigint AS term, unnest(?::text[]) AS nick) AS n,
 			LATERAL (SELECT 1 FROM device_meta_terms m WHERE m.term = n.term AND m.nick = n.nick LIMIT 1) AS m`)
 	countMetaTerm = prepared(`SELECT count(*) FROM (SELECT 1 FROM device_meta_terms WHERE term = ? ORDER BY term, nick LIMIT ?) AS few`)
@@ -449,8 +450,8 @@ func (f *finder) sorted(c Conn, after *place, limit int) (hits []found, next *pl
 	return hits, nil, nil
 }
 
-// matches reports, for each device, whether it matches all conditions. It needs one statement for each
-// condition on metadata, because with PostgreSQL each statement is a round trip to the server.
+// matches reports, for each device, whether it matches all conditions. It needs one statement for
+// each condition on metadata, because with PostgreSQL each statement is a round trip to the server.
 func matches(c Conn, devices []found, conditions []*condition) ([]bool, error) {
 	fit := make([]bool, len(devices))
 	for i := range devices {

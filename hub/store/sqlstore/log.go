@@ -110,9 +110,9 @@ func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []
 	})
 }
 
-// trimDevice removes the oldest entries of a device that has `rows` entries with `bytes` bytes, until
-// they are within the bounds, or until it has changed `limit` batches. It returns what is left, and the
-// number of changed batches.
+// trimDevice removes the oldest entries of a device that has `rows` entries with `bytes` bytes,
+// until they are within the bounds, or until it has changed `limit` batches. It returns what is
+// left, and the number of changed batches.
 func trimDevice(c Conn, device string, rows, bytes int64, bounds store.LogBounds, limit int) (int64, int64, int, error) {
 	changed := 0
 	for changed < limit && rows > 0 && (rows > int64(bounds.Rows) || bytes > bounds.Bytes) {
@@ -128,8 +128,9 @@ func trimDevice(c Conn, device string, rows, bytes int64, bounds store.LogBounds
 	return rows, bytes, changed, nil
 }
 
-// removeOldestLogs removes entries of the oldest batch of a device, until at least `rows` entries and
-// `bytes` bytes are removed, or the batch is empty. It returns the numbers of removed entries and bytes.
+// removeOldestLogs removes entries of the oldest batch of a device, until at least `rows` entries
+// and `bytes` bytes are removed, or the batch is empty. It returns the numbers of removed entries
+// and bytes.
 func removeOldestLogs(c Conn, device string, rows, bytes int64) (gone, less int64, err error) {
 	r, ok, err := c.One(oldestLogs, device)
 	if err != nil || !ok {
@@ -205,7 +206,8 @@ func newLogReader(f store.LogFilter) (*logReader, error) {
 	return l, nil
 }
 
-// matches reports whether the filter selects an entry. It does not check the entry's time and owner.
+// matches reports whether the filter selects an entry. It does not check the entry's time and
+// owner.
 func (l *logReader) matches(e *store.LogEntry) bool {
 	among := func(list []string, text string) bool { return len(list) == 0 || slices.Contains(list, text) }
 	return among(l.f.Levels, e.Level) && among(l.f.Sources, e.Source) && among(l.f.Platforms, e.Platform) && among(l.f.Revs, e.Rev) && containsFold(e.Message, l.text)

@@ -12,11 +12,12 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// The entries of one call of AppendLogs are one row: a batch. They have the same time, and consecutive
-// numbers. So the batches of an owner are in the order of their entries, and do not overlap. The first
-// byte of a batch's data says how the rest is encoded.
+// The entries of one call of AppendLogs are one row: a batch. They have the same time, and
+// consecutive numbers. So the batches of an owner are in the order of their entries, and do not
+// overlap. The first byte of a batch's data says how the rest is encoded.
 const (
-	// plainBatch is a JSON array with the fields of the only entry. The migration made these batches.
+	// plainBatch is a JSON array with the fields of the only entry. The migration made these
+	// batches.
 	plainBatch = 'j'
 	// zstdBatch is a Zstandard frame, with logWords as its dictionary. It has the fields of each
 	// entry: two numbers (varint) and five texts (length as uvarint, and bytes).
@@ -144,8 +145,8 @@ func decodeFields(b string) (list []store.LogEntry, err error) {
 	return list, err
 }
 
-// containsFold reports whether a text contains the text `lower`, whose ASCII letters are lower case. The
-// case of ASCII letters is ignored.
+// containsFold reports whether a text contains the text `lower`, whose ASCII letters are lower
+// case. The case of ASCII letters is ignored.
 func containsFold(text, lower string) bool {
 	if lower == "" {
 		return true

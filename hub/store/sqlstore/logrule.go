@@ -14,7 +14,8 @@ var (
 		ON CONFLICT (owner) DO UPDATE SET age = excluded.age, bytes = excluded.bytes, trimming = 1, place = ''`)
 	deleteLogRule = prepared(`DELETE FROM log_rules WHERE owner = ?`)
 	logRulePlace  = prepared(`UPDATE log_rules SET trimming = ?, place = ? WHERE owner = ?`)
-	// The query is for all devices, and not only for those with logs, so that LIMIT bounds its rows.
+	// The query is for all devices, and not only for those with logs, so that LIMIT bounds its
+	// rows.
 	logUsageOfOwner = prepared(`SELECT d.nick, d.id, coalesce(u.rows, 0), coalesce(u.bytes, 0) FROM devices d LEFT JOIN log_usage u ON u.device = d.id
 		WHERE d.owner = ? AND d.nick > ? AND d.deleted = 0 ORDER BY d.nick LIMIT ?`)
 )
@@ -90,8 +91,8 @@ func (s *Store) TrimLogs(ctx context.Context, owner string, bounds store.LogBoun
 	return more, err
 }
 
-// trimDevices cuts the logs of the owner's devices whose nicks are after `place`. It returns the nick of
-// the last device whose log is within the bounds, and whether there may be more devices.
+// trimDevices cuts the logs of the owner's devices whose nicks are after `place`. It returns the
+// nick of the last device whose log is within the bounds, and whether there may be more devices.
 func trimDevices(c Conn, owner, place string, bounds store.LogBounds, limit int) (string, bool, error) {
 	type usage struct {
 		nick, device string

@@ -190,8 +190,8 @@ func (s *Store) BeginUpload(ctx context.Context, u store.Upload, now time.Time) 
 	return o, nil
 }
 
-// placeOf returns the place of an object's bytes. It is empty if there is none, or if a version without
-// places stored the bytes.
+// placeOf returns the place of an object's bytes. It is empty if there is none, or if a version
+// without places stored the bytes.
 func placeOf(c Conn, sum store.Hash) (string, error) {
 	r, ok, err := c.One(selectPlace, sum[:])
 	if err != nil || !ok {
@@ -238,8 +238,8 @@ func (s *Store) FinishUpload(ctx context.Context, u store.Upload, lost string, s
 	return used, err
 }
 
-// endUpload removes the record of an upload, and gives its size back to its owner. If there is no such
-// upload, the result is empty.
+// endUpload removes the record of an upload, and gives its size back to its owner. If there is no
+// such upload, the result is empty.
 func endUpload(c Conn, place string) (u store.Upload, err error) {
 	r, ok, err := c.One(selectUpload, place)
 	if err != nil || !ok {

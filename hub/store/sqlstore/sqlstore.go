@@ -40,14 +40,15 @@ type DB interface {
 }
 
 // Conn is a connection to the database. It may run only one statement at a time, in one goroutine.
-// Arguments have the types int64, string, []byte and []string (a list, for which each engine has its
-// own condition). A nil []byte becomes an empty blob, not NULL.
+// Arguments have the types int64, string, []byte and []string (a list, for which each engine has
+// its own condition). A nil []byte becomes an empty blob, not NULL.
 type Conn interface {
 	// Exec runs a statement that returns no rows. It returns the number of changed rows.
 	Exec(s *Statement, args ...any) (changed int64, err error)
 	// Do runs a statement whose number of changed rows does not matter. A driver may send the
-	// statement later, together with the next statement of the connection. So an error may come from
-	// a later call, or only after the operation has returned; the operation then has changed nothing.
+	// statement later, together with the next statement of the connection. So an error may come
+	// from a later call, or only after the operation has returned; the operation then has changed
+	// nothing.
 	Do(s *Statement, args ...any) error
 	// One returns the first row of a query. `ok` is false if the query has no row. The row is valid
 	// until the connection is used again. Values that were read from the row stay valid.

@@ -221,7 +221,8 @@ func cohortsAreCounted(f *fixture) {
 	members(store.BootMembers{Firmware: "1.3"}, 1)
 	_, err = f.PutBoot(f.ctx, judged(ids[4], 9, "M", "new", true, 0), []byte("r"))
 	f.must(err)
-	// A decision makes the part of one device known. The cohort keeps the time of its first measurement.
+	// A decision makes the part of one device known. The cohort keeps the time of its first
+	// measurement.
 	_, err = f.PutBoot(f.ctx, judged(ids[3], 9, "M", "new", false, 0), []byte("r"))
 	f.must(err)
 	list, err = f.BadBootCohorts(f.ctx, owner, false, 10)

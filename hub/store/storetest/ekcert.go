@@ -165,8 +165,8 @@ func unprovenCertificatesAreBounded(f *fixture) {
 	f.keepsEK("raft", "raft's", true, Epoch)
 }
 
-// Attack: someone with a join token sends requests with many invented EKs. A store need not count the
-// certificates at each write, but it must not keep many more than allowed.
+// Attack: someone with a join token sends requests with many invented EKs. A store need not count
+// the certificates at each write, but it must not keep many more than allowed.
 func manyUnprovenCertificatesAreBounded(f *fixture) {
 	const limit, all = 256, 400
 	var writers sync.WaitGroup

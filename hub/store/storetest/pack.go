@@ -7,8 +7,8 @@ import (
 	"gangway/hub/store"
 )
 
-// Pack checks PackEvidence. The function `run` runs SQL directly on the database, without the store;
-// `count` returns the number of a query's only row. `literal` returns bytes as a SQL text.
+// Pack checks PackEvidence. The function `run` runs SQL directly on the database, without the
+// store; `count` returns the number of a query's only row. `literal` returns bytes as a SQL text.
 func Pack(t *testing.T, s Engine, literal func([]byte) string, run func(sql string), count func(sql string) string) {
 	f := newFixture(t, s)
 	var all []store.Enrolment

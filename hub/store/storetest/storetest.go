@@ -1,10 +1,10 @@
 // Package storetest has the tests that every engine of package store must pass. The tests of an
 // engine call Run. If all tests pass, a hub can use the engine.
 //
-// The tests use only the interfaces of package store, and pass all times as arguments. Only the tests
-// of store.Replicas sleep, because their times are those of the database.
-// They accept all behaviour that the interfaces allow: an engine may truncate times to
-// microseconds, and a read may return a contact of MarkDeviceSeen late.
+// The tests use only the interfaces of package store, and pass all times as arguments. Only the
+// tests of store.Replicas sleep, because their times are those of the database. They accept all
+// behaviour that the interfaces allow: an engine may truncate times to microseconds, and a read may
+// return a contact of MarkDeviceSeen late.
 package storetest
 
 import (

@@ -34,7 +34,8 @@ func (m *Move) columnsOf(ctx context.Context, table string) (columns []string, e
 // selection is a query for rows of the table after a key (of n values), in the order of the key.
 func (m *Move) selection(t table, after int) string { return t.selection(m.columns[t.name], after) }
 
-// selection is a query for these columns of the rows after a key (of n values), in the order of the key.
+// selection is a query for these columns of the rows after a key (of n values), in the order of the
+// key.
 func (t table) selection(columns []string, after int) string {
 	query := "SELECT " + quoted(columns) + " FROM " + t.name
 	if after > 0 {

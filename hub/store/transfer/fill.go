@@ -141,9 +141,9 @@ type server struct{ raw *postgres.Raw }
 // Newest is the version of the newest schema that this program knows.
 const Newest = 0
 
-// NewPostgres makes the schema of a version in a PostgreSQL database. The database must be empty, or
-// have rows of an interrupted restore. After Finish, no hub uses the database until it has the hub's
-// name: see ClaimForHub of the store.
+// NewPostgres makes the schema of a version in a PostgreSQL database. The database must be empty,
+// or have rows of an interrupted restore. After Finish, no hub uses the database until it has the
+// hub's name: see ClaimForHub of the store.
 func NewPostgres(ctx context.Context, config postgres.Config, schema int64) (Target, error) {
 	switch err := postgres.Create(ctx, config, int(schema)); {
 	case errors.Is(err, postgres.ErrNotNew):

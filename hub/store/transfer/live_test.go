@@ -91,7 +91,8 @@ func TestHubWritesDuringTheMove(t *testing.T) {
 	if err := errors.Join(m.Finish(t.Context()), m.Close()); err != nil {
 		t.Fatal(err)
 	}
-	// The last step is interrupted after its commit, so it is done again. Copy then compares every row.
+	// The last step is interrupted after its commit, so it is done again. Copy then compares every
+	// row.
 	if m, err = transfer.Open(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}

@@ -41,8 +41,8 @@ type reader interface {
 // Close ends the snapshot.
 func (s *Snapshot) Close() error { return s.from.close() }
 
-// OpenFile opens a snapshot of a SQLite database. Another connection of this process or of a hub must
-// have the database open: a snapshot does not recover a database after a crash.
+// OpenFile opens a snapshot of a SQLite database. Another connection of this process or of a hub
+// must have the database open: a snapshot does not recover a database after a crash.
 func OpenFile(ctx context.Context, file string) (*Snapshot, error) {
 	db, err := openFile(file, "mode=ro&_pragma=busy_timeout(10000)")
 	if err != nil {
@@ -95,8 +95,8 @@ type Rows struct {
 	Each    func(f func(row []any) error) error // a row has values of the types int64, string, []byte and nil
 }
 
-// Tables calls the function `f` with each table, in an order in which each row comes after the rows to
-// which it refers.
+// Tables calls the function `f` with each table, in an order in which each row comes after the rows
+// to which it refers.
 func (s *Snapshot) Tables(ctx context.Context, f func(Rows) error) error {
 	for _, t := range tables {
 		if passing[t.name] {
@@ -186,7 +186,8 @@ func (r postgresReader) columnsOf(table string) string {
 }
 
 func (r postgresReader) lastOf(t table) string {
-	// The name of the sequence of an identity column: see "Identity Columns" in PostgreSQL's manual.
+	// The name of the sequence of an identity column: see "Identity Columns" in PostgreSQL's
+	// manual.
 	return `SELECT CASE WHEN is_called THEN last_value END FROM ` + strings.Join([]string{t.name, t.counter, "seq"}, "_")
 }
 

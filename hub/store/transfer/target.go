@@ -38,8 +38,8 @@ func (m *Move) prepare(ctx context.Context, hub string) error {
 			return err
 		}
 	}
-	// If the last step was interrupted, the target has the hub's name already, but no hub has used it: a
-	// hub that opens the target removes the table move_state.
+	// If the last step was interrupted, the target has the hub's name already, but no hub has used
+	// it: a hub that opens the target removes the table move_state.
 	text := fmt.Sprintf(`BEGIN; INSERT INTO move_state VALUES ('id', '%s') ON CONFLICT DO NOTHING; DELETE FROM settings WHERE name = '%s';
 		INSERT INTO move_state SELECT 'foreign key ' || conrelid::regclass || ' ' || conname, pg_get_constraintdef(oid)
 			FROM pg_constraint WHERE contype = 'f' AND connamespace = current_schema()::regnamespace ON CONFLICT DO NOTHING; `, m.id, sqlstore.SettingHub)

@@ -10,8 +10,8 @@
 // Each step can be interrupted and repeated. CatchUp reads all its rows from the same state of the
 // file, and writes them in one transaction in PostgreSQL.
 //
-// A Snapshot reads all rows of a database as they were at one moment, for a backup. A Target is a new
-// database that gets these rows, for a restore.
+// A Snapshot reads all rows of a database as they were at one moment, for a backup. A Target is a
+// new database that gets these rows, for a restore.
 package transfer
 
 import (
@@ -33,8 +33,8 @@ type Options struct {
 	File string          // the SQLite database; its schema must be that of this program
 	To   postgres.Config // a database that is empty, or has a part of this move
 	Hub  string          // the hub's name
-	// Progress is called after each portion, unless it is nil. rows is the number of the table's rows
-	// that are copied.
+	// Progress is called after each portion, unless it is nil. rows is the number of the table's
+	// rows that are copied.
 	Progress func(table string, rows int64)
 }
 
@@ -156,7 +156,8 @@ type Move struct {
 	columns map[string][]string
 }
 
-// Open prepares both databases: it makes the schema of the target, and adds the triggers to the file.
+// Open prepares both databases: it makes the schema of the target, and adds the triggers to the
+// file.
 func Open(ctx context.Context, o Options) (_ *Move, err error) {
 	db, err := postgres.Open(ctx, o.To)
 	if err != nil {

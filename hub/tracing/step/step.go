@@ -19,8 +19,8 @@ const Scope = "gangway"
 // Recorded reports whether the context's request has a trace that is recorded.
 func Recorded(ctx context.Context) bool { return trace.SpanFromContext(ctx).IsRecording() }
 
-// Begin begins a step of the context's request. The caller must call End of the span. If the request
-// has no trace, Begin returns `ctx` and a span whose methods do nothing.
+// Begin begins a step of the context's request. The caller must call End of the span. If the
+// request has no trace, Begin returns `ctx` and a span whose methods do nothing.
 func Begin(ctx context.Context, name string) (context.Context, trace.Span) {
 	parent := trace.SpanFromContext(ctx)
 	if !parent.IsRecording() {
@@ -29,8 +29,8 @@ func Begin(ctx context.Context, name string) (context.Context, trace.Span) {
 	return parent.TracerProvider().Tracer(Scope).Start(ctx, name)
 }
 
-// ID returns the id of the context's trace, in hexadecimal digits, or "" if the request has no trace
-// that is recorded. The trace may have ended.
+// ID returns the id of the context's trace, in hexadecimal digits, or "" if the request has no
+// trace that is recorded. The trace may have ended.
 func ID(ctx context.Context) string {
 	s := trace.SpanContextFromContext(ctx)
 	if !s.IsSampled() {

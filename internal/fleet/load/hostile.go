@@ -144,9 +144,9 @@ func (r *runner) forge() (err error) {
 	return err
 }
 
-// Forge makes a set of forged requests for Config.Forged: with the EK certificate of another TPM, with
-// broken bytes, with a signature of another key, and with the proof of another token. The set has no
-// TPM of an unknown maker, because the hub does not refuse such a TPM: it asks the owner.
+// Forge makes a set of forged requests for Config.Forged: with the EK certificate of another TPM,
+// with broken bytes, with a signature of another key, and with the proof of another token. The set
+// has no TPM of an unknown maker, because the hub does not refuse such a TPM: it asks the owner.
 func Forge(t *wire.TokenFile, maker *fleet.Maker) (requests [][]byte, err error) {
 	if maker == nil {
 		return nil, errors.New("forged requests need a maker that the hub trusts")

@@ -62,8 +62,8 @@ type Config struct {
 	Timeout time.Duration
 	// Settle is how long all devices are idle before the measurement.
 	Settle time.Duration
-	// Ready, if set, is called when all devices are idle. The measurement starts when Ready returns.
-	// So a test can start several fleets together.
+	// Ready, if set, is called when all devices are idle. The measurement starts when Ready
+	// returns. So a test can start several fleets together.
 	Ready func(context.Context) error
 	// HubPID is the id of the hub's process, and HubMetrics the URL of the hub's metrics. The run
 	// reads from them how much CPU time and memory the hub uses. Both may be zero.

@@ -161,8 +161,8 @@ func (r *runner) connectAll(ctx context.Context, list []*device) error {
 	return err
 }
 
-// keepAliveAfter is how long a device is idle before it reports in the preparation. The hub closes a
-// connection that is idle for two minutes, and to connect 100,000 devices takes longer.
+// keepAliveAfter is how long a device is idle before it reports in the preparation. The hub closes
+// a connection that is idle for two minutes, and to connect 100,000 devices takes longer.
 const keepAliveAfter = time.Minute
 
 // keepAlive sends the reports of devices that are idle for long, until ctx ends.
@@ -172,8 +172,8 @@ func (r *runner) keepAlive(ctx context.Context) {
 	for r.keeps() {
 		d := r.idle.popIdle(time.Now().Add(-keepAliveAfter))
 		if d != nil {
-			// If the report fails, the device's next request opens another connection. The report is
-			// not interrupted, because its connection could not be used any more.
+			// If the report fails, the device's next request opens another connection. The report
+			// is not interrupted, because its connection could not be used any more.
 			_ = report(context.WithoutCancel(ctx), r, d)
 			d.used = time.Now()
 			r.idle.push(d)

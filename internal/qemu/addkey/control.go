@@ -70,8 +70,8 @@ func debian(variable, program string, args ...string) (string, error) {
 	return strings.Join(strings.Fields(string(out)), " "), err
 }
 
-// prepareControl unpacks the programs, and mounts what they need into their folder. A restarted agent
-// finds them from before.
+// prepareControl unpacks the programs, and mounts what they need into their folder. A restarted
+// agent finds them from before.
 func prepareControl(files *carry.Files) error {
 	if _, err := os.Stat(programs); err == nil {
 		return nil

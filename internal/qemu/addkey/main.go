@@ -1,9 +1,9 @@
-// Command addkey takes the place of gangway-agent in an installed system. At the second start of the
-// system, it adds certificates to the firmware's variable db while the real agent runs, as an update
-// program such as fwupd does. At each start, it also tries to open a control disk, which it has bound
-// to PCR 7 at the first start, with Debian's systemd-cryptenroll. It carries three files:
-// gangway-agent; db.auth, a signed addition to db; and control.tar, Debian's programs, their libraries
-// and an empty LUKS2 volume.
+// Command addkey takes the place of gangway-agent in an installed system. At the second start of
+// the system, it adds certificates to the firmware's variable db while the real agent runs, as an
+// update program such as fwupd does. At each start, it also tries to open a control disk, which it
+// has bound to PCR 7 at the first start, with Debian's systemd-cryptenroll. It carries three files:
+// gangway-agent; db.auth, a signed addition to db; and control.tar, Debian's programs, their
+// libraries and an empty LUKS2 volume.
 package main
 
 import (
@@ -86,8 +86,8 @@ func run() error {
 	return syscall.Exec(agent, append([]string{"gangway-agent"}, os.Args[1:]...), os.Environ())
 }
 
-// unpack writes the real agent. It renames a complete file, because other starts of this program may
-// do the same at the same time.
+// unpack writes the real agent. It renames a complete file, because other starts of this program
+// may do the same at the same time.
 func unpack(files *carry.Files) error {
 	from, err := files.Open("gangway-agent")
 	if err != nil {

@@ -1,6 +1,7 @@
 // Package corim writes a reference manifest as a CoRIM, a Concise Reference Integrity Manifest, for
 // verifiers of other projects (draft-ietf-rats-corim-11). The CoRIM is not signed: sign it with the
-// key that the verifier expects. Gangway itself reads only its own format. Package corim does no I/O.
+// key that the verifier expects. Gangway itself reads only its own format. Package corim does no
+// I/O.
 package corim
 
 import (
@@ -27,8 +28,8 @@ const vendor = "Gangway"
 // stubPCR is the number of the register into which systemd's stub measures the system.
 const stubPCR = 11
 
-// algorithms are the numbers of the banks' hash algorithms in IANA's Named Information Hash Algorithm
-// Registry, in the order in which a CoRIM lists them.
+// algorithms are the numbers of the banks' hash algorithms in IANA's Named Information Hash
+// Algorithm Registry, in the order in which a CoRIM lists them.
 var algorithms = []struct {
 	bank   string
 	number uint64

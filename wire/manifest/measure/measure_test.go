@@ -154,8 +154,8 @@ func systemdMeasure(t *testing.T, u image.UKI, args ...string) map[string]map[st
 	return values
 }
 
-// PCR 11 is the value of systemd's own tool, to the byte: in each bank, before the first phase and in
-// each of the tool's phases.
+// PCR 11 is the value of systemd's own tool, to the byte: in each bank, before the first phase and
+// in each of the tool's phases.
 func TestPCR11EqualsSystemdMeasure(t *testing.T) {
 	phases := []string{"enter-initrd", "enter-initrd:leave-initrd", "enter-initrd:leave-initrd:sysinit", "enter-initrd:leave-initrd:sysinit:ready"}
 	for _, without := range []string{"", "initrd", "osrel"} {
@@ -188,8 +188,8 @@ func TestPCR11EqualsSystemdMeasure(t *testing.T) {
 	}
 }
 
-// Each version of the stub measures other sections. The values were computed by another program from
-// systemd's list of sections (SHA-256, in Python's hashlib).
+// Each version of the stub measures other sections. The values were computed by another program
+// from systemd's list of sections (SHA-256, in Python's hashlib).
 func TestPCR11OfEachStub(t *testing.T) {
 	all := []part{
 		{".pcrpkey", []byte("pcrpkey")}, {".hwids", []byte("hwids")}, {".profile", []byte("profile")}, {".pcrsig", []byte("pcrsig")},

@@ -119,8 +119,8 @@ func (p *program) measuredSections() (all []measured, err error) {
 		return nil, err
 	}
 	if p.file.PointerToSymbolTable != 0 {
-		// A header can then name a section by an offset into the symbol table's texts, which the stub
-		// does not read.
+		// A header can then name a section by an offset into the symbol table's texts, which the
+		// stub does not read.
 		return nil, fmt.Errorf("%w: it has a symbol table", ErrStub)
 	}
 	for _, s := range p.file.Sections {
@@ -185,9 +185,9 @@ func extend(bank crypto.Hash, value, data []byte) []byte {
 	return sum(bank, value, sum(bank, data))
 }
 
-// System returns the part of a manifest about a unified kernel image. Gangway's init extends no boot
-// phases into PCR 11, so the manifest of Gangway's own system needs none. The argument `phases`
-// lists the phases of another init.
+// System returns the part of a manifest about a unified kernel image. Gangway's init extends no
+// boot phases into PCR 11, so the manifest of Gangway's own system needs none. The argument
+// `phases` lists the phases of another init.
 func System(uki []byte, phases ...string) (*manifest.System, error) {
 	p, err := parse(uki)
 	if err != nil {

@@ -18,7 +18,8 @@ import (
 
 var update = flag.Bool("update", false, "record the states that the pvr in GANGWAY_PVR signs")
 
-// recorded are the files in testdata that TestRealPVRSigns writes and TestStatesThatPVRSigned reads.
+// recorded are the files in testdata that TestRealPVRSigns writes and TestStatesThatPVRSigned
+// reads.
 const recordedState, recordedPart, recordedKeys = "testdata/pvr-owner.json", "testdata/pvr-part.json", "testdata/pvr-keys.pem"
 
 // checkout is a folder that a person signs with pvr.

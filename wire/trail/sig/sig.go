@@ -6,9 +6,9 @@
 // without its payload. Its protected header names, with patterns, the members of the state that it
 // covers. The payload is the canonical JSON of these members.
 //
-// Verify returns a new state that is parsed from the signed bytes, so the caller acts only on signed
-// content. One signature must cover everything, because an attacker could combine parts of different
-// revisions if each part had its own signature.
+// Verify returns a new state that is parsed from the signed bytes, so the caller acts only on
+// signed content. One signature must cover everything, because an attacker could combine parts of
+// different revisions if each part had its own signature.
 //
 // The format has no number or time that orders revisions. So a signed document, SequencePath, has a
 // number that the owner increases with each revision. The device stores the largest number that it
@@ -34,12 +34,13 @@ import (
 const Dir = "_sigs/"
 
 // SequencePath is the path, in a revision's state, of the document that has the revision's sequence
-// number: {"sequence": N}. The document may also have the owner's new keys, as "keys": ["PEM", ...],
-// and a list of ids, as "devices": ["ID", ...]: then only these devices may install the revision.
+// number: {"sequence": N}. The document may also have the owner's new keys, as "keys": ["PEM",
+// ...], and a list of ids, as "devices": ["ID", ...]: then only these devices may install the
+// revision.
 const SequencePath = "gangway/revision.json"
 
-// Limits of a state's signatures. Until a signature is verified, anyone may have written it. So these
-// limits bound the work that an attacker can cause.
+// Limits of a state's signatures. Until a signature is verified, anyone may have written it. So
+// these limits bound the work that an attacker can cause.
 const (
 	maxSignatures  = 8
 	maxPatterns    = 16        // of one signature
@@ -82,8 +83,8 @@ type signature struct {
 	Signature string `json:"signature"` // base64url
 }
 
-// algorithms lists the accepted algorithms. Each algorithm belongs to one kind of public key, so the
-// header cannot choose how a key is used.
+// algorithms lists the accepted algorithms. Each algorithm belongs to one kind of public key, so
+// the header cannot choose how a key is used.
 var algorithms = []jose.SignatureAlgorithm{jose.ES256, jose.ES384, jose.RS256}
 
 // Verify verifies a state's signatures by the owner's keys, and returns the signed content. The

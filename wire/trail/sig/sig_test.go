@@ -547,8 +547,8 @@ func TestCostlyPatterns(t *testing.T) {
 	}
 }
 
-// If Verify accepts a state, every file of the accepted state has the value in the posted state, and
-// no signature by the key exists except the one that the test made.
+// If Verify accepts a state, every file of the accepted state has the value in the posted state,
+// and no signature by the key exists except the one that the test made.
 func FuzzVerify(f *testing.F) {
 	key := sigtest.NewKey(f)
 	keys := sigtest.Keys(f, key)

@@ -304,7 +304,8 @@ func (s *Server) database(ctx context.Context) (name string, err error) {
 	return name, err
 }
 
-// empty removes all rows, without running triggers, and writes the rows that the schema begins with.
+// empty removes all rows, without running triggers, and writes the rows that the schema begins
+// with.
 const empty = `BEGIN; SET LOCAL session_replication_role = replica;
 	DO $$ DECLARE t text; BEGIN
 		FOR t IN SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public' AND tablename NOT IN ('schema_versions', 'settings', 'write_turn')
