@@ -106,10 +106,23 @@ func ofCopies(lines []string) []string {
 	})
 }
 
-// beginning returns the commands of a chapter before its first section.
+// beginning returns the commands of a chapter before its first section. TestChaptersOfOperationsPage
+// of internal/docs types the commands of the other sections.
 func beginning(t *testing.T, title string) (lines []string) {
 	t.Helper()
 	return commands(t, title, "\n### ")
+}
+
+// restoring returns the commands that restore copied files: those of the beginning of the chapter
+// "Restoring" and of its section "From copied files".
+func restoring(t *testing.T) (lines []string) {
+	t.Helper()
+	inSection := chapter(t, "Restoring")
+	first := slices.IndexFunc(inSection, func(line string) bool { return strings.Contains(line, "gangway.lost") })
+	if first < 0 {
+		t.Fatal("no command of docs/operations.md keeps the lost folder")
+	}
+	return append(ofCopies(beginning(t, "Restoring")), inSection[first:]...)
 }
 
 // commands returns the commands of a chapter before the text `end`.
@@ -257,7 +270,7 @@ func TestOperationsMoving(t *testing.T) {
 		t.Fatal(err)
 	}
 	serves := 0
-	for _, line := range chapter(t, "Moving") {
+	for _, line := range beginning(t, "Moving") {
 		switch {
 		case strings.HasPrefix(line, "gangway serve"):
 			o.types(line)
@@ -304,7 +317,7 @@ func TestOperationsRestoring(t *testing.T) {
 	}
 	o.types("gangway-agent onboard --token-file token.json", ofMachine(later, o.at("later")))
 	o.end()
-	for _, line := range ofCopies(chapter(t, "Restoring")) {
+	for _, line := range restoring(t) {
 		o.types(line)
 	}
 	o.waitForReportAt(tpm, o.at("state"), o.old)
@@ -358,7 +371,7 @@ func TestOperationsUpgrading(t *testing.T) {
 		}
 		o.waitForReportAt(tpm, state, o.old)
 		o.end()
-		for _, line := range ofCopies(chapter(t, "Restoring")) {
+		for _, line := range restoring(t) {
 			if !strings.HasPrefix(line, "gangway serve") {
 				o.types(strings.Replace(line, "gangway.lost", "gangway.lost-"+fmt.Sprint(time.Now().UnixNano()), 1))
 			}
