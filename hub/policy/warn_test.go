@@ -32,7 +32,7 @@ func TestWordsWithoutEffectAreNamed(t *testing.T) {
 		"an exception to a rule":     {"rules: [{maker: IFX, then: accept}, {then: ask}]", "-", nil},
 		"an exception to nothing":    {"rules: [{maker: NTC, then: ask}, {maker: IFX, then: accept}]", "-", []string{"Rule 2 has no effect: a rule that accepts is only an exception"}},
 		"a list that is closed":      {"rules: [{maker: NTC, then: ask}, {then: accept}]", "-", nil},
-		"an owner who accepts all":   {"rules: [{then: accept}]", "", []string{"It does not loosen the hub's policy"}},
+		"an owner who accepts all":   {"rules: [{then: accept}]", "", []string{"Your policy cannot loosen the hub's policy"}},
 		"an exception, other maker":  {"rules: [{maker: IFX, then: accept}, {maker: NTC, then: ask}]", "-", []string{"Rule 1 has no effect"}},
 		"a rule for programs":        {"rules: [{maker: GOOG, then: ask}]", "-", []string{"TPMs of GOOG are software TPMs"}},
 		"programs that are let in":   {"software_tpms: [GOOG]\nrules: [{maker: GOOG, then: ask}]", "-", nil},
