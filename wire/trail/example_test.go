@@ -55,8 +55,9 @@ func ExampleParseProgress() {
 	fmt.Println(status, status.Final(), trail.ReadReport(progress).Percent)
 	_, _, err = trail.ParseProgress([]byte(`{"status": "CANCEL"}`)) // only the hub sets this status
 	fmt.Println(err)
-	// Output: DOWNLOADING false 25 the progress report's status "CANCEL" is not a status that a
-	// device may report: [QUEUED DOWNLOADING SYNCING INPROGRESS TESTING DONE UPDATED ERROR WONTGO]
+	// Output:
+	// DOWNLOADING false 25
+	// the progress report's status "CANCEL" is not a status that a device may report: [QUEUED DOWNLOADING SYNCING INPROGRESS TESTING DONE UPDATED ERROR WONTGO]
 }
 
 // The program pvr lists the revisions that are not final.
