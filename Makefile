@@ -38,7 +38,7 @@ e2e-full: install-tools ## run all tests with emulated machines, and all pages i
 	GANGWAY_E2E_FULL=yes GANGWAY_POWER_CUTS=$(or $(CUTS),20) $(GO) test -count=1 -v -timeout 180m ./internal/qemu
 	GANGWAY_E2E_FULL=yes $(GO) test -count=1 -timeout 20m -run '^Test.*Pages$$' ./internal/browser
 	GANGWAY_E2E_FULL=yes $(GO) test -count=1 -timeout 20m -run '^TestChaptersOfOperationsPage$$' ./internal/docs
-	GANGWAY_E2E_FULL=yes $(GO) test -count=1 -timeout 20m -run '^TestNoQueryIsTheHubsFault$$' ./hub/api
+	GANGWAY_E2E_FULL=yes $(GO) test -count=1 -timeout 20m -run '^TestNo(Query|Input)IsTheHubsFault$$' ./hub/api
 	GANGWAY_E2E_FULL=yes $(GO) test -count=1 -timeout 20m -run '^TestRestoreDrillUnderLoad$$' ./cmd/gangway
 
 fsck-full: ## check that fsck finds each of 200 corruptions

@@ -6,7 +6,7 @@
 #	machines        the tests with emulated machines; the next stages run at the same time
 #	releases        internal/release and internal/deploy
 #	without-race    the tests that call race.Skip: the race detector would only make them slow
-#	fuzz            each fuzz target for 2 s
+#	fuzz            each fuzz target for 1 s
 #
 # The script passes its arguments to every "go test" of this module. The tests with emulated
 # machines run without the race detector: the programs in a machine are built without it, and making
@@ -64,7 +64,7 @@ stage releases nice sh -c 'cd internal/release && go test -json -vet=off -timeou
 stage without-race nice go test -json -vet=off -timeout 15m -run "^($(echo $skipped | tr ' ' '|'))\$" \
 	$(grep -rl --include='*_test.go' 'race\.Skip(t)' . | xargs -n 1 dirname | sort -u) "$@"
 
-stage fuzz nice ./scripts/fuzz.sh "${FUZZTIME:-2s}"
+stage fuzz nice ./scripts/fuzz.sh "${FUZZTIME:-1s}"
 
 wait "$machines"
 trap - EXIT
