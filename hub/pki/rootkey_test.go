@@ -2,15 +2,10 @@ package pki
 
 import (
 	"crypto/elliptic"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"gangway/hub/pki/cakey"
-	"gangway/internal/swtpm"
-	"gangway/internal/swtpm/swtpmtest"
 )
 
 // The root's key can be in a TPM: the root's folder then contains no secret, and the whole ceremony
@@ -20,16 +15,7 @@ func TestRootKeyInATPM(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a TPM")
 	}
-	device := swtpmtest.Start(t, swtpm.Options{EK: swtpm.None}).Address()
-	at := func(handle int) string { return fmt.Sprintf("tpm:0x%08x?device=%s", handle, device) }
-	there := func(handle int) bool {
-		u, err := cakey.Parse(at(handle))
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = u.Public(t.Context())
-		return err == nil
-	}
+	at, there := startTPM(t)
 	dir := filepath.Join(t.TempDir(), "root")
 	o := Options{Name: "Port", Curve: elliptic.P384(), Now: testNow}
 	root, err := MakeRoot(t.Context(), dir, at(0x81010070), o)

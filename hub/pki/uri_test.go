@@ -99,16 +99,13 @@ func TestOpenRefusesABadURI(t *testing.T) {
 	}
 }
 
-// A request that fails, or that is cancelled, leaves no key in the TPM. Keys of other programs
-// stay.
-func TestRequestCleansUpTheTPM(t *testing.T) {
-	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts a TPM")
-	}
+// startTPM starts a TPM for keys of CAs. `at` returns the URI of a handle, and `there` reports whether
+// the handle has a key.
+func startTPM(t *testing.T) (at func(handle int) string, there func(handle int) bool) {
+	t.Helper()
 	device := swtpmtest.Start(t, swtpm.Options{EK: swtpm.None}).Address()
-	at := func(handle int) string { return fmt.Sprintf("tpm:0x%08x?device=%s", handle, device) }
-	there := func(handle int) bool {
+	at = func(handle int) string { return fmt.Sprintf("tpm:0x%08x?device=%s", handle, device) }
+	return at, func(handle int) bool {
 		u, err := cakey.Parse(at(handle))
 		if err != nil {
 			t.Fatal(err)
@@ -116,6 +113,16 @@ func TestRequestCleansUpTheTPM(t *testing.T) {
 		_, err = u.Public(t.Context())
 		return err == nil
 	}
+}
+
+// A request that fails, or that is cancelled, leaves no key in the TPM. Keys of other programs
+// stay.
+func TestRequestCleansUpTheTPM(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("starts a TPM")
+	}
+	at, there := startTPM(t)
 	c := newCeremony(t)
 	first := RequestOptions{Keys: map[string]string{"aca": at(0x81010060), "device-ca": at(0x81010061)}}
 	if _, _, err := NewRequest(t.Context(), c.dir, first); err != nil {

@@ -11,8 +11,9 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-func TestDamageIsFound(t *testing.T) {
-	t.Parallel()
+// openTwice opens an empty database as a store, and also for SQL of the test.
+func openTwice(t *testing.T) (*sqlite.Store, *sql.DB) {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "hub.db")
 	if err := sqlitetest.CopyEmpty(path); err != nil {
 		t.Fatal(err)
@@ -21,12 +22,18 @@ func TestDamageIsFound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	t.Cleanup(func() { s.Close() })
 	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
+	t.Cleanup(func() { db.Close() })
+	return s, db
+}
+
+func TestDamageIsFound(t *testing.T) {
+	t.Parallel()
+	s, db := openTwice(t)
 	dropped := false
 	storetest.Damage(t, s, "x''", func(damage string) {
 		for !dropped {
@@ -47,20 +54,7 @@ func TestDamageIsFound(t *testing.T) {
 
 func TestEarlierEnrolmentsArePacked(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(t.TempDir(), "hub.db")
-	if err := sqlitetest.CopyEmpty(path); err != nil {
-		t.Fatal(err)
-	}
-	s, err := sqlite.Open(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
+	s, db := openTwice(t)
 	run := func(text string) {
 		if _, err := db.Exec(text); err != nil {
 			t.Fatal(text, err)
