@@ -13,6 +13,7 @@
 //	gangway.mode=system         run an installed system, whose state is on its disk
 //	gangway.manifest=SHA256     hash of the manifest of the stick
 //	gangway.console=LEVEL       limit the console of the machine: off, read, on or full
+//	gangway.disk-pin=allow      allow a person at the console to give the disk a PIN
 //	gangway.poweroff=onboarded  power off as soon as the machine is onboarded
 //	gangway.poweroff=exit       power off when the agent ends
 //	gangway.show=boot           print the firmware's event log and the PCRs

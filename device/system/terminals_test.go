@@ -131,3 +131,48 @@ func TestImageSwitchesTheConsoleOff(t *testing.T) {
 		l.never("console", "shell", "/dev/tty2 shows")
 	})
 }
+
+// While the disk's PIN is wanted, a line at a terminal is the PIN. The shell's password still opens
+// the shell, and Enter the console. A terminal that offers neither asks for the PIN too.
+func TestTerminalsAskForThePIN(t *testing.T) {
+	t.Parallel()
+	sum := sha256.Sum256([]byte("password"))
+	for name, c := range map[string]struct {
+		limit access.Level
+		typed []string
+		want  []string
+	}{
+		"with a console":    {access.Full, []string{"", "password", "246810"}, []string{"/dev/ttyS0 shows PIN:", "console on /dev/ttyS0 with read", "shell on /dev/ttyS0", "the answer is 246810"}},
+		"without a console": {access.Off, []string{"246810"}, []string{"/dev/ttyS0 shows PIN:", "the answer is 246810"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inLab(t, func(l *lab) {
+				typed := c.typed
+				file := filepath.Join(l.dir, "console")
+				if c.limit != access.Off {
+					l.write("console", hex.EncodeToString(sum[:]))
+				}
+				d := &Terminals{PasswordFile: file, Shells: []string{"/dev/ttyS0"}, Consoles: []string{"/dev/ttyS0"}, Limit: c.limit, Logf: l.Logf}
+				d.open = func(path string) (terminal, error) {
+					return labTerminal{l, path, func() string {
+						l.sleep(time.Minute)
+						if len(typed) == 0 {
+							l.sleep(1000 * time.Hour)
+							l.alive()
+						}
+						word := typed[0]
+						typed = typed[1:]
+						return word
+					}}, nil
+				}
+				d.Shell = func(path string) error { return l.step("shell on %s", path) }
+				d.Console = func(path string, limit access.Level) error { return l.step("console on %s with %s", path, limit) }
+				d.Start()
+				l.wait(time.Second)
+				go func() { l.step("the answer is %s", d.Ask("PIN: ")) }()
+				l.wait(time.Hour)
+				l.want(c.want...)
+			})
+		})
+	}
+}

@@ -191,11 +191,7 @@ func with(values map[int][]byte, pcr int, value []byte) map[int][]byte {
 }
 
 func rebind(t transport.TPM, disk luks.Disk, passphrase []byte, owner crypto.PublicKey, boots []map[int][]byte, counter uint64) error {
-	var bindings []seal.Binding
-	for _, pcrs := range boots {
-		bindings = append(bindings, seal.Binding{Owner: owner, PCRs: pcrs, Limit: counter + 1})
-	}
-	tokens, err := seal.Bind(t, passphrase, bindings...)
+	tokens, err := seal.Bind(t, passphrase, bindings(owner, boots, counter)...)
 	if err != nil {
 		return err
 	}
@@ -203,6 +199,15 @@ func rebind(t transport.TPM, disk luks.Disk, passphrase []byte, owner crypto.Pub
 		return err
 	}
 	return seal.Advance(t)
+}
+
+// bindings returns a Binding for each boot. The limit is the value that the counter has after the
+// next increment.
+func bindings(owner crypto.PublicKey, boots []map[int][]byte, counter uint64) (list []seal.Binding) {
+	for _, pcrs := range boots {
+		list = append(list, seal.Binding{Owner: owner, PCRs: pcrs, Limit: counter + 1})
+	}
+	return list
 }
 
 // hasBindings reports whether the header has exactly the LUKS2 tokens for `boots`, with a limit
