@@ -418,6 +418,9 @@ whether the image is signed for Secure Boot.`,
 			if m.Escrow != "" {
 				a.printf("%-10s recovery keys of encrypted disks, for %s\n", "escrow", m.Escrow)
 			}
+			if m.Approved {
+				a.printf("%-10s encrypted disks only for systems that the owner's key approved\n", "opens")
+			}
 			if m.RevisionKeys != "" {
 				a.printf("%-10s only revisions that the owner's keys have signed; SHA-256 of the key file %s\n", "installs", m.RevisionKeys)
 			}

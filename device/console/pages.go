@@ -59,7 +59,7 @@ var pages = []page{
 	{name: "Revision", rows: revisionPage},
 	{name: "Log", rows: logPage, tails: true},
 	{name: "Claim", rows: claimPage},
-	{name: "Machine", rows: machinePage, keys: "r restart  w wipe"},
+	{name: "Machine", rows: machinePage, keys: "r restart  p PIN  w wipe"},
 }
 
 // ago returns, as text, the time t and how long ago it was.

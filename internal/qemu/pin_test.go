@@ -34,15 +34,18 @@ func TestDiskWithAPIN(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write(m, "\r")
-	waitFor(t, ctx, m, `1\s*Status\s*2\s*Network`)
-	write(m, "9p")
-	waitFor(t, ctx, m, `Present\s*PIN`)
-	for _, line := range []string{"", "246810", "246810"} { // no PIN so far, and the new PIN twice
-		write(m, line+"\r")
-		time.Sleep(2 * time.Second)
+	see(t, ctx, m, "\r", "1 Status 2 Network")
+	see(t, ctx, m, "9p"+redraw, "Present PIN, or recovery key")
+	see(t, ctx, m, "\r"+redraw, "New PIN (empty") // the disk has no PIN so far
+	see(t, ctx, m, "246810\r"+redraw, "New PIN again: ")
+	write(m, "246810\r")
+	const done, failed = "The disk has a new PIN", "It failed"
+	for answer := ""; answer != done; answer = see(t, ctx, m, redraw, done, failed, "restart this machine") {
+		if answer == failed {
+			t.Fatalf("the PIN was not set: the last lines:\n%s", m.Tail())
+		}
+		time.Sleep(time.Second) // the TPM takes its time
 	}
-	waitFor(t, ctx, m, `has\s*a\s*new\s*PIN`)
 	m.Stop()
 
 	m, ctx = boot(t, s.with(false))

@@ -51,33 +51,31 @@ type System struct {
 // `approvals` are those of the running system. If the TPM releases none, the error is
 // seal.ErrNotReleased or a problem of the TPM.
 func Unlock(t transport.TPM, disk io.ReaderAt, approvals []approval.Approval) ([]byte, error) {
-	bound, err := luks.Tokens(disk, seal.BoundType)
-	if err != nil {
-		return nil, err
+	var refusal error
+	for _, kind := range []struct {
+		name string
+		open func(json.RawMessage) ([]byte, error)
+	}{
+		{seal.BoundType, func(raw json.RawMessage) ([]byte, error) { return seal.OpenBound(t, raw, approvals) }},
+		{seal.FirstType, func(raw json.RawMessage) ([]byte, error) { return seal.OpenFirst(t, raw) }},
+		{seal.TokenType, func(raw json.RawMessage) ([]byte, error) { return seal.Open(t, raw) }},
+	} {
+		list, err := luks.Tokens(disk, kind.name)
+		if err != nil {
+			return nil, err
+		}
+		for _, raw := range list {
+			passphrase, err := kind.open(raw)
+			if err == nil {
+				return passphrase, nil
+			}
+			refusal = worse(refusal, err)
+		}
 	}
-	plain, err := luks.Tokens(disk, seal.TokenType)
-	if err != nil {
-		return nil, err
-	}
-	if len(bound)+len(plain) == 0 {
+	if refusal == nil {
 		return nil, errors.New("the disk's header has no key for a TPM; use the recovery key, or install the machine again")
 	}
-	var first error
-	for _, raw := range bound {
-		passphrase, err := seal.OpenBound(t, raw, approvals)
-		if err == nil {
-			return passphrase, nil
-		}
-		first = worse(first, err)
-	}
-	for _, raw := range plain {
-		passphrase, err := seal.Open(t, raw)
-		if err == nil {
-			return passphrase, nil
-		}
-		first = worse(first, err)
-	}
-	return nil, first
+	return nil, refusal
 }
 
 // worse returns the error to report: a problem of the TPM itself rather than a refusal, because
@@ -91,13 +89,23 @@ func worse(first, err error) error {
 
 // IsBound reports whether the disk opens only for systems that its owner approved.
 func IsBound(disk io.ReaderAt) (bool, error) {
-	plain, err := luks.Tokens(disk, seal.TokenType)
-	if err != nil || len(plain) > 0 {
-		return false, err
-	}
-	bound, err := luks.Tokens(disk, seal.BoundType)
+	bound, err := boundTokens(disk)
 	return len(bound) > 0, err
 }
+
+// boundTokens returns the LUKS2 tokens that Bind made. If the header also has the LUKS2 token of an
+// installer, the result is nil, because then the disk opens for other systems too.
+func boundTokens(disk io.ReaderAt) ([]json.RawMessage, error) {
+	for _, kind := range unbound {
+		if list, err := luks.Tokens(disk, kind); err != nil || len(list) > 0 {
+			return nil, err
+		}
+	}
+	return luks.Tokens(disk, seal.BoundType)
+}
+
+// unbound are the types of the LUKS2 tokens that installers write.
+var unbound = []string{seal.TokenType, seal.FirstType}
 
 // ErrUnpredictable means that Bind cannot predict what the machine measures at its next start. The
 // key stays bound as it was.
@@ -120,6 +128,11 @@ var ErrAdditions = errors.New("the system was started with another command line,
 // Secure Boot keys since the machine started, the key is bound to the start with the present keys
 // and to the start with the former ones. After Bind returns, no LUKS2 token of an earlier time
 // opens the disk. `changed` is false if the header already had these LUKS2 tokens.
+//
+// The first time, Bind also makes a new passphrase, and destroys the key slot of the installer's
+// passphrase. The counter then passes the limit of the installer's LUKS2 token, so a copy of the
+// disk's header and key slots from before opens nothing. This is not so for the LUKS2 token of
+// systemd-cryptenroll (seal.New), which has no limit.
 //
 // The order of the writes makes power cuts harmless: the new LUKS2 tokens are on the disk before
 // the old ones become worthless, and their limit covers the counter's present value and the next.
@@ -191,11 +204,22 @@ func with(values map[int][]byte, pcr int, value []byte) map[int][]byte {
 }
 
 func rebind(t transport.TPM, disk luks.Disk, passphrase []byte, owner crypto.PublicKey, boots []map[int][]byte, counter uint64) error {
+	bound, err := luks.Tokens(disk, seal.BoundType)
+	if err != nil {
+		return err
+	}
+	if len(bound) == 0 { // the first time
+		key, err := luks.Open(disk, passphrase)
+		if err != nil {
+			return err
+		}
+		return replace(t, disk, key, owner, boots, "", nil)
+	}
 	tokens, err := seal.Bind(t, passphrase, bindings(owner, boots, counter)...)
 	if err != nil {
 		return err
 	}
-	if err := luks.SetTokens(disk, keySlot, []string{seal.TokenType, seal.BoundType}, tokens); err != nil {
+	if err := luks.SetTokens(disk, keySlot, slices.Concat(unbound, []string{seal.BoundType}), tokens); err != nil {
 		return err
 	}
 	return seal.Advance(t)
@@ -213,11 +237,7 @@ func bindings(owner crypto.PublicKey, boots []map[int][]byte, counter uint64) (l
 // hasBindings reports whether the header has exactly the LUKS2 tokens for `boots`, with a limit
 // that is the counter's present value.
 func hasBindings(disk io.ReaderAt, owner crypto.PublicKey, boots []map[int][]byte, counter uint64) (bool, error) {
-	plain, err := luks.Tokens(disk, seal.TokenType)
-	if err != nil || len(plain) > 0 {
-		return false, err
-	}
-	bound, err := luks.Tokens(disk, seal.BoundType)
+	bound, err := boundTokens(disk)
 	if err != nil || len(bound) != len(boots) {
 		return false, err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"gangway/device/install/approval"
@@ -171,7 +172,7 @@ func openWith(t transport.TPM, disk io.ReaderAt, released []byte, has bool, curr
 }
 
 // replace gives the disk a new passphrase with another half for the boots, and another half for the
-// PIN if it is not empty.
+// PIN if it is not empty. Without a PIN, the half for the boots is the passphrase.
 func replace(t transport.TPM, disk luks.Disk, key luks.Key, owner crypto.PublicKey, boots []map[int][]byte, pin string, password []byte) error {
 	counter, err := seal.Counter(t)
 	if err != nil {
@@ -200,7 +201,7 @@ func replace(t transport.TPM, disk luks.Disk, key luks.Key, owner crypto.PublicK
 		}
 		tokens = append(tokens, token)
 	}
-	kinds := []string{seal.TokenType, seal.BoundType, seal.PINType, lockoutType}
+	kinds := slices.Concat(unbound, []string{seal.BoundType, seal.PINType, lockoutType})
 	if err := luks.ReplacePassphrase(disk, key, keySlot, passphrase, kinds, tokens); err != nil {
 		return err
 	}

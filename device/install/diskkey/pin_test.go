@@ -21,7 +21,7 @@ func withRecovery(t *testing.T) (*lab, System) {
 	t.Helper()
 	l := install(t)
 	one := system(t, "one", l.owner)
-	passphrase, token, err := seal.New(l.tpm)
+	passphrase, token, err := seal.NewFirst(l.tpm)
 	if err != nil {
 		t.Fatal(err)
 	}
