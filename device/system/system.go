@@ -68,8 +68,9 @@ type System struct {
 	Terminals interface {
 		Start()
 		Mounted()
-		// Ask returns the next line that a person types at one of the terminals.
-		Ask(prompt string) string
+		// Ask returns the next line that a person types at one of the terminals. When the
+		// terminals are ready, Ask calls `show`, which shows the question on the screen.
+		Ask(prompt string, show func()) string
 	}
 	Watchdog func() // sends keepalives; does not return
 	Restart  func() // does not return
@@ -282,8 +283,7 @@ func (s *System) askPIN(why string) string {
 	if why != "" {
 		text = why + "\n" + text
 	}
-	s.Screen.Alarmf("%s", text)
-	return s.Terminals.Ask("PIN or recovery key of the disk: ")
+	return s.Terminals.Ask("PIN or recovery key of the disk: ", func() { s.Screen.Alarmf("%s", text) })
 }
 
 // bindKey binds the disk's key to the systems in the slots.

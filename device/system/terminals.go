@@ -43,6 +43,7 @@ type Terminals struct {
 	Limit   access.Level
 	mounted atomic.Bool
 	asked   atomic.Pointer[request] // nil: nobody waits for a line
+	locked  atomic.Bool             // Ask was called, and the disk is not mounted yet
 
 	mu   sync.Mutex
 	lent map[string]bool // guarded by mu; the terminals that serveAsked serves
@@ -67,7 +68,10 @@ func openTerminal(path string) (terminal, error) {
 
 // Mounted records that the machine's disk is mounted, so that the console can read the machine's
 // state.
-func (t *Terminals) Mounted() { t.mounted.Store(true) }
+func (t *Terminals) Mounted() {
+	t.mounted.Store(true)
+	t.locked.Store(false)
+}
 
 // request is a wait for a line that a person types.
 type request struct {
@@ -76,11 +80,14 @@ type request struct {
 }
 
 // Ask returns the next line that a person types at one of the terminals, and that is not the
-// password of the shell. An empty line still opens the console.
-func (t *Terminals) Ask(prompt string) string {
+// password of the shell. An empty line still opens the console. When a line would be the answer,
+// Ask calls `show`.
+func (t *Terminals) Ask(prompt string, show func()) string {
 	r := &request{prompt, make(chan string, 1)}
+	t.locked.Store(true)
 	t.asked.Store(r)
 	defer t.asked.Store(nil)
+	show()
 	served := t.served()
 	for _, path := range all(t.Shells, t.Consoles) {
 		if !slices.Contains(served, path) && t.lend(path) {
@@ -232,6 +239,10 @@ func (t *Terminals) once(path string, want []byte, console bool) error {
 	got := sha256.Sum256([]byte(typed))
 	if (want == nil || subtle.ConstantTimeCompare(got[:], want) != 1) && t.answer(typed) {
 		fmt.Fprint(on, "\r\n")
+		return nil
+	}
+	if want == nil && typed != "" && t.locked.Load() { // typed while the last answer is tried
+		fmt.Fprint(on, "\r\nThe machine still tries the last answer.\r\n")
 		return nil
 	}
 	if console && (want == nil || typed == "") {
