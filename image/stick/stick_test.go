@@ -421,8 +421,8 @@ func TestPinnedRevisionKeys(t *testing.T) {
 	}
 	out := filepath.Join(t.TempDir(), "installer.img")
 	m, err := Build(&pinned, Config{Token: token(t)}, out)
-	if err != nil || m.RevisionKeys != pinned.RevisionKeys.Name() {
-		t.Errorf("the manifest names the keys %q, %v", m.RevisionKeys, err)
+	if err != nil || m.RevisionKeys != pinned.RevisionKeys.Name() || m.Approved {
+		t.Errorf("the manifest names the keys %q, approved %v, %v", m.RevisionKeys, m.Approved, err)
 	}
 }
 
