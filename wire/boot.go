@@ -47,8 +47,8 @@ type BootReport struct {
 	Attest    []byte   `json:"attest"` // TPMS_ATTEST of TPM2_Quote, whose qualifying data is BootQualifying
 	Signature []byte   `json:"signature"`
 	EventLog  []byte   `json:"event-log,omitempty"` // unchanged, as the firmware wrote it
-	// Installed is the report of the installer that installed the running system; nil: there is
-	// none.
+	// Installed is the report of the installer that installed the running system, or nil if the
+	// device has no such report.
 	Installed *InstallReport `json:"installed,omitempty"`
 }
 

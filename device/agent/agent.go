@@ -49,7 +49,7 @@ type Config struct {
 	Hub *wire.HubFile
 	// TPM is the address of the TPM, see identity.Open.
 	TPM string
-	// Proxy is the HTTP proxy for connections to the hub; nil: none.
+	// Proxy is the HTTP proxy for connections to the hub. Nil means a direct connection.
 	Proxy *HTTPProxy
 	// StateDir is the state folder. It is created if missing.
 	StateDir string
@@ -64,9 +64,9 @@ type Config struct {
 	// WithoutEKCertificate leaves EK certificates out of the request if the TPM cannot make their
 	// keys any more, for example after a change of the endorsement seed.
 	WithoutEKCertificate bool
-	// EK selects the endorsement key's template ("L-1", "H-3"); empty: the best one that the TPM
-	// has. Key is the algorithm of the IAK and the IDevID key (identity.Algorithm); empty: the best
-	// one that the TPM has.
+	// EK selects the endorsement key's template ("L-1", "H-3"). Key is the algorithm of the IAK and
+	// the IDevID key (identity.Algorithm). An empty value means the best template or algorithm that
+	// the TPM has.
 	EK, Key string
 	// ReportEvery is the interval of Run's reports. Default: one minute.
 	ReportEvery time.Duration

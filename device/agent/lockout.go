@@ -56,8 +56,8 @@ func (a *Agent) tryLift(ctx context.Context, t tpm) bool {
 	return was && err == nil
 }
 
-// awaitUnlocked waits until the TPM reports that the lockout has ended. If the TPM already reports
-// no lockout, although it refused, awaitUnlocked waits for one interval.
+// awaitUnlocked waits until the TPM reports that the lockout has ended. If the TPM reports no
+// lockout although it has just refused a command, awaitUnlocked waits for one interval.
 func (a *Agent) awaitUnlocked(ctx context.Context, t tpm) error {
 	for {
 		s, err := t.readLockout(ctx)

@@ -31,7 +31,7 @@ type ProxyConfig struct {
 	TPM, StateDir, EventLog string // as in Config
 	EndorsementAuth         []byte // as in Config
 
-	// Through is the HTTP proxy for connections to the hub; nil: none.
+	// Through is the HTTP proxy for connections to the hub. Nil means a direct connection.
 	Through *HTTPProxy
 
 	// Unix is the path of the Unix socket on which the proxy listens. Only the socket's owner, and

@@ -157,8 +157,8 @@ func split(text string) (*token, error) {
 	}
 	var decoded [3][]byte
 	for i, part := range parts {
-		// The decoder ignores line breaks. They are refused, because one manifest would otherwise
-		// have many texts.
+		// The decoder ignores line breaks. Refuse line breaks here, because one manifest would
+		// otherwise have many texts.
 		b, err := base64.RawURLEncoding.Strict().DecodeString(part)
 		if err != nil || part == "" || strings.ContainsAny(part, "\r\n") {
 			return nil, fmt.Errorf("%w: part %d of 3 is not base64url", ErrForm, i+1)

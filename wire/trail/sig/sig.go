@@ -159,7 +159,7 @@ func mayBeUnsigned(name string, value any) bool {
 	return isSignature(name) || name == "src.json" || strings.HasSuffix(name, "/src.json")
 }
 
-// parse reads a signature strictly, and refuses what `pvr sig add` does not write.
+// parse reads a signature strictly: it refuses every form that `pvr sig add` does not write.
 func parse(s *trail.State, name string) (*header, *signature, error) {
 	text, err := s.Payload(func(other string) bool { return other == name })
 	if err != nil {
@@ -188,7 +188,7 @@ func parse(s *trail.State, name string) (*header, *signature, error) {
 		return nil, nil, fmt.Errorf(`its header is not of the type "PVS"`)
 	}
 	if !slices.Contains(algorithms, jose.SignatureAlgorithm(h.Alg)) {
-		return nil, nil, fmt.Errorf("its algorithm %.20q is none of %v", h.Alg, algorithms)
+		return nil, nil, fmt.Errorf("its algorithm %.20q is not one of %v", h.Alg, algorithms)
 	}
 	return &h, doc, h.PVS.check()
 }
