@@ -56,7 +56,8 @@ type Config struct {
 	// Again makes the machine onboard again in any state, even if the owner deleted the device. Set
 	// Again only when a person at the machine has requested it. Again requires Token or Hub.
 	Again bool
-	// Model and Serial describe the machine; empty: from the firmware's tables.
+	// Model and Serial describe the machine. If one of them is empty, the agent reads it from the
+	// firmware's tables.
 	Model, Serial string
 	// EndorsementAuth is the password of the TPM's endorsement hierarchy; empty
 	// if it has none.

@@ -219,8 +219,8 @@ func TestTwoUsersOfOneTPM(t *testing.T) {
 	wg.Wait()
 }
 
-// TestHandleOfAnotherKeyIsNoticed: another process flushed this package's keys, and its own keys
-// got the same handles. The package returns no result of those keys.
+// TestHandleOfAnotherKeyIsNoticed: another process flushed this package's keys, and the keys of
+// that process got the same handles. The package must not return a result that such a key made.
 func TestHandleOfAnotherKeyIsNoticed(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.P384)

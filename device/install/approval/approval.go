@@ -1,5 +1,5 @@
-// Package approval is an owner's approval of a system: a signature over the TPM policy which says
-// that PCR 11 has the value of that system. A TPM that trusts the owner's key
+// Package approval makes and checks an owner's approval of a system: a signature over a TPM policy.
+// The policy requires that PCR 11 has the value of that system. A TPM that trusts the owner's key
 // (TPM2_PolicyAuthorize) releases a disk's key to each approved system, without a change of the
 // sealed key. The format is that of systemd-measure (version 252), the file
 // tpm2-pcr-signature.json.

@@ -112,7 +112,7 @@ func (d *disk) Sync() error {
 	return nil
 }
 
-// install makes a machine whose key is sealed as the installer does it.
+// install makes a machine whose disk key is sealed in the same way as by the installer.
 func install(t *testing.T) *lab {
 	t.Helper()
 	l := &lab{keys: "keys", owner: must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t), chip: swtpmtest.Start(t, swtpm.Options{EK: swtpm.None})}
@@ -223,7 +223,8 @@ func TestKeyFollowsTheSystemsOnTheDisk(t *testing.T) {
 }
 
 // A thief starts a system of their own on the machine, with Secure Boot off. The thief's system can
-// extend PCR 11 as it likes, and has the approvals of the owner's systems.
+// extend any value into PCR 11, and has the approvals of the owner's systems. The disk must not
+// open.
 func TestForeignSystemDoesNotOpenTheDisk(t *testing.T) {
 	t.Parallel()
 	l := install(t)
@@ -245,7 +246,8 @@ func TestForeignSystemDoesNotOpenTheDisk(t *testing.T) {
 	}
 }
 
-// The hub can order an update, but only the owner's key makes the disk open for it.
+// The hub orders an update to a system that the owner has not approved. The disk must not open for
+// this system.
 func TestSystemThatOnlyTheHubWantsDoesNotOpenTheDisk(t *testing.T) {
 	t.Parallel()
 	l := install(t)
@@ -258,8 +260,8 @@ func TestSystemThatOnlyTheHubWantsDoesNotOpenTheDisk(t *testing.T) {
 	}
 }
 
-// With Secure Boot on, systemd's stub starts its kernel without firmware, so PCR 4 has no kernel.
-// The key follows the systems there too.
+// With Secure Boot on, systemd's stub starts its kernel without firmware, so PCR 4 has no digest of
+// the kernel. The disk must still open for the systems in the slots.
 func TestKeyFollowsTheSystemsIfFirmwareStartsNoKernel(t *testing.T) {
 	t.Parallel()
 	l := install(t)
@@ -350,7 +352,7 @@ func TestChangedSecureBootKeysDoNotLockTheDisk(t *testing.T) {
 
 // A thief with access to the disk makes the boot menu's editor available, and starts the owner's
 // system with another command line. The firmware and the stub start the approved system, so only
-// PCR 12 shows the difference.
+// PCR 12 shows the difference. The disk must not open.
 func TestApprovedSystemWithAnotherCommandLineDoesNotOpenTheDisk(t *testing.T) {
 	t.Parallel()
 	l := install(t)

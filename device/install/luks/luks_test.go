@@ -170,7 +170,7 @@ func TestPowerCutLeavesTheOldTokensOrTheNew(t *testing.T) {
 				t.Errorf("cut after %d steps: %v", cut, err)
 			}
 		}
-		// The next change is cut too, while one copy of the header is damaged.
+		// The power is also cut during the next change, while one copy of the header is damaged.
 		d.left = cut / 2
 		_ = SetTokens(d, 0, []string{"gangway-tpm2"}, first) // fails if it is cut
 		d.left = -1
@@ -183,8 +183,8 @@ func TestPowerCutLeavesTheOldTokensOrTheNew(t *testing.T) {
 	}
 }
 
-// cryptsetup reads a header whose LUKS2 tokens were replaced, and a header that cryptsetup changed
-// keeps what cryptsetup wrote.
+// cryptsetup reads a header whose LUKS2 tokens SetTokens has replaced. If cryptsetup has changed a
+// header, SetTokens keeps the parts that cryptsetup wrote.
 func TestCryptsetupReadsReplacedTokens(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("cryptsetup"); err != nil {
