@@ -45,7 +45,7 @@ type Config struct {
 	// Token is the token file. Until the device is active, Token or Hub is required.
 	Token *wire.TokenFile
 	// Hub is the hub of a machine without a join token. The machine shows a claim code until
-	// somebody claims the machine at that hub. Ignored if Token is set.
+	// somebody claims the machine at that hub. The agent ignores Hub if Token is set.
 	Hub *wire.HubFile
 	// TPM is the address of the TPM, see identity.Open.
 	TPM string

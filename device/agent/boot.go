@@ -28,7 +28,7 @@ const (
 )
 
 // eventLog reads the firmware's event log. The log is optional: if the agent cannot read the log,
-// it reports that once and sends only the PCRs to the hub.
+// it reports the reason once and sends only the PCRs to the hub.
 func (a *Agent) eventLog() []byte {
 	path := a.cfg.EventLog
 	if path == "" {

@@ -154,8 +154,8 @@ func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 }
 
 // bootRefusal returns the code of an answer in which the hub refuses the device because of its boot
-// measurement or the lack of one. For every other answer, bootRefusal returns "". The caller can
-// still read the answer's whole body.
+// measurement, or because it sent no boot measurement. For every other answer, bootRefusal returns
+// "". The caller can still read the answer's whole body.
 func bootRefusal(resp *http.Response) string {
 	if resp.StatusCode != http.StatusForbidden {
 		return ""

@@ -85,7 +85,7 @@ func bind(disk luks.Disk, owner crypto.PublicKey, running string, others []strin
 	if err != nil {
 		return false, err
 	}
-	if this.Approvals, err = extraApprovals(); err != nil { // those that the machine started with
+	if this.Approvals, err = extraApprovals(); err != nil { // the approvals with which the machine started
 		return false, err
 	}
 	var systems []diskkey.System

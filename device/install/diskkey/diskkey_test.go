@@ -40,10 +40,10 @@ func sum(text string) []byte {
 	return d[:]
 }
 
-// log is what the machine measures when it starts the system with the given name.
+// log returns the event log of a machine that starts the system with the given name.
 func log(system string, more ...eventlog.Event) eventlog.Log { return logWith("keys", system, more...) }
 
-// logWith does the same for a machine whose variable db has the value `keys`.
+// logWith returns the event log of a start on a machine whose variable db has the value `keys`.
 func logWith(keys, system string, more ...eventlog.Event) eventlog.Log {
 	l := eventlog.Log{
 		{PCR: 7, Type: eventlog.EFIVariableDriver, Data: eventlog.Variable("SecureBoot", []byte{0})},
@@ -195,7 +195,7 @@ func TestKeyFollowsTheSystemsOnTheDisk(t *testing.T) {
 	if must(l.bind(one))(t) {
 		t.Error("the key was bound a second time")
 	}
-	copied := bytes.Clone(l.disk.b) // what a thief copied while system one was in use
+	copied := bytes.Clone(l.disk.b) // a thief's copy of the header, made while system one was in use
 	l.start(t, "two")
 	if l.opens(t, two) {
 		t.Error("before the update, system two opens the disk")

@@ -3,7 +3,7 @@
 // the hub to Offer. At each boot it calls Begin, and then Keep or Drop.
 //
 //	offered ──> tried for one boot ──> kept     the machine reached the hub
-//	                     └───────────> dropped  it did not reach it; the previous settings apply again
+//	                     └───────────> dropped  the machine did not reach the hub; the previous settings apply again
 //
 // The journal is one file that is replaced atomically. So a power cut at any moment leaves the
 // state before a change or the state after it. Before the machine uses the new settings, Begin

@@ -116,7 +116,7 @@ func Verify(s *trail.State, keys *Keys) (*Signed, error) {
 		if no == nil {
 			return signed, nil
 		}
-		if first == nil || first.Code == CodeSignature { // any other code means that a pinned key signed, which says more
+		if first == nil || first.Code == CodeSignature { // any other code is more precise: it means that a pinned key made the signature
 			first = no
 		}
 	}
@@ -142,7 +142,7 @@ func verifyOne(s *trail.State, name string, keys *Keys) (*Signed, *Refusal) {
 	if err := doc.verify(h, payload, keys); err != nil {
 		return nil, refuse(CodeSignature, "The signature %s is not valid by a key that this device trusts: %v.", name, err)
 	}
-	// From here on, only the payload counts.
+	// The signature is valid. Now check that it covers every member of the state.
 	for _, member := range s.Names() {
 		if !h.PVS.selects(member) && !mayBeUnsigned(member, s.Value(member)) {
 			return nil, refuse(CodePart, "The signature %s does not cover %q.", name, member)

@@ -370,7 +370,7 @@ func TestNewKeysAreStatedByTheOldKey(t *testing.T) {
 		t.Fatalf("%+v, %v", signed, err)
 	}
 	signed, err = verify(t, sigtest.Sign(t, s, "owner", next, sigtest.All()), sigtest.Keys(t, old))
-	wantRefusal(t, signed, err, sig.CodeSignature) // the new key states itself
+	wantRefusal(t, signed, err, sig.CodeSignature) // the new key signed the statement about itself
 }
 
 // certificate issues a certificate for a key.
