@@ -725,6 +725,6 @@ func samePublic(c *x509.Certificate, key crypto.PublicKey) bool {
 	return ok && k.Equal(key)
 }
 
-// chain returns the certificate chain for other programs, in DER: the IDevID certificate and its
-// issuer's.
+// chain returns the certificate chain for other programs, in DER: the IDevID certificate and the
+// certificate of its issuer.
 func (c *certificates) chain() [][]byte { return [][]byte{c.idevid.Raw, c.deviceCA.Raw} }

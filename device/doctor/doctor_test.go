@@ -80,7 +80,7 @@ func healthy(t *testing.T, tpm string, hub *Hub) Config {
 	}
 }
 
-// measured is what the firmware of a healthy machine measures.
+// measured contains the events that the firmware of a healthy machine measures.
 var measured = eventlog.Boot(true, "kernel", "quiet")
 
 // measure extends a TPM's PCRs as the firmware of a healthy machine does.

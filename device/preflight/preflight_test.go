@@ -233,7 +233,8 @@ func TestFirmwareThatKeepsTheOneShot(t *testing.T) {
 // utf16 encodes a text as a boot manager's variable, in hexadecimal.
 func utf16(text string) string { return hex.EncodeToString(eventlog.UTF16(text)) }
 
-// The firmware has forgotten the boot entry that the installer made. Other systems are not checked.
+// The firmware has forgotten the boot entry that the installer made. The check covers only
+// installed systems of Gangway.
 func TestFirmwareThatForgetsTheBootEntry(t *testing.T) {
 	t.Parallel()
 	const guid = "00112233-4455-6677-8899-aabbccddeeff"

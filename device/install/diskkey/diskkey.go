@@ -103,7 +103,7 @@ func IsBound(disk io.ReaderAt) (bool, error) {
 // key stays bound as it was.
 var ErrUnpredictable = errors.New("the firmware's event log does not explain what was measured, so the disk's key is not bound to the owner's systems")
 
-// A Boot is what Bind must know about the present start of the machine.
+// A Boot contains the facts that Bind needs about the present start of the machine.
 type Boot struct {
 	Log []byte // the firmware's event log
 	// Variable returns the present value of a firmware variable. If the variable does not exist,
@@ -274,7 +274,7 @@ func replay(events []eventlog.Event) []byte {
 	return value[:]
 }
 
-// readPCRs returns the values of the PCRs that matter here.
+// readPCRs returns the values of the PCRs in seal.Required, and of PCR 11.
 func readPCRs(t transport.TPM) (map[int][]byte, error) {
 	values := map[int][]byte{}
 	for _, n := range append(slices.Clone(seal.Required), approval.PCR) {

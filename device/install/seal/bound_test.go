@@ -24,9 +24,9 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// A start is what a machine measures at one boot: the programs that firmware starts (PCR 4), the
-// Secure Boot state (PCR 7), the parts of the system (PCR 11), another command line (PCR 12) and
-// extensions (PCR 13). Empty: nothing is measured.
+// A start lists the things that a machine measures at one boot: the programs that firmware starts
+// (PCR 4), the Secure Boot state (PCR 7), the parts of the system (PCR 11), another command line
+// (PCR 12) and extensions (PCR 13). Empty: nothing is measured.
 type start struct{ programs, secureBoot, system, cmdline, extensions string }
 
 // texts returns the texts that the machine measures, by PCR.

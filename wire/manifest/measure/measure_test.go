@@ -373,7 +373,7 @@ func TestRejectsProgramThatLies(t *testing.T) {
 	}
 }
 
-// FuzzSystem: no file makes System panic, and what System returns fits into a manifest.
+// No file makes System panic, and every result of System fits into a manifest.
 func FuzzSystem(f *testing.F) {
 	kernel := efi(part{".text", []byte("kernel")})
 	f.Add(efi(part{".linux", kernel}, magic("252"), names(names252...), part{".cmdline", []byte("quiet")}))

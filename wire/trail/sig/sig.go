@@ -140,7 +140,7 @@ func verifyOne(s *trail.State, name string, keys *Keys) (*Signed, *Refusal) {
 		return nil, refuse(CodeSignature, "The signature %s cannot be verified: %v.", name, err)
 	}
 	if err := doc.verify(h, payload, keys); err != nil {
-		return nil, refuse(CodeSignature, "The signature %s is not valid by a key that this device trusts: %v.", name, err)
+		return nil, refuse(CodeSignature, "The signature %s does not verify with a key that this device trusts: %v.", name, err)
 	}
 	// The signature is valid. Now check that it covers every member of the state.
 	for _, member := range s.Names() {
