@@ -99,7 +99,8 @@ type Config struct {
 	// EventLog is the file with the firmware's event log. Default: eventlog.Path.
 	EventLog string
 	// InstallReport is the file with the report of the installer that installed this system
-	// (wire.InstallReport). The agent sends the report with each boot measurement. Empty: none.
+	// (wire.InstallReport). The agent sends the report with each boot measurement. If it is empty,
+	// there is no report.
 	InstallReport string
 	// Progress, if set, is called after each step of the agent.
 	Progress func(Progress)
@@ -290,7 +291,8 @@ func (r *Refused) needsNewRequest() bool {
 const maxNewRequests = 3
 
 // Onboard onboards the device. Onboard returns when the device is active, or with a *Refused when
-// the hub refuses permanently. While the hub cannot be reached, Onboard retries and logs that.
+// the hub refuses permanently. While the hub cannot be reached, Onboard logs the failure and
+// retries.
 //
 // If the device is already active, Onboard checks that the device's certificate is for a key of
 // this TPM, and asks the hub whether the hub still accepts the device. If the hub does not accept

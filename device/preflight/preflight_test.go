@@ -69,7 +69,8 @@ func want(t *testing.T, f Finding, code string, severity Severity) {
 	}
 }
 
-// The machine has a TPM without an EK certificate, and no other oddity.
+// The machine has a TPM without an EK certificate, and no other problem. Examine reports only this
+// note, and leaves no variable behind.
 func TestSoundMachine(t *testing.T) {
 	t.Parallel()
 	tpm := swtpmtest.Start(t, swtpm.Options{EK: swtpm.None})
@@ -88,7 +89,7 @@ func TestSoundMachine(t *testing.T) {
 	}
 }
 
-// The check compares the event log with the PCRs of a real TPM.
+// If the event log does not explain the PCRs of a TPM, the check reports this.
 func TestLogThatDoesNotExplainThePCRs(t *testing.T) {
 	t.Parallel()
 	boot := eventlog.Boot(true, "kernel", "quiet")

@@ -23,8 +23,8 @@ type Manifest struct {
 	Format int       `json:"format"`
 	Name   string    `json:"name"` // for a person: "shop floor 1.4"
 	Made   time.Time `json:"made"`
-	// Sequence orders the owner's systems. A machine that starts a system with a lower sequence
-	// than the system before was rolled back.
+	// Sequence orders the owner's systems. If a machine starts a system with a lower sequence than
+	// its previous system, the machine was rolled back.
 	Sequence uint64 `json:"sequence"`
 	// BootManager is the program that firmware starts. It is nil in the manifest of an update,
 	// because an update leaves the boot manager unchanged.

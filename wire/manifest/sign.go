@@ -32,7 +32,7 @@ var (
 const typ = "gangway-manifest"
 
 // header is the header of a signed manifest. No other member is permitted: a manifest needs no
-// extensions (`crit`), and brings neither a key nor a certificate.
+// extensions (`crit`), and contains neither a key nor a certificate.
 type header struct {
 	Alg jose.SignatureAlgorithm `json:"alg"`
 	Kid string                  `json:"kid"`

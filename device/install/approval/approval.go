@@ -29,8 +29,8 @@ const PCR = 11
 // MaxSize is the maximum size of a file of approvals, in bytes.
 const MaxSize = 64 << 10
 
-// Paths of the files that systemd's stub adds to the initial file system of a unified kernel image:
-// the section .pcrsig, and the section .pcrpkey.
+// Paths of two files that systemd's stub adds to the initial file system. Their contents are the
+// sections .pcrsig and .pcrpkey of the unified kernel image.
 const (
 	SignaturePath = "/.extra/tpm2-pcr-signature.json"
 	KeyPath       = "/.extra/tpm2-pcr-public-key.pem"

@@ -22,7 +22,7 @@ import (
 	"gangway/internal/swtpm/swtpmtest"
 )
 
-// systemdMeasure is not in the command path.
+// systemdMeasure is the path of systemd-measure, which is not in the command path.
 const systemdMeasure = "/usr/lib/systemd/systemd-measure"
 
 // pemFiles writes a private key and its public key to files.

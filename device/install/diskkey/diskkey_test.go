@@ -62,7 +62,7 @@ func logWith(keys, system string, more ...eventlog.Event) eventlog.Log {
 	return append(l, more...)
 }
 
-// system is the system with the given name, approved by each key.
+// system returns the system with the given name, approved by each key.
 func system(t *testing.T, name string, keys ...crypto.Signer) System {
 	t.Helper()
 	s := System{Cmdline: "mode=system of=" + name, Program: sum(name), Kernel: sum("kernel of " + name), PCR11: log(name).PCRs()[approval.PCR]}
@@ -405,7 +405,7 @@ func TestPowerCutWhileBindingNeverLocksTheDisk(t *testing.T) {
 	}
 }
 
-// A header with as many LUKS2 tokens as two slots need has room for them.
+// A disk's header has room for all LUKS2 tokens that two slots need.
 func TestHeaderHasRoomForTwoSystems(t *testing.T) {
 	t.Parallel()
 	l := install(t)

@@ -142,8 +142,8 @@ func blobs(t *testing.T, r io.ReaderAt, kind string) (list []string) {
 	return list
 }
 
-// At whatever write the power is cut, the header has either the old LUKS2 tokens or the new ones,
-// and each passphrase opens the disk. The next change succeeds.
+// If the power is cut at any write, the header has either the old or the new LUKS2 tokens, and each
+// passphrase opens the disk. The next change succeeds.
 func TestPowerCutLeavesTheOldTokensOrTheNew(t *testing.T) {
 	t.Parallel()
 	head, key := format(t)

@@ -285,8 +285,8 @@ func readBound(raw json.RawMessage) (*bound, *Binding, error) {
 	return &tok, b, nil
 }
 
-// Made reports whether the LUKS2 token was made for this Binding, according to the LUKS2 token's
-// own statement.
+// Made reports whether the LUKS2 token was made for this Binding. It compares only the values that
+// the LUKS2 token itself states.
 func (b Binding) Made(raw json.RawMessage) bool {
 	_, is, err := readBound(raw)
 	if err != nil || is.Limit != b.Limit {
@@ -343,7 +343,8 @@ func (s *storage) openBound(tok *bound, b *Binding, a approval.Approval) ([]byte
 		return nil, fmt.Errorf("seal: %w", tpmrc.Explain(err, tpmrc.None))
 	}
 	defer end()
-	// TPM2_PolicyAuthorize checks that the session has the approved policy now.
+	// First give the session the approved policy, because TPM2_PolicyAuthorize in b.policy requires
+	// it.
 	if _, err := (tpm2.PolicyPCR{PolicySession: session.Handle(), Pcrs: pcrs(approval.PCR)}).Execute(s.tpm); err != nil {
 		return nil, refused(err)
 	}

@@ -319,7 +319,7 @@ func opensslKeys(t *testing.T) (key, cert string) {
 }
 
 // Each byte that firmware executes or that describes the program changes the digest. Only the
-// checksum and the entry of the signatures do not.
+// checksum and the entry of the signatures do not change it.
 func TestAuthenticodeCoversEachByte(t *testing.T) {
 	program := append(efi(part{".text", []byte("text")}, part{".data", []byte("data")}), "after the sections"...)
 	want, err := Authenticode(program, crypto.SHA256)

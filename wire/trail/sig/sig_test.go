@@ -89,7 +89,8 @@ func TestVerifiesWhatTheOwnerSigned(t *testing.T) {
 	}
 }
 
-// The device acts only on the signed bytes: members that need no signature are gone.
+// The device acts only on signed bytes. So the state that Verify returns has no unsigned members,
+// even if such members need no signature.
 func TestUnsignedMembersAreNotInTheVerifiedState(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)
