@@ -12,8 +12,8 @@ const (
 	CertificateUnreadable OmissionReason = 3 // the TPM refuses to read the certificate
 )
 
-// Omission is a device's statement why its request has no EK certificate although the TPM has an EK
-// certificate. The statement has no proof: the hub shows it to the owner, and no check depends on
+// Omission is a device's statement of the reason why its request has no EK certificate although the
+// TPM has one. The statement has no proof: the hub shows it to the owner, and no check depends on
 // it. The zero value means no statement.
 type Omission struct {
 	Why   OmissionReason

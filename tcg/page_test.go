@@ -12,8 +12,8 @@ import (
 
 var update = flag.Bool("update", false, "write the key templates into docs/protocol.md")
 
-// The test compares the text between these two lines of docs/protocol.md. With the flag -update,
-// the test writes this text.
+// The test compares the text between these two lines of docs/protocol.md with the templates in the
+// code. With the flag -update, the test writes this text.
 const (
 	templatesBegin = "<!-- go test ./tcg -run TemplatesOnThePage -update -->\n"
 	templatesEnd   = "<!-- end of the templates -->\n"

@@ -47,13 +47,13 @@ type BootReport struct {
 	Attest    []byte   `json:"attest"` // TPMS_ATTEST of TPM2_Quote, whose qualifying data is BootQualifying
 	Signature []byte   `json:"signature"`
 	EventLog  []byte   `json:"event-log,omitempty"` // unchanged, as the firmware wrote it
-	// Installed is the report of the installer that installed the running system; nil: there is
-	// none.
+	// Installed is the report of the installer that installed the running system, or nil if the
+	// device has no such report.
 	Installed *InstallReport `json:"installed,omitempty"`
 }
 
 // BootVerdict is the response to a BootReport.
 type BootVerdict struct {
 	State   string   `json:"state"`             // "matches", "changed", "nothing-measured"
-	Changes []string `json:"changes,omitempty"` // what is neither expected nor known, as sentences for people
+	Changes []string `json:"changes,omitempty"` // the differences from the expected and the known states, as sentences for people
 }

@@ -32,8 +32,8 @@ func ParseHubFile(b []byte) (*HubFile, error) {
 		return nil, fmt.Errorf("the hub file has %d bytes; at most %d are allowed", len(b), MaxTokenFile)
 	}
 	h := new(HubFile)
-	// Refuse unknown fields: a token file has more fields, and its join token would be silently
-	// ignored.
+	// Refuse unknown fields. Otherwise a token file would be read as a hub file, and its join token
+	// would be silently ignored.
 	if err := strictjson.DecodeKnown(b, h); err != nil {
 		return nil, fmt.Errorf("hub file: %w", err)
 	}

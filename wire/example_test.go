@@ -21,8 +21,8 @@ var update = flag.Bool("update", false, "write the worked example into docs/prot
 
 const exampleHeading = "## 12. Worked example\n"
 
-// The worked example in docs/protocol.md equals what the code computes from fixed inputs, so that
-// the author of another device can check each step.
+// The worked example in docs/protocol.md equals the results that the code computes from fixed
+// inputs, so that the author of another device can check each step.
 func TestWorkedExample(t *testing.T) {
 	path := filepath.Join("..", "docs", "protocol.md")
 	doc, err := os.ReadFile(path)

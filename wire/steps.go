@@ -106,9 +106,9 @@ const (
 	ExtOwnership   = 2 // value of OwnershipMAC, or Ed25519 signature of OwnershipMessage, 64 bytes
 	ExtToken       = 3 // id
 	ExtCertify     = 4 // TPMS_ATTEST of TPM2_Certify: the AK certifies the CSR's key
-	ExtCertifySig  = 5 // TPMT_SIGNATURE of it
+	ExtCertifySig  = 5 // TPMT_SIGNATURE over the attestation
 	ExtQuote       = 6 // TPMS_ATTEST of TPM2_Quote by the AK
-	ExtQuoteSig    = 7 // TPMT_SIGNATURE of it
+	ExtQuoteSig    = 7 // TPMT_SIGNATURE over the attestation
 	ExtPCRs        = 8
 	ExtDevice      = 9 // prn
 	extensionCount = 10

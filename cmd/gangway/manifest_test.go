@@ -346,7 +346,7 @@ func TestSystemWithManifestKeyOfASigner(t *testing.T) {
 	if err := os.Remove("system.efi"); err != nil {
 		t.Fatal(err)
 	}
-	refused("many TPMs support no curve but P-256", append(build, at+"p384")...)
+	refused("many TPMs support only the curve P-256", append(build, at+"p384")...)
 	refused("no such key", append(build, at+"other")...)
 	refused("manifest.pub", "manifest", "key", "public", at+"manifest", "-o", "manifest.pub") // never overwritten
 	stop()

@@ -45,18 +45,19 @@ type Config struct {
 	// Token is the token file. Until the device is active, Token or Hub is required.
 	Token *wire.TokenFile
 	// Hub is the hub of a machine without a join token. The machine shows a claim code until
-	// somebody claims the machine at that hub. Ignored if Token is set.
+	// somebody claims the machine at that hub. The agent ignores Hub if Token is set.
 	Hub *wire.HubFile
 	// TPM is the address of the TPM, see identity.Open.
 	TPM string
-	// Proxy is the HTTP proxy for connections to the hub; nil: none.
+	// Proxy is the HTTP proxy for connections to the hub. Nil means a direct connection.
 	Proxy *HTTPProxy
 	// StateDir is the state folder. It is created if missing.
 	StateDir string
 	// Again makes the machine onboard again in any state, even if the owner deleted the device. Set
 	// Again only when a person at the machine has requested it. Again requires Token or Hub.
 	Again bool
-	// Model and Serial describe the machine; empty: from the firmware's tables.
+	// Model and Serial describe the machine. If one of them is empty, the agent reads it from the
+	// firmware's tables.
 	Model, Serial string
 	// EndorsementAuth is the password of the TPM's endorsement hierarchy; empty
 	// if it has none.
@@ -64,9 +65,9 @@ type Config struct {
 	// WithoutEKCertificate leaves EK certificates out of the request if the TPM cannot make their
 	// keys any more, for example after a change of the endorsement seed.
 	WithoutEKCertificate bool
-	// EK selects the endorsement key's template ("L-1", "H-3"); empty: the best one that the TPM
-	// has. Key is the algorithm of the IAK and the IDevID key (identity.Algorithm); empty: the best
-	// one that the TPM has.
+	// EK selects the endorsement key's template ("L-1", "H-3"). Key is the algorithm of the IAK and
+	// the IDevID key (identity.Algorithm). An empty value means the best template or algorithm that
+	// the TPM has.
 	EK, Key string
 	// ReportEvery is the interval of Run's reports. Default: one minute.
 	ReportEvery time.Duration
@@ -98,7 +99,8 @@ type Config struct {
 	// EventLog is the file with the firmware's event log. Default: eventlog.Path.
 	EventLog string
 	// InstallReport is the file with the report of the installer that installed this system
-	// (wire.InstallReport). The agent sends the report with each boot measurement. Empty: none.
+	// (wire.InstallReport). The agent sends the report with each boot measurement. If it is empty,
+	// there is no report.
 	InstallReport string
 	// Progress, if set, is called after each step of the agent.
 	Progress func(Progress)
@@ -289,7 +291,8 @@ func (r *Refused) needsNewRequest() bool {
 const maxNewRequests = 3
 
 // Onboard onboards the device. Onboard returns when the device is active, or with a *Refused when
-// the hub refuses permanently. While the hub cannot be reached, Onboard retries and logs that.
+// the hub refuses permanently. While the hub cannot be reached, Onboard logs the failure and
+// retries.
 //
 // If the device is already active, Onboard checks that the device's certificate is for a key of
 // this TPM, and asks the hub whether the hub still accepts the device. If the hub does not accept
@@ -724,6 +727,6 @@ func samePublic(c *x509.Certificate, key crypto.PublicKey) bool {
 	return ok && k.Equal(key)
 }
 
-// chain returns the certificate chain for other programs, in DER: the IDevID certificate and its
-// issuer's.
+// chain returns the certificate chain for other programs, in DER: the IDevID certificate and the
+// certificate of its issuer.
 func (c *certificates) chain() [][]byte { return [][]byte{c.idevid.Raw, c.deviceCA.Raw} }

@@ -423,8 +423,8 @@ func (m *testMachine) agent(cfg Config) *Agent {
 	}
 	a, err := New(cfg)
 	for end := time.Now().Add(5 * time.Second); errors.Is(err, ErrInUse) && time.Now().Before(end); a, err = New(cfg) {
-		// The lock may still be held: a process that another test has just forked has a copy of the
-		// closed lock file's descriptor until it executes its program.
+		// The lock may still be held: another test may have just forked a process. Until this
+		// process executes its program, it has a copy of the closed lock file's descriptor.
 		time.Sleep(10 * time.Millisecond)
 	}
 	if err != nil {

@@ -64,7 +64,7 @@ func (h *hub) dial(ctx context.Context, network, address string) (net.Conn, erro
 	return h.proxy.dial(ctx, network, address, h.now)
 }
 
-// connectAs sets the client certificate of later connections; nil: no client certificate.
+// connectAs sets the client certificate of later connections. Nil means no client certificate.
 func (h *hub) connectAs(cert *tls.Certificate) {
 	h.http = addressed{at: h.at, make: func(url string) *http.Client { return h.newClient(url, cert) }}
 }
@@ -225,8 +225,8 @@ type deviceView struct {
 }
 
 // activate sends the activation proof on a connection with the IDevID certificate. The proof
-// depends on a value of the TLS connection. So the body is made after the connection, just before
-// the request is sent.
+// depends on a value of the TLS connection. So activate makes the body when the connection exists,
+// just before it sends the request.
 func (h *hub) activate(ctx context.Context, keys wire.Keys, certHash [32]byte, d *deviceView) error {
 	proof := &proofBody{keys: keys, certHash: certHash}
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
@@ -284,8 +284,8 @@ func (p *proofBody) Read(b []byte) (int, error) {
 func (p *proofBody) Close() error { return nil }
 
 // The pause between retries starts at firstWait and doubles up to lastWait. The agent waits for a
-// random time between half of the pause and the whole pause. So many devices do not retry at the
-// same time.
+// random time between half of the pause and the whole pause, so that devices do not all retry at
+// the same time.
 const (
 	firstWait = time.Second
 	lastWait  = time.Minute
@@ -330,7 +330,7 @@ func (u *waitingAnswer) Error() string {
 }
 
 // retryAfter returns the pause before the next try. The pause is the hub's value, within bounds,
-// plus a random part. So many devices do not retry at the same time.
+// plus a random part, so that devices do not all retry at the same time.
 func (u *waitingAnswer) retryAfter() time.Duration {
 	d := min(max(time.Duration(u.RetryAfter)*time.Second, firstWait), 10*time.Minute)
 	return d + rand.N(d/4)

@@ -31,7 +31,7 @@ type ProxyConfig struct {
 	TPM, StateDir, EventLog string // as in Config
 	EndorsementAuth         []byte // as in Config
 
-	// Through is the HTTP proxy for connections to the hub; nil: none.
+	// Through is the HTTP proxy for connections to the hub. Nil means a direct connection.
 	Through *HTTPProxy
 
 	// Unix is the path of the Unix socket on which the proxy listens. Only the socket's owner, and
@@ -41,8 +41,8 @@ type ProxyConfig struct {
 	// "127.0.0.1:8080". Every user of the machine can use it.
 	TCP string
 	// TokenFile, if set, is the path of a file into which the proxy writes a bearer token. Every
-	// request must have this token. The proxy makes a new token at each start, and removes the
-	// file, of mode 0600, at its end.
+	// request must have this token. The proxy makes a new token at each start. The file has the
+	// mode 0600, and the proxy removes it when the proxy ends.
 	TokenFile string
 	// Allow lists routes that programs may use in addition to the device's own API, for example
 	// "POST /device/secret".

@@ -95,7 +95,7 @@ const (
 	stateFile    = "state.json"
 	requestFile  = "request.bin"
 	replyFile    = "reply.json"
-	identityFile = "identity.pem" // IDevID certificate and its issuer's
+	identityFile = "identity.pem" // the IDevID certificate and the certificate of its issuer
 	aikFile      = "aik.pem"      // the AIK certificate, and the certificate of its issuer
 	lockFile     = "lock"
 	trailFolder  = "trail"

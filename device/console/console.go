@@ -28,8 +28,8 @@ type Config struct {
 	// LogFile is the file with the machine's log. Empty: systemd's journal of gangway-agent.
 	LogFile string
 	Version string
-	// Idle is the time without a key press after which the console closes. 0: it does not
-	// close.
+	// Idle is the time without a key press after which the console closes. 0 means that the console
+	// does not close.
 	Idle time.Duration
 	// Plain makes the console use no colours.
 	Plain bool

@@ -2,8 +2,8 @@
 // and the agent's state. Each check returns findings. A finding has a fact, the fact's cause, and a
 // remedy for the person at the machine.
 //
-// The checks are a table. To add one, write a function that returns findings, give each finding a
-// unique code, add the function to the table, and add to the tests a fault that causes the
+// The checks are a table. To add a check, write a function that returns findings, give each finding
+// a unique code, add the function to the table, and add to the tests a fault that causes the
 // finding.
 package doctor
 

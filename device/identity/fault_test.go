@@ -219,8 +219,8 @@ func TestTwoUsersOfOneTPM(t *testing.T) {
 	wg.Wait()
 }
 
-// TestHandleOfAnotherKeyIsNoticed: another process flushed this package's keys, and its own keys
-// got the same handles. The package returns no result of those keys.
+// TestHandleOfAnotherKeyIsNoticed: another process flushed this package's keys, and the keys of
+// that process got the same handles. The package must not return a result that such a key made.
 func TestHandleOfAnotherKeyIsNoticed(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.P384)
@@ -430,7 +430,7 @@ func mutate(rng *rand.Rand, rsp []byte, tape [][]byte) []byte {
 		rsp = rsp[:rng.IntN(len(rsp)+1)]
 	case 2:
 		rsp = append(rsp, make([]byte, rng.IntN(600))...)
-	case 3: // no parameters, as if there were none
+	case 3: // set the size of the parameters to 0
 		if len(rsp) > 14 {
 			rsp[10], rsp[11], rsp[12], rsp[13] = 0, 0, 0, 0
 		}

@@ -46,8 +46,8 @@ func Erase(ctx context.Context, t Target, i *Installed, progress Progress) error
 		if err := scramble(t, data[0]+i.Sector, luks.Overhead-i.Sector); err != nil {
 			return err
 		}
-		// First destroy the keys, and last the sector that marks the partition as encrypted. Until
-		// then, a retry finds the keys and destroys them again.
+		// Destroy the keys first, and the sector that marks the partition as encrypted last. Until
+		// that sector is destroyed, a retry finds the keys and destroys them again.
 		if err := scramble(t, data[0], i.Sector); err != nil {
 			return err
 		}

@@ -160,7 +160,8 @@ func TestPowerCutInAWipeLeavesNoKeysThatAreNotFoundAgain(t *testing.T) {
 	if testing.Short() {
 		count = 6 // enough for both outcomes to occur; the full test takes 15 s
 	}
-	// What a power cut keeps is random. The loop goes on until both cases have occurred.
+	// A power cut keeps a random set of the written sectors. So the loop continues until both cases
+	// have occurred.
 	for n := 0; n < count || (found == 0 || lost == 0) && n < 10*count; n++ {
 		for _, cut := range []int{n % count * steps / count, steps - 1 - n} { // spread over all writes, and at the end, when the tables are removed
 			m := disk(cut)

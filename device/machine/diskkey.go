@@ -14,8 +14,8 @@ import (
 	"gangway/tcg/eventlog"
 )
 
-// extraApprovals returns the owner's approvals of the running system. A system that its owner did
-// not sign has none.
+// extraApprovals returns the owner's approvals of the running system. If the owner did not sign the
+// system, there are no approvals.
 func extraApprovals() ([]approval.Approval, error) {
 	text, err := os.ReadFile(approval.SignaturePath)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -27,7 +27,8 @@ func extraApprovals() ([]approval.Approval, error) {
 	return approval.Parse(text)
 }
 
-// ownersKey returns the key of the owner who signed the running system; nil: no owner signed it.
+// ownersKey returns the key of the owner who signed the running system, or nil if no owner signed
+// it.
 func ownersKey() (crypto.PublicKey, error) {
 	text, err := os.ReadFile(approval.KeyPath)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -44,8 +45,8 @@ func ownersKey() (crypto.PublicKey, error) {
 var ErrNotBound = errors.New("the disk's key is not bound to the owner's systems")
 
 // BindData binds the key of an encrypted data partition to the running system and to the systems in
-// other slots, which are files of unified kernel images. The file `needed`, if it is not empty, is
-// the one of the other systems that must open the disk. If its owner did not approve that system,
+// other slots, which are files of unified kernel images. If `needed` is not empty, it is the file
+// in `others` whose system must be able to open the disk. If the owner did not approve that system,
 // BindData changes nothing and returns seal.ErrNotApproved. `changed` is false if the key was bound
 // to these systems already.
 //
@@ -84,7 +85,7 @@ func bind(disk luks.Disk, owner crypto.PublicKey, running string, others []strin
 	if err != nil {
 		return false, err
 	}
-	if this.Approvals, err = extraApprovals(); err != nil { // those that the machine started with
+	if this.Approvals, err = extraApprovals(); err != nil { // the approvals with which the machine started
 		return false, err
 	}
 	var systems []diskkey.System

@@ -39,8 +39,8 @@ func (h *Hook) console(action string) int {
 	return 0
 }
 
-// errNoDisk is the error, on a machine without a disk, of an action whose effect must remain after
-// a restart.
+// errNoDisk is the error of an action whose effect must survive a restart, on a machine without a
+// disk.
 var errNoDisk = errors.New("this machine runs without a disk, so it keeps no settings and there is nothing to wipe; build another image to change its network settings")
 
 func (h *Hook) networkReport() error {

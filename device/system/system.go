@@ -143,12 +143,12 @@ type Disks interface {
 	// Unlock returns the device from which the data partition's clear data can be read.
 	Unlock(*install.Installed) (device string, encrypted bool, err error)
 	// BindKey binds the disk's key to the systems in the slots, if their owner signed them.
-	// `changed` is false if the key was bound to these systems already. The error is about a disk
-	// whose key is bound to other systems, or is not bound.
+	// `changed` is false if the key was bound to these systems already. If the key is bound to
+	// other systems or is not bound, BindKey returns an error.
 	BindKey(*install.Installed) (changed bool, err error)
 	MountData(device string) error
-	// Grow makes the data partition's file system as large as its device, and returns the new
-	// size in bytes; 0: the file system already had that size.
+	// Grow makes the data partition's file system as large as its device. It returns the new size
+	// in bytes, or 0 if the file system already had that size.
 	Grow(device string) (int64, error)
 }
 

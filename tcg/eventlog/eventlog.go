@@ -1,6 +1,6 @@
-// Package eventlog reads the event logs of UEFI firmware: the lists of what firmware and boot
-// programs measured into a TPM's PCRs. The hub reads logs that devices send. A device reads its own
-// log to find out whether the log explains its PCRs.
+// Package eventlog reads the event logs of UEFI firmware: the lists of the measurements that
+// firmware and boot programs extended into a TPM's PCRs. The hub reads logs that devices send. A
+// device reads its own log to find out whether the log explains its PCRs.
 //
 // A log is not signed. Only a replay to the PCRs' values proves its digests. Nothing proves an
 // event's type, and an event's data is proved only if the digest is the hash of the data.

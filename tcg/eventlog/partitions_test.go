@@ -81,7 +81,7 @@ func TestRejectsDataThatIsNoPartitionTable(t *testing.T) {
 	}
 }
 
-// A log that is written again has the same events of its bank.
+// If Encode writes the events of a log as a new log, the new log has the same events of the bank.
 func TestEncodedLogHasTheSameEvents(t *testing.T) {
 	t.Parallel()
 	boot := eventlog.Boot(true, "kernel", "quiet")

@@ -32,7 +32,7 @@ var (
 const typ = "gangway-manifest"
 
 // header is the header of a signed manifest. No other member is permitted: a manifest needs no
-// extensions (`crit`), and brings neither a key nor a certificate.
+// extensions (`crit`), and contains neither a key nor a certificate.
 type header struct {
 	Alg jose.SignatureAlgorithm `json:"alg"`
 	Kid string                  `json:"kid"`
@@ -125,8 +125,8 @@ func Parse(text string, trusted []crypto.PublicKey) (*Manifest, crypto.PublicKey
 }
 
 // Unverified returns the manifest of a text and the id of the key that the text names, without a
-// check of the signature. Anyone can have written the text: show it to a person, and decide nothing
-// by it.
+// check of the signature. Anyone can have written the text: only show it to a person, and do not
+// base a decision on it.
 func Unverified(text string) (m *Manifest, kid string, err error) {
 	t, err := split(text)
 	if err != nil {
@@ -157,8 +157,8 @@ func split(text string) (*token, error) {
 	}
 	var decoded [3][]byte
 	for i, part := range parts {
-		// The decoder ignores line breaks. They are refused, because one manifest would otherwise
-		// have many texts.
+		// The decoder ignores line breaks. Refuse line breaks here, because one manifest would
+		// otherwise have many texts.
 		b, err := base64.RawURLEncoding.Strict().DecodeString(part)
 		if err != nil || part == "" || strings.ContainsAny(part, "\r\n") {
 			return nil, fmt.Errorf("%w: part %d of 3 is not base64url", ErrForm, i+1)

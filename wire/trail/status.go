@@ -13,7 +13,7 @@ type Status string
 
 const (
 	StatusNew         Status = "NEW"    // set by the hub: the device has not accepted the revision yet
-	StatusCancelled   Status = "CANCEL" // set by the hub: the owner withdrew it
+	StatusCancelled   Status = "CANCEL" // set by the hub: the owner withdrew the revision
 	StatusQueued      Status = "QUEUED"
 	StatusDownloading Status = "DOWNLOADING"
 	StatusSyncing     Status = "SYNCING"

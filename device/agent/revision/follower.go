@@ -211,7 +211,8 @@ func (f *Follower) Changed() <-chan struct{} { return f.changed }
 
 func (f *Follower) say(format string, args ...any) { f.cfg.Say(fmt.Sprintf(format, args...)) }
 
-// complain says that following the trail failed, unless the error is the same as the last one.
+// complain reports that the Follower cannot follow the trail, unless the error is the same as the
+// last error.
 func (f *Follower) complain(err error) {
 	if line := err.Error(); line != f.complaint {
 		f.complaint = line

@@ -55,8 +55,7 @@ func (v verdict) refused(verb string) string {
 }
 
 // call runs HOOK VERB FOLDER. The journal records the call before the call begins. The verdict
-// tells whether the hook failed. The error is only for a failure of the disk, or for the end of
-// ctx.
+// tells whether the hook failed. The error is set only if the disk failed or ctx ended.
 func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
 	id := fmt.Sprintf("%d-%s-%d", f.journal.Step.Rev, verb, time.Now().UnixNano())
 	if err := f.change(func(w *work) { w.Tries++; w.Call = id }); err != nil {

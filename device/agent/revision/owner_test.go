@@ -123,8 +123,8 @@ func TestRevisionForThisDevice(t *testing.T) {
 }
 
 // A signed revision fails, because the machine was not ready. The owner posts it again, and the hub
-// returns its names in another order. The device accepts the same sequence number with the same
-// content.
+// returns the names of the state in another order. The device accepts the same sequence number with
+// the same content.
 func TestFailedSignedRevisionCanBeRetried(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)
@@ -141,7 +141,8 @@ func TestFailedSignedRevisionCanBeRetried(t *testing.T) {
 	}
 }
 
-// The hub replaces a signed state after the device has accepted it.
+// After the device has accepted a signed state, the hub replaces it with an unsigned state. The
+// device must refuse the new state, and must not call the hook.
 func TestStateIsReplacedAfterItsAcceptance(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)
@@ -173,8 +174,8 @@ func TestHookSeesOnlySignedContent(t *testing.T) {
 	}
 }
 
-// The old key states the new key. Then the device trusts only the new key, also after a restart of
-// the agent, and after the machine was onboarded again.
+// A revision that the old key signed names a new key. Then the device trusts only the new key, also
+// after a restart of the agent, and after the machine was onboarded again.
 func TestKeyRotation(t *testing.T) {
 	t.Parallel()
 	old, next := sigtest.NewKey(t), sigtest.NewKey(t)
@@ -280,6 +281,7 @@ func TestDamagedOwnerRecord(t *testing.T) {
 }
 
 // The image's first revision is on the data partition, which an attacker with the disk can change.
+// The device must use this revision only if the owner has signed it.
 func TestUnsignedFirstRevisionIsNotUsed(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)

@@ -271,8 +271,8 @@ func (f *Follower) place(root *os.Root, at string, file trail.File) error {
 	if file.Object == "" {
 		return root.WriteFile(file.Path, file.Document, 0o444)
 	}
-	// State.Files has checked file.Path. layOut has made every folder of the path, so none is a
-	// link.
+	// State.Files has checked file.Path. layOut has made every folder of the path, so no folder is
+	// a link.
 	return os.Link(f.objects.path(file.Object), filepath.Join(at, file.Path))
 }
 

@@ -1,5 +1,5 @@
-// Package approval is an owner's approval of a system: a signature over the TPM policy which says
-// that PCR 11 has the value of that system. A TPM that trusts the owner's key
+// Package approval makes and checks an owner's approval of a system: a signature over a TPM policy.
+// The policy requires that PCR 11 has the value of that system. A TPM that trusts the owner's key
 // (TPM2_PolicyAuthorize) releases a disk's key to each approved system, without a change of the
 // sealed key. The format is that of systemd-measure (version 252), the file
 // tpm2-pcr-signature.json.
@@ -29,8 +29,8 @@ const PCR = 11
 // MaxSize is the maximum size of a file of approvals, in bytes.
 const MaxSize = 64 << 10
 
-// Paths of the files that systemd's stub adds to the initial file system of a unified kernel image:
-// the section .pcrsig, and the section .pcrpkey.
+// Paths of two files that systemd's stub adds to the initial file system. Their contents are the
+// sections .pcrsig and .pcrpkey of the unified kernel image.
 const (
 	SignaturePath = "/.extra/tpm2-pcr-signature.json"
 	KeyPath       = "/.extra/tpm2-pcr-public-key.pem"

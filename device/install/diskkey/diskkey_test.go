@@ -40,10 +40,10 @@ func sum(text string) []byte {
 	return d[:]
 }
 
-// log is what the machine measures when it starts the system with the given name.
+// log returns the event log of a machine that starts the system with the given name.
 func log(system string, more ...eventlog.Event) eventlog.Log { return logWith("keys", system, more...) }
 
-// logWith does the same for a machine whose variable db has the value `keys`.
+// logWith returns the event log of a start on a machine whose variable db has the value `keys`.
 func logWith(keys, system string, more ...eventlog.Event) eventlog.Log {
 	l := eventlog.Log{
 		{PCR: 7, Type: eventlog.EFIVariableDriver, Data: eventlog.Variable("SecureBoot", []byte{0})},
@@ -62,7 +62,7 @@ func logWith(keys, system string, more ...eventlog.Event) eventlog.Log {
 	return append(l, more...)
 }
 
-// system is the system with the given name, approved by each key.
+// system returns the system with the given name, approved by each key.
 func system(t *testing.T, name string, keys ...crypto.Signer) System {
 	t.Helper()
 	s := System{Cmdline: "mode=system of=" + name, Program: sum(name), Kernel: sum("kernel of " + name), PCR11: log(name).PCRs()[approval.PCR]}
@@ -112,7 +112,7 @@ func (d *disk) Sync() error {
 	return nil
 }
 
-// install makes a machine whose key is sealed as the installer does it.
+// install makes a machine whose disk key is sealed in the same way as by the installer.
 func install(t *testing.T) *lab {
 	t.Helper()
 	l := &lab{keys: "keys", owner: must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t), chip: swtpmtest.Start(t, swtpm.Options{EK: swtpm.None})}
@@ -195,7 +195,7 @@ func TestKeyFollowsTheSystemsOnTheDisk(t *testing.T) {
 	if must(l.bind(one))(t) {
 		t.Error("the key was bound a second time")
 	}
-	copied := bytes.Clone(l.disk.b) // what a thief copied while system one was in use
+	copied := bytes.Clone(l.disk.b) // a thief's copy of the header, made while system one was in use
 	l.start(t, "two")
 	if l.opens(t, two) {
 		t.Error("before the update, system two opens the disk")
@@ -223,7 +223,8 @@ func TestKeyFollowsTheSystemsOnTheDisk(t *testing.T) {
 }
 
 // A thief starts a system of their own on the machine, with Secure Boot off. The thief's system can
-// extend PCR 11 as it likes, and has the approvals of the owner's systems.
+// extend any value into PCR 11, and has the approvals of the owner's systems. The disk must not
+// open.
 func TestForeignSystemDoesNotOpenTheDisk(t *testing.T) {
 	t.Parallel()
 	l := install(t)
@@ -245,7 +246,8 @@ func TestForeignSystemDoesNotOpenTheDisk(t *testing.T) {
 	}
 }
 
-// The hub can order an update, but only the owner's key makes the disk open for it.
+// The hub orders an update to a system that the owner has not approved. The disk must not open for
+// this system.
 func TestSystemThatOnlyTheHubWantsDoesNotOpenTheDisk(t *testing.T) {
 	t.Parallel()
 	l := install(t)
@@ -258,8 +260,8 @@ func TestSystemThatOnlyTheHubWantsDoesNotOpenTheDisk(t *testing.T) {
 	}
 }
 
-// With Secure Boot on, systemd's stub starts its kernel without firmware, so PCR 4 has no kernel.
-// The key follows the systems there too.
+// With Secure Boot on, systemd's stub starts its kernel without firmware, so PCR 4 has no digest of
+// the kernel. The disk must still open for the systems in the slots.
 func TestKeyFollowsTheSystemsIfFirmwareStartsNoKernel(t *testing.T) {
 	t.Parallel()
 	l := install(t)
@@ -350,7 +352,7 @@ func TestChangedSecureBootKeysDoNotLockTheDisk(t *testing.T) {
 
 // A thief with access to the disk makes the boot menu's editor available, and starts the owner's
 // system with another command line. The firmware and the stub start the approved system, so only
-// PCR 12 shows the difference.
+// PCR 12 shows the difference. The disk must not open.
 func TestApprovedSystemWithAnotherCommandLineDoesNotOpenTheDisk(t *testing.T) {
 	t.Parallel()
 	l := install(t)
@@ -403,7 +405,7 @@ func TestPowerCutWhileBindingNeverLocksTheDisk(t *testing.T) {
 	}
 }
 
-// A header with as many LUKS2 tokens as two slots need has room for them.
+// A disk's header has room for all LUKS2 tokens that two slots need.
 func TestHeaderHasRoomForTwoSystems(t *testing.T) {
 	t.Parallel()
 	l := install(t)

@@ -13,7 +13,8 @@ import (
 	"gangway/wire/manifest"
 )
 
-// ErrProgram means that a file is not an EFI program whose digest firmware would compute.
+// ErrProgram means that a file is not a valid EFI program, so firmware would not compute its
+// digest.
 var ErrProgram = errors.New("measure: this is not an EFI program for a 64-bit machine, or it is damaged")
 
 // Offsets in a PE32+ file, in bytes (PE/COFF 3).
@@ -37,8 +38,8 @@ type program struct {
 	file     *pe.File
 	optional int // offset of the optional header
 	headers  int // size of the headers
-	// certificates is the size of the signatures at the end of the file, and directories tells
-	// whether the optional header has an entry for them.
+	// certificates is the size of the signatures at the end of the file. directories tells whether
+	// the optional header has an entry for the signatures.
 	certificates int
 	directories  bool
 }
