@@ -327,8 +327,8 @@ func (s *Service) deviceID(ek store.Hash, generation int) string {
 	return hex.EncodeToString(id[:12])
 }
 
-// deviceIDs returns the ids that the TPM of an enrolment has now and after its next releases. A hub
-// that was restored from a backup may have lost that an owner released the TPM.
+// deviceIDs returns the ids that the TPM of an enrolment has now and after its next releases. If
+// the hub was restored from a backup, its database may lack releases of the TPM.
 func (s *Service) deviceIDs(e store.Enrolment) (ids []string) {
 	for n := range 1 + lostReleases {
 		ids = append(ids, s.deviceID(e.EK, e.Generation+n))
@@ -336,7 +336,8 @@ func (s *Service) deviceIDs(e store.Enrolment) (ids []string) {
 	return ids
 }
 
-// lostReleases is how many releases of one TPM between a backup and its restore the hub looks for.
+// lostReleases is the maximum number of releases of one TPM that the hub can detect if they were
+// made between a backup and its restore.
 const lostReleases = 8
 
 func (s *Service) derive(label string, data []byte) [sha256.Size]byte {

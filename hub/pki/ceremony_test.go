@@ -392,8 +392,8 @@ func TestInstallRefusesWrongAnswers(t *testing.T) {
 	}
 }
 
-// A hub with CAs refuses the answer of another root, also with that root's hub name, and an answer
-// to an earlier request.
+// A hub with CAs refuses the answer of another root, even if the operator gives that root's hub
+// name. It also refuses an answer to an earlier request.
 func TestRenewalRefusesAnotherRoot(t *testing.T) {
 	t.Parallel()
 	c, other := newCeremony(t), newCeremony(t)

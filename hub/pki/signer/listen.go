@@ -61,8 +61,8 @@ func publish(inner, path string, group int) error {
 		if err != nil {
 			return err
 		}
-		// If the group is that of the process, no chown is needed, which gangway-signer.service
-		// forbids.
+		// gangway-signer.service forbids chown. If the socket has the right group already, chown is
+		// not needed.
 		if int(info.Sys().(*syscall.Stat_t).Gid) != group {
 			if err := os.Chown(inner, -1, group); err != nil {
 				return err
