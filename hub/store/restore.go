@@ -29,7 +29,7 @@ type Restore struct {
 	Time   time.Time `json:"time"`   // when it was restored
 }
 
-// Restored has the numbers of what a restore changed.
+// Restored has the numbers of the rows that a restore changed.
 type Restored struct {
 	Epoch    int64 // the new epoch
 	Sessions int   // that were ended

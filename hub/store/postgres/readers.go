@@ -87,8 +87,8 @@ func pause(ctx context.Context, closed <-chan struct{}) error {
 	}
 }
 
-// once calls `run` once, with the connection `c` or, if that is not open, with a new one. It
-// returns the connection if it can be used again.
+// once calls `run` once, with the connection `c` or, if `c` is not open, with a new connection. It
+// returns the connection if the connection can be used again.
 func (r *readers) once(ctx context.Context, c *conn, run func(*conn) error) (*conn, error) {
 	if c == nil {
 		var err error
@@ -116,8 +116,8 @@ const (
 	// beginSearch begins a transaction whose queries find their rows by an index, and read only the
 	// first rows in the order of the index. If statistics are missing, for example after a move or
 	// a restore, PostgreSQL may expect few rows, and read and sort all of them. The settings end
-	// with the transaction. Without jit = off, PostgreSQL would compile a plan that sorts
-	// nevertheless, because it adds a high cost to it.
+	// with the transaction. If a plan sorts nevertheless, PostgreSQL gives it a high cost; without
+	// jit = off, it would compile such a plan.
 	beginSearch = beginSnapshot + `;
 	SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off; SET LOCAL jit = off`
 )

@@ -260,7 +260,8 @@ func (w *writers) commit(c *conn, m mark) (*conn, error) {
 }
 
 // resolve finds out whether the transaction with a mark is committed, after the connection was lost
-// with the error `cause`. It returns nil if it is, and otherwise a lostError.
+// with the error `cause`. It returns nil if the transaction is committed, and a lostError if it is
+// not.
 func (w *writers) resolve(m mark, cause error) (*conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), w.resolveFor)
 	defer cancel()
@@ -280,8 +281,8 @@ func (w *writers) resolve(m mark, cause error) (*conn, error) {
 		}
 		select {
 		case <-ctx.Done():
-			// The causes are not wrapped: they would say that nothing was written, and the queue
-			// would run the operations again.
+			// The causes are not wrapped: with a wrapped cause, the error would mean that nothing
+			// was written, and the queue would run the operations again.
 			return nil, fmt.Errorf("%w (%v, then %v)", ErrUnknown, cause, err)
 		case <-time.After(retryPause):
 		}
@@ -292,10 +293,10 @@ func (w *writers) resolve(m mark, cause error) (*conn, error) {
 // called again.
 //
 // committed writes the mark itself. If the server still knows the transaction, this waits until the
-// transaction has ended. If committed can write the mark, the transaction is not committed, and it
-// can never be. This also holds if another server has taken over: that server has the mark exactly
-// if it has the transaction. The number of the transaction would not tell that, because the other
-// server may have given the number to another transaction.
+// transaction has ended. If committed can write the mark, the transaction is not committed, and can
+// never be committed. This also holds if another server has taken over: that server has the mark
+// exactly if it has the transaction. A check of the transaction's number would not be enough,
+// because the other server may have given the number to another transaction.
 //
 // The mark of this function has the time -infinity, so that the next call does not take the mark
 // for the transaction's if the answer to this call is lost.

@@ -139,10 +139,10 @@ func walkTexts(condition, by string) (up, down string) {
 // In SQLite, the collation of the column compares models, makers and firmwares without ASCII case;
 // in PostgreSQL, `expression` and `value` do this.
 //
-// PostgreSQL has no INDEXED BY. It would choose between the column's index and the primary key,
-// which has the order of nicks too, by its statistics; if these are old, it may read all devices.
-// So the statement for PostgreSQL has bounds on the column, and is ordered by the column first:
-// only the column's index has this order.
+// PostgreSQL has no INDEXED BY. By its statistics, it would choose between the column's index and
+// the primary key, because both have the order of nicks. If the statistics are old, it may read all
+// devices. So the statement for PostgreSQL has bounds on the column, and is ordered by the column
+// first: only the column's index has this order.
 func equal(index, column, expression, value string) walk {
 	const nick, limit = `?3`, `?4`
 	text := func(after, end, order string) string {
@@ -169,7 +169,7 @@ func active() walk {
 
 // withMeta is the walk through the devices that have a term of metadata. In SQLite, CROSS JOIN
 // makes the engine read the table device_meta_terms first. In PostgreSQL, the LIMIT of each part
-// does.
+// has this effect.
 func withMeta() walk {
 	sqliteUp, sqliteDown := walkTexts(`device_meta_terms m CROSS JOIN device_search s ON s.owner = ? AND s.nick = m.nick WHERE m.term = ?`, `m.nick`)
 	text := func(after, order string) string {
@@ -229,7 +229,8 @@ var (
 	walkMeta = withMeta()
 
 	// selectFound reads the devices whose nick or serial number has a word from ? (inclusive) to ?
-	// (exclusive), a device with two such words twice. It reads at most ? words.
+	// (exclusive). If a device has two such words, the result has the device twice. It reads at
+	// most ? words.
 	selectFound = both(searchColumns+`(`+fewWords+`) AS n CROSS JOIN device_search s ON s.owner = ? AND s.nick = n.nick`,
 		searchColumns+`(`+fewWords+`) AS n, LATERAL (SELECT * FROM device_search d WHERE d.owner = ? AND d.nick = n.nick LIMIT 1) AS s`)
 	selectByID = prepared(searchColumns + `devices d CROSS JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick

@@ -13,9 +13,9 @@ import (
 	"gangway/hub/store/sqlite"
 )
 
-// In the file, triggers write the key of each row that changes to the table move_changes. The
+// In the SQLite file, triggers write the key of each changed row to the table move_changes. The
 // columns k1 to k5 have the values of the key's columns, with their types. For a table whose key
-// ignores case they have no values, because the move copies such a table as a whole. The table
+// ignores case, k1 to k5 have no values, because the move copies such a table as a whole. The table
 // move_state has one row: the id of the move, the schema at the beginning of the move, and the time
 // at which the program last worked at the move.
 const watchSchema = `CREATE TABLE IF NOT EXISTS move_state (id TEXT NOT NULL, schema INTEGER NOT NULL, worked INTEGER NOT NULL);
