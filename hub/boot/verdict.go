@@ -315,11 +315,11 @@ func (r *Reference) only(pcrs []int) *Reference {
 	return &part
 }
 
-// settled reports whether the partition table in PCR 5 is accepted. The table is accepted if the
-// owner's installer reported it, if PCR 5 has the value in the reference, or if the log shows the
-// partition table of the reference. The other data in PCR 5 are settings of boot managers: PCR 4
-// and 12 show the program and the command line that the settings led to. On a first boot without a
-// report that counts, an event log that explains PCR 5 is enough.
+// settled reports whether the partition table in PCR 5 is accepted. It is accepted in three cases:
+// the owner's installer reported the table, PCR 5 has the value in the reference, or the log shows
+// the partition table of the reference. The other data in PCR 5 are settings of boot managers: PCR
+// 4 and 12 show the program and the command line that the settings led to. On a first boot without
+// a report that counts, an event log that explains PCR 5 is enough.
 func (j *judge) settled() bool {
 	if j.hasReportedTable() {
 		return true
@@ -405,7 +405,7 @@ func (j *judge) why(p Part) (words, cause string) {
 	return words, ""
 }
 
-// otherSystem explains a boot path or a system that is not what the owner's manifests state.
+// otherSystem explains why a boot path or a system is not the one that the owner's manifests state.
 func (j *judge) otherSystem(p Part) (words, cause string) {
 	switch {
 	case len(j.Manifests) == 0:

@@ -108,7 +108,7 @@ type Store interface {
 	PutPart(ctx context.Context, key Key, token string, whole, offset int64, r io.Reader) error
 	// CompleteParts stores the object from all its parts, if the size and the SHA-256 of its bytes
 	// are right. It can be called again, also after it has succeeded. Errors: ErrSize, ErrSum.
-	// ErrNotFound: the parts are gone. After ErrSize or ErrSum, nothing but AbortParts is useful.
+	// ErrNotFound: the parts are gone. After ErrSize or ErrSum, call only AbortParts.
 	CompleteParts(ctx context.Context, key Key, token string, size int64) error
 	// AbortParts removes the parts of an upload, if there are any.
 	AbortParts(ctx context.Context, key Key, token string) error

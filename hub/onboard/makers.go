@@ -100,8 +100,8 @@ func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, er
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	// Read the version before the rows. If the rows change in between, they are newer than the
-	// cached version and the next request reads them again. In the other order old rows would stay
-	// cached.
+	// cached version and the next request reads them again. In the opposite order, old rows would
+	// stay cached.
 	version, err := s.Store.ConfigVersion(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("onboard: makers' certificates: %w", err)

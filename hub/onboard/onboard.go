@@ -376,8 +376,8 @@ func (s *Service) refuseActivation(ctx context.Context, e store.Enrolment, addr 
 	return store.Device{}, r
 }
 
-// whoIsRefused returns a sentence for the token's owner with the names of the refused machine and
-// its join token, so that the owner can find the machine and the token.
+// whoIsRefused returns a sentence with the names of the refused machine and its join token, so that
+// the token's owner can find both.
 func (s *Service) whoIsRefused(ctx context.Context, e store.Enrolment) string {
 	machine := "The machine does not state its model"
 	if model := strings.TrimSpace(e.ProdModel); model != "" {

@@ -138,7 +138,7 @@ func (h *Hub) DeviceCAs() []*x509.Certificate {
 	return append([]*x509.Certificate{h.DeviceCA()}, h.former(deviceCA)...)
 }
 
-// All returns the certificates of all CAs, also of the former ones. The root is first.
+// All returns the certificates of all CAs, including the former CAs. The root is first.
 func (h *Hub) All() []*x509.Certificate {
 	list := []*x509.Certificate{h.root, h.aca.cert, h.device.cert}
 	if h.tlsCA != nil {

@@ -34,8 +34,8 @@ type Manifest struct {
 	Counts bool // the owner has the key; set by reads
 }
 
-// BootDecision says that an owner accepts a value of a part of the boot, for all devices or for
-// those of a model, of a join token, or with a version of the firmware.
+// BootDecision says that an owner accepts a value of a part of the boot. The decision is for all
+// devices, or only for the devices with one model, join token or version of the firmware.
 type BootDecision struct {
 	ID    int64
 	Owner string

@@ -196,9 +196,9 @@ type Enrolments interface {
 	// Owner, TokenID, EK, the texts about the TPM and the machine, and the times.
 	PendingEnrolments(ctx context.Context, owner string, now time.Time, limit int) ([]Enrolment, error)
 	// Activate makes an enrolment Active. In one transaction, it binds the EK to the enrolment's
-	// owner and device, binds the AIK to the EK, and spends one use of the join token (once for
-	// each device). The device's former enrolment becomes Superseded, and the device secret that
-	// was issued for the former certificate (PutDeviceSecret) ends. Activate appends a
+	// owner and device, and binds the AIK to the EK. It also spends one use of the join token (once
+	// for each device). The device's former enrolment becomes Superseded, and the device secret
+	// that was issued for the former certificate (PutDeviceSecret) ends. Activate appends a
 	// "device.activated" event. If the device onboards again, Activate counts the event as
 	// AppendCounted does.
 	//

@@ -52,7 +52,8 @@ var ErrTooManyUploads = errors.New("store: too many unfinished uploads")
 // with its place before it stores the first byte. FinishUpload makes the place the object's place,
 // unless the object has one already, from another owner's upload. RemoveContent gives a place up,
 // and a place that was given up is never used again. So once a place is given up, a hub may remove
-// its bytes at any time, even after a pause in which another hub stored the same object again.
+// its bytes at any time. If another hub stores the same object again, the new bytes are at another
+// place.
 type Objects interface {
 	// AnnounceObject stores a record that is not Stored, and returns the record. If the owner
 	// already has a record of the object, AnnounceObject updates the record's Modified and, if the

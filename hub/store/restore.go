@@ -36,7 +36,7 @@ type Restored struct {
 	Tokens   int   // join tokens that were paused
 }
 
-// LostDevice is a device that has a certificate of this hub, and whose rows were lost because it
+// LostDevice is a device that has a certificate of this hub, but no rows in the database. It
 // onboarded after the backup from which the hub was restored.
 type LostDevice struct {
 	ID          string

@@ -137,7 +137,7 @@ func appendList(data []byte, list []string) []byte {
 	return data
 }
 
-// add adds a statement to the batch. If the server shall keep the statement, add lets the server
+// add adds a statement to the batch. If the server must keep the statement, add lets the server
 // prepare it first.
 func (c *conn) add(s *sqlstore.Statement, args []any) error {
 	if c.failed != nil {

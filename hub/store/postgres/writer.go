@@ -29,7 +29,7 @@ const (
 //
 // Invariant: an operation that returns an error has changed nothing in the transaction. Operations
 // check first and write last, so that a refusal usually needs no undo. If an operation fails after
-// its first write, or if one of its statements fails, the transaction is rolled back, and all its
+// its first write, or if one of its statements fails, the transaction is rolled back. Then all its
 // operations run again, each in a savepoint.
 //
 // The transactions of all hubs run one after the other: each begins with a lock of the table
@@ -298,8 +298,8 @@ func (w *writers) resolve(m mark, cause error) (*conn, error) {
 // exactly if it has the transaction. A check of the transaction's number would not be enough,
 // because the other server may have given the number to another transaction.
 //
-// The mark of this function has the time -infinity, so that the next call does not take the mark
-// for the transaction's if the answer to this call is lost.
+// The mark of this function has the time -infinity. So if the answer to this call is lost, the next
+// call does not mistake this mark for the mark of the transaction.
 func (c *conn) committed(m mark) (bool, error) {
 	tag, err := c.control(fmt.Sprintf(`INSERT INTO write_marks (id, at) VALUES ('\x%x', '-infinity') ON CONFLICT DO NOTHING`, m[:]))
 	if err != nil || tag != "INSERT 0 0" {

@@ -68,9 +68,9 @@ func (r *readers) do(ctx context.Context, f func(*conn) error) error {
 	}
 }
 
-// grow begins to open one more connection, unless there are enough. If the opening fails, for
-// example because the process has too many open files, callers wait for a connection that exists,
-// and a later call of grow tries again.
+// grow begins to open one more connection, unless there are enough. The opening may fail, for
+// example because the process has too many open files. Then callers wait for an existing
+// connection, and a later call of grow tries again.
 func (r *readers) grow() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

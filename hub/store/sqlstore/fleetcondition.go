@@ -239,8 +239,8 @@ func (k *condition) words(owner string) []any {
 	return []any{owner, from, to}
 }
 
-// countNicks returns the number of devices that have a word of the condition in their nick or
-// serial number, or smallSet+1 if they have more than smallSet such words.
+// countNicks counts the devices that have a word of the condition in their nick or serial number.
+// If the devices have more than smallSet such words, it returns smallSet+1.
 func (k *condition) countNicks(c Conn, owner string) (int, error) {
 	known := map[string]bool{}
 	n := 0

@@ -518,8 +518,8 @@ func (f *finder) walk(c Conn, after *place, most int, hit func(found) bool) (com
 	return false, &at, nil
 }
 
-// plan returns the statement that reads the devices in the order of the result, the statement's
-// arguments before the place, and the conditions that the statement does not check.
+// plan returns the statement that reads the devices in the order of the result, and the statement's
+// arguments before the place. It also returns the conditions that the statement does not check.
 func (f *finder) plan() (*Statement, []any, []*condition) {
 	if f.order.key == store.SortNick {
 		for i, k := range f.conditions {
