@@ -34,7 +34,7 @@ const (
 	QuietDevices = 10
 	QuietShare   = 10
 	// The condition about refusals begins if, within RefusalWindow, the rules refuse at least
-	// Refusals requests, and more than they accept.
+	// Refusals requests, and refuse more requests than they accept.
 	RefusalWindow = 15 * time.Minute
 	Refusals      = 10
 )
@@ -68,8 +68,9 @@ type Reading struct {
 	// Unset says that no time server sets the clock of the hub's machine. ClockKnown is false if
 	// the kernel does not report whether a time server sets the clock.
 	Unset, ClockKnown bool
-	// Refused and Accepted are the numbers of onboarding requests in the RefusalWindow that the
-	// rules about TPMs and boots refused, and that the hub accepted.
+	// Refused is the number of onboarding requests in the RefusalWindow that the rules about TPMs
+	// and boots refused. Accepted is the number of onboarding requests in the RefusalWindow that
+	// the hub accepted.
 	Refused, Accepted int
 }
 
@@ -123,9 +124,8 @@ func Find(name string) (Rule, bool) {
 	return Rules[i], true
 }
 
-// Check returns the conditions that last, in the order of Rules. It returns the names of the
-// conditions that the reading cannot decide in `unknown`: if such a condition lasted before, it
-// still lasts.
+// Check returns the conditions that last, in the order of Rules. `unknown` has the names of the
+// conditions that the reading cannot decide. If such a condition lasted before, it still lasts.
 func Check(r *Reading) (lasting []Condition, unknown []string) {
 	for _, rule := range Rules {
 		if !r.Database && slices.Contains(fromDatabase, rule.Name) || r.Disk == nil && rule.Name == "disk-low" {

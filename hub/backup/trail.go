@@ -56,7 +56,8 @@ type TrailSigner struct {
 	sum   hash.Hash
 }
 
-// NewTrailSigner returns a TrailSigner for the events from `since` until before `until`.
+// NewTrailSigner returns a TrailSigner for the events from `since` (inclusive) to `until`
+// (exclusive).
 func NewTrailSigner(to io.Writer, ca *pki.Hub, since, until time.Time) *TrailSigner {
 	return &TrailSigner{to, ca, Trail{Hub: ca.HubName(), Since: since.UTC(), Until: until.UTC(), Root: string(ca.RootPEM()), ACA: string(ca.ACAPEM())}, sha256.New()}
 }

@@ -68,7 +68,7 @@ func sameDigests(a, b []Event) bool {
 	return slices.EqualFunc(a, b, func(a, b Event) bool { return a.Digest == b.Digest })
 }
 
-// isWithin reports whether the list `all` without some of its elements is the list `some`.
+// isWithin reports whether `some` is a subsequence of `all`.
 func isWithin(some, all []string) bool {
 	for _, s := range all {
 		if len(some) > 0 && some[0] == s {

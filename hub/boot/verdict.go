@@ -110,8 +110,8 @@ type judge struct {
 	*Measurement
 	Rules
 	values map[string]string
-	// meant has the manifests of the systems that are meant to run, and whose PCR 11 has the
-	// measured value. Several manifests may have the same PCR 11.
+	// meant has the manifests of those systems that are meant to run and that lead to the measured
+	// value of PCR 11. Several manifests may have the same PCR 11.
 	meant  []*manifest.Manifest
 	other  *manifest.Manifest // the manifest with the measured PCR 11, if none is in `meant`
 	back   bool               // the system is older than the system that ran before, and no revision orders the older system
@@ -258,8 +258,8 @@ func (j *judge) byReference(p Part) (words string, ok bool) {
 }
 
 // differences returns the differences of a part from the reference, which must not be nil. PCR 9
-// may differ from the reference if ownFiles explains it by a manifest, and PCR 1 if addsOwnEntry
-// explains it by an installer's report.
+// may differ from the reference if ownFiles explains the difference by a manifest. PCR 1 may differ
+// if addsOwnEntry explains the difference by an installer's report.
 func (j *judge) differences(p Part) []Change {
 	pcrs := compared(p)
 	if p.Name == PartRest && len(j.meant) > 0 && j.ownFiles() {

@@ -290,7 +290,7 @@ func TestNothingMeasuredIsNeitherExpectedNorKnown(t *testing.T) {
 	}
 }
 
-// A reference that was entered as values compares only the PCRs that it has, also PCR 10.
+// A reference that was entered as values compares only the PCRs that it has, including PCR 10.
 func TestReferenceOfFewValuesComparesOnlyThese(t *testing.T) {
 	t.Parallel()
 	log := eventlog.Boot(true, "linux 1", "quiet")

@@ -110,8 +110,8 @@ func TestEachColumnIsListed(t *testing.T) {
 	}
 }
 
-// populated returns a hub with a row for each table of docs/fsck.md, and its database as raw opens
-// it.
+// populated returns a hub with a row for each table of docs/fsck.md, and its database, opened by
+// the function raw.
 func populated(t *testing.T) (*hubtest.Hub, *sql.DB) {
 	t.Helper()
 	maker, err := fleet.NewMaker("Maker", fleet.MakerOptions{})

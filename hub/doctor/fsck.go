@@ -97,8 +97,8 @@ func shortened(list []string) string {
 	return strings.Join(list, ", ")
 }
 
-// missingObjects returns the sums of the objects that are recorded as stored and that the object
-// store does not have, and the number of all objects.
+// missingObjects returns the sums of the objects that the database records as stored, but that the
+// object store does not have. It also returns the number of all objects.
 func missingObjects(ctx context.Context, db store.Consistency, contents objects.Store, read bool) (missing []string, n int, err error) {
 	const page = 1000
 	for after := (store.Hash{}); ; {

@@ -336,8 +336,8 @@ func (s *Service) deviceIDs(e store.Enrolment) (ids []string) {
 	return ids
 }
 
-// lostReleases is the maximum number of releases of one TPM that the hub can detect if they were
-// made between a backup and its restore.
+// lostReleases is the number of lost releases of one TPM that the hub looks for. A release is lost
+// if it was made between a backup and its restore.
 const lostReleases = 8
 
 func (s *Service) derive(label string, data []byte) [sha256.Size]byte {

@@ -124,7 +124,7 @@ func (r *Root) Certificate() *x509.Certificate { return r.cert }
 // DefaultTLSLife is the default validity of a TLS CA.
 const DefaultTLSLife = 5 * 365 * 24 * time.Hour
 
-// TLSCAWarning is the time before the end of the TLS CA from which the hub warns its operator.
+// TLSCAWarning is the remaining validity of the TLS CA below which the hub warns its operator.
 const TLSCAWarning = 180 * 24 * time.Hour
 
 // The bounds for the validity of a TLS CA.

@@ -73,7 +73,8 @@ type BootPart struct {
 	Cause       string
 }
 
-// BootCohort counts an owner's devices of one model that have one value of a part.
+// BootCohort counts those devices of an owner that have the same model and the same value of a
+// part.
 type BootCohort struct {
 	Part, Model, Value string
 	Devices, Bad       int       // all devices of the cohort, and those whose part is neither expected nor known

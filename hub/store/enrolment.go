@@ -214,8 +214,8 @@ type Enrolments interface {
 	//
 	// If another device that is not deleted has one of the Marks, both devices' owners get an
 	// EventSameChip. The owner of the activated device gets at most one event per activation, about
-	// the oldest of the other devices. About each other device, its owner gets only one event per
-	// account that activates devices with an equal mark.
+	// the oldest of the other devices. The owner of another device gets only one event about that
+	// device for each account that activates devices with an equal mark.
 	//
 	// Refusals: ErrNotFound, ErrEnrolmentExpired, ErrSuperseded, ErrRevoked, ErrTokenUnusable,
 	// ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK, ErrCloned. A refusal changes nothing.

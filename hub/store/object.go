@@ -89,8 +89,8 @@ type Objects interface {
 	// no such upload, its Place is empty. ErrNotFound: the owner has no record of the object.
 	Partial(ctx context.Context, owner string, sum Hash) (PartialUpload, Object, error)
 	// AdvancePartial records that the bytes up to `to` are stored durably. ErrStatus: the upload
-	// has ended, or the bytes that were stored before do not end at `from`, because the client
-	// sends on two connections.
+	// has ended, or the stored bytes do not end at `from`, for example because the client sends on
+	// two connections.
 	AdvancePartial(ctx context.Context, place string, from, to int64, now time.Time) error
 	// ExpiredUploads lists at most limit uploads that made no progress since the time `before`.
 	// Uploads that are not in parts have no Token.

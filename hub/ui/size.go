@@ -33,8 +33,8 @@ var levels = func() (list []func() map[string]*template.Template) {
 	return list
 }()
 
-// Load parses the pages and static files. A hub calls Load before it serves, so that a wrong
-// template fails every start. Load panics if a file is wrong.
+// Load parses the pages and static files. A hub calls Load before it serves, so that a hub with a
+// faulty template does not start. Load panics if a file is wrong.
 func Load() {
 	levels[0]()
 	assets()

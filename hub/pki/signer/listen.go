@@ -34,8 +34,8 @@ func Listen(path string, o ListenOptions) (net.Listener, error) {
 	if err := removeDead(path); err != nil {
 		return nil, err
 	}
-	// The socket gets its final name only when it has its mode, so that nobody else can connect
-	// before.
+	// The socket gets its final name only after its mode is set. So nobody else can connect
+	// earlier.
 	tmp, err := os.MkdirTemp(filepath.Dir(path), ".signer-")
 	if err != nil {
 		return nil, err

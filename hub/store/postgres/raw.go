@@ -79,7 +79,7 @@ func OpenRaw(ctx context.Context, config Config) (*Raw, error) {
 }
 
 // BeginSnapshot begins a transaction that changes nothing. All later queries see the database as it
-// is at the first of them.
+// is when the first of these queries runs.
 func (r *Raw) BeginSnapshot(ctx context.Context) error {
 	r.c.ctx, r.c.failed = ctx, nil
 	_, err := r.c.control("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")

@@ -122,8 +122,8 @@ const (
 	SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off; SET LOCAL jit = off`
 )
 
-// snapshot calls the function `run` as do does, but in one read transaction, which the text `begin`
-// begins: all queries of `run` see the same state of the database.
+// snapshot calls the function `run` as do does, but in one read transaction: all queries of `run`
+// see the same state of the database. `begin` is the SQL text that begins the transaction.
 func (r *readers) snapshot(ctx context.Context, begin string, run func(*conn) error) error {
 	return r.do(ctx, func(c *conn) error {
 		if _, err := c.control(begin); err != nil {

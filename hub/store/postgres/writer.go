@@ -17,8 +17,8 @@ const (
 	batchSize = 64
 	// batchTimeout limits how long one attempt of a transaction may take.
 	batchTimeout = 30 * time.Second
-	// resolveTimeout is how long the writer tries to find out whether a commit whose answer was
-	// lost happened.
+	// If the answer to a commit is lost, the writer tries for resolveTimeout to find out whether
+	// the commit happened.
 	resolveTimeout = time.Minute
 	// cleanInterval is the time between two removals of old rows of write_marks.
 	cleanInterval = time.Minute
@@ -35,7 +35,7 @@ const (
 // The transactions of all hubs run one after the other: each begins with a lock of the table
 // write_turn. So they need neither serializable isolation nor retries after conflicts, and rows get
 // their numbers in the order of the commits. Batches keep this fast: while one transaction waits
-// for the flush to disk, the operations of the next one are collected.
+// for the flush to disk, the operations of the next transaction are collected.
 type writers struct {
 	*sqlstore.Queue
 	open    func(ctx context.Context) (*conn, error)
@@ -115,7 +115,8 @@ func (w *writers) transact(c *conn, batch []*sqlstore.Job) *conn {
 	return c
 }
 
-// untilOf returns when transact gives up: after retryFor, or earlier if no caller waits so long.
+// untilOf returns the time at which transact gives up: after retryFor, or earlier if no caller
+// waits so long.
 func untilOf(batch []*sqlstore.Job) (until time.Time) {
 	for _, j := range batch {
 		if deadline, ok := j.Context().Deadline(); ok && deadline.After(until) {

@@ -11,8 +11,8 @@ import (
 
 // readers is a set of connections that cannot write. Each query sees all commits that ended before
 // the query began. Most stores need one connection most of the time, and opening a connection
-// parses the whole schema. So the first connection is opened with the store, and each other one
-// when a caller finds no idle connection.
+// parses the whole schema. So the store opens the first connection at its start, and each further
+// connection when a caller finds no idle connection.
 type readers struct {
 	open   func() (*conn, error)
 	size   int        // the maximum number of connections

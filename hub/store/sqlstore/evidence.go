@@ -18,7 +18,7 @@ import (
 )
 
 // The long columns of an enrolment are packed in the column request: the certificates, the verdict
-// and the request itself. They repeat each other and the same texts, so they are compressed
+// and the request itself. They repeat parts of each other, and common texts, so they are compressed
 // together:
 //
 //	byte 0   packedEvidence
@@ -26,8 +26,8 @@ import (
 //	16 bytes if withChain: the key of the row of ek_chains with the links
 //	rest     a Zstandard frame, with the dictionary of packedEvidence
 //
-// The frame has, for each field of evidence, in their order, its length as uvarint and its bytes.
-// In the frame, the values of other columns of the row are abbreviated (see names).
+// The frame has the fields of the type evidence, in order: for each field, its length as uvarint
+// and its bytes. In the frame, the values of other columns of the row are abbreviated (see names).
 //
 // The columns iak_public, ek_certificate, iak_cert, idevid_cert, verdict and ek_links of a packed
 // row are empty. Rows of earlier versions are not packed: PackEvidence packs them. A request that

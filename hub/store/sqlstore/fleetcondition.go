@@ -228,8 +228,9 @@ func (k *condition) resolveWord(c Conn, owner string) (err error) {
 }
 
 // words returns the arguments with which selectWord and selectFound read the words that begin with
-// the condition's word, without the limit. For FieldSerial, some of the devices with such a word
-// may have another serial number, so the caller must compare the serial numbers.
+// the condition's word. The limit is not among these arguments. For FieldSerial, some of the
+// devices with such a word may have another serial number, so the caller must compare the serial
+// numbers.
 func (k *condition) words(owner string) []any {
 	from := cut(wordText(k.value), indexedText)
 	to := from + "\U0010ffff"

@@ -385,7 +385,7 @@ func (f *finder) page(c Conn, after *place, limit int) (hits []found, next *plac
 	if !inOrder {
 		most = examineFar
 	}
-	// One row more than the page shows whether there is a next page.
+	// The additional row shows whether there is a next page.
 	most = max(most, limit+1)
 	if _, _, rest := f.plan(); len(rest) == 0 {
 		most = limit + 1 // each row is a hit

@@ -255,7 +255,7 @@ func (t table) joined() string {
 	return strings.Join(list, " AND ")
 }
 
-// applyRows copies the rows with these keys, as far as they still exist, and compares them.
+// For each key, applyRows copies the row, if the row still exists, and compares the copy.
 func (m *Move) applyRows(ctx context.Context, from *sql.Tx, t table, list [][]any) error {
 	columns := m.columns[t.name]
 	holes := make([]string, len(t.key))
