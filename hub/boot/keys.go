@@ -176,8 +176,8 @@ func hashCause(now, was KeyVariable) string {
 	return ""
 }
 
-// words names a certificate. If the hub does not know the certificate, words adds the hash, because
-// anyone can make a certificate with the same subject.
+// words names a certificate. If the hub does not know the certificate, the text also has the hash,
+// because anyone can make a certificate with the same subject.
 func (c KeyCertificate) words() string {
 	if c.Known != "" {
 		return fmt.Sprintf("%q, which Microsoft published", c.Known)

@@ -79,8 +79,7 @@ func isWithin(some, all []string) bool {
 }
 
 // menu returns the entries of the boot menu in order. The result `others` has the events that do
-// not belong to the boot menu. If the digests do not prove the measured data, menu finds no
-// entries.
+// not belong to the boot menu. If the digests do not prove the measured data, `entries` is empty.
 func menu(events []Event) (entries []string, others []Event) {
 	entries, others, ok := menuByPlace(events)
 	if ok {

@@ -91,7 +91,7 @@ func (s *Service) SetTrust(base *trust.Set) {
 
 // trust returns the trusted makers of a config version, which the caller has just read. Because
 // each request reads the version, no replica accepts a device by a certificate that the operator
-// has removed. If the store cannot be read, trust returns an error, and the hub judges no request.
+// has removed. If the store cannot be read, it returns an error, and the hub judges no request.
 func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, error) {
 	m := &s.makers
 	if c := m.cached.Load(); c != nil && c.version == version {

@@ -452,7 +452,7 @@ func (s *Service) unproven(ctx context.Context, e store.Event) {
 	s.Unproven(ctx, e)
 }
 
-// audit appends an event to the audit trail. If the store returns an error, audit logs the error,
+// audit appends an event to the audit trail. If the store returns an error, the error is logged,
 // and the caller's answer stays the same.
 func (s *Service) audit(ctx context.Context, e store.Event) {
 	e.Time = s.Now()

@@ -39,7 +39,7 @@ func newReaders(n int, first *conn, open func(ctx context.Context) (*conn, error
 	return r
 }
 
-// do calls the function `run` with a connection. If the connection is lost, do repeats the call
+// do calls the function `run` with a connection. If the connection is lost, it repeats the call
 // with another connection. ctx limits the wait for a connection.
 func (r *readers) do(ctx context.Context, run func(*conn) error) error {
 	if err := ctx.Err(); err != nil {

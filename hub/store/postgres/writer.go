@@ -181,8 +181,8 @@ func (c *conn) undo(err error) {
 }
 
 // together runs the jobs in order in one transaction. If a job fails after it has written
-// something, or if a statement of a job fails, together rolls back the transaction and returns
-// `spoiled` as true.
+// something, or if a statement of a job fails, the transaction is rolled back, and `spoiled` is
+// true.
 func (c *conn) together(batch []*sqlstore.Job) (wrote, spoiled bool, m mark, err error) {
 	if m, err = c.begin(); err != nil {
 		return false, false, m, err
@@ -293,8 +293,8 @@ func (w *writers) resolve(m mark, cause error) (*conn, error) {
 // committed reports whether the transaction with a mark is committed. After an error it may be
 // called again.
 //
-// committed writes the mark itself. If the server still knows the transaction, this waits until the
-// transaction has ended. If committed can write the mark, the transaction is not committed, and can
+// The method writes the mark itself. If the server still knows the transaction, this write waits
+// until the transaction has ended. If the write succeeds, the transaction is not committed, and can
 // never be committed. This also holds if another server has taken over: that server has the mark
 // exactly if it has the transaction. A check of the transaction's number would not be enough,
 // because the other server may have given the number to another transaction.

@@ -108,8 +108,8 @@ func wordStarts(text string) func(f func(n, i int) bool) {
 	}
 }
 
-// cut returns the first `n` bytes of a text. If byte `n` is in the middle of a character, cut
-// leaves out the whole character.
+// cut returns the first `n` bytes of a text. If byte `n` is in the middle of a character, the
+// result does not have this character.
 func cut(text string, n int) string {
 	if len(text) <= n {
 		return text

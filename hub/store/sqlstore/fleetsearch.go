@@ -236,8 +236,8 @@ var (
 	selectByID = prepared(searchColumns + `devices d CROSS JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick
 		WHERE d.id >= ? AND d.id < ? AND +d.owner = ? AND +d.deleted = 0 ORDER BY d.id LIMIT ?`)  // the signs + keep SQLite from using another index
 	haveMetaTerm = both(`SELECT nick FROM device_meta_terms WHERE term = ? AND nick IN (SELECT value FROM json_each(?))`,
-		// The LIMIT makes PostgreSQL look each nick up. It would otherwise choose by its
-		// statistics, and may read all devices with the term.
+		// The LIMIT makes PostgreSQL look each nick up. Otherwise PostgreSQL would choose the plan
+		// by its statistics, and might read all devices with the term.
 		`SELECT n.nick FROM (SELECT ?::bigint AS term, unnest(?::text[]) AS nick) AS n,
 			LATERAL (SELECT 1 FROM device_meta_terms m WHERE m.term = n.term AND m.nick = n.nick LIMIT 1) AS m`)
 	countMetaTerm = prepared(`SELECT count(*) FROM (SELECT 1 FROM device_meta_terms WHERE term = ? ORDER BY term, nick LIMIT ?) AS few`)
