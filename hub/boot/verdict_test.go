@@ -169,7 +169,8 @@ func TestRealBootIsExpectedByItsManifestAndAnAlteredOneIsNot(t *testing.T) {
 	}
 }
 
-// Nothing proves an event's label and type: the device can send any label and any type.
+// Nothing proves an event's label and type: the device can send any label and any type. Neither may
+// affect the verdict.
 func TestForgedLabelThatNamesTheRightProgramDecidesNothing(t *testing.T) {
 	t.Parallel()
 	one := shipped("one", 1, "linux 1", "quiet")

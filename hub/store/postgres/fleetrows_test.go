@@ -13,8 +13,8 @@ import (
 	"gangway/internal/race"
 )
 
-// The work for a question has an upper bound that does not depend on the size of the fleet,
-// although PostgreSQL has no statistics about the rows.
+// The work for a query has an upper bound that does not depend on the size of the fleet, although
+// PostgreSQL has no statistics about the rows.
 func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

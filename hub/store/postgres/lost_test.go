@@ -148,7 +148,7 @@ func TestKilledConnectionsLoseNothing(t *testing.T) {
 }
 
 // The server crashes and starts again, several times, while devices onboard. Its commits wait for
-// the disk.
+// the disk, so no acknowledged write may be lost.
 func TestCrashedServerForgetsNothing(t *testing.T) {
 	if server == nil {
 		t.Skip(pgtest.ErrMissing)

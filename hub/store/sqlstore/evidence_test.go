@@ -111,7 +111,7 @@ func TestEvidenceOfADecompressionBombIsAnError(t *testing.T) {
 	}
 }
 
-// Stored rows need the dictionary as it is.
+// The dictionary must not change, because stored rows need it.
 func TestEvidenceDictionaryStays(t *testing.T) {
 	t.Parallel()
 	const want = "39777c979b35e30e016ed2156c7164b673dec0e7ffece51271f788b9707b6419"
