@@ -18,14 +18,15 @@ const (
 	// CertificateSoon is the remaining validity below which a certificate of the hub needs the
 	// operator. The hub and ACME renew their certificates when 30 days are left.
 	CertificateSoon = 14 * 24 * time.Hour
-	// RootSoon is the same for the TPM makers' root certificates, which only their makers renew.
+	// RootSoon is the remaining validity below which a TPM maker's root certificate needs the
+	// operator. Only the makers renew these certificates.
 	RootSoon = 90 * 24 * time.Hour
 	// BackupOld is the age above which the newest backup is too old.
 	BackupOld = 7 * 24 * time.Hour
 	// MaxDrift is the largest accepted difference between the hub's clock and the database's clock.
 	MaxDrift = 5 * time.Second
-	// LowDisk is the number of reserves that must be free on the disk: see docs/operations.md, "A
-	// full disk".
+	// LowDisk is a factor: the condition begins if the disk has less free space than LowDisk times
+	// the reserve. For the reserve, see docs/operations.md, "A full disk".
 	LowDisk = 3
 	// The condition about quiet devices begins if, within QuietWindow, at least QuietDevices
 	// devices become quiet, and at least one in QuietShare of all devices.
@@ -33,7 +34,7 @@ const (
 	QuietDevices = 10
 	QuietShare   = 10
 	// The condition about refusals begins if, within RefusalWindow, the rules refuse at least
-	// Refusals requests, and more than they accept.
+	// Refusals requests, and refuse more requests than they accept.
 	RefusalWindow = 15 * time.Minute
 	Refusals      = 10
 )
@@ -55,19 +56,21 @@ type Reading struct {
 	Backup   time.Time // time of the newest recorded backup; zero: none is recorded
 	// BackupFault is the sentence with which the newest check of a backup ended; empty: no fault.
 	BackupFault string
-	// Drift is by how much the hub's clock is ahead of the database's clock.
+	// Drift is the time by which the hub's clock is ahead of the database's clock.
 	Drift time.Duration
-	// Devices, Quiet and Waiting are the numbers of all owners. QuietBefore is the smallest number
-	// of quiet devices in the QuietWindow. Waiting is at most MaxWaiting.
+	// Devices, Quiet and Waiting are the numbers of devices, quiet devices and waiting devices of
+	// all owners. QuietBefore is the smallest number of quiet devices in the QuietWindow. Waiting
+	// is at most MaxWaiting.
 	Devices, Quiet, QuietBefore, Waiting int
 	DatabaseSize                         int64 // in bytes
 	// Withdrawn is the number of devices whose TPM makers' certificates the hub no longer trusts.
 	Withdrawn int
 	// Unset says that no time server sets the clock of the hub's machine. ClockKnown is false if
-	// the kernel does not say so.
+	// the kernel does not report whether a time server sets the clock.
 	Unset, ClockKnown bool
-	// Refused and Accepted are the numbers of onboarding requests in the RefusalWindow that the
-	// rules about TPMs and boots refused, and that the hub accepted.
+	// Refused is the number of onboarding requests in the RefusalWindow that the rules about TPMs
+	// and boots refused. Accepted is the number of onboarding requests in the RefusalWindow that
+	// the hub accepted.
 	Refused, Accepted int
 }
 
@@ -121,9 +124,8 @@ func Find(name string) (Rule, bool) {
 	return Rules[i], true
 }
 
-// Check returns the conditions that last, in the order of Rules. It returns the names of the
-// conditions that the reading cannot decide in `unknown`: if such a condition lasted before, it
-// still lasts.
+// Check returns the conditions that last, in the order of Rules. `unknown` has the names of the
+// conditions that the reading cannot decide. If such a condition lasted before, it still lasts.
 func Check(r *Reading) (lasting []Condition, unknown []string) {
 	for _, rule := range Rules {
 		if !r.Database && slices.Contains(fromDatabase, rule.Name) || r.Disk == nil && rule.Name == "disk-low" {
@@ -173,7 +175,7 @@ func backupOld(r *Reading) string {
 	case r.Backup.IsZero() && r.Now.Sub(r.Created) > BackupOld:
 		return "No backup of the hub is recorded."
 	case !r.Backup.IsZero() && r.Now.Sub(r.Backup) > BackupOld:
-		return fmt.Sprintf("The newest recorded backup of the hub is of %s.", r.Backup.UTC().Format(time.DateOnly))
+		return fmt.Sprintf("The newest recorded backup of the hub is from %s.", r.Backup.UTC().Format(time.DateOnly))
 	}
 	return ""
 }

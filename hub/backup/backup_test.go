@@ -206,7 +206,7 @@ func TestBackupComesBack(t *testing.T) {
 	}
 }
 
-// A second backup copies only new objects, and notes an object that is not stored.
+// A second backup copies only new objects. It reports an object that the hub does not store.
 func TestObjectsAreIncremental(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)
@@ -234,8 +234,8 @@ func TestRejectsTruncatedBackup(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)
 	file, _ := h.write(h.source())
-	// The encryption has chunks of 64 KiB. A file that ends between two chunks, or before the last
-	// blocks of the archive, ends as a whole file would.
+	// The encryption has chunks of 64 KiB. A file that is cut between two chunks, or before the
+	// last blocks of the archive, looks like a complete file.
 	for n := 0; n < len(file); n += max(1, len(file)/60) {
 		if got := code(second(h.read(file[:n], backup.Visitor{}))); got != backup.CodeIncomplete && got != backup.CodeAltered && got != backup.CodeUnreadable {
 			t.Errorf("%d of %d bytes: %s", n, len(file), got)
@@ -271,8 +271,8 @@ type part struct {
 	content []byte
 }
 
-// open decrypts a backup, and seal encrypts one. Anyone with the age recipient
-// (the public key to which backups are encrypted) can do the latter.
+// open decrypts a backup, and seal encrypts one. Anyone with the age recipient (the public key to
+// which backups are encrypted) can also encrypt one.
 func (h *hub) open(file []byte) (list []part) {
 	h.t.Helper()
 	plain, err := age.Decrypt(bytes.NewReader(file), h.identity)
@@ -318,7 +318,7 @@ func (h *hub) seal(list []part) []byte {
 }
 
 // An attacker who can write to the folder of the backups has the public key to which backups are
-// encrypted, but not the hub's keys. Nothing that such an attacker makes is accepted.
+// encrypted, but not the hub's keys. Read must refuse every file that such an attacker makes.
 func TestRejectsForgedBackup(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)
@@ -443,7 +443,8 @@ func TestRejectsExchangedObject(t *testing.T) {
 	}
 }
 
-// What the hub acknowledges during a backup is in the backup or not, but never in part.
+// Each change that the hub acknowledges during a backup is either completely in the backup or not
+// in it at all.
 func TestSnapshotIsOneMoment(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)

@@ -125,7 +125,8 @@ func (d *Describer) Finish(ca *pki.Hub, h Header, recipients []string) error {
 // Checked is what CheckNewest found about the newest backup in a folder.
 type Checked struct {
 	File string // path of the backup's file
-	// Begun is the time at which the backup began, by its name until the description is verified.
+	// Begun is the time at which the backup began. Until the description is verified, Begun is the
+	// time in the file's name.
 	Begun time.Time
 	// Description is nil if the backup has none: then only its existence was checked.
 	Description *Description
@@ -147,9 +148,10 @@ func Newest(dir string) (string, error) {
 	return "", err
 }
 
-// CheckNewest compares the newest backup in a folder with what the hub has written. It needs no age
-// identity, so it cannot decrypt the backup. An error of the type *Refusal says why the backup
-// cannot be restored. If the context ends, CheckNewest returns what it has checked until then.
+// CheckNewest compares the newest backup in a folder with the description that the hub has signed.
+// It needs no age identity, so it cannot decrypt the backup. An error of the type *Refusal says why
+// the backup cannot be restored. If the context ends, CheckNewest returns what it has checked until
+// then.
 func CheckNewest(ctx context.Context, dir, hubName string) (c Checked, err error) {
 	if c.File, err = Newest(dir); err != nil {
 		return c, err
@@ -236,7 +238,7 @@ func readDescription(path, hubName string) (list []byte, d *Description, err err
 	return list, d, nil
 }
 
-// checkObjectFiles checks that each object's file exists with its size.
+// checkObjectFiles checks that each object's file exists and has the listed size.
 func checkObjectFiles(ctx context.Context, dir string, list []byte) error {
 	missing, first := 0, ""
 	for lines := bufio.NewScanner(bytes.NewReader(list)); lines.Scan(); {

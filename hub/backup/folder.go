@@ -110,8 +110,8 @@ func (f *Folder) make(dir string) error {
 	return errors.Join(flush(filepath.Dir(dir)), flush(f.dir))
 }
 
-// WriteFile writes a file so that after a crash, the whole file exists or none. The file has the
-// mode 0600.
+// WriteFile writes a file so that after a crash, either the complete file exists or no file. The
+// file has the mode 0600.
 func WriteFile(path string, write func(io.Writer) error) (err error) {
 	file, err := os.CreateTemp(filepath.Dir(path), ".part-")
 	if err != nil {

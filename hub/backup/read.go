@@ -26,7 +26,8 @@ import (
 type Visitor struct {
 	Header func(Header) error
 	Key    func(name string, content []byte) error
-	// Rows gets rows of a table. `first` is true for the first call for a table, which has no rows.
+	// Rows gets rows of a table. `first` is true in the first call for a table; this call has no
+	// rows.
 	Rows   func(table string, columns []string, rows [][]any, first bool) error
 	Object func(Object) error
 }
@@ -197,7 +198,7 @@ func (r *reader) readKey(name string, content []byte) error {
 	return r.Key(name, content)
 }
 
-// columnName is the form of the names of columns, which become a part of statements.
+// columnName is the form of column names. The names become part of SQL statements.
 var columnName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
 
 func (r *reader) readColumns(table string, content []byte) error {

@@ -17,9 +17,9 @@ import (
 )
 
 // A signed audit trail is a file with one event in JSON on each line, and a last line with a
-// signature of the hub (TrailSigner). Without the signature, anyone who can write to the place of
-// the files could have a restore delete devices, or hide deletions from it. Several files one after
-// the other are one file.
+// signature of the hub (TrailSigner). Without the signature, anyone who can change the file could
+// make a restore delete devices, or hide deletions from the restore. A file may contain several
+// signed audit trails, one after the other.
 
 // Trail describes the events before a signature. The signature covers it.
 type Trail struct {
@@ -38,7 +38,7 @@ type sealed struct {
 	Signature []byte          `json:"signature"`
 }
 
-// sealBegins is the beginning of a line that has a signature. No event begins so.
+// sealBegins is the beginning of a line that has a signature. No event begins with this text.
 var sealBegins = []byte(`{"gangway-signed-events":`)
 
 // trailPrefix begins the text whose hash the hub signs. The list of a backup's entries begins with
@@ -56,7 +56,8 @@ type TrailSigner struct {
 	sum   hash.Hash
 }
 
-// NewTrailSigner returns a TrailSigner for the events from `since` until before `until`.
+// NewTrailSigner returns a TrailSigner for the events from `since` (inclusive) to `until`
+// (exclusive).
 func NewTrailSigner(to io.Writer, ca *pki.Hub, since, until time.Time) *TrailSigner {
 	return &TrailSigner{to, ca, Trail{Hub: ca.HubName(), Since: since.UTC(), Until: until.UTC(), Root: string(ca.RootPEM()), ACA: string(ca.ACAPEM())}, sha256.New()}
 }
@@ -95,9 +96,9 @@ func trailSum(text []byte) [sha256.Size]byte {
 // maxTrailLine is the largest size of a line, in bytes.
 const maxTrailLine = 1 << 20
 
-// ReadTrail reads audit trails of the hub with this name, and calls `event` for each event. Nothing
-// has verified an event before ReadTrail returns without an error: the caller must collect the
-// events. If `unsigned` is true, events without a signature are accepted.
+// ReadTrail reads audit trails of the hub with this name, and calls `event` for each event. The
+// events are not verified until ReadTrail returns without an error, so the caller must first
+// collect the events. If `unsigned` is true, events without a signature are accepted.
 func ReadTrail(from io.Reader, hubName string, unsigned bool, event func(line []byte) error) (trails []Trail, err error) {
 	lines := bufio.NewScanner(from)
 	lines.Buffer(nil, maxTrailLine)
@@ -163,7 +164,8 @@ func eventsChanged(format string, args ...any) error {
 // Uncovered returns the times between `from` and the end of the last trail that no trail covers.
 func Uncovered(trails []Trail, from time.Time) (gaps [][2]time.Time) {
 	for len(trails) > 0 {
-		// The trails that begin before `from` end at `end`, or cover nothing new.
+		// `end` is the latest end of the trails that begin before `from`. `next` is the earliest
+		// begin of the other trails.
 		end, next := from, time.Time{}
 		for _, t := range trails {
 			switch {

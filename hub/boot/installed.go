@@ -17,12 +17,13 @@ import (
 )
 
 // Installation is an installer's report on the partition table that it wrote (wire.InstallReport).
-// The device's IAK signed the report, so its TPM was in this machine, and Boot is the boot in which
-// some program made the report. Only Judge decides whether that program was the owner's installer.
+// The device's IAK signed the report, so a program made the report on a machine with the device's
+// TPM. Boot is the boot in which that program ran. Judge decides whether that program was the
+// owner's installer.
 type Installation struct {
 	Table []byte       `json:"table"` // UEFI_GPT_DATA
 	Boot  *Measurement `json:"boot"`
-	// Evidence of Boot, so that anyone can check it again.
+	// Evidence of Boot, so that anyone can verify the quote again.
 	Attest    []byte `json:"attest"`
 	Signature []byte `json:"signature"`
 	EventLog  []byte `json:"event-log"`
@@ -53,12 +54,12 @@ func VerifyInstallation(iak *tcg.Public, r *wire.InstallReport) (*Installation, 
 	return &Installation{Table: r.Table, Boot: newMeasurement(q, e, bank), Attest: r.Attest, Signature: r.Signature, EventLog: r.EventLog}, nil
 }
 
-// report is what an installer's report says about this boot. A report counts if all of this is
-// true:
+// report is the result of findReport for the installer's report. A report counts if all of the
+// following is true:
 //
-//   - The quote shows a boot of an installer that one of the owner's manifests names, started by the
-//     boot manager of a manifest, and with no other command line. So no other program on this machine
-//     can have made the report, not even the installed system.
+//   - The quote shows a boot of an installer that one of the owner's manifests names. A manifest's
+//     boot manager started the installer, with no command line that the manifest does not name. So no
+//     other program on this machine can have made the report, not even the installed system.
 //   - The TPM was reset between the report and this boot.
 //   - No report of a later installation has counted for this device.
 type report struct {
@@ -83,7 +84,7 @@ func (j *judge) findReport() (r report) {
 		r.problem = "The report of an installer is not older than this boot."
 		return r
 	case j.Before != nil && i.Boot.ResetCount < j.Before.Installed:
-		r.problem = "The report of an installer is of an earlier installation than the last one."
+		r.problem = "The report of an installer is about an earlier installation, not about the last installation."
 		return r
 	}
 	boot := &judge{Measurement: i.Boot}
@@ -141,8 +142,8 @@ func (j *judge) tableWords() string {
 }
 
 // addsOwnEntry reports whether PCR 1 differs from the reference only in the boot menu: entries were
-// removed, or the entry was added that the installer wrote for the reported partition table. PCR 4
-// shows the programs that this entry starts.
+// removed, or the new entry is the one that the installer wrote for the reported partition table.
+// PCR 4 shows the programs that this entry starts.
 func (j *judge) addsOwnEntry() bool {
 	guid, start, size, ok := eventlog.FirstESP(j.report.table)
 	if !ok || !j.hasReportedTable() || j.Reference == nil || slices.Contains(j.Unexplained, menuPCR) {

@@ -14,8 +14,8 @@ import (
 	"gangway/tcg/eventlog"
 )
 
-// Bounds of what is kept of the Secure Boot variables. A machine has four of them, with about ten
-// certificates.
+// Bounds of the stored content of the Secure Boot variables. A machine has four of them, with about
+// ten certificates.
 const (
 	maxKeyCertificates = 64
 	maxSubject         = 200 // characters
@@ -125,7 +125,7 @@ func keyCertificate(der []byte) KeyCertificate {
 	return k
 }
 
-// Causes of a changed part. They group equal changes of many devices.
+// Causes of a changed part. The hub groups the devices with a changed part by the cause.
 const (
 	CauseRollOver    = "microsoft-roll-over" // db or KEK gained certificates of Microsoft's roll-over, and nothing else
 	CauseRevocations = "revocations"         // only dbx changed
@@ -176,8 +176,8 @@ func hashCause(now, was KeyVariable) string {
 	return ""
 }
 
-// words names a certificate. If the hub does not know the certificate, words adds the hash, because
-// anyone can make a certificate with the same subject.
+// words names a certificate. If the hub does not know the certificate, the text also has the hash,
+// because anyone can make a certificate with the same subject.
 func (c KeyCertificate) words() string {
 	if c.Known != "" {
 		return fmt.Sprintf("%q, which Microsoft published", c.Known)

@@ -148,10 +148,10 @@ func (n *namer) name(e logEvent) Event {
 	return out
 }
 
-// measured returns the data that an event measured, and true if this data is known. It is known if
-// it is the event's data in the log, or differs only by zero bytes at the end. Old versions of
-// systemd-boot measure a text with a final zero, but write the text without the zero into the log.
-// Some firmware pads log entries to a fixed size with zeros.
+// measured returns the data that an event measured, and true if the event's digest proves this
+// data. The data in the log may lack a final zero byte, or have additional zero bytes at the end.
+// Old versions of systemd-boot measure a text with a final zero, but write the text without the
+// zero into the log. Some firmware pads log entries to a fixed size with zeros.
 func (n *namer) measured(e logEvent) ([]byte, bool) {
 	if isDigestOf(e, e.data, n.bank) {
 		return e.data, true

@@ -59,8 +59,9 @@ func (j *judge) before(m *manifest.Manifest) (digests []string, ok bool) {
 	return all[:last], true
 }
 
-// startedAlone reports whether the system of a manifest was started by firmware or by a boot
-// manager that one of the owner's manifests names, and no other program was started.
+// startedAlone reports whether firmware started the system of a manifest directly, or through a
+// boot manager that one of the owner's manifests names. In both cases, no other program may have
+// been started.
 func (j *judge) startedAlone(m *manifest.Manifest) bool {
 	first, ok := j.before(m)
 	switch {

@@ -55,7 +55,7 @@ type Verdict struct {
 	Changes []Change      `json:"-"`                // empty if the boot matches
 	// Learn is true if the boot has no reference yet and may become the reference.
 	Learn bool `json:"-"`
-	// Unproven is the field of the same name for the reference, if Learn is true.
+	// If Learn is true, Unproven is the value for Reference.Unproven of the new reference.
 	Unproven bool `json:"-"`
 }
 
@@ -110,8 +110,8 @@ type judge struct {
 	*Measurement
 	Rules
 	values map[string]string
-	// meant has the manifests of the systems that are meant to run, and whose PCR 11 has the
-	// measured value. Several manifests may have the same PCR 11.
+	// meant has the manifests of those systems that are meant to run and that lead to the measured
+	// value of PCR 11. Several manifests may have the same PCR 11.
 	meant  []*manifest.Manifest
 	other  *manifest.Manifest // the manifest with the measured PCR 11, if none is in `meant`
 	back   bool               // the system is older than the system that ran before, and no revision orders the older system
@@ -181,7 +181,8 @@ func (j *judge) part(name string) PartVerdict {
 	return j.changed(p, v)
 }
 
-// expected reports whether manifests determine a part and the measured part is what they state.
+// expected reports whether manifests determine a part and the measured part has the value that they
+// state.
 func (j *judge) expected(p Part) (words string, ok bool) {
 	switch p.Name {
 	case PartKeys:
@@ -257,8 +258,8 @@ func (j *judge) byReference(p Part) (words string, ok bool) {
 }
 
 // differences returns the differences of a part from the reference, which must not be nil. PCR 9
-// may differ from the reference if ownFiles explains it by a manifest, and PCR 1 if addsOwnEntry
-// explains it by an installer's report.
+// may differ from the reference if ownFiles explains the difference by a manifest. PCR 1 may differ
+// if addsOwnEntry explains the difference by an installer's report.
 func (j *judge) differences(p Part) []Change {
 	pcrs := compared(p)
 	if p.Name == PartRest && len(j.meant) > 0 && j.ownFiles() {
@@ -270,7 +271,8 @@ func (j *judge) differences(p Part) []Change {
 	return j.Reference.differencesIn(pcrs, j.Measurement)
 }
 
-// differencesIn is Compare for some PCRs. It finds no difference if the reference has none of them.
+// differencesIn is Compare for some PCRs. If the reference has none of these PCRs, it finds no
+// difference.
 func (r *Reference) differencesIn(pcrs []int, m *Measurement) []Change {
 	part := r.only(pcrs)
 	if len(part.PCRs) == 0 && len(r.PCRs) > 0 && r.Bank == m.Bank {
@@ -313,11 +315,11 @@ func (r *Reference) only(pcrs []int) *Reference {
 	return &part
 }
 
-// settled reports whether PCR 5 has the partition table that the owner's installer reported, is as
-// in the reference, or shows at least the same partition table as the reference. The other data in
-// PCR 5 are settings of boot managers: PCR 4 and 12 show the program and the command line that the
-// settings led to. On a first boot without a report that counts, an event log that explains PCR 5
-// is enough.
+// settled reports whether the partition table in PCR 5 is accepted. It is accepted in three cases:
+// the owner's installer reported the table, PCR 5 has the value in the reference, or the log shows
+// the partition table of the reference. The other data in PCR 5 are settings of boot managers: PCR
+// 4 and 12 show the program and the command line that the settings led to. On a first boot without
+// a report that counts, an event log that explains PCR 5 is enough.
 func (j *judge) settled() bool {
 	if j.hasReportedTable() {
 		return true
@@ -403,7 +405,7 @@ func (j *judge) why(p Part) (words, cause string) {
 	return words, ""
 }
 
-// otherSystem explains a boot path or a system that is not what the owner's manifests state.
+// otherSystem explains why a boot path or a system is not the one that the owner's manifests state.
 func (j *judge) otherSystem(p Part) (words, cause string) {
 	switch {
 	case len(j.Manifests) == 0:
@@ -415,7 +417,7 @@ func (j *judge) otherSystem(p Part) (words, cause string) {
 	case p.Name == PartPath && j.report.counts && !j.hasReportedTable() && slices.ContainsFunc(j.meant, j.startedAlone):
 		return fmt.Sprintf("PCR 5 does not have the partition table that the installer of %q wrote: the table was changed, or firmware started another disk.", j.report.by), CauseNoManifest
 	case len(j.meant) > 0 && p.Name == PartPath:
-		return fmt.Sprintf("PCR 4 and 5 are not what starting %q leaves there: firmware started another program, or started programs in another way.", j.meant[0].Name), CauseNoManifest
+		return fmt.Sprintf("PCR 4 and 5 do not have the values that a start of %q leaves there: firmware started another program, or started programs in another way.", j.meant[0].Name), CauseNoManifest
 	case len(j.meant) > 0:
 		return fmt.Sprintf("The system is %q, but it got a command line or credentials that its manifest does not name (PCR 12).", j.meant[0].Name), CauseNoManifest
 	case p.Name == PartSystem:
@@ -462,9 +464,9 @@ func (r *Reference) firmwareText() string {
 	return (&Measurement{Events: r.Events}).FirmwareText()
 }
 
-// explain sets the verdict's changes. Without manifests and decisions they are the differences from
-// the reference. A part that did not change relative to the reference gets a change with its own
-// sentence.
+// explain sets the verdict's changes. Without manifests and decisions, these are the differences
+// from the reference. If a bad part has no difference from the reference, or a cause explains it
+// better, the part's own sentence becomes a change.
 func (j *judge) explain(v *Verdict) {
 	var bad []PartVerdict
 	var pcrs []int

@@ -169,7 +169,8 @@ func TestRealBootIsExpectedByItsManifestAndAnAlteredOneIsNot(t *testing.T) {
 	}
 }
 
-// Nothing proves an event's label and type: the device can send any.
+// Nothing proves an event's label and type: the device can send any label and any type. Neither may
+// affect the verdict.
 func TestForgedLabelThatNamesTheRightProgramDecidesNothing(t *testing.T) {
 	t.Parallel()
 	one := shipped("one", 1, "linux 1", "quiet")
@@ -185,7 +186,7 @@ func TestForgedLabelThatNamesTheRightProgramDecidesNothing(t *testing.T) {
 	if v.Matches() || v.Learn || v.System != nil {
 		t.Errorf("%s", states(v))
 	}
-	// The log of the right boot, sent with the PCR values of another one.
+	// The device sends the log of the right boot with the PCR values of another boot.
 	d, e := measured(t, eventlog.Boot(true, "evil", "quiet"))
 	e.Log = good.Bytes()
 	sign(t, d, e)
@@ -290,7 +291,7 @@ func TestNothingMeasuredIsNeitherExpectedNorKnown(t *testing.T) {
 	}
 }
 
-// A reference that was entered as values compares only the PCRs that it has, also PCR 10.
+// A reference that was entered as values compares only the PCRs that it has, including PCR 10.
 func TestReferenceOfFewValuesComparesOnlyThese(t *testing.T) {
 	t.Parallel()
 	log := eventlog.Boot(true, "linux 1", "quiet")

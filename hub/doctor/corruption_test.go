@@ -52,7 +52,7 @@ const (
 	free       = "Columns that nothing determines"
 )
 
-// raw opens a database past the store, without foreign keys.
+// raw opens a database directly, without package store and without checks of foreign keys.
 func raw(t *testing.T, path string) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)&_pragma=foreign_keys(0)")
@@ -110,8 +110,8 @@ func TestEachColumnIsListed(t *testing.T) {
 	}
 }
 
-// populated returns a hub with a row for each table of docs/fsck.md, and its database past the
-// store.
+// populated returns a hub with a row for each table of docs/fsck.md, and its database, opened by
+// the function raw.
 func populated(t *testing.T) (*hubtest.Hub, *sql.DB) {
 	t.Helper()
 	maker, err := fleet.NewMaker("Maker", fleet.MakerOptions{})
@@ -220,8 +220,9 @@ type corruption struct{ table, column string }
 // corruptionSeed is the seed from which the corruptions are drawn.
 const corruptionSeed = 23
 
-// fsck finds each of 200 corruptions, drawn from all columns that something determines. Usually the
-// test draws fewer, because each draw runs all checks; 'make fsck-full' draws all.
+// fsck finds each of 200 corruptions. The test draws them from all columns whose values other data
+// determines. Usually the test draws fewer, because each draw runs all checks; 'make fsck-full'
+// draws all.
 func TestEachCorruptionIsFound(t *testing.T) {
 	if testing.Short() {
 		t.Skip("each draw runs all checks")
@@ -261,8 +262,8 @@ func TestEachCorruptionIsFound(t *testing.T) {
 	}
 }
 
-// corrupt changes a value of a random row, checks that this is found, and changes it back. It
-// returns false if the schema does not allow the change.
+// corrupt changes a value of a random row, checks that fsck finds the change, and restores the
+// value. It returns false if the schema does not allow the change.
 func corrupt(t *testing.T, h *hubtest.Hub, db *sql.DB, r *rand.Rand, c corruption) bool {
 	t.Helper()
 	where := fmt.Sprintf(`"%s" IS NOT NULL AND (typeof("%[1]s") <> 'blob' OR length("%[1]s") > 0)`, c.column)
@@ -276,7 +277,7 @@ func corrupt(t *testing.T, h *hubtest.Hub, db *sql.DB, r *rand.Rand, c corruptio
 		return false
 	}
 	at := r.IntN(count)
-	// The row is found by all its values, because its key may be what changes.
+	// The updates select the row by its primary key. The change may be a change of this key.
 	var before any
 	key := make([]any, strings.Count(keys, ",")+1)
 	into := []any{&before}

@@ -224,7 +224,7 @@ func bytesOf(n int64) string {
 func checkClock(_ context.Context, e *exam) (found []finding.Finding) {
 	now := e.now().UTC()
 	if d := e.database; d != nil && d.Newest.Sub(now) > 2*time.Minute {
-		found = append(found, bad(finding.Problem, "clock-back", fmt.Sprintf("The clock says %s, and the hub's newest event is of %s.", now.Format(time.DateTime), d.Newest.UTC().Format(time.DateTime)),
+		found = append(found, bad(finding.Problem, "clock-back", fmt.Sprintf("The clock says %s, and the hub's newest event is from %s.", now.Format(time.DateTime), d.Newest.UTC().Format(time.DateTime)),
 			"The clock was set back after this event, or was wrong at the time of the event. Sessions, join tokens and revocations depend on the clock.", "Set the clock, for example with chrony or systemd-timesyncd."))
 	}
 	state, t, err := e.clock()

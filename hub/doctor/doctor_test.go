@@ -250,8 +250,8 @@ func TestFaultsAreFound(t *testing.T) {
 	}
 }
 
-// The doctor lists what the running hub has found by itself, with a remedy for each. It does not
-// say twice what its own checks find too.
+// The doctor lists the alarms of the running hub, each with a remedy. If the doctor's own checks
+// find the same condition, it does not list the alarm.
 func TestDoctorListsTheHubsAlarms(t *testing.T) {
 	t.Parallel()
 	dir := makeHub(t)

@@ -25,7 +25,7 @@ var rules = map[string]struct{ fact, remedy string }{
 	"device-certificate":  {"Devices have a certificate that is not their active one: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
 	"certificate-device":  {"Active certificates belong to no device: %s.", restoreRemedy},
 	"device-tpm":          {"The registry of TPMs does not have the TPM of these devices, or has it for another device: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
-	"ek-certificate":      {"The EK certificates of these devices are missing: %s.", "Let each of these devices onboard again. Until then, a request without the EK certificate is judged as if the hub had never had it."},
+	"ek-certificate":      {"The EK certificates of these devices are missing: %s.", "Let each of these devices onboard again. Until then, a request without the EK certificate is judged as if the hub had never received the EK certificate."},
 	"tpm-device":          {"The registry of TPMs names devices that do not exist: %s.", restoreRemedy + " Until then, these TPMs cannot onboard."},
 	"certificate-aik":     {"The registry of AIKs does not have the AIK of these devices, or has it for another device: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
 	"aik-device":          {"The registry of AIKs names devices that do not exist: %s.", restoreRemedy},
@@ -47,7 +47,7 @@ var rules = map[string]struct{ fact, remedy string }{
 	"account-credential":  {"Sessions or API tokens belong to accounts that do not exist: %s.", restoreRemedy},
 	"device-rows":         {"Rows belong to devices that do not exist: %s.", restoreRemedy},
 	"revision-trail":      {"Revisions of these devices belong to no trail of their owner: %s.", restoreRemedy},
-	"object-revision":     {"Objects are listed for revisions of these devices that do not exist: %s.", restoreRemedy},
+	"object-revision":     {"The database lists objects of revisions that do not exist. The devices of these revisions are: %s.", restoreRemedy},
 	"trail-device":        {"The trails of these devices have another owner than the devices: %s.", restoreRemedy},
 	"earlier-certificate": {"The earlier enrolments of these devices are missing, or belong to another device: %s.", restoreRemedy},
 	"fleet-count":         {"The number of devices of these accounts is wrong: %s.", restoreRemedy + " Until then, only the numbers on the pages are wrong."},
@@ -97,8 +97,8 @@ func shortened(list []string) string {
 	return strings.Join(list, ", ")
 }
 
-// missingObjects returns the sums of the objects that are recorded as stored and that the object
-// store does not have, and the number of all objects.
+// missingObjects returns the sums of the objects that the database records as stored, but that the
+// object store does not have. It also returns the number of all objects.
 func missingObjects(ctx context.Context, db store.Consistency, contents objects.Store, read bool) (missing []string, n int, err error) {
 	const page = 1000
 	for after := (store.Hash{}); ; {
@@ -128,7 +128,8 @@ func missingObjects(ctx context.Context, db store.Consistency, contents objects.
 	}
 }
 
-// differs reads an object, and reports whether its SHA-256 is not the one in the database.
+// differs reads an object, and reports whether its SHA-256 differs from the SHA-256 in the
+// database.
 func differs(ctx context.Context, contents objects.Store, o store.Object) (bool, error) {
 	from, err := contents.Open(ctx, objects.Key{Sum: o.Sum, Place: o.Place})
 	if err != nil {

@@ -62,7 +62,7 @@ func Identities(ctx context.Context, db store.Consistency, ca *pki.Hub) (finding
 		return nil, err
 	}
 	if len(states) > 0 {
-		findings = append(findings, bad(finding.Problem, "revision-state", fmt.Sprintf("The states of these revisions are not those of their hashes: %s.", shortened(states)),
+		findings = append(findings, bad(finding.Problem, "revision-state", fmt.Sprintf("The states of these revisions do not match their hashes: %s.", shortened(states)),
 			"", "Post a new revision for each of these devices."))
 	}
 	if len(findings) == 0 {
@@ -95,14 +95,14 @@ func wrongStates(ctx context.Context, db store.Consistency) (wrong []string, err
 var hashFacts = map[string]string{
 	"trust-fingerprint": "The fingerprints of certificates in the trust store are wrong; their sources are: %s.",
 	"manifest-key":      "The ids of manifest keys of these accounts are not the hashes of the keys: %s.",
-	"chain-hash":        "CA certificates of EK certificates are not those of their hashes: %s.",
+	"chain-hash":        "CA certificates of EK certificates do not match their hashes: %s.",
 	"manifest-hash":     "The ids of reference manifests of these accounts are not the hashes of the manifests: %s.",
 }
 
 type identityCheck struct{ options x509.VerifyOptions }
 
-// identity checks an enrolment. Older enrolments have no evidence any more, and revoked ones may
-// have none, so an empty column is not checked.
+// identity checks an enrolment. Older enrolments no longer have evidence, and revoked enrolments
+// may have none. So an empty column is not checked.
 func (c *identityCheck) identity(i store.Identity) error {
 	if i.Unreadable != "" {
 		return errors.New(i.Unreadable)
@@ -128,15 +128,15 @@ func (c *identityCheck) identity(i store.Identity) error {
 	return requestOf(i)
 }
 
-// requestOf checks the columns that the device's signed request determines. Only the request of the
-// one-step protocol is kept whole.
+// requestOf checks the columns that the device's signed request determines. The hub stores a
+// complete request only for one-step enrolment.
 func requestOf(i store.Identity) error {
 	r, refusal := evidence.Parse(i.Request)
 	if refusal != nil {
 		return nil
 	}
 	if i.Model != r.Model() || !bytes.Equal(i.IDevIDName, r.IDevIDName) || !bytes.Equal(i.EKCertificate, r.EKCertificateDER()) {
-		return errors.New("the TPM's model, the IDevID key's name or the EK certificate is not the one in the request")
+		return errors.New("the TPM's model, the IDevID key's name or the EK certificate differs from the request")
 	}
 	return nil
 }

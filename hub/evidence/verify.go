@@ -103,8 +103,8 @@ var checks = [...]check{
 }
 
 // Verify judges a request and adds the checks to the verdict `v`. Every check must pass. If a check
-// fails, it is the refusal, and no further check runs. But if the policy leaves the decision to a
-// person, the failed check becomes a question, and the remaining checks run.
+// fails, its failure is the refusal, and no further check runs. But if the policy leaves the
+// decision to a person, the failed check becomes a question, and the remaining checks run.
 func Verify(v *Verdict, r *Request, in *Input) {
 	v.Notes = append(v.Notes, r.ignored...)
 	v.Checks = slices.Grow(v.Checks, len(checks)+2)
@@ -180,7 +180,7 @@ func checkEKCertificate(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	case now.Before(c.NotBefore):
 		return "", refuse("ek-certificate-not-yet-valid", fmt.Sprintf("The EK certificate is valid only from %s.", c.NotBefore.Format(time.DateOnly)), "Check the hub's clock.")
 	case now.After(c.NotAfter):
-		if r := in.Policy.ExpiredEK.on(refuse("ek-certificate-expired", fmt.Sprintf("The EK certificate expired on %s, and the policy does not accept expired ones.", c.NotAfter.Format(time.DateOnly)), "Many TPMs outlive their certificates. If the machine is yours, approve it, or change the policy's expired_ek_certificate.")); r != nil {
+		if r := in.Policy.ExpiredEK.on(refuse("ek-certificate-expired", fmt.Sprintf("The EK certificate expired on %s, and the policy does not accept expired EK certificates.", c.NotAfter.Format(time.DateOnly)), "Many TPMs outlive their certificates. If the machine is yours, approve it, or change the policy's expired_ek_certificate.")); r != nil {
 			return "", r
 		}
 		v.Notes = append(v.Notes, fmt.Sprintf("the EK certificate expired on %s", c.NotAfter.Format(time.DateOnly)))

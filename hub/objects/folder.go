@@ -30,8 +30,8 @@ type Folder struct {
 const (
 	incoming = "incoming"
 	lockFile = "lock"
-	// partialLife is the age from which OpenFolder removes the parts of an upload without progress.
-	// The hub ends such an upload earlier. So OpenFolder finds only what a crash left.
+	// OpenFolder removes the parts of an upload that made no progress during partialLife. A running
+	// hub ends such an upload earlier. So OpenFolder finds only parts that a crash left.
 	partialLife = 7 * 24 * time.Hour
 )
 

@@ -93,9 +93,9 @@ type Info struct {
 // Store stores objects. All methods are safe for concurrent use, even for calls about the same
 // object.
 type Store interface {
-	// Put reads the reader `r` to its end, and stores the bytes if their number is `size` and their
-	// SHA-256 is the key's. If Put returns nil, the object is durable. If it returns an error,
-	// nothing has changed. Errors: ErrSize, ErrSum, an error of `r` or of the engine.
+	// Put reads the reader `r` to its end, and stores the bytes if there are `size` bytes with the
+	// SHA-256 of `key`. If Put returns nil, the object is durable. If it returns an error, nothing
+	// has changed. Errors: ErrSize, ErrSum, an error of `r` or of the engine.
 	Put(ctx context.Context, key Key, size int64, r io.Reader) error
 	// BeginParts begins an upload in parts, and returns a token for the methods below. Until
 	// CompleteParts, the other methods do not see the object. Each part, except for the last one,
@@ -104,11 +104,11 @@ type Store interface {
 	// PutPart stores the part that begins at `offset`, durably. The object's size is `whole`.
 	// PutPart reads no more than the part from the reader. It can be called again for the same
 	// part, after an error or after success. ErrNotFound: the upload has ended, or its parts are
-	// gone. io.EOF, io.ErrUnexpectedEOF: the reader has less than the part.
+	// gone. io.EOF, io.ErrUnexpectedEOF: the reader ends before the end of the part.
 	PutPart(ctx context.Context, key Key, token string, whole, offset int64, r io.Reader) error
 	// CompleteParts stores the object from all its parts, if the size and the SHA-256 of its bytes
 	// are right. It can be called again, also after it has succeeded. Errors: ErrSize, ErrSum.
-	// ErrNotFound: the parts are gone. After ErrSize or ErrSum, nothing but AbortParts is useful.
+	// ErrNotFound: the parts are gone. After ErrSize or ErrSum, call only AbortParts.
 	CompleteParts(ctx context.Context, key Key, token string, size int64) error
 	// AbortParts removes the parts of an upload, if there are any.
 	AbortParts(ctx context.Context, key Key, token string) error

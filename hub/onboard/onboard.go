@@ -327,8 +327,8 @@ func (s *Service) deviceID(ek store.Hash, generation int) string {
 	return hex.EncodeToString(id[:12])
 }
 
-// deviceIDs returns the ids that the TPM of an enrolment has now and after its next releases. A hub
-// that was restored from a backup may have lost that an owner released the TPM.
+// deviceIDs returns the ids that the TPM of an enrolment has now and after its next releases. If
+// the hub was restored from a backup, its database may lack releases of the TPM.
 func (s *Service) deviceIDs(e store.Enrolment) (ids []string) {
 	for n := range 1 + lostReleases {
 		ids = append(ids, s.deviceID(e.EK, e.Generation+n))
@@ -336,7 +336,8 @@ func (s *Service) deviceIDs(e store.Enrolment) (ids []string) {
 	return ids
 }
 
-// lostReleases is how many releases of one TPM between a backup and its restore the hub looks for.
+// lostReleases is the number of lost releases of one TPM that the hub looks for. A release is lost
+// if it was made between a backup and its restore.
 const lostReleases = 8
 
 func (s *Service) derive(label string, data []byte) [sha256.Size]byte {
@@ -375,8 +376,8 @@ func (s *Service) refuseActivation(ctx context.Context, e store.Enrolment, addr 
 	return store.Device{}, r
 }
 
-// whoIsRefused returns a sentence for the token's owner with the names of the refused machine and
-// its join token, so that the owner can find the machine and the token.
+// whoIsRefused returns a sentence with the names of the refused machine and its join token, so that
+// the token's owner can find both.
 func (s *Service) whoIsRefused(ctx context.Context, e store.Enrolment) string {
 	machine := "The machine does not state its model"
 	if model := strings.TrimSpace(e.ProdModel); model != "" {
@@ -451,7 +452,7 @@ func (s *Service) unproven(ctx context.Context, e store.Event) {
 	s.Unproven(ctx, e)
 }
 
-// audit appends an event to the audit trail. If the store returns an error, audit logs the error,
+// audit appends an event to the audit trail. If the store returns an error, the error is logged,
 // and the caller's answer stays the same.
 func (s *Service) audit(ctx context.Context, e store.Event) {
 	e.Time = s.Now()

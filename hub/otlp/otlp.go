@@ -39,7 +39,7 @@ const (
 	// maxBatch and maxBatchLines bound one request.
 	maxBatch      = 1 << 20
 	maxBatchLines = 5000
-	// gather is how long a line waits for further lines of the same request.
+	// gather is the time that a line waits for further lines of the same request.
 	gather = time.Second
 	// patience is how long the exporter repeats one request. Then the lines of the request are
 	// lost.

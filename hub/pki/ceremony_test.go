@@ -189,7 +189,8 @@ func TestTLSCAExpires(t *testing.T) {
 	}
 }
 
-// A hub that has its root's key gets a TLS CA, and the operator moves the root's key away.
+// A hub that has its root's key gets a TLS CA, and the operator moves the root's key away. The hub
+// keeps its name and its CAs, and still serves TLS.
 func TestRootGoesOffline(t *testing.T) {
 	t.Parallel()
 	dir := openNewAt(t, filepath.Join(t.TempDir(), "pki"))
@@ -392,8 +393,8 @@ func TestInstallRefusesWrongAnswers(t *testing.T) {
 	}
 }
 
-// A hub with CAs refuses the answer of another root, also with that root's hub name, and an answer
-// to an earlier request.
+// A hub with CAs refuses the answer of another root, even if the operator gives that root's hub
+// name. It also refuses an answer to an earlier request.
 func TestRenewalRefusesAnotherRoot(t *testing.T) {
 	t.Parallel()
 	c, other := newCeremony(t), newCeremony(t)
@@ -547,7 +548,7 @@ func TestOpenRefusesAnIncompleteOfflineHub(t *testing.T) {
 	}
 }
 
-// A real TLS client, which trusts only the root, connects to a hub with an offline root.
+// A real TLS client, which trusts only the root, can connect to a hub with an offline root.
 func TestTLSClientOfAnOfflineHub(t *testing.T) {
 	t.Parallel()
 	h := newCeremony(t).whole(t)

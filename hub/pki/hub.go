@@ -132,13 +132,13 @@ func (h *Hub) ACA() *x509.Certificate { return h.aca.cert }
 // DeviceCA returns the device CA's certificate.
 func (h *Hub) DeviceCA() *x509.Certificate { return h.device.cert }
 
-// DeviceCAs returns the certificates of the device CA, and of the former device CAs. The devices
-// have certificates from all of them.
+// DeviceCAs returns the certificates of the device CA, and of the former device CAs. Devices may
+// have certificates of each of these CAs.
 func (h *Hub) DeviceCAs() []*x509.Certificate {
 	return append([]*x509.Certificate{h.DeviceCA()}, h.former(deviceCA)...)
 }
 
-// All returns the certificates of all CAs, also of the former ones. The root is first.
+// All returns the certificates of all CAs, including the former CAs. The root is first.
 func (h *Hub) All() []*x509.Certificate {
 	list := []*x509.Certificate{h.root, h.aca.cert, h.device.cert}
 	if h.tlsCA != nil {
@@ -158,7 +158,7 @@ func (h *Hub) former(a authority) (list []*x509.Certificate) {
 }
 
 // IssuerOf returns the CA that issued an IAK or IDevID certificate (DER): `now` is the present CA
-// of this kind, and IssuerOf returns a former one if its key identifier fits.
+// of this kind. If the certificate names the key of a former CA, IssuerOf returns that former CA.
 func (h *Hub) IssuerOf(der []byte, now *x509.Certificate) *x509.Certificate {
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {

@@ -241,7 +241,7 @@ func (m *maker) writeAnswered(dir, open string, wanted []Requested, certs []*x50
 
 // replace makes a copy of the folder with the new keys and certificates, checks that a hub can load
 // the copy, and exchanges the two folders. So after a crash, the folder has either the old CAs or
-// the new CAs. replace returns the folder that has the old ones.
+// the new CAs. replace returns the folder that has the old CAs.
 func replace(dir, open string, wanted []Requested, certs []*x509.Certificate, now time.Time) (kept string, err error) {
 	parent := filepath.Dir(dir)
 	unlock, err := lockDir(parent)

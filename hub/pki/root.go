@@ -124,7 +124,7 @@ func (r *Root) Certificate() *x509.Certificate { return r.cert }
 // DefaultTLSLife is the default validity of a TLS CA.
 const DefaultTLSLife = 5 * 365 * 24 * time.Hour
 
-// TLSCAWarning is the time before the end of the TLS CA from which the hub warns its operator.
+// TLSCAWarning is the remaining validity of the TLS CA below which the hub warns its operator.
 const TLSCAWarning = 180 * 24 * time.Hour
 
 // The bounds for the validity of a TLS CA.
@@ -146,8 +146,8 @@ type Planned struct {
 }
 
 // Plan checks a request, and returns the certificates that Issue would sign for it, so that a
-// person can compare them with what the hub printed. Of the request, only the keys and the kinds of
-// the CAs are used: the root decides everything else. `tlsLife` is the validity of a TLS CA.
+// person can compare them with what the hub printed. Plan uses only the keys and the kinds of the
+// CAs from the request: the root decides everything else. `tlsLife` is the validity of a TLS CA.
 func (r *Root) Plan(request []byte, now time.Time, tlsLife time.Duration) ([]Planned, error) {
 	if tlsLife < minTLSLife || tlsLife > maxTLSLife {
 		return nil, fmt.Errorf("pki: a TLS CA must be valid for 30 days to 30 years, not %s", tlsLife)
@@ -196,8 +196,8 @@ func keyHash(spki []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// lineage returns the text of the file with the former CAs of a kind: all CAs, except the new one,
-// from which devices may have certificates. The CA `old` becomes a former CA, unless the new CA has
+// lineage returns the text of the file with the former CAs of a kind: all CAs from which devices
+// may have certificates, except the new CA. The CA `old` becomes a former CA, unless the new CA has
 // the same key.
 func lineage(dir string, a authority, old, fresh *x509.Certificate) ([]byte, error) {
 	text, err := os.ReadFile(filepath.Join(dir, a.file+previousSuffix))

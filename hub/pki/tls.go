@@ -24,7 +24,7 @@ const tlsLife = 90 * 24 * time.Hour
 
 // TLSCertificate returns a function for tls.Config.GetCertificate. The function returns the hub's
 // TLS certificate for `names`, which are DNS names and IP addresses. The TLS CA signs the
-// certificate or, if there is no TLS CA, the root, and then the hub sends no intermediates. The
+// certificate. If there is no TLS CA, the root signs it, and the hub sends no intermediates. The
 // certificate's key is ECDSA P-256, and exists only in memory. The function may be unable to make a
 // new certificate, for example because the CA's key is not available. It then returns the old
 // certificate, as long as that certificate is valid.
@@ -51,8 +51,8 @@ func (h *Hub) TLSCertificate(now func() time.Time, names []string) func(*tls.Cli
 	}
 }
 
-// due reports whether a TLS certificate must be replaced. A certificate that ends with its CA
-// cannot be replaced by a longer one.
+// due reports whether a TLS certificate must be replaced. If a certificate expires together with
+// its CA, a new certificate would not be valid for longer.
 func (h *Hub) due(leaf *x509.Certificate, t time.Time) bool {
 	issuer, _ := h.tlsIssuer()
 	return leaf.NotAfter.Sub(t) <= tlsLife/3 && leaf.NotAfter.Before(issuer.NotAfter)

@@ -300,8 +300,8 @@ type Effective struct {
 	// BootParts are the states that parts of a device's boot must have, by the name of the part.
 	// They apply in addition to RequireBoot.
 	BootParts map[string]string
-	// WithoutTPM is true if devices without a TPM may join: with a join token made for that, added
-	// by their owner, or waiting to be claimed.
+	// WithoutTPM is true if devices without a TPM may join. They join in three ways: with a join
+	// token that allows this, added by their owner, or claimed by their owner.
 	WithoutTPM bool
 }
 

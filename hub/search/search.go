@@ -161,7 +161,7 @@ func (p *parser) atSpace() bool {
 	return unicode.IsSpace(r)
 }
 
-// part reads the text to the next space. If `name` is true, part also stops before the next ":" or
+// part reads the text to the next space. If `name` is true, it also stops before the next ":" or
 // "=". The result `separated` is true if the method stopped before ":" or "=". Some or all of the
 // text may be in quotes.
 func (p *parser) part(name bool) (part string, separated bool, err error) {

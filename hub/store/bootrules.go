@@ -34,8 +34,8 @@ type Manifest struct {
 	Counts bool // the owner has the key; set by reads
 }
 
-// BootDecision says that an owner accepts a value of a part of the boot, for all devices or for
-// those of a model, of a join token, or with a version of the firmware.
+// BootDecision says that an owner accepts a value of a part of the boot. The decision is for all
+// devices, or only for the devices with one model, join token or version of the firmware.
 type BootDecision struct {
 	ID    int64
 	Owner string
@@ -73,7 +73,8 @@ type BootPart struct {
 	Cause       string
 }
 
-// BootCohort counts an owner's devices of one model that have one value of a part.
+// BootCohort counts those devices of an owner that have the same model and the same value of a
+// part.
 type BootCohort struct {
 	Part, Model, Value string
 	Devices, Bad       int       // all devices of the cohort, and those whose part is neither expected nor known

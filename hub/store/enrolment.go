@@ -196,9 +196,9 @@ type Enrolments interface {
 	// Owner, TokenID, EK, the texts about the TPM and the machine, and the times.
 	PendingEnrolments(ctx context.Context, owner string, now time.Time, limit int) ([]Enrolment, error)
 	// Activate makes an enrolment Active. In one transaction, it binds the EK to the enrolment's
-	// owner and device, binds the AIK to the EK, and spends one use of the join token (once for
-	// each device). The device's former enrolment becomes Superseded, and the device secret that
-	// was issued for the former certificate (PutDeviceSecret) ends. Activate appends a
+	// owner and device, and binds the AIK to the EK. It also spends one use of the join token (once
+	// for each device). The device's former enrolment becomes Superseded, and the device secret
+	// that was issued for the former certificate (PutDeviceSecret) ends. Activate appends a
 	// "device.activated" event. If the device onboards again, Activate counts the event as
 	// AppendCounted does.
 	//
@@ -214,8 +214,8 @@ type Enrolments interface {
 	//
 	// If another device that is not deleted has one of the Marks, both devices' owners get an
 	// EventSameChip. The owner of the activated device gets at most one event per activation, about
-	// the oldest of the other devices. About each other device, its owner gets only one event per
-	// account that activates devices with an equal mark.
+	// the oldest of the other devices. The owner of another device gets only one event about that
+	// device for each account that activates devices with an equal mark.
 	//
 	// Refusals: ErrNotFound, ErrEnrolmentExpired, ErrSuperseded, ErrRevoked, ErrTokenUnusable,
 	// ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK, ErrCloned. A refusal changes nothing.

@@ -34,7 +34,7 @@ type LogRule struct {
 	Bytes int64         // of each device, as in LogBounds; 0: the hub's bound
 }
 
-// Within returns the tighter ones of the rule's values and the hub's bounds.
+// Within returns the tighter value for each bound: the rule's value or the hub's value.
 func (r LogRule) Within(age time.Duration, bounds LogBounds) (time.Duration, LogBounds) {
 	if r.Age > 0 {
 		age = min(age, r.Age)

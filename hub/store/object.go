@@ -51,8 +51,9 @@ var ErrTooManyUploads = errors.New("store: too many unfinished uploads")
 // Each upload puts the bytes at a new place, which was never used before. The upload is recorded
 // with its place before it stores the first byte. FinishUpload makes the place the object's place,
 // unless the object has one already, from another owner's upload. RemoveContent gives a place up,
-// and a place that was given up is never used again. So a hub may remove the bytes at a place that
-// was given up at any time, even after a pause in which another hub stored the same object again.
+// and a place that was given up is never used again. So once a place is given up, a hub may remove
+// its bytes at any time. If another hub stores the same object again, the new bytes are at another
+// place.
 type Objects interface {
 	// AnnounceObject stores a record that is not Stored, and returns the record. If the owner
 	// already has a record of the object, AnnounceObject updates the record's Modified and, if the
@@ -88,11 +89,11 @@ type Objects interface {
 	// no such upload, its Place is empty. ErrNotFound: the owner has no record of the object.
 	Partial(ctx context.Context, owner string, sum Hash) (PartialUpload, Object, error)
 	// AdvancePartial records that the bytes up to `to` are stored durably. ErrStatus: the upload
-	// has ended, or the bytes that were stored before do not end at `from`, because the client
-	// sends on two connections.
+	// has ended, or the stored bytes do not end at `from`, for example because the client sends on
+	// two connections.
 	AdvancePartial(ctx context.Context, place string, from, to int64, now time.Time) error
 	// ExpiredUploads lists at most limit uploads that made no progress since the time `before`.
-	// Those that are not in parts have no Token.
+	// Uploads that are not in parts have no Token.
 	ExpiredUploads(ctx context.Context, before time.Time, limit int) ([]PartialUpload, error)
 	// MarkContentLost marks all records of an object as not Stored, because its bytes are lost. The
 	// object no longer counts against its owners' quotas. If the object's bytes are at another

@@ -35,7 +35,7 @@ func FenceIn(ctx context.Context) (f Fence, ok bool) {
 	return f, ok
 }
 
-// Message is what one replica tells the others. The store does not read Body.
+// Message is a message from one replica to the other replicas. The store does not read Body.
 type Message struct {
 	Seq    int64  // assigned by the store; increases
 	Origin string // the replica that sent the message
@@ -53,7 +53,7 @@ const (
 	MaxTemporary = 1024
 )
 
-// Replicas is what the replicas of a hub share, besides the hub's data. In contrast to other
+// Replicas stores the short-lived data that the replicas of a hub share. In contrast to other
 // methods, these methods use the clock of the database. So it does not matter whether the clocks of
 // the replicas agree.
 type Replicas interface {

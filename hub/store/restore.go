@@ -29,14 +29,14 @@ type Restore struct {
 	Time   time.Time `json:"time"`   // when it was restored
 }
 
-// Restored has the numbers of what a restore changed.
+// Restored has the numbers of the rows that a restore changed.
 type Restored struct {
 	Epoch    int64 // the new epoch
 	Sessions int   // that were ended
 	Tokens   int   // join tokens that were paused
 }
 
-// LostDevice is a device that has a certificate of this hub, and whose rows were lost because it
+// LostDevice is a device that has a certificate of this hub, but no rows in the database. It
 // onboarded after the backup from which the hub was restored.
 type LostDevice struct {
 	ID          string

@@ -58,7 +58,7 @@ type SettingsAPITokens struct {
 	Rights  []Right
 	Life    []Choice
 	Problem string // what is wrong with the form as a whole
-	// What is wrong with the name, and with the scopes.
+	// The problems of the name and of the scopes.
 	NameProblem, ScopeProblem string
 }
 

@@ -126,7 +126,7 @@ func (a *ACME) Run(ctx context.Context) {
 }
 
 // poll returns the time until the next check. If the certificate has a short lifetime, the hub must
-// notice its renewal sooner than after pollEvery: ACME renews the certificate in the last third of
+// notice its renewal earlier than after pollEvery: ACME renews the certificate in the last third of
 // its lifetime.
 func (a *ACME) poll() time.Duration {
 	if expires := a.Expires(); !expires.IsZero() {

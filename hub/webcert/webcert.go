@@ -76,8 +76,8 @@ func (f *Files) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return f.current, nil
 }
 
-// check reads the files. If the pair is new and usable, check uses the pair from now on. The caller
-// must have locked mu.
+// check reads the files. If the pair is new and usable, later handshakes use it. The caller must
+// have locked mu.
 func (f *Files) check(now time.Time) error {
 	text, sum, err := f.read()
 	if err != nil || sum == f.tried {

@@ -178,8 +178,8 @@ type Key struct {
 	hash      crypto.Hash
 }
 
-// Open returns the private key at a URI, of which the public key is known, for example from the
-// CA's certificate. Open does not connect to the key's place.
+// Open returns the private key at a URI. The caller knows the public key, for example from the CA's
+// certificate. Open does not connect to the key's place.
 func Open(u URI, public *ecdsa.PublicKey) (*Key, error) {
 	hash, err := hashOf(public)
 	if err != nil {

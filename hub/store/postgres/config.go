@@ -15,8 +15,9 @@ import (
 // Config says which database Open opens.
 type Config struct {
 	// URL is the address of the database: postgres://user@host/database. The URL may contain a
-	// password. Its parameters are those of libpq, and pgbouncer=true for a connection through
-	// PgBouncer or another pooler that may give each transaction another connection.
+	// password. The URL may have the parameters of libpq. It may also have the parameter
+	// pgbouncer=true, for PgBouncer or another pooler that may give each transaction another
+	// connection.
 	//
 	// Unless the parameter sslmode says otherwise, the server's certificate is verified
 	// (verify-full). Only for a Unix socket or a loopback address, TLS is optional.

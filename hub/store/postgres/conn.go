@@ -14,9 +14,9 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// conn is one connection to the database. It uses package pgconn, the lower half of pgx: all values
-// of the store have one of four types, so a statement needs no description of its types by the
-// server, and its rows need no conversion by reflection.
+// conn is one connection to the database. It uses package pgconn, the lower layer of pgx. All
+// values of the store have one of four types. So the server need not describe the types of a
+// statement, and rows need no conversion by reflection.
 //
 // A conn may run only one statement at a time, in one goroutine.
 type conn struct {
@@ -72,7 +72,7 @@ func (c *conn) encode(args []any) error {
 	for _, a := range args {
 		size += encodedSize(a)
 	}
-	// The parameters point into data, so it must not grow later. It is never nil, because package
+	// The parameters point into data, so data must not grow later. It is never nil, because package
 	// pgconn sends a nil parameter as NULL.
 	if c.data == nil || cap(c.data) < size {
 		c.data = make([]byte, 0, 2*size)
@@ -137,7 +137,7 @@ func appendList(data []byte, list []string) []byte {
 	return data
 }
 
-// add adds a statement to the batch. If the server shall keep the statement, add lets the server
+// add adds a statement to the batch. If the server must keep the statement, add lets the server
 // prepare it first.
 func (c *conn) add(s *sqlstore.Statement, args []any) error {
 	if c.failed != nil {
@@ -368,7 +368,7 @@ func (c *conn) control(sql string) (tag string, err error) {
 	return results[len(results)-1].CommandTag.String(), nil
 }
 
-// rollback ends a transaction that failed. If this fails too, it drops the connection.
+// rollback ends a transaction that failed. If the rollback fails too, the connection is closed.
 func (c *conn) rollback() {
 	c.forget()
 	c.failed = nil

@@ -63,7 +63,7 @@ func (e *lostError) Unwrap() error { return e.cause }
 func (e *lostError) Is(target error) bool { return target == store.ErrBusy }
 
 // ErrUnknown means that the connection was lost during the commit of a write, and that the database
-// did not answer for so long that it is unknown whether the write happened.
+// did not answer afterwards. It is unknown whether the write happened.
 var ErrUnknown = errors.New("postgres: the connection was lost during a commit, and the database does not answer: it is unknown whether the write happened")
 
 // classified returns an error of package pgconn as an engineError or a lostError.

@@ -18,7 +18,7 @@ import (
 var mayorder = map[string]bool{
 	"unclaimed":  true, // at most store.MaxUnclaimed devices
 	"superseded": true, // at most some dozens of enrolments of a device
-	// The tokens of one nick are few: an owner has at most store.MaxJoinTokens.
+	// Few tokens have the same nick: an owner has at most store.MaxJoinTokens tokens.
 	"tokens by nick": true,
 	"hub's makers":   true, // a row for each maker of TPMs
 }

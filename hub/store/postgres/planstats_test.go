@@ -14,8 +14,9 @@ import (
 var hint = regexp.MustCompile(`INDEXED BY (\w+)`)
 
 // Statistics of a table may be missing, for example after a move or a restore, or they may be old.
-// The searches use the same indexes then. In SQLite, INDEXED BY does this; PostgreSQL has nothing
-// like it. For generic plans, PostgreSQL does not know the values and the limit.
+// The searches must use the same indexes in all these cases. SQLite has INDEXED BY for this, but
+// PostgreSQL has no such clause. When PostgreSQL makes a generic plan, it does not know the values
+// and the limit.
 func TestPlansDoNotDependOnStatistics(t *testing.T) {
 	t.Parallel()
 	fill, _, _ := strings.Cut(fillForPlans, "ANALYZE")

@@ -39,7 +39,7 @@ func newReaders(n int, first *conn, open func(ctx context.Context) (*conn, error
 	return r
 }
 
-// do calls the function `run` with a connection. If the connection is lost, do repeats the call
+// do calls the function `run` with a connection. If the connection is lost, it repeats the call
 // with another connection. ctx limits the wait for a connection.
 func (r *readers) do(ctx context.Context, run func(*conn) error) error {
 	if err := ctx.Err(); err != nil {
@@ -87,8 +87,8 @@ func pause(ctx context.Context, closed <-chan struct{}) error {
 	}
 }
 
-// once calls `run` once, with the connection `c` or, if that is not open, with a new one. It
-// returns the connection if it can be used again.
+// once calls `run` once, with the connection `c` or, if `c` is not open, with a new connection. It
+// returns the connection if the connection can be used again.
 func (r *readers) once(ctx context.Context, c *conn, run func(*conn) error) (*conn, error) {
 	if c == nil {
 		var err error
@@ -116,14 +116,14 @@ const (
 	// beginSearch begins a transaction whose queries find their rows by an index, and read only the
 	// first rows in the order of the index. If statistics are missing, for example after a move or
 	// a restore, PostgreSQL may expect few rows, and read and sort all of them. The settings end
-	// with the transaction. Without jit = off, PostgreSQL would compile a plan that sorts
-	// nevertheless, because it adds a high cost to it.
+	// with the transaction. If a plan sorts nevertheless, PostgreSQL gives it a high cost; without
+	// jit = off, it would compile such a plan.
 	beginSearch = beginSnapshot + `;
 	SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off; SET LOCAL jit = off`
 )
 
-// snapshot calls the function `run` as do does, but in one read transaction, which the text `begin`
-// begins: all queries of `run` see the same state of the database.
+// snapshot calls the function `run` as do does, but in one read transaction: all queries of `run`
+// see the same state of the database. `begin` is the SQL text that begins the transaction.
 func (r *readers) snapshot(ctx context.Context, begin string, run func(*conn) error) error {
 	return r.do(ctx, func(c *conn) error {
 		if _, err := c.control(begin); err != nil {

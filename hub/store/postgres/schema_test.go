@@ -80,7 +80,8 @@ func with(t *testing.T, text string) fstest.MapFS {
 	return all
 }
 
-// During an upgrade, hubs of two versions use one database.
+// During an upgrade, hubs of two versions use one database. The older hub still works after the
+// migration, and can restart.
 func TestOlderHubGoesOnAfterAnUpgrade(t *testing.T) {
 	t.Parallel()
 	address := blank(t)

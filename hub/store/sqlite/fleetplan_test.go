@@ -116,7 +116,7 @@ func withOwner(t *testing.T) (*Store, store.Account) {
 	return s, owner
 }
 
-// The work for a question has an upper bound that does not depend on the size of the fleet.
+// The work for a query has an upper bound that does not depend on the size of the fleet.
 func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -11,8 +11,8 @@ import (
 
 // readers is a set of connections that cannot write. Each query sees all commits that ended before
 // the query began. Most stores need one connection most of the time, and opening a connection
-// parses the whole schema. So the first connection is opened with the store, and each other one
-// when a caller finds no idle connection.
+// parses the whole schema. So the store opens the first connection at its start, and each further
+// connection when a caller finds no idle connection.
 type readers struct {
 	open   func() (*conn, error)
 	size   int        // the maximum number of connections
@@ -68,9 +68,9 @@ func (r *readers) do(ctx context.Context, f func(*conn) error) error {
 	}
 }
 
-// grow begins to open one more connection, unless there are enough. If the opening fails, for
-// example because the process has too many open files, callers wait for a connection that exists,
-// and a later call of grow tries again.
+// grow begins to open one more connection, unless there are enough. The opening may fail, for
+// example because the process has too many open files. Then callers wait for an existing
+// connection, and a later call of grow tries again.
 func (r *readers) grow() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -142,7 +142,7 @@ func (s *Store) Close() error {
 	return s.closeErr
 }
 
-// database is the store as a driver sees it.
+// database implements sqlstore.DB on a Store.
 type database struct{ s *Store }
 
 func (d database) Write(ctx context.Context, run func(sqlstore.Conn) error) error {

@@ -120,7 +120,7 @@ func (w *writer) transact(batch []*sqlstore.Job) {
 }
 
 // together runs the jobs in order in one transaction. If a job fails after it has written
-// something, together rolls back the transaction and returns `spoiled` as true.
+// something, the transaction is rolled back, and `spoiled` is true.
 func (w *writer) together(batch []*sqlstore.Job) (wrote, spoiled bool, err error) {
 	if err := w.conn.control(begin); err != nil {
 		return false, false, err

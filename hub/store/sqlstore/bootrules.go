@@ -322,7 +322,7 @@ func putJudged(c Conn, device string, now time.Time, j *store.BootJudged) error 
 			return err
 		}
 		// First the device joins the new cohort, then it leaves the old one. Both are the same
-		// cohort if only the state changes. In the other order, a cohort of one device would be
+		// cohort if only the state changes. In the opposite order, a cohort of one device would be
 		// removed, and the time of its first measurement would be lost.
 		if ok {
 			if err := leaveCohort(c, p.Part, was); err != nil {

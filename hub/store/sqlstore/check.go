@@ -57,7 +57,7 @@ var rules = []struct {
 		WHERE d.deleted = 0 AND d.owner <> '' AND (s.nick IS NULL OR s.device <> d.id) ORDER BY d.id LIMIT ?`)},
 	{"device-search", prepared(`SELECT s.device FROM device_search s LEFT JOIN devices d ON d.id = s.device AND d.deleted = 0 AND d.owner = s.owner
 		WHERE d.id IS NULL ORDER BY s.device LIMIT ?`)},
-	// A device's row of the search has the same values as the device's other rows.
+	// A device's row in device_search has the same values as the device's other rows.
 	{"search-columns", prepared(`SELECT d.id FROM devices d JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick AND s.device = d.id
 		LEFT JOIN enrolments e ON e.id = d.enrolment LEFT JOIN boot_devices b ON b.device = d.id
 		LEFT JOIN trails t ON t.device = d.id LEFT JOIN steps r ON r.device = t.device AND r.rev = t.rev

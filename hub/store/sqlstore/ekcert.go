@@ -21,8 +21,8 @@ var (
 
 	// proveAsEnrolled is for an activated enrolment whose EKKnown is true. The enrolment has the EK
 	// certificate, and the EK's row of tpms names the enrolment. So the row of ek_certificates has
-	// no certificate and no links. If the EK has a row with a certificate already, forgetEK removes
-	// this row first, because SQLite does not use the space again that is free when a row becomes
+	// no certificate and no links. If the EK already has a row with a certificate, forgetEK removes
+	// that row first. The reason: SQLite does not reuse the space that becomes free when a row gets
 	// shorter.
 	proveAsEnrolled = prepared(`INSERT INTO ek_certificates (ek, proven, expires, certificate, links) VALUES (?, 1, 0, x'', x'')
 		ON CONFLICT (ek) DO NOTHING`)

@@ -57,9 +57,10 @@ var (
 	selectPending = prepared(`SELECT token, ek, created, expires, manufacturer, model, firmware, prod_model, prod_serial, key_algorithm
 		FROM enrolments INDEXED BY enrolments_pending_owner WHERE owner = ? AND state = 'p' AND expires > ? ORDER BY id DESC LIMIT ?`)
 
-	// Makes the oldest pending enrolments of owner ?1 expire until the others fit into ?2 bytes,
-	// but at most 128 of them: more would delay other writers, and 128 of the smallest enrolments
-	// are larger than one of the largest. If all fit, the innermost query reads no enrolment.
+	// Makes the oldest pending enrolments of owner ?1 expire until the remaining ones need at most
+	// ?2 bytes. At most 128 enrolments expire, because more would delay other writers; 128 of the
+	// smallest enrolments are larger than one of the largest. If all fit, the innermost query reads
+	// no enrolment.
 	pushOutEnrolments = prepared(expire + `id IN (SELECT id FROM
 		(SELECT id, sum(bytes) OVER (ORDER BY id) - bytes AS older FROM
 			(SELECT id, 1024 + length(request) + length(verdict) + length(ek_certificate) + length(ek_links)

@@ -18,7 +18,7 @@ import (
 )
 
 // The long columns of an enrolment are packed in the column request: the certificates, the verdict
-// and the request itself. They repeat each other and the same texts, so they are compressed
+// and the request itself. They repeat parts of each other, and common texts, so they are compressed
 // together:
 //
 //	byte 0   packedEvidence
@@ -26,8 +26,8 @@ import (
 //	16 bytes if withChain: the key of the row of ek_chains with the links
 //	rest     a Zstandard frame, with the dictionary of packedEvidence
 //
-// The frame has, for each field of evidence, in their order, its length as uvarint and its bytes.
-// In the frame, the values of other columns of the row are abbreviated (see names).
+// The frame has the fields of the type evidence, in order: for each field, its length as uvarint
+// and its bytes. In the frame, the values of other columns of the row are abbreviated (see names).
 //
 // The columns iak_public, ek_certificate, iak_cert, idevid_cert, verdict and ek_links of a packed
 // row are empty. Rows of earlier versions are not packed: PackEvidence packs them. A request that
@@ -40,7 +40,7 @@ const (
 
 // evidenceWords is the dictionary of packedEvidence: what most rows have in common, such as the
 // parts of certificates and verdicts that never change, and the names of TPM makers. Never change
-// it: stored rows need it. A better dictionary needs another first byte.
+// it: stored rows need it. To use a better dictionary, choose another first byte.
 //
 //go:embed dictionary/1
 var evidenceWords []byte
@@ -70,8 +70,8 @@ func must[T any](coder T, err error) T {
 // evidence has the long columns of an enrolment.
 type evidence struct {
 	iakPublic, ekCertificate, iakCert, idevidCert, verdict, request, ekLinks []byte
-	// chain is the key of ekLinks in the table ek_chains, if hasChain. Then unpack leaves ekLinks
-	// empty: see withLinks.
+	// chain is the key of ekLinks in the table ek_chains, if hasChain is true. Then unpack leaves
+	// ekLinks empty: see withLinks.
 	chain    chainKey
 	hasChain bool
 	packed   bool // the stored row is packed
@@ -82,8 +82,8 @@ type evidence struct {
 }
 
 // chainKey is the key of a row of ek_chains: the first 16 bytes of the SHA-256 of the links. The
-// links are from the hub's trust store or from TPM makers, so nobody else can choose two with the
-// same key.
+// links are from the hub's trust store or from TPM makers, so an attacker cannot choose two chains
+// with the same key.
 type chainKey [16]byte
 
 func evidenceOf(e *store.Enrolment) *evidence {
@@ -113,17 +113,17 @@ const (
 )
 
 // names returns the texts that are abbreviated in packed evidence. Certificates and verdicts repeat
-// them, and compression could not shorten their first occurrence.
+// these texts. Compression alone could not shorten the first occurrence of a text.
 func (v *evidence) names() [8][]byte {
 	return [8][]byte{hex.AppendEncode(nil, v.iakName), []byte(v.device), []byte(v.owner), []byte(v.token), v.iakName, v.idevidName, []byte(v.model), []byte(v.serial)}
 }
 
-// abbreviate replaces names in b. Both b and the returned buffer are used again by the caller.
+// abbreviate replaces names in b. The caller uses both returned buffers again.
 func (v *evidence) abbreviate(b, other []byte) (result, spare []byte) {
 	b, other = replaceAll(b, other, []byte{escape}, noName)
 	for i, name := range v.names() {
-		// An occurrence of a name with escaped bytes begins and ends between two abbreviations or
-		// other bytes: its first byte is none of an abbreviation's.
+		// An escaped name has only whole abbreviations, and its first byte is not a byte of an
+		// abbreviation. So it never begins or ends in the middle of an abbreviation in b.
 		if len(name) >= 8 && name[0] < noName {
 			escaped, _ := replaceAll(name, nil, []byte{escape}, noName)
 			b, other = replaceAll(b, other, escaped, noName+1+byte(i))
@@ -295,7 +295,7 @@ var (
 
 var (
 	selectToPack = prepared(`SELECT e.id, ` + evidenceColumns + ` FROM enrolments e WHERE e.id > ? ORDER BY e.id LIMIT ?`)
-	// The conditions keep a row that has changed since it was read.
+	// The conditions leave out a row that has changed since it was read.
 	packEvidence = prepared(`UPDATE enrolments SET iak_public = x'', ek_certificate = x'', iak_cert = x'', idevid_cert = x'',
 		verdict = x'', ek_links = x'', request = ? WHERE id = ? AND request = ? AND state <> 'p'`)
 	// Removes the second copy of an EK certificate that the TPM's enrolment has: see

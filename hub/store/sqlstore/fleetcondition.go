@@ -228,8 +228,9 @@ func (k *condition) resolveWord(c Conn, owner string) (err error) {
 }
 
 // words returns the arguments with which selectWord and selectFound read the words that begin with
-// the condition's word, without the limit. For FieldSerial, some of the devices with such a word
-// may have another serial number, so the caller must compare the serial numbers.
+// the condition's word. The limit is not among these arguments. For FieldSerial, some of the
+// devices with such a word may have another serial number, so the caller must compare the serial
+// numbers.
 func (k *condition) words(owner string) []any {
 	from := cut(wordText(k.value), indexedText)
 	to := from + "\U0010ffff"
@@ -239,8 +240,8 @@ func (k *condition) words(owner string) []any {
 	return []any{owner, from, to}
 }
 
-// countNicks returns the number of devices that have a word of the condition in their nick or
-// serial number, or smallSet+1 if they have more than smallSet such words.
+// countNicks counts the devices that have a word of the condition in their nick or serial number.
+// If the devices have more than smallSet such words, it returns smallSet+1.
 func (k *condition) countNicks(c Conn, owner string) (int, error) {
 	known := map[string]bool{}
 	n := 0

@@ -108,8 +108,8 @@ func wordStarts(text string) func(f func(n, i int) bool) {
 	}
 }
 
-// cut returns the first `n` bytes of a text. If byte `n` is in the middle of a character, cut
-// leaves out the whole character.
+// cut returns the first `n` bytes of a text. If byte `n` is in the middle of a character, the
+// result does not have this character.
 func cut(text string, n int) string {
 	if len(text) <= n {
 		return text
@@ -175,8 +175,8 @@ func (was indexed) hasTermsOf(is indexed) bool {
 	return was.owner == is.owner && was.nick == is.nick && was.userMeta == is.userMeta && equalButNumbers(was.deviceMeta, is.deviceMeta)
 }
 
-// equalButNumbers reports whether two JSON texts are equal if each number counts as the same
-// number. Numbers of device-meta are not in the index; see addTerms.
+// equalButNumbers reports whether two JSON texts are equal, or differ only in numbers. Numbers of
+// device-meta are not in the index; see addTerms.
 func equalButNumbers(a, b string) bool {
 	i, j, quoted := 0, 0, false
 	for i < len(a) && j < len(b) {

@@ -139,10 +139,10 @@ func walkTexts(condition, by string) (up, down string) {
 // In SQLite, the collation of the column compares models, makers and firmwares without ASCII case;
 // in PostgreSQL, `expression` and `value` do this.
 //
-// PostgreSQL has no INDEXED BY. It would choose between the column's index and the primary key,
-// which has the order of nicks too, by its statistics; if these are old, it may read all devices.
-// So the statement for PostgreSQL has bounds on the column, and is ordered by the column first:
-// only the column's index has this order.
+// PostgreSQL has no INDEXED BY. By its statistics, it would choose between the column's index and
+// the primary key, because both have the order of nicks. If the statistics are old, it may read all
+// devices. So the statement for PostgreSQL has bounds on the column, and is ordered by the column
+// first: only the column's index has this order.
 func equal(index, column, expression, value string) walk {
 	const nick, limit = `?3`, `?4`
 	text := func(after, end, order string) string {
@@ -169,7 +169,7 @@ func active() walk {
 
 // withMeta is the walk through the devices that have a term of metadata. In SQLite, CROSS JOIN
 // makes the engine read the table device_meta_terms first. In PostgreSQL, the LIMIT of each part
-// does.
+// has this effect.
 func withMeta() walk {
 	sqliteUp, sqliteDown := walkTexts(`device_meta_terms m CROSS JOIN device_search s ON s.owner = ? AND s.nick = m.nick WHERE m.term = ?`, `m.nick`)
 	text := func(after, order string) string {
@@ -229,14 +229,15 @@ var (
 	walkMeta = withMeta()
 
 	// selectFound reads the devices whose nick or serial number has a word from ? (inclusive) to ?
-	// (exclusive), a device with two such words twice. It reads at most ? words.
+	// (exclusive). If a device has two such words, the result has the device twice. It reads at
+	// most ? words.
 	selectFound = both(searchColumns+`(`+fewWords+`) AS n CROSS JOIN device_search s ON s.owner = ? AND s.nick = n.nick`,
 		searchColumns+`(`+fewWords+`) AS n, LATERAL (SELECT * FROM device_search d WHERE d.owner = ? AND d.nick = n.nick LIMIT 1) AS s`)
 	selectByID = prepared(searchColumns + `devices d CROSS JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick
 		WHERE d.id >= ? AND d.id < ? AND +d.owner = ? AND +d.deleted = 0 ORDER BY d.id LIMIT ?`)  // the signs + keep SQLite from using another index
 	haveMetaTerm = both(`SELECT nick FROM device_meta_terms WHERE term = ? AND nick IN (SELECT value FROM json_each(?))`,
-		// The LIMIT makes PostgreSQL look each nick up. It would otherwise choose by its
-		// statistics, and may read all devices with the term.
+		// The LIMIT makes PostgreSQL look each nick up. Otherwise PostgreSQL would choose the plan
+		// by its statistics, and might read all devices with the term.
 		`SELECT n.nick FROM (SELECT ?::bigint AS term, unnest(?::text[]) AS nick) AS n,
 			LATERAL (SELECT 1 FROM device_meta_terms m WHERE m.term = n.term AND m.nick = n.nick LIMIT 1) AS m`)
 	countMetaTerm = prepared(`SELECT count(*) FROM (SELECT 1 FROM device_meta_terms WHERE term = ? ORDER BY term, nick LIMIT ?) AS few`)
@@ -384,7 +385,7 @@ func (f *finder) page(c Conn, after *place, limit int) (hits []found, next *plac
 	if !inOrder {
 		most = examineFar
 	}
-	// One row more than the page shows whether there is a next page.
+	// The additional row shows whether there is a next page.
 	most = max(most, limit+1)
 	if _, _, rest := f.plan(); len(rest) == 0 {
 		most = limit + 1 // each row is a hit
@@ -517,8 +518,8 @@ func (f *finder) walk(c Conn, after *place, most int, hit func(found) bool) (com
 	return false, &at, nil
 }
 
-// plan returns the statement that reads the devices in the order of the result, the statement's
-// arguments before the place, and the conditions that the statement does not check.
+// plan returns the statement that reads the devices in the order of the result, and the statement's
+// arguments before the place. It also returns the conditions that the statement does not check.
 func (f *finder) plan() (*Statement, []any, []*condition) {
 	if f.order.key == store.SortNick {
 		for i, k := range f.conditions {

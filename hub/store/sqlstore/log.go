@@ -110,9 +110,9 @@ func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []
 	})
 }
 
-// trimDevice removes the oldest entries of a device that has `rows` entries with `bytes` bytes,
-// until they are within the bounds, or until it has changed `limit` batches. It returns what is
-// left, and the number of changed batches.
+// trimDevice removes the oldest entries of a device until the log is within the bounds, or until it
+// has changed `limit` batches. `rows` and `bytes` are the numbers of the log's entries and bytes.
+// It returns the numbers of remaining entries and bytes, and the number of changed batches.
 func trimDevice(c Conn, device string, rows, bytes int64, bounds store.LogBounds, limit int) (int64, int64, int, error) {
 	changed := 0
 	for changed < limit && rows > 0 && (rows > int64(bounds.Rows) || bytes > bounds.Bytes) {

@@ -238,8 +238,8 @@ func (s *Store) FinishUpload(ctx context.Context, u store.Upload, lost string, s
 	return used, err
 }
 
-// endUpload removes the record of an upload, and gives its size back to its owner. If there is no
-// such upload, the result is empty.
+// endUpload removes the record of an upload, and subtracts the upload's size from its owner's
+// usage. If there is no such upload, the result is empty.
 func endUpload(c Conn, place string) (u store.Upload, err error) {
 	r, ok, err := c.One(selectUpload, place)
 	if err != nil || !ok {

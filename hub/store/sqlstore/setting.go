@@ -13,8 +13,8 @@ var (
 // SettingURLs is the name of the setting that has the hub's URLs, separated by spaces.
 const SettingURLs = "urls"
 
-// SettingHub is the name of the setting that has the name of the hub whose keys belong to the
-// database.
+// SettingHub is the name of a setting. The setting has the name of the hub to which the database
+// belongs.
 const SettingHub = "hub"
 
 var insertSetting = prepared(`INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING`)

@@ -54,7 +54,8 @@ var restoreTests = []test{
 		f.must(err)
 		equal(f, "events", len(list), 3)
 	}},
-	// The hub may have lost uses, so nobody can spend a use again until the operator has said so.
+	// The hub may have lost uses of the token. So no device can use the token until the operator
+	// allows this again.
 	{"LimitedTokensArePaused", func(f *fixture) {
 		limited, unlimited := f.newToken("limited", 5), f.token
 		f.onboard(Machine{Name: "before"}, limited)
@@ -119,7 +120,8 @@ var restoreTests = []test{
 		f.must(err)
 		equal(f, "of an unknown owner", len(list), 0)
 	}},
-	// The rows of the TPM are lost, so only the certificate showed the owner.
+	// The rows of the TPM are lost, and only the device's certificate names the owner. Another
+	// owner must not be able to onboard the TPM.
 	{"LostDeviceComesBackOnlyToItsOwner", func(f *fixture) {
 		m := Machine{Name: "stray"}
 		theirs := JoinToken(f.other.ID, "theirs", 0)

@@ -1152,8 +1152,8 @@ func logsAreTrimmed(f *fixture) {
 		left = now
 	}
 	equal(f, "left", left, devices)
-	// Each trimmed device has one entry left. A new entry replaces it, so the usage that the
-	// trimming stored is right.
+	// Each trimmed device has one entry left. A new entry replaces this entry. This shows that the
+	// trimming stored the right usage.
 	list, err := f.Devices(f.ctx, f.owner.ID, "", 1)
 	f.must(err)
 	f.must(f.AppendLogs(f.ctx, list[0].ID, f.owner.ID, []store.LogEntry{{Message: "n"}}, bounds, Epoch))

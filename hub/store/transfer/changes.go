@@ -13,9 +13,9 @@ import (
 	"gangway/hub/store/sqlite"
 )
 
-// In the file, triggers write the key of each row that changes to the table move_changes. The
+// In the SQLite file, triggers write the key of each changed row to the table move_changes. The
 // columns k1 to k5 have the values of the key's columns, with their types. For a table whose key
-// ignores case they have no values, because the move copies such a table as a whole. The table
+// ignores case, k1 to k5 have no values, because the move copies such a table as a whole. The table
 // move_state has one row: the id of the move, the schema at the beginning of the move, and the time
 // at which the program last worked at the move.
 const watchSchema = `CREATE TABLE IF NOT EXISTS move_state (id TEXT NOT NULL, schema INTEGER NOT NULL, worked INTEGER NOT NULL);
@@ -255,7 +255,7 @@ func (t table) joined() string {
 	return strings.Join(list, " AND ")
 }
 
-// applyRows copies the rows with these keys, as far as they still exist, and compares them.
+// For each key, applyRows copies the row, if the row still exists, and compares the copy.
 func (m *Move) applyRows(ctx context.Context, from *sql.Tx, t table, list [][]any) error {
 	columns := m.columns[t.name]
 	holes := make([]string, len(t.key))

@@ -79,9 +79,9 @@ func (m *Move) copy(ctx context.Context, table table) error {
 
 // add adds a portion of rows to the target, or replaces a table whose key ignores case.
 //
-// Portions are read at different times. So a row of this portion can have a unique value, such as a
-// nick, that a row of an earlier portion had when that portion was read. The earlier row has
-// changed since then, so CatchUp will copy both rows. Until then, add leaves out the new row.
+// Portions are read at different times. So a row of this portion can have the same unique value,
+// such as a nick, as the copy of a row from an earlier portion. The earlier row has changed since
+// then, so CatchUp will copy both rows. Until then, add leaves out the new row.
 func (m *Move) add(ctx context.Context, table table, rows [][]any) error {
 	columns := m.columns[table.name]
 	err := m.transact(ctx, func() error {

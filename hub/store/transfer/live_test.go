@@ -198,7 +198,8 @@ func state(t *testing.T, s storetest.Engine) string {
 	return fmt.Sprintf("%v %v %v %v %v", devices, events[:min(len(events), 20)], logs, urls, counts)
 }
 
-// Attack, or mistake: the target has rows that this move did not copy.
+// By attack or mistake, the target has rows that this move did not copy. The move must refuse this
+// target.
 func TestMoveRefusesATargetOfAnotherMove(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -38,7 +38,8 @@ type Options struct {
 	Progress func(table string, rows int64)
 }
 
-// The largest number of rows and of bytes in one portion. The last row may exceed the bytes.
+// The largest number of rows and of bytes in one portion. With its last row, a portion may exceed
+// the number of bytes.
 const (
 	portion      = 2000
 	portionBytes = 16 << 20

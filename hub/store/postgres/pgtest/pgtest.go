@@ -41,8 +41,8 @@ type Server struct {
 	names int
 	free  []string // databases that no test uses, without data
 
-	// queries has one connection for each database in which Query has run. To start a connection
-	// costs the server more than most queries.
+	// queries has one connection for each database in which Query has run. A new connection costs
+	// the server more than most queries.
 	queries sync.Map // of *connection
 }
 

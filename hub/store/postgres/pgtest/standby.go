@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// Place is where a server of a test runs: on a machine of its own, with its own address.
+// Place is the place in which a test's server runs. Each place is like a separate machine with its
+// own address.
 type Place struct {
 	// Addr is an address of the place, and Network has the addresses of its peers, as in
 	// 10.73.0.0/24. Peers need no password.
