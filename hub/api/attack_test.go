@@ -801,8 +801,8 @@ func TestOverloadedHubStillOnboards(t *testing.T) {
 	}
 }
 
-// The hub parks a device's idle connection. The connection serves the next request with the
-// device's identity, and ends when the device is deleted meanwhile.
+// The hub parks a device's idle connection. The next request on this connection has the device's
+// identity. If the device is deleted meanwhile, the connection ends.
 func TestParkedConnectionIsStillTheDevices(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -110,7 +110,7 @@ type eventCounter struct {
 
 // add counts an event. It returns nil if the event waits for the next flush. If add returns an
 // event, the caller must write this event now. `own` is the number of equal events of a day that
-// get a separate row each, without a Count. The next equal event has a Count.
+// get a separate row each, without a Count. Later equal events share one row with a Count.
 func (t *eventCounters) add(e store.Event, own int) *store.Event {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -212,8 +212,8 @@ func (t *eventCounters) putBack(events []store.Event) {
 	}
 }
 
-// Bounds on the rows that unproven peers cause. Each constant is a burst; the comment says the rate
-// after the burst.
+// Bounds on the rows that unproven peers cause. Each constant is the size of a burst; its comment
+// says the rate after the burst.
 const (
 	unprovenOfNobody = 16 // rows in the operator's trail, then 1 row a minute
 	unprovenOfOwner  = 64 // rows in each owner's trail, then 1 row a minute

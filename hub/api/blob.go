@@ -325,10 +325,9 @@ func (s *Server) finishUpload(ctx context.Context, o store.Object, record store.
 	if ok, err := s.checkCredential(ctx, by); err != nil || !ok {
 		return false, cmp.Or(err, error(errURLRevoked))
 	}
-	// The object's place may have lost the bytes of another owner's upload. Then this upload
-	// replaces them. If no other owner has the object, Stat asks for the bytes of this upload
-	// instead, so that the duration of the answer does not reveal whether another owner has the
-	// object.
+	// If another owner has the object, look whether its bytes still exist. If they are lost, this
+	// upload replaces them. If no other owner has the object, look for the bytes of this upload
+	// instead. So the duration of the answer does not reveal whether another owner has the object.
 	at, lost := cmp.Or(o.Place, record.Place), ""
 	if _, err := s.cfg.Objects.Stat(ctx, objects.Key{Sum: o.Sum, Place: at}); errors.Is(err, objects.ErrNotFound) {
 		lost = at
@@ -345,7 +344,8 @@ func (s *Server) finishUpload(ctx context.Context, o store.Object, record store.
 	return inUse, nil
 }
 
-// cleanUp is how long the hub tries to remove what a failed upload left. Collect removes the rest.
+// cleanUp bounds how long the hub tries to remove the bytes of a failed upload. If this fails,
+// Collect removes the bytes later.
 const cleanUp = 10 * time.Second
 
 // giveUp ends an upload that failed, and removes its bytes.
@@ -353,14 +353,15 @@ func (s *Server) giveUp(ctx context.Context, record store.Upload) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 	defer cancel()
 	if err := s.cfg.Store.EndUpload(ctx, record.Place); err != nil {
-		s.log.Warn("ending an upload; it ends by itself later", "err", err)
+		s.log.Warn("ending an upload failed; the upload expires later", "err", err)
 		return
 	}
 	s.removeBytes(ctx, record)
 }
 
-// removeBytes removes the bytes at the place of an upload that has ended. It first asks the store:
-// the upload may have succeeded although the store returned an error.
+// removeBytes removes the bytes at the place of an upload that has ended. It first asks the store
+// whether the bytes are needed, because the upload may have succeeded although the store returned
+// an error.
 func (s *Server) removeBytes(ctx context.Context, record store.Upload) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 	defer cancel()

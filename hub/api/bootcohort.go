@@ -67,7 +67,8 @@ type CohortDetail struct {
 	Bad      int            `json:"changed"`
 	Members  []CohortMember `json:"members"` // at most 200
 	// Versions counts the devices of the model with this value by the version of their firmware, at
-	// most 20 versions, the most frequent first. The token and the firmware do not limit it.
+	// most 20 versions, the most frequent first. The fields Token and Firmware do not limit this
+	// list.
 	Versions []FirmwareVersion `json:"versions"`
 }
 

@@ -150,7 +150,8 @@ func (s *Server) bootRuleEvent(r *http.Request, kind, format string, args ...any
 	return e.By(store.ActorIn(r.Context()))
 }
 
-// rulesChanged judges the first of the boots that a change of the caller's rules made stale.
+// rulesChanged judges boots again after a change of the caller's rules. It judges at most
+// judgeAtOnce boots; the sweep judges the others.
 func (s *Server) rulesChanged(r *http.Request) error {
 	_, err := s.judgeAgain(r.Context(), accountOf(r).ID, judgeAtOnce)
 	return err

@@ -129,14 +129,15 @@ func TestManifestsDecideWhatIsExpected(t *testing.T) {
 	if got := partsOf(ada, id); got != "known known expected expected expected" {
 		t.Errorf("%s", got)
 	}
-	// An older system boots, and no revision orders it. So the verdict calls the boot a roll-back.
+	// An older system boots, although no revision contains this system. So the verdict calls the
+	// boot a roll-back.
 	if v := booted(t, c, s.victim, system("linux 1"), 4); v.State != store.BootChanged || !strings.Contains(strings.Join(v.Changes, " "), "rolled back") {
 		t.Errorf("%s", brief.Of(v))
 	}
 }
 
-// A revision's system is expected from the moment the revision is posted, and the old system until
-// the revision is done.
+// When a revision is posted, its system is expected from that moment. The old system stays expected
+// until the revision is done.
 func TestSystemOfAPostedRevisionIsExpected(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// A hub that stops lets its clients go to another replica, so that no request fails. For
-// Config.Drain after the signal, it serves as before, except that GET /readyz answers 503, and that
-// each answer ends its connection. Then it closes its listeners, the idle connections and the live
-// streams, and waits for the running requests.
+// A hub that stops lets its clients go to another replica, so that no request fails. After the
+// signal to stop, the hub continues to serve requests for the time Config.Drain. During this time,
+// GET /readyz answers 503, and each answer ends its connection. Then the hub closes its listeners,
+// the idle connections and the live streams, and waits for the running requests.
 
 // drain returns a context that ends when the listeners must be closed: Config.Drain after ctx ends,
 // or when `end` is called.

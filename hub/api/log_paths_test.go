@@ -38,8 +38,8 @@ func TestHubsLogHasNoSecretOfAPath(t *testing.T) {
 	}
 }
 
-// A panic ends the request's trace, which says so without the panic's text, and the line in the
-// hub's log names the trace.
+// If a handler panics, the request's trace ends with the error type "panic", and without the
+// panic's text. The line in the hub's log has the trace's id.
 func TestPanicEndsTheTrace(t *testing.T) {
 	t.Parallel()
 	ratio, c := 1.0, tracetest.New(t)

@@ -14,8 +14,8 @@ import (
 	"gangway/wire"
 )
 
-// clockSkew is how far the clock of the hub before a restore may have differed from that of the hub
-// after it.
+// clockSkew is the largest possible difference between the hub's clock before a restore and its
+// clock after the restore.
 const clockSkew = 10 * time.Minute
 
 // lostIdentity returns what a verified client certificate says about its device, if the hub issued
@@ -34,7 +34,7 @@ func (s *Server) lostIdentity(leaf *x509.Certificate) *pki.Identity {
 	return &id
 }
 
-// noteLost records that a device has connected whose rows a restore lost.
+// noteLost records the connection of a device whose rows were lost in a restore.
 func (s *Server) noteLost(r *http.Request, id *pki.Identity, certificate store.Hash) error {
 	now, owner := s.cfg.Now(), strings.TrimPrefix(id.OwnerPRN, wire.AccountPRN)
 	d := store.LostDevice{ID: id.DeviceID, Owner: owner, TokenID: id.TokenID, Certificate: certificate, Issued: id.Issued, FirstSeen: now, LastSeen: now, Addr: remoteAddr(r)}

@@ -20,7 +20,8 @@ const (
 	imagePath      = onboardPath + "/image"
 	imageStatePath = imagePath + "/state"
 	// imageBlock is the number of bytes of an image that the hub writes before it sets a new write
-	// deadline. Each block may take as long as another request.
+	// deadline. For each block, the hub allows as much time as for the whole answer to another
+	// request.
 	imageBlock = 1 << 20
 )
 
@@ -292,6 +293,6 @@ func (s *Server) sendImage(ctx context.Context, w http.ResponseWriter, one *imag
 // case too.
 func (s *Server) dropImageToken(r *http.Request, account store.Account, t store.JoinToken) {
 	if err := s.disableJoinToken(context.WithoutCancel(r.Context()), account, t.ID); err != nil {
-		s.log.Error("a join token without an image stays valid", "token", t.ID, "err", err)
+		s.log.Error("could not disable the join token of an image that was not sent; the token stays valid", "token", t.ID, "err", err)
 	}
 }

@@ -259,7 +259,7 @@ func TestBuildsAtOnceAreBounded(t *testing.T) {
 	})
 }
 
-// A client that does not read its image blocks only further builds of its own account.
+// If a client does not read its image, only further builds of its own account must wait.
 func TestSlowDownloadKeepsNobodyFromBuilding(t *testing.T) {
 	t.Parallel()
 	began, closed := make(chan struct{}, 2), make(chan struct{}, 2)

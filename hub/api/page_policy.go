@@ -181,8 +181,8 @@ func (s *Server) checkPolicyOnPage(w http.ResponseWriter, r *http.Request) error
 	return s.renderPart(w, r, "policy", "checked", ui.Page{Data: p})
 }
 
-// editPolicyOnPage previews a policy, or puts a previewed policy into force. It refuses a policy if
-// the form has not previewed exactly this text.
+// editPolicyOnPage previews a policy, or puts a previewed policy into force. It puts a text into
+// force only if the preview was of exactly this text.
 func (s *Server) editPolicyOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err

@@ -207,8 +207,8 @@ func TestHostileMakersFileIsRefused(t *testing.T) {
 	}
 }
 
-// An owner reads the trust store and finds no form that changes it. The previews show an operator
-// no name of an owner's machine.
+// An owner reads the trust store and finds no form that changes it. The previews do not show an
+// operator the name of an owner's machine.
 func TestOwnerCannotChangeTheMakers(t *testing.T) {
 	t.Parallel()
 	s, olga, stranger, machine := trustScene(t)

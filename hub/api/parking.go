@@ -268,7 +268,8 @@ func holdAnswer(r *http.Request) {
 // compute. Without turns, a flood of connections would make thousands of handshakes compute at the
 // same time. The requests that the hub has admitted would get hardly any CPU time then, and the hub
 // would refuse all others as overloaded. A handshake that waits for its client has no turn, so slow
-// clients keep no turn from others. If the handshake's time is over, its client is probably gone.
+// clients do not delay other clients. If the handshake's deadline has passed, Read returns an
+// error, because the client is probably gone.
 func (s *socket) Read(b []byte) (n int, err error) {
 	if s.turns == nil {
 		return s.Conn.Read(b)

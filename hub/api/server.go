@@ -297,9 +297,9 @@ func (s *Server) TLSConfig() *tls.Config {
 	}
 }
 
-// Serve serves on TCP listeners until Config.Drain after ctx ends. Running requests then have ten
-// seconds to finish. While it serves, Serve also removes expired data, collects unused objects,
-// writes the counts of events, and exchanges news with replicas.
+// Serve serves on TCP listeners. After ctx ends, it continues for the time Config.Drain. Then the
+// running requests have ten seconds to finish. While it serves, Serve also removes expired data,
+// collects unused objects, writes the counts of events, and exchanges news with replicas.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	config := s.ownTLSConfig()
 	srv := s.httpServer(withTLS(s.handler), config)

@@ -76,8 +76,8 @@ func TestEachRequestHasOneTraceWithItsSteps(t *testing.T) {
 			}
 		}
 	}
-	// One trace for each request: the onboarding's two, the challenge, the boot, the sign-in, the
-	// two errors.
+	// There is one trace for each request: two requests of the onboarding, the challenge, the boot,
+	// the sign-in, and two errors.
 	ids := map[string]bool{}
 	for _, span := range spans {
 		if len(span.ParentSpanId) == 0 {
