@@ -84,8 +84,8 @@ func newSceneWith(t testing.TB, change func(*api.Config)) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)
 	dir := sqlitetest.MemoryDir(t)
-	// A hub fills a ballast file with 16 MiB of zeros if no ballast file exists. An empty one saves
-	// this time in each scene. The tests of the ballast use another file system.
+	// A hub fills a ballast file with 16 MiB of zeros if no ballast file exists. An empty file
+	// saves this time in each scene. The tests of the ballast use another file system.
 	if err := os.WriteFile(filepath.Join(dir, "ballast"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +205,7 @@ func TestRejectsOwnershipProofOfAnotherHub(t *testing.T) {
 	elsewhere := *s.tok
 	elsewhere.HubName = strings.Repeat("0", 64)
 	refused(t, s.post(t, must(s.victim.Request(&elsewhere, fleet.RequestChange{}))(t)), 403, onboard.CodeHubName)
-	// The request names this hub, but the ownership proof names the other hub.
+	// The request names this hub, but the ownership proof names another hub.
 	body := must(s.victim.Request(&elsewhere, fleet.RequestChange{CAData: func(d *wire.CAData) { d.HubName = s.tok.HubName }}))(t)
 	refused(t, s.post(t, body), 403, onboard.CodeOwnership)
 	s.boundNothing(t)

@@ -72,7 +72,7 @@ func (s *Server) write(ctx context.Context, e *store.Event) {
 		err = s.cfg.Store.AppendCounted(ctx, []store.Event{*e})
 	}
 	if err != nil {
-		s.log.Error("audit trail: write failed, retried with the next flush", "kind", e.Kind, "err", err)
+		s.log.Error("audit trail: could not write an event; the hub tries again with the next flush", "kind", e.Kind, "err", err)
 		s.counters.putBack([]store.Event{*e})
 	}
 }
@@ -251,7 +251,7 @@ func (s *Server) flushCounters(ctx context.Context) {
 	for len(events) > 0 {
 		n := min(len(events), 256)
 		if err := s.cfg.Store.AppendCounted(ctx, events[:n]); err != nil {
-			s.log.Error("audit trail: counting failed, retried with the next flush", "events", len(events), "err", err)
+			s.log.Error("audit trail: could not write counts of events; the hub tries again with the next flush", "events", len(events), "err", err)
 			s.counters.putBack(events)
 			return
 		}

@@ -16,9 +16,9 @@ import (
 	"gangway/hub/store"
 )
 
-// getBlob serves an object. Its headers make browsers save the object as a file and never show it
-// as a page, whatever MIME type the owner chose: a page from the hub's address could run scripts
-// against the hub.
+// getBlob serves an object. Whatever MIME type the owner chose, the headers make browsers save the
+// object as a file. A browser must not show it as a page, because a page from the hub's address
+// could run scripts against the hub.
 func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	o := callerOf(r).url.object
 	if callerOf(r).url.uploads {
@@ -289,8 +289,8 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, o store.Object,
 	// The bytes are written even if another account has stored them. So the duration of an upload
 	// does not reveal whether another account has these bytes.
 	err = s.cfg.Objects.Put(r.Context(), objects.Key{Sum: record.Sum, Place: record.Place}, o.Size, one)
-	// The server's own deadline may have passed during the upload, so set a new one for the answer.
-	// The rest of a broken body is not read.
+	// The server's own deadline may have passed during the upload, so set a new deadline for the
+	// answer. The rest of a broken body is not read.
 	_ = one.rc.SetWriteDeadline(time.Now().Add(blockTimeout))
 	if one.broken != nil {
 		_ = one.rc.SetReadDeadline(time.Now())
@@ -370,6 +370,6 @@ func (s *Server) removeBytes(ctx context.Context, record store.Upload) {
 		err = s.cfg.Objects.Delete(ctx, objects.Key{Sum: record.Sum, Place: record.Place})
 	}
 	if err != nil {
-		s.log.Warn("removing the bytes of an upload; retried later", "err", err)
+		s.log.Warn("could not remove the bytes of an upload; the hub tries again later", "err", err)
 	}
 }

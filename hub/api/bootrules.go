@@ -215,8 +215,8 @@ func viewManifest(row store.Manifest, m *manifest.Manifest) ManifestView {
 	return ManifestView{ID: hex.EncodeToString(row.ID[:]), Name: m.Name, Sequence: m.Sequence, System: m.System.SHA256, Key: hex.EncodeToString(row.Key[:]), Counts: row.Counts, Added: row.Added.UTC()}
 }
 
-// addManifest stores a signed manifest. The hub verifies the signature with the owner's keys here,
-// and stores what it verified.
+// addManifest stores a signed manifest. The hub verifies the signature here with the owner's keys,
+// and stores only the verified text.
 func (s *Server) addManifest(w http.ResponseWriter, r *http.Request) error {
 	text, err := readBody(r)
 	if err != nil {

@@ -31,7 +31,8 @@ func hexSum(text string) string {
 	return hex.EncodeToString(d[:])
 }
 
-// system returns the event log of a boot whose system's stub starts the kernel through firmware.
+// system returns the event log of a boot in which the system's stub calls firmware to start the
+// kernel.
 func system(kernel string) eventlog.Log {
 	started := sha256.Sum256([]byte("program " + kernel))
 	return append(eventlog.Boot(true, kernel, "quiet"), eventlog.Event{PCR: 4, Type: eventlog.EFIBootApplication, Data: []byte{1}, Digest: started[:]})

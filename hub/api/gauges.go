@@ -10,7 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// gauges collects what a scrape of GET /metrics shows besides counters. No label names a device, an
+// gauges collects the values of GET /metrics that are not counters. No label names a device, an
 // owner, or anything else that clients choose.
 type gauges struct{ s *Server }
 
@@ -29,7 +29,7 @@ var (
 	databaseUp     = describe("database_up", "1 if the database can be read and written.")
 	databaseSize   = describe("database_size_bytes", "Size of the database.")
 	lastBackup     = describe("last_backup_timestamp_seconds", "Time of the newest recorded backup; 0: no backup was recorded.")
-	backupFault    = describe("backup_damaged", "1 if the newest check of a backup found that it cannot be restored.")
+	backupFault    = describe("backup_damaged", "1 if the newest check of a backup found that the backup cannot be restored.")
 	clockSet       = describe("clock_synchronized", "1 if a time server sets the clock of the hub's machine.")
 	clockDrift     = describe("clock_drift_seconds", "By how much the hub's clock is ahead of the database's clock.")
 	deviceCount    = describe("devices", "Devices of all owners.")

@@ -282,8 +282,9 @@ func cohortParts(v *boot.Verdict, m *boot.Measurement) (parts []store.BootPart) 
 	return parts
 }
 
-// Bounds of judging again after a change of the rules: an answer to a person waits for at most
-// judgeAtOnce devices; the sweep judges the others, judgeInSweep devices at a time.
+// Bounds of judging again after a change of the rules. Before the hub answers the person who made
+// the change, it judges at most judgeAtOnce devices. The sweep judges the other devices,
+// judgeInSweep at a time.
 const (
 	judgeAtOnce  = 20
 	judgeInSweep = 500

@@ -17,8 +17,8 @@ import (
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 )
 
-// Threat: a reader of the hub's log learns a secret from the path of a request that failed, such as
-// a claim code or the token of a signed URL.
+// Threat: a request fails, and its path contains a secret, such as a claim code or the token of a
+// signed URL. A reader of the hub's log learns the secret.
 func TestHubsLogHasNoSecretOfAPath(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer

@@ -18,10 +18,10 @@ import (
 // clock after the restore.
 const clockSkew = 10 * time.Minute
 
-// lostIdentity returns what a verified client certificate says about its device, if the hub issued
-// the certificate in the period that a restore lost. Otherwise it returns nil. The start of this
-// period must be checked: the hub also has no record of old enrolments that expired without an
-// activation, and their certificates must not count as lost.
+// lostIdentity returns the identity in a verified client certificate, if the hub issued the
+// certificate in the period that a restore lost. Otherwise it returns nil. It must check the start
+// of this period, because the hub also has no record of old enrolments that expired without an
+// activation. Their certificates must not count as lost.
 func (s *Server) lostIdentity(leaf *x509.Certificate) *pki.Identity {
 	restore := s.cfg.Restore
 	if restore == nil {

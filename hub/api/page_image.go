@@ -240,7 +240,8 @@ func imageRefusal(err error) error {
 	return err
 }
 
-// withoutToken removes from a failure the sentences about the join token, for an image without one.
+// withoutToken removes the sentences about the join token from a failure, for an image without a
+// join token.
 var withoutToken = strings.NewReplacer(" Its join token was disabled.", "", ", and its join token was disabled", "")
 
 // build builds the image, within limits.Time.

@@ -158,8 +158,8 @@ func TestImageIsSentAndItsSecretKept(t *testing.T) {
 	}
 }
 
-// An image with claim codes needs no join token: the builder gets only the hub's name and CA, and
-// the hub makes no join token, even if the form has the fields of a join token.
+// An image with claim codes needs no join token. The builder gets only the hub's name and CA. The
+// hub makes no join token, even if the form has the fields of a join token.
 func TestImageWithClaimCodesHasNoToken(t *testing.T) {
 	t.Parallel()
 	var got api.ImageOptions

@@ -14,7 +14,8 @@ import (
 // hub verifies all signatures, which takes milliseconds.
 const maxJudged = 100
 
-// Judgement is what the hub would do with a device's kept evidence if the device sent it today.
+// Judgement says how the hub would judge a device's kept evidence if the device sent the evidence
+// today.
 type Judgement struct {
 	ID      string `json:"id"`
 	Nick    string `json:"nick"`

@@ -132,7 +132,7 @@ func (s *Server) tellOthers(ctx context.Context) {
 	if err != nil {
 		s.outbox.addAll()
 		if ctx.Err() == nil {
-			s.log.Warn("could not tell the other replicas what changed; the hub tries again", "err", err)
+			s.log.Warn("could not send changes to the other replicas; the hub tries again", "err", err)
 		}
 	}
 }
@@ -147,8 +147,8 @@ type mailbox struct {
 }
 
 // Poll calls `hear` with each message that arrived after the last Poll. If messages may have been
-// missed, it passes news with All instead: at the first call, after an error (after a failover, the
-// new database server may number messages differently), and after a long pause.
+// missed, Poll instead calls `hear` with All. This happens at the first call, after a long pause,
+// and after an error: after a failover, the new database server may number messages differently.
 func (m *mailbox) Poll(ctx context.Context, now time.Time, hear func(news)) error {
 	if m.behind || now.Sub(m.read) > store.MessageLife/2 {
 		last, err := m.store.LastMessage(ctx)
@@ -197,7 +197,7 @@ func (s *Server) pollLoop(ctx context.Context) {
 		case err == nil:
 			s.heard.set(s.cfg.Now())
 		case ctx.Err() == nil:
-			s.log.Warn("could not read what other replicas changed; the hub tries again", "err", err)
+			s.log.Warn("could not read the changes of the other replicas; the hub tries again", "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -209,7 +209,8 @@ func (s *Server) pollLoop(ctx context.Context) {
 
 const (
 	leaseName = "periodic-work"
-	// leaseLife is how long a replica that crashed keeps others from the periodic work.
+	// leaseLife is how long a replica that crashed keeps the other replicas from doing the periodic
+	// work.
 	leaseLife  = 15 * time.Second
 	leaseRenew = 5 * time.Second
 	// leaseMargin is the time before the end of the lease at which its holder stops.
@@ -344,7 +345,7 @@ func (s *Server) periodic(ctx context.Context) {
 
 func (s *Server) tryLease(ctx context.Context) {
 	if err := s.lease.try(ctx); err != nil && ctx.Err() == nil {
-		s.log.Warn("taking the lease of the periodic work; retried", "err", err)
+		s.log.Warn("could not take the lease of the periodic work; the hub tries again", "err", err)
 	}
 }
 

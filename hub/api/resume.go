@@ -14,11 +14,11 @@ import (
 	"gangway/hub/store"
 )
 
-// A client can upload an object in parts, perhaps over several connections, with the core of the
-// protocol tus 1.0.0 (https://tus.io/protocols/resumable-upload): HEAD on the upload's signed URL
-// says how many bytes the hub has, and PATCH sends the bytes after these. POST /objects/ replaces
-// the creation request of tus. The hub keeps only whole parts (objects.PartSize). So after an
-// interruption, the hub may lack up to one part of the bytes that the client has sent.
+// A client can upload an object in parts, perhaps over several connections. The hub supports the
+// core of the protocol tus 1.0.0 (https://tus.io/protocols/resumable-upload). HEAD on the upload's
+// signed URL says how many bytes the hub has, and PATCH sends the bytes that follow. POST /objects/
+// replaces the creation request of tus. The hub keeps only whole parts (objects.PartSize). So after
+// an interruption, the hub may lack up to one part of the bytes that the client has sent.
 const (
 	tusHeader    = "Tus-Resumable"
 	tusVersion   = "1.0.0"

@@ -134,8 +134,8 @@ func TestTracesHaveNoSecretsAndNoClientsText(t *testing.T) {
 	}
 }
 
-// Threat: a client forces the hub to record its requests, puts them into a trace of its choice, or
-// makes the hub store long headers, with traceparent, tracestate and baggage.
+// Threat: with the headers traceparent, tracestate and baggage, a client forces the hub to record
+// its requests, puts them into a trace of its choice, or makes the hub store long texts.
 func TestClientDoesNotChooseTraces(t *testing.T) {
 	t.Parallel()
 	const id, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

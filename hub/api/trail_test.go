@@ -132,7 +132,7 @@ func wantCode(p *person, method, path string, in any, status int) string {
 	return want[api.Problem](p, method, path, in, status).Code
 }
 
-// The test does what pvr and a device do on a usual day.
+// The test sends the requests that pvr and a device send on a usual day.
 func TestStateReachesItsDevice(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
