@@ -30,7 +30,8 @@ type trustScan struct {
 	Trust string    `json:"trust"` // trustVersion of the trust store that the scan uses
 	Done  bool      `json:"done"`
 	Ended time.Time `json:"ended"`
-	// Owner and After are the last device that was examined: the owner's nick, and the device's.
+	// Owner and After name the last device that was examined: Owner is its owner's nick, and After
+	// is its own nick.
 	Owner    string `json:"owner"`
 	After    string `json:"after"`
 	Examined int    `json:"examined"`

@@ -292,7 +292,7 @@ func (s *Server) checkParts(r *http.Request, d store.Device, required map[string
 		return errUnmeasured
 	}
 	if part, want, some := unmet(states, required); some {
-		return problem(http.StatusForbidden, "boot-changed", errBootChanged.Hint, "The owner's policy requires that the part %q of the boot is %s, and it is %s.", part, want, cmp.Or(states[part], "not judged"))
+		return problem(http.StatusForbidden, "boot-changed", errBootChanged.Hint, "The owner's policy requires that the part %q of the boot is %s, but it is %s.", part, want, cmp.Or(states[part], "not judged"))
 	}
 	if c, own := connectionOfDevice(r); own {
 		if c == nil || c.states.Load() == nil {

@@ -193,7 +193,8 @@ type promSample struct {
 	Value  float64 `yaml:"value"`
 }
 
-// newPromTest returns the test that an alert fires during the fault, and neither before nor after.
+// newPromTest returns a test of promtool. It checks that an alert fires during the fault, and does
+// not fire before or after it.
 func newPromTest(t *testing.T, r rule, calm, fault, cleared scrape) promTest {
 	t.Helper()
 	p := promTest{Interval: "1m", Name: r.Alert}

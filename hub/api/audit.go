@@ -221,8 +221,8 @@ const (
 )
 
 // unprovenLimiter bounds the rows that unproven peers cause. As long as a bound is not reached,
-// equal events share one row for each hour and network. After that, they share one row for each
-// kind, code, trail and day.
+// equal events share one row for each hour and network. When the bound is reached, they share one
+// row for each kind, code, trail and day.
 type unprovenLimiter struct {
 	nobodys *limiter[struct{}]
 	owners  *limiter[string]

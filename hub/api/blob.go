@@ -353,7 +353,7 @@ func (s *Server) giveUp(ctx context.Context, record store.Upload) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 	defer cancel()
 	if err := s.cfg.Store.EndUpload(ctx, record.Place); err != nil {
-		s.log.Warn("ending an upload failed; the upload expires later", "err", err)
+		s.log.Warn("could not end an upload; the upload expires later", "err", err)
 		return
 	}
 	s.removeBytes(ctx, record)

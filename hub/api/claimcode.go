@@ -77,9 +77,9 @@ func (c *claimants) find(words string, now time.Time) (claimant, bool) {
 	return one, ok
 }
 
-// unshared returns the machines that the hub should write to the database, by the short forms of
-// their codes, at most shareAtOnce. These are the machines that the hub has not written yet, and
-// the machines that asked again at least shareAgain after the last write.
+// unshared returns at most shareAtOnce machines, by the short forms of their codes. The hub should
+// write these machines to the database: it has not written them yet, or they asked again at least
+// shareAgain after the last write.
 func (c *claimants) unshared(now time.Time) map[string]claimant {
 	c.mu.Lock()
 	defer c.mu.Unlock()

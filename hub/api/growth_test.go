@@ -130,7 +130,7 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 	if aDay := api.CrowdADay * aRow; aDay > 50e6/10 || aRow < 50 {
 		t.Errorf("a row takes %d bytes, those of a day %d", aRow, aDay)
 	}
-	// The hub also counts the requests without a separate row.
+	// The hub also counts the requests that have no separate row.
 	total := 0
 	for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{Kind: "enrolment.refused", Limit: 1000}))(t) {
 		total += e.Count

@@ -307,7 +307,7 @@ func (s *Server) judgeAgain(ctx context.Context, owner string, limit int) (int, 
 		group.Go(func() error {
 			// If a device fails, go on with the other devices.
 			if err := s.judgeDeviceAgain(ctx, id); err != nil && ctx.Err() == nil {
-				s.log.Error("judging a boot again", "device", id, "err", err)
+				s.log.Error("could not judge a boot again", "device", id, "err", err)
 			}
 			return nil
 		})

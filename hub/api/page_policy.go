@@ -311,7 +311,7 @@ func (s *Server) cutByParts(ctx context.Context, t *onboard.Trial, d *store.Devi
 	if _, _, before := unmet(states, now); !cut || before {
 		return "", nil
 	}
-	return fmt.Sprintf("The policy would require that the part %q of the boot is %s, and it is %s.", part, state, cmp.Or(states[part], "not judged")), nil
+	return fmt.Sprintf("The policy would require that the part %q of the boot is %s, but it is %s.", part, state, cmp.Or(states[part], "not judged")), nil
 }
 
 // previewAboard judges the newest devices.

@@ -201,7 +201,7 @@ func TestActivationThroughTheProxyIsRefused(t *testing.T) {
 	}
 }
 
-// Weakness 6 of the original hub: anyone could send the header with any certificate.
+// Weakness 6 of Pantacor's original hub: anyone could send the header with any certificate.
 func TestClientCertHeaderIsTheProxysAlone(t *testing.T) {
 	t.Parallel()
 	b := newBehind(t)

@@ -146,8 +146,8 @@ func TestShortFormWorksAtEveryReplica(t *testing.T) {
 	}
 }
 
-// A replica also limits guesses of short forms, before it asks the database. Machines that ask for
-// claims fill neither the replica's memory nor the database.
+// A replica also limits guesses of short forms. It refuses a guess beyond the limit without a query
+// to the database. Machines that ask for claims fill neither the replica's memory nor the database.
 func TestShortFormsOfReplicasAreNotGuessedAndNotHoarded(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -421,8 +421,8 @@ func TestNewsForReplicasAreBounded(t *testing.T) {
 	}
 }
 
-// brokenMail is a store whose reads fail, and whose messages then have other numbers, as after a
-// failover to another database server.
+// brokenMail is a store in which reads of messages fail. Afterwards the messages have other
+// numbers, as after a failover to another database server.
 type brokenMail struct {
 	store.Replicas
 	broken bool

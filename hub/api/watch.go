@@ -19,7 +19,7 @@ const (
 // requests that it answered itself.
 func (s *Server) watch(ctx context.Context) {
 	if err := s.scanTrust(ctx, scanInSweep); err != nil && !interrupted(ctx, err) {
-		s.log.Error("examining devices after a change of trust", "err", err)
+		s.log.Error("could not examine devices after a change of trust", "err", err)
 	}
 	if err := s.recordAlarms(ctx, s.reading(ctx, true)); err != nil && !interrupted(ctx, err) {
 		s.log.Error("recording alarms", "err", err)
