@@ -253,7 +253,7 @@ func TestRejectsUsedUpToken(t *testing.T) {
 	if s.Uses(t, s.tok) != 1 || len(s.Devices(t, s.Owner)) != 1 {
 		t.Error("the refused device changed something")
 	}
-	// The victim has used the token, so it may onboard again.
+	// The victim has already used the token, so the victim may onboard again.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
