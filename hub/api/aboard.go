@@ -45,7 +45,7 @@ func (s *Server) trustScan(ctx context.Context) (t trustScan, err error) {
 		return t, err
 	}
 	if err := json.Unmarshal(text, &t); err != nil {
-		return trustScan{}, fmt.Errorf("hub: state of the scan after a change of trust: %w", err)
+		return trustScan{}, fmt.Errorf("hub: the stored state of the scan after a change of trust cannot be read: %w", err)
 	}
 	return t, nil
 }

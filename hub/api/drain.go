@@ -33,4 +33,4 @@ func (s *Server) drain(ctx context.Context) (serving context.Context, end contex
 // Serve.
 func (s *Server) DrainFor(d time.Duration) { s.drainAtLeast.Store(int64(d)) }
 
-var errStopping = problem(http.StatusServiceUnavailable, "not-ready", "Use another replica of the hub, or wait until this one has restarted.", "The hub is stopping.")
+var errStopping = problem(http.StatusServiceUnavailable, "not-ready", "Use another replica of the hub, or wait until this replica has restarted.", "The hub is stopping.")

@@ -39,7 +39,7 @@ func (s *Server) noteLost(r *http.Request, id *pki.Identity, certificate store.H
 	now, owner := s.cfg.Now(), strings.TrimPrefix(id.OwnerPRN, wire.AccountPRN)
 	d := store.LostDevice{ID: id.DeviceID, Owner: owner, TokenID: id.TokenID, Certificate: certificate, Issued: id.Issued, FirstSeen: now, LastSeen: now, Addr: remoteAddr(r)}
 	e := store.Event{Time: now, Kind: store.EventLostDevice, Code: "device-lost", Owner: owner, Device: d.ID, Token: d.TokenID, Addr: d.Addr, Means: store.ByCertificate,
-		Message: fmt.Sprintf("The restored hub lost its record of this device, which got its certificate at %s. The device comes back when it onboards again. If you deleted it since the backup, disable its join token.", d.Issued.UTC().Format(time.RFC3339))}
+		Message: fmt.Sprintf("The restored hub lost its record of this device, which got its certificate at %s. The device comes back when it onboards again. If you deleted the device after the backup, disable its join token.", d.Issued.UTC().Format(time.RFC3339))}
 	if _, err := s.cfg.Store.Account(r.Context(), owner); errors.Is(err, store.ErrNotFound) {
 		e.Owner = "" // the account is lost too, so the event is for the operator
 	} else if err != nil {
