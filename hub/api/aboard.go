@@ -11,17 +11,17 @@ import (
 	"gangway/hub/store"
 )
 
-// After a change of the trust store, the hub examines all devices again: does it still trust the
-// TPM maker's certificates by which it accepted the device? The hub counts such devices, and takes
-// no device's access away. The scan goes on after a restart where it stopped.
+// After a change of the trust store, the hub examines all devices again. It counts the devices that
+// it accepted by TPM makers' certificates that it no longer trusts. These devices keep their
+// access. After a restart, the scan continues where it stopped.
 
 const (
 	// scanInSweep is the number of devices that one sweep examines. An examination verifies a chain
 	// of certificates, which takes about a millisecond.
 	scanInSweep = 2000
 	scanPage    = 200
-	// scanAgain is the time after which a scan that found devices is repeated, because the owners
-	// may have deleted these devices.
+	// If a scan has found such devices, it is repeated after scanAgain, because the owners may have
+	// deleted these devices.
 	scanAgain = time.Hour
 )
 
@@ -30,7 +30,8 @@ type trustScan struct {
 	Trust string    `json:"trust"` // trustVersion of the trust store that the scan uses
 	Done  bool      `json:"done"`
 	Ended time.Time `json:"ended"`
-	// Owner and After are the last device that was examined: the owner's nick, and the device's.
+	// Owner and After name the last device that was examined: Owner is its owner's nick, and After
+	// is its own nick.
 	Owner    string `json:"owner"`
 	After    string `json:"after"`
 	Examined int    `json:"examined"`
@@ -44,7 +45,7 @@ func (s *Server) trustScan(ctx context.Context) (t trustScan, err error) {
 		return t, err
 	}
 	if err := json.Unmarshal(text, &t); err != nil {
-		return trustScan{}, fmt.Errorf("hub: state of the scan after a change of trust: %w", err)
+		return trustScan{}, fmt.Errorf("hub: the stored state of the scan after a change of trust cannot be read: %w", err)
 	}
 	return t, nil
 }
@@ -145,8 +146,8 @@ func (s *Server) ownerAtOrAfter(ctx context.Context, t *trustScan) (o store.Owne
 	}
 }
 
-// lostTrust reports whether the hub accepted the device by certificates of the TPM's maker that it
-// no longer trusts.
+// lostTrust reports whether the hub accepted the device by certificates of the TPM's maker that the
+// hub no longer trusts.
 func (s *Server) lostTrust(ctx context.Context, d *store.Device) (bool, error) {
 	if d.Enrolment == (store.Hash{}) { // without a TPM
 		return false, nil

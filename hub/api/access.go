@@ -17,8 +17,8 @@ import (
 type access int
 
 const (
-	// anyone is for two kinds of routes: routes that need no credential, and routes with the
-	// credential in the body or the path (a password, evidence of a TPM, or a claim code).
+	// anyone is for routes that need no credential. It is also for routes with the credential in
+	// the body or the path: a password, evidence of a TPM, or a claim code.
 	anyone access = iota
 	// visitor is like anyone, but identify looks up the account of a signed-in request, so that the
 	// page can show the account.
@@ -242,8 +242,8 @@ var (
 	errBootChanged = problem(http.StatusForbidden, "boot-changed", "The device's owner can display the changes with 'gangway device boot', and accept them.", "The owner's policy requires that every part of the boot is expected or known, and a part of this boot has changed.")
 )
 
-// checkBoot refuses a device if the owner's policy requires a matching boot, or states of parts of
-// the boot, and the device's boot does not satisfy the requirement. The device must have sent the
+// checkBoot refuses a device if the device's boot does not satisfy the owner's policy. The policy
+// may require a matching boot, or states of parts of the boot. The device must have sent the
 // measurement on this connection, because the device may have restarted after a measurement on an
 // earlier connection. There are two exceptions: for a program that uses a token, and for a device
 // behind a proxy, checkBoot uses the device's last measurement.
@@ -292,7 +292,7 @@ func (s *Server) checkParts(r *http.Request, d store.Device, required map[string
 		return errUnmeasured
 	}
 	if part, want, some := unmet(states, required); some {
-		return problem(http.StatusForbidden, "boot-changed", errBootChanged.Hint, "The owner's policy requires that the part %q of the boot is %s, and it is %s.", part, want, cmp.Or(states[part], "not judged"))
+		return problem(http.StatusForbidden, "boot-changed", errBootChanged.Hint, "The owner's policy requires that the part %q of the boot is %s, but it is %s.", part, want, cmp.Or(states[part], "not judged"))
 	}
 	if c, own := connectionOfDevice(r); own {
 		if c == nil || c.states.Load() == nil {

@@ -70,7 +70,8 @@ func routeOf(r *http.Request) string {
 	return cmp.Or(r.Pattern, knownMethod(r.Method)+" without a route")
 }
 
-// knownMethod returns the method, or "other" for one that no route has: a client may send any text.
+// knownMethod returns the method, or "other" for a method that no route has, because a client may
+// send any text.
 func knownMethod(m string) string {
 	switch m {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:

@@ -302,7 +302,7 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 			p.status(method, path, map[string]any{"name": "x", "scopes": []string{"all"}, "password": hubtest.Password, "current": hubtest.Password}, 403)
 		}
 	}
-	// If a session's access token has fewer scopes, it cannot make an API token either.
+	// An access token of a session with only some scopes cannot make an API token either.
 	scoped := s.person(t, "")
 	scoped.token = want[struct{ Token string }](scoped, "POST", "/auth/login", map[string]string{"username": "ada", "password": hubtest.Password, "scope": "devices user"}, 200).Token
 	scoped.status("POST", "/tokens", map[string]any{"name": "x", "scopes": []string{"all"}}, 403)

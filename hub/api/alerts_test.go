@@ -193,7 +193,8 @@ type promSample struct {
 	Value  float64 `yaml:"value"`
 }
 
-// newPromTest returns the test that an alert fires during the fault, and neither before nor after.
+// newPromTest returns a test of promtool. It checks that an alert fires during the fault, and does
+// not fire before or after it.
 func newPromTest(t *testing.T, r rule, calm, fault, cleared scrape) promTest {
 	t.Helper()
 	p := promTest{Interval: "1m", Name: r.Alert}
@@ -339,7 +340,7 @@ func (w *watched) empty() {
 	}
 }
 
-// newCertificate returns a certificate that signs itself, and its key in PKCS #8.
+// newCertificate returns a self-signed certificate, and its key in PKCS #8.
 func newCertificate(t *testing.T, name string, left time.Duration) (cert *x509.Certificate, key []byte) {
 	t.Helper()
 	k := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
@@ -456,7 +457,8 @@ func (w *watched) faults() []fault {
 	}
 }
 
-// heardBefore reports whether the replica last heard the others longer ago than `age`.
+// heardBefore reports whether the replica last received news of the other replicas more than `age`
+// ago.
 func (w *watched) heardBefore(age time.Duration) bool {
 	s := w.scrape()
 	return float64(s.at.UnixMilli())/1000-sample(w.t, s.text, "gangway_replica_heard_timestamp_seconds") > age.Seconds()

@@ -84,8 +84,8 @@ func newSceneWith(t testing.TB, change func(*api.Config)) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)
 	dir := sqlitetest.MemoryDir(t)
-	// A hub fills a ballast file with 16 MiB of zeros if no ballast file exists. An empty one saves
-	// this time in each scene. The tests of the ballast use another file system.
+	// A hub fills a ballast file with 16 MiB of zeros if no ballast file exists. An empty file
+	// saves this time in each scene. The tests of the ballast use another file system.
 	if err := os.WriteFile(filepath.Join(dir, "ballast"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +205,7 @@ func TestRejectsOwnershipProofOfAnotherHub(t *testing.T) {
 	elsewhere := *s.tok
 	elsewhere.HubName = strings.Repeat("0", 64)
 	refused(t, s.post(t, must(s.victim.Request(&elsewhere, fleet.RequestChange{}))(t)), 403, onboard.CodeHubName)
-	// The request names this hub, but the ownership proof names the other hub.
+	// The request names this hub, but the ownership proof names another hub.
 	body := must(s.victim.Request(&elsewhere, fleet.RequestChange{CAData: func(d *wire.CAData) { d.HubName = s.tok.HubName }}))(t)
 	refused(t, s.post(t, body), 403, onboard.CodeOwnership)
 	s.boundNothing(t)
@@ -253,7 +253,7 @@ func TestRejectsUsedUpToken(t *testing.T) {
 	if s.Uses(t, s.tok) != 1 || len(s.Devices(t, s.Owner)) != 1 {
 		t.Error("the refused device changed something")
 	}
-	// The victim has used the token, so it may onboard again.
+	// The victim has already used the token, so the victim may onboard again.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
@@ -801,8 +801,8 @@ func TestOverloadedHubStillOnboards(t *testing.T) {
 	}
 }
 
-// The hub parks a device's idle connection. The connection serves the next request with the
-// device's identity, and ends when the device is deleted meanwhile.
+// The hub parks a device's idle connection. The next request on this connection has the device's
+// identity. If the device is deleted meanwhile, the connection ends.
 func TestParkedConnectionIsStillTheDevices(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -72,7 +72,7 @@ func (s *Server) write(ctx context.Context, e *store.Event) {
 		err = s.cfg.Store.AppendCounted(ctx, []store.Event{*e})
 	}
 	if err != nil {
-		s.log.Error("audit trail: write failed, retried with the next flush", "kind", e.Kind, "err", err)
+		s.log.Error("audit trail: could not write an event; the hub tries again with the next flush", "kind", e.Kind, "err", err)
 		s.counters.putBack([]store.Event{*e})
 	}
 }
@@ -110,7 +110,7 @@ type eventCounter struct {
 
 // add counts an event. It returns nil if the event waits for the next flush. If add returns an
 // event, the caller must write this event now. `own` is the number of equal events of a day that
-// get a separate row each, without a Count. The next equal event has a Count.
+// get a separate row each, without a Count. Later equal events share one row with a Count.
 func (t *eventCounters) add(e store.Event, own int) *store.Event {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -212,8 +212,8 @@ func (t *eventCounters) putBack(events []store.Event) {
 	}
 }
 
-// Bounds on the rows that unproven peers cause. Each constant is a burst; the comment says the rate
-// after the burst.
+// Bounds on the rows that unproven peers cause. Each constant is the size of a burst; its comment
+// says the rate after the burst.
 const (
 	unprovenOfNobody = 16 // rows in the operator's trail, then 1 row a minute
 	unprovenOfOwner  = 64 // rows in each owner's trail, then 1 row a minute
@@ -221,8 +221,8 @@ const (
 )
 
 // unprovenLimiter bounds the rows that unproven peers cause. As long as a bound is not reached,
-// equal events share one row for each hour and network. After that, they share one row for each
-// kind, code, trail and day.
+// equal events share one row for each hour and network. When the bound is reached, they share one
+// row for each kind, code, trail and day.
 type unprovenLimiter struct {
 	nobodys *limiter[struct{}]
 	owners  *limiter[string]
@@ -251,7 +251,7 @@ func (s *Server) flushCounters(ctx context.Context) {
 	for len(events) > 0 {
 		n := min(len(events), 256)
 		if err := s.cfg.Store.AppendCounted(ctx, events[:n]); err != nil {
-			s.log.Error("audit trail: counting failed, retried with the next flush", "events", len(events), "err", err)
+			s.log.Error("audit trail: could not write counts of events; the hub tries again with the next flush", "events", len(events), "err", err)
 			s.counters.putBack(events)
 			return
 		}

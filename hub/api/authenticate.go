@@ -114,7 +114,7 @@ func (s *Server) authenticateAPIToken(r *http.Request, hash store.Hash) (*signIn
 		ctx, cancel := context.WithTimeout(r.Context(), countTimeout)
 		defer cancel()
 		if err := s.cfg.Store.MarkAPITokenUsed(ctx, hash, remoteAddr(r), now); err != nil && !errors.Is(err, context.Canceled) {
-			s.log.Error("recording the last use of an API token", "token", t.ID, "err", err)
+			s.log.Error("could not record the last use of an API token", "token", t.ID, "err", err)
 		}
 	}
 	*store.ActorIn(r.Context()) = store.Actor{ID: wire.AccountPRN + account.ID, Name: account.Nick, Means: store.ByAPIToken, Credential: t.Name, Addr: remoteAddr(r)}

@@ -16,9 +16,9 @@ import (
 	"gangway/hub/store"
 )
 
-// getBlob serves an object. Its headers make browsers save the object as a file and never show it
-// as a page, whatever MIME type the owner chose: a page from the hub's address could run scripts
-// against the hub.
+// getBlob serves an object. Whatever MIME type the owner chose, the headers make browsers save the
+// object as a file. A browser must not show it as a page, because a page from the hub's address
+// could run scripts against the hub.
 func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	o := callerOf(r).url.object
 	if callerOf(r).url.uploads {
@@ -289,8 +289,8 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, o store.Object,
 	// The bytes are written even if another account has stored them. So the duration of an upload
 	// does not reveal whether another account has these bytes.
 	err = s.cfg.Objects.Put(r.Context(), objects.Key{Sum: record.Sum, Place: record.Place}, o.Size, one)
-	// The server's own deadline may have passed during the upload, so set a new one for the answer.
-	// The rest of a broken body is not read.
+	// The server's own deadline may have passed during the upload, so set a new deadline for the
+	// answer. The rest of a broken body is not read.
 	_ = one.rc.SetWriteDeadline(time.Now().Add(blockTimeout))
 	if one.broken != nil {
 		_ = one.rc.SetReadDeadline(time.Now())
@@ -325,10 +325,9 @@ func (s *Server) finishUpload(ctx context.Context, o store.Object, record store.
 	if ok, err := s.checkCredential(ctx, by); err != nil || !ok {
 		return false, cmp.Or(err, error(errURLRevoked))
 	}
-	// The object's place may have lost the bytes of another owner's upload. Then this upload
-	// replaces them. If no other owner has the object, Stat asks for the bytes of this upload
-	// instead, so that the duration of the answer does not reveal whether another owner has the
-	// object.
+	// If another owner has the object, look whether its bytes still exist. If they are lost, this
+	// upload replaces them. If no other owner has the object, look for the bytes of this upload
+	// instead. So the duration of the answer does not reveal whether another owner has the object.
 	at, lost := cmp.Or(o.Place, record.Place), ""
 	if _, err := s.cfg.Objects.Stat(ctx, objects.Key{Sum: o.Sum, Place: at}); errors.Is(err, objects.ErrNotFound) {
 		lost = at
@@ -345,7 +344,8 @@ func (s *Server) finishUpload(ctx context.Context, o store.Object, record store.
 	return inUse, nil
 }
 
-// cleanUp is how long the hub tries to remove what a failed upload left. Collect removes the rest.
+// cleanUp bounds how long the hub tries to remove the bytes of a failed upload. If this fails,
+// Collect removes the bytes later.
 const cleanUp = 10 * time.Second
 
 // giveUp ends an upload that failed, and removes its bytes.
@@ -353,14 +353,15 @@ func (s *Server) giveUp(ctx context.Context, record store.Upload) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 	defer cancel()
 	if err := s.cfg.Store.EndUpload(ctx, record.Place); err != nil {
-		s.log.Warn("ending an upload; it ends by itself later", "err", err)
+		s.log.Warn("could not end an upload; the upload expires later", "err", err)
 		return
 	}
 	s.removeBytes(ctx, record)
 }
 
-// removeBytes removes the bytes at the place of an upload that has ended. It first asks the store:
-// the upload may have succeeded although the store returned an error.
+// removeBytes removes the bytes at the place of an upload that has ended. It first asks the store
+// whether the bytes are needed, because the upload may have succeeded although the store returned
+// an error.
 func (s *Server) removeBytes(ctx context.Context, record store.Upload) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 	defer cancel()
@@ -369,6 +370,6 @@ func (s *Server) removeBytes(ctx context.Context, record store.Upload) {
 		err = s.cfg.Objects.Delete(ctx, objects.Key{Sum: record.Sum, Place: record.Place})
 	}
 	if err != nil {
-		s.log.Warn("removing the bytes of an upload; retried later", "err", err)
+		s.log.Warn("could not remove the bytes of an upload; the hub tries again later", "err", err)
 	}
 }

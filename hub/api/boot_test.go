@@ -358,8 +358,8 @@ func TestSameBootShownAgainIsStillTheOneThatWasLookedAt(t *testing.T) {
 	}
 }
 
-// The owner decides while the device measures. In any order, the boot state is the result of
-// comparing the latest measurement with the current reference.
+// The owner decides while the device measures. Whatever comes first, the final boot state is the
+// result of comparing the latest measurement with the current reference.
 func TestDecisionsRacingWithMeasurementsLeaveATrueState(t *testing.T) {
 	t.Parallel()
 	s := newSceneOnDisk(t)

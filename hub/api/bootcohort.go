@@ -66,8 +66,9 @@ type CohortDetail struct {
 	Devices  int            `json:"devices"`
 	Bad      int            `json:"changed"`
 	Members  []CohortMember `json:"members"` // at most 200
-	// Versions counts the devices of the model with this value by the version of their firmware, at
-	// most 20 versions, the most frequent first. The token and the firmware do not limit it.
+	// For each version of the firmware, Versions has the number of the model's devices with this
+	// value. It has at most 20 versions, the most frequent first. The fields Token and Firmware do
+	// not limit this list.
 	Versions []FirmwareVersion `json:"versions"`
 }
 

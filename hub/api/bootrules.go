@@ -150,7 +150,8 @@ func (s *Server) bootRuleEvent(r *http.Request, kind, format string, args ...any
 	return e.By(store.ActorIn(r.Context()))
 }
 
-// rulesChanged judges the first of the boots that a change of the caller's rules made stale.
+// rulesChanged judges boots again after a change of the caller's rules. It judges at most
+// judgeAtOnce boots; the sweep judges the others.
 func (s *Server) rulesChanged(r *http.Request) error {
 	_, err := s.judgeAgain(r.Context(), accountOf(r).ID, judgeAtOnce)
 	return err
@@ -214,8 +215,8 @@ func viewManifest(row store.Manifest, m *manifest.Manifest) ManifestView {
 	return ManifestView{ID: hex.EncodeToString(row.ID[:]), Name: m.Name, Sequence: m.Sequence, System: m.System.SHA256, Key: hex.EncodeToString(row.Key[:]), Counts: row.Counts, Added: row.Added.UTC()}
 }
 
-// addManifest stores a signed manifest. The hub verifies the signature with the owner's keys here,
-// and stores what it verified.
+// addManifest stores a signed manifest. The hub verifies the signature here with the owner's keys,
+// and stores only the verified text.
 func (s *Server) addManifest(w http.ResponseWriter, r *http.Request) error {
 	text, err := readBody(r)
 	if err != nil {

@@ -31,7 +31,8 @@ func hexSum(text string) string {
 	return hex.EncodeToString(d[:])
 }
 
-// system returns the event log of a boot whose system's stub starts the kernel through firmware.
+// system returns the event log of a boot in which the system's stub calls firmware to start the
+// kernel.
 func system(kernel string) eventlog.Log {
 	started := sha256.Sum256([]byte("program " + kernel))
 	return append(eventlog.Boot(true, kernel, "quiet"), eventlog.Event{PCR: 4, Type: eventlog.EFIBootApplication, Data: []byte{1}, Digest: started[:]})
@@ -129,14 +130,15 @@ func TestManifestsDecideWhatIsExpected(t *testing.T) {
 	if got := partsOf(ada, id); got != "known known expected expected expected" {
 		t.Errorf("%s", got)
 	}
-	// An older system boots, and no revision orders it. So the verdict calls the boot a roll-back.
+	// An older system boots, although no revision contains this system. So the verdict calls the
+	// boot a roll-back.
 	if v := booted(t, c, s.victim, system("linux 1"), 4); v.State != store.BootChanged || !strings.Contains(strings.Join(v.Changes, " "), "rolled back") {
 		t.Errorf("%s", brief.Of(v))
 	}
 }
 
-// A revision's system is expected from the moment the revision is posted, and the old system until
-// the revision is done.
+// When a revision is posted, its system is expected from that moment. The old system stays expected
+// until the revision is done.
 func TestSystemOfAPostedRevisionIsExpected(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -77,9 +77,9 @@ func (c *claimants) find(words string, now time.Time) (claimant, bool) {
 	return one, ok
 }
 
-// unshared returns at most shareAtOnce machines that the hub should write to the database, by the
-// short forms of their codes: the hub has not written them yet, or last wrote them at least
-// shareAgain before they asked again.
+// unshared returns at most shareAtOnce machines, by the short forms of their codes. The hub should
+// write these machines to the database: it has not written them yet, or they asked again at least
+// shareAgain after the last write.
 func (c *claimants) unshared(now time.Time) map[string]claimant {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -176,7 +176,7 @@ func (s *Server) shareClaimants(ctx context.Context) {
 	}
 	if err := s.cfg.Store.PutTemporary(ctx, claimKind, values, claimantsFor); err != nil {
 		if ctx.Err() == nil {
-			s.log.Warn("sharing claim codes with other replicas; retried", "err", err)
+			s.log.Warn("could not share claim codes with the other replicas; the hub tries again", "err", err)
 		}
 		return
 	}
@@ -196,7 +196,7 @@ func (s *Server) findClaimant(ctx context.Context, words string) (claimant, bool
 		one, err = s.vault.open(key, value)
 	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		s.log.Error("reading a claim code of another replica", "err", err)
+		s.log.Error("could not read a claim code of another replica", "err", err)
 	}
 	return one, err == nil && wire.ClaimWords(one.code) == words
 }

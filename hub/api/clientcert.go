@@ -127,7 +127,7 @@ func (s *Server) ownTLSConfig() *tls.Config {
 	return c
 }
 
-// peer is what a handshake proved about a client that sent a certificate.
+// peer has the facts that a handshake proved about a client with a certificate.
 type peer struct {
 	certified   bool       // the client has a verified certificate, and proved its key
 	certificate store.Hash // SHA-256 of the certificate, never of another certificate of the chain

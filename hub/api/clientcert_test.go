@@ -55,9 +55,9 @@ func (a *authority) leaf(public crypto.PublicKey) *x509.Certificate {
 	return cert
 }
 
-// If the client sends the root too, as earlier agents do, crypto/x509 finds two chains, because it
-// verifies the leaf with the trusted root and also with the root's copy among the intermediates.
-// The hub's verifier must not give the copy to crypto/x509.
+// Earlier agents send the root too. Then crypto/x509 finds two chains, because it verifies the leaf
+// with the trusted root, and also with the root's copy among the intermediates. The hub's verifier
+// must not give the copy to crypto/x509.
 func TestRootInTheChainIsVerifiedOnce(t *testing.T) {
 	t.Parallel()
 	root, proxy := newAuthority(t, "devices", nil), newAuthority(t, "proxies", nil)

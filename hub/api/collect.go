@@ -22,8 +22,8 @@ const (
 )
 
 // Collect removes unused data: trails and logs of deleted devices, records of objects that no
-// revision names, stored files that no record needs, and log lines that are older than the hub or
-// their owner keeps them. It may run at any time, concurrently with requests.
+// revision names, stored files that no record needs, and log lines that are older than the limit of
+// the hub or of their owner. It may run at any time, concurrently with requests.
 func (s *Server) Collect(ctx context.Context) error {
 	now := s.cfg.Now()
 	for _, expire := range []func() (int, error){
@@ -61,7 +61,8 @@ func (s *Server) Collect(ctx context.Context) error {
 	})
 }
 
-// collectLoop runs Collect at the start and every hour. Of several replicas, one does this.
+// collectLoop runs Collect at the start and every hour. If there are several replicas, only one of
+// them runs it.
 func (s *Server) collectLoop(ctx context.Context) {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()

@@ -69,5 +69,5 @@ func (s *Server) Panic(w http.ResponseWriter, r *http.Request) {
 	s.secured(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("test") })).ServeHTTP(w, r)
 }
 
-// Work does the periodic work once, as a hub that has run for a day.
+// Work does the periodic work once, as if the hub had run for a day.
 func (s *Server) Work(ctx context.Context) { s.work(ctx, s.cfg.Now().Add(-24*time.Hour)) }

@@ -64,7 +64,7 @@ type FleetSummary struct {
 	Arrivals []Arrival      `json:"arrivals"` // by day, in UTC; today is last
 }
 
-// Facet are the most frequent values of a field, and how many devices have other values.
+// Facet has the most frequent values of a field, and how many devices have other values.
 type Facet struct {
 	Top    []FacetValue `json:"top"`
 	Others int          `json:"others"`

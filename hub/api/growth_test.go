@@ -130,7 +130,7 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 	if aDay := api.CrowdADay * aRow; aDay > 50e6/10 || aRow < 50 {
 		t.Errorf("a row takes %d bytes, those of a day %d", aRow, aDay)
 	}
-	// The hub also counts the requests without a separate row.
+	// The hub also counts the requests that have no separate row.
 	total := 0
 	for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{Kind: "enrolment.refused", Limit: 1000}))(t) {
 		total += e.Count
@@ -160,7 +160,8 @@ func TestFirstRefusalShowsAtOnceAndTheOthersAreCounted(t *testing.T) {
 	if is := events(); len(is) != 2 || is[0].Count != 1 || is[1].Count != 100 {
 		t.Fatalf("%s", brief.Of(is))
 	}
-	// A device in an IPv6 network can use any of the network's addresses, so they all count as one.
+	// A device in an IPv6 network can use any of the network's addresses, so the hub counts them as
+	// one address.
 	for i := range 10 {
 		s.sendFrom(fmt.Sprintf("[2001:db8::%x]:1", i+1), "/onboard", "nothing")
 	}
@@ -208,8 +209,8 @@ func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
 	}
 }
 
-// The hub removes events that strangers caused after some time, and events of owners much later.
-// The database uses the space of removed events again.
+// After some time, the hub removes the events that strangers caused. It removes owners' events much
+// later. The database reuses the space of removed events.
 func TestOldEventsAreForgotten(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -51,8 +51,9 @@ func bootedWith(t *testing.T, c *fleet.Conn, d *fleet.Device, l eventlog.Log, in
 	return v
 }
 
-// The report of the owner's installer makes the first boot expected, for a policy too. An altered
-// partition table is a change. An invalid report is no reason to refuse a measurement.
+// With the report of the owner's installer, the first boot is expected, and satisfies a policy that
+// requires this. An altered partition table is a change. If a report is invalid, the hub does not
+// refuse the measurement.
 func TestInstallersReportDecidesAboutThePartitionTable(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

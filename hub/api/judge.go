@@ -40,8 +40,8 @@ type cachedManifests struct {
 // maxCachedOwners bounds manifestCache. An owner has at most store.MaxManifests manifests.
 const maxCachedOwners = 200
 
-// countingManifests returns the manifests of an owner that count. The hub verified each signature
-// when the owner uploaded the manifest.
+// countingManifests returns the manifests of an owner that are in force: the owner has not removed
+// the keys that signed them. The hub verified each signature when the owner uploaded the manifest.
 func (s *Server) countingManifests(ctx context.Context, owner string, version int64) ([]*manifest.Manifest, error) {
 	if version == 0 {
 		return nil, nil // the owner never had a key
@@ -106,7 +106,8 @@ func (s *Server) rulesFor(ctx context.Context, d store.Device, m *boot.Measureme
 		if err := json.Unmarshal(judged.Ran, &r.Before); err != nil {
 			return r, err
 		}
-		// The sequence of a system is trusted only while a manifest that counts states it.
+		// The hub trusts the sequence of a system only as long as a valid manifest states the
+		// sequence.
 		if !namesSystem(r.Manifests, r.Before.SHA256) {
 			r.Before = nil
 		}
@@ -244,7 +245,7 @@ func statesOf(v *boot.Verdict) map[string]string {
 	return states
 }
 
-// unmet returns the first part whose state is not the required one, with the required state.
+// unmet returns the first part that does not have the required state, and that state.
 func unmet(states, required map[string]string) (part, state string, some bool) {
 	for _, p := range boot.Parts {
 		if want := required[p.Name]; want != "" && !boot.AtLeast(states[p.Name], want) {
@@ -281,8 +282,9 @@ func cohortParts(v *boot.Verdict, m *boot.Measurement) (parts []store.BootPart) 
 	return parts
 }
 
-// Bounds of judging again after a change of the rules: an answer to a person waits for at most
-// judgeAtOnce devices; the sweep judges the others, judgeInSweep devices at a time.
+// Bounds of judging again after a change of the rules. Before the hub answers the person who made
+// the change, it judges at most judgeAtOnce devices. The sweep judges the other devices,
+// judgeInSweep at a time.
 const (
 	judgeAtOnce  = 20
 	judgeInSweep = 500
@@ -303,9 +305,9 @@ func (s *Server) judgeAgain(ctx context.Context, owner string, limit int) (int, 
 			break
 		}
 		group.Go(func() error {
-			// The other devices must not wait for this one.
+			// If a device fails, go on with the other devices.
 			if err := s.judgeDeviceAgain(ctx, id); err != nil && ctx.Err() == nil {
-				s.log.Error("judging a boot again", "device", id, "err", err)
+				s.log.Error("could not judge a boot again", "device", id, "err", err)
 			}
 			return nil
 		})

@@ -214,7 +214,7 @@ func TestLogsTakeAnyOffset(t *testing.T) {
 	}
 }
 
-// collected is a forwarder that keeps what it gets.
+// collected is a forwarder that stores the lines that it gets.
 type collected struct {
 	prometheus.Collector
 	lines []store.LogEntry

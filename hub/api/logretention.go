@@ -13,8 +13,8 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// The smallest values of an owner's rule about logs. With less, the log of a device would not cover
-// even one update.
+// The smallest values of an owner's rule about logs. With smaller values, the log of a device would
+// not cover even one update.
 const (
 	MinLogAge   = time.Hour
 	MinLogBytes = 64 << 10
@@ -164,7 +164,7 @@ func (s *Server) setLogRetentionOnPage(w http.ResponseWriter, r *http.Request) e
 	if err := s.setLogRule(r, rule); err != nil {
 		return err
 	}
-	return s.redirect(w, r, settingsPath, ui.Notice{Tone: "ok", Text: "The log retention is changed. The hub removes lines beyond it within an hour."})
+	return s.redirect(w, r, settingsPath, ui.Notice{Tone: "ok", Text: "The log retention is changed. Within an hour, the hub removes the lines that are beyond the new limits."})
 }
 
 // readLogAge reads the form's field for the age. If the text is wrong, `said` tells the person what

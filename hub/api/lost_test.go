@@ -16,8 +16,8 @@ import (
 	_ "modernc.org/sqlite" // the driver
 )
 
-// newRestoredScene returns a scene whose hub was restored from a backup that began at a time
-// relative to now.
+// newRestoredScene returns a scene with a hub that was restored from a backup. The argument
+// `backup` is the begin of the backup, relative to now.
 func newRestoredScene(t *testing.T, backup time.Duration) *scene {
 	t.Helper()
 	now := time.Now()

@@ -44,8 +44,8 @@ type connState struct {
 	// asks limits how often the hub requests another measurement on this connection. It makes this
 	// request when another connection of the same device has sent a measurement.
 	asks *rate.Limiter
-	// shook is how long the handshake took, in nanoseconds. It is for the trace of the connection's
-	// first request that has one, which sets shook to 0.
+	// shook is how long the handshake took, in nanoseconds. The connection's first request with a
+	// trace records the value, and sets shook to 0.
 	shook atomic.Int64
 }
 
@@ -292,7 +292,7 @@ func (s *Server) storeBoot(ctx context.Context, d store.Device, b *store.Boot, m
 	}
 }
 
-// firstReference returns the reference that a device's first boot becomes.
+// firstReference makes a device's reference from its first boot.
 func firstReference(m *boot.Measurement, v *boot.Verdict, now time.Time) *boot.Reference {
 	r := boot.NewReference(m, "the first boot", now.UTC())
 	r.Unproven = v.Unproven

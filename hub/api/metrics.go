@@ -61,7 +61,7 @@ func newMetrics(r *prometheus.Registry) *metrics {
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "gangway_panics_total", Help: "Requests that ended in a panic. A value above 0 means that the hub has a defect."}),
 		overloaded: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "gangway_overloaded_total", Help: "Requests that were refused because too many others were running."}),
+			Name: "gangway_overloaded_total", Help: "Requests that were refused because too many other requests were running."}),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "gangway_refusals_total", Help: "Requests that were answered with an error, by its code."}, []string{"code"}),
 		errors: prometheus.NewCounterVec(prometheus.CounterOpts{

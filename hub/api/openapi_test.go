@@ -367,7 +367,8 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 		call(p, "POST", "/devices/{id}/boot/request", which, nil, want)
 	}
 
-	// What Ada expects of all boots. The keys share a rate limit with sign-ins.
+	// Requests about Ada's rules for boots. The requests about keys share a rate limit with
+	// sign-ins.
 	s.Server.Unlimited()
 	k := newSigner(t)
 	key := map[string]string{"name": "release", "key": k.pem, "password": hubtest.Password}

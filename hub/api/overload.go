@@ -22,8 +22,8 @@ const (
 	heartbeat // the device soon sends such a request again by itself
 )
 
-// shares bounds the running requests, in eighths of the capacity: a request is admitted only if the
-// number of running requests stays within the share of the request's urgency. So the last quarter
+// shares bounds the running requests, in eighths of the capacity. A request is admitted only if the
+// number of running requests stays within the share of its urgency. So the last quarter
 // of the capacity is only for onboarding.
 var shares = map[urgency]int64{onboardingFirst: 8, ordinary: 6, heartbeat: 4}
 

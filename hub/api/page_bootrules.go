@@ -169,7 +169,7 @@ func (s *Server) previewManifestOnPage(w http.ResponseWriter, r *http.Request) e
 		return s.manifestFormProblem(w, r, text, err)
 	}
 	p := &ui.BootRulePage{Title: "Add a manifest", Subject: "Manifest", Facts: manifestFacts(row, m), Action: bootManifestPath, Confirm: "Add the manifest",
-		Effect: "The signature is valid. The hub then expects this system on devices whose revision names it, and on devices without a revision that names another system.",
+		Effect: "The signature is valid. The hub then expects this system on each device whose revision names it, and on each device whose revisions name no other system.",
 		Hidden: map[string]string{"manifest": text}}
 	return s.renderBootRule(w, r, http.StatusOK, p)
 }
@@ -224,7 +224,7 @@ func (s *Server) showManifestRemoval(w http.ResponseWriter, r *http.Request) err
 		}
 		p := &ui.BootRulePage{Title: "Remove a manifest", Subject: "Manifest", Action: bootManifestPath + "/" + id, Confirm: "Remove the manifest", Danger: true,
 			Facts:  []ui.Fact{{Name: "System", Value: m.Name}, {Name: "Sequence", Value: fmt.Sprint(m.Sequence)}, {Name: "System's SHA-256", Value: m.System, Mono: true}, {Name: "Signed by the key", Value: m.Key, Mono: true}},
-			Effect: "The hub does not expect this system any more. A device that runs the system is changed, unless its reference or another manifest covers its boot."}
+			Effect: "The hub does not expect this system any more. If a device runs this system, its boot counts as changed, unless the device's reference or another manifest covers the boot."}
 		if !m.Counts {
 			p.Effect = "The manifest does not count, because its key was removed. So no boot is judged differently."
 		}

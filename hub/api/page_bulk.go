@@ -182,7 +182,8 @@ func (s *Server) doBulk(w http.ResponseWriter, r *http.Request) error {
 	return s.redirect(w, r, back.path(), s.bulkNotice(act, n, len(rows), undo, err))
 }
 
-// labelProblems returns what is wrong with a label's key and value, in words; empty: nothing.
+// labelProblems returns the problems of a label's key and value, in words. A text is empty if there
+// is no problem.
 func labelProblems(key, value string) (ofKey, ofValue string) {
 	switch {
 	case key == "":

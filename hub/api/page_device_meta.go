@@ -74,8 +74,8 @@ func indented(m map[string]any) string {
 	return escapeHidden(b.String())
 }
 
-// escapeHidden replaces the characters of a JSON text that ui.Visible would replace with JSON
-// escapes such as \u202e. The meaning of the JSON text stays the same.
+// escapeHidden writes the hidden characters of a JSON text as JSON escapes, such as \u202e. These
+// are the characters that ui.Visible would replace. The meaning of the JSON text stays the same.
 func escapeHidden(text string) string {
 	var b bytes.Buffer
 	for _, r := range text {

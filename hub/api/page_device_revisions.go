@@ -283,7 +283,7 @@ func (s *Server) postTyped(r *http.Request, d store.Device, p *ui.RevisionPrevie
 		return 0, problem(http.StatusConflict, "rev-taken", "Look at the new preview, and post the revision again.", "Another revision was posted after you looked.")
 	}
 	if p.Long && r.PostFormValue("sum") != p.Sum {
-		return 0, problem(http.StatusConflict, "state-changed", "Look at the new preview, and post the state again.", "The file is not the one of the preview.")
+		return 0, problem(http.StatusConflict, "state-changed", "Look at the new preview, and post the state again.", "The file differs from the file of the preview.")
 	}
 	if len(p.Message) > maxCommitMsg {
 		return 0, problem(http.StatusBadRequest, "commit-msg", "Write a shorter message.", "The commit message has more than %d bytes.", maxCommitMsg)

@@ -202,7 +202,7 @@ func upperFirst(s string) string {
 	return strings.ToUpper(s[:1]) + s[1:]
 }
 
-// clipRunes shortens a text that a device or a person wrote to `n` characters.
+// clipRunes shortens a text to `n` characters. A device or a person wrote the text.
 func clipRunes(s string, n int) string {
 	if len(s) <= n {
 		return s

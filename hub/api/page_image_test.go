@@ -158,8 +158,8 @@ func TestImageIsSentAndItsSecretKept(t *testing.T) {
 	}
 }
 
-// An image with claim codes needs no join token: the builder gets only the hub's name and CA, and
-// the hub makes no join token, even if the form has the fields of a join token.
+// An image with claim codes needs no join token. The builder gets only the hub's name and CA. The
+// hub makes no join token, even if the form has the fields of a join token.
 func TestImageWithClaimCodesHasNoToken(t *testing.T) {
 	t.Parallel()
 	var got api.ImageOptions
@@ -259,7 +259,7 @@ func TestBuildsAtOnceAreBounded(t *testing.T) {
 	})
 }
 
-// A client that does not read its image blocks only further builds of its own account.
+// If a client does not read its image, only further builds of its own account must wait.
 func TestSlowDownloadKeepsNobodyFromBuilding(t *testing.T) {
 	t.Parallel()
 	began, closed := make(chan struct{}, 2), make(chan struct{}, 2)

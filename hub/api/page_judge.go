@@ -10,15 +10,16 @@ import (
 
 const (
 	judgePath = "/ui/trust/judge"
-	// judgeRows is the number of devices on a page that the hub would not accept today. To find
-	// them, a page judges at most judgeDevices devices, and begins no further ones after judgeTime.
+	// judgeRows bounds the devices that a page lists: the devices that the hub would not accept
+	// today. To find these devices, a page judges at most judgeDevices devices. After judgeTime, it
+	// judges no more devices.
 	judgeRows, judgeDevices = 50, 500
 	judgeStep               = 50
 	judgeTime               = 2 * time.Second
 )
 
 // showJudge is the page that judges the kept evidence of an owner's devices again. It changes
-// nothing: such devices stay active until their owner deletes them.
+// nothing: devices that the hub would not accept stay active until their owner deletes them.
 func (s *Server) showJudge(w http.ResponseWriter, r *http.Request) error {
 	owner := accountOf(r).ID
 	if !s.previews.acquire(owner) {

@@ -39,7 +39,7 @@ func onboardTabs(current string) []ui.Tab {
 }
 
 // showTokens is the list of join tokens, newest first. ?soon=1 lists the tokens that expire soon,
-// the next to expire first.
+// in the order of their expiry.
 func (s *Server) showTokens(w http.ResponseWriter, r *http.Request) error {
 	ctx, account, now, q := r.Context(), accountOf(r), s.cfg.Now(), r.URL.Query()
 	soon, err := s.cfg.Store.JoinTokensExpiring(ctx, account.ID, now, now.Add(expiresSoon), tokensSoon)

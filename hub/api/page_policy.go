@@ -181,8 +181,8 @@ func (s *Server) checkPolicyOnPage(w http.ResponseWriter, r *http.Request) error
 	return s.renderPart(w, r, "policy", "checked", ui.Page{Data: p})
 }
 
-// editPolicyOnPage previews a policy, or puts a previewed policy into force. It refuses a policy if
-// the form has not previewed exactly this text.
+// editPolicyOnPage previews a policy, or puts a previewed policy into force. It puts a text into
+// force only if the preview was of exactly this text.
 func (s *Server) editPolicyOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -311,7 +311,7 @@ func (s *Server) cutByParts(ctx context.Context, t *onboard.Trial, d *store.Devi
 	if _, _, before := unmet(states, now); !cut || before {
 		return "", nil
 	}
-	return fmt.Sprintf("The policy would require that the part %q of the boot is %s, and it is %s.", part, state, cmp.Or(states[part], "not judged")), nil
+	return fmt.Sprintf("The policy would require that the part %q of the boot is %s, but it is %s.", part, state, cmp.Or(states[part], "not judged")), nil
 }
 
 // previewAboard judges the newest devices.

@@ -160,8 +160,8 @@ func TestPolicyPreviewSaysWhomARequiredBootCutsOff(t *testing.T) {
 	says(t, b.previewed("version: 1\nmeasured_boot: require\n"), "1 would lose access at once", "cut off")
 }
 
-// A preview accepts a device of a two-step enrolment, and a device that its owner approved, as the
-// hub accepted these devices at onboarding.
+// The hub has accepted a device of a two-step enrolment, and a device that its owner approved. A
+// preview of the same policy accepts these devices too.
 func TestPolicyPreviewJudgesEveryKindOfEnrolment(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

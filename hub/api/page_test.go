@@ -309,7 +309,8 @@ func (c *codes) expression(e ast.Expr) {
 }
 
 // can reports whether the check of the key `key` can fail with the code ending `end`. checkKey
-// never checks an EK. Only an IAK must be restricted. Only an IDevID key must not be restricted.
+// never checks an EK. Only the check of an IAK requires a restricted key. Only the check of an
+// IDevID key requires a key that is not restricted.
 func (c *codes) can(key, end string) bool {
 	switch {
 	case end == "-not-restricted":

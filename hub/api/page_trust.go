@@ -124,7 +124,7 @@ func fitsMaker(row ui.MakerRow, words []string) bool {
 
 func (s *Server) makerRow(e *trust.Entry) ui.MakerRow {
 	row := ui.MakerRow{Maker: e.Maker, Name: e.Name(), SHA256: hex.EncodeToString(e.Fingerprint[:]), Source: e.Source, Badge: ui.Badge{Tone: "ok", Text: "trusted"},
-		Kind: "intermediate: only a link of chains", Until: e.Cert.NotAfter, Expired: s.cfg.Now().After(e.Cert.NotAfter)}
+		Kind: "intermediate: only a link in chains", Until: e.Cert.NotAfter, Expired: s.cfg.Now().After(e.Cert.NotAfter)}
 	if e.Root {
 		row.Kind = "root"
 	}
@@ -254,7 +254,7 @@ func certificateFacts(der []byte) []ui.Fact {
 
 func (s *Server) checkedMaker(c *trust.Certificate, set *trust.Set) ui.CheckedCertificate {
 	out := ui.CheckedCertificate{Title: "Intermediate CA certificate", Facts: boundedFacts(c.Cert.Raw)}
-	what := "As an intermediate certificate, it would be only a link of chains. A TPM is trusted only if the chain ends at a trusted root."
+	what := "As an intermediate certificate, it would be only a link in chains to a root. A TPM is trusted only if the chain ends at a trusted root."
 	if c.Root {
 		out.Title, what = "Root CA certificate", "The certificate is signed by its own key. If the hub trusted this certificate, it would trust every TPM with an EK certificate that chains to this certificate."
 	}

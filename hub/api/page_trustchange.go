@@ -289,7 +289,7 @@ func (s *Server) previewMaker(w http.ResponseWriter, r *http.Request, status int
 	p.Chosen = act
 	switch act {
 	case removeAct:
-		p.Confirm, p.Lost = "Remove the certificate", "The hub does not use the certificate any more. If it is an intermediate, a device may send the certificate itself. To refuse the certificate, distrust it instead. You can add the certificate again."
+		p.Confirm, p.Lost = "Remove the certificate", "The hub does not use the certificate any more. If it is an intermediate, a device may send the certificate itself. To refuse the certificate, distrust it instead. You can add the certificate again later."
 	case distrustAct:
 		p.Confirm, p.Lost = "Distrust the certificate", "For all owners, the hub refuses every chain that contains the certificate, or another certificate with the same key. You can trust the certificate again."
 	case restoreAct:
@@ -511,7 +511,7 @@ func (s *Server) addedCertificate(e *trust.Entry, set *trust.Set) ui.CheckedCert
 	case e.Root:
 		out.Title, out.Words = "CA certificate, added as a root", []string{"Another CA issued it. The hub would trust every TPM whose certificate chains to it."}
 	default:
-		out.Words = []string{"The hub would use the certificate only as a link of chains."}
+		out.Words = []string{"The hub would use the certificate only as a link in chains to a root."}
 	}
 	if had, known := set.Entry(e.Fingerprint); known {
 		out.Badge = ui.Badge{Tone: "ok", Text: "trusted"}

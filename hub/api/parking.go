@@ -30,8 +30,8 @@ import (
 const parkAfter = time.Second
 
 // readBuffer is the length of the buffer into which net/http reads a request, if net/http has no
-// byte of this request yet. With any other length, net/http may already have a part of the request,
-// and then the connection must not be parked.
+// byte of this request yet. With a buffer of any other length, net/http may already have a part of
+// the request. In that case, the connection must not be parked.
 const readBuffer = 4096
 
 // parking is a listener for http.Server.Serve. It does the TLS handshakes, and parks idle
@@ -201,8 +201,8 @@ type socket struct {
 	until time.Time     // end of the handshake's time
 }
 
-// heldBytes collects what a connection sends, so that a whole answer, with the alert that ends the
-// connection, is one system call and one packet.
+// heldBytes collects the bytes that a connection sends. So a whole answer, with the alert that ends
+// the connection, needs only one system call and one packet.
 type heldBytes struct {
 	holding atomic.Bool
 	mu      sync.Mutex
@@ -268,7 +268,8 @@ func holdAnswer(r *http.Request) {
 // compute. Without turns, a flood of connections would make thousands of handshakes compute at the
 // same time. The requests that the hub has admitted would get hardly any CPU time then, and the hub
 // would refuse all others as overloaded. A handshake that waits for its client has no turn, so slow
-// clients keep no turn from others. If the handshake's time is over, its client is probably gone.
+// clients do not delay other clients. If the handshake's deadline has passed, Read returns an
+// error, because the client is probably gone.
 func (s *socket) Read(b []byte) (n int, err error) {
 	if s.turns == nil {
 		return s.Conn.Read(b)
@@ -309,8 +310,8 @@ func stateOf(c net.Conn) *connState {
 	return s.state
 }
 
-// rawOf returns the socket of a connection, also if the connection begins with a header of the
-// PROXY protocol; nil: the connection has no socket, so it cannot be parked.
+// rawOf returns the socket of a connection, even if the connection begins with a header of the
+// PROXY protocol. It returns nil if the connection has no socket, and so cannot be parked.
 func rawOf(c net.Conn) syscall.RawConn {
 	if p, ok := c.(interface{ Raw() net.Conn }); ok {
 		c = p.Raw()
@@ -396,8 +397,8 @@ const (
 // errParked ends net/http's wait for the next request.
 var errParked = errors.New("hub: the idle connection is parked")
 
-// Read implements net.Conn. If net/http waits for the next request and has no byte of it yet, Read
-// waits only for parkAfter.
+// Read implements net.Conn. If net/http waits for the next request and has no byte of that request
+// yet, Read waits only for parkAfter.
 func (l *lent) Read(b []byte) (int, error) {
 	if l.state.Load() != isLent {
 		return 0, net.ErrClosed
@@ -456,9 +457,10 @@ func (l *lent) SetDeadline(t time.Time) error {
 	return l.Conn.SetDeadline(t)
 }
 
-// SetReadDeadline implements net.Conn. After net/http has waited for a request, it removes the
-// deadline of the idle time as soon as it has the first bytes, even if it read these bytes before
-// the connection was idle. From then on, Read must not park the connection.
+// SetReadDeadline implements net.Conn. While net/http waits for a request, the connection has the
+// deadline of the idle time. net/http removes this deadline as soon as it has the first bytes of
+// the request, even if it read these bytes earlier. From then on, Read must not park the
+// connection.
 func (l *lent) SetReadDeadline(t time.Time) error {
 	if l.state.Load() != isLent {
 		return net.ErrClosed

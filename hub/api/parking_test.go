@@ -370,7 +370,7 @@ func TestConnectionIsNotParkedInARequestThatCameEarly(t *testing.T) {
 	}
 }
 
-// Requests may come at the moment at which a connection is parked.
+// Each request is answered, even if it comes at the moment when its connection is parked.
 func TestRequestsWhileConnectionsAreParked(t *testing.T) {
 	t.Parallel()
 	g := newGarage(t, Timeouts{}, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.URL.Path) })

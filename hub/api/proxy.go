@@ -202,7 +202,8 @@ func (s *Server) verifyForwarded(cert, chain []string) (*x509.Certificate, error
 			}
 		}
 	}
-	// The device CA signs devices' certificates only, so the chain's certificates cannot help.
+	// The device CA signs devices' certificates only, so the hub does not need the other
+	// certificates of the chain.
 	if _, err := s.forwarded.verify(x509.VerifyOptions{CurrentTime: s.cfg.Now()}, c); err != nil {
 		return nil, errors.New("the certificate does not chain to the device CA for client authentication")
 	}

@@ -201,7 +201,7 @@ func TestActivationThroughTheProxyIsRefused(t *testing.T) {
 	}
 }
 
-// Weakness 6 of the original hub: anyone could send the header with any certificate.
+// Weakness 6 of Pantacor's original hub: anyone could send the header with any certificate.
 func TestClientCertHeaderIsTheProxysAlone(t *testing.T) {
 	t.Parallel()
 	b := newBehind(t)
@@ -226,7 +226,7 @@ func TestClientCertHeaderIsTheProxysAlone(t *testing.T) {
 	if a := b.through(t, &own, "GET", "/device", "", stolen); a.Status != 200 || !bytes.Contains(a.Body, []byte(b.deviceOf(t, thief))) {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
-	// The headers of the original hub have no effect.
+	// The headers of Pantacor's original hub have no effect.
 	refused(t, b.asPeer(t, nil, "GET", "/device", http.Header{"Pantahub-Tls-Proxy-Token": {"abcde1234"}, "Pantahub-Tls-Client-Cert": {url.QueryEscape(string(c.IDevID.Raw))}}), 401, "no-certificate")
 }
 

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// readingAge is how long a reading is used again. So any number of scrapes costs one reading in
-	// this time.
+	// readingAge is how long the hub uses a reading. In this time, any number of scrapes causes
+	// only one reading.
 	readingAge = 5 * time.Second
 	// readingTime bounds one reading.
 	readingTime = 4 * time.Second
@@ -29,7 +29,7 @@ type gauge struct {
 	history []moment                   // guarded by mu: of the last hour, the oldest first
 }
 
-// moment has the numbers of one reading that later readings are compared with.
+// moment has the numbers of a reading with which the hub compares later readings.
 type moment struct {
 	at                time.Time
 	quiet             int
@@ -37,8 +37,8 @@ type moment struct {
 	known             bool // the database answered, so quiet is valid
 }
 
-// kernelClock asks the kernel whether its clock is synchronized. In a container, the kernel is the
-// host's.
+// kernelClock asks the kernel whether its clock is synchronized. In a container, this is the kernel
+// of the host.
 func kernelClock() (unset, known bool) {
 	var t unix.Timex
 	state, err := unix.Adjtimex(&t) // without a mode, Adjtimex only reads
@@ -182,7 +182,7 @@ func (g *gauge) compare(r *alarm.Reading, m *metrics) {
 		}
 	}
 	r.Refused, r.Accepted = is.refused-oldest.refused, is.accepted-oldest.accepted
-	// Many scrapes need not be remembered: one moment in half a minute is enough.
+	// Even if there are many scrapes, remember only one moment in each half minute.
 	if n := len(g.history); n == 0 || is.at.Sub(g.history[n-1].at) >= sweepEvery/2 {
 		g.history = append(g.history, is)
 	}

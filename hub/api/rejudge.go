@@ -10,11 +10,12 @@ import (
 	"gangway/hub/store"
 )
 
-// maxJudged is the largest number of devices that one request judges again. The hub verifies all
-// signatures of each, which takes milliseconds.
+// maxJudged is the largest number of devices that one request judges again. For each device, the
+// hub verifies all signatures, which takes milliseconds.
 const maxJudged = 100
 
-// Judgement is what the hub would do with a device's kept evidence if the device sent it today.
+// Judgement says how the hub would judge a device's kept evidence if the device sent the evidence
+// today.
 type Judgement struct {
 	ID      string `json:"id"`
 	Nick    string `json:"nick"`

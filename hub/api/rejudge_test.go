@@ -101,8 +101,8 @@ func TestRejudgeIsBoundedForEachOwner(t *testing.T) {
 	first()
 }
 
-// The scan after a change of trust goes on where it stopped, whichever replica does it and however
-// small its parts are. It counts each device once.
+// The scan after a change of trust continues where it stopped. Any replica can continue the scan,
+// in parts of any size. The scan counts each device once.
 func TestTrustScanGoesOnAfterARestart(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -19,10 +19,10 @@ import (
 // changed, and the leases.
 
 const (
-	// tellEvery is how often a replica tells the others what changed, if anything did.
+	// tellEvery is how often a replica sends its changes to the other replicas, if it has any.
 	tellEvery = 200 * time.Millisecond
-	// pollEvery is how often a replica asks what others have told. So an event of one replica
-	// reaches the pages of another one in at most tellEvery + pollEvery.
+	// pollEvery is how often a replica reads the messages of the other replicas. So an event of one
+	// replica reaches the pages of another replica in at most tellEvery + pollEvery.
 	pollEvery = time.Second
 	// pollMessages is the largest number of messages of one poll.
 	pollMessages = 100
@@ -102,7 +102,7 @@ func (o *outbox) take() (n news, some bool) {
 	return n, n.All || n.Owners != nil
 }
 
-// tellLoop tells the other replicas what changed, until ctx ends.
+// tellLoop sends this replica's changes to the other replicas, until ctx ends.
 func (s *Server) tellLoop(ctx context.Context) {
 	tick := time.NewTicker(tellEvery)
 	defer tick.Stop()
@@ -132,7 +132,7 @@ func (s *Server) tellOthers(ctx context.Context) {
 	if err != nil {
 		s.outbox.addAll()
 		if ctx.Err() == nil {
-			s.log.Warn("could not tell the other replicas what changed; the hub tries again", "err", err)
+			s.log.Warn("could not send changes to the other replicas; the hub tries again", "err", err)
 		}
 	}
 }
@@ -146,9 +146,9 @@ type mailbox struct {
 	behind  bool // messages may have been missed
 }
 
-// Poll passes the messages since the last call to `hear`. If messages may have been missed, it
-// passes news with All instead: at the first call, after an error (after a failover, the new
-// database server may number messages differently), and after a long pause.
+// Poll calls `hear` with each message that arrived after the last Poll. If messages may have been
+// missed, Poll instead calls `hear` with All. This happens at the first call, after a long pause,
+// and after an error: after a failover, the new database server may number messages differently.
 func (m *mailbox) Poll(ctx context.Context, now time.Time, hear func(news)) error {
 	if m.behind || now.Sub(m.read) > store.MessageLife/2 {
 		last, err := m.store.LastMessage(ctx)
@@ -197,7 +197,7 @@ func (s *Server) pollLoop(ctx context.Context) {
 		case err == nil:
 			s.heard.set(s.cfg.Now())
 		case ctx.Err() == nil:
-			s.log.Warn("could not read what other replicas changed; the hub tries again", "err", err)
+			s.log.Warn("could not read the changes of the other replicas; the hub tries again", "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -209,15 +209,16 @@ func (s *Server) pollLoop(ctx context.Context) {
 
 const (
 	leaseName = "periodic-work"
-	// leaseLife is how long a replica that crashed keeps others from the periodic work.
+	// leaseLife is how long a replica that crashed keeps the other replicas from doing the periodic
+	// work.
 	leaseLife  = 15 * time.Second
 	leaseRenew = 5 * time.Second
 	// leaseMargin is the time before the end of the lease at which its holder stops.
 	leaseMargin = 4 * time.Second
 )
 
-// lease is the right to do the periodic work. Of several replicas, one holds it. A hub without
-// replicas always holds it.
+// lease is the right to do the periodic work. If there are several replicas, only one of them holds
+// the lease. A hub without replicas always holds it.
 type lease struct {
 	store   store.Replicas // nil: there are no other replicas
 	replica string
@@ -292,12 +293,12 @@ func (l *lease) end(ctx context.Context) error {
 	return l.store.EndLease(ctx, f)
 }
 
-// objectsLease is the name of the lease whose holder is the place of the objects. All replicas with
-// the same place hold it together.
+// objectsLease is the name of a lease. Its holder is not a replica but the place of the objects, so
+// all replicas with the same place hold the lease together.
 const objectsLease = "objects"
 
-// shareObjects returns an error if another replica stores its objects elsewhere: then each replica
-// would lack the other's objects, and would take them for lost.
+// shareObjects returns an error if another replica stores its objects elsewhere. In that case, each
+// replica would not find the other's objects, and would treat them as lost.
 func (s *Server) shareObjects(ctx context.Context) error {
 	if !s.cfg.Replicas || s.cfg.ObjectsAt == "" {
 		return nil
@@ -344,7 +345,7 @@ func (s *Server) periodic(ctx context.Context) {
 
 func (s *Server) tryLease(ctx context.Context) {
 	if err := s.lease.try(ctx); err != nil && ctx.Err() == nil {
-		s.log.Warn("taking the lease of the periodic work; retried", "err", err)
+		s.log.Warn("could not take the lease of the periodic work; the hub tries again", "err", err)
 	}
 }
 

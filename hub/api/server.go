@@ -297,9 +297,9 @@ func (s *Server) TLSConfig() *tls.Config {
 	}
 }
 
-// Serve serves on TCP listeners until Config.Drain after ctx ends. Running requests then have ten
-// seconds to finish. While it serves, Serve also removes expired data, collects unused objects,
-// writes the counts of events, and exchanges news with replicas.
+// Serve serves on TCP listeners. After ctx ends, it continues for the time Config.Drain. Then the
+// running requests have ten seconds to finish. While it serves, Serve also removes expired data,
+// collects unused objects, writes the counts of events, and exchanges news with replicas.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	config := s.ownTLSConfig()
 	srv := s.httpServer(withTLS(s.handler), config)
@@ -332,9 +332,9 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	return nil
 }
 
-// background starts the hub's work besides its requests. The periodic work stops when ctx ends. The
-// rest goes on until the caller calls the function `end`, after the last request. `end` returns
-// when all the work has stopped.
+// background starts the work that the hub does besides answering requests. The periodic work stops
+// when ctx ends. The rest goes on until the caller calls the function `end`, after the last
+// request. `end` returns when all the work has stopped.
 func (s *Server) background(ctx context.Context) (end func()) {
 	var working sync.WaitGroup
 	working.Go(func() { s.periodic(ctx) })

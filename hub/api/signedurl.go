@@ -125,8 +125,9 @@ var (
 	errURLRevoked = problem(http.StatusGone, "address-revoked", getNewURL, "The signed URL is revoked. The session or API token of the URL has ended, or the account is disabled. Or the device of the URL was deleted, has onboarded again, or is not public any more.")
 )
 
-// signsMethod reports whether a URL that is signed for GET or PUT, given by the first letter,
-// permits a method. A client that uploads in parts uses HEAD and PATCH.
+// signsMethod reports whether a signed URL permits a method. `letter` is the first letter of the
+// method in the URL, GET or PUT. A client that uploads in parts uses HEAD and PATCH with a URL for
+// PUT.
 func signsMethod(letter byte, method string) bool {
 	if letter == http.MethodPut[0] {
 		return method == http.MethodPut || method == http.MethodPatch || method == http.MethodHead

@@ -21,8 +21,8 @@ const (
 	sweepRounds = 60
 )
 
-// sweep removes expired and old rows, every minute until ctx ends. Of several replicas, one does
-// this.
+// sweep removes expired and old rows, every minute until ctx ends. If there are several replicas,
+// only one of them does this.
 func (s *Server) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -38,7 +38,7 @@ func (s *Server) sweep(ctx context.Context) {
 }
 
 // work does the periodic work once, if this hub has the lease. `up` is the time since which the hub
-// runs.
+// has run without a long pause.
 func (s *Server) work(ctx context.Context, up time.Time) {
 	duty, ok := s.lease.duty(ctx)
 	if !ok {
@@ -49,7 +49,8 @@ func (s *Server) work(ctx context.Context, up time.Time) {
 	s.markQuiet(duty, up)
 	s.judgeStale(duty)
 	s.watch(duty)
-	// The ping checks the lease in the database: a replica that has lost its lease did no work.
+	// Ping also checks the lease in the database, because a replica that has lost its lease did no
+	// work.
 	if s.cfg.Store.Ping(duty) == nil {
 		s.worked.set(s.cfg.Now())
 	}

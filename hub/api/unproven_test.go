@@ -33,7 +33,7 @@ import (
 	"gangway/wire"
 )
 
-// These tests show what the hub answers to peers that have not proven anything yet.
+// These tests check the hub's answers to peers that have not proved anything yet.
 
 // revoker is an online look-up. Its revocation lists name every EK certificate. It counts look-ups.
 type revoker struct{ links, lists int }
