@@ -33,13 +33,13 @@ type engine interface {
 // in the data folder. If `pki` is empty, the keys are in a folder of the data folder.
 type databaseFlags struct {
 	url, passwordFile, pki string
-	password               string // used if there is no passwordFile; empty: that of the URL, or $PGPASSWORD
+	password               string // used if passwordFile is empty; if both are empty, the password of the URL or $PGPASSWORD is used
 }
 
 type databaseKey struct{}
 
 // addDatabaseFlags adds the flags --database, --database-password-file and --pki to each command
-// with the flag --data that opens the hub's database. The commands read the values from their
+// with the flag --data that opens the hub's database. The commands read the values from their Go
 // contexts.
 func addDatabaseFlags(c *cobra.Command) {
 	for _, sub := range c.Commands() {

@@ -70,7 +70,7 @@ func TestHubInPostgreSQL(t *testing.T) {
 		t.Errorf("the doctor does not name fsync = off, with which the test's server runs: %s", findings)
 	}
 
-	// This folder is on a second machine, and has a copy of the keys.
+	// This is the data folder of a second machine. It has a copy of the keys.
 	second := filepath.Join(t.TempDir(), "hub")
 	if out, err := exec.Command("cp", "-a", dir, second).CombinedOutput(); err != nil {
 		t.Fatal(err, string(out))

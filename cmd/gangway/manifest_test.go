@@ -226,7 +226,7 @@ func TestImageWithManifest(t *testing.T) {
 	}
 	succeeds(t, "manifest", "verify", "installer.img.manifest", "--key", "manifest.key.pub", "--boot-manager", "BOOTX64.EFI")
 
-	// The folder of a builder that has only db's key: the manifest has no variables.
+	// If the builder's folder has only db's key, the manifest has no variables.
 	for _, name := range []string{"PK", "KEK", "db"} {
 		if err := os.Remove("secure-boot/" + name + ".auth"); err != nil {
 			t.Fatal(err)

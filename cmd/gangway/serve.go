@@ -125,7 +125,8 @@ defaults.`,
 				return err
 			}
 			defer endTraces()
-			// A wrong address is a usage error, whatever else listens on this machine.
+			// Check all addresses before listening, so that a wrong address is always a usage
+			// error.
 			for _, at := range listen {
 				if err := checkAddress("--listen", at); err != nil {
 					return err

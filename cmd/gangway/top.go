@@ -276,8 +276,8 @@ func (t *top) key(ev *tcell.EventKey, height int) act {
 	return nothing
 }
 
-// run shows the fleet until the person presses the key for the end, or until `ctx` ends. run always
-// restores the terminal.
+// run shows the fleet until the person presses the key q, or until `ctx` ends. run always restores
+// the terminal.
 func (t *top) run(ctx context.Context, screen tcell.Screen) error {
 	if err := screen.Init(); err != nil {
 		return err
