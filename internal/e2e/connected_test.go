@@ -86,7 +86,7 @@ func connectedSize(t *testing.T) connected {
 // Devices keep their connections and report once a minute, from this machine. The test prints the
 // latency of the reports, and the memory of an idle connection. The small test has two hubs; with
 // GANGWAY_CONNECTED, the test has one hub if one process may open so many files, otherwise as few
-// as possible.
+// hubs as possible.
 func TestConnectedDevices(t *testing.T) {
 	needFullRun(t)
 	size := connectedSize(t)

@@ -48,12 +48,12 @@ type hubReplica struct {
 
 	mu    sync.Mutex
 	cmd   *exec.Cmd
-	ended bool // the process shall not start again
+	ended bool // do not start the process again
 	kills int
 	runs  int
 }
 
-// run keeps the process running until end.
+// run starts the process, again whenever it ends, until the method `end` is called.
 func (r *hubReplica) run(bin string) {
 	defer close(r.done)
 	for {
