@@ -35,7 +35,7 @@ const (
 //	cloudkms:projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/1
 //	azurekms:vault=NAME;name=KEY;version=0123...
 //
-// The first form is a part of RFC 7512; the others are those of step-ca's library
+// The first form is a part of RFC 7512; the other forms are those of step-ca's library
 // go.step.sm/crypto.
 type keyring struct {
 	token  tokenFlags // the values for parts that a pkcs11 URI leaves out

@@ -26,9 +26,9 @@ import (
 //  3. The hub finds moveFile, and catches up. From then on, it accepts no connections; new
 //     connections wait in the backlog of the listeners. It asks its clients to connect again,
 //     finishes the running requests, and closes the database file.
-//  4. The hub copies the last changes, renames the database file to movedFile, and goes on to serve with
-//     the new database. If that fails before the new database is complete, the hub goes on with the file,
-//     and renames moveFile to moveFailed.
+//  4. The hub copies the last changes, renames the database file to movedFile, and continues to
+//     serve with the new database. If this step fails before the new database is complete, the hub
+//     continues with the file, and renames moveFile to moveFailed.
 //
 // If the hub is killed in between, its next start completes the remaining steps, because moveFile
 // and the database file both exist. After the move, moveFile stays, so that the hub and all
@@ -316,9 +316,9 @@ func catchUp(ctx context.Context, m *transfer.Move) error {
 	return nil
 }
 
-// failMove tells 'gangway db migrate' that the hub goes on with the database file.
+// failMove tells 'gangway db migrate' that the hub continues to use the database file.
 func (a *app) failMove(dir string, why error) {
-	a.note("Warning: the database is not moved to PostgreSQL, and the hub goes on with the file: %v", why)
+	a.note("Warning: the database is not moved to PostgreSQL, and the hub continues to use the file: %v", why)
 	from := filepath.Join(dir, moveFile)
 	if err := errors.Join(os.WriteFile(filepath.Join(dir, moveFailed), []byte(why.Error()+"\n"), 0o600), os.Remove(from)); err != nil {
 		a.note("Warning: %v", err)
@@ -330,7 +330,7 @@ func (a *app) finishInterrupted(ctx context.Context, dir string) error {
 	if !exists(filepath.Join(dir, moveFile)) || !exists(filepath.Join(dir, databaseFile)) {
 		return nil
 	}
-	a.note("The hub was stopped while it moved its database to PostgreSQL. It goes on with the move.")
+	a.note("The hub was stopped while it moved its database to PostgreSQL. It continues the move now.")
 	m, err := prepareMove(ctx, dir)
 	if err != nil {
 		return a.orClosed(ctx, dir, err)
@@ -394,7 +394,7 @@ func (a *app) moveRunning(ctx context.Context, dir string, to databaseFlags, con
 	a.note("PostgreSQL has the same rows as the file. The hub now changes to PostgreSQL.")
 	for exists(file) {
 		if why, err := os.ReadFile(failed); err == nil {
-			return fmt.Errorf("the hub goes on with its file: %s", why)
+			return fmt.Errorf("the hub continues to use its file: %s", why)
 		}
 		if served, err := isServed(dir); err == nil && !served && exists(file) {
 			a.note("The hub has stopped. It completes the move when it starts.")

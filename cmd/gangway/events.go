@@ -173,8 +173,8 @@ func moment(flag, text string, now time.Time) (time.Time, error) {
 }
 
 // eventReader returns two functions: `read` reads one page of an audit trail, and `done` ends the
-// reading. If `data` is set, it names a data folder, and the audit trail is that of the hub.
-// Otherwise the audit trail is that of the signed-in account.
+// reading. If `data` is set, it names a data folder, and the functions read the hub's audit trail.
+// Otherwise they read the audit trail of the signed-in account.
 func eventReader(ctx context.Context, data string) (read func(store.EventFilter) ([]api.EventView, error), done func(), err error) {
 	if data != "" {
 		i, err := existing(ctx, data)

@@ -182,7 +182,7 @@ func (a *app) restore(ctx context.Context, path string, o restoreFlags) error {
 	return r.report(findings)
 }
 
-// abandoned removes what a failed restore has written.
+// abandoned removes the files of a failed restore.
 func (r *restoration) abandoned(err error) error { return errors.Join(err, os.RemoveAll(r.part)) }
 
 // checkEmpty returns an error if the data folder already contains files of a hub.

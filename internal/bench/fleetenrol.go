@@ -40,8 +40,8 @@ type EnrolmentCost struct {
 	Wall   float64 `json:"wall_us"`
 	CPU    float64 `json:"cpu_us"`
 	Server float64 `json:"server_cpu_us,omitempty"` // the part of CPU that is PostgreSQL's
-	// WAL is the size of what PostgreSQL writes to its log. After each checkpoint, the first change
-	// of a page writes the whole page.
+	// WAL is the number of bytes that PostgreSQL writes to its log. After each checkpoint, the
+	// first change of a page writes the whole page.
 	WAL float64 `json:"wal_bytes,omitempty"`
 }
 

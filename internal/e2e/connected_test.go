@@ -45,7 +45,7 @@ type connected struct {
 	idle    float64       // resident KiB for each idle connection
 }
 
-// spareFiles is how many open files a hub or a fleet may need besides those of kept connections.
+// spareFiles is how many open files a hub or a fleet may need in addition to the kept connections.
 const spareFiles = 1200
 
 // connectedSize returns a small size, or GANGWAY_CONNECTED devices that report once a minute.

@@ -151,7 +151,7 @@ func (d *databases) smallDisks() string {
 	return filepath.Join(d.disk, "space")
 }
 
-// emptyDisk removes what an earlier server left on the small disk of the current node.
+// emptyDisk removes the files that an earlier server left on the small disk of the current node.
 func (d *databases) emptyDisk() error {
 	space := filepath.Join(d.disk, "space")
 	uid, gid := d.primary.User()

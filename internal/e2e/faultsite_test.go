@@ -284,7 +284,7 @@ func (s *site) killOne() {
 	time.Sleep(rand.N(time.Second))
 }
 
-// checkStore compares the database with what the devices know.
+// checkStore compares the database with the devices' own records.
 func (s *site) checkStore(ctx context.Context, db *sqlstore.Store, f *faultFleet) {
 	t := s.t
 	t.Helper()

@@ -4,7 +4,7 @@
 // No hub must trust these TPMs, and their certificates say so: the maker's name is "FAKE", the
 // model "software emulation". A hub trusts the maker's root only if a test or a benchmark adds it.
 // Among the programs, only the benchmark (internal/bench) and gangway-fleet import this package.
-// internal/walls keeps it out of the others.
+// internal/walls forbids this import in all other programs.
 package fleet
 
 import (
