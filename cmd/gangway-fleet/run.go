@@ -248,7 +248,7 @@ func parseMix(mix, rate string, devices int) ([]load.Share, error) {
 	return list, nil
 }
 
-// parseRate parses a rate such as 50/s, 600/m or 50, and returns it per second.
+// parseRate parses a rate such as 50/s, 600/m or 50, and returns the rate per second.
 func parseRate(flag, text string) (float64, error) {
 	number, unit, _ := strings.Cut(text, "/")
 	per, ok := map[string]float64{"": 1, "s": 1, "m": 60, "h": 3600}[unit]

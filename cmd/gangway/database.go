@@ -164,7 +164,8 @@ func (i *instance) openShared(ctx context.Context, config postgres.Config, keys 
 	return nil
 }
 
-// claim writes the hub's name into a PostgreSQL database, so that a hub with other keys refuses it.
+// claim writes the hub's name into a PostgreSQL database, so that a hub with other keys refuses the
+// database.
 func (i *instance) claim(ctx context.Context) error {
 	name := i.ca.HubName()
 	switch hub, err := i.engine.(*postgres.Store).ClaimForHub(ctx, name); {

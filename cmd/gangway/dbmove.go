@@ -259,7 +259,7 @@ func (m *mover) watch(ctx context.Context, stop context.CancelFunc) {
 			if stopped, err := transfer.Stop(ctx, file, moveForgotten); err != nil {
 				m.a.note("Warning: cannot give up an old move of the database: %v", err)
 			} else if stopped {
-				m.a.note("The move of the database to PostgreSQL that was begun more than %d days ago is given up.", int(moveForgotten.Hours()/24))
+				m.a.note("The hub has given up the move of the database to PostgreSQL, because no command has worked on the move for %d days.", int(moveForgotten.Hours()/24))
 			}
 		}
 		server := m.server.Load()

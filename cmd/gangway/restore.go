@@ -40,10 +40,10 @@ type restoreFlags struct {
 
 func (o *restoreFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&o.identity, "identity", "", "file with the age identity that can read the backup (required)")
-	f.StringVar(&o.hubName, "hub-name", "", "hub name of the backup's hub, from a token file or from 'gangway backup'; it proves that this hub made the backup (required)")
+	f.StringVar(&o.hubName, "hub-name", "", "hub name of the backup's hub, from a token file or from 'gangway backup'; the name proves that this hub made the backup (required)")
 }
 
-// verify reads a whole backup, and verifies that the hub made all of it.
+// verify reads a whole backup, and verifies that the hub made the whole backup.
 func (o *restoreFlags) verify(ctx context.Context, path string) (info backup.Info, err error) {
 	if o.identity == "" || o.hubName == "" {
 		return info, usagef("--identity and --hub-name are needed: the file of the age identity, and the name of the hub that made the backup")

@@ -53,7 +53,7 @@ type hubReplica struct {
 	runs  int
 }
 
-// run starts the process, again whenever it ends, until the method `end` is called.
+// run starts the process, and starts it again whenever it ends, until the method `end` is called.
 func (r *hubReplica) run(bin string) {
 	defer close(r.done)
 	for {

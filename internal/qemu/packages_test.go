@@ -153,7 +153,7 @@ func packageFiles(t *testing.T, folder string, makers []byte) []image.File {
 		for _, deb := range debs {
 			name, _, _ := strings.Cut(filepath.Base(deb), "_")
 			// FAT limits the names of files, so leave the version out of the file's name. The
-			// package itself contains it.
+			// package itself contains the version.
 			esp = append(esp, image.File{Path: "test/" + version + "/" + name + "_new_amd64.deb", Data: read(t, deb)})
 		}
 	}
