@@ -78,7 +78,7 @@ down: you need it for 'gangway ca install'.`,
 				return err
 			}
 			a.printf("%s\n", out.HubName)
-			a.note("The line above is the hub name, of the new root %q in %s.", root.Certificate().Subject.CommonName, dir)
+			a.note("The line above is the hub name of the new root %q in %s.", root.Certificate().Subject.CommonName, dir)
 			return nil
 		},
 	}

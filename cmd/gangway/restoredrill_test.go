@@ -125,7 +125,7 @@ func ask(conn *fleet.Conn, method, path string, body []byte) ([]byte, error) {
 	return a.Body, nil
 }
 
-// firstRevision uploads an object of its own, and posts a first revision with it.
+// firstRevision uploads a new object, and posts a first revision that contains the object.
 func firstRevision(conn *fleet.Conn) (id string, object []byte, err error) {
 	self, err := ask(conn, http.MethodGet, "/device", nil)
 	if err != nil {
