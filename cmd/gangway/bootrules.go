@@ -124,8 +124,8 @@ of their systems may change. Remove a key when its private key was lost or stole
 // beginning returns the beginning of a hash, which commands accept instead of the whole hash.
 func beginning(hash string) string { return hash[:min(len(hash), 12)] }
 
-// oneOf finds the only item with a name. A name may be the beginning of an id, of at least 8
-// characters.
+// oneOf finds the item with the given name, and returns an error if several items match. The name
+// may be the beginning of an id, of at least 8 characters.
 func oneOf[T any](items []T, name, what string, names func(T) []string) (found T, err error) {
 	n := 0
 	for _, item := range items {
@@ -271,7 +271,7 @@ It is the same on all machines of a model. The part firmware also has the settin
 	return a.table(c, columnNames(cohortColumns)...)
 }
 
-// partNames lists the parts about which a decision can be made.
+// partNames lists the parts that a person can decide about.
 func partNames() string {
 	names := []string{boot.PartFirmware, boot.FirmwareCode}
 	for _, p := range boot.Parts[1:] {

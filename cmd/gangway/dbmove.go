@@ -339,7 +339,7 @@ func (a *app) finishInterrupted(ctx context.Context, dir string) error {
 }
 
 // orClosed returns an error if the move has closed the database file, because the new database may
-// be complete then. Otherwise the hub can go on with the file, and orClosed reports `why`.
+// be complete then. Otherwise the hub can continue with the file, and orClosed reports `why`.
 func (a *app) orClosed(ctx context.Context, dir string, why error) error {
 	closed, err := transfer.Closed(ctx, filepath.Join(dir, databaseFile))
 	if err != nil || closed {
