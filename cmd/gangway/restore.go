@@ -308,8 +308,8 @@ func (r *restoration) copyObjects(ctx context.Context, list []backup.Object, to 
 	return nil
 }
 
-// move moves the complete parts to their places. A hub starts only if its keys exist, so move moves
-// the keys last.
+// move moves the complete parts to their places. A hub starts only if its keys exist, so the keys
+// move last.
 func (r *restoration) move() error {
 	for _, name := range []string{objectFolder, databaseFile, pkiFolder} {
 		from := filepath.Join(r.part, name)

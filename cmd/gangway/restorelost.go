@@ -41,7 +41,7 @@ type aftermath struct {
 	signed []backup.Trail
 }
 
-// readTrails reads the events from `since` on from files, and verifies the signatures.
+// readTrails reads the events at or after the time `since` from files, and verifies the signatures.
 func (o *restoreFlags) readTrails(since time.Time) (*aftermath, error) {
 	t := &aftermath{others: map[string]int{}}
 	// Exports may overlap, so an event may occur twice. The number does not identify an event,
@@ -193,7 +193,8 @@ func (r *restoration) noteLosses() {
 	r.note("Devices that onboarded after the backup are unknown until they connect: 'gangway restore lost' lists the devices that have connected.")
 }
 
-// gaps returns the times after the backup's beginning of which no signed file has the events.
+// gaps returns the periods after the beginning of the backup for which no signed file has the
+// events.
 func (r *restoration) gaps() [][2]time.Time {
 	return backup.Uncovered(r.trail.signed, r.info.Header.Begun)
 }
