@@ -141,9 +141,9 @@ device list of the token's owner. You can stop or kill onboard at any time; the 
 start continues.
 
 If the machine is already onboarded, onboard asks the hub whether the device is still
-active. If the hub does not know the device, or if the TPM has onboarded again since
-then, the machine onboards again, at most once a day. If the owner deleted the device,
-the machine onboards again only with --again.
+active. If the hub does not know the device, or if the same TPM onboarded later with
+another state folder, the machine onboards again, at most once a day. If the owner deleted
+the device, the machine onboards again only with --again.
 
 While the hub cannot be reached, onboard waits and retries. If the hub refuses
 permanently, onboard prints the reason and the remedy, and exits with code 3. If the hub

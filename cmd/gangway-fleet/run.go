@@ -107,7 +107,7 @@ operations failed or were missed; 4 interrupted (the report has what was measure
 	f.StringVar(&cfg.HubMetrics, "hub-metrics", "", "URL of the hub's metrics (gangway serve --metrics-listen), to measure its CPU time and memory")
 	f.IntVar(&cfg.Outstanding, "outstanding", 2000, "how many requests of each kind may wait for an answer at the same time")
 	f.IntVar(&cfg.Workers, "workers", 64, "how many devices to prepare at the same time")
-	f.BoolVar(&cfg.NewConnections, "new-connections", false, "open a new connection for each request; otherwise devices keep theirs")
+	f.BoolVar(&cfg.NewConnections, "new-connections", false, "open a new connection for each request; otherwise each device keeps its connection")
 	f.IntVar(&cfg.Addresses, "addresses", 0, "number of source addresses in 127.0.0.0/8 (default: one for each device)")
 	cmdline.SpanVar(f, &cfg.Timeout, "timeout", time.Minute, "time limit for each request")
 	cmdline.SpanVar(f, &cfg.Settle, "settle", 0, "how long all devices are idle before the measurement")
@@ -248,7 +248,7 @@ func parseMix(mix, rate string, devices int) ([]load.Share, error) {
 	return list, nil
 }
 
-// parseRate parses a rate such as 50/s, 600/m or 50, and returns it per second.
+// parseRate parses a rate such as 50/s, 600/m or 50, and returns the rate per second.
 func parseRate(flag, text string) (float64, error) {
 	number, unit, _ := strings.Cut(text, "/")
 	per, ok := map[string]float64{"": 1, "s": 1, "m": 60, "h": 3600}[unit]

@@ -153,8 +153,8 @@ func boot() {
 }
 
 // consoleLimit returns the highest level that the image allows for the machine's console. If the
-// command line has a word that is not a level, the level is Read: the person who built the image
-// wanted a limit.
+// word on the kernel's command line is not a valid level, the result is Read, because the person
+// who built the image wanted a limit.
 func consoleLimit(words map[string]string, logf func(format string, args ...any)) access.Level {
 	word, set := words["gangway.console"]
 	if !set {

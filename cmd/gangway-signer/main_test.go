@@ -100,7 +100,7 @@ func TestSignsWithKeysInAnHSM(t *testing.T) {
 	}
 }
 
-// checkStaysInside checks that the HSM does not let out the private key.
+// checkStaysInside checks that the HSM does not export the private key.
 func checkStaysInside(t *testing.T, token *softhsm.Token) {
 	t.Helper()
 	c, err := (&tokenFlags{softhsm.Module, softhsm.Label, token.PINFile}).open()

@@ -373,7 +373,7 @@ takes effect at once, even for open sessions.`,
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", dataFlag+" (required)")
-	c.Flags().BoolVar(&take, "take", false, "take the role")
+	c.Flags().BoolVar(&take, "take", false, "remove the role from the account")
 	return c
 }
 

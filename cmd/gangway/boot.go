@@ -33,8 +33,8 @@ The boot is one of:
                     measurement before it
 
 The hub judges each part of the boot. A part is one of:
-  expected          it is what one of your manifests states: see 'gangway boot'
-  known             it is as in the reference, or you accepted it for a cohort
+  expected          one of your manifests states its value: see 'gangway boot'
+  known             its value is that of the reference, or you accepted it for a cohort
   changed           it is neither expected nor known
   unexplained       it is neither expected nor known, and the event log does not explain
                     its value

@@ -78,7 +78,7 @@ down: you need it for 'gangway ca install'.`,
 				return err
 			}
 			a.printf("%s\n", out.HubName)
-			a.note("The line above is the hub name, of the new root %q in %s.", root.Certificate().Subject.CommonName, dir)
+			a.note("The line above is the hub name of the new root %q in %s.", root.Certificate().Subject.CommonName, dir)
 			return nil
 		},
 	}
@@ -100,10 +100,10 @@ func (a *app) caRequest() *cobra.Command {
 in DIR/pki.request until 'gangway ca install' gets the answer; until then, the hub
 continues to use its present keys.
 
-For a new hub, request creates the keys of all three CAs. For a hub that has CAs, name
-those that get a new key with --ca. Reasons are: the TLS CA expires, a key may have
-leaked, or an auditor asks for new keys each year. To take the root of such a hub
-offline, request the TLS CA.
+For a new hub, request creates the keys of all three CAs. If the hub has CAs already, use
+--ca to name those that get a new key. Reasons are: the TLS CA expires, a key may have
+leaked, or an auditor asks for new keys each year. To take the root of such a hub offline,
+request the TLS CA.
 
 With --key, the key of a CA is not in a file but in the machine's TPM (tpm:HANDLE; request
 makes the key at this persistent handle) or in an HSM (signer:SOCKET?key=NAME; the key
@@ -193,12 +193,12 @@ would sign. If you confirm, issue writes the answer for the hub: the root's cert
 and the new certificates.
 
 Before you confirm, compare the SHA-256 of each key with the lines that 'gangway ca
-request' printed. Of the request, issue uses only the keys: the names, the purposes and
-the ends of the certificates are fixed. The attestation CA and the device CA never
+request' printed. Issue takes only the keys from the request: the names, purposes and
+expiry times of the certificates are fixed. The attestation CA and the device CA never
 expire, because the identities of devices never expire.
 
 The root's folder has root.crt, and root.key or the URI of the root's key in root.uri. If
-the root of a hub is not offline, it is the folder pki in the hub's data folder.`,
+the root of a hub is not offline, the root's folder is pki in the hub's data folder.`,
 		Example: `  gangway ca issue request.pem --root /media/vault/root -o answer.pem
   gangway ca issue request.pem --root /var/lib/gangway/pki --tls-life 730d --yes -o answer.pem`,
 		RunE: func(_ *cobra.Command, arg []string) error {
@@ -306,7 +306,8 @@ func (a *app) installCAs(ctx context.Context, data string, answer []byte, name s
 		return err
 	}
 	if done.First {
-		// The database is new too. Without it, the hub would not start: a database might be lost.
+		// The hub is new, so its database is new too. With keys but without a database, the hub
+		// would refuse to start, because the database might be lost.
 		i, err := openInstance(ctx, data, openOptions{newDatabase: true})
 		if err != nil {
 			return err
@@ -342,8 +343,8 @@ func (a *app) caShow() *cobra.Command {
 	c := &cobra.Command{
 		Use: "show --data DIR", Short: "Show the hub's CAs, where their keys are and when they expire", Args: args(),
 		Long: `Show prints each CA of the hub: where its private key is (in a file, at a URI, or
-offline), when the CA expires, and the SHA-256 of its key. A CA with the key "replaced"
-is a former CA; the hub only verifies the certificates of devices with it.`,
+offline), when the CA expires, and the SHA-256 of its key. A CA with the key "replaced" is
+a former CA; the hub uses it only to verify the certificates of devices.`,
 		Example: "  gangway ca show --data /var/lib/gangway",
 		RunE: func(*cobra.Command, []string) error {
 			if data == "" {

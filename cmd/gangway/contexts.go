@@ -210,7 +210,8 @@ func chosenName(ctx context.Context) (string, error) {
 	return "", fmt.Errorf("the hub %s (from %s) has several contexts: %s; choose one with --context", chosen.hub, chosen.why, strings.Join(found, ", "))
 }
 
-// contextsOf returns the names of the contexts for whose sign-in the function `fits` returns true.
+// contextsOf returns the names of some contexts: it calls `fits` with the sign-in of each context,
+// and chooses those for which `fits` returns true.
 func contextsOf(fits func(*signIn) bool) (found []string, err error) {
 	names, err := contextNames()
 	if err != nil {

@@ -33,13 +33,13 @@ type engine interface {
 // in the data folder. If `pki` is empty, the keys are in a folder of the data folder.
 type databaseFlags struct {
 	url, passwordFile, pki string
-	password               string // used if there is no passwordFile; empty: that of the URL, or $PGPASSWORD
+	password               string // used if passwordFile is empty; if both are empty, the password of the URL or $PGPASSWORD is used
 }
 
 type databaseKey struct{}
 
 // addDatabaseFlags adds the flags --database, --database-password-file and --pki to each command
-// with the flag --data that opens the hub's database. The commands read the values from their
+// with the flag --data that opens the hub's database. The commands read the values from their Go
 // contexts.
 func addDatabaseFlags(c *cobra.Command) {
 	for _, sub := range c.Commands() {
@@ -164,7 +164,8 @@ func (i *instance) openShared(ctx context.Context, config postgres.Config, keys 
 	return nil
 }
 
-// claim writes the hub's name into a PostgreSQL database, so that a hub with other keys refuses it.
+// claim writes the hub's name into a PostgreSQL database, so that a hub with other keys refuses the
+// database.
 func (i *instance) claim(ctx context.Context) error {
 	name := i.ca.HubName()
 	switch hub, err := i.engine.(*postgres.Store).ClaimForHub(ctx, name); {

@@ -324,8 +324,9 @@ func (l *movingLoad) end() {
 	t.Logf("%d onboardings, the longest in %v; %d reporters", l.onboarded, l.longest.Round(time.Millisecond), len(l.acked))
 }
 
-// The database of a hub moves to PostgreSQL while devices onboard and report. No onboarding fails,
-// no report is refused, and every acknowledged write is there. The copy is killed and goes on.
+// The database of a hub moves to PostgreSQL while devices onboard and report. The test kills the
+// copying command once, and the next run of the command continues. No onboarding fails, the hub
+// refuses no report, and PostgreSQL has every acknowledged write.
 func TestRunningHubMovesToPostgreSQL(t *testing.T) {
 	race.Skip(t)
 	if testing.Short() {
@@ -361,7 +362,7 @@ func TestRunningHubMovesToPostgreSQL(t *testing.T) {
 	if log := h.log(); strings.Contains(log, "Warning") || !strings.Contains(log, "was moved to PostgreSQL") {
 		t.Errorf("the hub's log: %s", log)
 	}
-	// The flags of the next start are the old ones.
+	// The next start has the same flags as before the move.
 	if err := h.hub.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}

@@ -26,10 +26,10 @@ type names struct {
 const maxCandidates = 8
 
 // pick returns the element of `all` that a person named in `which`. pick compares `which` with
-// these in order, and stops at the first that matches: the exact id or nick; the nick or serial
-// number, in upper or lower case; the first digits of the id. More than one matching element is an
-// error. The error uses `kind`, a word such as "device", and `lister`, the command that lists all
-// elements.
+// these values in order, and stops at the first that matches: the exact id or nick; the nick or
+// serial number, in upper or lower case; the first digits of the id. More than one matching element
+// is an error. The error uses `kind`, a word such as "device", and `lister`, the command that lists
+// all elements.
 func pick[T any](kind, lister, which string, all []T, of func(T) names) (T, error) {
 	which = strings.TrimSpace(which)
 	lower := strings.ToLower(strings.TrimSuffix(which, "…"))

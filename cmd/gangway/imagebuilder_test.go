@@ -187,7 +187,7 @@ wait
 	}
 }
 
-// gone reports whether a process has ended. A process that nobody has waited for yet has ended too.
+// gone reports whether a process has ended. A zombie process has ended too.
 func gone(pid int) bool {
 	if syscall.Kill(pid, 0) != nil {
 		return true

@@ -180,7 +180,7 @@ func (r *reference) write(a *app, out string) (string, error) {
 	return name, nil
 }
 
-// shortened returns the first bytes of the text, at most `n`, without a part of a character.
+// shortened returns at most the first `n` bytes of the text. It does not cut a character in two.
 func shortened(text string, n int) string {
 	if len(text) > n {
 		text = strings.ToValidUTF8(text[:n], "")

@@ -125,7 +125,8 @@ defaults.`,
 				return err
 			}
 			defer endTraces()
-			// A wrong address is a usage error, whatever else listens on this machine.
+			// Check all addresses before listening, so that a wrong address is always a usage
+			// error.
 			for _, at := range listen {
 				if err := checkAddress("--listen", at); err != nil {
 					return err
@@ -276,8 +277,8 @@ defaults.`,
 }
 
 // serveAll serves the hub on `listeners` until `ctx` ends or a server fails. It also serves the
-// pages on the listeners `forPages`, and the operator's metrics on the listener `private`, unless
-// that is nil.
+// pages on the listeners `forPages` and, if `private` is not nil, the operator's metrics on this
+// listener.
 func serveAll(ctx context.Context, server *api.Server, listeners, forPages []net.Listener, private net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Serve(ctx, listeners...) })

@@ -30,7 +30,7 @@ const (
 
 func (a *app) topCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use: "top", Short: "Watch the fleet in a terminal: counts, new devices, and what needs a person", Args: args(),
+		Use: "top", Short: "Watch the fleet in a terminal: counts, new devices, and devices that need a person", Args: args(),
 		Long: `Top shows the live fleet: the number of devices in each state, new devices by day, the
 machines and devices that need a person, and the newest devices. It asks the hub every
 3 seconds.
@@ -276,8 +276,8 @@ func (t *top) key(ev *tcell.EventKey, height int) act {
 	return nothing
 }
 
-// run shows the fleet until the person presses the key for the end, or until `ctx` ends. run always
-// restores the terminal.
+// run shows the fleet until the person presses the key q, or until `ctx` ends. run always restores
+// the terminal.
 func (t *top) run(ctx context.Context, screen tcell.Screen) error {
 	if err := screen.Init(); err != nil {
 		return err

@@ -263,7 +263,7 @@ func TestWatchOnATerminal(t *testing.T) {
 	}
 }
 
-// Without a terminal, --watch prints the list once, and then only what changes.
+// Without a terminal, --watch prints the list once, and then only the lines that change.
 func TestWatchPrintsOnlyChanges(t *testing.T) {
 	h, _, send := connected(t, nil)
 	d := only(t, h)

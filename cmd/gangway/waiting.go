@@ -47,9 +47,9 @@ func (a *app) approveCommand() *cobra.Command {
 EK's SHA-256 with the one that 'gangway-agent status' shows on the machine. The agent
 retries by itself. Only the TPM with this EK is accepted.
 
-A TPM without an EK certificate may hide what the certificate would show: an emulator,
-a maker that is not trusted, firmware that a rule refuses, or a TPM that is revoked or
-another owner's device. Approve only a machine that you know.`,
+A missing EK certificate may hide a fact that the certificate would show: an emulator, a
+maker that is not trusted, firmware that a rule refuses, a revoked TPM, or another owner's
+device. Approve only a machine that you know.`,
 		"Approved. The machine retries within a few minutes and onboards, as a device with a new id.")
 }
 

@@ -131,7 +131,7 @@ func serveFrees() {
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
 		// Each collection halves the stacks of idle goroutines. A hub collects at least every two
-		// minutes, so this is the memory after some minutes.
+		// minutes, so four collections show the memory of a hub after some minutes.
 		for range 4 {
 			runtime.GC()
 		}

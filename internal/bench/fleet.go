@@ -152,7 +152,8 @@ type testFleet struct {
 	close      func()
 }
 
-// openFleet makes a database with n devices, or with -fleet-dir opens that of an earlier run.
+// openFleet makes a database with n devices. With -fleet-dir, it opens the database of an earlier
+// run, if there is one.
 func openFleet(ctx context.Context, n int, engines *engines) (*testFleet, error) {
 	f := &testFleet{result: FleetResult{Devices: n, Engine: "SQLite"}, server: engines.cpu, wal: engines.wal}
 	begin := time.Now()

@@ -15,8 +15,8 @@ const startServer = "start"
 
 // engines makes the databases of fleets in PostgreSQL, if they are not measured in SQLite.
 type engines struct {
-	url    string         // of the database; empty: SQLite, or the server has one for each fleet
-	server *pgtest.Server // nil: this program has started none
+	url    string         // of the database; empty: the fleets are in SQLite, or `server` has a database for each fleet
+	server *pgtest.Server // started by this program; nil: it has started no server
 }
 
 // serverSettings has settings of a server with 4 GB of memory; all others are PostgreSQL's or
@@ -42,8 +42,8 @@ func (e *engines) stop() {
 
 func (e *engines) postgres() bool { return e.url != "" || e.server != nil }
 
-// made makes an empty database with the name `name`, or uses the one of the URL, and returns its
-// address.
+// made makes an empty database with the name `name`, or uses the database at the URL, and returns
+// the database's address.
 func (e *engines) made(ctx context.Context, name string) (string, error) {
 	if e.server == nil {
 		return e.url, nil

@@ -12,7 +12,8 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// enrolBound is the largest ratio between an enrolment into a fleet and one into an empty database.
+// enrolBound is the largest ratio between the cost of an enrolment into a fleet and the cost of one
+// into an empty database.
 const enrolBound = 1.2
 
 // FleetEnrolment compares enrolments into a database with many devices with enrolments into a
@@ -39,8 +40,8 @@ type EnrolmentCost struct {
 	Wall   float64 `json:"wall_us"`
 	CPU    float64 `json:"cpu_us"`
 	Server float64 `json:"server_cpu_us,omitempty"` // the part of CPU that is PostgreSQL's
-	// WAL is the size of what PostgreSQL writes to its log. After each checkpoint, the first change
-	// of a page writes the whole page.
+	// WAL is the number of bytes that PostgreSQL writes to its log. After each checkpoint, the
+	// first change of a page writes the whole page.
 	WAL float64 `json:"wal_bytes,omitempty"`
 }
 
@@ -125,7 +126,8 @@ func (f *testFleet) enrol(ctx context.Context, n int) (EnrolmentCost, error) {
 	return EnrolmentCost{Wall: each(wall), CPU: each(cpu() - used + server), Server: each(server), WAL: (f.wal() - wal) / float64(n)}, err
 }
 
-// benchToken returns the join token of the fleet's owner, and makes both at the first call.
+// benchToken returns the join token of the fleet's owner. The first call makes the owner and the
+// token.
 func benchToken(ctx context.Context, s *sqlstore.Store) (store.JoinToken, error) {
 	owner := storetest.Account("bench")
 	owner.ID = fleetOwner

@@ -34,7 +34,7 @@ type Server struct {
 	Ratio           float64 `json:"ratio"` // CPU / (Handshake + MutualHandshake + Crypto)
 	// Poll is one request of Pantavisor for new steps over a new connection without a client
 	// certificate. Request is the same request on a connection that is kept, HTTP is the simplest
-	// request on such a connection, and Answer is Request without HTTP.
+	// request on such a connection, and Answer is Request minus HTTP.
 	Poll        float64 `json:"poll"`
 	PollRatio   float64 `json:"poll_ratio"` // Poll / Handshake
 	Request     float64 `json:"poll_request"`
@@ -44,8 +44,8 @@ type Server struct {
 	// IdleKiB is the resident memory of an idle connection with a device's certificate.
 	IdleKiB  float64 `json:"idle_connection_kib"`
 	IdleOpen int     `json:"idle_connections"`
-	// Parked is for one request on an idle connection that the hub has parked. Kept is for the next
-	// request on this connection.
+	// Parked is the time of one request on an idle connection that the hub has parked. Kept is the
+	// time of the next request on this connection.
 	Parked float64 `json:"request_on_parked_connection"`
 	Kept   float64 `json:"request_on_kept_connection"`
 }

@@ -82,8 +82,8 @@ func Stop() {
 // here.
 const headlessShell = "/usr/lib/chromium/chromium-headless-shell"
 
-// Path returns the path of the Chromium for tests. If the headless shell is not installed, this is
-// the browser.
+// Path returns the path of the Chromium for tests. If the headless shell is not installed, Path
+// returns the path of the browser.
 func Path() (string, error) {
 	if _, err := os.Stat(headlessShell); err == nil {
 		return headlessShell, nil

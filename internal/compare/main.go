@@ -5,9 +5,9 @@
 //	make compare
 //
 // The programs prove different things and promise different durability; the table says which. SPIRE
-// and step-ca are public programs at exact versions. This program builds them with the versions of
-// their dependencies that they name themselves, so each has its own go.mod, in the folders spire
-// and stepca. It talks to them only through their public protocols.
+// and step-ca are public programs at exact versions. Each has its own go.mod, in the folders spire
+// and stepca, so that this program builds each with the dependencies of its release. It talks to
+// them only through their public protocols.
 package main
 
 import (
@@ -46,8 +46,8 @@ type about struct {
 	Scope      string `json:"scope"`
 	Durability string `json:"durability"`
 	start      func(dir, bin string, m *material) (peer, error)
-	// callIncluded means that an identity is usable only after its first call. So there is no
-	// measurement without it.
+	// callIncluded means that an identity is usable only after its first call. So every measurement
+	// includes this call.
 	callIncluded bool
 }
 
@@ -148,7 +148,7 @@ func run(ctx context.Context, bin, out string, only []string, rounds, n int) err
 	if len(running) == 0 {
 		return errors.New("no program to measure")
 	}
-	// The first identities fill caches and prepare statements.
+	// Do not measure the first identities, because they fill caches and prepare statements.
 	next := make([]int, len(running))
 	for i, p := range running {
 		if _, err := measure(ctx, p, &next[i], 20, true); err != nil {
@@ -295,8 +295,8 @@ func (r *Result) print() {
 }
 
 // material has a maker of TPMs, and TPMs with RSA keys. To make an RSA key takes long, so the
-// devices of SPIRE and step-ca share TPMs. For them a device is a DevID key or an account, so their
-// work is the same.
+// devices of SPIRE and step-ca share TPMs. To SPIRE and step-ca, a device is a DevID key or an
+// account, so sharing a TPM does not change their work.
 type material struct {
 	maker *fleet.Maker
 	tpms  []*tpm

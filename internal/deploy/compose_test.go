@@ -96,7 +96,8 @@ func TestComposeServicesAreConfined(t *testing.T) {
 	}
 }
 
-// A variable that is missing from .env is an error that names the variable and an example.
+// If a variable is missing from .env, the project is refused, with an error that names the variable
+// and an example.
 func TestComposeRefusesMissingVariables(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"GANGWAY_IMAGE", "GANGWAY_URL"} {
@@ -111,7 +112,7 @@ func TestComposeRefusesMissingVariables(t *testing.T) {
 	}
 }
 
-// stack has the volumes of a project, and what its services need.
+// stack has the volumes of a project, and the files that its services need.
 type stack struct {
 	t       *testing.T
 	project *types.Project

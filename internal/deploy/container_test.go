@@ -39,7 +39,7 @@ type spec struct {
 	Groups   []int
 	Mounts   []mount
 	Files    map[string]string // files that the engine adds to the image, such as /etc/hosts
-	Alone    bool              // no network, not even that of the other containers
+	Alone    bool              // no network, not even the network of the other containers
 }
 
 // mount is a mount in a container. Without a source, it is a new tmpfs.

@@ -66,8 +66,8 @@ func (s says) Unwrap() error { return s.err }
 
 // Replace replaces a file, or makes it, with the mode 0600. After a power cut at any moment, the
 // file has either its old content or the new content. When Replace returns nil, the disk has the
-// new content. Unless it is nil, Replace calls `before` when the new content is on the disk and the
-// file still has the old one; tests cut the power there.
+// new content. If `before` is not nil, Replace calls it when the new content is on the disk and the
+// file still has the old content; tests cut the power there.
 func Replace(path string, content []byte, before func()) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
 	if err != nil {

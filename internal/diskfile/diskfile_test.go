@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// Reading a pipe would block, and the content of a device may never end.
+// Read accepts only regular files, because reading a pipe would block, and the content of a device
+// may never end.
 func TestOnlyRegularFilesAreRead(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

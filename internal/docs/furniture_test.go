@@ -268,7 +268,7 @@ func (r *room) cloned(tpm *swtpm.TPM) {
 		r.t.Fatal(err)
 	}
 	// Let both machines report in turn. The TPM's clock advances in the first machine, then in the
-	// second. The first machine then reports a clock below that of the second, and only a clone can
+	// second. The first machine then reports an earlier clock than the second, and only a clone can
 	// cause this.
 	r.types("gangway-agent run")
 	r.connected()

@@ -51,7 +51,7 @@ func TestOperationsKeysOfTheCAs(t *testing.T) {
 	installed := 0
 	stopSigner := func() {}
 	lines := chapter(t, "Keys of the CAs")
-	if signer == nil { // compiling gangway-signer takes 20 s of CPU time: make hsm
+	if signer == nil { // compiling gangway-signer takes 20 s of CPU time, so only make hsm does it
 		lines = lines[:slices.IndexFunc(lines, func(line string) bool { return strings.HasPrefix(line, "gangway-signer") })]
 	}
 	for _, line := range lines {

@@ -45,7 +45,7 @@ type connected struct {
 	idle    float64       // resident KiB for each idle connection
 }
 
-// spareFiles is how many open files a hub or a fleet may need besides those of kept connections.
+// spareFiles is how many open files a hub or a fleet may need in addition to the kept connections.
 const spareFiles = 1200
 
 // connectedSize returns a small size, or GANGWAY_CONNECTED devices that report once a minute.
@@ -86,7 +86,7 @@ func connectedSize(t *testing.T) connected {
 // Devices keep their connections and report once a minute, from this machine. The test prints the
 // latency of the reports, and the memory of an idle connection. The small test has two hubs; with
 // GANGWAY_CONNECTED, the test has one hub if one process may open so many files, otherwise as few
-// as possible.
+// hubs as possible.
 func TestConnectedDevices(t *testing.T) {
 	needFullRun(t)
 	size := connectedSize(t)

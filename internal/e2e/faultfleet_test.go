@@ -69,7 +69,7 @@ func (f *faultFleet) success(begun time.Time) {
 }
 
 // gap returns the longest time without a success of any device, and the longest time that one
-// device waited for its success, and forgets both.
+// device waited for its success. Then it resets both times.
 func (f *faultFleet) gap() (longest, waited time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

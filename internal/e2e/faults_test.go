@@ -35,7 +35,7 @@ func faultDevices(t *testing.T) (devices, rounds int) {
 	return devices, max(1, devices/250)
 }
 
-// fault is something that breaks and is repaired. It takes place while devices onboard and report.
+// fault breaks a part of the site and repairs it again, while devices onboard and report.
 type fault struct {
 	name string
 	do   func()
@@ -151,7 +151,7 @@ func (d *databases) smallDisks() string {
 	return filepath.Join(d.disk, "space")
 }
 
-// emptyDisk removes what an earlier server left on the small disk of the current node.
+// emptyDisk removes the files that an earlier server left on the small disk of the current node.
 func (d *databases) emptyDisk() error {
 	space := filepath.Join(d.disk, "space")
 	uid, gid := d.primary.User()

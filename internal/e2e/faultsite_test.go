@@ -48,12 +48,12 @@ type hubReplica struct {
 
 	mu    sync.Mutex
 	cmd   *exec.Cmd
-	ended bool // the process shall not start again
+	ended bool // do not start the process again
 	kills int
 	runs  int
 }
 
-// run keeps the process running until end.
+// run starts the process, and starts it again whenever it ends, until the method `end` is called.
 func (r *hubReplica) run(bin string) {
 	defer close(r.done)
 	for {
@@ -284,7 +284,7 @@ func (s *site) killOne() {
 	time.Sleep(rand.N(time.Second))
 }
 
-// checkStore compares the database with what the devices know.
+// checkStore compares the database with the devices' own records.
 func (s *site) checkStore(ctx context.Context, db *sqlstore.Store, f *faultFleet) {
 	t := s.t
 	t.Helper()

@@ -40,7 +40,7 @@ func attackStrength(t *testing.T) attack {
 
 // Devices onboard at a hub, first without and then with an attack. The attack has slow clients,
 // garbage instead of TLS, bodies that are too large, and forged requests. The devices need at most
-// twice their usual time, and a forged request costs the hub a fraction of a good one.
+// twice their usual time, and a forged request costs the hub only a fraction of a good request.
 // GANGWAY_HOSTILE makes the attack strong.
 func TestAttackCostsLittle(t *testing.T) {
 	needFullRun(t)

@@ -598,7 +598,7 @@ func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 	if code, _, body := l.ask(t, "GET", path, nil); code != 200 {
 		t.Errorf("after the owner accepted the boot: %d %s", code, brief.Of(body))
 	}
-	// Routes that do not require a boot measurement work before that.
+	// Routes that do not require a boot measurement work even before the owner accepts the boot.
 	if code, _, body := l.ask(t, "GET", "/device", nil); code != 200 {
 		t.Errorf("status %d: %s", code, brief.Of(body))
 	}

@@ -230,8 +230,8 @@ func TestCopiedStateOnAnotherTPMGetsNowhere(t *testing.T) {
 }
 
 // A thief cannot use a copied state folder. The folder is copied in the middle of onboarding, while
-// it has the sealed reply. With another TPM, the agent cannot open the reply, and neither can a
-// direct use of that TPM.
+// it has the sealed reply. With another TPM, the agent cannot open the reply. A program that uses
+// the other TPM directly cannot open it either.
 func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 	t.Parallel()
 	tpm, other := newTPM(t, swtpm.RSA2048), newTPM(t, swtpm.RSA2048)

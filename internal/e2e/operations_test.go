@@ -98,8 +98,9 @@ func chapter(t *testing.T, title string) (lines []string) {
 	return commands(t, title, "\n## ")
 }
 
-// ofCopies leaves out the commands `gangway backup` and `gangway restore`. What is left makes a
-// backup by copying files. The script cmd/gangway/testdata/hub/backup.txt tests the other commands.
+// ofCopies leaves out the commands `gangway backup` and `gangway restore`. The remaining commands
+// make a backup by copying files. The script cmd/gangway/testdata/hub/backup.txt tests the other
+// commands.
 func ofCopies(lines []string) []string {
 	return slices.DeleteFunc(lines, func(line string) bool {
 		return strings.HasPrefix(line, "gangway backup ") || strings.HasPrefix(line, "gangway restore ")

@@ -121,7 +121,8 @@ func leftProcesses(t *testing.T, dir string) (found []string) {
 	return found
 }
 
-// The agent rolls back a revision that crashes the machine at each try, after three tries.
+// If a revision crashes the machine at each try, the agent rolls the revision back after three
+// tries.
 func TestRevisionThatStopsTheMachineIsRolledBack(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

@@ -314,8 +314,8 @@ func deviceToClaim(t *testing.T, h *hubtest.Hub) (id, challenge string) {
 	return find(body, "id"), find(body, "challenge")
 }
 
-// normalized replaces in a table's line what differs in each run: how long ago an event happened,
-// and the width of its column.
+// normalized replaces the parts of a table's line that differ in each run: how long ago an event
+// happened, and the width of that column.
 func normalized(line string) string {
 	return strings.Join(strings.Fields(ago.ReplaceAllString(line, "ago")), " ")
 }

@@ -152,9 +152,9 @@ func (p *programs) devices() int {
 }
 
 // A hub of an earlier commit is upgraded while devices onboard and report. Every device whose
-// onboarding the hub acknowledged, before or after, is active afterwards and reports with its old
-// certificate. The account, the session and the join token of the earlier commit still work, and
-// gangway fsck finds nothing.
+// onboarding the hub acknowledged, before or after the upgrade, is active at the end and reports
+// with its old certificate. The account, the session and the join token of the earlier commit still
+// work, and gangway fsck finds nothing.
 func TestUpgradeUnderLoad(t *testing.T) {
 	commit := os.Getenv("GANGWAY_UPGRADE_FROM")
 	if commit == "" {

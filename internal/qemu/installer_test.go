@@ -149,7 +149,7 @@ func long(t *testing.T) {
 // A person plugs in a stick and switches the machine on, and the device appears in its owner's
 // device list without a key press. At the next boot the machine works without the stick. Both boots
 // measure what the image builder computed in advance, so the owner's manifest makes even the first
-// one expected.
+// boot expected.
 func TestStickToDeviceList(t *testing.T) {
 	if os.Getenv("GANGWAY_TIMED") == "" { // run alone if this run measures times
 		t.Parallel()

@@ -1,6 +1,6 @@
 // Package race lets a test skip itself under the race detector. It is for tests in which the race
-// detector can find no races, but which it makes up to ten times as slow: tests that use only one
-// goroutine, and tests that call one handler after another, if other tests call these handlers
+// detector cannot find a race, but which the detector makes up to ten times as slow. Such tests use
+// only one goroutine, or they call one handler after another, while other tests call these handlers
 // concurrently.
 package race
 

@@ -20,7 +20,7 @@ import (
 
 // maxDepth is the largest depth of nested objects and arrays. MaxStorableDepth is the largest depth
 // of a value that is stored and later returned inside another document. It is lower, so that the
-// other document stays within maxDepth.
+// outer document stays within maxDepth.
 const (
 	maxDepth         = 64
 	MaxStorableDepth = 32

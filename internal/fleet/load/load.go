@@ -2,10 +2,10 @@
 // protocol.
 //
 // The load is open: each request has a scheduled start, which does not depend on the end of earlier
-// requests. Its latency is measured from the scheduled start. So if the hub stalls, the wait of all
-// requests of that time is in the latencies (a closed loop would leave it out: "coordinated
-// omission"). A request that cannot start at its time, because too many requests of its kind are
-// outstanding or no device is idle, is counted as missed.
+// requests. Its latency is measured from the scheduled start. So if the hub stalls, the latencies
+// include the wait of all requests of that time. A closed loop would leave out this wait
+// ("coordinated omission"). A request that cannot start at its time, because too many requests of
+// its kind are outstanding or no device is idle, is counted as missed.
 package load
 
 import (

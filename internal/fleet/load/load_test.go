@@ -203,7 +203,7 @@ func TestReadsTheUsageOfAProcess(t *testing.T) {
 	}
 }
 
-// If the process may not open enough files, the error says how to allow it.
+// If the process may not open enough files, the error says how to raise the limit.
 func TestTooFewOpenFilesNamesTheRemedy(t *testing.T) {
 	if err := allowDescriptors(10); err != nil {
 		t.Error(err)

@@ -62,7 +62,7 @@ type KindReport struct {
 	Refused   map[string]int64 `json:"refused"` // hostile operations that the hub refused, by code
 	Errors    map[string]int64 `json:"errors"`  // by code
 	// Latency has the latencies of operations that ended as expected, and ErrorLatency the
-	// latencies of the others. Both are measured from the scheduled start.
+	// latencies of the other operations. Both are measured from the scheduled start.
 	Latency      Latency `json:"latency_ms"`
 	ErrorLatency Latency `json:"error_latency_ms"`
 }

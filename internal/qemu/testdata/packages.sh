@@ -121,7 +121,7 @@ check "gangway-agent installs" install old/gangway-agent_*.deb
 check "gangway-agent.service is enabled" enabled gangway-agent.service
 check "gangway-proxy.service is not enabled" not enabled gangway-proxy.service
 check "without a join token the agent is skipped, not failed" skipped gangway-agent.service
-# A hook that does what hooks usually need: replace files, also of another user, and restart a unit.
+# A hook with the usual tasks of hooks: replace files, also of another user, and restart a unit.
 cat >/usr/local/bin/test-hook <<'END'
 #!/bin/sh
 set -e
