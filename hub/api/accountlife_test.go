@@ -478,7 +478,7 @@ func TestFrequentEventsAreOneLineADay(t *testing.T) {
 		stranger.status("POST", "/auth/login", map[string]string{"username": "prn:::devices:/000000000000000000000000", "password": "a guess"}, 401)
 		device.status("PATCH", "/device/meta", `{"a":1}`, 200)
 	}
-	s.Server.FlushTally(t.Context())
+	s.Server.FlushCounters(t.Context())
 	for kind, means := range map[string]string{"device.signed-in": "secret", "device.sign-in-refused": "secret", "device.meta-reported": "certificate"} {
 		events := ada.events("?kind=" + kind)
 		if len(events) == 2 && s.Now().Truncate(time.Hour).After(begin) { // refusals have a row for each hour

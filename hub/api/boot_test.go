@@ -158,7 +158,7 @@ func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
 		t.Helper()
 		refused(t, sendBoot(t, on, r), 403, code)
 		lies[code]++
-		s.Server.FlushTally(t.Context())
+		s.Server.FlushCounters(t.Context())
 		counted := 0
 		for _, e := range want[[]api.EventView](ada, "GET", "/events?kind=device.boot-refused&device="+id, nil, 200) {
 			if e.Code == code {

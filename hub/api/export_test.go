@@ -23,8 +23,8 @@ func (l *limiter[K]) unlimited() {
 	clear(l.clients)
 }
 
-// FlushTally writes the counts of frequent events.
-func (s *Server) FlushTally(ctx context.Context) { s.flushCounters(ctx) }
+// FlushCounters writes the counts of frequent events.
+func (s *Server) FlushCounters(ctx context.Context) { s.flushCounters(ctx) }
 
 // SweepOnce removes the rows that have expired or are too old.
 func (s *Server) SweepOnce(ctx context.Context) { s.sweepOnce(ctx) }

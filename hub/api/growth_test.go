@@ -104,7 +104,7 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 				t.Fatalf("%s: %d", b[0], status)
 			}
 		}
-		s.Server.FlushTally(t.Context())
+		s.Server.FlushCounters(t.Context())
 	}
 	// Each kind of event occurs in the first hour. The hub stores one row a day for each kind, in
 	// addition to the limited rows.
@@ -156,7 +156,7 @@ func TestFirstRefusalShowsAtOnceAndTheOthersAreCounted(t *testing.T) {
 		s.sendFrom("192.0.2.1:2", "/onboard", "nothing")
 	}
 	s.sendFrom("192.0.2.2:2", "/onboard", "nothing") // another network, another row
-	s.Server.FlushTally(t.Context())
+	s.Server.FlushCounters(t.Context())
 	if is := events(); len(is) != 2 || is[0].Count != 1 || is[1].Count != 100 {
 		t.Fatalf("%s", brief.Of(is))
 	}
@@ -354,7 +354,7 @@ func TestGrowthOfAMinute(t *testing.T) {
 			sent++
 		}
 	}
-	s.Server.FlushTally(t.Context())
+	s.Server.FlushCounters(t.Context())
 	after, fileAfter := s.size(t)
 	aDay := func(n int) float64 { return float64(n) * float64(24*time.Hour) / float64(time.Since(began)) / 1e6 }
 	t.Logf("%d requests from %d networks in %v: %d were judged, %d were over the limit", sent, networks, time.Since(began).Round(time.Second), sent-answered[http.StatusTooManyRequests], answered[http.StatusTooManyRequests])

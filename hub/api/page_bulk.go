@@ -349,7 +349,11 @@ func (s *Server) undoBulk(w http.ResponseWriter, r *http.Request) error {
 	}
 	text := fmt.Sprintf("The label of %s has its earlier value again.", counted(n, "device"))
 	if rest := len(act.was) - n; rest > 0 {
-		text += fmt.Sprintf(" %s changed in the meantime and keep the new value.", upperFirst(counted(rest, "device")))
+		keeps := "keep"
+		if rest == 1 {
+			keeps = "keeps"
+		}
+		text += fmt.Sprintf(" %s changed in the meantime and %s the new value.", upperFirst(counted(rest, "device")), keeps)
 	}
 	return s.redirect(w, r, "/ui/devices", ui.Notice{Tone: "ok", Text: text})
 }
