@@ -102,15 +102,21 @@ func (s *Store) steps(t *testing.T) (operations, scanned, sorted int32) {
 	t.Helper()
 	for range s.readers.connections() {
 		c := <-s.readers.idle
-		for _, st := range c.stmts {
-			if st == 0 {
-				continue
-			}
-			operations += sqlite3.Xsqlite3_stmt_status(c.tls, st, sqlite3.SQLITE_STMTSTATUS_VM_STEP, 1)
-			scanned += sqlite3.Xsqlite3_stmt_status(c.tls, st, sqlite3.SQLITE_STMTSTATUS_FULLSCAN_STEP, 1)
-			sorted += sqlite3.Xsqlite3_stmt_status(c.tls, st, sqlite3.SQLITE_STMTSTATUS_SORT, 1)
-		}
+		o, n, m := c.steps()
+		operations, scanned, sorted = operations+o, scanned+n, sorted+m
 		s.readers.idle <- c
+	}
+	return operations, scanned, sorted
+}
+
+func (c *conn) steps() (operations, scanned, sorted int32) {
+	for _, st := range c.stmts {
+		if st == 0 {
+			continue
+		}
+		operations += sqlite3.Xsqlite3_stmt_status(c.tls, st, sqlite3.SQLITE_STMTSTATUS_VM_STEP, 1)
+		scanned += sqlite3.Xsqlite3_stmt_status(c.tls, st, sqlite3.SQLITE_STMTSTATUS_FULLSCAN_STEP, 1)
+		sorted += sqlite3.Xsqlite3_stmt_status(c.tls, st, sqlite3.SQLITE_STMTSTATUS_SORT, 1)
 	}
 	return operations, scanned, sorted
 }
