@@ -4,12 +4,15 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -78,6 +81,26 @@ func benchFleets(out, list, database string, rounds, enrolments int) error {
 	return runFleets(out, sizes, rounds, enrolments, engines)
 }
 
+// startProfile starts a CPU profile in the file of -cpuprofile, with `what` appended to its name. The
+// function `stop` ends the profile; it may be called again. Without -cpuprofile, neither does
+// anything.
+func startProfile(what string) (stop func(), err error) {
+	if *profile == "" {
+		return func() {}, nil
+	}
+	f, err := os.Create(*profile + "." + what)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return sync.OnceFunc(func() {
+		pprof.StopCPUProfile()
+		f.Close()
+	}), nil
+}
+
 // writeJSON writes a result to a file, unless the name of the file is empty.
 func writeJSON(name string, result any) error {
 	if name == "" {
@@ -127,13 +150,22 @@ func runFleet(n, rounds, enrolments int, engines *engines) (*FleetResult, error)
 	if err != nil {
 		return nil, err
 	}
+	stop, err := startProfile("questions")
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
 	for _, q := range append(fleetQuestions(f.store, fleetOwner, n), onboarding(f.store, token)) {
+		if !asked.MatchString(q.what) {
+			continue
+		}
 		one, err := f.measure(ctx, q, rounds)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", q.what, err)
 		}
 		r.Question = append(r.Question, one)
 	}
+	stop()
 	if enrolments > 0 {
 		r.Enrolment, err = f.compareWithEmpty(ctx, enrolments, engines)
 	}

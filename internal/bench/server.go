@@ -81,7 +81,7 @@ func measureServer(maker *fleet.Maker, n int) (*Server, error) {
 	m := &server{Server: Server{EK: ek, Rounds: rounds, Enrolments: n / rounds * rounds}}
 	var more []string
 	if *profile != "" {
-		more = []string{"-cpuprofile", *profile + ".server"}
+		more = []string{"-cpuprofile", *profile}
 	}
 	if m.hub, err = startChild("-serve", dir, more...); err != nil {
 		return nil, err

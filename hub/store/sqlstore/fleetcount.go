@@ -52,12 +52,8 @@ func (f *finder) count(c Conn) (store.SearchCount, error) {
 	case only && first.field == store.FieldMeta:
 		return store.SearchCount{N: store.MaxCount, More: true}, nil
 	}
-	n := 0
-	complete, _, err := f.walk(c, nil, examineMost, func(found) bool {
-		n++
-		return n <= store.MaxCount
-	})
-	return store.SearchCount{N: min(n, store.MaxCount), More: !complete}, err
+	hits, complete, _, err := f.walk(c, nil, examineMost, store.MaxCount+1, colNick)
+	return store.SearchCount{N: min(len(hits), store.MaxCount), More: !complete}, err
 }
 
 // FleetCounts implements store.Fleet.
