@@ -42,7 +42,7 @@ func TestProxyHasACertificateOfTheHub(t *testing.T) {
 				t.Fatal(err)
 			}
 			if leaf.IsCA || len(leaf.DNSNames) != 1 || !leaf.NotAfter.Equal(testNow.Add(proxyLife).Truncate(time.Second)) || leaf.KeyUsage != x509.KeyUsageDigitalSignature || len(leaf.ExtKeyUsage) != 1 {
-				t.Errorf("the certificate has more than it should have: %+v", leaf)
+				t.Errorf("the certificate: CA %t, names %q, key usage %d, %d, until %s", leaf.IsCA, leaf.DNSNames, leaf.KeyUsage, leaf.ExtKeyUsage, leaf.NotAfter)
 			}
 			chain, err := parseCertificates(text)
 			if err != nil {
@@ -129,7 +129,7 @@ func TestProxyCertificateEndsWithItsCA(t *testing.T) {
 	end := h.TLSCA().NotAfter
 	_, leaf, err := h.IssueProxy(request, []string{"proxy.example"}, end.Add(-time.Hour), proxyLife)
 	if err != nil || !leaf.NotAfter.Equal(end) {
-		t.Errorf("%v, %v", leaf, err)
+		t.Errorf("the certificate does not end with its CA, %s: %v", end, err)
 	}
 	if _, _, err := h.IssueProxy(request, []string{"proxy.example"}, end.Add(time.Hour), proxyLife); err == nil || !strings.Contains(err.Error(), "gangway ca request") {
 		t.Errorf("an expired CA: %v", err)
