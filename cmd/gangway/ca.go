@@ -26,6 +26,9 @@ func (a *app) caCommand() *cobra.Command {
 		Long: `Ca has commands for the keys of a hub's CAs. A hub has a root, and three CAs below it:
 the attestation CA, the device CA and, if the root is offline, the TLS CA.
 
+A proxy that terminates TLS in front of the hub gets its certificate with 'ca
+issue-server'.
+
 A hub gets the certificates of its CAs in a ceremony with three steps: 'ca request' on
 the hub's machine makes new keys and a request. 'ca issue' on the root's machine shows
 what it would sign, and writes an answer. 'ca install' on the hub's machine checks the
@@ -36,7 +39,7 @@ neither file contains a secret.`,
   gangway ca issue request.pem --root /media/vault/root -o answer.pem
   gangway ca install answer.pem --data /var/lib/gangway --hub-name 5f0c...`,
 	}
-	c.AddCommand(a.caInit(), a.caRequest(), a.caIssue(), a.caInstall(), a.caShow())
+	c.AddCommand(a.caInit(), a.caRequest(), a.caIssue(), a.caInstall(), a.caIssueServer(), a.caShow())
 	return c
 }
 

@@ -47,9 +47,9 @@ func addDatabaseFlags(c *cobra.Command) {
 	}
 	// The commands login, ready and migrate get no such flags: in the data folder, login and ready
 	// read only the hub's certificate, and migrate always reads the database file. Of the commands
-	// of ca, only install opens the database.
+	// of ca, only install and issue-server open the database.
 	if c.Flags().Lookup("data") == nil || c.RunE == nil || slices.Contains([]string{"login", "ready", "migrate"}, c.Name()) ||
-		c.HasParent() && c.Parent().Name() == "ca" && c.Name() != "install" {
+		c.HasParent() && c.Parent().Name() == "ca" && c.Name() != "install" && c.Name() != "issue-server" {
 		return
 	}
 	var flags databaseFlags

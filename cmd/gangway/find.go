@@ -187,8 +187,10 @@ func findToken(ctx context.Context, which string) (api.JoinTokenView, error) {
 	if err != nil {
 		return api.JoinTokenView{}, err
 	}
-	return pick("join token", "gangway token ls", which, tokens, func(t api.JoinTokenView) names { return names{t.ID, t.Nick, ""} })
+	return pick("join token", "gangway token ls", which, tokens, tokenNames)
 }
+
+func tokenNames(t api.JoinTokenView) names { return names{t.ID, t.Nick, ""} }
 
 // findAPIToken returns the API token that a person named; see the function `pick`.
 func findAPIToken(ctx context.Context, which string) (api.APITokenView, error) {

@@ -101,6 +101,16 @@ func (r *room) account(create string) {
 	r.named(r.types(create))
 }
 
+// password returns the password that a command has generated and printed.
+func (r *room) password(out string) string {
+	r.t.Helper()
+	m := regexp.MustCompile(`Password: (\S+)`).FindStringSubmatch(out)
+	if m == nil {
+		r.t.Fatalf("no password was printed: %s", short(out))
+	}
+	return m[1]
+}
+
 func (r *room) named(out string) {
 	r.t.Helper()
 	m := regexp.MustCompile(`--hub-name ([0-9a-f]{64})`).FindStringSubmatch(out)
