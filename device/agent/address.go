@@ -43,8 +43,8 @@ type addresses struct {
 	holds map[string]held // by method and path
 }
 
-// held is a request that the hub refused, and that the agent must not send again before the time
-// `until`.
+// The type `held` is a request that the hub refused, and that the agent must not send again before
+// the time `until`.
 type held struct {
 	refused *Refused
 	until   time.Time
@@ -66,7 +66,7 @@ func (a *addresses) hold(method, path string, r *Refused) {
 	a.holds[method+" "+path] = held{r, now.Add(r.retryAfter)}
 }
 
-// held returns the hub's refusal of a request that must not be sent yet, or nil.
+// The method `held` returns the hub's refusal of a request that must not be sent yet, or nil.
 func (a *addresses) held(method, path string) *Refused {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -103,8 +103,8 @@ func (a *addresses) forPeople() string {
 	return cmp.Or(a.pages, a.urls[0])
 }
 
-// failed moves `url` to the end of the list, if `url` is the address in use. The next address is
-// then in use.
+// The method `failed` moves `url` to the end of the list, if `url` is the address in use. The next
+// address is then in use.
 func (a *addresses) failed(url string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -120,8 +120,8 @@ func (a *addresses) offer(urls []string) {
 	a.urls = distinct(slices.Concat(a.urls[:1], urls, a.urls[1:]))
 }
 
-// worked makes `url` the address in use, because the hub has answered at `url`. If the answer names
-// addresses, these replace the other addresses, except the address in the file.
+// The method `worked` makes `url` the address in use, because the hub has answered at `url`. If the
+// answer names addresses, these replace the other addresses, except the address in the file.
 func (a *addresses) worked(url string, h http.Header) {
 	named := wire.ParseAddresses(h.Values(wire.AddressesHeader))
 	a.mu.Lock()
@@ -157,8 +157,8 @@ func distinct(urls []string) []string {
 	return out
 }
 
-// addressed keeps an HTTP client for the address in use, and replaces the client when another
-// address is in use. Each address has its own TLS configuration.
+// The type `addressed` keeps an HTTP client for the address in use, and replaces the client when
+// another address is in use. Each address has its own TLS configuration.
 type addressed struct {
 	at   *addresses
 	make func(url string) *http.Client

@@ -50,8 +50,9 @@ func newHub(at *addresses, ca string, proxy *HTTPProxy) (*hub, error) {
 	return h, nil
 }
 
-// as returns a client of the same hub that uses a client certificate. It closes h's connections.
-// The hub has the certificate's issuer, so the client sends only the certificate itself.
+// The method `as` closes the connections of h. Then it returns a new client of the same hub, which
+// uses the client certificate `idevid`. The hub has the certificate of the issuer, so the new
+// client sends only `idevid`.
 func (h *hub) as(idevid *x509.Certificate, key crypto.Signer) *hub {
 	h.close()
 	n := &hub{at: h.at, roots: h.roots, certs: h.certs, now: h.now, clock: h.clock, proxy: h.proxy}
@@ -172,8 +173,8 @@ func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader,
 	return answer, nil
 }
 
-// refused returns the refusal in the hub's answer. If the body is not a refusal, the code is "http"
-// and the reason is the answer's status.
+// The function `refused` returns the refusal in the hub's answer. If the body is not a refusal, the
+// code is "http" and the reason is the answer's status.
 func refused(resp *http.Response, body []byte) *Refused {
 	r := &Refused{Status: resp.StatusCode}
 	if json.Unmarshal(body, r) != nil || r.Code == "" {
@@ -349,7 +350,7 @@ func (a *Agent) setWaiting(line string) {
 	}
 }
 
-// temporary reports whether the same request may succeed later.
+// The function `temporary` reports whether the same request may succeed later.
 func temporary(err error) bool {
 	var r *Refused
 	if !errors.As(err, &r) {

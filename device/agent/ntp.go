@@ -76,7 +76,7 @@ func (k *timeKeeper) ask(ctx context.Context, wait time.Duration, roots []*x509.
 	return errors.Join(errs...)
 }
 
-// heard sets the clock from a time server's answer that has just arrived.
+// The method `heard` sets the clock from a time server's answer that has just arrived.
 func (k *timeKeeper) heard(server string, is time.Time, roots []*x509.Certificate) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()

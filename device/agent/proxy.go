@@ -368,8 +368,8 @@ func listenUnix(at, group string) (net.Listener, error) {
 	return &unixListener{UnixListener: l, path: at, info: info}, nil
 }
 
-// stale returns nil if no file is at the path, or only a socket without a listener. Otherwise it
-// returns an error.
+// The function `stale` returns nil if no file is at the path, or only a socket without a listener.
+// Otherwise it returns an error.
 func stale(at string) error {
 	info, err := os.Lstat(at)
 	if errors.Is(err, os.ErrNotExist) {

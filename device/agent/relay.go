@@ -106,7 +106,8 @@ func (r *relay) acquire(ctx context.Context) (*slot, error) {
 	}
 }
 
-// on sends a request on a slot. When the answer's body is closed, the slot becomes free.
+// The method `on` sends a request on a slot. When the answer's body is closed, the slot becomes
+// free.
 func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancel(req.Context())
 	// Only a request without a body can be sent again.

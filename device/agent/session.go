@@ -13,8 +13,8 @@ import (
 )
 
 // session sends the requests of an onboarded device, one at a time. A boot measurement is bound to
-// a connection, so session uses one connection, and begins each new connection with a measurement.
-// Its methods are safe for concurrent use.
+// a connection. So a session uses one connection at a time, and begins each new connection with a
+// measurement. Its methods are safe for concurrent use.
 type session struct {
 	a      *Agent
 	h      *hub
@@ -211,8 +211,8 @@ const (
 	tusVersion = "1.0.0"
 )
 
-// uploadOffset asks the hub how many bytes of an object it has. If `resumable` is false, the hub
-// stores whole objects only, as Pantacor Hub does.
+// uploadOffset asks the hub how many bytes of an object the hub has. If `resumable` is false, the
+// hub stores whole objects only, as Pantacor Hub does.
 func uploadOffset(ctx context.Context, client *http.Client, url string, size int64) (offset int64, resumable bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodHead, url, nil)
 	if err != nil {

@@ -155,8 +155,8 @@ func isVerdict(err error) bool {
 	return errors.As(err, &v)
 }
 
-// judged turns an error of the TPM about one NV index or one template into a verdict. It returns
-// errors about the whole TPM unchanged.
+// The function `judged` turns an error of the TPM about one NV index or one template into a
+// verdict. It returns errors about the whole TPM unchanged.
 func judged(err error) error {
 	var rc tpm2.TPMRC
 	if !errors.As(err, &rc) || isFull(err) || rc == tpm2.TPMRCFailure || rc == tpm2.TPMRCInitialize || rc == tpm2.TPMRCLockout {
@@ -197,9 +197,9 @@ func (i *Identity) tryEK(template tcg.Template, indices []uint32) error {
 }
 
 // plainEK uses a key without a certificate. If the caller requested a template, plainEK uses that
-// template's key. Otherwise it uses the key of L-2, or of L-1 if the TPM lacks the curve. Makers
-// that offer EK certificates for download offer them for these keys. plainEK always chooses the
-// same key, so that the hub recognises the device.
+// template's key. Otherwise it uses the key of template L-2, or of template L-1 if the TPM lacks
+// L-2's curve. Some makers offer EK certificates for download, and they offer them for these keys.
+// plainEK always chooses the same key, so that the hub recognises the device.
 func (i *Identity) plainEK(templates []tcg.Template, indices []uint32) error {
 	if len(templates) > 1 {
 		templates = nil

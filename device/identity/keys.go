@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// key is a key in the TPM: either a primary key, which is made when an operation needs it and may
-// be flushed at any time, or a persistent key.
+// key is a key in the TPM, either a primary key or a persistent key. The package makes a primary
+// key when an operation needs the key, and may flush it at any time.
 type key struct {
 	template   tcg.Template
 	public     *tcg.Public // nil until the key is made for the first time
@@ -21,7 +21,7 @@ type key struct {
 	persistent bool
 }
 
-// with returns the key as a go-tpm handle that the session s authorises.
+// The method `with` returns the key as a go-tpm handle that the session s authorises.
 func (k *key) with(s tpm2.Session) tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: tpm2.TPMHandle(k.handle), Name: tpm2.TPM2BName{Buffer: k.name}, Auth: s}
 }
@@ -61,8 +61,8 @@ func (r *ring) attempt(keys []*key, f func() error) error {
 	}
 }
 
-// swapped reports, after a refusal, whether a handle now refers to another key. On a socket,
-// another process may have flushed this package's keys and loaded its own.
+// The method `swapped` reports, after a refusal, whether a handle now refers to another key. On a
+// socket, another process may have flushed this package's keys and loaded other keys.
 func (r *ring) swapped(err error, keys []*key) bool {
 	var rc tpm2.TPMRC
 	if !errors.As(err, &rc) {

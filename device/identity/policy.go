@@ -61,7 +61,7 @@ func (r *ring) policy(alg tcg.AlgID, code tpm2.TPMCC, branches [][]byte, options
 // The key's own empty password would also work, with three commands less. But the templates do not
 // set noDA, so dictionary attack protection applies to that password. After the password was used,
 // the TPM counts a power loss as a failure (Part 1, 19.8.6). After a few failures, the TPM refuses
-// the key. A policy that does not use the key's password is neither counted nor refused.
+// the key. The TPM neither counts nor refuses a policy that does not use the key's password.
 func (r *ring) user(k *key) tpm2.Session {
 	return r.policy(k.public.NameAlg, 0, k.template.PolicyBranches)
 }

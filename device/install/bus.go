@@ -94,8 +94,8 @@ func transports(l location) (out []string) {
 	return out
 }
 
-// external returns the reason why a disk may be external, or "" if it is built in. If the kernel
-// does not report whether a disk is removable, the disk counts as removable.
+// The function `external` returns the reason why a disk may be external, or "" if it is built in.
+// If the kernel does not report whether a disk is removable, the disk counts as removable.
 func external(name string, l location) string {
 	switch {
 	case text(l.dir, "removable") != "0":

@@ -272,7 +272,7 @@ func signature(dev string) string {
 // Errors of Choose: the rule does not select exactly one disk, so a person must choose.
 var (
 	ErrAmbiguous = errors.New("more than one disk matches the disk rule; a person must choose one")
-	ErrExternal  = errors.New("only disks that may be external match the disk rule; a person must choose one, or the rule must name it")
+	ErrExternal  = errors.New("only disks that may be external match the disk rule; a person must choose one of them, or the rule must name one")
 )
 
 // Choose applies a rule to disks and returns the disk to install to. Choose prefers built-in disks

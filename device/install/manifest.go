@@ -246,7 +246,8 @@ func (p Part) check() error {
 	return nil
 }
 
-// has reports whether the stick stores all blocks of a range. `at` and `size` are in bytes.
+// The method `has` reports whether the stick stores all blocks of a range. `at` and `size` are in
+// bytes.
 func (p Part) has(at, size int64) bool {
 	for _, e := range p.Extents { // sorted
 		if from, to := e[0]*BlockSize, (e[0]+e[1])*BlockSize; from <= at && at < to {

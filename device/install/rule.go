@@ -56,7 +56,7 @@ func diskName(s string) bool {
 	return s != ""
 }
 
-// specific reports whether the rule names one disk or one model, rather than any disk.
+// The method `specific` reports whether the rule names one disk or one model, rather than any disk.
 func (r Rule) specific() bool {
 	model, ok := strings.CutPrefix(string(r), "model:")
 	return r != Largest && !(ok && strings.ContainsAny(model, `*?[\`))

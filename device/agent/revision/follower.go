@@ -65,10 +65,12 @@ type Config struct {
 	Data string
 	// Device is the device's id.
 	Device string
-	// Hook is the installer's program. Empty: no revision is accepted.
+	// Hook is the path of the program that installs, tests and rolls back revisions. Empty: no
+	// revision is accepted.
 	Hook string
 	// Keys are the owner's keys. The follower installs only revisions that one of these keys has
-	// signed, and whose sequence number is larger than before. Nil: no signature is needed.
+	// signed. It refuses a revision whose sequence number is smaller than that of an accepted
+	// revision. Nil: no signature is needed.
 	Keys *sig.Keys
 	// First is a folder with the first revision, for a device that has no trail yet: state.json,
 	// and objects/ with files named by SHA-256. The folder is removed when the trail exists. If
@@ -83,8 +85,8 @@ type Config struct {
 	// the device does not reach the hub in this time, the revision is rolled back. Default: 10
 	// minutes; less than 0: no check.
 	HubWithin time.Duration
-	// RebootWithin is how long after the hook's reboot call the machine must have rebooted.
-	// Default: 15 minutes.
+	// RebootWithin is the time limit for a reboot of the machine. The time begins when the agent
+	// calls the hook to reboot. Default: 15 minutes.
 	RebootWithin time.Duration
 	// Parallel is the number of parallel downloads. Default: 4.
 	Parallel int
@@ -220,8 +222,8 @@ func (f *Follower) complain(err error) {
 	}
 }
 
-// Run follows the trail until ctx ends, or until the hub permanently refuses the device (a
-// Refusal).
+// Run follows the trail until ctx ends, or until the hub permanently refuses the device. In the
+// second case, the error is a Refusal.
 func (f *Follower) Run(ctx context.Context) error {
 	if err := f.stopOrphans(); err != nil {
 		return err
@@ -256,7 +258,8 @@ func (f *Follower) Run(ctx context.Context) error {
 	}
 }
 
-// next does the follower's next action, and returns how long to wait after that action.
+// The method `next` does the follower's next action, and returns how long to wait after that
+// action.
 func (f *Follower) next(ctx context.Context) (time.Duration, error) {
 	if f.journal.Step != nil {
 		return f.advance(ctx)

@@ -100,7 +100,7 @@ func readJournal(path, device string) (journal, error) {
 	return j, nil
 }
 
-// ReadStatus reads the status from the follower's folder `dir`; the follower may be another
+// ReadStatus reads the status from the follower's folder `dir`. The follower may run in another
 // process. The status is empty if `dir` has no journal of this device.
 func ReadStatus(dir, device string) (Status, error) {
 	j, err := readJournal(filepath.Join(dir, "journal.json"), device)

@@ -88,8 +88,8 @@ func SetTokens(d Disk, slot int, kinds []string, list []map[string]any) error {
 	return write(d, b, text, intact)
 }
 
-// write writes both copies of the header. `b` is the present header, and `text` its new JSON. It
-// overwrites the only intact copy last.
+// write writes both copies of the header. `b` is the present header, and `text` its new JSON. If
+// only one copy is intact, write overwrites that copy last.
 func write(d Disk, b, text []byte, intact [2]bool) error {
 	if len(text) >= jsonSize {
 		return fmt.Errorf("luks: the header's JSON has %d bytes; at most %d fit", len(text), jsonSize-1)

@@ -23,7 +23,7 @@ import (
 	"gangway/wire/manifest"
 )
 
-// made is the time in the tests' manifests.
+// The variable `made` is the time in the tests' manifests.
 var made = time.Date(2026, 11, 29, 15, 0, 0, 0, time.UTC)
 
 const bootDir = "/usr/lib/systemd/boot/efi"
@@ -102,7 +102,7 @@ var (
 	names257 = append(slices.Clone(names256), ".profile", ".dtbauto", ".hwids")
 )
 
-// real returns a unified kernel image with Debian's stub.
+// The function `real` returns a unified kernel image with Debian's stub.
 func real(t testing.TB) ([]byte, image.UKI) {
 	t.Helper()
 	u := image.UKI{
