@@ -42,7 +42,8 @@ type Config struct {
 	// First is the device's first revision. Nil means an empty revision.
 	First *factory.Revision
 	// Enrol contains the Secure Boot keys that firmware in setup mode enrols from the stick. Nil
-	// means no keys. The parts must be signed with one of these keys.
+	// means no keys. The programs in Parts must have signatures that firmware with these keys
+	// accepts.
 	Enrol *secureboot.Set
 	// EnrolUnasked makes the boot manager enrol the keys of Enrol without waiting for a key press.
 	EnrolUnasked bool

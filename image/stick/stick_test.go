@@ -426,8 +426,8 @@ func TestPinnedRevisionKeys(t *testing.T) {
 	}
 }
 
-// If a test copies Parts and changes the copy, builds from the copy do not use the cached initial
-// file system of the original.
+// A test copies Parts, whose initial file system is already in the cache, and changes the copy. A
+// build from the changed copy must not use that cached initial file system.
 func TestChangedPartsAreNotTakenFromTheCache(t *testing.T) {
 	t.Parallel()
 	original := parts(t)

@@ -262,7 +262,7 @@ func TestPCR11IsNotGuessed(t *testing.T) {
 
 var calculated = regexp.MustCompile(`Calculated message digest\s*: ([0-9A-F]+)`)
 
-// The digest is the one that osslsigncode signs and verifies.
+// Authenticode returns the digest that osslsigncode signs and verifies.
 func TestAuthenticodeEqualsOsslsigncode(t *testing.T) {
 	if m := authenticode.Missing(); m != "" {
 		t.Skip(m)

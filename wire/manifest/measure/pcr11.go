@@ -187,7 +187,7 @@ func extend(bank crypto.Hash, value, data []byte) []byte {
 }
 
 // System returns the part of a manifest about a unified kernel image. Gangway's init extends no
-// boot phases into PCR 11, so the manifest of Gangway's own system needs none. The argument
+// boot phases into PCR 11, so the manifest of Gangway's own system needs no phases. The argument
 // `phases` lists the phases of another init.
 func System(uki []byte, phases ...string) (*manifest.System, error) {
 	p, err := parse(uki)
