@@ -210,9 +210,9 @@ func (s *State) addressesOf(hubName string) Addresses {
 	return Addresses{HubName: hubName}
 }
 
-// adoptAddress makes the address in the configured file the address in use, if the file is for the
-// state's hub and the address is new (preferAddress). If the file is for another hub, adoptAddress
-// changes nothing and returns an error. The file must prove for which hub it was made: the hub's
+// If the configured file is for the state's hub and names a new address, adoptAddress makes this
+// address the address in use (preferAddress). If the file is for another hub, adoptAddress changes
+// nothing and returns an error. The file must prove that it is for the hub that it names: the hub's
 // name must be the hash of the key of the CA in the file.
 func (a *Agent) adoptAddress() error {
 	f := a.cfg.file()
@@ -228,8 +228,8 @@ func (a *Agent) adoptAddress() error {
 	return a.preferAddress(f)
 }
 
-// preferAddress makes the address in a file the address in use, unless the file that was last read
-// had the same address.
+// preferAddress makes the address in a file the address in use. If the file that was last read had
+// the same address, preferAddress changes nothing.
 func (a *Agent) preferAddress(f *wire.HubFile) error {
 	url, known := strings.TrimSuffix(f.Hub, "/"), a.state.addressesOf(f.HubName)
 	if url == strings.TrimSuffix(known.File, "/") {

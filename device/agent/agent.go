@@ -220,9 +220,10 @@ func (a *Agent) sayTook(name string, took time.Duration, format string, args ...
 	}
 }
 
-// sayOnce reports a sentence to the log and to Config.Progress, unless it was also the last
-// sentence about the subject `about`. An empty sentence means that the condition has ended: sayOnce
-// does not report the empty sentence, but always reports the next sentence about the subject.
+// sayOnce reports a sentence to the log and to Config.Progress. If the sentence equals the last
+// sentence about the subject `about`, sayOnce does not report it again. An empty sentence means
+// that the condition has ended: sayOnce does not report the empty sentence, but always reports the
+// next sentence about the subject.
 func (a *Agent) sayOnce(about, name, format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
 	a.mu.Lock()

@@ -101,7 +101,8 @@ func (k *timeKeeper) heard(server string, is time.Time, roots []*x509.Certificat
 	return nil
 }
 
-// complain reports why the time servers failed, unless the last failure was the same.
+// complain reports why the time servers failed. It reports the same failure only once in
+// succession.
 func (k *timeKeeper) complain(err error) {
 	text := ""
 	if err != nil {

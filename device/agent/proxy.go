@@ -388,8 +388,8 @@ func stale(at string) error {
 	return nil
 }
 
-// unixListener removes its socket's file when the listener is closed, unless another socket has
-// replaced the file.
+// When the listener is closed, unixListener removes its socket's file. If another socket has
+// replaced the file, unixListener leaves the file.
 type unixListener struct {
 	*net.UnixListener
 	path string

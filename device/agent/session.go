@@ -127,7 +127,7 @@ func (s *session) remeasure(ctx context.Context) error {
 
 // newBlobClient makes a client for downloads and uploads of objects. The client sends no client
 // certificate, because only the secret address protects an object. The client has no time limit:
-// its callers set one.
+// its callers set a time limit.
 func (h *hub) newBlobClient(url string) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
@@ -205,8 +205,9 @@ func (s *session) Upload(ctx context.Context, path string, content io.ReadSeeker
 }
 
 const (
-	// resumeFrom is a size in bytes. Only for a larger object, the agent asks whether the hub has a
-	// part of the object: a hub stores no part of less than 8 MiB.
+	// resumeFrom is a size in bytes. If an object is larger, the agent asks whether the hub has a
+	// part of the object. For a smaller object, this question would be useless, because a hub
+	// stores no part of less than 8 MiB.
 	resumeFrom = 8 << 20
 	tusVersion = "1.0.0"
 )

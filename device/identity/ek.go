@@ -20,8 +20,9 @@ const (
 	nvEndorsementLast = tcg.ChainLast
 )
 
-// findEK sets i.EK and the fields of i that describe the EK. It uses the first template that has a
-// certificate in the TPM and whose key matches that certificate.
+// findEK sets i.EK and the fields of i that describe the EK. It uses the first template with these
+// two properties: the TPM has a certificate for the template, and the template's key matches this
+// certificate.
 func (i *Identity) findEK(o Options) error {
 	templates, err := ekTemplates(o.EK)
 	if err != nil {
@@ -290,7 +291,7 @@ func sameKey(p *tcg.Public, want crypto.PublicKey) bool {
 }
 
 // storedTemplate applies the template and the nonce that some TPMs store for L-1 and L-2 (EK
-// profile 2.2.1.4): the stored template replaces the default one, and the nonce replaces the start
+// profile 2.2.1.4). The stored template replaces the default template. The nonce replaces the start
 // of the template's unique field.
 func (t *TPM) storedTemplate(template tcg.Template, indices []uint32) (tcg.Template, error) {
 	var templateIndex, nonceIndex uint32

@@ -36,9 +36,9 @@ type ring struct {
 }
 
 // attempt loads the keys and calls the function `f`. If the TPM has no room, attempt flushes other
-// objects and retries; if the TPM lost the keys in a reset, attempt makes them again and retries.
-// So `f` may run several times. If `f` fails, attempt flushes every object and session that `f`
-// left in the TPM.
+// objects and retries. If the TPM lost the keys in a reset, attempt makes the keys again and
+// retries. So `f` may run several times. If `f` fails, attempt flushes every object and session
+// that `f` left in the TPM.
 func (r *ring) attempt(keys []*key, f func() error) error {
 	const tries = 4 // the first try, and one retry after each of these: freeing the ring's own keys, a sweep, a reset
 	for try := 1; ; try++ {

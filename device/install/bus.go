@@ -166,7 +166,7 @@ func sticks(dev string, disks []Disk, known []string) map[string]string {
 }
 
 // partitionGUIDs returns the GUIDs of a disk's partitions, in lower case. If the disk has no GUID
-// partition table, it returns none.
+// partition table, the result is empty.
 func partitionGUIDs(dev string, d Disk) (out []string) {
 	if sectorProblem(d.Sector) != "" {
 		return nil

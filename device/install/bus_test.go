@@ -341,8 +341,8 @@ func TestRefusesADiskThatTookTheNameOfTheChosenOne(t *testing.T) {
 	}
 }
 
-// Find returns the running system on the built-in disk, even if a USB disk, whose name comes
-// earlier in the alphabet, has a copy of the system.
+// A USB disk has a copy of the running system, and its name comes before the built-in disk's name
+// in the alphabet. Find must still return the system on the built-in disk.
 func TestFindsTheSystemOnTheDiskThatIsBuiltIn(t *testing.T) {
 	t.Parallel()
 	m, stick, _ := smallStick(t)

@@ -131,7 +131,8 @@ func (s *Screen) Fact(name, value string) {
 }
 
 // Statusf shows the current step of the machine on the panel; "\n" separates lines. It also writes
-// the text to the other consoles, as one line, unless the panel already shows the same text.
+// the text to the other consoles, as one line. If the panel already shows the same text, Statusf
+// writes nothing to the other consoles.
 func (s *Screen) Statusf(format string, args ...any) { s.status(false, fmt.Sprintf(format, args...)) }
 
 // Alarmf does the same as Statusf, for a text about a problem.

@@ -76,7 +76,7 @@ type System struct {
 	Wipe   func(espGUID string)
 	BootID func() (string, error)
 
-	// TrialTime and NetworkTime have the values of the constants, unless a test shortens them.
+	// TrialTime and NetworkTime have the values of the constants. Only tests set shorter times.
 	TrialTime, NetworkTime time.Duration
 
 	Paths Paths
@@ -322,8 +322,8 @@ func (s *System) judgeSlot() {
 	}
 }
 
-// serve onboards the machine, unless the machine is already onboarded. Then it runs the agent,
-// which keeps the machine connected. serve returns when the agent ends.
+// If the machine is not onboarded yet, serve onboards it. Then serve runs the agent, which keeps
+// the machine connected. serve returns when the agent ends.
 func (s *System) serve() {
 	token, hub := filepath.Join(s.Paths.ESP, install.TokenPath), filepath.Join(s.Paths.ESP, install.HubPath)
 	args := []string{"--set-clock", "--network-file", s.Paths.Settings, "--state", s.Paths.AgentState()}

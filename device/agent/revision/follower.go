@@ -9,8 +9,9 @@
 // rolls it back. docs/agent.md describes the hook. This package does not know what a revision
 // contains.
 //
-// With pinned keys of the owner (Config.Keys), the Follower installs only what the owner has signed
-// (package wire/trail/sig), and nothing that is older than a revision that it has accepted.
+// With pinned keys of the owner (Config.Keys), the Follower installs only revisions that the owner
+// has signed (package wire/trail/sig). It then refuses all revisions that are older than an
+// accepted revision.
 //
 // The hub is not trusted. Its messages are parsed strictly and their size is limited (package
 // wire/trail). No name in a state can refer to a file outside the revision's folder. Each object
@@ -213,8 +214,8 @@ func (f *Follower) Changed() <-chan struct{} { return f.changed }
 
 func (f *Follower) say(format string, args ...any) { f.cfg.Say(fmt.Sprintf(format, args...)) }
 
-// complain reports that the Follower cannot follow the trail, unless the error is the same as the
-// last error.
+// complain reports that the Follower cannot follow the trail. If the error is the same as the last
+// error, complain reports nothing.
 func (f *Follower) complain(err error) {
 	if line := err.Error(); line != f.complaint {
 		f.complaint = line
@@ -296,7 +297,7 @@ func (f *Follower) checkHook() error {
 // emptyState is the first state of a device without a first revision.
 const emptyState = `{"#spec":"pantavisor-service-system@1"}`
 
-// beginTrail creates a trail for the device at the hub, if the hub has none.
+// If the hub has no trail for the device, beginTrail creates a trail at the hub.
 func (f *Follower) beginTrail(ctx context.Context) error {
 	have, err := f.conn.Do(ctx, http.MethodGet, "/trails/", nil, trail.MaxAnswer)
 	if err != nil {

@@ -218,9 +218,9 @@ func (h *evilHub) device(script string, change func(*Config)) *Follower {
 func (h *evilHub) outcome(f *Follower) report { return h.outcomeOf(f, "") }
 
 // outcomeOf runs the follower until the follower reports a final status of the revision `rev`. If
-// `rev` is empty, a final status of any revision is enough. A follower that was stopped right after
-// a report may not have recorded that the hub has the report, so its next run sends the report
-// again.
+// `rev` is empty, a final status of any revision is enough. If a follower is stopped right after a
+// report, it may not have recorded that the hub has the report. The follower then sends the report
+// again in its next run.
 func (h *evilHub) outcomeOf(f *Follower, rev string) report {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)

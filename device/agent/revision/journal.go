@@ -144,8 +144,8 @@ func (f *Follower) change(edit func(w *work)) error {
 	return f.save(j)
 }
 
-// enter begins the phase `p`. It resets the count of tries, calls `edit` for other changes unless
-// `edit` is nil, and saves the journal.
+// enter begins the phase `p`. It resets the count of tries, and saves the journal. If `edit` is not
+// nil, enter calls `edit` before it saves, for other changes.
 func (f *Follower) enter(p phase, edit func(w *work)) error {
 	return f.change(func(w *work) {
 		w.Phase, w.Tries, w.Call, w.BootID = p, 0, "", ""

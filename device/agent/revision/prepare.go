@@ -284,8 +284,8 @@ func (f *Follower) collect() {
 	}
 }
 
-// sweep removes the folders and objects that neither the running revision, nor the previous one,
-// nor the work in the journal needs.
+// sweep removes unneeded folders and objects. It keeps those that the running revision, the
+// previous revision or the work in the journal needs.
 func (f *Follower) sweep() error {
 	var keep []revision
 	for _, r := range []*revision{f.journal.Current, f.journal.Former} {

@@ -122,9 +122,9 @@ var ErrAdditions = errors.New("the system was started with another command line,
 // present Secure Boot keys, and with the former ones. After Bind returns, no earlier LUKS2 token
 // opens the disk. `changed` is false if the header already had these LUKS2 tokens.
 //
-// The order of the writes makes power cuts harmless: the new LUKS2 tokens are on the disk before
-// the TPM's counter advances and the old LUKS2 tokens become worthless. The limit in the new LUKS2
-// tokens allows the counter's present value and the next value.
+// The order of the steps makes power cuts harmless. First, Bind writes the new LUKS2 tokens to the
+// disk. Then it advances the TPM's counter, and so makes the old LUKS2 tokens worthless. The limit
+// in the new LUKS2 tokens allows the counter's present value and the next value.
 func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, boot Boot, running System, others ...System) (changed bool, err error) {
 	var counter uint64
 	boots, failed := predictBoots(t, owner, boot, running, others)

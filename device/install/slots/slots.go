@@ -103,8 +103,8 @@ func (e *ESP) Running() (Slot, error) {
 	return None, fmt.Errorf("the boot manager started %q, which is not a slot", name)
 }
 
-// Default returns the slot that the machine boots, unless Try has chosen the other slot for the
-// next boot.
+// Default returns the default slot. The machine boots this slot if Try has not chosen the other
+// slot for the next boot.
 func (e *ESP) Default() (Slot, error) {
 	s, _, err := e.defaultSlot()
 	return s, err
