@@ -14,9 +14,10 @@ import (
 )
 
 // A machine whose image has no join token makes its own join token: a secret, an id, and the public
-// key that OwnershipKey derives from them. Its screen displays the id and the public key as a claim
-// code. The person who enters the claim code at the hub becomes the owner of the token. The machine
-// then proves with the secret that the claim code is its own. The secret never leaves the machine.
+// key that OwnershipKey derives from them. The machine's screen displays the id and the public key
+// as a claim code. The person who enters the claim code at the hub becomes the owner of the token.
+// With the secret, the machine then proves that the claim code belongs to this machine. The secret
+// never leaves the machine.
 
 // HubFile names the hub of a machine without a join token, and the CA that authenticates that hub.
 // It is not secret.

@@ -11,8 +11,8 @@
 //	active     the certificates are stored, and the hub has activated the device
 //
 // The state folder never contains a secret. The agent does not copy the token file. It keeps only
-// the token's public part: the hub's address and CA. Only Pantavisor gets a secret, which is
-// short-lived, in Pantavisor's own file.
+// the token's public part: the hub's address and CA. The agent writes only one secret to the disk:
+// a short-lived secret for Pantavisor, in Pantavisor's own file.
 package agent
 
 import (
@@ -75,8 +75,8 @@ type Config struct {
 	// Default: 30 seconds.
 	Poll time.Duration
 	// Trail configures how the device follows its trail. Without a hook in Trail, the device does
-	// not follow its trail. The agent sets Trail's Dir, Device, Say and Line, and sets its Poll if
-	// that is 0.
+	// not follow its trail. The agent sets Trail's Dir, Device, Say and Line. If Trail's Poll is 0,
+	// the agent sets Poll too.
 	Trail revision.Config
 	// ReportFiles maps keys of the device-meta to paths of files. The agent reports the text of
 	// each file under the file's key. A key that the agent itself reports keeps the agent's value.
@@ -99,8 +99,8 @@ type Config struct {
 	// EventLog is the file with the firmware's event log. Default: eventlog.Path.
 	EventLog string
 	// InstallReport is the file with the report of the installer that installed this system
-	// (wire.InstallReport). The agent sends the report with each boot measurement. If it is empty,
-	// there is no report.
+	// (wire.InstallReport). The agent sends the report with each boot measurement. If InstallReport
+	// is empty, there is no report.
 	InstallReport string
 	// Progress, if set, is called after each step of the agent.
 	Progress func(Progress)
@@ -220,9 +220,10 @@ func (a *Agent) sayTook(name string, took time.Duration, format string, args ...
 	}
 }
 
-// sayOnce reports a sentence to the log and to Config.Progress, unless it was also the last
-// sentence about the subject `about`. An empty sentence means that the condition has ended: sayOnce
-// does not report the empty sentence, but always reports the next sentence about the subject.
+// sayOnce reports a sentence to the log and to Config.Progress. If the sentence equals the last
+// sentence about the subject `about`, sayOnce does not report it again. An empty sentence means
+// that the condition has ended: sayOnce does not report the empty sentence, but always reports the
+// next sentence about the subject.
 func (a *Agent) sayOnce(about, name, format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
 	a.mu.Lock()
@@ -305,8 +306,8 @@ func (a *Agent) Onboard(ctx context.Context) (*State, error) {
 	return &a.state, nil
 }
 
-// failed stores err in the state, where 'gangway-agent status' shows it, and returns err. If ctx
-// has ended, failed stores nothing, because the agent was only stopped.
+// The method `failed` stores err in the state, where 'gangway-agent status' shows it, and returns
+// err. If ctx has ended, failed stores nothing, because the agent was only stopped.
 func (a *Agent) failed(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() != nil {
 		return err

@@ -48,8 +48,8 @@ func (a *Agent) eventLog() []byte {
 	return log
 }
 
-// installReport reads the installer's report. It is optional: if the installer wrote none, or if
-// the file is damaged, the hub gets the measurement without the report.
+// installReport reads the installer's report. The report is optional: if the installer wrote no
+// report, or if the file is damaged, the hub gets the measurement without the report.
 func (a *Agent) installReport() *wire.InstallReport {
 	if a.cfg.InstallReport == "" {
 		return nil

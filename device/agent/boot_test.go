@@ -61,8 +61,8 @@ func realTPM(t *testing.T) (*swtpm.TPM, *identity.TPM) {
 	return chip, tpm
 }
 
-// measuring makes an agent that sends boot measurements to the hub `p`. Each call of `measure`
-// sends one measurement. `said` gets the agent's sentences.
+// The function `measuring` makes an agent that sends boot measurements to the hub `p`. Each call of
+// `measure` sends one measurement. `said` gets the agent's sentences.
 func measuring(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, log string) (measure func() bool, said *[]string) {
 	t.Helper()
 	return measuringWith(t, chip, tpm, p, Config{EventLog: log})

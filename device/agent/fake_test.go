@@ -456,7 +456,7 @@ func (m *testMachine) onboarded(cfg Config) *State {
 	return s
 }
 
-// heard returns the number of the agent's sentences that contain `text`.
+// The method `heard` returns the number of the agent's sentences that contain `text`.
 func (m *testMachine) heard(text string) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -469,7 +469,7 @@ func (m *testMachine) heard(text string) int {
 	return n
 }
 
-// stored returns the state from the machine's state folder.
+// The method `stored` returns the state from the machine's state folder.
 func (m *testMachine) stored() State {
 	m.t.Helper()
 	s, err := (&folder{path: m.state}).read()

@@ -50,8 +50,9 @@ func newHub(at *addresses, ca string, proxy *HTTPProxy) (*hub, error) {
 	return h, nil
 }
 
-// as returns a client of the same hub that uses a client certificate. It closes h's connections.
-// The hub has the certificate's issuer, so the client sends only the certificate itself.
+// The method `as` closes the connections of h. Then it returns a new client of the same hub, which
+// uses the client certificate `idevid`. The hub has the certificate of the issuer, so the new
+// client sends only `idevid`.
 func (h *hub) as(idevid *x509.Certificate, key crypto.Signer) *hub {
 	h.close()
 	n := &hub{at: h.at, roots: h.roots, certs: h.certs, now: h.now, clock: h.clock, proxy: h.proxy}
@@ -113,10 +114,11 @@ const maxAnswer = 1 << 20
 
 // doWithin sends a request to a path of the hub and returns the body of an answer with the status
 // 200. If the owner has not yet decided about the device, the error is a *waitingAnswer. For any
-// other answer, the error is a *Refused. If this error has a `retryAfter`, then during that time
-// doWithin sends no request with the same method and path, and returns the same error again. If
-// doWithin cannot connect to the address in use, it tries the hub's other addresses at once. If a
-// connection breaks, doWithin returns the error, and the next request begins with another address.
+// other answer, the error is a *Refused. If this error has a `retryAfter`, doWithin obeys it:
+// during that time, doWithin sends no request with the same method and path, and returns the same
+// error again. If doWithin cannot connect to the address in use, it tries the hub's other addresses
+// at once. If a connection breaks, doWithin returns the error, and the next request begins with
+// another address.
 func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader, prepare func(*http.Request), limit int64) ([]byte, error) {
 	if r := h.at.held(method, path); r != nil {
 		return nil, r
@@ -172,8 +174,8 @@ func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader,
 	return answer, nil
 }
 
-// refused returns the refusal in the hub's answer. If the body is not a refusal, the code is "http"
-// and the reason is the answer's status.
+// The function `refused` returns the refusal in the hub's answer. If the body is not a refusal, the
+// code is "http" and the reason is the answer's status.
 func refused(resp *http.Response, body []byte) *Refused {
 	r := &Refused{Status: resp.StatusCode}
 	if json.Unmarshal(body, r) != nil || r.Code == "" {
@@ -349,7 +351,7 @@ func (a *Agent) setWaiting(line string) {
 	}
 }
 
-// temporary reports whether the same request may succeed later.
+// The function `temporary` reports whether the same request may succeed later.
 func temporary(err error) bool {
 	var r *Refused
 	if !errors.As(err, &r) {

@@ -76,7 +76,7 @@ func (k *timeKeeper) ask(ctx context.Context, wait time.Duration, roots []*x509.
 	return errors.Join(errs...)
 }
 
-// heard sets the clock from a time server's answer that has just arrived.
+// The method `heard` sets the clock from a time server's answer that has just arrived.
 func (k *timeKeeper) heard(server string, is time.Time, roots []*x509.Certificate) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -101,7 +101,8 @@ func (k *timeKeeper) heard(server string, is time.Time, roots []*x509.Certificat
 	return nil
 }
 
-// complain reports why the time servers failed, unless the last failure was the same.
+// complain reports why the time servers failed. It reports the same failure only once in
+// succession.
 func (k *timeKeeper) complain(err error) {
 	text := ""
 	if err != nil {

@@ -368,8 +368,8 @@ func listenUnix(at, group string) (net.Listener, error) {
 	return &unixListener{UnixListener: l, path: at, info: info}, nil
 }
 
-// stale returns nil if no file is at the path, or only a socket without a listener. Otherwise it
-// returns an error.
+// The function `stale` returns nil if no file is at the path, or only a socket without a listener.
+// Otherwise it returns an error.
 func stale(at string) error {
 	info, err := os.Lstat(at)
 	if errors.Is(err, os.ErrNotExist) {
@@ -388,8 +388,8 @@ func stale(at string) error {
 	return nil
 }
 
-// unixListener removes its socket's file when the listener is closed, unless another socket has
-// replaced the file.
+// When the listener is closed, unixListener removes its socket's file. If another socket has
+// replaced the file, unixListener leaves the file.
 type unixListener struct {
 	*net.UnixListener
 	path string

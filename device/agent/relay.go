@@ -106,7 +106,8 @@ func (r *relay) acquire(ctx context.Context) (*slot, error) {
 	}
 }
 
-// on sends a request on a slot. When the answer's body is closed, the slot becomes free.
+// The method `on` sends a request on a slot. When the answer's body is closed, the slot becomes
+// free.
 func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancel(req.Context())
 	// Only a request without a body can be sent again.
@@ -135,7 +136,8 @@ func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 		}
 		if code := bootRefusal(resp); code != "" && !r.measuredJustNow(code) {
 			// The policy has changed, or the owner has accepted another boot, or the request went
-			// over a new connection. Replace the connection and measure the boot on the new one.
+			// over a new connection. Replace the connection and measure the boot on the new
+			// connection.
 			s.dropped = true
 			if replay && !again {
 				w.stop()

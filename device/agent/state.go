@@ -39,13 +39,13 @@ type State struct {
 	HubName   string `json:"hub-name,omitempty"`
 	HubCA     string `json:"hub-ca,omitempty"`
 	// Addresses has the addresses of one hub. While the machine is not onboarded, that hub may
-	// differ from the one in HubName. Hub is the address in use.
+	// differ from the hub that HubName names. Hub is the address in use.
 	Addresses *Addresses `json:"addresses,omitempty"`
 	TokenID   string     `json:"token-id,omitempty"`
 	TPM       TPM        `json:"tpm"`
 	EK        string     `json:"ek,omitempty"` // template of the endorsement key
-	// EKSHA256 is the SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal. The
-	// owner compares it before approving the device.
+	// EKSHA256 is the SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal. The owner compares
+	// this hash before approving the device.
 	EKSHA256 string `json:"ek-sha256,omitempty"`
 	Key      string `json:"key,omitempty"` // algorithm of the IDevID key, for people
 	// Algorithm is the algorithm with which the agent makes the IDevID key again at each start.

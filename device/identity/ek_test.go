@@ -343,7 +343,8 @@ func TestEKThatAllowsPoliciesAlone(t *testing.T) {
 	if err := s.WriteNV(tcg.ECCTemplateIndex, []byte("no template")); err != nil {
 		t.Fatal(err)
 	}
-	// The stored template of L-2 is not valid, so L-1 is used, unless Options.EK names L-2.
+	// The stored template of L-2 is not valid. If Options.EK is empty, Load uses L-1. If Options.EK
+	// names L-2, Load fails.
 	id = load(t, open(t, s), Options{AllowUnvouched: true})
 	if id.EKTemplate != "L-1" {
 		t.Errorf("template %s", id.EKTemplate)

@@ -34,8 +34,9 @@ func onboardOnce(ctx context.Context, tpm *TPM, blob, enc []byte) error {
 
 // TestNothingLeaksWhateverCommandFails: each command fails in five ways: before it is sent; after
 // the TPM executed it; with a refusal; with a response that ends early; and with garbage. After
-// Close, the TPM must hold no object and no session of this package. With -short, every third
-// command fails in each way, and each command fails in at least one way.
+// Close, the TPM must hold no object and no session of this package. Without -short, the test tries
+// each way at each command. With -short, it tries each way only at every third command, but it
+// starts each way at another command. So each command still fails in at least one way.
 func TestNothingLeaksWhateverCommandFails(t *testing.T) {
 	step := 1
 	if testing.Short() {
@@ -136,7 +137,8 @@ func TestStaleObjectsOfADeadProcessAreSwept(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// litter fills a TPM with keys and sessions, like a process that is killed before it flushes them.
+// The function `litter` fills a TPM with keys and sessions. It simulates a process that is killed
+// before it flushes its keys and sessions.
 func litter(t *testing.T, s *swtpm.TPM) {
 	t.Helper()
 	dead := open(t, s)

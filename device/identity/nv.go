@@ -15,7 +15,7 @@ import (
 // TPM.
 var nvChunks = []uint16{1024, 768, 512, 256}
 
-// maxNV is the maximum size of an NV index, in bytes. readNV refuses larger ones.
+// maxNV is the maximum size of an NV index, in bytes. readNV refuses larger NV indices.
 const maxNV = 16 << 10
 
 // readNV reads a whole NV index. It uses an empty password for the first authorisation that the

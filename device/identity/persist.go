@@ -81,7 +81,8 @@ func (s *Signer) Drop(ctx context.Context, handle uint32) (int, error) {
 	return n, nil
 }
 
-// kept returns the persistent handle to use, and whether the IDevID key is already at that handle.
+// The method `kept` returns the persistent handle to use, and whether the IDevID key is already at
+// that handle.
 func (s *Signer) kept(handle uint32) (at uint32, there bool, err error) {
 	first, last := handle, handle
 	if handle == 0 {

@@ -117,7 +117,7 @@ func (r *ring) quote(o Options, nonce []byte) (*Quoted, error) {
 }
 
 // check verifies the attestation and the signature that the TPM returned, and reports whether the
-// PCR values that were read are the quoted ones.
+// PCR values that were read are the quoted values.
 func (q *Quoted) check(iak *tcg.Public, nonce []byte) (bool, error) {
 	a, err := tcg.ParseQuote(q.Attest)
 	if err != nil {

@@ -113,8 +113,9 @@ func TestNextInterfaceIsTried(t *testing.T) {
 	}
 }
 
-// after returns a function that simulates the configuration of an address family. That function
-// returns `err` after the time `d`, or the context's error if the context ends earlier.
+// The function `after` returns a function that simulates the configuration of an address family.
+// That function returns `err` after the time `d`, or the context's error if the context ends
+// earlier.
 func after(d time.Duration, err error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		select {

@@ -226,8 +226,8 @@ func (n *Network) checkGateways(link netlink.Link, s *netfile.Settings) (silent 
 	return silent
 }
 
-// answers reports whether a neighbour answers with its hardware address. It sends a datagram to the
-// neighbour's discard port, so that the kernel asks for the hardware address.
+// The method `answers` reports whether a neighbour answers with its hardware address. It sends a
+// datagram to the neighbour's discard port, so that the kernel asks for the hardware address.
 func (n *Network) answers(link netlink.Link, neighbour netip.Addr) bool {
 	if neighbour.IsLinkLocalUnicast() {
 		neighbour = neighbour.WithZone(link.Attrs().Name)

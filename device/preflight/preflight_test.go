@@ -57,8 +57,8 @@ func codes(findings []Finding) (list []string) {
 	return list
 }
 
-// want checks that a finding has a code and a severity, and that a finding that is not good has a
-// remedy and an action.
+// The function `want` checks that a finding has a code and a severity, and that a finding that is
+// not good has a remedy and an action.
 func want(t *testing.T, f Finding, code string, severity Severity) {
 	t.Helper()
 	if f.Code != code || f.Severity != severity || f.Fact == "" {

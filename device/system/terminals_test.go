@@ -89,8 +89,8 @@ func TestShellNeedsThePassword(t *testing.T) {
 	}
 }
 
-// typing returns Terminals on which a person presses Enter once a second. typing records each
-// program that a terminal opens, and the console's level.
+// The method `typing` returns Terminals on which a person presses Enter once a second. It records
+// each program that a terminal opens, and the console's level.
 func (l *lab) typing(t *Terminals) *Terminals {
 	t.Logf = l.Logf
 	t.PasswordFile = filepath.Join(l.dir, "no-password")

@@ -81,7 +81,8 @@ func TestRejectsDataThatIsNoPartitionTable(t *testing.T) {
 	}
 }
 
-// If Encode writes the events of a log as a new log, the new log has the same events of the bank.
+// Encode writes the events of a log as a new log, for one bank. Read must return the same events of
+// this bank from both logs.
 func TestEncodedLogHasTheSameEvents(t *testing.T) {
 	t.Parallel()
 	boot := eventlog.Boot(true, "kernel", "quiet")

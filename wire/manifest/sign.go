@@ -95,9 +95,9 @@ func (s hashSalt) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) 
 	return s.Signer.Sign(random, digest, opts)
 }
 
-// Parse returns the manifest of a signed text, and the trusted key that signed the text. It returns
-// nothing of the text before it has verified the signature, and the manifest is exactly the signed
-// bytes. White space around the text is permitted.
+// Parse returns the manifest of a signed text, and the trusted key that signed the text. It
+// verifies the signature before it returns anything from the text, and it reads the manifest from
+// exactly the signed bytes. White space around the text is permitted.
 func Parse(text string, trusted []crypto.PublicKey) (*Manifest, crypto.PublicKey, error) {
 	t, err := split(text)
 	if err != nil {

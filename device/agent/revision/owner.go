@@ -27,7 +27,7 @@ type ownerRecord struct {
 	Last *accepted `json:"last,omitempty"`
 }
 
-// accepted is the accepted revision with the largest sequence number.
+// The type `accepted` describes the accepted revision with the largest sequence number.
 type accepted struct {
 	Sequence uint64 `json:"sequence"`
 	State    string `json:"state"` // SHA-256 of the posted state's canonical form, with its signatures
@@ -36,7 +36,7 @@ type accepted struct {
 	Keys string `json:"keys"`
 }
 
-// owner checks revisions by pinned keys.
+// owner checks revisions with the pinned keys.
 type owner struct {
 	path   string
 	device string    // the device's id

@@ -19,7 +19,7 @@ func content(object string, sequence int) sigtest.State {
 	return sigtest.State{"app/root": object, "app/run.json": map[string]any{"name": "app"}, sig.SequencePath: map[string]any{"sequence": sequence}}
 }
 
-// signed returns a state as text, signed by a key.
+// The function `signed` returns a state as text, signed by a key.
 func signed(t *testing.T, s sigtest.State, key crypto.Signer) string {
 	t.Helper()
 	return string(sigtest.Sign(t, s, "owner", key, sigtest.All()).Text(t))
@@ -40,9 +40,8 @@ func (h *evilHub) wantWontGo(name string, r report, code sig.Code) {
 	}
 }
 
-// An attacker controls the hub: the hub has its real keys, and offers to the device whatever the
-// attacker wants, as often as the attacker wants. A device that pins its owner's key installs
-// nothing, and downloads nothing.
+// An attacker controls the hub. The hub has its real keys, and offers any state to the device, any
+// number of times. A device that pins its owner's key installs nothing, and downloads nothing.
 func TestHubUnderAnAttackersControlInstallsNothing(t *testing.T) {
 	t.Parallel()
 	owner, attacker := sigtest.NewKey(t), sigtest.NewKey(t)
@@ -109,7 +108,8 @@ func TestHubUnderAnAttackersControlInstallsNothing(t *testing.T) {
 	}
 }
 
-// A revision that names its devices is installed on these devices.
+// The owner signs a revision that only two named devices may install. The device is one of them,
+// and must install the revision.
 func TestRevisionForThisDevice(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)

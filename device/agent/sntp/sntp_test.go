@@ -33,8 +33,8 @@ func server(t *testing.T, answer func(request []byte) [][]byte) string {
 	return c.LocalAddr().String()
 }
 
-// telling makes a correct answer to a request. The answer's time is half a second after the second
-// `seconds`, counted from 1900.
+// The function `telling` makes a correct answer to a request. The answer's time is half a second
+// after the second `seconds`, counted from 1900.
 func telling(request []byte, seconds uint32) []byte {
 	p := make([]byte, packetSize)
 	p[0], p[1] = 4<<3|serverMode, 2

@@ -47,8 +47,9 @@ type Approval struct {
 	Signature []byte `json:"sig"` // RSASSA-PKCS1-v1_5, or ECDSA in ASN.1, with SHA-256, over the bytes of Policy
 }
 
-// CheckKey returns an error for a public key that a TPM cannot use to verify a signature: all TPMs
-// of version 2.0 have RSA of 2048 bits and P-256.
+// CheckKey accepts P-256 keys, and RSA keys of 2048, 3072 and 4096 bits. It returns an error for
+// every other public key. Every TPM 2.0 supports P-256 and RSA of 2048 bits; only some TPMs support
+// larger RSA keys.
 func CheckKey(key crypto.PublicKey) error {
 	switch k := key.(type) {
 	case *rsa.PublicKey:

@@ -80,8 +80,8 @@ func Unlock(t transport.TPM, disk io.ReaderAt, approvals []approval.Approval) ([
 	return nil, first
 }
 
-// worse returns the error to report: a problem of the TPM itself rather than a refusal, because
-// the remedies differ.
+// The function `worse` returns one of two errors, for the report to a person. It prefers a problem
+// of the TPM itself to seal.ErrNotReleased, because the remedies differ.
 func worse(first, err error) error {
 	if first == nil || errors.Is(first, seal.ErrNotReleased) && !errors.Is(err, seal.ErrNotReleased) {
 		return err
@@ -100,7 +100,7 @@ func IsBound(disk io.ReaderAt) (bool, error) {
 }
 
 // ErrUnpredictable means that Bind cannot predict what the machine measures at its next start. The
-// key stays bound as it was.
+// disk's key stays bound to the same starts as before.
 var ErrUnpredictable = errors.New("the firmware's event log does not explain what was measured, so the disk's key is not bound to the owner's systems")
 
 // A Boot contains the facts that Bind needs about the present start of the machine.
@@ -112,19 +112,19 @@ type Boot struct {
 	Variable func(name string, vendor uuid.UUID) ([]byte, error)
 }
 
-// ErrAdditions means that the running system did not start as its owner approved it. The key stays
-// bound as it was.
+// ErrAdditions means that the running system did not start as its owner approved it. The disk's key
+// stays bound to the same starts as before.
 var ErrAdditions = errors.New("the system was started with another command line, or with additions from the EFI system partition, so the disk's key is not bound to it.\nRemove the additions and restart the machine.") //lint:ignore ST1005 shown to a person
 
-// Bind binds the key to `running`, the system that runs, and to `others`, the systems in other
-// slots. It leaves out systems without an approval by the key `owner`. If a program has changed the
-// Secure Boot keys since the machine started, Bind binds the key both to starts with the present
-// keys and to starts with the former keys. After Bind returns, no earlier LUKS2 token opens the
-// disk. `changed` is false if the header already had these LUKS2 tokens.
+// Bind binds the disk's key to `running`, the system that runs, and to `others`, the systems in
+// other slots. It leaves out systems without an approval by the key `owner`. If a program has
+// changed the Secure Boot keys since the machine started, Bind allows two kinds of starts: with the
+// present Secure Boot keys, and with the former ones. After Bind returns, no earlier LUKS2 token
+// opens the disk. `changed` is false if the header already had these LUKS2 tokens.
 //
-// The order of the writes makes power cuts harmless: the new LUKS2 tokens are on the disk before
-// the TPM's counter advances and the old LUKS2 tokens become worthless. The limit in the new LUKS2
-// tokens allows the counter's present value and the next value.
+// The order of the steps makes power cuts harmless. First, Bind writes the new LUKS2 tokens to the
+// disk. Then it advances the TPM's counter, and so makes the old LUKS2 tokens worthless. The limit
+// in the new LUKS2 tokens allows the counter's present value and the next value.
 func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, boot Boot, running System, others ...System) (changed bool, err error) {
 	var counter uint64
 	boots, failed := predictBoots(t, owner, boot, running, others)
@@ -185,7 +185,8 @@ func predictBoots(t transport.TPM, owner crypto.PublicKey, boot Boot, running Sy
 	return boots, nil
 }
 
-// with returns a copy of the PCR values in which the PCR `pcr` has the value `value`.
+// The function `with` returns a copy of the PCR values in which the PCR `pcr` has the value
+// `value`.
 func with(values map[int][]byte, pcr int, value []byte) map[int][]byte {
 	values = maps.Clone(values)
 	values[pcr] = value
@@ -265,7 +266,8 @@ func eventsOf(log *eventlog.Log, pcr uint32) []eventlog.Event {
 	})
 }
 
-// replay returns the value of a PCR into which the events were extended after a reset.
+// The function `replay` returns the value of a PCR into which the events were extended after a
+// reset.
 func replay(events []eventlog.Event) []byte {
 	var value [sha256.Size]byte
 	for _, e := range events {

@@ -82,8 +82,8 @@ type lab struct {
 	keys  string       // present value of the variable db
 }
 
-// disk is the head of a disk in memory. After `left` sectors were written, every write fails, as
-// after a power cut.
+// disk stores the first bytes of a disk in memory. After `left` sectors were written, every write
+// fails, as after a power cut.
 type disk struct {
 	b    []byte
 	left int // negative: no power cut
@@ -165,7 +165,8 @@ func (l *lab) bind(running System, others ...System) (bool, error) {
 	return Bind(l.tpm, l.disk, l.owner.Public(), Boot{Log: l.log.Bytes(), Variable: l.variable}, running, others...)
 }
 
-// opens reports whether the machine opens its disk, with the approvals of the system that runs.
+// The method `opens` reports whether the machine opens its disk, with the approvals of the system
+// that runs.
 func (l *lab) opens(t *testing.T, s System) bool {
 	t.Helper()
 	passphrase, err := Unlock(l.tpm, l.disk, s.Approvals)
@@ -182,8 +183,8 @@ func (l *lab) opens(t *testing.T, s System) bool {
 	return true
 }
 
-// A machine goes through its life: the first start, an update, a roll-back, and the update made
-// permanent. At each time, the disk opens for the systems in the slots and for no other.
+// A machine starts for the first time, gets an update, rolls the update back, and later keeps the
+// update. After each step, the disk must open for the systems in the slots and for no other system.
 func TestKeyFollowsTheSystemsOnTheDisk(t *testing.T) {
 	t.Parallel()
 	l := install(t)
@@ -285,8 +286,8 @@ func TestKeyFollowsTheSystemsIfFirmwareStartsNoKernel(t *testing.T) {
 	}
 }
 
-// If the firmware's log does not explain PCR 4, a wrong prediction could lock the disk. The key
-// stays bound as it was.
+// If the firmware's log does not explain PCR 4, a wrong prediction could lock the disk. So the
+// disk's key must stay bound to the same systems as before.
 func TestKeyIsNotBoundOnAPrediction(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -370,8 +371,9 @@ func TestApprovedSystemWithAnotherCommandLineDoesNotOpenTheDisk(t *testing.T) {
 	}
 }
 
-// The power may be cut at any write to the disk, and before the TPM's counter advances. Whatever
-// system the machine then starts from its slots, the disk opens, and the key can be bound again.
+// The power may be cut at any write to the disk, and before the TPM's counter advances. After the
+// power cut, the machine starts any system in its slots. The disk must open, and it must be
+// possible to bind the key again.
 func TestPowerCutWhileBindingNeverLocksTheDisk(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {

@@ -26,8 +26,8 @@ func lineDigests(cmdline string) [2][sha256.Size]byte {
 	return [2][sha256.Size]byte{sha256.Sum256(append(slices.Clip(b), 0, 0)), sha256.Sum256(b)}
 }
 
-// checkLines returns an error unless PCR 12 contains only the system's own command line, any number
-// of times.
+// checkLines returns nil if PCR 12 contains only the system's own command line, any number of
+// times. In all other cases it returns an error.
 func checkLines(log *eventlog.Log, value []byte, running System) error {
 	events, own := eventsOf(log, linePCR), lineDigests(running.Cmdline)
 	if !bytes.Equal(replay(events), value) {

@@ -24,7 +24,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// BoundType is the type of the LUKS2 token of a passphrase that only approved systems get.
+// BoundType is the type of a LUKS2 token whose passphrase only approved systems get.
 // systemd-cryptsetup cannot use this LUKS2 token, because its policies have no counter.
 const BoundType = "gangway-tpm2"
 

@@ -56,7 +56,7 @@ func (s start) hex() map[string]string {
 	return all
 }
 
-// binding is the Binding that admits this boot.
+// binding returns the Binding that admits this boot.
 func (s start) binding(owner crypto.PublicKey, limit uint64) Binding {
 	return Binding{Owner: owner, PCRs: s.pcrs(), Limit: limit}
 }

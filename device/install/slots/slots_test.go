@@ -201,8 +201,8 @@ func (m *machine) call(verb, revision string) (code int) {
 	return m.hook.Do(verb, revision)
 }
 
-// lose simulates the loss of data that were not flushed: a slot that was being written loses some
-// of its sectors, except the first one, and a part of its end.
+// lose simulates the loss of data that were not flushed. A slot that was being written keeps its
+// first sector, but loses some of the other sectors and a part of its end.
 func (m *machine) lose() {
 	if !strings.HasPrefix(m.last, "write ") {
 		return

@@ -23,7 +23,7 @@ import (
 	"gangway/wire/manifest"
 )
 
-// made is the time in the tests' manifests.
+// The variable `made` is the time in the tests' manifests.
 var made = time.Date(2026, 11, 29, 15, 0, 0, 0, time.UTC)
 
 const bootDir = "/usr/lib/systemd/boot/efi"
@@ -102,7 +102,7 @@ var (
 	names257 = append(slices.Clone(names256), ".profile", ".dtbauto", ".hwids")
 )
 
-// real returns a unified kernel image with Debian's stub.
+// The function `real` returns a unified kernel image with Debian's stub.
 func real(t testing.TB) ([]byte, image.UKI) {
 	t.Helper()
 	u := image.UKI{
@@ -262,7 +262,7 @@ func TestPCR11IsNotGuessed(t *testing.T) {
 
 var calculated = regexp.MustCompile(`Calculated message digest\s*: ([0-9A-F]+)`)
 
-// The digest is the one that osslsigncode signs and verifies.
+// Authenticode returns the digest that osslsigncode signs and verifies.
 func TestAuthenticodeEqualsOsslsigncode(t *testing.T) {
 	if m := authenticode.Missing(); m != "" {
 		t.Skip(m)

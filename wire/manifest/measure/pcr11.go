@@ -69,9 +69,10 @@ func (p *program) stubVersion() (int, error) {
 	return v, nil
 }
 
-// knows reports whether the image's stub knows a section's name. The stub has the names as texts in
-// its own sections. Distributions backport sections to older stubs (RHEL 9 has .uname and .sbat in
-// its systemd 252), so the version alone does not tell which sections a stub measures.
+// The method `knows` reports whether the image's stub knows a section's name. The stub has the
+// names as texts in its own sections. Distributions backport sections to older stubs (RHEL 9 has
+// .uname and .sbat in its systemd 252), so the version alone does not tell which sections a stub
+// measures.
 func (p *program) knows(name string) bool {
 	text := []byte(name + "\x00")
 	for _, s := range p.file.Sections {
@@ -186,7 +187,7 @@ func extend(bank crypto.Hash, value, data []byte) []byte {
 }
 
 // System returns the part of a manifest about a unified kernel image. Gangway's init extends no
-// boot phases into PCR 11, so the manifest of Gangway's own system needs none. The argument
+// boot phases into PCR 11, so the manifest of Gangway's own system needs no phases. The argument
 // `phases` lists the phases of another init.
 func System(uki []byte, phases ...string) (*manifest.System, error) {
 	p, err := parse(uki)

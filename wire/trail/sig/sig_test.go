@@ -552,8 +552,8 @@ func TestCostlyPatterns(t *testing.T) {
 	}
 }
 
-// If Verify accepts a state, every file of the accepted state has the value in the posted state,
-// and no signature by the key exists except the one that the test made.
+// The fuzzer changes a state that the test has signed. If Verify accepts the changed state, it must
+// return exactly the content that the test signed.
 func FuzzVerify(f *testing.F) {
 	key := sigtest.NewKey(f)
 	keys := sigtest.Keys(f, key)

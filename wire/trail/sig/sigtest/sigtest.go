@@ -114,8 +114,8 @@ func Document(t testing.TB, s State, key crypto.Signer, h Header, payload []byte
 	return map[string]any{"#spec": "pvs@2", "protected": protected, "signature": base64.RawURLEncoding.EncodeToString(sign(t, key, input))}
 }
 
-// selected returns the payload that the header selects. It knows only the patterns "**" and whole
-// names.
+// The function `selected` returns the payload that the header selects. It knows only the patterns
+// "**" and whole names.
 func selected(t testing.TB, s State, header []byte) []byte {
 	t.Helper()
 	var h struct {
