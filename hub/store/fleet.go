@@ -114,7 +114,8 @@ type DevicePage struct {
 	Next string // for DeviceSearch.After; empty if this is the last page
 }
 
-// MaxCount is the number at which CountSearch stops counting, if the search has no counter.
+// MaxCount is the number of devices at which CountSearch stops, if the database keeps no exact
+// counter for the search.
 const MaxCount = 1000
 
 // SearchCount is the number of devices that match a search.

@@ -76,11 +76,11 @@ func NewACME(c ACMEConfig) (*ACME, error) {
 	}}, nil
 }
 
-// GetCertificate is the function GetCertificate of a tls.Config. It also answers the CA's
-// challenges about the name.
+// GetCertificate is the function GetCertificate of a tls.Config. It also answers the challenges
+// with which the CA checks that the host name belongs to the hub.
 func (a *ACME) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if !strings.EqualFold(strings.TrimSuffix(hello.ServerName, "."), a.name) {
-		return nil, errors.New("webcert: the client requested another name than the name of the pages")
+		return nil, errors.New("webcert: the client's server name (SNI) is not the host name for which ACME obtains the certificate")
 	}
 	if len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == acme.ALPNProto {
 		return a.manager.GetCertificate(hello)

@@ -63,7 +63,7 @@ func openToMigrate(ctx context.Context, path string) (*sql.DB, *goose.Provider, 
 	return db, p, nil
 }
 
-// provider runs the migrations of this version.
+// provider returns a goose.Provider for `db` with all migrations that this program contains.
 func provider(db *sql.DB) (*goose.Provider, error) {
 	folder, err := fs.Sub(migrations, "migrations")
 	if err != nil {

@@ -151,8 +151,8 @@ var (
 		WHERE owner = ? AND field = ? ORDER BY size DESC LIMIT ?`)
 )
 
-// valuesWithWords is the largest number of an owner's models, and of an owner's makers, that a
-// search compares with a word.
+// valuesWithWords is the limit of selectValues. If a person searches for a word, the search
+// compares the word with at most this number of models and this number of makers of the owner.
 const valuesWithWords = 500
 
 func counted(c Conn, owner, field, value string) (n int, err error) {

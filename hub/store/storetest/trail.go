@@ -700,23 +700,23 @@ func neededContentStays(f *fixture) {
 		equal(f, "expired records", n, 1)
 	}
 	if unneeded(first) {
-		f.Fatal("the place was given up although an owner has a record")
+		f.Fatal("the store gave up the first place of the object, although an owner has a record of the object")
 	}
 	f.announce(f.other.ID, "needed", 10, Epoch.Add(time.Hour))
 	expire(time.Minute, time.Minute)
 	if unneeded(first) {
-		f.Fatal("the place was given up although an owner may still upload the object")
+		f.Fatal("the store gave up the first place of the object, although an owner may still upload the object")
 	}
 	expire(2*time.Hour, 0)
 	f.announce(f.owner.ID, "needed", 10, Epoch)
 	u := f.begins(f.owner.ID, sum, Epoch)
 	expire(time.Hour, 0)
 	if unneeded(u.Place) {
-		f.Fatal("the place of a running upload was given up")
+		f.Fatal("the store gave up the place of an upload that still runs")
 	}
 	for range 2 { // the second call comes late, from a hub that was paused
 		if !unneeded(first) {
-			f.Fatal("the place is needed although no owner has a record")
+			f.Fatal("the store still needs the first place of the object, although no owner has a record of the object")
 		}
 	}
 	_, err := f.FinishUpload(f.ctx, u, "", 10, plenty, Epoch)
@@ -724,10 +724,10 @@ func neededContentStays(f *fixture) {
 	f.keep(f.owner.ID, "needed", 10, Epoch)
 	second := f.placeOf(f.owner.ID, sum)
 	if second == first {
-		f.Fatal("a place is used again")
+		f.Fatal("the new upload got the place that the store had given up")
 	}
 	if !unneeded(first) || unneeded(second) {
-		f.Error("the old place is needed, or the new one is not")
+		f.Error("the store needs the first place, or does not need the second place")
 	}
 }
 
