@@ -139,7 +139,7 @@ type FacetCount struct {
 }
 
 // ErrBadSearch is the error for a DeviceSearch that the engine cannot answer within its bounds. It
-// is also the error for an After that belongs to another search.
+// is also the error for a DeviceSearch.After that comes from the result of another search.
 type ErrBadSearch struct {
 	Reason string // a sentence for the user
 }

@@ -29,7 +29,7 @@ const (
 
 // ACMEConfig configures ACME.
 type ACMEConfig struct {
-	// Name is the DNS name of the pages. ACME requests a certificate only for this name.
+	// Name is the host name of the web pages. ACME requests a certificate only for this name.
 	Name string
 	// Directory is the URL of the CA's directory.
 	Directory string
