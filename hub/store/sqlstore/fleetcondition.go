@@ -82,7 +82,7 @@ func isIDPrefix(text string) bool {
 	return len(text) >= 4 && len(text) <= 24 && strings.Trim(text, "0123456789abcdef") == ""
 }
 
-// of returns the device's value for the condition's field.
+// The method `of` returns the device's value for the condition's field.
 func (k *condition) of(d *found) string {
 	switch k.field {
 	case store.FieldModel:
@@ -128,7 +128,8 @@ func wordCondition(word string) (*condition, error) {
 	return k, nil
 }
 
-// hasWord reports whether a word in `field` and the text after this word begin with `prefix`.
+// hasWord reports whether `prefix` occurs in `field` at the beginning of a word. `prefix` may be
+// longer than this word.
 func hasWord(field, prefix string) bool {
 	field = strings.ToLower(field)
 	for n, i := range wordStarts(field) {
@@ -146,7 +147,7 @@ var (
 	selectCount = both(`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND value = ?`,
 		`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND lower(value) = lower(? COLLATE "C")`)
 	// Selects the values of a field, the most frequent values first: by `size`, the magnitude of
-	// `n`. The LIMIT bounds the number of rows in case each device has another model.
+	// `n`. The LIMIT bounds the number of rows, because each device may have another model.
 	selectValues = prepared(`SELECT value, n FROM fleet_counts INDEXED BY fleet_counts_size
 		WHERE owner = ? AND field = ? ORDER BY size DESC LIMIT ?`)
 )
@@ -260,8 +261,8 @@ func (k *condition) byID(c Conn, owner string) ([]found, error) {
 	return appendFound(c, nil, selectByID, k.value, k.value+"g", owner, int64(smallSet+1))
 }
 
-// all returns the devices that match the condition. It may also return other devices, so the caller
-// must filter the result. Call it only if `count` is at most smallSet.
+// The method `all` returns the devices that match the condition. It may also return other devices,
+// so the caller must filter the result. Call it only if `count` is at most smallSet.
 func (k *condition) all(c Conn, owner string) (devices []found, err error) {
 	switch k.field {
 	case store.FieldID:
