@@ -44,9 +44,9 @@ type ACMEConfig struct {
 	Log   *slog.Logger
 }
 
-// ACME gets the certificate of the pages from a CA. The CA verifies the name by the challenge
-// tls-alpn-01 (RFC 8737): it connects to port 443 of the name. So connections to port 443 must
-// reach the listener of the pages.
+// ACME gets the certificate of the pages from a CA. The CA verifies by the challenge tls-alpn-01
+// (RFC 8737) that the host name belongs to the hub: it connects to port 443 of this host. So
+// connections to port 443 must reach the listener of the pages.
 //
 // Only Run requests certificates; a handshake never does. So a stranger who sends other names, or
 // many handshakes, causes no request to the CA.

@@ -741,11 +741,11 @@ func uploadsOfOneObject(f *fixture) {
 	f.refused(err, store.ErrNotFound)
 	for range 2 { // the second call is a retry by a hub that did not get the first answer
 		if !f.uploads(mine, 10, Epoch) {
-			f.Error("the first upload's place is not used")
+			f.Error("the object does not have the place of the first upload")
 		}
 	}
 	if f.uploads(theirs, 10, Epoch) {
-		f.Error("the places of two uploads are used")
+		f.Error("the second upload replaced the place of the first upload")
 	}
 	for _, owner := range []string{f.owner.ID, f.other.ID} {
 		equal(f, "place", f.placeOf(owner, sum), mine.Place)
@@ -843,7 +843,7 @@ func uploadsInParts(f *fixture) {
 }
 
 // Uploads and removals of the same object run concurrently. If a record is Stored, the object's
-// bytes must exist, although the collector removes bytes late.
+// bytes must exist, although the hub removes bytes late.
 func uploadsRaceWithRemovals(f *fixture) {
 	var mu sync.Mutex
 	bytes := map[store.Hash]map[string]bool{} // simulates the folder with the objects' bytes: the places of each object
