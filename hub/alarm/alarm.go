@@ -28,13 +28,14 @@ const (
 	// LowDisk is a factor: the condition begins if the disk has less free space than LowDisk times
 	// the reserve. For the reserve, see docs/operations.md, "A full disk".
 	LowDisk = 3
-	// The condition about quiet devices begins if, within QuietWindow, at least QuietDevices
-	// devices become quiet, and at least one in QuietShare of all devices.
+	// The condition about quiet devices begins if enough devices become quiet within QuietWindow:
+	// at least QuietDevices devices, and at least 1/QuietShare of all devices.
 	QuietWindow  = time.Hour
 	QuietDevices = 10
 	QuietShare   = 10
-	// The condition about refusals begins if, within RefusalWindow, the rules refuse at least
-	// Refusals requests, and refuse more requests than they accept.
+	// The condition about refusals begins if, within RefusalWindow, the rules about TPMs and boots
+	// refuse at least Refusals onboarding requests, and the hub accepts fewer onboarding requests
+	// than that.
 	RefusalWindow = 15 * time.Minute
 	Refusals      = 10
 )
@@ -54,7 +55,8 @@ type Reading struct {
 	// Database says that the database answered. If it is false, the fields below are unknown.
 	Database bool
 	Backup   time.Time // time of the newest recorded backup; zero: none is recorded
-	// BackupFault is the sentence with which the newest check of a backup ended; empty: no fault.
+	// BackupFault is a sentence that says which fault the hub found when it last checked the newest
+	// backup; empty: no fault.
 	BackupFault string
 	// Drift is the time by which the hub's clock is ahead of the database's clock.
 	Drift time.Duration
@@ -102,7 +104,7 @@ type Rule struct {
 	fact func(*Reading) string
 }
 
-// Rules are all conditions, in the order in which doctors and pages show them.
+// Rules are all conditions, in the order in which 'gangway doctor' and the pages show them.
 var Rules = []Rule{
 	{"certificate-expires", "Certificates of the hub", "GangwayCertificateExpires", "Read in the hub's log why the certificate is not renewed, or replace its files.", certificateExpires},
 	{"maker-root-expires", "Roots of TPM makers", "GangwayMakerRootExpires", "Ask the TPM maker for the new root certificate, and import it with 'gangway trust import'.", rootExpires},
@@ -125,7 +127,8 @@ func Find(name string) (Rule, bool) {
 }
 
 // Check returns the conditions that last, in the order of Rules. `unknown` has the names of the
-// conditions that the reading cannot decide. If such a condition lasted before, it still lasts.
+// conditions about which the reading says nothing. If such a condition lasted before, the caller
+// must assume that it still lasts.
 func Check(r *Reading) (lasting []Condition, unknown []string) {
 	for _, rule := range Rules {
 		if !r.Database && slices.Contains(fromDatabase, rule.Name) || r.Disk == nil && rule.Name == "disk-low" {

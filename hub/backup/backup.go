@@ -71,7 +71,8 @@ const (
 )
 
 // The largest sizes of entries, in bytes. A chunk ends with the row that makes it longer than
-// chunkSize. The longest rows have a few evidence texts, or a state.
+// chunkSize. The longest rows are enrolments with the device's evidence, and revisions with their
+// state.
 const (
 	maxSmall  = 64 << 10
 	chunkSize = 4 << 20

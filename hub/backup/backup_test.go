@@ -135,7 +135,7 @@ func code(err error) string {
 	return r.Code
 }
 
-// The rows, the keys and the objects come back as they were.
+// Read and Get return the rows, keys and objects that Write put into the backup.
 func TestBackupComesBack(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)
@@ -229,7 +229,7 @@ func TestObjectsAreIncremental(t *testing.T) {
 	}
 }
 
-// A backup that ends early is refused, wherever it ends.
+// The end of a backup is missing. Read must refuse the backup, whatever its length.
 func TestRejectsTruncatedBackup(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)
@@ -251,7 +251,7 @@ func TestRejectsTruncatedBackup(t *testing.T) {
 
 func second(_ backup.Info, err error) error { return err }
 
-// A backup with a changed byte is refused, wherever the byte is.
+// One byte of a backup was changed. Read must refuse the backup, wherever the byte is.
 func TestRejectsAlteredBackup(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)
@@ -396,7 +396,8 @@ func TestRejectsForgedBackup(t *testing.T) {
 	}
 }
 
-// A file of an object that was removed, changed or exchanged for another is refused.
+// An attacker removes or changes the file of an object in a backup, or replaces it with the file of
+// another object. Get must refuse the file.
 func TestRejectsExchangedObject(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)

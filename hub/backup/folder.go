@@ -27,7 +27,7 @@ type Folder struct {
 }
 
 // OpenFolder makes the folder `dir` if it does not exist. `sealKey` is the seal key of the hub. The
-// names of the recipients become a part of the names of the objects: so for new recipients, all
+// names of the object files depend on the names of the recipients. So if the recipients change, all
 // objects are copied again.
 func OpenFolder(dir string, sealKey []byte, names []string, recipients []age.Recipient) (*Folder, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -21,8 +21,8 @@ import (
 	"github.com/fxamacker/cbor/v2"
 )
 
-// Visitor gets the content of a backup. Each function may be nil. Until Read has returned without
-// an error, nobody has verified what the functions get.
+// Visitor gets the content of a backup. Each function may be nil. The functions get data that is
+// not verified yet: only if Read returns no error does the data come from the hub.
 type Visitor struct {
 	Header func(Header) error
 	Key    func(name string, content []byte) error
@@ -61,7 +61,7 @@ func Read(from io.Reader, hubName string, v Visitor, identities ...age.Identity)
 	var none *age.NoIdentityMatchError
 	switch {
 	case errors.As(err, &none):
-		return Info{}, &Refusal{CodeUnreadable, "The backup is not encrypted to this identity.", "Name the file with the age identity whose recipient 'gangway backup' got."}
+		return Info{}, &Refusal{CodeUnreadable, "The backup is not encrypted to this identity.", "Name the file with the age identity that belongs to the recipient of 'gangway backup'."}
 	case err != nil:
 		return Info{}, &Refusal{CodeUnreadable, fmt.Sprintf("The file is not a backup of Gangway, or its beginning is damaged: %v.", err), otherBackup}
 	}
@@ -285,7 +285,8 @@ func (r *reader) readObjects(content []byte) error {
 	})
 }
 
-// finish compares the list of entries with those that were read, and verifies the signature.
+// finish compares the list of entries with the entries that were read, and verifies the signature
+// of the list.
 func (r *reader) finish(content []byte) (info Info, err error) {
 	if r.header == nil {
 		return info, altered("it does not begin with its header")

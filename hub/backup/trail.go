@@ -41,8 +41,9 @@ type sealed struct {
 // sealBegins is the beginning of a line that has a signature. No event begins with this text.
 var sealBegins = []byte(`{"gangway-signed-events":`)
 
-// trailPrefix begins the text whose hash the hub signs. The list of a backup's entries begins with
-// a brace, so no signature of a trail is also the signature of a backup.
+// trailPrefix begins the text whose hash the hub signs. The hub also signs the list of a backup's
+// entries, but this list begins with a brace. So nobody can use the signature of a trail as the
+// signature of a backup.
 const trailPrefix = "gangway signed events v1\x00"
 
 // CodeEvents is the code of refusals of audit trails.
@@ -161,11 +162,11 @@ func eventsChanged(format string, args ...any) error {
 		"Copy the file again, or use another export. Keep this file: find out what changed it."}
 }
 
-// Uncovered returns the times between `from` and the end of the last trail that no trail covers.
+// Uncovered returns the periods that no trail covers, between `from` and the end of the last trail.
 func Uncovered(trails []Trail, from time.Time) (gaps [][2]time.Time) {
 	for len(trails) > 0 {
-		// `end` is the latest end of the trails that begin before `from`. `next` is the earliest
-		// begin of the other trails.
+		// `end` is the latest end of the trails that begin at or before `from`. `next` is the
+		// earliest start of the trails that begin later.
 		end, next := from, time.Time{}
 		for _, t := range trails {
 			switch {

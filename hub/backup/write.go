@@ -94,7 +94,7 @@ func (w *writer) database(ctx context.Context) (err error) {
 }
 
 func (w *writer) add(name string, content []byte) error {
-	// The header has no time and no owner, so equal contents give equal entries.
+	// The tar header of an entry has no time and no owner, so equal contents give equal entries.
 	if err := w.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(len(content)), Format: tar.FormatUSTAR}); err != nil {
 		return err
 	}
@@ -195,7 +195,7 @@ func (w *writer) note(rows transfer.Rows, row []any) {
 	}
 }
 
-// objects copies the objects, and writes the list of those that the backup has.
+// objects copies the objects, and writes the list of the objects in the backup.
 func (w *writer) objects(ctx context.Context) error {
 	if w.Objects == nil {
 		return nil

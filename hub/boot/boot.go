@@ -159,7 +159,8 @@ func hashOf(bank string) (crypto.Hash, bool) {
 	return 0, false
 }
 
-// verifyQuote checks a quote over `qualifying`.
+// verifyQuote checks the quote in `e`. The qualifying data (extraData) of the quote must be
+// `qualifying`.
 func verifyQuote(iak *tcg.Public, e *Evidence, qualifying []byte) (*tcg.Attest, crypto.Hash, error) {
 	q, err := tcg.ParseQuote(e.Attest)
 	if err != nil {

@@ -107,7 +107,7 @@ func (j *judge) findReport() (r report) {
 
 // hasReportedTable reports whether PCR 5 has the partition table of the installer's report. Either
 // the log shows the table, and no other table, or PCR 5 has the value that EDK II's firmware leaves
-// there.
+// there if it measures only this table.
 func (j *judge) hasReportedTable() bool {
 	bank, ok := hashOf(j.Bank)
 	if !ok || !j.report.counts {

@@ -73,7 +73,8 @@ func imaged(t testing.TB) *manifest.Manifest {
 }
 
 // managed returns the log of a boot in which firmware starts the boot manager, and the boot manager
-// starts the system. If `table` is not nil, firmware measures it, and the kernel takes over.
+// starts the system. If `table` is not nil, firmware also measures the partition table `table`, and
+// measures into PCR 5 that the kernel takes over (ExitBootServices).
 func managed(t testing.TB, kernel, line string, table []byte) eventlog.Log {
 	t.Helper()
 	l := eventlog.Boot(true, kernel, line)
@@ -252,8 +253,9 @@ func TestAlteredPartitionTableIsAChange(t *testing.T) {
 	}
 }
 
-// If nothing proves the partition table of a first boot, the boot path is known. It becomes
-// expected only if the owner accepts the boot, or the device sends the installer's report.
+// If nothing proves the partition table of a first boot, the verdict on the boot path is
+// StateKnown. It becomes StateExpected only if the owner accepts the boot, or the device sends the
+// installer's report.
 func TestUnprovenFirstBootIsKnownUntilItsOwnerAcceptsIt(t *testing.T) {
 	t.Parallel()
 	d := must(machine())(t)

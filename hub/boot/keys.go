@@ -125,7 +125,8 @@ func keyCertificate(der []byte) KeyCertificate {
 	return k
 }
 
-// Causes of a changed part. The hub groups the devices with a changed part by the cause.
+// Causes of a change in a part of the boot. The hub groups the devices with a changed part by the
+// cause.
 const (
 	CauseRollOver    = "microsoft-roll-over" // db or KEK gained certificates of Microsoft's roll-over, and nothing else
 	CauseRevocations = "revocations"         // only dbx changed
@@ -138,8 +139,8 @@ const (
 	CauseNoReference = "no-reference"        // the first boot was not accepted
 )
 
-// keyChanges compares the Secure Boot variables of two boots, in sentences. The result `cause` is
-// empty if several causes are possible.
+// keyChanges returns a sentence for each difference between the Secure Boot variables of two boots.
+// The result `cause` is empty if several causes are possible.
 func keyChanges(before, after []KeyVariable) (words []string, cause string) {
 	causes := make(map[string]bool)
 	for _, now := range after {

@@ -90,8 +90,8 @@ func nameEvents(pcr int, events []logEvent, more []string, bank crypto.Hash) (na
 	return named
 }
 
-// afterLog returns the event for an extension of the PCR after the end of the log. The extension is
-// the hash of `word`.
+// afterLog returns an Event for an extension that the log does not have, because it came after the
+// end of the log. The extension is the hash of `word`.
 func (n *namer) afterLog(word string) Event {
 	e := Event{PCR: n.pcr, What: whatPhase, Digest: hex.EncodeToString(digestOf(n.bank, []byte(word))), Text: word}
 	switch {
@@ -226,7 +226,7 @@ func isSignature(value []byte) bool {
 	return rest.ReadASN1Element(&certificate, asn1.SEQUENCE) && rest.Empty()
 }
 
-// menu names a variable of the boot menu if only the variable's value was measured.
+// menu names a variable of the boot menu whose value was measured without the variable's name.
 func (n *namer) menu(out *Event, v eventlog.Variable) {
 	named := "firmware variable " + v.Name
 	out.Text = menuText(named, v.Value)
@@ -287,8 +287,8 @@ func isStep(text string) bool {
 	return slices.Contains(steps, text) || strings.HasPrefix(text, "Booting to ") && strings.HasSuffix(text, " Option")
 }
 
-// opaque names an event if only the digest is known. It uses the event's PCR and position, and the
-// text after a boot loader's prefix.
+// opaque names an event whose digest does not prove the data in the log. It uses the event's PCR
+// and position. If the log has the prefix of a boot loader, it uses the text after the prefix.
 func (n *namer) opaque(out *Event, e logEvent, v eventlog.Variable, isVariable bool) {
 	if text, ok := dataAfterPrefix(e, n.bank); ok && n.pcr == 8 {
 		out.What, out.Text = "a command of the boot loader", textOrHex(text)
@@ -393,8 +393,8 @@ func (m *Measurement) crossName() {
 
 // secureBoot returns the state of Secure Boot from the events of PCR 7. The log must explain PCR 7.
 // Before the separator only the firmware can extend PCR 7. Later programs could extend PCR 7 with
-// the events of an enabled Secure Boot. So every event up to the separator must be known by its
-// digest, and each variable must occur once.
+// the events of an enabled Secure Boot. So secureBoot must recognize every event up to the
+// separator by its digest, and each variable must occur only once.
 func secureBoot(events []Event) string {
 	state := stateUnknown
 	var seen []string

@@ -138,7 +138,8 @@ func (j *judge) ownFiles() bool {
 }
 
 // enrolled reports whether PCR 7 has exactly the Secure Boot variables of a manifest, with Secure
-// Boot on. After the separator, firmware measures which of the keys allowed a program.
+// Boot on. The events after the separator do not count: they say which of the keys allowed a
+// program to start.
 func (j *judge) enrolled(want *manifest.SecureBoot) bool {
 	bank, ok := hashOf(j.Bank)
 	if !ok || slices.Contains(j.Unexplained, secureBootPCR) || j.SecureBoot != "on" {

@@ -45,9 +45,9 @@ func (m *Measurement) replay(e *Evidence, bank crypto.Hash) {
 	}
 }
 
-// explain searches for a start value, events, and extensions after the log that together replay to
-// the PCR's value `value`. It returns the start value in `start`, the events in `own` and the
-// extensions in `more`.
+// explain searches for a start value, for events of the log, and for extensions after the log.
+// Replayed in this order, they must result in the PCR's value `value`. It returns the start value
+// in `start`, the events in `own` and the extensions in `more`.
 func explain(pcr int, value []byte, events []logEvent, bank crypto.Hash) (start []byte, own []logEvent, more []string, ok bool) {
 	for _, start := range startValues(pcr, bank) {
 		for n := range withoutRepetition(events, bank) {
@@ -178,8 +178,8 @@ func afterLog(pcr int) (all [][]string) {
 	return all
 }
 
-// separatorWords returns sequences of systemd's separator, from one separator up to the maximum
-// number.
+// separatorWords returns sequences of systemd's separator. The first sequence has one separator,
+// and the last has maxSeparators.
 func separatorWords(pcr int) (all [][]string) {
 	if slices.Contains(separatedPCRs, pcr) {
 		for n := 1; n <= maxSeparators; n++ {

@@ -20,8 +20,8 @@ type Rules struct {
 	// the device has not finished. If Wanted is empty, any system in Manifests is meant to run.
 	Wanted []string
 	// Since is the time at which the present revision was done. It is zero if the present revision
-	// has no system that a manifest names. For the parts that manifests determine, a reference that
-	// is older than Since does not count.
+	// has no system that a manifest names. A reference that is older than Since does not count for
+	// the parts of the boot that manifests determine.
 	Since time.Time
 	// Before is the system that ran when the device's boot last matched; nil if it is not known.
 	Before *System
@@ -41,7 +41,7 @@ type System struct {
 	Installed uint32 `json:"installed,omitempty"`
 }
 
-// Decision says that the owner accepts a value of a part for a cohort of devices.
+// Decision says that the owner accepts a value of a part of the boot for a cohort of devices.
 type Decision struct {
 	Part  string // name of a part, or FirmwareCode
 	Value string // as in Measurement.Values
@@ -92,8 +92,8 @@ func Judge(m *Measurement, r Rules) *Verdict {
 	if j.ran != nil && j.hasReportedTable() {
 		j.ran.Installed = j.report.resets
 	}
-	// The parts that manifests determine come first: on a first boot they decide whether the rest
-	// may become the reference.
+	// Judge first the parts that manifests determine. On a first boot, these verdicts decide
+	// whether the other parts may become the reference.
 	path, system := j.part(PartPath), j.part(PartSystem)
 	j.learn = r.Reference == nil && (len(r.Manifests) == 0 || (AtLeast(path.State, StateKnown) || j.ownPath()) && AtLeast(system.State, StateKnown))
 	v.Learn, v.Unproven = j.learn, j.learn && j.unproven()
@@ -150,7 +150,8 @@ func (j *judge) findSystem() {
 	}
 }
 
-// ranSystem reports whether PCR 11 has a value that the system of a manifest leaves there.
+// ranSystem reports whether the value of PCR 11 is one that results from starting the system of the
+// manifest `of`.
 func ranSystem(m *Measurement, of *manifest.Manifest) bool {
 	values := of.System.PCR11[m.Bank]
 	is := valueOf(m, phasePCR)
@@ -162,7 +163,7 @@ func ranSystem(m *Measurement, of *manifest.Manifest) bool {
 	return values[""] != "" && reaches(m.Bank, values[""], is, afterLog(phasePCR))
 }
 
-// part judges the part with the given name.
+// part judges the part of the boot with the given name.
 func (j *judge) part(name string) PartVerdict {
 	p, _ := PartNamed(name)
 	v := PartVerdict{Part: name, Value: j.values[name]}
@@ -181,8 +182,8 @@ func (j *judge) part(name string) PartVerdict {
 	return j.changed(p, v)
 }
 
-// expected reports whether manifests determine a part and the measured part has the value that they
-// state.
+// expected reports whether a part of the boot is expected: manifests must determine the part, and
+// the measured value must be the value that a manifest states.
 func (j *judge) expected(p Part) (words string, ok bool) {
 	switch p.Name {
 	case PartKeys:
@@ -232,8 +233,8 @@ func (j *judge) decided(p Part) (Decision, bool) {
 	return Decision{}, false
 }
 
-// byReference reports whether a part is as in the reference. On a first boot without a reference,
-// it reports whether the part becomes the reference.
+// byReference reports whether a part of the boot has the same values as the reference. If there is
+// no reference yet, it reports whether the values of this boot become the reference for the part.
 func (j *judge) byReference(p Part) (words string, ok bool) {
 	r := j.Reference
 	switch {
@@ -281,8 +282,8 @@ func (r *Reference) differencesIn(pcrs []int, m *Measurement) []Change {
 	return Compare(part, m)
 }
 
-// compared returns the PCRs of a part that a reference may have. A reference that was entered as
-// values may have PCR 10 too.
+// compared returns the PCRs of a part that Judge compares with a reference. They include PCR 10,
+// because a person may have entered a value of PCR 10.
 func compared(p Part) []int {
 	if p.Name == PartRest {
 		return append(slices.Clone(p.PCRs), imaPCR)
@@ -358,7 +359,7 @@ func (j *judge) empty(pcrs ...int) bool {
 	return !slices.ContainsFunc(pcrs, func(pcr int) bool { return !empty[valueOf(j.Measurement, pcr)] })
 }
 
-// changed completes the verdict of a part that is neither expected nor known.
+// changed completes the verdict `v` on a part that is neither expected nor known.
 func (j *judge) changed(p Part, v PartVerdict) PartVerdict {
 	v.State = StateChanged
 	for _, pcr := range p.PCRs {
@@ -405,7 +406,7 @@ func (j *judge) why(p Part) (words, cause string) {
 	return words, ""
 }
 
-// otherSystem explains why a boot path or a system is not the one that the owner's manifests state.
+// otherSystem explains why the boot path or the system is not as the owner's manifests state.
 func (j *judge) otherSystem(p Part) (words, cause string) {
 	switch {
 	case len(j.Manifests) == 0:
@@ -465,8 +466,9 @@ func (r *Reference) firmwareText() string {
 }
 
 // explain sets the verdict's changes. Without manifests and decisions, these are the differences
-// from the reference. If a bad part has no difference from the reference, or a cause explains it
-// better, the part's own sentence becomes a change.
+// from the reference. For a bad part without a difference from the reference, the words of the
+// part's verdict become a change. They also become a change if they explain the part better than
+// the differences do.
 func (j *judge) explain(v *Verdict) {
 	var bad []PartVerdict
 	var pcrs []int

@@ -109,7 +109,8 @@ func TestPartsOfABootAreJudged(t *testing.T) {
 	}
 }
 
-// Without manifests and decisions, the verdict says the same as Compare.
+// If the rules have no manifests and no decisions, the verdict must list the changes that Compare
+// finds. If Compare finds none, the boot must match.
 func TestVerdictWithoutManifestsIsTheComparison(t *testing.T) {
 	t.Parallel()
 	names := []string{"uki", "uki-cmdline", "uki-kernel", "sdboot", "sdboot-cmdline", "sdboot-kernel", "sdboot-initrd"}
@@ -333,8 +334,9 @@ func TestUpdateStartedByTheReferencesBootManagerIsKnown(t *testing.T) {
 	}
 }
 
-// With Secure Boot on, systemd's stub starts its kernel without firmware, so that PCR 4 has no
-// kernel. With Secure Boot off, PCR 4 has the kernel after the system. No other program may follow.
+// With Secure Boot on, systemd's stub starts its kernel without the firmware's help, so no event
+// for the kernel is in PCR 4. With Secure Boot off, PCR 4 has the kernel after the system. No other
+// program may follow.
 func TestKernelIsInPCR4OnlyIfFirmwareStartsIt(t *testing.T) {
 	t.Parallel()
 	one := shipped("one", 1, "linux 1", "quiet")

@@ -19,7 +19,8 @@ func (e *exam) hasBackupFiles() bool {
 }
 
 // checkBackupFiles examines the newest backup of 'gangway backup'. It has no age identity, so it
-// compares the backup with what the hub wrote, and does not decrypt it.
+// cannot decrypt the backup. Instead, it compares the backup with the description that the hub
+// signed.
 func (e *exam) checkBackupFiles(ctx context.Context) []finding.Finding {
 	ctx, cancel := context.WithTimeout(ctx, e.CheckTime)
 	defer cancel()

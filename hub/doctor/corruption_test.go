@@ -220,9 +220,9 @@ type corruption struct{ table, column string }
 // corruptionSeed is the seed from which the corruptions are drawn.
 const corruptionSeed = 23
 
-// fsck finds each of 200 corruptions. The test draws them from all columns whose values other data
-// determines. Usually the test draws fewer, because each draw runs all checks; 'make fsck-full'
-// draws all.
+// The test changes values in random columns whose values follow from other data, and fsck must find
+// each change. 'make fsck-full' makes 200 changes. Other runs make fewer changes, because each
+// change runs all checks.
 func TestEachCorruptionIsFound(t *testing.T) {
 	if testing.Short() {
 		t.Skip("each draw runs all checks")
@@ -277,7 +277,7 @@ func corrupt(t *testing.T, h *hubtest.Hub, db *sql.DB, r *rand.Rand, c corruptio
 		return false
 	}
 	at := r.IntN(count)
-	// The updates select the row by its primary key. The change may be a change of this key.
+	// The updates select the row by its primary key. The changed value may be a part of this key.
 	var before any
 	key := make([]any, strings.Count(keys, ",")+1)
 	into := []any{&before}

@@ -143,8 +143,8 @@ func TestFaultsAreFound(t *testing.T) {
 		}
 		return to
 	}
-	// filesOf returns a folder with a described backup. The doctor does not decrypt the backup, so
-	// the content of its file does not matter.
+	// filesOf returns a folder with a backup that has a description. The doctor does not decrypt
+	// the backup, so the content of its file does not matter.
 	filesOf := func(from string, age time.Duration) string {
 		ca, err := pki.Open(filepath.Join(from, pkiFolder), pki.Options{})
 		must(err)

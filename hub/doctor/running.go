@@ -176,8 +176,8 @@ func socketAddress(text string) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(a.Unmap(), uint16(n)), ok
 }
 
-// plain reports whether the hub answers requests for metrics in plain HTTP at an address of this
-// machine.
+// The function `plain` reports whether the hub answers requests for metrics in plain HTTP at an
+// address of this machine.
 func plain(ctx context.Context, a netip.AddrPort) bool {
 	host := a.Addr()
 	if host.IsUnspecified() {

@@ -34,7 +34,8 @@ var (
 )
 
 // TPMMarks returns the marks of an EK certificate, at most maxMarks. A mark is the certificate's
-// serial number, or a device id by the maker in the subject or the subject alternative names.
+// serial number, or an id that the maker gave the device. Such an id is in the subject or in the
+// subject alternative names.
 func TPMMarks(e *tcg.EKCertificate) (marks []Mark) {
 	maker := e.Manufacturer + "\x00"
 	if n := e.Certificate.SerialNumber; n.BitLen() >= minSerial {

@@ -271,7 +271,8 @@ func (p *Policy) rulesOf(v *Verdict, r *Request) (rules []decidingRule) {
 	return rules
 }
 
-// first returns the first rule that matches a TPM of a maker and model, or nil.
+// The method `first` returns the first rule that matches a TPM of this maker and model, or nil if
+// no rule matches.
 func (l *Layer) first(r *Request, maker, model string) *Rule {
 	for i := range l.Rules {
 		if l.Rules[i].matches(r, maker, model) {
@@ -329,8 +330,8 @@ func (rule *Rule) Words() string { return upperFirst(rule.words()) + "." }
 
 func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
-// on applies the action to the refusal `r`. It returns the refusal for Refuse, the refusal as a
-// question for Ask, and nil for Accept.
+// The method `on` applies the action to the refusal `r`. It returns the refusal for Refuse, the
+// refusal as a question for Ask, and nil for Accept.
 func (a Action) on(r *Refusal) *Refusal {
 	switch a {
 	case Accept:

@@ -28,7 +28,7 @@ type Check struct {
 }
 
 // Verdict is the result of Verify. Checks has the checks in the order in which they ran. If there
-// is a refusal, it is the last check.
+// is a refusal, the last element of Checks is the check that failed.
 type Verdict struct {
 	Checks  []Check  `json:"steps"`
 	Notes   []string `json:"notes,omitempty"` // tolerated deviations, for a person
@@ -51,7 +51,8 @@ func (v *Verdict) Skip(check, detail string) {
 	v.Checks = append(v.Checks, Check{Check: check, Skipped: true, Detail: detail})
 }
 
-// notExamined is returned by a check that had nothing to examine. Skip then records the check.
+// notExamined is the result of a check function that had nothing to examine. It is not a refusal:
+// Verify records such a check with Skip.
 var notExamined = new(Refusal)
 
 // Fail records a check that failed, and adds r to v as the refusal or as a question.

@@ -1,8 +1,8 @@
 // Package objects stores the bytes of objects. The key of an object is the SHA-256 of its bytes and
-// a place, which is new for each upload. So the removal of an old copy never removes a new copy,
-// however late the removal is, and several hubs can share a bucket. This package knows neither the
-// owners of objects nor which of several places is in use: package store has these records, and the
-// hub decides who may read an object.
+// a place. A place is a random text that is new for each upload. So if a hub removes an old copy
+// late, it never removes a newer copy of the same bytes. For this reason, several hubs can share a
+// bucket. This package knows neither the owners of objects nor which of several places is in use:
+// package store has these records, and the hub decides who may read an object.
 //
 // Every engine guarantees three things. If Put returned nil, the object survives a crash and a
 // power failure. An object that Open returns is complete, and had the requested hash when it was

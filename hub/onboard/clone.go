@@ -52,9 +52,9 @@ func EnrolmentSighting(e store.Enrolment, addr string) clone.Sighting {
 //
 // If the record's state gets worse, RecordSighting appends an event for the owner in the same
 // transaction, so the owner gets the event exactly once. RecordSighting returns the record's
-// version. If `known` is true, the caller need not warn the owner of counters that went back.
-// Either the record already has an unanswered finding, or this sighting adds a finding that
-// explains the counters.
+// version. If `known` is true, the caller need not warn the owner of counters that went back: the
+// record already has an unanswered finding, or this sighting adds a finding that explains the
+// counters.
 func (s *Service) RecordSighting(ctx context.Context, d store.Device, first store.Enrolment, addr string, weigh func(*clone.Record)) (version int64, known bool, err error) {
 	for {
 		var r clone.Record

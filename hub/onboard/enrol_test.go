@@ -312,8 +312,9 @@ func TestAIKOfAnotherTPMIsRefused(t *testing.T) {
 	}
 }
 
-// If the warning to the first owner cannot be stored, the second owner's refusal stays the same. If
-// the first owner has released the TPM in between, the hub warns nobody.
+// The hub refuses the second owner, and must warn the first owner. If the warning cannot be stored,
+// the second owner gets the same refusal as usual. If the first owner has released the TPM in
+// between, the hub warns nobody.
 func TestWarningNeedsAnOwner(t *testing.T) {
 	s := newScene(t)
 	d := s.device()

@@ -24,10 +24,10 @@ type examined struct {
 }
 
 // examine judges a request by the trusted makers, the policies, the EK lists, the EK's kept
-// certificate, and online lookups. The hub issues a certificate only after examine. `check` is
-// evidence.Verify or, for the first step, evidence.VerifyKeys, because the first step has only
-// keys. If the hub knows the root of the request's EK certificate, it keeps the certificate even if
-// the verdict is a refusal.
+// certificate, and online lookups. The hub calls `examine` before it issues any certificate.
+// `check` is evidence.Verify or, for the first step, evidence.VerifyKeys, because the first step
+// has only keys. If the hub knows the root of the request's EK certificate, it keeps the
+// certificate even if the verdict is a refusal.
 func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.Request, owner string, now time.Time, check checker) (*examined, error) {
 	input, rules, err := s.input(ctx, owner, now)
 	if err != nil {

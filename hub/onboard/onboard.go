@@ -416,7 +416,8 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, before store.Hash
 		}
 		return d, nil
 	case errors.Is(err, store.ErrCloned):
-		// The owner made this decision. An event for each retry would only fill their audit trail.
+		// The owner knows about this refusal, because it follows from the owner's own decision. So
+		// a retry of the device appends no event.
 		return store.Device{}, ErrCloned
 	case errors.Is(err, store.ErrEnrolmentExpired), errors.Is(err, store.ErrNotFound):
 		return refuse(errExpired)

@@ -267,7 +267,8 @@ func encoded(v any) []byte {
 	return b
 }
 
-// first does the first step of the two-step enrolment, which must succeed, and opens the answer.
+// The method `first` does the first step of the two-step enrolment, which must succeed, and opens
+// the answer.
 func (s *scene) first(d *fleet.Device) *fleet.Enrolled {
 	s.Helper()
 	a, err := s.hub.FirstStep(s.Context(), encoded(d.EnrollRequest()), addr)

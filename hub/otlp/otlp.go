@@ -2,8 +2,8 @@
 // OpenTelemetry protocol: OTLP/HTTP 1.x with JSON (https://opentelemetry.io/docs/specs/otlp/).
 //
 // Forwarding never delays devices. The lines wait in a bounded queue in memory. If the engine is
-// too slow or does not answer, lines are lost for the engine and counted; the hub's own log has
-// them.
+// too slow or does not answer, the package drops lines, and counts the dropped lines. The hub's own
+// log still has these lines.
 package otlp
 
 import (
@@ -360,7 +360,7 @@ func recordOf(e *store.LogEntry) record {
 	r := record{
 		Observed: strconv.FormatInt(e.Created.UnixNano(), 10), Severity: e.Level, Number: severities[strings.ToUpper(e.Level)], Body: value{e.Message},
 	}
-	// The device's clock may be wrong, and its numbers impossible.
+	// The device sets Sec and Nano, so their values may be impossible as a time.
 	if e.Sec > 0 && e.Sec < math.MaxInt64/1_000_000_000-1 && e.Nano >= 0 && e.Nano < 1e9 {
 		r.Time = strconv.FormatInt(e.Sec*1e9+e.Nano, 10)
 	}

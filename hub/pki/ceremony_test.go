@@ -67,7 +67,7 @@ func (c *ceremony) install(t *testing.T, answer []byte) *Hub {
 	return h
 }
 
-// whole does the ceremony for a new hub.
+// The method `whole` does all steps of the ceremony for a new hub.
 func (c *ceremony) whole(t *testing.T) *Hub {
 	t.Helper()
 	return c.install(t, c.answer(t, c.request(t)))
@@ -145,7 +145,8 @@ func mustTLS(t *testing.T, h *Hub, now time.Time) *x509.Certificate {
 	return cert.Leaf
 }
 
-// The TLS CA has the purpose serverAuth, so a thief of its key cannot make devices.
+// An attacker has stolen the key of the TLS CA. The attacker cannot issue certificates of devices,
+// because the TLS CA may issue only certificates with the purpose serverAuth.
 func TestTLSCACannotIssueDevices(t *testing.T) {
 	t.Parallel()
 	c := newCeremony(t)
@@ -308,7 +309,8 @@ func reissue(t *testing.T, answer []byte, title string, signer *x509.Certificate
 	return out
 }
 
-// withKey returns a certificate with another key, so that x509.CreateCertificate accepts the key.
+// withKey returns a copy of a CA's certificate that has the public key of `key`.
+// x509.CreateCertificate signs with `key` only if the CA's certificate has this public key.
 func withKey(c *x509.Certificate, key crypto.Signer) *x509.Certificate {
 	changed := *c
 	changed.PublicKey = key.Public()

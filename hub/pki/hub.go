@@ -157,8 +157,9 @@ func (h *Hub) former(a authority) (list []*x509.Certificate) {
 	return list
 }
 
-// IssuerOf returns the CA that issued an IAK or IDevID certificate (DER): `now` is the present CA
-// of this kind. If the certificate names the key of a former CA, IssuerOf returns that former CA.
+// IssuerOf returns the CA that issued the IAK or IDevID certificate `der`. If the certificate names
+// the key of a former CA, this is the former CA. Otherwise it is `now`, the hub's present CA for
+// such certificates.
 func (h *Hub) IssuerOf(der []byte, now *x509.Certificate) *x509.Certificate {
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {

@@ -26,9 +26,9 @@ type Installed struct {
 	Kept    string              // folder of the replaced keys and certificates; empty if First
 }
 
-// Install checks the answer to the open request. If the answer is right, Install puts the new keys
-// and certificates in the folder `dir`, in one step. If the answer is wrong, Install changes
-// nothing, and the request stays open.
+// Install checks the root's answer to the request that NewRequest has made. If the answer is right,
+// Install puts the new keys and certificates in the folder `dir`, in one step. If the answer is
+// wrong, Install changes nothing, and the request stays open.
 //
 // A hub without CAs trusts the answer's root only if the root has the name `hub`, which a person
 // read on the root's machine. A hub with CAs accepts only its own root, and `hub` may be empty.
@@ -173,7 +173,7 @@ func checkIssued(c, rootCert *x509.Certificate, w Requested, now time.Time) erro
 	return nil
 }
 
-// checkNewKeys refuses a new CA whose key another CA of this hub has.
+// checkNewKeys refuses a new CA that has the same key as another CA of this hub.
 func checkNewKeys(certs []*x509.Certificate, old *Hub) error {
 	for _, c := range certs {
 		for _, o := range old.All() {

@@ -26,8 +26,8 @@ type IAKRequest struct {
 	NotBefore time.Time        // 1970 to 9998, to the second; the certificate is valid from five minutes earlier, for peers with slow clocks
 	NotAfter  time.Time        // up to 9999, to the second; zero: the certificate never expires
 	URI       string           // http(s) URL of at most 512 characters to fetch the certificate again; may be empty
-	// Resident is true if the EK certificate shows that the key is in a TPM. Only then does the
-	// certificate have the TCG's policies.
+	// Resident is true if a verified EK certificate proves that PublicKey is in a TPM. Only then
+	// does the issued certificate have the certificate policies of the TCG.
 	Resident bool
 }
 

@@ -29,7 +29,8 @@ type Root struct {
 // MakeRoot makes an offline root in the folder `dir`: the files root.crt and root.key. The folder
 // must not exist, and its parent must exist. If `key` is not empty, it is the URI of the root's
 // private key: see package cakey. Then the folder has the file root.uri instead of root.key.
-// MakeRoot makes a key in a TPM; the key of a signer must exist, and has its own curve.
+// If the URI is of a key in a TPM, MakeRoot makes the key. If it is of a key of a signer, the key
+// must exist already, and Options.Curve has no effect.
 func MakeRoot(ctx context.Context, dir, key string, o Options) (*Root, error) {
 	m := &maker{step: func() {}}
 	var err error

@@ -24,8 +24,9 @@ type Boot struct {
 	Measurement []byte // JSON of boot.Measurement
 	Changes     []byte // JSON of the changes that make the state BootChanged
 	Verdict     []byte // JSON of boot.Verdict; empty in old measurements
-	// Judged has the data for questions about cohorts. PutBoot and PutBootReference store it,
-	// unless it is nil. Methods that read a Boot leave it nil.
+	// Judged has the data by which the store counts and finds the devices of a cohort (see
+	// BootCohort). If Judged is not nil, PutBoot and PutBootReference store it. Methods that read a
+	// Boot leave it nil.
 	Judged *BootJudged
 	// Evidence of the measurement, for an auditor. The store keeps the evidence only of a device's
 	// latest measurement.

@@ -9,8 +9,8 @@ import (
 const MaxUnclaimed = 10_000
 
 // Device is a device that has joined the hub. ID is 24 lower-case hexadecimal digits; the device's
-// prn is "prn:::devices:/" + ID. For a device without a TPM, EK and all fields from the enrolment
-// are zero.
+// prn (Pantacor resource name) is "prn:::devices:/" + ID. For a device without a TPM, EK and all
+// fields from the enrolment are zero.
 type Device struct {
 	ID      string
 	Nick    string // unique among its owner's devices

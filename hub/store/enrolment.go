@@ -86,8 +86,8 @@ const (
 	MaxExpired = 10_000
 	// KeptSuperseded is the number of superseded enrolments of a device that are kept with their
 	// evidence. KeptFingerprints is the number of older superseded enrolments that are kept without
-	// their evidence. All older enrolments are removed, together with AIKs that only removed
-	// enrolments registered.
+	// their evidence. All older enrolments are removed. If an AIK was registered only by enrolments
+	// that are removed, the AIK is removed too.
 	KeptSuperseded   = 2
 	KeptFingerprints = 20
 )
@@ -110,8 +110,8 @@ type Enrolment struct {
 	EKKnown bool
 	EKLinks []byte
 	// CommonLinks means that EKLinks are from the hub's trust store or from the TPM's maker, not
-	// from the request: then other devices have the same EKLinks, and the store keeps one copy. It
-	// is not stored.
+	// from the request: then other devices have the same EKLinks, and the store keeps one copy.
+	// CommonLinks itself is not stored.
 	CommonLinks bool
 
 	IAKName    []byte
@@ -188,8 +188,8 @@ type Enrolments interface {
 	EnrolmentByCertificate(ctx context.Context, idevid Hash) (Enrolment, error)
 	// EnrolmentToActivate finds an enrolment by the SHA-256 of its IDevID certificate. It reads
 	// less than EnrolmentByCertificate: the fields Request, Verdict, IAKPublic, IAKCert, IDevIDCert
-	// and EKLinks are empty. before is the RequestHash of the device's Active enrolment; zero: the
-	// device does not exist or has no enrolment.
+	// and EKLinks are empty. `before` is the RequestHash of the device's Active enrolment; zero:
+	// the device does not exist or has no enrolment.
 	EnrolmentToActivate(ctx context.Context, idevid Hash) (e Enrolment, before Hash, err error)
 	// PendingEnrolments lists an owner's Pending enrolments that have not expired, newest first. It
 	// returns at most limit enrolments (0: 100; at most 1000). Only these fields are set: State,
@@ -214,8 +214,9 @@ type Enrolments interface {
 	//
 	// If another device that is not deleted has one of the Marks, both devices' owners get an
 	// EventSameChip. The owner of the activated device gets at most one event per activation, about
-	// the oldest of the other devices. The owner of another device gets only one event about that
-	// device for each account that activates devices with an equal mark.
+	// the oldest of the other devices. The owner of each of the other devices gets an event too,
+	// but only one event about that device for each account that activates devices with an equal
+	// mark.
 	//
 	// Refusals: ErrNotFound, ErrEnrolmentExpired, ErrSuperseded, ErrRevoked, ErrTokenUnusable,
 	// ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK, ErrCloned. A refusal changes nothing.

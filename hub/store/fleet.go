@@ -114,7 +114,8 @@ type DevicePage struct {
 	Next string // for DeviceSearch.After; empty if this is the last page
 }
 
-// MaxCount is the number at which CountSearch stops counting, if the search has no counter.
+// MaxCount is the number of devices at which CountSearch stops, if the database keeps no exact
+// counter for the search.
 const MaxCount = 1000
 
 // SearchCount is the number of devices that match a search.
@@ -138,7 +139,7 @@ type FacetCount struct {
 }
 
 // ErrBadSearch is the error for a DeviceSearch that the engine cannot answer within its bounds. It
-// is also the error for an After that belongs to another search.
+// is also the error for a DeviceSearch.After that comes from the result of another search.
 type ErrBadSearch struct {
 	Reason string // a sentence for the user
 }

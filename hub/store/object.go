@@ -23,7 +23,8 @@ type Object struct {
 	Created  time.Time
 	Modified time.Time // last announcement or upload
 	// Place is where the bytes are; see Objects. Its value says nothing about the owner. It is
-	// empty if the bytes are not stored, or if a version without places stored them.
+	// empty if the bytes are not stored, or if an old version of the hub stored them, which knew no
+	// places.
 	Place string
 }
 
@@ -49,11 +50,11 @@ var ErrTooManyUploads = errors.New("store: too many unfinished uploads")
 // Objects stores the records of objects, and the place of each object's bytes.
 //
 // Each upload puts the bytes at a new place, which was never used before. The upload is recorded
-// with its place before it stores the first byte. FinishUpload makes the place the object's place,
-// unless the object has one already, from another owner's upload. RemoveContent gives a place up,
-// and a place that was given up is never used again. So once a place is given up, a hub may remove
-// its bytes at any time. If another hub stores the same object again, the new bytes are at another
-// place.
+// with its place before it stores the first byte. If the object has no place yet from another
+// owner's upload, FinishUpload makes the upload's place the object's place. RemoveContent gives a
+// place up, and a place that was given up is never used again. So once a place is given up, a hub
+// may remove its bytes at any time. If another hub stores the same object again, the new bytes are
+// at another place.
 type Objects interface {
 	// AnnounceObject stores a record that is not Stored, and returns the record. If the owner
 	// already has a record of the object, AnnounceObject updates the record's Modified and, if the

@@ -49,7 +49,7 @@ type Temporary struct{ Key, Value []byte }
 const (
 	// MessageLife is how long the store keeps a message.
 	MessageLife = time.Minute
-	// MaxTemporary bounds the values of one kind.
+	// MaxTemporary is the largest number of temporary values with the same `kind`.
 	MaxTemporary = 1024
 )
 
@@ -65,7 +65,7 @@ type Replicas interface {
 
 	// Tell sends a message to the other replicas.
 	Tell(ctx context.Context, origin string, body []byte) error
-	// Messages returns at most `limit` messages with a larger Seq, the oldest first.
+	// Messages returns at most `limit` messages with a larger Seq than `after`, the oldest first.
 	Messages(ctx context.Context, after int64, limit int) ([]Message, error)
 	// LastMessage returns the Seq of the newest message, or 0.
 	LastMessage(ctx context.Context) (int64, error)

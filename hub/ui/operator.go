@@ -85,7 +85,7 @@ type OperatorAlarms struct {
 	Others  []OperatorAlarm // the other rules, which are well or not known
 }
 
-// OperatorAlarm is one of the hub's rules about itself.
+// OperatorAlarm is a condition that the hub checks on itself, and the condition's present state.
 type OperatorAlarm struct {
 	Name, Title string
 	State       Badge

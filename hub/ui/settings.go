@@ -2,7 +2,7 @@ package ui
 
 import "time"
 
-// SettingsPage is the data of the page "settings". Only the part of the chosen tab is set.
+// SettingsPage is the data of the page "settings". Only the fields of the chosen tab are set.
 type SettingsPage struct {
 	Tabs      []Tab
 	Account   *SettingsAccount

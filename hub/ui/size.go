@@ -40,8 +40,8 @@ func Load() {
 	assets()
 }
 
-// shortening returns the functions of templates, with functions for texts of devices and people
-// that shorten a text to n characters.
+// shortening returns the functions that templates can call. In this set, the functions for texts of
+// devices and people shorten each text to n characters.
 func shortening(n int) template.FuncMap {
 	all := maps.Clone(functions)
 	all["visible"] = func(s any) string { return cut(Visible(fmt.Sprint(s)), n) }

@@ -159,7 +159,7 @@ func TestKeepsThePairWhenTheNewOneIsBroken(t *testing.T) {
 		{"the new key is not there yet", cert2, key, "private key does not match public key"},
 		{"half of the key is written", cert2, key2[:len(key2)/2], "failed to find any PEM data in key input"},
 		{"the key is empty", cert2, nil, "failed to find any PEM data in key input"},
-		{"for another name", other, otherKey, "not for the name of the pages"},
+		{"for another name", other, otherKey, "not for the host name of the web pages"},
 		{"expired", old, oldKey, "expired on"},
 		{"too large", append(cert2, make([]byte, 1<<20)...), key2, "is larger than"},
 	} {

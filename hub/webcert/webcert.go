@@ -121,14 +121,14 @@ func readFile(path string) ([]byte, error) {
 }
 
 // parse parses the texts of the two files. It returns an error if the key is not the key of the
-// certificate, or if the certificate is not for the name of the pages.
+// certificate, or if the certificate is not for the host name of the web pages.
 func (f *Files) parse(text [2][]byte) (*tls.Certificate, error) {
 	pair, err := tls.X509KeyPair(text[0], text[1])
 	if err != nil {
 		return nil, fmt.Errorf("webcert: %s and %s: %w", f.cert, f.key, err)
 	}
 	if err := pair.Leaf.VerifyHostname(f.name); err != nil {
-		return nil, fmt.Errorf("webcert: %s is not for the name of the pages: %w", f.cert, err)
+		return nil, fmt.Errorf("webcert: %s is not for the host name of the web pages: %w", f.cert, err)
 	}
 	return &pair, nil
 }

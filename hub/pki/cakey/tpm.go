@@ -231,8 +231,9 @@ func (k *tpmKey) remove(ctx context.Context) error {
 	})
 }
 
-// template is an unrestricted signing key that cannot leave the TPM. NoDA excepts the key from the
-// TPM's lockout, so that a wrong password for another key does not stop the hub.
+// template is an unrestricted signing key that cannot leave the TPM. With the attribute NoDA, the
+// TPM's lockout does not apply to the key. So if somebody uses a wrong password for another key,
+// the hub can still sign.
 func template(curve tpm2.TPMECCCurve, hash tpm2.TPMAlgID, unique []byte) tpm2.TPMTPublic {
 	return tpm2.TPMTPublic{
 		Type: tpm2.TPMAlgECC, NameAlg: tpm2.TPMAlgSHA256,

@@ -19,8 +19,9 @@ type Config struct {
 	// pgbouncer=true, for PgBouncer or another pooler that may give each transaction another
 	// connection.
 	//
-	// Unless the parameter sslmode says otherwise, the server's certificate is verified
-	// (verify-full). Only for a Unix socket or a loopback address, TLS is optional.
+	// If the URL has the parameter sslmode, that parameter decides about TLS. Otherwise the
+	// server's certificate is verified (verify-full), except that TLS is optional for a Unix socket
+	// or a loopback address.
 	URL string
 	// Password is used if the URL has no password. If both are empty, the environment variable
 	// PGPASSWORD or the file of libpq is used.
@@ -43,7 +44,8 @@ const (
 	silence = 5 * time.Second
 )
 
-// IsURL reports whether the address of a database is meant for this package.
+// IsURL reports whether the address of a database is a URL of PostgreSQL, which this package can
+// open.
 func IsURL(address string) bool {
 	return strings.HasPrefix(address, "postgres://") || strings.HasPrefix(address, "postgresql://")
 }

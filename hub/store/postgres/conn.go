@@ -72,8 +72,8 @@ func (c *conn) encode(args []any) error {
 	for _, a := range args {
 		size += encodedSize(a)
 	}
-	// The parameters point into data, so data must not grow later. It is never nil, because package
-	// pgconn sends a nil parameter as NULL.
+	// The parameters point into c.data, so c.data must not grow later. It is never nil, because
+	// package pgconn sends a nil parameter as NULL.
 	if c.data == nil || cap(c.data) < size {
 		c.data = make([]byte, 0, 2*size)
 	}
@@ -170,8 +170,9 @@ func (c *conn) add(s *sqlstore.Statement, args []any) error {
 // maxPending is the largest number of statements that Do collects.
 const maxPending = 64
 
-// Do implements sqlstore.Conn. It adds the statement to the batch that the next statement sends, so
-// that all of these statements need only one round trip to the server.
+// Do implements sqlstore.Conn. It only adds the statement to the batch. The next statement that
+// needs a result is sent together with the batch, so that all of these statements need only one
+// round trip to the server.
 func (c *conn) Do(s *sqlstore.Statement, args ...any) error {
 	if err := c.add(s, args); err != nil {
 		return err
@@ -191,7 +192,7 @@ func (c *conn) flush() error {
 	return c.send(nil)
 }
 
-// send sends the batch, and calls the function `last`, unless it is nil, with the result of the
+// send sends the batch. If the function `last` is not nil, send calls it with the result of the
 // last statement.
 func (c *conn) send(last func(*pgconn.ResultReader)) error {
 	n := c.pending

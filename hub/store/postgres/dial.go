@@ -40,7 +40,8 @@ func noteWarning(pg *pgconn.PgConn, n *pgconn.Notice) {
 	}
 }
 
-// split returns a configuration for each host of a configuration, in their order.
+// split splits a configuration that names several hosts: it returns one configuration for each
+// host, in the same order.
 func split(config *pgconn.Config) []*pgconn.Config {
 	first := config.Copy()
 	first.Fallbacks = nil

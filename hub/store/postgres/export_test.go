@@ -162,7 +162,8 @@ func (s step) scanned() (rows float64) {
 // BeginSearch begins the transaction of a search.
 const BeginSearch = beginSearch
 
-// Storable and Original are the conversions of texts.
+// Storable and Original are the functions that convert texts to and from the form in which the
+// database stores them.
 var Storable, Original = storable, original
 
 // Parse returns the connections' configuration.

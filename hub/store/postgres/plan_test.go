@@ -12,9 +12,9 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// Statements whose plans may sort: they sort few rows, which an index has found. For SQLite, the
-// schema has an index in this order. PostgreSQL would have to change such an index with each
-// contact of a device.
+// mayorder lists the statements whose plans may sort. They sort only few rows, which an index has
+// found. The schema for SQLite has indexes in the order of these results. In PostgreSQL, each
+// contact of a device would have to change such an index.
 var mayorder = map[string]bool{
 	"unclaimed":  true, // at most store.MaxUnclaimed devices
 	"superseded": true, // at most some dozens of enrolments of a device

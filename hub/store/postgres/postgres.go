@@ -108,8 +108,8 @@ func (s *Store) connect(ctx context.Context) (*conn, error) {
 	return c, nil
 }
 
-// Close waits for all queued writes, writes the remaining contacts, and closes the connections.
-// Later calls of other methods fail. Close may be called again.
+// Close waits for all queued writes. It writes the last contacts of devices that are still in
+// memory, and closes the connections. Later calls of other methods fail. Close may be called again.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
 		err := s.Store.Close()

@@ -23,8 +23,8 @@ var server *pgtest.Server
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	// The models make as few checks as in short tests, because each operation is a request to a
-	// server.
+	// The tests that compare the store with a model make as few checks as in short mode, because
+	// each operation is a request to a server.
 	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
 		if err := f.Value.Set("20"); err != nil {
 			panic(err)

@@ -78,8 +78,8 @@ func OpenRaw(ctx context.Context, config Config) (*Raw, error) {
 	return &Raw{&conn{pg: pg, ctx: ctx, work: &workCounters{}, batch: &pgconn.Batch{}}}, nil
 }
 
-// BeginSnapshot begins a transaction that changes nothing. All later queries see the database as it
-// is when the first of these queries runs.
+// BeginSnapshot begins a transaction that changes nothing. All later queries of the transaction see
+// the database in the state that it has when the first of them runs.
 func (r *Raw) BeginSnapshot(ctx context.Context) error {
 	r.c.ctx, r.c.failed = ctx, nil
 	_, err := r.c.control("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")

@@ -39,8 +39,8 @@ func newReaders(n int, first *conn, open func(ctx context.Context) (*conn, error
 	return r
 }
 
-// do calls the function `run` with a connection. If the connection is lost, it repeats the call
-// with another connection. ctx limits the wait for a connection.
+// The method `do` calls the function `run` with a connection. If the connection is lost, it repeats
+// the call with another connection. ctx limits the wait for a connection.
 func (r *readers) do(ctx context.Context, run func(*conn) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -73,7 +73,7 @@ func (r *readers) do(ctx context.Context, run func(*conn) error) error {
 	}
 }
 
-// again reports whether a read that failed may succeed with another connection.
+// The function `again` reports whether a read that failed may succeed with another connection.
 func again(err error) bool { return err != nil && (lost(err) || errors.Is(err, store.ErrBusy)) }
 
 func pause(ctx context.Context, closed <-chan struct{}) error {
@@ -87,8 +87,8 @@ func pause(ctx context.Context, closed <-chan struct{}) error {
 	}
 }
 
-// once calls `run` once, with the connection `c` or, if `c` is not open, with a new connection. It
-// returns the connection if the connection can be used again.
+// The method `once` makes one call of `run`, with the connection `c` or, if `c` is not open, with a
+// new connection. It returns the connection if the connection can be used again.
 func (r *readers) once(ctx context.Context, c *conn, run func(*conn) error) (*conn, error) {
 	if c == nil {
 		var err error
@@ -122,8 +122,9 @@ const (
 	SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off; SET LOCAL jit = off`
 )
 
-// snapshot calls the function `run` as do does, but in one read transaction: all queries of `run`
-// see the same state of the database. `begin` is the SQL text that begins the transaction.
+// snapshot calls the function `run` as the method `do` does, but in one read transaction: all
+// queries of `run` see the same state of the database. `begin` is the SQL text that begins the
+// transaction.
 func (r *readers) snapshot(ctx context.Context, begin string, run func(*conn) error) error {
 	return r.do(ctx, func(c *conn) error {
 		if _, err := c.control(begin); err != nil {

@@ -296,8 +296,8 @@ func (w *writers) resolve(m mark, cause error) (*conn, error) {
 // The method writes the mark itself. If the server still knows the transaction, this write waits
 // until the transaction has ended. If the write succeeds, the transaction is not committed, and can
 // never be committed. This also holds if another server has taken over: that server has the mark
-// exactly if it has the transaction. A check of the transaction's number would not be enough,
-// because the other server may have given the number to another transaction.
+// only if it has the transaction. A check of the transaction's number would not be enough, because
+// the other server may have given the number to another transaction.
 //
 // The mark of this function has the time -infinity. So if the answer to this call is lost, the next
 // call does not mistake this mark for the mark of the transaction.
@@ -306,8 +306,8 @@ func (c *conn) committed(m mark) (bool, error) {
 	if err != nil || tag != "INSERT 0 0" {
 		return false, err
 	}
-	// A server that has crashed shows transactions that its standby may not have. The standby has
-	// every earlier transaction when the server answers this write.
+	// After a crash, the server may show transactions that its standby does not have. The server
+	// answers this write only when the standby has all earlier transactions.
 	c.warning = ""
 	tag, err = c.control(fmt.Sprintf(`UPDATE write_marks SET at = clock_timestamp() WHERE id = '\x%x' AND at > '-infinity'`, m[:]))
 	if err == nil && c.warning != "" {

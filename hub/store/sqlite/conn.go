@@ -51,7 +51,7 @@ type engineError struct {
 	message string
 }
 
-// Is maps SQLite's result codes to the errors of packages store and sqlstore.
+// The method `Is` maps SQLite's result codes to the errors of packages store and sqlstore.
 func (e *engineError) Is(target error) bool {
 	switch e.code & 0xff {
 	case sqlite3.SQLITE_CONSTRAINT:
@@ -327,7 +327,7 @@ func (c *conn) Each(s *sqlstore.Statement, f func(sqlstore.Row) (more bool, err 
 	return c.eachAt(s, func(st uintptr) (bool, error) { return f(sqlstore.RowOf(c.columns(st))) }, args...)
 }
 
-// eachAt is like each, but the function `f` reads the columns itself, from the statement `st`.
+// eachAt is like Each, but the function `f` reads the columns itself, from the statement `st`.
 func (c *conn) eachAt(s *sqlstore.Statement, f func(st uintptr) (more bool, err error), args ...any) error {
 	st, err := c.bound(s, args)
 	if err != nil {

@@ -194,7 +194,7 @@ func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		// SQLite needs about 30 operations to read a row of a search, and about 10 operations to
-		// check the metadata of the row. A walk reads at most 1000 rows.
+		// check the metadata of the row. A search reads at most 1000 rows one after the other.
 		if operations, scanned, sorted := s.steps(t); operations > 60*(1000+2*store.MaxCount) || scanned > 0 || sorted > 0 {
 			t.Errorf("%s: %d operations, %d rows scanned, %d sorts", name, operations, scanned, sorted)
 		}

@@ -129,8 +129,8 @@ func prepareFile(path string) (string, error) {
 	return path, nil
 }
 
-// Close waits for all queued writes, writes the remaining contacts, and closes the database. Later
-// calls of other methods fail. Close may be called again.
+// Close waits for all queued writes. It writes the last contacts of devices that are still in
+// memory, and closes the database. Later calls of other methods fail. Close may be called again.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
 		unlock, err := TakeTurn(s.path)

@@ -59,7 +59,7 @@ func openWriter(path string) (*writer, error) {
 	return w, nil
 }
 
-// do runs an operation: see sqlstore.Queue.Do.
+// The method `do` runs an operation: see sqlstore.Queue.Do.
 func (w *writer) do(ctx context.Context, run func(*conn) error) error {
 	return w.Do(ctx, func(c sqlstore.Conn) error { return run(c.(*conn)) })
 }

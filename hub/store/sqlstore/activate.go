@@ -344,7 +344,7 @@ var (
 			SELECT e.id, e.previous, number + 1 FROM chain c JOIN enrolments e ON e.id = c.previous WHERE number < ?2)
 		SELECT id, coalesce(previous, 0) FROM chain ORDER BY number`)
 	selectEvidence = prepared(`SELECT ` + evidenceColumns + ` FROM enrolments e WHERE e.id = ?`)
-	// Removes the evidence of an enrolment, but keeps what the AIK registry returns.
+	// Removes the evidence of an enrolment, but keeps the data that the method `AIK` returns.
 	stripEnrolment = prepared(`UPDATE enrolments SET iak_public = ?, iak_cert = ?, ek_certificate = x'', idevid_cert = x'',
 		verdict = x'', request = x'', ek_links = x'' WHERE id = ?`)
 	setPrevious     = prepared(`UPDATE enrolments SET previous = nullif(?, 0) WHERE id = ?`)
@@ -498,7 +498,7 @@ func stripAll(c Conn, chain []link) error {
 		if err == nil && len(v.request) == 0 {
 			continue // stripped already
 		}
-		// Damaged evidence is removed too. fsck reports it before that.
+		// Evidence that cannot be read is removed too. Until then, fsck reports the damage.
 		if err := c.Do(stripEnrolment, v.iakPublic, v.iakCert, e.id); err != nil {
 			return err
 		}

@@ -9,8 +9,8 @@ import (
 	"gangway/hub/store"
 )
 
-// rules are the queries for rows that break a rule. Each has the columns name and the parameter
-// limit.
+// rules are the queries for rows that break a rule. Each query returns one column, by which a
+// person can find the row. Its only parameter is the largest number of rows.
 var rules = []struct {
 	name  string
 	query *Statement
@@ -105,7 +105,8 @@ var rules = []struct {
 		SELECT owner, part, value, model, firmware, 1 AS n, bad AS n_bad FROM boot_parts
 		UNION ALL SELECT owner, part, value, model, firmware, -n, -n_bad FROM boot_versions) AS rows_of_parts GROUP BY owner, part, value, model, firmware) AS sums
 		WHERE parts <> 0 OR bad <> 0 GROUP BY owner ORDER BY owner LIMIT ?`)},
-	// Rows about a device have the device's owner, model and join token.
+	// The rows of boot_parts have the same owner, model and join token as the device's row of
+	// boot_judged.
 	{"boot-device", prepared(`SELECT p.device FROM boot_parts p LEFT JOIN boot_judged j ON j.device = p.device
 		WHERE j.device IS NULL OR j.owner <> p.owner OR j.model <> p.model OR j.token <> p.token ORDER BY p.device LIMIT ?`)},
 	{"judged-device", prepared(`SELECT j.device FROM boot_judged j LEFT JOIN devices d ON d.id = j.device AND d.deleted = 0

@@ -54,8 +54,8 @@ func (k *claim) prove(c Conn) error {
 	return c.Do(proveEK, k.ek[:])
 }
 
-// enrolledEK returns the evidence with an EK's certificate, if the row of ek_certificates is
-// without the certificate.
+// If an EK's row of ek_certificates has no certificate, enrolledEK returns the evidence of the
+// enrolment that has the certificate.
 func enrolledEK(c Conn, ek store.Hash) (v evidence, found bool, err error) {
 	r, found, err := c.One(selectEnrolledEK, ek[:])
 	if err != nil || !found {

@@ -92,8 +92,9 @@ func evidenceOf(e *store.Enrolment) *evidence {
 		verdict: e.Verdict, request: e.Request, ekLinks: e.EKLinks}
 }
 
-// share makes pack store the links in the table ek_chains, with other enrolments' links. The caller
-// must run storeChain in the transaction that writes the packed evidence.
+// After a call of `share`, the method `pack` stores the links in the table ek_chains, together with
+// the links of other enrolments. The caller must run storeChain in the transaction that writes the
+// packed evidence.
 func (v *evidence) share() {
 	if len(v.ekLinks) > 0 {
 		sum := sha256.Sum256(v.ekLinks)
@@ -105,8 +106,8 @@ func (v *evidence) fields() []*[]byte {
 	return []*[]byte{&v.iakPublic, &v.ekCertificate, &v.iakCert, &v.idevidCert, &v.verdict, &v.request, &v.ekLinks}
 }
 
-// escape begins an abbreviation of two bytes: escape and noName+i, for names()[i]. The bytes escape
-// and noName stand for the byte escape.
+// The byte `escape` begins an abbreviation of two bytes: `escape` and noName+i stand for the text
+// names()[i]. The bytes `escape` and `noName` stand for the byte `escape` itself.
 const (
 	escape = 0xF7
 	noName = 0x80
@@ -203,7 +204,7 @@ func (v *evidence) pack() []byte {
 // isPacked reports whether a column request is packed.
 func isPacked(request []byte) bool { return len(request) > 0 && request[0] == packedEvidence }
 
-// unpack reads a packed column request into v. The fields share memory.
+// unpack reads a packed column request into v. The fields of v then point into the same memory.
 func (v *evidence) unpack(packed []byte) error {
 	if len(packed) < 2 || packed[0] != packedEvidence || packed[1] > withChain {
 		return errBadEvidence
@@ -264,7 +265,7 @@ func readEvidence(r *Row) (v evidence, err error) {
 	return v, v.unpack(packed)
 }
 
-// withLinks reads the links from the table ek_chains, if they are there.
+// If the links are in the table ek_chains, withLinks reads them from that table.
 func (v *evidence) withLinks(c Conn) error {
 	if !v.hasChain {
 		return nil
@@ -298,8 +299,8 @@ var (
 	// The conditions leave out a row that has changed since it was read.
 	packEvidence = prepared(`UPDATE enrolments SET iak_public = x'', ek_certificate = x'', iak_cert = x'', idevid_cert = x'',
 		verdict = x'', ek_links = x'', request = ? WHERE id = ? AND request = ? AND state <> 'p'`)
-	// Removes the second copy of an EK certificate that the TPM's enrolment has: see
-	// proveAsEnrolled.
+	// Removes an EK certificate from ek_certificates, if the TPM's enrolment has the same
+	// certificate: see proveAsEnrolled.
 	dropKeptCopy = prepared(`UPDATE ek_certificates SET certificate = x'', links = x'' WHERE proven = 1 AND certificate = ? AND links = ?
 		AND ek = (SELECT t.ek FROM tpms t WHERE t.enrolment = ?)`)
 )
@@ -365,8 +366,8 @@ func (s *Store) readToPack(ctx context.Context, after string, limit int) (rows [
 	return rows, last, read, err
 }
 
-// packAll packs rows. It shares the links that several rows have: most devices have a TPM of one of
-// a few makers.
+// packAll packs rows. If several rows have the same links, they share one copy of the links,
+// because most devices have a TPM of one of a few makers.
 func packAll(rows []packedRow) {
 	times := map[string]int{}
 	for i := range rows {

@@ -103,7 +103,7 @@ func isIDPrefix(text string) bool {
 	return len(text) >= 4 && len(text) <= 24 && strings.Trim(text, "0123456789abcdef") == ""
 }
 
-// of returns the device's value for the condition's field.
+// The method `of` returns the device's value for the condition's field.
 func (k *condition) of(d *found) string {
 	switch k.field {
 	case store.FieldModel:
@@ -164,7 +164,8 @@ func wordCondition(word string) (*condition, error) {
 	return k, nil
 }
 
-// hasWord reports whether a word in `field` and the text after this word begin with `prefix`.
+// hasWord reports whether `prefix` occurs in `field` at the beginning of a word. `prefix` may be
+// longer than this word.
 func hasWord(field, prefix string) bool {
 	field = strings.ToLower(field)
 	for n, i := range wordStarts(field) {
@@ -182,13 +183,13 @@ var (
 	selectCount = both(`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND value = ?`,
 		`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND lower(value) = lower(? COLLATE "C")`)
 	// Selects the values of a field, the most frequent values first: by `size`, the magnitude of
-	// `n`. The LIMIT bounds the number of rows in case each device has another model.
+	// `n`. The LIMIT bounds the number of rows, because each device may have another model.
 	selectValues = prepared(`SELECT value, n FROM fleet_counts INDEXED BY fleet_counts_size
 		WHERE owner = ? AND field = ? ORDER BY size DESC LIMIT ?`)
 )
 
-// valuesWithWords is the largest number of an owner's models, and of an owner's makers, that a
-// search compares with a word.
+// valuesWithWords is the limit of selectValues. If a person searches for a word, the search
+// compares the word with at most this number of models and this number of makers of the owner.
 const valuesWithWords = 500
 
 func counted(c Conn, owner, field, value string) (n int, err error) {
@@ -325,7 +326,7 @@ func (k *condition) byID(owner string) []any {
 	return []any{k.value, k.value + "g", owner, int64(smallSet + 1)}
 }
 
-// all returns the devices that match the conditions `also`, except conditions on metadata. `also`
+// The method `all` returns the devices that match the conditions `also`, except conditions on metadata. `also`
 // must contain the condition k itself, because the statements also read other devices. Call it only
 // if `count` is at most smallSet.
 func (k *condition) all(c Conn, owner string, also []*condition) (devices []found, err error) {

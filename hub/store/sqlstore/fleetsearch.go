@@ -17,8 +17,9 @@ const (
 	// If more devices match the most selective condition, the engine reads an index in the order of
 	// the result.
 	smallSet = store.MaxCount
-	// examineMost is the largest number of rows of a walk that the engine compares with the other
-	// conditions, unless a page has a higher limit. So a page may have fewer rows than its limit,
+	// A walk reads an index in the order of the result (see type walk). examineMost is the largest
+	// number of rows of a walk that the engine compares with the other conditions. If the limit of
+	// a page is higher, the page's limit applies. So a page may have fewer rows than its limit,
 	// even if there is a next page. examineFar is the bound for all orders except the order by
 	// nick. In these orders, each row is in another part of the database file, so that reading a
 	// row costs more.
@@ -398,8 +399,8 @@ var (
 		store.FieldFirmware: valuedAmong("firmware"),
 		store.FieldToken:    among("device_search_token", `s.token = ?2`, `s.token = ?2`),
 	}
-	// fieldIn has a statement for each of two fields. It reads at most ? devices whose value of the
-	// field is in a list. For PostgreSQL, the list must be in lower case.
+	// fieldIn has a statement for each of two fields. Each statement reads at most ? devices whose
+	// value of the field is in a list. For PostgreSQL, the list must be in lower case.
 	fieldIn = map[store.SearchField]*Statement{
 		store.FieldModel: listed("device_search_model", "model"),
 		store.FieldMaker: listed("device_search_maker", "maker"),
@@ -427,7 +428,8 @@ var (
 			LATERAL (SELECT 1 FROM device_meta_terms m WHERE m.term = n.term AND m.nick = n.nick LIMIT 1) AS m`)
 	countMetaTerm = prepared(`SELECT count(*) FROM (SELECT 1 FROM device_meta_terms WHERE term = ? ORDER BY term, nick LIMIT ?) AS few`)
 	countWord     = prepared(`SELECT count(*) FROM (` + fewWords + `) AS few`)
-	// selectPageRows reads the fields of a page's rows that device_search does not have.
+	// selectPageRows reads, for the rows of a page, the fields that the table device_search does not
+	// have.
 	selectPageRows = both(pageColumns+`WHERE d.id IN (SELECT value FROM json_each(?))`, pageColumns+`WHERE d.id = ANY(?)`)
 )
 

@@ -190,8 +190,8 @@ func (s *Store) BeginUpload(ctx context.Context, u store.Upload, now time.Time) 
 	return o, nil
 }
 
-// placeOf returns the place of an object's bytes. It is empty if there is none, or if a version
-// without places stored the bytes.
+// placeOf returns the place of an object's bytes. The place is empty if the bytes are not stored,
+// or if an old version of the hub stored them, which knew no places.
 func placeOf(c Conn, sum store.Hash) (string, error) {
 	r, ok, err := c.One(selectPlace, sum[:])
 	if err != nil || !ok {

@@ -212,7 +212,7 @@ func cohortsAreCounted(f *fixture) {
 		equal(f, "the other's versions", len(list), 0)
 	}
 	versions(store.BootVersion{Firmware: "1.2", Devices: 2, Bad: 2})
-	// The version can change while the value stays the same.
+	// The version of the firmware changes, and the value of the part stays the same.
 	changed := judged(ids[4], 8, "M", "new", true, 0)
 	changed.Judged.Firmware = "1.3"
 	_, err = f.PutBoot(f.ctx, changed, []byte("r"))

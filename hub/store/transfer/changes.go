@@ -228,7 +228,8 @@ func (m *Move) apply(ctx context.Context, from *sql.Tx, changed keys) error {
 	return nil
 }
 
-// withKeys calls the function `f` while the target has the keys in the table move_keys.
+// withKeys writes the keys `list` to a temporary table of the target, move_keys. It calls the
+// function `f`, and then removes the table.
 func (m *Move) withKeys(ctx context.Context, t table, list [][]any, f func() error) error {
 	if err := m.to.Exec(ctx, "CREATE TEMPORARY TABLE move_keys AS SELECT "+quoted(t.key)+" FROM "+t.name+" LIMIT 0"); err != nil {
 		return err
@@ -302,7 +303,8 @@ func (m *Move) applyWhole(ctx context.Context, from *sql.Tx, t table) error {
 	return m.compareRows(ctx, t, rows, m.selection(t, 0))
 }
 
-// compareRows returns an error unless a query of the target has exactly these rows, in any order.
+// compareRows checks that the result of a query of the target is exactly these rows, in any order.
+// If not, it returns an error.
 func (m *Move) compareRows(ctx context.Context, t table, rows [][]any, query string) error {
 	mine := make(map[string][]any, len(rows))
 	for _, row := range rows {
@@ -323,7 +325,7 @@ func (m *Move) compareRows(ctx context.Context, t table, rows [][]any, query str
 	return err
 }
 
-// name returns a text for a key that no other key has.
+// name returns a text for a key. Different keys have different texts.
 func name(key []any) string {
 	var b []byte
 	for _, v := range key {

@@ -66,7 +66,7 @@ func (m *Move) compare(ctx context.Context, t table) error {
 	return err
 }
 
-// equal returns an error if two rows differ.
+// The method `equal` returns an error if two rows differ.
 func (m *Move) equal(t table, mine, theirs []any) error {
 	for i, value := range mine {
 		if !same(value, theirs[i]) {
@@ -76,7 +76,7 @@ func (m *Move) equal(t table, mine, theirs []any) error {
 	return nil
 }
 
-// same reports whether two values are equal. A nil []byte equals an empty one.
+// The function `same` reports whether two values are equal. A nil []byte equals an empty one.
 func same(a, b any) bool {
 	if x, ok := a.([]byte); ok {
 		y, ok := b.([]byte)

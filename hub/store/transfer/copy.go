@@ -31,11 +31,13 @@ func (m *Move) columnsOf(ctx context.Context, table string) (columns []string, e
 	return columns, rows.Err()
 }
 
-// selection is a query for rows of the table after a key (of n values), in the order of the key.
+// selection returns a query for all columns of a table. For the rows and their order, see
+// table.selection.
 func (m *Move) selection(t table, after int) string { return t.selection(m.columns[t.name], after) }
 
-// selection is a query for these columns of the rows after a key (of n values), in the order of the
-// key.
+// selection returns a query for columns of the table's rows, in the order of their keys. If `after`
+// is 0, the query is for all rows. Otherwise its arguments are the values of a key, `after` values,
+// and the query is for the rows with greater keys.
 func (t table) selection(columns []string, after int) string {
 	query := "SELECT " + quoted(columns) + " FROM " + t.name
 	if after > 0 {
@@ -47,7 +49,7 @@ func (t table) selection(columns []string, after int) string {
 
 func quoted(names []string) string { return `"` + strings.Join(names, `", "`) + `"` }
 
-// copy copies the rows of a table that the target does not have yet.
+// The method `copy` copies those rows of a table that the target does not have yet.
 func (m *Move) copy(ctx context.Context, table table) error {
 	last, total, err := m.copied(ctx, table)
 	if err != nil {

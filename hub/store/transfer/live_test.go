@@ -40,7 +40,7 @@ func TestHubWritesDuringTheMove(t *testing.T) {
 			}
 		}
 	}
-	// Every portion is followed by writes. The first attempt ends in the middle.
+	// The hub writes after every portion. The first attempt to copy ends in the middle.
 	enough := errors.New("enough")
 	attempt := func(o transfer.Options, steps int) error {
 		m, err := transfer.Open(t.Context(), o)

@@ -60,7 +60,8 @@ func (m *Move) prepare(ctx context.Context, hub string) error {
 	return nil
 }
 
-// checkEmpty returns an error if the target has rows that are not from its schema.
+// checkEmpty returns an error if the target has rows of a hub. It ignores the tables in which the
+// schema itself makes rows.
 func (m *Move) checkEmpty(ctx context.Context) error {
 	for _, t := range tables {
 		if t.whole {

@@ -21,7 +21,7 @@ type Place struct {
 	Do func(func() error) error
 }
 
-// Here calls the function `f`. It is the field Place.Do for this machine.
+// Here is the value of Place.Do for this machine: it only calls the function `f`.
 func Here(f func() error) error { return f() }
 
 // StartAt starts a server in a place. Its commits wait for the disk, and a standby can copy it.
@@ -41,7 +41,8 @@ func StartAt(p Place, settings ...string) (*Server, error) {
 // User returns the ids of the user and the group that run the server.
 func (s *Server) User() (uid, gid int) { return s.uid, s.gid }
 
-// allow lets the addresses of a network connect and copy, without a password.
+// allow lets all hosts of a network connect to the server and replicate its data, without a
+// password.
 func (s *Server) allow(network string) error {
 	f, err := os.OpenFile(filepath.Join(s.data, "pg_hba.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {

@@ -49,9 +49,9 @@ func FillFleet(ctx context.Context, path, owner string, n int) error {
 	return nil
 }
 
-// Statements of fill. ?1 is the owner, ?2 is n, and the statements make the devices with the
-// numbers from ?3 to ?4 (exclusive). A device's number determines the device's id and the row id of
-// the device's enrolment.
+// Statements of the function `fill`. ?1 is the owner, ?2 is n, and the statements make the devices
+// with the numbers from ?3 to ?4 (exclusive). A device's number determines the device's id and the
+// row id of the device's enrolment.
 const (
 	numbers = `WITH RECURSIVE i (i) AS (SELECT ?3 UNION ALL SELECT i + 1 FROM i WHERE i + 1 < ?4) `
 	model   = `'NUC ' || CASE WHEN i.i % 3 > 0 THEN i.i % 2 ELSE i.i % 20 END`
