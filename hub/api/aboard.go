@@ -20,8 +20,8 @@ const (
 	// of certificates, which takes about a millisecond.
 	scanInSweep = 2000
 	scanPage    = 200
-	// If a scan has found such devices, it is repeated after scanAgain, because the owners may have
-	// deleted these devices.
+	// If a scan has found devices whose certificates are no longer trusted, the hub repeats the
+	// scan after this time, because the owners may have deleted these devices.
 	scanAgain = time.Hour
 )
 
@@ -50,8 +50,8 @@ func (s *Server) trustScan(ctx context.Context) (t trustScan, err error) {
 	return t, nil
 }
 
-// scanTrust continues the scan, or begins one if the trust store has changed. It examines at most
-// `most` devices.
+// scanTrust continues the scan, or begins a new scan if the trust store has changed. It examines at
+// most `most` devices.
 func (s *Server) scanTrust(ctx context.Context, most int) error {
 	makers, err := s.cfg.Onboard.Makers(ctx)
 	if err != nil {

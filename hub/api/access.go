@@ -20,10 +20,11 @@ const (
 	// anyone is for routes that need no credential. It is also for routes with the credential in
 	// the body or the path: a password, evidence of a TPM, or a claim code.
 	anyone access = iota
-	// visitor is like anyone, but identify looks up the account of a signed-in request, so that the
-	// page can show the account.
+	// visitor is like anyone, but the method `identify` looks up the account of a signed-in
+	// request, so that the page can show the account.
 	visitor
-	// fullVisitor is like visitor, but identify refuses a token that does not have all scopes.
+	// fullVisitor is like visitor, but the method `identify` refuses a token that does not have all
+	// scopes.
 	fullVisitor
 	// registrant is like anyone, but a request with an Authorization header must be from a
 	// scopedAccount. If the request also has a join token, the Authorization header is ignored.
@@ -120,7 +121,7 @@ var (
 	errNotActive     = problem(http.StatusForbidden, "certificate-not-active", "Activate the certificate first; if it was revoked or replaced, onboard again.", "The connection's certificate does not belong to an active device.")
 )
 
-// identify finds a request's caller. It returns a Problem if the access `who` of the route does not
+// identify finds a request's caller. It returns a Problem if the route's access, `who`, does not
 // admit the caller.
 func (s *Server) identify(r *http.Request, who access) (caller, error) {
 	switch who {
@@ -306,7 +307,8 @@ func (s *Server) checkParts(r *http.Request, d store.Device, required map[string
 }
 
 // connectionOfDevice returns the state of the connection, if a device made the connection with its
-// own certificate. The result `own` is false for a token, and for a proxy's connection.
+// own certificate. If the request has no client certificate (for example, it has a token), or the
+// connection is a proxy's, c is nil and `own` is false.
 func connectionOfDevice(r *http.Request) (c *connState, own bool) {
 	if _, ok := clientCertificate(r); !ok || originOf(r).proxied {
 		return nil, false

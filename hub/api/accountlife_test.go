@@ -276,7 +276,7 @@ func TestSignInRacingDisableLeavesNoSession(t *testing.T) {
 }
 
 // An API token allows the actions of its scopes, until the token expires. It never allows actions
-// that need a person: make API tokens, change the password, end sessions.
+// that need a person: to make API tokens, to change the password, or to end sessions.
 func TestAPITokenIsNoPerson(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

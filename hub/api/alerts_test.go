@@ -134,8 +134,8 @@ type scrape struct {
 	up   bool
 }
 
-// phases of an alert's test, in minutes. The hub is calm, then the fault lasts, and then it is
-// over.
+// Phases of an alert's test, in minutes. First the hub is calm, then the fault lasts, and then the
+// fault is over.
 const (
 	calmFor, faultFor, clearFor = 60, 30, 90
 	lookCalm, lookFault         = calmFor - 1, calmFor + 12
@@ -317,7 +317,7 @@ func (w *watched) until(what string, is func() bool) {
 	}
 }
 
-// fill writes a file, so that the free space of the disk is this multiple of the reserve.
+// fill writes a file, so that the free space of the disk is `reserves` times the reserve.
 func (w *watched) fill(reserves float64) {
 	w.t.Helper()
 	path := filepath.Join(w.dir, "filler")

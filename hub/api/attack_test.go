@@ -51,7 +51,7 @@ var (
 	goodMaker = makerOnce("good", fleet.MakerOptions{})
 	// A hub trusts unknownMaker only if a test adds this maker.
 	unknownMaker = makerOnce("unknown", fleet.MakerOptions{})
-	// impostorMaker has goodMaker's name and other keys.
+	// impostorMaker has goodMaker's name, but different keys.
 	impostorMaker = makerOnce("good", fleet.MakerOptions{})
 	// expiredMaker is unknown, and its intermediate certificate has expired.
 	expiredMaker = makerOnce("old", fleet.MakerOptions{IntermediateExpires: time.Now().Add(-time.Hour)})
@@ -66,8 +66,8 @@ func newScene(t testing.TB) *scene {
 	return newSceneBehind(t, nil)
 }
 
-// newSceneOnDisk is newScene for tests of durability, races and timing. The scene's hub waits for
-// the disk, as a hub in production does.
+// newSceneOnDisk is like newScene, but for tests of durability, races and timing. The scene's hub
+// waits for the disk, as a hub in production does.
 func newSceneOnDisk(t testing.TB) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)
@@ -407,7 +407,7 @@ func TestPendingCertificateOpensNothing(t *testing.T) {
 	defer conn.Close()
 	refused(t, must(conn.Do(t.Context(), "GET", "/device", nil))(t), 403, "certificate-not-active")
 	refused(t, must(conn.Do(t.Context(), "PATCH", "/device/meta", []byte(`{"a":1}`)))(t), 403, "certificate-not-active")
-	// The AIK registry does not have the AIK certificate either.
+	// The certificate of the pending enrolment's AIK is not in the AIK registry.
 	if _, err := s.Store.AIK(t.Context(), s.victim.IAK.Name()); !errors.Is(err, store.ErrNotFound) {
 		t.Error("a pending IAK is in the AIK registry")
 	}

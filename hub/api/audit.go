@@ -11,7 +11,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// record appends an event to the audit trail, with the request's actor. If the append fails, record
+// record appends an event to the audit trail, with the request's actor. If this fails, the hub only
 // logs the error.
 func (s *Server) record(ctx context.Context, e store.Event) {
 	s.live.tell(e)
@@ -32,7 +32,8 @@ func (s *Server) count(ctx context.Context, e store.Event) {
 	s.write(ctx, s.counters.add(e.By(store.ActorIn(ctx)), 0))
 }
 
-// recordOrCount records the first ownRows equal events of a day, and counts the later equal events.
+// recordOrCount writes a separate row for each of the first ownRows equal events of a day. It
+// counts the later equal events in one shared row.
 func (s *Server) recordOrCount(ctx context.Context, e store.Event) {
 	if e.Owner == "" {
 		s.recordUnproven(ctx, e)
@@ -81,7 +82,8 @@ func (s *Server) write(ctx context.Context, e *store.Event) {
 // accept the event in that time, the request continues.
 const countTimeout = 2 * time.Second
 
-// flushEvery is how often the counters are written. A crash loses the counts since the last flush.
+// flushEvery is the interval at which the hub writes the counters to the database. A crash loses
+// the counts since the last flush.
 const flushEvery = time.Minute
 
 const (
@@ -167,7 +169,7 @@ func (t *eventCounters) put(e store.Event, own int) *store.Event {
 	return nil
 }
 
-// take returns the events to write, and drops the counters of days before `now`.
+// take returns the events that wait for a write, and drops the counters of days before `now`.
 func (t *eventCounters) take(now time.Time) (events []store.Event) {
 	today := now.UTC().Truncate(24 * time.Hour)
 	t.mu.Lock()

@@ -210,7 +210,7 @@ func (u *uploads) try(key store.Object, one *upload, room int64) (began bool, en
 		if i < 0 {
 			return false, u.ended, nil
 		}
-		// The bytes of the replaced upload count until that upload has finished.
+		// Until the replaced upload has finished, its bytes still count against the owner's quota.
 		list = slices.Delete(list, i, i+1)
 	}
 	if one.size > room-u.bytes[key.Owner] {
@@ -319,15 +319,16 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, o store.Object,
 var errOtherContent = problem(http.StatusBadRequest, "object-sum", "Send the file that was announced.", "The size or the SHA-256 of the upload differs from the announced value.")
 
 // finishUpload records that an upload has stored all bytes of the object `o`. If the credential was
-// revoked during the upload, nothing is recorded. If inUse is false, the caller removes the bytes
-// at the upload's place, after it has answered.
+// revoked during the upload, nothing is recorded. If inUse is false, no object uses the uploaded
+// bytes. The caller then removes these bytes after it has answered.
 func (s *Server) finishUpload(ctx context.Context, o store.Object, record store.Upload, by credential) (inUse bool, err error) {
 	if ok, err := s.checkCredential(ctx, by); err != nil || !ok {
 		return false, cmp.Or(err, error(errURLRevoked))
 	}
-	// If another owner has the object, look whether its bytes still exist. If they are lost, this
-	// upload replaces them. If no other owner has the object, look for the bytes of this upload
-	// instead. So the duration of the answer does not reveal whether another owner has the object.
+	// If another owner has the object, check whether the object's bytes still exist. If they are
+	// lost, this upload replaces them. If no other owner has the object, look for the bytes of this
+	// upload instead. So the duration of the answer does not reveal whether another owner has the
+	// object.
 	at, lost := cmp.Or(o.Place, record.Place), ""
 	if _, err := s.cfg.Objects.Stat(ctx, objects.Key{Sum: o.Sum, Place: at}); errors.Is(err, objects.ErrNotFound) {
 		lost = at
@@ -359,9 +360,9 @@ func (s *Server) giveUp(ctx context.Context, record store.Upload) {
 	s.removeBytes(ctx, record)
 }
 
-// removeBytes removes the bytes at the place of an upload that has ended. It first asks the store
-// whether the bytes are needed, because the upload may have succeeded although the store returned
-// an error.
+// removeBytes removes the bytes of an upload that has ended. It first asks the store whether an
+// object uses these bytes, because the upload may have succeeded although the store returned an
+// error.
 func (s *Server) removeBytes(ctx context.Context, record store.Upload) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 	defer cancel()

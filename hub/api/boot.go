@@ -20,8 +20,8 @@ type BootView struct {
 	State   string        `json:"state"`             // store.BootMatches or another of its states
 	Refusal *BootRefusal  `json:"refusal,omitempty"` // set only in state "refused"; the other fields then describe the latest valid measurement
 	Changes []boot.Change `json:"changes"`
-	// Parts judges each part of the latest measurement. It is empty if the hub judged the
-	// measurement before it judged parts.
+	// Parts has a verdict for each part of the boot in the latest measurement. It is empty if an
+	// older hub judged the measurement, without verdicts for parts.
 	Parts     []boot.PartVerdict `json:"parts,omitempty"`
 	System    *boot.System       `json:"system,omitempty"` // the system that ran, if one of the owner's manifests names it
 	Reference *boot.Reference    `json:"reference,omitempty"`

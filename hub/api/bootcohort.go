@@ -26,13 +26,13 @@ const (
 )
 
 // A cohort is an outlier if its model has at least outlierOf measured devices, and at most
-// 1/outlierIn of them are in the cohort.
+// 1/outlierIn of these devices are in the cohort.
 const (
 	outlierOf = 10
 	outlierIn = 20
 )
 
-// CohortView counts the devices of a model that have one value of a part.
+// CohortView counts the devices of a model that have one value of a part of the boot.
 type CohortView struct {
 	Part     string    `json:"part"`
 	Value    string    `json:"value"`
@@ -55,7 +55,8 @@ type CohortList struct {
 	More  bool         `json:"more"` // there are more cohorts than the answer has
 }
 
-// CohortDetail is a cohort with its devices: the preview of a decision.
+// CohortDetail is a cohort with its devices. It is the preview that a person sees before a decision
+// about the cohort.
 type CohortDetail struct {
 	Part  string `json:"part"`
 	Value string `json:"value"`
@@ -101,8 +102,8 @@ func (s *Server) listCohorts(w http.ResponseWriter, r *http.Request) error {
 
 var errPart = problem(http.StatusBadRequest, "boot-part", "Use firmware, firmware-code, keys, boot-path, system or rest.", "The name of the part is not valid.")
 
-// cohorts lists the cohorts of a part. If part is empty, it lists the cohorts that the owner should
-// look at, the outliers first.
+// cohorts lists the cohorts of the part of the boot that `part` names. If `part` is empty, it lists
+// the cohorts that the owner should look at, the outliers first.
 func (s *Server) cohorts(ctx context.Context, owner, part, model string) (list CohortList, err error) {
 	var rows []store.BootCohort
 	if part != "" {
@@ -187,7 +188,7 @@ func viewCohort(c store.BootCohort) CohortView {
 	return v
 }
 
-// partWords names a part for a person, in the middle of a sentence.
+// partWords returns the words for a part of the boot, for use in the middle of a sentence.
 func partWords(name string) string {
 	if name == boot.FirmwareCode {
 		return "the firmware's code"
@@ -205,7 +206,7 @@ func (s *Server) showCohort(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// cohortIn returns the cohort that the address of a preview names.
+// cohortIn returns the cohort that the URL of a preview names.
 func cohortIn(r *http.Request) store.BootMembers {
 	q := r.URL.Query()
 	return store.BootMembers{Part: r.PathValue("part"), Value: r.PathValue("value"), Model: q.Get("model"), Token: q.Get("token"), Firmware: q.Get("firmware")}

@@ -23,7 +23,7 @@ import (
 // builder has less than 8 KiB.
 const maxManifest = 64 << 10
 
-// ManifestKeyView is a public key that signs an owner's manifests.
+// ManifestKeyView is a public key. The owner signs manifests with the matching private key.
 type ManifestKeyView struct {
 	ID    string    `json:"id"` // SHA-256 of the key's SubjectPublicKeyInfo, hexadecimal
 	Name  string    `json:"name"`
@@ -143,15 +143,16 @@ func (s *Server) putManifestKey(r *http.Request, name, text string) (k store.Man
 	return k, s.rulesChanged(r)
 }
 
-// bootRuleEvent returns the event for a change of the caller's rules about boots.
+// bootRuleEvent returns the event for a change of the caller's rules about boots: keys, manifests
+// or decisions.
 func (s *Server) bootRuleEvent(r *http.Request, kind, format string, args ...any) store.Event {
 	e := store.Event{Time: s.cfg.Now(), Kind: kind, Owner: accountOf(r).ID, Message: fmt.Sprintf(format, args...)}
 	s.live.tell(e)
 	return e.By(store.ActorIn(r.Context()))
 }
 
-// rulesChanged judges boots again after a change of the caller's rules. It judges at most
-// judgeAtOnce boots; the sweep judges the others.
+// rulesChanged judges boots again after a change of the caller's keys, manifests or decisions. It
+// judges at most judgeAtOnce boots; the sweep judges the others.
 func (s *Server) rulesChanged(r *http.Request) error {
 	_, err := s.judgeAgain(r.Context(), accountOf(r).ID, judgeAtOnce)
 	return err
@@ -312,7 +313,7 @@ func (s *Server) dropManifest(r *http.Request, name string) error {
 	return s.rulesChanged(r)
 }
 
-// isPart reports whether a decision may be about a part with this name.
+// isPart reports whether `name` is the name of a part of the boot about which an owner can decide.
 func isPart(name string) bool {
 	_, ok := boot.PartNamed(name)
 	return ok || name == boot.FirmwareCode

@@ -83,7 +83,7 @@ func (p *person) addManifest(text string) api.ManifestView {
 	return want[api.ManifestView](p, "POST", "/boots/manifests", text, 200)
 }
 
-// partsOf returns the states of a device's parts, in the order of boot.Parts.
+// partsOf returns the states of the parts of a device's boot, in the order of boot.Parts.
 func partsOf(p *person, id string) string {
 	p.t.Helper()
 	v := want[api.BootView](p, "GET", "/devices/"+id+"/boot", nil, 200)
@@ -121,8 +121,8 @@ func TestManifestsDecideWhatIsExpected(t *testing.T) {
 	if v.Reference == nil || v.System == nil || v.System.SHA256 != one.System || v.System.Sequence != 1 {
 		t.Errorf("%s", brief.Of(v))
 	}
-	// An update without a manifest is a change; with its manifest it is expected, without another
-	// measurement.
+	// An update of the system is a change at first. After the owner adds the manifest of the new
+	// system, the boot is expected, and the device need not measure it again.
 	if v := booted(t, c, s.victim, system("linux 2"), 3); v.State != store.BootChanged {
 		t.Fatalf("%s", brief.Of(v))
 	}
@@ -302,7 +302,7 @@ func TestCohortDecisionCoversTheOwnersDevicesOnly(t *testing.T) {
 	if v := want[api.CohortDetail](ada, "GET", path+"?model="+cohort.Model, nil, 200); v.Devices != 1 || v.Bad != 1 || v.Members[0].Device != id {
 		t.Errorf("%s", brief.Of(v))
 	}
-	// Bob has no such device, so he cannot see the cohort or decide about it.
+	// Bob has no device in this cohort, so he cannot see the cohort or decide about it.
 	decision := api.NewBootDecision{Part: cohort.Part, Value: cohort.Value, Devices: 1}
 	want[api.Problem](bob, "GET", path, nil, 404)
 	want[api.Problem](bob, "POST", "/boots/decisions", decision, 404)
@@ -367,7 +367,7 @@ func TestPolicyRequiresStatesOfParts(t *testing.T) {
 	asks("boot-unmeasured") // this connection's measurement was judged before the manifest was added
 	booted(t, c, s.victim, system("linux 1"), 1)
 	asks("")
-	// A part that the policy does not name may change.
+	// A part of the boot may change if the policy does not name this part.
 	update := system("linux 1")
 	update[0].Data = eventlog.UTF16("fw 1.3")
 	if v := booted(t, c, s.victim, update, 2); v.State != store.BootChanged {

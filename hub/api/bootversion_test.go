@@ -13,7 +13,8 @@ import (
 	"gangway/internal/eventlog"
 )
 
-// updated is the boot of a machine after an update of its firmware, with other Secure Boot keys.
+// updated returns the event log of a boot after an update of its firmware, with other Secure Boot
+// keys.
 func updated(version, keys string) eventlog.Log {
 	l := system("linux 1")
 	l[0].Data = eventlog.UTF16(version)

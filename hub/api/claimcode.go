@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	// Bounds of the machines with a claim code that a hub remembers.
+	// claimantsFor is how long a hub remembers a machine that displays a claim code. maxClaimants
+	// is the largest number of machines that it remembers.
 	claimantsFor, maxClaimants = time.Minute, store.MaxTemporary
 	// shareAgain is the interval at which a hub writes a machine to the database again, if the
 	// machine keeps asking.
@@ -35,15 +36,16 @@ type claimant struct {
 	shared     time.Time // when the hub last wrote the machine to the database
 }
 
-// claimants are the machines that asked the hub within claimantsFor, by the short forms of their
-// codes. With replicas, the database stores these machines too, also for claimantsFor.
+// claimants are the machines that asked the hub within claimantsFor whether somebody has claimed
+// them. They are found by the short forms of their codes. With replicas, the database stores these
+// machines too, also for claimantsFor.
 type claimants struct {
 	mu      sync.Mutex
 	byWords map[string]claimant
 }
 
-// note remembers that a machine asked. If there are maxClaimants, it forgets the machine that asked
-// longest ago.
+// note remembers that a machine asked whether somebody has claimed it. If there are maxClaimants
+// machines, it forgets the machine that asked longest ago.
 func (c *claimants) note(code, addr string, now time.Time) {
 	words := wire.ClaimWords(code)
 	c.mu.Lock()

@@ -118,8 +118,9 @@ func (s *Server) ownTLSConfig() *tls.Config {
 	c := s.TLSConfig()
 	c.NextProtos = []string{"h2", "http/1.1"}
 	c.ClientAuth = tls.RequestClientCert
-	// After this call, crypto/tls checks that the client has the certificate's key, and ends the
-	// handshake if not. So the peer is not known yet.
+	// After this call, crypto/tls checks that the client has the certificate's key. If the client
+	// does not have the key, crypto/tls ends the handshake. So this call cannot yet rely on the
+	// peer's identity.
 	c.VerifyConnection = func(state tls.ConnectionState) error {
 		_, err := s.peerOfConnection(&state)
 		return err

@@ -133,7 +133,7 @@ func (s *Server) applyCloneDecision(r *http.Request, d store.Device, decision st
 	return viewCloned(d.ID, k), nil
 }
 
-// decideClonedOnPage is decideCloned for the page's form.
+// decideClonedOnPage is like decideCloned, but for the page's form.
 func (s *Server) decideClonedOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err

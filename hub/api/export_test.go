@@ -42,8 +42,9 @@ func (s *Server) Claimants() int {
 	return len(s.claimants.byWords)
 }
 
-// FreshReadings makes each scrape take a reading, and says that a time server sets the clock. The
-// clock of the machine that runs the tests does not matter.
+// FreshReadings makes the hub read the values of its metrics at each scrape, without a cache. It
+// also makes the hub believe that a time server sets the clock, so the clock of the machine that
+// runs the tests does not matter.
 func (s *Server) FreshReadings() {
 	s.gauge.mu.Lock()
 	defer s.gauge.mu.Unlock()
@@ -51,7 +52,8 @@ func (s *Server) FreshReadings() {
 	s.gauge.clock = func() (unset, known bool) { return false, true }
 }
 
-// ScanAgain is the time after which a scan that found devices is repeated.
+// ScanAgain is the time after which the hub repeats a scan that found devices whose certificates
+// are no longer trusted.
 const ScanAgain = scanAgain
 
 // ScanTrust examines about `most` devices after a change of trust. It returns the number of devices

@@ -17,7 +17,7 @@ import (
 )
 
 // certifiedAs returns the device `d` with a forged EK certificate. The maker `m` signs the forged
-// certificate. It has the serial number of the certificate `real`.
+// certificate. The forged certificate has the serial number of the certificate `real`.
 func certifiedAs(t testing.TB, d *fleet.Device, m *fleet.Maker, real *x509.Certificate) *fleet.Device {
 	t.Helper()
 	n := *d

@@ -114,12 +114,13 @@ func oneIf(b bool) float64 {
 	return 0
 }
 
-// instant is a time that several goroutines read and write. The zero value is no time.
+// instant is a time that several goroutines read and write. The zero value means that no time was
+// set.
 type instant struct{ nanoseconds atomic.Int64 }
 
 func (i *instant) set(t time.Time) { i.nanoseconds.Store(t.UnixNano()) }
 
-// time returns the time, or `otherwise` if set was never called.
+// time returns the time, or `otherwise` if the method `set` was never called.
 func (i *instant) time(otherwise time.Time) time.Time {
 	if n := i.nanoseconds.Load(); n != 0 {
 		return time.Unix(0, n)

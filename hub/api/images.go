@@ -30,12 +30,12 @@ type ImageBuilder interface {
 // ImageOptions are the options that a person chooses for an image. Each text is the text that the
 // person typed; an empty text means the default of 'gangway image build'.
 //
-// These options of the command are not on the page. The debug console: the page would have to show
-// its password next to the download. Keys for Secure Boot: a private key that signs programs for a
-// fleet must not be sent to a server. The key of reference manifests: the image needs signatures by
-// its private half. Sources for the first revision (--merge): they may be
-// gigabytes, and the hub would unpack archives of any person; post the revision to the devices
-// instead.
+// Some options of 'gangway image build' are not on the page, for these reasons:
+//   - The debug console: the page would have to show its password next to the download.
+//   - Keys for Secure Boot: a private key that signs programs for a fleet must not be sent to a server.
+//   - The key of reference manifests: the image needs signatures by the private key.
+//   - Sources for the first revision (--merge): the sources may be gigabytes, and the hub would unpack
+//     archives from anyone. Post the revision to the devices instead.
 type ImageOptions struct {
 	Claim   bool   // the image has no join token; each machine displays a claim code
 	Disk    string // the disk to install to
@@ -163,8 +163,8 @@ func (b *imageBuilds) end(owner string, one *imageBuild, now time.Time) {
 	b.last[owner] = state
 }
 
-// of returns the state of an owner's running build. If no build is running, it returns the state of
-// the last build.
+// The method `of` returns the state of an owner's running build. If no build is running, it returns
+// the state of the last build.
 func (b *imageBuilds) of(owner string, now time.Time) (imageState, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

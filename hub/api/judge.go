@@ -19,14 +19,16 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// systemPath is the path of the system in a revision's state. It is slots.SystemPath of the device.
+// systemPath is the path of the system in a revision's state. It equals the constant
+// slots.SystemPath of the device's packages.
 const systemPath = "gangway/system.efi"
 
 // recentRevisions is the number of revisions, newest first, among which the hub looks for the
 // systems that are meant to run.
 const recentRevisions = 20
 
-// manifestCache has the parsed manifests of owners, by the version of the owner's rules.
+// manifestCache has the parsed manifests of owners, each with the version of the owner's rules
+// about boots.
 type manifestCache struct {
 	mu  sync.Mutex
 	all map[string]cachedManifests // by owner
@@ -77,8 +79,9 @@ func (s *Server) countingManifests(ctx context.Context, owner string, version in
 	return list, nil
 }
 
-// bootRules are the rules for one boot, with their version. A change of the rules after the version
-// was read makes the verdict stale, so the hub judges the boot again.
+// bootRules are the rules by which the hub judges one boot: manifests, decisions and the reference.
+// They have a version. If the rules change after the hub read the version, the verdict is stale,
+// and the hub judges the boot again.
 type bootRules struct {
 	boot.Rules
 	version int64
@@ -106,8 +109,8 @@ func (s *Server) rulesFor(ctx context.Context, d store.Device, m *boot.Measureme
 		if err := json.Unmarshal(judged.Ran, &r.Before); err != nil {
 			return r, err
 		}
-		// The hub trusts the sequence of a system only as long as a valid manifest states the
-		// sequence.
+		// The hub trusts the sequence number of a system only as long as a valid manifest states
+		// this number.
 		if !namesSystem(r.Manifests, r.Before.SHA256) {
 			r.Before = nil
 		}
@@ -116,7 +119,7 @@ func (s *Server) rulesFor(ctx context.Context, d store.Device, m *boot.Measureme
 	return r, err
 }
 
-// decisionsAbout returns the owner's decisions about a device's values.
+// decisionsAbout returns the owner's decisions about the values that this device measured.
 func (s *Server) decisionsAbout(ctx context.Context, d store.Device, m *boot.Measurement) (known []boot.Decision, err error) {
 	rows, err := s.cfg.Store.BootDecisionsFor(ctx, d.Owner, slices.Collect(maps.Values(m.Values())))
 	if err != nil {
@@ -236,7 +239,7 @@ func judge(b *store.Boot, d store.Device, m *boot.Measurement, r bootRules, refe
 	return v, failed
 }
 
-// statesOf returns the state of each part, by the part's name.
+// statesOf returns the state of each part of the boot, by the part's name.
 func statesOf(v *boot.Verdict) map[string]string {
 	states := make(map[string]string)
 	for _, p := range v.Parts {
@@ -245,7 +248,8 @@ func statesOf(v *boot.Verdict) map[string]string {
 	return states
 }
 
-// unmet returns the first part that does not have the required state, and that state.
+// unmet returns the first part of the boot that does not have the required state, and the state
+// that is required of it.
 func unmet(states, required map[string]string) (part, state string, some bool) {
 	for _, p := range boot.Parts {
 		if want := required[p.Name]; want != "" && !boot.AtLeast(states[p.Name], want) {
@@ -255,8 +259,8 @@ func unmet(states, required map[string]string) (part, state string, some bool) {
 	return "", "", false
 }
 
-// statesOfDevice returns the states of the parts of a device's newest boot. It returns nil if the
-// boot was never judged by parts.
+// statesOfDevice returns the states of the parts of a device's newest boot. It returns nil if no
+// boot of the device was judged with states of its parts.
 func (s *Server) statesOfDevice(ctx context.Context, device string) (states map[string]string, err error) {
 	judged, ok, err := orMissing(s.cfg.Store.JudgedBoot(ctx, device))
 	if err != nil || !ok {
@@ -265,8 +269,8 @@ func (s *Server) statesOfDevice(ctx context.Context, device string) (states map[
 	return states, json.Unmarshal(judged.States, &states)
 }
 
-// cohortParts returns the rows of a boot for questions about cohorts. If the firmware measured
-// nothing, the boot has no rows: the device must not count as a member of a cohort.
+// cohortParts returns the rows that the store needs from a boot to count cohorts. If the firmware
+// measured nothing, the boot has no rows: the device must not count as a member of a cohort.
 func cohortParts(v *boot.Verdict, m *boot.Measurement) (parts []store.BootPart) {
 	for _, p := range v.Parts {
 		if p.State == boot.StateNothing {

@@ -133,8 +133,8 @@ func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// setMatched records whether the newest measurement on a connection matched, and the states of its
-// parts. If the hub refused the measurement, `states` is nil.
+// setMatched records whether the newest measurement on a connection matched, and the states of the
+// parts of that boot. If the hub refused the measurement, `states` is nil.
 func setMatched(r *http.Request, matched bool, states map[string]string) {
 	// Many devices share a proxy's connection, so the connection must not have the state of one
 	// device.

@@ -31,8 +31,8 @@ const (
 	internalError = "internal" // anything else; the hub's log has the cause
 )
 
-// ruleCodes are the refusals that the operator or an owner caused by a rule. The other refusals are
-// about forged, broken or outdated requests.
+// ruleCodes are the codes of refusals by a policy, an EK list or the trust store. The other
+// refusals are about forged, broken or outdated requests.
 var ruleCodes = map[string]bool{
 	"policy": true, "tpm-software": true, "ek-unlisted": true, evidence.CodeKind: true, evidence.CodeCertificateRequired: true,
 	evidence.CodeDistrusted: true, evidence.CodeUntrusted: true, evidence.CodeChainExpired: true,

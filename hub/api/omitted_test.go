@@ -149,9 +149,9 @@ func TestLeavingOutTheChipsOwnChainChangesNothing(t *testing.T) {
 	waits(t, s.post(t, s.request(t, d)), evidence.CodeUntrusted)
 }
 
-// A device's EK certificate raises a question. If the device omits this certificate, the hub asks
-// the same question. If the owner approved the device before the question was raised, the approval
-// does not answer the question.
+// A device's EK certificate raises a question that the device's owner must decide. If the device
+// omits this certificate, the hub asks the same question. If the owner approved the device before
+// the question was raised, the approval does not answer the question.
 func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -348,7 +348,8 @@ func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
 	}
 }
 
-// If a device repeats a request that the hub refuses, the hub stores only one row.
+// If a device repeats a request that the hub refuses, the hub stores the device's EK certificate
+// only once.
 func TestRefusedRequestsKeepOneCertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -93,7 +93,7 @@ func (o *overload) leave() {
 	o.served.Add(1)
 }
 
-// tick ends the current second. The caller holds o.mu. If the clock was set back, another second
+// tick ends the current second. The caller holds o.mu. If the clock was set back, a new second
 // begins.
 func (o *overload) tick(now time.Time) {
 	passed := now.Unix() - o.second

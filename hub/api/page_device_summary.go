@@ -60,7 +60,7 @@ func (s *Server) wellWords(v *deviceView) string {
 	return "No problem is known."
 }
 
-// whereFacts returns facts about the place of a device: the device's IP address, values of its
+// whereFacts returns facts about where a device is: the device's IP address, values of its
 // user-meta, and the device's description of its machine.
 func whereFacts(d store.Device) []ui.Fact {
 	facts := []ui.Fact{{Name: "Address", Value: d.LastSeenAddr, Mono: true, Note: "of its last contact"}}
@@ -76,7 +76,7 @@ func whereFacts(d store.Device) []ui.Fact {
 	return append(facts, ui.Fact{Name: "Machine", Value: machine, Note: "as the device states"})
 }
 
-// revisionFacts returns facts about the revision about which a device sent its last report.
+// revisionFacts returns facts about the revision that a device named in its last report.
 func revisionFacts(t *store.TrailSummary) []ui.Fact {
 	report := trail.ReadReport(t.Revision.Progress)
 	facts := []ui.Fact{{Name: "Revision", Value: fmt.Sprintf("%d, %s", t.Reported, statusWords(t.Revision.Status)), Note: ui.Visible(clipRunes(report.Message, 120))}}
@@ -283,7 +283,7 @@ var momentIcons = []struct{ kind, icon string }{
 }
 
 // momentOf converts an event to an entry of the timeline. The result `ok` is false for the
-// activation, because onboardingSteps returns the activation.
+// activation, because onboardingSteps already returns it.
 func momentOf(e store.Event) (ui.Moment, bool) {
 	if e.Kind == "device.activated" {
 		return ui.Moment{}, false

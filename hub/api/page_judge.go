@@ -18,7 +18,7 @@ const (
 	judgeTime               = 2 * time.Second
 )
 
-// showJudge is the page that judges the kept evidence of an owner's devices again. It changes
+// showJudge is the page that judges the stored evidence of an owner's devices again. It changes
 // nothing: devices that the hub would not accept stay active until their owner deletes them.
 func (s *Server) showJudge(w http.ResponseWriter, r *http.Request) error {
 	owner := accountOf(r).ID
@@ -31,7 +31,8 @@ func (s *Server) showJudge(w http.ResponseWriter, r *http.Request) error {
 	if after != "" {
 		p.First = judgePath
 	}
-	// A step may find as many devices as it examines, so the page never has more than judgeRows.
+	// Each step examines judgeStep devices, and may add a row for each of them. So stop when fewer
+	// than judgeStep rows are left.
 	for p.Examined() < judgeDevices && len(p.Rows) <= judgeRows-judgeStep && time.Since(begun) < judgeTime {
 		page, err := Rejudge(r.Context(), s.cfg.Store, s.cfg.Onboard, owner, after, judgeStep)
 		if err != nil {

@@ -292,8 +292,8 @@ func counterOf(c prometheus.Counter) *dto.Counter {
 // isOperator reports whether the signed-in account of a page has the role operator.
 func isOperator(c caller) bool { return c.Account != nil && c.Account.Operator }
 
-// now returns the free space and the size of the data folder's file system, in bytes. The result
-// `ok` is false if the hub does not watch the file system, or cannot read its state.
+// The method `now` returns the free space and the size of the data folder's file system, in bytes.
+// The result `ok` is false if the hub does not watch the file system, or cannot read its state.
 func (s *space) now() (free, size int64, ok bool) {
 	if s.dir == "" {
 		return 0, 0, false

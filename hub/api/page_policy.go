@@ -297,7 +297,7 @@ func rankOf(b ui.Badge) int {
 
 // cutByParts returns, as a sentence, why the new policy would not admit a device because of a part
 // of its boot. It returns "" if the policy would admit the device, or if the present policy does
-// not.
+// not admit the device either.
 func (s *Server) cutByParts(ctx context.Context, t *onboard.Trial, d *store.DeviceRow) (string, error) {
 	now, would := t.BootParts()
 	if len(would) == 0 || d.Enrolment == (store.Hash{}) {

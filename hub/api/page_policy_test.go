@@ -90,7 +90,8 @@ func TestPolicyPreviewShowsWhatItTouches(t *testing.T) {
 }
 
 // A person can put only the previewed text into force. The hub refuses another text. It also
-// refuses if a policy has changed since the preview. The typed text stays on the page.
+// refuses the previewed text if the owner's policy or the hub's policy has changed since the
+// preview. The typed text stays on the page.
 func TestPolicyThatChangedSinceThePreviewIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

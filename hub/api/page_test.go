@@ -147,7 +147,7 @@ func size(words string) int {
 	return n * map[string]int{"KiB": 1 << 10, "MiB": 1 << 20}[unit]
 }
 
-// madeCode is a place where a code is made, and the code's HTTP statuses.
+// madeCode is a place in the source that makes an error code, and the HTTP statuses of this code.
 type madeCode struct {
 	at       string
 	statuses map[int]bool
@@ -207,8 +207,8 @@ type codes struct {
 	status    int               // the HTTP status in the call that makes the code; 0: statusOf returns it
 }
 
-// keys has the beginnings of the codes that the checks in package evidence make, one beginning for
-// each key. lacks has the endings of the codes for missing attributes.
+// keys has the beginnings of the codes that the checks in package evidence make, one for each kind
+// of key: EK, IAK and IDevID key. lacks has the endings of the codes for missing attributes.
 var (
 	keys  = []string{"ek", "iak", "idevid"}
 	lacks = []string{"not-fixed-tpm", "not-fixed-parent", "not-tpm-made", "not-signing"}

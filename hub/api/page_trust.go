@@ -27,7 +27,7 @@ const (
 	// makerRows is the number of certificates on a page.
 	makerRows = 50
 	// maxChecked is the largest text or file with certificates that the hub checks, in bytes.
-	// checkedShown is the number of certificates of a file that it checks.
+	// checkedShown is the largest number of certificates of one file that the hub checks.
 	maxChecked, checkedShown = 256 << 10, 10
 	// checkBody bounds the form, which may have a text and a file of maxChecked bytes each.
 	checkBody = 2*maxChecked + 64<<10
@@ -198,7 +198,7 @@ func checkedFile(r *http.Request) (name string, content []byte, err error) {
 }
 
 // fileOrText returns the file in the form. If the form has no file, it returns the field `field`.
-// If the file is larger than `most` bytes, the result is larger, too.
+// If the file is larger than `most` bytes, `content` is larger than `most` bytes too.
 func fileOrText(r *http.Request, field string, most int64) (name string, content []byte, err error) {
 	if err := readFileForm(r); err != nil {
 		return "", nil, err

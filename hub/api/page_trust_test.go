@@ -148,7 +148,7 @@ func TestEKListIsChangedLineByLine(t *testing.T) {
 			t.Errorf("%q: the typed note is gone", bad)
 		}
 	}
-	// The page does not show another owner's line.
+	// The page does not show a line of another owner's EK list.
 	want[map[string]any](f.mallory, "PUT", "/policy/ek-list", `["cdef"]`, 200)
 	b.posts("/ui/trust/eks/remove", 404, "value", "cdef", "serial", "yes")
 	if page := b.page("/ui/trust/eks"); strings.Contains(page, "cdef") {

@@ -248,8 +248,8 @@ func (s *Server) makerPage(r *http.Request, makers *onboard.Makers, e *trust.Ent
 }
 
 // removable reports whether the hub stops trusting a certificate after the removal of the
-// operator's import. The hub still trusts the certificate if it is also built in, or in a file of
-// gangway serve.
+// operator's import. The hub still trusts the certificate if it is also built in, or in a file that
+// 'gangway serve' reads.
 func (s *Server) removable(ctx context.Context, e *trust.Entry) bool {
 	if !e.Stored || e.BuiltIn {
 		return false
@@ -493,8 +493,9 @@ func (s *Server) compareWaiting(ctx context.Context, c *comparison, owner string
 	return nil
 }
 
-// chains reports whether an EK certificate has a chain now, and whether it has a chain after the
-// change. It also reports whether the present chain has the certificate that the change is about.
+// chains compares the chains of one EK certificate. The result `has` reports whether the EK
+// certificate has a chain now, and `gets` whether it has a chain after the change. The result
+// `through` reports whether the present chain contains the certificate that the change is about.
 func (c *comparison) chains(r *evidence.Request, at time.Time) (through, has, gets bool) {
 	now := c.now.Chain(r, at)
 	through = c.about != nil && slices.ContainsFunc(now, func(cert *x509.Certificate) bool { return sha256.Sum256(cert.Raw) == c.about.Fingerprint })
@@ -528,8 +529,8 @@ func (s *Server) addedCertificate(e *trust.Entry, set *trust.Set) ui.CheckedCert
 	return out
 }
 
-// boundedFacts is certificateFacts with texts of bounded length, because a certificate may have
-// very long names.
+// boundedFacts is like certificateFacts, but with texts of bounded length, because a certificate
+// may have very long names.
 func boundedFacts(der []byte) []ui.Fact {
 	facts := certificateFacts(der)
 	for i := range facts {

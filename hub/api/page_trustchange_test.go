@@ -97,8 +97,8 @@ func TestOperatorDistrustsAMakerOnThePage(t *testing.T) {
 	if page := b.page("/ui/trust"); !strings.Contains(page, `href="`+path+`"`) {
 		t.Error("the list has no link to the certificate")
 	}
-	// The certificate is in a file of gangway serve, so the page offers to distrust it, and does
-	// not offer to remove it.
+	// The certificate is in a file that 'gangway serve' reads, so the page offers to distrust it,
+	// and does not offer to remove it.
 	if page := b.page(path); strings.Contains(page, "Remove it") {
 		t.Error("the page offers a removal without effect")
 	}

@@ -233,7 +233,7 @@ func (s *socket) Write(b []byte) (int, error) {
 	return s.Conn.Write(b)
 }
 
-// send writes the held bytes, and ends hold.
+// send writes the held bytes, and ends the effect of the method `hold`.
 func (s *socket) send() error {
 	if !s.held.holding.Load() {
 		return nil
@@ -266,10 +266,10 @@ func holdAnswer(r *http.Request) {
 
 // Read reads from the client. In a handshake, it then waits until it is the handshake's turn to
 // compute. Without turns, a flood of connections would make thousands of handshakes compute at the
-// same time. The requests that the hub has admitted would get hardly any CPU time then, and the hub
-// would refuse all others as overloaded. A handshake that waits for its client has no turn, so slow
-// clients do not delay other clients. If the handshake's deadline has passed, Read returns an
-// error, because the client is probably gone.
+// same time. The requests that the hub has admitted would get hardly any CPU time then, and the
+// hub, being overloaded, would refuse all other requests. A handshake that waits for its client has
+// no turn, so slow clients do not delay other clients. If the handshake's deadline has passed, Read
+// returns an error, because the client is probably gone.
 func (s *socket) Read(b []byte) (n int, err error) {
 	if s.turns == nil {
 		return s.Conn.Read(b)
@@ -293,8 +293,8 @@ func (s *socket) giveTurnBack() {
 	}
 }
 
-// stateOf returns the state of a connection that a parking gave to net/http; nil: the connection is
-// from another listener.
+// stateOf returns the state of a connection that net/http got from the type `parking`. It returns
+// nil if the connection is from another listener.
 func stateOf(c net.Conn) *connState {
 	if l, ok := c.(*lent); ok {
 		c = l.Conn

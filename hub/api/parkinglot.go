@@ -100,8 +100,8 @@ func (l *lot) run() {
 	}
 }
 
-// called removes, and returns, the connections whose clients have sent something, or have closed
-// the connection.
+// The method `called` removes and returns the connections whose clients have sent something, or
+// have closed the connection.
 func (l *lot) called(events []unix.EpollEvent) (list []*parkable) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -114,8 +114,8 @@ func (l *lot) called(events []unix.EpollEvent) (list []*parkable) {
 	return list
 }
 
-// idle removes, and returns, the connections that are idle for too long. It also reports whether
-// the lot is still open.
+// The method `idle` removes and returns the connections that are idle for too long. It also reports
+// whether the lot is still open.
 func (l *lot) idle(now time.Time) (list []*parkable, open bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

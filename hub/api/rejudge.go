@@ -14,7 +14,7 @@ import (
 // hub verifies all signatures, which takes milliseconds.
 const maxJudged = 100
 
-// Judgement says how the hub would judge a device's kept evidence if the device sent the evidence
+// Judgement says how the hub would judge a device's stored evidence if the device sent the evidence
 // today.
 type Judgement struct {
 	ID      string `json:"id"`
@@ -47,9 +47,9 @@ type JudgedStore interface {
 	Enrolment(ctx context.Context, request store.Hash) (store.Enrolment, error)
 }
 
-// Rejudge judges the kept evidence of at most `limit` of an owner's devices again, under the trust
-// store, the policies and the EK lists in force. It changes nothing. The list begins after the nick
-// `after`.
+// Rejudge judges the stored evidence of at most `limit` of an owner's devices again, under the
+// trust store, the policies and the EK lists in force. It changes nothing. The list begins after
+// the nick `after`.
 func Rejudge(ctx context.Context, st JudgedStore, s *onboard.Service, owner, after string, limit int) (*Judgements, error) {
 	trial, err := s.Try(ctx, owner, nil)
 	if err != nil {

@@ -19,15 +19,16 @@ import (
 // changed, and the leases.
 
 const (
-	// tellEvery is how often a replica sends its changes to the other replicas, if it has any.
+	// tellEvery is how often a replica sends its changes to the other replicas, if there are
+	// changes.
 	tellEvery = 200 * time.Millisecond
 	// pollEvery is how often a replica reads the messages of the other replicas. So an event of one
 	// replica reaches the pages of another replica in at most tellEvery + pollEvery.
 	pollEvery = time.Second
 	// pollMessages is the largest number of messages of one poll.
 	pollMessages = 100
-	// Bounds of one message. If more changed, the pages of the account, or all pages, load their
-	// parts again.
+	// Bounds of one message. If there are more changes, the pages of the account, or all pages,
+	// load their parts again.
 	newsChanges, newsOwners = 1000, 1000
 )
 

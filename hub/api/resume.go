@@ -35,8 +35,8 @@ var (
 	errPartsGone       = problem(http.StatusConflict, "upload-gone", "Send the object again, from its start.", "The parts of the upload are not stored any more.")
 )
 
-// partial returns an owner's unfinished upload of an object, and the object's record. If no upload
-// fits the record, the upload's Place is empty.
+// partial returns an owner's unfinished upload of an object, and the object's record. If the owner
+// has no unfinished upload with the size in the record, the upload's Place is empty.
 func (s *Server) partial(ctx context.Context, of store.Object) (store.PartialUpload, store.Object, error) {
 	p, o, err := s.cfg.Store.Partial(ctx, of.Owner, of.Sum)
 	if err != nil {

@@ -40,7 +40,7 @@ func newSteps(t testing.TB) *steps {
 	return stepsOf(t, newScene(t))
 }
 
-// newStepsOnDisk is newSteps for tests of durability, races and timing.
+// newStepsOnDisk is like newSteps, but for tests of durability, races and timing.
 func newStepsOnDisk(t testing.TB) *steps {
 	t.Helper()
 	return stepsOf(t, newSceneOnDisk(t))
@@ -242,7 +242,7 @@ func TestTwoStepsRefuseQuoteOfAnotherTPM(t *testing.T) {
 func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
-	// Software keys with the victim's (public) EK certificate.
+	// The thief has software keys, and the victim's EK certificate, which is public.
 	thief := must(s.victim.WithNewIdentity())(t)
 	thief.EK = must(fleet.NewKey(tcg.EKTemplates[0], nil))(t)
 	in := thief.EnrollRequest()

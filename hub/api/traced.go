@@ -16,7 +16,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Traces makes the traces of requests. The hub exports its metrics together with the hub's own.
+// Traces makes the traces of requests. The hub exports the metrics about traces together with the
+// hub's own metrics.
 type Traces interface {
 	prometheus.Collector
 	Tracer() trace.Tracer

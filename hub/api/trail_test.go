@@ -64,7 +64,7 @@ func newFleet(t *testing.T) *fleetScene {
 	return fleetOf(t, newScene(t))
 }
 
-// newFleetOnDisk is newFleet for tests of durability, races and timing.
+// newFleetOnDisk is like newFleet, but for tests of durability, races and timing.
 func newFleetOnDisk(t *testing.T) *fleetScene {
 	t.Helper()
 	return fleetOf(t, newSceneOnDisk(t))

@@ -104,7 +104,7 @@ func TestUnreadableTrustLetsNobodyIn(t *testing.T) {
 }
 
 // crowd is a store that delays reading the certificates. It waits until `size` requests have seen
-// the new version.
+// the new version of the trust store.
 type crowd struct {
 	onboard.Store
 	size  int32

@@ -280,7 +280,7 @@ func TestRulesOfMakerModelAndFirmware(t *testing.T) {
 			}
 		}
 	}
-	// A rule may leave the decision to the owner.
+	// A rule of a policy may leave the decision to the owner.
 	s.Policy(t, s.Owner.ID, `{"version": 1, "rules": [{"maker": "FAKE", "then": "ask", "reason": "they are for the lab"}]}`)
 	w := waits(t, post(), "policy")
 	decide(s.person(t, "ada"), w.DeviceID, "approve", 200)
