@@ -149,19 +149,19 @@ func (c *conn) add(s *sqlstore.Statement, args []any) error {
 	c.work.statements.Add(1)
 	c.pending++
 	if c.kept == nil {
-		c.batch.ExecParams(s.Postgres, c.params, c.oids, c.formats, binaryFormat)
+		c.batch.ExecParams(s.Postgres(), c.params, c.oids, c.formats, binaryFormat)
 		return nil
 	}
 	kept := &c.kept[s.Index]
 	if kept.description == nil {
-		description, err := c.pg.Prepare(c.ctx, "s"+strconv.Itoa(s.Index), s.Postgres, c.oids)
+		description, err := c.pg.Prepare(c.ctx, "s"+strconv.Itoa(s.Index), s.Postgres(), c.oids)
 		if err != nil {
-			return c.fail(fmt.Errorf("prepare %q: %w", s.Postgres, classified(err)))
+			return c.fail(fmt.Errorf("prepare %q: %w", s.Postgres(), classified(err)))
 		}
 		*kept = keptStatement{description, string(c.types)}
 	}
 	if kept.types != string(c.types) {
-		return fmt.Errorf("postgres: the arguments of %q have the types %s now, but had the types %s before", s.Postgres, c.types, kept.types)
+		return fmt.Errorf("postgres: the arguments of %q have the types %s now, but had the types %s before", s.Postgres(), c.types, kept.types)
 	}
 	c.batch.ExecStatement(kept.description, c.params, c.formats, binaryFormat)
 	return nil

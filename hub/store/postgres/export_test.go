@@ -125,7 +125,7 @@ func (c *explainingConn) explain(s *sqlstore.Statement, args []any) error {
 	if err := c.encode(args); err != nil {
 		return err
 	}
-	r := c.pg.ExecParams(c.ctx, "EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) "+s.Postgres, c.params, c.oids, c.formats, nil).Read()
+	r := c.pg.ExecParams(c.ctx, "EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) "+s.Postgres(), c.params, c.oids, c.formats, nil).Read()
 	if r.Err != nil {
 		return r.Err
 	}

@@ -29,7 +29,7 @@ func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 		scanned += rows
 		statements++
 		if rows > 1500 {
-			most += fmt.Sprintf("\n%.0f rows: %s", rows, s.Postgres)
+			most += fmt.Sprintf("\n%.0f rows: %s", rows, s.Postgres())
 		}
 	})
 	if err != nil {

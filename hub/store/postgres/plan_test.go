@@ -42,7 +42,7 @@ func TestStatementsUseTheirIndexes(t *testing.T) {
 	for name, s := range all {
 		plan := explain(t, pg, s)
 		for _, fault := range faults(plan, mayorder[name]) {
-			t.Errorf("%s: %s\n%s\n%s", name, fault, s.Postgres, strings.Join(plan, "\n"))
+			t.Errorf("%s: %s\n%s\n%s", name, fault, s.Postgres(), strings.Join(plan, "\n"))
 		}
 	}
 }

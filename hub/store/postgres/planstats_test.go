@@ -47,7 +47,7 @@ func TestPlansDoNotDependOnStatistics(t *testing.T) {
 					}
 					plan := explain(t, pg, s)
 					if text := strings.Join(plan, "\n"); !strings.Contains(text, " using "+want[1]+" ") || strings.Contains(text, "Sort") {
-						t.Errorf("%s, %s: the plan does not use %s only\n%s\n%s", what, mode, want[1], s.Postgres, text)
+						t.Errorf("%s, %s: the plan does not use %s only\n%s\n%s", what, mode, want[1], s.Postgres(), text)
 					}
 				}
 				if _, err := pg.Exec(t.Context(), "COMMIT").ReadAll(); err != nil {
@@ -65,7 +65,7 @@ const alike = `; UPDATE device_search SET owner = 'owner1', seen = 9223372036854
 // explain returns the plan of a statement.
 func explain(t *testing.T, pg *pgconn.PgConn, s *sqlstore.Statement) (plan []string) {
 	t.Helper()
-	description, err := pg.Prepare(t.Context(), "plan", s.Postgres, nil)
+	description, err := pg.Prepare(t.Context(), "plan", s.Postgres(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func explain(t *testing.T, pg *pgconn.PgConn, s *sqlstore.Statement) (plan []str
 	}
 	results, err := pg.Exec(t.Context(), text).ReadAll()
 	if err != nil {
-		t.Fatal(err, s.Postgres)
+		t.Fatal(err, s.Postgres())
 	}
 	for _, row := range results[0].Rows {
 		plan = append(plan, string(row[0]))

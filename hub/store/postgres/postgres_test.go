@@ -109,11 +109,11 @@ func TestEachStatementCanBePrepared(t *testing.T) {
 	}
 	defer pg.Close(t.Context())
 	for _, s := range sqlstore.Statements() {
-		if s.Postgres == "" {
+		if s.Postgres() == "" {
 			continue
 		}
-		if _, err := pg.Prepare(t.Context(), "", s.Postgres, nil); err != nil {
-			t.Errorf("%s:\n%v", s.Postgres, err)
+		if _, err := pg.Prepare(t.Context(), "", s.Postgres(), nil); err != nil {
+			t.Errorf("%s:\n%v", s.Postgres(), err)
 		}
 	}
 }

@@ -93,7 +93,7 @@ func (r *Raw) Close() error { return r.c.close() }
 // string, []byte and nil.
 func (r *Raw) Query(ctx context.Context, sql string, args []any, f func(row []any) error) error {
 	r.c.ctx, r.c.failed = ctx, nil
-	return r.c.rows(&sqlstore.Statement{Postgres: sql}, func(result *pgconn.ResultReader) (bool, error) {
+	return r.c.rows(sqlstore.OnceForPostgres(sql), func(result *pgconn.ResultReader) (bool, error) {
 		if err := r.c.decode(result); err != nil {
 			return false, err
 		}
