@@ -1,9 +1,11 @@
 package evidence
 
 import (
+	"bytes"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/hex"
+	"slices"
 	"strings"
 
 	"gangway/tcg"
@@ -33,6 +35,10 @@ var (
 	oidUserID         = asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 1}
 )
 
+// markedOIDs has the DER encodings of the attributes that add marks: oidSerialNumber, oidCommonName
+// and oidUserID.
+var markedOIDs = [][]byte{{0x55, 4, 5}, {0x55, 4, 3}, {0x09, 0x92, 0x26, 0x89, 0x93, 0xF2, 0x2C, 0x64, 1, 1}}
+
 // TPMMarks returns the marks of an EK certificate, at most maxMarks. A mark is the certificate's
 // serial number, or an id that the maker gave the device. Such an id is in the subject or in the
 // subject alternative names.
@@ -61,6 +67,9 @@ func TPMMarks(e *tcg.EKCertificate) (marks []Mark) {
 		var rdns pkix.RDNSequence
 		switch n.tag {
 		case tagDirectory:
+			if !slices.ContainsFunc(markedOIDs, func(oid []byte) bool { return bytes.Contains(n.content, oid) }) {
+				continue // nearly all names of TPMs; encoding/asn1 is slow
+			}
 			if rest, err := asn1.Unmarshal(n.content, &rdns); err == nil && len(rest) == 0 {
 				var name pkix.Name
 				name.FillFromRDNSequence(&rdns)
