@@ -339,7 +339,7 @@ func (u *waitingAnswer) retryAfter() time.Duration {
 }
 
 // setWaiting stores the sentence that 'gangway-agent status' shows. If the sentence differs from
-// the stored sentence, the agent also reports the new one.
+// the stored sentence, the agent also reports the new sentence.
 func (a *Agent) setWaiting(line string) {
 	news := false
 	err := a.edit(func(s *State) { news, s.Waiting = s.Waiting != line, line })

@@ -102,8 +102,7 @@ func isTooLong(err error) bool {
 	return errors.Is(err, tpm2.TPMRCValue) || errors.Is(err, tpm2.TPMRCSize) || errors.Is(err, tpm2.TPMRCNVRange)
 }
 
-// isDenied reports whether the TPM refused an authorisation, so that another one may
-// work.
+// isDenied reports whether the TPM refused an authorisation. Another authorisation may then work.
 func isDenied(err error) bool {
 	for _, rc := range []tpm2.TPMRC{
 		tpm2.TPMRCAuthFail, tpm2.TPMRCBadAuth, tpm2.TPMRCNVAuthorization, tpm2.TPMRCAuthType,

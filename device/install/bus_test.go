@@ -128,8 +128,8 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 	}
 }
 
-// If several paths lead to one disk, the installer counts one disk. So the default disk rule can
-// choose this disk.
+// If several paths lead to one disk, the installer counts these paths as one disk. So the default
+// disk rule can choose this disk.
 func TestChoosesADiskWithSeveralPathsOnce(t *testing.T) {
 	t.Parallel()
 	nvme := func(more map[string]string) map[string]string {

@@ -23,9 +23,9 @@ type Disk struct {
 	Sector  int64    // size of a logical sector, bytes
 	Parts   []string // names of the partitions, as in /dev
 	Content string   // description of the disk's data in a few words, for people
-	// External is the reason why the disk may not be a part of the machine: it is removable, on
-	// USB or a memory card. The installer uses such a disk only if a person or a rule names it.
-	// Empty: the disk is built in.
+	// External is the reason why the disk may be external, and so not a part of the machine: it is
+	// removable, on USB or a memory card. The installer uses such a disk only if a person or a rule
+	// names it. Empty: the disk is built in.
 	External string
 	// Unfit is the reason why the installer never uses the disk, even if a person names it: the
 	// disk is the stick, read-only or too small. Empty: the disk can be used.

@@ -13,7 +13,7 @@ import (
 
 // LoadModules loads the kernel modules that the file `order` in the folder `dir` names, in the
 // order of the file. If the file does not exist, there are no modules. If a module fails to load,
-// LoadModules continues with the next one. If the machine lacks some hardware, neither the
+// LoadModules continues with the next module. If the machine lacks some hardware, neither the
 // hardware's driver nor a module that depends on this driver causes an error.
 func LoadModules(dir string) []error { return loadModules(dir, loadModule) }
 

@@ -233,8 +233,8 @@ func (n *Network) configure(link netlink.Link, s *netfile.Settings, only bool) e
 	return nil
 }
 
-// configureAutomatic gives an interface the addresses that the network offers: one by DHCP, and
-// one by router advertisements or DHCPv6.
+// configureAutomatic gives an interface the addresses that the network offers: an IPv4 address by
+// DHCP, and an IPv6 address by router advertisements or DHCPv6.
 func (n *Network) configureAutomatic(link netlink.Link) error {
 	return either(
 		func(ctx context.Context) error { return n.configure4(ctx, link) },

@@ -187,7 +187,7 @@ func TestLaterFamilyIsConfigured(t *testing.T) {
 }
 
 // The machine retries until it has an address. It logs an error only if the error differs from the
-// previous one.
+// previous error.
 func TestNetworkIsTriedUntilItWorks(t *testing.T) {
 	t.Parallel()
 	n, s := testNetwork(t)

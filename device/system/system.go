@@ -278,8 +278,8 @@ func (s *System) watchKeys(i *install.Installed) {
 	}
 }
 
-// keepEscrow writes the encrypted recovery key to a file for the agent, if the partition's LUKS2
-// header has one.
+// If the partition's LUKS2 header has an encrypted recovery key, keepEscrow writes this key to a
+// file for the agent.
 func keepEscrow(partition, file string) error {
 	f, err := os.Open(partition)
 	if err != nil {
@@ -457,7 +457,7 @@ func (s *System) showDevice(stop <-chan struct{}) {
 }
 
 // removeTokenOnceReported removes the join token after the hub has accepted a report. Until then,
-// the agent may not have read the token file.
+// the agent has possibly not read the token file yet.
 func (s *System) removeTokenOnceReported(token string, stop <-chan struct{}) {
 	for before := s.status().LastReport; s.status().LastReport.Equal(before); {
 		select {

@@ -106,8 +106,8 @@ func (l *lab) typing(t *Terminals) *Terminals {
 	return t
 }
 
-// Until the disk is mounted, a machine with an owner looks like a machine without one. So a person
-// who opens the console in the first seconds must not be able to wipe the machine.
+// Until the disk is mounted, a machine with an owner looks like a machine without an owner. So a
+// person who opens the console in the first seconds must not be able to wipe the machine.
 func TestConsoleOnlyShowsUntilTheDiskIsMounted(t *testing.T) {
 	inLab(t, func(l *lab) {
 		terminals := l.typing(&Terminals{Consoles: []string{"/dev/tty1", "/dev/ttyS0"}, Limit: access.Full})

@@ -68,8 +68,8 @@ var (
 )
 
 // Read reads as much as possible of a firmware's event log, for one bank:
-//   - the crypto-agile format (PC Client Platform Firmware Profile, 10.2), with
-//     its Spec ID event, or without one;
+//   - the crypto-agile format (PC Client Platform Firmware Profile, 10.2), with or without its Spec
+//     ID event;
 //   - the format of TPM 1.2, which has SHA-1 digests only (10.2.1).
 //
 // Every number from the log is checked against a limit before an allocation or a loop uses the

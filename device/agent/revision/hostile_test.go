@@ -219,8 +219,8 @@ func (h *evilHub) outcome(f *Follower) report { return h.outcomeOf(f, "") }
 
 // outcomeOf runs the follower until the follower reports a final status of the revision `rev`. If
 // `rev` is empty, a final status of any revision is enough. If a follower is stopped right after a
-// report, it may not have recorded that the hub has the report. The follower then sends the report
-// again in its next run.
+// report, it has possibly not recorded that the hub has the report. The follower then sends the
+// report again in its next run.
 func (h *evilHub) outcomeOf(f *Follower, rev string) report {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
@@ -576,7 +576,7 @@ func TestContentThatTheHubHasLostEndsTheStep(t *testing.T) {
 	}
 }
 
-// If a download URL has expired, the device asks for a new one.
+// If a download URL has expired, the device asks for a new URL.
 func TestAddressThatEndedIsAskedForAnew(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)

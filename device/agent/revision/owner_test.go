@@ -174,8 +174,8 @@ func TestHookSeesOnlySignedContent(t *testing.T) {
 	}
 }
 
-// A revision that the old key signed names a new key. Then the device trusts only the new key, also
-// after a restart of the agent, and after the machine was onboarded again.
+// The old key signs a revision that names a new key. After this revision, the device trusts only
+// the new key, also after a restart of the agent, and after the machine was onboarded again.
 func TestKeyRotation(t *testing.T) {
 	t.Parallel()
 	old, next := sigtest.NewKey(t), sigtest.NewKey(t)
@@ -239,7 +239,8 @@ func TestPowerCutDuringKeyRotation(t *testing.T) {
 }
 
 // A person at the machine, or a new image, pins another key, because the old key is lost. The new
-// key begins with an empty record. If the old key is pinned again, its own record is in use again.
+// key begins with an empty record. If the old key is pinned again, the record of the old key is in
+// use again.
 func TestAnotherPinnedKeyIsTheWayOut(t *testing.T) {
 	t.Parallel()
 	lost, fresh := sigtest.NewKey(t), sigtest.NewKey(t)

@@ -108,7 +108,7 @@ func TestAnswersThatAreNoGood(t *testing.T) {
 			}
 		})
 	}
-	// Ask waits for a correct answer after a forged one.
+	// After a forged answer, Ask still waits for a correct answer.
 	addr := server(t, func(r []byte) [][]byte {
 		forged := telling(r, seconds2026+1000000)
 		forged[24] ^= 1

@@ -15,7 +15,8 @@ import (
 	"os"
 )
 
-// Level is the set of actions that the console offers. A higher level includes the lower ones.
+// Level is the set of actions that the console offers. A higher level includes the actions of the
+// lower levels.
 type Level int
 
 // The levels.

@@ -119,8 +119,8 @@ var ErrAdditions = errors.New("the system was started with another command line,
 // Bind binds the disk's key to `running`, the system that runs, and to `others`, the systems in
 // other slots. It leaves out systems without an approval by the key `owner`. If a program has
 // changed the Secure Boot keys since the machine started, Bind allows two kinds of starts: with the
-// present Secure Boot keys, and with the former ones. After Bind returns, no earlier LUKS2 token
-// opens the disk. `changed` is false if the header already had these LUKS2 tokens.
+// present Secure Boot keys, and with the former Secure Boot keys. After Bind returns, no earlier
+// LUKS2 token opens the disk. `changed` is false if the header already had these LUKS2 tokens.
 //
 // The order of the steps makes power cuts harmless. First, Bind writes the new LUKS2 tokens to the
 // disk. Then it advances the TPM's counter, and so makes the old LUKS2 tokens worthless. The limit

@@ -216,7 +216,7 @@ func TestAlteredTokenDoesNotOpenTheDisk(t *testing.T) {
 
 // A thief who copied the disk's header before an update has the LUKS2 token of the older system.
 // After the counter has advanced beyond the limit, the copy must be worthless, even if the thief
-// deletes the counter and makes a new one.
+// deletes the counter and makes a new counter.
 func TestOldHeaderDoesNotOpenTheDiskAfterTheCounterAdvanced(t *testing.T) {
 	t.Parallel()
 	owner, chip := p256(t), startChip(t)

@@ -663,7 +663,7 @@ func FuzzCheck(f *testing.F) {
 }
 
 // A system that cannot open the machine's encrypted disk must not start. The hook binds the disk's
-// key to the new system while the machine still runs the previous one.
+// key to the new system while the machine still runs the previous system.
 func TestSystemThatCannotOpenTheDiskIsNotTried(t *testing.T) {
 	t.Parallel()
 	one, two, three := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline+" two=2"), uki(t, 3, goodCmdline)
