@@ -4,7 +4,7 @@
 //
 // A condition appears in four places, always with the same name: as an event when it begins and
 // when it ends, as a line of 'gangway doctor', as an alert in contrib/prometheus/alerts.yml, and as
-// a section of docs/runbook.md. Tests compare the four.
+// a section of docs/runbook.md. Tests check that the same conditions are in all four places.
 package alarm
 
 import (
@@ -100,7 +100,8 @@ type Rule struct {
 	Title  string // what the rule watches
 	Alert  string // the alert in contrib/prometheus/alerts.yml, whose section in docs/runbook.md explains the condition
 	Remedy string // one sentence
-	// fact returns one sentence if the condition lasts, and "" otherwise.
+	// If the reading shows the condition, fact returns one sentence about it. If not, it returns
+	// "".
 	fact func(*Reading) string
 }
 
@@ -126,9 +127,9 @@ func Find(name string) (Rule, bool) {
 	return Rules[i], true
 }
 
-// Check returns the conditions that last, in the order of Rules. `unknown` has the names of the
-// conditions about which the reading says nothing. If such a condition lasted before, the caller
-// must assume that it still lasts.
+// Check returns the conditions that the reading shows, in the order of Rules. `unknown` has the
+// names of the conditions about which the reading says nothing. If such a condition lasted before,
+// the caller must assume that it still lasts.
 func Check(r *Reading) (lasting []Condition, unknown []string) {
 	for _, rule := range Rules {
 		if !r.Database && slices.Contains(fromDatabase, rule.Name) || r.Disk == nil && rule.Name == "disk-low" {

@@ -83,7 +83,7 @@ func keyVariables(events []logEvent, bank crypto.Hash) (all []KeyVariable) {
 	return all
 }
 
-// readLists reads EFI_SIGNATURE_LISTs, up to the first one that is not valid. It keeps at most
+// readLists reads EFI_SIGNATURE_LISTs, up to the first list that is not valid. It keeps at most
 // `room` certificates, and subtracts their number from `room`.
 func (k *KeyVariable) readLists(b []byte, room *int) {
 	const head, owner = 16 + 4 + 4 + 4, 16

@@ -12,8 +12,8 @@ import (
 	"gangway/wire/manifest"
 )
 
-// ofFirmware reports whether an event is a separator, or a step that firmware measures as its text.
-// The event's digest proves this. Such an event starts no program.
+// ofFirmware reports whether an event is a separator, or one of the firmware's actions in `steps`.
+// The digest of the event proves this. Such an event starts no program.
 func ofFirmware(e Event) bool {
 	return e.What == whatSeparator || strings.HasPrefix(e.What, "the firmware's step ") ||
 		strings.HasPrefix(e.What, "the separator in PCR ") || e.What == fmt.Sprintf(likeSeparator, e.PCR)
@@ -60,8 +60,8 @@ func (j *judge) before(m *manifest.Manifest) (digests []string, ok bool) {
 }
 
 // startedAlone reports whether firmware started the system of a manifest directly, or through a
-// boot manager that one of the owner's manifests names. In both cases, no other program may have
-// been started.
+// boot manager that one of the owner's manifests names. If any other program was started, it
+// returns false.
 func (j *judge) startedAlone(m *manifest.Manifest) bool {
 	first, ok := j.before(m)
 	switch {

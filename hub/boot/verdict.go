@@ -19,9 +19,9 @@ type Rules struct {
 	// hexadecimal: the system of the device's present revision, and the systems of revisions that
 	// the device has not finished. If Wanted is empty, any system in Manifests is meant to run.
 	Wanted []string
-	// Since is the time at which the present revision was done. It is zero if the present revision
-	// has no system that a manifest names. A reference that is older than Since does not count for
-	// the parts of the boot that manifests determine.
+	// Since is the time at which the device had installed the present revision (status DONE). It is
+	// zero if the present revision has no system that a manifest names. A reference that is older
+	// than Since does not count for the parts of the boot that manifests determine.
 	Since time.Time
 	// Before is the system that ran when the device's boot last matched; nil if it is not known.
 	Before *System
@@ -211,7 +211,7 @@ func (j *judge) expected(p Part) (words string, ok bool) {
 }
 
 // ownPath reports whether firmware started only the programs of a system that is meant to run, from
-// a disk whose partition table is settled.
+// a disk whose partition table is accepted (see the method `settled`).
 func (j *judge) ownPath() bool {
 	return slices.ContainsFunc(j.meant, j.startedAlone) && j.settled()
 }

@@ -54,10 +54,10 @@ var rules = map[string]struct{ fact, remedy string }{
 	"hub-count":           {"These counters about the whole hub are wrong: %s.", restoreRemedy + " Until then, only the numbers on the operator's page are wrong."},
 }
 
-// Fsck checks that the parts of a database agree, and that the object store has each stored object.
-// If `contents` is nil, Fsck does not check the objects. If `read` is true, it also reads each
-// object, and compares its SHA-256 with the database. Fsck repairs nothing. A hub may use the
-// database at the same time.
+// Fsck checks that the tables of a database agree with each other, and that the object store has
+// each stored object. If `contents` is nil, Fsck does not check the objects. If `read` is true, it
+// also reads each object, and compares its SHA-256 with the database. Fsck repairs nothing. A hub
+// may use the database at the same time.
 func Fsck(ctx context.Context, db store.Consistency, contents objects.Store, read bool) ([]finding.Finding, error) {
 	list, err := db.Disagreements(ctx, shownRows)
 	if err != nil {
@@ -99,7 +99,8 @@ func shortened(list []string) string {
 
 // missingObjects returns the SHA-256 of each object that the database records as stored, but that
 // the object store lacks or has with another size. If `read` is true, missingObjects also returns
-// the objects whose content has another SHA-256. It also returns the number of all objects.
+// the objects whose content has another SHA-256. The result `n` is the number of all objects in the
+// database.
 func missingObjects(ctx context.Context, db store.Consistency, contents objects.Store, read bool) (missing []string, n int, err error) {
 	const page = 1000
 	for after := (store.Hash{}); ; {

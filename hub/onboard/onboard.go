@@ -1,4 +1,4 @@
-// Package onboard is the hub's half of onboarding: it verifies a request, checks its ownership,
+// Package onboard is the hub's half of onboarding: it verifies a request and its ownership proof,
 // issues certificates, encrypts them to the TPM, and later activates the device.
 //
 // Enrol judges a request. It answers with certificates that only the TPM with the request's EK can
@@ -8,9 +8,9 @@
 // binds the device to the owner, in one transaction. FirstStep and SecondStep are Pantacor's
 // two-step enrolment. SecondStep ends with the same transaction.
 //
-// The service keeps no state in memory between the two calls. The secret in a reply is derived from
-// the hub's seal key and the request's hash. So any replica can serve each call, a repeated request
-// gets the same secret, and the database does not contain the secret.
+// The service keeps no state in memory between the calls of Enrol and Activate. The secret in a
+// reply is derived from the hub's seal key and the request's hash. So any replica can serve each
+// call, a repeated request gets the same secret, and the database does not contain the secret.
 package onboard
 
 import (
@@ -327,8 +327,9 @@ func (s *Service) deviceID(ek store.Hash, generation int) string {
 	return hex.EncodeToString(id[:12])
 }
 
-// deviceIDs returns the ids that the TPM of an enrolment has now and after its next releases. If
-// the hub was restored from a backup, its database may lack releases of the TPM.
+// deviceIDs returns the id of the device of an enrolment's TPM, and the ids after each of the next
+// lostReleases releases of the TPM. If the hub was restored from a backup, its database may lack
+// releases of the TPM, so the device may have any of these ids.
 func (s *Service) deviceIDs(e store.Enrolment) (ids []string) {
 	for n := range 1 + lostReleases {
 		ids = append(ids, s.deviceID(e.EK, e.Generation+n))

@@ -208,8 +208,8 @@ func (e *Exporter) drain(ctx context.Context) {
 	}
 }
 
-// send sends one request, and repeats it if the specification allows this. It returns the number of
-// lines that the engine has refused.
+// send sends one request. If the request fails, and the specification of OTLP allows a retry, send
+// repeats the request. It returns the number of lines that the engine has refused.
 func (e *Exporter) send(ctx context.Context, list []store.LogEntry) (refused int, err error) {
 	body, err := encode(list)
 	if err != nil {

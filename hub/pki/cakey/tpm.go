@@ -31,8 +31,8 @@ const (
 )
 
 // tpmKey is a key at a persistent handle of a TPM. The device is a character device, or the socket
-// of a software TPM (unix:PATH, or only the path, or tcp:HOST:PORT). It is open only during an
-// operation, so that other programs can use the TPM, and a software TPM can restart.
+// of a software TPM (unix:PATH, or only the path, or tcp:HOST:PORT). The hub opens the device only
+// for an operation, so that other programs can use the TPM, and a software TPM can restart.
 type tpmKey struct {
 	device string
 	handle uint32

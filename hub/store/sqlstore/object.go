@@ -191,7 +191,7 @@ func (s *Store) BeginUpload(ctx context.Context, u store.Upload, now time.Time) 
 }
 
 // placeOf returns the place of an object's bytes. The place is empty if the bytes are not stored,
-// or if an old version of the hub stored them, which knew no places.
+// or if an old version of the hub, which had no places, stored them.
 func placeOf(c Conn, sum store.Hash) (string, error) {
 	r, ok, err := c.One(selectPlace, sum[:])
 	if err != nil || !ok {

@@ -160,8 +160,8 @@ func (m *Move) CatchUp(ctx context.Context) (n int, err error) {
 	return n, m.forget(ctx, last)
 }
 
-// catchUp does the work of CatchUp, but does not remove the rows of move_changes that it has read,
-// up to the number `last`.
+// catchUp copies and compares the rows as CatchUp does. It does not remove the rows of move_changes
+// that it has read. `last` is the number of the last of these rows.
 func (m *Move) catchUp(ctx context.Context) (n int, last int64, err error) {
 	from, err := m.from.BeginTx(ctx, nil) // all reads see the same state of the file
 	if err != nil {

@@ -36,8 +36,8 @@ func (m *Move) columnsOf(ctx context.Context, table string) (columns []string, e
 func (m *Move) selection(t table, after int) string { return t.selection(m.columns[t.name], after) }
 
 // selection returns a query for columns of the table's rows, in the order of their keys. If `after`
-// is 0, the query is for all rows. Otherwise its arguments are the values of a key, `after` values,
-// and the query is for the rows with greater keys.
+// is 0, the query is for all rows. If not, `after` is the number of values of a key. These values
+// are then the arguments of the query, and the query is for the rows with greater keys.
 func (t table) selection(columns []string, after int) string {
 	query := "SELECT " + quoted(columns) + " FROM " + t.name
 	if after > 0 {

@@ -60,8 +60,8 @@ func (m *Move) prepare(ctx context.Context, hub string) error {
 	return nil
 }
 
-// checkEmpty returns an error if the target has rows of a hub. It ignores the tables in which the
-// schema itself makes rows.
+// checkEmpty returns an error if the target has rows of a hub. It ignores the tables that a move
+// replaces as a whole, because the schema itself makes rows in some of these tables.
 func (m *Move) checkEmpty(ctx context.Context) error {
 	for _, t := range tables {
 		if t.whole {
