@@ -124,8 +124,8 @@ func tableDigest(bank crypto.Hash, table []byte) string {
 	return hex.EncodeToString(digestOf(bank, table))
 }
 
-// unproven reports whether the partition table of a first boot is not proven, although the image of
-// the running system makes reports.
+// The method `unproven` reports whether the partition table of a first boot is not proven, although
+// the image of the running system makes reports.
 func (j *judge) unproven() bool {
 	reports := slices.ContainsFunc(j.meant, func(m *manifest.Manifest) bool { return len(m.Installers) > 0 })
 	return !j.report.counts && (j.Reference == nil && reports || j.Reference != nil && j.Reference.Unproven)

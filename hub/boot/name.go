@@ -105,7 +105,7 @@ func (n *namer) afterLog(word string) Event {
 	return e
 }
 
-// name returns the Event for one event of the log.
+// The method `name` returns the Event for one event of the log.
 func (n *namer) name(e logEvent) Event {
 	out := Event{PCR: n.pcr, Digest: hex.EncodeToString(e.digest)}
 	section := n.section

@@ -33,16 +33,17 @@ func programs(events []Event, unexplained []int) (digests []string, ok bool) {
 	return digests, len(digests) > 0
 }
 
-// started reports whether the last program in PCR 4 is the system of a manifest. The system's
-// kernel may follow. With Secure Boot off, the system's stub starts the kernel through firmware,
-// which measures the kernel. With Secure Boot on, systemd's stub starts the kernel without
-// firmware: the kernel is a part of the system, so firmware has measured it already.
+// The method `started` reports whether the last program in PCR 4 is the system of a manifest. The
+// system's kernel may follow. With Secure Boot off, the system's stub starts the kernel through
+// firmware, which measures the kernel. With Secure Boot on, systemd's stub starts the kernel
+// without firmware: the kernel is a part of the system, so firmware has measured it already.
 func (j *judge) started(m *manifest.Manifest) bool {
 	_, ok := j.before(m)
 	return ok
 }
 
-// before returns the digests of the programs that were started before the system of a manifest.
+// The method `before` returns the digests of the programs that were started before the system of a
+// manifest.
 func (j *judge) before(m *manifest.Manifest) (digests []string, ok bool) {
 	system := m.System.Authenticode[j.Bank]
 	all, ok := programs(j.Events, j.Unexplained)

@@ -163,7 +163,7 @@ func ranSystem(m *Measurement, of *manifest.Manifest) bool {
 	return values[""] != "" && reaches(m.Bank, values[""], is, afterLog(phasePCR))
 }
 
-// part judges the part of the boot with the given name.
+// The method `part` judges the part of the boot with the given name.
 func (j *judge) part(name string) PartVerdict {
 	p, _ := PartNamed(name)
 	v := PartVerdict{Part: name, Value: j.values[name]}
@@ -182,8 +182,8 @@ func (j *judge) part(name string) PartVerdict {
 	return j.changed(p, v)
 }
 
-// expected reports whether a part of the boot is expected: manifests must determine the part, and
-// the measured value must be the value that a manifest states.
+// The method `expected` reports whether a part of the boot is expected: manifests must determine
+// the part, and the measured value must be the value that a manifest states.
 func (j *judge) expected(p Part) (words string, ok bool) {
 	switch p.Name {
 	case PartKeys:
@@ -223,7 +223,7 @@ func (j *judge) orderedBack() string {
 	return fmt.Sprintf(" This is a roll-back from %q (sequence %d), and a revision orders it.", j.Before.Name, j.Before.Sequence)
 }
 
-// decided finds a decision of the owner that covers a part.
+// The method `decided` finds a decision of the owner that covers a part.
 func (j *judge) decided(p Part) (Decision, bool) {
 	for _, d := range j.Known {
 		if d.Part == p.Name && d.Value == j.values[p.Name] || d.Part == FirmwareCode && p.Name == PartFirmware && d.Value == j.values[FirmwareCode] {
@@ -282,8 +282,8 @@ func (r *Reference) differencesIn(pcrs []int, m *Measurement) []Change {
 	return Compare(part, m)
 }
 
-// compared returns the PCRs of a part that Judge compares with a reference. They include PCR 10,
-// because a person may have entered a value of PCR 10.
+// The function `compared` returns the PCRs of a part that Judge compares with a reference. They
+// include PCR 10, because a person may have entered a value of PCR 10.
 func compared(p Part) []int {
 	if p.Name == PartRest {
 		return append(slices.Clone(p.PCRs), imaPCR)
@@ -291,8 +291,8 @@ func compared(p Part) []int {
 	return slices.Clone(p.PCRs)
 }
 
-// outdated reports whether the reference does not count for a part, because a manifest determines
-// the part, and the reference is older than the present system.
+// The method `outdated` reports whether the reference does not count for a part, because a manifest
+// determines the part, and the reference is older than the present system.
 func (j *judge) outdated(p Part) bool {
 	if p.Name != PartPath && p.Name != PartSystem {
 		return false
@@ -304,7 +304,7 @@ func (j *judge) outdated(p Part) bool {
 	return !since.IsZero() && !j.Reference.Since.After(since)
 }
 
-// only returns the reference with only some of its PCRs.
+// The method `only` returns the reference with only some of its PCRs.
 func (r *Reference) only(pcrs []int) *Reference {
 	part := *r
 	part.PCRs = make(map[int]string)
@@ -316,11 +316,11 @@ func (r *Reference) only(pcrs []int) *Reference {
 	return &part
 }
 
-// settled reports whether the partition table in PCR 5 is accepted. It is accepted in three cases:
-// the owner's installer reported the table, PCR 5 has the value in the reference, or the log shows
-// the partition table of the reference. The other data in PCR 5 are settings of boot managers: PCR
-// 4 and 12 show the program and the command line that the settings led to. On a first boot without
-// a report that counts, an event log that explains PCR 5 is enough.
+// The method `settled` reports whether the partition table in PCR 5 is accepted. It is accepted in
+// three cases: the owner's installer reported the table, PCR 5 has the value in the reference, or
+// the log shows the partition table of the reference. The other data in PCR 5 are settings of boot
+// managers: PCR 4 and 12 show the program and the command line that the settings led to. On a first
+// boot without a report that counts, an event log that explains PCR 5 is enough.
 func (j *judge) settled() bool {
 	if j.hasReportedTable() {
 		return true
@@ -349,7 +349,8 @@ func partitions(events []Event) (digests []string) {
 	return digests
 }
 
-// empty reports whether nothing that is specific to a machine was measured into some PCRs.
+// The method `empty` reports whether nothing that is specific to a machine was measured into some
+// PCRs.
 func (j *judge) empty(pcrs ...int) bool {
 	bank, ok := hashOf(j.Bank)
 	if !ok {
@@ -359,7 +360,7 @@ func (j *judge) empty(pcrs ...int) bool {
 	return !slices.ContainsFunc(pcrs, func(pcr int) bool { return !empty[valueOf(j.Measurement, pcr)] })
 }
 
-// changed completes the verdict `v` on a part that is neither expected nor known.
+// The method `changed` completes the verdict `v` on a part that is neither expected nor known.
 func (j *judge) changed(p Part, v PartVerdict) PartVerdict {
 	v.State = StateChanged
 	for _, pcr := range p.PCRs {
@@ -371,7 +372,7 @@ func (j *judge) changed(p Part, v PartVerdict) PartVerdict {
 	return v
 }
 
-// why names the likely cause of a changed part.
+// The method `why` names the likely cause of a changed part.
 func (j *judge) why(p Part) (words, cause string) {
 	if p.Name == PartPath || p.Name == PartSystem {
 		if words, cause := j.otherSystem(p); cause != "" {

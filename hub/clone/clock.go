@@ -61,8 +61,8 @@ func contradiction(a, b Boot) conflict {
 	return conflict{}
 }
 
-// lower reports whether the counters of the boot `a` are lower than the counters of the boot `b`:
-// it compares the reset counts or, if these are equal, the restart counts.
+// The function `lower` reports whether the counters of the boot `a` are lower than the counters of
+// the boot `b`: it compares the reset counts or, if these are equal, the restart counts.
 func lower(a, b Boot) bool {
 	x, y := a.Counters, b.Counters
 	return x.ResetCount < y.ResetCount || x.ResetCount == y.ResetCount && x.RestartCount < y.RestartCount

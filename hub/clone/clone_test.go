@@ -15,8 +15,8 @@ import (
 
 var begin = time.Date(2026, 11, 1, 8, 0, 0, 0, time.UTC)
 
-// at returns the sighting of a TPM quote, made at the time `begin` plus the duration `after`. The
-// quote has the TPM's reset count, restart count and clock.
+// The function `at` returns the sighting of a TPM quote, made at the time `begin` plus the duration
+// `after`. The quote has the TPM's reset count, restart count and clock.
 func at(after time.Duration, reset, restart uint32, clock time.Duration) clone.Sighting {
 	to := begin.Add(after)
 	return clone.Sighting{From: to.Add(-100 * time.Millisecond), To: to, Attested: true, Addr: "192.0.2.1",

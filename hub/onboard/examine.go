@@ -90,8 +90,8 @@ func (s *Service) withKept(ctx context.Context, r *evidence.Request, in *evidenc
 	return r, true, nil
 }
 
-// keep stores the EK certificate of a request that is not accepted. If the device repeats the
-// request, the certificate is not written again.
+// The method `keep` stores the EK certificate of a request that is not accepted. If the device
+// repeats the request, the certificate is not written again.
 func (s *Service) keep(ctx context.Context, x *examined, now time.Time) error {
 	der := x.EKCertificateDER()
 	kept, err := s.Store.EKCertificate(ctx, x.EKHash, now)

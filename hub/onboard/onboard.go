@@ -283,7 +283,7 @@ func (s *Service) issue(ctx context.Context, e *store.Enrolment, r *evidence.Req
 	return nil
 }
 
-// seal returns the reply with a stored enrolment's certificates, encrypted to the TPM.
+// The method `seal` returns the reply with a stored enrolment's certificates, encrypted to the TPM.
 func (s *Service) seal(ctx context.Context, e store.Enrolment, r *evidence.Request) ([]byte, error) {
 	_, span := step.Begin(ctx, "tpm.make-credential")
 	defer span.End()
@@ -394,8 +394,8 @@ func (s *Service) whoIsRefused(ctx context.Context, e store.Enrolment) string {
 	return fmt.Sprintf(" %s; its join token is %s.", machine, token)
 }
 
-// bind activates an enrolment after the peer has proven that it is the TPM. Both `e` and `before`
-// are from Store.EnrolmentToActivate.
+// The method `bind` activates an enrolment after the peer has proven that it is the TPM. Both `e`
+// and `before` are from Store.EnrolmentToActivate.
 func (s *Service) bind(ctx context.Context, e store.Enrolment, before store.Hash, addr string) (store.Device, error) {
 	refuse := func(r *evidence.Refusal) (store.Device, error) { return s.refuseActivation(ctx, e, addr, r) }
 	again := before != (store.Hash{}) && before != e.RequestHash
@@ -442,8 +442,8 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, before store.Hash
 	return store.Device{}, err
 }
 
-// unproven passes an event of a peer that has proven nothing to s.Unproven. If s.Unproven is nil,
-// it appends the event to the audit trail.
+// The method `unproven` passes an event of a peer that has proven nothing to s.Unproven. If
+// s.Unproven is nil, it appends the event to the audit trail.
 func (s *Service) unproven(ctx context.Context, e store.Event) {
 	if s.Unproven == nil {
 		e.Unproven = true

@@ -153,7 +153,7 @@ func (e *Exporter) Forward(list []store.LogEntry) {
 	}
 }
 
-// take removes the lines of the next request from the queue.
+// The method `take` removes the lines of the next request from the queue.
 func (e *Exporter) take() (list []store.LogEntry) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -270,8 +270,9 @@ func (b *buffer) extension(id []byte, value func(*buffer)) {
 	b.close(outer)
 }
 
-// raw writes one of Pantacor's extensions. The extension's value is the bytes of the text without a
-// DER type, because Pantacor's programs expect this form. Pantacor's extensions are never critical.
+// The method `raw` writes one of Pantacor's extensions. The extension's value is the bytes of the
+// text without a DER type, because Pantacor's programs expect this form. Pantacor's extensions are
+// never critical.
 func (b *buffer) raw(id []byte, value string) {
 	b.extension(id, func(b *buffer) { *b = append(*b, value...) })
 }

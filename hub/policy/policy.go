@@ -222,7 +222,7 @@ var (
 // kindNames names the types of YAML's values, by their tags, for a person.
 var kindNames = map[string]string{"str": "a text", "int": "a number", "float": "a number", "bool": "true or false", "seq": "a list", "map": "names and values", "null": "nothing"}
 
-// plain removes Go's type names from the YAML library's messages.
+// The function `plain` removes Go's type names from the YAML library's messages.
 func plain(err error) error {
 	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "unmarshal errors:\n")
 	document := strings.Contains(text, " not found in type policy.Document")

@@ -90,8 +90,8 @@ func suggest(name string) string {
 	return "t" + known
 }
 
-// within reports whether at most `n` changes (0 or 1) turn the text `a` into the text `b`. A change
-// inserts, deletes or replaces one character, or exchanges two neighbours.
+// The function `within` reports whether at most `n` changes (0 or 1) turn the text `a` into the
+// text `b`. A change inserts, deletes or replaces one character, or exchanges two neighbours.
 func within(a, b string, n int) bool {
 	for len(a) > 0 && len(b) > 0 && a[0] == b[0] {
 		a, b = a[1:], b[1:]
@@ -133,7 +133,7 @@ func (w *warner) names() {
 	}
 }
 
-// covers reports whether the rule `r` matches every TPM that the rule `other` matches.
+// The method `covers` reports whether the rule `r` matches every TPM that the rule `other` matches.
 func (r *Rule) covers(other *Rule) bool {
 	return (r.Maker == "" || strings.EqualFold(r.Maker, other.Maker)) &&
 		(r.Model == "" || r.Model == "*" || strings.EqualFold(r.Model, other.Model)) &&
@@ -145,8 +145,8 @@ func (r *Rule) disjoint(other *Rule) bool {
 	return r.Maker != "" && other.Maker != "" && !strings.EqualFold(r.Maker, other.Maker)
 }
 
-// hidden warns of rules that are never reached. It also warns of a rule that accepts TPMs which the
-// policy would accept without this rule.
+// The method `hidden` warns of rules that are never reached. It also warns of a rule that accepts
+// TPMs which the policy would accept without this rule.
 func (w *warner) hidden() {
 	rules := w.d.Rules
 	for i := range rules {
@@ -167,7 +167,7 @@ func (w *warner) hidden() {
 	}
 }
 
-// looser warns of settings of an owner's document that are looser than the hub's.
+// The method `looser` warns of settings of an owner's document that are looser than the hub's.
 func (w *warner) looser() {
 	d, in := w.d, Merge(w.hub, nil)
 	hubs := "the hub's policy"

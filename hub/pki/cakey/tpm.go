@@ -125,7 +125,7 @@ func (p patient) Send(command []byte) ([]byte, error) {
 	}
 }
 
-// read returns the name and the public key of the object at the handle.
+// The method `read` returns the name and the public key of the object at the handle.
 func (k *tpmKey) read(t transport.TPM) (tpm2.TPM2BName, *ecdsa.PublicKey, error) {
 	rsp, err := tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(k.handle)}.Execute(t)
 	if errors.Is(err, tpm2.TPMRCHandle) {

@@ -40,8 +40,8 @@ func noteWarning(pg *pgconn.PgConn, n *pgconn.Notice) {
 	}
 }
 
-// split splits a configuration that names several hosts: it returns one configuration for each
-// host, in the same order.
+// The function `split` splits a configuration that names several hosts: it returns one
+// configuration for each host, in the same order.
 func split(config *pgconn.Config) []*pgconn.Config {
 	first := config.Copy()
 	first.Fallbacks = nil

@@ -73,7 +73,7 @@ func files(t *testing.T) fstest.MapFS {
 	return all
 }
 
-// with returns the migrations of a later version, which has one more migration.
+// The function `with` returns the migrations of a later version, which has one more migration.
 func with(t *testing.T, text string) fstest.MapFS {
 	all := files(t)
 	all[fmt.Sprintf("%04d_later.sql", len(all)+1)] = &fstest.MapFile{Data: []byte(text)}

@@ -169,8 +169,8 @@ func (c *conn) pragma(p string) error {
 	}
 }
 
-// bound returns the prepared statement with its arguments bound, ready to step. A list becomes a
-// JSON array.
+// The method `bound` returns the prepared statement with its arguments bound, ready to step. A list
+// becomes a JSON array.
 func (c *conn) bound(s *sqlstore.Statement, args []any) (uintptr, error) {
 	args = withoutLists(args)
 	st := c.stmts[s.Index]

@@ -59,7 +59,7 @@ var (
 		zstd.WithDecoderMaxMemory(maxEvidence), zstd.WithDecoderLowmem(true)))
 )
 
-// must returns a coder. It panics if the options are wrong.
+// The function `must` returns a coder. It panics if the options are wrong.
 func must[T any](coder T, err error) T {
 	if err != nil {
 		panic(err)

@@ -66,7 +66,8 @@ func indexedOf(c Conn, device string) (is indexed, err error) {
 	return is, err
 }
 
-// list returns the entries for device_words: each word with the text after the word, in lower case.
+// The method `list` returns the entries for device_words: each word with the text after the word,
+// in lower case.
 func (w words) list() []string {
 	if w.owner == "" {
 		return nil
@@ -141,8 +142,8 @@ func moveWords(c Conn, was, is words) error {
 	return nil
 }
 
-// move replaces the index entries of the data `was` by the index entries of the data `is`. A zero
-// value has no index entries.
+// The method `move` replaces the index entries of the data `was` by the index entries of the data
+// `is`. A zero value has no index entries.
 func (was indexed) move(c Conn, is indexed) error {
 	if err := moveWords(c, was.words, is.words); err != nil {
 		return err

@@ -136,9 +136,9 @@ func walkTexts(condition, by string) (up, down string) {
 		searchColumns + condition + ` AND (` + by + `) < (` + holes + `) ORDER BY ` + descending + ` LIMIT ?`
 }
 
-// equal makes the walk through the devices that have one value of a column, in the order of nicks.
-// In SQLite, the collation of the column compares models, makers and firmwares without ASCII case;
-// in PostgreSQL, `expression` and `value` do this.
+// The function `equal` makes the walk through the devices that have one value of a column, in the
+// order of nicks. In SQLite, the collation of the column compares models, makers and firmwares
+// without ASCII case; in PostgreSQL, `expression` and `value` do this.
 //
 // PostgreSQL has no INDEXED BY. By its statistics, it would choose between the column's index and
 // the primary key, because both have the order of nicks. If the statistics are old, it may read all
@@ -376,8 +376,8 @@ func (f *finder) resolve(c Conn) error {
 	return nil
 }
 
-// page returns at most `limit` devices after the place `after`. `next` is the place after which the
-// next page begins, or nil if this is the last page.
+// The method `page` returns at most `limit` devices after the place `after`. `next` is the place
+// after which the next page begins, or nil if this is the last page.
 func (f *finder) page(c Conn, after *place, limit int) (hits []found, next *place, err error) {
 	inOrder := f.order.key == store.SortNick
 	if len(f.conditions) > 0 && f.conditions[0].count <= smallSet && !(inOrder && f.conditions[0].walk.up != nil) {
@@ -409,8 +409,8 @@ func (f *finder) page(c Conn, after *place, limit int) (hits []found, next *plac
 	return hits, end, nil
 }
 
-// small returns all devices that match all conditions, unsorted. Call it only if at most smallSet
-// devices match the first condition.
+// The method `small` returns all devices that match all conditions, unsorted. Call it only if at
+// most smallSet devices match the first condition.
 func (f *finder) small(c Conn) (hits []found, err error) {
 	read, err := f.conditions[0].all(c, f.owner)
 	if err != nil {
@@ -453,8 +453,9 @@ func (f *finder) sorted(c Conn, after *place, limit int) (hits []found, next *pl
 	return hits, nil, nil
 }
 
-// matches reports, for each device, whether it matches all conditions. It needs one statement for
-// each condition on metadata, because with PostgreSQL each statement is a round trip to the server.
+// The function `matches` reports, for each device, whether it matches all conditions. It needs one
+// statement for each condition on metadata, because with PostgreSQL each statement is a round trip
+// to the server.
 func matches(c Conn, devices []found, conditions []*condition) ([]bool, error) {
 	fit := make([]bool, len(devices))
 	for i := range devices {
@@ -487,9 +488,9 @@ func matches(c Conn, devices []found, conditions []*condition) ([]bool, error) {
 	return fit, nil
 }
 
-// walk calls the function `hit` with each device that matches, in the order of the result. It stops
-// when `hit` returns false or it has examined `most` devices. `complete` is true if the walk read
-// all devices; otherwise `end` is the place of the last examined device.
+// The method `walk` calls the function `hit` with each device that matches, in the order of the
+// result. It stops when `hit` returns false or it has examined `most` devices. `complete` is true
+// if the walk read all devices; otherwise `end` is the place of the last examined device.
 func (f *finder) walk(c Conn, after *place, most int, hit func(found) bool) (complete bool, end *place, err error) {
 	statement, args, rest := f.plan()
 	at := f.start()
@@ -520,8 +521,9 @@ func (f *finder) walk(c Conn, after *place, most int, hit func(found) bool) (com
 	return false, &at, nil
 }
 
-// plan returns the statement that reads the devices in the order of the result, and the statement's
-// arguments before the place. It also returns the conditions that the statement does not check.
+// The method `plan` returns the statement that reads the devices in the order of the result, and
+// the statement's arguments before the place. It also returns the conditions that the statement
+// does not check.
 func (f *finder) plan() (*Statement, []any, []*condition) {
 	if f.order.key == store.SortNick {
 		for i, k := range f.conditions {
@@ -533,7 +535,7 @@ func (f *finder) plan() (*Statement, []any, []*condition) {
 	return walkAll[f.order.key].in(f.order), []any{f.owner}, f.conditions
 }
 
-// start returns a place before all devices.
+// The method `start` returns a place before all devices.
 func (f *finder) start() place {
 	if f.order.down {
 		return place{Number: 1<<63 - 1}
@@ -541,8 +543,9 @@ func (f *finder) start() place {
 	return place{Number: -1 << 63}
 }
 
-// key returns the place `p` as arguments of a walk. If `first` is true, a descending walk must
-// start after all texts, so the arguments contain `last`, which is greater than all texts.
+// The method `key` returns the place `p` as arguments of a walk. If `first` is true, a descending
+// walk must start after all texts, so the arguments contain `last`, which is greater than all
+// texts.
 func (f *finder) key(p place, first bool, last any) []any {
 	text := func(s string) any {
 		if first && f.order.down {

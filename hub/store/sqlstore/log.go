@@ -207,14 +207,14 @@ func newLogReader(f store.LogFilter) (*logReader, error) {
 	return l, nil
 }
 
-// matches reports whether the filter selects an entry. It does not check the entry's time and
-// owner.
+// The method `matches` reports whether the filter selects an entry. It does not check the entry's
+// time and owner.
 func (l *logReader) matches(e *store.LogEntry) bool {
 	among := func(list []string, text string) bool { return len(list) == 0 || slices.Contains(list, text) }
 	return among(l.f.Levels, e.Level) && among(l.f.Sources, e.Source) && among(l.f.Platforms, e.Platform) && among(l.f.Revs, e.Rev) && containsFold(e.Message, l.text)
 }
 
-// read returns the selected entries of the owner, or of the device `key`.
+// The method `read` returns the selected entries of the owner, or of the device `key`.
 func (l *logReader) read(c Conn, query *Statement, key string) (list []store.LogEntry, err error) {
 	from, to, at, seq := l.from, l.to, l.at, l.seq
 	size, skip := 0, l.f.Skip

@@ -81,8 +81,9 @@ func usage(c Conn, owner string) (int64, error) {
 	return r.int64(), nil
 }
 
-// fits returns ErrQuota if `more` additional bytes would exceed the owner's quota. It changes
-// nothing. `more` is at most slightly larger than store.MaxObjectSize, so the sums cannot overflow.
+// The function `fits` returns ErrQuota if `more` additional bytes would exceed the owner's quota.
+// It changes nothing. `more` is at most slightly larger than store.MaxObjectSize, so the sums
+// cannot overflow.
 func fits(c Conn, owner string, more, quota int64) error {
 	if more <= 0 {
 		return nil

@@ -36,8 +36,9 @@ func prepared(sql string) *Statement {
 	return both(sql, sql)
 }
 
-// both registers a statement whose text differs between the engines. postgresText translates the
-// parameters and hints of the second text too. Both texts must have the same parameters.
+// The function `both` registers a statement whose text differs between the engines. postgresText
+// translates the parameters and hints of the second text too. Both texts must have the same
+// parameters.
 func both(sqlite, postgres string) *Statement {
 	text, err := postgresText(postgres)
 	if err != nil {

@@ -113,7 +113,7 @@ func (m *Move) Finish(ctx context.Context) error {
 	return nil
 }
 
-// closing returns statements after which every write to the file fails.
+// The function `closing` returns statements after which every write to the file fails.
 func closing() string {
 	var text strings.Builder
 	for _, t := range tables {
@@ -168,7 +168,7 @@ func (m *Move) finishTarget(ctx context.Context) error {
 	return nil
 }
 
-// last returns the last number that a table has used.
+// The method `last` returns the last number that a table has used.
 func (m *Move) last(ctx context.Context, t table) (int64, error) {
 	query := "SELECT max(" + t.counter + ") FROM " + t.name
 	if t.never {

@@ -86,8 +86,8 @@ const (
 	flagNext     = 0x0002
 )
 
-// list reads the list of files. It also returns the cabinet's size, because a signature may follow
-// the cabinet.
+// The function `list` reads the list of files. It also returns the cabinet's size, because a
+// signature may follow the cabinet.
 func list(b []byte) (size int, files []entry, err error) {
 	le := binary.LittleEndian
 	if !Is(b) || len(b) < headerSize {
