@@ -57,10 +57,10 @@ func VerifyInstallation(iak *tcg.Public, r *wire.InstallReport) (*Installation, 
 // report is the result of findReport for the installer's report. A report counts if all of the
 // following is true:
 //
-//   - The quote shows a boot of an installer that one of the owner's manifests names. The boot
-//     manager of this manifest started the installer, without a command line or with one that the
-//     manifest names. So no other program on this machine can have made the report, not even the
-//     installed system.
+//   - The quote shows a boot of an installer that one of the owner's manifests names. Firmware
+//     started the installer directly, or through a boot manager that such a manifest names. The
+//     installer had no command line, or one that its manifest names. So no other program on this
+//     machine can have made the report, not even the installed system.
 //   - The TPM was reset between the report and this boot.
 //   - No report of a later installation has counted for this device.
 type report struct {

@@ -15,9 +15,10 @@ type Rules struct {
 	Reference *Reference
 	// Manifests are the manifests of the device's owner. Their signatures are valid.
 	Manifests []*manifest.Manifest
-	// Wanted are the systems that are meant to run, as the SHA-256 of their files in lower-case
-	// hexadecimal: the system of the device's present revision, and the systems of revisions that
-	// the device has not finished. If Wanted is empty, any system in Manifests is meant to run.
+	// Wanted has the systems that are meant to run, each as the SHA-256 of its file in lower-case
+	// hexadecimal. They are the system of the device's present revision, and the systems of
+	// revisions that the device has not finished. If Wanted is empty, any system in Manifests is
+	// meant to run.
 	Wanted []string
 	// Since is the time at which the device had installed the present revision (status DONE). It is
 	// zero if the present revision has no system that a manifest names. A reference that is older
@@ -25,7 +26,7 @@ type Rules struct {
 	Since time.Time
 	// Before is the system that ran when the device's boot last matched; nil if it is not known.
 	Before *System
-	// Known are the owner's decisions for cohorts. Only the decisions that apply to the device
+	// Known has the owner's decisions for cohorts. Only the decisions that apply to the device
 	// count.
 	Known []Decision
 }
@@ -53,7 +54,7 @@ type Verdict struct {
 	Parts   []PartVerdict `json:"parts"`
 	System  *System       `json:"system,omitempty"` // the system that ran, if a manifest names it
 	Changes []Change      `json:"-"`                // empty if the boot matches
-	// Learn is true if the boot has no reference yet and may become the reference.
+	// Learn is true if the device has no reference yet, and this boot may become the reference.
 	Learn bool `json:"-"`
 	// If Learn is true, Unproven is the value for Reference.Unproven of the new reference.
 	Unproven bool `json:"-"`

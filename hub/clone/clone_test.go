@@ -23,8 +23,9 @@ func at(after time.Duration, reset, restart uint32, clock time.Duration) clone.S
 		Counters: boot.Counters{ClockInfo: tcg.ClockInfo{Clock: uint64(clock.Milliseconds()), ResetCount: reset, RestartCount: restart, Safe: true}}}
 }
 
-// serial returns the sighting `s` as the sighting of an onboarding with a serial number. The field
-// From is zero, because the TPM may have certified the IDevID key at any earlier time.
+// The function `serial` returns the sighting of an onboarding: the sighting `s`, with a serial
+// number. The field From is zero, because the TPM may have certified the IDevID key at any earlier
+// time.
 func serial(s clone.Sighting, serial string) clone.Sighting {
 	s.Serial, s.From = serial, time.Time{}
 	return s

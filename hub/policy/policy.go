@@ -242,7 +242,7 @@ func plain(err error) error {
 	return errors.New("policy: " + strings.TrimSpace(text))
 }
 
-// names returns the names of a structure's fields in YAML.
+// The function `names` returns the names that the fields of a structure have in YAML.
 func names[T any]() (out []string) {
 	for f := range reflect.TypeFor[T]().Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")

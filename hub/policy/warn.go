@@ -41,7 +41,7 @@ type warner struct {
 
 func (w *warner) add(format string, args ...any) { w.out = append(w.out, fmt.Sprintf(format, args...)) }
 
-// settings counts the settings and rules of a document.
+// The method `settings` counts the settings and rules of a document.
 func (d *Document) settings() (n int) {
 	for _, there := range []bool{d.NoCertificate != nil, d.UnknownMaker != nil, d.ExpiredEK != nil, d.Unlisted != nil, d.Software != nil, d.MeasuredBoot != nil, d.WithoutTPM != nil} {
 		if there {
@@ -51,8 +51,8 @@ func (d *Document) settings() (n int) {
 	return n + len(d.EKKinds) + len(d.Rules)
 }
 
-// rawMaker matches a maker's id in the form "id:" and 8 hexadecimal digits. EK certificates have
-// this form if the id is not ASCII.
+// rawMaker matches a maker's id in the form "id:" and 8 hexadecimal digits. EK certificates contain
+// the id in this form if the id is not ASCII.
 var rawMaker = regexp.MustCompile(`^id:[0-9a-f]{8}$`)
 
 // makers returns the known ids of TPM makers.
@@ -107,7 +107,7 @@ func within(a, b string, n int) bool {
 	return len(a) > 0 && within(a[1:], b, n-1) || len(b) > 0 && within(a, b[1:], n-1) || len(a) > 0 && len(b) > 0 && within(a[1:], b[1:], n-1)
 }
 
-// names warns of names that no known TPM has.
+// The method `names` warns of names that no known TPM has.
 func (w *warner) names() {
 	for i, r := range w.d.Rules {
 		if r.Maker != "" && !strings.EqualFold(r.Maker, evidence.NoMaker) && !isMaker(r.Maker) {

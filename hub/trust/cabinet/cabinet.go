@@ -41,7 +41,7 @@ type File struct {
 	Content []byte
 }
 
-// The function `Is` reports whether the file `b` begins with MSCF, as every cabinet does.
+// Is reports whether the file `b` begins with MSCF, as every cabinet does.
 func Is(b []byte) bool { return bytes.HasPrefix(b, []byte("MSCF")) }
 
 // Read returns a cabinet's files in order. It writes the cabinet to a temporary file, and runs
