@@ -51,7 +51,7 @@ func TestParse(t *testing.T) {
 }
 
 // The function `check` signs digests with the key at `u`, which is on the curve `curve`. It also
-// tries digests of a wrong length.
+// tries digests of a wrong length or of another hash.
 func check(t *testing.T, u URI, curve elliptic.Curve) {
 	t.Helper()
 	public, err := u.Public(t.Context())

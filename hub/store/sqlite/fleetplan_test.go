@@ -82,8 +82,9 @@ func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 	}
 }
 
-// steps returns three numbers since the previous call, for all read connections: the operations of
-// SQLite's virtual machine, the rows that table scans read, and the sorts.
+// steps returns what all read connections have done since the previous call: the number of
+// operations of SQLite's virtual machine, the number of rows that table scans have read, and the
+// number of sorts.
 func (s *Store) steps(t *testing.T) (operations, scanned, sorted int32) {
 	t.Helper()
 	for range s.readers.connections() {
