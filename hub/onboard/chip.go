@@ -49,6 +49,6 @@ func (s *Service) warnOwner(ctx context.Context, e store.Enrolment, code, addr s
 	}
 	event := store.Event{Time: s.Now(), Kind: "device.other-owner-tried", Code: code, Owner: tpm.Owner, Device: tpm.DeviceID, Addr: addr, Message: message}
 	if err := s.Store.AppendEventOnce(ctx, event, sha256.Sum256([]byte(code+"\x00"+e.Owner))); err != nil {
-		s.Log.Error("append an event to the audit trail", "kind", event.Kind, "code", code, "err", err)
+		s.Log.Error("could not append an event to the audit trail", "kind", event.Kind, "code", code, "err", err)
 	}
 }

@@ -111,7 +111,7 @@ func clonedEvent(d store.Device, r *clone.Record, had int, addr string, now time
 func (s *Service) recordRepeatedOnboarding(ctx context.Context, d store.Device, before, e store.Enrolment, addr string) {
 	_, _, err := s.RecordSighting(ctx, d, before, addr, func(r *clone.Record) { r.Add(EnrolmentSighting(e, addr)) })
 	if err != nil {
-		s.Log.Error("record a sighting of a device's TPM", "device", d.ID, "err", err)
+		s.Log.Error("could not record a sighting of a device's TPM", "device", d.ID, "err", err)
 	}
 }
 

@@ -459,6 +459,6 @@ func (s *Service) unproven(ctx context.Context, e store.Event) {
 func (s *Service) audit(ctx context.Context, e store.Event) {
 	e.Time = s.Now()
 	if err := s.Store.AppendEvent(ctx, e.By(store.ActorIn(ctx))); err != nil {
-		s.Log.Error("append an event to the audit trail", "kind", e.Kind, "code", e.Code, "err", err)
+		s.Log.Error("could not append an event to the audit trail", "kind", e.Kind, "code", e.Code, "err", err)
 	}
 }

@@ -199,7 +199,7 @@ func (e *Exporter) drain(ctx context.Context) {
 		if err != nil {
 			refused = len(list)
 			if !e.complains {
-				e.config.Log.Warn("forwarding log lines; lines are lost until the log engine works again", "endpoint", e.config.Endpoint, "err", err)
+				e.config.Log.Warn("could not forward log lines; lines are lost until the log engine works again", "endpoint", e.config.Endpoint, "err", err)
 			}
 		}
 		e.complains = err != nil

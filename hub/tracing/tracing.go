@@ -249,7 +249,7 @@ func (r *reporting) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySp
 	} else {
 		r.lost.Add(float64(len(spans)))
 		if !r.complains {
-			r.log.Warn("sending traces; traces are lost until the collector works again", "err", err)
+			r.log.Warn("could not send traces; traces are lost until the collector works again", "err", err)
 		}
 	}
 	r.complains = err != nil
