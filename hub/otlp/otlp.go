@@ -32,7 +32,7 @@ import (
 )
 
 const (
-	// maxQueue bounds the lines that wait, in bytes.
+	// maxQueue is the largest total size of the lines in the queue, in bytes.
 	maxQueue = 16 << 20
 	// lineCost is the number of bytes of a line in addition to its texts.
 	lineCost = 256
@@ -44,7 +44,7 @@ const (
 	// patience is how long the exporter repeats one request. Then the lines of the request are
 	// lost.
 	patience = time.Minute
-	// maxAnswer bounds how much of an answer is read, in bytes.
+	// maxAnswer is the largest part of an answer that is read, in bytes.
 	maxAnswer = 64 << 10
 )
 

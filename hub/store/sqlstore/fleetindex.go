@@ -219,8 +219,8 @@ func (was indexed) terms() map[int64]bool {
 	return terms
 }
 
-// metaTerm returns the key of a metadata member in the table device_meta_terms: a part of a
-// SHA-256.
+// metaTerm returns the number by which the table device_meta_terms finds a member of metadata. The
+// number is a part of a SHA-256.
 func metaTerm(owner, key, value string) int64 {
 	sum := sha256.Sum256([]byte(owner + "\x00" + key + "\x00" + lowerASCII(value)))
 	return int64(binary.BigEndian.Uint64(sum[:]))
