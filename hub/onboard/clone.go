@@ -24,8 +24,8 @@ var ErrCloned = &evidence.Refusal{Code: CodeCloned, Reason: "The owner has decid
 	Hint: "Give this machine another TPM state (for a virtual machine: a new vTPM) and onboard it again. If there is only one machine, its owner can change the decision with 'gangway device cloned ID --one'."}
 
 // AttestedCounters returns the clock and the firmware version that the TPM attested in an
-// enrolment's request. The result is false for a request without a TPM's certification, such as the
-// request of a two-step enrolment.
+// enrolment's request. The second result is false for a request without a TPM's certification, such
+// as the request of a two-step enrolment.
 func AttestedCounters(e store.Enrolment) (boot.Counters, bool) {
 	csr, err := tcg.ParseCSR(e.Request)
 	if err != nil {

@@ -326,7 +326,7 @@ func Merge(hub, owner *Document) Effective {
 		tighten(&e.Evidence.NoCertificate, owner.noCertificate())
 		tighten(&e.Evidence.UnknownMaker, owner.UnknownMaker)
 		tighten(&e.Evidence.ExpiredEK, owner.ExpiredEK)
-		// The owner's setting for unlisted TPMs also applies to the hub's list, if it is stricter.
+		// If the owner's setting for unlisted TPMs is stricter, it also applies to the hub's list.
 		// This is true even if the hub's document has no such setting.
 		tighten(&e.Evidence.UnlistedByHub, owner.Unlisted)
 		if hub == nil || hub.Unlisted == nil {
