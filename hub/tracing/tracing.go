@@ -40,7 +40,7 @@ const maxValue = 256
 const lastSpans = 3 * time.Second
 
 // The environment variables that this package reads itself. OpenTelemetry's packages read the
-// others.
+// other variables.
 const (
 	endpointVariable       = "OTEL_EXPORTER_OTLP_ENDPOINT"
 	tracesEndpointVariable = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"

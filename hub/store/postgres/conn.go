@@ -39,7 +39,7 @@ type conn struct {
 	// After a COMMIT, it means that the server has not waited for its standby.
 	warning string
 
-	// batch has the statements of Do that were not sent yet. pending is their number.
+	// batch has the statements of Do that were not sent yet. `pending` is their number.
 	batch   *pgconn.Batch
 	pending int
 

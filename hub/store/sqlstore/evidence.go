@@ -305,7 +305,7 @@ var (
 		AND ek = (SELECT t.ek FROM tpms t WHERE t.enrolment = ?)`)
 )
 
-// settingPacked is the name of the setting that has the row id of the last enrolment that
+// settingPacked is the name of a setting. Its value is the row id of the last enrolment that
 // PackEvidence has read, or allPacked.
 const (
 	settingPacked = "packed-evidence"
