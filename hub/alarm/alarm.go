@@ -4,7 +4,7 @@
 //
 // A condition appears in four places, always with the same name: as an event when it begins and
 // when it ends, as a line of 'gangway doctor', as an alert in contrib/prometheus/alerts.yml, and as
-// a section of docs/runbook.md. Tests compare the four.
+// a section of docs/runbook.md. Tests check that the same conditions are in all four places.
 package alarm
 
 import (
@@ -15,13 +15,14 @@ import (
 
 // Bounds of the conditions. The rules in contrib/prometheus/alerts.yml have the same numbers.
 const (
-	// CertificateSoon is the remaining validity below which a certificate of the hub needs the
-	// operator. The hub and ACME renew their certificates when 30 days are left.
+	// CertificateSoon: the condition begins if a certificate of the hub expires within this time.
+	// It should not happen, because the hub and ACME renew their certificates when 30 days are
+	// left.
 	CertificateSoon = 14 * 24 * time.Hour
-	// RootSoon is the remaining validity below which a TPM maker's root certificate needs the
-	// operator. Only the makers renew these certificates.
+	// RootSoon: the condition begins if a TPM maker's root certificate expires within this time.
+	// Only the makers renew these certificates.
 	RootSoon = 90 * 24 * time.Hour
-	// BackupOld is the age above which the newest backup is too old.
+	// BackupOld: the condition begins if the newest backup is older than this time.
 	BackupOld = 7 * 24 * time.Hour
 	// MaxDrift is the largest accepted difference between the hub's clock and the database's clock.
 	MaxDrift = 5 * time.Second
@@ -52,7 +53,7 @@ type Reading struct {
 	RootsSoon int
 	// Disk is the disk of the data folder. Nil: unknown.
 	Disk *Disk
-	// Database says that the database answered. If it is false, the fields below are unknown.
+	// Database is true if the database answered. If it is false, the fields below are unknown.
 	Database bool
 	Backup   time.Time // time of the newest recorded backup; zero: none is recorded
 	// BackupFault is a sentence that says which fault the hub found when it last checked the newest
@@ -65,9 +66,10 @@ type Reading struct {
 	// is at most MaxWaiting.
 	Devices, Quiet, QuietBefore, Waiting int
 	DatabaseSize                         int64 // in bytes
-	// Withdrawn is the number of devices whose TPM makers' certificates the hub no longer trusts.
+	// Withdrawn is the number of devices for which the hub no longer trusts the certificates of the
+	// TPM's maker.
 	Withdrawn int
-	// Unset says that no time server sets the clock of the hub's machine. ClockKnown is false if
+	// Unset is true if no time server sets the clock of the hub's machine. ClockKnown is false if
 	// the kernel does not report whether a time server sets the clock.
 	Unset, ClockKnown bool
 	// Refused is the number of onboarding requests in the RefusalWindow that the rules about TPMs
@@ -100,7 +102,8 @@ type Rule struct {
 	Title  string // what the rule watches
 	Alert  string // the alert in contrib/prometheus/alerts.yml, whose section in docs/runbook.md explains the condition
 	Remedy string // one sentence
-	// fact returns one sentence if the condition lasts, and "" otherwise.
+	// If the reading shows the condition, fact returns one sentence about it. If not, it returns
+	// "".
 	fact func(*Reading) string
 }
 
@@ -126,9 +129,9 @@ func Find(name string) (Rule, bool) {
 	return Rules[i], true
 }
 
-// Check returns the conditions that last, in the order of Rules. `unknown` has the names of the
-// conditions about which the reading says nothing. If such a condition lasted before, the caller
-// must assume that it still lasts.
+// Check returns the conditions that the reading shows, in the order of Rules. `unknown` has the
+// names of the conditions about which the reading says nothing. If such a condition lasted before,
+// the caller must assume that it still lasts.
 func Check(r *Reading) (lasting []Condition, unknown []string) {
 	for _, rule := range Rules {
 		if !r.Database && slices.Contains(fromDatabase, rule.Name) || r.Disk == nil && rule.Name == "disk-low" {

@@ -21,7 +21,7 @@ import (
 // make a restore delete devices, or hide deletions from the restore. A file may contain several
 // signed audit trails, one after the other.
 
-// Trail describes the events before a signature. The signature covers it.
+// Trail describes the events before a signature. The signature also covers this description.
 type Trail struct {
 	Hub    string    `json:"hub"`   // the hub name
 	Since  time.Time `json:"since"` // the file has all events from here on; zero: from the first one

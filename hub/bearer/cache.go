@@ -42,8 +42,9 @@ func (c *cache) put(sum [sha256.Size]byte, v verified) {
 	c.add(sum, v)
 }
 
-// add adds a token to the map `young`. If this map is full, add drops the map `old`, which has the
-// tokens that nobody has used recently, and `young` becomes `old`. The caller holds c.mu.
+// The method `add` adds a token to the map `young`. If this map is full, add drops the map `old`,
+// which has the tokens that nobody has used recently, and `young` becomes `old`. The caller holds
+// c.mu.
 func (c *cache) add(sum [sha256.Size]byte, v verified) {
 	if c.young == nil || len(c.young) >= maxYoung {
 		c.young, c.old = map[[sha256.Size]byte]verified{}, c.young

@@ -260,8 +260,8 @@ func diff(pcr int, before, after []Event, day, was, is string) (changes []Change
 	return changes
 }
 
-// without returns the events in `a` that are not in `b`. If an event occurs twice in `a` and once
-// in `b`, the result has the event once.
+// The function `without` returns the events in `a` that are not in `b`. If an event occurs twice in
+// `a` and once in `b`, the result has the event once.
 func without(a, b []Event) (out []Event) {
 	have := map[string]int{}
 	for _, e := range b {

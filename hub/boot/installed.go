@@ -57,9 +57,10 @@ func VerifyInstallation(iak *tcg.Public, r *wire.InstallReport) (*Installation, 
 // report is the result of findReport for the installer's report. A report counts if all of the
 // following is true:
 //
-//   - The quote shows a boot of an installer that one of the owner's manifests names. A manifest's
-//     boot manager started the installer, with no command line that the manifest does not name. So no
-//     other program on this machine can have made the report, not even the installed system.
+//   - The quote shows a boot of an installer that one of the owner's manifests names. Firmware
+//     started the installer directly, or through a boot manager that such a manifest names. The
+//     installer had no command line, or one that its manifest names. So no other program on this
+//     machine can have made the report, not even the installed system.
 //   - The TPM was reset between the report and this boot.
 //   - No report of a later installation has counted for this device.
 type report struct {
@@ -123,8 +124,8 @@ func tableDigest(bank crypto.Hash, table []byte) string {
 	return hex.EncodeToString(digestOf(bank, table))
 }
 
-// unproven reports whether the partition table of a first boot is not proven, although the image of
-// the running system makes reports.
+// The method `unproven` reports whether the partition table of a first boot is not proven, although
+// the image of the running system makes reports.
 func (j *judge) unproven() bool {
 	reports := slices.ContainsFunc(j.meant, func(m *manifest.Manifest) bool { return len(m.Installers) > 0 })
 	return !j.report.counts && (j.Reference == nil && reports || j.Reference != nil && j.Reference.Unproven)

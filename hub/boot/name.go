@@ -105,7 +105,7 @@ func (n *namer) afterLog(word string) Event {
 	return e
 }
 
-// name returns the Event for one event of the log.
+// The method `name` returns the Event for one event of the log.
 func (n *namer) name(e logEvent) Event {
 	out := Event{PCR: n.pcr, Digest: hex.EncodeToString(e.digest)}
 	section := n.section
@@ -187,8 +187,8 @@ func (n *namer) sectionName(e logEvent) string {
 	return ""
 }
 
-// variable names an event that measured the owner, name and value of a firmware variable
-// (UEFI_VARIABLE_DATA).
+// The method `variable` names an event that measured the owner, name and value of a firmware
+// variable (UEFI_VARIABLE_DATA).
 func (n *namer) variable(out *Event, v eventlog.Variable) {
 	name := v.Name
 	if tcg.Printable(name) != name {
@@ -226,7 +226,8 @@ func isSignature(value []byte) bool {
 	return rest.ReadASN1Element(&certificate, asn1.SEQUENCE) && rest.Empty()
 }
 
-// menu names a variable of the boot menu whose value was measured without the variable's name.
+// The method `menu` names a variable of the boot menu whose value was measured without the
+// variable's name.
 func (n *namer) menu(out *Event, v eventlog.Variable) {
 	named := "firmware variable " + v.Name
 	out.Text = menuText(named, v.Value)
@@ -251,7 +252,7 @@ func secureBootValue(value []byte) string {
 	return hex.EncodeToString(value[:min(len(value), 8)])
 }
 
-// data names an event that measured exactly the data in the log.
+// The method `data` names an event that measured exactly the data in the log.
 func (n *namer) data(out *Event, data []byte) {
 	text, printable := asText(data)
 	utf16 := printable && len(data) > 1 && data[1] == 0
@@ -287,8 +288,9 @@ func isStep(text string) bool {
 	return slices.Contains(steps, text) || strings.HasPrefix(text, "Booting to ") && strings.HasSuffix(text, " Option")
 }
 
-// opaque names an event whose digest does not prove the data in the log. It uses the event's PCR
-// and position. If the log has the prefix of a boot loader, it uses the text after the prefix.
+// The method `opaque` names an event whose digest does not prove the data in the log. It uses the
+// event's PCR and position. If the log has the prefix of a boot loader, it uses the text after the
+// prefix.
 func (n *namer) opaque(out *Event, e logEvent, v eventlog.Variable, isVariable bool) {
 	if text, ok := dataAfterPrefix(e, n.bank); ok && n.pcr == 8 {
 		out.What, out.Text = "a command of the boot loader", textOrHex(text)

@@ -20,10 +20,10 @@ const (
 	PartPath     = "boot-path"
 	PartSystem   = "system"
 	PartRest     = "rest"
-	// FirmwareCode is the name for the firmware without its settings, which is the same on all
-	// machines of a model: see codePCRs. Judge gives no separate verdict on it. If the owner
-	// accepts a value of FirmwareCode, the part `firmware` is accepted with any settings in PCR 1
-	// and 3.
+	// FirmwareCode is the name of a subset of PartFirmware: the PCRs in codePCRs. They show the
+	// firmware without its settings, so their values are the same on all machines of a model. Judge
+	// gives no separate verdict on FirmwareCode. If the owner accepts a value of FirmwareCode, the
+	// part `firmware` is accepted with any settings in PCR 1 and 3.
 	FirmwareCode = "firmware-code"
 )
 
@@ -68,9 +68,9 @@ func PartNamed(name string) (Part, bool) {
 	return Parts[i], true
 }
 
-// Values returns the value of each part, and of FirmwareCode, by name. If two boots have the same
-// bank and the same PCR values in a part, they have the same value of this part, and otherwise
-// different values.
+// Values returns the value of each part, and of FirmwareCode, by name. Two boots have the same
+// value of a part if they have the same bank and the same PCR values in this part. If not, they
+// have different values.
 func (m *Measurement) Values() map[string]string {
 	values := map[string]string{FirmwareCode: m.valueOf(codePCRs)}
 	for _, p := range Parts {

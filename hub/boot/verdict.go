@@ -15,17 +15,18 @@ type Rules struct {
 	Reference *Reference
 	// Manifests are the manifests of the device's owner. Their signatures are valid.
 	Manifests []*manifest.Manifest
-	// Wanted are the systems that are meant to run, as the SHA-256 of their files in lower-case
-	// hexadecimal: the system of the device's present revision, and the systems of revisions that
-	// the device has not finished. If Wanted is empty, any system in Manifests is meant to run.
+	// Wanted has the systems that are meant to run, each as the SHA-256 of its file in lower-case
+	// hexadecimal. They are the system of the device's present revision, and the systems of
+	// revisions that the device has not finished. If Wanted is empty, any system in Manifests is
+	// meant to run.
 	Wanted []string
-	// Since is the time at which the present revision was done. It is zero if the present revision
-	// has no system that a manifest names. A reference that is older than Since does not count for
-	// the parts of the boot that manifests determine.
+	// Since is the time at which the device had installed the present revision (status DONE). It is
+	// zero if the present revision has no system that a manifest names. A reference that is older
+	// than Since does not count for the parts of the boot that manifests determine.
 	Since time.Time
 	// Before is the system that ran when the device's boot last matched; nil if it is not known.
 	Before *System
-	// Known are the owner's decisions for cohorts. Only the decisions that apply to the device
+	// Known has the owner's decisions for cohorts. Only the decisions that apply to the device
 	// count.
 	Known []Decision
 }
@@ -53,7 +54,7 @@ type Verdict struct {
 	Parts   []PartVerdict `json:"parts"`
 	System  *System       `json:"system,omitempty"` // the system that ran, if a manifest names it
 	Changes []Change      `json:"-"`                // empty if the boot matches
-	// Learn is true if the boot has no reference yet and may become the reference.
+	// Learn is true if the device has no reference yet, and this boot may become the reference.
 	Learn bool `json:"-"`
 	// If Learn is true, Unproven is the value for Reference.Unproven of the new reference.
 	Unproven bool `json:"-"`
@@ -163,7 +164,7 @@ func ranSystem(m *Measurement, of *manifest.Manifest) bool {
 	return values[""] != "" && reaches(m.Bank, values[""], is, afterLog(phasePCR))
 }
 
-// part judges the part of the boot with the given name.
+// The method `part` judges the part of the boot with the given name.
 func (j *judge) part(name string) PartVerdict {
 	p, _ := PartNamed(name)
 	v := PartVerdict{Part: name, Value: j.values[name]}
@@ -182,8 +183,8 @@ func (j *judge) part(name string) PartVerdict {
 	return j.changed(p, v)
 }
 
-// expected reports whether a part of the boot is expected: manifests must determine the part, and
-// the measured value must be the value that a manifest states.
+// The method `expected` reports whether a part of the boot is expected: manifests must determine
+// the part, and the measured value must be the value that a manifest states.
 func (j *judge) expected(p Part) (words string, ok bool) {
 	switch p.Name {
 	case PartKeys:
@@ -211,7 +212,7 @@ func (j *judge) expected(p Part) (words string, ok bool) {
 }
 
 // ownPath reports whether firmware started only the programs of a system that is meant to run, from
-// a disk whose partition table is settled.
+// a disk whose partition table is accepted (see the method `settled`).
 func (j *judge) ownPath() bool {
 	return slices.ContainsFunc(j.meant, j.startedAlone) && j.settled()
 }
@@ -223,7 +224,7 @@ func (j *judge) orderedBack() string {
 	return fmt.Sprintf(" This is a roll-back from %q (sequence %d), and a revision orders it.", j.Before.Name, j.Before.Sequence)
 }
 
-// decided finds a decision of the owner that covers a part.
+// The method `decided` finds a decision of the owner that covers a part.
 func (j *judge) decided(p Part) (Decision, bool) {
 	for _, d := range j.Known {
 		if d.Part == p.Name && d.Value == j.values[p.Name] || d.Part == FirmwareCode && p.Name == PartFirmware && d.Value == j.values[FirmwareCode] {
@@ -282,8 +283,8 @@ func (r *Reference) differencesIn(pcrs []int, m *Measurement) []Change {
 	return Compare(part, m)
 }
 
-// compared returns the PCRs of a part that Judge compares with a reference. They include PCR 10,
-// because a person may have entered a value of PCR 10.
+// The function `compared` returns the PCRs of a part that Judge compares with a reference. They
+// include PCR 10, because a person may have entered a value of PCR 10.
 func compared(p Part) []int {
 	if p.Name == PartRest {
 		return append(slices.Clone(p.PCRs), imaPCR)
@@ -291,8 +292,8 @@ func compared(p Part) []int {
 	return slices.Clone(p.PCRs)
 }
 
-// outdated reports whether the reference does not count for a part, because a manifest determines
-// the part, and the reference is older than the present system.
+// The method `outdated` reports whether the reference does not count for a part, because a manifest
+// determines the part, and the reference is older than the present system.
 func (j *judge) outdated(p Part) bool {
 	if p.Name != PartPath && p.Name != PartSystem {
 		return false
@@ -304,7 +305,7 @@ func (j *judge) outdated(p Part) bool {
 	return !since.IsZero() && !j.Reference.Since.After(since)
 }
 
-// only returns the reference with only some of its PCRs.
+// The method `only` returns the reference with only some of its PCRs.
 func (r *Reference) only(pcrs []int) *Reference {
 	part := *r
 	part.PCRs = make(map[int]string)
@@ -316,11 +317,11 @@ func (r *Reference) only(pcrs []int) *Reference {
 	return &part
 }
 
-// settled reports whether the partition table in PCR 5 is accepted. It is accepted in three cases:
-// the owner's installer reported the table, PCR 5 has the value in the reference, or the log shows
-// the partition table of the reference. The other data in PCR 5 are settings of boot managers: PCR
-// 4 and 12 show the program and the command line that the settings led to. On a first boot without
-// a report that counts, an event log that explains PCR 5 is enough.
+// The method `settled` reports whether the partition table in PCR 5 is accepted. It is accepted in
+// three cases: the owner's installer reported the table, PCR 5 has the value in the reference, or
+// the log shows the partition table of the reference. The other data in PCR 5 are settings of boot
+// managers: PCR 4 and 12 show the program and the command line that the settings led to. On a first
+// boot without a report that counts, an event log that explains PCR 5 is enough.
 func (j *judge) settled() bool {
 	if j.hasReportedTable() {
 		return true
@@ -349,7 +350,8 @@ func partitions(events []Event) (digests []string) {
 	return digests
 }
 
-// empty reports whether nothing that is specific to a machine was measured into some PCRs.
+// The method `empty` reports whether nothing that is specific to a machine was measured into some
+// PCRs.
 func (j *judge) empty(pcrs ...int) bool {
 	bank, ok := hashOf(j.Bank)
 	if !ok {
@@ -359,7 +361,7 @@ func (j *judge) empty(pcrs ...int) bool {
 	return !slices.ContainsFunc(pcrs, func(pcr int) bool { return !empty[valueOf(j.Measurement, pcr)] })
 }
 
-// changed completes the verdict `v` on a part that is neither expected nor known.
+// The method `changed` completes the verdict `v` on a part that is neither expected nor known.
 func (j *judge) changed(p Part, v PartVerdict) PartVerdict {
 	v.State = StateChanged
 	for _, pcr := range p.PCRs {
@@ -371,7 +373,7 @@ func (j *judge) changed(p Part, v PartVerdict) PartVerdict {
 	return v
 }
 
-// why names the likely cause of a changed part.
+// The method `why` names the likely cause of a changed part.
 func (j *judge) why(p Part) (words, cause string) {
 	if p.Name == PartPath || p.Name == PartSystem {
 		if words, cause := j.otherSystem(p); cause != "" {

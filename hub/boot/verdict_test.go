@@ -292,7 +292,8 @@ func TestNothingMeasuredIsNeitherExpectedNorKnown(t *testing.T) {
 	}
 }
 
-// A reference that was entered as values compares only the PCRs that it has, including PCR 10.
+// A person entered a reference as PCR values. Compare compares only the PCRs that the reference
+// has. PCR 10 may be one of them.
 func TestReferenceOfFewValuesComparesOnlyThese(t *testing.T) {
 	t.Parallel()
 	log := eventlog.Boot(true, "linux 1", "quiet")

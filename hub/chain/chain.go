@@ -237,7 +237,7 @@ func (r *reader) activated() bool {
 // twoSteps reports whether the device used two-step enrolment (Pantacor's way).
 func (r *reader) twoSteps() bool { return r.f.Verdict.Passed(codeOpened) }
 
-// link returns the link with this name: Maker, EK, AIK or IDevID.
+// The method `link` returns the link with this name: Maker, EK, AIK or IDevID.
 func (r *reader) link(name string) Link {
 	rule := checksOf[name]
 	l := Link{Name: name, Checks: r.checks(rule.codes)}

@@ -20,7 +20,7 @@ var ownChecks = map[string][]string{
 	"clock-drift":         {"clock-unset", "clock-back"},
 }
 
-// checkAlarms lists the lasting conditions that the running hub has found itself.
+// checkAlarms lists the alarms that the running hub has recorded, and that have not ended.
 func checkAlarms(_ context.Context, e *exam) (found []finding.Finding) {
 	if e.database == nil {
 		return nil

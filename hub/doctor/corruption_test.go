@@ -52,7 +52,8 @@ const (
 	free       = "Columns that nothing determines"
 )
 
-// raw opens a database directly, without package store and without checks of foreign keys.
+// The function `raw` opens a database directly, without package store and without checks of foreign
+// keys.
 func raw(t *testing.T, path string) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)&_pragma=foreign_keys(0)")
@@ -199,7 +200,7 @@ func problems(t *testing.T, h *hubtest.Hub) (list []string) {
 	return list
 }
 
-// changed returns another value of the same type.
+// The function `changed` returns another value of the same type.
 func changed(r *rand.Rand, v any) any {
 	switch v := v.(type) {
 	case int64:

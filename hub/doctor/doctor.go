@@ -179,10 +179,10 @@ func checkDisk(_ context.Context, e *exam) (found []finding.Finding) {
 	return found
 }
 
-// room judges the free space and the free inodes of a file system. It compares the free space with
-// the hub's reserve. The hub refuses uploads if the free space is below the reserve. If the free
-// space is below half of the reserve, the hub accepts only sign-ins, and requests that end or
-// remove something.
+// The function `room` judges the free space and the free inodes of a file system. It compares the
+// free space with the hub's reserve. The hub refuses uploads if the free space is below the
+// reserve. If the free space is below half of the reserve, the hub accepts only sign-ins, and
+// requests that end or remove something.
 func room(dir string, s syscall.Statfs_t) (found []finding.Finding) {
 	free, size := int64(s.Bavail)*s.Bsize, int64(s.Blocks)*s.Bsize
 	reserve := min(size/20, 1<<30)

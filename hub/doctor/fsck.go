@@ -22,15 +22,15 @@ const restoreRemedy = "Keep a copy of the database, examine the disk and the mem
 // rules has, for each rule of store.Consistency, the fact about the rows that break the rule, and
 // the remedy. In the fact, %s stands for the rows.
 var rules = map[string]struct{ fact, remedy string }{
-	"device-certificate":  {"The database names a certificate for each of these devices, but has no active certificate of the device under this name: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
-	"certificate-device":  {"The certificates of these devices are active, but the devices do not exist or use another certificate: %s.", restoreRemedy},
-	"device-tpm":          {"The registry of TPMs lacks the TPMs of these devices, or says that the TPMs belong to other devices: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
+	"device-certificate":  {"The stored certificate of these devices is missing, is not active, or belongs to another device or account: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
+	"certificate-device":  {"The database has active certificates of these devices, but the devices do not exist or use other certificates: %s.", restoreRemedy},
+	"device-tpm":          {"The registry of TPMs lacks the TPMs of these devices, or its entries do not match the devices: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
 	"ek-certificate":      {"The database lacks the EK certificates of these devices: %s.", "Let each of these devices onboard again. Until then, if such a device sends a request without its EK certificate, the hub judges the request as if it had never received this certificate."},
 	"tpm-device":          {"The registry of TPMs has TPMs of these devices, but the devices do not exist: %s.", restoreRemedy + " Until then, these TPMs cannot onboard."},
-	"certificate-aik":     {"The registry of AIKs lacks the AIKs of these devices, or says that the AIKs belong to other devices: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
+	"certificate-aik":     {"The registry of AIKs lacks the AIKs of these devices, or its entries do not match the devices: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
 	"aik-device":          {"The registry of AIKs has AIKs of these devices, but the devices do not exist: %s.", restoreRemedy},
 	"token-uses":          {"For these join tokens, the stored number of uses differs from the number of devices that used the token: %s.", "Disable each of these join tokens, and make a new one for the remaining uses."},
-	"trail-revision":      {"The newest revision of these devices is missing, or a device has newer revisions than its trail says: %s.", "Post a new revision for each of these devices. If the hub refuses it, delete the device and let it onboard again."},
+	"trail-revision":      {"For these devices, the newest stored revision is not the revision that the trail names as the newest: %s.", "Post a new revision for each of these devices. If the hub refuses it, delete the device and let it onboard again."},
 	"revision-object":     {"Revisions of these devices name objects of which the database has no record: %s.", "Ask the owner to post the revision again, with its objects."},
 	"usage":               {"For these accounts, the stored number of used bytes is not the total size of the account's objects and revisions: %s.", restoreRemedy + " Until then, the hub compares a wrong number of used bytes with the quota of these accounts."},
 	"log-count":           {"For these devices, the stored number or size of the log lines is wrong: %s.", "No line is lost. Until these log lines expire, the hub keeps too many or too few lines of these devices."},
@@ -54,10 +54,10 @@ var rules = map[string]struct{ fact, remedy string }{
 	"hub-count":           {"These counters about the whole hub are wrong: %s.", restoreRemedy + " Until then, only the numbers on the operator's page are wrong."},
 }
 
-// Fsck checks that the parts of a database agree, and that the object store has each stored object.
-// If `contents` is nil, Fsck does not check the objects. If `read` is true, it also reads each
-// object, and compares its SHA-256 with the database. Fsck repairs nothing. A hub may use the
-// database at the same time.
+// Fsck checks that the tables of a database agree with each other, and that the object store has
+// each stored object. If `contents` is nil, Fsck does not check the objects. If `read` is true, it
+// also reads each object, and compares its SHA-256 with the database. Fsck repairs nothing. A hub
+// may use the database at the same time.
 func Fsck(ctx context.Context, db store.Consistency, contents objects.Store, read bool) ([]finding.Finding, error) {
 	list, err := db.Disagreements(ctx, shownRows)
 	if err != nil {
@@ -99,7 +99,8 @@ func shortened(list []string) string {
 
 // missingObjects returns the SHA-256 of each object that the database records as stored, but that
 // the object store lacks or has with another size. If `read` is true, missingObjects also returns
-// the objects whose content has another SHA-256. It also returns the number of all objects.
+// the objects whose content has another SHA-256. The result `n` is the number of all objects in the
+// database.
 func missingObjects(ctx context.Context, db store.Consistency, contents objects.Store, read bool) (missing []string, n int, err error) {
 	const page = 1000
 	for after := (store.Hash{}); ; {

@@ -28,8 +28,8 @@ const minSerial = 64
 var (
 	oidSerialNumber = asn1.ObjectIdentifier{2, 5, 4, 5}
 	oidCommonName   = asn1.ObjectIdentifier{2, 5, 4, 3}
-	// Ids of a device: two types of otherName (RFC 4108, 5 and RFC 4043, 3), and the attribute uid
-	// of a name (RFC 4519, 2.39).
+	// OIDs of names that contain the id of a device: two types of otherName (RFC 4108, 5 and RFC
+	// 4043, 3), and the attribute uid of a name (RFC 4519, 2.39).
 	oidHardwareModule = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 8, 4}
 	oidPermanentID    = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 8, 3}
 	oidUserID         = asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 1}

@@ -202,7 +202,8 @@ func checkList(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 		"If the device is yours, add its EK with 'gangway policy ek-list'. Only the hub's operator can change the hub's list."))
 }
 
-// trusted reports whether the request has an EK certificate that chains to a trusted root.
+// The method `trusted` reports whether the request has an EK certificate that chains to a trusted
+// root.
 func (v *Verdict) trusted(r *Request) bool { return r.EKCertificate != nil && v.Passed("ek-chain") }
 
 func checkRules(v *Verdict, r *Request, in *Input) (string, *Refusal) {

@@ -119,7 +119,8 @@ func (f *Folder) Put(ctx context.Context, key Key, size int64, r io.Reader) (err
 	return flush(filepath.Dir(path))
 }
 
-// make creates the folder for hashes with this first byte, and flushes the folder to disk.
+// The method `make` creates the folder for hashes with this first byte, and flushes the folder to
+// disk.
 func (f *Folder) make(first byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

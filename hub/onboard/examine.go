@@ -90,8 +90,8 @@ func (s *Service) withKept(ctx context.Context, r *evidence.Request, in *evidenc
 	return r, true, nil
 }
 
-// keep stores the EK certificate of a request that is not accepted. If the device repeats the
-// request, the certificate is not written again.
+// The method `keep` stores the EK certificate of a request that is not accepted. If the device
+// repeats the request, the certificate is not written again.
 func (s *Service) keep(ctx context.Context, x *examined, now time.Time) error {
 	der := x.EKCertificateDER()
 	kept, err := s.Store.EKCertificate(ctx, x.EKHash, now)
@@ -104,10 +104,10 @@ func (s *Service) keep(ctx context.Context, x *examined, now time.Time) error {
 	return s.Store.KeepEKCertificate(ctx, store.KeptEKCertificate{EK: x.EKHash, Certificate: der, Links: x.links, Expires: now.Add(store.UnprovenEKKeptFor)}, now, store.MaxUnprovenEKs)
 }
 
-// verify makes the checks, with online lookups if they may help. The first step does not fetch
-// missing CA certificates, because anyone can send a first step with a certificate that names any
-// URL of a maker. Both steps fetch revocation lists, but only for certificates that chain to a
-// trusted maker.
+// verify runs the function `check`. It also makes the online lookups that may change the verdict.
+// The first step does not fetch missing CA certificates, because anyone can send a first step with
+// a certificate that names any URL of a maker. Both steps fetch revocation lists, but only for
+// certificates that chain to a trusted maker.
 func (s *Service) verify(ctx context.Context, v *evidence.Verdict, r *evidence.Request, in *evidence.Input, check checker) {
 	ctx, span := step.Begin(ctx, "evidence.verify")
 	defer span.End()

@@ -212,7 +212,7 @@ func (s *scene) logged(message string) {
 	s.log.Reset()
 }
 
-// equal fails the test if the two values have different texts (%+v).
+// The function `equal` fails the test if the two values have different texts (%+v).
 func equal[V any](s *scene, what string, got, want V) {
 	s.Helper()
 	if g, w := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want); g != w {

@@ -84,7 +84,7 @@ func (t *Trial) Present(ctx context.Context, e *store.Enrolment) (now Outcome, e
 	return t.judge(ctx, r, approval, t.now.Evidence)
 }
 
-// kept returns the request of an enrolment, and the owner's approval of its EK.
+// The method `kept` returns the request of an enrolment, and the owner's approval of its EK.
 func (t *Trial) kept(ctx context.Context, e *store.Enrolment) (*evidence.Request, *store.WaitingDevice, error) {
 	r, err := evidence.ParseKept(e.Request)
 	if err != nil {
@@ -103,7 +103,7 @@ func (t *Trial) kept(ctx context.Context, e *store.Enrolment) (*evidence.Request
 	return r, &approval, nil
 }
 
-// look searches the EK lists for the request's EK.
+// The method `look` searches the EK lists for the request's EK.
 func (t *Trial) look(ctx context.Context, r *evidence.Request) (err error) {
 	if len(t.lists.lists) > 0 {
 		t.input.Listing, err = t.s.listing(ctx, t.lists, r)

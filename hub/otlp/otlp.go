@@ -32,7 +32,7 @@ import (
 )
 
 const (
-	// maxQueue bounds the lines that wait, in bytes.
+	// maxQueue is the largest total size of the lines in the queue, in bytes.
 	maxQueue = 16 << 20
 	// lineCost is the number of bytes of a line in addition to its texts.
 	lineCost = 256
@@ -44,7 +44,7 @@ const (
 	// patience is how long the exporter repeats one request. Then the lines of the request are
 	// lost.
 	patience = time.Minute
-	// maxAnswer bounds how much of an answer is read, in bytes.
+	// maxAnswer is the largest part of an answer that is read, in bytes.
 	maxAnswer = 64 << 10
 )
 
@@ -153,7 +153,7 @@ func (e *Exporter) Forward(list []store.LogEntry) {
 	}
 }
 
-// take removes the lines of the next request from the queue.
+// The method `take` removes the lines of the next request from the queue.
 func (e *Exporter) take() (list []store.LogEntry) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -199,7 +199,7 @@ func (e *Exporter) drain(ctx context.Context) {
 		if err != nil {
 			refused = len(list)
 			if !e.complains {
-				e.config.Log.Warn("forwarding log lines; lines are lost until the log engine works again", "endpoint", e.config.Endpoint, "err", err)
+				e.config.Log.Warn("could not forward log lines; lines are lost until the log engine works again", "endpoint", e.config.Endpoint, "err", err)
 			}
 		}
 		e.complains = err != nil
@@ -208,8 +208,8 @@ func (e *Exporter) drain(ctx context.Context) {
 	}
 }
 
-// send sends one request, and repeats it if the specification allows this. It returns the number of
-// lines that the engine has refused.
+// send sends one request. If the request fails, and the specification of OTLP allows a retry, send
+// repeats the request. It returns the number of lines that the engine has refused.
 func (e *Exporter) send(ctx context.Context, list []store.LogEntry) (refused int, err error) {
 	body, err := encode(list)
 	if err != nil {

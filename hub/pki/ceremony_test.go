@@ -284,7 +284,8 @@ func TestRenewedCAsAcceptFormerDevices(t *testing.T) {
 	}
 }
 
-// reissue changes the certificate of one CA in an answer, and signs it again with a key.
+// reissue changes the certificate of one CA in an answer, and signs the certificate again with the
+// key `key`.
 func reissue(t *testing.T, answer []byte, title string, signer *x509.Certificate, key crypto.Signer, change func(*x509.Certificate)) []byte {
 	t.Helper()
 	list, err := parseCertificates(answer)

@@ -162,7 +162,7 @@ func checkIssued(c, rootCert *x509.Certificate, w Requested, now time.Time) erro
 	case !slices.EqualFunc(c.Policies, want.Policies, x509.OID.Equal):
 		return errors.New("its policies are not those of this CA")
 	case !bytes.Equal(c.SubjectKeyId, want.SubjectKeyId):
-		return errors.New("its key identifier is not that of the key")
+		return errors.New("its key identifier does not match its key")
 	case c.NotBefore.After(now):
 		return fmt.Errorf("it starts at %s, after this machine's time %s: set the clocks of both machines, and issue the certificates again", c.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	case w.authority != tlsCA && !c.NotAfter.Equal(forever):

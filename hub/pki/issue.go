@@ -145,7 +145,7 @@ func (h *Hub) IssueIDevID(r IDevIDRequest) ([]byte, error) {
 // IEEE 802.1AR, 8.7).
 var forever = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
-// slowClock is the time by which a peer's clock may lag behind the hub's.
+// slowClock is the time by which a peer's clock may lag behind the hub's clock.
 const slowClock = 5 * time.Minute
 
 // certificateSize is the initial capacity of a certificate's buffer, in bytes. Most certificates
@@ -270,8 +270,9 @@ func (b *buffer) extension(id []byte, value func(*buffer)) {
 	b.close(outer)
 }
 
-// raw writes one of Pantacor's extensions. The extension's value is the bytes of the text without a
-// DER type, because Pantacor's programs expect this form. Pantacor's extensions are never critical.
+// The method `raw` writes one of Pantacor's extensions. The extension's value is the bytes of the
+// text without a DER type, because Pantacor's programs expect this form. Pantacor's extensions are
+// never critical.
 func (b *buffer) raw(id []byte, value string) {
 	b.extension(id, func(b *buffer) { *b = append(*b, value...) })
 }

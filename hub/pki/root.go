@@ -198,8 +198,8 @@ func keyHash(spki []byte) string {
 }
 
 // lineage returns the text of the file with the former CAs of a kind: all CAs from which devices
-// may have certificates, except the new CA. The CA `old` becomes a former CA, unless the new CA has
-// the same key.
+// may have certificates, except the new CA. If the new CA has another key than the CA `old`, then
+// `old` becomes a former CA.
 func lineage(dir string, a authority, old, fresh *x509.Certificate) ([]byte, error) {
 	text, err := os.ReadFile(filepath.Join(dir, a.file+previousSuffix))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -51,8 +51,8 @@ func (h *Hub) TLSCertificate(now func() time.Time, names []string) func(*tls.Cli
 	}
 }
 
-// due reports whether a TLS certificate must be replaced. A certificate that expires together with
-// its CA is not replaced, because a new certificate would not be valid for longer.
+// The method `due` reports whether a TLS certificate must be replaced. A certificate that expires
+// together with its CA is not replaced, because a new certificate would not be valid for longer.
 func (h *Hub) due(leaf *x509.Certificate, t time.Time) bool {
 	issuer, _ := h.tlsIssuer()
 	return leaf.NotAfter.Sub(t) <= tlsLife/3 && leaf.NotAfter.Before(issuer.NotAfter)

@@ -12,8 +12,8 @@ import (
 	"gangway/internal/swtpm/swtpmtest"
 )
 
-// away moves the key of a CA out of the folder, writes a URI to the folder instead, and returns the
-// key's new path.
+// The function `away` moves the key of a CA out of the folder, writes a URI to the folder instead,
+// and returns the key's new path.
 func away(t *testing.T, dir, name string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name+".key")

@@ -51,8 +51,8 @@ type BootRefusal struct {
 // Boots stores boot measurements. Methods that write return ErrNotFound if the device does not
 // exist or was deleted.
 type Boots interface {
-	// PutBoot stores the measurement b as a device's latest. It also keeps the ten measurements
-	// before b, without their evidence. The caller has compared b with the parameter `reference`.
+	// PutBoot stores `b` as the latest measurement of a device. It also keeps the ten measurements
+	// before `b`, without their evidence. The caller has compared b with the parameter `reference`.
 	// If the device has no reference and the parameter is not empty, the parameter becomes the
 	// device's reference. If the device has a different reference, PutBoot stores nothing: the
 	// owner has changed the reference since the caller compared b with it. `current` is the

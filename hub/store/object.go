@@ -23,8 +23,8 @@ type Object struct {
 	Created  time.Time
 	Modified time.Time // last announcement or upload
 	// Place is where the bytes are; see Objects. Its value says nothing about the owner. It is
-	// empty if the bytes are not stored, or if an old version of the hub stored them, which knew no
-	// places.
+	// empty if the bytes are not stored, or if an old version of the hub, which had no places,
+	// stored them.
 	Place string
 }
 
@@ -75,9 +75,9 @@ type Objects interface {
 	// FinishUpload ends an upload and marks the record as Stored. Before the call, the caller has
 	// stored the bytes durably at the upload's place; `size` is their number. After the call,
 	// `size` counts against the quota. If `used` is false, the object's bytes are at another place,
-	// and the caller removes those that it has stored. If the object's place equals the parameter
-	// `lost`, the upload's place replaces it. Errors: ErrNotFound (also if the upload has expired),
-	// ErrQuota. ErrStatus: another size was announced during the upload.
+	// and the caller removes the bytes that it has stored. If the object's place equals the
+	// parameter `lost`, the upload's place replaces it. Errors: ErrNotFound (also if the upload has
+	// expired), ErrQuota. ErrStatus: another size was announced during the upload.
 	FinishUpload(ctx context.Context, u Upload, lost string, size, quota int64, now time.Time) (used bool, err error)
 	// EndUpload ends an upload without success.
 	EndUpload(ctx context.Context, place string) error

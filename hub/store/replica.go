@@ -76,7 +76,7 @@ type Replicas interface {
 	PutTemporary(ctx context.Context, kind string, values []Temporary, life time.Duration) error
 	// Temporary returns a value. ErrNotFound: there is no such value, or it has expired.
 	Temporary(ctx context.Context, kind string, key []byte) ([]byte, error)
-	// TakeTemporary returns a value and removes it: of several callers, one gets the value. The
-	// errors are those of Temporary.
+	// TakeTemporary returns a value and removes it. If several callers ask for the value at the
+	// same time, only one of them gets it. The errors are those of Temporary.
 	TakeTemporary(ctx context.Context, kind string, key []byte) ([]byte, error)
 }

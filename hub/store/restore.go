@@ -53,8 +53,8 @@ type LostDevice struct {
 type Restores interface {
 	Epochs
 	// MarkRestored begins the first epoch after a restore. It ends all sessions, because their
-	// holders may have signed out since. It pauses the join tokens with a limited number of uses.
-	// It appends an event to the audit trail of each account and of the operator.
+	// holders may have signed out after the backup. It pauses the join tokens with a limited number
+	// of uses. It appends an event to the audit trail of each account and of the operator.
 	MarkRestored(ctx context.Context, r Restore) (Restored, error)
 	// LatestRestore returns the latest restore. ErrNotFound: the hub was never restored.
 	LatestRestore(ctx context.Context) (Restore, error)

@@ -40,7 +40,7 @@ const maxValue = 256
 const lastSpans = 3 * time.Second
 
 // The environment variables that this package reads itself. OpenTelemetry's packages read the
-// others.
+// other variables.
 const (
 	endpointVariable       = "OTEL_EXPORTER_OTLP_ENDPOINT"
 	tracesEndpointVariable = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
@@ -249,7 +249,7 @@ func (r *reporting) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySp
 	} else {
 		r.lost.Add(float64(len(spans)))
 		if !r.complains {
-			r.log.Warn("sending traces; traces are lost until the collector works again", "err", err)
+			r.log.Warn("could not send traces; traces are lost until the collector works again", "err", err)
 		}
 	}
 	r.complains = err != nil

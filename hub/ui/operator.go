@@ -7,7 +7,7 @@ import (
 )
 
 // OperatorPage is the data of the page "operator", for an account with the role operator. Only the
-// part of the chosen tab is set. The page has numbers and the names of owners, and nothing about
+// fields of the chosen tab are set. The page has numbers and the names of owners, and nothing about
 // the owners' devices.
 type OperatorPage struct {
 	Tabs     []Tab

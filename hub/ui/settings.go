@@ -29,7 +29,7 @@ type SettingsAccount struct {
 	WithDevices                                           bool
 }
 
-// SettingsLogs is the form for how much of the devices' logs the hub keeps.
+// SettingsLogs is the form in which an owner sets how much of the devices' logs the hub keeps.
 type SettingsLogs struct {
 	HubAge, HubSize         string // the hub's bounds
 	Age, Size               string // as typed; empty: the hub's bound

@@ -93,7 +93,7 @@ func newStatements(list []policy.Statement) statements {
 	return statements{list[:n], len(list) - n}
 }
 
-// first returns the first n texts of a list.
+// The function `first` returns the first n texts of a list.
 func first(n int, list []string) []string { return list[:min(n, len(list))] }
 
 // Weight returns the number of bytes that a text needs on a page.

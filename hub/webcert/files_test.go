@@ -64,7 +64,8 @@ func newFiles(t *testing.T) *files {
 	return &files{t: t, cert: filepath.Join(dir, "tls.crt"), key: filepath.Join(dir, "tls.key")}
 }
 
-// put writes a file, and advances the clock so that the next handshake reads the files again.
+// The method `put` writes a file, and advances the clock so that the next handshake reads the files
+// again.
 func (f *files) put(path string, text []byte) {
 	f.t.Helper()
 	if err := os.WriteFile(path, text, 0o600); err != nil {

@@ -26,7 +26,7 @@ import (
 )
 
 // ErrUnavailable means that a key cannot be used now: its TPM, signer or file does not answer as it
-// should. The same signature may succeed later.
+// should. A later attempt to sign may succeed.
 var ErrUnavailable = errors.New("the key cannot be used")
 
 // timeout bounds one signature. A slow TPM needs less than a second.

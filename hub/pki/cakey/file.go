@@ -21,9 +21,9 @@ import (
 var ErrReadable = errors.New("can be read by other users")
 
 // private reports whether the mode of a file keeps a secret from other users. Only the owner may
-// read the file. If root owns the file and the hub is not root, the group may read it too, because
-// otherwise the hub could not read the file: Kubernetes mounts a Secret in this way. PostgreSQL has
-// the same rule.
+// read the file. There is one exception, because Kubernetes mounts a Secret as a file of root that
+// a group may read. If root owns the file and the hub is not root, the group may read the file too.
+// PostgreSQL has the same rule.
 func private(mode fs.FileMode, owner uint32, hub int) bool {
 	if owner == 0 && hub != 0 {
 		return mode&^0o640 == 0

@@ -115,7 +115,7 @@ func parameters(address string) (base string, params []string) {
 	return base, params
 }
 
-// take removes a parameter and returns its value.
+// The function `take` removes a parameter and returns its value.
 func take(params *[]string, name string) (value string, ok bool) {
 	i := slices.IndexFunc(*params, func(p string) bool { return nameOf(p) == name })
 	if i < 0 {

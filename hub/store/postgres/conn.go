@@ -39,7 +39,7 @@ type conn struct {
 	// After a COMMIT, it means that the server has not waited for its standby.
 	warning string
 
-	// batch has the statements of Do that were not sent yet. pending is their number.
+	// batch has the statements of Do that were not sent yet. `pending` is their number.
 	batch   *pgconn.Batch
 	pending int
 
@@ -137,8 +137,8 @@ func appendList(data []byte, list []string) []byte {
 	return data
 }
 
-// add adds a statement to the batch. If the server must keep the statement, add lets the server
-// prepare it first.
+// The method `add` adds a statement to the batch. If the server must keep the statement, add lets
+// the server prepare it first.
 func (c *conn) add(s *sqlstore.Statement, args []any) error {
 	if c.failed != nil {
 		return c.failed
@@ -210,10 +210,10 @@ func (c *conn) send(last func(*pgconn.ResultReader)) error {
 	return nil
 }
 
-// forget drops the statements of the batch.
+// The method `forget` drops the statements of the batch.
 func (c *conn) forget() { c.batch, c.pending = &pgconn.Batch{}, 0 }
 
-// fail records the error of a statement.
+// The method `fail` records the error of a statement.
 func (c *conn) fail(err error) error {
 	if c.failed == nil {
 		c.failed = err
@@ -378,7 +378,7 @@ func (c *conn) rollback() {
 	}
 }
 
-// drop closes the connection without waiting for the server.
+// The method `drop` closes the connection without waiting for the server.
 func (c *conn) drop() { closeNow(c.pg) }
 
 func (c *conn) closed() bool { return c.pg.IsClosed() }

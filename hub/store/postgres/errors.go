@@ -43,7 +43,8 @@ func (e *engineError) Is(target error) bool {
 	return false
 }
 
-// repeatable reports whether the transaction of the statement can succeed if it runs again.
+// The method `repeatable` reports whether the transaction of the statement can succeed if it runs
+// again.
 func (e *engineError) repeatable() bool {
 	switch e.Code {
 	case codeSerialization, codeDeadlock, codeLockTimeout, codeCancelled, codeReadOnly:
@@ -83,13 +84,15 @@ func classified(err error) error {
 	return &engineError{e}
 }
 
-// lost reports whether a statement that failed with `err` left its connection unusable.
+// The function `lost` reports whether a statement that failed with `err` left its connection
+// unusable.
 func lost(err error) bool {
 	_, ok := errors.AsType[*lostError](err)
 	return ok
 }
 
-// repeatable reports whether a transaction with this error can succeed if it runs again.
+// The function `repeatable` reports whether a transaction with this error can succeed if it runs
+// again.
 func repeatable(err error) bool {
 	e, ok := errors.AsType[*engineError](err)
 	return ok && e.repeatable() || lost(err)

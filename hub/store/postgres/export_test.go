@@ -74,9 +74,9 @@ func Migrations() fs.FS {
 	return folder
 }
 
-// NewExplaining opens a store that explains each statement of a search before it runs the
-// statement. It calls the function `f` with the number of rows that the statement's scans have
-// read.
+// NewExplaining opens a store that runs EXPLAIN for each statement of a search before it runs the
+// statement itself. It calls the function `f` with the number of rows that the statement's scans
+// have read.
 func NewExplaining(ctx context.Context, config Config, f func(s *sqlstore.Statement, rows float64)) (_ *sqlstore.Store, stop func() error, err error) {
 	a, err := Open(ctx, config)
 	if err != nil {

@@ -194,8 +194,8 @@ func copyData(rows [][]any) ([]byte, error) {
 	return append(data, 0xff, 0xff), nil
 }
 
-// Finish sets counters ("table.column") to the last used number, and lets the planner count the
-// rows. If `hub` is not empty, the database then belongs to the hub with this name.
+// Finish sets counters ("table.column") to the last used number, and updates the planner's
+// statistics (ANALYZE). If `hub` is not empty, the database then belongs to the hub with this name.
 func (r *Raw) Finish(ctx context.Context, counters map[string]int64, hub string) error {
 	r.c.ctx, r.c.failed = ctx, nil
 	if _, err := r.c.control("ANALYZE"); err != nil {

@@ -11,8 +11,8 @@ import (
 
 const (
 	// readTimeout limits how long one read may take. The end of a caller's context does not end a
-	// read that has begun, because that would cost a connection: a peer that begins and ends many
-	// requests could use up the server's connections.
+	// read that has begun, because an interrupted read closes its connection. Otherwise a peer that
+	// begins and ends many requests could use up the server's connections.
 	readTimeout = 30 * time.Second
 	// retryFor is how long a read or a write is repeated after its connection was lost, for example
 	// while another server takes over.

@@ -171,7 +171,7 @@ func (c *conn) begin() (m mark, err error) {
 	return m, err
 }
 
-// undo rolls back a transaction after an error.
+// The method `undo` rolls back a transaction after an error.
 func (c *conn) undo(err error) {
 	if lost(err) {
 		c.drop()
@@ -180,9 +180,9 @@ func (c *conn) undo(err error) {
 	c.rollback()
 }
 
-// together runs the jobs in order in one transaction. If a job fails after it has written
-// something, or if a statement of a job fails, the transaction is rolled back, and `spoiled` is
-// true.
+// The method `together` runs the jobs in order in one transaction. If a job fails after it has
+// written something, or if a statement of a job fails, the transaction is rolled back, and
+// `spoiled` is true.
 func (c *conn) together(batch []*sqlstore.Job) (wrote, spoiled bool, m mark, err error) {
 	if m, err = c.begin(); err != nil {
 		return false, false, m, err
@@ -209,7 +209,7 @@ func (c *conn) together(batch []*sqlstore.Job) (wrote, spoiled bool, m mark, err
 	return false, true, m, nil
 }
 
-// apart runs the jobs in one transaction, each in its own savepoint.
+// The method `apart` runs the jobs in one transaction, each in its own savepoint.
 func (c *conn) apart(batch []*sqlstore.Job) (wrote bool, m mark, err error) {
 	if m, err = c.begin(); err != nil {
 		return false, m, err
@@ -316,8 +316,8 @@ func (c *conn) committed(m mark) (bool, error) {
 	return tag == "UPDATE 1", err
 }
 
-// clean removes the marks of old transactions from time to time. A writer never asks for a mark
-// that is older than resolveTimeout.
+// The method `clean` removes the marks of old transactions from time to time. A writer never asks
+// for a mark that is older than resolveTimeout.
 func (w *writers) clean(c *conn) {
 	last, now := w.cleaned.Load(), time.Now().UnixNano()
 	if now-last < int64(cleanInterval) || !w.cleaned.CompareAndSwap(last, now) {

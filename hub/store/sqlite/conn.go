@@ -45,7 +45,7 @@ type conn struct {
 	work workCounters
 }
 
-// engineError is an error of SQLite. code is its extended result code.
+// engineError is an error of SQLite. The field `code` is the extended result code.
 type engineError struct {
 	code    int32
 	message string
@@ -122,7 +122,7 @@ func (c *conn) close() error {
 
 const pointerSize = libc.Tsize_t(unsafe.Sizeof(uintptr(0)))
 
-// pointer converts the address of memory that Go does not manage to a pointer.
+// pointer converts an address to a pointer. Go does not manage the memory at this address.
 func pointer(address uintptr) unsafe.Pointer { return unsafe.Add(nil, address) }
 
 func memory(address uintptr, n int) []byte { return unsafe.Slice((*byte)(pointer(address)), n) }
@@ -169,8 +169,8 @@ func (c *conn) pragma(p string) error {
 	}
 }
 
-// bound returns the prepared statement with its arguments bound, ready to step. A list becomes a
-// JSON array.
+// The method `bound` returns the prepared statement with its arguments bound, ready to step. A list
+// becomes a JSON array.
 func (c *conn) bound(s *sqlstore.Statement, args []any) (uintptr, error) {
 	args = withoutLists(args)
 	st := c.stmts[s.Index]

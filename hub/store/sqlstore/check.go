@@ -203,7 +203,8 @@ func (s *Store) States(ctx context.Context, after int64, limit int) (list []stor
 }
 
 // hashRules are the queries for hashes and their contents. Each query has the columns name, hash
-// and bytes: `hash` must be the SHA-256 of `bytes`, or in ek_chains its first 16 bytes.
+// and bytes: `hash` must be the SHA-256 of `bytes`. In ek_chains, `hash` is only the first 16 bytes
+// of the SHA-256.
 var hashRules = []struct {
 	name  string
 	query *Statement

@@ -27,7 +27,8 @@ var (
 	proveAsEnrolled = prepared(`INSERT INTO ek_certificates (ek, proven, expires, certificate, links) VALUES (?, 1, 0, x'', x'')
 		ON CONFLICT (ek) DO NOTHING`)
 	forgetEK = prepared(`DELETE FROM ek_certificates WHERE ek = ? AND certificate <> x''`)
-	// proveEK is for other activated enrolments. It marks the stored EK certificate as proven.
+	// proveEK is for activated enrolments whose EKKnown is false. It marks the stored EK
+	// certificate as proven.
 	proveEK = prepared(`UPDATE ek_certificates SET proven = 1, expires = 0 WHERE ek = ? AND proven = 0`)
 	// Selects the evidence of the enrolment that has the EK certificate for proveAsEnrolled.
 	selectEnrolledEK = prepared(`SELECT ` + evidenceColumns + ` FROM ek_certificates c JOIN tpms t ON t.ek = c.ek

@@ -73,8 +73,8 @@ var (
 )
 
 // expire begins a statement that empties all columns of enrolments except fingerprints, names, ids
-// and times. In these rows, the device has proven nothing. So the hub must not store what the rows
-// say about a machine and its owner.
+// and times. No device has proven the data of these rows. So the hub must not keep the data about a
+// machine and its owner.
 const expire = `UPDATE enrolments SET state = 'x', manufacturer = '', model = '',
 	firmware = '', prod_model = '', prod_serial = '', key_algorithm = '', iak_public = x'',
 	ek_certificate = x'', iak_cert = x'', idevid_cert = x'', verdict = x'', request = x'',

@@ -59,7 +59,7 @@ var (
 		zstd.WithDecoderMaxMemory(maxEvidence), zstd.WithDecoderLowmem(true)))
 )
 
-// must returns a coder. It panics if the options are wrong.
+// The function `must` returns a coder. It panics if the options are wrong.
 func must[T any](coder T, err error) T {
 	if err != nil {
 		panic(err)
@@ -305,7 +305,7 @@ var (
 		AND ek = (SELECT t.ek FROM tpms t WHERE t.enrolment = ?)`)
 )
 
-// settingPacked is the name of the setting that has the row id of the last enrolment that
+// settingPacked is the name of a setting. Its value is the row id of the last enrolment that
 // PackEvidence has read, or allPacked.
 const (
 	settingPacked = "packed-evidence"

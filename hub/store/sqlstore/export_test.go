@@ -3,7 +3,7 @@ package sqlstore
 // FlushChunk is the constant flushChunk, for the tests in package sqlstore_test.
 const FlushChunk = flushChunk
 
-// Flush writes the contacts of devices that are only in memory to the database.
+// Flush writes to the database all contacts of devices that are only in memory.
 func (s *Store) Flush() error { return s.seen.flush() }
 
 // Held returns the number of contacts of devices that are only in memory.

@@ -261,9 +261,9 @@ func walkTexts(columns, condition, by string) (up, down string) {
 		columns + condition + ` AND (` + by + `) < (` + holes + `) ORDER BY ` + descending + ` LIMIT ?`
 }
 
-// equal makes the walk through the devices that have one value of a column, in the order of nicks.
-// In SQLite, the collation of the column compares models, makers and firmwares without ASCII case;
-// in PostgreSQL, `expression` and `value` do this.
+// The function `equal` makes the walk through the devices that have one value of a column, in the
+// order of nicks. In SQLite, the collation of the column compares models, makers and firmwares
+// without ASCII case; in PostgreSQL, `expression` and `value` do this.
 //
 // PostgreSQL has no INDEXED BY. By its statistics, it would choose between the column's index and
 // the primary key, because both have the order of nicks. If the statistics are old, it may read all
@@ -562,8 +562,8 @@ func (f *finder) resolve(c Conn) error {
 	return nil
 }
 
-// page returns at most `limit` devices after the place `after`. `next` is the place after which the
-// next page begins, or nil if this is the last page.
+// The method `page` returns at most `limit` devices after the place `after`. `next` is the place
+// after which the next page begins, or nil if this is the last page.
 func (f *finder) page(c Conn, after *place, limit int) (hits []found, next *place, err error) {
 	inOrder := f.order.key == store.SortNick
 	if len(f.conditions) > 0 && f.conditions[0].count <= smallSet && !(inOrder && f.conditions[0].walk.up != nil) {
@@ -815,7 +815,7 @@ func (f *finder) plan(want columns) searchPlan {
 	return p
 }
 
-// start returns a place before all devices.
+// The method `start` returns a place before all devices.
 func (f *finder) start() place {
 	if f.order.down {
 		return place{Number: 1<<63 - 1}
@@ -823,8 +823,9 @@ func (f *finder) start() place {
 	return place{Number: -1 << 63}
 }
 
-// key returns the place `p` as arguments of a walk. If `first` is true, a descending walk must
-// start after all texts, so the arguments contain `last`, which is greater than all texts.
+// The method `key` returns the place `p` as arguments of a walk. If `first` is true, a descending
+// walk must start after all texts, so the arguments contain `last`, which is greater than all
+// texts.
 func (f *finder) key(p place, first bool, last any) []any {
 	text := func(s string) any {
 		if first && f.order.down {

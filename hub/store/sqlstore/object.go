@@ -81,8 +81,9 @@ func usage(c Conn, owner string) (int64, error) {
 	return r.int64(), nil
 }
 
-// fits returns ErrQuota if `more` additional bytes would exceed the owner's quota. It changes
-// nothing. `more` is at most slightly larger than store.MaxObjectSize, so the sums cannot overflow.
+// The function `fits` returns ErrQuota if `more` additional bytes would exceed the owner's quota.
+// It changes nothing. `more` is at most slightly larger than store.MaxObjectSize, so the sums
+// cannot overflow.
 func fits(c Conn, owner string, more, quota int64) error {
 	if more <= 0 {
 		return nil
@@ -191,7 +192,7 @@ func (s *Store) BeginUpload(ctx context.Context, u store.Upload, now time.Time) 
 }
 
 // placeOf returns the place of an object's bytes. The place is empty if the bytes are not stored,
-// or if an old version of the hub stored them, which knew no places.
+// or if an old version of the hub, which had no places, stored them.
 func placeOf(c Conn, sum store.Hash) (string, error) {
 	r, ok, err := c.One(selectPlace, sum[:])
 	if err != nil || !ok {

@@ -167,7 +167,8 @@ func (q *Queue) fill(batch []*Job, first *Job) []*Job {
 	return batch
 }
 
-// take reports whether the driver must run the job. It returns false if the caller has given up.
+// The method `take` reports whether the driver must run the job. It returns false if the caller has
+// given up.
 func (j *Job) take() bool {
 	if !j.taken.CompareAndSwap(false, true) {
 		return false

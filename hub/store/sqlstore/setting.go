@@ -28,8 +28,8 @@ func (s *Store) Hub(ctx context.Context) (name string, err error) {
 	return name, err
 }
 
-// If the database belongs to no hub yet, ClaimForHub makes it the database of the hub `name`. It
-// returns the name of the hub to which the database then belongs.
+// ClaimForHub makes the database belong to the hub `name`, if the database belongs to no hub yet.
+// It returns the name of the hub to which the database then belongs.
 func (s *Store) ClaimForHub(ctx context.Context, name string) (hubName string, err error) {
 	err = s.db.Write(ctx, func(c Conn) error {
 		if err := c.Do(insertSetting, SettingHub, name); err != nil {

@@ -61,8 +61,8 @@ type Conn interface {
 	EachColumns(s *Statement, f func(Columns) (more bool, err error), args ...any) error
 }
 
-// one returns the first row of a query, as Conn.One does. If the query has no row, it returns
-// store.ErrNotFound.
+// The function `one` returns the first row of a query, as Conn.One does. If the query has no row,
+// it returns store.ErrNotFound.
 func one(c Conn, st *Statement, args ...any) (Row, error) {
 	r, ok, err := c.One(st, args...)
 	if err == nil && !ok {

@@ -54,8 +54,9 @@ func prepared(sql string) *Statement {
 	})
 }
 
-// both registers a statement whose text differs between the engines. postgresText translates the
-// parameters and hints of the second text too. Both texts must have the same parameters.
+// The function `both` registers a statement whose text differs between the engines. postgresText
+// translates the parameters and hints of the second text too. Both texts must have the same
+// parameters.
 func both(sqlite, postgres string) *Statement {
 	return register(sqlite, func() (string, error) { return translated(postgres) })
 }

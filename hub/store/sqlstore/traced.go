@@ -66,8 +66,8 @@ func withTurn(span trace.Span, run func(Conn) error) func(Conn) error {
 	}
 }
 
-// end ends a step. The trace has no text of the error, which may contain values of rows. Errors
-// that are answers, such as store.ErrNotFound, do not count as failures.
+// The function `end` ends a step. The trace has no text of the error, which may contain values of
+// rows. Errors that are answers, such as store.ErrNotFound, do not count as failures.
 func end(span trace.Span, err error) {
 	for _, failure := range []error{store.ErrBusy, store.ErrNoSpace, ErrClosed, context.Canceled, context.DeadlineExceeded} {
 		if errors.Is(err, failure) {

@@ -39,7 +39,8 @@ func manifestCountsWithItsKey(f *fixture) {
 		equal(f, "manifests", list, []store.Manifest{m})
 	}
 	counts(true)
-	// Another owner has the same key. That does not make the manifest count.
+	// The owner deletes the key. Then the manifest does not count, although another owner has the
+	// same key.
 	f.must(f.PutManifestKey(f.ctx, manifestKey(f.other.ID, 1), f.ruleEvent(f.other.ID)))
 	f.must(f.DeleteManifestKey(f.ctx, owner, store.Hash{1}, f.ruleEvent(owner)))
 	counts(false)

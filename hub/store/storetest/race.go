@@ -12,7 +12,7 @@ import (
 	"gangway/hub/store"
 )
 
-// together runs the functions concurrently and waits for all of them.
+// The function `together` runs the functions concurrently and waits for all of them.
 func together(run ...func()) {
 	var done sync.WaitGroup
 	start := make(chan struct{})

@@ -152,7 +152,7 @@ func (f *fixture) restored() store.Restored {
 	return done
 }
 
-// lost calls RecordLostDevice for a device that onboarded after the backup.
+// The method `lost` calls RecordLostDevice for a device that onboarded after the backup.
 func (f *fixture) lost(id, owner string) store.LostDevice {
 	f.Helper()
 	d := store.LostDevice{ID: id, Owner: owner, TokenID: f.token.ID, Certificate: Hash(id), Issued: Epoch, FirstSeen: Epoch, LastSeen: Epoch, Addr: "192.0.2.1"}

@@ -1096,7 +1096,7 @@ func ownersKeepLess(f *fixture) {
 		f.Errorf("a rule without an account: %v", err)
 	}
 
-	// Each entry of one byte counts 65 bytes.
+	// An entry of one byte counts as 65 bytes of LogBounds.Bytes.
 	for i := range 5 {
 		write(ID("a"), f.owner.ID, fmt.Sprint(i), Epoch.Add(time.Duration(i)*time.Minute))
 		write(ID("b"), other.ID, fmt.Sprint(i), Epoch)
@@ -1152,8 +1152,8 @@ func logsAreTrimmed(f *fixture) {
 		left = now
 	}
 	equal(f, "left", left, devices)
-	// Each trimmed device has one entry left. A new entry replaces this entry. This shows that the
-	// trimming stored the right usage.
+	// After the trimming, the log of each device has one entry. A new entry replaces this entry.
+	// This shows that the trimming has stored the right usage.
 	list, err := f.Devices(f.ctx, f.owner.ID, "", 1)
 	f.must(err)
 	f.must(f.AppendLogs(f.ctx, list[0].ID, f.owner.ID, []store.LogEntry{{Message: "n"}}, bounds, Epoch))

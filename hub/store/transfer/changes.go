@@ -160,8 +160,8 @@ func (m *Move) CatchUp(ctx context.Context) (n int, err error) {
 	return n, m.forget(ctx, last)
 }
 
-// catchUp does the work of CatchUp, but does not remove the rows of move_changes that it has read,
-// up to the number `last`.
+// catchUp copies and compares the rows as CatchUp does. It does not remove the rows of move_changes
+// that it has read. `last` is the number of the last of these rows.
 func (m *Move) catchUp(ctx context.Context) (n int, last int64, err error) {
 	from, err := m.from.BeginTx(ctx, nil) // all reads see the same state of the file
 	if err != nil {
@@ -178,8 +178,8 @@ func (m *Move) catchUp(ctx context.Context) (n int, last int64, err error) {
 	return n, last, m.transact(ctx, func() error { return m.apply(ctx, from, changed) })
 }
 
-// forget removes the rows of move_changes up to the number `last`. It uses several short writes,
-// because a long write would delay the hub.
+// The method `forget` removes the rows of move_changes up to the number `last`. It uses several
+// short writes, because a long write would delay the hub.
 func (m *Move) forget(ctx context.Context, last int64) error {
 	for {
 		result, err := m.from.ExecContext(ctx, `DELETE FROM move_changes WHERE n <= min(?, (SELECT min(n) FROM move_changes) + 5000)`, last)
@@ -192,9 +192,9 @@ func (m *Move) forget(ctx context.Context, last int64) error {
 	}
 }
 
-// apply replaces the changed rows of the target by the rows of the file. It first deletes all old
-// rows, so that a unique value can move from one row to another. The target has no foreign keys
-// during the move.
+// The method `apply` replaces the changed rows of the target by the rows of the file. It first
+// deletes all old rows, so that a unique value can move from one row to another. The target has no
+// foreign keys during the move.
 func (m *Move) apply(ctx context.Context, from *sql.Tx, changed keys) error {
 	for _, t := range tables {
 		if t.whole && changed[t.name] != nil {
@@ -325,7 +325,7 @@ func (m *Move) compareRows(ctx context.Context, t table, rows [][]any, query str
 	return err
 }
 
-// name returns a text for a key. Different keys have different texts.
+// The function `name` returns a text for a key. Different keys have different texts.
 func name(key []any) string {
 	var b []byte
 	for _, v := range key {

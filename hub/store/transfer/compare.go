@@ -85,7 +85,8 @@ func same(a, b any) bool {
 	return a == b
 }
 
-// selectionByBytes is the query of all rows of the file in the order of PostgreSQL.
+// selectionByBytes returns a query for all rows of a table in the file, in the order in which
+// PostgreSQL sorts them.
 func (m *Move) selectionByBytes(t table) string {
 	order := make([]string, len(t.key))
 	for i, name := range t.key {

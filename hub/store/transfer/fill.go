@@ -28,7 +28,7 @@ func Known(name string) bool {
 	return !passing[name] && slices.ContainsFunc(tables, func(t table) bool { return t.name == name })
 }
 
-// file is a SQLite database that is filled in one transaction.
+// file is a SQLite database as a Target. All calls of Add are one transaction.
 type file struct {
 	db       *sql.DB
 	tx       *sql.Tx
@@ -135,10 +135,10 @@ func (f *file) Close() error {
 	return f.db.Close()
 }
 
-// server is a PostgreSQL database that is filled. Each call of Add is a transaction.
+// server is a PostgreSQL database as a Target. Each call of Add is a transaction.
 type server struct{ raw *postgres.Raw }
 
-// Newest is the version of the newest schema that this program knows.
+// Newest, as the version of a schema, stands for the newest version that this program knows.
 const Newest = 0
 
 // NewPostgres makes the tables of a schema version in a PostgreSQL database, and returns the

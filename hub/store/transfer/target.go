@@ -60,8 +60,8 @@ func (m *Move) prepare(ctx context.Context, hub string) error {
 	return nil
 }
 
-// checkEmpty returns an error if the target has rows of a hub. It ignores the tables in which the
-// schema itself makes rows.
+// checkEmpty returns an error if the target has rows of a hub. It ignores the tables that a move
+// replaces as a whole, because the schema itself makes rows in some of these tables.
 func (m *Move) checkEmpty(ctx context.Context) error {
 	for _, t := range tables {
 		if t.whole {
@@ -113,7 +113,7 @@ func (m *Move) Finish(ctx context.Context) error {
 	return nil
 }
 
-// closing returns statements after which every write to the file fails.
+// The function `closing` returns statements after which every write to the file fails.
 func closing() string {
 	var text strings.Builder
 	for _, t := range tables {
@@ -168,7 +168,7 @@ func (m *Move) finishTarget(ctx context.Context) error {
 	return nil
 }
 
-// last returns the last number that a table has used.
+// The method `last` returns the last number that a table has used.
 func (m *Move) last(ctx context.Context, t table) (int64, error) {
 	query := "SELECT max(" + t.counter + ") FROM " + t.name
 	if t.never {

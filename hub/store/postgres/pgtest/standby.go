@@ -21,7 +21,7 @@ type Place struct {
 	Do func(func() error) error
 }
 
-// Here is the value of Place.Do for this machine: it only calls the function `f`.
+// Here calls the function `f`, and does nothing else. It is used as Place.Do for this machine.
 func Here(f func() error) error { return f() }
 
 // StartAt starts a server in a place. Its commits wait for the disk, and a standby can copy it.
