@@ -155,7 +155,7 @@ func (t *eventCounters) put(e store.Event, own int) *store.Event {
 	case c.rows < own:
 		c.rows++
 		return &e
-	case c.rows == own: // the first event that shares a row with later ones
+	case c.rows == own: // the first event that shares a row with later events
 		c.rows++
 		e.Count, e.Last = 1, e.Time
 		return &e

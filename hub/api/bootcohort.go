@@ -17,7 +17,7 @@ import (
 // Bounds of the answers about cohorts. They bound the rows that the hub reads.
 const (
 	listedCohorts  = 100
-	listedBad      = 60 // cohorts with the fewest changed devices, and as many with the most
+	listedBad      = 60 // cohorts with the fewest changed devices, and as many cohorts with the most changed devices
 	listedRare     = 20 // cohorts of each part, among which the hub looks for outliers
 	listedMembers  = 200
 	listedVersions = 20

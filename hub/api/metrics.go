@@ -26,7 +26,7 @@ type metrics struct {
 
 // Values of the label "kind" of gangway_errors_total.
 const (
-	busyError     = "database-busy" // the database was locked, too slow, or away
+	busyError     = "database-busy" // the database was locked, too slow, or unavailable
 	fullError     = "disk-full"
 	internalError = "internal" // anything else; the hub's log has the cause
 )
@@ -70,7 +70,7 @@ func newMetrics(r *prometheus.Registry) *metrics {
 			Name: "gangway_rule_refusals_total", Help: "Onboarding requests that a policy, an EK list or the trust store refused."}),
 	}
 	for _, kind := range []string{busyError, fullError, internalError} {
-		m.errors.WithLabelValues(kind) // the series exist before the first error, so that its increase is seen
+		m.errors.WithLabelValues(kind) // the series exist before the first error, so that monitoring sees the first error as an increase
 	}
 	m.enrolments.WithLabelValues("accepted")
 	r.MustRegister(m.refusals, m.errors, m.refusedByRules, m.enrolments, m.activations, m.duration, m.panics, m.overloaded,

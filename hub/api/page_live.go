@@ -45,7 +45,7 @@ type live struct {
 	n         int
 	ended     bool
 	beat      time.Duration // 0: liveBeat
-	others    *outbox       // for the other replicas; nil: there are none
+	others    *outbox       // for the other replicas; nil: there are no other replicas
 }
 
 func (l *live) beatEvery() time.Duration {

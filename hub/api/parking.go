@@ -196,7 +196,7 @@ type socket struct {
 	// patience is how long the client may take to receive the held bytes.
 	patience time.Duration
 
-	turns chan struct{} // of the parking; nil after the handshake
+	turns chan struct{} // the field of the `parking`; nil after the handshake
 	turn  bool          // the handshake has a turn
 	until time.Time     // end of the handshake's time
 }

@@ -122,7 +122,7 @@ var routes = []route{
 	{"GET", "/devices/?", accountOrDevice, unlimited, noBody, (*Server).listDevices},
 	{"GET", "/devices/np/{owner}/{id}", accountOrDevice, unlimited, noBody, (*Server).showByNicks},
 	{"GET", "/devices/{id}", accountOrDevice, unlimited, noBody, (*Server).showDevice},
-	{"PUT", "/devices/{id}", scopedAccount, inHandler, jsonBody, (*Server).putDevice}, // claimRate, if it claims the device
+	{"PUT", "/devices/{id}", scopedAccount, inHandler, jsonBody, (*Server).putDevice}, // claimRate, if the request claims the device
 	{"PATCH", "/devices/{id}", scopedAccount, unlimited, jsonBody, (*Server).renameDevice},
 	{"DELETE", "/devices/{id}", scopedAccount, unlimited, noBody, (*Server).deleteDevice},
 	{"PUT", "/devices/{id}/public", scopedAccount, unlimited, noBody, (*Server).publish},

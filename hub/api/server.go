@@ -162,7 +162,7 @@ type Server struct {
 	outbox   outbox // news for the other replicas
 	lease    lease  // lease of the periodic work
 	gauge    gauge
-	heard    instant // when this replica last read the news of the others
+	heard    instant // when this replica last read the news of the other replicas
 	worked   instant // when this hub last did the periodic work
 	vault    claimVault
 	stopping atomic.Bool // Serve's context has ended
