@@ -152,7 +152,7 @@ func (s *Server) bootRuleEvent(r *http.Request, kind, format string, args ...any
 }
 
 // rulesChanged judges boots again after a change of the caller's keys, manifests or decisions. It
-// judges at most judgeAtOnce boots; the sweep judges the others.
+// judges at most judgeAtOnce boots; the periodic sweep judges the other boots.
 func (s *Server) rulesChanged(r *http.Request) error {
 	_, err := s.judgeAgain(r.Context(), accountOf(r).ID, judgeAtOnce)
 	return err
@@ -178,7 +178,7 @@ func (s *Server) dropManifestKey(r *http.Request, name string) error {
 	return s.rulesChanged(r)
 }
 
-// hashNamed reads a SHA-256 in lower-case hexadecimal.
+// hashNamed reads a SHA-256 in lower-case hexadecimal. For any other text, ok is false.
 func hashNamed(name string) (h store.Hash, ok bool) {
 	b, err := hex.DecodeString(name)
 	if err != nil || len(b) != len(h) || strings.ToLower(name) != name {

@@ -130,8 +130,8 @@ func TestManifestsDecideWhatIsExpected(t *testing.T) {
 	if got := partsOf(ada, id); got != "known known expected expected expected" {
 		t.Errorf("%s", got)
 	}
-	// An older system boots, although no revision contains this system. So the verdict calls the
-	// boot a roll-back.
+	// An older system boots, and no revision contains this system. So the verdict calls the boot a
+	// roll-back.
 	if v := booted(t, c, s.victim, system("linux 1"), 4); v.State != store.BootChanged || !strings.Contains(strings.Join(v.Changes, " "), "rolled back") {
 		t.Errorf("%s", brief.Of(v))
 	}

@@ -55,8 +55,8 @@ func (s *Server) Collect(ctx context.Context) error {
 		if err != nil || !unneeded {
 			return err
 		}
-		// No upload will ever use this place again. So the removal may also happen late, when
-		// another replica has taken over.
+		// No later upload uses the place of this file again. So even if this removal is late, and
+		// another replica already does the periodic work, it removes no other bytes.
 		return s.cfg.Objects.Delete(ctx, key)
 	})
 }

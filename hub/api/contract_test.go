@@ -40,8 +40,8 @@ type row struct {
 	// limit is approximately the largest accepted body, in bytes. A body of twice this size is
 	// refused as too large.
 	limit int
-	// other is the status for an unknown id, or for the id of another owner's thing. Default: 404
-	// if the path has an id.
+	// other is the status for an unknown id, or for an id that belongs to another owner. Default:
+	// 404 if the path has an id.
 	other int
 	// before makes the data that a valid call needs. It may return other values for the path's
 	// variables, and another body under the name "body".
@@ -50,7 +50,7 @@ type row struct {
 	// that is not JSON. If both are false, the body is JSON.
 	form, text bool
 
-	// If public is set, the answer is not secret, so other callers get it too.
+	// If public is set, the answer is not secret, so callers that `who` does not name get it too.
 	public bool
 }
 
@@ -545,8 +545,8 @@ func registration(c *contract) map[string]string {
 	return map[string]string{"body": string(must(d.Registration(tok, e.Keys, fleet.RegistrationChange{}))(t))}
 }
 
-// at replaces the variables of a path. It uses the values in `values`. For a variable that is not
-// in `values`, it uses Ada's value.
+// The method `at` replaces the variables of a path. It uses the values in `values`. For a variable
+// that is not in `values`, it uses Ada's value.
 func (c *contract) at(path string, values map[string]string) string {
 	all := maps.Clone(c.secrets)
 	maps.Copy(all, values)
@@ -613,7 +613,7 @@ func TestContractHasARowForEveryRoute(t *testing.T) {
 	}
 }
 
-// each calls `f` for every route, in a fixed order.
+// The method `each` calls `f` for every route, in a fixed order.
 func (c *contract) each(f func(method, path string, r row)) {
 	rows := contractRows()
 	for _, route := range c.routes {
