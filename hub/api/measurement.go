@@ -35,14 +35,14 @@ const nonceLife = time.Minute
 type connState struct {
 	peer    peer        // set by the handshake
 	matched atomic.Bool // the last measurement on this connection matched
-	// states are the states of the parts in the last measurement on this connection; nil: there is
-	// no measurement, or the hub refused it.
+	// states are the states of the parts of the boot in the last measurement on this connection;
+	// nil: there is no measurement, or the hub refused it.
 	states atomic.Pointer[map[string]string]
 	// seen is the version of the device's clone.Record after the connection's
 	// last measurement; 0: none.
 	seen atomic.Int64
-	// asks limits how often the hub requests another measurement on this connection. It makes this
-	// request when another connection of the same device has sent a measurement.
+	// asks limits how often the hub requests another measurement on this connection. The hub makes
+	// this request when another connection of the same device has sent a measurement.
 	asks *rate.Limiter
 	// shook is how long the handshake took, in nanoseconds. The connection's first request with a
 	// trace records the value, and sets shook to 0.
@@ -365,9 +365,9 @@ func ownConnection(r *http.Request) *connState {
 }
 
 // The limits of the requests to measure again, on one connection of a device: askBurst requests
-// without delay, then one request in each askEvery. The limits exist because a single contradiction
-// may come from a TPM that was cleared. There is no limit while clones are suspected, because the
-// hub needs several measurements to be certain.
+// without delay, then one request in each askEvery. The limits exist because a single sign of a
+// clone may also come from a TPM that was cleared. There is no limit while clones are suspected,
+// because the hub needs several measurements to be certain.
 const (
 	askEvery = 10 * time.Minute
 	askBurst = 4

@@ -348,8 +348,8 @@ func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
 	}
 }
 
-// If a device repeats a request that the hub refuses, the hub stores the device's EK certificate
-// only once.
+// A device sends several requests that the hub refuses. After these requests have expired, the hub
+// still has the device's EK certificate, and has not marked it as proven.
 func TestRefusedRequestsKeepOneCertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

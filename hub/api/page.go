@@ -58,7 +58,7 @@ func (s *Server) renderPart(w http.ResponseWriter, r *http.Request, name, part s
 }
 
 // fillPage sets the fields that all pages share. If w is not nil, fillPage moves the notice from
-// the browser's cookie to the page.
+// the browser's cookie to the page. If w is nil, the notice stays in the cookie.
 func (s *Server) fillPage(w http.ResponseWriter, r *http.Request, p *ui.Page) {
 	if c, ok := r.Context().Value(callerKey{}).(caller); ok && c.signIn != nil {
 		p.Nick, p.CSRF = c.Account.Nick, s.formTokenOf(c.signIn)
@@ -161,7 +161,7 @@ func (s *Server) toSignIn(w http.ResponseWriter, r *http.Request) error {
 }
 
 // pageOf returns the address of the page on which a script sent the request, or "" if the header
-// does not name a page of this hub.
+// HX-Current-URL does not name a page of this hub.
 func pageOf(r *http.Request) string {
 	u, err := url.Parse(r.Header.Get("HX-Current-URL"))
 	if err != nil {

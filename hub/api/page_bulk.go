@@ -33,7 +33,7 @@ const (
 // hub cannot change a device's owner.
 type bulkAct struct {
 	name, title, button string
-	// lost returns a sentence about the effect of the action on `n` devices.
+	// The function `lost` returns a sentence about the effect of the action on `n` devices.
 	lost func(n int) string
 }
 
@@ -219,7 +219,8 @@ func (s *Server) bulkNotice(act bulkAct, n, of int, undo string, err error) ui.N
 }
 
 // actOn applies an action to each device in turn, and stops at the first failure of the store. `n`
-// is the number of changed devices. `undo` is the name that undos.keep returned.
+// is the number of changed devices. `undo` is the name under which undos.keep
+// stored the action, or "" if the action cannot be undone.
 func (s *Server) actOn(r *http.Request, act bulkAct, rows []store.DeviceRow, key, value string) (n int, undo string, err error) {
 	ctx, owner := r.Context(), accountOf(r).ID
 	var before *labelUndo

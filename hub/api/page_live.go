@@ -69,7 +69,7 @@ type liveChange struct {
 	Kind   string `json:"kind"`
 }
 
-// listen adds a listener of an account. The caller removes it with leave.
+// listen adds a listener of an account. The caller removes the listener with the method `leave`.
 func (l *live) listen(owner string) (*listener, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -101,7 +101,7 @@ func (l *live) leave(owner string, one *listener) {
 	l.n--
 }
 
-// end closes all connections, so that the hub can stop.
+// The method `end` closes all connections, so that the hub can stop.
 func (l *live) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -202,7 +202,8 @@ func TestOperatorSeesVersionsAndNoOtherText(t *testing.T) {
 	}
 }
 
-// If a hub has many devices, the page counts only some devices of each owner, and says this.
+// If a hub has many devices, the page counts only some devices of each owner, and the page states
+// that.
 func TestVersionsAreCountedInASample(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -100,7 +100,7 @@ func facetOf(name string, field store.SearchField, f Facet, total int) ui.Facet 
 	return facet
 }
 
-// needs returns the problems that need a person's attention, the most urgent first.
+// The function `needs` returns the problems that need a person's attention, the most urgent first.
 func needs(f FleetSummary, tokens int) (list []ui.Todo) {
 	add := func(state string, n int, one, several, path string) {
 		if n == 0 {

@@ -54,8 +54,8 @@ type policies struct {
 	hubDoc, ownDoc *policy.Document // nil: none
 }
 
-// version returns a hash of both policies. putPreviewed compares it to notice a change after the
-// preview.
+// version returns a hash of both policies. putPreviewed compares the hash with the hash of the
+// preview, to notice a change after the preview.
 func (p *policies) version() string {
 	return fmt.Sprintf("%x", sha256.Sum256([]byte(p.hub.Text+"\x00"+p.own.Text)))
 }
