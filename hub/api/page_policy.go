@@ -314,7 +314,8 @@ func (s *Server) cutByParts(ctx context.Context, t *onboard.Trial, d *store.Devi
 	return fmt.Sprintf("The policy would require that the part %q of the boot is %s, but it is %s.", part, state, cmp.Or(states[part], "not judged")), nil
 }
 
-// previewAboard judges the newest devices.
+// previewAboard judges the newest devices with the present policy and with the new policy, and adds
+// the changes to p.
 func (s *Server) previewAboard(ctx context.Context, p *ui.PolicyPreview, t *onboard.Trial, owner string) error {
 	counts, err := s.cfg.Store.FleetCounts(ctx, owner)
 	if err != nil {
@@ -408,7 +409,8 @@ func outcomeBadge(o onboard.Outcome) ui.Badge {
 	return ui.Badge{Tone: "bad", Text: "refused"}
 }
 
-// previewArrivals judges the newest waiting machines.
+// previewArrivals judges the newest waiting machines with the present policy and with the new
+// policy, and adds the changes to p.
 func (s *Server) previewArrivals(ctx context.Context, p *ui.PolicyPreview, t *onboard.Trial, owner string) error {
 	list, err := s.cfg.Store.WaitingDevices(ctx, owner, s.cfg.Now(), previewWaiting)
 	if err != nil {

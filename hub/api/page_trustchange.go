@@ -159,8 +159,8 @@ func readAdded(name string, content []byte) (certs []trust.Certificate, problem 
 	return certs, ""
 }
 
-// showMaker is the page of one certificate of the trust store. With ?act=, the page shows a preview
-// of that act.
+// showMaker is the page of one certificate of the trust store. If the query has ?act=, the page
+// also shows a preview of this change: remove, distrust or restore.
 func (s *Server) showMaker(w http.ResponseWriter, r *http.Request) error {
 	makers, e, err := s.makerInPath(r)
 	if err != nil {
@@ -262,8 +262,9 @@ func (s *Server) removable(ctx context.Context, e *trust.Entry) bool {
 	return !still
 }
 
-// makerChange returns the change that an act makes, and sets the description of the effect. The
-// description is empty if the certificate's state does not allow the act.
+// makerChange returns the change that `act` names: remove, distrust or restore. It also sets the
+// description of the effect on the page. The description is empty if the certificate's state does
+// not allow the change.
 func (s *Server) makerChange(r *http.Request, p *ui.TrustChangePage, e *trust.Entry, act string) (change store.TrustChange, did string) {
 	if !slices.ContainsFunc(p.Acts, func(a ui.TrustAct) bool { return a.Name == act }) {
 		return change, ""

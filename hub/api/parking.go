@@ -24,7 +24,8 @@ import (
 // stack the handshake and the last request have enlarged. So the hub parks an idle connection: it
 // takes the connection back from net/http, waits until the client sends something, and gives the
 // connection to net/http again, like a new connection. One goroutine waits for all parked
-// connections, with epoll: a goroutine for each connection would use a quarter of the memory.
+// connections, with epoll. With one goroutine for each connection, the goroutines would use a
+// quarter of the memory.
 
 // parkAfter is how long a connection is idle before it is parked.
 const parkAfter = time.Second
@@ -67,7 +68,7 @@ func newParking(l net.Listener, c *tls.Config, peer func(*tls.ConnectionState) (
 }
 
 // acceptAll accepts connections until the listener fails or is closed. Like net/http, it tries
-// again after an error that may pass, such as too many open files.
+// again after an error that may be temporary, such as too many open files.
 func (p *parking) acceptAll() {
 	pause := time.Duration(0)
 	for {

@@ -15,7 +15,7 @@ import (
 
 // route is one row of the route table: a method, a path, the access that callers need, the rate
 // limit, the largest body, and the handler. The row decides everything about the route, with one
-// exception: the map essential says which routes the hub serves when disk space is scarce.
+// exception: the map `essential` says which routes the hub serves when disk space is scarce.
 type route struct {
 	method string
 	// path is a pattern of http.ServeMux, with two differences. The pattern matches only whole
@@ -106,7 +106,7 @@ var routes = []route{
 	{"GET", "/devices/tokens/?", scopedAccount, unlimited, noBody, (*Server).listJoinTokens},
 	{"DELETE", "/devices/tokens/{id}", scopedAccount, unlimited, noBody, (*Server).endJoinToken},
 
-	// Waiting devices, and the rules about TPMs.
+	// Waiting devices, and the owner's rules about TPMs: the policy and the EK list.
 	{"GET", "/devices/waiting/?", scopedAccount, unlimited, noBody, (*Server).listWaiting},
 	{"POST", "/devices/{id}/approve", scopedAccount, unlimited, jsonBody, (*Server).approve},
 	{"POST", "/devices/{id}/deny", scopedAccount, unlimited, jsonBody, (*Server).deny},

@@ -4,8 +4,8 @@
 // One listener serves people, their programs and devices. It uses only TLS 1.3; the operator can
 // allow TLS 1.2 too. The hub requests a client certificate, but does not require a client
 // certificate. If the client sends a certificate that does not chain to the device CA, the
-// handshake fails. The leaf certificate identifies a device if the certificate in the store belongs
-// to an active device.
+// handshake fails. The leaf certificate identifies a device if the store has this certificate, and
+// the certificate belongs to an active device.
 package api
 
 import (
@@ -36,7 +36,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Config configures a Server. All fields without a default are required.
+// Config configures a Server. The fields Store, CA, Onboard, Objects, Log, Now, PublicURL and Names
+// are required.
 type Config struct {
 	Store   Store
 	CA      *pki.Hub

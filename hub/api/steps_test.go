@@ -193,7 +193,7 @@ func TestTwoStepsRefuseCSRKeyOutsideTheTPM(t *testing.T) {
 	}})
 }
 
-// Weakness 1 of Pantacor's original hub: the certification was parsed and not checked.
+// Weakness 1 of Pantacor's original hub: the certification was parsed, but not checked.
 func TestTwoStepsRefuseBadCertifications(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)

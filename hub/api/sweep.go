@@ -49,7 +49,7 @@ func (s *Server) work(ctx context.Context, up time.Time) {
 	s.markQuiet(duty, up)
 	s.judgeStale(duty)
 	s.watch(duty)
-	// Ping also checks the lease in the database, because a replica that has lost its lease did no
+	// Ping fails if this hub has lost the lease in the database. A hub without the lease did no
 	// work.
 	if s.cfg.Store.Ping(duty) == nil {
 		s.worked.set(s.cfg.Now())
