@@ -238,8 +238,8 @@ func resourceOf(path string) string {
 }
 
 var (
-	errUnmeasured  = problem(http.StatusForbidden, "boot-unmeasured", "Send a measurement first: GET, then POST /device/boot, on the same connection. The agent does this by itself.", "The owner's policy requires a boot measurement, and this connection has none.")
-	errBootNothing = problem(http.StatusForbidden, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware, or set measured_boot: report.", "The owner's policy requires a measured boot, and the firmware measured nothing into the TPM.")
+	errUnmeasured  = problem(http.StatusForbidden, "boot-unmeasured", "Send a measurement first, on the same connection: GET /device/boot, then POST /device/boot. The agent does this by itself.", "The owner's policy requires a boot measurement, and this connection has none.")
+	errBootNothing = problem(http.StatusForbidden, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware, or set 'measured_boot: report' in the policy.", "The owner's policy requires a measured boot, and the firmware measured nothing into the TPM.")
 	errBootRefused = problem(http.StatusForbidden, "boot-refused", "The device's owner can display the reason with 'gangway device boot'. The agent sends another measurement by itself.", "The owner's policy requires a measured boot, and the device's last measurement was refused.")
 	errBootChanged = problem(http.StatusForbidden, "boot-changed", "The device's owner can display the changes with 'gangway device boot', and accept them.", "The owner's policy requires that every part of the boot is expected or known, and a part of this boot has changed.")
 )

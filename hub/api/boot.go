@@ -263,7 +263,7 @@ func (s *Server) decidedReference(r *http.Request, d store.Device, body bootDeci
 			return nil, err
 		}
 		if m.NothingMeasured() {
-			return nil, problem(http.StatusConflict, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware, or set measured_boot: report.", "The firmware measured nothing, so there is no measurement to accept.")
+			return nil, problem(http.StatusConflict, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware, or set 'measured_boot: report' in the policy.", "The firmware measured nothing, so there is no measurement to accept.")
 		}
 		return boot.NewReference(&m, "the boot of "+latest.Time.UTC().Format("2 January 2006"), now), nil
 	case strings.HasPrefix(body.From, "device:"):

@@ -101,7 +101,7 @@ func (s *Server) listCohorts(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-var errPart = problem(http.StatusBadRequest, "boot-part", "Use firmware, firmware-code, keys, boot-path, system or rest.", "The name of the part is not valid.")
+var errPart = problem(http.StatusBadRequest, "boot-part", "Use firmware, firmware-code, keys, boot-path, system or rest.", "The name of the part of the boot is not valid.")
 
 // cohorts lists the cohorts of the part of the boot that `part` names. If `part` is empty, it lists
 // the cohorts that the owner should look at, the outliers first.
@@ -181,7 +181,7 @@ func viewCohort(c store.BootCohort) CohortView {
 	if model == "" {
 		model = "no model"
 	}
-	v.Words = fmt.Sprintf("%d of %d measured devices of %s have this value of %s, the first since %s.", c.Devices, c.Of, model, partWords(c.Part), c.First.UTC().Format("2 January 2006"))
+	v.Words = fmt.Sprintf("%d of %d measured devices of %s have this value of %s. The value was first measured on %s.", c.Devices, c.Of, model, partWords(c.Part), c.First.UTC().Format("2 January 2006"))
 	if c.Bad > 0 {
 		v.Cause = c.Cause
 		v.Words += " " + c.Words

@@ -75,7 +75,7 @@ func (s *Server) bootNonce(r *http.Request, device string, at int64) ([]byte, er
 	exporter, err := r.TLS.ExportKeyingMaterial(wire.BootExporterLabel, nil, wire.ExporterSize)
 	if err != nil {
 		// With TLS 1.2 without RFC 7627, the exported keys do not identify the connection.
-		return nil, problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "A measurement is bound to its connection, and the TLS version of this connection does not support that.")
+		return nil, problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "A measurement is bound to its connection, and the TLS version of this connection does not allow this.")
 	}
 	nonce := binary.BigEndian.AppendUint64(nil, uint64(at))
 	m := hmac.New(sha256.New, s.cfg.CA.SealKey())
@@ -251,7 +251,7 @@ func (s *Server) acceptMeasurement(r *http.Request, d store.Device, e store.Enro
 	if isFirst || b.State != was || !bytes.Equal(b.Changes, before.Changes) {
 		event := bootEvent(d.Nick, verdict)
 		if isFirst {
-			event = store.Event{Kind: "device.boot-learnt", Message: fmt.Sprintf("The boot of %q was measured for the first time and is its reference now.", d.Nick)}
+			event = store.Event{Kind: "device.boot-learnt", Message: fmt.Sprintf("The boot of %q was measured for the first time. This boot is the device's reference now.", d.Nick)}
 		}
 		event.Time, event.Owner, event.Device, event.Addr = now, d.Owner, d.ID, remoteAddr(r)
 		s.recordOrCount(ctx, event)

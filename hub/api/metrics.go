@@ -63,7 +63,7 @@ func newMetrics(r *prometheus.Registry) *metrics {
 		overloaded: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "gangway_overloaded_total", Help: "Requests that were refused because too many other requests were running."}),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "gangway_refusals_total", Help: "Requests that were answered with an error, by its code."}, []string{"code"}),
+			Name: "gangway_refusals_total", Help: "Requests that were answered with an error, by the error's code."}, []string{"code"}),
 		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "gangway_errors_total", Help: "Requests that failed because of the hub, by kind: database-busy, disk-full or internal."}, []string{"kind"}),
 		refusedByRules: prometheus.NewCounter(prometheus.CounterOpts{

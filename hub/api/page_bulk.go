@@ -203,7 +203,7 @@ func labelProblems(key, value string) (ofKey, ofValue string) {
 }
 
 func (s *Server) bulkNotice(act bulkAct, n, of int, undo string, err error) ui.Notice {
-	done := map[string]string{"label": "The label of %s is set.", "boot": "%s will measure the boot with the next report.", "delete": "%s deleted."}[act.name]
+	done := map[string]string{"label": "The label of %s is set.", "boot": "%s will measure the boot after the next report.", "delete": "%s deleted."}[act.name]
 	notice := ui.Notice{Tone: "ok", Text: upperFirst(fmt.Sprintf(done, counted(n, "device")))}
 	if n < of {
 		notice.Tone = "warn"

@@ -575,7 +575,7 @@ func TestDeviceIsRenamedPublishedAndDeletedOnThePage(t *testing.T) {
 		t.Error("not public")
 	}
 	b.act(id, "public", "public", "no")
-	says(t, b.tab(id, "settings"), "Its certificates are revoked at once", "Its trail with 1 revision", "Type flagship to confirm")
+	says(t, b.tab(id, "settings"), "certificates are revoked at once", "trail with 1 revision", "Type flagship to confirm")
 	for _, typed := range []string{"", "Flagship", "flagship "} {
 		if status, page, _ := b.post(id, "delete", "confirm", typed); status != 400 || !strings.Contains(text(page), "The device was not deleted.") {
 			t.Errorf("%q: %d %s", typed, status, text(page))

@@ -115,7 +115,7 @@ func TestOperatorsPagesShowCountsAndOwnersOnly(t *testing.T) {
 	for path, wants := range map[string][]string{
 		"/ui/operator":        {"ada", "mallory", "olga", "enabled", "64 GiB", "operator"},
 		"/ui/operator/makers": {"FAKE", "Devices with other TPMs"},
-		"/ui/operator/health": {"Free disk space", "renews it by itself", "never expire", "Go"},
+		"/ui/operator/health": {"Free disk space", "renews the certificate by itself", "never expire", "Go"},
 	} {
 		for _, want := range wants {
 			if !strings.Contains(pages[path], want) {

@@ -51,7 +51,7 @@ const (
 var (
 	errTrustChanged = problem(http.StatusConflict, "trust-changed", "Read the new preview, and confirm it.", "The trust store has changed since the preview.")
 	errNoMaker      = problem(http.StatusNotFound, "not-found", "Open the list of certificates on the page Trust.", "The trust store does not have this certificate.")
-	errNoSuchAct    = problem(http.StatusBadRequest, "no-such-act", "Go back and reload the page.", "The certificate's state does not allow this.")
+	errNoSuchAct    = problem(http.StatusBadRequest, "no-such-act", "Go back and reload the page.", "The certificate's state does not allow this change.")
 )
 
 // trustVersion returns a hash of the certificates in force. The hub refuses a change if the trust
@@ -511,7 +511,7 @@ func (s *Server) addedCertificate(e *trust.Entry, set *trust.Set) ui.CheckedCert
 	case e.Root && self:
 		out.Title, out.Words = "Root CA certificate", []string{"The certificate is signed by its own key. The hub would trust every TPM with an EK certificate that chains to this certificate."}
 	case e.Root:
-		out.Title, out.Words = "CA certificate, added as a root", []string{"Another CA issued it. The hub would trust every TPM whose certificate chains to it."}
+		out.Title, out.Words = "CA certificate, added as a root", []string{"Another CA issued this certificate. The hub would trust every TPM with an EK certificate that chains to it."}
 	default:
 		out.Words = []string{"The hub would use the certificate only as a link in chains to a root."}
 	}
