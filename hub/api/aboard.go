@@ -21,7 +21,7 @@ const (
 	// verifies a chain of certificates, which takes about a millisecond.
 	scanInSweep = 2000
 	scanPage    = 200
-	// If a scan has found devices whose certificates are no longer trusted, the hub repeats the
+	// A scan may find devices whose certificates are no longer trusted. The hub then repeats the
 	// scan after this time, because the owners may have deleted these devices.
 	scanAgain = time.Hour
 )

@@ -320,7 +320,8 @@ func bootEvent(nick string, v *wire.BootVerdict) store.Event {
 }
 
 // reportBackwards records an event if the TPM's counters are lower than in the TPM's previous
-// attestation: in the device's last measurement or, if there is none, in its onboarding request.
+// attestation. This is the device's last measurement or, if there is no measurement, the device's
+// onboarding request.
 func (s *Server) reportBackwards(r *http.Request, d store.Device, e store.Enrolment, last store.Boot, m *boot.Measurement) {
 	var before boot.Counters
 	var earlier boot.Measurement

@@ -209,11 +209,13 @@ func (s *Server) formTokenOf(in *signIn) string {
 
 var errFormToken = problem(http.StatusForbidden, "form-token", "Go back, reload the page, and send the form again.", "The form does not belong to a page of your session.")
 
-// checkFormToken refuses a request if three things are true: the request changes something, only
-// the browser's cookie authenticates the request, and the request does not have the session's form
-// token. The hub calls checkFormToken for every route, so no handler can forget the check. A
-// request with an Authorization header needs no form token, because a browser never sends that
-// header by itself.
+// checkFormToken refuses a request if three things are true:
+//   - The request changes something.
+//   - Only the browser's cookie authenticates the request.
+//   - The request does not have the session's form token.
+//
+// The hub calls checkFormToken for every route, so no handler can forget the check. A request with
+// an Authorization header needs no form token, because a browser never sends that header by itself.
 func (s *Server) checkFormToken(r *http.Request, c caller) error {
 	if c.signIn == nil || !c.signIn.byCookie || r.Method == http.MethodGet || r.Method == http.MethodHead {
 		return nil

@@ -459,9 +459,9 @@ func (l *lent) SetDeadline(t time.Time) error {
 }
 
 // SetReadDeadline implements net.Conn. While net/http waits for a request, the connection has the
-// deadline of the idle time. net/http removes this deadline as soon as it has the first bytes of
-// the request, even if it read these bytes earlier. From then on, Read must not park the
-// connection.
+// deadline of the idle time. net/http removes this deadline as soon as net/http has the first bytes
+// of the request. This holds even if net/http has read these bytes earlier. From then on, Read must
+// not park the connection.
 func (l *lent) SetReadDeadline(t time.Time) error {
 	if l.state.Load() != isLent {
 		return net.ErrClosed
