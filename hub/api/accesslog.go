@@ -35,8 +35,9 @@ func (a *answer) Write(b []byte) (int, error) {
 // Unwrap lets http.ResponseController reach the connection.
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
-// logged writes a line of the access log for each request. The line has the route's pattern and not
-// the path, because paths and queries contain secrets, such as claim codes and signed URLs.
+// The method `logged` writes a line of the access log for each request. The line has the route's
+// pattern and not the path, because paths and queries contain secrets, such as claim codes and
+// signed URLs.
 func (s *Server) logged(next http.Handler) http.Handler {
 	if s.cfg.AccessLog == nil {
 		return next

@@ -170,7 +170,8 @@ func (t *eventCounters) put(e store.Event, own int) *store.Event {
 	return nil
 }
 
-// take returns the events that wait for a write, and drops the counters of days before `now`.
+// The method `take` returns the events that wait for a write, and drops the counters of days before
+// `now`.
 func (t *eventCounters) take(now time.Time) (events []store.Event) {
 	today := now.UTC().Truncate(24 * time.Hour)
 	t.mu.Lock()

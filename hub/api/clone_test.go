@@ -196,7 +196,8 @@ func TestHonestMachineIsNotTakenForAClone(t *testing.T) {
 	}
 }
 
-// suspected returns a scene in which the victim's TPM attested a lower clock than before.
+// The function `suspected` returns a scene in which the victim's TPM attested a lower clock than
+// before.
 func suspected(t *testing.T) (s *scene, ada *person, k *copyOf, id string) {
 	t.Helper()
 	s = newScene(t)
@@ -325,8 +326,8 @@ func TestClonesAreRefusedUntilTheyHaveATPMStateOfTheirOwn(t *testing.T) {
 	}
 }
 
-// enrolled onboards the victim again, as a machine with the given serial number and TPM clock. It
-// returns the new client certificate.
+// The method `enrolled` onboards the victim again, as a machine with the given serial number and
+// TPM clock. It returns the new client certificate.
 func (s *scene) enrolled(t *testing.T, serial string, clock tcg.ClockInfo) tls.Certificate {
 	t.Helper()
 	d := must(s.victim.WithNewIdentity())(t)

@@ -117,7 +117,7 @@ func newContract(t *testing.T) *contract {
 	return c
 }
 
-// plain makes a device of Ada's that the test may delete.
+// The method `plain` makes a device of Ada's that the test may delete.
 func (c *contract) plain() map[string]string {
 	d := want[api.Registered](c.ada, "POST", "/devices", "{}", 200)
 	return map[string]string{"id": d.ID}
@@ -127,7 +127,7 @@ func (c *contract) step() map[string]string {
 	return map[string]string{"rev": fmt.Sprint(post(c.ada, c.boatID, `{`+systemSpec+`}`).Rev)}
 }
 
-// waiting makes a machine that waits for Ada's decision.
+// The method `waiting` makes a machine that waits for Ada's decision.
 func (c *contract) waiting() map[string]string {
 	d := c.uncertified(c.ada.t)
 	const question = "ek-certificate-none"
@@ -135,8 +135,8 @@ func (c *contract) waiting() map[string]string {
 	return map[string]string{"id": w.DeviceID, "body": "decision=deny&machine=" + c.seen(w.DeviceID)}
 }
 
-// seen returns the value of the form's field "machine" for a waiting device. The value has the
-// waiting device's id and the digest of the shown evidence.
+// The method `seen` returns the value of the form's field "machine" for a waiting device. The value
+// has the waiting device's id and the digest of the shown evidence.
 func (c *contract) seen(id string) string {
 	w := must(c.Store.WaitingByID(c.ada.t.Context(), c.Owner.ID, id, c.Now()))(c.ada.t)
 	return fmt.Sprintf("%s.%x", id, w.Digest())

@@ -189,8 +189,8 @@ func readFleetFields(list string) ([]string, error) {
 	return names, nil
 }
 
-// chosen returns the device with the given fields only. If `fields` is nil, it returns the whole
-// device.
+// The function `chosen` returns the device with the given fields only. If `fields` is nil, it
+// returns the whole device.
 func chosen(d FleetDevice, fields []string) (any, error) {
 	if fields == nil {
 		return d, nil

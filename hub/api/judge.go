@@ -134,8 +134,8 @@ func (s *Server) decisionsAbout(ctx context.Context, d store.Device, m *boot.Mea
 	return known, nil
 }
 
-// maxFirmware bounds the version of the firmware in the store's indexes, in bytes. Known versions
-// have fewer than 40 bytes.
+// maxFirmware bounds the length of a firmware version that the hub stores, in bytes, because the
+// version is in indexes of the database. Known versions have fewer than 40 bytes.
 const maxFirmware = 120
 
 // firmwareOf returns the version of the firmware, cut to maxFirmware bytes. A decision can be

@@ -26,7 +26,7 @@ func newRestoredScene(t *testing.T, backup time.Duration) *scene {
 	})
 }
 
-// loses removes the records of all devices, as the restore of an older backup does.
+// The method `loses` removes the records of all devices, as the restore of an older backup does.
 func (s *scene) loses(t *testing.T) {
 	t.Helper()
 	db := must(sql.Open("sqlite", filepath.Join(s.Data(), "gangway.db")))(t)

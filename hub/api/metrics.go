@@ -38,7 +38,7 @@ var ruleCodes = map[string]bool{
 	evidence.CodeDistrusted: true, evidence.CodeUntrusted: true, evidence.CodeChainExpired: true,
 }
 
-// judged counts an onboarding request by its outcome.
+// The method `judged` counts an onboarding request by its outcome.
 func (m *metrics) judged(outcome string) {
 	m.enrolments.WithLabelValues(outcome).Inc()
 	if ruleCodes[outcome] {
@@ -78,7 +78,7 @@ func newMetrics(r *prometheus.Registry) *metrics {
 	return m
 }
 
-// timed measures how long a route takes.
+// The method `timed` measures how long a route takes.
 func (m *metrics) timed(route string, next http.Handler) http.Handler {
 	o := m.duration.WithLabelValues(route)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -282,8 +282,8 @@ type undos struct {
 	acts map[string]*labelUndo
 }
 
-// keep stores an action and returns a random name, by which the method `take` finds the action. If
-// the replaced values are too large, keep stores nothing and returns "".
+// The method `keep` stores an action and returns a random name, by which the method `take` finds
+// the action. If the replaced values are too large, the method stores nothing and returns "".
 func (u *undos) keep(act *labelUndo, now time.Time) string {
 	text, err := json.Marshal(act.was)
 	if err != nil || len(text) > undoBytes || len(act.was) == 0 {
@@ -311,7 +311,8 @@ func (u *undos) keep(act *labelUndo, now time.Time) string {
 	return name
 }
 
-// take returns and removes an account's action. It returns nil if the action is unknown or too old.
+// The method `take` returns and removes an account's action. It returns nil if the action is
+// unknown or too old.
 func (u *undos) take(owner, name string, now time.Time) *labelUndo {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -111,8 +111,8 @@ func (q listQuery) path(more ...string) string {
 	return "/ui/devices"
 }
 
-// shows reports whether the list has the column `key`. If the query chooses no columns, `usual` is
-// the answer.
+// The method `shows` reports whether the list has the column `key`. If the query chooses no
+// columns, `usual` is the answer.
 func (q listQuery) shows(key string, usual bool) bool {
 	if len(q.columns) == 0 {
 		return usual

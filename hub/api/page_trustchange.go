@@ -447,8 +447,8 @@ func (s *Server) compareDevice(ctx context.Context, c *comparison, d *store.Devi
 	return nil
 }
 
-// enrolled returns an enrolment's request, with the intermediate certificates that the hub fetched
-// for it.
+// The function `enrolled` returns an enrolment's request, with the intermediate certificates that
+// the hub fetched for it.
 func enrolled(e *store.Enrolment) (*evidence.Request, error) {
 	request, err := evidence.ParseKept(e.Request)
 	if err != nil || request.EKCertificate == nil || len(e.EKLinks) == 0 {

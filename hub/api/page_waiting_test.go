@@ -16,7 +16,8 @@ import (
 	"gangway/tcg"
 )
 
-// arrives sends the request of a machine without an EK certificate, and returns its waiting id.
+// The method `arrives` sends the request of a machine without an EK certificate, and returns its
+// waiting id.
 func (s *scene) arrives(t *testing.T, model, serial string) (*fleet.Device, string) {
 	t.Helper()
 	d := s.uncertified(t)

@@ -67,7 +67,7 @@ func newGarageOn(t *testing.T, l net.Listener, times Timeouts, h http.HandlerFun
 	return g
 }
 
-// note counts the connections that net/http has.
+// The method `note` counts the connections that net/http has.
 func (g *garage) note(c net.Conn, s http.ConnState) {
 	noteIdle(c, s)
 	switch s {

@@ -88,7 +88,8 @@ func (o *outbox) addAll() {
 	o.all, o.owners, o.n = true, nil, 0
 }
 
-// take returns the news since the last call. The result `some` is false if there is no news.
+// The method `take` returns the news since the last call. The result `some` is false if there is no
+// news.
 func (o *outbox) take() (n news, some bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -394,8 +394,9 @@ func (s *Server) serveOn(ctx context.Context, srv *http.Server, failed context.C
 	return <-stopped
 }
 
-// secured sets the headers of every answer, finds a request's origin, and refuses requests that
-// pages of other sites caused. If a handler panics, it logs the panic and answers 500.
+// The method `secured` sets the headers of every answer, finds a request's origin, and refuses
+// requests that pages of other sites caused. If a handler panics, it logs the panic and answers
+// 500.
 func (s *Server) secured(next http.Handler) http.Handler {
 	origin := http.NewCrossOriginProtection()
 	origin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

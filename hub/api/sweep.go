@@ -76,9 +76,9 @@ func (s *Server) packEvidence(ctx context.Context) {
 // uptime measures how long the hub has been running without a long pause.
 type uptime struct{ begun, last time.Time }
 
-// since records that the hub runs at the time `now`. It returns the time since which the hub has
-// run without a long pause. If the hub's machine slept between two calls, the period begins again,
-// as after a start of the hub.
+// The method `since` records that the hub runs at the time `now`. It returns the time since which
+// the hub has run without a long pause. If the hub's machine slept between two calls, the period
+// begins again, as after a start of the hub.
 func (u *uptime) since(now time.Time) time.Time {
 	if pause := now.Sub(u.last); pause < 0 || pause > 5*sweepEvery {
 		u.begun = now
