@@ -246,9 +246,9 @@ var (
 
 // checkBoot refuses a device if the device's boot does not satisfy the owner's policy. The policy
 // may require a matching boot, or that parts of the boot have certain states. The device must have
-// sent the measurement on this connection, because the device may have restarted after a measurement
-// on an earlier connection. If a program uses a token, or the device is behind a proxy, checkBoot
-// uses the device's last measurement on any connection.
+// sent the measurement on this connection, because the device may have restarted after a
+// measurement on an earlier connection. If a program uses a token, or the device is behind a proxy,
+// checkBoot uses the device's last measurement on any connection.
 func (s *Server) checkBoot(r *http.Request, d store.Device) error {
 	rules, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
 	if err != nil || !rules.RequireBoot && len(rules.BootParts) == 0 {

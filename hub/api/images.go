@@ -33,10 +33,11 @@ type ImageBuilder interface {
 //
 // Some options of 'gangway image build' are not on the page, for these reasons:
 //   - The debug console: the page would have to show its password next to the download.
-//   - Keys for Secure Boot: a private key that signs programs for a fleet must not be sent to a server.
+//   - Keys for Secure Boot: a private key that signs programs for a fleet must not be sent to a
+//     server.
 //   - The key of reference manifests: the image needs signatures by the private key.
-//   - Sources for the first revision (--merge): the sources may be gigabytes, and the hub would unpack
-//     archives from anyone. Post the revision to the devices instead.
+//   - Sources for the first revision (--merge): the sources may be gigabytes, and the hub would
+//     unpack archives from anyone. Post the revision to the devices instead.
 type ImageOptions struct {
 	Claim   bool   // the image has no join token; each machine displays a claim code
 	Disk    string // the disk to install to

@@ -286,7 +286,8 @@ func TestParkedConnectionsEndWithTheHub(t *testing.T) {
 // The client gets a held answer (see socket.hold) completely in each of these cases:
 //   - The answer is larger than the bytes that may be held.
 //   - The client closes its side first.
-//   - The server closes the connection after the answer. The end of the connection is authenticated.
+//   - The server closes the connection after the answer. The end of the connection is
+//     authenticated.
 func TestHeldAnswersComeWhole(t *testing.T) {
 	t.Parallel()
 	g := newGarage(t, Timeouts{}, func(w http.ResponseWriter, r *http.Request) {
