@@ -11,16 +11,17 @@ import (
 	"gangway/hub/store"
 )
 
-// After a change of the trust store, the hub examines all devices again. It counts the devices that
-// it accepted by TPM makers' certificates that it no longer trusts. These devices keep their
-// access. After a restart, the scan continues where it stopped.
+// After a change of the trust store, the hub examines all devices again. It accepted each device by
+// certificates of the TPM's maker. The scan counts the devices for which the hub no longer trusts
+// these certificates. These devices keep their access. After a restart, the scan continues where it
+// stopped.
 
 const (
-	// scanInSweep is the number of devices that one sweep examines. An examination verifies a chain
-	// of certificates, which takes about a millisecond.
+	// scanInSweep is the number of devices that one periodic sweep examines. An examination
+	// verifies a chain of certificates, which takes about a millisecond.
 	scanInSweep = 2000
 	scanPage    = 200
-	// If a scan has found devices whose certificates are no longer trusted, the hub repeats the
+	// A scan may find devices whose certificates are no longer trusted. The hub then repeats the
 	// scan after this time, because the owners may have deleted these devices.
 	scanAgain = time.Hour
 )
@@ -30,8 +31,8 @@ type trustScan struct {
 	Trust string    `json:"trust"` // trustVersion of the trust store that the scan uses
 	Done  bool      `json:"done"`
 	Ended time.Time `json:"ended"`
-	// Owner and After name the last device that was examined: Owner is its owner's nick, and After
-	// is its own nick.
+	// Owner and After name the last device that was examined: Owner is the nick of the device's
+	// owner, and After is the device's own nick.
 	Owner    string `json:"owner"`
 	After    string `json:"after"`
 	Examined int    `json:"examined"`
@@ -83,7 +84,8 @@ func (s *Server) scanTrust(ctx context.Context, most int) error {
 	return s.cfg.Store.SetTrustScan(ctx, text)
 }
 
-// scanDevices examines at most about `most` devices, and sets t.Done if it has examined the last.
+// scanDevices examines at most about `most` devices, and sets t.Done if it has examined the last
+// device.
 func (s *Server) scanDevices(ctx context.Context, t *trustScan, most int) error {
 	for begun := t.Examined; t.Examined-begun < most; {
 		owner, found, err := s.ownerAtOrAfter(ctx, t)
@@ -146,8 +148,8 @@ func (s *Server) ownerAtOrAfter(ctx context.Context, t *trustScan) (o store.Owne
 	}
 }
 
-// lostTrust reports whether the hub accepted the device by certificates of the TPM's maker that the
-// hub no longer trusts.
+// lostTrust reports whether the hub no longer trusts the certificates of the TPM's maker by which
+// it accepted the device.
 func (s *Server) lostTrust(ctx context.Context, d *store.Device) (bool, error) {
 	if d.Enrolment == (store.Hash{}) { // without a TPM
 		return false, nil

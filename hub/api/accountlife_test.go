@@ -490,8 +490,8 @@ func TestFrequentEventsAreOneLineADay(t *testing.T) {
 			t.Errorf("%s: %s", kind, brief.Of(events))
 		}
 	}
-	// Frequent events do not hide other events, because the page and ?routine=false leave out the
-	// frequent events.
+	// Frequent events do not hide other events, because the audit page, and a query with
+	// ?routine=false, leave out the frequent events.
 	for _, e := range ada.events("?routine=false") {
 		if e.Count > 0 && e.Code == "" {
 			t.Errorf("%s", brief.Of(e))

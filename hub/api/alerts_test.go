@@ -307,7 +307,7 @@ func (w *watched) sql(statement string) {
 	}
 }
 
-// until waits until a condition is true.
+// The method `until` waits until a condition is true.
 func (w *watched) until(what string, is func() bool) {
 	w.t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !is(); time.Sleep(20 * time.Millisecond) {
@@ -475,8 +475,8 @@ func (w *watched) contact() {
 	w.until("the devices are active", func() bool { return sample(w.t, w.scrape().text, "gangway_devices_quiet") < alarm.QuietDevices })
 }
 
-// lock locks the database as another program would, and sends the hub more writes than it may run
-// at the same time. The function `unlock` ends the lock.
+// lock locks the database as another program would, and sends the hub more writes than the hub may
+// run at the same time. The function `unlock` ends the lock.
 func (w *watched) lock() (unlock func()) {
 	w.t.Helper()
 	db := openDatabase(w.t, w.dir)
@@ -503,9 +503,9 @@ func (w *watched) lock() (unlock func()) {
 	}
 }
 
-// Each alert fires while its reason lasts, and ends afterwards. The reasons are real faults of a
-// real hub; promtool evaluates the rules with the values that the hub's /metrics had before, during
-// and after the fault.
+// Each alert fires while its cause lasts, and ends afterwards. The causes are real faults of a real
+// hub; promtool evaluates the rules with the values that the hub's /metrics had before, during and
+// after the fault.
 func TestEachAlertFiresAndClears(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -121,8 +121,8 @@ func (s *scene) post(t testing.TB, body []byte) *fleet.Answer {
 	return must(s.client.Post(t.Context(), "/onboard", bytes.NewReader(body)))(t)
 }
 
-// refused checks that an answer is a refusal with the given status and code, and with a reason and
-// a hint.
+// The function `refused` checks that an answer is a refusal with the given status and code, and
+// with a reason and a hint.
 func refused(t testing.TB, a *fleet.Answer, status int, code string) {
 	t.Helper()
 	if a.Status != status || a.Code() != code {

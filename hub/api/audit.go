@@ -20,9 +20,10 @@ func (s *Server) record(ctx context.Context, e store.Event) {
 	}
 }
 
-// count is like record, but for events that devices and people may cause often. Events that differ
-// only in time, address and message share one row a day. The row has the number of these events:
-// see store.AppendCounted. An event without an owner is recorded as unproven.
+// The method `count` is like the method `record`, but for events that devices and people may cause
+// often. Events that differ only in time, address and message share one row a day. The row has the
+// number of these events: see store.AppendCounted. An event without an owner is recorded as
+// unproven.
 func (s *Server) count(ctx context.Context, e store.Event) {
 	if e.Owner == "" {
 		s.recordUnproven(ctx, e)
@@ -43,9 +44,9 @@ func (s *Server) recordOrCount(ctx context.Context, e store.Event) {
 	s.write(ctx, s.counters.add(e.By(store.ActorIn(ctx)), ownRows))
 }
 
-// recordUnproven is like record, but for an event that a peer caused without proving an identity.
-// The event may be in any account's audit trail. unprovenLimiter bounds the number of rows that
-// such peers can cause, whatever they send, and from any number of addresses.
+// recordUnproven is like the method `record`, but for an event that a peer caused without proving
+// an identity. The event may be in any account's audit trail. unprovenLimiter bounds the number of
+// rows that such peers can cause, whatever they send, and from any number of addresses.
 func (s *Server) recordUnproven(ctx context.Context, e store.Event) {
 	e = e.By(store.ActorIn(ctx))
 	e.Unproven = true
@@ -110,16 +111,16 @@ type eventCounter struct {
 	pending *store.Event // the event with its Count, which the next flush writes; nil: none
 }
 
-// add counts an event. It returns nil if the event waits for the next flush. If add returns an
-// event, the caller must write this event now. `own` is the number of equal events of a day that
-// get a separate row each, without a Count. Later equal events share one row with a Count.
+// The method `add` counts an event. It returns nil if the event waits for the next flush. If it
+// returns an event, the caller must write this event now. `own` is the number of equal events of a
+// day that get a separate row each, without a Count. Later equal events share one row with a Count.
 func (t *eventCounters) add(e store.Event, own int) *store.Event {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.put(e, own)
 }
 
-// addUnproven is like add, but for an event of an unproven peer.
+// addUnproven is like the method `add`, but for an event of an unproven peer.
 func (t *eventCounters) addUnproven(e store.Event) *store.Event {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -155,7 +156,7 @@ func (t *eventCounters) put(e store.Event, own int) *store.Event {
 	case c.rows < own:
 		c.rows++
 		return &e
-	case c.rows == own: // the first event that shares a row with later ones
+	case c.rows == own: // the first event that shares a row with later events
 		c.rows++
 		e.Count, e.Last = 1, e.Time
 		return &e
@@ -169,7 +170,8 @@ func (t *eventCounters) put(e store.Event, own int) *store.Event {
 	return nil
 }
 
-// take returns the events that wait for a write, and drops the counters of days before `now`.
+// The method `take` returns the events that wait for a write, and drops the counters of days before
+// `now`.
 func (t *eventCounters) take(now time.Time) (events []store.Event) {
 	today := now.UTC().Truncate(24 * time.Hour)
 	t.mu.Lock()

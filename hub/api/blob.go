@@ -172,8 +172,8 @@ type uploads struct {
 	ended   chan struct{}              // guarded by mu: closed and replaced when an upload ends
 }
 
-// begin waits for an upload's turn. `room` is the unused part of the owner's quota, in bytes. It
-// does not take the running uploads into account.
+// The method `begin` waits for an upload's turn. `room` is the unused part of the owner's quota, in
+// bytes, without regard to the running uploads.
 func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room int64) (end func(), err error) {
 	deadline := time.Now().Add(turnTimeout)
 	for {
@@ -196,8 +196,8 @@ func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room
 	}
 }
 
-// try begins an upload if the upload's turn has come. If not, the channel `ended` is closed when
-// another upload ends.
+// The method `try` begins an upload if the upload's turn has come. If not, the channel `ended` is
+// closed when another upload ends.
 func (u *uploads) try(key store.Object, one *upload, room int64) (began bool, ended <-chan struct{}, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -265,7 +265,8 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-// receive is the part of putBlob that follows BeginUpload. If it fails, the caller ends the upload.
+// The method `receive` does the part of putBlob that follows BeginUpload. If it fails, the caller
+// ends the upload.
 func (s *Server) receive(w http.ResponseWriter, r *http.Request, o store.Object, record store.Upload, by credential) error {
 	// Some clients send an empty file in chunks, so the length may be unknown. Objects.Put checks
 	// size and hash.
@@ -345,8 +346,8 @@ func (s *Server) finishUpload(ctx context.Context, o store.Object, record store.
 	return inUse, nil
 }
 
-// cleanUp bounds how long the hub tries to remove the bytes of a failed upload. If this fails,
-// Collect removes the bytes later.
+// cleanUp bounds how long the hub tries to remove the bytes of a failed upload. If the hub cannot
+// remove the bytes in this time, Collect removes them later.
 const cleanUp = 10 * time.Second
 
 // giveUp ends an upload that failed, and removes its bytes.

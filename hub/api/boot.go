@@ -30,7 +30,8 @@ type BootView struct {
 	Number    int64              `json:"measurement,omitempty"` // number of the latest measurement; an owner's decision about the measurement contains this number
 	Requested bool               `json:"requested"`             // the device will be asked to measure again
 	History   []BootPast         `json:"history"`
-	// Evidence of the latest measurement, base64, so that anyone can check the measurement again.
+	// The evidence of the latest measurement, in base64, so that anyone can check the measurement
+	// again.
 	Nonce     []byte `json:"nonce,omitempty"`
 	Attest    []byte `json:"attest,omitempty"`
 	Signature []byte `json:"signature,omitempty"`
@@ -172,7 +173,7 @@ type bootDecision struct {
 }
 
 // setReference sets a device's reference from its latest measurement, from another device's
-// reference, or from values. It can also lock or unlock the reference.
+// reference, or from values in the request. It can also lock or unlock the reference.
 func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.ownDevice(r)
 	if err != nil {
@@ -262,7 +263,7 @@ func (s *Server) decidedReference(r *http.Request, d store.Device, body bootDeci
 			return nil, err
 		}
 		if m.NothingMeasured() {
-			return nil, problem(http.StatusConflict, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware, or set measured_boot: report.", "The firmware measured nothing, so there is no measurement to accept.")
+			return nil, problem(http.StatusConflict, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware, or set 'measured_boot: report' in the policy.", "The firmware measured nothing, so there is no measurement to accept.")
 		}
 		return boot.NewReference(&m, "the boot of "+latest.Time.UTC().Format("2 January 2006"), now), nil
 	case strings.HasPrefix(body.From, "device:"):

@@ -232,7 +232,7 @@ func TestOwnerAcceptsTheSeparatorOfSystemd(t *testing.T) {
 	}
 }
 
-// An unreadable event log is not a reason for refusal: the hub compares the PCR values.
+// An unreadable event log is not a reason for refusal. The hub compares the PCR values instead.
 func TestLogThatCannotBeReadIsNoReasonToRefuse(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

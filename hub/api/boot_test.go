@@ -18,7 +18,8 @@ import (
 	"gangway/wire"
 )
 
-// connected onboards the scene's victim and returns its connection, certificates and id.
+// The method `connected` onboards the scene's victim and returns its connection, certificates and
+// id.
 func (s *scene) connected(t *testing.T) (*fleet.Conn, *fleet.Certificates, string) {
 	t.Helper()
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -53,7 +54,7 @@ func sendBoot(t testing.TB, c *fleet.Conn, r *wire.BootReport) *fleet.Answer {
 	return must(c.Do(t.Context(), "POST", "/device/boot", must(json.Marshal(r))(t)))(t)
 }
 
-// booted sends a boot measurement and returns the verdict.
+// The function `booted` sends a boot measurement and returns the verdict.
 func booted(t testing.TB, c *fleet.Conn, d *fleet.Device, l eventlog.Log, resets uint32) wire.BootVerdict {
 	t.Helper()
 	a := sendBoot(t, c, report(t, d, challenge(t, c).Nonce, l, resets))

@@ -152,7 +152,7 @@ func (s *Server) bootRuleEvent(r *http.Request, kind, format string, args ...any
 }
 
 // rulesChanged judges boots again after a change of the caller's keys, manifests or decisions. It
-// judges at most judgeAtOnce boots; the sweep judges the others.
+// judges at most judgeAtOnce boots; the periodic sweep judges the other boots.
 func (s *Server) rulesChanged(r *http.Request) error {
 	_, err := s.judgeAgain(r.Context(), accountOf(r).ID, judgeAtOnce)
 	return err
@@ -171,14 +171,14 @@ func (s *Server) dropManifestKey(r *http.Request, name string) error {
 	if !ok {
 		return store.ErrNotFound
 	}
-	e := s.bootRuleEvent(r, "boot.key-removed", "%s removed the key with the SHA-256 %x. The manifests that it signed do not count any more.", accountOf(r).Nick, id)
+	e := s.bootRuleEvent(r, "boot.key-removed", "%s removed the key with the SHA-256 %x. The manifests that this key signed do not count any more.", accountOf(r).Nick, id)
 	if err := s.cfg.Store.DeleteManifestKey(r.Context(), accountOf(r).ID, id, e); err != nil {
 		return err
 	}
 	return s.rulesChanged(r)
 }
 
-// hashNamed reads a SHA-256 in lower-case hexadecimal.
+// hashNamed reads a SHA-256 in lower-case hexadecimal. For any other text, ok is false.
 func hashNamed(name string) (h store.Hash, ok bool) {
 	b, err := hex.DecodeString(name)
 	if err != nil || len(b) != len(h) || strings.ToLower(name) != name {

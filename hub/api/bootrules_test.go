@@ -130,8 +130,8 @@ func TestManifestsDecideWhatIsExpected(t *testing.T) {
 	if got := partsOf(ada, id); got != "known known expected expected expected" {
 		t.Errorf("%s", got)
 	}
-	// An older system boots, although no revision contains this system. So the verdict calls the
-	// boot a roll-back.
+	// An older system boots, and no revision contains this system. So the verdict calls the boot a
+	// roll-back.
 	if v := booted(t, c, s.victim, system("linux 1"), 4); v.State != store.BootChanged || !strings.Contains(strings.Join(v.Changes, " "), "rolled back") {
 		t.Errorf("%s", brief.Of(v))
 	}
@@ -176,7 +176,7 @@ func TestSystemOfAPostedRevisionIsExpected(t *testing.T) {
 	first := post(ada, id, state("linux 1"))
 	report(first.Rev, "DONE")
 	boots("linux 1", store.BootMatches, 1)
-	boots("linux 2", store.BootChanged, 2) // nobody posted it
+	boots("linux 2", store.BootChanged, 2) // nobody has posted a revision with this system
 	second := post(ada, id, state("linux 2"))
 	boots("linux 2", store.BootMatches, 3)
 	boots("linux 1", store.BootMatches, 4) // the trial ended early, and the device rolled back
@@ -210,7 +210,7 @@ func TestRejectsManifestsThatTheOwnerDidNotSign(t *testing.T) {
 	refused(ada, strings.Join([]string{parts[0], strings.Split(k.sign(t, manifestOf("evil", 1)), ".")[1], parts[2]}, "."), "manifest-signature", 403)
 	refused(ada, strings.Join([]string{parts[0], parts[1], ""}, "."), "manifest-malformed", 400)
 	refused(ada, `{"name":"unsigned"}`, "manifest-malformed", 400)
-	refused(bob, good, "manifest-key-unknown", 403) // Ada's key is not Bob's
+	refused(bob, good, "manifest-key-unknown", 403) // Bob's account does not have Ada's key
 	// Another owner's manifest has no effect on Ada's devices.
 	bob.addKey(thief)
 	bob.addManifest(thief.sign(t, manifestOf("evil", 9)))
@@ -361,7 +361,7 @@ func TestPolicyRequiresStatesOfParts(t *testing.T) {
 	}
 	asks("boot-unmeasured")
 	booted(t, c, s.victim, system("linux 1"), 1)
-	asks("boot-changed") // the policy requires an expected system; this one is only known
+	asks("boot-changed") // the policy requires an expected system, and this system is only known
 	ada.addKey(k)
 	ada.addManifest(k.sign(t, manifestOf("linux 1", 1)))
 	asks("boot-unmeasured") // this connection's measurement was judged before the manifest was added

@@ -44,8 +44,8 @@ type claimants struct {
 	byWords map[string]claimant
 }
 
-// note remembers that a machine asked whether somebody has claimed it. If there are maxClaimants
-// machines, it forgets the machine that asked longest ago.
+// The method `note` remembers that a machine asked whether somebody has claimed it. If there are
+// maxClaimants machines, it forgets the machine that asked longest ago.
 func (c *claimants) note(code, addr string, now time.Time) {
 	words := wire.ClaimWords(code)
 	c.mu.Lock()
@@ -66,8 +66,8 @@ func (c *claimants) note(code, addr string, now time.Time) {
 	c.byWords[words] = claimant{code, addr, now, was.shared}
 }
 
-// find returns the machine with this short form of its code, if the machine asked within
-// claimantsFor.
+// The method `find` returns the machine with this short form of its code, if the machine asked
+// within claimantsFor.
 func (c *claimants) find(words string, now time.Time) (claimant, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -118,8 +118,9 @@ func TestForgedIntermediatesAreNeverVerified(t *testing.T) {
 	}
 }
 
-// After a certificate was verified, the hub still refuses the certificate when it has expired, and
-// a certificate that differs in one byte. The hub remembers no certificates that it refused.
+// After the hub has verified a certificate, the hub still refuses this certificate when it has
+// expired. The hub also refuses a certificate that differs in one byte. The hub remembers no
+// certificates that it refused.
 func TestVerifiedCertificateExpiresAllTheSame(t *testing.T) {
 	t.Parallel()
 	root, forger := newAuthority(t, "devices", nil), newAuthority(t, "devices", nil)

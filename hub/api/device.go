@@ -174,7 +174,8 @@ func (s *Server) showByNicks(w http.ResponseWriter, r *http.Request) error {
 	return s.writeDevice(w, r, of)
 }
 
-// writeDevice answers with a device of the account `of`, as the caller may see it.
+// writeDevice answers with a device of the account `of`, with only the fields that the caller may
+// see.
 func (s *Server) writeDevice(w http.ResponseWriter, r *http.Request, of store.Account) error {
 	d, own, err := s.visibleDevice(r, of)
 	if err != nil {

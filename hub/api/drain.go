@@ -11,8 +11,8 @@ import (
 // GET /readyz answers 503, and each answer ends its connection. Then the hub closes its listeners,
 // the idle connections and the live streams, and waits for the running requests.
 
-// drain returns a context that ends when the listeners must be closed. This is when the time
-// Config.Drain has passed after the end of ctx, or when `end` is called.
+// drain returns a context that ends when the listeners must be closed. They must be closed when the
+// time Config.Drain has passed since the end of ctx, or when `end` is called.
 func (s *Server) drain(ctx context.Context) (serving context.Context, end context.CancelFunc) {
 	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	forget := context.AfterFunc(ctx, func() {

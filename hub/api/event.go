@@ -8,8 +8,8 @@ import (
 	"gangway/hub/store"
 )
 
-// EventView is a line of an audit trail. If Count is not 0, the line is the sum of Count equal
-// events of one day: the first was at Time, and the last at Last.
+// EventView is a line of an audit trail. If Count is not 0, the line stands for Count equal events
+// of one day: the first was at Time, and the last at Last.
 type EventView struct {
 	Seq        int64      `json:"seq"`
 	Time       time.Time  `json:"time"`

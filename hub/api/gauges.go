@@ -31,7 +31,7 @@ var (
 	lastBackup     = describe("last_backup_timestamp_seconds", "Time of the newest recorded backup; 0: no backup was recorded.")
 	backupFault    = describe("backup_damaged", "1 if the newest check of a backup found that the backup cannot be restored.")
 	clockSet       = describe("clock_synchronized", "1 if a time server sets the clock of the hub's machine.")
-	clockDrift     = describe("clock_drift_seconds", "By how much the hub's clock is ahead of the database's clock.")
+	clockDrift     = describe("clock_drift_seconds", "How far the hub's clock is ahead of the database's clock.")
 	deviceCount    = describe("devices", "Devices of all owners.")
 	quietCount     = describe("devices_quiet", "Quiet devices of all owners.")
 	waitingCount   = describe("devices_waiting", "Waiting devices of all owners without a decision; at most 10,000 are counted.")
@@ -41,7 +41,7 @@ var (
 	signInsWaiting = describe("sign_ins_waiting", "Sign-ins that wait for the check of their password.")
 	writesWaiting  = describe("writes_waiting", "Writes to the database that wait for their turn.")
 	newsAge        = describe("replica_heard_timestamp_seconds", "Time when this replica last read the changes of the other replicas.")
-	workAge        = describe("periodic_work_timestamp_seconds", "Time when this hub last did the periodic work; before the first time, the hub's start.")
+	workAge        = describe("periodic_work_timestamp_seconds", "Time when this hub last did the periodic work. If the hub has not done the work yet: the time of the hub's start.")
 )
 
 // Describe implements prometheus.Collector.

@@ -112,7 +112,7 @@ func TestInstallersReportDecidesAboutThePartitionTable(t *testing.T) {
 	}
 	says("changed", "PCR 5 does not have the partition table that the installer")
 	admitted(false)
-	// After the owner removed the key, the report does not count any more.
+	// After the owner removed the key that signed the manifest, the report does not count any more.
 	want[map[string]string](ada, "DELETE", "/boots/keys/"+k.id, nil, 200)
 	bootedWith(t, c, s.victim, fromDisk("linux 1", table), good, 9)
 	says("known", "as in the reference")

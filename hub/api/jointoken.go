@@ -70,8 +70,8 @@ type NewJoinToken struct {
 	DefaultUserMeta map[string]any `json:"default-user-meta"`
 }
 
-// JoinTokenCreated is the answer: the join token's view and its token file in one object. It is the
-// only answer that contains the secret.
+// JoinTokenCreated is the answer to NewJoinToken: the join token's view and its token file in one
+// object. It is the only answer that contains the secret.
 type JoinTokenCreated struct {
 	wire.TokenFile
 	Disabled        bool           `json:"disabled"`

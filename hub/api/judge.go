@@ -134,17 +134,19 @@ func (s *Server) decisionsAbout(ctx context.Context, d store.Device, m *boot.Mea
 	return known, nil
 }
 
-// maxFirmware bounds the version of the firmware in the store's indexes, in bytes. Known versions
-// have fewer than 40 bytes.
+// maxFirmware bounds the length of a firmware version that the hub stores, in bytes, because the
+// version is in indexes of the database. Known versions have fewer than 40 bytes.
 const maxFirmware = 120
 
-// firmwareOf returns the version of the firmware by which decisions can be limited.
+// firmwareOf returns the version of the firmware, cut to maxFirmware bytes. A decision can be
+// limited to one such version.
 func firmwareOf(m *boot.Measurement) string { return cutTo(m.FirmwareText(), maxFirmware) }
 
 // wantedSystems returns the systems that are meant to run on a device. These are the system of the
 // newest revision that is done, and the systems of the revisions that the device has not finished.
 // If no revision that is done has a system, the result is empty: any system is meant to run.
-// `since` is the time at which the present revision was done, if a manifest names its system.
+// `since` is the time at which the present revision was done, if a manifest names the system of
+// this revision.
 func (s *Server) wantedSystems(ctx context.Context, d store.Device, manifests []*manifest.Manifest) (wanted []string, since time.Time, err error) {
 	heads, err := s.cfg.Store.RevisionHeads(ctx, d.ID, -1, recentRevisions)
 	if err != nil {
@@ -199,7 +201,8 @@ func (s *Server) systemOf(ctx context.Context, device string, rev int) (string, 
 	return system, nil
 }
 
-// judge judges a boot and sets the verdict in b. The reference is empty if the device has none.
+// The function `judge` judges a boot and sets the verdict in b. The reference is empty if the
+// device has none.
 func judge(b *store.Boot, d store.Device, m *boot.Measurement, r bootRules, reference []byte, now time.Time) (*boot.Verdict, error) {
 	rules := r.Rules
 	if len(reference) > 0 {
@@ -287,7 +290,7 @@ func cohortParts(v *boot.Verdict, m *boot.Measurement) (parts []store.BootPart) 
 }
 
 // Bounds of judging again after a change of the rules. Before the hub answers the person who made
-// the change, it judges at most judgeAtOnce devices. The sweep judges the other devices,
+// the change, it judges at most judgeAtOnce devices. The periodic sweep judges the other devices,
 // judgeInSweep at a time.
 const (
 	judgeAtOnce  = 20
@@ -379,7 +382,8 @@ func (s *Server) judgeIfStale(ctx context.Context, d store.Device) error {
 	return s.judgeDeviceAgain(ctx, d.ID)
 }
 
-// judgeStale judges stale boots in the sweep.
+// judgeStale judges boots again that were judged by older rules. It is a part of the periodic
+// sweep.
 func (s *Server) judgeStale(ctx context.Context) {
 	for range sweepRounds {
 		n, err := s.judgeAgain(ctx, "", judgeInSweep)

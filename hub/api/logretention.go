@@ -26,8 +26,8 @@ const DefaultLogAge = 30 * 24 * time.Hour
 // DefaultLogBounds are the hub's bounds of the log of one device.
 var DefaultLogBounds = store.LogBounds{Rows: 20_000, Bytes: 8 << 20}
 
-// LogRetention says how much of their devices' logs an owner keeps. In a request, Age or Bytes 0
-// means the hub's bound, and HubAge and HubBytes are ignored.
+// LogRetention says how much of their devices' logs an owner keeps. In a request, the value 0 for
+// Age or Bytes means the hub's bound, and HubAge and HubBytes are ignored.
 type LogRetention struct {
 	Age      int64 `json:"max-age"`   // seconds
 	Bytes    int64 `json:"max-bytes"` // for each device

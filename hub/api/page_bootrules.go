@@ -191,7 +191,7 @@ func manifestFacts(row store.Manifest, m *manifest.Manifest) []ui.Fact {
 	for _, i := range m.Installers {
 		facts = append(facts, ui.Fact{Name: "Installer's SHA-256", Value: i.SHA256, Mono: true})
 	}
-	keys := "the manifest does not state them"
+	keys := "the manifest does not state the keys"
 	if m.SecureBoot != nil {
 		keys = "those that the image enrols"
 	}

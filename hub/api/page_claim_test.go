@@ -17,8 +17,8 @@ import (
 	"gangway/wire"
 )
 
-// asks sends the request of a machine with a claim code. The machine asks whether an owner has
-// claimed it.
+// The method `asks` sends the request of a machine with a claim code. The machine asks whether an
+// owner has claimed it.
 func (s *scene) asks(t *testing.T, code string) {
 	t.Helper()
 	s.person(t, "").do("GET", "/claims/"+code, nil)

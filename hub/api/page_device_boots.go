@@ -126,8 +126,8 @@ func (s *Server) fillHistory(r *http.Request, v *deviceView) error {
 	return nil
 }
 
-// acceptBootOnPage accepts the measurement that the page showed as the device's reference, or it
-// locks or unlocks the reference.
+// acceptBootOnPage sets the device's reference to the measurement that the page showed. It can also
+// lock or unlock the reference.
 func (s *Server) acceptBootOnPage(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.deviceOfForm(r)
 	if err != nil {

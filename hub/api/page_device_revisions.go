@@ -22,7 +22,7 @@ const (
 	diffText        = 300      // characters of a name or value, as the page shows them
 	stateText       = 10 << 10 // largest text of a state, in bytes on the page
 	diffBytes       = 20 << 10 // largest comparison of two states, in bytes on the page
-	diffBytesOfTwo  = 8 << 10  // the same, for each comparison if the page has two
+	diffBytesOfTwo  = 8 << 10  // like diffBytes, for each comparison if the page has two comparisons
 	messageInForm   = 8 << 10
 	stateInForm     = 20 << 10 // largest new state that the form of its preview contains
 	diffAround      = 450      // bytes of HTML that the page adds to the texts of one change

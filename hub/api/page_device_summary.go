@@ -106,8 +106,8 @@ func softwareFacts(meta map[string]any) []ui.Fact {
 const maxNetworkFacts = 8
 
 // consoleFacts returns the facts about a machine in its device-meta, in the form in which Gangway's
-// agent and Pantavisor send them. consoleFacts ignores these keys if a device sends other values or
-// types in them.
+// agent and Pantavisor send them. If a device sends another value or type in one of these keys,
+// consoleFacts ignores the key.
 func consoleFacts(meta map[string]any) []ui.Fact {
 	var facts []ui.Fact
 	text := func(key, name string) {
@@ -215,7 +215,7 @@ func clipRunes(s string, n int) string {
 }
 
 // lifeOf returns a device's timeline, the newest moment first: the steps of its onboarding, and the
-// events and revisions that the hub recorded after it.
+// events and revisions that the hub recorded after the onboarding.
 func (s *Server) lifeOf(r *http.Request, e *deviceEvidence) ([]ui.Moment, error) {
 	ctx, d := r.Context(), e.facts.Device
 	life, err := s.onboardingSteps(r, e)
@@ -276,7 +276,7 @@ func (s *Server) onboardingSteps(r *http.Request, e *deviceEvidence) (life []ui.
 	return life, nil
 }
 
-// momentIcons are the icons of events, by the beginning of their kind.
+// momentIcons are the icons of events, by the beginning of the event's kind.
 var momentIcons = []struct{ kind, icon string }{
 	{"device.boot", "cpu"}, {"device.meta", "activity"}, {"step.", "git-branch"}, {"trail.", "git-branch"},
 	{"device.approved", "user"}, {"device.denied", "user"}, {"device.renamed", "pencil"}, {"device.user-meta", "pencil"},

@@ -161,8 +161,8 @@ func (s *Server) buildAndSend(w http.ResponseWriter, r *http.Request, o ImageOpt
 		return imageRefusal(err)
 	}
 	defer func() { s.images.end(account.ID, one, s.cfg.Now()) }()
-	// Each builder needs space for the image in a temporary file, and for parts of the image in
-	// other files.
+	// Each build needs space for the image in a temporary file, and for parts of the image in other
+	// files.
 	if !s.space.fits(int64(limits.AtOnce)*2*limits.Size, s.uploads.totalSize()) {
 		return imageRefusal(errStorage)
 	}

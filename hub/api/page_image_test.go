@@ -45,8 +45,8 @@ func imageOf(token []byte) *api.Image {
 	return &api.Image{ReadCloser: io.NopCloser(strings.NewReader(text)), Size: int64(len(text))}
 }
 
-// untilStopped returns a build function. When the build begins, it sends a text to the channel
-// `began`. The build ends when it is stopped.
+// untilStopped returns a build function. When the build begins, the function sends a text to the
+// channel `began`. The build ends when it is stopped.
 func untilStopped(began chan<- string) func(context.Context, api.ImageOptions, []byte, func(string)) (*api.Image, error) {
 	return func(ctx context.Context, _ api.ImageOptions, token []byte, step func(string)) (*api.Image, error) {
 		step("Making the installer")
@@ -97,8 +97,8 @@ func (b *browser) leave(ctx context.Context, fields ...string) chan error {
 	return ended
 }
 
-// until waits until the function `ok` returns true. Tests use it for work that the hub does after
-// the client has closed the connection.
+// The function `until` waits until the function `ok` returns true. Tests use it for work that the
+// hub does after the client has closed the connection.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
@@ -336,7 +336,7 @@ func TestClientThatGoesAwayEndsTheBuild(t *testing.T) {
 	}
 }
 
-// again returns another tab of a person's browser, with the same cookies.
+// The method `again` returns another tab of a person's browser, with the same cookies.
 func (s *scene) again(t *testing.T, b *browser) *browser {
 	t.Helper()
 	other := s.browser(t)

@@ -31,8 +31,8 @@ func (s *Server) showJudge(w http.ResponseWriter, r *http.Request) error {
 	if after != "" {
 		p.First = judgePath
 	}
-	// Each step examines judgeStep devices, and may add a row for each of them. So stop when fewer
-	// than judgeStep rows are left.
+	// Each step examines judgeStep devices, and may add a row for each of them. So stop when the
+	// page has room for fewer than judgeStep more rows.
 	for p.Examined() < judgeDevices && len(p.Rows) <= judgeRows-judgeStep && time.Since(begun) < judgeTime {
 		page, err := Rejudge(r.Context(), s.cfg.Store, s.cfg.Onboard, owner, after, judgeStep)
 		if err != nil {

@@ -90,7 +90,7 @@ func tokenRow(t store.JoinToken, now time.Time) ui.TokenRow {
 }
 
 // tokenState returns the state of a join token in words: "valid", or the reason why devices cannot
-// join with the token now or soon.
+// use the token now, or soon cannot use it.
 func tokenState(t store.JoinToken, now time.Time) string {
 	switch {
 	case t.Disabled:

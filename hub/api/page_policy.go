@@ -54,8 +54,8 @@ type policies struct {
 	hubDoc, ownDoc *policy.Document // nil: none
 }
 
-// version returns a hash of both policies. putPreviewed compares it to notice a change after the
-// preview.
+// version returns a hash of both policies. putPreviewed compares the hash with the hash of the
+// preview, to notice a change after the preview.
 func (p *policies) version() string {
 	return fmt.Sprintf("%x", sha256.Sum256([]byte(p.hub.Text+"\x00"+p.own.Text)))
 }
@@ -314,7 +314,8 @@ func (s *Server) cutByParts(ctx context.Context, t *onboard.Trial, d *store.Devi
 	return fmt.Sprintf("The policy would require that the part %q of the boot is %s, but it is %s.", part, state, cmp.Or(states[part], "not judged")), nil
 }
 
-// previewAboard judges the newest devices.
+// previewAboard judges the newest devices with the present policy and with the new policy, and adds
+// the changes to p.
 func (s *Server) previewAboard(ctx context.Context, p *ui.PolicyPreview, t *onboard.Trial, owner string) error {
 	counts, err := s.cfg.Store.FleetCounts(ctx, owner)
 	if err != nil {
@@ -408,7 +409,8 @@ func outcomeBadge(o onboard.Outcome) ui.Badge {
 	return ui.Badge{Tone: "bad", Text: "refused"}
 }
 
-// previewArrivals judges the newest waiting machines.
+// previewArrivals judges the newest waiting machines with the present policy and with the new
+// policy, and adds the changes to p.
 func (s *Server) previewArrivals(ctx context.Context, p *ui.PolicyPreview, t *onboard.Trial, owner string) error {
 	list, err := s.cfg.Store.WaitingDevices(ctx, owner, s.cfg.Now(), previewWaiting)
 	if err != nil {

@@ -73,7 +73,7 @@ func TestPolicyPreviewShowsWhatItTouches(t *testing.T) {
 		t.Errorf("in force: %q", p)
 	}
 	says(t, b.page(policyPage), "All TPMs are refused (reason: none of them).", "rule 1 , your policy")
-	// If the policy were removed, the device would be accepted again.
+	// The preview of a removal of the policy shows that the device would be accepted again.
 	page = b.posts(policyPage, 200, "act", "clear", "text", text, "version", hidden(b.page(policyPage), "version"))
 	says(t, page, "1 would be accepted at the next onboarding", "Remove the policy")
 	b.put(page, "", 303)

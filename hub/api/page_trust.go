@@ -254,20 +254,20 @@ func certificateFacts(der []byte) []ui.Fact {
 
 func (s *Server) checkedMaker(c *trust.Certificate, set *trust.Set) ui.CheckedCertificate {
 	out := ui.CheckedCertificate{Title: "Intermediate CA certificate", Facts: boundedFacts(c.Cert.Raw)}
-	what := "As an intermediate certificate, it would be only a link in chains to a root. A TPM is trusted only if the chain ends at a trusted root."
+	what := "As an intermediate certificate, this certificate would be only a link in chains to a root. A TPM is trusted only if the chain ends at a trusted root."
 	if c.Root {
 		out.Title, what = "Root CA certificate", "The certificate is signed by its own key. If the hub trusted this certificate, it would trust every TPM with an EK certificate that chains to this certificate."
 	}
 	e, known := set.Entry(c.Fingerprint)
 	switch {
 	case known && e.Distrusted:
-		out.Badge, out.Words = ui.Badge{Tone: "bad", Text: "distrusted"}, []string{"The hub's operator distrusts it. The hub refuses every chain that contains it."}
+		out.Badge, out.Words = ui.Badge{Tone: "bad", Text: "distrusted"}, []string{"The hub's operator distrusts this certificate. The hub refuses every chain that contains it."}
 		out.Command = "gangway trust restore --data DIR " + hex.EncodeToString(c.Fingerprint[:])
 	case known:
-		out.Badge, out.Words = ui.Badge{Tone: "ok", Text: "trusted"}, []string{"It is in the hub's trust store. Its source: " + e.Source + "."}
+		out.Badge, out.Words = ui.Badge{Tone: "ok", Text: "trusted"}, []string{"This certificate is in the hub's trust store. Source: " + e.Source + "."}
 		out.Command = "gangway trust remove --data DIR " + hex.EncodeToString(c.Fingerprint[:])
 	default:
-		out.Badge, out.Words = ui.Badge{Tone: "off", Text: "not trusted"}, []string{what, "Before you import it, compare its SHA-256 with the value that the maker publishes."}
+		out.Badge, out.Words = ui.Badge{Tone: "off", Text: "not trusted"}, []string{what, "Before you import the certificate, compare its SHA-256 with the value that the maker publishes."}
 		out.Command = "gangway trust import --data DIR maker.pem"
 	}
 	if s.cfg.Now().After(c.Cert.NotAfter) {
@@ -292,7 +292,7 @@ func (s *Server) checkedEK(ek *tcg.EKCertificate, above [][]byte, makers *onboar
 		out.Facts = append(out.Facts, ui.Fact{Name: "EK, SHA-256", Value: hex.EncodeToString(hash[:]), Mono: true})
 	}
 	if v.Accepted() {
-		out.Words = append(out.Words, "A certificate does not prove who has its key. A TPM proves that when it onboards.")
+		out.Words = append(out.Words, "A certificate does not prove who has the certificate's key. When a TPM onboards, the TPM proves that it has the key.")
 	}
 	return out
 }

@@ -24,7 +24,8 @@ import (
 // stack the handshake and the last request have enlarged. So the hub parks an idle connection: it
 // takes the connection back from net/http, waits until the client sends something, and gives the
 // connection to net/http again, like a new connection. One goroutine waits for all parked
-// connections, with epoll: a goroutine for each connection would use a quarter of the memory.
+// connections, with epoll. With one goroutine for each connection, the goroutines would use a
+// quarter of the memory.
 
 // parkAfter is how long a connection is idle before it is parked.
 const parkAfter = time.Second
@@ -67,7 +68,7 @@ func newParking(l net.Listener, c *tls.Config, peer func(*tls.ConnectionState) (
 }
 
 // acceptAll accepts connections until the listener fails or is closed. Like net/http, it tries
-// again after an error that may pass, such as too many open files.
+// again after an error that may be temporary, such as too many open files.
 func (p *parking) acceptAll() {
 	pause := time.Duration(0)
 	for {
@@ -196,7 +197,7 @@ type socket struct {
 	// patience is how long the client may take to receive the held bytes.
 	patience time.Duration
 
-	turns chan struct{} // of the parking; nil after the handshake
+	turns chan struct{} // the field of the `parking`; nil after the handshake
 	turn  bool          // the handshake has a turn
 	until time.Time     // end of the handshake's time
 }
@@ -458,9 +459,9 @@ func (l *lent) SetDeadline(t time.Time) error {
 }
 
 // SetReadDeadline implements net.Conn. While net/http waits for a request, the connection has the
-// deadline of the idle time. net/http removes this deadline as soon as it has the first bytes of
-// the request, even if it read these bytes earlier. From then on, Read must not park the
-// connection.
+// deadline of the idle time. net/http removes this deadline as soon as net/http has the first bytes
+// of the request. This holds even if net/http has read these bytes earlier. From then on, Read must
+// not park the connection.
 func (l *lent) SetReadDeadline(t time.Time) error {
 	if l.state.Load() != isLent {
 		return net.ErrClosed

@@ -110,7 +110,7 @@ func newBehindWith(t testing.TB, change func(*api.Config)) *behind {
 	return b
 }
 
-// through sends a request through the proxy, with or without a client certificate.
+// The method `through` sends a request through the proxy, with or without a client certificate.
 func (b *behind) through(t testing.TB, cert *tls.Certificate, method, path, body string, header http.Header) *fleet.Answer {
 	t.Helper()
 	roots := x509.NewCertPool()
@@ -188,7 +188,7 @@ func TestOnboardsInTwoStepsThroughTheProxy(t *testing.T) {
 	}
 }
 
-// Activation is bound to the device's own TLS connection, so a proxy cannot forward it.
+// Activation is bound to the device's own TLS connection, so a proxy cannot forward an activation.
 func TestActivationThroughTheProxyIsRefused(t *testing.T) {
 	t.Parallel()
 	b := newBehind(t)

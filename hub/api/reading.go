@@ -22,7 +22,7 @@ const (
 // cost of a reading does not grow with the fleet: the numbers of devices are exact counters in the
 // database.
 type gauge struct {
-	mu      sync.Mutex                 // locked during a reading, so that concurrent scrapes share it
+	mu      sync.Mutex                 // locked during a reading, so that concurrent scrapes share the reading
 	age     time.Duration              // guarded by mu: how long scrapes use a reading again
 	clock   func() (unset, known bool) // guarded by mu: whether a time server sets the kernel's clock
 	taken   time.Time                  // guarded by mu, by the process's monotonic clock

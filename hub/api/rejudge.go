@@ -85,7 +85,7 @@ func (p *Judgements) judge(ctx context.Context, st JudgedStore, trial *onboard.T
 	}
 	now, err := trial.Present(ctx, &e)
 	if errors.Is(err, onboard.ErrKept) { // one damaged row must not hide the other devices
-		now, err = onboard.Outcome{Action: evidence.Refuse, Code: "evidence-unreadable", Reason: "The kept evidence cannot be read."}, nil
+		now, err = onboard.Outcome{Action: evidence.Refuse, Code: "evidence-unreadable", Reason: "The stored evidence cannot be read."}, nil
 	}
 	if err != nil {
 		return err

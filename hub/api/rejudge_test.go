@@ -127,7 +127,7 @@ func TestTrustScanGoesOnAfterARestart(t *testing.T) {
 	if again, rounds := scan(); again != 3 || rounds != 1 {
 		t.Errorf("a scan that has ended begins again: %d devices in %d parts", again, rounds)
 	}
-	// After the owner deleted a device, the next scan counts one device less.
+	// After the owner deleted a device, the next scan counts one device fewer.
 	f.deleteDevice(t, f.boatID)
 	f.Advance(2 * api.ScanAgain)
 	if again, _ := scan(); again != 2 {

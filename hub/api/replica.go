@@ -88,7 +88,8 @@ func (o *outbox) addAll() {
 	o.all, o.owners, o.n = true, nil, 0
 }
 
-// take returns the news since the last call. The result `some` is false if there are none.
+// The method `take` returns the news since the last call. The result `some` is false if there is no
+// news.
 func (o *outbox) take() (n news, some bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -148,8 +149,9 @@ type mailbox struct {
 }
 
 // Poll calls `hear` with each message that arrived after the last Poll. If messages may have been
-// missed, Poll instead calls `hear` with All. This happens at the first call, after a long pause,
-// and after an error: after a failover, the new database server may number messages differently.
+// missed, Poll instead calls `hear` once, with the field All set. This happens at the first call,
+// after a long pause, and after an error: after a failover, the new database server may number
+// messages differently.
 func (m *mailbox) Poll(ctx context.Context, now time.Time, hear func(news)) error {
 	if m.behind || now.Sub(m.read) > store.MessageLife/2 {
 		last, err := m.store.LastMessage(ctx)
@@ -214,7 +216,8 @@ const (
 	// work.
 	leaseLife  = 15 * time.Second
 	leaseRenew = 5 * time.Second
-	// leaseMargin is the time before the end of the lease at which its holder stops.
+	// leaseMargin is the time before the end of the lease at which its holder stops the periodic
+	// work.
 	leaseMargin = 4 * time.Second
 )
 
@@ -274,7 +277,7 @@ func (l *lease) try(ctx context.Context) error {
 	return nil
 }
 
-// stop ends the context of the work. The caller holds l.mu.
+// The method `stop` ends the context of the periodic work. The caller holds l.mu.
 func (l *lease) stop() {
 	if l.lose != nil {
 		l.lose()
@@ -282,7 +285,7 @@ func (l *lease) stop() {
 	l.held, l.lose = nil, nil
 }
 
-// end gives the lease back, so that another replica can take it at once.
+// The method `end` gives the lease back, so that another replica can take it at once.
 func (l *lease) end(ctx context.Context) error {
 	l.mu.Lock()
 	l.stop()

@@ -232,8 +232,8 @@ func TestOneReplicaDoesThePeriodicWork(t *testing.T) {
 	soon(t, func() bool { return second.Server.TryLease(t.Context()) == nil && on(second) && !on(first) })
 }
 
-// A replica is paused in the middle of its periodic work, and another replica takes over. Then the
-// paused replica removes nothing from the database.
+// A replica is paused in the middle of its periodic work, and another replica takes over. When the
+// paused replica continues, it removes nothing from the database.
 func TestPausedReplicaRemovesNothing(t *testing.T) {
 	t.Parallel()
 	first, second := newReplicas(t)

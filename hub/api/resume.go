@@ -189,7 +189,7 @@ func (s *Server) receiveParts(ctx context.Context, p *store.PartialUpload, body 
 	return nil
 }
 
-// complete finishes an upload of which all parts are stored.
+// The method `complete` finishes an upload of which all parts are stored.
 func (s *Server) complete(w http.ResponseWriter, r *http.Request, p store.PartialUpload, o store.Object, by credential, one *upload) error {
 	err := s.cfg.Objects.CompleteParts(r.Context(), objects.Key{Sum: p.Sum, Place: p.Place}, p.Token, p.Size)
 	_ = one.rc.SetWriteDeadline(time.Now().Add(blockTimeout)) // the object may be large

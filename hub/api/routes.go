@@ -16,7 +16,7 @@ import (
 
 // route is one row of the route table: a method, a path, the access that callers need, the rate
 // limit, the largest body, and the handler. The row decides everything about the route, with one
-// exception: the map essential says which routes the hub serves when disk space is scarce.
+// exception: the map `essential` says which routes the hub serves when disk space is scarce.
 type route struct {
 	method string
 	// path is a pattern of http.ServeMux, with two differences. The pattern matches only whole
@@ -107,7 +107,7 @@ var routes = []route{
 	{"GET", "/devices/tokens/?", scopedAccount, unlimited, noBody, (*Server).listJoinTokens},
 	{"DELETE", "/devices/tokens/{id}", scopedAccount, unlimited, noBody, (*Server).endJoinToken},
 
-	// Waiting devices, and the rules about TPMs.
+	// Waiting devices, and the owner's rules about TPMs: the policy and the EK list.
 	{"GET", "/devices/waiting/?", scopedAccount, unlimited, noBody, (*Server).listWaiting},
 	{"POST", "/devices/{id}/approve", scopedAccount, unlimited, jsonBody, (*Server).approve},
 	{"POST", "/devices/{id}/deny", scopedAccount, unlimited, jsonBody, (*Server).deny},
@@ -123,7 +123,7 @@ var routes = []route{
 	{"GET", "/devices/?", accountOrDevice, unlimited, noBody, (*Server).listDevices},
 	{"GET", "/devices/np/{owner}/{id}", accountOrDevice, unlimited, noBody, (*Server).showByNicks},
 	{"GET", "/devices/{id}", accountOrDevice, unlimited, noBody, (*Server).showDevice},
-	{"PUT", "/devices/{id}", scopedAccount, inHandler, jsonBody, (*Server).putDevice}, // claimRate, if it claims the device
+	{"PUT", "/devices/{id}", scopedAccount, inHandler, jsonBody, (*Server).putDevice}, // claimRate, if the request claims the device
 	{"PATCH", "/devices/{id}", scopedAccount, unlimited, jsonBody, (*Server).renameDevice},
 	{"DELETE", "/devices/{id}", scopedAccount, unlimited, noBody, (*Server).deleteDevice},
 	{"PUT", "/devices/{id}/public", scopedAccount, unlimited, noBody, (*Server).publish},

@@ -19,10 +19,16 @@ import (
 // all objects before it starts the first transfer.
 const signedURLLife = time.Hour
 
-// The path of a signed URL is /local-s3/ and the base64url form of these fields: version (1 byte),
-// the method's first letter (1), time of expiry in seconds since 1970 (8), owner (12), SHA-256 of
-// the object (32), credential (33), HMAC-SHA256 (32). The HMAC is over the other fields, with a key
-// that only the hub has. Everything is in the path, because devices drop the query of a URL.
+// The path of a signed URL is /local-s3/ and the base64url form of these fields:
+//   - the version (1 byte),
+//   - the first letter of the method (1 byte),
+//   - the time of expiry, in seconds since 1970 (8 bytes),
+//   - the owner (12 bytes),
+//   - the SHA-256 of the object (32 bytes),
+//   - the credential (33 bytes),
+//   - the HMAC-SHA256 over all other fields (32 bytes), with a key that only the hub has.
+//
+// Everything is in the path, because devices drop the query of a URL.
 const (
 	signedURLVersion = 2
 	signedURLHead    = 1 + 1 + 8 + 12 + 32 + credentialSize

@@ -63,8 +63,8 @@ func (s *steps) send(t testing.TB, path string, body []byte) *fleet.Answer {
 	return must(s.client.Post(t.Context(), path, bytes.NewReader(body)))(t)
 }
 
-// enrolled carries out a device's first step. It returns the keys and the certificate that the
-// device has after the first step.
+// The method `enrolled` carries out a device's first step. It returns the keys and the certificate
+// that the device has after the first step.
 func (s *steps) enrolled(t testing.TB, d *fleet.Device) *fleet.Enrolled {
 	t.Helper()
 	return must(d.Enroll(t.Context(), s.client))(t)
@@ -77,8 +77,8 @@ func (s *steps) registration(t testing.TB, change fleet.RegistrationChange) []by
 	return must(s.victim.Registration(s.pan, s.enrolled(t, s.victim).Keys, change))(t)
 }
 
-// rejected sends a second step with the alterations in `change`. The hub must refuse the second
-// step and create no device.
+// The method `rejected` sends a second step with the alterations in `change`. The hub must refuse
+// the second step and create no device.
 func (s *steps) rejected(t testing.TB, status int, code string, change fleet.RegistrationChange) {
 	t.Helper()
 	refused(t, s.send(t, "/register", s.registration(t, change)), status, code)
@@ -142,7 +142,7 @@ func TestOnboardsInTwoSteps(t *testing.T) {
 	if status != 200 || must(x509.ParseCertificate(der))(t).CheckSignatureFrom(s.CA.ACA()) != nil {
 		t.Errorf("AK certificate: %d", status)
 	}
-	// The one-step enrolment finds the same device.
+	// The one-step enrolment of the same TPM finds the same device.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	if d := s.Devices(t, s.Owner); len(d) != 1 || d[0].ID != id {
 		t.Errorf("%s", brief.Of(d))
@@ -193,7 +193,7 @@ func TestTwoStepsRefuseCSRKeyOutsideTheTPM(t *testing.T) {
 	}})
 }
 
-// Weakness 1 of Pantacor's original hub: the certification was parsed and not checked.
+// Weakness 1 of Pantacor's original hub: the certification was parsed, but not checked.
 func TestTwoStepsRefuseBadCertifications(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)

@@ -49,7 +49,7 @@ func (s *Server) work(ctx context.Context, up time.Time) {
 	s.markQuiet(duty, up)
 	s.judgeStale(duty)
 	s.watch(duty)
-	// Ping also checks the lease in the database, because a replica that has lost its lease did no
+	// Ping fails if this hub has lost the lease in the database. A hub without the lease did no
 	// work.
 	if s.cfg.Store.Ping(duty) == nil {
 		s.worked.set(s.cfg.Now())
@@ -76,9 +76,9 @@ func (s *Server) packEvidence(ctx context.Context) {
 // uptime measures how long the hub has been running without a long pause.
 type uptime struct{ begun, last time.Time }
 
-// since records that the hub runs at the time `now`. It returns the time since which the hub has
-// run without a long pause. If the hub's machine slept between two calls, the period begins again,
-// as after a start of the hub.
+// The method `since` records that the hub runs at the time `now`. It returns the time since which
+// the hub has run without a long pause. If the hub's machine slept between two calls, the period
+// begins again, as after a start of the hub.
 func (u *uptime) since(now time.Time) time.Time {
 	if pause := now.Sub(u.last); pause < 0 || pause > 5*sweepEvery {
 		u.begun = now

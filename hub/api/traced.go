@@ -76,7 +76,7 @@ func (s *Server) endTrace(span trace.Span, a *answer, r *http.Request) {
 		status = http.StatusInternalServerError
 		span.SetAttributes(attribute.String("error.type", "panic"))
 	case status == 0:
-		status = http.StatusOK // the server answers so if a handler writes nothing
+		status = http.StatusOK // net/http sends this status if a handler writes nothing
 	}
 	method, path, ok := strings.Cut(r.Pattern, " ")
 	if !ok { // no route

@@ -946,7 +946,7 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 	sum := upload(f.ada, "/objects/", "secret-name", "secret-content")
 	post(f.ada, f.boatID, `{`+systemSpec+`,"secret-file":"`+sum+`"}`)
 	want[map[string]string](f.boat, "POST", "/logs/", `[{"msg":"secret-line"}]`, 200)
-	second, secondID := f.onboarded(t, f.tok) // the same owner's
+	second, secondID := f.onboarded(t, f.tok) // a second device of the same owner
 	at := "/trails/" + f.boatID
 	routes := []struct {
 		method, path, body string

@@ -186,7 +186,8 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 }
 
 // relay starts a rogue hub with another CA and name. The rogue hub forwards all requests to the
-// real hub. The function `change` may alter the bodies. relay returns the rogue hub's token file.
+// real hub. The function `change` may alter the bodies. The method returns the rogue hub's token
+// file.
 func (s *scene) relay(t *testing.T, tok *wire.TokenFile, change func(path string, body []byte) []byte) *wire.TokenFile {
 	t.Helper()
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)

@@ -26,8 +26,8 @@ func (s *scene) uncertified(t testing.TB) *fleet.Device {
 	return must(s.victim.WithoutCertificate())(t)
 }
 
-// waits checks that an answer tells a machine to wait for a person's decision. The open question
-// must have the code `code`. waits returns the decoded answer.
+// The function `waits` checks that an answer tells a machine to wait for a person's decision. The
+// open question must have the code `code`. The function returns the decoded answer.
 func waits(t testing.TB, a *fleet.Answer, code string) wire.Waiting {
 	t.Helper()
 	var w wire.Waiting
