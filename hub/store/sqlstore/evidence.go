@@ -53,11 +53,22 @@ var errBadEvidence = errors.New("the stored evidence is damaged")
 
 // Both are safe for concurrent use.
 var (
-	evidenceEncoder = must(zstd.NewWriter(nil, zstd.WithEncoderDictRaw(1, evidenceWords), zstd.WithEncoderLevel(zstd.SpeedFastest),
-		zstd.WithEncoderCRC(false), zstd.WithWindowSize(512<<10), zstd.WithLowerEncoderMem(true)))
+	evidenceEncoder = newEncoder()
+	// shortEncoder does not try to compress bytes without repetitions. In short evidence, these are
+	// keys, hashes and signatures.
+	shortEncoder    = newEncoder(zstd.WithNoEntropyCompression(true))
 	evidenceDecoder = must(zstd.NewReader(nil, zstd.WithDecoderDictRaw(1, evidenceWords), zstd.WithDecoderConcurrency(0),
 		zstd.WithDecoderMaxMemory(maxEvidence), zstd.WithDecoderLowmem(true)))
 )
+
+// shortEvidence is the largest length of evidence that shortEncoder compresses. Longer evidence has a
+// boot event log.
+const shortEvidence = 16 << 10
+
+func newEncoder(more ...zstd.EOption) *zstd.Encoder {
+	return must(zstd.NewWriter(nil, append([]zstd.EOption{zstd.WithEncoderDictRaw(1, evidenceWords), zstd.WithEncoderLevel(zstd.SpeedFastest),
+		zstd.WithEncoderCRC(false), zstd.WithWindowSize(512 << 10), zstd.WithLowerEncoderMem(true)}, more...)...))
+}
 
 // The function `must` returns a coder. It panics if the options are wrong.
 func must[T any](coder T, err error) T {
@@ -136,17 +147,35 @@ func (v *evidence) abbreviate(b, other []byte) (result, spare []byte) {
 // replaceAll writes b to the buffer `other`, with the abbreviation `code` in place of each `old`.
 // It returns both buffers.
 func replaceAll(b, other, old []byte, code byte) (result, spare []byte) {
-	i := bytes.Index(b, old)
+	i := index(b, old)
 	if i < 0 {
 		return b, other
 	}
 	result = other[:0]
-	for rest := b; ; i = bytes.Index(rest, old) {
+	for rest := b; ; i = index(rest, old) {
 		if i < 0 {
 			return append(result, rest...), b
 		}
 		result = append(append(result, rest[:i]...), escape, code)
 		rest = rest[i+len(old):]
+	}
+}
+
+// index is bytes.Index. It looks for the first bytes of a long text, because bytes.Index is fast only
+// for texts of up to 63 bytes.
+func index(b, text []byte) int {
+	const fast = 32
+	if len(text) <= fast {
+		return bytes.Index(b, text)
+	}
+	for at := 0; ; at++ {
+		i := bytes.Index(b[at:], text[:fast])
+		if i < 0 {
+			return -1
+		}
+		if at += i; bytes.HasPrefix(b[at:], text) {
+			return at
+		}
 	}
 }
 
@@ -197,6 +226,9 @@ func (v *evidence) pack() []byte {
 	if v.hasChain {
 		out[1] = withChain
 		out = append(out, v.chain[:]...)
+	}
+	if len(b) <= shortEvidence {
+		return shortEncoder.EncodeAll(b, out)
 	}
 	return evidenceEncoder.EncodeAll(b, out)
 }

@@ -18,6 +18,9 @@ func TestEvidenceIsPackedWithoutLoss(t *testing.T) {
 		if seed%2 == 0 {
 			v.share()
 		}
+		if seed%10 == 9 { // another encoder packs long evidence
+			v.request = bytes.Repeat(v.request, 1+2*shortEvidence/(1+len(v.request)))
+		}
 		packed := v.pack()
 		got := evidence{device: v.device, owner: v.owner, token: v.token, model: v.model, serial: v.serial, iakName: v.iakName, idevidName: v.idevidName}
 		if err := got.unpack(packed); err != nil {
