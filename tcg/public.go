@@ -131,7 +131,7 @@ func name(alg AlgID, data ...[]byte) ([]byte, error) {
 
 // EndorsementQualifiedName computes the qualified name (Part 1, 16) of a primary key of the
 // endorsement hierarchy from the key's name. A TPM puts the signing key's qualified name into each
-// attestation, which proves the hierarchy of this key.
+// attestation. This name proves the hierarchy of the signing key.
 func EndorsementQualifiedName(keyName []byte) ([]byte, error) {
 	if len(keyName) < 2 {
 		return nil, errors.New("tcg: the TPM name has fewer than 2 bytes")

@@ -74,9 +74,9 @@ type Config struct {
 	// Poll is the interval at which Run asks for user-meta and new revisions.
 	// Default: 30 seconds.
 	Poll time.Duration
-	// Trail configures how the device follows its trail. Without a hook in Trail, the device does
-	// not follow its trail. The agent sets Trail's Dir, Device, Say and Line. If Trail's Poll is 0,
-	// the agent sets Poll too.
+	// Trail configures how the device follows its trail. If Trail has neither a Hook nor a First,
+	// the device does not follow its trail. The agent sets Trail's Dir, Device, Say and Line. If
+	// Trail's Poll is 0, the agent sets Poll too.
 	Trail revision.Config
 	// ReportFiles maps keys of the device-meta to paths of files. The agent reports the text of
 	// each file under the file's key. A key that the agent itself reports keeps the agent's value.

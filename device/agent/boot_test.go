@@ -68,7 +68,8 @@ func measuring(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, lo
 	return measuringWith(t, chip, tpm, p, Config{EventLog: log})
 }
 
-// measuringWith does the same as the function measuring, but with the agent's configuration `cfg`.
+// measuringWith does the same as the function `measuring`, but with the agent's configuration
+// `cfg`.
 func measuringWith(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, cfg Config) (measure func() bool, said *[]string) {
 	t.Helper()
 	server := httptest.NewTLSServer(p)

@@ -69,7 +69,7 @@ func (h *hub) trusting(host string) *tls.Config {
 
 // The function `verifying` returns a TLS configuration that verifies the server `host`. The
 // server's CA must be in `roots`; `certs` are the certificates in `roots`. The dates are checked as
-// in the method trusting.
+// in the method `trusting`.
 func verifying(host string, roots *x509.CertPool, certs []*x509.Certificate, now func() time.Time) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,

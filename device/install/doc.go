@@ -19,7 +19,7 @@
 // all. Job.Run works in this order:
 //
 //  1. Verify every file of the stick. If a file is damaged, the disk is not touched.
-//  2. Wipe the old partition tables and the first sector of the future EFI system partition.
+//  2. Wipe the first sector of the future EFI system partition, and then the old partition tables.
 //     From here until step 5 firmware cannot boot the disk, so the machine boots the stick again.
 //  3. Write the contents and the partition tables, and flush them.
 //  4. Read everything back and compare it with the stick's files.

@@ -67,8 +67,8 @@ type Sticks interface {
 	Find(manifest string, patience time.Duration) (*Stick, error)
 	// Mounted returns the stick that Find mounted, even if another process called Find.
 	Mounted(manifest string) (*Stick, error)
-	// Network reads the network settings of the mounted stick. It returns nil if the stick has
-	// none.
+	// Network reads the network settings of the mounted stick. It returns nil if the stick has no
+	// network settings.
 	Network() (*netfile.Settings, error)
 	// Marks returns disk names and partition GUIDs. install.Disks recognises the stick and copies
 	// of the stick by these names and GUIDs.

@@ -330,8 +330,8 @@ func (n *Network) setServers(servers []netip.Addr) error {
 	return n.writeResolvConf()
 }
 
-// hasServers6 reports whether the network offered name servers over IPv6, or the settings name
-// some.
+// hasServers6 reports whether the network offered name servers over IPv6, or the settings have name
+// servers.
 func (n *Network) hasServers6() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -143,8 +143,8 @@ type Disks interface {
 	// Unlock returns the device from which the data partition's clear data can be read.
 	Unlock(*install.Installed) (device string, encrypted bool, err error)
 	// BindKey binds the disk's key to the systems in the slots, if their owner signed them.
-	// `changed` is false if the key was bound to these systems already. If the key is bound to
-	// other systems or is not bound, BindKey returns an error.
+	// `changed` is false if the key was bound to these systems already. If the key is not bound to
+	// these systems afterwards, BindKey returns an error.
 	BindKey(*install.Installed) (changed bool, err error)
 	MountData(device string) error
 	// Grow makes the data partition's file system as large as its device. It returns the new size
@@ -410,7 +410,7 @@ type agentStatus struct {
 const removed = "removed"
 
 // The method `onboarded` reports whether the machine has a device's identity. The hub may have
-// removed the device since.
+// removed the device since then.
 func (a agentStatus) onboarded() bool { return a.Phase == "active" || a.Phase == removed }
 
 // The method `status` returns the agent's state. If the agent has no state, it returns the zero

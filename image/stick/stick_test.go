@@ -454,9 +454,9 @@ func TestChangedPartsAreNotTakenFromTheCache(t *testing.T) {
 	}
 }
 
-// A person at the machine cannot raise the console's access level unnoticed: the image's limit is
-// on the kernel's command line. Firmware measures the command line, and a signature covers it. An
-// image without a limit has no such word on its command line.
+// A person at the machine cannot raise the console's access level unnoticed: the image's limit is a
+// word on the kernel's command line. Firmware measures the command line, and a signature covers it.
+// If an image has no limit, its command line lacks this word.
 func TestConsoleLimitIsMeasured(t *testing.T) {
 	t.Parallel()
 	p := parts(t)

@@ -52,7 +52,8 @@ func algorithms(key crypto.PublicKey) []jose.SignatureAlgorithm {
 }
 
 // Sign checks the manifest, and returns it with the key's signature, as a JWS in compact
-// serialization (RFC 7515, 3.1). The key may be in a TPM: Sign passes the SHA-256 to be signed.
+// serialization (RFC 7515, 3.1). The key may be in a TPM: Sign passes to the key only the SHA-256
+// of the text.
 func Sign(m *Manifest, key crypto.Signer) (string, error) {
 	kid, err := KeyID(key.Public())
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 // command line.
 
 // lineDigests returns the possible digests of an event that measures the command line: as UTF-16
-// with a terminating zero, and without it.
+// with and without a terminating zero.
 func lineDigests(cmdline string) [2][sha256.Size]byte {
 	var b []byte
 	for _, u := range utf16.Encode([]rune(cmdline)) {

@@ -38,8 +38,8 @@ type program struct {
 	file     *pe.File
 	optional int // offset of the optional header
 	headers  int // size of the headers
-	// certificates is the size of the signatures at the end of the file. directories tells whether
-	// the optional header has an entry for the signatures.
+	// `certificates` is the size of the signatures at the end of the file, in bytes. `directories`
+	// is true if the optional header has an entry for the signatures.
 	certificates int
 	directories  bool
 }

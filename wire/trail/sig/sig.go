@@ -3,8 +3,8 @@
 // signed. Then an attacker who controls the hub cannot install anything on the device.
 //
 // A state contains its signatures as documents `_sigs/NAME.json`. A signature is a JWS (RFC 7515)
-// without its payload. Its protected header names, with patterns, the members of the state that it
-// covers. The payload is the canonical JSON of these members.
+// without its payload. The patterns in its protected header select the members of the state that
+// the signature covers. The payload is the canonical JSON of these members.
 //
 // Verify returns a new state that is parsed from the signed bytes, so the caller acts only on
 // signed content. One signature must cover everything, because an attacker could combine parts of
