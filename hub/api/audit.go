@@ -225,8 +225,8 @@ const (
 )
 
 // unprovenLimiter bounds the rows that unproven peers cause. As long as a bound is not reached,
-// equal events share one row for each hour and network. When the bound is reached, they share one
-// row for each kind, code, trail and day.
+// equal events share one row for each hour and network. When the bound is reached, all events with
+// the same kind, code and trail share one row a day.
 type unprovenLimiter struct {
 	nobodys *limiter[struct{}]
 	owners  *limiter[string]

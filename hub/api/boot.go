@@ -160,8 +160,8 @@ func (s *Server) writeBoot(w http.ResponseWriter, r *http.Request, d store.Devic
 	return nil
 }
 
-// bootDecision is an owner's decision about the reference of a device, the boot with which later
-// boots are compared.
+// bootDecision is an owner's decision about the reference of a device. The reference is the boot
+// with which the hub compares later boots.
 type bootDecision struct {
 	From string         `json:"from"` // "latest", "device:ID", "values", or empty: keep the present reference
 	Bank string         `json:"bank"`

@@ -150,8 +150,8 @@ func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// LogForwarder forwards log lines to a log engine of the operator. The hub exports the
-// forwarder's metrics together with the hub's own.
+// LogForwarder forwards log lines to a log engine of the operator. The hub exports the forwarder's
+// metrics together with the hub's own metrics.
 type LogForwarder interface {
 	prometheus.Collector
 	// The hub calls Forward with lines whose fields Device, Owner and Created are set. Forward must

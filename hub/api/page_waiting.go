@@ -70,8 +70,8 @@ func questionsOf(v evidence.Verdict) []ui.Question {
 	return list
 }
 
-// likeness returns a key that is equal for machines about which one decision can be made: machines
-// with the same questions.
+// likeness returns a key of a waiting machine. Machines with the same key have the same questions,
+// so a person can make one decision about them.
 func likeness(w store.WaitingDevice, questions []ui.Question) string {
 	var parts []string
 	maker := false

@@ -235,8 +235,8 @@ type lease struct {
 	timer *time.Timer
 }
 
-// duty returns the context for periodic work, whose writes check the lease. `ok` is false if
-// another replica does the work.
+// duty returns the context for periodic work. In this context, each write to the database checks
+// the lease. `ok` is false if another replica does the work.
 func (l *lease) duty(ctx context.Context) (_ context.Context, ok bool) {
 	if l.store == nil {
 		return ctx, ctx.Err() == nil
