@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -342,7 +343,7 @@ func (a *app) installCAs(ctx context.Context, data string, answer []byte, name s
 }
 
 func (a *app) caShow() *cobra.Command {
-	var data string
+	var data, keys string
 	c := &cobra.Command{
 		Use: "show --data DIR", Short: "Show the hub's CAs, where their keys are and when they expire", Args: args(),
 		Long: `Show prints each CA of the hub: where its private key is (in a file, at a URI, or
@@ -353,7 +354,7 @@ a former CA; the hub uses it only to verify the certificates of devices.`,
 			if data == "" {
 				return usagef("--data is needed: the folder of the hub's keys and database")
 			}
-			dir := filepath.Join(data, pkiFolder)
+			dir := cmp.Or(keys, filepath.Join(data, pkiFolder))
 			if !exists(dir) { // pki.Open would make a new hub
 				return fmt.Errorf("the hub's keys are not in %s", dir)
 			}
@@ -376,5 +377,6 @@ a former CA; the hub uses it only to verify the certificates of devices.`,
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", "folder of the hub's keys and database (required)")
+	c.Flags().StringVar(&keys, "pki", "", "folder of the hub's keys, such as a mounted secret (default: pki in the data folder)")
 	return c
 }
