@@ -29,6 +29,8 @@ type FleetEnrolment struct {
 	Full  EnrolmentCost `json:"full"`
 	// EachRound has the costs of the rounds with many devices.
 	EachRound []EnrolmentCost `json:"full_rounds"`
+	// EachCPU has the ratio of the CPU time in each round.
+	EachCPU []float64 `json:"cpu_ratios"`
 	// Time and CPU are the medians of Full / Empty in each round: of the wall time, and of the CPU
 	// time of the hub's process and of PostgreSQL's processes together.
 	Time float64 `json:"time_ratio"`
@@ -95,7 +97,7 @@ func compareEnrolments(ctx context.Context, empty, full *testFleet, each int) (F
 			Server: of(func(c EnrolmentCost) float64 { return c.Server }), WAL: of(func(c EnrolmentCost) float64 { return c.WAL }),
 		}
 	}
-	r.EachRound = cost[1]
+	r.EachRound, r.EachCPU = cost[1], slices.Clone(cpus)
 	r.Empty, r.Full, r.Time, r.CPU = middle(cost[0]), middle(cost[1]), median(times), median(cpus)
 	return r, nil
 }

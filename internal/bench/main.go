@@ -76,7 +76,10 @@ type Kind struct {
 	Activations int                `json:"activations"`
 }
 
-var profile, allocs, fleetDir *string
+var (
+	profile, allocs, fleetDir *string
+	polled                    *bool
+)
 
 // asked matches the names of the queries that -fleet measures.
 var asked *regexp.Regexp
@@ -95,6 +98,7 @@ func main() {
 	serve := flag.String("serve", "", "run a hub in this folder (only for bench itself, which measures this process)")
 	shakes := flag.String("handshakes", "", "run a server of raw handshakes for the hub in this folder (only for bench itself)")
 	only := flag.Bool("server", false, "measure only the whole hub process")
+	polled = flag.Bool("polls", false, "with -server and -cpuprofile: profile Pantavisor's polls instead of enrolments")
 	booted := flag.Bool("boots", false, "measure only the answers about the boots of -boot-devices emulated devices")
 	booting := flag.Int("boot-devices", 1000, "number of emulated devices whose boots are measured")
 	durably := flag.Bool("durable", false, "measure only the rates of durable enrolments")

@@ -146,6 +146,10 @@ func (m *server) round(ctx context.Context, s *Server, first, n int) (err error)
 	if s.Handshake, err = per(m.raw, func(int) error { return m.shake(ctx, nil) }); err != nil {
 		return err
 	}
+	if *profile != "" && *polled { // the profile contains only polls
+		s.Poll, err = per(m.hub, func(i int) error { return m.pollers[i%len(m.pollers)].pollOnce(ctx, m.hub) })
+		return err
+	}
 	start := time.Now()
 	if s.CPU, err = per(m.hub, func(i int) error { return m.onboard(ctx, first+i) }); err != nil {
 		return err
