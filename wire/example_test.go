@@ -125,7 +125,7 @@ func workedExample(t *testing.T) string {
 	}
 	say("For a credential with the secret of 32 bytes, each `c5`, and an AK with the name `000b` followed by\n32 bytes, each `a2`, the keys *encryption*, *mac* and *register* are, one after the other:")
 	dump(slices.Concat(steps.Encryption, steps.MAC, steps.Register))
-	say("For a CSR whose DER is the three bytes `csr`, with this key *register* and at the same hub, the field\n`proof` of `POST /register` is:")
+	say("For a CSR whose DER is the three bytes `csr`, with this key *register* and at the same hub, the\nfield `proof` of `POST /register` is:")
 	dump(steps.Prove(hubName, []byte("csr")))
 	say("In the old form, the field `proof` of `POST /register` is:")
 	dump(steps.ProveUnbound([]byte("csr")))
