@@ -19,8 +19,8 @@ type engines struct {
 	server *pgtest.Server // started by this program; nil: it has started no server
 }
 
-// serverSettings has settings of a server with 4 GB of memory; all others are PostgreSQL's or
-// pgtest's.
+// serverSettings has settings of a server with 4 GB of memory. All other settings have the defaults
+// of PostgreSQL or of package pgtest.
 var serverSettings = []string{"shared_buffers = 1GB", "max_wal_size = 4GB"}
 
 func newEngines(database string) (*engines, error) {

@@ -46,8 +46,8 @@ type about struct {
 	Scope      string `json:"scope"`
 	Durability string `json:"durability"`
 	start      func(dir, bin string, m *material) (peer, error)
-	// callIncluded means that an identity is usable only after its first call. So every measurement
-	// includes this call.
+	// callIncluded is true if this peer's identities work only after their first call. Then each
+	// measurement of such an identity includes the first call.
 	callIncluded bool
 }
 
