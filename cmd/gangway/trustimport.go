@@ -80,7 +80,7 @@ becomes trusted again.`,
 				}
 			}
 			result.Known = len(trust.NewSet(certs...).Entries()) - len(imported)
-			did := fmt.Sprintf("%d root(s) and %d intermediate(s) were imported", roots, len(imported)-roots)
+			did := fmt.Sprintf("%d root(s) and %d link(s) were imported", roots, len(imported)-roots)
 			change.Event = trustEvent(trust.EventImported, now, "%s from %s", did, trust.Shortened(strings.Join(paths, ", ")))
 			if err := i.store.ChangeTrust(c.Context(), change); err != nil {
 				return err

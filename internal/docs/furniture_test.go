@@ -161,8 +161,8 @@ func (r *room) connectedIn(state string) {
 	})
 }
 
-// kernel puts the files of "gangway image fetch" where that command would put them. The room has no
-// network, so the command itself would fail.
+// kernel puts the files of "gangway image fetch" where that command would put them. The sandbox has
+// no network, so the command itself would fail.
 func (r *room) kernel() {
 	r.t.Helper()
 	have := r.repository("build/installer-kernel")

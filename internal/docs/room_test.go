@@ -55,8 +55,8 @@ type program struct {
 	done    chan struct{} // closed when the program has ended
 }
 
-// enter makes the calling test run in a room. If it is called outside a room, it runs the test
-// again in a new process inside a room, reports the result, and returns nil.
+// enter makes the calling test run in a sandbox. If it is called outside a sandbox, it runs the
+// test again in a new process inside a sandbox, reports the result, and returns nil.
 func enter(t *testing.T) *room {
 	t.Helper()
 	base := os.Getenv(inRoom)
