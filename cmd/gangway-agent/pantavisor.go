@@ -94,8 +94,8 @@ unclaimed, control and restart. docs/agent.md describes them.`,
 	return root
 }
 
-// read reads the settings file. If `changed` returns true for a flag, the person has set the flag,
-// and its value replaces the value in the file.
+// read reads the settings file. If `changed` returns true for a flag, the flag is on the command
+// line. Then the flag's value replaces the value in the file.
 func (h *handler) read(changed func(flag string) bool) error {
 	h.Config, h.control = defaultConfig, defaultControl
 	f, err := os.Open(h.conf)

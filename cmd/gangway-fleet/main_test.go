@@ -226,7 +226,7 @@ func TestFleetsNumbersAreTheHubs(t *testing.T) {
 
 	l.checkFields()
 
-	// Another run uses the same devices: it onboards none.
+	// A second run loads devices from the state file, so it onboards no device.
 	code, r = l.fleet(t.Context(), "--devices", "15", "--for", "200ms", "--arrivals", "even", "--state", l.path("state"), "--mix", "report=50/s", "--hub-pid", strconv.Itoa(os.Getpid()))
 	if code != 0 || r.Preparation.Loaded != 15 || r.Preparation.Onboarded != 0 || kindOf(t, r, "report").OK != 10 || l.Uses(t, l.token) != 20-missed {
 		t.Errorf("the second run: exit code %d: %+v %+v", code, r.Preparation, r.Total)

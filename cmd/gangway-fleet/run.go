@@ -200,7 +200,7 @@ func (o *runFlags) into(cfg *load.Config) error {
 	return nil
 }
 
-// maxDevices is the number of source addresses.
+// maxDevices is the largest number of devices: 127.0.0.0/8 has one source address for each device.
 const maxDevices = 16_000_000
 
 // parseMix parses the values of --mix and --rate.

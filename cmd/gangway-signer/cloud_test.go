@@ -487,8 +487,8 @@ func TestRejectsBadURIs(t *testing.T) {
 	}
 }
 
-// A pkcs11 URI opens a key in another token. The flags supply the values that the URI does not
-// contain.
+// A pkcs11 URI opens a key in another token than the token that the flags name. The flags supply
+// the values that the URI does not contain.
 func TestKeyAtAPKCS11URI(t *testing.T) {
 	token := softhsm.New(t)
 	t.Setenv("SOFTHSM2_CONF", token.Config)

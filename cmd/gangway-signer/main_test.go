@@ -30,7 +30,8 @@ func try(t *testing.T, arg ...string) (code int, stdout, stderr string) {
 	return code, out.String(), errs.String()
 }
 
-// The signer signs with keys in an HSM: only with the listed keys, and until it is stopped.
+// The signer signs with keys in an HSM, but only with the keys of --key. It signs until the test
+// stops it.
 func TestSignsWithKeysInAnHSM(t *testing.T) {
 	token := softhsm.New(t)
 	t.Setenv("SOFTHSM2_CONF", token.Config)

@@ -22,8 +22,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// operator returns the person who runs a command on the hub's machine: under sudo as root, the user
-// who called sudo; otherwise the current user.
+// operator returns the person who runs a command on the hub's machine. If sudo runs the command as
+// root, that person is the user who called sudo. Otherwise it is the current user.
 func operator() store.Actor {
 	name := strconv.Itoa(os.Getuid())
 	if u, err := user.Current(); err == nil {

@@ -109,7 +109,8 @@ func (a *app) backUp(ctx context.Context, o backupFlags) error {
 	return a.reportBackup(path, done)
 }
 
-// backupSource begins a new epoch before the snapshot, so that the snapshot contains the epoch.
+// backupSource gives the backup a number, its epoch, and makes the snapshot. It stores the epoch
+// before the snapshot, so that the snapshot contains the epoch.
 func (i *instance) backupSource(ctx context.Context, folder *backup.Folder, o backupFlags) (s backup.Source, describer *backup.Describer, err error) {
 	begun := time.Now()
 	epoch, err := i.engine.NextEpoch(ctx)
@@ -324,7 +325,7 @@ the alarm backup-damaged. The exit code is 1 if the backup cannot be restored.`,
 				return err
 			}
 			if done.Description == nil {
-				return fmt.Errorf("an earlier version made the backup %s, and did not describe it: make a new backup, or use 'gangway backup verify'", done.File)
+				return fmt.Errorf("an earlier version of Gangway made the backup %s, and wrote no description of it: make a new backup, or use 'gangway backup verify'", done.File)
 			}
 			d := done.Description
 			if done, err := a.json(d); done {

@@ -98,7 +98,7 @@ device of the same model. --lock protects the reference from changes by mistake.
 	}
 	f := c.Flags()
 	f.BoolVar(&accept, "accept", false, "make the last boot the reference")
-	f.Int64Var(&number, "measurement", 0, "with --accept: fail if the last measurement of the device has another number")
+	f.Int64Var(&number, "measurement", 0, "with --accept: fail if this is not the number of the device's last measurement")
 	f.StringVar(&like, "like", "", "copy the reference of this device (id or nick), of the same model")
 	f.BoolVar(&lock, "lock", false, "lock the reference against changes, until --unlock")
 	f.BoolVar(&unlock, "unlock", false, "allow changes of the reference again")

@@ -271,7 +271,7 @@ It is the same on all machines of a model. The part firmware also has the settin
 	return a.table(c, columnNames(cohortColumns)...)
 }
 
-// partNames lists the parts that a person can decide about.
+// partNames lists the parts of a boot that a person can decide about.
 func partNames() string {
 	names := []string{boot.PartFirmware, boot.FirmwareCode}
 	for _, p := range boot.Parts[1:] {
@@ -322,7 +322,7 @@ settings (PCR 1 and 3) they have.`,
 	f := c.Flags()
 	f.StringVar(&d.Model, "model", "", "only devices of this model")
 	f.StringVar(&d.Token, "token", "", "only devices that joined with this join token (id)")
-	f.StringVar(&d.Firmware, "firmware", "", "only devices whose firmware has this version, as it was measured; the preview lists the versions")
+	f.StringVar(&d.Firmware, "firmware", "", "only devices with this measured version of the firmware; the preview lists the versions")
 	f.BoolVar(&yes, "yes", false, "do not ask for confirmation")
 	return c
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// serverIssue is what 'gangway ca issue-server' is asked for.
+// serverIssue holds the values of the flags of 'gangway ca issue-server'.
 type serverIssue struct {
 	data, out string
 	names     []string
@@ -81,7 +81,7 @@ func (a *app) issueServer(ctx context.Context, request []byte, o serverIssue) er
 		KeyHash     string    `json:"key-hash"`
 		Certificate string    `json:"certificate,omitempty"`
 	}{o.names, leaf.NotAfter.UTC(), hex.EncodeToString(sum[:]), ""}
-	// The event comes first: a certificate without an event must not exist.
+	// The audit event is stored first: a certificate must not exist without its event.
 	by, names := operator(), strings.Join(o.names, ", ")
 	e := store.Event{Time: now, Kind: "ca.server-certificate", Message: fmt.Sprintf("A TLS server certificate for %s was issued. It expires on %s; SHA-256 of its key: %s.", names, view.Expires.Format(time.DateOnly), view.KeyHash)}
 	if err := i.store.AppendEvent(ctx, e.By(&by)); err != nil {

@@ -18,9 +18,9 @@ import (
 	"gangway/hub/store/postgres/pgtest"
 )
 
-// The database of a hub is in PostgreSQL: commands on the hub's machine use the same flags, two
-// hubs with the same keys share the database, and a hub refuses a database that belongs to another
-// hub.
+// The database of a hub is in PostgreSQL. Commands on the hub's machine use the same flags as the
+// hub. Two hubs with the same keys share the database. A hub refuses a database that belongs to a
+// hub with other keys.
 func TestHubInPostgreSQL(t *testing.T) {
 	t.Parallel()
 	server, err := pgtest.Start(false)

@@ -195,7 +195,7 @@ type movingLoad struct {
 	longest   time.Duration  // the longest time of an onboarding
 }
 
-// load starts goroutines that onboard devices, and devices that report.
+// load starts `onboarders` goroutines that onboard devices, and `reporters` devices that report.
 func (h *movingHub) load(onboarders, reporters int) *movingLoad {
 	h.t.Helper()
 	hub, err := fleet.NewHub(h.token)

@@ -121,7 +121,7 @@ func (a *app) noteMakers(ctx context.Context, i *instance, known *trust.Set) err
 		a.note("No device can onboard until you import a root: gangway trust import --data %s FILE", i.dir)
 	}
 	if old := filepath.Join(i.dir, "tpm-roots"); isFolder(old) {
-		a.note("%s is not read any more. Import it, then remove it: gangway trust import --data %s %s", old, i.dir, old)
+		a.note("The hub no longer reads %s. Import it, then remove it: gangway trust import --data %s %s", old, i.dir, old)
 	}
 	return nil
 }

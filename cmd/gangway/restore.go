@@ -118,7 +118,7 @@ Read 'Restoring' in docs/operations.md before you start the hub.`,
 	return c
 }
 
-// restoringFolder has the parts of a restore until they are complete.
+// restoringFolder holds the restored files until all of them are complete.
 const restoringFolder = "restoring"
 
 // restoration is a restore that runs.
@@ -141,7 +141,7 @@ func (a *app) restore(ctx context.Context, path string, o restoreFlags) error {
 		return usagef("--data is needed: the new data folder")
 	}
 	if (len(o.events) == 0) != o.withoutEvents {
-		return usagef("one of --events and --without-events is needed: a file with the audit trail since the backup, or the statement that there is none")
+		return usagef("give --events, a file with the audit trail since the backup; or --without-events, if you have no such file")
 	}
 	r := &restoration{restoreFlags: o, app: a, path: path, part: filepath.Join(o.data, restoringFolder)}
 	var err error
@@ -308,8 +308,8 @@ func (r *restoration) copyObjects(ctx context.Context, list []backup.Object, to 
 	return nil
 }
 
-// move moves the complete parts to their places. A hub starts only if its keys exist, so the keys
-// move last.
+// move moves the restored files from restoringFolder to their places. A hub starts only if its keys
+// exist, so the keys move last.
 func (r *restoration) move() error {
 	for _, name := range []string{objectFolder, databaseFile, pkiFolder} {
 		from := filepath.Join(r.part, name)

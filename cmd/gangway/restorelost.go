@@ -186,7 +186,7 @@ func (r *restoration) noteLosses() {
 			r.note("Possibly lost: the deletions and revocations after %s, when the newest file of events was made.", until.Format(time.RFC3339))
 		}
 		if len(r.trail.others) > 0 {
-			r.note("Lost since %s by the events, at most: %s.", begun, strings.Join(r.lost(), ", "))
+			r.note("The events show what was lost since %s, at most: %s.", begun, strings.Join(r.lost(), ", "))
 		}
 	}
 	r.note("Ended %d sessions: people must sign in again. Paused %d join tokens with a limited number of uses: 'gangway restore tokens' lists them.", r.done.Sessions, r.done.Tokens)
@@ -356,7 +356,7 @@ number, leave the token paused, and let its owner make a new one.`,
 			}
 			defer i.close()
 			by := operator()
-			e := store.Event{Time: time.Now(), Kind: store.EventTokenResumed, Message: fmt.Sprintf("The pause after the restore ended, with %d lost uses.", spent)}
+			e := store.Event{Time: time.Now(), Kind: store.EventTokenResumed, Message: fmt.Sprintf("The join token was paused after a restore, and can be used again. %d uses were lost.", spent)}
 			err = i.store.ResumeToken(c.Context(), arg[0], spent, e.By(&by))
 			if errors.Is(err, store.ErrNotFound) {
 				return fmt.Errorf("no join token with the id %.40q is paused; 'gangway restore tokens' lists the paused ones", arg[0])

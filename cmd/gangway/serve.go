@@ -292,7 +292,7 @@ func serveAll(ctx context.Context, server *api.Server, listeners, forPages []net
 }
 
 // accessLog opens the access log, if `path` is not empty. Only the hub's user may read the file,
-// because the lines have addresses.
+// because the lines contain the IP addresses of clients.
 func (a *app) accessLog(path string, o *serverOptions) (done func() error, err error) {
 	done = func() error { return nil }
 	switch path {
@@ -336,7 +336,7 @@ func checkAddress(flag, at string) error {
 }
 
 // listenOn listens on the address and port that a flag gives. The argument `at` is the flag's
-// value. Its errors say what to write instead.
+// value. The errors of listenOn say what to write instead.
 func listenOn(flag, at string) (net.Listener, error) {
 	if err := checkAddress(flag, at); err != nil {
 		return nil, err

@@ -112,8 +112,8 @@ not store it: guard the token file like a key.`,
 	return c
 }
 
-// tokensOf are the flags of a command about join tokens, with which it acts on any account's join
-// tokens, on the hub's machine.
+// tokensOf holds the flags --data and --account of the commands about join tokens. With these
+// flags, a command acts on the join tokens of the given account, on the hub's machine.
 type tokensOf struct{ data, account string }
 
 func (o *tokensOf) add(f *pflag.FlagSet) {
@@ -166,7 +166,7 @@ machine; the hub may be running.`,
 				}
 				defer i.close()
 				if account.Disabled && len(tokens) > 0 {
-					a.note("The account %s is disabled, so each of its join tokens is disabled. After 'gangway account enable', devices can use those again that 'gangway token disable' has not disabled.", account.Nick)
+					a.note("The account %s is disabled, so each of its join tokens is disabled. After 'gangway account enable', devices can again use the join tokens that 'gangway token disable' has not disabled.", account.Nick)
 				}
 				return printList(a, tokens, tokenColumns, account.Nick+" has no join token.")
 			}

@@ -69,7 +69,7 @@ func (t *tokenFile) finish() error {
 	return err
 }
 
-// discard removes the file, unless finish succeeded.
+// discard removes the file if the method `finish` has not succeeded.
 func (t *tokenFile) discard() {
 	if t.file != nil {
 		t.file.Close()

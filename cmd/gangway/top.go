@@ -210,8 +210,8 @@ func (t *top) place() (list, row int) {
 	return t.list, t.row
 }
 
-// move moves the choice by a number of rows. After the end of one list, it continues in the other
-// list.
+// move chooses the row that is `by` rows below the chosen row. After the end of one list, it
+// continues in the other list.
 func (t *top) move(by int) {
 	list, row := t.place()
 	lists := t.lists()

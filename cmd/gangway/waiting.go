@@ -23,8 +23,9 @@ func (a *app) decideCommand(verb, short, long, done string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			// The request names the questions that this command has printed. If the machine has
-			// other questions when the hub gets the request, the hub refuses the decision.
+			// The request names the questions that this command has printed and that the person has
+			// thus seen. If the machine has other open questions when the hub gets the request, the
+			// hub refuses the decision.
 			if a.forPeople() {
 				a.printWaiting(w)
 			}

@@ -57,10 +57,10 @@ type FleetQuestion struct {
 	Rows       int     `json:"rows"` // rows in the last result
 }
 
-// benchFleets measures the fleets whose sizes are in `list`: numbers separated by commas. database
-// is the URL of an empty PostgreSQL database, or startServer; empty: SQLite. enrolments is the
-// number of enrolments into each fleet that are then compared with enrolments into an empty
-// database.
+// benchFleets measures the fleets whose sizes are in `list`: numbers separated by commas.
+// `database` is the URL of an empty PostgreSQL database, or startServer. If it is empty, the fleets
+// are in SQLite. `enrolments` is the number of enrolments into each fleet that are then compared
+// with enrolments into an empty database.
 func benchFleets(out, list, database string, rounds, enrolments int) error {
 	var sizes []int
 	for _, text := range strings.Split(list, ",") {
@@ -81,9 +81,9 @@ func benchFleets(out, list, database string, rounds, enrolments int) error {
 	return runFleets(out, sizes, rounds, enrolments, engines)
 }
 
-// startProfile starts a CPU profile in the file of -cpuprofile, with `what` appended to its name. The
-// function `stop` ends the profile; it may be called again. Without -cpuprofile, neither does
-// anything.
+// startProfile starts a CPU profile in the file of -cpuprofile, with `what` appended to its name.
+// The function `stop` ends the profile; it may be called again. Without -cpuprofile, startProfile
+// and `stop` do nothing.
 func startProfile(what string) (stop func(), err error) {
 	if *profile == "" {
 		return func() {}, nil

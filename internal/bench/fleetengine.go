@@ -19,8 +19,8 @@ type engines struct {
 	server *pgtest.Server // started by this program; nil: it has started no server
 }
 
-// serverSettings has settings of a server with 16 GB of memory, as docs/scale.md recommends them; all
-// others are PostgreSQL's or pgtest's.
+// serverSettings has the settings that docs/scale.md recommends for a server with 16 GB of memory.
+// All other settings have the defaults of PostgreSQL or of package pgtest.
 var serverSettings = []string{"shared_buffers = 4GB", "max_wal_size = 16GB", "checkpoint_timeout = 30min", "wal_compression = lz4"}
 
 func newEngines(database string) (*engines, error) {

@@ -147,7 +147,8 @@ func benchToken(ctx context.Context, s *sqlstore.Store) (store.JoinToken, error)
 	return token, s.CreateJoinToken(ctx, token)
 }
 
-// slowEnrolments prints the comparisons, and returns those that exceed the bound.
+// slowEnrolments prints the comparison of each fleet with an empty database. It returns the
+// comparisons that exceed enrolBound.
 func slowEnrolments(all []FleetResult) (slow []string) {
 	for _, f := range all {
 		r := f.Enrolment
@@ -157,10 +158,10 @@ func slowEnrolments(all []FleetResult) (slow []string) {
 		fmt.Printf("\n%s, an enrolment with %d devices: %.0f µs of CPU and %.0f µs; with an empty database: %.0f µs of CPU and %.0f µs; ratio %.2f of CPU, %.2f of time (medians of %d rounds with %d enrolments)\n",
 			r.Engine, r.Devices, r.Full.CPU, r.Full.Wall, r.Empty.CPU, r.Empty.Wall, r.CPU, r.Time, r.Rounds, r.Each)
 		if r.Full.WAL > 0 {
-			fmt.Printf("PostgreSQL writes %.0f bytes to its log for each, %.0f with an empty database\n", r.Full.WAL, r.Empty.WAL)
+			fmt.Printf("PostgreSQL writes %.0f bytes to its write-ahead log for each enrolment; with an empty database: %.0f bytes\n", r.Full.WAL, r.Empty.WAL)
 		}
 		if r.Time > enrolBound || r.CPU > enrolBound {
-			slow = append(slow, fmt.Sprintf("an enrolment with %d devices, %.1f times one with an empty database", r.Devices, max(r.Time, r.CPU)))
+			slow = append(slow, fmt.Sprintf("an enrolment with %d devices in the database: %.1f times the cost with an empty database", r.Devices, max(r.Time, r.CPU)))
 		}
 	}
 	return slow

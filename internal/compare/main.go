@@ -31,10 +31,10 @@ import (
 	"gangway/internal/fleet"
 )
 
-// peer is a running program that gives identities.
+// peer is a running server that gives devices their identities, which are certificates.
 type peer interface {
-	// identity gives the device i of this round its certificate. call reports whether the device
-	// also makes its first call under this certificate.
+	// identity gives the device i of this round its certificate. If `call` is true, the device also
+	// makes its first call under this certificate.
 	identity(ctx context.Context, i int, call bool) error
 	process() *process
 }
@@ -46,8 +46,8 @@ type about struct {
 	Scope      string `json:"scope"`
 	Durability string `json:"durability"`
 	start      func(dir, bin string, m *material) (peer, error)
-	// callIncluded means that an identity is usable only after its first call. So every measurement
-	// includes this call.
+	// callIncluded is true if this peer's identities work only after their first call. Then each
+	// measurement of such an identity includes the first call.
 	callIncluded bool
 }
 
@@ -225,7 +225,7 @@ func build(ctx context.Context, bin string, only []string) error {
 // workers is the number of devices that are served at the same time.
 const workers = 8
 
-// measure gives n devices their identities, and returns the CPU time of the server for each, in
+// measure gives n devices their identities, and returns the server's CPU time for each device, in
 // milliseconds.
 func measure(ctx context.Context, p peer, next *int, n int, call bool) (float64, error) {
 	first := *next
@@ -294,7 +294,7 @@ func (r *Result) print() {
 	}
 }
 
-// material has a maker of TPMs, and TPMs with RSA keys. To make an RSA key takes long, so the
+// material has a maker of TPMs, and TPMs with RSA keys. Making an RSA key takes long, so the
 // devices of SPIRE and step-ca share TPMs. To SPIRE and step-ca, a device is a DevID key or an
 // account, so sharing a TPM does not change their work.
 type material struct {

@@ -20,9 +20,9 @@ import (
 
 const hubURL = "https://hub.example:12443"
 
-// composeProject runs the commands of the docs before the first one of docker, and loads the
-// compose file with the library of Docker Compose. The library checks the file against the schema
-// of the Compose specification, which allows no unknown field.
+// composeProject runs the commands of the docs that come before the first docker command. Then it
+// loads the compose file with the library of Docker Compose. The library checks the file against
+// the schema of the Compose specification, which allows no unknown field.
 func composeProject(t *testing.T) (*types.Project, *script) {
 	t.Helper()
 	if os.Getuid() != 0 {

@@ -159,7 +159,8 @@ func (c *container) exec(args ...string) (string, error) {
 	return string(out), err
 }
 
-// stop sends a signal to the container's first process, and then does the same as wait.
+// stop sends a signal to the container's first process, and then does the same as the method
+// `wait`.
 func (c *container) stop(t *testing.T, signal os.Signal, grace time.Duration) int {
 	t.Helper()
 	if err := c.cmd.Process.Signal(signal); err != nil {

@@ -45,7 +45,8 @@ func TestOnlyRegularFilesAreRead(t *testing.T) {
 	}
 }
 
-// Before the last step, the file still has its old content, and the new content is complete.
+// Before the last step of Replace, the file still has its old content, and the new content is
+// completely on the disk.
 func TestReplaceChangesTheFileInOneStep(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

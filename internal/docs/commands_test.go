@@ -86,7 +86,8 @@ func (r *room) page(name string) *page {
 	return &page{r, name, commandsOf(r.t, name)}
 }
 
-// types runs the page's next command in the room. The command must begin with the text `begins`.
+// types runs the page's next command in the page's sandbox (type room: a container with Linux
+// namespaces). The command must begin with the text `begins`.
 func (p *page) types(begins string) string {
 	p.r.t.Helper()
 	return p.r.types(p.next(begins))

@@ -24,7 +24,7 @@ import (
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 )
 
-// repository returns the path, inside the room, of a file of the repository.
+// repository returns the path, inside the sandbox (type room), of a file of the repository.
 func (r *room) repository(name string) string {
 	r.t.Helper()
 	here, err := os.Getwd()
@@ -34,8 +34,8 @@ func (r *room) repository(name string) string {
 	return filepath.Join(here, root, name)
 }
 
-// installed installs Gangway's programs in the room. The commands of all pages except README.md use
-// the installed programs.
+// installed installs Gangway's programs in the sandbox. The commands of all pages except README.md
+// use the installed programs.
 func (r *room) installed() {
 	r.t.Helper()
 	r.types("cd " + r.repository("."))
@@ -161,8 +161,8 @@ func (r *room) connectedIn(state string) {
 	})
 }
 
-// kernel puts the files of "gangway image fetch" where that command would put them. The room has no
-// network, so the command itself would fail.
+// kernel puts the files of "gangway image fetch" where that command would put them. The sandbox has
+// no network, so the command itself would fail.
 func (r *room) kernel() {
 	r.t.Helper()
 	have := r.repository("build/installer-kernel")
@@ -190,7 +190,7 @@ func (r *room) aHub() *swtpm.TPM {
 	return tpm
 }
 
-// aDevice onboards the machine. The token file remains in the room.
+// aDevice onboards the machine. The token file remains in the sandbox.
 func (r *room) aDevice() {
 	r.t.Helper()
 	r.types("gangway token create -o device_autojointoken.json")
@@ -198,8 +198,7 @@ func (r *room) aDevice() {
 	r.nicked()
 }
 
-// trustsCA makes every program of the room trust a CA in addition to the
-// system's CAs.
+// trustsCA makes every program in the sandbox trust a CA in addition to the system's CAs.
 func (r *room) trustsCA(ca *connectproxy.CA) {
 	r.t.Helper()
 	f, err := os.OpenFile("/etc/ssl/certs/ca-certificates.crt", os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)

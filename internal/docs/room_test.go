@@ -27,13 +27,13 @@ import (
 )
 
 // inRoom is the name of an environment variable. It is set in the process of a test that runs
-// inside a room (see type room), and contains the folder in which the room is built.
+// inside a sandbox (type room), and contains the folder in which the sandbox is built.
 const inRoom = "GANGWAY_DOCS_ROOM"
 
-// room is an isolated environment for the commands of one page: a container with Linux namespaces.
-// The test types the commands exactly as the page has them. The room has separate mounts,
-// processes, network and /etc/hosts. The mounts are a copy of the root file system that keeps
-// writes in memory; the network has only loopback. So no command can change the machine outside.
+// room is a sandbox for the commands of one page: a container with Linux namespaces. The test types
+// the commands exactly as the page has them. The sandbox has separate mounts, processes, network
+// and /etc/hosts. The mounts are a copy of the root file system that keeps writes in memory; the
+// network has only loopback. So no command can change the machine outside.
 type room struct {
 	t       *testing.T
 	dir     string // folder in which the commands run
@@ -55,8 +55,8 @@ type program struct {
 	done    chan struct{} // closed when the program has ended
 }
 
-// enter makes the calling test run in a room. If it is called outside a room, it runs the test
-// again in a new process inside a room, reports the result, and returns nil.
+// enter makes the calling test run in a sandbox. If it is called outside a sandbox, it runs the
+// test again in a new process inside a sandbox, reports the result, and returns nil.
 func enter(t *testing.T) *room {
 	t.Helper()
 	base := os.Getenv(inRoom)
@@ -100,7 +100,8 @@ func runInside(t *testing.T) {
 	}
 }
 
-// build makes the room's file system and network, and changes the root folder to the room's.
+// build makes the sandbox's file system and network, and changes the root folder to the sandbox's
+// root.
 func build(base string) error {
 	here, err := os.Getwd()
 	if err != nil {

@@ -39,13 +39,14 @@ func faultDevices(t *testing.T) (devices, rounds int) {
 type fault struct {
 	name string
 	do   func()
-	// limit, unless it is 0, is how long the fault may leave all devices without an answer.
+	// If `limit` is not 0, it is the longest time in which all devices may be without an answer
+	// because of the fault.
 	limit time.Duration
 }
 
 // suffer lets the faults happen one after the other while devices onboard, and prints how long no
 // device had an answer. At the end all devices are active. If GANGWAY_FAULT is set, only the faults
-// whose names contain it happen.
+// whose names contain its value happen.
 func (s *site) suffer(f *faultFleet, rounds int, faults ...fault) {
 	s.t.Helper()
 	if only := os.Getenv("GANGWAY_FAULT"); only != "" {
@@ -90,7 +91,7 @@ func (s *site) suffer(f *faultFleet, rounds int, faults ...fault) {
 	}
 }
 
-// recovered waits until the devices get answers again: 20 more than now.
+// recovered waits until the hub has answered 20 more reports of the devices.
 func (s *site) recovered(f *faultFleet, after string) {
 	s.t.Helper()
 	enough := f.reports.Load() + 20
@@ -135,8 +136,8 @@ func (d *databases) start() {
 	d.copy()
 }
 
-// smallDisks gives each node a disk for the database, and returns its folder. The write-ahead log
-// is elsewhere.
+// smallDisks gives each node a small disk, and returns the path of the folder for the database on
+// each disk. The write-ahead log is elsewhere.
 func (d *databases) smallDisks() string {
 	d.t.Helper()
 	var err error

@@ -120,8 +120,8 @@ func (s *site) check(err error) {
 	}
 }
 
-// serve starts HAProxy, with the configuration of docs/operations.md, and the replicas. The flag
-// --database of the replicas has the value `database`, unless it is empty. serve makes an account
+// serve starts HAProxy, with the configuration of docs/operations.md, and the replicas. If
+// `database` is not empty, it is the value of the replicas' flag --database. serve makes an account
 // and a join token for `devices` devices.
 func (s *site) serve(database string, devices int) {
 	s.t.Helper()

@@ -95,7 +95,8 @@ func TestHAProxyPassesDevices(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := hubtest.NewBehind(t, &api.Proxy{CAs: []*x509.Certificate{ca}, Name: "proxy.internal"}, maker.Roots(), maker.Intermediates())
-	// Devices trust only the hub's CA, so it issues the certificate that they see.
+	// Devices trust only the hub's CA, so this CA issues the certificate that HAProxy shows to
+	// devices.
 	outKey, outPEM := newKey()
 	csr, err := x509.CreateCertificateRequest(rand.Reader, new(x509.CertificateRequest), outKey)
 	if err != nil {

@@ -24,7 +24,8 @@ type attack struct {
 	share     float64       // largest cost of a forged request, as a share of the cost of an onboarding
 }
 
-// attackStrength returns a small attack, or one with GANGWAY_HOSTILE forged requests a second.
+// attackStrength returns a small attack or, if GANGWAY_HOSTILE is set, an attack with that number
+// of forged requests a second.
 func attackStrength(t *testing.T) attack {
 	t.Helper()
 	text := os.Getenv("GANGWAY_HOSTILE")

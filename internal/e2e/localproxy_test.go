@@ -433,7 +433,8 @@ func TestProxySocketIsItsOwnersAlone(t *testing.T) {
 		}
 		return info.Mode().Perm(), info.Sys().(*syscall.Stat_t).Gid
 	}
-	// The proxy replaces a socket that nobody uses at its path, but no other file.
+	// If the proxy's path has a socket that no process uses, the proxy replaces the socket. It
+	// replaces no other file.
 	if err := os.WriteFile(at, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -149,7 +149,8 @@ func (n *node) plugInto(center *node, bridge netlink.Link) error {
 func (n *node) mac() net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0, 0, n.number} }
 
 // reach sets the hardware address to which the node sends its packets to a peer. If `whole` is
-// false, no card has this address: all packets are lost, and the sender gets no error.
+// false, no network card has this address. Then all packets to the peer are lost, and the sender
+// gets no error.
 func (n *node) reach(peer *node, whole bool) error {
 	mac := peer.mac()
 	if !whole {

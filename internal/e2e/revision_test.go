@@ -106,7 +106,7 @@ func TestKilledAgentComesToTheRightEnd(t *testing.T) {
 	}
 }
 
-// leftProcesses returns the running processes whose working folder is the hook's.
+// leftProcesses returns the running processes whose working folder is the hook's working folder.
 func leftProcesses(t *testing.T, dir string) (found []string) {
 	t.Helper()
 	list, err := filepath.Glob("/proc/[0-9]*/cwd")

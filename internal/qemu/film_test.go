@@ -114,7 +114,7 @@ func (f *film) take(path string) {
 	f.frames++
 }
 
-// develop makes the film of the pictures.
+// develop makes the film from the pictures.
 func (f *film) develop(out string) {
 	f.t.Helper()
 	pictures := func(name string) []string {

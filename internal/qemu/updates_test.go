@@ -35,10 +35,10 @@ import (
 	"gangway/internal/qemu"
 )
 
-// The owner of an installed machine can update its system with revisions. A system with another
-// kernel boots in the other slot and stays. If a system's kernel panics, the machine boots the
-// previous system without help, and the owner reads the cause. If a file is not a system, the
-// machine refuses the file and does not boot it.
+// The owner of an installed machine can update its system with revisions. The disk has two slots
+// for systems. A system with another kernel boots from the other slot and stays. If a system's
+// kernel panics, the machine boots the previous system without help, and the owner reads the cause.
+// If a file is not a system, the machine refuses the file and does not boot it.
 func TestSystemUpdates(t *testing.T) {
 	t.Parallel()
 	long(t)

@@ -67,7 +67,7 @@ func (r *refusal) Error() string {
 	return fmt.Sprintf("the hub answered %d %s: %.300s", r.status, r.code, r.body)
 }
 
-// ok returns a refusal unless the status is 200.
+// If the status is not 200, the method `ok` returns a refusal.
 func (a *answer) ok() error {
 	if a.status == http.StatusOK {
 		return nil

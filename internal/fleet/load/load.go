@@ -51,7 +51,7 @@ type Config struct {
 	// connection.
 	NewConnections bool
 	// State is the path of a file from which onboarded devices are loaded, and to which they are
-	// saved. Empty: none.
+	// saved. If State is empty, devices are neither loaded nor saved.
 	State string
 	// TestHub confirms that the hub is a test hub, though it is not on loopback.
 	TestHub bool

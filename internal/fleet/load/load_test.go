@@ -70,8 +70,8 @@ func TestQueueGivesOnlyDevicesThatAreIdleForLong(t *testing.T) {
 	}
 }
 
-// Each of the first 16 million devices has another source address, all in 127.0.0.0/8, and none is
-// 127.0.0.1, on which hubs listen.
+// The first 16 million devices have different source addresses. All are in 127.0.0.0/8, and none is
+// 127.0.0.1, because hubs listen on that address.
 func TestSourceAddressesDiffer(t *testing.T) {
 	s := newSpread(netip.MustParseAddrPort("127.0.0.1:12443"), 0)
 	at := func(i int) netip.Addr {

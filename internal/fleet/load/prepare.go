@@ -187,7 +187,8 @@ func (r *runner) keepAlive(ctx context.Context) {
 	}
 }
 
-// settle waits while all devices are idle.
+// settle waits for the time Config.Settle, in which all devices are idle. Then it calls
+// Config.Ready.
 func (r *runner) settle(ctx context.Context) error {
 	if r.cfg.Settle > 0 {
 		r.say(Progress{Phase: PhaseSettle, Of: r.cfg.Settle})
