@@ -48,7 +48,7 @@ var restoreTests = []test{
 			list, err := f.Events(f.ctx, store.EventFilter{Owner: owner, Kind: store.EventRestored})
 			f.must(err)
 			equal(f, "events of an owner", len(list), 1)
-			equal(f, "names what is lost", strings.Contains(list[0].Message, "deleted since may work again"), true)
+			equal(f, "names what is lost", strings.Contains(list[0].Message, "deleted later may work again"), true)
 		}
 		list, err := f.Events(f.ctx, store.EventFilter{Kind: store.EventRestored})
 		f.must(err)

@@ -138,7 +138,7 @@ func (f *file) Close() error {
 // server is a PostgreSQL database as a Target. Each call of Add is a transaction.
 type server struct{ raw *postgres.Raw }
 
-// Newest, as the version of a schema, stands for the newest version that this program knows.
+// Newest means the newest version of the schema that this program knows.
 const Newest = 0
 
 // NewPostgres makes the tables of a schema version in a PostgreSQL database, and returns the
