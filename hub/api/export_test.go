@@ -23,6 +23,24 @@ func (l *limiter[K]) unlimited() {
 	clear(l.clients)
 }
 
+// realPasswordCost is what a password costs outside of this package's tests.
+var realPasswordCost = passwordCost
+
+func init() { passwordCost = argonCost{passes: 1, memory: 64} }
+
+// HashAtRealCost hashes a password as HashPassword does outside of this package's tests.
+func HashAtRealCost(password string) (string, error) { return hashPassword(password, realPasswordCost) }
+
+// VerifyPassword reports whether a hash is that of a password.
+func VerifyPassword(password, hash string) (bool, error) { return verifyPassword(password, hash) }
+
+// RealPasswordCost makes the check for an account that does not exist cost as much as outside of
+// this package's tests. It returns the hash that is checked then.
+func (s *Server) RealPasswordCost() string {
+	s.passwords.decoy = decoy(realPasswordCost)
+	return s.passwords.decoy
+}
+
 // FlushCounters writes the counts of frequent events.
 func (s *Server) FlushCounters(ctx context.Context) { s.flushCounters(ctx) }
 

@@ -214,16 +214,12 @@ func New(cfg Config) (*Server, error) {
 	if _, err := certificate(nil); err != nil {
 		return nil, err
 	}
-	p, err := newPasswords()
-	if err != nil {
-		return nil, err
-	}
 	s := &Server{
 		cfg: cfg, log: cfg.Log, space: newSpace(cfg.DataDir, cfg.Log),
 		certificate: certificate, started: cfg.Now(),
 		metrics:   newMetrics(prometheus.NewRegistry()),
 		counters:  eventCounters{unproven: newUnprovenLimiter()},
-		passwords: p,
+		passwords: newPasswords(),
 		tokens:    bearer.New(cfg.CA.SealKey(), cfg.PublicURL, cfg.AlsoURLs...),
 		accounts:  newAccountLimiter(rates[accountRate]),
 		limiters:  rates.byNetwork(),
