@@ -40,13 +40,13 @@ func runCommand(stdout, stderr io.Writer) *cobra.Command {
 runs only against a test hub: it refuses a hub that is not on a loopback address, unless
 --yes-this-is-a-test-hub confirms it.
 
-First run prepares the devices: it loads them from --state or onboards them, and opens
+First, run prepares the devices: it loads them from --state or onboards them, and opens
 the connections that they keep. Then it measures. Each request starts at its scheduled
 time, even if earlier requests have no answer yet, and its latency is measured from the
 scheduled start. A start that is not possible is counted as missed.
 
-A mix is a list of kinds, each with its own rate (report=100/s) or with an equal part of
---rate:
+A mix is a list of kinds of requests. Each kind has its own rate (report=100/s), or an
+equal part of --rate:
 
 ` + kindHelp() + `
 Each device connects from its own address in 127.0.0.0/8. For each device,

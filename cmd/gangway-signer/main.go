@@ -88,7 +88,7 @@ func serveCommand(stderr io.Writer) *cobra.Command {
 	c := &cobra.Command{
 		Use: "serve --key NAME[=LABEL|=URI]", Short: "Serve signatures on a Unix socket", Args: cmdline.Args(),
 		Long: `Serve opens its keys, and signs for the users of its socket until it is stopped. The value
-of --key is the name for the hub, and where the key is:
+of --key has the name by which the hub asks for the key, and says where the key is:
 
   NAME, NAME=LABEL
         in the token of --module, --token and --pin-file

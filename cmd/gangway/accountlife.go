@@ -387,9 +387,9 @@ func (a *app) accountDeleteCommand() *cobra.Command {
 objects. The audit trail stays. The nick stays reserved, so that nobody can pose as
 its former owner.
 
-If the account has devices, the command fails, unless --with-devices is given. That
-deletes the devices too: their certificates are revoked, and each must onboard again
-with another account's join token.
+If the account has devices, the command fails. With --with-devices, it deletes the
+devices too: their certificates are revoked, and each must onboard again with another
+account's join token.
 
 Without --data, NICK must be your own account, and the command asks for your
 password.`,

@@ -45,8 +45,8 @@ FOLDER should be on another machine. Nobody can read the backup without the age 
 of a recipient, not even the hub: store the identity elsewhere. 'gangway backup key'
 makes an identity. 'gangway restore' reads the backup.
 
-The exit code is 1 if the database lists objects that are not stored. The backup is
-complete otherwise.`,
+The exit code is 1 if the database lists objects that are not stored. Apart from these
+objects, the backup is complete.`,
 		Example: `  gangway backup key backup.key
   gangway backup --data /var/lib/gangway --to /backup --recipient age1...
   gangway backup --data /var/lib/gangway --to /backup --recipient age1... --output json`,

@@ -33,7 +33,7 @@ REQUEST is a certificate request in PEM, made with the proxy's key. Of the reque
 issue-server uses only the key: --name gives the names, and the certificate is only for
 TLS servers. It writes the certificate, and the TLS CA if the hub has one, to the file
 -o, or to standard output. The certificate expires, and nothing renews it: issue a new
-one before.
+certificate before that time.
 
 Whoever has the proxy's key can pose as the hub at the names of the certificate, until
 the certificate expires. The event ca.server-certificate in the audit trail records each

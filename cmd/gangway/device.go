@@ -27,7 +27,7 @@ device ls'.`,
 		Use: "show ID|NICK", Short: "Show a device with its whole chain of evidence", Args: args("the device's id or nick"),
 		Long: `Show prints a device's data, the checks of its evidence, its certificates and its
 events. Given the id of a machine that waits for your decision, it prints the
-machine's evidence and the open questions.`,
+machine's evidence and the questions that you must decide.`,
 		Example: "  gangway device show brave-otter-3fa2\n  gangway device show 65f0c1... --output json",
 		RunE:    func(c *cobra.Command, arg []string) error { return a.showDevice(c.Context(), arg[0]) },
 	}

@@ -160,7 +160,7 @@ docs/search.md.
 Without a search, the table begins with the machines that wait for your decision.
 'gangway device waiting' prints only these.
 
-A table has at most 1000 devices, unless --limit is given. The other formats have all.`,
+Without --limit, a table has at most 1000 devices. The other formats list all devices.`,
 		Example: `  gangway device ls
   gangway device ls state:quiet model:NUC
   gangway device ls 'model:"NUC 7" meta.site=oslo' --sort -seen --limit 20

@@ -82,8 +82,8 @@ func (a *app) restoreCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "restore FILE --data DIR --identity KEY --hub-name NAME (--events FILE | --without-events)", Short: "Restore a hub from a backup", Args: args("FILE"),
 		Long: `Restore makes the data folder of a hub from a backup of 'gangway backup'. DIR must be
-empty or not exist. With --database, the rows go to an empty PostgreSQL database; the
-backup may come from a hub with a database file, and the reverse.
+empty or not exist. With --database, the rows go to an empty PostgreSQL database, and
+otherwise to a database file. The hub of the backup may have had either kind of database.
 
 Restore first reads the whole backup, and checks all hashes and the hub's signature. It
 refuses a backup that is incomplete or changed, and then changes nothing. If restore is

@@ -81,7 +81,7 @@ type Figures struct {
 	about
 	Identity  float64 `json:"identity_ms,omitempty"` // without the first call
 	WithCall  float64 `json:"identity_and_first_call_ms"`
-	Ratio     float64 `json:"ratio_identity,omitempty"` // to Gangway's enrolment and activation
+	Ratio     float64 `json:"ratio_identity,omitempty"` // ratio to Gangway's time for enrolment and activation
 	CallRatio float64 `json:"ratio_identity_and_first_call"`
 	Resident  int64   `json:"resident_bytes"` // at the end
 	rounds    [2][]float64
