@@ -428,7 +428,7 @@ func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) error 
 //
 //go:noinline
 func enlargeStack() byte {
-	var b [24 << 10]byte
+	var b [16 << 10]byte
 	return b[stackByte.Load()]
 }
 
