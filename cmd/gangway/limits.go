@@ -56,7 +56,7 @@ func (l *limitFlags) add(f *pflag.FlagSet) {
 // very small value would admit no heartbeat.
 const minCapacity = 8
 
-// into checks the values of the flags, and stores the values in `o`.
+// The method `into` checks the values of the flags, and stores the values in `o`.
 func (l *limitFlags) into(o *serverOptions) error {
 	o.rates, o.timeouts, o.capacity = api.Rates{}, l.timeouts, l.capacity
 	for _, text := range l.rates {

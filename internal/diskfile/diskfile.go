@@ -55,7 +55,7 @@ func Read(path string, flag int, limit int64) ([]byte, error) {
 	return b, nil
 }
 
-// says is an error with its own text.
+// The type `says` is an error with its own text.
 type says struct {
 	text string
 	err  error

@@ -91,7 +91,7 @@ func (s *site) suffer(f *faultFleet, rounds int, faults ...fault) {
 	}
 }
 
-// recovered waits until the hub has answered 20 more reports of the devices.
+// The method `recovered` waits until the hub has answered 20 more reports of the devices.
 func (s *site) recovered(f *faultFleet, after string) {
 	s.t.Helper()
 	enough := f.reports.Load() + 20

@@ -221,7 +221,7 @@ func (m *machine) waitForTrail() {
 	})
 }
 
-// calls returns the calls of the hook in order, each as "verb rev".
+// The method `calls` returns the calls of the hook in order, each as "verb rev".
 func (m *machine) calls() []string {
 	b, err := os.ReadFile(m.path("calls"))
 	if err != nil {

@@ -73,8 +73,8 @@ func (w *Wire) reasonLost(frame []byte, up bool) string {
 	return ""
 }
 
-// up converts a frame from the machine to the form that QEMU's emulated network expects. It returns
-// nil if the frame is lost.
+// The method `up` converts a frame from the machine to the form that QEMU's emulated network
+// expects. It returns nil if the frame is lost.
 func (w *Wire) up(frame []byte) []byte {
 	if w.VLAN != 0 {
 		if len(frame) < etherHeader+etherTag || binary.BigEndian.Uint16(frame[12:]) != typeVLAN || int(binary.BigEndian.Uint16(frame[14:])&0xFFF) != w.VLAN {
@@ -89,8 +89,8 @@ func (w *Wire) up(frame []byte) []byte {
 	return frame
 }
 
-// down converts a frame from QEMU's emulated network to the form that the machine expects. It
-// returns nil if the frame is lost.
+// The method `down` converts a frame from QEMU's emulated network to the form that the machine
+// expects. It returns nil if the frame is lost.
 func (w *Wire) down(frame []byte) []byte {
 	if w.reasonLost(frame, false) != "" {
 		return nil
