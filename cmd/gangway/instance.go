@@ -59,8 +59,8 @@ const (
 )
 
 // openInstance opens a data folder. If the keys and the database are both missing, it creates both.
-// It refuses a folder to which other users may write, and a database without keys. It also refuses
-// keys without a database, unless `o.newDatabase` is set.
+// It refuses a folder to which other users may write, and a database without keys. If
+// `o.newDatabase` is not set, it also refuses keys without a database.
 func openInstance(ctx context.Context, dir string, o openOptions) (_ *instance, err error) {
 	if dir == "" {
 		return nil, usagef("--data is needed: the folder of the hub's keys and database")

@@ -19,8 +19,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// limitFlags are the flags of serve for rate limits, timeouts, TCP proxies, and for how much the
-// hub keeps of the audit trail and of the devices' logs.
+// limitFlags are the flags of serve for rate limits, timeouts, TCP proxies, and the amount of audit
+// trail and device logs that the hub keeps.
 type limitFlags struct {
 	rates    []string
 	proxies  []string

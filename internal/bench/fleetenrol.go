@@ -29,8 +29,9 @@ type FleetEnrolment struct {
 	Full  EnrolmentCost `json:"full"`
 	// EachRound has the costs of the rounds with many devices.
 	EachRound []EnrolmentCost `json:"full_rounds"`
-	// Time and CPU are the medians of Full / Empty in each round: of the wall time, and of the CPU
-	// time of the hub's process and of PostgreSQL's processes together.
+	// Time and CPU are medians over the rounds of the ratio Full / Empty. Time is the ratio of the
+	// wall times. CPU is the ratio of the CPU times of the hub's process and PostgreSQL's processes
+	// together.
 	Time float64 `json:"time_ratio"`
 	CPU  float64 `json:"cpu_ratio"`
 }

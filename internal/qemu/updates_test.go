@@ -211,8 +211,8 @@ func TestPowerCutsInUpdates(t *testing.T) {
 	s.cutUpdates(t, ctx, m, s.parts(t), updateMoments, `the hub has accepted a report`)
 }
 
-// A power cut at any moment of an update, or while the agent binds the key of the disk to other
-// systems, leaves a disk that the TPM opens without help.
+// The power fails at any moment of an update, or while the agent binds the key of the disk to other
+// systems. Afterwards the TPM still opens the disk without help.
 func TestPowerCutsWithABoundDisk(t *testing.T) {
 	t.Parallel()
 	long(t)

@@ -258,8 +258,9 @@ func carry(from, by *net.UnixConn, to string, change func([]byte) [][]byte) {
 	}
 }
 
-// netdevs returns QEMU's arguments for the network: the socket of the machine's network card, and a
-// network hub in QEMU that joins the emulated network with the other socket.
+// netdevs returns QEMU's arguments for the network. They name the socket of the machine's network
+// card. They also make a network hub in QEMU, which connects the emulated network to the other
+// socket.
 func netdevs(dir, user string) []string {
 	dgram := func(id, local, remote string) string {
 		return fmt.Sprintf("dgram,id=%s,local.type=unix,local.path=%s,remote.type=unix,remote.path=%s", id,
