@@ -255,7 +255,7 @@ func runFlags(c *cobra.Command, o *options) {
 	cmdline.SpanVar(f, &o.poll, "poll", 30*time.Second, "interval between checks for a new revision and new user-meta")
 	f.StringVar(&o.trail.Hook, "hook", "", "program that installs revisions (default: the device installs no revisions)")
 	f.StringVar(&o.revisionKey, "revision-key", "", "public keys (PEM) of the device's owner; the agent installs only revisions that one of these keys has signed, whatever the hub orders (default: no signature is needed)")
-	f.StringVar(&o.trail.First, "first-revision", "", "folder with the first revision (state.json, objects/) of a device without a trail; deleted when the hub has the trail")
+	f.StringVar(&o.trail.First, "first-revision", "", "folder with the device's first revision (state.json, objects/), for a device that has no revisions at the hub yet; the agent deletes the folder when the hub has the revision")
 	f.StringVar(&o.trail.Data, "revisions", "", "folder for revisions and their objects, for example on a larger disk, or readable by other users (default: in the state folder)")
 	cmdline.SpanVar(f, &o.trail.HookTimeout, "hook-timeout", 30*time.Minute, "time limit for one call of the hook")
 	cmdline.SpanVar(f, &o.trail.HubWithin, "hub-within", 10*time.Minute, "time in which the device must reach the hub after a revision's test; otherwise the agent rolls the revision back; -1s: do not check")

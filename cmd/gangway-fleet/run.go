@@ -155,7 +155,7 @@ func kindHelp() string {
 	return b.String()
 }
 
-// into stores the flags' values in `cfg`.
+// The method `into` stores the flags' values in `cfg`.
 func (o *runFlags) into(cfg *load.Config) error {
 	if o.token == "" {
 		return cmdline.Usagef("--token is missing: the join token file of a test hub ('gangway token create')")

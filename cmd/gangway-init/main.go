@@ -53,7 +53,7 @@ import (
 var trialTime, networkTime, watchdogEvery string
 
 // bound parses a time limit that a test's build may set. If `text` is not a duration, bound returns
-// the duration `otherwise`.
+// the argument `otherwise`.
 func bound(text string, otherwise time.Duration) time.Duration {
 	if d, err := time.ParseDuration(text); err == nil {
 		return d

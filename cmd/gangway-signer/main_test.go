@@ -22,7 +22,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// try runs a command line, and returns the exit code and both outputs.
+// The function `try` runs a command line, and returns the exit code and both outputs.
 func try(t *testing.T, arg ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer

@@ -50,15 +50,15 @@ func atHub(ctx context.Context, data, nick string) (*instance, store.Account, er
 	return i, account, nil
 }
 
-// self returns the id and nick of the signed-in account.
+// The function `self` returns the id and nick of the signed-in account.
 func self(ctx context.Context) (who struct{ ID, Nick string }, err error) {
 	return call[struct{ ID, Nick string }](ctx, "GET", "/auth/auth_status", nil)
 }
 
 const dataFlag = "the hub's data folder, on the hub's machine"
 
-// done reports success. With --output json, it writes JSON to standard output; otherwise it prints
-// a note.
+// The method `done` reports success. With --output json, it writes JSON to standard output;
+// otherwise it prints a note.
 func (a *app) done(status map[string]any, format string, args ...any) error {
 	status["status"] = "OK"
 	if done, err := a.json(status); done {

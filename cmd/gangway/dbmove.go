@@ -82,8 +82,8 @@ func movedDatabase(dir string) (flags databaseFlags, err error) {
 	return databaseFlags{url: to.URL, passwordFile: to.PasswordFile, password: to.Password}, nil
 }
 
-// databaseOf is like the function database. If no flag names the database, it also finds the
-// database to which the hub in the folder `dir` was moved.
+// databaseOf does the same as the function `database`. If no flag names the database, it also finds
+// the database to which the hub in the folder `dir` was moved.
 func databaseOf(ctx context.Context, dir string) (config postgres.Config, ok bool, err error) {
 	if config, ok, err = database(ctx); ok || err != nil || exists(filepath.Join(dir, databaseFile)) {
 		return config, ok, err
@@ -101,9 +101,9 @@ type sockets struct {
 	private          net.Listener // nil: none
 }
 
-// copies returns other listeners for the same sockets. After the call of `pause`, the copies accept
-// no connections. While nobody accepts connections, new connections wait in the backlog of the
-// sockets.
+// The method `copies` returns other listeners for the same sockets. After the call of `pause`, the
+// copies accept no connections. While nobody accepts connections, new connections wait in the
+// backlog of the sockets.
 func (s sockets) copies() (c sockets, pause func(), err error) {
 	var all []*waitroom
 	again := func(list ...net.Listener) (copied []net.Listener) {

@@ -165,7 +165,7 @@ func (h *movingHub) await() {
 	}
 }
 
-// serves reports whether the hub answers.
+// The method `serves` reports whether the hub answers.
 func (h *movingHub) serves() bool {
 	root, err := os.ReadFile(filepath.Join(h.data(), pkiFolder, "root.crt"))
 	if err != nil {

@@ -295,8 +295,8 @@ func (a *app) printChanges(changes []wiretrail.Change) {
 	}
 }
 
-// short shortens a value of a state. If the value is an object's SHA-256, short returns its first
-// digits.
+// The function `short` shortens a value of a state. If the value is an object's SHA-256, the result
+// is the first digits of the SHA-256.
 func short(value string, object bool) string {
 	most := shownValue
 	if object {

@@ -236,8 +236,8 @@ func printEvents(out io.Writer, events []api.EventView) {
 	}
 }
 
-// aboutEvent returns the text after an event's message in a line: the event's code, the actor with
-// its credential and address, and the number of events that the line counts.
+// aboutEvent returns the text that follows an event's message in a line. The text has the event's
+// code, the actor with its credential and address, and the number of events that the line counts.
 func aboutEvent(e api.EventView) string {
 	text := ""
 	if e.Code != "" {

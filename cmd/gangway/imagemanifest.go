@@ -52,7 +52,7 @@ type reference struct {
 	manifest *manifest.Manifest
 }
 
-// open opens the key. It returns nil if no manifest is wanted.
+// open opens the key of --manifest-key. If there is no such flag, it returns nil.
 func (o *manifestOptions) open(ctx context.Context) (*reference, error) {
 	if o.key == "" {
 		if o.name != "" || o.sequence != 0 {
@@ -180,7 +180,8 @@ func (r *reference) write(a *app, out string) (string, error) {
 	return name, nil
 }
 
-// shortened returns at most the first `n` bytes of the text. It does not cut a character in two.
+// The function `shortened` returns at most the first `n` bytes of the text. It does not cut a
+// character in two.
 func shortened(text string, n int) string {
 	if len(text) > n {
 		text = strings.ToValidUTF8(text[:n], "")

@@ -112,8 +112,8 @@ type app struct {
 	poll           time.Duration // if not 0, replaces the time between two requests of a command that waits; for tests
 }
 
-// every returns the time between two requests of a command that waits. It returns the field `poll`
-// or, if that field is zero, the command's own time `usual`.
+// The method `every` returns the time between two requests of a command that waits. It returns the
+// field `poll` or, if that field is zero, the command's own time `usual`.
 func (a *app) every(usual time.Duration) time.Duration { return cmp.Or(a.poll, usual) }
 
 func command(a *app) *cobra.Command {

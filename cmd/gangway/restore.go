@@ -43,7 +43,8 @@ func (o *restoreFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&o.hubName, "hub-name", "", "hub name of the backup's hub, from a token file or from 'gangway backup'; the name proves that this hub made the backup (required)")
 }
 
-// verify reads a whole backup, and verifies that the hub made the whole backup.
+// verify reads a whole backup, and verifies that the hub with the name of --hub-name made the whole
+// backup.
 func (o *restoreFlags) verify(ctx context.Context, path string) (info backup.Info, err error) {
 	if o.identity == "" || o.hubName == "" {
 		return info, usagef("--identity and --hub-name are needed: the file of the age identity, and the name of the hub that made the backup")
@@ -246,7 +247,7 @@ func (r *restoration) target(ctx context.Context) (transfer.Target, error) {
 	return transfer.NewFile(ctx, filepath.Join(r.part, databaseFile), schema)
 }
 
-// rest restores the objects, and checks the result.
+// The method `rest` restores the objects, and checks the result.
 func (r *restoration) rest(ctx context.Context, list []backup.Object) (findings []finding.Finding, err error) {
 	i := &instance{dir: r.part}
 	defer func() { err = errors.Join(err, i.close()) }()
@@ -332,7 +333,7 @@ func syncFolder(dir string) error {
 	return d.Sync()
 }
 
-// timeGap is a time without events in JSON.
+// timeGap is the JSON form of a period for which no file has the events.
 type timeGap struct {
 	From time.Time `json:"from"`
 	To   time.Time `json:"to"`

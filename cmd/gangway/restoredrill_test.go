@@ -72,7 +72,7 @@ func (h *movingHub) drill(workers int) *drillLoad {
 	return l
 }
 
-// live is the life of one device.
+// The method `live` runs the whole life of one device.
 func (l *drillLoad) live(ctx context.Context) error {
 	tpm, err := fleet.New(l.h.maker, "L-2")
 	if err != nil {
@@ -166,8 +166,8 @@ func signedPath(text []byte, key string) (string, error) {
 	return u.EscapedPath(), nil
 }
 
-// works checks that the hub knows the device, its identity, its object and its reports from before
-// the time `before`.
+// The method `works` checks that the hub knows the device, its identity, its object and its reports
+// from before the time `before`.
 func (d *drillDevice) works(hub *fleet.Hub, before time.Time) error {
 	conn, err := hub.Dial(context.Background(), d.certs.TLS(d.tpm))
 	if err != nil {
@@ -223,7 +223,7 @@ func (d *drillDevice) works(hub *fleet.Hub, before time.Time) error {
 	return err
 }
 
-// refused returns the code with which the hub refuses the device.
+// The method `refused` returns the code with which the hub refuses the device.
 func (d *drillDevice) refused(hub *fleet.Hub) string {
 	conn, err := hub.Dial(context.Background(), d.certs.TLS(d.tpm))
 	if err != nil {
@@ -256,7 +256,7 @@ func (l *drillLoad) wait(n int) {
 	}
 }
 
-// have returns copies of the devices.
+// The method `have` returns copies of the devices.
 func (l *drillLoad) have() (list []drillDevice) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -57,7 +57,7 @@ func (t *tokenFile) writeLine(text string) error {
 	return t.finish()
 }
 
-// finish syncs and closes the file, unless the output is standard output.
+// finish syncs and closes the file. If the output is standard output, finish does nothing.
 func (t *tokenFile) finish() error {
 	if t.file == nil {
 		return nil

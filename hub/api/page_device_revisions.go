@@ -305,7 +305,7 @@ func (s *Server) cancelRevisionOnPage(w http.ResponseWriter, r *http.Request) er
 	to := tabPath(revision.Device, tabRevisions, "rev", strconv.Itoa(revision.Rev))
 	said := "The revision is cancelled."
 	if r.PostFormValue("act") == "stop" {
-		said = "The revision is given up. The device does not change until the next revision."
+		said = "You have stopped the revision. The device stays as it is until you post the next revision."
 		_, err = s.changeStatus(r, revision, trail.StatusInProgress, trail.StatusWontGo, "Given up by its owner.")
 	} else {
 		_, err = s.changeStatus(r, revision, trail.StatusNew, trail.StatusCancelled, "Cancelled by its owner.")

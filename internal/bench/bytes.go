@@ -64,7 +64,8 @@ func measureBytes(maker *fleet.Maker, n int) ([]Bytes, error) {
 	return append(out, *b), nil
 }
 
-// grown onboards devices, and returns the growth of each size that the function `sizes` returns.
+// The function `grown` onboards devices, and returns the growth of each size that the function
+// `sizes` returns.
 func grown(maker *fleet.Maker, h *testHub, n int, sizes func() (map[string]int64, error)) (*Bytes, error) {
 	const ek = "H-2"
 	l, err := makeLoad(maker, ek, n, h.token)

@@ -101,7 +101,7 @@ func startProfile(what string) (stop func(), err error) {
 	}), nil
 }
 
-// writeJSON writes a result to a file, unless the name of the file is empty.
+// writeJSON writes a result to a file. If the name of the file is empty, it does nothing.
 func writeJSON(name string, result any) error {
 	if name == "" {
 		return nil

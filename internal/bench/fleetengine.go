@@ -42,8 +42,8 @@ func (e *engines) stop() {
 
 func (e *engines) postgres() bool { return e.url != "" || e.server != nil }
 
-// made makes an empty database with the name `name`, or uses the database at the URL, and returns
-// the database's address.
+// The method `made` makes an empty database with the name `name`, or uses the database at the URL,
+// and returns the database's address.
 func (e *engines) made(ctx context.Context, name string) (string, error) {
 	if e.server == nil {
 		return e.url, nil
@@ -52,7 +52,7 @@ func (e *engines) made(ctx context.Context, name string) (string, error) {
 	return e.server.URL(name), err
 }
 
-// filled makes a fleet of n devices in PostgreSQL.
+// The method `filled` makes a fleet of n devices in PostgreSQL.
 func (e *engines) filled(ctx context.Context, owner string, n int) (*postgres.Store, error) {
 	url, err := e.made(ctx, fmt.Sprintf("fleet%d", n))
 	if err != nil {
@@ -96,7 +96,7 @@ func (e *engines) cpu() time.Duration {
 	return e.server.CPU()
 }
 
-// wal returns how many bytes the server has written to its log.
+// wal returns how many bytes the server has written to its write-ahead log.
 func (e *engines) wal() float64 {
 	if e.server == nil {
 		return 0

@@ -12,13 +12,13 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// enrolBound is the largest ratio between the cost of an enrolment into a fleet and the cost of one
-// into an empty database.
+// enrolBound is the largest ratio between the cost of an enrolment into a database with a fleet and
+// the cost of an enrolment into an empty database.
 const enrolBound = 1.2
 
-// FleetEnrolment compares enrolments into a database with many devices with enrolments into a
-// database that was empty at the beginning of the run. Each enrolment is added and activated, in
-// two durable transactions, without cryptography. All values are medians of the rounds.
+// FleetEnrolment compares the costs of an enrolment into two databases: one has many devices, and
+// the other was empty at the beginning of the run. Each enrolment is added and activated, in two
+// durable transactions, without cryptography. All values are medians of the rounds.
 type FleetEnrolment struct {
 	Devices int    `json:"devices"`
 	Engine  string `json:"engine"`
@@ -31,8 +31,9 @@ type FleetEnrolment struct {
 	EachRound []EnrolmentCost `json:"full_rounds"`
 	// EachCPU has the ratio of the CPU time in each round.
 	EachCPU []float64 `json:"cpu_ratios"`
-	// Time and CPU are the medians of Full / Empty in each round: of the wall time, and of the CPU
-	// time of the hub's process and of PostgreSQL's processes together.
+	// Time and CPU are medians over the rounds of the ratio Full / Empty. Time is the ratio of the
+	// wall times. CPU is the ratio of the CPU times of the hub's process and PostgreSQL's processes
+	// together.
 	Time float64 `json:"time_ratio"`
 	CPU  float64 `json:"cpu_ratio"`
 }
@@ -42,8 +43,8 @@ type EnrolmentCost struct {
 	Wall   float64 `json:"wall_us"`
 	CPU    float64 `json:"cpu_us"`
 	Server float64 `json:"server_cpu_us,omitempty"` // the part of CPU that is PostgreSQL's
-	// WAL is the number of bytes that PostgreSQL writes to its log. After each checkpoint, the
-	// first change of a page writes the whole page.
+	// WAL is the number of bytes that PostgreSQL writes to its write-ahead log. After each
+	// checkpoint, the first change of a page writes the whole page.
 	WAL float64 `json:"wal_bytes,omitempty"`
 }
 

@@ -35,8 +35,8 @@ import (
 	"gangway/wire"
 )
 
-// Result is the content of build/bench.json. Times are microseconds of CPU per enrolment, unless
-// the field's name says otherwise.
+// Result is the content of build/bench.json. If the field's name does not state another unit, times
+// are microseconds of CPU per enrolment.
 type Result struct {
 	Machine struct {
 		CPUs int    `json:"cpus"`

@@ -33,8 +33,8 @@ type Server struct {
 	Crypto          float64 `json:"crypto_sum"`
 	Ratio           float64 `json:"ratio"` // CPU / (Handshake + MutualHandshake + Crypto)
 	// Poll is one request of Pantavisor for new steps over a new connection without a client
-	// certificate. Request is the same request on a connection that is kept, HTTP is the simplest
-	// request on such a connection, and Answer is Request minus HTTP.
+	// certificate. Request is the same request on a kept connection. HTTP is the simplest request
+	// on a kept connection. Answer is Request minus HTTP.
 	Poll        float64 `json:"poll"`
 	PollRatio   float64 `json:"poll_ratio"` // Poll / Handshake
 	Request     float64 `json:"poll_request"`

@@ -55,7 +55,7 @@ type readerFunc func(p []byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// downloaded waits until the file `path` has the size `size`.
+// The function `downloaded` waits until the file `path` has the size `size`.
 func downloaded(t *testing.T, path string, size int64) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {

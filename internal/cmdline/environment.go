@@ -17,8 +17,8 @@ const (
 	fromEnvironment    = "gangway-from-environment"
 )
 
-// environmentKey is the annotation of a root command whose flags have environment variables. Its
-// value is their prefix.
+// environmentKey is the annotation of a root command whose flags have environment variables. The
+// annotation's value is the prefix of the variables' names.
 const environmentKey = "gangway-environment"
 
 // Environment lets each flag of a root command and its subcommands get its value from an

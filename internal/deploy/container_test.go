@@ -305,8 +305,8 @@ func (s *spec) mountAll() error {
 	return errors.Join(unix.Chroot(root), os.Chdir("/"))
 }
 
-// in mounts `m` in a container whose root folder is `root`. A container engine makes the mount
-// point if the image does not have it.
+// The method `in` mounts `m` in a container whose root folder is `root`. A container engine makes
+// the mount point if the image does not have it.
 func (m mount) in(root string) error {
 	target := filepath.Join(root, m.Target)
 	info, err := os.Stat(m.Source)

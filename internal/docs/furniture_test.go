@@ -60,7 +60,7 @@ func (r *room) hasTPM() *swtpm.TPM {
 	return tpm
 }
 
-// plugged makes the software TPM `tpm` the TPM of the machine.
+// The method `plugged` makes the software TPM `tpm` the TPM of the machine.
 func (r *room) plugged(tpm *swtpm.TPM) {
 	r.t.Helper()
 	os.Remove("/dev/tpmrm0")
@@ -77,7 +77,8 @@ func substitute(line, tcti string) string {
 	return strings.ReplaceAll(line, "device:/dev/tpmrm0", tcti)
 }
 
-// trusts makes the hub accept software TPMs, and trust the maker of the software TPM `tpm`.
+// The method `trusts` makes the hub accept software TPMs, and trust the maker of the software TPM
+// `tpm`.
 func (r *room) trusts(tpm *swtpm.TPM) {
 	r.t.Helper()
 	var makers bytes.Buffer
@@ -120,7 +121,7 @@ func (r *room) named(out string) {
 	r.env = append(r.env, "HUB_NAME="+m[1])
 }
 
-// nicked changes the nick of the only device to the nick that the pages use.
+// The method `nicked` changes the nick of the only device to the nick that the pages use.
 func (r *room) nicked() {
 	r.t.Helper()
 	r.types("gangway device rename " + r.onlyID("gangway device ls --output json") + " brave-otter-3fa2")

@@ -314,7 +314,7 @@ func (r *room) await(name, what string, happened func() bool) {
 	}
 }
 
-// says waits until a background program has printed this text.
+// The method `says` waits until a background program has printed this text.
 func (r *room) says(name, text string) {
 	r.t.Helper()
 	r.mu.Lock()
@@ -342,8 +342,8 @@ func (r *room) end(name string) {
 	}
 }
 
-// keeps lets a background program continue to run while the page runs another one with the same
-// name. It returns a function that ends the program.
+// The method `keeps` lets a background program continue to run while the page runs another one with
+// the same name. It returns a function that ends the program.
 func (r *room) keeps(name string) (end func()) {
 	r.mu.Lock()
 	p := r.running[name]
@@ -363,7 +363,7 @@ func (r *room) endAll() {
 	}
 }
 
-// writes creates a file that a page expects to exist.
+// The method `writes` creates a file that a page expects to exist.
 func (r *room) writes(path, text string, mode fs.FileMode) {
 	r.t.Helper()
 	if !filepath.IsAbs(path) {
@@ -377,7 +377,7 @@ func (r *room) writes(path, text string, mode fs.FileMode) {
 	}
 }
 
-// short shortens a long text to its first and last 1000 bytes.
+// The function `short` shortens a long text to its first and last 1000 bytes.
 func short(s string) string {
 	if len(s) > 2000 {
 		return s[:1000] + "\n...\n" + s[len(s)-1000:]

@@ -139,8 +139,8 @@ func TestClonedMachinesRunAtOnce(t *testing.T) {
 	eventually(t, "the device reports again", func() bool { return device().LastSeen.After(seen) })
 }
 
-// The hub suspects a clone if two machines onboard one device in turn: a second machine onboards as
-// the first machine's device, with a join token, and then the first machine onboards again.
+// The hub suspects a clone if two machines onboard one device in turn. A second machine onboards
+// with a join token, as the first machine's device. Then the first machine onboards again.
 func TestClonedMachinesOnboardByTurns(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)

@@ -44,9 +44,9 @@ type fault struct {
 	limit time.Duration
 }
 
-// suffer lets the faults happen one after the other while devices onboard, and prints how long no
-// device had an answer. At the end all devices are active. If GANGWAY_FAULT is set, only the faults
-// whose names contain its value happen.
+// suffer lets the faults happen one after the other while devices onboard, and prints the longest
+// time in which no device got an answer. At the end all devices are active. If GANGWAY_FAULT is
+// set, only the faults whose names contain its value happen.
 func (s *site) suffer(f *faultFleet, rounds int, faults ...fault) {
 	s.t.Helper()
 	if only := os.Getenv("GANGWAY_FAULT"); only != "" {
@@ -91,7 +91,7 @@ func (s *site) suffer(f *faultFleet, rounds int, faults ...fault) {
 	}
 }
 
-// recovered waits until the hub has answered 20 more reports of the devices.
+// The method `recovered` waits until the hub has answered 20 more reports of the devices.
 func (s *site) recovered(f *faultFleet, after string) {
 	s.t.Helper()
 	enough := f.reports.Load() + 20

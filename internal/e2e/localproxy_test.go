@@ -264,7 +264,7 @@ func TestProxyIsNoWayToElsewhere(t *testing.T) {
 			t.Errorf("%q: %d %s", request, code, brief.Of(body))
 		}
 	}
-	// The Host header changes neither the server that gets the request nor the host name that the
+	// The Host header has no effect on which server gets the request, or on the host name that the
 	// hub receives.
 	if code, body := l.sendRaw(t, "GET /device HTTP/1.1\r\nHost: "+host+"\r\nConnection: close\r\n\r\n"); code != 200 || !o.isRecord([]byte(body)) {
 		t.Errorf("status %d: %s", code, brief.Of(body))

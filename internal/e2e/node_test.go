@@ -65,7 +65,7 @@ func (n *node) separate() (err error) {
 	return err
 }
 
-// do calls the function f on the node's thread.
+// The method `do` calls the function f on the node's thread.
 func (n *node) do(f func() error) error {
 	done := make(chan error, 1)
 	n.calls <- func() { done <- f() }

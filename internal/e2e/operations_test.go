@@ -114,8 +114,8 @@ func beginning(t *testing.T, title string) (lines []string) {
 	return commands(t, title, "\n### ")
 }
 
-// restoring returns the commands that restore copied files: those of the beginning of the chapter
-// "Restoring" and of its section "From copied files".
+// The function `restoring` returns the commands that restore copied files: those of the beginning
+// of the chapter "Restoring" and of its section "From copied files".
 func restoring(t *testing.T) (lines []string) {
 	t.Helper()
 	inSection := chapter(t, "Restoring")

@@ -97,7 +97,8 @@ func (p *pantavisor) send(c *tls.Config, host, version, method, path string, bod
 	return resp.StatusCode, answer
 }
 
-// must sends a request with the device's certificate, requires status 200, and returns the body.
+// The method `must` sends a request with the device's certificate, requires status 200, and returns
+// the body.
 func (p *pantavisor) must(method, path, body string) []byte {
 	p.t.Helper()
 	var b []byte

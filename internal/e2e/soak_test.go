@@ -124,8 +124,8 @@ type series struct {
 	values        []float64
 }
 
-// grows reports whether the value grew by more than the allowed noise: whether the smallest value
-// of the last third of the rounds is above the largest value of the first third. A single high
+// grows reports whether the value grew by more than the allowed noise. It compares the smallest
+// value of the last third of the rounds with the largest value of the first third. A single high
 // value at any time changes nothing.
 func (s *series) grows() bool {
 	third := len(s.values) / 3

@@ -22,7 +22,7 @@ import (
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 )
 
-// rolling are two replicas of a hub, in processes of their own, that are upgraded one after the
+// rolling has two replicas of a hub, in separate processes. A test upgrades them one after the
 // other.
 type rolling struct {
 	*programs

@@ -201,8 +201,8 @@ func checkNames(dec *json.Decoder, into reflect.Type, depth int) error {
 
 var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
 
-// plain returns the type that the pointer type `t` points to, or `t` itself. It returns nil for a
-// type with its own JSON decoding, and for the type `any`.
+// The function `plain` returns the type that the pointer type `t` points to, or `t` itself. It
+// returns nil for a type with its own JSON decoding, and for the type `any`.
 func plain(t reflect.Type) reflect.Type {
 	for t != nil && t.Kind() == reflect.Pointer && !t.Implements(unmarshaler) {
 		t = t.Elem()

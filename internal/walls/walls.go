@@ -85,7 +85,7 @@ func Check(packages []Package) []string {
 	return broken
 }
 
-// under reports whether a package is in the folder or in a folder below it.
+// The function `under` reports whether a package is in the folder or in a folder below it.
 func under(path, folder string) bool {
 	return path == Module+"/"+folder || strings.HasPrefix(path, Module+"/"+folder+"/")
 }

@@ -178,8 +178,8 @@ type request struct {
 	body         []byte
 }
 
-// do sends a request and reads the whole answer. If the connection cannot be used for another
-// request, `open` is false, and do has closed it.
+// The method `do` sends a request and reads the whole answer. If the connection cannot be used for
+// another request, `open` is false, and the connection is closed.
 func (c *conn) do(ctx context.Context, within time.Duration, q request) (a *answer, open bool, err error) {
 	defer func() {
 		if !open {

@@ -33,8 +33,9 @@ type Config struct {
 	// Devices is the number of emulated devices.
 	Devices int
 	// Onboarded is how many of the devices are onboarded before the measurement. The others onboard
-	// in the measurement. If Onboarded is negative, the number depends on the mix: all devices if
-	// no kind of the mix onboards devices, none if all kinds do, otherwise half of the devices.
+	// in the measurement. If Onboarded is negative, the number depends on the mix. If no kind of
+	// the mix onboards devices, all devices are onboarded before the measurement. If all kinds
+	// onboard devices, none is. In other mixes, half of the devices are.
 	Onboarded int
 	// Mix has the kinds of requests, with their rates.
 	Mix []Share
@@ -264,7 +265,7 @@ func (r *runner) descriptors() uint64 {
 	return uint64(n)
 }
 
-// keeps reports whether devices keep their connections.
+// The method `keeps` reports whether devices keep their connections.
 func (r *runner) keeps() bool {
 	return !r.cfg.NewConnections && slices.ContainsFunc(r.kinds, func(k *running) bool { return k.keeps })
 }
