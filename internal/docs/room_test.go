@@ -209,7 +209,7 @@ func (r *room) types(line string) string {
 
 // run runs a command on a new pseudo terminal and returns its output.
 func (r *room) run(line string) (string, error) {
-	ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(r.t.Context(), 5*time.Minute) // a busy machine needs minutes to link the programs
 	defer cancel()
 	controller, terminal, err := pty.Open(0, 0)
 	if err != nil {
