@@ -34,8 +34,8 @@ type change struct {
 // aftermath holds the events after the backup, as a restore reads them from the audit trail.
 type aftermath struct {
 	changes []change // the oldest first
-	// others counts the other events by their kind. The restored hub has lost the data of these
-	// events.
+	// others counts the other events by their kind (store.Event.Kind). The restored hub has lost
+	// the data of these events.
 	others map[string]int
 	// signed describes the signed parts of the files.
 	signed []backup.Trail
@@ -359,7 +359,7 @@ number, leave the token paused, and let its owner make a new one.`,
 			e := store.Event{Time: time.Now(), Kind: store.EventTokenResumed, Message: fmt.Sprintf("The join token was paused after a restore, and can be used again. %d uses were lost.", spent)}
 			err = i.store.ResumeToken(c.Context(), arg[0], spent, e.By(&by))
 			if errors.Is(err, store.ErrNotFound) {
-				return fmt.Errorf("no join token with the id %.40q is paused; 'gangway restore tokens' lists the paused ones", arg[0])
+				return fmt.Errorf("no join token with the id %.40q is paused; 'gangway restore tokens' lists the paused join tokens", arg[0])
 			}
 			if err != nil {
 				return err

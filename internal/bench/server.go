@@ -324,7 +324,7 @@ type poller struct {
 	request []byte // without the header Connection, and without the empty line
 }
 
-// newPoller makes the device's trail, and signs the device in.
+// newPoller posts the device's first revision, which makes its trail, and signs the device in.
 func newPoller(ctx context.Context, hub *fleet.Hub, cert tls.Certificate) (*poller, error) {
 	c, err := hub.Dial(ctx, cert)
 	if err != nil {

@@ -71,7 +71,7 @@ func TestOperationsKeysOfTheCAs(t *testing.T) {
 				t.Error("the hub has the root's key")
 			}
 		case strings.HasPrefix(line, "gangway ca request --data /var/lib/gangway --ca tls-ca -o request-3.pem"):
-			// From here on, the hub is one that made its own root.
+			// From here on, the hub is another hub, which made its own root.
 			o.end()
 			for _, name := range []string{"hub", "state"} {
 				if err := os.Rename(o.at(name), o.at("former-"+name)); err != nil {

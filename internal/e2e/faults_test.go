@@ -35,7 +35,8 @@ func faultDevices(t *testing.T) (devices, rounds int) {
 	return devices, max(1, devices/250)
 }
 
-// fault breaks a part of the site and repairs it again, while devices onboard and report.
+// fault breaks a replica, a database or the network of the test's site, and repairs it again, while
+// devices onboard and report.
 type fault struct {
 	name string
 	do   func()
