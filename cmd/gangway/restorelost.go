@@ -73,7 +73,7 @@ func (o *restoreFlags) readTrails(since time.Time) (*aftermath, error) {
 		t.signed = append(t.signed, signed...)
 	}
 	// The order matters: an account may be disabled and enabled again. Two events may have the same
-	// time, so compare the numbers too.
+	// time, so compare the events' sequence numbers too.
 	slices.SortStableFunc(t.changes, func(a, b change) int { return cmp.Or(a.time.Compare(b.time), cmp.Compare(a.seq, b.seq)) })
 	return t, nil
 }
@@ -148,7 +148,8 @@ func (c change) repeat(ctx context.Context, db engine) error {
 		event.Kind, event.Owner = "token.disabled", t.Owner
 		return errors.Join(db.DisableJoinToken(ctx, t.Owner, t.ID), db.AppendEvent(ctx, event))
 	case "account.disabled", "account.deleted":
-		// A deleted account is only disabled: its devices may be in the backup.
+		// If the event is the deletion of an account, the restore only disables the account,
+		// because the backup may contain devices of the account.
 		event.Kind = "account.disabled"
 		return db.DisableAccount(ctx, c.owner, event)
 	case "account.enabled":

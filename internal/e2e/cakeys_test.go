@@ -118,8 +118,8 @@ func (o *operator) has(name string) bool {
 	return err == nil
 }
 
-// hubWithKeys starts a hub whose root is offline. The keys of the root and of the CAs are at these
-// URIs.
+// hubWithKeys starts a hub whose root is offline. `rootURI` is the URI of the root's key, and
+// `uris` has the URIs of the CAs' keys, by name.
 func hubWithKeys(t *testing.T, tpm *swtpm.TPM, rootURI string, uris map[string]string) *hubtest.Hub {
 	t.Helper()
 	dir, vault := t.TempDir(), filepath.Join(t.TempDir(), "root")
