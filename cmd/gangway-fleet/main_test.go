@@ -339,7 +339,8 @@ func TestStallIsInTheLatencies(t *testing.T) {
 	}
 }
 
-// If too many requests are outstanding, later ones do not start, and the report counts them.
+// If too many requests are outstanding, later requests do not start, and the report counts them as
+// missed.
 func TestStartsBeyondTheBoundAreMissed(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, nil)

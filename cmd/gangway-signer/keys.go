@@ -154,8 +154,9 @@ type cloudKey struct {
 
 func (k *cloudKey) Public() crypto.PublicKey { return k.public }
 
-// Sign signs a digest. It then verifies the signature with the public key, because another company
-// operates the key service. The error appears in the signer's log, where an operator looks first.
+// Sign signs a digest. It then verifies the signature with the public key, because the operator of
+// the cloud's key service is not trusted. The error appears in the signer's log, where an operator
+// looks first.
 func (k *cloudKey) Sign(_ io.Reader, digest []byte, o crypto.SignerOpts) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), signTimeout)
 	defer cancel()

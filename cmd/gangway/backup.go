@@ -219,8 +219,8 @@ can be read. Keep two copies of the file offline, not on the hub's machine.`,
 	}
 }
 
-// backupRecordCommand is for backups that other programs make: without a record, the hub would
-// report that its newest backup is old.
+// backupRecordCommand is for backups that other programs make: if nobody tells the hub about these
+// backups, it reports that its newest backup is old.
 func (a *app) backupRecordCommand() *cobra.Command {
 	var data string
 	c := &cobra.Command{

@@ -266,7 +266,7 @@ It is the same on all machines of a model. The part firmware also has the settin
 			return printList(a, list.Items, cohortColumns, "Nothing to decide: no part of a boot changed, and no device is an outlier.")
 		},
 	}
-	c.Flags().StringVar(&part, "part", "", "list all values of this part: "+partNames())
+	c.Flags().StringVar(&part, "part", "", "list all values of this part of the boot: "+partNames())
 	c.Flags().StringVar(&model, "model", "", "with --part: only devices of this model")
 	return a.table(c, columnNames(cohortColumns)...)
 }
@@ -328,7 +328,7 @@ settings (PCR 1 and 3) they have.`,
 }
 
 func (a *app) showCohortPreview(p api.CohortDetail) {
-	a.note("%d devices have this value, and on %d of them the part is changed:", p.Devices, p.Bad)
+	a.note("%d devices have this value, and on %d of them this part of the boot is changed:", p.Devices, p.Bad)
 	if p.Firmware == "" && len(p.Versions) > 1 {
 		for _, v := range p.Versions {
 			if v.Firmware != "" {

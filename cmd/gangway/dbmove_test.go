@@ -180,7 +180,8 @@ func (h *movingHub) serves() bool {
 	return err == nil
 }
 
-// movingLoad onboards devices and lets devices report, until it is stopped.
+// movingLoad onboards devices and lets devices report. It continues until a test calls its method
+// `end`.
 type movingLoad struct {
 	h    *movingHub
 	hub  *fleet.Hub

@@ -83,11 +83,12 @@ func rowOf(v api.RevisionView, d api.DeviceView) revisionRow {
 	return r
 }
 
-// noTrail replaces the hub's error "not found" with the error "the device has no trail yet".
+// noTrail replaces the hub's error "not found" with an error that says that the device has no
+// revisions yet.
 func noTrail(d api.DeviceView, err error) error {
 	var refused *hubError
 	if errors.As(err, &refused) && refused.Code == "not-found" {
-		return fmt.Errorf("%s has no revisions yet: a device that can install revisions (an installed system, or 'gangway-agent run --hook') reports the first one itself; see docs/trails.md", d.Nick)
+		return fmt.Errorf("%s has no revisions yet: a device that can install revisions (an installed system, or 'gangway-agent run --hook') reports its first revision itself; see docs/trails.md", d.Nick)
 	}
 	return err
 }

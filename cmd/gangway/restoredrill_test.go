@@ -152,7 +152,7 @@ func firstRevision(conn *fleet.Conn) (id string, object []byte, err error) {
 	return device.ID, object, err
 }
 
-// signedPath returns the path of a signed URL in the record of an object.
+// signedPath returns the path of a signed URL from the hub's JSON description of an object.
 func signedPath(text []byte, key string) (string, error) {
 	var record map[string]any
 	if err := json.Unmarshal(text, &record); err != nil {
@@ -357,7 +357,8 @@ func restoreDrill(t *testing.T, shared bool) {
 	if len(restored.Gaps) > 0 || restored.Until.Before(ended) {
 		t.Errorf("the events since the hour before have %d gaps and end at %s", len(restored.Gaps), restored.Until)
 	}
-	// A backup records the second in which it began, and restore counts all events from then on.
+	// A backup contains its begin as a time in whole seconds, and restore counts all events since
+	// that time.
 	sure, _ := split(l.have(), begun.Truncate(time.Second), ended)
 	if n := restored.Lost["device.activated"]; n < len(after) || n > len(l.devices)-len(sure) {
 		t.Errorf("the restore names %d lost devices; %d onboarded after the backup, and %d before", n, len(after), len(sure))

@@ -34,8 +34,8 @@ type change struct {
 // aftermath holds the events after the backup, as a restore reads them from the audit trail.
 type aftermath struct {
 	changes []change // the oldest first
-	// others counts the other events by their kind. The restored hub has lost the data of these
-	// events.
+	// others counts the other events by their kind (store.Event.Kind). The restored hub has lost
+	// the data of these events.
 	others map[string]int
 	// signed describes the signed parts of the files.
 	signed []backup.Trail
@@ -73,7 +73,7 @@ func (o *restoreFlags) readTrails(since time.Time) (*aftermath, error) {
 		t.signed = append(t.signed, signed...)
 	}
 	// The order matters: an account may be disabled and enabled again. Two events may have the same
-	// time, so compare the numbers too.
+	// time, so compare the events' sequence numbers too.
 	slices.SortStableFunc(t.changes, func(a, b change) int { return cmp.Or(a.time.Compare(b.time), cmp.Compare(a.seq, b.seq)) })
 	return t, nil
 }
@@ -148,7 +148,8 @@ func (c change) repeat(ctx context.Context, db engine) error {
 		event.Kind, event.Owner = "token.disabled", t.Owner
 		return errors.Join(db.DisableJoinToken(ctx, t.Owner, t.ID), db.AppendEvent(ctx, event))
 	case "account.disabled", "account.deleted":
-		// A deleted account is only disabled: its devices may be in the backup.
+		// If the event is the deletion of an account, the restore only disables the account,
+		// because the backup may contain devices of the account.
 		event.Kind = "account.disabled"
 		return db.DisableAccount(ctx, c.owner, event)
 	case "account.enabled":
@@ -359,7 +360,7 @@ number, leave the token paused, and let its owner make a new one.`,
 			e := store.Event{Time: time.Now(), Kind: store.EventTokenResumed, Message: fmt.Sprintf("The join token was paused after a restore, and can be used again. %d uses were lost.", spent)}
 			err = i.store.ResumeToken(c.Context(), arg[0], spent, e.By(&by))
 			if errors.Is(err, store.ErrNotFound) {
-				return fmt.Errorf("no join token with the id %.40q is paused; 'gangway restore tokens' lists the paused ones", arg[0])
+				return fmt.Errorf("no join token with the id %.40q is paused; 'gangway restore tokens' lists the paused join tokens", arg[0])
 			}
 			if err != nil {
 				return err

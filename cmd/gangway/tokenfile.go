@@ -118,7 +118,7 @@ func (a *app) warnToken(ctx context.Context, file []byte) {
 	}
 	for _, v := range tokens {
 		if state := tokenState(v, time.Now()); v.ID == t.ID && state != "valid" {
-			a.note("Warning: the join token %s is %s: no machine can onboard with it. Create a new one with 'gangway token create'.", v.ID, state)
+			a.note("Warning: the join token %s is %s: no machine can onboard with it. Create a new join token with 'gangway token create'.", v.ID, state)
 		}
 	}
 }

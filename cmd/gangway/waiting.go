@@ -23,9 +23,9 @@ func (a *app) decideCommand(verb, short, long, done string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			// The request names the questions that this command has printed and that the person has
-			// thus seen. If the machine has other open questions when the hub gets the request, the
-			// hub refuses the decision.
+			// The request names the questions about the machine that this command has printed for
+			// the person's decision. If the machine has other questions when the hub gets the
+			// request, the hub refuses the decision.
 			if a.forPeople() {
 				a.printWaiting(w)
 			}
@@ -120,7 +120,7 @@ func (a *app) printVerdict(v evidence.Verdict) {
 	}
 }
 
-// markOf returns the result of a check in one character: ✓ passed, ? a question for a person, –
+// markOf returns the result of a check in one character: ✓ passed, ? a person must decide, –
 // skipped, ✗ failed.
 func markOf(s evidence.Check) string {
 	switch {

@@ -50,8 +50,8 @@ type Server struct {
 	Kept   float64 `json:"request_on_kept_connection"`
 }
 
-// rounds is the number of rounds. In each round, everything is measured once, because the speed of
-// a busy machine changes.
+// rounds is the number of rounds. Each round measures everything once. The speed of a busy machine
+// changes, so medians of several rounds are more reliable.
 const rounds = 5
 
 // idleConnections is the number of open connections with which their memory is measured.
@@ -328,7 +328,7 @@ type poller struct {
 	request []byte // without the header Connection, and without the empty line
 }
 
-// newPoller makes the device's trail, and signs the device in.
+// newPoller posts the device's first revision, which makes its trail, and signs the device in.
 func newPoller(ctx context.Context, hub *fleet.Hub, cert tls.Certificate) (*poller, error) {
 	c, err := hub.Dial(ctx, cert)
 	if err != nil {

@@ -108,7 +108,7 @@ var pages = []page{
 	{name: "problem", path: "/ui/nothing", want: "This page does not exist."},
 }
 
-// hubWithDevices is a hub whose account ada owns devices of several kinds, or no devices.
+// hubWithDevices is a hub with the account ada, which owns several devices or none.
 type hubWithDevices struct {
 	*hubtest.Hub
 	maker  *fleet.Maker

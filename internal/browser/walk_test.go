@@ -33,8 +33,9 @@ type newcomer struct {
 }
 
 // find marks the only visible element with this text and returns a selector for it. `kinds` is a
-// selector for the kinds of elements. If `part` is not empty, the element must be in the smallest
-// article, section or menu that contains the text `part` or has the name `part`.
+// CSS selector that limits the kinds of elements, such as "a, button". If `part` is not empty, the
+// element must be in the smallest article, section or menu that contains the text `part` or has the
+// name `part`.
 func (n *newcomer) find(kinds, text, part string) string {
 	n.t.Helper()
 	arguments, err := json.Marshal([]string{kinds, text, part})

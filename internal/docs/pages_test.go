@@ -273,7 +273,7 @@ func TestOperationsPage(t *testing.T) {
 	p.types("cp -a /backup")
 	p.types("gangway serve")
 	r.types(login)
-	// From here on, the hub has a new address, and its device follows.
+	// From here on, the hub has a new address, and its device must connect to this address.
 	p.types("gangway serve")
 	r.types("gangway-agent run")
 	r.connected()

@@ -342,8 +342,8 @@ func (r *room) end(name string) {
 	}
 }
 
-// The method `keeps` lets a background program continue to run while the page runs another one with
-// the same name. It returns a function that ends the program.
+// The method `keeps` lets a background program continue to run while the page runs another program
+// with the same name. It returns a function that ends the program.
 func (r *room) keeps(name string) (end func()) {
 	r.mu.Lock()
 	p := r.running[name]

@@ -71,7 +71,7 @@ func TestOperationsKeysOfTheCAs(t *testing.T) {
 				t.Error("the hub has the root's key")
 			}
 		case strings.HasPrefix(line, "gangway ca request --data /var/lib/gangway --ca tls-ca -o request-3.pem"):
-			// From here on, the hub is one that made its own root.
+			// From here on, the hub is another hub, which made its own root.
 			o.end()
 			for _, name := range []string{"hub", "state"} {
 				if err := os.Rename(o.at(name), o.at("former-"+name)); err != nil {
@@ -118,8 +118,8 @@ func (o *operator) has(name string) bool {
 	return err == nil
 }
 
-// hubWithKeys starts a hub whose root is offline. The keys of the root and of the CAs are at these
-// URIs.
+// hubWithKeys starts a hub whose root is offline. `rootURI` is the URI of the root's key, and
+// `uris` has the URIs of the CAs' keys, by name.
 func hubWithKeys(t *testing.T, tpm *swtpm.TPM, rootURI string, uris map[string]string) *hubtest.Hub {
 	t.Helper()
 	dir, vault := t.TempDir(), filepath.Join(t.TempDir(), "root")

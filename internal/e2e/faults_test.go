@@ -35,7 +35,8 @@ func faultDevices(t *testing.T) (devices, rounds int) {
 	return devices, max(1, devices/250)
 }
 
-// fault breaks a part of the site and repairs it again, while devices onboard and report.
+// fault breaks something in the test's site (type site), such as a replica, a database server, the
+// network or a disk, and repairs it again. Meanwhile, devices onboard and report.
 type fault struct {
 	name string
 	do   func()

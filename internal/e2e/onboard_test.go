@@ -450,7 +450,7 @@ func TestAgentReports(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	// After the owner deleted the device, the hub refuses it and the agent stops.
+	// After the owner deleted the device, the hub refuses the device and the agent stops.
 	if err := h.Store.DeleteDevice(t.Context(), h.Owner.ID, s.DeviceID, h.Now()); err != nil {
 		t.Fatal(err)
 	}

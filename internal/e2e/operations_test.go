@@ -99,8 +99,8 @@ func chapter(t *testing.T, title string) (lines []string) {
 }
 
 // ofCopies leaves out the commands `gangway backup` and `gangway restore`. The remaining commands
-// make a backup by copying files. The script cmd/gangway/testdata/hub/backup.txt tests the other
-// commands.
+// make a backup by copying files. The script cmd/gangway/testdata/hub/backup.txt tests the commands
+// that ofCopies leaves out.
 func ofCopies(lines []string) []string {
 	return slices.DeleteFunc(lines, func(line string) bool {
 		return strings.HasPrefix(line, "gangway backup ") || strings.HasPrefix(line, "gangway restore ")

@@ -15,7 +15,7 @@ import (
 
 // A TPM has certificates for two EKs. If the policy accepts both kinds of EK, two owners can
 // onboard this TPM, because nothing in the TPM links the EKs (docs/security.md, "Known limits"). A
-// policy that accepts only one kind prevents this.
+// policy that accepts only one kind of EK prevents this.
 func TestTwoOwnersOfOneTPM(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384) // this TPM has an RSA 2048 EK (L-1) and a P-384 EK (H-3)

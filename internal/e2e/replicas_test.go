@@ -285,7 +285,7 @@ func replicaConfig(t *testing.T, keys string, addrs []string) string {
 }
 
 // documentedReplicas returns the configuration of docs/operations.md for replicas at these
-// addresses. The folder `keys` has the hub's keys, or gets new ones.
+// addresses. If the folder `keys` has no keys of a hub, the function makes keys there.
 func documentedReplicas(t *testing.T, keys string, addrs []string) string {
 	t.Helper()
 	page, err := os.ReadFile("../../docs/operations.md")

@@ -59,9 +59,9 @@ func TestAgentAppliesRevisionsAndRollsBackBadOnes(t *testing.T) {
 	m.stop()
 }
 
-// A kill of the agent during any verb of the hook does not change the result. The test kills the
-// agent during the first call of each verb, and starts the agent again. At the end each revision
-// has the right status.
+// A kill of the agent during any call of the hook (install, test, commit, ...) does not change the
+// result. The test kills the agent during the first call of each kind, and starts the agent again.
+// At the end each revision has the right status.
 func TestKilledAgentComesToTheRightEnd(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

@@ -28,8 +28,8 @@ type programs struct {
 }
 
 // buildCommit builds the program gangway of an earlier commit, and returns its path. `commit` may
-// also be the path of such a program. It skips the test if the repository does not have the commit:
-// a shallow clone has only the newest.
+// also be the path of such a program. If the repository does not have the commit, buildCommit skips
+// the test. A shallow clone has only the newest commit.
 func buildCommit(t *testing.T, commit string) string {
 	t.Helper()
 	if filepath.IsAbs(commit) {

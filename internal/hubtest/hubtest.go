@@ -123,7 +123,7 @@ func (h *Hub) Join(t testing.TB) *Hub {
 	return joined
 }
 
-// start starts the hub `h`, which has its folder and its objects.
+// start starts the hub `h`. The caller has already set the hub's data folder and its object store.
 func start(t testing.TB, h *Hub, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	dir := h.dir

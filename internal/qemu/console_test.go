@@ -46,9 +46,9 @@ func TestConsoleOfAMachine(t *testing.T) {
 	restarted := after(t, ctx, m, first, `gangway-init .*: up, version`).At
 	after(t, ctx, m, restarted, `gangway-init .*: the hub has accepted a report`)
 
-	// see types keys on the serial port, and waits until the console displays one of the texts
-	// again. The console sends only the characters that change, and replaces spaces by movements of
-	// the cursor.
+	// The function `see` types keys on the serial port. Then it waits until the console displays
+	// one of the texts. The console sends only the characters that change, and replaces spaces by
+	// movements of the cursor.
 	see := func(keys string, texts ...string) (seen string) {
 		t.Helper()
 		count := func(text string) (n int) {

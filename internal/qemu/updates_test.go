@@ -233,7 +233,7 @@ func TestPowerCutsWithABoundDisk(t *testing.T) {
 	s.cutUpdates(t, ctx, m, good, moments, `the disk's key came from the TPM`)
 }
 
-// cutUpdates posts updates, and cuts the power once in each update, at a random one of the
+// cutUpdates posts updates, and cuts the power once in each update, at a random moment of
 // `moments`. The updates are built from the parts `good`, except that about one in three does not
 // boot. At the next start after a cut, the machine must print a line that matches `opens`, and the
 // revision must get a final status.
@@ -316,7 +316,8 @@ func (s *site) sound(t *testing.T) {
 	os.Remove(part.Name())
 }
 
-// lastSlot returns the slot in the last line in which the machine named its running system.
+// lastSlot returns the system slot of the disk from which the machine runs. It reads the slot from
+// the last console line that names the running system.
 func lastSlot(t *testing.T, m *qemu.Machine) string {
 	t.Helper()
 	re := regexp.MustCompile(`gangway-init .*: system: slot (.)`)

@@ -363,7 +363,7 @@ func (r *runner) upload(ctx context.Context, d *device) error {
 	return a.ok()
 }
 
-// blobPath returns the path of a signed URL in an object's record.
+// blobPath returns the path of a signed URL from the hub's JSON description of an object.
 func blobPath(body []byte, key string) (string, error) {
 	var record map[string]any
 	if err := json.Unmarshal(body, &record); err != nil {

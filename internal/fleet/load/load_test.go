@@ -21,7 +21,8 @@ import (
 	"gangway/internal/fleet"
 )
 
-// Devices get their turns in order, also after the queue has grown and its ring has wrapped.
+// Devices leave the queue in the order in which they were added, also after the queue has grown and
+// its ring buffer has wrapped.
 func TestQueueGivesEachDeviceItsTurn(t *testing.T) {
 	var q queue
 	if q.pop() != nil {
