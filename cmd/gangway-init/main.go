@@ -13,6 +13,7 @@
 //	gangway.mode=system         run an installed system, whose state is on its disk
 //	gangway.manifest=SHA256     hash of the manifest of the stick
 //	gangway.console=LEVEL       limit the console of the machine: off, read, on or full
+//	gangway.disk-pin=allow      allow a person at the console to give the disk a PIN
 //	gangway.poweroff=onboarded  power off as soon as the machine is onboarded
 //	gangway.poweroff=exit       power off when the agent ends
 //	gangway.show=boot           print the firmware's event log and the PCRs
@@ -181,8 +182,11 @@ func terminals(s *screen.Screen, processes *machine.Processes, limit access.Leve
 		PasswordFile: "/" + install.ConsolePath, Shells: s.Terminals("tty2"), Consoles: s.Terminals("tty1"), Limit: limit, Logf: s.Logf, Shell: processes.Shell,
 		Console: func(terminal string, limit access.Level) error {
 			defer s.Lend(terminal)()
-			return processes.OnTerminal(terminal, nil, "/bin/gangway-agent", "console", "--limit", limit.String(), "--machine-hook", "/"+install.HookPath,
-				"--log-file", consoleLog, "--idle", consoleIdle, "--state", state, "--network-file", network.SettingsPath)
+			args := []string{"console", "--limit", limit.String(), "--machine-hook", "/" + install.HookPath, "--log-file", consoleLog, "--idle", consoleIdle, "--state", state}
+			if _, err := os.Stat(network.SettingsPath); err == nil { // it does not exist while the disk is locked
+				args = append(args, "--network-file", network.SettingsPath)
+			}
+			return processes.OnTerminal(terminal, nil, "/bin/gangway-agent", args...)
 		},
 	}
 }

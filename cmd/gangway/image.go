@@ -93,7 +93,7 @@ attacker who controls the hub can then install nothing on them. See docs/trails.
 				return usagef("unknown target %q; the only target is %s", arg[0], stick.Target)
 			}
 			if o.reset {
-				for _, other := range append(networkFlags, "token-file", "claim", "hub-file", "disk", "escrow-to", "merge", "debug", "secure-boot-enrol", "manifest-key", "revision-key") {
+				for _, other := range append(networkFlags, "token-file", "claim", "hub-file", "disk", "escrow-to", "merge", "debug", "secure-boot-enrol", "manifest-key", "disk-pin", "revision-key") {
 					if c.Flags().Changed(other) {
 						return usagef("--reset-only installs nothing: leave --%s out", other)
 					}
@@ -265,7 +265,7 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	if err != nil {
 		return err
 	}
-	parts.Owner = reference.owner()
+	parts.Owner, parts.DiskPIN = reference.owner(), o.manifest.diskPIN
 	revision, remove, err := a.firstRevision(ctx, o.merge)
 	if err != nil {
 		return err
@@ -417,6 +417,9 @@ whether the image is signed for Secure Boot.`,
 			}
 			if m.Escrow != "" {
 				a.printf("%-10s recovery keys of encrypted disks, for %s\n", "escrow", m.Escrow)
+			}
+			if m.Approved {
+				a.printf("%-10s encrypted disks only for systems that the owner's key approved\n", "opens")
 			}
 			if m.RevisionKeys != "" {
 				a.printf("%-10s only revisions that the owner's keys have signed; SHA-256 of the key file %s\n", "installs", m.RevisionKeys)

@@ -31,11 +31,13 @@ import (
 type manifestOptions struct {
 	key, tpm, name string
 	sequence       uint64
+	diskPIN        bool
 }
 
 func (o *manifestOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.key, "manifest-key", "", "also write a reference manifest, signed with this key: a file (PEM, without a password), tpm:HANDLE (a key in this machine's TPM) or signer:SOCKET?key=NAME (a key in an HSM); 'gangway manifest key create' makes keys in files and TPMs")
 	tpmFlag(f, &o.tpm)
+	f.BoolVar(&o.diskPIN, "disk-pin", false, "allow a person at the machine's console to give its encrypted disk a PIN, which the machine then asks for at each start")
 	f.StringVar(&o.name, "manifest-name", "", "the manifest's name, for people (default: the versions of Gangway and of the kernel)")
 	f.Uint64Var(&o.sequence, "sequence", 0, "number of this system, higher than those of your earlier systems: if a machine later starts a system with a lower number, it was rolled back (default: the time, in seconds since 1970, or SOURCE_DATE_EPOCH)")
 }
@@ -57,6 +59,9 @@ func (o *manifestOptions) open(ctx context.Context) (*reference, error) {
 	if o.key == "" {
 		if o.name != "" || o.sequence != 0 {
 			return nil, usagef("--manifest-name and --sequence need --manifest-key: without a key, there is no manifest")
+		}
+		if o.diskPIN {
+			return nil, usagef("--disk-pin needs --manifest-key: a PIN protects only disks that open only for your systems")
 		}
 		return nil, nil
 	}

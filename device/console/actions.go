@@ -30,6 +30,7 @@ func init() {
 	actions = []action{
 		{'e', "Network", "edit the network settings, on page 2", access.On, true, (*console).editNetwork},
 		{'r', "Machine", "restart this machine", access.On, false, (*console).askRestart},
+		{'p', "Machine", "set, change or remove the PIN of this machine's disk", access.On, true, (*console).askPIN},
 		{'w', "Machine", "wipe this machine for another owner", access.Full, true, (*console).askWipe},
 	}
 }

@@ -41,6 +41,9 @@ func (m *fakeMachine) done() []string {
 
 func (m *fakeMachine) Restart(context.Context) error { return m.do("restart") }
 func (m *fakeMachine) Wipe(context.Context) error    { return m.do("wipe") }
+func (m *fakeMachine) SetPIN(_ context.Context, c access.PINChange) error {
+	return m.do("PIN " + c.Current + " " + c.PIN)
+}
 func (m *fakeMachine) TryNetwork(_ context.Context, text string) error {
 	return m.do("try " + text)
 }
@@ -387,5 +390,29 @@ func TestWrap(t *testing.T) {
 		if got := wrap(c.text, c.width); !slices.Equal(got, c.want) {
 			t.Errorf("%q at %d: %q, want %q", c.text, c.width, got, c.want)
 		}
+	}
+}
+
+// A person sets a PIN: the console never shows it, asks for it twice, and gives it to the hook only
+// if both are equal.
+func TestPINIsAskedTwiceAndNotShown(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, 80, 24, ownedState, nil)
+	b.press("9p")
+	b.see("PIN of this machine's disk")
+	b.press("135790", tcell.KeyEnter)
+	b.press("246810", tcell.KeyEnter)
+	b.see("New PIN again:")
+	b.press("246811", tcell.KeyEnter)
+	b.see("The two new PINs differ")
+	b.press("246810")
+	b.see("any more): ******")
+	if text := b.text(); strings.Contains(text, "246810") || strings.Contains(text, "135790") {
+		t.Errorf("the console shows a PIN: %s", text)
+	}
+	b.press(tcell.KeyEnter, "246810", tcell.KeyEnter)
+	b.see("The disk has a new PIN.")
+	if did := b.machine.done(); !slices.Equal(did, []string{"PIN 135790 246810"}) {
+		t.Errorf("the console did %q", did)
 	}
 }

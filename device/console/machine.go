@@ -3,6 +3,7 @@ package console
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,8 @@ type Machine interface {
 	TryNetwork(ctx context.Context, text string) error
 	// Wipe requests a wipe and restarts the machine. The next start destroys the system.
 	Wipe(context.Context) error
+	// SetPIN sets, changes or removes the PIN of the machine's disk.
+	SetPIN(context.Context, access.PINChange) error
 }
 
 // Hook is a Machine that calls a program for each action: PROGRAM console ACTION. Gangway's images
@@ -84,6 +87,15 @@ func (h Hook) TryNetwork(ctx context.Context, text string) error {
 // Wipe implements Machine.
 func (h Hook) Wipe(ctx context.Context) error { return h.do(ctx, access.ActionWipe, "") }
 
+// SetPIN implements Machine.
+func (h Hook) SetPIN(ctx context.Context, change access.PINChange) error {
+	text, err := json.Marshal(change)
+	if err != nil {
+		return err
+	}
+	return h.do(ctx, access.ActionPIN, string(text))
+}
+
 // limited stores the first maxHookOutput bytes that are written to it.
 type limited struct{ bytes.Buffer }
 
@@ -124,3 +136,6 @@ func (System) TryNetwork(context.Context, string) error { return ErrElsewhere }
 
 // Wipe implements Machine.
 func (System) Wipe(context.Context) error { return ErrElsewhere }
+
+// SetPIN implements Machine.
+func (System) SetPIN(context.Context, access.PINChange) error { return ErrElsewhere }

@@ -59,7 +59,7 @@ var pages = []page{
 	{name: "Revision", rows: revisionPage},
 	{name: "Log", rows: logPage, tails: true},
 	{name: "Claim", rows: claimPage},
-	{name: "Machine", rows: machinePage, keys: "r restart  w wipe"},
+	{name: "Machine", rows: machinePage, keys: "r restart  p PIN  w wipe"},
 }
 
 // ago returns, as text, the time t and how long ago it was.
@@ -275,6 +275,6 @@ var helpRows = []row{
 	fact("1 to 9", "open a page"), fact("left, right", "previous page, next page; also Tab"),
 	fact("up, down", "scroll; also Page Up, Page Down, Home, End"), fact("c", "check the machine again"), fact("Ctrl-L", "draw the screen again"),
 	fact("?", "this help"), fact("q", "leave the console; also Ctrl-C"), blank,
-	fact("e", "on page 2: edit the network settings"), fact("r, w", "on page 9: restart, wipe"), blank,
+	fact("e", "on page 2: edit the network settings"), fact("r, p, w", "on page 9: restart, PIN of the disk, wipe"), blank,
 	para(faint, "In the editor: Ctrl-O tries the settings, Esc cancels the changes."),
 }

@@ -76,6 +76,10 @@ type Manifest struct {
 	// Escrow is an age recipient. The installer encrypts a disk's recovery key to this recipient,
 	// and the hub stores the encrypted key. Empty: the hub stores no recovery key.
 	Escrow string `json:"escrow,omitempty"`
+	// Approved is true if the owner's key approved the system. The system then binds the key of an
+	// encrypted disk at its first start (package diskkey), so the installer seals the key with
+	// seal.NewFirst.
+	Approved bool `json:"approved,omitempty"`
 	// RevisionKeys is the SHA-256 of the system's file RevisionKeyPath, in lower-case hexadecimal.
 	// Empty: the device installs revisions without a signature.
 	RevisionKeys string `json:"revision-keys,omitempty"`

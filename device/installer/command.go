@@ -107,7 +107,7 @@ func (c *Command) run(name string, yes, list, encrypt bool) error {
 	}
 	var keys *Keys
 	if encrypt {
-		if keys, err = c.TPM.NewKeys(s.Manifest.Escrow); err != nil {
+		if keys, err = c.TPM.NewKeys(s.Manifest); err != nil {
 			return err
 		}
 	}

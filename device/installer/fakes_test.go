@@ -223,8 +223,8 @@ type tpm struct{ l *lab }
 func (t tpm) Check() error { t.l.step("check the TPM"); return t.l.tpm }
 func (t tpm) Clear() error { return t.l.step("clear the TPM") }
 
-func (t tpm) NewKeys(recipient string) (*Keys, error) {
-	return &Keys{Recovery: newRecoveryKey()}, t.l.step("keys for %s", recipient)
+func (t tpm) NewKeys(m *install.Manifest) (*Keys, error) {
+	return &Keys{Recovery: newRecoveryKey()}, t.l.step("keys for %s", m.Escrow)
 }
 
 func (t tpm) Report(table []byte) (*wire.InstallReport, error) {

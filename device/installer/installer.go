@@ -108,9 +108,9 @@ type TPM interface {
 	// Check returns an error if the machine cannot use the TPM. The error's text is a sentence
 	// for the person at the machine.
 	Check() error
-	// NewKeys makes the keys of an encrypted disk. If `recipient` is not empty, NewKeys also
-	// encrypts the recovery key to this age recipient.
-	NewKeys(recipient string) (*Keys, error)
+	// NewKeys makes the keys of an encrypted disk for the system of a stick. If the stick's
+	// manifest names an age recipient, NewKeys also encrypts the recovery key to this recipient.
+	NewKeys(*install.Manifest) (*Keys, error)
 	// Report makes the TPM sign a partition table, together with the PCRs.
 	Report(table []byte) (*wire.InstallReport, error)
 	Clear() error
@@ -190,7 +190,7 @@ func (i *Installer) automatic(encrypt bool) error {
 	}
 	var keys *Keys
 	if encrypt {
-		if keys, err = i.TPM.NewKeys(s.Manifest.Escrow); err != nil {
+		if keys, err = i.TPM.NewKeys(s.Manifest); err != nil {
 			return err
 		}
 		i.Screen.Fact("Encrypted", "the key is in this machine's TPM")

@@ -7,10 +7,8 @@ import (
 	"time"
 
 	"gangway/device/install"
-	"gangway/device/install/escrow"
 	"gangway/device/install/luks"
 	"gangway/device/install/netfile"
-	"gangway/device/install/seal"
 	"gangway/device/machine"
 	"gangway/device/preflight"
 	"gangway/tcg/eventlog"
@@ -85,21 +83,12 @@ type localTPM struct {
 func (localTPM) Check() error { return machine.CheckTPM() }
 func (localTPM) Clear() error { return machine.ClearTPM() }
 
-func (t localTPM) NewKeys(recipient string) (*Keys, error) {
+func (t localTPM) NewKeys(m *install.Manifest) (*Keys, error) {
 	machine.LiftLockout(t.logf)
 	tpm, err := machine.OpenTPM()
 	if err != nil {
 		return nil, err
 	}
 	defer tpm.Close()
-	k := &Keys{Recovery: newRecoveryKey()}
-	if k.Passphrase, k.Token, err = seal.New(tpm); err != nil {
-		return nil, err
-	}
-	if recipient != "" {
-		if k.Escrow, err = escrow.Token(recipient, k.Recovery); err != nil {
-			return nil, err
-		}
-	}
-	return k, nil
+	return newKeys(tpm, m)
 }

@@ -12,6 +12,8 @@ import (
 	"gangway/device/install/luks"
 	"gangway/device/install/seal"
 	"gangway/tcg/eventlog"
+
+	"golang.org/x/sys/unix"
 )
 
 // extraApprovals returns the owner's approvals of the running system. If the owner did not sign the
@@ -63,6 +65,9 @@ func BindData(partition, running string, others []string, needed string) (change
 		return false, err
 	}
 	defer f.Close()
+	if err := lockHeader(f); err != nil {
+		return false, err
+	}
 	magic := make([]byte, len(luks.Magic))
 	if _, err := f.ReadAt(magic, 0); err != nil {
 		return false, err
@@ -80,19 +85,40 @@ func BindData(partition, running string, others []string, needed string) (change
 	return changed, err
 }
 
+// lockHeader waits until no other process changes the disk's header. The lock ends when the file is
+// closed. The system binds the key while hooks of the agent and of the console change the header.
+func lockHeader(f *os.File) error {
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock the disk's header: %w", err)
+	}
+	return nil
+}
+
 func bind(disk luks.Disk, owner crypto.PublicKey, running string, others []string, needed string) (changed bool, err error) {
-	this, err := readSystem(running)
+	boot, this, systems, err := readSystems(owner, running, others, needed)
 	if err != nil {
 		return false, err
 	}
-	if this.Approvals, err = extraApprovals(); err != nil { // the approvals with which the machine started
+	t, err := OpenTPM()
+	if err != nil {
 		return false, err
 	}
-	var systems []diskkey.System
+	defer t.Close()
+	return diskkey.Bind(t, disk, owner, boot, this, systems...)
+}
+
+// readSystems reads what Bind and SetPIN in package diskkey need.
+func readSystems(owner crypto.PublicKey, running string, others []string, needed string) (boot diskkey.Boot, this diskkey.System, systems []diskkey.System, err error) {
+	if this, err = readSystem(running); err != nil {
+		return boot, this, nil, err
+	}
+	if this.Approvals, err = extraApprovals(); err != nil { // those that the machine started with
+		return boot, this, nil, err
+	}
 	for _, name := range others {
 		s, err := readSystem(name)
 		if name == needed && (err != nil || !s.ApprovedBy(owner)) {
-			return false, errors.Join(seal.ErrNotApproved, err)
+			return boot, this, nil, errors.Join(seal.ErrNotApproved, err)
 		}
 		if err == nil {
 			systems = append(systems, s)
@@ -100,14 +126,9 @@ func bind(disk luks.Disk, owner crypto.PublicKey, running string, others []strin
 	}
 	log, err := os.ReadFile(eventlog.Path)
 	if err != nil {
-		return false, fmt.Errorf("%w: %w", diskkey.ErrUnpredictable, err)
+		return boot, this, nil, fmt.Errorf("%w: %w", diskkey.ErrUnpredictable, err)
 	}
-	t, err := OpenTPM()
-	if err != nil {
-		return false, err
-	}
-	defer t.Close()
-	return diskkey.Bind(t, disk, owner, diskkey.Boot{Log: log, Variable: Firmware.Variable}, this, systems...)
+	return diskkey.Boot{Log: log, Variable: Firmware.Variable}, this, systems, nil
 }
 
 func readSystem(file string) (diskkey.System, error) {

@@ -155,15 +155,15 @@ func TestDataPartitionWithoutEncryptionIsUsedAsItIs(t *testing.T) {
 	dir := t.TempDir()
 	clear := filepath.Join(dir, "clear")
 	write(t, clear, strings.Repeat("\x00", 4096))
-	if device, encrypted, err := UnlockData(clear); device != clear || encrypted || err != nil {
+	if device, encrypted, err := UnlockData(clear, nil); device != clear || encrypted || err != nil {
 		t.Errorf("%q, %v, %v", device, encrypted, err)
 	}
 	damaged := filepath.Join(dir, "damaged")
 	write(t, damaged, luks.Magic+strings.Repeat("\x00", 4096))
-	if device, encrypted, err := UnlockData(damaged); device != "" || !encrypted || err == nil {
+	if device, encrypted, err := UnlockData(damaged, nil); device != "" || !encrypted || err == nil {
 		t.Errorf("a damaged header: %q, %v, %v", device, encrypted, err)
 	}
-	if _, _, err := UnlockData(filepath.Join(dir, "gone")); err == nil {
+	if _, _, err := UnlockData(filepath.Join(dir, "gone"), nil); err == nil {
 		t.Error("a partition that is not there opens")
 	}
 }

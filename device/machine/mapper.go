@@ -13,6 +13,7 @@ import (
 	"gangway/device/install/luks"
 	"gangway/device/install/seal"
 
+	"github.com/google/go-tpm/tpm2/transport"
 	"golang.org/x/sys/unix"
 )
 
@@ -97,8 +98,9 @@ func sizeOf(path string) (int64, error) {
 // UnlockData returns the device with the clear data of a data partition. If the partition is not
 // encrypted, that device is the partition itself. Otherwise it is a device that decrypts the
 // partition with the key from the TPM. If the TPM does not release the key, the error is
-// seal.ErrNotReleased.
-func UnlockData(partition string) (device string, encrypted bool, err error) {
+// seal.ErrNotReleased. If the disk has a PIN, UnlockData calls `ask` until an answer opens the
+// disk.
+func UnlockData(partition string, ask Ask) (device string, encrypted bool, err error) {
 	f, err := os.Open(partition)
 	if err != nil {
 		return "", false, err
@@ -111,29 +113,48 @@ func UnlockData(partition string) (device string, encrypted bool, err error) {
 	if string(magic) != luks.Magic {
 		return partition, false, nil
 	}
-	approvals, err := extraApprovals()
+	t, noTPM := OpenTPM()
+	if noTPM == nil {
+		defer t.Close()
+	}
+	release := func() ([]byte, error) {
+		if noTPM != nil {
+			return nil, noTPM
+		}
+		return released(t, f)
+	}
+	pin, err := diskkey.HasPIN(f)
 	if err != nil {
 		return "", true, err
 	}
-	t, err := OpenTPM()
-	if err != nil {
-		return "", true, err
+	var key luks.Key
+	if pin {
+		key, err = askKey(t, f, release, ask)
+	} else {
+		var passphrase []byte
+		if passphrase, err = release(); err == nil {
+			key, err = luks.Open(f, passphrase)
+		}
 	}
-	defer t.Close()
-	passphrase, err := diskkey.Unlock(t, f, approvals)
-	if errors.Is(err, seal.ErrNotApproved) {
-		return "", true, seal.ErrNotApproved
-	}
-	if errors.Is(err, seal.ErrNotReleased) {
-		return "", true, seal.ErrNotReleased // the person at the machine does not need the TPM's response code
-	}
-	if err != nil {
-		return "", true, err
-	}
-	key, err := luks.Open(f, passphrase)
 	if err != nil {
 		return "", true, err
 	}
 	device, err = decrypt(partition, key)
 	return device, true, err
+}
+
+// released returns the passphrase that the TPM releases to this start of the machine.
+func released(t transport.TPM, f *os.File) ([]byte, error) {
+	approvals, err := extraApprovals()
+	if err != nil {
+		return nil, err
+	}
+	passphrase, err := diskkey.Unlock(t, f, approvals)
+	if errors.Is(err, seal.ErrNotApproved) {
+		return nil, seal.ErrNotApproved
+	}
+	if errors.Is(err, seal.ErrNotReleased) {
+		return nil, seal.ErrNotReleased // the person at the machine does not need the TPM's response code
+	}
+	return passphrase, err
 }

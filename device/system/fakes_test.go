@@ -36,6 +36,7 @@ type lab struct {
 	tpm     error
 	there   time.Duration // time from the start until the disk appears
 	locked  bool          // the data partition is encrypted
+	pin     bool          // the disk has a PIN
 	counted string        // the boot entry whose boot attempts the boot manager counts
 
 	keys          string     // the keys of Secure Boot; guarded by mu
@@ -259,9 +260,16 @@ func (l *lab) Find(espGUID string) (*install.Installed, error) {
 func (l *lab) MountESP(*install.Installed) error { return l.step("mount the ESP") }
 func (l *lab) MountData(device string) error     { return l.step("mount %s", device) }
 
-func (l *lab) Unlock(*install.Installed) (string, bool, error) {
+func (l *lab) Unlock(_ *install.Installed, ask func(string) string) (string, bool, error) {
+	if l.pin {
+		if typed := ask(""); typed != "246810" {
+			return "", true, errBroken
+		}
+	}
 	return "/dev/dm-0", l.locked, l.step("unlock")
 }
+
+func (l *lab) ClearTPM(*install.Installed) error { return l.step("clear the TPM") }
 
 func (l *lab) BindKey(*install.Installed) (bool, error) { return true, l.step("bind the key") }
 
@@ -300,6 +308,12 @@ type labDesks struct{ l *lab }
 
 func (s labDesks) Start()   { s.l.step("terminals") }
 func (s labDesks) Mounted() { s.l.step("terminals: mounted") }
+
+func (s labDesks) Ask(_ string, show func()) string {
+	show()
+	s.l.step("ask for the PIN")
+	return "246810"
+}
 
 func (l *lab) wipe(espGUID string) {
 	l.step("wipe %s", espGUID)

@@ -22,15 +22,17 @@ type Hook struct {
 		Trial() (running, kept slots.Slot, tried bool, err error)
 	}
 	Restart func() error // returns only on an error
-	In      io.Reader    // for network-try: the new settings
-	Out     io.Writer    // for network-report and network-settings: the output
-	ErrOut  io.Writer
+	// SetPIN sets, changes or removes the PIN of the machine's disk; see diskkey.SetPIN.
+	SetPIN func(current, pin string) error
+	In     io.Reader // for network-try: the new settings; for disk-pin: an access.PINChange
+	Out    io.Writer // for network-report and network-settings: the output
+	ErrOut io.Writer
 }
 
 // Run runs the command and returns its exit code.
 func (h *Hook) Run(args []string) int {
 	if len(args) != 2 {
-		fmt.Fprintln(h.ErrOut, "Only gangway-agent calls gangway-hook: 'gangway-hook install|reboot|test|commit|rollback FOLDER', 'gangway-hook user-meta FILE', or 'gangway-hook console restart|network-report|network-settings|network-try|wipe'")
+		fmt.Fprintln(h.ErrOut, "Only gangway-agent calls gangway-hook: 'gangway-hook install|reboot|test|commit|rollback FOLDER', 'gangway-hook user-meta FILE', or 'gangway-hook console restart|network-report|network-settings|network-try|disk-pin|wipe'")
 		return 2
 	}
 	if args[0] == "user-meta" {

@@ -1,6 +1,7 @@
 package system
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ func (h *Hook) console(action string) int {
 		access.ActionSettings: h.networkSettings,
 		access.ActionTry:      h.tryNetwork,
 		access.ActionWipe:     h.wipe,
+		access.ActionPIN:      h.setPIN,
 	}[action]
 	if known && action != access.ActionRestart && action != access.ActionReport && !exists(filepath.Join(h.Paths.ESP, "EFI")) {
 		do = func() error { return errNoDisk }
@@ -95,4 +97,20 @@ func (h *Hook) wipe() error {
 	}
 	syncFolder(filepath.Dir(file))
 	return h.Restart()
+}
+
+// maxPINInput is the maximum size of the input of access.ActionPIN, in bytes.
+const maxPINInput = 4 << 10
+
+// setPIN sets, changes or removes the PIN of the machine's disk.
+func (h *Hook) setPIN() error {
+	text, err := io.ReadAll(io.LimitReader(h.In, maxPINInput))
+	if err != nil {
+		return err
+	}
+	var change access.PINChange
+	if err := json.Unmarshal(text, &change); err != nil {
+		return fmt.Errorf("the console sent no PIN: %w", err)
+	}
+	return h.SetPIN(change.Current, change.PIN)
 }

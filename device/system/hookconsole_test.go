@@ -17,7 +17,8 @@ import (
 func (l *lab) consoleHook(action, input string) (code int, out, errOut string) {
 	var o, e bytes.Buffer
 	h := &Hook{Logf: l.Logf, Paths: l.paths(), Slots: hookSlots{l}, Restart: func() error { return l.step("restart") },
-		In: strings.NewReader(input), Out: &o, ErrOut: &e}
+		SetPIN: func(current, pin string) error { return l.step("PIN %s %s", current, pin) },
+		In:     strings.NewReader(input), Out: &o, ErrOut: &e}
 	code = h.Run([]string{"console", action})
 	return code, o.String(), e.String()
 }
@@ -115,6 +116,30 @@ func TestConsoleRequestsAWipe(t *testing.T) {
 		l.failing["restart"] = fs.ErrPermission
 		if code, _, errOut := l.consoleHook(access.ActionWipe, ""); code != 1 || !strings.Contains(errOut, "permission") {
 			t.Errorf("a restart that fails: code %d, %q", code, errOut)
+		}
+	})
+}
+
+// The console gives the hook the present PIN and the new one. The hook passes on what it refuses,
+// and never prints a PIN.
+func TestConsoleSetsThePIN(t *testing.T) {
+	inLab(t, func(l *lab) {
+		const change = `{"current":"135790","pin":"246810"}`
+		if code, _, errOut := l.consoleHook(access.ActionPIN, change); code != 1 || !strings.Contains(errOut, "runs without a disk") || l.did("PIN 135790 246810") {
+			t.Errorf("without a disk: code %d, %q", code, errOut)
+		}
+		l.write("esp/EFI/x", "")
+		if code, out, errOut := l.consoleHook(access.ActionPIN, change); code != 0 || !l.did("PIN 135790 246810") || strings.Contains(out+errOut, "246810") {
+			t.Errorf("code %d, %q %q, %q", code, out, errOut, l.log)
+		}
+		for _, bad := range []string{"", "246810", `{"pin":"` + strings.Repeat("2", 5000) + `"}`} {
+			if code, _, errOut := l.consoleHook(access.ActionPIN, bad); code != 1 || !strings.Contains(errOut, "the console sent no PIN") || strings.Contains(errOut, "246810") {
+				t.Errorf("the input %.20q: code %d, %q", bad, code, errOut)
+			}
+		}
+		l.failing = map[string]error{"PIN 135790 246810": errBroken}
+		if code, _, errOut := l.consoleHook(access.ActionPIN, change); code != 1 || !strings.Contains(errOut, errBroken.Error()) {
+			t.Errorf("a refusal: code %d, %q", code, errOut)
 		}
 	})
 }

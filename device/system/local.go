@@ -54,7 +54,7 @@ func Local(s Screen, agent Agent) *System {
 // LocalHook returns the Hook of this machine. The hook writes its messages for the owner to `out`.
 func LocalHook(out io.Writer, logf func(format string, args ...any)) *Hook {
 	h := slotHook(out)
-	return &Hook{Logf: logf, Paths: localPaths, Slots: h, Restart: h.Restart, In: os.Stdin, Out: out, ErrOut: os.Stderr}
+	return &Hook{Logf: logf, Paths: localPaths, Slots: h, Restart: h.Restart, SetPIN: setPIN, In: os.Stdin, Out: out, ErrOut: os.Stderr}
 }
 
 // slotHook returns the Hook that updates this machine's system. The disk must be mounted.
@@ -68,6 +68,27 @@ func slotHook(out io.Writer) *slots.Hook {
 		},
 		Out: out, Restart: machine.RestartNow, BindKey: bindKeyTo,
 	}
+}
+
+// setPIN sets, changes or removes the PIN of this machine's disk.
+func setPIN(current, pin string) error {
+	guid, err := machine.Firmware.BootedFrom()
+	if err != nil {
+		return err
+	}
+	i, err := localDisks{localPaths}.Find(guid)
+	if err != nil {
+		return err
+	}
+	words, err := machine.CommandLine()
+	if err != nil {
+		return err
+	}
+	_, running, others, err := slotFiles(localPaths)
+	if err != nil {
+		return err
+	}
+	return machine.SetPIN(filepath.Join(localPaths.Dev, i.Data()), running, others, words["gangway.disk-pin"] == "allow", current, pin)
 }
 
 // bindKeyTo binds the key of this machine's disk to the system in a slot, before the system starts
@@ -91,27 +112,34 @@ func bindKeyTo(to slots.Slot) error {
 // system in the slot `needed` could not open the disk, bindKey changes nothing and returns an
 // error. With slots.None, only the running system must be able to open the disk.
 func bindKey(p Paths, i *install.Installed, needed slots.Slot) (changed bool, err error) {
-	esp := slots.ESP{Dir: p.ESP, Firmware: machine.Firmware}
-	slot, err := esp.Running()
+	slot, running, others, err := slotFiles(p)
 	if err != nil {
 		return false, err
 	}
-	running, err := esp.File(slot)
-	if err != nil {
-		return false, err
-	}
-	var others []string
 	must := ""
+	if needed == slot.Other() && len(others) > 0 {
+		must = others[0]
+	}
+	return machine.BindData(filepath.Join(p.Dev, i.Data()), running, others, must)
+}
+
+// slotFiles returns the slot and the file of the running system, and the file of the system in the
+// other slot, if there is one.
+func slotFiles(p Paths) (slot slots.Slot, running string, others []string, err error) {
+	esp := slots.ESP{Dir: p.ESP, Firmware: machine.Firmware}
+	if slot, err = esp.Running(); err != nil {
+		return slot, "", nil, err
+	}
+	if running, err = esp.File(slot); err != nil {
+		return slot, "", nil, err
+	}
 	switch other, err := esp.File(slot.Other()); {
 	case err == nil:
 		others = append(others, other)
-		if needed == slot.Other() {
-			must = other
-		}
 	case !errors.Is(err, fs.ErrNotExist):
-		return false, err
+		return slot, "", nil, err
 	}
-	return machine.BindData(filepath.Join(p.Dev, i.Data()), running, others, must)
+	return slot, running, others, nil
 }
 
 type localSlots struct{ hook *slots.Hook }
@@ -140,8 +168,12 @@ func (d localDisks) MountESP(i *install.Installed) error {
 	return machine.MountFAT(i.ESP(), d.paths.ESP, unix.MS_SYNCHRONOUS)
 }
 
-func (d localDisks) Unlock(i *install.Installed) (device string, encrypted bool, err error) {
-	return machine.UnlockData(d.paths.Dev + "/" + i.Data())
+func (d localDisks) Unlock(i *install.Installed, ask func(why string) string) (device string, encrypted bool, err error) {
+	return machine.UnlockData(d.paths.Dev+"/"+i.Data(), ask)
+}
+
+func (d localDisks) ClearTPM(i *install.Installed) error {
+	return machine.ClearProtectedTPM(d.paths.Dev + "/" + i.Data())
 }
 
 func (d localDisks) BindKey(i *install.Installed) (changed bool, err error) {

@@ -68,6 +68,9 @@ type System struct {
 	Terminals interface {
 		Start()
 		Mounted()
+		// Ask returns the next line that a person types at one of the terminals. When the
+		// terminals are ready, Ask calls `show`, which shows the question on the screen.
+		Ask(prompt string, show func()) string
 	}
 	Watchdog func() // sends keepalives; does not return
 	Restart  func() // does not return
@@ -140,8 +143,13 @@ type Disks interface {
 	// the disk has not appeared yet, the error is fs.ErrNotExist.
 	Find(espGUID string) (*install.Installed, error)
 	MountESP(*install.Installed) error
-	// Unlock returns the device from which the data partition's clear data can be read.
-	Unlock(*install.Installed) (device string, encrypted bool, err error)
+	// Unlock returns the device from which the data partition's clear data can be read. If the disk
+	// has a PIN, Unlock calls `ask`, which returns what the person at the machine types: the PIN or
+	// the recovery key. `why` is empty, or says what was wrong with the last answer.
+	Unlock(i *install.Installed, ask func(why string) string) (device string, encrypted bool, err error)
+	// ClearTPM clears the TPM before a wipe, if the disk's system protects the TPM's lockout
+	// hierarchy for a PIN: the wipe itself cannot clear such a TPM.
+	ClearTPM(*install.Installed) error
 	// BindKey binds the disk's key to the systems in the slots, if their owner signed them.
 	// `changed` is false if the key was bound to these systems already. If the key is not bound to
 	// these systems afterwards, BindKey returns an error.
@@ -229,14 +237,26 @@ func (s *System) mount(i *install.Installed) error {
 		return err
 	}
 	if exists(filepath.Join(s.Paths.ESP, install.WipePath)) { // check this before the system reads the disk's key into memory
+		if err := s.Disks.ClearTPM(i); err != nil {
+			s.Screen.Logf("%v", err)
+		}
 		s.Wipe(i.ESPGUID)
 	}
-	device, encrypted, err := s.Disks.Unlock(i)
+	asked := false
+	device, encrypted, err := s.Disks.Unlock(i, func(why string) string {
+		asked = true
+		return s.askPIN(why)
+	})
 	if err != nil {
 		return fmt.Errorf("The data partition cannot be unlocked:\n%w", err) //lint:ignore ST1005 shown to a person
 	}
+	if asked {
+		s.Screen.Statusf("The disk is unlocked.")
+	}
 	if encrypted {
-		s.Screen.Logf("the disk's key came from the TPM")
+		if !asked {
+			s.Screen.Logf("the disk's key came from the TPM")
+		}
 		s.bindKey(i)
 		go s.watchKeys(i)
 	}
@@ -255,6 +275,15 @@ func (s *System) mount(i *install.Installed) error {
 		}
 	}()
 	return nil
+}
+
+// askPIN asks the person at the machine for the disk's PIN or recovery key.
+func (s *System) askPIN(why string) string {
+	text := "The disk is locked.\nType its PIN, or its recovery key, and press Enter. The screen does not show what you type."
+	if why != "" {
+		text = why + "\n" + text
+	}
+	return s.Terminals.Ask("PIN or recovery key of the disk: ", func() { s.Screen.Alarmf("%s", text) })
 }
 
 // bindKey binds the disk's key to the systems in the slots.

@@ -57,13 +57,24 @@ func TestPinnedKeysReachTheAgent(t *testing.T) {
 	})
 }
 
+// If the disk has a PIN, the machine asks for the PIN before it mounts the disk or uses the
+// network.
+func TestMachineAsksForThePIN(t *testing.T) {
+	inLab(t, func(l *lab) {
+		l.locked, l.pin = true, true
+		l.run(time.Minute)
+		l.want("terminals", "mount the ESP", "alarm The disk is locked.", "ask for the PIN", "unlock", "status The disk is unlocked.", "bind the key", "mount /dev/dm-0", "network with VLAN 0")
+		l.never("log the disk's key came from the TPM")
+	})
+}
+
 // If a person has requested a wipe at the machine's console, the next start wipes the system
 // before it reads the disk's key into memory.
 func TestWipeRequestedAtTheConsole(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.write("esp/"+install.WipePath, "wipe\n")
 		l.run(time.Minute)
-		l.want("find the disk", "mount the ESP", "wipe esp-guid")
+		l.want("find the disk", "mount the ESP", "clear the TPM", "wipe esp-guid")
 		l.never("unlock", "mount /dev/dm-0", "terminals: mounted", "agent")
 	})
 }

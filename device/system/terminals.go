@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,6 +42,11 @@ type Terminals struct {
 	// an owner.
 	Limit   access.Level
 	mounted atomic.Bool
+	asked   atomic.Pointer[request] // nil: nobody waits for a line
+	locked  atomic.Bool             // Ask was called, and the disk is not mounted yet
+
+	mu   sync.Mutex
+	lent map[string]bool // guarded by mu; the terminals that serveAsked serves
 
 	open func(path string) (terminal, error) // default: openTerminal
 }
@@ -62,7 +68,97 @@ func openTerminal(path string) (terminal, error) {
 
 // Mounted records that the machine's disk is mounted, so that the console can read the machine's
 // state.
-func (t *Terminals) Mounted() { t.mounted.Store(true) }
+func (t *Terminals) Mounted() {
+	t.mounted.Store(true)
+	t.locked.Store(false)
+}
+
+// request is a wait for a line that a person types.
+type request struct {
+	prompt string
+	answer chan string
+}
+
+// Ask returns the next line that a person types at one of the terminals, and that is not the
+// password of the shell. An empty line still opens the console. When a line would be the answer,
+// Ask calls `show`.
+func (t *Terminals) Ask(prompt string, show func()) string {
+	r := &request{prompt, make(chan string, 1)}
+	t.locked.Store(true)
+	t.asked.Store(r)
+	defer t.asked.Store(nil)
+	show()
+	served := t.served()
+	for _, path := range all(t.Shells, t.Consoles) {
+		if !slices.Contains(served, path) && t.lend(path) {
+			go t.serveAsked(path)
+		} else if on, err := t.open(path); err == nil { // it waits for a line already
+			fmt.Fprint(on, "\r\n"+prompt)
+			on.Close()
+		}
+	}
+	return <-r.answer
+}
+
+// lend records that a terminal is served for Ask, and reports whether it was not so before.
+func (t *Terminals) lend(path string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.lent[path] {
+		return false
+	}
+	if t.lent == nil {
+		t.lent = map[string]bool{}
+	}
+	t.lent[path] = true
+	return true
+}
+
+// serveAsked serves a terminal that offers neither a shell nor the console, while Ask waits.
+func (t *Terminals) serveAsked(path string) {
+	for {
+		t.mu.Lock()
+		if t.asked.Load() == nil {
+			delete(t.lent, path)
+			t.mu.Unlock()
+			return
+		}
+		t.mu.Unlock()
+		if err := t.once(path, nil, false); err != nil {
+			time.Sleep(wrongWait)
+		}
+	}
+}
+
+// answer gives a typed line to Ask, and reports whether Ask waited for it.
+func (t *Terminals) answer(typed string) bool {
+	r := t.asked.Load()
+	if r == nil || typed == "" {
+		return false
+	}
+	select {
+	case r.answer <- typed:
+		return true
+	default: // a person at another terminal was faster
+		return false
+	}
+}
+
+func all(lists ...[]string) []string {
+	return slices.Compact(slices.Sorted(slices.Values(slices.Concat(lists...))))
+}
+
+// served returns the terminals that Start serves.
+func (t *Terminals) served() []string {
+	shells, consoles := t.Shells, t.Consoles
+	if t.password() == nil {
+		shells = nil
+	}
+	if t.Limit == access.Off {
+		consoles = nil
+	}
+	return all(shells, consoles)
+}
 
 func (t *Terminals) level() access.Level {
 	if !t.mounted.Load() {
@@ -84,7 +180,7 @@ func (t *Terminals) Start() {
 	if t.Limit == access.Off {
 		consoles = nil
 	}
-	for _, path := range slices.Compact(slices.Sorted(slices.Values(slices.Concat(shells, consoles)))) {
+	for _, path := range all(shells, consoles) {
 		want := password
 		if !slices.Contains(shells, path) {
 			want = nil
@@ -130,7 +226,10 @@ func (t *Terminals) once(path string, want []byte, console bool) error {
 		return err
 	}
 	defer on.Close()
+	r := t.asked.Load()
 	switch {
+	case r != nil:
+		fmt.Fprint(on, "\r\n"+r.prompt)
 	case want != nil && console:
 		fmt.Fprint(on, "\r\nGangway, password for a shell, or Enter for the console: ")
 	case want != nil:
@@ -141,10 +240,21 @@ func (t *Terminals) once(path string, want []byte, console bool) error {
 		return err
 	}
 	typed := strings.TrimSpace(string(line))
+	got := sha256.Sum256([]byte(typed))
+	if (want == nil || subtle.ConstantTimeCompare(got[:], want) != 1) && t.answer(typed) {
+		fmt.Fprint(on, "\r\n")
+		return nil
+	}
+	if want == nil && typed != "" && t.locked.Load() { // typed while the last answer is tried
+		fmt.Fprint(on, "\r\nThe machine still tries the last answer.\r\n")
+		return nil
+	}
 	if console && (want == nil || typed == "") {
 		return t.Console(path, t.level())
 	}
-	got := sha256.Sum256([]byte(typed))
+	if want == nil { // a terminal that is served only for Ask
+		return nil
+	}
 	if subtle.ConstantTimeCompare(got[:], want) != 1 {
 		fmt.Fprint(on, "\r\nWrong password.\r\n")
 		return errWrongPassword

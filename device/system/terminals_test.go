@@ -131,3 +131,81 @@ func TestImageSwitchesTheConsoleOff(t *testing.T) {
 		l.never("console", "shell", "/dev/tty2 shows")
 	})
 }
+
+// While the disk's PIN is wanted, a line at a terminal is the PIN. The shell's password still opens
+// the shell, and Enter the console. A terminal that offers neither asks for the PIN too.
+func TestTerminalsAskForThePIN(t *testing.T) {
+	t.Parallel()
+	sum := sha256.Sum256([]byte("password"))
+	for name, c := range map[string]struct {
+		limit access.Level
+		typed []string
+		want  []string
+	}{
+		"with a console":    {access.Full, []string{"", "password", "246810"}, []string{"the question is shown", "/dev/ttyS0 shows PIN:", "console on /dev/ttyS0 with read", "shell on /dev/ttyS0", "the answer is 246810"}},
+		"without a console": {access.Off, []string{"246810"}, []string{"the question is shown", "/dev/ttyS0 shows PIN:", "the answer is 246810"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inLab(t, func(l *lab) {
+				typed := c.typed
+				file := filepath.Join(l.dir, "console")
+				if c.limit != access.Off {
+					l.write("console", hex.EncodeToString(sum[:]))
+				}
+				d := &Terminals{PasswordFile: file, Shells: []string{"/dev/ttyS0"}, Consoles: []string{"/dev/ttyS0"}, Limit: c.limit, Logf: l.Logf}
+				d.open = func(path string) (terminal, error) {
+					return labTerminal{l, path, func() string {
+						l.sleep(time.Minute)
+						if len(typed) == 0 {
+							l.sleep(1000 * time.Hour)
+							l.alive()
+						}
+						word := typed[0]
+						typed = typed[1:]
+						return word
+					}}, nil
+				}
+				d.Shell = func(path string) error { return l.step("shell on %s", path) }
+				d.Console = func(path string, limit access.Level) error { return l.step("console on %s with %s", path, limit) }
+				d.Start()
+				l.wait(time.Second)
+				go func() { l.step("the answer is %s", d.Ask("PIN: ", func() { l.step("the question is shown") })) }()
+				l.wait(time.Hour)
+				l.want(c.want...)
+			})
+		})
+	}
+}
+
+// A person types the PIN again while the TPM still tries the last one. This line is not the
+// answer, and it does not open the console either.
+func TestLineWhileThePINIsTriedOpensNothing(t *testing.T) {
+	inLab(t, func(l *lab) {
+		typed := []string{"135791", "246810", "246810"}
+		d := &Terminals{PasswordFile: filepath.Join(l.dir, "none"), Consoles: []string{"/dev/ttyS0"}, Limit: access.Full, Logf: l.Logf}
+		d.open = func(path string) (terminal, error) {
+			return labTerminal{l, path, func() string {
+				l.sleep(time.Minute)
+				if len(typed) == 0 {
+					l.sleep(1000 * time.Hour)
+					l.alive()
+				}
+				word := typed[0]
+				typed = typed[1:]
+				return word
+			}}, nil
+		}
+		d.Console = func(path string, limit access.Level) error { return l.step("console on %s with %s", path, limit) }
+		d.Start()
+		l.wait(time.Second)
+		go func() {
+			for range 2 {
+				l.step("the answer is %s", d.Ask("PIN: ", func() {}))
+				l.sleep(90 * time.Second) // the TPM tries it
+			}
+		}()
+		l.wait(time.Hour)
+		l.want("the answer is 135791", "/dev/ttyS0 shows The machine still tries the last answer.", "the answer is 246810")
+		l.never("console on /dev/ttyS0 with read")
+	})
+}

@@ -109,7 +109,15 @@ func reportBy(t testing.TB, d *fleet.Device, l eventlog.Log, table []byte, reset
 // that boot.
 func bootWith(t testing.TB, l eventlog.Log, r *wire.InstallReport, resets uint32) *boot.Measurement {
 	t.Helper()
-	d, e := measured(t, l)
+	return bootHiding(t, l, nil, r, resets)
+}
+
+// bootHiding returns the measurement of a boot in which the device also measures the events
+// `hidden`, which it leaves out of the log.
+func bootHiding(t testing.TB, l, hidden eventlog.Log, r *wire.InstallReport, resets uint32) *boot.Measurement {
+	t.Helper()
+	d, e := measured(t, append(slices.Clone(l), hidden...))
+	e.Log = l.Bytes()
 	var err error
 	if e.Attest, e.Signature, err = d.Quote(wire.BootQualifying(e.Nonce, e.Log), e.Bank, e.PCRs, resets); err != nil {
 		t.Fatal(err)
@@ -295,7 +303,7 @@ func TestBootEntryOfTheReportedDiskIsNoChange(t *testing.T) {
 	own := wire.BootEntry(start, size, guid)
 	forged := bytes.Clone(own)
 	forged[len(forged)-8] ^= 1
-	with := func(entries ...[]byte) eventlog.Log {
+	on := func(table []byte, entries ...[]byte) eventlog.Log {
 		var l eventlog.Log
 		var order []byte
 		for i := range entries {
@@ -307,21 +315,26 @@ func TestBootEntryOfTheReportedDiskIsNoChange(t *testing.T) {
 		}
 		return append(l, managed(t, "linux 1", "quiet", table)...)
 	}
+	with := func(entries ...[]byte) eventlog.Log { return on(table, entries...) }
 	setup := append(append([]byte{1, 0, 0, 0, 4, 0}, eventlog.UTF16("Setup")...), 0x7F, 0xFF, 4, 0)
 	report := reportBy(t, d, managed(t, "installer", "install", nil), table, 4)
 	rules := boot.Rules{Manifests: []*manifest.Manifest{imaged(t)}, Reference: boot.NewReference(bootWith(t, with(setup), nil, 3), "the first boot", may3)}
+	setting := eventlog.Event{PCR: 1, Type: eventlog.EFIVariableDriver, Data: eventlog.Variable("Setup", []byte{1})}
 	for _, c := range []struct {
-		name    string
-		entries [][]byte
-		report  *wire.InstallReport
-		want    string
+		name        string
+		log, hidden eventlog.Log
+		report      *wire.InstallReport
+		want        string
 	}{
-		{"the installer's entry", [][]byte{own, setup}, report, boot.StateKnown},
-		{"the installer's entry, without a report", [][]byte{own, setup}, nil, boot.StateChanged},
-		{"another entry", [][]byte{forged, setup}, report, boot.StateChanged},
-		{"the installer's entry and another one", [][]byte{own, forged, setup}, report, boot.StateChanged},
+		{"the installer's entry", with(own, setup), nil, report, boot.StateKnown},
+		{"the installer's entry, without a report", with(own, setup), nil, nil, boot.StateChanged},
+		{"the installer's entry, on a disk with another partition table", on(otherTable(t, 1), own, setup), nil, report, boot.StateChanged},
+		{"another entry", with(forged, setup), nil, report, boot.StateChanged},
+		{"the installer's entry and another one", with(own, forged, setup), nil, report, boot.StateChanged},
+		{"the installer's entry and a setting of the firmware", append(with(own, setup), setting), nil, report, boot.StateChanged},
+		{"the installer's entry and a setting that the log does not have", with(own, setup), eventlog.Log{setting}, report, boot.StateUnexplained},
 	} {
-		v := boot.Judge(bootWith(t, with(c.entries...), c.report, 5), rules)
+		v := boot.Judge(bootHiding(t, c.log, c.hidden, c.report, 5), rules)
 		if p := v.Parts[0]; p.State != c.want {
 			t.Errorf("%s: %+v", c.name, p)
 		}

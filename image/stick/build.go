@@ -131,6 +131,7 @@ func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 	m := &install.Manifest{
 		Version: 1, Target: Target, Kernel: p.Release, Disk: cfg.Disk, Debug: cfg.Debug,
 		Hub: token.Hub, Owner: token.Owner, Token: token.ID, Escrow: cfg.Escrow,
+		Approved: p.Owner != nil,
 	}
 	if p.RevisionKeys != nil {
 		m.RevisionKeys = p.RevisionKeys.Name()

@@ -34,6 +34,8 @@ type Parts struct {
 	// Owner, if it is not nil, approves the installed system: TPMs then release the keys of
 	// encrypted disks only to systems that this key approved.
 	Owner crypto.Signer
+	// DiskPIN allows a person at the machine to give an encrypted disk a PIN.
+	DiskPIN bool
 
 	cache *packedCache // shared by copies of the same Parts; if nil, nothing is cached
 }

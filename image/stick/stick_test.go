@@ -454,6 +454,32 @@ func TestChangedPartsAreNotTakenFromTheCache(t *testing.T) {
 	}
 }
 
+// Whether a disk may get a PIN is on the measured command line too, so nobody at the machine can
+// allow a PIN unnoticed.
+func TestDiskPINIsMeasured(t *testing.T) {
+	t.Parallel()
+	for _, allowed := range []bool{true, false} {
+		p := parts(t)
+		p.DiskPIN = allowed
+		b, err := System(p, nil, access.Full)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := pe.NewFile(bytes.NewReader(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmdline, err := f.Section(".cmdline").Data()
+		if err != nil {
+			t.Fatal(err)
+		}
+		words := strings.Fields(strings.TrimRight(string(cmdline), "\x00"))
+		if slices.Contains(words, "gangway.disk-pin=allow") != allowed {
+			t.Errorf("allowed %v: %q", allowed, words)
+		}
+	}
+}
+
 // A person at the machine cannot raise the console's access level unnoticed: the image's limit is a
 // word on the kernel's command line. Firmware measures the command line, and a signature covers it.
 // If an image has no limit, its command line lacks this word.

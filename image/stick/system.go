@@ -33,7 +33,7 @@ func (p *Parts) system(base []byte, token *wire.TokenFile, debug bool, limit acc
 	}
 	return p.signed(p.approved(image.UKI{
 		Stub: p.Stub, Kernel: kernel, Initrd: image.Join(base, own),
-		Cmdline:   console + "panic=5 oops=panic gangway.mode=system" + limitWord(limit),
+		Cmdline:   console + "panic=5 oops=panic gangway.mode=system" + limitWord(limit) + p.pinWord(),
 		OSRelease: osRelease("Gangway", "gangway", "1"),
 	}))
 }
@@ -75,6 +75,14 @@ func limitWord(limit access.Level) string {
 		return ""
 	}
 	return " gangway.console=" + limit.String()
+}
+
+// pinWord returns the word on the kernel's command line that allows a PIN for the disk.
+func (p *Parts) pinWord() string {
+	if !p.DiskPIN {
+		return ""
+	}
+	return " gangway.disk-pin=allow"
 }
 
 // System builds only the file of the installed system, for updates of machines. If the parts are

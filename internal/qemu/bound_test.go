@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"gangway/device/install"
+	"gangway/device/install/luks"
+	"gangway/device/install/seal"
 	"gangway/image/stick"
 	"gangway/wire/manifest/measure"
 )
@@ -24,6 +26,11 @@ import (
 //
 // The owner's manifests name both systems. So the first boot, the update and the roll-back are
 // expected, and the owner need not accept any of them.
+//
+// A copy of the disk's header from before the first start opens nothing later. At the end, another
+// stick of the owner installs the machine a second time: TPM, firmware and hub still know the first
+// installation. The first boot is expected again, the disk is bound again, and a copy of the former
+// disk opens no more.
 func TestDiskOpensOnlyForItsOwnersSystems(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -32,10 +39,14 @@ func TestDiskOpensOnlyForItsOwnersSystems(t *testing.T) {
 		t.Fatal(err)
 	}
 	var first, second reference
-	s := newSiteOf(t, func(p *stick.Parts) { p.Owner = owner }, func(*site) stick.Config { return stick.Config{Boots: first.compute} })
+	s := newSiteOf(t, func(p *stick.Parts) { p.Owner = owner }, func(*site) stick.Config { return stick.Config{Boots: first.compute, Installs: first.installs} })
 	s.publish(t, &first, 1)
 	m, ctx := boot(t, s.with(true))
 	chooseAutoTPM(t, ctx, m)
+	installed := s.data(t)[:luks.Overhead] // the machine restarts
+	if _, err := luks.Token(bytes.NewReader(installed), seal.FirstType); err != nil {
+		t.Fatal(err)
+	}
 	waitFor(t, ctx, m, `gangway-init .*: the disk's key came from the TPM`)
 	waitFor(t, ctx, m, `gangway-init .*: the disk's key is bound to the owner's systems`)
 	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
@@ -70,11 +81,11 @@ func TestDiskOpensOnlyForItsOwnersSystems(t *testing.T) {
 	m.Stop()
 
 	// Roll back to the first system, and return to the update.
-	former := s.onESP(t, "EFI/Linux/gangway-a.efi")
+	older := s.onESP(t, "EFI/Linux/gangway-a.efi")
 	for _, step := range []struct {
 		system []byte
 		slots  string
-	}{{former, "slot a, on trial; slot b is the default"}, {update, "slot b, on trial; slot a is the default"}} {
+	}{{older, "slot a, on trial; slot b is the default"}, {update, "slot b, on trial; slot a is the default"}} {
 		m, ctx = boot(t, s.with(false))
 		waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 		rev = o.post(ctx, step.system)
@@ -113,11 +124,62 @@ func TestDiskOpensOnlyForItsOwnersSystems(t *testing.T) {
 		t.Log(name, "does not open the disk")
 		s.writeESP(t, c.path, good[c.path])
 	}
+	bound := s.data(t)[:luks.Overhead]
+	s.writeData(t, installed)
+	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: `+notReleased)
+	m.Stop()
+	t.Log("the header from before the first start does not open the disk")
+	s.writeData(t, bound)
+
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: system: slot b$`)
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	m.Stop()
 	s.listed(t)
+
+	former := filepath.Join(t.TempDir(), "former.img")
+	if out, err := exec.Command("cp", "--sparse=always", s.disk, former).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v: %.300s", err, out)
+	}
+	var again reference
+	s.makeStick(t, next, stick.Config{Boots: again.compute, Installs: again.installs})
+	s.publish(t, &again, 3)
+	m, ctx = boot(t, s.with(true))
+	chooseAutoTPM(t, ctx, m)
+	waitFor(t, ctx, m, `gangway-init .*: the disk's key is bound to the owner's systems`)
+	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
+	m.Stop()
+	s.listed(t)
+	// The firmware's boot menu has the new disk's entry in place of the former one.
+	s.judged(t, "boot-path expected", "system expected", "firmware known", "keys known")
+	s.says(t, "boot-path", "PCR 5 has the partition table that the installer of \"system 3\" wrote on this disk.")
+	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: the disk's key came from the TPM`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
+	m.Stop()
+	s.judged(t, "boot-path expected", "system expected", "firmware known", "keys known")
+	s.disk = former
+	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: `+notReleased)
+	m.Stop()
+}
+
+// writeData overwrites the beginning of the disk's data partition.
+func (s *site) writeData(t *testing.T, head []byte) {
+	t.Helper()
+	i, err := install.Look(filepath.Dir(s.disk), filepath.Base(s.disk))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(s.disk, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(head, i.DataStart); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // mtools runs a program of mtools on the EFI system partition of the machine's disk.

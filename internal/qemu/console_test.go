@@ -1,6 +1,7 @@
 package qemu_test
 
 import (
+	"context"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"gangway/device/install"
 	"gangway/image/stick"
+	"gangway/internal/qemu"
 )
 
 // A person at a machine can use the machine's console. On the screen, the person restarts the
@@ -46,39 +48,7 @@ func TestConsoleOfAMachine(t *testing.T) {
 	restarted := after(t, ctx, m, first, `gangway-init .*: up, version`).At
 	after(t, ctx, m, restarted, `gangway-init .*: the hub has accepted a report`)
 
-	// The function `see` types keys on the serial port. Then it waits until the console displays
-	// one of the texts. The console sends only the characters that change, and replaces spaces by
-	// movements of the cursor.
-	see := func(keys string, texts ...string) (seen string) {
-		t.Helper()
-		count := func(text string) (n int) {
-			re := regexp.MustCompile(strings.ReplaceAll(regexp.QuoteMeta(text), " ", `\s*`))
-			for _, l := range m.Lines() {
-				n += len(re.FindAllString(l.Text, -1))
-			}
-			return n
-		}
-		before := map[string]int{}
-		for _, text := range texts {
-			before[text] = count(text)
-		}
-		if err := m.Type(keys); err != nil {
-			t.Fatal(err)
-		}
-		for {
-			for _, text := range texts {
-				if count(text) > before[text] {
-					return text
-				}
-			}
-			select {
-			case <-ctx.Done():
-				t.Fatalf("after the keys %q, the console shows none of %q: its last lines:\n%s", keys, texts, m.Tail())
-			case <-time.After(100 * time.Millisecond):
-			}
-		}
-	}
-	const redraw = "\x0c" // Ctrl-L: without it, the console sends only the characters that change
+	see := func(keys string, texts ...string) string { return see(t, ctx, m, keys, texts...) }
 	const open = "1 Status 2 Network 3 TPM"
 	see("\r", open)
 	see("9"+redraw, "restart this machine")
@@ -107,5 +77,41 @@ func TestConsoleOfAMachine(t *testing.T) {
 	}
 	if s.firmwareNames(t, "Gangway") {
 		t.Error("firmware still has an entry of the system")
+	}
+}
+
+// redraw is Ctrl-L. Without it, the console sends only the characters that change.
+const redraw = "\x0c"
+
+// see types keys on the serial port, and waits until the console displays one of the texts again,
+// which it returns. The console sends only the characters that change, and replaces spaces by
+// movements of the cursor.
+func see(t *testing.T, ctx context.Context, m *qemu.Machine, keys string, texts ...string) string {
+	t.Helper()
+	count := func(text string) (n int) {
+		re := regexp.MustCompile(strings.ReplaceAll(regexp.QuoteMeta(text), " ", `\s*`))
+		for _, l := range m.Lines() {
+			n += len(re.FindAllString(l.Text, -1))
+		}
+		return n
+	}
+	before := map[string]int{}
+	for _, text := range texts {
+		before[text] = count(text)
+	}
+	if err := m.Type(keys); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		for _, text := range texts {
+			if count(text) > before[text] {
+				return text
+			}
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("after the keys %q, the console shows none of %q: its last lines:\n%s", keys, texts, m.Tail())
+		case <-time.After(100 * time.Millisecond):
+		}
 	}
 }

@@ -92,24 +92,30 @@ func newSiteOf(t *testing.T, change func(*stick.Parts), config func(*site) stick
 	s := &site{tpm: newTPM(t, swtpm.P384), bus: qemu.NVMe}
 	s.hub = hubtest.New(t, s.tpm.Roots(), []*x509.Certificate{s.tpm.Issuer()})
 	s.token = guestToken(t, s.hub)
-	token, err := json.Marshal(s.token)
-	if err != nil {
-		t.Fatal(err)
-	}
 	parts := s.parts(t)
 	change(&parts)
 	dir := t.TempDir()
-	s.stick, s.disk = filepath.Join(dir, "installer.img"), filepath.Join(dir, "disk.img")
-	cfg := config(s)
-	if cfg.Hub == nil {
-		cfg.Token = token
-	}
-	if _, err := stick.Build(&parts, cfg, s.stick); err != nil {
-		t.Fatal(err)
-	}
+	s.disk = filepath.Join(dir, "disk.img")
+	s.makeStick(t, parts, config(s))
 	s.empty(t)
 	s.cfg = qemu.Config{Dir: dir, TPM: s.tpm, Memory: 1024, Reboot: true, Screen: true}
 	return s
+}
+
+// makeStick makes a stick with the site's join token.
+func (s *site) makeStick(t *testing.T, parts stick.Parts, cfg stick.Config) {
+	t.Helper()
+	if cfg.Hub == nil {
+		token, err := json.Marshal(s.token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.Token = token
+	}
+	s.stick = filepath.Join(t.TempDir(), "installer.img")
+	if _, err := stick.Build(&parts, cfg, s.stick); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // The method `empty` replaces the machine's disk with an empty disk.

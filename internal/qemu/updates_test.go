@@ -29,6 +29,7 @@ import (
 
 	"gangway/device/console/access"
 	"gangway/device/install"
+	"gangway/device/install/diskkey"
 	"gangway/device/install/slots"
 	"gangway/image/stick"
 	"gangway/internal/hubtest"
@@ -223,14 +224,25 @@ func TestPowerCutsWithABoundDisk(t *testing.T) {
 	s := newSiteOf(t, func(p *stick.Parts) { p.Owner = owner }, func(*site) stick.Config { return stick.Config{} })
 	m, ctx := boot(t, s.with(true))
 	chooseAutoTPM(t, ctx, m)
-	const bound = `gangway-init .*: the disk's key is bound to the owner's systems`
-	waitFor(t, ctx, m, bound)
+	// The first cut is in the first binding, which replaces the installer's passphrase.
+	const bound, opens = `gangway-init .*: the disk's key is bound to the owner's systems`, `the disk's key came from the TPM`
+	waitFor(t, ctx, m, `gangway-init .*: `+opens)
+	pause := time.Duration(mathrand.Int64N(int64(time.Second)))
+	time.Sleep(pause)
+	m.Stop()
+	before, err := diskkey.IsBound(bytes.NewReader(s.data(t)))
+	t.Logf("cut in the first binding, after %s; the header is bound: %v, %v", pause, before, err)
+	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: `+opens)
 	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
+	if now, err := diskkey.IsBound(bytes.NewReader(s.data(t))); !now || err != nil {
+		t.Errorf("after the cut, the disk is not bound: %v", err)
+	}
 	good := s.parts(t)
 	good.Owner = owner
 	moments := maps.Clone(updateMoments)
 	moments[true] = append(slices.Clone(moments[true]), bound)
-	s.cutUpdates(t, ctx, m, good, moments, `the disk's key came from the TPM`)
+	s.cutUpdates(t, ctx, m, good, moments, opens)
 }
 
 // cutUpdates posts updates, and cuts the power once in each update, at a random moment of

@@ -7,9 +7,16 @@ const (
 	ActionSettings = "network-settings"
 	ActionTry      = "network-try" // the settings are its standard input
 	ActionWipe     = "wipe"
+	ActionPIN      = "disk-pin" // a PINChange in JSON is its standard input
 )
 
 // Placeholder replaces the proxy's password in the settings that ActionSettings prints and the
 // editor shows. The person must type the password again. So a person who does not know the
 // password cannot make the machine send it to another proxy.
 const Placeholder = "TYPE-THE-PASSWORD-AGAIN"
+
+// PINChange is the input of ActionPIN.
+type PINChange struct {
+	Current string `json:"current"` // the disk's PIN or recovery key; empty if the disk has no PIN
+	PIN     string `json:"pin"`     // the new PIN; empty: the disk needs no PIN any more
+}

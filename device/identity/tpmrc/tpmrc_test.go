@@ -31,6 +31,7 @@ func TestExplainsResponseCodes(t *testing.T) {
 		{tpm2.TPMRCRetry, None, CodeBusy},
 		{tpm2.TPMRCObjectMemory, Endorsement, CodeFull},
 		{tpm2.TPMRCNVRate, None, CodeNV},
+		{tpm2.TPMRCNVSpace, Owner, CodeNV},
 		{tpm2.TPMRCCommandCode, None, CodeUnsupported},
 		{tpm2.TPMRCCurve | 0x2C0, Endorsement, CodeUnsupported},
 		{0x000B0000 | tpm2.TPMRCCommandCode, None, CodeUnsupported}, // the kernel's code for a command that the TPM does not have

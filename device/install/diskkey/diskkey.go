@@ -51,33 +51,31 @@ type System struct {
 // `approvals` are the running system's approvals. If the TPM releases no passphrase, the error is
 // seal.ErrNotReleased or a problem of the TPM.
 func Unlock(t transport.TPM, disk io.ReaderAt, approvals []approval.Approval) ([]byte, error) {
-	bound, err := luks.Tokens(disk, seal.BoundType)
-	if err != nil {
-		return nil, err
+	var refusal error
+	for _, kind := range []struct {
+		name string
+		open func(json.RawMessage) ([]byte, error)
+	}{
+		{seal.BoundType, func(raw json.RawMessage) ([]byte, error) { return seal.OpenBound(t, raw, approvals) }},
+		{seal.FirstType, func(raw json.RawMessage) ([]byte, error) { return seal.OpenFirst(t, raw) }},
+		{seal.TokenType, func(raw json.RawMessage) ([]byte, error) { return seal.Open(t, raw) }},
+	} {
+		list, err := luks.Tokens(disk, kind.name)
+		if err != nil {
+			return nil, err
+		}
+		for _, raw := range list {
+			passphrase, err := kind.open(raw)
+			if err == nil {
+				return passphrase, nil
+			}
+			refusal = worse(refusal, err)
+		}
 	}
-	plain, err := luks.Tokens(disk, seal.TokenType)
-	if err != nil {
-		return nil, err
-	}
-	if len(bound)+len(plain) == 0 {
+	if refusal == nil {
 		return nil, errors.New("the disk's header has no key for a TPM; use the recovery key, or install the machine again")
 	}
-	var first error
-	for _, raw := range bound {
-		passphrase, err := seal.OpenBound(t, raw, approvals)
-		if err == nil {
-			return passphrase, nil
-		}
-		first = worse(first, err)
-	}
-	for _, raw := range plain {
-		passphrase, err := seal.Open(t, raw)
-		if err == nil {
-			return passphrase, nil
-		}
-		first = worse(first, err)
-	}
-	return nil, first
+	return nil, refusal
 }
 
 // The function `worse` returns one of two errors, for the report to a person. It prefers a problem
@@ -91,13 +89,23 @@ func worse(first, err error) error {
 
 // IsBound reports whether the disk opens only for systems that its owner approved.
 func IsBound(disk io.ReaderAt) (bool, error) {
-	plain, err := luks.Tokens(disk, seal.TokenType)
-	if err != nil || len(plain) > 0 {
-		return false, err
-	}
-	bound, err := luks.Tokens(disk, seal.BoundType)
+	bound, err := boundTokens(disk)
 	return len(bound) > 0, err
 }
+
+// boundTokens returns the LUKS2 tokens that Bind made. If the header also has the LUKS2 token of an
+// installer, the result is nil, because then the disk opens for other systems too.
+func boundTokens(disk io.ReaderAt) ([]json.RawMessage, error) {
+	for _, kind := range unbound {
+		if list, err := luks.Tokens(disk, kind); err != nil || len(list) > 0 {
+			return nil, err
+		}
+	}
+	return luks.Tokens(disk, seal.BoundType)
+}
+
+// unbound are the types of the LUKS2 tokens that installers write.
+var unbound = []string{seal.TokenType, seal.FirstType}
 
 // ErrUnpredictable means that Bind cannot predict what the machine measures at its next start. The
 // disk's key stays bound to the same starts as before.
@@ -121,6 +129,11 @@ var ErrAdditions = errors.New("the system was started with another command line,
 // changed the Secure Boot keys since the machine started, Bind allows two kinds of starts: with the
 // present Secure Boot keys, and with the former Secure Boot keys. After Bind returns, no earlier
 // LUKS2 token opens the disk. `changed` is false if the header already had these LUKS2 tokens.
+//
+// The first time, Bind also makes a new passphrase, and destroys the key slot of the installer's
+// passphrase. The counter then passes the limit of the installer's LUKS2 token, so a copy of the
+// disk's header and key slots from before opens nothing. This is not so for the LUKS2 token of
+// systemd-cryptenroll (seal.New), which has no limit.
 //
 // The order of the steps makes power cuts harmless. First, Bind writes the new LUKS2 tokens to the
 // disk. Then it advances the TPM's counter, and so makes the old LUKS2 tokens worthless. The limit
@@ -194,28 +207,40 @@ func with(values map[int][]byte, pcr int, value []byte) map[int][]byte {
 }
 
 func rebind(t transport.TPM, disk luks.Disk, passphrase []byte, owner crypto.PublicKey, boots []map[int][]byte, counter uint64) error {
-	var bindings []seal.Binding
-	for _, pcrs := range boots {
-		bindings = append(bindings, seal.Binding{Owner: owner, PCRs: pcrs, Limit: counter + 1})
-	}
-	tokens, err := seal.Bind(t, passphrase, bindings...)
+	bound, err := luks.Tokens(disk, seal.BoundType)
 	if err != nil {
 		return err
 	}
-	if err := luks.SetTokens(disk, keySlot, []string{seal.TokenType, seal.BoundType}, tokens); err != nil {
+	if len(bound) == 0 { // the first time
+		key, err := luks.Open(disk, passphrase)
+		if err != nil {
+			return err
+		}
+		return replace(t, disk, key, owner, boots, "", nil)
+	}
+	tokens, err := seal.Bind(t, passphrase, bindings(owner, boots, counter)...)
+	if err != nil {
+		return err
+	}
+	if err := luks.SetTokens(disk, keySlot, slices.Concat(unbound, []string{seal.BoundType}), tokens); err != nil {
 		return err
 	}
 	return seal.Advance(t)
 }
 
+// bindings returns a Binding for each boot. The limit is the value that the counter has after the
+// next increment.
+func bindings(owner crypto.PublicKey, boots []map[int][]byte, counter uint64) (list []seal.Binding) {
+	for _, pcrs := range boots {
+		list = append(list, seal.Binding{Owner: owner, PCRs: pcrs, Limit: counter + 1})
+	}
+	return list
+}
+
 // hasBindings reports whether the header has exactly the LUKS2 tokens for `boots`, with a limit
 // that is the counter's present value.
 func hasBindings(disk io.ReaderAt, owner crypto.PublicKey, boots []map[int][]byte, counter uint64) (bool, error) {
-	plain, err := luks.Tokens(disk, seal.TokenType)
-	if err != nil || len(plain) > 0 {
-		return false, err
-	}
-	bound, err := luks.Tokens(disk, seal.BoundType)
+	bound, err := boundTokens(disk)
 	if err != nil || len(bound) != len(boots) {
 		return false, err
 	}

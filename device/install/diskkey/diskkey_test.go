@@ -89,6 +89,11 @@ type disk struct {
 	left int // negative: no power cut
 }
 
+const (
+	labRecovery = "the recovery key of the machine"
+	headers     = 32 << 10 // size of both copies of the header; the key slots follow
+)
+
 var errPowerCut = errors.New("power cut")
 
 func (d *disk) ReadAt(p []byte, at int64) (int, error) { return copy(p, d.b[at:]), nil }
@@ -112,16 +117,23 @@ func (d *disk) Sync() error {
 	return nil
 }
 
-// install makes a machine whose disk key is sealed in the same way as by the installer.
+// install makes a machine whose disk key is sealed in the same way as by the installer for a system that its
+// owner approved.
 func install(t *testing.T) *lab {
+	t.Helper()
+	return installWith(t, seal.NewFirst)
+}
+
+// installWith makes a machine whose key is sealed by the function `sealed`.
+func installWith(t *testing.T, sealed func(transport.TPM) ([]byte, map[string]any, error)) *lab {
 	t.Helper()
 	l := &lab{keys: "keys", owner: must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t), chip: swtpmtest.Start(t, swtpm.Options{EK: swtpm.None})}
 	l.start(t, "installer")
-	passphrase, token, err := seal.New(l.tpm)
+	passphrase, token, err := sealed(l.tpm)
 	if err != nil {
 		t.Fatal(err)
 	}
-	head, _, err := luks.Format([]luks.Slot{{Passphrase: passphrase, Token: token}, {Passphrase: []byte("the recovery key of the machine")}})
+	head, _, err := luks.Format([]luks.Slot{{Passphrase: passphrase, Token: token}, {Passphrase: []byte(labRecovery)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -407,6 +419,117 @@ func TestPowerCutWhileBindingNeverLocksTheDisk(t *testing.T) {
 	}
 }
 
+// A thief copied the disk's header and key slots after the installation, before the system's first
+// start. Later, the thief steals the machine with its disk, puts the copy back, and starts a system
+// of their own, or the owner's. PCR 7 is the same all the time.
+func TestOldHeaderCopyDoesNotOpenTheDiskAfterTheFirstBinding(t *testing.T) {
+	t.Parallel()
+	l := install(t)
+	one := system(t, "one", l.owner)
+	old := bytes.Clone(l.disk.b)
+	l.start(t, "one")
+	if !l.opens(t, one) {
+		t.Fatal("the disk does not open at the first start")
+	}
+	installers := must(Unlock(l.tpm, l.disk, nil))(t) // what a thief could learn before the first binding
+	must(l.bind(one))(t)
+	now := l.disk.b
+	for _, name := range []string{"live system", "one"} {
+		l.start(t, name)
+		if l.disk.b = bytes.Clone(old); l.opens(t, one) {
+			t.Errorf("%s opens the disk with the old copy", name)
+		}
+	}
+	// One key slot was replaced; the other is the one of the recovery key.
+	if _, err := luks.Open(bytes.NewReader(now), installers); !errors.Is(err, luks.ErrPassphrase) {
+		t.Errorf("the installer's passphrase opens the disk: %v", err)
+	}
+	key := must(luks.Open(bytes.NewReader(old), installers))(t)
+	if got := must(luks.Open(bytes.NewReader(now), []byte(labRecovery)))(t); !bytes.Equal(got, key) {
+		t.Error("the recovery key gives another key")
+	}
+	// The old key slot is erased: the old header opens nothing in the place of the present one.
+	mixed := append(bytes.Clone(old[:headers]), now[headers:]...)
+	if _, err := luks.Open(bytes.NewReader(mixed), installers); !errors.Is(err, luks.ErrPassphrase) {
+		t.Errorf("the key slot of the installer's passphrase is still on the disk: %v", err)
+	}
+	l.disk.b = now
+	l.start(t, "one")
+	if !l.opens(t, one) {
+		t.Error("the disk does not open any more")
+	}
+}
+
+// A machine that was installed without an approved system, or by an earlier version, has the LUKS2
+// token of systemd-cryptenroll. An approved update binds the key, and makes a new passphrase: who
+// has only a copy of the LUKS2 token, without the key slots, does not open the disk. A copy with
+// the key slots opens the disk for ever, as docs/security.md says.
+func TestOldTokenDoesNotOpenTheDiskAfterTheFirstBinding(t *testing.T) {
+	t.Parallel()
+	l := installWith(t, seal.New)
+	one := system(t, "one", l.owner)
+	token := must(luks.Token(l.disk, seal.TokenType))(t)
+	l.start(t, "one")
+	if must(IsBound(l.disk))(t) {
+		t.Error("a disk that every system opens counts as bound")
+	}
+	must(l.bind(one))(t)
+	l.start(t, "live system")
+	passphrase := must(seal.Open(l.tpm, token))(t)
+	if _, err := luks.Open(l.disk, passphrase); !errors.Is(err, luks.ErrPassphrase) {
+		t.Errorf("the old token opens the disk: %v", err)
+	}
+	l.start(t, "one")
+	if !must(IsBound(l.disk))(t) || !l.opens(t, one) {
+		t.Error("the disk does not open for its owner's system")
+	}
+}
+
+// At whatever write of the first binding the power is cut, the disk opens at the next start, and so
+// does the recovery key. The next start binds the key, and then the old copy opens nothing.
+func TestPowerCutInTheFirstBindingNeverLocksTheDisk(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("restarts a TPM many times")
+	}
+	// A key slot has 504 sectors, each copy of the header 32: key slot, header, header, old slot.
+	const slot, header = 504, 32
+	l := install(t)
+	one := system(t, "one", l.owner)
+	for _, cut := range []int{0, 1, slot - 1, slot, slot + 1, slot + header, slot + header + 1, slot + 2*header, slot + 2*header + 1, 2*slot + 2*header} {
+		passphrase, token, err := seal.NewFirst(l.tpm)
+		if err != nil {
+			t.Fatal(err)
+		}
+		head, _, err := luks.Format([]luks.Slot{{Passphrase: passphrase, Token: token}, {Passphrase: []byte(labRecovery)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		old := bytes.Clone(head)
+		l.disk = &disk{b: head, left: cut}
+		l.start(t, "one")
+		if _, err := l.bind(one); !errors.Is(err, errPowerCut) {
+			t.Fatalf("cut after %d sectors: %v", cut, err)
+		}
+		l.disk.left = -1
+		l.start(t, "one")
+		if !l.opens(t, one) {
+			t.Fatalf("cut after %d sectors: the disk is locked", cut)
+		}
+		if _, err := luks.Open(l.disk, []byte(labRecovery)); err != nil {
+			t.Fatalf("cut after %d sectors: the recovery key: %v", cut, err)
+		}
+		if must(l.bind(one))(t); !l.opens(t, one) || !must(IsBound(l.disk))(t) {
+			t.Fatalf("cut after %d sectors, and bound again: the disk is locked or not bound", cut)
+		}
+		now := l.disk.b
+		if l.disk.b = old; l.opens(t, one) {
+			t.Fatalf("cut after %d sectors, and bound again: the old copy opens the disk", cut)
+		}
+		l.disk.b = now
+	}
+}
+
 // A disk's header has room for all LUKS2 tokens that two slots need.
 func TestHeaderHasRoomForTwoSystems(t *testing.T) {
 	t.Parallel()
@@ -414,9 +537,9 @@ func TestHeaderHasRoomForTwoSystems(t *testing.T) {
 	l.start(t, "one")
 	must(l.bind(system(t, "one", l.owner), system(t, "two", l.owner)))(t)
 	list := must(luks.Tokens(l.disk, seal.BoundType))(t)
-	plain := must(luks.Tokens(l.disk, seal.TokenType))(t)
-	if len(list) != 2 || len(plain) != 0 {
-		t.Errorf("%d bound and %d plain tokens; want 2 and 0", len(list), len(plain))
+	first := must(luks.Tokens(l.disk, seal.FirstType))(t)
+	if len(list) != 2 || len(first) != 0 {
+		t.Errorf("%d bound and %d first tokens; want 2 and 0", len(list), len(first))
 	}
 	for _, raw := range list {
 		if text := string(raw); !json.Valid(raw) || !strings.Contains(text, `"keyslots":["0"]`) {

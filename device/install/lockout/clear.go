@@ -29,7 +29,28 @@ func Clear(t transport.TPM) error {
 	if state&(lockoutAuthSet|disableClear) != 0 {
 		return ErrNotClearable
 	}
-	clear := tpm2.Clear{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Auth: tpm2.PasswordAuth(nil)}}
+	return clearWith(t, nil)
+}
+
+// ClearProtected clears a TPM whose lockout password Protect set. The TPM forgets its keys and the
+// password in one step. If the password were removed first, a thief could cut the power after this
+// step, put back a copy of the disk, and guess the disk's PIN without a limit.
+func ClearProtected(t transport.TPM, password []byte) error {
+	state, err := permanent(t)
+	if err != nil {
+		return err
+	}
+	if state&lockoutAuthSet == 0 {
+		return nil // a power cut came after the clear, or before Protect: Clear works
+	}
+	if state&disableClear != 0 {
+		return ErrNotClearable
+	}
+	return clearWith(t, password)
+}
+
+func clearWith(t transport.TPM, password []byte) error {
+	clear := tpm2.Clear{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Auth: tpm2.PasswordAuth(password)}}
 	if _, err := clear.Execute(t); err != nil {
 		return fmt.Errorf("lockout: clearing the TPM: %w", tpmrc.Explain(err, tpmrc.Lockout))
 	}

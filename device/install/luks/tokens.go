@@ -60,9 +60,18 @@ func SetTokens(d Disk, slot int, kinds []string, list []map[string]any) error {
 	if err := json.Unmarshal(textOf(b), &all); err != nil {
 		return fmt.Errorf("luks: the header's JSON: %w", err)
 	}
+	text, err := withTokens(all, slot, kinds, list)
+	if err != nil {
+		return err
+	}
+	return write(d, b, text, intact)
+}
+
+// withTokens returns the header's JSON `all` with other LUKS2 tokens; see SetTokens.
+func withTokens(all map[string]json.RawMessage, slot int, kinds []string, list []map[string]any) ([]byte, error) {
 	tokens := map[string]json.RawMessage{}
 	if err := json.Unmarshal(all["tokens"], &tokens); err != nil {
-		return fmt.Errorf("luks: the header's JSON: %w", err)
+		return nil, fmt.Errorf("luks: the header's JSON: %w", err)
 	}
 	maps.DeleteFunc(tokens, func(_ string, t json.RawMessage) bool { return slices.Contains(kinds, kindOf(t)) })
 	number := 0
@@ -71,21 +80,22 @@ func SetTokens(d Disk, slot int, kinds []string, list []map[string]any) error {
 		t["keyslots"] = []string{strconv.Itoa(slot)}
 		text, err := json.Marshal(t)
 		if err != nil {
-			return fmt.Errorf("luks: %w", err)
+			return nil, fmt.Errorf("luks: %w", err)
 		}
 		for tokens[strconv.Itoa(number)] != nil {
 			number++
 		}
 		tokens[strconv.Itoa(number)] = text
 	}
-	if all["tokens"], err = json.Marshal(tokens); err != nil {
-		return fmt.Errorf("luks: %w", err)
-	}
-	text, err := json.Marshal(all)
+	text, err := json.Marshal(tokens)
 	if err != nil {
-		return fmt.Errorf("luks: %w", err)
+		return nil, fmt.Errorf("luks: %w", err)
 	}
-	return write(d, b, text, intact)
+	all["tokens"] = text
+	if text, err = json.Marshal(all); err != nil {
+		return nil, fmt.Errorf("luks: %w", err)
+	}
+	return text, nil
 }
 
 // write writes both copies of the header. `b` is the present header, and `text` its new JSON. If

@@ -145,10 +145,16 @@ func (b *Binding) policy(t transport.TPM, session tpm2.Session, owner tpm2.TPM2B
 	if _, err := (tpm2.PolicyPCR{PolicySession: session.Handle(), PcrDigest: tpm2.TPM2BDigest{Buffer: sum[:]}, Pcrs: pcrs(numbers...)}).Execute(t); err != nil {
 		return err
 	}
-	index := tpm2.AuthHandle{Handle: counterIndex, Name: counter, Auth: tpm2.PasswordAuth(nil)}
-	_, err = tpm2.PolicyNV{
-		AuthHandle: index, NVIndex: tpm2.NamedHandle{Handle: counterIndex, Name: counter}, PolicySession: session.Handle(),
-		OperandB: tpm2.TPM2BOperand{Buffer: binary.BigEndian.AppendUint64(nil, b.Limit)}, Operation: tpm2.TPMEOUnsignedLE,
+	return policyCounter(t, session, counter, b.Limit)
+}
+
+// policyCounter runs TPM2_PolicyNV: the counter must not exceed the limit.
+func policyCounter(t transport.TPM, session tpm2.Session, counter tpm2.TPM2BName, limit uint64) error {
+	_, err := tpm2.PolicyNV{
+		AuthHandle:    tpm2.AuthHandle{Handle: counterIndex, Name: counter, Auth: tpm2.PasswordAuth(nil)},
+		NVIndex:       tpm2.NamedHandle{Handle: counterIndex, Name: counter},
+		PolicySession: session.Handle(),
+		OperandB:      tpm2.TPM2BOperand{Buffer: binary.BigEndian.AppendUint64(nil, limit)}, Operation: tpm2.TPMEOUnsignedLE,
 	}.Execute(t)
 	return err
 }
@@ -261,24 +267,25 @@ func OpenBound(t transport.TPM, raw json.RawMessage, approvals []approval.Approv
 	return nil, err
 }
 
+var errDamaged = errors.New("seal: the LUKS2 token in the disk's header is damaged, so the TPM cannot release the disk's key; use the recovery key")
+
 func readBound(raw json.RawMessage) (*bound, *Binding, error) {
 	var tok bound
 	if err := json.Unmarshal(raw, &tok); err != nil {
 		return nil, nil, fmt.Errorf("seal: the LUKS2 token in the disk's header: %w", err)
 	}
-	damaged := errors.New("seal: the LUKS2 token in the disk's header is damaged, so the TPM cannot release the disk's key; use the recovery key")
 	if tok.Type != BoundType || tok.Counter != counterIndex || len(tok.Blob) > 4096 {
-		return nil, nil, damaged
+		return nil, nil, errDamaged
 	}
 	b := &Binding{Limit: tok.Limit, PCRs: map[int][]byte{}}
 	var err error
 	if b.Owner, err = x509.ParsePKIXPublicKey(tok.Owner); err != nil {
-		return nil, nil, errors.Join(damaged, err)
+		return nil, nil, errors.Join(errDamaged, err)
 	}
 	for _, n := range Required {
 		v, err := hex.DecodeString(tok.PCRs[fmt.Sprint(n)])
 		if err != nil || len(v) != sha256.Size {
-			return nil, nil, damaged
+			return nil, nil, errDamaged
 		}
 		b.PCRs[n] = v
 	}
@@ -333,27 +340,11 @@ func (s *storage) openBound(tok *bound, b *Binding, a approval.Approval) ([]byte
 	if err != nil {
 		return nil, errors.Join(ErrNotReleased, ErrNotApproved, err)
 	}
-	object, err := tpm2.Load{ParentHandle: tpm2.NamedHandle{Handle: s.handle, Name: s.name}, InPrivate: *private, InPublic: *public}.Execute(s.tpm)
-	if err != nil {
-		return nil, refused(err)
-	}
-	defer flush(s.tpm, object.ObjectHandle)
-	session, end, err := tpm2.PolicySession(s.tpm, tpm2.TPMAlgSHA256, 16, s.encrypted(tpm2.AESEncryption(128, tpm2.EncryptOut))...)
-	if err != nil {
-		return nil, fmt.Errorf("seal: %w", tpmrc.Explain(err, tpmrc.None))
-	}
-	defer end()
-	// First give the session the approved policy, because TPM2_PolicyAuthorize in b.policy requires
-	// it.
-	if _, err := (tpm2.PolicyPCR{PolicySession: session.Handle(), Pcrs: pcrs(approval.PCR)}).Execute(s.tpm); err != nil {
-		return nil, refused(err)
-	}
-	if err := b.policy(s.tpm, session, owner.Name, tpm2.TPM2BDigest{Buffer: approved}, verified.Validation, counter); err != nil {
-		return nil, refused(err)
-	}
-	rsp, err := tpm2.Unseal{ItemHandle: tpm2.AuthHandle{Handle: object.ObjectHandle, Name: object.Name, Auth: session}}.Execute(s.tpm)
-	if err != nil {
-		return nil, refused(err)
-	}
-	return rsp.OutData.Buffer, nil
+	return s.unseal(private, public, func(session tpm2.Session) error {
+		// TPM2_PolicyAuthorize checks that the session has the approved policy now.
+		if _, err := (tpm2.PolicyPCR{PolicySession: session.Handle(), Pcrs: pcrs(approval.PCR)}).Execute(s.tpm); err != nil {
+			return err
+		}
+		return b.policy(s.tpm, session, owner.Name, tpm2.TPM2BDigest{Buffer: approved}, verified.Validation, counter)
+	})
 }

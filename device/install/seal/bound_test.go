@@ -274,11 +274,14 @@ func TestHigherLimitOpensBeforeAndAfterTheCounterAdvances(t *testing.T) {
 	}
 }
 
+// foreign are the attributes of an NV index that another program uses.
+var foreign = tpm2.TPMANV{PPWrite: true, AuthRead: true, PlatformCreate: true, NoDA: true}
+
 // Gangway does not touch an NV index that another program uses.
 func TestForeignCounterIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	chip := startChip(t)
-	if err := chip.DefineNV(counterIndex, []byte("12345678"), tpm2.TPMANV{PPWrite: true, AuthRead: true, PlatformCreate: true, NoDA: true}); err != nil {
+	if err := chip.DefineNV(counterIndex, []byte("12345678"), foreign); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := Counter(open(t, chip)); err == nil {

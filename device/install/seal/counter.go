@@ -37,7 +37,7 @@ func counterName(t transport.TPM) (tpm2.TPM2BName, error) {
 	want := counterPublic
 	want.Attributes.Written = true
 	if got := *public; string(tpm2.Marshal(got)) != string(tpm2.Marshal(want)) {
-		return tpm2.TPM2BName{}, fmt.Errorf("seal: another program uses NV index %#08x of the TPM", counterIndex)
+		return tpm2.TPM2BName{}, fmt.Errorf("seal: another program uses NV index %#08x of the TPM, which Gangway needs; remove the index with 'tpm2_nvundefine', or clear the TPM in the firmware's setup", counterIndex)
 	}
 	return rsp.NVName, nil
 }

@@ -7,7 +7,8 @@
 // stays usable after an update of the system. Without Secure Boot, PCR 7 is the same for every
 // system that boots: the seal then protects the data if the disk is stolen, but not if the machine
 // is stolen. Bind binds the passphrase to the systems that the machine's owner approved, so that no
-// other system on the same machine gets the passphrase.
+// other system on the same machine gets the passphrase. For such systems, the installer uses
+// NewFirst instead of New.
 package seal
 
 import (
@@ -91,14 +92,6 @@ func (s *storage) encrypted(dir tpm2.AuthOption) []tpm2.AuthOption {
 	return []tpm2.AuthOption{tpm2.Salted(s.handle, s.public), dir}
 }
 
-// policy returns the policy digest for the current value of the PCR.
-func policy(t transport.TPM) ([]byte, error) {
-	return trial(t, func(session tpm2.Session) error {
-		_, err := tpm2.PolicyPCR{PolicySession: session.Handle(), Pcrs: pcrs(pcr)}.Execute(t)
-		return err
-	})
-}
-
 // token is the JSON of the LUKS2 token that systemd-cryptenroll writes, without the list of key
 // slots.
 type token struct {
@@ -113,6 +106,17 @@ type token struct {
 // New makes a passphrase and a LUKS2 token that seals the passphrase. Only this TPM can unseal the
 // passphrase from the LUKS2 token.
 func New(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
+	return newSealed(t, func(session tpm2.Session) error { return policyPCR7(t, session) }, func(blob, digest []byte) any {
+		return token{
+			Type: TokenType, Blob: blob,
+			PCRs: []int{pcr}, Bank: "sha256", Primary: "ecc", Policy: hex.EncodeToString(digest),
+		}
+	})
+}
+
+// newSealed makes a passphrase and seals it. `policy` runs the policy's commands in a trial
+// session. `token` makes the LUKS2 token from the sealed object and from the policy's digest.
+func newSealed(t transport.TPM, policy func(tpm2.Session) error, token func(blob, digest []byte) any) (passphrase []byte, tok map[string]any, err error) {
 	secret := make([]byte, secretSize)
 	rand.Read(secret)
 	s, err := load(t)
@@ -120,7 +124,7 @@ func New(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
 		return nil, nil, err
 	}
 	defer s.close()
-	digest, err := policy(t)
+	digest, err := trial(t, policy)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -128,10 +132,7 @@ func New(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	b, err := json.Marshal(token{
-		Type: TokenType, Blob: blob,
-		PCRs: []int{pcr}, Bank: "sha256", Primary: "ecc", Policy: hex.EncodeToString(digest),
-	})
+	b, err := json.Marshal(token(blob, digest))
 	if err == nil {
 		err = json.Unmarshal(b, &tok)
 	}
@@ -196,24 +197,11 @@ func Open(t transport.TPM, raw json.RawMessage) ([]byte, error) {
 		return nil, err
 	}
 	defer s.close()
-	object, err := tpm2.Load{ParentHandle: tpm2.NamedHandle{Handle: s.handle, Name: s.name}, InPrivate: *private, InPublic: *public}.Execute(t)
+	secret, err := s.unseal(private, public, func(session tpm2.Session) error { return policyPCR7(t, session) })
 	if err != nil {
-		return nil, refused(err)
+		return nil, err
 	}
-	defer flush(t, object.ObjectHandle)
-	session, end, err := tpm2.PolicySession(t, tpm2.TPMAlgSHA256, 16, s.encrypted(tpm2.AESEncryption(128, tpm2.EncryptOut))...)
-	if err != nil {
-		return nil, fmt.Errorf("seal: %w", tpmrc.Explain(err, tpmrc.None))
-	}
-	defer end()
-	if _, err := (tpm2.PolicyPCR{PolicySession: session.Handle(), Pcrs: pcrs(pcr)}).Execute(t); err != nil {
-		return nil, fmt.Errorf("seal: PCR %d: %w", pcr, tpmrc.Explain(err, tpmrc.None))
-	}
-	rsp, err := tpm2.Unseal{ItemHandle: tpm2.AuthHandle{Handle: object.ObjectHandle, Name: object.Name, Auth: session}}.Execute(t)
-	if err != nil {
-		return nil, refused(err)
-	}
-	return encode(rsp.OutData.Buffer), nil
+	return encode(secret), nil
 }
 
 // split separates a TPM2B_PRIVATE from the TPM2B_PUBLIC that follows it.

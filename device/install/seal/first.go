@@ -1,0 +1,111 @@
+package seal
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"gangway/device/identity/tpmrc"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// FirstType is the type of the LUKS2 token that the installer writes for a system that its owner
+// approved. The TPM releases the passphrase only until the first Bind has advanced the counter, so
+// a copy of the disk's header from before the first Bind is worthless afterwards. A LUKS2 token of
+// systemd would open the disk for ever: it depends only on PCR 7 and on a key that the TPM can
+// always make again. systemd-cryptsetup cannot use FirstType, because its policies have no counter.
+const FirstType = "gangway-tpm2-first"
+
+// first is the JSON of the LUKS2 token, without the list of key slots.
+type first struct {
+	Type    string `json:"type"`
+	Blob    []byte `json:"blob"`    // TPM2B_PRIVATE and TPM2B_PUBLIC
+	Limit   uint64 `json:"limit"`   // see Binding
+	Counter uint32 `json:"counter"` // NV index
+}
+
+// NewFirst is like New, but the TPM releases the passphrase only until the counter advances. If the
+// TPM has no counter, NewFirst makes one.
+func NewFirst(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
+	limit, err := Counter(t)
+	if err != nil {
+		return nil, nil, err
+	}
+	counter, err := counterName(t)
+	if err != nil {
+		return nil, nil, err
+	}
+	return newSealed(t, func(session tpm2.Session) error {
+		if err := policyPCR7(t, session); err != nil {
+			return err
+		}
+		return policyCounter(t, session, counter, limit)
+	}, func(blob, _ []byte) any {
+		return first{Type: FirstType, Blob: blob, Limit: limit, Counter: counterIndex}
+	})
+}
+
+// OpenFirst returns the passphrase that NewFirst made. If the counter has advanced since then, or
+// if PCR 7 has another value, the error is ErrNotReleased.
+func OpenFirst(t transport.TPM, raw json.RawMessage) ([]byte, error) {
+	var tok first
+	if err := json.Unmarshal(raw, &tok); err != nil {
+		return nil, fmt.Errorf("seal: the LUKS2 token in the disk's header: %w", err)
+	}
+	if tok.Type != FirstType || tok.Counter != counterIndex || len(tok.Blob) > 4096 {
+		return nil, errDamaged
+	}
+	private, public, err := split(tok.Blob)
+	if err != nil {
+		return nil, err
+	}
+	s, err := load(t)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	counter, err := counterName(t)
+	if err != nil {
+		return nil, errors.Join(ErrNotReleased, err)
+	}
+	secret, err := s.unseal(private, public, func(session tpm2.Session) error {
+		if err := policyPCR7(t, session); err != nil {
+			return err
+		}
+		return policyCounter(t, session, counter, tok.Limit)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return encode(secret), nil
+}
+
+// policyPCR7 runs TPM2_PolicyPCR for the present value of PCR 7.
+func policyPCR7(t transport.TPM, session tpm2.Session) error {
+	_, err := tpm2.PolicyPCR{PolicySession: session.Handle(), Pcrs: pcrs(pcr)}.Execute(t)
+	return err
+}
+
+// unseal loads an object and returns its secret. `policy` runs the policy's commands.
+func (s *storage) unseal(private *tpm2.TPM2BPrivate, public *tpm2.TPM2BPublic, policy func(tpm2.Session) error) ([]byte, error) {
+	object, err := tpm2.Load{ParentHandle: tpm2.NamedHandle{Handle: s.handle, Name: s.name}, InPrivate: *private, InPublic: *public}.Execute(s.tpm)
+	if err != nil {
+		return nil, refused(err)
+	}
+	defer flush(s.tpm, object.ObjectHandle)
+	session, end, err := tpm2.PolicySession(s.tpm, tpm2.TPMAlgSHA256, 16, s.encrypted(tpm2.AESEncryption(128, tpm2.EncryptOut))...)
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", tpmrc.Explain(err, tpmrc.None))
+	}
+	defer end()
+	if err := policy(session); err != nil {
+		return nil, refused(err)
+	}
+	rsp, err := tpm2.Unseal{ItemHandle: tpm2.AuthHandle{Handle: object.ObjectHandle, Name: object.Name, Auth: session}}.Execute(s.tpm)
+	if err != nil {
+		return nil, refused(err)
+	}
+	return rsp.OutData.Buffer, nil
+}

@@ -1,0 +1,96 @@
+package seal
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"testing"
+
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// firstSealed seals a passphrase as the installer does for an approved system.
+func firstSealed(t *testing.T, tpm transport.TPM) ([]byte, json.RawMessage) {
+	t.Helper()
+	passphrase, tok, err := NewFirst(tpm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return passphrase, must(json.Marshal(tok))(t)
+}
+
+// A thief who copied the disk's header after the installation has the LUKS2 token of the installer.
+// PCR 7 is the same for the thief's system. Once the counter has advanced, the copy is worthless:
+// also if the thief raises the limit in it, or deletes the counter and makes a new one.
+func TestSealOfTheInstallerEndsWhenTheCounterAdvances(t *testing.T) {
+	t.Parallel()
+	chip := startChip(t)
+	passphrase, raw := firstSealed(t, open(t, chip))
+	if bytes.Contains(raw, passphrase) {
+		t.Error("the token holds the passphrase")
+	}
+	tpm := boot(t, chip, start{programs: "live system"})
+	for range 4 { // a TPM has room for few objects and sessions: none may stay
+		if got := must(OpenFirst(tpm, raw))(t); !bytes.Equal(got, passphrase) {
+			t.Fatal("another passphrase")
+		}
+	}
+	if err := Advance(tpm); err != nil {
+		t.Fatal(err)
+	}
+	var tok map[string]any
+	if err := json.Unmarshal(raw, &tok); err != nil {
+		t.Fatal(err)
+	}
+	tok["limit"] = 1 << 40
+	altered := must(json.Marshal(tok))(t)
+	refuses := func(when string) {
+		t.Helper()
+		for name, raw := range map[string]json.RawMessage{"the token": raw, "the token with a higher limit": altered} {
+			if _, err := OpenFirst(tpm, raw); !errors.Is(err, ErrNotReleased) {
+				t.Errorf("%s, %s: %v; want ErrNotReleased", when, name, err)
+			}
+		}
+	}
+	refuses("after the counter advanced")
+	if err := deleteCounter(tpm); err != nil {
+		t.Fatal(err)
+	}
+	refuses("without a counter")
+	must(Counter(tpm))(t)
+	refuses("with a new counter")
+}
+
+// The seal of the installer is for this TPM and for this state of Secure Boot.
+func TestSealOfTheInstallerNeedsTPMAndSecureBoot(t *testing.T) {
+	t.Parallel()
+	chip := startChip(t)
+	_, raw := firstSealed(t, open(t, chip))
+	other := startTPM(t)
+	must(Counter(other))(t)
+	for name, tpm := range map[string]transport.TPM{"another TPM": other, "Secure Boot on": boot(t, chip, start{secureBoot: "on"})} {
+		if _, err := OpenFirst(tpm, raw); !errors.Is(err, ErrNotReleased) {
+			t.Errorf("%s: %v; want ErrNotReleased", name, err)
+		}
+	}
+	for name, raw := range map[string]string{
+		"not JSON": "x", "another type": `{"type":"systemd-tpm2"}`, "no blob": `{"type":"gangway-tpm2-first","counter":25184087}`,
+		"another index": string(bytes.Replace(raw, []byte("25184087"), []byte("25184088"), 1)),
+	} {
+		if _, err := OpenFirst(other, json.RawMessage(raw)); err == nil || errors.Is(err, ErrNotReleased) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// If the TPM cannot have the counter, the installation fails: the key could never be bound.
+func TestSealOfTheInstallerNeedsTheCounter(t *testing.T) {
+	t.Parallel()
+	chip := startChip(t)
+	if err := chip.DefineNV(counterIndex, []byte("12345678"), foreign); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := NewFirst(open(t, chip)); err == nil {
+		t.Error("sealed without a counter")
+	}
+}
