@@ -39,8 +39,8 @@ func commandsOf(t *testing.T, name string) []string {
 	return commandsIn(t, name, text)
 }
 
-// chapterText returns the part of a page from a heading to the next heading. Headings of parts have
-// at least two number signs; comments in blocks have one.
+// chapterText returns the part of a page from a heading to the next heading. A heading of a part
+// has at least two number signs. A line with one number sign is a comment in a block of commands.
 func chapterText(t *testing.T, page, heading string) string {
 	t.Helper()
 	m := regexp.MustCompile(`(?m)^##+ ` + regexp.QuoteMeta(heading) + `\n`).FindStringIndex(page)

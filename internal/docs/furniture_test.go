@@ -277,9 +277,9 @@ func (r *room) cloned(tpm *swtpm.TPM) {
 	if err := copied.Restart(r.t.Context()); err != nil { // so the copy has one more TPM reset than the original
 		r.t.Fatal(err)
 	}
-	// Let both machines report in turn. The TPM's clock advances in the first machine, then in the
-	// second. The first machine then reports an earlier clock than the second, and only a clone can
-	// cause this.
+	// Let the first machine report, then the second, then the first again. The two TPMs have
+	// separate clocks and counters after the copy. So the last report contradicts the second
+	// report, and only a clone can cause this.
 	r.types("gangway-agent run")
 	r.connected()
 	r.types("gangway-agent run --state /var/lib/other-agent --tpm " + copied.Address())

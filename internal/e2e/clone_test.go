@@ -96,8 +96,8 @@ func TestClonedMachinesRunAtOnce(t *testing.T) {
 		t.Cleanup(func() { a.Close() })
 		running++
 		go func() { ended <- a.Run(ctx) }()
-		// The second agent starts only after the first agent is connected. At first, the hub sees
-		// no difference between the second machine and a restart of the first.
+		// The second agent starts only after the first agent is connected. At first, the hub cannot
+		// distinguish the second machine from a restart of the first machine.
 		eventually(t, "the machine has shown its boot", func() bool {
 			k, err := h.Store.Clone(t.Context(), s.DeviceID)
 			return err == nil && k.Version > int64(i)

@@ -189,8 +189,9 @@ func (s *site) makerFile() {
 	}
 }
 
-// give copies the hub's keys to a replica's data folder. All replicas get the same name of the
-// folder of objects, because the devices of these tests have no objects.
+// give copies the hub's keys to a replica's data folder. All replicas get the same id of the folder
+// of objects, as if they shared one folder. This is safe, because the devices of these tests have
+// no objects.
 func (s *site) give(r *hubReplica) {
 	s.t.Helper()
 	id := filepath.Join(s.keys, "objects.id")

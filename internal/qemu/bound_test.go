@@ -19,7 +19,7 @@ import (
 )
 
 // The owner's key approved the system on the stick. At its first start, the installed system binds
-// the key of the encrypted disk to itself. The disk also opens for an update that the owner
+// the key of the encrypted disk to this system. The disk also opens for an update that the owner
 // approved. The disk does not open for a system that someone else signed, or for an altered system.
 // Secure Boot is off during the whole test. An update that the owner did not approve is refused,
 // because it could not open the disk.
