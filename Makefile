@@ -15,10 +15,10 @@ help: ## list the targets
 build: ## build the programs of the hub and of the device, statically linked, in build/
 	mkdir -p build
 	$(GO) build -trimpath -buildvcs=false -ldflags "-s -w $(shell ./scripts/version.sh ldflags)" -o build/ ./cmd/...
-	@# gangway carries what goes into images, so that it can be copied by itself.
+	@# gangway carries the programs for images, so that it can build images after it was copied by itself.
 	$(GO) run ./internal/carry/pack build/gangway build/gangway-init build/gangway-agent
 
-install: ## install what 'make build' made below PREFIX (/usr/local): programs, man pages, completions, units; DESTDIR for packages
+install: ## install the results of 'make build' below PREFIX (/usr/local): programs, man pages, completions, units; DESTDIR for packages
 	@./scripts/make-install.sh "$(or $(BUILD),build)" "$(DESTDIR)" "$(or $(PREFIX),/usr/local)"
 
 demo: build ## run a hub and three devices with software TPMs on this machine
@@ -65,9 +65,9 @@ bench-ui: ## measure how long each page takes in Chromium until it is interactiv
 	@./scripts/install.sh demo
 	FLEET=$(or $(UI_FLEET),20000) $(GO) test -run '^$$' -bench '^BenchmarkPages$$' -benchtime 20x ./internal/browser
 
-bench-fleet: ## measure the queries about fleets of FLEET (default 1000,1000000) devices; in SQLite, or with DATABASE=start in PostgreSQL; with ENROL=N also compares N enrolments with those into an empty database; writes build/bench-fleet.json; takes 10 minutes
+bench-fleet: ## measure the queries about fleets of FLEET (default 1000,1000000) devices; in SQLite, or with DATABASE=start in PostgreSQL; with ENROL=N also compares N enrolments with those into an empty database; with QUESTION only the queries that match this regular expression; writes build/bench-fleet.json; takes 10 minutes
 	mkdir -p build
-	nice $(GO) run ./internal/bench -fleet $(FLEET) -n 500 -database '$(DATABASE)' -enrol $(or $(ENROL),0) -o build/bench-fleet.json
+	nice $(GO) run ./internal/bench -fleet $(FLEET) -n 500 -question '$(QUESTION)' -database '$(DATABASE)' -enrol $(or $(ENROL),0) -o build/bench-fleet.json
 
 compare: ## build SPIRE and step-ca, and compare the CPU time of a device's first certificate with theirs; prints a table and writes build/compare.json; the first build takes 15 minutes and needs gcc
 	mkdir -p build
@@ -83,17 +83,17 @@ growth: ## send requests that the hub refuses, at the rate limit, for GROWTH (de
 connected: ## keep the connections of CONNECTED (default 100000) devices that report once a minute; prints the latency of the reports and the memory of an idle connection; takes ten minutes
 	GANGWAY_CONNECTED=$(or $(CONNECTED),100000) $(GO) test -count=1 -v -timeout 60m -run '^TestConnectedDevices$$' ./internal/e2e
 
-faults: install-tools ## kill, cut and fill hubs and databases while FAULTS (default 2000) devices onboard and report; prints the longest gaps
+faults: install-tools ## kill hubs and databases, cut their networks and fill their disks, while FAULTS (default 2000) devices onboard and report; prints the longest times without an answer
 	GANGWAY_FAULTS=$(or $(FAULTS),2000) $(GO) test -count=1 -v -timeout 60m -run '^TestFaults' ./internal/e2e
 
-hostile: install-tools ## attack a hub with HOSTILE (default 10000) forged requests a second, slow clients and garbage; prints what that costs and how long good devices wait
+hostile: install-tools ## attack a hub with HOSTILE (default 10000) forged requests a second, slow clients and garbage; prints the cost of the attack and how long good devices wait
 	GANGWAY_HOSTILE=$(or $(HOSTILE),10000) $(GO) test -count=1 -v -timeout 30m -run '^TestAttackCostsLittle$$' ./internal/e2e
 
 soak: install-tools ## serve devices and refuse attackers for SOAK (default 30m), and check that memory, goroutines, open files and database stay flat
 	GANGWAY_SOAK=$(or $(SOAK),30m) $(GO) test -count=1 -v -timeout 25h -run '^TestSoakIsFlat$$' ./internal/e2e
 
 hsm: export GANGWAY_HSM = yes
-hsm: install-tools ## test gangway-signer, and onboardings and a manifest with keys in an HSM (SoftHSM), also those of the root and of the CAs; compiles with cgo
+hsm: install-tools ## test gangway-signer with an HSM (SoftHSM): onboardings with the keys of the root and of the CAs in the HSM, and a manifest with its key there; compiles with cgo
 	./scripts/lint.sh
 	cd cmd/gangway-signer && CGO_ENABLED=1 $(GO) test -count=1 ./...
 	$(GO) test -count=1 -timeout 15m -run '^Test(OnboardingWithCAKeysInAnHSM|ManifestKeyInAnHSM|OperationsKeysOfTheCAs)$$' ./internal/e2e
@@ -108,12 +108,12 @@ release: ## make a release in build/release: programs, Debian packages, an OCI i
 release-test: ## make a release of the last commit twice, in two folders, and compare the hashes
 	GO="$(GO)" ./scripts/release-test.sh
 
-package-test: install-tools ## install, upgrade, remove and purge the Debian packages in an emulated Debian machine; upgrades those of FROM, a commit, under load
+package-test: install-tools ## install, upgrade, remove and purge the Debian packages in an emulated Debian machine; the upgrade starts from the packages of the commit FROM, under load
 	GO="$(GO)" FROM="$(FROM)" ./scripts/package-test.sh
 
 # Replicas of two versions work on one database only if the migrations between them allow it, so the
 # replicas start from a newer commit.
-upgrade-test: build ## upgrade a hub of FROM, a commit (default 9b7cbcc2; replicas 457c18b4) or the path of a program, and then two replicas one after the other, while devices onboard and report, and check that nothing is lost
+upgrade-test: build ## upgrade a hub, and then two replicas one after the other, while devices onboard and report, and check that nothing is lost; FROM is the old version: a commit (default 9b7cbcc2; replicas 457c18b4) or the path of a program
 	GANGWAY_UPGRADE_FROM=$(or $(FROM),9b7cbcc2) GANGWAY_UPGRADE_REPLICAS_FROM=$(or $(FROM),457c18b4) \
 		$(GO) test -count=1 -v -timeout 30m -run '^TestUpgrade(Replicas)?UnderLoad$$' ./internal/e2e
 

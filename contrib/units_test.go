@@ -56,28 +56,49 @@ func TestUnitsAreHardened(t *testing.T) {
 	}
 }
 
-// Gangway's units have no setting that is unknown to systemd. systemd would ignore such a setting
-// and only log a message.
-func TestUnitsHaveNoUnknownSettings(t *testing.T) {
-	t.Parallel()
-	tool := analyzer(t)
-	units, err := filepath.Glob("*.service")
+// documented returns the units in docs/operations.md, by their names.
+func documented(t *testing.T) map[string][]byte {
+	t.Helper()
+	page, err := os.ReadFile("../docs/operations.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	program := regexp.MustCompile(`(?m)^ExecStart=\S+`)
-	for _, unit := range units {
-		b, err := os.ReadFile(unit)
-		if err != nil {
+	units := map[string][]byte{}
+	for _, m := range regexp.MustCompile("(?s)```ini\n# (gangway-[a-z]+\\.(?:service|timer))\n(.*?)```").FindAllSubmatch(page, -1) {
+		units[string(m[1])] = m[2]
+	}
+	return units
+}
+
+// Gangway's units, and those in the docs, have no setting that is unknown to systemd. systemd would
+// ignore such a setting and only log a message.
+func TestUnitsHaveNoUnknownSettings(t *testing.T) {
+	t.Parallel()
+	tool := analyzer(t)
+	files, err := filepath.Glob("*.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	units := documented(t)
+	if len(units) != 2 {
+		t.Errorf("docs/operations.md has %d units, and 2 were expected", len(units))
+	}
+	for _, unit := range files {
+		if units[unit], err = os.ReadFile(unit); err != nil {
 			t.Fatal(err)
 		}
+	}
+	dir := t.TempDir()
+	program := regexp.MustCompile(`(?m)^ExecStart=\S+`)
+	for unit, b := range units {
 		// The test replaces the program, because Gangway may not be installed on this
 		// machine.
 		b = program.ReplaceAll(b, []byte("ExecStart=/bin/sh"))
 		if err := os.WriteFile(filepath.Join(dir, unit), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
+	}
+	for unit := range units {
 		out, err := exec.Command(tool, "verify", "--man=no", filepath.Join(dir, unit)).CombinedOutput()
 		var complaints []string
 		for line := range strings.Lines(string(out)) {

@@ -30,7 +30,7 @@ type File struct {
 	Mode fs.FileMode
 }
 
-// sorted checks the paths of the files and returns the files sorted by path.
+// The function `sorted` checks the paths of the files and returns the files sorted by path.
 func sorted(files []File) ([]File, error) {
 	files = slices.Clone(files)
 	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })

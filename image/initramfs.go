@@ -62,8 +62,8 @@ func Initramfs(files []File) ([]byte, error) {
 }
 
 // Join joins several initial file systems into one. The kernel unpacks them one after the other,
-// and a later file replaces an earlier file with the same path. So a caller can compress files that
-// many images share only once.
+// and a later file replaces an earlier file with the same path. So if many images share files, a
+// caller can compress these files only once.
 func Join(initramfs ...[]byte) []byte {
 	var out []byte
 	for _, part := range initramfs {

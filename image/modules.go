@@ -97,7 +97,7 @@ func (m *modules) add(name string) error {
 	return nil
 }
 
-// depends reads the field "depends" of a module's section .modinfo.
+// The function `depends` reads the field "depends" of a module's section .modinfo.
 func depends(module []byte) ([]string, error) {
 	f, err := elf.NewFile(bytes.NewReader(module))
 	if err != nil {

@@ -63,4 +63,4 @@ if [ "$(cat $out/old/commit 2>/dev/null)" != "$from" ]; then
 	echo "$from" >$out/old/commit
 fi
 
-GANGWAY_PACKAGES=$PWD/$out $go test -count=1 -v -timeout 55m -run '^TestPackages$' ./internal/qemu
+GANGWAY_PACKAGES=$PWD/$out $go test -count=1 -v -timeout 245m -run '^TestPackages$' ./internal/qemu

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes a small picture for the docs of a screenshot: small-picture.sh FROM TO WIDTH. A picture with 128
-# colours is a quarter as large, and nobody sees the difference.
+# Makes a small picture for the docs from a screenshot: small-picture.sh FROM TO WIDTH. A picture
+# with 128 colours is a quarter as large, and nobody sees the difference.
 set -eu
 
 if ! command -v ffmpeg >/dev/null 2>&1; then

@@ -30,10 +30,10 @@ fi
 stage lint ./scripts/lint.sh
 
 # The race detector makes SQLite, which is C code translated to Go, about ten times as slow, and
-# cryptography several times. In these packages it can find no race of ours: they only compute, or,
-# as SQLite does, they protect their memory by locks of the package sync, which the race detector
-# sees. So these packages, and no others, are built without it. A package that hands Go values from
-# one goroutine to another with sync/atomic must not be in this list.
+# cryptography several times as slow. It cannot find a race of ours in these packages: they only
+# compute, or, like SQLite, they protect their memory by locks of the package sync, which the race
+# detector sees. So only these packages are built without the race detector. A package that hands Go
+# values from one goroutine to another with sync/atomic must not be in this list.
 unraced=
 for p in modernc.org/sqlite/lib modernc.org/libc/... golang.org/x/crypto/argon2 golang.org/x/crypto/blake2b compress/flate \
 	crypto/internal/fips140/mlkem crypto/internal/fips140/sha3 crypto/internal/fips140/bigmod \

@@ -45,7 +45,7 @@ func SplitCertificates(parts ...[]byte) (certs [][]byte, lost int) {
 	return certs, lost
 }
 
-// splitRun does the same as SplitCertificates, for parts that could all be read.
+// splitRun does the work of SplitCertificates for parts that are all readable.
 func splitRun(parts [][]byte) (certs [][]byte, lost int) {
 	stream := slices.Concat(parts...)
 	var starts []int // offsets in `stream` at which the parts begin, then the stream's length

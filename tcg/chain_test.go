@@ -103,8 +103,8 @@ func TestChainOfManyCertificatesIsBounded(t *testing.T) {
 	}
 }
 
-// A TPM may have more certificates than fit into a request. Such a machine can still onboard: the
-// device sends the certificates of its own chain.
+// A TPM may store more certificates than fit into a request. The device must then send the
+// certificates of its own chain, so that it can still onboard.
 func TestPicksTheCertificatesAboveTheLeaf(t *testing.T) {
 	t.Parallel()
 	own := chainOf(t, "leaf", "issuing", "intermediate", "root")

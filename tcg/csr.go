@@ -34,7 +34,7 @@ const (
 //	structVer     u32  0x00000100
 //	hashAlgId     u32  a TPM_ALG_ID
 //	hashSize      u32
-//	hash               of all that follows it
+//	hash               of all bytes after it
 //	13 sizes      u32 each, in the order of the fields below, then padSize
 //	13 fields          prodModel ... sgnCertifyInfoSignature, pad
 type CSR struct {

@@ -56,7 +56,7 @@ func (c *cursor) u64() uint64 {
 	return 0
 }
 
-// sized reads a TPM2B: a 16-bit size, then that number of bytes, at most `max`.
+// The method `sized` reads a TPM2B: a 16-bit size, then that number of bytes, at most `max`.
 func (c *cursor) sized(max int) []byte {
 	n := int(c.u16())
 	if c.err == nil && n > max {

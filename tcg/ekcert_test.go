@@ -98,8 +98,8 @@ func TestReadsNegativeSerialNumber(t *testing.T) {
 	}
 }
 
-// Some TPMs' certificates name the RSA key id-RSAES-OAEP instead of rsaEncryption. The last byte of
-// the OID differs.
+// In the certificates of some TPMs, the algorithm of the RSA key is id-RSAES-OAEP instead of
+// rsaEncryption. The two OIDs differ only in the last byte.
 func TestReadsOAEPKey(t *testing.T) {
 	t.Parallel()
 	der := ekCertificate(t, big.NewInt(1))

@@ -28,7 +28,7 @@ type attribute struct {
 	value []byte
 }
 
-// text returns the value as UTF-8, whatever its string type. Invalid parts become U+FFFD.
+// text returns the value as UTF-8. The value may have any string type. Invalid parts become U+FFFD.
 func (a *attribute) text() string {
 	switch a.tag {
 	case tagBMPString:

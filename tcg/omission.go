@@ -12,9 +12,9 @@ const (
 	CertificateUnreadable OmissionReason = 3 // the TPM refuses to read the certificate
 )
 
-// Omission is a device's statement why its request has no EK certificate although the TPM has an EK
-// certificate. The statement has no proof: the hub shows it to the owner, and no check depends on
-// it. The zero value means no statement.
+// Omission is a device's statement of the reason why its request lacks the EK certificate, although
+// the TPM has an EK certificate. The statement has no proof: the hub shows it to the owner, and no
+// check depends on it. The zero value means no statement.
 type Omission struct {
 	Why   OmissionReason
 	Index uint32 // the NV index

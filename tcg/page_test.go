@@ -12,8 +12,8 @@ import (
 
 var update = flag.Bool("update", false, "write the key templates into docs/protocol.md")
 
-// The test compares the text between these two lines of docs/protocol.md. With the flag -update,
-// the test writes this text.
+// The test compares the text between these two lines of docs/protocol.md with the templates in the
+// code. With the flag -update, the test writes this text.
 const (
 	templatesBegin = "<!-- go test ./tcg -run TemplatesOnThePage -update -->\n"
 	templatesEnd   = "<!-- end of the templates -->\n"
@@ -64,7 +64,7 @@ func templatesOnThePage() string {
 		}
 		say("| %s | %s, SHA-%d | %08x | %08x | %s |", t.Name, strings.TrimPrefix(t.Public.Algorithm(), "ECDSA "), 8*len(zero(t.Public.NameAlg)), t.CertificateIndex, t.Handle, policy)
 	}
-	list("Their TPMT_PUBLIC:", EKTemplates)
+	list("The TPMT_PUBLIC of these endorsement keys:", EKTemplates)
 	list("The IAK templates; the unique field is the text `IAK`, for ECC in both x and y:", IAKTemplates)
 	list("The IDevID key templates; the unique field is the text `IDEVID`. The RSA key has no scheme, so that\nTLS can choose one:", IDevIDTemplates)
 

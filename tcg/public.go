@@ -131,7 +131,7 @@ func name(alg AlgID, data ...[]byte) ([]byte, error) {
 
 // EndorsementQualifiedName computes the qualified name (Part 1, 16) of a primary key of the
 // endorsement hierarchy from the key's name. A TPM puts the signing key's qualified name into each
-// attestation, which proves the hierarchy of this key.
+// attestation. This name proves the hierarchy of the signing key.
 func EndorsementQualifiedName(keyName []byte) ([]byte, error) {
 	if len(keyName) < 2 {
 		return nil, errors.New("tcg: the TPM name has fewer than 2 bytes")
@@ -282,7 +282,7 @@ func KeyHash(key crypto.PublicKey) ([32]byte, error) {
 }
 
 // The bytes that precede the key itself in the SubjectPublicKeyInfo of common kinds of keys (RFC
-// 5480, 2; RFC 3279, 2.3.1). encoding/asn1 makes the same bytes in ten times as much time.
+// 5480, 2; RFC 3279, 2.3.1). encoding/asn1 makes the same bytes, but takes ten times as long.
 const (
 	spkiHeadRSA2048 = "\x30\x82\x01\x22\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00\x03\x82\x01\x0f\x00\x30\x82\x01\x0a\x02\x82\x01\x01\x00"
 	exponent65537   = "\x02\x03\x01\x00\x01"

@@ -96,8 +96,8 @@ func (s *Signature) verifyDigest(key crypto.PublicKey, h crypto.Hash, digest []b
 	return errors.New("tcg: the key is neither RSA nor ECC")
 }
 
-// asn1 encodes R and S as the Ecdsa-Sig-Value of RFC 3279 2.2.3. They have at most 66 bytes each,
-// so the sequence's length takes at most two bytes.
+// asn1 encodes R and S as the Ecdsa-Sig-Value of RFC 3279 2.2.3. R and S have at most 66 bytes
+// each, so the sequence's length takes at most two bytes.
 func (s *Signature) asn1() []byte {
 	content := appendUnsigned(make([]byte, 0, 144), s.R)
 	content = appendUnsigned(content, s.S)

@@ -16,8 +16,8 @@ const BootNonceSize = 32
 //
 //	SHA-256("gangway boot v1" 00 || len(nonce) nonce || SHA-256(event log))
 //
-// with the length in one byte. So the TPM signs the event log together with the nonce, and the hub
-// detects an altered log.
+// The length of the nonce is one byte. The TPM signs the result. So it signs the event log together
+// with the nonce, and the hub detects an altered log.
 func BootQualifying(nonce, eventLog []byte) []byte {
 	log := sha256.Sum256(eventLog)
 	h := sha256.New()
@@ -47,13 +47,13 @@ type BootReport struct {
 	Attest    []byte   `json:"attest"` // TPMS_ATTEST of TPM2_Quote, whose qualifying data is BootQualifying
 	Signature []byte   `json:"signature"`
 	EventLog  []byte   `json:"event-log,omitempty"` // unchanged, as the firmware wrote it
-	// Installed is the report of the installer that installed the running system; nil: there is
-	// none.
+	// Installed is the report of the installer that installed the running system, or nil if the
+	// device has no such report.
 	Installed *InstallReport `json:"installed,omitempty"`
 }
 
 // BootVerdict is the response to a BootReport.
 type BootVerdict struct {
 	State   string   `json:"state"`             // "matches", "changed", "nothing-measured"
-	Changes []string `json:"changes,omitempty"` // what is neither expected nor known, as sentences for people
+	Changes []string `json:"changes,omitempty"` // the differences from the expected and the known states, as sentences for people
 }

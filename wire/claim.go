@@ -14,9 +14,10 @@ import (
 )
 
 // A machine whose image has no join token makes its own join token: a secret, an id, and the public
-// key that OwnershipKey derives from them. Its screen displays the id and the public key as a claim
-// code. The person who enters the claim code at the hub becomes the owner of the token. The machine
-// then proves with the secret that the claim code is its own. The secret never leaves the machine.
+// key that OwnershipKey derives from them. The machine's screen displays the id and the public key
+// as a claim code. The person who enters the claim code at the hub becomes the owner of the token.
+// With the secret, the machine then proves that the claim code belongs to this machine. The secret
+// never leaves the machine.
 
 // HubFile names the hub of a machine without a join token, and the CA that authenticates that hub.
 // It is not secret.
@@ -32,8 +33,8 @@ func ParseHubFile(b []byte) (*HubFile, error) {
 		return nil, fmt.Errorf("the hub file has %d bytes; at most %d are allowed", len(b), MaxTokenFile)
 	}
 	h := new(HubFile)
-	// Refuse unknown fields: a token file has more fields, and its join token would be silently
-	// ignored.
+	// Refuse unknown fields. Otherwise a token file would be read as a hub file, and its join token
+	// would be silently ignored.
 	if err := strictjson.DecodeKnown(b, h); err != nil {
 		return nil, fmt.Errorf("hub file: %w", err)
 	}

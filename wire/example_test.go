@@ -21,8 +21,8 @@ var update = flag.Bool("update", false, "write the worked example into docs/prot
 
 const exampleHeading = "## 12. Worked example\n"
 
-// The worked example in docs/protocol.md equals what the code computes from fixed inputs, so that
-// the author of another device can check each step.
+// The worked example in docs/protocol.md equals the results that the code computes from fixed
+// inputs, so that the author of another device can check each step.
 func TestWorkedExample(t *testing.T) {
 	path := filepath.Join("..", "docs", "protocol.md")
 	doc, err := os.ReadFile(path)
@@ -89,7 +89,7 @@ func workedExample(t *testing.T) string {
 	dump(proof)
 	data := CAData{HubName: hubName, Owner: owner, TokenID: tokenID, EKPublic: []byte("ek-public"), Proof: proof}
 	caData := must(data.Encode())
-	say("If the nine bytes `ek-public` are in the place of the EK's public area, and there is no chain,\nprodCaData is:")
+	say("In this example, prodCaData has the nine bytes `ek-public` in place of the EK's public area, and no\nchain. Then prodCaData is:")
 	dump(caData)
 
 	csr := tcg.CSR{
@@ -97,10 +97,10 @@ func workedExample(t *testing.T) string {
 		AttestPub: []byte("attest-pub"), SigningPub: []byte("signing-pub"), SgnCertifyInfo: []byte("certify-info"), SgnCertifySig: []byte("certify-sig"),
 	}
 	request := must(csr.Encode(tcg.AlgSHA256, func([]byte) ([]byte, error) { return []byte("signature"), nil }))
-	say("In this example, the request has short texts in the place of the TPM's structures. It has %d bytes:", len(request))
+	say("In this example, the request has short texts in place of the TPM's structures. The request has %d\nbytes:", len(request))
 	dump(request)
 	hash := sha256.Sum256(request)
-	say("The SHA-256 of this request is the salt of the next two keys (section 5):")
+	say("The SHA-256 of this request is the salt from which the wrapping key and the activation key are\nderived (section 5):")
 	dump(hash[:])
 
 	credential := bytes.Repeat([]byte{0xC5}, CredentialSize)
@@ -108,29 +108,29 @@ func workedExample(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	say("If TPM2_ActivateCredential returns 32 bytes, each `c5`, as the secret, the wrapping key is:")
+	say("For the request of this example, and a secret of 32 bytes, each `c5`, from TPM2_ActivateCredential,\nthe wrapping key is:")
 	dump(keys.Wrapping)
-	say("The activation key is:")
+	say("From the same request and secret, the activation key is:")
 	dump(keys.Activation)
 	exporter, cert := bytes.Repeat([]byte{0xE7}, ExporterSize), sha256.Sum256([]byte("certificate"))
-	say("If the exporter of the TLS connection is 32 bytes `e7`, and the certificate's DER is the eleven\nbytes `certificate`, the activation proof is:")
+	say("With this activation key, an exporter of 32 bytes, each `e7`, and a certificate whose DER is the\neleven bytes `certificate`, the activation proof is:")
 	dump(ActivationProof(keys, exporter, cert))
 
 	akName := append([]byte{0, 0x0B}, bytes.Repeat([]byte{0xA2}, 32)...)
-	say("In the two-step enrolment, with the same token and key, `name` is the 68 characters `000ba1a1…`.\nExtension .2 is the proof above, or in Pantacor's form:")
+	say("In the two-step enrolment, with the same join token and IDevID key, `name` is the 68 characters\n`000ba1a1…`. Extension .2 of the CSR is the ownership proof above, or in Pantacor's form:")
 	dump(OwnershipMAC(sha256.Sum256(secret), hex.EncodeToString(name)))
 	steps, err := DeriveStepKeys(credential, akName)
 	if err != nil {
 		t.Fatal(err)
 	}
-	say("If the credential contains 32 bytes, each `c5`, for an AK with the name `000b` followed by 32\nbytes, each `a2`, the keys encryption, mac and register are:")
+	say("For a credential with the secret of 32 bytes, each `c5`, and an AK with the name `000b` followed by\n32 bytes, each `a2`, the keys *encryption*, *mac* and *register* are, one after the other:")
 	dump(slices.Concat(steps.Encryption, steps.MAC, steps.Register))
-	say("For a CSR whose DER is the three bytes `csr`, at the same hub, the field `proof` is:")
+	say("For a CSR whose DER is the three bytes `csr`, with this key *register* and at the same hub, the\nfield `proof` of `POST /register` is:")
 	dump(steps.Prove(hubName, []byte("csr")))
-	say("In the old form, the field `proof` is:")
+	say("In the old form, the field `proof` of `POST /register` is:")
 	dump(steps.ProveUnbound([]byte("csr")))
 	file := CredentialFile([]byte("blob"), []byte("secret"))
-	say("A file with the credential, if the id object is the text `blob` and the encrypted secret the text\n`secret`, is:")
+	say("A file in the format of `tpm2_makecredential`, with the text `blob` as id object and the text\n`secret` as encrypted secret, is:")
 	dump(file)
 	return b.String()
 }

@@ -22,8 +22,8 @@ import (
 )
 
 // This file contains the messages of Pantacor's two-step enrolment. The first step certifies the
-// attestation key, the second the identity. Pantacor's documents leave some choices open;
-// docs/protocol.md#9-pantacors-two-steps lists Gangway's choices.
+// attestation key, the second the identity. Pantacor's documents do not define every detail;
+// docs/protocol.md#9-pantacors-two-steps says how Gangway defines the missing details.
 
 // MaxStepBody is the largest size of either step's body, in bytes.
 const MaxStepBody = 64 << 10
@@ -106,9 +106,9 @@ const (
 	ExtOwnership   = 2 // value of OwnershipMAC, or Ed25519 signature of OwnershipMessage, 64 bytes
 	ExtToken       = 3 // id
 	ExtCertify     = 4 // TPMS_ATTEST of TPM2_Certify: the AK certifies the CSR's key
-	ExtCertifySig  = 5 // TPMT_SIGNATURE of it
+	ExtCertifySig  = 5 // TPMT_SIGNATURE over the attestation
 	ExtQuote       = 6 // TPMS_ATTEST of TPM2_Quote by the AK
-	ExtQuoteSig    = 7 // TPMT_SIGNATURE of it
+	ExtQuoteSig    = 7 // TPMT_SIGNATURE over the attestation
 	ExtPCRs        = 8
 	ExtDevice      = 9 // prn
 	extensionCount = 10
@@ -165,8 +165,8 @@ func DeriveStepKeys(secret, akName []byte) (k StepKeys, err error) {
 //
 //	HMAC-SHA256(register, "gangway register v2" 00 || len(hub name) hub name || CSR in DER)
 //
-// with the length in one byte. If a dishonest hub relays both steps to another hub, the proof
-// contains the dishonest hub's name, and the other hub refuses the proof.
+// The length of the hub name is one byte. If a dishonest hub relays both steps to another hub, the
+// proof contains the dishonest hub's name, and the other hub refuses the proof.
 func (k StepKeys) Prove(hubName string, csr []byte) []byte {
 	m := hmac.New(sha256.New, k.Register)
 	m.Write([]byte("gangway register v2\x00"))

@@ -26,7 +26,8 @@ const SecretSize = 24
 // MaxTokenFile is the largest token file that ParseTokenFile accepts, in bytes.
 const MaxTokenFile = 64 << 10
 
-// Prefixes of prns, the resource names of Pantacor's API.
+// Prefixes of prns. A prn is a Pantacor resource name: the name of an account, a device or a token
+// in Pantacor's API.
 const (
 	AccountPRN = "prn:::accounts:/"
 	DevicePRN  = "prn:::devices:/"
@@ -192,8 +193,9 @@ func OwnershipKey(secret []byte, tokenID string) (ed25519.PrivateKey, error) {
 //	"gangway ownership v1" 0x00
 //	opaque hub-name<0..255>  owner<0..255>  token-id<0..255>  idevid-name<0..255>
 //
-// each with its length in one byte. owner is a prn; idevid-name is the TPM name of the IDevID key.
-// A proof is valid only for this key, hub, owner and token.
+// One byte before each of the four fields has the field's length. The field owner is the owner's
+// Pantacor resource name (prn), which begins with AccountPRN. The field idevid-name is the TPM name
+// of the IDevID key. A proof is valid only for this key, hub, owner and token.
 func OwnershipMessage(hubName, owner, tokenID string, idevidName []byte) []byte {
 	b := cryptobyte.NewBuilder(make([]byte, 0, 256))
 	b.AddBytes([]byte("gangway ownership v1\x00"))

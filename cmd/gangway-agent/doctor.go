@@ -78,8 +78,8 @@ func (o *options) doctor() (doctor.Config, error) {
 	return cfg, err
 }
 
-// namedHub returns the hub that the token file or the hub file names. It returns nil if there is
-// neither file. The result does not contain the token file's secret.
+// namedHub returns the hub that the token file or the hub file names. If the options name no file,
+// it returns nil. The result does not contain the token file's secret.
 func (o *options) namedHub() (*doctor.Hub, error) {
 	switch {
 	case o.token != "":

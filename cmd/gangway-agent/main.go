@@ -141,9 +141,9 @@ device list of the token's owner. You can stop or kill onboard at any time; the 
 start continues.
 
 If the machine is already onboarded, onboard asks the hub whether the device is still
-active. If the hub does not know the device, or if the TPM has onboarded again since
-then, the machine onboards again, at most once a day. If the owner deleted the device,
-the machine onboards again only with --again.
+active. If the hub does not know the device, or if the same TPM onboarded later with
+another state folder, the machine onboards again, at most once a day. If the owner deleted
+the device, the machine onboards again only with --again.
 
 While the hub cannot be reached, onboard waits and retries. If the hub refuses
 permanently, onboard prints the reason and the remedy, and exits with code 3. If the hub
@@ -254,8 +254,8 @@ func runFlags(c *cobra.Command, o *options) {
 	f := c.Flags()
 	cmdline.SpanVar(f, &o.poll, "poll", 30*time.Second, "interval between checks for a new revision and new user-meta")
 	f.StringVar(&o.trail.Hook, "hook", "", "program that installs revisions (default: the device installs no revisions)")
-	f.StringVar(&o.revisionKey, "revision-key", "", "public keys (PEM) of the device's owner; the agent installs no other revisions than those that one of these keys has signed, even if the hub orders them (default: no signature is needed)")
-	f.StringVar(&o.trail.First, "first-revision", "", "folder with the first revision (state.json, objects/) of a device without a trail; deleted when the hub has the trail")
+	f.StringVar(&o.revisionKey, "revision-key", "", "public keys (PEM) of the device's owner; the agent installs only revisions that one of these keys has signed, whatever the hub orders (default: no signature is needed)")
+	f.StringVar(&o.trail.First, "first-revision", "", "folder with the device's first revision (state.json, objects/), for a device that has no revisions at the hub yet; the agent deletes the folder when the hub has the revision")
 	f.StringVar(&o.trail.Data, "revisions", "", "folder for revisions and their objects, for example on a larger disk, or readable by other users (default: in the state folder)")
 	cmdline.SpanVar(f, &o.trail.HookTimeout, "hook-timeout", 30*time.Minute, "time limit for one call of the hook")
 	cmdline.SpanVar(f, &o.trail.HubWithin, "hub-within", 10*time.Minute, "time in which the device must reach the hub after a revision's test; otherwise the agent rolls the revision back; -1s: do not check")
@@ -264,7 +264,7 @@ func runFlags(c *cobra.Command, o *options) {
 	f.Int64Var(&o.reserve, "reserve", 64, "free space to keep on the disk of the revisions, in MiB")
 	f.StringVar(&o.userMetaHook, "user-meta-hook", "", "program to call as PROGRAM user-meta FILE when the user-meta changes (default: none)")
 	f.StringToStringVar(&o.reportFiles, "report-file", nil, "KEY=FILE: report the file's text (at most 16 KiB) as device-meta KEY; repeatable")
-	f.StringVar(&o.installReport, "install-report", "", "file with the installer's report on the partition table, which is sent with each boot measurement (default: none)")
+	f.StringVar(&o.installReport, "install-report", "", "file with the installer's report on the partition table; the agent sends the report with each boot measurement (default: none)")
 	f.BoolVar(&o.noLog, "no-log", false, "do not send the log to the hub")
 	f.StringArrayVar(&o.logFiles, "log-file", nil, "also send the lines appended to this file; repeatable")
 	f.StringVar(&o.logSocket, "log-socket", "", "create a Unix datagram socket at this path and send the lines that programs write to this socket, for example with 'logger -u PATH'")

@@ -90,12 +90,12 @@ unclaimed, control and restart. docs/agent.md describes them.`,
 	add("keep", "Extend Pantavisor's secret before it expires, until stopped",
 		"Keep extends the secret in pantahub.config every six hours. The secret expires after a\nday. The login hook starts this command in the background; only one runs at a time.", func(ctx context.Context) error { return h.keep(ctx, stderr) })
 	add("restart", "Have Pantavisor reboot the machine",
-		"Restart asks Pantavisor over its control socket to reboot the machine, so that it reads\nnew credentials. The setting 'restart' names a program to call instead.", h.restartNow)
+		"Restart asks Pantavisor over its control socket to reboot the machine, so that\nPantavisor reads new credentials. The setting 'restart' names a program to call instead.", h.restartNow)
 	return root
 }
 
-// read reads the settings file. If `changed` returns true for a flag, the person has set the flag,
-// and its value replaces the value in the file.
+// read reads the settings file. If `changed` returns true for a flag, the flag is on the command
+// line. Then the flag's value replaces the value in the file.
 func (h *handler) read(changed func(flag string) bool) error {
 	h.Config, h.control = defaultConfig, defaultControl
 	f, err := os.Open(h.conf)
@@ -181,7 +181,7 @@ func (h *handler) login(ctx context.Context, stdout io.Writer) error {
 }
 
 // keep extends the validity of the secret in pantahub.config at intervals, until ctx ends. Only one
-// process at a time does this.
+// process at a time extends the secret.
 func (h *handler) keep(ctx context.Context, stderr io.Writer) error {
 	lock, err := os.OpenFile(filepath.Join(h.o.state, "keeper.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

@@ -33,7 +33,7 @@ type lab struct {
 	token *wire.TokenFile
 }
 
-// newLab makes a maker with the program, and starts a hub that trusts this maker.
+// newLab makes a TPM maker with 'gangway-fleet maker', and starts a hub that trusts this maker.
 func newLab(t *testing.T, change func(*api.Config)) *lab {
 	t.Helper()
 	dir := t.TempDir()
@@ -149,8 +149,8 @@ func (l *lab) requests(metrics string) map[string]int64 {
 	return counted
 }
 
-// Twenty devices send requests of every kind to a real hub. The fleet counts the same requests as
-// the hub, each device is active once, and the hub refuses every hostile request.
+// Twenty devices send requests of every kind to a real hub. The fleet must count the same requests
+// as the hub. The hub must list each device once, as active, and refuse every hostile request.
 func TestFleetsNumbersAreTheHubs(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -226,7 +226,7 @@ func TestFleetsNumbersAreTheHubs(t *testing.T) {
 
 	l.checkFields()
 
-	// Another run uses the same devices: it onboards none.
+	// A second run loads devices from the state file, so it onboards no device.
 	code, r = l.fleet(t.Context(), "--devices", "15", "--for", "200ms", "--arrivals", "even", "--state", l.path("state"), "--mix", "report=50/s", "--hub-pid", strconv.Itoa(os.Getpid()))
 	if code != 0 || r.Preparation.Loaded != 15 || r.Preparation.Onboarded != 0 || kindOf(t, r, "report").OK != 10 || l.Uses(t, l.token) != 20-missed {
 		t.Errorf("the second run: exit code %d: %+v %+v", code, r.Preparation, r.Total)
@@ -339,7 +339,8 @@ func TestStallIsInTheLatencies(t *testing.T) {
 	}
 }
 
-// If too many requests are outstanding, later ones do not start, and the report counts them.
+// If too many requests are outstanding, later requests do not start, and the report counts them as
+// missed.
 func TestStartsBeyondTheBoundAreMissed(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, nil)
@@ -377,7 +378,8 @@ func TestInterruptedRunWritesItsReport(t *testing.T) {
 	}
 }
 
-// The program does not fill a hub on another machine by mistake.
+// A user names a hub whose address is not on loopback. The program must refuse it, so that nobody
+// onboards emulated devices at a real hub by mistake.
 func TestRefusesAHubThatIsNotOnLoopback(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, nil)
@@ -445,7 +447,8 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 	}
 }
 
-// A maker that a hub trusts is not overwritten, and only its owner can read its keys.
+// 'gangway-fleet maker' must not overwrite an existing maker. Only the user who made the maker can
+// read its keys.
 func TestMakerIsNotOverwritten(t *testing.T) {
 	t.Parallel()
 	l := &lab{t: t, dir: t.TempDir()}

@@ -58,7 +58,7 @@ func (s *screen) show(p load.Progress) {
 	}
 }
 
-// clear removes the line from a terminal.
+// clear removes the progress line from a terminal.
 func (s *screen) clear() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -40,13 +40,13 @@ func runCommand(stdout, stderr io.Writer) *cobra.Command {
 runs only against a test hub: it refuses a hub that is not on a loopback address, unless
 --yes-this-is-a-test-hub confirms it.
 
-First run prepares the devices: it loads them from --state or onboards them, and opens
+First, run prepares the devices: it loads them from --state or onboards them, and opens
 the connections that they keep. Then it measures. Each request starts at its scheduled
 time, even if earlier requests have no answer yet, and its latency is measured from the
 scheduled start. A start that is not possible is counted as missed.
 
-A mix is a list of kinds, each with its own rate (report=100/s) or with an equal part of
---rate:
+A mix is a list of kinds of requests. Each kind has its own rate (report=100/s), or an
+equal part of --rate:
 
 ` + kindHelp() + `
 Each device connects from its own address in 127.0.0.0/8. For each device,
@@ -107,7 +107,7 @@ operations failed or were missed; 4 interrupted (the report has what was measure
 	f.StringVar(&cfg.HubMetrics, "hub-metrics", "", "URL of the hub's metrics (gangway serve --metrics-listen), to measure its CPU time and memory")
 	f.IntVar(&cfg.Outstanding, "outstanding", 2000, "how many requests of each kind may wait for an answer at the same time")
 	f.IntVar(&cfg.Workers, "workers", 64, "how many devices to prepare at the same time")
-	f.BoolVar(&cfg.NewConnections, "new-connections", false, "open a new connection for each request; otherwise devices keep theirs")
+	f.BoolVar(&cfg.NewConnections, "new-connections", false, "open a new connection for each request; otherwise each device keeps its connection")
 	f.IntVar(&cfg.Addresses, "addresses", 0, "number of source addresses in 127.0.0.0/8 (default: one for each device)")
 	cmdline.SpanVar(f, &cfg.Timeout, "timeout", time.Minute, "time limit for each request")
 	cmdline.SpanVar(f, &cfg.Settle, "settle", 0, "how long all devices are idle before the measurement")
@@ -155,7 +155,7 @@ func kindHelp() string {
 	return b.String()
 }
 
-// into stores the flags' values in `cfg`.
+// The method `into` stores the flags' values in `cfg`.
 func (o *runFlags) into(cfg *load.Config) error {
 	if o.token == "" {
 		return cmdline.Usagef("--token is missing: the join token file of a test hub ('gangway token create')")
@@ -200,7 +200,7 @@ func (o *runFlags) into(cfg *load.Config) error {
 	return nil
 }
 
-// maxDevices is the number of source addresses.
+// maxDevices is the largest number of devices: 127.0.0.0/8 has one source address for each device.
 const maxDevices = 16_000_000
 
 // parseMix parses the values of --mix and --rate.
@@ -248,7 +248,7 @@ func parseMix(mix, rate string, devices int) ([]load.Share, error) {
 	return list, nil
 }
 
-// parseRate parses a rate such as 50/s, 600/m or 50, and returns it per second.
+// parseRate parses a rate such as 50/s, 600/m or 50, and returns the rate per second.
 func parseRate(flag, text string) (float64, error) {
 	number, unit, _ := strings.Cut(text, "/")
 	per, ok := map[string]float64{"": 1, "s": 1, "m": 60, "h": 3600}[unit]

@@ -54,7 +54,7 @@ import (
 var trialTime, networkTime, watchdogEvery string
 
 // bound parses a time limit that a test's build may set. If `text` is not a duration, bound returns
-// the duration `otherwise`.
+// the argument `otherwise`.
 func bound(text string, otherwise time.Duration) time.Duration {
 	if d, err := time.ParseDuration(text); err == nil {
 		return d
@@ -154,8 +154,8 @@ func boot() {
 }
 
 // consoleLimit returns the highest level that the image allows for the machine's console. If the
-// command line has a word that is not a level, the level is Read: the person who built the image
-// wanted a limit.
+// word on the kernel's command line is not a valid level, the result is Read, because the person
+// who built the image wanted a limit.
 func consoleLimit(words map[string]string, logf func(format string, args ...any)) access.Level {
 	word, set := words["gangway.console"]
 	if !set {

@@ -15,8 +15,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 )
 
-// openAWS opens a key of AWS KMS. The credentials, and a region that the URI does not name, come
-// from the places where all programs of AWS look: environment, files, the instance's role.
+// openAWS opens a key of AWS KMS. AWS's library finds the credentials in its usual places: the
+// environment, files, and the instance's role. If the URI names no region, the library finds the
+// region there too.
 func openAWS(ctx context.Context, rest string) (crypto.Signer, error) {
 	at, err := attributes(rest, ";", "key-id", "region", "profile")
 	if err != nil {
@@ -54,7 +55,7 @@ func openAWS(ctx context.Context, rest string) (crypto.Signer, error) {
 	if !ok || out.KeyUsage != types.KeyUsageTypeSignVerify || out.KeyId == nil {
 		return nil, fmt.Errorf("awskms: %s: %w", id, errCurve)
 	}
-	arn := *out.KeyId // if `id` is an alias, someone may give it to another key while the signer runs
+	arn := *out.KeyId // if `id` is an alias, someone may move the alias to another key while the signer runs
 	return &cloudKey{public, func(ctx context.Context, digest []byte, hash crypto.Hash) ([]byte, error) {
 		algorithm := types.SigningAlgorithmSpecEcdsaSha256
 		if hash == crypto.SHA384 {

@@ -67,7 +67,7 @@ func openAzure(ctx context.Context, rest string, transport policy.Transporter) (
 		}
 		half := (public.Curve.Params().BitSize + 7) / 8
 		if len(out.Result) != 2*half { // R and S, of the curve's size (RFC 7518, 3.4)
-			return nil, fmt.Errorf("azurekms: a signature of %d bytes, not %d", len(out.Result), 2*half)
+			return nil, fmt.Errorf("azurekms: the signature has %d bytes, and %d are expected", len(out.Result), 2*half)
 		}
 		return asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(out.Result[:half]), new(big.Int).SetBytes(out.Result[half:])})
 	}}, nil

@@ -176,7 +176,8 @@ func TestKeysInAWS(t *testing.T) {
 		t.Errorf("the signer ended with %d", code)
 	}
 
-	// If an alias gets another key while the signer runs, the signer keeps its key.
+	// If someone moves the alias to another key while the signer runs, the signer continues to use
+	// the first key.
 	key, err := (&keyring{}).open(t.Context(), uris["tls-ca"])
 	if err != nil {
 		t.Fatal(err)
@@ -206,8 +207,8 @@ func TestKeysInAWS(t *testing.T) {
 	}
 }
 
-// googleServer is a key service with the published definition of Google's service. It has the keys
-// of a table, makes real signatures, and checks the caller's signed token.
+// googleServer is a key service that implements the published definition of Google's service. It
+// makes real signatures with the keys in `keys`, and checks the caller's signed token.
 type googleServer struct {
 	kmspb.UnimplementedKeyManagementServiceServer
 	keys  map[string]crypto.Signer
@@ -468,7 +469,8 @@ func TestKeysInAzure(t *testing.T) {
 	}
 }
 
-// A URI is complete and has no unknown part, so that a misspelled URI never opens another key.
+// The signer refuses a URI with a missing or unknown part, so that a misspelled URI never opens
+// another key.
 func TestRejectsBadURIs(t *testing.T) {
 	t.Setenv("AWS_REGION", "")
 	t.Setenv("AWS_CONFIG_FILE", "/dev/null")
@@ -485,7 +487,8 @@ func TestRejectsBadURIs(t *testing.T) {
 	}
 }
 
-// A key of another token has a URI, and the flags name what the URI does not.
+// A pkcs11 URI opens a key in another token than the token that the flags name. The flags supply
+// the values that the URI does not contain.
 func TestKeyAtAPKCS11URI(t *testing.T) {
 	token := softhsm.New(t)
 	t.Setenv("SOFTHSM2_CONF", token.Config)

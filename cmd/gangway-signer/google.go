@@ -21,7 +21,7 @@ import (
 
 var googleName = regexp.MustCompile(`^projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+/cryptoKeyVersions/[0-9]+$`)
 
-// errTransit means that a checksum shows that a message of Google's was altered on its way.
+// errTransit reports a wrong checksum: a message to or from Google was altered on its way.
 var errTransit = errors.New("a checksum of Google Cloud KMS is wrong: the message was altered on its way")
 
 // crc returns the checksum that Google Cloud KMS uses.

@@ -35,10 +35,10 @@ const (
 //	cloudkms:projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/1
 //	azurekms:vault=NAME;name=KEY;version=0123...
 //
-// The first form is a part of RFC 7512; the others are those of step-ca's library
+// The first form is a part of RFC 7512; the other forms are those of step-ca's library
 // go.step.sm/crypto.
 type keyring struct {
-	token  tokenFlags // what a pkcs11 URI does not say
+	token  tokenFlags // the values for parts that a pkcs11 URI leaves out
 	tokens map[tokenFlags]*crypto11.Context
 
 	// Tests set these, to reach their own servers.
@@ -55,8 +55,8 @@ func (k *keyring) Close() error {
 	return errors.Join(errs...)
 }
 
-// open returns the key at a URI, or the key with a label in the token of the flags. It reads the
-// public key, so the key's place must be reachable.
+// open returns the key at a URI, or the key with a label in the token that the flags name. It reads
+// the public key, so the HSM or the key service must be reachable.
 func (k *keyring) open(ctx context.Context, text string) (crypto.Signer, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
@@ -74,8 +74,8 @@ func (k *keyring) open(ctx context.Context, text string) (crypto.Signer, error) 
 	return k.inToken(k.token, text)
 }
 
-// openPKCS11 opens a key in a token. A label in the URI, or the URI's module or PIN, replaces that
-// of the flags.
+// openPKCS11 opens a key in a token. The URI's token label, module and PIN file override those of
+// the flags.
 func (k *keyring) openPKCS11(rest string) (crypto.Signer, error) {
 	path, query, _ := strings.Cut(rest, "?")
 	at, err := attributes(path, ";", "token", "object")
@@ -154,8 +154,9 @@ type cloudKey struct {
 
 func (k *cloudKey) Public() crypto.PublicKey { return k.public }
 
-// Sign signs a digest. It checks that the key made the signature: a key service is a computer of
-// someone else, and the log of the signer is where an operator looks first.
+// Sign signs a digest. It then verifies the signature with the public key, because the operator of
+// the cloud's key service is not trusted. The error appears in the signer's log, where an operator
+// looks first.
 func (k *cloudKey) Sign(_ io.Reader, digest []byte, o crypto.SignerOpts) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), signTimeout)
 	defer cancel()

@@ -1,7 +1,7 @@
 // Command gangway-signer holds the connection to an HSM or to a key service of a cloud, and signs
-// for a hub on a Unix socket. The hub is statically linked, and the library of an HSM (PKCS #11) is
-// a loadable module for C; the libraries of the clouds are large. So the signer is a separate
-// program and a separate Go module, and the only program of Gangway with cgo.
+// for a hub on a Unix socket. The hub is statically linked, but the library of an HSM (PKCS #11) is
+// a loadable C module, and the libraries of the clouds are large. So the signer is a separate
+// program in a separate Go module. It is Gangway's only program that uses cgo.
 package main
 
 import (
@@ -54,8 +54,8 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 		Use:   "gangway-signer",
 		Short: "Sign for a hub with keys in an HSM or a cloud",
 		Long: `Gangway-signer holds the connection to an HSM (PKCS #11), or to the key service of AWS,
-Google Cloud or Azure, and signs the certificates of a hub with keys that are there. The
-hub reaches the signer at a Unix socket, by URIs like
+Google Cloud or Azure, and signs the certificates of a hub with the keys in it. The hub
+reaches the signer at a Unix socket, by URIs like
 signer:/run/gangway-signer/socket?key=aca.
 
 The exit code is 0 for success, 1 for a failure and 2 for wrong usage.`,
@@ -88,12 +88,12 @@ func serveCommand(stderr io.Writer) *cobra.Command {
 	c := &cobra.Command{
 		Use: "serve --key NAME[=LABEL|=URI]", Short: "Serve signatures on a Unix socket", Args: cmdline.Args(),
 		Long: `Serve opens its keys, and signs for the users of its socket until it is stopped. The value
-of --key is the name for the hub, and where the key is:
+of --key has the name by which the hub asks for the key, and says where the key is:
 
   NAME, NAME=LABEL
         in the token of --module, --token and --pin-file
   NAME=pkcs11:token=LABEL;object=LABEL?module-path=FILE&pin-source=file:FILE
-        in another token; what the URI does not say, the three flags say
+        in another token; the three flags give the values that the URI leaves out
   NAME=awskms:key-id=ARN;region=REGION
         in AWS KMS
   NAME=cloudkms:projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/V
@@ -104,8 +104,8 @@ of --key is the name for the hub, and where the key is:
 The libraries of the clouds find their credentials in the environment, in files or on the
 machine, as other programs of that cloud do.
 
-Whoever may use the socket can have any certificate signed. So only the signer's own user
-may use it, and the users that --allow-user names: the signer asks the kernel for the
+Anyone who can use the socket can get any certificate signed. So only the signer's own
+user and the users of --allow-user may use the socket. The signer asks the kernel for the
 user of each connection.
 
 Serve signs only with the keys of --key, and only digests that fit the key: SHA-256 for

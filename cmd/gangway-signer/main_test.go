@@ -22,7 +22,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// try runs a command line, and returns the exit code and both outputs.
+// The function `try` runs a command line, and returns the exit code and both outputs.
 func try(t *testing.T, arg ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
@@ -30,7 +30,8 @@ func try(t *testing.T, arg ...string) (code int, stdout, stderr string) {
 	return code, out.String(), errs.String()
 }
 
-// The signer signs with keys in an HSM: only with the listed keys, and until it is stopped.
+// The signer signs with keys in an HSM, but only with the keys of --key. It signs until the test
+// stops it.
 func TestSignsWithKeysInAnHSM(t *testing.T) {
 	token := softhsm.New(t)
 	t.Setenv("SOFTHSM2_CONF", token.Config)
@@ -100,7 +101,7 @@ func TestSignsWithKeysInAnHSM(t *testing.T) {
 	}
 }
 
-// checkStaysInside checks that the HSM does not let out the private key.
+// checkStaysInside checks that the HSM does not export the private key.
 func checkStaysInside(t *testing.T, token *softhsm.Token) {
 	t.Helper()
 	c, err := (&tokenFlags{softhsm.Module, softhsm.Label, token.PINFile}).open()

@@ -55,7 +55,8 @@ func (f *tokenFlags) open() (*crypto11.Context, error) {
 	return c, nil
 }
 
-// findKey returns the only key pair with a label.
+// findKey returns the key pair with the given label. It returns an error if the token has no such
+// key pair, or more than one.
 func findKey(c *crypto11.Context, label string) (crypto.Signer, error) {
 	keys, err := c.FindKeyPairs(nil, []byte(label))
 	if err != nil {

@@ -22,8 +22,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// operator returns the person who runs a command on the hub's machine: under sudo as root, the user
-// who called sudo; otherwise the current user.
+// operator returns the person who runs a command on the hub's machine. If sudo runs the command as
+// root, that person is the user who called sudo. Otherwise it is the current user.
 func operator() store.Actor {
 	name := strconv.Itoa(os.Getuid())
 	if u, err := user.Current(); err == nil {
@@ -50,15 +50,15 @@ func atHub(ctx context.Context, data, nick string) (*instance, store.Account, er
 	return i, account, nil
 }
 
-// self returns the id and nick of the signed-in account.
+// The function `self` returns the id and nick of the signed-in account.
 func self(ctx context.Context) (who struct{ ID, Nick string }, err error) {
 	return call[struct{ ID, Nick string }](ctx, "GET", "/auth/auth_status", nil)
 }
 
 const dataFlag = "the hub's data folder, on the hub's machine"
 
-// done reports success. With --output json, it writes JSON to standard output; otherwise it prints
-// a note.
+// The method `done` reports success. With --output json, it writes JSON to standard output;
+// otherwise it prints a note.
 func (a *app) done(status map[string]any, format string, args ...any) error {
 	status["status"] = "OK"
 	if done, err := a.json(status); done {
@@ -373,7 +373,7 @@ takes effect at once, even for open sessions.`,
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", dataFlag+" (required)")
-	c.Flags().BoolVar(&take, "take", false, "take the role")
+	c.Flags().BoolVar(&take, "take", false, "remove the role from the account")
 	return c
 }
 
@@ -387,9 +387,9 @@ func (a *app) accountDeleteCommand() *cobra.Command {
 objects. The audit trail stays. The nick stays reserved, so that nobody can pose as
 its former owner.
 
-If the account has devices, the command fails, unless --with-devices is given. That
-deletes the devices too: their certificates are revoked, and each must onboard again
-with another account's join token.
+If the account has devices, the command fails. With --with-devices, it deletes the
+devices too: their certificates are revoked, and each must onboard again with another
+account's join token.
 
 Without --data, NICK must be your own account, and the command asks for your
 password.`,

@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// hubsBound is the value of a flag that means the hub's bound.
+// hubsBound is the flag value that stands for the hub's own limit.
 const hubsBound = "hub"
 
 func (a *app) accountLogRetention() *cobra.Command {
@@ -34,7 +34,7 @@ removes the lines beyond your choice within an hour.`,
 				if err := readLogFlags(&kept, age, size); err != nil {
 					return err
 				}
-				// The other fields of this struct are only for answers.
+				// The other fields of LogRetention occur only in answers.
 				in := map[string]int64{"max-age": kept.Age, "max-bytes": kept.Bytes}
 				if kept, err = call[api.LogRetention](c.Context(), "PUT", "/logs/retention", in); err != nil {
 					return err

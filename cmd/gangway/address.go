@@ -61,8 +61,8 @@ type reach struct {
 	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
 }
 
-// newReach returns a reach for the listeners. It uses the local addresses and the resolver of this
-// machine.
+// newReach returns a value of the type reach for the listeners. The value uses the local addresses
+// and the resolver of this machine.
 func newReach(listeners []net.Listener) (*reach, error) {
 	r := &reach{lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// The method missing returns a reason if no listener of the hub matches the URL's host and port. It
-// returns "" if a listener matches. The test replaces the machine's addresses and the resolver.
+// The method `missing` returns a reason if no listener of the hub matches the URL's host and port.
+// It returns "" if a listener matches. The test replaces the machine's addresses and the resolver.
 func TestWarnsOfAURLThatDoesNotLeadToTheHub(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

@@ -38,15 +38,15 @@ has everything that the hub acknowledged before the command began. It works in t
 way with a database file and with PostgreSQL.
 
 Each object is a file in FOLDER/objects. Backups in the same FOLDER share these files,
-so a backup copies only new objects. With --without-objects, a backup has no objects,
-for a bucket that has its own backup.
+so a backup copies only new objects. With --without-objects, a backup has no objects; use
+this option if the objects are in a bucket that has its own backup.
 
 FOLDER should be on another machine. Nobody can read the backup without the age identity
 of a recipient, not even the hub: store the identity elsewhere. 'gangway backup key'
 makes an identity. 'gangway restore' reads the backup.
 
-The exit code is 1 if the database lists objects that are not stored. The backup is
-complete otherwise.`,
+The exit code is 1 if the database lists objects that are not stored. Apart from these
+objects, the backup is complete.`,
 		Example: `  gangway backup key backup.key
   gangway backup --data /var/lib/gangway --to /backup --recipient age1...
   gangway backup --data /var/lib/gangway --to /backup --recipient age1... --output json`,
@@ -109,7 +109,8 @@ func (a *app) backUp(ctx context.Context, o backupFlags) error {
 	return a.reportBackup(path, done)
 }
 
-// backupSource begins a new epoch, and then the snapshot: so the snapshot has the epoch.
+// backupSource gives the backup a number, its epoch, and makes the snapshot. It stores the epoch
+// before the snapshot, so that the snapshot contains the epoch.
 func (i *instance) backupSource(ctx context.Context, folder *backup.Folder, o backupFlags) (s backup.Source, describer *backup.Describer, err error) {
 	begun := time.Now()
 	epoch, err := i.engine.NextEpoch(ctx)
@@ -151,8 +152,8 @@ func (i *instance) snapshot(ctx context.Context) (*transfer.Snapshot, error) {
 	return transfer.OpenFile(ctx, filepath.Join(i.dir, databaseFile))
 }
 
-// objectReader returns the objects for reading. In contrast to openObjects, a hub may have the
-// folder open.
+// objectReader returns the object store for reading. Unlike openObjects, it also works while a hub
+// has the folder open.
 func (i *instance) objectReader(ctx context.Context, s3 objects.S3Config) (objects.Store, error) {
 	if s3.Endpoint == "" && s3.Bucket == "" {
 		return objects.ReadFolder(filepath.Join(i.dir, objectFolder))
@@ -218,8 +219,8 @@ can be read. Keep two copies of the file offline, not on the hub's machine.`,
 	}
 }
 
-// backupRecordCommand is for backups that other programs make: without a record, the hub would
-// report that its newest backup is old.
+// backupRecordCommand is for backups that other programs make: if nobody tells the hub about these
+// backups, it reports that its newest backup is old.
 func (a *app) backupRecordCommand() *cobra.Command {
 	var data string
 	c := &cobra.Command{
@@ -258,7 +259,7 @@ signature. It writes nothing. The exit code is 1 if the backup cannot be restore
 			if err != nil {
 				return err
 			}
-			// The list is read only after the backup is verified, so that a forged one cannot fill
+			// The list is read only after the backup is verified, so that a forged list cannot fill
 			// the memory.
 			var list []backup.Object
 			if _, err := o.pass(c.Context(), arg[0], backup.Visitor{Object: func(object backup.Object) error {
@@ -288,10 +289,10 @@ func (a *app) backupCheckCommand() *cobra.Command {
 	var data, to string
 	c := &cobra.Command{
 		Use: "check --data DIR --to FOLDER", Short: "Check the newest backup without its age identity", Args: args(),
-		Long: `Check compares the newest backup in FOLDER with what the hub wrote: the file's SHA-256,
-and the sizes of the objects' files. The hub has signed these values, in a file next to
-the backup. So check finds a backup that is incomplete, damaged or exchanged, and it
-needs no secret. Only 'gangway backup verify' decrypts a backup.
+		Long: `Check compares the newest backup in FOLDER with the hub's description of it: the file's
+SHA-256, and the sizes of the objects' files. The description is a file next to the
+backup, signed by the hub. So check finds a backup that is incomplete, damaged or
+exchanged, and it needs no secret. Only 'gangway backup verify' decrypts a backup.
 
 The hub records the result. While the newest check has found a fault, the hub reports
 the alarm backup-damaged. The exit code is 1 if the backup cannot be restored.`,
@@ -324,7 +325,7 @@ the alarm backup-damaged. The exit code is 1 if the backup cannot be restored.`,
 				return err
 			}
 			if done.Description == nil {
-				return fmt.Errorf("an earlier version made the backup %s, and did not describe it: make a new backup, or use 'gangway backup verify'", done.File)
+				return fmt.Errorf("an earlier version of Gangway made the backup %s, and wrote no description of it: make a new backup, or use 'gangway backup verify'", done.File)
 			}
 			d := done.Description
 			if done, err := a.json(d); done {

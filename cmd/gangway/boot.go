@@ -20,10 +20,10 @@ func (a *app) bootCommand() *cobra.Command {
 		Use: "boot ID|NICK", Short: "Show what a device booted, and choose its reference", Args: args("the device's id or nick"),
 		Long: `Boot shows what a device booted, as its TPM attests it, and compares it with the
 reference and with your manifests. The reference is the device's first boot, until you
-choose another. If a policy has measured_boot: require, a device may use the API only
-while its boot matches.
+choose another reference. If a policy has measured_boot: require, a device may use the
+API only while its boot matches.
 
-The boot is one of:
+The boot has one of these states:
   unmeasured        the device has never sent a measurement
   matches           every part of the boot is expected or known
   changed           at least one part has changed: see what changed, then accept the boot
@@ -32,9 +32,9 @@ The boot is one of:
   refused           the newest measurement is not valid; the output shows the
                     measurement before it
 
-The hub judges each part of the boot. A part is one of:
-  expected          it is what one of your manifests states: see 'gangway boot'
-  known             it is as in the reference, or you accepted it for a cohort
+The hub judges each part of the boot. A part has one of these states:
+  expected          one of your manifests states its value: see 'gangway boot'
+  known             its value is that of the reference, or you accepted it for a cohort
   changed           it is neither expected nor known
   unexplained       it is neither expected nor known, and the event log does not explain
                     its value
@@ -98,7 +98,7 @@ device of the same model. --lock protects the reference from changes by mistake.
 	}
 	f := c.Flags()
 	f.BoolVar(&accept, "accept", false, "make the last boot the reference")
-	f.Int64Var(&number, "measurement", 0, "with --accept: fail if the last measurement of the device has another number")
+	f.Int64Var(&number, "measurement", 0, "with --accept: fail if this is not the number of the device's last measurement")
 	f.StringVar(&like, "like", "", "copy the reference of this device (id or nick), of the same model")
 	f.BoolVar(&lock, "lock", false, "lock the reference against changes, until --unlock")
 	f.BoolVar(&unlock, "unlock", false, "allow changes of the reference again")

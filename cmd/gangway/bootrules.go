@@ -23,9 +23,9 @@ func (a *app) bootsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "boot", Short: "State which boots you expect, and accept a boot for many devices at once",
 		Long: `The hub judges each part of a device's boot: the firmware, the Secure Boot keys, the
-boot path, the system, and the rest. A part is expected if it is what one of your signed
-manifests states. A part is known if it is as in the device's reference, or if you
-accepted its value for a cohort of devices.
+boot path, the system, and the rest. A part is expected if one of your signed manifests
+states its value. A part is known if its value is that of the device's reference, or if
+you accepted the value for a cohort of devices.
 
 'gangway device boot' shows the boot of one device.`,
 	}
@@ -46,8 +46,8 @@ func (a *app) bootKeyAdd() *cobra.Command {
 	var fromStdin bool
 	c := &cobra.Command{
 		Use: "add FILE", Short: "Add a public key that signs your manifests", Args: args("the file with the public key"),
-		Long: `Add registers a public key in PEM. Whoever has the private key decides which boots the
-hub expects. So the command asks for your password.`,
+		Long: `Add registers a public key in PEM. Anyone with the private key decides which boots the hub
+expects. So the command asks for your password.`,
 		Example: "  gangway boot key add manifest.key.pub\n  gangway boot key add release.pub --name release-2026",
 		RunE: func(c *cobra.Command, arg []string) error {
 			text, err := readSmall(arg[0], manifest.MaxSize)
@@ -101,7 +101,7 @@ func (a *app) bootKeyLs() *cobra.Command {
 func (a *app) bootKeyRm() *cobra.Command {
 	return &cobra.Command{
 		Use: "rm KEY", Aliases: []string{"remove"}, Short: "Remove a public key", Args: args("the key's name or id"),
-		Long: `Rm removes a public key. The manifests that it signed do not count any more, so boots
+		Long: `Rm removes a public key. The hub then ignores the manifests that this key signed, so boots
 of their systems may change. Remove a key when its private key was lost or stolen.`,
 		Example: "  gangway boot key rm release-2025",
 		RunE: func(c *cobra.Command, arg []string) error {
@@ -124,8 +124,8 @@ of their systems may change. Remove a key when its private key was lost or stole
 // beginning returns the beginning of a hash, which commands accept instead of the whole hash.
 func beginning(hash string) string { return hash[:min(len(hash), 12)] }
 
-// oneOf finds the only item with a name. A name may be the beginning of an id, of at least 8
-// characters.
+// oneOf finds the item with the given name, and returns an error if several items match. The name
+// may be the beginning of an id, of at least 8 characters.
 func oneOf[T any](items []T, name, what string, names func(T) []string) (found T, err error) {
 	n := 0
 	for _, item := range items {
@@ -266,12 +266,12 @@ It is the same on all machines of a model. The part firmware also has the settin
 			return printList(a, list.Items, cohortColumns, "Nothing to decide: no part of a boot changed, and no device is an outlier.")
 		},
 	}
-	c.Flags().StringVar(&part, "part", "", "list all values of this part: "+partNames())
+	c.Flags().StringVar(&part, "part", "", "list all values of this part of the boot: "+partNames())
 	c.Flags().StringVar(&model, "model", "", "with --part: only devices of this model")
 	return a.table(c, columnNames(cohortColumns)...)
 }
 
-// partNames lists the parts about which a decision can be made.
+// partNames lists the parts of a boot that a person can decide about.
 func partNames() string {
 	names := []string{boot.PartFirmware, boot.FirmwareCode}
 	for _, p := range boot.Parts[1:] {
@@ -285,10 +285,10 @@ func (a *app) bootAccept() *cobra.Command {
 	var yes bool
 	c := &cobra.Command{
 		Use: "accept PART VALUE", Short: "Accept a value of a part of the boot for a cohort", Args: args("the part", "the value, or its beginning"),
-		Long: `Accept makes a value of a part known, for all devices, or for those of a model, of a join
-token, or with a version of the firmware. The command first shows the devices that have
-the value, and asks for confirmation. The decision also covers devices that get the value
-later.
+		Long: `Accept makes a value of a part known. The decision covers all devices, or only the devices
+of a model, of a join token, or with a version of the firmware. The command first shows
+the devices that have the value, and asks for confirmation. The decision also covers
+devices that get the value later.
 
 A decision about firmware-code accepts the whole firmware of these devices, whatever
 settings (PCR 1 and 3) they have.`,
@@ -322,13 +322,13 @@ settings (PCR 1 and 3) they have.`,
 	f := c.Flags()
 	f.StringVar(&d.Model, "model", "", "only devices of this model")
 	f.StringVar(&d.Token, "token", "", "only devices that joined with this join token (id)")
-	f.StringVar(&d.Firmware, "firmware", "", "only devices whose firmware has this version, as it was measured; the preview lists the versions")
+	f.StringVar(&d.Firmware, "firmware", "", "only devices with this measured version of the firmware; the preview lists the versions")
 	f.BoolVar(&yes, "yes", false, "do not ask for confirmation")
 	return c
 }
 
 func (a *app) showCohortPreview(p api.CohortDetail) {
-	a.note("%d devices have this value, and on %d of them the part is changed:", p.Devices, p.Bad)
+	a.note("%d devices have this value, and on %d of them this part of the boot is changed:", p.Devices, p.Bad)
 	if p.Firmware == "" && len(p.Versions) > 1 {
 		for _, v := range p.Versions {
 			if v.Firmware != "" {
@@ -349,7 +349,7 @@ func (a *app) showCohortPreview(p api.CohortDetail) {
 	}
 }
 
-// cohortValue completes the beginning of a value, if it is one of the listed cohorts.
+// cohortValue returns the whole value that begins with `value`. It searches the listed cohorts.
 func cohortValue(ctx context.Context, part, value string) (string, error) {
 	if len(value) == 64 {
 		return value, nil
@@ -393,7 +393,7 @@ func (a *app) bootDecisions() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printList(a, list.Items, decisionColumns, "No decision yet. 'gangway boot cohorts' shows what there is to decide.")
+			return printList(a, list.Items, decisionColumns, "No decision yet. 'gangway boot cohorts' lists the changes to decide about.")
 		},
 	}
 	return a.table(c, columnNames(decisionColumns)...)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,9 @@ func (a *app) caCommand() *cobra.Command {
 		Long: `Ca has commands for the keys of a hub's CAs. A hub has a root, and three CAs below it:
 the attestation CA, the device CA and, if the root is offline, the TLS CA.
 
+A proxy that terminates TLS in front of the hub gets its certificate with 'ca
+issue-server'.
+
 A hub gets the certificates of its CAs in a ceremony with three steps: 'ca request' on
 the hub's machine makes new keys and a request. 'ca issue' on the root's machine shows
 what it would sign, and writes an answer. 'ca install' on the hub's machine checks the
@@ -36,7 +40,7 @@ neither file contains a secret.`,
   gangway ca issue request.pem --root /media/vault/root -o answer.pem
   gangway ca install answer.pem --data /var/lib/gangway --hub-name 5f0c...`,
 	}
-	c.AddCommand(a.caInit(), a.caRequest(), a.caIssue(), a.caInstall(), a.caShow())
+	c.AddCommand(a.caInit(), a.caRequest(), a.caIssue(), a.caInstall(), a.caIssueServer(), a.caShow())
 	return c
 }
 
@@ -78,7 +82,7 @@ down: you need it for 'gangway ca install'.`,
 				return err
 			}
 			a.printf("%s\n", out.HubName)
-			a.note("The line above is the hub name, of the new root %q in %s.", root.Certificate().Subject.CommonName, dir)
+			a.note("The line above is the hub name of the new root %q in %s.", root.Certificate().Subject.CommonName, dir)
 			return nil
 		},
 	}
@@ -100,10 +104,10 @@ func (a *app) caRequest() *cobra.Command {
 in DIR/pki.request until 'gangway ca install' gets the answer; until then, the hub
 continues to use its present keys.
 
-For a new hub, request creates the keys of all three CAs. For a hub that has CAs, name
-those that get a new key with --ca. Reasons are: the TLS CA expires, a key may have
-leaked, or an auditor asks for new keys each year. To take the root of such a hub
-offline, request the TLS CA.
+For a new hub, request creates the keys of all three CAs. If the hub has CAs already, use
+--ca to name those that get a new key. Reasons are: the TLS CA expires, a key may have
+leaked, or an auditor asks for new keys each year. To take the root of such a hub offline,
+request the TLS CA.
 
 With --key, the key of a CA is not in a file but in the machine's TPM (tpm:HANDLE; request
 makes the key at this persistent handle) or in an HSM (signer:SOCKET?key=NAME; the key
@@ -193,12 +197,12 @@ would sign. If you confirm, issue writes the answer for the hub: the root's cert
 and the new certificates.
 
 Before you confirm, compare the SHA-256 of each key with the lines that 'gangway ca
-request' printed. Of the request, issue uses only the keys: the names, the purposes and
-the ends of the certificates are fixed. The attestation CA and the device CA never
+request' printed. Issue takes only the keys from the request: the names, purposes and
+expiry times of the certificates are fixed. The attestation CA and the device CA never
 expire, because the identities of devices never expire.
 
 The root's folder has root.crt, and root.key or the URI of the root's key in root.uri. If
-the root of a hub is not offline, it is the folder pki in the hub's data folder.`,
+the root of a hub is not offline, the root's folder is pki in the hub's data folder.`,
 		Example: `  gangway ca issue request.pem --root /media/vault/root -o answer.pem
   gangway ca issue request.pem --root /var/lib/gangway/pki --tls-life 730d --yes -o answer.pem`,
 		RunE: func(_ *cobra.Command, arg []string) error {
@@ -306,7 +310,8 @@ func (a *app) installCAs(ctx context.Context, data string, answer []byte, name s
 		return err
 	}
 	if done.First {
-		// The database is new too. Without it, the hub would not start: a database might be lost.
+		// The hub is new, so its database is new too. With keys but without a database, the hub
+		// would refuse to start, because the database might be lost.
 		i, err := openInstance(ctx, data, openOptions{newDatabase: true})
 		if err != nil {
 			return err
@@ -338,18 +343,18 @@ func (a *app) installCAs(ctx context.Context, data string, answer []byte, name s
 }
 
 func (a *app) caShow() *cobra.Command {
-	var data string
+	var data, keys string
 	c := &cobra.Command{
 		Use: "show --data DIR", Short: "Show the hub's CAs, where their keys are and when they expire", Args: args(),
 		Long: `Show prints each CA of the hub: where its private key is (in a file, at a URI, or
-offline), when the CA expires, and the SHA-256 of its key. A CA with the key "replaced"
-is a former CA; the hub only verifies the certificates of devices with it.`,
+offline), when the CA expires, and the SHA-256 of its key. A CA with the key "replaced" is
+a former CA; the hub uses it only to verify the certificates of devices.`,
 		Example: "  gangway ca show --data /var/lib/gangway",
 		RunE: func(*cobra.Command, []string) error {
 			if data == "" {
 				return usagef("--data is needed: the folder of the hub's keys and database")
 			}
-			dir := filepath.Join(data, pkiFolder)
+			dir := cmp.Or(keys, filepath.Join(data, pkiFolder))
 			if !exists(dir) { // pki.Open would make a new hub
 				return fmt.Errorf("the hub's keys are not in %s", dir)
 			}
@@ -372,5 +377,6 @@ is a former CA; the hub only verifies the certificates of devices with it.`,
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", "folder of the hub's keys and database (required)")
+	c.Flags().StringVar(&keys, "pki", "", "folder of the hub's keys, such as a mounted secret (default: pki in the data folder)")
 	return c
 }

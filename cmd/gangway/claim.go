@@ -17,9 +17,9 @@ func (a *app) deviceClaim() *cobra.Command {
 		Use:   "claim ADDRESS",
 		Short: "Claim a machine that has no owner, by the address on its screen",
 		Long: `Claim makes you the owner of a machine whose image was built with --claim. The
-machine shows an address and some letters on its screen and its serial console. This
-command prints the letters of the address: compare them with the letters on the machine.
-If they differ, the address belongs to another machine.`,
+machine's screen and serial console show a claim address, and some letters for a
+comparison. This command prints the letters that belong to your address: compare them
+with the letters on the machine. If they differ, the address belongs to another machine.`,
 		Example: "  gangway device claim https://hub.example:12443/claim/AbC...",
 		Args:    args("the address on the machine's screen"),
 		RunE: func(c *cobra.Command, arg []string) error {

@@ -50,8 +50,9 @@ type rawBody []byte
 // most metadata that is allowed is smaller.
 const maxAnswer = 96 << 20
 
-// do sends a request. The argument `in` is the body: a rawBody is sent unchanged, any other value
-// as JSON, and nil means no body. do decodes the answer's JSON into `out`, unless `out` is nil.
+// The method `do` sends a request. The argument `in` is the body: a rawBody is sent unchanged, any
+// other value as JSON, and nil means no body. If `out` is not nil, the method decodes the answer's
+// JSON into `out`.
 func (s *signIn) do(ctx context.Context, method, path string, in, out any) error {
 	c, err := s.client()
 	if err != nil {

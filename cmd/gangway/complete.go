@@ -133,8 +133,8 @@ func (a *app) completed(c *cobra.Command, list words, begun string, before []str
 	return found, directive
 }
 
-// offered returns a word with a description, in the form that cobra's shell scripts read. It
-// removes characters that a terminal or a shell script would interpret.
+// The function `offered` returns a word with a description, in the form that cobra's shell scripts
+// read. It removes characters that a terminal or a shell script would interpret.
 func offered(word string, about ...string) string {
 	about = slices.DeleteFunc(about, func(s string) bool { return strings.TrimSpace(s) == "" })
 	if len(about) == 0 {

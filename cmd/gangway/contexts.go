@@ -210,7 +210,8 @@ func chosenName(ctx context.Context) (string, error) {
 	return "", fmt.Errorf("the hub %s (from %s) has several contexts: %s; choose one with --context", chosen.hub, chosen.why, strings.Join(found, ", "))
 }
 
-// contextsOf returns the names of the contexts for whose sign-in the function `fits` returns true.
+// contextsOf returns the names of some contexts: it calls `fits` with the sign-in of each context,
+// and chooses those for which `fits` returns true.
 func contextsOf(fits func(*signIn) bool) (found []string, err error) {
 	names, err := contextNames()
 	if err != nil {
@@ -274,10 +275,10 @@ func (s *signIn) save() error {
 	return writePrivate(path, b)
 }
 
-// contextForLogin returns the name of the context that a sign-in to a hub creates or replaces. The
-// first name that applies is used: the name in --context; an existing context of this hub, even if
-// it has another URL; the current context, if its file does not exist; a new name from the hub's
-// host.
+// contextForLogin returns the name of the context that a sign-in to a hub creates or replaces. It
+// tries these names in order, and uses the first that applies. The name in --context. An existing
+// context of this hub, even if that context has another URL. The current context, if its file does
+// not exist. A new name, made from the hub's host.
 func contextForLogin(ctx context.Context, s *signIn) (string, error) {
 	if name := choiceOf(ctx).name; name != "" {
 		return name, nil

@@ -33,13 +33,13 @@ type engine interface {
 // in the data folder. If `pki` is empty, the keys are in a folder of the data folder.
 type databaseFlags struct {
 	url, passwordFile, pki string
-	password               string // used if there is no passwordFile; empty: that of the URL, or $PGPASSWORD
+	password               string // used if passwordFile is empty; if both are empty, the password of the URL or $PGPASSWORD is used
 }
 
 type databaseKey struct{}
 
 // addDatabaseFlags adds the flags --database, --database-password-file and --pki to each command
-// with the flag --data that opens the hub's database. The commands read the values from their
+// with the flag --data that opens the hub's database. The commands read the values from their Go
 // contexts.
 func addDatabaseFlags(c *cobra.Command) {
 	for _, sub := range c.Commands() {
@@ -47,9 +47,9 @@ func addDatabaseFlags(c *cobra.Command) {
 	}
 	// The commands login, ready and migrate get no such flags: in the data folder, login and ready
 	// read only the hub's certificate, and migrate always reads the database file. Of the commands
-	// of ca, only install opens the database.
+	// of ca, only install and issue-server open the database.
 	if c.Flags().Lookup("data") == nil || c.RunE == nil || slices.Contains([]string{"login", "ready", "migrate"}, c.Name()) ||
-		c.HasParent() && c.Parent().Name() == "ca" && c.Name() != "install" {
+		c.HasParent() && c.Parent().Name() == "ca" && c.Name() != "install" && c.Name() != "issue-server" {
 		return
 	}
 	var flags databaseFlags
@@ -145,8 +145,8 @@ func checkFiles(file, keys string, hasKeys bool, o openOptions) error {
 	return nil
 }
 
-// openShared opens a PostgreSQL database. It returns an error if the database belongs to a hub but
-// there are no keys, or if there are keys but the database belongs to no hub.
+// openShared opens a PostgreSQL database. It returns an error in two cases: the database belongs to
+// a hub, but the hub's keys are missing; or there are keys, but no hub has used the database.
 func (i *instance) openShared(ctx context.Context, config postgres.Config, keys string, hasKeys bool, o openOptions) error {
 	db, err := postgres.Open(ctx, config)
 	if err != nil {
@@ -164,7 +164,8 @@ func (i *instance) openShared(ctx context.Context, config postgres.Config, keys 
 	return nil
 }
 
-// claim writes the hub's name into a PostgreSQL database, so that a hub with other keys refuses it.
+// claim writes the hub's name into a PostgreSQL database, so that a hub with other keys refuses the
+// database.
 func (i *instance) claim(ctx context.Context) error {
 	name := i.ca.HubName()
 	switch hub, err := i.engine.(*postgres.Store).ClaimForHub(ctx, name); {

@@ -18,9 +18,9 @@ import (
 	"gangway/hub/store/postgres/pgtest"
 )
 
-// The database of a hub is in PostgreSQL: commands on the hub's machine use the same flags, two
-// hubs with the same keys share the database, and a hub refuses a database that belongs to another
-// hub.
+// The database of a hub is in PostgreSQL. Commands on the hub's machine use the same flags as the
+// hub. Two hubs with the same keys share the database. A hub refuses a database that belongs to a
+// hub with other keys.
 func TestHubInPostgreSQL(t *testing.T) {
 	t.Parallel()
 	server, err := pgtest.Start(false)
@@ -70,7 +70,7 @@ func TestHubInPostgreSQL(t *testing.T) {
 		t.Errorf("the doctor does not name fsync = off, with which the test's server runs: %s", findings)
 	}
 
-	// This folder is on a second machine, and has a copy of the keys.
+	// This is the data folder of a second machine. It has a copy of the keys.
 	second := filepath.Join(t.TempDir(), "hub")
 	if out, err := exec.Command("cp", "-a", dir, second).CombinedOutput(); err != nil {
 		t.Fatal(err, string(out))
@@ -120,9 +120,9 @@ func TestHubInPostgreSQL(t *testing.T) {
 	}
 }
 
-// refusesOtherObjects starts a hub, and checks that a second hub on the database refuses to start,
-// because the second hub would store its objects in its own folder, and each hub would report the
-// other hub's objects as lost. When the first hub stops, it first reports that it is not ready.
+// refusesOtherObjects starts a hub, and checks that a second hub on the database refuses to start.
+// The second hub would store its objects in its own folder, and each hub would report the other
+// hub's objects as lost. When the first hub stops, it first reports that it is not ready.
 func refusesOtherObjects(t *testing.T, database, first, second string) {
 	t.Helper()
 	metrics, err := net.Listen("tcp", "127.0.0.1:0")

@@ -32,8 +32,9 @@ func (a *app) dbMigrateCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "migrate --data DIR --to URL", Short: "Move a hub's database from its file to PostgreSQL", Args: args(),
 		Long: `Migrate copies the database DIR/gangway.db to an empty PostgreSQL database, and
-compares every row. The hub may run: it goes on to serve, and the command follows its
-changes. If the command is interrupted, run it again: it continues where it stopped.
+compares every row. The hub may be running: it continues to serve, and the command also
+copies its later changes. If the command is interrupted, run it again: it continues where
+it stopped.
 
 At the end, the hub finishes the running requests, copies the last changes, and serves
 with PostgreSQL. That takes a few seconds, in which new connections wait. The file gets
@@ -96,7 +97,7 @@ func (a *app) moveDatabase(ctx context.Context, dir string, flags databaseFlags,
 	if err != nil {
 		return err
 	}
-	// This updates the schema of the file, and writes the file's log into the file.
+	// Opening the file updates its schema, and writes its write-ahead log into the file.
 	old, err := sqlite.Open(ctx, file)
 	if err != nil {
 		return err
@@ -151,6 +152,6 @@ func (a *app) stopMove(ctx context.Context, dir string) error {
 	if !stopped {
 		return errors.New("there is no move to give up")
 	}
-	a.note("The move is given up, and the hub goes on with its file. For another move, make an empty PostgreSQL database.")
+	a.note("The move is given up, and the hub continues to use its file. For another move, make an empty PostgreSQL database.")
 	return nil
 }

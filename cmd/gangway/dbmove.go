@@ -23,15 +23,16 @@ import (
 //
 //  1. The command copies the database, and follows the changes.
 //  2. The command writes moveFile, which names the new database.
-//  3. The hub finds moveFile, and catches up. From then on, it accepts no connections, which wait in the
-//     backlog of the listeners. It asks its clients to connect again, finishes the running requests, and
-//     closes the database file.
-//  4. The hub copies the last changes, renames the database file to movedFile, and goes on to serve with
-//     the new database. If that fails before the new database is complete, the hub goes on with the file,
-//     and renames moveFile to moveFailed.
+//  3. The hub finds moveFile, and catches up. From then on, it accepts no connections; new
+//     connections wait in the backlog of the listeners. It asks its clients to connect again,
+//     finishes the running requests, and closes the database file.
+//  4. The hub copies the last changes, renames the database file to movedFile, and continues to
+//     serve with the new database. If this step fails before the new database is complete, the hub
+//     continues with the file, and renames moveFile to moveFailed.
 //
-// If the hub is killed in between, its next start does what is left: moveFile and the database file
-// are there. After the move, moveFile stays, so that the hub and all commands find the database.
+// If the hub is killed in between, its next start completes the remaining steps, because moveFile
+// and the database file both exist. After the move, moveFile stays, so that the hub and all
+// commands find the database.
 const (
 	moveFile   = "database.json"
 	moveFailed = "database.failed"
@@ -44,13 +45,13 @@ const (
 	moveDrain = 2 * time.Second
 	// movePoll is how often a hub looks for moveFile.
 	movePoll = 300 * time.Millisecond
-	// fewChanges is the number of changed rows that the hub copies in a small part of a second.
+	// fewChanges is a number of changed rows that the hub copies in a small part of a second.
 	fewChanges = 1000
-	// maxRounds bounds the rounds that wait for fewChanges. A hub with a high load may never have
-	// so few.
+	// maxRounds is the maximum number of rounds of copying before the last step. Under a high load,
+	// a round may never have fewer than fewChanges rows.
 	maxRounds = 50
-	// moveForgotten is the time after which a hub gives up a move at which no command works any
-	// more.
+	// moveForgotten is the time after which a hub gives up a move, if no command has worked on the
+	// move in that time.
 	moveForgotten = 7 * 24 * time.Hour
 )
 
@@ -81,8 +82,8 @@ func movedDatabase(dir string) (flags databaseFlags, err error) {
 	return databaseFlags{url: to.URL, passwordFile: to.PasswordFile, password: to.Password}, nil
 }
 
-// databaseOf is like the function database. If no flag names the database, the hub in the folder
-// `dir` may have been moved to PostgreSQL.
+// databaseOf does the same as the function `database`. If no flag names the database, it also finds
+// the database to which the hub in the folder `dir` was moved.
 func databaseOf(ctx context.Context, dir string) (config postgres.Config, ok bool, err error) {
 	if config, ok, err = database(ctx); ok || err != nil || exists(filepath.Join(dir, databaseFile)) {
 		return config, ok, err
@@ -100,8 +101,9 @@ type sockets struct {
 	private          net.Listener // nil: none
 }
 
-// copies returns other listeners for the same sockets. While nobody accepts connections, they wait
-// in the backlog of the sockets. After the call of `pause`, the copies accept none.
+// The method `copies` returns other listeners for the same sockets. After the call of `pause`, the
+// copies accept no connections. While nobody accepts connections, new connections wait in the
+// backlog of the sockets.
 func (s sockets) copies() (c sockets, pause func(), err error) {
 	var all []*waitroom
 	again := func(list ...net.Listener) (copied []net.Listener) {
@@ -134,8 +136,8 @@ func (s sockets) copies() (c sockets, pause func(), err error) {
 	return c, pause, err
 }
 
-// waitroom is a second listener of a socket. After the call of `pause`, Accept waits until it is
-// closed.
+// waitroom is a second listener of a socket. After the call of `pause`, Accept waits until the
+// listener is closed.
 type waitroom struct {
 	*net.TCPListener
 	paused atomic.Bool
@@ -187,11 +189,11 @@ type mover struct {
 	dir    string
 	pause  func() // stops the accepting of connections
 	server atomic.Pointer[api.Server]
-	move   *transfer.Move // has caught up; nil: no request
+	move   *transfer.Move // a move that has caught up; nil: there was no request
 }
 
-// serveThroughMove serves a hub. If 'gangway db migrate' asks for it, the hub moves its database,
-// and goes on to serve.
+// serveThroughMove serves a hub. If 'gangway db migrate' requests a move, the hub moves its
+// database, and then continues to serve.
 func (a *app) serveThroughMove(ctx context.Context, dir string, s sockets, serve func(context.Context, *mover, sockets) error) error {
 	if _, shared, err := database(ctx); err != nil || shared {
 		return errors.Join(err, ifNil(err, func() error { return serve(ctx, &mover{}, s) }))
@@ -257,7 +259,7 @@ func (m *mover) watch(ctx context.Context, stop context.CancelFunc) {
 			if stopped, err := transfer.Stop(ctx, file, moveForgotten); err != nil {
 				m.a.note("Warning: cannot give up an old move of the database: %v", err)
 			} else if stopped {
-				m.a.note("The move of the database to PostgreSQL that was begun more than %d days ago is given up.", int(moveForgotten.Hours()/24))
+				m.a.note("The hub has given up the move of the database to PostgreSQL, because no command has worked on the move for %d days.", int(moveForgotten.Hours()/24))
 			}
 		}
 		server := m.server.Load()
@@ -314,21 +316,21 @@ func catchUp(ctx context.Context, m *transfer.Move) error {
 	return nil
 }
 
-// failMove tells 'gangway db migrate' that the hub goes on with the database file.
+// failMove tells 'gangway db migrate' that the hub continues to use the database file.
 func (a *app) failMove(dir string, why error) {
-	a.note("Warning: the database is not moved to PostgreSQL, and the hub goes on with the file: %v", why)
+	a.note("Warning: the database is not moved to PostgreSQL, and the hub continues to use the file: %v", why)
 	from := filepath.Join(dir, moveFile)
 	if err := errors.Join(os.WriteFile(filepath.Join(dir, moveFailed), []byte(why.Error()+"\n"), 0o600), os.Remove(from)); err != nil {
 		a.note("Warning: %v", err)
 	}
 }
 
-// finishInterrupted does what is left of a move that was interrupted in its last step.
+// finishInterrupted completes a move that was interrupted in its last step.
 func (a *app) finishInterrupted(ctx context.Context, dir string) error {
 	if !exists(filepath.Join(dir, moveFile)) || !exists(filepath.Join(dir, databaseFile)) {
 		return nil
 	}
-	a.note("The hub was stopped while it moved its database to PostgreSQL. It goes on with the move.")
+	a.note("The hub was stopped while it moved its database to PostgreSQL. It continues the move now.")
 	m, err := prepareMove(ctx, dir)
 	if err != nil {
 		return a.orClosed(ctx, dir, err)
@@ -337,7 +339,7 @@ func (a *app) finishInterrupted(ctx context.Context, dir string) error {
 }
 
 // orClosed returns an error if the move has closed the database file, because the new database may
-// be complete then. Otherwise the hub can go on with the file, and orClosed reports `why`.
+// be complete then. Otherwise the hub can continue with the file, and orClosed reports `why`.
 func (a *app) orClosed(ctx context.Context, dir string, why error) error {
 	closed, err := transfer.Closed(ctx, filepath.Join(dir, databaseFile))
 	if err != nil || closed {
@@ -392,7 +394,7 @@ func (a *app) moveRunning(ctx context.Context, dir string, to databaseFlags, con
 	a.note("PostgreSQL has the same rows as the file. The hub now changes to PostgreSQL.")
 	for exists(file) {
 		if why, err := os.ReadFile(failed); err == nil {
-			return fmt.Errorf("the hub goes on with its file: %s", why)
+			return fmt.Errorf("the hub continues to use its file: %s", why)
 		}
 		if served, err := isServed(dir); err == nil && !served && exists(file) {
 			a.note("The hub has stopped. It completes the move when it starts.")

@@ -165,7 +165,7 @@ func (h *movingHub) await() {
 	}
 }
 
-// serves reports whether the hub answers.
+// The method `serves` reports whether the hub answers.
 func (h *movingHub) serves() bool {
 	root, err := os.ReadFile(filepath.Join(h.data(), pkiFolder, "root.crt"))
 	if err != nil {
@@ -180,7 +180,8 @@ func (h *movingHub) serves() bool {
 	return err == nil
 }
 
-// movingLoad onboards devices and lets devices report, until it is stopped.
+// movingLoad onboards devices and lets devices report. It continues until a test calls its method
+// `end`.
 type movingLoad struct {
 	h    *movingHub
 	hub  *fleet.Hub
@@ -195,7 +196,7 @@ type movingLoad struct {
 	longest   time.Duration  // the longest time of an onboarding
 }
 
-// load starts goroutines that onboard devices, and devices that report.
+// load starts `onboarders` goroutines that onboard devices, and `reporters` devices that report.
 func (h *movingHub) load(onboarders, reporters int) *movingLoad {
 	h.t.Helper()
 	hub, err := fleet.NewHub(h.token)
@@ -324,8 +325,9 @@ func (l *movingLoad) end() {
 	t.Logf("%d onboardings, the longest in %v; %d reporters", l.onboarded, l.longest.Round(time.Millisecond), len(l.acked))
 }
 
-// The database of a hub moves to PostgreSQL while devices onboard and report. No onboarding fails,
-// no report is refused, and every acknowledged write is there. The copy is killed and goes on.
+// The database of a hub moves to PostgreSQL while devices onboard and report. The test kills the
+// copying command once, and the next run of the command continues. No onboarding fails, the hub
+// refuses no report, and PostgreSQL has every acknowledged write.
 func TestRunningHubMovesToPostgreSQL(t *testing.T) {
 	race.Skip(t)
 	if testing.Short() {
@@ -361,7 +363,7 @@ func TestRunningHubMovesToPostgreSQL(t *testing.T) {
 	if log := h.log(); strings.Contains(log, "Warning") || !strings.Contains(log, "was moved to PostgreSQL") {
 		t.Errorf("the hub's log: %s", log)
 	}
-	// The flags of the next start are the old ones.
+	// The next start has the same flags as before the move.
 	if err := h.hub.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}

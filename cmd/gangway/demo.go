@@ -210,7 +210,8 @@ func (d *demo) makeTPMs(ctx context.Context) error {
 	})
 }
 
-// each calls f(0) to f(n-1), at most four calls at the same time, and joins their errors.
+// The function `each` calls f(0) to f(n-1), at most four calls at the same time, and joins their
+// errors.
 func each(n int, f func(int) error) error {
 	errs := make([]error, n)
 	slots := make(chan struct{}, 4)
@@ -232,7 +233,7 @@ func (d *demo) startHub(ctx context.Context, port int) (string, func(), error) {
 	if d.hub, err = openInstance(ctx, filepath.Join(d.dir, "hub"), openOptions{Options: pki.Options{Name: "Demo"}}); err != nil {
 		return "", nil, err
 	}
-	// The demo has only emulated TPMs. A hub refuses them unless its policy names them.
+	// The demo has only emulated TPMs. A hub accepts emulated TPMs only if its policy names them.
 	if err := d.hub.store.PutPolicy(ctx, store.Policy{Owner: store.HubWide, Text: "version: 1\nsoftware_tpms: [swtpm]\n", Updated: time.Now()}); err != nil {
 		return "", nil, err
 	}

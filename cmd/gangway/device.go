@@ -27,7 +27,7 @@ device ls'.`,
 		Use: "show ID|NICK", Short: "Show a device with its whole chain of evidence", Args: args("the device's id or nick"),
 		Long: `Show prints a device's data, the checks of its evidence, its certificates and its
 events. Given the id of a machine that waits for your decision, it prints the
-machine's evidence and the open questions.`,
+machine's evidence and the questions that you must decide.`,
 		Example: "  gangway device show brave-otter-3fa2\n  gangway device show 65f0c1... --output json",
 		RunE:    func(c *cobra.Command, arg []string) error { return a.showDevice(c.Context(), arg[0]) },
 	}
@@ -55,12 +55,11 @@ machine's evidence and the open questions.`,
 	var yes bool
 	del := &cobra.Command{
 		Use: "delete ID|NICK", Aliases: []string{"rm"}, Short: "Delete a device and release its TPM", Args: args("the device's id or nick"),
-		Long: `Delete revokes the device's certificates immediately and releases its TPM:
-with a join token, the machine may onboard again as a new device, of any owner. The
-agent does not onboard again by itself, even if the token file is still on the
-machine: a person must run 'gangway-agent onboard --again' there. Other software on the
-machine might onboard it again. To prevent that too, disable the join token with
-'gangway token disable'.`,
+		Long: `Delete revokes the device's certificates immediately and releases its TPM: with any
+owner's join token, the machine may onboard again as a new device. The agent does not
+onboard again by itself, even if the token file is still on the machine: a person must run
+'gangway-agent onboard --again' there. Other software on the machine might onboard it
+again. To prevent that too, disable the join token with 'gangway token disable'.`,
 		Example: "  gangway device delete brave-otter-3fa2\n  gangway device delete 65f0c1d2e3f4a5b6c7d8e9f0 --yes",
 		RunE: func(c *cobra.Command, arg []string) error {
 			d, err := findDevice(c.Context(), arg[0])

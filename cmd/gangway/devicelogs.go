@@ -139,9 +139,9 @@ func (q logQuery) values(now time.Time) (url.Values, error) {
 	return v, nil
 }
 
-// If a time is a whole second, fraction returns the time one microsecond earlier. It returns
-// any other time unchanged. The hub treats a whole second specially, because pvr needs that: it
-// skips the lines of that second and of the current second.
+// If a time is a whole second, fraction returns the time one microsecond earlier. It returns any
+// other time unchanged. For a whole second, the hub skips the lines of that second and of the
+// current second, because Pantacor's client pvr needs this.
 func fraction(t time.Time) time.Time {
 	if t = t.UTC().Truncate(time.Microsecond); t.Nanosecond() == 0 {
 		t = t.Add(-time.Microsecond)

@@ -17,7 +17,7 @@ import (
 
 const (
 	devicesAtOnce = 1000 // devices in one answer
-	// tableDevices is the number of devices in a table for people, unless --limit is given.
+	// tableDevices is the maximum number of devices in a table for people if --limit is not given.
 	tableDevices = 1000
 )
 
@@ -160,7 +160,7 @@ docs/search.md.
 Without a search, the table begins with the machines that wait for your decision.
 'gangway device waiting' prints only these.
 
-A table has at most 1000 devices, unless --limit is given. The other formats have all.`,
+Without --limit, a table has at most 1000 devices. The other formats list all devices.`,
 		Example: `  gangway device ls
   gangway device ls state:quiet model:NUC
   gangway device ls 'model:"NUC 7" meta.site=oslo' --sort -seen --limit 20

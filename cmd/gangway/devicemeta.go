@@ -95,7 +95,7 @@ func (a *app) deviceSet() *cobra.Command {
 Only the named keys change. Keys that another person sets at the same time stay. The
 hub applies all changes or none, and set prints each key's value before and after.
 
-A value is text, unless --json is given: then each value is JSON, such as 5, true or
+A value is text. With --json, each value is JSON instead, such as 5, true or
 ["a", "b"]. Search for devices by a key with 'gangway device ls meta.KEY=VALUE'.
 
 With --if KEY=VALUE, the hub makes the change only if the key still has this value, and

@@ -36,8 +36,8 @@ func (a *app) devicePost() *cobra.Command {
 	c := &cobra.Command{
 		Use: "post ID|NICK STATE.json", Short: "Post a new revision to a device", Args: args("the device's id or nick", "the file of the state, or - for standard input,"),
 		Long: `Post gives a device a new state to run, as its next revision. It first shows what would
-change in the newest revision, and asks. The objects that the state names must be
-uploaded already, for example with pvr.
+change in the newest revision, and asks for confirmation. The objects that the state
+names must be uploaded already, for example with pvr.
 
 If another revision is posted meanwhile, the hub refuses this revision, because the
 difference that post showed is no longer correct.`,

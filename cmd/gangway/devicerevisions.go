@@ -83,11 +83,12 @@ func rowOf(v api.RevisionView, d api.DeviceView) revisionRow {
 	return r
 }
 
-// noTrail replaces the hub's error "not found" with the error "the device has no trail yet".
+// noTrail replaces the hub's error "not found" with an error that says that the device has no
+// revisions yet.
 func noTrail(d api.DeviceView, err error) error {
 	var refused *hubError
 	if errors.As(err, &refused) && refused.Code == "not-found" {
-		return fmt.Errorf("%s has no revisions yet: a device that can install revisions (an installed system, or 'gangway-agent run --hook') reports the first one itself; see docs/trails.md", d.Nick)
+		return fmt.Errorf("%s has no revisions yet: a device that can install revisions (an installed system, or 'gangway-agent run --hook') reports its first revision itself; see docs/trails.md", d.Nick)
 	}
 	return err
 }
@@ -295,8 +296,8 @@ func (a *app) printChanges(changes []wiretrail.Change) {
 	}
 }
 
-// short shortens a value of a state. If the value is an object's SHA-256, short returns its first
-// digits.
+// The function `short` shortens a value of a state. If the value is an object's SHA-256, the result
+// is the first digits of the SHA-256.
 func short(value string, object bool) string {
 	most := shownValue
 	if object {

@@ -54,7 +54,7 @@ For a machine that is a device, use 'gangway-agent doctor' there.`,
 	}
 	f := c.Flags()
 	f.StringVar(&cfg.Data, "data", "", "the hub's data folder (required)")
-	f.StringVar(&cfg.Backup, "backup", "", "the folder of the backups of 'gangway backup', or of a backup by hand with gangway.db and pki")
+	f.StringVar(&cfg.Backup, "backup", "", "folder with the backups of 'gangway backup', or with copies of gangway.db and pki that you made by hand")
 	cmdline.SpanVar(f, &cfg.CheckTime, "check-time", time.Minute, "how long the check of the database may take")
 	return c
 }

@@ -37,7 +37,7 @@ number and the time of the last one. --no-routine leaves them out.
 prints the whole audit trail.
 
 --sign prints all events, and a last line with a signature of the hub. 'gangway restore
---events' needs this file to repeat what was deleted and revoked after a backup. Export
+--events' needs this file to repeat the deletions and revocations after a backup. Export
 it often, to another machine.`,
 		Example: `  gangway events
   gangway events --since 24h --kind account.
@@ -63,7 +63,7 @@ it often, to another machine.`,
 					return usagef("--sign needs --data and --output jsonl: the hub's keys sign the lines")
 				}
 				if kind != "" || noRoutine || c.Flags().Changed("limit") {
-					return usagef("--sign signs that no event is missing, so it does not go with --kind, --no-routine or --limit")
+					return usagef("--sign certifies that no event is missing, so it cannot be combined with --kind, --no-routine or --limit")
 				}
 				return a.signedEvents(c.Context(), data, f, now)
 			}
@@ -173,8 +173,8 @@ func moment(flag, text string, now time.Time) (time.Time, error) {
 }
 
 // eventReader returns two functions: `read` reads one page of an audit trail, and `done` ends the
-// reading. If `data` is set, it names a data folder, and the audit trail is that of the hub.
-// Otherwise the audit trail is that of the signed-in account.
+// reading. If `data` is set, it names a data folder, and the functions read the hub's audit trail.
+// Otherwise they read the audit trail of the signed-in account.
 func eventReader(ctx context.Context, data string) (read func(store.EventFilter) ([]api.EventView, error), done func(), err error) {
 	if data != "" {
 		i, err := existing(ctx, data)
@@ -236,8 +236,8 @@ func printEvents(out io.Writer, events []api.EventView) {
 	}
 }
 
-// aboutEvent returns the text after an event's message in a line: the event's code, the actor with
-// its credential and address, and the number of events that the line counts.
+// aboutEvent returns the text that follows an event's message in a line. The text has the event's
+// code, the actor with its credential and address, and the number of events that the line counts.
 func aboutEvent(e api.EventView) string {
 	text := ""
 	if e.Code != "" {

@@ -25,11 +25,11 @@ type names struct {
 // maxCandidates bounds the candidates that an error lists.
 const maxCandidates = 8
 
-// pick returns the element of `all` that a person named in `which`. pick compares `which` with
-// these in order, and stops at the first that matches: the exact id or nick; the nick or serial
-// number, in upper or lower case; the first digits of the id. More than one matching element is an
-// error. The error uses `kind`, a word such as "device", and `lister`, the command that lists all
-// elements.
+// pick returns the element of `all` that a person named in `which`. pick first compares `which`
+// with the exact ids and nicks. If none matches, it compares `which` with the nicks and serial
+// numbers, in upper or lower case. If none matches, it compares `which` with the first digits of
+// the ids. More than one matching element is an error. For the error's text, `kind` is the word for
+// an element, such as "device", and `lister` is the command that lists all elements.
 func pick[T any](kind, lister, which string, all []T, of func(T) names) (T, error) {
 	which = strings.TrimSpace(which)
 	lower := strings.ToLower(strings.TrimSuffix(which, "…"))
@@ -187,8 +187,10 @@ func findToken(ctx context.Context, which string) (api.JoinTokenView, error) {
 	if err != nil {
 		return api.JoinTokenView{}, err
 	}
-	return pick("join token", "gangway token ls", which, tokens, func(t api.JoinTokenView) names { return names{t.ID, t.Nick, ""} })
+	return pick("join token", "gangway token ls", which, tokens, tokenNames)
 }
+
+func tokenNames(t api.JoinTokenView) names { return names{t.ID, t.Nick, ""} }
 
 // findAPIToken returns the API token that a person named; see the function `pick`.
 func findAPIToken(ctx context.Context, which string) (api.APITokenView, error) {

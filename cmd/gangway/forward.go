@@ -9,8 +9,8 @@ import (
 )
 
 // forwarder makes the exporter that forwards log lines to the endpoint of --otlp-logs-endpoint, or
-// nil if the endpoint is empty. The headers come from the variables that the specification of
-// OpenTelemetry names, because they may contain a secret.
+// nil if the endpoint is empty. The headers may contain a secret, so they come from the environment
+// variables that the specification of OpenTelemetry names.
 func forwarder(endpoint string, log *slog.Logger) (*otlp.Exporter, error) {
 	if endpoint == "" {
 		return nil, nil

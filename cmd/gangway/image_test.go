@@ -128,7 +128,7 @@ func TestMakeInstall(t *testing.T) {
 	if _, out, err := install("/usr/local"); err == nil || !strings.Contains(out, "make build") {
 		t.Errorf("without programs: %v %s", err, out)
 	}
-	// The test's own program acts as gangway by its name: see TestMain.
+	// The test binary acts as gangway if it has that name: see TestMain.
 	for _, name := range []string{"gangway", "gangway-agent", "gangway-init"} {
 		if err := os.Symlink(self, filepath.Join(build, name)); err != nil {
 			t.Fatal(err)

@@ -81,8 +81,8 @@ func (i *imageFlags) check() error {
 	return nil
 }
 
-// into sets the hub's image builder, unless --image-builds is 0. The argument `dir` is the hub's
-// data folder. The hub has locked that folder.
+// The method `into` sets the hub's image builder. If --image-builds is 0, it sets none. The
+// argument `dir` is the hub's data folder. The hub has locked that folder.
 func (i *imageFlags) into(o *serverOptions, dir string, log *slog.Logger) error {
 	dir = filepath.Join(dir, imageFolder)
 	// Remove the files of a hub that was killed, because an image contains a secret.
@@ -168,9 +168,9 @@ func sentence(err error) string {
 	return strings.ToUpper(text[:1]) + text[1:]
 }
 
-// Build builds an image. The child gets `file` by standard input. When Build returns, it has
-// already removed the image's file from the folder. So the file disappears when the caller closes
-// it.
+// Build builds an image. The child gets `file` by standard input. Build removes the name of the
+// image's file from the folder, and returns the open file. So the file disappears when the caller
+// closes it.
 func (b *imageBuilder) Build(ctx context.Context, o api.ImageOptions, file []byte, size int64, step func(string)) (_ *api.Image, err error) {
 	if err := b.Check(o); err != nil {
 		return nil, err

@@ -35,15 +35,15 @@ type manifestOptions struct {
 }
 
 func (o *manifestOptions) flags(f *pflag.FlagSet) {
-	f.StringVar(&o.key, "manifest-key", "", "also write a reference manifest, signed with this key: a file (PEM, without a password), tpm:HANDLE, a key in this machine's TPM, or signer:SOCKET?key=NAME, a key in an HSM; 'gangway manifest key create' makes keys in files and TPMs")
+	f.StringVar(&o.key, "manifest-key", "", "also write a reference manifest, signed with this key: a file (PEM, without a password), tpm:HANDLE (a key in this machine's TPM) or signer:SOCKET?key=NAME (a key in an HSM); 'gangway manifest key create' makes keys in files and TPMs")
 	tpmFlag(f, &o.tpm)
 	f.BoolVar(&o.diskPIN, "disk-pin", false, "allow a person at the machine's console to give its encrypted disk a PIN, which the machine then asks for at each start")
 	f.StringVar(&o.name, "manifest-name", "", "the manifest's name, for people (default: the versions of Gangway and of the kernel)")
-	f.Uint64Var(&o.sequence, "sequence", 0, "the manifest's place in the order of your systems: a machine that starts a system with a lower number was rolled back (default: the time, in seconds since 1970, or SOURCE_DATE_EPOCH)")
+	f.Uint64Var(&o.sequence, "sequence", 0, "number of this system, higher than those of your earlier systems: if a machine later starts a system with a lower number, it was rolled back (default: the time, in seconds since 1970, or SOURCE_DATE_EPOCH)")
 }
 
 func tpmFlag(f *pflag.FlagSet, address *string) {
-	f.StringVar(address, "tpm", "/dev/tpmrm0", "the TPM that has the key tpm:HANDLE, if the key's name has no ?device=: a device, unix:/path or tcp:host:port")
+	f.StringVar(address, "tpm", "/dev/tpmrm0", "TPM of the key tpm:HANDLE, if the key's name has no ?device=: a device file, unix:/path or tcp:host:port")
 }
 
 // A reference makes the reference manifest of one build. A nil *reference makes none.
@@ -54,7 +54,7 @@ type reference struct {
 	manifest *manifest.Manifest
 }
 
-// open opens the key. It returns nil if no manifest is wanted.
+// open opens the key of --manifest-key. If there is no such flag, it returns nil.
 func (o *manifestOptions) open(ctx context.Context) (*reference, error) {
 	if o.key == "" {
 		if o.name != "" || o.sequence != 0 {
@@ -185,7 +185,8 @@ func (r *reference) write(a *app, out string) (string, error) {
 	return name, nil
 }
 
-// shortened returns the first bytes of the text, at most `n`, without a part of a character.
+// The function `shortened` returns at most the first `n` bytes of the text. It does not cut a
+// character in two.
 func shortened(text string, n int) string {
 	if len(text) > n {
 		text = strings.ToValidUTF8(text[:n], "")

@@ -30,9 +30,10 @@ func (a *app) imageSystem() *cobra.Command {
 		Short: "Build a system that updates installed machines",
 		Long: `System makes the file that an installed machine starts: kernel, drivers, init and
 agent in one. To update machines, put the file into a revision as ` + slots.SystemPath + `.
-Each machine writes the new system to the slot that is not running, and starts it once.
-If the machine then reaches the hub, it keeps the new system. The file contains no data
-of a single machine, and no secret. The same input gives the same file, byte for byte.
+A machine has two slots for systems. It writes the new system to the slot from which it
+does not run, and starts the new system once. If the machine then reaches the hub, it
+keeps the new system. The file contains no data of a single machine, and no secret. The
+same input gives the same file, byte for byte.
 
 With --manifest-key, the command also writes a reference manifest, FILE.manifest: what a
 machine measures when it starts the system, signed by your key.

@@ -203,7 +203,7 @@ func tryMaker() (string, error) {
 	return dir, os.MkdirAll(dir, 0o700)
 }
 
-// makeDisk makes a sparse disk, unless the disk exists already.
+// If the disk at the path does not exist, makeDisk makes a sparse disk.
 func makeDisk(path string, size int64) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {

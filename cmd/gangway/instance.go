@@ -59,8 +59,8 @@ const (
 )
 
 // openInstance opens a data folder. If the keys and the database are both missing, it creates both.
-// It refuses a folder to which other users may write, and a database without keys. It also refuses
-// keys without a database, unless `o.newDatabase` is set.
+// It refuses a folder to which other users may write, and a database without keys. If
+// `o.newDatabase` is not set, it also refuses keys without a database.
 func openInstance(ctx context.Context, dir string, o openOptions) (_ *instance, err error) {
 	if dir == "" {
 		return nil, usagef("--data is needed: the folder of the hub's keys and database")
@@ -126,7 +126,7 @@ func serveAlone(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// existing opens a data folder in which a hub has already created its keys.
+// The function `existing` opens a data folder in which a hub has already created its keys.
 func existing(ctx context.Context, dir string) (*instance, error) {
 	if dir == "" {
 		return nil, usagef("--data is needed: the folder of the hub's keys and database")
@@ -202,7 +202,7 @@ func (i *instance) folderID() (string, error) {
 	return "folder " + strings.TrimSpace(string(text)), err
 }
 
-// shared reports whether other hubs may use the same database.
+// The method `shared` reports whether other hubs may use the same database.
 func (i *instance) shared() bool {
 	_, is := i.engine.(*postgres.Store)
 	return is

@@ -19,8 +19,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// limitFlags are the flags of serve for rate limits, timeouts, TCP proxies, and for how much the
-// hub keeps of the audit trail and of the devices' logs.
+// limitFlags are the flags of serve for rate limits, timeouts, TCP proxies, and the amount of audit
+// trail and device logs that the hub keeps.
 type limitFlags struct {
 	rates    []string
 	proxies  []string
@@ -39,7 +39,7 @@ const maxDrain = time.Minute
 
 func (l *limitFlags) add(f *pflag.FlagSet) {
 	names := strings.Join(slices.Sorted(maps.Keys(api.DefaultRates())), ", ")
-	f.StringArrayVar(&l.rates, "rate", nil, "rate limit, as NAME=REQUESTS-PER-SECOND/BURST, such as onboard=50/200 (repeatable). The rate limit \"account\" counts the requests of one account, \"boot\" those of one device, and all others those of one network. Names: "+names)
+	f.StringArrayVar(&l.rates, "rate", nil, "rate limit, as NAME=REQUESTS-PER-SECOND/BURST, such as onboard=50/200 (repeatable). The rate limit \"account\" counts the requests of one account, \"boot\" those of one device, and each other rate limit those of one network. Names: "+names)
 	f.StringSliceVar(&l.proxies, "proxy-protocol-from", nil, "addresses or networks of TCP proxies; their connections must begin with a header of the PROXY protocol, version 2 (default: none)")
 	f.IntVar(&l.capacity, "max-requests", 0, "how many requests may run at the same time; onboarding may use all of them, reports of devices half (default 128 for each CPU)")
 	cmdline.SpanVar(f, &l.timeouts.Header, "header-timeout", 0, "how long a client may take to send a request's header (default 10s)")
@@ -52,11 +52,11 @@ func (l *limitFlags) add(f *pflag.FlagSet) {
 	cmdline.SpanVar(f, &l.drain, "drain", 0, "how long to continue to serve after the signal to stop, while GET /readyz answers 503; choose a time in which a load balancer notices the 503, such as 5s (default 0s)")
 }
 
-// minCapacity is the least value of --max-requests. Heartbeats may use only half of the value: half
-// of 1 is less than one request.
+// minCapacity is the least value of --max-requests. Heartbeats may use only half of the value, so a
+// very small value would admit no heartbeat.
 const minCapacity = 8
 
-// into checks the values of the flags, and stores the values in `o`.
+// The method `into` checks the values of the flags, and stores the values in `o`.
 func (l *limitFlags) into(o *serverOptions) error {
 	o.rates, o.timeouts, o.capacity = api.Rates{}, l.timeouts, l.capacity
 	for _, text := range l.rates {

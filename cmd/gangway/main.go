@@ -112,8 +112,8 @@ type app struct {
 	poll           time.Duration // if not 0, replaces the time between two requests of a command that waits; for tests
 }
 
-// every returns the time between two requests of a command that waits. `usual` is the command's own
-// time.
+// The method `every` returns the time between two requests of a command that waits. It returns the
+// field `poll` or, if that field is zero, the command's own time `usual`.
 func (a *app) every(usual time.Duration) time.Duration { return cmp.Or(a.poll, usual) }
 
 func command(a *app) *cobra.Command {
@@ -175,7 +175,7 @@ The exit code is 0 for success, 1 for a failure and 2 for wrong usage.`,
 	root.PersistentFlags().StringVar(&a.hub, "hub", "", "URL of the hub to use; you must be signed in to it (default: the hub of the current context)")
 	cmdline.Prepare(root)
 	// These flags have no environment variable. A forgotten variable must not confirm an action or
-	// create a new database. And the columns differ from list to list.
+	// create a new database. --columns has no variable because each list has other columns.
 	cmdline.Environment(root, "GANGWAY", "yes", "new-database", "reuse-nick", "columns")
 	a.complete(root)
 	return root

@@ -27,9 +27,9 @@ func (m *makerFlags) add(f *pflag.FlagSet) {
 	f.BoolVar(&m.noBuiltIn, "no-builtin-roots", false, "do not trust the built-in certificates of TPM makers")
 }
 
-// set returns the certificates of the files. It adds the built-in certificates, unless
-// --no-builtin-roots is given. An unusable certificate is an error, because a hub must not start
-// with fewer certificates than the operator gave.
+// set returns the certificates of the files. If --no-builtin-roots is not given, it adds the
+// built-in certificates. An unusable certificate is an error, because a hub must not start with
+// fewer certificates than the operator gave.
 func (m *makerFlags) set(ctx context.Context) (*trust.Set, error) {
 	var all []trust.Certificate
 	if !m.noBuiltIn {
@@ -121,7 +121,7 @@ func (a *app) noteMakers(ctx context.Context, i *instance, known *trust.Set) err
 		a.note("No device can onboard until you import a root: gangway trust import --data %s FILE", i.dir)
 	}
 	if old := filepath.Join(i.dir, "tpm-roots"); isFolder(old) {
-		a.note("%s is not read any more. Import it, then remove it: gangway trust import --data %s %s", old, i.dir, old)
+		a.note("The hub no longer reads %s. Import it, then remove it: gangway trust import --data %s %s", old, i.dir, old)
 	}
 	return nil
 }

@@ -69,7 +69,7 @@ func asKernel(efi []byte) []byte {
 	return b
 }
 
-// succeeds runs a command line that must succeed, and returns what it printed.
+// The function `succeeds` runs a command line that must succeed, and returns its output.
 func succeeds(t *testing.T, words ...string) string {
 	t.Helper()
 	code, out, notes := typed(t, words...)
@@ -229,7 +229,7 @@ func TestImageWithManifest(t *testing.T) {
 	}
 	succeeds(t, "manifest", "verify", "installer.img.manifest", "--key", "manifest.key.pub", "--boot-manager", "BOOTX64.EFI")
 
-	// The folder of a builder that has only db's key: the manifest has no variables.
+	// If the builder's folder has only db's key, the manifest has no variables.
 	for _, name := range []string{"PK", "KEK", "db"} {
 		if err := os.Remove("secure-boot/" + name + ".auth"); err != nil {
 			t.Fatal(err)
@@ -349,7 +349,7 @@ func TestSystemWithManifestKeyOfASigner(t *testing.T) {
 	if err := os.Remove("system.efi"); err != nil {
 		t.Fatal(err)
 	}
-	refused("many TPMs support no curve but P-256", append(build, at+"p384")...)
+	refused("many TPMs support only the curve P-256", append(build, at+"p384")...)
 	refused("no such key", append(build, at+"other")...)
 	refused("manifest.pub", "manifest", "key", "public", at+"manifest", "-o", "manifest.pub") // never overwritten
 	stop()

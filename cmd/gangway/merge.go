@@ -45,7 +45,8 @@ func printable(names []string) []string {
 	return out
 }
 
-// trails are the trails of the hub that the user is signed in to.
+// trails are the trails (the lists of a device's revisions) of the hub that the user is signed in
+// to.
 type trails struct{}
 
 // Trail finds a trail by its name: https://HUB/trails/ID, https://HUB/trails/ID/steps/REV,

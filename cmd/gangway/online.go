@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// onlineFlags are serve's flags for what the hub may download from TPM makers.
+// onlineFlags are serve's flags for the hub's downloads from TPM makers.
 type onlineFlags struct {
 	issuers, crls []string
 	check         string
@@ -19,8 +19,8 @@ func (o *onlineFlags) add(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.crls, "crl-hosts", nil, "host names from which the hub may download revocation lists (default: those of --fetch-intermediates)")
 }
 
-// online returns the downloader for certificates and revocation lists of TPM makers. The downloader
-// is nil if the flags allow no downloads.
+// The method `online` returns the downloader for certificates and revocation lists of TPM makers.
+// If the flags allow no downloads, the downloader is nil.
 func (o *onlineFlags) online() (onboard.Online, error) {
 	mode, ok := map[string]fetch.CRLMode{"off": fetch.CRLsOff, "soft": fetch.CRLsSoft, "hard": fetch.CRLsHard}[o.check]
 	switch {

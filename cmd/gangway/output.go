@@ -213,8 +213,8 @@ func yamlNode(d *json.Decoder) (*yaml.Node, error) {
 }
 
 // visible escapes two kinds of characters in a text: those that a terminal would interpret, and
-// those that change the direction of text. All text of devices and of other people goes through
-// visible before a terminal gets it.
+// those that change the direction of text. Each text that a device or another person wrote must
+// pass through this function before a terminal gets the text.
 func visible(s string) string { return escaped(s, "") }
 
 // visibleText does the same as the function `visible` for a text of several lines.
@@ -248,7 +248,7 @@ func escaped(s, keep string) string {
 	return b.String()
 }
 
-// visibleArgs applies visible to the strings among a format's arguments.
+// visibleArgs applies the function `visible` to the strings among a format's arguments.
 func visibleArgs(args []any) []any {
 	out := slices.Clone(args)
 	for i, arg := range out {

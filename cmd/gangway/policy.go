@@ -229,10 +229,10 @@ columns 'note' and 'certificate'. A JSON file is an array of objects with these 
 
 A line with ek_sha256 on an owner's list approves that EK, even if the TPM has no EK
 certificate or one of an unknown maker. A missing certificate may hide an emulator, a
-maker that is not trusted, or a TPM that is revoked or another owner's device. To
-refuse the TPM without a trusted certificate, write 'required' in the column
-'certificate'. If the hub knows a certificate of the EK, it always checks that
-certificate. A serial number counts only in a certificate that chains to a trusted root.`,
+maker that is not trusted, a revoked TPM, or another owner's device. To refuse the TPM
+without a trusted certificate, write 'required' in the column 'certificate'. If the hub
+knows a certificate of the EK, it always checks that certificate. A serial number counts
+only in a certificate that chains to a trusted root.`,
 		Example: "  gangway policy ek-list bought.csv\n  gangway policy ek-list\n  gangway policy ek-list --remove",
 		Args: func(_ *cobra.Command, arg []string) error {
 			if len(arg) > 1 || len(arg) == 1 && remove {

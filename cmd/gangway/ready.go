@@ -42,7 +42,7 @@ its health check.`,
 				return usagef("--data is needed: the folder of the hub's keys and database")
 			}
 			if timeout <= 0 || len(listen) == 0 {
-				return usagef("--timeout must be above 0, and --listen must be an address, not %s and %q", span.Format(timeout), listen)
+				return usagef("--timeout must be above 0, not %s, and --listen must be an address, not %q", span.Format(timeout), listen)
 			}
 			ctx, cancel := context.WithTimeout(c.Context(), timeout)
 			defer cancel()

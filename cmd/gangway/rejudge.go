@@ -83,7 +83,8 @@ hub.`,
 	return a.table(c, columnNames(judgementColumns)...)
 }
 
-// rejudged returns the judgements of all pages.
+// The function `rejudged` returns all judgements. It calls the function `page` for each page of the
+// hub's answer.
 func rejudged(page func(after string) (*api.Judgements, error)) (list []api.Judgement, err error) {
 	for after := ""; ; {
 		p, err := page(after)

@@ -40,10 +40,11 @@ type restoreFlags struct {
 
 func (o *restoreFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&o.identity, "identity", "", "file with the age identity that can read the backup (required)")
-	f.StringVar(&o.hubName, "hub-name", "", "hub name of the backup's hub, from a token file or from 'gangway backup'; it proves that this hub made the backup (required)")
+	f.StringVar(&o.hubName, "hub-name", "", "hub name of the backup's hub, from a token file or from 'gangway backup'; the name proves that this hub made the backup (required)")
 }
 
-// verify reads a whole backup, and verifies that the hub made all of it.
+// verify reads a whole backup, and verifies that the hub with the name of --hub-name made the whole
+// backup.
 func (o *restoreFlags) verify(ctx context.Context, path string) (info backup.Info, err error) {
 	if o.identity == "" || o.hubName == "" {
 		return info, usagef("--identity and --hub-name are needed: the file of the age identity, and the name of the hub that made the backup")
@@ -82,21 +83,22 @@ func (a *app) restoreCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "restore FILE --data DIR --identity KEY --hub-name NAME (--events FILE | --without-events)", Short: "Restore a hub from a backup", Args: args("FILE"),
 		Long: `Restore makes the data folder of a hub from a backup of 'gangway backup'. DIR must be
-empty or not exist. With --database, the rows go to an empty PostgreSQL database; the
-backup may come from a hub with a database file, and the reverse.
+empty or not exist. With --database, the rows go to an empty PostgreSQL database, and
+otherwise to a database file. The hub of the backup may have had either kind of database.
 
 Restore first reads the whole backup, and checks all hashes and the hub's signature. It
-refuses a backup that is incomplete or changed, and then changes nothing. If it is
-interrupted, no hub can start with DIR; run it again. At the end it checks the database
-as 'gangway fsck' does.
+refuses a backup that is incomplete or changed, and then changes nothing. If restore is
+interrupted, no hub can start with DIR; run restore again. At the end it checks the
+database as 'gangway fsck' does.
 
-The restored hub has lost what happened after the backup. So a device that its owner
-deleted since would work again, and so would a disabled join token or account and a
-revoked API token. If you have the audit trail since the backup ('gangway events --output
-jsonl --sign'), name it with --events: restore then repeats these deletions, and counts
-what else is lost. Name several files if no file has the whole time. If the audit trail
-is lost too, say so with --without-events. In both cases, all sessions end, and join
-tokens with a limited number of uses are paused until 'gangway restore resume'.
+The restored hub does not know the changes after the backup. So a device that its owner
+deleted after the backup would work again, and so would a disabled join token or account
+and a revoked API token. If you have the audit trail since the backup ('gangway events
+--output jsonl --sign'), name it with --events: restore then repeats these deletions, and
+counts the other lost changes. If no single file covers the whole time, name several
+files. If the audit trail is lost too, say so with --without-events. In both cases, all
+sessions end, and join tokens with a limited number of uses are paused until 'gangway
+restore resume'.
 
 Read 'Restoring' in docs/operations.md before you start the hub.`,
 		Example: `  gangway restore /backup/000000007-20261129T031500Z.gangway-backup --data /var/lib/gangway --identity backup.key --hub-name 3f2a... --events since.jsonl
@@ -109,15 +111,15 @@ Read 'Restoring' in docs/operations.md before you start the hub.`,
 	o.add(f)
 	f.StringVar(&o.data, "data", "", "the new data folder (required)")
 	f.StringArrayVar(&o.events, "events", nil, "file with the audit trail since the backup, as 'gangway events --data DIR --output jsonl --sign' prints it (repeatable)")
-	f.BoolVar(&o.unsignedEvents, "unsigned-events", false, "accept events without a signature of the hub: whoever could write to the file decides what restore deletes")
-	f.BoolVar(&o.withoutEvents, "without-events", false, "there is no such file: what was deleted, disabled or revoked after the backup may work again")
+	f.BoolVar(&o.unsignedEvents, "unsigned-events", false, "accept events without a signature of the hub: anyone who could write to the file decides what restore deletes")
+	f.BoolVar(&o.withoutEvents, "without-events", false, "restore without the audit trail: devices, accounts and tokens that were deleted, disabled or revoked after the backup may work again")
 	f.BoolVar(&o.skipDamaged, "skip-damaged-objects", false, "restore everything else if objects are missing or damaged in the backup")
 	addS3Flags(f, &o.s3)
 	c.AddCommand(a.restoreLostCommand(), a.restoreTokensCommand(), a.restoreResumeCommand())
 	return c
 }
 
-// restoringFolder has the parts of a restore until they are complete.
+// restoringFolder holds the restored files until all of them are complete.
 const restoringFolder = "restoring"
 
 // restoration is a restore that runs.
@@ -140,7 +142,7 @@ func (a *app) restore(ctx context.Context, path string, o restoreFlags) error {
 		return usagef("--data is needed: the new data folder")
 	}
 	if (len(o.events) == 0) != o.withoutEvents {
-		return usagef("one of --events and --without-events is needed: a file with the audit trail since the backup, or the statement that there is none")
+		return usagef("give --events, a file with the audit trail since the backup; or --without-events, if you have no such file")
 	}
 	r := &restoration{restoreFlags: o, app: a, path: path, part: filepath.Join(o.data, restoringFolder)}
 	var err error
@@ -181,10 +183,10 @@ func (a *app) restore(ctx context.Context, path string, o restoreFlags) error {
 	return r.report(findings)
 }
 
-// abandoned removes what a failed restore has written.
+// abandoned removes the files of a failed restore.
 func (r *restoration) abandoned(err error) error { return errors.Join(err, os.RemoveAll(r.part)) }
 
-// checkEmpty returns an error if the data folder has something of a hub.
+// checkEmpty returns an error if the data folder already contains files of a hub.
 func (r *restoration) checkEmpty() error {
 	for _, name := range []string{pkiFolder, databaseFile, objectFolder} {
 		if path := filepath.Join(r.data, name); exists(path) {
@@ -194,7 +196,7 @@ func (r *restoration) checkEmpty() error {
 	return nil
 }
 
-// keysAndRows restores the keys to a part of the data folder, and the rows to the database. It
+// keysAndRows restores the keys to the folder restoringFolder, and the rows to the database. It
 // returns the list of the backup's objects.
 func (r *restoration) keysAndRows(ctx context.Context) (list []backup.Object, err error) {
 	keys := filepath.Join(r.part, pkiFolder)
@@ -245,7 +247,7 @@ func (r *restoration) target(ctx context.Context) (transfer.Target, error) {
 	return transfer.NewFile(ctx, filepath.Join(r.part, databaseFile), schema)
 }
 
-// rest restores the objects, and checks the result.
+// The method `rest` restores the objects, and checks the result.
 func (r *restoration) rest(ctx context.Context, list []backup.Object) (findings []finding.Finding, err error) {
 	i := &instance{dir: r.part}
 	defer func() { err = errors.Join(err, i.close()) }()
@@ -307,8 +309,8 @@ func (r *restoration) copyObjects(ctx context.Context, list []backup.Object, to 
 	return nil
 }
 
-// move moves the complete parts to their places. A hub starts only when the keys are there, so they
-// are the last.
+// move moves the restored files from restoringFolder to their places. A hub starts only if its keys
+// exist, so the keys move last.
 func (r *restoration) move() error {
 	for _, name := range []string{objectFolder, databaseFile, pkiFolder} {
 		from := filepath.Join(r.part, name)
@@ -331,7 +333,7 @@ func syncFolder(dir string) error {
 	return d.Sync()
 }
 
-// timeGap is a time without events in JSON.
+// timeGap is the JSON form of a period for which no file has the events.
 type timeGap struct {
 	From time.Time `json:"from"`
 	To   time.Time `json:"to"`

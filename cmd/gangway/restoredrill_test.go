@@ -19,7 +19,7 @@ import (
 	"gangway/internal/race"
 )
 
-// drillDevice is a device, and what the hub has acknowledged to it.
+// drillDevice is a device, with the data that the hub has acknowledged.
 type drillDevice struct {
 	tpm       *fleet.Device
 	certs     *fleet.Certificates
@@ -72,7 +72,7 @@ func (h *movingHub) drill(workers int) *drillLoad {
 	return l
 }
 
-// live is the life of one device.
+// The method `live` runs the whole life of one device.
 func (l *drillLoad) live(ctx context.Context) error {
 	tpm, err := fleet.New(l.h.maker, "L-2")
 	if err != nil {
@@ -125,7 +125,7 @@ func ask(conn *fleet.Conn, method, path string, body []byte) ([]byte, error) {
 	return a.Body, nil
 }
 
-// firstRevision uploads an object of its own, and posts a first revision with it.
+// firstRevision uploads a new object, and posts a first revision that contains the object.
 func firstRevision(conn *fleet.Conn) (id string, object []byte, err error) {
 	self, err := ask(conn, http.MethodGet, "/device", nil)
 	if err != nil {
@@ -152,7 +152,7 @@ func firstRevision(conn *fleet.Conn) (id string, object []byte, err error) {
 	return device.ID, object, err
 }
 
-// signedPath returns the path of a signed URL in the record of an object.
+// signedPath returns the path of a signed URL from the hub's JSON description of an object.
 func signedPath(text []byte, key string) (string, error) {
 	var record map[string]any
 	if err := json.Unmarshal(text, &record); err != nil {
@@ -166,8 +166,8 @@ func signedPath(text []byte, key string) (string, error) {
 	return u.EscapedPath(), nil
 }
 
-// works checks that the hub knows the device, its identity, its object and its reports from before
-// the time `before`.
+// The method `works` checks that the hub knows the device, its identity, its object and its reports
+// from before the time `before`.
 func (d *drillDevice) works(hub *fleet.Hub, before time.Time) error {
 	conn, err := hub.Dial(context.Background(), d.certs.TLS(d.tpm))
 	if err != nil {
@@ -223,7 +223,7 @@ func (d *drillDevice) works(hub *fleet.Hub, before time.Time) error {
 	return err
 }
 
-// refused returns the code with which the hub refuses the device.
+// The method `refused` returns the code with which the hub refuses the device.
 func (d *drillDevice) refused(hub *fleet.Hub) string {
 	conn, err := hub.Dial(context.Background(), d.certs.TLS(d.tpm))
 	if err != nil {
@@ -256,7 +256,7 @@ func (l *drillLoad) wait(n int) {
 	}
 }
 
-// have returns copies of the devices.
+// The method `have` returns copies of the devices.
 func (l *drillLoad) have() (list []drillDevice) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -270,9 +270,9 @@ func (l *drillLoad) have() (list []drillDevice) {
 
 // The restore drill. A hub under load is backed up, and loses its disk. Everything that the hub
 // acknowledged before the backup works in the restored hub: each device with its certificate, its
-// identity, its object and its reports. What was deleted and revoked after the backup is deleted
-// and revoked again. What else came after is named, and lost devices come back only with the
-// operator's word. 'make e2e-full' does the same with PostgreSQL.
+// identity, its object and its reports. The restore repeats the deletions and revocations after the
+// backup, and lists the devices that it lost. A lost device can onboard again only after the
+// operator has resumed the paused join token. 'make e2e-full' does the same with PostgreSQL.
 func TestRestoreDrillUnderLoad(t *testing.T) {
 	race.Skip(t)
 	if testing.Short() {
@@ -316,12 +316,12 @@ func restoreDrill(t *testing.T, shared bool) {
 	}
 	before, _ := split(l.have(), begun, ended)
 
-	// After the backup, things are taken away.
+	// After the backup, the owner deletes a device, disables a join token and revokes an API token.
 	gone := before[0]
 	h.run("", "device", "delete", gone.id, "--yes")
 	h.run("", "token", "disable", h.tokenID("spare.json"))
 	h.run("", "api-token", "revoke", "ci")
-	l.wait(8) // four of them may have begun before
+	l.wait(8) // the onboarding of four of these devices may have begun before the backup ended
 	l.stop()
 	l.done.Wait()
 	events := h.run("", "events", "--data", h.data(), "--since", "1h", "--output", "jsonl", "--sign")
@@ -357,7 +357,8 @@ func restoreDrill(t *testing.T, shared bool) {
 	if len(restored.Gaps) > 0 || restored.Until.Before(ended) {
 		t.Errorf("the events since the hour before have %d gaps and end at %s", len(restored.Gaps), restored.Until)
 	}
-	// A backup records the second in which it began, and restore counts all events from then on.
+	// A backup contains its begin as a time in whole seconds, and restore counts all events since
+	// that time.
 	sure, _ := split(l.have(), begun.Truncate(time.Second), ended)
 	if n := restored.Lost["device.activated"]; n < len(after) || n > len(l.devices)-len(sure) {
 		t.Errorf("the restore names %d lost devices; %d onboarded after the backup, and %d before", n, len(after), len(sure))
@@ -401,7 +402,8 @@ func restoreDrill(t *testing.T, shared bool) {
 		t.Errorf("%d lost devices are listed, and %d have connected", len(lost), len(after))
 	}
 
-	// Lost uses of a token are not spent twice without the operator's word.
+	// The hub does not know which uses of a token were lost, so it pauses the token until the
+	// operator resumes it.
 	back := after[0]
 	if _, err := back.tpm.Onboard(t.Context(), l.hub, h.token); err == nil || !strings.Contains(err.Error(), "token-paused") {
 		t.Errorf("the paused token: %v", err)

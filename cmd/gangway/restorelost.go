@@ -21,7 +21,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// change is an event after the backup that took a right away. A restore repeats it.
+// change is an event after the backup that removed a right, such as a deletion or a revocation. A
+// restore repeats the change.
 type change struct {
 	seq                  int64
 	time                 time.Time
@@ -30,19 +31,21 @@ type change struct {
 	name                 string // of an API token
 }
 
-// aftermath is what a restore knows from the audit trail after the backup.
+// aftermath holds the events after the backup, as a restore reads them from the audit trail.
 type aftermath struct {
 	changes []change // the oldest first
-	// others counts the other events by their kind. The restored hub has lost what they are about.
+	// others counts the other events by their kind (store.Event.Kind). The restored hub has lost
+	// the data of these events.
 	others map[string]int
 	// signed describes the signed parts of the files.
 	signed []backup.Trail
 }
 
-// readTrails reads the events from `since` on from files, and verifies the signatures.
+// readTrails reads the events at or after the time `since` from files, and verifies the signatures.
 func (o *restoreFlags) readTrails(since time.Time) (*aftermath, error) {
 	t := &aftermath{others: map[string]int{}}
-	// Exports may overlap. After a restore, a hub uses the numbers of lost events again.
+	// Exports may overlap, so an event may occur twice. The number does not identify an event,
+	// because a restored hub uses the numbers of lost events again.
 	type event struct {
 		seq  int64
 		time time.Time
@@ -69,7 +72,8 @@ func (o *restoreFlags) readTrails(since time.Time) (*aftermath, error) {
 		}
 		t.signed = append(t.signed, signed...)
 	}
-	// Two events may have the same time, and an account may be disabled and enabled again.
+	// The order matters: an account may be disabled and enabled again. Two events may have the same
+	// time, so compare the events' sequence numbers too.
 	slices.SortStableFunc(t.changes, func(a, b change) int { return cmp.Or(a.time.Compare(b.time), cmp.Compare(a.seq, b.seq)) })
 	return t, nil
 }
@@ -111,7 +115,7 @@ func (r *restoration) repeatChanges(ctx context.Context, db engine) error {
 	for _, c := range r.trail.changes {
 		switch err := c.repeat(ctx, db); {
 		case errors.Is(err, store.ErrNotFound):
-			r.unknown++ // what it is about came after the backup too
+			r.unknown++ // the thing that the event names was also made after the backup
 		case err != nil:
 			return fmt.Errorf("repeat %s of %s: %w", c.kind, c.time.Format(time.RFC3339), err)
 		default:
@@ -144,7 +148,8 @@ func (c change) repeat(ctx context.Context, db engine) error {
 		event.Kind, event.Owner = "token.disabled", t.Owner
 		return errors.Join(db.DisableJoinToken(ctx, t.Owner, t.ID), db.AppendEvent(ctx, event))
 	case "account.disabled", "account.deleted":
-		// A deleted account is only disabled: its devices may be in the backup.
+		// If the event is the deletion of an account, the restore only disables the account,
+		// because the backup may contain devices of the account.
 		event.Kind = "account.disabled"
 		return db.DisableAccount(ctx, c.owner, event)
 	case "account.enabled":
@@ -168,11 +173,11 @@ func (c change) revokeAPIToken(ctx context.Context, db engine, event store.Event
 	return store.ErrNotFound
 }
 
-// noteLosses names what the restored hub may have lost.
+// noteLosses prints which changes the restored hub may have lost.
 func (r *restoration) noteLosses() {
 	begun := r.info.Header.Begun.Format(time.RFC3339)
 	if r.withoutEvents {
-		r.note("Possibly lost since %s: deletions of devices, disabled accounts and join tokens, revoked API tokens, changed passwords. What they stopped works again; repeat them.", begun)
+		r.note("Possibly lost since %s: deletions of devices, disabled accounts and join tokens, revoked API tokens, changed passwords. The devices, accounts and tokens work again, so repeat these changes.", begun)
 	} else {
 		r.note("Repeated %d deletions and revocations since %s; %d others are about things that are not in the backup. Changed passwords have their old values.", r.repeated, begun, r.unknown)
 		for _, gap := range r.gaps() {
@@ -182,19 +187,20 @@ func (r *restoration) noteLosses() {
 			r.note("Possibly lost: the deletions and revocations after %s, when the newest file of events was made.", until.Format(time.RFC3339))
 		}
 		if len(r.trail.others) > 0 {
-			r.note("Lost since %s by the events, at most: %s.", begun, strings.Join(r.lost(), ", "))
+			r.note("The events show what was lost since %s, at most: %s.", begun, strings.Join(r.lost(), ", "))
 		}
 	}
-	r.note("Ended %d sessions: people sign in again. Paused %d join tokens with a limited number of uses: 'gangway restore tokens' lists them.", r.done.Sessions, r.done.Tokens)
+	r.note("Ended %d sessions: people must sign in again. Paused %d join tokens with a limited number of uses: 'gangway restore tokens' lists them.", r.done.Sessions, r.done.Tokens)
 	r.note("Devices that onboarded after the backup are unknown until they connect: 'gangway restore lost' lists the devices that have connected.")
 }
 
-// gaps returns the times after the backup's beginning of which no signed file has the events.
+// gaps returns the periods after the beginning of the backup for which no signed file has the
+// events.
 func (r *restoration) gaps() [][2]time.Time {
 	return backup.Uncovered(r.trail.signed, r.info.Header.Begun)
 }
 
-// covered returns the time at which the newest signed file was made.
+// The method `covered` returns the time at which the newest signed file was made.
 func (r *restoration) covered() (until time.Time, ok bool) {
 	for _, t := range r.trail.signed {
 		if t.Until.After(until) {
@@ -204,7 +210,7 @@ func (r *restoration) covered() (until time.Time, ok bool) {
 	return until, !until.IsZero()
 }
 
-// lost returns the kinds and numbers of the events that were not repeated.
+// The method `lost` returns the kinds and numbers of the events that were not repeated.
 func (r *restoration) lost() (list []string) {
 	for _, kind := range slices.Sorted(maps.Keys(r.trail.others)) {
 		list = append(list, fmt.Sprintf("%d %s", r.trail.others[kind], kind))
@@ -277,7 +283,7 @@ func (a *app) restoreTokensCommand() *cobra.Command {
 		Use: "tokens --data DIR", Short: "List join tokens that a restore paused", Args: args(),
 		Long: `Tokens lists the join tokens with a limited number of uses that are paused since a
 restore, because the hub may have lost uses. LOST is the number of lost devices that have
-shown a certificate for this token: at least so many uses are lost. Devices that have
+shown a certificate for this token: at least this many uses are lost. Devices that have
 used the token can use it again. 'gangway restore resume' ends the pause.`,
 		Example: "  gangway restore tokens --data /var/lib/gangway",
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -338,8 +344,8 @@ func (a *app) restoreResumeCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "resume TOKEN --data DIR --spent N", Short: "Let devices use a paused join token again", Args: args("TOKEN"),
 		Long: `Resume ends the pause of a join token. N is the number of devices that have used the
-token after the backup: the token then allows so many devices fewer. If you do not know
-the number, leave the token paused, and let its owner make a new one.`,
+token after the backup: the token then allows N fewer devices. If you do not know the
+number, leave the token paused, and let its owner make a new one.`,
 		Example: "  gangway restore resume 5f3e... --data /var/lib/gangway --spent 2",
 		RunE: func(c *cobra.Command, arg []string) error {
 			if !c.Flags().Changed("spent") || spent < 0 {
@@ -351,10 +357,10 @@ the number, leave the token paused, and let its owner make a new one.`,
 			}
 			defer i.close()
 			by := operator()
-			e := store.Event{Time: time.Now(), Kind: store.EventTokenResumed, Message: fmt.Sprintf("The pause after the restore ended, with %d lost uses.", spent)}
+			e := store.Event{Time: time.Now(), Kind: store.EventTokenResumed, Message: fmt.Sprintf("The join token was paused after a restore, and can be used again. %d uses were lost.", spent)}
 			err = i.store.ResumeToken(c.Context(), arg[0], spent, e.By(&by))
 			if errors.Is(err, store.ErrNotFound) {
-				return fmt.Errorf("no join token with the id %.40q is paused; 'gangway restore tokens' lists the paused ones", arg[0])
+				return fmt.Errorf("no join token with the id %.40q is paused; 'gangway restore tokens' lists the paused join tokens", arg[0])
 			}
 			if err != nil {
 				return err

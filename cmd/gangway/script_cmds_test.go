@@ -24,7 +24,8 @@ import (
 // loopback port.
 func served(ts *testscript.TestScript, _ bool, args []string) {
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		// Any certificate is accepted here. The commands that the script runs next verify the hub.
+		// This connection accepts any certificate. The commands that the script runs next verify
+		// the hub's certificate.
 		c, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Second}, "tcp", "127.0.0.1:"+args[0], &tls.Config{InsecureSkipVerify: true})
 		if err == nil {
 			c.Close()

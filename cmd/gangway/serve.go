@@ -125,7 +125,8 @@ defaults.`,
 				return err
 			}
 			defer endTraces()
-			// A wrong address is a usage error, whatever else listens on this machine.
+			// Check all addresses before listening, so that a wrong address is always a usage
+			// error.
 			for _, at := range listen {
 				if err := checkAddress("--listen", at); err != nil {
 					return err
@@ -276,8 +277,8 @@ defaults.`,
 }
 
 // serveAll serves the hub on `listeners` until `ctx` ends or a server fails. It also serves the
-// pages on the listeners `forPages`, and the operator's metrics on the listener `private`, unless
-// that is nil.
+// pages on the listeners `forPages` and, if `private` is not nil, the operator's metrics on this
+// listener.
 func serveAll(ctx context.Context, server *api.Server, listeners, forPages []net.Listener, private net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Serve(ctx, listeners...) })
@@ -291,7 +292,7 @@ func serveAll(ctx context.Context, server *api.Server, listeners, forPages []net
 }
 
 // accessLog opens the access log, if `path` is not empty. Only the hub's user may read the file,
-// because the lines have addresses.
+// because the lines contain the IP addresses of clients.
 func (a *app) accessLog(path string, o *serverOptions) (done func() error, err error) {
 	done = func() error { return nil }
 	switch path {
@@ -335,7 +336,7 @@ func checkAddress(flag, at string) error {
 }
 
 // listenOn listens on the address and port that a flag gives. The argument `at` is the flag's
-// value. Its errors say what to write instead.
+// value. The errors of listenOn say what to write instead.
 func listenOn(flag, at string) (net.Listener, error) {
 	if err := checkAddress(flag, at); err != nil {
 		return nil, err

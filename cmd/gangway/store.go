@@ -25,6 +25,10 @@ type offlineStore interface {
 	EndSession(ctx context.Context, account, id string, e store.Event) error
 	EndSessions(ctx context.Context, account string, keep store.Hash, e store.Event) (int, error)
 
+	// gangway token, with --data
+	JoinTokens(ctx context.Context, owner string) ([]store.JoinToken, error)
+	DisableJoinToken(ctx context.Context, owner, id string) error
+
 	// gangway account delete --with-devices, and gangway demo
 	Device(ctx context.Context, id string) (store.Device, error)
 	Devices(ctx context.Context, owner, after string, limit int) ([]store.Device, error)

@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"gangway/hub/api"
+	"gangway/hub/store"
 	"gangway/internal/cmdline"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 )
 
@@ -84,39 +86,7 @@ not store it: guard the token file like a key.`,
 	f.BoolVar(&n.ForPantacor, "for-pantacor", false, "also accept Pantacor's ownership proofs in two-step enrolment; these proofs do not name the hub, so another hub can relay them; to check them, the hub stores a key, encrypted")
 	f.StringSliceVar(&meta, "meta", nil, "user-meta that the hub gives to each device of this join token, as KEY=VALUE (repeatable)")
 
-	ls := &cobra.Command{
-		Use: "ls", Aliases: []string{"list"}, Short: "List join tokens", Args: args(),
-		Long:    "Ls lists your join tokens with their use, expiry and state. It shows no secrets.",
-		Example: "  gangway token ls\n  gangway token ls --output json",
-		RunE: func(c *cobra.Command, _ []string) error {
-			tokens, err := allTokens(c.Context(), call[[]api.JoinTokenView])
-			if err != nil {
-				return err
-			}
-			return printList(a, tokens, tokenColumns, "No join token yet. Create one: gangway token create -o device_autojointoken.json")
-		},
-	}
-	disable := &cobra.Command{
-		Use: "disable ID|NICK", Short: "Disable a join token; its devices stay", Args: args("the join token's id or nick"),
-		Long: `Disable lets no more devices join with a join token. Devices that joined with it stay
-active. A disabled join token cannot be enabled again.`,
-		Example: "  gangway token disable 65f0c1d2e3f4a5b6c7d8e9f0",
-		RunE: func(c *cobra.Command, arg []string) error {
-			t, err := findToken(c.Context(), arg[0])
-			if err != nil {
-				return err
-			}
-			answer, err := call[map[string]any](c.Context(), "DELETE", "/devices/tokens/"+url.PathEscape(t.ID), nil)
-			if err != nil {
-				return err
-			}
-			if done, err := a.json(answer); done {
-				return err
-			}
-			a.note("Join token %s is disabled.", tokenName(t))
-			return nil
-		},
-	}
+	ls := a.tokenLsCommand()
 	remove := &cobra.Command{
 		Use: "delete ID|NICK", Aliases: []string{"rm"}, Short: "Delete a disabled join token; its devices stay", Args: args("the join token's id or nick"),
 		Long:    "Delete removes a disabled join token. Devices that joined with it stay active.",
@@ -138,8 +108,136 @@ active. A disabled join token cannot be enabled again.`,
 		},
 	}
 	a.watchable(a.table(ls, columnNames(tokenColumns)...))
-	c.AddCommand(create, ls, disable, remove)
+	c.AddCommand(create, ls, a.tokenDisableCommand(), remove)
 	return c
+}
+
+// tokensOf holds the flags --data and --account of the commands about join tokens. With these
+// flags, a command acts on the join tokens of the given account, on the hub's machine.
+type tokensOf struct{ data, account string }
+
+func (o *tokensOf) add(f *pflag.FlagSet) {
+	f.StringVar(&o.data, "data", "", dataFlag+"; with --account")
+	f.StringVar(&o.account, "account", "", "nick of the account that owns the join tokens; with --data")
+}
+
+// atHub reports whether the command acts on the hub's machine.
+func (o *tokensOf) atHub() (bool, error) {
+	if (o.data != "") != (o.account != "") {
+		return false, usagef("give --data and --account together; without both, the command is about your own join tokens")
+	}
+	return o.data != "", nil
+}
+
+// The method `offline` reads the account and its join tokens from the hub's database, newest first.
+func (o *tokensOf) offline(ctx context.Context) (*instance, store.Account, []api.JoinTokenView, error) {
+	i, account, err := atHub(ctx, o.data, o.account)
+	if err != nil {
+		return nil, account, nil, err
+	}
+	tokens, err := i.store.JoinTokens(ctx, account.ID)
+	if err != nil {
+		i.close()
+		return nil, account, nil, err
+	}
+	return i, account, api.ViewJoinTokens(tokens), nil
+}
+
+func (a *app) tokenLsCommand() *cobra.Command {
+	var at tokensOf
+	c := &cobra.Command{
+		Use: "ls [--data DIR --account NICK]", Aliases: []string{"list"}, Short: "List join tokens", Args: args(),
+		Long: `Ls lists your join tokens with their use, expiry and state. It shows no secrets.
+
+With --data and --account it lists the join tokens of any account. Run it on the hub's
+machine; the hub may be running.`,
+		Example: `  gangway token ls
+  gangway token ls --output json
+  gangway token ls --data /var/lib/gangway --account ada`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			offline, err := at.atHub()
+			if err != nil {
+				return err
+			}
+			if offline {
+				i, account, tokens, err := at.offline(c.Context())
+				if err != nil {
+					return err
+				}
+				defer i.close()
+				if account.Disabled && len(tokens) > 0 {
+					a.note("The account %s is disabled, so each of its join tokens is disabled. After 'gangway account enable', devices can again use the join tokens that 'gangway token disable' has not disabled.", account.Nick)
+				}
+				return printList(a, tokens, tokenColumns, account.Nick+" has no join token.")
+			}
+			tokens, err := allTokens(c.Context(), call[[]api.JoinTokenView])
+			if err != nil {
+				return err
+			}
+			return printList(a, tokens, tokenColumns, "No join token yet. Create one: gangway token create -o device_autojointoken.json")
+		},
+	}
+	at.add(c.Flags())
+	return c
+}
+
+func (a *app) tokenDisableCommand() *cobra.Command {
+	var at tokensOf
+	c := &cobra.Command{
+		Use: "disable ID|NICK [--data DIR --account NICK]", Short: "Disable a join token; its devices stay", Args: args("the join token's id or nick"),
+		Long: `Disable lets no more devices join with a join token. Devices that joined with it stay
+active. A disabled join token cannot be enabled again.
+
+With --data and --account it disables a join token of any account, even if that account
+is disabled. Run it on the hub's machine; the hub may be running.`,
+		Example: `  gangway token disable 65f0c1d2e3f4a5b6c7d8e9f0
+  gangway token disable spring-batch --data /var/lib/gangway --account ada`,
+		RunE: func(c *cobra.Command, arg []string) error {
+			offline, err := at.atHub()
+			if err != nil {
+				return err
+			}
+			if offline {
+				return a.disableTokenAtHub(c.Context(), at, arg[0])
+			}
+			t, err := findToken(c.Context(), arg[0])
+			if err != nil {
+				return err
+			}
+			answer, err := call[map[string]any](c.Context(), "DELETE", "/devices/tokens/"+url.PathEscape(t.ID), nil)
+			if err != nil {
+				return err
+			}
+			if done, err := a.json(answer); done {
+				return err
+			}
+			a.note("Join token %s is disabled.", tokenName(t))
+			return nil
+		},
+	}
+	at.add(c.Flags())
+	return c
+}
+
+func (a *app) disableTokenAtHub(ctx context.Context, at tokensOf, which string) error {
+	i, account, tokens, err := at.offline(ctx)
+	if err != nil {
+		return err
+	}
+	defer i.close()
+	t, err := pick("join token", fmt.Sprintf("gangway token ls --data %s --account %s", at.data, account.Nick), which, tokens, tokenNames)
+	if err != nil {
+		return err
+	}
+	if err := i.store.DisableJoinToken(ctx, account.ID, t.ID); err != nil {
+		return err
+	}
+	by := operator()
+	e := store.Event{Time: time.Now(), Kind: "token.disabled", Owner: account.ID, Token: t.ID, Message: "A join token was disabled."}
+	if err := i.store.AppendEvent(ctx, e.By(&by)); err != nil {
+		return err
+	}
+	return a.done(map[string]any{"id": t.ID, "account": account.Nick}, "Join token %s of %s is disabled.", tokenName(t), account.Nick)
 }
 
 // allTokens returns all join tokens of the account. It calls the function `get` once for each page.

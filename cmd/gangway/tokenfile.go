@@ -57,7 +57,7 @@ func (t *tokenFile) writeLine(text string) error {
 	return t.finish()
 }
 
-// finish syncs and closes the file, unless the output is standard output.
+// finish syncs and closes the file. If the output is standard output, finish does nothing.
 func (t *tokenFile) finish() error {
 	if t.file == nil {
 		return nil
@@ -69,7 +69,7 @@ func (t *tokenFile) finish() error {
 	return err
 }
 
-// discard removes the file, unless finish succeeded.
+// discard removes the file if the method `finish` has not succeeded.
 func (t *tokenFile) discard() {
 	if t.file != nil {
 		t.file.Close()
@@ -118,7 +118,7 @@ func (a *app) warnToken(ctx context.Context, file []byte) {
 	}
 	for _, v := range tokens {
 		if state := tokenState(v, time.Now()); v.ID == t.ID && state != "valid" {
-			a.note("Warning: the join token %s is %s: no machine can onboard with it. Create a new one with 'gangway token create'.", v.ID, state)
+			a.note("Warning: the join token %s is %s: no machine can onboard with it. Create a new join token with 'gangway token create'.", v.ID, state)
 		}
 	}
 }

@@ -30,7 +30,7 @@ const (
 
 func (a *app) topCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use: "top", Short: "Watch the fleet in a terminal: counts, new devices, and what needs a person", Args: args(),
+		Use: "top", Short: "Watch the fleet in a terminal: counts, new devices, and devices that need a person", Args: args(),
 		Long: `Top shows the live fleet: the number of devices in each state, new devices by day, the
 machines and devices that need a person, and the newest devices. It asks the hub every
 3 seconds.
@@ -210,8 +210,8 @@ func (t *top) place() (list, row int) {
 	return t.list, t.row
 }
 
-// move moves the choice by a number of rows. After the end of one list, it continues in the other
-// list.
+// move chooses the row that is `by` rows below the chosen row. After the end of one list, it
+// continues in the other list.
 func (t *top) move(by int) {
 	list, row := t.place()
 	lists := t.lists()
@@ -276,8 +276,8 @@ func (t *top) key(ev *tcell.EventKey, height int) act {
 	return nothing
 }
 
-// run shows the fleet until the person presses the key for the end, or until `ctx` ends. run always
-// restores the terminal.
+// run shows the fleet until the person presses the key q, or until `ctx` ends. run always restores
+// the terminal.
 func (t *top) run(ctx context.Context, screen tcell.Screen) error {
 	if err := screen.Init(); err != nil {
 		return err

@@ -24,7 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// drawn returns the lines that top draws on a screen of the given size.
+// The function `drawn` returns the lines that top draws on a screen of the given size.
 func drawn(t *testing.T, m *top, width, height int) []string {
 	t.Helper()
 	s := tcell.NewSimulationScreen("UTF-8")
@@ -263,7 +263,7 @@ func TestWatchOnATerminal(t *testing.T) {
 	}
 }
 
-// Without a terminal, --watch prints the list once, and then only what changes.
+// Without a terminal, --watch prints the list once, and then only the lines that change.
 func TestWatchPrintsOnlyChanges(t *testing.T) {
 	h, _, send := connected(t, nil)
 	d := only(t, h)

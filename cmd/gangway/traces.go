@@ -19,11 +19,11 @@ type traceFlags struct {
 
 func (t *traceFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&t.endpoint, "traces", "", "https URL of a collector to which the hub sends traces of requests by OTLP/HTTP, such as https://traces.example/v1/traces; the environment variables of OpenTelemetry (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_HEADERS, OTEL_TRACES_SAMPLER and others) work too (default: none)")
-	f.Float64Var(&t.ratio, "traces-ratio", tracing.DefaultRatio, "part of the requests that have a trace, from 0 to 1; overrides OTEL_TRACES_SAMPLER")
+	f.Float64Var(&t.ratio, "traces-ratio", tracing.DefaultRatio, "fraction of the requests that get a trace, from 0 to 1; overrides OTEL_TRACES_SAMPLER")
 }
 
-// into makes the exporter of traces, if the flags or the environment name a collector. The function
-// `end` sends the last traces.
+// The method `into` makes the exporter of traces, if the flags or the environment name a collector.
+// The function `end` sends the last traces.
 func (t *traceFlags) into(ctx context.Context, o *serverOptions, ratioGiven bool, log *slog.Logger) (end func(), err error) {
 	wanted, err := tracing.Wanted(t.endpoint)
 	if err != nil {
@@ -47,7 +47,7 @@ func (t *traceFlags) into(ctx context.Context, o *serverOptions, ratioGiven bool
 
 // unusable returns a usage error if the operator asked for traces on the command line. The
 // environment may name a collector for all programs of the machine: if the hub cannot use this
-// collector, it says so and runs without traces.
+// collector, the hub logs a warning and runs without traces.
 func (t *traceFlags) unusable(err error, log *slog.Logger) (end func(), _ error) {
 	if t.endpoint != "" {
 		return nil, usagef("--traces: %v", err)

@@ -85,7 +85,7 @@ func (a *app) trustLs() *cobra.Command {
 	c := &cobra.Command{
 		Use: "ls [--data DIR]", Aliases: []string{"list"}, Short: "List the makers' certificates", Args: args(),
 		Long: `Ls lists the built-in certificates. With --data, it lists the trust store of that
-hub: the built-in certificates with the operator's changes, and those imported.
+hub: the built-in certificates with the operator's changes, and the imported certificates.
 
 The kind is root (a trusted root), link (an intermediate CA, which only helps to build
 chains) or distrusted (no chain may contain it, whatever its source).`,

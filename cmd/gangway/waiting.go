@@ -23,8 +23,9 @@ func (a *app) decideCommand(verb, short, long, done string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			// The request names the questions that this command has printed. If the machine has
-			// other questions when the hub gets the request, the hub refuses the decision.
+			// The request names the questions about the machine that this command has printed for
+			// the person's decision. If the machine has other questions when the hub gets the
+			// request, the hub refuses the decision.
 			if a.forPeople() {
 				a.printWaiting(w)
 			}
@@ -47,9 +48,9 @@ func (a *app) approveCommand() *cobra.Command {
 EK's SHA-256 with the one that 'gangway-agent status' shows on the machine. The agent
 retries by itself. Only the TPM with this EK is accepted.
 
-A TPM without an EK certificate may hide what the certificate would show: an emulator,
-a maker that is not trusted, firmware that a rule refuses, or a TPM that is revoked or
-another owner's device. Approve only a machine that you know.`,
+A missing EK certificate may hide a fact that the certificate would show: an emulator, a
+maker that is not trusted, firmware that a rule refuses, a revoked TPM, or another owner's
+device. Approve only a machine that you know.`,
 		"Approved. The machine retries within a few minutes and onboards, as a device with a new id.")
 }
 
@@ -119,7 +120,7 @@ func (a *app) printVerdict(v evidence.Verdict) {
 	}
 }
 
-// markOf returns the result of a check in one character: ✓ passed, ? a question for a person, –
+// markOf returns the result of a check in one character: ✓ passed, ? a person must decide, –
 // skipped, ✗ failed.
 func markOf(s evidence.Check) string {
 	switch {

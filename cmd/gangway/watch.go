@@ -29,7 +29,7 @@ const (
 // watchable adds the flag --watch to a command that prints a list.
 func (a *app) watchable(c *cobra.Command) *cobra.Command {
 	watch, once := false, c.RunE
-	c.Flags().BoolVarP(&watch, "watch", "w", false, "show the list again every 3 seconds, until Ctrl-C; without a terminal, only what changes")
+	c.Flags().BoolVarP(&watch, "watch", "w", false, "show the list again every 3 seconds, until Ctrl-C; without a terminal, print only the lines that change")
 	c.RunE = func(c *cobra.Command, arg []string) error {
 		if !watch {
 			return once(c, arg)
@@ -124,7 +124,7 @@ func frame(text, status string, f *os.File) []byte {
 }
 
 // watchChanges prints a list, and then each new or changed line until ctx ends. It omits the
-// columns that always change, unless --columns names them.
+// columns that always change, if --columns does not name them.
 func (a *app) watchChanges(ctx context.Context, every time.Duration, show func() error) error {
 	a.steady = true
 	defer func() { a.steady = false }()

@@ -43,8 +43,8 @@ type addresses struct {
 	holds map[string]held // by method and path
 }
 
-// held is a request that the hub refused, and that the agent must not send again before the time
-// `until`.
+// The type `held` is a request that the hub refused, and that the agent must not send again before
+// the time `until`.
 type held struct {
 	refused *Refused
 	until   time.Time
@@ -66,7 +66,7 @@ func (a *addresses) hold(method, path string, r *Refused) {
 	a.holds[method+" "+path] = held{r, now.Add(r.retryAfter)}
 }
 
-// held returns the hub's refusal of a request that must not be sent yet, or nil.
+// The method `held` returns the hub's refusal of a request that must not be sent yet, or nil.
 func (a *addresses) held(method, path string) *Refused {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -103,8 +103,8 @@ func (a *addresses) forPeople() string {
 	return cmp.Or(a.pages, a.urls[0])
 }
 
-// failed moves `url` to the end of the list, if `url` is the address in use. The next address is
-// then in use.
+// The method `failed` moves `url` to the end of the list, if `url` is the address in use. The next
+// address is then in use.
 func (a *addresses) failed(url string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -120,8 +120,8 @@ func (a *addresses) offer(urls []string) {
 	a.urls = distinct(slices.Concat(a.urls[:1], urls, a.urls[1:]))
 }
 
-// worked makes `url` the address in use, because the hub has answered at `url`. If the answer names
-// addresses, these replace the other addresses, except the address in the file.
+// The method `worked` makes `url` the address in use, because the hub has answered at `url`. If the
+// answer names addresses, these replace the other addresses, except the address in the file.
 func (a *addresses) worked(url string, h http.Header) {
 	named := wire.ParseAddresses(h.Values(wire.AddressesHeader))
 	a.mu.Lock()
@@ -157,8 +157,8 @@ func distinct(urls []string) []string {
 	return out
 }
 
-// addressed keeps an HTTP client for the address in use, and replaces the client when another
-// address is in use. Each address has its own TLS configuration.
+// The type `addressed` keeps an HTTP client for the address in use, and replaces the client when
+// another address is in use. Each address has its own TLS configuration.
 type addressed struct {
 	at   *addresses
 	make func(url string) *http.Client
@@ -210,9 +210,9 @@ func (s *State) addressesOf(hubName string) Addresses {
 	return Addresses{HubName: hubName}
 }
 
-// adoptAddress makes the address in the configured file the address in use, if the file is for the
-// state's hub and the address is new (preferAddress). If the file is for another hub, adoptAddress
-// changes nothing and returns an error. The file must prove for which hub it was made: the hub's
+// If the configured file is for the state's hub and names a new address, adoptAddress makes this
+// address the address in use (preferAddress). If the file is for another hub, adoptAddress changes
+// nothing and returns an error. The file must prove that it is for the hub that it names: the hub's
 // name must be the hash of the key of the CA in the file.
 func (a *Agent) adoptAddress() error {
 	f := a.cfg.file()
@@ -228,8 +228,8 @@ func (a *Agent) adoptAddress() error {
 	return a.preferAddress(f)
 }
 
-// preferAddress makes the address in a file the address in use, unless the file that was last read
-// had the same address.
+// preferAddress makes the address in a file the address in use. If the file that was last read had
+// the same address, preferAddress changes nothing.
 func (a *Agent) preferAddress(f *wire.HubFile) error {
 	url, known := strings.TrimSuffix(f.Hub, "/"), a.state.addressesOf(f.HubName)
 	if url == strings.TrimSuffix(known.File, "/") {

@@ -11,8 +11,8 @@
 //	active     the certificates are stored, and the hub has activated the device
 //
 // The state folder never contains a secret. The agent does not copy the token file. It keeps only
-// the token's public part: the hub's address and CA. Only Pantavisor gets a secret, which is
-// short-lived, in Pantavisor's own file.
+// the token's public part: the hub's address and CA. The agent writes only one secret to the disk:
+// a short-lived secret for Pantavisor, in Pantavisor's own file.
 package agent
 
 import (
@@ -45,18 +45,19 @@ type Config struct {
 	// Token is the token file. Until the device is active, Token or Hub is required.
 	Token *wire.TokenFile
 	// Hub is the hub of a machine without a join token. The machine shows a claim code until
-	// somebody claims the machine at that hub. Ignored if Token is set.
+	// somebody claims the machine at that hub. The agent ignores Hub if Token is set.
 	Hub *wire.HubFile
 	// TPM is the address of the TPM, see identity.Open.
 	TPM string
-	// Proxy is the HTTP proxy for connections to the hub; nil: none.
+	// Proxy is the HTTP proxy for connections to the hub. Nil means a direct connection.
 	Proxy *HTTPProxy
 	// StateDir is the state folder. It is created if missing.
 	StateDir string
 	// Again makes the machine onboard again in any state, even if the owner deleted the device. Set
 	// Again only when a person at the machine has requested it. Again requires Token or Hub.
 	Again bool
-	// Model and Serial describe the machine; empty: from the firmware's tables.
+	// Model and Serial describe the machine. If one of them is empty, the agent reads it from the
+	// firmware's tables.
 	Model, Serial string
 	// EndorsementAuth is the password of the TPM's endorsement hierarchy; empty
 	// if it has none.
@@ -64,18 +65,18 @@ type Config struct {
 	// WithoutEKCertificate leaves EK certificates out of the request if the TPM cannot make their
 	// keys any more, for example after a change of the endorsement seed.
 	WithoutEKCertificate bool
-	// EK selects the endorsement key's template ("L-1", "H-3"); empty: the best one that the TPM
-	// has. Key is the algorithm of the IAK and the IDevID key (identity.Algorithm); empty: the best
-	// one that the TPM has.
+	// EK selects the endorsement key's template ("L-1", "H-3"). Key is the algorithm of the IAK and
+	// the IDevID key (identity.Algorithm). An empty value means the best template or algorithm that
+	// the TPM has.
 	EK, Key string
 	// ReportEvery is the interval of Run's reports. Default: one minute.
 	ReportEvery time.Duration
 	// Poll is the interval at which Run asks for user-meta and new revisions.
 	// Default: 30 seconds.
 	Poll time.Duration
-	// Trail configures how the device follows its trail. Without a hook in Trail, the device does
-	// not follow its trail. The agent sets Trail's Dir, Device, Say and Line, and sets its Poll if
-	// that is 0.
+	// Trail configures how the device follows its trail. If Trail has neither a Hook nor a First,
+	// the device does not follow its trail. The agent sets Trail's Dir, Device, Say and Line. If
+	// Trail's Poll is 0, the agent sets Poll too.
 	Trail revision.Config
 	// ReportFiles maps keys of the device-meta to paths of files. The agent reports the text of
 	// each file under the file's key. A key that the agent itself reports keeps the agent's value.
@@ -98,7 +99,8 @@ type Config struct {
 	// EventLog is the file with the firmware's event log. Default: eventlog.Path.
 	EventLog string
 	// InstallReport is the file with the report of the installer that installed this system
-	// (wire.InstallReport). The agent sends the report with each boot measurement. Empty: none.
+	// (wire.InstallReport). The agent sends the report with each boot measurement. If InstallReport
+	// is empty, there is no report.
 	InstallReport string
 	// Progress, if set, is called after each step of the agent.
 	Progress func(Progress)
@@ -218,9 +220,10 @@ func (a *Agent) sayTook(name string, took time.Duration, format string, args ...
 	}
 }
 
-// sayOnce reports a sentence to the log and to Config.Progress, unless it was also the last
-// sentence about the subject `about`. An empty sentence means that the condition has ended: sayOnce
-// does not report the empty sentence, but always reports the next sentence about the subject.
+// sayOnce reports a sentence to the log and to Config.Progress. If the sentence equals the last
+// sentence about the subject `about`, sayOnce does not report it again. An empty sentence means
+// that the condition has ended: sayOnce does not report the empty sentence, but always reports the
+// next sentence about the subject.
 func (a *Agent) sayOnce(about, name, format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
 	a.mu.Lock()
@@ -289,7 +292,8 @@ func (r *Refused) needsNewRequest() bool {
 const maxNewRequests = 3
 
 // Onboard onboards the device. Onboard returns when the device is active, or with a *Refused when
-// the hub refuses permanently. While the hub cannot be reached, Onboard retries and logs that.
+// the hub refuses permanently. While the hub cannot be reached, Onboard logs the failure and
+// retries.
 //
 // If the device is already active, Onboard checks that the device's certificate is for a key of
 // this TPM, and asks the hub whether the hub still accepts the device. If the hub does not accept
@@ -302,8 +306,8 @@ func (a *Agent) Onboard(ctx context.Context) (*State, error) {
 	return &a.state, nil
 }
 
-// failed stores err in the state, where 'gangway-agent status' shows it, and returns err. If ctx
-// has ended, failed stores nothing, because the agent was only stopped.
+// The method `failed` stores err in the state, where 'gangway-agent status' shows it, and returns
+// err. If ctx has ended, failed stores nothing, because the agent was only stopped.
 func (a *Agent) failed(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() != nil {
 		return err
@@ -724,6 +728,6 @@ func samePublic(c *x509.Certificate, key crypto.PublicKey) bool {
 	return ok && k.Equal(key)
 }
 
-// chain returns the certificate chain for other programs, in DER: the IDevID certificate and its
-// issuer's.
+// chain returns the certificate chain for other programs, in DER: the IDevID certificate and the
+// certificate of its issuer.
 func (c *certificates) chain() [][]byte { return [][]byte{c.idevid.Raw, c.deviceCA.Raw} }

@@ -28,7 +28,7 @@ const (
 )
 
 // eventLog reads the firmware's event log. The log is optional: if the agent cannot read the log,
-// it reports that once and sends only the PCRs to the hub.
+// it reports the reason once and sends only the PCRs to the hub.
 func (a *Agent) eventLog() []byte {
 	path := a.cfg.EventLog
 	if path == "" {
@@ -48,8 +48,8 @@ func (a *Agent) eventLog() []byte {
 	return log
 }
 
-// installReport reads the installer's report. It is optional: if the installer wrote none, or if
-// the file is damaged, the hub gets the measurement without the report.
+// installReport reads the installer's report. The report is optional: if the installer wrote no
+// report, or if the file is damaged, the hub gets the measurement without the report.
 func (a *Agent) installReport() *wire.InstallReport {
 	if a.cfg.InstallReport == "" {
 		return nil
@@ -72,9 +72,9 @@ func (a *Agent) installReport() *wire.InstallReport {
 
 // measure sends the hub a boot measurement: a quote of the PCRs over the hub's nonce, and the event
 // log. `sent` reports whether the hub accepted the measurement. If the TPM's quote fails or the hub
-// refuses the measurement, measure reports that once, and `err` is nil. The owner's policy then
-// decides what the device may do without a measurement. `err` is nil unless the connection fails or
-// `ctx` ends.
+// refuses the measurement, measure reports this failure once, and `err` is nil. The owner's policy
+// then decides what the device may do without a measurement. `err` is set only if the connection
+// fails or `ctx` ends.
 func (a *Agent) measure(ctx context.Context, h *hub, t tpm) (sent bool, err error) {
 	log := a.eventLog()
 	verdict, err := a.sendBoot(ctx, h, t, log)

@@ -61,14 +61,15 @@ func realTPM(t *testing.T) (*swtpm.TPM, *identity.TPM) {
 	return chip, tpm
 }
 
-// measuring makes an agent that sends boot measurements to the hub `p`. Each call of `measure`
-// sends one measurement. `said` gets the agent's sentences.
+// The function `measuring` makes an agent that sends boot measurements to the hub `p`. Each call of
+// `measure` sends one measurement. `said` gets the agent's sentences.
 func measuring(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, log string) (measure func() bool, said *[]string) {
 	t.Helper()
 	return measuringWith(t, chip, tpm, p, Config{EventLog: log})
 }
 
-// measuringWith does the same as measuring with other fields of the configuration.
+// measuringWith does the same as the function `measuring`, but with the agent's configuration
+// `cfg`.
 func measuringWith(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, cfg Config) (measure func() bool, said *[]string) {
 	t.Helper()
 	server := httptest.NewTLSServer(p)

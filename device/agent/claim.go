@@ -14,9 +14,9 @@ import (
 	"gangway/wire"
 )
 
-// Intervals at which a machine asks the hub whether it was claimed. At first, a person is probably
-// in front of the machine, and the interval is claimSoon. After the time claimLong without a claim,
-// the interval is claimLater.
+// Intervals at which a machine asks the hub whether a person has claimed the machine. At first, a
+// person is probably in front of the machine, and the interval is claimSoon. After the time
+// claimLong without a claim, the interval is claimLater.
 const (
 	claimSoon  = 3 * time.Second
 	claimLater = 15 * time.Second

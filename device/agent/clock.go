@@ -27,8 +27,7 @@ const hubLife = 20 * 365 * 24 * time.Hour
 // slack is how far the machine's clock may be behind the hub's clock before the agent sets it.
 const slack = 2 * time.Minute
 
-// plausible reports whether the clock may be right, judging by the CA
-// certificates.
+// The function `plausible` reports whether the clock may be right, judging by the CA certificates.
 func plausible(now time.Time, roots []*x509.Certificate) bool {
 	from := madeAt(roots)
 	return !now.Before(from) && now.Before(from.Add(hubLife))
@@ -58,8 +57,9 @@ func verifyAt(now time.Time, roots, chain []*x509.Certificate) time.Time {
 	return now
 }
 
-// trusting returns a TLS configuration that verifies the hub as crypto/tls does, except that the
-// dates are checked at the time that verifyAt returns. `host` is the hub's DNS name or IP address.
+// The method `trusting` returns a TLS configuration that verifies the hub as crypto/tls does,
+// except that the dates are checked at the time that verifyAt returns. `host` is the hub's DNS name
+// or IP address.
 func (h *hub) trusting(host string) *tls.Config {
 	config := verifying(host, h.roots, h.certs, func() time.Time { return h.now() })
 	verify := config.VerifyConnection
@@ -67,8 +67,9 @@ func (h *hub) trusting(host string) *tls.Config {
 	return config
 }
 
-// verifying returns a TLS configuration that verifies the server `host`. The server's CA must be in
-// `roots`; `certs` are the certificates in `roots`. The dates are checked as in trusting.
+// The function `verifying` returns a TLS configuration that verifies the server `host`. The
+// server's CA must be in `roots`; `certs` are the certificates in `roots`. The dates are checked as
+// in the method `trusting`.
 func verifying(host string, roots *x509.CertPool, certs []*x509.Certificate, now func() time.Time) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
@@ -107,10 +108,10 @@ type clockSetter struct {
 	mu sync.Mutex // serialises calls of `set`
 }
 
-// heard reads the date of a verified hub's answer and sets the clock if needed. A date outside the
-// validity of the hub's certificate is ignored. So a thief of an old certificate cannot set the
-// clock to a date after the end of that certificate. A plausible clock is set forward only, never
-// back.
+// The method `heard` reads the date of a verified hub's answer and sets the clock if needed. A date
+// outside the validity of the hub's certificate is ignored. So a thief of an old certificate cannot
+// set the clock to a date after the end of that certificate. A plausible clock is set forward only,
+// never back.
 func (c *clockSetter) heard(now time.Time, roots []*x509.Certificate, resp *http.Response) {
 	if c == nil || resp.TLS == nil || len(resp.TLS.PeerCertificates) == 0 {
 		return

@@ -423,8 +423,8 @@ func (m *testMachine) agent(cfg Config) *Agent {
 	}
 	a, err := New(cfg)
 	for end := time.Now().Add(5 * time.Second); errors.Is(err, ErrInUse) && time.Now().Before(end); a, err = New(cfg) {
-		// The lock may still be held: a process that another test has just forked has a copy of the
-		// closed lock file's descriptor until it executes its program.
+		// The lock may still be held: another test may have just forked a process. Until this
+		// process executes its program, it has a copy of the closed lock file's descriptor.
 		time.Sleep(10 * time.Millisecond)
 	}
 	if err != nil {
@@ -456,7 +456,7 @@ func (m *testMachine) onboarded(cfg Config) *State {
 	return s
 }
 
-// heard returns the number of the agent's sentences that contain `text`.
+// The method `heard` returns the number of the agent's sentences that contain `text`.
 func (m *testMachine) heard(text string) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -469,7 +469,7 @@ func (m *testMachine) heard(text string) int {
 	return n
 }
 
-// stored returns the state from the machine's state folder.
+// The method `stored` returns the state from the machine's state folder.
 func (m *testMachine) stored() State {
 	m.t.Helper()
 	s, err := (&folder{path: m.state}).read()

@@ -115,8 +115,8 @@ func (p *HTTPProxy) connect(ctx context.Context, conn net.Conn, address string, 
 	return conn, conn.SetDeadline(time.Time{})
 }
 
-// refused explains the status of the proxy's answer to CONNECT. It returns nil if the status means
-// success.
+// The method `refused` explains the status of the proxy's answer to CONNECT. It returns nil if the
+// status means success.
 func (p *HTTPProxy) refused(status int, address string) error {
 	switch {
 	case status >= 200 && status < 300:

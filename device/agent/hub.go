@@ -50,8 +50,9 @@ func newHub(at *addresses, ca string, proxy *HTTPProxy) (*hub, error) {
 	return h, nil
 }
 
-// as returns a client of the same hub that uses a client certificate. It closes h's connections.
-// The hub has the certificate's issuer, so the client sends only the certificate itself.
+// The method `as` closes the connections of h. Then it returns a new client of the same hub, which
+// uses the client certificate `idevid`. The hub has the certificate of the issuer, so the new
+// client sends only `idevid`.
 func (h *hub) as(idevid *x509.Certificate, key crypto.Signer) *hub {
 	h.close()
 	n := &hub{at: h.at, roots: h.roots, certs: h.certs, now: h.now, clock: h.clock, proxy: h.proxy}
@@ -64,7 +65,7 @@ func (h *hub) dial(ctx context.Context, network, address string) (net.Conn, erro
 	return h.proxy.dial(ctx, network, address, h.now)
 }
 
-// connectAs sets the client certificate of later connections; nil: no client certificate.
+// connectAs sets the client certificate of later connections. Nil means no client certificate.
 func (h *hub) connectAs(cert *tls.Certificate) {
 	h.http = addressed{at: h.at, make: func(url string) *http.Client { return h.newClient(url, cert) }}
 }
@@ -113,10 +114,11 @@ const maxAnswer = 1 << 20
 
 // doWithin sends a request to a path of the hub and returns the body of an answer with the status
 // 200. If the owner has not yet decided about the device, the error is a *waitingAnswer. For any
-// other answer, the error is a *Refused. If this error has a `retryAfter`, then during that time
-// doWithin sends no request with the same method and path, and returns the same error again. If
-// doWithin cannot connect to the address in use, it tries the hub's other addresses at once. If a
-// connection breaks, doWithin returns the error, and the next request begins with another address.
+// other answer, the error is a *Refused. If this error has a `retryAfter`, doWithin obeys it:
+// during that time, doWithin sends no request with the same method and path, and returns the same
+// error again. If doWithin cannot connect to the address in use, it tries the hub's other addresses
+// at once. If a connection breaks, doWithin returns the error, and the next request begins with
+// another address.
 func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader, prepare func(*http.Request), limit int64) ([]byte, error) {
 	if r := h.at.held(method, path); r != nil {
 		return nil, r
@@ -172,8 +174,8 @@ func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader,
 	return answer, nil
 }
 
-// refused returns the refusal in the hub's answer. If the body is not a refusal, the code is "http"
-// and the reason is the answer's status.
+// The function `refused` returns the refusal in the hub's answer. If the body is not a refusal, the
+// code is "http" and the reason is the answer's status.
 func refused(resp *http.Response, body []byte) *Refused {
 	r := &Refused{Status: resp.StatusCode}
 	if json.Unmarshal(body, r) != nil || r.Code == "" {
@@ -225,8 +227,8 @@ type deviceView struct {
 }
 
 // activate sends the activation proof on a connection with the IDevID certificate. The proof
-// depends on a value of the TLS connection. So the body is made after the connection, just before
-// the request is sent.
+// depends on a value of the TLS connection. So activate makes the body when the connection exists,
+// just before it sends the request.
 func (h *hub) activate(ctx context.Context, keys wire.Keys, certHash [32]byte, d *deviceView) error {
 	proof := &proofBody{keys: keys, certHash: certHash}
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
@@ -284,8 +286,8 @@ func (p *proofBody) Read(b []byte) (int, error) {
 func (p *proofBody) Close() error { return nil }
 
 // The pause between retries starts at firstWait and doubles up to lastWait. The agent waits for a
-// random time between half of the pause and the whole pause. So many devices do not retry at the
-// same time.
+// random time between half of the pause and the whole pause, so that devices do not all retry at
+// the same time.
 const (
 	firstWait = time.Second
 	lastWait  = time.Minute
@@ -330,14 +332,14 @@ func (u *waitingAnswer) Error() string {
 }
 
 // retryAfter returns the pause before the next try. The pause is the hub's value, within bounds,
-// plus a random part. So many devices do not retry at the same time.
+// plus a random part, so that devices do not all retry at the same time.
 func (u *waitingAnswer) retryAfter() time.Duration {
 	d := min(max(time.Duration(u.RetryAfter)*time.Second, firstWait), 10*time.Minute)
 	return d + rand.N(d/4)
 }
 
 // setWaiting stores the sentence that 'gangway-agent status' shows. If the sentence differs from
-// the stored sentence, the agent also reports the new one.
+// the stored sentence, the agent also reports the new sentence.
 func (a *Agent) setWaiting(line string) {
 	news := false
 	err := a.edit(func(s *State) { news, s.Waiting = s.Waiting != line, line })
@@ -349,7 +351,7 @@ func (a *Agent) setWaiting(line string) {
 	}
 }
 
-// temporary reports whether the same request may succeed later.
+// The function `temporary` reports whether the same request may succeed later.
 func temporary(err error) bool {
 	var r *Refused
 	if !errors.As(err, &r) {

@@ -86,9 +86,9 @@ func TestTPMThatDoesNotSignIsNotTheNetworksFault(t *testing.T) {
 	}
 }
 
-// An overloaded hub refuses requests, and tells the agent when to try again. The agent sends the
-// same request again only after that time and a random additional time, even if the agent's loops
-// call the method earlier.
+// An overloaded hub refuses requests, and tells the agent when to try again. The agent waits for
+// that time and for a random additional time before it sends the same request again. If the agent's
+// code tries to send the request earlier, the request fails without contact to the hub.
 func TestAgentObeysRetryAfter(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)

@@ -16,8 +16,8 @@ const lockoutPoll = 30 * time.Second
 // waitOutLockout calls `use`, and calls it again while a TPM lockout makes `use` fail. If no
 // password is required, waitOutLockout lifts the lockout once. Otherwise it waits until the lockout
 // ends. Most TPMs do not need waitOutLockout, because package identity uses the keys in a way that
-// a lockout does not affect. It is for TPMs that refuse nevertheless, and for EK certificates in NV
-// indices with dictionary attack protection.
+// a lockout does not affect. There are two exceptions: some TPMs refuse the keys nevertheless, and
+// some EK certificates are in NV indices with dictionary attack protection.
 func (a *Agent) waitOutLockout(ctx context.Context, t tpm, use func() error) error {
 	err, waited := a.liftLockout(ctx, t, use), false
 	for ; identity.IsLockout(err); err = use() {
@@ -56,8 +56,8 @@ func (a *Agent) tryLift(ctx context.Context, t tpm) bool {
 	return was && err == nil
 }
 
-// awaitUnlocked waits until the TPM reports that the lockout has ended. If the TPM already reports
-// no lockout, although it refused, awaitUnlocked waits for one interval.
+// awaitUnlocked waits until the TPM reports that the lockout has ended. If the TPM reports no
+// lockout although it has just refused a command, awaitUnlocked waits for one interval.
 func (a *Agent) awaitUnlocked(ctx context.Context, t tpm) error {
 	for {
 		s, err := t.readLockout(ctx)

@@ -14,9 +14,9 @@ import (
 
 // A time server's answer is not authenticated. If the clock is clearly wrong, any time server's
 // answer may set the clock, like the hub's answer. If the clock is plausible, an answer may change
-// the clock by at most ntpMost from the base. The base is the clock's value at the start, or the
-// last value that the hub set or that corrected a clearly wrong clock. So time servers cannot make
-// an expired certificate valid again.
+// the clock by at most ntpMost from the base. The base is the last value that the hub set, or that
+// corrected a clearly wrong clock. Without such a value, the base is the clock's value at the
+// agent's start. So time servers cannot make an expired certificate valid again.
 const (
 	ntpMost  = 24 * time.Hour
 	ntpFirst = 2 * time.Second // time to wait for each server before the agent asks the hub
@@ -36,8 +36,9 @@ type timeKeeper struct {
 	now     func() time.Time
 
 	mu sync.Mutex
-	// base is the clock's value at the start, or the last value that the hub set or that corrected
-	// a clearly wrong clock. `since` is the moment when `base` was set, with Go's monotonic time.
+	// base is the last value that the hub set, or that corrected a clearly wrong clock. Without
+	// such a value, base is the clock's value at the agent's start. `since` is the moment when
+	// `base` was set, with Go's monotonic time.
 	base  time.Time
 	since time.Time
 	said  string // the last failure that `complain` reported; empty after a success
@@ -75,7 +76,7 @@ func (k *timeKeeper) ask(ctx context.Context, wait time.Duration, roots []*x509.
 	return errors.Join(errs...)
 }
 
-// heard sets the clock from a time server's answer that has just arrived.
+// The method `heard` sets the clock from a time server's answer that has just arrived.
 func (k *timeKeeper) heard(server string, is time.Time, roots []*x509.Certificate) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -100,7 +101,8 @@ func (k *timeKeeper) heard(server string, is time.Time, roots []*x509.Certificat
 	return nil
 }
 
-// complain reports why the time servers failed, unless the last failure was the same.
+// complain reports why the time servers failed. It reports the same failure only once in
+// succession.
 func (k *timeKeeper) complain(err error) {
 	text := ""
 	if err != nil {

@@ -31,7 +31,7 @@ type ProxyConfig struct {
 	TPM, StateDir, EventLog string // as in Config
 	EndorsementAuth         []byte // as in Config
 
-	// Through is the HTTP proxy for connections to the hub; nil: none.
+	// Through is the HTTP proxy for connections to the hub. Nil means a direct connection.
 	Through *HTTPProxy
 
 	// Unix is the path of the Unix socket on which the proxy listens. Only the socket's owner, and
@@ -41,8 +41,8 @@ type ProxyConfig struct {
 	// "127.0.0.1:8080". Every user of the machine can use it.
 	TCP string
 	// TokenFile, if set, is the path of a file into which the proxy writes a bearer token. Every
-	// request must have this token. The proxy makes a new token at each start, and removes the
-	// file, of mode 0600, at its end.
+	// request must have this token. The proxy makes a new token at each start. The file has the
+	// mode 0600, and the proxy removes it when the proxy ends.
 	TokenFile string
 	// Allow lists routes that programs may use in addition to the device's own API, for example
 	// "POST /device/secret".
@@ -368,8 +368,8 @@ func listenUnix(at, group string) (net.Listener, error) {
 	return &unixListener{UnixListener: l, path: at, info: info}, nil
 }
 
-// stale returns nil if no file is at the path, or only a socket without a listener. Otherwise it
-// returns an error.
+// The function `stale` returns nil if no file is at the path, or only a socket without a listener.
+// Otherwise it returns an error.
 func stale(at string) error {
 	info, err := os.Lstat(at)
 	if errors.Is(err, os.ErrNotExist) {
@@ -388,8 +388,8 @@ func stale(at string) error {
 	return nil
 }
 
-// unixListener removes its socket's file when the listener is closed, unless another socket has
-// replaced the file.
+// When the listener is closed, unixListener removes its socket's file. If another socket has
+// replaced the file, unixListener leaves the file.
 type unixListener struct {
 	*net.UnixListener
 	path string

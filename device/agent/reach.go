@@ -115,7 +115,7 @@ func (h *hub) rootOf(chain []*x509.Certificate) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// unreached returns the obstacle that caused an error on the way to the hub.
+// The function `unreached` returns the obstacle that caused an error on the way to the hub.
 func unreached(err error) *Unreached {
 	var proxy *proxyError
 	var opened *intercepted

@@ -106,7 +106,8 @@ func (r *relay) acquire(ctx context.Context) (*slot, error) {
 	}
 }
 
-// on sends a request on a slot. When the answer's body is closed, the slot becomes free.
+// The method `on` sends a request on a slot. When the answer's body is closed, the slot becomes
+// free.
 func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancel(req.Context())
 	// Only a request without a body can be sent again.
@@ -135,7 +136,8 @@ func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 		}
 		if code := bootRefusal(resp); code != "" && !r.measuredJustNow(code) {
 			// The policy has changed, or the owner has accepted another boot, or the request went
-			// over a new connection. Replace the connection and measure the boot on the new one.
+			// over a new connection. Replace the connection and measure the boot on the new
+			// connection.
 			s.dropped = true
 			if replay && !again {
 				w.stop()
@@ -154,8 +156,8 @@ func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 }
 
 // bootRefusal returns the code of an answer in which the hub refuses the device because of its boot
-// measurement or the lack of one. For every other answer, bootRefusal returns "". The caller can
-// still read the answer's whole body.
+// measurement, or because it sent no boot measurement. For every other answer, bootRefusal returns
+// "". The caller can still read the answer's whole body.
 func bootRefusal(resp *http.Response) string {
 	if resp.StatusCode != http.StatusForbidden {
 		return ""
@@ -174,9 +176,9 @@ func bootRefusal(resp *http.Response) string {
 	return refused.Code
 }
 
-// measuredJustNow reports whether a new measurement would be useless. This is so if the last
-// measurement is younger than vainPause, and `code` refuses the result of a measurement, not a
-// missing measurement. Without this check, a program that always retries would keep the TPM busy.
+// measuredJustNow reports whether a new measurement would be useless. It returns true if the last
+// measurement is younger than vainPause, and `code` is about the result of a measurement, not about
+// a missing measurement. Without this check, a program that always retries would keep the TPM busy.
 func (r *relay) measuredJustNow(code string) bool {
 	r.measuring.Lock()
 	defer r.measuring.Unlock()

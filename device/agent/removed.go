@@ -301,9 +301,9 @@ func (a *Agent) relock(ctx context.Context) error {
 // Accepted is Ask's answer if the hub accepts the device.
 const Accepted = "The hub accepts the device."
 
-// Ask asks the hub once whether the hub accepts the device of the state folder. Ask returns a
-// sentence: the hub's answer, or the reason why the hub could not be asked. Ask neither locks nor
-// changes the state folder, because another agent may be running.
+// Ask asks the hub once whether the hub accepts the device whose state is in the state folder. Ask
+// returns a sentence: the hub's answer, or the reason why the hub could not be asked. Ask neither
+// locks nor changes the state folder, because another agent may be running.
 func Ask(ctx context.Context, cfg Config) (string, error) {
 	dir := &folder{path: cfg.StateDir}
 	state, err := dir.read()
@@ -338,8 +338,8 @@ func Ask(ctx context.Context, cfg Config) (string, error) {
 	return "Asking the hub failed: " + describe(err) + ".", nil
 }
 
-// identified returns a connection to the hub with the device's certificate, and a function that
-// closes the connection.
+// The method `identified` returns a connection to the hub with the device's certificate, and a
+// function that closes the connection.
 func (a *Agent) identified(ctx context.Context, t tpm) (*hub, func(), error) {
 	signer, err := a.signer(ctx, t)
 	if err != nil {

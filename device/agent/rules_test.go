@@ -21,8 +21,8 @@ import (
 	"gangway/wire"
 )
 
-// These tests run the agent's rules with a fake TPM and a fake hub. internal/e2e tests the same
-// rules with a real agent, hub and software TPM.
+// These tests check the agent's decisions with a fake TPM and a fake hub. The tests in internal/e2e
+// check the same decisions with a real agent, a real hub and a software TPM.
 
 func TestDeviceOnboardsOnceAndIsCheckedAfterwards(t *testing.T) {
 	t.Parallel()

@@ -20,8 +20,8 @@ import (
 )
 
 // Run keeps an active device connected until ctx ends, or until the hub refuses the device
-// permanently (*Refused). As configured, Run sends reports and log lines, gets the user-meta, and
-// follows the trail.
+// permanently (*Refused). Run sends reports and gets the user-meta. If the configuration requires
+// it, Run also sends log lines, asks time servers and follows the trail.
 func (a *Agent) Run(ctx context.Context) error {
 	s, err := a.dial(ctx)
 	if err != nil {
@@ -105,7 +105,8 @@ func (a *Agent) reportAlways(ctx context.Context, s *session, follower *revision
 	}
 }
 
-// report sends a report. If the hub's answer asks for a boot measurement, report sends one.
+// report sends a report. If the hub's answer asks for a boot measurement, report also sends a boot
+// measurement.
 func (a *Agent) report(ctx context.Context, s *session, follower *revision.Follower) error {
 	body, err := json.Marshal(a.meta(s, follower))
 	if err != nil {
@@ -121,7 +122,7 @@ func (a *Agent) report(ctx context.Context, s *session, follower *revision.Follo
 	if errors.As(err, &refused) && (refused.Status == http.StatusBadRequest || refused.Status == http.StatusRequestEntityTooLarge) {
 		// The device-meta in a report is optional. The report itself is required, because it tells
 		// the hub that the device is connected.
-		a.sayOnce(onReport, "report", "The hub refuses this machine's report (%s): %s %s The agent sends empty reports.", refused.Code, refused.Reason, refused.Hint)
+		a.sayOnce(onReport, "report", "The hub refuses this machine's report (%s): %s %s Therefore the agent sends empty reports.", refused.Code, refused.Reason, refused.Hint)
 		raw, err = s.Do(ctx, http.MethodPatch, "/device/meta", []byte("{}"), maxAnswer)
 	} else if err == nil {
 		a.sayOnce(onReport, "report", "")
@@ -164,8 +165,8 @@ func (a *Agent) edit(change func(*State)) error {
 }
 
 // machine returns the machine's model and serial number. Configured values replace the values in
-// the firmware's tables. If neither has a serial number, the serial number is derived from the
-// endorsement key, which every TPM has.
+// the firmware's tables. If neither the configuration nor the tables have a serial number, the
+// serial number is derived from the endorsement key, which every TPM has.
 func machine(model, serial string, ekPublic []byte) (string, string) {
 	if model == "" {
 		model = dmi("product_name")

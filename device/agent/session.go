@@ -13,8 +13,8 @@ import (
 )
 
 // session sends the requests of an onboarded device, one at a time. A boot measurement is bound to
-// a connection, so session uses one connection, and begins each new connection with a measurement.
-// Its methods are safe for concurrent use.
+// a connection. So a session uses one connection at a time, and begins each new connection with a
+// measurement. Its methods are safe for concurrent use.
 type session struct {
 	a      *Agent
 	h      *hub
@@ -127,7 +127,7 @@ func (s *session) remeasure(ctx context.Context) error {
 
 // newBlobClient makes a client for downloads and uploads of objects. The client sends no client
 // certificate, because only the secret address protects an object. The client has no time limit:
-// its callers set one.
+// its callers set a time limit.
 func (h *hub) newBlobClient(url string) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
@@ -205,14 +205,15 @@ func (s *session) Upload(ctx context.Context, path string, content io.ReadSeeker
 }
 
 const (
-	// resumeFrom is a size in bytes. Only for a larger object, the agent asks whether the hub has a
-	// part of the object: a hub stores no part of less than 8 MiB.
+	// resumeFrom is a size in bytes. If an object is larger, the agent asks whether the hub has a
+	// part of the object. For a smaller object, this question would be useless, because a hub
+	// stores no part of less than 8 MiB.
 	resumeFrom = 8 << 20
 	tusVersion = "1.0.0"
 )
 
-// uploadOffset asks the hub how many bytes of an object it has. If `resumable` is false, the hub
-// stores whole objects only, as Pantacor Hub does.
+// uploadOffset asks the hub how many bytes of an object the hub has. If `resumable` is false, the
+// hub stores whole objects only, as Pantacor Hub does.
 func uploadOffset(ctx context.Context, client *http.Client, url string, size int64) (offset int64, resumable bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodHead, url, nil)
 	if err != nil {

@@ -39,13 +39,13 @@ type State struct {
 	HubName   string `json:"hub-name,omitempty"`
 	HubCA     string `json:"hub-ca,omitempty"`
 	// Addresses has the addresses of one hub. While the machine is not onboarded, that hub may
-	// differ from the one in HubName. Hub is the address in use.
+	// differ from the hub that HubName names. Hub is the address in use.
 	Addresses *Addresses `json:"addresses,omitempty"`
 	TokenID   string     `json:"token-id,omitempty"`
 	TPM       TPM        `json:"tpm"`
 	EK        string     `json:"ek,omitempty"` // template of the endorsement key
-	// EKSHA256 is the SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal. The
-	// owner compares it before approving the device.
+	// EKSHA256 is the SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal. The owner compares
+	// this hash before approving the device.
 	EKSHA256 string `json:"ek-sha256,omitempty"`
 	Key      string `json:"key,omitempty"` // algorithm of the IDevID key, for people
 	// Algorithm is the algorithm with which the agent makes the IDevID key again at each start.
@@ -68,8 +68,8 @@ type State struct {
 	// failed.
 	Boot string `json:"boot,omitempty"`
 	// Claim is the address of the page on which a person claims a machine without a join token.
-	// ClaimWords are words that the person compares with the words on that page. Neither is a
-	// secret.
+	// ClaimWords are words that the person compares with the words on that page. The address and
+	// the words are not secret.
 	Claim      string `json:"claim,omitempty"`
 	ClaimWords string `json:"claim-words,omitempty"`
 	// Waiting is one line of text: the event for which the agent waits, or the reason of its last
@@ -95,7 +95,7 @@ const (
 	stateFile    = "state.json"
 	requestFile  = "request.bin"
 	replyFile    = "reply.json"
-	identityFile = "identity.pem" // IDevID certificate and its issuer's
+	identityFile = "identity.pem" // the IDevID certificate and the certificate of its issuer
 	aikFile      = "aik.pem"      // the AIK certificate, and the certificate of its issuer
 	lockFile     = "lock"
 	trailFolder  = "trail"

@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// tpm has the operations of a TPM that the agent needs. machineTPM is a real TPM; tests of the
-// agent's rules use a fake one.
+// tpm has the operations of a TPM that the agent needs. machineTPM is a real TPM. Tests of the
+// agent's decisions use a fake TPM.
 type tpm interface {
 	// loadKeys finds the endorsement key and makes the IAK and the IDevID key.
 	loadKeys(ctx context.Context, o identity.Options) (*deviceKeys, error)

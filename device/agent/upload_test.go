@@ -79,7 +79,8 @@ func newUploader(t *testing.T, p *partialHub) *session {
 	return s
 }
 
-// The connection breaks twice. Each further call sends only what the hub does not have.
+// The connection breaks twice. Each further call of Upload must send only the bytes that the hub
+// does not have.
 func TestBrokenUploadContinues(t *testing.T) {
 	t.Parallel()
 	content := bytes.Repeat([]byte("0123456789"), 1<<20)
@@ -123,7 +124,8 @@ func TestUploadToAHubOfWholeObjects(t *testing.T) {
 	}
 }
 
-// A hub that lies about what it has cannot make the agent read past the object.
+// A hub sends an impossible upload offset. The agent must refuse the offset, and must not read past
+// the end of the object.
 func TestImpossibleOffsetsAreRefused(t *testing.T) {
 	t.Parallel()
 	content := make([]byte, 9<<20)

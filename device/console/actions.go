@@ -38,11 +38,11 @@ func init() {
 // Reasons why an action is not offered.
 var (
 	errLevel = errors.New("switched off by the image or by the owner")
-	errOwned = errors.New("not while the machine has an owner: delete the device at its hub first, or allow it with gangway.console=full")
+	errOwned = errors.New("not while the machine has an owner: delete the device at its hub first, or allow the wipe with the user-meta gangway.console=full")
 )
 
-// allowed returns the reason why an action is not allowed, or nil. It reads the level again,
-// because the owner may have changed the level.
+// The method `allowed` returns the reason why an action is not allowed, or nil. It reads the level
+// again, because the owner may have changed the level.
 func (c *console) allowed(a action) error {
 	if _, elsewhere := c.cfg.Machine.(System); (elsewhere || c.cfg.Machine == nil) && a.native {
 		return ErrElsewhere
@@ -80,8 +80,8 @@ func (c *console) run(ctx context.Context, done string, do func(context.Context)
 	go func() { c.send(ctx, doneEvent{message: done, err: do(ctx)}) }()
 }
 
-// confirmed runs `do` after the person has confirmed the action that belongs to the key `key`. It
-// first checks again that the action is allowed.
+// The method `confirmed` runs `do` after the person has confirmed the action that belongs to the
+// key `key`. It first checks again that the action is allowed.
 func (c *console) confirmed(ctx context.Context, key rune, done string, do func(context.Context) error) {
 	for _, a := range actions {
 		if a.key != key {

@@ -28,8 +28,8 @@ type Config struct {
 	// LogFile is the file with the machine's log. Empty: systemd's journal of gangway-agent.
 	LogFile string
 	Version string
-	// Idle is the time without a key press after which the console closes. 0: it does not
-	// close.
+	// Idle is the time without a key press after which the console closes. 0 means that the console
+	// does not close.
 	Idle time.Duration
 	// Plain makes the console use no colours.
 	Plain bool
@@ -417,8 +417,8 @@ func (c *console) put(x, y, width int, text string, style tcell.Style) {
 	}
 }
 
-// style returns the terminal's style for a look. The words carry the whole meaning, so the console
-// is usable without colours.
+// style returns the terminal's style for a look. The colours add no information, so the console is
+// usable without colours.
 func (c *console) style(l look) tcell.Style {
 	s := tcell.StyleDefault
 	colours := !c.cfg.Plain && c.screen.Colors() >= 8

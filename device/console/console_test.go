@@ -215,7 +215,7 @@ func TestClaimCodeIsShownAsACodeAndAsText(t *testing.T) {
 }
 
 // A nick comes from the hub. A log line comes from anyone who can make the agent log a text. Such a
-// text must neither control the terminal nor reverse the text around it.
+// text must not control the terminal, and must not change the direction of the text around it.
 func TestEscapesInForeignTextAreNotDrawn(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, `{"phase":"active","nick":"ot\u001b[2Jter\u202e\u0007","hub":"https://h"}`, func(c *Config) {

@@ -112,7 +112,8 @@ func (e *editor) move(k tcell.Key) {
 	e.x = min(e.x, len(e.lines[e.y]))
 }
 
-// full reports whether the text has its maximum size. If so, full also shows a message.
+// The method `full` reports whether the text has its maximum size. If so, full also shows a
+// message.
 func (e *editor) full(c *console) bool {
 	if len(e.text()) < netfile.MaxFile {
 		return false

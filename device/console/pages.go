@@ -19,8 +19,8 @@ type row struct {
 	exact bool // do not wrap this row, because it is a line of a QR code
 }
 
-// look is the appearance of a row. On a terminal without colours, the words carry the same
-// meaning.
+// look is the appearance of a row. The appearance adds no information, so a page is also readable
+// on a terminal without colours.
 type look int
 
 const (
@@ -70,7 +70,7 @@ func ago(t time.Time) string {
 	return t.UTC().Format(time.DateTime) + " UTC, " + time.Since(t).Round(time.Second).String() + " ago"
 }
 
-// known returns the text `s`, or a dash if `s` is empty.
+// The function `known` returns the text `s`, or a dash if `s` is empty.
 func known(s string) string {
 	if strings.TrimSpace(s) == "" {
 		return "-"

@@ -2,8 +2,8 @@
 // and the agent's state. Each check returns findings. A finding has a fact, the fact's cause, and a
 // remedy for the person at the machine.
 //
-// The checks are a table. To add one, write a function that returns findings, give each finding a
-// unique code, add the function to the table, and add to the tests a fault that causes the
+// The checks are a table. To add a check, write a function that returns findings, give each finding
+// a unique code, add the function to the table, and add to the tests a fault that causes the
 // finding.
 package doctor
 
@@ -19,8 +19,8 @@ import (
 	"gangway/internal/finding"
 )
 
-// Finding is the result of one check. Severity is the severity of a finding. TPM has the properties
-// that a TPM reports.
+// Finding is the result of one check. Severity says how serious a finding is. TPM has the
+// properties that a TPM reports.
 type (
 	Finding  = finding.Finding
 	Severity = finding.Severity
@@ -143,7 +143,7 @@ func newExam(cfg Config) *exam {
 	return e
 }
 
-// onboarded reports whether the machine has a device's identity.
+// The method `onboarded` reports whether the machine has a device's identity.
 func (e *exam) onboarded() bool {
 	return e.state.Phase == agent.PhaseActive || e.state.Phase == agent.PhaseRemoved
 }

@@ -80,7 +80,7 @@ func healthy(t *testing.T, tpm string, hub *Hub) Config {
 	}
 }
 
-// measured is what the firmware of a healthy machine measures.
+// measured contains the events that the firmware of a healthy machine measures.
 var measured = eventlog.Boot(true, "kernel", "quiet")
 
 // measure extends a TPM's PCRs as the firmware of a healthy machine does.
@@ -393,7 +393,8 @@ func writeState(t *testing.T, dir string, s agent.State) {
 	}
 }
 
-// Doctor's findings about faults that a test cannot cause in a software TPM.
+// Doctor has findings for faults that a test cannot cause in a software TPM. The test passes the
+// properties of such a TPM to Judge.
 func TestFaultsOfTPMsThatAreNotSoftware(t *testing.T) {
 	t.Parallel()
 	sound := TPM{Version: "2.0", Banks: []string{"SHA-256"}, Certificates: 1, Endorsement: true, Owner: true}

@@ -154,7 +154,7 @@ func Cards() ([]Card, error) {
 	return cards, nil
 }
 
-// global reports whether one of the interface's addresses can reach other networks.
+// The method `global` reports whether one of the interface's addresses can reach other networks.
 func (c *Card) global() bool {
 	return slices.ContainsFunc(c.Addresses, func(a net.IPNet) bool { return a.IP.IsGlobalUnicast() })
 }

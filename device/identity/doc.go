@@ -36,11 +36,11 @@
 //	           +1        FlushContext: EK, if this package made it
 //	handshake  4         StartAuthSession, PolicySecret, PolicyOR, Sign, for each TLS handshake
 //
-// LoadSigner takes one CreatePrimary. A non-empty Options.EndorsementAuth adds one
+// LoadSigner needs one command, CreatePrimary. A non-empty Options.EndorsementAuth adds one
 // StartAuthSession to each CreatePrimary and PolicySecret. A session ends with the command that it
-// authorises, so no command is needed to flush it. The session of ActivateCredential must be
-// salted to the EK, to hide the secret on the bus. The IAK's policy session is salted for this
-// purpose, so there is no extra command.
+// authorises, so no command is needed to flush it. The session of ActivateCredential must be salted
+// to the EK, to hide the secret on the bus. The IAK's policy session is salted for this purpose, so
+// there is no extra command.
 //
 // # Lockout
 //
@@ -56,7 +56,7 @@
 //
 // A TPM has room for three objects and three sessions. Identity.Close, Signer.Close and TPM.Close
 // flush everything that this package made and has not flushed yet, even after a failure. If a
-// response was lost, the TPM may hold an object with an unknown handle. On a socket, which only
-// this package uses, the package then flushes all objects; behind /dev/tpmrm0, the kernel flushes
-// them when the device file is closed.
+// response was lost, the TPM may hold an object with an unknown handle. If the connection to the
+// TPM is a socket, no other program uses the TPM, and the package flushes all objects. If the
+// connection is /dev/tpmrm0, the kernel flushes the objects when the device file is closed.
 package identity

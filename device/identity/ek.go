@@ -20,8 +20,9 @@ const (
 	nvEndorsementLast = tcg.ChainLast
 )
 
-// findEK sets i.EK and the fields of i that describe the EK. It uses the first template that has a
-// certificate in the TPM and whose key matches that certificate.
+// findEK sets i.EK and the fields of i that describe the EK. It uses the first template with these
+// two properties: the TPM has a certificate for the template, and the template's key matches this
+// certificate.
 func (i *Identity) findEK(o Options) error {
 	templates, err := ekTemplates(o.EK)
 	if err != nil {
@@ -155,8 +156,8 @@ func isVerdict(err error) bool {
 	return errors.As(err, &v)
 }
 
-// judged turns an error of the TPM about one NV index or one template into a verdict. It returns
-// errors about the whole TPM unchanged.
+// The function `judged` turns an error of the TPM about one NV index or one template into a
+// verdict. It returns errors about the whole TPM unchanged.
 func judged(err error) error {
 	var rc tpm2.TPMRC
 	if !errors.As(err, &rc) || isFull(err) || rc == tpm2.TPMRCFailure || rc == tpm2.TPMRCInitialize || rc == tpm2.TPMRCLockout {
@@ -197,9 +198,9 @@ func (i *Identity) tryEK(template tcg.Template, indices []uint32) error {
 }
 
 // plainEK uses a key without a certificate. If the caller requested a template, plainEK uses that
-// template's key. Otherwise it uses the key of L-2, or of L-1 if the TPM lacks the curve. Makers
-// that offer EK certificates for download offer them for these keys. plainEK always chooses the
-// same key, so that the hub recognises the device.
+// template's key. Otherwise it uses the key of template L-2, or of template L-1 if the TPM lacks
+// L-2's curve. Some makers offer EK certificates for download, and they offer them for these keys.
+// plainEK always chooses the same key, so that the hub recognises the device.
 func (i *Identity) plainEK(templates []tcg.Template, indices []uint32) error {
 	if len(templates) > 1 {
 		templates = nil
@@ -290,7 +291,7 @@ func sameKey(p *tcg.Public, want crypto.PublicKey) bool {
 }
 
 // storedTemplate applies the template and the nonce that some TPMs store for L-1 and L-2 (EK
-// profile 2.2.1.4): the stored template replaces the default one, and the nonce replaces the start
+// profile 2.2.1.4). The stored template replaces the default template. The nonce replaces the start
 // of the template's unique field.
 func (t *TPM) storedTemplate(template tcg.Template, indices []uint32) (tcg.Template, error) {
 	var templateIndex, nonceIndex uint32

@@ -32,7 +32,7 @@ func TestNoCertificateIsItsOwnError(t *testing.T) {
 }
 
 // TestEveryEKOpensCredentials: the TPM opens credentials with the EK of each template that the
-// software TPM supports. Each template has another kind of authorisation.
+// software TPM supports. The templates differ in the kind of authorisation that the EK requires.
 func TestEveryEKOpensCredentials(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.None)
@@ -173,8 +173,9 @@ func TestChainSplitOverIndicesAndPadded(t *testing.T) {
 	if id.EKTemplate != "H-2" || !bytes.Equal(id.EKCertificate.Certificate.Raw, leaf) || len(id.Notes) != 0 {
 		t.Fatalf("EK %s, notes %q", id.EKTemplate, id.Notes)
 	}
-	// One GetCapability; for the certificate one NV_ReadPublic and two NV_Read; one ReadPublic of
-	// the persistent handle; one CreatePrimary; for the chain two NV_ReadPublic and two NV_Read.
+	// The expected commands are: one GetCapability; for the certificate one NV_ReadPublic and two
+	// NV_Read; one ReadPublic of the persistent handle; one CreatePrimary; for the chain two
+	// NV_ReadPublic and two NV_Read.
 	if n := tpm.Stats().ByOperation[OpFindEK].Commands; n != 1+3+1+1+4 {
 		t.Errorf("%d commands", n)
 	}
@@ -342,7 +343,8 @@ func TestEKThatAllowsPoliciesAlone(t *testing.T) {
 	if err := s.WriteNV(tcg.ECCTemplateIndex, []byte("no template")); err != nil {
 		t.Fatal(err)
 	}
-	// The stored template of L-2 is not valid, so L-1 is used, unless Options.EK names L-2.
+	// The stored template of L-2 is not valid. If Options.EK is empty, Load uses L-1. If Options.EK
+	// names L-2, Load fails.
 	id = load(t, open(t, s), Options{AllowUnvouched: true})
 	if id.EKTemplate != "L-1" {
 		t.Errorf("template %s", id.EKTemplate)

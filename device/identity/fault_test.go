@@ -34,8 +34,9 @@ func onboardOnce(ctx context.Context, tpm *TPM, blob, enc []byte) error {
 
 // TestNothingLeaksWhateverCommandFails: each command fails in five ways: before it is sent; after
 // the TPM executed it; with a refusal; with a response that ends early; and with garbage. After
-// Close, the TPM must hold no object and no session of this package. With -short, every third
-// command fails in each way, and each command fails in at least one way.
+// Close, the TPM must hold no object and no session of this package. Without -short, the test tries
+// each way at each command. With -short, it tries each way only at every third command, but it
+// starts each way at another command. So each command still fails in at least one way.
 func TestNothingLeaksWhateverCommandFails(t *testing.T) {
 	step := 1
 	if testing.Short() {
@@ -136,7 +137,8 @@ func TestStaleObjectsOfADeadProcessAreSwept(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// litter fills a TPM with keys and sessions, like a process that is killed before it flushes them.
+// The function `litter` fills a TPM with keys and sessions. It simulates a process that is killed
+// before it flushes its keys and sessions.
 func litter(t *testing.T, s *swtpm.TPM) {
 	t.Helper()
 	dead := open(t, s)
@@ -219,8 +221,8 @@ func TestTwoUsersOfOneTPM(t *testing.T) {
 	wg.Wait()
 }
 
-// TestHandleOfAnotherKeyIsNoticed: another process flushed this package's keys, and its own keys
-// got the same handles. The package returns no result of those keys.
+// TestHandleOfAnotherKeyIsNoticed: another process flushed this package's keys, and the keys of
+// that process got the same handles. The package must not return a result that such a key made.
 func TestHandleOfAnotherKeyIsNoticed(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.P384)
@@ -430,7 +432,7 @@ func mutate(rng *rand.Rand, rsp []byte, tape [][]byte) []byte {
 		rsp = rsp[:rng.IntN(len(rsp)+1)]
 	case 2:
 		rsp = append(rsp, make([]byte, rng.IntN(600))...)
-	case 3: // no parameters, as if there were none
+	case 3: // set the size of the parameters to 0
 		if len(rsp) > 14 {
 			rsp[10], rsp[11], rsp[12], rsp[13] = 0, 0, 0, 0
 		}

@@ -23,10 +23,10 @@ const (
 // templateName is the name of each algorithm's templates.
 var templateName = map[Algorithm]string{RSA2048: "H-1", P256: "H-2", P384: "H-3", P521: "H-4"}
 
-// Options for Load and LoadSigner. The zero value suits nearly all machines.
+// Options are the options of Load and LoadSigner. The zero value suits nearly all machines.
 type Options struct {
-	// Algorithm of the IAK and the IDevID key. Empty: P-256, or RSA 2048 if the TPM lacks P-256.
-	// With another algorithm, the device has another identity.
+	// Algorithm is the algorithm of the IAK and the IDevID key. Empty means P-256, or RSA 2048 if
+	// the TPM lacks P-256. With another algorithm, the device has another identity.
 	Algorithm Algorithm
 
 	// EK is the name of the endorsement key's template, as in tcg.EKTemplates:

@@ -17,8 +17,8 @@ import (
 const maxResponse = 8192
 
 // A link sends commands to a TPM, one at a time. After an error, the link closes its connection,
-// and the next command opens a new one. So the link never reads a late response as the response to
-// another command.
+// and the next command opens a new connection. So the link never reads a late response as the
+// response to another command.
 type link interface {
 	// exchange sends one command and returns its whole response. It returns within the time
 	// `limit`, and soon after ctx ends.

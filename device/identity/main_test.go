@@ -18,8 +18,9 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// base is a folder with the test CA of a TPM maker and one TPM of each kind, which are made only
-// once. Most tests run a copy of one of these TPMs; the other tests need a TPM with its own keys.
+// base is a folder with the test CA of a TPM maker and one TPM for each kind of EK. startTPM makes
+// each of these TPMs only once. Most tests run a copy of one of these TPMs; the other tests need a
+// TPM with its own keys.
 var base string
 
 func TestMain(m *testing.M) {
@@ -39,7 +40,7 @@ var masters [3]struct {
 	err  error
 }
 
-// startTPM runs a new copy of the TPM of this kind. All copies have the same keys.
+// startTPM runs a new copy of the TPM with this kind of EK. All copies have the same keys.
 func startTPM(t testing.TB, kind swtpm.EK) *swtpm.TPM {
 	t.Helper()
 	if m := swtpm.Missing(); m != "" {
@@ -102,8 +103,8 @@ func load(t testing.TB, tpm *TPM, o Options) *Identity {
 	return id
 }
 
-// loaded returns the handles of the transient objects and sessions in a TPM. It uses a separate
-// connection.
+// The function `loaded` returns the handles of the transient objects and sessions in a TPM. It uses
+// a separate connection.
 func loaded(t testing.TB, s *swtpm.TPM) []uint32 {
 	t.Helper()
 	tpm := open(t, s)
@@ -133,12 +134,12 @@ func assertEmpty(t testing.TB, s *swtpm.TPM) {
 // spy is a link whose commands and responses a test can read and change.
 type spy struct {
 	link
-	// before is called with each command. If `before` returns a response or an error, the method
-	// `exchange` returns that response or error, and the command does not reach the TPM.
+	// The field `before` is called with each command. If `before` returns a response or an error,
+	// the method `exchange` returns that response or error, and the command does not reach the TPM.
 	before func(code uint32, command []byte) ([]byte, error)
-	// after is called with each response. The method `exchange` returns the response that `after`
-	// returns. If `after` returns an error, `exchange` returns this error, as if the response was
-	// lost.
+	// The field `after` is called with each response. The method `exchange` returns the response
+	// that `after` returns. If `after` returns an error, `exchange` returns this error, as if the
+	// response was lost.
 	after func(code uint32, command, response []byte) ([]byte, error)
 }
 

@@ -15,7 +15,7 @@ import (
 // TPM.
 var nvChunks = []uint16{1024, 768, 512, 256}
 
-// maxNV is the maximum size of an NV index, in bytes. readNV refuses larger ones.
+// maxNV is the maximum size of an NV index, in bytes. readNV refuses larger NV indices.
 const maxNV = 16 << 10
 
 // readNV reads a whole NV index. It uses an empty password for the first authorisation that the
@@ -102,8 +102,7 @@ func isTooLong(err error) bool {
 	return errors.Is(err, tpm2.TPMRCValue) || errors.Is(err, tpm2.TPMRCSize) || errors.Is(err, tpm2.TPMRCNVRange)
 }
 
-// isDenied reports whether the TPM refused an authorisation, so that another one may
-// work.
+// isDenied reports whether the TPM refused an authorisation. Another authorisation may then work.
 func isDenied(err error) bool {
 	for _, rc := range []tpm2.TPMRC{
 		tpm2.TPMRCAuthFail, tpm2.TPMRCBadAuth, tpm2.TPMRCNVAuthorization, tpm2.TPMRCAuthType,

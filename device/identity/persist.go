@@ -26,9 +26,10 @@ var ErrOwnerAuth = errors.New("identity: storing a key requires the password of 
 
 // Keep makes the IDevID key persistent (TPM2_EvictControl), for programs that need a handle, and
 // returns the handle. The key keeps its attributes: every program that can access the TPM can use
-// the key, and could also make the key from its template. If `handle` is 0, Keep uses the
-// persistent handle that the key already has, or otherwise the first free handle from
-// FirstDevIDHandle on. TPM2_Clear removes the persistent key.
+// the key, and could also make the key from its template. If `handle` is 0 and the key already has
+// a persistent handle, Keep uses that handle. If `handle` is 0 and the key has no persistent
+// handle, Keep uses the first free handle from FirstDevIDHandle on. TPM2_Clear removes the
+// persistent key.
 //
 // Errors: ErrHandleTaken, ErrOwnerAuth.
 func (s *Signer) Keep(ctx context.Context, handle uint32) (uint32, error) {
@@ -81,7 +82,8 @@ func (s *Signer) Drop(ctx context.Context, handle uint32) (int, error) {
 	return n, nil
 }
 
-// kept returns the persistent handle to use, and whether the IDevID key is already at that handle.
+// The method `kept` returns the persistent handle to use, and whether the IDevID key is already at
+// that handle.
 func (s *Signer) kept(handle uint32) (at uint32, there bool, err error) {
 	first, last := handle, handle
 	if handle == 0 {

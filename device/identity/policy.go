@@ -27,9 +27,9 @@ func (r *ring) endorsement() tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: tpm2.TPMRHEndorsement, Name: tpm2.HandleName(tpm2.TPMRHEndorsement), Auth: session}
 }
 
-// policy returns a policy session that is valid for one command. The session runs
-// PolicySecret(endorsement), then PolicyCommandCode(code) unless `code` is zero, then
-// PolicyOR(branches) unless `branches` is nil.
+// policy returns a policy session that is valid for one command. The session first runs
+// PolicySecret(endorsement). If `code` is not zero, it then runs PolicyCommandCode(code). If
+// `branches` is not nil, it then runs PolicyOR(branches).
 func (r *ring) policy(alg tcg.AlgID, code tpm2.TPMCC, branches [][]byte, options ...tpm2.AuthOption) tpm2.Session {
 	callback := func(_ transport.TPM, session tpm2.TPMISHPolicy, _ tpm2.TPM2BNonce) error {
 		_, err := run(r.t, tpm2.PolicySecret{AuthHandle: r.endorsement(), PolicySession: session})
@@ -61,7 +61,7 @@ func (r *ring) policy(alg tcg.AlgID, code tpm2.TPMCC, branches [][]byte, options
 // The key's own empty password would also work, with three commands less. But the templates do not
 // set noDA, so dictionary attack protection applies to that password. After the password was used,
 // the TPM counts a power loss as a failure (Part 1, 19.8.6). After a few failures, the TPM refuses
-// the key. A policy that does not use the key's password is neither counted nor refused.
+// the key. The TPM neither counts nor refuses a policy that does not use the key's password.
 func (r *ring) user(k *key) tpm2.Session {
 	return r.policy(k.public.NameAlg, 0, k.template.PolicyBranches)
 }

@@ -117,7 +117,7 @@ func (r *ring) quote(o Options, nonce []byte) (*Quoted, error) {
 }
 
 // check verifies the attestation and the signature that the TPM returned, and reports whether the
-// PCR values that were read are the quoted ones.
+// PCR values that were read are the quoted values.
 func (q *Quoted) check(iak *tcg.Public, nonce []byte) (bool, error) {
 	a, err := tcg.ParseQuote(q.Attest)
 	if err != nil {
@@ -158,7 +158,7 @@ func selection(bank tcg.AlgID, pcrs []uint) tpm2.TPMLPCRSelection {
 }
 
 // bestBank returns the strongest bank with measurements. Firmware may measure into only one bank
-// and leave a stronger bank empty. If all banks are empty, bestBank returns the strongest.
+// and leave a stronger bank empty. If all banks are empty, bestBank returns the strongest bank.
 func (t *TPM) bestBank() (tcg.AlgID, error) {
 	rsp, err := run(t, tpm2.GetCapability{Capability: tpm2.TPMCapPCRs, PropertyCount: 1})
 	if err != nil {
@@ -188,7 +188,8 @@ func (t *TPM) bestBank() (tcg.AlgID, error) {
 			return bank, nil
 		}
 	}
-	// The loop found no measurements, so use the last bank or, if that is empty too, the strongest.
+	// The loop found no measurements, so use the last bank. But if the last bank is empty too, use
+	// the strongest bank.
 	last := banks[len(banks)-1]
 	if len(banks) > 1 {
 		if empty, err := t.isEmpty(last); err != nil || empty {

@@ -18,8 +18,8 @@ type RequestInfo struct {
 	EventLog      []byte // the firmware's event log, unchanged; may be nil
 
 	// CAData returns the request's prodCaData, which contains the ownership proof, for the TPM name
-	// of the IDevID key. nil: no prodCaData. Request calls CAData once, before the TPM signs
-	// anything. CAData must not use the Identity.
+	// of the IDevID key. If CAData is nil, the request has no prodCaData. Request calls CAData
+	// once, before the TPM signs anything. CAData must not use the Identity.
 	CAData func(idevidName []byte) ([]byte, error)
 }
 

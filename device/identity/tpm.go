@@ -25,8 +25,8 @@ type TPM struct {
 	// handles are the transient objects and sessions that this package made and has not
 	// flushed yet. The value is true while a key owns the handle.
 	handles map[uint32]bool
-	// lost means that the response of a command that makes a handle was lost. So the TPM may
-	// hold an object with an unknown handle.
+	// The field `lost` means that the response of a command that makes a handle was lost. So the
+	// TPM may hold an object with an unknown handle.
 	lost bool
 	// generation increases when existing handles may have become invalid.
 	generation int
@@ -151,7 +151,7 @@ func checkResponse(rsp []byte) error {
 	return nil
 }
 
-// broken records that the response to the command c was lost.
+// The method `broken` records that the response to the command c was lost.
 func (t *TPM) broken(c command) {
 	if t.managed {
 		// Closing the link makes the resource manager flush this package's handles.
@@ -201,8 +201,8 @@ func run[R any](t *TPM, cmd tpm2.Command[R, *R], sessions ...tpm2.Session) (rsp 
 	return rsp, nil
 }
 
-// guarded calls `f`, which decodes a response with go-tpm's reflection. If `f` panics because the
-// response is unexpected, guarded returns an error.
+// The function `guarded` calls `f`, which decodes a response with go-tpm's reflection. If `f`
+// panics because the response is unexpected, guarded returns an error.
 func guarded(f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {

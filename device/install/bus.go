@@ -94,8 +94,8 @@ func transports(l location) (out []string) {
 	return out
 }
 
-// external returns the reason why a disk may be external, or "" if it is built in. If the kernel
-// does not report whether a disk is removable, the disk counts as removable.
+// The function `external` returns the reason why a disk may be external, or "" if it is built in.
+// If the kernel does not report whether a disk is removable, the disk counts as removable.
 func external(name string, l location) string {
 	switch {
 	case text(l.dir, "removable") != "0":
@@ -166,7 +166,7 @@ func sticks(dev string, disks []Disk, known []string) map[string]string {
 }
 
 // partitionGUIDs returns the GUIDs of a disk's partitions, in lower case. If the disk has no GUID
-// partition table, it returns none.
+// partition table, the result is empty.
 func partitionGUIDs(dev string, d Disk) (out []string) {
 	if sectorProblem(d.Sector) != "" {
 		return nil

@@ -87,7 +87,8 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 		{"rnbd0", "virtual/rnbd-client/ctl", nil, no},
 		{"etherd!e0.0", "virtual/block", nil, no}, // ATA over Ethernet
 
-		// Devices made of other devices, of memory or by a program; persistent memory.
+		// Not disks: devices that Linux makes from other devices or from memory, devices that a
+		// program emulates, and persistent memory.
 		{"bcache0", "virtual/block", nil, no},
 		{"md127", "virtual/block", nil, no},
 		{"md_d0", "virtual/block", nil, no},
@@ -127,8 +128,8 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 	}
 }
 
-// If several paths lead to one disk, the installer counts one disk. So the default disk rule can
-// choose this disk.
+// If several paths lead to one disk, the installer counts these paths as one disk. So the default
+// disk rule can choose this disk.
 func TestChoosesADiskWithSeveralPathsOnce(t *testing.T) {
 	t.Parallel()
 	nvme := func(more map[string]string) map[string]string {
@@ -340,8 +341,8 @@ func TestRefusesADiskThatTookTheNameOfTheChosenOne(t *testing.T) {
 	}
 }
 
-// Find returns the running system on the built-in disk, even if a USB disk with an earlier name
-// has a copy of the system.
+// A USB disk has a copy of the running system, and its name comes before the built-in disk's name
+// in the alphabet. Find must still return the system on the built-in disk.
 func TestFindsTheSystemOnTheDiskThatIsBuiltIn(t *testing.T) {
 	t.Parallel()
 	m, stick, _ := smallStick(t)

@@ -23,9 +23,9 @@ type Disk struct {
 	Sector  int64    // size of a logical sector, bytes
 	Parts   []string // names of the partitions, as in /dev
 	Content string   // description of the disk's data in a few words, for people
-	// External is the reason why the disk may not be a part of the machine: it is removable, on
-	// USB or a memory card. The installer uses such a disk only if a person or a rule names it.
-	// Empty: the disk is built in.
+	// External is the reason why the disk may be external, and so not a part of the machine: it is
+	// removable, on USB or a memory card. The installer uses such a disk only if a person or a rule
+	// names it. Empty: the disk is built in.
 	External string
 	// Unfit is the reason why the installer never uses the disk, even if a person names it: the
 	// disk is the stick, read-only or too small. Empty: the disk can be used.
@@ -148,7 +148,7 @@ func (d Disk) unfit() string {
 // onePath reduces the list to one entry for each disk. A SAS disk with two ports has an entry for
 // each port. An NVMe disk with several paths has an entry for each path if the kernel's NVMe
 // multipath is off. If one path is the stick's, the disk is the stick. onePath does not merge USB
-// disks: each has one path, and makers give the same identifier to many of them.
+// disks. Each USB disk has one path, and makers give the same identifier to many USB disks.
 func onePath(disks []Disk) []Disk {
 	var out []Disk
 	for _, d := range disks {
@@ -272,7 +272,7 @@ func signature(dev string) string {
 // Errors of Choose: the rule does not select exactly one disk, so a person must choose.
 var (
 	ErrAmbiguous = errors.New("more than one disk matches the disk rule; a person must choose one")
-	ErrExternal  = errors.New("only disks that may be external match the disk rule; a person must choose one, or the rule must name it")
+	ErrExternal  = errors.New("only disks that may be external match the disk rule; a person must choose one of them, or the rule must name one")
 )
 
 // Choose applies a rule to disks and returns the disk to install to. Choose prefers built-in disks

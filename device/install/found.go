@@ -15,8 +15,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// DiskGUID derives a disk's GUID from a manifest's SHA-256 in hexadecimal (RFC 9562, version 8). A
-// stick recognises a disk that it has installed earlier by this GUID.
+// DiskGUID derives a disk's GUID from a manifest's SHA-256 in hexadecimal (RFC 9562, version 8). By
+// this GUID, a stick recognises a disk to which it installed a system earlier.
 func DiskGUID(manifest string) string {
 	h := sha256.Sum256([]byte("gangway disk v1\x00" + manifest))
 	u := uuid.UUID(h[:16])

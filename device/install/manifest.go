@@ -83,8 +83,8 @@ type Manifest struct {
 	// RevisionKeys is the SHA-256 of the system's file RevisionKeyPath, in lower-case hexadecimal.
 	// Empty: the device installs revisions without a signature.
 	RevisionKeys string `json:"revision-keys,omitempty"`
-	// Enrol holds the Secure Boot keys that firmware in setup mode enrols from the stick. The
-	// boot manager does this before the installer starts. Nil: none.
+	// Enrol holds the Secure Boot keys that firmware in setup mode enrols from the stick. The boot
+	// manager does this before the installer starts. Nil: no keys.
 	Enrol *Enrol `json:"enrol,omitempty"`
 	// First describes the device's first revision. Nil: that revision is empty.
 	First *First `json:"first,omitempty"`
@@ -250,7 +250,8 @@ func (p Part) check() error {
 	return nil
 }
 
-// has reports whether the stick stores all blocks of a range. `at` and `size` are in bytes.
+// The method `has` reports whether the stick stores all blocks of a range. `at` and `size` are in
+// bytes.
 func (p Part) has(at, size int64) bool {
 	for _, e := range p.Extents { // sorted
 		if from, to := e[0]*BlockSize, (e[0]+e[1])*BlockSize; from <= at && at < to {

@@ -40,8 +40,8 @@ type network struct {
 	onStick []byte // the stick's bytes at the same offset, which the method `verify` hashes
 }
 
-// settings returns the network settings that this job writes, padded. If the job has none,
-// settings returns the bytes that the stick has in that place.
+// settings returns the network settings that this job writes, padded. If the job has no network
+// settings, the result is the bytes that the stick has in that place.
 func (j Job) settings() (n network, err error) {
 	n.at = j.Manifest.Network
 	switch {
@@ -99,7 +99,7 @@ func readNetwork(name string) (*netfile.Settings, error) {
 
 // WritePendingNetwork writes pending network settings to the EFI system partition of an installed
 // system. It writes the file's first sector last, because the file is not valid without that
-// sector. So a power cut leaves either all of the settings or none.
+// sector. So a power cut leaves either all of the settings or no settings.
 func WritePendingNetwork(esp string, s *netfile.Settings) error {
 	text, err := Padded(s.Text())
 	if err != nil {

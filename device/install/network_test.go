@@ -107,7 +107,7 @@ func TestNetworkSettingsAreReadBack(t *testing.T) {
 }
 
 // If the power fails while a stick's installer writes network settings to an installed system, the
-// system has either all of the settings or none.
+// system has either all of the settings or no settings.
 func TestSettingsThatAStickBringsAreAllOrNothing(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

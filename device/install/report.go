@@ -49,7 +49,7 @@ func WriteReport(esp string, r *wire.InstallReport) error {
 	return nil
 }
 
-// Places in a GUID partition table's header, in bytes (UEFI 2.10, 5.3.2).
+// Offsets of fields in a GUID partition table's header, in bytes (UEFI 2.10, 5.3.2).
 const (
 	entriesAt   = 72 // the first sector of the array of entries
 	entryCount  = 80

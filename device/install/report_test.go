@@ -52,8 +52,8 @@ func TestRejectsADiskWithoutATable(t *testing.T) {
 	}
 }
 
-// The report keeps the size of the file that the image has for it. A file system without a journal
-// can lose a change of the size in a power cut.
+// WriteReport does not change the size of the report's file, because a file system without a
+// journal can lose a change of the size in a power cut.
 func TestReportIsWrittenInPlace(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

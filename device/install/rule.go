@@ -13,8 +13,8 @@ import (
 //	serial:S         the disk with this serial number
 //	model:PATTERN    the largest disk whose model matches the pattern, as in path.Match
 //
-// A rule selects a disk that may be external (Disk.External) only if the rule names the disk: by
-// name, by serial number, or by model without wildcards.
+// A disk may be external (Disk.External). A rule selects such a disk only if the rule names the
+// disk: by name, by serial number, or by model without wildcards.
 type Rule string
 
 // Largest is the default rule.
@@ -56,7 +56,7 @@ func diskName(s string) bool {
 	return s != ""
 }
 
-// specific reports whether the rule names one disk or one model, rather than any disk.
+// The method `specific` reports whether the rule names one disk or one model, rather than any disk.
 func (r Rule) specific() bool {
 	model, ok := strings.CutPrefix(string(r), "model:")
 	return r != Largest && !(ok && strings.ContainsAny(model, `*?[\`))

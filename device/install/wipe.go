@@ -26,10 +26,10 @@ type discarder interface {
 const erasePiece = 64 * mib
 
 // Erase destroys a system's data on its disk. If the data partition is encrypted, Erase overwrites
-// its encryption keys with random bytes and checks that the disk stored these bytes; otherwise it
-// zeroes the whole partition. It also zeroes the EFI system partition, which may contain a join
-// token. Erase does not remove the partition table, so that Look finds the disk again after an
-// interruption. Unlist removes the partition table later.
+// its encryption keys with random bytes and checks that the disk stored these bytes. If it is not
+// encrypted, Erase zeroes the whole partition. It also zeroes the EFI system partition, which may
+// contain a join token. Erase does not remove the partition table, so that Look finds the disk
+// again after an interruption. Unlist removes the partition table later.
 func Erase(ctx context.Context, t Target, i *Installed, progress Progress) error {
 	if progress == nil {
 		progress = func(Stage, int64, int64) {}
@@ -46,8 +46,8 @@ func Erase(ctx context.Context, t Target, i *Installed, progress Progress) error
 		if err := scramble(t, data[0]+i.Sector, luks.Overhead-i.Sector); err != nil {
 			return err
 		}
-		// First destroy the keys, and last the sector that marks the partition as encrypted. Until
-		// then, a retry finds the keys and destroys them again.
+		// Destroy the keys first, and the sector that marks the partition as encrypted last. Until
+		// that sector is destroyed, a retry finds the keys and destroys them again.
 		if err := scramble(t, data[0], i.Sector); err != nil {
 			return err
 		}

@@ -328,8 +328,8 @@ func (f tableFile) WriteAt(p []byte, at int64) (int, error) { return f.Target.Wr
 
 // readBack compares the disk's content with the bytes that were written. It skips the first sector
 // of the EFI system partition, which is still zero. The head of that partition and the network
-// settings differ from the stick's file on purpose. For them, readBack compares the disk's bytes
-// with the written bytes, and hashes the stick's bytes instead.
+// settings differ from the stick's file on purpose. For these two, readBack compares the disk's
+// bytes with the written bytes, and hashes the stick's bytes instead.
 func (j *run) readBack(ctx context.Context, places []place) error {
 	done, total := int64(0), j.total(places)
 	buf, zero := make([]byte, mib), make([]byte, mib)

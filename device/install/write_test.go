@@ -362,8 +362,8 @@ func TestDiskThatDoesNotKeepWhatIsWrittenDoesNotBoot(t *testing.T) {
 	})
 }
 
-// The installer refuses an image whose file system does not support the disk's sector size. It does
-// so before it writes to the disk.
+// Before the installer writes to the disk, it refuses an image whose file system does not support
+// the disk's sector size.
 func TestImageThatIsNoneForLargeSectorsLeavesTheDiskAsItWas(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(boot []byte){

@@ -95,7 +95,7 @@ func (l *lab) step(format string, args ...any) error {
 	return l.failing[s]
 }
 
-// did reports whether all of `steps` happened, in this order.
+// The method `did` reports whether all of `steps` happened, in this order.
 func (l *lab) did(steps ...string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -114,7 +114,7 @@ func (l *lab) want(steps ...string) {
 	}
 }
 
-// never fails the test if one of `steps` happened.
+// The method `never` fails the test if one of `steps` happened.
 func (l *lab) never(steps ...string) {
 	l.t.Helper()
 	for _, s := range steps {

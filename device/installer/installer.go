@@ -67,7 +67,8 @@ type Sticks interface {
 	Find(manifest string, patience time.Duration) (*Stick, error)
 	// Mounted returns the stick that Find mounted, even if another process called Find.
 	Mounted(manifest string) (*Stick, error)
-	// Network reads the network settings of the mounted stick; nil: the stick has none.
+	// Network reads the network settings of the mounted stick. It returns nil if the stick has no
+	// network settings.
 	Network() (*netfile.Settings, error)
 	// Marks returns disk names and partition GUIDs. install.Disks recognises the stick and copies
 	// of the stick by these names and GUIDs.
@@ -205,7 +206,7 @@ func (i *Installer) automatic(encrypt bool) error {
 }
 
 // preflight checks the machine and shows the findings. It returns an error only if the installation
-// cannot reach its purpose on this machine. No finding leaves the machine.
+// cannot reach its purpose on this machine. The findings are not sent anywhere.
 func (i *Installer) preflight(encrypt bool) error {
 	i.Screen.Statusf("Checking the machine")
 	findings := i.Machine.Examine()

@@ -19,10 +19,10 @@ import (
 // reportTime bounds the time in which a TPM makes the IAK and quotes.
 const reportTime = 2 * time.Minute
 
-// reportTable writes a report to the installed disk: which partition table the installer has
-// written. The TPM signs the report while its PCRs still show that this installer runs. The device
-// later sends the report to the hub, which then expects this table in PCR 5. A failure does not
-// stop the installation: the hub then learns the table from the first boot.
+// reportTable writes a report on the partition table, which the installer has just written, to the
+// installed disk. The TPM signs the report while its PCRs still show that this installer runs. The
+// device later sends the report to the hub, which then expects this table in PCR 5. A failure does
+// not stop the installation: the hub then learns the table from the first boot.
 func (i *Installer) reportTable(d *install.Disk, system *install.Installed) {
 	if err := i.makeReport(d, system); err != nil {
 		i.Screen.Logf("The partition table is not reported: %v", err)
@@ -87,8 +87,8 @@ func (localTPM) Report(table []byte) (*wire.InstallReport, error) {
 	return r, errors.Join(err, t.Close())
 }
 
-// quoteTable makes the report. The agent later makes the same IAK, with the first of the algorithms
-// that the TPM has.
+// quoteTable makes the report. Like the agent later, it makes the IAK with the first default
+// algorithm that the TPM supports.
 func quoteTable(ctx context.Context, t *identity.TPM, table, log []byte) (*wire.InstallReport, error) {
 	bank, err := identity.BestBank(ctx, t)
 	if err != nil {

@@ -61,7 +61,7 @@ func TestReportIsSignedByTheIAK(t *testing.T) {
 	}
 }
 
-// A report is optional: the machine starts the installed system whatever happens to the report.
+// A report is optional: the machine starts the installed system even if the report fails.
 func TestFailedReportDoesNotStopTheInstallation(t *testing.T) {
 	for _, step := range []string{"read the table of nvme0n1", "sign the table of nvme0n1", "write the report on the table of nvme0n1 to nvme0n1"} {
 		t.Run(step, func(t *testing.T) {

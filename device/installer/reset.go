@@ -122,7 +122,7 @@ func (i *Installer) wipeSystem(espGUID string) error {
 	return i.wipe(systems, nil, i.TPM.Check())
 }
 
-// found is an installed system of Gangway, and its disk.
+// The type `found` is an installed system of Gangway, and its disk.
 type found struct {
 	*install.Installed
 	on install.Disk
@@ -165,8 +165,8 @@ func (i *Installer) confirmedFor(d install.Disk) bool {
 	}
 }
 
-// confirmed asks whether to clear the TPM of a machine that has no Gangway system. Another system
-// may use the TPM.
+// The method `confirmed` asks whether to clear the TPM of a machine that has no Gangway system.
+// Another system may use the TPM.
 func (i *Installer) confirmed() bool {
 	i.Screen.Alarmf("No disk of this machine has a Gangway system.\nTo clear the TPM anyway, type: wipe\nOther users of the TPM, such as BitLocker, lose their keys.")
 	return strings.EqualFold(<-i.Screen.Input(), "wipe")

@@ -11,7 +11,7 @@ import (
 )
 
 // LogBoot logs the firmware's event log, in base64, and the PCRs 0 to 15, for tests and diagnosis.
-// Neither is secret.
+// The log and the PCRs are not secret.
 func LogBoot(logf func(format string, args ...any)) {
 	logBoot(eventlog.Path, filepath.Join(tpmClass, "pcr-sha256"), logf)
 }

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// extraApprovals returns the owner's approvals of the running system. A system that its owner did
-// not sign has none.
+// extraApprovals returns the owner's approvals of the running system. If the owner did not sign the
+// system, there are no approvals.
 func extraApprovals() ([]approval.Approval, error) {
 	text, err := os.ReadFile(approval.SignaturePath)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -29,7 +29,8 @@ func extraApprovals() ([]approval.Approval, error) {
 	return approval.Parse(text)
 }
 
-// ownersKey returns the key of the owner who signed the running system; nil: no owner signed it.
+// ownersKey returns the key of the owner who signed the running system, or nil if no owner signed
+// it.
 func ownersKey() (crypto.PublicKey, error) {
 	text, err := os.ReadFile(approval.KeyPath)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -46,8 +47,8 @@ func ownersKey() (crypto.PublicKey, error) {
 var ErrNotBound = errors.New("the disk's key is not bound to the owner's systems")
 
 // BindData binds the key of an encrypted data partition to the running system and to the systems in
-// other slots, which are files of unified kernel images. The file `needed`, if it is not empty, is
-// the one of the other systems that must open the disk. If its owner did not approve that system,
+// other slots, which are files of unified kernel images. If `needed` is not empty, it is the file
+// in `others` whose system must be able to open the disk. If the owner did not approve that system,
 // BindData changes nothing and returns seal.ErrNotApproved. `changed` is false if the key was bound
 // to these systems already.
 //

@@ -39,7 +39,7 @@ func Grow(dev, at string) (size int64, err error) {
 	return size, nil
 }
 
-// smaller reports whether a file system is smaller than its device. `blocks` is the device's number
-// of blocks. `have` is the number of blocks that the file system reports. This number excludes the
-// file system's own tables, which use at most a tenth of the device.
+// The function `smaller` reports whether a file system is smaller than its device. `blocks` is the
+// device's number of blocks. `have` is the number of blocks that the file system reports. This
+// number excludes the file system's own tables, which use at most a tenth of the device.
 func smaller(have, blocks uint64) bool { return have < blocks/10*9 }

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// guarded are the mount flags for file systems from which no program may run.
+// The constant `guarded` has the mount flags for file systems from which no program may run.
 const guarded = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 
 // kernelMounts are the kernel's file systems, and a file system in memory.

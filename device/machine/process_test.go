@@ -66,8 +66,8 @@ func TestProgramsAreStartedAndReaped(t *testing.T) {
 	if err := p.Shell("/dev/not-there"); err == nil {
 		t.Error("a shell runs on a terminal that is not there")
 	}
-	// Only Reap waits for an orphan. When Reap has waited for the orphan, it must not be a zombie
-	// any more.
+	// Only Reap waits for an orphan. When Reap has waited for the orphan, the orphan must not be a
+	// zombie any more.
 	var out string
 	if _, err := p.Run(func(r io.Reader) { b, _ := io.ReadAll(r); out = string(b) }, "/bin/sh", "-c", "sleep 0.2 >/dev/null 2>&1 & echo $!"); err != nil {
 		t.Fatal(err)

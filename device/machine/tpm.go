@@ -24,8 +24,7 @@ var (
 	ErrOldTPM = errors.New("The TPM's version is not 2.0, which Gangway requires.")            //lint:ignore ST1005 shown to a person
 )
 
-// CheckTPM returns an error unless the machine has a TPM 2.0: ErrNoTPM or
-// ErrOldTPM.
+// CheckTPM returns nil if the machine has a TPM 2.0. Otherwise it returns ErrNoTPM or ErrOldTPM.
 func CheckTPM() error { return checkTPM(tpmClass) }
 
 func checkTPM(class string) error {

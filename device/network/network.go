@@ -133,7 +133,8 @@ func (n *Network) retry(s *netfile.Settings, connect func() error) {
 	}
 }
 
-// advice returns a text that tells a person what to check if the network does not work.
+// The function `advice` returns a text that tells a person what to check if the network does not
+// work.
 func advice(s *netfile.Settings) string {
 	if s.Empty() {
 		return "check the cable"
@@ -159,8 +160,8 @@ func (n *Network) connect(s *netfile.Settings) error {
 	return first(links, func(link netlink.Link, only bool) error { return n.configure(link, s, only) })
 }
 
-// first calls `configure` for each interface until one call succeeds. The argument `only` of
-// `configure` is true if there is only one interface.
+// The function `first` calls `configure` for each interface until one call succeeds. The argument
+// `only` of `configure` is true if there is only one interface.
 func first(links []netlink.Link, configure func(link netlink.Link, only bool) error) error {
 	var errs []error
 	for _, link := range links {
@@ -232,8 +233,8 @@ func (n *Network) configure(link netlink.Link, s *netfile.Settings, only bool) e
 	return nil
 }
 
-// configureAutomatic gives an interface the addresses that the network offers: one by DHCP, and
-// one by router advertisements or DHCPv6.
+// configureAutomatic gives an interface the addresses that the network offers: an IPv4 address by
+// DHCP, and an IPv6 address by router advertisements or DHCPv6.
 func (n *Network) configureAutomatic(link netlink.Link) error {
 	return either(
 		func(ctx context.Context) error { return n.configure4(ctx, link) },
@@ -241,10 +242,10 @@ func (n *Network) configureAutomatic(link netlink.Link) error {
 	)
 }
 
-// either configures both families at the same time, for up to leaseWait. It returns when one family
-// has an address. If IPv6 is first, the function waits up to fourWait longer for IPv4. The
-// configuration of the other family continues in the background. If no family gets an address, the
-// function returns both errors.
+// The function `either` configures both families at the same time, for up to leaseWait. It returns
+// when one family has an address. If IPv6 is first, the function waits up to fourWait longer for
+// IPv4. The configuration of the other family continues in the background. If no family gets an
+// address, the function returns both errors.
 func either(configure4, configure6 func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), leaseWait)
 	four, six := make(chan error, 1), make(chan error, 1)
@@ -329,8 +330,8 @@ func (n *Network) setServers(servers []netip.Addr) error {
 	return n.writeResolvConf()
 }
 
-// hasServers6 reports whether the network offered name servers over IPv6, or the settings name
-// some.
+// hasServers6 reports whether the network offered name servers over IPv6, or the settings have name
+// servers.
 func (n *Network) hasServers6() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -113,8 +113,9 @@ func TestNextInterfaceIsTried(t *testing.T) {
 	}
 }
 
-// after returns a function that simulates the configuration of an address family. That function
-// returns `err` after the time `d`, or the context's error if the context ends earlier.
+// The function `after` returns a function that simulates the configuration of an address family.
+// That function returns `err` after the time `d`, or the context's error if the context ends
+// earlier.
 func after(d time.Duration, err error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		select {
@@ -186,7 +187,7 @@ func TestLaterFamilyIsConfigured(t *testing.T) {
 }
 
 // The machine retries until it has an address. It logs an error only if the error differs from the
-// previous one.
+// previous error.
 func TestNetworkIsTriedUntilItWorks(t *testing.T) {
 	t.Parallel()
 	n, s := testNetwork(t)

@@ -30,7 +30,7 @@ const (
 // settings name a VLAN, bringUp makes the VLAN on the interface and returns the VLAN instead.
 func bringUp(link netlink.Link, s *netfile.Settings) (netlink.Link, error) {
 	a := link.Attrs()
-	// A VLAN's frames may not be longer than the frames of the interface below the VLAN.
+	// A VLAN's frames must not be longer than the frames of the interface below the VLAN.
 	if s.MTU != 0 && (s.VLAN == 0 || s.MTU > a.MTU) {
 		if err := netlink.LinkSetMTU(link, s.MTU); err != nil {
 			return nil, fmt.Errorf("MTU %d: %w; the interface may not support it", s.MTU, err)
@@ -103,7 +103,7 @@ func disableAutomatic6(name string, s *netfile.Settings) error {
 	return nil
 }
 
-// gatewayOf returns the gateway of a family, if the settings have one.
+// gatewayOf returns the gateway of a family, and whether the settings have such a gateway.
 func gatewayOf(s *netfile.Settings, f family) (netip.Addr, bool) {
 	for _, g := range s.Gateways {
 		if familyOf(g) == f {
@@ -226,8 +226,8 @@ func (n *Network) checkGateways(link netlink.Link, s *netfile.Settings) (silent 
 	return silent
 }
 
-// answers reports whether a neighbour answers with its hardware address. It sends a datagram to the
-// neighbour's discard port, so that the kernel asks for the hardware address.
+// The method `answers` reports whether a neighbour answers with its hardware address. It sends a
+// datagram to the neighbour's discard port, so that the kernel asks for the hardware address.
 func (n *Network) answers(link netlink.Link, neighbour netip.Addr) bool {
 	if neighbour.IsLinkLocalUnicast() {
 		neighbour = neighbour.WithZone(link.Attrs().Name)

@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// elsewhere is a second network namespace. The other end of each simulated cable is in this
-// namespace.
+// The type `elsewhere` is a second network namespace. The other end of each simulated cable is in
+// this namespace.
 type elsewhere struct {
 	*netlink.Handle
 	fd int

@@ -53,7 +53,7 @@ func noLog(path string, err error) Finding {
 		f.Code, f.Fact = "event-log-missing", "The firmware's event log does not exist at "+path+"."
 		f.Remedy = "Mount securityfs (mount -t securityfs securityfs /sys/kernel/security); if the file is still missing, switch the TPM on in the firmware's setup, or update the firmware."
 	case errors.Is(err, fs.ErrPermission):
-		f.Code, f.Action, f.Fact = "event-log-permission", "", "This user may not read the firmware's event log."
+		f.Code, f.Action, f.Fact = "event-log-permission", "", "This user has no permission to read the firmware's event log."
 		f.Remedy = "Run the command as root."
 	case errors.Is(err, diskfile.ErrLarge):
 		f.Code, f.Fact = "event-log-large", fmt.Sprintf("The firmware's event log has more than %d bytes, so the agent does not send it.", eventlog.MaxLog)

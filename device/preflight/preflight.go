@@ -3,9 +3,8 @@
 // the findings before it erases a disk, and sends them nowhere. gangway-agent doctor makes the same
 // checks, but writes nothing to the firmware.
 //
-// A finding never stops an installation because a fact is unknown, or because the machine is worse
-// than it could be. Contradiction names the few findings with which an installation cannot reach
-// its purpose.
+// If a fact is unknown, or if the machine works but has a weakness, the installation continues.
+// Contradiction names the few findings with which an installation cannot reach its purpose.
 package preflight
 
 import (
@@ -19,7 +18,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// Finding is the result of one check. Severity is the severity of a finding.
+// Finding is the result of one check. Severity says how serious a finding is.
 type (
 	Finding  = finding.Finding
 	Severity = finding.Severity

@@ -57,8 +57,8 @@ func codes(findings []Finding) (list []string) {
 	return list
 }
 
-// want checks that a finding has a code and a severity, and that a finding that is not good has a
-// remedy and an action.
+// The function `want` checks that a finding has a code and a severity, and that a finding that is
+// not good has a remedy and an action.
 func want(t *testing.T, f Finding, code string, severity Severity) {
 	t.Helper()
 	if f.Code != code || f.Severity != severity || f.Fact == "" {
@@ -69,7 +69,8 @@ func want(t *testing.T, f Finding, code string, severity Severity) {
 	}
 }
 
-// The machine has a TPM without an EK certificate, and no other oddity.
+// The machine has a TPM without an EK certificate, and no other problem. Examine reports only this
+// note, and leaves no variable behind.
 func TestSoundMachine(t *testing.T) {
 	t.Parallel()
 	tpm := swtpmtest.Start(t, swtpm.Options{EK: swtpm.None})
@@ -88,7 +89,7 @@ func TestSoundMachine(t *testing.T) {
 	}
 }
 
-// The check compares the event log with the PCRs of a real TPM.
+// If the event log does not explain the PCRs of a TPM, the check reports this.
 func TestLogThatDoesNotExplainThePCRs(t *testing.T) {
 	t.Parallel()
 	boot := eventlog.Boot(true, "kernel", "quiet")
@@ -233,7 +234,8 @@ func TestFirmwareThatKeepsTheOneShot(t *testing.T) {
 // utf16 encodes a text as a boot manager's variable, in hexadecimal.
 func utf16(text string) string { return hex.EncodeToString(eventlog.UTF16(text)) }
 
-// The firmware has forgotten the boot entry that the installer made. Other systems are not checked.
+// The firmware has forgotten the boot entry that the installer made. The check covers only
+// installed systems of Gangway.
 func TestFirmwareThatForgetsTheBootEntry(t *testing.T) {
 	t.Parallel()
 	const guid = "00112233-4455-6677-8899-aabbccddeeff"

@@ -57,8 +57,8 @@ func QR(text string, lines int) ([]string, error) {
 	return nil, fmt.Errorf("the QR code of %q does not fit on the screen, which has %d lines", text, lines)
 }
 
-// half has the half-block characters. The first key is true if the upper half is light, the second
-// key if the lower half is light.
+// The variable `half` has the half-block characters. The first key is true if the upper half is
+// light, the second key if the lower half is light.
 var half = map[bool]map[bool]string{true: {true: "\u2588", false: "\u2580"}, false: {true: "\u2584", false: " "}}
 
 // drawCode draws the panel with the code at the left and the text at the right.

@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// painted draws half-block characters as the kernel's console does: 8 by 16 pixels for each
-// character.
+// The function `painted` draws half-block characters as the kernel's console does: 8 by 16 pixels
+// for each character.
 func painted(lines []string) image.Image {
 	const w, h = 8, 16
 	pic := image.NewGray(image.Rect(0, 0, len([]rune(lines[0]))*w+2*w, len(lines)*h+2*h)) // black

@@ -55,7 +55,7 @@ func fontOp(f *os.File, font *consoleFont) bool {
 	return e == 0
 }
 
-// double doubles the width of every pixel in a row.
+// The function `double` doubles the width of every pixel in a row.
 func double(row byte) (wide uint16) {
 	for bit := range 8 {
 		if row&(1<<bit) != 0 {

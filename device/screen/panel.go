@@ -93,7 +93,7 @@ func (p *panel) draw(w io.Writer) {
 	io.WriteString(w, b.String()) // one write, so that the screen does not flicker
 }
 
-// spaced returns a title in capitals, with a space between each two letters.
+// The function `spaced` returns a title in capitals, with a space between each two letters.
 func spaced(s string) string {
 	return strings.Join(strings.Split(strings.ToUpper(s), ""), " ")
 }
@@ -131,7 +131,8 @@ func (s *Screen) Fact(name, value string) {
 }
 
 // Statusf shows the current step of the machine on the panel; "\n" separates lines. It also writes
-// the text to the other consoles, as one line, unless the panel already shows the same text.
+// the text to the other consoles, as one line. If the panel already shows the same text, Statusf
+// writes nothing to the other consoles.
 func (s *Screen) Statusf(format string, args ...any) { s.status(false, fmt.Sprintf(format, args...)) }
 
 // Alarmf does the same as Statusf, for a text about a problem.
@@ -176,7 +177,8 @@ func (s *Screen) RedrawWhole(alarm bool, text string) {
 	s.Redraw(alarm, strings.Join(wrapped(text, width-8), "\n"))
 }
 
-// wrapped breaks a text into lines of at most `n` characters, at spaces where possible.
+// The function `wrapped` breaks a text into lines of at most `n` characters, at spaces where
+// possible.
 func wrapped(text string, n int) (out []string) {
 	for line := range strings.SplitSeq(text, "\n") {
 		current := ""

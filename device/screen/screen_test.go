@@ -28,8 +28,8 @@ func (t *terminal) Write(p []byte) (int, error) {
 
 func newTerminal(typed string) *terminal { return &terminal{Reader: strings.NewReader(typed)} }
 
-// last returns the text on a terminal since the screen was last cleared, without the colour
-// sequences.
+// The method `last` returns the text on a terminal since the screen was last cleared, without the
+// colour sequences.
 func (t *terminal) last() string {
 	text := t.String()
 	text = text[strings.LastIndex(text, clearScreen)+len(clearScreen):]

@@ -60,8 +60,8 @@ func inLab(t *testing.T, f func(l *lab)) {
 	})
 }
 
-// connects simulates an agent that onboards in two seconds, reports after five seconds, and
-// continues to run.
+// The function `connects` simulates an agent that onboards in two seconds, reports after five
+// seconds, and continues to run.
 func connects(l *lab, command string, args []string) int {
 	if command == "onboard" {
 		l.sleep(2 * time.Second)
@@ -74,7 +74,7 @@ func connects(l *lab, command string, args []string) int {
 	return 0
 }
 
-// onboards simulates an agent that onboards and then does not reach the hub.
+// The function `onboards` simulates an agent that onboards and then does not reach the hub.
 func onboards(l *lab, command string, args []string) int {
 	if command == "onboard" {
 		return connects(l, command, args)
@@ -128,7 +128,7 @@ func (l *lab) restart() {
 	runtime.Goexit()
 }
 
-// alive ends the goroutine if the machine is off.
+// The method `alive` ends the goroutine if the machine is off.
 func (l *lab) alive() {
 	select {
 	case <-l.off:
@@ -154,7 +154,7 @@ func (l *lab) step(format string, args ...any) error {
 	return l.failing[s]
 }
 
-// did reports whether all of `steps` happened, in this order.
+// The method `did` reports whether all of `steps` happened, in this order.
 func (l *lab) did(steps ...string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -186,7 +186,7 @@ func (l *lab) count(step string) (n int) {
 	return n
 }
 
-// never fails the test if one of `steps` happened.
+// The method `never` fails the test if one of `steps` happened.
 func (l *lab) never(steps ...string) {
 	l.t.Helper()
 	for _, s := range steps {
@@ -207,7 +207,7 @@ func (l *lab) write(name, content string) {
 	}
 }
 
-// status writes the agent's state file.
+// The method `status` writes the agent's state file.
 func (l *lab) status(a agentStatus) {
 	select {
 	case <-l.off: // a machine that is off writes nothing

@@ -64,7 +64,8 @@ func (h *Hook) userMeta(file string) int {
 	return 0
 }
 
-// busy returns the reason why the machine must not restart now. Empty: the machine may restart.
+// The method `busy` returns the reason why the machine must not restart now. Empty: the machine may
+// restart.
 func (h *Hook) busy() string {
 	if _, _, tried, err := h.Slots.Trial(); err == nil && tried {
 		return "a new system is on trial"

@@ -41,8 +41,8 @@ func (h *Hook) console(action string) int {
 	return 0
 }
 
-// errNoDisk is the error, on a machine without a disk, of an action whose effect must remain after
-// a restart.
+// errNoDisk is the error of an action whose effect must survive a restart, on a machine without a
+// disk.
 var errNoDisk = errors.New("this machine runs without a disk, so it keeps no settings and there is nothing to wipe; build another image to change its network settings")
 
 func (h *Hook) networkReport() error {
@@ -69,8 +69,8 @@ func (h *Hook) networkSettings() error {
 }
 
 // tryNetwork offers the settings that a person has typed, and restarts the machine to try these
-// settings. A machine that is not onboarded has not reached the hub with any settings yet, so it
-// keeps the new settings without a trial.
+// settings. If the machine is not onboarded, it keeps the new settings without a trial: it has no
+// settings yet that are known to work.
 func (h *Hook) tryNetwork() error {
 	text, err := io.ReadAll(io.LimitReader(h.In, netfile.MaxFile+1))
 	if err != nil {

@@ -92,7 +92,7 @@ func setPIN(current, pin string) error {
 }
 
 // bindKeyTo binds the key of this machine's disk to the system in a slot, before the system starts
-// for the first time. A disk that every system opens needs no binding.
+// for the first time. If every system can open the disk, the key needs no binding.
 func bindKeyTo(to slots.Slot) error {
 	guid, err := machine.Firmware.BootedFrom()
 	if err != nil {

@@ -33,8 +33,8 @@ import (
 // Time limits.
 const (
 	// TrialTime is the time in which the agent must make a new system permanent. If the agent runs,
-	// it rolls back after 10 minutes without the hub. TrialTime is for a new system on which the
-	// agent does not run.
+	// it rolls the new system back after 10 minutes without the hub. TrialTime is for a new system
+	// on which the agent does not run.
 	TrialTime = 20 * time.Minute
 	// NetworkTime is the time in which the machine must reach the hub with new network
 	// settings.
@@ -56,7 +56,7 @@ const (
 // exitRefused is the agent's exit code for a permanent refusal by the hub.
 const exitRefused = 3
 
-// System runs an installed system. Local returns one for this machine.
+// System runs an installed system. Local returns the System of this machine.
 type System struct {
 	Screen    Screen
 	TPM       TPM
@@ -79,7 +79,7 @@ type System struct {
 	Wipe   func(espGUID string)
 	BootID func() (string, error)
 
-	// TrialTime and NetworkTime have the values of the constants, unless a test shortens them.
+	// TrialTime and NetworkTime have the values of the constants. Only tests set shorter times.
 	TrialTime, NetworkTime time.Duration
 
 	Paths Paths
@@ -102,7 +102,7 @@ type Paths struct {
 // AgentState is the folder of the agent's state.
 func (p Paths) AgentState() string { return filepath.Join(p.Data, "gangway-agent") }
 
-// changes returns the store in which the machine keeps its network settings.
+// The method `changes` returns the store in which the machine keeps its network settings.
 func (p Paths) changes() *netchange.Store {
 	return &netchange.Store{Dir: filepath.Join(p.Data, "gangway-network")}
 }
@@ -151,12 +151,12 @@ type Disks interface {
 	// hierarchy for a PIN: the wipe itself cannot clear such a TPM.
 	ClearTPM(*install.Installed) error
 	// BindKey binds the disk's key to the systems in the slots, if their owner signed them.
-	// `changed` is false if the key was bound to these systems already. The error is about a disk
-	// whose key is bound to other systems, or is not bound.
+	// `changed` is false if the key was bound to these systems already. If the key is not bound to
+	// these systems afterwards, BindKey returns an error.
 	BindKey(*install.Installed) (changed bool, err error)
 	MountData(device string) error
-	// Grow makes the data partition's file system as large as its device, and returns the new
-	// size in bytes; 0: the file system already had that size.
+	// Grow makes the data partition's file system as large as its device. It returns the new size
+	// in bytes, or 0 if the file system already had that size.
 	Grow(device string) (int64, error)
 }
 
@@ -307,8 +307,8 @@ func (s *System) watchKeys(i *install.Installed) {
 	}
 }
 
-// keepEscrow writes the encrypted recovery key to a file for the agent, if the partition's LUKS2
-// header has one.
+// If the partition's LUKS2 header has an encrypted recovery key, keepEscrow writes this key to a
+// file for the agent.
 func keepEscrow(partition, file string) error {
 	f, err := os.Open(partition)
 	if err != nil {
@@ -351,8 +351,8 @@ func (s *System) judgeSlot() {
 	}
 }
 
-// serve onboards the machine, unless the machine is already onboarded. Then it runs the agent,
-// which keeps the machine connected. serve returns when the agent ends.
+// If the machine is not onboarded yet, serve onboards it. Then serve runs the agent, which keeps
+// the machine connected. serve returns when the agent ends.
 func (s *System) serve() {
 	token, hub := filepath.Join(s.Paths.ESP, install.TokenPath), filepath.Join(s.Paths.ESP, install.HubPath)
 	args := []string{"--set-clock", "--network-file", s.Paths.Settings, "--state", s.Paths.AgentState()}
@@ -435,14 +435,15 @@ type agentStatus struct {
 	LastReport time.Time `json:"last-report"`
 }
 
-// removed is the phase of a device that the hub no longer accepts.
+// The constant `removed` is the phase of a device that the hub no longer accepts.
 const removed = "removed"
 
-// onboarded reports whether the machine has a device's identity. The hub may have removed the
-// device since.
+// The method `onboarded` reports whether the machine has a device's identity. The hub may have
+// removed the device since then.
 func (a agentStatus) onboarded() bool { return a.Phase == "active" || a.Phase == removed }
 
-// status returns the agent's state. If the agent has no state, it returns the zero value.
+// The method `status` returns the agent's state. If the agent has no state, it returns the zero
+// value.
 func (s *System) status() agentStatus { return readStatus(s.Paths) }
 
 func readStatus(p Paths) (s agentStatus) {
@@ -485,7 +486,7 @@ func (s *System) showDevice(stop <-chan struct{}) {
 }
 
 // removeTokenOnceReported removes the join token after the hub has accepted a report. Until then,
-// the agent may not have read the token file.
+// the agent has possibly not read the token file yet.
 func (s *System) removeTokenOnceReported(token string, stop <-chan struct{}) {
 	for before := s.status().LastReport; s.status().LastReport.Equal(before); {
 		select {

@@ -116,8 +116,8 @@ func TestSystemWaitsForItsDisk(t *testing.T) {
 	})
 }
 
-// The firmware measures the keys of Secure Boot at each start. When they change, the system binds
-// the disk's key to the next start. It does so once for each change.
+// The firmware measures the keys of Secure Boot at each start. After each change of these keys, the
+// system binds the disk's key once, to the next start.
 func TestSystemBindsTheDisksKeyWhenTheSecureBootKeysChange(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.locked = true
@@ -329,7 +329,7 @@ func TestTokenIsRemovedAfterTheOnboarding(t *testing.T) {
 }
 
 // If a person copies a token file to an onboarded machine, the file stays until the hub has
-// accepted a report: before that report, the agent may not have read the token.
+// accepted a report: before that report, the agent has possibly not read the token yet.
 func TestTokenStaysUntilAReport(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.status(agentStatus{Phase: "active"})
@@ -418,8 +418,9 @@ func TestOnboardingIsRetried(t *testing.T) {
 	})
 }
 
-// While the machine has no owner, the screen shows the claim code and the letters to compare, even
-// if the agent also waits for another event.
+// While the machine has no owner, the screen shows the claim code, and the letters that a person
+// compares with the letters on the hub's page. The screen shows both even if the agent also waits
+// for another event.
 func TestClaimCodeIsOffered(t *testing.T) {
 	inLab(t, func(l *lab) {
 		const address = "https://hub.example/claim/x"
@@ -447,8 +448,8 @@ func TestClaimCodeIsOffered(t *testing.T) {
 	})
 }
 
-// If the owner deleted the device, the machine's screen shows this until a person onboards or wipes
-// the machine.
+// If the owner deleted the device, the machine's screen shows the deletion until a person onboards
+// or wipes the machine.
 func TestRemovedDeviceSaysWhy(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.status(agentStatus{Phase: "active", Nick: "otter"})

@@ -89,8 +89,8 @@ func TestShellNeedsThePassword(t *testing.T) {
 	}
 }
 
-// typing returns Terminals on which a person presses Enter once a second. typing records each
-// program that a terminal opens, and the console's level.
+// The method `typing` returns Terminals on which a person presses Enter once a second. It records
+// each program that a terminal opens, and the console's level.
 func (l *lab) typing(t *Terminals) *Terminals {
 	t.Logf = l.Logf
 	t.PasswordFile = filepath.Join(l.dir, "no-password")
@@ -106,8 +106,8 @@ func (l *lab) typing(t *Terminals) *Terminals {
 	return t
 }
 
-// Until the disk is mounted, a machine with an owner looks like a machine without one. So a person
-// who opens the console in the first seconds must not be able to wipe the machine.
+// Until the disk is mounted, a machine with an owner looks like a machine without an owner. So a
+// person who opens the console in the first seconds must not be able to wipe the machine.
 func TestConsoleOnlyShowsUntilTheDiskIsMounted(t *testing.T) {
 	inLab(t, func(l *lab) {
 		terminals := l.typing(&Terminals{Consoles: []string{"/dev/tty1", "/dev/ttyS0"}, Limit: access.Full})

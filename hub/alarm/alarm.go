@@ -4,7 +4,7 @@
 //
 // A condition appears in four places, always with the same name: as an event when it begins and
 // when it ends, as a line of 'gangway doctor', as an alert in contrib/prometheus/alerts.yml, and as
-// a section of docs/runbook.md. Tests compare the four.
+// a section of docs/runbook.md. Tests check that the same conditions are in all four places.
 package alarm
 
 import (
@@ -15,25 +15,28 @@ import (
 
 // Bounds of the conditions. The rules in contrib/prometheus/alerts.yml have the same numbers.
 const (
-	// CertificateSoon is the remaining validity below which a certificate of the hub needs the
-	// operator. The hub and ACME renew their certificates when 30 days are left.
+	// CertificateSoon: the condition begins if a certificate of the hub expires within this time.
+	// It should not happen, because the hub and ACME renew their certificates when 30 days are
+	// left.
 	CertificateSoon = 14 * 24 * time.Hour
-	// RootSoon is the same for the TPM makers' root certificates, which only their makers renew.
+	// RootSoon: the condition begins if a TPM maker's root certificate expires within this time.
+	// Only the makers renew these certificates.
 	RootSoon = 90 * 24 * time.Hour
-	// BackupOld is the age above which the newest backup is too old.
+	// BackupOld: the condition begins if the newest backup is older than this time.
 	BackupOld = 7 * 24 * time.Hour
 	// MaxDrift is the largest accepted difference between the hub's clock and the database's clock.
 	MaxDrift = 5 * time.Second
-	// LowDisk is the number of reserves that must be free on the disk: see docs/operations.md, "A
-	// full disk".
+	// LowDisk is a factor: the condition begins if the disk has less free space than LowDisk times
+	// the reserve. For the reserve, see docs/operations.md, "A full disk".
 	LowDisk = 3
-	// The condition about quiet devices begins if, within QuietWindow, at least QuietDevices
-	// devices become quiet, and at least one in QuietShare of all devices.
+	// The condition about quiet devices begins if enough devices become quiet within QuietWindow:
+	// at least QuietDevices devices, and at least 1/QuietShare of all devices.
 	QuietWindow  = time.Hour
 	QuietDevices = 10
 	QuietShare   = 10
-	// The condition about refusals begins if, within RefusalWindow, the rules refuse at least
-	// Refusals requests, and more than they accept.
+	// The condition about refusals begins if, within RefusalWindow, the rules about TPMs and boots
+	// refuse at least Refusals onboarding requests, and the hub accepts fewer onboarding requests
+	// than that.
 	RefusalWindow = 15 * time.Minute
 	Refusals      = 10
 )
@@ -50,24 +53,28 @@ type Reading struct {
 	RootsSoon int
 	// Disk is the disk of the data folder. Nil: unknown.
 	Disk *Disk
-	// Database says that the database answered. If it is false, the fields below are unknown.
+	// Database is true if the database answered. If it is false, the fields below are unknown.
 	Database bool
 	Backup   time.Time // time of the newest recorded backup; zero: none is recorded
-	// BackupFault is the sentence with which the newest check of a backup ended; empty: no fault.
+	// BackupFault is a sentence that says which fault the hub found when it last checked the newest
+	// backup; empty: no fault.
 	BackupFault string
-	// Drift is by how much the hub's clock is ahead of the database's clock.
+	// Drift is the time by which the hub's clock is ahead of the database's clock.
 	Drift time.Duration
-	// Devices, Quiet and Waiting are the numbers of all owners. QuietBefore is the smallest number
-	// of quiet devices in the QuietWindow. Waiting is at most MaxWaiting.
+	// Devices, Quiet and Waiting are the numbers of devices, quiet devices and waiting devices of
+	// all owners. QuietBefore is the smallest number of quiet devices in the QuietWindow. Waiting
+	// is at most MaxWaiting.
 	Devices, Quiet, QuietBefore, Waiting int
 	DatabaseSize                         int64 // in bytes
-	// Withdrawn is the number of devices whose TPM makers' certificates the hub no longer trusts.
+	// Withdrawn is the number of devices for which the hub no longer trusts the certificates of the
+	// TPM's maker.
 	Withdrawn int
-	// Unset says that no time server sets the clock of the hub's machine. ClockKnown is false if
-	// the kernel does not say so.
+	// Unset is true if no time server sets the clock of the hub's machine. ClockKnown is false if
+	// the kernel does not report whether a time server sets the clock.
 	Unset, ClockKnown bool
-	// Refused and Accepted are the numbers of onboarding requests in the RefusalWindow that the
-	// rules about TPMs and boots refused, and that the hub accepted.
+	// Refused is the number of onboarding requests in the RefusalWindow that the rules about TPMs
+	// and boots refused. Accepted is the number of onboarding requests in the RefusalWindow that
+	// the hub accepted.
 	Refused, Accepted int
 }
 
@@ -95,11 +102,12 @@ type Rule struct {
 	Title  string // what the rule watches
 	Alert  string // the alert in contrib/prometheus/alerts.yml, whose section in docs/runbook.md explains the condition
 	Remedy string // one sentence
-	// fact returns one sentence if the condition lasts, and "" otherwise.
+	// If the reading shows the condition, fact returns one sentence about it. If not, it returns
+	// "".
 	fact func(*Reading) string
 }
 
-// Rules are all conditions, in the order in which doctors and pages show them.
+// Rules are all conditions, in the order in which 'gangway doctor' and the pages show them.
 var Rules = []Rule{
 	{"certificate-expires", "Certificates of the hub", "GangwayCertificateExpires", "Read in the hub's log why the certificate is not renewed, or replace its files.", certificateExpires},
 	{"maker-root-expires", "Roots of TPM makers", "GangwayMakerRootExpires", "Ask the TPM maker for the new root certificate, and import it with 'gangway trust import'.", rootExpires},
@@ -121,9 +129,9 @@ func Find(name string) (Rule, bool) {
 	return Rules[i], true
 }
 
-// Check returns the conditions that last, in the order of Rules. It returns the names of the
-// conditions that the reading cannot decide in `unknown`: if such a condition lasted before, it
-// still lasts.
+// Check returns the conditions that the reading shows, in the order of Rules. `unknown` has the
+// names of the conditions about which the reading says nothing. If such a condition lasted before,
+// the caller must assume that it still lasts.
 func Check(r *Reading) (lasting []Condition, unknown []string) {
 	for _, rule := range Rules {
 		if !r.Database && slices.Contains(fromDatabase, rule.Name) || r.Disk == nil && rule.Name == "disk-low" {
@@ -173,7 +181,7 @@ func backupOld(r *Reading) string {
 	case r.Backup.IsZero() && r.Now.Sub(r.Created) > BackupOld:
 		return "No backup of the hub is recorded."
 	case !r.Backup.IsZero() && r.Now.Sub(r.Backup) > BackupOld:
-		return fmt.Sprintf("The newest recorded backup of the hub is of %s.", r.Backup.UTC().Format(time.DateOnly))
+		return fmt.Sprintf("The newest recorded backup of the hub is from %s.", r.Backup.UTC().Format(time.DateOnly))
 	}
 	return ""
 }

@@ -10,8 +10,8 @@ import (
 
 var now = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 
-// calm is a reading without a condition. Each number is at its bound: one step further, and a
-// condition begins.
+// calm is a reading without a condition. Each number is at its bound, so a condition begins if a
+// number goes one step further.
 func calm() alarm.Reading {
 	return alarm.Reading{
 		Now: now, Created: now.Add(-100 * 24 * time.Hour), Backup: now.Add(-alarm.BackupOld), Database: true, ClockKnown: true,

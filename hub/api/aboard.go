@@ -11,17 +11,18 @@ import (
 	"gangway/hub/store"
 )
 
-// After a change of the trust store, the hub examines all devices again: does it still trust the
-// TPM maker's certificates by which it accepted the device? The hub counts such devices, and takes
-// no device's access away. The scan goes on after a restart where it stopped.
+// After a change of the trust store, the hub examines all devices again. It accepted each device by
+// certificates of the TPM's maker. The scan counts the devices for which the hub no longer trusts
+// these certificates. These devices keep their access. After a restart, the scan continues where it
+// stopped.
 
 const (
-	// scanInSweep is the number of devices that one sweep examines. An examination verifies a chain
-	// of certificates, which takes about a millisecond.
+	// scanInSweep is the number of devices that one periodic sweep examines. An examination
+	// verifies a chain of certificates, which takes about a millisecond.
 	scanInSweep = 2000
 	scanPage    = 200
-	// scanAgain is the time after which a scan that found devices is repeated, because the owners
-	// may have deleted these devices.
+	// A scan may find devices whose certificates are no longer trusted. The hub then repeats the
+	// scan after this time, because the owners may have deleted these devices.
 	scanAgain = time.Hour
 )
 
@@ -30,7 +31,8 @@ type trustScan struct {
 	Trust string    `json:"trust"` // trustVersion of the trust store that the scan uses
 	Done  bool      `json:"done"`
 	Ended time.Time `json:"ended"`
-	// Owner and After are the last device that was examined: the owner's nick, and the device's.
+	// Owner and After name the last device that was examined: Owner is the nick of the device's
+	// owner, and After is the device's own nick.
 	Owner    string `json:"owner"`
 	After    string `json:"after"`
 	Examined int    `json:"examined"`
@@ -44,13 +46,13 @@ func (s *Server) trustScan(ctx context.Context) (t trustScan, err error) {
 		return t, err
 	}
 	if err := json.Unmarshal(text, &t); err != nil {
-		return trustScan{}, fmt.Errorf("hub: state of the scan after a change of trust: %w", err)
+		return trustScan{}, fmt.Errorf("hub: the stored state of the scan after a change of trust cannot be read: %w", err)
 	}
 	return t, nil
 }
 
-// scanTrust continues the scan, or begins one if the trust store has changed. It examines at most
-// `most` devices.
+// scanTrust continues the scan, or begins a new scan if the trust store has changed. It examines at
+// most `most` devices.
 func (s *Server) scanTrust(ctx context.Context, most int) error {
 	makers, err := s.cfg.Onboard.Makers(ctx)
 	if err != nil {
@@ -82,7 +84,8 @@ func (s *Server) scanTrust(ctx context.Context, most int) error {
 	return s.cfg.Store.SetTrustScan(ctx, text)
 }
 
-// scanDevices examines at most about `most` devices, and sets t.Done if it has examined the last.
+// scanDevices examines at most about `most` devices, and sets t.Done if it has examined the last
+// device.
 func (s *Server) scanDevices(ctx context.Context, t *trustScan, most int) error {
 	for begun := t.Examined; t.Examined-begun < most; {
 		owner, found, err := s.ownerAtOrAfter(ctx, t)
@@ -145,8 +148,8 @@ func (s *Server) ownerAtOrAfter(ctx context.Context, t *trustScan) (o store.Owne
 	}
 }
 
-// lostTrust reports whether the hub accepted the device by certificates of the TPM's maker that it
-// no longer trusts.
+// lostTrust reports whether the hub no longer trusts the certificates of the TPM's maker by which
+// it accepted the device.
 func (s *Server) lostTrust(ctx context.Context, d *store.Device) (bool, error) {
 	if d.Enrolment == (store.Hash{}) { // without a TPM
 		return false, nil

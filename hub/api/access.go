@@ -17,16 +17,18 @@ import (
 type access int
 
 const (
-	// anyone is for two kinds of routes: routes that need no credential, and routes with the
-	// credential in the body or the path (a password, evidence of a TPM, or a claim code).
+	// anyone is for routes that need no credential. It is also for routes with the credential in
+	// the body or the path: a password, evidence of a TPM, or a claim code.
 	anyone access = iota
-	// visitor is like anyone, but identify looks up the account of a signed-in request, so that the
-	// page can show the account.
+	// visitor is like the access `anyone`, but the method `identify` looks up the account of a
+	// signed-in request, so that the page can show the account.
 	visitor
-	// fullVisitor is like visitor, but identify refuses a token that does not have all scopes.
+	// fullVisitor is like visitor, but the method `identify` refuses a token that does not have all
+	// scopes.
 	fullVisitor
-	// registrant is like anyone, but a request with an Authorization header must be from a
-	// scopedAccount. If the request also has a join token, the Authorization header is ignored.
+	// registrant is like the access `anyone`, but a request with an Authorization header must be
+	// from a scopedAccount. If the request also has a join token, the Authorization header is
+	// ignored.
 	registrant
 	// urlHolder is anyone who has a URL that the hub signed: see signedURL.
 	urlHolder
@@ -120,7 +122,7 @@ var (
 	errNotActive     = problem(http.StatusForbidden, "certificate-not-active", "Activate the certificate first; if it was revoked or replaced, onboard again.", "The connection's certificate does not belong to an active device.")
 )
 
-// identify finds a request's caller. It returns a Problem if the access `who` of the route does not
+// identify finds a request's caller. It returns a Problem if the route's access, `who`, does not
 // admit the caller.
 func (s *Server) identify(r *http.Request, who access) (caller, error) {
 	switch who {
@@ -236,17 +238,17 @@ func resourceOf(path string) string {
 }
 
 var (
-	errUnmeasured  = problem(http.StatusForbidden, "boot-unmeasured", "Send a measurement first: GET, then POST /device/boot, on the same connection. The agent does this by itself.", "The owner's policy requires a boot measurement, and this connection has none.")
-	errBootNothing = problem(http.StatusForbidden, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware, or set measured_boot: report.", "The owner's policy requires a measured boot, and the firmware measured nothing into the TPM.")
+	errUnmeasured  = problem(http.StatusForbidden, "boot-unmeasured", "Send a measurement first, on the same connection: GET /device/boot, then POST /device/boot. The agent does this by itself.", "The owner's policy requires a boot measurement, and this connection has none.")
+	errBootNothing = problem(http.StatusForbidden, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware, or set 'measured_boot: report' in the policy.", "The owner's policy requires a measured boot, and the firmware measured nothing into the TPM.")
 	errBootRefused = problem(http.StatusForbidden, "boot-refused", "The device's owner can display the reason with 'gangway device boot'. The agent sends another measurement by itself.", "The owner's policy requires a measured boot, and the device's last measurement was refused.")
 	errBootChanged = problem(http.StatusForbidden, "boot-changed", "The device's owner can display the changes with 'gangway device boot', and accept them.", "The owner's policy requires that every part of the boot is expected or known, and a part of this boot has changed.")
 )
 
-// checkBoot refuses a device if the owner's policy requires a matching boot, or states of parts of
-// the boot, and the device's boot does not satisfy the requirement. The device must have sent the
-// measurement on this connection, because the device may have restarted after a measurement on an
-// earlier connection. There are two exceptions: for a program that uses a token, and for a device
-// behind a proxy, checkBoot uses the device's last measurement.
+// checkBoot refuses a device if the device's boot does not satisfy the owner's policy. The policy
+// may require a matching boot, or that parts of the boot have certain states. The device must have
+// sent the measurement on this connection, because the device may have restarted after a
+// measurement on an earlier connection. If a program uses a token, or the device is behind a proxy,
+// checkBoot uses the device's last measurement on any connection.
 func (s *Server) checkBoot(r *http.Request, d store.Device) error {
 	rules, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
 	if err != nil || !rules.RequireBoot && len(rules.BootParts) == 0 {
@@ -292,7 +294,7 @@ func (s *Server) checkParts(r *http.Request, d store.Device, required map[string
 		return errUnmeasured
 	}
 	if part, want, some := unmet(states, required); some {
-		return problem(http.StatusForbidden, "boot-changed", errBootChanged.Hint, "The owner's policy requires that the part %q of the boot is %s, and it is %s.", part, want, cmp.Or(states[part], "not judged"))
+		return problem(http.StatusForbidden, "boot-changed", errBootChanged.Hint, "The owner's policy requires that the part %q of the boot is %s, but it is %s.", part, want, cmp.Or(states[part], "not judged"))
 	}
 	if c, own := connectionOfDevice(r); own {
 		if c == nil || c.states.Load() == nil {
@@ -306,7 +308,8 @@ func (s *Server) checkParts(r *http.Request, d store.Device, required map[string
 }
 
 // connectionOfDevice returns the state of the connection, if a device made the connection with its
-// own certificate. The result `own` is false for a token, and for a proxy's connection.
+// own certificate. If the request has a token and no client certificate, or came through a proxy, c
+// is nil and `own` is false.
 func connectionOfDevice(r *http.Request) (c *connState, own bool) {
 	if _, ok := clientCertificate(r); !ok || originOf(r).proxied {
 		return nil, false
@@ -396,7 +399,8 @@ func (s *Server) accountByNick(ctx context.Context, nick string) (store.Account,
 	return enabled(a, err)
 }
 
-// enabled returns store.ErrNotFound for a disabled account.
+// enabled checks the result of a look-up of an account. If the look-up failed, enabled returns err.
+// If the account is disabled, it returns store.ErrNotFound.
 func enabled(a store.Account, err error) (store.Account, error) {
 	if err == nil && a.Disabled {
 		return store.Account{}, store.ErrNotFound

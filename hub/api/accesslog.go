@@ -17,7 +17,7 @@ type answer struct {
 }
 
 func (a *answer) WriteHeader(status int) {
-	if a.status == 0 && status >= 200 { // the status of an informational answer is not the last one
+	if a.status == 0 && status >= 200 { // after an informational answer (1xx), the final answer follows
 		a.status = status
 	}
 	a.ResponseWriter.WriteHeader(status)
@@ -35,8 +35,9 @@ func (a *answer) Write(b []byte) (int, error) {
 // Unwrap lets http.ResponseController reach the connection.
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
-// logged writes a line of the access log for each request. The line has the route's pattern and not
-// the path, because paths and queries contain secrets, such as claim codes and signed URLs.
+// The method `logged` writes a line of the access log for each request. The line has the route's
+// pattern and not the path, because paths and queries contain secrets, such as claim codes and
+// signed URLs.
 func (s *Server) logged(next http.Handler) http.Handler {
 	if s.cfg.AccessLog == nil {
 		return next
@@ -46,7 +47,7 @@ func (s *Server) logged(next http.Handler) http.Handler {
 		defer func() {
 			status := a.status
 			if status == 0 {
-				status = http.StatusOK // the server answers so if a handler writes nothing
+				status = http.StatusOK // net/http sends this status if a handler writes nothing
 			}
 			p := recover()
 			if p != nil {
@@ -70,7 +71,8 @@ func routeOf(r *http.Request) string {
 	return cmp.Or(r.Pattern, knownMethod(r.Method)+" without a route")
 }
 
-// knownMethod returns the method, or "other" for one that no route has: a client may send any text.
+// knownMethod returns the method, or "other" for a method that no route has, because a client may
+// send any text.
 func knownMethod(m string) string {
 	switch m {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:

@@ -53,8 +53,8 @@ func TestAccessLogHasALineForEachRequest(t *testing.T) {
 	}
 }
 
-// A person who reads the access log must not learn a password, a token, a claim code or a signed
-// URL, and must not find lines that a client wrote.
+// The access log must not contain a password, a token, a claim code or a signed URL. A client must
+// not be able to write a line of its choice into the log.
 func TestAccessLogHasNoSecretsAndNoClientsText(t *testing.T) {
 	t.Parallel()
 	var log locked.Buffer

@@ -60,7 +60,8 @@ func (s *Server) createAccount(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !s.cfg.OpenRegistration {
-		// The status is not 401 or 403, because Pantacor's client asks for a password after these.
+		// The status is not 401 or 403, because Pantacor's client asks for a password after these
+		// statuses.
 		return problem(http.StatusPreconditionFailed, "registration-closed", "Ask the hub's operator for an account ('gangway account create').", "Registration is closed on this hub.")
 	}
 	var a store.Account

@@ -26,8 +26,8 @@ func (s *Server) verifyPasswordAgain(r *http.Request, password string) error {
 		return err
 	}
 	if !ok {
-		// The status is not 401, because clients discard the session after a 401, and the session
-		// is valid.
+		// The status is not 401, because clients discard their session after a 401. The session is
+		// still valid.
 		p := problem(http.StatusForbidden, "current-password", "Check the password and try again.", "The current password is wrong.")
 		s.recordOrCount(r.Context(), store.Event{Time: now, Kind: "account.password-refused", Code: p.Code, Owner: in.account.ID, Message: "A signed-in client sent a wrong current password."})
 		return p

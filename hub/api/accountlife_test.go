@@ -276,7 +276,7 @@ func TestSignInRacingDisableLeavesNoSession(t *testing.T) {
 }
 
 // An API token allows the actions of its scopes, until the token expires. It never allows actions
-// that need a person: make API tokens, change the password, end sessions.
+// that need a person: to make API tokens, to change the password, or to end sessions.
 func TestAPITokenIsNoPerson(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -302,7 +302,7 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 			p.status(method, path, map[string]any{"name": "x", "scopes": []string{"all"}, "password": hubtest.Password, "current": hubtest.Password}, 403)
 		}
 	}
-	// If a session's access token has fewer scopes, it cannot make an API token either.
+	// An access token of a session with only some scopes cannot make an API token either.
 	scoped := s.person(t, "")
 	scoped.token = want[struct{ Token string }](scoped, "POST", "/auth/login", map[string]string{"username": "ada", "password": hubtest.Password, "scope": "devices user"}, 200).Token
 	scoped.status("POST", "/tokens", map[string]any{"name": "x", "scopes": []string{"all"}}, 403)
@@ -478,7 +478,7 @@ func TestFrequentEventsAreOneLineADay(t *testing.T) {
 		stranger.status("POST", "/auth/login", map[string]string{"username": "prn:::devices:/000000000000000000000000", "password": "a guess"}, 401)
 		device.status("PATCH", "/device/meta", `{"a":1}`, 200)
 	}
-	s.Server.FlushTally(t.Context())
+	s.Server.FlushCounters(t.Context())
 	for kind, means := range map[string]string{"device.signed-in": "secret", "device.sign-in-refused": "secret", "device.meta-reported": "certificate"} {
 		events := ada.events("?kind=" + kind)
 		if len(events) == 2 && s.Now().Truncate(time.Hour).After(begin) { // refusals have a row for each hour
@@ -490,8 +490,8 @@ func TestFrequentEventsAreOneLineADay(t *testing.T) {
 			t.Errorf("%s: %s", kind, brief.Of(events))
 		}
 	}
-	// Frequent events do not hide other events, because the page and ?routine=false leave out the
-	// frequent events.
+	// Frequent events do not hide other events, because the audit page, and a query with
+	// ?routine=false, leave out the frequent events.
 	for _, e := range ada.events("?routine=false") {
 		if e.Count > 0 && e.Code == "" {
 			t.Errorf("%s", brief.Of(e))

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// accountLimiter bounds how often all networks together may try passwords for one account. There is
-// one exception, so that strangers cannot lock the owner out: a network from which somebody has
-// signed in to the account before.
+// accountLimiter bounds how often all networks together may try passwords for one account. It does
+// not limit a network from which somebody has signed in to the account before. So strangers cannot
+// lock the owner out.
 //
 // The state of accountLimiter is only in memory. After a restart, every network counts as unknown.
 type accountLimiter struct {
@@ -34,9 +34,9 @@ func newAccountLimiter(r Rate) *accountLimiter {
 	return &accountLimiter{attempts: limiterOf[string](r), known: make(map[accountNetwork]time.Time)}
 }
 
-// allow reports whether the hub may check a password, and in which lane of the queue. `account` is
-// empty if no account has this login. An unknown login has the same limits, so that a stranger
-// cannot find out which accounts exist.
+// allow reports whether the hub may check a password, and in which lane of the queue for password
+// checks. `account` is empty if no account has the name `login`. An unknown name has the same
+// limits, so that a stranger cannot find out which accounts exist.
 func (a *accountLimiter) allow(login, account string, from netip.Prefix, now time.Time) (lane int, allowed bool) {
 	a.mu.Lock()
 	last, ok := a.known[accountNetwork{account, from}]

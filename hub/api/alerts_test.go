@@ -134,8 +134,8 @@ type scrape struct {
 	up   bool
 }
 
-// phases of an alert's test, in minutes. The hub is calm, then the fault lasts, and then it is
-// over.
+// Phases of an alert's test, in minutes. First the hub is calm, then the fault lasts, and then the
+// fault is over.
 const (
 	calmFor, faultFor, clearFor = 60, 30, 90
 	lookCalm, lookFault         = calmFor - 1, calmFor + 12
@@ -193,7 +193,8 @@ type promSample struct {
 	Value  float64 `yaml:"value"`
 }
 
-// newPromTest returns the test that an alert fires during the fault, and neither before nor after.
+// newPromTest returns a test of promtool. It checks that an alert fires during the fault, and does
+// not fire before or after it.
 func newPromTest(t *testing.T, r rule, calm, fault, cleared scrape) promTest {
 	t.Helper()
 	p := promTest{Interval: "1m", Name: r.Alert}
@@ -306,7 +307,7 @@ func (w *watched) sql(statement string) {
 	}
 }
 
-// until waits until a condition is true.
+// The method `until` waits until a condition is true.
 func (w *watched) until(what string, is func() bool) {
 	w.t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !is(); time.Sleep(20 * time.Millisecond) {
@@ -316,7 +317,7 @@ func (w *watched) until(what string, is func() bool) {
 	}
 }
 
-// fill writes a file, so that the free space of the disk is this multiple of the reserve.
+// fill writes a file, so that the free space of the disk is `reserves` times the reserve.
 func (w *watched) fill(reserves float64) {
 	w.t.Helper()
 	path := filepath.Join(w.dir, "filler")
@@ -339,7 +340,7 @@ func (w *watched) empty() {
 	}
 }
 
-// newCertificate returns a certificate that signs itself, and its key in PKCS #8.
+// newCertificate returns a self-signed certificate, and its key in PKCS #8.
 func newCertificate(t *testing.T, name string, left time.Duration) (cert *x509.Certificate, key []byte) {
 	t.Helper()
 	k := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
@@ -456,7 +457,8 @@ func (w *watched) faults() []fault {
 	}
 }
 
-// heardBefore reports whether the replica last heard the others longer ago than `age`.
+// heardBefore reports whether the replica last received news of the other replicas more than `age`
+// ago.
 func (w *watched) heardBefore(age time.Duration) bool {
 	s := w.scrape()
 	return float64(s.at.UnixMilli())/1000-sample(w.t, s.text, "gangway_replica_heard_timestamp_seconds") > age.Seconds()
@@ -473,8 +475,8 @@ func (w *watched) contact() {
 	w.until("the devices are active", func() bool { return sample(w.t, w.scrape().text, "gangway_devices_quiet") < alarm.QuietDevices })
 }
 
-// lock locks the database as another program would, and sends the hub more writes than it may run
-// at the same time. The function `unlock` ends the lock.
+// lock locks the database as another program would, and sends the hub more writes than the hub may
+// run at the same time. The function `unlock` ends the lock.
 func (w *watched) lock() (unlock func()) {
 	w.t.Helper()
 	db := openDatabase(w.t, w.dir)
@@ -501,9 +503,9 @@ func (w *watched) lock() (unlock func()) {
 	}
 }
 
-// Each alert fires while its reason lasts, and ends afterwards. The reasons are real faults of a
-// real hub; promtool evaluates the rules with the values that the hub's /metrics had before, during
-// and after the fault.
+// Each alert fires while its cause lasts, and ends afterwards. The causes are real faults of a real
+// hub; promtool evaluates the rules with the values that the hub's /metrics had before, during and
+// after the fault.
 func TestEachAlertFiresAndClears(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -87,7 +87,7 @@ func (n NewAPIToken) expires(now time.Time) (time.Time, error) {
 	life := apiTokenLife
 	switch {
 	case n.ExpiresIn != "" && n.ExpireAt != nil:
-		return now, problem(http.StatusBadRequest, "expires", "Send only one of these two fields.", "The request has both expires-in and expire-at.")
+		return now, problem(http.StatusBadRequest, "expires", "Send expires-in or expire-at, but not both.", "The request has both expires-in and expire-at.")
 	case n.ExpiresIn != "":
 		d, err := time.ParseDuration(n.ExpiresIn)
 		if err != nil {
@@ -144,7 +144,7 @@ func (s *Server) makeAPIToken(r *http.Request, body NewAPIToken) (made APITokenC
 		Message: fmt.Sprintf("API token %q was created (%s); it expires on %s.", t.Name, strings.Join(body.Scopes, " "), expires.UTC().Format(time.DateOnly))}
 	switch err := s.cfg.Store.CreateAPIToken(r.Context(), t, in.session.TokenHash, maxAPITokens, e.By(store.ActorIn(r.Context()))); {
 	case errors.Is(err, store.ErrExists):
-		return made, problem(http.StatusConflict, "exists", "Choose another name, or revoke that API token first.", "You have an API token with this name.")
+		return made, problem(http.StatusConflict, "exists", "Choose another name, or revoke the API token with this name first.", "You have an API token with this name.")
 	case errors.Is(err, store.ErrTooMany):
 		return made, problem(http.StatusConflict, "too-many-api-tokens", "Revoke API tokens that are not used.", "You have %d API tokens, which is the maximum.", maxAPITokens)
 	case errors.Is(err, store.ErrNotFound): // the session ended during the request

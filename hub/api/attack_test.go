@@ -51,7 +51,7 @@ var (
 	goodMaker = makerOnce("good", fleet.MakerOptions{})
 	// A hub trusts unknownMaker only if a test adds this maker.
 	unknownMaker = makerOnce("unknown", fleet.MakerOptions{})
-	// impostorMaker has goodMaker's name and other keys.
+	// impostorMaker has goodMaker's name, but different keys.
 	impostorMaker = makerOnce("good", fleet.MakerOptions{})
 	// expiredMaker is unknown, and its intermediate certificate has expired.
 	expiredMaker = makerOnce("old", fleet.MakerOptions{IntermediateExpires: time.Now().Add(-time.Hour)})
@@ -66,8 +66,8 @@ func newScene(t testing.TB) *scene {
 	return newSceneBehind(t, nil)
 }
 
-// newSceneOnDisk is newScene for tests of durability, races and timing. The scene's hub waits for
-// the disk, as a hub in production does.
+// newSceneOnDisk is like newScene, but for tests of durability, races and timing. The scene's hub
+// waits for the disk, as a hub in production does.
 func newSceneOnDisk(t testing.TB) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)
@@ -84,8 +84,8 @@ func newSceneWith(t testing.TB, change func(*api.Config)) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)
 	dir := sqlitetest.MemoryDir(t)
-	// A hub fills a ballast file with 16 MiB of zeros if no ballast file exists. An empty one saves
-	// this time in each scene. The tests of the ballast use another file system.
+	// A hub fills a ballast file with 16 MiB of zeros if no ballast file exists. An empty file
+	// saves this time in each scene. The tests of the ballast use another file system.
 	if err := os.WriteFile(filepath.Join(dir, "ballast"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -121,8 +121,8 @@ func (s *scene) post(t testing.TB, body []byte) *fleet.Answer {
 	return must(s.client.Post(t.Context(), "/onboard", bytes.NewReader(body)))(t)
 }
 
-// refused checks that an answer is a refusal with the given status and code, and with a reason and
-// a hint.
+// The function `refused` checks that an answer is a refusal with the given status and code, and
+// with a reason and a hint.
 func refused(t testing.TB, a *fleet.Answer, status int, code string) {
 	t.Helper()
 	if a.Status != status || a.Code() != code {
@@ -205,7 +205,7 @@ func TestRejectsOwnershipProofOfAnotherHub(t *testing.T) {
 	elsewhere := *s.tok
 	elsewhere.HubName = strings.Repeat("0", 64)
 	refused(t, s.post(t, must(s.victim.Request(&elsewhere, fleet.RequestChange{}))(t)), 403, onboard.CodeHubName)
-	// The request names this hub, but the ownership proof names the other hub.
+	// The request names this hub, but the ownership proof names another hub.
 	body := must(s.victim.Request(&elsewhere, fleet.RequestChange{CAData: func(d *wire.CAData) { d.HubName = s.tok.HubName }}))(t)
 	refused(t, s.post(t, body), 403, onboard.CodeOwnership)
 	s.boundNothing(t)
@@ -253,7 +253,7 @@ func TestRejectsUsedUpToken(t *testing.T) {
 	if s.Uses(t, s.tok) != 1 || len(s.Devices(t, s.Owner)) != 1 {
 		t.Error("the refused device changed something")
 	}
-	// The victim has used the token, so it may onboard again.
+	// The victim has already used the token, so the victim may onboard again.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
@@ -407,7 +407,7 @@ func TestPendingCertificateOpensNothing(t *testing.T) {
 	defer conn.Close()
 	refused(t, must(conn.Do(t.Context(), "GET", "/device", nil))(t), 403, "certificate-not-active")
 	refused(t, must(conn.Do(t.Context(), "PATCH", "/device/meta", []byte(`{"a":1}`)))(t), 403, "certificate-not-active")
-	// The AIK registry does not have the AIK certificate either.
+	// The certificate of the pending enrolment's AIK is not in the AIK registry.
 	if _, err := s.Store.AIK(t.Context(), s.victim.IAK.Name()); !errors.Is(err, store.ErrNotFound) {
 		t.Error("a pending IAK is in the AIK registry")
 	}
@@ -801,8 +801,8 @@ func TestOverloadedHubStillOnboards(t *testing.T) {
 	}
 }
 
-// The hub parks a device's idle connection. The connection serves the next request with the
-// device's identity, and ends when the device is deleted meanwhile.
+// The hub parks a device's idle connection. The next request on this connection has the device's
+// identity. If the device is deleted meanwhile, the connection ends.
 func TestParkedConnectionIsStillTheDevices(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// record appends an event to the audit trail, with the request's actor. If the append fails, record
+// record appends an event to the audit trail, with the request's actor. If this fails, the hub only
 // logs the error.
 func (s *Server) record(ctx context.Context, e store.Event) {
 	s.live.tell(e)
@@ -20,9 +20,10 @@ func (s *Server) record(ctx context.Context, e store.Event) {
 	}
 }
 
-// count is like record, but for events that devices and people may cause often. Events that differ
-// only in time, address and message share one row a day. The row has the number of these events:
-// see store.AppendCounted. An event without an owner is recorded as unproven.
+// The method `count` is like the method `record`, but for events that devices and people may cause
+// often. Events that differ only in time, address and message share one row a day. The row has the
+// number of these events: see store.AppendCounted. An event without an owner is recorded as
+// unproven.
 func (s *Server) count(ctx context.Context, e store.Event) {
 	if e.Owner == "" {
 		s.recordUnproven(ctx, e)
@@ -32,7 +33,8 @@ func (s *Server) count(ctx context.Context, e store.Event) {
 	s.write(ctx, s.counters.add(e.By(store.ActorIn(ctx)), 0))
 }
 
-// recordOrCount records the first ownRows equal events of a day, and counts the later equal events.
+// recordOrCount writes a separate row for each of the first ownRows equal events of a day. It
+// counts the later equal events in one shared row.
 func (s *Server) recordOrCount(ctx context.Context, e store.Event) {
 	if e.Owner == "" {
 		s.recordUnproven(ctx, e)
@@ -42,9 +44,9 @@ func (s *Server) recordOrCount(ctx context.Context, e store.Event) {
 	s.write(ctx, s.counters.add(e.By(store.ActorIn(ctx)), ownRows))
 }
 
-// recordUnproven is like record, but for an event that a peer caused without proving an identity.
-// The event may be in any account's audit trail. unprovenLimiter bounds the number of rows that
-// such peers can cause, whatever they send, and from any number of addresses.
+// recordUnproven is like the method `record`, but for an event that a peer caused without proving
+// an identity. The event may be in any account's audit trail. unprovenLimiter bounds the number of
+// rows that such peers can cause, whatever they send, and from any number of addresses.
 func (s *Server) recordUnproven(ctx context.Context, e store.Event) {
 	e = e.By(store.ActorIn(ctx))
 	e.Unproven = true
@@ -72,7 +74,7 @@ func (s *Server) write(ctx context.Context, e *store.Event) {
 		err = s.cfg.Store.AppendCounted(ctx, []store.Event{*e})
 	}
 	if err != nil {
-		s.log.Error("audit trail: write failed, retried with the next flush", "kind", e.Kind, "err", err)
+		s.log.Error("audit trail: could not write an event; the hub tries again with the next flush", "kind", e.Kind, "err", err)
 		s.counters.putBack([]store.Event{*e})
 	}
 }
@@ -81,7 +83,8 @@ func (s *Server) write(ctx context.Context, e *store.Event) {
 // accept the event in that time, the request continues.
 const countTimeout = 2 * time.Second
 
-// flushEvery is how often the counters are written. A crash loses the counts since the last flush.
+// flushEvery is the interval at which the hub writes the counters to the database. A crash loses
+// the counts since the last flush.
 const flushEvery = time.Minute
 
 const (
@@ -108,16 +111,16 @@ type eventCounter struct {
 	pending *store.Event // the event with its Count, which the next flush writes; nil: none
 }
 
-// add counts an event. It returns nil if the event waits for the next flush. If add returns an
-// event, the caller must write this event now. `own` is the number of equal events of a day that
-// get a separate row each, without a Count. The next equal event has a Count.
+// The method `add` counts an event. It returns nil if the event waits for the next flush. If it
+// returns an event, the caller must write this event now. `own` is the number of equal events of a
+// day that get a separate row each, without a Count. Later equal events share one row with a Count.
 func (t *eventCounters) add(e store.Event, own int) *store.Event {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.put(e, own)
 }
 
-// addUnproven is like add, but for an event of an unproven peer.
+// addUnproven is like the method `add`, but for an event of an unproven peer.
 func (t *eventCounters) addUnproven(e store.Event) *store.Event {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -153,7 +156,7 @@ func (t *eventCounters) put(e store.Event, own int) *store.Event {
 	case c.rows < own:
 		c.rows++
 		return &e
-	case c.rows == own: // the first event that shares a row with later ones
+	case c.rows == own: // the first event that shares a row with later events
 		c.rows++
 		e.Count, e.Last = 1, e.Time
 		return &e
@@ -167,7 +170,8 @@ func (t *eventCounters) put(e store.Event, own int) *store.Event {
 	return nil
 }
 
-// take returns the events to write, and drops the counters of days before `now`.
+// The method `take` returns the events that wait for a write, and drops the counters of days before
+// `now`.
 func (t *eventCounters) take(now time.Time) (events []store.Event) {
 	today := now.UTC().Truncate(24 * time.Hour)
 	t.mu.Lock()
@@ -212,8 +216,8 @@ func (t *eventCounters) putBack(events []store.Event) {
 	}
 }
 
-// Bounds on the rows that unproven peers cause. Each constant is a burst; the comment says the rate
-// after the burst.
+// Bounds on the rows that unproven peers cause. Each constant is the size of a burst; its comment
+// says the rate after the burst.
 const (
 	unprovenOfNobody = 16 // rows in the operator's trail, then 1 row a minute
 	unprovenOfOwner  = 64 // rows in each owner's trail, then 1 row a minute
@@ -221,8 +225,8 @@ const (
 )
 
 // unprovenLimiter bounds the rows that unproven peers cause. As long as a bound is not reached,
-// equal events share one row for each hour and network. After that, they share one row for each
-// kind, code, trail and day.
+// equal events share one row for each hour and network. When the bound is reached, all events with
+// the same kind, code and trail share one row a day.
 type unprovenLimiter struct {
 	nobodys *limiter[struct{}]
 	owners  *limiter[string]
@@ -251,7 +255,7 @@ func (s *Server) flushCounters(ctx context.Context) {
 	for len(events) > 0 {
 		n := min(len(events), 256)
 		if err := s.cfg.Store.AppendCounted(ctx, events[:n]); err != nil {
-			s.log.Error("audit trail: counting failed, retried with the next flush", "events", len(events), "err", err)
+			s.log.Error("audit trail: could not write counts of events; the hub tries again with the next flush", "events", len(events), "err", err)
 			s.counters.putBack(events)
 			return
 		}

@@ -11,7 +11,7 @@ import (
 
 // If the hub cannot write a count of events, it adds the count to a later count. It counts no event
 // twice.
-func TestTallyLosesNothingThatCannotBeWritten(t *testing.T) {
+func TestEventCountersLoseNothingThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	var counts eventCounters
 	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
@@ -39,7 +39,7 @@ func TestTallyLosesNothingThatCannotBeWritten(t *testing.T) {
 }
 
 // eventCounters keeps at most maxCounters counts in memory. It drops a count after a day.
-func TestTallyIsBounded(t *testing.T) {
+func TestEventCountersAreBounded(t *testing.T) {
 	t.Parallel()
 	var counts eventCounters
 	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
@@ -49,7 +49,7 @@ func TestTallyIsBounded(t *testing.T) {
 	}
 	for range 2 {
 		if counts.add(event(maxCounters), 0) == nil {
-			t.Error("an event without room in the tally is not written at once")
+			t.Error("an event without a counter is not written at once")
 		}
 	}
 	if counts.take(now.Add(24 * time.Hour)); len(counts.byKey) != 0 {

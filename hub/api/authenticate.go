@@ -34,8 +34,8 @@ func bearerToken(r *http.Request) (string, bool) {
 	return strings.TrimLeft(token, " "), ok && strings.EqualFold(scheme, "Bearer")
 }
 
-// authenticateAccount verifies the token, and looks up the token's session or API token, and its
-// account. If the session, the API token or the account does not exist any more, it returns an
+// authenticateAccount verifies the token of a request. It looks up the session or the API token to
+// which the token belongs, and the account. If one of them does not exist any more, it returns an
 // error. authenticateAccount sets the context's store.Actor to the account.
 func (s *Server) authenticateAccount(r *http.Request) (*signIn, error) {
 	token, ok := bearerToken(r)
@@ -81,7 +81,8 @@ func (s *Server) authenticateAccount(r *http.Request) (*signIn, error) {
 	return &signIn{account: account, claims: claims, session: session, byCookie: means == store.ByPage}, nil
 }
 
-// enabledAccount returns errNotSignedIn if the account was deleted or is disabled.
+// enabledAccount returns the account with this id. If the account was deleted or is disabled, it
+// returns errNotSignedIn.
 func (s *Server) enabledAccount(ctx context.Context, id string) (store.Account, error) {
 	a, err := s.cfg.Store.Account(ctx, id)
 	if errors.Is(err, store.ErrNotFound) || err == nil && a.Disabled {
@@ -114,7 +115,7 @@ func (s *Server) authenticateAPIToken(r *http.Request, hash store.Hash) (*signIn
 		ctx, cancel := context.WithTimeout(r.Context(), countTimeout)
 		defer cancel()
 		if err := s.cfg.Store.MarkAPITokenUsed(ctx, hash, remoteAddr(r), now); err != nil && !errors.Is(err, context.Canceled) {
-			s.log.Error("recording the last use of an API token", "token", t.ID, "err", err)
+			s.log.Error("could not record the last use of an API token", "token", t.ID, "err", err)
 		}
 	}
 	*store.ActorIn(r.Context()) = store.Actor{ID: wire.AccountPRN + account.ID, Name: account.Nick, Means: store.ByAPIToken, Credential: t.Name, Addr: remoteAddr(r)}

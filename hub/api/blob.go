@@ -16,9 +16,9 @@ import (
 	"gangway/hub/store"
 )
 
-// getBlob serves an object. Its headers make browsers save the object as a file and never show it
-// as a page, whatever MIME type the owner chose: a page from the hub's address could run scripts
-// against the hub.
+// getBlob serves an object. Whatever MIME type the owner chose, the headers make browsers save the
+// object as a file. A browser must not show it as a page, because a page from the hub's address
+// could run scripts against the hub.
 func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	o := callerOf(r).url.object
 	if callerOf(r).url.uploads {
@@ -172,8 +172,8 @@ type uploads struct {
 	ended   chan struct{}              // guarded by mu: closed and replaced when an upload ends
 }
 
-// begin waits for an upload's turn. `room` is the unused part of the owner's quota, in bytes. It
-// does not take the running uploads into account.
+// The method `begin` waits for an upload's turn. `room` is the unused part of the owner's quota, in
+// bytes, without regard to the running uploads.
 func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room int64) (end func(), err error) {
 	deadline := time.Now().Add(turnTimeout)
 	for {
@@ -196,8 +196,8 @@ func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room
 	}
 }
 
-// try begins an upload if the upload's turn has come. If not, the channel `ended` is closed when
-// another upload ends.
+// The method `try` begins an upload if the upload's turn has come. If not, the channel `ended` is
+// closed when another upload ends.
 func (u *uploads) try(key store.Object, one *upload, room int64) (began bool, ended <-chan struct{}, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -210,7 +210,7 @@ func (u *uploads) try(key store.Object, one *upload, room int64) (began bool, en
 		if i < 0 {
 			return false, u.ended, nil
 		}
-		// The bytes of the replaced upload count until that upload has finished.
+		// Until the replaced upload has finished, its bytes still count against the owner's quota.
 		list = slices.Delete(list, i, i+1)
 	}
 	if one.size > room-u.bytes[key.Owner] {
@@ -265,7 +265,8 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-// receive is the part of putBlob that follows BeginUpload. If it fails, the caller ends the upload.
+// The method `receive` does the part of putBlob that follows BeginUpload. If it fails, the caller
+// ends the upload.
 func (s *Server) receive(w http.ResponseWriter, r *http.Request, o store.Object, record store.Upload, by credential) error {
 	// Some clients send an empty file in chunks, so the length may be unknown. Objects.Put checks
 	// size and hash.
@@ -289,8 +290,8 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, o store.Object,
 	// The bytes are written even if another account has stored them. So the duration of an upload
 	// does not reveal whether another account has these bytes.
 	err = s.cfg.Objects.Put(r.Context(), objects.Key{Sum: record.Sum, Place: record.Place}, o.Size, one)
-	// The server's own deadline may have passed during the upload, so set a new one for the answer.
-	// The rest of a broken body is not read.
+	// The server's own deadline may have passed during the upload, so set a new deadline for the
+	// answer. The rest of a broken body is not read.
 	_ = one.rc.SetWriteDeadline(time.Now().Add(blockTimeout))
 	if one.broken != nil {
 		_ = one.rc.SetReadDeadline(time.Now())
@@ -319,15 +320,15 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, o store.Object,
 var errOtherContent = problem(http.StatusBadRequest, "object-sum", "Send the file that was announced.", "The size or the SHA-256 of the upload differs from the announced value.")
 
 // finishUpload records that an upload has stored all bytes of the object `o`. If the credential was
-// revoked during the upload, nothing is recorded. If inUse is false, the caller removes the bytes
-// at the upload's place, after it has answered.
+// revoked during the upload, nothing is recorded. If inUse is false, no object uses the uploaded
+// bytes. The caller then removes these bytes after it has answered.
 func (s *Server) finishUpload(ctx context.Context, o store.Object, record store.Upload, by credential) (inUse bool, err error) {
 	if ok, err := s.checkCredential(ctx, by); err != nil || !ok {
 		return false, cmp.Or(err, error(errURLRevoked))
 	}
-	// The object's place may have lost the bytes of another owner's upload. Then this upload
-	// replaces them. If no other owner has the object, Stat asks for the bytes of this upload
-	// instead, so that the duration of the answer does not reveal whether another owner has the
+	// If another owner has the object, check whether the object's bytes still exist. If they are
+	// lost, this upload replaces them. If no other owner has the object, look for the bytes of this
+	// upload instead. So the duration of the answer does not reveal whether another owner has the
 	// object.
 	at, lost := cmp.Or(o.Place, record.Place), ""
 	if _, err := s.cfg.Objects.Stat(ctx, objects.Key{Sum: o.Sum, Place: at}); errors.Is(err, objects.ErrNotFound) {
@@ -345,7 +346,8 @@ func (s *Server) finishUpload(ctx context.Context, o store.Object, record store.
 	return inUse, nil
 }
 
-// cleanUp is how long the hub tries to remove what a failed upload left. Collect removes the rest.
+// cleanUp bounds how long the hub tries to remove the bytes of a failed upload. If the hub cannot
+// remove the bytes in this time, Collect removes them later.
 const cleanUp = 10 * time.Second
 
 // giveUp ends an upload that failed, and removes its bytes.
@@ -353,14 +355,15 @@ func (s *Server) giveUp(ctx context.Context, record store.Upload) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 	defer cancel()
 	if err := s.cfg.Store.EndUpload(ctx, record.Place); err != nil {
-		s.log.Warn("ending an upload; it ends by itself later", "err", err)
+		s.log.Warn("could not end an upload; the upload expires later", "err", err)
 		return
 	}
 	s.removeBytes(ctx, record)
 }
 
-// removeBytes removes the bytes at the place of an upload that has ended. It first asks the store:
-// the upload may have succeeded although the store returned an error.
+// removeBytes removes the bytes of an upload that has ended. It first asks the store whether an
+// object uses these bytes, because the upload may have succeeded although the store returned an
+// error.
 func (s *Server) removeBytes(ctx context.Context, record store.Upload) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 	defer cancel()
@@ -369,6 +372,6 @@ func (s *Server) removeBytes(ctx context.Context, record store.Upload) {
 		err = s.cfg.Objects.Delete(ctx, objects.Key{Sum: record.Sum, Place: record.Place})
 	}
 	if err != nil {
-		s.log.Warn("removing the bytes of an upload; retried later", "err", err)
+		s.log.Warn("could not remove the bytes of an upload; the hub tries again later", "err", err)
 	}
 }

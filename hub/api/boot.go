@@ -20,8 +20,8 @@ type BootView struct {
 	State   string        `json:"state"`             // store.BootMatches or another of its states
 	Refusal *BootRefusal  `json:"refusal,omitempty"` // set only in state "refused"; the other fields then describe the latest valid measurement
 	Changes []boot.Change `json:"changes"`
-	// Parts judges each part of the latest measurement. It is empty if the hub judged the
-	// measurement before it judged parts.
+	// Parts has a verdict for each part of the boot in the latest measurement. It is empty if an
+	// older hub judged the measurement, without verdicts for parts.
 	Parts     []boot.PartVerdict `json:"parts,omitempty"`
 	System    *boot.System       `json:"system,omitempty"` // the system that ran, if one of the owner's manifests names it
 	Reference *boot.Reference    `json:"reference,omitempty"`
@@ -30,7 +30,8 @@ type BootView struct {
 	Number    int64              `json:"measurement,omitempty"` // number of the latest measurement; an owner's decision about the measurement contains this number
 	Requested bool               `json:"requested"`             // the device will be asked to measure again
 	History   []BootPast         `json:"history"`
-	// Evidence of the latest measurement, base64, so that anyone can check the measurement again.
+	// The evidence of the latest measurement, in base64, so that anyone can check the measurement
+	// again.
 	Nonce     []byte `json:"nonce,omitempty"`
 	Attest    []byte `json:"attest,omitempty"`
 	Signature []byte `json:"signature,omitempty"`
@@ -159,8 +160,8 @@ func (s *Server) writeBoot(w http.ResponseWriter, r *http.Request, d store.Devic
 	return nil
 }
 
-// bootDecision is an owner's decision about the reference of a device, the boot with which later
-// boots are compared.
+// bootDecision is an owner's decision about the reference of a device. The reference is the boot
+// with which the hub compares later boots.
 type bootDecision struct {
 	From string         `json:"from"` // "latest", "device:ID", "values", or empty: keep the present reference
 	Bank string         `json:"bank"`
@@ -172,7 +173,7 @@ type bootDecision struct {
 }
 
 // setReference sets a device's reference from its latest measurement, from another device's
-// reference, or from values. It can also lock or unlock the reference.
+// reference, or from values in the request. It can also lock or unlock the reference.
 func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.ownDevice(r)
 	if err != nil {
@@ -262,7 +263,7 @@ func (s *Server) decidedReference(r *http.Request, d store.Device, body bootDeci
 			return nil, err
 		}
 		if m.NothingMeasured() {
-			return nil, problem(http.StatusConflict, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware, or set measured_boot: report.", "The firmware measured nothing, so there is no measurement to accept.")
+			return nil, problem(http.StatusConflict, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware, or set 'measured_boot: report' in the policy.", "The firmware measured nothing, so there is no measurement to accept.")
 		}
 		return boot.NewReference(&m, "the boot of "+latest.Time.UTC().Format("2 January 2006"), now), nil
 	case strings.HasPrefix(body.From, "device:"):

@@ -178,7 +178,7 @@ func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 				t.Errorf("%d events for one kind of refusal, want 1", refusals)
 			}
 			// The owner accepts the measurement that came before the refused measurement. The hub
-			// shows the refusal after this too.
+			// still shows the refusal afterwards.
 			if v := want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": v.Number}, 200); v.State != "refused" {
 				t.Errorf("%s", brief.Of(v))
 			}
@@ -232,7 +232,7 @@ func TestOwnerAcceptsTheSeparatorOfSystemd(t *testing.T) {
 	}
 }
 
-// An unreadable event log is not a reason for refusal: the hub compares the PCR values.
+// An unreadable event log is not a reason for refusal. The hub compares the PCR values instead.
 func TestLogThatCannotBeReadIsNoReasonToRefuse(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -290,8 +290,8 @@ func TestBootThatDoesNotMatchElsewhereEndsEveryAdmission(t *testing.T) {
 				refused(t, requestSecret(t, conn), 403, c.code)
 			}
 			want[api.Problem](holder, "GET", "/devices/"+id, nil, 403)
-			// The first connection measures the usual boot again. This does not admit the second
-			// connection, which has measured another boot since.
+			// The device measures the usual boot again on the first connection. This does not admit
+			// the second connection, on which the device has measured another boot.
 			booted(t, first, s.victim, usual, 3)
 			if a := requestSecret(t, first); a.Status != 200 {
 				t.Errorf("%d %s", a.Status, a.Body)

@@ -18,7 +18,8 @@ import (
 	"gangway/wire"
 )
 
-// connected onboards the scene's victim and returns its connection, certificates and id.
+// The method `connected` onboards the scene's victim and returns its connection, certificates and
+// id.
 func (s *scene) connected(t *testing.T) (*fleet.Conn, *fleet.Certificates, string) {
 	t.Helper()
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -53,7 +54,7 @@ func sendBoot(t testing.TB, c *fleet.Conn, r *wire.BootReport) *fleet.Answer {
 	return must(c.Do(t.Context(), "POST", "/device/boot", must(json.Marshal(r))(t)))(t)
 }
 
-// booted sends a boot measurement and returns the verdict.
+// The function `booted` sends a boot measurement and returns the verdict.
 func booted(t testing.TB, c *fleet.Conn, d *fleet.Device, l eventlog.Log, resets uint32) wire.BootVerdict {
 	t.Helper()
 	a := sendBoot(t, c, report(t, d, challenge(t, c).Nonce, l, resets))
@@ -158,7 +159,7 @@ func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
 		t.Helper()
 		refused(t, sendBoot(t, on, r), 403, code)
 		lies[code]++
-		s.Server.FlushTally(t.Context())
+		s.Server.FlushCounters(t.Context())
 		counted := 0
 		for _, e := range want[[]api.EventView](ada, "GET", "/events?kind=device.boot-refused&device="+id, nil, 200) {
 			if e.Code == code {
@@ -358,8 +359,8 @@ func TestSameBootShownAgainIsStillTheOneThatWasLookedAt(t *testing.T) {
 	}
 }
 
-// The owner decides while the device measures. In any order, the boot state is the result of
-// comparing the latest measurement with the current reference.
+// The owner decides while the device measures. Whatever comes first, the final boot state is the
+// result of comparing the latest measurement with the current reference.
 func TestDecisionsRacingWithMeasurementsLeaveATrueState(t *testing.T) {
 	t.Parallel()
 	s := newSceneOnDisk(t)

@@ -17,7 +17,7 @@ import (
 // Bounds of the answers about cohorts. They bound the rows that the hub reads.
 const (
 	listedCohorts  = 100
-	listedBad      = 60 // cohorts with the fewest changed devices, and as many with the most
+	listedBad      = 60 // cohorts with the fewest changed devices, and as many cohorts with the most changed devices
 	listedRare     = 20 // cohorts of each part, among which the hub looks for outliers
 	listedMembers  = 200
 	listedVersions = 20
@@ -26,13 +26,13 @@ const (
 )
 
 // A cohort is an outlier if its model has at least outlierOf measured devices, and at most
-// 1/outlierIn of them are in the cohort.
+// 1/outlierIn of these devices are in the cohort.
 const (
 	outlierOf = 10
 	outlierIn = 20
 )
 
-// CohortView counts the devices of a model that have one value of a part.
+// CohortView counts the devices of a model that have the same value of a part of the boot.
 type CohortView struct {
 	Part     string    `json:"part"`
 	Value    string    `json:"value"`
@@ -55,7 +55,8 @@ type CohortList struct {
 	More  bool         `json:"more"` // there are more cohorts than the answer has
 }
 
-// CohortDetail is a cohort with its devices: the preview of a decision.
+// CohortDetail is a cohort with its devices. It is the preview that a person sees before a decision
+// about the cohort.
 type CohortDetail struct {
 	Part  string `json:"part"`
 	Value string `json:"value"`
@@ -66,12 +67,14 @@ type CohortDetail struct {
 	Devices  int            `json:"devices"`
 	Bad      int            `json:"changed"`
 	Members  []CohortMember `json:"members"` // at most 200
-	// Versions counts the devices of the model with this value by the version of their firmware, at
-	// most 20 versions, the most frequent first. The token and the firmware do not limit it.
+	// For each version of the firmware, Versions has the number of the model's devices with this
+	// value. It has at most 20 versions, the most frequent first. The fields Token and Firmware do
+	// not limit this list.
 	Versions []FirmwareVersion `json:"versions"`
 }
 
-// FirmwareVersion counts the devices of a cohort whose firmware has one version.
+// FirmwareVersion is a version of the firmware, and the number of devices of a cohort that have
+// this version.
 type FirmwareVersion struct {
 	Firmware string `json:"firmware"` // as it was measured; empty: not known
 	Devices  int    `json:"devices"`
@@ -98,10 +101,10 @@ func (s *Server) listCohorts(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-var errPart = problem(http.StatusBadRequest, "boot-part", "Use firmware, firmware-code, keys, boot-path, system or rest.", "The name of the part is not valid.")
+var errPart = problem(http.StatusBadRequest, "boot-part", "Use firmware, firmware-code, keys, boot-path, system or rest.", "The name of the part of the boot is not valid.")
 
-// cohorts lists the cohorts of a part. If part is empty, it lists the cohorts that the owner should
-// look at, the outliers first.
+// cohorts lists the cohorts of the part of the boot that `part` names. If `part` is empty, it lists
+// the cohorts that the owner should look at, the outliers first.
 func (s *Server) cohorts(ctx context.Context, owner, part, model string) (list CohortList, err error) {
 	var rows []store.BootCohort
 	if part != "" {
@@ -178,7 +181,7 @@ func viewCohort(c store.BootCohort) CohortView {
 	if model == "" {
 		model = "no model"
 	}
-	v.Words = fmt.Sprintf("%d of %d measured devices of %s have this value of %s, the first since %s.", c.Devices, c.Of, model, partWords(c.Part), c.First.UTC().Format("2 January 2006"))
+	v.Words = fmt.Sprintf("%d of %d measured devices of %s have this value of %s. The value was first measured on %s.", c.Devices, c.Of, model, partWords(c.Part), c.First.UTC().Format("2 January 2006"))
 	if c.Bad > 0 {
 		v.Cause = c.Cause
 		v.Words += " " + c.Words
@@ -186,7 +189,7 @@ func viewCohort(c store.BootCohort) CohortView {
 	return v
 }
 
-// partWords names a part for a person, in the middle of a sentence.
+// partWords returns the words for a part of the boot, for use in the middle of a sentence.
 func partWords(name string) string {
 	if name == boot.FirmwareCode {
 		return "the firmware's code"
@@ -204,7 +207,7 @@ func (s *Server) showCohort(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// cohortIn returns the cohort that the address of a preview names.
+// cohortIn returns the cohort that the URL of a preview names.
 func cohortIn(r *http.Request) store.BootMembers {
 	q := r.URL.Query()
 	return store.BootMembers{Part: r.PathValue("part"), Value: r.PathValue("value"), Model: q.Get("model"), Token: q.Get("token"), Firmware: q.Get("firmware")}
@@ -241,8 +244,9 @@ func (s *Server) cohort(ctx context.Context, owner string, q store.BootMembers) 
 	return v, err
 }
 
-// countCohort counts the devices of a cohort, and those with a changed part. The store has no
-// numbers for join tokens, so the members of a token's cohort are counted.
+// countCohort returns the number of devices of a cohort, and the number of devices whose part of
+// the boot has changed. The store has no counters for join tokens, so countCohort counts the
+// members of a token's cohort.
 func (s *Server) countCohort(ctx context.Context, owner string, q store.BootMembers, members []store.BootMember) (devices, bad int, err error) {
 	if q.Token == "" {
 		c, err := s.cfg.Store.BootCohortOf(ctx, owner, q)
@@ -274,7 +278,7 @@ type BootDecisionView struct {
 	Devices  int       `json:"devices"` // number of devices in the cohort at the time of the decision
 }
 
-// NewBootDecision is the body of a request that accepts a value for a cohort.
+// NewBootDecision is the body of a request that accepts a value of a part of the boot for a cohort.
 type NewBootDecision struct {
 	Part  string `json:"part"`
 	Value string `json:"value"`
@@ -317,7 +321,8 @@ func (s *Server) addBootDecision(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// putBootDecision accepts a value that at least one of the caller's devices has.
+// putBootDecision accepts a value of a part of the boot that at least one of the caller's devices
+// has.
 func (s *Server) putBootDecision(r *http.Request, body NewBootDecision) (d store.BootDecision, err error) {
 	a := accountOf(r)
 	if !isPart(body.Part) {

@@ -11,8 +11,8 @@ import (
 	"gangway/internal/race"
 )
 
-// The work for an answer does not grow with the number of devices that have a value. The hub's
-// background work is counted too, so each bound has some room.
+// The work for an answer about cohorts does not grow with the number of devices that have the same
+// value. The hub's background work is counted too, so each bound has some room.
 func TestAnswersAboutCohortsTouchBoundedRows(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -32,7 +32,8 @@ func TestAnswersAboutCohortsTouchBoundedRows(t *testing.T) {
 			ask              func()
 			statements, rows uint64
 		}{
-			// Two lists of changed cohorts, two of rare cohorts, and some members of the first 20.
+			// The statements read two lists of changed cohorts, two lists of rare cohorts, and some
+			// members of each of the first 20 cohorts.
 			{"list", func() { list = want[api.CohortList](ada, "GET", "/boots/cohorts", nil, 200) }, 4 + 20, 20},
 			{"values of a part", func() { want[api.CohortList](ada, "GET", "/boots/cohorts?part="+boot.FirmwareCode, nil, 200) }, 1 + 20, 20},
 			{"preview", func() {

@@ -23,7 +23,7 @@ import (
 // builder has less than 8 KiB.
 const maxManifest = 64 << 10
 
-// ManifestKeyView is a public key that signs an owner's manifests.
+// ManifestKeyView is a public key. The owner signs manifests with the matching private key.
 type ManifestKeyView struct {
 	ID    string    `json:"id"` // SHA-256 of the key's SubjectPublicKeyInfo, hexadecimal
 	Name  string    `json:"name"`
@@ -143,14 +143,16 @@ func (s *Server) putManifestKey(r *http.Request, name, text string) (k store.Man
 	return k, s.rulesChanged(r)
 }
 
-// bootRuleEvent returns the event for a change of the caller's rules about boots.
+// bootRuleEvent returns the event for a change of the caller's rules about boots: keys, manifests
+// or decisions.
 func (s *Server) bootRuleEvent(r *http.Request, kind, format string, args ...any) store.Event {
 	e := store.Event{Time: s.cfg.Now(), Kind: kind, Owner: accountOf(r).ID, Message: fmt.Sprintf(format, args...)}
 	s.live.tell(e)
 	return e.By(store.ActorIn(r.Context()))
 }
 
-// rulesChanged judges the first of the boots that a change of the caller's rules made stale.
+// rulesChanged judges boots again after a change of the caller's keys, manifests or decisions. It
+// judges at most judgeAtOnce boots; the periodic sweep judges the other boots.
 func (s *Server) rulesChanged(r *http.Request) error {
 	_, err := s.judgeAgain(r.Context(), accountOf(r).ID, judgeAtOnce)
 	return err
@@ -169,14 +171,14 @@ func (s *Server) dropManifestKey(r *http.Request, name string) error {
 	if !ok {
 		return store.ErrNotFound
 	}
-	e := s.bootRuleEvent(r, "boot.key-removed", "%s removed the key with the SHA-256 %x. The manifests that it signed do not count any more.", accountOf(r).Nick, id)
+	e := s.bootRuleEvent(r, "boot.key-removed", "%s removed the key with the SHA-256 %x. The manifests that this key signed do not count any more.", accountOf(r).Nick, id)
 	if err := s.cfg.Store.DeleteManifestKey(r.Context(), accountOf(r).ID, id, e); err != nil {
 		return err
 	}
 	return s.rulesChanged(r)
 }
 
-// hashNamed reads a SHA-256 in lower-case hexadecimal.
+// hashNamed reads a SHA-256 in lower-case hexadecimal. For any other text, ok is false.
 func hashNamed(name string) (h store.Hash, ok bool) {
 	b, err := hex.DecodeString(name)
 	if err != nil || len(b) != len(h) || strings.ToLower(name) != name {
@@ -214,8 +216,8 @@ func viewManifest(row store.Manifest, m *manifest.Manifest) ManifestView {
 	return ManifestView{ID: hex.EncodeToString(row.ID[:]), Name: m.Name, Sequence: m.Sequence, System: m.System.SHA256, Key: hex.EncodeToString(row.Key[:]), Counts: row.Counts, Added: row.Added.UTC()}
 }
 
-// addManifest stores a signed manifest. The hub verifies the signature with the owner's keys here,
-// and stores what it verified.
+// addManifest stores a signed manifest. The hub verifies the signature here with the owner's keys,
+// and stores only the verified text.
 func (s *Server) addManifest(w http.ResponseWriter, r *http.Request) error {
 	text, err := readBody(r)
 	if err != nil {
@@ -311,7 +313,7 @@ func (s *Server) dropManifest(r *http.Request, name string) error {
 	return s.rulesChanged(r)
 }
 
-// isPart reports whether a decision may be about a part with this name.
+// isPart reports whether `name` is the name of a part of the boot about which an owner can decide.
 func isPart(name string) bool {
 	_, ok := boot.PartNamed(name)
 	return ok || name == boot.FirmwareCode

@@ -31,7 +31,8 @@ func hexSum(text string) string {
 	return hex.EncodeToString(d[:])
 }
 
-// system returns the event log of a boot whose system's stub starts the kernel through firmware.
+// system returns the event log of a boot in which the system's stub calls firmware to start the
+// kernel.
 func system(kernel string) eventlog.Log {
 	started := sha256.Sum256([]byte("program " + kernel))
 	return append(eventlog.Boot(true, kernel, "quiet"), eventlog.Event{PCR: 4, Type: eventlog.EFIBootApplication, Data: []byte{1}, Digest: started[:]})
@@ -82,7 +83,7 @@ func (p *person) addManifest(text string) api.ManifestView {
 	return want[api.ManifestView](p, "POST", "/boots/manifests", text, 200)
 }
 
-// partsOf returns the states of a device's parts, in the order of boot.Parts.
+// partsOf returns the states of the parts of a device's boot, in the order of boot.Parts.
 func partsOf(p *person, id string) string {
 	p.t.Helper()
 	v := want[api.BootView](p, "GET", "/devices/"+id+"/boot", nil, 200)
@@ -120,8 +121,8 @@ func TestManifestsDecideWhatIsExpected(t *testing.T) {
 	if v.Reference == nil || v.System == nil || v.System.SHA256 != one.System || v.System.Sequence != 1 {
 		t.Errorf("%s", brief.Of(v))
 	}
-	// An update without a manifest is a change; with its manifest it is expected, without another
-	// measurement.
+	// An update of the system is a change at first. After the owner adds the manifest of the new
+	// system, the boot is expected, and the device need not measure it again.
 	if v := booted(t, c, s.victim, system("linux 2"), 3); v.State != store.BootChanged {
 		t.Fatalf("%s", brief.Of(v))
 	}
@@ -129,14 +130,15 @@ func TestManifestsDecideWhatIsExpected(t *testing.T) {
 	if got := partsOf(ada, id); got != "known known expected expected expected" {
 		t.Errorf("%s", got)
 	}
-	// An older system boots, and no revision orders it. So the verdict calls the boot a roll-back.
+	// An older system boots, and no revision contains this system. So the verdict calls the boot a
+	// roll-back.
 	if v := booted(t, c, s.victim, system("linux 1"), 4); v.State != store.BootChanged || !strings.Contains(strings.Join(v.Changes, " "), "rolled back") {
 		t.Errorf("%s", brief.Of(v))
 	}
 }
 
-// A revision's system is expected from the moment the revision is posted, and the old system until
-// the revision is done.
+// When a revision is posted, its system is expected from that moment. The old system stays expected
+// until the revision is done.
 func TestSystemOfAPostedRevisionIsExpected(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -174,7 +176,7 @@ func TestSystemOfAPostedRevisionIsExpected(t *testing.T) {
 	first := post(ada, id, state("linux 1"))
 	report(first.Rev, "DONE")
 	boots("linux 1", store.BootMatches, 1)
-	boots("linux 2", store.BootChanged, 2) // nobody posted it
+	boots("linux 2", store.BootChanged, 2) // nobody has posted a revision with this system
 	second := post(ada, id, state("linux 2"))
 	boots("linux 2", store.BootMatches, 3)
 	boots("linux 1", store.BootMatches, 4) // the trial ended early, and the device rolled back
@@ -208,7 +210,7 @@ func TestRejectsManifestsThatTheOwnerDidNotSign(t *testing.T) {
 	refused(ada, strings.Join([]string{parts[0], strings.Split(k.sign(t, manifestOf("evil", 1)), ".")[1], parts[2]}, "."), "manifest-signature", 403)
 	refused(ada, strings.Join([]string{parts[0], parts[1], ""}, "."), "manifest-malformed", 400)
 	refused(ada, `{"name":"unsigned"}`, "manifest-malformed", 400)
-	refused(bob, good, "manifest-key-unknown", 403) // Ada's key is not Bob's
+	refused(bob, good, "manifest-key-unknown", 403) // Bob's account does not have Ada's key
 	// Another owner's manifest has no effect on Ada's devices.
 	bob.addKey(thief)
 	bob.addManifest(thief.sign(t, manifestOf("evil", 9)))
@@ -300,7 +302,7 @@ func TestCohortDecisionCoversTheOwnersDevicesOnly(t *testing.T) {
 	if v := want[api.CohortDetail](ada, "GET", path+"?model="+cohort.Model, nil, 200); v.Devices != 1 || v.Bad != 1 || v.Members[0].Device != id {
 		t.Errorf("%s", brief.Of(v))
 	}
-	// Bob has no such device, so he cannot see the cohort or decide about it.
+	// Bob has no device in this cohort, so he cannot see the cohort or decide about it.
 	decision := api.NewBootDecision{Part: cohort.Part, Value: cohort.Value, Devices: 1}
 	want[api.Problem](bob, "GET", path, nil, 404)
 	want[api.Problem](bob, "POST", "/boots/decisions", decision, 404)
@@ -359,13 +361,13 @@ func TestPolicyRequiresStatesOfParts(t *testing.T) {
 	}
 	asks("boot-unmeasured")
 	booted(t, c, s.victim, system("linux 1"), 1)
-	asks("boot-changed") // the policy requires an expected system; this one is only known
+	asks("boot-changed") // the policy requires an expected system, and this system is only known
 	ada.addKey(k)
 	ada.addManifest(k.sign(t, manifestOf("linux 1", 1)))
 	asks("boot-unmeasured") // this connection's measurement was judged before the manifest was added
 	booted(t, c, s.victim, system("linux 1"), 1)
 	asks("")
-	// A part that the policy does not name may change.
+	// A part of the boot may change if the policy does not name this part.
 	update := system("linux 1")
 	update[0].Data = eventlog.UTF16("fw 1.3")
 	if v := booted(t, c, s.victim, update, 2); v.State != store.BootChanged {

@@ -13,7 +13,8 @@ import (
 	"gangway/internal/eventlog"
 )
 
-// updated is the boot of a machine after an update of its firmware, with other Secure Boot keys.
+// updated returns the event log of a boot after an update of its firmware, with other Secure Boot
+// keys.
 func updated(version, keys string) eventlog.Log {
 	l := system("linux 1")
 	l[0].Data = eventlog.UTF16(version)
@@ -65,7 +66,7 @@ func TestDecisionForAFirmwareVersionCoversNoOtherVersion(t *testing.T) {
 	if got := partsOf(ada, id); got != "changed changed known known known" {
 		t.Errorf("a decision for fw 1.3 covers fw 1.4: %s", got)
 	}
-	// A decision for all versions is another decision.
+	// A decision for all versions does not replace the decision for one version.
 	want[api.BootDecisionView](ada, "POST", "/boots/decisions", api.NewBootDecision{Part: boot.PartKeys, Value: keys.Value}, 200)
 	if got := partsOf(ada, id); got != "changed known known known known" {
 		t.Errorf("%s", got)
@@ -76,8 +77,8 @@ func TestDecisionForAFirmwareVersionCoversNoOtherVersion(t *testing.T) {
 	}
 }
 
-// A device decides how long the text is that its firmware measures as its version. The hub keeps
-// the beginning only, because the text is in indexes of the database.
+// A device can send a firmware version of any length. The hub stores only the beginning of the
+// version, because the version is in indexes of the database.
 func TestLongFirmwareVersionIsCut(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

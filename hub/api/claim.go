@@ -52,8 +52,9 @@ func (s *Server) writeClaimPage(w http.ResponseWriter, r *http.Request, status i
 	return s.renderPage(w, r, status, "claim", ui.Page{Title: "Claim a machine", Section: ui.SectionOnboard, Data: p})
 }
 
-// claimOnPage registers the claim code's key as a join token of the signed-in account. The form can
-// also sign in, because the phone that scanned the code is usually not signed in.
+// claimOnPage registers the claim code's key as a join token of the signed-in account. With the
+// form, a person can also sign in, because the phone that scanned the code is usually not signed
+// in.
 func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 	code := r.PathValue("code")
 	id, key, err := wire.ParseClaimCode(code)
@@ -113,7 +114,7 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 
 // showClaim returns the account that claimed the machine with this code. The code contains the
 // public key of the join token. No other answer contains that key. So only the machine, and people
-// who saw the machine's code, can ask.
+// who saw the machine's code, can ask who claimed it.
 func (s *Server) showClaim(w http.ResponseWriter, r *http.Request) error {
 	none := problem(http.StatusNotFound, "not-claimed", "Ask again in a few seconds.", "Nobody has claimed this machine yet.")
 	id, key, err := wire.ParseClaimCode(r.PathValue("code"))

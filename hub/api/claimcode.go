@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	// Bounds of the machines with a claim code that a hub remembers.
+	// claimantsFor is how long a hub remembers a machine that displays a claim code. maxClaimants
+	// is the largest number of machines that it remembers.
 	claimantsFor, maxClaimants = time.Minute, store.MaxTemporary
 	// shareAgain is the interval at which a hub writes a machine to the database again, if the
 	// machine keeps asking.
@@ -35,15 +36,16 @@ type claimant struct {
 	shared     time.Time // when the hub last wrote the machine to the database
 }
 
-// claimants are the machines that asked the hub within claimantsFor, by the short forms of their
-// codes. With replicas, the database stores these machines too, also for claimantsFor.
+// claimants are the machines that asked the hub within claimantsFor whether somebody has claimed
+// them. They are found by the short forms of their codes. With replicas, the database stores these
+// machines too, also for claimantsFor.
 type claimants struct {
 	mu      sync.Mutex
 	byWords map[string]claimant
 }
 
-// note remembers that a machine asked. If there are maxClaimants, it forgets the machine that asked
-// longest ago.
+// The method `note` remembers that a machine asked whether somebody has claimed it. If there are
+// maxClaimants machines, it forgets the machine that asked longest ago.
 func (c *claimants) note(code, addr string, now time.Time) {
 	words := wire.ClaimWords(code)
 	c.mu.Lock()
@@ -64,8 +66,8 @@ func (c *claimants) note(code, addr string, now time.Time) {
 	c.byWords[words] = claimant{code, addr, now, was.shared}
 }
 
-// find returns the machine with this short form of its code, if the machine asked within
-// claimantsFor.
+// The method `find` returns the machine with this short form of its code, if the machine asked
+// within claimantsFor.
 func (c *claimants) find(words string, now time.Time) (claimant, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -77,9 +79,9 @@ func (c *claimants) find(words string, now time.Time) (claimant, bool) {
 	return one, ok
 }
 
-// unshared returns at most shareAtOnce machines that the hub should write to the database, by the
-// short forms of their codes: the hub has not written them yet, or last wrote them at least
-// shareAgain before they asked again.
+// unshared returns at most shareAtOnce machines, by the short forms of their codes. The hub should
+// write these machines to the database: it has not written them yet, or they asked again at least
+// shareAgain after the last write.
 func (c *claimants) unshared(now time.Time) map[string]claimant {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -176,7 +178,7 @@ func (s *Server) shareClaimants(ctx context.Context) {
 	}
 	if err := s.cfg.Store.PutTemporary(ctx, claimKind, values, claimantsFor); err != nil {
 		if ctx.Err() == nil {
-			s.log.Warn("sharing claim codes with other replicas; retried", "err", err)
+			s.log.Warn("could not share claim codes with the other replicas; the hub tries again", "err", err)
 		}
 		return
 	}
@@ -196,7 +198,7 @@ func (s *Server) findClaimant(ctx context.Context, words string) (claimant, bool
 		one, err = s.vault.open(key, value)
 	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		s.log.Error("reading a claim code of another replica", "err", err)
+		s.log.Error("could not read a claim code of another replica", "err", err)
 	}
 	return one, err == nil && wire.ClaimWords(one.code) == words
 }

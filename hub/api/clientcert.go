@@ -16,8 +16,8 @@ import (
 	"gangway/wire"
 )
 
-// maxClientCerts bounds the certificates of a handshake or of a forwarded chain. It bounds the
-// signatures that an attacker can make the hub verify.
+// maxClientCerts bounds the number of certificates in a handshake or in a forwarded chain. So it
+// also bounds the number of signatures that an attacker can make the hub verify.
 const maxClientCerts = 1 + wire.MaxIntermediates
 
 // clientVerifier verifies client certificates at the cost of one signature, if the leaf was issued
@@ -62,9 +62,9 @@ func (v *clientVerifier) verify(options x509.VerifyOptions, certs ...*x509.Certi
 }
 
 // knowSigned records that this process has signed an IDevID certificate with the device CA's key,
-// so the hub need not verify this signature when the device connects. Without this, the cache would
-// hardly help, because most devices connect only once between their enrolment and the next restart
-// of the hub.
+// so the hub need not verify this signature when the device connects. Without knowSigned, the cache
+// would hardly help, because most devices connect only once between their enrolment and the next
+// restart of the hub.
 func (s *Server) knowSigned(idevid store.Hash) {
 	for _, v := range []*clientVerifier{s.clients, s.forwarded} {
 		v.issuers.put(idevid, s.cfg.CA.DeviceCA())
@@ -92,8 +92,8 @@ func (v *clientVerifier) build(options x509.VerifyOptions, certs []*x509.Certifi
 
 // links returns the intermediates that chain to a root, or nil if no intermediate does. It begins
 // with the last certificate, because each certificate follows the certificate that it signed (RFC
-// 8446, 4.4.2). So links verifies at most one signature for each certificate that names another
-// issuer. x509.Verify would verify up to 100 signatures for a few forged intermediates.
+// 8446, 4.4.2). So the method verifies at most one signature for each certificate that names
+// another issuer. x509.Verify would verify up to 100 signatures for a few forged intermediates.
 func (v *clientVerifier) links(certs []*x509.Certificate) (pool *x509.CertPool) {
 	issuers := slices.Clone(v.roots)
 	for _, c := range slices.Backward(certs) {
@@ -118,8 +118,9 @@ func (s *Server) ownTLSConfig() *tls.Config {
 	c := s.TLSConfig()
 	c.NextProtos = []string{"h2", "http/1.1"}
 	c.ClientAuth = tls.RequestClientCert
-	// After this call, crypto/tls checks that the client has the certificate's key, and ends the
-	// handshake if not. So the peer is not known yet.
+	// After this call, crypto/tls checks that the client has the certificate's key. If the client
+	// does not have the key, crypto/tls ends the handshake. So this call cannot yet rely on the
+	// peer's identity.
 	c.VerifyConnection = func(state tls.ConnectionState) error {
 		_, err := s.peerOfConnection(&state)
 		return err
@@ -127,7 +128,7 @@ func (s *Server) ownTLSConfig() *tls.Config {
 	return c
 }
 
-// peer is what a handshake proved about a client that sent a certificate.
+// peer has the facts that a handshake proved about a client with a certificate.
 type peer struct {
 	certified   bool       // the client has a verified certificate, and proved its key
 	certificate store.Hash // SHA-256 of the certificate, never of another certificate of the chain

@@ -55,9 +55,9 @@ func (a *authority) leaf(public crypto.PublicKey) *x509.Certificate {
 	return cert
 }
 
-// If the client sends the root too, as earlier agents do, crypto/x509 finds two chains, because it
-// verifies the leaf with the trusted root and also with the root's copy among the intermediates.
-// The hub's verifier must not give the copy to crypto/x509.
+// Earlier agents send the root too. Then crypto/x509 finds two chains, because it verifies the leaf
+// with the trusted root, and also with the root's copy among the intermediates. The hub's verifier
+// must not give the copy to crypto/x509.
 func TestRootInTheChainIsVerifiedOnce(t *testing.T) {
 	t.Parallel()
 	root, proxy := newAuthority(t, "devices", nil), newAuthority(t, "proxies", nil)
@@ -118,8 +118,9 @@ func TestForgedIntermediatesAreNeverVerified(t *testing.T) {
 	}
 }
 
-// After a certificate was verified, the hub still refuses the certificate when it has expired, and
-// a certificate that differs in one byte. The hub remembers no certificates that it refused.
+// After the hub has verified a certificate, the hub still refuses this certificate when it has
+// expired. The hub also refuses a certificate that differs in one byte. The hub remembers no
+// certificates that it refused.
 func TestVerifiedCertificateExpiresAllTheSame(t *testing.T) {
 	t.Parallel()
 	root, forger := newAuthority(t, "devices", nil), newAuthority(t, "devices", nil)

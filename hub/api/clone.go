@@ -92,8 +92,8 @@ func (s *Server) showCloned(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// decideCloned applies an owner's decision: "one" machine, "two" machines, or empty. An empty
-// decision withdraws the last decision.
+// decideCloned applies an owner's decision. The decision "one" means that there is one machine, and
+// "two" means that there are several machines. An empty decision withdraws the last decision.
 func (s *Server) decideCloned(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Decision *string  `json:"decision"`
@@ -133,7 +133,7 @@ func (s *Server) applyCloneDecision(r *http.Request, d store.Device, decision st
 	return viewCloned(d.ID, k), nil
 }
 
-// decideClonedOnPage is decideCloned for the page's form.
+// decideClonedOnPage is like decideCloned, but for the page's form.
 func (s *Server) decideClonedOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -148,8 +148,9 @@ func (s *Server) decideClonedOnPage(w http.ResponseWriter, r *http.Request) erro
 	} else if decision == "" {
 		return errClonedDecision
 	}
-	// The page always sends the findings that it showed. So a missing field means no findings, and
-	// the list must be empty and not nil.
+	// The page always sends the findings that it showed. So a missing field means that the page
+	// showed no findings. The list must then be empty and not nil, because with nil the hub does
+	// not compare the findings.
 	if _, err := s.applyCloneDecision(r, d, decision, append([]string{}, r.PostForm["finding"]...)); err != nil {
 		return err
 	}

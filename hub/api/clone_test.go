@@ -50,8 +50,8 @@ func (k *copyOf) measure(t *testing.T) {
 	}
 }
 
-// report sends the device's metadata. If the hub asks for a measurement, report measures the boot
-// again. The result `asked` is true if the hub asked.
+// report sends the device's metadata. If the hub asks for a measurement, the machine measures its
+// boot again, and `asked` is true.
 func (k *copyOf) report(t *testing.T) (asked bool) {
 	t.Helper()
 	a := must(k.conn.Do(t.Context(), "PATCH", "/device/meta", []byte("{}")))(t)
@@ -152,8 +152,8 @@ func TestHonestMachineIsNotTakenForAClone(t *testing.T) {
 	ada := s.person(t, "ada")
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	id := s.deviceOf(t, s.victim)
-	// Two programs have a connection each. Later the machine reboots several times, with a new
-	// connection each time.
+	// Two programs of the machine have one connection each. Later the machine reboots several
+	// times, with a new connection each time.
 	agent := s.copyOf(t, certs, 2, time.Minute)
 	proxy := s.copyOf(t, certs, 2, time.Minute)
 	proxy.start = agent.start
@@ -196,7 +196,8 @@ func TestHonestMachineIsNotTakenForAClone(t *testing.T) {
 	}
 }
 
-// suspected returns a scene in which the victim's TPM attested a lower clock than before.
+// The function `suspected` returns a scene in which the victim's TPM attested a lower clock than
+// before.
 func suspected(t *testing.T) (s *scene, ada *person, k *copyOf, id string) {
 	t.Helper()
 	s = newScene(t)
@@ -325,8 +326,8 @@ func TestClonesAreRefusedUntilTheyHaveATPMStateOfTheirOwn(t *testing.T) {
 	}
 }
 
-// enrolled onboards the victim again, as a machine with the given serial number and TPM clock. It
-// returns the new client certificate.
+// The method `enrolled` onboards the victim again, as a machine with the given serial number and
+// TPM clock. It returns the new client certificate.
 func (s *scene) enrolled(t *testing.T, serial string, clock tcg.ClockInfo) tls.Certificate {
 	t.Helper()
 	d := must(s.victim.WithNewIdentity())(t)

@@ -21,9 +21,13 @@ const (
 	orphanAge = time.Hour
 )
 
-// Collect removes unused data: trails and logs of deleted devices, records of objects that no
-// revision names, stored files that no record needs, and log lines that are older than the hub or
-// their owner keeps them. It may run at any time, concurrently with requests.
+// Collect removes unused data:
+//   - trails and logs of deleted devices,
+//   - records of objects that no revision names,
+//   - stored files that no record needs,
+//   - log lines that are older than the limit of the hub or of their owner.
+//
+// Collect may run at any time, concurrently with requests.
 func (s *Server) Collect(ctx context.Context) error {
 	now := s.cfg.Now()
 	for _, expire := range []func() (int, error){
@@ -55,13 +59,14 @@ func (s *Server) Collect(ctx context.Context) error {
 		if err != nil || !unneeded {
 			return err
 		}
-		// No upload will ever use this place again. So the removal may also happen late, when
-		// another replica has taken over.
+		// No later upload uses the place of this file again. So even if this removal is late, and
+		// another replica already does the periodic work, it removes no other bytes.
 		return s.cfg.Objects.Delete(ctx, key)
 	})
 }
 
-// collectLoop runs Collect at the start and every hour. Of several replicas, one does this.
+// collectLoop runs Collect at the start and every hour. If there are several replicas, only one of
+// them runs it.
 func (s *Server) collectLoop(ctx context.Context) {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()

@@ -16,8 +16,8 @@ import (
 	"gangway/internal/race"
 )
 
-// raw sends the text of a request unchanged, and closes the client's half of the connection. It
-// returns the answer, or nil if there is no answer.
+// The method `raw` sends the text of a request unchanged, and closes the client's half of the
+// connection. It returns the answer, or nil if there is no answer.
 func (c *contract) raw(t *testing.T, p *person, text string) *http.Response {
 	t.Helper()
 	config := p.client.Transport.(*http.Transport).TLSClientConfig.Clone()

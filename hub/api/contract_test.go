@@ -40,8 +40,8 @@ type row struct {
 	// limit is approximately the largest accepted body, in bytes. A body of twice this size is
 	// refused as too large.
 	limit int
-	// other is the status for an unknown id, or for the id of another owner's thing. Default: 404
-	// if the path has an id.
+	// other is the status for an unknown id, or for an id that belongs to another owner. Default:
+	// 404 if the path has an id.
 	other int
 	// before makes the data that a valid call needs. It may return other values for the path's
 	// variables, and another body under the name "body".
@@ -50,7 +50,7 @@ type row struct {
 	// that is not JSON. If both are false, the body is JSON.
 	form, text bool
 
-	// If public is set, the answer is not secret, so other callers get it too.
+	// If public is set, the answer is not secret, so callers that `who` does not name get it too.
 	public bool
 }
 
@@ -117,7 +117,7 @@ func newContract(t *testing.T) *contract {
 	return c
 }
 
-// plain makes a device of Ada's that the test may delete.
+// The method `plain` makes a device of Ada's that the test may delete.
 func (c *contract) plain() map[string]string {
 	d := want[api.Registered](c.ada, "POST", "/devices", "{}", 200)
 	return map[string]string{"id": d.ID}
@@ -127,7 +127,7 @@ func (c *contract) step() map[string]string {
 	return map[string]string{"rev": fmt.Sprint(post(c.ada, c.boatID, `{`+systemSpec+`}`).Rev)}
 }
 
-// waiting makes a machine that waits for Ada's decision.
+// The method `waiting` makes a machine that waits for Ada's decision.
 func (c *contract) waiting() map[string]string {
 	d := c.uncertified(c.ada.t)
 	const question = "ek-certificate-none"
@@ -135,8 +135,8 @@ func (c *contract) waiting() map[string]string {
 	return map[string]string{"id": w.DeviceID, "body": "decision=deny&machine=" + c.seen(w.DeviceID)}
 }
 
-// seen returns the value of the form's field "machine" for a waiting device. The value has the
-// waiting device's id and the digest of the shown evidence.
+// The method `seen` returns the value of the form's field "machine" for a waiting device. The value
+// has the waiting device's id and the digest of the shown evidence.
 func (c *contract) seen(id string) string {
 	w := must(c.Store.WaitingByID(c.ada.t.Context(), c.Owner.ID, id, c.Now()))(c.ada.t)
 	return fmt.Sprintf("%s.%x", id, w.Digest())
@@ -545,8 +545,8 @@ func registration(c *contract) map[string]string {
 	return map[string]string{"body": string(must(d.Registration(tok, e.Keys, fleet.RegistrationChange{}))(t))}
 }
 
-// at replaces the variables of a path. It uses the values in `values`. For a variable that is not
-// in `values`, it uses Ada's value.
+// The method `at` replaces the variables of a path. It uses the values in `values`. For a variable
+// that is not in `values`, it uses Ada's value.
 func (c *contract) at(path string, values map[string]string) string {
 	all := maps.Clone(c.secrets)
 	maps.Copy(all, values)
@@ -613,7 +613,7 @@ func TestContractHasARowForEveryRoute(t *testing.T) {
 	}
 }
 
-// each calls `f` for every route, in a fixed order.
+// The method `each` calls `f` for every route, in a fixed order.
 func (c *contract) each(f func(method, path string, r row)) {
 	rows := contractRows()
 	for _, route := range c.routes {

@@ -85,8 +85,8 @@ func viewDevice(d store.Device, ownerNick string) DeviceView {
 }
 
 // listDevices lists the calling account's devices, another account's public devices, or the calling
-// device. Filters: owner (prn or id), owner-nick, nick ("^p": begins with p, "!p": is not p),
-// after, limit.
+// device. Filters: owner (Pantacor resource name or id), owner-nick, nick ("^p": begins with p,
+// "!p": is not p), after, limit.
 func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 	c := callerOf(r)
 	if c.Device != nil {
@@ -165,7 +165,7 @@ func (s *Server) showDevice(w http.ResponseWriter, r *http.Request) error {
 	return s.writeDevice(w, r, of)
 }
 
-// showByNicks is showDevice for a path that has the nicks of owner and device.
+// showByNicks is like showDevice, but for a path that has the nicks of owner and device.
 func (s *Server) showByNicks(w http.ResponseWriter, r *http.Request) error {
 	of, err := s.accountByNick(r.Context(), r.PathValue("owner"))
 	if err != nil {
@@ -174,7 +174,8 @@ func (s *Server) showByNicks(w http.ResponseWriter, r *http.Request) error {
 	return s.writeDevice(w, r, of)
 }
 
-// writeDevice answers with a device of the account `of`, as the caller may see it.
+// writeDevice answers with a device of the account `of`, with only the fields that the caller may
+// see.
 func (s *Server) writeDevice(w http.ResponseWriter, r *http.Request, of store.Account) error {
 	d, own, err := s.visibleDevice(r, of)
 	if err != nil {

@@ -154,6 +154,6 @@ func (s *Server) signInDevice(r *http.Request, prn, secret string) (string, erro
 // markSeen records when and from where a device was last seen.
 func (s *Server) markSeen(r *http.Request, id string) {
 	if err := s.cfg.Store.MarkDeviceSeen(r.Context(), id, remoteAddr(r), s.cfg.Now()); err != nil && !errors.Is(err, context.Canceled) {
-		s.log.Error("recording when a device was last seen", "device", id, "err", err)
+		s.log.Error("could not record when a device was last seen", "device", id, "err", err)
 	}
 }

@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// A hub that stops lets its clients go to another replica, so that no request fails. For
-// Config.Drain after the signal, it serves as before, except that GET /readyz answers 503, and that
-// each answer ends its connection. Then it closes its listeners, the idle connections and the live
-// streams, and waits for the running requests.
+// A hub that stops lets its clients go to another replica, so that no request fails. After the
+// signal to stop, the hub continues to serve requests for the time Config.Drain. During this time,
+// GET /readyz answers 503, and each answer ends its connection. Then the hub closes its listeners,
+// the idle connections and the live streams, and waits for the running requests.
 
-// drain returns a context that ends when the listeners must be closed: Config.Drain after ctx ends,
-// or when `end` is called.
+// drain returns a context that ends when the listeners must be closed. They must be closed when the
+// time Config.Drain has passed since the end of ctx, or when `end` is called.
 func (s *Server) drain(ctx context.Context) (serving context.Context, end context.CancelFunc) {
 	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	forget := context.AfterFunc(ctx, func() {
@@ -33,4 +33,4 @@ func (s *Server) drain(ctx context.Context) (serving context.Context, end contex
 // Serve.
 func (s *Server) DrainFor(d time.Duration) { s.drainAtLeast.Store(int64(d)) }
 
-var errStopping = problem(http.StatusServiceUnavailable, "not-ready", "Use another replica of the hub, or wait until this one has restarted.", "The hub is stopping.")
+var errStopping = problem(http.StatusServiceUnavailable, "not-ready", "Use another replica of the hub, or wait until this replica has restarted.", "The hub is stopping.")

@@ -8,8 +8,8 @@ import (
 	"gangway/hub/store"
 )
 
-// EventView is a line of an audit trail. If Count is not 0, the line is the sum of Count equal
-// events of one day: the first was at Time, and the last at Last.
+// EventView is a line of an audit trail. If Count is not 0, the line stands for Count equal events
+// of one day: the first was at Time, and the last at Last.
 type EventView struct {
 	Seq        int64      `json:"seq"`
 	Time       time.Time  `json:"time"`
@@ -17,7 +17,7 @@ type EventView struct {
 	Count      int        `json:"count,omitempty"`
 	Kind       string     `json:"kind"`
 	Code       string     `json:"code,omitempty"`
-	Owner      string     `json:"owner,omitempty"` // prn of the account; the event is in the audit trail of this account
+	Owner      string     `json:"owner,omitempty"` // Pantacor resource name (prn) of the account; the event is in the audit trail of this account
 	Device     string     `json:"device,omitempty"`
 	Token      string     `json:"token,omitempty"` // a join token's id
 	Actor      string     `json:"actor,omitempty"` // prn of the account or device, or "operator:" and a name

@@ -48,8 +48,9 @@ type Outbox struct{ o outbox }
 // Add adds a change.
 func (o *Outbox) Add(e store.Event) { o.o.add(e.Owner, liveChange{Device: e.Device, Kind: e.Kind}) }
 
-// Take returns what a message would contain: whether all pages load again, the number of accounts,
-// the number of accounts whose pages load again, and the number of changes.
+// Take returns what a message would contain. `all` reports whether all pages load again. `owners`
+// is the number of accounts, `many` is the number of accounts whose pages load again, and `changes`
+// is the number of changes.
 func (o *Outbox) Take() (all bool, owners, many, changes int) {
 	n, _ := o.o.take()
 	for _, list := range n.Owners {

@@ -23,8 +23,26 @@ func (l *limiter[K]) unlimited() {
 	clear(l.clients)
 }
 
-// FlushTally writes the counts of frequent events.
-func (s *Server) FlushTally(ctx context.Context) { s.flushCounters(ctx) }
+// realPasswordCost is what a password costs outside of this package's tests.
+var realPasswordCost = passwordCost
+
+func init() { passwordCost = argonCost{passes: 1, memory: 64} }
+
+// HashAtRealCost hashes a password as HashPassword does outside of this package's tests.
+func HashAtRealCost(password string) (string, error) { return hashPassword(password, realPasswordCost) }
+
+// VerifyPassword reports whether a hash is that of a password.
+func VerifyPassword(password, hash string) (bool, error) { return verifyPassword(password, hash) }
+
+// RealPasswordCost makes the check for an account that does not exist cost as much as outside of
+// this package's tests. It returns the hash that is checked then.
+func (s *Server) RealPasswordCost() string {
+	s.passwords.decoy = decoy(realPasswordCost)
+	return s.passwords.decoy
+}
+
+// FlushCounters writes the counts of frequent events.
+func (s *Server) FlushCounters(ctx context.Context) { s.flushCounters(ctx) }
 
 // SweepOnce removes the rows that have expired or are too old.
 func (s *Server) SweepOnce(ctx context.Context) { s.sweepOnce(ctx) }
@@ -42,8 +60,9 @@ func (s *Server) Claimants() int {
 	return len(s.claimants.byWords)
 }
 
-// FreshReadings makes each scrape take a reading, and says that a time server sets the clock. The
-// clock of the machine that runs the tests does not matter.
+// FreshReadings makes the hub read the values of its metrics at each scrape, without a cache. It
+// also makes the hub believe that a time server sets the clock, so the clock of the machine that
+// runs the tests does not matter.
 func (s *Server) FreshReadings() {
 	s.gauge.mu.Lock()
 	defer s.gauge.mu.Unlock()
@@ -51,7 +70,8 @@ func (s *Server) FreshReadings() {
 	s.gauge.clock = func() (unset, known bool) { return false, true }
 }
 
-// ScanAgain is the time after which a scan that found devices is repeated.
+// ScanAgain is the time after which the hub repeats a scan that found devices whose certificates
+// are no longer trusted.
 const ScanAgain = scanAgain
 
 // ScanTrust examines about `most` devices after a change of trust. It returns the number of devices
@@ -69,5 +89,5 @@ func (s *Server) Panic(w http.ResponseWriter, r *http.Request) {
 	s.secured(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("test") })).ServeHTTP(w, r)
 }
 
-// Work does the periodic work once, as a hub that has run for a day.
+// Work does the periodic work once, as if the hub had run for a day.
 func (s *Server) Work(ctx context.Context) { s.work(ctx, s.cfg.Now().Add(-24*time.Hour)) }

@@ -31,7 +31,7 @@ func (r *recorder) Fatalf(format string, args ...any) {
 	runtime.Goexit()
 }
 
-// fails runs a check that must fail and returns its message.
+// The function `fails` runs a check that must fail and returns its message.
 func fails(t *testing.T, check func(testing.TB)) string {
 	t.Helper()
 	r := &recorder{TB: t}

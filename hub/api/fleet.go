@@ -51,7 +51,8 @@ type FleetCount struct {
 	More bool `json:"more"` // at least n
 }
 
-// FleetSummary has the numbers of a fleet.
+// FleetSummary has the numbers of devices in a fleet: of all devices, by state, and by the values
+// of some fields.
 type FleetSummary struct {
 	Total    int            `json:"total"`
 	Waiting  int            `json:"waiting"`
@@ -64,7 +65,7 @@ type FleetSummary struct {
 	Arrivals []Arrival      `json:"arrivals"` // by day, in UTC; today is last
 }
 
-// Facet are the most frequent values of a field, and how many devices have other values.
+// Facet has the most frequent values of a field, and how many devices have other values.
 type Facet struct {
 	Top    []FacetValue `json:"top"`
 	Others int          `json:"others"`
@@ -83,7 +84,7 @@ type Arrival struct {
 }
 
 // deviceSearch reads an account's search: the search's text, and its order, like "nick" or "-seen".
-// The caller passes the error to the method `fail`.
+// If deviceSearch returns an error, the caller passes the error to the method `fail`.
 func (s *Server) deviceSearch(ctx context.Context, owner, text, sort string) (store.DeviceSearch, error) {
 	q, err := search.Parse(text)
 	if err != nil {
@@ -104,8 +105,8 @@ func (s *Server) deviceSearch(ctx context.Context, owner, text, sort string) (st
 }
 
 // tokenNamed returns the id of a join token, from the token's id or nick. If no token has the name,
-// tokenNamed returns the name itself: a search finds the devices of a deleted token by the token's
-// id.
+// tokenNamed returns the name itself, because the name may be the id of a deleted token. A search
+// still finds the devices of a deleted token by its id.
 func (s *Server) tokenNamed(ctx context.Context, owner, name string) (string, error) {
 	if id := strings.ToLower(name); wire.IsID(id) {
 		t, err := s.cfg.Store.JoinToken(ctx, id)
@@ -188,7 +189,8 @@ func readFleetFields(list string) ([]string, error) {
 	return names, nil
 }
 
-// chosen returns a device, or only some of its fields.
+// The function `chosen` returns the device with the given fields only. If `fields` is nil, it
+// returns the whole device.
 func chosen(d FleetDevice, fields []string) (any, error) {
 	if fields == nil {
 		return d, nil

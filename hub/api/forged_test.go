@@ -17,7 +17,7 @@ import (
 )
 
 // certifiedAs returns the device `d` with a forged EK certificate. The maker `m` signs the forged
-// certificate. It has the serial number of the certificate `real`.
+// certificate. The forged certificate has the serial number of the certificate `real`.
 func certifiedAs(t testing.TB, d *fleet.Device, m *fleet.Maker, real *x509.Certificate) *fleet.Device {
 	t.Helper()
 	n := *d
@@ -60,8 +60,8 @@ func TestOwnerDoesNotLoosenTheHubsEKList(t *testing.T) {
 	s.putEKList(t, store.HubWide, store.ListedEK{Key: &h, CertificateRequired: true}, store.ListedEK{Key: &oh})
 	refused(t, s.post(t, s.request(t, d)), 403, evidence.CodeCertificateRequired)
 	must(other.Onboard(t.Context(), s.client, s.tok))(t)
-	// The owner decides whether EKs must be on the owner's EK list. If the operator allows it, the
-	// owner also decides about the operator's list.
+	// The owner decides whether EKs must be on the owner's EK list. If the hub's policy accepts EKs
+	// that are not on the operator's list, the owner's policy decides about these EKs.
 	s.putEKList(t, store.HubWide)
 	must(s.device(t).Onboard(t.Context(), s.client, s.tok))(t)
 	s.putEKList(t, s.Owner.ID)

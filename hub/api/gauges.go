@@ -10,7 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// gauges collects what a scrape of GET /metrics shows besides counters. No label names a device, an
+// gauges collects the values of GET /metrics that are not counters. No label names a device, an
 // owner, or anything else that clients choose.
 type gauges struct{ s *Server }
 
@@ -19,19 +19,19 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	buildInfo      = describe("build_info", "1, with the version of the hub.", "version")
+	buildInfo      = describe("build_info", "Always 1; the label has the version of the hub.", "version")
 	created        = describe("created_timestamp_seconds", "Time of the hub's first start.")
-	certificateEnd = describe("certificate_expiry_timestamp_seconds", "Time when a certificate of the hub expires; 0: there is none yet.", "certificate")
+	certificateEnd = describe("certificate_expiry_timestamp_seconds", "Time when a certificate of the hub expires; 0: there is no certificate yet.", "certificate")
 	rootsSoon      = describe("maker_roots_expiring", "Trusted root certificates of TPM makers that expire within 90 days.")
 	diskFree       = describe("disk_free_bytes", "Free space on the disk of the data folder.")
 	diskSize       = describe("disk_size_bytes", "Size of the disk of the data folder.")
 	diskReserve    = describe("disk_reserve_bytes", "Free space below which the hub refuses uploads.")
 	databaseUp     = describe("database_up", "1 if the database can be read and written.")
 	databaseSize   = describe("database_size_bytes", "Size of the database.")
-	lastBackup     = describe("last_backup_timestamp_seconds", "Time of the newest backup that was recorded; 0: none was.")
-	backupFault    = describe("backup_damaged", "1 if the newest check of a backup found that it cannot be restored.")
+	lastBackup     = describe("last_backup_timestamp_seconds", "Time of the newest recorded backup; 0: no backup was recorded.")
+	backupFault    = describe("backup_damaged", "1 if the newest check of a backup found that the backup cannot be restored.")
 	clockSet       = describe("clock_synchronized", "1 if a time server sets the clock of the hub's machine.")
-	clockDrift     = describe("clock_drift_seconds", "By how much the hub's clock is ahead of the database's clock.")
+	clockDrift     = describe("clock_drift_seconds", "How far the hub's clock is ahead of the database's clock.")
 	deviceCount    = describe("devices", "Devices of all owners.")
 	quietCount     = describe("devices_quiet", "Quiet devices of all owners.")
 	waitingCount   = describe("devices_waiting", "Waiting devices of all owners without a decision; at most 10,000 are counted.")
@@ -40,8 +40,8 @@ var (
 	capacity       = describe("requests_capacity", "Requests that may run at the same time.")
 	signInsWaiting = describe("sign_ins_waiting", "Sign-ins that wait for the check of their password.")
 	writesWaiting  = describe("writes_waiting", "Writes to the database that wait for their turn.")
-	newsAge        = describe("replica_heard_timestamp_seconds", "Time when this replica last read what the other replicas changed.")
-	workAge        = describe("periodic_work_timestamp_seconds", "Time when this hub last did the periodic work; before the first time, the hub's start.")
+	newsAge        = describe("replica_heard_timestamp_seconds", "Time when this replica last read the changes of the other replicas.")
+	workAge        = describe("periodic_work_timestamp_seconds", "Time when this hub last did the periodic work. If the hub has not done the work yet: the time of the hub's start.")
 )
 
 // Describe implements prometheus.Collector.
@@ -114,12 +114,13 @@ func oneIf(b bool) float64 {
 	return 0
 }
 
-// instant is a time that several goroutines read and write. The zero value is no time.
+// instant is a time that several goroutines read and write. The zero value means that no time was
+// set.
 type instant struct{ nanoseconds atomic.Int64 }
 
 func (i *instant) set(t time.Time) { i.nanoseconds.Store(t.UnixNano()) }
 
-// time returns the time, or `otherwise` if set was never called.
+// time returns the time, or `otherwise` if the method `set` was never called.
 func (i *instant) time(otherwise time.Time) time.Time {
 	if n := i.nanoseconds.Load(); n != 0 {
 		return time.Unix(0, n)

@@ -73,8 +73,8 @@ func TestMetricsShowTheHubsState(t *testing.T) {
 	}
 }
 
-// An attacker who chooses every part of a request must not choose a label. Otherwise each request
-// would add a series, to the hub's memory and to the monitoring system's.
+// An attacker who chooses every part of a request must not choose a label. If the attacker could,
+// each request would add a series, in the memory of the hub and of the monitoring system.
 func TestClientsChooseNoLabel(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -111,7 +111,8 @@ func seriesOf(metrics, name, label string) map[string]bool {
 	return values
 }
 
-// Each condition causes one event when it begins and one when it ends, however often the hub looks.
+// Each condition causes one event when it begins and one event when it ends, even if the hub checks
+// the condition many times.
 func TestAlarmIsOneEventAndNotOneForEachSweep(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -104,7 +104,7 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 				t.Fatalf("%s: %d", b[0], status)
 			}
 		}
-		s.Server.FlushTally(t.Context())
+		s.Server.FlushCounters(t.Context())
 	}
 	// Each kind of event occurs in the first hour. The hub stores one row a day for each kind, in
 	// addition to the limited rows.
@@ -130,7 +130,7 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 	if aDay := api.CrowdADay * aRow; aDay > 50e6/10 || aRow < 50 {
 		t.Errorf("a row takes %d bytes, those of a day %d", aRow, aDay)
 	}
-	// The hub also counts the requests without a separate row.
+	// The hub also counts the requests that have no separate row.
 	total := 0
 	for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{Kind: "enrolment.refused", Limit: 1000}))(t) {
 		total += e.Count
@@ -156,11 +156,12 @@ func TestFirstRefusalShowsAtOnceAndTheOthersAreCounted(t *testing.T) {
 		s.sendFrom("192.0.2.1:2", "/onboard", "nothing")
 	}
 	s.sendFrom("192.0.2.2:2", "/onboard", "nothing") // another network, another row
-	s.Server.FlushTally(t.Context())
+	s.Server.FlushCounters(t.Context())
 	if is := events(); len(is) != 2 || is[0].Count != 1 || is[1].Count != 100 {
 		t.Fatalf("%s", brief.Of(is))
 	}
-	// A device in an IPv6 network can use any of the network's addresses, so they all count as one.
+	// A device in an IPv6 network can use any of the network's addresses, so the hub counts them as
+	// one address.
 	for i := range 10 {
 		s.sendFrom(fmt.Sprintf("[2001:db8::%x]:1", i+1), "/onboard", "nothing")
 	}
@@ -208,8 +209,8 @@ func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
 	}
 }
 
-// The hub removes events that strangers caused after some time, and events of owners much later.
-// The database uses the space of removed events again.
+// After some time, the hub removes the events that strangers caused. It removes owners' events much
+// later. The database reuses the space of removed events.
 func TestOldEventsAreForgotten(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -353,7 +354,7 @@ func TestGrowthOfAMinute(t *testing.T) {
 			sent++
 		}
 	}
-	s.Server.FlushTally(t.Context())
+	s.Server.FlushCounters(t.Context())
 	after, fileAfter := s.size(t)
 	aDay := func(n int) float64 { return float64(n) * float64(24*time.Hour) / float64(time.Since(began)) / 1e6 }
 	t.Logf("%d requests from %d networks in %v: %d were judged, %d were over the limit", sent, networks, time.Since(began).Round(time.Second), sent-answered[http.StatusTooManyRequests], answered[http.StatusTooManyRequests])

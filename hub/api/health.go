@@ -36,9 +36,9 @@ func (s *Server) hubCA(w http.ResponseWriter, _ *http.Request) error {
 	return err
 }
 
-// PrivateHandler serves the operator's routes: GET /metrics, /healthz and /readyz again, and with
-// Config.Profiles also Go's profiles. It does not authenticate clients, so use it only on a
-// listener that outsiders cannot reach.
+// PrivateHandler serves the operator's routes: GET /metrics, and with Config.Profiles also Go's
+// profiles. Like the public listener, it serves GET /healthz and /readyz. It does not authenticate
+// clients, so use it only on a listener that outsiders cannot reach.
 func (s *Server) PrivateHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}))
@@ -62,7 +62,8 @@ func (s *Server) PrivateHandler() http.Handler {
 	return mux
 }
 
-// ServePrivate serves PrivateHandler over plain HTTP until Config.Drain after ctx ends.
+// ServePrivate serves PrivateHandler over plain HTTP. After ctx ends, it continues for the time
+// Config.Drain.
 func (s *Server) ServePrivate(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
 		Handler: s.PrivateHandler(), ReadTimeout: s.cfg.Timeouts.Header, WriteTimeout: s.cfg.Timeouts.Request, IdleTimeout: s.cfg.Timeouts.Idle,

@@ -20,29 +20,31 @@ type ImageBuilder interface {
 	// Check checks the options that a person typed. Its error is an *ImageOptionError.
 	Check(o ImageOptions) error
 	// Build builds an image of at most `size` bytes. `file` is the token file or, with o.Claim, the
-	// hub file. No temporary file is larger than `size`. When a step begins, Build calls `step`
-	// with the step's name. If Build fails, or when the image is closed, no file of the image is on
-	// the disk. Build ends when ctx ends. If the image would be larger than `size`, the error is
-	// ErrImageSize. After Build has returned, the caller can read the image even if ctx has ended.
+	// file that names the hub. No temporary file is larger than `size`. When a step begins, Build
+	// calls `step` with the step's name. If Build fails, or when the image is closed, no file of
+	// the image is on the disk. Build ends when ctx ends. If the image would be larger than `size`,
+	// the error is ErrImageSize. After Build has returned, the caller can read the image even if
+	// ctx has ended.
 	Build(ctx context.Context, o ImageOptions, file []byte, size int64, step func(string)) (*Image, error)
 }
 
 // ImageOptions are the options that a person chooses for an image. Each text is the text that the
 // person typed; an empty text means the default of 'gangway image build'.
 //
-// These options of the command are not on the page. The debug console: the page would have to show
-// its password next to the download. Keys for Secure Boot: a private key that signs programs for a
-// fleet must not be sent to a server. The key of reference manifests: the image needs signatures by
-// its private half. Sources for the first revision (--merge): they may be
-// gigabytes, and the hub would unpack archives of any person; post the revision to the devices
-// instead.
+// Some options of 'gangway image build' are not on the page, for these reasons:
+//   - The debug console: the page would have to show its password next to the download.
+//   - Keys for Secure Boot: a private key that signs programs for a fleet must not be sent to a
+//     server.
+//   - The key of reference manifests: the image needs signatures by the private key.
+//   - Sources for the first revision (--merge): the sources may be gigabytes, and the hub would
+//     unpack archives from anyone. Post the revision to the devices instead.
 type ImageOptions struct {
 	Claim   bool   // the image has no join token; each machine displays a claim code
 	Disk    string // the disk to install to
 	Escrow  string // an age recipient for the recovery keys
 	Network string // the machines' network settings, as in network.txt
-	// RevisionKey has public keys in PEM. The devices install only revisions that one of them
-	// signed.
+	// RevisionKey has public keys in PEM. The devices install a revision only if it was signed with
+	// the private key of one of these public keys.
 	RevisionKey string
 }
 
@@ -130,8 +132,8 @@ func (b *imageBuilds) building() (n int) {
 	return n
 }
 
-// begin starts a build, or returns errImageOwn or errImageBusy. The caller must call the method
-// `end` after the build.
+// The method `begin` starts a build, or returns errImageOwn or errImageBusy. The caller must call
+// the method `end` after the build.
 func (b *imageBuilds) begin(owner string, atOnce int, now time.Time, cancel context.CancelFunc) (*imageBuild, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -163,8 +165,8 @@ func (b *imageBuilds) end(owner string, one *imageBuild, now time.Time) {
 	b.last[owner] = state
 }
 
-// of returns the state of an owner's running build. If no build is running, it returns the state of
-// the last build.
+// The method `of` returns the state of an owner's running build. If no build is running, it returns
+// the state of the last build.
 func (b *imageBuilds) of(owner string, now time.Time) (imageState, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -175,7 +177,7 @@ func (b *imageBuilds) of(owner string, now time.Time) (imageState, bool) {
 	return state, ok && now.Sub(state.Ended) <= outcomeLife
 }
 
-// stop ends all builds, because the hub stops.
+// The method `stop` ends all builds. It is called when the hub stops.
 func (b *imageBuilds) stop() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -51,8 +51,9 @@ func bootedWith(t *testing.T, c *fleet.Conn, d *fleet.Device, l eventlog.Log, in
 	return v
 }
 
-// The report of the owner's installer makes the first boot expected, for a policy too. An altered
-// partition table is a change. An invalid report is no reason to refuse a measurement.
+// With the report of the owner's installer, the first boot is expected, and satisfies a policy that
+// requires an expected boot. An altered partition table is a change. If a report is invalid, the
+// hub does not refuse the measurement.
 func TestInstallersReportDecidesAboutThePartitionTable(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -87,7 +88,8 @@ func TestInstallersReportDecidesAboutThePartitionTable(t *testing.T) {
 	good := &wire.InstallReport{Table: table, Bank: uint16(tcg.AlgSHA256), PCRs: installer.PCRs(), Attest: attest, Signature: signature, EventLog: installer.Bytes()}
 	bad := *good
 	bad.Table = diskTable(2)
-	// Without a valid report, the first boot is only known, and this policy does not admit it.
+	// Without a valid report of the installer, the state of the partition table is only "known",
+	// and this policy does not admit the device.
 	if v := bootedWith(t, c, s.victim, fromDisk("linux 1", table), &bad, 5); v.State != store.BootMatches {
 		t.Fatalf("%s", brief.Of(v))
 	}
@@ -110,7 +112,7 @@ func TestInstallersReportDecidesAboutThePartitionTable(t *testing.T) {
 	}
 	says("changed", "PCR 5 does not have the partition table that the installer")
 	admitted(false)
-	// After the owner removed the key, the report does not count any more.
+	// After the owner removed the key that signed the manifest, the report does not count any more.
 	want[map[string]string](ada, "DELETE", "/boots/keys/"+k.id, nil, 200)
 	bootedWith(t, c, s.victim, fromDisk("linux 1", table), good, 9)
 	says("known", "as in the reference")

@@ -46,6 +46,15 @@ func viewJoinToken(t store.JoinToken) JoinTokenView {
 	return JoinTokenView{t.ID, wire.TokenPRN + t.ID, t.Nick, wire.AccountPRN + t.Owner, t.Disabled, t.Expires.UTC(), t.MaxUses, t.Uses, t.Created.UTC(), t.Created.UTC(), t.WithoutTPM, t.ForPantacor, meta, t.Unreadable}
 }
 
+// ViewJoinTokens returns the views of join tokens, in the same order.
+func ViewJoinTokens(tokens []store.JoinToken) []JoinTokenView {
+	views := make([]JoinTokenView, len(tokens))
+	for i, t := range tokens {
+		views[i] = viewJoinToken(t)
+	}
+	return views
+}
+
 // NewJoinToken is the request to create a join token.
 type NewJoinToken struct {
 	Nick      string `json:"nick"`
@@ -61,8 +70,8 @@ type NewJoinToken struct {
 	DefaultUserMeta map[string]any `json:"default-user-meta"`
 }
 
-// JoinTokenCreated is the answer: the join token's view and its token file in one object. It is the
-// only answer that contains the secret.
+// JoinTokenCreated is the answer to NewJoinToken: the join token's view and its token file in one
+// object. It is the only answer that contains the secret.
 type JoinTokenCreated struct {
 	wire.TokenFile
 	Disabled        bool           `json:"disabled"`
@@ -143,11 +152,7 @@ func (s *Server) listJoinTokens(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	views := make([]JoinTokenView, len(tokens))
-	for i, t := range tokens {
-		views[i] = viewJoinToken(t)
-	}
-	writeJSON(w, http.StatusOK, views)
+	writeJSON(w, http.StatusOK, ViewJoinTokens(tokens))
 	return nil
 }
 

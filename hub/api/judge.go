@@ -19,14 +19,16 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// systemPath is the path of the system in a revision's state. It is slots.SystemPath of the device.
+// systemPath is the path of the system in a revision's state. It equals the constant
+// slots.SystemPath of the device's packages.
 const systemPath = "gangway/system.efi"
 
 // recentRevisions is the number of revisions, newest first, among which the hub looks for the
 // systems that are meant to run.
 const recentRevisions = 20
 
-// manifestCache has the parsed manifests of owners, by the version of the owner's rules.
+// manifestCache has the parsed manifests of owners, each with the version of the owner's rules
+// about boots.
 type manifestCache struct {
 	mu  sync.Mutex
 	all map[string]cachedManifests // by owner
@@ -40,8 +42,8 @@ type cachedManifests struct {
 // maxCachedOwners bounds manifestCache. An owner has at most store.MaxManifests manifests.
 const maxCachedOwners = 200
 
-// countingManifests returns the manifests of an owner that count. The hub verified each signature
-// when the owner uploaded the manifest.
+// countingManifests returns the manifests of an owner that are in force: the owner has not removed
+// the keys that signed them. The hub verified each signature when the owner uploaded the manifest.
 func (s *Server) countingManifests(ctx context.Context, owner string, version int64) ([]*manifest.Manifest, error) {
 	if version == 0 {
 		return nil, nil // the owner never had a key
@@ -77,8 +79,9 @@ func (s *Server) countingManifests(ctx context.Context, owner string, version in
 	return list, nil
 }
 
-// bootRules are the rules for one boot, with their version. A change of the rules after the version
-// was read makes the verdict stale, so the hub judges the boot again.
+// bootRules are the rules by which the hub judges one boot: manifests, decisions and the reference.
+// They have a version. If the rules change after the hub read the version, the verdict is stale,
+// and the hub judges the boot again.
 type bootRules struct {
 	boot.Rules
 	version int64
@@ -106,7 +109,8 @@ func (s *Server) rulesFor(ctx context.Context, d store.Device, m *boot.Measureme
 		if err := json.Unmarshal(judged.Ran, &r.Before); err != nil {
 			return r, err
 		}
-		// The sequence of a system is trusted only while a manifest that counts states it.
+		// The hub trusts the sequence number of a system only as long as a valid manifest states
+		// this number.
 		if !namesSystem(r.Manifests, r.Before.SHA256) {
 			r.Before = nil
 		}
@@ -115,7 +119,7 @@ func (s *Server) rulesFor(ctx context.Context, d store.Device, m *boot.Measureme
 	return r, err
 }
 
-// decisionsAbout returns the owner's decisions about a device's values.
+// decisionsAbout returns the owner's decisions about the values that this device measured.
 func (s *Server) decisionsAbout(ctx context.Context, d store.Device, m *boot.Measurement) (known []boot.Decision, err error) {
 	rows, err := s.cfg.Store.BootDecisionsFor(ctx, d.Owner, slices.Collect(maps.Values(m.Values())))
 	if err != nil {
@@ -130,17 +134,19 @@ func (s *Server) decisionsAbout(ctx context.Context, d store.Device, m *boot.Mea
 	return known, nil
 }
 
-// maxFirmware bounds the version of the firmware in the store's indexes, in bytes. Known versions
-// have fewer than 40 bytes.
+// maxFirmware bounds the length of a firmware version that the hub stores, in bytes, because the
+// version is in indexes of the database. Known versions have fewer than 40 bytes.
 const maxFirmware = 120
 
-// firmwareOf returns the version of the firmware by which decisions can be limited.
+// firmwareOf returns the version of the firmware, cut to maxFirmware bytes. A decision can be
+// limited to one such version.
 func firmwareOf(m *boot.Measurement) string { return cutTo(m.FirmwareText(), maxFirmware) }
 
 // wantedSystems returns the systems that are meant to run on a device. These are the system of the
 // newest revision that is done, and the systems of the revisions that the device has not finished.
 // If no revision that is done has a system, the result is empty: any system is meant to run.
-// `since` is the time at which the present revision was done, if a manifest names its system.
+// `since` is the time at which the present revision was done, if a manifest names the system of
+// this revision.
 func (s *Server) wantedSystems(ctx context.Context, d store.Device, manifests []*manifest.Manifest) (wanted []string, since time.Time, err error) {
 	heads, err := s.cfg.Store.RevisionHeads(ctx, d.ID, -1, recentRevisions)
 	if err != nil {
@@ -195,7 +201,8 @@ func (s *Server) systemOf(ctx context.Context, device string, rev int) (string, 
 	return system, nil
 }
 
-// judge judges a boot and sets the verdict in b. The reference is empty if the device has none.
+// The function `judge` judges a boot and sets the verdict in b. The reference is empty if the
+// device has none.
 func judge(b *store.Boot, d store.Device, m *boot.Measurement, r bootRules, reference []byte, now time.Time) (*boot.Verdict, error) {
 	rules := r.Rules
 	if len(reference) > 0 {
@@ -235,7 +242,7 @@ func judge(b *store.Boot, d store.Device, m *boot.Measurement, r bootRules, refe
 	return v, failed
 }
 
-// statesOf returns the state of each part, by the part's name.
+// statesOf returns the state of each part of the boot, by the part's name.
 func statesOf(v *boot.Verdict) map[string]string {
 	states := make(map[string]string)
 	for _, p := range v.Parts {
@@ -244,7 +251,8 @@ func statesOf(v *boot.Verdict) map[string]string {
 	return states
 }
 
-// unmet returns the first part whose state is not the required one, with the required state.
+// unmet returns the first part of the boot that does not have the required state, and the state
+// that is required of it.
 func unmet(states, required map[string]string) (part, state string, some bool) {
 	for _, p := range boot.Parts {
 		if want := required[p.Name]; want != "" && !boot.AtLeast(states[p.Name], want) {
@@ -254,8 +262,8 @@ func unmet(states, required map[string]string) (part, state string, some bool) {
 	return "", "", false
 }
 
-// statesOfDevice returns the states of the parts of a device's newest boot. It returns nil if the
-// boot was never judged by parts.
+// statesOfDevice returns the states of the parts of a device's newest boot. It returns nil if no
+// boot of the device was judged with states of its parts.
 func (s *Server) statesOfDevice(ctx context.Context, device string) (states map[string]string, err error) {
 	judged, ok, err := orMissing(s.cfg.Store.JudgedBoot(ctx, device))
 	if err != nil || !ok {
@@ -264,8 +272,8 @@ func (s *Server) statesOfDevice(ctx context.Context, device string) (states map[
 	return states, json.Unmarshal(judged.States, &states)
 }
 
-// cohortParts returns the rows of a boot for questions about cohorts. If the firmware measured
-// nothing, the boot has no rows: the device must not count as a member of a cohort.
+// cohortParts returns the rows that the store needs from a boot to count cohorts. If the firmware
+// measured nothing, the boot has no rows: the device must not count as a member of a cohort.
 func cohortParts(v *boot.Verdict, m *boot.Measurement) (parts []store.BootPart) {
 	for _, p := range v.Parts {
 		if p.State == boot.StateNothing {
@@ -281,8 +289,9 @@ func cohortParts(v *boot.Verdict, m *boot.Measurement) (parts []store.BootPart) 
 	return parts
 }
 
-// Bounds of judging again after a change of the rules: an answer to a person waits for at most
-// judgeAtOnce devices; the sweep judges the others, judgeInSweep devices at a time.
+// Bounds of judging again after a change of the rules. Before the hub answers the person who made
+// the change, it judges at most judgeAtOnce devices. The periodic sweep judges the other devices,
+// judgeInSweep at a time.
 const (
 	judgeAtOnce  = 20
 	judgeInSweep = 500
@@ -303,9 +312,9 @@ func (s *Server) judgeAgain(ctx context.Context, owner string, limit int) (int, 
 			break
 		}
 		group.Go(func() error {
-			// The other devices must not wait for this one.
+			// If a device fails, go on with the other devices.
 			if err := s.judgeDeviceAgain(ctx, id); err != nil && ctx.Err() == nil {
-				s.log.Error("judging a boot again", "device", id, "err", err)
+				s.log.Error("could not judge a boot again", "device", id, "err", err)
 			}
 			return nil
 		})
@@ -373,7 +382,8 @@ func (s *Server) judgeIfStale(ctx context.Context, d store.Device) error {
 	return s.judgeDeviceAgain(ctx, d.ID)
 }
 
-// judgeStale judges stale boots in the sweep.
+// judgeStale judges boots again that were judged by older rules. It is a part of the periodic
+// sweep.
 func (s *Server) judgeStale(ctx context.Context) {
 	for range sweepRounds {
 		n, err := s.judgeAgain(ctx, "", judgeInSweep)

@@ -150,11 +150,12 @@ func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// LogForwarder forwards log lines to a log engine of the operator. The hub exports the
-// forwarder's metrics together with the hub's own.
+// LogForwarder forwards log lines to a log engine of the operator. The hub exports the forwarder's
+// metrics together with the hub's own metrics.
 type LogForwarder interface {
 	prometheus.Collector
-	// Forward gets lines with Device, Owner and Created, and never waits.
+	// The hub calls Forward with lines whose fields Device, Owner and Created are set. Forward must
+	// not wait.
 	Forward(list []store.LogEntry)
 }
 
@@ -315,8 +316,8 @@ func (s *Server) listLogs(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// deviceIDs finds the ids of the account's devices by prn, id or nick. It leaves out unknown names,
-// and names of other accounts' devices.
+// deviceIDs finds the ids of the account's devices by Pantacor resource name (prn), id or nick. It
+// leaves out unknown names, and names of other accounts' devices.
 func (s *Server) deviceIDs(r *http.Request, names []string) (ids []string, err error) {
 	var nicks map[string]string
 	for _, name := range names {

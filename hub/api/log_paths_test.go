@@ -17,8 +17,8 @@ import (
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 )
 
-// Threat: a reader of the hub's log learns a secret from the path of a request that failed, such as
-// a claim code or the token of a signed URL.
+// Threat: a request fails, and its path contains a secret, such as a claim code or the token of a
+// signed URL. A reader of the hub's log learns the secret.
 func TestHubsLogHasNoSecretOfAPath(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
@@ -38,8 +38,8 @@ func TestHubsLogHasNoSecretOfAPath(t *testing.T) {
 	}
 }
 
-// A panic ends the request's trace, which says so without the panic's text, and the line in the
-// hub's log names the trace.
+// If a handler panics, the request's trace ends with the error type "panic", and without the
+// panic's text. The line in the hub's log has the trace's id.
 func TestPanicEndsTheTrace(t *testing.T) {
 	t.Parallel()
 	ratio, c := 1.0, tracetest.New(t)

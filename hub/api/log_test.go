@@ -61,8 +61,8 @@ func TestLogsAreFollowed(t *testing.T) {
 	if page = want[api.LogPage](f.ada, "POST", "/logs/cursor/", map[string]string{"next-cursor": page.Next}, 200); lines(page) != "later" {
 		t.Errorf("%s", brief.Of(page))
 	}
-	// A malformed cursor gets the end of the list. It does not cause a 401, because pvr would then
-	// ask for a password.
+	// With a malformed cursor, a client gets an empty page, as at the end of the list. The hub does
+	// not answer 401, because pvr would then ask for a password.
 	for _, bad := range []string{"", "x", "e30", page.Next + "x", "bnVsbA"} {
 		if page := want[api.LogPage](f.ada, "POST", "/logs/cursor", map[string]string{"next-cursor": bad}, 200); page.Count != 0 || page.Entries == nil {
 			t.Errorf("%q: %s", bad, brief.Of(page))
@@ -214,7 +214,7 @@ func TestLogsTakeAnyOffset(t *testing.T) {
 	}
 }
 
-// collected is a forwarder that keeps what it gets.
+// collected is a forwarder that stores the lines that it gets.
 type collected struct {
 	prometheus.Collector
 	lines []store.LogEntry

@@ -13,8 +13,8 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// The smallest values of an owner's rule about logs. With less, the log of a device would not cover
-// even one update.
+// The smallest values that an owner may choose for the age and the size of logs. With smaller
+// values, the log of a device would not cover even one update.
 const (
 	MinLogAge   = time.Hour
 	MinLogBytes = 64 << 10
@@ -26,8 +26,8 @@ const DefaultLogAge = 30 * 24 * time.Hour
 // DefaultLogBounds are the hub's bounds of the log of one device.
 var DefaultLogBounds = store.LogBounds{Rows: 20_000, Bytes: 8 << 20}
 
-// LogRetention says how much of their devices' logs an owner keeps. In a request, Age or Bytes 0
-// means the hub's bound, and HubAge and HubBytes are ignored.
+// LogRetention says how much of their devices' logs an owner keeps. In a request, the value 0 for
+// Age or Bytes means the hub's bound, and HubAge and HubBytes are ignored.
 type LogRetention struct {
 	Age      int64 `json:"max-age"`   // seconds
 	Bytes    int64 `json:"max-bytes"` // for each device
@@ -86,14 +86,14 @@ func (s *Server) checkLogBytes(n int64) error {
 	return nil
 }
 
-// setLogRule stores the rule of the caller's account.
+// setLogRule stores the caller's rule about logs: how much of the devices' logs the hub keeps.
 func (s *Server) setLogRule(r *http.Request, rule store.LogRule) error {
 	a, now := accountOf(r), s.cfg.Now()
 	e := store.Event{Time: now, Kind: "logs.retention-changed", Owner: a.ID, Message: a.Nick + " changed how much of the devices' logs is kept: " + logRuleWords(rule) + "."}
 	return s.cfg.Store.PutLogRule(r.Context(), rule, e.By(store.ActorIn(r.Context())))
 }
 
-// logRuleWords says in words what a rule keeps.
+// logRuleWords says in words how much of the logs a rule keeps.
 func logRuleWords(r store.LogRule) string {
 	age, size := "as long as the hub allows", "as many bytes as the hub allows"
 	if r.Age > 0 {
@@ -105,7 +105,7 @@ func logRuleWords(r store.LogRule) string {
 	return age + ", " + size
 }
 
-// rulesAtOnce is the number of owners' rules that the hub reads with one query.
+// rulesAtOnce is the number of owners' rules about logs that the hub reads with one query.
 const rulesAtOnce = 100
 
 // keepOwnersLogs removes the log lines that owners do not want to keep. Each write is bounded.
@@ -147,7 +147,7 @@ func (s *Server) keepLogsOf(ctx context.Context, rule store.LogRule, now time.Ti
 	return nil
 }
 
-// setLogRetentionOnPage stores the rule that the form of the settings has.
+// setLogRetentionOnPage stores the rule about logs from the form on the settings page.
 func (s *Server) setLogRetentionOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -164,7 +164,7 @@ func (s *Server) setLogRetentionOnPage(w http.ResponseWriter, r *http.Request) e
 	if err := s.setLogRule(r, rule); err != nil {
 		return err
 	}
-	return s.redirect(w, r, settingsPath, ui.Notice{Tone: "ok", Text: "The log retention is changed. The hub removes lines beyond it within an hour."})
+	return s.redirect(w, r, settingsPath, ui.Notice{Tone: "ok", Text: "The log retention is changed. Within an hour, the hub removes the lines that are beyond the new limits."})
 }
 
 // readLogAge reads the form's field for the age. If the text is wrong, `said` tells the person what

@@ -11,7 +11,7 @@ import (
 )
 
 // An owner keeps less of the logs than the hub allows. The hub then removes the owner's older
-// lines, and the lines of no other owner.
+// lines, and no lines of other owners.
 func TestOwnerKeepsLogsForLessTime(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -14,14 +14,14 @@ import (
 	"gangway/wire"
 )
 
-// clockSkew is how far the clock of the hub before a restore may have differed from that of the hub
-// after it.
+// clockSkew is the largest possible difference between the hub's clock before a restore and its
+// clock after the restore.
 const clockSkew = 10 * time.Minute
 
-// lostIdentity returns what a verified client certificate says about its device, if the hub issued
-// the certificate in the period that a restore lost. Otherwise it returns nil. The start of this
-// period must be checked: the hub also has no record of old enrolments that expired without an
-// activation, and their certificates must not count as lost.
+// lostIdentity returns the identity in a verified client certificate, if the hub issued the
+// certificate in the period that a restore lost. Otherwise it returns nil. It must check the start
+// of this period, because the hub also has no record of old enrolments that expired without an
+// activation. Their certificates must not count as lost.
 func (s *Server) lostIdentity(leaf *x509.Certificate) *pki.Identity {
 	restore := s.cfg.Restore
 	if restore == nil {
@@ -34,12 +34,12 @@ func (s *Server) lostIdentity(leaf *x509.Certificate) *pki.Identity {
 	return &id
 }
 
-// noteLost records that a device has connected whose rows a restore lost.
+// noteLost records the connection of a device whose rows were lost in a restore.
 func (s *Server) noteLost(r *http.Request, id *pki.Identity, certificate store.Hash) error {
 	now, owner := s.cfg.Now(), strings.TrimPrefix(id.OwnerPRN, wire.AccountPRN)
 	d := store.LostDevice{ID: id.DeviceID, Owner: owner, TokenID: id.TokenID, Certificate: certificate, Issued: id.Issued, FirstSeen: now, LastSeen: now, Addr: remoteAddr(r)}
 	e := store.Event{Time: now, Kind: store.EventLostDevice, Code: "device-lost", Owner: owner, Device: d.ID, Token: d.TokenID, Addr: d.Addr, Means: store.ByCertificate,
-		Message: fmt.Sprintf("The restored hub lost its record of this device, which got its certificate at %s. The device comes back when it onboards again. If you deleted it since the backup, disable its join token.", d.Issued.UTC().Format(time.RFC3339))}
+		Message: fmt.Sprintf("The restored hub lost its record of this device, which got its certificate at %s. The device comes back when it onboards again. If you deleted the device after the backup, disable its join token.", d.Issued.UTC().Format(time.RFC3339))}
 	if _, err := s.cfg.Store.Account(r.Context(), owner); errors.Is(err, store.ErrNotFound) {
 		e.Owner = "" // the account is lost too, so the event is for the operator
 	} else if err != nil {

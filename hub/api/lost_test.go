@@ -16,8 +16,8 @@ import (
 	_ "modernc.org/sqlite" // the driver
 )
 
-// newRestoredScene returns a scene whose hub was restored from a backup that began at a time
-// relative to now.
+// newRestoredScene returns a scene with a hub that was restored from a backup. The argument
+// `backup` is the time at which the backup began, relative to now.
 func newRestoredScene(t *testing.T, backup time.Duration) *scene {
 	t.Helper()
 	now := time.Now()
@@ -26,7 +26,7 @@ func newRestoredScene(t *testing.T, backup time.Duration) *scene {
 	})
 }
 
-// loses removes the records of all devices, as the restore of an older backup does.
+// The method `loses` removes the records of all devices, as the restore of an older backup does.
 func (s *scene) loses(t *testing.T) {
 	t.Helper()
 	db := must(sql.Open("sqlite", filepath.Join(s.Data(), "gangway.db")))(t)
@@ -55,7 +55,7 @@ func TestLostDeviceComesBackOnlyToItsOwner(t *testing.T) {
 		conn := must(s.client.Dial(t.Context(), c.TLS(s.victim)))(t)
 		a := must(conn.Do(t.Context(), "GET", "/device", nil))(t)
 		refused(t, a, 403, "certificate-not-active")
-		// The agent onboards again by itself if the state is "unknown".
+		// The agent onboards again by itself if the answer has the state "unknown".
 		if text := string(a.Body); !strings.Contains(text, `"unknown"`) || !strings.Contains(text, "restored from a backup") {
 			t.Errorf("%s", text)
 		}

@@ -35,17 +35,17 @@ const nonceLife = time.Minute
 type connState struct {
 	peer    peer        // set by the handshake
 	matched atomic.Bool // the last measurement on this connection matched
-	// states are the states of the parts in the last measurement on this connection; nil: there is
-	// no measurement, or the hub refused it.
+	// states are the states of the parts of the boot in the last measurement on this connection;
+	// nil: there is no measurement, or the hub refused it.
 	states atomic.Pointer[map[string]string]
 	// seen is the version of the device's clone.Record after the connection's
 	// last measurement; 0: none.
 	seen atomic.Int64
-	// asks limits how often the hub requests another measurement on this connection. It makes this
-	// request when another connection of the same device has sent a measurement.
+	// asks limits how often the hub requests another measurement on this connection. The hub makes
+	// this request when another connection of the same device has sent a measurement.
 	asks *rate.Limiter
-	// shook is how long the handshake took, in nanoseconds. It is for the trace of the connection's
-	// first request that has one, which sets shook to 0.
+	// shook is how long the handshake took, in nanoseconds. The connection's first request with a
+	// trace records the value, and sets shook to 0.
 	shook atomic.Int64
 }
 
@@ -75,7 +75,7 @@ func (s *Server) bootNonce(r *http.Request, device string, at int64) ([]byte, er
 	exporter, err := r.TLS.ExportKeyingMaterial(wire.BootExporterLabel, nil, wire.ExporterSize)
 	if err != nil {
 		// With TLS 1.2 without RFC 7627, the exported keys do not identify the connection.
-		return nil, problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "A measurement is bound to its connection, and the TLS version of this connection does not support that.")
+		return nil, problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "A measurement is bound to its connection, and the TLS version of this connection does not allow this.")
 	}
 	nonce := binary.BigEndian.AppendUint64(nil, uint64(at))
 	m := hmac.New(sha256.New, s.cfg.CA.SealKey())
@@ -133,8 +133,8 @@ func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// setMatched records whether the newest measurement on a connection matched, and the states of its
-// parts. If the hub refused the measurement, `states` is nil.
+// setMatched records whether the newest measurement on a connection matched, and the states of the
+// parts of that boot. If the hub refused the measurement, `states` is nil.
 func setMatched(r *http.Request, matched bool, states map[string]string) {
 	// Many devices share a proxy's connection, so the connection must not have the state of one
 	// device.
@@ -251,7 +251,7 @@ func (s *Server) acceptMeasurement(r *http.Request, d store.Device, e store.Enro
 	if isFirst || b.State != was || !bytes.Equal(b.Changes, before.Changes) {
 		event := bootEvent(d.Nick, verdict)
 		if isFirst {
-			event = store.Event{Kind: "device.boot-learnt", Message: fmt.Sprintf("The boot of %q was measured for the first time and is its reference now.", d.Nick)}
+			event = store.Event{Kind: "device.boot-learnt", Message: fmt.Sprintf("The boot of %q was measured for the first time. This boot is the device's reference now.", d.Nick)}
 		}
 		event.Time, event.Owner, event.Device, event.Addr = now, d.Owner, d.ID, remoteAddr(r)
 		s.recordOrCount(ctx, event)
@@ -292,7 +292,7 @@ func (s *Server) storeBoot(ctx context.Context, d store.Device, b *store.Boot, m
 	}
 }
 
-// firstReference returns the reference that a device's first boot becomes.
+// firstReference makes a device's reference from its first boot.
 func firstReference(m *boot.Measurement, v *boot.Verdict, now time.Time) *boot.Reference {
 	r := boot.NewReference(m, "the first boot", now.UTC())
 	r.Unproven = v.Unproven
@@ -320,7 +320,8 @@ func bootEvent(nick string, v *wire.BootVerdict) store.Event {
 }
 
 // reportBackwards records an event if the TPM's counters are lower than in the TPM's previous
-// attestation: in the device's last measurement or, if there is none, in its onboarding request.
+// attestation. This is the device's last measurement or, if there is no measurement, the device's
+// onboarding request.
 func (s *Server) reportBackwards(r *http.Request, d store.Device, e store.Enrolment, last store.Boot, m *boot.Measurement) {
 	var before boot.Counters
 	var earlier boot.Measurement
@@ -365,9 +366,9 @@ func ownConnection(r *http.Request) *connState {
 }
 
 // The limits of the requests to measure again, on one connection of a device: askBurst requests
-// without delay, then one request in each askEvery. The limits exist because a single contradiction
-// may come from a TPM that was cleared. There is no limit while clones are suspected, because the
-// hub needs several measurements to be certain.
+// without delay, then one request in each askEvery. The limits exist because a single sign of a
+// clone may also come from a TPM that was cleared. There is no limit while clones are suspected,
+// because the hub needs several measurements to be certain.
 const (
 	askEvery = 10 * time.Minute
 	askBurst = 4

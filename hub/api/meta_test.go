@@ -248,9 +248,9 @@ func TestUnreadableVerdictHidesNoOtherMachine(t *testing.T) {
 	decide(ada, first.DeviceID, "deny", 200)
 }
 
-// Two programs change the same key of a device's metadata at the same time, on the condition that
-// the key still has the value that the program read. One program changes the key, and the other
-// gets an error.
+// Two programs change the same key of a device's metadata at the same time. Each program requires
+// that the key still has the value that the program read. One program changes the key, and the
+// other program gets an error.
 func TestMetadataIsComparedAndSet(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -26,19 +26,19 @@ type metrics struct {
 
 // Values of the label "kind" of gangway_errors_total.
 const (
-	busyError     = "database-busy" // the database was locked, too slow, or away
+	busyError     = "database-busy" // the database was locked, too slow, or unavailable
 	fullError     = "disk-full"
 	internalError = "internal" // anything else; the hub's log has the cause
 )
 
-// ruleCodes are the refusals that the operator or an owner caused by a rule. The other refusals are
-// about forged, broken or outdated requests.
+// ruleCodes are the codes of refusals by a policy, an EK list or the trust store. The other
+// refusals are about forged, broken or outdated requests.
 var ruleCodes = map[string]bool{
 	"policy": true, "tpm-software": true, "ek-unlisted": true, evidence.CodeKind: true, evidence.CodeCertificateRequired: true,
 	evidence.CodeDistrusted: true, evidence.CodeUntrusted: true, evidence.CodeChainExpired: true,
 }
 
-// judged counts an onboarding request by its outcome.
+// The method `judged` counts an onboarding request by its outcome.
 func (m *metrics) judged(outcome string) {
 	m.enrolments.WithLabelValues(outcome).Inc()
 	if ruleCodes[outcome] {
@@ -61,16 +61,16 @@ func newMetrics(r *prometheus.Registry) *metrics {
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "gangway_panics_total", Help: "Requests that ended in a panic. A value above 0 means that the hub has a defect."}),
 		overloaded: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "gangway_overloaded_total", Help: "Requests that were refused because too many others were running."}),
+			Name: "gangway_overloaded_total", Help: "Requests that were refused because too many other requests were running."}),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "gangway_refusals_total", Help: "Requests that were answered with an error, by its code."}, []string{"code"}),
+			Name: "gangway_refusals_total", Help: "Requests that were answered with an error, by the error's code."}, []string{"code"}),
 		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "gangway_errors_total", Help: "Requests that failed because of the hub, by kind: database-busy, disk-full or internal."}, []string{"kind"}),
 		refusedByRules: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "gangway_rule_refusals_total", Help: "Onboarding requests that a policy, an EK list or the trust store refused."}),
 	}
 	for _, kind := range []string{busyError, fullError, internalError} {
-		m.errors.WithLabelValues(kind) // the series exist before the first error, so that its increase is seen
+		m.errors.WithLabelValues(kind) // the series exist before the first error, so that monitoring sees the first error as an increase
 	}
 	m.enrolments.WithLabelValues("accepted")
 	r.MustRegister(m.refusals, m.errors, m.refusedByRules, m.enrolments, m.activations, m.duration, m.panics, m.overloaded,
@@ -78,7 +78,7 @@ func newMetrics(r *prometheus.Registry) *metrics {
 	return m
 }
 
-// timed measures how long a route takes.
+// The method `timed` measures how long a route takes.
 func (m *metrics) timed(route string, next http.Handler) http.Handler {
 	o := m.duration.WithLabelValues(route)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -78,7 +78,7 @@ func (m *mutator) object(depth int) string {
 	return "{" + b.String() + "}"
 }
 
-// body returns an altered good body, or a random one.
+// body returns an altered good body, or a random body.
 func (m *mutator) body(good string) string {
 	switch m.IntN(4) {
 	case 0:

@@ -261,8 +261,8 @@ func (s *Server) listObjects(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// writeObjects writes the array one object at a time, because a revision may have ten thousand
-// objects.
+// writeObjects writes the array of objects, one object at a time, because a revision may have ten
+// thousand objects.
 func (s *Server) writeObjects(w http.ResponseWriter, r *http.Request, list []store.Object, by credential) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")

@@ -65,8 +65,8 @@ func (revoking) Revocation(context.Context, *x509.Certificate, []*x509.Certifica
 
 // The hub knows a device's EK certificate, and refuses the device because of this certificate. The
 // device then omits the certificate, or sends another EK certificate. The hub refuses the device in
-// the same way, in one-step and in two-step enrolment, with and without a line for the EK in the EK
-// list.
+// the same way. This holds for the one-step and the two-step enrolment, and whether or not the EK
+// list has a line for the EK.
 func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -149,9 +149,9 @@ func TestLeavingOutTheChipsOwnChainChangesNothing(t *testing.T) {
 	waits(t, s.post(t, s.request(t, d)), evidence.CodeUntrusted)
 }
 
-// A device's EK certificate raises a question. If the device omits this certificate, the hub asks
-// the same question. If the owner approved the device before the question was raised, the approval
-// does not answer the question.
+// A device's EK certificate raises a question that the device's owner must decide. If the device
+// omits this certificate, the hub asks the same question. If the owner approved the device before
+// the question was raised, the approval does not answer the question.
 func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -348,7 +348,8 @@ func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
 	}
 }
 
-// If a device repeats a request that the hub refuses, the hub stores only one row.
+// A device sends several requests that the hub refuses. After these requests have expired, the hub
+// still has the device's EK certificate, and has not marked it as proven.
 func TestRefusedRequestsKeepOneCertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

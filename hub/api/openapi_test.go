@@ -367,7 +367,8 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 		call(p, "POST", "/devices/{id}/boot/request", which, nil, want)
 	}
 
-	// What Ada expects of all boots. The keys share a rate limit with sign-ins.
+	// Requests about Ada's rules for boots: keys, manifests and decisions. The requests about keys
+	// share a rate limit with sign-ins.
 	s.Server.Unlimited()
 	k := newSigner(t)
 	key := map[string]string{"name": "release", "key": k.pem, "password": hubtest.Password}
@@ -444,7 +445,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 
 	trailAnswers(t, ada, stranger, s.asDevice(t, s.victim, certs), id, check)
 
-	// Another device waits, and its owner decides.
+	// Another device waits for the decision of its owner, and the owner decides.
 	uncertified := must(s.victim.WithoutCertificate())(t)
 	call(stranger, "POST", "/onboard", "", string(must(uncertified.Request(s.tok, fleet.RequestChange{}))(t)), 202)
 	var waits []struct {

@@ -59,7 +59,8 @@ func TestPublicEKTellsNothingOfItsDevice(t *testing.T) {
 			t.Errorf("mallory sees the device's id: %s", brief.Of(seen))
 		}
 	}
-	// The hub always gives a denied machine the same id.
+	// Mallory denies the machine. The hub then refuses another request with the same EK, with the
+	// code of a denial.
 	decide(eve, id(later), "deny", 200)
 	spy := s.device(t)
 	spy.EK, spy.EKCert, spy.Chain = &fleet.Key{Public: s.victim.EK.Public}, s.victim.EK.Public.Raw, nil
@@ -92,7 +93,8 @@ func TestDeletedDeviceIsNotSeenByAnothersPendingRequest(t *testing.T) {
 	if a := s.post(t, body); a.Status != 200 {
 		t.Fatalf("%d %s", a.Status, a.Body)
 	}
-	// Mallory approves this request. After the hub has answered the request, she denies it.
+	// Mallory approves the machine of this request, and the hub answers the request. At the end of
+	// the test, Mallory denies the machine.
 	bare := *spy
 	bare.EKCert, bare.Chain = bare.EK.Public.Raw, nil
 	undecided := must(bare.Request(tok, fleet.RequestChange{}))(t)

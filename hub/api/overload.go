@@ -13,8 +13,10 @@ import (
 // urgency is how important it is to answer a request while the hub is overloaded.
 type urgency int
 
-// Urgencies. Three kinds of requests are always admitted: requests that wait in a queue of their
-// own, requests that run for a long time, and requests that show whether the hub works.
+// The urgencies of requests. The hub always admits these kinds of requests:
+//   - requests that wait in a separate queue,
+//   - requests that run for a long time,
+//   - requests that show whether the hub works.
 const (
 	always urgency = iota
 	onboardingFirst
@@ -22,8 +24,8 @@ const (
 	heartbeat // the device soon sends such a request again by itself
 )
 
-// shares bounds the running requests, in eighths of the capacity: a request is admitted only if the
-// number of running requests stays within the share of the request's urgency. So the last quarter
+// shares bounds the running requests, in eighths of the capacity. A request is admitted only if the
+// number of running requests stays within the share of its urgency. So the last quarter
 // of the capacity is only for onboarding.
 var shares = map[urgency]int64{onboardingFirst: 8, ordinary: 6, heartbeat: 4}
 
@@ -74,8 +76,8 @@ const perCPU = 128
 
 func defaultCapacity() int { return perCPU * runtime.GOMAXPROCS(0) }
 
-// enter reports whether a request may run. If it returns true, the caller must call leave when the
-// request has ended.
+// enter reports whether a request may run. If it returns true, the caller must call the method
+// `leave` when the request has ended.
 func (o *overload) enter(u urgency, now time.Time) bool {
 	if o.running.Add(1) <= o.capacity*shares[u]/8 {
 		return true
@@ -93,7 +95,7 @@ func (o *overload) leave() {
 	o.served.Add(1)
 }
 
-// tick ends the current second. The caller holds o.mu. If the clock was set back, another second
+// tick ends the current second. The caller holds o.mu. If the clock was set back, a new second
 // begins.
 func (o *overload) tick(now time.Time) {
 	passed := now.Unix() - o.second
@@ -144,7 +146,7 @@ func (s *Server) admit(rt *route, r *http.Request) (leave func(), err error) {
 }
 
 // waitingBody is a request's body. While it waits for the client, the request does not count as
-// running. Otherwise a few slow clients could make the hub refuse all other clients.
+// running. If it did, a few slow clients could make the hub refuse all other clients.
 type waitingBody struct {
 	io.ReadCloser
 	o *overload

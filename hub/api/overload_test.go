@@ -122,7 +122,7 @@ func TestDevicesComeBackSpreadOutAfterAPowerCut(t *testing.T) {
 }
 
 // Even if there are always too many requests, or the clock jumps, the hub tells no client to wait
-// longer than the bound.
+// longer than the maximum time.
 func TestComeBackIsBounded(t *testing.T) {
 	t.Parallel()
 	o := overload{capacity: 0}

@@ -58,7 +58,7 @@ func (s *Server) renderPart(w http.ResponseWriter, r *http.Request, name, part s
 }
 
 // fillPage sets the fields that all pages share. If w is not nil, fillPage moves the notice from
-// the browser's cookie to the page.
+// the browser's cookie to the page. If w is nil, the notice stays in the cookie.
 func (s *Server) fillPage(w http.ResponseWriter, r *http.Request, p *ui.Page) {
 	if c, ok := r.Context().Value(callerKey{}).(caller); ok && c.signIn != nil {
 		p.Nick, p.CSRF = c.Account.Nick, s.formTokenOf(c.signIn)
@@ -161,7 +161,7 @@ func (s *Server) toSignIn(w http.ResponseWriter, r *http.Request) error {
 }
 
 // pageOf returns the address of the page on which a script sent the request, or "" if the header
-// does not name a page of this hub.
+// HX-Current-URL does not name a page of this hub.
 func pageOf(r *http.Request) string {
 	u, err := url.Parse(r.Header.Get("HX-Current-URL"))
 	if err != nil {
@@ -209,11 +209,13 @@ func (s *Server) formTokenOf(in *signIn) string {
 
 var errFormToken = problem(http.StatusForbidden, "form-token", "Go back, reload the page, and send the form again.", "The form does not belong to a page of your session.")
 
-// checkFormToken refuses a request if three things are true: the request changes something, only
-// the browser's cookie authenticates the request, and the request does not have the session's form
-// token. The hub calls checkFormToken for every route, so no handler can forget the check. A
-// request with an Authorization header needs no form token, because a browser never sends that
-// header by itself.
+// checkFormToken refuses a request if three things are true:
+//   - The request changes something.
+//   - Only the browser's cookie authenticates the request.
+//   - The request does not have the session's form token.
+//
+// The hub calls checkFormToken for every route, so no handler can forget the check. A request with
+// an Authorization header needs no form token, because a browser never sends that header by itself.
 func (s *Server) checkFormToken(r *http.Request, c caller) error {
 	if c.signIn == nil || !c.signIn.byCookie || r.Method == http.MethodGet || r.Method == http.MethodHead {
 		return nil

@@ -40,7 +40,7 @@ func TestOperatorSeesAlarms(t *testing.T) {
 	if err := s.Store.SetLastBackup(t.Context(), s.Now().Add(-8*24*time.Hour)); err != nil {
 		t.Fatal(err)
 	}
-	if body := read(); !strings.Contains(body, remedy) || !strings.Contains(body, "The newest recorded backup of the hub is of") || !strings.Contains(body, "needs you") {
+	if body := read(); !strings.Contains(body, remedy) || !strings.Contains(body, "The newest recorded backup of the hub is from") || !strings.Contains(body, "needs you") {
 		t.Errorf("the page does not show the alarm: %.3000s", body)
 	}
 	if err := s.Store.SetLastBackup(t.Context(), s.Now()); err != nil {

@@ -43,12 +43,12 @@ var auditKinds = []string{
 type auditQuery struct {
 	typed  ui.AuditFilter
 	filter store.EventFilter
-	// nothing is true if no event can match, because a field has a problem.
+	// The field `nothing` is true if no event can match, because a field has a problem.
 	nothing bool
 }
 
-// readAuditQuery reads the query of the page's address. The result's field `typed` has the problems
-// of fields.
+// readAuditQuery reads the query of the page's address. The result's field `typed` has the problem
+// of each wrong field.
 func (s *Server) readAuditQuery(r *http.Request) (q auditQuery, err error) {
 	v, owner := r.URL.Query(), accountOf(r).ID
 	field := func(name string) string {
@@ -282,8 +282,8 @@ func (n *auditNames) device(id string) (ui.AuditLink, error) {
 		other := n.filter
 		other.Device = id
 		l := ui.AuditLink{Name: id, Only: auditPath("/ui/audit", other), Gone: true}
-		// Do not show the nick of another owner's device, although this owner may have owned it
-		// before.
+		// Do not show the nick of another owner's device, although the owner of this audit trail
+		// may have owned the device before.
 		d, err := n.s.deviceOfAccount(n.ctx, n.owner.ID, id)
 		if errors.Is(err, store.ErrNotFound) {
 			return l, nil

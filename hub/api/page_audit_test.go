@@ -27,7 +27,7 @@ func (b *browser) page(path string) string {
 	return page
 }
 
-// happened appends an event to an account's audit trail.
+// The method `happened` appends an event to an account's audit trail.
 func (f *fleetScene) happened(t *testing.T, e store.Event) {
 	t.Helper()
 	e.Time = f.Now()

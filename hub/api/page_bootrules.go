@@ -60,7 +60,7 @@ func (s *Server) renderNewKey(w http.ResponseWriter, r *http.Request, status int
 		return err
 	}
 	p := &ui.BootRulePage{Title: "Add a key", Subject: "Public key", Facts: facts, Action: bootKeyPath, Confirm: "Add the key", Password: true, PasswordProblem: passwordProblem,
-		Effect: "The hub then accepts manifests that this key signs. Whoever has the private key decides which boots the hub expects. Compare the SHA-256 with the one that “gangway manifest key create” printed.",
+		Effect: "The hub then accepts manifests that this key signs. Whoever has the private key decides which boots the hub expects. Compare the SHA-256 with the SHA-256 that “gangway manifest key create” printed.",
 		Hidden: map[string]string{"name": k.Name, "key": text}}
 	return s.renderBootRule(w, r, status, p)
 }
@@ -169,7 +169,7 @@ func (s *Server) previewManifestOnPage(w http.ResponseWriter, r *http.Request) e
 		return s.manifestFormProblem(w, r, text, err)
 	}
 	p := &ui.BootRulePage{Title: "Add a manifest", Subject: "Manifest", Facts: manifestFacts(row, m), Action: bootManifestPath, Confirm: "Add the manifest",
-		Effect: "The signature is valid. The hub then expects this system on devices whose revision names it, and on devices without a revision that names another system.",
+		Effect: "The signature is valid. The hub then expects this system on each device whose revision names it, and on each device whose revisions name no other system.",
 		Hidden: map[string]string{"manifest": text}}
 	return s.renderBootRule(w, r, http.StatusOK, p)
 }
@@ -191,7 +191,7 @@ func manifestFacts(row store.Manifest, m *manifest.Manifest) []ui.Fact {
 	for _, i := range m.Installers {
 		facts = append(facts, ui.Fact{Name: "Installer's SHA-256", Value: i.SHA256, Mono: true})
 	}
-	keys := "the manifest does not state them"
+	keys := "the manifest does not state the keys"
 	if m.SecureBoot != nil {
 		keys = "those that the image enrols"
 	}
@@ -224,7 +224,7 @@ func (s *Server) showManifestRemoval(w http.ResponseWriter, r *http.Request) err
 		}
 		p := &ui.BootRulePage{Title: "Remove a manifest", Subject: "Manifest", Action: bootManifestPath + "/" + id, Confirm: "Remove the manifest", Danger: true,
 			Facts:  []ui.Fact{{Name: "System", Value: m.Name}, {Name: "Sequence", Value: fmt.Sprint(m.Sequence)}, {Name: "System's SHA-256", Value: m.System, Mono: true}, {Name: "Signed by the key", Value: m.Key, Mono: true}},
-			Effect: "The hub does not expect this system any more. A device that runs the system is changed, unless its reference or another manifest covers its boot."}
+			Effect: "The hub does not expect this system any more. If a device runs this system, its boot counts as changed, unless the device's reference or another manifest covers the boot."}
 		if !m.Counts {
 			p.Effect = "The manifest does not count, because its key was removed. So no boot is judged differently."
 		}

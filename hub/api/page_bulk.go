@@ -33,7 +33,7 @@ const (
 // hub cannot change a device's owner.
 type bulkAct struct {
 	name, title, button string
-	// lost returns a sentence about the effect of the action on `n` devices.
+	// The function `lost` returns a sentence about the effect of the action on `n` devices.
 	lost func(n int) string
 }
 
@@ -182,7 +182,8 @@ func (s *Server) doBulk(w http.ResponseWriter, r *http.Request) error {
 	return s.redirect(w, r, back.path(), s.bulkNotice(act, n, len(rows), undo, err))
 }
 
-// labelProblems returns what is wrong with a label's key and value, in words; empty: nothing.
+// labelProblems returns the problems of a label's key and value, in words. A text is empty if there
+// is no problem.
 func labelProblems(key, value string) (ofKey, ofValue string) {
 	switch {
 	case key == "":
@@ -202,7 +203,7 @@ func labelProblems(key, value string) (ofKey, ofValue string) {
 }
 
 func (s *Server) bulkNotice(act bulkAct, n, of int, undo string, err error) ui.Notice {
-	done := map[string]string{"label": "The label of %s is set.", "boot": "%s will measure the boot with the next report.", "delete": "%s deleted."}[act.name]
+	done := map[string]string{"label": "The label of %s is set.", "boot": "%s will measure the boot after the next report.", "delete": "%s deleted."}[act.name]
 	notice := ui.Notice{Tone: "ok", Text: upperFirst(fmt.Sprintf(done, counted(n, "device")))}
 	if n < of {
 		notice.Tone = "warn"
@@ -218,7 +219,8 @@ func (s *Server) bulkNotice(act bulkAct, n, of int, undo string, err error) ui.N
 }
 
 // actOn applies an action to each device in turn, and stops at the first failure of the store. `n`
-// is the number of changed devices. `undo` is the name that undos.keep returned.
+// is the number of changed devices. `undo` is the name under which undos.keep
+// stored the action, or "" if the action cannot be undone.
 func (s *Server) actOn(r *http.Request, act bulkAct, rows []store.DeviceRow, key, value string) (n int, undo string, err error) {
 	ctx, owner := r.Context(), accountOf(r).ID
 	var before *labelUndo
@@ -280,8 +282,8 @@ type undos struct {
 	acts map[string]*labelUndo
 }
 
-// keep stores an action and returns a random name, by which the method `take` finds the action. If
-// the replaced values are too large, keep stores nothing and returns "".
+// The method `keep` stores an action and returns a random name, by which the method `take` finds
+// the action. If the replaced values are too large, the method stores nothing and returns "".
 func (u *undos) keep(act *labelUndo, now time.Time) string {
 	text, err := json.Marshal(act.was)
 	if err != nil || len(text) > undoBytes || len(act.was) == 0 {
@@ -309,7 +311,8 @@ func (u *undos) keep(act *labelUndo, now time.Time) string {
 	return name
 }
 
-// take returns and removes an account's action. It returns nil if the action is unknown or too old.
+// The method `take` returns and removes an account's action. It returns nil if the action is
+// unknown or too old.
 func (u *undos) take(owner, name string, now time.Time) *labelUndo {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -348,7 +351,11 @@ func (s *Server) undoBulk(w http.ResponseWriter, r *http.Request) error {
 	}
 	text := fmt.Sprintf("The label of %s has its earlier value again.", counted(n, "device"))
 	if rest := len(act.was) - n; rest > 0 {
-		text += fmt.Sprintf(" %s changed in the meantime and keep the new value.", upperFirst(counted(rest, "device")))
+		keeps := "keep"
+		if rest == 1 {
+			keeps = "keeps"
+		}
+		text += fmt.Sprintf(" %s changed in the meantime and %s the new value.", upperFirst(counted(rest, "device")), keeps)
 	}
 	return s.redirect(w, r, "/ui/devices", ui.Notice{Tone: "ok", Text: text})
 }

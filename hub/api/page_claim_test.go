@@ -17,8 +17,8 @@ import (
 	"gangway/wire"
 )
 
-// asks sends the request of a machine with a claim code. The machine asks whether an owner has
-// claimed it.
+// The method `asks` sends the request of a machine with a claim code. The machine asks whether an
+// owner has claimed it.
 func (s *scene) asks(t *testing.T, code string) {
 	t.Helper()
 	s.person(t, "").do("GET", "/claims/"+code, nil)
@@ -221,7 +221,7 @@ func TestDeviceWithoutTPMIsClaimedOnThePage(t *testing.T) {
 	says(t, b.page("/ui/audit?kind=device."), "was claimed with its challenge")
 }
 
-// Guesses of a challenge on the page have the same rate limit as those by the API.
+// Guesses of a challenge on the page have the same rate limit as guesses through the API.
 func TestChallengesAreNotGuessedOnThePage(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

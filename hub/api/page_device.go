@@ -198,8 +198,8 @@ func (s *Server) deviceOfForm(r *http.Request) (store.Device, error) {
 // undoField is the field of the undo form in a notice.
 const undoField = "undo"
 
-// typedOrUndone returns the value that an undo restores or, without an undo, the text that a person
-// typed into a field.
+// typedOrUndone returns the new value of a field. If the form is an undo, this is the value that
+// the undo restores. If not, it is the text that the person typed.
 func typedOrUndone(r *http.Request, field string) string {
 	if undo := r.PostFormValue(undoField); undo != "" {
 		return undo
@@ -207,7 +207,8 @@ func typedOrUndone(r *http.Request, field string) string {
 	return r.PostFormValue(field)
 }
 
-// orMissing returns the zero value and false if err is store.ErrNotFound.
+// orMissing handles the result of a look-up in the store. If err is store.ErrNotFound, it returns
+// the zero value, false, and no error. Otherwise it returns v and err, and true if err is nil.
 func orMissing[T any](v T, err error) (T, bool, error) {
 	if errors.Is(err, store.ErrNotFound) {
 		var none T

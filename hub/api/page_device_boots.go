@@ -13,8 +13,10 @@ import (
 	"gangway/hub/ui"
 )
 
-// Bounds of the tab "Boots": events for each PCR, changes, and words of an earlier measurement.
-// They keep the page small, because a measurement may have boot.MaxEvents events.
+// Bounds of the tab "Boots", which keep the page small: a measurement may have boot.MaxEvents
+// events. pcrEvents is the largest number of events that the tab shows for a PCR. bootChanges is
+// the largest number of changes of the latest measurement. pastWords is the largest number of
+// changes of each earlier measurement.
 const (
 	pcrEvents   = 40
 	bootChanges = 100
@@ -68,7 +70,8 @@ func (s *Server) fillBoots(r *http.Request, v *deviceView) error {
 	return s.fillHistory(r, v)
 }
 
-// pcrRows compares the values of a measurement with the reference, which may be nil.
+// pcrRows returns a row for each PCR of a measurement. Each row also has the value of the reference
+// and whether the two values are equal. If `ref` is nil, the rows have no reference values.
 func pcrRows(m *boot.Measurement, ref *boot.Reference) (rows []ui.PCR) {
 	for n, value := range m.PCRs[:min(len(m.PCRs), boot.PCRs)] {
 		row := ui.PCR{Number: n, Words: boot.PCRWords(n), Value: value, Explained: !slices.Contains(m.Unexplained, n)}
@@ -123,8 +126,8 @@ func (s *Server) fillHistory(r *http.Request, v *deviceView) error {
 	return nil
 }
 
-// acceptBootOnPage accepts the measurement that the page showed as the device's reference, or it
-// locks or unlocks the reference.
+// acceptBootOnPage sets the device's reference to the measurement that the page showed. It can also
+// lock or unlock the reference.
 func (s *Server) acceptBootOnPage(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.deviceOfForm(r)
 	if err != nil {

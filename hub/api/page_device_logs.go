@@ -53,8 +53,8 @@ func (l logSearch) path(d store.Device, pairs ...string) string {
 	return tabPath(d.ID, tabLogs, append([]string{"source", l.source, "level", l.level, "text", l.text}, pairs...)...)
 }
 
-// fillLogs fills the tab "Logs" with the newest lines, or with the lines before the place in the
-// query.
+// fillLogs fills the tab "Logs" with the newest lines, or with the lines that are older than the
+// line in the query.
 func (s *Server) fillLogs(r *http.Request, v *deviceView) error {
 	d, search := v.Device, readLogSearch(r.URL.Query())
 	f := search.filter(d)
@@ -100,8 +100,8 @@ func suggest(list []string, value string) []string {
 	return append(list, value)
 }
 
-// logPlace returns the place of a line in a log, as text for an address, so that the next page can
-// continue after the line.
+// logPlace returns the position of a line in a log, as text for the query of an address. With this
+// text, the next page begins after the line.
 func logPlace(e store.LogEntry) string {
 	return strconv.FormatInt(e.Created.UnixMicro(), 10) + "." + strconv.FormatInt(e.Seq, 10)
 }

@@ -19,7 +19,8 @@ const (
 	metaRows  = 300
 	metaValue = 400 // characters
 	metaName  = 200 // characters
-	// metaBytes bounds each table, and metaText the editor, in bytes on the page.
+	// metaBytes bounds the size of each table on the page, in bytes. metaText bounds the size of
+	// the text in the editor, in bytes on the page.
 	metaBytes = 15 << 10
 	metaText  = 15 << 10
 )
@@ -36,8 +37,8 @@ func (s *Server) fillMeta(_ *http.Request, v *deviceView) error {
 }
 
 // tableOf returns the first keys of user-meta or device-meta with their values, the number of
-// further keys, and the size of all keys and values in bytes. `around` is the number of bytes
-// around the texts of a row.
+// further keys, and the size of all keys and values in bytes. `around` is the number of bytes that
+// a row needs on the page besides its texts.
 func tableOf(m map[string]any, around int) (rows []ui.MetaRow, more, size int) {
 	if text, err := store.CompactJSON(orEmpty(m)); err == nil {
 		size = len(text)
@@ -74,8 +75,8 @@ func indented(m map[string]any) string {
 	return escapeHidden(b.String())
 }
 
-// escapeHidden replaces the characters of a JSON text that ui.Visible would replace with JSON
-// escapes such as \u202e. The meaning of the JSON text stays the same.
+// escapeHidden writes the hidden characters of a JSON text as JSON escapes, such as \u202e. These
+// are the characters that ui.Visible would replace. The meaning of the JSON text stays the same.
 func escapeHidden(text string) string {
 	var b bytes.Buffer
 	for _, r := range text {
@@ -136,7 +137,8 @@ func (s *Server) editMetaOnPage(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// editMeta makes one change, and returns a sentence about the change for the notice.
+// editMeta makes one change of the user-meta, and returns a sentence about the change for the
+// notice.
 func (s *Server) editMeta(r *http.Request, d store.Device, act string) (said string, err error) {
 	key := r.PostFormValue("key")
 	switch act {

@@ -22,7 +22,7 @@ const (
 	diffText        = 300      // characters of a name or value, as the page shows them
 	stateText       = 10 << 10 // largest text of a state, in bytes on the page
 	diffBytes       = 20 << 10 // largest comparison of two states, in bytes on the page
-	diffBytesOfTwo  = 8 << 10  // the same, for each comparison if the page has two
+	diffBytesOfTwo  = 8 << 10  // like diffBytes, for each comparison if the page has two comparisons
 	messageInForm   = 8 << 10
 	stateInForm     = 20 << 10 // largest new state that the form of its preview contains
 	diffAround      = 450      // bytes of HTML that the page adds to the texts of one change
@@ -283,7 +283,7 @@ func (s *Server) postTyped(r *http.Request, d store.Device, p *ui.RevisionPrevie
 		return 0, problem(http.StatusConflict, "rev-taken", "Look at the new preview, and post the revision again.", "Another revision was posted after you looked.")
 	}
 	if p.Long && r.PostFormValue("sum") != p.Sum {
-		return 0, problem(http.StatusConflict, "state-changed", "Look at the new preview, and post the state again.", "The file is not the one of the preview.")
+		return 0, problem(http.StatusConflict, "state-changed", "Look at the new preview, and post the state again.", "The file differs from the file of the preview.")
 	}
 	if len(p.Message) > maxCommitMsg {
 		return 0, problem(http.StatusBadRequest, "commit-msg", "Write a shorter message.", "The commit message has more than %d bytes.", maxCommitMsg)
@@ -305,7 +305,7 @@ func (s *Server) cancelRevisionOnPage(w http.ResponseWriter, r *http.Request) er
 	to := tabPath(revision.Device, tabRevisions, "rev", strconv.Itoa(revision.Rev))
 	said := "The revision is cancelled."
 	if r.PostFormValue("act") == "stop" {
-		said = "The revision is given up. The device does not change until the next revision."
+		said = "You have stopped the revision. The device stays as it is until you post the next revision."
 		_, err = s.changeStatus(r, revision, trail.StatusInProgress, trail.StatusWontGo, "Given up by its owner.")
 	} else {
 		_, err = s.changeStatus(r, revision, trail.StatusNew, trail.StatusCancelled, "Cancelled by its owner.")

@@ -43,18 +43,18 @@ func (s *Server) fillSettings(_ *http.Request, v *deviceView) error {
 	d := v.Device
 	t := &ui.DeviceSettings{Nick: d.Nick, TokenID: d.TokenID, HasTPM: d.Enrolment != (store.Hash{})}
 	if t.HasTPM {
-		t.Lost = append(t.Lost, "Its certificates are revoked at once: the hub refuses the device from now on.",
-			"Its TPM becomes free: any owner can onboard the machine as a new device, with a join token.")
+		t.Lost = append(t.Lost, "The device's certificates are revoked at once: the hub refuses the device from now on.",
+			"The device's TPM becomes free: any owner can onboard the machine as a new device, with a join token.")
 	} else {
-		t.Lost = append(t.Lost, "Its secret stops working at once: the hub refuses the device from now on.")
+		t.Lost = append(t.Lost, "The device's secret stops working at once: the hub refuses the device from now on.")
 	}
 	if v.newest != nil {
-		t.Lost = append(t.Lost, fmt.Sprintf("Its trail with %s, the newest with number %d, is removed.", counted(v.newest.Rev+1, "revision"), v.newest.Rev))
+		t.Lost = append(t.Lost, fmt.Sprintf("The device's trail with %s, the newest with number %d, is removed.", counted(v.newest.Rev+1, "revision"), v.newest.Rev))
 	}
 	if n := len(d.UserMeta) + len(d.DeviceMeta); n > 0 {
-		t.Lost = append(t.Lost, fmt.Sprintf("Its metadata is deleted: %s in the user-meta, %s in the device-meta.", counted(len(d.UserMeta), "key"), counted(len(d.DeviceMeta), "key")))
+		t.Lost = append(t.Lost, fmt.Sprintf("The device's metadata is deleted: %s in the user-meta, %s in the device-meta.", counted(len(d.UserMeta), "key"), counted(len(d.DeviceMeta), "key")))
 	}
-	t.Lost = append(t.Lost, "Its log, its boot measurements and its boot reference are deleted. The audit trail keeps its events.")
+	t.Lost = append(t.Lost, "The device's log, boot measurements and boot reference are deleted. The audit trail keeps the device's events.")
 	v.Settings = t
 	return nil
 }

@@ -60,7 +60,7 @@ func (s *Server) wellWords(v *deviceView) string {
 	return "No problem is known."
 }
 
-// whereFacts returns facts about the place of a device: the device's IP address, values of its
+// whereFacts returns facts about where a device is: the device's IP address, values of its
 // user-meta, and the device's description of its machine.
 func whereFacts(d store.Device) []ui.Fact {
 	facts := []ui.Fact{{Name: "Address", Value: d.LastSeenAddr, Mono: true, Note: "of its last contact"}}
@@ -76,7 +76,7 @@ func whereFacts(d store.Device) []ui.Fact {
 	return append(facts, ui.Fact{Name: "Machine", Value: machine, Note: "as the device states"})
 }
 
-// revisionFacts returns facts about the revision about which a device sent its last report.
+// revisionFacts returns facts about the revision that a device named in its last report.
 func revisionFacts(t *store.TrailSummary) []ui.Fact {
 	report := trail.ReadReport(t.Revision.Progress)
 	facts := []ui.Fact{{Name: "Revision", Value: fmt.Sprintf("%d, %s", t.Reported, statusWords(t.Revision.Status)), Note: ui.Visible(clipRunes(report.Message, 120))}}
@@ -106,8 +106,8 @@ func softwareFacts(meta map[string]any) []ui.Fact {
 const maxNetworkFacts = 8
 
 // consoleFacts returns the facts about a machine in its device-meta, in the form in which Gangway's
-// agent and Pantavisor send them. consoleFacts ignores these keys if a device sends other values or
-// types in them.
+// agent and Pantavisor send them. If a device sends another value or type in one of these keys,
+// consoleFacts ignores the key.
 func consoleFacts(meta map[string]any) []ui.Fact {
 	var facts []ui.Fact
 	text := func(key, name string) {
@@ -202,7 +202,7 @@ func upperFirst(s string) string {
 	return strings.ToUpper(s[:1]) + s[1:]
 }
 
-// clipRunes shortens a text that a device or a person wrote to `n` characters.
+// clipRunes shortens a text to `n` characters. A device or a person wrote the text.
 func clipRunes(s string, n int) string {
 	if len(s) <= n {
 		return s
@@ -215,7 +215,7 @@ func clipRunes(s string, n int) string {
 }
 
 // lifeOf returns a device's timeline, the newest moment first: the steps of its onboarding, and the
-// events and revisions that the hub recorded after it.
+// events and revisions that the hub recorded after the onboarding.
 func (s *Server) lifeOf(r *http.Request, e *deviceEvidence) ([]ui.Moment, error) {
 	ctx, d := r.Context(), e.facts.Device
 	life, err := s.onboardingSteps(r, e)
@@ -276,14 +276,14 @@ func (s *Server) onboardingSteps(r *http.Request, e *deviceEvidence) (life []ui.
 	return life, nil
 }
 
-// momentIcons are the icons of events, by the beginning of their kind.
+// momentIcons are the icons of events, by the beginning of the event's kind.
 var momentIcons = []struct{ kind, icon string }{
 	{"device.boot", "cpu"}, {"device.meta", "activity"}, {"step.", "git-branch"}, {"trail.", "git-branch"},
 	{"device.approved", "user"}, {"device.denied", "user"}, {"device.renamed", "pencil"}, {"device.user-meta", "pencil"},
 }
 
 // momentOf converts an event to an entry of the timeline. The result `ok` is false for the
-// activation, because onboardingSteps returns the activation.
+// activation, because onboardingSteps already returns it.
 func momentOf(e store.Event) (ui.Moment, bool) {
 	if e.Kind == "device.activated" {
 		return ui.Moment{}, false

@@ -464,7 +464,7 @@ func TestRevisionsArePostedRolledBackAndCancelledOnThePage(t *testing.T) {
 	}
 	b.act(id, "revisions/3/cancel", "act", "cancel") // the hub redirects to the page, which shows the reason
 	says(t, b.tab(id, "revisions&rev=3"), "cancelled")
-	// An earlier version failed here: the list of the revisions before the first one is empty.
+	// An earlier version failed here: the list of the revisions before the first revision is empty.
 	if status, body, _ := b.send("GET", "/ui/devices/"+id+"?tab=revisions&before=0", ""); status != 200 || !strings.Contains(string(body), "There is no older revision") || !strings.Contains(string(body), "?tab=revisions\"") {
 		t.Errorf("before the first revision: %d %s", status, brief.Of(body))
 	}
@@ -575,7 +575,7 @@ func TestDeviceIsRenamedPublishedAndDeletedOnThePage(t *testing.T) {
 		t.Error("not public")
 	}
 	b.act(id, "public", "public", "no")
-	says(t, b.tab(id, "settings"), "Its certificates are revoked at once", "Its trail with 1 revision", "Type flagship to confirm")
+	says(t, b.tab(id, "settings"), "certificates are revoked at once", "trail with 1 revision", "Type flagship to confirm")
 	for _, typed := range []string{"", "Flagship", "flagship "} {
 		if status, page, _ := b.post(id, "delete", "confirm", typed); status != 400 || !strings.Contains(text(page), "The device was not deleted.") {
 			t.Errorf("%q: %d %s", typed, status, text(page))

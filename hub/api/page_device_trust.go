@@ -41,8 +41,8 @@ func (s *Server) readEvidence(ctx context.Context, d store.Device, boot string) 
 	return e, nil
 }
 
-// readVerdict adds the device's enrolment, verdict, boots and clone findings. Only devices with a
-// TPM have these.
+// readVerdict adds to `e` the device's enrolment, verdict, boots and clone findings. A device
+// without a TPM has none of these.
 func (s *Server) readVerdict(ctx context.Context, e *deviceEvidence, enrolment *store.Enrolment) (err error) {
 	f := &e.facts
 	f.Enrolment = enrolment
@@ -87,8 +87,8 @@ func (s *Server) readVerdict(ctx context.Context, e *deviceEvidence, enrolment *
 	return nil
 }
 
-// certificates returns the certificates that belong to one link of the chain of trust. Each has the
-// name that its download address uses.
+// certificates returns the certificates that belong to one link of the chain of trust. Each
+// certificate has the name that the address of its download uses.
 func (s *Server) certificates(e *deviceEvidence, link string) (list []chain.Certificate) {
 	row := e.facts.Enrolment
 	if row == nil {

@@ -111,7 +111,8 @@ func (q listQuery) path(more ...string) string {
 	return "/ui/devices"
 }
 
-// shows reports whether the list has a column.
+// The method `shows` reports whether the list has the column `key`. If the query chooses no
+// columns, `usual` is the answer.
 func (q listQuery) shows(key string, usual bool) bool {
 	if len(q.columns) == 0 {
 		return usual
@@ -119,7 +120,8 @@ func (q listQuery) shows(key string, usual bool) bool {
 	return slices.Contains(q.columns, key)
 }
 
-// columnsOf returns the list's columns, with links that sort the list by a column.
+// columnsOf returns the column of the nicks, and the other columns of the list. Each column has a
+// link that sorts the list by this column.
 func (q listQuery) columnsOf() (nick ui.Column, list []ui.Column) {
 	column := func(key, name string, sort store.SortKey, shown bool) ui.Column {
 		c := ui.Column{Key: key, Name: name, Shown: shown}

@@ -20,7 +20,7 @@ import (
 	"gangway/internal/fleet"
 )
 
-// named onboards a machine with this model and serial, and returns its id.
+// The method `named` onboards a machine with this model and serial, and returns its id.
 func (s *scene) named(t *testing.T, model, serial string) string {
 	t.Helper()
 	d := must(fleet.New(s.maker, "L-1"))(t)

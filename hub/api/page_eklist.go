@@ -204,7 +204,7 @@ func (s *Server) uploadEKList(w http.ResponseWriter, r *http.Request) error {
 	return s.redirect(w, r, ekListPath, ui.Notice{Tone: "ok", Text: said})
 }
 
-// clearEKList removes the whole list, if the person typed the nick.
+// clearEKList removes the whole list, if the person typed the nick of their account.
 func (s *Server) clearEKList(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err

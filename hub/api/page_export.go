@@ -26,7 +26,8 @@ const (
 
 var errExports = problem(http.StatusTooManyRequests, "too-many-exports", "Wait until another export has ended.", "Two exports of your account are running already.")
 
-// semaphoreByKey admits exportsAtOnce users at a time for each key.
+// semaphoreByKey lets at most exportsAtOnce callers with the same key, such as an account, run at
+// the same time.
 type semaphoreByKey struct {
 	mu   sync.Mutex
 	held map[string]int

@@ -20,7 +20,8 @@ const (
 	imagePath      = onboardPath + "/image"
 	imageStatePath = imagePath + "/state"
 	// imageBlock is the number of bytes of an image that the hub writes before it sets a new write
-	// deadline. Each block may take as long as another request.
+	// deadline. For each block, the hub allows as much time as for the whole answer to another
+	// request.
 	imageBlock = 1 << 20
 )
 
@@ -160,7 +161,8 @@ func (s *Server) buildAndSend(w http.ResponseWriter, r *http.Request, o ImageOpt
 		return imageRefusal(err)
 	}
 	defer func() { s.images.end(account.ID, one, s.cfg.Now()) }()
-	// A builder writes the image to a temporary file, and some parts of the image to other files.
+	// Each build needs space for the image in a temporary file, and for parts of the image in other
+	// files.
 	if !s.space.fits(int64(limits.AtOnce)*2*limits.Size, s.uploads.totalSize()) {
 		return imageRefusal(errStorage)
 	}
@@ -239,7 +241,8 @@ func imageRefusal(err error) error {
 	return err
 }
 
-// withoutToken removes from a failure the sentences about the join token, for an image without one.
+// withoutToken removes the sentences about the join token from a failure, for an image without a
+// join token.
 var withoutToken = strings.NewReplacer(" Its join token was disabled.", "", ", and its join token was disabled", "")
 
 // build builds the image, within limits.Time.
@@ -292,6 +295,6 @@ func (s *Server) sendImage(ctx context.Context, w http.ResponseWriter, one *imag
 // case too.
 func (s *Server) dropImageToken(r *http.Request, account store.Account, t store.JoinToken) {
 	if err := s.disableJoinToken(context.WithoutCancel(r.Context()), account, t.ID); err != nil {
-		s.log.Error("a join token without an image stays valid", "token", t.ID, "err", err)
+		s.log.Error("could not disable the join token of an image that was not sent; the token stays valid", "token", t.ID, "err", err)
 	}
 }

@@ -45,8 +45,8 @@ func imageOf(token []byte) *api.Image {
 	return &api.Image{ReadCloser: io.NopCloser(strings.NewReader(text)), Size: int64(len(text))}
 }
 
-// untilStopped returns a build function. When the build begins, it sends a text to the channel
-// `began`. The build ends when it is stopped.
+// untilStopped returns a build function. When the build begins, the function sends a text to the
+// channel `began`. The build ends when it is stopped.
 func untilStopped(began chan<- string) func(context.Context, api.ImageOptions, []byte, func(string)) (*api.Image, error) {
 	return func(ctx context.Context, _ api.ImageOptions, token []byte, step func(string)) (*api.Image, error) {
 		step("Making the installer")
@@ -97,8 +97,8 @@ func (b *browser) leave(ctx context.Context, fields ...string) chan error {
 	return ended
 }
 
-// until waits until the function `ok` returns true. Tests use it for work that the hub does after
-// the client has closed the connection.
+// The function `until` waits until the function `ok` returns true. Tests use it for work that the
+// hub does after the client has closed the connection.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
@@ -158,8 +158,8 @@ func TestImageIsSentAndItsSecretKept(t *testing.T) {
 	}
 }
 
-// An image with claim codes needs no join token: the builder gets only the hub's name and CA, and
-// the hub makes no join token, even if the form has the fields of a join token.
+// An image with claim codes needs no join token. The builder gets only the hub's name and CA. The
+// hub makes no join token, even if the form has the fields of a join token.
 func TestImageWithClaimCodesHasNoToken(t *testing.T) {
 	t.Parallel()
 	var got api.ImageOptions
@@ -259,7 +259,7 @@ func TestBuildsAtOnceAreBounded(t *testing.T) {
 	})
 }
 
-// A client that does not read its image blocks only further builds of its own account.
+// If a client does not read its image, only further builds of its own account must wait.
 func TestSlowDownloadKeepsNobodyFromBuilding(t *testing.T) {
 	t.Parallel()
 	began, closed := make(chan struct{}, 2), make(chan struct{}, 2)
@@ -336,7 +336,7 @@ func TestClientThatGoesAwayEndsTheBuild(t *testing.T) {
 	}
 }
 
-// again returns another tab of a person's browser, with the same cookies.
+// The method `again` returns another tab of a person's browser, with the same cookies.
 func (s *scene) again(t *testing.T, b *browser) *browser {
 	t.Helper()
 	other := s.browser(t)

@@ -10,15 +10,16 @@ import (
 
 const (
 	judgePath = "/ui/trust/judge"
-	// judgeRows is the number of devices on a page that the hub would not accept today. To find
-	// them, a page judges at most judgeDevices devices, and begins no further ones after judgeTime.
+	// judgeRows bounds the devices that a page lists: the devices that the hub would not accept
+	// today. To find these devices, a page judges at most judgeDevices devices. After judgeTime, it
+	// judges no more devices.
 	judgeRows, judgeDevices = 50, 500
 	judgeStep               = 50
 	judgeTime               = 2 * time.Second
 )
 
-// showJudge is the page that judges the kept evidence of an owner's devices again. It changes
-// nothing: such devices stay active until their owner deletes them.
+// showJudge is the page that judges the stored evidence of an owner's devices again. It changes
+// nothing: devices that the hub would not accept stay active until their owner deletes them.
 func (s *Server) showJudge(w http.ResponseWriter, r *http.Request) error {
 	owner := accountOf(r).ID
 	if !s.previews.acquire(owner) {
@@ -30,7 +31,8 @@ func (s *Server) showJudge(w http.ResponseWriter, r *http.Request) error {
 	if after != "" {
 		p.First = judgePath
 	}
-	// A step may find as many devices as it examines, so the page never has more than judgeRows.
+	// Each step examines judgeStep devices, and may add a row for each of them. So stop when the
+	// page has room for fewer than judgeStep more rows.
 	for p.Examined() < judgeDevices && len(p.Rows) <= judgeRows-judgeStep && time.Since(begun) < judgeTime {
 		page, err := Rejudge(r.Context(), s.cfg.Store, s.cfg.Onboard, owner, after, judgeStep)
 		if err != nil {

@@ -45,7 +45,7 @@ type live struct {
 	n         int
 	ended     bool
 	beat      time.Duration // 0: liveBeat
-	others    *outbox       // for the other replicas; nil: there are none
+	others    *outbox       // for the other replicas; nil: there are no other replicas
 }
 
 func (l *live) beatEvery() time.Duration {
@@ -69,7 +69,8 @@ type liveChange struct {
 	Kind   string `json:"kind"`
 }
 
-// listen adds a listener of an account. The caller removes it with leave.
+// The method `listen` adds a listener of an account. The caller removes the listener with the
+// method `leave`.
 func (l *live) listen(owner string) (*listener, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -101,7 +102,7 @@ func (l *live) leave(owner string, one *listener) {
 	l.n--
 }
 
-// end closes all connections, so that the hub can stop.
+// The method `end` closes all connections, so that the hub can stop.
 func (l *live) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -117,8 +118,8 @@ func (l *live) end() {
 	}
 }
 
-// tell passes an event to the listeners of its owner, here and at the other replicas. It never
-// waits.
+// The method `tell` passes an event to the listeners of its owner, here and at the other replicas.
+// It never waits.
 func (l *live) tell(e store.Event) {
 	if e.Owner == "" {
 		return
@@ -142,7 +143,7 @@ func (l *live) tellAll() {
 	l.hear(news{All: true})
 }
 
-// hear passes the news of another replica to the listeners.
+// The method `hear` passes the news of another replica to the listeners.
 func (l *live) hear(n news) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -197,8 +198,8 @@ func (one *listener) add(c liveChange) {
 	one.rouse()
 }
 
-// take returns the changes since the last call. The result `many` is true if there were more
-// changes than liveChanges.
+// The method `take` returns the changes since the last call. The result `many` is true if there
+// were more changes than liveChanges.
 func (one *listener) take() (changes []liveChange, many bool) {
 	one.mu.Lock()
 	defer one.mu.Unlock()

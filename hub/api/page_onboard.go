@@ -39,7 +39,7 @@ func onboardTabs(current string) []ui.Tab {
 }
 
 // showTokens is the list of join tokens, newest first. ?soon=1 lists the tokens that expire soon,
-// the next to expire first.
+// in the order of their expiry.
 func (s *Server) showTokens(w http.ResponseWriter, r *http.Request) error {
 	ctx, account, now, q := r.Context(), accountOf(r), s.cfg.Now(), r.URL.Query()
 	soon, err := s.cfg.Store.JoinTokensExpiring(ctx, account.ID, now, now.Add(expiresSoon), tokensSoon)
@@ -90,7 +90,7 @@ func tokenRow(t store.JoinToken, now time.Time) ui.TokenRow {
 }
 
 // tokenState returns the state of a join token in words: "valid", or the reason why devices cannot
-// join with the token now or soon.
+// use the token now, or soon cannot use it.
 func tokenState(t store.JoinToken, now time.Time) string {
 	switch {
 	case t.Disabled:

@@ -298,7 +298,8 @@ func TestTokenPagesShowHostileTextAsText(t *testing.T) {
 	}
 }
 
-// Disabling a token asks for its nick and cannot be undone. Only a disabled token can be deleted.
+// To disable a token, a person must type the token's nick. This cannot be undone. Only a disabled
+// token can be deleted.
 func TestTokenIsDisabledAndDeletedOnThePage(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -229,7 +229,7 @@ func (s *Server) fillHealth(r *http.Request, p *ui.OperatorPage) error {
 // ownCertificates returns the hub's certificates with their states and expiry times.
 func (s *Server) ownCertificates() []ui.OperatorCertificate {
 	list := []ui.OperatorCertificate{
-		{Name: "The hub's root, attestation CA and device CA", State: ui.StateBadge("valid"), Note: "Nothing: they never expire. Keep a backup of the folder pki."},
+		{Name: "The hub's root, attestation CA and device CA", State: ui.StateBadge("valid"), Note: "Nothing: these certificates never expire. Keep a backup of the folder pki."},
 	}
 	if c := s.cfg.CA.TLSCA(); c != nil {
 		row := ui.OperatorCertificate{Name: "The hub's TLS CA", State: ui.StateBadge("valid"), Expires: c.NotAfter, Note: "Renew it before it expires, with 'gangway ca request'."}
@@ -238,7 +238,7 @@ func (s *Server) ownCertificates() []ui.OperatorCertificate {
 		}
 		list = append(list, row)
 	}
-	own := ui.OperatorCertificate{Name: "For devices and commands", Where: s.cfg.PublicURL, State: ui.StateBadge("valid"), Note: "Nothing: the hub renews it by itself."}
+	own := ui.OperatorCertificate{Name: "For devices and commands", Where: s.cfg.PublicURL, State: ui.StateBadge("valid"), Note: "Nothing: the hub renews the certificate by itself."}
 	if c, err := s.certificate(nil); err == nil {
 		own.Expires = c.Leaf.NotAfter
 	} else {
@@ -292,8 +292,8 @@ func counterOf(c prometheus.Counter) *dto.Counter {
 // isOperator reports whether the signed-in account of a page has the role operator.
 func isOperator(c caller) bool { return c.Account != nil && c.Account.Operator }
 
-// now returns the free space and the size of the data folder's file system, in bytes. The result
-// `ok` is false if the hub does not watch the file system, or cannot read its state.
+// The method `now` returns the free space and the size of the data folder's file system, in bytes.
+// The result `ok` is false if the hub does not watch the file system, or cannot read its state.
 func (s *space) now() (free, size int64, ok bool) {
 	if s.dir == "" {
 		return 0, 0, false

@@ -115,7 +115,7 @@ func TestOperatorsPagesShowCountsAndOwnersOnly(t *testing.T) {
 	for path, wants := range map[string][]string{
 		"/ui/operator":        {"ada", "mallory", "olga", "enabled", "64 GiB", "operator"},
 		"/ui/operator/makers": {"FAKE", "Devices with other TPMs"},
-		"/ui/operator/health": {"Free disk space", "renews it by itself", "never expire", "Go"},
+		"/ui/operator/health": {"Free disk space", "renews the certificate by itself", "never expire", "Go"},
 	} {
 		for _, want := range wants {
 			if !strings.Contains(pages[path], want) {
@@ -202,7 +202,8 @@ func TestOperatorSeesVersionsAndNoOtherText(t *testing.T) {
 	}
 }
 
-// If a hub has many devices, the page counts only some devices of each owner, and says this.
+// If a hub has many devices, the page counts only some devices of each owner, and the page states
+// that.
 func TestVersionsAreCountedInASample(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -40,7 +40,7 @@ func (s *Server) showNumbers(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPart(w, r, "overview", "numbers", ui.Page{Data: o})
 }
 
-// numbers returns the counts of a fleet, each with the address of the list of these devices.
+// numbers returns the counts of a fleet, each with the address of a list of the counted devices.
 func (s *Server) numbers(r *http.Request) (*ui.Overview, error) {
 	account, now := accountOf(r), s.cfg.Now()
 	f, err := s.fleetSummary(r.Context(), account.ID, facetsOnPage, arrivalDays)
@@ -100,7 +100,7 @@ func facetOf(name string, field store.SearchField, f Facet, total int) ui.Facet 
 	return facet
 }
 
-// needs returns the problems that need a person's attention, the most urgent first.
+// The function `needs` returns the problems that need a person's attention, the most urgent first.
 func needs(f FleetSummary, tokens int) (list []ui.Todo) {
 	add := func(state string, n int, one, several, path string) {
 		if n == 0 {

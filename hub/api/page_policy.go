@@ -54,8 +54,8 @@ type policies struct {
 	hubDoc, ownDoc *policy.Document // nil: none
 }
 
-// version returns a hash of both policies. putPreviewed compares it to notice a change after the
-// preview.
+// version returns a hash of both policies. putPreviewed compares the hash with the hash of the
+// preview, to notice a change after the preview.
 func (p *policies) version() string {
 	return fmt.Sprintf("%x", sha256.Sum256([]byte(p.hub.Text+"\x00"+p.own.Text)))
 }
@@ -181,8 +181,8 @@ func (s *Server) checkPolicyOnPage(w http.ResponseWriter, r *http.Request) error
 	return s.renderPart(w, r, "policy", "checked", ui.Page{Data: p})
 }
 
-// editPolicyOnPage previews a policy, or puts a previewed policy into force. It refuses a policy if
-// the form has not previewed exactly this text.
+// editPolicyOnPage previews a policy, or puts a previewed policy into force. It puts a text into
+// force only if the preview was of exactly this text.
 func (s *Server) editPolicyOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -297,7 +297,7 @@ func rankOf(b ui.Badge) int {
 
 // cutByParts returns, as a sentence, why the new policy would not admit a device because of a part
 // of its boot. It returns "" if the policy would admit the device, or if the present policy does
-// not.
+// not admit the device either.
 func (s *Server) cutByParts(ctx context.Context, t *onboard.Trial, d *store.DeviceRow) (string, error) {
 	now, would := t.BootParts()
 	if len(would) == 0 || d.Enrolment == (store.Hash{}) {
@@ -311,10 +311,11 @@ func (s *Server) cutByParts(ctx context.Context, t *onboard.Trial, d *store.Devi
 	if _, _, before := unmet(states, now); !cut || before {
 		return "", nil
 	}
-	return fmt.Sprintf("The policy would require that the part %q of the boot is %s, and it is %s.", part, state, cmp.Or(states[part], "not judged")), nil
+	return fmt.Sprintf("The policy would require that the part %q of the boot is %s, but it is %s.", part, state, cmp.Or(states[part], "not judged")), nil
 }
 
-// previewAboard judges the newest devices.
+// previewAboard judges the newest devices with the present policy and with the new policy, and adds
+// the changes to p.
 func (s *Server) previewAboard(ctx context.Context, p *ui.PolicyPreview, t *onboard.Trial, owner string) error {
 	counts, err := s.cfg.Store.FleetCounts(ctx, owner)
 	if err != nil {
@@ -408,7 +409,8 @@ func outcomeBadge(o onboard.Outcome) ui.Badge {
 	return ui.Badge{Tone: "bad", Text: "refused"}
 }
 
-// previewArrivals judges the newest waiting machines.
+// previewArrivals judges the newest waiting machines with the present policy and with the new
+// policy, and adds the changes to p.
 func (s *Server) previewArrivals(ctx context.Context, p *ui.PolicyPreview, t *onboard.Trial, owner string) error {
 	list, err := s.cfg.Store.WaitingDevices(ctx, owner, s.cfg.Now(), previewWaiting)
 	if err != nil {

@@ -73,7 +73,7 @@ func TestPolicyPreviewShowsWhatItTouches(t *testing.T) {
 		t.Errorf("in force: %q", p)
 	}
 	says(t, b.page(policyPage), "All TPMs are refused (reason: none of them).", "rule 1 , your policy")
-	// If the policy were removed, the device would be accepted again.
+	// The preview of a removal of the policy shows that the device would be accepted again.
 	page = b.posts(policyPage, 200, "act", "clear", "text", text, "version", hidden(b.page(policyPage), "version"))
 	says(t, page, "1 would be accepted at the next onboarding", "Remove the policy")
 	b.put(page, "", 303)
@@ -90,7 +90,8 @@ func TestPolicyPreviewShowsWhatItTouches(t *testing.T) {
 }
 
 // A person can put only the previewed text into force. The hub refuses another text. It also
-// refuses if a policy has changed since the preview. The typed text stays on the page.
+// refuses the previewed text if the owner's policy or the hub's policy has changed since the
+// preview. The typed text stays on the page.
 func TestPolicyThatChangedSinceThePreviewIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -160,8 +161,8 @@ func TestPolicyPreviewSaysWhomARequiredBootCutsOff(t *testing.T) {
 	says(t, b.previewed("version: 1\nmeasured_boot: require\n"), "1 would lose access at once", "cut off")
 }
 
-// A preview accepts a device of a two-step enrolment, and a device that its owner approved, as the
-// hub accepted these devices at onboarding.
+// The hub has accepted a device of a two-step enrolment, and a device that its owner approved. A
+// preview of the same policy accepts these devices too.
 func TestPolicyPreviewJudgesEveryKindOfEnrolment(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

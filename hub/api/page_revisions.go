@@ -19,8 +19,9 @@ const (
 	revisionRows = 50
 )
 
-// The values of ?show=. "underway" and "failed" list the newest revision of each device in that
-// state; ?q= searches the devices. "recent" lists all posted revisions, newest first.
+// The values of ?show=. "underway" and "failed" list each device's newest revision, if this
+// revision is underway or has failed. ?q= limits this list to the devices that match a search.
+// "recent" lists all posted revisions, newest first.
 const (
 	showUnderway, showFailed, showRecent = "underway", "failed", "recent"
 )

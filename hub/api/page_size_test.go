@@ -151,8 +151,8 @@ func TestHostileFormMakesNoLargePage(t *testing.T) {
 	}
 }
 
-// A state that is too long for the form of its preview is posted from the same file again, and only
-// if the file has not changed.
+// If a state is too long for the form of its preview, the person sends the same file again. The hub
+// posts the state only if the file has not changed.
 func TestLongStateIsPostedFromTheSameFile(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -169,7 +169,7 @@ func TestLongStateIsPostedFromTheSameFile(t *testing.T) {
 	}
 	confirm := []string{"confirm", "yes", "newest", newest[1], "sum", sum[1], "message", "long"}
 	status, page, _ := b.sendFile(path, "file", "state.json", []byte(strings.Replace(string(state), "a.json", "b.json", 1)), confirm...)
-	says(t, page, "The file is not the one of the preview.")
+	says(t, page, "The file differs from the file of the preview.")
 	if status != 409 {
 		t.Errorf("another file: %d", status)
 	}

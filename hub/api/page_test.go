@@ -102,7 +102,7 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 			t.Errorf("%s: the page says %s, the hub takes %d bytes", route, body, rt.body)
 		}
 	}
-	// docs/protocol.md must name every route that has a rate limit of onboarding.
+	// docs/protocol.md must name every route that has a rate limit for onboarding.
 	for name, rt := range table {
 		if (rt.rate == onboardRate || rt.rate == signatureRate) && !listed[name] {
 			t.Errorf("the page lacks %s", name)
@@ -147,7 +147,7 @@ func size(words string) int {
 	return n * map[string]int{"KiB": 1 << 10, "MiB": 1 << 20}[unit]
 }
 
-// madeCode is a place where a code is made, and the code's HTTP statuses.
+// madeCode is a place in the source that makes an error code, and the HTTP statuses of this code.
 type madeCode struct {
 	at       string
 	statuses map[int]bool
@@ -207,8 +207,8 @@ type codes struct {
 	status    int               // the HTTP status in the call that makes the code; 0: statusOf returns it
 }
 
-// keys has the beginnings of the codes that the checks in package evidence make, one beginning for
-// each key. lacks has the endings of the codes for missing attributes.
+// keys has the beginnings of the codes that the checks in package evidence make, one for each kind
+// of key: EK, IAK and IDevID key. lacks has the endings of the codes for missing attributes.
 var (
 	keys  = []string{"ek", "iak", "idevid"}
 	lacks = []string{"not-fixed-tpm", "not-fixed-parent", "not-tpm-made", "not-signing"}
@@ -284,8 +284,8 @@ func (c *codes) expression(e ast.Expr) {
 			return
 		}
 	case *ast.BinaryExpr:
-		// The expressions code+"-roca" and code+"-"+a.code: code is one of keys, and a.code one of
-		// lacks.
+		// In the expressions code+"-roca" and code+"-"+a.code, the variable `code` is one of keys,
+		// and a.code is one of lacks.
 		if id, ok := e.X.(*ast.Ident); ok && id.Name == "code" {
 			if end, ok := literal(e.Y); ok {
 				for _, key := range keys {
@@ -308,8 +308,9 @@ func (c *codes) expression(e ast.Expr) {
 	c.t.Errorf("%s: this test cannot tell which error codes these are", c.fset.Position(e.Pos()))
 }
 
-// can reports whether the check of the key `key` can fail with the code ending `end`. checkKey
-// never checks an EK. Only an IAK must be restricted. Only an IDevID key must not be restricted.
+// The method `can` reports whether the check of the key `key` can fail with the code ending `end`.
+// checkKey never checks an EK. Only the check of an IAK requires a restricted key. Only the check
+// of an IDevID key requires a key that is not restricted.
 func (c *codes) can(key, end string) bool {
 	switch {
 	case end == "-not-restricted":

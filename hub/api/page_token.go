@@ -250,8 +250,8 @@ func confirmToken(t store.JoinToken) string {
 	return ui.Visible(t.Nick)
 }
 
-// disableTokenOnPage disables a join token, if the person typed confirmToken's word. A disabled
-// join token cannot be enabled again.
+// disableTokenOnPage disables a join token, if the person typed the word that confirmToken returns.
+// A disabled join token cannot be enabled again.
 func (s *Server) disableTokenOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err

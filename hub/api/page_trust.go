@@ -27,7 +27,7 @@ const (
 	// makerRows is the number of certificates on a page.
 	makerRows = 50
 	// maxChecked is the largest text or file with certificates that the hub checks, in bytes.
-	// checkedShown is the number of certificates of a file that it checks.
+	// checkedShown is the largest number of certificates of one file that the hub checks.
 	maxChecked, checkedShown = 256 << 10, 10
 	// checkBody bounds the form, which may have a text and a file of maxChecked bytes each.
 	checkBody = 2*maxChecked + 64<<10
@@ -124,7 +124,7 @@ func fitsMaker(row ui.MakerRow, words []string) bool {
 
 func (s *Server) makerRow(e *trust.Entry) ui.MakerRow {
 	row := ui.MakerRow{Maker: e.Maker, Name: e.Name(), SHA256: hex.EncodeToString(e.Fingerprint[:]), Source: e.Source, Badge: ui.Badge{Tone: "ok", Text: "trusted"},
-		Kind: "intermediate: only a link of chains", Until: e.Cert.NotAfter, Expired: s.cfg.Now().After(e.Cert.NotAfter)}
+		Kind: "intermediate: only a link in chains", Until: e.Cert.NotAfter, Expired: s.cfg.Now().After(e.Cert.NotAfter)}
 	if e.Root {
 		row.Kind = "root"
 	}
@@ -198,7 +198,7 @@ func checkedFile(r *http.Request) (name string, content []byte, err error) {
 }
 
 // fileOrText returns the file in the form. If the form has no file, it returns the field `field`.
-// If the file is larger than `most` bytes, the result is larger, too.
+// If the file is larger than `most` bytes, `content` is larger than `most` bytes too.
 func fileOrText(r *http.Request, field string, most int64) (name string, content []byte, err error) {
 	if err := readFileForm(r); err != nil {
 		return "", nil, err
@@ -254,20 +254,20 @@ func certificateFacts(der []byte) []ui.Fact {
 
 func (s *Server) checkedMaker(c *trust.Certificate, set *trust.Set) ui.CheckedCertificate {
 	out := ui.CheckedCertificate{Title: "Intermediate CA certificate", Facts: boundedFacts(c.Cert.Raw)}
-	what := "As an intermediate certificate, it would be only a link of chains. A TPM is trusted only if the chain ends at a trusted root."
+	what := "As an intermediate certificate, this certificate would be only a link in chains to a root. A TPM is trusted only if the chain ends at a trusted root."
 	if c.Root {
 		out.Title, what = "Root CA certificate", "The certificate is signed by its own key. If the hub trusted this certificate, it would trust every TPM with an EK certificate that chains to this certificate."
 	}
 	e, known := set.Entry(c.Fingerprint)
 	switch {
 	case known && e.Distrusted:
-		out.Badge, out.Words = ui.Badge{Tone: "bad", Text: "distrusted"}, []string{"The hub's operator distrusts it. The hub refuses every chain that contains it."}
+		out.Badge, out.Words = ui.Badge{Tone: "bad", Text: "distrusted"}, []string{"The hub's operator distrusts this certificate. The hub refuses every chain that contains it."}
 		out.Command = "gangway trust restore --data DIR " + hex.EncodeToString(c.Fingerprint[:])
 	case known:
-		out.Badge, out.Words = ui.Badge{Tone: "ok", Text: "trusted"}, []string{"It is in the hub's trust store. Its source: " + e.Source + "."}
+		out.Badge, out.Words = ui.Badge{Tone: "ok", Text: "trusted"}, []string{"This certificate is in the hub's trust store. Source: " + e.Source + "."}
 		out.Command = "gangway trust remove --data DIR " + hex.EncodeToString(c.Fingerprint[:])
 	default:
-		out.Badge, out.Words = ui.Badge{Tone: "off", Text: "not trusted"}, []string{what, "Before you import it, compare its SHA-256 with the value that the maker publishes."}
+		out.Badge, out.Words = ui.Badge{Tone: "off", Text: "not trusted"}, []string{what, "Before you import the certificate, compare its SHA-256 with the value that the maker publishes."}
 		out.Command = "gangway trust import --data DIR maker.pem"
 	}
 	if s.cfg.Now().After(c.Cert.NotAfter) {
@@ -292,7 +292,7 @@ func (s *Server) checkedEK(ek *tcg.EKCertificate, above [][]byte, makers *onboar
 		out.Facts = append(out.Facts, ui.Fact{Name: "EK, SHA-256", Value: hex.EncodeToString(hash[:]), Mono: true})
 	}
 	if v.Accepted() {
-		out.Words = append(out.Words, "A certificate does not prove who has its key. A TPM proves that when it onboards.")
+		out.Words = append(out.Words, "A certificate does not prove who has the certificate's key. When a TPM onboards, the TPM proves that it has the key.")
 	}
 	return out
 }

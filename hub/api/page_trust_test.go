@@ -46,7 +46,7 @@ func TestTrustPageListsTheMakersInForce(t *testing.T) {
 	b := s.browser(t)
 	b.signIn()
 	page := b.page("/ui/trust")
-	says(t, page, "1 root, 1 intermediate", "root", "intermediate: only a link of chains", "does not check the makers' revocation lists")
+	says(t, page, "1 root, 1 intermediate", "root", "intermediate: only a link in chains", "does not check the makers' revocation lists")
 	root := s.maker.Root
 	fingerprint := fmt.Sprintf("%x", sha256.Sum256(root.Raw))
 	for query, want := range map[string]bool{"": true, "q=" + fingerprint[:10]: true, "q=" + strings.ToUpper(fingerprint[:6]): true, "q=nobody": false, "q=%3Cscript%3Ealert": false} {
@@ -80,7 +80,7 @@ func TestTrustPageChecksACertificate(t *testing.T) {
 	}{
 		"known root":   {pemOf(s.maker.Root.Raw), []string{"Root CA certificate", "in the hub's trust store", "gangway trust remove --data DIR"}},
 		"unknown root": {pemOf(stranger.Root.Raw), []string{"Root CA certificate", "not trusted", "signed by its own key", "compare its SHA-256", "gangway trust import --data DIR"}},
-		"intermediate": {pemOf(stranger.Intermediate.Raw), []string{"Intermediate CA certificate", "only a link of chains"}},
+		"intermediate": {pemOf(stranger.Intermediate.Raw), []string{"Intermediate CA certificate", "only a link in chains to a root"}},
 		"EK":           {pemOf(s.victim.EKCert), []string{"EK certificate of a TPM", "trusted", "EK, SHA-256"}},
 		"several":      {pemOf(stranger.Root.Raw) + "text between\n" + pemOf(s.victim.EKCert), []string{"Root CA certificate", "EK certificate of a TPM"}},
 		"not CA":       {pemOf(s.CA.ACA().Raw)[:200] + "\n-----END CERTIFICATE-----\n", []string{"Not a usable certificate"}},
@@ -148,7 +148,7 @@ func TestEKListIsChangedLineByLine(t *testing.T) {
 			t.Errorf("%q: the typed note is gone", bad)
 		}
 	}
-	// The page does not show another owner's line.
+	// The page does not show a line of another owner's EK list.
 	want[map[string]any](f.mallory, "PUT", "/policy/ek-list", `["cdef"]`, 200)
 	b.posts("/ui/trust/eks/remove", 404, "value", "cdef", "serial", "yes")
 	if page := b.page("/ui/trust/eks"); strings.Contains(page, "cdef") {

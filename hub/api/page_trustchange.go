@@ -51,7 +51,7 @@ const (
 var (
 	errTrustChanged = problem(http.StatusConflict, "trust-changed", "Read the new preview, and confirm it.", "The trust store has changed since the preview.")
 	errNoMaker      = problem(http.StatusNotFound, "not-found", "Open the list of certificates on the page Trust.", "The trust store does not have this certificate.")
-	errNoSuchAct    = problem(http.StatusBadRequest, "no-such-act", "Go back and reload the page.", "The certificate's state does not allow this.")
+	errNoSuchAct    = problem(http.StatusBadRequest, "no-such-act", "Go back and reload the page.", "The certificate's state does not allow this change.")
 )
 
 // trustVersion returns a hash of the certificates in force. The hub refuses a change if the trust
@@ -159,8 +159,8 @@ func readAdded(name string, content []byte) (certs []trust.Certificate, problem 
 	return certs, ""
 }
 
-// showMaker is the page of one certificate of the trust store. With ?act=, the page shows a preview
-// of that act.
+// showMaker is the page of one certificate of the trust store. If the query has ?act=, the page
+// also shows a preview of this change: remove, distrust or restore.
 func (s *Server) showMaker(w http.ResponseWriter, r *http.Request) error {
 	makers, e, err := s.makerInPath(r)
 	if err != nil {
@@ -248,8 +248,8 @@ func (s *Server) makerPage(r *http.Request, makers *onboard.Makers, e *trust.Ent
 }
 
 // removable reports whether the hub stops trusting a certificate after the removal of the
-// operator's import. The hub still trusts the certificate if it is also built in, or in a file of
-// gangway serve.
+// operator's import. The hub still trusts the certificate if it is also built in, or in a file that
+// 'gangway serve' reads.
 func (s *Server) removable(ctx context.Context, e *trust.Entry) bool {
 	if !e.Stored || e.BuiltIn {
 		return false
@@ -262,8 +262,9 @@ func (s *Server) removable(ctx context.Context, e *trust.Entry) bool {
 	return !still
 }
 
-// makerChange returns the change that an act makes, and sets the description of the effect. The
-// description is empty if the certificate's state does not allow the act.
+// makerChange returns the change that `act` names: remove, distrust or restore. It also sets the
+// description of the effect on the page. The description is empty if the certificate's state does
+// not allow the change.
 func (s *Server) makerChange(r *http.Request, p *ui.TrustChangePage, e *trust.Entry, act string) (change store.TrustChange, did string) {
 	if !slices.ContainsFunc(p.Acts, func(a ui.TrustAct) bool { return a.Name == act }) {
 		return change, ""
@@ -289,7 +290,7 @@ func (s *Server) previewMaker(w http.ResponseWriter, r *http.Request, status int
 	p.Chosen = act
 	switch act {
 	case removeAct:
-		p.Confirm, p.Lost = "Remove the certificate", "The hub does not use the certificate any more. If it is an intermediate, a device may send the certificate itself. To refuse the certificate, distrust it instead. You can add the certificate again."
+		p.Confirm, p.Lost = "Remove the certificate", "The hub does not use the certificate any more. If it is an intermediate, a device may send the certificate itself. To refuse the certificate, distrust it instead. You can add the certificate again later."
 	case distrustAct:
 		p.Confirm, p.Lost = "Distrust the certificate", "For all owners, the hub refuses every chain that contains the certificate, or another certificate with the same key. You can trust the certificate again."
 	case restoreAct:
@@ -446,8 +447,8 @@ func (s *Server) compareDevice(ctx context.Context, c *comparison, d *store.Devi
 	return nil
 }
 
-// enrolled returns an enrolment's request, with the intermediate certificates that the hub fetched
-// for it.
+// The function `enrolled` returns an enrolment's request, with the intermediate certificates that
+// the hub fetched for it.
 func enrolled(e *store.Enrolment) (*evidence.Request, error) {
 	request, err := evidence.ParseKept(e.Request)
 	if err != nil || request.EKCertificate == nil || len(e.EKLinks) == 0 {
@@ -493,8 +494,9 @@ func (s *Server) compareWaiting(ctx context.Context, c *comparison, owner string
 	return nil
 }
 
-// chains reports whether an EK certificate has a chain now, and whether it has a chain after the
-// change. It also reports whether the present chain has the certificate that the change is about.
+// chains compares the chains of one EK certificate. The result `has` reports whether the EK
+// certificate has a chain now, and `gets` whether it has a chain after the change. The result
+// `through` reports whether the present chain contains the certificate that the change is about.
 func (c *comparison) chains(r *evidence.Request, at time.Time) (through, has, gets bool) {
 	now := c.now.Chain(r, at)
 	through = c.about != nil && slices.ContainsFunc(now, func(cert *x509.Certificate) bool { return sha256.Sum256(cert.Raw) == c.about.Fingerprint })
@@ -509,9 +511,9 @@ func (s *Server) addedCertificate(e *trust.Entry, set *trust.Set) ui.CheckedCert
 	case e.Root && self:
 		out.Title, out.Words = "Root CA certificate", []string{"The certificate is signed by its own key. The hub would trust every TPM with an EK certificate that chains to this certificate."}
 	case e.Root:
-		out.Title, out.Words = "CA certificate, added as a root", []string{"Another CA issued it. The hub would trust every TPM whose certificate chains to it."}
+		out.Title, out.Words = "CA certificate, added as a root", []string{"Another CA issued this certificate. The hub would trust every TPM with an EK certificate that chains to it."}
 	default:
-		out.Words = []string{"The hub would use the certificate only as a link of chains."}
+		out.Words = []string{"The hub would use the certificate only as a link in chains to a root."}
 	}
 	if had, known := set.Entry(e.Fingerprint); known {
 		out.Badge = ui.Badge{Tone: "ok", Text: "trusted"}
@@ -528,8 +530,8 @@ func (s *Server) addedCertificate(e *trust.Entry, set *trust.Set) ui.CheckedCert
 	return out
 }
 
-// boundedFacts is certificateFacts with texts of bounded length, because a certificate may have
-// very long names.
+// boundedFacts is like certificateFacts, but with texts of bounded length, because a certificate
+// may have very long names.
 func boundedFacts(der []byte) []ui.Fact {
 	facts := certificateFacts(der)
 	for i := range facts {

@@ -17,7 +17,7 @@ import (
 
 const addMakers = "/ui/operator/makers/add"
 
-// trustVersionOn returns the version of the trust store in the form of a preview.
+// trustVersionOn returns the version of the trust store that a preview's form contains.
 func trustVersionOn(t testing.TB, page string) string {
 	t.Helper()
 	found := regexp.MustCompile(`name="version" value="([0-9a-f]{64})"`).FindStringSubmatch(page)
@@ -27,7 +27,7 @@ func trustVersionOn(t testing.TB, page string) string {
 	return found[1]
 }
 
-// pemOn returns the certificates in the form of a preview.
+// pemOn returns the certificates that a preview's form contains.
 func pemOn(page string) string {
 	if found := regexp.MustCompile(`(?s)name="pem" value="([^"]*)"`).FindStringSubmatch(page); found != nil {
 		return html.UnescapeString(found[1])
@@ -97,7 +97,8 @@ func TestOperatorDistrustsAMakerOnThePage(t *testing.T) {
 	if page := b.page("/ui/trust"); !strings.Contains(page, `href="`+path+`"`) {
 		t.Error("the list has no link to the certificate")
 	}
-	// The certificate is in a file of gangway serve, so that only its distrust has an effect.
+	// The certificate is in a file that 'gangway serve' reads, so the page offers to distrust it,
+	// and does not offer to remove it.
 	if page := b.page(path); strings.Contains(page, "Remove it") {
 		t.Error("the page offers a removal without effect")
 	}
@@ -207,8 +208,8 @@ func TestHostileMakersFileIsRefused(t *testing.T) {
 	}
 }
 
-// An owner reads the trust store and finds no form that changes it. The previews show an operator
-// no name of an owner's machine.
+// An owner reads the trust store and finds no form that changes it. The previews do not show an
+// operator the name of an owner's machine.
 func TestOwnerCannotChangeTheMakers(t *testing.T) {
 	t.Parallel()
 	s, olga, stranger, machine := trustScene(t)

@@ -39,7 +39,8 @@ const (
 	clonedRows = 20
 )
 
-// means has a sentence for each question's code: the meaning of an approval.
+// A person must decide the questions about a machine. For the code of each question, `means` has a
+// sentence that says what an approval means.
 var means = map[string]string{
 	evidence.CodeNoCertificate: "You confirm that this EK belongs to a real TPM in one of your machines. No certificate of a TPM maker confirms it.",
 	evidence.CodeUntrusted:     "You trust this TPM although the hub does not trust the CA of its certificate. For other TPMs, the hub does not trust that CA.",
@@ -69,8 +70,8 @@ func questionsOf(v evidence.Verdict) []ui.Question {
 	return list
 }
 
-// likeness returns a key that is equal for machines about which one decision can be made: machines
-// with the same questions.
+// likeness returns a key of a waiting machine. Machines with the same key have the same questions,
+// so a person can make one decision about them.
 func likeness(w store.WaitingDevice, questions []ui.Question) string {
 	var parts []string
 	maker := false

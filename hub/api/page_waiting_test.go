@@ -16,7 +16,8 @@ import (
 	"gangway/tcg"
 )
 
-// arrives sends the request of a machine without an EK certificate, and returns its waiting id.
+// The method `arrives` sends the request of a machine without an EK certificate, and returns its
+// waiting id.
 func (s *scene) arrives(t *testing.T, model, serial string) (*fleet.Device, string) {
 	t.Helper()
 	d := s.uncertified(t)
@@ -79,8 +80,8 @@ func TestWaitingRoomShowsAllThatIsKnown(t *testing.T) {
 			t.Errorf("%d: the page lacks %q", status, want)
 		}
 	}
-	// The other facts are on the machine's own page. A person can also open the same facts as a
-	// part of the list's page.
+	// The facts that the list does not show are on the machine's own page. A person can also open
+	// these facts as a part of the list's page.
 	other := waits(t, s.post(t, s.request(t, evil)), "ek-chain-untrusted").DeviceID
 	for of, more := range map[string][]string{
 		id:    {"The machine sent no EK certificate.", fmt.Sprintf("%x", must(d.EK.Public.Name())(t))},
@@ -154,8 +155,8 @@ func TestGroupDecisionSweepsInNoMachineThatWasNotShown(t *testing.T) {
 	if n := s.eventsOf(t, "device.approved"); n != 2 {
 		t.Errorf("%d events of 2 approvals", n)
 	}
-	// If a person sends the same form again, the hub stores no decision, because the rows have
-	// changed since the first decision.
+	// If a person sends the same form again, the hub stores no decision, because the machines' rows
+	// in the store have changed since the first decision.
 	if status, page, _ := b.send("POST", "/ui/waiting/decide", form.Encode()); status != 409 || !strings.Contains(page, "0 of 3") {
 		t.Errorf("again: %d %s", status, brief.Of(page))
 	}

@@ -86,8 +86,8 @@ func (s *Server) wall(ctx context.Context, owner string) (*ui.Wall, error) {
 	return wall, nil
 }
 
-// underway lists the newest machines that have not finished their onboarding: machines that have
-// not activated their certificates, and machines that wait for their owner's decision.
+// underway lists the newest machines that have not finished their onboarding. These machines have
+// not activated their certificates yet, or wait for their owner's decision.
 func (s *Server) underway(ctx context.Context, owner string, most int) (list []ui.WallMachine, err error) {
 	now := s.cfg.Now()
 	pending, err := s.cfg.Store.PendingEnrolments(ctx, owner, now, most)

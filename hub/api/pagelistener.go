@@ -54,7 +54,7 @@ type onPagesKey struct{}
 // onPages reports whether a request came through the pages' own listener.
 func onPages(r *http.Request) bool { return r.Context().Value(onPagesKey{}) != nil }
 
-// urlFor returns the URL of the listener that received the request. A client of one listener may
+// urlFor returns the URL of the listener that received the request. A client of one listener might
 // not trust the certificate of the other listener.
 func (s *Server) urlFor(r *http.Request) string {
 	if onPages(r) {

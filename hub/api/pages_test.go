@@ -46,7 +46,8 @@ func (b *browser) send(method, path, form string) (int, string, http.Header) {
 	return status, string(page), h
 }
 
-// sees opens a page. It checks that the page has each text in `has` and no text in `lacks`.
+// The method `sees` opens a page. It checks that the page has each text in `has` and no text in
+// `lacks`.
 func (b *browser) sees(path string, has, lacks []string) {
 	b.t.Helper()
 	status, page, _ := b.send("GET", path, "")
@@ -69,7 +70,7 @@ func formTokenIn(page string) string {
 	return token
 }
 
-// signIn signs in as ada, and takes a form token from the overview.
+// The method `signIn` signs in as ada, and takes a form token from the overview.
 func (b *browser) signIn() {
 	b.t.Helper()
 	defer func() { b.send("GET", "/ui/overview", "") }()

@@ -24,14 +24,15 @@ import (
 // stack the handshake and the last request have enlarged. So the hub parks an idle connection: it
 // takes the connection back from net/http, waits until the client sends something, and gives the
 // connection to net/http again, like a new connection. One goroutine waits for all parked
-// connections, with epoll: a goroutine for each connection would use a quarter of the memory.
+// connections, with epoll. With one goroutine for each connection, the goroutines would use a
+// quarter of the memory.
 
 // parkAfter is how long a connection is idle before it is parked.
 const parkAfter = time.Second
 
 // readBuffer is the length of the buffer into which net/http reads a request, if net/http has no
-// byte of this request yet. With any other length, net/http may already have a part of the request,
-// and then the connection must not be parked.
+// byte of this request yet. With a buffer of any other length, net/http may already have a part of
+// the request. In that case, the connection must not be parked.
 const readBuffer = 4096
 
 // parking is a listener for http.Server.Serve. It does the TLS handshakes, and parks idle
@@ -67,7 +68,7 @@ func newParking(l net.Listener, c *tls.Config, peer func(*tls.ConnectionState) (
 }
 
 // acceptAll accepts connections until the listener fails or is closed. Like net/http, it tries
-// again after an error that may pass, such as too many open files.
+// again after an error that may be temporary, such as too many open files.
 func (p *parking) acceptAll() {
 	pause := time.Duration(0)
 	for {
@@ -196,13 +197,13 @@ type socket struct {
 	// patience is how long the client may take to receive the held bytes.
 	patience time.Duration
 
-	turns chan struct{} // of the parking; nil after the handshake
+	turns chan struct{} // the field of the `parking`; nil after the handshake
 	turn  bool          // the handshake has a turn
 	until time.Time     // end of the handshake's time
 }
 
-// heldBytes collects what a connection sends, so that a whole answer, with the alert that ends the
-// connection, is one system call and one packet.
+// heldBytes collects the bytes that a connection sends. So a whole answer, with the alert that ends
+// the connection, needs only one system call and one packet.
 type heldBytes struct {
 	holding atomic.Bool
 	mu      sync.Mutex
@@ -233,7 +234,7 @@ func (s *socket) Write(b []byte) (int, error) {
 	return s.Conn.Write(b)
 }
 
-// send writes the held bytes, and ends hold.
+// send writes the held bytes, and ends the effect of the method `hold`.
 func (s *socket) send() error {
 	if !s.held.holding.Load() {
 		return nil
@@ -266,9 +267,10 @@ func holdAnswer(r *http.Request) {
 
 // Read reads from the client. In a handshake, it then waits until it is the handshake's turn to
 // compute. Without turns, a flood of connections would make thousands of handshakes compute at the
-// same time. The requests that the hub has admitted would get hardly any CPU time then, and the hub
-// would refuse all others as overloaded. A handshake that waits for its client has no turn, so slow
-// clients keep no turn from others. If the handshake's time is over, its client is probably gone.
+// same time. The requests that the hub has admitted would get hardly any CPU time then, and the
+// hub, being overloaded, would refuse all other requests. A handshake that waits for its client has
+// no turn, so slow clients do not delay other clients. If the handshake's deadline has passed, Read
+// returns an error, because the client is probably gone.
 func (s *socket) Read(b []byte) (n int, err error) {
 	if s.turns == nil {
 		return s.Conn.Read(b)
@@ -292,8 +294,8 @@ func (s *socket) giveTurnBack() {
 	}
 }
 
-// stateOf returns the state of a connection that a parking gave to net/http; nil: the connection is
-// from another listener.
+// stateOf returns the state of a connection that net/http got from the type `parking`. It returns
+// nil if the connection is from another listener.
 func stateOf(c net.Conn) *connState {
 	if l, ok := c.(*lent); ok {
 		c = l.Conn
@@ -309,8 +311,8 @@ func stateOf(c net.Conn) *connState {
 	return s.state
 }
 
-// rawOf returns the socket of a connection, also if the connection begins with a header of the
-// PROXY protocol; nil: the connection has no socket, so it cannot be parked.
+// rawOf returns the socket of a connection, even if the connection begins with a header of the
+// PROXY protocol. It returns nil if the connection has no socket, and so cannot be parked.
 func rawOf(c net.Conn) syscall.RawConn {
 	if p, ok := c.(interface{ Raw() net.Conn }); ok {
 		c = p.Raw()
@@ -396,8 +398,8 @@ const (
 // errParked ends net/http's wait for the next request.
 var errParked = errors.New("hub: the idle connection is parked")
 
-// Read implements net.Conn. If net/http waits for the next request and has no byte of it yet, Read
-// waits only for parkAfter.
+// Read implements net.Conn. If net/http waits for the next request and has no byte of that request
+// yet, Read waits only for parkAfter.
 func (l *lent) Read(b []byte) (int, error) {
 	if l.state.Load() != isLent {
 		return 0, net.ErrClosed
@@ -456,9 +458,10 @@ func (l *lent) SetDeadline(t time.Time) error {
 	return l.Conn.SetDeadline(t)
 }
 
-// SetReadDeadline implements net.Conn. After net/http has waited for a request, it removes the
-// deadline of the idle time as soon as it has the first bytes, even if it read these bytes before
-// the connection was idle. From then on, Read must not park the connection.
+// SetReadDeadline implements net.Conn. While net/http waits for a request, the connection has the
+// deadline of the idle time. net/http removes this deadline as soon as net/http has the first bytes
+// of the request. This holds even if net/http has read these bytes earlier. From then on, Read must
+// not park the connection.
 func (l *lent) SetReadDeadline(t time.Time) error {
 	if l.state.Load() != isLent {
 		return net.ErrClosed

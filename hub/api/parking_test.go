@@ -67,7 +67,7 @@ func newGarageOn(t *testing.T, l net.Listener, times Timeouts, h http.HandlerFun
 	return g
 }
 
-// note counts the connections that net/http has.
+// The method `note` counts the connections that net/http has.
 func (g *garage) note(c net.Conn, s http.ConnState) {
 	noteIdle(c, s)
 	switch s {
@@ -78,7 +78,7 @@ func (g *garage) note(c net.Conn, s http.ConnState) {
 	}
 }
 
-// ends waits until net/http has no connection.
+// The method `ends` waits until net/http has no connection.
 func (g *garage) ends() {
 	g.Helper()
 	for range 500 {
@@ -132,7 +132,7 @@ func (g *garage) connect() *visit {
 	return g.over(raw)
 }
 
-// over returns a visit that uses the connection `raw`.
+// The method `over` returns a visit that uses the connection `raw`.
 func (g *garage) over(raw net.Conn) *visit {
 	g.Helper()
 	c := tls.Client(raw, &tls.Config{InsecureSkipVerify: true})
@@ -162,7 +162,8 @@ func (v *visit) answer() string {
 	return string(b)
 }
 
-// closed checks that the server closes the connection. The server may send an answer before that.
+// The method `closed` checks that the server closes the connection. The server may send an answer
+// before that.
 func (v *visit) closed() {
 	v.Helper()
 	if b, err := io.ReadAll(v.in); errors.Is(err, os.ErrDeadlineExceeded) {
@@ -260,7 +261,7 @@ func TestClientCannotHoldAParkedConnection(t *testing.T) {
 	g.await(0)
 }
 
-// When the hub ends, it closes the parked connections at once, and parks no other connections.
+// When the hub ends, it closes the parked connections at once, and parks no further connections.
 func TestParkedConnectionsEndWithTheHub(t *testing.T) {
 	t.Parallel()
 	g := newGarage(t, Timeouts{}, func(w http.ResponseWriter, r *http.Request) {})
@@ -282,9 +283,11 @@ func TestParkedConnectionsEndWithTheHub(t *testing.T) {
 	}
 }
 
-// The client gets a complete held answer in each of these cases: the answer is larger than the
-// bytes that may be held; the client closes its side first; the server closes the connection after
-// the answer. In the last case, the end of the connection is authenticated.
+// The client gets a held answer (see socket.hold) completely in each of these cases:
+//   - The answer is larger than the bytes that may be held.
+//   - The client closes its side first.
+//   - The server closes the connection after the answer. The end of the connection is
+//     authenticated.
 func TestHeldAnswersComeWhole(t *testing.T) {
 	t.Parallel()
 	g := newGarage(t, Timeouts{}, func(w http.ResponseWriter, r *http.Request) {
@@ -314,7 +317,7 @@ func TestHeldAnswersComeWhole(t *testing.T) {
 }
 
 // Attack: a client sends requests and never reads the held answers. The hub closes the connection
-// after the time for an answer.
+// after the time that a client may take to receive an answer.
 func TestClientThatReadsNothingCannotHoldAnAnswer(t *testing.T) {
 	t.Parallel()
 	var answers atomic.Int64
@@ -370,7 +373,7 @@ func TestConnectionIsNotParkedInARequestThatCameEarly(t *testing.T) {
 	}
 }
 
-// Requests may come at the moment at which a connection is parked.
+// Each request is answered, even if it comes at the moment when its connection is parked.
 func TestRequestsWhileConnectionsAreParked(t *testing.T) {
 	t.Parallel()
 	g := newGarage(t, Timeouts{}, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.URL.Path) })

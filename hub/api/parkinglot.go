@@ -16,7 +16,8 @@ type lot struct {
 	mu     sync.Mutex
 	parked map[int32]*parkable // guarded by mu; by file descriptor; nil: the lot is closed
 	// `oldest` and `newest` are the ends of a list of all parked connections, in the order of their
-	// field `until`. All connections may stay equally long, so a new connection becomes the newest.
+	// field `until`. All connections may stay parked for the same time, so a new connection becomes
+	// the newest.
 	oldest, newest *parkable // guarded by mu
 }
 
@@ -99,8 +100,8 @@ func (l *lot) run() {
 	}
 }
 
-// called removes, and returns, the connections whose clients have sent something, or have closed
-// the connection.
+// The method `called` removes and returns the connections whose clients have sent something, or
+// have closed the connection.
 func (l *lot) called(events []unix.EpollEvent) (list []*parkable) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -113,8 +114,8 @@ func (l *lot) called(events []unix.EpollEvent) (list []*parkable) {
 	return list
 }
 
-// idle removes, and returns, the connections that are idle for too long. It also reports whether
-// the lot is still open.
+// The method `idle` removes and returns the connections that are idle for too long. It also reports
+// whether the lot is still open.
 func (l *lot) idle(now time.Time) (list []*parkable, open bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	"gangway/hub/tracing/step"
@@ -16,11 +15,14 @@ import (
 	"golang.org/x/crypto/argon2"
 )
 
-// Parameters of argon2id (RFC 9106, section 4): the 19 MiB of memory that OWASP recommends, and
-// three passes, one more than OWASP recommends.
+// argonCost has the parameters of argon2id (RFC 9106, section 4) that set what a hash costs.
+type argonCost struct{ passes, memory uint32 } // memory in KiB
+
+// passwordCost is the cost of new hashes: the 19 MiB of memory that OWASP recommends, and three
+// passes, one more than OWASP recommends. Only tests of this package change it, before they begin.
+var passwordCost = argonCost{passes: 3, memory: 19 << 10}
+
 const (
-	argonTime    = 3
-	argonMemory  = 19 << 10 // KiB
 	argonThreads = 1
 	argonKey     = 32
 )
@@ -32,15 +34,21 @@ const (
 )
 
 // HashPassword returns the PHC string of a password: $argon2id$v=19$m=19456,t=3,p=1$salt$key.
-func HashPassword(password string) (string, error) {
+func HashPassword(password string) (string, error) { return hashPassword(password, passwordCost) }
+
+func hashPassword(password string, cost argonCost) (string, error) {
 	if len(password) < MinPassword || len(password) > MaxPassword {
 		return "", fmt.Errorf("a password must have %d to %d bytes", MinPassword, MaxPassword)
 	}
 	salt := make([]byte, 16)
 	rand.Read(salt) // never fails
-	key := argon2.IDKey([]byte(password), salt, argonTime, argonMemory, argonThreads, argonKey)
+	return phc(cost, salt, argon2.IDKey([]byte(password), salt, cost.passes, cost.memory, argonThreads, argonKey)), nil
+}
+
+// phc returns the PHC string of a key that argon2id made of a password.
+func phc(cost argonCost, salt, key []byte) string {
 	enc := base64.RawStdEncoding.EncodeToString
-	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemory, argonTime, argonThreads, enc(salt), enc(key)), nil
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, cost.memory, cost.passes, argonThreads, enc(salt), enc(key))
 }
 
 // passwords checks passwords. Each check takes 19 MiB of memory, so only a few checks run at the
@@ -59,15 +67,19 @@ const (
 	passwordTimeout = 5 * time.Second // how long a check waits at most
 )
 
-// decoyHash makes one decoy for all servers of a process. No account has this hash.
-var decoyHash = sync.OnceValues(func() (string, error) { return HashPassword("no account has this password") })
-
-func newPasswords() (*passwords, error) {
-	decoy, err := decoyHash()
-	if err != nil {
-		return nil, err
+func newPasswords() *passwords {
+	return &passwords{
+		queue: lifoSemaphore{free: passwordsAtOnce, maxWaiting: passwordQueue, timeout: passwordTimeout},
+		decoy: decoy(passwordCost),
 	}
-	return &passwords{queue: lifoSemaphore{free: passwordsAtOnce, maxWaiting: passwordQueue, timeout: passwordTimeout}, decoy: decoy}, nil
+}
+
+// decoy returns a hash with a random key. No password has that key, and the check of the hash takes
+// as long as for a real one.
+func decoy(cost argonCost) string {
+	random := make([]byte, 16+argonKey)
+	rand.Read(random) // never fails
+	return phc(cost, random[:16], random[16:])
 }
 
 // check reports whether `hash` is the hash of `password`. An empty hash matches no password, and

@@ -23,10 +23,10 @@ type Problem struct {
 	Code    string `json:"error"`
 	Message string `json:"msg"`
 	Hint    string `json:"hint,omitempty"`
-	// Certificate is the state of the connection's certificate, with the code
-	// "certificate-not-active": "unknown", "pending", "superseded", "expired" or "revoked".
+	// If the code is "certificate-not-active", Certificate is the state of the connection's
+	// certificate: "unknown", "pending", "superseded", "expired" or "revoked".
 	Certificate string `json:"certificate,omitempty"`
-	// Search is the part of a search's text that is wrong, with codes that begin with "search-".
+	// If the code begins with "search-", Search is the wrong part of the search's text.
 	Search *SearchProblem `json:"search,omitempty"`
 }
 

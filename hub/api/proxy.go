@@ -103,8 +103,9 @@ func (s *Server) isProxy(chains [][]*x509.Certificate) (bool, error) {
 	return true, nil
 }
 
-// clientVerifiers returns the verifiers of a client's certificate: of a connection, and of a device
-// behind the proxy.
+// clientVerifiers returns two verifiers of client certificates. The verifier `connection` is for
+// the certificate of a connection to the hub. The verifier `forwarded` is for the certificate of a
+// device that the proxy forwards.
 func clientVerifiers(ca *pki.Hub, p *Proxy) (connection, forwarded *clientVerifier) {
 	forwarded = newClientVerifier(false, ca.DeviceCAs()...)
 	if p == nil {
@@ -134,7 +135,8 @@ func resumedWithCertificate(state *tls.ConnectionState) bool {
 // origin in the request's context. It refuses a request with these headers that does not come from
 // the proxy.
 func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
-	// This can happen only with a listener that does not use TLSConfig: see Handler.
+	// A resumed session with a client certificate can occur only on a listener that does not use
+	// TLSConfig: see Handler.
 	if resumedWithCertificate(r.TLS) {
 		return r, problem(http.StatusForbidden, "tls-resumed", "Connect again with a full TLS handshake: without a session ticket, and without a cached session.",
 			"The TLS session was resumed, so the certificate's key was not used on this connection.")
@@ -202,7 +204,8 @@ func (s *Server) verifyForwarded(cert, chain []string) (*x509.Certificate, error
 			}
 		}
 	}
-	// The device CA signs devices' certificates only, so the chain's certificates cannot help.
+	// The device CA signs devices' certificates only, so the hub does not need the other
+	// certificates of the chain.
 	if _, err := s.forwarded.verify(x509.VerifyOptions{CurrentTime: s.cfg.Now()}, c); err != nil {
 		return nil, errors.New("the certificate does not chain to the device CA for client authentication")
 	}

@@ -110,7 +110,7 @@ func newBehindWith(t testing.TB, change func(*api.Config)) *behind {
 	return b
 }
 
-// through sends a request through the proxy, with or without a client certificate.
+// The method `through` sends a request through the proxy, with or without a client certificate.
 func (b *behind) through(t testing.TB, cert *tls.Certificate, method, path, body string, header http.Header) *fleet.Answer {
 	t.Helper()
 	roots := x509.NewCertPool()
@@ -188,7 +188,7 @@ func TestOnboardsInTwoStepsThroughTheProxy(t *testing.T) {
 	}
 }
 
-// Activation is bound to the device's own TLS connection, so a proxy cannot forward it.
+// Activation is bound to the device's own TLS connection, so a proxy cannot forward an activation.
 func TestActivationThroughTheProxyIsRefused(t *testing.T) {
 	t.Parallel()
 	b := newBehind(t)
@@ -201,7 +201,8 @@ func TestActivationThroughTheProxyIsRefused(t *testing.T) {
 	}
 }
 
-// Weakness 6 of the original hub: anyone could send the header with any certificate.
+// Weakness 6 of Pantacor's original hub: anyone could send the header Client-Cert with any
+// certificate.
 func TestClientCertHeaderIsTheProxysAlone(t *testing.T) {
 	t.Parallel()
 	b := newBehind(t)
@@ -221,16 +222,17 @@ func TestClientCertHeaderIsTheProxysAlone(t *testing.T) {
 			}
 		}
 	}
-	// If a request comes through the proxy, the hub uses only the header that the proxy wrote.
+	// If a request comes through the proxy, the hub uses only the Client-Cert header that the proxy
+	// wrote.
 	refused(t, b.through(t, nil, "GET", "/device", "", stolen), 401, "no-certificate")
 	if a := b.through(t, &own, "GET", "/device", "", stolen); a.Status != 200 || !bytes.Contains(a.Body, []byte(b.deviceOf(t, thief))) {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
-	// The headers of the original hub have no effect.
+	// The headers of Pantacor's original hub have no effect.
 	refused(t, b.asPeer(t, nil, "GET", "/device", http.Header{"Pantahub-Tls-Proxy-Token": {"abcde1234"}, "Pantahub-Tls-Client-Cert": {url.QueryEscape(string(c.IDevID.Raw))}}), 401, "no-certificate")
 }
 
-// A hub without a proxy accepts the header from no client.
+// A hub without a proxy does not accept the header Client-Cert from any client.
 func TestClientCertHeaderWithoutAProxyIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -327,7 +329,7 @@ func TestForwardedCertificateIsVerifiedAsInTLS(t *testing.T) {
 	if a := b.asPeer(t, &proxy, "GET", "/device", with); a.Status != 200 {
 		t.Errorf("with its chain: %d %s", a.Status, a.Body)
 	}
-	// The certificate must also be active in the store.
+	// The device's certificate must also be active in the store.
 	unknown := b.deviceCertificateNamed(t, c)
 	refused(t, b.asPeer(t, &proxy, "GET", "/device", http.Header{"Client-Cert": {sequence(unknown.Certificate[0])}}), 403, "certificate-not-active")
 	if err := b.Store.DeleteDevice(t.Context(), b.Owner.ID, b.deviceOf(t, b.victim), b.Now()); err != nil {

@@ -48,8 +48,8 @@ func network(addr string) netip.Prefix {
 
 func (l *limiter[K]) allow(key K, now time.Time) bool { return l.charge(key, 1, now) }
 
-// charge is like allow, but the request counts as `n` requests. If `n` is larger than the burst,
-// the request counts as the burst.
+// charge is like the method `allow`, but the request counts as `n` requests. If `n` is larger than
+// the burst of the rate limit, the request counts as a whole burst.
 func (l *limiter[K]) charge(key K, n int, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

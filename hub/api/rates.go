@@ -17,7 +17,7 @@ type Rate struct {
 	Burst     int
 }
 
-// Rates are the limits by name. See DefaultRates.
+// Rates are rate limits by name. See DefaultRates.
 type Rates map[string]Rate
 
 // Names of limits.
@@ -32,9 +32,9 @@ const (
 	bootRate         = "boot"
 )
 
-// DefaultRates returns the default limits. The operator can set other limits. The limit boot is for
-// one device, and the limit account is for one account. Each other limit is for one network: an
-// IPv4 address, or an IPv6 /64.
+// DefaultRates returns the default limits. The operator can set other limits. The limit "boot" is
+// for one device, and the limit "account" is for one account. Each other limit is for one network:
+// an IPv4 address, or an IPv6 /64.
 func DefaultRates() Rates {
 	return Rates{
 		onboardRate:      {50, 200},      // onboarding requests and activations
@@ -48,9 +48,9 @@ func DefaultRates() Rates {
 	}
 }
 
-// with returns a copy of `r`, in which the rates of `other` replace the rates of the same name. It
-// returns an error for an unknown name, and for a rate that admits no request. The texts of these
-// errors are for the operator.
+// The method `with` returns a copy of `r`, in which the rates of `other` replace the rates of the
+// same name. It returns an error for an unknown name, and for a rate that admits no request. The
+// texts of these errors are for the operator.
 func (r Rates) with(other Rates) (Rates, error) {
 	all := maps.Clone(r)
 	for name, rate := range other {

@@ -11,17 +11,18 @@ import (
 )
 
 const (
-	// readingAge is how long a reading is used again. So any number of scrapes costs one reading in
-	// this time.
+	// readingAge is how long the hub uses the same reading of its values for GET /metrics. In this
+	// time, any number of scrapes causes only one reading.
 	readingAge = 5 * time.Second
 	// readingTime bounds one reading.
 	readingTime = 4 * time.Second
 )
 
-// gauge takes readings of the hub. The cost of a reading does not grow with the fleet: the numbers
-// of devices are exact counters in the database.
+// gauge takes readings: the hub's values for GET /metrics and for the alarms, at one moment. The
+// cost of a reading does not grow with the fleet: the numbers of devices are exact counters in the
+// database.
 type gauge struct {
-	mu      sync.Mutex                 // locked during a reading, so that concurrent scrapes share it
+	mu      sync.Mutex                 // locked during a reading, so that concurrent scrapes share the reading
 	age     time.Duration              // guarded by mu: how long scrapes use a reading again
 	clock   func() (unset, known bool) // guarded by mu: whether a time server sets the kernel's clock
 	taken   time.Time                  // guarded by mu, by the process's monotonic clock
@@ -29,7 +30,7 @@ type gauge struct {
 	history []moment                   // guarded by mu: of the last hour, the oldest first
 }
 
-// moment has the numbers of one reading that later readings are compared with.
+// moment has those numbers of a reading with which the hub later compares newer readings.
 type moment struct {
 	at                time.Time
 	quiet             int
@@ -37,8 +38,8 @@ type moment struct {
 	known             bool // the database answered, so quiet is valid
 }
 
-// kernelClock asks the kernel whether its clock is synchronized. In a container, the kernel is the
-// host's.
+// kernelClock asks the kernel whether its clock is synchronized. In a container, this is the kernel
+// of the host.
 func kernelClock() (unset, known bool) {
 	var t unix.Timex
 	state, err := unix.Adjtimex(&t) // without a mode, Adjtimex only reads
@@ -48,7 +49,7 @@ func kernelClock() (unset, known bool) {
 	return state == unix.TIME_ERROR || t.Status&unix.STA_UNSYNC != 0, true
 }
 
-// reading returns a new reading or, if `fresh` is false, one that is at most gauge.age old.
+// reading returns a new reading or, if `fresh` is false, a reading that is at most gauge.age old.
 func (s *Server) reading(ctx context.Context, fresh bool) *alarm.Reading {
 	g := &s.gauge
 	g.mu.Lock()
@@ -64,8 +65,8 @@ func (s *Server) reading(ctx context.Context, fresh bool) *alarm.Reading {
 	return r
 }
 
-// takeReading fills all fields that need no earlier reading. If the database does not answer,
-// Database is false. The caller holds gauge.mu.
+// takeReading makes a reading, with all fields that need no earlier reading. If the database does
+// not answer, Database is false. The caller holds gauge.mu.
 func (s *Server) takeReading(ctx context.Context) *alarm.Reading {
 	r := &alarm.Reading{Now: s.cfg.Now(), Created: s.cfg.CA.Root().NotBefore, Certificates: s.certificatesNow()}
 	if s.space.dir != "" {
@@ -160,8 +161,8 @@ func (s *Server) rootsSoon(ctx context.Context, now time.Time) (n int, err error
 	return n, nil
 }
 
-// compare fills the fields that compare a reading with earlier ones, and remembers the reading. The
-// caller holds g.mu.
+// compare fills the fields that compare a reading with earlier readings, and remembers the reading.
+// The caller holds g.mu.
 func (g *gauge) compare(r *alarm.Reading, m *metrics) {
 	is := moment{at: r.Now, quiet: r.Quiet, known: r.Database, refused: count(m.refusedByRules), accepted: count(m.enrolments.WithLabelValues("accepted"))}
 	if len(g.history) > 0 && is.at.Before(g.history[len(g.history)-1].at) {
@@ -182,7 +183,7 @@ func (g *gauge) compare(r *alarm.Reading, m *metrics) {
 		}
 	}
 	r.Refused, r.Accepted = is.refused-oldest.refused, is.accepted-oldest.accepted
-	// Many scrapes need not be remembered: one moment in half a minute is enough.
+	// Even if there are many scrapes, remember only one moment in each half minute.
 	if n := len(g.history); n == 0 || is.at.Sub(g.history[n-1].at) >= sweepEvery/2 {
 		g.history = append(g.history, is)
 	}

@@ -143,7 +143,7 @@ func TestClaimNeedsTheChallengeAndIsOnce(t *testing.T) {
 		t.Errorf("%s", brief.Of(claimed))
 	}
 	want[map[string]any](eve, "PUT", "/devices/"+d.ID+"?challenge="+d.Challenge, nil, 412)
-	// A token from before the claim shows the current owner.
+	// With a token that was issued before the claim, the device reads a record with the new owner.
 	if view := want[api.DeviceView](self, "GET", "/devices/"+d.ID, nil, 200); view.Owner != claimed.Owner || view.Challenge != "" {
 		t.Errorf("%s", brief.Of(view))
 	}

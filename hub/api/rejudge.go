@@ -10,11 +10,12 @@ import (
 	"gangway/hub/store"
 )
 
-// maxJudged is the largest number of devices that one request judges again. The hub verifies all
-// signatures of each, which takes milliseconds.
+// maxJudged is the largest number of devices that one request judges again. For each device, the
+// hub verifies all signatures, which takes milliseconds.
 const maxJudged = 100
 
-// Judgement is what the hub would do with a device's kept evidence if the device sent it today.
+// Judgement says how the hub would judge a device's stored evidence if the device sent the evidence
+// today.
 type Judgement struct {
 	ID      string `json:"id"`
 	Nick    string `json:"nick"`
@@ -46,9 +47,9 @@ type JudgedStore interface {
 	Enrolment(ctx context.Context, request store.Hash) (store.Enrolment, error)
 }
 
-// Rejudge judges the kept evidence of at most `limit` of an owner's devices again, under the trust
-// store, the policies and the EK lists in force. It changes nothing. The list begins after the nick
-// `after`.
+// Rejudge judges the stored evidence of at most `limit` of an owner's devices again, under the
+// trust store, the policies and the EK lists in force. It changes nothing. The list begins after
+// the nick `after`.
 func Rejudge(ctx context.Context, st JudgedStore, s *onboard.Service, owner, after string, limit int) (*Judgements, error) {
 	trial, err := s.Try(ctx, owner, nil)
 	if err != nil {
@@ -84,7 +85,7 @@ func (p *Judgements) judge(ctx context.Context, st JudgedStore, trial *onboard.T
 	}
 	now, err := trial.Present(ctx, &e)
 	if errors.Is(err, onboard.ErrKept) { // one damaged row must not hide the other devices
-		now, err = onboard.Outcome{Action: evidence.Refuse, Code: "evidence-unreadable", Reason: "The kept evidence cannot be read."}, nil
+		now, err = onboard.Outcome{Action: evidence.Refuse, Code: "evidence-unreadable", Reason: "The stored evidence cannot be read."}, nil
 	}
 	if err != nil {
 		return err

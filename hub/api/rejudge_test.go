@@ -101,8 +101,8 @@ func TestRejudgeIsBoundedForEachOwner(t *testing.T) {
 	first()
 }
 
-// The scan after a change of trust goes on where it stopped, whichever replica does it and however
-// small its parts are. It counts each device once.
+// The scan after a change of trust continues where it stopped. Any replica can continue the scan,
+// in parts of any size. The scan counts each device once.
 func TestTrustScanGoesOnAfterARestart(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -127,7 +127,7 @@ func TestTrustScanGoesOnAfterARestart(t *testing.T) {
 	if again, rounds := scan(); again != 3 || rounds != 1 {
 		t.Errorf("a scan that has ended begins again: %d devices in %d parts", again, rounds)
 	}
-	// After the owner deleted a device, the number falls at the next scan.
+	// After the owner deleted a device, the next scan counts one device fewer.
 	f.deleteDevice(t, f.boatID)
 	f.Advance(2 * api.ScanAgain)
 	if again, _ := scan(); again != 2 {

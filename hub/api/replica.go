@@ -19,15 +19,16 @@ import (
 // changed, and the leases.
 
 const (
-	// tellEvery is how often a replica tells the others what changed, if anything did.
+	// tellEvery is how often a replica sends its changes to the other replicas, if there are
+	// changes.
 	tellEvery = 200 * time.Millisecond
-	// pollEvery is how often a replica asks what others have told. So an event of one replica
-	// reaches the pages of another one in at most tellEvery + pollEvery.
+	// pollEvery is how often a replica reads the messages of the other replicas. So an event of one
+	// replica reaches the pages of another replica in at most tellEvery + pollEvery.
 	pollEvery = time.Second
 	// pollMessages is the largest number of messages of one poll.
 	pollMessages = 100
-	// Bounds of one message. If more changed, the pages of the account, or all pages, load their
-	// parts again.
+	// Bounds of one message. If there are more changes, the pages of the account, or all pages,
+	// load their parts again.
 	newsChanges, newsOwners = 1000, 1000
 )
 
@@ -87,7 +88,8 @@ func (o *outbox) addAll() {
 	o.all, o.owners, o.n = true, nil, 0
 }
 
-// take returns the news since the last call. The result `some` is false if there are none.
+// The method `take` returns the news since the last call. The result `some` is false if there is no
+// news.
 func (o *outbox) take() (n news, some bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -102,7 +104,7 @@ func (o *outbox) take() (n news, some bool) {
 	return n, n.All || n.Owners != nil
 }
 
-// tellLoop tells the other replicas what changed, until ctx ends.
+// tellLoop sends this replica's changes to the other replicas, until ctx ends.
 func (s *Server) tellLoop(ctx context.Context) {
 	tick := time.NewTicker(tellEvery)
 	defer tick.Stop()
@@ -132,7 +134,7 @@ func (s *Server) tellOthers(ctx context.Context) {
 	if err != nil {
 		s.outbox.addAll()
 		if ctx.Err() == nil {
-			s.log.Warn("could not tell the other replicas what changed; the hub tries again", "err", err)
+			s.log.Warn("could not send changes to the other replicas; the hub tries again", "err", err)
 		}
 	}
 }
@@ -146,9 +148,10 @@ type mailbox struct {
 	behind  bool // messages may have been missed
 }
 
-// Poll passes the messages since the last call to `hear`. If messages may have been missed, it
-// passes news with All instead: at the first call, after an error (after a failover, the new
-// database server may number messages differently), and after a long pause.
+// Poll calls `hear` with each message that arrived after the last Poll. If messages may have been
+// missed, Poll instead calls `hear` once, with the field All set. This happens at the first call,
+// after a long pause, and after an error: after a failover, the new database server may number
+// messages differently.
 func (m *mailbox) Poll(ctx context.Context, now time.Time, hear func(news)) error {
 	if m.behind || now.Sub(m.read) > store.MessageLife/2 {
 		last, err := m.store.LastMessage(ctx)
@@ -197,7 +200,7 @@ func (s *Server) pollLoop(ctx context.Context) {
 		case err == nil:
 			s.heard.set(s.cfg.Now())
 		case ctx.Err() == nil:
-			s.log.Warn("could not read what other replicas changed; the hub tries again", "err", err)
+			s.log.Warn("could not read the changes of the other replicas; the hub tries again", "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -209,15 +212,17 @@ func (s *Server) pollLoop(ctx context.Context) {
 
 const (
 	leaseName = "periodic-work"
-	// leaseLife is how long a replica that crashed keeps others from the periodic work.
+	// leaseLife is how long a replica that crashed keeps the other replicas from doing the periodic
+	// work.
 	leaseLife  = 15 * time.Second
 	leaseRenew = 5 * time.Second
-	// leaseMargin is the time before the end of the lease at which its holder stops.
+	// leaseMargin is the time before the end of the lease at which its holder stops the periodic
+	// work.
 	leaseMargin = 4 * time.Second
 )
 
-// lease is the right to do the periodic work. Of several replicas, one holds it. A hub without
-// replicas always holds it.
+// lease is the right to do the periodic work. If there are several replicas, only one of them holds
+// the lease. A hub without replicas always holds it.
 type lease struct {
 	store   store.Replicas // nil: there are no other replicas
 	replica string
@@ -230,8 +235,8 @@ type lease struct {
 	timer *time.Timer
 }
 
-// duty returns the context for periodic work, whose writes check the lease. `ok` is false if
-// another replica does the work.
+// duty returns the context for periodic work. In this context, each write to the database checks
+// the lease. `ok` is false if another replica does the work.
 func (l *lease) duty(ctx context.Context) (_ context.Context, ok bool) {
 	if l.store == nil {
 		return ctx, ctx.Err() == nil
@@ -272,7 +277,7 @@ func (l *lease) try(ctx context.Context) error {
 	return nil
 }
 
-// stop ends the context of the work. The caller holds l.mu.
+// The method `stop` ends the context of the periodic work. The caller holds l.mu.
 func (l *lease) stop() {
 	if l.lose != nil {
 		l.lose()
@@ -280,7 +285,7 @@ func (l *lease) stop() {
 	l.held, l.lose = nil, nil
 }
 
-// end gives the lease back, so that another replica can take it at once.
+// The method `end` gives the lease back, so that another replica can take it at once.
 func (l *lease) end(ctx context.Context) error {
 	l.mu.Lock()
 	l.stop()
@@ -292,12 +297,12 @@ func (l *lease) end(ctx context.Context) error {
 	return l.store.EndLease(ctx, f)
 }
 
-// objectsLease is the name of the lease whose holder is the place of the objects. All replicas with
-// the same place hold it together.
+// objectsLease is the name of a lease. Its holder is not a replica but the place of the objects, so
+// all replicas with the same place hold the lease together.
 const objectsLease = "objects"
 
-// shareObjects returns an error if another replica stores its objects elsewhere: then each replica
-// would lack the other's objects, and would take them for lost.
+// shareObjects returns an error if another replica stores its objects elsewhere. In that case, each
+// replica would not find the other's objects, and would treat them as lost.
 func (s *Server) shareObjects(ctx context.Context) error {
 	if !s.cfg.Replicas || s.cfg.ObjectsAt == "" {
 		return nil
@@ -344,7 +349,7 @@ func (s *Server) periodic(ctx context.Context) {
 
 func (s *Server) tryLease(ctx context.Context) {
 	if err := s.lease.try(ctx); err != nil && ctx.Err() == nil {
-		s.log.Warn("taking the lease of the periodic work; retried", "err", err)
+		s.log.Warn("could not take the lease of the periodic work; the hub tries again", "err", err)
 	}
 }
 

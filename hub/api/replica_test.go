@@ -83,7 +83,7 @@ func TestReplicasObeyAtOnce(t *testing.T) {
 	}
 }
 
-// An event at one replica reaches a page at the other one in under 2 seconds.
+// An event at one replica reaches an open page of the other replica in under 2 seconds.
 func TestLiveChangesReachPagesOfOtherReplicas(t *testing.T) {
 	t.Parallel()
 	first, second := newReplicas(t)
@@ -110,8 +110,8 @@ func TestLiveChangesReachPagesOfOtherReplicas(t *testing.T) {
 	}
 }
 
-// A person types the short form of a claim code at another replica than the one that the machine
-// asks. The database and its files contain neither the code nor its short form.
+// A machine asks one replica, and a person types the short form of the machine's claim code at
+// another replica. The database and its files contain neither the code nor its short form.
 func TestShortFormWorksAtEveryReplica(t *testing.T) {
 	t.Parallel()
 	first, second := newReplicas(t)
@@ -146,8 +146,8 @@ func TestShortFormWorksAtEveryReplica(t *testing.T) {
 	}
 }
 
-// A replica also limits guesses of short forms, before it asks the database. Machines that ask for
-// claims fill neither the replica's memory nor the database.
+// A replica also limits guesses of short forms. It refuses a guess beyond the limit without a query
+// to the database. Machines that ask for claims fill neither the replica's memory nor the database.
 func TestShortFormsOfReplicasAreNotGuessedAndNotHoarded(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -180,7 +180,7 @@ func TestShortFormsOfReplicasAreNotGuessedAndNotHoarded(t *testing.T) {
 }
 
 // An attacker who can write to the database copies an encrypted claim code to another key. The hub
-// does not accept it there.
+// does not accept the copy.
 func TestForgedClaimCodeInTheDatabaseIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	first, second := newReplicas(t)
@@ -210,7 +210,7 @@ func TestForgedClaimCodeInTheDatabaseIsNotBelieved(t *testing.T) {
 	}
 }
 
-// One replica does the periodic work. When it stops, another one begins at once.
+// Only one replica does the periodic work. When it stops, another replica begins at once.
 func TestOneReplicaDoesThePeriodicWork(t *testing.T) {
 	t.Parallel()
 	first, second := newReplicas(t)
@@ -232,8 +232,8 @@ func TestOneReplicaDoesThePeriodicWork(t *testing.T) {
 	soon(t, func() bool { return second.Server.TryLease(t.Context()) == nil && on(second) && !on(first) })
 }
 
-// A replica is paused in the middle of its periodic work, and another replica takes over. Then the
-// paused replica removes nothing from the database.
+// A replica is paused in the middle of its periodic work, and another replica takes over. When the
+// paused replica continues, it removes nothing from the database.
 func TestPausedReplicaRemovesNothing(t *testing.T) {
 	t.Parallel()
 	first, second := newReplicas(t)
@@ -286,9 +286,9 @@ func (l *lateRemovals) Delete(ctx context.Context, key objects.Key) error {
 	return l.Store.Delete(ctx, key)
 }
 
-// Two hubs share a bucket. The first one collects unused objects, and is paused before it removes
-// one. Meanwhile somebody uploads the same content to the second hub. The late removal does not
-// touch the new copy. Then uploads and removals of the same content run at the same time.
+// Two hubs share a bucket. The first hub collects unused objects, and is paused before it removes
+// an object. Meanwhile somebody uploads the same content to the second hub. The late removal does
+// not touch the new copy. Then uploads and removals of the same content run at the same time.
 func TestTwoHubsOnOneBucketLoseNothing(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits for the collectors of two hubs")
@@ -421,8 +421,8 @@ func TestNewsForReplicasAreBounded(t *testing.T) {
 	}
 }
 
-// brokenMail is a store whose reads fail, and whose messages then have other numbers, as after a
-// failover to another database server.
+// brokenMail is a store in which reads of messages fail. Afterwards the messages have other
+// numbers, as after a failover to another database server.
 type brokenMail struct {
 	store.Replicas
 	broken bool
@@ -482,7 +482,8 @@ func TestMissedMessagesReloadThePages(t *testing.T) {
 	poll(false, "c")
 }
 
-// A hub that stops says so, answers as before for the time of Drain, and asks its clients to leave.
+// When a hub begins to stop, GET /readyz says so. For the time Drain, the hub answers other
+// requests as before, and asks its clients to close their connections.
 func TestStoppingHubDrains(t *testing.T) {
 	t.Parallel()
 	s := newSceneWith(t, func(c *api.Config) { c.Drain = 4 * time.Second })

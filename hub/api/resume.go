@@ -14,11 +14,11 @@ import (
 	"gangway/hub/store"
 )
 
-// A client can upload an object in parts, perhaps over several connections, with the core of the
-// protocol tus 1.0.0 (https://tus.io/protocols/resumable-upload): HEAD on the upload's signed URL
-// says how many bytes the hub has, and PATCH sends the bytes after these. POST /objects/ takes the
-// place of tus's creation. The hub keeps whole parts only (objects.PartSize), so the offset after
-// an interruption may be up to a part smaller than what the client has sent.
+// A client can upload an object in parts, perhaps over several connections. The hub supports the
+// core of the protocol tus 1.0.0 (https://tus.io/protocols/resumable-upload). HEAD on the upload's
+// signed URL says how many bytes the hub has, and PATCH sends the bytes that follow. POST /objects/
+// replaces the creation request of tus. The hub keeps only whole parts (objects.PartSize). So after
+// an interruption, the hub may lack up to one part of the bytes that the client has sent.
 const (
 	tusHeader    = "Tus-Resumable"
 	tusVersion   = "1.0.0"
@@ -35,8 +35,8 @@ var (
 	errPartsGone       = problem(http.StatusConflict, "upload-gone", "Send the object again, from its start.", "The parts of the upload are not stored any more.")
 )
 
-// partial returns an owner's upload in parts of an object, and the object's record. If no upload
-// fits the record, the upload's Place is empty.
+// partial returns an owner's unfinished upload of an object, and the object's record. If the owner
+// has no unfinished upload with the size in the record, the upload's Place is empty.
 func (s *Server) partial(ctx context.Context, of store.Object) (store.PartialUpload, store.Object, error) {
 	p, o, err := s.cfg.Store.Partial(ctx, of.Owner, of.Sum)
 	if err != nil {
@@ -95,7 +95,8 @@ func (s *Server) appendBlob(w http.ResponseWriter, r *http.Request) error {
 	case p.Place == "" && o.Stored:
 		return sendOffset(w, offset)
 	}
-	// CompleteParts of a folder copies the parts, so both the parts and the object need room.
+	// If the objects are in a folder, CompleteParts copies the parts. So the disk needs room for
+	// the parts and for the object.
 	if !s.space.hasRoomFor(o.Size+left, s.uploads.totalSize()) {
 		return errStorage
 	}
@@ -188,7 +189,7 @@ func (s *Server) receiveParts(ctx context.Context, p *store.PartialUpload, body 
 	return nil
 }
 
-// complete finishes an upload of which all parts are stored.
+// The method `complete` finishes an upload of which all parts are stored.
 func (s *Server) complete(w http.ResponseWriter, r *http.Request, p store.PartialUpload, o store.Object, by credential, one *upload) error {
 	err := s.cfg.Objects.CompleteParts(r.Context(), objects.Key{Sum: p.Sum, Place: p.Place}, p.Token, p.Size)
 	_ = one.rc.SetWriteDeadline(time.Now().Add(blockTimeout)) // the object may be large
@@ -212,8 +213,8 @@ func (s *Server) complete(w http.ResponseWriter, r *http.Request, p store.Partia
 	return nil
 }
 
-// abandon ends an upload that has not stored its object. The parts go first: if the hub is killed
-// in between, Collect calls abandon again.
+// abandon ends an upload that has not stored its object. abandon removes the parts before the
+// record. If the hub is killed in between, Collect finds the record and calls abandon again.
 func (s *Server) abandon(ctx context.Context, p store.PartialUpload) error {
 	ctx, cancel := context.WithTimeout(ctx, cleanUp)
 	defer cancel()

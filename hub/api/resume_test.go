@@ -135,9 +135,9 @@ func TestPartsOfAnotherContentAreRefused(t *testing.T) {
 	wantPatch(f.ada, empty.PutURL, 0, "", 400, -1)
 }
 
-// Another owner knows the object, and has a URL for its own upload of it. The other owner sees
-// nothing of the first upload, and cannot change or finish it. A URL for downloads permits no
-// upload.
+// Another owner knows the object's SHA-256, and has a signed URL to upload the same object. The
+// other owner sees nothing of the first owner's upload, and cannot change or finish it. A URL for
+// downloads permits no upload.
 func TestNobodyAppendsToAnothersUpload(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -344,7 +344,8 @@ func (s *Server) moveRevision(w http.ResponseWriter, r *http.Request, from, to t
 	return nil
 }
 
-// changeStatus changes a revision from exactly one status to another, for its owner.
+// changeStatus changes a revision's status from `from` to `to`, for the owner. If the revision has
+// another status than `from`, it returns an error.
 func (s *Server) changeStatus(r *http.Request, revision store.Revision, from, to trail.Status, message string) (store.Revision, error) {
 	now := s.cfg.Now()
 	progress := trail.NewProgress(to, 100, message)

@@ -18,8 +18,8 @@ import (
 
 // Rules of Pantacor's clients that no other test covers; see docs/pantahub-compat.md.
 
-// Devices read any text that begins with "token" as the key, and use the last value that they find.
-// So the answer to a sign-in has no other field than "token".
+// Devices search the answer to a sign-in for text that begins with "token", and use the last value
+// that they find. So the answer has no other field than "token".
 func TestLoginAnswersATokenAlone(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)

@@ -34,8 +34,8 @@ const (
 
 var errBusy = problem(http.StatusServiceUnavailable, "busy", "Try again in a few seconds.", "Too many people are signing in at the same time.")
 
-// do runs the function `f` when the caller's turn comes. It returns errBusy if the wait takes
-// longer than the timeout, and the error of `ctx` if `ctx` ends first.
+// The method `do` runs the function `f` when the caller's turn comes. It returns errBusy if the
+// wait takes longer than the timeout, and the error of `ctx` if `ctx` ends first.
 func (l *lifoSemaphore) do(ctx context.Context, lane int, f func() error) error {
 	if turn := l.enter(lane); turn != nil {
 		if err := l.wait(ctx, lane, turn); err != nil {

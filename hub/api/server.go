@@ -4,8 +4,8 @@
 // One listener serves people, their programs and devices. It uses only TLS 1.3; the operator can
 // allow TLS 1.2 too. The hub requests a client certificate, but does not require a client
 // certificate. If the client sends a certificate that does not chain to the device CA, the
-// handshake fails. The leaf certificate identifies a device if the certificate in the store belongs
-// to an active device.
+// handshake fails. The leaf certificate identifies a device if the store has this certificate, and
+// the certificate belongs to an active device.
 package api
 
 import (
@@ -36,7 +36,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Config configures a Server. All fields without a default are required.
+// Config configures a Server. The fields Store, CA, Onboard, Objects, Log, Now, PublicURL and Names
+// are required.
 type Config struct {
 	Store   Store
 	CA      *pki.Hub
@@ -162,7 +163,7 @@ type Server struct {
 	outbox   outbox // news for the other replicas
 	lease    lease  // lease of the periodic work
 	gauge    gauge
-	heard    instant // when this replica last read the news of the others
+	heard    instant // when this replica last read the news of the other replicas
 	worked   instant // when this hub last did the periodic work
 	vault    claimVault
 	stopping atomic.Bool // Serve's context has ended
@@ -213,16 +214,12 @@ func New(cfg Config) (*Server, error) {
 	if _, err := certificate(nil); err != nil {
 		return nil, err
 	}
-	p, err := newPasswords()
-	if err != nil {
-		return nil, err
-	}
 	s := &Server{
 		cfg: cfg, log: cfg.Log, space: newSpace(cfg.DataDir, cfg.Log),
 		certificate: certificate, started: cfg.Now(),
 		metrics:   newMetrics(prometheus.NewRegistry()),
 		counters:  eventCounters{unproven: newUnprovenLimiter()},
-		passwords: p,
+		passwords: newPasswords(),
 		tokens:    bearer.New(cfg.CA.SealKey(), cfg.PublicURL, cfg.AlsoURLs...),
 		accounts:  newAccountLimiter(rates[accountRate]),
 		limiters:  rates.byNetwork(),
@@ -297,9 +294,9 @@ func (s *Server) TLSConfig() *tls.Config {
 	}
 }
 
-// Serve serves on TCP listeners until Config.Drain after ctx ends. Running requests then have ten
-// seconds to finish. While it serves, Serve also removes expired data, collects unused objects,
-// writes the counts of events, and exchanges news with replicas.
+// Serve serves on TCP listeners. After ctx ends, it continues for the time Config.Drain. Then the
+// running requests have ten seconds to finish. While it serves, Serve also removes expired data,
+// collects unused objects, writes the counts of events, and exchanges news with replicas.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	config := s.ownTLSConfig()
 	srv := s.httpServer(withTLS(s.handler), config)
@@ -332,9 +329,9 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	return nil
 }
 
-// background starts the hub's work besides its requests. The periodic work stops when ctx ends. The
-// rest goes on until the caller calls the function `end`, after the last request. `end` returns
-// when all the work has stopped.
+// background starts the work that the hub does besides answering requests. The periodic work stops
+// when ctx ends. The rest goes on until the caller calls the function `end`, after the last
+// request. `end` returns when all the work has stopped.
 func (s *Server) background(ctx context.Context) (end func()) {
 	var working sync.WaitGroup
 	working.Go(func() { s.periodic(ctx) })
@@ -393,8 +390,9 @@ func (s *Server) serveOn(ctx context.Context, srv *http.Server, failed context.C
 	return <-stopped
 }
 
-// secured sets the headers of every answer, finds a request's origin, and refuses requests that
-// pages of other sites caused. If a handler panics, it logs the panic and answers 500.
+// The method `secured` sets the headers of every answer, finds a request's origin, and refuses
+// requests that pages of other sites caused. If a handler panics, it logs the panic and answers
+// 500.
 func (s *Server) secured(next http.Handler) http.Handler {
 	origin := http.NewCrossOriginProtection()
 	origin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

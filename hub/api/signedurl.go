@@ -19,10 +19,16 @@ import (
 // all objects before it starts the first transfer.
 const signedURLLife = time.Hour
 
-// The path of a signed URL is /local-s3/ and the base64url form of these fields: version (1 byte),
-// the method's first letter (1), time of expiry in seconds since 1970 (8), owner (12), SHA-256 of
-// the object (32), credential (33), HMAC-SHA256 (32). The HMAC is over the other fields, with a key
-// that only the hub has. Everything is in the path, because devices drop the query of a URL.
+// The path of a signed URL is /local-s3/ and the base64url form of these fields:
+//   - the version (1 byte),
+//   - the first letter of the method (1 byte),
+//   - the time of expiry, in seconds since 1970 (8 bytes),
+//   - the owner (12 bytes),
+//   - the SHA-256 of the object (32 bytes),
+//   - the credential (33 bytes),
+//   - the HMAC-SHA256 over all other fields (32 bytes), with a key that only the hub has.
+//
+// Everything is in the path, because devices drop the query of a URL.
 const (
 	signedURLVersion = 2
 	signedURLHead    = 1 + 1 + 8 + 12 + 32 + credentialSize
@@ -125,8 +131,9 @@ var (
 	errURLRevoked = problem(http.StatusGone, "address-revoked", getNewURL, "The signed URL is revoked. The session or API token of the URL has ended, or the account is disabled. Or the device of the URL was deleted, has onboarded again, or is not public any more.")
 )
 
-// signsMethod reports whether a URL that is signed for GET or PUT, given by the first letter,
-// permits a method. A client that uploads in parts uses HEAD and PATCH.
+// signsMethod reports whether a signed URL permits a method. `letter` is the first letter of the
+// method in the URL, GET or PUT. A client that uploads in parts uses HEAD and PATCH with a URL for
+// PUT.
 func signsMethod(letter byte, method string) bool {
 	if letter == http.MethodPut[0] {
 		return method == http.MethodPut || method == http.MethodPatch || method == http.MethodHead

@@ -94,15 +94,15 @@ func (s *space) hasRoomFor(size, others int64) bool {
 	return false
 }
 
-// fits is like hasRoomFor, but for files that are not uploads. If the files do not fit, degraded
-// does not report that uploads are refused.
+// The method `fits` is like hasRoomFor, but for files that are not uploads. If the files do not
+// fit, the result of the method `degraded` stays the same.
 func (s *space) fits(size, others int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.fitsLocked(size, others)
 }
 
-// fitsLocked is fits without locking. The caller has locked s.mu.
+// fitsLocked is like the method `fits`, but does not lock s.mu. The caller has locked s.mu.
 func (s *space) fitsLocked(size, others int64) bool {
 	s.refresh(true) // many uploads may start within a second
 	return s.dir == "" || s.level == roomy && size <= s.free-s.reserve-others
@@ -183,8 +183,9 @@ func allocateFile(path string, size int64) error {
 	return errors.Join(syscall.Fallocate(int(f.Fd()), 0, 0, size), f.Close())
 }
 
-// essential lists writing routes that the hub serves even when the disk is scarce. It serves every
-// DELETE too. People must be able to sign in, and to end or remove things.
+// essential lists the routes that write to the disk, and that the hub serves even when disk space
+// is scarce. The hub also serves every DELETE then. People must be able to sign in, and to end or
+// remove things.
 var essential = map[string]bool{
 	"POST /auth/login": true, "POST /sign-in": true, "POST /auth/logout": true, "POST /sign-out": true,
 	"POST /devices/{id}/deny":              true,
@@ -194,9 +195,9 @@ var essential = map[string]bool{
 // essentialPatience is how long an essential request waits for a busy database.
 const essentialPatience = 40 * time.Second
 
-// checkDisk returns an error if the disk is scarce and the request is not essential. It returns an
-// essential request with a new context, in which writes wait longer for a busy database. It returns
-// any other request unchanged.
+// checkDisk returns an error if disk space is scarce and the request is not essential. It returns
+// an essential request with a new context, in which writes wait longer for a busy database. It
+// returns any other request unchanged.
 func (s *Server) checkDisk(rt *route, r *http.Request) (*http.Request, error) {
 	switch {
 	case rt.method == http.MethodGet:

@@ -103,7 +103,7 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 	if status, body := ready(f.ada); status != 503 || !strings.Contains(body, "disk is full") {
 		t.Errorf("/readyz: %d %s", status, body)
 	}
-	// The hub refuses requests that add data. The answer has a time for the retry.
+	// The hub refuses requests that add data. The answer says when to retry.
 	for path, body := range map[string]any{
 		"/devices/tokens": api.NewJoinToken{Nick: "more"},
 		"/objects/":       map[string]any{"objectname": "x", "size": 1, "sha256sum": strings.Repeat("0d", 32)},

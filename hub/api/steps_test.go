@@ -40,7 +40,7 @@ func newSteps(t testing.TB) *steps {
 	return stepsOf(t, newScene(t))
 }
 
-// newStepsOnDisk is newSteps for tests of durability, races and timing.
+// newStepsOnDisk is like newSteps, but for tests of durability, races and timing.
 func newStepsOnDisk(t testing.TB) *steps {
 	t.Helper()
 	return stepsOf(t, newSceneOnDisk(t))
@@ -63,8 +63,8 @@ func (s *steps) send(t testing.TB, path string, body []byte) *fleet.Answer {
 	return must(s.client.Post(t.Context(), path, bytes.NewReader(body)))(t)
 }
 
-// enrolled carries out a device's first step. It returns the keys and the certificate that the
-// device has after the first step.
+// The method `enrolled` carries out a device's first step. It returns the keys and the certificate
+// that the device has after the first step.
 func (s *steps) enrolled(t testing.TB, d *fleet.Device) *fleet.Enrolled {
 	t.Helper()
 	return must(d.Enroll(t.Context(), s.client))(t)
@@ -77,8 +77,8 @@ func (s *steps) registration(t testing.TB, change fleet.RegistrationChange) []by
 	return must(s.victim.Registration(s.pan, s.enrolled(t, s.victim).Keys, change))(t)
 }
 
-// rejected sends a second step with the alterations in `change`. The hub must refuse the second
-// step and create no device.
+// The method `rejected` sends a second step with the alterations in `change`. The hub must refuse
+// the second step and create no device.
 func (s *steps) rejected(t testing.TB, status int, code string, change fleet.RegistrationChange) {
 	t.Helper()
 	refused(t, s.send(t, "/register", s.registration(t, change)), status, code)
@@ -142,7 +142,7 @@ func TestOnboardsInTwoSteps(t *testing.T) {
 	if status != 200 || must(x509.ParseCertificate(der))(t).CheckSignatureFrom(s.CA.ACA()) != nil {
 		t.Errorf("AK certificate: %d", status)
 	}
-	// The one-step enrolment finds the same device.
+	// The one-step enrolment of the same TPM finds the same device.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	if d := s.Devices(t, s.Owner); len(d) != 1 || d[0].ID != id {
 		t.Errorf("%s", brief.Of(d))
@@ -171,7 +171,7 @@ func TestTwoStepsTakeKeysAsPEM(t *testing.T) {
 // Each test below names a numbered weakness of Pantacor's original hub. This hub has none of these
 // weaknesses.
 
-// Weakness 1: nothing proved that the CSR's key is in a TPM.
+// Weakness 1 of Pantacor's original hub: nothing proved that the CSR's key is in a TPM.
 func TestTwoStepsRefuseCSRKeyOutsideTheTPM(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -193,7 +193,7 @@ func TestTwoStepsRefuseCSRKeyOutsideTheTPM(t *testing.T) {
 	}})
 }
 
-// Weakness 1: the certification was parsed and not checked.
+// Weakness 1 of Pantacor's original hub: the certification was parsed, but not checked.
 func TestTwoStepsRefuseBadCertifications(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -216,7 +216,8 @@ func TestTwoStepsRefuseBadCertifications(t *testing.T) {
 	s.rejected(t, 400, "csr-extensions-malformed", fleet.RegistrationChange{Extensions: func(x map[int][]byte) { x[10] = []byte("?") }})
 }
 
-// Weakness 1: a quote was not checked. This hub accepts a quote only if the AK signed it.
+// Weakness 1 of Pantacor's original hub: a quote was not checked. This hub accepts a quote only if
+// the AK signed it.
 func TestTwoStepsRefuseQuoteOfAnotherTPM(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -236,12 +237,12 @@ func TestTwoStepsRefuseQuoteOfAnotherTPM(t *testing.T) {
 	must(fleet.ParseRegistered(a))(t)
 }
 
-// Weakness 1: there was no challenge, so a device did not have to prove that it has the TPM of the
-// AK.
+// Weakness 1 of Pantacor's original hub: there was no challenge, so a device did not have to prove
+// that it has the TPM of the AK.
 func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
-	// Software keys with the victim's (public) EK certificate.
+	// The thief has software keys, and the victim's EK certificate, which is public.
 	thief := must(s.victim.WithNewIdentity())(t)
 	thief.EK = must(fleet.NewKey(tcg.EKTemplates[0], nil))(t)
 	in := thief.EnrollRequest()
@@ -313,8 +314,8 @@ func TestTwoStepsRefuseAKNotRestricted(t *testing.T) {
 	refused(t, s.send(t, "/enroll/request", must(json.Marshal(in))(t)), 400, "ak-name")
 }
 
-// Weakness 2: the ownership HMAC covered a name that the caller chose, and everyone could read the
-// HMAC in the CSR. With a copied HMAC, anyone could register any key.
+// Weakness 2 of Pantacor's original hub: the ownership HMAC covered a name that the caller chose,
+// and everyone could read the HMAC in the CSR. With a copied HMAC, anyone could register any key.
 func TestTwoStepsStolenHMACFitsNoOtherKey(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -343,7 +344,7 @@ func TestTwoStepsStolenHMACFitsNoOtherKey(t *testing.T) {
 	s.boundNothing(t)
 }
 
-// Weakness 2: the HMAC became the device's password.
+// Weakness 2 of Pantacor's original hub: the HMAC became the device's password.
 func TestTwoStepsHMACIsNoPassword(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -355,8 +356,8 @@ func TestTwoStepsHMACIsNoPassword(t *testing.T) {
 	}
 }
 
-// Weakness 3: the field device-name was the device's id, and a request could overwrite an existing
-// device.
+// Weakness 3 of Pantacor's original hub: the field device-name was the device's id, and a request
+// could overwrite an existing device.
 func TestTwoStepsDeviceNameTakesNobodysDevice(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -398,8 +399,8 @@ func (s *steps) events(t testing.TB, owner store.Account, kind string) (found []
 	return found
 }
 
-// Weakness 4: a leaked database contained the key of every ownership proof, and tokens had no
-// expiry and no limit of uses.
+// Weakness 4 of Pantacor's original hub: a leaked database contained the key of every ownership
+// proof, and tokens had no expiry and no limit of uses.
 func TestTwoStepsLeakedDatabaseForgesNoOwnership(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -443,8 +444,8 @@ func (s *steps) token(t testing.TB, f *wire.TokenFile) store.JoinToken {
 	return must(s.Store.JoinToken(t.Context(), f.ID))(t)
 }
 
-// Weakness 4: tokens were valid without end. This hub accepts only a token that was made for the
-// two-step enrolment, until it expires, is disabled or is used up.
+// Weakness 4 of Pantacor's original hub: tokens were valid without end. This hub accepts only a
+// token that was made for the two-step enrolment, until it expires, is disabled or is used up.
 func TestTwoStepsNeedATokenMadeForThem(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -505,7 +506,7 @@ func TestTwoStepsLastUseGoesToOneDevice(t *testing.T) {
 	}
 }
 
-// Weakness 5: a revoked certificate could sign in.
+// Weakness 5 of Pantacor's original hub: a revoked certificate could sign in.
 func TestTwoStepsRevokedCertificateSignsInNoMore(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)

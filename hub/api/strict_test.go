@@ -62,7 +62,7 @@ func TestBodiesThatReadersDifferInAreRefused(t *testing.T) {
 			t.Errorf("%s %s %.80s: %d %s", c.method, c.path, c.body, status, body)
 		}
 	}
-	// Unknown field names are ignored, even if a field is repeated in another case.
+	// The hub ignores a field with an unknown name.
 	status, body := s.person(t, "").do("POST", "/register", twice(second, "Unknown", "x"))
 	if status != 200 {
 		t.Errorf("%d %s", status, body)

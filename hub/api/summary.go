@@ -78,7 +78,7 @@ var summaryText = map[string]func(*SummaryView) string{
 	"fleet-rev":      func(v *SummaryView) string { return v.FleetRev },
 }
 
-// summaryOrder are the other fields by which summaries can be sorted.
+// summaryOrder are the fields that are not text, and by which summaries can be sorted.
 var summaryOrder = map[string]func(a, b *SummaryView) int{
 	"revision":           func(a, b *SummaryView) int { return cmp.Compare(a.Revision, b.Revision) },
 	"progress-revision":  func(a, b *SummaryView) int { return cmp.Compare(a.ProgressRev, b.ProgressRev) },

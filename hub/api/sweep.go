@@ -21,8 +21,8 @@ const (
 	sweepRounds = 60
 )
 
-// sweep removes expired and old rows, every minute until ctx ends. Of several replicas, one does
-// this.
+// sweep removes expired and old rows, every minute until ctx ends. If there are several replicas,
+// only one of them does this.
 func (s *Server) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -38,7 +38,7 @@ func (s *Server) sweep(ctx context.Context) {
 }
 
 // work does the periodic work once, if this hub has the lease. `up` is the time since which the hub
-// runs.
+// has run without a long pause.
 func (s *Server) work(ctx context.Context, up time.Time) {
 	duty, ok := s.lease.duty(ctx)
 	if !ok {
@@ -49,7 +49,8 @@ func (s *Server) work(ctx context.Context, up time.Time) {
 	s.markQuiet(duty, up)
 	s.judgeStale(duty)
 	s.watch(duty)
-	// The ping checks the lease in the database: a replica that has lost its lease did no work.
+	// Ping fails if this hub has lost the lease in the database. A hub without the lease did no
+	// work.
 	if s.cfg.Store.Ping(duty) == nil {
 		s.worked.set(s.cfg.Now())
 	}
@@ -75,9 +76,9 @@ func (s *Server) packEvidence(ctx context.Context) {
 // uptime measures how long the hub has been running without a long pause.
 type uptime struct{ begun, last time.Time }
 
-// since records that the hub runs at the time `now`. It returns the time since which the hub has
-// run without a long pause. If the hub's machine slept between two calls, the period begins again,
-// as after a start of the hub.
+// The method `since` records that the hub runs at the time `now`. It returns the time since which
+// the hub has run without a long pause. If the hub's machine slept between two calls, the period
+// begins again, as after a start of the hub.
 func (u *uptime) since(now time.Time) time.Time {
 	if pause := now.Sub(u.last); pause < 0 || pause > 5*sweepEvery {
 		u.begun = now

@@ -16,7 +16,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Traces makes the traces of requests. The hub exports its metrics together with the hub's own.
+// Traces makes the traces of requests. The hub exports the metrics about traces together with the
+// hub's own metrics.
 type Traces interface {
 	prometheus.Collector
 	Tracer() trace.Tracer
@@ -43,10 +44,10 @@ func (s *Server) beginTrace(ctx context.Context, r *http.Request) (context.Conte
 	return traced, span
 }
 
-// traceParent finds what the header traceparent of a request may do. Anyone can send this header,
-// and a client must not decide which requests have traces. So the hub begins a trace of its own,
-// and the trace has a link to the client's. Only if the operator trusts the header of the hub's
-// proxy, the proxy's trace continues.
+// traceParent decides whether the header traceparent of a request has an effect. Anyone can send
+// this header, and a client must not decide which requests have traces. So the hub begins a new
+// trace, with a link to the client's trace. There is one exception: if the operator trusts the
+// header of the hub's proxy, the hub continues the proxy's trace.
 func (s *Server) traceParent(ctx context.Context, r *http.Request) (context.Context, []trace.SpanStartOption) {
 	options := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer)}
 	values := r.Header[traceparent]
@@ -65,8 +66,8 @@ func (s *Server) traceParent(ctx context.Context, r *http.Request) (context.Cont
 	return ctx, options
 }
 
-// endTrace ends the trace of a request. It has the route's pattern and not the path, for the reason
-// of the access log. Call it with defer: if the handler panics, the panic continues.
+// endTrace ends the trace of a request. The trace has the route's pattern and not the path, because
+// paths contain secrets. Call it with defer: if the handler panics, the panic continues.
 func (s *Server) endTrace(span trace.Span, a *answer, r *http.Request) {
 	p := recover()
 	status := a.status
@@ -75,7 +76,7 @@ func (s *Server) endTrace(span trace.Span, a *answer, r *http.Request) {
 		status = http.StatusInternalServerError
 		span.SetAttributes(attribute.String("error.type", "panic"))
 	case status == 0:
-		status = http.StatusOK // the server answers so if a handler writes nothing
+		status = http.StatusOK // net/http sends this status if a handler writes nothing
 	}
 	method, path, ok := strings.Cut(r.Pattern, " ")
 	if !ok { // no route

@@ -29,7 +29,7 @@ func tracesTo(t *testing.T, c *tracetest.Collector, ratio float64) *tracing.Trac
 	return traces
 }
 
-// roots returns the spans of requests with this name, and the children of the first one.
+// roots returns the spans of requests with this name, and the children of the first of these spans.
 func roots(spans []*tracepb.Span, name string) (found []*tracepb.Span, children []string) {
 	for _, s := range spans {
 		if s.Kind == tracepb.Span_SPAN_KIND_SERVER && s.Name == name {
@@ -76,8 +76,8 @@ func TestEachRequestHasOneTraceWithItsSteps(t *testing.T) {
 			}
 		}
 	}
-	// One trace for each request: the onboarding's two, the challenge, the boot, the sign-in, the
-	// two errors.
+	// There is one trace for each request: two requests of the onboarding, the challenge, the boot,
+	// the sign-in, and two errors.
 	ids := map[string]bool{}
 	for _, span := range spans {
 		if len(span.ParentSpanId) == 0 {
@@ -134,8 +134,8 @@ func TestTracesHaveNoSecretsAndNoClientsText(t *testing.T) {
 	}
 }
 
-// Threat: a client forces the hub to record its requests, puts them into a trace of its choice, or
-// makes the hub store long headers, with traceparent, tracestate and baggage.
+// Threat: with the headers traceparent, tracestate and baggage, a client forces the hub to record
+// its requests, puts them into a trace of its choice, or makes the hub store long texts.
 func TestClientDoesNotChooseTraces(t *testing.T) {
 	t.Parallel()
 	const id, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

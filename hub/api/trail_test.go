@@ -64,7 +64,7 @@ func newFleet(t *testing.T) *fleetScene {
 	return fleetOf(t, newScene(t))
 }
 
-// newFleetOnDisk is newFleet for tests of durability, races and timing.
+// newFleetOnDisk is like newFleet, but for tests of durability, races and timing.
 func newFleetOnDisk(t *testing.T) *fleetScene {
 	t.Helper()
 	return fleetOf(t, newSceneOnDisk(t))
@@ -132,7 +132,7 @@ func wantCode(p *person, method, path string, in any, status int) string {
 	return want[api.Problem](p, method, path, in, status).Code
 }
 
-// The test does what pvr and a device do on a usual day.
+// The test sends the requests that pvr and a device send on a usual day.
 func TestStateReachesItsDevice(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -242,8 +242,8 @@ func TestFirstStateIsToldOnce(t *testing.T) {
 	}
 }
 
-// Weakness 15 of the original hub: it had no state machine and lost progress reports. It failed
-// when posts were concurrent. It answered {} when a look-up failed.
+// Weakness 15 of Pantacor's original hub: it had no state machine and lost progress reports. It
+// failed when posts were concurrent. It answered {} when a look-up failed.
 func TestProgressFollowsTheStateMachine(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -334,7 +334,8 @@ func TestStateThatIsNotThereIsNotEmpty(t *testing.T) {
 	}
 }
 
-// Weakness 16 of the original hub: a device's uploads belonged to the device, not to its owner.
+// Weakness 16 of Pantacor's original hub: a device's uploads belonged to the device, not to its
+// owner.
 func TestWhatADeviceUploadsIsItsOwners(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -396,8 +397,8 @@ func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
 	}
 }
 
-// Weakness 17 of the original hub: object URLs were valid for a day, and the hub ignored extra
-// bytes of an upload.
+// Weakness 17 of Pantacor's original hub: object URLs were valid for a day, and the hub ignored
+// extra bytes of an upload.
 func TestAddressIsForOneMethodObjectOwnerAndAWhile(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -597,7 +598,7 @@ func TestStoredObjectIsNeverAPage(t *testing.T) {
 	}
 }
 
-// Weakness 11 of the original hub: it passed filters to the database unchecked.
+// Weakness 11 of Pantacor's original hub: it passed filters to the database unchecked.
 func TestFiltersAreOfAFixedSet(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -628,7 +629,7 @@ func escape(s string) string {
 	return b.String()
 }
 
-// Weakness 17 of the original hub: it ignored the sign that gives the direction of a sort.
+// Weakness 17 of Pantacor's original hub: it ignored the sign that gives the direction of a sort.
 func TestSummariesSortBothWays(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -945,7 +946,7 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 	sum := upload(f.ada, "/objects/", "secret-name", "secret-content")
 	post(f.ada, f.boatID, `{`+systemSpec+`,"secret-file":"`+sum+`"}`)
 	want[map[string]string](f.boat, "POST", "/logs/", `[{"msg":"secret-line"}]`, 200)
-	second, secondID := f.onboarded(t, f.tok) // the same owner's
+	second, secondID := f.onboarded(t, f.tok) // a second device of the same owner
 	at := "/trails/" + f.boatID
 	routes := []struct {
 		method, path, body string

@@ -32,8 +32,8 @@ func setTrust(t testing.TB, s store.TrustStore, kind store.TrustKind, certs ...*
 	}
 }
 
-// enrols sends a device's request to a service. It returns the refusal's code, or "" if the service
-// accepted the request.
+// The function `enrols` sends a device's request to a service. It returns the refusal's code, or ""
+// if the service accepted the request.
 func enrols(t testing.TB, s *onboard.Service, sc *scene, d *fleet.Device) string {
 	t.Helper()
 	body := must(d.Request(sc.tok, fleet.RequestChange{}))(t)
@@ -104,7 +104,7 @@ func TestUnreadableTrustLetsNobodyIn(t *testing.T) {
 }
 
 // crowd is a store that delays reading the certificates. It waits until `size` requests have seen
-// the new version.
+// the new version of the trust store.
 type crowd struct {
 	onboard.Store
 	size  int32

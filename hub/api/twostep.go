@@ -52,7 +52,7 @@ func (s *Server) registerTPM(w http.ResponseWriter, r *http.Request) error {
 type SignatureQuestion struct {
 	Service    string `json:"service"` // not used
 	TokenID    string `json:"token-id"`
-	Owner      string `json:"owner"` // prn
+	Owner      string `json:"owner"` // Pantacor resource name (prn)
 	IDevIDName string `json:"idevid-name"`
 	Signature  []byte `json:"signature"`
 }

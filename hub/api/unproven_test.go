@@ -33,7 +33,7 @@ import (
 	"gangway/wire"
 )
 
-// These tests show what the hub answers to peers that have not proven anything yet.
+// These tests check the hub's answers to peers that have not proved anything yet.
 
 // revoker is an online look-up. Its revocation lists name every EK certificate. It counts look-ups.
 type revoker struct{ links, lists int }
@@ -49,7 +49,7 @@ func (o *revoker) Revocation(context.Context, *x509.Certificate, []*x509.Certifi
 }
 
 // The first step of the two-step enrolment refuses every request that the one-step enrolment
-// refuses. While a question is open, the first step issues no certificate.
+// refuses. While a question waits for the owner's decision, the first step issues no certificate.
 func TestTwoStepsFirstStepIsJudgedAsEveryPath(t *testing.T) {
 	t.Parallel()
 	const lab = "version: 1\nsoftware_tpms: [FAKE]\n"
@@ -186,7 +186,8 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 }
 
 // relay starts a rogue hub with another CA and name. The rogue hub forwards all requests to the
-// real hub. The function `change` may alter the bodies. relay returns the rogue hub's token file.
+// real hub. The function `change` may alter the bodies. The method returns the rogue hub's token
+// file.
 func (s *scene) relay(t *testing.T, tok *wire.TokenFile, change func(path string, body []byte) []byte) *wire.TokenFile {
 	t.Helper()
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)

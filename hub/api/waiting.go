@@ -36,7 +36,7 @@ type WaitingView struct {
 }
 
 // viewWaiting converts a waiting device to its view. If the verdict cannot be parsed, the view has
-// a question that says so. So one unreadable row does not make the whole list fail.
+// a question that says so. So a single unreadable row does not make the whole list fail.
 func viewWaiting(w store.WaitingDevice) WaitingView {
 	view := WaitingView{
 		ID: w.DeviceID, Status: string(w.State), EK: hex.EncodeToString(w.EK[:]),

@@ -26,8 +26,8 @@ func (s *scene) uncertified(t testing.TB) *fleet.Device {
 	return must(s.victim.WithoutCertificate())(t)
 }
 
-// waits checks that an answer tells a machine to wait for a person's decision. The open question
-// must have the code `code`. waits returns the decoded answer.
+// The function `waits` checks that an answer tells a machine to wait for a person's decision. The
+// open question must have the code `code`. The function returns the decoded answer.
 func waits(t testing.TB, a *fleet.Answer, code string) wire.Waiting {
 	t.Helper()
 	var w wire.Waiting
@@ -280,7 +280,7 @@ func TestRulesOfMakerModelAndFirmware(t *testing.T) {
 			}
 		}
 	}
-	// A rule may leave the decision to the owner.
+	// A rule of a policy may leave the decision to the owner.
 	s.Policy(t, s.Owner.ID, `{"version": 1, "rules": [{"maker": "FAKE", "then": "ask", "reason": "they are for the lab"}]}`)
 	w := waits(t, post(), "policy")
 	decide(s.person(t, "ada"), w.DeviceID, "approve", 200)

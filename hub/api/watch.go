@@ -14,11 +14,12 @@ const (
 	alarmEnds   = "alarm.ends"
 )
 
-// watch takes a reading, and records which conditions began or ended. Of several replicas, one does
-// this. It sees its own disk, its own certificates and the requests that it answered itself.
+// watch takes a reading of the hub's values, and records which conditions began or ended. If there
+// are several replicas, only one of them does this. It examines its own disk, its own certificates,
+// and the requests that it answered itself.
 func (s *Server) watch(ctx context.Context) {
 	if err := s.scanTrust(ctx, scanInSweep); err != nil && !interrupted(ctx, err) {
-		s.log.Error("examining devices after a change of trust", "err", err)
+		s.log.Error("could not examine devices after a change of trust", "err", err)
 	}
 	if err := s.recordAlarms(ctx, s.reading(ctx, true)); err != nil && !interrupted(ctx, err) {
 		s.log.Error("recording alarms", "err", err)

@@ -6,7 +6,7 @@
 // backup that Read accepts: encryption alone does not show who made a file, because anyone can
 // encrypt to a recipient.
 //
-// Each object is a file of its own, which all backups in the same folder share.
+// Each object is in a separate file. All backups in the same folder share these files.
 package backup
 
 import (
@@ -70,8 +70,9 @@ const (
 	signatureEntry = "end.sig"
 )
 
-// The largest sizes of entries, in bytes. A chunk ends with the row that exceeds chunkSize, and
-// the longest row has a few evidence texts or a state.
+// The largest sizes of entries, in bytes. A chunk ends with the row that makes it longer than
+// chunkSize. The longest rows are enrolments with the device's evidence, and revisions with their
+// state.
 const (
 	maxSmall  = 64 << 10
 	chunkSize = 4 << 20

@@ -135,7 +135,7 @@ func code(err error) string {
 	return r.Code
 }
 
-// The rows, the keys and the objects come back as they were.
+// Read and Get return the rows, keys and objects that Write put into the backup.
 func TestBackupComesBack(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)
@@ -206,7 +206,7 @@ func TestBackupComesBack(t *testing.T) {
 	}
 }
 
-// A second backup copies only new objects, and notes an object that is not stored.
+// A second backup copies only new objects. It reports an object that the hub does not store.
 func TestObjectsAreIncremental(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)
@@ -229,13 +229,13 @@ func TestObjectsAreIncremental(t *testing.T) {
 	}
 }
 
-// A backup that ends early is refused, wherever it ends.
+// The end of a backup is missing. Read must refuse the backup, whatever its length.
 func TestRejectsTruncatedBackup(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)
 	file, _ := h.write(h.source())
-	// The encryption has chunks of 64 KiB. A file that ends between two chunks, or before the last
-	// blocks of the archive, ends as a whole file would.
+	// The encryption has chunks of 64 KiB. A file that is cut between two chunks, or before the
+	// last blocks of the archive, looks like a complete file.
 	for n := 0; n < len(file); n += max(1, len(file)/60) {
 		if got := code(second(h.read(file[:n], backup.Visitor{}))); got != backup.CodeIncomplete && got != backup.CodeAltered && got != backup.CodeUnreadable {
 			t.Errorf("%d of %d bytes: %s", n, len(file), got)
@@ -251,7 +251,7 @@ func TestRejectsTruncatedBackup(t *testing.T) {
 
 func second(_ backup.Info, err error) error { return err }
 
-// A backup with a changed byte is refused, wherever the byte is.
+// One byte of a backup was changed. Read must refuse the backup, wherever the byte is.
 func TestRejectsAlteredBackup(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)
@@ -271,8 +271,8 @@ type part struct {
 	content []byte
 }
 
-// open decrypts a backup, and seal encrypts one. Anyone with the age recipient
-// (the public key to which backups are encrypted) can do the latter.
+// open decrypts a backup, and seal encrypts one. Anyone with the age recipient (the public key to
+// which backups are encrypted) can also encrypt one.
 func (h *hub) open(file []byte) (list []part) {
 	h.t.Helper()
 	plain, err := age.Decrypt(bytes.NewReader(file), h.identity)
@@ -318,7 +318,7 @@ func (h *hub) seal(list []part) []byte {
 }
 
 // An attacker who can write to the folder of the backups has the public key to which backups are
-// encrypted, but not the hub's keys. Nothing that such an attacker makes is accepted.
+// encrypted, but not the hub's keys. Read must refuse every file that such an attacker makes.
 func TestRejectsForgedBackup(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)
@@ -396,7 +396,8 @@ func TestRejectsForgedBackup(t *testing.T) {
 	}
 }
 
-// A file of an object that was removed, changed or exchanged for another is refused.
+// An attacker removes or changes the file of an object in a backup, or replaces it with the file of
+// another object. Get must refuse the file.
 func TestRejectsExchangedObject(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)
@@ -443,7 +444,8 @@ func TestRejectsExchangedObject(t *testing.T) {
 	}
 }
 
-// What the hub acknowledges during a backup is in the backup or not, but never in part.
+// Each change that the hub acknowledges during a backup is either completely in the backup or not
+// in it at all.
 func TestSnapshotIsOneMoment(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)

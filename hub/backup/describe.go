@@ -23,7 +23,8 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// FileEnding ends the names of backups' files, and descriptionEnding those of their descriptions.
+// FileEnding is the end of the name of each backup's file. descriptionEnding is the end of the name
+// of each description's file.
 const (
 	FileEnding        = ".gangway-backup"
 	descriptionEnding = ".info"
@@ -78,13 +79,14 @@ func NewDescriber(path string) *Describer {
 // Path returns the path of the backup's file.
 func (d *Describer) Path() string { return d.path }
 
-// Write gets the bytes of the backup's file.
+// Write adds bytes of the backup's file to the hash in the description.
 func (d *Describer) Write(b []byte) (int, error) {
 	d.size += int64(len(b))
 	return d.hash.Write(b)
 }
 
-// Object gets the name of the file of an object that the backup has.
+// Object adds the file of an object to the description. `file` is the name of this file in the
+// folder of the objects.
 func (d *Describer) Object(file string) error {
 	info, err := os.Stat(pathOf(d.dir, file))
 	if err == nil {
@@ -125,9 +127,11 @@ func (d *Describer) Finish(ca *pki.Hub, h Header, recipients []string) error {
 // Checked is what CheckNewest found about the newest backup in a folder.
 type Checked struct {
 	File string // path of the backup's file
-	// Begun is the time at which the backup began, by its name until the description is verified.
+	// Begun is the time at which the backup began. Until the description is verified, Begun is the
+	// time in the file's name.
 	Begun time.Time
-	// Description is nil if the backup has none: then only its existence was checked.
+	// Description is nil if the backup has no description. CheckNewest then checked only that the
+	// backup's file exists.
 	Description *Description
 	// Unfinished is true if the context ended before everything was read.
 	Unfinished bool
@@ -147,9 +151,10 @@ func Newest(dir string) (string, error) {
 	return "", err
 }
 
-// CheckNewest compares the newest backup in a folder with what the hub has written. It needs no age
-// identity, so it cannot decrypt the backup. An error of the type *Refusal says why the backup
-// cannot be restored. If the context ends, CheckNewest returns what it has checked until then.
+// CheckNewest compares the newest backup in a folder with the description that the hub has signed.
+// It needs no age identity, so it cannot decrypt the backup. An error of the type *Refusal says why
+// the backup cannot be restored. If the context ends, CheckNewest returns what it has checked until
+// then.
 func CheckNewest(ctx context.Context, dir, hubName string) (c Checked, err error) {
 	if c.File, err = Newest(dir); err != nil {
 		return c, err
@@ -191,7 +196,8 @@ func CheckNewest(ctx context.Context, dir, hubName string) (c Checked, err error
 	return c, nil
 }
 
-// unlessEnded drops the error of an ended context.
+// unlessEnded returns `err`. If the context has ended, it sets c.Unfinished and returns nil
+// instead.
 func unlessEnded(ctx context.Context, c *Checked, err error) error {
 	if ctx.Err() != nil {
 		c.Unfinished = true
@@ -236,7 +242,7 @@ func readDescription(path, hubName string) (list []byte, d *Description, err err
 	return list, d, nil
 }
 
-// checkObjectFiles checks that each object's file exists with its size.
+// checkObjectFiles checks that each object's file exists and has the listed size.
 func checkObjectFiles(ctx context.Context, dir string, list []byte) error {
 	missing, first := 0, ""
 	for lines := bufio.NewScanner(bytes.NewReader(list)); lines.Scan(); {

@@ -40,8 +40,8 @@ func (h *hub) described() (path string) {
 	return path
 }
 
-// Without the age identity, a damaged or exchanged backup is found, and nobody but the hub can
-// describe one.
+// CheckNewest must find a damaged or exchanged backup without the age identity. It must refuse a
+// description that another hub or an attacker made.
 func TestNewestBackupIsCheckedWithoutItsKey(t *testing.T) {
 	t.Parallel()
 	h, other := newHub(t), newHub(t)

@@ -27,7 +27,7 @@ type Folder struct {
 }
 
 // OpenFolder makes the folder `dir` if it does not exist. `sealKey` is the seal key of the hub. The
-// names of the recipients become a part of the names of the objects: so for new recipients, all
+// names of the object files depend on the names of the recipients. So if the recipients change, all
 // objects are copied again.
 func OpenFolder(dir string, sealKey []byte, names []string, recipients []age.Recipient) (*Folder, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -110,8 +110,8 @@ func (f *Folder) make(dir string) error {
 	return errors.Join(flush(filepath.Dir(dir)), flush(f.dir))
 }
 
-// WriteFile writes a file so that after a crash, the whole file exists or none. The file has the
-// mode 0600.
+// WriteFile writes a file so that after a crash, either the complete file exists or no file. The
+// file has the mode 0600.
 func WriteFile(path string, write func(io.Writer) error) (err error) {
 	file, err := os.CreateTemp(filepath.Dir(path), ".part-")
 	if err != nil {

@@ -21,12 +21,13 @@ import (
 	"github.com/fxamacker/cbor/v2"
 )
 
-// Visitor gets the content of a backup. Each function may be nil. Until Read has returned without
-// an error, nobody has verified what the functions get.
+// Visitor gets the content of a backup. Each function may be nil. The functions get data that is
+// not verified yet: only if Read returns no error does the data come from the hub.
 type Visitor struct {
 	Header func(Header) error
 	Key    func(name string, content []byte) error
-	// Rows gets rows of a table. `first` is true for the first call for a table, which has no rows.
+	// Rows gets rows of a table. `first` is true in the first call for a table; this call has no
+	// rows.
 	Rows   func(table string, columns []string, rows [][]any, first bool) error
 	Object func(Object) error
 }
@@ -60,7 +61,7 @@ func Read(from io.Reader, hubName string, v Visitor, identities ...age.Identity)
 	var none *age.NoIdentityMatchError
 	switch {
 	case errors.As(err, &none):
-		return Info{}, &Refusal{CodeUnreadable, "The backup is not encrypted to this identity.", "Name the file with the age identity whose recipient 'gangway backup' got."}
+		return Info{}, &Refusal{CodeUnreadable, "The backup is not encrypted to this identity.", "Name the file with the age identity that belongs to the recipient of 'gangway backup'."}
 	case err != nil:
 		return Info{}, &Refusal{CodeUnreadable, fmt.Sprintf("The file is not a backup of Gangway, or its beginning is damaged: %v.", err), otherBackup}
 	}
@@ -197,7 +198,7 @@ func (r *reader) readKey(name string, content []byte) error {
 	return r.Key(name, content)
 }
 
-// columnName is the form of the names of columns, which become a part of statements.
+// columnName is the form of column names. The names become part of SQL statements.
 var columnName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
 
 func (r *reader) readColumns(table string, content []byte) error {
@@ -284,7 +285,8 @@ func (r *reader) readObjects(content []byte) error {
 	})
 }
 
-// finish compares the list of entries with those that were read, and verifies the signature.
+// finish compares the list of entries with the entries that were read, and verifies the signature
+// of the list.
 func (r *reader) finish(content []byte) (info Info, err error) {
 	if r.header == nil {
 		return info, altered("it does not begin with its header")

@@ -17,11 +17,11 @@ import (
 )
 
 // A signed audit trail is a file with one event in JSON on each line, and a last line with a
-// signature of the hub (TrailSigner). Without the signature, anyone who can write to the place of
-// the files could have a restore delete devices, or hide deletions from it. Several files one after
-// the other are one file.
+// signature of the hub (TrailSigner). Without the signature, anyone who can change the file could
+// make a restore delete devices, or hide deletions from the restore. A file may contain several
+// signed audit trails, one after the other.
 
-// Trail describes the events before a signature. The signature covers it.
+// Trail describes the events before a signature. The signature also covers this description.
 type Trail struct {
 	Hub    string    `json:"hub"`   // the hub name
 	Since  time.Time `json:"since"` // the file has all events from here on; zero: from the first one
@@ -38,11 +38,12 @@ type sealed struct {
 	Signature []byte          `json:"signature"`
 }
 
-// sealBegins is the beginning of a line that has a signature. No event begins so.
+// sealBegins is the beginning of a line that has a signature. No event begins with this text.
 var sealBegins = []byte(`{"gangway-signed-events":`)
 
-// trailPrefix begins the text whose hash the hub signs. The list of a backup's entries begins with
-// a brace, so no signature of a trail is also the signature of a backup.
+// trailPrefix begins the text whose hash the hub signs. The hub also signs the list of a backup's
+// entries, but this list begins with a brace. So nobody can use the signature of a trail as the
+// signature of a backup.
 const trailPrefix = "gangway signed events v1\x00"
 
 // CodeEvents is the code of refusals of audit trails.
@@ -56,7 +57,8 @@ type TrailSigner struct {
 	sum   hash.Hash
 }
 
-// NewTrailSigner returns a TrailSigner for the events from `since` until before `until`.
+// NewTrailSigner returns a TrailSigner for the events from `since` (inclusive) to `until`
+// (exclusive).
 func NewTrailSigner(to io.Writer, ca *pki.Hub, since, until time.Time) *TrailSigner {
 	return &TrailSigner{to, ca, Trail{Hub: ca.HubName(), Since: since.UTC(), Until: until.UTC(), Root: string(ca.RootPEM()), ACA: string(ca.ACAPEM())}, sha256.New()}
 }
@@ -95,9 +97,9 @@ func trailSum(text []byte) [sha256.Size]byte {
 // maxTrailLine is the largest size of a line, in bytes.
 const maxTrailLine = 1 << 20
 
-// ReadTrail reads audit trails of the hub with this name, and calls `event` for each event. Nothing
-// has verified an event before ReadTrail returns without an error: the caller must collect the
-// events. If `unsigned` is true, events without a signature are accepted.
+// ReadTrail reads audit trails of the hub with this name, and calls `event` for each event. The
+// events are not verified until ReadTrail returns without an error, so the caller must first
+// collect the events. If `unsigned` is true, events without a signature are accepted.
 func ReadTrail(from io.Reader, hubName string, unsigned bool, event func(line []byte) error) (trails []Trail, err error) {
 	lines := bufio.NewScanner(from)
 	lines.Buffer(nil, maxTrailLine)
@@ -160,10 +162,11 @@ func eventsChanged(format string, args ...any) error {
 		"Copy the file again, or use another export. Keep this file: find out what changed it."}
 }
 
-// Uncovered returns the times between `from` and the end of the last trail that no trail covers.
+// Uncovered returns the periods that no trail covers, between `from` and the end of the last trail.
 func Uncovered(trails []Trail, from time.Time) (gaps [][2]time.Time) {
 	for len(trails) > 0 {
-		// The trails that begin before `from` end at `end`, or cover nothing new.
+		// `end` is the latest end of the trails that begin at or before `from`. `next` is the
+		// earliest start of the trails that begin later.
 		end, next := from, time.Time{}
 		for _, t := range trails {
 			switch {

@@ -52,7 +52,8 @@ func TestSignedTrailComesBack(t *testing.T) {
 	}
 }
 
-// Nobody but the hub can change what a restore repeats: neither add a deletion, nor hide one.
+// An attacker adds, removes or changes an event of a signed audit trail, or its signature.
+// ReadTrail must refuse the trail.
 func TestRejectsForgedTrail(t *testing.T) {
 	t.Parallel()
 	ca, other := hubKeys(t), hubKeys(t)

@@ -26,8 +26,8 @@ type Source struct {
 	Keys     string             // the folder of the hub's keys
 	Snapshot *transfer.Snapshot // Write closes it
 	// Objects copies an object to the folder of the backup, and returns the object's file there. If
-	// the object is not stored, it returns objects.ErrNotFound. It is nil if the backup shall not
-	// have the objects.
+	// the object is not stored, it returns objects.ErrNotFound. Objects is nil if the backup must
+	// not contain the objects.
 	Objects func(ctx context.Context, o Object) (file string, copied bool, err error)
 	// Sign signs a hash with the hub's key.
 	Sign func(sum [sha256.Size]byte) ([]byte, error)
@@ -94,7 +94,7 @@ func (w *writer) database(ctx context.Context) (err error) {
 }
 
 func (w *writer) add(name string, content []byte) error {
-	// Without a time and an owner, equal content has equal entries.
+	// The tar header of an entry has no time and no owner, so equal contents give equal entries.
 	if err := w.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(len(content)), Format: tar.FormatUSTAR}); err != nil {
 		return err
 	}
@@ -195,7 +195,7 @@ func (w *writer) note(rows transfer.Rows, row []any) {
 	}
 }
 
-// objects copies the objects, and writes the list of those that the backup has.
+// objects copies the objects, and writes the list of the objects in the backup.
 func (w *writer) objects(ctx context.Context) error {
 	if w.Objects == nil {
 		return nil

@@ -21,7 +21,7 @@ type cache struct {
 	young, old map[[sha256.Size]byte]verified // guarded by mu
 }
 
-// maxYoung bounds the cache: it has at most twice as many tokens, of about 1 KiB.
+// maxYoung bounds the cache: it has at most 2*maxYoung tokens, each of about 1 KiB.
 const maxYoung = 16384
 
 func (c *cache) get(sum [sha256.Size]byte) (verified, bool) {
@@ -42,8 +42,9 @@ func (c *cache) put(sum [sha256.Size]byte, v verified) {
 	c.add(sum, v)
 }
 
-// add adds a token. When the young tokens are too many, it forgets those that nobody has used since
-// the last time. The caller holds c.mu.
+// The method `add` adds a token to the map `young`. If this map is full, add drops the map `old`,
+// which has the tokens that nobody has used recently, and `young` becomes `old`. The caller holds
+// c.mu.
 func (c *cache) add(sum [sha256.Size]byte, v verified) {
 	if c.young == nil || len(c.young) >= maxYoung {
 		c.young, c.old = map[[sha256.Size]byte]verified{}, c.young

@@ -4,8 +4,9 @@
 // Only the PCR values decide, because the TPM signs them: two boots match if their PCRs match. The
 // event log is only the device's statement. The hub uses the log for a PCR only if replaying the
 // log results in the PCR's quoted value. Package boot names an event by the event's digest, PCR and
-// position. An event's type decides nothing. All other data of the log is displayed as the log's
-// statement. If a log does not replay to a PCR, it proves nothing about that PCR.
+// position. An event's type decides nothing. All other data of the log is displayed as a statement
+// of the log that nothing proves. If a log does not replay to a PCR, it proves nothing about that
+// PCR.
 package boot
 
 import (
@@ -159,7 +160,8 @@ func hashOf(bank string) (crypto.Hash, bool) {
 	return 0, false
 }
 
-// verifyQuote checks a quote over `qualifying`.
+// verifyQuote checks the quote in `e`. The qualifying data (extraData) of the quote must be
+// `qualifying`.
 func verifyQuote(iak *tcg.Public, e *Evidence, qualifying []byte) (*tcg.Attest, crypto.Hash, error) {
 	q, err := tcg.ParseQuote(e.Attest)
 	if err != nil {

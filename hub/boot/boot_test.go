@@ -154,8 +154,8 @@ func TestPCRThatIsNoLongerExplainedIsAChange(t *testing.T) {
 	}
 }
 
-// IMA measures running programs into PCR 10, so the value of PCR 10 differs at each boot. If any
-// other PCR differs, the measurement is of another boot.
+// A running system extends PCR 10, so SameBoot ignores PCR 10. If any other PCR or counter differs,
+// the measurement is of another boot.
 func TestAnotherBootIsToldFromTheSameShownAgain(t *testing.T) {
 	t.Parallel()
 	m := verify(t, eventlog.Boot(true, "linux 1", "quiet"))

@@ -85,11 +85,10 @@ type Change struct {
 	Words  string `json:"words"` // the difference, a sentence for a person
 }
 
-// Compare returns the differences of the boot `m` from the reference `r`. If the boot matches, it
-// returns no differences. If the value of a compared PCR differs, at least one change names the
-// PCR, even if no event explains the difference. Two differences are ignored: phases of systemd
-// that have ended since the boot (PCR 11), and entries that were removed from the boot menu (PCR
-// 1).
+// Compare returns how the boot `m` differs from the reference `r`. If the boot matches, it returns
+// no differences. If the value of a compared PCR differs, at least one change names the PCR, even
+// if no event explains the difference. Two differences are ignored: phases of systemd that have
+// ended since the boot (PCR 11), and entries that were removed from the boot menu (PCR 1).
 func Compare(r *Reference, m *Measurement) []Change {
 	day := r.Since.UTC().Format("2 January 2006")
 	if r.Bank != m.Bank {
@@ -261,8 +260,8 @@ func diff(pcr int, before, after []Event, day, was, is string) (changes []Change
 	return changes
 }
 
-// without returns the events in `a` that are not in `b`. If an event occurs twice in `a` and once
-// in `b`, the result has the event once.
+// The function `without` returns the events in `a` that are not in `b`. If an event occurs twice in
+// `a` and once in `b`, the result has the event once.
 func without(a, b []Event) (out []Event) {
 	have := map[string]int{}
 	for _, e := range b {

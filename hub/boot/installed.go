@@ -17,12 +17,13 @@ import (
 )
 
 // Installation is an installer's report on the partition table that it wrote (wire.InstallReport).
-// The device's IAK signed the report, so its TPM was in this machine, and Boot is the boot in which
-// some program made the report. Only Judge decides whether that program was the owner's installer.
+// The device's IAK signed the report, so a program made the report on a machine with the device's
+// TPM. Boot is the boot in which that program ran. Judge decides whether that program was the
+// owner's installer.
 type Installation struct {
 	Table []byte       `json:"table"` // UEFI_GPT_DATA
 	Boot  *Measurement `json:"boot"`
-	// Evidence of Boot, so that anyone can check it again.
+	// Evidence of Boot, so that anyone can verify the quote again.
 	Attest    []byte `json:"attest"`
 	Signature []byte `json:"signature"`
 	EventLog  []byte `json:"event-log"`
@@ -53,12 +54,13 @@ func VerifyInstallation(iak *tcg.Public, r *wire.InstallReport) (*Installation, 
 	return &Installation{Table: r.Table, Boot: newMeasurement(q, e, bank), Attest: r.Attest, Signature: r.Signature, EventLog: r.EventLog}, nil
 }
 
-// report is what an installer's report says about this boot. A report counts if all of this is
-// true:
+// report is the result of findReport for the installer's report. A report counts if all of the
+// following is true:
 //
-//   - The quote shows a boot of an installer that one of the owner's manifests names, started by the
-//     boot manager of a manifest, and with no other command line. So no other program on this machine
-//     can have made the report, not even the installed system.
+//   - The quote shows a boot of an installer that one of the owner's manifests names. Firmware
+//     started the installer directly, or through a boot manager that such a manifest names. The
+//     installer had no command line, or one that its manifest names. So no other program on this
+//     machine can have made the report, not even the installed system.
 //   - The TPM was reset between the report and this boot.
 //   - No report of a later installation has counted for this device.
 type report struct {
@@ -83,7 +85,7 @@ func (j *judge) findReport() (r report) {
 		r.problem = "The report of an installer is not older than this boot."
 		return r
 	case j.Before != nil && i.Boot.ResetCount < j.Before.Installed:
-		r.problem = "The report of an installer is of an earlier installation than the last one."
+		r.problem = "The report of an installer is about an earlier installation, not about the last installation."
 		return r
 	}
 	boot := &judge{Measurement: i.Boot}
@@ -106,7 +108,7 @@ func (j *judge) findReport() (r report) {
 
 // hasReportedTable reports whether PCR 5 has the partition table of the installer's report. Either
 // the log shows the table, and no other table, or PCR 5 has the value that EDK II's firmware leaves
-// there.
+// there if it measures only this table.
 func (j *judge) hasReportedTable() bool {
 	bank, ok := hashOf(j.Bank)
 	if !ok || !j.report.counts {
@@ -122,8 +124,8 @@ func tableDigest(bank crypto.Hash, table []byte) string {
 	return hex.EncodeToString(digestOf(bank, table))
 }
 
-// unproven reports whether the partition table of a first boot is not proven, although the image of
-// the running system makes reports.
+// The method `unproven` reports whether the partition table of a first boot is not proven, although
+// the image of the running system makes reports.
 func (j *judge) unproven() bool {
 	reports := slices.ContainsFunc(j.meant, func(m *manifest.Manifest) bool { return len(m.Installers) > 0 })
 	return !j.report.counts && (j.Reference == nil && reports || j.Reference != nil && j.Reference.Unproven)
@@ -141,8 +143,8 @@ func (j *judge) tableWords() string {
 }
 
 // addsOwnEntry reports whether PCR 1 differs from the reference only in the boot menu: entries were
-// removed, or the entry was added that the installer wrote for the reported partition table. PCR 4
-// shows the programs that this entry starts.
+// removed, or the new entry is the one that the installer wrote for the reported partition table.
+// PCR 4 shows the programs that this entry starts.
 func (j *judge) addsOwnEntry() bool {
 	guid, start, size, ok := eventlog.FirstESP(j.report.table)
 	if !ok || !j.hasReportedTable() || j.Reference == nil || slices.Contains(j.Unexplained, menuPCR) {

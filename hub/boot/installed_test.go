@@ -73,7 +73,8 @@ func imaged(t testing.TB) *manifest.Manifest {
 }
 
 // managed returns the log of a boot in which firmware starts the boot manager, and the boot manager
-// starts the system. If `table` is not nil, firmware measures it, and the kernel takes over.
+// starts the system. If `table` is not nil, firmware also measures the partition table `table`, and
+// measures into PCR 5 that the kernel takes over (ExitBootServices).
 func managed(t testing.TB, kernel, line string, table []byte) eventlog.Log {
 	t.Helper()
 	l := eventlog.Boot(true, kernel, line)
@@ -92,8 +93,8 @@ func managed(t testing.TB, kernel, line string, table []byte) eventlog.Log {
 	return l
 }
 
-// reportBy returns the report on a table that a program makes in a boot with this log. The report
-// has only the events of a few PCRs, as the installer's.
+// reportBy returns the report on a table that a program makes in a boot with this log. Like an
+// installer's report, the report has only the events of a few PCRs.
 func reportBy(t testing.TB, d *fleet.Device, l eventlog.Log, table []byte, resets uint32) *wire.InstallReport {
 	t.Helper()
 	short := slices.DeleteFunc(slices.Clone(l), func(e eventlog.Event) bool { return e.PCR != 4 && e.PCR != 11 && e.PCR != 12 }).Bytes()
@@ -104,7 +105,8 @@ func reportBy(t testing.TB, d *fleet.Device, l eventlog.Log, table []byte, reset
 	return &wire.InstallReport{Table: table, Bank: uint16(tcg.AlgSHA256), PCRs: l.PCRs(), Attest: attest, Signature: signature, EventLog: short}
 }
 
-// bootWith returns the measurement of a boot with a report, at the TPM's reset `resets`.
+// bootWith returns the measurement of a boot with a report. `resets` is the TPM's reset count in
+// that boot.
 func bootWith(t testing.TB, l eventlog.Log, r *wire.InstallReport, resets uint32) *boot.Measurement {
 	t.Helper()
 	return bootHiding(t, l, nil, r, resets)
@@ -142,7 +144,7 @@ func TestReportOfAnInstallerCountsOnlyIfTheOwnersInstallerMadeIt(t *testing.T) {
 	installer := managed(t, "installer", "install", nil)
 	system := managed(t, "linux 1", "quiet", table)
 	shell := append(slices.Clone(installer), eventlog.Event{PCR: 12, Type: eventlog.IPL, Data: eventlog.UTF16("init=/bin/sh")})
-	// A live system that extends PCR 11 as the installer does.
+	// foreign is the boot of a live system that extends PCR 11 as the installer does.
 	foreign := append(managed(t, "live system", "", nil)[:14], installer[14:]...)
 	after := append(slices.Clone(installer), eventlog.Event{PCR: 4, Type: eventlog.EFIBootApplication, Data: []byte{1}})
 	extension := append(slices.Clone(installer), eventlog.Event{PCR: 11, Type: eventlog.IPL, Data: []byte("a system extension")})
@@ -195,14 +197,14 @@ func TestReportOfAnInstallerCountsOnlyIfTheOwnersInstallerMadeIt(t *testing.T) {
 			t.Errorf("%s: %+v", c.name, v.System)
 		}
 	}
-	// Without the log, the value of PCR 5 shows the table. PCR 4 needs the log.
+	// If the log does not explain PCR 5, the value of PCR 5 still proves the partition table.
 	m := bootWith(t, system, good(), 5)
 	m.Events = slices.DeleteFunc(m.Events, func(e boot.Event) bool { return e.PCR == 5 })
 	m.Unexplained = []int{5}
 	if p := path(boot.Judge(m, boot.Rules{Manifests: []*manifest.Manifest{imaged(t)}})); p.State != boot.StateExpected {
 		t.Errorf("without the events of PCR 5: %+v", p)
 	}
-	// A manifest without installers is an image that makes no report.
+	// A manifest that names no installer describes an image that makes no report.
 	plain := imaged(t)
 	plain.Installers = nil
 	for _, r := range []*wire.InstallReport{nil, good()} {
@@ -213,8 +215,8 @@ func TestReportOfAnInstallerCountsOnlyIfTheOwnersInstallerMadeIt(t *testing.T) {
 }
 
 // A partition table that was altered after the installation is a change, whatever report the device
-// sends. A new installation by the owner's installer is expected, and then the report of the former
-// one does not count any more.
+// sends. A new installation by the owner's installer is expected, and the report of the former
+// installation then no longer counts.
 func TestAlteredPartitionTableIsAChange(t *testing.T) {
 	t.Parallel()
 	d := must(machine())(t)
@@ -259,8 +261,9 @@ func TestAlteredPartitionTableIsAChange(t *testing.T) {
 	}
 }
 
-// A first boot whose partition table nothing proves stays known, and is never expected, until its
-// owner accepts the boot or the report comes.
+// If nothing proves the partition table of a first boot, the verdict on the boot path is
+// StateKnown. It becomes StateExpected only if the owner accepts the boot, or the device sends the
+// installer's report.
 func TestUnprovenFirstBootIsKnownUntilItsOwnerAcceptsIt(t *testing.T) {
 	t.Parallel()
 	d := must(machine())(t)
@@ -288,7 +291,7 @@ func TestUnprovenFirstBootIsKnownUntilItsOwnerAcceptsIt(t *testing.T) {
 }
 
 // A new installation adds its entry to the boot menu. The report determines this entry, so PCR 1
-// may differ from the reference in this entry, and in no other.
+// may differ from the reference only in this entry.
 func TestBootEntryOfTheReportedDiskIsNoChange(t *testing.T) {
 	t.Parallel()
 	d := must(machine())(t)

@@ -14,8 +14,8 @@ import (
 	"gangway/tcg/eventlog"
 )
 
-// Bounds of what is kept of the Secure Boot variables. A machine has four of them, with about ten
-// certificates.
+// Bounds of the stored content of the Secure Boot variables. A machine has four of them, with about
+// ten certificates.
 const (
 	maxKeyCertificates = 64
 	maxSubject         = 200 // characters
@@ -36,9 +36,9 @@ type KeyCertificate struct {
 	Known   string `json:"known,omitempty"` // the publisher's name for the certificate, if the hub knows the hash
 }
 
-// published are the certificates of Microsoft's roll-over of 2026, by the SHA-256 of their DER
-// encoding. Source: github.com/microsoft/secureboot_objects, folder PreSignedObjects, revision
-// 06fe58a3.
+// published has the names of the certificates of Microsoft's roll-over of 2026. The key of the map
+// is the SHA-256 of the certificate in DER. Source: github.com/microsoft/secureboot_objects, folder
+// PreSignedObjects, revision 06fe58a3.
 var published = map[string]string{
 	"48e99b991f57fc52f76149599bff0a58c47154229b9f8d603ac40d3500248507": "Microsoft Corporation UEFI CA 2011",
 	"e8e95f0733a55e8bad7be0a1413ee23c51fcea64b3c8fa6a786935fddcc71961": "Microsoft Windows Production PCA 2011",
@@ -83,7 +83,7 @@ func keyVariables(events []logEvent, bank crypto.Hash) (all []KeyVariable) {
 	return all
 }
 
-// readLists reads EFI_SIGNATURE_LISTs, up to the first one that is not valid. It keeps at most
+// readLists reads EFI_SIGNATURE_LISTs, up to the first list that is not valid. It keeps at most
 // `room` certificates, and subtracts their number from `room`.
 func (k *KeyVariable) readLists(b []byte, room *int) {
 	const head, owner = 16 + 4 + 4 + 4, 16
@@ -125,7 +125,8 @@ func keyCertificate(der []byte) KeyCertificate {
 	return k
 }
 
-// Causes of a changed part. They group equal changes of many devices.
+// Causes of a change in a part of the boot. The hub groups the devices with a changed part by the
+// cause.
 const (
 	CauseRollOver    = "microsoft-roll-over" // db or KEK gained certificates of Microsoft's roll-over, and nothing else
 	CauseRevocations = "revocations"         // only dbx changed
@@ -138,8 +139,8 @@ const (
 	CauseNoReference = "no-reference"        // the first boot was not accepted
 )
 
-// keyChanges compares the Secure Boot variables of two boots, in sentences. The result `cause` is
-// empty if several causes are possible.
+// keyChanges returns a sentence for each difference between the Secure Boot variables of two boots.
+// The result `cause` is empty if several causes are possible.
 func keyChanges(before, after []KeyVariable) (words []string, cause string) {
 	causes := make(map[string]bool)
 	for _, now := range after {
@@ -176,8 +177,8 @@ func hashCause(now, was KeyVariable) string {
 	return ""
 }
 
-// words names a certificate. If the hub does not know the certificate, words adds the hash, because
-// anyone can make a certificate with the same subject.
+// The method `words` names a certificate. If the hub does not know the certificate, the text also
+// has the hash, because anyone can make a certificate with the same subject.
 func (c KeyCertificate) words() string {
 	if c.Known != "" {
 		return fmt.Sprintf("%q, which Microsoft published", c.Known)

@@ -68,7 +68,7 @@ func sameDigests(a, b []Event) bool {
 	return slices.EqualFunc(a, b, func(a, b Event) bool { return a.Digest == b.Digest })
 }
 
-// isWithin reports whether the list `all` without some of its elements is the list `some`.
+// isWithin reports whether `some` is a subsequence of `all`.
 func isWithin(some, all []string) bool {
 	for _, s := range all {
 		if len(some) > 0 && some[0] == s {
@@ -79,8 +79,7 @@ func isWithin(some, all []string) bool {
 }
 
 // menu returns the entries of the boot menu in order. The result `others` has the events that do
-// not belong to the boot menu. If the digests do not prove the measured data, menu finds no
-// entries.
+// not belong to the boot menu. If the digests do not prove the measured data, `entries` is empty.
 func menu(events []Event) (entries []string, others []Event) {
 	entries, others, ok := menuByPlace(events)
 	if ok {

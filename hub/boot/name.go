@@ -90,8 +90,8 @@ func nameEvents(pcr int, events []logEvent, more []string, bank crypto.Hash) (na
 	return named
 }
 
-// afterLog returns the event for an extension of the PCR after the end of the log. The extension is
-// the hash of `word`.
+// afterLog returns an Event for an extension that the log does not have, because it came after the
+// end of the log. The extension is the hash of `word`.
 func (n *namer) afterLog(word string) Event {
 	e := Event{PCR: n.pcr, What: whatPhase, Digest: hex.EncodeToString(digestOf(n.bank, []byte(word))), Text: word}
 	switch {
@@ -105,7 +105,7 @@ func (n *namer) afterLog(word string) Event {
 	return e
 }
 
-// name returns the Event for one event of the log.
+// The method `name` returns the Event for one event of the log.
 func (n *namer) name(e logEvent) Event {
 	out := Event{PCR: n.pcr, Digest: hex.EncodeToString(e.digest)}
 	section := n.section
@@ -148,10 +148,10 @@ func (n *namer) name(e logEvent) Event {
 	return out
 }
 
-// measured returns the data that an event measured, and true if this data is known. It is known if
-// it is the event's data in the log, or differs only by zero bytes at the end. Old versions of
-// systemd-boot measure a text with a final zero, but write the text without the zero into the log.
-// Some firmware pads log entries to a fixed size with zeros.
+// measured returns the data that an event measured, and true if the event's digest proves this
+// data. The data in the log may lack a final zero byte, or have additional zero bytes at the end.
+// Old versions of systemd-boot measure a text with a final zero, but write the text without the
+// zero into the log. Some firmware pads log entries to a fixed size with zeros.
 func (n *namer) measured(e logEvent) ([]byte, bool) {
 	if isDigestOf(e, e.data, n.bank) {
 		return e.data, true
@@ -187,8 +187,8 @@ func (n *namer) sectionName(e logEvent) string {
 	return ""
 }
 
-// variable names an event that measured the owner, name and value of a firmware variable
-// (UEFI_VARIABLE_DATA).
+// The method `variable` names an event that measured the owner, name and value of a firmware
+// variable (UEFI_VARIABLE_DATA).
 func (n *namer) variable(out *Event, v eventlog.Variable) {
 	name := v.Name
 	if tcg.Printable(name) != name {
@@ -226,7 +226,8 @@ func isSignature(value []byte) bool {
 	return rest.ReadASN1Element(&certificate, asn1.SEQUENCE) && rest.Empty()
 }
 
-// menu names a variable of the boot menu if only the variable's value was measured.
+// The method `menu` names a variable of the boot menu whose value was measured without the
+// variable's name.
 func (n *namer) menu(out *Event, v eventlog.Variable) {
 	named := "firmware variable " + v.Name
 	out.Text = menuText(named, v.Value)
@@ -251,7 +252,7 @@ func secureBootValue(value []byte) string {
 	return hex.EncodeToString(value[:min(len(value), 8)])
 }
 
-// data names an event that measured exactly the data in the log.
+// The method `data` names an event that measured exactly the data in the log.
 func (n *namer) data(out *Event, data []byte) {
 	text, printable := asText(data)
 	utf16 := printable && len(data) > 1 && data[1] == 0
@@ -287,8 +288,9 @@ func isStep(text string) bool {
 	return slices.Contains(steps, text) || strings.HasPrefix(text, "Booting to ") && strings.HasSuffix(text, " Option")
 }
 
-// opaque names an event if only the digest is known. It uses the event's PCR and position, and the
-// text after a boot loader's prefix.
+// The method `opaque` names an event whose digest does not prove the data in the log. It uses the
+// event's PCR and position. If the log has the prefix of a boot loader, it uses the text after the
+// prefix.
 func (n *namer) opaque(out *Event, e logEvent, v eventlog.Variable, isVariable bool) {
 	if text, ok := dataAfterPrefix(e, n.bank); ok && n.pcr == 8 {
 		out.What, out.Text = "a command of the boot loader", textOrHex(text)
@@ -393,8 +395,8 @@ func (m *Measurement) crossName() {
 
 // secureBoot returns the state of Secure Boot from the events of PCR 7. The log must explain PCR 7.
 // Before the separator only the firmware can extend PCR 7. Later programs could extend PCR 7 with
-// the events of an enabled Secure Boot. So every event up to the separator must be known by its
-// digest, and each variable must occur once.
+// the events of an enabled Secure Boot. So secureBoot must recognize every event up to the
+// separator by its digest, and each variable must occur only once.
 func secureBoot(events []Event) string {
 	state := stateUnknown
 	var seen []string

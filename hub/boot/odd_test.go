@@ -39,7 +39,7 @@ func informative(pcr uint32, data []byte) []byte {
 	return append(out, data...)
 }
 
-// The function old returns an event in the format of TPM 1.2.
+// The function `old` returns an event in the format of TPM 1.2.
 func old(pcr, kind uint32, data []byte) []byte {
 	le := binary.LittleEndian
 	out := le.AppendUint32(nil, pcr)
@@ -57,7 +57,7 @@ func measurement(t testing.TB, pcrs [][]byte, log []byte) *boot.Measurement {
 
 var separated = []int{0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14}
 
-// osSeparated returns `pcrs` with the extensions that systemd 261 makes.
+// osSeparated extends the PCR values `pcrs` as systemd 261 does, and returns the new values.
 func osSeparated(pcrs [][]byte) [][]byte {
 	pcrs = slices.Clone(pcrs)
 	for _, i := range separated {
@@ -365,8 +365,8 @@ func TestRelabelledSecureBootIsNotTold(t *testing.T) {
 		}
 	}
 	// If firmware loads a driver from an option ROM, it measures the entry of db that allowed the
-	// driver. This event comes before the separator and has the name db, but it is not the variable
-	// db.
+	// driver. The event comes before the separator and has the name db, but its value is only the
+	// entry, and not the whole variable db.
 	allowed := eventlog.Variable("db", slices.Concat(make([]byte, 16), []byte{0x30, 3, 2, 1, 1}))
 	copy(allowed, []byte{0xcb, 0xb2, 0x19, 0xd7, 0x3a, 0x3d, 0x96, 0x45, 0xa3, 0xbc, 0xda, 0xd0, 0x0e, 0x67, 0x65, 0x6f})
 	rom := slices.Insert(eventlog.Boot(true, "k", ""), 3, eventlog.Event{PCR: 7, Type: 0x800000E0, Data: allowed})

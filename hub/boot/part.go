@@ -20,9 +20,10 @@ const (
 	PartPath     = "boot-path"
 	PartSystem   = "system"
 	PartRest     = "rest"
-	// FirmwareCode is the part of the firmware that is the same on all machines of a model: see
-	// codePCRs. It has no verdict of its own. A decision about its value accepts the whole
-	// firmware, whatever settings the machine has in PCR 1 and 3.
+	// FirmwareCode is the name of a subset of PartFirmware: the PCRs in codePCRs. They show the
+	// firmware without its settings, so their values are the same on all machines of a model. Judge
+	// gives no separate verdict on FirmwareCode. If the owner accepts a value of FirmwareCode, the
+	// part `firmware` is accepted with any settings in PCR 1 and 3.
 	FirmwareCode = "firmware-code"
 )
 
@@ -52,8 +53,8 @@ const (
 	StateNothing     = "nothing-measured" // the firmware measured nothing
 )
 
-// AtLeast reports whether the state `is` satisfies the requirement `want`, which is StateExpected
-// or StateKnown. An expected part also satisfies StateKnown.
+// AtLeast reports whether a part of a boot with the state `is` is good enough for `want`, which is
+// StateExpected or StateKnown. StateExpected is better than StateKnown.
 func AtLeast(is, want string) bool {
 	return is == StateExpected || is == StateKnown && want == StateKnown
 }
@@ -68,7 +69,8 @@ func PartNamed(name string) (Part, bool) {
 }
 
 // Values returns the value of each part, and of FirmwareCode, by name. Two boots have the same
-// value of a part exactly if they have the same bank and the same PCR values in this part.
+// value of a part if they have the same bank and the same PCR values in this part. If not, they
+// have different values.
 func (m *Measurement) Values() map[string]string {
 	values := map[string]string{FirmwareCode: m.valueOf(codePCRs)}
 	for _, p := range Parts {

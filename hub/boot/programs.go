@@ -12,8 +12,8 @@ import (
 	"gangway/wire/manifest"
 )
 
-// ofFirmware reports whether an event is a separator, or a step that firmware measures as its text.
-// The event's digest proves this. Such an event starts no program.
+// ofFirmware reports whether an event is a separator, or one of the firmware's actions in `steps`.
+// The digest of the event proves this. Such an event starts no program.
 func ofFirmware(e Event) bool {
 	return e.What == whatSeparator || strings.HasPrefix(e.What, "the firmware's step ") ||
 		strings.HasPrefix(e.What, "the separator in PCR ") || e.What == fmt.Sprintf(likeSeparator, e.PCR)
@@ -33,16 +33,17 @@ func programs(events []Event, unexplained []int) (digests []string, ok bool) {
 	return digests, len(digests) > 0
 }
 
-// started reports whether the last program in PCR 4 is the system of a manifest. The system's
-// kernel may follow. With Secure Boot off, the system's stub starts the kernel through firmware,
-// which measures the kernel. With Secure Boot on, systemd's stub starts the kernel without
-// firmware: the kernel is a part of the system, so firmware has measured it already.
+// The method `started` reports whether the last program in PCR 4 is the system of a manifest. The
+// system's kernel may follow. With Secure Boot off, the system's stub starts the kernel through
+// firmware, which measures the kernel. With Secure Boot on, systemd's stub starts the kernel
+// without firmware: the kernel is a part of the system, so firmware has measured it already.
 func (j *judge) started(m *manifest.Manifest) bool {
 	_, ok := j.before(m)
 	return ok
 }
 
-// before returns the digests of the programs that were started before the system of a manifest.
+// The method `before` returns the digests of the programs that were started before the system of a
+// manifest.
 func (j *judge) before(m *manifest.Manifest) (digests []string, ok bool) {
 	system := m.System.Authenticode[j.Bank]
 	all, ok := programs(j.Events, j.Unexplained)
@@ -59,8 +60,9 @@ func (j *judge) before(m *manifest.Manifest) (digests []string, ok bool) {
 	return all[:last], true
 }
 
-// startedAlone reports whether the system of a manifest was started by firmware or by a boot
-// manager that one of the owner's manifests names, and no other program was started.
+// startedAlone reports whether firmware started the system of a manifest directly, or through a
+// boot manager that one of the owner's manifests names. If any other program was started, it
+// returns false.
 func (j *judge) startedAlone(m *manifest.Manifest) bool {
 	first, ok := j.before(m)
 	switch {
@@ -137,7 +139,8 @@ func (j *judge) ownFiles() bool {
 }
 
 // enrolled reports whether PCR 7 has exactly the Secure Boot variables of a manifest, with Secure
-// Boot on. After the separator, firmware measures which of the keys allowed a program.
+// Boot on. The events after the separator do not count: they say which of the keys allowed a
+// program to start.
 func (j *judge) enrolled(want *manifest.SecureBoot) bool {
 	bank, ok := hashOf(j.Bank)
 	if !ok || slices.Contains(j.Unexplained, secureBootPCR) || j.SecureBoot != "on" {

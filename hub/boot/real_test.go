@@ -29,7 +29,8 @@ func quoted(t testing.TB, pcrs [][]byte, log []byte) (*fleet.Device, *boot.Evide
 	return d, e
 }
 
-// real reads the PCRs and the event log of a machine in QEMU from testdata; see testdata/README.md.
+// The function `real` reads the PCRs and the event log of a machine in QEMU from testdata; see
+// testdata/README.md.
 func real(t testing.TB, name string) (pcrs [][]byte, log []byte) {
 	t.Helper()
 	var f struct {

@@ -45,9 +45,9 @@ func (m *Measurement) replay(e *Evidence, bank crypto.Hash) {
 	}
 }
 
-// explain searches for a start value, events, and extensions after the log that together replay to
-// the PCR's value `value`. It returns the start value in `start`, the events in `own` and the
-// extensions in `more`.
+// explain searches for a start value, for events of the log, and for extensions after the log.
+// Replayed in this order, they must result in the PCR's value `value`. It returns the start value
+// in `start`, the events in `own` and the extensions in `more`.
 func explain(pcr int, value []byte, events []logEvent, bank crypto.Hash) (start []byte, own []logEvent, more []string, ok bool) {
 	for _, start := range startValues(pcr, bank) {
 		for n := range withoutRepetition(events, bank) {
@@ -65,10 +65,10 @@ func explain(pcr int, value []byte, events []logEvent, bank crypto.Hash) (start 
 	return nil, nil, nil, false
 }
 
-// withoutRepetition yields counts: how many of the events the function `explain` tries to replay.
-// The first count includes all events. Some kernels append the firmware's last events to a log that
-// already contains these events. So smaller counts follow. Each smaller count leaves out one more
-// repeated event.
+// withoutRepetition yields numbers of events: the function `explain` tries to replay that many
+// events of the log. The first number includes all events. Some kernels append the firmware's last
+// events to a log that already contains these events. So smaller numbers follow. Each smaller
+// number leaves out one more repeated event.
 func withoutRepetition(events []logEvent, bank crypto.Hash) iter.Seq[int] {
 	lastSteps := func(e logEvent) bool {
 		return isDigestOf(e, []byte(exitInvoked), bank) || isDigestOf(e, []byte(exitSucceeded), bank)
@@ -178,8 +178,8 @@ func afterLog(pcr int) (all [][]string) {
 	return all
 }
 
-// separatorWords returns sequences of systemd's separator, from one separator up to the maximum
-// number.
+// separatorWords returns sequences of systemd's separator. The first sequence has one separator,
+// and the last has maxSeparators.
 func separatorWords(pcr int) (all [][]string) {
 	if slices.Contains(separatedPCRs, pcr) {
 		for n := 1; n <= maxSeparators; n++ {

@@ -12,8 +12,8 @@ import (
 	"gangway/tcg"
 )
 
-// The test computes the PCRs from the log, so the replay must leave no PCR unexplained. A boot does
-// not differ from a reference made from the same boot.
+// The test computes the PCRs from a log of the fuzzer, so the replay must explain each PCR. Compare
+// must find no difference between a boot and a reference that was made from the same boot.
 func FuzzReplay(f *testing.F) {
 	for _, name := range []string{"uki", "sdboot"} {
 		raw, err := os.ReadFile(filepath.Join("testdata", name+".json"))

@@ -15,17 +15,18 @@ type Rules struct {
 	Reference *Reference
 	// Manifests are the manifests of the device's owner. Their signatures are valid.
 	Manifests []*manifest.Manifest
-	// Wanted are the systems that are meant to run, as the SHA-256 of their files in lower-case
-	// hexadecimal: the system of the device's present revision, and the systems of revisions that
-	// the device has not finished. If Wanted is empty, any system in Manifests is meant to run.
+	// Wanted has the systems that are meant to run, each as the SHA-256 of its file in lower-case
+	// hexadecimal. They are the system of the device's present revision, and the systems of
+	// revisions that the device has not finished. If Wanted is empty, any system in Manifests is
+	// meant to run.
 	Wanted []string
-	// Since is the time at which the present revision was done. It is zero if the present revision
-	// has no system that a manifest names. For the parts that manifests determine, a reference that
-	// is older than Since does not count.
+	// Since is the time at which the device had installed the present revision (status DONE). It is
+	// zero if the present revision has no system that a manifest names. A reference that is older
+	// than Since does not count for the parts of the boot that manifests determine.
 	Since time.Time
 	// Before is the system that ran when the device's boot last matched; nil if it is not known.
 	Before *System
-	// Known are the owner's decisions for cohorts. Only the decisions that apply to the device
+	// Known has the owner's decisions for cohorts. Only the decisions that apply to the device
 	// count.
 	Known []Decision
 }
@@ -41,7 +42,7 @@ type System struct {
 	Installed uint32 `json:"installed,omitempty"`
 }
 
-// Decision says that the owner accepts a value of a part for a cohort of devices.
+// Decision says that the owner accepts a value of a part of the boot for a cohort of devices.
 type Decision struct {
 	Part  string // name of a part, or FirmwareCode
 	Value string // as in Measurement.Values
@@ -53,9 +54,9 @@ type Verdict struct {
 	Parts   []PartVerdict `json:"parts"`
 	System  *System       `json:"system,omitempty"` // the system that ran, if a manifest names it
 	Changes []Change      `json:"-"`                // empty if the boot matches
-	// Learn is true if the boot has no reference yet and may become the reference.
+	// Learn is true if the device has no reference yet, and this boot may become the reference.
 	Learn bool `json:"-"`
-	// Unproven is the field of the same name for the reference, if Learn is true.
+	// If Learn is true, Unproven is the value for Reference.Unproven of the new reference.
 	Unproven bool `json:"-"`
 }
 
@@ -92,8 +93,8 @@ func Judge(m *Measurement, r Rules) *Verdict {
 	if j.ran != nil && j.hasReportedTable() {
 		j.ran.Installed = j.report.resets
 	}
-	// The parts that manifests determine come first: on a first boot they decide whether the rest
-	// may become the reference.
+	// Judge first the parts that manifests determine. On a first boot, these verdicts decide
+	// whether the other parts may become the reference.
 	path, system := j.part(PartPath), j.part(PartSystem)
 	j.learn = r.Reference == nil && (len(r.Manifests) == 0 || (AtLeast(path.State, StateKnown) || j.ownPath()) && AtLeast(system.State, StateKnown))
 	v.Learn, v.Unproven = j.learn, j.learn && j.unproven()
@@ -110,8 +111,8 @@ type judge struct {
 	*Measurement
 	Rules
 	values map[string]string
-	// meant has the manifests of the systems that are meant to run, and whose PCR 11 has the
-	// measured value. Several manifests may have the same PCR 11.
+	// meant has the manifests of those systems that are meant to run and that lead to the measured
+	// value of PCR 11. Several manifests may have the same PCR 11.
 	meant  []*manifest.Manifest
 	other  *manifest.Manifest // the manifest with the measured PCR 11, if none is in `meant`
 	back   bool               // the system is older than the system that ran before, and no revision orders the older system
@@ -150,7 +151,8 @@ func (j *judge) findSystem() {
 	}
 }
 
-// ranSystem reports whether PCR 11 has a value that the system of a manifest leaves there.
+// ranSystem reports whether the value of PCR 11 is one that results from starting the system of the
+// manifest `of`.
 func ranSystem(m *Measurement, of *manifest.Manifest) bool {
 	values := of.System.PCR11[m.Bank]
 	is := valueOf(m, phasePCR)
@@ -162,7 +164,7 @@ func ranSystem(m *Measurement, of *manifest.Manifest) bool {
 	return values[""] != "" && reaches(m.Bank, values[""], is, afterLog(phasePCR))
 }
 
-// part judges the part with the given name.
+// The method `part` judges the part of the boot with the given name.
 func (j *judge) part(name string) PartVerdict {
 	p, _ := PartNamed(name)
 	v := PartVerdict{Part: name, Value: j.values[name]}
@@ -181,7 +183,8 @@ func (j *judge) part(name string) PartVerdict {
 	return j.changed(p, v)
 }
 
-// expected reports whether manifests determine a part and the measured part is what they state.
+// The method `expected` reports whether a part of the boot is expected: manifests must determine
+// the part, and the measured value must be the value that a manifest states.
 func (j *judge) expected(p Part) (words string, ok bool) {
 	switch p.Name {
 	case PartKeys:
@@ -209,7 +212,7 @@ func (j *judge) expected(p Part) (words string, ok bool) {
 }
 
 // ownPath reports whether firmware started only the programs of a system that is meant to run, from
-// a disk whose partition table is settled.
+// a disk whose partition table is accepted (see the method `settled`).
 func (j *judge) ownPath() bool {
 	return slices.ContainsFunc(j.meant, j.startedAlone) && j.settled()
 }
@@ -221,7 +224,7 @@ func (j *judge) orderedBack() string {
 	return fmt.Sprintf(" This is a roll-back from %q (sequence %d), and a revision orders it.", j.Before.Name, j.Before.Sequence)
 }
 
-// decided finds a decision of the owner that covers a part.
+// The method `decided` finds a decision of the owner that covers a part.
 func (j *judge) decided(p Part) (Decision, bool) {
 	for _, d := range j.Known {
 		if d.Part == p.Name && d.Value == j.values[p.Name] || d.Part == FirmwareCode && p.Name == PartFirmware && d.Value == j.values[FirmwareCode] {
@@ -231,8 +234,8 @@ func (j *judge) decided(p Part) (Decision, bool) {
 	return Decision{}, false
 }
 
-// byReference reports whether a part is as in the reference. On a first boot without a reference,
-// it reports whether the part becomes the reference.
+// byReference reports whether a part of the boot has the same values as the reference. If there is
+// no reference yet, it reports whether the values of this boot become the reference for the part.
 func (j *judge) byReference(p Part) (words string, ok bool) {
 	r := j.Reference
 	switch {
@@ -257,8 +260,8 @@ func (j *judge) byReference(p Part) (words string, ok bool) {
 }
 
 // differences returns the differences of a part from the reference, which must not be nil. PCR 9
-// may differ from the reference if ownFiles explains it by a manifest, and PCR 1 if addsOwnEntry
-// explains it by an installer's report.
+// may differ from the reference if ownFiles explains the difference by a manifest. PCR 1 may differ
+// if addsOwnEntry explains the difference by an installer's report.
 func (j *judge) differences(p Part) []Change {
 	pcrs := compared(p)
 	if p.Name == PartRest && len(j.meant) > 0 && j.ownFiles() {
@@ -270,7 +273,8 @@ func (j *judge) differences(p Part) []Change {
 	return j.Reference.differencesIn(pcrs, j.Measurement)
 }
 
-// differencesIn is Compare for some PCRs. It finds no difference if the reference has none of them.
+// differencesIn is Compare for some PCRs. If the reference has none of these PCRs, it finds no
+// difference.
 func (r *Reference) differencesIn(pcrs []int, m *Measurement) []Change {
 	part := r.only(pcrs)
 	if len(part.PCRs) == 0 && len(r.PCRs) > 0 && r.Bank == m.Bank {
@@ -279,8 +283,8 @@ func (r *Reference) differencesIn(pcrs []int, m *Measurement) []Change {
 	return Compare(part, m)
 }
 
-// compared returns the PCRs of a part that a reference may have. A reference that was entered as
-// values may have PCR 10 too.
+// The function `compared` returns the PCRs of a part that Judge compares with a reference. They
+// include PCR 10, because a person may have entered a value of PCR 10.
 func compared(p Part) []int {
 	if p.Name == PartRest {
 		return append(slices.Clone(p.PCRs), imaPCR)
@@ -288,8 +292,8 @@ func compared(p Part) []int {
 	return slices.Clone(p.PCRs)
 }
 
-// outdated reports whether the reference does not count for a part, because a manifest determines
-// the part, and the reference is older than the present system.
+// The method `outdated` reports whether the reference does not count for a part, because a manifest
+// determines the part, and the reference is older than the present system.
 func (j *judge) outdated(p Part) bool {
 	if p.Name != PartPath && p.Name != PartSystem {
 		return false
@@ -301,7 +305,7 @@ func (j *judge) outdated(p Part) bool {
 	return !since.IsZero() && !j.Reference.Since.After(since)
 }
 
-// only returns the reference with only some of its PCRs.
+// The method `only` returns the reference with only some of its PCRs.
 func (r *Reference) only(pcrs []int) *Reference {
 	part := *r
 	part.PCRs = make(map[int]string)
@@ -313,11 +317,11 @@ func (r *Reference) only(pcrs []int) *Reference {
 	return &part
 }
 
-// settled reports whether PCR 5 has the partition table that the owner's installer reported, is as
-// in the reference, or shows at least the same partition table as the reference. The other data in
-// PCR 5 are settings of boot managers: PCR 4 and 12 show the program and the command line that the
-// settings led to. On a first boot without a report that counts, an event log that explains PCR 5
-// is enough.
+// The method `settled` reports whether the partition table in PCR 5 is accepted. It is accepted in
+// three cases: the owner's installer reported the table, PCR 5 has the value in the reference, or
+// the log shows the partition table of the reference. The other data in PCR 5 are settings of boot
+// managers: PCR 4 and 12 show the program and the command line that the settings led to. On a first
+// boot without a report that counts, an event log that explains PCR 5 is enough.
 func (j *judge) settled() bool {
 	if j.hasReportedTable() {
 		return true
@@ -346,7 +350,8 @@ func partitions(events []Event) (digests []string) {
 	return digests
 }
 
-// empty reports whether nothing that is specific to a machine was measured into some PCRs.
+// The method `empty` reports whether nothing that is specific to a machine was measured into some
+// PCRs.
 func (j *judge) empty(pcrs ...int) bool {
 	bank, ok := hashOf(j.Bank)
 	if !ok {
@@ -356,7 +361,7 @@ func (j *judge) empty(pcrs ...int) bool {
 	return !slices.ContainsFunc(pcrs, func(pcr int) bool { return !empty[valueOf(j.Measurement, pcr)] })
 }
 
-// changed completes the verdict of a part that is neither expected nor known.
+// The method `changed` completes the verdict `v` on a part that is neither expected nor known.
 func (j *judge) changed(p Part, v PartVerdict) PartVerdict {
 	v.State = StateChanged
 	for _, pcr := range p.PCRs {
@@ -368,7 +373,7 @@ func (j *judge) changed(p Part, v PartVerdict) PartVerdict {
 	return v
 }
 
-// why names the likely cause of a changed part.
+// The method `why` names the likely cause of a changed part.
 func (j *judge) why(p Part) (words, cause string) {
 	if p.Name == PartPath || p.Name == PartSystem {
 		if words, cause := j.otherSystem(p); cause != "" {
@@ -403,7 +408,7 @@ func (j *judge) why(p Part) (words, cause string) {
 	return words, ""
 }
 
-// otherSystem explains a boot path or a system that is not what the owner's manifests state.
+// otherSystem explains why the boot path or the system is not as the owner's manifests state.
 func (j *judge) otherSystem(p Part) (words, cause string) {
 	switch {
 	case len(j.Manifests) == 0:
@@ -415,7 +420,7 @@ func (j *judge) otherSystem(p Part) (words, cause string) {
 	case p.Name == PartPath && j.report.counts && !j.hasReportedTable() && slices.ContainsFunc(j.meant, j.startedAlone):
 		return fmt.Sprintf("PCR 5 does not have the partition table that the installer of %q wrote: the table was changed, or firmware started another disk.", j.report.by), CauseNoManifest
 	case len(j.meant) > 0 && p.Name == PartPath:
-		return fmt.Sprintf("PCR 4 and 5 are not what starting %q leaves there: firmware started another program, or started programs in another way.", j.meant[0].Name), CauseNoManifest
+		return fmt.Sprintf("PCR 4 and 5 do not have the values that a start of %q leaves there: firmware started another program, or started programs in another way.", j.meant[0].Name), CauseNoManifest
 	case len(j.meant) > 0:
 		return fmt.Sprintf("The system is %q, but it got a command line or credentials that its manifest does not name (PCR 12).", j.meant[0].Name), CauseNoManifest
 	case p.Name == PartSystem:
@@ -462,9 +467,10 @@ func (r *Reference) firmwareText() string {
 	return (&Measurement{Events: r.Events}).FirmwareText()
 }
 
-// explain sets the verdict's changes. Without manifests and decisions they are the differences from
-// the reference. A part that did not change relative to the reference gets a change with its own
-// sentence.
+// explain sets the verdict's changes. Without manifests and decisions, these are the differences
+// from the reference. For a bad part without a difference from the reference, the words of the
+// part's verdict become a change. They also become a change if they explain the part better than
+// the differences do.
 func (j *judge) explain(v *Verdict) {
 	var bad []PartVerdict
 	var pcrs []int

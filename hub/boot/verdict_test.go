@@ -109,7 +109,8 @@ func TestPartsOfABootAreJudged(t *testing.T) {
 	}
 }
 
-// Without manifests and decisions, the verdict says the same as Compare.
+// If the rules have no manifests and no decisions, the verdict must list the changes that Compare
+// finds. If Compare finds none, the boot must match.
 func TestVerdictWithoutManifestsIsTheComparison(t *testing.T) {
 	t.Parallel()
 	names := []string{"uki", "uki-cmdline", "uki-kernel", "sdboot", "sdboot-cmdline", "sdboot-kernel", "sdboot-initrd"}
@@ -169,7 +170,8 @@ func TestRealBootIsExpectedByItsManifestAndAnAlteredOneIsNot(t *testing.T) {
 	}
 }
 
-// Nothing proves an event's label and type: the device can send any.
+// Nothing proves an event's label and type: the device can send any label and any type. Neither may
+// affect the verdict.
 func TestForgedLabelThatNamesTheRightProgramDecidesNothing(t *testing.T) {
 	t.Parallel()
 	one := shipped("one", 1, "linux 1", "quiet")
@@ -185,7 +187,7 @@ func TestForgedLabelThatNamesTheRightProgramDecidesNothing(t *testing.T) {
 	if v.Matches() || v.Learn || v.System != nil {
 		t.Errorf("%s", states(v))
 	}
-	// The log of the right boot, sent with the PCR values of another one.
+	// The device sends the log of the right boot with the PCR values of another boot.
 	d, e := measured(t, eventlog.Boot(true, "evil", "quiet"))
 	e.Log = good.Bytes()
 	sign(t, d, e)
@@ -290,7 +292,8 @@ func TestNothingMeasuredIsNeitherExpectedNorKnown(t *testing.T) {
 	}
 }
 
-// A reference that was entered as values compares only the PCRs that it has, also PCR 10.
+// A person entered a reference as PCR values. Compare compares only the PCRs that the reference
+// has. PCR 10 may be one of them.
 func TestReferenceOfFewValuesComparesOnlyThese(t *testing.T) {
 	t.Parallel()
 	log := eventlog.Boot(true, "linux 1", "quiet")
@@ -332,8 +335,9 @@ func TestUpdateStartedByTheReferencesBootManagerIsKnown(t *testing.T) {
 	}
 }
 
-// With Secure Boot on, systemd's stub starts its kernel without firmware, so that PCR 4 has no
-// kernel. With Secure Boot off, PCR 4 has the kernel after the system. No other program may follow.
+// With Secure Boot on, systemd's stub starts its kernel without the firmware's help, so no event
+// for the kernel is in PCR 4. With Secure Boot off, PCR 4 has the kernel after the system. No other
+// program may follow.
 func TestKernelIsInPCR4OnlyIfFirmwareStartsIt(t *testing.T) {
 	t.Parallel()
 	one := shipped("one", 1, "linux 1", "quiet")

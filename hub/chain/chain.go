@@ -219,9 +219,9 @@ func (r *reader) checks(codes []string) (list []Check) {
 	return list
 }
 
-// opened returns the check that the TPM opened the credential. The hub had encrypted the credential
-// to the TPM's EK and AIK. In one-step enrolment, the activation proves this check, and the
-// enrolment's state records the activation.
+// opened returns the check that the TPM opened the credential, which the hub had encrypted to the
+// TPM's EK and AIK. In one-step enrolment, a device can activate its certificates only after this,
+// so an activated enrolment passes the check.
 func (r *reader) opened() Check {
 	c := Check{Code: codeOpened, State: NotExamined, Detail: "The device has not activated its certificates yet."}
 	if r.activated() {
@@ -237,7 +237,7 @@ func (r *reader) activated() bool {
 // twoSteps reports whether the device used two-step enrolment (Pantacor's way).
 func (r *reader) twoSteps() bool { return r.f.Verdict.Passed(codeOpened) }
 
-// link returns the link with this name: Maker, EK, AIK or IDevID.
+// The method `link` returns the link with this name: Maker, EK, AIK or IDevID.
 func (r *reader) link(name string) Link {
 	rule := checksOf[name]
 	l := Link{Name: name, Checks: r.checks(rule.codes)}

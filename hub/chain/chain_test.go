@@ -31,8 +31,8 @@ func whole(change func(*evidence.Verdict)) evidence.Verdict {
 	return v
 }
 
-// set replaces the verdict's check that has the same code as the check `c`. If there is no such
-// check, it appends `c`.
+// The function `set` replaces the verdict's check that has the same code as the check `c`. If there
+// is no such check, it appends `c`.
 func set(v *evidence.Verdict, c evidence.Check) {
 	for i := range v.Checks {
 		if v.Checks[i].Check == c.Check {

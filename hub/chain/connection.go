@@ -34,8 +34,8 @@ func (r *reader) connection() Link {
 	return l
 }
 
-// worse reports whether the state `a` is worse than the state `than`. Refused is the worst state,
-// then Waiting, then Decided. NotExamined and Verified are not worse than any state.
+// The function `worse` reports whether the state `a` is worse than the state `than`. Refused is the
+// worst state, then Waiting, then Decided. NotExamined and Verified are not worse than any state.
 func worse(a, than State) bool {
 	rank := map[State]int{Decided: 1, Waiting: 2, Refused: 3}
 	return rank[a] > rank[than]

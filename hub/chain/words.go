@@ -13,7 +13,7 @@ var titles = map[string]string{
 	Maker: "Maker's root", EK: "EK", AIK: "AIK", IDevID: "IDevID", Connection: "This connection",
 }
 
-// exact has the Exact text of each link.
+// exact has the text for the field Exact of each link.
 var exact = map[string]string{
 	Maker:      "The EK certificate chains to a TPM maker's root in this hub's trust store.",
 	EK:         "The request's EK is the key of the EK certificate and was made from a TCG template. Only the TPM that has this EK can open the credential that the hub encrypts to it.",

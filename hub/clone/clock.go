@@ -19,8 +19,8 @@ const (
 	// stores its clock at least every 2^22 ms (Part 2, TPM_PT_CLOCK_UPDATE); maxLoss is twice this
 	// time.
 	maxLoss = 2 * (1 << 22) * time.Millisecond
-	// pace is the tolerated deviation of a virtual TPM's clock, as a fraction of the time between
-	// two readings. drift is tolerated in addition.
+	// A virtual TPM's clock may deviate by `drift`, plus the fraction `pace` of the time between
+	// two readings.
 	pace  = 0.001
 	drift = 2 * time.Second
 	// reset is the least time that a machine takes to reset.
@@ -29,8 +29,8 @@ const (
 	assumedDuration = 10 * time.Second
 )
 
-// conflict is a contradiction between two boots of one TPM. If `cleared` is true, there is no
-// contradiction, because the TPM was cleared between the boots.
+// conflict is the result of comparing two boots of one TPM. If they contradict each other, it has a
+// code. If `cleared` is true, the TPM was cleared between the boots, which explains the difference.
 type conflict struct {
 	code, words string
 	cleared     bool
@@ -61,14 +61,14 @@ func contradiction(a, b Boot) conflict {
 	return conflict{}
 }
 
-// lower reports whether the counters of the boot `a` are lower than the counters of the boot `b`:
-// it compares the reset counts or, if these are equal, the restart counts.
+// The function `lower` reports whether the counters of the boot `a` are lower than the counters of
+// the boot `b`: it compares the reset counts or, if these are equal, the restart counts.
 func lower(a, b Boot) bool {
 	x, y := a.Counters, b.Counters
 	return x.ResetCount < y.ResetCount || x.ResetCount == y.ResetCount && x.RestartCount < y.RestartCount
 }
 
-// begin returns the earliest possible time of the attestation.
+// begin returns the earliest time at which the TPM can have made the attestation of this sighting.
 func (b Boot) begin() time.Time {
 	if b.From.IsZero() {
 		return b.To.Add(-assumedDuration)

@@ -15,16 +15,17 @@ import (
 
 var begin = time.Date(2026, 11, 1, 8, 0, 0, 0, time.UTC)
 
-// at returns the sighting of a TPM quote, made at the time `begin` plus the duration `after`. The
-// quote has the TPM's reset count, restart count and clock.
+// The function `at` returns the sighting of a TPM quote, made at the time `begin` plus the duration
+// `after`. The quote has the TPM's reset count, restart count and clock.
 func at(after time.Duration, reset, restart uint32, clock time.Duration) clone.Sighting {
 	to := begin.Add(after)
 	return clone.Sighting{From: to.Add(-100 * time.Millisecond), To: to, Attested: true, Addr: "192.0.2.1",
 		Counters: boot.Counters{ClockInfo: tcg.ClockInfo{Clock: uint64(clock.Milliseconds()), ResetCount: reset, RestartCount: restart, Safe: true}}}
 }
 
-// serial returns the sighting `s` as the sighting of an onboarding with a serial number. The field
-// From is zero, because the TPM may have certified the IDevID key at any earlier time.
+// The function `serial` returns the sighting of an onboarding: the sighting `s`, with a serial
+// number. The field From is zero, because the TPM may have certified the IDevID key at any earlier
+// time.
 func serial(s clone.Sighting, serial string) clone.Sighting {
 	s.Serial, s.From = serial, time.Time{}
 	return s

@@ -19,7 +19,7 @@ type machine struct {
 	pace           float64
 }
 
-// runs advances the time with the TPM powered on.
+// The method `runs` advances the time by `d` while the TPM is powered on.
 func (k *machine) runs(d time.Duration) {
 	k.now = k.now.Add(d)
 	k.clock += time.Duration(k.pace * float64(d))
@@ -28,7 +28,7 @@ func (k *machine) runs(d time.Duration) {
 	}
 }
 
-// rests advances the time with the TPM powered off.
+// The method `rests` advances the time by `d` while the TPM is powered off.
 func (k *machine) rests(d time.Duration) { k.now = k.now.Add(d) }
 
 // quote returns the sighting of a TPM quote. Making the quote takes the time `takes`, and the TPM

@@ -10,8 +10,8 @@ import (
 	"gangway/internal/finding"
 )
 
-// ownChecks has the codes of the doctor's own checks of the conditions of some alarms. If the
-// doctor has found one of these codes, the alarm would say the same again.
+// ownChecks maps an alarm's name to the codes of the doctor's findings about the same condition. If
+// the doctor reports one of these codes, it does not list the alarm too.
 var ownChecks = map[string][]string{
 	"certificate-expires": {"certificate-expires", "ca-expires", "tls-ca-expires", "url-expired"},
 	"disk-low":            {"disk-low", "disk-full"},
@@ -20,7 +20,7 @@ var ownChecks = map[string][]string{
 	"clock-drift":         {"clock-unset", "clock-back"},
 }
 
-// checkAlarms lists the conditions that the running hub has found by itself, and that last.
+// checkAlarms lists the alarms that the running hub has recorded, and that have not ended.
 func checkAlarms(_ context.Context, e *exam) (found []finding.Finding) {
 	if e.database == nil {
 		return nil

@@ -19,7 +19,8 @@ func (e *exam) hasBackupFiles() bool {
 }
 
 // checkBackupFiles examines the newest backup of 'gangway backup'. It has no age identity, so it
-// compares the backup with what the hub wrote, and does not decrypt it.
+// cannot decrypt the backup. Instead, it compares the backup with the description that the hub
+// signed.
 func (e *exam) checkBackupFiles(ctx context.Context) []finding.Finding {
 	ctx, cancel := context.WithTimeout(ctx, e.CheckTime)
 	defer cancel()
@@ -37,7 +38,7 @@ func (e *exam) checkBackupFiles(ctx context.Context) []finding.Finding {
 	name := filepath.Base(c.File)
 	// The database records the time without fractions of a second.
 	if e.database != nil && e.database.Backup.Sub(c.Begun) > time.Second {
-		found = append(found, bad(finding.Warning, "backup-missing", fmt.Sprintf("The hub has recorded a backup of %s UTC, and the newest one in %s is of %s UTC.", e.database.Backup.UTC().Format(time.DateTime), e.Backup, c.Begun.UTC().Format(time.DateTime)),
+		found = append(found, bad(finding.Warning, "backup-missing", fmt.Sprintf("The hub has recorded a backup from %s UTC, but the newest backup in %s is from %s UTC.", e.database.Backup.UTC().Format(time.DateTime), e.Backup, c.Begun.UTC().Format(time.DateTime)),
 			"The newer backup is elsewhere, or somebody has removed it.", "Name the folder of the newest backup: --backup FOLDER"))
 	}
 	d := c.Description
@@ -55,5 +56,5 @@ func (e *exam) checkBackupFiles(ctx context.Context) []finding.Finding {
 	if !d.Objects {
 		objects = "without objects"
 	}
-	return good("backup", "The newest backup, %s, is %s old, and is as the hub wrote it, %s. It can be restored with the age identity of %s. To decrypt it as a test, use 'gangway backup verify'.", name, days, objects, strings.Join(d.Recipients, " or "))
+	return good("backup", "The newest backup, %s, is %s old. It is as the hub wrote it, %s. It can be restored with the age identity of %s. To decrypt it as a test, use 'gangway backup verify'.", name, days, objects, strings.Join(d.Recipients, " or "))
 }

@@ -52,7 +52,8 @@ const (
 	free       = "Columns that nothing determines"
 )
 
-// raw opens a database past the store, without foreign keys.
+// The function `raw` opens a database directly, without package store and without checks of foreign
+// keys.
 func raw(t *testing.T, path string) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)&_pragma=foreign_keys(0)")
@@ -110,8 +111,8 @@ func TestEachColumnIsListed(t *testing.T) {
 	}
 }
 
-// populated returns a hub with a row for each table of docs/fsck.md, and its database past the
-// store.
+// populated returns a hub with a row for each table of docs/fsck.md, and its database, opened by
+// the function raw.
 func populated(t *testing.T) (*hubtest.Hub, *sql.DB) {
 	t.Helper()
 	maker, err := fleet.NewMaker("Maker", fleet.MakerOptions{})
@@ -199,7 +200,7 @@ func problems(t *testing.T, h *hubtest.Hub) (list []string) {
 	return list
 }
 
-// changed returns another value of the same type.
+// The function `changed` returns another value of the same type.
 func changed(r *rand.Rand, v any) any {
 	switch v := v.(type) {
 	case int64:
@@ -220,8 +221,9 @@ type corruption struct{ table, column string }
 // corruptionSeed is the seed from which the corruptions are drawn.
 const corruptionSeed = 23
 
-// fsck finds each of 200 corruptions, drawn from all columns that something determines. Usually the
-// test draws fewer, because each draw runs all checks; 'make fsck-full' draws all.
+// The test changes values in random columns whose values follow from other data, and fsck must find
+// each change. 'make fsck-full' makes 200 changes. Other runs make fewer changes, because each
+// change runs all checks.
 func TestEachCorruptionIsFound(t *testing.T) {
 	if testing.Short() {
 		t.Skip("each draw runs all checks")
@@ -261,8 +263,8 @@ func TestEachCorruptionIsFound(t *testing.T) {
 	}
 }
 
-// corrupt changes a value of a random row, checks that this is found, and changes it back. It
-// returns false if the schema does not allow the change.
+// corrupt changes a value of a random row, checks that fsck finds the change, and restores the
+// value. It returns false if the schema does not allow the change.
 func corrupt(t *testing.T, h *hubtest.Hub, db *sql.DB, r *rand.Rand, c corruption) bool {
 	t.Helper()
 	where := fmt.Sprintf(`"%s" IS NOT NULL AND (typeof("%[1]s") <> 'blob' OR length("%[1]s") > 0)`, c.column)
@@ -276,7 +278,7 @@ func corrupt(t *testing.T, h *hubtest.Hub, db *sql.DB, r *rand.Rand, c corruptio
 		return false
 	}
 	at := r.IntN(count)
-	// The row is found by all its values, because its key may be what changes.
+	// The updates select the row by its primary key. The changed value may be a part of this key.
 	var before any
 	key := make([]any, strings.Count(keys, ",")+1)
 	into := []any{&before}

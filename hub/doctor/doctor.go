@@ -179,9 +179,10 @@ func checkDisk(_ context.Context, e *exam) (found []finding.Finding) {
 	return found
 }
 
-// room judges the free space and the free inodes of a file system. It uses the hub's own reserve.
-// The hub refuses uploads if the free space is below the reserve. If the free space is below half
-// of the reserve, the hub accepts only sign-ins, and requests that end or remove something.
+// The function `room` judges the free space and the free inodes of a file system. It compares the
+// free space with the hub's reserve. The hub refuses uploads if the free space is below the
+// reserve. If the free space is below half of the reserve, the hub accepts only sign-ins, and
+// requests that end or remove something.
 func room(dir string, s syscall.Statfs_t) (found []finding.Finding) {
 	free, size := int64(s.Bavail)*s.Bsize, int64(s.Blocks)*s.Bsize
 	reserve := min(size/20, 1<<30)
@@ -224,7 +225,7 @@ func bytesOf(n int64) string {
 func checkClock(_ context.Context, e *exam) (found []finding.Finding) {
 	now := e.now().UTC()
 	if d := e.database; d != nil && d.Newest.Sub(now) > 2*time.Minute {
-		found = append(found, bad(finding.Problem, "clock-back", fmt.Sprintf("The clock says %s, and the hub's newest event is of %s.", now.Format(time.DateTime), d.Newest.UTC().Format(time.DateTime)),
+		found = append(found, bad(finding.Problem, "clock-back", fmt.Sprintf("The clock says %s, and the hub's newest event is from %s.", now.Format(time.DateTime), d.Newest.UTC().Format(time.DateTime)),
 			"The clock was set back after this event, or was wrong at the time of the event. Sessions, join tokens and revocations depend on the clock.", "Set the clock, for example with chrony or systemd-timesyncd."))
 	}
 	state, t, err := e.clock()

@@ -2,10 +2,17 @@ package doctor
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
+	"io"
 	"io/fs"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -136,8 +143,8 @@ func TestFaultsAreFound(t *testing.T) {
 		}
 		return to
 	}
-	// filesOf returns a folder with a described backup. The doctor does not decrypt the backup, so
-	// the content of its file does not matter.
+	// filesOf returns a folder with a backup that has a description. The doctor does not decrypt
+	// the backup, so the content of its file does not matter.
 	filesOf := func(from string, age time.Duration) string {
 		ca, err := pki.Open(filepath.Join(from, pkiFolder), pki.Options{})
 		must(err)
@@ -250,8 +257,8 @@ func TestFaultsAreFound(t *testing.T) {
 	}
 }
 
-// The doctor lists what the running hub has found by itself, with a remedy for each. It does not
-// say twice what its own checks find too.
+// The doctor lists the alarms of the running hub, each with a remedy. If the doctor's own checks
+// find the same condition, it does not list the alarm.
 func TestDoctorListsTheHubsAlarms(t *testing.T) {
 	t.Parallel()
 	dir := makeHub(t)
@@ -340,12 +347,15 @@ func TestURLsAreExamined(t *testing.T) {
 		t.Fatal(err)
 	}
 	closed.Close()
+	proxy := ownProxy(t, h.CA)
 	for _, c := range []struct {
 		url   string
 		later time.Duration
 		want  string
 	}{
 		{h.URL, 0, "url"},
+		{proxy, 0, "url"},
+		{proxy, 80 * 24 * time.Hour, "certificate-expires"},
 		{other.URL, 0, "url-other"},
 		{"https://localhost:" + port, 0, "url-name"},
 		{"https://" + closed.Addr().String(), 0, "url-unreachable"},
@@ -355,10 +365,37 @@ func TestURLsAreExamined(t *testing.T) {
 	} {
 		e := &exam{Config: Config{now: func() time.Time { return time.Now().Add(c.later) }}, roots: x509.NewCertPool()}
 		e.roots.AddCert(h.CA.Root())
-		if got := e.checkURL(t.Context(), c.url); got.Code != c.want {
+		got := e.checkURL(t.Context(), c.url)
+		if got.Code != c.want {
 			t.Errorf("%s after %s: found %+v, want %s", c.url, c.later, got, c.want)
 		}
+		if c.url == proxy && !strings.Contains(got.Fact+got.Cause, "othing renews it") {
+			t.Errorf("the finding about the proxy's certificate does not say that nothing renews it: %+v", got)
+		}
 	}
+}
+
+// ownProxy returns the URL of a server with a proxy's certificate from the hub's CA.
+func ownProxy(t *testing.T, ca *pki.Hub) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, new(x509.CertificateRequest), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, leaf, err := ca.IssueProxy(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr}), []string{"127.0.0.1"}, time.Now(), 90*24*time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // the doctor closes its connections after the handshake
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{leaf.Raw}, PrivateKey: key}}}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return server.URL
 }
 
 // The doctor finds a running hub in the kernel's list of locks, and does not try to lock the hub's

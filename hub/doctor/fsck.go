@@ -22,42 +22,42 @@ const restoreRemedy = "Keep a copy of the database, examine the disk and the mem
 // rules has, for each rule of store.Consistency, the fact about the rows that break the rule, and
 // the remedy. In the fact, %s stands for the rows.
 var rules = map[string]struct{ fact, remedy string }{
-	"device-certificate":  {"Devices have a certificate that is not their active one: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
-	"certificate-device":  {"Active certificates belong to no device: %s.", restoreRemedy},
-	"device-tpm":          {"The registry of TPMs does not have the TPM of these devices, or has it for another device: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
-	"ek-certificate":      {"The EK certificates of these devices are missing: %s.", "Let each of these devices onboard again. Until then, a request without the EK certificate is judged as if the hub had never had it."},
-	"tpm-device":          {"The registry of TPMs names devices that do not exist: %s.", restoreRemedy + " Until then, these TPMs cannot onboard."},
-	"certificate-aik":     {"The registry of AIKs does not have the AIK of these devices, or has it for another device: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
-	"aik-device":          {"The registry of AIKs names devices that do not exist: %s.", restoreRemedy},
-	"token-uses":          {"The counted uses of these join tokens differ from the devices that used them: %s.", "Disable each of these join tokens, and make a new one for the remaining uses."},
-	"trail-revision":      {"These devices lack their newest revision: %s.", "Post a new revision for each of these devices. If the hub refuses it, delete the device and let it onboard again."},
-	"revision-object":     {"Revisions of these devices name objects that are not recorded: %s.", "Ask the owner to post the revision again, with its objects."},
-	"usage":               {"The used bytes of these accounts are not the sum of their objects and revisions: %s.", restoreRemedy + " Until then, the quota of these accounts is wrong."},
-	"log-count":           {"The number of log lines of these devices is wrong: %s.", "No line is lost. Until these log lines expire, the hub keeps too many or too few lines of these devices."},
-	"search-device":       {"The search does not find these devices: %s.", restoreRemedy + " Until then, lists and searches lack these devices."},
-	"device-search":       {"The search finds devices that do not exist: %s.", restoreRemedy},
-	"search-columns":      {"The search has other properties of these devices than the devices have: %s.", restoreRemedy + " Until then, searches for these devices may be wrong."},
-	"fleet-count-size":    {"The sizes of counters of these accounts are wrong: %s.", restoreRemedy + " Until then, only the order on the pages is wrong."},
-	"pending-usage":       {"The bytes of the pending enrolments of these accounts are not the sum of their enrolments: %s.", restoreRemedy + " Until then, pending enrolments may expire early."},
-	"boot-count":          {"The numbers of devices by boot of these accounts are wrong: %s.", restoreRemedy + " Until then, only the numbers on the page about boots are wrong."},
-	"version-count":       {"The numbers of devices by boot and firmware version of these accounts are wrong: %s.", restoreRemedy + " Until then, only the numbers on the page about boots are wrong."},
-	"boot-device":         {"The parts of the boots of these devices have another owner, model or join token than the devices: %s.", "Measure the boots of these devices again: gangway device boot DEVICE --measure"},
-	"judged-device":       {"The judged boots of these devices belong to no device of their owner: %s.", restoreRemedy},
-	"device-owner":        {"The owners of these devices do not exist: %s.", restoreRemedy},
-	"account-credential":  {"Sessions or API tokens belong to accounts that do not exist: %s.", restoreRemedy},
-	"device-rows":         {"Rows belong to devices that do not exist: %s.", restoreRemedy},
-	"revision-trail":      {"Revisions of these devices belong to no trail of their owner: %s.", restoreRemedy},
-	"object-revision":     {"Objects are listed for revisions of these devices that do not exist: %s.", restoreRemedy},
-	"trail-device":        {"The trails of these devices have another owner than the devices: %s.", restoreRemedy},
-	"earlier-certificate": {"The earlier enrolments of these devices are missing, or belong to another device: %s.", restoreRemedy},
-	"fleet-count":         {"The number of devices of these accounts is wrong: %s.", restoreRemedy + " Until then, only the numbers on the pages are wrong."},
-	"hub-count":           {"These numbers of the whole hub are wrong: %s.", restoreRemedy + " Until then, only the numbers on the operator's page are wrong."},
+	"device-certificate":  {"The stored certificate of these devices is missing, is not active, or belongs to another device or account: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
+	"certificate-device":  {"The database has active certificates of these devices, but the devices do not exist or use other certificates: %s.", restoreRemedy},
+	"device-tpm":          {"The registry of TPMs lacks the TPMs of these devices, or its entries do not match the devices: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
+	"ek-certificate":      {"The database lacks the EK certificates of these devices: %s.", "Let each of these devices onboard again. Until then, if such a device sends a request without its EK certificate, the hub judges the request as if it had never received this certificate."},
+	"tpm-device":          {"The registry of TPMs has TPMs of these devices, but the devices do not exist: %s.", restoreRemedy + " Until then, these TPMs cannot onboard."},
+	"certificate-aik":     {"The registry of AIKs lacks the AIKs of these devices, or its entries do not match the devices: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
+	"aik-device":          {"The registry of AIKs has AIKs of these devices, but the devices do not exist: %s.", restoreRemedy},
+	"token-uses":          {"For these join tokens, the stored number of uses differs from the number of devices that used the token: %s.", "Disable each of these join tokens, and make a new one for the remaining uses."},
+	"trail-revision":      {"For these devices, the newest stored revision is not the revision that the trail names as the newest: %s.", "Post a new revision for each of these devices. If the hub refuses it, delete the device and let it onboard again."},
+	"revision-object":     {"Revisions of these devices name objects of which the database has no record: %s.", "Ask the owner to post the revision again, with its objects."},
+	"usage":               {"For these accounts, the stored number of used bytes is not the total size of the account's objects and revisions: %s.", restoreRemedy + " Until then, the hub compares a wrong number of used bytes with the quota of these accounts."},
+	"log-count":           {"For these devices, the stored number or size of the log lines is wrong: %s.", "No line is lost. Until these log lines expire, the hub keeps too many or too few lines of these devices."},
+	"search-device":       {"The search index lacks these devices: %s.", restoreRemedy + " Until then, lists and searches do not show these devices."},
+	"device-search":       {"The search index has devices that do not exist: %s.", restoreRemedy},
+	"search-columns":      {"The search index has wrong properties (for example a wrong model or state) for these devices: %s.", restoreRemedy + " Until then, searches for these devices may be wrong."},
+	"fleet-count-size":    {"The counters by which the pages sort models, makers and other values are wrong for these accounts: %s.", restoreRemedy + " Until then, only the order of these values on the pages is wrong."},
+	"pending-usage":       {"For these accounts, the stored total size of the pending enrolments is wrong: %s.", restoreRemedy + " Until then, pending enrolments may expire early."},
+	"boot-count":          {"The counters of the devices with the same boot measurements are wrong for these accounts: %s.", restoreRemedy + " Until then, only the numbers on the page about boots are wrong."},
+	"version-count":       {"The counters of the devices with the same boot measurements and firmware version are wrong for these accounts: %s.", restoreRemedy + " Until then, only the numbers on the page about boots are wrong."},
+	"boot-device":         {"The boot measurements of these devices are stored under a wrong owner, model or join token: %s.", "Measure the boots of these devices again: gangway device boot DEVICE --measure"},
+	"judged-device":       {"The database has verdicts on the boots of devices with these ids, but the devices do not exist or have another owner: %s.", restoreRemedy},
+	"device-owner":        {"These devices belong to accounts that do not exist: %s.", restoreRemedy},
+	"account-credential":  {"The database has sessions or API tokens of these accounts, but the accounts do not exist: %s.", restoreRemedy},
+	"device-rows":         {"The database has data of these devices, but the devices do not exist: %s.", restoreRemedy},
+	"revision-trail":      {"The database has revisions of these devices, but the trail of the device is missing or has another owner than the revisions: %s.", restoreRemedy},
+	"object-revision":     {"The database lists the objects of revisions of these devices, but the revisions do not exist or have another owner: %s.", restoreRemedy},
+	"trail-device":        {"These devices have another owner than their trails (the lists of their revisions): %s.", restoreRemedy},
+	"earlier-certificate": {"These devices enrolled more than once, and an earlier enrolment is missing, or belongs to another device: %s.", restoreRemedy},
+	"fleet-count":         {"For these accounts, a stored number of devices is wrong: %s.", restoreRemedy + " Until then, only the numbers on the pages are wrong."},
+	"hub-count":           {"These counters about the whole hub are wrong: %s.", restoreRemedy + " Until then, only the numbers on the operator's page are wrong."},
 }
 
-// Fsck checks that the parts of a database agree, and that the object store has each stored object.
-// If `contents` is nil, it does not check the objects. If `read` is true, it also reads each
-// object, and compares the SHA-256. It repairs nothing. A hub may use the database at the same
-// time.
+// Fsck checks that the tables of a database agree with each other, and that the object store has
+// each stored object. If `contents` is nil, Fsck does not check the objects. If `read` is true, it
+// also reads each object, and compares its SHA-256 with the database. Fsck repairs nothing. A hub
+// may use the database at the same time.
 func Fsck(ctx context.Context, db store.Consistency, contents objects.Store, read bool) ([]finding.Finding, error) {
 	list, err := db.Disagreements(ctx, shownRows)
 	if err != nil {
@@ -97,8 +97,10 @@ func shortened(list []string) string {
 	return strings.Join(list, ", ")
 }
 
-// missingObjects returns the sums of the objects that are recorded as stored and that the object
-// store does not have, and the number of all objects.
+// missingObjects returns the SHA-256 of each object that the database records as stored, but that
+// the object store lacks or has with another size. If `read` is true, missingObjects also returns
+// the objects whose content has another SHA-256. The result `n` is the number of all objects in the
+// database.
 func missingObjects(ctx context.Context, db store.Consistency, contents objects.Store, read bool) (missing []string, n int, err error) {
 	const page = 1000
 	for after := (store.Hash{}); ; {
@@ -128,7 +130,8 @@ func missingObjects(ctx context.Context, db store.Consistency, contents objects.
 	}
 }
 
-// differs reads an object, and reports whether its SHA-256 is not the one in the database.
+// differs reads the content of the object `o`, and reports whether the SHA-256 of the content is
+// not o.Sum.
 func differs(ctx context.Context, contents objects.Store, o store.Object) (bool, error) {
 	from, err := contents.Open(ctx, objects.Key{Sum: o.Sum, Place: o.Place})
 	if err != nil {

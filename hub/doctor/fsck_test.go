@@ -33,7 +33,7 @@ func TestEachRuleHasARemedy(t *testing.T) {
 	}
 }
 
-// An object that is recorded and not stored is found, and so is one with another size.
+// Fsck finds a recorded object that the object store does not have, or has with another size.
 func TestMissingObjectIsFound(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -93,7 +93,8 @@ func TestMissingObjectIsFound(t *testing.T) {
 	if got := codes(); got != "ok agreement, ok objects" {
 		t.Error(got)
 	}
-	// Only reading the object shows that bytes of the same number are in its place.
+	// If other bytes of the same size replace the object, Fsck finds this only by reading the
+	// object.
 	files.Close()
 	sum := sha256.Sum256([]byte("here"))
 	stored, err := db.StoredObjects(t.Context(), store.Hash{}, 1)

@@ -19,7 +19,7 @@ import (
 )
 
 // Identities checks the hashes, the keys' names and the certificates of all enrolments, and the
-// hashes of other tables. `ca` is the hub's CA, which issued the certificates. It repairs nothing.
+// hashes in other tables. `ca` is the hub's CA, which issued the certificates. It repairs nothing.
 func Identities(ctx context.Context, db store.Consistency, ca *pki.Hub) (findings []finding.Finding, err error) {
 	wrong, err := db.WrongHashes(ctx)
 	if err != nil {
@@ -54,7 +54,7 @@ func Identities(ctx context.Context, db store.Consistency, ca *pki.Hub) (finding
 		}
 	}
 	if len(broken) > 0 {
-		findings = append(findings, bad(finding.Problem, "identity", fmt.Sprintf("Enrolments of these devices disagree with their certificates or hashes: %s.", shortened(broken)),
+		findings = append(findings, bad(finding.Problem, "identity", fmt.Sprintf("For these devices, the data of an enrolment does not match the certificates or hashes of the enrolment: %s.", shortened(broken)),
 			"", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"))
 	}
 	states, err := wrongStates(ctx, db)
@@ -62,7 +62,7 @@ func Identities(ctx context.Context, db store.Consistency, ca *pki.Hub) (finding
 		return nil, err
 	}
 	if len(states) > 0 {
-		findings = append(findings, bad(finding.Problem, "revision-state", fmt.Sprintf("The states of these revisions are not those of their hashes: %s.", shortened(states)),
+		findings = append(findings, bad(finding.Problem, "revision-state", fmt.Sprintf("The states of these revisions do not match their hashes: %s.", shortened(states)),
 			"", "Post a new revision for each of these devices."))
 	}
 	if len(findings) == 0 {
@@ -71,7 +71,8 @@ func Identities(ctx context.Context, db store.Consistency, ca *pki.Hub) (finding
 	return findings, nil
 }
 
-// wrongStates returns the revisions whose state does not have the hash that the revision records.
+// wrongStates compares the stored state of each revision with the hash in the revision's row. It
+// returns the revisions for which they do not match.
 func wrongStates(ctx context.Context, db store.Consistency) (wrong []string, err error) {
 	const page = 200
 	for after := int64(0); ; {
@@ -91,18 +92,19 @@ func wrongStates(ctx context.Context, db store.Consistency) (wrong []string, err
 	}
 }
 
-// hashFacts has the fact for each rule of store.Consistency.WrongHashes.
+// hashFacts has, for each rule of store.Consistency.WrongHashes, a sentence about the rows that
+// break the rule. In the sentence, %s stands for the rows.
 var hashFacts = map[string]string{
-	"trust-fingerprint": "The fingerprints of certificates in the trust store are wrong; their sources are: %s.",
+	"trust-fingerprint": "The stored fingerprints of certificates in the trust store are wrong. These are the sources of the certificates: %s.",
 	"manifest-key":      "The ids of manifest keys of these accounts are not the hashes of the keys: %s.",
-	"chain-hash":        "CA certificates of EK certificates are not those of their hashes: %s.",
+	"chain-hash":        "CA certificates of EK certificates do not match their hashes: %s.",
 	"manifest-hash":     "The ids of reference manifests of these accounts are not the hashes of the manifests: %s.",
 }
 
 type identityCheck struct{ options x509.VerifyOptions }
 
-// identity checks an enrolment. Older enrolments have no evidence any more, and revoked ones may
-// have none, so an empty column is not checked.
+// identity checks an enrolment. Older enrolments no longer have evidence, and revoked enrolments
+// may have none. So an empty column is not checked.
 func (c *identityCheck) identity(i store.Identity) error {
 	if i.Unreadable != "" {
 		return errors.New(i.Unreadable)
@@ -128,15 +130,15 @@ func (c *identityCheck) identity(i store.Identity) error {
 	return requestOf(i)
 }
 
-// requestOf checks the columns that the device's signed request determines. Only the request of the
-// one-step protocol is kept whole.
+// requestOf checks the columns that the device's signed request determines. The hub stores a
+// complete request only for one-step enrolment.
 func requestOf(i store.Identity) error {
 	r, refusal := evidence.Parse(i.Request)
 	if refusal != nil {
 		return nil
 	}
 	if i.Model != r.Model() || !bytes.Equal(i.IDevIDName, r.IDevIDName) || !bytes.Equal(i.EKCertificate, r.EKCertificateDER()) {
-		return errors.New("the TPM's model, the IDevID key's name or the EK certificate is not the one in the request")
+		return errors.New("the TPM's model, the IDevID key's name or the EK certificate differs from the request")
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ import (
 	"strings"
 	"syscall"
 
+	"gangway/hub/pki"
 	"gangway/internal/finding"
 )
 
@@ -175,8 +176,8 @@ func socketAddress(text string) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(a.Unmap(), uint16(n)), ok
 }
 
-// plain reports whether the hub answers requests for metrics in plain HTTP at an address of this
-// machine.
+// The function `plain` reports whether the hub answers requests for metrics in plain HTTP at an
+// address of this machine.
 func plain(ctx context.Context, a netip.AddrPort) bool {
 	host := a.Addr()
 	if host.IsUnspecified() {
@@ -234,7 +235,7 @@ func (e *exam) checkURL(ctx context.Context, address string) finding.Finding {
 	switch {
 	case errors.As(err, &unknown):
 		return bad(finding.Problem, "url-other", fmt.Sprintf("Another server answers at %s instead of this hub: the server's certificate was not issued by the hub's CA.", address),
-			"A proxy that ends TLS, or another machine, has this address. Devices refuse this server.", "Forward the TCP connection unchanged, or see --proxy-ca in docs/operations.md.")
+			"A proxy that ends TLS, or another machine, has this address. Devices refuse this server.", "Forward the TCP connection unchanged, or give the proxy a certificate of the hub's CA: gangway ca issue-server --help")
 	case errors.As(err, &otherName):
 		return bad(finding.Problem, "url-name", fmt.Sprintf("The certificate at %s is not for the name %s.", address, u.Hostname()),
 			"The hub was later started with another --url.", fmt.Sprintf("Start the hub with --also-url %s.", address))
@@ -249,9 +250,17 @@ func (e *exam) checkURL(ctx context.Context, address string) finding.Finding {
 	defer c.Close()
 	leaf := c.(*tls.Conn).ConnectionState().PeerCertificates[0]
 	left := int(leaf.NotAfter.Sub(e.now()).Hours() / 24)
+	ofProxy := leaf.Subject.CommonName == pki.ProxySubject
+	if left < 14 && ofProxy {
+		return bad(finding.Warning, "certificate-expires", fmt.Sprintf("The certificate of the proxy at %s expires in %d day(s).", address, left),
+			"Nothing renews it. When it has expired, no device can connect to the proxy.", "Issue a new one, and let the proxy load it: gangway ca issue-server --help")
+	}
 	if left < 14 {
 		return bad(finding.Warning, "certificate-expires", fmt.Sprintf("The certificate at %s expires in %d day(s).", address, left),
 			"The hub renews its certificate when 30 days are left, so the renewal fails.", "Find the reason in the hub's log: journalctl -u gangway")
+	}
+	if ofProxy {
+		return good("url", "A proxy with a certificate of this hub's CA answers at %s. The certificate is valid for %d more days; nothing renews it.", address, left)[0]
 	}
 	return good("url", "This hub answers at %s; its certificate is valid for %d more days, and the hub renews the certificate automatically.", address, left)[0]
 }

@@ -103,14 +103,14 @@ func (e *exam) inspect(ctx context.Context, path string, served bool) (sqlite.In
 	return sqlite.Inspect(ctx, path, served, e.CheckTime)
 }
 
-// The ages at which a backup becomes a warning and a problem.
+// The ages from which a backup is reported as a warning, and as a problem.
 const (
 	oldBackup    = alarm.BackupOld
 	uselessAfter = 60 * 24 * time.Hour
 )
 
-// checkBackup examines the folder of the newest backup: with backups of 'gangway backup', or with
-// copied files.
+// checkBackup examines the folder of the newest backup. The folder has either backups of 'gangway
+// backup', or copied files.
 func checkBackup(ctx context.Context, e *exam) []finding.Finding {
 	if e.Backup != "" && e.hasBackupFiles() {
 		return e.checkBackupFiles(ctx)

@@ -140,8 +140,8 @@ func TestRejectsEKCertificateOfAnotherTPM(t *testing.T) {
 
 func TestRejectsIAKOfASoftwareKey(t *testing.T) {
 	t.Parallel()
-	// A software key could claim the attributes of a TPM's key, but tools that make software keys
-	// do not.
+	// A software key usually does not have the attributes of a TPM's key, although it could claim
+	// them.
 	s := newScene(t)
 	s.attacker.IAK = must(fleet.NewKey(tcg.IAKTemplates[1], func(p *tcg.Public) { p.Attributes &^= tcg.SensitiveDataOrigin }))(t)
 	s.refused(t, s.request(t, s.attacker, fleet.RequestChange{}), "iak-not-tpm-made")

@@ -248,8 +248,8 @@ func (l *constraints) allow(n generalName, critical bool) bool {
 	return !limited
 }
 
-// within reports whether a name is in the subtree of `base`, which is a name of the same form. The
-// result `known` is false if this package does not support the form.
+// The method `within` reports whether a name is in the subtree of `base`, which is a name of the
+// same form. The result `known` is false if this package does not support the form.
 func (n generalName) within(base generalName) (inside, known bool) {
 	name, limit := strings.ToLower(string(n.content)), strings.ToLower(string(base.content))
 	switch n.tag {

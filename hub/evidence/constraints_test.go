@@ -46,7 +46,7 @@ func attribute(value string, id ...int) pkix.AttributeTypeAndValue {
 }
 
 // constrained returns a copy of the maker `m`. The function `change` alters the copy's intermediate
-// CA certificate. If `change` is nil, constrained returns `m` itself.
+// CA certificate. If `change` is nil, the result is `m` itself.
 func constrained(t testing.TB, m *fleet.Maker, change func(*x509.Certificate)) *fleet.Maker {
 	t.Helper()
 	if change == nil {

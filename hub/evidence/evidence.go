@@ -262,9 +262,9 @@ func (r *Request) HardwareSerial(resident bool) string {
 }
 
 // Resident reports whether a verdict shows TPM residency (the TCG's term). It is true if the EK has
-// a certificate that chains to a trusted root. When the TPM has opened the hub's reply, this
-// certificate proves that the request's keys are in that TPM. A person's approval does not prove
-// residency.
+// a certificate that chains to a trusted root. After the TPM has opened the hub's reply, this EK
+// certificate proves that the keys in the request are in the TPM. A person's approval does not
+// prove residency.
 func (v *Verdict) Resident(r *Request) bool {
 	return r.EKCertificate != nil && v.Passed("ek-chain") && v.Passed("ek-key")
 }

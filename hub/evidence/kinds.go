@@ -15,9 +15,10 @@ import (
 // low (L) or high (H): only the device states the range.
 type EKKinds struct {
 	Name string // name of the policy with this list, for a person: "the hub's policy"
-	// Of maps a maker or model to the allowed templates ("L-1", "H-3"). The key is the name in the
-	// EK certificate, in lower case. The key NoMaker applies to EKs without a certificate. The key
-	// AnyMaker applies to all makers and models that are not listed.
+	// The map Of has the allowed templates ("L-1", "H-3") of a maker or model. The key of the map
+	// is the name of the maker or model in the EK certificate, in lower case. The key NoMaker
+	// applies to EKs without a certificate. The key AnyMaker applies to all makers and models that
+	// are not listed.
 	Of map[string][]string
 }
 
@@ -27,9 +28,9 @@ const (
 	AnyMaker = "*"
 )
 
-// kinds returns the allowed templates. It uses the first element of `names` that is a key of Of. If
-// no element is a key of Of, it uses the key AnyMaker. The result `ok` is false if Of has none of
-// these keys.
+// kinds returns the allowed templates. It uses the first element of `names` that is a key of the
+// map Of. If no element is a key of the map, it uses the key AnyMaker. The result `ok` is false if
+// the map has none of these keys.
 func (k *EKKinds) kinds(names []string) (list []string, ok bool) {
 	for _, name := range append(names, AnyMaker) {
 		if list, ok = k.Of[strings.ToLower(name)]; ok && name != "" {

@@ -1,9 +1,11 @@
 package evidence
 
 import (
+	"bytes"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/hex"
+	"slices"
 	"strings"
 
 	"gangway/tcg"
@@ -26,15 +28,20 @@ const minSerial = 64
 var (
 	oidSerialNumber = asn1.ObjectIdentifier{2, 5, 4, 5}
 	oidCommonName   = asn1.ObjectIdentifier{2, 5, 4, 3}
-	// Ids of a device: two types of otherName (RFC 4108, 5 and RFC 4043, 3), and the attribute uid
-	// of a name (RFC 4519, 2.39).
+	// OIDs of names that contain the id of a device: two types of otherName (RFC 4108, 5 and RFC
+	// 4043, 3), and the attribute uid of a name (RFC 4519, 2.39).
 	oidHardwareModule = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 8, 4}
 	oidPermanentID    = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 8, 3}
 	oidUserID         = asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 1}
 )
 
+// markedOIDs has the DER encodings of the attributes that add marks: oidSerialNumber, oidCommonName
+// and oidUserID.
+var markedOIDs = [][]byte{{0x55, 4, 5}, {0x55, 4, 3}, {0x09, 0x92, 0x26, 0x89, 0x93, 0xF2, 0x2C, 0x64, 1, 1}}
+
 // TPMMarks returns the marks of an EK certificate, at most maxMarks. A mark is the certificate's
-// serial number, or a device id by the maker in the subject or the subject alternative names.
+// serial number, or an id that the maker gave the device. Such an id is in the subject or in the
+// subject alternative names.
 func TPMMarks(e *tcg.EKCertificate) (marks []Mark) {
 	maker := e.Manufacturer + "\x00"
 	if n := e.Certificate.SerialNumber; n.BitLen() >= minSerial {
@@ -60,6 +67,9 @@ func TPMMarks(e *tcg.EKCertificate) (marks []Mark) {
 		var rdns pkix.RDNSequence
 		switch n.tag {
 		case tagDirectory:
+			if !slices.ContainsFunc(markedOIDs, func(oid []byte) bool { return bytes.Contains(n.content, oid) }) {
+				continue // nearly all names of TPMs; encoding/asn1 is slow
+			}
 			if rest, err := asn1.Unmarshal(n.content, &rdns); err == nil && len(rest) == 0 {
 				var name pkix.Name
 				name.FillFromRDNSequence(&rdns)

@@ -29,7 +29,7 @@ func canonical(c *x509.Certificate) *x509.Certificate {
 	return &d
 }
 
-// same reports whether two slices have the same length and the same memory.
+// The function `same` reports whether two slices have the same length and the same memory.
 func same(a, b []byte) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }

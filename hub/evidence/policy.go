@@ -202,7 +202,8 @@ func checkList(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 		"If the device is yours, add its EK with 'gangway policy ek-list'. Only the hub's operator can change the hub's list."))
 }
 
-// trusted reports whether the request has an EK certificate that chains to a trusted root.
+// The method `trusted` reports whether the request has an EK certificate that chains to a trusted
+// root.
 func (v *Verdict) trusted(r *Request) bool { return r.EKCertificate != nil && v.Passed("ek-chain") }
 
 func checkRules(v *Verdict, r *Request, in *Input) (string, *Refusal) {
@@ -271,7 +272,8 @@ func (p *Policy) rulesOf(v *Verdict, r *Request) (rules []decidingRule) {
 	return rules
 }
 
-// first returns the first rule that matches a TPM of a maker and model, or nil.
+// The method `first` returns the first rule that matches a TPM of this maker and model, or nil if
+// no rule matches.
 func (l *Layer) first(r *Request, maker, model string) *Rule {
 	for i := range l.Rules {
 		if l.Rules[i].matches(r, maker, model) {
@@ -329,8 +331,8 @@ func (rule *Rule) Words() string { return upperFirst(rule.words()) + "." }
 
 func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
-// on applies the action to the refusal `r`. It returns the refusal for Refuse, the refusal as a
-// question for Ask, and nil for Accept.
+// The method `on` applies the action to the refusal `r`. It returns the refusal for Refuse, the
+// refusal as a question for Ask, and nil for Accept.
 func (a Action) on(r *Refusal) *Refusal {
 	switch a {
 	case Accept:

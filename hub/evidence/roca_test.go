@@ -73,6 +73,9 @@ func TestROCAIsToldFromTheModulus(t *testing.T) {
 // A genuine certificate is refused if anyone can factor the certificate's key.
 func TestRejectsROCAKeys(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("it makes many RSA keys: make test runs this test")
+	}
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -227,7 +227,7 @@ func idevidPublic(text string, csr *x509.CertificateRequest) ([]byte, error) {
 }
 
 // extensions returns Pantacor's extensions of a CSR. The key is the last number of an extension's
-// OID. If an extension is text, extensions removes one line break at the end of the text.
+// OID. If an extension is text, one line break at the end of the text is removed.
 func extensions(csr *x509.CertificateRequest) (map[int][]byte, *Refusal) {
 	out := make(map[int][]byte)
 	for _, e := range csr.Extensions {

@@ -28,7 +28,7 @@ type Check struct {
 }
 
 // Verdict is the result of Verify. Checks has the checks in the order in which they ran. If there
-// is a refusal, it is the last check.
+// is a refusal, the last element of Checks is the check that failed.
 type Verdict struct {
 	Checks  []Check  `json:"steps"`
 	Notes   []string `json:"notes,omitempty"` // tolerated deviations, for a person
@@ -51,7 +51,8 @@ func (v *Verdict) Skip(check, detail string) {
 	v.Checks = append(v.Checks, Check{Check: check, Skipped: true, Detail: detail})
 }
 
-// notExamined is returned by a check that had nothing to examine. Skip then records the check.
+// notExamined is the result of a check function that had nothing to examine. It is not a refusal:
+// Verify records such a check with Skip.
 var notExamined = new(Refusal)
 
 // Fail records a check that failed, and adds r to v as the refusal or as a question.
@@ -103,8 +104,8 @@ var checks = [...]check{
 }
 
 // Verify judges a request and adds the checks to the verdict `v`. Every check must pass. If a check
-// fails, it is the refusal, and no further check runs. But if the policy leaves the decision to a
-// person, the failed check becomes a question, and the remaining checks run.
+// fails, its failure is the refusal, and no further check runs. But if the policy leaves the
+// decision to a person, the failed check becomes a question, and the remaining checks run.
 func Verify(v *Verdict, r *Request, in *Input) {
 	v.Notes = append(v.Notes, r.ignored...)
 	v.Checks = slices.Grow(v.Checks, len(checks)+2)
@@ -180,7 +181,7 @@ func checkEKCertificate(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	case now.Before(c.NotBefore):
 		return "", refuse("ek-certificate-not-yet-valid", fmt.Sprintf("The EK certificate is valid only from %s.", c.NotBefore.Format(time.DateOnly)), "Check the hub's clock.")
 	case now.After(c.NotAfter):
-		if r := in.Policy.ExpiredEK.on(refuse("ek-certificate-expired", fmt.Sprintf("The EK certificate expired on %s, and the policy does not accept expired ones.", c.NotAfter.Format(time.DateOnly)), "Many TPMs outlive their certificates. If the machine is yours, approve it, or change the policy's expired_ek_certificate.")); r != nil {
+		if r := in.Policy.ExpiredEK.on(refuse("ek-certificate-expired", fmt.Sprintf("The EK certificate expired on %s, and the policy does not accept expired EK certificates.", c.NotAfter.Format(time.DateOnly)), "Many TPMs outlive their certificates. If the machine is yours, approve it, or change the policy's expired_ek_certificate.")); r != nil {
 			return "", r
 		}
 		v.Notes = append(v.Notes, fmt.Sprintf("the EK certificate expired on %s", c.NotAfter.Format(time.DateOnly)))

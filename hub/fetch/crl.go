@@ -113,7 +113,7 @@ type list struct {
 	by map[[32]byte]bool // whether an issuer signed the list; the key is the SHA-256 of the issuer's DER
 }
 
-// list returns the revocation list of an answer. It parses the body only once.
+// The method `list` returns the revocation list of an answer. It parses the body only once.
 func (a *answer) list() (*list, error) {
 	if a.err != nil {
 		return nil, a.err

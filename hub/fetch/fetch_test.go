@@ -54,8 +54,8 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
-// at makes the site answer requests for `path` with `page`. It returns the URL, with the host name
-// localhost.
+// The method `at` makes the site answer requests for `path` with `page`. It returns the URL, with
+// the host name localhost.
 func (s *site) at(path string, page http.HandlerFunc) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -179,9 +179,9 @@ func (f *Fetcher) target(raw string, allowed map[string]bool) (*url.URL, error) 
 	return u, nil
 }
 
-// get returns the response of a URL. If the response is not in the cache, get fetches the URL.
+// get returns the response of a URL. If the response is not in the cache, it fetches the URL.
 // `limit` is the maximum size of the body, in bytes. The function `keep` returns how long the body
-// may be cached. If ctx ends first, get returns an error.
+// may be cached. If ctx ends first, the answer has an error.
 func (f *Fetcher) get(ctx context.Context, u *url.URL, limit int64, keep func(*answer) time.Duration) *answer {
 	key := u.String()
 	if a := f.cached(key); a != nil {
@@ -228,8 +228,8 @@ func (f *Fetcher) cached(key string) *answer {
 	return nil
 }
 
-// store caches an answer. If the cache is full, store drops expired answers first, then other
-// answers in no particular order.
+// store caches an answer. If the cache is full, it drops expired answers first, then other answers
+// in no particular order.
 func (f *Fetcher) store(key string, a *answer) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -15,10 +15,11 @@ import (
 	"time"
 )
 
-// Folder stores objects as files in 256 folders. The first byte of the SHA-256 names the folder,
-// and the other bytes and the place name the file: DIR/ab/cdef....PLACE is an object whose SHA-256
-// begins with abcdef. Put first writes a file in DIR/incoming. When the file is complete, checked
-// and flushed to disk, Put moves the file to its final name. Files have mode 0600.
+// Folder stores objects as files in 256 folders. The name of a folder is the first byte of the
+// object's SHA-256 in hexadecimal. The name of a file has the other bytes and the object's
+// Key.Place. For example, DIR/ab/cdef....PLACE is an object whose SHA-256 begins with abcdef. Put
+// first writes a file in DIR/incoming. When the file is complete, checked and flushed to disk, Put
+// moves the file to its final name. Files have mode 0600.
 type Folder struct {
 	dir  string
 	lock *os.File
@@ -30,8 +31,8 @@ type Folder struct {
 const (
 	incoming = "incoming"
 	lockFile = "lock"
-	// partialLife is the age from which OpenFolder removes the parts of an upload without progress.
-	// The hub ends such an upload earlier. So OpenFolder finds only what a crash left.
+	// OpenFolder removes the parts of an upload that made no progress during partialLife. A running
+	// hub ends such an upload earlier. So OpenFolder finds only parts that a crash left.
 	partialLife = 7 * 24 * time.Hour
 )
 
@@ -118,7 +119,8 @@ func (f *Folder) Put(ctx context.Context, key Key, size int64, r io.Reader) (err
 	return flush(filepath.Dir(path))
 }
 
-// make creates the folder for hashes with this first byte, and flushes the folder to disk.
+// The method `make` creates the folder for hashes with this first byte, and flushes the folder to
+// disk.
 func (f *Folder) make(first byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -181,7 +183,7 @@ func (f *Folder) Delete(_ context.Context, key Key) error {
 	return nil
 }
 
-// Walk implements Store. It ignores files whose names are not those of objects.
+// Walk implements Store. It ignores each file whose name is not the name of an object's file.
 func (f *Folder) Walk(ctx context.Context, visit func(Key, Info) error) error {
 	for first := range 256 {
 		if err := ctx.Err(); err != nil {

@@ -1,8 +1,8 @@
 // Package objects stores the bytes of objects. The key of an object is the SHA-256 of its bytes and
-// a place, which is new for each upload. So the removal of an old copy never removes a new copy,
-// however late the removal is, and several hubs can share a bucket. This package knows neither the
-// owners of objects nor which of several places is in use: package store has these records, and the
-// hub decides who may read an object.
+// a place. A place is a random text that is new for each upload. So if a hub removes an old copy
+// late, it never removes a newer copy of the same bytes. For this reason, several hubs can share a
+// bucket. This package knows neither the owners of objects nor which of several places is in use:
+// package store has these records, and the hub decides who may read an object.
 //
 // Every engine guarantees three things. If Put returned nil, the object survives a crash and a
 // power failure. An object that Open returns is complete, and had the requested hash when it was
@@ -43,8 +43,8 @@ func NewPlace() string { return rand.Text() }
 // placeSize is the length of a place that is not empty.
 const placeSize = 26
 
-// name returns the key's name: the SHA-256 in hexadecimal digits, with a slash after the first two,
-// and then a dot and the place, if the place is not empty.
+// The method `name` returns the key's name: the SHA-256 in hexadecimal digits, with a slash after
+// the first two, and then a dot and the place, if the place is not empty.
 func (k Key) name() string {
 	text := hex.EncodeToString(k.Sum[:])
 	text = text[:2] + "/" + text[2:]
@@ -93,9 +93,9 @@ type Info struct {
 // Store stores objects. All methods are safe for concurrent use, even for calls about the same
 // object.
 type Store interface {
-	// Put reads the reader `r` to its end, and stores the bytes if their number is `size` and their
-	// SHA-256 is the key's. If Put returns nil, the object is durable. If it returns an error,
-	// nothing has changed. Errors: ErrSize, ErrSum, an error of `r` or of the engine.
+	// Put reads the reader `r` to its end, and stores the bytes if there are `size` bytes with the
+	// SHA-256 of `key`. If Put returns nil, the object is durable. If it returns an error, nothing
+	// has changed. Errors: ErrSize, ErrSum, an error of `r` or of the engine.
 	Put(ctx context.Context, key Key, size int64, r io.Reader) error
 	// BeginParts begins an upload in parts, and returns a token for the methods below. Until
 	// CompleteParts, the other methods do not see the object. Each part, except for the last one,
@@ -104,11 +104,11 @@ type Store interface {
 	// PutPart stores the part that begins at `offset`, durably. The object's size is `whole`.
 	// PutPart reads no more than the part from the reader. It can be called again for the same
 	// part, after an error or after success. ErrNotFound: the upload has ended, or its parts are
-	// gone. io.EOF, io.ErrUnexpectedEOF: the reader has less than the part.
+	// gone. io.EOF, io.ErrUnexpectedEOF: the reader ends before the end of the part.
 	PutPart(ctx context.Context, key Key, token string, whole, offset int64, r io.Reader) error
 	// CompleteParts stores the object from all its parts, if the size and the SHA-256 of its bytes
 	// are right. It can be called again, also after it has succeeded. Errors: ErrSize, ErrSum.
-	// ErrNotFound: the parts are gone. After ErrSize or ErrSum, nothing but AbortParts is useful.
+	// ErrNotFound: the parts are gone. After ErrSize or ErrSum, call only AbortParts.
 	CompleteParts(ctx context.Context, key Key, token string, size int64) error
 	// AbortParts removes the parts of an upload, if there are any.
 	AbortParts(ctx context.Context, key Key, token string) error

@@ -112,7 +112,7 @@ func s3OfVersity(t *testing.T) func(t *testing.T) objects.Store {
 	}
 }
 
-// place is the Place of every object in tests that store only one copy of each object.
+// In tests that store only one copy of each object, `place` is the Key.Place of every object.
 const place = "AAAABBBBCCCCDDDDEEEEFFFF23"
 
 func content(seed string, size int) (objects.Key, []byte) {
@@ -237,7 +237,7 @@ func brokenUploadLeavesNothing(t *testing.T, s objects.Store) {
 	if err := s.Put(t.Context(), sum, int64(len(b)), io.MultiReader(bytes.NewReader(b[:50_000]), iotest.ErrReader(cut))); !errors.Is(err, cut) {
 		t.Error(err)
 	}
-	// The result is the same if the connection breaks after all bytes have been received.
+	// Put also returns the error if the connection breaks after all bytes have been received.
 	if err := s.Put(t.Context(), sum, int64(len(b)), io.MultiReader(bytes.NewReader(b), iotest.ErrReader(cut))); !errors.Is(err, cut) {
 		t.Error(err)
 	}
@@ -423,9 +423,10 @@ func uploadInParts(t *testing.T, s objects.Store) {
 	}
 }
 
-// slowPart sends the first part of the bytes `b`. The attacker's connection sends the second half
-// of the part only after `slow` is closed, when the hub has checked the object. Then `ended` is
-// closed.
+// slowPart starts an attacker's connection that sends a false first part of an object of `size`
+// bytes. The connection sends the second half of this part only after the caller closes `slow`. A
+// caller closes `slow` after the hub has checked the object. When the connection has ended, `ended`
+// is closed.
 func slowPart(t *testing.T, s objects.Store, key objects.Key, token string, size int64, b []byte) (slow chan bool, ended chan bool) {
 	t.Helper()
 	slow, ended = make(chan bool), make(chan bool)

@@ -79,11 +79,11 @@ func (f *Folder) PutPart(ctx context.Context, key Key, _ string, whole, offset i
 	return flush(f.partial(key))
 }
 
-// CompleteParts implements Store. It copies the parts, because a connection may still replace a
-// part.
+// CompleteParts implements Store. It copies the parts to the object's file while it checks their
+// bytes, because a connection may still replace a part.
 func (f *Folder) CompleteParts(ctx context.Context, key Key, token string, size int64) error {
 	if _, err := os.Stat(f.partial(key)); errors.Is(err, fs.ErrNotExist) {
-		// An earlier call may have ended before its caller noticed.
+		// An earlier call may have stored the object, although its caller did not learn this.
 		_, err := f.Stat(ctx, key)
 		return err
 	}

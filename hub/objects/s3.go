@@ -143,7 +143,7 @@ func (s *S3) Delete(ctx context.Context, key Key) error {
 	return nil
 }
 
-// Walk implements Store. It ignores keys that are not those of objects.
+// Walk implements Store. It ignores each key of the bucket that is not the key of an object.
 func (s *S3) Walk(ctx context.Context, visit func(Key, Info) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the listing

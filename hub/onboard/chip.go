@@ -26,11 +26,12 @@ func chipMarks(e store.Enrolment) (out []store.ChipMark) {
 	return out
 }
 
-// warnOwner sends an event to the first owner, who owns a TPM's device. The hub has refused that
-// TPM with the join token of a second owner. With CodeOtherOwner, the refused request had the
-// device's EK. With CodeOtherEK, it had the device's AIK and another EK. If several second owners
-// try, the first owner gets one event for each of these owners. The machine that sent the request
-// has proven that it has the device's EK or the device's AIK.
+// warnOwner sends an event to the first owner, who owns a TPM's device. Somebody has tried to
+// onboard the TPM with the join token of a second owner, and the hub has refused this. If `code` is
+// CodeOtherOwner, the refused request had the device's EK. If `code` is CodeOtherEK, the request
+// had the device's AIK and another EK. If several second owners try, the first owner gets one event
+// for each of these owners. The machine that sent the request has proven that it has the device's
+// EK or the device's AIK.
 func (s *Service) warnOwner(ctx context.Context, e store.Enrolment, code, addr string) {
 	ek := e.EK
 	message := "Another owner's join token was tried on this device's TPM. The hub refused the attempt. The device stays yours until you delete it."
@@ -48,6 +49,6 @@ func (s *Service) warnOwner(ctx context.Context, e store.Enrolment, code, addr s
 	}
 	event := store.Event{Time: s.Now(), Kind: "device.other-owner-tried", Code: code, Owner: tpm.Owner, Device: tpm.DeviceID, Addr: addr, Message: message}
 	if err := s.Store.AppendEventOnce(ctx, event, sha256.Sum256([]byte(code+"\x00"+e.Owner))); err != nil {
-		s.Log.Error("append an event to the audit trail", "kind", event.Kind, "code", code, "err", err)
+		s.Log.Error("could not append an event to the audit trail", "kind", event.Kind, "code", code, "err", err)
 	}
 }

@@ -24,8 +24,8 @@ var ErrCloned = &evidence.Refusal{Code: CodeCloned, Reason: "The owner has decid
 	Hint: "Give this machine another TPM state (for a virtual machine: a new vTPM) and onboard it again. If there is only one machine, its owner can change the decision with 'gangway device cloned ID --one'."}
 
 // AttestedCounters returns the clock and the firmware version that the TPM attested in an
-// enrolment's request. The result is false for a request without a TPM's certification, such as the
-// request of a two-step enrolment.
+// enrolment's request. The second result is false for a request without a TPM's certification, such
+// as the request of a two-step enrolment.
 func AttestedCounters(e store.Enrolment) (boot.Counters, bool) {
 	csr, err := tcg.ParseCSR(e.Request)
 	if err != nil {
@@ -52,9 +52,9 @@ func EnrolmentSighting(e store.Enrolment, addr string) clone.Sighting {
 //
 // If the record's state gets worse, RecordSighting appends an event for the owner in the same
 // transaction, so the owner gets the event exactly once. RecordSighting returns the record's
-// version. If `known` is true, the caller need not warn the owner of counters that went back.
-// Either the record already has an unanswered finding, or this sighting adds a finding that
-// explains the counters.
+// version. If `known` is true, the caller need not warn the owner of counters that went back: the
+// record already has an unanswered finding, or this sighting adds a finding that explains the
+// counters.
 func (s *Service) RecordSighting(ctx context.Context, d store.Device, first store.Enrolment, addr string, weigh func(*clone.Record)) (version int64, known bool, err error) {
 	for {
 		var r clone.Record
@@ -111,7 +111,7 @@ func clonedEvent(d store.Device, r *clone.Record, had int, addr string, now time
 func (s *Service) recordRepeatedOnboarding(ctx context.Context, d store.Device, before, e store.Enrolment, addr string) {
 	_, _, err := s.RecordSighting(ctx, d, before, addr, func(r *clone.Record) { r.Add(EnrolmentSighting(e, addr)) })
 	if err != nil {
-		s.Log.Error("record a sighting of a device's TPM", "device", d.ID, "err", err)
+		s.Log.Error("could not record a sighting of a device's TPM", "device", d.ID, "err", err)
 	}
 }
 

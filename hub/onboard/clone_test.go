@@ -73,8 +73,8 @@ func TestFailedComparisonDoesNotStopTheDevice(t *testing.T) {
 	}
 }
 
-// RecordSighting puts the enrolment at the beginning of an empty record only, not of a record that
-// has boots or serial numbers.
+// If a record is empty, RecordSighting puts the enrolment at its beginning. If the record has boots
+// or serial numbers, RecordSighting does not add the enrolment.
 func TestRecordBeginsOnce(t *testing.T) {
 	s := newScene(t)
 	d := s.device()

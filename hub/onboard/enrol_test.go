@@ -50,9 +50,9 @@ func TestDeviceOnboards(t *testing.T) {
 	}
 }
 
-// The hub trusts the certificates that it has signed without verifying them again. So Signed must
-// get exactly these certificates: not a certificate that the database returns for a repeated
-// request, and none when the hub refuses a request.
+// If this process has signed a certificate, the hub does not verify the certificate again. So
+// Signed must get exactly these certificates: not a certificate that the database returns for a
+// repeated request, and none when the hub refuses a request.
 func TestSignedGetsOnlyCertificatesOfThisProcess(t *testing.T) {
 	s := newScene(t)
 	var signed []store.Hash
@@ -312,8 +312,9 @@ func TestAIKOfAnotherTPMIsRefused(t *testing.T) {
 	}
 }
 
-// If the warning to the first owner cannot be stored, the second owner's refusal stays the same. If
-// the first owner has released the TPM in between, the hub warns nobody.
+// The hub refuses the second owner, and must warn the first owner. If the warning cannot be stored,
+// the second owner gets the same refusal as usual. If the first owner has released the TPM in
+// between, the hub warns nobody.
 func TestWarningNeedsAnOwner(t *testing.T) {
 	s := newScene(t)
 	d := s.device()

@@ -24,10 +24,10 @@ type examined struct {
 }
 
 // examine judges a request by the trusted makers, the policies, the EK lists, the EK's kept
-// certificate, and online lookups. The hub issues a certificate only after examine. `check` is
-// evidence.Verify or, for the first step, evidence.VerifyKeys, because the first step has only
-// keys. If the hub knows the root of the request's EK certificate, it keeps the certificate even if
-// the verdict is a refusal.
+// certificate, and online lookups. The hub calls `examine` before it issues any certificate.
+// `check` is evidence.Verify or, for the first step, evidence.VerifyKeys, because the first step
+// has only keys. If the hub knows the root of the request's EK certificate, it keeps the
+// certificate even if the verdict is a refusal.
 func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.Request, owner string, now time.Time, check checker) (*examined, error) {
 	input, rules, err := s.input(ctx, owner, now)
 	if err != nil {
@@ -90,8 +90,8 @@ func (s *Service) withKept(ctx context.Context, r *evidence.Request, in *evidenc
 	return r, true, nil
 }
 
-// keep stores the EK certificate of a request that is not accepted. If the device repeats the
-// request, the certificate is not written again.
+// The method `keep` stores the EK certificate of a request that is not accepted. If the device
+// repeats the request, the certificate is not written again.
 func (s *Service) keep(ctx context.Context, x *examined, now time.Time) error {
 	der := x.EKCertificateDER()
 	kept, err := s.Store.EKCertificate(ctx, x.EKHash, now)
@@ -104,10 +104,10 @@ func (s *Service) keep(ctx context.Context, x *examined, now time.Time) error {
 	return s.Store.KeepEKCertificate(ctx, store.KeptEKCertificate{EK: x.EKHash, Certificate: der, Links: x.links, Expires: now.Add(store.UnprovenEKKeptFor)}, now, store.MaxUnprovenEKs)
 }
 
-// verify makes the checks, with online lookups if they may help. The first step does not fetch
-// missing CA certificates, because anyone can send a first step with a certificate that names any
-// URL of a maker. Both steps fetch revocation lists, but only for certificates that chain to a
-// trusted maker.
+// verify runs the function `check`. It also makes the online lookups that may change the verdict.
+// The first step does not fetch missing CA certificates, because anyone can send a first step with
+// a certificate that names any URL of a maker. Both steps fetch revocation lists, but only for
+// certificates that chain to a trusted maker.
 func (s *Service) verify(ctx context.Context, v *evidence.Verdict, r *evidence.Request, in *evidence.Input, check checker) {
 	ctx, span := step.Begin(ctx, "evidence.verify")
 	defer span.End()

@@ -65,7 +65,7 @@ func newFake() *fake {
 	}
 }
 
-// do records the call of a method, then runs the function `f` as one atomic step.
+// The method `do` records the call of a method, then runs the function `f` as one atomic step.
 func (s *fake) do(method string, f func() error) error {
 	if s.before != nil {
 		s.before(method)
@@ -90,7 +90,8 @@ func (s *fake) count(method string) (n int) {
 	return n
 }
 
-// find returns in[key] as one atomic step, or store.ErrNotFound.
+// find returns in[key] as one atomic step. If the map `in` lacks the key, it returns
+// store.ErrNotFound.
 func find[K comparable, V any](s *fake, method string, in map[K]V, key K) (v V, err error) {
 	err = s.do(method, func() error {
 		var ok bool

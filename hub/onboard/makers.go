@@ -89,9 +89,10 @@ func (s *Service) SetTrust(base *trust.Set) {
 	s.makers.cached.Store(nil)
 }
 
-// trust returns the trusted makers of a config version, which the caller has just read. Because
-// each request reads the version, no replica accepts a device by a certificate that the operator
-// has removed. If the store cannot be read, trust returns an error, and the hub judges no request.
+// The method `trust` returns the trusted makers of a config version, which the caller has just
+// read. Each request reads the version. So if the operator has removed a CA certificate, no replica
+// accepts a device because of this certificate. If the store cannot be read, it returns an error,
+// and the hub judges no request.
 func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, error) {
 	m := &s.makers
 	if c := m.cached.Load(); c != nil && c.version == version {
@@ -100,8 +101,8 @@ func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, er
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	// Read the version before the rows. If the rows change in between, they are newer than the
-	// cached version and the next request reads them again. In the other order old rows would stay
-	// cached.
+	// cached version and the next request reads them again. In the opposite order, old rows would
+	// stay cached.
 	version, err := s.Store.ConfigVersion(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("onboard: makers' certificates: %w", err)

@@ -1,4 +1,4 @@
-// Package onboard is the hub's half of onboarding: it verifies a request, checks its ownership,
+// Package onboard is the hub's half of onboarding: it verifies a request and its ownership proof,
 // issues certificates, encrypts them to the TPM, and later activates the device.
 //
 // Enrol judges a request. It answers with certificates that only the TPM with the request's EK can
@@ -8,9 +8,9 @@
 // binds the device to the owner, in one transaction. FirstStep and SecondStep are Pantacor's
 // two-step enrolment. SecondStep ends with the same transaction.
 //
-// The service keeps no state in memory between the two calls. The secret in a reply is derived from
-// the hub's seal key and the request's hash. So any replica can serve each call, a repeated request
-// gets the same secret, and the database does not contain the secret.
+// The service keeps no state in memory between the calls of Enrol and Activate. The secret in a
+// reply is derived from the hub's seal key and the request's hash. So any replica can serve each
+// call, a repeated request gets the same secret, and the database does not contain the secret.
 package onboard
 
 import (
@@ -283,7 +283,7 @@ func (s *Service) issue(ctx context.Context, e *store.Enrolment, r *evidence.Req
 	return nil
 }
 
-// seal returns the reply with a stored enrolment's certificates, encrypted to the TPM.
+// The method `seal` returns the reply with a stored enrolment's certificates, encrypted to the TPM.
 func (s *Service) seal(ctx context.Context, e store.Enrolment, r *evidence.Request) ([]byte, error) {
 	_, span := step.Begin(ctx, "tpm.make-credential")
 	defer span.End()
@@ -327,8 +327,9 @@ func (s *Service) deviceID(ek store.Hash, generation int) string {
 	return hex.EncodeToString(id[:12])
 }
 
-// deviceIDs returns the ids that the TPM of an enrolment has now and after its next releases. A hub
-// that was restored from a backup may have lost that an owner released the TPM.
+// deviceIDs returns the id of the device of an enrolment's TPM, and the ids after each of the next
+// lostReleases releases of the TPM. If the hub was restored from a backup, its database may lack
+// releases of the TPM, so the device may have any of these ids.
 func (s *Service) deviceIDs(e store.Enrolment) (ids []string) {
 	for n := range 1 + lostReleases {
 		ids = append(ids, s.deviceID(e.EK, e.Generation+n))
@@ -336,7 +337,8 @@ func (s *Service) deviceIDs(e store.Enrolment) (ids []string) {
 	return ids
 }
 
-// lostReleases is how many releases of one TPM between a backup and its restore the hub looks for.
+// lostReleases is the number of lost releases of one TPM that the hub looks for. A release is lost
+// if it was made between a backup and its restore.
 const lostReleases = 8
 
 func (s *Service) derive(label string, data []byte) [sha256.Size]byte {
@@ -375,8 +377,8 @@ func (s *Service) refuseActivation(ctx context.Context, e store.Enrolment, addr 
 	return store.Device{}, r
 }
 
-// whoIsRefused returns a sentence for the token's owner with the names of the refused machine and
-// its join token, so that the owner can find the machine and the token.
+// whoIsRefused returns a sentence with the names of the refused machine and its join token, so that
+// the token's owner can find both.
 func (s *Service) whoIsRefused(ctx context.Context, e store.Enrolment) string {
 	machine := "The machine does not state its model"
 	if model := strings.TrimSpace(e.ProdModel); model != "" {
@@ -392,8 +394,8 @@ func (s *Service) whoIsRefused(ctx context.Context, e store.Enrolment) string {
 	return fmt.Sprintf(" %s; its join token is %s.", machine, token)
 }
 
-// bind activates an enrolment after the peer has proven that it is the TPM. Both `e` and `before`
-// are from Store.EnrolmentToActivate.
+// The method `bind` activates an enrolment after the peer has proven that it is the TPM. Both `e`
+// and `before` are from Store.EnrolmentToActivate.
 func (s *Service) bind(ctx context.Context, e store.Enrolment, before store.Hash, addr string) (store.Device, error) {
 	refuse := func(r *evidence.Refusal) (store.Device, error) { return s.refuseActivation(ctx, e, addr, r) }
 	again := before != (store.Hash{}) && before != e.RequestHash
@@ -415,7 +417,8 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, before store.Hash
 		}
 		return d, nil
 	case errors.Is(err, store.ErrCloned):
-		// The owner made this decision. An event for each retry would only fill their audit trail.
+		// The owner knows about this refusal, because it follows from the owner's own decision. So
+		// a retry of the device appends no event.
 		return store.Device{}, ErrCloned
 	case errors.Is(err, store.ErrEnrolmentExpired), errors.Is(err, store.ErrNotFound):
 		return refuse(errExpired)
@@ -439,8 +442,8 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, before store.Hash
 	return store.Device{}, err
 }
 
-// unproven passes an event of a peer that has proven nothing to s.Unproven. If s.Unproven is nil,
-// it appends the event to the audit trail.
+// The method `unproven` passes an event of a peer that has proven nothing to s.Unproven. If
+// s.Unproven is nil, it appends the event to the audit trail.
 func (s *Service) unproven(ctx context.Context, e store.Event) {
 	if s.Unproven == nil {
 		e.Unproven = true
@@ -451,11 +454,11 @@ func (s *Service) unproven(ctx context.Context, e store.Event) {
 	s.Unproven(ctx, e)
 }
 
-// audit appends an event to the audit trail. If the store returns an error, audit logs the error,
+// audit appends an event to the audit trail. If the store returns an error, the error is logged,
 // and the caller's answer stays the same.
 func (s *Service) audit(ctx context.Context, e store.Event) {
 	e.Time = s.Now()
 	if err := s.Store.AppendEvent(ctx, e.By(store.ActorIn(ctx))); err != nil {
-		s.Log.Error("append an event to the audit trail", "kind", e.Kind, "code", e.Code, "err", err)
+		s.Log.Error("could not append an event to the audit trail", "kind", e.Kind, "code", e.Code, "err", err)
 	}
 }

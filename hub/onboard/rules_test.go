@@ -298,7 +298,7 @@ func TestCertificateThatIsLeftOutStillCounts(t *testing.T) {
 	replaced.EKCert = forged.Raw
 	s.refused(s.enrol(&replaced), "policy")
 	equal(s, "certificate kept", string(s.store.kept[s.ekHash(d)].Certificate), string(d.EKCert))
-	// If a request is refused anyway, the hub does not look for the kept certificate.
+	// If a request is refused for another reason, the hub does not look for the kept certificate.
 	s.policy(s.anne.ID, "version: 1\nno_ek_certificate: refuse\n")
 	before := s.store.count("EKCertificate")
 	s.refused(s.enrol(&bare), "ek-certificate-none")

@@ -212,7 +212,7 @@ func (s *scene) logged(message string) {
 	s.log.Reset()
 }
 
-// equal fails the test if the two values have different texts (%+v).
+// The function `equal` fails the test if the two values have different texts (%+v).
 func equal[V any](s *scene, what string, got, want V) {
 	s.Helper()
 	if g, w := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want); g != w {
@@ -267,7 +267,8 @@ func encoded(v any) []byte {
 	return b
 }
 
-// first does the first step of the two-step enrolment, which must succeed, and opens the answer.
+// The method `first` does the first step of the two-step enrolment, which must succeed, and opens
+// the answer.
 func (s *scene) first(d *fleet.Device) *fleet.Enrolled {
 	s.Helper()
 	a, err := s.hub.FirstStep(s.Context(), encoded(d.EnrollRequest()), addr)

@@ -55,14 +55,14 @@ func (s *Service) Try(ctx context.Context, owner string, own *policy.Document) (
 // known.
 func (t *Trial) RequiresBoot() (now, would bool) { return t.now.RequireBoot, t.would.RequireBoot }
 
-// BootParts returns the states of parts of the boot that the policies require.
+// BootParts returns, for each part of the boot, the state that the policies require.
 func (t *Trial) BootParts() (now, would map[string]string) { return t.now.BootParts, t.would.BootParts }
 
 // WithoutTPM reports whether the policies accept devices without a TPM.
 func (t *Trial) WithoutTPM() (now, would bool) { return t.now.WithoutTPM, t.would.WithoutTPM }
 
-// Device returns what the policies do with a device's enrolment. An approval by the owner answers
-// the questions of the approval.
+// Device returns what the policies do with a device's enrolment. If the owner has approved the
+// device's EK, the questions that the owner then answered do not count.
 func (t *Trial) Device(ctx context.Context, e *store.Enrolment) (now, would Outcome, err error) {
 	r, approval, err := t.kept(ctx, e)
 	if err != nil {
@@ -84,7 +84,7 @@ func (t *Trial) Present(ctx context.Context, e *store.Enrolment) (now Outcome, e
 	return t.judge(ctx, r, approval, t.now.Evidence)
 }
 
-// kept returns the request of an enrolment, and the owner's approval of its EK.
+// The method `kept` returns the request of an enrolment, and the owner's approval of its EK.
 func (t *Trial) kept(ctx context.Context, e *store.Enrolment) (*evidence.Request, *store.WaitingDevice, error) {
 	r, err := evidence.ParseKept(e.Request)
 	if err != nil {
@@ -103,7 +103,7 @@ func (t *Trial) kept(ctx context.Context, e *store.Enrolment) (*evidence.Request
 	return r, &approval, nil
 }
 
-// look searches the EK lists for the request's EK.
+// The method `look` searches the EK lists for the request's EK.
 func (t *Trial) look(ctx context.Context, r *evidence.Request) (err error) {
 	if len(t.lists.lists) > 0 {
 		t.input.Listing, err = t.s.listing(ctx, t.lists, r)

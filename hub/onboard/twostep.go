@@ -36,9 +36,9 @@ var (
 )
 
 // FirstStep is the first step of two-step enrolment (Pantacor's /enroll/request). It answers with
-// an AK certificate, encrypted to the TPM that has both the EK and the AK. The first step binds
-// nothing. The certificate is recorded, and expires with the credential. The second step issues an
-// AK certificate that does not expire.
+// an AK certificate, encrypted to the TPM that has both the EK and the AK. The first step binds no
+// device to an owner. The hub records the AK certificate, which expires together with the encrypted
+// credential. The second step issues an AK certificate that does not expire.
 //
 // The first step does not name the owner, so the hub's policy judges the request. The checks are
 // the checks of one-step enrolment, without the checks of keys that the first step does not have.
@@ -103,9 +103,9 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 }
 
 // akCertificate returns the certificate for the first step's answer. If no certificate is recorded,
-// akCertificate issues and records one. The certificate expires with the credential. When the
-// second step has bound the device, the AIK registry serves a certificate at the URL in this
-// certificate.
+// akCertificate issues and records one. The certificate expires with the credential. The
+// certificate contains a URL. After the second step has bound the device, the hub serves the
+// certificate of the AIK registry at this URL.
 func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, resident bool, now time.Time, addr string) ([]byte, error) {
 	id, _, err := s.deviceOf(ctx, store.Hash(r.EKHash))
 	if err != nil {
@@ -226,7 +226,7 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 		return e, &evidence.Refusal{Code: CodeDeviceName, Reason: "device-name is not the id of this TPM's device.", Hint: "Leave device-name out, or take the id from the serialNumber of the AK certificate."}
 	}
 	if r.Ownership.Device != "" && r.Ownership.Device != wire.DevicePRN+id {
-		return e, &evidence.Refusal{Code: CodeDevicePRN, Reason: "Extension .9 of the CSR is not the prn of this TPM's device.", Hint: "Leave the extension out, or take the id from the serialNumber of the AK certificate."}
+		return e, &evidence.Refusal{Code: CodeDevicePRN, Reason: "Extension .9 of the CSR is not the prn (Pantacor resource name) of this TPM's device.", Hint: "Leave the extension out, or take the id from the serialNumber of the AK certificate."}
 	}
 	kept, err := wire.RegistrationRecord{
 		CSR: in.CSR, AKPub: r.IAK.Raw, EKPub: r.EK.Raw, IDevIDPub: r.IDevID.Raw, EKCert: r.EKCertificateDER(), EKChain: r.Chain, Hour: hour, HubName: in.HubName,

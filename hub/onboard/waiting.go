@@ -104,8 +104,8 @@ func (s *Service) askOwner(ctx context.Context, v *evidence.Verdict, e store.Enr
 }
 
 // checkDenial refuses a device if its owner has denied its EK, even if the evidence now leaves no
-// questions. So an EK certificate in a later request does not undo the denial, and a line of an EK
-// list does not either.
+// questions. So neither an EK certificate in a later request nor a line of an EK list undoes the
+// denial.
 func (s *Service) checkDenial(ctx context.Context, e store.Enrolment) error {
 	w, err := s.Store.WaitingByEK(ctx, e.Owner, e.EK, e.Created)
 	switch {

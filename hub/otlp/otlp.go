@@ -2,8 +2,8 @@
 // OpenTelemetry protocol: OTLP/HTTP 1.x with JSON (https://opentelemetry.io/docs/specs/otlp/).
 //
 // Forwarding never delays devices. The lines wait in a bounded queue in memory. If the engine is
-// too slow or does not answer, lines are lost for the engine and counted; the hub's own log has
-// them.
+// too slow or does not answer, the package drops lines, and counts the dropped lines. The hub's own
+// log still has these lines.
 package otlp
 
 import (
@@ -32,19 +32,19 @@ import (
 )
 
 const (
-	// maxQueue bounds the lines that wait, in bytes.
+	// maxQueue is the largest total size of the lines in the queue, in bytes.
 	maxQueue = 16 << 20
 	// lineCost is the number of bytes of a line in addition to its texts.
 	lineCost = 256
 	// maxBatch and maxBatchLines bound one request.
 	maxBatch      = 1 << 20
 	maxBatchLines = 5000
-	// gather is how long a line waits for further lines of the same request.
+	// gather is the time that a line waits for further lines of the same request.
 	gather = time.Second
 	// patience is how long the exporter repeats one request. Then the lines of the request are
 	// lost.
 	patience = time.Minute
-	// maxAnswer bounds how much of an answer is read, in bytes.
+	// maxAnswer is the largest part of an answer that is read, in bytes.
 	maxAnswer = 64 << 10
 )
 
@@ -153,7 +153,7 @@ func (e *Exporter) Forward(list []store.LogEntry) {
 	}
 }
 
-// take removes the lines of the next request from the queue.
+// The method `take` removes the lines of the next request from the queue.
 func (e *Exporter) take() (list []store.LogEntry) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -199,7 +199,7 @@ func (e *Exporter) drain(ctx context.Context) {
 		if err != nil {
 			refused = len(list)
 			if !e.complains {
-				e.config.Log.Warn("forwarding log lines; lines are lost until the log engine works again", "endpoint", e.config.Endpoint, "err", err)
+				e.config.Log.Warn("could not forward log lines; lines are lost until the log engine works again", "endpoint", e.config.Endpoint, "err", err)
 			}
 		}
 		e.complains = err != nil
@@ -208,8 +208,8 @@ func (e *Exporter) drain(ctx context.Context) {
 	}
 }
 
-// send sends one request, and repeats it if the specification allows this. It returns the number of
-// lines that the engine has refused.
+// send sends one request. If the request fails, and the specification of OTLP allows a retry, send
+// repeats the request. It returns the number of lines that the engine has refused.
 func (e *Exporter) send(ctx context.Context, list []store.LogEntry) (refused int, err error) {
 	body, err := encode(list)
 	if err != nil {
@@ -360,7 +360,7 @@ func recordOf(e *store.LogEntry) record {
 	r := record{
 		Observed: strconv.FormatInt(e.Created.UnixNano(), 10), Severity: e.Level, Number: severities[strings.ToUpper(e.Level)], Body: value{e.Message},
 	}
-	// The device's clock may be wrong, and its numbers impossible.
+	// The device sets Sec and Nano, so their values may be impossible as a time.
 	if e.Sec > 0 && e.Sec < math.MaxInt64/1_000_000_000-1 && e.Nano >= 0 && e.Nano < 1e9 {
 		r.Time = strconv.FormatInt(e.Sec*1e9+e.Nano, 10)
 	}

@@ -167,8 +167,8 @@ func hangUp(yes bool) {
 	}
 }
 
-// The engine does not answer, and devices send on. Forward does not wait, and the queue does not
-// grow without a limit.
+// The engine does not answer, and devices continue to send lines. Forward does not wait, and the
+// queue does not grow without a limit.
 func TestSilentEngineBlocksNobody(t *testing.T) {
 	t.Parallel()
 	release := make(chan bool)

@@ -59,7 +59,7 @@ func TestIAKCertificateIsNoTLSClient(t *testing.T) {
 		t.Error("an IAK chains to the client CAs")
 	}
 	// The extended key usage is a second protection. A server that trusts the hub's root for TLS
-	// clients refuses the IAK certificate, because it has no usage for TLS clients.
+	// clients refuses the IAK certificate, because that certificate has no usage for TLS clients.
 	_, err := c.Verify(x509.VerifyOptions{Roots: pool(h.Root()), Intermediates: pool(h.ACA()), CurrentTime: testNow, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	if err == nil {
 		t.Error("an IAK's purpose includes TLS client authentication")

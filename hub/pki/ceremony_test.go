@@ -67,7 +67,7 @@ func (c *ceremony) install(t *testing.T, answer []byte) *Hub {
 	return h
 }
 
-// whole does the ceremony for a new hub.
+// The method `whole` does all steps of the ceremony for a new hub.
 func (c *ceremony) whole(t *testing.T) *Hub {
 	t.Helper()
 	return c.install(t, c.answer(t, c.request(t)))
@@ -145,7 +145,8 @@ func mustTLS(t *testing.T, h *Hub, now time.Time) *x509.Certificate {
 	return cert.Leaf
 }
 
-// The TLS CA has the purpose serverAuth, so a thief of its key cannot make devices.
+// An attacker has stolen the key of the TLS CA. The attacker cannot issue certificates of devices,
+// because the TLS CA may issue only certificates with the purpose serverAuth.
 func TestTLSCACannotIssueDevices(t *testing.T) {
 	t.Parallel()
 	c := newCeremony(t)
@@ -189,7 +190,8 @@ func TestTLSCAExpires(t *testing.T) {
 	}
 }
 
-// A hub that has its root's key gets a TLS CA, and the operator moves the root's key away.
+// A hub that has its root's key gets a TLS CA, and the operator moves the root's key away. The hub
+// keeps its name and its CAs, and still serves TLS.
 func TestRootGoesOffline(t *testing.T) {
 	t.Parallel()
 	dir := openNewAt(t, filepath.Join(t.TempDir(), "pki"))
@@ -282,7 +284,8 @@ func TestRenewedCAsAcceptFormerDevices(t *testing.T) {
 	}
 }
 
-// reissue changes the certificate of one CA in an answer, and signs it again with a key.
+// reissue changes the certificate of one CA in an answer, and signs the certificate again with the
+// key `key`.
 func reissue(t *testing.T, answer []byte, title string, signer *x509.Certificate, key crypto.Signer, change func(*x509.Certificate)) []byte {
 	t.Helper()
 	list, err := parseCertificates(answer)
@@ -307,7 +310,8 @@ func reissue(t *testing.T, answer []byte, title string, signer *x509.Certificate
 	return out
 }
 
-// withKey returns a certificate with another key, so that x509.CreateCertificate accepts the key.
+// withKey returns a copy of a CA's certificate that has the public key of `key`.
+// x509.CreateCertificate signs with `key` only if the CA's certificate has this public key.
 func withKey(c *x509.Certificate, key crypto.Signer) *x509.Certificate {
 	changed := *c
 	changed.PublicKey = key.Public()
@@ -392,8 +396,8 @@ func TestInstallRefusesWrongAnswers(t *testing.T) {
 	}
 }
 
-// A hub with CAs refuses the answer of another root, also with that root's hub name, and an answer
-// to an earlier request.
+// A hub with CAs refuses the answer of another root, even if the operator gives that root's hub
+// name. It also refuses an answer to an earlier request.
 func TestRenewalRefusesAnotherRoot(t *testing.T) {
 	t.Parallel()
 	c, other := newCeremony(t), newCeremony(t)
@@ -547,7 +551,7 @@ func TestOpenRefusesAnIncompleteOfflineHub(t *testing.T) {
 	}
 }
 
-// A real TLS client, which trusts only the root, connects to a hub with an offline root.
+// A real TLS client, which trusts only the root, can connect to a hub with an offline root.
 func TestTLSClientOfAnOfflineHub(t *testing.T) {
 	t.Parallel()
 	h := newCeremony(t).whole(t)

@@ -24,7 +24,7 @@ const (
 	KeyReplaced = "replaced" // a former CA: the hub only verifies its certificates
 )
 
-// Describe returns a description of each CA, also of the former ones.
+// Describe returns a description of each CA, including the former CAs.
 func (h *Hub) Describe() (list []Description) {
 	for _, c := range h.All() {
 		list = append(list, Description{c.Subject.String(), h.keyOf(c), keyHash(c.RawSubjectPublicKeyInfo), c.NotAfter.UTC(), c.NotAfter.Equal(forever)})

@@ -132,13 +132,13 @@ func (h *Hub) ACA() *x509.Certificate { return h.aca.cert }
 // DeviceCA returns the device CA's certificate.
 func (h *Hub) DeviceCA() *x509.Certificate { return h.device.cert }
 
-// DeviceCAs returns the certificates of the device CA, and of the former device CAs. The devices
-// have certificates from all of them.
+// DeviceCAs returns the certificates of the device CA, and of the former device CAs. Devices may
+// have certificates of each of these CAs.
 func (h *Hub) DeviceCAs() []*x509.Certificate {
 	return append([]*x509.Certificate{h.DeviceCA()}, h.former(deviceCA)...)
 }
 
-// All returns the certificates of all CAs, also of the former ones. The root is first.
+// All returns the certificates of all CAs, including the former CAs. The root is first.
 func (h *Hub) All() []*x509.Certificate {
 	list := []*x509.Certificate{h.root, h.aca.cert, h.device.cert}
 	if h.tlsCA != nil {
@@ -147,7 +147,7 @@ func (h *Hub) All() []*x509.Certificate {
 	return append(list, h.previous...)
 }
 
-// former returns the former CAs of this kind.
+// The method `former` returns the former CAs of this kind.
 func (h *Hub) former(a authority) (list []*x509.Certificate) {
 	for _, c := range h.previous {
 		if strings.HasSuffix(c.Subject.CommonName, " "+a.title) {
@@ -157,8 +157,9 @@ func (h *Hub) former(a authority) (list []*x509.Certificate) {
 	return list
 }
 
-// IssuerOf returns the CA that issued an IAK or IDevID certificate (DER): `now` is the present CA
-// of this kind, and IssuerOf returns a former one if its key identifier fits.
+// IssuerOf returns the CA that issued the IAK or IDevID certificate `der`. If the certificate names
+// the key of a former CA, this is the former CA. Otherwise it is `now`, the hub's present CA for
+// such certificates.
 func (h *Hub) IssuerOf(der []byte, now *x509.Certificate) *x509.Certificate {
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {

@@ -300,7 +300,8 @@ func TestOpenRefusesAuthoritiesOfAnotherHub(t *testing.T) {
 	}
 }
 
-// If the files of the ACA and the device CA were exchanged, every IAK would be a TLS client.
+// Somebody exchanges the files of the ACA and the device CA. Open must refuse this, because
+// otherwise every IAK would be a TLS client.
 func TestOpenRefusesExchangedAuthorities(t *testing.T) {
 	t.Parallel()
 	for _, pair := range [][2]string{{"aca", "device-ca"}, {"root", "aca"}, {"root", "device-ca"}} {
@@ -319,7 +320,8 @@ func TestOpenRefusesExchangedAuthorities(t *testing.T) {
 }
 
 // The certificate in device-ca.crt has the right key and name, and the root signed it. But it lacks
-// one property of a CA. A certificate that it issues would not verify.
+// one property of a CA. Open must refuse this CA, because certificates that it issues would not
+// verify.
 func TestOpenRefusesALeafAsAuthority(t *testing.T) {
 	t.Parallel()
 	const mayIssue = x509.KeyUsageCertSign | x509.KeyUsageCRLSign

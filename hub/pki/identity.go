@@ -15,8 +15,8 @@ type Identity struct {
 	Issued   time.Time
 }
 
-// ReadIdentity reads an IDevID certificate of IssueIDevID. The caller has verified that the device
-// CA issued the certificate.
+// ReadIdentity reads an IDevID certificate that IssueIDevID has made. The caller has verified that
+// the device CA issued the certificate.
 func ReadIdentity(c *x509.Certificate) (i Identity, err error) {
 	i = Identity{DeviceID: c.Subject.SerialNumber, Issued: c.NotBefore.Add(slowClock)}
 	for _, e := range c.Extensions {

@@ -26,9 +26,9 @@ type Installed struct {
 	Kept    string              // folder of the replaced keys and certificates; empty if First
 }
 
-// Install checks the answer to the open request. If the answer is right, Install puts the new keys
-// and certificates in the folder `dir`, in one step. If the answer is wrong, Install changes
-// nothing, and the request stays open.
+// Install checks the root's answer to the request that NewRequest has made. If the answer is right,
+// Install puts the new keys and certificates in the folder `dir`, in one step. If the answer is
+// wrong, Install changes nothing, and the request stays open.
 //
 // A hub without CAs trusts the answer's root only if the root has the name `hub`, which a person
 // read on the root's machine. A hub with CAs accepts only its own root, and `hub` may be empty.
@@ -162,7 +162,7 @@ func checkIssued(c, rootCert *x509.Certificate, w Requested, now time.Time) erro
 	case !slices.EqualFunc(c.Policies, want.Policies, x509.OID.Equal):
 		return errors.New("its policies are not those of this CA")
 	case !bytes.Equal(c.SubjectKeyId, want.SubjectKeyId):
-		return errors.New("its key identifier is not that of the key")
+		return errors.New("its key identifier does not match its key")
 	case c.NotBefore.After(now):
 		return fmt.Errorf("it starts at %s, after this machine's time %s: set the clocks of both machines, and issue the certificates again", c.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	case w.authority != tlsCA && !c.NotAfter.Equal(forever):
@@ -173,7 +173,7 @@ func checkIssued(c, rootCert *x509.Certificate, w Requested, now time.Time) erro
 	return nil
 }
 
-// checkNewKeys refuses a new CA whose key another CA of this hub has.
+// checkNewKeys refuses a new CA that has the same key as another CA of this hub.
 func checkNewKeys(certs []*x509.Certificate, old *Hub) error {
 	for _, c := range certs {
 		for _, o := range old.All() {
@@ -241,7 +241,7 @@ func (m *maker) writeAnswered(dir, open string, wanted []Requested, certs []*x50
 
 // replace makes a copy of the folder with the new keys and certificates, checks that a hub can load
 // the copy, and exchanges the two folders. So after a crash, the folder has either the old CAs or
-// the new CAs. replace returns the folder that has the old ones.
+// the new CAs. replace returns the folder that has the old CAs.
 func replace(dir, open string, wanted []Requested, certs []*x509.Certificate, now time.Time) (kept string, err error) {
 	parent := filepath.Dir(dir)
 	unlock, err := lockDir(parent)

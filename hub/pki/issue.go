@@ -26,8 +26,8 @@ type IAKRequest struct {
 	NotBefore time.Time        // 1970 to 9998, to the second; the certificate is valid from five minutes earlier, for peers with slow clocks
 	NotAfter  time.Time        // up to 9999, to the second; zero: the certificate never expires
 	URI       string           // http(s) URL of at most 512 characters to fetch the certificate again; may be empty
-	// Resident is true if the EK certificate shows that the key is in a TPM. Only then does the
-	// certificate have the TCG's policies.
+	// Resident is true if a verified EK certificate proves that PublicKey is in a TPM. Only then
+	// does the issued certificate have the certificate policies of the TCG.
 	Resident bool
 }
 
@@ -145,7 +145,7 @@ func (h *Hub) IssueIDevID(r IDevIDRequest) ([]byte, error) {
 // IEEE 802.1AR, 8.7).
 var forever = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
-// slowClock is the time by which a peer's clock may lag behind the hub's.
+// slowClock is the time by which a peer's clock may lag behind the hub's clock.
 const slowClock = 5 * time.Minute
 
 // certificateSize is the initial capacity of a certificate's buffer, in bytes. Most certificates
@@ -154,8 +154,7 @@ const certificateSize = 1024
 
 // issue builds a TBSCertificate (RFC 5280, 4.1), signs it, and returns the Certificate in DER. The
 // functions `subject` and `extensions` write the parts that differ between the kinds of
-// certificates. issue does not verify the new signature, because the tests and every peer verify
-// it.
+// certificates. The new signature is not verified here, because the tests and every peer verify it.
 func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resident bool, subject, extensions func(*buffer)) ([]byte, error) {
 	spki, keyID, err := publicKeyInfo(pub)
 	if err != nil {
@@ -271,8 +270,9 @@ func (b *buffer) extension(id []byte, value func(*buffer)) {
 	b.close(outer)
 }
 
-// raw writes one of Pantacor's extensions. The extension's value is the bytes of the text without a
-// DER type, because Pantacor's programs expect this form. Pantacor's extensions are never critical.
+// The method `raw` writes one of Pantacor's extensions. The extension's value is the bytes of the
+// text without a DER type, because Pantacor's programs expect this form. Pantacor's extensions are
+// never critical.
 func (b *buffer) raw(id []byte, value string) {
 	b.extension(id, func(b *buffer) { *b = append(*b, value...) })
 }

@@ -453,7 +453,7 @@ func TestIssuingFromManyAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
-// module simulates an HSM. It is a crypto.Signer of a type that package pki does not name.
+// module simulates an HSM. It is a crypto.Signer of a type that package pki does not know.
 type module struct {
 	key  *ecdsa.PrivateKey
 	fail error

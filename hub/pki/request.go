@@ -36,8 +36,8 @@ type RequestOptions struct {
 	// CAs are the file names of the CAs: "aca", "device-ca", "tls-ca". If the list is empty and the
 	// hub has no CAs yet, NewRequest requests all three.
 	CAs []string
-	// Curve of the new keys: elliptic.P256() (default) or elliptic.P384(). A key of a signer has
-	// its own curve.
+	// Curve of the new keys: elliptic.P256() (default) or elliptic.P384(). For a key of a signer,
+	// which exists already, Curve has no effect.
 	Curve elliptic.Curve
 	// Keys has the URIs of keys that are not in files, by the file names of the CAs. NewRequest
 	// makes a key in a TPM; the key of a signer must exist.
@@ -56,9 +56,9 @@ type Requested struct {
 }
 
 // NewRequest makes keys for CAs, and a request for their certificates: one PKCS #10 request (RFC
-// 2986) for each CA, in PEM. The root's machine answers the request. The keys stay in a folder next
-// to the folder `dir` of the authorities, until Install gets the answer. The hub's present CAs do
-// not change before.
+// 2986) for each CA, in PEM. The root's machine answers the request. Until Install gets the answer,
+// the keys stay in a folder next to the folder `dir` of the authorities, and the hub's present CAs
+// do not change.
 func NewRequest(ctx context.Context, dir string, o RequestOptions) (request []byte, list []Requested, err error) {
 	if o.Curve == nil {
 		o.Curve = elliptic.P256()
@@ -158,7 +158,7 @@ func (o RequestOptions) uris(kinds []authority) (map[authority]cakey.URI, error)
 	for name, text := range o.Keys {
 		i := slices.IndexFunc(kinds, func(a authority) bool { return a.file == name })
 		if i < 0 {
-			return nil, fmt.Errorf("pki: there is a URI for the key of %q, which is not requested", name)
+			return nil, fmt.Errorf("pki: there is a URI for the key of %q, but the request is not for this CA", name)
 		}
 		uri, err := cakey.Parse(text)
 		if err != nil {

@@ -29,7 +29,8 @@ type Root struct {
 // MakeRoot makes an offline root in the folder `dir`: the files root.crt and root.key. The folder
 // must not exist, and its parent must exist. If `key` is not empty, it is the URI of the root's
 // private key: see package cakey. Then the folder has the file root.uri instead of root.key.
-// MakeRoot makes a key in a TPM; the key of a signer must exist, and has its own curve.
+// If the URI is of a key in a TPM, MakeRoot makes the key. If it is of a key of a signer, the key
+// must exist already, and Options.Curve has no effect.
 func MakeRoot(ctx context.Context, dir, key string, o Options) (*Root, error) {
 	m := &maker{step: func() {}}
 	var err error
@@ -124,7 +125,7 @@ func (r *Root) Certificate() *x509.Certificate { return r.cert }
 // DefaultTLSLife is the default validity of a TLS CA.
 const DefaultTLSLife = 5 * 365 * 24 * time.Hour
 
-// TLSCAWarning is the time before the end of the TLS CA from which the hub warns its operator.
+// TLSCAWarning is the remaining validity of the TLS CA below which the hub warns its operator.
 const TLSCAWarning = 180 * 24 * time.Hour
 
 // The bounds for the validity of a TLS CA.
@@ -146,8 +147,8 @@ type Planned struct {
 }
 
 // Plan checks a request, and returns the certificates that Issue would sign for it, so that a
-// person can compare them with what the hub printed. Of the request, only the keys and the kinds of
-// the CAs are used: the root decides everything else. `tlsLife` is the validity of a TLS CA.
+// person can compare them with what the hub printed. Plan uses only the keys and the kinds of the
+// CAs from the request: the root decides everything else. `tlsLife` is the validity of a TLS CA.
 func (r *Root) Plan(request []byte, now time.Time, tlsLife time.Duration) ([]Planned, error) {
 	if tlsLife < minTLSLife || tlsLife > maxTLSLife {
 		return nil, fmt.Errorf("pki: a TLS CA must be valid for 30 days to 30 years, not %s", tlsLife)
@@ -196,9 +197,9 @@ func keyHash(spki []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// lineage returns the text of the file with the former CAs of a kind: all CAs, except the new one,
-// from which devices may have certificates. The CA `old` becomes a former CA, unless the new CA has
-// the same key.
+// lineage returns the text of the file with the former CAs of a kind: all CAs from which devices
+// may have certificates, except the new CA. If the new CA has another key than the CA `old`, then
+// `old` becomes a former CA.
 func lineage(dir string, a authority, old, fresh *x509.Certificate) ([]byte, error) {
 	text, err := os.ReadFile(filepath.Join(dir, a.file+previousSuffix))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -24,7 +24,7 @@ const tlsLife = 90 * 24 * time.Hour
 
 // TLSCertificate returns a function for tls.Config.GetCertificate. The function returns the hub's
 // TLS certificate for `names`, which are DNS names and IP addresses. The TLS CA signs the
-// certificate or, if there is no TLS CA, the root, and then the hub sends no intermediates. The
+// certificate. If there is no TLS CA, the root signs it, and the hub sends no intermediates. The
 // certificate's key is ECDSA P-256, and exists only in memory. The function may be unable to make a
 // new certificate, for example because the CA's key is not available. It then returns the old
 // certificate, as long as that certificate is valid.
@@ -51,8 +51,8 @@ func (h *Hub) TLSCertificate(now func() time.Time, names []string) func(*tls.Cli
 	}
 }
 
-// due reports whether a TLS certificate must be replaced. A certificate that ends with its CA
-// cannot be replaced by a longer one.
+// The method `due` reports whether a TLS certificate must be replaced. A certificate that expires
+// together with its CA is not replaced, because a new certificate would not be valid for longer.
 func (h *Hub) due(leaf *x509.Certificate, t time.Time) bool {
 	issuer, _ := h.tlsIssuer()
 	return leaf.NotAfter.Sub(t) <= tlsLife/3 && leaf.NotAfter.Before(issuer.NotAfter)
@@ -67,37 +67,14 @@ func (h *Hub) tlsIssuer() (*x509.Certificate, crypto.Signer) {
 }
 
 func (h *Hub) serverCertificate(now time.Time, names []string) (*tls.Certificate, error) {
-	if len(names) == 0 {
-		return nil, errors.New("pki: the TLS certificate needs at least one name")
-	}
 	issuer, issuerKey := h.tlsIssuer()
-	if now.After(issuer.NotAfter) {
-		return nil, fmt.Errorf("pki: the CA %q expired on %s: renew it, see 'gangway ca request --help'", issuer.Subject.CommonName, issuer.NotAfter.Format(time.DateOnly))
-	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("pki: %w", err)
 	}
-	end := now.Add(tlsLife)
-	if end.After(issuer.NotAfter) {
-		end = issuer.NotAfter
-	}
-	template := &x509.Certificate{
-		SerialNumber: new(big.Int).SetBytes(serialNumber()),
-		Subject:      pkix.Name{Organization: []string{organization}, CommonName: "hub"},
-		NotBefore:    now.Add(-slowClock), NotAfter: end,
-		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		BasicConstraintsValid: true,
-	}
-	for _, n := range names {
-		if ip := net.ParseIP(n); ip != nil {
-			template.IPAddresses = append(template.IPAddresses, ip)
-		} else if !hostName(n) {
-			return nil, fmt.Errorf("pki: TLS certificate: %q is neither a DNS name nor an IP address", n)
-		} else {
-			template.DNSNames = append(template.DNSNames, n)
-		}
+	template, err := serverTemplate("hub", names, now, tlsLife, issuer)
+	if err != nil {
+		return nil, fmt.Errorf("pki: TLS certificate: %w", err)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, issuer, &key.PublicKey, issuerKey)
 	if err != nil {
@@ -112,6 +89,39 @@ func (h *Hub) serverCertificate(now time.Time, names []string) (*tls.Certificate
 		chain = append(chain, h.tlsCA.Raw)
 	}
 	return &tls.Certificate{Certificate: chain, PrivateKey: key, Leaf: leaf}, nil
+}
+
+// serverTemplate returns the template of a TLS certificate for `names`, which are DNS names and IP
+// addresses. The certificate ends after the time `life`, or with its issuer.
+func serverTemplate(subject string, names []string, now time.Time, life time.Duration, issuer *x509.Certificate) (*x509.Certificate, error) {
+	if len(names) == 0 {
+		return nil, errors.New("the certificate needs at least one name")
+	}
+	if now.After(issuer.NotAfter) {
+		return nil, fmt.Errorf("the CA %q expired on %s: renew it, see 'gangway ca request --help'", issuer.Subject.CommonName, issuer.NotAfter.Format(time.DateOnly))
+	}
+	end := now.Add(life)
+	if end.After(issuer.NotAfter) {
+		end = issuer.NotAfter
+	}
+	template := &x509.Certificate{
+		SerialNumber: new(big.Int).SetBytes(serialNumber()),
+		Subject:      pkix.Name{Organization: []string{organization}, CommonName: subject},
+		NotBefore:    now.Add(-slowClock), NotAfter: end,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true,
+	}
+	for _, n := range names {
+		if ip := net.ParseIP(n); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else if !hostName(n) {
+			return nil, fmt.Errorf("%q is neither a DNS name nor an IP address", n)
+		} else {
+			template.DNSNames = append(template.DNSNames, n)
+		}
+	}
+	return template, nil
 }
 
 // hostName reports whether `s` can be the dNSName of a SAN (RFC 5280, 4.2.1.6; RFC 6125, 6.4.3). A

@@ -12,8 +12,8 @@ import (
 	"gangway/internal/swtpm/swtpmtest"
 )
 
-// away moves the key of a CA out of the folder, writes a URI to the folder instead, and returns the
-// key's new path.
+// The function `away` moves the key of a CA out of the folder, writes a URI to the folder instead,
+// and returns the key's new path.
 func away(t *testing.T, dir, name string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name+".key")
@@ -31,8 +31,8 @@ func writeURI(t *testing.T, dir, name, uri string) {
 	}
 }
 
-// A hub loads a CA whose key is away, so that commands that sign nothing work. It signs when the
-// key is there.
+// A hub loads a CA even if the CA's key is not reachable, so that commands that sign nothing work.
+// The hub signs as soon as the key is reachable.
 func TestKeyAtAURI(t *testing.T) {
 	t.Parallel()
 	dir := openNewAt(t, filepath.Join(t.TempDir(), "pki"))

@@ -192,7 +192,7 @@ func (l ListEntry) stored() (store.ListedEK, error) {
 // CertificateRequired is the value of ListEntry.Certificate that requires an EK certificate.
 const CertificateRequired = "required"
 
-// NewListEntry returns a stored entry in the form of a JSON list's entries.
+// NewListEntry converts a stored entry of an EK list to the form that it has in JSON.
 func NewListEntry(e store.ListedEK) ListEntry {
 	l := ListEntry{Note: e.Note}
 	if e.Key != nil {

@@ -222,7 +222,7 @@ var (
 // kindNames names the types of YAML's values, by their tags, for a person.
 var kindNames = map[string]string{"str": "a text", "int": "a number", "float": "a number", "bool": "true or false", "seq": "a list", "map": "names and values", "null": "nothing"}
 
-// plain removes Go's type names from the YAML library's messages.
+// The function `plain` removes Go's type names from the YAML library's messages.
 func plain(err error) error {
 	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "unmarshal errors:\n")
 	document := strings.Contains(text, " not found in type policy.Document")
@@ -242,7 +242,7 @@ func plain(err error) error {
 	return errors.New("policy: " + strings.TrimSpace(text))
 }
 
-// names returns the names of a structure's fields in YAML.
+// The function `names` returns the names that the fields of a structure have in YAML.
 func names[T any]() (out []string) {
 	for f := range reflect.TypeFor[T]().Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
@@ -300,8 +300,8 @@ type Effective struct {
 	// BootParts are the states that parts of a device's boot must have, by the name of the part.
 	// They apply in addition to RequireBoot.
 	BootParts map[string]string
-	// WithoutTPM is true if devices without a TPM may join: with a join token made for that, added
-	// by their owner, or waiting to be claimed.
+	// WithoutTPM is true if devices without a TPM may join. They join in three ways: with a join
+	// token that allows this, added by their owner, or claimed by their owner.
 	WithoutTPM bool
 }
 
@@ -326,7 +326,7 @@ func Merge(hub, owner *Document) Effective {
 		tighten(&e.Evidence.NoCertificate, owner.noCertificate())
 		tighten(&e.Evidence.UnknownMaker, owner.UnknownMaker)
 		tighten(&e.Evidence.ExpiredEK, owner.ExpiredEK)
-		// The owner's setting for unlisted TPMs also applies to the hub's list, if it is stricter.
+		// If the owner's setting for unlisted TPMs is stricter, it also applies to the hub's list.
 		// This is true even if the hub's document has no such setting.
 		tighten(&e.Evidence.UnlistedByHub, owner.Unlisted)
 		if hub == nil || hub.Unlisted == nil {

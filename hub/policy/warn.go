@@ -41,7 +41,7 @@ type warner struct {
 
 func (w *warner) add(format string, args ...any) { w.out = append(w.out, fmt.Sprintf(format, args...)) }
 
-// settings counts the settings and rules of a document.
+// The method `settings` counts the settings and rules of a document.
 func (d *Document) settings() (n int) {
 	for _, there := range []bool{d.NoCertificate != nil, d.UnknownMaker != nil, d.ExpiredEK != nil, d.Unlisted != nil, d.Software != nil, d.MeasuredBoot != nil, d.WithoutTPM != nil} {
 		if there {
@@ -51,8 +51,8 @@ func (d *Document) settings() (n int) {
 	return n + len(d.EKKinds) + len(d.Rules)
 }
 
-// rawMaker matches a maker's id in the form "id:" and 8 hexadecimal digits. EK certificates have
-// this form if the id is not ASCII.
+// rawMaker matches a maker's id in the form "id:" and 8 hexadecimal digits. EK certificates contain
+// the id in this form if the id is not ASCII.
 var rawMaker = regexp.MustCompile(`^id:[0-9a-f]{8}$`)
 
 // makers returns the known ids of TPM makers.
@@ -90,8 +90,8 @@ func suggest(name string) string {
 	return "t" + known
 }
 
-// within reports whether at most `n` changes (0 or 1) turn the text `a` into the text `b`. A change
-// inserts, deletes or replaces one character, or exchanges two neighbours.
+// The function `within` reports whether at most `n` changes (0 or 1) turn the text `a` into the
+// text `b`. A change inserts, deletes or replaces one character, or exchanges two neighbours.
 func within(a, b string, n int) bool {
 	for len(a) > 0 && len(b) > 0 && a[0] == b[0] {
 		a, b = a[1:], b[1:]
@@ -107,7 +107,7 @@ func within(a, b string, n int) bool {
 	return len(a) > 0 && within(a[1:], b, n-1) || len(b) > 0 && within(a, b[1:], n-1) || len(a) > 0 && len(b) > 0 && within(a[1:], b[1:], n-1)
 }
 
-// names warns of names that no known TPM has.
+// The method `names` warns of names that no known TPM has.
 func (w *warner) names() {
 	for i, r := range w.d.Rules {
 		if r.Maker != "" && !strings.EqualFold(r.Maker, evidence.NoMaker) && !isMaker(r.Maker) {
@@ -133,7 +133,7 @@ func (w *warner) names() {
 	}
 }
 
-// covers reports whether the rule `r` matches every TPM that the rule `other` matches.
+// The method `covers` reports whether the rule `r` matches every TPM that the rule `other` matches.
 func (r *Rule) covers(other *Rule) bool {
 	return (r.Maker == "" || strings.EqualFold(r.Maker, other.Maker)) &&
 		(r.Model == "" || r.Model == "*" || strings.EqualFold(r.Model, other.Model)) &&
@@ -145,8 +145,8 @@ func (r *Rule) disjoint(other *Rule) bool {
 	return r.Maker != "" && other.Maker != "" && !strings.EqualFold(r.Maker, other.Maker)
 }
 
-// hidden warns of rules that are never reached. It also warns of a rule that accepts TPMs which the
-// policy would accept without this rule.
+// The method `hidden` warns of rules that are never reached. It also warns of a rule that accepts
+// TPMs which the policy would accept without this rule.
 func (w *warner) hidden() {
 	rules := w.d.Rules
 	for i := range rules {
@@ -167,7 +167,7 @@ func (w *warner) hidden() {
 	}
 }
 
-// looser warns of settings of an owner's document that are looser than the hub's.
+// The method `looser` warns of settings of an owner's document that are looser than the hub's.
 func (w *warner) looser() {
 	d, in := w.d, Merge(w.hub, nil)
 	hubs := "the hub's policy"

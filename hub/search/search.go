@@ -161,9 +161,9 @@ func (p *parser) atSpace() bool {
 	return unicode.IsSpace(r)
 }
 
-// part reads the text to the next space. If `name` is true, part also stops before the next ":" or
-// "=". The result `separated` is true if the method stopped before ":" or "=". Some or all of the
-// text may be in quotes.
+// The method `part` reads the text to the next space. If `name` is true, it also stops before the
+// next ":" or "=". The result `separated` is true if the method stopped before ":" or "=". Some or
+// all of the text may be in quotes.
 func (p *parser) part(name bool) (part string, separated bool, err error) {
 	var b strings.Builder
 	for p.at < len(p.text) && !p.atSpace() {

@@ -18,7 +18,7 @@ var (
 const MaxSessions = 200
 
 // Account is a person's or program's entry at the hub; it can own devices. ID is 24 lower-case
-// hexadecimal digits; the account's prn is "prn:::accounts:/" + ID.
+// hexadecimal digits; the account's prn (Pantacor resource name) is "prn:::accounts:/" + ID.
 type Account struct {
 	ID           string
 	Nick         string // unique, 3 to 23 characters
@@ -93,7 +93,7 @@ type Accounts interface {
 	PublicOwners(ctx context.Context, prefix, self string, limit int) ([]string, error)
 	// ChangePassword changes the password and ends all sessions except c.KeepSession. ErrNotFound:
 	// the account does not exist. ErrChanged: c.VerifiedHash is no longer the account's hash, or
-	// the account is disabled and c is not a reset.
+	// the account is disabled and c is not a reset by the operator.
 	ChangePassword(ctx context.Context, c PasswordChange) error
 	// DisableAccount ends the account's sessions and API tokens. The account's join tokens cannot
 	// be used until EnableAccount is called. The account's devices keep working. DisableAccount and

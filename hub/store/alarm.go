@@ -38,7 +38,7 @@ type Upkeep interface {
 	// this text.
 	TrustScan(ctx context.Context) ([]byte, error)
 	SetTrustScan(ctx context.Context, text []byte) error
-	// Clock returns the time of the database's clock. An engine in the hub's process has the
-	// hub's clock.
+	// Clock returns the time of the database's clock. An engine that runs in the hub's process
+	// returns the time of the hub's clock.
 	Clock(ctx context.Context) (time.Time, error)
 }

@@ -24,8 +24,9 @@ type Boot struct {
 	Measurement []byte // JSON of boot.Measurement
 	Changes     []byte // JSON of the changes that make the state BootChanged
 	Verdict     []byte // JSON of boot.Verdict; empty in old measurements
-	// Judged has the data for questions about cohorts. PutBoot and PutBootReference store it,
-	// unless it is nil. Methods that read a Boot leave it nil.
+	// Judged has the data by which the store counts and finds the devices of a cohort (see
+	// BootCohort). If Judged is not nil, PutBoot and PutBootReference store it. Methods that read a
+	// Boot leave it nil.
 	Judged *BootJudged
 	// Evidence of the measurement, for an auditor. The store keeps the evidence only of a device's
 	// latest measurement.
@@ -50,8 +51,8 @@ type BootRefusal struct {
 // Boots stores boot measurements. Methods that write return ErrNotFound if the device does not
 // exist or was deleted.
 type Boots interface {
-	// PutBoot stores the measurement b as a device's latest. It also keeps the ten measurements
-	// before b, without their evidence. The caller has compared b with the parameter `reference`.
+	// PutBoot stores `b` as the latest measurement of a device. It also keeps the ten measurements
+	// before `b`, without their evidence. The caller has compared b with the parameter `reference`.
 	// If the device has no reference and the parameter is not empty, the parameter becomes the
 	// device's reference. If the device has a different reference, PutBoot stores nothing: the
 	// owner has changed the reference since the caller compared b with it. `current` is the

@@ -34,8 +34,8 @@ type Manifest struct {
 	Counts bool // the owner has the key; set by reads
 }
 
-// BootDecision says that an owner accepts a value of a part of the boot, for all devices or for
-// those of a model, of a join token, or with a version of the firmware.
+// BootDecision says that an owner accepts a value of a part of the boot. The decision is for all
+// devices, or only for the devices with one model, join token or version of the firmware.
 type BootDecision struct {
 	ID    int64
 	Owner string
@@ -52,8 +52,8 @@ type BootDecision struct {
 	Devices int
 }
 
-// BootJudged is the part of a device's newest boot that the store keeps for questions about
-// cohorts.
+// BootJudged has the data about a device's newest boot by which the store counts and finds the
+// devices of a cohort (see BootCohort).
 type BootJudged struct {
 	// Version is the version of the owner's rules by which the boot was judged.
 	Version  int64
@@ -65,7 +65,7 @@ type BootJudged struct {
 	Parts    []BootPart
 }
 
-// BootPart is one part of a device's newest boot.
+// BootPart is the verdict on one part of a device's newest boot.
 type BootPart struct {
 	Part, Value string
 	Bad         bool // the part is neither expected nor known
@@ -73,7 +73,8 @@ type BootPart struct {
 	Cause       string
 }
 
-// BootCohort counts an owner's devices of one model that have one value of a part.
+// BootCohort counts those devices of an owner that have the same model and the same value of a part
+// of the boot.
 type BootCohort struct {
 	Part, Model, Value string
 	Devices, Bad       int       // all devices of the cohort, and those whose part is neither expected nor known
@@ -90,14 +91,14 @@ type BootMember struct {
 }
 
 // BootMembers selects the devices of a cohort. If Model is set, and Token and Firmware are empty,
-// the devices with a bad part come first.
+// the devices whose part of the boot is bad come first.
 type BootMembers struct {
 	Part, Value            string
 	Model, Token, Firmware string // empty: all
 	Limit                  int
 }
 
-// BootVersion counts the devices of a cohort whose firmware has one version.
+// BootVersion counts the devices of a cohort that have the same version of the firmware.
 type BootVersion struct {
 	Firmware     string // BootJudged.Firmware; may be empty
 	Devices, Bad int
@@ -153,7 +154,7 @@ type BootRules interface {
 	// BootCohortOf counts the devices whose part q.Part has the value q.Value: devices of the model
 	// q.Model, or of all models if q.Model is empty. If q.Firmware is not empty, it counts only
 	// devices with this version of the firmware. It ignores q.Token and q.Limit, and does not set
-	// Of.
+	// the field Of of the result.
 	BootCohortOf(ctx context.Context, owner string, q BootMembers) (BootCohort, error)
 	// BootVersions lists the versions of the firmware in a cohort, the most frequent first. It
 	// ignores q.Token and q.Firmware.

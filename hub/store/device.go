@@ -9,8 +9,8 @@ import (
 const MaxUnclaimed = 10_000
 
 // Device is a device that has joined the hub. ID is 24 lower-case hexadecimal digits; the device's
-// prn is "prn:::devices:/" + ID. For a device without a TPM, EK and all fields from the enrolment
-// are zero.
+// prn (Pantacor resource name) is "prn:::devices:/" + ID. For a device without a TPM, EK and all
+// fields from the enrolment are zero.
 type Device struct {
 	ID      string
 	Nick    string // unique among its owner's devices
@@ -96,8 +96,8 @@ type DevicesWithoutTPM interface {
 	// spent in the same transaction. Errors: ErrTokenUnusable, ErrTokenUsedUp. ErrFull: d.Owner is
 	// empty, and MaxUnclaimed devices already have no owner. ErrExists: the id is in use.
 	CreateDevice(ctx context.Context, d Device, secret Hash) (Device, error)
-	// ClaimDevice makes owner the owner of a device that has none. ErrNotFound: no device has this
-	// id, or the device already has an owner.
+	// ClaimDevice makes the account `owner` the owner of a device that has no owner. ErrNotFound:
+	// no device has this id, or the device already has an owner.
 	ClaimDevice(ctx context.Context, id, owner string, now time.Time) (Device, error)
 	// RemoveUnclaimed deletes at most limit devices that have no owner and were last seen before
 	// the time `before`. It returns the number of deleted devices.

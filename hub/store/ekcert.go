@@ -34,8 +34,8 @@ type EKCertificates interface {
 	EKCertificate(ctx context.Context, ek Hash, now time.Time) (KeptEKCertificate, error)
 	// KeepEKCertificate stores the row k as unproven if the EK has no row, or only an expired row.
 	// If the EK has an unproven row with the same certificate, only the row's Expires changes.
-	// Otherwise nothing changes. If more than limit rows are unproven, the rows that expire first
-	// are removed.
+	// In all other cases nothing changes. If more than limit rows are unproven, the rows that
+	// expire first are removed.
 	KeepEKCertificate(ctx context.Context, k KeptEKCertificate, now time.Time, limit int) error
 	// ExpireEKCertificates removes at most limit expired rows. It returns the number of removed
 	// rows.

@@ -86,8 +86,8 @@ const (
 	MaxExpired = 10_000
 	// KeptSuperseded is the number of superseded enrolments of a device that are kept with their
 	// evidence. KeptFingerprints is the number of older superseded enrolments that are kept without
-	// their evidence. All older enrolments are removed, together with AIKs that only removed
-	// enrolments registered.
+	// their evidence. All older enrolments are removed. If an AIK was registered only by enrolments
+	// that are removed, the AIK is removed too.
 	KeptSuperseded   = 2
 	KeptFingerprints = 20
 )
@@ -110,8 +110,8 @@ type Enrolment struct {
 	EKKnown bool
 	EKLinks []byte
 	// CommonLinks means that EKLinks are from the hub's trust store or from the TPM's maker, not
-	// from the request: then other devices have the same EKLinks, and the store keeps one copy. It
-	// is not stored.
+	// from the request: then other devices have the same EKLinks, and the store keeps one copy.
+	// CommonLinks itself is not stored.
 	CommonLinks bool
 
 	IAKName    []byte
@@ -188,17 +188,17 @@ type Enrolments interface {
 	EnrolmentByCertificate(ctx context.Context, idevid Hash) (Enrolment, error)
 	// EnrolmentToActivate finds an enrolment by the SHA-256 of its IDevID certificate. It reads
 	// less than EnrolmentByCertificate: the fields Request, Verdict, IAKPublic, IAKCert, IDevIDCert
-	// and EKLinks are empty. before is the RequestHash of the device's Active enrolment; zero: the
-	// device does not exist or has no enrolment.
+	// and EKLinks are empty. `before` is the RequestHash of the device's Active enrolment; zero:
+	// the device does not exist or has no enrolment.
 	EnrolmentToActivate(ctx context.Context, idevid Hash) (e Enrolment, before Hash, err error)
 	// PendingEnrolments lists an owner's Pending enrolments that have not expired, newest first. It
 	// returns at most limit enrolments (0: 100; at most 1000). Only these fields are set: State,
 	// Owner, TokenID, EK, the texts about the TPM and the machine, and the times.
 	PendingEnrolments(ctx context.Context, owner string, now time.Time, limit int) ([]Enrolment, error)
 	// Activate makes an enrolment Active. In one transaction, it binds the EK to the enrolment's
-	// owner and device, binds the AIK to the EK, and spends one use of the join token (once for
-	// each device). The device's former enrolment becomes Superseded, and the device secret that
-	// was issued for the former certificate (PutDeviceSecret) ends. Activate appends a
+	// owner and device, and binds the AIK to the EK. It also spends one use of the join token (once
+	// for each device). The device's former enrolment becomes Superseded, and the device secret
+	// that was issued for the former certificate (PutDeviceSecret) ends. Activate appends a
 	// "device.activated" event. If the device onboards again, Activate counts the event as
 	// AppendCounted does.
 	//
@@ -214,8 +214,9 @@ type Enrolments interface {
 	//
 	// If another device that is not deleted has one of the Marks, both devices' owners get an
 	// EventSameChip. The owner of the activated device gets at most one event per activation, about
-	// the oldest of the other devices. About each other device, its owner gets only one event per
-	// account that activates devices with an equal mark.
+	// the oldest of the other devices. The owner of each of the other devices gets an event too,
+	// but only one event about that device for each account that activates devices with an equal
+	// mark.
 	//
 	// Refusals: ErrNotFound, ErrEnrolmentExpired, ErrSuperseded, ErrRevoked, ErrTokenUnusable,
 	// ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK, ErrCloned. A refusal changes nothing.

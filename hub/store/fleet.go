@@ -106,14 +106,16 @@ func (d *DeviceRow) States() []string {
 }
 
 // DevicePage is one page of a search's result. The engine reads only a bounded number of devices
-// for a page. If more than MaxCount devices match each single condition, but few devices match all
-// conditions, the page may have fewer rows than the limit, or none, although Next is not empty.
+// for a page. So a page may have fewer rows than the limit, or none, although Next is not empty.
+// This happens if more than MaxCount devices match each single condition, but few devices match all
+// conditions.
 type DevicePage struct {
 	Rows []DeviceRow
 	Next string // for DeviceSearch.After; empty if this is the last page
 }
 
-// MaxCount is the number at which CountSearch stops counting, if the search has no counter.
+// MaxCount is the number of devices at which CountSearch stops, if the database keeps no exact
+// counter for the search.
 const MaxCount = 1000
 
 // SearchCount is the number of devices that match a search.
@@ -137,7 +139,7 @@ type FacetCount struct {
 }
 
 // ErrBadSearch is the error for a DeviceSearch that the engine cannot answer within its bounds. It
-// is also the error for an After that belongs to another search.
+// is also the error for a DeviceSearch.After that comes from the result of another search.
 type ErrBadSearch struct {
 	Reason string // a sentence for the user
 }

@@ -34,7 +34,7 @@ type LogRule struct {
 	Bytes int64         // of each device, as in LogBounds; 0: the hub's bound
 }
 
-// Within returns the tighter ones of the rule's values and the hub's bounds.
+// Within returns the tighter value for each bound: the rule's value or the hub's value.
 func (r LogRule) Within(age time.Duration, bounds LogBounds) (time.Duration, LogBounds) {
 	if r.Age > 0 {
 		age = min(age, r.Age)
@@ -72,8 +72,9 @@ type Logs interface {
 	// device's entries exceed bounds or the owner's rule, AppendLogs removes the oldest entries.
 	AppendLogs(ctx context.Context, device, owner string, entries []LogEntry, bounds LogBounds, now time.Time) error
 	Logs(ctx context.Context, f LogFilter) ([]LogEntry, error)
-	// ExpireLogs removes the entries of at most limit calls of AppendLogs that the hub received
-	// before the time `before`. It returns the number of removed entries.
+	// ExpireLogs removes entries that the hub received before the time `before`. One call of
+	// ExpireLogs removes the entries of at most `limit` calls of AppendLogs. It returns the number
+	// of removed entries.
 	ExpireLogs(ctx context.Context, before time.Time, limit int) (int, error)
 	// LogRule returns an owner's rule. If the owner has no rule, only the field Owner is set.
 	LogRule(ctx context.Context, owner string) (LogRule, error)
@@ -86,7 +87,7 @@ type Logs interface {
 	ExpireOwnerLogs(ctx context.Context, owner string, before time.Time, limit int) (int, error)
 	// TrimLogs removes the oldest log entries of each device of the owner whose log exceeds
 	// `bounds` or the owner's rule. Call it after a change of the rule. One call looks at no more
-	// than limit devices, and removes entries of no more than limit calls of AppendLogs. more is
+	// than limit devices, and removes entries of no more than limit calls of AppendLogs. `more` is
 	// false if nothing is left to do.
 	TrimLogs(ctx context.Context, owner string, bounds LogBounds, limit int) (more bool, err error)
 }

@@ -52,7 +52,7 @@ type Metadata interface {
 	PatchUserMeta(ctx context.Context, owner, id string, patch map[string]any) error
 	// SwapUserMeta is PatchUserMeta for a caller that has read the metadata: each key in `was` must
 	// still have the value that it has in `was` (nil: the metadata must not have the key).
-	// Otherwise SwapUserMeta changes nothing and returns ErrChanged.
+	// If a key has another value, SwapUserMeta changes nothing and returns ErrChanged.
 	SwapUserMeta(ctx context.Context, owner, id string, was, patch map[string]any) error
 	ReplaceDeviceMeta(ctx context.Context, id string, meta map[string]any) error
 	ReplaceUserMeta(ctx context.Context, owner, id string, meta map[string]any) error

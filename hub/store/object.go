@@ -23,7 +23,8 @@ type Object struct {
 	Created  time.Time
 	Modified time.Time // last announcement or upload
 	// Place is where the bytes are; see Objects. Its value says nothing about the owner. It is
-	// empty if the bytes are not stored, or if a version without places stored them.
+	// empty if the bytes are not stored, or if an old version of the hub, which had no places,
+	// stored them.
 	Place string
 }
 
@@ -49,10 +50,11 @@ var ErrTooManyUploads = errors.New("store: too many unfinished uploads")
 // Objects stores the records of objects, and the place of each object's bytes.
 //
 // Each upload puts the bytes at a new place, which was never used before. The upload is recorded
-// with its place before it stores the first byte. FinishUpload makes the place the object's place,
-// unless the object has one already, from another owner's upload. RemoveContent gives a place up,
-// and a place that was given up is never used again. So a hub may remove the bytes at a place that
-// was given up at any time, even after a pause in which another hub stored the same object again.
+// with its place before it stores the first byte. If the object has no place yet from another
+// owner's upload, FinishUpload makes the upload's place the object's place. RemoveContent gives a
+// place up, and a place that was given up is never used again. So once a place is given up, a hub
+// may remove its bytes at any time. If another hub stores the same object again, the new bytes are
+// at another place.
 type Objects interface {
 	// AnnounceObject stores a record that is not Stored, and returns the record. If the owner
 	// already has a record of the object, AnnounceObject updates the record's Modified and, if the
@@ -73,9 +75,9 @@ type Objects interface {
 	// FinishUpload ends an upload and marks the record as Stored. Before the call, the caller has
 	// stored the bytes durably at the upload's place; `size` is their number. After the call,
 	// `size` counts against the quota. If `used` is false, the object's bytes are at another place,
-	// and the caller removes those that it has stored. If the object's place equals the parameter
-	// `lost`, the upload's place replaces it. Errors: ErrNotFound (also if the upload has expired),
-	// ErrQuota. ErrStatus: another size was announced during the upload.
+	// and the caller removes the bytes that it has stored. If the object's place equals the
+	// parameter `lost`, the upload's place replaces it. Errors: ErrNotFound (also if the upload has
+	// expired), ErrQuota. ErrStatus: another size was announced during the upload.
 	FinishUpload(ctx context.Context, u Upload, lost string, size, quota int64, now time.Time) (used bool, err error)
 	// EndUpload ends an upload without success.
 	EndUpload(ctx context.Context, place string) error
@@ -88,11 +90,11 @@ type Objects interface {
 	// no such upload, its Place is empty. ErrNotFound: the owner has no record of the object.
 	Partial(ctx context.Context, owner string, sum Hash) (PartialUpload, Object, error)
 	// AdvancePartial records that the bytes up to `to` are stored durably. ErrStatus: the upload
-	// has ended, or the bytes that were stored before do not end at `from`, because the client
-	// sends on two connections.
+	// has ended, or the stored bytes do not end at `from`, for example because the client sends on
+	// two connections.
 	AdvancePartial(ctx context.Context, place string, from, to int64, now time.Time) error
 	// ExpiredUploads lists at most limit uploads that made no progress since the time `before`.
-	// Those that are not in parts have no Token.
+	// Uploads that are not in parts have no Token.
 	ExpiredUploads(ctx context.Context, before time.Time, limit int) ([]PartialUpload, error)
 	// MarkContentLost marks all records of an object as not Stored, because its bytes are lost. The
 	// object no longer counts against its owners' quotas. If the object's bytes are at another

@@ -42,8 +42,8 @@ type HubNumbers interface {
 	// at most 1000).
 	Owners(ctx context.Context, after string, limit int) ([]OwnerRow, error)
 	HubCounts(ctx context.Context) (HubCounts, error)
-	// CountUndecided counts the waiting devices of all owners without a decision. It stops at
-	// limit.
+	// CountUndecided counts the waiting devices that their owners have neither approved nor denied.
+	// It counts over all owners, and stops at limit.
 	CountUndecided(ctx context.Context, limit int) (int, error)
 	// DatabaseSize returns the size of the database, in bytes.
 	DatabaseSize(ctx context.Context) (int64, error)

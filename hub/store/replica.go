@@ -35,7 +35,7 @@ func FenceIn(ctx context.Context) (f Fence, ok bool) {
 	return f, ok
 }
 
-// Message is what one replica tells the others. The store does not read Body.
+// Message is a message from one replica to the other replicas. The store does not read Body.
 type Message struct {
 	Seq    int64  // assigned by the store; increases
 	Origin string // the replica that sent the message
@@ -49,11 +49,11 @@ type Temporary struct{ Key, Value []byte }
 const (
 	// MessageLife is how long the store keeps a message.
 	MessageLife = time.Minute
-	// MaxTemporary bounds the values of one kind.
+	// MaxTemporary is the largest number of temporary values with the same `kind`.
 	MaxTemporary = 1024
 )
 
-// Replicas is what the replicas of a hub share, besides the hub's data. In contrast to other
+// Replicas stores the short-lived data that the replicas of a hub share. In contrast to other
 // methods, these methods use the clock of the database. So it does not matter whether the clocks of
 // the replicas agree.
 type Replicas interface {
@@ -65,7 +65,7 @@ type Replicas interface {
 
 	// Tell sends a message to the other replicas.
 	Tell(ctx context.Context, origin string, body []byte) error
-	// Messages returns at most `limit` messages with a larger Seq, the oldest first.
+	// Messages returns at most `limit` messages with a larger Seq than `after`, the oldest first.
 	Messages(ctx context.Context, after int64, limit int) ([]Message, error)
 	// LastMessage returns the Seq of the newest message, or 0.
 	LastMessage(ctx context.Context) (int64, error)
@@ -76,7 +76,7 @@ type Replicas interface {
 	PutTemporary(ctx context.Context, kind string, values []Temporary, life time.Duration) error
 	// Temporary returns a value. ErrNotFound: there is no such value, or it has expired.
 	Temporary(ctx context.Context, kind string, key []byte) ([]byte, error)
-	// TakeTemporary returns a value and removes it: of several callers, one gets the value. The
-	// errors are those of Temporary.
+	// TakeTemporary returns a value and removes it. If several callers ask for the value at the
+	// same time, only one of them gets it. The errors are those of Temporary.
 	TakeTemporary(ctx context.Context, kind string, key []byte) ([]byte, error)
 }

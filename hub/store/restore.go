@@ -29,14 +29,14 @@ type Restore struct {
 	Time   time.Time `json:"time"`   // when it was restored
 }
 
-// Restored has the numbers of what a restore changed.
+// Restored has the numbers of the rows that a restore changed.
 type Restored struct {
 	Epoch    int64 // the new epoch
 	Sessions int   // that were ended
 	Tokens   int   // join tokens that were paused
 }
 
-// LostDevice is a device that has a certificate of this hub, and whose rows were lost because it
+// LostDevice is a device that has a certificate of this hub, but no rows in the database. It
 // onboarded after the backup from which the hub was restored.
 type LostDevice struct {
 	ID          string
@@ -53,8 +53,8 @@ type LostDevice struct {
 type Restores interface {
 	Epochs
 	// MarkRestored begins the first epoch after a restore. It ends all sessions, because their
-	// holders may have signed out since. It pauses the join tokens with a limited number of uses.
-	// It appends an event to the audit trail of each account and of the operator.
+	// holders may have signed out after the backup. It pauses the join tokens with a limited number
+	// of uses. It appends an event to the audit trail of each account and of the operator.
 	MarkRestored(ctx context.Context, r Restore) (Restored, error)
 	// LatestRestore returns the latest restore. ErrNotFound: the hub was never restored.
 	LatestRestore(ctx context.Context) (Restore, error)

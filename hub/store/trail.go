@@ -11,7 +11,8 @@ import (
 
 // Errors of trails. Test for them with errors.Is.
 var (
-	// ErrGap means that the trail does not have the revision before this one.
+	// ErrGap means that the number of the new revision is too high: the trail lacks the revision
+	// before it.
 	ErrGap = errors.New("store: the revision before this one does not exist")
 	// ErrStatus means that the revision's status does not allow the change.
 	ErrStatus = errors.New("store: the revision's status does not allow this")

@@ -29,7 +29,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// DefaultRatio is the part of the requests that have a trace, if the operator chooses nothing else.
+// DefaultRatio is the fraction of the requests that have a trace, unless the operator sets another
+// ratio.
 const DefaultRatio = 0.1
 
 // maxValue bounds the value of an attribute, in bytes.
@@ -39,7 +40,7 @@ const maxValue = 256
 const lastSpans = 3 * time.Second
 
 // The environment variables that this package reads itself. OpenTelemetry's packages read the
-// others.
+// other variables.
 const (
 	endpointVariable       = "OTEL_EXPORTER_OTLP_ENDPOINT"
 	tracesEndpointVariable = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
@@ -54,10 +55,10 @@ const (
 // Config configures New.
 type Config struct {
 	// Endpoint is the URL to which traces are sent, for example https://traces.example/v1/traces.
-	// If it is empty, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT has it. The
-	// scheme http is allowed only for a collector on this machine.
+	// If Endpoint is empty, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT names
+	// the URL. The scheme http is allowed only for a collector on this machine.
 	Endpoint string
-	// Ratio is the part of the requests that have a trace, from 0 to 1. Nil means
+	// Ratio is the fraction of the requests that have a trace, from 0 to 1. Nil means
 	// OTEL_TRACES_SAMPLER or, without this variable, DefaultRatio.
 	Ratio *float64
 	// Version is the program's version.
@@ -160,9 +161,8 @@ func onThisMachine(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// samplerOf returns the sampler for a ratio, or nil if OTEL_TRACES_SAMPLER names the sampler. The
-// SDK would record every request if it could not read this variable, so samplerOf checks the
-// variable.
+// samplerOf returns the sampler for a ratio, or nil if OTEL_TRACES_SAMPLER names the sampler. If
+// this variable is malformed, the SDK would record every request. So samplerOf checks the variable.
 func samplerOf(ratio *float64) (sdktrace.Sampler, error) {
 	if ratio != nil {
 		if !(*ratio >= 0 && *ratio <= 1) {
@@ -233,8 +233,8 @@ func (c counting) OnEnd(s sdktrace.ReadOnlySpan) {
 	c.SpanProcessor.OnEnd(s)
 }
 
-// reporting counts what is sent and lost, and logs the first failure of each outage. Without it,
-// the SDK would log every failure to the standard error.
+// reporting counts the sent and the lost spans, and logs the first failure of each outage. Without
+// this type, the SDK would log every failure to the standard error.
 type reporting struct {
 	sdktrace.SpanExporter
 	counts
@@ -249,7 +249,7 @@ func (r *reporting) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySp
 	} else {
 		r.lost.Add(float64(len(spans)))
 		if !r.complains {
-			r.log.Warn("sending traces; traces are lost until the collector works again", "err", err)
+			r.log.Warn("could not send traces; traces are lost until the collector works again", "err", err)
 		}
 	}
 	r.complains = err != nil

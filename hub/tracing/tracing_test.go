@@ -175,7 +175,7 @@ func TestFirstFailureOfAnOutageIsLogged(t *testing.T) {
 	if got := counts(t, traces); got["lost_"] != 1000 {
 		t.Errorf("%v", got)
 	}
-	if n := strings.Count(log.String(), "sending traces"); n != 1 {
+	if n := strings.Count(log.String(), "could not send traces"); n != 1 {
 		t.Errorf("%d lines: %s", n, log.String())
 	}
 }

@@ -29,7 +29,8 @@ func read(t *testing.T, name string, b []byte) ([]trust.Certificate, []*trust.Pr
 	return certs, problems
 }
 
-// same fails the test if `got` is not exactly the list of certificates `want`, in this order.
+// The function `same` fails the test if `got` is not exactly the list of certificates `want`, in
+// this order.
 func same(t *testing.T, got []trust.Certificate, want ...*ca) {
 	t.Helper()
 	if len(got) != len(want) {

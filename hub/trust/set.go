@@ -139,7 +139,7 @@ func (s *Set) Anchors() evidence.Anchors {
 	return a
 }
 
-// importOf begins the Source of an imported certificate.
+// importOf is the beginning of the Source of an imported certificate.
 const importOf = "import of "
 
 // ImportSource returns the Source of certificates that are imported from a file.

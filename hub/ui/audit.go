@@ -58,7 +58,7 @@ type AuditRow struct {
 // NoSubject reports whether the event names nothing: no device, no join token and no other subject.
 func (r AuditRow) NoSubject() bool { return r.AboutDevice.Name+r.AboutToken.Name+r.Subject.Name == "" }
 
-// AuditLink is a thing that an event names. Only is the address of the list with only the events
+// AuditLink is a thing that an event names. The field Only is the address of the list of the events
 // that name this thing.
 type AuditLink struct {
 	Name, Path, Only string

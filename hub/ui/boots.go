@@ -94,7 +94,7 @@ type BootCohortPage struct {
 	Code           bool // the decision accepts the firmware's settings too
 }
 
-// BootVersion counts the devices of a cohort whose firmware has one version.
+// BootVersion counts the devices of a cohort that have the same version of the firmware.
 type BootVersion struct {
 	Path         string // the preview of a decision about them
 	Firmware     string

@@ -17,7 +17,7 @@ type ClaimForm struct {
 	Tabs           []Tab
 	Typed, Problem string
 
-	// The form for a device without a TPM, as typed, and what is wrong with it.
+	// The values of the form for a device without a TPM, as typed, and their problem.
 	Device, Challenge, DeviceProblem string
 }
 

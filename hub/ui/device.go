@@ -13,7 +13,7 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// DevicePage is the data of the page "device". Only the part of the chosen tab is set.
+// DevicePage is the data of the page "device". Only the fields of the chosen tab are set.
 type DevicePage struct {
 	Device store.Device
 	Path   string // the page's path, without the query
@@ -144,7 +144,7 @@ type RevisionRow struct {
 	Running bool // the device's latest report is about this revision
 }
 
-// RevisionShown is one revision with its difference from another.
+// RevisionShown is one revision, and how it differs from another revision.
 type RevisionShown struct {
 	RevisionRow
 	From    int // the other revision; -1: none

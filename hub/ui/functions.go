@@ -201,8 +201,8 @@ func Maker(manufacturer, model string) string {
 	return strings.TrimSpace(manufacturer + " " + model)
 }
 
-// MakerName returns the name of a TPM's maker for people. Makers have a name as their id, except
-// IBM: its id, which software TPMs use too, is only a number.
+// MakerName returns the name of a TPM's maker for people. A maker's id is usually its name. The
+// exception is IBM: IBM's id is only a number, and software TPMs use it too.
 func MakerName(manufacturer string) string {
 	if manufacturer == "id:00001014" {
 		return "IBM's software TPM"

@@ -7,7 +7,7 @@ import (
 )
 
 // OperatorPage is the data of the page "operator", for an account with the role operator. Only the
-// part of the chosen tab is set. The page has numbers and the names of owners, and nothing about
+// fields of the chosen tab are set. The page has numbers and the names of owners, and nothing about
 // the owners' devices.
 type OperatorPage struct {
 	Tabs     []Tab
@@ -85,7 +85,7 @@ type OperatorAlarms struct {
 	Others  []OperatorAlarm // the other rules, which are well or not known
 }
 
-// OperatorAlarm is one of the hub's rules about itself.
+// OperatorAlarm is a condition that the hub checks on itself, and the condition's present state.
 type OperatorAlarm struct {
 	Name, Title string
 	State       Badge

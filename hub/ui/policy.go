@@ -25,7 +25,7 @@ type PolicyPage struct {
 	Changed string // the policy that another person put into force after the preview; see Problem
 }
 
-// PolicyCheck is the result of checking a text, before the text is put into force.
+// PolicyCheck is the result of checking the text of a policy, before the policy is put into force.
 type PolicyCheck struct {
 	Problem  string
 	Warnings []string

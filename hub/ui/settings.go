@@ -2,7 +2,7 @@ package ui
 
 import "time"
 
-// SettingsPage is the data of the page "settings". Only the part of the chosen tab is set.
+// SettingsPage is the data of the page "settings". Only the fields of the chosen tab are set.
 type SettingsPage struct {
 	Tabs      []Tab
 	Account   *SettingsAccount
@@ -29,7 +29,7 @@ type SettingsAccount struct {
 	WithDevices                                           bool
 }
 
-// SettingsLogs is the form for how much of the devices' logs the hub keeps.
+// SettingsLogs is the form in which an owner sets how much of the devices' logs the hub keeps.
 type SettingsLogs struct {
 	HubAge, HubSize         string // the hub's bounds
 	Age, Size               string // as typed; empty: the hub's bound
@@ -58,7 +58,7 @@ type SettingsAPITokens struct {
 	Rights  []Right
 	Life    []Choice
 	Problem string // what is wrong with the form as a whole
-	// What is wrong with the name, and with the scopes.
+	// The problems of the name and of the scopes.
 	NameProblem, ScopeProblem string
 }
 

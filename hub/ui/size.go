@@ -19,8 +19,8 @@ const MaxPage = 60 << 10
 // one after the other. 0 means no bound.
 var textLengths = []int{0, 300, 100, 40, 16, 8}
 
-// levels has the templates of each of textLengths. They are made when they are needed: a command
-// that shows no page needs none, and few hubs have data that needs short texts.
+// levels has the templates for each of textLengths. The templates are made when they are needed: a
+// command that shows no page needs no templates, and few hubs have data that needs short texts.
 var levels = func() (list []func() map[string]*template.Template) {
 	for _, length := range textLengths {
 		list = append(list, sync.OnceValue(func() map[string]*template.Template {
@@ -33,15 +33,15 @@ var levels = func() (list []func() map[string]*template.Template) {
 	return list
 }()
 
-// Load parses the pages and static files. A hub calls Load before it serves, so that a wrong
-// template fails every start. Load panics if a file is wrong.
+// Load parses the pages and static files. A hub calls Load before it serves, so that a hub with a
+// faulty template does not start. Load panics if a file is wrong.
 func Load() {
 	levels[0]()
 	assets()
 }
 
-// shortening returns the functions of templates, with functions for texts of devices and people
-// that shorten a text to n characters.
+// shortening returns the functions that templates can call. In this set, the functions for texts of
+// devices and people shorten each text to n characters.
 func shortening(n int) template.FuncMap {
 	all := maps.Clone(functions)
 	all["visible"] = func(s any) string { return cut(Visible(fmt.Sprint(s)), n) }
@@ -71,14 +71,15 @@ func echo(kind, value any) string {
 	return text
 }
 
-// statements are the first statements of a policy, and the number of the others.
+// statements are the first statements of a policy, and the number of the statements that the page
+// omits.
 type statements struct {
 	List []policy.Statement
 	More int
 }
 
 // maxStatements bounds a list of statements, in bytes on the page. statementAround is the number of
-// bytes around the texts of a statement.
+// bytes of HTML around the texts of a statement.
 const maxStatements, statementAround = 8 << 10, 100
 
 func newStatements(list []policy.Statement) statements {
@@ -92,7 +93,7 @@ func newStatements(list []policy.Statement) statements {
 	return statements{list[:n], len(list) - n}
 }
 
-// first returns the first n texts of a list.
+// The function `first` returns the first n texts of a list.
 func first(n int, list []string) []string { return list[:min(n, len(list))] }
 
 // Weight returns the number of bytes that a text needs on a page.

@@ -14,15 +14,15 @@ type WaitingRoom struct {
 	Groups   []WaitingGroup
 	Machines []WaitingMachine
 	Cloned   []Cloned // devices that may be several machines
-	// MoreCloned is the address of the list of all such devices. It is set only if the page does
-	// not show all of them.
+	// MoreCloned is the address of the list of all devices that may be several machines. It is set
+	// only if the page does not show all these devices.
 	MoreCloned  string
 	First, Next string
 	Here        string // the page's address, to which a form returns
 	Open        bool   // the page shows all facts about its only machine
 }
 
-// WaitingGroup are machines about which the same questions are open.
+// WaitingGroup is a group of machines about which the same questions are open.
 type WaitingGroup struct {
 	Path      string // address of the preview
 	N         int

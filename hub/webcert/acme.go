@@ -29,7 +29,7 @@ const (
 
 // ACMEConfig configures ACME.
 type ACMEConfig struct {
-	// Name is the DNS name of the pages. ACME requests a certificate only for this name.
+	// Name is the host name of the web pages. ACME requests a certificate only for this name.
 	Name string
 	// Directory is the URL of the CA's directory.
 	Directory string
@@ -44,9 +44,9 @@ type ACMEConfig struct {
 	Log   *slog.Logger
 }
 
-// ACME gets the certificate of the pages from a CA. The CA verifies the name by the challenge
-// tls-alpn-01 (RFC 8737): it connects to port 443 of the name. So connections to port 443 must
-// reach the listener of the pages.
+// ACME gets the certificate of the pages from a CA. The CA verifies by the challenge tls-alpn-01
+// (RFC 8737) that the host name belongs to the hub: it connects to port 443 of this host. So
+// connections to port 443 must reach the listener of the pages.
 //
 // Only Run requests certificates; a handshake never does. So a stranger who sends other names, or
 // many handshakes, causes no request to the CA.
@@ -76,11 +76,11 @@ func NewACME(c ACMEConfig) (*ACME, error) {
 	}}, nil
 }
 
-// GetCertificate is the function GetCertificate of a tls.Config. It also answers the CA's
-// challenges about the name.
+// GetCertificate is the function GetCertificate of a tls.Config. It also answers the challenges
+// with which the CA checks that the host name belongs to the hub.
 func (a *ACME) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if !strings.EqualFold(strings.TrimSuffix(hello.ServerName, "."), a.name) {
-		return nil, errors.New("webcert: the client requested another name than the name of the pages")
+		return nil, errors.New("webcert: the client's server name (SNI) is not the host name for which ACME obtains the certificate")
 	}
 	if len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == acme.ALPNProto {
 		return a.manager.GetCertificate(hello)
@@ -126,7 +126,7 @@ func (a *ACME) Run(ctx context.Context) {
 }
 
 // poll returns the time until the next check. If the certificate has a short lifetime, the hub must
-// notice its renewal sooner than after pollEvery: ACME renews the certificate in the last third of
+// notice its renewal earlier than after pollEvery: ACME renews the certificate in the last third of
 // its lifetime.
 func (a *ACME) poll() time.Duration {
 	if expires := a.Expires(); !expires.IsZero() {

@@ -64,7 +64,8 @@ func newFiles(t *testing.T) *files {
 	return &files{t: t, cert: filepath.Join(dir, "tls.crt"), key: filepath.Join(dir, "tls.key")}
 }
 
-// put writes a file, and advances the clock so that the next handshake reads the files again.
+// The method `put` writes a file, and advances the clock so that the next handshake reads the files
+// again.
 func (f *files) put(path string, text []byte) {
 	f.t.Helper()
 	if err := os.WriteFile(path, text, 0o600); err != nil {
@@ -159,7 +160,7 @@ func TestKeepsThePairWhenTheNewOneIsBroken(t *testing.T) {
 		{"the new key is not there yet", cert2, key, "private key does not match public key"},
 		{"half of the key is written", cert2, key2[:len(key2)/2], "failed to find any PEM data in key input"},
 		{"the key is empty", cert2, nil, "failed to find any PEM data in key input"},
-		{"for another name", other, otherKey, "not for the name of the pages"},
+		{"for another name", other, otherKey, "not for the host name of the web pages"},
 		{"expired", old, oldKey, "expired on"},
 		{"too large", append(cert2, make([]byte, 1<<20)...), key2, "is larger than"},
 	} {

@@ -76,8 +76,8 @@ func (f *Files) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return f.current, nil
 }
 
-// check reads the files. If the pair is new and usable, check uses the pair from now on. The caller
-// must have locked mu.
+// check reads the files. If the pair is new and usable, later handshakes use it. The caller must
+// have locked mu.
 func (f *Files) check(now time.Time) error {
 	text, sum, err := f.read()
 	if err != nil || sum == f.tried {
@@ -121,14 +121,14 @@ func readFile(path string) ([]byte, error) {
 }
 
 // parse parses the texts of the two files. It returns an error if the key is not the key of the
-// certificate, or if the certificate is not for the name of the pages.
+// certificate, or if the certificate is not for the host name of the web pages.
 func (f *Files) parse(text [2][]byte) (*tls.Certificate, error) {
 	pair, err := tls.X509KeyPair(text[0], text[1])
 	if err != nil {
 		return nil, fmt.Errorf("webcert: %s and %s: %w", f.cert, f.key, err)
 	}
 	if err := pair.Leaf.VerifyHostname(f.name); err != nil {
-		return nil, fmt.Errorf("webcert: %s is not for the name of the pages: %w", f.cert, err)
+		return nil, fmt.Errorf("webcert: %s is not for the host name of the web pages: %w", f.cert, err)
 	}
 	return &pair, nil
 }

@@ -2,7 +2,7 @@
 // trail on a hub. `gangway image build --merge` calls Merge, and package image/stick puts the
 // result on the stick. Merge merges the sources in their order, as `pvr merge` does.
 //
-// The package does not trust a source. It checks a source's state by the rules of the hub and of
+// The package does not trust a source. It makes the same checks of a source's state as the hub and
 // the device. It accepts an object only if the object's SHA-256 matches. It never uses a name from
 // a source as a path. It bounds everything that it reads.
 package factory

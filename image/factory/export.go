@@ -59,9 +59,9 @@ func (e export) objects(ctx context.Context, store *folder, sums []string) error
 	})
 }
 
-// each reads the export from its beginning and calls the function `see` with each member. It never
-// uses a member's name as a path. It refuses an export with a member that pvr never writes, because
-// another program must have made or changed this export.
+// The method `each` reads the export from its beginning and calls the function `see` with each
+// member. It never uses a member's name as a path. It refuses an export with a member that pvr
+// never writes, because another program must have made or changed this export.
 func (e export) each(see func(name string, content io.Reader) error) error {
 	if _, err := e.file.Seek(0, io.SeekStart); err != nil {
 		return err

@@ -73,8 +73,8 @@ func open(ctx context.Context, name string, trails Trails) (source, error) {
 	return onHub{t}, nil
 }
 
-// checkout is a folder in which pvr works. Its folder .pvr contains the state, and also the objects
-// unless the configuration in .pvr names another folder for them.
+// checkout is a folder in which pvr works. Its folder .pvr contains the state. If the configuration
+// in .pvr names no other folder for the objects, .pvr also contains the objects.
 type checkout struct{ dir string }
 
 func newCheckout(dir string) (source, error) {

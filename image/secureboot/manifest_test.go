@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// The events of PCR 7 are those of a real machine's log that has the owner's keys: the variables'
-// names and contents, and the entry of db.
+// The events of PCR 7 have the form of a real machine's log: the variables' names and contents, and
+// the entry of db.
 func TestSecureBootEvents(t *testing.T) {
 	dir := t.TempDir()
 	if err := New(dir, "owner", nil, time.Date(2026, 11, 29, 15, 0, 0, 0, time.UTC)); err != nil {

@@ -9,9 +9,9 @@ import (
 	"gangway/tcg/eventlog"
 )
 
-// Event returns the data whose digest firmware extends into PCR 7 for the variable `v`, if firmware
-// enrolled exactly this set: a UEFI_VARIABLE_DATA (TCG PC Client Platform Firmware Profile, 10.2.6)
-// with the variable's content.
+// Event returns the UEFI_VARIABLE_DATA (TCG PC Client Platform Firmware Profile, 10.2.6) with the
+// content of the variable `v`. If firmware enrolled exactly this set, it extends the digest of this
+// data into PCR 7.
 func (s *Set) Event(v Variable) ([]byte, error) {
 	_, _, content, err := split(s.Signed[v])
 	if err != nil {
@@ -20,10 +20,10 @@ func (s *Set) Event(v Variable) ([]byte, error) {
 	return v.event(content), nil
 }
 
-// Authority returns the data whose digest firmware extends into PCR 7 when it first starts a
-// program that was signed with the certificate `c` (EV_EFI_VARIABLE_AUTHORITY, same profile,
-// 3.3.4.8). The data name the entry of db that allows the program: the certificate itself or its
-// issuer. Authority returns nil if no entry of db allows the program.
+// Authority returns the data of an event EV_EFI_VARIABLE_AUTHORITY (same profile, 3.3.4.8). When
+// firmware first starts a program that was signed with the certificate `c`, it extends the digest
+// of this data into PCR 7. The data name the entry of db that allows the program: the certificate
+// itself or its issuer. Authority returns nil if no entry of db allows the program.
 func (s *Set) Authority(c *x509.Certificate) ([]byte, error) {
 	_, _, content, err := split(s.Signed[DB])
 	if err != nil {

@@ -156,7 +156,7 @@ func parse(v Variable, b []byte, by ...*x509.Certificate) ([]*x509.Certificate, 
 	return certificates(content)
 }
 
-// unverified returns the certificates of a variable without checking its signature.
+// The function `unverified` returns the certificates of a variable without checking its signature.
 func unverified(b []byte) ([]*x509.Certificate, error) {
 	_, _, content, err := split(b)
 	if err != nil {

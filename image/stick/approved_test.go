@@ -36,8 +36,8 @@ func efiKernel() []byte {
 	return b
 }
 
-// A system that its owner approved carries the approval of its own content: a changed command line
-// is another system. The same input gives the same bytes.
+// An approved system contains the owner's approval of its own content. A system with another
+// command line needs another approval. The same input gives the same bytes.
 func TestSystemCarriesItsOwnersApproval(t *testing.T) {
 	t.Parallel()
 	p256, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

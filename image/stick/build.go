@@ -42,11 +42,12 @@ type Config struct {
 	// First is the device's first revision. Nil means an empty revision.
 	First *factory.Revision
 	// Enrol contains the Secure Boot keys that firmware in setup mode enrols from the stick. Nil
-	// means no keys. The parts must be signed with one of these keys.
+	// means no keys. The programs in Parts must have signatures that firmware with these keys
+	// accepts.
 	Enrol *secureboot.Set
 	// EnrolUnasked makes the boot manager enrol the keys of Enrol without waiting for a key press.
 	EnrolUnasked bool
-	// Network contains the machines' network settings. Nil means none, so machines get their
+	// Network contains the machines' network settings. Nil means no settings, so machines get their
 	// addresses automatically. In both cases, a person can edit the settings on the stick.
 	Network *netfile.Settings
 	// Debug adds a shell to the installed system, which a person opens with a password.
@@ -59,9 +60,9 @@ type Config struct {
 	// Boots, if not nil, is called with the EFI programs that an installed machine starts: the boot
 	// manager and the system. If Boots returns an error, Build writes no image.
 	Boots func(manager, system []byte) error
-	// Installs, if not nil, is called with each system on the stick that installs without a
-	// person's commands: a unified kernel image. If Installs returns an error, Build writes no
-	// image.
+	// Installs, if not nil, is called with each installer on the stick that needs no commands of a
+	// person. The argument is the installer's unified kernel image. If Installs returns an error,
+	// Build writes no image.
 	Installs func(system []byte) error
 }
 

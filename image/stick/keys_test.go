@@ -77,6 +77,9 @@ func TestKeysThatWouldNotStartTheImageAreNotEnrolled(t *testing.T) {
 func TestInspectRefusesKeysOfAnother(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("it makes keys of two owners and signs two images: make test runs this test")
+	}
 	p := parts(t)
 	set := owner(t, p)
 	other := owner(t, parts(t))

@@ -75,9 +75,9 @@ func (c *packedCache) initramfs(files []image.File) ([]byte, error) {
 	return b, nil
 }
 
-// signed signs an EFI program if there is a Signer. Otherwise it returns `efi` unchanged. If `err`
-// is not nil, it returns `err`, so that a call can wrap a function that returns a program and an
-// error.
+// The method `signed` signs an EFI program if there is a Signer. Otherwise it returns `efi`
+// unchanged. If `err` is not nil, it returns `err`, so that a call can wrap a function that returns
+// a program and an error.
 func (p *Parts) signed(efi []byte, err error) ([]byte, error) {
 	if err != nil || p.Signer == nil {
 		return efi, err

@@ -350,8 +350,8 @@ func TestSystemHasAShellOnlyForDebugging(t *testing.T) {
 	}
 }
 
-// The file that System makes for updates equals the file on the stick, whatever the join token is.
-// The file contains nothing that belongs to one machine or owner.
+// The file that System makes for updates equals the file on the stick, with any join token. The
+// file contains nothing that belongs to one machine or owner.
 func TestUpdateIsWhatIsInstalled(t *testing.T) {
 	t.Parallel()
 	p := parts(t)
@@ -426,8 +426,8 @@ func TestPinnedRevisionKeys(t *testing.T) {
 	}
 }
 
-// If a test copies Parts and changes the copy, builds from the copy do not use the cached initial
-// file system of the original.
+// A test copies Parts, whose initial file system is already in the cache, and changes the copy. A
+// build from the changed copy must not use that cached initial file system.
 func TestChangedPartsAreNotTakenFromTheCache(t *testing.T) {
 	t.Parallel()
 	original := parts(t)
@@ -480,9 +480,9 @@ func TestDiskPINIsMeasured(t *testing.T) {
 	}
 }
 
-// A person at the machine cannot raise the console's access level unnoticed: the image's limit is
-// on the kernel's command line. Firmware measures the command line, and a signature covers it. An
-// image without a limit has no such word on its command line.
+// A person at the machine cannot raise the console's access level unnoticed: the image's limit is a
+// word on the kernel's command line. Firmware measures the command line, and a signature covers it.
+// If an image has no limit, its command line lacks this word.
 func TestConsoleLimitIsMeasured(t *testing.T) {
 	t.Parallel()
 	p := parts(t)

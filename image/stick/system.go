@@ -38,8 +38,8 @@ func (p *Parts) system(base []byte, token *wire.TokenFile, debug bool, limit acc
 	}))
 }
 
-// approved builds the image. If there is an Owner, the image has the owner's approval of its own
-// value of PCR 11.
+// approved builds the image. If there is an Owner, the image contains the owner's approval of the
+// image's value of PCR 11.
 func (p *Parts) approved(u image.UKI) ([]byte, error) {
 	if p.Owner == nil {
 		return u.Build()
@@ -85,9 +85,10 @@ func (p *Parts) pinWord() string {
 	return " gangway.disk-pin=allow"
 }
 
-// System builds only the file of the installed system, for updates of machines. The file equals the
-// one that Build puts on the stick, if the parts are the same. With a join token, the system has a
-// shell. The shell's password is the same as in debug images that are built with this join token.
+// System builds only the file of the installed system, for updates of machines. If the parts are
+// the same, the file equals the system's file that Build puts on the stick. With a join token, the
+// system has a shell. The shell's password is the same as in debug images that are built with this
+// join token.
 func System(p *Parts, token []byte, limit access.Level) ([]byte, error) {
 	var t *wire.TokenFile
 	if token != nil {

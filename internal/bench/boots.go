@@ -32,8 +32,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Boots has the times of the answers about the boots of a fleet, in milliseconds of wall time. The
-// times include TLS and the client, which run in the process of the hub.
+// Boots has the times in which the hub answers requests about the boots of a fleet, in milliseconds
+// of wall time. The times include TLS and the client, which run in the process of the hub.
 type Boots struct {
 	Devices   int          `json:"devices"`
 	Models    int          `json:"models"`
@@ -43,7 +43,7 @@ type Boots struct {
 	Answers   []BootAnswer `json:"answers"`
 }
 
-// BootAnswer has the times of one kind of answer.
+// BootAnswer has the times of the answers to one kind of request.
 type BootAnswer struct {
 	What  string  `json:"answer"`
 	Times int     `json:"times"`
@@ -76,9 +76,9 @@ type bootBench struct {
 	result  Boots
 }
 
-// measureBoots measures the answers about the boots of `n` emulated devices. The devices are of
-// bootModels models and have bootVersions versions of the firmware. One device has firmware that no
-// other device has.
+// measureBoots measures how fast the hub answers requests about the boots of `n` emulated devices.
+// The devices are of bootModels models and have bootVersions versions of the firmware. One device
+// has firmware that no other device has.
 func measureBoots(maker *fleet.Maker, n int) (*Boots, error) {
 	if n < 20*bootModels*bootVersions {
 		return nil, fmt.Errorf("-boots %d: an outlier needs at least %d devices", n, 20*bootModels*bootVersions)
@@ -342,7 +342,8 @@ func (b *bootBench) check() error {
 	return nil
 }
 
-// time measures an answer several times.
+// time calls `f` with 0, 1, … up to `times`-1, and adds a summary of the calls' durations to the
+// result. `what` is the name of this measurement.
 func (b *bootBench) time(what string, times int, f func(i int) error) error {
 	all := make([]time.Duration, times)
 	used := cpu()

@@ -64,7 +64,8 @@ func measureBytes(maker *fleet.Maker, n int) ([]Bytes, error) {
 	return append(out, *b), nil
 }
 
-// grown onboards devices and returns how much `sizes` grew.
+// The function `grown` onboards devices, and returns the growth of each size that the function
+// `sizes` returns.
 func grown(maker *fleet.Maker, h *testHub, n int, sizes func() (map[string]int64, error)) (*Bytes, error) {
 	const ek = "H-2"
 	l, err := makeLoad(maker, ek, n, h.token)
@@ -122,9 +123,9 @@ func fileSizes(path string) (map[string]int64, error) {
 	return sizes, json.Unmarshal([]byte(text), &sizes)
 }
 
-// relationSizes returns the sizes of all tables and indexes of a database, after it has removed the
-// dead rows and rewritten the indexes. A server does this itself after a while. A table's long
-// values count as a part of the table.
+// relationSizes first removes the dead rows of a database and rewrites the indexes, as a server
+// does after a while. Then it returns the sizes of all tables and indexes. A table's long values
+// count as a part of the table.
 func relationSizes(own *pgtest.Server, database string) (map[string]int64, error) {
 	ctx := context.Background()
 	if _, err := own.Query(ctx, database, "VACUUM FULL"); err != nil {

@@ -6,8 +6,8 @@ import (
 	"gangway/internal/fleet"
 )
 
-// Bounds on the bytes of a device, a little above what docs/scale.md states. The number of devices
-// is small, so partly filled pages count more.
+// Bounds on the bytes of a device, a little above the figures in docs/scale.md. The number of
+// devices is small, so partly filled pages count more.
 const (
 	mostInSQLite   = 4700
 	mostInPostgres = 6900

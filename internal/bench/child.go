@@ -18,7 +18,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"runtime/pprof"
 	"syscall"
 	"time"
 
@@ -131,7 +130,7 @@ func serveFrees() {
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
 		// Each collection halves the stacks of idle goroutines. A hub collects at least every two
-		// minutes, so this is the memory after some minutes.
+		// minutes, so four collections show the memory of a hub after some minutes.
 		for range 4 {
 			runtime.GC()
 		}
@@ -195,17 +194,11 @@ func serveChild(dir string) error {
 	if err := json.NewEncoder(os.Stdout).Encode(h.token); err != nil {
 		return err
 	}
-	if *profile != "" {
-		f, err := os.Create(*profile)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return err
-		}
-		defer pprof.StopCPUProfile()
+	endProfile, err := startProfile("server")
+	if err != nil {
+		return err
 	}
+	defer endProfile()
 	go serveFrees()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()

@@ -124,10 +124,10 @@ func prepare(request []byte) (*unavoidable, error) {
 	return u, nil
 }
 
-// sum measures the unavoidable cryptography of all requests as the hub does it: one request
-// after the other, with the same keys, the same concurrency and the same order of operations.
-// Repeating one operation with one key would be up to a third faster, because of warm caches, but
-// no hub can work in that order.
+// sum measures the unavoidable cryptography of all requests. It computes one request after the
+// other, as the hub does, with the same keys, concurrency and order of operations. Repeating one
+// operation with one key would be up to a third faster, because of warm caches, but no hub can work
+// in that order.
 func sum(ops []operation, requests [][]byte) (float64, error) {
 	us, err := prepareAll(requests)
 	if err != nil {

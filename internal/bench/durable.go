@@ -20,7 +20,7 @@ type Durable struct {
 	EK     string `json:"ek"`
 	Engine string `json:"engine"`
 	Rounds int    `json:"rounds"`
-	// Crypto and Enrolments are numbers a second. Share is Enrolments / Crypto.
+	// Crypto and Enrolments are rates per second. Share is Enrolments / Crypto.
 	Crypto     float64 `json:"crypto_per_second"`
 	Enrolments float64 `json:"enrolments_per_second"`
 	Share      float64 `json:"share"`

@@ -4,12 +4,15 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -54,10 +57,10 @@ type FleetQuestion struct {
 	Rows       int     `json:"rows"` // rows in the last result
 }
 
-// benchFleets measures the fleets whose sizes are in `list`: numbers separated by commas. database
-// is the URL of an empty PostgreSQL database, or startServer; empty: SQLite. enrolments is the
-// number of enrolments into each fleet that are then compared with enrolments into an empty
-// database.
+// benchFleets measures the fleets whose sizes are in `list`: numbers separated by commas.
+// `database` is the URL of an empty PostgreSQL database, or startServer. If it is empty, the fleets
+// are in SQLite. `enrolments` is the number of enrolments into each fleet that are then compared
+// with enrolments into an empty database.
 func benchFleets(out, list, database string, rounds, enrolments int) error {
 	var sizes []int
 	for _, text := range strings.Split(list, ",") {
@@ -78,7 +81,27 @@ func benchFleets(out, list, database string, rounds, enrolments int) error {
 	return runFleets(out, sizes, rounds, enrolments, engines)
 }
 
-// writeJSON writes a result to a file, unless the name of the file is empty.
+// startProfile starts a CPU profile in the file of -cpuprofile, with `what` appended to its name.
+// The function `stop` ends the profile; it may be called again. Without -cpuprofile, startProfile
+// and `stop` do nothing.
+func startProfile(what string) (stop func(), err error) {
+	if *profile == "" {
+		return func() {}, nil
+	}
+	f, err := os.Create(*profile + "." + what)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return sync.OnceFunc(func() {
+		pprof.StopCPUProfile()
+		f.Close()
+	}), nil
+}
+
+// writeJSON writes a result to a file. If the name of the file is empty, it does nothing.
 func writeJSON(name string, result any) error {
 	if name == "" {
 		return nil
@@ -127,13 +150,22 @@ func runFleet(n, rounds, enrolments int, engines *engines) (*FleetResult, error)
 	if err != nil {
 		return nil, err
 	}
+	stop, err := startProfile("questions")
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
 	for _, q := range append(fleetQuestions(f.store, fleetOwner, n), onboarding(f.store, token)) {
+		if !asked.MatchString(q.what) {
+			continue
+		}
 		one, err := f.measure(ctx, q, rounds)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", q.what, err)
 		}
 		r.Question = append(r.Question, one)
 	}
+	stop()
 	if enrolments > 0 {
 		r.Enrolment, err = f.compareWithEmpty(ctx, enrolments, engines)
 	}
@@ -152,7 +184,8 @@ type testFleet struct {
 	close      func()
 }
 
-// openFleet makes a database with n devices, or with -fleet-dir opens that of an earlier run.
+// openFleet makes a database with n devices. With -fleet-dir, it opens the database of an earlier
+// run, if there is one.
 func openFleet(ctx context.Context, n int, engines *engines) (*testFleet, error) {
 	f := &testFleet{result: FleetResult{Devices: n, Engine: "SQLite"}, server: engines.cpu, wal: engines.wal}
 	begin := time.Now()

@@ -12,12 +12,13 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// enrolBound is the largest ratio between an enrolment into a fleet and one into an empty database.
+// enrolBound is the largest ratio between the cost of an enrolment into a database with a fleet and
+// the cost of an enrolment into an empty database.
 const enrolBound = 1.2
 
-// FleetEnrolment compares enrolments into a database with many devices with enrolments into a
-// database that was empty at the beginning of the run. Each enrolment is added and activated, in
-// two durable transactions, without cryptography. All values are medians of the rounds.
+// FleetEnrolment compares the costs of an enrolment into two databases: one has many devices, and
+// the other was empty at the beginning of the run. Each enrolment is added and activated, in two
+// durable transactions, without cryptography. All values are medians of the rounds.
 type FleetEnrolment struct {
 	Devices int    `json:"devices"`
 	Engine  string `json:"engine"`
@@ -28,8 +29,11 @@ type FleetEnrolment struct {
 	Full  EnrolmentCost `json:"full"`
 	// EachRound has the costs of the rounds with many devices.
 	EachRound []EnrolmentCost `json:"full_rounds"`
-	// Time and CPU are the medians of Full / Empty in each round: of the wall time, and of the CPU
-	// time of the hub's process and of PostgreSQL's processes together.
+	// EachCPU has the ratio of the CPU time in each round.
+	EachCPU []float64 `json:"cpu_ratios"`
+	// Time and CPU are medians over the rounds of the ratio Full / Empty. Time is the ratio of the
+	// wall times. CPU is the ratio of the CPU times of the hub's process and PostgreSQL's processes
+	// together.
 	Time float64 `json:"time_ratio"`
 	CPU  float64 `json:"cpu_ratio"`
 }
@@ -39,8 +43,8 @@ type EnrolmentCost struct {
 	Wall   float64 `json:"wall_us"`
 	CPU    float64 `json:"cpu_us"`
 	Server float64 `json:"server_cpu_us,omitempty"` // the part of CPU that is PostgreSQL's
-	// WAL is the size of what PostgreSQL writes to its log. After each checkpoint, the first change
-	// of a page writes the whole page.
+	// WAL is the number of bytes that PostgreSQL writes to its write-ahead log. After each
+	// checkpoint, the first change of a page writes the whole page.
 	WAL float64 `json:"wal_bytes,omitempty"`
 }
 
@@ -94,7 +98,7 @@ func compareEnrolments(ctx context.Context, empty, full *testFleet, each int) (F
 			Server: of(func(c EnrolmentCost) float64 { return c.Server }), WAL: of(func(c EnrolmentCost) float64 { return c.WAL }),
 		}
 	}
-	r.EachRound = cost[1]
+	r.EachRound, r.EachCPU = cost[1], slices.Clone(cpus)
 	r.Empty, r.Full, r.Time, r.CPU = middle(cost[0]), middle(cost[1]), median(times), median(cpus)
 	return r, nil
 }
@@ -125,7 +129,8 @@ func (f *testFleet) enrol(ctx context.Context, n int) (EnrolmentCost, error) {
 	return EnrolmentCost{Wall: each(wall), CPU: each(cpu() - used + server), Server: each(server), WAL: (f.wal() - wal) / float64(n)}, err
 }
 
-// benchToken returns the join token of the fleet's owner, and makes both at the first call.
+// benchToken returns the join token of the fleet's owner. The first call makes the owner and the
+// token.
 func benchToken(ctx context.Context, s *sqlstore.Store) (store.JoinToken, error) {
 	owner := storetest.Account("bench")
 	owner.ID = fleetOwner
@@ -143,7 +148,8 @@ func benchToken(ctx context.Context, s *sqlstore.Store) (store.JoinToken, error)
 	return token, s.CreateJoinToken(ctx, token)
 }
 
-// slowEnrolments prints the comparisons, and returns those that exceed the bound.
+// slowEnrolments prints the comparison of each fleet with an empty database. It returns the
+// comparisons that exceed enrolBound.
 func slowEnrolments(all []FleetResult) (slow []string) {
 	for _, f := range all {
 		r := f.Enrolment
@@ -153,10 +159,10 @@ func slowEnrolments(all []FleetResult) (slow []string) {
 		fmt.Printf("\n%s, an enrolment with %d devices: %.0f µs of CPU and %.0f µs; with an empty database: %.0f µs of CPU and %.0f µs; ratio %.2f of CPU, %.2f of time (medians of %d rounds with %d enrolments)\n",
 			r.Engine, r.Devices, r.Full.CPU, r.Full.Wall, r.Empty.CPU, r.Empty.Wall, r.CPU, r.Time, r.Rounds, r.Each)
 		if r.Full.WAL > 0 {
-			fmt.Printf("PostgreSQL writes %.0f bytes to its log for each, %.0f with an empty database\n", r.Full.WAL, r.Empty.WAL)
+			fmt.Printf("PostgreSQL writes %.0f bytes to its write-ahead log for each enrolment; with an empty database: %.0f bytes\n", r.Full.WAL, r.Empty.WAL)
 		}
 		if r.Time > enrolBound || r.CPU > enrolBound {
-			slow = append(slow, fmt.Sprintf("an enrolment with %d devices, %.1f times one with an empty database", r.Devices, max(r.Time, r.CPU)))
+			slow = append(slow, fmt.Sprintf("an enrolment with %d devices in the database: %.1f times the cost with an empty database", r.Devices, max(r.Time, r.CPU)))
 		}
 	}
 	return slow

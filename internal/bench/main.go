@@ -21,6 +21,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"regexp"
 	"runtime"
 	"runtime/pprof"
 	"slices"
@@ -34,8 +35,8 @@ import (
 	"gangway/wire"
 )
 
-// Result is the content of build/bench.json. Times are microseconds of CPU per enrolment, unless
-// the field's name says otherwise.
+// Result is the content of build/bench.json. If the field's name does not state another unit, times
+// are microseconds of CPU per enrolment.
 type Result struct {
 	Machine struct {
 		CPUs int    `json:"cpus"`
@@ -75,21 +76,29 @@ type Kind struct {
 	Activations int                `json:"activations"`
 }
 
-var profile, allocs, fleetDir *string
+var (
+	profile, allocs, fleetDir *string
+	polled                    *bool
+)
+
+// asked matches the names of the queries that -fleet measures.
+var asked *regexp.Regexp
 
 func main() {
 	out := flag.String("o", "", "write the result as JSON to this file")
-	profile = flag.String("cpuprofile", "", "write a CPU profile of the enrolments to this file, with the EK's kind appended, or \"server\" for the whole hub process")
+	profile = flag.String("cpuprofile", "", "write a CPU profile of the enrolments to this file, with the EK's kind appended, or \"server\" for the whole hub process, or \"questions\" for the queries of -fleet")
 	allocs = flag.String("memprofile", "", "write a profile of the enrolments' allocations to this file, with the EK's kind appended")
-	kinds := flag.String("ek", "", "measure only these kinds of endorsement keys, e.g. L-1,H-2, and no server and agents")
+	kinds := flag.String("ek", "", "measure only these kinds of endorsement keys, e.g. L-1,H-2, without the server and the agents")
 	n := flag.Int("n", 2000, "number of enrolments for each kind of endorsement key, or with -fleet the number of calls of each query")
 	fleetDir = flag.String("fleet-dir", "", "keep the databases of -fleet in this folder, and use databases of an earlier run")
 	fleets := flag.String("fleet", "", "measure the queries about fleets of these sizes instead of enrolments, e.g. 1000,1000000")
+	questions := flag.String("question", "", "with -fleet: measure only the queries whose names match this regular expression")
 	database := flag.String("database", "", "measure the fleets of -fleet in this empty PostgreSQL database, of a superuser, instead of SQLite; \"start\": in a server that bench starts")
 	enrolments := flag.Int("enrol", 0, "with -fleet: also compare this number of enrolments into each fleet with enrolments into an empty database")
 	serve := flag.String("serve", "", "run a hub in this folder (only for bench itself, which measures this process)")
 	shakes := flag.String("handshakes", "", "run a server of raw handshakes for the hub in this folder (only for bench itself)")
 	only := flag.Bool("server", false, "measure only the whole hub process")
+	polled = flag.Bool("polls", false, "with -server and -cpuprofile: profile Pantavisor's polls instead of enrolments")
 	booted := flag.Bool("boots", false, "measure only the answers about the boots of -boot-devices emulated devices")
 	booting := flag.Int("boot-devices", 1000, "number of emulated devices whose boots are measured")
 	durably := flag.Bool("durable", false, "measure only the rates of durable enrolments")
@@ -97,6 +106,10 @@ func main() {
 	flag.Parse()
 	memory.Use()
 	var err error
+	if asked, err = regexp.Compile(*questions); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: -question:", err)
+		os.Exit(2)
+	}
 	switch {
 	case *serve != "":
 		err = serveChild(*serve)
@@ -335,16 +348,11 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 	if err != nil {
 		return nil, err
 	}
-	if *profile != "" {
-		f, err := os.Create(*profile + "." + ek)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return nil, err
-		}
+	endProfile, err := startProfile(ek)
+	if err != nil {
+		return nil, err
 	}
+	defer endProfile()
 	var m0, m1 runtime.MemStats
 	runtime.ReadMemStats(&m0)
 	used, wall, err := spent(func() error {
@@ -357,7 +365,7 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 		return nil, err
 	}
 	runtime.ReadMemStats(&m1)
-	pprof.StopCPUProfile()
+	endProfile()
 	if *allocs != "" {
 		if err := writeAllocs(*allocs + "." + ek); err != nil {
 			return nil, err

@@ -65,5 +65,5 @@ func (s *Server) print(w io.Writer) {
 		s.Handshake, s.MutualHandshake, s.Crypto, s.CPU, s.Ratio, s.PerSecond)
 	fmt.Fprintf(w, "poll of Pantavisor over a new connection: %.0f microseconds, %.2f times a raw handshake; on a kept connection: %.0f microseconds, of which HTTP %.0f and the answer %.0f, %.2f times a raw handshake\n",
 		s.Poll, s.PollRatio, s.Request, s.HTTP, s.Answer, s.AnswerRatio)
-	fmt.Fprintf(w, "idle connection with a device's certificate: %.1f KiB resident (%d connections); the next request on it %.0f microseconds, the one after %.0f\n", s.IdleKiB, s.IdleOpen, s.Parked, s.Kept)
+	fmt.Fprintf(w, "idle connection with a device's certificate: %.1f KiB resident (%d connections); the next request on it %.0f microseconds, the following request %.0f\n", s.IdleKiB, s.IdleOpen, s.Parked, s.Kept)
 }

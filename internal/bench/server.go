@@ -33,8 +33,8 @@ type Server struct {
 	Crypto          float64 `json:"crypto_sum"`
 	Ratio           float64 `json:"ratio"` // CPU / (Handshake + MutualHandshake + Crypto)
 	// Poll is one request of Pantavisor for new steps over a new connection without a client
-	// certificate. Request is the same request on a connection that is kept, HTTP is the simplest
-	// request on such a connection, and Answer is Request without HTTP.
+	// certificate. Request is the same request on a kept connection. HTTP is the simplest request
+	// on a kept connection. Answer is Request minus HTTP.
 	Poll        float64 `json:"poll"`
 	PollRatio   float64 `json:"poll_ratio"` // Poll / Handshake
 	Request     float64 `json:"poll_request"`
@@ -44,14 +44,14 @@ type Server struct {
 	// IdleKiB is the resident memory of an idle connection with a device's certificate.
 	IdleKiB  float64 `json:"idle_connection_kib"`
 	IdleOpen int     `json:"idle_connections"`
-	// Parked is for one request on an idle connection that the hub has parked. Kept is for the next
-	// request on this connection.
+	// Parked is the time of one request on an idle connection that the hub has parked. Kept is the
+	// time of the next request on this connection.
 	Parked float64 `json:"request_on_parked_connection"`
 	Kept   float64 `json:"request_on_kept_connection"`
 }
 
-// rounds is the number of rounds. In each round, everything is measured once, because the speed of
-// a busy machine changes.
+// rounds is the number of rounds. Each round measures everything once. The speed of a busy machine
+// changes, so medians of several rounds are more reliable.
 const rounds = 5
 
 // idleConnections is the number of open connections with which their memory is measured.
@@ -81,7 +81,7 @@ func measureServer(maker *fleet.Maker, n int) (*Server, error) {
 	m := &server{Server: Server{EK: ek, Rounds: rounds, Enrolments: n / rounds * rounds}}
 	var more []string
 	if *profile != "" {
-		more = []string{"-cpuprofile", *profile + ".server"}
+		more = []string{"-cpuprofile", *profile}
 	}
 	if m.hub, err = startChild("-serve", dir, more...); err != nil {
 		return nil, err
@@ -144,6 +144,10 @@ func (m *server) round(ctx context.Context, s *Server, first, n int) (err error)
 		return micros(used, n), err
 	}
 	if s.Handshake, err = per(m.raw, func(int) error { return m.shake(ctx, nil) }); err != nil {
+		return err
+	}
+	if *profile != "" && *polled { // the profile contains only polls
+		s.Poll, err = per(m.hub, func(i int) error { return m.pollers[i%len(m.pollers)].pollOnce(ctx, m.hub) })
 		return err
 	}
 	start := time.Now()
@@ -324,7 +328,7 @@ type poller struct {
 	request []byte // without the header Connection, and without the empty line
 }
 
-// newPoller makes the device's trail, and signs the device in.
+// newPoller posts the device's first revision, which makes its trail, and signs the device in.
 func newPoller(ctx context.Context, hub *fleet.Hub, cert tls.Certificate) (*poller, error) {
 	c, err := hub.Dial(ctx, cert)
 	if err != nil {

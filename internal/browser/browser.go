@@ -82,8 +82,8 @@ func Stop() {
 // here.
 const headlessShell = "/usr/lib/chromium/chromium-headless-shell"
 
-// Path returns the path of the Chromium for tests. If the headless shell is not installed, this is
-// the browser.
+// Path returns the path of the Chromium for tests. If the headless shell is not installed, Path
+// returns the path of the browser.
 func Path() (string, error) {
 	if _, err := os.Stat(headlessShell); err == nil {
 		return headlessShell, nil
@@ -347,9 +347,9 @@ func (tab *Tab) axe() (found []string) {
 	return found
 }
 
-// CheckFocus fails the test if a person without a pointer cannot use the page: each link, button
-// and field takes the focus in the order of the page, shows a ring when it has the focus, and is
-// not behind another element. CheckFocus moves the focus, so call it last.
+// CheckFocus fails the test if a person without a pointer cannot use the page. Each link, button
+// and field must take the focus in the order of the page, show a ring when it has the focus, and
+// not be behind another element. CheckFocus moves the focus, so call it last.
 func (tab *Tab) CheckFocus(what string) {
 	tab.t.Helper()
 	faults := Eval[[]string](tab, `(() => {

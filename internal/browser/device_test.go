@@ -22,8 +22,8 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// devicePages is a hub with devices for the tests of a device's page. Together, the devices display
-// every kind of trust.
+// devicePages is a hub with devices for the tests of a device's page. Together, their pages show
+// every kind of trust that a device's page can show.
 type devicePages struct {
 	*hubWithDevices
 	t        *testing.T

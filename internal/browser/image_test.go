@@ -24,7 +24,7 @@ func newSlowBuilder() *slowBuilder {
 	return &slowBuilder{began: make(chan struct{}, 10), go1: make(chan struct{}), go2: make(chan struct{})}
 }
 
-// polls is a time in which the page polls the progress of a build at least twice.
+// The page asks for the progress of a build at least twice in the time `polls`.
 const polls = 2 * time.Second
 
 // slowImage is the size in bytes of the images of slowBuilder.
@@ -55,7 +55,7 @@ type readerFunc func(p []byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// downloaded waits until the file `path` has the size `size`.
+// The function `downloaded` waits until the file `path` has the size `size`.
 func downloaded(t *testing.T, path string, size int64) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {

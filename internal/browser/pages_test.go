@@ -108,7 +108,7 @@ var pages = []page{
 	{name: "problem", path: "/ui/nothing", want: "This page does not exist."},
 }
 
-// hubWithDevices is a hub whose account ada owns devices of several kinds, or no devices.
+// hubWithDevices is a hub with the account ada, which owns several devices or none.
 type hubWithDevices struct {
 	*hubtest.Hub
 	maker  *fleet.Maker
@@ -116,8 +116,8 @@ type hubWithDevices struct {
 
 	cookie string
 	first  string // id of one of the devices
-	// manifestKey and manifest are the ids of a key and of its manifest; empty: the account has
-	// none.
+	// manifestKey and manifest are the ids of a key and of its manifest. They are empty if the
+	// account has no key and no manifest.
 	manifestKey, manifest string
 	client                *http.Client
 }
@@ -307,7 +307,8 @@ func TestPageInBrowser(t *testing.T) {
 	see(t, h, h.cookie, pages[1], browser.Options{Size: browser.Phone})
 }
 
-// updatedFirmware is the value of the firmware's code on the devices of updateFirmware.
+// updatedFirmware is the measured value of the firmware's code on the devices that updateFirmware
+// changes.
 var updatedFirmware = strings.Repeat("5f", 32)
 
 // updateFirmware stores that the firmware of three devices, but not of the first, has changed. It

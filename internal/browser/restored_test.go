@@ -13,8 +13,9 @@ import (
 	"gangway/internal/race"
 )
 
-// The pages about devices that a restore lost, and about devices whose maker is distrusted now,
-// with rows. TestPages sees these pages without rows.
+// A person opens the pages about devices that a restore lost, and about devices whose maker is
+// distrusted now. The lists on these pages have rows here; in TestPages they are empty. The pages
+// must pass the checks of TestPages.
 func TestPagesAfterTroubleInBrowser(t *testing.T) {
 	race.Skip(t)
 	skipShort(t)

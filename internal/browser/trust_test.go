@@ -47,7 +47,7 @@ func TestTrustCheckInBrowser(t *testing.T) {
 		text := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: h.maker.Root.Raw}))
 		tab.Do(chromedp.SetValue("#f-pem", text))
 		tab.Click(`#check-certificate .button`)
-		if !strings.Contains(tab.Text(), "It is in the hub's trust store.") {
+		if !strings.Contains(tab.Text(), "This certificate is in the hub's trust store.") {
 			t.Errorf("%.800s", tab.Text())
 		}
 		if !o.NoScript {

@@ -45,8 +45,8 @@ func newRoom(t *testing.T) *roomHub {
 	return h
 }
 
-// arrives sends the request of a machine that must wait for its owner, and returns the waiting
-// device's id. If `maker` is nil, the machine has no EK certificate.
+// The method `arrives` sends the request of a machine that must wait for its owner, and returns the
+// waiting device's id. If `maker` is nil, the machine has no EK certificate.
 func (h *hubWithDevices) arrives(t *testing.T, model, serial string, maker *fleet.Maker) string {
 	t.Helper()
 	tok := h.Token(t, h.Owner, nil)
@@ -90,9 +90,9 @@ func (h *hubWithDevices) waitingID(t *testing.T, serial string) string {
 	return ""
 }
 
-// A person approves only the devices that the preview listed: if a third similar machine sends its
-// request after the preview of two machines, only the two machines are approved. The third machine
-// still waits, and the open page announces it.
+// A person approves only the devices that the preview listed. Here, a third similar machine sends
+// its request after the preview of two machines. Only the two machines are approved. The third
+// machine still waits, and the open page announces it.
 func TestGroupIsApprovedWhileAnotherArrivesInBrowser(t *testing.T) {
 	for _, noScript := range []bool{false, true} {
 		h := newHub(t, 0)

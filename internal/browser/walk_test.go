@@ -33,8 +33,9 @@ type newcomer struct {
 }
 
 // find marks the only visible element with this text and returns a selector for it. `kinds` is a
-// selector for the kinds of elements. If `part` is not empty, the element must be in the smallest
-// article, section or menu that contains the text `part` or has the name `part`.
+// CSS selector that limits the kinds of elements, such as "a, button". If `part` is not empty, the
+// element must be in the smallest article, section or menu that contains the text `part` or has the
+// name `part`.
 func (n *newcomer) find(kinds, text, part string) string {
 	n.t.Helper()
 	arguments, err := json.Marshal([]string{kinds, text, part})
@@ -57,7 +58,7 @@ func (n *newcomer) find(kinds, text, part string) string {
 	return "[data-walk]"
 }
 
-// follows clicks a link or a button that opens another page.
+// The method `follows` clicks a link or a button that opens another page.
 func (n *newcomer) follows(text string) {
 	n.t.Helper()
 	n.Click(n.find("a, button", text, ""))
@@ -70,13 +71,13 @@ func (n *newcomer) followsIn(part, text string) {
 	n.Click(n.find("a, button", text, part))
 }
 
-// presses clicks a button or a summary that opens no other page.
+// The method `presses` clicks a button or a summary that opens no other page.
 func (n *newcomer) presses(text string) {
 	n.t.Helper()
 	n.Press(n.find("button, summary", text, ""))
 }
 
-// fills types into the field with this label.
+// The method `fills` types into the field with this label.
 func (n *newcomer) fills(label, text string) {
 	n.t.Helper()
 	n.find("label", label, "")
@@ -88,7 +89,7 @@ func (n *newcomer) fills(label, text string) {
 	n.Fill("[data-walk]", text)
 }
 
-// reads fails the test if the screen lacks a text.
+// The method `reads` fails the test if the screen lacks a text.
 func (n *newcomer) reads(texts ...string) {
 	n.t.Helper()
 	screen := n.Text()
@@ -99,7 +100,8 @@ func (n *newcomer) reads(texts ...string) {
 	}
 }
 
-// copies returns the only command or text on the screen that begins with the words `begins`.
+// The method `copies` returns the only command or text on the screen that begins with the words
+// `begins`.
 func (n *newcomer) copies(begins string) string {
 	n.t.Helper()
 	all := browser.Eval[[]string](n.Tab, `[...document.querySelectorAll("pre code")].filter(e => e.checkVisibility()).map(e => e.innerText)`)
@@ -247,7 +249,7 @@ func arrived(t *testing.T, file string) []byte {
 	}
 }
 
-// runs starts a command of the page that runs in the background.
+// The method `runs` starts a command of the page that runs in the background.
 func (m *machine) runs(line string) *process.Process {
 	m.t.Helper()
 	p := value(process.Start(m.command(line + " --poll 1s --report-every 1s")))(m.t)
@@ -255,8 +257,8 @@ func (m *machine) runs(line string) *process.Process {
 	return p
 }
 
-// updates posts a state on the page of the first machine, and waits until the machine has installed
-// the state. Then it rolls the machine back to the former state.
+// The method `updates` posts a state on the page of the first machine, and waits until the machine
+// has installed the state. Then it rolls the machine back to the former state.
 func (n *newcomer) updates(m *machine, agent *process.Process, stay string) {
 	n.t.Helper()
 	n.follows("Devices")
@@ -315,8 +317,8 @@ func (n *newcomer) updates(m *machine, agent *process.Process, stay string) {
 	}
 }
 
-// done waits until the open page of a revision says, without a reload, that the device runs the
-// revision.
+// The method `done` waits until the open page of a revision says, without a reload, that the device
+// runs the revision.
 func (n *newcomer) done(rev int) {
 	n.t.Helper()
 	n.Until(fmt.Sprintf(`/^Revision %d\s+done/i.test(document.querySelector("#revision-head").innerText)`, rev))
@@ -325,7 +327,7 @@ func (n *newcomer) done(rev int) {
 	}
 }
 
-// once checks that the hub recorded each action exactly once.
+// The function `once` checks that the hub recorded each action exactly once.
 func once(t *testing.T, hub *hubtest.Hub, token *wire.TokenFile) {
 	t.Helper()
 	if uses := hub.Uses(t, token); uses != 3 {

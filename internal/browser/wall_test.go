@@ -80,9 +80,9 @@ func (w *way) cut() {
 	w.conns = nil
 }
 
-// The page for a screen on a wall works without a person. It displays new devices by itself, and
-// does not grow with their number. If the connection is lost, the page says so and connects again
-// by itself. If the session has ended, the page says so.
+// The page for a screen on a wall works without a person. It displays new devices by itself. The
+// page does not grow with the number of devices. If the connection is lost, the page says so and
+// connects again by itself. If the session has ended, the page says so.
 func TestWallInBrowser(t *testing.T) {
 	h := newHub(t, 10) // a full screen
 	way := newWay(t, strings.TrimPrefix(h.URL, "https://"))
@@ -116,8 +116,8 @@ func TestWallInBrowser(t *testing.T) {
 	way.open()
 	tab.Until(`document.getElementById("wall-state").textContent === "" && document.querySelector("#arrivals li").textContent.includes("Missed")`)
 
-	// Sign out the wall page's session. At its next request, the page displays this, and does not
-	// go to another page.
+	// Sign out the wall page's session. At its next request, the page says that its session has
+	// ended, and does not go to another page.
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, h.URL+"/auth/logout", nil)
 	if err != nil {
 		t.Fatal(err)

@@ -17,7 +17,7 @@ import (
 	"slices"
 )
 
-// magic is the end of the trailer, and so of a program with appended files. The 8 bytes before
+// magic ends the trailer, so every program with appended files ends with magic. The 8 bytes before
 // magic are the size of the archive (big-endian).
 const magic = "\x00gangway carries\x00"
 

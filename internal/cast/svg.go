@@ -84,7 +84,7 @@ func (r *Recording) WriteSVG(w io.Writer, pause time.Duration) error {
 	return out.Flush()
 }
 
-// escaped returns the text with XML's special characters escaped.
+// The function `escaped` returns the text with XML's special characters escaped.
 func escaped(text string) string {
 	var b strings.Builder
 	if err := xml.EscapeText(&b, []byte(text)); err != nil {

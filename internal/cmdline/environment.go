@@ -17,8 +17,8 @@ const (
 	fromEnvironment    = "gangway-from-environment"
 )
 
-// environmentKey is the annotation of a root command whose flags have environment variables. Its
-// value is their prefix.
+// environmentKey is the annotation of a root command whose flags have environment variables. The
+// annotation's value is the prefix of the variables' names.
 const environmentKey = "gangway-environment"
 
 // Environment lets each flag of a root command and its subcommands get its value from an
@@ -78,9 +78,9 @@ func environmentHelp(c *cobra.Command) string {
 	return "Each flag can also be set with an environment variable, such as " + example + ".\nA flag on the command line overrides its variable."
 }
 
-// FromEnvironment sets the flags of a command that are not on the command line from their
-// environment variables. It ignores an empty variable. If a flag's value is a list, each line of
-// the variable is one element.
+// FromEnvironment sets flags of the command `c` from their environment variables. It does not
+// change a flag that is on the command line. It ignores an empty variable. If a flag's value is a
+// list, each line of the variable is one element.
 func FromEnvironment(c *cobra.Command) error {
 	var failed error
 	c.Flags().VisitAll(func(f *pflag.Flag) {

@@ -25,4 +25,7 @@ func (s *spanValue) Set(text string) error {
 func SpanVar(f *pflag.FlagSet, p *time.Duration, name string, value time.Duration, usage string) {
 	*p = value
 	f.Var((*spanValue)(p), name, usage)
+	if value == 0 {
+		f.Lookup(name).DefValue = "" // pflag would print "(default 0s)", as it does not know that 0s is this type's zero
+	}
 }

@@ -5,9 +5,9 @@
 //	make compare
 //
 // The programs prove different things and promise different durability; the table says which. SPIRE
-// and step-ca are public programs at exact versions. This program builds them with the versions of
-// their dependencies that they name themselves, so each has its own go.mod, in the folders spire
-// and stepca. It talks to them only through their public protocols.
+// and step-ca are public programs at exact versions. Each has its own go.mod, in the folders spire
+// and stepca, so that this program builds each with the dependencies of its release. It talks to
+// them only through their public protocols.
 package main
 
 import (
@@ -31,10 +31,10 @@ import (
 	"gangway/internal/fleet"
 )
 
-// peer is a running program that gives identities.
+// peer is a running server that gives devices their identities, which are certificates.
 type peer interface {
-	// identity gives the device i of this round its certificate. call reports whether the device
-	// also makes its first call under this certificate.
+	// identity gives the device i of this round its certificate. If `call` is true, the device also
+	// makes its first call under this certificate.
 	identity(ctx context.Context, i int, call bool) error
 	process() *process
 }
@@ -46,8 +46,8 @@ type about struct {
 	Scope      string `json:"scope"`
 	Durability string `json:"durability"`
 	start      func(dir, bin string, m *material) (peer, error)
-	// callIncluded means that an identity is usable only after its first call. So there is no
-	// measurement without it.
+	// callIncluded is true if this peer's identities work only after their first call. Then each
+	// measurement of such an identity includes the first call.
 	callIncluded bool
 }
 
@@ -81,7 +81,7 @@ type Figures struct {
 	about
 	Identity  float64 `json:"identity_ms,omitempty"` // without the first call
 	WithCall  float64 `json:"identity_and_first_call_ms"`
-	Ratio     float64 `json:"ratio_identity,omitempty"` // to Gangway's enrolment and activation
+	Ratio     float64 `json:"ratio_identity,omitempty"` // ratio to Gangway's time for enrolment and activation
 	CallRatio float64 `json:"ratio_identity_and_first_call"`
 	Resident  int64   `json:"resident_bytes"` // at the end
 	rounds    [2][]float64
@@ -148,7 +148,7 @@ func run(ctx context.Context, bin, out string, only []string, rounds, n int) err
 	if len(running) == 0 {
 		return errors.New("no program to measure")
 	}
-	// The first identities fill caches and prepare statements.
+	// Do not measure the first identities, because they fill caches and prepare statements.
 	next := make([]int, len(running))
 	for i, p := range running {
 		if _, err := measure(ctx, p, &next[i], 20, true); err != nil {
@@ -225,7 +225,7 @@ func build(ctx context.Context, bin string, only []string) error {
 // workers is the number of devices that are served at the same time.
 const workers = 8
 
-// measure gives n devices their identities, and returns the CPU time of the server for each, in
+// measure gives n devices their identities, and returns the server's CPU time for each device, in
 // milliseconds.
 func measure(ctx context.Context, p peer, next *int, n int, call bool) (float64, error) {
 	first := *next
@@ -294,9 +294,9 @@ func (r *Result) print() {
 	}
 }
 
-// material has a maker of TPMs, and TPMs with RSA keys. To make an RSA key takes long, so the
-// devices of SPIRE and step-ca share TPMs. For them a device is a DevID key or an account, so their
-// work is the same.
+// material has a maker of TPMs, and TPMs with RSA keys. Making an RSA key takes long, so the
+// devices of SPIRE and step-ca share TPMs. To SPIRE and step-ca, a device is a DevID key or an
+// account, so sharing a TPM does not change their work.
 type material struct {
 	maker *fleet.Maker
 	tpms  []*tpm

@@ -88,7 +88,7 @@ func freeAddress() (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-// output runs a program and returns its output; an error has what the program said.
+// output runs a program and returns its output. An error contains the program's messages.
 func output(c *exec.Cmd) ([]byte, error) {
 	out, err := c.Output()
 	var exit *exec.ExitError

@@ -121,7 +121,7 @@ func (s *stepCA) identity(ctx context.Context, i int, call bool) error {
 	return nil
 }
 
-// order is one ACME account with its connection.
+// order is one ACME account with its connection, for one certificate order.
 type order struct {
 	http  *http.Client
 	key   *ecdsa.PrivateKey

@@ -11,7 +11,7 @@ import (
 )
 
 // tpm is an emulated TPM with an RSA endorsement key, as most TPMs have, and an RSA attestation
-// key, because SPIRE and step-ca support no other.
+// key, because SPIRE and step-ca support only RSA attestation keys.
 type tpm struct {
 	device *fleet.Device
 	ak     *fleet.Key

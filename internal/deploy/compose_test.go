@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -19,11 +20,14 @@ import (
 
 const hubURL = "https://hub.example:12443"
 
-// composeProject runs the commands of the docs before the first one of docker, and loads the
-// compose file with the library of Docker Compose. The library checks the file against the schema
-// of the Compose specification, which allows no unknown field.
+// composeProject runs the commands of the docs that come before the first docker command. Then it
+// loads the compose file with the library of Docker Compose. The library checks the file against
+// the schema of the Compose specification, which allows no unknown field.
 func composeProject(t *testing.T) (*types.Project, *script) {
 	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("the chapter is for root, who makes a folder of another user")
+	}
 	script := chapter(t, "Installing with containers")
 	script.until("docker")
 	o, err := cli.NewProjectOptions([]string{filepath.Join(script.dir, "compose.yaml")}, cli.WithWorkingDirectory(script.dir), cli.WithEnvFiles(), cli.WithDotEnv)
@@ -96,7 +100,8 @@ func TestComposeServicesAreConfined(t *testing.T) {
 	}
 }
 
-// A variable that is missing from .env is an error that names the variable and an example.
+// If a variable is missing from .env, the project is refused, with an error that names the variable
+// and an example.
 func TestComposeRefusesMissingVariables(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"GANGWAY_IMAGE", "GANGWAY_URL"} {
@@ -111,7 +116,7 @@ func TestComposeRefusesMissingVariables(t *testing.T) {
 	}
 }
 
-// stack has the volumes of a project, and what its services need.
+// stack has the volumes of a project, and the files that its services need.
 type stack struct {
 	t       *testing.T
 	project *types.Project
@@ -203,7 +208,8 @@ func (s *stack) healthy(name string, c *container) error {
 
 // The services of the compose file run as the file says: in their images, with their users,
 // volumes, secrets and health checks, without capabilities, and with a read-only root. The hub
-// serves with PostgreSQL, stops in time, and has its accounts after a restart.
+// serves with PostgreSQL, stops in time, and has its accounts after a restart. Its backup is
+// restored into empty volumes.
 func TestComposeServicesRun(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it runs a hub and PostgreSQL in containers")
@@ -220,13 +226,25 @@ func TestComposeServicesRun(t *testing.T) {
 	hub := s.start("hub")
 	hub.checkConfined(t)
 	const inHub = "docker compose exec hub "
+	hubName := ""
 	for _, command := range []string{"gangway account create", "gangway account ls"} {
 		out, err := hub.exec(strings.Fields(strings.TrimPrefix(script.next(inHub+command), inHub))...)
 		if err != nil || !strings.Contains(out, "ada") {
 			t.Fatalf("%s: %v: %s", command, err, out)
 		}
+		if m := regexp.MustCompile(`--hub-name ([0-9a-f]{64})`).FindStringSubmatch(out); m != nil {
+			hubName = m[1]
+		}
 	}
-	script.done()
+	identity := filepath.Join(t.TempDir(), "backup.key")
+	key, err := exec.Command(program(t, "gangway"), "backup", "key", identity).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, key)
+	}
+	recipient := strings.NewReplacer("$RECIPIENT", regexp.MustCompile(`age1[0-9a-z]+`).FindString(string(key)))
+	if out, err := hub.exec(strings.Fields(recipient.Replace(strings.TrimPrefix(script.next(inHub+"gangway backup"), inHub)))...); err != nil {
+		t.Fatalf("the backup: %v: %s", err, out)
+	}
 	for _, name := range []string{"gangway.db", "pki/root.key"} {
 		_, err := os.Stat(filepath.Join(s.volumes["hub"], name))
 		if inFile := err == nil; inFile != (name == "pki/root.key") {
@@ -249,7 +267,7 @@ func TestComposeServicesRun(t *testing.T) {
 	if err := s.healthy("hub", hub); err == nil {
 		t.Error("the hub is healthy without its database")
 	}
-	s.start("database")
+	database = s.start("database")
 	hub.await(t, "healthy again", func() error { return s.healthy("hub", hub) })
 
 	if code := hub.stop(t, syscall.SIGTERM, time.Duration(*p.Services["hub"].StopGracePeriod)); code != 0 {
@@ -258,5 +276,36 @@ func TestComposeServicesRun(t *testing.T) {
 	hub = s.start("hub")
 	if out, err := hub.exec("/usr/bin/gangway", "account", "ls", "--data", "/var/lib/gangway"); err != nil || !strings.Contains(out, "ada") {
 		t.Errorf("after a restart, the accounts are\n%s%v", out, err)
+	}
+
+	// The machine is lost, with its volumes.
+	if code := hub.stop(t, syscall.SIGTERM, time.Duration(*p.Services["hub"].StopGracePeriod)); code != 0 {
+		t.Errorf("the hub ended with %d: %s", code, hub.out.tail())
+	}
+	if code := database.stop(t, syscall.SIGINT, time.Duration(*p.Services["database"].StopGracePeriod)); code != 0 {
+		t.Errorf("PostgreSQL ended with %d: %s", code, database.out.tail())
+	}
+	s.volumes = map[string]string{}
+	backups, err := filepath.Glob(filepath.Join(script.dir, "backup/*.gangway-backup"))
+	if err != nil || len(backups) != 1 {
+		t.Fatalf("the backups are %q, %v", backups, err)
+	}
+	script.run("install -m 600 -o 65532 " + identity + " backup/backup.key")
+	script.next("docker compose up --detach --wait database")
+	s.start("database")
+	const inNew = "docker compose run --rm hub "
+	restore := s.containerOf("hub")
+	values := strings.NewReplacer("$BACKUP", filepath.Base(backups[0]), "$HUB_NAME", hubName)
+	restore.Args = slices.Concat(s.images["hub"].config.Entrypoint, strings.Fields(values.Replace(strings.TrimPrefix(script.next(inNew+"restore"), inNew))))
+	once := start(t, restore)
+	if code := once.wait(t, time.Minute); code != 0 {
+		t.Fatalf("the restore ended with %d: %s", code, once.out.tail())
+	}
+	script.run(script.next("rm backup/backup.key"))
+	script.next("docker compose up --detach --wait")
+	script.done()
+	hub = s.start("hub")
+	if out, err := hub.exec("/usr/bin/gangway", "account", "ls", "--data", "/var/lib/gangway"); err != nil || !strings.Contains(out, "ada") {
+		t.Errorf("after the restore, the accounts are\n%s%v", out, err)
 	}
 }

@@ -39,7 +39,7 @@ type spec struct {
 	Groups   []int
 	Mounts   []mount
 	Files    map[string]string // files that the engine adds to the image, such as /etc/hosts
-	Alone    bool              // no network, not even that of the other containers
+	Alone    bool              // no network, not even the network of the other containers
 }
 
 // mount is a mount in a container. Without a source, it is a new tmpfs.
@@ -159,7 +159,8 @@ func (c *container) exec(args ...string) (string, error) {
 	return string(out), err
 }
 
-// stop sends a signal to the container's first process, and then does the same as wait.
+// stop sends a signal to the container's first process, and then does the same as the method
+// `wait`.
 func (c *container) stop(t *testing.T, signal os.Signal, grace time.Duration) int {
 	t.Helper()
 	if err := c.cmd.Process.Signal(signal); err != nil {
@@ -304,8 +305,8 @@ func (s *spec) mountAll() error {
 	return errors.Join(unix.Chroot(root), os.Chdir("/"))
 }
 
-// in mounts `m` in a container whose root folder is `root`. A container engine makes the mount
-// point if the image does not have it.
+// The method `in` mounts `m` in a container whose root folder is `root`. A container engine makes
+// the mount point if the image does not have it.
 func (m mount) in(root string) error {
 	target := filepath.Join(root, m.Target)
 	info, err := os.Stat(m.Source)

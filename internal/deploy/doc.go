@@ -5,6 +5,6 @@
 //
 // The tests take no image from a registry. The hub's image is the OCI image that internal/release
 // makes of the program in build/. In place of PostgreSQL's image, they run Debian's PostgreSQL,
-// with the user, the folders and the environment of that image. No container engine and no cluster
-// takes part, so the tests do not notice if an engine understands a file in another way.
+// with the user, the folders and the environment of that image. The tests use no container engine
+// and no cluster, so they do not notice if an engine understands a file in another way.
 package deploy

@@ -82,7 +82,8 @@ func hubImage(t *testing.T) *image {
 	}
 }
 
-// onlyImage returns the only image of an OCI image layout, which has an index in its index.
+// onlyImage returns the only image of an OCI image layout. The layout's index names a second index,
+// which names the image.
 func onlyImage(t *testing.T, dir string) v1.Image {
 	t.Helper()
 	index, err := layout.ImageIndexFromPath(dir)

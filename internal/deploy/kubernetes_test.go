@@ -321,7 +321,7 @@ func (n *node) probe(p *corev1.Probe) error {
 	return nil
 }
 
-// start starts a pod, and waits until the probes for the start and for readiness succeed.
+// start starts a pod, and waits until its startup probe and its readiness probe succeed.
 func (n *node) start() *container {
 	n.t.Helper()
 	c := n.m.deployment.Spec.Template.Spec.Containers[0]

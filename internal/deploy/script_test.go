@@ -53,7 +53,8 @@ func (s *script) next(begins string) string {
 	return line
 }
 
-// until runs the commands before the first command that begins with the name of a program.
+// The method `until` runs the commands before the first command that begins with the name of a
+// program.
 func (s *script) until(program string) {
 	s.t.Helper()
 	for len(s.lines) > 0 && !strings.HasPrefix(s.lines[0], program+" ") {

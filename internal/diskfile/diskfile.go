@@ -38,7 +38,7 @@ func Open(path string, flag int) (*os.File, error) {
 }
 
 // Read reads a regular file of at most `limit` bytes. If the file is larger, the error is ErrLarge.
-// `flag` is the flag of Open.
+// `flag` means the same as in Open.
 func Read(path string, flag int, limit int64) ([]byte, error) {
 	f, err := Open(path, flag)
 	if err != nil {
@@ -55,7 +55,7 @@ func Read(path string, flag int, limit int64) ([]byte, error) {
 	return b, nil
 }
 
-// says is an error with its own text.
+// The type `says` is an error with its own text.
 type says struct {
 	text string
 	err  error
@@ -64,10 +64,11 @@ type says struct {
 func (s says) Error() string { return s.text }
 func (s says) Unwrap() error { return s.err }
 
-// Replace replaces a file, or makes it, with the mode 0600. After a power cut at any moment, the
-// file has either its old content or the new content. When Replace returns nil, the disk has the
-// new content. Unless it is nil, Replace calls `before` when the new content is on the disk and the
-// file still has the old one; tests cut the power there.
+// Replace writes `content` to the file at `path`. It replaces the file or, if the file does not
+// exist, creates it. The file gets the mode 0600. After a power cut at any moment, the file has
+// either its old content or the new content. When Replace returns nil, the disk has the new
+// content. If `before` is not nil, Replace calls it at the moment when the new content is on the
+// disk and the file still has the old content. Tests cut the power at this moment.
 func Replace(path string, content []byte, before func()) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
 	if err != nil {

@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// Reading a pipe would block, and the content of a device may never end.
+// Read accepts only regular files, because reading a pipe would block, and the content of a device
+// may never end.
 func TestOnlyRegularFilesAreRead(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -44,7 +45,8 @@ func TestOnlyRegularFilesAreRead(t *testing.T) {
 	}
 }
 
-// Before the last step, the file still has its old content, and the new content is complete.
+// Before the last step of Replace, the file still has its old content, and the new content is
+// completely on the disk.
 func TestReplaceChangesTheFileInOneStep(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -39,8 +39,8 @@ func commandsOf(t *testing.T, name string) []string {
 	return commandsIn(t, name, text)
 }
 
-// chapterText returns the part of a page from a heading to the next heading. Headings of parts have
-// at least two number signs; comments in blocks have one.
+// chapterText returns the part of a page from a heading to the next heading. A heading of a part
+// has at least two number signs. A line with one number sign is a comment in a block of commands.
 func chapterText(t *testing.T, page, heading string) string {
 	t.Helper()
 	m := regexp.MustCompile(`(?m)^##+ ` + regexp.QuoteMeta(heading) + `\n`).FindStringIndex(page)
@@ -86,14 +86,15 @@ func (r *room) page(name string) *page {
 	return &page{r, name, commandsOf(r.t, name)}
 }
 
-// types runs the page's next command in the room. The command must begin with the text `begins`.
+// types runs the page's next command in the page's sandbox (type room: a container with Linux
+// namespaces). The command must begin with the text `begins`.
 func (p *page) types(begins string) string {
 	p.r.t.Helper()
 	return p.r.types(p.next(begins))
 }
 
-// elsewhere skips the page's next command, because another test or a script runs it. `by` is the
-// name of that test or the path of that script. That test or script must exist.
+// The method `elsewhere` skips the page's next command, because another test or a script runs it.
+// `by` is the name of that test or the path of that script. That test or script must exist.
 func (p *page) elsewhere(begins, by string) {
 	p.r.t.Helper()
 	p.next(begins)
@@ -115,7 +116,7 @@ func (p *page) next(begins string) string {
 	return line
 }
 
-// done fails the test if it did not run or skip all commands of the page.
+// The method `done` fails the test if it did not run or skip all commands of the page.
 func (p *page) done() {
 	p.r.t.Helper()
 	for _, line := range p.lines {

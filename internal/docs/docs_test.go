@@ -28,8 +28,9 @@ func testsThere(t *testing.T) map[string]bool {
 	return have
 }
 
-// Every test that a documentation page names exists. security.md names a test for each threat, and
-// pantahub-compat.md names one for each rule and weakness.
+// Every test that a documentation page names exists. security.md names a test for each threat.
+// pantahub-compat.md names a test for each rule of Pantahub's API that the hub keeps, and for each
+// weakness of Pantahub that the hub avoids.
 func TestThreatsNameTestsThatExist(t *testing.T) {
 	have := testsThere(t)
 	for page, least := range map[string]int{"security.md": 40, "pantahub-compat.md": 60} {

@@ -24,7 +24,7 @@ import (
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 )
 
-// repository returns the path, inside the room, of a file of the repository.
+// repository returns the path, inside the sandbox (type room), of a file of the repository.
 func (r *room) repository(name string) string {
 	r.t.Helper()
 	here, err := os.Getwd()
@@ -34,8 +34,8 @@ func (r *room) repository(name string) string {
 	return filepath.Join(here, root, name)
 }
 
-// installed installs Gangway's programs in the room. The commands of all pages except README.md use
-// the installed programs.
+// installed installs Gangway's programs in the sandbox. The commands of all pages except README.md
+// use the installed programs.
 func (r *room) installed() {
 	r.t.Helper()
 	r.types("cd " + r.repository("."))
@@ -60,7 +60,7 @@ func (r *room) hasTPM() *swtpm.TPM {
 	return tpm
 }
 
-// plugged makes the software TPM `tpm` the TPM of the machine.
+// The method `plugged` makes the software TPM `tpm` the TPM of the machine.
 func (r *room) plugged(tpm *swtpm.TPM) {
 	r.t.Helper()
 	os.Remove("/dev/tpmrm0")
@@ -77,7 +77,8 @@ func substitute(line, tcti string) string {
 	return strings.ReplaceAll(line, "device:/dev/tpmrm0", tcti)
 }
 
-// trusts makes the hub accept software TPMs, and trust the maker of the software TPM `tpm`.
+// The method `trusts` makes the hub accept software TPMs, and trust the maker of the software TPM
+// `tpm`.
 func (r *room) trusts(tpm *swtpm.TPM) {
 	r.t.Helper()
 	var makers bytes.Buffer
@@ -101,6 +102,16 @@ func (r *room) account(create string) {
 	r.named(r.types(create))
 }
 
+// password returns the password that a command has generated and printed.
+func (r *room) password(out string) string {
+	r.t.Helper()
+	m := regexp.MustCompile(`Password: (\S+)`).FindStringSubmatch(out)
+	if m == nil {
+		r.t.Fatalf("no password was printed: %s", short(out))
+	}
+	return m[1]
+}
+
 func (r *room) named(out string) {
 	r.t.Helper()
 	m := regexp.MustCompile(`--hub-name ([0-9a-f]{64})`).FindStringSubmatch(out)
@@ -110,7 +121,7 @@ func (r *room) named(out string) {
 	r.env = append(r.env, "HUB_NAME="+m[1])
 }
 
-// nicked changes the nick of the only device to the nick that the pages use.
+// The method `nicked` changes the nick of the only device to the nick that the pages use.
 func (r *room) nicked() {
 	r.t.Helper()
 	r.types("gangway device rename " + r.onlyID("gangway device ls --output json") + " brave-otter-3fa2")
@@ -151,8 +162,8 @@ func (r *room) connectedIn(state string) {
 	})
 }
 
-// kernel puts the files of "gangway image fetch" where that command would put them. The room has no
-// network, so the command itself would fail.
+// kernel puts the files of "gangway image fetch" where that command would put them. The sandbox has
+// no network, so the command itself would fail.
 func (r *room) kernel() {
 	r.t.Helper()
 	have := r.repository("build/installer-kernel")
@@ -180,7 +191,7 @@ func (r *room) aHub() *swtpm.TPM {
 	return tpm
 }
 
-// aDevice onboards the machine. The token file remains in the room.
+// aDevice onboards the machine. The token file remains in the sandbox.
 func (r *room) aDevice() {
 	r.t.Helper()
 	r.types("gangway token create -o device_autojointoken.json")
@@ -188,8 +199,7 @@ func (r *room) aDevice() {
 	r.nicked()
 }
 
-// trustsCA makes every program of the room trust a CA in addition to the
-// system's CAs.
+// trustsCA makes every program in the sandbox trust a CA in addition to the system's CAs.
 func (r *room) trustsCA(ca *connectproxy.CA) {
 	r.t.Helper()
 	f, err := os.OpenFile("/etc/ssl/certs/ca-certificates.crt", os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
@@ -267,9 +277,9 @@ func (r *room) cloned(tpm *swtpm.TPM) {
 	if err := copied.Restart(r.t.Context()); err != nil { // so the copy has one more TPM reset than the original
 		r.t.Fatal(err)
 	}
-	// Let both machines report in turn. The TPM's clock advances in the first machine, then in the
-	// second. The first machine then reports a clock below that of the second, and only a clone can
-	// cause this.
+	// Let the first machine report, then the second, then the first again. The two TPMs have
+	// separate clocks and counters after the copy. So the last report contradicts the second
+	// report, and only a clone can cause this.
 	r.types("gangway-agent run")
 	r.connected()
 	r.types("gangway-agent run --state /var/lib/other-agent --tpm " + copied.Address())

@@ -217,6 +217,20 @@ func TestOperationsPage(t *testing.T) {
 	} {
 		p.elsewhere(begins, "TestOperationsKeysOfTheCAs")
 	}
+	r.types("gangway token create --nick intruder -o intruder.json")
+	r.env = append(r.env, "TOKEN_ID="+r.onlyID("gangway token ls --output json"))
+	p.types("gangway account disable")
+	r.answers["Password: "] = r.password(p.types("gangway account passwd"))
+	if out := p.types("gangway events --data"); !strings.Contains(out, `"intruder" was created`) {
+		t.Errorf("the intruder's join token should be in the audit trail:\n%s", short(out))
+	}
+	p.types("gangway token ls --data")
+	p.types("gangway token disable")
+	p.types("gangway account enable")
+	r.types(login)
+	if out := r.types("gangway token ls"); !strings.Contains(out, "disabled") {
+		t.Errorf("the intruder's join token should be disabled:\n%s", short(out))
+	}
 	p.types("gangway account create")
 	p.types("gangway account operator")
 	p.types("gangway account operator")
@@ -226,9 +240,7 @@ func TestOperationsPage(t *testing.T) {
 	p.types("gangway events --since")
 	p.types("gangway events --data")
 	r.aDevice()
-	ca := connectproxy.NewCA(t, "the proxies' CA")
-	r.writes("/etc/gangway/proxy-ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Certificate.Raw})), 0o644)
-	p.types("gangway serve")
+	r.behindAProxy(p)
 	p.types("gangway serve")
 	p.types("gangway serve")
 	r.s3()
@@ -261,7 +273,7 @@ func TestOperationsPage(t *testing.T) {
 	p.types("cp -a /backup")
 	p.types("gangway serve")
 	r.types(login)
-	// From here on, the hub has a new address, and its device follows.
+	// From here on, the hub has a new address, and its device must connect to this address.
 	p.types("gangway serve")
 	r.types("gangway-agent run")
 	r.connected()
@@ -292,6 +304,43 @@ func TestOperationsPage(t *testing.T) {
 	p.types("gangway device cloned")
 	p.types("gangway device cloned")
 	p.done()
+}
+
+// behindAProxy types the chapter about a proxy that terminates TLS. Then the device connects through
+// HAProxy with the page's configuration.
+func (r *room) behindAProxy(p *page) {
+	t := r.t
+	t.Helper()
+	for _, begins := range []string{"openssl req -x509", "openssl req -x509", "openssl req -new", "gangway ca issue-server", "cp /var/lib/gangway/pki/root.crt", "cat /var/lib/gangway/pki", "install -D -m 644", "gangway serve", "cat outer.crt", "install -D -m 600"} {
+		p.types(begins)
+	}
+	if _, err := exec.LookPath("haproxy"); err != nil {
+		t.Logf("%v: scripts/install.sh installs it", err)
+		return
+	}
+	doc, err := os.ReadFile(filepath.Join(root, "docs/operations.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, config, _ := strings.Cut(string(doc), "\n```haproxy\n")
+	config, _, _ = strings.Cut(config, "```")
+	r.writes("/etc/haproxy/haproxy.cfg", config, 0o644)
+	r.types("haproxy -D -p /run/haproxy.pid -f /etc/haproxy/haproxy.cfg")
+	r.types("sed 's|https://hub.example:12443|https://proxy.example|' device_autojointoken.json > proxied.json && chmod 600 proxied.json")
+	r.types("gangway-agent run --token-file proxied.json")
+	r.connected()
+	if out := r.types("gangway-agent status"); !strings.Contains(out, "https://proxy.example") {
+		t.Errorf("the device should use the proxy:\n%s", short(out))
+	}
+	r.end("gangway-agent run")
+	if out := r.types("gangway doctor --data /var/lib/gangway"); !strings.Contains(out, "answers at https://proxy.example") {
+		t.Errorf("the doctor should find the proxy:\n%s", short(out))
+	}
+	r.types("kill $(cat /run/haproxy.pid)")
+	// From here on, the device uses the direct connection again.
+	r.types("gangway-agent run --token-file device_autojointoken.json")
+	r.connected()
+	r.end("gangway-agent run")
 }
 
 func TestCommandLinePage(t *testing.T) {

@@ -27,13 +27,13 @@ import (
 )
 
 // inRoom is the name of an environment variable. It is set in the process of a test that runs
-// inside a room (see type room), and contains the folder in which the room is built.
+// inside a sandbox (type room), and contains the folder in which the sandbox is built.
 const inRoom = "GANGWAY_DOCS_ROOM"
 
-// room is an isolated environment for the commands of one page: a container with Linux namespaces.
-// The test types the commands exactly as the page has them. The room has separate mounts,
-// processes, network and /etc/hosts. The mounts are a copy of the root file system that keeps
-// writes in memory; the network has only loopback. So no command can change the machine outside.
+// room is a sandbox for the commands of one page: a container with Linux namespaces. The test types
+// the commands exactly as the page has them. The sandbox has separate mounts, processes, network
+// and /etc/hosts. The mounts are a copy of the root file system that keeps writes in memory; the
+// network has only loopback. So no command can change the machine outside.
 type room struct {
 	t       *testing.T
 	dir     string // folder in which the commands run
@@ -55,8 +55,8 @@ type program struct {
 	done    chan struct{} // closed when the program has ended
 }
 
-// enter makes the calling test run in a room. If it is called outside a room, it runs the test
-// again in a new process inside a room, reports the result, and returns nil.
+// enter makes the calling test run in a sandbox. If it is called outside a sandbox, it runs the
+// test again in a new process inside a sandbox, reports the result, and returns nil.
 func enter(t *testing.T) *room {
 	t.Helper()
 	base := os.Getenv(inRoom)
@@ -100,7 +100,8 @@ func runInside(t *testing.T) {
 	}
 }
 
-// build makes the room's file system and network, and changes the root folder to the room's.
+// build makes the sandbox's file system and network, and changes the root folder to the sandbox's
+// root.
 func build(base string) error {
 	here, err := os.Getwd()
 	if err != nil {
@@ -208,7 +209,7 @@ func (r *room) types(line string) string {
 
 // run runs a command on a new pseudo terminal and returns its output.
 func (r *room) run(line string) (string, error) {
-	ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(r.t.Context(), 5*time.Minute) // a busy machine needs minutes to link the programs
 	defer cancel()
 	controller, terminal, err := pty.Open(0, 0)
 	if err != nil {
@@ -313,7 +314,7 @@ func (r *room) await(name, what string, happened func() bool) {
 	}
 }
 
-// says waits until a background program has printed this text.
+// The method `says` waits until a background program has printed this text.
 func (r *room) says(name, text string) {
 	r.t.Helper()
 	r.mu.Lock()
@@ -341,8 +342,8 @@ func (r *room) end(name string) {
 	}
 }
 
-// keeps lets a background program continue to run while the page runs another one with the same
-// name. It returns a function that ends the program.
+// The method `keeps` lets a background program continue to run while the page runs another program
+// with the same name. It returns a function that ends the program.
 func (r *room) keeps(name string) (end func()) {
 	r.mu.Lock()
 	p := r.running[name]
@@ -362,7 +363,7 @@ func (r *room) endAll() {
 	}
 }
 
-// writes creates a file that a page expects to exist.
+// The method `writes` creates a file that a page expects to exist.
 func (r *room) writes(path, text string, mode fs.FileMode) {
 	r.t.Helper()
 	if !filepath.IsAbs(path) {
@@ -376,7 +377,7 @@ func (r *room) writes(path, text string, mode fs.FileMode) {
 	}
 }
 
-// short shortens a long text to its first and last 1000 bytes.
+// The function `short` shortens a long text to its first and last 1000 bytes.
 func short(s string) string {
 	if len(s) > 2000 {
 		return s[:1000] + "\n...\n" + s[len(s)-1000:]

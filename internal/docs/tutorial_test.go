@@ -68,7 +68,7 @@ func TestTutorialPage(t *testing.T) {
 	p.done()
 }
 
-// printed returns the output of a background program so far.
+// The method `printed` returns the output of a background program so far.
 func (r *room) printed(name string) string {
 	r.t.Helper()
 	r.mu.Lock()

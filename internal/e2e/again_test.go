@@ -321,8 +321,8 @@ func TestProxyEndsWhenItsDeviceOnboardsAgain(t *testing.T) {
 	}
 }
 
-// Devices that onboarded after a backup of the hub onboard again by themselves after the backup is
-// restored, if they still have their join token. The restored hub does not know these devices.
+// A hub is backed up, then devices onboard, and then the backup is restored. So the restored hub
+// does not know these devices. If a device still has its join token, it onboards again by itself.
 func TestDeviceComesBackToAHubRestoredFromABackup(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.P384, "")

@@ -63,8 +63,8 @@ func (o *owner) waitForBoot(id, state string) api.BootView {
 	return v
 }
 
-// The hub gets the boot measurement of a software TPM into which the test measured a boot as
-// firmware does. The hub reports a later boot with another measurement as changed.
+// The test measures a boot into a software TPM, as firmware does. The hub gets this boot
+// measurement. The hub reports a later boot with another measurement as changed.
 func TestRealTPMShowsWhatWasBooted(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)

@@ -51,7 +51,7 @@ func TestOperationsKeysOfTheCAs(t *testing.T) {
 	installed := 0
 	stopSigner := func() {}
 	lines := chapter(t, "Keys of the CAs")
-	if signer == nil { // compiling gangway-signer takes 20 s of CPU time: make hsm
+	if signer == nil { // compiling gangway-signer takes 20 s of CPU time, so only make hsm does it
 		lines = lines[:slices.IndexFunc(lines, func(line string) bool { return strings.HasPrefix(line, "gangway-signer") })]
 	}
 	for _, line := range lines {
@@ -71,7 +71,7 @@ func TestOperationsKeysOfTheCAs(t *testing.T) {
 				t.Error("the hub has the root's key")
 			}
 		case strings.HasPrefix(line, "gangway ca request --data /var/lib/gangway --ca tls-ca -o request-3.pem"):
-			// From here on, the hub is one that made its own root.
+			// From here on, the hub is another hub, which made its own root.
 			o.end()
 			for _, name := range []string{"hub", "state"} {
 				if err := os.Rename(o.at(name), o.at("former-"+name)); err != nil {
@@ -112,14 +112,14 @@ func TestOperationsKeysOfTheCAs(t *testing.T) {
 	}
 }
 
-// has reports whether a file exists in the operator's folder.
+// The method `has` reports whether a file exists in the operator's folder.
 func (o *operator) has(name string) bool {
 	_, err := os.Lstat(o.at(name))
 	return err == nil
 }
 
-// hubWithKeys starts a hub whose root is offline. The keys of the root and of the CAs are at these
-// URIs.
+// hubWithKeys starts a hub whose root is offline. `rootURI` is the URI of the root's key, and
+// `uris` has the URIs of the CAs' keys, by name.
 func hubWithKeys(t *testing.T, tpm *swtpm.TPM, rootURI string, uris map[string]string) *hubtest.Hub {
 	t.Helper()
 	dir, vault := t.TempDir(), filepath.Join(t.TempDir(), "root")

@@ -68,8 +68,8 @@ func hubFile(t *testing.T, h *hubtest.Hub) string {
 	return file
 }
 
-// A machine without a join token displays a claim code. The account whose person enters the code at
-// the hub becomes the machine's owner.
+// A machine without a join token displays a claim code. If a person enters the code at the hub,
+// that person's account becomes the machine's owner.
 func TestMachineWithoutATokenIsClaimedByItsCode(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -131,8 +131,8 @@ func (o *owner) claim(code string) {
 	}
 }
 
-// A machine that loses power after its owner claimed it either continues after the restart or
-// displays another code. At the end there is exactly one device.
+// A machine loses power after its owner claimed it. After the restart, the machine either continues
+// or displays another code. At the end there is exactly one device.
 func TestClaimedMachineIsKilledAtAnyInstant(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -166,8 +166,8 @@ func TestClaimedMachineIsKilledAtAnyInstant(t *testing.T) {
 				done = true
 			case <-time.After(20 * time.Millisecond):
 			}
-			// The agent polls every three seconds, so before the claim a kill at almost any time
-			// hits the wait. After the claim, onboarding is fast.
+			// The agent polls every three seconds, so before the claim, almost every kill happens
+			// while the agent waits. After the claim, onboarding is fast.
 			if s.Claim == "" && s.Phase != agent.PhaseActive && last != "" && kills < 8 && rand.IntN(2) == 0 {
 				kills++
 				u.proc.Process.Kill()

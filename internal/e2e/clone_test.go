@@ -96,8 +96,8 @@ func TestClonedMachinesRunAtOnce(t *testing.T) {
 		t.Cleanup(func() { a.Close() })
 		running++
 		go func() { ended <- a.Run(ctx) }()
-		// The second agent starts only after the first agent is connected. At first, the hub sees
-		// no difference between the second machine and a restart of the first.
+		// The second agent starts only after the first agent is connected. At first, the hub cannot
+		// distinguish the second machine from a restart of the first machine.
 		eventually(t, "the machine has shown its boot", func() bool {
 			k, err := h.Store.Clone(t.Context(), s.DeviceID)
 			return err == nil && k.Version > int64(i)
@@ -139,8 +139,8 @@ func TestClonedMachinesRunAtOnce(t *testing.T) {
 	eventually(t, "the device reports again", func() bool { return device().LastSeen.After(seen) })
 }
 
-// The hub suspects a clone if two machines onboard one device in turn: a second machine onboards as
-// the first machine's device, with a join token, and then the first machine onboards again.
+// The hub suspects a clone if two machines onboard one device in turn. A second machine onboards
+// with a join token, as the first machine's device. Then the first machine onboards again.
 func TestClonedMachinesOnboardByTurns(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)

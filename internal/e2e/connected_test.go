@@ -33,7 +33,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// connected is the size of TestConnectedDevices.
+// connected has the size and the bounds of a run of TestConnectedDevices.
 type connected struct {
 	devices int
 	rate    float64 // reports a second, of all devices
@@ -45,10 +45,11 @@ type connected struct {
 	idle    float64       // resident KiB for each idle connection
 }
 
-// spareFiles is how many open files a hub or a fleet may need besides those of kept connections.
+// spareFiles is how many open files a hub or a fleet may need in addition to the kept connections.
 const spareFiles = 1200
 
-// connectedSize returns a small size, or GANGWAY_CONNECTED devices that report once a minute.
+// connectedSize returns the size of the test: a small one or, if GANGWAY_CONNECTED is set, that
+// number of devices, each with one report a minute.
 func connectedSize(t *testing.T) connected {
 	t.Helper()
 	text := os.Getenv("GANGWAY_CONNECTED")
@@ -84,9 +85,8 @@ func connectedSize(t *testing.T) connected {
 }
 
 // Devices keep their connections and report once a minute, from this machine. The test prints the
-// latency of the reports, and the memory of an idle connection. The small test has two hubs; with
-// GANGWAY_CONNECTED, the test has one hub if one process may open so many files, otherwise as few
-// as possible.
+// latency of the reports, and the memory of an idle connection. The small test has two hubs. With
+// GANGWAY_CONNECTED, the test has as few hubs as the limit of open files of a process allows.
 func TestConnectedDevices(t *testing.T) {
 	needFullRun(t)
 	size := connectedSize(t)
@@ -187,8 +187,8 @@ func (h *loadedHub) starved() float64 {
 	return sum
 }
 
-// live returns the memory that the hub uses for objects and stacks, without garbage. The hub needs
-// the flag --profiles.
+// The method `live` returns the memory that the hub uses for objects and stacks, without garbage.
+// The hub needs the flag --profiles.
 func (h *loadedHub) live(dir string) float64 {
 	h.t.Helper()
 	fetchProfile(h.t, strings.TrimSuffix(h.metrics, "metrics")+"debug/pprof/heap?gc=1", filepath.Join(dir, "heap.pprof"))

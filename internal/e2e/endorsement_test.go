@@ -123,9 +123,9 @@ func TestOwnerIsToldWhyTheCertificateIsMissing(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		spoil func(*swtpm.TPM) error
-		// option is the flag that the agent needs, or "". refused is the code with which the hub
-		// refuses the device without the flag; "" means that the device waits for its owner. words
-		// is the text for the owner and on the machine.
+		// `option` is the flag that the agent needs, or "" if it needs none. `refused` is the code
+		// with which the hub refuses the device without the flag; "" means that the device waits
+		// for its owner. `words` is the text that the owner's page and the machine's screen show.
 		option, refused, words string
 	}{
 		{"new endorsement seed", (*swtpm.TPM).ChangeEPS, "--without-ek-certificate", "ek-key-mismatch",

@@ -47,14 +47,14 @@ func (o *onboardedDevice) export(t testing.TB, args ...string) (string, error) {
 	return string(out), err
 }
 
-// isRecord reports whether a response is the record of this device.
+// isRecord reports whether a response is the hub's record of this device.
 func (o *onboardedDevice) isRecord(answer []byte) bool {
 	var d struct{ ID string }
 	return json.Unmarshal(answer, &d) == nil && d.ID == o.id
 }
 
-// Programs that know nothing about Gangway can read the device's record over mutual TLS, with the
-// key that stays in the TPM.
+// Programs that know nothing about Gangway can read the hub's record of the device over mutual TLS,
+// with the key that stays in the TPM.
 func TestExportedKeyOpensTheHubForCurlAndOpenSSL(t *testing.T) {
 	needShell(t)
 	for _, key := range []string{"P-256", "P-384", "RSA-2048"} {

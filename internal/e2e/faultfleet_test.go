@@ -68,8 +68,8 @@ func (f *faultFleet) success(begun time.Time) {
 	f.longest, f.waited, f.last = max(f.longest, now.Sub(f.last)), max(f.waited, now.Sub(begun)), now
 }
 
-// gap returns the longest time without a success of any device, and the longest time that one
-// device waited for its success, and forgets both.
+// gap returns the longest time in which no device got an answer, and the longest time that one
+// device waited for its answer. Then it resets both times.
 func (f *faultFleet) gap() (longest, waited time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -95,8 +95,8 @@ func (f *faultFleet) note(answer *fleet.Answer, err error) {
 	f.failed[reason]++
 }
 
-// release starts devices, spread over a time. A device onboards, and then reports until the test
-// stops it.
+// release starts devices at times that are spread over the time `over`. A device onboards, and then
+// reports until the test stops it.
 func (f *faultFleet) release(devices []*faultDevice, over time.Duration) {
 	for _, d := range devices {
 		delay := rand.N(over)
@@ -161,8 +161,8 @@ func (f *faultFleet) live(d *faultDevice) error {
 // answerPatience is how long a device waits for one answer.
 const answerPatience = 15 * time.Second
 
-// report sends the device's next report, on a new connection if there is none. It returns the
-// connection unless the connection is broken.
+// report sends the device's next report on the connection `conn`. If `conn` is nil, report opens a
+// connection first. It returns the connection that can be used again, or nil after an error.
 func (f *faultFleet) report(conn *fleet.Conn, hub *fleet.Hub, d *faultDevice, certs *fleet.Certificates) (*fleet.Conn, *fleet.Answer, error) {
 	ctx, cancel := context.WithTimeout(f.t.Context(), answerPatience)
 	defer cancel()

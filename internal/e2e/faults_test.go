@@ -35,17 +35,19 @@ func faultDevices(t *testing.T) (devices, rounds int) {
 	return devices, max(1, devices/250)
 }
 
-// fault is something that breaks and is repaired. It takes place while devices onboard and report.
+// fault breaks something in the test's site (type site), such as a replica, a database server, the
+// network or a disk, and repairs it again. Meanwhile, devices onboard and report.
 type fault struct {
 	name string
 	do   func()
-	// limit, unless it is 0, is how long the fault may leave all devices without an answer.
+	// If `limit` is not 0, it is the longest time in which all devices may be without an answer
+	// because of the fault.
 	limit time.Duration
 }
 
-// suffer lets the faults happen one after the other while devices onboard, and prints how long no
-// device had an answer. At the end all devices are active. If GANGWAY_FAULT is set, only the faults
-// whose names contain it happen.
+// suffer lets the faults happen one after the other while devices onboard, and prints the longest
+// time in which no device got an answer. At the end all devices are active. If GANGWAY_FAULT is
+// set, only the faults whose names contain its value happen.
 func (s *site) suffer(f *faultFleet, rounds int, faults ...fault) {
 	s.t.Helper()
 	if only := os.Getenv("GANGWAY_FAULT"); only != "" {
@@ -90,7 +92,7 @@ func (s *site) suffer(f *faultFleet, rounds int, faults ...fault) {
 	}
 }
 
-// recovered waits until the devices get answers again: 20 more than now.
+// The method `recovered` waits until the hub has answered 20 more reports of the devices.
 func (s *site) recovered(f *faultFleet, after string) {
 	s.t.Helper()
 	enough := f.reports.Load() + 20
@@ -135,8 +137,8 @@ func (d *databases) start() {
 	d.copy()
 }
 
-// smallDisks gives each node a disk for the database, and returns its folder. The write-ahead log
-// is elsewhere.
+// smallDisks gives each node a small disk, and returns the path of the folder for the database on
+// each disk. The write-ahead log is elsewhere.
 func (d *databases) smallDisks() string {
 	d.t.Helper()
 	var err error
@@ -151,7 +153,7 @@ func (d *databases) smallDisks() string {
 	return filepath.Join(d.disk, "space")
 }
 
-// emptyDisk removes what an earlier server left on the small disk of the current node.
+// emptyDisk removes the files that an earlier server left on the small disk of the current node.
 func (d *databases) emptyDisk() error {
 	space := filepath.Join(d.disk, "space")
 	uid, gid := d.primary.User()

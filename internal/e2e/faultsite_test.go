@@ -48,12 +48,12 @@ type hubReplica struct {
 
 	mu    sync.Mutex
 	cmd   *exec.Cmd
-	ended bool // the process shall not start again
+	ended bool // do not start the process again
 	kills int
 	runs  int
 }
 
-// run keeps the process running until end.
+// run starts the process, and starts it again whenever it ends, until the method `end` is called.
 func (r *hubReplica) run(bin string) {
 	defer close(r.done)
 	for {
@@ -120,8 +120,8 @@ func (s *site) check(err error) {
 	}
 }
 
-// serve starts HAProxy, with the configuration of docs/operations.md, and the replicas. The flag
-// --database of the replicas has the value `database`, unless it is empty. serve makes an account
+// serve starts HAProxy, with the configuration of docs/operations.md, and the replicas. If
+// `database` is not empty, it is the value of the replicas' flag --database. serve makes an account
 // and a join token for `devices` devices.
 func (s *site) serve(database string, devices int) {
 	s.t.Helper()
@@ -189,8 +189,9 @@ func (s *site) makerFile() {
 	}
 }
 
-// give copies the hub's keys to a replica's data folder. All replicas get the same name of the
-// folder of objects, because the devices of these tests have no objects.
+// give copies the hub's keys to a replica's data folder. All replicas get the same id of the folder
+// of objects, as if they shared one folder. This is safe, because the devices of these tests have
+// no objects.
 func (s *site) give(r *hubReplica) {
 	s.t.Helper()
 	id := filepath.Join(s.keys, "objects.id")
@@ -284,7 +285,7 @@ func (s *site) killOne() {
 	time.Sleep(rand.N(time.Second))
 }
 
-// checkStore compares the database with what the devices know.
+// checkStore compares the database with the devices' own records.
 func (s *site) checkStore(ctx context.Context, db *sqlstore.Store, f *faultFleet) {
 	t := s.t
 	t.Helper()

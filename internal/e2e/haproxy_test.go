@@ -89,14 +89,23 @@ func TestHAProxyPassesDevices(t *testing.T) {
 	ca = issue(ca, ca, caKey, caKey)
 	inKey, inPEM := newKey()
 	inner := issue(&x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "proxy"}, DNSNames: []string{"proxy.internal"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, ca, inKey, caKey)
-	outKey, outPEM := newKey()
-	outer := issue(&x509.Certificate{SerialNumber: big.NewInt(3), Subject: pkix.Name{CommonName: "front"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, ca, outKey, caKey)
 
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	h := hubtest.NewBehind(t, &api.Proxy{CAs: []*x509.Certificate{ca}, Name: "proxy.internal"}, maker.Roots(), maker.Intermediates())
+	// Devices trust only the hub's CA, so this CA issues the certificate that HAProxy shows to
+	// devices.
+	outKey, outPEM := newKey()
+	csr, err := x509.CreateCertificateRequest(rand.Reader, new(x509.CertificateRequest), outKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, outer, err := h.CA.IssueProxy(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr}), []string{"127.0.0.1"}, time.Now(), 90*24*time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
 	write("inner.pem", cert(inner), inPEM)
 	write("outer.pem", cert(outer), outPEM)
 	write("devices.pem", cert(h.CA.DeviceCA()), cert(h.CA.Root()))
@@ -111,9 +120,9 @@ func TestHAProxyPassesDevices(t *testing.T) {
 	if !ok || !closed {
 		t.Fatal("docs/operations.md has no configuration of HAProxy")
 	}
-	config = strings.NewReplacer("/etc/haproxy/", dir+"/", "bind :443", "bind fd@3", "hub.internal:12443", strings.TrimPrefix(h.URL, "https://"), "sni str(hub.internal) verifyhost hub.internal", "").Replace(config)
+	config = strings.NewReplacer("/etc/haproxy/", dir+"/", "bind :443", "bind fd@3", "hub.example:12443", strings.TrimPrefix(h.URL, "https://"), "sni str(hub.example) verifyhost hub.example", "").Replace(config)
 	roots := x509.NewCertPool()
-	roots.AddCert(ca)
+	roots.AddCert(h.CA.Root())
 	front, p := startHAProxy(t, config)
 	get := func(c *tls.Certificate, method, path string, header http.Header) (int, string) {
 		t.Helper()

@@ -24,7 +24,8 @@ type attack struct {
 	share     float64       // largest cost of a forged request, as a share of the cost of an onboarding
 }
 
-// attackStrength returns a small attack, or one with GANGWAY_HOSTILE forged requests a second.
+// attackStrength returns a small attack or, if GANGWAY_HOSTILE is set, an attack with that number
+// of forged requests a second.
 func attackStrength(t *testing.T) attack {
 	t.Helper()
 	text := os.Getenv("GANGWAY_HOSTILE")
@@ -40,7 +41,7 @@ func attackStrength(t *testing.T) attack {
 
 // Devices onboard at a hub, first without and then with an attack. The attack has slow clients,
 // garbage instead of TLS, bodies that are too large, and forged requests. The devices need at most
-// twice their usual time, and a forged request costs the hub a fraction of a good one.
+// twice their usual time, and a forged request costs the hub only a fraction of a good request.
 // GANGWAY_HOSTILE makes the attack strong.
 func TestAttackCostsLittle(t *testing.T) {
 	needFullRun(t)

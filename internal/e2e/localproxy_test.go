@@ -264,7 +264,7 @@ func TestProxyIsNoWayToElsewhere(t *testing.T) {
 			t.Errorf("%q: %d %s", request, code, brief.Of(body))
 		}
 	}
-	// The Host header changes neither the server that gets the request nor the host name that the
+	// The Host header has no effect on which server gets the request, or on the host name that the
 	// hub receives.
 	if code, body := l.sendRaw(t, "GET /device HTTP/1.1\r\nHost: "+host+"\r\nConnection: close\r\n\r\n"); code != 200 || !o.isRecord([]byte(body)) {
 		t.Errorf("status %d: %s", code, brief.Of(body))
@@ -433,7 +433,8 @@ func TestProxySocketIsItsOwnersAlone(t *testing.T) {
 		}
 		return info.Mode().Perm(), info.Sys().(*syscall.Stat_t).Gid
 	}
-	// The proxy replaces a socket that nobody uses at its path, but no other file.
+	// If the proxy's path has a socket that no process uses, the proxy replaces the socket. It
+	// replaces no other file.
 	if err := os.WriteFile(at, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -598,7 +599,7 @@ func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 	if code, _, body := l.ask(t, "GET", path, nil); code != 200 {
 		t.Errorf("after the owner accepted the boot: %d %s", code, brief.Of(body))
 	}
-	// Routes that do not require a boot measurement work before that.
+	// Routes that do not require a boot measurement work even before the owner accepts the boot.
 	if code, _, body := l.ask(t, "GET", "/device", nil); code != 200 {
 		t.Errorf("status %d: %s", code, brief.Of(body))
 	}

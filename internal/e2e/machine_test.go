@@ -24,8 +24,8 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// machine is a device with real parts: a software TPM, the agent as a process, a hook for
-// revisions, and a network link to the hub that the test can cut.
+// machine is a device with real parts: a software TPM, the agent as a process, and a hook for
+// revisions. The test can cut its network link to the hub.
 type machine struct {
 	t     *testing.T
 	hub   *hubtest.Hub
@@ -221,7 +221,7 @@ func (m *machine) waitForTrail() {
 	})
 }
 
-// calls returns the calls of the hook in order, each as "verb rev".
+// The method `calls` returns the calls of the hook in order, each as "verb rev".
 func (m *machine) calls() []string {
 	b, err := os.ReadFile(m.path("calls"))
 	if err != nil {

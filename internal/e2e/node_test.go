@@ -65,7 +65,7 @@ func (n *node) separate() (err error) {
 	return err
 }
 
-// do calls the function f on the node's thread.
+// The method `do` calls the function f on the node's thread.
 func (n *node) do(f func() error) error {
 	done := make(chan error, 1)
 	n.calls <- func() { done <- f() }
@@ -149,7 +149,8 @@ func (n *node) plugInto(center *node, bridge netlink.Link) error {
 func (n *node) mac() net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0, 0, n.number} }
 
 // reach sets the hardware address to which the node sends its packets to a peer. If `whole` is
-// false, no card has this address: all packets are lost, and no error tells the sender.
+// false, no network card has this address. Then all packets to the peer are lost, and the sender
+// gets no error.
 func (n *node) reach(peer *node, whole bool) error {
 	mac := peer.mac()
 	if !whole {

@@ -230,8 +230,8 @@ func TestCopiedStateOnAnotherTPMGetsNowhere(t *testing.T) {
 }
 
 // A thief cannot use a copied state folder. The folder is copied in the middle of onboarding, while
-// it has the sealed reply. With another TPM, the agent cannot open the reply, and neither can a
-// direct use of that TPM.
+// it has the sealed reply. With another TPM, the agent cannot open the reply. A program that uses
+// the other TPM directly cannot open it either.
 func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 	t.Parallel()
 	tpm, other := newTPM(t, swtpm.RSA2048), newTPM(t, swtpm.RSA2048)
@@ -450,7 +450,7 @@ func TestAgentReports(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	// After the owner deleted the device, the hub refuses it and the agent stops.
+	// After the owner deleted the device, the hub refuses the device and the agent stops.
 	if err := h.Store.DeleteDevice(t.Context(), h.Owner.ID, s.DeviceID, h.Now()); err != nil {
 		t.Fatal(err)
 	}

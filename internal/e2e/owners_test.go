@@ -13,9 +13,9 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// Two owners can onboard one TPM that has certificates for two EKs, if the policy accepts both
-// kinds of EK: nothing in the TPM links the EKs (docs/security.md, "Known limits"). A policy that
-// accepts only one kind prevents this.
+// A TPM has certificates for two EKs. If the policy accepts both kinds of EK, two owners can
+// onboard this TPM, because nothing in the TPM links the EKs (docs/security.md, "Known limits"). A
+// policy that accepts only one kind of EK prevents this.
 func TestTwoOwnersOfOneTPM(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384) // this TPM has an RSA 2048 EK (L-1) and a P-384 EK (H-3)

@@ -66,7 +66,7 @@ func deviceOf(t *testing.T, h *hubtest.Hub, serial string) string {
 	return ""
 }
 
-// A person can sign in with a real browser and see their devices, with and without devices, on a
+// A person can sign in with a real browser and see their devices, or that there are none, on a
 // desktop and on a phone. The test is not parallel, because the browser has time limits.
 func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
 	needFullRun(t)

@@ -97,7 +97,8 @@ func (p *pantavisor) send(c *tls.Config, host, version, method, path string, bod
 	return resp.StatusCode, answer
 }
 
-// must sends a request with the device's certificate, requires status 200, and returns the body.
+// The method `must` sends a request with the device's certificate, requires status 200, and returns
+// the body.
 func (p *pantavisor) must(method, path, body string) []byte {
 	p.t.Helper()
 	var b []byte
@@ -223,8 +224,8 @@ func (p *pantavisor) update(end string) (rev int, files map[string][]byte) {
 		}
 	}
 	p.progress(rev, "INPROGRESS", "")
-	// As after a restart, ask for the pending step again: the hub must return the same step, with
-	// the progress that the device reported.
+	// Ask for the pending step again, as Pantavisor does after a restart. The hub must return the
+	// same step, with the progress that the device reported.
 	if again := p.pending(); find(again, "rev") != strconv.Itoa(rev) || find([]byte(find(again, "progress")), "retries") != "1" {
 		p.t.Fatalf("after a restart: %s", brief.Of(again))
 	}

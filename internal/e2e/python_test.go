@@ -47,8 +47,8 @@ func needPython(t testing.TB) {
 	}
 }
 
-// onboardByPython runs examples/device.py on a TPM. It returns the device's record, which the
-// program prints on standard output, and the program's messages on standard error.
+// onboardByPython runs examples/device.py on a TPM. It returns the hub's record of the device,
+// which the program prints on standard output, and the program's messages on standard error.
 func onboardByPython(t testing.TB, ctx context.Context, tpm *swtpm.TPM, tok *wire.TokenFile, state string, args ...string) (record []byte, said string, err error) {
 	t.Helper()
 	b, err := json.Marshal(tok)

@@ -94,8 +94,9 @@ func (r *replica) start() {
 	go func() { done <- errors.Join(server.Serve(ctx, countingListener{l, &r.conns}), r.store.Close()) }()
 }
 
-// noticed waits until HAProxy knows that the replica is ready. Each check has its own connection,
-// so the third connection since the start comes after a check with success.
+// The method `noticed` waits until HAProxy knows that the replica is ready. HAProxy makes each
+// health check on a new connection. So the third connection since the start comes after a
+// successful health check.
 func (r *replica) noticed() {
 	r.t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); r.conns.Load() < r.atStart+3; time.Sleep(10 * time.Millisecond) {
@@ -284,7 +285,7 @@ func replicaConfig(t *testing.T, keys string, addrs []string) string {
 }
 
 // documentedReplicas returns the configuration of docs/operations.md for replicas at these
-// addresses. The folder `keys` has the hub's keys, or gets new ones.
+// addresses. If the folder `keys` has no keys of a hub, the function makes keys there.
 func documentedReplicas(t *testing.T, keys string, addrs []string) string {
 	t.Helper()
 	page, err := os.ReadFile("../../docs/operations.md")

@@ -59,9 +59,9 @@ func TestAgentAppliesRevisionsAndRollsBackBadOnes(t *testing.T) {
 	m.stop()
 }
 
-// A kill of the agent during any verb of the hook does not change the result. The test kills the
-// agent during the first call of each verb, and starts the agent again. At the end each revision
-// has the right status.
+// A kill of the agent during any call of the hook (install, test, commit, ...) does not change the
+// result. The test kills the agent during the first call of each kind, and starts the agent again.
+// At the end each revision has the right status.
 func TestKilledAgentComesToTheRightEnd(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -106,7 +106,7 @@ func TestKilledAgentComesToTheRightEnd(t *testing.T) {
 	}
 }
 
-// leftProcesses returns the running processes whose working folder is the hook's.
+// leftProcesses returns the running processes whose working folder is the hook's working folder.
 func leftProcesses(t *testing.T, dir string) (found []string) {
 	t.Helper()
 	list, err := filepath.Glob("/proc/[0-9]*/cwd")
@@ -121,7 +121,8 @@ func leftProcesses(t *testing.T, dir string) (found []string) {
 	return found
 }
 
-// The agent rolls back a revision that crashes the machine at each try, after three tries.
+// If a revision crashes the machine at each try, the agent rolls the revision back after three
+// tries.
 func TestRevisionThatStopsTheMachineIsRolledBack(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

@@ -48,7 +48,8 @@ func (s *shell) command(ctx context.Context, line string) *exec.Cmd {
 // say adds a paragraph of text to the transcript.
 func (s *shell) say(format string, args ...any) { fmt.Fprintf(&s.text, "\n"+format+"\n", args...) }
 
-// runs runs command lines, which must succeed, and adds each line and its output to the transcript.
+// The method `runs` runs command lines, which must succeed, and adds each line and its output to
+// the transcript.
 func (s *shell) runs(lines ...string) (all string) {
 	s.t.Helper()
 	s.text.WriteString("\n```\n")
@@ -314,8 +315,8 @@ func deviceToClaim(t *testing.T, h *hubtest.Hub) (id, challenge string) {
 	return find(body, "id"), find(body, "challenge")
 }
 
-// normalized replaces in a table's line what differs in each run: how long ago an event happened,
-// and the width of its column.
+// The function `normalized` replaces the parts of a table's line that differ in each run: how long
+// ago an event happened, and the width of that column.
 func normalized(line string) string {
 	return strings.Join(strings.Fields(ago.ReplaceAllString(line, "ago")), " ")
 }

@@ -38,7 +38,7 @@ func newLoadedHub(t *testing.T, env []string, flags ...string) *loadedHub {
 	return startLoadedHub(t, bin, env, flags...)
 }
 
-// startLoadedHub does the same with the program `bin`.
+// startLoadedHub does the same as newLoadedHub, with the program `bin`.
 func startLoadedHub(t *testing.T, bin string, env []string, flags ...string) *loadedHub {
 	t.Helper()
 	check := func(err error) {
@@ -124,8 +124,8 @@ type series struct {
 	values        []float64
 }
 
-// grows reports whether the value grew by more than the allowed noise: whether the smallest value
-// of the last third of the rounds is above the largest value of the first third. A single high
+// grows reports whether the value grew by more than the allowed noise. It compares the smallest
+// value of the last third of the rounds with the largest value of the first third. A single high
 // value at any time changes nothing.
 func (s *series) grows() bool {
 	third := len(s.values) / 3
@@ -217,7 +217,7 @@ func TestSoakIsFlat(t *testing.T) {
 		if report.Total.Errors > report.Total.OK/20 || report.Total.OK == 0 || report.Total.Refused == 0 {
 			t.Fatalf("round %d: %+v", round, report.Kinds)
 		}
-		time.Sleep(500 * time.Millisecond) // connections that the fleet has closed end in the hub too
+		time.Sleep(500 * time.Millisecond) // until the hub has also ended the connections that the fleet has closed
 		v := h.metric("go_goroutines", "process_open_fds", "go_memstats_next_gc_bytes", "process_resident_memory_bytes")
 		for i, s := range []*series{goroutines, files, memory, resident} {
 			s.values = append(s.values, v[i])

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"gangway/internal/fleet/load"
+	"gangway/internal/locked"
 )
 
 // programs are a hub and a fleet that run with one home folder.
@@ -27,8 +28,8 @@ type programs struct {
 }
 
 // buildCommit builds the program gangway of an earlier commit, and returns its path. `commit` may
-// also be the path of such a program. It skips the test if the repository does not have the commit:
-// a shallow clone has only the newest.
+// also be the path of such a program. If the repository does not have the commit, buildCommit skips
+// the test. A shallow clone has only the newest commit.
 func buildCommit(t *testing.T, commit string) string {
 	t.Helper()
 	if filepath.IsAbs(commit) {
@@ -70,17 +71,24 @@ func (p *programs) serve() (stop func()) {
 	c := exec.Command(p.gangway, "serve", "--data", p.data, "--listen", strings.TrimPrefix(p.url, "https://"), "--metrics-listen", p.metrics,
 		"--tpm-roots", "maker/root.pem", "--tpm-intermediates", "maker/intermediate.pem", "--rate", "onboard=1000/1000")
 	c.Dir = p.home
-	var log strings.Builder
-	c.Stderr = &log
+	return startHub(p.t, c, p.metrics)
+}
+
+// startHub starts the command `c`, which runs a hub with the option --metrics-listen `metrics`, and
+// waits until the hub is ready. It returns a function that stops the hub as systemd does.
+func startHub(t *testing.T, c *exec.Cmd, metrics string) (stop func()) {
+	t.Helper()
+	var log locked.Buffer
+	c.Stdout, c.Stderr = &log, &log
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := c.Start(); err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- c.Wait() }()
-	p.t.Cleanup(func() { c.Process.Kill() })
+	t.Cleanup(func() { c.Process.Kill() })
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		answer, err := http.Get("http://" + p.metrics + "/readyz")
+		answer, err := http.Get("http://" + metrics + "/readyz")
 		if err == nil {
 			answer.Body.Close()
 			if answer.StatusCode == http.StatusOK {
@@ -89,18 +97,18 @@ func (p *programs) serve() (stop func()) {
 		}
 		select {
 		case err := <-ended:
-			p.t.Fatalf("the hub ended: %v: %s", err, log.String())
+			t.Fatalf("the hub ended: %v: %s", err, log.String())
 		default:
 		}
 		if time.Now().After(deadline) {
-			p.t.Fatalf("the hub is not ready after two minutes: %v", err)
+			t.Fatalf("the hub is not ready after two minutes: %v: %s", err, log.String())
 		}
 	}
 	return func() {
-		p.t.Helper()
+		t.Helper()
 		c.Process.Signal(syscall.SIGTERM)
 		if err := <-ended; err != nil {
-			p.t.Errorf("the hub ended with %v: %s", err, log.String())
+			t.Errorf("the hub ended with %v: %s", err, log.String())
 		}
 	}
 }
@@ -144,9 +152,9 @@ func (p *programs) devices() int {
 }
 
 // A hub of an earlier commit is upgraded while devices onboard and report. Every device whose
-// onboarding the hub acknowledged, before or after, is active afterwards and reports with its old
-// certificate. The account, the session and the join token of the earlier commit still work, and
-// gangway fsck finds nothing.
+// onboarding the hub acknowledged, before or after the upgrade, is active at the end and reports
+// with its old certificate. The account, the session and the join token of the earlier commit still
+// work, and gangway fsck finds nothing.
 func TestUpgradeUnderLoad(t *testing.T) {
 	commit := os.Getenv("GANGWAY_UPGRADE_FROM")
 	if commit == "" {

@@ -5,13 +5,11 @@ import (
 	"crypto/tls"
 	"encoding/pem"
 	"fmt"
-	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -19,13 +17,12 @@ import (
 	"gangway/hub/store/postgres/pgtest"
 	"gangway/internal/connectproxy"
 	"gangway/internal/fleet/load"
-	"gangway/internal/locked"
 
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 )
 
-// rolling are two replicas of a hub, in processes of their own, that are upgraded one after the
+// rolling has two replicas of a hub, in separate processes. A test upgrades them one after the
 // other.
 type rolling struct {
 	*programs
@@ -61,40 +58,9 @@ func (r *rolling) serveReplica(dir, address, metrics string, options ...string) 
 		"--s3-endpoint", r.bucket, "--s3-bucket", "fleet", "--s3-region", "us-east-1", "--proxy-protocol-from", "127.0.0.1", "--drain", "2s",
 		"--tpm-roots", "maker/root.pem", "--tpm-intermediates", "maker/intermediate.pem", "--rate", "onboard=1000/1000"}, options...)...)
 	c.Dir, c.Env = r.home, append(os.Environ(), r.env...)
-	var log locked.Buffer
-	c.Stdout, c.Stderr = &log, &log
-	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := c.Start(); err != nil {
-		r.t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- c.Wait() }()
-	r.t.Cleanup(func() { c.Process.Kill() })
-	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		answer, err := http.Get("http://" + metrics + "/readyz")
-		if err == nil {
-			answer.Body.Close()
-			if answer.StatusCode == http.StatusOK {
-				break
-			}
-		}
-		select {
-		case err := <-ended:
-			r.t.Fatalf("the replica ended: %v: %s", err, log.String())
-		default:
-		}
-		if time.Now().After(deadline) {
-			r.t.Fatalf("the replica is not ready after two minutes: %v: %s", err, log.String())
-		}
-	}
+	stop = startHub(r.t, c, metrics)
 	time.Sleep(2 * time.Second) // HAProxy checks a replica every 150 ms
-	return func() {
-		r.t.Helper()
-		c.Process.Signal(syscall.SIGTERM)
-		if err := <-ended; err != nil {
-			r.t.Errorf("the replica ended with %v: %s", err, log.String())
-		}
-	}
+	return stop
 }
 
 // Two replicas of an earlier commit on one PostgreSQL database, behind HAProxy, are upgraded one

@@ -296,7 +296,7 @@ func TestTPMWithAnExpiredCertificate(t *testing.T) {
 		t.Fatalf("got the error %v, want ek-certificate-expired", err)
 	}
 	day := expired.UTC().Format(time.DateOnly)
-	wantSentences(t, ada.events(), "The EK certificate expired on "+day+", and the policy does not accept expired ones.")
+	wantSentences(t, ada.events(), "The EK certificate expired on "+day+", and the policy does not accept expired EK certificates.")
 	h.Policy(t, h.Owner.ID, "")
 	s, err := onboard(t, tpm, h.Token(t, h.Owner, nil), filepath.Join(dir, "default"))
 	if err != nil {

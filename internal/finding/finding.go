@@ -15,7 +15,7 @@ const (
 	OK      Severity = "ok"
 	Note    Severity = "note"    // useful information; no action is needed
 	Warning Severity = "warning" // works now, but something is missing or will fail
-	Problem Severity = "problem" // keeps the machine or the hub from its work, or will
+	Problem Severity = "problem" // prevents the machine or the hub from working, now or soon
 )
 
 // Action is the kind of a remedy, for programs: a stable word. Remedy describes the same action for

@@ -87,8 +87,8 @@ func read(resp *http.Response) (*Answer, error) {
 	return &Answer{resp.StatusCode, b}, nil
 }
 
-// Certificates contains a device's new certificates, and the keys that prove the opening of the
-// reply.
+// Certificates contains a device's new certificates, and the keys with which the device proves that
+// it has opened the reply.
 type Certificates struct {
 	IDevID, DeviceCA, IAK, ACA *x509.Certificate
 	Keys                       wire.Keys

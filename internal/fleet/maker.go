@@ -1,10 +1,10 @@
 // Package fleet emulates thousands of TPMs in software, for load tests and for tests of attacks
 // that no real TPM would make.
 //
-// No hub must trust these TPMs, and their certificates say so: the maker's name is "FAKE", the
-// model "software emulation". A hub trusts the maker's root only if a test or a benchmark adds it.
-// Among the programs, only the benchmark (internal/bench) and gangway-fleet import this package.
-// internal/walls keeps it out of the others.
+// A hub in production must not trust these TPMs. Their certificates identify them: the maker's name
+// is "FAKE", the model "software emulation". A hub trusts the maker's root only if a test or a
+// benchmark adds it. Among the programs, only the benchmark (internal/bench) and gangway-fleet
+// import this package. internal/walls forbids this import in all other programs.
 package fleet
 
 import (

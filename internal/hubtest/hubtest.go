@@ -112,7 +112,7 @@ func Open(t testing.TB, dir string, change func(*api.Config), roots, intermediat
 
 // Join starts another hub on the same database and objects, like a process on another machine. Both
 // hubs must have api.Config.Replicas, which Join sets for the new hub. Clients reach the new hub at
-// its URL, and it names the URL of the first hub, as behind a load balancer.
+// its own URL, but its answers name the URL of the first hub, as behind a load balancer.
 func (h *Hub) Join(t testing.TB) *Hub {
 	t.Helper()
 	joined := start(t, &Hub{dir: h.dir, Objects: h.Objects}, func(c *api.Config) {
@@ -123,7 +123,7 @@ func (h *Hub) Join(t testing.TB) *Hub {
 	return joined
 }
 
-// start starts the hub `h`, which has its folder and its objects.
+// start starts the hub `h`. The caller has already set the hub's data folder and its object store.
 func start(t testing.TB, h *Hub, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	dir := h.dir

@@ -2,7 +2,7 @@
 // loopback: kmstest FOLDER. It stores its keys in the folder, and prints its URL. The tests of
 // cmd/gangway-signer use it. Local KMS's own program would listen on all addresses.
 //
-// It is a separate module, so that its dependencies are not those of Gangway.
+// It is a separate module, so that Gangway does not depend on Local KMS.
 package main
 
 import (

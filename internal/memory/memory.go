@@ -1,6 +1,6 @@
 // Package memory sets the limits of Go's garbage collector by the memory of the machine. The
-// default of the garbage collector fits programs that know nothing about their machine: it collects
-// garbage as soon as the heap has doubled, even if most of the machine's memory is free.
+// garbage collector's default fits programs that know nothing about their machine. By default, it
+// collects garbage as soon as the heap has doubled, even if most of the machine's memory is free.
 package memory
 
 import (
@@ -14,8 +14,9 @@ import (
 // Percent is the value of GOGC that Use sets: the heap may grow to five times its live part.
 const Percent = 400
 
-// Shares of memory that the heap may use: of the cgroup's limit, which is only for this program,
-// and of the machine's memory, which other programs and the page cache use too.
+// Shares of memory that the heap may use. One is a share of the cgroup's limit, which is only for
+// this program. The other is a share of the machine's memory, which other programs and the page
+// cache use too.
 const (
 	ofCgroup  = 0.9
 	ofMachine = 0.6

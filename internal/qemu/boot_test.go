@@ -73,8 +73,8 @@ func guestToken(t *testing.T, h *hubtest.Hub) *wire.TokenFile {
 	return tok
 }
 
-// explained returns the PCR values that a machine printed. It first checks that tpm2_eventlog
-// computes the same values from the event log that the machine printed.
+// The function `explained` returns the PCR values that a machine printed. It first checks that
+// tpm2_eventlog computes the same values from the event log that the machine printed.
 func explained(t *testing.T, m *qemu.Machine) (pcrs [16]string) {
 	t.Helper()
 	_, match := waitFor(t, t.Context(), m, `: event log ([A-Za-z0-9+/=]+)$`)

@@ -19,10 +19,10 @@ import (
 )
 
 // The owner's key approved the system on the stick. At its first start, the installed system binds
-// the key of the encrypted disk to itself. The disk also opens for an update that the owner
-// approved. It opens neither for a system that someone else signed nor for an altered system, and
-// Secure Boot is off all the time. An update that the owner did not approve is refused, because it
-// could not open the disk.
+// the key of the encrypted disk to this system. The disk also opens for an update that the owner
+// approved. The disk does not open for a system that someone else signed, or for an altered system.
+// Secure Boot is off during the whole test. An update that the owner did not approve is refused,
+// because it could not open the disk.
 //
 // The owner's manifests name both systems. So the first boot, the update and the roll-back are
 // expected, and the owner need not accept any of them.

@@ -65,7 +65,7 @@ func TestFilm(t *testing.T) {
 	f.develop(filepath.Join(docs, "tutorial", "stick.webm"))
 }
 
-// until takes pictures until the machine has printed a line.
+// The method `until` takes pictures until the machine has printed a line.
 func (f *film) until(ctx context.Context, path, pattern string) {
 	f.t.Helper()
 	line := regexp.MustCompile(pattern)
@@ -84,7 +84,7 @@ func (f *film) until(ctx context.Context, path, pattern string) {
 	}
 }
 
-// takes takes `n` pictures of the screen and of one page.
+// The method `takes` takes `n` pictures of the screen and of one page.
 func (f *film) takes(path string, n int) {
 	f.t.Helper()
 	f.tab = nil
@@ -93,7 +93,7 @@ func (f *film) takes(path string, n int) {
 	}
 }
 
-// take takes a picture of the screen and one of the page.
+// The method `take` takes a picture of the screen and one of the page.
 func (f *film) take(path string) {
 	f.t.Helper()
 	if f.tab == nil || time.Since(f.opened) > time.Minute { // a tab may be used for two minutes
@@ -114,7 +114,7 @@ func (f *film) take(path string) {
 	f.frames++
 }
 
-// develop makes the film of the pictures.
+// develop makes the film from the pictures.
 func (f *film) develop(out string) {
 	f.t.Helper()
 	pictures := func(name string) []string {

@@ -118,7 +118,7 @@ func (s *site) makeStick(t *testing.T, parts stick.Parts, cfg stick.Config) {
 	}
 }
 
-// empty replaces the machine's disk with an empty disk.
+// The method `empty` replaces the machine's disk with an empty disk.
 func (s *site) empty(t *testing.T) {
 	t.Helper()
 	os.Remove(s.disk)
@@ -130,7 +130,8 @@ func (s *site) empty(t *testing.T) {
 	}
 }
 
-// with returns the machine's configuration. `stick` says whether the stick is plugged in.
+// The method `with` returns the machine's configuration. `stick` says whether the stick is plugged
+// in.
 func (s *site) with(stick bool) qemu.Config {
 	cfg := s.cfg
 	if stick {
@@ -144,7 +145,8 @@ func (s *site) with(stick bool) qemu.Config {
 	return cfg
 }
 
-// long skips a test that takes minutes, unless `make e2e-full` runs it.
+// The function `long` skips a test that takes minutes. It does not skip the test in a run of `make
+// e2e-full`.
 func long(t *testing.T) {
 	t.Helper()
 	if os.Getenv("GANGWAY_E2E_FULL") == "" {
@@ -155,7 +157,7 @@ func long(t *testing.T) {
 // A person plugs in a stick and switches the machine on, and the device appears in its owner's
 // device list without a key press. At the next boot the machine works without the stick. Both boots
 // measure what the image builder computed in advance, so the owner's manifest makes even the first
-// one expected.
+// boot expected.
 func TestStickToDeviceList(t *testing.T) {
 	if os.Getenv("GANGWAY_TIMED") == "" { // run alone if this run measures times
 		t.Parallel()
@@ -267,8 +269,8 @@ func (s *site) picture(t *testing.T, m *qemu.Machine, name string) {
 	}
 }
 
-// small checks that the compressed image and the agent are not larger than the documentation
-// promises.
+// The method `small` checks that the compressed image and the agent are not larger than the
+// documentation promises.
 func (s *site) small(t *testing.T) {
 	t.Helper()
 	f, err := os.Open(s.stick)
@@ -299,7 +301,7 @@ func (c *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// listed checks that this machine is the only device in the owner's list.
+// The method `listed` checks that this machine is the only device in the owner's list.
 func (s *site) listed(t *testing.T) {
 	t.Helper()
 	devices := s.hub.Devices(t, s.hub.Owner)
@@ -311,7 +313,8 @@ func (s *site) listed(t *testing.T) {
 	}
 }
 
-// booted returns the hub's result for the machine's last boot (such as "matches"), and the changes.
+// The method `booted` returns the hub's result for the machine's last boot (such as "matches"), and
+// the changes.
 func (s *site) booted(t *testing.T) (state string, changes []string) {
 	t.Helper()
 	b, _, diff := latestBoot(t, s.hub)

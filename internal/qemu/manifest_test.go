@@ -24,7 +24,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// reference is what a machine with an image will measure, computed while the image is built.
+// reference has the measurements that a machine with an image will make, computed while the image
+// is built.
 type reference struct {
 	manager    manifest.Program
 	system     *manifest.System
@@ -92,8 +93,8 @@ func (s *site) isMeasured(t *testing.T, r *reference) bootlog.Measurement {
 	return m
 }
 
-// hasOwnersKeys checks that the machine measured the owner's Secure Boot variables, and no program
-// that another key allows.
+// hasOwnersKeys checks that the machine measured the owner's Secure Boot variables, and that only
+// the owner's certificate authorised the programs.
 func hasOwnersKeys(t *testing.T, m bootlog.Measurement, want *manifest.SecureBoot) {
 	t.Helper()
 	variables, authorities := map[string]string{}, []string{}
@@ -187,7 +188,7 @@ func (s *site) alterTable(t *testing.T) {
 	}
 }
 
-// says checks that the hub's sentence on a part of the last boot ends with `want`.
+// The method `says` checks that the hub's sentence on a part of the last boot ends with `want`.
 func (s *site) says(t *testing.T, part, want string) {
 	t.Helper()
 	o := s.signIn(t)
@@ -200,8 +201,8 @@ func (s *site) says(t *testing.T, part, want string) {
 	}
 }
 
-// judged compares the hub's verdict on the parts of the last boot with `want`. Each element of
-// `want` is a part's name and state, such as "system expected".
+// The method `judged` compares the hub's verdict on the parts of the last boot with `want`. Each
+// element of `want` is a part's name and state, such as "system expected".
 func (s *site) judged(t *testing.T, want ...string) {
 	t.Helper()
 	o := s.signIn(t)

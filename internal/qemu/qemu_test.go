@@ -101,7 +101,7 @@ func TestMachineEndsWhenItIsTold(t *testing.T) {
 	<-m.Off
 }
 
-// Machine.Reset switches a machine off, unless Config.Reboot allows a reboot.
+// If Config.Reboot is false, Machine.Reset switches the machine off.
 func TestResetMachine(t *testing.T) {
 	t.Parallel()
 	need(t)

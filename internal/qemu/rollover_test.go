@@ -28,10 +28,11 @@ import (
 
 // While the system runs, a program adds a certificate to the Secure Boot variable db, signed with
 // the owner's KEK. The certificate has the name of Microsoft's CA of 2023. The firmware measures db
-// into PCR 7, so the TPM does not release a key that is bound to the old value: a control disk that
-// Debian's systemd-cryptenroll has bound to PCR 7 opens before the restart, and not after it. The
-// disk opens all the same, because the running system binds the disk's key again before the
-// restart. The hub names the certificate, and says that it does not know the certificate.
+// into PCR 7, so the TPM does not release a key that is bound to the old value. To show this,
+// Debian's systemd-cryptenroll has bound a control disk to PCR 7: this disk opens before the
+// restart, and not after it. The machine's own disk still opens, because the running system binds
+// the disk's key again before the restart. The hub names the certificate, and says that it does not
+// know the certificate.
 func TestDiskOpensAfterDBGainsACertificate(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -88,7 +89,7 @@ func TestDiskOpensAfterDBGainsACertificate(t *testing.T) {
 	}
 }
 
-// words returns what the hub says about a part of the last boot.
+// words returns the hub's text about a part of the last boot.
 func (s *site) words(t *testing.T, part string) string {
 	t.Helper()
 	o := s.signIn(t)
@@ -121,7 +122,7 @@ func caNamed(t *testing.T, name string) []byte {
 }
 
 // agentThatAddsToDB returns the program addkey, which carries the agent, an addition of the
-// certificate to db, and what the control disk needs. The KEK in the folder `keys` signs the
+// certificate to db, and the files for the control disk. The KEK in the folder `keys` signs the
 // addition.
 func agentThatAddsToDB(t *testing.T, agent []byte, keys string, certificate []byte) []byte {
 	t.Helper()

@@ -12,8 +12,8 @@ import (
 )
 
 // A machine whose image pins its owner's key refuses a system that the owner has not signed,
-// although the hub orders it. It installs and keeps a signed system, and the new system refuses as
-// well.
+// although the hub orders it. It installs and keeps a signed system, and the new system refuses
+// unsigned systems too.
 func TestPinnedMachineInstallsOnlySignedSystems(t *testing.T) {
 	t.Parallel()
 	long(t)

@@ -36,10 +36,10 @@ import (
 	"gangway/internal/qemu"
 )
 
-// The owner of an installed machine can update its system with revisions. A system with another
-// kernel boots in the other slot and stays. If a system's kernel panics, the machine boots the
-// previous system without help, and the owner reads the cause. If a file is not a system, the
-// machine refuses the file and does not boot it.
+// The owner of an installed machine can update its system with revisions. The disk has two slots
+// for systems. A system with another kernel boots from the other slot and stays. If a system's
+// kernel panics, the machine boots the previous system without help, and the owner reads the cause.
+// If a file is not a system, the machine refuses the file and does not boot it.
 func TestSystemUpdates(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -145,7 +145,8 @@ func TestUpdatesThatDoNotServeFallBack(t *testing.T) {
 	}
 }
 
-// without is a folder of a kernel's modules from which one module is missing.
+// The type `without` is the file system of a kernel's modules folder, in which one module is
+// missing.
 type without struct {
 	fs.FS
 	module string
@@ -171,8 +172,8 @@ func otherInit(t *testing.T, flags string) []byte {
 	return read(t, out)
 }
 
-// changed waits until the hub reports the machine's boot as changed, and returns the list of
-// changes.
+// The method `changed` waits until the hub reports the machine's boot as changed, and returns the
+// list of changes.
 func (s *site) changed(t *testing.T, ctx context.Context) []string {
 	t.Helper()
 	for {
@@ -211,8 +212,8 @@ func TestPowerCutsInUpdates(t *testing.T) {
 	s.cutUpdates(t, ctx, m, s.parts(t), updateMoments, `the hub has accepted a report`)
 }
 
-// A power cut at any moment of an update, or while the agent binds the key of the disk to other
-// systems, leaves a disk that the TPM opens without help.
+// The power fails at any moment of an update, or while the agent binds the key of the disk to other
+// systems. Afterwards the TPM still opens the disk without help.
 func TestPowerCutsWithABoundDisk(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -244,7 +245,7 @@ func TestPowerCutsWithABoundDisk(t *testing.T) {
 	s.cutUpdates(t, ctx, m, good, moments, opens)
 }
 
-// cutUpdates posts updates, and cuts the power once in each update, at a random one of the
+// cutUpdates posts updates, and cuts the power once in each update, at a random moment of
 // `moments`. The updates are built from the parts `good`, except that about one in three does not
 // boot. At the next start after a cut, the machine must print a line that matches `opens`, and the
 // revision must get a final status.
@@ -294,8 +295,8 @@ func (s *site) cutUpdates(t *testing.T, ctx context.Context, m *qemu.Machine, go
 	s.listed(t)
 }
 
-// sound checks the EFI system partition of the disk. A power cut may leave clusters that belong to
-// no file, but no cluster may belong to two files.
+// The method `sound` checks the EFI system partition of the disk. A power cut may leave clusters
+// that belong to no file, but no cluster may belong to two files.
 func (s *site) sound(t *testing.T) {
 	t.Helper()
 	const program = "/usr/sbin/fsck.fat"
@@ -327,7 +328,8 @@ func (s *site) sound(t *testing.T) {
 	os.Remove(part.Name())
 }
 
-// lastSlot returns the slot in the last line in which the machine named its running system.
+// lastSlot returns the system slot of the disk from which the machine runs. It reads the slot from
+// the last console line that names the running system.
 func lastSlot(t *testing.T, m *qemu.Machine) string {
 	t.Helper()
 	re := regexp.MustCompile(`gangway-init .*: system: slot (.)`)
@@ -460,7 +462,7 @@ func (o *owner) call(ctx context.Context, method, path string, body, into any) {
 	}
 }
 
-// begun waits until the device has a trail.
+// The method `begun` waits until the device has a trail.
 func (o *owner) begun(ctx context.Context) {
 	o.t.Helper()
 	for {
@@ -513,7 +515,8 @@ type progress struct {
 	Progress int    `json:"progress"`
 }
 
-// becomes waits until a revision has a final status, and checks that the final status is `status`.
+// The method `becomes` waits until a revision has a final status, and checks that the final status
+// is `status`.
 func (o *owner) becomes(ctx context.Context, m *qemu.Machine, rev int, status string) progress {
 	o.t.Helper()
 	p := o.ends(ctx, m, rev)
@@ -523,7 +526,7 @@ func (o *owner) becomes(ctx context.Context, m *qemu.Machine, rev int, status st
 	return p
 }
 
-// ends waits until a revision has a final status, and returns its progress.
+// The method `ends` waits until a revision has a final status, and returns its progress.
 func (o *owner) ends(ctx context.Context, m *qemu.Machine, rev int) progress {
 	o.t.Helper()
 	for {

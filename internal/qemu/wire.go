@@ -73,8 +73,8 @@ func (w *Wire) reasonLost(frame []byte, up bool) string {
 	return ""
 }
 
-// up converts a frame from the machine to the form that QEMU's emulated network expects. It returns
-// nil if the frame is lost.
+// The method `up` converts a frame from the machine to the form that QEMU's emulated network
+// expects. It returns nil if the frame is lost.
 func (w *Wire) up(frame []byte) []byte {
 	if w.VLAN != 0 {
 		if len(frame) < etherHeader+etherTag || binary.BigEndian.Uint16(frame[12:]) != typeVLAN || int(binary.BigEndian.Uint16(frame[14:])&0xFFF) != w.VLAN {
@@ -89,8 +89,8 @@ func (w *Wire) up(frame []byte) []byte {
 	return frame
 }
 
-// down converts a frame from QEMU's emulated network to the form that the machine expects. It
-// returns nil if the frame is lost.
+// The method `down` converts a frame from QEMU's emulated network to the form that the machine
+// expects. It returns nil if the frame is lost.
 func (w *Wire) down(frame []byte) []byte {
 	if w.reasonLost(frame, false) != "" {
 		return nil
@@ -258,8 +258,9 @@ func carry(from, by *net.UnixConn, to string, change func([]byte) [][]byte) {
 	}
 }
 
-// netdevs returns QEMU's arguments for the network: the socket of the machine's network card, and a
-// network hub in QEMU that joins the emulated network with the other socket.
+// netdevs returns QEMU's arguments for the network. They name the socket of the machine's network
+// card. They also make a network hub in QEMU, which connects the emulated network to the other
+// socket.
 func netdevs(dir, user string) []string {
 	dgram := func(id, local, remote string) string {
 		return fmt.Sprintf("dgram,id=%s,local.type=unix,local.path=%s,remote.type=unix,remote.path=%s", id,

@@ -105,8 +105,8 @@ func TestMachineWithAStaticAddressAndAProxy(t *testing.T) {
 	}
 }
 
-// onboards boots a machine with these network settings on a network, and waits until it is
-// connected to the hub.
+// The function `onboards` boots a machine with these network settings on a network, and waits until
+// it is connected to the hub.
 func onboards(t *testing.T, wire *qemu.Wire, address string, lines ...string) *qemu.Machine {
 	t.Helper()
 	need(t)

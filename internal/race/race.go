@@ -1,7 +1,7 @@
 // Package race lets a test skip itself under the race detector. It is for tests in which the race
-// detector can find no races, but which it makes up to ten times as slow: tests that use only one
-// goroutine, and tests that call one handler after another, if other tests call these handlers
-// concurrently.
+// detector cannot find a race. The detector makes these tests up to ten times as slow. Such tests
+// use only one goroutine, or they call one handler after another, while other tests call these
+// handlers concurrently.
 package race
 
 import "testing"

@@ -102,7 +102,7 @@ Unix socket.`,
 
 // libcOf returns the dependency on the C library for a program: the newest version of glibc whose
 // symbols the program uses. The program is linked with the building machine's C library, which may
-// be newer than that of the machine on which the package is installed.
+// be newer than the C library of the machine on which the package is installed.
 func libcOf(path string) (string, error) {
 	f, err := elf.Open(path)
 	if err != nil {

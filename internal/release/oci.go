@@ -65,7 +65,7 @@ func (r *release) writeImage(context.Context) error {
 }
 
 // writeImageOf writes the OCI image with the hub `program`, for the architecture of this machine.
-// Building and compressing the programs of a release takes minutes.
+// Tests use it, because building and compressing all programs of a release takes minutes.
 func (r *release) writeImageOf(ctx context.Context, program string) error {
 	r.archs, r.level = []string{runtime.GOARCH}, gzip.BestSpeed
 	program, err := filepath.Abs(program)

@@ -59,8 +59,8 @@ func (r *release) linkFlags() string {
 	return fmt.Sprintf("-s -w -X %s.version=%s -X %s.commit=%s -X %s.date=%s", p, r.version, p, r.commit, p, r.date.Format(time.RFC3339))
 }
 
-// cleanEnvironment returns the environment without the variables that change what the go command
-// builds.
+// cleanEnvironment returns the environment without the variables that change the output of the go
+// command.
 func cleanEnvironment() []string {
 	return slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, "GO386=") || strings.HasPrefix(v, "GOEXPERIMENT=") || strings.HasPrefix(v, "CGO_")
@@ -119,7 +119,7 @@ func (r *release) writeDocs(ctx context.Context) error {
 	return nil
 }
 
-// compressed returns `b` in gzip format, without a file name and a time.
+// The function `compressed` returns `b` in gzip format, without a file name and a time.
 func compressed(b []byte) []byte {
 	var out bytes.Buffer
 	w, err := gzip.NewWriterLevel(&out, gzip.BestCompression)

@@ -20,7 +20,7 @@ import (
 
 // maxDepth is the largest depth of nested objects and arrays. MaxStorableDepth is the largest depth
 // of a value that is stored and later returned inside another document. It is lower, so that the
-// other document stays within maxDepth.
+// outer document stays within maxDepth.
 const (
 	maxDepth         = 64
 	MaxStorableDepth = 32
@@ -201,8 +201,8 @@ func checkNames(dec *json.Decoder, into reflect.Type, depth int) error {
 
 var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
 
-// plain returns the type that the pointer type `t` points to, or `t` itself. It returns nil for a
-// type with its own JSON decoding, and for the type `any`.
+// The function `plain` returns the type that the pointer type `t` points to, or `t` itself. It
+// returns nil for a type with its own JSON decoding, and for the type `any`.
 func plain(t reflect.Type) reflect.Type {
 	for t != nil && t.Kind() == reflect.Pointer && !t.Implements(unmarshaler) {
 		t = t.Elem()

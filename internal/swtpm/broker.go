@@ -22,8 +22,8 @@ type Broker struct {
 	bus, proc *process.Process
 }
 
-// MissingBroker returns one sentence that names the programs that a Broker needs and that are not
-// installed, or "" if all are installed.
+// MissingBroker returns "" if all programs that a Broker needs are installed. If some are missing,
+// it returns one sentence that names the missing programs.
 func MissingBroker() string {
 	for program, deb := range map[string]string{
 		"dbus-daemon": "dbus-daemon", "tpm2-abrmd": "tpm2-abrmd libtss2-tcti-tabrmd0", "tpm2_getcap": "tpm2-tools",

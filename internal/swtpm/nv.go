@@ -94,7 +94,7 @@ func (t *TPM) EvictHandle(handle uint32) error {
 		return fmt.Errorf("swtpm: reading persistent key 0x%08X: %w", handle, err)
 	}
 	key := tpm2.NamedHandle{Handle: tpm2.TPMHandle(handle), Name: pub.Name}
-	// Try both authorisations: a key that the platform made needs the platform's.
+	// Try both authorisations: a key that the platform made needs the platform's authorisation.
 	var last error
 	for _, auth := range []tpm2.TPMHandle{tpm2.TPMRHOwner, tpm2.TPMRHPlatform} {
 		if _, last = (tpm2.EvictControl{Auth: auth, ObjectHandle: &key, PersistentHandle: tpm2.TPMHandle(handle)}).Execute(link); last == nil {

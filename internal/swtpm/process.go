@@ -69,7 +69,7 @@ func (t *TPM) relative(socket string) string {
 	return filepath.Base(socket)
 }
 
-// answers reports whether the TPM responds to TPM2_GetRandom for one byte.
+// The function `answers` reports whether the TPM responds to TPM2_GetRandom for one byte.
 func answers(socket string) bool {
 	c, err := net.Dial("unix", socket)
 	if err != nil {

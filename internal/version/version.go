@@ -2,8 +2,8 @@
 // commit's date.
 //
 // `make build` and `make release` set these values with the linker (scripts/version.sh). Other
-// builds use the values that the go command records in the program: the commit for a build in a Git
-// checkout, and the version for a build by `go install`.
+// builds use the values that the go command records in the program. For a build in a Git checkout,
+// that is the commit. For a build by `go install`, it is the version.
 package version
 
 import (

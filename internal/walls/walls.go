@@ -30,8 +30,8 @@ var rules = []rule{
 	{"device", "hub", "a device must build without the hub's code: the two sides share only tcg, wire, internal/strictjson and internal/finding"},
 	{"cmd/gangway-agent", "hub", "the agent is the device's side: it shares only tcg, wire, internal/strictjson and internal/finding with the hub"},
 	{"cmd/gangway-init", "hub", "the init is the device's side: it shares only tcg, wire, internal/strictjson and internal/finding with the hub"},
-	{"hub", "device", "the hub must not depend on what runs on a device: the two sides share only tcg, wire, internal/strictjson and internal/finding"},
-	{"hub", "image", "image uses the device's on-disk formats (device/install), so the hub would reach the device through it"},
+	{"hub", "device", "the hub must not depend on the device's code: the two sides share only tcg, wire, internal/strictjson and internal/finding"},
+	{"hub", "image", "image uses the device's on-disk formats (device/install), so through image the hub would import the device's code"},
 	{"hub", "internal/fleet", "emulated TPMs are for tests: no program for production contains them"},
 	{"device", "internal/fleet", "emulated TPMs are for tests: no program for production contains them"},
 	{"cmd/gangway", "internal/fleet", "emulated TPMs are for tests: no program for production contains them"},
@@ -85,7 +85,7 @@ func Check(packages []Package) []string {
 	return broken
 }
 
-// under reports whether a package is in the folder or in a folder below it.
+// The function `under` reports whether a package is in the folder or in a folder below it.
 func under(path, folder string) bool {
 	return path == Module+"/"+folder || strings.HasPrefix(path, Module+"/"+folder+"/")
 }

@@ -1,6 +1,6 @@
-// Package eventlog reads the event logs of UEFI firmware: the lists of what firmware and boot
-// programs measured into a TPM's PCRs. The hub reads logs that devices send. A device reads its own
-// log to find out whether the log explains its PCRs.
+// Package eventlog reads the event logs of UEFI firmware: the lists of the measurements that
+// firmware and boot programs extended into a TPM's PCRs. The hub reads logs that devices send. A
+// device reads its own log to find out whether the log explains its PCRs.
 //
 // A log is not signed. Only a replay to the PCRs' values proves its digests. Nothing proves an
 // event's type, and an event's data is proved only if the digest is the hash of the data.
@@ -68,8 +68,8 @@ var (
 )
 
 // Read reads as much as possible of a firmware's event log, for one bank:
-//   - the crypto-agile format (PC Client Platform Firmware Profile, 10.2), with
-//     its Spec ID event, or without one;
+//   - the crypto-agile format (PC Client Platform Firmware Profile, 10.2), with or without its Spec
+//     ID event;
 //   - the format of TPM 1.2, which has SHA-1 digests only (10.2.1).
 //
 // Every number from the log is checked against a limit before an allocation or a loop uses the

@@ -10,9 +10,9 @@ import (
 const maxSeparators = 4
 
 // Explains reports whether the log's events replay to the value of one of the firmware's PCRs, 0 to
-// 7. The log must have been read for the PCR's bank, whose hash is `bank`. The value may also have
-// extensions by systemd, which since version 261 extends these PCRs by "os-separator" and adds
-// nothing to the log.
+// 7. The log must have been read for the PCR's bank, whose hash is `bank`. The value may also
+// include extensions by systemd: since version 261, systemd extends these PCRs with "os-separator",
+// but does not add an event to the log.
 func (l *Log) Explains(pcr int, value []byte, bank crypto.Hash) bool {
 	for _, v := range startValues(pcr, bank) {
 		for _, e := range l.Events {
@@ -30,8 +30,9 @@ func (l *Log) Explains(pcr int, value []byte, bank crypto.Hash) bool {
 	return false
 }
 
-// startValues returns the possible values of a PCR after a reset: zeros, where the last byte of PCR
-// 0 is the locality of TPM2_Startup, or 4 after an H-CRTM sequence (Part 1, 34.3).
+// startValues returns the possible values of a PCR after a reset. All bytes are zero, except the
+// last byte of PCR 0: that byte is the locality of TPM2_Startup, or 4 after an H-CRTM sequence
+// (Part 1, 34.3).
 func startValues(pcr int, bank crypto.Hash) [][]byte {
 	values := [][]byte{make([]byte, bank.Size())}
 	if pcr == 0 {

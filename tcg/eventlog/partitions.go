@@ -60,8 +60,9 @@ func CheckPartitions(data []byte) error {
 // memory layout.
 var espType = [16]byte{0x28, 0x73, 0x2A, 0xC1, 0x1F, 0xF8, 0xD2, 0x11, 0xBA, 0x4B, 0x00, 0xA0, 0xC9, 0x3E, 0xC9, 0x3B}
 
-// FirstESP returns the first partition of a UEFI_GPT_DATA if it is an EFI system partition: its
-// GUID in the memory layout, and its start and size in sectors.
+// FirstESP describes the first partition of a UEFI_GPT_DATA: its GUID in the memory layout, and its
+// start and size in sectors. If the data is not valid, or that partition is not an EFI system
+// partition, `ok` is false.
 func FirstESP(data []byte) (guid [16]byte, start, size uint64, ok bool) {
 	const head = PartitionHeader + 8
 	if CheckPartitions(data) != nil || [16]byte(data[head:]) != espType {

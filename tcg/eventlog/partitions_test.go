@@ -81,7 +81,8 @@ func TestRejectsDataThatIsNoPartitionTable(t *testing.T) {
 	}
 }
 
-// A log that is written again has the same events of its bank.
+// Encode writes the events of a log as a new log, for one bank. Read must return the same events of
+// this bank from both logs.
 func TestEncodedLogHasTheSameEvents(t *testing.T) {
 	t.Parallel()
 	boot := eventlog.Boot(true, "kernel", "quiet")

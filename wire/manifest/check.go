@@ -36,7 +36,8 @@ var banks = map[string]crypto.Hash{"SHA-256": crypto.SHA256, "SHA-384": crypto.S
 // Banks returns the names of the banks that a manifest can have, and their hash algorithms.
 func Banks() map[string]crypto.Hash { return maps.Clone(banks) }
 
-// phases matches the words that a running system extends into PCR 11, joined by ":".
+// phases matches the names of the boot phases that a running system extends into PCR 11, joined by
+// ":".
 var phases = regexp.MustCompile(`^$|^[a-z0-9]([a-z0-9-]{0,31})(:[a-z0-9]([a-z0-9-]{0,31})){0,15}$`)
 
 // variables are the names that a Variable can have.
@@ -107,11 +108,11 @@ func (s *System) check(own []string) error {
 	}
 	for bank, values := range s.PCR11 {
 		if _, ok := values[""]; !ok || len(values) > maxPhases {
-			return fmt.Errorf("pcr11 of bank %s must have 1 to %d values, one of them before the first word", bank, maxPhases)
+			return fmt.Errorf("pcr11 of bank %s must have 1 to %d values, and one of them must have an empty key (no boot phase)", bank, maxPhases)
 		}
 		for words, value := range values {
 			if !phases.MatchString(words) || !isDigest(value, banks[bank]) {
-				return fmt.Errorf("pcr11 of bank %s: the words %.40q or their value are not valid", bank, words)
+				return fmt.Errorf("pcr11 of bank %s: the boot phases %.40q or their value are not valid", bank, words)
 			}
 		}
 	}

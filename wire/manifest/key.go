@@ -35,7 +35,7 @@ func CheckKey(key crypto.PublicKey) error {
 	switch key := key.(type) {
 	case *ecdsa.PublicKey:
 		if key.Curve != elliptic.P256() {
-			return fmt.Errorf("%w: it is a key on %s, and many TPMs support no curve but P-256", ErrKey, key.Curve.Params().Name)
+			return fmt.Errorf("%w: it is a key on %s, and many TPMs support only the curve P-256", ErrKey, key.Curve.Params().Name)
 		}
 		if _, err := key.ECDH(); err != nil {
 			return fmt.Errorf("%w: %w", ErrKey, err)

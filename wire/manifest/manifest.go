@@ -23,14 +23,15 @@ type Manifest struct {
 	Format int       `json:"format"`
 	Name   string    `json:"name"` // for a person: "shop floor 1.4"
 	Made   time.Time `json:"made"`
-	// Sequence orders the owner's systems. A machine that starts a system with a lower sequence
-	// than the system before was rolled back.
+	// Sequence orders the owner's systems. If a machine starts a system with a lower sequence than
+	// its previous system, the machine was rolled back.
 	Sequence uint64 `json:"sequence"`
 	// BootManager is the program that firmware starts. It is nil in the manifest of an update,
 	// because an update leaves the boot manager unchanged.
 	BootManager *Program `json:"boot-manager,omitempty"`
 	System      System   `json:"system"`
-	// SecureBoot is what an image with the owner's Secure Boot keys enrols; nil: it enrols nothing.
+	// SecureBoot lists the variables that an image with the owner's Secure Boot keys enrols. It is
+	// nil if the image enrols no keys.
 	SecureBoot *SecureBoot `json:"secure-boot,omitempty"`
 	// Installers are the systems on the image that install the system without a person's commands.
 	// BootManager starts them. An installer reports the partition table that it has written
@@ -51,20 +52,20 @@ type System struct {
 	Program
 	// Kernel is the EFI program inside the image. With Secure Boot off, the image's stub starts the
 	// kernel through firmware, which measures the kernel into PCR 4. With Secure Boot on, systemd's
-	// stub starts the kernel itself, and PCR 4 has no kernel.
+	// stub starts the kernel itself, and PCR 4 has no digest of the kernel.
 	Kernel  Program `json:"kernel"`
 	Cmdline string  `json:"cmdline"`
-	// PCR11 is the value that systemd's stub leaves in PCR 11, by bank and then by the words that
-	// the running system extends afterwards, joined by ":". The key "" is the value before the
-	// first word.
+	// PCR11 contains values of PCR 11, by bank and then by the boot phases that the running system
+	// has extended so far, joined by ":". The key "" stands for the value that systemd's stub
+	// leaves, before the first boot phase.
 	PCR11 map[string]map[string]string `json:"pcr11"`
 }
 
 // SecureBoot lists the Secure Boot variables that an image enrols.
 type SecureBoot struct {
 	Variables []Variable `json:"variables"`
-	// Authority is the digest, by bank, of the event by which firmware measures into PCR 7 the
-	// entry of db that allowed the boot manager (EV_EFI_VARIABLE_AUTHORITY). Nil means unknown.
+	// Authority is the digest, by bank, of an event in PCR 7 (EV_EFI_VARIABLE_AUTHORITY): firmware
+	// measures the entry of db that allowed the boot manager. Nil means unknown.
 	Authority map[string]string `json:"authority,omitempty"`
 }
 

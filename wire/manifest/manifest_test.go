@@ -104,7 +104,8 @@ func mustJSON(t testing.TB, v any) []byte {
 	return b
 }
 
-// forge signs any header and any payload with a P-256 key. Sign would refuse most of them.
+// forge signs any header and any payload with a P-256 key. Sign would refuse most of these headers
+// and payloads.
 func forge(t testing.TB, key *ecdsa.PrivateKey, header, payload string) string {
 	t.Helper()
 	text := b64([]byte(header)) + "." + b64([]byte(payload))
@@ -146,7 +147,8 @@ func TestSignedManifestIsRead(t *testing.T) {
 	}
 }
 
-// forge makes valid texts, so the tests that change one thing fail for that thing.
+// If forge gets a valid header and a valid payload, Parse accepts the text. So if Parse refuses a
+// forged text in another test, the change that the test made is the reason.
 func TestForgeMakesAValidText(t *testing.T) {
 	key := newP256(t)
 	text := forge(t, key, es256Header(t, key), string(mustJSON(t, example())))
@@ -198,7 +200,8 @@ func TestRejectsKeyOfAnotherOwner(t *testing.T) {
 	}
 }
 
-// An attacker writes the kid of the owner's key above a signature of the attacker's own key.
+// An attacker signs a manifest with the attacker's own key, and writes the kid of the owner's key
+// into the header. Parse must refuse this manifest.
 func TestRejectsKidOfAnotherKey(t *testing.T) {
 	owner, attacker := newP256(t), newP256(t)
 	text := forge(t, attacker, es256Header(t, owner), string(mustJSON(t, example())))
@@ -242,8 +245,8 @@ func TestRejectsSignatureOfAnotherManifest(t *testing.T) {
 	}
 }
 
-// The attacker knows the public key. The attacker uses the key as the secret of an HMAC, or names
-// the algorithm "none".
+// An attacker knows the owner's public key. The attacker uses it as the secret of an HMAC, or names
+// the algorithm "none". Parse must refuse both texts.
 func TestRejectsAlgorithmConfusion(t *testing.T) {
 	ec, rs := newP256(t), rsa2048()
 	payload := b64(mustJSON(t, example()))
@@ -270,15 +273,15 @@ func TestRejectsAlgorithmConfusion(t *testing.T) {
 			}
 		}
 	}
-	// An algorithm of the other kind of key.
+	// The header names an algorithm for another kind of key: ECDSA for an RSA key.
 	head := b64(fmt.Appendf(nil, `{"alg":"ES256","kid":"%s","typ":"gangway-manifest"}`, keyID(t, rs.Public())))
 	if _, _, err := Parse(head+"."+payload+"."+b64(make([]byte, 64)), []crypto.PublicKey{rs.Public()}); !errors.Is(err, ErrSignature) {
 		t.Errorf("ES256 with an RSA key: got %v", err)
 	}
 }
 
-// A header with any other member is refused, even if the owner's key signed it: it could name a
-// rule that this version does not apply, or bring a key.
+// A header with any other member is refused, even if the owner's key signed it: the member could
+// name a rule that this version does not apply, or contain a key.
 func TestRejectsCritAndOtherHeaderMembers(t *testing.T) {
 	key := newP256(t)
 	jwk := string(mustJSON(t, jose.JSONWebKey{Key: key.Public()}))
@@ -294,7 +297,8 @@ func TestRejectsCritAndOtherHeaderMembers(t *testing.T) {
 	}
 }
 
-// The owner's key signs something else too, such as a token of another system.
+// The owner's key may also sign other texts, such as tokens of another system. Parse must not
+// accept such a text as a manifest.
 func TestRejectsSignedTextOfAnotherType(t *testing.T) {
 	key := newP256(t)
 	for _, typ := range []string{`"typ":"JWT"`, `"typ":""`, `"typ":"GANGWAY-MANIFEST"`, `"typ":null`} {
@@ -305,7 +309,8 @@ func TestRejectsSignedTextOfAnotherType(t *testing.T) {
 	}
 }
 
-// One manifest has one text, up to the signature: other spellings of base64 are refused.
+// Apart from the signature, a manifest has only one valid text: Parse refuses other base64
+// encodings of the same bytes.
 func TestRejectsOtherSpellingsOfTheText(t *testing.T) {
 	key := newP256(t)
 	text := mustSign(t, example(), key)
@@ -331,7 +336,8 @@ func TestRejectsOtherSpellingsOfTheText(t *testing.T) {
 	}
 }
 
-// Payloads that a careless builder or an attacker with the key could sign.
+// A careless builder, or an attacker with the key, could sign these payloads. Sign and Parse must
+// refuse them.
 func TestRejectsSignedPayload(t *testing.T) {
 	key := newP256(t)
 	valid := string(mustJSON(t, example()))
@@ -437,7 +443,8 @@ func TestCheckRefuses(t *testing.T) {
 	}
 }
 
-// Keys that TPMs cannot verify sign nothing, and are not trusted even if the caller names them.
+// If TPMs cannot verify a key's signatures, Sign refuses the key. Parse does not trust such a key,
+// even if the caller passes it as trusted.
 func TestRejectsKeysThatTPMsCannotVerify(t *testing.T) {
 	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {

@@ -32,7 +32,7 @@ var (
 const typ = "gangway-manifest"
 
 // header is the header of a signed manifest. No other member is permitted: a manifest needs no
-// extensions (`crit`), and brings neither a key nor a certificate.
+// extensions (`crit`), and contains neither a key nor a certificate.
 type header struct {
 	Alg jose.SignatureAlgorithm `json:"alg"`
 	Kid string                  `json:"kid"`
@@ -52,7 +52,8 @@ func algorithms(key crypto.PublicKey) []jose.SignatureAlgorithm {
 }
 
 // Sign checks the manifest, and returns it with the key's signature, as a JWS in compact
-// serialization (RFC 7515, 3.1). The key may be in a TPM: Sign passes the SHA-256 to be signed.
+// serialization (RFC 7515, 3.1). The key may be in a TPM: Sign passes to the key only the SHA-256
+// of the text.
 func Sign(m *Manifest, key crypto.Signer) (string, error) {
 	kid, err := KeyID(key.Public())
 	if err != nil {
@@ -95,9 +96,9 @@ func (s hashSalt) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) 
 	return s.Signer.Sign(random, digest, opts)
 }
 
-// Parse returns the manifest of a signed text, and the trusted key that signed the text. It returns
-// nothing of the text before it has verified the signature, and the manifest is exactly the signed
-// bytes. White space around the text is permitted.
+// Parse returns the manifest of a signed text, and the trusted key that signed the text. It
+// verifies the signature before it returns anything from the text, and it reads the manifest from
+// exactly the signed bytes. White space around the text is permitted.
 func Parse(text string, trusted []crypto.PublicKey) (*Manifest, crypto.PublicKey, error) {
 	t, err := split(text)
 	if err != nil {
@@ -125,8 +126,8 @@ func Parse(text string, trusted []crypto.PublicKey) (*Manifest, crypto.PublicKey
 }
 
 // Unverified returns the manifest of a text and the id of the key that the text names, without a
-// check of the signature. Anyone can have written the text: show it to a person, and decide nothing
-// by it.
+// check of the signature. Anyone can have written the text: only show it to a person, and do not
+// base a decision on it.
 func Unverified(text string) (m *Manifest, kid string, err error) {
 	t, err := split(text)
 	if err != nil {
@@ -157,8 +158,8 @@ func split(text string) (*token, error) {
 	}
 	var decoded [3][]byte
 	for i, part := range parts {
-		// The decoder ignores line breaks. They are refused, because one manifest would otherwise
-		// have many texts.
+		// The decoder ignores line breaks. Refuse line breaks here, because one manifest would
+		// otherwise have many texts.
 		b, err := base64.RawURLEncoding.Strict().DecodeString(part)
 		if err != nil || part == "" || strings.ContainsAny(part, "\r\n") {
 			return nil, fmt.Errorf("%w: part %d of 3 is not base64url", ErrForm, i+1)

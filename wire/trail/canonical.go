@@ -77,8 +77,8 @@ func canonicalString(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
-// canonicalNumber appends a JSON number. It changes only the number's form, so numbers that differ
-// by less than a float64 can show have different canonical forms.
+// canonicalNumber appends a JSON number. It changes only the number's form and keeps all digits. So
+// two different numbers have different canonical forms, even if they have the same float64 value.
 func canonicalNumber(b []byte, text string) []byte {
 	text, negative := strings.CutPrefix(strings.ToLower(text), "-")
 	mantissa, exponent, _ := strings.Cut(text, "e")

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// ChangeKind is how a file differs between two states.
+// ChangeKind says how a file differs between two states.
 type ChangeKind string
 
 // The kinds of changes.

@@ -39,7 +39,7 @@ func NewProgress(status Status, percent int, message string) []byte {
 	return b
 }
 
-// Report is the part of a progress report that lists of revisions display.
+// Report contains the fields of a progress report that a person sees in a list of revisions.
 type Report struct {
 	Message string
 	Percent int // 0 to 100

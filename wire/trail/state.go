@@ -112,8 +112,8 @@ type File struct {
 }
 
 // Files returns the state's files, sorted by path. It fails if the files cannot be written below
-// one folder: each name must be a plain relative path, and no file may also be the folder of
-// another file.
+// one folder. Each name must be a plain relative path, and a file's name must not also be the name
+// of a folder.
 //
 // The device and the image builder require plain names. The hub does not, because it also serves
 // devices with other software, which may have other rules for names. A device that refuses a state

@@ -13,7 +13,7 @@ type Status string
 
 const (
 	StatusNew         Status = "NEW"    // set by the hub: the device has not accepted the revision yet
-	StatusCancelled   Status = "CANCEL" // set by the hub: the owner withdrew it
+	StatusCancelled   Status = "CANCEL" // set by the hub: the owner withdrew the revision
 	StatusQueued      Status = "QUEUED"
 	StatusDownloading Status = "DOWNLOADING"
 	StatusSyncing     Status = "SYNCING"
@@ -88,8 +88,8 @@ func ParseStatuses(text string) ([]Status, error) {
 	return nil, errFilter
 }
 
-// matching returns the statuses in `named` if `among` is true. Otherwise it returns all statuses
-// that are not in `named`.
+// The function `matching` returns the statuses in `named` if `among` is true. Otherwise it returns
+// all statuses that are not in `named`.
 func matching(named []Status, among bool) ([]Status, error) {
 	for _, s := range named {
 		if !slices.Contains(Statuses, s) && !slices.Contains(otherStatuses, s) {

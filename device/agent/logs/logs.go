@@ -118,9 +118,9 @@ func (l *Log) batch(n int) (lines []Line, first int64, lost int) {
 	return lines, l.first, l.lost
 }
 
-// sent removes `n` lines that the hub has received. `first` is the number of the first of these
-// lines. Log may already have dropped some of these lines. `lost` is the number of dropped lines in
-// the extra line that the hub has received.
+// The method `sent` removes `n` lines that the hub has received. `first` is the number of the first
+// of these lines. Log may already have dropped some of these lines. `lost` is the number of dropped
+// lines in the extra line that the hub has received.
 func (l *Log) sent(first int64, n, lost int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -130,7 +130,7 @@ func (l *Log) sent(first int64, n, lost int) {
 	}
 }
 
-// every is the time for which Run waits for more lines between two requests.
+// The constant `every` is the time for which Run waits for more lines between two requests.
 const every = time.Second
 
 // Run sends lines until ctx ends. If the hub refuses a batch, Run sends the batch's lines one by
@@ -178,8 +178,8 @@ func (l *Log) Run(ctx context.Context, conn Conn) error {
 	}
 }
 
-// refused reports whether the hub refused a batch because of the text of its lines. It returns
-// false for failures of the connection, the hub or the authentication.
+// The function `refused` reports whether the hub refused a batch because of the text of its lines.
+// It returns false for failures of the connection, the hub or the authentication.
 func refused(err error) bool {
 	var no interface {
 		HTTPStatus() int

@@ -75,7 +75,7 @@ func (s *store) wait(t *testing.T, text string) {
 	}
 }
 
-// running runs l in the background until the test ends.
+// The function `running` runs l in the background until the test ends.
 func running(t *testing.T, l *Log, s *store) context.Context {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

@@ -69,8 +69,8 @@ func (t *tail) shut() {
 	}
 }
 
-// most is the maximum size of one read of a file, in bytes. With this limit, a file that grows fast
-// does not delay the other files.
+// The constant `most` is the maximum size of one read of a file, in bytes. With this limit, a file
+// that grows fast does not delay the other files.
 const most = 256 << 10
 
 // read adds the file's new lines to the log.

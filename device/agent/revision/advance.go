@@ -13,13 +13,13 @@ import (
 	"gangway/wire/trail"
 )
 
-// maxTries limits how often a call of the hook is started in one phase. A second start means that
-// during the first call the agent was killed or the machine lost power. After maxTries starts, the
-// agent assumes that the revision is the cause, and the revision fails.
+// maxTries limits how often the agent starts the hook in one phase. If the agent is killed or the
+// machine loses power during a call of the hook, the agent starts the hook again. After maxTries
+// starts, the agent assumes that the revision is the cause, and the revision fails.
 const maxTries = 3
 
-// maxRollbacks limits how often the hook's rollback is started. After maxRollbacks starts, only a
-// person can repair the machine.
+// maxRollbacks limits how often the agent starts the hook's rollback. After maxRollbacks starts,
+// only a person can repair the machine.
 const maxRollbacks = 10
 
 // advance does the next action that the journal requires. It returns how long to wait after that
@@ -97,8 +97,8 @@ func (f *Follower) confirm(ctx context.Context) error {
 	return f.change(func(w *work) { w.revision = rev })
 }
 
-// withdrawn reports whether err means that the hub has a final status for the revision, or does not
-// know the revision. In both cases the device must not install the revision.
+// The function `withdrawn` reports whether err means that the hub has a final status for the
+// revision, or does not know the revision. In both cases the device must not install the revision.
 func withdrawn(err error) bool {
 	var no Refusal
 	return errors.As(err, &no) && (no.HTTPStatus() == http.StatusConflict || no.HTTPStatus() == http.StatusNotFound)
@@ -141,8 +141,8 @@ func (f *Follower) bootID() (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
-// waited returns how long this process has been in the current phase. It uses monotonic time,
-// because the machine's clock may be wrong and may be set at any time.
+// The method `waited` returns how long this process has been in the current phase. It uses
+// monotonic time, because the machine's clock may be wrong and may be set at any time.
 func (f *Follower) waited() time.Duration {
 	w := f.journal.Step
 	if now := fmt.Sprint(w.revision, w.Phase, w.Passed); f.phase != now {
@@ -298,7 +298,7 @@ func (f *Follower) finish(ctx context.Context) error {
 	return f.drop()
 }
 
-// drop removes the finished revision from the journal's work. Then it removes the files that only
+// drop removes the finished revision's work from the journal. Then it removes the files that only
 // this revision needed.
 func (f *Follower) drop() error {
 	j := f.journal

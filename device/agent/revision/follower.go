@@ -9,8 +9,9 @@
 // rolls it back. docs/agent.md describes the hook. This package does not know what a revision
 // contains.
 //
-// With pinned keys of the owner (Config.Keys), the Follower installs only what the owner has signed
-// (package wire/trail/sig), and nothing that is older than a revision that it has accepted.
+// With pinned keys of the owner (Config.Keys), the Follower installs only revisions that the owner
+// has signed (package wire/trail/sig). It then refuses all revisions that are older than an
+// accepted revision.
 //
 // The hub is not trusted. Its messages are parsed strictly and their size is limited (package
 // wire/trail). No name in a state can refer to a file outside the revision's folder. Each object
@@ -65,10 +66,12 @@ type Config struct {
 	Data string
 	// Device is the device's id.
 	Device string
-	// Hook is the installer's program. Empty: no revision is accepted.
+	// Hook is the path of the program that installs, tests and rolls back revisions. Empty: no
+	// revision is accepted.
 	Hook string
 	// Keys are the owner's keys. The follower installs only revisions that one of these keys has
-	// signed, and whose sequence number is larger than before. Nil: no signature is needed.
+	// signed. It refuses a revision whose sequence number is smaller than that of an accepted
+	// revision. Nil: no signature is needed.
 	Keys *sig.Keys
 	// First is a folder with the first revision, for a device that has no trail yet: state.json,
 	// and objects/ with files named by SHA-256. The folder is removed when the trail exists. If
@@ -83,8 +86,8 @@ type Config struct {
 	// the device does not reach the hub in this time, the revision is rolled back. Default: 10
 	// minutes; less than 0: no check.
 	HubWithin time.Duration
-	// RebootWithin is how long after the hook's reboot call the machine must have rebooted.
-	// Default: 15 minutes.
+	// RebootWithin is the time limit for a reboot of the machine. The time begins when the agent
+	// calls the hook to reboot. Default: 15 minutes.
 	RebootWithin time.Duration
 	// Parallel is the number of parallel downloads. Default: 4.
 	Parallel int
@@ -211,7 +214,8 @@ func (f *Follower) Changed() <-chan struct{} { return f.changed }
 
 func (f *Follower) say(format string, args ...any) { f.cfg.Say(fmt.Sprintf(format, args...)) }
 
-// complain says that following the trail failed, unless the error is the same as the last one.
+// complain reports that the Follower cannot follow the trail. If the error is the same as the last
+// error, complain reports nothing.
 func (f *Follower) complain(err error) {
 	if line := err.Error(); line != f.complaint {
 		f.complaint = line
@@ -219,8 +223,8 @@ func (f *Follower) complain(err error) {
 	}
 }
 
-// Run follows the trail until ctx ends, or until the hub permanently refuses the device (a
-// Refusal).
+// Run follows the trail until ctx ends, or until the hub permanently refuses the device. In the
+// second case, the error is a Refusal.
 func (f *Follower) Run(ctx context.Context) error {
 	if err := f.stopOrphans(); err != nil {
 		return err
@@ -255,7 +259,8 @@ func (f *Follower) Run(ctx context.Context) error {
 	}
 }
 
-// next does the follower's next action, and returns how long to wait after that action.
+// The method `next` does the follower's next action, and returns how long to wait after that
+// action.
 func (f *Follower) next(ctx context.Context) (time.Duration, error) {
 	if f.journal.Step != nil {
 		return f.advance(ctx)
@@ -292,7 +297,7 @@ func (f *Follower) checkHook() error {
 // emptyState is the first state of a device without a first revision.
 const emptyState = `{"#spec":"pantavisor-service-system@1"}`
 
-// beginTrail creates a trail for the device at the hub, if the hub has none.
+// If the hub has no trail for the device, beginTrail creates a trail at the hub.
 func (f *Follower) beginTrail(ctx context.Context) error {
 	have, err := f.conn.Do(ctx, http.MethodGet, "/trails/", nil, trail.MaxAnswer)
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 )
 
 // ExitReboot is the hook's exit code for "successful, but the machine must reboot before the next
-// call". Only install and rollback may end with it.
+// call". Only the calls install and rollback may end with this code.
 const ExitReboot = 10
 
 // Limits of a hook's output.
@@ -45,8 +45,8 @@ type verdict struct {
 	reason string // if not ok: the reason, for a person, with the hook's last lines of output
 }
 
-// refused returns the reason why a call failed. Use it for a call that may not end with ExitReboot.
-// `verb` is the call's verb.
+// The method `refused` returns the reason why a call failed. Use `refused` for a call that must not
+// end with ExitReboot. `verb` is the call's verb.
 func (v verdict) refused(verb string) string {
 	if v.reboot {
 		return fmt.Sprintf("The hook's %s ended with code %d, which is valid only for install and rollback.", verb, ExitReboot)
@@ -55,8 +55,7 @@ func (v verdict) refused(verb string) string {
 }
 
 // call runs HOOK VERB FOLDER. The journal records the call before the call begins. The verdict
-// tells whether the hook failed. The error is only for a failure of the disk, or for the end of
-// ctx.
+// tells whether the hook failed. The error is set only if the disk failed or ctx ended.
 func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
 	id := fmt.Sprintf("%d-%s-%d", f.journal.Step.Rev, verb, time.Now().UnixNano())
 	if err := f.change(func(w *work) { w.Tries++; w.Call = id }); err != nil {
@@ -217,7 +216,8 @@ func (o *output) end() {
 	}
 }
 
-// said returns the last lines of the output, for the reason of a failure. Call end before said.
+// The method `said` returns the last lines of the output, for the reason of a failure. Call end
+// before said.
 func (o *output) said() string {
 	text := strings.Join(o.tail, " | ")
 	if text == "" {

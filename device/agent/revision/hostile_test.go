@@ -123,7 +123,7 @@ func newEvilHub(t *testing.T) *evilHub {
 	return h
 }
 
-// no is a Refusal. Its value is the HTTP status.
+// The type `no` is a Refusal. Its value is the HTTP status.
 type no int
 
 func (n no) Error() string   { return fmt.Sprintf("status %d", int(n)) }
@@ -169,7 +169,7 @@ func (h *evilHub) Download(ctx context.Context, path string, from int64, etag st
 	return http.DefaultClient.Do(req)
 }
 
-// has stores an object on the hub and returns its hash.
+// The method `has` stores an object on the hub and returns the object's hash.
 func (h *evilHub) has(content string) string {
 	sum := fmt.Sprintf("%x", sha256.Sum256([]byte(content)))
 	h.mu.Lock()
@@ -218,9 +218,9 @@ func (h *evilHub) device(script string, change func(*Config)) *Follower {
 func (h *evilHub) outcome(f *Follower) report { return h.outcomeOf(f, "") }
 
 // outcomeOf runs the follower until the follower reports a final status of the revision `rev`. If
-// `rev` is empty, a final status of any revision is enough. A follower that was stopped right after
-// a report may not have recorded that the hub has the report, so its next run sends the report
-// again.
+// `rev` is empty, a final status of any revision is enough. If a follower is stopped right after a
+// report, it has possibly not recorded that the hub has the report. The follower then sends the
+// report again in its next run.
 func (h *evilHub) outcomeOf(f *Follower, rev string) report {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
@@ -320,8 +320,8 @@ func TestRevisionThatDoesNotFitTheDiskIsNotBegun(t *testing.T) {
 	}
 }
 
-// If the hub sends an object that does not have the SHA-256 in the state, the hook never gets this
-// object.
+// The state names each object by its SHA-256. If the hub sends an object with another SHA-256, the
+// hook never gets this object.
 func TestContentThatIsNotWhatTheStateNamesIsNeverInstalled(t *testing.T) {
 	t.Parallel()
 	for name, lie := range map[string]func(w http.ResponseWriter, r *http.Request, content string){
@@ -350,7 +350,7 @@ func TestContentThatIsNotWhatTheStateNamesIsNeverInstalled(t *testing.T) {
 			h.blob = lie
 			h.offer("1", stateWith("a", h.has("content")))
 			f := h.device("", nil)
-			if r := h.outcome(f); r.Status != "ERROR" || !strings.Contains(r.Message, "does not have the SHA-256 in the state") {
+			if r := h.outcome(f); r.Status != "ERROR" || !strings.Contains(r.Message, "whose SHA-256 differs from the SHA-256 in the state") {
 				t.Errorf("%+v", r)
 			}
 			if calls := h.called(f); calls != "" {
@@ -406,8 +406,8 @@ func TestDownloadGoesOnWhereItBroke(t *testing.T) {
 	}
 }
 
-// If the disk or a hook has damaged a stored object, the device detects this and downloads the
-// object again.
+// If the disk or a hook has damaged a stored object, the device detects the damage and downloads
+// the object again.
 func TestDamagedObjectIsDownloadedAgain(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -448,8 +448,8 @@ func TestObjectsAreSharedBetweenRevisions(t *testing.T) {
 	}
 }
 
-// If the owner replaces the state after the device has read it, and before the device has accepted
-// the revision, the new state is installed.
+// The owner replaces a revision's state after the device has read the old state, and before the
+// device has accepted the revision. The device must install the new state.
 func TestStateExchangedBeforeItWasTakenIsTheOneInstalled(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -499,8 +499,8 @@ func TestHookThatStopsTheAgentIsNotCalledForEver(t *testing.T) {
 	}
 }
 
-// If the hook's program is missing, the device accepts no revision, and tells the owner so. When
-// the program exists again, the device accepts revisions again.
+// If the hook's program is missing, the device accepts no revision, and tells the owner the reason.
+// When the program exists again, the device accepts revisions again.
 func TestDeviceWithoutItsHookTakesNoRevision(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -538,7 +538,8 @@ func TestDeviceWithoutItsHookTakesNoRevision(t *testing.T) {
 	}
 }
 
-// A process that the hook left running does not delay the agent.
+// The hook starts a process that runs on after the hook has ended. The agent must not wait for the
+// end of that process.
 func TestWhatAHookLeavesRunningHoldsNobodyUp(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -558,8 +559,8 @@ func TestWhatAHookLeavesRunningHoldsNobodyUp(t *testing.T) {
 	}
 }
 
-// If the hub has an object's record but has lost the object's bytes, the revision fails. The device
-// still installs the next revision.
+// If the hub knows an object but has lost the object's bytes, the revision fails. The device still
+// installs the next revision.
 func TestContentThatTheHubHasLostEndsTheStep(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -575,7 +576,7 @@ func TestContentThatTheHubHasLostEndsTheStep(t *testing.T) {
 	}
 }
 
-// If a download URL has expired, the device asks for a new one.
+// If a download URL has expired, the device asks for a new URL.
 func TestAddressThatEndedIsAskedForAnew(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -618,8 +619,8 @@ func TestHookIsBounded(t *testing.T) {
 	}
 }
 
-// The follower does not use the journal of another device: it starts a new one. If the journal is
-// damaged, the error says what to do.
+// If the journal is the journal of another device, the follower ignores it and starts a new
+// journal. If the journal is damaged, the error says what to do.
 func TestJournalOfAnotherDeviceIsNotGoneOnWith(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "journal.json")

@@ -100,7 +100,7 @@ func readJournal(path, device string) (journal, error) {
 	return j, nil
 }
 
-// ReadStatus reads the status from the follower's folder `dir`; the follower may be another
+// ReadStatus reads the status from the follower's folder `dir`. The follower may run in another
 // process. The status is empty if `dir` has no journal of this device.
 func ReadStatus(dir, device string) (Status, error) {
 	j, err := readJournal(filepath.Join(dir, "journal.json"), device)
@@ -144,8 +144,8 @@ func (f *Follower) change(edit func(w *work)) error {
 	return f.save(j)
 }
 
-// enter begins the phase `p`. It resets the count of tries, calls `edit` for other changes unless
-// `edit` is nil, and saves the journal.
+// enter begins the phase `p`. It resets the count of tries, and saves the journal. If `edit` is not
+// nil, enter calls `edit` before it saves, for other changes.
 func (f *Follower) enter(p phase, edit func(w *work)) error {
 	return f.change(func(w *work) {
 		w.Phase, w.Tries, w.Call, w.BootID = p, 0, "", ""

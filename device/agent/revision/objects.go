@@ -29,8 +29,9 @@ type objects struct{ dir, incoming string }
 func (o objects) path(sum string) string    { return filepath.Join(o.dir, sum[:2], sum[2:]) }
 func (o objects) partial(sum string) string { return filepath.Join(o.incoming, sum) }
 
-// has reports whether the store has an object. It hashes the file, because the disk or a hook may
-// have damaged it. A damaged object is removed and does not count.
+// The method `has` reports whether the store has an object. The method hashes the object's file,
+// because the disk or a hook may have damaged the file. A damaged object is removed and does not
+// count.
 func (o objects) has(sum string) (bool, error) {
 	file, err := os.Open(o.path(sum))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -56,7 +57,7 @@ func (o objects) partialSize(sum string) int64 {
 	return info.Size()
 }
 
-// free returns the number of bytes that this process can write until the disk is full.
+// The method `free` returns the number of bytes that this process can write until the disk is full.
 func (o objects) free() (int64, error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(o.dir, &s); err != nil {
@@ -65,8 +66,8 @@ func (o objects) free() (int64, error) {
 	return int64(min(s.Bavail, 1<<40) * uint64(s.Bsize)), nil
 }
 
-// errContent means that the hub sent an object that does not have the SHA-256 in the state.
-var errContent = errors.New("the hub sent an object that does not have the SHA-256 in the state")
+// errContent means that the hub sent an object whose SHA-256 differs from the SHA-256 in the state.
+var errContent = errors.New("the hub sent an object whose SHA-256 differs from the SHA-256 in the state")
 
 // errExpired means that the download URL of an object has expired.
 var errExpired = errors.New("the download URL of the object has expired")

@@ -16,10 +16,10 @@ import (
 	"gangway/wire/trail/sig"
 )
 
-// ownerRecord is what a device with pinned keys remembers about its owner's revisions. It is stored
-// in a file of its own, because a device that is onboarded again gets a new journal. The file's
-// name has the name of the pinned keys. So other pinned keys, which only a person at the machine or
-// an image can choose, begin with an empty record.
+// ownerRecord is the record that a device with pinned keys keeps about its owner's revisions. The
+// record is stored in a separate file, because a device that is onboarded again gets a new journal.
+// The file's name contains the pinned keys' name (sig.Keys.Name). So other pinned keys, which only
+// a person at the machine or an image can choose, begin with an empty record.
 type ownerRecord struct {
 	// Keys is the key file of an accepted revision that replaced the pinned keys. Empty: the pinned
 	// keys are in use.
@@ -27,7 +27,7 @@ type ownerRecord struct {
 	Last *accepted `json:"last,omitempty"`
 }
 
-// accepted is the accepted revision with the largest sequence number.
+// The type `accepted` describes the accepted revision with the largest sequence number.
 type accepted struct {
 	Sequence uint64 `json:"sequence"`
 	State    string `json:"state"` // SHA-256 of the posted state's canonical form, with its signatures
@@ -36,7 +36,7 @@ type accepted struct {
 	Keys string `json:"keys"`
 }
 
-// owner checks revisions by pinned keys.
+// owner checks revisions with the pinned keys.
 type owner struct {
 	path   string
 	device string    // the device's id

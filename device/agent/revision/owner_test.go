@@ -19,7 +19,7 @@ func content(object string, sequence int) sigtest.State {
 	return sigtest.State{"app/root": object, "app/run.json": map[string]any{"name": "app"}, sig.SequencePath: map[string]any{"sequence": sequence}}
 }
 
-// signed returns a state as text, signed by a key.
+// The function `signed` returns a state as text, signed by a key.
 func signed(t *testing.T, s sigtest.State, key crypto.Signer) string {
 	t.Helper()
 	return string(sigtest.Sign(t, s, "owner", key, sigtest.All()).Text(t))
@@ -40,9 +40,8 @@ func (h *evilHub) wantWontGo(name string, r report, code sig.Code) {
 	}
 }
 
-// An attacker controls the hub: the hub has its real keys, and offers to the device whatever the
-// attacker wants, as often as the attacker wants. A device that pins its owner's key installs
-// nothing, and downloads nothing.
+// An attacker controls the hub. The hub has its real keys, and offers any state to the device, any
+// number of times. A device that pins its owner's key installs nothing, and downloads nothing.
 func TestHubUnderAnAttackersControlInstallsNothing(t *testing.T) {
 	t.Parallel()
 	owner, attacker := sigtest.NewKey(t), sigtest.NewKey(t)
@@ -109,7 +108,8 @@ func TestHubUnderAnAttackersControlInstallsNothing(t *testing.T) {
 	}
 }
 
-// A revision that names its devices is installed on these devices.
+// The owner signs a revision that only two named devices may install. The device is one of them,
+// and must install the revision.
 func TestRevisionForThisDevice(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)
@@ -123,8 +123,8 @@ func TestRevisionForThisDevice(t *testing.T) {
 }
 
 // A signed revision fails, because the machine was not ready. The owner posts it again, and the hub
-// returns its names in another order. The device accepts the same sequence number with the same
-// content.
+// returns the names of the state in another order. The device accepts the same sequence number with
+// the same content.
 func TestFailedSignedRevisionCanBeRetried(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)
@@ -141,7 +141,8 @@ func TestFailedSignedRevisionCanBeRetried(t *testing.T) {
 	}
 }
 
-// The hub replaces a signed state after the device has accepted it.
+// After the device has accepted a signed state, the hub replaces it with an unsigned state. The
+// device must refuse the new state, and must not call the hook.
 func TestStateIsReplacedAfterItsAcceptance(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)
@@ -173,8 +174,8 @@ func TestHookSeesOnlySignedContent(t *testing.T) {
 	}
 }
 
-// The old key states the new key. Then the device trusts only the new key, also after a restart of
-// the agent, and after the machine was onboarded again.
+// The old key signs a revision that names a new key. After this revision, the device trusts only
+// the new key, also after a restart of the agent, and after the machine was onboarded again.
 func TestKeyRotation(t *testing.T) {
 	t.Parallel()
 	old, next := sigtest.NewKey(t), sigtest.NewKey(t)
@@ -238,7 +239,8 @@ func TestPowerCutDuringKeyRotation(t *testing.T) {
 }
 
 // A person at the machine, or a new image, pins another key, because the old key is lost. The new
-// key begins with an empty record. If the old key is pinned again, its own record is in use again.
+// key begins with an empty record. If the old key is pinned again, the record of the old key is in
+// use again.
 func TestAnotherPinnedKeyIsTheWayOut(t *testing.T) {
 	t.Parallel()
 	lost, fresh := sigtest.NewKey(t), sigtest.NewKey(t)
@@ -280,6 +282,7 @@ func TestDamagedOwnerRecord(t *testing.T) {
 }
 
 // The image's first revision is on the data partition, which an attacker with the disk can change.
+// The device must use this revision only if the owner has signed it.
 func TestUnsignedFirstRevisionIsNotUsed(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)

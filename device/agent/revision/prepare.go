@@ -56,7 +56,7 @@ func (f *Follower) stateOf(r revision) (*state, error) {
 	return s, nil
 }
 
-// abandoned is the error that ends a revision before the hook was called.
+// The type `abandoned` is the error that ends a revision before the hook was called.
 type abandoned struct {
 	outcome outcome
 	reason  string
@@ -254,7 +254,7 @@ func (f *Follower) layOut(rev revision, s *state) error {
 	if err := os.Rename(making, files); err != nil {
 		return diskError(err)
 	}
-	// Flush all folders and documents with one call.
+	// Flush all new folders and files with one call.
 	d, err := os.Open(dir)
 	if err != nil {
 		return diskError(err)
@@ -271,8 +271,8 @@ func (f *Follower) place(root *os.Root, at string, file trail.File) error {
 	if file.Object == "" {
 		return root.WriteFile(file.Path, file.Document, 0o444)
 	}
-	// State.Files has checked file.Path. layOut has made every folder of the path, so none is a
-	// link.
+	// State.Files has checked file.Path. layOut has made every folder of the path, so no folder is
+	// a link.
 	return os.Link(f.objects.path(file.Object), filepath.Join(at, file.Path))
 }
 
@@ -284,8 +284,8 @@ func (f *Follower) collect() {
 	}
 }
 
-// sweep removes the folders and objects that neither the running revision, nor the previous one,
-// nor the work in the journal needs.
+// sweep removes unneeded folders and objects. It keeps those that the running revision, the
+// previous revision or the work in the journal needs.
 func (f *Follower) sweep() error {
 	var keep []revision
 	for _, r := range []*revision{f.journal.Current, f.journal.Former} {

@@ -12,7 +12,7 @@ const maxTotal = 1 << 42
 
 // state is a revision's state whose files can be written to a folder.
 type state struct {
-	*trail.State              // with pinned keys, only what the owner has signed
+	*trail.State              // with pinned keys, only the members that the owner has signed
 	posted       *trail.State // the state as the hub or the image has it
 	sum          string       // SHA-256 of the state's JSON, hexadecimal; the journal identifies the state by this hash
 	files        []trail.File

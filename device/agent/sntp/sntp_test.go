@@ -33,8 +33,8 @@ func server(t *testing.T, answer func(request []byte) [][]byte) string {
 	return c.LocalAddr().String()
 }
 
-// telling makes a correct answer to a request. The answer's time is half a second after the second
-// `seconds`, counted from 1900.
+// The function `telling` makes a correct answer to a request. The answer's time is half a second
+// after the second `seconds`, counted from 1900.
 func telling(request []byte, seconds uint32) []byte {
 	p := make([]byte, packetSize)
 	p[0], p[1] = 4<<3|serverMode, 2
@@ -108,7 +108,7 @@ func TestAnswersThatAreNoGood(t *testing.T) {
 			}
 		})
 	}
-	// Ask waits for a correct answer after a forged one.
+	// After a forged answer, Ask still waits for a correct answer.
 	addr := server(t, func(r []byte) [][]byte {
 		forged := telling(r, seconds2026+1000000)
 		forged[24] ^= 1

@@ -15,7 +15,8 @@ import (
 	"os"
 )
 
-// Level is the set of actions that the console offers. A higher level includes the lower ones.
+// Level is the set of actions that the console offers. A higher level includes the actions of the
+// lower levels.
 type Level int
 
 // The levels.
@@ -61,7 +62,7 @@ const (
 )
 
 // Effective returns the level that is in force. `limit` is the image's level. `meta` is the owner's
-// setting, or empty if the owner has set none. A setting that is not a level counts as Read,
+// setting, or empty if the owner has not set a level. A setting that is not a level counts as Read,
 // because the owner wanted a limit.
 //
 // Without a setting, the console cannot wipe a machine that has an owner. Otherwise a person at

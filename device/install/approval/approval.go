@@ -1,5 +1,5 @@
-// Package approval is an owner's approval of a system: a signature over the TPM policy which says
-// that PCR 11 has the value of that system. A TPM that trusts the owner's key
+// Package approval makes and checks an owner's approval of a system: a signature over a TPM policy.
+// The policy requires that PCR 11 has the value of that system. A TPM that trusts the owner's key
 // (TPM2_PolicyAuthorize) releases a disk's key to each approved system, without a change of the
 // sealed key. The format is that of systemd-measure (version 252), the file
 // tpm2-pcr-signature.json.
@@ -29,8 +29,8 @@ const PCR = 11
 // MaxSize is the maximum size of a file of approvals, in bytes.
 const MaxSize = 64 << 10
 
-// Paths of the files that systemd's stub adds to the initial file system of a unified kernel image:
-// the section .pcrsig, and the section .pcrpkey.
+// Paths of two files that systemd's stub adds to the initial file system. Their contents are the
+// sections .pcrsig and .pcrpkey of the unified kernel image.
 const (
 	SignaturePath = "/.extra/tpm2-pcr-signature.json"
 	KeyPath       = "/.extra/tpm2-pcr-public-key.pem"
@@ -47,8 +47,9 @@ type Approval struct {
 	Signature []byte `json:"sig"` // RSASSA-PKCS1-v1_5, or ECDSA in ASN.1, with SHA-256, over the bytes of Policy
 }
 
-// CheckKey returns an error for a public key that a TPM cannot use to verify a signature: all TPMs
-// of version 2.0 have RSA of 2048 bits and P-256.
+// CheckKey accepts P-256 keys, and RSA keys of 2048, 3072 and 4096 bits. It returns an error for
+// every other public key. Every TPM 2.0 supports P-256 and RSA of 2048 bits; only some TPMs support
+// larger RSA keys.
 func CheckKey(key crypto.PublicKey) error {
 	switch k := key.(type) {
 	case *rsa.PublicKey:

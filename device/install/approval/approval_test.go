@@ -22,7 +22,7 @@ import (
 	"gangway/internal/swtpm/swtpmtest"
 )
 
-// systemdMeasure is not in the command path.
+// systemdMeasure is the path of systemd-measure, which is not in the command path.
 const systemdMeasure = "/usr/lib/systemd/systemd-measure"
 
 // pemFiles writes a private key and its public key to files.
@@ -46,8 +46,8 @@ func pemFiles(t *testing.T, key crypto.Signer) (private, public string) {
 	return private, public
 }
 
-// The approval of a system is the one that systemd-measure makes, byte for byte: an RSA signature
-// of this kind has no random part.
+// Sign makes the same approval as systemd-measure, byte for byte. The bytes can be equal because an
+// RSA signature of this kind has no random part.
 func TestApprovalIsSystemdMeasures(t *testing.T) {
 	t.Parallel()
 	if _, err := os.Stat(systemdMeasure); err != nil {

@@ -48,7 +48,7 @@ type System struct {
 }
 
 // Unlock returns the passphrase that the TPM releases for one of the header's LUKS2 tokens.
-// `approvals` are those of the running system. If the TPM releases none, the error is
+// `approvals` are the running system's approvals. If the TPM releases no passphrase, the error is
 // seal.ErrNotReleased or a problem of the TPM.
 func Unlock(t transport.TPM, disk io.ReaderAt, approvals []approval.Approval) ([]byte, error) {
 	var refusal error
@@ -78,8 +78,8 @@ func Unlock(t transport.TPM, disk io.ReaderAt, approvals []approval.Approval) ([
 	return nil, refusal
 }
 
-// worse returns the error to report: a problem of the TPM itself rather than a refusal, because
-// the remedies differ.
+// The function `worse` returns one of two errors, for the report to a person. It prefers a problem
+// of the TPM itself to seal.ErrNotReleased, because the remedies differ.
 func worse(first, err error) error {
 	if first == nil || errors.Is(first, seal.ErrNotReleased) && !errors.Is(err, seal.ErrNotReleased) {
 		return err
@@ -108,34 +108,36 @@ func boundTokens(disk io.ReaderAt) ([]json.RawMessage, error) {
 var unbound = []string{seal.TokenType, seal.FirstType}
 
 // ErrUnpredictable means that Bind cannot predict what the machine measures at its next start. The
-// key stays bound as it was.
+// disk's key stays bound to the same starts as before.
 var ErrUnpredictable = errors.New("the firmware's event log does not explain what was measured, so the disk's key is not bound to the owner's systems")
 
-// A Boot is what Bind must know about the present start of the machine.
+// A Boot contains the facts that Bind needs about the present start of the machine.
 type Boot struct {
 	Log []byte // the firmware's event log
 	// Variable returns the present value of a firmware variable. If the variable does not exist,
-	// the error is fs.ErrNotExist. If Variable is nil, Bind takes the variables as measured.
+	// the error is fs.ErrNotExist. If Variable is nil, Bind assumes that the variables still have
+	// the measured values.
 	Variable func(name string, vendor uuid.UUID) ([]byte, error)
 }
 
-// ErrAdditions means that the running system did not start as its owner approved it. The key stays
-// bound as it was.
+// ErrAdditions means that the running system did not start as its owner approved it. The disk's key
+// stays bound to the same starts as before.
 var ErrAdditions = errors.New("the system was started with another command line, or with additions from the EFI system partition, so the disk's key is not bound to it.\nRemove the additions and restart the machine.") //lint:ignore ST1005 shown to a person
 
-// Bind binds the key to `running`, the system that runs, and to `others`, the systems in other
-// slots. It leaves out systems without an approval by the key `owner`. If a program has changed the
-// Secure Boot keys since the machine started, the key is bound to the start with the present keys
-// and to the start with the former ones. After Bind returns, no LUKS2 token of an earlier time
-// opens the disk. `changed` is false if the header already had these LUKS2 tokens.
+// Bind binds the disk's key to `running`, the system that runs, and to `others`, the systems in
+// other slots. It leaves out systems without an approval by the key `owner`. If a program has
+// changed the Secure Boot keys since the machine started, Bind allows two kinds of starts: with the
+// present Secure Boot keys, and with the former Secure Boot keys. After Bind returns, no earlier
+// LUKS2 token opens the disk. `changed` is false if the header already had these LUKS2 tokens.
 //
 // The first time, Bind also makes a new passphrase, and destroys the key slot of the installer's
 // passphrase. The counter then passes the limit of the installer's LUKS2 token, so a copy of the
 // disk's header and key slots from before opens nothing. This is not so for the LUKS2 token of
 // systemd-cryptenroll (seal.New), which has no limit.
 //
-// The order of the writes makes power cuts harmless: the new LUKS2 tokens are on the disk before
-// the old ones become worthless, and their limit covers the counter's present value and the next.
+// The order of the steps makes power cuts harmless. First, Bind writes the new LUKS2 tokens to the
+// disk. Then it advances the TPM's counter, and so makes the old LUKS2 tokens worthless. The limit
+// in the new LUKS2 tokens allows the counter's present value and the next value.
 func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, boot Boot, running System, others ...System) (changed bool, err error) {
 	var counter uint64
 	boots, failed := predictBoots(t, owner, boot, running, others)
@@ -157,8 +159,8 @@ func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, boot Boot, ru
 	return true, rebind(t, disk, passphrase, owner, boots, counter)
 }
 
-// predictBoots returns the PCR values of the starts that may have the key. The first is the present
-// start.
+// predictBoots returns the PCR values of each start at which the TPM may release the key. The first
+// element is the present start.
 func predictBoots(t transport.TPM, owner crypto.PublicKey, boot Boot, running System, others []System) ([]map[int][]byte, error) {
 	values, err := readPCRs(t)
 	if err != nil {
@@ -196,7 +198,8 @@ func predictBoots(t transport.TPM, owner crypto.PublicKey, boot Boot, running Sy
 	return boots, nil
 }
 
-// with returns the values with another value of one PCR.
+// The function `with` returns a copy of the PCR values in which the PCR `pcr` has the value
+// `value`.
 func with(values map[int][]byte, pcr int, value []byte) map[int][]byte {
 	values = maps.Clone(values)
 	values[pcr] = value
@@ -255,9 +258,9 @@ func (s System) ApprovedBy(owner crypto.PublicKey) bool {
 	return slices.ContainsFunc(s.Approvals, func(a approval.Approval) bool { return a.By(owner, s.PCR11) })
 }
 
-// predict returns the value of PCR 4 after a start of the system `other`, on this machine and on
-// the same way. The events are those of the present start, with the digests of the other system's
-// programs.
+// predict returns the value of PCR 4 after this machine has started the system `other` in the same
+// way as the running system. It replays the events of the present start, with the digests of the
+// other system's programs.
 func predict(log *eventlog.Log, value []byte, running, other System) ([]byte, error) {
 	events := eventsOf(log, bootPCR)
 	if !bytes.Equal(replay(events), value) {
@@ -271,8 +274,8 @@ func predict(log *eventlog.Log, value []byte, running, other System) ([]byte, er
 				n++
 			}
 		}
-		// With Secure Boot on, systemd's stub starts the kernel without firmware, so the log does
-		// not have the kernel.
+		// With Secure Boot on, systemd's stub starts the kernel without firmware, so the log has no
+		// event for the kernel.
 		optional := bytes.Equal(change[0], running.Kernel)
 		if n > 1 || n == 0 && !optional || len(change[1]) != sha256.Size {
 			return nil, fmt.Errorf("%w: the log has %d entries of a program of the running system", ErrUnpredictable, n)
@@ -288,7 +291,8 @@ func eventsOf(log *eventlog.Log, pcr uint32) []eventlog.Event {
 	})
 }
 
-// replay returns the value of a PCR into which the events were extended after a reset.
+// The function `replay` returns the value of a PCR into which the events were extended after a
+// reset.
 func replay(events []eventlog.Event) []byte {
 	var value [sha256.Size]byte
 	for _, e := range events {
@@ -297,7 +301,7 @@ func replay(events []eventlog.Event) []byte {
 	return value[:]
 }
 
-// readPCRs returns the values of the PCRs that matter here.
+// readPCRs returns the values of the PCRs in seal.Required, and of PCR 11.
 func readPCRs(t transport.TPM) (map[int][]byte, error) {
 	values := map[int][]byte{}
 	for _, n := range append(slices.Clone(seal.Required), approval.PCR) {

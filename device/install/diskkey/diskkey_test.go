@@ -40,10 +40,10 @@ func sum(text string) []byte {
 	return d[:]
 }
 
-// log is what the machine measures when it starts the system with the given name.
+// log returns the event log of a machine that starts the system with the given name.
 func log(system string, more ...eventlog.Event) eventlog.Log { return logWith("keys", system, more...) }
 
-// logWith does the same for a machine whose variable db has the value `keys`.
+// logWith returns the event log of a start on a machine whose variable db has the value `keys`.
 func logWith(keys, system string, more ...eventlog.Event) eventlog.Log {
 	l := eventlog.Log{
 		{PCR: 7, Type: eventlog.EFIVariableDriver, Data: eventlog.Variable("SecureBoot", []byte{0})},
@@ -62,7 +62,7 @@ func logWith(keys, system string, more ...eventlog.Event) eventlog.Log {
 	return append(l, more...)
 }
 
-// system is the system with the given name, approved by each key.
+// system returns the system with the given name, approved by each key.
 func system(t *testing.T, name string, keys ...crypto.Signer) System {
 	t.Helper()
 	s := System{Cmdline: "mode=system of=" + name, Program: sum(name), Kernel: sum("kernel of " + name), PCR11: log(name).PCRs()[approval.PCR]}
@@ -82,8 +82,8 @@ type lab struct {
 	keys  string       // present value of the variable db
 }
 
-// disk is the head of a disk in memory. After `left` sectors were written, every write fails, as
-// after a power cut.
+// disk stores the first bytes of a disk in memory. After `left` sectors were written, every write
+// fails, as after a power cut.
 type disk struct {
 	b    []byte
 	left int // negative: no power cut
@@ -117,8 +117,8 @@ func (d *disk) Sync() error {
 	return nil
 }
 
-// install makes a machine whose key is sealed as the installer does it for a system that its owner
-// approved.
+// install makes a machine whose disk key is sealed in the same way as by the installer for a system that its
+// owner approved.
 func install(t *testing.T) *lab {
 	t.Helper()
 	return installWith(t, seal.NewFirst)
@@ -177,7 +177,8 @@ func (l *lab) bind(running System, others ...System) (bool, error) {
 	return Bind(l.tpm, l.disk, l.owner.Public(), Boot{Log: l.log.Bytes(), Variable: l.variable}, running, others...)
 }
 
-// opens reports whether the machine opens its disk, with the approvals of the system that runs.
+// The method `opens` reports whether the machine opens its disk, with the approvals of the system
+// that runs.
 func (l *lab) opens(t *testing.T, s System) bool {
 	t.Helper()
 	passphrase, err := Unlock(l.tpm, l.disk, s.Approvals)
@@ -194,8 +195,8 @@ func (l *lab) opens(t *testing.T, s System) bool {
 	return true
 }
 
-// A machine goes through its life: the first start, an update, a roll-back, and the update made
-// permanent. At each time, the disk opens for the systems in the slots and for no other.
+// A machine starts for the first time, gets an update, rolls the update back, and later keeps the
+// update. After each step, the disk must open for the systems in the slots and for no other system.
 func TestKeyFollowsTheSystemsOnTheDisk(t *testing.T) {
 	t.Parallel()
 	l := install(t)
@@ -207,7 +208,7 @@ func TestKeyFollowsTheSystemsOnTheDisk(t *testing.T) {
 	if must(l.bind(one))(t) {
 		t.Error("the key was bound a second time")
 	}
-	copied := bytes.Clone(l.disk.b) // what a thief copied while system one was in use
+	copied := bytes.Clone(l.disk.b) // a thief's copy of the header, made while system one was in use
 	l.start(t, "two")
 	if l.opens(t, two) {
 		t.Error("before the update, system two opens the disk")
@@ -235,7 +236,8 @@ func TestKeyFollowsTheSystemsOnTheDisk(t *testing.T) {
 }
 
 // A thief starts a system of their own on the machine, with Secure Boot off. The thief's system can
-// extend PCR 11 as it likes, and has the approvals of the owner's systems.
+// extend any value into PCR 11, and has the approvals of the owner's systems. The disk must not
+// open.
 func TestForeignSystemDoesNotOpenTheDisk(t *testing.T) {
 	t.Parallel()
 	l := install(t)
@@ -257,7 +259,8 @@ func TestForeignSystemDoesNotOpenTheDisk(t *testing.T) {
 	}
 }
 
-// The hub can order an update, but only the owner's key makes the disk open for it.
+// The hub orders an update to a system that the owner has not approved. The disk must not open for
+// this system.
 func TestSystemThatOnlyTheHubWantsDoesNotOpenTheDisk(t *testing.T) {
 	t.Parallel()
 	l := install(t)
@@ -270,8 +273,8 @@ func TestSystemThatOnlyTheHubWantsDoesNotOpenTheDisk(t *testing.T) {
 	}
 }
 
-// With Secure Boot on, systemd's stub starts its kernel without firmware, so PCR 4 has no kernel.
-// The key follows the systems there too.
+// With Secure Boot on, systemd's stub starts its kernel without firmware, so PCR 4 has no digest of
+// the kernel. The disk must still open for the systems in the slots.
 func TestKeyFollowsTheSystemsIfFirmwareStartsNoKernel(t *testing.T) {
 	t.Parallel()
 	l := install(t)
@@ -295,8 +298,8 @@ func TestKeyFollowsTheSystemsIfFirmwareStartsNoKernel(t *testing.T) {
 	}
 }
 
-// If the firmware's log does not explain PCR 4, a wrong prediction could lock the disk. The key
-// stays bound as it was.
+// If the firmware's log does not explain PCR 4, a wrong prediction could lock the disk. So the
+// disk's key must stay bound to the same systems as before.
 func TestKeyIsNotBoundOnAPrediction(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -362,7 +365,7 @@ func TestChangedSecureBootKeysDoNotLockTheDisk(t *testing.T) {
 
 // A thief with access to the disk makes the boot menu's editor available, and starts the owner's
 // system with another command line. The firmware and the stub start the approved system, so only
-// PCR 12 shows the difference.
+// PCR 12 shows the difference. The disk must not open.
 func TestApprovedSystemWithAnotherCommandLineDoesNotOpenTheDisk(t *testing.T) {
 	t.Parallel()
 	l := install(t)
@@ -380,8 +383,9 @@ func TestApprovedSystemWithAnotherCommandLineDoesNotOpenTheDisk(t *testing.T) {
 	}
 }
 
-// The power may be cut at any write to the disk, and before the TPM's counter advances. Whatever
-// system the machine then starts from its slots, the disk opens, and the key can be bound again.
+// The power may be cut at any write to the disk, and before the TPM's counter advances. After the
+// power cut, the machine starts any system in its slots. The disk must open, and it must be
+// possible to bind the key again.
 func TestPowerCutWhileBindingNeverLocksTheDisk(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -526,7 +530,7 @@ func TestPowerCutInTheFirstBindingNeverLocksTheDisk(t *testing.T) {
 	}
 }
 
-// A header with as many LUKS2 tokens as two slots need has room for them.
+// A disk's header has room for all LUKS2 tokens that two slots need.
 func TestHeaderHasRoomForTwoSystems(t *testing.T) {
 	t.Parallel()
 	l := install(t)

@@ -17,8 +17,8 @@ import (
 var keyVariables = []string{"PK", "KEK", "db", "dbx"}
 
 // predictKeys returns the value of PCR 7 after the next start, if the Secure Boot keys have changed
-// since this start. If they have not changed, or if the log does not explain PCR 7, the result is
-// nil.
+// since the present start. If they have not changed, or if the log does not explain PCR 7, the
+// result is nil.
 func predictKeys(log *eventlog.Log, value []byte, current func(string, uuid.UUID) ([]byte, error)) []byte {
 	events := eventsOf(log, secureBootPCR)
 	if current == nil || !bytes.Equal(replay(events), value) {
@@ -57,7 +57,7 @@ func predictKeys(log *eventlog.Log, value []byte, current func(string, uuid.UUID
 var separator = sha256.Sum256(make([]byte, 4))
 
 // parseVariable parses the data of an event. `ok` is false if the digest does not cover the data,
-// or if the data is something else.
+// or if the data is not a UEFI_VARIABLE_DATA.
 func parseVariable(e eventlog.Event) (v eventlog.Variable, ok bool) {
 	if sum := sha256.Sum256(e.Data); !bytes.Equal(sum[:], e.Digest) {
 		return v, false

@@ -17,7 +17,7 @@ import (
 // command line.
 
 // lineDigests returns the possible digests of an event that measures the command line: as UTF-16
-// with a terminating zero, and without it.
+// with and without a terminating zero.
 func lineDigests(cmdline string) [2][sha256.Size]byte {
 	var b []byte
 	for _, u := range utf16.Encode([]rune(cmdline)) {
@@ -26,8 +26,8 @@ func lineDigests(cmdline string) [2][sha256.Size]byte {
 	return [2][sha256.Size]byte{sha256.Sum256(append(slices.Clip(b), 0, 0)), sha256.Sum256(b)}
 }
 
-// checkLines returns an error unless PCR 12 has nothing but the system's own command line, any
-// number of times.
+// checkLines returns nil if PCR 12 contains only the system's own command line, any number of
+// times. In all other cases it returns an error.
 func checkLines(log *eventlog.Log, value []byte, running System) error {
 	events, own := eventsOf(log, linePCR), lineDigests(running.Cmdline)
 	if !bytes.Equal(replay(events), value) {
@@ -41,8 +41,8 @@ func checkLines(log *eventlog.Log, value []byte, running System) error {
 	return nil
 }
 
-// predictLines returns the value of PCR 12 after a start of the system `other`. PCR 12 must have
-// nothing but the running system's own command line.
+// predictLines returns the value of PCR 12 after a start of the system `other`. PCR 12 must contain
+// only the running system's own command line.
 func predictLines(log *eventlog.Log, running, other System) []byte {
 	events, own, next := eventsOf(log, linePCR), lineDigests(running.Cmdline), lineDigests(other.Cmdline)
 	for i, e := range events {

@@ -14,10 +14,10 @@ import (
 // TPM2_Clear is disabled. The firmware's setup can still clear the TPM.
 var ErrNotClearable = errors.New("lockout: the TPM refuses TPM2_Clear: its lockout password is set, or clearing is disabled; clear the TPM in the firmware's setup (TPM, Security)")
 
-// Clear clears the TPM (TPM2_Clear, Part 3, 24.6). This destroys all keys of the owner hierarchy
-// and everything that is sealed under them, the persistent keys, the owner's NV indices and the
-// hierarchies' passwords. Clear does not change the endorsement key and the other keys that the TPM
-// derives from the endorsement seed: attestation keys and IDevID keys.
+// Clear clears the TPM (TPM2_Clear, Part 3, 24.6). This destroys all keys of the owner hierarchy,
+// and all data that is sealed under these keys. It also destroys the persistent keys, the owner's
+// NV indices and the hierarchies' passwords. Clear does not change the endorsement key and the
+// other keys that the TPM derives from the endorsement seed: attestation keys and IDevID keys.
 //
 // If the lockout hierarchy has a password, Clear does not guess the password and returns
 // ErrNotClearable.

@@ -85,7 +85,7 @@ func Read(t transport.TPM) (State, error) {
 	return s, nil
 }
 
-// permanent reads TPMA_PERMANENT.
+// The function `permanent` reads TPMA_PERMANENT.
 func permanent(t transport.TPM) (uint32, error) {
 	list, err := properties(t, tpm2.TPMPTPermanent, 1)
 	if err != nil {

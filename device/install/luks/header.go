@@ -136,8 +136,8 @@ func readHeader(r io.ReaderAt) (*metadata, error) {
 	return m, nil
 }
 
-// newest returns the newest intact copy of the header, and which copies are intact. A power cut
-// during a change leaves one copy older than the other, or damaged.
+// The function `newest` returns the newest intact copy of the header, and which copies are intact.
+// A power cut during a change leaves one copy older than the other, or damaged.
 func newest(r io.ReaderAt) (b []byte, intact [2]bool, err error) {
 	var errs error
 	for i := range copies {

@@ -142,8 +142,8 @@ func blobs(t *testing.T, r io.ReaderAt, kind string) (list []string) {
 	return list
 }
 
-// At whatever write the power is cut, the header has either the old LUKS2 tokens or the new ones,
-// and each passphrase opens the disk. The next change succeeds.
+// If the power is cut at any write, the header has either the old or the new LUKS2 tokens, and each
+// passphrase opens the disk. The next change succeeds.
 func TestPowerCutLeavesTheOldTokensOrTheNew(t *testing.T) {
 	t.Parallel()
 	head, key := format(t)
@@ -170,7 +170,7 @@ func TestPowerCutLeavesTheOldTokensOrTheNew(t *testing.T) {
 				t.Errorf("cut after %d steps: %v", cut, err)
 			}
 		}
-		// The next change is cut too, while one copy of the header is damaged.
+		// The power is also cut during the next change, while one copy of the header is damaged.
 		d.left = cut / 2
 		_ = SetTokens(d, 0, []string{"gangway-tpm2"}, first) // fails if it is cut
 		d.left = -1
@@ -183,8 +183,8 @@ func TestPowerCutLeavesTheOldTokensOrTheNew(t *testing.T) {
 	}
 }
 
-// cryptsetup reads a header whose LUKS2 tokens were replaced, and a header that cryptsetup changed
-// keeps what cryptsetup wrote.
+// cryptsetup reads a header whose LUKS2 tokens SetTokens has replaced. If cryptsetup has changed a
+// header, SetTokens keeps the parts that cryptsetup wrote.
 func TestCryptsetupReadsReplacedTokens(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("cryptsetup"); err != nil {

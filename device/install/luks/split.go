@@ -26,7 +26,7 @@ func merge(pieces []byte, size int) []byte {
 	return key
 }
 
-// mix combines all pieces except the last into one.
+// mix combines all pieces except the last piece into a single piece.
 func mix(pieces []byte, size int) []byte {
 	d := make([]byte, size)
 	for ; len(pieces) > 0; pieces = pieces[size:] {

@@ -3,7 +3,7 @@
 // the hub to Offer. At each boot it calls Begin, and then Keep or Drop.
 //
 //	offered ──> tried for one boot ──> kept     the machine reached the hub
-//	                     └───────────> dropped  it did not reach it; the previous settings apply again
+//	                     └───────────> dropped  the machine did not reach the hub; the previous settings apply again
 //
 // The journal is one file that is replaced atomically. So a power cut at any moment leaves the
 // state before a change or the state after it. Before the machine uses the new settings, Begin
@@ -94,11 +94,11 @@ const (
 )
 
 // Offer offers the text of a settings file from a source, and reports whether the settings are new.
-// Settings are not new if they equal the settings in force. They are also not new if the source's
-// last offer had the same text, unless the source is Console. If `try` is set, the next boot tries
-// new settings. Otherwise new settings are in force for good at once; this is for a machine that
-// has not reached the hub with any settings yet. If the text is not valid, Offer returns the error
-// and records it as the outcome.
+// Settings are not new if they equal the settings in force. For every source except Console,
+// settings are also not new if the source's last offer had the same text. If `try` is set, the next
+// boot tries new settings. If `try` is not set, new settings take effect at once, without a trial.
+// Do not set `try` for a machine that has not reached the hub with any settings yet. If the text is
+// not valid, Offer returns the error and records it as the outcome.
 func (s *Store) Offer(from Source, text string, try bool) (news bool, err error) {
 	var mistake error
 	err = s.change(func(j *journal) bool {

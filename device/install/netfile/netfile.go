@@ -54,7 +54,7 @@ const (
 	maxName = 253 // RFC 1035
 )
 
-// Settings are the settings of a file. The zero value has none: the network configures the
+// Settings are the settings of a file. The zero value has no settings: the network configures the
 // machine.
 type Settings struct {
 	// Interface is a name ("eth0"), or a MAC address in lower case ("52:54:00:12:34:56").
@@ -68,7 +68,7 @@ type Settings struct {
 	Gateways  []netip.Addr
 	DNS       []netip.Addr
 	NTP       []string // host names or addresses
-	// Proxy is an http or https URL with a port and without a path. Nil: none.
+	// Proxy is an http or https URL with a port and without a path. Nil: no proxy.
 	Proxy *url.URL
 	// ProxyCA are the CAs of an https Proxy.
 	ProxyCA []*x509.Certificate
@@ -234,7 +234,7 @@ func (p *parser) mtu(v string) error {
 	return nil
 }
 
-// unicast reports whether an address can be the address of a machine or a server.
+// The function `unicast` reports whether an address can be the address of a machine or a server.
 func unicast(a netip.Addr) bool {
 	return !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && !a.Is4In6() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
@@ -324,7 +324,8 @@ func (p *parser) ntp(v string) error {
 	return nil
 }
 
-// proxy never quotes its value in an error, because the value may contain a password.
+// The method `proxy` parses the proxy's URL. Its errors do not quote the URL, because the URL may
+// contain a password.
 func (p *parser) proxy(v string) error {
 	u, err := ParseProxy(v)
 	p.s.Proxy = u

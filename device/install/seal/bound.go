@@ -24,7 +24,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// BoundType is the type of the LUKS2 token of a passphrase that only approved systems get.
+// BoundType is the type of a LUKS2 token whose passphrase only approved systems get.
 // systemd-cryptsetup cannot use this LUKS2 token, because its policies have no counter.
 const BoundType = "gangway-tpm2"
 
@@ -59,9 +59,9 @@ type bound struct {
 	Counter uint32            `json:"counter"` // NV index
 }
 
-// Bind seals a passphrase that New made, and returns a LUKS2 token for each binding. The boots that
-// may have the passphrase can be other ones than the present boot. The TPM makes its storage key
-// only once, because this takes some TPMs seconds.
+// Bind seals a passphrase that New made, and returns a LUKS2 token for each binding. A binding may
+// be for another boot than the present boot. The TPM makes its storage key only once, because this
+// takes some TPMs seconds.
 func Bind(t transport.TPM, passphrase []byte, bindings ...Binding) (toks []map[string]any, err error) {
 	secret, err := base64.StdEncoding.DecodeString(string(passphrase))
 	if err != nil || len(secret) != secretSize {
@@ -129,7 +129,7 @@ func (s *storage) bind(secret []byte, b Binding, counter tpm2.TPM2BName) (tok ma
 var nullTicket = tpm2.TPMTTKVerified{Tag: tpm2.TPMSTVerified, Hierarchy: tpm2.TPMRHNull}
 
 // policy runs the policy's commands in a session. In a trial session, the TPM compares nothing. The
-// order matters: TPM2_PolicyAuthorize discards what the session had before.
+// order matters: TPM2_PolicyAuthorize discards the session's earlier policy.
 func (b *Binding) policy(t transport.TPM, session tpm2.Session, owner tpm2.TPM2BName, approved tpm2.TPM2BDigest, ticket tpm2.TPMTTKVerified, counter tpm2.TPM2BName) error {
 	_, err := tpm2.PolicyAuthorize{PolicySession: session.Handle(), ApprovedPolicy: approved, KeySign: owner, CheckTicket: ticket}.Execute(t)
 	if err != nil {
@@ -211,7 +211,7 @@ func loadOwner(t transport.TPM, key crypto.PublicKey) (*tpm2.LoadExternalRespons
 	return rsp, nil
 }
 
-// signature returns an approval's signature as the TPM reads it.
+// signature returns an approval's signature in the TPM's format.
 func signature(key crypto.PublicKey, sig []byte) (tpm2.TPMTSignature, error) {
 	if _, ok := key.(*rsa.PublicKey); ok {
 		return tpm2.TPMTSignature{SigAlg: tpm2.TPMAlgRSASSA, Signature: tpm2.NewTPMUSignature(tpm2.TPMAlgRSASSA,
@@ -228,12 +228,13 @@ func signature(key crypto.PublicKey, sig []byte) (tpm2.TPMTSignature, error) {
 		&tpm2.TPMSSignatureECC{Hash: tpm2.TPMAlgSHA256, SignatureR: number(point.R), SignatureS: number(point.S)})}, nil
 }
 
-// ErrNotApproved means that the running system has no approval by the owner's key to which the disk
-// is bound.
+// ErrNotApproved means that the owner, to whose key the disk is bound, has not approved the running
+// system.
 var ErrNotApproved = errors.New("the disk's owner has not approved the system that runs.\nStart a system that the owner signed, or use the recovery key.") //lint:ignore ST1005 shown to a person
 
-// OpenBound returns the passphrase that Bind sealed. `approvals` are those of the running system.
-// If the TPM does not release the passphrase to the present boot, the error is ErrNotReleased.
+// OpenBound returns the passphrase that Bind sealed. `approvals` are the running system's
+// approvals. If the TPM does not release the passphrase to the present boot, the error is
+// ErrNotReleased.
 func OpenBound(t transport.TPM, raw json.RawMessage, approvals []approval.Approval) ([]byte, error) {
 	tok, binding, err := readBound(raw)
 	if err != nil {
@@ -291,8 +292,8 @@ func readBound(raw json.RawMessage) (*bound, *Binding, error) {
 	return &tok, b, nil
 }
 
-// Made reports whether the LUKS2 token was made for this Binding, according to the LUKS2 token's
-// own statement.
+// Made reports whether the LUKS2 token was made for this Binding. It compares only the values that
+// the LUKS2 token itself states.
 func (b Binding) Made(raw json.RawMessage) bool {
 	_, is, err := readBound(raw)
 	if err != nil || is.Limit != b.Limit {

@@ -24,12 +24,12 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// A start is what a machine measures at one boot: the programs that firmware starts (PCR 4), the
-// Secure Boot state (PCR 7), the parts of the system (PCR 11), another command line (PCR 12) and
-// extensions (PCR 13). Empty: nothing is measured.
+// A start lists the things that a machine measures at one boot: the programs that firmware starts
+// (PCR 4), the Secure Boot state (PCR 7), the parts of the system (PCR 11), another command line
+// (PCR 12) and extensions (PCR 13). Empty: nothing is measured.
 type start struct{ programs, secureBoot, system, cmdline, extensions string }
 
-// texts returns what is measured, by PCR.
+// texts returns the texts that the machine measures, by PCR.
 func (s start) texts() map[int]string {
 	return map[int]string{4: s.programs, 7: s.secureBoot, approval.PCR: s.system, 12: s.cmdline, 13: s.extensions}
 }
@@ -47,7 +47,7 @@ func (s start) pcrs() map[int][]byte {
 	return all
 }
 
-// hex returns the values of the PCRs as a LUKS2 token has them.
+// hex returns the values of the PCRs in the form of a LUKS2 token.
 func (s start) hex() map[string]string {
 	all := map[string]string{}
 	for n, v := range s.pcrs() {
@@ -56,7 +56,7 @@ func (s start) hex() map[string]string {
 	return all
 }
 
-// binding is the Binding that admits this boot.
+// binding returns the Binding that admits this boot.
 func (s start) binding(owner crypto.PublicKey, limit uint64) Binding {
 	return Binding{Owner: owner, PCRs: s.pcrs(), Limit: limit}
 }
@@ -130,8 +130,9 @@ func TestApprovedSystemOpensTheDisk(t *testing.T) {
 	}
 }
 
-// Each case breaks one of the conditions. Without Secure Boot, a foreign system can extend PCR 11
-// to any value, so the case "forged PCR 11" is what a thief of the machine tries first.
+// Each case breaks one of the conditions of a Binding, so the TPM must not release the passphrase.
+// Without Secure Boot, a foreign system can extend PCR 11 to any value, so the case "forged PCR 11"
+// is the most likely attack by a thief of the machine.
 func TestOtherBootDoesNotOpenTheDisk(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -174,8 +175,8 @@ func TestOtherBootDoesNotOpenTheDisk(t *testing.T) {
 	}
 }
 
-// The LUKS2 token is not secret and not signed, so a thief can write into it what the policy should
-// contain. The TPM compares with the policy that was sealed.
+// The LUKS2 token is not secret and not signed, so a thief can change the conditions in it. The TPM
+// must still refuse, because it compares the session's policy with the sealed policy.
 func TestAlteredTokenDoesNotOpenTheDisk(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -214,8 +215,8 @@ func TestAlteredTokenDoesNotOpenTheDisk(t *testing.T) {
 }
 
 // A thief who copied the disk's header before an update has the LUKS2 token of the older system.
-// Once the counter has passed, the copy is worthless: also if the thief deletes the counter and
-// makes a new one.
+// After the counter has advanced beyond the limit, the copy must be worthless, even if the thief
+// deletes the counter and makes a new counter.
 func TestOldHeaderDoesNotOpenTheDiskAfterTheCounterAdvanced(t *testing.T) {
 	t.Parallel()
 	owner, chip := p256(t), startChip(t)
@@ -252,7 +253,8 @@ func deleteCounter(tpm transport.TPM) error {
 	return err
 }
 
-// A new limit is written before the counter advances, so the disk opens before and after.
+// Gangway writes a LUKS2 token with a higher limit before it advances the counter. The disk must
+// open both before and after the counter advances.
 func TestHigherLimitOpensBeforeAndAfterTheCounterAdvances(t *testing.T) {
 	t.Parallel()
 	owner, chip := p256(t), startChip(t)

@@ -15,15 +15,16 @@ import (
 // Registry of Reserved TPM 2.0 Handles, 2.2.2).
 const counterIndex = 0x01804757
 
-// counterPublic is the public area of the counter. The TPM only increments a counter, and gives a
-// new counter a first value above that of every counter that was ever deleted from the TPM.
+// counterPublic is the public area of the counter. A TPM can only increment a counter. The first
+// value of a new counter is larger than the value of every counter that was ever deleted from the
+// TPM.
 var counterPublic = tpm2.TPMSNVPublic{
 	NVIndex: counterIndex, NameAlg: tpm2.TPMAlgSHA256, DataSize: 8,
 	Attributes: tpm2.TPMANV{NT: tpm2.TPMNTCounter, AuthWrite: true, AuthRead: true, NoDA: true},
 }
 
-// counterName returns the name of the counter, which policies contain. The error is about a missing
-// counter, or an NV index of other attributes.
+// counterName returns the name of the counter, which policies contain. It returns an error if the
+// counter is missing, or if the NV index has other attributes.
 func counterName(t transport.TPM) (tpm2.TPM2BName, error) {
 	rsp, err := tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(counterIndex)}.Execute(t)
 	if err != nil {

@@ -167,9 +167,9 @@ func encode(secret []byte) []byte { return []byte(base64.StdEncoding.EncodeToStr
 // ErrNotReleased means that the key was sealed by another TPM, or for another state of Secure Boot.
 var ErrNotReleased = errors.New("this TPM does not release the disk's key.\nThe disk belongs to another machine, or Secure Boot was switched on or off.\nRestore the Secure Boot setting, or use the recovery key.") //lint:ignore ST1005 shown to a person
 
-// refused returns the error to report if the TPM refuses to unseal. If err is about a problem of
-// the TPM itself, such as a lockout, refused returns that problem. Otherwise it returns
-// ErrNotReleased.
+// The function `refused` returns the error to report if the TPM refuses to unseal. If err is about
+// a problem of the TPM itself, such as a lockout, refused returns that problem. Otherwise it
+// returns ErrNotReleased.
 func refused(err error) error {
 	explained := tpmrc.Explain(err, tpmrc.None)
 	var cause *tpmrc.Cause

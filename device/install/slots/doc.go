@@ -1,5 +1,5 @@
-// Package slots manages the two systems of an installed machine: the running one and the one on
-// trial. Each system is a unified kernel image in the EFI system partition. The installed system
+// Package slots manages the two systems of an installed machine: the running system and the system
+// on trial. Each system is a unified kernel image in the EFI system partition. The installed system
 // uses this package for the agent's hook: to update the system, the agent calls the hook, and the
 // hook calls Hook.Do.
 //

@@ -158,8 +158,8 @@ func (h *Hook) install(revision string) (int, error) {
 	return h.try(to)
 }
 
-// try makes a slot boot at the next boot only. Before that, it binds the disk's key to the slot's
-// system, because a system that cannot open the disk must not start.
+// try makes the machine boot a slot, at the next boot only. Before that, it binds the disk's key to
+// the slot's system, because a system that cannot open the disk must not start.
 func (h *Hook) try(to Slot) (int, error) {
 	if h.BindKey != nil {
 		if err := h.BindKey(to); err != nil {
@@ -213,7 +213,7 @@ func (h *Hook) reboot(revision string) (int, error) {
 	return 0, h.Restart()
 }
 
-// runs reports whether the running system has the SHA-256 `sum`.
+// The method `runs` reports whether the running system has the SHA-256 `sum`.
 func (h *Hook) runs(sum string) (bool, error) {
 	s, err := h.ESP.Running()
 	if err != nil {
@@ -291,7 +291,7 @@ func (h *Hook) rollback(revision string) (int, error) {
 
 func (h *Hook) trialPath() string { return filepath.Join(h.Dir, "trial.json") }
 
-// last returns the record of the last system that the hook wrote.
+// The method `last` returns the record of the last system that the hook wrote.
 func (h *Hook) last() (t trial, err error) {
 	b, err := os.ReadFile(h.trialPath())
 	if err == nil {

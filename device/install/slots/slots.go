@@ -75,8 +75,9 @@ func (e *ESP) changing(format string, args ...any) {
 
 func (e *ESP) path(s Slot) string { return filepath.Join(e.Dir, folder, s.Entry()) }
 
-// File returns the path of a slot's file. Until the first boot is judged, the file's name has the
-// boot manager's counter. If the slot is empty, the error is fs.ErrNotExist.
+// File returns the path of a slot's file. Until the slot's system has booted successfully once, the
+// file's name has the boot manager's counter of attempts. If the slot is empty, the error is
+// fs.ErrNotExist.
 func (e *ESP) File(s Slot) (string, error) {
 	entries, err := os.ReadDir(filepath.Join(e.Dir, folder))
 	if err != nil {
@@ -102,8 +103,8 @@ func (e *ESP) Running() (Slot, error) {
 	return None, fmt.Errorf("the boot manager started %q, which is not a slot", name)
 }
 
-// Default returns the slot that the machine boots, unless Try has chosen the other slot for the
-// next boot.
+// Default returns the default slot. The machine boots this slot if Try has not chosen the other
+// slot for the next boot.
 func (e *ESP) Default() (Slot, error) {
 	s, _, err := e.defaultSlot()
 	return s, err
@@ -142,7 +143,7 @@ func (e *ESP) SetDefault(s Slot) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// Try makes a slot boot at the next boot only.
+// Try makes the machine boot a slot, at the next boot only.
 func (e *ESP) Try(s Slot) error {
 	e.changing("try %s", s)
 	return e.Firmware.StartOnce(s.Entry())

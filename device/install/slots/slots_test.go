@@ -201,8 +201,8 @@ func (m *machine) call(verb, revision string) (code int) {
 	return m.hook.Do(verb, revision)
 }
 
-// lose simulates the loss of data that were not flushed: a slot that was being written loses some
-// of its sectors, except the first one, and a part of its end.
+// lose simulates the loss of data that were not flushed. A slot that was being written keeps its
+// first sector, but loses some of the other sectors and a part of its end.
 func (m *machine) lose() {
 	if !strings.HasPrefix(m.last, "write ") {
 		return
@@ -663,7 +663,7 @@ func FuzzCheck(f *testing.F) {
 }
 
 // A system that cannot open the machine's encrypted disk must not start. The hook binds the disk's
-// key to the new system while the machine still runs the previous one.
+// key to the new system while the machine still runs the previous system.
 func TestSystemThatCannotOpenTheDiskIsNotTried(t *testing.T) {
 	t.Parallel()
 	one, two, three := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline+" two=2"), uki(t, 3, goodCmdline)

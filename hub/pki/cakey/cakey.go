@@ -26,7 +26,7 @@ import (
 )
 
 // ErrUnavailable means that a key cannot be used now: its TPM, signer or file does not answer as it
-// should. The same signature may succeed later.
+// should. A later attempt to sign may succeed.
 var ErrUnavailable = errors.New("the key cannot be used")
 
 // timeout bounds one signature. A slow TPM needs less than a second.
@@ -43,7 +43,7 @@ type source interface {
 	sign(ctx context.Context, digest []byte, hash crypto.Hash) ([]byte, error)
 }
 
-// maker is a source that can make its key.
+// maker is a source of keys in which the hub itself can make and remove a key.
 type maker interface {
 	create(ctx context.Context, curve elliptic.Curve) error
 	remove(ctx context.Context) error
@@ -110,7 +110,8 @@ func parse(u *url.URL, query url.Values) (source, error) {
 	return nil, errors.New("the scheme must be file, tpm or signer")
 }
 
-// only returns the value of a parameter. It refuses other parameters, which may be misspelled.
+// The function `only` returns the value of the parameter `name`. If the query has any other
+// parameter, which may be a spelling mistake, it returns an error.
 func only(query url.Values, name string) (string, error) {
 	for k, v := range query {
 		if k != name || len(v) != 1 {
@@ -155,7 +156,7 @@ func (u URI) Create(ctx context.Context, curve elliptic.Curve) error {
 	return nil
 }
 
-// Remove deletes a key that Create made, if the key still is `public`.
+// Remove deletes a key that Create made, if the public key of this key still is `public`.
 func (u URI) Remove(ctx context.Context, public *ecdsa.PublicKey) error {
 	m, ok := u.at.(maker)
 	if !ok {
@@ -178,8 +179,8 @@ type Key struct {
 	hash      crypto.Hash
 }
 
-// Open returns the private key at a URI, of which the public key is known, for example from the
-// CA's certificate. Open does not connect to the key's place.
+// Open returns the private key at a URI. The caller knows the public key, for example from the CA's
+// certificate. Open does not connect to the key's place.
 func Open(u URI, public *ecdsa.PublicKey) (*Key, error) {
 	hash, err := hashOf(public)
 	if err != nil {

@@ -50,7 +50,8 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// check signs with a key of each curve, and tries wrong digests.
+// The function `check` signs digests with the key at `u`, which is on the curve `curve`. It also
+// tries digests of a wrong length or of another hash.
 func check(t *testing.T, u URI, curve elliptic.Curve) {
 	t.Helper()
 	public, err := u.Public(t.Context())

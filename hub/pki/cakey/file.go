@@ -21,9 +21,9 @@ import (
 var ErrReadable = errors.New("can be read by other users")
 
 // private reports whether the mode of a file keeps a secret from other users. Only the owner may
-// read the file. If root owns the file and the hub is not root, the group may read it too, because
-// the hub can read it in no other way: Kubernetes mounts a Secret like this. PostgreSQL has the
-// same rule.
+// read the file. There is one exception, because Kubernetes mounts a Secret as a file of root that
+// a group may read. If root owns the file and the hub is not root, the group may read the file too.
+// PostgreSQL has the same rule.
 func private(mode fs.FileMode, owner uint32, hub int) bool {
 	if owner == 0 && hub != 0 {
 		return mode&^0o640 == 0
@@ -73,7 +73,7 @@ func ReadFile(path, name string) (*ecdsa.PrivateKey, error) {
 }
 
 // fileKey is the path of a private key. It is read for each signature, so that the key is not in
-// the hub's memory between signatures, and can be on a medium that is not always there.
+// the hub's memory between signatures, and can be on removable media.
 type fileKey string
 
 func (f fileKey) public(context.Context) (*ecdsa.PublicKey, error) {

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// The group may read a key only if root owns the file and the hub is not root. Then the hub cannot
+// The group may read a key only if root owns the file and the hub is not root. So the hub cannot
 // give its own files to a group by mistake.
 func TestGroupMayReadOnlyKeysOfRoot(t *testing.T) {
 	t.Parallel()

@@ -31,8 +31,8 @@ const (
 )
 
 // tpmKey is a key at a persistent handle of a TPM. The device is a character device, or the socket
-// of a software TPM (unix:PATH, or only the path, or tcp:HOST:PORT). It is open only during an
-// operation, so that other programs can use the TPM, and a restarted software TPM does not matter.
+// of a software TPM (unix:PATH, or only the path, or tcp:HOST:PORT). The hub opens the device only
+// for an operation, so that other programs can use the TPM, and a software TPM can restart.
 type tpmKey struct {
 	device string
 	handle uint32
@@ -125,7 +125,7 @@ func (p patient) Send(command []byte) ([]byte, error) {
 	}
 }
 
-// read returns the name and the public key of the object at the handle.
+// The method `read` returns the name and the public key of the object at the handle.
 func (k *tpmKey) read(t transport.TPM) (tpm2.TPM2BName, *ecdsa.PublicKey, error) {
 	rsp, err := tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(k.handle)}.Execute(t)
 	if errors.Is(err, tpm2.TPMRCHandle) {
@@ -138,7 +138,7 @@ func (k *tpmKey) read(t transport.TPM) (tpm2.TPM2BName, *ecdsa.PublicKey, error)
 		return tpm2.TPM2BName{}, nil, err
 	}
 	if a := area.ObjectAttributes; !a.SignEncrypt || a.Restricted || !a.UserWithAuth || !a.FixedTPM || !a.FixedParent || !a.SensitiveDataOrigin {
-		return tpm2.TPM2BName{}, nil, fmt.Errorf("the object at 0x%08x is not a signing key that this TPM made and cannot export", k.handle)
+		return tpm2.TPM2BName{}, nil, fmt.Errorf("the object at 0x%08x is not a signing key that was made in this TPM and cannot leave it", k.handle)
 	}
 	key, err := tpm2.Pub(*area)
 	if err != nil {
@@ -231,8 +231,9 @@ func (k *tpmKey) remove(ctx context.Context) error {
 	})
 }
 
-// template is an unrestricted signing key that cannot leave the TPM. NoDA excepts the key from the
-// TPM's lockout, so that a wrong password for another key does not stop the hub.
+// template is an unrestricted signing key that cannot leave the TPM. With the attribute NoDA, the
+// TPM's lockout does not apply to the key. So if somebody uses a wrong password for another key,
+// the hub can still sign.
 func template(curve tpm2.TPMECCCurve, hash tpm2.TPMAlgID, unique []byte) tpm2.TPMTPublic {
 	return tpm2.TPMTPublic{
 		Type: tpm2.TPMAlgECC, NameAlg: tpm2.TPMAlgSHA256,

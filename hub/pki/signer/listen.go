@@ -34,8 +34,8 @@ func Listen(path string, o ListenOptions) (net.Listener, error) {
 	if err := removeDead(path); err != nil {
 		return nil, err
 	}
-	// The socket gets its final name only when it has its mode, so that nobody else can connect
-	// before.
+	// The socket gets its final name only after its mode is set. So nobody else can connect
+	// earlier.
 	tmp, err := os.MkdirTemp(filepath.Dir(path), ".signer-")
 	if err != nil {
 		return nil, err
@@ -61,8 +61,8 @@ func publish(inner, path string, group int) error {
 		if err != nil {
 			return err
 		}
-		// If the group is that of the process, no chown is needed, which gangway-signer.service
-		// forbids.
+		// gangway-signer.service forbids chown. If the socket has the right group already, chown is
+		// not needed.
 		if int(info.Sys().(*syscall.Stat_t).Gid) != group {
 			if err := os.Chown(inner, -1, group); err != nil {
 				return err

@@ -15,11 +15,13 @@ import (
 // Config says which database Open opens.
 type Config struct {
 	// URL is the address of the database: postgres://user@host/database. The URL may contain a
-	// password. Its parameters are those of libpq, and pgbouncer=true for a connection through
-	// PgBouncer or another pooler that may give each transaction another connection.
+	// password. The URL may have the parameters of libpq. It may also have the parameter
+	// pgbouncer=true, for PgBouncer or another pooler that may give each transaction another
+	// connection.
 	//
-	// Unless the parameter sslmode says otherwise, the server's certificate is verified
-	// (verify-full). Only for a Unix socket or a loopback address, TLS is optional.
+	// If the URL has the parameter sslmode, that parameter decides about TLS. Otherwise the
+	// server's certificate is verified (verify-full), except that TLS is optional for a Unix socket
+	// or a loopback address.
 	URL string
 	// Password is used if the URL has no password. If both are empty, the environment variable
 	// PGPASSWORD or the file of libpq is used.
@@ -42,7 +44,8 @@ const (
 	silence = 5 * time.Second
 )
 
-// IsURL reports whether the address of a database is meant for this package.
+// IsURL reports whether the address of a database is a URL of PostgreSQL, which this package can
+// open.
 func IsURL(address string) bool {
 	return strings.HasPrefix(address, "postgres://") || strings.HasPrefix(address, "postgresql://")
 }
@@ -112,7 +115,7 @@ func parameters(address string) (base string, params []string) {
 	return base, params
 }
 
-// take removes a parameter and returns its value.
+// The function `take` removes a parameter and returns its value.
 func take(params *[]string, name string) (value string, ok bool) {
 	i := slices.IndexFunc(*params, func(p string) bool { return nameOf(p) == name })
 	if i < 0 {

@@ -7,8 +7,8 @@ import (
 	"gangway/hub/store/postgres"
 )
 
-// Attack: someone in the network between the hub and the database answers in the database's place,
-// or reads along. Unless the operator says otherwise, the server's certificate is verified.
+// An attacker in the network between the hub and the database answers instead of the database, or
+// reads the traffic. If the operator sets no sslmode, the hub must verify the server's certificate.
 func TestConnectionsOverANetworkAreVerified(t *testing.T) {
 	for _, name := range []string{"PGHOST", "PGSSLMODE", "PGPASSWORD", "PGPORT"} {
 		t.Setenv(name, "")

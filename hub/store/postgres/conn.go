@@ -14,9 +14,9 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// conn is one connection to the database. It uses package pgconn, the lower half of pgx: all values
-// of the store have one of four types, so a statement needs no description of its types by the
-// server, and its rows need no conversion by reflection.
+// conn is one connection to the database. It uses package pgconn, the lower layer of pgx. All
+// values of the store have one of four types. So the server need not describe the types of a
+// statement, and rows need no conversion by reflection.
 //
 // A conn may run only one statement at a time, in one goroutine.
 type conn struct {
@@ -39,7 +39,7 @@ type conn struct {
 	// After a COMMIT, it means that the server has not waited for its standby.
 	warning string
 
-	// batch has the statements of Do that were not sent yet. pending is their number.
+	// batch has the statements of Do that were not sent yet. `pending` is their number.
 	batch   *pgconn.Batch
 	pending int
 
@@ -72,8 +72,8 @@ func (c *conn) encode(args []any) error {
 	for _, a := range args {
 		size += encodedSize(a)
 	}
-	// The parameters point into data, so it must not grow later. It is never nil, because package
-	// pgconn sends a nil parameter as NULL.
+	// The parameters point into c.data, so c.data must not grow later. It is never nil, because
+	// package pgconn sends a nil parameter as NULL.
 	if c.data == nil || cap(c.data) < size {
 		c.data = make([]byte, 0, 2*size)
 	}
@@ -137,8 +137,8 @@ func appendList(data []byte, list []string) []byte {
 	return data
 }
 
-// add adds a statement to the batch. If the server shall keep the statement, add lets the server
-// prepare it first.
+// The method `add` adds a statement to the batch. If the server must keep the statement, add lets
+// the server prepare it first.
 func (c *conn) add(s *sqlstore.Statement, args []any) error {
 	if c.failed != nil {
 		return c.failed
@@ -149,19 +149,19 @@ func (c *conn) add(s *sqlstore.Statement, args []any) error {
 	c.work.statements.Add(1)
 	c.pending++
 	if c.kept == nil {
-		c.batch.ExecParams(s.Postgres, c.params, c.oids, c.formats, binaryFormat)
+		c.batch.ExecParams(s.Postgres(), c.params, c.oids, c.formats, binaryFormat)
 		return nil
 	}
 	kept := &c.kept[s.Index]
 	if kept.description == nil {
-		description, err := c.pg.Prepare(c.ctx, "s"+strconv.Itoa(s.Index), s.Postgres, c.oids)
+		description, err := c.pg.Prepare(c.ctx, "s"+strconv.Itoa(s.Index), s.Postgres(), c.oids)
 		if err != nil {
-			return c.fail(fmt.Errorf("prepare %q: %w", s.Postgres, classified(err)))
+			return c.fail(fmt.Errorf("prepare %q: %w", s.Postgres(), classified(err)))
 		}
 		*kept = keptStatement{description, string(c.types)}
 	}
 	if kept.types != string(c.types) {
-		return fmt.Errorf("postgres: the arguments of %q have the types %s now, but had the types %s before", s.Postgres, c.types, kept.types)
+		return fmt.Errorf("postgres: the arguments of %q have the types %s now, but had the types %s before", s.Postgres(), c.types, kept.types)
 	}
 	c.batch.ExecStatement(kept.description, c.params, c.formats, binaryFormat)
 	return nil
@@ -170,8 +170,9 @@ func (c *conn) add(s *sqlstore.Statement, args []any) error {
 // maxPending is the largest number of statements that Do collects.
 const maxPending = 64
 
-// Do implements sqlstore.Conn. It adds the statement to the batch that the next statement sends, so
-// that all of these statements need only one round trip to the server.
+// Do implements sqlstore.Conn. It only adds the statement to the batch. The next statement that
+// needs a result is sent together with the batch, so that all of these statements need only one
+// round trip to the server.
 func (c *conn) Do(s *sqlstore.Statement, args ...any) error {
 	if err := c.add(s, args); err != nil {
 		return err
@@ -191,7 +192,7 @@ func (c *conn) flush() error {
 	return c.send(nil)
 }
 
-// send sends the batch, and calls the function `last`, unless it is nil, with the result of the
+// send sends the batch. If the function `last` is not nil, send calls it with the result of the
 // last statement.
 func (c *conn) send(last func(*pgconn.ResultReader)) error {
 	n := c.pending
@@ -209,10 +210,10 @@ func (c *conn) send(last func(*pgconn.ResultReader)) error {
 	return nil
 }
 
-// forget drops the statements of the batch.
+// The method `forget` drops the statements of the batch.
 func (c *conn) forget() { c.batch, c.pending = &pgconn.Batch{}, 0 }
 
-// fail records the error of a statement.
+// The method `fail` records the error of a statement.
 func (c *conn) fail(err error) error {
 	if c.failed == nil {
 		c.failed = err
@@ -368,7 +369,7 @@ func (c *conn) control(sql string) (tag string, err error) {
 	return results[len(results)-1].CommandTag.String(), nil
 }
 
-// rollback ends a transaction that failed. If this fails too, it drops the connection.
+// rollback ends a transaction that failed. If the rollback fails too, the connection is closed.
 func (c *conn) rollback() {
 	c.forget()
 	c.failed = nil
@@ -377,7 +378,7 @@ func (c *conn) rollback() {
 	}
 }
 
-// drop closes the connection without waiting for the server.
+// The method `drop` closes the connection without waiting for the server.
 func (c *conn) drop() { closeNow(c.pg) }
 
 func (c *conn) closed() bool { return c.pg.IsClosed() }

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newDialer returns a dialer whose connections notice that the other host has fallen silent. With
-// the kernel's default, a connection would be lost only after 15 minutes, and until then each
-// request of the hub would wait for its timeout.
+// newDialer returns a dialer whose connections soon notice that the other host does not answer any
+// more. With the kernel's default, a connection would be lost only after 15 minutes, and until then
+// each request of the hub would wait for its timeout.
 func newDialer() *net.Dialer {
 	return &net.Dialer{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: silence / 2, Interval: time.Second, Count: 5},
@@ -40,7 +40,8 @@ func noteWarning(pg *pgconn.PgConn, n *pgconn.Notice) {
 	}
 }
 
-// split returns a configuration for each host of a configuration, in their order.
+// The function `split` splits a configuration that names several hosts: it returns one
+// configuration for each host, in the same order.
 func split(config *pgconn.Config) []*pgconn.Config {
 	first := config.Copy()
 	first.Fallbacks = nil

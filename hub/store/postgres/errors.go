@@ -30,7 +30,7 @@ func (e *engineError) Error() string {
 	return fmt.Sprintf("postgres: %s (%s)", e.Message, e.Code)
 }
 
-// Is maps PostgreSQL's codes to the errors of packages store and sqlstore.
+// The method `Is` maps PostgreSQL's codes to the errors of packages store and sqlstore.
 func (e *engineError) Is(target error) bool {
 	switch {
 	case len(e.Code) == 5 && e.Code[:2] == "23": // integrity constraint violation
@@ -43,7 +43,8 @@ func (e *engineError) Is(target error) bool {
 	return false
 }
 
-// repeatable reports whether the transaction of the statement can succeed if it runs again.
+// The method `repeatable` reports whether the transaction of the statement can succeed if it runs
+// again.
 func (e *engineError) repeatable() bool {
 	switch e.Code {
 	case codeSerialization, codeDeadlock, codeLockTimeout, codeCancelled, codeReadOnly:
@@ -59,14 +60,15 @@ func (e *lostError) Error() string { return "postgres: the connection is lost: "
 
 func (e *lostError) Unwrap() error { return e.cause }
 
-// Is reports that a retry can succeed. Operations return a lostError only if nothing was written.
+// The method `Is` reports that a lostError is store.ErrBusy: a retry can succeed. Operations return
+// a lostError only if nothing was written.
 func (e *lostError) Is(target error) bool { return target == store.ErrBusy }
 
 // ErrUnknown means that the connection was lost during the commit of a write, and that the database
-// did not answer for so long that it is unknown whether the write happened.
+// did not answer afterwards. It is unknown whether the write happened.
 var ErrUnknown = errors.New("postgres: the connection was lost during a commit, and the database does not answer: it is unknown whether the write happened")
 
-// classified returns an error of package pgconn as an engineError or a lostError.
+// classified converts an error of package pgconn to an engineError or a lostError.
 func classified(err error) error {
 	if err == nil {
 		return nil
@@ -82,13 +84,15 @@ func classified(err error) error {
 	return &engineError{e}
 }
 
-// lost reports whether a statement that failed with `err` left its connection unusable.
+// The function `lost` reports whether a statement that failed with `err` left its connection
+// unusable.
 func lost(err error) bool {
 	_, ok := errors.AsType[*lostError](err)
 	return ok
 }
 
-// repeatable reports whether a transaction with this error can succeed if it runs again.
+// The function `repeatable` reports whether a transaction with this error can succeed if it runs
+// again.
 func repeatable(err error) bool {
 	e, ok := errors.AsType[*engineError](err)
 	return ok && e.repeatable() || lost(err)

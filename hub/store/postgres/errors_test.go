@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// What the store does after an error of the server depends on the error's code: run the transaction
-// again, find out what happened, or tell the caller.
+// The code of the server's error decides what the store does: it runs the transaction again, finds
+// out whether the transaction is committed, or returns the error.
 func TestErrorsOfTheServer(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -74,9 +74,9 @@ func Migrations() fs.FS {
 	return folder
 }
 
-// NewExplaining opens a store that explains each statement of a search before it runs the
-// statement. It calls the function `f` with the number of rows that the statement's scans have
-// read.
+// NewExplaining opens a store that runs EXPLAIN for each statement of a search before it runs the
+// statement itself. It calls the function `f` with the number of rows that the statement's scans
+// have read.
 func NewExplaining(ctx context.Context, config Config, f func(s *sqlstore.Statement, rows float64)) (_ *sqlstore.Store, stop func() error, err error) {
 	a, err := Open(ctx, config)
 	if err != nil {
@@ -125,7 +125,7 @@ func (c *explainingConn) explain(s *sqlstore.Statement, args []any) error {
 	if err := c.encode(args); err != nil {
 		return err
 	}
-	r := c.pg.ExecParams(c.ctx, "EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) "+s.Postgres, c.params, c.oids, c.formats, nil).Read()
+	r := c.pg.ExecParams(c.ctx, "EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) "+s.Postgres(), c.params, c.oids, c.formats, nil).Read()
 	if r.Err != nil {
 		return r.Err
 	}
@@ -162,7 +162,8 @@ func (s step) scanned() (rows float64) {
 // BeginSearch begins the transaction of a search.
 const BeginSearch = beginSearch
 
-// Storable and Original are the conversions of texts.
+// Storable and Original are the functions that convert texts to and from the form in which the
+// database stores them.
 var Storable, Original = storable, original
 
 // Parse returns the connections' configuration.

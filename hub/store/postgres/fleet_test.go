@@ -8,8 +8,8 @@ import (
 	"gangway/hub/store/postgres/pgtest"
 )
 
-// pgtest.FillFleet writes the words, terms and counters itself. They are the same as those that the
-// triggers and IndexAgain write.
+// pgtest.FillFleet writes the words, terms and counters itself. These rows must be equal to the
+// rows that the triggers and IndexAgain write for the same devices.
 func TestFilledFleetIsIndexedAsAnother(t *testing.T) {
 	t.Parallel()
 	if server == nil {

@@ -13,8 +13,8 @@ import (
 	"gangway/internal/race"
 )
 
-// The work for a question has an upper bound that does not depend on the size of the fleet,
-// although PostgreSQL has no statistics about the rows.
+// The work for a query has an upper bound that does not depend on the size of the fleet, although
+// PostgreSQL has no statistics about the rows.
 func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -29,7 +29,7 @@ func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 		scanned += rows
 		statements++
 		if rows > 1500 {
-			most += fmt.Sprintf("\n%.0f rows: %s", rows, s.Postgres)
+			most += fmt.Sprintf("\n%.0f rows: %s", rows, s.Postgres())
 		}
 	})
 	if err != nil {
@@ -64,8 +64,8 @@ func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 		if err := question(t.Context()); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		// A question examines at most 1000 devices. Each condition reads at most 1001 words or
-		// terms before, and each device of a walk is looked up by each condition on metadata.
+		// A search examines at most 1000 devices. Before that, each condition reads at most 1001
+		// words or terms. Each condition on metadata looks up each examined device.
 		if scanned > 4*(store.MaxCount+1) || statements > 20 {
 			t.Errorf("%s: %.0f statements that read %.0f rows%s", name, statements, scanned, most)
 		}

@@ -148,7 +148,7 @@ func TestKilledConnectionsLoseNothing(t *testing.T) {
 }
 
 // The server crashes and starts again, several times, while devices onboard. Its commits wait for
-// the disk.
+// the disk, so no acknowledged write may be lost.
 func TestCrashedServerForgetsNothing(t *testing.T) {
 	if server == nil {
 		t.Skip(pgtest.ErrMissing)
@@ -337,8 +337,8 @@ func TestLostCommitIsResolved(t *testing.T) {
 	}
 }
 
-// The database commits, its answer is lost, and it cannot be reached any more. The store must not
-// say that nothing was written (ErrBusy), nor that the write is done.
+// The database commits, its answer is lost, and the database cannot be reached any more. The store
+// must not say that nothing was written (ErrBusy), nor that the write is done.
 func TestUnknownCommitIsSaidToBeUnknown(t *testing.T) {
 	t.Parallel()
 	address := database(t)
@@ -402,8 +402,9 @@ func TestUnreachableDatabaseIsBusy(t *testing.T) {
 	}
 }
 
-// A COMMIT does not reach the database, and then the answer to the question about it is lost too.
-// The store must not mistake the mark that its question wrote for the mark of the transaction.
+// A COMMIT does not reach the database. The store asks the database whether the transaction is
+// committed, and this answer is lost too. The question itself writes a mark. The store must not
+// mistake this mark for the mark of the transaction.
 func TestQuestionAboutACommitIsNotTheCommit(t *testing.T) {
 	t.Parallel()
 	address := database(t)

@@ -12,13 +12,13 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// Statements whose plans may sort: they sort few rows, which an index has found. For SQLite, the
-// schema has an index in this order. PostgreSQL would have to change such an index with each
-// contact of a device.
+// mayorder lists the statements whose plans may sort. They sort only few rows, which an index has
+// found. The schema for SQLite has indexes in the order of these results. In PostgreSQL, each
+// contact of a device would have to change such an index.
 var mayorder = map[string]bool{
 	"unclaimed":  true, // at most store.MaxUnclaimed devices
 	"superseded": true, // at most some dozens of enrolments of a device
-	// The tokens of one nick are few: an owner has at most store.MaxJoinTokens.
+	// Few tokens have the same nick: an owner has at most store.MaxJoinTokens tokens.
 	"tokens by nick": true,
 	"hub's makers":   true, // a row for each maker of TPMs
 }
@@ -42,7 +42,7 @@ func TestStatementsUseTheirIndexes(t *testing.T) {
 	for name, s := range all {
 		plan := explain(t, pg, s)
 		for _, fault := range faults(plan, mayorder[name]) {
-			t.Errorf("%s: %s\n%s\n%s", name, fault, s.Postgres, strings.Join(plan, "\n"))
+			t.Errorf("%s: %s\n%s\n%s", name, fault, s.Postgres(), strings.Join(plan, "\n"))
 		}
 	}
 }
@@ -107,7 +107,7 @@ const fillForPlans = `SET session_replication_role = replica; SET synchronous_co
 	ANALYZE
 	`
 
-// faults returns the steps of a plan whose cost grows with a table.
+// faults returns the steps of a plan whose cost grows with the number of rows of a table.
 func faults(plan []string, mayOrder bool) (list []string) {
 	for i, line := range plan {
 		step := strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "->"))

@@ -14,8 +14,9 @@ import (
 var hint = regexp.MustCompile(`INDEXED BY (\w+)`)
 
 // Statistics of a table may be missing, for example after a move or a restore, or they may be old.
-// The searches use the same indexes then. In SQLite, INDEXED BY does this; PostgreSQL has nothing
-// like it. For generic plans, PostgreSQL does not know the values and the limit.
+// The searches must use the same indexes in all these cases. SQLite has INDEXED BY for this, but
+// PostgreSQL has no such clause. When PostgreSQL makes a generic plan, it does not know the values
+// and the limit.
 func TestPlansDoNotDependOnStatistics(t *testing.T) {
 	t.Parallel()
 	fill, _, _ := strings.Cut(fillForPlans, "ANALYZE")
@@ -46,7 +47,7 @@ func TestPlansDoNotDependOnStatistics(t *testing.T) {
 					}
 					plan := explain(t, pg, s)
 					if text := strings.Join(plan, "\n"); !strings.Contains(text, " using "+want[1]+" ") || strings.Contains(text, "Sort") {
-						t.Errorf("%s, %s: the plan does not use %s only\n%s\n%s", what, mode, want[1], s.Postgres, text)
+						t.Errorf("%s, %s: the plan does not use %s only\n%s\n%s", what, mode, want[1], s.Postgres(), text)
 					}
 				}
 				if _, err := pg.Exec(t.Context(), "COMMIT").ReadAll(); err != nil {
@@ -64,7 +65,7 @@ const alike = `; UPDATE device_search SET owner = 'owner1', seen = 9223372036854
 // explain returns the plan of a statement.
 func explain(t *testing.T, pg *pgconn.PgConn, s *sqlstore.Statement) (plan []string) {
 	t.Helper()
-	description, err := pg.Prepare(t.Context(), "plan", s.Postgres, nil)
+	description, err := pg.Prepare(t.Context(), "plan", s.Postgres(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +75,7 @@ func explain(t *testing.T, pg *pgconn.PgConn, s *sqlstore.Statement) (plan []str
 	}
 	results, err := pg.Exec(t.Context(), text).ReadAll()
 	if err != nil {
-		t.Fatal(err, s.Postgres)
+		t.Fatal(err, s.Postgres())
 	}
 	for _, row := range results[0].Rows {
 		plan = append(plan, string(row[0]))

@@ -108,8 +108,8 @@ func (s *Store) connect(ctx context.Context) (*conn, error) {
 	return c, nil
 }
 
-// Close waits for all queued writes, writes the remaining contacts, and closes the connections.
-// Later calls of other methods fail. Close may be called again.
+// Close waits for all queued writes. It writes the last contacts of devices that are still in
+// memory, and closes the connections. Later calls of other methods fail. Close may be called again.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
 		err := s.Store.Close()
@@ -119,7 +119,7 @@ func (s *Store) Close() error {
 	return s.closeErr
 }
 
-// database is the store as package sqlstore sees it.
+// database implements sqlstore.DB on a Store.
 type database struct{ s *Store }
 
 func (d database) Write(ctx context.Context, run func(sqlstore.Conn) error) error {
@@ -176,8 +176,8 @@ func (s *Store) Work() Work {
 	return Work{Statements: s.work.statements.Load(), Rows: s.work.rows.Load()}
 }
 
-// EndTransfer removes what package transfer has left in the database. A hub calls it before it uses
-// the database. After that, no transfer can change the database any more.
+// EndTransfer removes the table that package transfer has left in the database. A hub calls it
+// before it uses the database. After that, no transfer can change the database any more.
 func (s *Store) EndTransfer(ctx context.Context) error {
 	return s.writers.Do(ctx, func(c sqlstore.Conn) error { return c.Do(endTransfer) })
 }

@@ -23,8 +23,8 @@ var server *pgtest.Server
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	// The models make as few checks as in short tests, because each operation is a request to a
-	// server.
+	// The tests that compare the store with a model make as few checks as in short mode, because
+	// each operation is a request to a server.
 	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
 		if err := f.Value.Set("20"); err != nil {
 			panic(err)
@@ -109,11 +109,11 @@ func TestEachStatementCanBePrepared(t *testing.T) {
 	}
 	defer pg.Close(t.Context())
 	for _, s := range sqlstore.Statements() {
-		if s.Postgres == "" {
+		if s.Postgres() == "" {
 			continue
 		}
-		if _, err := pg.Prepare(t.Context(), "", s.Postgres, nil); err != nil {
-			t.Errorf("%s:\n%v", s.Postgres, err)
+		if _, err := pg.Prepare(t.Context(), "", s.Postgres(), nil); err != nil {
+			t.Errorf("%s:\n%v", s.Postgres(), err)
 		}
 	}
 }

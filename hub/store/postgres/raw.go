@@ -78,8 +78,8 @@ func OpenRaw(ctx context.Context, config Config) (*Raw, error) {
 	return &Raw{&conn{pg: pg, ctx: ctx, work: &workCounters{}, batch: &pgconn.Batch{}}}, nil
 }
 
-// BeginSnapshot begins a transaction that changes nothing. All later queries see the database as it
-// is at the first of them.
+// BeginSnapshot begins a transaction that changes nothing. All later queries of the transaction see
+// the database in the state that it has when the first of them runs.
 func (r *Raw) BeginSnapshot(ctx context.Context) error {
 	r.c.ctx, r.c.failed = ctx, nil
 	_, err := r.c.control("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -93,7 +93,7 @@ func (r *Raw) Close() error { return r.c.close() }
 // string, []byte and nil.
 func (r *Raw) Query(ctx context.Context, sql string, args []any, f func(row []any) error) error {
 	r.c.ctx, r.c.failed = ctx, nil
-	return r.c.rows(&sqlstore.Statement{Postgres: sql}, func(result *pgconn.ResultReader) (bool, error) {
+	return r.c.rows(sqlstore.OnceForPostgres(sql), func(result *pgconn.ResultReader) (bool, error) {
 		if err := r.c.decode(result); err != nil {
 			return false, err
 		}
@@ -144,7 +144,7 @@ func (r *Raw) Exec(ctx context.Context, sql string) error {
 	return err
 }
 
-// Rollback ends a transaction that failed. If this fails too, it drops the connection.
+// Rollback ends a transaction that failed. If the rollback fails too, the connection is closed.
 func (r *Raw) Rollback() {
 	r.c.ctx = context.Background()
 	r.c.rollback()
@@ -194,9 +194,8 @@ func copyData(rows [][]any) ([]byte, error) {
 	return append(data, 0xff, 0xff), nil
 }
 
-// Finish sets counters ("table.column") to the last number that is used, lets the planner count the
-// rows, and writes the name of the hub to which the database then belongs, unless the name is
-// empty.
+// Finish sets counters ("table.column") to the last used number, and updates the planner's
+// statistics (ANALYZE). If `hub` is not empty, the database then belongs to the hub with this name.
 func (r *Raw) Finish(ctx context.Context, counters map[string]int64, hub string) error {
 	r.c.ctx, r.c.failed = ctx, nil
 	if _, err := r.c.control("ANALYZE"); err != nil {

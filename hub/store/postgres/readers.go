@@ -11,8 +11,8 @@ import (
 
 const (
 	// readTimeout limits how long one read may take. The end of a caller's context does not end a
-	// read that has begun, because that would cost a connection: a peer that begins and ends many
-	// requests could use up the server's connections.
+	// read that has begun, because an interrupted read closes its connection. Otherwise a peer that
+	// begins and ends many requests could use up the server's connections.
 	readTimeout = 30 * time.Second
 	// retryFor is how long a read or a write is repeated after its connection was lost, for example
 	// while another server takes over.
@@ -39,8 +39,8 @@ func newReaders(n int, first *conn, open func(ctx context.Context) (*conn, error
 	return r
 }
 
-// do calls the function `run` with a connection. If the connection is lost, do repeats the call
-// with another connection. ctx limits the wait for a connection.
+// The method `do` calls the function `run` with a connection. If the connection is lost, it repeats
+// the call with another connection. ctx limits the wait for a connection.
 func (r *readers) do(ctx context.Context, run func(*conn) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -73,7 +73,7 @@ func (r *readers) do(ctx context.Context, run func(*conn) error) error {
 	}
 }
 
-// again reports whether a read that failed may succeed with another connection.
+// The function `again` reports whether a read that failed may succeed with another connection.
 func again(err error) bool { return err != nil && (lost(err) || errors.Is(err, store.ErrBusy)) }
 
 func pause(ctx context.Context, closed <-chan struct{}) error {
@@ -87,8 +87,8 @@ func pause(ctx context.Context, closed <-chan struct{}) error {
 	}
 }
 
-// once calls `run` once, with the connection `c` or, if that is not open, with a new one. It
-// returns the connection if it can be used again.
+// The method `once` makes one call of `run`, with the connection `c` or, if `c` is not open, with a
+// new connection. It returns the connection if the connection can be used again.
 func (r *readers) once(ctx context.Context, c *conn, run func(*conn) error) (*conn, error) {
 	if c == nil {
 		var err error
@@ -116,14 +116,15 @@ const (
 	// beginSearch begins a transaction whose queries find their rows by an index, and read only the
 	// first rows in the order of the index. If statistics are missing, for example after a move or
 	// a restore, PostgreSQL may expect few rows, and read and sort all of them. The settings end
-	// with the transaction. Without jit = off, PostgreSQL would compile a plan that sorts
-	// nevertheless, because it adds a high cost to it.
+	// with the transaction. If a plan sorts nevertheless, PostgreSQL gives it a high cost; without
+	// jit = off, it would compile such a plan.
 	beginSearch = beginSnapshot + `;
 	SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off; SET LOCAL jit = off`
 )
 
-// snapshot calls the function `run` as do does, but in one read transaction, which the text `begin`
-// begins: all queries of `run` see the same state of the database.
+// snapshot calls the function `run` as the method `do` does, but in one read transaction: all
+// queries of `run` see the same state of the database. `begin` is the SQL text that begins the
+// transaction.
 func (r *readers) snapshot(ctx context.Context, begin string, run func(*conn) error) error {
 	return r.do(ctx, func(c *conn) error {
 		if _, err := c.control(begin); err != nil {

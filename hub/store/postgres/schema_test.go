@@ -73,14 +73,15 @@ func files(t *testing.T) fstest.MapFS {
 	return all
 }
 
-// with returns the migrations of a later version, which has one more migration.
+// The function `with` returns the migrations of a later version, which has one more migration.
 func with(t *testing.T, text string) fstest.MapFS {
 	all := files(t)
 	all[fmt.Sprintf("%04d_later.sql", len(all)+1)] = &fstest.MapFile{Data: []byte(text)}
 	return all
 }
 
-// During an upgrade, hubs of two versions use one database.
+// During an upgrade, hubs of two versions use one database. The older hub still works after the
+// migration, and can restart.
 func TestOlderHubGoesOnAfterAnUpgrade(t *testing.T) {
 	t.Parallel()
 	address := blank(t)
@@ -160,8 +161,8 @@ func TestRefusesAnEncodingThatLosesText(t *testing.T) {
 	}
 }
 
-// A full disk is reported as such, and the store works again when the disk has room. In this test,
-// a trigger raises the error of a full disk.
+// If the disk is full, a write fails with store.ErrNoSpace. When the disk has free space again, the
+// store works again. In this test, a trigger raises the error of a full disk.
 func TestFullDiskIsReported(t *testing.T) {
 	t.Parallel()
 	address := blank(t)

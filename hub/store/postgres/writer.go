@@ -17,8 +17,8 @@ const (
 	batchSize = 64
 	// batchTimeout limits how long one attempt of a transaction may take.
 	batchTimeout = 30 * time.Second
-	// resolveTimeout is how long the writer tries to find out whether a commit whose answer was
-	// lost happened.
+	// If the answer to a commit is lost, the writer tries for resolveTimeout to find out whether
+	// the commit happened.
 	resolveTimeout = time.Minute
 	// cleanInterval is the time between two removals of old rows of write_marks.
 	cleanInterval = time.Minute
@@ -29,13 +29,13 @@ const (
 //
 // Invariant: an operation that returns an error has changed nothing in the transaction. Operations
 // check first and write last, so that a refusal usually needs no undo. If an operation fails after
-// its first write, or if one of its statements fails, the transaction is rolled back, and all its
+// its first write, or if one of its statements fails, the transaction is rolled back. Then all its
 // operations run again, each in a savepoint.
 //
 // The transactions of all hubs run one after the other: each begins with a lock of the table
 // write_turn. So they need neither serializable isolation nor retries after conflicts, and rows get
 // their numbers in the order of the commits. Batches keep this fast: while one transaction waits
-// for the flush to disk, the operations of the next one are collected.
+// for the flush to disk, the operations of the next transaction are collected.
 type writers struct {
 	*sqlstore.Queue
 	open    func(ctx context.Context) (*conn, error)
@@ -115,7 +115,8 @@ func (w *writers) transact(c *conn, batch []*sqlstore.Job) *conn {
 	return c
 }
 
-// untilOf returns when transact gives up: after retryFor, or earlier if no caller waits so long.
+// untilOf returns the time at which transact gives up: after retryFor, or earlier if no caller
+// waits so long.
 func untilOf(batch []*sqlstore.Job) (until time.Time) {
 	for _, j := range batch {
 		if deadline, ok := j.Context().Deadline(); ok && deadline.After(until) {
@@ -170,7 +171,7 @@ func (c *conn) begin() (m mark, err error) {
 	return m, err
 }
 
-// undo rolls back a transaction after an error.
+// The method `undo` rolls back a transaction after an error.
 func (c *conn) undo(err error) {
 	if lost(err) {
 		c.drop()
@@ -179,9 +180,9 @@ func (c *conn) undo(err error) {
 	c.rollback()
 }
 
-// together runs the jobs in order in one transaction. If a job fails after it has written
-// something, or if a statement of a job fails, together rolls back the transaction and returns
-// `spoiled` as true.
+// The method `together` runs the jobs in order in one transaction. If a job fails after it has
+// written something, or if a statement of a job fails, the transaction is rolled back, and
+// `spoiled` is true.
 func (c *conn) together(batch []*sqlstore.Job) (wrote, spoiled bool, m mark, err error) {
 	if m, err = c.begin(); err != nil {
 		return false, false, m, err
@@ -208,7 +209,7 @@ func (c *conn) together(batch []*sqlstore.Job) (wrote, spoiled bool, m mark, err
 	return false, true, m, nil
 }
 
-// apart runs the jobs in one transaction, each in its own savepoint.
+// The method `apart` runs the jobs in one transaction, each in its own savepoint.
 func (c *conn) apart(batch []*sqlstore.Job) (wrote bool, m mark, err error) {
 	if m, err = c.begin(); err != nil {
 		return false, m, err
@@ -260,7 +261,8 @@ func (w *writers) commit(c *conn, m mark) (*conn, error) {
 }
 
 // resolve finds out whether the transaction with a mark is committed, after the connection was lost
-// with the error `cause`. It returns nil if it is, and otherwise a lostError.
+// with the error `cause`. It returns nil if the transaction is committed, and a lostError if it is
+// not.
 func (w *writers) resolve(m mark, cause error) (*conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), w.resolveFor)
 	defer cancel()
@@ -280,8 +282,8 @@ func (w *writers) resolve(m mark, cause error) (*conn, error) {
 		}
 		select {
 		case <-ctx.Done():
-			// The causes are not wrapped: they would say that nothing was written, and the queue
-			// would run the operations again.
+			// The causes are not wrapped: with a wrapped cause, the error would mean that nothing
+			// was written, and the queue would run the operations again.
 			return nil, fmt.Errorf("%w (%v, then %v)", ErrUnknown, cause, err)
 		case <-time.After(retryPause):
 		}
@@ -291,21 +293,21 @@ func (w *writers) resolve(m mark, cause error) (*conn, error) {
 // committed reports whether the transaction with a mark is committed. After an error it may be
 // called again.
 //
-// committed writes the mark itself. If the server still knows the transaction, this waits until the
-// transaction has ended. If committed can write the mark, the transaction is not committed, and it
-// can never be. This also holds if another server has taken over: that server has the mark exactly
-// if it has the transaction. The number of the transaction would not tell that, because the other
-// server may have given the number to another transaction.
+// The method writes the mark itself. If the server still knows the transaction, this write waits
+// until the transaction has ended. If the write succeeds, the transaction is not committed, and can
+// never be committed. This also holds if another server has taken over: that server has the mark
+// only if it has the transaction. A check of the transaction's number would not be enough, because
+// the other server may have given the number to another transaction.
 //
-// The mark of this function has the time -infinity, so that the next call does not take the mark
-// for the transaction's if the answer to this call is lost.
+// The mark of this function has the time -infinity. So if the answer to this call is lost, the next
+// call does not mistake this mark for the mark of the transaction.
 func (c *conn) committed(m mark) (bool, error) {
 	tag, err := c.control(fmt.Sprintf(`INSERT INTO write_marks (id, at) VALUES ('\x%x', '-infinity') ON CONFLICT DO NOTHING`, m[:]))
 	if err != nil || tag != "INSERT 0 0" {
 		return false, err
 	}
-	// A server that has crashed shows transactions that its standby may not have. The standby has
-	// every earlier transaction when the server answers this write.
+	// After a crash, the server may show transactions that its standby does not have. The server
+	// answers this write only when the standby has all earlier transactions.
 	c.warning = ""
 	tag, err = c.control(fmt.Sprintf(`UPDATE write_marks SET at = clock_timestamp() WHERE id = '\x%x' AND at > '-infinity'`, m[:]))
 	if err == nil && c.warning != "" {
@@ -314,8 +316,8 @@ func (c *conn) committed(m mark) (bool, error) {
 	return tag == "UPDATE 1", err
 }
 
-// clean removes the marks of old transactions from time to time. A writer never asks for a mark
-// that is older than resolveTimeout.
+// The method `clean` removes the marks of old transactions from time to time. A writer never asks
+// for a mark that is older than resolveTimeout.
 func (w *writers) clean(c *conn) {
 	last, now := w.cleaned.Load(), time.Now().UnixNano()
 	if now-last < int64(cleanInterval) || !w.cleaned.CompareAndSwap(last, now) {

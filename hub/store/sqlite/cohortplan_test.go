@@ -15,7 +15,7 @@ import (
 )
 
 // 1,000 devices are of 5 models and 3 firmware versions. One device has firmware that no other
-// device has. The work for a question does not depend on the number of devices in a cohort.
+// device has. The work for a query does not depend on the number of devices in a cohort.
 func TestCohortQuestionsTouchBoundedRows(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

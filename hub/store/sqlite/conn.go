@@ -45,13 +45,13 @@ type conn struct {
 	work workCounters
 }
 
-// engineError is an error of SQLite. code is its extended result code.
+// engineError is an error of SQLite. The field `code` is the extended result code.
 type engineError struct {
 	code    int32
 	message string
 }
 
-// Is maps SQLite's result codes to the errors of packages store and sqlstore.
+// The method `Is` maps SQLite's result codes to the errors of packages store and sqlstore.
 func (e *engineError) Is(target error) bool {
 	switch e.code & 0xff {
 	case sqlite3.SQLITE_CONSTRAINT:
@@ -122,7 +122,7 @@ func (c *conn) close() error {
 
 const pointerSize = libc.Tsize_t(unsafe.Sizeof(uintptr(0)))
 
-// pointer converts the address of memory that Go does not manage to a pointer.
+// pointer converts an address to a pointer. Go does not manage the memory at this address.
 func pointer(address uintptr) unsafe.Pointer { return unsafe.Add(nil, address) }
 
 func memory(address uintptr, n int) []byte { return unsafe.Slice((*byte)(pointer(address)), n) }
@@ -169,8 +169,8 @@ func (c *conn) pragma(p string) error {
 	}
 }
 
-// bound returns the prepared statement with its arguments bound, ready to step. A list becomes a
-// JSON array.
+// The method `bound` returns the prepared statement with its arguments bound, ready to step. A list
+// becomes a JSON array.
 func (c *conn) bound(s *sqlstore.Statement, args []any) (uintptr, error) {
 	args = withoutLists(args)
 	st := c.stmts[s.Index]
@@ -327,7 +327,7 @@ func (c *conn) Each(s *sqlstore.Statement, f func(sqlstore.Row) (more bool, err 
 	return c.eachAt(s, func(st uintptr) (bool, error) { return f(sqlstore.RowOf(c.columns(st))) }, args...)
 }
 
-// eachAt is like each, but the function `f` reads the columns itself, from the statement `st`.
+// eachAt is like Each, but the function `f` reads the columns itself, from the statement `st`.
 func (c *conn) eachAt(s *sqlstore.Statement, f func(st uintptr) (more bool, err error), args ...any) error {
 	st, err := c.bound(s, args)
 	if err != nil {

@@ -67,7 +67,7 @@ func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 			if table == "1" || strings.HasPrefix(table, "(subquery") || slices.Contains(plan, "CO-ROUTINE "+table) {
 				scans = false // the rows come from another step of the plan
 			}
-			if strings.HasPrefix(table, "json_each VIRTUAL TABLE") {
+			if strings.HasPrefix(table, "json_each VIRTUAL TABLE") || strings.HasPrefix(table, "v VIRTUAL TABLE") {
 				scans = false // the rows are the list that the statement has as an argument
 			}
 			sorts := strings.Contains(step, "TEMP B-TREE")
@@ -76,10 +76,24 @@ func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 				t.Errorf("%s: %s\nin\n%s", name, step, strings.Join(plan, "\n"))
 			}
 		}
+		if strings.Contains(name, "short") && !strings.HasPrefix(name, "meta") && !fewInState(name) && !strings.Contains(plan[0], "COVERING INDEX") {
+			t.Errorf("%s reads rows of devices: %s", name, plan)
+		}
 		if name == "by id" && !strings.Contains(plan[0], "(id>? AND id<?)") {
 			t.Errorf("%s: %s", name, plan)
 		}
 	}
+}
+
+// fewInState reports whether a walk is through the devices in a state that few devices are in. SQLite
+// compares their rows with the condition of the index again.
+func fewInState(name string) bool {
+	for _, state := range []string{store.StateBootChanged, store.StateUpdating, store.StateFailed, store.StateCloned} {
+		if strings.HasPrefix(name, "state "+state) {
+			return true
+		}
+	}
+	return false
 }
 
 // steps returns three numbers since the previous call, for all read connections: the operations of
@@ -88,15 +102,21 @@ func (s *Store) steps(t *testing.T) (operations, scanned, sorted int32) {
 	t.Helper()
 	for range s.readers.connections() {
 		c := <-s.readers.idle
-		for _, st := range c.stmts {
-			if st == 0 {
-				continue
-			}
-			operations += sqlite3.Xsqlite3_stmt_status(c.tls, st, sqlite3.SQLITE_STMTSTATUS_VM_STEP, 1)
-			scanned += sqlite3.Xsqlite3_stmt_status(c.tls, st, sqlite3.SQLITE_STMTSTATUS_FULLSCAN_STEP, 1)
-			sorted += sqlite3.Xsqlite3_stmt_status(c.tls, st, sqlite3.SQLITE_STMTSTATUS_SORT, 1)
-		}
+		o, n, m := c.steps()
+		operations, scanned, sorted = operations+o, scanned+n, sorted+m
 		s.readers.idle <- c
+	}
+	return operations, scanned, sorted
+}
+
+func (c *conn) steps() (operations, scanned, sorted int32) {
+	for _, st := range c.stmts {
+		if st == 0 {
+			continue
+		}
+		operations += sqlite3.Xsqlite3_stmt_status(c.tls, st, sqlite3.SQLITE_STMTSTATUS_VM_STEP, 1)
+		scanned += sqlite3.Xsqlite3_stmt_status(c.tls, st, sqlite3.SQLITE_STMTSTATUS_FULLSCAN_STEP, 1)
+		sorted += sqlite3.Xsqlite3_stmt_status(c.tls, st, sqlite3.SQLITE_STMTSTATUS_SORT, 1)
 	}
 	return operations, scanned, sorted
 }
@@ -116,7 +136,7 @@ func withOwner(t *testing.T) (*Store, store.Account) {
 	return s, owner
 }
 
-// The work for a question has an upper bound that does not depend on the size of the fleet.
+// The work for a query has an upper bound that does not depend on the size of the fleet.
 func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -174,7 +194,7 @@ func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		// SQLite needs about 30 operations to read a row of a search, and about 10 operations to
-		// check the metadata of the row. A walk reads at most 1000 rows.
+		// check the metadata of the row. A search reads at most 1000 rows one after the other.
 		if operations, scanned, sorted := s.steps(t); operations > 60*(1000+2*store.MaxCount) || scanned > 0 || sorted > 0 {
 			t.Errorf("%s: %d operations, %d rows scanned, %d sorts", name, operations, scanned, sorted)
 		}

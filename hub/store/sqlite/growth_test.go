@@ -76,6 +76,41 @@ func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 	}
 }
 
+// An enrolment costs no more if its owner has many pending enrolments: the hub does not look for
+// those that it must push out before there are too many bytes.
+func TestEnrolmentCostsNoMoreWithManyPending(t *testing.T) {
+	t.Parallel()
+	s, owner := withOwner(t)
+	token := storetest.JoinToken(owner.ID, "token", 0)
+	if err := s.CreateJoinToken(t.Context(), token); err != nil {
+		t.Fatal(err)
+	}
+	begun := 0
+	begin := func() {
+		t.Helper()
+		begun++
+		if _, err := s.BeginEnrolment(t.Context(), storetest.Machine{Name: fmt.Sprint(begun)}.Enrolment(owner.ID, token.ID), storetest.Epoch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cost := func() int32 {
+		s.writer.conn.steps()
+		begin()
+		operations, _, _ := s.writer.conn.steps()
+		return operations
+	}
+	for range 5 {
+		begin()
+	}
+	few := cost()
+	for range 300 {
+		begin()
+	}
+	if many := cost(); few == 0 || many > few+few/4 {
+		t.Errorf("an enrolment needs %d operations with 6 pending enrolments, %d with 306", few, many)
+	}
+}
+
 // New rows use the space of removed rows, so the file does not grow: an attacker who makes
 // enrolments and events cannot fill the disk.
 func TestForgottenRowsLeaveTheirRoom(t *testing.T) {

@@ -9,8 +9,8 @@ import (
 
 var selectList = sqlstore.ForSQLite(`SELECT value FROM json_each(?)`)
 
-// A nick can contain any bytes, and a search compares a list of nicks with the nicks in the
-// database.
+// A nick can contain any bytes, and a search passes a list of nicks to the database. The database
+// must get each byte of the list.
 func TestListsKeepEachByte(t *testing.T) {
 	t.Parallel()
 	r := newReaders(t, 1)

@@ -63,7 +63,7 @@ func openToMigrate(ctx context.Context, path string) (*sql.DB, *goose.Provider, 
 	return db, p, nil
 }
 
-// provider runs the migrations of this version.
+// provider returns a goose.Provider for `db` with all migrations that this program contains.
 func provider(db *sql.DB) (*goose.Provider, error) {
 	folder, err := fs.Sub(migrations, "migrations")
 	if err != nil {
@@ -77,8 +77,8 @@ func provider(db *sql.DB) (*goose.Provider, error) {
 	return p, nil
 }
 
-// Create makes a database without rows of a hub, whose schema has the given version; 0 is the
-// newest version. The file must not exist. If this program does not know the version, Create
+// Create makes a database that has the schema of the given version, and no data of a hub. Version 0
+// is the newest version. The file must not exist. If this program does not know the version, Create
 // returns ErrNewerSchema. Open updates the schema later.
 func Create(ctx context.Context, path string, version int64) (err error) {
 	if _, err := os.Lstat(path); err == nil {

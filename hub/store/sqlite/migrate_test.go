@@ -177,8 +177,8 @@ func TestRefusesASchemaFromTheFuture(t *testing.T) {
 	}
 }
 
-// An older hub let an owner's usage overflow. The migration computes it again from the owner's
-// objects.
+// An older hub let an owner's usage overflow. The migration computes the usage again from
+// the owner's objects.
 func TestUsageThatOverflowedIsCountedAgain(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")

@@ -11,8 +11,8 @@ import (
 
 // readers is a set of connections that cannot write. Each query sees all commits that ended before
 // the query began. Most stores need one connection most of the time, and opening a connection
-// parses the whole schema. So the first connection is opened with the store, and each other one
-// when a caller finds no idle connection.
+// parses the whole schema. So the store opens the first connection at its start, and each further
+// connection when a caller finds no idle connection.
 type readers struct {
 	open   func() (*conn, error)
 	size   int        // the maximum number of connections
@@ -39,8 +39,8 @@ func openReaders(path string, n int) (*readers, error) {
 	return r, nil
 }
 
-// do calls the function `f` with a connection. ctx limits only the wait for the connection. `f`
-// must be short, because do does not interrupt it.
+// The method `do` calls the function `f` with a connection. ctx limits only the wait for the
+// connection. `f` must be short, because the end of ctx does not interrupt it.
 func (r *readers) do(ctx context.Context, f func(*conn) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -68,9 +68,9 @@ func (r *readers) do(ctx context.Context, f func(*conn) error) error {
 	}
 }
 
-// grow begins to open one more connection, unless there are enough. If the opening fails, for
-// example because the process has too many open files, callers wait for a connection that exists,
-// and a later call of grow tries again.
+// If there are fewer connections than allowed, grow begins to open one more. The opening may fail,
+// for example because the process has too many open files. Then callers wait for an existing
+// connection, and a later call of grow tries again.
 func (r *readers) grow() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -102,8 +102,8 @@ var (
 	endRead   = sqlstore.ForSQLite(`COMMIT`)
 )
 
-// snapshot calls the function `f` as do does, but in one read transaction: all queries of `f` see
-// the same state of the database.
+// snapshot calls the function `f` as the method `do` does, but in one read transaction: all queries
+// of `f` see the same state of the database.
 func (r *readers) snapshot(ctx context.Context, f func(*conn) error) error {
 	return r.do(ctx, func(c *conn) error {
 		if err := c.control(beginRead); err != nil {

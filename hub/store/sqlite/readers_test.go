@@ -70,7 +70,8 @@ func TestReadersAreOpenedWhenTheyAreNeeded(t *testing.T) {
 	}
 }
 
-// If a process has too many open files, it cannot open another connection.
+// If a process has too many open files, it cannot open another connection. A read then waits for an
+// existing connection.
 func TestReadWaitsIfNoMoreConnectionsCanBeOpened(t *testing.T) {
 	t.Parallel()
 	r := newReaders(t, 3)

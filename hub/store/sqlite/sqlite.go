@@ -129,8 +129,8 @@ func prepareFile(path string) (string, error) {
 	return path, nil
 }
 
-// Close waits for all queued writes, writes the remaining contacts, and closes the database. Later
-// calls of other methods fail. Close may be called again.
+// Close waits for all queued writes. It writes the last contacts of devices that are still in
+// memory, and closes the database. Later calls of other methods fail. Close may be called again.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
 		unlock, err := TakeTurn(s.path)
@@ -142,7 +142,7 @@ func (s *Store) Close() error {
 	return s.closeErr
 }
 
-// database is the store as a driver sees it.
+// database implements sqlstore.DB on a Store.
 type database struct{ s *Store }
 
 func (d database) Write(ctx context.Context, run func(sqlstore.Conn) error) error {

@@ -59,7 +59,7 @@ func openWriter(path string) (*writer, error) {
 	return w, nil
 }
 
-// do runs an operation: see sqlstore.Queue.Do.
+// The method `do` runs an operation: see sqlstore.Queue.Do.
 func (w *writer) do(ctx context.Context, run func(*conn) error) error {
 	return w.Do(ctx, func(c sqlstore.Conn) error { return run(c.(*conn)) })
 }
@@ -119,8 +119,8 @@ func (w *writer) transact(batch []*sqlstore.Job) {
 	}
 }
 
-// together runs the jobs in order in one transaction. If a job fails after it has written
-// something, together rolls back the transaction and returns `spoiled` as true.
+// The method `together` runs the jobs in order in one transaction. If a job fails after it has
+// written something, the transaction is rolled back, and `spoiled` is true.
 func (w *writer) together(batch []*sqlstore.Job) (wrote, spoiled bool, err error) {
 	if err := w.conn.control(begin); err != nil {
 		return false, false, err
@@ -137,7 +137,7 @@ func (w *writer) together(batch []*sqlstore.Job) (wrote, spoiled bool, err error
 	return wrote, false, nil
 }
 
-// apart runs the jobs in one transaction, each in its own savepoint.
+// The method `apart` runs the jobs in one transaction, each in its own savepoint.
 func (w *writer) apart(batch []*sqlstore.Job) (wrote bool, err error) {
 	if err := w.conn.control(begin); err != nil {
 		return false, err

@@ -344,7 +344,7 @@ var (
 			SELECT e.id, e.previous, number + 1 FROM chain c JOIN enrolments e ON e.id = c.previous WHERE number < ?2)
 		SELECT id, coalesce(previous, 0) FROM chain ORDER BY number`)
 	selectEvidence = prepared(`SELECT ` + evidenceColumns + ` FROM enrolments e WHERE e.id = ?`)
-	// Removes the evidence of an enrolment, but keeps what the AIK registry returns.
+	// Removes the evidence of an enrolment, but keeps the data that the method `AIK` returns.
 	stripEnrolment = prepared(`UPDATE enrolments SET iak_public = ?, iak_cert = ?, ek_certificate = x'', idevid_cert = x'',
 		verdict = x'', request = x'', ek_links = x'' WHERE id = ?`)
 	setPrevious     = prepared(`UPDATE enrolments SET previous = nullif(?, 0) WHERE id = ?`)
@@ -415,11 +415,12 @@ func (k *claim) createDevice(c Conn, a store.Activation, now int64) error {
 	}
 }
 
-// freeNick returns the nick `base` with a numeric suffix that is not in use. It doubles the number
-// until it finds an unused suffix. Then it searches between that number and the previous number
-// (binary search). So if a whole fleet proposes the same nick, each device needs only a logarithmic
-// number of queries. If numbers between used suffixes are free again because devices were deleted,
-// freeNick may return one of these numbers, or a number after the last suffix.
+// freeNick returns the nick `base` with a numeric suffix that is not in use. It tries a number, and
+// doubles this number until it finds an unused suffix. Then it searches between that number and the
+// previous number (binary search). So if a whole fleet proposes the same nick, each device needs
+// only a logarithmic number of queries. If numbers between used suffixes are free again because
+// devices were deleted, freeNick may return one of these numbers, or a number after the last
+// suffix.
 func freeNick(c Conn, owner, base string) (string, error) {
 	with := func(n int) string { return base + "-" + strconv.Itoa(n) }
 	taken := func(n int) (bool, error) {
@@ -498,7 +499,7 @@ func stripAll(c Conn, chain []link) error {
 		if err == nil && len(v.request) == 0 {
 			continue // stripped already
 		}
-		// Damaged evidence is removed too. fsck reports it before that.
+		// Evidence that cannot be read is removed too. Until then, fsck reports the damage.
 		if err := c.Do(stripEnrolment, v.iakPublic, v.iakCert, e.id); err != nil {
 			return err
 		}

@@ -19,7 +19,7 @@ var (
 const (
 	// SettingBackup has the time of the newest backup, in the form of RFC 3339.
 	SettingBackup = "last-backup"
-	// settingBackupFault has what the newest check of a backup found; empty: nothing.
+	// settingBackupFault has the fault that the newest check of a backup found; empty: no fault.
 	settingBackupFault = "backup-fault"
 	settingScan        = "trust-scan"
 )

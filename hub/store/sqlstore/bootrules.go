@@ -39,8 +39,8 @@ var (
 	bumpRules          = prepared(`INSERT INTO boot_rules (owner, version) VALUES (?, 1) ON CONFLICT (owner) DO UPDATE SET version = boot_rules.version + 1`)
 )
 
-// changeRules runs a change of an owner's rules, increases their version and appends the event, in
-// one transaction.
+// changeRules changes an owner's rules, increases the version of these rules and appends the event,
+// all in one transaction.
 func (s *Store) changeRules(ctx context.Context, owner string, e store.Event, change func(c Conn) error) error {
 	return s.db.Write(ctx, func(c Conn) error {
 		if err := change(c); err != nil {
@@ -53,7 +53,8 @@ func (s *Store) changeRules(ctx context.Context, owner string, e store.Event, ch
 	})
 }
 
-// room returns store.ErrExists if the row exists, and store.ErrFull if there are `most` rows.
+// The function `room` returns store.ErrExists if the row exists, and store.ErrFull if there are
+// `most` rows.
 func room(c Conn, find, at *Statement, most int, owner string, key ...any) error {
 	if _, ok, err := c.One(find, append([]any{owner}, key...)...); err != nil {
 		return err
@@ -322,7 +323,7 @@ func putJudged(c Conn, device string, now time.Time, j *store.BootJudged) error 
 			return err
 		}
 		// First the device joins the new cohort, then it leaves the old one. Both are the same
-		// cohort if only the state changes. In the other order, a cohort of one device would be
+		// cohort if only the state changes. In the opposite order, a cohort of one device would be
 		// removed, and the time of its first measurement would be lost.
 		if ok {
 			if err := leaveCohort(c, p.Part, was); err != nil {
@@ -366,7 +367,7 @@ func dropJudged(c Conn, device string) error {
 	return c.Do(deleteJudged, device)
 }
 
-// The row with the empty value counts all devices of a model.
+// In boot_cohorts, the row with an empty value counts all devices of a model.
 const cohortColumns = `SELECT h.part, h.model, h.value, h.n, h.n_bad, h.first, h.words, h.cause, h.firmware, coalesce((SELECT t.n FROM boot_cohorts t
 	WHERE t.owner = h.owner AND t.part = h.part AND t.model = h.model AND t.value = ''), 0) FROM boot_cohorts h `
 

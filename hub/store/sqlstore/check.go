@@ -9,8 +9,8 @@ import (
 	"gangway/hub/store"
 )
 
-// rules are the queries for rows that break a rule. Each has the columns name and the parameter
-// limit.
+// rules are the queries for rows that break a rule. Each query returns one column, by which a
+// person can find the row. Its only parameter is the largest number of rows.
 var rules = []struct {
 	name  string
 	query *Statement
@@ -57,7 +57,7 @@ var rules = []struct {
 		WHERE d.deleted = 0 AND d.owner <> '' AND (s.nick IS NULL OR s.device <> d.id) ORDER BY d.id LIMIT ?`)},
 	{"device-search", prepared(`SELECT s.device FROM device_search s LEFT JOIN devices d ON d.id = s.device AND d.deleted = 0 AND d.owner = s.owner
 		WHERE d.id IS NULL ORDER BY s.device LIMIT ?`)},
-	// A device's row of the search has the same values as the device's other rows.
+	// A device's row in device_search has the same values as the device's other rows.
 	{"search-columns", prepared(`SELECT d.id FROM devices d JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick AND s.device = d.id
 		LEFT JOIN enrolments e ON e.id = d.enrolment LEFT JOIN boot_devices b ON b.device = d.id
 		LEFT JOIN trails t ON t.device = d.id LEFT JOIN steps r ON r.device = t.device AND r.rev = t.rev
@@ -105,7 +105,8 @@ var rules = []struct {
 		SELECT owner, part, value, model, firmware, 1 AS n, bad AS n_bad FROM boot_parts
 		UNION ALL SELECT owner, part, value, model, firmware, -n, -n_bad FROM boot_versions) AS rows_of_parts GROUP BY owner, part, value, model, firmware) AS sums
 		WHERE parts <> 0 OR bad <> 0 GROUP BY owner ORDER BY owner LIMIT ?`)},
-	// Rows about a device have the device's owner, model and join token.
+	// The rows of boot_parts have the same owner, model and join token as the device's row of
+	// boot_judged.
 	{"boot-device", prepared(`SELECT p.device FROM boot_parts p LEFT JOIN boot_judged j ON j.device = p.device
 		WHERE j.device IS NULL OR j.owner <> p.owner OR j.model <> p.model OR j.token <> p.token ORDER BY p.device LIMIT ?`)},
 	{"judged-device", prepared(`SELECT j.device FROM boot_judged j LEFT JOIN devices d ON d.id = j.device AND d.deleted = 0
@@ -202,7 +203,8 @@ func (s *Store) States(ctx context.Context, after int64, limit int) (list []stor
 }
 
 // hashRules are the queries for hashes and their contents. Each query has the columns name, hash
-// and bytes: `hash` must be the SHA-256 of `bytes`, or in ek_chains its first 16 bytes.
+// and bytes: `hash` must be the SHA-256 of `bytes`. In ek_chains, `hash` is only the first 16 bytes
+// of the SHA-256.
 var hashRules = []struct {
 	name  string
 	query *Statement

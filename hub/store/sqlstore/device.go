@@ -28,8 +28,8 @@ var (
 		WHERE d.id = ? AND d.owner = ? AND d.deleted = 0`)
 	markDeviceDeleted = prepared(`UPDATE devices SET deleted = 1, user_meta = '{}', device_meta = '{}' WHERE id = ?`)
 	revokeEnrolment   = prepared(`UPDATE enrolments SET state = 'r' WHERE id = ?`)
-	// Revokes pending enrolments. They have proven nothing, so their evidence is removed, as in the
-	// constant expire.
+	// Revokes pending enrolments. No TPM has proven the data of these enrolments, so their evidence
+	// is removed, as the statement `expire` does.
 	revokePending = prepared(`UPDATE enrolments SET state = 'r', verdict = x'', request = x'', ek_certificate = x'', ek_links = x''
 		WHERE device = ? AND owner = ? AND state = 'p'`)
 	letTPMGo   = prepared(`UPDATE tpms SET owner = '', device = '', generation = generation + 1 WHERE ek = ?`)

@@ -21,13 +21,14 @@ var (
 
 	// proveAsEnrolled is for an activated enrolment whose EKKnown is true. The enrolment has the EK
 	// certificate, and the EK's row of tpms names the enrolment. So the row of ek_certificates has
-	// no certificate and no links. If the EK has a row with a certificate already, forgetEK removes
-	// this row first, because SQLite does not use the space again that is free when a row becomes
+	// no certificate and no links. If the EK already has a row with a certificate, forgetEK removes
+	// that row first. The reason: SQLite does not reuse the space that becomes free when a row gets
 	// shorter.
 	proveAsEnrolled = prepared(`INSERT INTO ek_certificates (ek, proven, expires, certificate, links) VALUES (?, 1, 0, x'', x'')
 		ON CONFLICT (ek) DO NOTHING`)
 	forgetEK = prepared(`DELETE FROM ek_certificates WHERE ek = ? AND certificate <> x''`)
-	// proveEK is for other activated enrolments. It marks the stored EK certificate as proven.
+	// proveEK is for activated enrolments whose EKKnown is false. It marks the stored EK
+	// certificate as proven.
 	proveEK = prepared(`UPDATE ek_certificates SET proven = 1, expires = 0 WHERE ek = ? AND proven = 0`)
 	// Selects the evidence of the enrolment that has the EK certificate for proveAsEnrolled.
 	selectEnrolledEK = prepared(`SELECT ` + evidenceColumns + ` FROM ek_certificates c JOIN tpms t ON t.ek = c.ek
@@ -54,8 +55,8 @@ func (k *claim) prove(c Conn) error {
 	return c.Do(proveEK, k.ek[:])
 }
 
-// enrolledEK returns the evidence with an EK's certificate, if the row of ek_certificates is
-// without the certificate.
+// If an EK's row of ek_certificates has no certificate, enrolledEK returns the evidence of the
+// enrolment that has the certificate.
 func enrolledEK(c Conn, ek store.Hash) (v evidence, found bool, err error) {
 	r, found, err := c.One(selectEnrolledEK, ek[:])
 	if err != nil || !found {

@@ -57,16 +57,15 @@ var (
 	selectPending = prepared(`SELECT token, ek, created, expires, manufacturer, model, firmware, prod_model, prod_serial, key_algorithm
 		FROM enrolments INDEXED BY enrolments_pending_owner WHERE owner = ? AND state = 'p' AND expires > ? ORDER BY id DESC LIMIT ?`)
 
-	// Makes the oldest pending enrolments of owner ?1 expire until the others fit into ?2 bytes,
-	// but at most 128 of them: more would delay other writers, and 128 of the smallest enrolments
-	// are larger than one of the largest. If all fit, the innermost query reads no enrolment.
-	pushOutEnrolments = prepared(expire + `id IN (SELECT id FROM
-		(SELECT id, sum(bytes) OVER (ORDER BY id) - bytes AS older FROM
-			(SELECT id, 1024 + length(request) + length(verdict) + length(ek_certificate) + length(ek_links)
-				+ length(iak_cert) + length(idevid_cert) AS bytes
-			FROM enrolments WHERE owner = ?1 AND state = 'p'
-				AND (SELECT u.bytes FROM pending_usage u WHERE u.owner = ?1) > ?2 ORDER BY id LIMIT 128) AS oldest) AS summed
-		WHERE older < (SELECT u.bytes FROM pending_usage u WHERE u.owner = ?1) - ?2)`)
+	// Makes the oldest pending enrolments of owner ?1 expire until the remaining ones need at most
+	// ?2 bytes. At most 128 enrolments expire, because more would delay other writers; 128 of the
+	// smallest enrolments are larger than one of the largest. Nearly always, all enrolments fit.
+	// The innermost query then reads no enrolment: SQLite reads the tables of a CROSS JOIN in their
+	// order, and PostgreSQL tests the condition on a subquery before it reads a table. (SQLite
+	// would test this condition for each row.)
+	pushOutEnrolments = both(
+		pushOut(`pending_usage g CROSS JOIN enrolments e ON e.owner = g.owner WHERE g.owner = ?1 AND g.bytes > ?2`),
+		pushOut(`enrolments e WHERE e.owner = ?1 AND (SELECT u.bytes FROM pending_usage u WHERE u.owner = ?1) > ?2`))
 
 	forgetExpired = prepared(`DELETE FROM enrolments WHERE id IN
 		(SELECT id FROM enrolments WHERE state = 'x' AND expires <= ? ORDER BY expires LIMIT ?)`)
@@ -74,12 +73,23 @@ var (
 )
 
 // expire begins a statement that empties all columns of enrolments except fingerprints, names, ids
-// and times. In these rows, the device has proven nothing. So the hub must not store what the rows
-// say about a machine and its owner.
+// and times. No device has proven the data of these rows. So the hub must not keep the data about a
+// machine and its owner.
 const expire = `UPDATE enrolments SET state = 'x', manufacturer = '', model = '',
 	firmware = '', prod_model = '', prod_serial = '', key_algorithm = '', iak_public = x'',
 	ek_certificate = x'', iak_cert = x'', idevid_cert = x'', verdict = x'', request = x'',
 	ek_known = 0, ek_links = x'' WHERE `
+
+// pushOut returns the text of pushOutEnrolments. `from` selects the enrolments e of an owner who has
+// too many bytes.
+func pushOut(from string) string {
+	return expire + `id IN (SELECT id FROM
+		(SELECT id, sum(bytes) OVER (ORDER BY id) - bytes AS older FROM
+			(SELECT e.id, 1024 + length(e.request) + length(e.verdict) + length(e.ek_certificate) + length(e.ek_links)
+				+ length(e.iak_cert) + length(e.idevid_cert) AS bytes
+			FROM ` + from + ` AND e.state = 'p' ORDER BY e.id LIMIT 128) AS oldest) AS summed
+		WHERE older < (SELECT u.bytes FROM pending_usage u WHERE u.owner = ?1) - ?2)`
+}
 
 // upsertOf returns the text of upsertEnrolment. newID is an expression for the next row id.
 func upsertOf(newID string) string {

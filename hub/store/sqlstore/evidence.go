@@ -18,7 +18,7 @@ import (
 )
 
 // The long columns of an enrolment are packed in the column request: the certificates, the verdict
-// and the request itself. They repeat each other and the same texts, so they are compressed
+// and the request itself. They repeat parts of each other, and common texts, so they are compressed
 // together:
 //
 //	byte 0   packedEvidence
@@ -26,8 +26,8 @@ import (
 //	16 bytes if withChain: the key of the row of ek_chains with the links
 //	rest     a Zstandard frame, with the dictionary of packedEvidence
 //
-// The frame has, for each field of evidence, in their order, its length as uvarint and its bytes.
-// In the frame, the values of other columns of the row are abbreviated (see names).
+// The frame has the fields of the type evidence, in order: for each field, its length as uvarint
+// and its bytes. In the frame, the values of other columns of the row are abbreviated (see names).
 //
 // The columns iak_public, ek_certificate, iak_cert, idevid_cert, verdict and ek_links of a packed
 // row are empty. Rows of earlier versions are not packed: PackEvidence packs them. A request that
@@ -40,7 +40,7 @@ const (
 
 // evidenceWords is the dictionary of packedEvidence: what most rows have in common, such as the
 // parts of certificates and verdicts that never change, and the names of TPM makers. Never change
-// it: stored rows need it. A better dictionary needs another first byte.
+// it: stored rows need it. To use a better dictionary, choose another first byte.
 //
 //go:embed dictionary/1
 var evidenceWords []byte
@@ -53,13 +53,24 @@ var errBadEvidence = errors.New("the stored evidence is damaged")
 
 // Both are safe for concurrent use.
 var (
-	evidenceEncoder = must(zstd.NewWriter(nil, zstd.WithEncoderDictRaw(1, evidenceWords), zstd.WithEncoderLevel(zstd.SpeedFastest),
-		zstd.WithEncoderCRC(false), zstd.WithWindowSize(512<<10), zstd.WithLowerEncoderMem(true)))
+	evidenceEncoder = newEncoder()
+	// shortEncoder does not try to compress bytes without repetitions. In short evidence, these are
+	// keys, hashes and signatures.
+	shortEncoder    = newEncoder(zstd.WithNoEntropyCompression(true))
 	evidenceDecoder = must(zstd.NewReader(nil, zstd.WithDecoderDictRaw(1, evidenceWords), zstd.WithDecoderConcurrency(0),
 		zstd.WithDecoderMaxMemory(maxEvidence), zstd.WithDecoderLowmem(true)))
 )
 
-// must returns a coder. It panics if the options are wrong.
+// shortEvidence is the largest length of evidence that shortEncoder compresses. Longer evidence has a
+// boot event log.
+const shortEvidence = 16 << 10
+
+func newEncoder(more ...zstd.EOption) *zstd.Encoder {
+	return must(zstd.NewWriter(nil, append([]zstd.EOption{zstd.WithEncoderDictRaw(1, evidenceWords), zstd.WithEncoderLevel(zstd.SpeedFastest),
+		zstd.WithEncoderCRC(false), zstd.WithWindowSize(512 << 10), zstd.WithLowerEncoderMem(true)}, more...)...))
+}
+
+// The function `must` returns a coder. It panics if the options are wrong.
 func must[T any](coder T, err error) T {
 	if err != nil {
 		panic(err)
@@ -70,8 +81,8 @@ func must[T any](coder T, err error) T {
 // evidence has the long columns of an enrolment.
 type evidence struct {
 	iakPublic, ekCertificate, iakCert, idevidCert, verdict, request, ekLinks []byte
-	// chain is the key of ekLinks in the table ek_chains, if hasChain. Then unpack leaves ekLinks
-	// empty: see withLinks.
+	// chain is the key of ekLinks in the table ek_chains, if hasChain is true. Then unpack leaves
+	// ekLinks empty: see withLinks.
 	chain    chainKey
 	hasChain bool
 	packed   bool // the stored row is packed
@@ -82,8 +93,8 @@ type evidence struct {
 }
 
 // chainKey is the key of a row of ek_chains: the first 16 bytes of the SHA-256 of the links. The
-// links are from the hub's trust store or from TPM makers, so nobody else can choose two with the
-// same key.
+// links are from the hub's trust store or from TPM makers, so an attacker cannot choose two chains
+// with the same key.
 type chainKey [16]byte
 
 func evidenceOf(e *store.Enrolment) *evidence {
@@ -92,8 +103,9 @@ func evidenceOf(e *store.Enrolment) *evidence {
 		verdict: e.Verdict, request: e.Request, ekLinks: e.EKLinks}
 }
 
-// share makes pack store the links in the table ek_chains, with other enrolments' links. The caller
-// must run storeChain in the transaction that writes the packed evidence.
+// After a call of `share`, the method `pack` stores the links in the table ek_chains, together with
+// the links of other enrolments. The caller must run storeChain in the transaction that writes the
+// packed evidence.
 func (v *evidence) share() {
 	if len(v.ekLinks) > 0 {
 		sum := sha256.Sum256(v.ekLinks)
@@ -105,25 +117,25 @@ func (v *evidence) fields() []*[]byte {
 	return []*[]byte{&v.iakPublic, &v.ekCertificate, &v.iakCert, &v.idevidCert, &v.verdict, &v.request, &v.ekLinks}
 }
 
-// escape begins an abbreviation of two bytes: escape and noName+i, for names()[i]. The bytes escape
-// and noName stand for the byte escape.
+// The byte `escape` begins an abbreviation of two bytes: `escape` and noName+i stand for the text
+// names()[i]. The bytes `escape` and `noName` stand for the byte `escape` itself.
 const (
 	escape = 0xF7
 	noName = 0x80
 )
 
 // names returns the texts that are abbreviated in packed evidence. Certificates and verdicts repeat
-// them, and compression could not shorten their first occurrence.
+// these texts. Compression alone could not shorten the first occurrence of a text.
 func (v *evidence) names() [8][]byte {
 	return [8][]byte{hex.AppendEncode(nil, v.iakName), []byte(v.device), []byte(v.owner), []byte(v.token), v.iakName, v.idevidName, []byte(v.model), []byte(v.serial)}
 }
 
-// abbreviate replaces names in b. Both b and the returned buffer are used again by the caller.
+// abbreviate replaces names in b. The caller uses both returned buffers again.
 func (v *evidence) abbreviate(b, other []byte) (result, spare []byte) {
 	b, other = replaceAll(b, other, []byte{escape}, noName)
 	for i, name := range v.names() {
-		// An occurrence of a name with escaped bytes begins and ends between two abbreviations or
-		// other bytes: its first byte is none of an abbreviation's.
+		// An escaped name has only whole abbreviations, and its first byte is not a byte of an
+		// abbreviation. So it never begins or ends in the middle of an abbreviation in b.
 		if len(name) >= 8 && name[0] < noName {
 			escaped, _ := replaceAll(name, nil, []byte{escape}, noName)
 			b, other = replaceAll(b, other, escaped, noName+1+byte(i))
@@ -135,17 +147,35 @@ func (v *evidence) abbreviate(b, other []byte) (result, spare []byte) {
 // replaceAll writes b to the buffer `other`, with the abbreviation `code` in place of each `old`.
 // It returns both buffers.
 func replaceAll(b, other, old []byte, code byte) (result, spare []byte) {
-	i := bytes.Index(b, old)
+	i := index(b, old)
 	if i < 0 {
 		return b, other
 	}
 	result = other[:0]
-	for rest := b; ; i = bytes.Index(rest, old) {
+	for rest := b; ; i = index(rest, old) {
 		if i < 0 {
 			return append(result, rest...), b
 		}
 		result = append(append(result, rest[:i]...), escape, code)
 		rest = rest[i+len(old):]
+	}
+}
+
+// index is bytes.Index. It looks for the first bytes of a long text, because bytes.Index is fast only
+// for texts of up to 63 bytes.
+func index(b, text []byte) int {
+	const fast = 32
+	if len(text) <= fast {
+		return bytes.Index(b, text)
+	}
+	for at := 0; ; at++ {
+		i := bytes.Index(b[at:], text[:fast])
+		if i < 0 {
+			return -1
+		}
+		if at += i; bytes.HasPrefix(b[at:], text) {
+			return at
+		}
 	}
 }
 
@@ -197,13 +227,16 @@ func (v *evidence) pack() []byte {
 		out[1] = withChain
 		out = append(out, v.chain[:]...)
 	}
+	if len(b) <= shortEvidence {
+		return shortEncoder.EncodeAll(b, out)
+	}
 	return evidenceEncoder.EncodeAll(b, out)
 }
 
 // isPacked reports whether a column request is packed.
 func isPacked(request []byte) bool { return len(request) > 0 && request[0] == packedEvidence }
 
-// unpack reads a packed column request into v. The fields share memory.
+// unpack reads a packed column request into v. The fields of v then point into the same memory.
 func (v *evidence) unpack(packed []byte) error {
 	if len(packed) < 2 || packed[0] != packedEvidence || packed[1] > withChain {
 		return errBadEvidence
@@ -264,7 +297,7 @@ func readEvidence(r *Row) (v evidence, err error) {
 	return v, v.unpack(packed)
 }
 
-// withLinks reads the links from the table ek_chains, if they are there.
+// If the links are in the table ek_chains, withLinks reads them from that table.
 func (v *evidence) withLinks(c Conn) error {
 	if !v.hasChain {
 		return nil
@@ -295,16 +328,16 @@ var (
 
 var (
 	selectToPack = prepared(`SELECT e.id, ` + evidenceColumns + ` FROM enrolments e WHERE e.id > ? ORDER BY e.id LIMIT ?`)
-	// The conditions keep a row that has changed since it was read.
+	// The conditions leave out a row that has changed since it was read.
 	packEvidence = prepared(`UPDATE enrolments SET iak_public = x'', ek_certificate = x'', iak_cert = x'', idevid_cert = x'',
 		verdict = x'', ek_links = x'', request = ? WHERE id = ? AND request = ? AND state <> 'p'`)
-	// Removes the second copy of an EK certificate that the TPM's enrolment has: see
-	// proveAsEnrolled.
+	// Removes an EK certificate from ek_certificates, if the TPM's enrolment has the same
+	// certificate: see proveAsEnrolled.
 	dropKeptCopy = prepared(`UPDATE ek_certificates SET certificate = x'', links = x'' WHERE proven = 1 AND certificate = ? AND links = ?
 		AND ek = (SELECT t.ek FROM tpms t WHERE t.enrolment = ?)`)
 )
 
-// settingPacked is the name of the setting that has the row id of the last enrolment that
+// settingPacked is the name of a setting. Its value is the row id of the last enrolment that
 // PackEvidence has read, or allPacked.
 const (
 	settingPacked = "packed-evidence"
@@ -365,8 +398,8 @@ func (s *Store) readToPack(ctx context.Context, after string, limit int) (rows [
 	return rows, last, read, err
 }
 
-// packAll packs rows. It shares the links that several rows have: most devices have a TPM of one of
-// a few makers.
+// packAll packs rows. If several rows have the same links, they share one copy of the links,
+// because most devices have a TPM of one of a few makers.
 func packAll(rows []packedRow) {
 	times := map[string]int{}
 	for i := range rows {

@@ -3,10 +3,10 @@ package sqlstore
 // FlushChunk is the constant flushChunk, for the tests in package sqlstore_test.
 const FlushChunk = flushChunk
 
-// Flush writes the held contacts to the database.
+// Flush writes to the database all contacts of devices that are only in memory.
 func (s *Store) Flush() error { return s.seen.flush() }
 
-// Held returns the number of contacts that are not written to the database yet.
+// Held returns the number of contacts of devices that are only in memory.
 func (s *Store) Held() int {
 	s.seen.mu.RLock()
 	defer s.seen.mu.RUnlock()

@@ -22,8 +22,12 @@ type condition struct {
 	// `walk` reads the matching devices in the order of nicks. If no index has that order, `walk`
 	// is zero.
 	walk walk
-	// `fits` reports whether a device matches the condition. It is nil for FieldMeta.
-	fits func(d *found) bool
+	// `among` selects the matching devices of a list, by an index. nil: no index has the condition.
+	among *Statement
+	// `fits` reports whether a device matches the condition. It reads only the columns `needs` of the
+	// device. It is nil for FieldMeta.
+	fits  func(d *found) bool
+	needs columns
 
 	models, makers []string // only for a word: the models and makers that contain the word, in lower case
 }
@@ -39,39 +43,56 @@ func (k *condition) args(owner string) []any {
 	return []any{owner, k.value}
 }
 
+// shortArgs returns the arguments of the condition's short walk, without the place and the limit, and
+// of `among`, without the list.
+func (k *condition) shortArgs(owner string) []any {
+	if k.field == store.FieldMeta {
+		return []any{k.term}
+	}
+	return k.args(owner)
+}
+
 func termCondition(owner string, t store.SearchTerm) (*condition, error) {
 	k := &condition{field: t.Field, value: t.Value}
 	switch t.Field {
 	case store.FieldState:
 		k.value = strings.ToLower(t.Value)
-		if k.fits = stateFits[k.value]; k.fits == nil {
+		is, ok := stateFits[k.value]
+		if !ok {
 			return nil, badSearch("%.64q is not a state of a device: use active, quiet, boot-changed, updating, failed or cloned.", t.Value)
 		}
-		k.walk = walkState[k.value]
+		k.fits, k.needs = is.fits, is.needs
+		k.walk, k.among = walkState[k.value], amongState[k.value]
 	case store.FieldModel, store.FieldMaker, store.FieldFirmware:
-		k.walk = walkField[t.Field]
-		k.fits = func(d *found) bool { return lowerASCII(k.of(d)) == lowerASCII(k.value) }
+		k.walk, k.among = walkField[t.Field], amongField[t.Field]
+		k.needs = fieldColumn[t.Field]
+		lower := lowerASCII(k.value)
+		k.fits = func(d *found) bool { return lowerASCII(k.of(d)) == lower }
 	case store.FieldToken:
 		k.value = strings.ToLower(t.Value)
-		k.walk = walkField[t.Field]
+		k.walk, k.among = walkField[t.Field], amongField[t.Field]
+		k.needs = colToken
 		k.fits = func(d *found) bool { return d.token == k.value }
 	case store.FieldSerial:
 		if wordText(t.Value) == "" {
 			return nil, badSearch("A serial number has at least one letter or digit: write the whole serial number.")
 		}
-		k.fits = func(d *found) bool { return lowerASCII(d.serial) == lowerASCII(k.value) }
+		k.needs = colSerial
+		lower := lowerASCII(k.value)
+		k.fits = func(d *found) bool { return lowerASCII(d.serial) == lower }
 	case store.FieldID:
 		k.value = strings.ToLower(t.Value)
 		if !isIDPrefix(k.value) {
 			return nil, badSearch("%.64q is not the beginning of an id: write the first 4 to 24 hexadecimal digits of the id.", t.Value)
 		}
+		k.needs = colDevice
 		k.fits = func(d *found) bool { return strings.HasPrefix(d.device, k.value) }
 	case store.FieldMeta:
 		if t.Key == "" || len(t.Key) > indexedValue || len(t.Value) > indexedValue {
 			return nil, badSearch("The name and the value of a metadata condition may have at most %d bytes each: shorten them.", indexedValue)
 		}
 		k.term = metaTerm(owner, t.Key, t.Value)
-		k.walk = walkMeta
+		k.walk, k.among = walkMeta, amongMeta
 	default:
 		return nil, badSearch("%.64q is not a field of a device: use state, model, maker, firmware, token, serial, id or meta.", string(t.Field))
 	}
@@ -82,7 +103,7 @@ func isIDPrefix(text string) bool {
 	return len(text) >= 4 && len(text) <= 24 && strings.Trim(text, "0123456789abcdef") == ""
 }
 
-// of returns the device's value for the condition's field.
+// The method `of` returns the device's value for the condition's field.
 func (k *condition) of(d *found) string {
 	switch k.field {
 	case store.FieldModel:
@@ -93,13 +114,18 @@ func (k *condition) of(d *found) string {
 	return d.firmware
 }
 
-var stateFits = map[string]func(d *found) bool{
-	store.StateActive:      func(d *found) bool { return !d.quiet },
-	store.StateQuiet:       func(d *found) bool { return d.quiet },
-	store.StateBootChanged: func(d *found) bool { return d.boot == store.BootChanged || d.boot == store.BootRefused },
-	store.StateUpdating:    func(d *found) bool { return d.status != "" && !d.status.Final() },
-	store.StateFailed:      func(d *found) bool { return d.status == trail.StatusError || d.status == trail.StatusWontGo },
-	store.StateCloned:      func(d *found) bool { return d.clone != "" },
+var fieldColumn = map[store.SearchField]columns{store.FieldModel: colModel, store.FieldMaker: colMaker, store.FieldFirmware: colFirmware}
+
+var stateFits = map[string]struct {
+	needs columns
+	fits  func(d *found) bool
+}{
+	store.StateActive:      {colQuiet, func(d *found) bool { return !d.quiet }},
+	store.StateQuiet:       {colQuiet, func(d *found) bool { return d.quiet }},
+	store.StateBootChanged: {colBoot, func(d *found) bool { return d.boot == store.BootChanged || d.boot == store.BootRefused }},
+	store.StateUpdating:    {colStatus, func(d *found) bool { return d.status != "" && !d.status.Final() }},
+	store.StateFailed:      {colStatus, func(d *found) bool { return d.status == trail.StatusError || d.status == trail.StatusWontGo }},
+	store.StateCloned:      {colClone, func(d *found) bool { return d.clone != "" }},
 }
 
 // wordText returns a word of a search in the form of the index: in lower case, from its first
@@ -120,15 +146,26 @@ func wordCondition(word string) (*condition, error) {
 	case len(word) > indexedValue:
 		return nil, badSearch("A word of a search may have at most %d bytes: shorten the word.", indexedValue)
 	}
-	k := &condition{value: text}
+	k := &condition{value: text, needs: colNick | colDevice | colSerial | colModel | colMaker}
+	// Most devices have one of a few models and makers.
+	known := map[string]bool{}
+	common := func(value string) bool {
+		is, ok := known[value]
+		if !ok {
+			is = hasWord(value, text)
+			known[value] = is
+		}
+		return is
+	}
 	k.fits = func(d *found) bool {
-		return hasWord(d.nick, text) || hasWord(d.serial, text) || hasWord(d.model, text) || hasWord(d.maker, text) ||
+		return common(d.model) || common(d.maker) || hasWord(d.nick, text) || hasWord(d.serial, text) ||
 			len(text) >= 4 && strings.HasPrefix(d.device, text)
 	}
 	return k, nil
 }
 
-// hasWord reports whether a word in `field` and the text after this word begin with `prefix`.
+// hasWord reports whether `prefix` occurs in `field` at the beginning of a word. `prefix` may be
+// longer than this word.
 func hasWord(field, prefix string) bool {
 	field = strings.ToLower(field)
 	for n, i := range wordStarts(field) {
@@ -146,13 +183,13 @@ var (
 	selectCount = both(`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND value = ?`,
 		`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND lower(value) = lower(? COLLATE "C")`)
 	// Selects the values of a field, the most frequent values first: by `size`, the magnitude of
-	// `n`. The LIMIT bounds the number of rows in case each device has another model.
+	// `n`. The LIMIT bounds the number of rows, because each device may have another model.
 	selectValues = prepared(`SELECT value, n FROM fleet_counts INDEXED BY fleet_counts_size
 		WHERE owner = ? AND field = ? ORDER BY size DESC LIMIT ?`)
 )
 
-// valuesWithWords is the largest number of an owner's models, and of an owner's makers, that a
-// search compares with a word.
+// valuesWithWords is the limit of selectValues. If a person searches for a word, the search
+// compares the word with at most this number of models and this number of makers of the owner.
 const valuesWithWords = 500
 
 func counted(c Conn, owner, field, value string) (n int, err error) {
@@ -165,7 +202,7 @@ func counted(c Conn, owner, field, value string) (n int, err error) {
 
 // resolve sets the fields `count` and `exact` and, for a word, `models` and `makers`, from the
 // counters and indexes of the database.
-func (k *condition) resolve(c Conn, owner string) (err error) {
+func (k *condition) resolve(c Conn, owner string, values *commonValues) (err error) {
 	switch k.field {
 	case store.FieldState:
 		k.exact = true
@@ -194,42 +231,66 @@ func (k *condition) resolve(c Conn, owner string) (err error) {
 		k.count, err = k.countNicks(c, owner)
 		return err
 	case store.FieldID:
-		devices, err := k.byID(c, owner)
-		k.count = len(devices)
+		k.count, err = k.countIDs(c, owner)
 		return err
 	}
-	return k.resolveWord(c, owner)
+	return k.resolveWord(c, owner, values)
 }
 
-func (k *condition) resolveWord(c Conn, owner string) (err error) {
+func (k *condition) resolveWord(c Conn, owner string, values *commonValues) (err error) {
 	if k.count, err = k.countNicks(c, owner); err != nil {
 		return err
 	}
 	if isIDPrefix(k.value) {
-		devices, err := k.byID(c, owner)
+		n, err := k.countIDs(c, owner)
 		if err != nil {
 			return err
 		}
-		k.count += len(devices)
+		k.count += n
 	}
-	for field, list := range map[string]*[]string{"model": &k.models, "maker": &k.makers} {
-		*list = nil
-		if err := c.Each(selectValues, func(r Row) (bool, error) {
-			if value := r.text(); hasWord(value, k.value) {
-				*list = append(*list, lowerASCII(value))
-				k.count += r.int()
+	if err := values.read(c, owner); err != nil {
+		return err
+	}
+	with := func(all []store.FacetCount) (list []string) {
+		for _, one := range all {
+			if hasWord(one.Value, k.value) {
+				list = append(list, lowerASCII(one.Value))
+				k.count += one.N
 			}
+		}
+		return list
+	}
+	k.models, k.makers = with(values.models), with(values.makers)
+	return nil
+}
+
+// commonValues has an owner's most frequent models and makers, with their numbers of devices. All
+// words of a search use the same commonValues.
+type commonValues struct {
+	known          bool
+	models, makers []store.FacetCount
+}
+
+func (v *commonValues) read(c Conn, owner string) error {
+	if v.known {
+		return nil
+	}
+	for field, list := range map[string]*[]store.FacetCount{"model": &v.models, "maker": &v.makers} {
+		if err := c.Each(selectValues, func(r Row) (bool, error) {
+			*list = append(*list, store.FacetCount{Value: r.text(), N: r.int()})
 			return true, nil
 		}, owner, field, int64(valuesWithWords)); err != nil {
 			return err
 		}
 	}
+	v.known = true
 	return nil
 }
 
 // words returns the arguments with which selectWord and selectFound read the words that begin with
-// the condition's word, without the limit. For FieldSerial, some of the devices with such a word
-// may have another serial number, so the caller must compare the serial numbers.
+// the condition's word. The limit is not among these arguments. For FieldSerial, some of the
+// devices with such a word may have another serial number, so the caller must compare the serial
+// numbers.
 func (k *condition) words(owner string) []any {
 	from := cut(wordText(k.value), indexedText)
 	to := from + "\U0010ffff"
@@ -239,51 +300,56 @@ func (k *condition) words(owner string) []any {
 	return []any{owner, from, to}
 }
 
-// countNicks returns the number of devices that have a word of the condition in their nick or
-// serial number, or smallSet+1 if they have more than smallSet such words.
-func (k *condition) countNicks(c Conn, owner string) (int, error) {
-	known := map[string]bool{}
-	n := 0
-	err := c.Each(selectWord, func(r Row) (bool, error) {
-		known[r.text()] = true
+// countNicks returns the number of words of the condition in nicks and serial numbers, or smallSet+1
+// if there are more than smallSet. If a device has two such words, it counts twice.
+func (k *condition) countNicks(c Conn, owner string) (n int, err error) {
+	r, _, err := c.One(countWord, append(k.words(owner), int64(smallSet+1))...)
+	if err == nil {
+		n = r.int()
+	}
+	return n, err
+}
+
+// countIDs returns the number of devices whose id begins with the condition's value, or smallSet+1
+// if there are more than smallSet.
+func (k *condition) countIDs(c Conn, owner string) (n int, err error) {
+	err = c.EachColumns(selectByID, func(Columns) (bool, error) {
 		n++
 		return true, nil
-	}, append(k.words(owner), int64(smallSet+1))...)
-	if n > smallSet {
-		return n, err // the words that were not read may be those of other devices
-	}
-	return len(known), err
+	}, k.byID(owner)...)
+	return n, err
 }
 
-func (k *condition) byID(c Conn, owner string) ([]found, error) {
-	return appendFound(c, nil, selectByID, k.value, k.value+"g", owner, int64(smallSet+1))
+// byID returns the arguments with which selectByID reads the devices whose id begins with the
+// condition's value.
+func (k *condition) byID(owner string) []any {
+	return []any{k.value, k.value + "g", owner, int64(smallSet + 1)}
 }
 
-// all returns the devices that match the condition. It may also return other devices, so the caller
-// must filter the result. Call it only if `count` is at most smallSet.
-func (k *condition) all(c Conn, owner string) (devices []found, err error) {
+// The method `all` returns the devices that match the conditions `also`, except conditions on metadata. `also`
+// must contain the condition k itself, because the statements also read other devices. Call it only
+// if `count` is at most smallSet.
+func (k *condition) all(c Conn, owner string, also []*condition) (devices []found, err error) {
 	switch k.field {
 	case store.FieldID:
-		return k.byID(c, owner)
+		return appendFound(c, nil, also, selectByID, k.byID(owner)...)
 	case store.FieldSerial, "":
 	default:
-		return appendFound(c, nil, k.walk.up, append(k.args(owner), "", int64(smallSet+1))...)
+		return appendFound(c, nil, also, k.walk.up, append(k.args(owner), "", int64(smallSet+1))...)
 	}
-	if devices, err = appendFound(c, nil, selectFound, append(k.words(owner), int64(smallSet+1), owner)...); err != nil {
+	if devices, err = appendFound(c, nil, also, selectFound, append(k.words(owner), int64(smallSet+1), owner)...); err != nil {
 		return nil, err
 	}
 	if k.field == "" && isIDPrefix(k.value) {
-		more, err := k.byID(c, owner)
-		if err != nil {
+		if devices, err = appendFound(c, devices, also, selectByID, k.byID(owner)...); err != nil {
 			return nil, err
 		}
-		devices = append(devices, more...)
 	}
 	for field, values := range map[store.SearchField][]string{store.FieldModel: k.models, store.FieldMaker: k.makers} {
 		if len(values) == 0 {
 			continue
 		}
-		if devices, err = appendFound(c, devices, fieldIn[field], owner, values, int64(smallSet+1)); err != nil {
+		if devices, err = appendFound(c, devices, also, fieldIn[field], owner, values, int64(smallSet+1)); err != nil {
 			return nil, err
 		}
 	}

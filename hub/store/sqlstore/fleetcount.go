@@ -52,12 +52,8 @@ func (f *finder) count(c Conn) (store.SearchCount, error) {
 	case only && first.field == store.FieldMeta:
 		return store.SearchCount{N: store.MaxCount, More: true}, nil
 	}
-	n := 0
-	complete, _, err := f.walk(c, nil, examineMost, func(found) bool {
-		n++
-		return n <= store.MaxCount
-	})
-	return store.SearchCount{N: min(n, store.MaxCount), More: !complete}, err
+	hits, complete, _, err := f.walk(c, nil, examineMost, store.MaxCount+1, colNick)
+	return store.SearchCount{N: min(len(hits), store.MaxCount), More: !complete}, err
 }
 
 // FleetCounts implements store.Fleet.
@@ -92,9 +88,9 @@ func (s *Store) FleetCounts(ctx context.Context, owner string) (n store.FleetCou
 	return n, err
 }
 
-// facetRows is the largest number of values that Facets reads. The values are read in the order of
-// the magnitude of their numbers of devices. So a value that Facets does not read has less than
-// twice as many devices as any value that it reads.
+// facetRows is the largest number of values that Facets reads. Facets reads the values in the order
+// of `size`, which is the magnitude of the number of devices with the value. So a value that Facets
+// does not read has less than twice as many devices as any value that it reads.
 const facetRows = 2000
 
 // Facets implements store.Fleet.

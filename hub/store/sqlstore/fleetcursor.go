@@ -17,7 +17,7 @@ type cursor struct {
 	place
 }
 
-var errCursor = badSearch("The page's address does not fit this list: start again at the first page.")
+var errCursor = badSearch("The address of this page is not from this list: start again at the first page.")
 
 // searchName returns a short hash of the conditions and the order of a search.
 func searchName(q store.DeviceSearch, o order) string {

@@ -66,7 +66,8 @@ func indexedOf(c Conn, device string) (is indexed, err error) {
 	return is, err
 }
 
-// list returns the entries for device_words: each word with the text after the word, in lower case.
+// The method `list` returns the entries for device_words: each word with the text after the word,
+// in lower case.
 func (w words) list() []string {
 	if w.owner == "" {
 		return nil
@@ -108,8 +109,8 @@ func wordStarts(text string) func(f func(n, i int) bool) {
 	}
 }
 
-// cut returns the first `n` bytes of a text. If byte `n` is in the middle of a character, cut
-// leaves out the whole character.
+// cut returns the first `n` bytes of a text. If byte `n` is in the middle of a character, the
+// result does not have this character.
 func cut(text string, n int) string {
 	if len(text) <= n {
 		return text
@@ -141,8 +142,8 @@ func moveWords(c Conn, was, is words) error {
 	return nil
 }
 
-// move replaces the index entries of the data `was` by the index entries of the data `is`. A zero
-// value has no index entries.
+// The method `move` replaces the index entries of the data `was` by the index entries of the data
+// `is`. A zero value has no index entries.
 func (was indexed) move(c Conn, is indexed) error {
 	if err := moveWords(c, was.words, is.words); err != nil {
 		return err
@@ -175,8 +176,8 @@ func (was indexed) hasTermsOf(is indexed) bool {
 	return was.owner == is.owner && was.nick == is.nick && was.userMeta == is.userMeta && equalButNumbers(was.deviceMeta, is.deviceMeta)
 }
 
-// equalButNumbers reports whether two JSON texts are equal if each number counts as the same
-// number. Numbers of device-meta are not in the index; see addTerms.
+// equalButNumbers reports whether two JSON texts are equal, or differ only in numbers. Numbers of
+// device-meta are not in the index; see addTerms.
 func equalButNumbers(a, b string) bool {
 	i, j, quoted := 0, 0, false
 	for i < len(a) && j < len(b) {
@@ -218,8 +219,8 @@ func (was indexed) terms() map[int64]bool {
 	return terms
 }
 
-// metaTerm returns the key of a metadata member in the table device_meta_terms: a part of a
-// SHA-256.
+// metaTerm returns the number by which the table device_meta_terms finds a member of metadata. The
+// number is a part of a SHA-256.
 func metaTerm(owner, key, value string) int64 {
 	sum := sha256.Sum256([]byte(owner + "\x00" + key + "\x00" + lowerASCII(value)))
 	return int64(binary.BigEndian.Uint64(sum[:]))

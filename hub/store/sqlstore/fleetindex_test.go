@@ -32,7 +32,7 @@ func TestEqualButNumbers(t *testing.T) {
 	}
 }
 
-// Metadata that is equal but for its numbers has the same terms.
+// Metadata that differs only in its numbers has the same terms.
 func TestNumbersDoNotChangeTheIndex(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

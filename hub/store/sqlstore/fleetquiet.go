@@ -71,8 +71,8 @@ type dueDevice struct {
 	seen                int64
 }
 
-// due returns at most `limit` active devices that may have been last seen before the time `before`,
-// in the order of device_search.due.
+// The function `due` returns at most `limit` active devices that may have been last seen before the
+// time `before`, in the order of device_search.due.
 func due(c Conn, before time.Time, limit int) (list []dueDevice, err error) {
 	err = c.Each(selectDue, func(r Row) (bool, error) {
 		list = append(list, dueDevice{r.text(), r.text(), r.text(), r.int64()})

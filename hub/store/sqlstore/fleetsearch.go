@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math/bits"
 	"slices"
 	"strings"
 
@@ -16,20 +17,26 @@ const (
 	// If more devices match the most selective condition, the engine reads an index in the order of
 	// the result.
 	smallSet = store.MaxCount
-	// examineMost is the largest number of rows of a walk that the engine compares with the other
-	// conditions, unless a page has a higher limit. So a page may have fewer rows than its limit,
+	// A walk reads an index in the order of the result (see type walk). examineMost is the largest
+	// number of rows of a walk that the engine compares with the other conditions. If the limit of
+	// a page is higher, the page's limit applies. So a page may have fewer rows than its limit,
 	// even if there is a next page. examineFar is the bound for all orders except the order by
 	// nick. In these orders, each row is in another part of the database file, so that reading a
 	// row costs more.
 	examineMost = 600
 	examineFar  = 400
-	// chunkRows is the number of rows of a walk that the engine reads before it compares the
-	// metadata of these rows.
-	chunkRows = 250
+	// firstStretch is the largest number of rows of a walk that the engine reads at once, before it
+	// compares the metadata of these rows. If there are not enough hits among them, the engine reads
+	// twice as many next.
+	firstStretch = 150
 )
 
-const searchColumns = `SELECT s.nick, s.device, s.created, s.seen, s.quiet, s.model, s.maker, s.firmware, s.serial, s.token,
+// Columns of a walk: all columns that a search needs, or only the nick, which an index has too.
+const (
+	justNick      = `SELECT s.nick FROM `
+	searchColumns = `SELECT s.nick, s.device, s.created, s.seen, s.quiet, s.model, s.maker, s.firmware, s.serial, s.token,
 	s.boot, s.rev, s.status, s.progress, s.clone FROM `
+)
 
 // found is a row of device_search.
 type found struct {
@@ -44,23 +51,104 @@ type found struct {
 	clone                                 string
 }
 
-// foundAt reads a row. `before` is the previous row. Most texts of consecutive rows are equal, so
-// foundAt reuses the strings of `before` and allocates less memory.
-func foundAt(r Columns, before *found) found {
-	return found{
-		nick: r.Text(0, ""), device: r.Text(1, ""), created: r.Int64(2), seen: r.Int64(3), quiet: r.Int64(4) != 0,
-		model: r.Text(5, before.model), maker: r.Text(6, before.maker), firmware: r.Text(7, before.firmware),
-		serial: r.Text(8, ""), token: r.Text(9, before.token), boot: r.Text(10, before.boot), rev: int(r.Int64(11)),
-		status: trail.Status(r.Text(12, string(before.status))), progress: int(r.Int64(13)), clone: r.Text(14, before.clone),
+// columns is a set of columns of searchColumns: bit i is for column i.
+type columns uint16
+
+const (
+	colNick columns = 1 << iota
+	colDevice
+	colCreated
+	colSeen
+	colQuiet
+	colModel
+	colMaker
+	colFirmware
+	colSerial
+	colToken
+	colBoot
+	colRev
+	colStatus
+	colProgress
+	colClone
+	allColumns columns = 1<<iota - 1
+)
+
+// reader reads columns of the rows of a statement whose columns are searchColumns. It reads a column
+// only when it is needed, because most rows do not match the first of a search's conditions.
+type reader struct {
+	found
+	row  Columns
+	have columns // that were read from the current row; the other fields of found have values of earlier rows
+}
+
+// next moves to the next row.
+func (d *reader) next(row Columns) { d.row, d.have = row, 0 }
+
+// read reads the columns `set` of the current row. Most texts of consecutive rows are equal, so read
+// reuses the strings of earlier rows and allocates less memory.
+func (d *reader) read(set columns) {
+	r := d.row
+	rest := set &^ d.have
+	d.have |= set
+	for ; rest != 0; rest &= rest - 1 {
+		switch i := bits.TrailingZeros16(uint16(rest)); columns(1) << i {
+		case colNick:
+			d.nick = r.Text(i, "")
+		case colDevice:
+			d.device = r.Text(i, "")
+		case colCreated:
+			d.created = r.Int64(i)
+		case colSeen:
+			d.seen = r.Int64(i)
+		case colQuiet:
+			d.quiet = r.Int64(i) != 0
+		case colModel:
+			d.model = r.Text(i, d.model)
+		case colMaker:
+			d.maker = r.Text(i, d.maker)
+		case colFirmware:
+			d.firmware = r.Text(i, d.firmware)
+		case colSerial:
+			d.serial = r.Text(i, "")
+		case colToken:
+			d.token = r.Text(i, d.token)
+		case colBoot:
+			d.boot = r.Text(i, d.boot)
+		case colRev:
+			d.rev = int(r.Int64(i))
+		case colStatus:
+			d.status = trail.Status(r.Text(i, string(d.status)))
+		case colProgress:
+			d.progress = int(r.Int64(i))
+		case colClone:
+			d.clone = r.Text(i, d.clone)
+		}
 	}
 }
 
-// appendFound appends the rows of a statement whose columns are searchColumns.
-func appendFound(c Conn, devices []found, query *Statement, args ...any) ([]found, error) {
-	var before found
+// fits reports whether the current row matches all conditions except conditions on metadata.
+func (d *reader) fits(conditions []*condition) bool {
+	for _, k := range conditions {
+		if k.fits == nil {
+			continue
+		}
+		d.read(k.needs)
+		if !k.fits(&d.found) {
+			return false
+		}
+	}
+	return true
+}
+
+// appendFound appends those rows of a statement that match the conditions, except conditions on
+// metadata. The columns of the statement are searchColumns.
+func appendFound(c Conn, devices []found, conditions []*condition, query *Statement, args ...any) ([]found, error) {
+	var row reader
 	err := c.EachColumns(query, func(r Columns) (bool, error) {
-		before = foundAt(r, &before)
-		devices = append(devices, before)
+		if row.next(r); row.fits(conditions) {
+			row.read(allColumns)
+			devices = append(devices, row.found)
+		}
 		return true, nil
 	}, args...)
 	return devices, err
@@ -93,6 +181,31 @@ func (o order) place(d *found) place {
 	return p
 }
 
+// shortPlace returns the place of a device from the columns of a short statement.
+func (o order) shortPlace(r Columns) place {
+	p := place{Nick: r.Text(0, "")}
+	switch o.key {
+	case store.SortCreated, store.SortLastSeen:
+		p.Number = r.Int64(1)
+	case store.SortModel:
+		p.Text = lowerASCII(r.Text(1, ""))
+	}
+	return p
+}
+
+// columns returns the columns that the method place reads.
+func (o order) columns() columns {
+	switch o.key {
+	case store.SortCreated:
+		return colNick | colCreated
+	case store.SortLastSeen:
+		return colNick | colSeen
+	case store.SortModel:
+		return colNick | colModel
+	}
+	return colNick
+}
+
 func (o order) compare(a, b place) int {
 	by := cmp.Or(cmp.Compare(a.Number, b.Number), strings.Compare(a.Text, b.Text), strings.Compare(a.Nick, b.Nick))
 	if o.down {
@@ -104,7 +217,20 @@ func (o order) compare(a, b place) int {
 // walk has the two statements that read an owner's devices in one order, after a place: `up` in
 // ascending order, `down` in descending order. The arguments of both statements are the owner, the
 // arguments of the condition, the place and the limit.
-type walk struct{ up, down *Statement }
+type walk struct {
+	up, down *Statement
+	// short has statements that read the same devices, but only the columns of the order, the nick
+	// first. An index has these columns, so that SQLite reads no row of a device. nil: there are none.
+	short *walk
+}
+
+// withShort adds the statements of `short` to a walk. `made` makes a walk with other columns than
+// searchColumns.
+func withShort(columns string, made func(columns string) walk) walk {
+	w, short := made(searchColumns), made(columns)
+	w.short = &short
+	return w
+}
 
 func (w walk) in(o order) *Statement {
 	if o.down {
@@ -116,50 +242,52 @@ func (w walk) in(o order) *Statement {
 // ordered makes the two statements of a walk. `condition` is the SQL text that begins with the
 // names of the tables and ends with the condition. `by` is the list of columns by which the rows
 // are ordered.
-func ordered(condition, by string) walk {
-	return orderedBoth(condition, by, condition, by)
+func ordered(columns, condition, by string) walk {
+	return orderedBoth(columns, condition, by, condition, by)
 }
 
 // orderedBoth is like ordered, but the statements for PostgreSQL have another condition and another
 // order than the statements for SQLite.
-func orderedBoth(condition, by, conditionPostgres, byPostgres string) walk {
-	sqliteUp, sqliteDown := walkTexts(condition, by)
-	postgresUp, postgresDown := walkTexts(conditionPostgres, byPostgres)
+func orderedBoth(columns, condition, by, conditionPostgres, byPostgres string) walk {
+	sqliteUp, sqliteDown := walkTexts(columns, condition, by)
+	postgresUp, postgresDown := walkTexts(columns, conditionPostgres, byPostgres)
 	return walk{up: both(sqliteUp, postgresUp), down: both(sqliteDown, postgresDown)}
 }
 
-func walkTexts(condition, by string) (up, down string) {
+func walkTexts(columns, condition, by string) (up, down string) {
 	holes := strings.TrimSuffix(strings.Repeat("?, ", 1+strings.Count(by, ",")), ", ")
 	descending := strings.ReplaceAll(by, ",", " DESC,") + " DESC"
-	return searchColumns + condition + ` AND (` + by + `) > (` + holes + `) ORDER BY ` + by + ` LIMIT ?`,
-		searchColumns + condition + ` AND (` + by + `) < (` + holes + `) ORDER BY ` + descending + ` LIMIT ?`
+	return columns + condition + ` AND (` + by + `) > (` + holes + `) ORDER BY ` + by + ` LIMIT ?`,
+		columns + condition + ` AND (` + by + `) < (` + holes + `) ORDER BY ` + descending + ` LIMIT ?`
 }
 
-// equal makes the walk through the devices that have one value of a column, in the order of nicks.
-// In SQLite, the collation of the column compares models, makers and firmwares without ASCII case;
-// in PostgreSQL, `expression` and `value` do this.
+// The function `equal` makes the walk through the devices that have one value of a column, in the
+// order of nicks. In SQLite, the collation of the column compares models, makers and firmwares
+// without ASCII case; in PostgreSQL, `expression` and `value` do this.
 //
-// PostgreSQL has no INDEXED BY. It would choose between the column's index and the primary key,
-// which has the order of nicks too, by its statistics; if these are old, it may read all devices.
-// So the statement for PostgreSQL has bounds on the column, and is ordered by the column first:
-// only the column's index has this order.
-func equal(index, column, expression, value string) walk {
+// PostgreSQL has no INDEXED BY. By its statistics, it would choose between the column's index and
+// the primary key, because both have the order of nicks. If the statistics are old, it may read all
+// devices. So the statement for PostgreSQL has bounds on the column, and is ordered by the column
+// first: only the column's index has this order.
+func equal(columns, index, column, expression, value string) walk {
 	const nick, limit = `?3`, `?4`
 	text := func(after, end, order string) string {
-		return searchColumns + `device_search s WHERE s.owner = ?1 AND (` + expression + `, s.nick) ` + after + ` (` + value + `, ` + nick + `) AND ` +
+		return columns + `device_search s WHERE s.owner = ?1 AND (` + expression + `, s.nick) ` + after + ` (` + value + `, ` + nick + `) AND ` +
 			expression + ` ` + end + ` ` + value + ` ORDER BY ` + expression + order + `, s.nick` + order + ` LIMIT ` + limit
 	}
-	sqliteUp, sqliteDown := walkTexts(`device_search s INDEXED BY `+index+` WHERE s.owner = ? AND s.`+column+` = ?`, `s.nick`)
+	sqliteUp, sqliteDown := walkTexts(columns, `device_search s INDEXED BY `+index+` WHERE s.owner = ? AND s.`+column+` = ?`, `s.nick`)
 	return walk{up: both(sqliteUp, text(`>`, `<=`, ``)), down: both(sqliteDown, text(`<`, `>=`, ` DESC`))}
 }
 
-func valued(index, column string) walk {
-	return equal(index, column, `lower(s.`+column+`)`, `lower(?2 COLLATE "C")`)
+func valued(column string) walk {
+	return withShort(justNick, func(columns string) walk {
+		return equal(columns, "device_search_"+column, column, `lower(s.`+column+`)`, `lower(?2 COLLATE "C")`)
+	})
 }
 
 // active is the walk through the active devices.
 func active() walk {
-	sqliteUp, sqliteDown := walkTexts(`device_search s INDEXED BY device_search_seen WHERE s.owner = ? AND s.seen = `+seenNow, `s.nick`)
+	sqliteUp, sqliteDown := walkTexts(searchColumns, `device_search s INDEXED BY device_search_seen WHERE s.owner = ? AND s.seen = `+seenNow, `s.nick`)
 	// As in the function equal.
 	return walk{
 		up:   both(sqliteUp, searchColumns+`device_search s WHERE s.owner = ? AND (s.seen, s.nick) > (`+seenNow+`, ?) ORDER BY s.seen, s.nick LIMIT ?`),
@@ -169,14 +297,18 @@ func active() walk {
 
 // withMeta is the walk through the devices that have a term of metadata. In SQLite, CROSS JOIN
 // makes the engine read the table device_meta_terms first. In PostgreSQL, the LIMIT of each part
-// does.
+// has this effect. The short statements have no argument for the owner, because a term belongs to
+// an owner.
 func withMeta() walk {
-	sqliteUp, sqliteDown := walkTexts(`device_meta_terms m CROSS JOIN device_search s ON s.owner = ? AND s.nick = m.nick WHERE m.term = ?`, `m.nick`)
+	sqliteUp, sqliteDown := walkTexts(searchColumns, `device_meta_terms m CROSS JOIN device_search s ON s.owner = ? AND s.nick = m.nick WHERE m.term = ?`, `m.nick`)
 	text := func(after, order string) string {
 		return searchColumns + `(SELECT nick FROM device_meta_terms WHERE term = ?2 AND nick ` + after + ` ?3 ORDER BY term` + order + `, nick` + order + ` LIMIT ?4) AS m,
 			LATERAL (SELECT * FROM device_search WHERE owner = ?1 AND nick = m.nick LIMIT 1) AS s ORDER BY m.nick` + order
 	}
-	return walk{up: both(sqliteUp, text(`>`, ``)), down: both(sqliteDown, text(`<`, ` DESC`))}
+	short := func(after, order string) *Statement {
+		return prepared(`SELECT nick FROM device_meta_terms WHERE term = ? AND nick ` + after + ` ? ORDER BY term` + order + `, nick` + order + ` LIMIT ?`)
+	}
+	return walk{up: both(sqliteUp, text(`>`, ``)), down: both(sqliteDown, text(`<`, ` DESC`)), short: &walk{up: short(`>`, ``), down: short(`<`, ` DESC`)}}
 }
 
 func listed(index, column string) *Statement {
@@ -188,40 +320,87 @@ func listed(index, column string) *Statement {
 
 // walkAll has the walks through all devices of an owner.
 var walkAll = map[store.SortKey]walk{
-	store.SortNick:     ordered(`device_search s WHERE s.owner = ?`, `s.nick`),
-	store.SortCreated:  ordered(`device_search s INDEXED BY device_search_created WHERE s.owner = ?`, `s.created, s.nick`),
-	store.SortLastSeen: ordered(`device_search s INDEXED BY device_search_seen WHERE s.owner = ?`, `s.seen, s.nick`),
-	store.SortModel: orderedBoth(`device_search s INDEXED BY device_search_model WHERE s.owner = ?`, `s.model, s.nick`,
-		`device_search s WHERE s.owner = ?`, `lower(s.model), s.nick`),
+	store.SortNick:     ordered(searchColumns, `device_search s WHERE s.owner = ?`, `s.nick`),
+	store.SortCreated:  allBy("created", `s.created`),
+	store.SortLastSeen: allBy("seen", `s.seen`),
+	store.SortModel:    allBy("model", `lower(s.model)`),
+}
+
+func allBy(column, postgres string) walk {
+	return withShort(`SELECT s.nick, s.`+column+` FROM `, func(columns string) walk {
+		return orderedBoth(columns, `device_search s INDEXED BY device_search_`+column+` WHERE s.owner = ?`, `s.`+column+`, s.nick`,
+			`device_search s WHERE s.owner = ?`, postgres+`, s.nick`)
+	})
+}
+
+// inState makes the walk through the devices in a state. The index has only such devices.
+func inState(index, condition string) walk {
+	return withShort(justNick, func(columns string) walk {
+		return ordered(columns, `device_search s INDEXED BY `+index+` WHERE s.owner = ? AND `+condition, `s.nick`)
+	})
+}
+
+// among makes the statement that selects, of a list of nicks, those of the devices that meet a
+// condition. It has the arguments of the condition's walk, without the place and the limit, and
+// then the list. PostgreSQL finds each device by its nick.
+func among(index, condition, conditionPostgres string) *Statement {
+	list := fmt.Sprintf("?%d", 2+strings.Count(condition, "?"))
+	return both(`SELECT s.nick FROM json_each(`+list+`) AS v CROSS JOIN device_search s INDEXED BY `+index+`
+			ON s.owner = ?1 AND s.nick = v.value AND `+condition,
+		`SELECT n.nick FROM unnest(`+list+`::text[]) AS n (nick),
+			LATERAL (SELECT 1 FROM device_search s WHERE s.owner = ?1 AND s.nick = n.nick AND `+conditionPostgres+` LIMIT 1) AS s`)
+}
+
+func valuedAmong(column string) *Statement {
+	return among("device_search_"+column, `s.`+column+` = ?2`, `lower(s.`+column+`) = lower(?2 COLLATE "C")`)
 }
 
 const (
+	isQuiet    = `s.quiet = 1`
+	isChanged  = `s.boot IN ('changed', 'refused')`
 	isUpdating = `s.status IN ('NEW', 'QUEUED', 'DOWNLOADING', 'SYNCING', 'INPROGRESS', 'TESTING')`
 	isFailed   = `s.status IN ('ERROR', 'WONTGO')`
+	isCloned   = `s.clone <> ''`
 	// seenNow is the value of device_search.seen for an active device.
 	seenNow = `9223372036854775807`
 )
 
 // walkState has a walk for each state, through the devices with that state. walkField has a walk
 // for each field, through the devices with one value of that field. All these walks are in the
-// order of nicks.
+// order of nicks. amongState and amongField have the statements of among. There is none for active
+// devices: most devices are active.
 var (
 	walkState = map[string]walk{
 		store.StateActive:      active(),
-		store.StateQuiet:       ordered(`device_search s INDEXED BY device_search_quiet WHERE s.owner = ? AND s.quiet = 1`, `s.nick`),
-		store.StateBootChanged: ordered(`device_search s INDEXED BY device_search_changed WHERE s.owner = ? AND s.boot IN ('changed', 'refused')`, `s.nick`),
-		store.StateUpdating:    ordered(`device_search s INDEXED BY device_search_updating WHERE s.owner = ? AND `+isUpdating, `s.nick`),
-		store.StateFailed:      ordered(`device_search s INDEXED BY device_search_failed WHERE s.owner = ? AND `+isFailed, `s.nick`),
-		store.StateCloned:      ordered(`device_search s INDEXED BY device_search_cloned WHERE s.owner = ? AND s.clone <> ''`, `s.nick`),
+		store.StateQuiet:       inState("device_search_quiet", isQuiet),
+		store.StateBootChanged: inState("device_search_changed", isChanged),
+		store.StateUpdating:    inState("device_search_updating", isUpdating),
+		store.StateFailed:      inState("device_search_failed", isFailed),
+		store.StateCloned:      inState("device_search_cloned", isCloned),
+	}
+	amongState = map[string]*Statement{
+		store.StateQuiet:       among("device_search_quiet", isQuiet, isQuiet),
+		store.StateBootChanged: among("device_search_changed", isChanged, isChanged),
+		store.StateUpdating:    among("device_search_updating", isUpdating, isUpdating),
+		store.StateFailed:      among("device_search_failed", isFailed, isFailed),
+		store.StateCloned:      among("device_search_cloned", isCloned, isCloned),
 	}
 	walkField = map[store.SearchField]walk{
-		store.FieldModel:    valued("device_search_model", "model"),
-		store.FieldMaker:    valued("device_search_maker", "maker"),
-		store.FieldFirmware: valued("device_search_firmware", "firmware"),
-		store.FieldToken:    equal("device_search_token", "token", `s.token`, `?2`),
+		store.FieldModel:    valued("model"),
+		store.FieldMaker:    valued("maker"),
+		store.FieldFirmware: valued("firmware"),
+		store.FieldToken: withShort(justNick, func(columns string) walk {
+			return equal(columns, "device_search_token", "token", `s.token`, `?2`)
+		}),
 	}
-	// fieldIn has a statement for each of two fields. It reads at most ? devices whose value of the
-	// field is in a list. For PostgreSQL, the list must be in lower case.
+	amongField = map[store.SearchField]*Statement{
+		store.FieldModel:    valuedAmong("model"),
+		store.FieldMaker:    valuedAmong("maker"),
+		store.FieldFirmware: valuedAmong("firmware"),
+		store.FieldToken:    among("device_search_token", `s.token = ?2`, `s.token = ?2`),
+	}
+	// fieldIn has a statement for each of two fields. Each statement reads at most ? devices whose
+	// value of the field is in a list. For PostgreSQL, the list must be in lower case.
 	fieldIn = map[store.SearchField]*Statement{
 		store.FieldModel: listed("device_search_model", "model"),
 		store.FieldMaker: listed("device_search_maker", "maker"),
@@ -229,19 +408,28 @@ var (
 	walkMeta = withMeta()
 
 	// selectFound reads the devices whose nick or serial number has a word from ? (inclusive) to ?
-	// (exclusive), a device with two such words twice. It reads at most ? words.
+	// (exclusive). If a device has two such words, the result has the device twice. It reads at
+	// most ? words.
 	selectFound = both(searchColumns+`(`+fewWords+`) AS n CROSS JOIN device_search s ON s.owner = ? AND s.nick = n.nick`,
 		searchColumns+`(`+fewWords+`) AS n, LATERAL (SELECT * FROM device_search d WHERE d.owner = ? AND d.nick = n.nick LIMIT 1) AS s`)
-	selectByID = prepared(searchColumns + `devices d CROSS JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick
-		WHERE d.id >= ? AND d.id < ? AND +d.owner = ? AND +d.deleted = 0 ORDER BY d.id LIMIT ?`)  // the signs + keep SQLite from using another index
-	haveMetaTerm = both(`SELECT nick FROM device_meta_terms WHERE term = ? AND nick IN (SELECT value FROM json_each(?))`,
-		// The LIMIT makes PostgreSQL look each nick up. It would otherwise choose by its
-		// statistics, and may read all devices with the term.
-		`SELECT n.nick FROM (SELECT ?::bigint AS term, unnest(?::text[]) AS nick) AS n,
+	// selectByID reads the devices with the ids from ? (inclusive) to ? (exclusive). The signs + keep
+	// SQLite, and the empty text keeps PostgreSQL, from using an index of the owner's devices.
+	selectByID = both(searchColumns+`devices d CROSS JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick
+		WHERE d.id >= ? AND d.id < ? AND +d.owner = ? AND +d.deleted = 0 ORDER BY d.id LIMIT ?`,
+		searchColumns+`(SELECT id, owner, nick FROM devices WHERE id >= ? AND id < ? AND owner || '' = ? AND deleted = 0 ORDER BY id LIMIT ?) AS d,
+		LATERAL (SELECT * FROM device_search x WHERE x.owner = d.owner AND x.nick = d.nick LIMIT 1) AS s ORDER BY d.id`)
+	// selectByNick reads the devices with the nicks of a list, in the order of the list.
+	selectByNick = both(searchColumns+`json_each(?2) AS v CROSS JOIN device_search s ON s.owner = ?1 AND s.nick = v.value`,
+		searchColumns+`unnest(?2::text[]) AS n (nick), LATERAL (SELECT * FROM device_search d WHERE d.owner = ?1 AND d.nick = n.nick LIMIT 1) AS s`)
+	amongMeta = both(`SELECT m.nick FROM json_each(?2) AS v CROSS JOIN device_meta_terms m ON m.term = ?1 AND m.nick = v.value`,
+		// The LIMIT makes PostgreSQL look each nick up. Otherwise PostgreSQL would choose the plan
+		// by its statistics, and might read all devices with the term.
+		`SELECT n.nick FROM (SELECT ?1::bigint AS term, unnest(?2::text[]) AS nick) AS n,
 			LATERAL (SELECT 1 FROM device_meta_terms m WHERE m.term = n.term AND m.nick = n.nick LIMIT 1) AS m`)
 	countMetaTerm = prepared(`SELECT count(*) FROM (SELECT 1 FROM device_meta_terms WHERE term = ? ORDER BY term, nick LIMIT ?) AS few`)
-	selectWord    = prepared(fewWords)
-	// selectPageRows reads the fields of a page's rows that device_search does not have.
+	countWord     = prepared(`SELECT count(*) FROM (` + fewWords + `) AS few`)
+	// selectPageRows reads, for the rows of a page, the fields that the table device_search does not
+	// have.
 	selectPageRows = both(pageColumns+`WHERE d.id IN (SELECT value FROM json_each(?))`, pageColumns+`WHERE d.id = ANY(?)`)
 )
 
@@ -364,8 +552,9 @@ func badSearch(format string, args ...any) error {
 // resolve reads from the counters and indexes how many devices match each condition. It moves the
 // condition that the fewest devices match to the front.
 func (f *finder) resolve(c Conn) error {
+	var values commonValues
 	for _, k := range f.conditions {
-		if err := k.resolve(c, f.owner); err != nil {
+		if err := k.resolve(c, f.owner, &values); err != nil {
 			return err
 		}
 	}
@@ -373,8 +562,8 @@ func (f *finder) resolve(c Conn) error {
 	return nil
 }
 
-// page returns at most `limit` devices after the place `after`. `next` is the place after which the
-// next page begins, or nil if this is the last page.
+// The method `page` returns at most `limit` devices after the place `after`. `next` is the place
+// after which the next page begins, or nil if this is the last page.
 func (f *finder) page(c Conn, after *place, limit int) (hits []found, next *place, err error) {
 	inOrder := f.order.key == store.SortNick
 	if len(f.conditions) > 0 && f.conditions[0].count <= smallSet && !(inOrder && f.conditions[0].walk.up != nil) {
@@ -384,15 +573,12 @@ func (f *finder) page(c Conn, after *place, limit int) (hits []found, next *plac
 	if !inOrder {
 		most = examineFar
 	}
-	// One row more than the page shows whether there is a next page.
+	// The additional row shows whether there is a next page.
 	most = max(most, limit+1)
-	if _, _, rest := f.plan(); len(rest) == 0 {
+	if p := f.plan(allColumns); len(p.rest) == 0 && len(p.among) == 0 {
 		most = limit + 1 // each row is a hit
 	}
-	complete, end, err := f.walk(c, after, most, func(d found) bool {
-		hits = append(hits, d)
-		return len(hits) <= limit
-	})
+	hits, complete, end, err := f.walk(c, after, most, limit+1, allColumns)
 	switch {
 	case err != nil:
 		return nil, nil, err
@@ -408,21 +594,12 @@ func (f *finder) page(c Conn, after *place, limit int) (hits []found, next *plac
 
 // small returns all devices that match all conditions, unsorted. Call it only if at most smallSet
 // devices match the first condition.
-func (f *finder) small(c Conn) (hits []found, err error) {
-	read, err := f.conditions[0].all(c, f.owner)
+func (f *finder) small(c Conn) ([]found, error) {
+	hits, err := f.conditions[0].all(c, f.owner, f.conditions)
 	if err != nil {
 		return nil, err
 	}
-	fit, err := matches(c, read, f.conditions)
-	if err != nil {
-		return nil, err
-	}
-	for i, ok := range fit {
-		if ok {
-			hits = append(hits, read[i])
-		}
-	}
-	return hits, nil
+	return f.withMetadata(c, hits, f.conditions)
 }
 
 func (f *finder) sorted(c Conn, after *place, limit int) (hits []found, next *place, err error) {
@@ -450,87 +627,195 @@ func (f *finder) sorted(c Conn, after *place, limit int) (hits []found, next *pl
 	return hits, nil, nil
 }
 
-// matches reports, for each device, whether it matches all conditions. It needs one statement for
-// each condition on metadata, because with PostgreSQL each statement is a round trip to the server.
-func matches(c Conn, devices []found, conditions []*condition) ([]bool, error) {
-	fit := make([]bool, len(devices))
-	for i := range devices {
-		fit[i] = !slices.ContainsFunc(conditions, func(k *condition) bool { return k.fits != nil && !k.fits(&devices[i]) })
-	}
+// withMetadata removes the devices that do not match the conditions on metadata.
+func (f *finder) withMetadata(c Conn, devices []found, conditions []*condition) ([]found, error) {
+	var metadata []*condition
 	for _, k := range conditions {
-		if k.field != store.FieldMeta {
-			continue
-		}
-		var nicks []string
-		for i, ok := range fit {
-			if ok {
-				nicks = append(nicks, devices[i].nick)
-			}
-		}
-		if len(nicks) == 0 {
-			break
-		}
-		have := make(map[string]bool, len(nicks))
-		if err := c.Each(haveMetaTerm, func(r Row) (bool, error) {
-			have[r.text()] = true
-			return true, nil
-		}, k.term, nicks); err != nil {
-			return nil, err
-		}
-		for i := range fit {
-			fit[i] = fit[i] && have[devices[i].nick]
+		if k.field == store.FieldMeta {
+			metadata = append(metadata, k)
 		}
 	}
-	return fit, nil
+	if len(metadata) == 0 {
+		return devices, nil
+	}
+	list := make([]string, len(devices))
+	for i := range devices {
+		list[i] = devices[i].nick
+	}
+	list, err := f.among(c, list, metadata)
+	if err != nil {
+		return nil, err
+	}
+	// The list still has the order of the devices.
+	return slices.DeleteFunc(devices, func(d found) bool {
+		if len(list) == 0 || list[0] != d.nick {
+			return true
+		}
+		list = list[1:]
+		return false
+	}), nil
 }
 
-// walk calls the function `hit` with each device that matches, in the order of the result. It stops
-// when `hit` returns false or it has examined `most` devices. `complete` is true if the walk read
-// all devices; otherwise `end` is the place of the last examined device.
-func (f *finder) walk(c Conn, after *place, most int, hit func(found) bool) (complete bool, end *place, err error) {
-	statement, args, rest := f.plan()
+// among returns those nicks of a list whose devices match all conditions, in the order of the list.
+// It needs one statement for each condition, because with PostgreSQL each statement is a round trip
+// to the server.
+func (f *finder) among(c Conn, list []string, conditions []*condition) ([]string, error) {
+	for _, k := range conditions {
+		if len(list) == 0 {
+			break
+		}
+		var fit []string
+		if err := c.EachColumns(k.among, func(r Columns) (bool, error) {
+			fit = append(fit, r.Text(0, ""))
+			return true, nil
+		}, append(k.shortArgs(f.owner), list)...); err != nil {
+			return nil, err
+		}
+		list = fit
+	}
+	return list, nil
+}
+
+// walk returns the first devices that match, in the order of the result: at most `enough`. It
+// examines at most `most` devices. Of each device, it reads at least the columns `want`. `complete`
+// is true if the walk examined all devices; otherwise `end` is the place of the last examined
+// device, unless there are `enough` hits.
+func (f *finder) walk(c Conn, after *place, most, enough int, want columns) (hits []found, complete bool, end *place, err error) {
+	p := f.plan(want)
 	at := f.start()
 	if after != nil {
 		at = *after
 	}
-	var chunk []found
-	for examined := 0; examined < most; examined += len(chunk) {
-		n := min(chunkRows, most-examined)
-		all := append(append(slices.Clone(args), f.key(at, after == nil && examined == 0, f.last)...), int64(n))
-		if chunk, err = appendFound(c, chunk[:0], statement, all...); err != nil {
-			return false, nil, err
+	n := min(firstStretch, max(enough, 50))
+	for examined := 0; examined < most && len(hits) < enough; n *= 2 {
+		s := stretch{n: min(n, most-examined), enough: enough - len(hits), want: want,
+			args: append(slices.Clone(p.args), f.key(at, after == nil && examined == 0, f.last)...)}
+		if len(p.among) > 0 {
+			err = f.readShort(c, p, &s)
+		} else {
+			err = f.read(c, p, &s)
 		}
-		fit, err := matches(c, chunk, rest)
 		if err != nil {
-			return false, nil, err
+			return nil, false, nil, err
 		}
-		for i, ok := range fit {
-			at = f.order.place(&chunk[i])
-			if ok && !hit(chunk[i]) {
-				return false, &at, nil
-			}
+		hits = append(hits, s.hits[:min(len(s.hits), s.enough)]...)
+		if s.read < s.n && len(hits) < enough {
+			return hits, true, nil, nil
 		}
-		if len(chunk) < n {
-			return true, nil, nil
-		}
+		examined, at = examined+s.read, s.last
 	}
-	return false, &at, nil
+	return hits, false, &at, nil
 }
 
-// plan returns the statement that reads the devices in the order of the result, the statement's
-// arguments before the place, and the conditions that the statement does not check.
-func (f *finder) plan() (*Statement, []any, []*condition) {
-	if f.order.key == store.SortNick {
-		for i, k := range f.conditions {
-			if k.walk.up != nil {
-				return k.walk.in(f.order), k.args(f.owner), slices.Delete(slices.Clone(f.conditions), i, i+1)
-			}
-		}
-	}
-	return walkAll[f.order.key].in(f.order), []any{f.owner}, f.conditions
+// stretch is a part of a walk, which one statement reads.
+type stretch struct {
+	args   []any   // of the statement, without the limit
+	n      int     // limit of the rows
+	enough int     // number of hits that are needed
+	want   columns // that each hit must have
+
+	hits []found
+	read int   // number of examined rows
+	last place // of the row n, if there are so many
 }
 
-// start returns a place before all devices.
+// read reads a stretch with all columns of the devices.
+func (f *finder) read(c Conn, p searchPlan, s *stretch) error {
+	byMeta := slices.ContainsFunc(p.rest, func(k *condition) bool { return k.field == store.FieldMeta })
+	var row reader
+	if err := c.EachColumns(p.statement, func(r Columns) (bool, error) {
+		row.next(r)
+		if s.read++; row.fits(p.rest) {
+			row.read(s.want)
+			s.hits = append(s.hits, row.found)
+		}
+		if s.read == s.n {
+			row.read(f.order.columns())
+			s.last = f.order.place(&row.found)
+		}
+		return byMeta || len(s.hits) < s.enough, nil
+	}, append(s.args, int64(s.n))...); err != nil {
+		return err
+	}
+	var err error
+	s.hits, err = f.withMetadata(c, s.hits, p.rest)
+	return err
+}
+
+// readShort reads the nicks of a stretch, compares them with the conditions p.among by their
+// indexes, and then reads only the devices that match these.
+func (f *finder) readShort(c Conn, p searchPlan, s *stretch) (err error) {
+	list := make([]string, 0, s.n)
+	if err := c.EachColumns(p.statement, func(r Columns) (bool, error) {
+		list = append(list, r.Text(0, ""))
+		if s.read++; s.read == s.n {
+			s.last = f.order.shortPlace(r)
+		}
+		return true, nil
+	}, append(s.args, int64(s.n))...); err != nil {
+		return err
+	}
+	if list, err = f.among(c, list, p.among); err != nil || len(list) == 0 {
+		return err
+	}
+	if len(p.rest) == 0 && s.want == colNick { // a count
+		for _, nick := range list {
+			s.hits = append(s.hits, found{nick: nick})
+		}
+		return nil
+	}
+	for len(list) > 0 && len(s.hits) < s.enough {
+		next := min(len(list), max(s.enough-len(s.hits), 50))
+		if s.hits, err = appendFound(c, s.hits, p.rest, selectByNick, f.owner, list[:next]); err != nil {
+			return err
+		}
+		list = list[next:]
+	}
+	return nil
+}
+
+// searchPlan says how a walk reads the devices in the order of the result.
+type searchPlan struct {
+	statement *Statement
+	args      []any // of the statement, before the place
+	// among has the conditions that are compared by an index before the devices are read: all
+	// conditions on metadata, and one other, or for a count, which may need no more of the devices,
+	// all others. If there are any, `statement` is short.
+	among []*condition
+	rest  []*condition // the other conditions that the statement does not check
+}
+
+// plan returns the plan of a walk that reads the columns `want` of each hit.
+func (f *finder) plan(want columns) searchPlan {
+	w := walkAll[f.order.key]
+	p := searchPlan{args: []any{f.owner}, rest: f.conditions}
+	var source *condition
+	if i := slices.IndexFunc(f.conditions, func(k *condition) bool { return k.walk.up != nil }); i >= 0 && f.order.key == store.SortNick {
+		source = f.conditions[i]
+		w, p.args, p.rest = source.walk, source.args(f.owner), slices.Delete(slices.Clone(f.conditions), i, i+1)
+	}
+	if w.short != nil {
+		other := false
+		p.rest = slices.DeleteFunc(slices.Clone(p.rest), func(k *condition) bool {
+			is := k.field == store.FieldMeta || k.among != nil && (!other || want == colNick)
+			other = other || is && k.field != store.FieldMeta
+			if is {
+				p.among = append(p.among, k)
+			}
+			return is
+		})
+	}
+	if len(p.among) > 0 {
+		w = *w.short
+		if source != nil {
+			p.args = source.shortArgs(f.owner)
+		}
+	}
+	p.statement = w.in(f.order)
+	return p
+}
+
+// The method `start` returns a place before all devices.
 func (f *finder) start() place {
 	if f.order.down {
 		return place{Number: 1<<63 - 1}
@@ -538,8 +823,9 @@ func (f *finder) start() place {
 	return place{Number: -1 << 63}
 }
 
-// key returns the place `p` as arguments of a walk. If `first` is true, a descending walk must
-// start after all texts, so the arguments contain `last`, which is greater than all texts.
+// The method `key` returns the place `p` as arguments of a walk. If `first` is true, a descending
+// walk must start after all texts, so the arguments contain `last`, which is greater than all
+// texts.
 func (f *finder) key(p place, first bool, last any) []any {
 	text := func(s string) any {
 		if first && f.order.down {

@@ -15,10 +15,11 @@ import (
 // bytes of its texts.
 const logCost = 64
 
-// A query for batches consists of logColumns, a condition, a place (logForth: oldest first, or
-// logBack: newest first) and the order. The place selects batches whose times are from ?2 to ?3. It
-// leaves out a batch with the time ?4 that has no entry after (logForth) or before (logBack) the
-// number ?5.
+// A query for batches consists of logColumns, a condition, a place and the order. The place is
+// logForth if the oldest entries come first, and logBack if the newest entries come first. A place
+// selects batches whose times are from ?2 to ?3. If a batch has the time ?4, logForth selects it
+// only if it has an entry after the number ?5. For such a batch, logBack requires an entry before
+// the number ?5.
 const (
 	logColumns              = `SELECT first, device, owner, created, data FROM log_batches `
 	logForth, logForthOrder = ` AND created BETWEEN ?2 AND ?3 AND (created <> ?4 OR first + n > ?5 + 1) AND owner = ?6 `, `ORDER BY created, first LIMIT ?7`
@@ -110,9 +111,9 @@ func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []
 	})
 }
 
-// trimDevice removes the oldest entries of a device that has `rows` entries with `bytes` bytes,
-// until they are within the bounds, or until it has changed `limit` batches. It returns what is
-// left, and the number of changed batches.
+// trimDevice removes the oldest entries of a device until the log is within the bounds, or until it
+// has changed `limit` batches. `rows` and `bytes` are the numbers of the log's entries and bytes.
+// It returns the numbers of remaining entries and bytes, and the number of changed batches.
 func trimDevice(c Conn, device string, rows, bytes int64, bounds store.LogBounds, limit int) (int64, int64, int, error) {
 	changed := 0
 	for changed < limit && rows > 0 && (rows > int64(bounds.Rows) || bytes > bounds.Bytes) {
@@ -206,14 +207,14 @@ func newLogReader(f store.LogFilter) (*logReader, error) {
 	return l, nil
 }
 
-// matches reports whether the filter selects an entry. It does not check the entry's time and
-// owner.
+// The method `matches` reports whether the filter selects an entry. It does not check the entry's
+// time and owner.
 func (l *logReader) matches(e *store.LogEntry) bool {
 	among := func(list []string, text string) bool { return len(list) == 0 || slices.Contains(list, text) }
 	return among(l.f.Levels, e.Level) && among(l.f.Sources, e.Source) && among(l.f.Platforms, e.Platform) && among(l.f.Revs, e.Rev) && containsFold(e.Message, l.text)
 }
 
-// read returns the selected entries of the owner, or of the device `key`.
+// The method `read` returns the selected entries of the owner, or of the device `key`.
 func (l *logReader) read(c Conn, query *Statement, key string) (list []store.LogEntry, err error) {
 	from, to, at, seq := l.from, l.to, l.at, l.seq
 	size, skip := 0, l.f.Skip

@@ -16,16 +16,16 @@ import (
 // consecutive numbers. So the batches of an owner are in the order of their entries, and do not
 // overlap. The first byte of a batch's data says how the rest is encoded.
 const (
-	// plainBatch is a JSON array with the fields of the only entry. The migration made these
-	// batches.
+	// plainBatch is a JSON array with the fields of the batch's only entry. The migration made
+	// these batches.
 	plainBatch = 'j'
 	// zstdBatch is a Zstandard frame, with logWords as its dictionary. It has the fields of each
 	// entry: two numbers (varint) and five texts (length as uvarint, and bytes).
 	zstdBatch = '1'
 )
 
-// logWords is the dictionary of zstdBatch. Small batches need it, because they repeat little. Never
-// change it: stored batches need it. The most frequent texts are at the end.
+// logWords is the dictionary of zstdBatch. Small batches need the dictionary, because they contain
+// few repetitions. Never change it: stored batches need it. The most frequent texts are at the end.
 const logWords = "connection certificate interface partition error: failed timeout request response received sending device container " +
 	"network storage updater controller metadata bootloader mount umount revision signature volume ph_logger pvcontrol " +
 	"systemd[1]: kernel: usb eth0 wlan0 tls: http:// https:// 127.0.0.1 bytes, status 200 OK state: STATE_ " +

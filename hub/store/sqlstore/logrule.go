@@ -91,7 +91,7 @@ func (s *Store) TrimLogs(ctx context.Context, owner string, bounds store.LogBoun
 	return more, err
 }
 
-// trimDevices cuts the logs of the owner's devices whose nicks are after `place`. It returns the
+// trimDevices trims the logs of the owner's devices whose nicks are after `place`. It returns the
 // nick of the last device whose log is within the bounds, and whether there may be more devices.
 func trimDevices(c Conn, owner, place string, bounds store.LogBounds, limit int) (string, bool, error) {
 	type usage struct {

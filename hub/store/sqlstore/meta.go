@@ -104,8 +104,8 @@ func (s *Store) patchMeta(ctx context.Context, expected, patch map[string]any, u
 	})
 }
 
-// stillHas returns store.ErrChanged unless the JSON object `text` has each key in `expected` with
-// the expected value (nil: `text` must not have the key).
+// stillHas checks that the JSON object `text` has each key in `expected` with the expected value
+// (nil: `text` must not have the key). If a value differs, it returns store.ErrChanged.
 func stillHas(text string, expected map[string]any) error {
 	if len(expected) == 0 {
 		return nil

@@ -81,8 +81,9 @@ func usage(c Conn, owner string) (int64, error) {
 	return r.int64(), nil
 }
 
-// fits returns ErrQuota if `more` additional bytes would exceed the owner's quota. It changes
-// nothing. `more` is at most slightly larger than store.MaxObjectSize, so the sums cannot overflow.
+// The function `fits` returns ErrQuota if `more` additional bytes would exceed the owner's quota.
+// It changes nothing. `more` is at most slightly larger than store.MaxObjectSize, so the sums
+// cannot overflow.
 func fits(c Conn, owner string, more, quota int64) error {
 	if more <= 0 {
 		return nil
@@ -190,8 +191,8 @@ func (s *Store) BeginUpload(ctx context.Context, u store.Upload, now time.Time) 
 	return o, nil
 }
 
-// placeOf returns the place of an object's bytes. It is empty if there is none, or if a version
-// without places stored the bytes.
+// placeOf returns the place of an object's bytes. The place is empty if the bytes are not stored,
+// or if an old version of the hub, which had no places, stored them.
 func placeOf(c Conn, sum store.Hash) (string, error) {
 	r, ok, err := c.One(selectPlace, sum[:])
 	if err != nil || !ok {
@@ -238,8 +239,8 @@ func (s *Store) FinishUpload(ctx context.Context, u store.Upload, lost string, s
 	return used, err
 }
 
-// endUpload removes the record of an upload, and gives its size back to its owner. If there is no
-// such upload, the result is empty.
+// endUpload removes the record of an upload, and subtracts the upload's size from its owner's
+// usage. If there is no such upload, the result is empty.
 func endUpload(c Conn, place string) (u store.Upload, err error) {
 	r, ok, err := c.One(selectUpload, place)
 	if err != nil || !ok {

@@ -5,7 +5,7 @@ package sqlstore
 // must find its rows by an index.
 func FleetStatements() map[string]*Statement {
 	all := map[string]*Statement{
-		"found": selectFound, "by id": selectByID, "have meta": haveMetaTerm, "count meta": countMetaTerm, "word": selectWord, "page rows": selectPageRows,
+		"found": selectFound, "by id": selectByID, "among meta": amongMeta, "by nick": selectByNick, "count meta": countMetaTerm, "word": countWord, "page rows": selectPageRows,
 		"count": selectCount, "values": selectValues, "states": selectStateCounts, "undecided": countUndecided, "quietest": selectQuietest,
 		"arrivals": selectArrivals, "due": selectDue, "set due": setDue, "set quiet": setQuiet, "tokens by nick": selectTokensByNick,
 		"insert word": insertWord, "delete word": deleteWord, "insert term": insertMetaTerm, "delete term": deleteMetaTerm,
@@ -22,9 +22,20 @@ func FleetStatements() map[string]*Statement {
 		"log rule": selectLogRule, "log rules": selectLogRules,
 		"EK list": selectEKPage, "count of an EK list": countEKs,
 	}
-	add := func(name string, w walk) { all[name+", up"], all[name+", down"] = w.up, w.down }
+	add := func(name string, w walk) {
+		all[name+", up"], all[name+", down"] = w.up, w.down
+		if w.short != nil {
+			all[name+", short, up"], all[name+", short, down"] = w.short.up, w.short.down
+		}
+	}
 	for key, w := range walkAll {
 		add("all by "+string(key), w)
+	}
+	for state, st := range amongState {
+		all["among "+state] = st
+	}
+	for field, st := range amongField {
+		all["among values of "+string(field)] = st
 	}
 	for state, w := range walkState {
 		add("state "+state, w)

@@ -46,8 +46,8 @@ type Job struct {
 // Answer sends the result of the job to its caller.
 func (j *Job) Answer() { j.done <- j.Err }
 
-// Context is the context of the caller, which ends at the latest when the caller's write timeout is
-// over. It does not end a job that the driver has taken.
+// Context returns the caller's context. The context ends at the latest when the caller's write
+// timeout is over. Its end does not stop a job that the driver has taken.
 func (j *Job) Context() context.Context { return j.ctx }
 
 // NewQueue returns a queue whose batches have at most `size` jobs.
@@ -167,7 +167,8 @@ func (q *Queue) fill(batch []*Job, first *Job) []*Job {
 	return batch
 }
 
-// take reports whether the driver must run the job. It returns false if the caller has given up.
+// The method `take` reports whether the driver must run the job. It returns false if the caller has
+// given up.
 func (j *Job) take() bool {
 	if !j.taken.CompareAndSwap(false, true) {
 		return false

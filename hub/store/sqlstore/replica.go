@@ -62,7 +62,8 @@ func (d fenced) Write(ctx context.Context, run func(Conn) error) error {
 // Lease implements store.Replicas.
 func (s *Store) Lease(ctx context.Context, name, holder string, life time.Duration) (f store.Fence, err error) {
 	err = s.db.Write(ctx, func(c Conn) error {
-		// With Do, each refusal of the lease would undo the other operations of the transaction.
+		// If this statement ran with Do instead of Exec, each refusal of the lease would also undo
+		// the other operations of the transaction.
 		if _, err := c.Exec(takeLease, name, holder, life.Microseconds()); err != nil {
 			return err
 		}

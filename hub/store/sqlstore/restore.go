@@ -73,7 +73,7 @@ func tellOfRestore(c Conn, restore store.Restore) error {
 	if err != nil {
 		return err
 	}
-	message := fmt.Sprintf("The hub was restored from a backup of %s (epoch %d). What happened after that is lost: devices that were deleted since may work again, and so may API tokens, join tokens and passwords that were changed since. Repeat these changes.",
+	message := fmt.Sprintf("The hub was restored from a backup of %s (epoch %d). All later changes are lost. Devices that were deleted later may work again. API tokens, join tokens and passwords that were changed later may be valid again. Repeat these changes.",
 		restore.Backup.UTC().Format(time.RFC3339), restore.Epoch)
 	for _, owner := range owners {
 		e := store.Event{Time: restore.Time, Kind: store.EventRestored, Owner: owner, Means: store.ByCommand, Message: message}

@@ -23,7 +23,7 @@ func (r *Row) value() any {
 	return v
 }
 
-// null reports whether the next column is NULL. It does not move to the next column.
+// The method `null` reports whether the next column is NULL. It does not move to the next column.
 func (r *Row) null() bool { return r.values[r.next] == nil }
 
 func (r *Row) text() string {

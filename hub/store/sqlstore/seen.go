@@ -19,9 +19,9 @@ const flushChunk = 128
 var updateSeen = prepared(`UPDATE devices SET last_seen = ?, last_seen_addr = ?, quiet = 0
 	WHERE id = ? AND last_seen < ? AND deleted = 0`)
 
-// sightings has the latest contact of each device until the contact is written to the database. A
-// read of a device uses both the database and sightings, so a reader always gets the latest
-// contact.
+// sightings has the latest contact of each device (the time and the address), until the contact is
+// written to the database. A read of a device uses both the database and sightings, so a reader
+// always gets the latest contact.
 type sightings struct {
 	db   DB
 	stop chan struct{}
@@ -135,7 +135,7 @@ func (s *sightings) flush() error {
 	return nil
 }
 
-// close stops the goroutine that calls flush, and writes all remaining contacts.
+// close stops the goroutine that calls flush, and writes all contacts that are only in memory.
 func (s *sightings) close() error {
 	s.mu.Lock()
 	s.closed = true

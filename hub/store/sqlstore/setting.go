@@ -13,8 +13,8 @@ var (
 // SettingURLs is the name of the setting that has the hub's URLs, separated by spaces.
 const SettingURLs = "urls"
 
-// SettingHub is the name of the setting that has the name of the hub whose keys belong to the
-// database.
+// SettingHub is the name of a setting. The setting has the name of the hub to which the database
+// belongs.
 const SettingHub = "hub"
 
 var insertSetting = prepared(`INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING`)
@@ -28,8 +28,8 @@ func (s *Store) Hub(ctx context.Context) (name string, err error) {
 	return name, err
 }
 
-// ClaimForHub makes the database the database of a hub, unless it belongs to a hub already. It
-// returns the name of the hub to which the database belongs.
+// ClaimForHub makes the database belong to the hub `name`, if the database belongs to no hub yet.
+// It returns the name of the hub to which the database then belongs.
 func (s *Store) ClaimForHub(ctx context.Context, name string) (hubName string, err error) {
 	err = s.db.Write(ctx, func(c Conn) error {
 		if err := c.Do(insertSetting, SettingHub, name); err != nil {

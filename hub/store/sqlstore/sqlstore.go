@@ -61,8 +61,8 @@ type Conn interface {
 	EachColumns(s *Statement, f func(Columns) (more bool, err error), args ...any) error
 }
 
-// one returns the first row of a query, as Conn.One does. If the query has no row, it returns
-// store.ErrNotFound.
+// The function `one` returns the first row of a query, as Conn.One does. If the query has no row,
+// it returns store.ErrNotFound.
 func one(c Conn, st *Statement, args ...any) (Row, error) {
 	r, ok, err := c.One(st, args...)
 	if err == nil && !ok {
@@ -94,7 +94,8 @@ type Store struct {
 // IndexAgain before other methods.
 func New(db DB) *Store { return &Store{db: traced{fenced{db}}, seen: newSightings(db)} }
 
-// Close writes the remaining contacts. It does not close the database.
+// Close writes the last contacts of devices that are still in memory. It does not close the
+// database.
 func (s *Store) Close() error { return s.seen.close() }
 
 // existsOr converts the error of a violated constraint to store.ErrExists. Use it only for

@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"fmt"
 	"slices"
+	"sync"
 )
 
 // Statement is one SQL statement, as text for each engine. If only one driver runs a statement, the
@@ -10,9 +11,21 @@ import (
 type Statement struct {
 	// Index is the position of the statement in Statements. Drivers keep the prepared statement at
 	// this index of their own list.
-	Index    int
-	SQLite   string
-	Postgres string
+	Index  int
+	SQLite string
+
+	postgres func() (string, error)
+}
+
+// Postgres returns the statement's text for PostgreSQL. The statement is translated at the first
+// call, because the translation of all statements takes some milliseconds, and most programs use no
+// PostgreSQL. TestEachStatementHasBothTexts translates all statements.
+func (s *Statement) Postgres() string {
+	text, err := s.postgres()
+	if err != nil {
+		panic(err)
+	}
+	return text
 }
 
 var statements []*Statement
@@ -22,32 +35,46 @@ var statements []*Statement
 func Statements() []*Statement { return slices.Clone(statements) }
 
 // ForSQLite registers a statement that only the SQLite driver runs.
-func ForSQLite(sql string) *Statement { return register(sql, "") }
+func ForSQLite(sql string) *Statement { return register(sql, textOf("")) }
 
 // ForPostgres registers a statement that only the PostgreSQL driver runs.
-func ForPostgres(sql string) *Statement { return register("", sql) }
+func ForPostgres(sql string) *Statement { return register("", textOf(sql)) }
+
+// OnceForPostgres returns a statement of PostgreSQL that is not registered, and not prepared.
+func OnceForPostgres(sql string) *Statement { return &Statement{postgres: textOf(sql)} }
 
 // prepared registers a statement that both engines understand, except for the differences that
 // postgresText translates.
 func prepared(sql string) *Statement {
-	if err := sharable(sql); err != nil {
-		panic(fmt.Sprintf("%v: register this statement with the function \"both\": %s", err, sql))
-	}
-	return both(sql, sql)
+	return register(sql, func() (string, error) {
+		if err := sharable(sql); err != nil {
+			return "", fmt.Errorf("%w: register this statement with the function \"both\": %s", err, sql)
+		}
+		return translated(sql)
+	})
 }
 
-// both registers a statement whose text differs between the engines. postgresText translates the
-// parameters and hints of the second text too. Both texts must have the same parameters.
+// The function `both` registers a statement whose text differs between the engines. postgresText
+// translates the parameters and hints of the second text too. Both texts must have the same
+// parameters.
 func both(sqlite, postgres string) *Statement {
-	text, err := postgresText(postgres)
-	if err != nil {
-		panic(fmt.Sprintf("%v: %s", err, postgres))
-	}
-	return register(sqlite, text)
+	return register(sqlite, func() (string, error) { return translated(postgres) })
 }
 
-func register(sqlite, postgres string) *Statement {
-	s := &Statement{Index: len(statements), SQLite: sqlite, Postgres: postgres}
+func translated(sql string) (string, error) {
+	text, err := postgresText(sql)
+	if err != nil {
+		return "", fmt.Errorf("%w: %s", err, sql)
+	}
+	return text, nil
+}
+
+func textOf(sql string) func() (string, error) {
+	return func() (string, error) { return sql, nil }
+}
+
+func register(sqlite string, postgres func() (string, error)) *Statement {
+	s := &Statement{Index: len(statements), SQLite: sqlite, postgres: sync.OnceValues(postgres)}
 	statements = append(statements, s)
 	return s
 }

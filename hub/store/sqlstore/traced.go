@@ -16,8 +16,9 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// traced is a database that adds each operation to the trace of its request. The step has the name
-// of the method of Store. An operation without a trace costs one look into the context.
+// traced is a database that adds each operation to the trace of its request: a step with the name
+// of the method of Store that caused the operation. An operation without a trace costs one lookup
+// in the context.
 type traced struct{ DB }
 
 func (d traced) Write(ctx context.Context, run func(Conn) error) error {
@@ -65,8 +66,8 @@ func withTurn(span trace.Span, run func(Conn) error) func(Conn) error {
 	}
 }
 
-// end ends a step. The trace has no text of the error, which may contain values of rows. Errors
-// that are answers, such as store.ErrNotFound, are no failures.
+// The function `end` ends a step. The trace has no text of the error, which may contain values of
+// rows. Errors that are answers, such as store.ErrNotFound, do not count as failures.
 func end(span trace.Span, err error) {
 	for _, failure := range []error{store.ErrBusy, store.ErrNoSpace, ErrClosed, context.Canceled, context.DeadlineExceeded} {
 		if errors.Is(err, failure) {

@@ -95,7 +95,8 @@ func oneTrail(c Conn, device string) (store.Trail, error) {
 	return readTrail(&r), nil
 }
 
-// haveObjects returns *store.MissingObjects unless the owner has uploaded all objects in `sums`.
+// haveObjects checks that the owner has uploaded all objects in `sums`. If objects are missing, it
+// returns *store.MissingObjects.
 func haveObjects(c Conn, owner string, sums []store.Hash) error {
 	var missing store.MissingObjects
 	for _, sum := range sums {

@@ -68,8 +68,8 @@ var onlySQLite = map[string]bool{
 	"RANDOMBLOB": true, "NOCASE": true, "LIKE": true, "PRAGMA": true, "HEX": true, "IFNULL": true,
 }
 
-// split splits a statement into words, literals, parameters and other characters. The concatenated
-// tokens are the statement again.
+// The function `split` splits a statement into words, literals, parameters and other characters.
+// The concatenated tokens are the statement again.
 func split(sql string) (tokens []string) {
 	for i := 0; i < len(sql); {
 		end := i + 1

@@ -39,7 +39,8 @@ func manifestCountsWithItsKey(f *fixture) {
 		equal(f, "manifests", list, []store.Manifest{m})
 	}
 	counts(true)
-	// Another owner has the same key. That does not make the manifest count.
+	// The owner deletes the key. Then the manifest does not count, although another owner has the
+	// same key.
 	f.must(f.PutManifestKey(f.ctx, manifestKey(f.other.ID, 1), f.ruleEvent(f.other.ID)))
 	f.must(f.DeleteManifestKey(f.ctx, owner, store.Hash{1}, f.ruleEvent(owner)))
 	counts(false)
@@ -212,7 +213,7 @@ func cohortsAreCounted(f *fixture) {
 		equal(f, "the other's versions", len(list), 0)
 	}
 	versions(store.BootVersion{Firmware: "1.2", Devices: 2, Bad: 2})
-	// The version can change while the value stays the same.
+	// The version of the firmware changes, and the value of the part stays the same.
 	changed := judged(ids[4], 8, "M", "new", true, 0)
 	changed.Judged.Firmware = "1.3"
 	_, err = f.PutBoot(f.ctx, changed, []byte("r"))

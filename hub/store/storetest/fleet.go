@@ -527,14 +527,21 @@ func moreThanMaxCount(f *fixture) {
 			// Each device has several words that begin with the same texts.
 			d := plain(fmt.Sprint(i), f.owner.ID, fmt.Sprintf("raft-%04d+raft-%04d", i, i))
 			d.Created = Epoch.Add(time.Duration((i*7)%many) * time.Second)
-			d.UserMeta = map[string]any{"site": "oslo", "odd": i%2 == 1}
+			d.UserMeta = map[string]any{"site": "oslo", "kind": "ship", "odd": i%2 == 1}
 			_, err := f.CreateDevice(f.ctx, d, Hash("secret"))
 			return err
 		})
 	}
 	f.must(calls.Wait())
+	created := map[string]int{} // the place of each nick in the order of creation
+	for i := range many {
+		created[fmt.Sprintf("raft-%04d+raft-%04d", i, i)] = (i * 7) % many
+	}
 	for want, queries := range map[int][]store.DeviceSearch{
-		many:     {{}, said("raft"), meta("site", "oslo"), is(store.FieldState, store.StateActive), {Words: []string{"raft"}, Terms: meta("site", "oslo").Terms}},
+		many: {{}, said("raft"), meta("site", "oslo"), is(store.FieldState, store.StateActive), {Words: []string{"raft"}, Terms: meta("site", "oslo").Terms},
+			{Words: []string{"raft"}, Terms: slices.Concat(meta("site", "oslo").Terms, meta("kind", "Ship").Terms, is(store.FieldState, store.StateActive).Terms)}},
+		// 50 devices do not match, but more than MaxCount words and more than MaxCount metadata do.
+		1000:     {{Words: []string{"raft-0"}, Terms: meta("site", "oslo").Terms}},
 		many / 2: {meta("odd", "true"), {Words: []string{"raft"}, Terms: meta("odd", "true").Terms}},
 		10:       {said("raft-001"), said("001")},
 		0:        {{Words: []string{"raft"}, Terms: meta("odd", "perhaps").Terms}},
@@ -546,7 +553,17 @@ func moreThanMaxCount(f *fixture) {
 					nicks := strings.Fields(f.search(q))
 					equal(f, fmt.Sprintf("%+v", q), len(nicks), want)
 					sorted := slices.Clone(nicks)
-					slices.Sort(sorted)
+					slices.SortFunc(sorted, func(a, b string) int {
+						by := strings.Compare(a, b)
+						if key == store.SortCreated {
+							by = created[a] - created[b]
+						}
+						if down { // no device was seen, and no device has a model
+							by = -by
+						}
+						return by
+					})
+					equal(f, "order", slices.Equal(nicks, sorted), true)
 					equal(f, "each once", len(slices.Compact(sorted)), want)
 				}
 			}

@@ -373,7 +373,7 @@ func (m *fleetModel) sameSearch(t *rapid.T, owner string, all []store.Device, q 
 	}
 }
 
-// end deletes all devices and then the accounts. After that, all counters must be 0.
+// The method `end` deletes all devices and then the accounts. After that, all counters must be 0.
 func (m *fleetModel) end(t *rapid.T) {
 	for i, owner := range m.owners {
 		all, err := m.Devices(m.ctx, owner, "", 1000)

@@ -272,7 +272,7 @@ func (m *model) compare(ctx context.Context, t *rapid.T, s Engine, owners []stri
 		d, err := s.DeviceByCertificate(ctx, want.IDevIDHash)
 		if want.State == store.Active {
 			if err != nil || d.ID != want.DeviceID || d.Enrolment != request {
-				t.Fatalf("certificate %x belongs to device %q (%v), in the model to %q", want.IDevIDHash, d.ID, err, want.DeviceID)
+				t.Fatalf("certificate %x belongs to device %q (%v) in the store, but to device %q in the model", want.IDevIDHash, d.ID, err, want.DeviceID)
 			}
 		} else if !errors.Is(err, store.ErrNotFound) {
 			t.Fatalf("certificate %x is %s, but finds device %q (%v)", want.IDevIDHash, want.State, d.ID, err)

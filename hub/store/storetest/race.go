@@ -12,7 +12,7 @@ import (
 	"gangway/hub/store"
 )
 
-// together runs the functions concurrently and waits for all of them.
+// The function `together` runs the functions concurrently and waits for all of them.
 func together(run ...func()) {
 	var done sync.WaitGroup
 	start := make(chan struct{})
@@ -264,8 +264,8 @@ var raceTests = []test{
 	}},
 }
 
-// check reports an error as must does, but does not end the goroutine. Use it in goroutines that a
-// test starts, where Fatal is not allowed.
+// The method `check` reports an error as the method `must` does, but does not end the goroutine.
+// Use it in goroutines that a test starts, where Fatal is not allowed.
 func (f *fixture) check(err error) {
 	f.Helper()
 	if err != nil {

@@ -50,7 +50,7 @@ var replicaTests = []test{
 		f.refused(err, store.ErrLeased)
 	}},
 	// A replica is paused for longer than its lease, another replica takes the lease, and then the
-	// first replica goes on with its work.
+	// first replica continues its work. The writes of the first replica must fail with ErrFenced.
 	{"PausedHolderIsFenced", func(f *fixture) {
 		event := func(f *fixture, kind string) store.Event {
 			return store.Event{Time: Epoch, Kind: kind, Owner: f.owner.ID}

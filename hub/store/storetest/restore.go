@@ -48,13 +48,14 @@ var restoreTests = []test{
 			list, err := f.Events(f.ctx, store.EventFilter{Owner: owner, Kind: store.EventRestored})
 			f.must(err)
 			equal(f, "events of an owner", len(list), 1)
-			equal(f, "names what is lost", strings.Contains(list[0].Message, "deleted since may work again"), true)
+			equal(f, "names what is lost", strings.Contains(list[0].Message, "deleted later may work again"), true)
 		}
 		list, err := f.Events(f.ctx, store.EventFilter{Kind: store.EventRestored})
 		f.must(err)
 		equal(f, "events", len(list), 3)
 	}},
-	// The hub may have lost uses, so nobody can spend a use again until the operator has said so.
+	// The hub may have lost uses of the token. So no device can use the token until the operator
+	// allows this again.
 	{"LimitedTokensArePaused", func(f *fixture) {
 		limited, unlimited := f.newToken("limited", 5), f.token
 		f.onboard(Machine{Name: "before"}, limited)
@@ -119,7 +120,8 @@ var restoreTests = []test{
 		f.must(err)
 		equal(f, "of an unknown owner", len(list), 0)
 	}},
-	// The rows of the TPM are lost, so only the certificate showed the owner.
+	// The rows of the TPM are lost, and only the device's certificate names the owner. Another
+	// owner must not be able to onboard the TPM.
 	{"LostDeviceComesBackOnlyToItsOwner", func(f *fixture) {
 		m := Machine{Name: "stray"}
 		theirs := JoinToken(f.other.ID, "theirs", 0)
@@ -150,7 +152,7 @@ func (f *fixture) restored() store.Restored {
 	return done
 }
 
-// lost calls RecordLostDevice for a device that onboarded after the backup.
+// The method `lost` calls RecordLostDevice for a device that onboarded after the backup.
 func (f *fixture) lost(id, owner string) store.LostDevice {
 	f.Helper()
 	d := store.LostDevice{ID: id, Owner: owner, TokenID: f.token.ID, Certificate: Hash(id), Issued: Epoch, FirstSeen: Epoch, LastSeen: Epoch, Addr: "192.0.2.1"}

@@ -147,7 +147,7 @@ func newFixture(t *testing.T, s Engine) *fixture {
 	return f
 }
 
-// agrees fails the test if the parts of the database do not agree.
+// agrees fails the test if rows of the database break a rule of store.Consistency.
 func (f *fixture) agrees() {
 	f.Helper()
 	list, err := f.Disagreements(f.ctx, 3)
@@ -164,7 +164,7 @@ func (f *fixture) must(err error) {
 	}
 }
 
-// refused fails the test unless `err` is the error `want`. If `want` is nil, `err` must be nil.
+// refused fails the test if `err` is not the error `want`. If `want` is nil, `err` must be nil.
 func (f *fixture) refused(err, want error) {
 	f.Helper()
 	if !errors.Is(err, want) {

@@ -700,23 +700,23 @@ func neededContentStays(f *fixture) {
 		equal(f, "expired records", n, 1)
 	}
 	if unneeded(first) {
-		f.Fatal("the place was given up although an owner has a record")
+		f.Fatal("the store gave up the first place of the object, although an owner has a record of the object")
 	}
 	f.announce(f.other.ID, "needed", 10, Epoch.Add(time.Hour))
 	expire(time.Minute, time.Minute)
 	if unneeded(first) {
-		f.Fatal("the place was given up although an owner may still upload the object")
+		f.Fatal("the store gave up the first place of the object, although an owner may still upload the object")
 	}
 	expire(2*time.Hour, 0)
 	f.announce(f.owner.ID, "needed", 10, Epoch)
 	u := f.begins(f.owner.ID, sum, Epoch)
 	expire(time.Hour, 0)
 	if unneeded(u.Place) {
-		f.Fatal("the place of a running upload was given up")
+		f.Fatal("the store gave up the place of an upload that still runs")
 	}
 	for range 2 { // the second call comes late, from a hub that was paused
 		if !unneeded(first) {
-			f.Fatal("the place is needed although no owner has a record")
+			f.Fatal("the store still needs the first place of the object, although no owner has a record of the object")
 		}
 	}
 	_, err := f.FinishUpload(f.ctx, u, "", 10, plenty, Epoch)
@@ -724,10 +724,10 @@ func neededContentStays(f *fixture) {
 	f.keep(f.owner.ID, "needed", 10, Epoch)
 	second := f.placeOf(f.owner.ID, sum)
 	if second == first {
-		f.Fatal("a place is used again")
+		f.Fatal("the new upload got the place that the store had given up")
 	}
 	if !unneeded(first) || unneeded(second) {
-		f.Error("the old place is needed, or the new one is not")
+		f.Error("the store needs the first place, or does not need the second place")
 	}
 }
 
@@ -741,11 +741,11 @@ func uploadsOfOneObject(f *fixture) {
 	f.refused(err, store.ErrNotFound)
 	for range 2 { // the second call is a retry by a hub that did not get the first answer
 		if !f.uploads(mine, 10, Epoch) {
-			f.Error("the first upload's place is not used")
+			f.Error("the object does not have the place of the first upload")
 		}
 	}
 	if f.uploads(theirs, 10, Epoch) {
-		f.Error("the places of two uploads are used")
+		f.Error("the second upload replaced the place of the first upload")
 	}
 	for _, owner := range []string{f.owner.ID, f.other.ID} {
 		equal(f, "place", f.placeOf(owner, sum), mine.Place)
@@ -843,7 +843,7 @@ func uploadsInParts(f *fixture) {
 }
 
 // Uploads and removals of the same object run concurrently. If a record is Stored, the object's
-// bytes must exist, although the collector removes bytes late.
+// bytes must exist, although the hub removes bytes late.
 func uploadsRaceWithRemovals(f *fixture) {
 	var mu sync.Mutex
 	bytes := map[store.Hash]map[string]bool{} // simulates the folder with the objects' bytes: the places of each object
@@ -1096,7 +1096,7 @@ func ownersKeepLess(f *fixture) {
 		f.Errorf("a rule without an account: %v", err)
 	}
 
-	// Each entry of one byte counts 65 bytes.
+	// An entry of one byte counts as 65 bytes of LogBounds.Bytes.
 	for i := range 5 {
 		write(ID("a"), f.owner.ID, fmt.Sprint(i), Epoch.Add(time.Duration(i)*time.Minute))
 		write(ID("b"), other.ID, fmt.Sprint(i), Epoch)
@@ -1152,8 +1152,8 @@ func logsAreTrimmed(f *fixture) {
 		left = now
 	}
 	equal(f, "left", left, devices)
-	// Each trimmed device has one entry left. A new entry replaces it, so the usage that the
-	// trimming stored is right.
+	// After the trimming, the log of each device has one entry. A new entry replaces this entry.
+	// This shows that the trimming has stored the right usage.
 	list, err := f.Devices(f.ctx, f.owner.ID, "", 1)
 	f.must(err)
 	f.must(f.AppendLogs(f.ctx, list[0].ID, f.owner.ID, []store.LogEntry{{Message: "n"}}, bounds, Epoch))

@@ -10,7 +10,8 @@ import (
 	"gangway/hub/store"
 )
 
-// trusted returns the operator's decision `kind` on a CA certificate with the name `name`.
+// The function `trusted` returns the operator's decision `kind` on a CA certificate with the name
+// `name`.
 func trusted(name string, kind store.TrustKind) store.TrustedCertificate {
 	der := bytesOf("ca certificate "+name, 900)
 	return store.TrustedCertificate{Fingerprint: sha256.Sum256(der), DER: der, Kind: kind, Source: "file " + name + ".pem", Added: Epoch}
@@ -25,7 +26,8 @@ func (f *fixture) trust() ([]store.TrustedCertificate, int64) {
 	return certs, version
 }
 
-// grown returns the config version. It fails the test unless the version is higher than `before`.
+// The method `grown` returns the config version. It fails the test if the version is not higher
+// than `before`.
 func (f *fixture) grown(before int64) int64 {
 	f.Helper()
 	_, now := f.trust()

@@ -96,7 +96,7 @@ func approvalAnswersWhatWasAsked(f *fixture) {
 	more := f.wait(m.waiting(f.token, "policy"))
 	equal(f, "state", more.State, store.Undecided)
 	if !more.Approves([]string{"ek-certificate-none"}) {
-		f.Fatal("a later question removed the approval")
+		f.Fatal("the approval is lost after a request with another question")
 	}
 	both := f.decide(more, true)
 	equal(f, "answered", both.Answered, []string{"ek-certificate-none", "policy"})

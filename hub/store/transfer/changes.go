@@ -13,9 +13,9 @@ import (
 	"gangway/hub/store/sqlite"
 )
 
-// In the file, triggers write the key of each row that changes to the table move_changes. The
+// In the SQLite file, triggers write the key of each changed row to the table move_changes. The
 // columns k1 to k5 have the values of the key's columns, with their types. For a table whose key
-// ignores case they have no values, because the move copies such a table as a whole. The table
+// ignores case, k1 to k5 have no values, because the move copies such a table as a whole. The table
 // move_state has one row: the id of the move, the schema at the beginning of the move, and the time
 // at which the program last worked at the move.
 const watchSchema = `CREATE TABLE IF NOT EXISTS move_state (id TEXT NOT NULL, schema INTEGER NOT NULL, worked INTEGER NOT NULL);
@@ -160,8 +160,8 @@ func (m *Move) CatchUp(ctx context.Context) (n int, err error) {
 	return n, m.forget(ctx, last)
 }
 
-// catchUp does the work of CatchUp, but does not remove the rows of move_changes that it has read,
-// up to the number `last`.
+// catchUp copies and compares the rows as CatchUp does. It does not remove the rows of move_changes
+// that it has read. `last` is the number of the last of these rows.
 func (m *Move) catchUp(ctx context.Context) (n int, last int64, err error) {
 	from, err := m.from.BeginTx(ctx, nil) // all reads see the same state of the file
 	if err != nil {
@@ -178,8 +178,8 @@ func (m *Move) catchUp(ctx context.Context) (n int, last int64, err error) {
 	return n, last, m.transact(ctx, func() error { return m.apply(ctx, from, changed) })
 }
 
-// forget removes the rows of move_changes up to the number `last`. It uses several short writes,
-// because a long write would delay the hub.
+// The method `forget` removes the rows of move_changes up to the number `last`. It uses several
+// short writes, because a long write would delay the hub.
 func (m *Move) forget(ctx context.Context, last int64) error {
 	for {
 		result, err := m.from.ExecContext(ctx, `DELETE FROM move_changes WHERE n <= min(?, (SELECT min(n) FROM move_changes) + 5000)`, last)
@@ -192,9 +192,9 @@ func (m *Move) forget(ctx context.Context, last int64) error {
 	}
 }
 
-// apply replaces the changed rows of the target by the rows of the file. It first deletes all old
-// rows, so that a unique value can move from one row to another. The target has no foreign keys
-// during the move.
+// The method `apply` replaces the changed rows of the target by the rows of the file. It first
+// deletes all old rows, so that a unique value can move from one row to another. The target has no
+// foreign keys during the move.
 func (m *Move) apply(ctx context.Context, from *sql.Tx, changed keys) error {
 	for _, t := range tables {
 		if t.whole && changed[t.name] != nil {
@@ -228,7 +228,8 @@ func (m *Move) apply(ctx context.Context, from *sql.Tx, changed keys) error {
 	return nil
 }
 
-// withKeys calls the function `f` while the target has the keys in the table move_keys.
+// withKeys writes the keys `list` to a temporary table of the target, move_keys. It calls the
+// function `f`, and then removes the table.
 func (m *Move) withKeys(ctx context.Context, t table, list [][]any, f func() error) error {
 	if err := m.to.Exec(ctx, "CREATE TEMPORARY TABLE move_keys AS SELECT "+quoted(t.key)+" FROM "+t.name+" LIMIT 0"); err != nil {
 		return err
@@ -255,7 +256,7 @@ func (t table) joined() string {
 	return strings.Join(list, " AND ")
 }
 
-// applyRows copies the rows with these keys, as far as they still exist, and compares them.
+// For each key, applyRows copies the row, if the row still exists, and compares the copy.
 func (m *Move) applyRows(ctx context.Context, from *sql.Tx, t table, list [][]any) error {
 	columns := m.columns[t.name]
 	holes := make([]string, len(t.key))
@@ -302,7 +303,8 @@ func (m *Move) applyWhole(ctx context.Context, from *sql.Tx, t table) error {
 	return m.compareRows(ctx, t, rows, m.selection(t, 0))
 }
 
-// compareRows returns an error unless a query of the target has exactly these rows, in any order.
+// compareRows checks that the result of a query of the target is exactly these rows, in any order.
+// If not, it returns an error.
 func (m *Move) compareRows(ctx context.Context, t table, rows [][]any, query string) error {
 	mine := make(map[string][]any, len(rows))
 	for _, row := range rows {
@@ -323,7 +325,7 @@ func (m *Move) compareRows(ctx context.Context, t table, rows [][]any, query str
 	return err
 }
 
-// name returns a text for a key that no other key has.
+// The function `name` returns a text for a key. Different keys have different texts.
 func name(key []any) string {
 	var b []byte
 	for _, v := range key {

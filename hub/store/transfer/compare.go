@@ -66,7 +66,7 @@ func (m *Move) compare(ctx context.Context, t table) error {
 	return err
 }
 
-// equal returns an error if two rows differ.
+// The method `equal` returns an error if two rows differ.
 func (m *Move) equal(t table, mine, theirs []any) error {
 	for i, value := range mine {
 		if !same(value, theirs[i]) {
@@ -76,7 +76,7 @@ func (m *Move) equal(t table, mine, theirs []any) error {
 	return nil
 }
 
-// same reports whether two values are equal. A nil []byte equals an empty one.
+// The function `same` reports whether two values are equal. A nil []byte equals an empty one.
 func same(a, b any) bool {
 	if x, ok := a.([]byte); ok {
 		y, ok := b.([]byte)
@@ -85,7 +85,8 @@ func same(a, b any) bool {
 	return a == b
 }
 
-// selectionByBytes is the query of all rows of the file in the order of PostgreSQL.
+// selectionByBytes returns a query for all rows of a table in the file, in the order in which
+// PostgreSQL sorts them.
 func (m *Move) selectionByBytes(t table) string {
 	order := make([]string, len(t.key))
 	for i, name := range t.key {

@@ -31,11 +31,13 @@ func (m *Move) columnsOf(ctx context.Context, table string) (columns []string, e
 	return columns, rows.Err()
 }
 
-// selection is a query for rows of the table after a key (of n values), in the order of the key.
+// selection returns a query for all columns of a table. For the rows and their order, see
+// table.selection.
 func (m *Move) selection(t table, after int) string { return t.selection(m.columns[t.name], after) }
 
-// selection is a query for these columns of the rows after a key (of n values), in the order of the
-// key.
+// selection returns a query for columns of the table's rows, in the order of their keys. If `after`
+// is 0, the query is for all rows. If not, `after` is the number of values of a key. These values
+// are then the arguments of the query, and the query is for the rows with greater keys.
 func (t table) selection(columns []string, after int) string {
 	query := "SELECT " + quoted(columns) + " FROM " + t.name
 	if after > 0 {
@@ -47,7 +49,7 @@ func (t table) selection(columns []string, after int) string {
 
 func quoted(names []string) string { return `"` + strings.Join(names, `", "`) + `"` }
 
-// copy copies the rows of a table that the target does not have yet.
+// The method `copy` copies those rows of a table that the target does not have yet.
 func (m *Move) copy(ctx context.Context, table table) error {
 	last, total, err := m.copied(ctx, table)
 	if err != nil {
@@ -77,11 +79,12 @@ func (m *Move) copy(ctx context.Context, table table) error {
 	}
 }
 
-// add adds a portion of rows to the target, or replaces a table whose key ignores case.
+// The method `add` adds a portion of rows to the target, or replaces a table whose key ignores
+// case.
 //
-// Portions are read at different times. So a row of this portion can have a unique value, such as a
-// nick, that a row of an earlier portion had when that portion was read. The earlier row has
-// changed since then, so CatchUp will copy both rows. Until then, add leaves out the new row.
+// Portions are read at different times. So a row of this portion can have the same unique value,
+// such as a nick, as the copy of a row from an earlier portion. The earlier row has changed since
+// then, so CatchUp will copy both rows. Until then, add leaves out the new row.
 func (m *Move) add(ctx context.Context, table table, rows [][]any) error {
 	columns := m.columns[table.name]
 	err := m.transact(ctx, func() error {
@@ -128,8 +131,8 @@ func (m *Move) keyOf(t table, row []any) []any {
 	return key
 }
 
-// copied returns the key of the last row that the target has of a table, and the number of the
-// table's rows in the target.
+// The method `copied` returns the key of the last row that the target has of a table, and the
+// number of the table's rows in the target.
 func (m *Move) copied(ctx context.Context, table table) (last []any, rows int64, err error) {
 	if table.whole {
 		return nil, 0, nil
@@ -148,8 +151,8 @@ func (m *Move) copied(ctx context.Context, table table) (last []any, rows int64,
 	return last, rows, err
 }
 
-// read returns the next portion of a table's rows in the file, or all rows if the table is copied
-// as a whole. `more` is true if there may be more rows.
+// The method `read` returns the next portion of a table's rows in the file, or all rows if the
+// table is copied as a whole. `more` is true if there may be more rows.
 func (m *Move) read(ctx context.Context, table table, last []any) (list [][]any, more bool, err error) {
 	size := 0
 	err = eachRow(ctx, m.from, m.selection(table, len(last)), last, len(m.columns[table.name]), func(row []any) error {

@@ -28,7 +28,7 @@ func Known(name string) bool {
 	return !passing[name] && slices.ContainsFunc(tables, func(t table) bool { return t.name == name })
 }
 
-// file is a SQLite database that is filled in one transaction.
+// file is a SQLite database as a Target. All calls of Add are one transaction.
 type file struct {
 	db       *sql.DB
 	tx       *sql.Tx
@@ -135,15 +135,16 @@ func (f *file) Close() error {
 	return f.db.Close()
 }
 
-// server is a PostgreSQL database that is filled. Each call of Add is a transaction.
+// server is a PostgreSQL database as a Target. Each call of Add is a transaction.
 type server struct{ raw *postgres.Raw }
 
-// Newest is the version of the newest schema that this program knows.
+// Newest means the newest version of the schema that this program knows.
 const Newest = 0
 
-// NewPostgres makes the schema of a version in a PostgreSQL database. The database must be empty,
-// or have rows of an interrupted restore. After Finish, no hub uses the database until it has the
-// hub's name: see ClaimForHub of the store.
+// NewPostgres makes the tables of a schema version in a PostgreSQL database, and returns the
+// database as a Target. The database must be empty, or have only rows that an interrupted restore
+// has written. A hub uses the database only after two steps: Finish, and then ClaimForHub of the
+// store, which writes the name of the hub.
 func NewPostgres(ctx context.Context, config postgres.Config, schema int64) (Target, error) {
 	switch err := postgres.Create(ctx, config, int(schema)); {
 	case errors.Is(err, postgres.ErrNotNew):

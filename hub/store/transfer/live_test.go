@@ -40,7 +40,7 @@ func TestHubWritesDuringTheMove(t *testing.T) {
 			}
 		}
 	}
-	// Every portion is followed by writes. The first attempt ends in the middle.
+	// The hub writes after every portion. The first attempt to copy ends in the middle.
 	enough := errors.New("enough")
 	attempt := func(o transfer.Options, steps int) error {
 		m, err := transfer.Open(t.Context(), o)
@@ -198,7 +198,8 @@ func state(t *testing.T, s storetest.Engine) string {
 	return fmt.Sprintf("%v %v %v %v %v", devices, events[:min(len(events), 20)], logs, urls, counts)
 }
 
-// Attack, or mistake: the target has rows that this move did not copy.
+// By attack or mistake, the target has rows that this move did not copy. The move must refuse this
+// target.
 func TestMoveRefusesATargetOfAnotherMove(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -67,7 +67,7 @@ func OpenPostgres(ctx context.Context, config postgres.Config) (*Snapshot, error
 	return begun(ctx, EnginePostgres, postgresReader{raw}, `SELECT max(version) FROM schema_versions`)
 }
 
-// begun reads the schema's version, which is the first read of the transaction.
+// The function `begun` reads the schema's version, which is the first read of the transaction.
 func begun(ctx context.Context, engine string, from reader, version string) (*Snapshot, error) {
 	s := &Snapshot{Engine: engine, from: from}
 	err := from.query(ctx, version, 1, func(row []any) (err error) {

@@ -60,7 +60,8 @@ func (m *Move) prepare(ctx context.Context, hub string) error {
 	return nil
 }
 
-// checkEmpty returns an error if the target has rows that are not from its schema.
+// checkEmpty returns an error if the target has rows of a hub. It ignores the tables that a move
+// replaces as a whole, because the schema itself makes rows in some of these tables.
 func (m *Move) checkEmpty(ctx context.Context) error {
 	for _, t := range tables {
 		if t.whole {
@@ -81,9 +82,9 @@ func (m *Move) checkEmpty(ctx context.Context) error {
 	return nil
 }
 
-// Finish copies the last changes of a file that no hub uses any more, restores the triggers and
-// foreign keys of the target, sets its counters, and writes the hub's name to it. Before it writes
-// the name, it locks the file. After that, no program can write to the file, not even an operator's
+// Finish copies the last changes of a file that no hub uses any more. In the target, it restores
+// the triggers and foreign keys, sets the counters, and writes the hub's name. Before it writes the
+// name, it locks the file. After that, no program can write to the file, not even an operator's
 // command that opened the file earlier.
 func (m *Move) Finish(ctx context.Context) error {
 	if err := m.checkSchema(ctx); err != nil {
@@ -112,7 +113,7 @@ func (m *Move) Finish(ctx context.Context) error {
 	return nil
 }
 
-// closing returns statements after which every write to the file fails.
+// The function `closing` returns statements after which every write to the file fails.
 func closing() string {
 	var text strings.Builder
 	for _, t := range tables {
@@ -149,8 +150,8 @@ func (m *Move) finishTarget(ctx context.Context) error {
 			text = append(text, fmt.Sprintf("SELECT setval(pg_get_serial_sequence('%s', '%s'), %d)", t.name, t.counter, last))
 		}
 	}
-	// The rows come from the file, in which no row violates a foreign key. So this does not check
-	// the rows; Validate checks them later.
+	// The rows come from the file, in which no row violates a foreign key. So this statement does
+	// not check the rows; Validate checks them later.
 	err := m.to.Query(ctx, `SELECT name, value FROM move_state WHERE name LIKE 'foreign key %'`, nil, func(row []any) error {
 		name := strings.Fields(row[0].(string))
 		text = append(text, fmt.Sprintf("ALTER TABLE %s ADD CONSTRAINT %s %s NOT VALID", name[2], name[3], strings.TrimSuffix(row[1].(string), " NOT VALID")))
@@ -167,7 +168,7 @@ func (m *Move) finishTarget(ctx context.Context) error {
 	return nil
 }
 
-// last returns the last number that a table has used.
+// The method `last` returns the last number that a table has used.
 func (m *Move) last(ctx context.Context, t table) (int64, error) {
 	query := "SELECT max(" + t.counter + ") FROM " + t.name
 	if t.never {

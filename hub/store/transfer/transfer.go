@@ -33,12 +33,13 @@ type Options struct {
 	File string          // the SQLite database; its schema must be that of this program
 	To   postgres.Config // a database that is empty, or has a part of this move
 	Hub  string          // the hub's name
-	// Progress is called after each portion, unless it is nil. rows is the number of the table's
-	// rows that are copied.
+	// If Progress is not nil, it is called after each portion. `rows` is the number of the table's
+	// rows that were copied so far.
 	Progress func(table string, rows int64)
 }
 
-// The largest number of rows and of bytes in one portion. The last row may exceed the bytes.
+// The largest number of rows and of bytes in one portion. With its last row, a portion may exceed
+// the number of bytes.
 const (
 	portion      = 2000
 	portionBytes = 16 << 20
@@ -50,7 +51,8 @@ var errEnough = errors.New("enough")
 var (
 	// ErrUsed means that the target has the data of a hub.
 	ErrUsed = errors.New("the PostgreSQL database has the data of a hub already")
-	// ErrOther means that the target has a part of another move.
+	// ErrOther means that the target has rows that this move has not copied, for example rows of
+	// another move.
 	ErrOther = errors.New("the PostgreSQL database has rows that are not from this move: make an empty database, and start again")
 	// ErrUpgraded means that the schema of the file has changed since the move began.
 	ErrUpgraded = errors.New("the hub was upgraded during the move: run 'gangway db migrate --stop', make an empty database, and start again")
@@ -248,6 +250,6 @@ func (m *Move) Copy(ctx context.Context) error {
 			return fmt.Errorf("compare %s: %w", table.name, err)
 		}
 	}
-	// The planner of PostgreSQL counts the rows.
+	// ANALYZE gives PostgreSQL's planner statistics about the copied rows.
 	return m.to.Exec(ctx, "ANALYZE")
 }

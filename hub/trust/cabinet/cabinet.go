@@ -41,7 +41,7 @@ type File struct {
 	Content []byte
 }
 
-// Is reports whether the file `b` begins with a cabinet's signature.
+// Is reports whether the file `b` begins with MSCF, as every cabinet does.
 func Is(b []byte) bool { return bytes.HasPrefix(b, []byte("MSCF")) }
 
 // Read returns a cabinet's files in order. It writes the cabinet to a temporary file, and runs
@@ -86,8 +86,8 @@ const (
 	flagNext     = 0x0002
 )
 
-// list reads the list of files. It also returns the cabinet's size, because a signature may follow
-// the cabinet.
+// The function `list` reads the list of files. It also returns the cabinet's size, because a
+// signature may follow the cabinet.
 func list(b []byte) (size int, files []entry, err error) {
 	le := binary.LittleEndian
 	if !Is(b) || len(b) < headerSize {

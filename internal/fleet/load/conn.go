@@ -67,7 +67,7 @@ func (r *refusal) Error() string {
 	return fmt.Sprintf("the hub answered %d %s: %.300s", r.status, r.code, r.body)
 }
 
-// ok returns a refusal unless the status is 200.
+// If the status is not 200, the method `ok` returns a refusal.
 func (a *answer) ok() error {
 	if a.status == http.StatusOK {
 		return nil
@@ -178,8 +178,8 @@ type request struct {
 	body         []byte
 }
 
-// do sends a request and reads the whole answer. If the connection cannot be used for another
-// request, `open` is false, and do has closed it.
+// The method `do` sends a request and reads the whole answer. If the connection cannot be used for
+// another request, `open` is false, and the connection is closed.
 func (c *conn) do(ctx context.Context, within time.Duration, q request) (a *answer, open bool, err error) {
 	defer func() {
 		if !open {

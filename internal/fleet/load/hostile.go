@@ -34,7 +34,7 @@ func (r *runner) source() int { return r.cfg.Devices + int(r.sources.Add(1)%6000
 // slowFor bounds how long the fleet waits until the hub closes a slow connection.
 const slowFor = 2 * time.Minute
 
-// slow opens TLS and sends a byte a second, until the hub closes the connection.
+// The function `slow` opens TLS and sends a byte a second, until the hub closes the connection.
 func slow(ctx context.Context, r *runner, _ *device) error {
 	c, err := r.to.dial(ctx, r.source(), r.to.anonymous)
 	if err != nil {
@@ -194,7 +194,7 @@ type connPool struct {
 	idle []*conn
 }
 
-// take returns the connection that was used last, or nil.
+// The method `take` returns the connection that was used last, or nil.
 func (p *connPool) take() *conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -223,7 +223,8 @@ func (p *connPool) close() {
 // them.
 const forgedEach = 20
 
-// forged sends a forged request, on a connection that earlier forged requests have used.
+// The function `forged` sends a forged request, on a connection that earlier forged requests have
+// used.
 func forged(ctx context.Context, r *runner, _ *device) error {
 	n := r.source()
 	for {

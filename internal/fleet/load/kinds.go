@@ -112,7 +112,7 @@ const (
 )
 
 // call sends a request on the device's own connection, and returns the body of an answer with the
-// status 200. Without a connection, it opens one.
+// status 200. If the device has no open connection, call opens one.
 func (r *runner) call(ctx context.Context, d *device, route, method, path string, body []byte) ([]byte, error) {
 	for again := false; ; again = true {
 		if d.conn == nil {
@@ -260,7 +260,7 @@ func sendLogs(ctx context.Context, r *runner, d *device) error {
 // tokenFor is how long the fleet uses an access token, which the hub accepts for an hour.
 const tokenFor = 50 * time.Minute
 
-// signIn gets an access token, unless the device has one.
+// If the device has no access token, signIn gets one from the hub.
 func (r *runner) signIn(ctx context.Context, d *device) error {
 	if d.token != "" && time.Now().Before(d.until) {
 		return nil
@@ -284,7 +284,7 @@ func (r *runner) signIn(ctx context.Context, d *device) error {
 
 const systemSpec = `"#spec":"pantavisor-service-system@1"`
 
-// createTrail sends the device's first state, unless the hub has it.
+// If the hub does not have the device's first state yet, createTrail sends this state to the hub.
 func (r *runner) createTrail(ctx context.Context, d *device) error {
 	if d.trail {
 		return nil
@@ -363,7 +363,7 @@ func (r *runner) upload(ctx context.Context, d *device) error {
 	return a.ok()
 }
 
-// blobPath returns the path of a signed URL in an object's record.
+// blobPath returns the path of a signed URL from the hub's JSON description of an object.
 func blobPath(body []byte, key string) (string, error) {
 	var record map[string]any
 	if err := json.Unmarshal(body, &record); err != nil {

@@ -2,10 +2,10 @@
 // protocol.
 //
 // The load is open: each request has a scheduled start, which does not depend on the end of earlier
-// requests. Its latency is measured from the scheduled start. So if the hub stalls, the wait of all
-// requests of that time is in the latencies (a closed loop would leave it out: "coordinated
-// omission"). A request that cannot start at its time, because too many requests of its kind are
-// outstanding or no device is idle, is counted as missed.
+// requests. Its latency is measured from the scheduled start. So if the hub stalls, the latencies
+// include the wait of all requests of that time. A closed loop would leave out this wait
+// ("coordinated omission"). A request that cannot start at its time, because too many requests of
+// its kind are outstanding or no device is idle, is counted as missed.
 package load
 
 import (
@@ -33,8 +33,9 @@ type Config struct {
 	// Devices is the number of emulated devices.
 	Devices int
 	// Onboarded is how many of the devices are onboarded before the measurement. The others onboard
-	// in the measurement. If Onboarded is negative, the number depends on the mix: all devices if
-	// no kind of the mix onboards devices, none if all kinds do, otherwise half of the devices.
+	// in the measurement. If Onboarded is negative, the number depends on the mix. If no kind of
+	// the mix onboards devices, all devices are onboarded before the measurement. If all kinds
+	// onboard devices, none is. In other mixes, half of the devices are.
 	Onboarded int
 	// Mix has the kinds of requests, with their rates.
 	Mix []Share
@@ -51,7 +52,7 @@ type Config struct {
 	// connection.
 	NewConnections bool
 	// State is the path of a file from which onboarded devices are loaded, and to which they are
-	// saved. Empty: none.
+	// saved. If State is empty, devices are neither loaded nor saved.
 	State string
 	// TestHub confirms that the hub is a test hub, though it is not on loopback.
 	TestHub bool
@@ -264,7 +265,7 @@ func (r *runner) descriptors() uint64 {
 	return uint64(n)
 }
 
-// keeps reports whether devices keep their connections.
+// The method `keeps` reports whether devices keep their connections.
 func (r *runner) keeps() bool {
 	return !r.cfg.NewConnections && slices.ContainsFunc(r.kinds, func(k *running) bool { return k.keeps })
 }

@@ -21,7 +21,8 @@ import (
 	"gangway/internal/fleet"
 )
 
-// Devices get their turns in order, also after the queue has grown and its ring has wrapped.
+// Devices leave the queue in the order in which they were added, also after the queue has grown and
+// its ring buffer has wrapped.
 func TestQueueGivesEachDeviceItsTurn(t *testing.T) {
 	var q queue
 	if q.pop() != nil {
@@ -70,8 +71,8 @@ func TestQueueGivesOnlyDevicesThatAreIdleForLong(t *testing.T) {
 	}
 }
 
-// Each of the first 16 million devices has another source address, all in 127.0.0.0/8, and none is
-// 127.0.0.1, on which hubs listen.
+// The first 16 million devices have different source addresses. All are in 127.0.0.0/8, and none is
+// 127.0.0.1, because hubs listen on that address.
 func TestSourceAddressesDiffer(t *testing.T) {
 	s := newSpread(netip.MustParseAddrPort("127.0.0.1:12443"), 0)
 	at := func(i int) netip.Addr {
@@ -203,7 +204,7 @@ func TestReadsTheUsageOfAProcess(t *testing.T) {
 	}
 }
 
-// If the process may not open enough files, the error says how to allow it.
+// If the process may not open enough files, the error says how to raise the limit.
 func TestTooFewOpenFilesNamesTheRemedy(t *testing.T) {
 	if err := allowDescriptors(10); err != nil {
 		t.Error(err)

@@ -187,7 +187,8 @@ func (r *runner) keepAlive(ctx context.Context) {
 	}
 }
 
-// settle waits while all devices are idle.
+// settle waits for the time Config.Settle, in which all devices are idle. Then it calls
+// Config.Ready.
 func (r *runner) settle(ctx context.Context) error {
 	if r.cfg.Settle > 0 {
 		r.say(Progress{Phase: PhaseSettle, Of: r.cfg.Settle})
@@ -203,7 +204,7 @@ func (r *runner) settle(ctx context.Context) error {
 	return r.cfg.Ready(ctx)
 }
 
-// each calls `f` for each device, for several devices at the same time.
+// The method `each` calls `f` for each device, for several devices at the same time.
 func (r *runner) each(ctx context.Context, phase string, list []*device, f func(context.Context, *device) error) error {
 	group, inside := errgroup.WithContext(ctx)
 	group.SetLimit(r.cfg.Workers)
@@ -230,8 +231,8 @@ func (r *runner) each(ctx context.Context, phase string, list []*device, f func(
 // attempts is how often the preparation tries an action that may succeed later.
 const attempts = 8
 
-// patiently calls `f` again if its error may be temporary: an overloaded hub, a rate limit, a
-// connection that broke.
+// The method `patiently` calls `f` again if its error may be temporary: an overloaded hub, a rate
+// limit, a connection that broke.
 func (r *runner) patiently(ctx context.Context, f func() error) error {
 	pause := 100 * time.Millisecond
 	for try := 1; ; try++ {

@@ -70,7 +70,7 @@ func readProcess(pid int) (usage, error) {
 		return n
 	}
 	u := usage{CPU: float64(number(14)+number(15)) / clockTicks, RSS: number(24) * int64(os.Getpagesize())}
-	if files, e := os.ReadDir(folder + "/fd"); e == nil { // another user's process does not show them
+	if files, e := os.ReadDir(folder + "/fd"); e == nil { // fails for another user's process
 		u.OpenFiles = int64(len(files))
 	}
 	return u, err

@@ -46,8 +46,8 @@ type Preparation struct {
 
 	Handshakes int64 `json:"handshakes"`
 	Reconnects int64 `json:"reconnects"`
-	// HubBefore is the hub's usage before devices opened the connections that they keep, and
-	// HubIdle with these connections.
+	// HubBefore is the hub's usage before devices opened the connections that they keep. HubIdle is
+	// the hub's usage when these connections are open and idle.
 	HubBefore *usage `json:"hub_before,omitempty"`
 	HubIdle   *usage `json:"hub_idle,omitempty"`
 }
@@ -62,7 +62,7 @@ type KindReport struct {
 	Refused   map[string]int64 `json:"refused"` // hostile operations that the hub refused, by code
 	Errors    map[string]int64 `json:"errors"`  // by code
 	// Latency has the latencies of operations that ended as expected, and ErrorLatency the
-	// latencies of the others. Both are measured from the scheduled start.
+	// latencies of the other operations. Both are measured from the scheduled start.
 	Latency      Latency `json:"latency_ms"`
 	ErrorLatency Latency `json:"error_latency_ms"`
 }

@@ -33,7 +33,7 @@ type stateDevice struct {
 }
 
 // Made is an onboarded device that was not onboarded by a run of this package: a test wrote it into
-// the hub's database. To onboard 100,000 devices takes long, and a test of their connections needs
+// the hub's database. Onboarding 100,000 devices takes long, and a test of their connections needs
 // only their certificates.
 type Made struct {
 	ID   string

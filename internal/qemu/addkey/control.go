@@ -70,8 +70,8 @@ func debian(variable, program string, args ...string) (string, error) {
 	return strings.Join(strings.Fields(string(out)), " "), err
 }
 
-// prepareControl unpacks the programs, and mounts what they need into their folder. A restarted
-// agent finds them from before.
+// prepareControl unpacks the programs, and mounts the file systems that they need into their
+// folder. After a restart of the agent, both are there already.
 func prepareControl(files *carry.Files) error {
 	if _, err := os.Stat(programs); err == nil {
 		return nil

@@ -26,8 +26,8 @@ const (
 	started  = "/data/started-before"
 	added    = "/data/added-before"
 	variable = "/sys/firmware/efi/efivars/db-d719b2cb-3d3a-4596-a3bc-dad00e67656f"
-	// attributes are non-volatile, for the boot services, for the running system, with a timestamp
-	// and a signature, and append.
+	// attributes are those of a signed addition to a variable: non-volatile, for the boot services,
+	// for the running system, with a timestamp and a signature, and append.
 	attributes = 0x01 | 0x02 | 0x04 | 0x20 | 0x40
 	// pause is the time until the system has read the variables for the first time.
 	pause = 20 * time.Second
@@ -86,8 +86,8 @@ func run() error {
 	return syscall.Exec(agent, append([]string{"gangway-agent"}, os.Args[1:]...), os.Environ())
 }
 
-// unpack writes the real agent. It renames a complete file, because other starts of this program
-// may do the same at the same time.
+// unpack writes the real agent. It writes a new file and then renames it, because other starts of
+// this program may unpack the agent at the same time.
 func unpack(files *carry.Files) error {
 	from, err := files.Open("gangway-agent")
 	if err != nil {

@@ -73,10 +73,13 @@ onboarded() { gangway-agent status | grep -q '^phase *active$'; }
 one_device() { [ "$(gangway device ls state:active --output csv --columns id | grep -c '^[0-9a-f]\{24\}')" = 1 ]; }
 owned() { [ "$(stat -c '%U %a' "$1")" = "$2" ]; }
 as_eve() { HOME=/root/eve gangway "$@"; }
+# A slow machine misses starts (exit code 3), and then no operation may have failed.
 fleet() { # REPORT DEVICES OPTION...
 	report=$1 devices=$2
 	shift 2
 	./gangway-fleet run --token fleet.json --maker fleet-maker --state fleet.state --timeout 60s --json "$report" --devices "$devices" "$@"
+	code=$?
+	[ $code = 0 ] || { [ $code = 3 ] && ! grep -q '"errors": [1-9]' "$report"; }
 }
 number() { sed -n "s/^ *\"$2\": \([0-9]*\),*\$/\1/p" "$1" | head -n 1; }          # REPORT NAME
 acknowledged() { sed -n "/\"kind\": \"$2\"/,/\"ok\"/s/.*\"ok\": \([0-9]*\),*/\1/p" "$1"; } # REPORT KIND
@@ -121,7 +124,7 @@ check "gangway-agent installs" install old/gangway-agent_*.deb
 check "gangway-agent.service is enabled" enabled gangway-agent.service
 check "gangway-proxy.service is not enabled" not enabled gangway-proxy.service
 check "without a join token the agent is skipped, not failed" skipped gangway-agent.service
-# A hook that does what hooks usually need: replace files, also of another user, and restart a unit.
+# A hook with the usual tasks of hooks: replace files, also of another user, and restart a unit.
 cat >/usr/local/bin/test-hook <<'END'
 #!/bin/sh
 set -e

@@ -136,7 +136,8 @@ func Export(m *manifest.Manifest) ([]byte, error) {
 	return out, nil
 }
 
-// program returns the measurements of an EFI program: what firmware measures, and the file's hash.
+// program returns the measurements of an EFI program: the digests that firmware measures, and the
+// file's hash.
 func program(name string, p *manifest.Program) []measurement {
 	return []measurement{
 		{name, values{Digests: digests(p.Authenticode)}},

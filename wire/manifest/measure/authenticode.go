@@ -13,7 +13,8 @@ import (
 	"gangway/wire/manifest"
 )
 
-// ErrProgram means that a file is not an EFI program whose digest firmware would compute.
+// ErrProgram means that a file is not a valid EFI program, so firmware would not compute its
+// digest.
 var ErrProgram = errors.New("measure: this is not an EFI program for a 64-bit machine, or it is damaged")
 
 // Offsets in a PE32+ file, in bytes (PE/COFF 3).
@@ -37,8 +38,8 @@ type program struct {
 	file     *pe.File
 	optional int // offset of the optional header
 	headers  int // size of the headers
-	// certificates is the size of the signatures at the end of the file, and directories tells
-	// whether the optional header has an entry for them.
+	// `certificates` is the size of the signatures at the end of the file, in bytes. `directories`
+	// is true if the optional header has an entry for the signatures.
 	certificates int
 	directories  bool
 }
@@ -80,8 +81,9 @@ func parse(efi []byte) (*program, error) {
 }
 
 // digest returns the Authenticode digest. It follows the order of UEFI 2.10, 32.2.4.4 ("Computing
-// the PE image hash"): the headers without the checksum and without the entry of the signatures,
-// the sections by their offset in the file, and the rest of the file without the signatures.
+// the PE image hash"). First come the headers, without the checksum and without the entry of the
+// signatures. Then come the sections, by their offset in the file. Then comes the rest of the file,
+// without the signatures.
 //
 // Some tools pad an unsigned file to a multiple of 8 bytes before they hash it. Firmware does not.
 func (p *program) digest(bank crypto.Hash) []byte {

@@ -23,7 +23,7 @@ import (
 	"gangway/wire/manifest"
 )
 
-// made is the time in the tests' manifests.
+// The variable `made` is the time in the tests' manifests.
 var made = time.Date(2026, 11, 29, 15, 0, 0, 0, time.UTC)
 
 const bootDir = "/usr/lib/systemd/boot/efi"
@@ -89,7 +89,7 @@ func magic(version string) part {
 	return part{".sdmagic", []byte("#### LoaderInfo: systemd-stub " + version + " ####\x00")}
 }
 
-// names is the section of a stub that has these names as texts.
+// names returns a section for a stub. The section contains these section names as texts.
 func names(names ...string) part {
 	return part{".rodata", []byte(strings.Join(append(names, ".pcrsig"), "\x00") + "\x00")}
 }
@@ -102,7 +102,7 @@ var (
 	names257 = append(slices.Clone(names256), ".profile", ".dtbauto", ".hwids")
 )
 
-// real returns a unified kernel image with Debian's stub.
+// The function `real` returns a unified kernel image with Debian's stub.
 func real(t testing.TB) ([]byte, image.UKI) {
 	t.Helper()
 	u := image.UKI{
@@ -154,8 +154,8 @@ func systemdMeasure(t *testing.T, u image.UKI, args ...string) map[string]map[st
 	return values
 }
 
-// PCR 11 is the value of systemd's own tool, to the byte: in each bank, before the first phase and
-// in each of the tool's phases.
+// PCR11 returns exactly the value that systemd's own tool computes: in each bank, before the first
+// phase and in each of the tool's phases.
 func TestPCR11EqualsSystemdMeasure(t *testing.T) {
 	phases := []string{"enter-initrd", "enter-initrd:leave-initrd", "enter-initrd:leave-initrd:sysinit", "enter-initrd:leave-initrd:sysinit:ready"}
 	for _, without := range []string{"", "initrd", "osrel"} {
@@ -188,8 +188,8 @@ func TestPCR11EqualsSystemdMeasure(t *testing.T) {
 	}
 }
 
-// Each version of the stub measures other sections. The values were computed by another program
-// from systemd's list of sections (SHA-256, in Python's hashlib).
+// Each version of the stub measures a different set of sections. The values were computed by
+// another program from systemd's list of sections (SHA-256, in Python's hashlib).
 func TestPCR11OfEachStub(t *testing.T) {
 	all := []part{
 		{".pcrpkey", []byte("pcrpkey")}, {".hwids", []byte("hwids")}, {".profile", []byte("profile")}, {".pcrsig", []byte("pcrsig")},
@@ -227,7 +227,7 @@ func TestPCR11OfEachStub(t *testing.T) {
 	}
 }
 
-// An image whose PCR 11 depends on more than the image is refused, and not guessed.
+// If PCR 11 depends on more than the image, PCR11 refuses the image and does not guess a value.
 func TestPCR11IsNotGuessed(t *testing.T) {
 	linux, stub, known := part{".linux", []byte("linux")}, magic("257.8"), names(names257...)
 	if _, err := PCR11(efi(linux, stub, known), crypto.SHA256, ""); err != nil {
@@ -262,7 +262,7 @@ func TestPCR11IsNotGuessed(t *testing.T) {
 
 var calculated = regexp.MustCompile(`Calculated message digest\s*: ([0-9A-F]+)`)
 
-// The digest is the one that osslsigncode signs and verifies.
+// Authenticode returns the digest that osslsigncode signs and verifies.
 func TestAuthenticodeEqualsOsslsigncode(t *testing.T) {
 	if m := authenticode.Missing(); m != "" {
 		t.Skip(m)
@@ -319,7 +319,7 @@ func opensslKeys(t *testing.T) (key, cert string) {
 }
 
 // Each byte that firmware executes or that describes the program changes the digest. Only the
-// checksum and the entry of the signatures do not.
+// checksum and the entry of the signatures do not change it.
 func TestAuthenticodeCoversEachByte(t *testing.T) {
 	program := append(efi(part{".text", []byte("text")}, part{".data", []byte("data")}), "after the sections"...)
 	want, err := Authenticode(program, crypto.SHA256)
@@ -339,7 +339,7 @@ func TestAuthenticodeCoversEachByte(t *testing.T) {
 	}
 }
 
-// A file that lies about its parts causes an error, and no panic.
+// If the headers of a file give wrong sizes or offsets, the result is an error and not a panic.
 func TestRejectsProgramThatLies(t *testing.T) {
 	program := efi(part{".text", []byte("text")})
 	optional := testHeader + 4 + coffHeader
@@ -365,7 +365,7 @@ func TestRejectsProgramThatLies(t *testing.T) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
-	// Sections that overlap are no reason to refuse a program, because firmware hashes them too.
+	// A program whose sections overlap is accepted, because firmware hashes such sections too.
 	twice := efi(part{".a", bytes.Repeat([]byte("a"), 2000)}, part{".b", bytes.Repeat([]byte("b"), 2000)})
 	copy(twice[section+40+16:section+40+24], twice[section+16:section+24])
 	if _, err := Authenticode(twice, crypto.SHA256); err != nil {
@@ -373,7 +373,7 @@ func TestRejectsProgramThatLies(t *testing.T) {
 	}
 }
 
-// FuzzSystem: no file makes System panic, and what System returns fits into a manifest.
+// No file makes System panic, and every result of System fits into a manifest.
 func FuzzSystem(f *testing.F) {
 	kernel := efi(part{".text", []byte("kernel")})
 	f.Add(efi(part{".linux", kernel}, magic("252"), names(names252...), part{".cmdline", []byte("quiet")}))
@@ -390,7 +390,7 @@ func FuzzSystem(f *testing.F) {
 	})
 }
 
-// Program and System agree with the single functions, in every bank.
+// System returns the same digests as Authenticode, in every bank.
 func TestSystemHasEveryBank(t *testing.T) {
 	uki, u := real(t)
 	s, err := System(uki, "enter-initrd")
@@ -417,8 +417,8 @@ func TestSystemHasEveryBank(t *testing.T) {
 	}
 }
 
-// Two different lists of sections never have the same PCR 11, even if their bytes are the same one
-// after the other.
+// Two different lists of sections never have the same PCR 11, even if the concatenated bytes of
+// both lists are equal.
 func TestPCR11SeparatesNameAndContent(t *testing.T) {
 	same := func(cmdline, initrd []byte) bool {
 		if len(cmdline) == 0 || len(initrd) == 0 {

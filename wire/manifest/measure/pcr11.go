@@ -69,9 +69,10 @@ func (p *program) stubVersion() (int, error) {
 	return v, nil
 }
 
-// knows reports whether the image's stub knows a section's name. The stub has the names as texts in
-// its own sections. Distributions backport sections to older stubs (RHEL 9 has .uname and .sbat in
-// its systemd 252), so the version alone does not tell which sections a stub measures.
+// The method `knows` reports whether the image's stub knows a section's name. The stub has the
+// names as texts in its own sections. Distributions backport sections to older stubs (RHEL 9 has
+// .uname and .sbat in its systemd 252), so the version alone does not tell which sections a stub
+// measures.
 func (p *program) knows(name string) bool {
 	text := []byte(name + "\x00")
 	for _, s := range p.file.Sections {
@@ -119,8 +120,8 @@ func (p *program) measuredSections() (all []measured, err error) {
 		return nil, err
 	}
 	if p.file.PointerToSymbolTable != 0 {
-		// A header can then name a section by an offset into the symbol table's texts, which the
-		// stub does not read.
+		// If a file has a symbol table, a section's header can give the section's name as an offset
+		// into the table's texts. The stub does not read these texts.
 		return nil, fmt.Errorf("%w: it has a symbol table", ErrStub)
 	}
 	for _, s := range p.file.Sections {
@@ -140,7 +141,7 @@ func (p *program) measuredSections() (all []measured, err error) {
 		case knows:
 			all = append(all, measured{s.name, content})
 		case version >= s.since:
-			return nil, fmt.Errorf("%w: the stub of systemd %d does not have the name %s, so it is not systemd's", ErrStub, version, s.name)
+			return nil, fmt.Errorf("%w: the stub claims to be from systemd %d but does not contain the section name %s, so it is not systemd's stub", ErrStub, version, s.name)
 		}
 	}
 	if len(all) == 0 || all[0].name != linuxSection {
@@ -150,9 +151,9 @@ func (p *program) measuredSections() (all []measured, err error) {
 }
 
 // PCR11 returns the value of PCR 11 after a machine has started a unified kernel image with
-// systemd's stub, and the system has then extended the boot phases `phases`. A text has words
-// separated by ":", as `systemd-measure --phase` takes it; the text "" stands for the value before
-// the first word.
+// systemd's stub, and the system has then extended the boot phases `phases`. `phases` is a text of
+// phase names separated by ":", as for `systemd-measure --phase`. The empty text stands for the
+// value before the first phase.
 func PCR11(uki []byte, bank crypto.Hash, phases string) ([]byte, error) {
 	p, err := parse(uki)
 	if err != nil {
@@ -186,7 +187,7 @@ func extend(bank crypto.Hash, value, data []byte) []byte {
 }
 
 // System returns the part of a manifest about a unified kernel image. Gangway's init extends no
-// boot phases into PCR 11, so the manifest of Gangway's own system needs none. The argument
+// boot phases into PCR 11, so the manifest of Gangway's own system needs no phases. The argument
 // `phases` lists the phases of another init.
 func System(uki []byte, phases ...string) (*manifest.System, error) {
 	p, err := parse(uki)

@@ -13,7 +13,7 @@ const (
 // The argument `table` is the UEFI_GPT_DATA of the disk from which firmware started the first
 // program. EDK II measures in this order: the separator, the partition table, and the two steps
 // with which the kernel takes over. Programs that extend PCR 5 themselves lead to other values;
-// systemd-boot does so since version 254.
+// since version 254, systemd-boot is such a program.
 func PCR5(table []byte, bank crypto.Hash) []byte {
 	value := make([]byte, bank.Size())
 	for _, data := range [][]byte{{0, 0, 0, 0}, table, []byte(exitInvoked), []byte(exitSucceeded)} {

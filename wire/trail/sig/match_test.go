@@ -8,7 +8,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// matches gives the result of the obvious recursive definition.
+// matches gives the same result as a simple recursive implementation.
 func TestMatchesAsDefined(t *testing.T) {
 	t.Parallel()
 	parts := func(words ...string) *rapid.Generator[[]string] {

@@ -58,8 +58,8 @@ func (c checkout) state() []byte {
 	return b
 }
 
-// newCheckout returns a checkout with a part and its src.json, which is committed, and a file with
-// the key.
+// newCheckout returns a checkout and the name of a file with the key. The checkout has one part
+// with its src.json; both are committed.
 func newCheckout(t *testing.T, key *ecdsa.PrivateKey) (c checkout, keyFile string) {
 	t.Helper()
 	c = checkout{t, filepath.Join(t.TempDir(), "work")}
@@ -112,7 +112,8 @@ func TestRealPVRSigns(t *testing.T) {
 	}
 }
 
-// checkPVRState checks that a state of pvr is accepted, and not if it is altered.
+// checkPVRState checks that Verify accepts a state that pvr signed, and refuses the state after a
+// change.
 func checkPVRState(t *testing.T, state []byte, keys *sig.Keys) {
 	t.Helper()
 	signed, err := verifyText(t, state, keys)
@@ -137,7 +138,7 @@ func checkPVRState(t *testing.T, state []byte, keys *sig.Keys) {
 	}
 }
 
-// The recorded states of the real pvr are verified without pvr.
+// Verify accepts recorded states that the real pvr signed, so this test runs without pvr.
 func TestStatesThatPVRSigned(t *testing.T) {
 	t.Parallel()
 	read := func(path string) []byte {

@@ -8,7 +8,7 @@ type Code string
 // The codes.
 const (
 	CodeUnsigned  Code = "revision-unsigned"  // there is no signature
-	CodeSignature Code = "revision-signature" // no signature is valid by a pinned key
+	CodeSignature Code = "revision-signature" // no signature verifies with a pinned key
 	CodePart      Code = "revision-part"      // the signature leaves out a member of the state
 	CodeSequence  Code = "revision-sequence"  // the sequence number is missing or not valid
 	CodeOld       Code = "revision-old"       // the sequence number is not larger than the one that the device has accepted

@@ -3,8 +3,8 @@
 // signed. Then an attacker who controls the hub cannot install anything on the device.
 //
 // A state contains its signatures as documents `_sigs/NAME.json`. A signature is a JWS (RFC 7515)
-// without its payload. Its protected header names, with patterns, the members of the state that it
-// covers. The payload is the canonical JSON of these members.
+// without its payload. The patterns in its protected header select the members of the state that
+// the signature covers. The payload is the canonical JSON of these members.
 //
 // Verify returns a new state that is parsed from the signed bytes, so the caller acts only on
 // signed content. One signature must cover everything, because an attacker could combine parts of
@@ -116,7 +116,7 @@ func Verify(s *trail.State, keys *Keys) (*Signed, error) {
 		if no == nil {
 			return signed, nil
 		}
-		if first == nil || first.Code == CodeSignature { // any other code means that a pinned key signed, which says more
+		if first == nil || first.Code == CodeSignature { // any other code is more precise: it means that a pinned key made the signature
 			first = no
 		}
 	}
@@ -140,9 +140,9 @@ func verifyOne(s *trail.State, name string, keys *Keys) (*Signed, *Refusal) {
 		return nil, refuse(CodeSignature, "The signature %s cannot be verified: %v.", name, err)
 	}
 	if err := doc.verify(h, payload, keys); err != nil {
-		return nil, refuse(CodeSignature, "The signature %s is not valid by a key that this device trusts: %v.", name, err)
+		return nil, refuse(CodeSignature, "The signature %s does not verify with a key that this device trusts: %v.", name, err)
 	}
-	// From here on, only the payload counts.
+	// The signature is valid. Now check that it covers every member of the state.
 	for _, member := range s.Names() {
 		if !h.PVS.selects(member) && !mayBeUnsigned(member, s.Value(member)) {
 			return nil, refuse(CodePart, "The signature %s does not cover %q.", name, member)
@@ -159,7 +159,7 @@ func mayBeUnsigned(name string, value any) bool {
 	return isSignature(name) || name == "src.json" || strings.HasSuffix(name, "/src.json")
 }
 
-// parse reads a signature strictly, and refuses what `pvr sig add` does not write.
+// parse reads a signature strictly: it refuses every form that `pvr sig add` does not write.
 func parse(s *trail.State, name string) (*header, *signature, error) {
 	text, err := s.Payload(func(other string) bool { return other == name })
 	if err != nil {
@@ -188,7 +188,7 @@ func parse(s *trail.State, name string) (*header, *signature, error) {
 		return nil, nil, fmt.Errorf(`its header is not of the type "PVS"`)
 	}
 	if !slices.Contains(algorithms, jose.SignatureAlgorithm(h.Alg)) {
-		return nil, nil, fmt.Errorf("its algorithm %.20q is none of %v", h.Alg, algorithms)
+		return nil, nil, fmt.Errorf("its algorithm %.20q is not one of %v", h.Alg, algorithms)
 	}
 	return &h, doc, h.PVS.check()
 }

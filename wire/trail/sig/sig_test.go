@@ -32,7 +32,7 @@ import (
 
 var sumA, sumB = strings.Repeat("a", 64), strings.Repeat("b", 64)
 
-// owners is a state as an owner signs it.
+// owners returns a complete state for an owner to sign.
 func owners(sequence int) sigtest.State {
 	return sigtest.State{
 		"app/root.squashfs": sumA, "app/run.json": map[string]any{"name": "app", "memory": 9007199254740992},
@@ -89,7 +89,8 @@ func TestVerifiesWhatTheOwnerSigned(t *testing.T) {
 	}
 }
 
-// The device acts only on the signed bytes: members that need no signature are gone.
+// The device acts only on signed bytes. So the state that Verify returns has no unsigned members,
+// even if such members need no signature.
 func TestUnsignedMembersAreNotInTheVerifiedState(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)
@@ -156,7 +157,8 @@ func TestRejectsAlteredRevision(t *testing.T) {
 	}
 }
 
-// The owner signed only one part. Then the hub could replace the other parts.
+// The owner signed only one part. The device must refuse the revision, because the hub could have
+// replaced the other parts.
 func TestRejectsOmittedPart(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)
@@ -198,7 +200,8 @@ func TestRejectsPartsOfDifferentRevisions(t *testing.T) {
 	wantRefusal(t, signed, err, sig.CodePart)
 }
 
-// A signature without a pinned key does not hide a good one.
+// A state with a valid signature by a pinned key is accepted, even if it also has a signature by an
+// unknown key.
 func TestGoodSignatureBesideOthers(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)
@@ -287,7 +290,8 @@ func hs256(t *testing.T, s sigtest.State, secret []byte) map[string]any {
 	return map[string]any{"#spec": "pvs@2", "protected": protected, "signature": base64.RawURLEncoding.EncodeToString(mac.Sum(nil))}
 }
 
-// Two programs could read a text with duplicate names differently.
+// Verify refuses duplicate names, because two programs could read a text with duplicate names
+// differently.
 func TestRejectsDuplicateNames(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)
@@ -300,7 +304,8 @@ func TestRejectsDuplicateNames(t *testing.T) {
 			t.Errorf("accepted: %s", duplicate)
 		}
 	}
-	// The protected header is a text inside the text.
+	// The protected header is JSON text in a string of the signature, so its names need a check of
+	// their own.
 	raw := `{"alg":"ES256","typ":"PVS","pvs":{"include":[],"exclude":[]},"pvs":{"include":["**"],"exclude":["_sigs/owner.json"]}}`
 	s := owners(1)
 	doc := sigtest.Document(t, s, key, sigtest.All(), nil)
@@ -366,7 +371,7 @@ func TestNewKeysAreStatedByTheOldKey(t *testing.T) {
 		t.Fatalf("%+v, %v", signed, err)
 	}
 	signed, err = verify(t, sigtest.Sign(t, s, "owner", next, sigtest.All()), sigtest.Keys(t, old))
-	wantRefusal(t, signed, err, sig.CodeSignature) // the new key states itself
+	wantRefusal(t, signed, err, sig.CodeSignature) // the new key signed the statement about itself
 }
 
 // certificate issues a certificate for a key.
@@ -547,8 +552,8 @@ func TestCostlyPatterns(t *testing.T) {
 	}
 }
 
-// If Verify accepts a state, every file of the accepted state has the value in the posted state,
-// and no signature by the key exists except the one that the test made.
+// The fuzzer changes a state that the test has signed. If Verify accepts the changed state, it must
+// return exactly the content that the test signed.
 func FuzzVerify(f *testing.F) {
 	key := sigtest.NewKey(f)
 	keys := sigtest.Keys(f, key)

@@ -13,9 +13,9 @@ import (
 
 // FillFleet adds n devices of an owner to a database without devices: the same devices as
 // sqlitetest.FillFleet. It writes the rows without triggers, then the counters, and makes the
-// indexes last. So it takes some minutes for a million devices, and less than moving them from
-// SQLite. The server has no statistics about the new rows, as after a move or a restore. The user
-// of the database must be a superuser.
+// indexes last. So it takes some minutes for a million devices, and less time than moving the
+// devices from SQLite. The server has no statistics about the new rows, as after a move or a
+// restore. The user of the database must be a superuser.
 func FillFleet(ctx context.Context, url, owner string, n int) (err error) {
 	s, err := postgres.Open(ctx, postgres.Config{URL: url}) // makes the schema
 	if err != nil {
@@ -70,8 +70,8 @@ const (
 	fleetModel = `('NUC ' || CASE WHEN i % 3 > 0 THEN i % 2 ELSE i % 20 END)`
 )
 
-// fleetRows are the statements of FillFleet. The last but two fill device_words and
-// device_meta_terms as package sqlstore does.
+// fleetRows are the statements of FillFleet. The two statements before the last one fill
+// device_words and device_meta_terms as package sqlstore does.
 var fleetRows = []string{
 	`CREATE TEMPORARY TABLE fleet AS SELECT i, :id AS id, :model AS model, lpad(to_hex(i % 40), 24, '0') AS token, 1000000000 + i AS enrolment,
 		'forklift-' || lpad((i * 7919 % :n)::text, 7, '0') AS nick, 'SN-' || lpad((i * 48271 % :n)::text, 8, '0') AS serial,

@@ -41,8 +41,8 @@ type Server struct {
 	names int
 	free  []string // databases that no test uses, without data
 
-	// queries has one connection for each database in which Query has run. To start a connection
-	// costs the server more than most queries.
+	// queries has one connection for each database in which Query has run. A new connection costs
+	// the server more than most queries.
 	queries sync.Map // of *connection
 }
 
@@ -279,7 +279,8 @@ func (s *Server) Database(t testing.TB) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		// This takes much less time than a new database, which has hundreds of files.
+		// The removal of all rows takes much less time than the creation of a new database, which
+		// has hundreds of files.
 		if _, err := s.Query(context.Background(), name, empty); err != nil {
 			t.Error(err)
 			return
@@ -304,8 +305,8 @@ func (s *Server) database(ctx context.Context) (name string, err error) {
 	return name, err
 }
 
-// empty removes all rows, without running triggers, and writes the rows that the schema begins
-// with.
+// empty removes all rows, without running triggers. Then it writes the rows that every new database
+// has.
 const empty = `BEGIN; SET LOCAL session_replication_role = replica;
 	DO $$ DECLARE t text; BEGIN
 		FOR t IN SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public' AND tablename NOT IN ('schema_versions', 'settings', 'write_turn')

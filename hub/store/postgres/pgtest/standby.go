@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// Place is where a server of a test runs: on a machine of its own, with its own address.
+// Place is the place in which a test's server runs. Each place is like a separate machine with its
+// own address.
 type Place struct {
 	// Addr is an address of the place, and Network has the addresses of its peers, as in
 	// 10.73.0.0/24. Peers need no password.
@@ -20,7 +21,7 @@ type Place struct {
 	Do func(func() error) error
 }
 
-// Here calls the function `f`. It is the field Place.Do for this machine.
+// Here calls the function `f`, and does nothing else. It is used as Place.Do for this machine.
 func Here(f func() error) error { return f() }
 
 // StartAt starts a server in a place. Its commits wait for the disk, and a standby can copy it.
@@ -40,7 +41,8 @@ func StartAt(p Place, settings ...string) (*Server, error) {
 // User returns the ids of the user and the group that run the server.
 func (s *Server) User() (uid, gid int) { return s.uid, s.gid }
 
-// allow lets the addresses of a network connect and copy, without a password.
+// allow lets all hosts of a network connect to the server and replicate its data, without a
+// password.
 func (s *Server) allow(network string) error {
 	f, err := os.OpenFile(filepath.Join(s.data, "pg_hba.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 //   - one of 20 models (the first models are much more frequent), one of 5 makers, one of 30
 //     firmwares and one of 40 join tokens;
 //   - the members site (one of 200) and rack (one of 20,000) in the user-meta;
-//   - a value of the firmware's code that is one of three in each model, and that is a change on 1 in
+//   - a value of the firmware's code: one of three values in each model, and a change on 1 device in
 //     3; the device with the number 7 has another value;
 //   - an event, and an EK and an AIK in the registries;
 //   - states: 1 in 10 is quiet, 1 in 1000 has a changed boot, 1 in 100 installs a revision, and 1 in
@@ -49,9 +49,9 @@ func FillFleet(ctx context.Context, path, owner string, n int) error {
 	return nil
 }
 
-// Statements of fill. ?1 is the owner, ?2 is n, and the statements make the devices with the
-// numbers from ?3 to ?4 (exclusive). A device's number determines the device's id and the row id of
-// the device's enrolment.
+// Statements of the function `fill`. ?1 is the owner, ?2 is n, and the statements make the devices
+// with the numbers from ?3 to ?4 (exclusive). A device's number determines the device's id and the
+// row id of the device's enrolment.
 const (
 	numbers = `WITH RECURSIVE i (i) AS (SELECT ?3 UNION ALL SELECT i + 1 FROM i WHERE i + 1 < ?4) `
 	model   = `'NUC ' || CASE WHEN i.i % 3 > 0 THEN i.i % 2 ELSE i.i % 20 END`

@@ -1,5 +1,5 @@
-// Package sigtest signs states in the format pvs@2, for tests: as pvr does, or wrongly as an
-// attacker may.
+// Package sigtest signs states in the format pvs@2, for tests. It can make the same signatures as
+// pvr, or wrong signatures as an attacker may make them.
 package sigtest
 
 import (
@@ -90,8 +90,8 @@ func Sign(t testing.TB, s State, name string, key crypto.Signer, h Header) State
 	return signed
 }
 
-// Document returns the document of a signature. If `payload` is nil, the payload is what the
-// patterns select.
+// Document returns the document of a signature. If `payload` is nil, the payload contains the
+// members that the patterns select.
 func Document(t testing.TB, s State, key crypto.Signer, h Header, payload []byte) map[string]any {
 	t.Helper()
 	header := Header{"alg": "ES256", "typ": "PVS", "jwk": jose.JSONWebKey{Key: key.Public()}}
@@ -114,8 +114,8 @@ func Document(t testing.TB, s State, key crypto.Signer, h Header, payload []byte
 	return map[string]any{"#spec": "pvs@2", "protected": protected, "signature": base64.RawURLEncoding.EncodeToString(sign(t, key, input))}
 }
 
-// selected returns the payload that the header selects. It knows only the patterns "**" and whole
-// names.
+// The function `selected` returns the payload that the header selects. It knows only the patterns
+// "**" and whole names.
 func selected(t testing.TB, s State, header []byte) []byte {
 	t.Helper()
 	var h struct {
