@@ -258,6 +258,7 @@ func TestOtherSitesPageIsRefused(t *testing.T) {
 	}
 }
 
+// The hub answers bad input with a problem code, a reason and a hint, not with status 500.
 func TestBadInputIsSaidToBe(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -12,7 +12,8 @@ import (
 )
 
 // The work for an answer about cohorts does not grow with the number of devices that have the same
-// value. The hub's background work is counted too, so each bound has some room.
+// value. The counts include the hub's background work, so each bound is a little higher than the
+// answer needs.
 func TestAnswersAboutCohortsTouchBoundedRows(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -16,7 +16,8 @@ import (
 	"gangway/wire"
 )
 
-// copyOf is a machine with a copy of the device's TPM state: the same keys, and a separate clock.
+// copyOf is a machine with a copy of the device's TPM state: it has the same keys, but its TPM
+// clock runs separately.
 type copyOf struct {
 	s     *scene
 	d     *fleet.Device
@@ -210,6 +211,7 @@ func suspected(t *testing.T) (s *scene, ada *person, k *copyOf, id string) {
 	return s, ada, k, id
 }
 
+// A suspected clone causes one event for the owner. The device keeps its access.
 func TestOwnerIsToldOfASuspicionOnceAndItCostsNothing(t *testing.T) {
 	t.Parallel()
 	s, ada, k, id := suspected(t)

@@ -81,8 +81,8 @@ func TestContractNotSignedIn(t *testing.T) {
 	})
 }
 
-// A caller sends an id of another owner's device, token or object. The hub's answer has the same
-// bytes as the answer for an id that does not exist.
+// A caller sends the id of a device, a token or an object that belongs to another owner. The hub's
+// answer has the same bytes as the answer for an id that does not exist.
 func TestContractAnothersIsNotThere(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)

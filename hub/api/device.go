@@ -14,8 +14,8 @@ import (
 )
 
 // DeviceView is a device in the API: Pantacor Hub's fields first, then Gangway's. Pantacor's
-// clients use the first match of a key anywhere in the document. So the scalars come before the
-// values that users and devices write.
+// clients search the whole JSON text for a key, and use the first match. So the hub's own fields
+// come before the metadata that users and devices write.
 type DeviceView struct {
 	ID           string         `json:"id"`
 	PRN          string         `json:"prn"`
@@ -35,7 +35,7 @@ type DeviceView struct {
 	Key          string         `json:"key"`              // algorithm of the IDevID key
 	Boot         string         `json:"boot"`             // store.BootMatches or another of its states
 	Cloned       string         `json:"cloned,omitempty"` // "suspected", "certain" or "refused", if several machines may run with the TPM's state
-	TokenID      string         `json:"token-id"`         // the join token of its first onboarding
+	TokenID      string         `json:"token-id"`         // the join token with which the device first onboarded
 	UserMeta     map[string]any `json:"user-meta"`
 	DeviceMeta   map[string]any `json:"device-meta"`
 	Unreadable   []string       `json:"unreadable,omitempty"` // JSON Pointers of metadata that an older hub accepted and that no answer can contain

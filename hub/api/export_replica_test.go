@@ -48,9 +48,9 @@ type Outbox struct{ o outbox }
 // Add adds a change.
 func (o *Outbox) Add(e store.Event) { o.o.add(e.Owner, liveChange{Device: e.Device, Kind: e.Kind}) }
 
-// Take returns what a message would contain. `all` reports whether all pages load again. `owners`
-// is the number of accounts, `many` is the number of accounts whose pages load again, and `changes`
-// is the number of changes.
+// Take returns what a message to the other replicas would contain. `all` reports whether all pages
+// load again. `owners` is the number of accounts, `many` is the number of accounts whose pages load
+// again, and `changes` is the number of changes.
 func (o *Outbox) Take() (all bool, owners, many, changes int) {
 	n, _ := o.o.take()
 	for _, list := range n.Owners {
@@ -73,5 +73,5 @@ func NewMailbox(s store.Replicas, replica string) *Mailbox {
 // News is the body of a message.
 type News = news
 
-// MaxPartials is the largest number of unfinished uploads in parts of an owner.
+// MaxPartials is how many unfinished uploads in parts an owner may have.
 const MaxPartials = maxPartials

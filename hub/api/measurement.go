@@ -337,8 +337,9 @@ func (s *Server) reportBackwards(r *http.Request, d store.Device, e store.Enrolm
 }
 
 // compareClock compares the TPM's clock and counters in a verified quote with the TPM's earlier
-// attestations, to find clones. `known` is the result of onboard.Service.RecordSighting. If the
-// comparison returns an error, compareClock logs the error, and the hub accepts the measurement.
+// attestations, to find clones. The result `known` is from onboard.Service.RecordSighting: if it is
+// true, the owner need not be warned of counters that went back. If the comparison returns an
+// error, compareClock logs the error, and the hub accepts the measurement.
 func (s *Server) compareClock(r *http.Request, d store.Device, e store.Enrolment, m *boot.Measurement, body *wire.BootReport) (known bool) {
 	sighting := clone.Sighting{
 		From: time.Unix(int64(binary.BigEndian.Uint64(body.Nonce)), 0), To: s.cfg.Now(), // the hub issued the nonce in the second that begins at From
@@ -365,10 +366,10 @@ func ownConnection(r *http.Request) *connState {
 	return c
 }
 
-// The limits of the requests to measure again, on one connection of a device: askBurst requests
-// without delay, then one request in each askEvery. The limits exist because a single sign of a
-// clone may also come from a TPM that was cleared. There is no limit while clones are suspected,
-// because the hub needs several measurements to be certain.
+// On one connection of a device, the hub may request askBurst measurements without delay, then one
+// in each askEvery. The hub limits these requests because a single sign of a clone may also come
+// from a TPM that was cleared. There is no limit while clones are suspected, because the hub needs
+// several measurements to be certain.
 const (
 	askEvery = 10 * time.Minute
 	askBurst = 4

@@ -21,8 +21,8 @@ import (
 // arrays returns JSON arrays nested this many levels deep.
 func arrays(levels int) string { return strings.Repeat("[", levels) + strings.Repeat("]", levels) }
 
-// keeper is a request with JSON that the hub stores. A test replaces %s in the body with the JSON
-// value of a key.
+// keeper is a request with JSON that the hub stores. A test replaces %s in the body with a JSON
+// value.
 type keeper struct {
 	p            *person
 	method, path string

@@ -272,6 +272,8 @@ func waitFor(t *testing.T, lines <-chan string, want string) {
 	}
 }
 
+// The stream of live changes has the changes of the owner's devices, and no changes of other
+// owners' devices.
 func TestLiveTellsOwnChangesOnly(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -355,7 +355,8 @@ func (s *Server) previewTrust(w http.ResponseWriter, r *http.Request, status int
 	return s.renderTrustChange(w, r, status, p)
 }
 
-// comparison compares chains under two trust stores.
+// comparison compares the certificate chains of EKs under the present trust store with the chains
+// under the changed trust store.
 type comparison struct {
 	now, would *evidence.Trust
 	about      *trust.Entry
@@ -421,7 +422,7 @@ func (s *Server) sample(ctx context.Context, most int, by store.SortKey, look fu
 	return looked, max(counts.Devices, looked), nil
 }
 
-// compareDevice compares the chains of one device.
+// compareDevice compares the chains of one device's EK certificate.
 func (s *Server) compareDevice(ctx context.Context, c *comparison, d *store.DeviceRow) error {
 	e, err := s.cfg.Store.Enrolment(ctx, d.Enrolment)
 	if errors.Is(err, store.ErrNotFound) { // without a TPM, or deleted meanwhile

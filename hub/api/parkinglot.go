@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lot holds parked connections, and waits for their clients.
+// lot holds parked connections: idle connections that net/http gets back when the client sends
+// something.
 type lot struct {
 	epoll int
 

@@ -175,6 +175,8 @@ func TestUnclaimedDevicesAreRefusedWhenTheyAreTooMany(t *testing.T) {
 	t.Error("30 registrations from one address were not limited")
 }
 
+// A device's access token ends when the secret for which it was issued is replaced, or when the
+// device is deleted.
 func TestDeviceTokenEndsWithWhatItStandsOn(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -261,6 +263,7 @@ func TestChipGetsATokenAndASecretForItsPrograms(t *testing.T) {
 	want[map[string]any](p, "GET", "/devices/"+id, nil, 401)
 }
 
+// A device can read and change its own record, and no other device's record.
 func TestDeviceSeesAndChangesItselfAlone(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

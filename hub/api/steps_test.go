@@ -269,6 +269,7 @@ func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
 	s.boundNothing(t)
 }
 
+// The proof for one CSR does not authorise another CSR.
 func TestTwoStepsProofIsOfOneCSR(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)

@@ -212,6 +212,8 @@ func TestFieldsThatDevicesLookForComeFirst(t *testing.T) {
 	}
 }
 
+// A device creates its trail with its first state. A repeated request changes nothing, and a
+// different first state is refused.
 func TestFirstStateIsToldOnce(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -325,6 +327,7 @@ func TestConcurrentPostsOfStepsNeverFail(t *testing.T) {
 	}
 }
 
+// If a revision does not exist, the answer is 404, and not an empty state.
 func TestStateThatIsNotThereIsNotEmpty(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -988,7 +991,7 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 		expect("another's device", f.pirate, strange[r.device])
 		expect("another device of the owner", second, strange[r.device])
 	}
-	// Only the device of a revision may report the progress. The owner may not report the progress.
+	// Only the device may report a revision's progress. The owner may not.
 	wantCode(f.ada, "PUT", at+"/steps/1/progress", `{"status":"DONE"}`, 401)
 	for _, p := range []*person{f.mallory, f.pirate} {
 		for _, path := range []string{"/trails", "/trails/summary", "/objects", "/logs", "/logs?dev=" + f.boatID, "/logs?dev=" + wire.DevicePRN + f.boatID} {

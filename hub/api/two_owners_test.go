@@ -21,7 +21,8 @@ import (
 // canary is a word in all of Ada's data. No other owner may read this word.
 const canary = "canary-of-ada"
 
-// estate is a scene in which Ada has one thing of each kind that an owner can have.
+// estate is a scene in which Ada has one of everything that an owner can have, such as a device, a
+// join token and a manifest.
 type estate struct {
 	*contract
 	ids      map[string]string // Ada's ids; the key is the kind of thing that an id names

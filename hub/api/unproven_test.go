@@ -49,7 +49,8 @@ func (o *revoker) Revocation(context.Context, *x509.Certificate, []*x509.Certifi
 }
 
 // The first step of the two-step enrolment refuses every request that the one-step enrolment
-// refuses. While a question waits for the owner's decision, the first step issues no certificate.
+// refuses. If the evidence raises a question that the owner must decide, the first step issues no
+// certificate before the decision.
 func TestTwoStepsFirstStepIsJudgedAsEveryPath(t *testing.T) {
 	t.Parallel()
 	const lab = "version: 1\nsoftware_tpms: [FAKE]\n"

@@ -101,6 +101,7 @@ func TestUnknownMakersTPMWaits(t *testing.T) {
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
+// The approval of one machine's EK does not admit a machine with another EK.
 func TestApprovalIsOfOneEK(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -162,6 +163,8 @@ func TestDeniedMachineStaysOut(t *testing.T) {
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
+// If an owner denies a machine after approving it, the certificates that the approval allowed give
+// no access.
 func TestDenialRevokesWhatAnApprovalLetOut(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
