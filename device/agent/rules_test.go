@@ -396,6 +396,7 @@ func TestDeletionOutlivesTheTokenFile(t *testing.T) {
 	}
 }
 
+// A person at a deleted device's machine runs the agent with --again. The device onboards again.
 func TestPersonBringsADeletedDeviceBack(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -707,6 +708,7 @@ func TestRefusedReportIsSentWithoutItsContent(t *testing.T) {
 	}
 }
 
+// The agent writes the user-meta to the file only if two JSON parsers cannot read it differently.
 func TestUserMetaIsKeptOnlyIfItMeansOneThing(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)

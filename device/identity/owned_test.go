@@ -124,6 +124,8 @@ func TestCertificateThatFitsIsNotLeftOut(t *testing.T) {
 	}
 }
 
+// The TPM has an EK certificate that this package cannot read. The request states this, so that the
+// hub does not treat the certificate as missing.
 func TestCertificateThatCannotBeReadIsNotOneThatIsMissing(t *testing.T) {
 	for _, c := range []struct {
 		name  string

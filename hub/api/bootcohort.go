@@ -41,7 +41,7 @@ type CohortView struct {
 	Value    string    `json:"value"`
 	Model    string    `json:"model"`
 	Devices  int       `json:"devices"`
-	Bad      int       `json:"changed"` // devices on which this part of the boot is neither expected nor known
+	Bad      int       `json:"changed"` // devices on which the part is neither expected nor known
 	Of       int       `json:"of"`      // measured devices of the model
 	First    time.Time `json:"first"`   // when a device first measured the value
 	Outlier  bool      `json:"outlier"`

@@ -35,7 +35,7 @@ type DeviceView struct {
 	Key          string         `json:"key"`              // algorithm of the IDevID key
 	Boot         string         `json:"boot"`             // store.BootMatches or another of its states
 	Cloned       string         `json:"cloned,omitempty"` // "suspected", "certain" or "refused", if several machines may run with the TPM's state
-	TokenID      string         `json:"token-id"`         // the join token with which the device first onboarded
+	TokenID      string         `json:"token-id"`         // the join token of the first onboarding
 	UserMeta     map[string]any `json:"user-meta"`
 	DeviceMeta   map[string]any `json:"device-meta"`
 	Unreadable   []string       `json:"unreadable,omitempty"` // JSON Pointers of metadata that an older hub accepted and that no answer can contain

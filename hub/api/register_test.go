@@ -263,7 +263,8 @@ func TestChipGetsATokenAndASecretForItsPrograms(t *testing.T) {
 	want[map[string]any](p, "GET", "/devices/"+id, nil, 401)
 }
 
-// A device can read and change its own record, and no other device's record.
+// A device can read only its own record. It cannot change the data that belongs to its owner, such
+// as its nick and user-meta.
 func TestDeviceSeesAndChangesItselfAlone(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

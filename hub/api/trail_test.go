@@ -212,8 +212,8 @@ func TestFieldsThatDevicesLookForComeFirst(t *testing.T) {
 	}
 }
 
-// A device creates its trail with its first state. A repeated request changes nothing, and a
-// different first state is refused.
+// A device creates its trail with its first state. A later request changes nothing, even if it has
+// another state, and its answer has the first state.
 func TestFirstStateIsToldOnce(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -163,8 +163,8 @@ func TestDeniedMachineStaysOut(t *testing.T) {
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// If an owner denies a machine after approving it, the certificates that the approval allowed give
-// no access.
+// An owner approves a machine, and denies it after the hub issued certificates. The machine cannot
+// activate these certificates.
 func TestDenialRevokesWhatAnApprovalLetOut(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
