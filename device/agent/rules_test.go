@@ -24,6 +24,8 @@ import (
 // These tests check the agent's decisions with a fake TPM and a fake hub. The tests in internal/e2e
 // check the same decisions with a real agent, a real hub and a software TPM.
 
+// The first call of Onboard onboards the device. Each later call only asks the hub whether it still
+// accepts the device.
 func TestDeviceOnboardsOnceAndIsCheckedAfterwards(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)

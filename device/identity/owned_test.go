@@ -57,6 +57,8 @@ func TestSaysWhatKeepsTheKeysFromBeingUsed(t *testing.T) {
 	}
 }
 
+// With a password of the endorsement hierarchy, all operations work, and no command to the TPM
+// contains the password.
 func TestEndorsementPasswordIsProvenAndNotSent(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)

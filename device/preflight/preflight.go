@@ -81,7 +81,7 @@ func (m Machine) checkTPM() []Finding {
 	return append(t.Judge(false), CheckEventLog(m.EventLog, link)...)
 }
 
-// Contradiction returns the first finding with which an installation cannot reach its purpose, or
+// Contradiction returns the first finding that shows that the installed system could not work, or
 // nil. Without a TPM 2.0, no machine can be onboarded. If `encrypt` is set, the TPM must also be
 // able to seal the disk's key to a PCR of the SHA-256 bank.
 func Contradiction(findings []Finding, encrypt bool) *Finding {

@@ -96,6 +96,8 @@ func partsOf(p *person, id string) string {
 
 const allKnown = "known known known known known"
 
+// If an owner has added a signed manifest of a system, the hub expects boots of this system, and
+// reports boots of other systems as changed.
 func TestManifestsDecideWhatIsExpected(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -339,6 +341,8 @@ func TestCohortDecisionCoversTheOwnersDevicesOnly(t *testing.T) {
 	}
 }
 
+// A policy requires that the system of a boot is expected, and that the Secure Boot keys are known.
+// The device gets its secret only if its boot satisfies both.
 func TestPolicyRequiresStatesOfParts(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -428,6 +432,7 @@ func TestDecisionAboutACohortThatGrewIsRefused(t *testing.T) {
 	}
 }
 
+// An owner can have only a limited number of manifest keys and manifests.
 func TestRulesAboutBootsAreBounded(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -342,6 +342,8 @@ func (s *scene) enrolled(t *testing.T, serial string, clock tcg.ClockInfo) tls.C
 	return certs.TLS(d)
 }
 
+// A second machine onboards with a copy of a device's TPM state. Its serial number or its TPM clock
+// shows the hub that it is another machine. The usual repairs of one machine cause no finding.
 func TestSecondMachineThatTakesADeviceOverIsFound(t *testing.T) {
 	t.Parallel()
 	running := func(reset uint32, ran time.Duration) tcg.ClockInfo {

@@ -276,6 +276,8 @@ func TestCertificateOfAProvenEKIsNotDisplaced(t *testing.T) {
 	}
 }
 
+// The hub stores the EK certificate of a device that did not prove that it has the EK. After
+// store.UnprovenEKKeptFor, the hub does not use the certificate any more.
 func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -34,6 +34,8 @@ func (s *scene) cohortsOf(t *testing.T, ada *person, common int) (shared, outlie
 	return shared, outlier
 }
 
+// One device of many has another firmware than the other devices. The page lists this outlier
+// before the change that all other devices have in common.
 func TestOutliersComeFirst(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -68,6 +70,8 @@ func TestOutliersComeFirst(t *testing.T) {
 	}
 }
 
+// On the page, an owner accepts a changed part of the boot for a cohort of devices, and later
+// withdraws this decision.
 func TestCohortIsAcceptedAndUndoneOnThePage(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

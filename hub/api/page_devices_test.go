@@ -83,6 +83,8 @@ func TestDevicesOfOtherOwnersAreOnNoList(t *testing.T) {
 	}
 }
 
+// A saved view of the device list has only the search, the order and the columns, and no other text
+// of the request. The number of views is bounded.
 func TestSavedViewsAreBoundedAndCarryNothingElse(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -320,6 +322,8 @@ func TestLiveEndsWithItsSession(t *testing.T) {
 	t.Error("the stream is open after the session")
 }
 
+// An account can have only 8 streams of live changes. When the browser closes the streams, no
+// goroutine of theirs remains.
 func TestLiveConnectionsAreBoundedAndLeaveNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

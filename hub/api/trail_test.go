@@ -446,6 +446,8 @@ func btoi(b bool) int {
 	return 0
 }
 
+// The hub refuses an upload that does not have the announced length and SHA-256, and serves no part
+// of it.
 func TestUploadIsWholeOrNothing(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)
@@ -586,6 +588,8 @@ func TestManyUploadsOfOneObjectAllSucceed(t *testing.T) {
 	wg.Wait()
 }
 
+// An owner stores an HTML page as an object. The headers make browsers save the object, and not
+// show it as a page.
 func TestStoredObjectIsNeverAPage(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -647,6 +651,7 @@ func TestSummariesSortBothWays(t *testing.T) {
 	}
 }
 
+// The hub refuses a state that names an object whose bytes were not uploaded.
 func TestStateNamesOnlyUploadedObjects(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

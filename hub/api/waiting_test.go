@@ -335,6 +335,7 @@ func TestListedSerialOfAnUnknownMakerIsWorthNothing(t *testing.T) {
 	refused(t, s.post(t, s.request(t, d)), 403, "ek-unlisted")
 }
 
+// If the operator and the owner both have an EK list, an EK must be on both lists.
 func TestHubsAndOwnersEKListsBothCount(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -361,6 +361,7 @@ func TestSequenceNumbers(t *testing.T) {
 	wantRefusal(t, signed, err, sig.CodeSequence)
 }
 
+// New keys of the owner count only in a revision that a present key signed.
 func TestNewKeysAreStatedByTheOldKey(t *testing.T) {
 	t.Parallel()
 	old, next := sigtest.NewKey(t), sigtest.NewKey(t)
