@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// If the state of the TPM prevents the use of the keys, every operation fails with the code of
-// that cause.
+// The TPM refuses the use of the keys, for example because a hierarchy is disabled. Every operation
+// then fails with the code for this reason.
 func TestSaysWhatKeepsTheKeysFromBeingUsed(t *testing.T) {
 	for _, c := range []struct {
 		name  string

@@ -506,8 +506,8 @@ func (w *watched) lock() (unlock func()) {
 }
 
 // Each alert fires while its cause lasts, and ends afterwards. The causes are real faults of a real
-// hub; promtool evaluates the rules with the values that the hub's /metrics had before, during and
-// after the fault.
+// hub; promtool evaluates the alert rules with the values that the hub's /metrics had before,
+// during and after the fault.
 func TestEachAlertFiresAndClears(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

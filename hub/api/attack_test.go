@@ -810,8 +810,9 @@ func TestOverloadedHubStillOnboards(t *testing.T) {
 	}
 }
 
-// The hub parks a device's idle connection. The next request on this connection has the device's
-// identity. If the device is deleted meanwhile, the connection ends.
+// The hub parks a device's idle connection: the connection waits for the next request without a
+// goroutine. The next request on this connection has the device's identity. If the device is
+// deleted meanwhile, the connection ends.
 func TestParkedConnectionIsStillTheDevices(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

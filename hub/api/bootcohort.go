@@ -14,9 +14,9 @@ import (
 	"gangway/wire"
 )
 
-// A cohort is a group of devices of one model that measured the same value of a part of the boot,
-// such as the same boot loader. These bounds of the answers about cohorts also bound the rows that
-// the hub reads.
+// A cohort is a group of devices that have the same model and measured the same value for a part of
+// the boot, such as the same boot loader. These bounds of the answers about cohorts also bound the
+// rows that the hub reads.
 const (
 	listedCohorts  = 100
 	listedBad      = 60 // cohorts with the fewest changed devices, and as many cohorts with the most changed devices
@@ -34,8 +34,8 @@ const (
 	outlierIn = 20
 )
 
-// CohortView counts the devices of a model that measured the same value of a part of the boot, such
-// as the same boot loader.
+// CohortView counts the devices with the same model that measured the same value for a part of the
+// boot, such as the same boot loader.
 type CohortView struct {
 	Part     string    `json:"part"`
 	Value    string    `json:"value"`
@@ -192,8 +192,8 @@ func viewCohort(c store.BootCohort) CohortView {
 	return v
 }
 
-// partWords returns the description of a part of the boot, such as "the boot loader", for use in
-// the middle of a sentence.
+// partWords describes a part of the boot for use in the middle of a sentence, such as "the boot
+// loader".
 func partWords(name string) string {
 	if name == boot.FirmwareCode {
 		return "the firmware's code"
@@ -285,8 +285,8 @@ type BootDecisionView struct {
 	Devices  int       `json:"devices"` // number of devices in the cohort at the time of the decision
 }
 
-// NewBootDecision is the body of a request that accepts a value of a part of the boot, such as a
-// boot loader, for a cohort of devices.
+// NewBootDecision is the body of a request to accept, for a cohort of devices, a value that they
+// measured for a part of the boot, such as a boot loader.
 type NewBootDecision struct {
 	Part  string `json:"part"`
 	Value string `json:"value"`

@@ -83,7 +83,7 @@ func (p *person) addManifest(text string) api.ManifestView {
 	return want[api.ManifestView](p, "POST", "/boots/manifests", text, 200)
 }
 
-// partsOf returns the states of the parts of a device's boot, in the order of boot.Parts.
+// partsOf returns the state of each part of a device's boot, in the order of boot.Parts.
 func partsOf(p *person, id string) string {
 	p.t.Helper()
 	v := want[api.BootView](p, "GET", "/devices/"+id+"/boot", nil, 200)
@@ -96,8 +96,8 @@ func partsOf(p *person, id string) string {
 
 const allKnown = "known known known known known"
 
-// If an owner has added a signed manifest of a system, the hub expects boots of this system, and
-// reports boots of other systems as changed.
+// An owner adds the signed manifest of a system. The hub then expects that the device boots this
+// system, and reports a boot of another system as changed.
 func TestManifestsDecideWhatIsExpected(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -132,7 +132,7 @@ func (s *Server) ownTLSConfig() *tls.Config {
 // peer has the facts that a handshake proved about a client with a certificate.
 type peer struct {
 	certified   bool       // the client has a verified certificate, and proved its key
-	certificate store.Hash // SHA-256 of the certificate, never of another certificate of the chain
+	certificate store.Hash // SHA-256 of the leaf certificate
 	proxy       bool       // the certificate is the proxy's
 	lost        *pki.Identity
 }

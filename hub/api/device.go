@@ -148,8 +148,8 @@ func (v DeviceView) forOthers() DeviceView {
 	return v
 }
 
-// showDevice returns a device's record to its owner and to the device itself. It returns the record
-// of a public device to every signed-in account.
+// showDevice answers with a device's record, a DeviceView. The device itself and its owner get the
+// whole record. Every signed-in account gets the record of a public device.
 func (s *Server) showDevice(w http.ResponseWriter, r *http.Request) error {
 	c := callerOf(r)
 	if c.Device != nil {

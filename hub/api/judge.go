@@ -251,8 +251,8 @@ func statesOf(v *boot.Verdict) map[string]string {
 	return states
 }
 
-// unmet returns the first part of the boot that does not have the state that `required` names for
-// it, and the name of that state.
+// unmet compares the states of the parts of a boot with the required states. For the first part
+// with another state, it returns the part and the required state.
 func unmet(states, required map[string]string) (part, state string, some bool) {
 	for _, p := range boot.Parts {
 		if want := required[p.Name]; want != "" && !boot.AtLeast(states[p.Name], want) {

@@ -74,7 +74,8 @@ func withConnState(ctx context.Context, c net.Conn) context.Context {
 func (s *Server) bootNonce(r *http.Request, device string, at int64) ([]byte, error) {
 	exporter, err := r.TLS.ExportKeyingMaterial(wire.BootExporterLabel, nil, wire.ExporterSize)
 	if err != nil {
-		// With TLS 1.2 without RFC 7627, the exported keys do not identify the connection.
+		// In TLS 1.2, the exported keys identify the connection only with the extension of RFC
+		// 7627.
 		return nil, problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "A measurement is bound to its connection, and the TLS version of this connection does not allow this.")
 	}
 	nonce := binary.BigEndian.AppendUint64(nil, uint64(at))

@@ -21,7 +21,7 @@ const (
 	always urgency = iota
 	onboardingFirst
 	ordinary
-	heartbeat // the device soon sends such a request again by itself
+	heartbeat // periodic requests, which the device soon repeats by itself
 )
 
 // shares bounds the running requests, in eighths of the capacity. A request is admitted only if the

@@ -22,8 +22,8 @@ const (
 	bulkDevices = store.MaxCount
 	// Bounds of a label that a bulk action sets, in bytes.
 	maxLabelKey, maxLabelValue = 64, 256
-	// Bounds of the data that the hub keeps to undo actions: the age of the data, its size in bytes
-	// for each action, and the number of actions.
+	// The hub keeps data with which a person can undo bulk actions. These bounds limit the data's
+	// age, its size in bytes for each action, and the number of actions.
 	undoLife  = 10 * time.Minute
 	undoBytes = 1 << 20
 	undoActs  = 64

@@ -274,8 +274,8 @@ func waitFor(t *testing.T, lines <-chan string, want string) {
 	}
 }
 
-// The stream of live changes has the changes of the owner's devices, and no changes of other
-// owners' devices.
+// The stream of live changes names the owner's own devices that changed, and no devices of other
+// owners.
 func TestLiveTellsOwnChangesOnly(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

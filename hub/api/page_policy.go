@@ -296,8 +296,8 @@ func rankOf(b ui.Badge) int {
 }
 
 // cutByParts returns a sentence if the new policy would no longer admit a device because a part of
-// its boot, such as the boot loader, does not have the required state. If not, or if the present
-// policy does not admit the device either, it returns "".
+// its boot, such as the boot loader, does not have the required state. In other cases it returns
+// "", also if the present policy already refuses the device for this reason.
 func (s *Server) cutByParts(ctx context.Context, t *onboard.Trial, d *store.DeviceRow) (string, error) {
 	now, would := t.BootParts()
 	if len(would) == 0 || d.Enrolment == (store.Hash{}) {

@@ -429,8 +429,8 @@ func TestParkingServesOtherProtocols(t *testing.T) {
 }
 
 // A TCP proxy sends a header of the PROXY protocol, with the client's address, before the client's
-// bytes. The hub parks such an idle connection like a direct one: it waits for the next request
-// without a goroutine. Requests after the wait have the client's address.
+// bytes. When this connection is idle, the hub parks it like any other connection: it waits for the
+// next request without a goroutine. A request after the wait still has the client's address.
 func TestConnectionThroughATCPProxyIsParked(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

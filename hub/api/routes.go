@@ -423,9 +423,9 @@ func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) error 
 	return nil
 }
 
-// enlargeStack gives the goroutine of a request the stack that a read of the database needs. Without
-// it, the stack grows several times in SQLite, each time with a copy of all its frames, which took
-// 4 percent of the CPU time of an onboarding.
+// enlargeStack gives the goroutine of a request the stack that a read of the database needs.
+// Without it, the stack grows several times in SQLite, and each time all its frames are copied.
+// This copying took 4 percent of an onboarding's CPU time.
 //
 //go:noinline
 func enlargeStack() byte {

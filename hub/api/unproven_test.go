@@ -125,7 +125,8 @@ func TestTwoStepsFirstStepFetchesNoLinks(t *testing.T) {
 	if e, err := d.Enroll(t.Context(), s.client); err != nil || e.AK != nil {
 		t.Errorf("what the second step may look up is refused by the first: %s %v", brief.Of(e), err)
 	}
-	// An EK for which no credential can be made does not cause a 5xx.
+	// The first step names an EK that the hub cannot encrypt to. The hub answers with 4xx and not
+	// with 5xx.
 	odd := *d
 	odd.EK = &fleet.Key{Public: must(tcg.ParsePublic(d.EK.Public.Raw))(t), Private: d.EK.Private}
 	odd.EK.Public.SymmetricBits = 192

@@ -367,8 +367,8 @@ func TestUnreadablePolicyLetsNobodyIn(t *testing.T) {
 	s.boundNothing(t)
 }
 
-// The owner's events name the machine and its join token. If a machine has no EK certificate, and
-// so no maker's name, the events say that it has no certificate.
+// The owner's events name the machine and its join token. The events about a machine without an EK
+// certificate cannot name its TPM maker. They say that it has no certificate.
 func TestEventsNameTheMachineAndItsToken(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
