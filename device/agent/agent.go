@@ -62,8 +62,8 @@ type Config struct {
 	// EndorsementAuth is the password of the TPM's endorsement hierarchy; empty
 	// if it has none.
 	EndorsementAuth []byte
-	// WithoutEKCertificate leaves EK certificates for other keys out of the request. All EK
-	// certificates in a TPM are for other keys after a change of the endorsement seed.
+	// WithoutEKCertificate leaves an EK certificate that does not match the TPM's EK out of the
+	// request. After a change of the endorsement seed, no stored certificate matches.
 	WithoutEKCertificate bool
 	// EK selects the endorsement key's template ("L-1", "H-3"). Key is the algorithm of the IAK and
 	// the IDevID key (identity.Algorithm). An empty value means the best template or algorithm that

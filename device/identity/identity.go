@@ -35,14 +35,14 @@ type Options struct {
 
 	// AllowUnvouched accepts an endorsement key (EK) without a matching certificate, instead of
 	// failing with ErrNoEKCertificate or ErrEKMismatch. The hub and the owner then decide whether
-	// to accept the device. If the TPM has a certificate for another key, the request includes that
-	// certificate.
+	// to accept the device. If the TPM has only a certificate that does not match, the request
+	// includes that certificate.
 	AllowUnvouched bool
 
-	// WithoutCertificate omits a certificate for another key from the request, because the hub
-	// refuses a request with it. All EK certificates in a TPM are for other keys after
-	// TPM2_ChangeEPS, which replaces the TPM's keys. If a certificate matches the EK, the request
-	// includes that certificate, even with WithoutCertificate.
+	// WithoutCertificate leaves an EK certificate that does not match the TPM's EK out of the
+	// request, because the hub would refuse the request. After TPM2_ChangeEPS, which replaces the
+	// TPM's keys, no stored certificate matches. A certificate that matches the EK is always in the
+	// request.
 	WithoutCertificate bool
 
 	// EndorsementAuth is the authorisation value of the endorsement hierarchy;

@@ -35,7 +35,7 @@ func NoNetwork() []byte {
 
 // network has the network settings that an installation writes.
 type network struct {
-	at      int64  // offset in the part "esp", in bytes; 0: the image has no place for settings
+	at      int64  // offset in the part "esp", in bytes; 0: the image has no file for settings
 	text    []byte // the bytes to write there
 	onStick []byte // the stick's bytes at the same offset, which the method `verify` hashes
 }

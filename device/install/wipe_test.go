@@ -89,7 +89,7 @@ func TestWipedDiskOpensNoMore(t *testing.T) {
 	}
 }
 
-// A wipe of a disk without encryption overwrites the whole data with zeros.
+// A wipe of a disk without encryption overwrites all data with zeros.
 func TestWipedDiskHoldsNothingThatWasNotEncrypted(t *testing.T) {
 	t.Parallel()
 	disk := installedDisk(t, false)

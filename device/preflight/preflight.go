@@ -4,7 +4,8 @@
 // checks, but writes nothing to the firmware.
 //
 // If a fact is unknown, or if the machine works but has a weakness, the installation continues.
-// Contradiction names the few findings with which an installation cannot reach its purpose.
+// Contradiction returns a finding that shows that the installed system could not work, for example
+// that there is no TPM 2.0.
 package preflight
 
 import (

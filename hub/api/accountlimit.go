@@ -14,7 +14,7 @@ import (
 //
 // The state of accountLimiter is only in memory. After a restart, every network counts as unknown.
 type accountLimiter struct {
-	attempts *limiter[string] // limits the attempts by login, as typed but in lower case
+	attempts *limiter[string] // by the login as typed, in lower case
 
 	mu    sync.Mutex
 	known map[accountNetwork]time.Time // guarded by mu: time of the last sign-in

@@ -170,7 +170,7 @@ func (s scrape) values(series string, from, minutes int) string {
 	return fmt.Sprintf("%s+%dx%d", strconv.FormatFloat(n, 'f', -1, 64), step, minutes-1)
 }
 
-// promTest is a test of one alert, in the form of promtool.
+// promTest is a test of one alert, in the form that promtool reads.
 type promTest struct {
 	Interval string       `yaml:"interval"`
 	Name     string       `yaml:"name"`

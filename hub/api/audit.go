@@ -22,8 +22,8 @@ func (s *Server) record(ctx context.Context, e store.Event) {
 
 // The method `count` is like the method `record`, but for events that devices and people may cause
 // often. Events that differ only in time, address and message share one row a day. The row has the
-// number of these events: see store.AppendCounted. An event without an owner is recorded as
-// unproven.
+// number of these events: see store.AppendCounted. An event without an owner is passed to
+// recordUnproven.
 func (s *Server) count(ctx context.Context, e store.Event) {
 	if e.Owner == "" {
 		s.recordUnproven(ctx, e)

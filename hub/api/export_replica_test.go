@@ -13,10 +13,10 @@ import (
 // OnDuty returns the context for periodic work, if this replica does the periodic work.
 func (s *Server) OnDuty(ctx context.Context) (context.Context, bool) { return s.lease.duty(ctx) }
 
-// TryLease tries at once to take the lease of the periodic work.
+// TryLease tries at once to take the lease for the periodic work.
 func (s *Server) TryLease(ctx context.Context) error { return s.lease.try(ctx) }
 
-// LeaseName is the name of the lease of the periodic work.
+// LeaseName is the name of the lease for the periodic work.
 const LeaseName = leaseName
 
 // ShareClaimants immediately tells the other replicas which machines with a claim code this replica

@@ -109,8 +109,8 @@ func TestSelfMadeCertificateFaresNoBetterThanNone(t *testing.T) {
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// A denial is about the EK. The denial also applies when the machine later sends the missing
-// certificate.
+// An owner denies a machine without an EK certificate. The denial is for the machine's EK, so it
+// also applies when the machine later sends a certificate.
 func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

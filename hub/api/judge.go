@@ -27,8 +27,8 @@ const systemPath = "gangway/system.efi"
 // systems that are meant to run.
 const recentRevisions = 20
 
-// manifestCache has the parsed manifests of owners, each with the version of the owner's rules
-// about boots.
+// manifestCache has the parsed manifests of owners. If the version of an owner's boot rules has
+// changed, the owner's entry is stale.
 type manifestCache struct {
 	mu  sync.Mutex
 	all map[string]cachedManifests // by owner

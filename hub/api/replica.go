@@ -301,8 +301,8 @@ func (l *lease) end(ctx context.Context) error {
 // store objects, such as a bucket. So all replicas with the same place hold the lease together.
 const objectsLease = "objects"
 
-// shareObjects returns an error if another replica stores its objects elsewhere. In that case, each
-// replica would not find the other's objects, and would treat them as lost.
+// shareObjects returns an error if another replica stores its objects elsewhere. In that case,
+// neither replica would find the other replica's objects, and it would treat these objects as lost.
 func (s *Server) shareObjects(ctx context.Context) error {
 	if !s.cfg.Replicas || s.cfg.ObjectsAt == "" {
 		return nil

@@ -91,7 +91,7 @@ func TestDeviceRecordsComeInOrder(t *testing.T) {
 	}
 }
 
-// Devices drop a query from an address, and accept only https.
+// Devices drop the query of a URL, and accept only https.
 func TestAddressIsInThePath(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)

@@ -217,7 +217,7 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 	e.each(walk)
 	reading = false
 	e.each(walk)
-	// These requests are about Mallory's things, and refer to Ada's things.
+	// These requests are about Mallory's own data, and name ids of Ada's data.
 	own := "/devices/" + e.pirateID
 	for _, r := range []struct {
 		method, path string

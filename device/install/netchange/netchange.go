@@ -51,7 +51,7 @@ const (
 	Refused Result = "refused" // the settings are not valid
 )
 
-// Outcome describes the end of the last offer.
+// Outcome says what became of the settings that were offered last: kept, dropped or refused.
 type Outcome struct {
 	From   Source    `json:"from"`
 	Result Result    `json:"result"`
