@@ -68,7 +68,7 @@ func (h *Hook) networkSettings() error {
 
 // tryNetwork offers the settings that a person has typed, and restarts the machine to try these
 // settings. A machine that is not onboarded keeps the new settings at once, because it has no
-// earlier settings to fall back to that have worked.
+// earlier settings that have worked.
 func (h *Hook) tryNetwork() error {
 	text, err := io.ReadAll(io.LimitReader(h.In, netfile.MaxFile+1))
 	if err != nil {

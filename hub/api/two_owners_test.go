@@ -63,8 +63,8 @@ func newEstate(t *testing.T) *estate {
 	return e
 }
 
-// volatile matches the parts of answers that change although the data is the same: JSON fields, and
-// the times on pages and in exports. For some minutes, the wall marks a machine as new.
+// volatile matches the parts of answers that change although the data is the same: some JSON
+// fields, the times on pages and in exports, and the wall's mark for a new machine.
 var volatile = regexp.MustCompile(`"(last-seen|timestamp|now|expire-time|signed-puturl|signed-geturl|exp|iat|real-ip|next-cursor)":("[^"]*"|[0-9]+)|<time [^>]*>[^<]*</time>|,[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z\n|[0-9]{1,2} [A-Z][a-z]+ [0-9]{4}, [0-9:]{8} UTC|at [0-9:]{8} UTC| class="new"`)
 
 // snapshot returns all answers about Ada's data, as Ada and her device get them.
