@@ -173,7 +173,7 @@ type uploads struct {
 }
 
 // The method `begin` waits for an upload's turn. `room` is the owner's quota in bytes, less the
-// bytes of stored objects. The bytes of running uploads are not yet subtracted.
+// bytes that are already stored. The bytes of running uploads are not yet subtracted.
 func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room int64) (end func(), err error) {
 	deadline := time.Now().Add(turnTimeout)
 	for {

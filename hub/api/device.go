@@ -148,8 +148,8 @@ func (v DeviceView) forOthers() DeviceView {
 	return v
 }
 
-// showDevice answers with a device's record, a DeviceView. The device itself and its owner get the
-// whole record. Every signed-in account gets the record of a public device.
+// showDevice answers with a device's record, a DeviceView. The device itself and its owner may read
+// the record. Every signed-in account may read the record of a public device.
 func (s *Server) showDevice(w http.ResponseWriter, r *http.Request) error {
 	c := callerOf(r)
 	if c.Device != nil {
