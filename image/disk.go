@@ -25,8 +25,8 @@ type Disk struct {
 	// ESPSize is the size of the EFI system partition in bytes: a multiple of 1 MiB, at least 34
 	// MiB. If it is zero, Write chooses the total size of the files plus one fifth.
 	ESPSize int64
-	// Label is the name of the disk and of the partition: at most 11 characters of A-Z, 0-9, space,
-	// dash and underscore. Empty means GANGWAY.
+	// Label names the disk and the partition. It has at most 11 characters: A-Z, 0-9, space, dash
+	// and underscore. Empty means GANGWAY.
 	Label string
 }
 

@@ -389,6 +389,7 @@ func TestSameInputGivesTheSameBytes(t *testing.T) {
 	}
 }
 
+// Modules lists each kernel module after the modules that it depends on.
 func TestModulesComeBehindWhatTheyNeed(t *testing.T) {
 	t.Parallel()
 	dir := fstest.MapFS{

@@ -40,6 +40,8 @@ func ekCertificate(t testing.TB, serial *big.Int) []byte {
 	return der
 }
 
+// TrimCertificate removes the wrapper of a TPM 1.2 and the padding of the NV area from a
+// certificate.
 func TestTrimsWhatChipsPutAroundACertificate(t *testing.T) {
 	t.Parallel()
 	der := ekCertificate(t, big.NewInt(1))

@@ -63,6 +63,8 @@ func TestRejectsCSRWithAnyByteMissingOrAdded(t *testing.T) {
 	}
 }
 
+// The test changes each size field of a valid TCG-CSR-IDEVID. ParseCSR refuses every changed
+// request.
 func TestRejectsCSRSizesThatLie(t *testing.T) {
 	t.Parallel()
 	good := encode(t, sampleCSR(), AlgSHA256)

@@ -46,8 +46,8 @@ func zero(alg AlgID) []byte {
 
 func be32(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }
 
-// PolicySecretEndorsement is the digest of TPM2_PolicySecret(TPM_RH_ENDORSEMENT):
-// "policy A" of the EK profile and "PolicyUser" of DevID 7.3.6.1.
+// PolicySecretEndorsement is the digest of TPM2_PolicySecret(TPM_RH_ENDORSEMENT). The EK profile
+// calls it "policy A", and DevID 7.3.6.1 "PolicyUser".
 func PolicySecretEndorsement(alg AlgID) []byte {
 	d := digest(alg, zero(alg), be32(ccPolicySecret), be32(rhEndorsement))
 	return digest(alg, d) // second hash of TPM2_PolicySecret, over an empty policyRef

@@ -55,5 +55,5 @@ type BootReport struct {
 // BootVerdict is the response to a BootReport.
 type BootVerdict struct {
 	State   string   `json:"state"`             // "matches", "changed", "nothing-measured"
-	Changes []string `json:"changes,omitempty"` // the differences from the expected and the known states, as sentences for people
+	Changes []string `json:"changes,omitempty"` // how the boot differs from expected and known boots
 }

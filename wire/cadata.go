@@ -10,8 +10,8 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// Versions of the prodCaData format. A device sends version 2 only if it makes an omission
-// statement, for which version 1 has no field.
+// Versions of the prodCaData format. A device sends version 2 only if it states why it omits the EK
+// certificate. Version 1 has no field for this statement.
 const (
 	caDataVersion         = 1
 	caDataVersionOmission = 2

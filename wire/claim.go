@@ -77,8 +77,8 @@ func ParseClaimCode(code string) (id string, key ed25519.PublicKey, err error) {
 }
 
 // ClaimWords returns a short form of a claim code: 60 bits of the code's SHA-256, in base32, as
-// XXXX-XXXX-XXXX. A person compares the words on the machine's screen with the words on the hub's
-// page.
+// XXXX-XXXX-XXXX. A person compares these letters on the machine's screen with the letters on the
+// hub's page.
 func ClaimWords(code string) string {
 	h := sha256.Sum256([]byte("gangway claim v1\x00" + code))
 	s := base32.StdEncoding.EncodeToString(h[:10])

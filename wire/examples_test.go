@@ -78,8 +78,8 @@ func ExampleOwnershipMessage() {
 	// 187 true
 }
 
-// A machine without a join token displays a claim code. A person compares the claim words on the
-// machine's screen with those on the hub's page.
+// A machine without a join token displays a claim code. A person compares the short form of the
+// code on the machine's screen with the short form on the hub's page.
 func ExampleClaimCode() {
 	const id = "65f0c1d2e3f4a5b6c7d8e9f0"
 	key, err := wire.OwnershipKey([]byte("0123456789abcdefghijklmn"), id)

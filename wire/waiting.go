@@ -3,11 +3,12 @@ package wire
 // WaitingStatus is the value of Waiting.Status.
 const WaitingStatus = "waiting"
 
-// Waiting is the body of a 202 response to a request: no check refused the evidence, but a person
-// must decide the open questions. The device sends the same request again after RetryAfter.
+// Waiting is the body of a 202 response to a request: no check refused the evidence, but the
+// evidence raises questions that a person must decide, such as a missing EK certificate. The device
+// sends the same request again after RetryAfter.
 type Waiting struct {
 	Status     string `json:"status"` // WaitingStatus
-	Code       string `json:"error"`  // stable code of the first open question
+	Code       string `json:"error"`  // stable code of the first question that is not decided yet
 	Reason     string `json:"msg"`
 	Hint       string `json:"hint"`
 	DeviceID   string `json:"device-id"`   // the id for 'gangway device approve'; after approval, the device gets another id

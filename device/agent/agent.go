@@ -62,8 +62,8 @@ type Config struct {
 	// EndorsementAuth is the password of the TPM's endorsement hierarchy; empty
 	// if it has none.
 	EndorsementAuth []byte
-	// WithoutEKCertificate leaves EK certificates out of the request if the TPM cannot make their
-	// keys any more, for example after a change of the endorsement seed.
+	// WithoutEKCertificate leaves an EK certificate that does not match the TPM's EK out of the
+	// request. After a change of the endorsement seed, no stored certificate matches.
 	WithoutEKCertificate bool
 	// EK selects the endorsement key's template ("L-1", "H-3"). Key is the algorithm of the IAK and
 	// the IDevID key (identity.Algorithm). An empty value means the best template or algorithm that
@@ -221,9 +221,8 @@ func (a *Agent) sayTook(name string, took time.Duration, format string, args ...
 }
 
 // sayOnce reports a sentence to the log and to Config.Progress. If the sentence equals the last
-// sentence about the subject `about`, sayOnce does not report it again. An empty sentence means
-// that the condition has ended: sayOnce does not report the empty sentence, but always reports the
-// next sentence about the subject.
+// sentence about the subject `about`, sayOnce does not report it again. If the sentence is empty,
+// sayOnce reports nothing and forgets the last sentence about the subject.
 func (a *Agent) sayOnce(about, name, format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
 	a.mu.Lock()

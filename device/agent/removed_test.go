@@ -9,6 +9,8 @@ import (
 	"gangway/wire"
 )
 
+// A device that the hub no longer accepts may onboard again by itself, but at most once a day, and
+// not if its owner removed it.
 func TestOnlyWhatNobodyDecidedBringsADeviceBackByItself(t *testing.T) {
 	t.Parallel()
 	token, hub := new(wire.TokenFile), new(wire.HubFile)

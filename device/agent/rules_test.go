@@ -24,6 +24,8 @@ import (
 // These tests check the agent's decisions with a fake TPM and a fake hub. The tests in internal/e2e
 // check the same decisions with a real agent, a real hub and a software TPM.
 
+// The first call of Onboard onboards the device. Each later call only asks the hub whether it still
+// accepts the device.
 func TestDeviceOnboardsOnceAndIsCheckedAfterwards(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -396,6 +398,7 @@ func TestDeletionOutlivesTheTokenFile(t *testing.T) {
 	}
 }
 
+// A person at a deleted device's machine runs the agent with --again. The device onboards again.
 func TestPersonBringsADeletedDeviceBack(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -707,6 +710,7 @@ func TestRefusedReportIsSentWithoutItsContent(t *testing.T) {
 	}
 }
 
+// The agent writes the user-meta to the file only if two JSON parsers cannot read it differently.
 func TestUserMetaIsKeptOnlyIfItMeansOneThing(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)

@@ -68,8 +68,8 @@ type State struct {
 	// failed.
 	Boot string `json:"boot,omitempty"`
 	// Claim is the address of the page on which a person claims a machine without a join token.
-	// ClaimWords are words that the person compares with the words on that page. The address and
-	// the words are not secret.
+	// ClaimWords are the letters, such as XXXX-XXXX-XXXX, that the person compares with the letters
+	// on that page. The address and the letters are not secret.
 	Claim      string `json:"claim,omitempty"`
 	ClaimWords string `json:"claim-words,omitempty"`
 	// Waiting is one line of text: the event for which the agent waits, or the reason of its last

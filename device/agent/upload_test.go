@@ -111,6 +111,8 @@ func TestBrokenUploadContinues(t *testing.T) {
 	}
 }
 
+// If a hub cannot continue an upload, the agent sends the whole object in one request. It also
+// sends a small object in one request.
 func TestUploadToAHubOfWholeObjects(t *testing.T) {
 	t.Parallel()
 	content := bytes.Repeat([]byte("0123456789"), 1<<20)

@@ -417,8 +417,8 @@ func (c *console) put(x, y, width int, text string, style tcell.Style) {
 	}
 }
 
-// style returns the terminal's style for a look. The colours add no information, so the console is
-// usable without colours.
+// style returns the terminal's style for a row's appearance `l`. The colours add no information, so
+// the console is usable without colours.
 func (c *console) style(l look) tcell.Style {
 	s := tcell.StyleDefault
 	colours := !c.cfg.Plain && c.screen.Colors() >= 8

@@ -146,7 +146,7 @@ func looked(indices []uint32) string {
 // certificate or key. An error that is not a verdict means that communication with the TPM failed.
 type verdict struct {
 	error
-	why tcg.OmissionReason // 0: the TPM's key does not match the certificate, or the TPM cannot make the key
+	why tcg.OmissionReason // 0: the TPM's key does not match the certificate, or cannot be made
 }
 
 func (v verdict) Unwrap() error { return v.error }

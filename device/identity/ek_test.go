@@ -148,6 +148,8 @@ func (a *authority) certify(t *testing.T, p *tcg.Public) []byte {
 	return der
 }
 
+// The maker's chain is split across NV indices in the middle of a certificate, and is padded. Load
+// returns the whole certificates.
 func TestChainSplitOverIndicesAndPadded(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.None)
@@ -226,6 +228,7 @@ func TestUnreadableIndexOfTheChainIsPassedOver(t *testing.T) {
 	}
 }
 
+// If a certificate is for another key, Load uses the next certificate and adds a note.
 func TestCertificateOfAnotherKeyIsPassedOver(t *testing.T) {
 	t.Parallel()
 	s, other := startTPM(t, swtpm.P384), newTPMOf(t, swtpm.P384)

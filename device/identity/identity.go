@@ -33,16 +33,16 @@ type Options struct {
 	// "L-1", "H-3". Empty: the best template whose certificate is in the TPM.
 	EK string
 
-	// AllowUnvouched accepts an endorsement key without a matching certificate, instead of
-	// failing with ErrNoEKCertificate or ErrEKMismatch. The hub and the owner then decide
-	// whether to accept the device. If the TPM has a certificate for another key, the request
+	// AllowUnvouched accepts an endorsement key (EK) without a matching certificate, instead of
+	// failing with ErrNoEKCertificate or ErrEKMismatch. The hub and the owner then decide whether
+	// to accept the device. If the TPM has only a certificate that does not match, the request
 	// includes that certificate.
 	AllowUnvouched bool
 
-	// WithoutCertificate leaves the EK certificates out if the TPM can make none of their keys, as
-	// after TPM2_ChangeEPS. If WithoutCertificate is not set, AllowUnvouched includes one of these
-	// certificates in the request, and the hub then refuses the request. If a certificate matches
-	// the EK, WithoutCertificate has no effect: the request includes that certificate.
+	// WithoutCertificate leaves an EK certificate that does not match the TPM's EK out of the
+	// request, because the hub would refuse the request. After TPM2_ChangeEPS, which replaces the
+	// TPM's keys, no stored certificate matches. A certificate that matches the EK is always in the
+	// request.
 	WithoutCertificate bool
 
 	// EndorsementAuth is the authorisation value of the endorsement hierarchy;

@@ -40,7 +40,7 @@ type ring struct {
 // retries. So `f` may run several times. If `f` fails, attempt flushes every object and session
 // that `f` left in the TPM.
 func (r *ring) attempt(keys []*key, f func() error) error {
-	const tries = 4 // the first try, and one retry after each of these: freeing the ring's own keys, a sweep, a reset
+	const tries = 4 // the first try, and a retry after: flushing own keys, sweep, reset of the TPM
 	for try := 1; ; try++ {
 		err := r.load(keys)
 		if err == nil && f != nil {

@@ -18,9 +18,9 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// base is a folder with the test CA of a TPM maker and one TPM for each kind of EK. startTPM makes
-// each of these TPMs only once. Most tests run a copy of one of these TPMs; the other tests need a
-// TPM with its own keys.
+// base is a folder with a TPM maker's test CA, and with one software TPM for each kind of EK.
+// startTPM makes each of these TPMs only once. Most tests run a copy of one of these TPMs; the
+// other tests need a TPM with its own keys.
 var base string
 
 func TestMain(m *testing.M) {

@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// If the state of the TPM prevents the use of the keys, every operation fails with the code of
-// that cause.
+// The TPM refuses the use of the keys, for example because a hierarchy is disabled. Every operation
+// then fails with the code for this reason.
 func TestSaysWhatKeepsTheKeysFromBeingUsed(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -57,6 +57,8 @@ func TestSaysWhatKeepsTheKeysFromBeingUsed(t *testing.T) {
 	}
 }
 
+// With a password of the endorsement hierarchy, all operations work, and no command to the TPM
+// contains the password.
 func TestEndorsementPasswordIsProvenAndNotSent(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -124,6 +126,8 @@ func TestCertificateThatFitsIsNotLeftOut(t *testing.T) {
 	}
 }
 
+// The TPM has an EK certificate that this package cannot read. The request states this, so that the
+// hub does not treat the certificate as missing.
 func TestCertificateThatCannotBeReadIsNotOneThatIsMissing(t *testing.T) {
 	for _, c := range []struct {
 		name  string

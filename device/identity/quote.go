@@ -19,8 +19,8 @@ type Quoted struct {
 	Signature []byte    // TPMT_SIGNATURE over Attest, by the IAK
 }
 
-// quotedPCRs is the number of quoted PCRs, from 0: the PCRs of the firmware and of the static
-// operating system (PC Client Platform TPM Profile, 3.7).
+// quotedPCRs is the number of quoted PCRs. They are PCR 0 to 15, which the firmware and the static
+// operating system extend (PC Client Platform TPM Profile, 3.7).
 const quotedPCRs = 16
 
 // ErrNoBank means that the TPM has no PCR bank with SHA-256 or better.

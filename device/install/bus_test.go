@@ -22,7 +22,7 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 	for _, c := range []struct {
 		name, bus string
 		files     map[string]string
-		want      string // built: built in; no: not listed; otherwise the reason why the disk may be external or is unfit
+		want      string // built: built in; no: not listed; else why it is external or unfit
 	}{
 		{"sda", pci + "ata1/host0/target0:0:0/0:0:0:0/block", nil, built},
 		{"sdaa", pci + "host2/port-2:0/end_device-2:0/target2:0:0/2:0:0:0/block", nil, built}, // SAS

@@ -82,6 +82,7 @@ func TestReadsWhatTheBootManagerSays(t *testing.T) {
 	}
 }
 
+// Uncounted removes the boot manager's attempt counter from the path of a boot entry.
 func TestTakesTheCounterOff(t *testing.T) {
 	t.Parallel()
 	for path, want := range map[string]string{
@@ -101,6 +102,8 @@ func TestTakesTheCounterOff(t *testing.T) {
 	}
 }
 
+// Look finds a system that this package installed, and reports whether the installation was
+// completed.
 func TestFindsItsOwnWork(t *testing.T) {
 	t.Parallel()
 	m, stick, _ := smallStick(t)

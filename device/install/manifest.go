@@ -136,7 +136,8 @@ type First struct {
 // BlockSize is the unit of extents, in bytes.
 const BlockSize = 64 << 10
 
-// Extent is a run of blocks: the number of the first block, and the count.
+// Extent is a series of consecutive blocks: the number of the first block, and the number of
+// blocks.
 type Extent [2]int64
 
 // Packed returns the size of the part's file on the stick, in bytes.

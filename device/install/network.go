@@ -35,13 +35,13 @@ func NoNetwork() []byte {
 
 // network has the network settings that an installation writes.
 type network struct {
-	at      int64  // offset in the part "esp", in bytes; 0: the image has no place for settings
+	at      int64  // offset in the part "esp", in bytes; 0: the image has no file for settings
 	text    []byte // the bytes to write there
 	onStick []byte // the stick's bytes at the same offset, which the method `verify` hashes
 }
 
-// settings returns the network settings that this job writes, padded. If the job has no network
-// settings, the result is the bytes that the stick has in that place.
+// settings returns the network settings that this job writes, padded to the size of the settings
+// file. If the job has no network settings, the result is the settings file on the stick.
 func (j Job) settings() (n network, err error) {
 	n.at = j.Manifest.Network
 	switch {
@@ -58,9 +58,10 @@ func (j Job) settings() (n network, err error) {
 	return n, err
 }
 
-// overlap returns two slices for the range in which `b` and the place of the network settings
-// overlap: a slice of `b`, and the slice of `content` for the same range. `b` begins at the offset
-// `at` of the part `p`. Both slices are nil if `b` and the place do not overlap.
+// overlap finds those bytes of `b` that belong to the settings file. `b` begins at the offset `at`
+// of the part `p`. overlap returns these bytes as the slice `in` of `b`, and the same bytes of the
+// file as the slice `of` of `content`. Both slices are nil if `b` has no bytes of the settings
+// file.
 func (n *network) overlap(p place, at int64, b, content []byte) (in, of []byte) {
 	if n.at == 0 || p.Name != ESP {
 		return nil, nil

@@ -20,7 +20,7 @@ import (
 // border between two pieces that Job.Run writes.
 const networkAt = mib - 8192
 
-// smallStickWithNetwork returns a stick like that of smallStick, with a place for network settings.
+// smallStickWithNetwork returns a stick like that of smallStick, with a file for network settings.
 // It also returns the network settings. The returned images have the partitions' data after the
 // installation.
 func smallStickWithNetwork(t testing.TB) (*Manifest, fstest.MapFS, map[string][]byte, *netfile.Settings) {
@@ -80,7 +80,7 @@ func TestInstalledSystemHasTheSticksNetworkSettings(t *testing.T) {
 }
 
 // If the disk does not store the network settings correctly, the disk must not boot. If the image
-// has no place for network settings, an installation with network settings fails.
+// has no file for network settings, an installation with network settings fails.
 func TestNetworkSettingsAreReadBack(t *testing.T) {
 	t.Parallel()
 	m, stick, images, s := smallStickWithNetwork(t)

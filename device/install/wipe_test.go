@@ -44,6 +44,7 @@ func look(t *testing.T, m *memory) (*Installed, error) {
 
 func dataOf(m *memory, i *Installed) []byte { return m.disk[i.DataStart:][:i.DataSize] }
 
+// After a wipe of an encrypted disk, no passphrase opens it.
 func TestWipedDiskOpensNoMore(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -88,6 +89,7 @@ func TestWipedDiskOpensNoMore(t *testing.T) {
 	}
 }
 
+// A wipe of a disk without encryption overwrites all data with zeros.
 func TestWipedDiskHoldsNothingThatWasNotEncrypted(t *testing.T) {
 	t.Parallel()
 	disk := installedDisk(t, false)

@@ -227,8 +227,8 @@ func (i *Installer) preflight(encrypt bool) error {
 	return contradiction(findings, encrypt)
 }
 
-// contradiction returns an error, for the person at the machine, if a finding contradicts the
-// installation.
+// contradiction returns an error, for the person at the machine, if a finding shows that the
+// installed system could not work, for example because there is no TPM 2.0.
 func contradiction(findings []finding.Finding, encrypt bool) error {
 	if f := preflight.Contradiction(findings, encrypt); f != nil {
 		return fmt.Errorf("%s\n%s", f.Fact, f.Remedy)

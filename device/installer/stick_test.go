@@ -167,6 +167,7 @@ func TestStickIsFoundByItsManifest(t *testing.T) {
 	}
 }
 
+// Find waits for a stick that appears late.
 func TestStickMayBeLate(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		b, sum := manifest(t, false, "ada")

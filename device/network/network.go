@@ -92,8 +92,7 @@ func LiveSettings() (*netfile.Settings, error) {
 }
 
 // Up connects the machine with the settings, and writes the settings to a file for the agent. It
-// returns only when an interface has an address, because a machine without an address cannot reach
-// the hub.
+// returns when an interface has an address; a machine without an address cannot reach the hub.
 func (n *Network) Up(s *netfile.Settings) {
 	if lo, err := netlink.LinkByName("lo"); err == nil {
 		if err := netlink.LinkSetUp(lo); err != nil {

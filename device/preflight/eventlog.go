@@ -66,7 +66,7 @@ func noLog(path string, err error) Finding {
 	return f
 }
 
-// oldLog returns a finding if the log has no digests except SHA-1, or if its start cannot be read.
+// oldLog returns a finding if the log has only SHA-1 digests, or if its start cannot be read.
 func oldLog(log []byte) *Finding {
 	l := eventlog.Read(log, tcg.AlgSHA256)
 	if l.State != eventlog.Unreadable && slices.ContainsFunc(l.Algs, func(a tcg.AlgID) bool { return a != eventlog.AlgSHA1 }) {

@@ -71,8 +71,8 @@ func CheckOneShot(f install.Firmware) Finding {
 	return good("firmware-oneshot", "The firmware did not keep an old variable LoaderEntryOneShot.")
 }
 
-// CheckEntry reports firmware that has forgotten the boot entry of an installed system. It returns
-// nothing on a machine that did not start an installed system of Gangway.
+// CheckEntry reports firmware that has forgotten the boot entry of an installed system. If the
+// machine runs another system than an installed system of Gangway, it returns nothing.
 func CheckEntry(f install.Firmware) []Finding {
 	running, err := f.Selected()
 	if err != nil || running != slots.A.Entry() && running != slots.B.Entry() {

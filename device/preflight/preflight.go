@@ -4,7 +4,8 @@
 // checks, but writes nothing to the firmware.
 //
 // If a fact is unknown, or if the machine works but has a weakness, the installation continues.
-// Contradiction names the few findings with which an installation cannot reach its purpose.
+// Contradiction returns a finding that shows that the installed system could not work, for example
+// that there is no TPM 2.0.
 package preflight
 
 import (
@@ -81,7 +82,7 @@ func (m Machine) checkTPM() []Finding {
 	return append(t.Judge(false), CheckEventLog(m.EventLog, link)...)
 }
 
-// Contradiction returns the first finding with which an installation cannot reach its purpose, or
+// Contradiction returns the first finding that shows that the installed system could not work, or
 // nil. Without a TPM 2.0, no machine can be onboarded. If `encrypt` is set, the TPM must also be
 // able to seal the disk's key to a PCR of the SHA-256 bank.
 func Contradiction(findings []Finding, encrypt bool) *Finding {

@@ -213,6 +213,8 @@ func TestModesOfSecureBoot(t *testing.T) {
 // Text in the form of a variable: UTF-16, ended by zero.
 const entryA, entryB = "61000000", "62000000"
 
+// The boot manager started the entry that LoaderEntryOneShot names, and the variable still exists.
+// So the firmware did not remove it.
 func TestFirmwareThatKeepsTheOneShot(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

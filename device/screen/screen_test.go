@@ -73,8 +73,7 @@ func TestLinesGoToEveryConsoleUntilThereIsAPanel(t *testing.T) {
 	}
 }
 
-// If a fact or a sentence has not changed, the screen does not write it to a serial port again, so
-// that the port shows only news.
+// The screen writes a fact or a sentence to a serial port only when it has changed.
 func TestOnlyNewsIsWrittenToSerialPorts(t *testing.T) {
 	t.Parallel()
 	s, tty, serial := newScreen()

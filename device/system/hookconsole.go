@@ -69,8 +69,8 @@ func (h *Hook) networkSettings() error {
 }
 
 // tryNetwork offers the settings that a person has typed, and restarts the machine to try these
-// settings. If the machine is not onboarded, it keeps the new settings without a trial: it has no
-// settings yet that are known to work.
+// settings. A machine that is not onboarded keeps the new settings at once, because it has no
+// earlier settings that have worked.
 func (h *Hook) tryNetwork() error {
 	text, err := io.ReadAll(io.LimitReader(h.In, netfile.MaxFile+1))
 	if err != nil {

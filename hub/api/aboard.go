@@ -11,10 +11,10 @@ import (
 	"gangway/hub/store"
 )
 
-// After a change of the trust store, the hub examines all devices again. It accepted each device by
-// certificates of the TPM's maker. The scan counts the devices for which the hub no longer trusts
-// these certificates. These devices keep their access. After a restart, the scan continues where it
-// stopped.
+// After a change of the trust store, the hub scans all devices again. The hub accepted each device
+// because it trusted the certificates of the TPM's maker. The scan counts the devices whose
+// certificates the hub no longer trusts. These devices keep their access. After a restart, the scan
+// continues where it stopped.
 
 const (
 	// scanInSweep is the number of devices that one periodic sweep examines. An examination
@@ -148,8 +148,8 @@ func (s *Server) ownerAtOrAfter(ctx context.Context, t *trustScan) (o store.Owne
 	}
 }
 
-// lostTrust reports whether the hub no longer trusts the certificates of the TPM's maker by which
-// it accepted the device.
+// lostTrust reports whether the hub no longer trusts the device's certificates from the TPM's
+// maker. The hub trusted these certificates when it accepted the device.
 func (s *Server) lostTrust(ctx context.Context, d *store.Device) (bool, error) {
 	if d.Enrolment == (store.Hash{}) { // without a TPM
 		return false, nil

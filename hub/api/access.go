@@ -218,8 +218,8 @@ func (s *Server) hasDeviceToken(r *http.Request) bool {
 	return err == nil && claims.Type == bearer.Device
 }
 
-// resourceOf returns the name that scopes use for the resource at a path. The name is empty if the
-// token must have all scopes.
+// resourceOf returns the name that scopes use for the resource at a path: "devices" in the scope
+// "devices.readonly". The name is empty if the token must have all scopes.
 func resourceOf(path string) string {
 	first, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	switch {
@@ -483,10 +483,10 @@ func (s *Server) ownIAKName(r *http.Request, id string) ([]byte, error) {
 	return e.IAKName, err
 }
 
-// checkCredential reports whether the credential in a signed URL is valid now. A session or an API
-// token must not have ended, and its account must be enabled. A device must have the same
-// certificate as before, and the hub must not refuse the device as cloned. If the credential is for
-// a public device, the device must be public now.
+// checkCredential reports whether the credential for which the hub signed a URL is valid now. A
+// session or an API token must not have ended, and its account must be enabled. A device must have
+// the same certificate as before, and the hub must not refuse the device as cloned. If the
+// credential is for a public device, the device must be public now.
 func (s *Server) checkCredential(ctx context.Context, c credential) (valid bool, err error) {
 	valid = true
 	switch c.kind() {

@@ -238,9 +238,10 @@ var expectedAccess = map[string]string{
 	"POST /claim/{code}":                              "fullVisitor",
 }
 
-// admits has the kinds of caller that each access admits. The field `kinds` maps a kind of caller
-// to the code of the refusal, or to "" if the access admits this kind. A kind that is not in
-// `kinds` gets the code in `others`. If `others` is empty, the kind is admitted.
+// admits says for each access which kinds of caller, such as "a pending device", the hub admits.
+// The field `kinds` maps a kind of caller to the problem code of the refusal, or to "" if the
+// access admits this kind. A kind that is not in `kinds` gets the code in `others`. If `others` is
+// empty, the kind is admitted.
 var admits = map[string]struct {
 	kinds  map[string]string
 	others string
@@ -266,7 +267,8 @@ var admits = map[string]struct {
 	"pendingDevice":    {kinds: map[string]string{"device": "", "unmeasured device": "", "pending device": ""}, others: "no-certificate"},
 }
 
-// accessCodes are the codes of refusals that depend on the caller only.
+// accessCodes are the problem codes with which the hub refuses a caller, whatever the rest of the
+// request is.
 var accessCodes = []string{"not-signed-in", "insufficient-scope", "api-token", "not-operator", "no-certificate", "certificate-not-active", "boot-unmeasured", "no-such-address"}
 
 // Each route declares the access in expectedAccess. The hub admits or refuses every kind of caller

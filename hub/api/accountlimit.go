@@ -14,7 +14,7 @@ import (
 //
 // The state of accountLimiter is only in memory. After a restart, every network counts as unknown.
 type accountLimiter struct {
-	attempts *limiter[string] // limits the attempts by login, as typed but in lower case
+	attempts *limiter[string] // by the login as typed, in lower case
 
 	mu    sync.Mutex
 	known map[accountNetwork]time.Time // guarded by mu: time of the last sign-in
@@ -35,8 +35,9 @@ func newAccountLimiter(r Rate) *accountLimiter {
 }
 
 // allow reports whether the hub may check a password, and in which lane of the queue for password
-// checks. `account` is empty if no account has the name `login`. An unknown name has the same
-// limits, so that a stranger cannot find out which accounts exist.
+// checks. Known networks and unknown networks have separate lanes. `account` is empty if no account
+// has the name `login`. An unknown name has the same limits, so that a stranger cannot find out
+// which accounts exist.
 func (a *accountLimiter) allow(login, account string, from netip.Prefix, now time.Time) (lane int, allowed bool) {
 	a.mu.Lock()
 	last, ok := a.known[accountNetwork{account, from}]

@@ -8,9 +8,9 @@ import (
 	"gangway/internal/fleet"
 )
 
-// If a device's certificate is not active, the hub tells the device the reason. So the device does
-// not onboard again automatically after the owner deleted the device. The hub may tell the reason,
-// because the TLS handshake has proven that the peer has the certificate's key.
+// If a device's certificate is not active, the hub tells the device the reason. A device that
+// learns that its owner deleted it does not onboard again automatically. The hub may tell the
+// reason, because the TLS handshake has proven that the peer has the certificate's key.
 func TestInactiveCertificateIsToldWhatBecameOfIt(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

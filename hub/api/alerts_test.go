@@ -142,8 +142,9 @@ const (
 	lookClear                   = calmFor + faultFor + clearFor - 1
 )
 
-// values returns the values of a series during a phase, in the notation of promtool. If the value
-// is a time, it advances during the phase, so that its age stays the same as at the scrape.
+// values returns the values of a Prometheus series during a phase, in the notation of promtool. If
+// a value is a time, such as the time of the last backup, it advances during the phase. So the age
+// stays the same as at the scrape.
 func (s scrape) values(series string, from, minutes int) string {
 	name, _, _ := strings.Cut(series, "{")
 	value, ok := "", false
@@ -169,7 +170,7 @@ func (s scrape) values(series string, from, minutes int) string {
 	return fmt.Sprintf("%s+%dx%d", strconv.FormatFloat(n, 'f', -1, 64), step, minutes-1)
 }
 
-// promTest is a test of one alert, in the form of promtool.
+// promTest is a test of one alert, in the form that promtool reads.
 type promTest struct {
 	Interval string       `yaml:"interval"`
 	Name     string       `yaml:"name"`
@@ -193,8 +194,8 @@ type promSample struct {
 	Value  float64 `yaml:"value"`
 }
 
-// newPromTest returns a test of promtool. It checks that an alert fires during the fault, and does
-// not fire before or after it.
+// newPromTest returns a test for promtool. It checks that an alert fires during the fault, and does
+// not fire before or after the fault.
 func newPromTest(t *testing.T, r rule, calm, fault, cleared scrape) promTest {
 	t.Helper()
 	p := promTest{Interval: "1m", Name: r.Alert}
@@ -317,7 +318,8 @@ func (w *watched) until(what string, is func() bool) {
 	}
 }
 
-// fill writes a file, so that the free space of the disk is `reserves` times the reserve.
+// fill writes a file, so that the free space of the disk is `reserves` times the reserve that the
+// hub keeps free.
 func (w *watched) fill(reserves float64) {
 	w.t.Helper()
 	path := filepath.Join(w.dir, "filler")
@@ -504,8 +506,8 @@ func (w *watched) lock() (unlock func()) {
 }
 
 // Each alert fires while its cause lasts, and ends afterwards. The causes are real faults of a real
-// hub; promtool evaluates the rules with the values that the hub's /metrics had before, during and
-// after the fault.
+// hub; promtool evaluates the alert rules with the values that the hub's /metrics had before,
+// during and after the fault.
 func TestEachAlertFiresAndClears(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -101,6 +101,8 @@ func want[T any](p *person, method, path string, in any, status int) T {
 	return out
 }
 
+// An owner makes a join token, onboards a device with it, and uses the API to see and to change the
+// device.
 func TestOwnersDay(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -236,6 +238,7 @@ func TestGuessingPasswordsIsSlowedDown(t *testing.T) {
 	t.Error("twelve guesses in a row were not limited")
 }
 
+// A page of another site makes the browser send the sign-in form. The hub refuses the request.
 func TestOtherSitesPageIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -258,6 +261,7 @@ func TestOtherSitesPageIsRefused(t *testing.T) {
 	}
 }
 
+// The hub answers bad input with a problem code, a reason and a hint, not with status 500.
 func TestBadInputIsSaidToBe(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

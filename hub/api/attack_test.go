@@ -296,6 +296,8 @@ func TestFiftyDevicesRaceForTheLastUse(t *testing.T) {
 
 // Replayed requests and replies.
 
+// An attacker captures a device's onboarding request and sends it again. The attacker cannot use
+// the answer, and no second device is created.
 func TestReplayOfACapturedRequestGivesNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -399,6 +401,7 @@ func TestPendingRevealsNothing(t *testing.T) {
 // Attacks with the certificates of a pending enrolment. The tests assume that the attacker has
 // these certificates.
 
+// A device has its certificates, but has not activated them. The certificates give no access.
 func TestPendingCertificateOpensNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -462,6 +465,8 @@ func TestActivationNeedsAClientCertificate(t *testing.T) {
 
 // Attacks by another owner.
 
+// A device that one owner has onboarded cannot onboard with the join token of a second owner. The
+// first owner gets an event.
 func TestSecondOwnersTokenOnABoundTPMIsRefusedAndTheOwnerTold(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -568,6 +573,8 @@ func TestActivationRacesWithExpiry(t *testing.T) {
 
 // Attacks on replies.
 
+// A thief who has a device's IAK and IDevID key, but not its EK, cannot decrypt the hub's reply to
+// the device.
 func TestReplyOfAnotherTPMDoesNotOpen(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -603,6 +610,8 @@ func (s *scene) handshake(t *testing.T, cert tls.Certificate) error {
 	return errors.New(a.Code())
 }
 
+// The hub's TLS handshake refuses client certificates that are not IDevID certificates of the
+// device CA: an IAK certificate, a self-signed certificate, and forged ones.
 func TestTLSRefusesCertificatesThatAreNoDevices(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -801,8 +810,9 @@ func TestOverloadedHubStillOnboards(t *testing.T) {
 	}
 }
 
-// The hub parks a device's idle connection. The next request on this connection has the device's
-// identity. If the device is deleted meanwhile, the connection ends.
+// The hub parks a device's idle connection: the connection waits for the next request without a
+// goroutine. The next request on this connection has the device's identity. If the device is
+// deleted meanwhile, the connection ends.
 func TestParkedConnectionIsStillTheDevices(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -22,8 +22,8 @@ func (s *Server) record(ctx context.Context, e store.Event) {
 
 // The method `count` is like the method `record`, but for events that devices and people may cause
 // often. Events that differ only in time, address and message share one row a day. The row has the
-// number of these events: see store.AppendCounted. An event without an owner is recorded as
-// unproven.
+// number of these events: see store.AppendCounted. An event without an owner is passed to
+// recordUnproven.
 func (s *Server) count(ctx context.Context, e store.Event) {
 	if e.Owner == "" {
 		s.recordUnproven(ctx, e)
@@ -33,8 +33,9 @@ func (s *Server) count(ctx context.Context, e store.Event) {
 	s.write(ctx, s.counters.add(e.By(store.ActorIn(ctx)), 0))
 }
 
-// recordOrCount writes a separate row for each of the first ownRows equal events of a day. It
-// counts the later equal events in one shared row.
+// recordOrCount writes a separate row for each of the first ownRows equal events of a day. Events
+// are equal if they differ only in time, address and message. It counts the later equal events in
+// one shared row.
 func (s *Server) recordOrCount(ctx context.Context, e store.Event) {
 	if e.Owner == "" {
 		s.recordUnproven(ctx, e)
@@ -59,8 +60,8 @@ func (s *Server) recordUnproven(ctx context.Context, e store.Event) {
 	s.write(ctx, s.counters.addUnproven(e))
 }
 
-// write writes an event that eventCounters returned. If the write fails, the event is counted again
-// with the next flush.
+// write writes an event that eventCounters returned to the database. If this fails, the next flush
+// writes the event.
 func (s *Server) write(ctx context.Context, e *store.Event) {
 	if e == nil {
 		return
@@ -188,7 +189,8 @@ func (t *eventCounters) take(now time.Time) (events []store.Event) {
 	return events
 }
 
-// putBack keeps events that could not be written, so that the next flush writes these events.
+// putBack keeps events that the hub could not write to the database, so that the next flush writes
+// these events.
 func (t *eventCounters) putBack(events []store.Event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -216,17 +218,17 @@ func (t *eventCounters) putBack(events []store.Event) {
 	}
 }
 
-// Bounds on the rows that unproven peers cause. Each constant is the size of a burst; its comment
-// says the rate after the burst.
+// Bounds on the rows in audit trails that peers without a proven identity cause. Each constant is
+// the size of a burst; its comment says the rate after the burst.
 const (
 	unprovenOfNobody = 16 // rows in the operator's trail, then 1 row a minute
 	unprovenOfOwner  = 64 // rows in each owner's trail, then 1 row a minute
 	unprovenOfAll    = 64 // rows in all trails together, then 4 rows a minute
 )
 
-// unprovenLimiter bounds the rows that unproven peers cause. As long as a bound is not reached,
-// equal events share one row for each hour and network. When the bound is reached, all events with
-// the same kind, code and trail share one row a day.
+// unprovenLimiter bounds the rows in audit trails that peers without a proven identity cause. As
+// long as a bound is not reached, equal events share one row for each hour and network. When the
+// bound is reached, all events with the same kind, code and trail share one row a day.
 type unprovenLimiter struct {
 	nobodys *limiter[struct{}]
 	owners  *limiter[string]

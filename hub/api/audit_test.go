@@ -9,8 +9,8 @@ import (
 	"gangway/internal/brief"
 )
 
-// If the hub cannot write a count of events, it adds the count to a later count. It counts no event
-// twice.
+// If the hub cannot write a count of events to the database, it keeps the count and writes it with
+// the next flush. It counts no event twice.
 func TestEventCountersLoseNothingThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	var counts eventCounters

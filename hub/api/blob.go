@@ -172,8 +172,8 @@ type uploads struct {
 	ended   chan struct{}              // guarded by mu: closed and replaced when an upload ends
 }
 
-// The method `begin` waits for an upload's turn. `room` is the unused part of the owner's quota, in
-// bytes, without regard to the running uploads.
+// The method `begin` waits for an upload's turn. `room` is the owner's quota in bytes, less the
+// bytes that are already stored. The bytes of running uploads are not yet subtracted.
 func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room int64) (end func(), err error) {
 	deadline := time.Now().Add(turnTimeout)
 	for {
@@ -319,9 +319,9 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, o store.Object,
 
 var errOtherContent = problem(http.StatusBadRequest, "object-sum", "Send the file that was announced.", "The size or the SHA-256 of the upload differs from the announced value.")
 
-// finishUpload records that an upload has stored all bytes of the object `o`. If the credential was
-// revoked during the upload, nothing is recorded. If inUse is false, no object uses the uploaded
-// bytes. The caller then removes these bytes after it has answered.
+// finishUpload records that an upload has stored all bytes of the object `o`. If the credential for
+// the upload's URL was revoked during the upload, finishUpload records nothing. If inUse is false,
+// no object uses the uploaded bytes. The caller then removes these bytes after it has answered.
 func (s *Server) finishUpload(ctx context.Context, o store.Object, record store.Upload, by credential) (inUse bool, err error) {
 	if ok, err := s.checkCredential(ctx, by); err != nil || !ok {
 		return false, cmp.Or(err, error(errURLRevoked))

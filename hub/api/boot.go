@@ -61,8 +61,8 @@ func (s *Server) showBoot(w http.ResponseWriter, r *http.Request) error {
 	return s.writeBoot(w, r, d)
 }
 
-// bootStatus is a device's boot state, its reference and its latest measurement. The hub compared
-// that measurement with the reference.
+// bootStatus is a device's boot state, its latest measurement, and the reference: the boot with
+// which the hub compared this measurement.
 type bootStatus struct {
 	state     string
 	reference store.BootReference // if its Text is empty, the device has no reference
@@ -160,8 +160,8 @@ func (s *Server) writeBoot(w http.ResponseWriter, r *http.Request, d store.Devic
 	return nil
 }
 
-// bootDecision is an owner's decision about the reference of a device. The reference is the boot
-// with which the hub compares later boots.
+// bootDecision is an owner's decision about a device's reference. The reference is the boot with
+// which the hub compares later boots.
 type bootDecision struct {
 	From string         `json:"from"` // "latest", "device:ID", "values", or empty: keep the present reference
 	Bank string         `json:"bank"`

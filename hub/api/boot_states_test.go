@@ -55,8 +55,8 @@ func requestSecret(t testing.TB, c *fleet.Conn) *fleet.Answer {
 	return must(c.Do(t.Context(), "POST", "/device/secret", nil))(t)
 }
 
-// If nothing was measured into the PCRs, they have the same values after every boot. So these
-// values cannot be a reference, and a boot with these values does not match any reference.
+// If nothing was measured into the PCRs, they have the same values after every boot. So the hub
+// does not accept these values as a reference, and reports a boot with them as "nothing-measured".
 func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -255,8 +255,8 @@ func TestLogThatCannotBeReadIsNoReasonToRefuse(t *testing.T) {
 	}
 }
 
-// On one connection, a device measures a boot that does not match. The hub then ends the admission
-// of all connections and tokens of the device.
+// On one connection, a device measures a boot that does not match. The hub then refuses requests on
+// all connections of the device, and with all its tokens.
 func TestBootThatDoesNotMatchElsewhereEndsEveryAdmission(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

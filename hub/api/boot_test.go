@@ -70,6 +70,8 @@ var (
 	another = eventlog.Boot(true, "linux 2", "quiet")
 )
 
+// A device's first boot becomes the reference. The hub compares later boots with the reference, and
+// the owner can accept a changed boot.
 func TestBootIsLearntComparedAndAccepted(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -119,6 +121,8 @@ func TestBootIsLearntComparedAndAccepted(t *testing.T) {
 	}
 }
 
+// An owner can use the reference of another device as a device's reference, if both are of the same
+// model.
 func TestReferenceOfAnotherDeviceOfTheModel(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -251,6 +255,8 @@ func TestPolicyAdmitsOnlyABootThatMatchesOnThisConnection(t *testing.T) {
 	}
 }
 
+// A device without a TPM cannot measure its boot. If the policy requires a measured boot, the hub
+// refuses the device.
 func TestDeviceWithoutTPMIsNotAdmittedWhereABootMustMatch(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -262,6 +268,7 @@ func TestDeviceWithoutTPMIsNotAdmittedWhereABootMustMatch(t *testing.T) {
 	want[map[string]any](p, "GET", "/devices/"+d.ID, nil, 403)
 }
 
+// The TPM's reset count is lower than in the previous measurement. The owner gets an event.
 func TestTPMThatWentBackwardsIsNoticed(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -278,6 +285,8 @@ func TestTPMThatWentBackwardsIsNoticed(t *testing.T) {
 	}
 }
 
+// After the owner requests a measurement, the answer to the device's next report asks for a
+// measurement.
 func TestDeviceIsAskedToMeasureAgain(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

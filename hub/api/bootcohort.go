@@ -14,11 +14,13 @@ import (
 	"gangway/wire"
 )
 
-// Bounds of the answers about cohorts. They bound the rows that the hub reads.
+// A cohort is a group of devices that have the same model and measured the same value for a part of
+// the boot, such as the same boot loader. These bounds of the answers about cohorts also bound the
+// rows that the hub reads.
 const (
 	listedCohorts  = 100
 	listedBad      = 60 // cohorts with the fewest changed devices, and as many cohorts with the most changed devices
-	listedRare     = 20 // cohorts of each part, among which the hub looks for outliers
+	listedRare     = 20 // cohorts for each part of the boot; the hub looks for outliers among them
 	listedMembers  = 200
 	listedVersions = 20
 	sampledMembers = 3 // nicks in each of the first sampledCohorts cohorts of a list
@@ -32,15 +34,16 @@ const (
 	outlierIn = 20
 )
 
-// CohortView counts the devices of a model that have the same value of a part of the boot.
+// CohortView counts the devices with the same model that measured the same value for a part of the
+// boot, such as the same boot loader.
 type CohortView struct {
 	Part     string    `json:"part"`
 	Value    string    `json:"value"`
 	Model    string    `json:"model"`
 	Devices  int       `json:"devices"`
-	Bad      int       `json:"changed"` // number of devices whose part is neither expected nor known
+	Bad      int       `json:"changed"` // devices on which the part is neither expected nor known
 	Of       int       `json:"of"`      // measured devices of the model
-	First    time.Time `json:"first"`   // the first measurement of the value
+	First    time.Time `json:"first"`   // when a device first measured the value
 	Outlier  bool      `json:"outlier"`
 	Cause    string    `json:"cause,omitempty"`    // one of the constants boot.Cause...
 	Words    string    `json:"words"`              // a sentence for a person
@@ -48,8 +51,8 @@ type CohortView struct {
 	Nicks    []string  `json:"nicks"`              // nicks of some devices; only in the first 20 cohorts of a list
 }
 
-// CohortList has the cohorts that an owner should look at: first the outliers, then the changes
-// that many devices have in common.
+// CohortList has the cohorts that an owner should look at: first the outliers, which have few of a
+// model's devices, then the cohorts with many changed devices.
 type CohortList struct {
 	Items []CohortView `json:"items"`
 	More  bool         `json:"more"` // there are more cohorts than the answer has
@@ -67,14 +70,14 @@ type CohortDetail struct {
 	Devices  int            `json:"devices"`
 	Bad      int            `json:"changed"`
 	Members  []CohortMember `json:"members"` // at most 200
-	// For each version of the firmware, Versions has the number of the model's devices with this
-	// value. It has at most 20 versions, the most frequent first. The fields Token and Firmware do
-	// not limit this list.
+	// Versions counts the model's devices with this value, by the version of their firmware. It has
+	// at most 20 versions, the most frequent first. The fields Token and Firmware do not limit this
+	// list.
 	Versions []FirmwareVersion `json:"versions"`
 }
 
-// FirmwareVersion is a version of the firmware, and the number of devices of a cohort that have
-// this version.
+// FirmwareVersion is a version of the firmware, and the number of devices in a cohort with this
+// version.
 type FirmwareVersion struct {
 	Firmware string `json:"firmware"` // as it was measured; empty: not known
 	Devices  int    `json:"devices"`
@@ -103,8 +106,8 @@ func (s *Server) listCohorts(w http.ResponseWriter, r *http.Request) error {
 
 var errPart = problem(http.StatusBadRequest, "boot-part", "Use firmware, firmware-code, keys, boot-path, system or rest.", "The name of the part of the boot is not valid.")
 
-// cohorts lists the cohorts of the part of the boot that `part` names. If `part` is empty, it lists
-// the cohorts that the owner should look at, the outliers first.
+// cohorts lists the cohorts for the part of the boot that `part` names. If `part` is empty, it
+// lists the cohorts that the owner should look at, the outliers first.
 func (s *Server) cohorts(ctx context.Context, owner, part, model string) (list CohortList, err error) {
 	var rows []store.BootCohort
 	if part != "" {
@@ -136,8 +139,8 @@ func (s *Server) cohorts(ctx context.Context, owner, part, model string) (list C
 }
 
 // notableCohorts returns the outliers, and then the other cohorts with changed devices, those with
-// the most changed devices first. An outlier is notable even if nothing changed: its value may have
-// been wrong since its first boot. The result `more` is true if there may be other cohorts.
+// the most changed devices first. An outlier is notable even if its boot did not change: it may
+// have been wrong since the first boot. The result `more` is true if there may be other cohorts.
 func (s *Server) notableCohorts(ctx context.Context, owner string) (list []store.BootCohort, more bool, err error) {
 	var outliers, common []store.BootCohort
 	for _, most := range []bool{false, true} {
@@ -189,7 +192,8 @@ func viewCohort(c store.BootCohort) CohortView {
 	return v
 }
 
-// partWords returns the words for a part of the boot, for use in the middle of a sentence.
+// partWords describes a part of the boot for use in the middle of a sentence, such as "the boot
+// loader".
 func partWords(name string) string {
 	if name == boot.FirmwareCode {
 		return "the firmware's code"
@@ -213,7 +217,8 @@ func cohortIn(r *http.Request) store.BootMembers {
 	return store.BootMembers{Part: r.PathValue("part"), Value: r.PathValue("value"), Model: q.Get("model"), Token: q.Get("token"), Firmware: q.Get("firmware")}
 }
 
-// cohort returns a cohort with its devices, as a person sees it before a decision about the cohort.
+// cohort returns a cohort with its devices. A person sees this preview before a decision about the
+// cohort.
 func (s *Server) cohort(ctx context.Context, owner string, q store.BootMembers) (v CohortDetail, err error) {
 	if _, ok := hashNamed(q.Value); !ok || !isPart(q.Part) {
 		return v, store.ErrNotFound
@@ -244,9 +249,9 @@ func (s *Server) cohort(ctx context.Context, owner string, q store.BootMembers) 
 	return v, err
 }
 
-// countCohort returns the number of devices of a cohort, and the number of devices whose part of
-// the boot has changed. The store has no counters for join tokens, so countCohort counts the
-// members of a token's cohort.
+// countCohort returns the number of devices in a cohort, and how many of them have a changed part
+// of the boot. If the cohort is limited to a join token, countCohort reads and counts the devices,
+// because the store has no counters for join tokens.
 func (s *Server) countCohort(ctx context.Context, owner string, q store.BootMembers, members []store.BootMember) (devices, bad int, err error) {
 	if q.Token == "" {
 		c, err := s.cfg.Store.BootCohortOf(ctx, owner, q)
@@ -260,10 +265,12 @@ func (s *Server) countCohort(ctx context.Context, owner string, q store.BootMemb
 	return len(members), bad, nil
 }
 
-// maxTokenCohort is the largest number of devices that the hub counts in a cohort of a join token.
+// maxTokenCohort is the largest number of devices that the hub counts in a cohort that is limited
+// to a join token.
 const maxTokenCohort = 1000
 
-// BootDecisionView is a decision for a cohort.
+// BootDecisionView is an owner's decision that a value of a part of the boot, such as a boot
+// loader, is good for a cohort.
 type BootDecisionView struct {
 	ID    int64  `json:"id"`
 	Part  string `json:"part"`
@@ -278,7 +285,8 @@ type BootDecisionView struct {
 	Devices  int       `json:"devices"` // number of devices in the cohort at the time of the decision
 }
 
-// NewBootDecision is the body of a request that accepts a value of a part of the boot for a cohort.
+// NewBootDecision is the body of a request to accept, for a cohort of devices, a value that they
+// measured for a part of the boot, such as a boot loader.
 type NewBootDecision struct {
 	Part  string `json:"part"`
 	Value string `json:"value"`
@@ -321,8 +329,8 @@ func (s *Server) addBootDecision(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// putBootDecision accepts a value of a part of the boot that at least one of the caller's devices
-// has.
+// putBootDecision accepts a value of a part of the boot, such as a boot loader. At least one of the
+// caller's devices must have measured this value.
 func (s *Server) putBootDecision(r *http.Request, body NewBootDecision) (d store.BootDecision, err error) {
 	a := accountOf(r)
 	if !isPart(body.Part) {

@@ -12,7 +12,8 @@ import (
 )
 
 // The work for an answer about cohorts does not grow with the number of devices that have the same
-// value. The hub's background work is counted too, so each bound has some room.
+// value. The counts include the hub's background work, so each bound is a little higher than the
+// answer needs.
 func TestAnswersAboutCohortsTouchBoundedRows(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -32,8 +33,8 @@ func TestAnswersAboutCohortsTouchBoundedRows(t *testing.T) {
 			ask              func()
 			statements, rows uint64
 		}{
-			// The statements read two lists of changed cohorts, two lists of rare cohorts, and some
-			// members of each of the first 20 cohorts.
+			// The statements read two lists of changed cohorts, two lists of rare cohorts, and for
+			// each of the first 20 cohorts some of its devices.
 			{"list", func() { list = want[api.CohortList](ada, "GET", "/boots/cohorts", nil, 200) }, 4 + 20, 20},
 			{"values of a part", func() { want[api.CohortList](ada, "GET", "/boots/cohorts?part="+boot.FirmwareCode, nil, 200) }, 1 + 20, 20},
 			{"preview", func() {

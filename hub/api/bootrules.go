@@ -143,16 +143,17 @@ func (s *Server) putManifestKey(r *http.Request, name, text string) (k store.Man
 	return k, s.rulesChanged(r)
 }
 
-// bootRuleEvent returns the event for a change of the caller's rules about boots: keys, manifests
-// or decisions.
+// bootRuleEvent returns the event for a change of the caller's boot rules: manifest keys,
+// manifests, or decisions about cohorts.
 func (s *Server) bootRuleEvent(r *http.Request, kind, format string, args ...any) store.Event {
 	e := store.Event{Time: s.cfg.Now(), Kind: kind, Owner: accountOf(r).ID, Message: fmt.Sprintf(format, args...)}
 	s.live.tell(e)
 	return e.By(store.ActorIn(r.Context()))
 }
 
-// rulesChanged judges boots again after a change of the caller's keys, manifests or decisions. It
-// judges at most judgeAtOnce boots; the periodic sweep judges the other boots.
+// rulesChanged judges boots again after a change of the caller's manifest keys, manifests, or
+// decisions about cohorts. It judges at most judgeAtOnce boots; the periodic sweep judges the other
+// boots.
 func (s *Server) rulesChanged(r *http.Request) error {
 	_, err := s.judgeAgain(r.Context(), accountOf(r).ID, judgeAtOnce)
 	return err

@@ -83,7 +83,7 @@ func (p *person) addManifest(text string) api.ManifestView {
 	return want[api.ManifestView](p, "POST", "/boots/manifests", text, 200)
 }
 
-// partsOf returns the states of the parts of a device's boot, in the order of boot.Parts.
+// partsOf returns the state of each part of a device's boot, in the order of boot.Parts.
 func partsOf(p *person, id string) string {
 	p.t.Helper()
 	v := want[api.BootView](p, "GET", "/devices/"+id+"/boot", nil, 200)
@@ -96,6 +96,8 @@ func partsOf(p *person, id string) string {
 
 const allKnown = "known known known known known"
 
+// An owner adds the signed manifest of a system. The hub then expects that the device boots this
+// system, and reports a boot of another system as changed.
 func TestManifestsDecideWhatIsExpected(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -339,6 +341,8 @@ func TestCohortDecisionCoversTheOwnersDevicesOnly(t *testing.T) {
 	}
 }
 
+// A policy requires that the system of a boot is expected, and that the Secure Boot keys are known.
+// The device gets its secret only if its boot satisfies both.
 func TestPolicyRequiresStatesOfParts(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -428,6 +432,7 @@ func TestDecisionAboutACohortThatGrewIsRefused(t *testing.T) {
 	}
 }
 
+// An owner can have only a limited number of manifest keys and manifests.
 func TestRulesAboutBootsAreBounded(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -22,8 +22,8 @@ func updated(version, keys string) eventlog.Log {
 	return l
 }
 
-// A decision for one version of the firmware does not cover a device whose firmware has another
-// version, even if the value of the part is the same.
+// An owner accepts a measured value for one version of the firmware. The decision does not cover a
+// device with another version of the firmware, even if the device measured the same value.
 func TestDecisionForAFirmwareVersionCoversNoOtherVersion(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -49,8 +49,8 @@ func otherIAK(t testing.TB, d *fleet.Device) *fleet.Device {
 }
 
 // Someone onboards a first owner's TPM with the token of a second owner, with the same EK or
-// another EK of the TPM. The first owner gets an event. There is one event for each second owner
-// and EK, even after many tries.
+// another EK of the TPM. The first owner gets an event. The first owner gets only one event for
+// each second owner and EK, even after many tries.
 func TestFirstOwnerIsToldOnceOfAnotherOwnersTry(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -171,7 +171,8 @@ func TestOwnerIsToldOnceHoweverOftenTheOtherEKComes(t *testing.T) {
 	}
 }
 
-// For each maker, a policy names the kinds of EK that may onboard.
+// For each TPM maker, a policy names the kinds of EK that may onboard, such as L-1 (RSA 2048) and
+// L-2 (P-256).
 func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -42,7 +42,7 @@ func (s *Server) claimPage(w http.ResponseWriter, r *http.Request) error {
 	return s.writeClaimPage(w, r, http.StatusOK, p)
 }
 
-// hasClaimed reports whether an account has claimed the machine with this code.
+// hasClaimed reports whether the account `owner` has claimed the machine with this claim code.
 func (s *Server) hasClaimed(r *http.Request, id string, key []byte, owner string) (bool, error) {
 	had, has, err := orMissing(s.cfg.Store.JoinToken(r.Context(), id))
 	return has && had.Owner == owner && subtle.ConstantTimeCompare(had.PublicKey, key) == 1, err
@@ -143,8 +143,8 @@ func (s *Server) showClaim(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// claimDevice makes the calling account the owner of an unclaimed device in the path, if
-// `challenge` is the challenge of the device.
+// claimDevice makes the calling account the owner of the unclaimed device in the path, if
+// `challenge` is this device's challenge: the secret that the device received from the hub.
 func (s *Server) claimDevice(w http.ResponseWriter, r *http.Request, challenge string) error {
 	d, err := s.claimByChallenge(r, r.PathValue("id"), challenge)
 	if err != nil {
@@ -154,8 +154,8 @@ func (s *Server) claimDevice(w http.ResponseWriter, r *http.Request, challenge s
 	return nil
 }
 
-// claimByChallenge makes the calling account the owner of an unclaimed device, if the challenge is
-// the device's. It limits the attempts from one network.
+// claimByChallenge makes the calling account the owner of an unclaimed device, if `challenge` is
+// this device's challenge. It limits the attempts from one network.
 func (s *Server) claimByChallenge(r *http.Request, id, challenge string) (store.Device, error) {
 	a, now := accountOf(r), s.cfg.Now()
 	if !s.limiters[claimRate].allow(network(remoteAddr(r)), now) {

@@ -21,7 +21,7 @@ const (
 	// is the largest number of machines that it remembers.
 	claimantsFor, maxClaimants = time.Minute, store.MaxTemporary
 	// shareAgain is the interval at which a hub writes a machine to the database again, if the
-	// machine keeps asking.
+	// machine keeps asking whether somebody has claimed it.
 	shareAgain = 20 * time.Second
 	// shareAtOnce is the largest number of machines that a hub writes to the database in each
 	// interval of tellEvery.
@@ -37,8 +37,8 @@ type claimant struct {
 }
 
 // claimants are the machines that asked the hub within claimantsFor whether somebody has claimed
-// them. They are found by the short forms of their codes. With replicas, the database stores these
-// machines too, also for claimantsFor.
+// them. They are found by the short forms of their codes. A hub with replicas also stores these
+// machines in the database, for the same time.
 type claimants struct {
 	mu      sync.Mutex
 	byWords map[string]claimant

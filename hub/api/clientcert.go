@@ -91,9 +91,10 @@ func (v *clientVerifier) build(options x509.VerifyOptions, certs []*x509.Certifi
 }
 
 // links returns the intermediates that chain to a root, or nil if no intermediate does. It begins
-// with the last certificate, because each certificate follows the certificate that it signed (RFC
-// 8446, 4.4.2). So the method verifies at most one signature for each certificate that names
-// another issuer. x509.Verify would verify up to 100 signatures for a few forged intermediates.
+// with the last certificate, which is nearest to the root: each certificate follows the certificate
+// that it signed (RFC 8446, 4.4.2). So the method verifies at most one signature for each
+// certificate that names another issuer. x509.Verify would verify up to 100 signatures for a few
+// forged intermediates.
 func (v *clientVerifier) links(certs []*x509.Certificate) (pool *x509.CertPool) {
 	issuers := slices.Clone(v.roots)
 	for _, c := range slices.Backward(certs) {
@@ -131,7 +132,7 @@ func (s *Server) ownTLSConfig() *tls.Config {
 // peer has the facts that a handshake proved about a client with a certificate.
 type peer struct {
 	certified   bool       // the client has a verified certificate, and proved its key
-	certificate store.Hash // SHA-256 of the certificate, never of another certificate of the chain
+	certificate store.Hash // SHA-256 of the leaf certificate
 	proxy       bool       // the certificate is the proxy's
 	lost        *pki.Identity
 }

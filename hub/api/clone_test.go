@@ -16,7 +16,8 @@ import (
 	"gangway/wire"
 )
 
-// copyOf is a machine with a copy of the device's TPM state: the same keys, and a separate clock.
+// copyOf is a machine with a copy of the device's TPM state: it has the same keys, but its TPM
+// clock runs separately.
 type copyOf struct {
 	s     *scene
 	d     *fleet.Device
@@ -210,6 +211,7 @@ func suspected(t *testing.T) (s *scene, ada *person, k *copyOf, id string) {
 	return s, ada, k, id
 }
 
+// A suspected clone causes one event for the owner. The device keeps its access.
 func TestOwnerIsToldOfASuspicionOnceAndItCostsNothing(t *testing.T) {
 	t.Parallel()
 	s, ada, k, id := suspected(t)
@@ -340,6 +342,8 @@ func (s *scene) enrolled(t *testing.T, serial string, clock tcg.ClockInfo) tls.C
 	return certs.TLS(d)
 }
 
+// A second machine onboards with a copy of a device's TPM state. Its serial number or its TPM clock
+// shows the hub that it is another machine. The usual repairs of one machine cause no finding.
 func TestSecondMachineThatTakesADeviceOverIsFound(t *testing.T) {
 	t.Parallel()
 	running := func(reset uint32, ran time.Duration) tcg.ClockInfo {

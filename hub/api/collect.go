@@ -17,7 +17,8 @@ const (
 	// uploadAge is how long an upload may go on without progress. An upload that is not in parts
 	// makes progress only at its begin and its end.
 	uploadAge = 24 * time.Hour
-	// orphanAge is the age from which Collect asks whether a stored file is needed.
+	// orphanAge is the age at which Collect asks the database whether an object or an upload needs
+	// a stored file.
 	orphanAge = time.Hour
 )
 
@@ -59,8 +60,9 @@ func (s *Server) Collect(ctx context.Context) error {
 		if err != nil || !unneeded {
 			return err
 		}
-		// No later upload uses the place of this file again. So even if this removal is late, and
-		// another replica already does the periodic work, it removes no other bytes.
+		// Each upload writes to a new place in the object store. So even if this removal is late,
+		// and another replica already does the periodic work, it cannot remove a later upload's
+		// bytes.
 		return s.cfg.Objects.Delete(ctx, key)
 	})
 }

@@ -81,8 +81,8 @@ func TestContractNotSignedIn(t *testing.T) {
 	})
 }
 
-// A caller sends an id of another owner's device, token or object. The hub's answer has the same
-// bytes as the answer for an id that does not exist.
+// A caller sends the id of a device, a token or an object that belongs to another owner. The hub's
+// answer has the same bytes as the answer for an id that does not exist.
 func TestContractAnothersIsNotThere(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -133,6 +133,7 @@ func TestContractAnothersIsNotThere(t *testing.T) {
 var malformed = []string{"", " ", "null", "[]", "1", `"x"`, "true", "{", `{"a":`, `{"a":1}}`, `{"a":1}{}`, "\xff\xfe", "\x00", `{"a":"` + "\x00" + `"}`, `{'a':1}`, `{"a":1,}`, "[[" + strings.Repeat("[", 12000),
 	`{"a":` + strings.Repeat("[", 12000) + strings.Repeat("]", 12000) + `}`, `{"a":` + strings.Repeat(`{"a":`, 12000)}
 
+// Every route with a JSON body refuses each malformed body.
 func TestContractMalformed(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -157,6 +158,7 @@ func TestContractMalformed(t *testing.T) {
 
 func cut(s string) string { return s[:min(len(s), 40)] }
 
+// Every route refuses a body of twice its limit, with and without a Content-Length.
 func TestContractTooLarge(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

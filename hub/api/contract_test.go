@@ -43,8 +43,9 @@ type row struct {
 	// other is the status for an unknown id, or for an id that belongs to another owner. Default:
 	// 404 if the path has an id.
 	other int
-	// before makes the data that a valid call needs. It may return other values for the path's
-	// variables, and another body under the name "body".
+	// before makes the data that a valid call needs. It may return values for the path's variables.
+	// These replace Ada's usual values. It may also return a body under the name "body", which
+	// replaces the field `body`.
 	before func(c *contract) map[string]string
 	// If `form` is true, the body is an HTML form. If `text` is true, the body is any other text
 	// that is not JSON. If both are false, the body is JSON.
@@ -54,7 +55,7 @@ type row struct {
 	public bool
 }
 
-// values makes the data that a valid call needs, and returns the values of r.before.
+// values calls r.before, which makes the data that a valid call needs, and returns its result.
 func (r row) values(c *contract) map[string]string {
 	if r.before == nil {
 		return map[string]string{}

@@ -14,8 +14,8 @@ import (
 )
 
 // DeviceView is a device in the API: Pantacor Hub's fields first, then Gangway's. Pantacor's
-// clients use the first match of a key anywhere in the document. So the scalars come before the
-// values that users and devices write.
+// clients search the whole JSON text for a key, and use the first match. So the hub's own fields
+// come before the metadata that users and devices write.
 type DeviceView struct {
 	ID           string         `json:"id"`
 	PRN          string         `json:"prn"`
@@ -35,7 +35,7 @@ type DeviceView struct {
 	Key          string         `json:"key"`              // algorithm of the IDevID key
 	Boot         string         `json:"boot"`             // store.BootMatches or another of its states
 	Cloned       string         `json:"cloned,omitempty"` // "suspected", "certain" or "refused", if several machines may run with the TPM's state
-	TokenID      string         `json:"token-id"`         // the join token of its first onboarding
+	TokenID      string         `json:"token-id"`         // the join token of the first onboarding
 	UserMeta     map[string]any `json:"user-meta"`
 	DeviceMeta   map[string]any `json:"device-meta"`
 	Unreadable   []string       `json:"unreadable,omitempty"` // JSON Pointers of metadata that an older hub accepted and that no answer can contain
@@ -148,8 +148,8 @@ func (v DeviceView) forOthers() DeviceView {
 	return v
 }
 
-// showDevice returns a device's record to its owner and to the device itself. It returns the record
-// of a public device to every signed-in account.
+// showDevice answers with a device's record, a DeviceView. The device itself and its owner may read
+// the record. Every signed-in account may read the record of a public device.
 func (s *Server) showDevice(w http.ResponseWriter, r *http.Request) error {
 	c := callerOf(r)
 	if c.Device != nil {

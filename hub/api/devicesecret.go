@@ -22,9 +22,9 @@ import (
 // deviceTokenLife is how long an access token of a device is valid.
 const deviceTokenLife = time.Hour
 
-// The session claim of a device's access token has two parts: one of these prefixes, and the start
-// of a hash. It is the hash of the certificate or secret for which the token was issued. When that
-// certificate or secret becomes invalid, the hub refuses the token.
+// In a device's access token, the session claim is one of these prefixes and the start of a hash.
+// The hash is of the certificate or secret for which the token was issued. When that certificate or
+// secret becomes invalid, the hub refuses the token.
 const (
 	byCertificate = "x:"
 	bySecret      = "s:"

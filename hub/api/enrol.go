@@ -30,9 +30,10 @@ func (s *Server) enrol(w http.ResponseWriter, r *http.Request) error {
 // bytesPerRequest is how many bytes of a body count as one more request, for the rate limit.
 const bytesPerRequest = 16 << 10
 
-// answerRequest passes the body to the function `judge`, counts the outcome in the metrics, and
-// answers. If `judge` accepted the request, answerRequest calls the function `answer`. If the owner
-// must decide first, the answer asks the device to wait. Any other error of `judge` is returned.
+// answerRequest passes the request's body to the function `judge`, which accepts or refuses the
+// request. It counts the outcome in the metrics, and answers. If `judge` accepted the request,
+// answerRequest calls the function `answer`. If the owner must decide first, the answer asks the
+// device to wait. Any other error of `judge` is returned.
 func answerRequest[T any](s *Server, w http.ResponseWriter, r *http.Request, judge func(ctx context.Context, body []byte, addr string) (T, error), answer func(T) error) error {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {

@@ -13,10 +13,10 @@ import (
 // OnDuty returns the context for periodic work, if this replica does the periodic work.
 func (s *Server) OnDuty(ctx context.Context) (context.Context, bool) { return s.lease.duty(ctx) }
 
-// TryLease tries at once to take the lease of the periodic work.
+// TryLease tries at once to take the lease for the periodic work.
 func (s *Server) TryLease(ctx context.Context) error { return s.lease.try(ctx) }
 
-// LeaseName is the name of the lease of the periodic work.
+// LeaseName is the name of the lease for the periodic work.
 const LeaseName = leaseName
 
 // ShareClaimants immediately tells the other replicas which machines with a claim code this replica
@@ -48,9 +48,9 @@ type Outbox struct{ o outbox }
 // Add adds a change.
 func (o *Outbox) Add(e store.Event) { o.o.add(e.Owner, liveChange{Device: e.Device, Kind: e.Kind}) }
 
-// Take returns what a message would contain. `all` reports whether all pages load again. `owners`
-// is the number of accounts, `many` is the number of accounts whose pages load again, and `changes`
-// is the number of changes.
+// Take returns what a message to the other replicas would contain. `all` reports whether all pages
+// load again. `owners` is the number of accounts, `many` is the number of accounts whose pages load
+// again, and `changes` is the number of changes.
 func (o *Outbox) Take() (all bool, owners, many, changes int) {
 	n, _ := o.o.take()
 	for _, list := range n.Owners {
@@ -73,5 +73,5 @@ func NewMailbox(s store.Replicas, replica string) *Mailbox {
 // News is the body of a message.
 type News = news
 
-// MaxPartials is the largest number of unfinished uploads in parts of an owner.
+// MaxPartials is how many unfinished uploads in parts an owner may have.
 const MaxPartials = maxPartials

@@ -31,11 +31,11 @@ func init() { passwordCost = argonCost{passes: 1, memory: 64} }
 // HashAtRealCost hashes a password as HashPassword does outside of this package's tests.
 func HashAtRealCost(password string) (string, error) { return hashPassword(password, realPasswordCost) }
 
-// VerifyPassword reports whether a hash is that of a password.
+// VerifyPassword reports whether `hash` is the hash of the password.
 func VerifyPassword(password, hash string) (bool, error) { return verifyPassword(password, hash) }
 
 // RealPasswordCost makes the check for an account that does not exist cost as much as outside of
-// this package's tests. It returns the hash that is checked then.
+// this package's tests. It returns the hash that the hub then checks for such an account.
 func (s *Server) RealPasswordCost() string {
 	s.passwords.decoy = decoy(realPasswordCost)
 	return s.passwords.decoy

@@ -51,8 +51,8 @@ type FleetCount struct {
 	More bool `json:"more"` // at least n
 }
 
-// FleetSummary has the numbers of devices in a fleet: of all devices, by state, and by the values
-// of some fields.
+// FleetSummary counts the devices in a fleet: all devices, devices by state, and devices by some
+// fields, such as the model.
 type FleetSummary struct {
 	Total    int            `json:"total"`
 	Waiting  int            `json:"waiting"`
@@ -65,13 +65,14 @@ type FleetSummary struct {
 	Arrivals []Arrival      `json:"arrivals"` // by day, in UTC; today is last
 }
 
-// Facet has the most frequent values of a field, and how many devices have other values.
+// Facet has the most frequent values of a field, such as the model, and how many devices have other
+// values.
 type Facet struct {
 	Top    []FacetValue `json:"top"`
 	Others int          `json:"others"`
 }
 
-// FacetValue is the number of devices with a value.
+// FacetValue is the number of devices with one value of the field.
 type FacetValue struct {
 	Value string `json:"value"`
 	N     int    `json:"n"`
@@ -230,8 +231,8 @@ const (
 	maxDays = 366
 )
 
-// showFleet answers with the numbers of the account's fleet. ?top= is the number of values that the
-// answer lists for each field. ?days= is the number of days for which the answer lists the
+// showFleet answers with a FleetSummary of the account's devices. ?top= is the number of values
+// that the answer lists for each field. ?days= is the number of days for which the answer lists the
 // arrivals.
 func (s *Server) showFleet(w http.ResponseWriter, r *http.Request) error {
 	top, err := numberInQuery(r, "top", 10, maxTop)
@@ -264,7 +265,7 @@ func numberInQuery(r *http.Request, name string, otherwise, most int) (int, erro
 	return n, nil
 }
 
-// fleetSummary returns the numbers of an account's fleet.
+// fleetSummary counts the devices of an account.
 func (s *Server) fleetSummary(ctx context.Context, owner string, top, days int) (f FleetSummary, err error) {
 	n, err := s.cfg.Store.FleetCounts(ctx, owner)
 	if err != nil {

@@ -60,6 +60,8 @@ func TestSearchFindsByEachFieldOverTheAPI(t *testing.T) {
 	}
 }
 
+// For a wrong search, the answer has a problem code, the position of the mistake in the search, and
+// a remedy.
 func TestSearchErrorsHaveCodePlaceAndRemedy(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

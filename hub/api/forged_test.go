@@ -45,8 +45,9 @@ func TestForgedSerialNumberIsNotOnTheHubsList(t *testing.T) {
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// An owner's policy and EK list cannot loosen the operator's EK list. An EK must be on the
-// operator's list too, and must have a certificate.
+// An owner's policy and EK list cannot weaken the operator's EK list. The hub refuses an EK that is
+// only on the owner's list. If the operator's line for an EK requires a certificate, the hub also
+// refuses the EK without a certificate.
 func TestOwnerDoesNotLoosenTheHubsEKList(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -102,14 +103,14 @@ func TestSelfMadeCertificateFaresNoBetterThanNone(t *testing.T) {
 			}
 		}
 	}
-	// If a trusted maker signed the certificate, the hub uses the data in the certificate.
+	// Only if a trusted maker signed the certificate does the hub use the data in the certificate.
 	s.putEKList(t, s.Owner.ID)
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"no_ek_certificate: refuse\nek_kinds: {none: [L-1]}\nrules: [{maker: none, then: refuse}]\n")
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// A denial is about the EK. The denial also applies when the machine later sends the missing
-// certificate.
+// An owner denies a machine without an EK certificate. The denial is for the machine's EK, so it
+// also applies when the machine later sends a certificate.
 func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -126,7 +127,8 @@ func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
 			t.Errorf("in two steps: %v", err)
 		}
 	}
-	// Ada's denial does not apply to other owners: the machine is accepted with mallory's token.
+	// Ada's denial does not apply to other owners: the hub accepts the machine with Mallory's
+	// token.
 	mallory := s.Account(t, "mallory")
 	if a := s.post(t, must(s.victim.Request(s.Token(t, mallory, nil), fleet.RequestChange{}))(t)); a.Status != 200 {
 		t.Errorf("with another owner's token: %d %s", a.Status, a.Body)
@@ -170,8 +172,8 @@ func (l linking) Links(context.Context, *x509.Certificate) ([]*x509.Certificate,
 }
 func (linking) ChecksCRLs() bool { return false }
 
-// The hub looks up the chain online. The look-up does not remove the verdict's note that the
-// ownership proofs named no hub.
+// The hub looks up the chain online. The verdict already has a note: the ownership proofs named no
+// hub. The look-up does not remove this note.
 func TestLookedUpChainHidesNoNote(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)

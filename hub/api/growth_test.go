@@ -107,7 +107,7 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 		s.Server.FlushCounters(t.Context())
 	}
 	// Each kind of event occurs in the first hour. The hub stores one row a day for each kind, in
-	// addition to the limited rows.
+	// addition to the rows that the limits allow.
 	flood(0, 4000)
 	first := s.rows(t)
 	if first < api.CrowdOfNobody || first > api.CrowdOfNobody+3*len(bodies) {
@@ -123,14 +123,14 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 	if grown < hours*api.CrowdOfNobody || grown > hours*api.CrowdOfNobody+3*len(bodies) {
 		t.Errorf("%d more rows in %d hours", grown, hours)
 	}
-	// The flood causes only events without an owner. Events of owners would need more rows, up to
-	// the limit for all owners. CrowdADay includes that limit.
+	// The flood causes only events without an owner. A flood of events with owners would cause more
+	// rows, up to CrowdADay.
 	after, _ := s.size(t)
 	aRow := (after - before) / grown
 	if aDay := api.CrowdADay * aRow; aDay > 50e6/10 || aRow < 50 {
 		t.Errorf("a row takes %d bytes, those of a day %d", aRow, aDay)
 	}
-	// The hub also counts the requests that have no separate row.
+	// The rows' counts include all requests, also those without a separate row.
 	total := 0
 	for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{Kind: "enrolment.refused", Limit: 1000}))(t) {
 		total += e.Count

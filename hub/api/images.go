@@ -19,12 +19,12 @@ type ImageBuilder interface {
 	Missing() string
 	// Check checks the options that a person typed. Its error is an *ImageOptionError.
 	Check(o ImageOptions) error
-	// Build builds an image of at most `size` bytes. `file` is the token file or, with o.Claim, the
-	// file that names the hub. No temporary file is larger than `size`. When a step begins, Build
-	// calls `step` with the step's name. If Build fails, or when the image is closed, no file of
-	// the image is on the disk. Build ends when ctx ends. If the image would be larger than `size`,
-	// the error is ErrImageSize. After Build has returned, the caller can read the image even if
-	// ctx has ended.
+	// Build builds an image of at most `size` bytes. `file` is the content of the join token's file
+	// or, with o.Claim, of the file that names the hub. No temporary file is larger than `size`.
+	// When a step begins, Build calls `step` with the step's name. If Build fails, or when the
+	// image is closed, no file of the image is on the disk. Build ends when ctx ends. If the image
+	// would be larger than `size`, the error is ErrImageSize. After Build has returned, the caller
+	// can read the image even if ctx has ended.
 	Build(ctx context.Context, o ImageOptions, file []byte, size int64, step func(string)) (*Image, error)
 }
 

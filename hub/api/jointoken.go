@@ -61,7 +61,7 @@ type NewJoinToken struct {
 	MaxUses   int    `json:"max-uses"`
 	ExpiresIn string `json:"expires-in"` // Go duration, e.g. "720h"
 	// WithoutTPM allows devices to register with the token although they have no evidence of a TPM.
-	// The policy must accept such devices too.
+	// The policy must also accept devices without evidence of a TPM.
 	WithoutTPM bool `json:"without-tpm"`
 	// ForPantacor allows Pantacor's ownership proofs in the two-step enrolment. These proofs do not
 	// name a hub, so another hub can relay the proofs. To check the proofs, the hub must store

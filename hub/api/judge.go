@@ -27,8 +27,8 @@ const systemPath = "gangway/system.efi"
 // systems that are meant to run.
 const recentRevisions = 20
 
-// manifestCache has the parsed manifests of owners, each with the version of the owner's rules
-// about boots.
+// manifestCache has the parsed manifests of owners. If the version of an owner's boot rules has
+// changed, the owner's entry is stale.
 type manifestCache struct {
 	mu  sync.Mutex
 	all map[string]cachedManifests // by owner
@@ -87,7 +87,7 @@ type bootRules struct {
 	version int64
 }
 
-// rulesFor returns the rules for a device's boot, without the reference.
+// rulesFor returns the rules for a device's boot: manifests and decisions, but not the reference.
 func (s *Server) rulesFor(ctx context.Context, d store.Device, m *boot.Measurement) (r bootRules, err error) {
 	if r.version, err = s.cfg.Store.BootRulesVersion(ctx, d.Owner); err != nil || r.version == 0 {
 		return r, err
@@ -251,8 +251,8 @@ func statesOf(v *boot.Verdict) map[string]string {
 	return states
 }
 
-// unmet returns the first part of the boot that does not have the required state, and the state
-// that is required of it.
+// unmet compares the states of the parts of a boot with the required states. For the first part
+// with another state, it returns the part and the required state.
 func unmet(states, required map[string]string) (part, state string, some bool) {
 	for _, p := range boot.Parts {
 		if want := required[p.Name]; want != "" && !boot.AtLeast(states[p.Name], want) {
@@ -262,8 +262,8 @@ func unmet(states, required map[string]string) (part, state string, some bool) {
 	return "", "", false
 }
 
-// statesOfDevice returns the states of the parts of a device's newest boot. It returns nil if no
-// boot of the device was judged with states of its parts.
+// statesOfDevice returns the state of each part of a device's newest boot. It returns nil if the
+// hub has not judged a boot of the device, or if an older hub judged it without states of parts.
 func (s *Server) statesOfDevice(ctx context.Context, device string) (states map[string]string, err error) {
 	judged, ok, err := orMissing(s.cfg.Store.JudgedBoot(ctx, device))
 	if err != nil || !ok {
@@ -289,9 +289,9 @@ func cohortParts(v *boot.Verdict, m *boot.Measurement) (parts []store.BootPart) 
 	return parts
 }
 
-// Bounds of judging again after a change of the rules. Before the hub answers the person who made
-// the change, it judges at most judgeAtOnce devices. The periodic sweep judges the other devices,
-// judgeInSweep at a time.
+// After a change of the rules, the hub judges boots again, within these bounds. Before the hub
+// answers the person who made the change, it judges at most judgeAtOnce devices. The periodic sweep
+// judges the other devices, judgeInSweep at a time.
 const (
 	judgeAtOnce  = 20
 	judgeInSweep = 500

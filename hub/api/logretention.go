@@ -14,7 +14,7 @@ import (
 )
 
 // The smallest values that an owner may choose for the age and the size of logs. With smaller
-// values, the log of a device would not cover even one update.
+// values, a device's log would not even cover one update of the device.
 const (
 	MinLogAge   = time.Hour
 	MinLogBytes = 64 << 10
@@ -86,14 +86,15 @@ func (s *Server) checkLogBytes(n int64) error {
 	return nil
 }
 
-// setLogRule stores the caller's rule about logs: how much of the devices' logs the hub keeps.
+// setLogRule stores the caller's limits for the age and the size of the devices' logs.
 func (s *Server) setLogRule(r *http.Request, rule store.LogRule) error {
 	a, now := accountOf(r), s.cfg.Now()
 	e := store.Event{Time: now, Kind: "logs.retention-changed", Owner: a.ID, Message: a.Nick + " changed how much of the devices' logs is kept: " + logRuleWords(rule) + "."}
 	return s.cfg.Store.PutLogRule(r.Context(), rule, e.By(store.ActorIn(r.Context())))
 }
 
-// logRuleWords says in words how much of the logs a rule keeps.
+// logRuleWords describes for a person how long the hub keeps the logs, and how many bytes of each
+// device.
 func logRuleWords(r store.LogRule) string {
 	age, size := "as long as the hub allows", "as many bytes as the hub allows"
 	if r.Age > 0 {
@@ -105,10 +106,11 @@ func logRuleWords(r store.LogRule) string {
 	return age + ", " + size
 }
 
-// rulesAtOnce is the number of owners' rules about logs that the hub reads with one query.
+// rulesAtOnce is how many owners' limits for logs the hub reads with one query.
 const rulesAtOnce = 100
 
-// keepOwnersLogs removes the log lines that owners do not want to keep. Each write is bounded.
+// keepOwnersLogs removes the log lines that are older than their owner wants. Each database write
+// removes a bounded number of lines.
 func (s *Server) keepOwnersLogs(ctx context.Context, now time.Time) error {
 	for after := ""; ; {
 		rules, err := s.cfg.Store.LogRules(ctx, after, rulesAtOnce)
@@ -147,7 +149,7 @@ func (s *Server) keepLogsOf(ctx context.Context, rule store.LogRule, now time.Ti
 	return nil
 }
 
-// setLogRetentionOnPage stores the rule about logs from the form on the settings page.
+// setLogRetentionOnPage stores the limits for logs from the form on the settings page.
 func (s *Server) setLogRetentionOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err

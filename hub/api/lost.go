@@ -19,9 +19,9 @@ import (
 const clockSkew = 10 * time.Minute
 
 // lostIdentity returns the identity in a verified client certificate, if the hub issued the
-// certificate in the period that a restore lost. Otherwise it returns nil. It must check the start
-// of this period, because the hub also has no record of old enrolments that expired without an
-// activation. Their certificates must not count as lost.
+// certificate after the backup and before the backup was restored. For any other certificate it
+// returns nil. A certificate from before the backup is not lost: the hub has no record of it
+// because its enrolment expired without an activation.
 func (s *Server) lostIdentity(leaf *x509.Certificate) *pki.Identity {
 	restore := s.cfg.Restore
 	if restore == nil {

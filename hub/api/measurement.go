@@ -74,7 +74,8 @@ func withConnState(ctx context.Context, c net.Conn) context.Context {
 func (s *Server) bootNonce(r *http.Request, device string, at int64) ([]byte, error) {
 	exporter, err := r.TLS.ExportKeyingMaterial(wire.BootExporterLabel, nil, wire.ExporterSize)
 	if err != nil {
-		// With TLS 1.2 without RFC 7627, the exported keys do not identify the connection.
+		// In TLS 1.2, the exported keys identify the connection only with the extension of RFC
+		// 7627.
 		return nil, problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "A measurement is bound to its connection, and the TLS version of this connection does not allow this.")
 	}
 	nonce := binary.BigEndian.AppendUint64(nil, uint64(at))
@@ -337,8 +338,9 @@ func (s *Server) reportBackwards(r *http.Request, d store.Device, e store.Enrolm
 }
 
 // compareClock compares the TPM's clock and counters in a verified quote with the TPM's earlier
-// attestations, to find clones. `known` is the result of onboard.Service.RecordSighting. If the
-// comparison returns an error, compareClock logs the error, and the hub accepts the measurement.
+// attestations, to find clones. The result `known` is from onboard.Service.RecordSighting: if it is
+// true, the owner need not be warned of counters that went back. If the comparison returns an
+// error, compareClock logs the error, and the hub accepts the measurement.
 func (s *Server) compareClock(r *http.Request, d store.Device, e store.Enrolment, m *boot.Measurement, body *wire.BootReport) (known bool) {
 	sighting := clone.Sighting{
 		From: time.Unix(int64(binary.BigEndian.Uint64(body.Nonce)), 0), To: s.cfg.Now(), // the hub issued the nonce in the second that begins at From
@@ -365,10 +367,10 @@ func ownConnection(r *http.Request) *connState {
 	return c
 }
 
-// The limits of the requests to measure again, on one connection of a device: askBurst requests
-// without delay, then one request in each askEvery. The limits exist because a single sign of a
-// clone may also come from a TPM that was cleared. There is no limit while clones are suspected,
-// because the hub needs several measurements to be certain.
+// On one connection of a device, the hub may request askBurst measurements without delay, then one
+// in each askEvery. The hub limits these requests because a single sign of a clone may also come
+// from a TPM that was cleared. There is no limit while clones are suspected, because the hub needs
+// several measurements to be certain.
 const (
 	askEvery = 10 * time.Minute
 	askBurst = 4

@@ -21,8 +21,8 @@ import (
 // arrays returns JSON arrays nested this many levels deep.
 func arrays(levels int) string { return strings.Repeat("[", levels) + strings.Repeat("]", levels) }
 
-// keeper is a request with JSON that the hub stores. A test replaces %s in the body with the JSON
-// value of a key.
+// keeper is a request with JSON that the hub stores. A test replaces %s in the body with a JSON
+// value.
 type keeper struct {
 	p            *person
 	method, path string
@@ -97,6 +97,8 @@ func TestWhatIsAcceptedIsReadableInEveryAnswer(t *testing.T) {
 	}
 }
 
+// JSON numbers that a float64 cannot hold are the same text in the hub's answers as in the
+// requests.
 func TestNumbersComeBackAsTheyWereWritten(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -224,6 +226,8 @@ func TestRefusedMetadataLeavesTheDeviceAsItWas(t *testing.T) {
 	}
 }
 
+// The database has an unreadable verdict about one waiting machine. The list still has this machine
+// and all other waiting machines.
 func TestUnreadableVerdictHidesNoOtherMachine(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -38,7 +38,8 @@ var ruleCodes = map[string]bool{
 	evidence.CodeDistrusted: true, evidence.CodeUntrusted: true, evidence.CodeChainExpired: true,
 }
 
-// The method `judged` counts an onboarding request by its outcome.
+// The method `judged` counts an onboarding request by its outcome, such as "accepted" or a problem
+// code.
 func (m *metrics) judged(outcome string) {
 	m.enrolments.WithLabelValues(outcome).Inc()
 	if ruleCodes[outcome] {

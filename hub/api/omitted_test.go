@@ -65,8 +65,8 @@ func (revoking) Revocation(context.Context, *x509.Certificate, []*x509.Certifica
 
 // The hub knows a device's EK certificate, and refuses the device because of this certificate. The
 // device then omits the certificate, or sends another EK certificate. The hub refuses the device in
-// the same way. This holds for the one-step and the two-step enrolment, and whether or not the EK
-// list has a line for the EK.
+// the same way. The test tries the one-step and the two-step enrolment, each with and without a
+// line for the EK in the EK list.
 func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -170,7 +170,7 @@ func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
 }
 
 // A stranger knows the public EK of a TPM. The hub's answers do not show the stranger whether the
-// TPM has onboarded. The exception is an EK with a certificate that the hub refuses.
+// TPM has onboarded, except if the hub has a certificate for the EK that it refuses.
 func TestKeptCertificateRevealsNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -276,6 +276,8 @@ func TestCertificateOfAProvenEKIsNotDisplaced(t *testing.T) {
 	}
 }
 
+// The hub stores the EK certificate of a device that did not prove that it has the EK. After
+// store.UnprovenEKKeptFor, the hub does not use the certificate any more.
 func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -349,7 +351,7 @@ func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
 }
 
 // A device sends several requests that the hub refuses. After these requests have expired, the hub
-// still has the device's EK certificate, and has not marked it as proven.
+// still has the device's EK certificate, marked as not proven.
 func TestRefusedRequestsKeepOneCertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

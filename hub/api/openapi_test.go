@@ -367,8 +367,8 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 		call(p, "POST", "/devices/{id}/boot/request", which, nil, want)
 	}
 
-	// Requests about Ada's rules for boots: keys, manifests and decisions. The requests about keys
-	// share a rate limit with sign-ins.
+	// Requests about Ada's boot rules: manifest keys, manifests, and decisions about cohorts. The
+	// requests about keys share a rate limit with sign-ins.
 	s.Server.Unlimited()
 	k := newSigner(t)
 	key := map[string]string{"name": "release", "key": k.pem, "password": hubtest.Password}

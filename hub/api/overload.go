@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// urgency is how important it is to answer a request while the hub is overloaded.
+// urgency says how important it is to answer a request while the hub is overloaded.
 type urgency int
 
 // The urgencies of requests. The hub always admits these kinds of requests:
@@ -21,7 +21,7 @@ const (
 	always urgency = iota
 	onboardingFirst
 	ordinary
-	heartbeat // the device soon sends such a request again by itself
+	heartbeat // periodic requests, which the device soon repeats by itself
 )
 
 // shares bounds the running requests, in eighths of the capacity. A request is admitted only if the
@@ -109,9 +109,9 @@ func (o *overload) tick(now time.Time) {
 	o.second, o.refused = now.Unix(), 0
 }
 
-// comeBack returns the number of seconds after which the client of a refused request should send
-// the request again. The number is random, so that clients do not all try again at the same time.
-// Onboarding clients get the smallest numbers, and heartbeats get the largest.
+// comeBack returns the number of seconds after which a client should repeat a request that the
+// overloaded hub refused. The number is random, so that clients do not all try again at the same
+// time. Onboarding clients get the smallest numbers, and heartbeats get the largest.
 func (o *overload) comeBack(u urgency, now time.Time) int {
 	o.mu.Lock()
 	o.tick(now)

@@ -9,8 +9,8 @@ import (
 	"gangway/hub/ui"
 )
 
-// fillAlarms fills in the conditions that the operator must look at now. They contain no text of an
-// owner or a device.
+// fillAlarms fills in the alarms: the conditions that the operator must look at now. Alarms contain
+// no text from an owner or a device.
 func (s *Server) fillAlarms(r *http.Request, p *ui.OperatorPage) error {
 	recorded, err := s.cfg.Store.Alarms(r.Context())
 	if err != nil {

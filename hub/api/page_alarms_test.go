@@ -8,8 +8,8 @@ import (
 	"gangway/hub/alarm"
 )
 
-// The operator's page shows each condition that lasts, with its fact, its remedy and the section of
-// the runbook. When the condition ends, the page says so.
+// While an alarm lasts, the operator's page shows its cause, its remedy and the section of the
+// runbook. When the alarm ends, the page says so.
 func TestOperatorSeesAlarms(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -345,8 +345,8 @@ func (n *auditNames) actor(e store.Event) (ui.AuditLink, error) {
 	return l, err
 }
 
-// subjectOf returns a link to the page for events of a kind, such as the policy, the EK list or the
-// sessions.
+// subjectOf returns a link to the page of the thing that an event of this kind changed, such as the
+// page of the EK list.
 func subjectOf(kind string) ui.AuditLink {
 	for _, one := range []struct{ prefix, name, path string }{
 		{"policy.", "policy", policyPath},

@@ -40,8 +40,8 @@ func (s *Server) previewKeyOnPage(w http.ResponseWriter, r *http.Request) error 
 	return s.renderNewKey(w, r, http.StatusOK, k, string(content), "")
 }
 
-// keyProblem shows the page of boots with a problem of the form for keys. It does not repeat a
-// private key that somebody sent by mistake.
+// keyProblem shows the page "Boots" with an error message in the form for manifest keys. The form
+// does not repeat a private key that somebody sent by mistake.
 func (s *Server) keyProblem(w http.ResponseWriter, r *http.Request, name, text string, err error) error {
 	said, status, ok := s.formProblem(r, err)
 	if !ok {

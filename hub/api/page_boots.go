@@ -111,7 +111,8 @@ func versionPath(c CohortDetail, firmware string) string {
 	return path
 }
 
-// acceptCohortOnPage accepts the value that the preview showed, for the devices that it showed.
+// acceptCohortOnPage accepts, for the cohort of devices that the preview showed, the value that
+// they measured for a part of the boot, such as a boot loader.
 func (s *Server) acceptCohortOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err

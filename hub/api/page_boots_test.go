@@ -13,8 +13,9 @@ import (
 	"gangway/internal/eventlog"
 )
 
-// cohortsOf stores boots of a model: `common` devices with one changed value of the firmware's
-// code, and one device with another value. It returns the two values.
+// cohortsOf stores the boots of devices of one model. In `common` devices, the firmware's code
+// changed to the same value. In one more device, it changed to another value. cohortsOf returns the
+// two values.
 func (s *scene) cohortsOf(t *testing.T, ada *person, common int) (shared, outlier string) {
 	t.Helper()
 	shared, outlier = hexSum("shared"), hexSum("outlier")
@@ -33,6 +34,8 @@ func (s *scene) cohortsOf(t *testing.T, ada *person, common int) (shared, outlie
 	return shared, outlier
 }
 
+// One device of many has another firmware than the other devices. The page lists this outlier
+// before the change that all other devices have in common.
 func TestOutliersComeFirst(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -67,6 +70,8 @@ func TestOutliersComeFirst(t *testing.T) {
 	}
 }
 
+// On the page, an owner accepts a changed part of the boot for a cohort of devices, and later
+// withdraws this decision.
 func TestCohortIsAcceptedAndUndoneOnThePage(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

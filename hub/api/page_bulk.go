@@ -22,8 +22,8 @@ const (
 	bulkDevices = store.MaxCount
 	// Bounds of a label that a bulk action sets, in bytes.
 	maxLabelKey, maxLabelValue = 64, 256
-	// Bounds of the data that the hub keeps to undo actions: the age of the data, its size in bytes
-	// for each action, and the number of actions.
+	// The hub keeps data with which a person can undo bulk actions. These bounds limit the data's
+	// age, its size in bytes for each action, and the number of actions.
 	undoLife  = 10 * time.Minute
 	undoBytes = 1 << 20
 	undoActs  = 64
@@ -266,7 +266,7 @@ func labelValue(text string) any {
 	return text
 }
 
-// labelUndo has the values that a label replaced.
+// labelUndo has the values that a bulk action replaced when it set a label of devices.
 type labelUndo struct {
 	owner, key string
 	set        any            // the value that the label set
@@ -274,9 +274,9 @@ type labelUndo struct {
 	until      time.Time
 }
 
-// undos keeps in memory the values that the last labels replaced. Another hub with the same
-// database does not have these values, and a restart of the hub removes them. undoBulk then says
-// that the label cannot be undone.
+// undos keeps in memory the values that the last bulk actions replaced when they set labels.
+// Another hub with the same database does not have these values, and a restart of the hub removes
+// them. undoBulk then says that the label cannot be undone.
 type undos struct {
 	mu   sync.Mutex
 	acts map[string]*labelUndo
@@ -324,8 +324,8 @@ func (u *undos) take(owner, name string, now time.Time) *labelUndo {
 	return act
 }
 
-// undoBulk undoes an account's last label. If a device's key does not have the label's value any
-// more, undoBulk does not change that device.
+// undoBulk undoes the account's last setting of a label. It does not change a device on which the
+// label has got another value since.
 func (s *Server) undoBulk(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err

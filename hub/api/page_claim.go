@@ -215,7 +215,8 @@ func (s *Server) fillUnderway(ctx context.Context, a *ui.Arrival, t store.JoinTo
 	return nil
 }
 
-// refusalOf returns the newest refusal of a machine with the join token t, or nil.
+// refusalOf returns the newest event in which the hub refused a machine with the join token t. If
+// there is no such event, it returns nil.
 func (s *Server) refusalOf(ctx context.Context, t store.JoinToken) (*store.Event, error) {
 	events, err := s.cfg.Store.Events(ctx, store.EventFilter{Owner: t.Owner, Kind: "enrolment.", Since: t.Created, Limit: claimEvents})
 	if err != nil {

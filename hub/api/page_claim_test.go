@@ -98,6 +98,7 @@ func TestShortFormsAreNotGuessedAndNotHoarded(t *testing.T) {
 	}
 }
 
+// After a person claims a machine, the page shows each step of the machine's onboarding.
 func TestClaimedMachineIsSeenComingAboard(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -169,6 +170,7 @@ func TestClaimedMachineIsSeenComingAboard(t *testing.T) {
 	}
 }
 
+// If the hub refuses a claimed machine, the page of its onboarding shows the reason.
 func TestArrivalThatFailsSaysWhy(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -173,7 +173,8 @@ func difference(before []byte, after *trail.State, room int) ([]trail.Change, in
 	return all[:n], len(all) - n
 }
 
-// previewOf returns what would change if a revision's state were posted again.
+// previewOf returns the changes to the device's newest state if the state of the revision `rev`
+// were posted again.
 func (s *Server) previewOf(r *http.Request, d store.Device, rev, room int) (*ui.RevisionPreview, error) {
 	one, err := s.cfg.Store.Revision(r.Context(), d.ID, rev)
 	if err != nil {

@@ -227,8 +227,8 @@ func TestTrustTabShowsWhatWasVerified(t *testing.T) {
 	if _, body, _ := b.send("GET", "/ui/devices/"+id+"/certificates/chain.pem", ""); strings.Count(body, "BEGIN CERTIFICATE") < 7 {
 		t.Errorf("%s", body)
 	}
-	// If the operator distrusts the maker, the page shows the distrust, although the device was
-	// accepted at onboarding.
+	// If the operator distrusts the TPM's maker, the page shows this, although the hub accepted the
+	// device at onboarding.
 	if err := s.Store.ChangeTrust(t.Context(), store.TrustChange{Put: []store.TrustedCertificate{{
 		Fingerprint: sum(s.maker.Root), DER: s.maker.Root.Raw, Kind: store.Distrusted, Source: "test", Added: s.Now(),
 	}}}); err != nil {

@@ -17,7 +17,7 @@ import (
 )
 
 // deviceEvidence is the stored evidence of a device, and the chain of trust that package chain
-// derives from it.
+// derives from this evidence.
 type deviceEvidence struct {
 	facts   chain.Facts
 	picture chain.Picture
@@ -41,8 +41,8 @@ func (s *Server) readEvidence(ctx context.Context, d store.Device, boot string) 
 	return e, nil
 }
 
-// readVerdict adds to `e` the device's enrolment, verdict, boots and clone findings. A device
-// without a TPM has none of these.
+// readVerdict adds to `e` the device's enrolment, the hub's verdict about its evidence, its boots,
+// and signs that its TPM was cloned. A device without a TPM has none of these.
 func (s *Server) readVerdict(ctx context.Context, e *deviceEvidence, enrolment *store.Enrolment) (err error) {
 	f := &e.facts
 	f.Enrolment = enrolment
@@ -87,8 +87,8 @@ func (s *Server) readVerdict(ctx context.Context, e *deviceEvidence, enrolment *
 	return nil
 }
 
-// certificates returns the certificates that belong to one link of the chain of trust. Each
-// certificate has the name that the address of its download uses.
+// certificates returns the certificates that belong to one link of the chain of trust, such as the
+// EK or the IAK. Each certificate has the name that the address of its download uses.
 func (s *Server) certificates(e *deviceEvidence, link string) (list []chain.Certificate) {
 	row := e.facts.Enrolment
 	if row == nil {
@@ -121,7 +121,7 @@ func (s *Server) certificates(e *deviceEvidence, link string) (list []chain.Cert
 	return list
 }
 
-// hashes returns the hashes and TPM names of a link of the chain.
+// hashes returns the hashes and TPM names that belong to one link of the chain of trust.
 func (e *deviceEvidence) hashes(link string) []ui.Fact {
 	row, d := e.facts.Enrolment, e.facts.Device
 	if row == nil {

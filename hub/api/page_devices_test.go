@@ -83,6 +83,8 @@ func TestDevicesOfOtherOwnersAreOnNoList(t *testing.T) {
 	}
 }
 
+// A saved view of the device list has only the search, the order and the columns, and no other text
+// of the request. The number of views is bounded.
 func TestSavedViewsAreBoundedAndCarryNothingElse(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -272,6 +274,8 @@ func waitFor(t *testing.T, lines <-chan string, want string) {
 	}
 }
 
+// The stream of live changes names the owner's own devices that changed, and no devices of other
+// owners.
 func TestLiveTellsOwnChangesOnly(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -318,6 +322,8 @@ func TestLiveEndsWithItsSession(t *testing.T) {
 	t.Error("the stream is open after the session")
 }
 
+// An account can have only 8 streams of live changes. When the browser closes the streams, no
+// goroutine of theirs remains.
 func TestLiveConnectionsAreBoundedAndLeaveNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

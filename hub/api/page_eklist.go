@@ -89,7 +89,8 @@ func hexDigits(text string) string {
 	return strings.NewReplacer(":", "", " ", "", "\t", "").Replace(strings.TrimPrefix(strings.ToLower(strings.TrimSpace(text)), "0x"))
 }
 
-// entryOfForm reads one line of the list, from the fields of the form or from the value of an undo.
+// entryOfForm reads one line of the EK list from the form: from its fields, or from the hidden
+// field with which a notice undoes a change.
 func entryOfForm(r *http.Request) (store.ListedEK, error) {
 	e := policy.ListEntry{Note: r.PostForm.Get("note")}
 	if undo := r.PostForm.Get(undoField); undo != "" {

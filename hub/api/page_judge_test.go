@@ -51,7 +51,8 @@ func judgedLine(body string) string {
 	return regexp.MustCompile(`<span id="judged">[^<]*`).FindString(body)
 }
 
-// The pages continue where the page before ended, and judge each device once.
+// Each page continues after the last device of the previous page, so the pages judge each device
+// once.
 func TestJudgePageHasPages(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it makes more devices than a page judges")

@@ -21,7 +21,7 @@ import (
 // The hub writes lines for every event of the audit trail that has an owner. With replicas, it also
 // writes lines for the events of the other replicas: see replica.go.
 const (
-	// Bounds of open connections: of one account, and of the hub.
+	// Maximum numbers of open connections: for one account, and for the whole hub.
 	liveOfAccount, liveOfHub = 8, 2000
 	// livePause is the time for which the hub collects changes before it writes the next line.
 	// Without this pause, a busy fleet would make a page load its parts all the time.

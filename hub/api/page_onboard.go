@@ -89,8 +89,8 @@ func tokenRow(t store.JoinToken, now time.Time) ui.TokenRow {
 	return row
 }
 
-// tokenState returns the state of a join token in words: "valid", or the reason why devices cannot
-// use the token now, or soon cannot use it.
+// tokenState returns the state of a join token for a person: "valid", "expires soon", or the reason
+// why devices cannot use it now, such as "expired".
 func tokenState(t store.JoinToken, now time.Time) string {
 	switch {
 	case t.Disabled:

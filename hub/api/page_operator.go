@@ -137,8 +137,8 @@ func share(n, total int64) int {
 	return int(min(float64(max(n, 0))/float64(total)*100, 999))
 }
 
-// tpmIDs are the vendor ids of TPM makers (TCG TPM Vendor ID Registry), by the name of the maker's
-// folder in collections of certificates.
+// tpmIDs has the vendor ids of TPM makers (TCG TPM Vendor ID Registry). The key is the name of the
+// maker's folder, as collections of makers' certificates use it.
 var tpmIDs = map[string]string{
 	"amd": "AMD", "atmel": "ATML", "infineon": "IFX", "intel": "INTC", "microsoft": "MSFT", "nationz": "NTZ", "nuvoton": "NTC", "stmicro": "STM",
 	"qualcomm": "QCOM", "google": "GOOG", "ibm": "IBM", "samsung": "SMSN", "lenovo": "LEN", "vmware": "VMW",

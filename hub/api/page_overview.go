@@ -40,7 +40,8 @@ func (s *Server) showNumbers(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPart(w, r, "overview", "numbers", ui.Page{Data: o})
 }
 
-// numbers returns the counts of a fleet, each with the address of a list of the counted devices.
+// numbers counts the devices of the account, for example by state. Each count has the address of a
+// page that lists the counted devices.
 func (s *Server) numbers(r *http.Request) (*ui.Overview, error) {
 	account, now := accountOf(r), s.cfg.Now()
 	f, err := s.fleetSummary(r.Context(), account.ID, facetsOnPage, arrivalDays)

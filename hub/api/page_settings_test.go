@@ -236,6 +236,8 @@ func TestSettingsShowHostileTextAsText(t *testing.T) {
 	}
 }
 
+// The settings tell an operator what the role operator allows, and do not name the role to other
+// accounts.
 func TestSettingsSayWhatTheRoleIs(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -50,7 +50,8 @@ func TestFormWithoutItsTokenIsRefused(t *testing.T) {
 	if tried < 30 {
 		t.Errorf("only %d routes were tried", tried)
 	}
-	// The session still exists. With the form token, the hub admits the same requests.
+	// The refused requests, one of which was a sign-out, did not end the session. With the form
+	// token, the sign-out succeeds.
 	if status, page, _ := b.send("POST", "/sign-out", ""); status != 303 {
 		t.Errorf("sign-out with the token: %d %s", status, brief.Of(page))
 	}
@@ -124,6 +125,8 @@ func TestSignedOutVisitorComesBack(t *testing.T) {
 	}
 }
 
+// An attacker sets the cookie of the notice in a person's browser. The page shows the cookie's text
+// without its markup, and has no link to the attacker's site.
 func TestPlantedNoticeIsHarmless(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -147,7 +147,8 @@ func size(words string) int {
 	return n * map[string]int{"KiB": 1 << 10, "MiB": 1 << 20}[unit]
 }
 
-// madeCode is a place in the source that makes an error code, and the HTTP statuses of this code.
+// madeCode is an error code's place in the source, and the HTTP statuses that the hub sends with
+// this code.
 type madeCode struct {
 	at       string
 	statuses map[int]bool

@@ -355,7 +355,8 @@ func (s *Server) previewTrust(w http.ResponseWriter, r *http.Request, status int
 	return s.renderTrustChange(w, r, status, p)
 }
 
-// comparison compares chains under two trust stores.
+// comparison compares the certificate chains of EKs under the present trust store with the chains
+// under the changed trust store.
 type comparison struct {
 	now, would *evidence.Trust
 	about      *trust.Entry
@@ -389,10 +390,10 @@ func (s *Server) sampledOwners(ctx context.Context) (owners []store.OwnerRow, mo
 	return owners, len(owners) == effectOwners, err
 }
 
-// sample calls `look` for at most `most` devices of all owners: the first devices of each owner in
-// the descending order of `by`. Each owner has an equal part of `most`. If an owner has fewer
-// devices, the rest of its part is for the owners with more devices. sample returns for how many
-// devices it called `look`, and how many devices the hub has.
+// sample calls `look` for at most `most` devices. It takes devices of every owner, those with the
+// largest `by` first. Each owner has an equal part of `most`. If an owner has fewer devices, the
+// rest of its part is for the owners with more devices. sample returns for how many devices it
+// called `look`, and how many devices the hub has.
 func (s *Server) sample(ctx context.Context, most int, by store.SortKey, look func(*store.DeviceRow) error) (looked, all int, err error) {
 	counts, err := s.cfg.Store.HubCounts(ctx)
 	if err != nil {
@@ -421,7 +422,7 @@ func (s *Server) sample(ctx context.Context, most int, by store.SortKey, look fu
 	return looked, max(counts.Devices, looked), nil
 }
 
-// compareDevice compares the chains of one device.
+// compareDevice compares the chains of one device's EK certificate.
 func (s *Server) compareDevice(ctx context.Context, c *comparison, d *store.DeviceRow) error {
 	e, err := s.cfg.Store.Enrolment(ctx, d.Enrolment)
 	if errors.Is(err, store.ErrNotFound) { // without a TPM, or deleted meanwhile

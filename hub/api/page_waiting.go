@@ -20,8 +20,9 @@ import (
 	"gangway/wire"
 )
 
-// The waiting devices: machines that cannot onboard before a person has decided about their
-// evidence.
+// This file has the pages of the waiting devices: machines that cannot onboard before a person has
+// decided about their evidence. The evidence raises questions, such as an EK certificate from an
+// unknown maker.
 //
 // A decision must apply only to the evidence and the questions that the page showed. So each form
 // has, for each machine, a digest of the machine's evidence and questions. The store compares the
@@ -39,8 +40,9 @@ const (
 	clonedRows = 20
 )
 
-// A person must decide the questions about a machine. For the code of each question, `means` has a
-// sentence that says what an approval means.
+// A person must decide the questions about a machine's evidence, such as a missing EK certificate.
+// For the code of each question, `means` has a sentence that tells the person what an approval
+// means.
 var means = map[string]string{
 	evidence.CodeNoCertificate: "You confirm that this EK belongs to a real TPM in one of your machines. No certificate of a TPM maker confirms it.",
 	evidence.CodeUntrusted:     "You trust this TPM although the hub does not trust the CA of its certificate. For other TPMs, the hub does not trust that CA.",
@@ -70,8 +72,8 @@ func questionsOf(v evidence.Verdict) []ui.Question {
 	return list
 }
 
-// likeness returns a key of a waiting machine. Machines with the same key have the same questions,
-// so a person can make one decision about them.
+// likeness returns a key that is equal for waiting machines with the same questions. A person can
+// make one decision about all machines with the same key.
 func likeness(w store.WaitingDevice, questions []ui.Question) string {
 	var parts []string
 	maker := false
@@ -150,7 +152,7 @@ type alike struct {
 	rows      []store.WaitingDevice
 }
 
-// groups returns all waiting machines of an owner in groups with the same likeness, the largest
+// groups returns all waiting machines of an owner in groups with the same likeness key, the largest
 // group first. The store bounds the number of waiting machines.
 func (s *Server) groups(ctx context.Context, owner string) (list []*alike, total int, err error) {
 	page, err := s.cfg.Store.WaitingPage(ctx, store.WaitingFilter{Owner: owner, State: store.Undecided, Now: s.cfg.Now(), Limit: onboard.MaxWaiting})
@@ -197,7 +199,7 @@ func (s *Server) fillGroups(ctx context.Context, owner string, room *ui.WaitingR
 	return nil
 }
 
-// fillCloned finds the devices with a TPM state that several machines may have.
+// fillCloned finds the devices whose TPM state (keys and clock) several machines may have.
 func (s *Server) fillCloned(ctx context.Context, owner string, room *ui.WaitingRoom) error {
 	page, err := s.cfg.Store.SearchDevices(ctx, store.DeviceSearch{Owner: owner, Terms: []store.SearchTerm{{Field: store.FieldState, Value: store.StateCloned}}, Limit: clonedRows})
 	if err != nil {

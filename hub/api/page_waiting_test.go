@@ -61,6 +61,8 @@ func (s *scene) eventsOf(t *testing.T, kind string) int {
 	return len(must(s.Store.Events(t.Context(), store.EventFilter{Owner: s.Owner.ID, Kind: kind}))(t))
 }
 
+// The page of waiting devices shows the facts about each machine, the questions about its evidence,
+// and what an approval means.
 func TestWaitingRoomShowsAllThatIsKnown(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -297,6 +299,8 @@ func TestWaitingMachinesOfOtherOwnersAreInNoRoom(t *testing.T) {
 	}
 }
 
+// The hub refuses a decision about a waiting machine without the session's form token, or with a
+// malformed form.
 func TestDecisionNeedsTheFormOfThePage(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

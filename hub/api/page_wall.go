@@ -38,7 +38,7 @@ func (s *Server) showWall(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPage(w, r, http.StatusOK, "wall", ui.Page{Title: "Arrivals", Section: ui.SectionOnboard, Data: wall, Bare: look, NoScriptRefresh: wallRefresh})
 }
 
-// showWallPart is the part of the wall that the browser updates, which is the whole board.
+// showWallPart answers with the part of the wall that the browser updates: all rows.
 func (s *Server) showWallPart(w http.ResponseWriter, r *http.Request) error {
 	wall, err := s.wall(r.Context(), accountOf(r).ID)
 	if err != nil {

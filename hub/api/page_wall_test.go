@@ -12,6 +12,8 @@ import (
 	"gangway/internal/fleet"
 )
 
+// The wall lists the devices that onboarded last and the machines that are onboarding. It has no
+// controls.
 func TestWallShowsArrivalsAndWhatIsUnderway(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

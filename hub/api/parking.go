@@ -36,7 +36,7 @@ const parkAfter = time.Second
 const readBuffer = 4096
 
 // parking is a listener for http.Server.Serve. It does the TLS handshakes, and parks idle
-// connections.
+// connections: it holds them without a goroutine until the client sends something.
 type parking struct {
 	net.Listener
 	config *tls.Config
@@ -49,11 +49,11 @@ type parking struct {
 	closed chan struct{}
 	close  sync.Once
 	lot    *lot
-	// turns has one element for each handshake that computes now; see socket.Read.
+	// turns has one element for each handshake that now uses the CPU; see socket.Read.
 	turns chan struct{}
 }
 
-// shakesPerCPU is the number of handshakes for each CPU that compute at the same time.
+// shakesPerCPU is how many handshakes may use one CPU at the same time.
 const shakesPerCPU = 2
 
 func newParking(l net.Listener, c *tls.Config, peer func(*tls.ConnectionState) (peer, error), t Timeouts, log *log.Logger) (*parking, error) {
@@ -129,8 +129,8 @@ func (p *parking) shake(raw net.Conn) {
 
 // forgetCertificates empties the parsed certificates of the client. They use a third of an idle
 // connection's memory, and crypto/tls keeps them as long as the connection. The hub needs only the
-// data in the connection's state. No other connection uses these values, because crypto/tls parses
-// the certificates again in each handshake.
+// data in the connection's state. No other connection uses these parsed certificates, because
+// crypto/tls parses the certificates again in each handshake.
 func forgetCertificates(t *tls.Conn) {
 	for _, c := range t.ConnectionState().PeerCertificates {
 		*c = x509.Certificate{}
@@ -194,7 +194,7 @@ type socket struct {
 	net.Conn
 	state *connState
 	held  heldBytes
-	// patience is how long the client may take to receive the held bytes.
+	// patience is how long the client may take to receive the bytes in the field `held`.
 	patience time.Duration
 
 	turns chan struct{} // the field of the `parking`; nil after the handshake
@@ -358,8 +358,8 @@ func (c *parkable) park() {
 	}
 }
 
-// leave gives a connection back to net/http after it was removed from the lot, or closes it if the
-// client has sent nothing.
+// leave gives a connection that was removed from the lot back to net/http. If the client has closed
+// its side and has sent nothing, leave closes the connection.
 func (c *parkable) leave() {
 	if c.hasSent() {
 		c.lend()

@@ -104,7 +104,7 @@ func (g *garage) parked() int {
 	return n
 }
 
-// await waits until this number of connections is parked.
+// await waits until `n` connections are parked.
 func (g *garage) await(n int) {
 	g.Helper()
 	for range 500 {
@@ -208,8 +208,8 @@ func TestParkedConnectionKeepsItsState(t *testing.T) {
 }
 
 // A connection is not parked if net/http already has a part of the next request, because this part
-// would be lost. The part may have come in one record with the last request, or while the hub
-// handled the last request.
+// would be lost. The part may have come in the same TLS record as the last request, or while the
+// hub handled the last request.
 func TestPartOfARequestIsNotLostByParking(t *testing.T) {
 	t.Parallel()
 	running, proceed := make(chan bool), make(chan bool)
@@ -428,8 +428,9 @@ func TestParkingServesOtherProtocols(t *testing.T) {
 	}
 }
 
-// A connection through a TCP proxy, which sends a header of the PROXY protocol, is parked too, and
-// keeps the client's address.
+// A TCP proxy sends a header of the PROXY protocol, with the client's address, before the client's
+// bytes. When this connection is idle, the hub parks it like any other connection: it waits for the
+// next request without a goroutine. A request after the wait still has the client's address.
 func TestConnectionThroughATCPProxyIsParked(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

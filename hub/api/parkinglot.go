@@ -9,15 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lot holds parked connections, and waits for their clients.
+// lot holds parked connections: idle connections that net/http gets back when the client sends
+// something.
 type lot struct {
 	epoll int
 
 	mu     sync.Mutex
 	parked map[int32]*parkable // guarded by mu; by file descriptor; nil: the lot is closed
-	// `oldest` and `newest` are the ends of a list of all parked connections, in the order of their
-	// field `until`. All connections may stay parked for the same time, so a new connection becomes
-	// the newest.
+	// `oldest` and `newest` are the ends of a list of all parked connections. The list is sorted by
+	// the field `until`. All connections may stay parked for the same time, so a new connection
+	// becomes the newest.
 	oldest, newest *parkable // guarded by mu
 }
 

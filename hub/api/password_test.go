@@ -8,8 +8,8 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// The other tests of this package hash passwords with less memory. Outside of them, a hash costs
-// 19 MiB and three passes, and so does the check for an account that does not exist.
+// The other tests of this package hash passwords with less memory. A real hub uses 19 MiB and three
+// passes for a hash, and for the check of a password for an account that does not exist.
 func TestPasswordsCostWhatTheyShould(t *testing.T) {
 	t.Parallel()
 	const cost = "$argon2id$v=19$m=19456,t=3,p=1$"

@@ -16,8 +16,9 @@ type PolicyView struct {
 	Updated    *time.Time `json:"updated,omitempty"`
 	HubPolicy  string     `json:"hub-policy"`
 	HubUpdated *time.Time `json:"hub-updated,omitempty"`
-	// Warnings name the rules in Policy that have no effect, or that name an unknown TPM maker. If
-	// the operator's commands on the hub's machine fill this view, Warnings are about HubPolicy.
+	// Warnings name the rules in the field Policy that have no effect, or that name an unknown TPM
+	// maker. If the operator's commands on the hub's machine fill this view, Warnings are about
+	// HubPolicy.
 	Warnings []string `json:"warnings,omitempty"`
 }
 

@@ -30,8 +30,8 @@ func TestPolicyAnswerNamesWhatHasNoEffect(t *testing.T) {
 	}
 }
 
-// If a machine without an EK certificate waits, the page does not show the check of the certificate
-// chain as passed.
+// A machine without an EK certificate waits. The page must not show a passed check for the
+// certificate chain that the machine does not have.
 func TestWaitingMachineShowsNoTickForAChainThatIsNotThere(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

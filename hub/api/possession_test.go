@@ -74,6 +74,8 @@ func serve(t *testing.T, server *api.Server, config *tls.Config) (url string) {
 
 var devicesOwn = []string{"GET /device", "POST /device/secret", "POST /auth/x509/login"}
 
+// An attacker copies a device's TLS session tickets, but does not have the device's TPM key. The
+// hub does not resume the session.
 func TestCopiedTLSSessionIsNotTheDevice(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

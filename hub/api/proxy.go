@@ -71,9 +71,9 @@ type origin struct {
 
 type originKey struct{}
 
-// clientCertificate returns the SHA-256 of the request's client certificate: of the leaf, never of
-// another certificate of the chain. The peer has proved the key of this certificate, to the hub or
-// to the hub's proxy.
+// clientCertificate returns the SHA-256 of the request's client certificate, which is the leaf of
+// the certificate chain. The peer has proved the key of this certificate, to the hub or to the
+// hub's proxy.
 func clientCertificate(r *http.Request) (store.Hash, bool) {
 	o := originOf(r)
 	return o.certificate, o.certified

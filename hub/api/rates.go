@@ -48,9 +48,9 @@ func DefaultRates() Rates {
 	}
 }
 
-// The method `with` returns a copy of `r`, in which the rates of `other` replace the rates of the
-// same name. It returns an error for an unknown name, and for a rate that admits no request. The
-// texts of these errors are for the operator.
+// The method `with` returns a copy of `r`. In this copy, each rate in `other` replaces the rate
+// with the same name. It returns an error for an unknown name, and for a rate that admits no
+// request. The texts of these errors are for the operator.
 func (r Rates) with(other Rates) (Rates, error) {
 	all := maps.Clone(r)
 	for name, rate := range other {

@@ -18,9 +18,9 @@ const (
 	readingTime = 4 * time.Second
 )
 
-// gauge takes readings: the hub's values for GET /metrics and for the alarms, at one moment. The
-// cost of a reading does not grow with the fleet: the numbers of devices are exact counters in the
-// database.
+// gauge takes readings. A reading has the hub's values at one moment, for GET /metrics and for the
+// alarms. The cost of a reading does not grow with the number of devices, because the database has
+// counters of the devices.
 type gauge struct {
 	mu      sync.Mutex                 // locked during a reading, so that concurrent scrapes share the reading
 	age     time.Duration              // guarded by mu: how long scrapes use a reading again
@@ -30,7 +30,7 @@ type gauge struct {
 	history []moment                   // guarded by mu: of the last hour, the oldest first
 }
 
-// moment has those numbers of a reading with which the hub later compares newer readings.
+// moment has the numbers of an earlier reading. The hub compares newer readings with these numbers.
 type moment struct {
 	at                time.Time
 	quiet             int
@@ -65,8 +65,8 @@ func (s *Server) reading(ctx context.Context, fresh bool) *alarm.Reading {
 	return r
 }
 
-// takeReading makes a reading, with all fields that need no earlier reading. If the database does
-// not answer, Database is false. The caller holds gauge.mu.
+// takeReading makes a reading without the fields that compare it with earlier readings. If the
+// database does not answer, Database is false. The caller holds gauge.mu.
 func (s *Server) takeReading(ctx context.Context) *alarm.Reading {
 	r := &alarm.Reading{Now: s.cfg.Now(), Created: s.cfg.CA.Root().NotBefore, Certificates: s.certificatesNow()}
 	if s.space.dir != "" {

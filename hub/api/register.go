@@ -49,8 +49,8 @@ func makeSecret() (string, store.Hash) {
 
 // registerDevice makes a device without evidence of a TPM. The owner is the signed-in account, or
 // the owner of a join token that allows such devices. Without a sign-in and without a join token,
-// the device has no owner until somebody claims it. The policy must accept such devices. The
-// default policy does not accept such devices.
+// the device has no owner until somebody claims it. The policy must accept devices without a TPM.
+// The default policy does not.
 func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 	if r.UserAgent() == "" {
 		return problem(http.StatusBadRequest, "user-agent", "Send a User-Agent header.", "The request has no User-Agent header.")

@@ -63,6 +63,8 @@ func TestDeviceWithoutTPMIsRefusedUnlessThePolicyAcceptsIt(t *testing.T) {
 	s.register(t, auto.Token, 400)
 }
 
+// Devices without a TPM send the join token itself to the hub. The hub accepts only join tokens
+// that were made for such devices.
 func TestJoinTokenIsShownOnlyWhereItWasMadeForThat(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -91,6 +93,8 @@ func TestJoinTokenIsShownOnlyWhereItWasMadeForThat(t *testing.T) {
 	s.register(t, late.Token, 400) // expired
 }
 
+// Many devices register at the same time with a join token that has one use left. Only one device
+// is created.
 func TestAutoTokensLastUseGoesToOneDevice(t *testing.T) {
 	t.Parallel()
 	s := newSceneOnDisk(t)
@@ -175,6 +179,8 @@ func TestUnclaimedDevicesAreRefusedWhenTheyAreTooMany(t *testing.T) {
 	t.Error("30 registrations from one address were not limited")
 }
 
+// A device's access token ends when the secret for which it was issued is replaced, or when the
+// device is deleted.
 func TestDeviceTokenEndsWithWhatItStandsOn(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -261,6 +267,8 @@ func TestChipGetsATokenAndASecretForItsPrograms(t *testing.T) {
 	want[map[string]any](p, "GET", "/devices/"+id, nil, 401)
 }
 
+// A device can read only its own record. It cannot change the data that belongs to its owner, such
+// as its nick and user-meta.
 func TestDeviceSeesAndChangesItselfAlone(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -282,6 +290,8 @@ func TestDeviceSeesAndChangesItselfAlone(t *testing.T) {
 	}
 }
 
+// Other accounts can see a public device, but not its metadata or other data that only its owner
+// may see.
 func TestPublicDeviceShowsOthersNoMore(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -315,6 +325,7 @@ func TestPublicDeviceShowsOthersNoMore(t *testing.T) {
 	want[map[string]any](eve, "GET", "/devices/"+id, nil, 404)
 }
 
+// Only the answer to the registration contains the device's secret. No other answer contains it.
 func TestNoSecretIsReturnedAgain(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

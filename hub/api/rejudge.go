@@ -41,7 +41,7 @@ type Judgements struct {
 	Next            string `json:"next,omitempty"` // for ?after=; empty: this is the last page
 }
 
-// JudgedStore is the part of a store that Rejudge reads.
+// JudgedStore has the methods of a store that Rejudge needs.
 type JudgedStore interface {
 	Devices(ctx context.Context, owner, after string, limit int) ([]store.Device, error)
 	Enrolment(ctx context.Context, request store.Hash) (store.Enrolment, error)

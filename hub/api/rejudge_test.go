@@ -12,7 +12,7 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// judgements returns all pages of an owner's judgements.
+// judgements returns the judgements of all devices of an owner, read page by page.
 func judgements(p *person, limit int) (all api.Judgements) {
 	p.t.Helper()
 	for after := ""; ; {

@@ -36,8 +36,8 @@ const (
 type news struct {
 	// All says that every page loads its parts again.
 	All bool `json:"all,omitempty"`
-	// Owners has the changes by Account.ID. If the list is empty, all pages of the account load
-	// their parts again.
+	// Owners has the changes by Account.ID. If an account's list is empty, all its pages load their
+	// parts again.
 	Owners map[string][]liveChange `json:"owners,omitempty"`
 }
 
@@ -297,12 +297,12 @@ func (l *lease) end(ctx context.Context) error {
 	return l.store.EndLease(ctx, f)
 }
 
-// objectsLease is the name of a lease. Its holder is not a replica but the place of the objects, so
-// all replicas with the same place hold the lease together.
+// objectsLease is the name of a lease. Its holder is not a replica, but the place where replicas
+// store objects, such as a bucket. So all replicas with the same place hold the lease together.
 const objectsLease = "objects"
 
-// shareObjects returns an error if another replica stores its objects elsewhere. In that case, each
-// replica would not find the other's objects, and would treat them as lost.
+// shareObjects returns an error if another replica stores its objects elsewhere. In that case,
+// neither replica would find the other replica's objects, and it would treat these objects as lost.
 func (s *Server) shareObjects(ctx context.Context) error {
 	if !s.cfg.Replicas || s.cfg.ObjectsAt == "" {
 		return nil

@@ -444,6 +444,7 @@ func (b *brokenMail) Messages(_ context.Context, after int64, _ int) (list []sto
 	return list, nil
 }
 
+// If a replica may have missed messages of other replicas, all its open pages load again.
 func TestMissedMessagesReloadThePages(t *testing.T) {
 	t.Parallel()
 	mail := &brokenMail{last: 7}

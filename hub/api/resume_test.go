@@ -18,7 +18,7 @@ import (
 	"gangway/internal/race"
 )
 
-// uploadParts returns a content of two and a half parts.
+// uploadParts returns content with a length of two and a half parts.
 func uploadParts(name string) string {
 	return strings.Repeat(name, int(objects.PartSize(0))*5/2/len(name))
 }

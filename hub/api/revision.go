@@ -71,8 +71,9 @@ func (s *Server) readableRevision(r *http.Request) (store.Revision, error) {
 	return s.revisionIn(r, d, err)
 }
 
-// revisionIn finds the revision in the path, or the newest revision, in the trail of a device.
-// `err` is the error of the search for the device. If `err` is not nil, revisionIn returns `err`.
+// revisionIn finds the revision in the path, or the newest revision, in the trail of the device
+// `d`. The caller passes the result of its search for the device: `d` and `err`. If `err` is not
+// nil, revisionIn returns `err`.
 func (s *Server) revisionIn(r *http.Request, d store.Device, err error) (store.Revision, error) {
 	if err != nil {
 		return store.Revision{}, err

@@ -107,7 +107,7 @@ var routes = []route{
 	{"GET", "/devices/tokens/?", scopedAccount, unlimited, noBody, (*Server).listJoinTokens},
 	{"DELETE", "/devices/tokens/{id}", scopedAccount, unlimited, noBody, (*Server).endJoinToken},
 
-	// Waiting devices, and the owner's rules about TPMs: the policy and the EK list.
+	// Waiting devices, the owner's policy and the owner's EK list.
 	{"GET", "/devices/waiting/?", scopedAccount, unlimited, noBody, (*Server).listWaiting},
 	{"POST", "/devices/{id}/approve", scopedAccount, unlimited, jsonBody, (*Server).approve},
 	{"POST", "/devices/{id}/deny", scopedAccount, unlimited, jsonBody, (*Server).deny},
@@ -141,7 +141,8 @@ var routes = []route{
 	{"POST", "/devices/{id}/boot/reference", scopedAccount, unlimited, jsonBody, (*Server).setReference},
 	{"POST", "/devices/{id}/boot/request", scopedAccount, unlimited, noBody, (*Server).requestBoot},
 
-	// An owner's rules about boots: keys, manifests, cohorts and decisions.
+	// An owner's manifest keys, manifests, cohorts of devices, and decisions about the boots of
+	// these devices.
 	{"GET", "/boots/keys", scopedAccount, unlimited, noBody, (*Server).listManifestKeys},
 	{"POST", "/boots/keys", fullSession, signInRate, jsonBody, (*Server).addManifestKey},
 	{"DELETE", "/boots/keys/{id}", fullSession, unlimited, noBody, (*Server).removeManifestKey},
@@ -422,9 +423,9 @@ func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) error 
 	return nil
 }
 
-// enlargeStack gives the goroutine of a request the stack that a read of the database needs. Without
-// it, the stack grows several times in SQLite, each time with a copy of all its frames, which took
-// 4 percent of the CPU time of an onboarding.
+// enlargeStack gives the goroutine of a request the stack that a read of the database needs.
+// Without it, the stack grows several times in SQLite, and each time all its frames are copied.
+// This copying took 4 percent of an onboarding's CPU time.
 //
 //go:noinline
 func enlargeStack() byte {

@@ -2,8 +2,8 @@ package api
 
 import "testing"
 
-// Each entry of the tables names an existing route. An entry for a missing route would have no
-// effect, and nobody would notice the mistake.
+// Each entry of the tables names an existing route. A mistake in an entry's name would otherwise
+// make the entry useless, without an error.
 func TestTablesNameRoutes(t *testing.T) {
 	names := map[string]bool{}
 	for _, rt := range routes {

@@ -16,7 +16,8 @@ import (
 	"gangway/internal/race"
 )
 
-// Rules of Pantacor's clients that no other test covers; see docs/pantahub-compat.md.
+// These tests are about requirements of Pantacor's clients that no other test covers; see
+// docs/pantahub-compat.md.
 
 // Devices search the answer to a sign-in for text that begins with "token", and use the last value
 // that they find. So the answer has no other field than "token".
@@ -90,7 +91,7 @@ func TestDeviceRecordsComeInOrder(t *testing.T) {
 	}
 }
 
-// Devices drop a query from an address, and accept only https.
+// Devices drop the query of a URL, and accept only https.
 func TestAddressIsInThePath(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)

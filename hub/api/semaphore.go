@@ -26,7 +26,7 @@ type lifoSemaphore struct {
 // channel: true if the caller may run, false if it is refused.
 type lane []chan bool
 
-// Lanes, in the order in which they are served.
+// The lanes of waiting callers. Callers in the first lane run first.
 const (
 	knownNetwork = iota
 	unknownNetwork

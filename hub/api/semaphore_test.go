@@ -45,6 +45,7 @@ func TestQueueServesTheLastThatCameFirst(t *testing.T) {
 	})
 }
 
+// Waiting requests from known networks run before earlier requests from unknown networks.
 func TestQueueServesTheKnownBeforeStrangers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

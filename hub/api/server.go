@@ -4,8 +4,8 @@
 // One listener serves people, their programs and devices. It uses only TLS 1.3; the operator can
 // allow TLS 1.2 too. The hub requests a client certificate, but does not require a client
 // certificate. If the client sends a certificate that does not chain to the device CA, the
-// handshake fails. The leaf certificate identifies a device if the store has this certificate, and
-// the certificate belongs to an active device.
+// handshake fails. The leaf certificate identifies a device if the store has it as the certificate
+// of an active device.
 package api
 
 import (
@@ -89,8 +89,8 @@ type Config struct {
 	// ImageLimits bound the builds.
 	Images      ImageBuilder
 	ImageLimits ImageLimits
-	// PageURL is the https URL of the pages, if they have their own host name and listener: see
-	// ServePages. PageCertificate is the TLS certificate of that listener.
+	// PageURL is the https URL of the pages for people, if these have their own host name and
+	// listener: see ServePages. PageCertificate is the TLS certificate of that listener.
 	PageURL         string
 	PageCertificate PageCertificate
 	// Replicas says that other hubs may use the same database at the same time. ObjectsAt then

@@ -35,11 +35,12 @@ const (
 	signedURLSize    = signedURLHead + sha256.Size
 )
 
-// credential is a field of a signed URL. It names the credential of the caller who got the URL. The
-// URL is valid only as long as that credential is valid; see checkCredential. The first byte is the
-// kind. For a session or an API token, the hash of the session or API token follows (32 bytes). For
-// a device, the device's id follows (12 bytes). For deviceCredential, the start of the SHA-256 of
-// the device's certificate comes next (20 bytes; zeros for a device without a TPM).
+// credential is a field of a signed URL. It names the session, API token or device of the caller
+// who got the URL. The URL is valid only as long as the session, the API token or the device's
+// certificate is valid; see checkCredential. The first byte is the kind of credential. For a
+// session or an API token, the hash of the session or API token follows (32 bytes). For a device,
+// the device's id follows (12 bytes). For deviceCredential, the start of the SHA-256 of the
+// device's certificate comes next (20 bytes; zeros for a device without a TPM).
 type credential [credentialSize]byte
 
 const credentialSize = 1 + 32

@@ -16,8 +16,8 @@ import (
 )
 
 // space watches the free space of the disk. On a full disk, people must still be able to sign in,
-// end sessions and remove things. So the hub has three levels, which depend on the free space of
-// the data folder's disk:
+// to end sessions, and to delete devices and objects. So the hub has three levels, which depend on
+// the free space of the data folder's disk:
 //
 //	roomy   everything is accepted
 //	low     less than the reserve is free: uploads are refused (507)
@@ -184,8 +184,8 @@ func allocateFile(path string, size int64) error {
 }
 
 // essential lists the routes that write to the disk, and that the hub serves even when disk space
-// is scarce. The hub also serves every DELETE then. People must be able to sign in, and to end or
-// remove things.
+// is scarce. The hub also serves every DELETE then. People must be able to sign in, to end
+// sessions, and to delete devices and objects.
 var essential = map[string]bool{
 	"POST /auth/login": true, "POST /sign-in": true, "POST /auth/logout": true, "POST /sign-out": true,
 	"POST /devices/{id}/deny":              true,

@@ -269,6 +269,7 @@ func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
 	s.boundNothing(t)
 }
 
+// The proof for one CSR does not authorise another CSR.
 func TestTwoStepsProofIsOfOneCSR(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -284,6 +285,7 @@ func TestTwoStepsProofIsOfOneCSR(t *testing.T) {
 	s.boundNothing(t)
 }
 
+// Two hours after the first step, the hub refuses the second step.
 func TestTwoStepsOldCredentialIsWorthNothing(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -534,6 +536,7 @@ func TestTwoStepsRevokedCertificateSignsInNoMore(t *testing.T) {
 	must(s.victim.OnboardTwoStep(t.Context(), s.client, s.pan))(t)
 }
 
+// A machine whose owner must still decide about it gets no certificate from either step.
 func TestTwoStepsUndecidedMachineGetsNoCertificate(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -560,6 +563,7 @@ func TestTwoStepsSoftwareTPMIsRefusedUnlessNamed(t *testing.T) {
 	refused(t, s.send(t, "/enroll/request", must(json.Marshal(s.victim.EnrollRequest()))(t)), 403, "tpm-software")
 }
 
+// The owner's policy refuses the TPM's maker. The hub refuses the second step.
 func TestTwoStepsOwnersPolicyHolds(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -637,6 +641,8 @@ func TestTwoStepsRejectMutations(t *testing.T) {
 	s.boundNothing(t)
 }
 
+// The route that checks ownership proofs accepts a valid proof. It gives the same answer for every
+// invalid proof.
 func TestSignatureVerifyTellsGoodFromBadAndNoMore(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)

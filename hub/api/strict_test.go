@@ -17,6 +17,8 @@ import (
 // The hub refuses input that two parsers could read differently. If the hub ignores a part of the
 // input, a note names the ignored part.
 
+// The hub refuses JSON bodies that two parsers could read differently, for example with the same
+// name twice.
 func TestBodiesThatReadersDifferInAreRefused(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)

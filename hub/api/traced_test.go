@@ -29,7 +29,8 @@ func tracesTo(t *testing.T, c *tracetest.Collector, ratio float64) *tracing.Trac
 	return traces
 }
 
-// roots returns the spans of requests with this name, and the children of the first of these spans.
+// roots returns the requests' spans that have this name. `children` has the spans below the first
+// one.
 func roots(spans []*tracepb.Span, name string) (found []*tracepb.Span, children []string) {
 	for _, s := range spans {
 		if s.Kind == tracepb.Span_SPAN_KIND_SERVER && s.Name == name {

@@ -212,6 +212,8 @@ func TestFieldsThatDevicesLookForComeFirst(t *testing.T) {
 	}
 }
 
+// A device creates its trail with its first state. A later request changes nothing, even if it has
+// another state, and its answer has the first state.
 func TestFirstStateIsToldOnce(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -325,6 +327,7 @@ func TestConcurrentPostsOfStepsNeverFail(t *testing.T) {
 	}
 }
 
+// If a revision does not exist, the answer is 404, and not an empty state.
 func TestStateThatIsNotThereIsNotEmpty(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -443,6 +446,8 @@ func btoi(b bool) int {
 	return 0
 }
 
+// The hub refuses an upload that does not have the announced length and SHA-256, and serves no part
+// of it.
 func TestUploadIsWholeOrNothing(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)
@@ -583,6 +588,8 @@ func TestManyUploadsOfOneObjectAllSucceed(t *testing.T) {
 	wg.Wait()
 }
 
+// An owner stores an HTML page as an object. The headers make browsers save the object, and not
+// show it as a page.
 func TestStoredObjectIsNeverAPage(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -644,6 +651,7 @@ func TestSummariesSortBothWays(t *testing.T) {
 	}
 }
 
+// The hub refuses a state that names an object whose bytes were not uploaded.
 func TestStateNamesOnlyUploadedObjects(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -988,7 +996,7 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 		expect("another's device", f.pirate, strange[r.device])
 		expect("another device of the owner", second, strange[r.device])
 	}
-	// Only the device of a revision may report the progress. The owner may not report the progress.
+	// Only the device may report a revision's progress. The owner may not.
 	wantCode(f.ada, "PUT", at+"/steps/1/progress", `{"status":"DONE"}`, 401)
 	for _, p := range []*person{f.mallory, f.pirate} {
 		for _, path := range []string{"/trails", "/trails/summary", "/objects", "/logs", "/logs?dev=" + f.boatID, "/logs?dev=" + wire.DevicePRN + f.boatID} {

@@ -21,7 +21,8 @@ import (
 // canary is a word in all of Ada's data. No other owner may read this word.
 const canary = "canary-of-ada"
 
-// estate is a scene in which Ada has one thing of each kind that an owner can have.
+// estate is a scene in which Ada has one of everything that an owner can have, such as a device, a
+// join token and a manifest.
 type estate struct {
 	*contract
 	ids      map[string]string // Ada's ids; the key is the kind of thing that an id names
@@ -62,8 +63,8 @@ func newEstate(t *testing.T) *estate {
 	return e
 }
 
-// volatile matches the parts of answers that change although the data is the same: JSON fields, and
-// the times on pages and in exports. For some minutes, the wall marks a machine as new.
+// volatile matches the parts of answers that change although the data is the same: some JSON
+// fields, the times on pages and in exports, and the wall's mark for a new machine.
 var volatile = regexp.MustCompile(`"(last-seen|timestamp|now|expire-time|signed-puturl|signed-geturl|exp|iat|real-ip|next-cursor)":("[^"]*"|[0-9]+)|<time [^>]*>[^<]*</time>|,[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z\n|[0-9]{1,2} [A-Z][a-z]+ [0-9]{4}, [0-9:]{8} UTC|at [0-9:]{8} UTC| class="new"`)
 
 // snapshot returns all answers about Ada's data, as Ada and her device get them.
@@ -216,7 +217,7 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 	e.each(walk)
 	reading = false
 	e.each(walk)
-	// These requests are about Mallory's things, and refer to Ada's things.
+	// These requests are about Mallory's own data, and name ids of Ada's data.
 	own := "/devices/" + e.pirateID
 	for _, r := range []struct {
 		method, path string

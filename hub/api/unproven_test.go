@@ -49,7 +49,8 @@ func (o *revoker) Revocation(context.Context, *x509.Certificate, []*x509.Certifi
 }
 
 // The first step of the two-step enrolment refuses every request that the one-step enrolment
-// refuses. While a question waits for the owner's decision, the first step issues no certificate.
+// refuses. If the evidence raises a question that the owner must decide, the first step issues no
+// certificate before the decision.
 func TestTwoStepsFirstStepIsJudgedAsEveryPath(t *testing.T) {
 	t.Parallel()
 	const lab = "version: 1\nsoftware_tpms: [FAKE]\n"
@@ -124,7 +125,8 @@ func TestTwoStepsFirstStepFetchesNoLinks(t *testing.T) {
 	if e, err := d.Enroll(t.Context(), s.client); err != nil || e.AK != nil {
 		t.Errorf("what the second step may look up is refused by the first: %s %v", brief.Of(e), err)
 	}
-	// An EK for which no credential can be made does not cause a 5xx.
+	// The first step names an EK that the hub cannot encrypt to. The hub answers with 4xx and not
+	// with 5xx.
 	odd := *d
 	odd.EK = &fleet.Key{Public: must(tcg.ParsePublic(d.EK.Public.Raw))(t), Private: d.EK.Private}
 	odd.EK.Public.SymmetricBits = 192

@@ -108,8 +108,8 @@ func decisionError(err error) error {
 	return err
 }
 
-// answerWaiting answers a waiting device with the first question, and with the time after which to
-// retry.
+// answerWaiting answers a waiting device with the first question that the owner must decide, and
+// with the time after which to retry.
 func answerWaiting(w http.ResponseWriter, u *onboard.WaitingError) {
 	q := u.Questions[0]
 	seconds := int(math.Ceil(u.RetryAfter.Seconds()))

@@ -101,6 +101,7 @@ func TestUnknownMakersTPMWaits(t *testing.T) {
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
+// The approval of one machine's EK does not admit a machine with another EK.
 func TestApprovalIsOfOneEK(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -162,6 +163,8 @@ func TestDeniedMachineStaysOut(t *testing.T) {
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
+// An owner approves a machine, and denies it after the hub issued certificates. The machine cannot
+// activate these certificates.
 func TestDenialRevokesWhatAnApprovalLetOut(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -332,6 +335,7 @@ func TestListedSerialOfAnUnknownMakerIsWorthNothing(t *testing.T) {
 	refused(t, s.post(t, s.request(t, d)), 403, "ek-unlisted")
 }
 
+// If the operator and the owner both have an EK list, an EK must be on both lists.
 func TestHubsAndOwnersEKListsBothCount(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -363,8 +367,8 @@ func TestUnreadablePolicyLetsNobodyIn(t *testing.T) {
 	s.boundNothing(t)
 }
 
-// The owner's events name the machine and its join token. If a machine has no EK certificate, and
-// so no maker's name, the events say that it has no certificate.
+// The owner's events name the machine and its join token. The events about a machine without an EK
+// certificate cannot name its TPM maker. They say that it has no certificate.
 func TestEventsNameTheMachineAndItsToken(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -14,9 +14,9 @@ const (
 	alarmEnds   = "alarm.ends"
 )
 
-// watch takes a reading of the hub's values, and records which conditions began or ended. If there
-// are several replicas, only one of them does this. It examines its own disk, its own certificates,
-// and the requests that it answered itself.
+// watch takes a reading of the hub's values, and records which alarms began or ended. If there are
+// several replicas, only one of them does this. The reading has only this replica's disk and
+// certificates, and only the requests that this replica answered.
 func (s *Server) watch(ctx context.Context) {
 	if err := s.scanTrust(ctx, scanInSweep); err != nil && !interrupted(ctx, err) {
 		s.log.Error("could not examine devices after a change of trust", "err", err)

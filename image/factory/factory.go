@@ -172,9 +172,9 @@ func choose(state map[string]any, wanted []string) (map[string]any, error) {
 	return out, nil
 }
 
-// mergePatch applies a JSON Merge Patch (RFC 7396), as pvr does. If `target` and `patch` have the
-// same name, the value in `patch` replaces the value in `target`. If both values are JSON objects,
-// they are merged name by name. The value null removes the name.
+// mergePatch applies a JSON Merge Patch (RFC 7396), as pvr does. For each name in `patch`, the
+// value in `patch` replaces the value with this name in `target`. If both values are JSON objects,
+// mergePatch merges them in the same way. The value null removes the name from `target`.
 func mergePatch(target, patch any) any {
 	p, ok := patch.(map[string]any)
 	if !ok {

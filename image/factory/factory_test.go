@@ -92,6 +92,8 @@ func merge(t *testing.T, trails Trails, sources ...string) (*Revision, error) {
 	return Merge(t.Context(), t.TempDir(), sources, trails, nil)
 }
 
+// If two sources have a file with the same name, the merged revision has the file of the later
+// source. JSON objects are merged.
 func TestLaterSourcesWin(t *testing.T) {
 	t.Parallel()
 	a := checkoutOf(t, `{`+spec+`,"bsp/kernel":"`+sumOf("kernel")+`","app/a":"`+sumOf("one")+`","app/b":"`+sumOf("two")+`","app/run.json":{"x":1,"n":12345678901234567890,"z":{"k":"<&>"}},"gone.json":{}}`, "kernel", "one", "two")

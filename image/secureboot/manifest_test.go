@@ -11,8 +11,7 @@ import (
 	"time"
 )
 
-// The events of PCR 7 have the form of a real machine's log: the variables' names and contents, and
-// the entry of db.
+// The events that Manifest computes for PCR 7 have the same form as in the log of a real machine.
 func TestSecureBootEvents(t *testing.T) {
 	dir := t.TempDir()
 	if err := New(dir, "owner", nil, time.Date(2026, 11, 29, 15, 0, 0, 0, time.UTC)); err != nil {

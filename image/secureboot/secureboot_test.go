@@ -44,6 +44,7 @@ func certificate(t testing.TB, dir string, v Variable) *x509.Certificate {
 	return c
 }
 
+// New makes one key for each variable, with mode 0600. It does not replace existing keys.
 func TestKeysAreMadeOnce(t *testing.T) {
 	t.Parallel()
 	_, other := newSet(t)

@@ -60,9 +60,9 @@ type Config struct {
 	// Boots, if not nil, is called with the EFI programs that an installed machine starts: the boot
 	// manager and the system. If Boots returns an error, Build writes no image.
 	Boots func(manager, system []byte) error
-	// Installs, if not nil, is called with each installer on the stick that needs no commands of a
-	// person. The argument is the installer's unified kernel image. If Installs returns an error,
-	// Build writes no image.
+	// Installs, if not nil, is called with each installer on the stick that installs automatically.
+	// The argument is the installer's unified kernel image. If Installs returns an error, Build
+	// writes no image.
 	Installs func(system []byte) error
 }
 
@@ -197,8 +197,8 @@ func (p *Parts) write(m *install.Manifest, base []byte, files []image.File, entr
 	return image.Disk{ESP: append(files, boot...)}.Write(path)
 }
 
-// checkFirst refuses a first revision that the system would not use, because the keys that it pins
-// have not signed the revision.
+// checkFirst refuses a first revision that no pinned key signed, because the system would not use
+// this revision.
 func (p *Parts) checkFirst(r *factory.Revision) error {
 	if p.RevisionKeys == nil || r == nil {
 		return nil

@@ -125,9 +125,9 @@ func Parse(text string, trusted []crypto.PublicKey) (*Manifest, crypto.PublicKey
 	return m, key, nil
 }
 
-// Unverified returns the manifest of a text and the id of the key that the text names, without a
-// check of the signature. Anyone can have written the text: only show it to a person, and do not
-// base a decision on it.
+// Unverified returns a text's manifest, and the id of the key that the text names. It does not
+// check the signature. Anyone can have written the text: only show it to a person, and do not base
+// a decision on it.
 func Unverified(text string) (m *Manifest, kid string, err error) {
 	t, err := split(text)
 	if err != nil {

@@ -14,10 +14,10 @@ func (s *State) Names() []string { return slices.Sorted(maps.Keys(s.members)) }
 // Value returns a file's value in the state, decoded as by encoding/json, or nil.
 func (s *State) Value(name string) any { return s.members[name] }
 
-// Payload returns the canonical JSON of an object with those members of the state whose names
-// `selected` accepts. Signatures of Pantacor's format pvs@2 cover such a payload. Numbers keep all
-// their digits. So two states with the same payload are equal, while two states with the same Sum
-// may differ in digits that a float64 cannot hold.
+// Payload returns, as one canonical JSON object, the members of the state whose names `selected`
+// accepts. Signatures of Pantacor's format pvs@2 cover such a payload. Numbers keep all their
+// digits. So two states with the same payload are equal, while two states with the same Sum may
+// differ in digits that a float64 cannot hold.
 func (s *State) Payload(selected func(name string) bool) ([]byte, error) {
 	d := json.NewDecoder(bytes.NewReader(s.JSON))
 	d.UseNumber()

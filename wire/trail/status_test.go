@@ -9,6 +9,8 @@ import (
 	"gangway/wire/trail"
 )
 
+// ParseProgress returns the text of a valid report unchanged, with fields that the hub does not
+// know.
 func TestProgressIsKeptAsItCame(t *testing.T) {
 	t.Parallel()
 	text := `{"status":"DOWNLOADING","status-msg":"<50%>","progress":25,"retries":3,"logs":"x","downloads":{"total":{"object_name":"total","total_size":12345678901234567890}},"new":null}`

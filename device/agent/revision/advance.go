@@ -22,8 +22,8 @@ const maxTries = 3
 // only a person can repair the machine.
 const maxRollbacks = 10
 
-// advance does the next action that the journal requires. It returns how long to wait after that
-// action.
+// advance does the next action for the revision in the journal, the file that records the phase of
+// the installation. It returns how long to wait after that action.
 func (f *Follower) advance(ctx context.Context) (time.Duration, error) {
 	switch w := f.journal.Step; w.Phase {
 	case queued:
@@ -73,7 +73,7 @@ func (f *Follower) fetch(ctx context.Context) error {
 }
 
 // confirm gets the revision's state again, after the device has told the hub that it accepts the
-// revision. Until then, the owner could replace the state.
+// revision. Before the hub knew this, the owner could still replace the state.
 func (f *Follower) confirm(ctx context.Context) error {
 	w := f.journal.Step
 	text, err := f.conn.Do(ctx, http.MethodGet, fmt.Sprintf("/trails/%s/steps/%d/state", f.cfg.Device, w.Rev), nil, trail.MaxAnswer)
@@ -282,7 +282,8 @@ func (f *Follower) rollBack(ctx context.Context) error {
 	return f.end(failed, w.Reason)
 }
 
-// end records the outcome in the journal. The method `finish` will report it to the hub.
+// end records the outcome of the installation in the journal. The method `finish` reports this
+// outcome to the hub later.
 func (f *Follower) end(o outcome, reason string) error {
 	return f.enter(ended, func(w *work) { w.Outcome, w.Reason = o, reason })
 }
@@ -298,8 +299,8 @@ func (f *Follower) finish(ctx context.Context) error {
 	return f.drop()
 }
 
-// drop removes the finished revision's work from the journal. Then it removes the files that only
-// this revision needed.
+// drop removes the finished revision from the journal. Then it removes the files that only this
+// revision needed.
 func (f *Follower) drop() error {
 	j := f.journal
 	j.Step = nil

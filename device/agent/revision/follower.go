@@ -61,7 +61,7 @@ type Refusal interface {
 type Config struct {
 	// Dir is the path of the journal's folder. The folder is created if missing.
 	Dir string
-	// Data is the path of the folder of objects and revisions. The folder is created if missing.
+	// Data is the path of the folder for objects and revisions. The folder is created if missing.
 	// Every user who can enter this folder can read its files. Default: Dir.
 	Data string
 	// Device is the device's id.

@@ -49,7 +49,7 @@ type revision struct {
 // because the owner may replace a revision's state without a new number.
 func (r revision) folder() string { return fmt.Sprintf("%d-%.16s", r.Rev, r.Sum) }
 
-// work describes the work on a new revision.
+// work describes the installation of a new revision: its phase, and how often the phase was tried.
 type work struct {
 	revision
 	Phase   phase   `json:"phase"`

@@ -87,7 +87,7 @@ const maxMeta = 1 << 20
 
 // Setting returns the owner's setting in a file of user-meta. If the file or the key does not
 // exist, Setting returns "". If the file cannot be read, or the value is not a text, Setting
-// returns a word that is not a level.
+// returns "?".
 func Setting(file string) string {
 	const unreadable = "?"
 	f, err := os.Open(file)

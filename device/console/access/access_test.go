@@ -38,6 +38,7 @@ func TestOwnerLimitsTheConsole(t *testing.T) {
 	}
 }
 
+// Setting returns the owner's level, "" if there is none, and "?" for a value that is not a text.
 func TestSettingInTheUserMeta(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{

@@ -34,7 +34,7 @@ const (
 	extensionPCR  = 13 // extensions on the EFI system partition
 )
 
-// keySlot is the LUKS2 key slot of the TPM's passphrase.
+// keySlot is the LUKS2 key slot for the passphrase that the TPM releases.
 const keySlot = 0
 
 // A System is a system in one of the disk's slots.

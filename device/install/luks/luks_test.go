@@ -44,6 +44,7 @@ func TestOpensWithEachPassphraseAndNoOther(t *testing.T) {
 	}
 }
 
+// If the first copy of the header is damaged, Open uses the second copy.
 func TestSecondHeaderStandsIn(t *testing.T) {
 	t.Parallel()
 	head, key := format(t)

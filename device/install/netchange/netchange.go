@@ -51,7 +51,7 @@ const (
 	Refused Result = "refused" // the settings are not valid
 )
 
-// Outcome describes the end of the last offer.
+// Outcome says what became of the settings that were offered last: kept, dropped or refused.
 type Outcome struct {
 	From   Source    `json:"from"`
 	Result Result    `json:"result"`
@@ -97,8 +97,8 @@ const (
 // Settings are not new if they equal the settings in force. For every source except Console,
 // settings are also not new if the source's last offer had the same text. If `try` is set, the next
 // boot tries new settings. If `try` is not set, new settings take effect at once, without a trial.
-// Do not set `try` for a machine that has not reached the hub with any settings yet. If the text is
-// not valid, Offer returns the error and records it as the outcome.
+// Set `try` only for a machine that has reached the hub before. If the text is not valid, Offer
+// returns the error and records it as the outcome.
 func (s *Store) Offer(from Source, text string, try bool) (news bool, err error) {
 	var mistake error
 	err = s.change(func(j *journal) bool {

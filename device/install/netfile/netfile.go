@@ -47,7 +47,7 @@ const Version = 1
 // Bounds of a file.
 const (
 	MaxFile = 16 << 10 // bytes
-	maxList = 3        // name servers, time servers
+	maxList = 3        // maximum number of name servers, and of time servers
 	maxCAs  = 4
 	minMTU  = 1280 // RFC 8200, section 5
 	maxMTU  = 9216

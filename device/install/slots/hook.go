@@ -42,7 +42,7 @@ type Hook struct {
 	Out io.Writer
 }
 
-// trial is the hook's record of the last system that it wrote.
+// trial describes the last system that the hook wrote to a slot. The hook stores it in Dir.
 type trial struct {
 	Revision string `json:"revision"` // name of the revision's folder
 	Slot     string `json:"slot"`     // slot to which the hook wrote the system
@@ -325,7 +325,8 @@ func (h *Hook) remember(t trial) error {
 	return diskfile.Replace(h.trialPath(), b, func() { h.ESP.changing("remember slot %s", t.Slot) })
 }
 
-// mark records that the content of a slot has changed since the machine booted that slot.
+// mark notes in the folder Volatile that the content of a slot has changed since the machine booted
+// that slot.
 func (h *Hook) mark(s Slot) error {
 	if err := os.MkdirAll(h.Volatile, 0o700); err != nil {
 		return err

@@ -18,8 +18,8 @@ import (
 // ErrStub means that PCR 11 of a unified kernel image cannot be known in advance.
 var ErrStub = errors.New("measure: PCR 11 of this image cannot be known in advance")
 
-// A section is a name in systemd's list of sections, and the first version of systemd whose stub
-// measures sections of this name.
+// A section is an entry in systemd's list of sections: the section's name, and the first version of
+// systemd that measures it.
 type section struct {
 	name  string
 	since int

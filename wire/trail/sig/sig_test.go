@@ -89,8 +89,8 @@ func TestVerifiesWhatTheOwnerSigned(t *testing.T) {
 	}
 }
 
-// The device acts only on signed bytes. So the state that Verify returns has no unsigned members,
-// even if such members need no signature.
+// The device acts only on signed bytes. So the state that Verify returns has only signed members.
+// It leaves out members such as src.json, which need no signature, if they are unsigned.
 func TestUnsignedMembersAreNotInTheVerifiedState(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)
@@ -361,6 +361,7 @@ func TestSequenceNumbers(t *testing.T) {
 	wantRefusal(t, signed, err, sig.CodeSequence)
 }
 
+// New keys of the owner count only in a revision that a present key signed.
 func TestNewKeysAreStatedByTheOldKey(t *testing.T) {
 	t.Parallel()
 	old, next := sigtest.NewKey(t), sigtest.NewKey(t)
