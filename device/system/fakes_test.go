@@ -271,7 +271,12 @@ func (l *lab) Unlock(_ *install.Installed, ask func(string) string) (string, boo
 
 func (l *lab) ClearTPM(*install.Installed) error { return l.step("clear the TPM") }
 
-func (l *lab) BindKey(*install.Installed) (bool, error) { return true, l.step("bind the key") }
+func (l *lab) BindKey(_ *install.Installed, needed slots.Slot) (bool, error) {
+	if needed != slots.None {
+		return true, l.step("bind the key, also for slot %s", needed)
+	}
+	return true, l.step("bind the key now")
+}
 
 func (l *lab) Grow(device string) (int64, error) { return 3 << 30, l.step("grow %s", device) }
 
@@ -290,7 +295,10 @@ func (l *lab) Run(args ...string) (int, error) {
 }
 
 func (l *lab) Trial() (running, kept slots.Slot, tried bool, err error) {
-	return l.running, l.kept, l.tried, l.step("trial")
+	l.mu.Lock()
+	running, kept, tried = l.running, l.kept, l.tried
+	l.mu.Unlock()
+	return running, kept, tried, l.step("trial")
 }
 
 func (l *lab) Default() (slots.Slot, error) {

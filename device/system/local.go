@@ -176,8 +176,8 @@ func (d localDisks) ClearTPM(i *install.Installed) error {
 	return machine.ClearProtectedTPM(d.paths.Dev + "/" + i.Data())
 }
 
-func (d localDisks) BindKey(i *install.Installed) (changed bool, err error) {
-	return bindKey(d.paths, i, slots.None)
+func (d localDisks) BindKey(i *install.Installed, needed slots.Slot) (changed bool, err error) {
+	return bindKey(d.paths, i, needed)
 }
 
 func (d localDisks) MountData(device string) error { return machine.MountData(device, d.paths.Data) }

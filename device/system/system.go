@@ -152,8 +152,9 @@ type Disks interface {
 	ClearTPM(*install.Installed) error
 	// BindKey binds the disk's key to the systems in the slots, if their owner signed them.
 	// `changed` is false if the key was bound to these systems already. If the key is not bound to
-	// these systems afterwards, BindKey returns an error.
-	BindKey(*install.Installed) (changed bool, err error)
+	// these systems afterwards, BindKey returns an error. If the system in the slot `needed` could
+	// not open the disk afterwards, BindKey changes nothing and returns an error.
+	BindKey(i *install.Installed, needed slots.Slot) (changed bool, err error)
 	MountData(device string) error
 	// Grow makes the data partition's file system as large as its device. It returns the new size
 	// in bytes, or 0 if the file system already had that size.
@@ -286,9 +287,21 @@ func (s *System) askPIN(why string) string {
 	return s.Terminals.Ask("PIN or recovery key of the disk: ", func() { s.Screen.Alarmf("%s", text) })
 }
 
-// bindKey binds the disk's key to the systems in the slots.
+// bindKey binds the disk's key to the systems in the slots. While another slot than the default
+// runs, the machine may still return to the default slot's system. If the owner did not sign that
+// system, it could not open a disk that is bound. So the disk then stays as it is until the running
+// slot is the default.
 func (s *System) bindKey(i *install.Installed) {
-	if changed, err := s.Disks.BindKey(i); err != nil {
+	running, kept, _, err := s.Slots.Trial()
+	if err != nil {
+		s.Screen.Logf("the disk's key is not bound now: %v", err)
+		return
+	}
+	needed := slots.None
+	if running != kept {
+		needed = kept
+	}
+	if changed, err := s.Disks.BindKey(i, needed); err != nil {
 		s.Screen.Logf("%v", err)
 	} else if changed {
 		s.Screen.Logf("the disk's key is bound to the owner's systems")
@@ -296,14 +309,25 @@ func (s *System) bindKey(i *install.Installed) {
 }
 
 // watchKeys binds the disk's key again when a program changes the keys of Secure Boot, because the
-// firmware measures these keys at the next start.
+// firmware measures these keys at the next start. It also binds the key when another slot becomes
+// the default, because bindKey waits for that if the owner did not sign the former default system.
 func (s *System) watchKeys(i *install.Installed) {
-	for was := s.Firmware.SecureBootKeys(); ; time.Sleep(keysPoll) {
-		if is := s.Firmware.SecureBootKeys(); is != was {
-			s.Screen.Logf("the keys of Secure Boot have changed")
-			s.bindKey(i)
-			was = is
+	keys := s.Firmware.SecureBootKeys()
+	kept, _ := s.Slots.Default()
+	for ; ; time.Sleep(keysPoll) {
+		nowKeys := s.Firmware.SecureBootKeys()
+		nowKept, err := s.Slots.Default()
+		if err != nil {
+			nowKept = kept
 		}
+		if nowKeys == keys && nowKept == kept {
+			continue
+		}
+		if nowKeys != keys {
+			s.Screen.Logf("the keys of Secure Boot have changed")
+		}
+		keys, kept = nowKeys, nowKept
+		s.bindKey(i)
 	}
 }
 

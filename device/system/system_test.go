@@ -63,7 +63,7 @@ func TestMachineAsksForThePIN(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.locked, l.pin = true, true
 		l.run(time.Minute)
-		l.want("terminals", "mount the ESP", "alarm The disk is locked.", "ask for the PIN", "unlock", "status The disk is unlocked.", "bind the key", "mount /dev/dm-0", "network with VLAN 0")
+		l.want("terminals", "mount the ESP", "alarm The disk is locked.", "ask for the PIN", "unlock", "status The disk is unlocked.", "bind the key now", "mount /dev/dm-0", "network with VLAN 0")
 		l.never("log the disk's key came from the TPM")
 	})
 }
@@ -112,7 +112,7 @@ func TestSystemWaitsForItsDisk(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.there, l.locked = 29*time.Second, true
 		l.run(time.Minute)
-		l.want("find the disk", "log the disk's key came from the TPM", "bind the key", "mount /dev/dm-0", "agent onboard")
+		l.want("find the disk", "log the disk's key came from the TPM", "bind the key now", "mount /dev/dm-0", "agent onboard")
 	})
 }
 
@@ -128,11 +128,34 @@ func TestSystemBindsTheDisksKeyWhenTheSecureBootKeysChange(t *testing.T) {
 			l.mu.Unlock()
 		}()
 		l.run(10 * time.Minute)
-		l.want("bind the key", "agent onboard", "log the keys of Secure Boot have changed", "bind the key")
-		if n := l.count("bind the key"); n != 2 {
+		l.want("bind the key now", "agent onboard", "log the keys of Secure Boot have changed", "bind the key now")
+		if n := l.count("bind the key now"); n != 2 {
 			l.t.Errorf("the key was bound %d times; want 2", n)
 		}
 	})
+}
+
+// An update of a machine whose former system has no owner's signature is on trial. If the disk's key
+// were bound now, and the trial failed, the former system could not open the disk. So the system
+// demands that the default slot's system can open the disk, until its own slot is the default.
+func TestTrialDoesNotLockOutThePreviousSystem(t *testing.T) {
+	t.Parallel()
+	for name, after := range map[string]int{"on trial": 0, "made permanent": 1} {
+		t.Run(name, func(t *testing.T) {
+			inLab(t, func(l *lab) {
+				l.locked = true
+				l.running, l.kept, l.tried = slots.B, slots.A, true
+				if after > 0 {
+					time.AfterFunc(5*time.Minute, func() { l.mu.Lock(); defer l.mu.Unlock(); l.kept = slots.B })
+				}
+				l.run(10 * time.Minute)
+				l.want("bind the key, also for slot a", "mount /dev/dm-0", "agent")
+				if first, last := l.count("bind the key, also for slot a"), l.count("bind the key now"); first != 1 || last != after {
+					t.Errorf("the key was bound %d times in the trial, and %d times after it; want 1 and %d", first, last, after)
+				}
+			})
+		})
+	}
 }
 
 // A machine without a TPM reports the missing TPM and continues to start, because the machine's
