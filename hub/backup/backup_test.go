@@ -187,7 +187,7 @@ func TestBackupComesBack(t *testing.T) {
 	if broken, err := db.Disagreements(t.Context(), 5); err != nil || len(broken) > 0 {
 		t.Errorf("%+v, %v", broken, err)
 	}
-	// The triggers run again.
+	// The restored database has triggers that keep the counters right.
 	if err := db.CreateAccount(t.Context(), storetest.Account("bob")); err != nil {
 		t.Fatal(err)
 	}

@@ -171,7 +171,8 @@ func (w *writer) table(rows transfer.Rows) error {
 	return err
 }
 
-// note remembers which objects are stored.
+// note reads a row of the tables about objects, and remembers the sizes and places of the stored
+// objects.
 func (w *writer) note(rows transfer.Rows, row []any) {
 	value := func(column string) any {
 		for i, name := range rows.Columns {

@@ -206,6 +206,7 @@ func TestPCR10IsNotCompared(t *testing.T) {
 	}
 }
 
+// If a device sends no event log, Compare still compares the PCR values.
 func TestWithoutALogTheValuesCount(t *testing.T) {
 	t.Parallel()
 	without := func(l eventlog.Log) *boot.Measurement {
@@ -333,6 +334,7 @@ func TestTextThatWasNotMeasuredIsNotShown(t *testing.T) {
 	}
 }
 
+// An owner can enter the PCR values of a reference, instead of accepting a boot as the reference.
 func TestReferenceGivenAsValues(t *testing.T) {
 	t.Parallel()
 	m := verify(t, eventlog.Boot(true, "linux 1", "quiet"))

@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// A Part of a boot is a set of PCRs that change for the same reasons.
+// A Part of a boot, for example its firmware, is a set of PCRs that change for the same reasons.
 type Part struct {
 	Name  string
 	Words string // for a person, in the middle of a sentence
@@ -68,9 +68,9 @@ func PartNamed(name string) (Part, bool) {
 	return Parts[i], true
 }
 
-// Values returns the value of each part, and of FirmwareCode, by name. Two boots have the same
-// value of a part if they have the same bank and the same PCR values in this part. If not, they
-// have different values.
+// Values returns one hash for each part of the boot, and one for FirmwareCode. The key is the name
+// of the part. Two boots have the same hash for a part only if they have the same PCR bank, and the
+// same PCR values in this part.
 func (m *Measurement) Values() map[string]string {
 	values := map[string]string{FirmwareCode: m.valueOf(codePCRs)}
 	for _, p := range Parts {

@@ -26,8 +26,8 @@ type Rules struct {
 	Since time.Time
 	// Before is the system that ran when the device's boot last matched; nil if it is not known.
 	Before *System
-	// Known has the owner's decisions for cohorts. Only the decisions that apply to the device
-	// count.
+	// Known has the owner's decisions about cohorts (groups of devices that measured the same
+	// value). It has only the decisions that apply to this device.
 	Known []Decision
 }
 
@@ -42,7 +42,8 @@ type System struct {
 	Installed uint32 `json:"installed,omitempty"`
 }
 
-// Decision says that the owner accepts a value of a part of the boot for a cohort of devices.
+// Decision is an owner's decision to accept a boot measurement, for example a firmware version, for
+// all devices that have measured it (a cohort).
 type Decision struct {
 	Part  string // name of a part, or FirmwareCode
 	Value string // as in Measurement.Values
@@ -373,7 +374,7 @@ func (j *judge) changed(p Part, v PartVerdict) PartVerdict {
 	return v
 }
 
-// The method `why` names the likely cause of a changed part.
+// The method `why` names the likely cause of a change in a part of the boot.
 func (j *judge) why(p Part) (words, cause string) {
 	if p.Name == PartPath || p.Name == PartSystem {
 		if words, cause := j.otherSystem(p); cause != "" {
@@ -444,8 +445,8 @@ func (j *judge) keyWords(changes []Change) (words, cause string) {
 	return strings.Join(all, " "), cause
 }
 
-// onlySeparated reports whether a part differs from the reference only by systemd's separator.
-// Compare has one change for all PCRs with the separator.
+// onlySeparated reports whether a part of the boot differs from the reference only by systemd's
+// separator. Compare has one change for all PCRs with the separator.
 func (j *judge) onlySeparated(p Part) bool {
 	if j.Reference == nil {
 		return false
@@ -467,10 +468,10 @@ func (r *Reference) firmwareText() string {
 	return (&Measurement{Events: r.Events}).FirmwareText()
 }
 
-// explain sets the verdict's changes. Without manifests and decisions, these are the differences
-// from the reference. For a bad part without a difference from the reference, the words of the
-// part's verdict become a change. They also become a change if they explain the part better than
-// the differences do.
+// explain sets the verdict's changes: sentences that tell the owner what is wrong with the boot.
+// Without manifests and decisions, these are the differences from the reference. If a bad part of
+// the boot does not differ from the reference, explain uses the words of the part's verdict. It
+// also uses these words if they explain more than the differences do.
 func (j *judge) explain(v *Verdict) {
 	var bad []PartVerdict
 	var pcrs []int

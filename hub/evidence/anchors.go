@@ -28,8 +28,8 @@ func NewTrustOf(a Anchors) (*Trust, error) {
 	if err != nil || len(a.Distrusted) == 0 {
 		return t, err
 	}
-	// The second Trust also accepts the distrusted CAs. Trust.chain uses the second Trust to
-	// distinguish a chain to a distrusted CA from a chain to an unknown CA.
+	// Make a second Trust, which also accepts the distrusted CAs. With it, Trust.chain
+	// distinguishes a chain to a distrusted CA from a chain to an unknown CA.
 	withDistrusted := a
 	withDistrusted.Roots = slices.Clone(a.Roots)
 	for _, c := range a.Distrusted {

@@ -38,7 +38,7 @@ type Policy struct {
 	NoCertificate Action // the TPM has no EK certificate; Accept has the effect of Ask
 	UnknownMaker  Action // there is no chain to a trusted root; Accept has the effect of Ask
 	Unlisted      Action // the owner has an EK list, and the EK is not on that list
-	UnlistedByHub Action // the same for the hub's EK list
+	UnlistedByHub Action // the hub has an EK list, and the EK is not on that list
 	// Software lists the models or makers of the software TPMs to accept ("swtpm", "GOOG"). Upper
 	// and lower case are equal.
 	Software []string

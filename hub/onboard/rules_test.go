@@ -41,6 +41,8 @@ func TestPolicyHoldsForTheNextRequestInEveryReplica(t *testing.T) {
 	s.refused(err, "policy")
 }
 
+// Policy returns the policy for an owner's devices. If the store fails, Policy returns the store's
+// error.
 func TestPolicyInForceIsReturned(t *testing.T) {
 	s := newScene(t)
 	p, err := s.hub.Policy(t.Context(), s.anne.ID)
@@ -305,6 +307,8 @@ func TestCertificateThatIsLeftOutStillCounts(t *testing.T) {
 	equal(s, "looks for the kept one", s.store.count("EKCertificate"), before)
 }
 
+// A device repeats a refused request. The hub stores the device's EK certificate again only when
+// half of the storage time is over.
 func TestKeptCertificateIsWrittenRarely(t *testing.T) {
 	s := newScene(t)
 	d := s.device()

@@ -31,8 +31,8 @@ type Trial struct {
 // Outcome is what a policy does with a device that sends its evidence again.
 type Outcome struct {
 	Action evidence.Action
-	// Code and Reason describe the refusal or the first question. With evidence.Accept, they are
-	// empty.
+	// Code and Reason describe the refusal or the first question. If the policy accepts the device,
+	// they are empty.
 	Code, Reason string
 }
 

@@ -18,7 +18,8 @@ import (
 	"time"
 )
 
-// ceremony is a hub and an offline root, each in its own folder.
+// ceremony has a hub and an offline root, each in its own folder. The tests do the steps by which
+// the root issues the certificates of the hub's CAs.
 type ceremony struct {
 	dir  string // the folder pki of the hub
 	root *Root
@@ -67,7 +68,8 @@ func (c *ceremony) install(t *testing.T, answer []byte) *Hub {
 	return h
 }
 
-// The method `whole` does all steps of the ceremony for a new hub.
+// The method `whole` does all these steps for a new hub: the request, the root's answer, and the
+// installation.
 func (c *ceremony) whole(t *testing.T) *Hub {
 	t.Helper()
 	return c.install(t, c.answer(t, c.request(t)))

@@ -147,7 +147,7 @@ func (h *Hub) All() []*x509.Certificate {
 	return append(list, h.previous...)
 }
 
-// The method `former` returns the former CAs of this kind.
+// The method `former` returns the former CAs of the kind `a`, for example the former device CAs.
 func (h *Hub) former(a authority) (list []*x509.Certificate) {
 	for _, c := range h.previous {
 		if strings.HasSuffix(c.Subject.CommonName, " "+a.title) {

@@ -25,7 +25,7 @@ import (
 // next to the folder pki.
 const requestSuffix = ".request"
 
-// requestFile is the name of the file with the request, in that folder.
+// requestFile is the name of the file with the request, in the folder with the keys of the request.
 const requestFile = "request.pem"
 
 // maxRequest is the maximum size of a request or answer, in bytes.

@@ -197,9 +197,9 @@ func keyHash(spki []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// lineage returns the text of the file with the former CAs of a kind: all CAs from which devices
-// may have certificates, except the new CA. If the new CA has another key than the CA `old`, then
-// `old` becomes a former CA.
+// lineage returns the text of a file with former CAs, for example with the former device CAs. The
+// file has every CA from which devices may have certificates, except the new CA. If the new CA has
+// another key than the CA `old`, then `old` becomes a former CA.
 func lineage(dir string, a authority, old, fresh *x509.Certificate) ([]byte, error) {
 	text, err := os.ReadFile(filepath.Join(dir, a.file+previousSuffix))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

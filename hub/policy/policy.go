@@ -43,7 +43,7 @@ type Document struct {
 	Unlisted      *Action       `yaml:"unlisted_ek,omitempty"`            // accept, ask or refuse
 	Software      *[]string     `yaml:"software_tpms,omitempty"`          // names
 	EKKinds       EKKinds       `yaml:"ek_kinds,omitempty"`               // EK templates by maker
-	MeasuredBoot  *MeasuredBoot `yaml:"measured_boot,omitempty"`          // report, require, or states of parts
+	MeasuredBoot  *MeasuredBoot `yaml:"measured_boot,omitempty"`          // report, require, or the states that parts of the boot must have
 	WithoutTPM    *Action       `yaml:"without_tpm,omitempty"`            // accept or refuse
 	Rules         []Rule        `yaml:"rules,omitempty"`
 }

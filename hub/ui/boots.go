@@ -81,7 +81,8 @@ type BootKey struct {
 	Added    time.Time
 }
 
-// BootCohortPage previews a decision: the devices that have a value of a part of the boot.
+// BootCohortPage previews a decision about one measured thing, such as a boot loader with a certain
+// hash: it lists the devices that booted with it.
 type BootCohortPage struct {
 	Part, PartName string // in words, and for the form
 	Value, Model   string

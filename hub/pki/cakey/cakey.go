@@ -35,7 +35,7 @@ const timeout = 30 * time.Second
 // maxURI is the maximum length of a URI, in bytes.
 const maxURI = 512
 
-// source is a place of private keys.
+// source is the place of a private key: a file, a TPM or a signer.
 type source interface {
 	// public reads the public key.
 	public(ctx context.Context) (*ecdsa.PublicKey, error)
@@ -189,7 +189,7 @@ func Open(u URI, public *ecdsa.PublicKey) (*Key, error) {
 	return &Key{u, public, hash}, nil
 }
 
-// hashOf returns the hash of the digests that a key signs.
+// hashOf returns the hash function for the digests that a key signs.
 func hashOf(public *ecdsa.PublicKey) (crypto.Hash, error) {
 	switch public.Curve {
 	case elliptic.P256():
