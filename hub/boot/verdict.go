@@ -116,7 +116,7 @@ type judge struct {
 	// value of PCR 11. Several manifests may have the same PCR 11.
 	meant  []*manifest.Manifest
 	other  *manifest.Manifest // the manifest with the measured PCR 11, if none is in `meant`
-	back   bool               // the system is older than the system that ran before, and no revision orders the older system
+	back   bool               // the system is older than the system that ran before, and no revision asks for the older system
 	ran    *System
 	learn  bool // the boot becomes the reference
 	report report
@@ -148,7 +148,7 @@ func (j *judge) findSystem() {
 	j.ran = &System{Name: is.Name, SHA256: is.System.SHA256, Sequence: is.Sequence}
 	j.back = j.Before != nil && is.Sequence < j.Before.Sequence
 	if j.back && len(j.Wanted) == 0 {
-		j.meant, j.other = nil, is // no revision orders the older system
+		j.meant, j.other = nil, is // no revision asks for the older system
 	}
 }
 

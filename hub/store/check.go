@@ -16,7 +16,8 @@ type Identity struct {
 	Unreadable string // why a column cannot be read, or empty
 }
 
-// RevisionState is the state of a revision. The store does not compare Sum with State.
+// RevisionState is the state of a revision, and the stored hash of this state (Sum). The store does
+// not compare the two.
 type RevisionState struct {
 	Row    int64
 	Device string

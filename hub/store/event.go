@@ -95,7 +95,8 @@ type EventFilter struct {
 	Actor  string    // the actor's prn, or the actor's nick (ASCII case is ignored)
 	Since  time.Time // only events at or after this time; for a row that counts several events, Last is compared
 	Until  time.Time // only events before this time
-	// NoRoutine leaves out rows of AppendCounted that have no Code.
+	// NoRoutine leaves out routine events: events that AppendCounted has stored and that have no
+	// Code.
 	NoRoutine bool
 	Before    int64 // only events with a smaller Seq
 	After     int64 // only events with a larger Seq

@@ -72,9 +72,9 @@ type Logs interface {
 	// device's entries exceed bounds or the owner's rule, AppendLogs removes the oldest entries.
 	AppendLogs(ctx context.Context, device, owner string, entries []LogEntry, bounds LogBounds, now time.Time) error
 	Logs(ctx context.Context, f LogFilter) ([]LogEntry, error)
-	// ExpireLogs removes entries that the hub received before the time `before`. One call of
-	// ExpireLogs removes the entries of at most `limit` calls of AppendLogs. It returns the number
-	// of removed entries.
+	// ExpireLogs removes entries that the hub received before the time `before`. The store removes
+	// the entries of one call of AppendLogs together; one call of ExpireLogs removes at most
+	// `limit` such groups of entries. It returns the number of removed entries.
 	ExpireLogs(ctx context.Context, before time.Time, limit int) (int, error)
 	// LogRule returns an owner's rule. If the owner has no rule, only the field Owner is set.
 	LogRule(ctx context.Context, owner string) (LogRule, error)

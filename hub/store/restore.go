@@ -17,7 +17,7 @@ const (
 	EventTokenResumed = "token.resumed"
 )
 
-// EpochsPerRestore is the distance by which a restore increases the number of the epoch. After the
+// EpochsPerRestore is the number by which a restore increases the number of the epoch. After the
 // backup, the lost hub may have begun epochs that the backup does not contain, and their numbers
 // must not be used again.
 const EpochsPerRestore = 1_000_000
@@ -29,7 +29,7 @@ type Restore struct {
 	Time   time.Time `json:"time"`   // when it was restored
 }
 
-// Restored has the numbers of the rows that a restore changed.
+// Restored counts what a restore has changed.
 type Restored struct {
 	Epoch    int64 // the new epoch
 	Sessions int   // that were ended

@@ -31,7 +31,7 @@ type BootForm struct {
 // BootRulePage previews the addition or the removal of a key or a manifest.
 type BootRulePage struct {
 	Title   string
-	Subject string // what Facts describes
+	Subject string // the name of the thing that Facts describes
 	Facts   []Fact
 	Effect  string   // the effect, in sentences
 	Lost    []string // manifests that do not count any more
@@ -44,7 +44,8 @@ type BootRulePage struct {
 	PasswordProblem string
 }
 
-// BootCohort is a row of a list of cohorts.
+// BootCohort is one line in a list of cohorts. A cohort is a group of devices that measured the
+// same value for a part of the boot.
 type BootCohort struct {
 	Path    string // the preview of a decision
 	Model   string
@@ -108,7 +109,7 @@ type BootMember struct {
 	Bad        bool
 }
 
-// PartBadge returns the badge of the state of a part.
+// PartBadge returns the badge for the state of a part of the boot.
 func PartBadge(state string) Badge {
 	switch state {
 	case "expected", "known":

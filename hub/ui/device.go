@@ -90,7 +90,7 @@ type DeviceBoots struct {
 	State     string
 	Refusal   *store.BootRefusal
 	Changes   []boot.Change
-	Parts     []boot.PartVerdict // empty if the boot was judged before there were parts
+	Parts     []boot.PartVerdict // empty if an older hub judged the boot, without its parts
 	System    *boot.System       // nil if no manifest names the system
 	Reference *boot.Reference
 	Latest    *boot.Measurement

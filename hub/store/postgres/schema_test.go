@@ -144,6 +144,7 @@ func TestFailedMigrationLeavesNothing(t *testing.T) {
 	open(t, config)
 }
 
+// Open refuses a database whose encoding is not UTF8, because it could lose text.
 func TestRefusesAnEncodingThatLosesText(t *testing.T) {
 	t.Parallel()
 	name := nameOf(database(t)) + "_ascii"

@@ -85,8 +85,9 @@ func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 	}
 }
 
-// fewInState reports whether a walk is through the devices in a state that few devices are in. SQLite
-// compares their rows with the condition of the index again.
+// fewInState reports whether the statement with this name reads the devices in a rare state, for
+// example "failed". The index has only these devices, but SQLite also reads their rows, to compare
+// them with the condition of the index again.
 func fewInState(name string) bool {
 	for _, state := range []string{store.StateBootChanged, store.StateUpdating, store.StateFailed, store.StateCloned} {
 		if strings.HasPrefix(name, "state "+state) {

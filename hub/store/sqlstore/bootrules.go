@@ -53,8 +53,8 @@ func (s *Store) changeRules(ctx context.Context, owner string, e store.Event, ch
 	})
 }
 
-// The function `room` returns store.ErrExists if the row exists, and store.ErrFull if there are
-// `most` rows.
+// The function `room` checks whether an owner may add a row. It returns store.ErrExists if a row
+// with this key exists, and store.ErrFull if the owner already has `most` rows.
 func room(c Conn, find, at *Statement, most int, owner string, key ...any) error {
 	if _, ok, err := c.One(find, append([]any{owner}, key...)...); err != nil {
 		return err

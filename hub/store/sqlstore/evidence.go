@@ -51,7 +51,7 @@ const maxEvidence = store.MaxPending
 
 var errBadEvidence = errors.New("the stored evidence is damaged")
 
-// Both are safe for concurrent use.
+// The encoders and the decoder of packed evidence. They are safe for concurrent use.
 var (
 	evidenceEncoder = newEncoder()
 	// shortEncoder does not try to compress bytes without repetitions. In short evidence, these are

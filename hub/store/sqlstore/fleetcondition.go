@@ -32,7 +32,8 @@ type condition struct {
 	models, makers []string // only for a word: the models and makers that contain the word, in lower case
 }
 
-// args returns the arguments of the condition's walk, without the place and the limit.
+// args returns the arguments of the statements in `walk`, without the place and the limit of a
+// page.
 func (k *condition) args(owner string) []any {
 	switch k.field {
 	case store.FieldState:
@@ -43,8 +44,8 @@ func (k *condition) args(owner string) []any {
 	return []any{owner, k.value}
 }
 
-// shortArgs returns the arguments of the condition's short walk, without the place and the limit, and
-// of `among`, without the list.
+// shortArgs returns the arguments of the statements in walk.short, without the place and the limit
+// of a page. They are also the arguments of `among`, without the list.
 func (k *condition) shortArgs(owner string) []any {
 	if k.field == store.FieldMeta {
 		return []any{k.term}

@@ -224,8 +224,8 @@ type walk struct {
 	short *walk
 }
 
-// withShort adds the statements of `short` to a walk. `made` makes a walk with other columns than
-// searchColumns.
+// withShort adds the statements of `short` to a walk. The function `made` makes a walk that reads
+// certain columns: withShort calls it for searchColumns, and then for `columns`.
 func withShort(columns string, made func(columns string) walk) walk {
 	w, short := made(searchColumns), made(columns)
 	w.short = &short
@@ -261,9 +261,10 @@ func walkTexts(columns, condition, by string) (up, down string) {
 		columns + condition + ` AND (` + by + `) < (` + holes + `) ORDER BY ` + descending + ` LIMIT ?`
 }
 
-// The function `equal` makes the walk through the devices that have one value of a column, in the
-// order of nicks. In SQLite, the collation of the column compares models, makers and firmwares
-// without ASCII case; in PostgreSQL, `expression` and `value` do this.
+// The function `equal` makes the walk through the devices that have the same value in a column, for
+// example the same model. The walk is in the order of nicks. In SQLite, the collation of the column
+// compares models, makers and firmwares without ASCII case; in PostgreSQL, `expression` and `value`
+// do this.
 //
 // PostgreSQL has no INDEXED BY. By its statistics, it would choose between the column's index and
 // the primary key, because both have the order of nicks. If the statistics are old, it may read all
@@ -288,7 +289,7 @@ func valued(column string) walk {
 // active is the walk through the active devices.
 func active() walk {
 	sqliteUp, sqliteDown := walkTexts(searchColumns, `device_search s INDEXED BY device_search_seen WHERE s.owner = ? AND s.seen = `+seenNow, `s.nick`)
-	// As in the function equal.
+	// For the bounds and the order in PostgreSQL's statements, see the function `equal`.
 	return walk{
 		up:   both(sqliteUp, searchColumns+`device_search s WHERE s.owner = ? AND (s.seen, s.nick) > (`+seenNow+`, ?) ORDER BY s.seen, s.nick LIMIT ?`),
 		down: both(sqliteDown, searchColumns+`device_search s WHERE s.owner = ? AND (s.seen, s.nick) < (`+seenNow+`, ?) AND s.seen >= `+seenNow+` ORDER BY s.seen DESC, s.nick DESC LIMIT ?`),
@@ -340,9 +341,9 @@ func inState(index, condition string) walk {
 	})
 }
 
-// among makes the statement that selects, of a list of nicks, those of the devices that meet a
-// condition. It has the arguments of the condition's walk, without the place and the limit, and
-// then the list. PostgreSQL finds each device by its nick.
+// among makes a statement that gets a list of nicks, and returns the nicks of those devices that
+// meet a condition. The statement has the arguments of the condition's walk, without the place and
+// the limit, and then the list. PostgreSQL finds each device by its nick.
 func among(index, condition, conditionPostgres string) *Statement {
 	list := fmt.Sprintf("?%d", 2+strings.Count(condition, "?"))
 	return both(`SELECT s.nick FROM json_each(`+list+`) AS v CROSS JOIN device_search s INDEXED BY `+index+`
@@ -399,8 +400,9 @@ var (
 		store.FieldFirmware: valuedAmong("firmware"),
 		store.FieldToken:    among("device_search_token", `s.token = ?2`, `s.token = ?2`),
 	}
-	// fieldIn has a statement for each of two fields. Each statement reads at most ? devices whose
-	// value of the field is in a list. For PostgreSQL, the list must be in lower case.
+	// fieldIn has a statement for models, and another statement for makers. Each statement reads at
+	// most ? devices whose model or maker is in a list. For PostgreSQL, the list must be in lower
+	// case.
 	fieldIn = map[store.SearchField]*Statement{
 		store.FieldModel: listed("device_search_model", "model"),
 		store.FieldMaker: listed("device_search_maker", "maker"),
@@ -678,8 +680,8 @@ func (f *finder) among(c Conn, list []string, conditions []*condition) ([]string
 
 // walk returns the first devices that match, in the order of the result: at most `enough`. It
 // examines at most `most` devices. Of each device, it reads at least the columns `want`. `complete`
-// is true if the walk examined all devices; otherwise `end` is the place of the last examined
-// device, unless there are `enough` hits.
+// is true if the walk examined all devices. If it is false, and there are fewer than `enough` hits,
+// `end` is the place of the last examined device.
 func (f *finder) walk(c Conn, after *place, most, enough int, want columns) (hits []found, complete bool, end *place, err error) {
 	p := f.plan(want)
 	at := f.start()
@@ -707,7 +709,7 @@ func (f *finder) walk(c Conn, after *place, most, enough int, want columns) (hit
 	return hits, false, &at, nil
 }
 
-// stretch is a part of a walk, which one statement reads.
+// stretch is the part of a walk that one statement reads.
 type stretch struct {
 	args   []any   // of the statement, without the limit
 	n      int     // limit of the rows
@@ -742,8 +744,8 @@ func (f *finder) read(c Conn, p searchPlan, s *stretch) error {
 	return err
 }
 
-// readShort reads the nicks of a stretch, compares them with the conditions p.among by their
-// indexes, and then reads only the devices that match these.
+// readShort reads the nicks of a stretch, compares the nicks with the conditions in p.among by an
+// index, and then reads only the devices that match these conditions.
 func (f *finder) readShort(c Conn, p searchPlan, s *stretch) (err error) {
 	list := make([]string, 0, s.n)
 	if err := c.EachColumns(p.statement, func(r Columns) (bool, error) {
@@ -778,9 +780,10 @@ func (f *finder) readShort(c Conn, p searchPlan, s *stretch) (err error) {
 type searchPlan struct {
 	statement *Statement
 	args      []any // of the statement, before the place
-	// among has the conditions that are compared by an index before the devices are read: all
-	// conditions on metadata, and one other, or for a count, which may need no more of the devices,
-	// all others. If there are any, `statement` is short.
+	// among has the conditions that an index compares before the devices are read: all conditions
+	// on metadata, and one other condition that has an index. A count needs only the nicks of the
+	// devices, so for a count, `among` has all conditions that have an index. If `among` is not
+	// empty, `statement` reads only the columns of walk.short.
 	among []*condition
 	rest  []*condition // the other conditions that the statement does not check
 }

@@ -22,7 +22,7 @@ const watchSchema = `CREATE TABLE IF NOT EXISTS move_state (id TEXT NOT NULL, sc
 	CREATE TABLE IF NOT EXISTS move_changes (n INTEGER PRIMARY KEY AUTOINCREMENT, tab TEXT NOT NULL, k1, k2, k3, k4, k5);
 	`
 
-// maxKey is the largest number of columns of a key.
+// maxKey is the largest number of columns in the primary key of a table.
 const maxKey = 5
 
 // watch adds the triggers to the file, unless an earlier call has added them. Then it checks that

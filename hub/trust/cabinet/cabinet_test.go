@@ -170,6 +170,9 @@ func TestNamesInACabinetLeadNowhere(t *testing.T) {
 	}
 }
 
+// A cabinet has wrong headers, for example a wrong size, offset or number of files. Read must
+// refuse the cabinet. If only the size of a file is too small, Read must return the other files
+// correctly.
 func TestRefusesCabinetsThatLie(t *testing.T) {
 	t.Parallel()
 	good := packed(t, contents, "-z")
@@ -221,6 +224,7 @@ func TestRefusesCabinetsThatLie(t *testing.T) {
 	}
 }
 
+// If cabextract is not installed, the error names the package that the operator must install.
 func TestNamesThePackageThatIsMissing(t *testing.T) {
 	b := packed(t, contents)
 	t.Setenv("PATH", t.TempDir())
