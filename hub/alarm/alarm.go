@@ -35,9 +35,9 @@ const (
 	QuietWindow  = time.Hour
 	QuietDevices = 10
 	QuietShare   = 10
-	// The condition about refusals begins if, within RefusalWindow, the rules about TPMs and boots
-	// refuse at least Refusals onboarding requests, and the hub accepts fewer onboarding requests
-	// than that.
+	// The condition about refusals begins if two things happen within RefusalWindow: the rules
+	// about TPMs and boots refuse at least Refusals onboarding requests, and the hub accepts fewer
+	// onboarding requests than it refuses.
 	RefusalWindow = 15 * time.Minute
 	Refusals      = 10
 )

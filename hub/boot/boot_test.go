@@ -355,9 +355,9 @@ func TestReferenceGivenAsValues(t *testing.T) {
 	}
 }
 
-// None of 1,000 mutations of a log is accepted, because the TPM signed the hash of the original
-// log. If the device makes its TPM sign the mutated log, the boot does not match the reference. The
-// exception is a mutation of bytes that no digest covers: it does not change the compared data.
+// The hub accepts none of 1,000 altered logs, because the TPM signed the hash of the original log.
+// If the device makes its TPM sign the altered log, the boot does not match the reference. The
+// exception is a change in bytes that no digest covers, because Compare ignores such bytes.
 func TestRejectsThousandMutatedLogs(t *testing.T) {
 	t.Parallel()
 	l := eventlog.Boot(true, "linux 1", "quiet")

@@ -166,8 +166,8 @@ func extendedBy(bank, from, to string, pcr int) bool {
 	return reaches(bank, from, to, separatorWords(pcr))
 }
 
-// phaseOf reports whether the values `a` and `b` of PCR 11 belong to the same boot of an image, in
-// different phases of systemd.
+// phaseOf reports whether `a` and `b`, two values of PCR 11, come from the same boot: systemd
+// extends PCR 11 when a phase of the boot ends.
 func phaseOf(bank, a, b string) bool {
 	words := afterLog(phasePCR)
 	return reaches(bank, a, b, words) || reaches(bank, b, a, words)

@@ -106,9 +106,9 @@ func (j *judge) findReport() (r report) {
 	return r
 }
 
-// hasReportedTable reports whether PCR 5 has the partition table of the installer's report. Either
-// the log shows the table, and no other table, or PCR 5 has the value that EDK II's firmware leaves
-// there if it measures only this table.
+// hasReportedTable reports whether PCR 5 has the partition table of the installer's report. There
+// are two ways to show this. The log shows the table, and no other table. Or PCR 5 has the value
+// that it gets from EDK II's firmware if the firmware measures only this table.
 func (j *judge) hasReportedTable() bool {
 	bank, ok := hashOf(j.Bank)
 	if !ok || !j.report.counts {

@@ -36,9 +36,9 @@ type KeyCertificate struct {
 	Known   string `json:"known,omitempty"` // the publisher's name for the certificate, if the hub knows the hash
 }
 
-// published has the names of the certificates of Microsoft's roll-over of 2026. The key of the map
-// is the SHA-256 of the certificate in DER. Source: github.com/microsoft/secureboot_objects, folder
-// PreSignedObjects, revision 06fe58a3.
+// published has the names of the certificates that Microsoft uses before and after its change of
+// certificates in 2026 (the roll-over). The key of the map is the SHA-256 of the certificate in
+// DER. Source: github.com/microsoft/secureboot_objects, folder PreSignedObjects, revision 06fe58a3.
 var published = map[string]string{
 	"48e99b991f57fc52f76149599bff0a58c47154229b9f8d603ac40d3500248507": "Microsoft Corporation UEFI CA 2011",
 	"e8e95f0733a55e8bad7be0a1413ee23c51fcea64b3c8fa6a786935fddcc71961": "Microsoft Windows Production PCA 2011",

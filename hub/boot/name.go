@@ -64,10 +64,10 @@ type namer struct {
 	ends      int            // how often a separator's digest occurs
 }
 
-// nameEvents describes the events of a PCR for a person, and then the known extensions of the PCR
-// after the end of the log. It uses the digests and the order of the events. It uses an event's
-// data only if the digest covers the data. It never uses event types. All other data of the log is
-// in Label.
+// nameEvents describes the events of a PCR for a person. After these events, it describes the known
+// extensions that are not in the log, because they came after the end of the log. It uses the
+// digests and the order of the events. It uses an event's data only if the digest covers the data.
+// It never uses event types. All other data of the log is in Label.
 func nameEvents(pcr int, events []logEvent, more []string, bank crypto.Hash) (named []Event) {
 	n := &namer{pcr: pcr, bank: bank, names: make(map[string]int)}
 	for _, e := range events {

@@ -152,8 +152,8 @@ func (j *judge) findSystem() {
 	}
 }
 
-// ranSystem reports whether the value of PCR 11 is one that results from starting the system of the
-// manifest `of`.
+// ranSystem reports whether PCR 11 has a value that the start of the system in the manifest `of`
+// results in.
 func ranSystem(m *Measurement, of *manifest.Manifest) bool {
 	values := of.System.PCR11[m.Bank]
 	is := valueOf(m, phasePCR)
@@ -212,8 +212,8 @@ func (j *judge) expected(p Part) (words string, ok bool) {
 	return "", false
 }
 
-// ownPath reports whether firmware started only the programs of a system that is meant to run, from
-// a disk whose partition table is accepted (see the method `settled`).
+// ownPath checks two things: firmware started only the programs of a system that is meant to run,
+// and the partition table of the disk is accepted (see the method `settled`).
 func (j *judge) ownPath() bool {
 	return slices.ContainsFunc(j.meant, j.startedAlone) && j.settled()
 }
@@ -293,8 +293,8 @@ func compared(p Part) []int {
 	return slices.Clone(p.PCRs)
 }
 
-// The method `outdated` reports whether the reference does not count for a part, because a manifest
-// determines the part, and the reference is older than the present system.
+// The method `outdated` reports whether the reference is too old to count for a part of the boot.
+// This is so if a manifest determines the part, and the reference is older than the present system.
 func (j *judge) outdated(p Part) bool {
 	if p.Name != PartPath && p.Name != PartSystem {
 		return false

@@ -251,9 +251,9 @@ func TestManifestWithoutValuesNamesNoBoot(t *testing.T) {
 	}
 }
 
-// If the owner accepts the measured value of one part of the boot, other values of this part stay
-// refused, and so do other parts. A decision about FirmwareCode also covers other firmware
-// settings.
+// The owner accepts the measured value of one part of the boot. Other values of this part are still
+// not accepted, and other parts of the boot are not affected. A decision about FirmwareCode also
+// covers other firmware settings.
 func TestDecisionCoversItsPartAndValueOnly(t *testing.T) {
 	t.Parallel()
 	log := eventlog.Boot(true, "linux 1", "quiet")

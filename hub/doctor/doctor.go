@@ -37,8 +37,8 @@ type Config struct {
 	Data   string // the hub's data folder
 	PKI    string // the folder of the hub's keys; empty: pki in the data folder
 	Backup string // the folder of the newest backup; empty: unknown
-	// CheckTime is the longest duration of the check of the database, and of the check of the
-	// backup's database (0: one minute).
+	// CheckTime is how long the doctor may check the database, and how long it may check the
+	// database in the backup (0: one minute each).
 	CheckTime time.Duration
 
 	// Database is the hub's PostgreSQL database. If its URL is empty, the database is the file in

@@ -225,8 +225,8 @@ func TestActivationIsChecked(t *testing.T) {
 	s.must(try(hash, exporter, good))
 }
 
-// The state of the enrolment, of the token or of the TPM changes between the reply and the
-// activation. Activate returns the right refusal.
+// Something changes between the reply and the activation: for example, the enrolment expires or the
+// owner disables the token. Activate returns the right refusal.
 func TestActivationFollowsTheState(t *testing.T) {
 	for name, c := range map[string]struct {
 		code   string

@@ -327,9 +327,9 @@ func (s *Service) deviceID(ek store.Hash, generation int) string {
 	return hex.EncodeToString(id[:12])
 }
 
-// deviceIDs returns the id of the device of an enrolment's TPM, and the ids after each of the next
-// lostReleases releases of the TPM. If the hub was restored from a backup, its database may lack
-// releases of the TPM, so the device may have any of these ids.
+// deviceIDs returns all ids that the device with an enrolment's TPM may have. The id changes each
+// time the owner releases the TPM. If the hub was restored from a backup, its database may lack up
+// to lostReleases releases.
 func (s *Service) deviceIDs(e store.Enrolment) (ids []string) {
 	for n := range 1 + lostReleases {
 		ids = append(ids, s.deviceID(e.EK, e.Generation+n))

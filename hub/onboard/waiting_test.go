@@ -149,9 +149,9 @@ func TestDenialHoldsForARetryAtOnce(t *testing.T) {
 	s.refused(err, onboard.CodeDenied)
 }
 
-// A person's approval of a waiting device does not expire. If the evidence of the device later
-// raises no questions (for example because it now sends its EK certificate), the hub enrols the
-// device even if nobody has decided yet.
+// A person's approval of a waiting device does not expire. If the device later sends evidence that
+// raises no questions, for example with its EK certificate, the hub enrols the device even if
+// nobody has decided yet.
 func TestOnlyADenialRefusesADeviceWithoutQuestions(t *testing.T) {
 	s := newScene(t)
 	d := s.device()

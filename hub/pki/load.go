@@ -116,9 +116,9 @@ func (h *Hub) loadPair(dir string, a authority) (*x509.Certificate, crypto.Signe
 	return cert, key, nil
 }
 
-// previousSuffix is the end of the name of a file with the certificates of former CAs, which the
-// hub has replaced. The hub no longer has the keys of the former CAs, but devices still have
-// certificates that these CAs issued.
+// A file whose name ends with previousSuffix has the certificates of former CAs, which the hub has
+// replaced. The hub no longer has the keys of the former CAs, but devices still have certificates
+// that these CAs issued.
 const previousSuffix = ".previous.crt"
 
 // loadPrevious loads the certificates of former ACAs and device CAs.
@@ -200,8 +200,8 @@ func loadCertificate(dir, name string) (*x509.Certificate, error) {
 	return cert, nil
 }
 
-// uriSuffix is the end of the name of a file with the URI of a CA's private key. The key itself is
-// then not in the folder: see package cakey.
+// A file whose name ends with uriSuffix has the URI of a CA's private key. The key itself is then
+// not in the folder: see package cakey.
 const uriSuffix = ".uri"
 
 // loadKey loads the private key of a CA's certificate. It does not connect to a key at a URI.

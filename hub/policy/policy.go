@@ -201,8 +201,8 @@ func Parse(text []byte) (*Document, error) {
 }
 
 // isMapping reports whether a text is empty, or begins with a YAML document of names and values. It
-// also returns true for a text that looks like such a document but has a syntax error, because the
-// decoder then reports the line of the error.
+// also returns true if such a document has a syntax error. The decoder then reports the line of the
+// error.
 func isMapping(text []byte) bool {
 	var n yaml.Node
 	err := yaml.Unmarshal(text, &n)

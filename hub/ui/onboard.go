@@ -94,7 +94,7 @@ func (p ImagePage) Wrong() bool {
 	return p.TokenForm.Wrong() || p.DiskProblem+p.EscrowProblem+p.NetworkProblem+p.RevisionKeyProblem != ""
 }
 
-// Building is the progress of the build of an image, or the result of the last build.
+// Building is the progress of a running image build, or the result of the last image build.
 type Building struct {
 	Known      bool // the account has a running build, or a result of its last build
 	Running    bool

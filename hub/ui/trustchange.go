@@ -29,8 +29,8 @@ type TrustChangePage struct {
 // TrustAct is an act on a certificate of the trust store.
 type TrustAct struct{ Name, Label string }
 
-// TrustEffect is the effect of a change of the trust store on devices and machines of all owners.
-// It has only numbers, because the operator may not see an owner's devices.
+// TrustEffect says how a change of the trust store would affect the devices and waiting machines of
+// all owners. It has only numbers, because the operator may not see an owner's devices.
 type TrustEffect struct {
 	Devices, AllDevices int // number of examined devices, and of all devices
 	Waiting             int // number of examined machines that wait or that their owner denied

@@ -330,7 +330,7 @@ func (c *conn) decode(r *pgconn.ResultReader) error {
 	return nil
 }
 
-// integer returns the value of an integer of 2, 4 or 8 bytes, or of a boolean.
+// integer decodes an integer of 2, 4 or 8 bytes, or a boolean.
 func integer(raw []byte) int64 {
 	switch len(raw) {
 	case 1:

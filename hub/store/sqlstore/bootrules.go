@@ -387,9 +387,9 @@ var (
 		WHERE p.owner = ? AND p.part = ? AND p.value = ? LIMIT ?`)
 	selectMembersOfModel = prepared(`SELECT p.device, d.nick, p.bad FROM boot_parts p JOIN devices d ON d.id = p.device
 		WHERE p.owner = ? AND p.part = ? AND p.value = ? AND p.model = ? ORDER BY p.bad DESC LIMIT ?`)
-	// The join with the few rows of boot_versions makes each lookup in boot_parts_cohort exact, so
-	// that it reads no row of another token or of another version. CROSS JOIN prescribes this order
-	// to SQLite.
+	// The table boot_versions has few rows. Because of the join with it, each lookup in the index
+	// boot_parts_cohort is exact, and reads no row with another token or another version. CROSS
+	// JOIN prescribes this order to SQLite.
 	selectMembersOfVersion = prepared(membersByVersion + `LIMIT ?6`)
 	selectMembersOfToken   = prepared(membersByVersion + `AND p.token = ?6 LIMIT ?7`)
 

@@ -398,8 +398,8 @@ func (s *Store) readToPack(ctx context.Context, after string, limit int) (rows [
 	return rows, last, read, err
 }
 
-// packAll packs rows. If several rows have the same links, they share one copy of the links,
-// because most devices have a TPM of one of a few makers.
+// packAll packs rows. If several rows have the same links, they share one copy of the links. This
+// is frequent, because most TPMs are from a few makers.
 func packAll(rows []packedRow) {
 	times := map[string]int{}
 	for i := range rows {

@@ -190,7 +190,7 @@ var (
 )
 
 // valuesWithWords is the limit of selectValues. If a person searches for a word, the search
-// compares the word with at most this number of models and this number of makers of the owner.
+// compares the word with at most valuesWithWords models, and at most valuesWithWords makers.
 const valuesWithWords = 500
 
 func counted(c Conn, owner, field, value string) (n int, err error) {

@@ -25,9 +25,8 @@ const (
 	// row costs more.
 	examineMost = 600
 	examineFar  = 400
-	// firstStretch is the largest number of rows of a walk that the engine reads at once, before it
-	// compares the metadata of these rows. If there are not enough hits among them, the engine reads
-	// twice as many next.
+	// A walk reads several rows at once, and then compares their metadata. At first, it reads at
+	// most firstStretch rows. If these have too few hits, it next reads twice as many rows.
 	firstStretch = 150
 )
 
@@ -744,8 +743,8 @@ func (f *finder) read(c Conn, p searchPlan, s *stretch) error {
 	return err
 }
 
-// readShort reads the nicks of a stretch, compares the nicks with the conditions in p.among by an
-// index, and then reads only the devices that match these conditions.
+// readShort first reads only the nicks of a stretch. By an index, it finds the nicks whose devices
+// match the conditions in p.among. Then it reads only these devices.
 func (f *finder) readShort(c Conn, p searchPlan, s *stretch) (err error) {
 	list := make([]string, 0, s.n)
 	if err := c.EachColumns(p.statement, func(r Columns) (bool, error) {

@@ -11,8 +11,8 @@ import (
 	"gangway/hub/store"
 )
 
-// logCost is the number of bytes that each log entry uses of LogBounds.Bytes, in addition to the
-// bytes of its texts.
+// Each log entry counts as logCost bytes in addition to its texts when the log is compared with
+// LogBounds.Bytes.
 const logCost = 64
 
 // A query for batches consists of logColumns, a condition, a place and the order. The place is

@@ -8,7 +8,7 @@ import (
 	"gangway/hub/store"
 )
 
-// recordCost is the number of bytes that each record uses of the quota, in addition to the size of
+// Each record of an object counts as recordCost bytes against the quota, in addition to the size of
 // the object.
 const recordCost = 512
 

@@ -10,9 +10,9 @@ import (
 	"gangway/wire/trail"
 )
 
-// revisionCost is the number of bytes that each revision uses of the quota, in addition to the size
-// of its state. These bytes are for the revision's progress and meta, whose sizes the hub limits,
-// and for the revision's rows.
+// Each revision counts as revisionCost bytes against the quota, in addition to the size of its
+// state. These bytes are for the revision's progress and meta, whose sizes the hub limits, and for
+// the revision's rows.
 const revisionCost = 128 << 10
 
 const (

@@ -131,8 +131,8 @@ func (m *Move) keyOf(t table, row []any) []any {
 	return key
 }
 
-// The method `copied` returns the key of the last row that the target has of a table, and the
-// number of the table's rows in the target.
+// The method `copied` returns two things about a table in the target: the key of its last row, and
+// the number of its rows.
 func (m *Move) copied(ctx context.Context, table table) (last []any, rows int64, err error) {
 	if table.whole {
 		return nil, 0, nil
