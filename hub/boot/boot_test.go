@@ -240,8 +240,7 @@ func TestRejectsQuoteByAnotherKey(t *testing.T) {
 	d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
 	other := must(d.WithNewIdentity())(t)
 	refused(t, other, e, boot.CodeSigner)
-	// A quote names the right signer, but another key signed the quote. Verify refuses that quote
-	// too.
+	// A quote names the right signer, but another key signed the quote. Verify refuses this quote.
 	_, e.Signature, _ = other.Quote(wire.BootQualifying(nonce, e.Log), tcg.AlgSHA256, e.PCRs, 1)
 	refused(t, d, e, boot.CodeSigner)
 }

@@ -60,8 +60,8 @@ var (
 )
 
 // keyVariables returns the Secure Boot variables that the events of PCR 7 measured. The log must
-// explain PCR 7. Only the firmware's part before the separator counts, because later programs can
-// extend PCR 7 too.
+// explain PCR 7. Only the events before the separator count, because only the firmware made these.
+// Later programs can also extend PCR 7.
 func keyVariables(events []logEvent, bank crypto.Hash) (all []KeyVariable) {
 	n := &namer{pcr: secureBootPCR, bank: bank}
 	room := maxKeyCertificates

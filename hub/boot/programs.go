@@ -170,7 +170,8 @@ func (j *judge) enrolled(want *manifest.SecureBoot) bool {
 	return ended && len(digests) == 0
 }
 
-// emptyVariable returns the digest of the event for a variable without a value.
+// emptyVariable returns the digest of the event that firmware measures for a variable that has no
+// value.
 func emptyVariable(bank crypto.Hash, name string, owner guid) string {
 	data := append([]byte{}, owner[:]...)
 	data = binary.LittleEndian.AppendUint64(data, uint64(len(name)))

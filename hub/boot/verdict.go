@@ -94,8 +94,8 @@ func Judge(m *Measurement, r Rules) *Verdict {
 	if j.ran != nil && j.hasReportedTable() {
 		j.ran.Installed = j.report.resets
 	}
-	// Judge first the parts that manifests determine. On a first boot, these verdicts decide
-	// whether the other parts may become the reference.
+	// Judge first the parts of the boot that manifests determine. On a first boot, these verdicts
+	// decide whether the other parts may become the reference.
 	path, system := j.part(PartPath), j.part(PartSystem)
 	j.learn = r.Reference == nil && (len(r.Manifests) == 0 || (AtLeast(path.State, StateKnown) || j.ownPath()) && AtLeast(system.State, StateKnown))
 	v.Learn, v.Unproven = j.learn, j.learn && j.unproven()
@@ -225,7 +225,8 @@ func (j *judge) orderedBack() string {
 	return fmt.Sprintf(" This is a roll-back from %q (sequence %d), and a revision orders it.", j.Before.Name, j.Before.Sequence)
 }
 
-// The method `decided` finds a decision of the owner that covers a part.
+// The method `decided` finds a decision of the owner that accepts the measured value of a part of
+// the boot.
 func (j *judge) decided(p Part) (Decision, bool) {
 	for _, d := range j.Known {
 		if d.Part == p.Name && d.Value == j.values[p.Name] || d.Part == FirmwareCode && p.Name == PartFirmware && d.Value == j.values[FirmwareCode] {

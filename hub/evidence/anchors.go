@@ -16,8 +16,9 @@ type Anchors struct {
 	// in", "file makers.pem".
 	Origins map[[32]byte]string
 	// Distrusted lists certificates that no chain may contain, even if a device sends the
-	// distrusted certificate itself. A second certificate with the key of a distrusted certificate
-	// is refused too. The exception is a second certificate in Roots or Intermediates.
+	// distrusted certificate itself. No chain may contain another certificate with the key of a
+	// distrusted certificate. The exception is another certificate that is in Roots or
+	// Intermediates.
 	Distrusted []*x509.Certificate
 }
 

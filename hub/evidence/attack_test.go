@@ -140,13 +140,12 @@ func TestRejectsEKCertificateOfAnotherTPM(t *testing.T) {
 
 func TestRejectsIAKOfASoftwareKey(t *testing.T) {
 	t.Parallel()
-	// A software key usually does not have the attributes of a TPM's key, although it could claim
-	// them.
+	// A software key usually lacks the attributes of a TPM's key.
 	s := newScene(t)
 	s.attacker.IAK = must(fleet.NewKey(tcg.IAKTemplates[1], func(p *tcg.Public) { p.Attributes &^= tcg.SensitiveDataOrigin }))(t)
 	s.refused(t, s.request(t, s.attacker, fleet.RequestChange{}), "iak-not-tpm-made")
-	// A software key with false attributes is useless too, because the attacker cannot open the
-	// hub's reply. See TestStrangerWithTheVictimsEKCertificate in package hub/api.
+	// An attacker who gives false attributes to a software key gains nothing, because the attacker
+	// cannot open the hub's reply. See TestStrangerWithTheVictimsEKCertificate in package hub/api.
 }
 
 func TestRejectsIAKNotRestricted(t *testing.T) {
@@ -302,7 +301,8 @@ func TestRejectsExpiredIntermediate(t *testing.T) {
 	s.trust = must(evidence.NewTrust(old.Roots(), old.Intermediates()))(t)
 	d := must(fleet.New(old, "H-2"))(t)
 	s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-chain-expired")
-	// The device sends the expired certificate itself. The hub refuses the device in this case too.
+	// The hub does not know the expired certificate, and the device sends it. The hub refuses the
+	// device.
 	s.trust = must(evidence.NewTrust(old.Roots(), nil))(t)
 	d.Chain = [][]byte{old.Intermediate.Raw}
 	s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-chain-expired")

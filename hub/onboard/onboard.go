@@ -3,10 +3,10 @@
 //
 // Enrol judges a request. It answers with certificates that only the TPM with the request's EK can
 // decrypt, and only if the IAK is in the same TPM. Nothing is proven before the TPM has decrypted
-// the certificates. So the enrolment is pending, and changes no other row. Activate is called on
-// the first TLS connection with the IDevID certificate. Activate makes the enrolment active, and
-// binds the device to the owner, in one transaction. FirstStep and SecondStep are Pantacor's
-// two-step enrolment. SecondStep ends with the same transaction.
+// the certificates. So the enrolment is pending, and nothing else in the database changes. Activate
+// is called on the first TLS connection with the IDevID certificate. Activate makes the enrolment
+// active, and binds the device to the owner, in one transaction. FirstStep and SecondStep are
+// Pantacor's two-step enrolment. SecondStep ends with the same transaction.
 //
 // The service keeps no state in memory between the calls of Enrol and Activate. The secret in a
 // reply is derived from the hub's seal key and the request's hash. So any replica can serve each

@@ -96,8 +96,9 @@ func TestOperatorsDecisionOnTrustIsObeyed(t *testing.T) {
 	}
 }
 
-// If a change is made between the reads of a request, the hub must not cache the new rows under the
-// older version.
+// The operator changes the trusted certificates after a request has read the config version, and
+// before it reads the certificates. The hub must not cache the new certificates under the older
+// version.
 func TestTrustThatChangesDuringTheReadIsReadAgain(t *testing.T) {
 	s := newScene(t)
 	hash := store.Hash(sha256.Sum256(s.maker.Root.Raw))

@@ -91,7 +91,7 @@ func (s *Service) askOwner(ctx context.Context, v *evidence.Verdict, e store.Enr
 		return err
 	case w.State == store.Denied:
 		return errDenied(w, " "+v.Questions[0].Reason)
-	case w.State == store.Approved: // the owner approved the device after the row was read
+	case w.State == store.Approved: // the owner approved the device after this request had read the decision
 		v.Approve(evidence.Approval{By: w.By, At: w.Decided, Codes: w.Answered})
 		return nil
 	}

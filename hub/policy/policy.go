@@ -2,9 +2,9 @@
 // a hub's operator or an owner says which TPMs to accept.
 //
 // An owner's document can only tighten the hub's document: the stricter of two settings applies. A
-// software TPM must be on the list in the hub's document. If the owner's document has such a list,
-// the TPM must be on that list too. If only one document has a setting, that setting applies. If
-// neither document has the setting, evidence.DefaultPolicy applies.
+// software TPM must be on the list software_tpms in the hub's document. If the owner's document has
+// this list, the TPM must be on both lists. If only one document has a setting, that setting
+// applies. If neither document has the setting, evidence.DefaultPolicy applies.
 package policy
 
 import (
@@ -121,7 +121,7 @@ func kinds() string {
 // state that each must have, such as {firmware: known, system: expected}.
 type MeasuredBoot struct {
 	Require bool
-	Parts   map[string]string // boot.StateExpected or boot.StateKnown, by the name of a part
+	Parts   map[string]string // boot.StateExpected or boot.StateKnown, by the name of a part of the boot
 }
 
 // UnmarshalYAML implements yaml.Unmarshaler.

@@ -62,7 +62,7 @@ type BootJudged struct {
 	Token    string // JoinToken.ID
 	Firmware string // the firmware's version, as it was measured
 	Ran      []byte // JSON of the boot.System that ran; empty: keep the stored one
-	States   []byte // JSON object: the state of each part, by the part's name
+	States   []byte // JSON object: the state of each part of the boot, by the part's name
 	Parts    []BootPart
 }
 
@@ -144,9 +144,10 @@ type BootRules interface {
 	// the parts of the boot. ErrNotFound: the device's boot was never judged by parts.
 	JudgedBoot(ctx context.Context, device string) (BootJudged, error)
 
-	// BadBootCohorts lists the cohorts with bad devices: those with the fewest bad devices first
-	// or, if `most` is true, those with the most. It leaves out the part "firmware", because the
-	// part "firmware-code" stands for it.
+	// BadBootCohorts lists the cohorts that have bad devices: devices on which this part of the
+	// boot is neither expected nor known. The cohorts with the fewest bad devices come first or, if
+	// `most` is true, those with the most. BadBootCohorts leaves out the part "firmware", because
+	// the part "firmware-code" stands for it.
 	BadBootCohorts(ctx context.Context, owner string, most bool, limit int) ([]BootCohort, error)
 	// RareBootCohorts lists, for one part of the boot, the cohorts that have the fewest devices.
 	RareBootCohorts(ctx context.Context, owner, part string, limit int) ([]BootCohort, error)

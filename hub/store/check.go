@@ -33,7 +33,7 @@ type Consistency interface {
 	// Disagreements returns each rule that is broken, with at most `limit` rows. It reads the whole
 	// database, as it was at one moment, and changes nothing.
 	Disagreements(ctx context.Context, limit int) ([]Disagreement, error)
-	// WrongHashes returns each rule about hashes that some rows break.
+	// WrongHashes returns each rule about hashes that is broken, with the rows that break it.
 	WrongHashes(ctx context.Context) ([]Disagreement, error)
 	// Identities returns at most `limit` enrolments with a greater Row than `after`, in the order
 	// of Row. Only the fields that a certificate or a hash determines are set.

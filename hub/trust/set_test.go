@@ -61,8 +61,8 @@ func TestOperatorsWordWins(t *testing.T) {
 	}
 }
 
-// If a row cannot be read, WithStored returns an error: the hub must not decide with only a part of
-// the operator's decisions.
+// If a stored decision cannot be read, WithStored returns an error: the hub must not decide with
+// only a part of the operator's decisions.
 func TestStoredWordsThatCannotBeReadAreAnError(t *testing.T) {
 	t.Parallel()
 	root := newCA(t, "Root", nil, nil)

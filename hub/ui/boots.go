@@ -93,7 +93,7 @@ type BootCohortPage struct {
 	Devices, Bad   int
 	Members        []BootMember
 	Hidden         int  // number of devices that the page does not list
-	Code           bool // the decision accepts the firmware's settings too
+	Code           bool // the decision also accepts other settings of the firmware
 }
 
 // BootVersion counts the devices of a cohort that have the same version of the firmware.

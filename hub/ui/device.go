@@ -62,7 +62,7 @@ type DeviceSummary struct {
 	Where []Fact
 	Runs  []Fact
 	Chain chain.Picture
-	Facts []Fact // facts about the machine that the machine's console displays too
+	Facts []Fact // facts about the machine, the same as on the machine's console
 	Life  []Moment
 }
 
@@ -151,7 +151,7 @@ type RevisionShown struct {
 	Changes []trail.Change
 	More    int // how many changes are left out
 	Files   int
-	Text    string // the state, indented; empty: it is too long for the page
+	Text    string // the state of the revision, indented; empty: it is too long for the page
 	// CanCancel is true if the device has not begun to install the revision, CanStop if the device
 	// is installing it. CanRepost is true if the revision's state can be posted again.
 	CanCancel, CanStop, CanRepost bool

@@ -85,7 +85,7 @@ type ImagePage struct {
 	RevisionKeyProblem                         string
 	Missing                                    string // why the hub cannot build images; empty: it can
 	Limit, Size                                string // bounds of a build, in words
-	StatePath                                  string // address of the part "building"
+	StatePath                                  string // address of the template "building", which shows the progress of the build
 	Building                                   Building
 }
 

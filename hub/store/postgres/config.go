@@ -106,7 +106,8 @@ func parseURL(base string, params []string) (*pgconn.Config, error) {
 	return config, nil
 }
 
-// parameters splits a URL into the part before the parameters and the parameters.
+// parameters splits a URL at its question mark: `base` is the text before it, and `params` are the
+// parameters.
 func parameters(address string) (base string, params []string) {
 	base, query, _ := strings.Cut(address, "?")
 	if query != "" {

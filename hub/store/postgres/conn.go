@@ -272,7 +272,7 @@ func (c *conn) rows(s *sqlstore.Statement, f func(*pgconn.ResultReader) (bool, e
 		return err
 	}
 	var failed error // error of the function f
-	enough := false  // the rest of the rows is not needed, and is too much to read
+	enough := false  // the other rows are not needed, and are too many bytes to read
 	sent := c.send(func(r *pgconn.ResultReader) {
 		more, drained := true, 0
 		for r.NextRow() {

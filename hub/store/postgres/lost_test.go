@@ -297,7 +297,7 @@ func (c *cutter) serve(client net.Conn) {
 			switch how {
 			case cutAnswer:
 				_, _ = upstream.Write(message)
-				_, _ = upstream.Read(header) // the answer
+				_, _ = upstream.Read(header) // the answer of the server
 			case cutLate:
 				client.Close()
 				time.Sleep(time.Duration(rand.IntN(30)) * time.Millisecond)

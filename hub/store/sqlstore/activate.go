@@ -85,7 +85,7 @@ type claim struct {
 	ownerKnown bool
 	counted    bool // the token has already counted this device
 
-	known    bool  // the device has a row, deleted or not
+	known    bool  // the database has the device, which may be deleted
 	active   int64 // row id of the device's active enrolment
 	devOwner string
 	deleted  bool

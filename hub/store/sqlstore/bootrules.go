@@ -277,8 +277,8 @@ func partsOf(c Conn, device string) (map[string]placed, error) {
 	return parts, err
 }
 
-// putJudged stores the cohorts of a device's newest boot. It writes only rows that change, because
-// most devices measure the same boot again and again.
+// putJudged stores the cohorts of a device's newest boot. Most devices measure the same boot again
+// and again, so it writes only what has changed.
 func putJudged(c Conn, device string, now time.Time, j *store.BootJudged) error {
 	if j == nil {
 		return nil
@@ -322,9 +322,9 @@ func putJudged(c Conn, device string, now time.Time, j *store.BootJudged) error 
 		if err := c.Do(growVersion, owner, p.Part, p.Value, j.Model, j.Firmware, flag(p.Bad)); err != nil {
 			return err
 		}
-		// First the device joins the new cohort, then it leaves the old one. Both are the same
-		// cohort if only the state changes. In the opposite order, a cohort of one device would be
-		// removed, and the time of its first measurement would be lost.
+		// First the device joins the new cohort, then it leaves the old one. If only the state of
+		// the part changes, both are the same cohort. In the opposite order, a cohort of one device
+		// would then be removed, and the time of its first measurement would be lost.
 		if ok {
 			if err := leaveCohort(c, p.Part, was); err != nil {
 				return err

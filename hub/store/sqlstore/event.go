@@ -236,8 +236,8 @@ func readEvent(r *Row) store.Event {
 	return e
 }
 
-// pageLimit converts the parameter limit of a method, `n`, to a number of rows: 100 if `n` is 0 or
-// negative, otherwise at most 1000.
+// pageLimit converts `n`, the parameter `limit` of a method, to a number of rows. If `n` is 0 or
+// negative, the result is 100. The result is at most 1000.
 func pageLimit(n int) int64 {
 	if n <= 0 {
 		return 100

@@ -22,7 +22,8 @@ type condition struct {
 	// `walk` reads the matching devices in the order of nicks. If no index has that order, `walk`
 	// is zero.
 	walk walk
-	// `among` selects the matching devices of a list, by an index. nil: no index has the condition.
+	// `among` gets a list of devices and selects those that match the condition, by an index. nil:
+	// there is no index for the condition.
 	among *Statement
 	// `fits` reports whether a device matches the condition. It reads only the columns `needs` of the
 	// device. It is nil for FieldMeta.

@@ -33,7 +33,8 @@ func writeCursor(q store.DeviceSearch, o order, p place) string {
 	return base64.RawURLEncoding.EncodeToString(text)
 }
 
-// readCursor returns the place after which the page begins, or nil for the first page.
+// readCursor returns the place (the position in the order) after which the page begins, or nil for
+// the first page.
 func readCursor(q store.DeviceSearch, o order) (*place, error) {
 	if q.After == "" {
 		return nil, nil

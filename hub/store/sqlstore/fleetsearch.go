@@ -18,11 +18,11 @@ const (
 	// the result.
 	smallSet = store.MaxCount
 	// A walk reads an index in the order of the result (see type walk). examineMost is the largest
-	// number of rows of a walk that the engine compares with the other conditions. If the limit of
-	// a page is higher, the page's limit applies. So a page may have fewer rows than its limit,
-	// even if there is a next page. examineFar is the bound for all orders except the order by
-	// nick. In these orders, each row is in another part of the database file, so that reading a
-	// row costs more.
+	// number of rows of a walk that the engine compares with the other conditions. If a page may
+	// have more rows than examineMost, the page's limit applies instead. So a page may have fewer
+	// rows than its limit, even if there is a next page. examineFar is the bound for all orders
+	// except the order by nick. In these orders, each row is in another part of the database file,
+	// so that reading a row costs more.
 	examineMost = 600
 	examineFar  = 400
 	// A walk reads several rows at once, and then compares their metadata. At first, it reads at
@@ -30,7 +30,8 @@ const (
 	firstStretch = 150
 )
 
-// Columns of a walk: all columns that a search needs, or only the nick, which an index has too.
+// Columns of a walk: all columns that a search needs, or only the nick. With only the nick, the
+// engine reads an index and no rows of the table.
 const (
 	justNick      = `SELECT s.nick FROM `
 	searchColumns = `SELECT s.nick, s.device, s.created, s.seen, s.quiet, s.model, s.maker, s.firmware, s.serial, s.token,
@@ -295,10 +296,10 @@ func active() walk {
 	}
 }
 
-// withMeta is the walk through the devices that have a term of metadata. In SQLite, CROSS JOIN
-// makes the engine read the table device_meta_terms first. In PostgreSQL, the LIMIT of each part
-// has this effect. The short statements have no argument for the owner, because a term belongs to
-// an owner.
+// withMeta is the walk through the devices that have a certain term of metadata, for example
+// site=oslo. In SQLite, CROSS JOIN makes the engine read the table device_meta_terms first. In
+// PostgreSQL, the LIMIT of each part has this effect. The short statements have no argument for the
+// owner, because a term belongs to an owner.
 func withMeta() walk {
 	sqliteUp, sqliteDown := walkTexts(searchColumns, `device_meta_terms m CROSS JOIN device_search s ON s.owner = ? AND s.nick = m.nick WHERE m.term = ?`, `m.nick`)
 	text := func(after, order string) string {
@@ -333,7 +334,8 @@ func allBy(column, postgres string) walk {
 	})
 }
 
-// inState makes the walk through the devices in a state. The index has only such devices.
+// inState makes the walk through the devices in one state, for example "quiet". The index has only
+// the devices in this state.
 func inState(index, condition string) walk {
 	return withShort(justNick, func(columns string) walk {
 		return ordered(columns, `device_search s INDEXED BY `+index+` WHERE s.owner = ? AND `+condition, `s.nick`)
@@ -367,8 +369,8 @@ const (
 
 // walkState has a walk for each state, through the devices with that state. walkField has a walk
 // for each field, through the devices with one value of that field. All these walks are in the
-// order of nicks. amongState and amongField have the statements of among. There is none for active
-// devices: most devices are active.
+// order of nicks. amongState and amongField have the statements that the function `among` makes.
+// There is no such statement for active devices, because most devices are active.
 var (
 	walkState = map[string]walk{
 		store.StateActive:      active(),
@@ -577,7 +579,7 @@ func (f *finder) page(c Conn, after *place, limit int) (hits []found, next *plac
 	// The additional row shows whether there is a next page.
 	most = max(most, limit+1)
 	if p := f.plan(allColumns); len(p.rest) == 0 && len(p.among) == 0 {
-		most = limit + 1 // each row is a hit
+		most = limit + 1 // every row that is read is a hit
 	}
 	hits, complete, end, err := f.walk(c, after, most, limit+1, allColumns)
 	switch {
@@ -711,13 +713,13 @@ func (f *finder) walk(c Conn, after *place, most, enough int, want columns) (hit
 // stretch is the part of a walk that one statement reads.
 type stretch struct {
 	args   []any   // of the statement, without the limit
-	n      int     // limit of the rows
+	n      int     // largest number of rows
 	enough int     // number of hits that are needed
 	want   columns // that each hit must have
 
 	hits []found
 	read int   // number of examined rows
-	last place // of the row n, if there are so many
+	last place // place of the row with the number n, if there are n rows
 }
 
 // read reads a stretch with all columns of the devices.
@@ -778,7 +780,7 @@ func (f *finder) readShort(c Conn, p searchPlan, s *stretch) (err error) {
 // searchPlan says how a walk reads the devices in the order of the result.
 type searchPlan struct {
 	statement *Statement
-	args      []any // of the statement, before the place
+	args      []any // arguments of the statement that come before the place
 	// among has the conditions that an index compares before the devices are read: all conditions
 	// on metadata, and one other condition that has an index. A count needs only the nicks of the
 	// devices, so for a count, `among` has all conditions that have an index. If `among` is not

@@ -220,7 +220,8 @@ func (s *Store) FinishUpload(ctx context.Context, u store.Upload, lost string, s
 		case o.Size != size:
 			return store.ErrStatus
 		}
-		// If the record is Stored, the owner's usage already includes the size.
+		// If the owner's record of the object is Stored, the owner's usage already includes the
+		// size.
 		if !o.Stored && size > 0 {
 			if err := fits(c, u.Owner, size, quota); err != nil {
 				return err

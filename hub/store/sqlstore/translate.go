@@ -47,8 +47,8 @@ func postgresText(sql string) (string, error) {
 }
 
 // sharable returns an error if a statement has words that PostgreSQL does not know, or that have
-// another meaning in PostgreSQL. Register such a statement with a text for each engine, by the
-// function both.
+// another meaning in PostgreSQL. Register such a statement by the function `both`, with a text for
+// each engine.
 func sharable(sql string) error {
 	tokens := split(sql)
 	for i, t := range tokens {

@@ -559,7 +559,7 @@ func recordsAreTheOwnersAlone(f *fixture) {
 	before, err := f.Usage(f.ctx, f.owner.ID)
 	f.must(err)
 	place := f.placeOf(f.owner.ID, sum)
-	f.must(f.MarkContentLost(f.ctx, sum, rand.Text())) // it was not at this place
+	f.must(f.MarkContentLost(f.ctx, sum, rand.Text())) // the object's bytes are at another place
 	equal(f, "place", f.placeOf(f.owner.ID, sum), place)
 	for range 2 { // the second call does not reduce the usage again
 		f.must(f.MarkContentLost(f.ctx, sum, place))
@@ -592,7 +592,7 @@ func quotaIsKept(f *fixture) {
 		f.must(err)
 		return n
 	}
-	f.refused(announce("a", 1000, 1000), store.ErrQuota) // the record also counts against the quota
+	f.refused(announce("a", 1000, 1000), store.ErrQuota) // the record of an object also counts against the quota
 	f.must(announce("a", 1000, 2000))
 	record := usage()
 	if record < 1 || record > 1000 {
@@ -720,7 +720,7 @@ func neededContentStays(f *fixture) {
 		}
 	}
 	_, err := f.FinishUpload(f.ctx, u, "", 10, plenty, Epoch)
-	f.refused(err, store.ErrNotFound) // the record has expired
+	f.refused(err, store.ErrNotFound) // the record of the object has expired
 	f.keep(f.owner.ID, "needed", 10, Epoch)
 	second := f.placeOf(f.owner.ID, sum)
 	if second == first {
@@ -1125,8 +1125,8 @@ func ownersKeepLess(f *fixture) {
 	equal(f, "rules of nobody", len(rules), 0)
 }
 
-// After a change of the rule, the logs are trimmed in steps, and no step removes more than its
-// limit.
+// After an owner's rule about logs has changed, the logs are trimmed in steps, and no step removes
+// more than its limit.
 func logsAreTrimmed(f *fixture) {
 	const devices, entries = 5, 4
 	token := f.newToken("trim", 0)

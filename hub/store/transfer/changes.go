@@ -247,7 +247,7 @@ func (m *Move) withKeys(ctx context.Context, t table, list [][]any, f func() err
 	return m.to.Exec(ctx, "DROP TABLE move_keys")
 }
 
-// joined is the condition that a row has one of the keys of move_keys.
+// joined is the SQL condition that a row of the table has one of the keys in move_keys.
 func (t table) joined() string {
 	list := make([]string, len(t.key))
 	for i, name := range t.key {
@@ -256,7 +256,8 @@ func (t table) joined() string {
 	return strings.Join(list, " AND ")
 }
 
-// For each key, applyRows copies the row, if the row still exists, and compares the copy.
+// For each key in `list`, applyRows copies the row with this key, if it still exists, and compares
+// the copy with the row.
 func (m *Move) applyRows(ctx context.Context, from *sql.Tx, t table, list [][]any) error {
 	columns := m.columns[t.name]
 	holes := make([]string, len(t.key))

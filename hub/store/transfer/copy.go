@@ -79,8 +79,8 @@ func (m *Move) copy(ctx context.Context, table table) error {
 	}
 }
 
-// The method `add` adds a portion of rows to the target, or replaces a table whose key ignores
-// case.
+// The method `add` adds a portion of a table's rows to the target. If the key of the table ignores
+// case, it replaces the whole table instead.
 //
 // Portions are read at different times. So a row of this portion can have the same unique value,
 // such as a nick, as the copy of a row from an earlier portion. The earlier row has changed since
