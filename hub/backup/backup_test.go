@@ -206,7 +206,8 @@ func TestBackupComesBack(t *testing.T) {
 	}
 }
 
-// A second backup copies only new objects. It reports an object that the hub does not store.
+// A second backup copies only new objects. It also reports an object that the database lists, but
+// that the object store does not have.
 func TestObjectsAreIncremental(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)

@@ -197,7 +197,7 @@ func pcrList(pcrs []int) string {
 		}
 		text := fmt.Sprint(pcrs[i])
 		switch {
-		case last == i+1: // two numbers are no range
+		case last == i+1: // two numbers are not written as a range
 			last = i
 		case last > i:
 			text += fmt.Sprintf(" to %d", pcrs[last])

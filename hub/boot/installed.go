@@ -65,7 +65,7 @@ func VerifyInstallation(iak *tcg.Public, r *wire.InstallReport) (*Installation, 
 //   - No report of a later installation has counted for this device.
 type report struct {
 	counts  bool
-	problem string // why there is no report that counts, a sentence
+	problem string // a sentence that says why no report counts
 	by      string // the name of the manifest that names the installer
 	resets  uint32 // the TPM's reset counter in the boot of the installer
 	table   []byte

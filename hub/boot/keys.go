@@ -135,7 +135,7 @@ const (
 	CauseFirmware    = "firmware-update"     // the firmware's version changed
 	CauseRolledBack  = "rolled-back"         // a system started that is older than the previous system, and no revision asks for the older system
 	CauseUnwanted    = "another-system"      // the started system is one of the owner's, but is not meant to run
-	CauseNoManifest  = "not-in-any-manifest" // no manifest names what started
+	CauseNoManifest  = "not-in-any-manifest" // no manifest names the system that started
 	CauseOtherBank   = "another-bank"        // the boot was measured in another PCR bank
 	CauseNoReference = "no-reference"        // the first boot was not accepted
 )

@@ -76,8 +76,8 @@ func (j *judge) startedAlone(m *manifest.Manifest) bool {
 	})
 }
 
-// knownManager reports whether the system of a manifest was started by the first program of the
-// reference's PCR 4.
+// knownManager reports whether the system of a manifest was started by the boot manager of the
+// reference. This is the first program that the reference has in PCR 4.
 func (j *judge) knownManager() bool {
 	if len(j.meant) == 0 || j.Reference == nil {
 		return false

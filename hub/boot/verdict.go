@@ -70,7 +70,7 @@ type PartVerdict struct {
 	Value string `json:"value"`           // as in Measurement.Values
 }
 
-// Matches reports whether all parts are expected or known.
+// Matches reports whether all parts of the boot are expected or known.
 func (v *Verdict) Matches() bool {
 	return !slices.ContainsFunc(v.Parts, func(p PartVerdict) bool { return !AtLeast(p.State, StateKnown) })
 }
@@ -275,8 +275,8 @@ func (j *judge) differences(p Part) []Change {
 	return j.Reference.differencesIn(pcrs, j.Measurement)
 }
 
-// differencesIn is Compare for some PCRs. If the reference has none of these PCRs, it finds no
-// difference.
+// differencesIn does the same as Compare, but only for the PCRs `pcrs`. If the reference has none
+// of these PCRs, it finds no difference.
 func (r *Reference) differencesIn(pcrs []int, m *Measurement) []Change {
 	part := r.only(pcrs)
 	if len(part.PCRs) == 0 && len(r.PCRs) > 0 && r.Bank == m.Bank {
@@ -285,8 +285,8 @@ func (r *Reference) differencesIn(pcrs []int, m *Measurement) []Change {
 	return Compare(part, m)
 }
 
-// The function `compared` returns the PCRs of a part that Judge compares with a reference. They
-// include PCR 10, because a person may have entered a value of PCR 10.
+// Of the PCRs of a part of the boot, the function `compared` returns those that Judge compares with
+// a reference. They include PCR 10, because a person may have entered a value of PCR 10.
 func compared(p Part) []int {
 	if p.Name == PartRest {
 		return append(slices.Clone(p.PCRs), imaPCR)
@@ -307,7 +307,7 @@ func (j *judge) outdated(p Part) bool {
 	return !since.IsZero() && !j.Reference.Since.After(since)
 }
 
-// The method `only` returns the reference with only some of its PCRs.
+// The method `only` returns a copy of the reference with only the PCRs `pcrs`.
 func (r *Reference) only(pcrs []int) *Reference {
 	part := *r
 	part.PCRs = make(map[int]string)
@@ -352,8 +352,8 @@ func partitions(events []Event) (digests []string) {
 	return digests
 }
 
-// The method `empty` reports whether nothing that is specific to a machine was measured into some
-// PCRs.
+// The method `empty` reports whether nothing that is specific to one machine was measured into the
+// PCRs `pcrs`.
 func (j *judge) empty(pcrs ...int) bool {
 	bank, ok := hashOf(j.Bank)
 	if !ok {

@@ -54,7 +54,7 @@ type State string
 // States. The zero value has two meanings: all sightings fit a single machine, or the owner decided
 // that there is only one machine.
 const (
-	// Suspected: something does not fit one machine with one TPM.
+	// Suspected: a finding suggests that several machines have the TPM's state.
 	Suspected State = "suspected"
 	// Certain: two copies of the TPM's state run, and the hub sees both of them in turn.
 	Certain State = "certain"
@@ -125,7 +125,7 @@ type Finding struct {
 	Time  time.Time `json:"time"`
 }
 
-// State returns the conclusion from the findings and the owner's decision.
+// State returns the state that follows from the findings and from the owner's decision.
 func (r *Record) State() State {
 	if r.Decision == TwoMachines {
 		return Refused

@@ -64,7 +64,7 @@ type exam struct {
 	roots    *x509.CertPool
 	name     string // hub name
 	database *sqlite.Inspection
-	found    []finding.Finding // by the earlier checks
+	found    []finding.Finding // what the earlier checks found
 }
 
 type check struct {
@@ -162,7 +162,7 @@ func checkData(_ context.Context, e *exam) (found []finding.Finding) {
 
 // checkDisk examines the free space on the disks of the data folder and of the objects' folder.
 func checkDisk(_ context.Context, e *exam) (found []finding.Finding) {
-	seen := map[uint64]bool{} // by device number
+	seen := map[uint64]bool{} // by the device number of the file system
 	for _, dir := range []string{e.Data, filepath.Join(e.Data, objectFolder), e.keys()} {
 		info, err := os.Stat(dir)
 		if err != nil {

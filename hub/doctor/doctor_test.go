@@ -375,7 +375,7 @@ func TestURLsAreExamined(t *testing.T) {
 	}
 }
 
-// ownProxy returns the URL of a server with a proxy's certificate from the hub's CA.
+// ownProxy starts a proxy with a certificate from the hub's CA, and returns the URL of the proxy.
 func ownProxy(t *testing.T, ca *pki.Hub) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

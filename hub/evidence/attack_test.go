@@ -69,7 +69,7 @@ func (s *scene) judge(body []byte) *evidence.Verdict {
 	return v
 }
 
-// lab is a policy that accepts emulated TPMs and asks no questions.
+// lab is a policy that accepts emulated TPMs, and leaves no decision to a person.
 func lab() evidence.Policy {
 	p := evidence.DefaultPolicy()
 	p.UnknownMaker, p.NoCertificate = evidence.Refuse, evidence.Refuse
@@ -444,6 +444,7 @@ func TestRejectsFieldExchangedAfterSigning(t *testing.T) {
 	s.refused(t, body, "csr-signature")
 }
 
+// The policy says whether the hub accepts an expired EK certificate.
 func TestExpiredEKCertificateIsAPolicy(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

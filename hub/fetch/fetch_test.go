@@ -426,7 +426,7 @@ func TestBoundsWhatItFetches(t *testing.T) {
 	}
 }
 
-// If many devices need the same link, the fetcher fetches the link only once. It also caches a
+// If many devices need the same CA certificate, the fetcher fetches it only once. It also caches a
 // failure.
 func TestAsksOnceAndKeepsTheAnswer(t *testing.T) {
 	t.Parallel()

@@ -166,10 +166,9 @@ func withRemedy(dir string, err error) error {
 	return fmt.Errorf("pki: %w; restore %s from its backup", err, dir)
 }
 
-// checkAuthority checks that the certificate `c` is of the CA after which its file is named, and
-// that the root signed `c`. The title at the end of the CN must match. Without this check, an
-// exchange of the files of ACA and device CA would be accepted, and every IAK could be a TLS
-// client.
+// checkAuthority checks that the root signed the certificate `c`, and that the CN of `c` ends with
+// `title`, the title of the CA that the file's name states. Without the second check, somebody
+// could exchange the files of the ACA and the device CA, and every IAK could be a TLS client.
 func checkAuthority(c, root *x509.Certificate, title string) error {
 	if !strings.HasSuffix(c.Subject.CommonName, " "+title) {
 		return fmt.Errorf("%q is not a %s", c.Subject.CommonName, title)

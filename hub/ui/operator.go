@@ -82,7 +82,7 @@ type OperatorHealth struct {
 // OperatorAlarms is the tab "Alarms".
 type OperatorAlarms struct {
 	Lasting []OperatorAlarm // conditions that the operator must deal with
-	Others  []OperatorAlarm // the other rules, which are well or not known
+	Others  []OperatorAlarm // conditions that have not begun, or whose state is not known
 }
 
 // OperatorAlarm is a condition that the hub checks on itself, and the condition's present state.

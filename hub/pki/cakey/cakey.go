@@ -208,7 +208,8 @@ func (k *Key) Public() crypto.PublicKey { return k.publicKey }
 
 // Sign signs a digest, and verifies the signature before it returns the signature. So a broken TPM,
 // or a signer with another key, causes an error and never a wrong certificate. The first argument
-// is not used: each place has its own source of random numbers.
+// is not used: a TPM and a signer have their own random numbers, and for a key in a file, Sign uses
+// crypto/rand.
 func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if opts.HashFunc() != k.hash || len(digest) != k.hash.Size() {
 		return nil, fmt.Errorf("cakey: %s signs digests of %v, not %d bytes of %v", k.uri, k.hash, len(digest), opts.HashFunc())

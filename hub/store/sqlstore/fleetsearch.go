@@ -219,8 +219,9 @@ func (o order) compare(a, b place) int {
 // arguments of the condition, the place and the limit.
 type walk struct {
 	up, down *Statement
-	// short has statements that read the same devices, but only the columns of the order, the nick
-	// first. An index has these columns, so that SQLite reads no row of a device. nil: there are none.
+	// short has statements that read fewer columns of the same devices: the nick, and then the
+	// other columns by which the devices are ordered. An index has all these columns, so SQLite
+	// reads only the index. nil: there are no such statements.
 	short *walk
 }
 

@@ -66,7 +66,7 @@ func readTrail(r *Row) store.Trail {
 	return store.Trail{Device: r.text(), Owner: r.text(), Rev: r.int(), Reported: r.int(), Created: r.time(), Touched: r.time()}
 }
 
-// readRevisionHead reads the columns of stepHead.
+// readRevisionHead reads the columns that the SQL text stepHead selects.
 func readRevisionHead(r *Row) store.Revision {
 	s := store.Revision{Device: r.text(), Owner: r.text(), Rev: r.int(), Status: trail.Status(r.text()), Posted: r.time()}
 	if at := r.int64(); at != 0 {

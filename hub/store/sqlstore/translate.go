@@ -91,7 +91,7 @@ func inWord(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_'
 }
 
-// count returns the number of bytes at the start of the text that belong to a class.
+// count returns how many bytes at the start of the text meet the condition `is`.
 func count(text string, is func(byte) bool) int {
 	n := 0
 	for n < len(text) && is(text[n]) {
