@@ -77,8 +77,8 @@ func TestFailedComparisonDoesNotStopTheDevice(t *testing.T) {
 	}
 }
 
-// If a record is empty, RecordSighting puts the enrolment at its beginning. If the record has boots
-// or serial numbers, RecordSighting does not add the enrolment.
+// RecordSighting begins an empty clone record with the device's enrolment. If the record has boots
+// or serial numbers already, RecordSighting does not add the enrolment.
 func TestRecordBeginsOnce(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -99,7 +99,7 @@ func TestRecordBeginsOnce(t *testing.T) {
 	equal(s, "boots", len(s.record(is.ID).Boots), 0)
 }
 
-// Only a change to a worse state causes an event.
+// The owner gets an event only if the state of the clone record gets worse.
 func TestStateThatImprovesIsNotTold(t *testing.T) {
 	s := newScene(t)
 	is, _ := s.onboarded(s.device(), s.token)

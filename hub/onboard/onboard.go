@@ -66,7 +66,7 @@ type Service struct {
 	settings atomic.Pointer[settings]
 }
 
-// Stable codes of the refusals that this package makes. Package evidence defines the others.
+// Stable codes of the refusals that this package makes. Package evidence defines the other codes.
 const (
 	CodeHubName       = "hub-name"
 	CodeOwnership     = "ownership-proof"
@@ -309,7 +309,8 @@ func (s *Service) seal(ctx context.Context, e store.Enrolment, r *evidence.Reque
 	return reply.Encode(), nil
 }
 
-// A buffer has a reply's certificates, in plain text and encrypted. It never has a secret.
+// Replies are made in these buffers, which are used again. A buffer may contain certificates of an
+// earlier reply, but never a secret.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 6<<10); return &b }}
 
 // secret returns the secret that the reply to a request encrypts to the TPM. A repeated request
@@ -367,8 +368,8 @@ func (s *Service) Activate(ctx context.Context, certHash [32]byte, exporter, pro
 	return s.bind(ctx, e, before, addr)
 }
 
-// refuseActivation records a refusal for the token's owner and returns it. If the TPM is a device
-// of a second owner, the event does not reveal that device's id.
+// refuseActivation records a refusal for the token's owner and returns it. If the TPM belongs to
+// another owner, the event does not reveal the id of that owner's device.
 func (s *Service) refuseActivation(ctx context.Context, e store.Enrolment, addr string, r *evidence.Refusal) (store.Device, error) {
 	if r.Code == CodeOtherOwner {
 		e.DeviceID = s.waitingID(e.EK)

@@ -82,7 +82,8 @@ func TestOperatorsDecisionOnTrustIsObeyed(t *testing.T) {
 	s.refused(s.enrol(d), "ek-chain-distrusted")
 	s.must(s.store.ChangeTrust(t.Context(), store.TrustChange{Remove: []store.Hash{hash}}))
 	s.must(s.enrol(d))
-	// If one stored trust row cannot be read, no device is accepted.
+	// If one of the operator's stored decisions about CA certificates cannot be read, no device is
+	// accepted.
 	s.must(s.store.ChangeTrust(t.Context(), store.TrustChange{Put: []store.TrustedCertificate{{Fingerprint: store.Hash{1}, DER: []byte("?"), Kind: store.Distrusted}}}))
 	if err := s.enrol(d); err == nil {
 		t.Error("accepted, though the operator's decisions cannot be read")

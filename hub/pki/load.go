@@ -82,7 +82,8 @@ func (h *Hub) loadRoot(dir string) (err error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	// If any file of the TLS CA exists, the hub has a TLS CA, and the missing file is an error.
+	// If any file of the TLS CA exists, the hub has a TLS CA. Then a missing file of the TLS CA is
+	// an error.
 	for _, suffix := range []string{".crt", ".key", uriSuffix} {
 		if present(dir, tlsCA.file+suffix) {
 			return err

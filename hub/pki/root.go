@@ -140,7 +140,7 @@ type Planned struct {
 	Subject  string    // of the certificate
 	Key      string    // kind of key, such as "ECDSA P-256"
 	KeyHash  string    // lower-case hexadecimal SHA-256 of the SubjectPublicKeyInfo
-	NotAfter time.Time // end of the certificate
+	NotAfter time.Time // when the certificate expires
 
 	template *x509.Certificate
 	public   *ecdsa.PublicKey

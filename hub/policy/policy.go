@@ -48,7 +48,7 @@ type Document struct {
 	Rules         []Rule        `yaml:"rules,omitempty"`
 }
 
-// Rule is an evidence.Rule in a document.
+// Rule is the form that an evidence.Rule has in a document.
 type Rule struct {
 	Maker         string   `yaml:"maker,omitempty"`
 	Model         string   `yaml:"model,omitempty"`

@@ -78,10 +78,10 @@ type BootPart struct {
 // the boot, for example the same firmware.
 type BootCohort struct {
 	Part, Model, Value string
-	Devices, Bad       int       // all devices of the cohort, and those whose part is neither expected nor known
+	Devices, Bad       int       // all devices of the cohort, and the bad ones: this part of their boot is neither expected nor known
 	Of                 int       // all measured devices of the model
-	First              time.Time // the first measurement of the value in this model
-	Words, Cause       string    // of the latest device whose part is bad; may be empty
+	First              time.Time // when a device of this model first measured the value
+	Words, Cause       string    // from the verdict on the latest bad device; may be empty
 	Firmware           string    // the firmware's version of the latest device
 }
 

@@ -2,7 +2,7 @@ package store
 
 import "context"
 
-// Disagreement is a rule of the database that some rows break.
+// Disagreement is a consistency rule that some rows of the database break.
 type Disagreement struct {
 	Rule string   // stable, such as "device-certificate"
 	Rows []string // some of the rows: the ids of devices, accounts or join tokens, or the names of counters

@@ -26,8 +26,8 @@ type LogBounds struct {
 	Bytes int64 // bytes of the texts, plus an overhead for each entry
 }
 
-// LogRule is an owner's rule about how much of the logs of the owner's devices the hub keeps. It
-// can only make the hub's bounds tighter.
+// LogRule is an owner's rule about logs: how much of the log of each device the hub keeps. It can
+// only make the hub's bounds tighter.
 type LogRule struct {
 	Owner string        // Account.ID
 	Age   time.Duration // in whole seconds; 0: the hub's bound
@@ -87,9 +87,9 @@ type Logs interface {
 	LogRules(ctx context.Context, after string, limit int) ([]LogRule, error)
 	// ExpireOwnerLogs does the same as ExpireLogs for the entries of one owner.
 	ExpireOwnerLogs(ctx context.Context, owner string, before time.Time, limit int) (int, error)
-	// TrimLogs removes the oldest log entries of each device of the owner whose log exceeds
-	// `bounds` or the owner's rule. Call it after a change of the rule. One call looks at no more
-	// than limit devices, and removes no more than limit groups of entries (see ExpireLogs). `more`
-	// is false if nothing is left to do.
+	// If the log of one of the owner's devices exceeds `bounds` or the owner's rule, TrimLogs
+	// removes the oldest entries of this log. Call it after a change of the rule. One call looks at
+	// no more than limit devices, and removes no more than limit groups of entries (see
+	// ExpireLogs). `more` is false if nothing is left to do.
 	TrimLogs(ctx context.Context, owner string, bounds LogBounds, limit int) (more bool, err error)
 }

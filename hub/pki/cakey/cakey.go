@@ -43,7 +43,7 @@ type source interface {
 	sign(ctx context.Context, digest []byte, hash crypto.Hash) ([]byte, error)
 }
 
-// maker is a source of keys in which the hub itself can make and remove a key.
+// maker is a place in which the hub itself can make and remove a key.
 type maker interface {
 	create(ctx context.Context, curve elliptic.Curve) error
 	remove(ctx context.Context) error

@@ -24,7 +24,7 @@ type Config struct {
 	// or a loopback address.
 	URL string
 	// Password is used if the URL has no password. If both are empty, the environment variable
-	// PGPASSWORD or the file of libpq is used.
+	// PGPASSWORD or libpq's password file is used.
 	Password string
 	// Writers is the number of connections that write, and Readers the number that read. 0 means
 	// the default.
