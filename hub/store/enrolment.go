@@ -123,7 +123,7 @@ type Enrolment struct {
 	IDevIDCert []byte // DER
 	IDevIDHash Hash   // SHA-256 of IDevIDCert
 
-	Request []byte // evidence for an auditor: the whole TCG-CSR-IDEVID, or the JSON of wire.Kept
+	Request []byte // evidence for an auditor: the whole TCG-CSR-IDEVID, or the JSON of a wire.RegistrationRecord
 	Verdict []byte // JSON of the evidence verdict
 
 	Manufacturer string

@@ -24,7 +24,7 @@ const EpochsPerRestore = 1_000_000
 
 // Restore describes the latest restore of the hub.
 type Restore struct {
-	Epoch  int64     `json:"epoch"`  // of the backup
+	Epoch  int64     `json:"epoch"`  // epoch of the backup
 	Backup time.Time `json:"backup"` // when the backup began
 	Time   time.Time `json:"time"`   // when it was restored
 }
@@ -32,7 +32,7 @@ type Restore struct {
 // Restored counts what a restore has changed.
 type Restored struct {
 	Epoch    int64 // the new epoch
-	Sessions int   // that were ended
+	Sessions int   // sessions that were ended
 	Tokens   int   // join tokens that were paused
 }
 

@@ -42,7 +42,8 @@ type Trail struct {
 	Touched  time.Time // time of the latest revision or report
 }
 
-// Revision is one state of a trail. The revisions of a trail are numbered from 0 without a gap.
+// Revision is one revision of a trail, with its state. The revisions of a trail are numbered from 0
+// without a gap.
 type Revision struct {
 	Device    string
 	Owner     string

@@ -90,7 +90,7 @@ func (l *load) run(workers, each int) {
 	done.Wait()
 }
 
-// check compares the numbers of the database with the number of answers.
+// check compares the numbers of rows in the database with the numbers of acknowledged writes.
 func (l *load) check() {
 	l.Helper()
 	want := fmt.Sprint(l.acknowledged.Load())

@@ -97,7 +97,7 @@ func fewInState(name string) bool {
 	return false
 }
 
-// steps returns three numbers since the previous call, for all read connections: the operations of
+// steps counts what all read connections have done since the previous call: the operations of
 // SQLite's virtual machine, the rows that table scans read, and the sorts.
 func (s *Store) steps(t *testing.T) (operations, scanned, sorted int32) {
 	t.Helper()

@@ -260,13 +260,13 @@ func (s *Store) JudgedBoot(ctx context.Context, device string) (j store.BootJudg
 	return j, err
 }
 
-// placed is a row of boot_parts without its device.
+// placed is a row of the table boot_parts, without the column device.
 type placed struct {
 	owner, value, model, token, firmware string
 	bad                                  bool
 }
 
-// partsOf returns the rows of boot_parts of a device, by part.
+// partsOf returns a device's rows of the table boot_parts. The key is the name of the part.
 func partsOf(c Conn, device string) (map[string]placed, error) {
 	parts := make(map[string]placed)
 	err := c.Each(selectParts, func(r Row) (bool, error) {

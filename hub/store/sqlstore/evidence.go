@@ -161,8 +161,8 @@ func replaceAll(b, other, old []byte, code byte) (result, spare []byte) {
 	}
 }
 
-// index is bytes.Index. It looks for the first bytes of a long text, because bytes.Index is fast only
-// for texts of up to 63 bytes.
+// index does the same as bytes.Index, but faster for a long text: it first looks for the beginning
+// of the text, because bytes.Index is fast only for texts of up to 63 bytes.
 func index(b, text []byte) int {
 	const fast = 32
 	if len(text) <= fast {

@@ -184,8 +184,9 @@ func hasWord(field, prefix string) bool {
 var (
 	selectCount = both(`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND value = ?`,
 		`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND lower(value) = lower(? COLLATE "C")`)
-	// Selects the values of a field, the most frequent values first: by `size`, the magnitude of
-	// `n`. The LIMIT bounds the number of rows, because each device may have another model.
+	// Selects the values of a field, the most frequent values first: by `size`, the number of
+	// binary digits of `n`. The LIMIT bounds the number of rows, because each device may have
+	// another model.
 	selectValues = prepared(`SELECT value, n FROM fleet_counts INDEXED BY fleet_counts_size
 		WHERE owner = ? AND field = ? ORDER BY size DESC LIMIT ?`)
 )
@@ -302,8 +303,8 @@ func (k *condition) words(owner string) []any {
 	return []any{owner, from, to}
 }
 
-// countNicks returns the number of words of the condition in nicks and serial numbers, or smallSet+1
-// if there are more than smallSet. If a device has two such words, it counts twice.
+// countNicks returns how many words in nicks and serial numbers begin with the condition's word, or
+// smallSet+1 if there are more than smallSet. If a device has two such words, it counts twice.
 func (k *condition) countNicks(c Conn, owner string) (n int, err error) {
 	r, _, err := c.One(countWord, append(k.words(owner), int64(smallSet+1))...)
 	if err == nil {
@@ -328,9 +329,9 @@ func (k *condition) byID(owner string) []any {
 	return []any{k.value, k.value + "g", owner, int64(smallSet + 1)}
 }
 
-// The method `all` returns the devices that match the conditions `also`, except conditions on metadata. `also`
-// must contain the condition k itself, because the statements also read other devices. Call it only
-// if `count` is at most smallSet.
+// The method `all` returns the devices that match the conditions `also`, except conditions on
+// metadata. `also` must contain the condition k itself, because the statements also read devices
+// that do not match k. Call it only if `count` is at most smallSet.
 func (k *condition) all(c Conn, owner string, also []*condition) (devices []found, err error) {
 	switch k.field {
 	case store.FieldID:

@@ -13,7 +13,7 @@ import (
 // signature: a caller with a forged cursor only starts at another place in the list of the caller's
 // own devices.
 type cursor struct {
-	Search string `json:"s"` // the searchName of the cursor's search
+	Search string `json:"s"` // the searchName of the search to which the cursor belongs
 	place
 }
 

@@ -78,7 +78,7 @@ const (
 type reader struct {
 	found
 	row  Columns
-	have columns // that were read from the current row; the other fields of found have values of earlier rows
+	have columns // columns that were read from the current row; the other fields of found have values of earlier rows
 }
 
 // next moves to the next row.
@@ -162,7 +162,7 @@ type place struct {
 	Nick   string `json:"n"`
 }
 
-// order is the order of a search's result. Its zero key means store.SortNick.
+// order is the order of a search's result. If its key is empty, the devices are ordered by nick.
 type order struct {
 	key  store.SortKey
 	down bool
@@ -193,7 +193,7 @@ func (o order) shortPlace(r Columns) place {
 	return p
 }
 
-// columns returns the columns that the method place reads.
+// columns returns the columns that the method `place` reads.
 func (o order) columns() columns {
 	switch o.key {
 	case store.SortCreated:
@@ -299,8 +299,8 @@ func active() walk {
 
 // withMeta is the walk through the devices that have a certain term of metadata, for example
 // site=oslo. In SQLite, CROSS JOIN makes the engine read the table device_meta_terms first. In
-// PostgreSQL, the LIMIT of each part has this effect. The short statements have no argument for the
-// owner, because a term belongs to an owner.
+// PostgreSQL, the LIMIT of each subquery has this effect. The short statements have no argument for
+// the owner, because a term belongs to an owner.
 func withMeta() walk {
 	sqliteUp, sqliteDown := walkTexts(searchColumns, `device_meta_terms m CROSS JOIN device_search s ON s.owner = ? AND s.nick = m.nick WHERE m.term = ?`, `m.nick`)
 	text := func(after, order string) string {
@@ -369,7 +369,7 @@ const (
 )
 
 // walkState has a walk for each state, through the devices with that state. walkField has a walk
-// for each field, through the devices with one value of that field. All these walks are in the
+// for each field, through the devices with a given value of that field. All these walks are in the
 // order of nicks. amongState and amongField have the statements that the function `among` makes.
 // There is no such statement for active devices, because most devices are active.
 var (
@@ -426,8 +426,8 @@ var (
 	selectByNick = both(searchColumns+`json_each(?2) AS v CROSS JOIN device_search s ON s.owner = ?1 AND s.nick = v.value`,
 		searchColumns+`unnest(?2::text[]) AS n (nick), LATERAL (SELECT * FROM device_search d WHERE d.owner = ?1 AND d.nick = n.nick LIMIT 1) AS s`)
 	amongMeta = both(`SELECT m.nick FROM json_each(?2) AS v CROSS JOIN device_meta_terms m ON m.term = ?1 AND m.nick = v.value`,
-		// The LIMIT makes PostgreSQL look each nick up. Otherwise PostgreSQL would choose the plan
-		// by its statistics, and might read all devices with the term.
+		// The LIMIT makes PostgreSQL look each nick up. Without the LIMIT, PostgreSQL would choose
+		// the plan by its statistics, and might read all devices with the term.
 		`SELECT n.nick FROM (SELECT ?1::bigint AS term, unnest(?2::text[]) AS nick) AS n,
 			LATERAL (SELECT 1 FROM device_meta_terms m WHERE m.term = n.term AND m.nick = n.nick LIMIT 1) AS m`)
 	countMetaTerm = prepared(`SELECT count(*) FROM (SELECT 1 FROM device_meta_terms WHERE term = ? ORDER BY term, nick LIMIT ?) AS few`)
@@ -661,8 +661,8 @@ func (f *finder) withMetadata(c Conn, devices []found, conditions []*condition) 
 }
 
 // among returns those nicks of a list whose devices match all conditions, in the order of the list.
-// It needs one statement for each condition, because with PostgreSQL each statement is a round trip
-// to the server.
+// It runs only one statement for each condition, because with PostgreSQL each statement is a round
+// trip to the server.
 func (f *finder) among(c Conn, list []string, conditions []*condition) ([]string, error) {
 	for _, k := range conditions {
 		if len(list) == 0 {
@@ -713,10 +713,10 @@ func (f *finder) walk(c Conn, after *place, most, enough int, want columns) (hit
 
 // stretch is the part of a walk that one statement reads.
 type stretch struct {
-	args   []any   // of the statement, without the limit
+	args   []any   // arguments of the statement, without the limit
 	n      int     // largest number of rows
 	enough int     // number of hits that are needed
-	want   columns // that each hit must have
+	want   columns // columns that each hit must have
 
 	hits []found
 	read int   // number of examined rows
@@ -787,7 +787,7 @@ type searchPlan struct {
 	// devices, so for a count, `among` has all conditions that have an index. If `among` is not
 	// empty, `statement` reads only the columns of walk.short.
 	among []*condition
-	rest  []*condition // the other conditions that the statement does not check
+	rest  []*condition // the other conditions, which neither the statement nor an index checks
 }
 
 // plan returns the plan of a walk that reads the columns `want` of each hit.

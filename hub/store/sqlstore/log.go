@@ -170,7 +170,7 @@ func readLogBatch(r *Row) logBatch {
 type logReader struct {
 	f        store.LogFilter
 	from, to int64 // times of the first and last batch
-	at, seq  int64 // place of Previous; at is before all times if there is none
+	at, seq  int64 // time and number of the filter's Previous; if it has none, `at` is before all times
 	text     string
 	limit    int
 }

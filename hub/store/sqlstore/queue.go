@@ -22,7 +22,7 @@ type Queue struct {
 	jobs chan *Job
 	size int // largest number of jobs in a batch
 
-	mu     sync.RWMutex // read lock: to send to jobs; write lock: to close jobs
+	mu     sync.RWMutex // read lock: to send to the channel jobs; write lock: to close this channel
 	closed bool
 
 	ops atomic.Uint64

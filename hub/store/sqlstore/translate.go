@@ -27,7 +27,7 @@ func postgresText(sql string) (string, error) {
 			numbered = true
 			out.WriteString("$" + t[1:])
 		case word == "INDEXED" && i+4 < len(tokens) && strings.ToUpper(tokens[i+2]) == "BY":
-			i += 4 // the words are separated by one space each
+			i += 4 // there is exactly one space between the words
 		case word == "CROSS" && i+2 < len(tokens) && strings.ToUpper(tokens[i+2]) == "JOIN":
 			i++
 		case t == "+" && i > 1 && strings.ToUpper(tokens[i-2]) == "AND":

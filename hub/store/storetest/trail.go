@@ -91,7 +91,7 @@ func (f *fixture) keep(owner, name string, size int64, at time.Time) store.Hash 
 	return o.Sum
 }
 
-// begins begins an upload at a new place.
+// The method `begins` begins an upload at a new place.
 func (f *fixture) begins(owner string, sum store.Hash, at time.Time) store.Upload {
 	f.Helper()
 	u := store.Upload{Owner: owner, Sum: sum, Place: rand.Text()}
@@ -100,7 +100,8 @@ func (f *fixture) begins(owner string, sum store.Hash, at time.Time) store.Uploa
 	return u
 }
 
-// uploads finishes an upload, and reports whether its place is used.
+// The method `uploads` finishes an upload, and reports whether the upload's place became the
+// object's place.
 func (f *fixture) uploads(u store.Upload, size int64, at time.Time) bool {
 	f.Helper()
 	used, err := f.FinishUpload(f.ctx, u, "", size, plenty, at)
@@ -853,7 +854,7 @@ func uploadsRaceWithRemovals(f *fixture) {
 		mu.Lock()
 		bytes[sum] = map[string]bool{}
 		mu.Unlock()
-		wg.Go(func() { // the collector
+		wg.Go(func() { // removes the bytes of objects that are no longer needed
 			var late []string
 			for range 60 {
 				f.ExpireObjects(f.ctx, Epoch.Add(-time.Second), Epoch.Add(time.Second), 100)
@@ -875,7 +876,7 @@ func uploadsRaceWithRemovals(f *fixture) {
 				}
 			}
 		})
-		wg.Go(func() { // the uploader
+		wg.Go(func() { // uploads the objects
 			for range 60 {
 				f.AnnounceObject(f.ctx, store.Object{Owner: f.owner.ID, Sum: sum, Size: 1, Created: Epoch, Modified: Epoch}, plenty)
 				u := store.Upload{Owner: f.owner.ID, Sum: sum, Place: rand.Text()}
@@ -1069,7 +1070,7 @@ func oldEntriesExpire(f *fixture) {
 	equal(f, "left", f.messages(store.LogFilter{}), "45")
 }
 
-// An owner's rule applies to the logs of the owner's devices, and to no other logs.
+// An owner's rule about logs applies only to the logs of the owner's devices.
 func ownersKeepLess(f *fixture) {
 	other := Account("keeper")
 	f.must(f.CreateAccount(f.ctx, other))
