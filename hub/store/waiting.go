@@ -109,7 +109,7 @@ type Decision struct {
 type WaitingDevices interface {
 	// PutWaiting stores the waiting device `w`. If the store already has a waiting device with this
 	// owner and EK, it gets the new properties, but keeps Since, Answered and a denial. If Answered
-	// has all Codes, the state becomes Approved. Otherwise the state stays Denied or becomes
+	// has all Codes, the state becomes Approved. If not, the state stays Denied or becomes
 	// Undecided. ErrFull: `limit` other waiting devices of the owner are Undecided, or the evidence
 	// of all Undecided devices of the owner would exceed MaxWaitingBytes.
 	PutWaiting(ctx context.Context, w WaitingDevice, limit int) (WaitingDevice, error)

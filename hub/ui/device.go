@@ -38,7 +38,7 @@ type DevicePage struct {
 type Need struct {
 	Tone, Text string // as in Badge
 	Path, Act  string // address and text of a link
-	Here       bool   // the link is to the shown tab
+	Here       bool   // the link leads to the tab that the page shows
 }
 
 // Fact is a name and a value. The value contains no character that Visible escapes.
@@ -128,7 +128,7 @@ type DeviceRevisions struct {
 	Newest   int
 	Reported int
 	Rows     []RevisionRow
-	Next     string // the address of older revisions
+	Next     string // address of the page with older revisions
 	Shown    *RevisionShown
 	Preview  *RevisionPreview
 	Problem  string // what is wrong with the posted state; empty: nothing
@@ -220,7 +220,7 @@ type DeviceLogs struct {
 type DeviceEvents struct {
 	Events  []store.Event
 	Routine bool
-	Toggle  string // the address with or without routine events
+	Toggle  string // address of the same list with or without routine events
 	Next    string
 }
 

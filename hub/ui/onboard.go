@@ -59,7 +59,7 @@ type TokenMade struct {
 	Tabs         []Tab
 	Token        TokenRow
 	Secret, File string
-	Onboard      string // commands
+	Onboard      string // commands that onboard a device
 	Build        string
 	Image        string // the page on which the hub builds images; empty: the hub builds none
 }

@@ -91,7 +91,7 @@ type OperatorAlarm struct {
 	State       Badge
 	Fact        string    // one sentence; empty if the condition does not last
 	Remedy      string    // one sentence
-	Section     string    // of docs/runbook.md
+	Section     string    // section of docs/runbook.md
 	Since       time.Time // zero: since now, or not known
 }
 

@@ -6,21 +6,21 @@ type TrustChangePage struct {
 	Version string // version of the trust store that the preview is about
 	Problem string // what is wrong with the text or the file
 
-	// The form for new certificates.
+	// The fields of the form for new certificates.
 	Adding bool
 	Text   string
 	From   string // where the text comes from: a file's name
 	AsRoot bool
 	Added  []CheckedCertificate // the certificates that the change adds
 
-	// One certificate of the trust store.
+	// The fields about one certificate of the trust store.
 	One    *CheckedCertificate
 	SHA256 string
 	Acts   []TrustAct // what the operator may do with the certificate
 
 	Chosen  string // the act that is previewed: the name of a TrustAct or, for new certificates, "import"
 	Effect  *TrustEffect
-	Confirm string // the button
+	Confirm string // text of the button
 	Lost    string // the effect of the act, in sentences
 
 	PasswordProblem string

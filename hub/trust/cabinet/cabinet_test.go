@@ -84,7 +84,7 @@ func lzx(files []cabinet.File) []byte {
 		}
 		bits <<= 32 - n
 		block := le.AppendUint16(le.AppendUint16(nil, uint16(bits>>16)), uint16(bits))
-		for range 3 { // R0, R1, R2
+		for range 3 { // the repeated offsets R0, R1 and R2
 			block = le.AppendUint32(block, 1)
 		}
 		block = append(block, part...)
@@ -165,7 +165,7 @@ func TestNamesInACabinetLeadNowhere(t *testing.T) {
 	if err := filepath.WalkDir(tmp, func(string, os.DirEntry, error) error { made++; return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if made != 3 { // tmp, a, b
+	if made != 3 { // the folders tmp, a and b
 		t.Errorf("%d files and folders under %s", made, tmp)
 	}
 }
