@@ -13,11 +13,12 @@ import (
 	"time"
 )
 
-// Bounds of the conditions. The rules in contrib/prometheus/alerts.yml have the same numbers.
+// Bounds: a condition begins if a measured number passes its bound. The alerts in
+// contrib/prometheus/alerts.yml have the same numbers.
 const (
 	// CertificateSoon: the condition begins if a certificate of the hub expires within this time.
-	// It should not happen, because the hub and ACME renew their certificates when 30 days are
-	// left.
+	// This condition should never begin, because the hub and ACME renew their certificates when 30
+	// days are left.
 	CertificateSoon = 14 * 24 * time.Hour
 	// RootSoon: the condition begins if a TPM maker's root certificate expires within this time.
 	// Only the makers renew these certificates.
@@ -34,9 +35,9 @@ const (
 	QuietWindow  = time.Hour
 	QuietDevices = 10
 	QuietShare   = 10
-	// The condition about refusals begins if, within RefusalWindow, the rules about TPMs and boots
-	// refuse at least Refusals onboarding requests, and the hub accepts fewer onboarding requests
-	// than that.
+	// The condition about refusals begins if two things happen within RefusalWindow: the rules
+	// about TPMs and boots refuse at least Refusals onboarding requests, and the hub accepts fewer
+	// onboarding requests than it refuses.
 	RefusalWindow = 15 * time.Minute
 	Refusals      = 10
 )
@@ -61,9 +62,10 @@ type Reading struct {
 	BackupFault string
 	// Drift is the time by which the hub's clock is ahead of the database's clock.
 	Drift time.Duration
-	// Devices, Quiet and Waiting are the numbers of devices, quiet devices and waiting devices of
-	// all owners. QuietBefore is the smallest number of quiet devices in the QuietWindow. Waiting
-	// is at most MaxWaiting.
+	// Devices, Quiet and Waiting count the devices of all owners: all devices, the devices that
+	// have stopped contacting the hub (quiet), and the devices that wait for their owner's
+	// decision. QuietBefore is the smallest number of quiet devices in the QuietWindow. Waiting is
+	// at most MaxWaiting.
 	Devices, Quiet, QuietBefore, Waiting int
 	DatabaseSize                         int64 // in bytes
 	// Withdrawn is the number of devices for which the hub no longer trusts the certificates of the
@@ -90,13 +92,13 @@ type Certificate struct {
 // Disk has sizes in bytes.
 type Disk struct{ Free, Size, Reserve int64 }
 
-// Condition is a condition that lasts.
+// Condition is a condition that a reading shows, for example that the newest backup is too old.
 type Condition struct {
 	Name string
 	Fact string // one sentence
 }
 
-// Rule describes a condition.
+// Rule describes one condition, and finds it in a reading.
 type Rule struct {
 	Name   string
 	Title  string // what the rule watches

@@ -77,7 +77,8 @@ func TestSmallNumbersAreCalm(t *testing.T) {
 	}
 }
 
-// If the database does not answer, its numbers are zero. They must not end an alarm.
+// If the database does not answer, its numbers in the reading are zero. These zeros must not end an
+// alarm that began earlier.
 func TestUnknownConditionsAreNamed(t *testing.T) {
 	t.Parallel()
 	_, unknown := alarm.Check(&alarm.Reading{Now: now})

@@ -26,9 +26,9 @@ type Header struct {
 	Format  int       `json:"format"`
 	Hub     string    `json:"hub"`   // the hub name
 	Epoch   int64     `json:"epoch"` // later backups and starts of the hub have greater numbers
-	Begun   time.Time `json:"begun"` // everything that the hub acknowledged before is in the backup
+	Begun   time.Time `json:"begun"` // everything that the hub acknowledged before this time is in the backup
 	Version string    `json:"version"`
-	Engine  string    `json:"engine"` // of the database, as in package transfer
+	Engine  string    `json:"engine"` // transfer.EngineSQLite or transfer.EnginePostgres
 	Schema  int64     `json:"schema"`
 	Objects bool      `json:"objects"` // false: the backup does not have the objects
 }
@@ -43,7 +43,7 @@ type Object struct {
 // end is the entry that lists all entries before it.
 type end struct {
 	Entries  []entry          `json:"entries"`
-	Counters map[string]int64 `json:"counters"` // as transfer.Target.Finish needs them
+	Counters map[string]int64 `json:"counters"` // the last numbers that the database assigned, for transfer.Target.Finish
 	Objects  int              `json:"objects"`  // number of objects
 	Bytes    int64            `json:"bytes"`    // size of all objects
 }

@@ -187,7 +187,7 @@ func TestBackupComesBack(t *testing.T) {
 	if broken, err := db.Disagreements(t.Context(), 5); err != nil || len(broken) > 0 {
 		t.Errorf("%+v, %v", broken, err)
 	}
-	// The triggers run again.
+	// The restored database has triggers that keep the counters right.
 	if err := db.CreateAccount(t.Context(), storetest.Account("bob")); err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +206,8 @@ func TestBackupComesBack(t *testing.T) {
 	}
 }
 
-// A second backup copies only new objects. It reports an object that the hub does not store.
+// A second backup copies only new objects. It also reports an object that the database lists, but
+// that the object store does not have.
 func TestObjectsAreIncremental(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)

@@ -42,7 +42,7 @@ type Description struct {
 	File       string    `json:"file"` // name of the backup's file
 	Size       int64     `json:"size"`
 	SHA256     string    `json:"sha256"`     // of the backup's file
-	Recipients []string  `json:"recipients"` // of age
+	Recipients []string  `json:"recipients"` // age recipients: the public keys to which the backup is encrypted
 	Objects    bool      `json:"objects"`    // false: the backup does not have the objects
 	Count      int       `json:"count"`      // of the objects
 	List       string    `json:"list"`       // SHA-256 of the lines before this one, with their line ends

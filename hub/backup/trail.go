@@ -24,8 +24,8 @@ import (
 // Trail describes the events before a signature. The signature also covers this description.
 type Trail struct {
 	Hub    string    `json:"hub"`   // the hub name
-	Since  time.Time `json:"since"` // the file has all events from here on; zero: from the first one
-	Until  time.Time `json:"until"` // and before this time
+	Since  time.Time `json:"since"` // the file has all events from this time on; zero: from the first event on
+	Until  time.Time `json:"until"` // the file has all events before this time
 	Events int       `json:"events"`
 	SHA256 string    `json:"sha256"` // of the lines before this one, with their line ends
 	Root   string    `json:"root"`   // certificate in PEM

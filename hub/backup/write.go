@@ -22,7 +22,7 @@ import (
 
 // Source is what a backup is made of.
 type Source struct {
-	Header   Header             // without Format, Engine and Schema
+	Header   Header             // Write sets Format, Engine and Schema
 	Keys     string             // the folder of the hub's keys
 	Snapshot *transfer.Snapshot // Write closes it
 	// Objects copies an object to the folder of the backup, and returns the object's file there. If
@@ -35,7 +35,7 @@ type Source struct {
 	Progress func(Summary)
 }
 
-// Summary has the numbers of a backup.
+// Summary counts what Write has put into a backup.
 type Summary struct {
 	Header  Header
 	Rows    int64
@@ -78,7 +78,7 @@ func Write(ctx context.Context, to io.Writer, s Source, recipients ...age.Recipi
 	return w.done, nil
 }
 
-// database writes the entries that come from the keys and from the snapshot.
+// database writes the entries with the hub's keys, and the entries with the rows of the database.
 func (w *writer) database(ctx context.Context) (err error) {
 	if err := w.addJSON(headerEntry, w.Header); err != nil {
 		return err
@@ -171,7 +171,8 @@ func (w *writer) table(rows transfer.Rows) error {
 	return err
 }
 
-// note remembers which objects are stored.
+// note reads a row of the tables about objects, and remembers the sizes and places of the stored
+// objects.
 func (w *writer) note(rows transfer.Rows, row []any) {
 	value := func(column string) any {
 		for i, name := range rows.Columns {

@@ -4,8 +4,8 @@
 // Only the PCR values decide, because the TPM signs them: two boots match if their PCRs match. The
 // event log is only the device's statement. The hub uses the log for a PCR only if replaying the
 // log results in the PCR's quoted value. Package boot names an event by the event's digest, PCR and
-// position. An event's type decides nothing. All other data of the log is displayed as a statement
-// of the log that nothing proves. If a log does not replay to a PCR, it proves nothing about that
+// position. An event's type decides nothing. The hub displays all other data of the log, and says
+// that nothing proves this data. If a log does not replay to a PCR, it proves nothing about that
 // PCR.
 package boot
 
@@ -150,7 +150,7 @@ const stateUnknown = "not told"
 
 var bankNames = map[tcg.AlgID]string{tcg.AlgSHA256: "SHA-256", tcg.AlgSHA384: "SHA-384", tcg.AlgSHA512: "SHA-512"}
 
-// hashOf returns the hash of the bank with the given name.
+// hashOf returns the hash function of the PCR bank with this name, for example "SHA-256".
 func hashOf(bank string) (crypto.Hash, bool) {
 	for alg, name := range bankNames {
 		if h, err := alg.Hash(); err == nil && name == bank {

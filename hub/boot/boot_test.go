@@ -206,6 +206,7 @@ func TestPCR10IsNotCompared(t *testing.T) {
 	}
 }
 
+// If a device sends no event log, Compare still compares the PCR values.
 func TestWithoutALogTheValuesCount(t *testing.T) {
 	t.Parallel()
 	without := func(l eventlog.Log) *boot.Measurement {
@@ -239,8 +240,7 @@ func TestRejectsQuoteByAnotherKey(t *testing.T) {
 	d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
 	other := must(d.WithNewIdentity())(t)
 	refused(t, other, e, boot.CodeSigner)
-	// A quote names the right signer, but another key signed the quote. Verify refuses that quote
-	// too.
+	// A quote names the right signer, but another key signed the quote. Verify refuses this quote.
 	_, e.Signature, _ = other.Quote(wire.BootQualifying(nonce, e.Log), tcg.AlgSHA256, e.PCRs, 1)
 	refused(t, d, e, boot.CodeSigner)
 }
@@ -333,6 +333,7 @@ func TestTextThatWasNotMeasuredIsNotShown(t *testing.T) {
 	}
 }
 
+// An owner can enter the PCR values of a reference, instead of accepting a boot as the reference.
 func TestReferenceGivenAsValues(t *testing.T) {
 	t.Parallel()
 	m := verify(t, eventlog.Boot(true, "linux 1", "quiet"))
@@ -353,9 +354,9 @@ func TestReferenceGivenAsValues(t *testing.T) {
 	}
 }
 
-// None of 1,000 mutations of a log is accepted, because the TPM signed the hash of the original
-// log. If the device makes its TPM sign the mutated log, the boot does not match the reference. The
-// exception is a mutation of bytes that no digest covers: it does not change the compared data.
+// The hub accepts none of 1,000 altered logs, because the TPM signed the hash of the original log.
+// If the device makes its TPM sign the altered log, the boot does not match the reference. The
+// exception is a change in bytes that no digest covers, because Compare ignores such bytes.
 func TestRejectsThousandMutatedLogs(t *testing.T) {
 	t.Parallel()
 	l := eventlog.Boot(true, "linux 1", "quiet")

@@ -166,8 +166,8 @@ func extendedBy(bank, from, to string, pcr int) bool {
 	return reaches(bank, from, to, separatorWords(pcr))
 }
 
-// phaseOf reports whether the values `a` and `b` of PCR 11 belong to the same boot of an image, in
-// different phases of systemd.
+// phaseOf reports whether `a` and `b`, two values of PCR 11, come from the same boot: systemd
+// extends PCR 11 when a phase of the boot ends.
 func phaseOf(bank, a, b string) bool {
 	words := afterLog(phasePCR)
 	return reaches(bank, a, b, words) || reaches(bank, b, a, words)
@@ -197,7 +197,7 @@ func pcrList(pcrs []int) string {
 		}
 		text := fmt.Sprint(pcrs[i])
 		switch {
-		case last == i+1: // two numbers are no range
+		case last == i+1: // two numbers are not written as a range
 			last = i
 		case last > i:
 			text += fmt.Sprintf(" to %d", pcrs[last])

@@ -65,7 +65,7 @@ func VerifyInstallation(iak *tcg.Public, r *wire.InstallReport) (*Installation, 
 //   - No report of a later installation has counted for this device.
 type report struct {
 	counts  bool
-	problem string // why there is no report that counts, a sentence
+	problem string // a sentence that says why no report counts
 	by      string // the name of the manifest that names the installer
 	resets  uint32 // the TPM's reset counter in the boot of the installer
 	table   []byte
@@ -106,9 +106,9 @@ func (j *judge) findReport() (r report) {
 	return r
 }
 
-// hasReportedTable reports whether PCR 5 has the partition table of the installer's report. Either
-// the log shows the table, and no other table, or PCR 5 has the value that EDK II's firmware leaves
-// there if it measures only this table.
+// hasReportedTable reports whether PCR 5 has the partition table of the installer's report. There
+// are two ways to show this. The log shows the table, and no other table. Or PCR 5 has the value
+// that it gets from EDK II's firmware if the firmware measures only this table.
 func (j *judge) hasReportedTable() bool {
 	bank, ok := hashOf(j.Bank)
 	if !ok || !j.report.counts {

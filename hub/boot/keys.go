@@ -36,9 +36,9 @@ type KeyCertificate struct {
 	Known   string `json:"known,omitempty"` // the publisher's name for the certificate, if the hub knows the hash
 }
 
-// published has the names of the certificates of Microsoft's roll-over of 2026. The key of the map
-// is the SHA-256 of the certificate in DER. Source: github.com/microsoft/secureboot_objects, folder
-// PreSignedObjects, revision 06fe58a3.
+// published has the names of the certificates that Microsoft uses before and after its change of
+// certificates in 2026 (the roll-over). The key of the map is the SHA-256 of the certificate in
+// DER. Source: github.com/microsoft/secureboot_objects, folder PreSignedObjects, revision 06fe58a3.
 var published = map[string]string{
 	"48e99b991f57fc52f76149599bff0a58c47154229b9f8d603ac40d3500248507": "Microsoft Corporation UEFI CA 2011",
 	"e8e95f0733a55e8bad7be0a1413ee23c51fcea64b3c8fa6a786935fddcc71961": "Microsoft Windows Production PCA 2011",
@@ -52,15 +52,16 @@ var published = map[string]string{
 // rollOver has the names of the new certificates of Microsoft's roll-over.
 var rollOver = []string{"Microsoft Option ROM UEFI CA 2023", "Microsoft UEFI CA 2023", "Windows UEFI CA 2023", "Microsoft Corporation KEK 2K CA 2023"}
 
-// GUIDs of the types of entries of a signature list (UEFI 32.4.1), in their memory layout.
+// GUIDs that say what a signature list contains (UEFI 32.4.1): X.509 certificates, or SHA-256
+// hashes of programs. They are in their memory layout.
 var (
 	certX509   = guid{0xa1, 0x59, 0xc0, 0xa5, 0xe4, 0x94, 0xa7, 0x4a, 0x87, 0xb5, 0xab, 0x15, 0x5c, 0x2b, 0xf0, 0x72}
 	certSHA256 = guid{0x26, 0x16, 0xc4, 0xc1, 0x4c, 0x50, 0x92, 0x40, 0xac, 0xa9, 0x41, 0xf9, 0x36, 0x93, 0x43, 0x28}
 )
 
 // keyVariables returns the Secure Boot variables that the events of PCR 7 measured. The log must
-// explain PCR 7. Only the firmware's part before the separator counts, because later programs can
-// extend PCR 7 too.
+// explain PCR 7. Only the events before the separator count, because only the firmware made these.
+// Later programs can also extend PCR 7.
 func keyVariables(events []logEvent, bank crypto.Hash) (all []KeyVariable) {
 	n := &namer{pcr: secureBootPCR, bank: bank}
 	room := maxKeyCertificates
@@ -125,16 +126,16 @@ func keyCertificate(der []byte) KeyCertificate {
 	return k
 }
 
-// Causes of a change in a part of the boot. The hub groups the devices with a changed part by the
-// cause.
+// Causes of a change in a part of the boot, for example in its firmware. The hub groups the devices
+// with such a change by the cause.
 const (
 	CauseRollOver    = "microsoft-roll-over" // db or KEK gained certificates of Microsoft's roll-over, and nothing else
 	CauseRevocations = "revocations"         // only dbx changed
 	CauseSecureBoot  = "secure-boot"         // Secure Boot was switched on or off
 	CauseFirmware    = "firmware-update"     // the firmware's version changed
-	CauseRolledBack  = "rolled-back"         // the started system is older than the one before, and no revision orders it
+	CauseRolledBack  = "rolled-back"         // a system started that is older than the previous system, and no revision asks for the older system
 	CauseUnwanted    = "another-system"      // the started system is one of the owner's, but is not meant to run
-	CauseNoManifest  = "not-in-any-manifest" // no manifest names what started
+	CauseNoManifest  = "not-in-any-manifest" // no manifest names the system that started
 	CauseOtherBank   = "another-bank"        // the boot was measured in another PCR bank
 	CauseNoReference = "no-reference"        // the first boot was not accepted
 )

@@ -123,7 +123,7 @@ func menuByName(events []Event) (entries []string, others []Event) {
 			order = strings.Fields(e.Text)
 		case number != nil && text[number[1]] == "":
 			text[number[1]] = e.Text
-		default: // the order or an entry was measured twice
+		default: // BootOrder or an entry was measured twice
 			return nil, nil
 		}
 	}
@@ -133,7 +133,7 @@ func menuByName(events []Event) (entries []string, others []Event) {
 			delete(text, number)
 		}
 	}
-	if len(text) > 0 { // an entry that is not in the order
+	if len(text) > 0 { // an entry that BootOrder does not name
 		return nil, nil
 	}
 	return entries, others

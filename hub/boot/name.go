@@ -20,7 +20,8 @@ import (
 
 const secureBootPCR = 7
 
-// separators end the firmware's part of a PCR (PC Client Platform Firmware Profile, 10.4.1).
+// separators are the events with which firmware ends its own events in a PCR (PC Client Platform
+// Firmware Profile, 10.4.1).
 var separators = []struct {
 	data []byte
 	what string
@@ -56,7 +57,7 @@ const (
 type namer struct {
 	pcr       int
 	bank      crypto.Hash
-	separated bool           // the firmware's part has ended
+	separated bool           // a separator has ended the firmware's events
 	images    int            // number of events in PCR 4, so far, whose measured data is not known
 	versioned bool           // the firmware's version was measured
 	section   string         // a section of a unified kernel image; the next event measures the content of this section
@@ -64,10 +65,10 @@ type namer struct {
 	ends      int            // how often a separator's digest occurs
 }
 
-// nameEvents describes the events of a PCR for a person, and then the known extensions of the PCR
-// after the end of the log. It uses the digests and the order of the events. It uses an event's
-// data only if the digest covers the data. It never uses event types. All other data of the log is
-// in Label.
+// nameEvents describes the events of a PCR for a person. After these events, it describes the known
+// extensions that are not in the log, because they came after the end of the log. It uses the
+// digests and the order of the events. It uses an event's data only if the digest covers the data.
+// It never uses event types. All other data of the log is in Label.
 func nameEvents(pcr int, events []logEvent, more []string, bank crypto.Hash) (named []Event) {
 	n := &namer{pcr: pcr, bank: bank, names: make(map[string]int)}
 	for _, e := range events {
@@ -424,7 +425,7 @@ func secureBoot(events []Event) string {
 			return stateUnknown
 		}
 	}
-	return stateUnknown // no separator ends the firmware's part
+	return stateUnknown // no separator ends the firmware's events
 }
 
 // stateTwice is the state of Secure Boot if the variable SecureBoot was measured more than once. No

@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// A Part of a boot is a set of PCRs that change for the same reasons.
+// A Part of a boot, for example its firmware, is a set of PCRs that change for the same reasons.
 type Part struct {
 	Name  string
 	Words string // for a person, in the middle of a sentence
@@ -22,8 +22,8 @@ const (
 	PartRest     = "rest"
 	// FirmwareCode is the name of a subset of PartFirmware: the PCRs in codePCRs. They show the
 	// firmware without its settings, so their values are the same on all machines of a model. Judge
-	// gives no separate verdict on FirmwareCode. If the owner accepts a value of FirmwareCode, the
-	// part `firmware` is accepted with any settings in PCR 1 and 3.
+	// gives no separate verdict on FirmwareCode. If the owner accepts the values of these PCRs, the
+	// part `firmware` of a boot is accepted with any settings in PCR 1 and 3.
 	FirmwareCode = "firmware-code"
 )
 
@@ -44,7 +44,7 @@ const (
 // codePCRs are the PCRs of FirmwareCode: the firmware's code, and the code of plug-in cards.
 var codePCRs = []int{0, 2}
 
-// States of a part.
+// States of a part of the boot, as Judge finds them.
 const (
 	StateExpected    = "expected"         // it is what the owner's manifests state
 	StateKnown       = "known"            // the owner accepted it: by the device's reference, or for a cohort
@@ -59,7 +59,7 @@ func AtLeast(is, want string) bool {
 	return is == StateExpected || is == StateKnown && want == StateKnown
 }
 
-// PartNamed finds a part by its name.
+// PartNamed finds a part of the boot by its name, for example PartFirmware.
 func PartNamed(name string) (Part, bool) {
 	i := slices.IndexFunc(Parts, func(p Part) bool { return p.Name == name })
 	if i < 0 {
@@ -68,9 +68,9 @@ func PartNamed(name string) (Part, bool) {
 	return Parts[i], true
 }
 
-// Values returns the value of each part, and of FirmwareCode, by name. Two boots have the same
-// value of a part if they have the same bank and the same PCR values in this part. If not, they
-// have different values.
+// Values returns one hash for each part of the boot, and one for FirmwareCode. The key is the name
+// of the part. Two boots have the same hash for a part only if they have the same PCR bank, and the
+// same PCR values in this part.
 func (m *Measurement) Values() map[string]string {
 	values := map[string]string{FirmwareCode: m.valueOf(codePCRs)}
 	for _, p := range Parts {

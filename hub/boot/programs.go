@@ -76,8 +76,8 @@ func (j *judge) startedAlone(m *manifest.Manifest) bool {
 	})
 }
 
-// knownManager reports whether the system of a manifest was started by the first program of the
-// reference's PCR 4.
+// knownManager reports whether the system of a manifest was started by the boot manager of the
+// reference. This is the first program that the reference has in PCR 4.
 func (j *judge) knownManager() bool {
 	if len(j.meant) == 0 || j.Reference == nil {
 		return false
@@ -170,7 +170,8 @@ func (j *judge) enrolled(want *manifest.SecureBoot) bool {
 	return ended && len(digests) == 0
 }
 
-// emptyVariable returns the digest of the event for a variable without a value.
+// emptyVariable returns the digest of the event that firmware measures for a variable that has no
+// value.
 func emptyVariable(bank crypto.Hash, name string, owner guid) string {
 	data := append([]byte{}, owner[:]...)
 	data = binary.LittleEndian.AppendUint64(data, uint64(len(name)))

@@ -26,8 +26,8 @@ type Rules struct {
 	Since time.Time
 	// Before is the system that ran when the device's boot last matched; nil if it is not known.
 	Before *System
-	// Known has the owner's decisions for cohorts. Only the decisions that apply to the device
-	// count.
+	// Known has the owner's decisions about cohorts (groups of devices that measured the same
+	// value). It has only the decisions that apply to this device.
 	Known []Decision
 }
 
@@ -42,7 +42,8 @@ type System struct {
 	Installed uint32 `json:"installed,omitempty"`
 }
 
-// Decision says that the owner accepts a value of a part of the boot for a cohort of devices.
+// Decision is an owner's decision to accept a boot measurement, for example a firmware version, for
+// all devices that have measured it (a cohort).
 type Decision struct {
 	Part  string // name of a part, or FirmwareCode
 	Value string // as in Measurement.Values
@@ -69,7 +70,7 @@ type PartVerdict struct {
 	Value string `json:"value"`           // as in Measurement.Values
 }
 
-// Matches reports whether all parts are expected or known.
+// Matches reports whether all parts of the boot are expected or known.
 func (v *Verdict) Matches() bool {
 	return !slices.ContainsFunc(v.Parts, func(p PartVerdict) bool { return !AtLeast(p.State, StateKnown) })
 }
@@ -93,8 +94,8 @@ func Judge(m *Measurement, r Rules) *Verdict {
 	if j.ran != nil && j.hasReportedTable() {
 		j.ran.Installed = j.report.resets
 	}
-	// Judge first the parts that manifests determine. On a first boot, these verdicts decide
-	// whether the other parts may become the reference.
+	// Judge first the parts of the boot that manifests determine. On a first boot, these verdicts
+	// decide whether the other parts may become the reference.
 	path, system := j.part(PartPath), j.part(PartSystem)
 	j.learn = r.Reference == nil && (len(r.Manifests) == 0 || (AtLeast(path.State, StateKnown) || j.ownPath()) && AtLeast(system.State, StateKnown))
 	v.Learn, v.Unproven = j.learn, j.learn && j.unproven()
@@ -115,7 +116,7 @@ type judge struct {
 	// value of PCR 11. Several manifests may have the same PCR 11.
 	meant  []*manifest.Manifest
 	other  *manifest.Manifest // the manifest with the measured PCR 11, if none is in `meant`
-	back   bool               // the system is older than the system that ran before, and no revision orders the older system
+	back   bool               // the system is older than the system that ran before, and no revision asks for the older system
 	ran    *System
 	learn  bool // the boot becomes the reference
 	report report
@@ -147,12 +148,12 @@ func (j *judge) findSystem() {
 	j.ran = &System{Name: is.Name, SHA256: is.System.SHA256, Sequence: is.Sequence}
 	j.back = j.Before != nil && is.Sequence < j.Before.Sequence
 	if j.back && len(j.Wanted) == 0 {
-		j.meant, j.other = nil, is // no revision orders the older system
+		j.meant, j.other = nil, is // no revision asks for the older system
 	}
 }
 
-// ranSystem reports whether the value of PCR 11 is one that results from starting the system of the
-// manifest `of`.
+// ranSystem reports whether PCR 11 has a value that the start of the system in the manifest `of`
+// results in.
 func ranSystem(m *Measurement, of *manifest.Manifest) bool {
 	values := of.System.PCR11[m.Bank]
 	is := valueOf(m, phasePCR)
@@ -211,8 +212,8 @@ func (j *judge) expected(p Part) (words string, ok bool) {
 	return "", false
 }
 
-// ownPath reports whether firmware started only the programs of a system that is meant to run, from
-// a disk whose partition table is accepted (see the method `settled`).
+// ownPath checks two things: firmware started only the programs of a system that is meant to run,
+// and the partition table of the disk is accepted (see the method `settled`).
 func (j *judge) ownPath() bool {
 	return slices.ContainsFunc(j.meant, j.startedAlone) && j.settled()
 }
@@ -224,7 +225,8 @@ func (j *judge) orderedBack() string {
 	return fmt.Sprintf(" This is a roll-back from %q (sequence %d), and a revision orders it.", j.Before.Name, j.Before.Sequence)
 }
 
-// The method `decided` finds a decision of the owner that covers a part.
+// The method `decided` finds a decision of the owner that accepts the measured value of a part of
+// the boot.
 func (j *judge) decided(p Part) (Decision, bool) {
 	for _, d := range j.Known {
 		if d.Part == p.Name && d.Value == j.values[p.Name] || d.Part == FirmwareCode && p.Name == PartFirmware && d.Value == j.values[FirmwareCode] {
@@ -273,8 +275,8 @@ func (j *judge) differences(p Part) []Change {
 	return j.Reference.differencesIn(pcrs, j.Measurement)
 }
 
-// differencesIn is Compare for some PCRs. If the reference has none of these PCRs, it finds no
-// difference.
+// differencesIn does the same as Compare, but only for the PCRs `pcrs`. If the reference has none
+// of these PCRs, it finds no difference.
 func (r *Reference) differencesIn(pcrs []int, m *Measurement) []Change {
 	part := r.only(pcrs)
 	if len(part.PCRs) == 0 && len(r.PCRs) > 0 && r.Bank == m.Bank {
@@ -283,8 +285,8 @@ func (r *Reference) differencesIn(pcrs []int, m *Measurement) []Change {
 	return Compare(part, m)
 }
 
-// The function `compared` returns the PCRs of a part that Judge compares with a reference. They
-// include PCR 10, because a person may have entered a value of PCR 10.
+// Of the PCRs of a part of the boot, the function `compared` returns those that Judge compares with
+// a reference. They include PCR 10, because a person may have entered a value of PCR 10.
 func compared(p Part) []int {
 	if p.Name == PartRest {
 		return append(slices.Clone(p.PCRs), imaPCR)
@@ -292,8 +294,8 @@ func compared(p Part) []int {
 	return slices.Clone(p.PCRs)
 }
 
-// The method `outdated` reports whether the reference does not count for a part, because a manifest
-// determines the part, and the reference is older than the present system.
+// The method `outdated` reports whether the reference is too old to count for a part of the boot.
+// This is so if a manifest determines the part, and the reference is older than the present system.
 func (j *judge) outdated(p Part) bool {
 	if p.Name != PartPath && p.Name != PartSystem {
 		return false
@@ -305,7 +307,7 @@ func (j *judge) outdated(p Part) bool {
 	return !since.IsZero() && !j.Reference.Since.After(since)
 }
 
-// The method `only` returns the reference with only some of its PCRs.
+// The method `only` returns a copy of the reference with only the PCRs `pcrs`.
 func (r *Reference) only(pcrs []int) *Reference {
 	part := *r
 	part.PCRs = make(map[int]string)
@@ -350,8 +352,8 @@ func partitions(events []Event) (digests []string) {
 	return digests
 }
 
-// The method `empty` reports whether nothing that is specific to a machine was measured into some
-// PCRs.
+// The method `empty` reports whether nothing that is specific to one machine was measured into the
+// PCRs `pcrs`.
 func (j *judge) empty(pcrs ...int) bool {
 	bank, ok := hashOf(j.Bank)
 	if !ok {
@@ -373,7 +375,7 @@ func (j *judge) changed(p Part, v PartVerdict) PartVerdict {
 	return v
 }
 
-// The method `why` names the likely cause of a changed part.
+// The method `why` names the likely cause of a change in a part of the boot.
 func (j *judge) why(p Part) (words, cause string) {
 	if p.Name == PartPath || p.Name == PartSystem {
 		if words, cause := j.otherSystem(p); cause != "" {
@@ -444,8 +446,8 @@ func (j *judge) keyWords(changes []Change) (words, cause string) {
 	return strings.Join(all, " "), cause
 }
 
-// onlySeparated reports whether a part differs from the reference only by systemd's separator.
-// Compare has one change for all PCRs with the separator.
+// onlySeparated reports whether a part of the boot differs from the reference only by systemd's
+// separator. Compare has one change for all PCRs with the separator.
 func (j *judge) onlySeparated(p Part) bool {
 	if j.Reference == nil {
 		return false
@@ -467,10 +469,10 @@ func (r *Reference) firmwareText() string {
 	return (&Measurement{Events: r.Events}).FirmwareText()
 }
 
-// explain sets the verdict's changes. Without manifests and decisions, these are the differences
-// from the reference. For a bad part without a difference from the reference, the words of the
-// part's verdict become a change. They also become a change if they explain the part better than
-// the differences do.
+// explain sets the verdict's changes: sentences that tell the owner what is wrong with the boot.
+// Without manifests and decisions, these are the differences from the reference. If a bad part of
+// the boot does not differ from the reference, explain uses the words of the part's verdict. It
+// also uses these words if they explain more than the differences do.
 func (j *judge) explain(v *Verdict) {
 	var bad []PartVerdict
 	var pcrs []int

@@ -197,6 +197,7 @@ func TestForgedLabelThatNamesTheRightProgramDecidesNothing(t *testing.T) {
 	}
 }
 
+// A device sends an empty event log. The PCR values decide the verdict.
 func TestEmptyLogIsJudgedByTheValues(t *testing.T) {
 	t.Parallel()
 	one := shipped("one", 1, "linux 1", "quiet")
@@ -239,6 +240,7 @@ func TestManifestOfAnotherBankDecidesNothing(t *testing.T) {
 	}
 }
 
+// A manifest that lists no PCR values matches no boot.
 func TestManifestWithoutValuesNamesNoBoot(t *testing.T) {
 	t.Parallel()
 	for _, log := range []eventlog.Log{eventlog.Boot(true, "linux 1", "quiet"), eventlog.Boot(true, "linux 1", "quiet")[:12]} {
@@ -249,6 +251,9 @@ func TestManifestWithoutValuesNamesNoBoot(t *testing.T) {
 	}
 }
 
+// The owner accepts the measured value of one part of the boot. Other values of this part are still
+// not accepted, and other parts of the boot are not affected. A decision about FirmwareCode also
+// covers other firmware settings.
 func TestDecisionCoversItsPartAndValueOnly(t *testing.T) {
 	t.Parallel()
 	log := eventlog.Boot(true, "linux 1", "quiet")
@@ -278,6 +283,8 @@ func TestDecisionCoversItsPartAndValueOnly(t *testing.T) {
 	}
 }
 
+// If the firmware measured nothing, the boot never matches, even with a manifest of the system and
+// a decision of the owner.
 func TestNothingMeasuredIsNeitherExpectedNorKnown(t *testing.T) {
 	t.Parallel()
 	var log eventlog.Log
@@ -311,6 +318,8 @@ func TestReferenceOfFewValuesComparesOnlyThese(t *testing.T) {
 	}
 }
 
+// An update is accepted if it was started by the boot manager of the reference, but not if it was
+// started by another boot manager.
 func TestUpdateStartedByTheReferencesBootManagerIsKnown(t *testing.T) {
 	t.Parallel()
 	manager := eventlog.Event{PCR: 4, Type: eventlog.EFIBootApplication, Data: []byte("boot manager")}

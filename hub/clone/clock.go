@@ -29,8 +29,9 @@ const (
 	assumedDuration = 10 * time.Second
 )
 
-// conflict is the result of comparing two boots of one TPM. If they contradict each other, it has a
-// code. If `cleared` is true, the TPM was cleared between the boots, which explains the difference.
+// conflict is the result of comparing two boots of one TPM. If the boots contradict each other,
+// `code` is the code of the finding, and `words` explains it. If `cleared` is true, the TPM was
+// cleared between the boots, which explains the difference.
 type conflict struct {
 	code, words string
 	cleared     bool

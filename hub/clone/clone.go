@@ -32,10 +32,11 @@ const (
 	CountersBack = "counters-back"
 	// ClockAhead: the TPM's clock advanced by more than the time that passed.
 	ClockAhead = "clock-ahead"
-	// BootsAlternate: a boot that had ended continues.
+	// BootsAlternate: a boot continues although the hub has already seen a later boot of the TPM.
 	BootsAlternate = "boots-alternate"
-	// BootsInterleave: the sightings alternate between boots, and at least two boots continued
-	// after another boot was seen. One TPM cannot return to an earlier boot.
+	// BootsInterleave: the hub sees several boots of the TPM in turn, and at least two of these
+	// boots continued after the hub had seen another boot. One TPM cannot return to an earlier
+	// boot.
 	BootsInterleave = "boots-interleave"
 	// SerialInBoot: the machine's serial number changed without a restart.
 	SerialInBoot = "serial-in-boot"
@@ -46,13 +47,14 @@ const (
 	EarlierCertificate = "earlier-certificate"
 )
 
-// State is the conclusion from the findings and the owner's decision.
+// State says whether a TPM's state seems to run in several machines. It follows from the findings
+// and from the owner's decision.
 type State string
 
 // States. The zero value has two meanings: all sightings fit a single machine, or the owner decided
 // that there is only one machine.
 const (
-	// Suspected: something does not fit one machine with one TPM.
+	// Suspected: a finding suggests that several machines have the TPM's state.
 	Suspected State = "suspected"
 	// Certain: two copies of the TPM's state run, and the hub sees both of them in turn.
 	Certain State = "certain"
@@ -123,7 +125,7 @@ type Finding struct {
 	Time  time.Time `json:"time"`
 }
 
-// State returns the conclusion from the findings and the owner's decision.
+// State returns the state that follows from the findings and from the owner's decision.
 func (r *Record) State() State {
 	if r.Decision == TwoMachines {
 		return Refused

@@ -152,6 +152,8 @@ func TestCopiedStateIsFound(t *testing.T) {
 	}
 }
 
+// A machine uses a certificate that a later onboarding has replaced. This is a finding only if the
+// two onboardings stated different serial numbers.
 func TestCertificateFromBeforeIsFoundWhereTheSerialNumberIsAnother(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -175,6 +177,7 @@ func TestCertificateFromBeforeIsFoundWhereTheSerialNumberIsAnother(t *testing.T)
 	}
 }
 
+// The owner's decision answers the findings so far. The owner can change and withdraw the decision.
 func TestDecisionAnswersWhatWasFoundAndCanBeTakenBack(t *testing.T) {
 	t.Parallel()
 	var r clone.Record

@@ -10,8 +10,9 @@ import (
 	"gangway/internal/finding"
 )
 
-// ownChecks maps an alarm's name to the codes of the doctor's findings about the same condition. If
-// the doctor reports one of these codes, it does not list the alarm too.
+// Some alarms are about conditions that the doctor checks itself. ownChecks maps the name of such
+// an alarm to the codes of the doctor's findings. If the doctor reports one of these codes, it does
+// not list the alarm.
 var ownChecks = map[string][]string{
 	"certificate-expires": {"certificate-expires", "ca-expires", "tls-ca-expires", "url-expired"},
 	"disk-low":            {"disk-low", "disk-full"},
@@ -31,7 +32,7 @@ func checkAlarms(_ context.Context, e *exam) (found []finding.Finding) {
 		}
 		rule, ok := alarm.Find(a.Name)
 		if !ok {
-			continue // a newer version of the hub has more alarms
+			continue // the alarm is of a newer version of the hub
 		}
 		found = append(found, bad(finding.Warning, "alarm-"+a.Name, a.Fact,
 			fmt.Sprintf("The hub has found this by itself, on %s UTC.", a.Since.UTC().Format(time.DateTime)), rule.Remedy))

@@ -36,7 +36,7 @@ func (e *exam) checkBackupFiles(ctx context.Context) []finding.Finding {
 	}
 	days, found := e.ageOfBackup(c.Begun)
 	name := filepath.Base(c.File)
-	// The database records the time without fractions of a second.
+	// The database records the time of a backup without fractions of a second.
 	if e.database != nil && e.database.Backup.Sub(c.Begun) > time.Second {
 		found = append(found, bad(finding.Warning, "backup-missing", fmt.Sprintf("The hub has recorded a backup from %s UTC, but the newest backup in %s is from %s UTC.", e.database.Backup.UTC().Format(time.DateTime), e.Backup, c.Begun.UTC().Format(time.DateTime)),
 			"The newer backup is elsewhere, or somebody has removed it.", "Name the folder of the newest backup: --backup FOLDER"))

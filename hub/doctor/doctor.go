@@ -37,8 +37,8 @@ type Config struct {
 	Data   string // the hub's data folder
 	PKI    string // the folder of the hub's keys; empty: pki in the data folder
 	Backup string // the folder of the newest backup; empty: unknown
-	// CheckTime is the longest duration of the check of the database, and of the check of the
-	// backup's database (0: one minute).
+	// CheckTime is how long the doctor may check the database, and how long it may check the
+	// database in the backup (0: one minute each).
 	CheckTime time.Duration
 
 	// Database is the hub's PostgreSQL database. If its URL is empty, the database is the file in
@@ -64,7 +64,7 @@ type exam struct {
 	roots    *x509.CertPool
 	name     string // hub name
 	database *sqlite.Inspection
-	found    []finding.Finding // by the earlier checks
+	found    []finding.Finding // what the earlier checks found
 }
 
 type check struct {
@@ -162,7 +162,7 @@ func checkData(_ context.Context, e *exam) (found []finding.Finding) {
 
 // checkDisk examines the free space on the disks of the data folder and of the objects' folder.
 func checkDisk(_ context.Context, e *exam) (found []finding.Finding) {
-	seen := map[uint64]bool{} // by device number
+	seen := map[uint64]bool{} // by the device number of the file system
 	for _, dir := range []string{e.Data, filepath.Join(e.Data, objectFolder), e.keys()} {
 		info, err := os.Stat(dir)
 		if err != nil {

@@ -375,7 +375,7 @@ func TestURLsAreExamined(t *testing.T) {
 	}
 }
 
-// ownProxy returns the URL of a server with a proxy's certificate from the hub's CA.
+// ownProxy starts a proxy with a certificate from the hub's CA, and returns the URL of the proxy.
 func ownProxy(t *testing.T, ca *pki.Hub) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -422,6 +422,7 @@ func TestRunningHubIsFound(t *testing.T) {
 	}
 }
 
+// The function listening finds the addresses at which this process listens, with IPv4 and IPv6.
 func TestListenersAreRead(t *testing.T) {
 	t.Parallel()
 	var want []string
@@ -445,6 +446,8 @@ func TestListenersAreRead(t *testing.T) {
 	}
 }
 
+// The function `plain` finds an address that answers requests for metrics in plain HTTP, and
+// accepts an address that answers only with TLS.
 func TestPlainMetricsAreFound(t *testing.T) {
 	t.Parallel()
 	h := hubtest.New(t, nil, nil)
@@ -461,6 +464,8 @@ func TestPlainMetricsAreFound(t *testing.T) {
 	}
 }
 
+// The doctor reports a hub that may open too few files, and a hub that has nearly as many open
+// files as it may have.
 func TestFilesOfTheProcess(t *testing.T) {
 	t.Parallel()
 	for limits, want := range map[string]string{

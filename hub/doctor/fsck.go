@@ -19,8 +19,9 @@ const shownRows = 5
 // restoreRemedy is the remedy for damage that nothing else can repair.
 const restoreRemedy = "Keep a copy of the database, examine the disk and the memory of its machine, and restore the newest backup whose check is clean."
 
-// rules has, for each rule of store.Consistency, the fact about the rows that break the rule, and
-// the remedy. In the fact, %s stands for the rows.
+// rules has the texts for each consistency rule of the database (store.Consistency). The text
+// `fact` is about the rows that break the rule, and %s in this text stands for the rows. The text
+// `remedy` says how to repair them.
 var rules = map[string]struct{ fact, remedy string }{
 	"device-certificate":  {"The stored certificate of these devices is missing, is not active, or belongs to another device or account: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
 	"certificate-device":  {"The database has active certificates of these devices, but the devices do not exist or use other certificates: %s.", restoreRemedy},

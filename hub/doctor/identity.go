@@ -92,8 +92,8 @@ func wrongStates(ctx context.Context, db store.Consistency) (wrong []string, err
 	}
 }
 
-// hashFacts has, for each rule of store.Consistency.WrongHashes, a sentence about the rows that
-// break the rule. In the sentence, %s stands for the rows.
+// hashFacts has a sentence for each rule that store.Consistency.WrongHashes checks. The sentence is
+// about the rows that break the rule, and %s stands for these rows.
 var hashFacts = map[string]string{
 	"trust-fingerprint": "The stored fingerprints of certificates in the trust store are wrong. These are the sources of the certificates: %s.",
 	"manifest-key":      "The ids of manifest keys of these accounts are not the hashes of the keys: %s.",

@@ -159,7 +159,8 @@ func (e *exam) recordedBackup() []finding.Finding {
 	return found
 }
 
-// ageOfBackup returns the age in words. If the backup is too old, it returns a finding.
+// ageOfBackup returns the age of a backup that was made at the time `at`, in words. If the backup
+// is too old, it also returns a finding.
 func (e *exam) ageOfBackup(at time.Time) (days string, found []finding.Finding) {
 	const cause = "After a restore of this backup, devices that onboarded later must onboard again."
 	age := e.now().Sub(at)

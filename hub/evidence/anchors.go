@@ -16,8 +16,9 @@ type Anchors struct {
 	// in", "file makers.pem".
 	Origins map[[32]byte]string
 	// Distrusted lists certificates that no chain may contain, even if a device sends the
-	// distrusted certificate itself. A second certificate with the key of a distrusted certificate
-	// is refused too. The exception is a second certificate in Roots or Intermediates.
+	// distrusted certificate itself. No chain may contain another certificate with the key of a
+	// distrusted certificate. The exception is another certificate that is in Roots or
+	// Intermediates.
 	Distrusted []*x509.Certificate
 }
 
@@ -28,8 +29,8 @@ func NewTrustOf(a Anchors) (*Trust, error) {
 	if err != nil || len(a.Distrusted) == 0 {
 		return t, err
 	}
-	// The second Trust also accepts the distrusted CAs. Trust.chain uses the second Trust to
-	// distinguish a chain to a distrusted CA from a chain to an unknown CA.
+	// Make a second Trust, which also accepts the distrusted CAs. With it, Trust.chain
+	// distinguishes a chain to a distrusted CA from a chain to an unknown CA.
 	withDistrusted := a
 	withDistrusted.Roots = slices.Clone(a.Roots)
 	for _, c := range a.Distrusted {

@@ -31,7 +31,7 @@ func TestDistrustedLinkIsInNoChain(t *testing.T) {
 	s.refused(t, s.request(t, s.victim, fleet.RequestChange{}), "ek-chain-distrusted")
 	s.victim.Chain = [][]byte{s.maker.Intermediate.Raw, s.maker.Root.Raw}
 	s.refused(t, s.request(t, s.victim, fleet.RequestChange{}), "ek-chain-distrusted")
-	// Other makers are not affected.
+	// A device of another maker is still accepted.
 	d := must(fleet.New(other, "H-2"))(t)
 	d.Chain = [][]byte{other.Intermediate.Raw}
 	if v := s.judge(s.request(t, d, fleet.RequestChange{})); !v.Accepted() {

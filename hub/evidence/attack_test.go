@@ -69,7 +69,7 @@ func (s *scene) judge(body []byte) *evidence.Verdict {
 	return v
 }
 
-// lab is a policy that accepts emulated TPMs and asks no questions.
+// lab is a policy that accepts emulated TPMs, and leaves no decision to a person.
 func lab() evidence.Policy {
 	p := evidence.DefaultPolicy()
 	p.UnknownMaker, p.NoCertificate = evidence.Refuse, evidence.Refuse
@@ -140,13 +140,12 @@ func TestRejectsEKCertificateOfAnotherTPM(t *testing.T) {
 
 func TestRejectsIAKOfASoftwareKey(t *testing.T) {
 	t.Parallel()
-	// A software key usually does not have the attributes of a TPM's key, although it could claim
-	// them.
+	// A software key usually lacks the attributes of a TPM's key.
 	s := newScene(t)
 	s.attacker.IAK = must(fleet.NewKey(tcg.IAKTemplates[1], func(p *tcg.Public) { p.Attributes &^= tcg.SensitiveDataOrigin }))(t)
 	s.refused(t, s.request(t, s.attacker, fleet.RequestChange{}), "iak-not-tpm-made")
-	// A software key with false attributes is useless too, because the attacker cannot open the
-	// hub's reply. See TestStrangerWithTheVictimsEKCertificate in package hub/api.
+	// An attacker who gives false attributes to a software key gains nothing, because the attacker
+	// cannot open the hub's reply. See TestStrangerWithTheVictimsEKCertificate in package hub/api.
 }
 
 func TestRejectsIAKNotRestricted(t *testing.T) {
@@ -302,7 +301,8 @@ func TestRejectsExpiredIntermediate(t *testing.T) {
 	s.trust = must(evidence.NewTrust(old.Roots(), old.Intermediates()))(t)
 	d := must(fleet.New(old, "H-2"))(t)
 	s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-chain-expired")
-	// The device sends the expired certificate itself. The hub refuses the device in this case too.
+	// The hub does not know the expired certificate, and the device sends it. The hub refuses the
+	// device.
 	s.trust = must(evidence.NewTrust(old.Roots(), nil))(t)
 	d.Chain = [][]byte{old.Intermediate.Raw}
 	s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-chain-expired")
@@ -444,6 +444,7 @@ func TestRejectsFieldExchangedAfterSigning(t *testing.T) {
 	s.refused(t, body, "csr-signature")
 }
 
+// The policy says whether the hub accepts an expired EK certificate.
 func TestExpiredEKCertificateIsAPolicy(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -16,8 +16,9 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// constraintError names the constraint of a CA certificate that a chain violates. The chain ends at
-// a trusted root, but a CA of the chain may not issue the EK certificate.
+// constraintError says which constraint a chain violates. The constraint is in a CA certificate of
+// the chain. The chain ends at a trusted root, but a CA of the chain may not issue the EK
+// certificate.
 type constraintError struct{ reason string }
 
 func (e *constraintError) Error() string { return e.reason }
@@ -284,8 +285,9 @@ func (n generalName) within(base generalName) (inside, known bool) {
 	return false, false
 }
 
-// hostWithin reports whether a limit of a name constraint covers a host. If the limit begins with a
-// dot, it covers all hosts of the domain. Any other limit covers only the host that it names.
+// hostWithin reports whether `limit`, a DNS name in a name constraint, covers `host`. If the limit
+// begins with a dot, it covers all hosts of the domain. Any other limit covers only the host that
+// it names.
 func hostWithin(host, limit string) bool {
 	if strings.HasPrefix(limit, ".") {
 		return strings.HasSuffix(host, limit)

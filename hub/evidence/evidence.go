@@ -63,7 +63,7 @@ type Request struct {
 	certifySignature *tcg.Signature
 	signature        *tcg.Signature
 
-	// From the CSR extensions of a two-step enrolment.
+	// Ownership comes from the extensions of the CSR in a two-step enrolment.
 	Ownership      Ownership
 	quote          *tcg.Attest // nil: the request has no quote
 	quoteSignature *tcg.Signature

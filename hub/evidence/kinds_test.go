@@ -23,7 +23,7 @@ func TestDefaultKindsOfAMaker(t *testing.T) {
 		{"id:49465800", "H-4", true}, // P-521
 		{"id:53544D20", "H-2", false},
 		{"id:53544D20", "H-4", true},
-		{"id:46414B45", "H-4", false}, // a maker without known kinds
+		{"id:46414B45", "H-4", false}, // a maker that is not in the list of known kinds
 	} {
 		d := must(fleet.New(s.maker, c.kind))(t)
 		template := must(fleet.EKTemplate(d.EK.Private.Public()))(t)

@@ -38,7 +38,7 @@ type Policy struct {
 	NoCertificate Action // the TPM has no EK certificate; Accept has the effect of Ask
 	UnknownMaker  Action // there is no chain to a trusted root; Accept has the effect of Ask
 	Unlisted      Action // the owner has an EK list, and the EK is not on that list
-	UnlistedByHub Action // the same for the hub's EK list
+	UnlistedByHub Action // the hub has an EK list, and the EK is not on that list
 	// Software lists the models or makers of the software TPMs to accept ("swtpm", "GOOG"). Upper
 	// and lower case are equal.
 	Software []string
@@ -82,13 +82,13 @@ func (v Firmware) String() string {
 // Listing is the result of searching the hub's EK list and the owner's EK list for a request's EK.
 type Listing struct {
 	Kept bool // at least one EK list exists
-	// ByKey is true if the owner's list has the hash of the EK. An entry with the hash in the
-	// owner's list also approves an EK without a trusted certificate. ByHub is true if the hub's
-	// list has the hash. BySerial is true if a list has the serial number of the EK certificate,
-	// but not the hash. An entry with a serial number proves only as much as the certificate.
+	// ByKey is true if the owner's EK list has the hash of the EK. Such an entry also approves an
+	// EK without a trusted certificate. ByHub is true if the hub's EK list has the hash. BySerial
+	// is true if one of the two lists has the serial number of the EK certificate, but not the
+	// hash. An entry with a serial number proves only as much as the certificate.
 	ByKey, ByHub, BySerial bool
-	// OffHub is true if the hub has a list, and the list has no entry for the hash or the serial
-	// number. HubBySerial is true if the hub's list has only the serial number.
+	// OffHub is true if the hub has an EK list, and this list has neither the hash nor the serial
+	// number. HubBySerial is true if the hub's EK list has the serial number, but not the hash.
 	OffHub, HubBySerial bool
 	Note                string // the list's note about the EK
 	// CertificateRequired is true if a list requires that the TPM's EK certificate chains to a
@@ -300,8 +300,8 @@ func (rule *Rule) matches(r *Request, maker, model string) bool {
 	return rule.FirmwareBelow == 0 || r.KeysOnly() || Firmware(r.Certify.FirmwareVersion) < rule.FirmwareBelow
 }
 
-// words describes a rule: the TPMs that the rule matches, and the rule's action. The text is a part
-// of a sentence.
+// words describes a rule: the TPMs that the rule matches, and the rule's action. The text is the
+// middle of a sentence.
 func (rule *Rule) words() string {
 	about := "all TPMs"
 	switch named := !strings.EqualFold(rule.Maker, NoMaker); {

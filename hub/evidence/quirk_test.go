@@ -98,7 +98,7 @@ func TestAcceptsAndNamesWhatMakersGotWrong(t *testing.T) {
 			if !strings.Contains(v.Checks[0].Detail, want) {
 				t.Errorf("%q does not name the TPM: %s", v.Checks[0].Detail, want)
 			}
-			// A certificate with a known mistake needs a valid signature too.
+			// A certificate with a known mistake is refused if its signature is not valid.
 			e := must(tcg.ParseEKCertificate(d.EKCert))(t)
 			e.Certificate.RawTBSCertificate = append(bytes.Clone(e.Certificate.RawTBSCertificate), 0)
 			v = new(evidence.Verdict)

@@ -6,10 +6,10 @@ import (
 )
 
 // ROCA (CVE-2017-15361): until 2017, Infineon's RSA library made primes of the form k*M + (65537^a
-// mod M), where M is a product of the first primes. A product of two such primes is a power of
-// 65537 modulo each prime factor of M. Anyone can factor this product. isROCA tests a modulus with
-// the primes up to 167, because these primes divide M for every key of 512 bits or more. A modulus
-// of another origin passes all these tests with a probability of about 2^-28.
+// mod M), where M is a product of the first primes. If two such primes are multiplied, the product
+// is a power of 65537 modulo each prime factor of M. Anyone can factor this product. isROCA tests a
+// modulus with the primes up to 167, because these primes divide M for every key of 512 bits or
+// more. A modulus of another origin passes all these tests with a probability of about 2^-28.
 
 // rocaChunk has some primes and their product, which fits in 64 bits. One division of a large
 // modulus by the product replaces one division for each prime.

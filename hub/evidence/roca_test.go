@@ -48,8 +48,8 @@ func faultyPrime(t *testing.T, n, bits int) *big.Int {
 
 func TestROCAIsToldFromTheModulus(t *testing.T) {
 	t.Parallel()
-	// M is the product of 39 primes for keys of up to 960 bits. For keys of up to 1952 bits it is
-	// the product of 71 primes, and for keys of up to 3936 bits the product of 126 primes.
+	// M is a product of primes. Keys of up to 960 bits use 39 primes, keys of up to 1952 bits use
+	// 71 primes, and keys of up to 3936 bits use 126 primes.
 	for _, c := range []struct{ primes, bits int }{{39, 256}, {71, 512}, {126, 1024}} {
 		n := new(big.Int).Mul(faultyPrime(t, c.primes, c.bits), faultyPrime(t, c.primes, c.bits))
 		if !isROCA(n) {

@@ -124,7 +124,7 @@ func checkPEM(want, kind string, rest []byte) error {
 // readPublic returns a public area as TPMT_PUBLIC. A device may send the public area as
 // TPM2B_PUBLIC, as TPMT_PUBLIC, or as a key in PEM. PEM has only the key, so a template supplies
 // the rest of the public area. readPublic uses the template that results in the TPM name `name`. If
-// `name` is nil, it uses the first template for keys of this kind.
+// `name` is nil, it uses the first template for keys of this type and size.
 func readPublic(text string, templates []tcg.Template, name []byte) ([]byte, error) {
 	b, err := wire.DecodeBinary(text)
 	if err != nil {

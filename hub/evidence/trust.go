@@ -31,7 +31,7 @@ type Trust struct {
 	mu       sync.Mutex
 	verified map[[32]byte][]*verifiedCA
 
-	origins        map[[32]byte]string // as in Anchors
+	origins        map[[32]byte]string // as Anchors.Origins
 	withDistrusted *Trust              // also accepts the distrusted CAs; nil if no CA is distrusted
 }
 

@@ -289,8 +289,8 @@ var required = []struct {
 	{tcg.SignEncrypt, "not-signing", "is not a signing key"},
 }
 
-// checkStrength refuses a key that cannot be used. It also refuses an RSA key if anyone can compute
-// the private half.
+// checkStrength refuses a public area that does not contain a usable key. It also refuses an RSA
+// key if anyone can compute the private half.
 func checkStrength(what, code string, p *tcg.Public) *Refusal {
 	key, err := p.Key()
 	if err != nil {

@@ -26,10 +26,10 @@ func prefixes(texts ...string) (out []netip.Prefix) {
 	return out
 }
 
-// IsPublic reports whether `a` is an address of the public Internet. It returns false for addresses
-// of this machine, of private networks and of a cloud's metadata service. It also returns false for
-// link-local and multicast addresses, and for special-purpose blocks. If an IPv6 address contains
-// an IPv4 address, the IPv4 address decides.
+// IsPublic reports whether `a` is an address of the public Internet. It returns false for this
+// machine, private networks, a cloud's metadata service, link-local addresses, multicast addresses,
+// and special-purpose blocks. If an IPv6 address contains an IPv4 address, the IPv4 address
+// decides.
 func IsPublic(a netip.Addr) bool {
 	if a.Zone() != "" {
 		return false

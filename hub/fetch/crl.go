@@ -199,7 +199,8 @@ func unsigned(n *big.Int) *big.Int {
 	return new(big.Int).Add(n, new(big.Int).Lsh(big.NewInt(1), uint(8*size)))
 }
 
-// scope is the kind of certificates that a list covers (RFC 5280, 5.2.5).
+// scope says which certificates a revocation list covers, for example only those of CAs (RFC 5280,
+// 5.2.5).
 type scope int
 
 const (

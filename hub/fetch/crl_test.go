@@ -54,6 +54,8 @@ func family(t *testing.T, s *site) (root, one, leaf *ca) {
 	return root, one, leaf
 }
 
+// A certificate is refused if it is on the revocation list of its issuer, but not if only another
+// CA lists it.
 func TestRejectsRevokedCertificates(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

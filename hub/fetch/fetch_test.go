@@ -189,7 +189,7 @@ func TestFetchesTheIssuersInEveryForm(t *testing.T) {
 	}
 }
 
-// The fetcher cannot reach services of the hub's machine, of the hub's network or of the hub's
+// The fetcher cannot reach services on the hub's machine, in the hub's network or in the hub's
 // cloud. This is true even if an allowed host name resolves to the address of such a service.
 func TestFetchReachesNoAddressThatIsNotPublic(t *testing.T) {
 	t.Parallel()
@@ -426,7 +426,7 @@ func TestBoundsWhatItFetches(t *testing.T) {
 	}
 }
 
-// If many devices need the same link, the fetcher fetches the link only once. It also caches a
+// If many devices need the same CA certificate, the fetcher fetches it only once. It also caches a
 // failure.
 func TestAsksOnceAndKeepsTheAnswer(t *testing.T) {
 	t.Parallel()

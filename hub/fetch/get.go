@@ -28,7 +28,7 @@ const (
 	maxAtOnce   = 4        // concurrent fetches, from all hosts
 	maxWaiting  = 64       // requests that wait for a fetch
 	getTimeout  = 5 * time.Second
-	waitTimeout = 8 * time.Second // the longest time that a request waits for links or lists
+	waitTimeout = 8 * time.Second // the longest time that a request waits for CA certificates or revocation lists
 
 	keepIssuer  = 24 * time.Hour
 	keepFailure = 10 * time.Minute

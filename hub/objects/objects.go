@@ -102,9 +102,9 @@ type Store interface {
 	// has PartSize bytes.
 	BeginParts(ctx context.Context, key Key) (token string, err error)
 	// PutPart stores the part that begins at `offset`, durably. The object's size is `whole`.
-	// PutPart reads no more than the part from the reader. It can be called again for the same
-	// part, after an error or after success. ErrNotFound: the upload has ended, or its parts are
-	// gone. io.EOF, io.ErrUnexpectedEOF: the reader ends before the end of the part.
+	// PutPart reads no more than the bytes of this part from the reader. It can be called again for
+	// the same part, after an error or after success. ErrNotFound: the upload has ended, or its
+	// parts are gone. io.EOF, io.ErrUnexpectedEOF: the reader ends before the end of the part.
 	PutPart(ctx context.Context, key Key, token string, whole, offset int64, r io.Reader) error
 	// CompleteParts stores the object from all its parts, if the size and the SHA-256 of its bytes
 	// are right. It can be called again, also after it has succeeded. Errors: ErrSize, ErrSum.
@@ -148,7 +148,7 @@ func Check(ctx context.Context, key Key, size int64, r io.Reader) error {
 	return err
 }
 
-// checked is a reader that checks the bytes it reads from `r`. At the end of `r`, it returns
+// checked is a reader that checks the bytes that it reads from `r`. At the end of `r`, it returns
 // ErrSize if the number of bytes is not `size`, and ErrSum if their SHA-256 is not `sum`. It tries
 // to read one byte more than `size`, to detect that `r` is too long.
 type checked struct {

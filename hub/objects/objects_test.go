@@ -450,6 +450,7 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
+// The parts of an upload in parts are never too small, too large or too many for S3.
 func TestPartsFitIntoS3(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int64{0, 1, 1 << 30, 1 << 40, 5 << 40} {
@@ -479,6 +480,7 @@ func deletedWhileOpen(t *testing.T, s objects.Store) {
 	}
 }
 
+// Only the user of the hub can read the folders and files of a Folder.
 func TestFolderIsTheOwnersAlone(t *testing.T) {
 	// With umask 0, files get exactly the requested modes.
 	defer syscall.Umask(syscall.Umask(0))
@@ -507,6 +509,7 @@ func TestFolderIsTheOwnersAlone(t *testing.T) {
 	}
 }
 
+// An upload was killed. The next OpenFolder removes the file that the upload left.
 func TestFolderSweepsWhatAKilledUploadLeft(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "objects")
@@ -527,6 +530,7 @@ func TestFolderSweepsWhatAKilledUploadLeft(t *testing.T) {
 	}
 }
 
+// A second process cannot open a folder that the first process has open.
 func TestFolderIsOneProcessesAtATime(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "objects")
@@ -536,6 +540,7 @@ func TestFolderIsOneProcessesAtATime(t *testing.T) {
 	}
 }
 
+// Walk ignores files whose names are not the names of objects' files.
 func TestWalkPassesByWhatIsNoContent(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "objects")
@@ -557,6 +562,8 @@ func TestWalkPassesByWhatIsNoContent(t *testing.T) {
 	}
 }
 
+// OpenS3 refuses a bucket that does not exist, and an endpoint that is not valid. The error names
+// the mistake.
 func TestS3SaysWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(gofakes3.New(s3mem.New()).Server())

@@ -28,7 +28,8 @@ func PartSize(size int64) int64 {
 	return max(minPart, (size/maxParts+unit)/unit*unit)
 }
 
-// partOf returns the number of the part that begins at an offset, and the part's size.
+// partOf returns the number and the size of the part that begins at `offset`, for an object of
+// `whole` bytes.
 func partOf(whole, offset int64) (n int, size int64) {
 	part := PartSize(whole)
 	return int(offset / part), min(part, whole-offset)

@@ -38,17 +38,19 @@ func AttestedCounters(e store.Enrolment) (boot.Counters, bool) {
 	return boot.Counters{ClockInfo: a.ClockInfo, Firmware: evidence.Firmware(a.FirmwareVersion)}, true
 }
 
-// EnrolmentSighting returns an activated enrolment as a sighting of its TPM.
+// EnrolmentSighting returns what an activated enrolment shows about its TPM: the time, the
+// machine's serial number and address, and the TPM's counters.
 func EnrolmentSighting(e store.Enrolment, addr string) clone.Sighting {
 	s := clone.Sighting{To: e.Created, Serial: e.ProdSerial, Addr: addr}
 	s.Counters, s.Attested = AttestedCounters(e)
 	return s
 }
 
-// RecordSighting compares evidence of a device's TPM with earlier evidence, and stores the result
-// in the device's clone record. The function `weigh` adds the sighting to the record.
-// RecordSighting calls `weigh` again if another sighting was stored in between. If the device has
-// no record yet, the record begins with `first`, the device's enrolment.
+// RecordSighting updates a device's clone record with a new sighting of its TPM, for example the
+// counters of a new quote, and stores the record. The function `weigh` compares the new sighting
+// with the record, and adds it. RecordSighting calls `weigh` again if another sighting was stored
+// in between. If the device has no record yet, the record begins with `first`, the device's
+// enrolment.
 //
 // If the record's state gets worse, RecordSighting appends an event for the owner in the same
 // transaction, so the owner gets the event exactly once. RecordSighting returns the record's
@@ -106,8 +108,8 @@ func clonedEvent(d store.Device, r *clone.Record, had int, addr string, now time
 	return e
 }
 
-// recordRepeatedOnboarding records the sighting when a device onboards again. If the record cannot
-// be stored, the device onboards anyway.
+// recordRepeatedOnboarding adds a repeated onboarding to the device's clone record, as a new
+// sighting of its TPM. If the hub cannot store the record, the device onboards anyway.
 func (s *Service) recordRepeatedOnboarding(ctx context.Context, d store.Device, before, e store.Enrolment, addr string) {
 	_, _, err := s.RecordSighting(ctx, d, before, addr, func(r *clone.Record) { r.Add(EnrolmentSighting(e, addr)) })
 	if err != nil {
@@ -115,9 +117,10 @@ func (s *Service) recordRepeatedOnboarding(ctx context.Context, d store.Device, 
 	}
 }
 
-// RecordSupersededUse records that a peer proved the key of a superseded certificate. The use is a
-// finding only if the machine that enrolled with the certificate had another serial number than the
-// device has now. RecordSupersededUse stores only the first use.
+// RecordSupersededUse records that a peer has the key of a superseded certificate: the device has
+// onboarded again since, and got another certificate. The use is a finding only if the machine that
+// got the superseded certificate had another serial number than the device has now.
+// RecordSupersededUse stores only the first such use.
 func (s *Service) RecordSupersededUse(ctx context.Context, certificate [32]byte, addr string) error {
 	e, err := s.Store.EnrolmentByCertificate(ctx, certificate)
 	if errors.Is(err, store.ErrNotFound) || err == nil && e.State != store.Superseded {

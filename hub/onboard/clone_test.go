@@ -30,6 +30,8 @@ func (s *scene) enrolmentOf(d store.Device) store.Enrolment {
 	return s.store.enrolments[d.Enrolment].Enrolment
 }
 
+// A device onboards again with another serial number. The hub suspects a clone, and tells the
+// owner.
 func TestOnboardingAgainIsCompared(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -61,6 +63,8 @@ func TestOnboardingAgainIsCompared(t *testing.T) {
 	}
 }
 
+// The device's clone record cannot be read. The device onboards again anyway, and the hub logs the
+// error.
 func TestFailedComparisonDoesNotStopTheDevice(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -73,8 +77,8 @@ func TestFailedComparisonDoesNotStopTheDevice(t *testing.T) {
 	}
 }
 
-// If a record is empty, RecordSighting puts the enrolment at its beginning. If the record has boots
-// or serial numbers, RecordSighting does not add the enrolment.
+// RecordSighting begins an empty clone record with the device's enrolment. If the record has boots
+// or serial numbers already, RecordSighting does not add the enrolment.
 func TestRecordBeginsOnce(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -95,7 +99,7 @@ func TestRecordBeginsOnce(t *testing.T) {
 	equal(s, "boots", len(s.record(is.ID).Boots), 0)
 }
 
-// Only a change to a worse state causes an event.
+// The owner gets an event only if the state of the clone record gets worse.
 func TestStateThatImprovesIsNotTold(t *testing.T) {
 	s := newScene(t)
 	is, _ := s.onboarded(s.device(), s.token)
@@ -118,6 +122,8 @@ func (s *scene) sighting(resets uint32, clock uint64) clone.Sighting {
 	return clone.Sighting{From: s.now, To: s.now, Addr: addr, Attested: true, Counters: boot.Counters{ClockInfo: tcg.ClockInfo{Clock: clock, ResetCount: resets, Safe: true}}}
 }
 
+// Two requests change a clone record at the same time. The second request reads the record again,
+// and adds its sighting to the new record.
 func TestSightingIsStoredOnceInARace(t *testing.T) {
 	s := newScene(t)
 	is, _ := s.onboarded(s.device(), s.token)
@@ -134,6 +140,8 @@ func TestSightingIsStoredOnceInARace(t *testing.T) {
 	equal(s, "result", []any{version, known, weighed}, []any{int64(8), false, 2})
 }
 
+// A sighting that fits the record adds no finding, so the result `known` of RecordSighting is
+// false.
 func TestSightingsThatFitAreNotKnown(t *testing.T) {
 	s := newScene(t)
 	is, _ := s.onboarded(s.device(), s.token)
@@ -167,6 +175,8 @@ func TestCertainCloneIsReported(t *testing.T) {
 	}
 }
 
+// If the only new finding is that the counters went back, the result `known` of RecordSighting is
+// false, so that the caller warns the owner.
 func TestCountersBackAloneAreNotKnown(t *testing.T) {
 	s := newScene(t)
 	is, _ := s.onboarded(s.device(), s.token)
@@ -213,6 +223,7 @@ func TestClonedDeviceIsRefused(t *testing.T) {
 	equal(s, "state", s.store.devices[is.ID].Clone, "")
 }
 
+// A decision fails if the open findings are not the findings that the owner saw.
 func TestDecisionIsAboutWhatTheOwnerSaw(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -327,6 +338,7 @@ func TestSupersededUseOfTheSameMachineWritesNothing(t *testing.T) {
 	equal(s, "writes", s.store.count("PutClone"), writes)
 }
 
+// If a call to the store fails, the methods about clones return the store's error.
 func TestClonesReportTheStoresErrors(t *testing.T) {
 	t.Parallel()
 	prepared := func(s *scene) (store.Device, *fleet.Certificates) {
@@ -369,6 +381,8 @@ func TestClonesReportTheStoresErrors(t *testing.T) {
 	})
 }
 
+// AttestedCounters returns no counters for a request that cannot be parsed, or that has a quote in
+// place of the certification.
 func TestEnrolmentThatCannotBeReadAttestsNothing(t *testing.T) {
 	s := newScene(t)
 	d := s.device()

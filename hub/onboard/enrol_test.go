@@ -129,6 +129,8 @@ func TestRefusalOfEvidenceNamesTheOwner(t *testing.T) {
 	equal(s, "enrolments", len(s.store.enrolments), 0)
 }
 
+// A peer without a valid ownership proof causes an event. The hub passes the event to
+// Service.Unproven, which can limit such events, and does not append it itself.
 func TestEventsOfUnprovenPeersGoToTheirBound(t *testing.T) {
 	s := newScene(t)
 	var got []store.Event
@@ -140,6 +142,8 @@ func TestEventsOfUnprovenPeersGoToTheirBound(t *testing.T) {
 	equal(s, "events appended", len(s.store.events), 0)
 }
 
+// The event about a refusal names the actor of the request. If the event cannot be stored, the
+// refusal stays the same, and the hub logs the error.
 func TestAuditNamesTheActorAndSurvivesItsFailure(t *testing.T) {
 	s := newScene(t)
 	body := s.request(s.device(), s.token, fleet.RequestChange{CAData: func(c *wire.CAData) { c.Proof[0] ^= 1 }})
@@ -221,6 +225,8 @@ func TestActivationIsChecked(t *testing.T) {
 	s.must(try(hash, exporter, good))
 }
 
+// Something changes between the reply and the activation: for example, the enrolment expires or the
+// owner disables the token. Activate returns the right refusal.
 func TestActivationFollowsTheState(t *testing.T) {
 	for name, c := range map[string]struct {
 		code   string
@@ -386,6 +392,8 @@ func TestUnknownErrorOfTheStoreIsNotARefusal(t *testing.T) {
 	}, "AppendEvent")
 }
 
+// The hub records the marks in a device's EK certificate, by which it finds other EKs of the same
+// TPM.
 func TestCertificatesTellTheChipTheyAreOf(t *testing.T) {
 	s := newScene(t)
 	d := s.device()

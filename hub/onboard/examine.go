@@ -19,7 +19,7 @@ import (
 type examined struct {
 	*evidence.Request
 	known  bool   // the certificate chains to a root that the hub knows
-	links  []byte // as in store.KeptEKCertificate
+	links  []byte // as store.KeptEKCertificate.Links
 	common bool   // as store.Enrolment.CommonLinks
 }
 

@@ -100,9 +100,9 @@ func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, er
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	// Read the version before the rows. If the rows change in between, they are newer than the
-	// cached version and the next request reads them again. In the opposite order, old rows would
-	// stay cached.
+	// Read the config version first, and then the stored certificates. If the certificates change
+	// in between, they are newer than the cached version, and the next request reads them again. In
+	// the opposite order, old certificates would stay cached.
 	version, err := s.Store.ConfigVersion(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("onboard: makers' certificates: %w", err)

@@ -3,10 +3,10 @@
 //
 // Enrol judges a request. It answers with certificates that only the TPM with the request's EK can
 // decrypt, and only if the IAK is in the same TPM. Nothing is proven before the TPM has decrypted
-// the certificates. So the enrolment is pending, and changes no other row. Activate is called on
-// the first TLS connection with the IDevID certificate. Activate makes the enrolment active, and
-// binds the device to the owner, in one transaction. FirstStep and SecondStep are Pantacor's
-// two-step enrolment. SecondStep ends with the same transaction.
+// the certificates. So the enrolment is pending, and nothing else in the database changes. Activate
+// is called on the first TLS connection with the IDevID certificate. Activate makes the enrolment
+// active, and binds the device to the owner, in one transaction. FirstStep and SecondStep are
+// Pantacor's two-step enrolment. SecondStep ends with the same transaction.
 //
 // The service keeps no state in memory between the calls of Enrol and Activate. The secret in a
 // reply is derived from the hub's seal key and the request's hash. So any replica can serve each
@@ -66,7 +66,7 @@ type Service struct {
 	settings atomic.Pointer[settings]
 }
 
-// Stable codes of the refusals that this package makes. Package evidence defines the others.
+// Stable codes of the refusals that this package makes. Package evidence defines the other codes.
 const (
 	CodeHubName       = "hub-name"
 	CodeOwnership     = "ownership-proof"
@@ -309,7 +309,8 @@ func (s *Service) seal(ctx context.Context, e store.Enrolment, r *evidence.Reque
 	return reply.Encode(), nil
 }
 
-// A buffer has a reply's certificates, in plain text and encrypted. It never has a secret.
+// Replies are made in these buffers, which are used again. A buffer may contain certificates of an
+// earlier reply, but never a secret.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 6<<10); return &b }}
 
 // secret returns the secret that the reply to a request encrypts to the TPM. A repeated request
@@ -327,9 +328,9 @@ func (s *Service) deviceID(ek store.Hash, generation int) string {
 	return hex.EncodeToString(id[:12])
 }
 
-// deviceIDs returns the id of the device of an enrolment's TPM, and the ids after each of the next
-// lostReleases releases of the TPM. If the hub was restored from a backup, its database may lack
-// releases of the TPM, so the device may have any of these ids.
+// deviceIDs returns all ids that the device with an enrolment's TPM may have. The id changes each
+// time the owner releases the TPM. If the hub was restored from a backup, its database may lack up
+// to lostReleases releases.
 func (s *Service) deviceIDs(e store.Enrolment) (ids []string) {
 	for n := range 1 + lostReleases {
 		ids = append(ids, s.deviceID(e.EK, e.Generation+n))
@@ -367,8 +368,8 @@ func (s *Service) Activate(ctx context.Context, certHash [32]byte, exporter, pro
 	return s.bind(ctx, e, before, addr)
 }
 
-// refuseActivation records a refusal for the token's owner and returns it. If the TPM is a device
-// of a second owner, the event does not reveal that device's id.
+// refuseActivation records a refusal for the token's owner and returns it. If the TPM belongs to
+// another owner, the event does not reveal the id of that owner's device.
 func (s *Service) refuseActivation(ctx context.Context, e store.Enrolment, addr string, r *evidence.Refusal) (store.Device, error) {
 	if r.Code == CodeOtherOwner {
 		e.DeviceID = s.waitingID(e.EK)

@@ -58,7 +58,7 @@ func TestMissingIntermediatesAreFetched(t *testing.T) {
 		t.Errorf("the verdict is %.300s", v)
 	}
 	equal(s, "lookups", w.asked, []string{"links"})
-	// If a lookup finds no intermediate, the question stays open.
+	// If a lookup finds no intermediate, the question about the unknown maker stays open.
 	w.links, w.asked = nil, nil
 	s.waits(s.enrol(d), "ek-chain-untrusted")
 	equal(s, "lookups", w.asked, []string{"links"})

@@ -41,6 +41,8 @@ func TestPolicyHoldsForTheNextRequestInEveryReplica(t *testing.T) {
 	s.refused(err, "policy")
 }
 
+// Policy returns the policy for an owner's devices. If the store fails, Policy returns the store's
+// error.
 func TestPolicyInForceIsReturned(t *testing.T) {
 	s := newScene(t)
 	p, err := s.hub.Policy(t.Context(), s.anne.ID)
@@ -80,7 +82,8 @@ func TestOperatorsDecisionOnTrustIsObeyed(t *testing.T) {
 	s.refused(s.enrol(d), "ek-chain-distrusted")
 	s.must(s.store.ChangeTrust(t.Context(), store.TrustChange{Remove: []store.Hash{hash}}))
 	s.must(s.enrol(d))
-	// If one stored trust row cannot be read, no device is accepted.
+	// If one of the operator's stored decisions about CA certificates cannot be read, no device is
+	// accepted.
 	s.must(s.store.ChangeTrust(t.Context(), store.TrustChange{Put: []store.TrustedCertificate{{Fingerprint: store.Hash{1}, DER: []byte("?"), Kind: store.Distrusted}}}))
 	if err := s.enrol(d); err == nil {
 		t.Error("accepted, though the operator's decisions cannot be read")
@@ -94,8 +97,9 @@ func TestOperatorsDecisionOnTrustIsObeyed(t *testing.T) {
 	}
 }
 
-// If a change is made between the reads of a request, the hub must not cache the new rows under the
-// older version.
+// The operator changes the trusted certificates after a request has read the config version, and
+// before it reads the certificates. The hub must not cache the new certificates under the older
+// version.
 func TestTrustThatChangesDuringTheReadIsReadAgain(t *testing.T) {
 	s := newScene(t)
 	hash := store.Hash(sha256.Sum256(s.maker.Root.Raw))
@@ -305,6 +309,8 @@ func TestCertificateThatIsLeftOutStillCounts(t *testing.T) {
 	equal(s, "looks for the kept one", s.store.count("EKCertificate"), before)
 }
 
+// A device repeats a refused request. The hub stores the device's EK certificate again only when
+// half of the storage time is over.
 func TestKeptCertificateIsWrittenRarely(t *testing.T) {
 	s := newScene(t)
 	d := s.device()

@@ -278,7 +278,7 @@ func (s *scene) first(d *fleet.Device) *fleet.Enrolled {
 	return e
 }
 
-// second does the second step.
+// second does the second step of the two-step enrolment.
 func (s *scene) second(d *fleet.Device, t *wire.TokenFile, keys wire.StepKeys, change fleet.RegistrationChange) (onboard.SecondStepAnswer, error) {
 	s.Helper()
 	body, err := d.Registration(t, keys, change)
@@ -289,8 +289,8 @@ func (s *scene) second(d *fleet.Device, t *wire.TokenFile, keys wire.StepKeys, c
 var errBroken = errors.New("the store is broken")
 
 // breakAtEach runs `step` once for each call that `step` makes to the store. Each run has a new
-// scene, and one of the calls fails. `step` must return the store's error, unless the failed call
-// is of a method in `stays`.
+// scene, and one of the calls fails. `step` must return the store's error. The exception are calls
+// of the methods in `stays`: if they fail, `step` must succeed.
 func breakAtEach(t *testing.T, prepare func(s *scene) (step func() error), stays ...string) {
 	for n := 1; ; n++ {
 		done := true // true, so that the loop ends if -failfast skips the subtest

@@ -23,7 +23,7 @@ type settings struct {
 	owners map[string]*inForce
 }
 
-// scope is the part of the settings that belongs to the hub or to one owner.
+// scope has the settings of the hub, or the settings of one owner.
 type scope struct {
 	policy *policy.Document // nil: none
 	listed bool             // the scope has an EK list

@@ -27,7 +27,7 @@ type Store interface {
 	WaitingByEK(ctx context.Context, owner string, ek store.Hash, now time.Time) (store.WaitingDevice, error)
 	Decide(ctx context.Context, owner, deviceID string, d store.Decision) (store.WaitingDevice, error)
 
-	// The certificates that are issued, and their binding at the activation.
+	// Enrolments: the certificates that the hub issues, and their activation.
 	IssuedAIK(ctx context.Context, ek store.Hash, name []byte, now time.Time) (store.IssuedAIK, error)
 	RecordIssuedAIK(ctx context.Context, a store.IssuedAIK, most int) (first bool, err error)
 	BeginEnrolment(ctx context.Context, e store.Enrolment, now time.Time) (store.Enrolment, error)

@@ -31,8 +31,8 @@ type Trial struct {
 // Outcome is what a policy does with a device that sends its evidence again.
 type Outcome struct {
 	Action evidence.Action
-	// Code and Reason describe the refusal or the first question. With evidence.Accept, they are
-	// empty.
+	// Code and Reason describe the refusal or the first question. If the policy accepts the device,
+	// they are empty.
 	Code, Reason string
 }
 
@@ -62,7 +62,7 @@ func (t *Trial) BootParts() (now, would map[string]string) { return t.now.BootPa
 func (t *Trial) WithoutTPM() (now, would bool) { return t.now.WithoutTPM, t.would.WithoutTPM }
 
 // Device returns what the policies do with a device's enrolment. If the owner has approved the
-// device's EK, the questions that the owner then answered do not count.
+// device's EK, the questions that this approval answered do not count.
 func (t *Trial) Device(ctx context.Context, e *store.Enrolment) (now, would Outcome, err error) {
 	r, approval, err := t.kept(ctx, e)
 	if err != nil {

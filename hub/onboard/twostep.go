@@ -40,10 +40,10 @@ var (
 // device to an owner. The hub records the AK certificate, which expires together with the encrypted
 // credential. The second step issues an AK certificate that does not expire.
 //
-// The first step does not name the owner, so the hub's policy judges the request. The checks are
-// the checks of one-step enrolment, without the checks of keys that the first step does not have.
-// If the verdict has questions, the answer has no certificate, because a person must decide first.
-// A refusal is an error of type *evidence.Refusal.
+// The first step does not name the owner, so the hub's policy judges the request. One-step
+// enrolment makes the same checks, and more for the keys that the first step does not send. If the
+// verdict has questions for a person, FirstStep returns no certificate, because the person must
+// decide first. A refusal is an error of type *evidence.Refusal.
 func (s *Service) FirstStep(ctx context.Context, body []byte, addr string) (*wire.EnrollAnswer, error) {
 	a, err := s.enroll(ctx, body, addr)
 	var refusal *evidence.Refusal

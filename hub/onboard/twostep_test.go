@@ -238,6 +238,7 @@ func TestSecondStepRefusesUnreadableBodies(t *testing.T) {
 	}
 }
 
+// A second step may contain the device's id, if it is the id that the hub gives to this device.
 func TestSecondStepMayNameTheDeviceItIs(t *testing.T) {
 	s := newScene(t)
 	d, token := s.device(), s.pantacors()
@@ -331,6 +332,8 @@ func TestSecondStepJudgesAndBindsLikeActivate(t *testing.T) {
 	s.refused(err, onboard.CodeOtherOwner)
 }
 
+// VerifyOwnership accepts a valid proof. All its refusals are the same, so that a stranger learns
+// nothing about join tokens.
 func TestOwnershipIsVerifiedForOthers(t *testing.T) {
 	s := newScene(t)
 	token := s.pantacors()
@@ -397,6 +400,8 @@ func TestOwnershipIsVerifiedForOthers(t *testing.T) {
 	}
 }
 
+// Only a join token for devices without a TPM has the hash of its secret. Only a join token for
+// Pantacor has an encrypted ownership key.
 func TestTokenHasWhatItIsFor(t *testing.T) {
 	s := newScene(t)
 	plain, _, err := onboard.NewToken(s.hub.CA, hubURL, store.JoinToken{Owner: s.anne.ID})

@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// WaitFor is how long a waiting device's row is kept after its last request.
+	// WaitFor is the time after which the hub forgets a waiting device that sends no more requests.
 	WaitFor = 7 * 24 * time.Hour
-	// DeniedFor is how long a denial is kept.
+	// DeniedFor is the time after which an owner's denial of a device expires.
 	DeniedFor = 365 * 24 * time.Hour
 	// MaxWaiting is the maximum number of waiting devices of one owner.
 	MaxWaiting = 1000
@@ -91,7 +91,7 @@ func (s *Service) askOwner(ctx context.Context, v *evidence.Verdict, e store.Enr
 		return err
 	case w.State == store.Denied:
 		return errDenied(w, " "+v.Questions[0].Reason)
-	case w.State == store.Approved: // the owner approved the device after the row was read
+	case w.State == store.Approved: // the owner approved the device after this request had read the decision
 		v.Approve(evidence.Approval{By: w.By, At: w.Decided, Codes: w.Answered})
 		return nil
 	}
@@ -141,8 +141,8 @@ func (s *Service) Decide(ctx context.Context, by store.Account, deviceID string,
 }
 
 // DecideSeen is like Decide, but for a person who also saw the machine's evidence. `seen` is the
-// Digest of the row that the person saw. If the row has changed since, the error is
-// store.ErrChanged.
+// Digest of the store.WaitingDevice that the person saw. If the waiting device has another Digest
+// now, the error is store.ErrChanged.
 func (s *Service) DecideSeen(ctx context.Context, by store.Account, deviceID string, approve bool, seen store.Hash, addr string) (store.WaitingDevice, error) {
 	return s.decide(ctx, by, deviceID, store.Decision{Approve: approve, Seen: &seen}, addr)
 }

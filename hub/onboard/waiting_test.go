@@ -49,6 +49,8 @@ func TestDeviceWaitsForItsOwner(t *testing.T) {
 	}
 }
 
+// A waiting device repeats its request. The hub asks it to retry less and less often, and stores at
+// most one request per minute.
 func TestRetriesSlowDownAndCostNoWrites(t *testing.T) {
 	s := newScene(t)
 	d := s.withoutCertificate()
@@ -70,11 +72,13 @@ func TestRetriesSlowDownAndCostNoWrites(t *testing.T) {
 	equal(s, "events", len(s.store.events), 1)
 	body = s.request(d, s.token, fleet.RequestChange{}) // another request of the same device is stored without delay
 	ask(10*time.Hour, 5*time.Minute, 4)
-	// After a week without a request the row has expired, and the wait begins again.
+	// After a week without a request, the hub has forgotten the device, and the wait begins again.
 	ask(10*time.Hour+onboard.WaitFor, 2*time.Second, 5)
 	equal(s, "events", len(s.store.events), 2)
 }
 
+// An approval does not expire, but it covers only the questions that the owner answered. A new
+// question makes the device wait again.
 func TestApprovalHoldsForTheQuestionsThatWereAsked(t *testing.T) {
 	s := newScene(t)
 	d := s.withoutCertificate()
@@ -99,6 +103,8 @@ func TestApprovalHoldsForTheQuestionsThatWereAsked(t *testing.T) {
 	s.waits(s.enrol(d), noCertificate, "policy")
 }
 
+// The owner has denied a device that sent no EK certificate. The hub refuses the device even if it
+// sends its EK certificate later.
 func TestDenialHoldsWhateverIsShownLater(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -143,8 +149,9 @@ func TestDenialHoldsForARetryAtOnce(t *testing.T) {
 	s.refused(err, onboard.CodeDenied)
 }
 
-// An approved row does not expire. If a device's evidence raises no questions, an undecided row
-// does not make the hub refuse the device.
+// A person's approval of a waiting device does not expire. If the device later sends evidence that
+// raises no questions, for example with its EK certificate, the hub enrols the device even if
+// nobody has decided yet.
 func TestOnlyADenialRefusesADeviceWithoutQuestions(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -155,10 +162,10 @@ func TestOnlyADenialRefusesADeviceWithoutQuestions(t *testing.T) {
 	_, err := s.hub.Decide(t.Context(), s.anne, w.DeviceID, true, nil, addr)
 	s.must(err)
 	s.must(s.enrol(d))
-	// A denial counts only until it expires, even if the store still has the expired row.
+	// A denial counts only until it expires, even if the store still returns it.
 	key := waitingKey(s.anne.ID, w.EK)
 	row := s.store.waiting[key]
-	row.State, row.Expires = store.Denied, s.now // the fake store returns this row although it has expired
+	row.State, row.Expires = store.Denied, s.now // the fake store returns this denial although it has expired
 	s.store.waiting[key] = row
 	s.must(s.enrol(d))
 	row.Expires = s.now.Add(time.Second)
@@ -166,6 +173,8 @@ func TestOnlyADenialRefusesADeviceWithoutQuestions(t *testing.T) {
 	s.refused(s.enrol(d), onboard.CodeDenied)
 }
 
+// The owner decides while the hub judges the device's request. The decision applies to this
+// request.
 func TestDecisionDuringTheRequestCounts(t *testing.T) {
 	for _, approve := range []bool{true, false} {
 		s := newSceneNow(t)

@@ -34,7 +34,7 @@ import (
 const (
 	// maxQueue is the largest total size of the lines in the queue, in bytes.
 	maxQueue = 16 << 20
-	// lineCost is the number of bytes of a line in addition to its texts.
+	// lineCost is the memory that a line needs in addition to its texts, in bytes.
 	lineCost = 256
 	// maxBatch and maxBatchLines bound one request.
 	maxBatch      = 1 << 20
@@ -132,8 +132,8 @@ func cost(e *store.LogEntry) int {
 	return lineCost + len(e.Level) + len(e.Source) + len(e.Platform) + len(e.Rev) + len(e.Message)
 }
 
-// Forward puts lines into the queue, and never waits. The lines have Device, Owner and Created. If
-// the queue is full, the lines are lost.
+// Forward puts lines into the queue, and never waits. The caller has set Device, Owner and Created
+// in each line. If the queue is full, the lines are lost.
 func (e *Exporter) Forward(list []store.LogEntry) {
 	size := 0
 	for i := range list {

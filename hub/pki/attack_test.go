@@ -126,8 +126,8 @@ func TestNoAuthorityBelowTheDeviceCA(t *testing.T) {
 	}
 }
 
-// An attacker cannot add an extension through a text field. If a text has the form of DER or of
-// another field, it stays the value of its own field.
+// An attacker puts DER, or the text of another field, into a text field of a certificate request.
+// The text stays the value of its own field, and adds no extension.
 func TestTextCannotLeaveItsField(t *testing.T) {
 	t.Parallel()
 	h := openNew(t, Options{})

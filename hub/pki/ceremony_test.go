@@ -18,7 +18,8 @@ import (
 	"time"
 )
 
-// ceremony is a hub and an offline root, each in its own folder.
+// ceremony has a hub and an offline root, each in its own folder. The tests do the steps by which
+// the root issues the certificates of the hub's CAs.
 type ceremony struct {
 	dir  string // the folder pki of the hub
 	root *Root
@@ -67,7 +68,8 @@ func (c *ceremony) install(t *testing.T, answer []byte) *Hub {
 	return h
 }
 
-// The method `whole` does all steps of the ceremony for a new hub.
+// The method `whole` does all these steps for a new hub: the request, the root's answer, and the
+// installation.
 func (c *ceremony) whole(t *testing.T) *Hub {
 	t.Helper()
 	return c.install(t, c.answer(t, c.request(t)))
@@ -238,7 +240,7 @@ func TestRenewedCAsAcceptFormerDevices(t *testing.T) {
 	h := c.whole(t)
 	key := generate(t, elliptic.P256())
 	device, iak := mustIDevID(t, h, key.Public()), mustIAK(t, h, key.Public())
-	for range 2 { // the second renewal keeps the CAs of the first
+	for range 2 { // the second renewal keeps the former CAs of the first renewal
 		before := snapshot(t, c.dir)
 		request := c.request(t, "device-ca", "aca", "tls-ca")
 		if !maps.EqualFunc(before, snapshot(t, c.dir), bytes.Equal) {
@@ -251,7 +253,7 @@ func TestRenewedCAsAcceptFormerDevices(t *testing.T) {
 		if !maps.EqualFunc(before, snapshot(t, done.Kept), bytes.Equal) {
 			t.Error("the former folder is not complete")
 		}
-		if err := os.RemoveAll(done.Kept); err != nil { // the operator deletes the folder
+		if err := os.RemoveAll(done.Kept); err != nil { // the operator deletes the folder with the replaced keys
 			t.Fatal(err)
 		}
 	}
@@ -435,7 +437,8 @@ func forgedRequest(t *testing.T, title string, key crypto.Signer, change func([]
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
 }
 
-// The root refuses requests for other certificates, and requests without proof of their keys.
+// The root refuses a request for a certificate that no hub needs, and a request that does not prove
+// the possession of its key.
 func TestRootRefusesForgedRequests(t *testing.T) {
 	t.Parallel()
 	c := newCeremony(t)

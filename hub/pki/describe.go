@@ -11,7 +11,7 @@ import (
 // Description is what a person needs to know about a CA of the hub.
 type Description struct {
 	Subject  string    `json:"subject"`
-	Key      string    `json:"key"`      // where the private key is: a constant, or a URI
+	Key      string    `json:"key"`      // where the private key is: one of the constants below, or a URI
 	KeyHash  string    `json:"key-hash"` // lower-case hexadecimal SHA-256 of the SubjectPublicKeyInfo
 	NotAfter time.Time `json:"not-after"`
 	Forever  bool      `json:"forever"` // the CA never expires

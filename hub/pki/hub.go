@@ -2,14 +2,14 @@
 // device CA. The ACA signs IAK certificates, and the device CA signs IDevID certificates. Package
 // pki also makes the hub's TLS certificate.
 //
-// The keys are in files (PKCS #8 PEM, mode 0600), or at the URIs of package cakey. These CAs
-// never expire, because the identities that they sign never expire (IEEE 802.1AR). An identity ends
-// when the hub revokes or replaces the identity's row in the database.
+// The keys are in files (PKCS #8 PEM, mode 0600), or at the URIs of package cakey. These CAs never
+// expire, because the identities that they sign never expire (IEEE 802.1AR). An identity ends when
+// the hub revokes it or replaces it in the database.
 //
-// The root's key may be offline. Then the hub has a TLS CA too, which signs the hub's TLS
-// certificates instead of the root, and which expires. A hub gets the certificates of its CAs from
-// an offline root in three steps: NewRequest on the hub, Root.Issue on the root's machine, and
-// Install on the hub.
+// The root's key may be offline. Then the hub also has a TLS CA. It signs the hub's TLS
+// certificates instead of the root, and it expires. A hub gets the certificates of its CAs from an
+// offline root in three steps: NewRequest on the hub, Root.Issue on the root's machine, and Install
+// on the hub.
 package pki
 
 import (
@@ -147,7 +147,7 @@ func (h *Hub) All() []*x509.Certificate {
 	return append(list, h.previous...)
 }
 
-// The method `former` returns the former CAs of this kind.
+// The method `former` returns the former CAs of the kind `a`, for example the former device CAs.
 func (h *Hub) former(a authority) (list []*x509.Certificate) {
 	for _, c := range h.previous {
 		if strings.HasSuffix(c.Subject.CommonName, " "+a.title) {
@@ -158,8 +158,8 @@ func (h *Hub) former(a authority) (list []*x509.Certificate) {
 }
 
 // IssuerOf returns the CA that issued the IAK or IDevID certificate `der`. If the certificate names
-// the key of a former CA, this is the former CA. Otherwise it is `now`, the hub's present CA for
-// such certificates.
+// the key of a former CA, the result is the former CA. If not, the result is `now`, the hub's
+// present CA for such certificates.
 func (h *Hub) IssuerOf(der []byte, now *x509.Certificate) *x509.Certificate {
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {

@@ -300,8 +300,8 @@ func TestOpenRefusesAuthoritiesOfAnotherHub(t *testing.T) {
 	}
 }
 
-// Somebody exchanges the files of the ACA and the device CA. Open must refuse this, because
-// otherwise every IAK would be a TLS client.
+// Somebody exchanges the files of the ACA and the device CA. Open must refuse this. If it did not,
+// the device CA would sign IAK certificates, and every IAK would be a TLS client.
 func TestOpenRefusesExchangedAuthorities(t *testing.T) {
 	t.Parallel()
 	for _, pair := range [][2]string{{"aca", "device-ca"}, {"root", "aca"}, {"root", "device-ca"}} {

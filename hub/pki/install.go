@@ -331,8 +331,8 @@ func copyWithout(dir, tmp string, wanted []Requested, certs []*x509.Certificate)
 	return nil
 }
 
-// sameOwner gives the folder `tmp` and its files the owner of the folder `dir`, because root may
-// run the commands for a hub that runs as another user.
+// sameOwner gives the folder `tmp` and its files the owner of the folder `dir`. This is needed if
+// root runs the command, but the hub runs as another user.
 func sameOwner(dir, tmp string) error {
 	info, err := os.Stat(dir)
 	if err != nil {

@@ -467,6 +467,7 @@ func (m *module) Sign(r io.Reader, digest []byte, o crypto.SignerOpts) ([]byte, 
 	return m.key.Sign(r, digest, o)
 }
 
+// The hub can issue certificates if the key of a CA is in an HSM.
 func TestSigningInAModule(t *testing.T) {
 	t.Parallel()
 	h := openNew(t, Options{Curve: elliptic.P384()})

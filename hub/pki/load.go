@@ -82,7 +82,8 @@ func (h *Hub) loadRoot(dir string) (err error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	// If any file of the TLS CA exists, the hub has a TLS CA, and the missing file is an error.
+	// If any file of the TLS CA exists, the hub has a TLS CA. Then a missing file of the TLS CA is
+	// an error.
 	for _, suffix := range []string{".crt", ".key", uriSuffix} {
 		if present(dir, tlsCA.file+suffix) {
 			return err
@@ -116,9 +117,9 @@ func (h *Hub) loadPair(dir string, a authority) (*x509.Certificate, crypto.Signe
 	return cert, key, nil
 }
 
-// previousSuffix is the end of the name of a file with the certificates of former CAs, which the
-// hub has replaced. The hub no longer has the keys of the former CAs, but devices still have
-// certificates that these CAs issued.
+// A file whose name ends with previousSuffix has the certificates of former CAs, which the hub has
+// replaced. The hub no longer has the keys of the former CAs, but devices still have certificates
+// that these CAs issued.
 const previousSuffix = ".previous.crt"
 
 // loadPrevious loads the certificates of former ACAs and device CAs.
@@ -166,10 +167,9 @@ func withRemedy(dir string, err error) error {
 	return fmt.Errorf("pki: %w; restore %s from its backup", err, dir)
 }
 
-// checkAuthority checks that the certificate `c` is of the CA after which its file is named, and
-// that the root signed `c`. The title at the end of the CN must match. Without this check, an
-// exchange of the files of ACA and device CA would be accepted, and every IAK could be a TLS
-// client.
+// checkAuthority checks that the root signed the certificate `c`, and that the CN of `c` ends with
+// `title`, the title of the CA that the file's name states. Without the second check, somebody
+// could exchange the files of the ACA and the device CA, and every IAK could be a TLS client.
 func checkAuthority(c, root *x509.Certificate, title string) error {
 	if !strings.HasSuffix(c.Subject.CommonName, " "+title) {
 		return fmt.Errorf("%q is not a %s", c.Subject.CommonName, title)
@@ -200,8 +200,8 @@ func loadCertificate(dir, name string) (*x509.Certificate, error) {
 	return cert, nil
 }
 
-// uriSuffix is the end of the name of a file with the URI of a CA's private key. The key itself is
-// then not in the folder: see package cakey.
+// A file whose name ends with uriSuffix has the URI of a CA's private key. The key itself is then
+// not in the folder: see package cakey.
 const uriSuffix = ".uri"
 
 // loadKey loads the private key of a CA's certificate. It does not connect to a key at a URI.

@@ -14,7 +14,7 @@ import (
 )
 
 // ProxySubject is the common name of a proxy's TLS certificate. The certificate of the hub itself
-// has another.
+// has another common name.
 const ProxySubject = "proxy"
 
 // The bounds for the validity of a proxy's TLS certificate.
@@ -25,12 +25,13 @@ const (
 
 // IssueProxy returns a TLS server certificate for a proxy that terminates TLS in front of the hub.
 // Devices trust only the CA of their hub, so they connect only to a proxy with such a certificate.
-// The answer is in PEM: the leaf and, if a TLS CA issued it, that CA.
+// The result is PEM text: the proxy's certificate and, if a TLS CA issued it, the certificate of
+// the TLS CA.
 //
-// The argument `request` is a PKCS #10 request (RFC 2986) in PEM, made with the proxy's key. Of the
-// request, only the key is used; `names` are the DNS names and IP addresses of the certificate.
-// IssueProxy refuses a request that does not prove the possession of the key, and the keys of the
-// hub's CAs.
+// The argument `request` is a PKCS #10 request (RFC 2986) in PEM, made with the proxy's key.
+// IssueProxy uses only the key in the request. The argument `names` has the DNS names and IP
+// addresses of the certificate. IssueProxy refuses a request that does not prove the possession of
+// its key, and a request for a key of the hub's CAs.
 func (h *Hub) IssueProxy(request []byte, names []string, now time.Time, life time.Duration) (chain []byte, leaf *x509.Certificate, err error) {
 	if life < minProxyLife || life > maxProxyLife {
 		return nil, nil, fmt.Errorf("pki: a proxy's certificate must be valid for 1 to 366 days, not %s", life)
@@ -63,7 +64,8 @@ func (h *Hub) IssueProxy(request []byte, names []string, now time.Time, life tim
 	return chain, leaf, nil
 }
 
-// parseProxyRequest parses a request that has one key which clients accept for TLS 1.3.
+// parseProxyRequest parses the PEM text of exactly one request. Its key must be of a type that
+// clients accept in TLS 1.3.
 func parseProxyRequest(text []byte) (*x509.CertificateRequest, error) {
 	if len(text) > maxRequest {
 		return nil, fmt.Errorf("the request has %d bytes, more than %d", len(text), maxRequest)

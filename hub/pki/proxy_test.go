@@ -30,8 +30,9 @@ func proxyRequest(t *testing.T, key crypto.Signer) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
 }
 
-// A client of the hub, which trusts only the hub's root, accepts a proxy with the certificate under
-// its name only. The hub has its root's key in one case, and only a TLS CA in the other.
+// A client that trusts only the hub's root accepts a proxy with an issued certificate, but only
+// under a name in the certificate. The hub has its root's key in the first case, and only a TLS CA
+// in the second case.
 func TestProxyHasACertificateOfTheHub(t *testing.T) {
 	t.Parallel()
 	for name, h := range map[string]*Hub{"root": openNew(t, Options{}), "TLS CA": newCeremony(t).whole(t)} {
@@ -64,7 +65,8 @@ func TestProxyHasACertificateOfTheHub(t *testing.T) {
 			if s, cl := connect(t, server, client); s != nil || cl != nil {
 				t.Errorf("the connection to the proxy: %v, %v", s, cl)
 			}
-			// The proxy's key does not make its holder a device, nor a CA.
+			// With the proxy's key and certificate, nobody can connect as a device, or issue
+			// certificates.
 			if s, cl := connect(t, serverConfig(h), clientConfig(h, key, chain...)); s == nil {
 				t.Errorf("the hub accepts the proxy's server certificate from a client: %v", cl)
 			}
@@ -77,8 +79,8 @@ func TestProxyHasACertificateOfTheHub(t *testing.T) {
 	}
 }
 
-// The hub issues no certificate without a proof of the key, for a key of its CAs, for a weak key, for
-// a name that is not a name, or for too long.
+// The hub refuses a request that does not prove the possession of its key. It also refuses a key of
+// the hub's CAs, a weak key, an invalid host name, and a validity that is too long.
 func TestProxyRequestIsRefused(t *testing.T) {
 	t.Parallel()
 	h := openNew(t, Options{})
@@ -121,7 +123,7 @@ func TestProxyRequestIsRefused(t *testing.T) {
 	}
 }
 
-// A proxy's certificate ends with its CA, and an expired TLS CA issues none.
+// A proxy's certificate does not outlive its CA. An expired TLS CA issues no certificate.
 func TestProxyCertificateEndsWithItsCA(t *testing.T) {
 	t.Parallel()
 	h := newCeremony(t).whole(t)

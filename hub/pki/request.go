@@ -21,11 +21,11 @@ import (
 	"gangway/hub/pki/cakey"
 )
 
-// requestSuffix is the end of the name of the folder that has the private keys of an open request,
-// next to the folder pki.
+// The private keys of an open request are in a folder next to the folder pki. requestSuffix is the
+// end of that folder's name.
 const requestSuffix = ".request"
 
-// requestFile is the name of the file with the request, in that folder.
+// requestFile is the name of the file with the request, in the folder with the keys of the request.
 const requestFile = "request.pem"
 
 // maxRequest is the maximum size of a request or answer, in bytes.

@@ -140,7 +140,7 @@ type Planned struct {
 	Subject  string    // of the certificate
 	Key      string    // kind of key, such as "ECDSA P-256"
 	KeyHash  string    // lower-case hexadecimal SHA-256 of the SubjectPublicKeyInfo
-	NotAfter time.Time // end of the certificate
+	NotAfter time.Time // when the certificate expires
 
 	template *x509.Certificate
 	public   *ecdsa.PublicKey
@@ -197,9 +197,9 @@ func keyHash(spki []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// lineage returns the text of the file with the former CAs of a kind: all CAs from which devices
-// may have certificates, except the new CA. If the new CA has another key than the CA `old`, then
-// `old` becomes a former CA.
+// lineage returns the text of a file with former CAs, for example with the former device CAs. The
+// file has every CA from which devices may have certificates, except the new CA. If the new CA has
+// another key than the CA `old`, then `old` becomes a former CA.
 func lineage(dir string, a authority, old, fresh *x509.Certificate) ([]byte, error) {
 	text, err := os.ReadFile(filepath.Join(dir, a.file+previousSuffix))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

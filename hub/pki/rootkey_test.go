@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// The root's key can be in a TPM: the root's folder then contains no secret, and the whole ceremony
-// works. MakeRoot never replaces a key, and leaves no key if it fails.
+// The root's key can be in a TPM. The root's folder then contains no secret, and the root can issue
+// the certificates of a hub's CAs. MakeRoot never replaces a key, and leaves no key if it fails.
 func TestRootKeyInATPM(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {

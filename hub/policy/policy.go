@@ -2,9 +2,9 @@
 // a hub's operator or an owner says which TPMs to accept.
 //
 // An owner's document can only tighten the hub's document: the stricter of two settings applies. A
-// software TPM must be on the list in the hub's document. If the owner's document has such a list,
-// the TPM must be on that list too. If only one document has a setting, that setting applies. If
-// neither document has the setting, evidence.DefaultPolicy applies.
+// software TPM must be on the list software_tpms in the hub's document. If the owner's document has
+// this list, the TPM must be on both lists. If only one document has a setting, that setting
+// applies. If neither document has the setting, evidence.DefaultPolicy applies.
 package policy
 
 import (
@@ -43,12 +43,12 @@ type Document struct {
 	Unlisted      *Action       `yaml:"unlisted_ek,omitempty"`            // accept, ask or refuse
 	Software      *[]string     `yaml:"software_tpms,omitempty"`          // names
 	EKKinds       EKKinds       `yaml:"ek_kinds,omitempty"`               // EK templates by maker
-	MeasuredBoot  *MeasuredBoot `yaml:"measured_boot,omitempty"`          // report, require, or states of parts
+	MeasuredBoot  *MeasuredBoot `yaml:"measured_boot,omitempty"`          // report, require, or the states that parts of the boot must have
 	WithoutTPM    *Action       `yaml:"without_tpm,omitempty"`            // accept or refuse
 	Rules         []Rule        `yaml:"rules,omitempty"`
 }
 
-// Rule is an evidence.Rule in a document.
+// Rule is the form that an evidence.Rule has in a document.
 type Rule struct {
 	Maker         string   `yaml:"maker,omitempty"`
 	Model         string   `yaml:"model,omitempty"`
@@ -121,7 +121,7 @@ func kinds() string {
 // state that each must have, such as {firmware: known, system: expected}.
 type MeasuredBoot struct {
 	Require bool
-	Parts   map[string]string // boot.StateExpected or boot.StateKnown, by the name of a part
+	Parts   map[string]string // boot.StateExpected or boot.StateKnown, by the name of a part of the boot
 }
 
 // UnmarshalYAML implements yaml.Unmarshaler.
@@ -201,8 +201,8 @@ func Parse(text []byte) (*Document, error) {
 }
 
 // isMapping reports whether a text is empty, or begins with a YAML document of names and values. It
-// also returns true for a text that looks like such a document but has a syntax error, because the
-// decoder then reports the line of the error.
+// also returns true if such a document has a syntax error. The decoder then reports the line of the
+// error.
 func isMapping(text []byte) bool {
 	var n yaml.Node
 	err := yaml.Unmarshal(text, &n)

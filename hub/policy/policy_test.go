@@ -171,6 +171,7 @@ func TestMissingCertificateFaresNoBetterThanAnUnknownMaker(t *testing.T) {
 	}
 }
 
+// An entry of an EK list can require that the TPM has an EK certificate.
 func TestReadsAnEKListsWordAboutTheCertificate(t *testing.T) {
 	t.Parallel()
 	hash := strings.Repeat("ab", 32)
@@ -236,6 +237,8 @@ func FuzzParseEKList(f *testing.F) {
 	})
 }
 
+// If the hub's document and the owner's document name the same part of the boot, the stricter state
+// applies.
 func TestBootPartsAreMergedToTheStricter(t *testing.T) {
 	t.Parallel()
 	parse := func(boot string) *policy.Document {

@@ -224,7 +224,7 @@ func (w *warner) looser() {
 			if theirs.covers(mine) && *theirs.Then < *mine.Then {
 				w.add("Rule %d (%v) has no effect: rule %d of the hub's policy says %v for the same TPMs, and an owner's policy can only tighten it.", i+1, evidence.Action(*mine.Then), n+1, evidence.Action(*theirs.Then))
 			}
-			break // the hub's rule `theirs` decides about some of the TPMs of `mine`, so no later rule of the hub decides about all of them
+			break // `theirs` decides about some TPMs that `mine` matches, so no later rule of the hub decides about all these TPMs
 		}
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"gangway/hub/evidence"
 )
 
-// Statement is a part of the effective policy, in words.
+// Statement is one setting of the effective policy, in words.
 type Statement struct {
 	Setting string // the setting's name in a document, or "rules"
 	Words   string // a sentence
@@ -78,8 +78,8 @@ func Explain(hub, owner *Document) (list []Statement) {
 	return list
 }
 
-// BootPartWords lists the required states of parts, in the order of the boot: "firmware known,
-// system expected".
+// BootPartWords lists the required states of the parts of a boot, in the order of the boot:
+// "firmware known, system expected".
 func BootPartWords(parts map[string]string) string {
 	var list []string
 	for _, p := range boot.Parts {

@@ -332,8 +332,7 @@ func clip(text string) string {
 	return text
 }
 
-// Format writes a search in the search language. If Parse parses the result, it returns the same
-// search.
+// Format writes a search in the search language. Parse turns the result into the same search again.
 func Format(s store.DeviceSearch) string {
 	var parts []string
 	for _, word := range s.Words {

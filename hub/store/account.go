@@ -26,8 +26,9 @@ type Account struct {
 	PasswordHash string // argon2id, in PHC string format; never leaves the hub
 	Created      time.Time
 	Disabled     bool // nobody can sign in, and no new device can join the account
-	// Operator means that the account has the role operator: the account may see the counts and
-	// owners of the whole hub. Only a command on the hub's machine can give an account this role.
+	// Operator means that the account has the role operator: the account may see all owners, and
+	// numbers about the whole hub. Only a command on the hub's machine can give an account this
+	// role.
 	Operator bool
 }
 

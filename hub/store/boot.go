@@ -28,8 +28,8 @@ type Boot struct {
 	// BootCohort). If Judged is not nil, PutBoot and PutBootReference store it. Methods that read a
 	// Boot leave it nil.
 	Judged *BootJudged
-	// Evidence of the measurement, for an auditor. The store keeps the evidence only of a device's
-	// latest measurement.
+	// Nonce, Attest, Signature and Log are the evidence of the measurement, for an auditor. The
+	// store keeps them only for a device's latest measurement.
 	Nonce, Attest, Signature, Log []byte
 }
 

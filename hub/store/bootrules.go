@@ -6,8 +6,8 @@ import (
 )
 
 const (
-	// MaxManifestKeys, MaxManifests and MaxBootDecisions are the largest numbers of rows of one
-	// owner.
+	// MaxManifestKeys, MaxManifests and MaxBootDecisions are the largest numbers of manifest keys,
+	// manifests and boot decisions of one owner.
 	MaxManifestKeys  = 20
 	MaxManifests     = 100
 	MaxBootDecisions = 1000
@@ -34,8 +34,9 @@ type Manifest struct {
 	Counts bool // the owner has the key; set by reads
 }
 
-// BootDecision says that an owner accepts a value of a part of the boot. The decision is for all
-// devices, or only for the devices with one model, join token or version of the firmware.
+// BootDecision says that an owner accepts one measured Value of one Part of the boot, for example a
+// new firmware. The decision is for all devices of the owner, or only for the devices with a
+// certain model, join token or firmware version.
 type BootDecision struct {
 	ID    int64
 	Owner string
@@ -61,7 +62,7 @@ type BootJudged struct {
 	Token    string // JoinToken.ID
 	Firmware string // the firmware's version, as it was measured
 	Ran      []byte // JSON of the boot.System that ran; empty: keep the stored one
-	States   []byte // JSON object: the state of each part, by the part's name
+	States   []byte // JSON object: the state of each part of the boot, by the part's name
 	Parts    []BootPart
 }
 
@@ -73,14 +74,14 @@ type BootPart struct {
 	Cause       string
 }
 
-// BootCohort counts those devices of an owner that have the same model and the same value of a part
-// of the boot.
+// BootCohort counts an owner's devices of one model that measured the same value for one part of
+// the boot, for example the same firmware.
 type BootCohort struct {
 	Part, Model, Value string
-	Devices, Bad       int       // all devices of the cohort, and those whose part is neither expected nor known
+	Devices, Bad       int       // all devices of the cohort, and the bad ones: this part of their boot is neither expected nor known
 	Of                 int       // all measured devices of the model
-	First              time.Time // the first measurement of the value in this model
-	Words, Cause       string    // of the latest device whose part is bad; may be empty
+	First              time.Time // when a device of this model first measured the value
+	Words, Cause       string    // from the verdict on the latest bad device; may be empty
 	Firmware           string    // the firmware's version of the latest device
 }
 
@@ -104,9 +105,10 @@ type BootVersion struct {
 	Devices, Bad int
 }
 
-// BootRules stores what owners say about their devices' boots, and the numbers of devices by
-// cohort. Every change of keys, manifests or decisions increases the version of the owner's rules.
-// A boot that was judged by an older version is stale.
+// BootRules stores an owner's rules about boots: the manifest keys, the manifests and the
+// decisions. It also counts the devices of each cohort. Every change of a key, a manifest or a
+// decision increases the version of the owner's rules. A boot that was judged by an older version
+// is stale.
 type BootRules interface {
 	// ManifestKeys lists an owner's keys, by name.
 	ManifestKeys(ctx context.Context, owner string) ([]ManifestKey, error)
@@ -123,8 +125,8 @@ type BootRules interface {
 	// DeleteManifest removes a manifest. Errors: ErrNotFound.
 	DeleteManifest(ctx context.Context, owner string, id Hash, e Event) error
 
-	// BootDecisions lists an owner's decisions, newest first. BootDecisionsFor lists only those
-	// about the given values.
+	// BootDecisions lists an owner's decisions, newest first. BootDecisionsFor lists only the
+	// decisions about the given values.
 	BootDecisions(ctx context.Context, owner string) ([]BootDecision, error)
 	BootDecisionsFor(ctx context.Context, owner string, values []string) ([]BootDecision, error)
 	// PutBootDecision adds a decision and returns its id. Errors: ErrExists, ErrFull (the owner has
@@ -138,23 +140,24 @@ type BootRules interface {
 	// StaleBoots lists devices whose newest boot was judged by older rules. If owner is not empty,
 	// it lists only devices of that owner.
 	StaleBoots(ctx context.Context, owner string, limit int) ([]string, error)
-	// JudgedBoot returns what the store keeps of a device's newest boot, without its parts.
-	// ErrNotFound: the device's boot was never judged by parts.
+	// JudgedBoot returns the stored BootJudged of a device's newest boot, without the verdicts on
+	// the parts of the boot. ErrNotFound: the device's boot was never judged by parts.
 	JudgedBoot(ctx context.Context, device string) (BootJudged, error)
 
-	// BadBootCohorts lists the cohorts with bad devices: those with the fewest bad devices first
-	// or, if `most` is true, those with the most. It leaves out the part "firmware", because the
-	// part "firmware-code" stands for it.
+	// BadBootCohorts lists the cohorts that have bad devices: devices on which this part of the
+	// boot is neither expected nor known. The cohorts with the fewest bad devices come first or, if
+	// `most` is true, those with the most. BadBootCohorts leaves out the part "firmware", because
+	// the part "firmware-code" stands for it.
 	BadBootCohorts(ctx context.Context, owner string, most bool, limit int) ([]BootCohort, error)
-	// RareBootCohorts lists the cohorts of a part with the fewest devices.
+	// RareBootCohorts lists, for one part of the boot, the cohorts that have the fewest devices.
 	RareBootCohorts(ctx context.Context, owner, part string, limit int) ([]BootCohort, error)
-	// BootCohorts lists the cohorts of a part and a model, the largest first. If model is empty, it
-	// lists the cohorts of all models.
+	// BootCohorts lists the cohorts of one part of the boot and one model, the largest first. If
+	// model is empty, it lists the cohorts of all models.
 	BootCohorts(ctx context.Context, owner, part, model string, limit int) ([]BootCohort, error)
-	// BootCohortOf counts the devices whose part q.Part has the value q.Value: devices of the model
-	// q.Model, or of all models if q.Model is empty. If q.Firmware is not empty, it counts only
-	// devices with this version of the firmware. It ignores q.Token and q.Limit, and does not set
-	// the field Of of the result.
+	// BootCohortOf counts the devices that measured the value q.Value for the part q.Part of the
+	// boot: devices of the model q.Model, or of all models if q.Model is empty. If q.Firmware is
+	// not empty, it counts only devices with this version of the firmware. It ignores q.Token and
+	// q.Limit, and does not set the field Of of the result.
 	BootCohortOf(ctx context.Context, owner string, q BootMembers) (BootCohort, error)
 	// BootVersions lists the versions of the firmware in a cohort, the most frequent first. It
 	// ignores q.Token and q.Firmware.

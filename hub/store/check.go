@@ -2,7 +2,7 @@ package store
 
 import "context"
 
-// Disagreement is a rule of the database that some rows break.
+// Disagreement is a consistency rule that some rows of the database break.
 type Disagreement struct {
 	Rule string   // stable, such as "device-certificate"
 	Rows []string // some of the rows: the ids of devices, accounts or join tokens, or the names of counters
@@ -16,7 +16,8 @@ type Identity struct {
 	Unreadable string // why a column cannot be read, or empty
 }
 
-// RevisionState is the state of a revision. The store does not compare Sum with State.
+// RevisionState is the state of a revision, and the stored hash of this state (Sum). The store does
+// not compare the two.
 type RevisionState struct {
 	Row    int64
 	Device string
@@ -32,7 +33,7 @@ type Consistency interface {
 	// Disagreements returns each rule that is broken, with at most `limit` rows. It reads the whole
 	// database, as it was at one moment, and changes nothing.
 	Disagreements(ctx context.Context, limit int) ([]Disagreement, error)
-	// WrongHashes returns each rule about hashes that some rows break.
+	// WrongHashes returns each rule about hashes that is broken, with the rows that break it.
 	WrongHashes(ctx context.Context) ([]Disagreement, error)
 	// Identities returns at most `limit` enrolments with a greater Row than `after`, in the order
 	// of Row. Only the fields that a certificate or a hash determines are set.

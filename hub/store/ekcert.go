@@ -21,8 +21,8 @@ type KeptEKCertificate struct {
 	EK          Hash   // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
 	Certificate []byte // DER
 	Links       []byte // CA certificates between Certificate and the root, without the root: concatenated DER
-	// Proven means that a TPM with this EK activated an enrolment. Then the row does not expire,
-	// and only another activation replaces its certificate.
+	// Proven means that a TPM with this EK activated an enrolment. Then the stored certificate does
+	// not expire, and only another activation replaces it.
 	Proven  bool
 	Expires time.Time // zero if Proven
 }
@@ -30,14 +30,14 @@ type KeptEKCertificate struct {
 // EKCertificates stores at most one certificate for each EK.
 type EKCertificates interface {
 	// EKCertificate finds the stored certificate of an EK. ErrNotFound: the EK has no stored
-	// certificate, or the row has expired.
+	// certificate, or only an expired certificate.
 	EKCertificate(ctx context.Context, ek Hash, now time.Time) (KeptEKCertificate, error)
-	// KeepEKCertificate stores the row k as unproven if the EK has no row, or only an expired row.
-	// If the EK has an unproven row with the same certificate, only the row's Expires changes.
-	// In all other cases nothing changes. If more than limit rows are unproven, the rows that
-	// expire first are removed.
+	// KeepEKCertificate stores the certificate k as unproven if the EK has no stored certificate,
+	// or only an expired one. If the EK has the same certificate already, and it is unproven, only
+	// its Expires changes. In all other cases nothing changes. If more than limit stored
+	// certificates are unproven, those that expire first are removed.
 	KeepEKCertificate(ctx context.Context, k KeptEKCertificate, now time.Time, limit int) error
-	// ExpireEKCertificates removes at most limit expired rows. It returns the number of removed
-	// rows.
+	// ExpireEKCertificates removes at most limit expired certificates. It returns the number of
+	// removed certificates.
 	ExpireEKCertificates(ctx context.Context, now time.Time, limit int) (int, error)
 }

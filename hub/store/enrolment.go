@@ -123,7 +123,7 @@ type Enrolment struct {
 	IDevIDCert []byte // DER
 	IDevIDHash Hash   // SHA-256 of IDevIDCert
 
-	Request []byte // evidence for an auditor: the whole TCG-CSR-IDEVID, or the JSON of wire.Kept
+	Request []byte // evidence for an auditor: the whole TCG-CSR-IDEVID, or the JSON of a wire.RegistrationRecord
 	Verdict []byte // JSON of the evidence verdict
 
 	Manufacturer string
@@ -214,9 +214,9 @@ type Enrolments interface {
 	//
 	// If another device that is not deleted has one of the Marks, both devices' owners get an
 	// EventSameChip. The owner of the activated device gets at most one event per activation, about
-	// the oldest of the other devices. The owner of each of the other devices gets an event too,
-	// but only one event about that device for each account that activates devices with an equal
-	// mark.
+	// the oldest of the other devices. The owner of each other device also gets an event. If one
+	// account activates several devices with an equal mark, it causes only one event about each
+	// other device.
 	//
 	// Refusals: ErrNotFound, ErrEnrolmentExpired, ErrSuperseded, ErrRevoked, ErrTokenUnusable,
 	// ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK, ErrCloned. A refusal changes nothing.

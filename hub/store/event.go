@@ -42,8 +42,8 @@ func ActorIn(ctx context.Context) *Actor {
 	return new(Actor)
 }
 
-// Event is an entry of the audit trail. Only AppendCounted changes an event: it updates the row
-// that counts equal events. Only RemoveEvents removes events.
+// Event is an entry of the audit trail. Only AppendCounted changes an event: it increases the Count
+// of an event that stands for several equal events. Only RemoveEvents removes events.
 type Event struct {
 	Seq     int64 // assigned by the store; increases
 	Time    time.Time
@@ -61,15 +61,15 @@ type Event struct {
 	Means      string
 	Credential string
 
-	// Count is the number of events of one day that this row counts; Last is the time of the last
-	// of these events. If Count is 0 and Last is zero, the row is one event, at Time. See
+	// Count is the number of events of one day that this Event stands for; Last is the time of the
+	// last of these events. If Count is 0 and Last is zero, this is a single event, at Time. See
 	// AppendCounted.
 	Count int
 	Last  time.Time
 
 	// Unproven means that the peer that caused the event had proven nothing: RemoveEvents may
-	// remove such an event earlier. AppendCounted never counts events with different Groups in one
-	// row. Reads do not return Unproven and Group.
+	// remove such an event earlier. AppendCounted never makes one event of events with different
+	// Groups. Reads do not return Unproven and Group.
 	Unproven bool
 	Group    string
 }
@@ -93,9 +93,10 @@ type EventFilter struct {
 	Kind   string    // only this kind; if Kind ends with ".", all kinds that begin with Kind
 	Token  string    // the id of a join token
 	Actor  string    // the actor's prn, or the actor's nick (ASCII case is ignored)
-	Since  time.Time // only events at or after this time; for a row that counts several events, Last is compared
+	Since  time.Time // only events at or after this time; for an event that stands for several events, Last is compared
 	Until  time.Time // only events before this time
-	// NoRoutine leaves out rows of AppendCounted that have no Code.
+	// NoRoutine leaves out routine events: events that AppendCounted has stored and that have no
+	// Code.
 	NoRoutine bool
 	Before    int64 // only events with a smaller Seq
 	After     int64 // only events with a larger Seq
@@ -109,8 +110,8 @@ type Events interface {
 	// appended after the device's first activation, it does nothing.
 	AppendEventOnce(ctx context.Context, e Event, mark Hash) error
 	// AppendCounted appends events that may be frequent. Events of one day (UTC) that differ only
-	// in Time, Addr and Message become one row. The row has the sum of their Counts, the Time of
-	// the first event, and the Last, Addr and Message of the last event. An event with a Count is
+	// in Time, Addr and Message become one event. It has the sum of their Counts, the Time of the
+	// first event, and the Last, Addr and Message of the last event. An event with a Count is
 	// counted as that many events; a Count of 0 is counted as 1.
 	AppendCounted(ctx context.Context, events []Event) error
 	// RemoveEvents removes Unproven events whose Time and Last are before the time `unproven`. It

@@ -132,7 +132,8 @@ type FleetCounts struct {
 	Quietest time.Time      // the oldest LastSeen of a quiet device; zero if no device is quiet
 }
 
-// FacetCount is the number of an owner's devices with one value of a field.
+// FacetCount is the number of an owner's devices that have the same value in a field, for example
+// the same model.
 type FacetCount struct {
 	Value string
 	N     int

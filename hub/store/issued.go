@@ -6,8 +6,8 @@ import (
 )
 
 // IssuedAIK is an AIK certificate that the first step of two-step enrolment issued. The AIK is not
-// proven yet: the certificate is encrypted to the TPM. The row and the certificate expire at the
-// same time.
+// proven yet: the certificate is encrypted to the TPM. The store forgets the certificate when it
+// expires.
 type IssuedAIK struct {
 	EK          Hash   // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
 	Name        []byte // TPM name of the AIK
@@ -19,24 +19,25 @@ type IssuedAIK struct {
 
 // Bounds on the stored AIK certificates of two-step enrolments that are not finished.
 const (
-	MaxIssuedPerEK = 8      // rows of one EK; a further row replaces the oldest row
-	MaxIssued      = 10_000 // rows of all EKs
+	MaxIssuedPerEK = 8      // certificates of one EK; a further certificate replaces the oldest one
+	MaxIssued      = 10_000 // certificates of all EKs
 )
 
 // IssuedAIKs stores the certificates that first steps of two-step enrolment issued, until they
 // expire.
 type IssuedAIKs interface {
-	// RecordIssuedAIK stores the certificate `a`, and replaces a row with the same EK and Name.
-	// `first` is true if the EK had no valid row before the call. If the EK has more than
-	// MaxIssuedPerEK rows, its oldest rows are removed.
+	// RecordIssuedAIK stores the certificate `a`, and replaces a certificate with the same EK and
+	// Name. `first` is true if the EK had no valid certificate before the call. If the EK has more
+	// than MaxIssuedPerEK certificates, the oldest are removed.
 	//
-	// ErrFull: the table already has `most` rows, and no row has this EK and Name. ErrFull does not
-	// depend on rows with the same EK and another Name, so that the answer does not reveal whether
-	// the hub knows the EK.
+	// ErrFull: the store already has `most` certificates, and none of them has this EK and Name.
+	// ErrFull does not depend on certificates with the same EK and another Name, so that the answer
+	// does not reveal whether the hub knows the EK.
 	RecordIssuedAIK(ctx context.Context, a IssuedAIK, most int) (first bool, err error)
-	// IssuedAIK finds a row by EK and Name. ErrNotFound: no row has this EK and Name, or the row
-	// has expired.
+	// IssuedAIK finds a certificate by EK and Name. ErrNotFound: no certificate has this EK and
+	// Name, or the certificate has expired.
 	IssuedAIK(ctx context.Context, ek Hash, name []byte, now time.Time) (IssuedAIK, error)
-	// ExpireIssuedAIKs removes at most limit expired rows. It returns the number of removed rows.
+	// ExpireIssuedAIKs removes at most limit expired certificates. It returns the number of removed
+	// certificates.
 	ExpireIssuedAIKs(ctx context.Context, now time.Time, limit int) (int, error)
 }

@@ -23,18 +23,19 @@ type LogEntry struct {
 // LogBounds limits the stored log of one device. At a limit, the oldest entries are removed.
 type LogBounds struct {
 	Rows  int
-	Bytes int64 // bytes of the texts, plus an overhead for each row
+	Bytes int64 // bytes of the texts, plus an overhead for each entry
 }
 
-// LogRule is an owner's rule about how much of the logs of the owner's devices the hub keeps. It
-// can only make the hub's bounds tighter.
+// LogRule is an owner's rule about logs: how much of the log of each device the hub keeps. It can
+// only make the hub's bounds tighter.
 type LogRule struct {
 	Owner string        // Account.ID
 	Age   time.Duration // in whole seconds; 0: the hub's bound
 	Bytes int64         // of each device, as in LogBounds; 0: the hub's bound
 }
 
-// Within returns the tighter value for each bound: the rule's value or the hub's value.
+// Within returns the bounds that apply to the owner's devices. For each bound, this is the smaller
+// value: the rule's or the hub's.
 func (r LogRule) Within(age time.Duration, bounds LogBounds) (time.Duration, LogBounds) {
 	if r.Age > 0 {
 		age = min(age, r.Age)
@@ -72,22 +73,23 @@ type Logs interface {
 	// device's entries exceed bounds or the owner's rule, AppendLogs removes the oldest entries.
 	AppendLogs(ctx context.Context, device, owner string, entries []LogEntry, bounds LogBounds, now time.Time) error
 	Logs(ctx context.Context, f LogFilter) ([]LogEntry, error)
-	// ExpireLogs removes entries that the hub received before the time `before`. One call of
-	// ExpireLogs removes the entries of at most `limit` calls of AppendLogs. It returns the number
-	// of removed entries.
+	// ExpireLogs removes entries that the hub received before the time `before`. The store removes
+	// the entries of one call of AppendLogs together; one call of ExpireLogs removes at most
+	// `limit` such groups of entries. It returns the number of removed entries.
 	ExpireLogs(ctx context.Context, before time.Time, limit int) (int, error)
-	// LogRule returns an owner's rule. If the owner has no rule, only the field Owner is set.
+	// LogRule returns an owner's rule about logs. If the owner has no rule, only the field Owner is
+	// set.
 	LogRule(ctx context.Context, owner string) (LogRule, error)
-	// PutLogRule replaces an owner's rule. ErrNotFound: the account does not exist.
+	// PutLogRule replaces an owner's rule about logs. ErrNotFound: the account does not exist.
 	PutLogRule(ctx context.Context, r LogRule, e Event) error
-	// LogRules lists rules in the order of their owners, after the owner `after`. The list has at
-	// most limit rules.
+	// LogRules lists the rules of several owners, in the order of the owners' ids, after the owner
+	// `after`. The list has at most limit rules.
 	LogRules(ctx context.Context, after string, limit int) ([]LogRule, error)
 	// ExpireOwnerLogs does the same as ExpireLogs for the entries of one owner.
 	ExpireOwnerLogs(ctx context.Context, owner string, before time.Time, limit int) (int, error)
-	// TrimLogs removes the oldest log entries of each device of the owner whose log exceeds
-	// `bounds` or the owner's rule. Call it after a change of the rule. One call looks at no more
-	// than limit devices, and removes entries of no more than limit calls of AppendLogs. `more` is
-	// false if nothing is left to do.
+	// If the log of one of the owner's devices exceeds `bounds` or the owner's rule, TrimLogs
+	// removes the oldest entries of this log. Call it after a change of the rule. One call looks at
+	// no more than limit devices, and removes no more than limit groups of entries (see
+	// ExpireLogs). `more` is false if nothing is left to do.
 	TrimLogs(ctx context.Context, owner string, bounds LogBounds, limit int) (more bool, err error)
 }

@@ -10,8 +10,8 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// MaxMeta is the largest size of a device's user-meta, of its device-meta, and of the default
-// user-meta of a join token: each in bytes of compact JSON.
+// MaxMeta limits three kinds of metadata: a device's user-meta, a device's device-meta, and a join
+// token's default user-meta. It is the largest size of each, in bytes of compact JSON.
 //
 // Metadata is a JSON object, as a Go map. Its values have the types that strictjson.Decode returns:
 // a number is a json.Number with the text that the sender wrote. Each write checks two rules in its

@@ -69,15 +69,15 @@ type Objects interface {
 	Objects(ctx context.Context, owner string, after *Hash, limit int) ([]Object, error)
 	// RevisionObjects lists the objects that a revision names.
 	RevisionObjects(ctx context.Context, device string, rev int) ([]Object, error)
-	// BeginUpload records an upload, updates the record's Modified and returns the record.
-	// ErrNotFound: the owner has no record of the object.
+	// BeginUpload records an upload. It updates the Modified of the owner's record of the object,
+	// and returns this record. ErrNotFound: the owner has no record of the object.
 	BeginUpload(ctx context.Context, u Upload, now time.Time) (Object, error)
-	// FinishUpload ends an upload and marks the record as Stored. Before the call, the caller has
-	// stored the bytes durably at the upload's place; `size` is their number. After the call,
-	// `size` counts against the quota. If `used` is false, the object's bytes are at another place,
-	// and the caller removes the bytes that it has stored. If the object's place equals the
-	// parameter `lost`, the upload's place replaces it. Errors: ErrNotFound (also if the upload has
-	// expired), ErrQuota. ErrStatus: another size was announced during the upload.
+	// FinishUpload ends an upload, and marks the owner's record of the object as Stored. Before the
+	// call, the caller has stored the bytes durably at the upload's place; `size` is their number.
+	// After the call, `size` counts against the quota. If `used` is false, the object's bytes are
+	// at another place, and the caller removes the bytes that it has stored. If the object's place
+	// equals the parameter `lost`, the upload's place replaces it. Errors: ErrNotFound (also if the
+	// upload has expired), ErrQuota. ErrStatus: another size was announced during the upload.
 	FinishUpload(ctx context.Context, u Upload, lost string, size, quota int64, now time.Time) (used bool, err error)
 	// EndUpload ends an upload without success.
 	EndUpload(ctx context.Context, place string) error

@@ -70,9 +70,10 @@ type Replicas interface {
 	// LastMessage returns the Seq of the newest message, or 0.
 	LastMessage(ctx context.Context) (int64, error)
 
-	// PutTemporary adds or replaces values of a kind. The values expire after the time `life`. If
-	// the kind then has more than MaxTemporary values, the values that would expire first are
-	// removed.
+	// PutTemporary adds or replaces values. The name `kind` says what the values are for, and
+	// separates them from other values. The values expire after the time `life`. If the store then
+	// has more than MaxTemporary values of this kind, it removes the values that would expire
+	// first.
 	PutTemporary(ctx context.Context, kind string, values []Temporary, life time.Duration) error
 	// Temporary returns a value. ErrNotFound: there is no such value, or it has expired.
 	Temporary(ctx context.Context, kind string, key []byte) ([]byte, error)

@@ -17,22 +17,22 @@ const (
 	EventTokenResumed = "token.resumed"
 )
 
-// EpochsPerRestore is the distance by which a restore increases the number of the epoch. After the
+// EpochsPerRestore is the number by which a restore increases the number of the epoch. After the
 // backup, the lost hub may have begun epochs that the backup does not contain, and their numbers
 // must not be used again.
 const EpochsPerRestore = 1_000_000
 
 // Restore describes the latest restore of the hub.
 type Restore struct {
-	Epoch  int64     `json:"epoch"`  // of the backup
+	Epoch  int64     `json:"epoch"`  // epoch of the backup
 	Backup time.Time `json:"backup"` // when the backup began
 	Time   time.Time `json:"time"`   // when it was restored
 }
 
-// Restored has the numbers of the rows that a restore changed.
+// Restored counts what a restore has changed.
 type Restored struct {
 	Epoch    int64 // the new epoch
-	Sessions int   // that were ended
+	Sessions int   // sessions that were ended
 	Tokens   int   // join tokens that were paused
 }
 

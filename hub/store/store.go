@@ -22,14 +22,15 @@ import (
 // Errors that engines return. Test for them with errors.Is. Any other error is a failure of the
 // engine (disk, driver) and says nothing about the data.
 var (
-	// ErrNotFound means that the row does not exist, or that the caller may not see it.
+	// ErrNotFound means that the requested data does not exist, or that the caller may not see it.
 	ErrNotFound = errors.New("store: not found")
 	// ErrExists means that the unique name (nick, e-mail address or id) is in use.
 	ErrExists = errors.New("store: already exists")
-	// ErrFull means that the largest number of rows of this kind is reached.
+	// ErrFull means that a limit on the number of entries is reached, for example on the lines of
+	// an EK list.
 	ErrFull = errors.New("store: the largest number of rows of this kind is reached")
-	// ErrChanged means that the row has changed since the caller read it, so the caller's decision
-	// may be wrong now.
+	// ErrChanged means that the stored data has changed since the caller read it, so the caller's
+	// decision may be wrong now.
 	ErrChanged = errors.New("store: the row has changed since it was read")
 )
 

@@ -42,7 +42,8 @@ type Trail struct {
 	Touched  time.Time // time of the latest revision or report
 }
 
-// Revision is one state of a trail. The revisions of a trail are numbered from 0 without a gap.
+// Revision is one revision of a trail, with its state. The revisions of a trail are numbered from 0
+// without a gap.
 type Revision struct {
 	Device    string
 	Owner     string
@@ -127,9 +128,8 @@ type Trails interface {
 	// does not change. In that case, a report of the same status succeeds without effect, and a
 	// report of another status returns ErrStatus.
 	SetRevisionProgress(ctx context.Context, device string, rev int, status trail.Status, progress []byte, now time.Time) error
-	// ChangeRevisionStatus changes the status of a revision from the status `from` to the status
-	// `to`, on behalf of the device's owner. ErrStatus: the revision does not have the status
-	// `from`.
+	// ChangeRevisionStatus changes the status of a revision from `from` to `to`, because the
+	// device's owner asked for it. ErrStatus: the revision does not have the status `from`.
 	ChangeRevisionStatus(ctx context.Context, device string, rev int, from, to trail.Status, progress []byte, now time.Time) error
 	// RemoveDeletedTrails removes the trails and logs of at most limit deleted devices. It returns
 	// the number of these devices.

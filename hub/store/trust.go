@@ -19,8 +19,8 @@ const (
 	Distrusted TrustKind = "distrusted"
 )
 
-// TrustedCertificate is the operator's decision on a TPM maker's CA certificate. A built-in root
-// has such a row only if the operator has decided on the root.
+// TrustedCertificate is the operator's decision on a TPM maker's CA certificate. The store has a
+// decision on a built-in root only if the operator has made one.
 type TrustedCertificate struct {
 	Fingerprint Hash   // SHA-256 of DER
 	DER         []byte // the certificate
@@ -31,8 +31,8 @@ type TrustedCertificate struct {
 
 // TrustChange is a set of changes that is made in one transaction.
 type TrustChange struct {
-	Put    []TrustedCertificate // each replaces the row with the same fingerprint
-	Remove []Hash               // fingerprints of rows to remove
+	Put    []TrustedCertificate // each replaces the decision on the certificate with the same fingerprint
+	Remove []Hash               // fingerprints of the certificates on which the decisions are removed
 	Event  Event                // for the audit trail; if its Kind is empty, no event is appended
 }
 
@@ -40,8 +40,8 @@ type TrustChange struct {
 type TrustStore interface {
 	// TrustedCertificates lists all decisions, in the order of fingerprints.
 	TrustedCertificates(ctx context.Context) ([]TrustedCertificate, error)
-	// ChangeTrust makes the changes and increases ConfigVersion. ErrNotFound: a fingerprint in
-	// Remove has no row; nothing was changed. An empty change does nothing.
+	// ChangeTrust makes the changes and increases ConfigVersion. ErrNotFound: there is no decision
+	// on a fingerprint in Remove; nothing was changed. An empty change does nothing.
 	ChangeTrust(ctx context.Context, c TrustChange) error
 }
 

@@ -20,14 +20,14 @@ const (
 // WaitingDevice is a machine whose evidence passed all checks except for questions that the owner
 // must answer.
 //
-// The owner and the EK identify the row. Anyone who has a join token can make a row for any EK
-// public key. So the row reserves no name, spends no use of the token, and changes no other row. An
-// approval is safe because the approval names the EK: only the TPM that has the EK can open the
-// reply.
+// The owner and the EK identify a waiting device. Anyone who has a join token can add a waiting
+// device with any EK public key. So a waiting device reserves no name, spends no use of the token,
+// and changes no other data. An approval is safe because the approval names the EK: only the TPM
+// that has the EK can open the reply.
 type WaitingDevice struct {
 	Owner    string // Account.ID
 	EK       Hash   // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
-	DeviceID string // the id of this row; an accepted device gets another id
+	DeviceID string // the id of the waiting device; an accepted device gets another id
 	TokenID  string
 	State    WaitingState // the owner's decision about the latest request
 	Codes    []string     // codes of the questions that the latest request leaves open
@@ -48,7 +48,7 @@ type WaitingDevice struct {
 	Addr     string
 	Since    time.Time
 	LastSeen time.Time
-	Expires  time.Time // when the row is removed, unless Answered has codes
+	Expires  time.Time // when the waiting device is removed; ignored if Answered has codes
 	By       string    // nick of the account that made the last decision
 	Decided  time.Time
 }
@@ -92,41 +92,43 @@ const MaxWaitingBytes = 32 << 20
 type Decision struct {
 	Approve bool
 	By      string // nick of the account that decides
-	// Codes are the codes of the questions that the owner saw. If the row has other Codes now, the
-	// decision fails with ErrChanged. If Codes is nil, the codes are not compared.
+	// Codes are the codes of the questions that the owner saw. If the waiting device has other
+	// Codes now, the decision fails with ErrChanged. If Codes is nil, the codes are not compared.
 	Codes []string
-	// Seen is the Digest of the row that the owner saw. If the row has another Digest now, the
-	// decision fails with ErrChanged. If Seen is nil, the Digest is not compared.
+	// Seen is the Digest of the waiting device that the owner saw. If the waiting device has
+	// another Digest now, the decision fails with ErrChanged. If Seen is nil, the Digest is not
+	// compared.
 	Seen *Hash
 	At   time.Time
 	// Expires is the time at which a denial is removed.
 	Expires time.Time
 }
 
-// WaitingDevices stores waiting devices and their owner's decisions. Every method that finds a row
-// returns ErrNotFound if the row has expired.
+// WaitingDevices stores waiting devices and their owner's decisions. Every method that finds a
+// waiting device returns ErrNotFound if it has expired.
 type WaitingDevices interface {
-	// PutWaiting stores the waiting device `w`. If the owner already has a row for the EK, the row
-	// gets the new properties of the device, but keeps Since, Answered and a denial. If Answered
-	// has all Codes, the state becomes Approved. Otherwise the state stays Denied or becomes
-	// Undecided. ErrFull: `limit` other rows of the owner are Undecided, or the evidence of all
-	// Undecided rows would exceed MaxWaitingBytes.
+	// PutWaiting stores the waiting device `w`. If the store already has a waiting device with this
+	// owner and EK, it gets the new properties, but keeps Since, Answered and a denial. If Answered
+	// has all Codes, the state becomes Approved. If not, the state stays Denied or becomes
+	// Undecided. ErrFull: `limit` other waiting devices of the owner are Undecided, or the evidence
+	// of all Undecided devices of the owner would exceed MaxWaitingBytes.
 	PutWaiting(ctx context.Context, w WaitingDevice, limit int) (WaitingDevice, error)
-	// WaitingByEK finds a row by its EK.
+	// WaitingByEK finds a waiting device by its EK.
 	WaitingByEK(ctx context.Context, owner string, ek Hash, now time.Time) (WaitingDevice, error)
-	// WaitingByID finds a row by its DeviceID.
+	// WaitingByID finds a waiting device by its DeviceID.
 	WaitingByID(ctx context.Context, owner, deviceID string, now time.Time) (WaitingDevice, error)
-	// WaitingDevices lists an owner's Undecided and Denied rows, newest first, without Request. It
-	// returns at most limit rows (0: 100; at most 1000).
+	// WaitingDevices lists an owner's Undecided and Denied devices, newest first, without Request.
+	// It returns at most limit devices (0: 100; at most 1000).
 	WaitingDevices(ctx context.Context, owner string, now time.Time, limit int) ([]WaitingDevice, error)
-	// WaitingPage returns one page of an owner's rows in one state, newest first. *ErrBadSearch:
-	// f.After is not valid.
+	// WaitingPage returns one page of an owner's waiting devices in one state, newest first.
+	// *ErrBadSearch: f.After is not valid.
 	WaitingPage(ctx context.Context, f WaitingFilter) (WaitingPage, error)
 	// Decide stores the owner's approval or denial of a waiting device, and may change an earlier
-	// decision. An approval adds the row's Codes to Answered. A denial empties Answered and revokes
-	// the owner's Pending enrolments of the EK. Errors: ErrNotFound, ErrChanged.
+	// decision. An approval adds the device's Codes to Answered. A denial empties Answered and
+	// revokes the owner's Pending enrolments of the EK. Errors: ErrNotFound, ErrChanged.
 	Decide(ctx context.Context, owner, deviceID string, d Decision) (WaitingDevice, error)
-	// ExpireWaitingDevices removes at most limit expired rows. It returns the number of removed
-	// rows. A row whose Answered has codes stays until its device is deleted.
+	// ExpireWaitingDevices removes at most limit expired waiting devices, and returns their number.
+	// A waiting device whose Answered has codes stays until the device that onboarded with its EK
+	// is deleted.
 	ExpireWaitingDevices(ctx context.Context, now time.Time, limit int) (int, error)
 }

@@ -239,7 +239,7 @@ type reporting struct {
 	sdktrace.SpanExporter
 	counts
 	log       *slog.Logger
-	complains bool // only the goroutine of the batches uses it
+	complains bool // the last batch failed; only the goroutine that sends batches uses it
 }
 
 func (r *reporting) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {

@@ -32,7 +32,7 @@ certificate is valid.
 |---|---|---|---|---|---|---|---|
 `
 
-// row returns a certificate's row of the table.
+// row returns the row that the table in roots/README.md must have for a certificate.
 func row(name string, c trust.Certificate) string {
 	kind := "link"
 	if c.Root {
@@ -120,6 +120,8 @@ func TestBuiltInRootsSignThemselves(t *testing.T) {
 	}
 }
 
+// The folder of the built-in certificates must contain their licence, because Gangway distributes
+// them.
 func TestLicenceLiesBesideTheRoots(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"COPYRIGHT", "LICENSE"} {

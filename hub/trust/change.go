@@ -26,8 +26,8 @@ func (s *Set) Import(certs []Certificate, asRoot bool, now time.Time) (change st
 	for _, e := range NewSet(certs...).Entries() {
 		e.Root = e.Root || asRoot
 		had, there := s.entries[e.Fingerprint]
-		// Store a certificate even if it is built in, because a hub with --no-builtin-roots must
-		// trust it too.
+		// Store a certificate even if it is built in, because the hub may be restarted with
+		// --no-builtin-roots, and must trust it then.
 		if there && had.Stored && !had.Distrusted && (had.Root || !e.Root) {
 			continue
 		}

@@ -106,7 +106,7 @@ func readFile(name string, b []byte) (certs []Certificate, problems []*Problem, 
 type Part struct {
 	DER   []byte
 	where string
-	err   error // why the part has no DER; nil if the part has DER
+	err   error // why no DER was found; nil if DER was found
 }
 
 // Err returns a *Problem that says why the part has no DER. If the part has DER, Err returns nil.

@@ -54,10 +54,10 @@ func FromX509(source string, roots, links []*x509.Certificate) []Certificate {
 }
 
 // WithStored applies the operator's decisions, `rows`, to a copy of the set, and returns the copy.
-// A row distrusts a certificate, or adds a certificate as a root or a link. If the set has the
-// certificate as a link, a root row makes the certificate a root. If the set has the certificate as
-// a root, a link row changes nothing. An unreadable row is an error: the hub must not decide with
-// only a part of the operator's decisions.
+// A decision distrusts a certificate, or adds it as a root or as a link. If the set has a
+// certificate as a link, a decision for a root makes it a root. If the set has a certificate as a
+// root, a decision for a link changes nothing. An unreadable decision is an error: the hub must not
+// decide with only a part of the operator's decisions.
 func (s *Set) WithStored(rows []store.TrustedCertificate) (*Set, error) {
 	out := &Set{entries: maps.Clone(s.entries)}
 	for _, r := range rows {

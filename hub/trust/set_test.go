@@ -14,6 +14,8 @@ func word(c *ca, kind store.TrustKind) store.TrustedCertificate {
 	return store.TrustedCertificate{Fingerprint: sha256.Sum256(c.cert.Raw), DER: c.cert.Raw, Kind: kind, Source: trust.ImportSource("x.pem"), Added: time.Now()}
 }
 
+// The operator's stored decisions change what the built-in certificates and the files say about a
+// certificate.
 func TestOperatorsWordWins(t *testing.T) {
 	t.Parallel()
 	root := newCA(t, "Root", nil, nil)
@@ -59,8 +61,8 @@ func TestOperatorsWordWins(t *testing.T) {
 	}
 }
 
-// If a row cannot be read, WithStored returns an error: the hub must not decide with only a part of
-// the operator's decisions.
+// If a stored decision cannot be read, WithStored returns an error: the hub must not decide with
+// only a part of the operator's decisions.
 func TestStoredWordsThatCannotBeReadAreAnError(t *testing.T) {
 	t.Parallel()
 	root := newCA(t, "Root", nil, nil)

@@ -19,7 +19,7 @@ type AuditPage struct {
 	First, Next string
 	CSV, JSON   string // addresses of exports
 	News        string // the address of the line that announces newer events
-	Fresh       int    // number of newer events; set only for that line
+	Fresh       int    // number of newer events; set only for the line that announces them
 	More        bool   // there are more newer events than Fresh
 	Here        string // the address of the first page
 }

@@ -4,10 +4,10 @@ import (
 	"time"
 )
 
-// BootsPage is the page of an owner's decisions about boots.
+// BootsPage is the data of the page on which an owner decides about boots.
 type BootsPage struct {
 	Tabs      []Tab
-	Outliers  []BootCohort // few devices of a model differ from the others
+	Outliers  []BootCohort // values that only a few devices of a model have
 	Changes   []BootCohort // changes that many devices have in common
 	More      bool
 	Decisions []BootDecision
@@ -31,7 +31,7 @@ type BootForm struct {
 // BootRulePage previews the addition or the removal of a key or a manifest.
 type BootRulePage struct {
 	Title   string
-	Subject string // what Facts describes
+	Subject string // the name of the thing that Facts describes
 	Facts   []Fact
 	Effect  string   // the effect, in sentences
 	Lost    []string // manifests that do not count any more
@@ -44,9 +44,10 @@ type BootRulePage struct {
 	PasswordProblem string
 }
 
-// BootCohort is a row of a list of cohorts.
+// BootCohort is one line in a list of cohorts. A cohort is a group of devices that measured the
+// same value for a part of the boot.
 type BootCohort struct {
-	Path    string // the preview of a decision
+	Path    string // address of the preview of a decision
 	Model   string
 	Part    string
 	Words   string
@@ -67,7 +68,7 @@ type BootDecision struct {
 
 // BootManifest is a manifest on the hub.
 type BootManifest struct {
-	Path     string // the preview of the removal
+	Path     string // address of the preview of the removal
 	ID, Name string
 	Sequence uint64
 	Counts   bool
@@ -76,27 +77,28 @@ type BootManifest struct {
 
 // BootKey is a public key that signs manifests.
 type BootKey struct {
-	Path     string // the preview of the removal
+	Path     string // address of the preview of the removal
 	ID, Name string
 	Added    time.Time
 }
 
-// BootCohortPage previews a decision: the devices that have a value of a part of the boot.
+// BootCohortPage previews a decision about one measured thing, such as a boot loader with a certain
+// hash: it lists the devices that booted with it.
 type BootCohortPage struct {
-	Part, PartName string // in words, and for the form
+	Part, PartName string // the part of the boot, in words and as the form sends it
 	Value, Model   string
 	Firmware       string        // the version to which the decision is limited; empty: all versions
 	Versions       []BootVersion // other versions to which the decision can be limited
-	AllVersions    string        // the address of the preview without a version
+	AllVersions    string        // address of the same preview for all versions
 	Devices, Bad   int
 	Members        []BootMember
 	Hidden         int  // number of devices that the page does not list
-	Code           bool // the decision accepts the firmware's settings too
+	Code           bool // the decision also accepts other settings of the firmware
 }
 
 // BootVersion counts the devices of a cohort that have the same version of the firmware.
 type BootVersion struct {
-	Path         string // the preview of a decision about them
+	Path         string // address of the preview of a decision about these devices
 	Firmware     string
 	Devices, Bad int
 }
@@ -107,7 +109,7 @@ type BootMember struct {
 	Bad        bool
 }
 
-// PartBadge returns the badge of the state of a part.
+// PartBadge returns the badge for the state of a part of the boot.
 func PartBadge(state string) Badge {
 	switch state {
 	case "expected", "known":

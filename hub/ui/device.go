@@ -38,7 +38,7 @@ type DevicePage struct {
 type Need struct {
 	Tone, Text string // as in Badge
 	Path, Act  string // address and text of a link
-	Here       bool   // the link is to the shown tab
+	Here       bool   // the link leads to the tab that the page shows
 }
 
 // Fact is a name and a value. The value contains no character that Visible escapes.
@@ -62,7 +62,7 @@ type DeviceSummary struct {
 	Where []Fact
 	Runs  []Fact
 	Chain chain.Picture
-	Facts []Fact // facts about the machine that the machine's console displays too
+	Facts []Fact // facts about the machine, the same as on the machine's console
 	Life  []Moment
 }
 
@@ -90,7 +90,7 @@ type DeviceBoots struct {
 	State     string
 	Refusal   *store.BootRefusal
 	Changes   []boot.Change
-	Parts     []boot.PartVerdict // empty if the boot was judged before there were parts
+	Parts     []boot.PartVerdict // empty if an older hub judged the boot, without its parts
 	System    *boot.System       // nil if no manifest names the system
 	Reference *boot.Reference
 	Latest    *boot.Measurement
@@ -128,7 +128,7 @@ type DeviceRevisions struct {
 	Newest   int
 	Reported int
 	Rows     []RevisionRow
-	Next     string // the address of older revisions
+	Next     string // address of the page with older revisions
 	Shown    *RevisionShown
 	Preview  *RevisionPreview
 	Problem  string // what is wrong with the posted state; empty: nothing
@@ -151,7 +151,7 @@ type RevisionShown struct {
 	Changes []trail.Change
 	More    int // how many changes are left out
 	Files   int
-	Text    string // the state, indented; empty: it is too long for the page
+	Text    string // the state of the revision, indented; empty: it is too long for the page
 	// CanCancel is true if the device has not begun to install the revision, CanStop if the device
 	// is installing it. CanRepost is true if the revision's state can be posted again.
 	CanCancel, CanStop, CanRepost bool
@@ -220,7 +220,7 @@ type DeviceLogs struct {
 type DeviceEvents struct {
 	Events  []store.Event
 	Routine bool
-	Toggle  string // the address with or without routine events
+	Toggle  string // address of the same list with or without routine events
 	Next    string
 }
 

@@ -102,7 +102,7 @@ type Bulk struct {
 	Key     string // for "label": the key, as typed
 	Value   string
 	Confirm string // text that the person must type; empty: none
-	// Problems beside the fields.
+	// The problems that the page shows next to the fields.
 	KeyProblem, ValueProblem, ConfirmProblem string
 }
 

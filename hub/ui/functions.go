@@ -67,7 +67,7 @@ type Badge struct {
 	Tone, Text string
 }
 
-// badges has the badge of each state.
+// badges has a badge for each state of a device, a boot, a join token or a waiting machine.
 var badges = map[string]Badge{
 	store.StateActive:      {"ok", "active"},
 	store.StateQuiet:       {"off", "quiet"},
@@ -94,8 +94,8 @@ var badges = map[string]Badge{
 	store.BootNothing: {"off", "nothing measured"},
 }
 
-// StateBadge returns the badge of a state. A state without an entry in `badges` gets a grey badge
-// with the state as its text.
+// StateBadge returns the badge for a state, for example of a device or of a boot. A state without
+// an entry in `badges` gets a grey badge with the state as its text.
 func StateBadge(state string) Badge {
 	if b, ok := badges[state]; ok {
 		return b
@@ -202,7 +202,7 @@ func Maker(manufacturer, model string) string {
 }
 
 // MakerName returns the name of a TPM's maker for people. A maker's id is usually its name. The
-// exception is IBM: IBM's id is only a number, and software TPMs use it too.
+// exception is IBM: IBM's id is only a number, and some software TPMs use the same number.
 func MakerName(manufacturer string) string {
 	if manufacturer == "id:00001014" {
 		return "IBM's software TPM"

@@ -27,7 +27,7 @@ type JudgedDevice struct {
 
 // LostPage is the data of the page "lost": the devices of an owner whose records a restore lost.
 type LostPage struct {
-	Restored, Backup time.Time // of the latest restore; zero: the hub was never restored
+	Restored, Backup time.Time // times of the latest restore and of its backup; zero: the hub was never restored
 	Rows             []store.LostDevice
 	First, Next      string // addresses; empty: no link
 }

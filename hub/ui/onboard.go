@@ -59,7 +59,7 @@ type TokenMade struct {
 	Tabs         []Tab
 	Token        TokenRow
 	Secret, File string
-	Onboard      string // commands
+	Onboard      string // commands that onboard a device
 	Build        string
 	Image        string // the page on which the hub builds images; empty: the hub builds none
 }
@@ -85,7 +85,7 @@ type ImagePage struct {
 	RevisionKeyProblem                         string
 	Missing                                    string // why the hub cannot build images; empty: it can
 	Limit, Size                                string // bounds of a build, in words
-	StatePath                                  string // address of the part "building"
+	StatePath                                  string // address of the template "building", which shows the progress of the build
 	Building                                   Building
 }
 
@@ -94,7 +94,7 @@ func (p ImagePage) Wrong() bool {
 	return p.TokenForm.Wrong() || p.DiskProblem+p.EscrowProblem+p.NetworkProblem+p.RevisionKeyProblem != ""
 }
 
-// Building is the progress of the build of an image, or the result of the last build.
+// Building is the progress of a running image build, or the result of the last image build.
 type Building struct {
 	Known      bool // the account has a running build, or a result of its last build
 	Running    bool

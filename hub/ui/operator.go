@@ -82,7 +82,7 @@ type OperatorHealth struct {
 // OperatorAlarms is the tab "Alarms".
 type OperatorAlarms struct {
 	Lasting []OperatorAlarm // conditions that the operator must deal with
-	Others  []OperatorAlarm // the other rules, which are well or not known
+	Others  []OperatorAlarm // conditions that have not begun, or whose state is not known
 }
 
 // OperatorAlarm is a condition that the hub checks on itself, and the condition's present state.
@@ -91,7 +91,7 @@ type OperatorAlarm struct {
 	State       Badge
 	Fact        string    // one sentence; empty if the condition does not last
 	Remedy      string    // one sentence
-	Section     string    // of docs/runbook.md
+	Section     string    // section of docs/runbook.md
 	Since       time.Time // zero: since now, or not known
 }
 

@@ -23,9 +23,9 @@ type Todo struct {
 	Path string // the page to look at; empty: none
 }
 
-// Share is a value of a field, and the number of devices with this value.
+// Share is a value, such as the name of a model, and the number of devices that have this value.
 type Share struct {
-	Badge   Badge // set if the value is a state
+	Badge   Badge // set if the value is the state of a device
 	Value   string
 	N       int
 	Percent int

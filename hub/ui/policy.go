@@ -16,7 +16,7 @@ type PolicyPage struct {
 	Example bool      // the text is an example, and not in force
 	Undo    string    // the text before the last change; see Notice
 
-	Text    string // in the editor
+	Text    string // the text in the editor
 	TooLong bool   // the text has no room on the page, so Text is empty
 	Version string // version of the policies from which Text was made
 	Check   *PolicyCheck
@@ -57,7 +57,7 @@ func (p *PolicyPreview) Touched() bool {
 // PolicyChange is a device or waiting machine that a policy would treat differently.
 type PolicyChange struct {
 	Name, Path string
-	Detail     string // the machine
+	Detail     string // describes the machine
 	Waiting    bool
 	Now, Would Badge
 	Why        string

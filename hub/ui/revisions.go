@@ -24,7 +24,7 @@ type RevisionsPage struct {
 // FleetRevision is a revision of a device.
 type FleetRevision struct {
 	ID               string // id of the row: the device's id and, if the revision is not the newest, its number
-	Device           string // id
+	Device           string // id of the device
 	Nick             string // empty: the device was deleted
 	Rev              int
 	Status           trail.Status

@@ -16,7 +16,7 @@ type SettingsAccount struct {
 	Created              time.Time
 	Devices              int
 	APITokens            int
-	Operator             bool // the account has the role operator too
+	Operator             bool // the account has the role operator
 
 	CurrentProblem, PasswordProblem, AgainProblem string
 	EndAPITokens                                  bool
@@ -62,7 +62,7 @@ type SettingsAPITokens struct {
 	NameProblem, ScopeProblem string
 }
 
-// MadeAPIToken is a new API token, with the secret that no other answer has.
+// MadeAPIToken is a new API token, with its secret. The hub shows the secret only once.
 type MadeAPIToken struct {
 	Name, Secret string
 	Expires      time.Time

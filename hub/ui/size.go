@@ -78,8 +78,8 @@ type statements struct {
 	More int
 }
 
-// maxStatements bounds a list of statements, in bytes on the page. statementAround is the number of
-// bytes of HTML around the texts of a statement.
+// maxStatements bounds a list of statements, in bytes on the page. statementAround is the size in
+// bytes of the HTML around a statement's texts.
 const maxStatements, statementAround = 8 << 10, 100
 
 func newStatements(list []policy.Statement) statements {

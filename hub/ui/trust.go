@@ -47,7 +47,7 @@ type EKListPage struct {
 	Tabs         []Tab
 	Count        int
 	Many         bool // the list has more than Count lines
-	HubList      bool // the hub has an EK list too
+	HubList      bool // the hub has an EK list of its own
 	Query        string
 	QueryProblem string
 	Rows         []EKRow

@@ -6,21 +6,21 @@ type TrustChangePage struct {
 	Version string // version of the trust store that the preview is about
 	Problem string // what is wrong with the text or the file
 
-	// The form for new certificates.
+	// The fields of the form for new certificates.
 	Adding bool
 	Text   string
 	From   string // where the text comes from: a file's name
 	AsRoot bool
 	Added  []CheckedCertificate // the certificates that the change adds
 
-	// One certificate of the trust store.
+	// The fields about one certificate of the trust store.
 	One    *CheckedCertificate
 	SHA256 string
 	Acts   []TrustAct // what the operator may do with the certificate
 
 	Chosen  string // the act that is previewed: the name of a TrustAct or, for new certificates, "import"
 	Effect  *TrustEffect
-	Confirm string // the button
+	Confirm string // text of the button
 	Lost    string // the effect of the act, in sentences
 
 	PasswordProblem string
@@ -29,8 +29,8 @@ type TrustChangePage struct {
 // TrustAct is an act on a certificate of the trust store.
 type TrustAct struct{ Name, Label string }
 
-// TrustEffect is the effect of a change of the trust store on devices and machines of all owners.
-// It has only numbers, because the operator may not see an owner's devices.
+// TrustEffect says how a change of the trust store would affect the devices and waiting machines of
+// all owners. It has only numbers, because the operator may not see an owner's devices.
 type TrustEffect struct {
 	Devices, AllDevices int // number of examined devices, and of all devices
 	Waiting             int // number of examined machines that wait or that their owner denied

@@ -145,7 +145,7 @@ type Notice struct {
 	UndoValue string `json:"v,omitempty"`
 }
 
-// Tab is a link to a part of a page.
+// Tab is a link to one of the tabs of a page.
 type Tab struct {
 	Name, Path string
 	Current    bool

@@ -8,7 +8,7 @@ import (
 // WaitingRoom is the data of the page "waiting".
 type WaitingRoom struct {
 	Tabs     []Tab // tabs of the section
-	Shows    []Tab // waiting or denied
+	Shows    []Tab // links to the waiting machines and to the denied machines
 	Denied   bool  // the page shows denied machines
 	Total    int   // machines that wait
 	Groups   []WaitingGroup
@@ -54,7 +54,7 @@ type WaitingPreview struct {
 	Questions []Question
 	Machines  []WaitingMachine
 	More      int  // number of machines with the same questions that the decision does not cover
-	Reasons   bool // the machines' reasons differ: the page shows each machine's own
+	Reasons   bool // the machines' reasons differ: the page shows the reasons of each machine
 }
 
 // Decided is the data of the page "decided".

@@ -9,7 +9,7 @@ type Wall struct {
 	// MoreWaiting is the number of machines that wait for their owner's decision and are not in
 	// Underway.
 	MoreWaiting int
-	Arrived     []WallMachine // the newest first
+	Arrived     []WallMachine // machines that have onboarded, the newest first
 	// Version is the version of the hub's program. When it changes, the browser loads the whole
 	// page again.
 	Version string

@@ -236,5 +236,5 @@ func TestRefusesFilesThatAreNoPair(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	f.open().Run(ctx) // returns
+	f.open().Run(ctx) // must return, because ctx has ended
 }

@@ -35,7 +35,7 @@ const timeout = 30 * time.Second
 // maxURI is the maximum length of a URI, in bytes.
 const maxURI = 512
 
-// source is a place of private keys.
+// source is the place of a private key: a file, a TPM or a signer.
 type source interface {
 	// public reads the public key.
 	public(ctx context.Context) (*ecdsa.PublicKey, error)
@@ -43,7 +43,7 @@ type source interface {
 	sign(ctx context.Context, digest []byte, hash crypto.Hash) ([]byte, error)
 }
 
-// maker is a source of keys in which the hub itself can make and remove a key.
+// maker is a place in which the hub itself can make and remove a key.
 type maker interface {
 	create(ctx context.Context, curve elliptic.Curve) error
 	remove(ctx context.Context) error
@@ -189,7 +189,7 @@ func Open(u URI, public *ecdsa.PublicKey) (*Key, error) {
 	return &Key{u, public, hash}, nil
 }
 
-// hashOf returns the hash of the digests that a key signs.
+// hashOf returns the hash function for the digests that a key signs.
 func hashOf(public *ecdsa.PublicKey) (crypto.Hash, error) {
 	switch public.Curve {
 	case elliptic.P256():
@@ -208,7 +208,8 @@ func (k *Key) Public() crypto.PublicKey { return k.publicKey }
 
 // Sign signs a digest, and verifies the signature before it returns the signature. So a broken TPM,
 // or a signer with another key, causes an error and never a wrong certificate. The first argument
-// is not used: each place has its own source of random numbers.
+// is not used: a TPM and a signer have their own random numbers, and for a key in a file, Sign uses
+// crypto/rand.
 func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if opts.HashFunc() != k.hash || len(digest) != k.hash.Size() {
 		return nil, fmt.Errorf("cakey: %s signs digests of %v, not %d bytes of %v", k.uri, k.hash, len(digest), opts.HashFunc())

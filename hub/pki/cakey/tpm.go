@@ -159,7 +159,7 @@ func (k *tpmKey) public(ctx context.Context) (public *ecdsa.PublicKey, err error
 	return public, err
 }
 
-// tpmHashes maps the hashes of crypto to those of the TPM.
+// tpmHashes maps the hash functions of package crypto to the algorithm ids of the TPM.
 var tpmHashes = map[crypto.Hash]tpm2.TPMAlgID{crypto.SHA256: tpm2.TPMAlgSHA256, crypto.SHA384: tpm2.TPMAlgSHA384}
 
 func (k *tpmKey) sign(ctx context.Context, digest []byte, hash crypto.Hash) (der []byte, err error) {

@@ -104,7 +104,7 @@ func (c *Client) Sign(ctx context.Context, name string, digest []byte, hash cryp
 	return c.do(ctx, http.MethodPost, "/v1/keys/"+url.PathEscape(name)+"/sign?hash="+url.QueryEscape(hash.String()), bytes.NewReader(digest))
 }
 
-// hashes has the hash that is used with each curve.
+// hashes has the hash function that is used with each curve.
 var hashes = map[elliptic.Curve]crypto.Hash{elliptic.P256(): crypto.SHA256, elliptic.P384(): crypto.SHA384}
 
 // Handler serves keys by their names. It signs only digests of the right length for the key, and

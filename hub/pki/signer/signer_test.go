@@ -154,7 +154,7 @@ func TestRejectsOtherUsers(t *testing.T) {
 	for name, allowed := range map[string][]int{"refused": {0}, "allowed": {0, other}} {
 		var log bytes.Buffer
 		path := run(t, map[string]crypto.Signer{"aca": generate(t, elliptic.P256())}, &log, func(o *ListenOptions) { o.Users = allowed })
-		for file, mode := range map[string]os.FileMode{filepath.Dir(path): 0o755, path: 0o666} { // as a careless administrator would set them
+		for file, mode := range map[string]os.FileMode{filepath.Dir(path): 0o755, path: 0o666} { // modes as a careless administrator would set them
 			if err := os.Chmod(file, mode); err != nil {
 				t.Fatal(err)
 			}

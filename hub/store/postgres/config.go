@@ -24,7 +24,7 @@ type Config struct {
 	// or a loopback address.
 	URL string
 	// Password is used if the URL has no password. If both are empty, the environment variable
-	// PGPASSWORD or the file of libpq is used.
+	// PGPASSWORD or libpq's password file is used.
 	Password string
 	// Writers is the number of connections that write, and Readers the number that read. 0 means
 	// the default.
@@ -106,7 +106,8 @@ func parseURL(base string, params []string) (*pgconn.Config, error) {
 	return config, nil
 }
 
-// parameters splits a URL into the part before the parameters and the parameters.
+// parameters splits a URL at its question mark: `base` is the text before it, and `params` are the
+// parameters.
 func parameters(address string) (base string, params []string) {
 	base, query, _ := strings.Cut(address, "?")
 	if query != "" {

@@ -57,6 +57,8 @@ func TestConnectionsOverANetworkAreVerified(t *testing.T) {
 	}
 }
 
+// The password in the URL comes before Config.Password, and Config.Password comes before the
+// environment variable.
 func TestPasswordComesFromTheRightPlace(t *testing.T) {
 	t.Setenv("PGPASSWORD", "environment")
 	for _, c := range []struct{ url, file, want string }{
@@ -71,6 +73,8 @@ func TestPasswordComesFromTheRightPlace(t *testing.T) {
 	}
 }
 
+// Only the parameter pgbouncer=true makes the store work with a pooler. The parameter is not sent
+// to the server.
 func TestPoolerIsAskedFor(t *testing.T) {
 	t.Parallel()
 	for url, want := range map[string]bool{

@@ -272,7 +272,7 @@ func (c *conn) rows(s *sqlstore.Statement, f func(*pgconn.ResultReader) (bool, e
 		return err
 	}
 	var failed error // error of the function f
-	enough := false  // the rest of the rows is not needed, and is too much to read
+	enough := false  // the other rows are not needed, and are too many bytes to read
 	sent := c.send(func(r *pgconn.ResultReader) {
 		more, drained := true, 0
 		for r.NextRow() {
@@ -330,7 +330,7 @@ func (c *conn) decode(r *pgconn.ResultReader) error {
 	return nil
 }
 
-// integer returns the value of an integer of 2, 4 or 8 bytes, or of a boolean.
+// integer decodes an integer of 2, 4 or 8 bytes, or a boolean.
 func integer(raw []byte) int64 {
 	switch len(raw) {
 	case 1:

@@ -20,6 +20,7 @@ func TestDamageIsFound(t *testing.T) {
 	})
 }
 
+// PackEvidence packs the enrolments that an earlier version of the hub stored.
 func TestEarlierEnrolmentsArePacked(t *testing.T) {
 	t.Parallel()
 	address := database(t)

@@ -15,9 +15,9 @@ const (
 	codeSerialization = "40001"
 	codeDeadlock      = "40P01"
 	codeLockTimeout   = "55P03"
-	codeCancelled     = "57014" // by a timeout of the server
+	codeCancelled     = "57014" // a timeout of the server cancelled the statement
 	codeReadOnly      = "25006" // the server has become a standby
-	codeUnknown       = "40003" // whether the statement completed
+	codeUnknown       = "40003" // it is unknown whether the statement completed
 	codeNoSpace       = "53100"
 	codeConnections   = "53300"
 )

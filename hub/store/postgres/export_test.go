@@ -137,7 +137,7 @@ func (c *explainingConn) explain(s *sqlstore.Statement, args []any) error {
 	return nil
 }
 
-// step is a step of a plan.
+// step is one step of a query plan.
 type step struct {
 	Type    string  `json:"Node Type"`
 	Rows    float64 `json:"Actual Rows"`

@@ -31,7 +31,8 @@ func TestFilledFleetIsIndexedAsAnother(t *testing.T) {
 		return list
 	}
 	filled := sums()
-	// The devices join their owner's fleet again, one by one.
+	// Empty the tables of the index, and insert the devices again, so that the triggers run for
+	// each device.
 	if _, err := server.Query(ctx, name, `CREATE TABLE kept AS SELECT * FROM devices; TRUNCATE device_search, fleet_counts, fleet_arrivals;
 		DELETE FROM hub_counts WHERE field = 'maker'; UPDATE hub_counts SET n = 0 WHERE field IN ('devices', 'quiet');
 		DELETE FROM settings WHERE name = 'search-index'; ALTER TABLE devices DISABLE TRIGGER device_is_removed; DELETE FROM devices;

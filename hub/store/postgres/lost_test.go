@@ -90,7 +90,7 @@ func (l *load) run(workers, each int) {
 	done.Wait()
 }
 
-// check compares the numbers of the database with the number of answers.
+// check compares the numbers of rows in the database with the numbers of acknowledged writes.
 func (l *load) check() {
 	l.Helper()
 	want := fmt.Sprint(l.acknowledged.Load())
@@ -297,7 +297,7 @@ func (c *cutter) serve(client net.Conn) {
 			switch how {
 			case cutAnswer:
 				_, _ = upstream.Write(message)
-				_, _ = upstream.Read(header) // the answer
+				_, _ = upstream.Read(header) // the answer of the server
 			case cutLate:
 				client.Close()
 				time.Sleep(time.Duration(rand.IntN(30)) * time.Millisecond)

@@ -25,8 +25,8 @@ type migration struct {
 	version int
 	name    string
 	// oldest is the version of the schema that a program must know to use a database with this
-	// migration. During an upgrade, hubs of two versions use one database, so for a migration that
-	// only adds something, `oldest` is the same as for the migration before it.
+	// migration. During an upgrade, hubs of two versions use one database. So if a migration only
+	// adds something, its `oldest` is the same as the `oldest` of the previous migration.
 	oldest int
 	text   string
 }

@@ -107,7 +107,7 @@ const fillForPlans = `SET session_replication_role = replica; SET synchronous_co
 	ANALYZE
 	`
 
-// faults returns the steps of a plan whose cost grows with the number of rows of a table.
+// faults returns those steps of a plan that cost more if a table has more rows.
 func faults(plan []string, mayOrder bool) (list []string) {
 	for i, line := range plan {
 		step := strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "->"))

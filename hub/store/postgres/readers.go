@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// readTimeout limits how long one read may take. The end of a caller's context does not end a
-	// read that has begun, because an interrupted read closes its connection. Otherwise a peer that
-	// begins and ends many requests could use up the server's connections.
+	// readTimeout limits how long one read may take. A read that has begun goes on even if the
+	// caller's context ends, because an interrupted read closes its connection. So a peer that
+	// begins and ends many requests cannot use up the server's connections.
 	readTimeout = 30 * time.Second
 	// retryFor is how long a read or a write is repeated after its connection was lost, for example
 	// while another server takes over.

@@ -144,6 +144,7 @@ func TestFailedMigrationLeavesNothing(t *testing.T) {
 	open(t, config)
 }
 
+// Open refuses a database whose encoding is not UTF8, because it could lose text.
 func TestRefusesAnEncodingThatLosesText(t *testing.T) {
 	t.Parallel()
 	name := nameOf(database(t)) + "_ascii"
@@ -252,8 +253,8 @@ func TestLargeRowsThatNobodyNeedsAreNotRead(t *testing.T) {
 }
 
 // Bytes that PostgreSQL does not accept count as one byte each, both when entries are added and
-// when they are removed. Otherwise a device could store more log bytes than its bound, or make the
-// count negative.
+// when they are removed. If the two counts differed, a device could store more log bytes than its
+// bound, or make the stored count negative.
 func TestUsageOfLogsStaysExact(t *testing.T) {
 	t.Parallel()
 	address := database(t)

@@ -105,7 +105,7 @@ func TestCohortQuestionsTouchBoundedRows(t *testing.T) {
 		if err != nil || rows == 0 {
 			t.Errorf("%s: %d rows, %v", name, rows, err)
 		}
-		// One row of a result takes about 60 operations. They include the lookup of how many
+		// For each row of a result, SQLite needs about 60 operations. Some of them look up how many
 		// devices the model has.
 		operations, scanned, sorted := s.steps(t)
 		if operations > 100+80*int32(rows) || name != "decisions" && scanned > 0 || sorted > 0 {

@@ -53,6 +53,7 @@ func TestDamageIsFound(t *testing.T) {
 	})
 }
 
+// PackEvidence packs the enrolments that an earlier version of the hub stored.
 func TestEarlierEnrolmentsArePacked(t *testing.T) {
 	t.Parallel()
 	s, db := openTwice(t)

@@ -85,8 +85,9 @@ func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 	}
 }
 
-// fewInState reports whether a walk is through the devices in a state that few devices are in. SQLite
-// compares their rows with the condition of the index again.
+// fewInState reports whether the statement with this name reads the devices in a rare state, for
+// example "failed". The index has only these devices, but SQLite also reads their rows, to compare
+// them with the condition of the index again.
 func fewInState(name string) bool {
 	for _, state := range []string{store.StateBootChanged, store.StateUpdating, store.StateFailed, store.StateCloned} {
 		if strings.HasPrefix(name, "state "+state) {
@@ -96,7 +97,7 @@ func fewInState(name string) bool {
 	return false
 }
 
-// steps returns three numbers since the previous call, for all read connections: the operations of
+// steps counts what all read connections have done since the previous call: the operations of
 // SQLite's virtual machine, the rows that table scans read, and the sorts.
 func (s *Store) steps(t *testing.T) (operations, scanned, sorted int32) {
 	t.Helper()

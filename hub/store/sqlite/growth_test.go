@@ -76,8 +76,8 @@ func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 	}
 }
 
-// An enrolment costs no more if its owner has many pending enrolments: the hub does not look for
-// those that it must push out before there are too many bytes.
+// An enrolment costs no more if its owner has many pending enrolments: only when the owner has too
+// many bytes does the hub look for enrolments that it must remove.
 func TestEnrolmentCostsNoMoreWithManyPending(t *testing.T) {
 	t.Parallel()
 	s, owner := withOwner(t)

@@ -41,6 +41,8 @@ func readAtOnce(t *testing.T, r *readers, n int, f func()) {
 	}
 }
 
+// The store opens another read connection only if more reads run at the same time than it has
+// connections.
 func TestReadersAreOpenedWhenTheyAreNeeded(t *testing.T) {
 	t.Parallel()
 	r := newReaders(t, 3)

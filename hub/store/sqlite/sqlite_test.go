@@ -72,6 +72,7 @@ func TestSuite(t *testing.T) {
 		})
 }
 
+// Only the user of the hub can read the files of a database.
 func TestFilesAreTheOwnersAlone(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")
@@ -167,6 +168,8 @@ func TestClosedStoreRefuses(t *testing.T) {
 	}
 }
 
+// A contact of a device (MarkDeviceSeen) is read at once, although the store writes it to the
+// database later.
 func TestSightingsAreReadBeforeTheyAreFlushed(t *testing.T) {
 	t.Parallel()
 	s, token := harbour(t, filepath.Join(t.TempDir(), "hub.db"))

@@ -94,6 +94,8 @@ func TestQueuedWritesShareOneCommit(t *testing.T) {
 	}
 }
 
+// An operation fails after its first write. This write is undone, and the other operations of the
+// same transaction succeed.
 func TestHalfDoneOperationLeavesNoTrace(t *testing.T) {
 	t.Parallel()
 	s := open(t)
@@ -151,6 +153,8 @@ func TestHalfDoneOperationLeavesNoTrace(t *testing.T) {
 	}
 }
 
+// The commit of a transaction fails. The caller of each operation in the transaction gets the
+// error, even if the operation was refused.
 func TestFailedCommitAnswersEveryWaiter(t *testing.T) {
 	t.Parallel()
 	s := open(t)
@@ -183,6 +187,7 @@ func TestFailedCommitAnswersEveryWaiter(t *testing.T) {
 	}
 }
 
+// A caller's context ends while its write waits in the queue. The write never runs.
 func TestCancelledInTheQueueNeverHappens(t *testing.T) {
 	t.Parallel()
 	s := open(t)
@@ -207,6 +212,7 @@ func TestCancelledInTheQueueNeverHappens(t *testing.T) {
 	}
 }
 
+// Close runs the writes that are still in the queue.
 func TestCloseAnswersWhatIsQueued(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")

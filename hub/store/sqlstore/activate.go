@@ -85,7 +85,7 @@ type claim struct {
 	ownerKnown bool
 	counted    bool // the token has already counted this device
 
-	known    bool  // the device has a row, deleted or not
+	known    bool  // the database has the device, which may be deleted
 	active   int64 // row id of the device's active enrolment
 	devOwner string
 	deleted  bool
@@ -497,7 +497,7 @@ func stripAll(c Conn, chain []link) error {
 		}
 		v, err := readEvidence(&r)
 		if err == nil && len(v.request) == 0 {
-			continue // stripped already
+			continue // its evidence was removed earlier
 		}
 		// Evidence that cannot be read is removed too. Until then, fsck reports the damage.
 		if err := c.Do(stripEnrolment, v.iakPublic, v.iakCert, e.id); err != nil {

@@ -53,8 +53,8 @@ func (s *Store) changeRules(ctx context.Context, owner string, e store.Event, ch
 	})
 }
 
-// The function `room` returns store.ErrExists if the row exists, and store.ErrFull if there are
-// `most` rows.
+// The function `room` checks whether an owner may add a row. It returns store.ErrExists if a row
+// with this key exists, and store.ErrFull if the owner already has `most` rows.
 func room(c Conn, find, at *Statement, most int, owner string, key ...any) error {
 	if _, ok, err := c.One(find, append([]any{owner}, key...)...); err != nil {
 		return err
@@ -260,13 +260,13 @@ func (s *Store) JudgedBoot(ctx context.Context, device string) (j store.BootJudg
 	return j, err
 }
 
-// placed is a row of boot_parts without its device.
+// placed is a row of the table boot_parts, without the column device.
 type placed struct {
 	owner, value, model, token, firmware string
 	bad                                  bool
 }
 
-// partsOf returns the rows of boot_parts of a device, by part.
+// partsOf returns a device's rows of the table boot_parts. The key is the name of the part.
 func partsOf(c Conn, device string) (map[string]placed, error) {
 	parts := make(map[string]placed)
 	err := c.Each(selectParts, func(r Row) (bool, error) {
@@ -277,8 +277,8 @@ func partsOf(c Conn, device string) (map[string]placed, error) {
 	return parts, err
 }
 
-// putJudged stores the cohorts of a device's newest boot. It writes only rows that change, because
-// most devices measure the same boot again and again.
+// putJudged stores the cohorts of a device's newest boot. Most devices measure the same boot again
+// and again, so it writes only what has changed.
 func putJudged(c Conn, device string, now time.Time, j *store.BootJudged) error {
 	if j == nil {
 		return nil
@@ -322,9 +322,9 @@ func putJudged(c Conn, device string, now time.Time, j *store.BootJudged) error 
 		if err := c.Do(growVersion, owner, p.Part, p.Value, j.Model, j.Firmware, flag(p.Bad)); err != nil {
 			return err
 		}
-		// First the device joins the new cohort, then it leaves the old one. Both are the same
-		// cohort if only the state changes. In the opposite order, a cohort of one device would be
-		// removed, and the time of its first measurement would be lost.
+		// First the device joins the new cohort, then it leaves the old one. If only the state of
+		// the part changes, both are the same cohort. In the opposite order, a cohort of one device
+		// would then be removed, and the time of its first measurement would be lost.
 		if ok {
 			if err := leaveCohort(c, p.Part, was); err != nil {
 				return err
@@ -387,9 +387,9 @@ var (
 		WHERE p.owner = ? AND p.part = ? AND p.value = ? LIMIT ?`)
 	selectMembersOfModel = prepared(`SELECT p.device, d.nick, p.bad FROM boot_parts p JOIN devices d ON d.id = p.device
 		WHERE p.owner = ? AND p.part = ? AND p.value = ? AND p.model = ? ORDER BY p.bad DESC LIMIT ?`)
-	// The join with the few rows of boot_versions makes each lookup in boot_parts_cohort exact, so
-	// that it reads no row of another token or of another version. CROSS JOIN prescribes this order
-	// to SQLite.
+	// The table boot_versions has few rows. Because of the join with it, each lookup in the index
+	// boot_parts_cohort is exact, and reads no row with another token or another version. CROSS
+	// JOIN prescribes this order to SQLite.
 	selectMembersOfVersion = prepared(membersByVersion + `LIMIT ?6`)
 	selectMembersOfToken   = prepared(membersByVersion + `AND p.token = ?6 LIMIT ?7`)
 

@@ -9,8 +9,9 @@ import (
 	"gangway/hub/store"
 )
 
-// rules are the queries for rows that break a rule. Each query returns one column, by which a
-// person can find the row. Its only parameter is the largest number of rows.
+// rules has a query for each consistency rule of the database. The query returns the rows that
+// break the rule, with one column by which a person can find the row. Its only parameter is the
+// largest number of rows that it may return.
 var rules = []struct {
 	name  string
 	query *Statement

@@ -33,8 +33,8 @@ func (s *Store) AppendEventOnce(ctx context.Context, e store.Event, mark store.H
 
 // linkChips stores the marks (store.ChipMark) of the activated device. If other devices have an
 // equal mark, it appends an event for the activated device's owner and for the owners of the other
-// devices. The owner of another device gets only one event about that device for each account that
-// activates devices with an equal mark. So this account cannot cause more events by deleting its
+// devices. If one account activates several devices with an equal mark, the owner of another device
+// gets only one event about that device. So an account cannot cause more events by deleting its
 // device and onboarding it again.
 func (k *claim) linkChips(c Conn, a store.Activation) error {
 	told := false

@@ -19,11 +19,11 @@ var (
 	expireEKCertificates = prepared(`DELETE FROM ek_certificates WHERE ek IN
 		(SELECT ek FROM ek_certificates WHERE proven = 0 AND expires <= ? ORDER BY expires LIMIT ?)`)
 
-	// proveAsEnrolled is for an activated enrolment whose EKKnown is true. The enrolment has the EK
-	// certificate, and the EK's row of tpms names the enrolment. So the row of ek_certificates has
-	// no certificate and no links. If the EK already has a row with a certificate, forgetEK removes
-	// that row first. The reason: SQLite does not reuse the space that becomes free when a row gets
-	// shorter.
+	// proveAsEnrolled marks an EK as proven. It is for an activated enrolment whose EKKnown is
+	// true. The enrolment has the EK certificate, and the EK's row of tpms names the enrolment. So
+	// the row of ek_certificates has no certificate and no links. If the EK already has a row with
+	// a certificate, forgetEK removes that row first. The reason: SQLite does not reuse the space
+	// that becomes free when a row gets shorter.
 	proveAsEnrolled = prepared(`INSERT INTO ek_certificates (ek, proven, expires, certificate, links) VALUES (?, 1, 0, x'', x'')
 		ON CONFLICT (ek) DO NOTHING`)
 	forgetEK = prepared(`DELETE FROM ek_certificates WHERE ek = ? AND certificate <> x''`)

@@ -58,11 +58,11 @@ var (
 		FROM enrolments INDEXED BY enrolments_pending_owner WHERE owner = ? AND state = 'p' AND expires > ? ORDER BY id DESC LIMIT ?`)
 
 	// Makes the oldest pending enrolments of owner ?1 expire until the remaining ones need at most
-	// ?2 bytes. At most 128 enrolments expire, because more would delay other writers; 128 of the
-	// smallest enrolments are larger than one of the largest. Nearly always, all enrolments fit.
-	// The innermost query then reads no enrolment: SQLite reads the tables of a CROSS JOIN in their
-	// order, and PostgreSQL tests the condition on a subquery before it reads a table. (SQLite
-	// would test this condition for each row.)
+	// ?2 bytes. At most 128 enrolments expire at a time, because more would delay other writers.
+	// This is enough, because 128 of the smallest enrolments are larger than one of the largest.
+	// Nearly always, all enrolments fit. The innermost query then reads no enrolment: SQLite reads
+	// the tables of a CROSS JOIN in their order, and PostgreSQL tests the condition on a subquery
+	// before it reads a table. (SQLite would test this condition for each row.)
 	pushOutEnrolments = both(
 		pushOut(`pending_usage g CROSS JOIN enrolments e ON e.owner = g.owner WHERE g.owner = ?1 AND g.bytes > ?2`),
 		pushOut(`enrolments e WHERE e.owner = ?1 AND (SELECT u.bytes FROM pending_usage u WHERE u.owner = ?1) > ?2`))
@@ -80,8 +80,8 @@ const expire = `UPDATE enrolments SET state = 'x', manufacturer = '', model = ''
 	ek_certificate = x'', iak_cert = x'', idevid_cert = x'', verdict = x'', request = x'',
 	ek_known = 0, ek_links = x'' WHERE `
 
-// pushOut returns the text of pushOutEnrolments. `from` selects the enrolments e of an owner who has
-// too many bytes.
+// pushOut returns the SQL text of pushOutEnrolments. `from` is the SQL text that selects the
+// enrolments `e` of an owner whose enrolments need too many bytes.
 func pushOut(from string) string {
 	return expire + `id IN (SELECT id FROM
 		(SELECT id, sum(bytes) OVER (ORDER BY id) - bytes AS older FROM

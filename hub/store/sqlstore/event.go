@@ -84,8 +84,8 @@ func (s *Store) AppendCounted(ctx context.Context, events []store.Event) error {
 	})
 }
 
-// alike returns the key of the row that counts events like `e`: a hash of the day and of all fields
-// that must be equal.
+// alike returns a key that is the same for all events that AppendCounted counts together with `e`:
+// a hash of the day, and of all fields that must be equal.
 func alike(e store.Event) []byte {
 	day := e.Time.UTC().Format(time.DateOnly)
 	fields := []string{day, e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Actor, e.ActorName, e.Means, e.Credential}
@@ -236,8 +236,8 @@ func readEvent(r *Row) store.Event {
 	return e
 }
 
-// pageLimit converts the parameter limit of a method, `n`, to a number of rows: 100 if `n` is 0 or
-// negative, otherwise at most 1000.
+// pageLimit converts `n`, the parameter `limit` of a method, to a number of rows. If `n` is 0 or
+// negative, the result is 100. The result is at most 1000.
 func pageLimit(n int) int64 {
 	if n <= 0 {
 		return 100

@@ -51,7 +51,7 @@ const maxEvidence = store.MaxPending
 
 var errBadEvidence = errors.New("the stored evidence is damaged")
 
-// Both are safe for concurrent use.
+// The encoders and the decoder of packed evidence. They are safe for concurrent use.
 var (
 	evidenceEncoder = newEncoder()
 	// shortEncoder does not try to compress bytes without repetitions. In short evidence, these are
@@ -161,8 +161,8 @@ func replaceAll(b, other, old []byte, code byte) (result, spare []byte) {
 	}
 }
 
-// index is bytes.Index. It looks for the first bytes of a long text, because bytes.Index is fast only
-// for texts of up to 63 bytes.
+// index does the same as bytes.Index, but faster for a long text: it first looks for the beginning
+// of the text, because bytes.Index is fast only for texts of up to 63 bytes.
 func index(b, text []byte) int {
 	const fast = 32
 	if len(text) <= fast {
@@ -398,8 +398,8 @@ func (s *Store) readToPack(ctx context.Context, after string, limit int) (rows [
 	return rows, last, read, err
 }
 
-// packAll packs rows. If several rows have the same links, they share one copy of the links,
-// because most devices have a TPM of one of a few makers.
+// packAll packs rows. If several rows have the same links, they share one copy of the links. This
+// is frequent, because most TPMs are from a few makers.
 func packAll(rows []packedRow) {
 	times := map[string]int{}
 	for i := range rows {

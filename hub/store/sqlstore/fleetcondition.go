@@ -22,7 +22,8 @@ type condition struct {
 	// `walk` reads the matching devices in the order of nicks. If no index has that order, `walk`
 	// is zero.
 	walk walk
-	// `among` selects the matching devices of a list, by an index. nil: no index has the condition.
+	// `among` gets a list of devices and selects those that match the condition, by an index. nil:
+	// there is no index for the condition.
 	among *Statement
 	// `fits` reports whether a device matches the condition. It reads only the columns `needs` of the
 	// device. It is nil for FieldMeta.
@@ -32,7 +33,8 @@ type condition struct {
 	models, makers []string // only for a word: the models and makers that contain the word, in lower case
 }
 
-// args returns the arguments of the condition's walk, without the place and the limit.
+// args returns the arguments of the statements in `walk`, without the place and the limit of a
+// page.
 func (k *condition) args(owner string) []any {
 	switch k.field {
 	case store.FieldState:
@@ -43,8 +45,8 @@ func (k *condition) args(owner string) []any {
 	return []any{owner, k.value}
 }
 
-// shortArgs returns the arguments of the condition's short walk, without the place and the limit, and
-// of `among`, without the list.
+// shortArgs returns the arguments of the statements in walk.short, without the place and the limit
+// of a page. They are also the arguments of `among`, without the list.
 func (k *condition) shortArgs(owner string) []any {
 	if k.field == store.FieldMeta {
 		return []any{k.term}
@@ -182,14 +184,15 @@ func hasWord(field, prefix string) bool {
 var (
 	selectCount = both(`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND value = ?`,
 		`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND lower(value) = lower(? COLLATE "C")`)
-	// Selects the values of a field, the most frequent values first: by `size`, the magnitude of
-	// `n`. The LIMIT bounds the number of rows, because each device may have another model.
+	// Selects the values of a field, the most frequent values first: by `size`, the number of
+	// binary digits of `n`. The LIMIT bounds the number of rows, because each device may have
+	// another model.
 	selectValues = prepared(`SELECT value, n FROM fleet_counts INDEXED BY fleet_counts_size
 		WHERE owner = ? AND field = ? ORDER BY size DESC LIMIT ?`)
 )
 
 // valuesWithWords is the limit of selectValues. If a person searches for a word, the search
-// compares the word with at most this number of models and this number of makers of the owner.
+// compares the word with at most valuesWithWords models, and at most valuesWithWords makers.
 const valuesWithWords = 500
 
 func counted(c Conn, owner, field, value string) (n int, err error) {
@@ -300,8 +303,8 @@ func (k *condition) words(owner string) []any {
 	return []any{owner, from, to}
 }
 
-// countNicks returns the number of words of the condition in nicks and serial numbers, or smallSet+1
-// if there are more than smallSet. If a device has two such words, it counts twice.
+// countNicks returns how many words in nicks and serial numbers begin with the condition's word, or
+// smallSet+1 if there are more than smallSet. If a device has two such words, it counts twice.
 func (k *condition) countNicks(c Conn, owner string) (n int, err error) {
 	r, _, err := c.One(countWord, append(k.words(owner), int64(smallSet+1))...)
 	if err == nil {
@@ -326,9 +329,9 @@ func (k *condition) byID(owner string) []any {
 	return []any{k.value, k.value + "g", owner, int64(smallSet + 1)}
 }
 
-// The method `all` returns the devices that match the conditions `also`, except conditions on metadata. `also`
-// must contain the condition k itself, because the statements also read other devices. Call it only
-// if `count` is at most smallSet.
+// The method `all` returns the devices that match the conditions `also`, except conditions on
+// metadata. `also` must contain the condition k itself, because the statements also read devices
+// that do not match k. Call it only if `count` is at most smallSet.
 func (k *condition) all(c Conn, owner string, also []*condition) (devices []found, err error) {
 	switch k.field {
 	case store.FieldID:

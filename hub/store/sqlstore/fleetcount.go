@@ -89,8 +89,8 @@ func (s *Store) FleetCounts(ctx context.Context, owner string) (n store.FleetCou
 }
 
 // facetRows is the largest number of values that Facets reads. Facets reads the values in the order
-// of `size`, which is the magnitude of the number of devices with the value. So a value that Facets
-// does not read has less than twice as many devices as any value that it reads.
+// of `size`: the number of binary digits in the number of devices that have the value. So a value
+// that Facets does not read has less than twice as many devices as any value that it reads.
 const facetRows = 2000
 
 // Facets implements store.Fleet.
@@ -103,9 +103,9 @@ func (s *Store) Facets(ctx context.Context, owner string, field store.SearchFiel
 		if others, err = counted(c, owner, "total", ""); err != nil {
 			return err
 		}
-		// The rows are ordered by the magnitude (number of binary digits) of `n`. If `top` already
-		// has `limit` values, and a row has a smaller magnitude than the last value of `top`, this
-		// row and all later rows have fewer devices.
+		// The rows are ordered by the number of binary digits of `n`. If `top` already has `limit`
+		// values, and a row has fewer digits than the last value in `top`, this row and all later
+		// rows have fewer devices.
 		least := 0
 		return c.Each(selectValues, func(r Row) (bool, error) {
 			one := store.FacetCount{Value: r.text(), N: r.int()}

@@ -13,7 +13,7 @@ import (
 // signature: a caller with a forged cursor only starts at another place in the list of the caller's
 // own devices.
 type cursor struct {
-	Search string `json:"s"` // the searchName of the cursor's search
+	Search string `json:"s"` // the searchName of the search to which the cursor belongs
 	place
 }
 
@@ -33,7 +33,8 @@ func writeCursor(q store.DeviceSearch, o order, p place) string {
 	return base64.RawURLEncoding.EncodeToString(text)
 }
 
-// readCursor returns the place after which the page begins, or nil for the first page.
+// readCursor returns the place (the position in the order) after which the page begins, or nil for
+// the first page.
 func readCursor(q store.DeviceSearch, o order) (*place, error) {
 	if q.After == "" {
 		return nil, nil

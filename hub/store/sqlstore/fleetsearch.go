@@ -18,20 +18,20 @@ const (
 	// the result.
 	smallSet = store.MaxCount
 	// A walk reads an index in the order of the result (see type walk). examineMost is the largest
-	// number of rows of a walk that the engine compares with the other conditions. If the limit of
-	// a page is higher, the page's limit applies. So a page may have fewer rows than its limit,
-	// even if there is a next page. examineFar is the bound for all orders except the order by
-	// nick. In these orders, each row is in another part of the database file, so that reading a
-	// row costs more.
+	// number of rows of a walk that the engine compares with the other conditions. If a page may
+	// have more rows than examineMost, the page's limit applies instead. So a page may have fewer
+	// rows than its limit, even if there is a next page. examineFar is the bound for all orders
+	// except the order by nick. In these orders, each row is in another part of the database file,
+	// so that reading a row costs more.
 	examineMost = 600
 	examineFar  = 400
-	// firstStretch is the largest number of rows of a walk that the engine reads at once, before it
-	// compares the metadata of these rows. If there are not enough hits among them, the engine reads
-	// twice as many next.
+	// A walk reads several rows at once, and then compares their metadata. At first, it reads at
+	// most firstStretch rows. If these have too few hits, it next reads twice as many rows.
 	firstStretch = 150
 )
 
-// Columns of a walk: all columns that a search needs, or only the nick, which an index has too.
+// Columns of a walk: all columns that a search needs, or only the nick. With only the nick, the
+// engine reads an index and no rows of the table.
 const (
 	justNick      = `SELECT s.nick FROM `
 	searchColumns = `SELECT s.nick, s.device, s.created, s.seen, s.quiet, s.model, s.maker, s.firmware, s.serial, s.token,
@@ -78,7 +78,7 @@ const (
 type reader struct {
 	found
 	row  Columns
-	have columns // that were read from the current row; the other fields of found have values of earlier rows
+	have columns // columns that were read from the current row; the other fields of found have values of earlier rows
 }
 
 // next moves to the next row.
@@ -162,7 +162,7 @@ type place struct {
 	Nick   string `json:"n"`
 }
 
-// order is the order of a search's result. Its zero key means store.SortNick.
+// order is the order of a search's result. If its key is empty, the devices are ordered by nick.
 type order struct {
 	key  store.SortKey
 	down bool
@@ -193,7 +193,7 @@ func (o order) shortPlace(r Columns) place {
 	return p
 }
 
-// columns returns the columns that the method place reads.
+// columns returns the columns that the method `place` reads.
 func (o order) columns() columns {
 	switch o.key {
 	case store.SortCreated:
@@ -219,13 +219,14 @@ func (o order) compare(a, b place) int {
 // arguments of the condition, the place and the limit.
 type walk struct {
 	up, down *Statement
-	// short has statements that read the same devices, but only the columns of the order, the nick
-	// first. An index has these columns, so that SQLite reads no row of a device. nil: there are none.
+	// short has statements that read fewer columns of the same devices: the nick, and then the
+	// other columns by which the devices are ordered. An index has all these columns, so SQLite
+	// reads only the index. nil: there are no such statements.
 	short *walk
 }
 
-// withShort adds the statements of `short` to a walk. `made` makes a walk with other columns than
-// searchColumns.
+// withShort adds the statements of `short` to a walk. The function `made` makes a walk that reads
+// certain columns: withShort calls it for searchColumns, and then for `columns`.
 func withShort(columns string, made func(columns string) walk) walk {
 	w, short := made(searchColumns), made(columns)
 	w.short = &short
@@ -261,9 +262,10 @@ func walkTexts(columns, condition, by string) (up, down string) {
 		columns + condition + ` AND (` + by + `) < (` + holes + `) ORDER BY ` + descending + ` LIMIT ?`
 }
 
-// The function `equal` makes the walk through the devices that have one value of a column, in the
-// order of nicks. In SQLite, the collation of the column compares models, makers and firmwares
-// without ASCII case; in PostgreSQL, `expression` and `value` do this.
+// The function `equal` makes the walk through the devices that have the same value in a column, for
+// example the same model. The walk is in the order of nicks. In SQLite, the collation of the column
+// compares models, makers and firmwares without ASCII case; in PostgreSQL, `expression` and `value`
+// do this.
 //
 // PostgreSQL has no INDEXED BY. By its statistics, it would choose between the column's index and
 // the primary key, because both have the order of nicks. If the statistics are old, it may read all
@@ -288,17 +290,17 @@ func valued(column string) walk {
 // active is the walk through the active devices.
 func active() walk {
 	sqliteUp, sqliteDown := walkTexts(searchColumns, `device_search s INDEXED BY device_search_seen WHERE s.owner = ? AND s.seen = `+seenNow, `s.nick`)
-	// As in the function equal.
+	// For the bounds and the order in PostgreSQL's statements, see the function `equal`.
 	return walk{
 		up:   both(sqliteUp, searchColumns+`device_search s WHERE s.owner = ? AND (s.seen, s.nick) > (`+seenNow+`, ?) ORDER BY s.seen, s.nick LIMIT ?`),
 		down: both(sqliteDown, searchColumns+`device_search s WHERE s.owner = ? AND (s.seen, s.nick) < (`+seenNow+`, ?) AND s.seen >= `+seenNow+` ORDER BY s.seen DESC, s.nick DESC LIMIT ?`),
 	}
 }
 
-// withMeta is the walk through the devices that have a term of metadata. In SQLite, CROSS JOIN
-// makes the engine read the table device_meta_terms first. In PostgreSQL, the LIMIT of each part
-// has this effect. The short statements have no argument for the owner, because a term belongs to
-// an owner.
+// withMeta is the walk through the devices that have a certain term of metadata, for example
+// site=oslo. In SQLite, CROSS JOIN makes the engine read the table device_meta_terms first. In
+// PostgreSQL, the LIMIT of each subquery has this effect. The short statements have no argument for
+// the owner, because a term belongs to an owner.
 func withMeta() walk {
 	sqliteUp, sqliteDown := walkTexts(searchColumns, `device_meta_terms m CROSS JOIN device_search s ON s.owner = ? AND s.nick = m.nick WHERE m.term = ?`, `m.nick`)
 	text := func(after, order string) string {
@@ -333,16 +335,17 @@ func allBy(column, postgres string) walk {
 	})
 }
 
-// inState makes the walk through the devices in a state. The index has only such devices.
+// inState makes the walk through the devices in one state, for example "quiet". The index has only
+// the devices in this state.
 func inState(index, condition string) walk {
 	return withShort(justNick, func(columns string) walk {
 		return ordered(columns, `device_search s INDEXED BY `+index+` WHERE s.owner = ? AND `+condition, `s.nick`)
 	})
 }
 
-// among makes the statement that selects, of a list of nicks, those of the devices that meet a
-// condition. It has the arguments of the condition's walk, without the place and the limit, and
-// then the list. PostgreSQL finds each device by its nick.
+// among makes a statement that gets a list of nicks, and returns the nicks of those devices that
+// meet a condition. The statement has the arguments of the condition's walk, without the place and
+// the limit, and then the list. PostgreSQL finds each device by its nick.
 func among(index, condition, conditionPostgres string) *Statement {
 	list := fmt.Sprintf("?%d", 2+strings.Count(condition, "?"))
 	return both(`SELECT s.nick FROM json_each(`+list+`) AS v CROSS JOIN device_search s INDEXED BY `+index+`
@@ -366,9 +369,9 @@ const (
 )
 
 // walkState has a walk for each state, through the devices with that state. walkField has a walk
-// for each field, through the devices with one value of that field. All these walks are in the
-// order of nicks. amongState and amongField have the statements of among. There is none for active
-// devices: most devices are active.
+// for each field, through the devices with a given value of that field. All these walks are in the
+// order of nicks. amongState and amongField have the statements that the function `among` makes.
+// There is no such statement for active devices, because most devices are active.
 var (
 	walkState = map[string]walk{
 		store.StateActive:      active(),
@@ -399,8 +402,9 @@ var (
 		store.FieldFirmware: valuedAmong("firmware"),
 		store.FieldToken:    among("device_search_token", `s.token = ?2`, `s.token = ?2`),
 	}
-	// fieldIn has a statement for each of two fields. Each statement reads at most ? devices whose
-	// value of the field is in a list. For PostgreSQL, the list must be in lower case.
+	// fieldIn has a statement for models, and another statement for makers. Each statement reads at
+	// most ? devices whose model or maker is in a list. For PostgreSQL, the list must be in lower
+	// case.
 	fieldIn = map[store.SearchField]*Statement{
 		store.FieldModel: listed("device_search_model", "model"),
 		store.FieldMaker: listed("device_search_maker", "maker"),
@@ -422,8 +426,8 @@ var (
 	selectByNick = both(searchColumns+`json_each(?2) AS v CROSS JOIN device_search s ON s.owner = ?1 AND s.nick = v.value`,
 		searchColumns+`unnest(?2::text[]) AS n (nick), LATERAL (SELECT * FROM device_search d WHERE d.owner = ?1 AND d.nick = n.nick LIMIT 1) AS s`)
 	amongMeta = both(`SELECT m.nick FROM json_each(?2) AS v CROSS JOIN device_meta_terms m ON m.term = ?1 AND m.nick = v.value`,
-		// The LIMIT makes PostgreSQL look each nick up. Otherwise PostgreSQL would choose the plan
-		// by its statistics, and might read all devices with the term.
+		// The LIMIT makes PostgreSQL look each nick up. Without the LIMIT, PostgreSQL would choose
+		// the plan by its statistics, and might read all devices with the term.
 		`SELECT n.nick FROM (SELECT ?1::bigint AS term, unnest(?2::text[]) AS nick) AS n,
 			LATERAL (SELECT 1 FROM device_meta_terms m WHERE m.term = n.term AND m.nick = n.nick LIMIT 1) AS m`)
 	countMetaTerm = prepared(`SELECT count(*) FROM (SELECT 1 FROM device_meta_terms WHERE term = ? ORDER BY term, nick LIMIT ?) AS few`)
@@ -576,7 +580,7 @@ func (f *finder) page(c Conn, after *place, limit int) (hits []found, next *plac
 	// The additional row shows whether there is a next page.
 	most = max(most, limit+1)
 	if p := f.plan(allColumns); len(p.rest) == 0 && len(p.among) == 0 {
-		most = limit + 1 // each row is a hit
+		most = limit + 1 // every row that is read is a hit
 	}
 	hits, complete, end, err := f.walk(c, after, most, limit+1, allColumns)
 	switch {
@@ -657,8 +661,8 @@ func (f *finder) withMetadata(c Conn, devices []found, conditions []*condition) 
 }
 
 // among returns those nicks of a list whose devices match all conditions, in the order of the list.
-// It needs one statement for each condition, because with PostgreSQL each statement is a round trip
-// to the server.
+// It runs only one statement for each condition, because with PostgreSQL each statement is a round
+// trip to the server.
 func (f *finder) among(c Conn, list []string, conditions []*condition) ([]string, error) {
 	for _, k := range conditions {
 		if len(list) == 0 {
@@ -678,8 +682,8 @@ func (f *finder) among(c Conn, list []string, conditions []*condition) ([]string
 
 // walk returns the first devices that match, in the order of the result: at most `enough`. It
 // examines at most `most` devices. Of each device, it reads at least the columns `want`. `complete`
-// is true if the walk examined all devices; otherwise `end` is the place of the last examined
-// device, unless there are `enough` hits.
+// is true if the walk examined all devices. If it is false, and there are fewer than `enough` hits,
+// `end` is the place of the last examined device.
 func (f *finder) walk(c Conn, after *place, most, enough int, want columns) (hits []found, complete bool, end *place, err error) {
 	p := f.plan(want)
 	at := f.start()
@@ -707,16 +711,16 @@ func (f *finder) walk(c Conn, after *place, most, enough int, want columns) (hit
 	return hits, false, &at, nil
 }
 
-// stretch is a part of a walk, which one statement reads.
+// stretch is the part of a walk that one statement reads.
 type stretch struct {
-	args   []any   // of the statement, without the limit
-	n      int     // limit of the rows
+	args   []any   // arguments of the statement, without the limit
+	n      int     // largest number of rows
 	enough int     // number of hits that are needed
-	want   columns // that each hit must have
+	want   columns // columns that each hit must have
 
 	hits []found
 	read int   // number of examined rows
-	last place // of the row n, if there are so many
+	last place // place of the row with the number n, if there are n rows
 }
 
 // read reads a stretch with all columns of the devices.
@@ -742,8 +746,8 @@ func (f *finder) read(c Conn, p searchPlan, s *stretch) error {
 	return err
 }
 
-// readShort reads the nicks of a stretch, compares them with the conditions p.among by their
-// indexes, and then reads only the devices that match these.
+// readShort first reads only the nicks of a stretch. By an index, it finds the nicks whose devices
+// match the conditions in p.among. Then it reads only these devices.
 func (f *finder) readShort(c Conn, p searchPlan, s *stretch) (err error) {
 	list := make([]string, 0, s.n)
 	if err := c.EachColumns(p.statement, func(r Columns) (bool, error) {
@@ -777,12 +781,13 @@ func (f *finder) readShort(c Conn, p searchPlan, s *stretch) (err error) {
 // searchPlan says how a walk reads the devices in the order of the result.
 type searchPlan struct {
 	statement *Statement
-	args      []any // of the statement, before the place
-	// among has the conditions that are compared by an index before the devices are read: all
-	// conditions on metadata, and one other, or for a count, which may need no more of the devices,
-	// all others. If there are any, `statement` is short.
+	args      []any // arguments of the statement that come before the place
+	// among has the conditions that an index compares before the devices are read: all conditions
+	// on metadata, and one other condition that has an index. A count needs only the nicks of the
+	// devices, so for a count, `among` has all conditions that have an index. If `among` is not
+	// empty, `statement` reads only the columns of walk.short.
 	among []*condition
-	rest  []*condition // the other conditions that the statement does not check
+	rest  []*condition // the other conditions, which neither the statement nor an index checks
 }
 
 // plan returns the plan of a walk that reads the columns `want` of each hit.

@@ -11,15 +11,15 @@ import (
 	"gangway/hub/store"
 )
 
-// logCost is the number of bytes that each log entry uses of LogBounds.Bytes, in addition to the
-// bytes of its texts.
+// Each log entry counts as logCost bytes in addition to its texts when the log is compared with
+// LogBounds.Bytes.
 const logCost = 64
 
 // A query for batches consists of logColumns, a condition, a place and the order. The place is
 // logForth if the oldest entries come first, and logBack if the newest entries come first. A place
-// selects batches whose times are from ?2 to ?3. If a batch has the time ?4, logForth selects it
-// only if it has an entry after the number ?5. For such a batch, logBack requires an entry before
-// the number ?5.
+// selects batches whose times are from ?2 to ?3. If a batch has exactly the time ?4, logForth
+// selects it only if it has an entry with a larger number than ?5, and logBack only if it has an
+// entry with a smaller number than ?5.
 const (
 	logColumns              = `SELECT first, device, owner, created, data FROM log_batches `
 	logForth, logForthOrder = ` AND created BETWEEN ?2 AND ?3 AND (created <> ?4 OR first + n > ?5 + 1) AND owner = ?6 `, `ORDER BY created, first LIMIT ?7`
@@ -170,7 +170,7 @@ func readLogBatch(r *Row) logBatch {
 type logReader struct {
 	f        store.LogFilter
 	from, to int64 // times of the first and last batch
-	at, seq  int64 // place of Previous; at is before all times if there is none
+	at, seq  int64 // time and number of the filter's Previous; if it has none, `at` is before all times
 	text     string
 	limit    int
 }

@@ -34,7 +34,7 @@ const logWords = "connection certificate interface partition error: failed timeo
 // maxBatch bounds the size of a decoded batch, in bytes. A request with log lines is much smaller.
 const maxBatch = 64 << 20
 
-// Both are safe for concurrent use.
+// The encoder and the decoder of batches. They are safe for concurrent use.
 var (
 	logEncoder = newLogEncoder()
 	logDecoder = newLogDecoder()

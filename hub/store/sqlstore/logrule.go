@@ -69,7 +69,8 @@ func (s *Store) LogRules(ctx context.Context, after string, limit int) (rules []
 	return rules, err
 }
 
-// TrimLogs implements store.Logs. A change of the rule during this work starts the work again.
+// TrimLogs implements store.Logs. If the owner's rule changes while TrimLogs works, TrimLogs starts
+// again with the owner's first device.
 func (s *Store) TrimLogs(ctx context.Context, owner string, bounds store.LogBounds, limit int) (more bool, err error) {
 	err = s.db.Write(ctx, func(c Conn) error {
 		more = false

@@ -8,7 +8,7 @@ import (
 	"gangway/hub/store"
 )
 
-// recordCost is the number of bytes that each record uses of the quota, in addition to the size of
+// Each record of an object counts as recordCost bytes against the quota, in addition to the size of
 // the object.
 const recordCost = 512
 
@@ -220,7 +220,8 @@ func (s *Store) FinishUpload(ctx context.Context, u store.Upload, lost string, s
 		case o.Size != size:
 			return store.ErrStatus
 		}
-		// If the record is Stored, the owner's usage already includes the size.
+		// If the owner's record of the object is Stored, the owner's usage already includes the
+		// size.
 		if !o.Stored && size > 0 {
 			if err := fits(c, u.Owner, size, quota); err != nil {
 				return err

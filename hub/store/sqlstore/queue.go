@@ -11,8 +11,8 @@ import (
 	"gangway/hub/store"
 )
 
-// WriteTimeout is how long an operation waits for its turn, unless store.WithWriteTimeout has set
-// another time in the operation's context.
+// WriteTimeout is how long an operation waits for its turn. store.WithWriteTimeout can set another
+// time in the operation's context.
 const WriteTimeout = 5 * time.Second
 
 // Queue has the operations that wait for a transaction. A driver takes batches of operations, runs
@@ -22,7 +22,7 @@ type Queue struct {
 	jobs chan *Job
 	size int // largest number of jobs in a batch
 
-	mu     sync.RWMutex // read lock: to send to jobs; write lock: to close jobs
+	mu     sync.RWMutex // read lock: to send to the channel jobs; write lock: to close this channel
 	closed bool
 
 	ops atomic.Uint64
@@ -99,8 +99,8 @@ func (q *Queue) try(ctx context.Context, until time.Time, run func(Conn) error) 
 	}
 }
 
-// gaveUp returns the error for an operation whose context ended before the operation began:
-// store.ErrBusy after the write timeout, otherwise the error of the caller's context.
+// gaveUp returns the error for an operation whose context ended before the operation began. If the
+// write timeout has passed, this is store.ErrBusy. If not, it is the error of the caller's context.
 func gaveUp(ctx context.Context) error {
 	if cause := context.Cause(ctx); cause == store.ErrBusy {
 		return cause

@@ -12,6 +12,7 @@ import (
 	"gangway/hub/store/storetest"
 )
 
+// A contact of a device that does not exist must not stay in memory.
 func TestSightingsSurviveAFlushUnchanged(t *testing.T) {
 	t.Parallel()
 	s, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))

@@ -10,9 +10,9 @@ import (
 	"gangway/wire/trail"
 )
 
-// revisionCost is the number of bytes that each revision uses of the quota, in addition to the size
-// of its state. These bytes are for the revision's progress and meta, whose sizes the hub limits,
-// and for the revision's rows.
+// Each revision counts as revisionCost bytes against the quota, in addition to the size of its
+// state. These bytes are for the revision's progress and meta, whose sizes the hub limits, and for
+// the revision's rows.
 const revisionCost = 128 << 10
 
 const (
@@ -66,7 +66,7 @@ func readTrail(r *Row) store.Trail {
 	return store.Trail{Device: r.text(), Owner: r.text(), Rev: r.int(), Reported: r.int(), Created: r.time(), Touched: r.time()}
 }
 
-// readRevisionHead reads the columns of stepHead.
+// readRevisionHead reads the columns that the SQL text stepHead selects.
 func readRevisionHead(r *Row) store.Revision {
 	s := store.Revision{Device: r.text(), Owner: r.text(), Rev: r.int(), Status: trail.Status(r.text()), Posted: r.time()}
 	if at := r.int64(); at != 0 {

@@ -27,7 +27,7 @@ func postgresText(sql string) (string, error) {
 			numbered = true
 			out.WriteString("$" + t[1:])
 		case word == "INDEXED" && i+4 < len(tokens) && strings.ToUpper(tokens[i+2]) == "BY":
-			i += 4 // the words are separated by one space each
+			i += 4 // there is exactly one space between the words
 		case word == "CROSS" && i+2 < len(tokens) && strings.ToUpper(tokens[i+2]) == "JOIN":
 			i++
 		case t == "+" && i > 1 && strings.ToUpper(tokens[i-2]) == "AND":
@@ -47,8 +47,8 @@ func postgresText(sql string) (string, error) {
 }
 
 // sharable returns an error if a statement has words that PostgreSQL does not know, or that have
-// another meaning in PostgreSQL. Register such a statement with a text for each engine, by the
-// function both.
+// another meaning in PostgreSQL. Register such a statement by the function `both`, with a text for
+// each engine.
 func sharable(sql string) error {
 	tokens := split(sql)
 	for i, t := range tokens {
@@ -91,7 +91,7 @@ func inWord(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_'
 }
 
-// count returns the number of bytes at the start of the text that belong to a class.
+// count returns how many bytes at the start of the text meet the condition `is`.
 func count(text string, is func(byte) bool) int {
 	n := 0
 	for n < len(text) && is(text[n]) {

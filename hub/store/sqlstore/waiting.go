@@ -182,7 +182,8 @@ func (s *Store) WaitingDevices(ctx context.Context, owner string, now time.Time,
 // row. Rows are ordered by time and row id, newest first.
 func writePlace(at, id int64) string { return fmt.Sprintf("%d.%d", at, id) }
 
-// readPlace decodes a place. If `after` is empty, it returns a place before all rows.
+// readPlace decodes what writePlace has encoded. If `after` is empty, it returns a place before all
+// rows.
 func readPlace(after string) (at, id int64, err error) {
 	if after == "" {
 		return math.MaxInt64, math.MaxInt64, nil

@@ -408,8 +408,8 @@ type snapshot struct {
 
 func (f *fixture) snapshot(idevid store.Hash) (s snapshot) {
 	f.Helper()
-	// If a row does not exist, the snapshot has the row's zero value. So the test fails if a
-	// refused activation creates the row.
+	// If something does not exist, the snapshot has its zero value. So the test fails if a refused
+	// activation creates it.
 	s.Enrolment, _ = f.EnrolmentByCertificate(f.ctx, idevid)
 	s.TPM, _ = f.TPM(f.ctx, s.Enrolment.EK)
 	s.AIK, _ = f.AIK(f.ctx, s.Enrolment.IAKName)

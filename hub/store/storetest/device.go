@@ -147,7 +147,7 @@ func testPatches(f *fixture, id string, patch func(map[string]any) error,
 		{map[string]any{"a": "x", "b": true}, map[string]any{"a": "x", "b": true}},
 		{map[string]any{}, map[string]any{"a": "x", "b": true}},
 		{map[string]any{"a": map[string]any{"deep": json.Number("1.50")}}, map[string]any{"a": map[string]any{"deep": json.Number("1.50")}, "b": true}},
-		// Only top-level keys merge.
+		// A patch merges only the top-level keys: it replaces the whole value of a key.
 		{map[string]any{"a": map[string]any{"other": "<&>"}}, map[string]any{"a": map[string]any{"other": "<&>"}, "b": true}},
 		{map[string]any{"b": nil, "never there": nil}, map[string]any{"a": map[string]any{"other": "<&>"}}},
 		{map[string]any{"a": nil, "ключ": "значение", "": ""}, map[string]any{"ключ": "значение", "": ""}},

@@ -60,8 +60,8 @@ func oneCertificateForAnEK(f *fixture) {
 	f.keepEK(kept("raft", "first", Epoch.Add(time.Hour)), Epoch, 10)
 	f.keepsEK("raft", "first", false, until.Add(-time.Second))
 	f.keepsEK("raft", "", false, until)
-	// If a request contains the stored certificate again, the expiry of the row is extended. After
-	// the row has expired, another certificate can replace the stored certificate.
+	// If a request contains the stored certificate again, the stored certificate expires later.
+	// After it has expired, another certificate can replace it.
 	f.keepEK(kept("raft", "first", until.Add(week)), Epoch, 10)
 	f.keepsEK("raft", "first", false, until)
 	f.keepEK(kept("raft", "second", until.Add(2*week)), until.Add(week), 10)

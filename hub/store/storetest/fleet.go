@@ -517,7 +517,7 @@ func badSearches(f *fixture) {
 	}
 }
 
-// The devices of these searches are too many to be sorted in memory.
+// These searches match too many devices to sort them in memory.
 func moreThanMaxCount(f *fixture) {
 	const many = store.MaxCount + 50
 	var calls errgroup.Group // concurrent calls, so that several writes share one flush to disk
@@ -540,7 +540,8 @@ func moreThanMaxCount(f *fixture) {
 	for want, queries := range map[int][]store.DeviceSearch{
 		many: {{}, said("raft"), meta("site", "oslo"), is(store.FieldState, store.StateActive), {Words: []string{"raft"}, Terms: meta("site", "oslo").Terms},
 			{Words: []string{"raft"}, Terms: slices.Concat(meta("site", "oslo").Terms, meta("kind", "Ship").Terms, is(store.FieldState, store.StateActive).Terms)}},
-		// 50 devices do not match, but more than MaxCount words and more than MaxCount metadata do.
+		// 50 devices do not match, but more than MaxCount devices match the word, and more than
+		// MaxCount devices match the metadata.
 		1000:     {{Words: []string{"raft-0"}, Terms: meta("site", "oslo").Terms}},
 		many / 2: {meta("odd", "true"), {Words: []string{"raft"}, Terms: meta("odd", "true").Terms}},
 		10:       {said("raft-001"), said("001")},

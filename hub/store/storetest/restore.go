@@ -120,8 +120,8 @@ var restoreTests = []test{
 		f.must(err)
 		equal(f, "of an unknown owner", len(list), 0)
 	}},
-	// The rows of the TPM are lost, and only the device's certificate names the owner. Another
-	// owner must not be able to onboard the TPM.
+	// The restored database does not know the TPM, and only the device's certificate names the
+	// owner. Another owner must not be able to onboard the TPM.
 	{"LostDeviceComesBackOnlyToItsOwner", func(f *fixture) {
 		m := Machine{Name: "stray"}
 		theirs := JoinToken(f.other.ID, "theirs", 0)

@@ -91,7 +91,7 @@ func (f *fixture) keep(owner, name string, size int64, at time.Time) store.Hash 
 	return o.Sum
 }
 
-// begins begins an upload at a new place.
+// The method `begins` begins an upload at a new place.
 func (f *fixture) begins(owner string, sum store.Hash, at time.Time) store.Upload {
 	f.Helper()
 	u := store.Upload{Owner: owner, Sum: sum, Place: rand.Text()}
@@ -100,7 +100,8 @@ func (f *fixture) begins(owner string, sum store.Hash, at time.Time) store.Uploa
 	return u
 }
 
-// uploads finishes an upload, and reports whether its place is used.
+// The method `uploads` finishes an upload, and reports whether the upload's place became the
+// object's place.
 func (f *fixture) uploads(u store.Upload, size int64, at time.Time) bool {
 	f.Helper()
 	used, err := f.FinishUpload(f.ctx, u, "", size, plenty, at)
@@ -559,7 +560,7 @@ func recordsAreTheOwnersAlone(f *fixture) {
 	before, err := f.Usage(f.ctx, f.owner.ID)
 	f.must(err)
 	place := f.placeOf(f.owner.ID, sum)
-	f.must(f.MarkContentLost(f.ctx, sum, rand.Text())) // it was not at this place
+	f.must(f.MarkContentLost(f.ctx, sum, rand.Text())) // the object's bytes are at another place
 	equal(f, "place", f.placeOf(f.owner.ID, sum), place)
 	for range 2 { // the second call does not reduce the usage again
 		f.must(f.MarkContentLost(f.ctx, sum, place))
@@ -592,7 +593,7 @@ func quotaIsKept(f *fixture) {
 		f.must(err)
 		return n
 	}
-	f.refused(announce("a", 1000, 1000), store.ErrQuota) // the record also counts against the quota
+	f.refused(announce("a", 1000, 1000), store.ErrQuota) // the record of an object also counts against the quota
 	f.must(announce("a", 1000, 2000))
 	record := usage()
 	if record < 1 || record > 1000 {
@@ -720,7 +721,7 @@ func neededContentStays(f *fixture) {
 		}
 	}
 	_, err := f.FinishUpload(f.ctx, u, "", 10, plenty, Epoch)
-	f.refused(err, store.ErrNotFound) // the record has expired
+	f.refused(err, store.ErrNotFound) // the record of the object has expired
 	f.keep(f.owner.ID, "needed", 10, Epoch)
 	second := f.placeOf(f.owner.ID, sum)
 	if second == first {
@@ -853,7 +854,7 @@ func uploadsRaceWithRemovals(f *fixture) {
 		mu.Lock()
 		bytes[sum] = map[string]bool{}
 		mu.Unlock()
-		wg.Go(func() { // the collector
+		wg.Go(func() { // removes the bytes of objects that are no longer needed
 			var late []string
 			for range 60 {
 				f.ExpireObjects(f.ctx, Epoch.Add(-time.Second), Epoch.Add(time.Second), 100)
@@ -875,7 +876,7 @@ func uploadsRaceWithRemovals(f *fixture) {
 				}
 			}
 		})
-		wg.Go(func() { // the uploader
+		wg.Go(func() { // uploads the objects
 			for range 60 {
 				f.AnnounceObject(f.ctx, store.Object{Owner: f.owner.ID, Sum: sum, Size: 1, Created: Epoch, Modified: Epoch}, plenty)
 				u := store.Upload{Owner: f.owner.ID, Sum: sum, Place: rand.Text()}
@@ -1069,7 +1070,7 @@ func oldEntriesExpire(f *fixture) {
 	equal(f, "left", f.messages(store.LogFilter{}), "45")
 }
 
-// An owner's rule applies to the logs of the owner's devices, and to no other logs.
+// An owner's rule about logs applies only to the logs of the owner's devices.
 func ownersKeepLess(f *fixture) {
 	other := Account("keeper")
 	f.must(f.CreateAccount(f.ctx, other))
@@ -1125,8 +1126,8 @@ func ownersKeepLess(f *fixture) {
 	equal(f, "rules of nobody", len(rules), 0)
 }
 
-// After a change of the rule, the logs are trimmed in steps, and no step removes more than its
-// limit.
+// After an owner's rule about logs has changed, the logs are trimmed in steps, and no step removes
+// more than its limit.
 func logsAreTrimmed(f *fixture) {
 	const devices, entries = 5, 4
 	token := f.newToken("trim", 0)

@@ -100,7 +100,7 @@ func approvalAnswersWhatWasAsked(f *fixture) {
 	}
 	both := f.decide(more, true)
 	equal(f, "answered", both.Answered, []string{"ek-certificate-none", "policy"})
-	// An approved row does not expire, and WaitingDevices does not list the row.
+	// An approved waiting device does not expire, and WaitingDevices does not list it.
 	kept, err := f.WaitingByID(f.ctx, f.owner.ID, w.DeviceID, Epoch.Add(1000*week))
 	f.must(err)
 	equal(f, "kept", kept.State, store.Approved)
@@ -131,8 +131,8 @@ func decisionAboutWhatHasChanged(f *fixture) {
 }
 
 // The digest includes every property on which a person bases a decision. If an attacker changes
-// such a property after the owner saw the row, the decision fails. The digest does not include the
-// time and the address of the last request.
+// such a property after the owner saw the waiting device, the decision fails. The digest does not
+// include the time and the address of the last request.
 func decisionAboutOtherEvidence(f *fixture) {
 	m := Machine{Name: "raft"}
 	decide := func(seen store.WaitingDevice) error {
@@ -159,14 +159,14 @@ func decisionAboutOtherEvidence(f *fixture) {
 	again.Addr, again.LastSeen, again.Expires = "192.0.2.8:1", Epoch.Add(time.Hour), Epoch.Add(time.Hour+week)
 	f.wait(again)
 	f.must(decide(seen))
-	f.refused(decide(seen), store.ErrChanged) // the first decision has changed the row
+	f.refused(decide(seen), store.ErrChanged) // the first decision has changed the waiting device
 }
 
 func waitingPages(f *fixture) {
 	var want []string
 	for i := range 7 {
 		w := Machine{Name: fmt.Sprint("raft", i)}.waiting(f.token, "policy")
-		w.Since = Epoch.Add(time.Duration(i/2) * time.Minute) // some rows have the same time
+		w.Since = Epoch.Add(time.Duration(i/2) * time.Minute) // some waiting devices have the same time
 		w = f.wait(w)
 		want = append([]string{w.DeviceID}, want...)
 	}

@@ -22,7 +22,7 @@ const watchSchema = `CREATE TABLE IF NOT EXISTS move_state (id TEXT NOT NULL, sc
 	CREATE TABLE IF NOT EXISTS move_changes (n INTEGER PRIMARY KEY AUTOINCREMENT, tab TEXT NOT NULL, k1, k2, k3, k4, k5);
 	`
 
-// maxKey is the largest number of columns of a key.
+// maxKey is the largest number of columns in the primary key of a table.
 const maxKey = 5
 
 // watch adds the triggers to the file, unless an earlier call has added them. Then it checks that
@@ -247,7 +247,7 @@ func (m *Move) withKeys(ctx context.Context, t table, list [][]any, f func() err
 	return m.to.Exec(ctx, "DROP TABLE move_keys")
 }
 
-// joined is the condition that a row has one of the keys of move_keys.
+// joined is the SQL condition that a row of the table has one of the keys in move_keys.
 func (t table) joined() string {
 	list := make([]string, len(t.key))
 	for i, name := range t.key {
@@ -256,7 +256,8 @@ func (t table) joined() string {
 	return strings.Join(list, " AND ")
 }
 
-// For each key, applyRows copies the row, if the row still exists, and compares the copy.
+// For each key in `list`, applyRows copies the row with this key, if it still exists, and compares
+// the copy with the row.
 func (m *Move) applyRows(ctx context.Context, from *sql.Tx, t table, list [][]any) error {
 	columns := m.columns[t.name]
 	holes := make([]string, len(t.key))

@@ -58,7 +58,7 @@ func (m *Move) compare(ctx context.Context, t table) error {
 		}
 	}
 	cancel()
-	for range mine { // until the goroutine has ended
+	for range mine { // drop the remaining rows, until the goroutine has ended
 	}
 	if failed := <-read; err == nil && !errors.Is(failed, context.Canceled) {
 		err = failed

@@ -79,8 +79,8 @@ func (m *Move) copy(ctx context.Context, table table) error {
 	}
 }
 
-// The method `add` adds a portion of rows to the target, or replaces a table whose key ignores
-// case.
+// The method `add` adds a portion of a table's rows to the target. If the key of the table ignores
+// case, it replaces the whole table instead.
 //
 // Portions are read at different times. So a row of this portion can have the same unique value,
 // such as a nick, as the copy of a row from an earlier portion. The earlier row has changed since
@@ -131,8 +131,8 @@ func (m *Move) keyOf(t table, row []any) []any {
 	return key
 }
 
-// The method `copied` returns the key of the last row that the target has of a table, and the
-// number of the table's rows in the target.
+// The method `copied` returns two things about a table in the target: the key of its last row, and
+// the number of its rows.
 func (m *Move) copied(ctx context.Context, table table) (last []any, rows int64, err error) {
 	if table.whole {
 		return nil, 0, nil

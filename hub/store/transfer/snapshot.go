@@ -116,7 +116,7 @@ func (s *Snapshot) Tables(ctx context.Context, f func(Rows) error) error {
 		each := func(row func([]any) error) error {
 			return s.from.query(ctx, t.selection(columns, 0), len(columns), func(values []any) error {
 				if t.name == "settings" && values[slices.Index(columns, "name")] == sqlstore.SettingHub {
-					return nil // the restore writes this row last
+					return nil // this is the row with the name of the hub: a restore writes it last
 				}
 				return row(values)
 			})

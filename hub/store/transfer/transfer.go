@@ -153,7 +153,7 @@ type Move struct {
 	Options
 	from *sql.DB
 	to   *postgres.Raw
-	id   string // of this move, in both databases
+	id   string // id of this move, in both databases
 	// columns has the columns of each table.
 	columns map[string][]string
 }

@@ -96,6 +96,8 @@ func hub(t *testing.T, events int) (file string) {
 	return file
 }
 
+// A transfer is interrupted and continued. After that, a hub works with the PostgreSQL database as
+// it did with the file.
 func TestTransferAndGoOn(t *testing.T) {
 	t.Parallel()
 	to := target(t, "whole")

@@ -2,8 +2,8 @@
 // request's trace. If the request has no trace, a step costs nothing: it allocates no memory and
 // reads no clock.
 //
-// Names of steps are constants, or names of functions. They and the attributes never contain text
-// of a client, and never a secret, because the trace leaves the hub.
+// Names of steps are constants, or names of functions. The names and the attributes never contain
+// text of a client, and never a secret, because the trace leaves the hub.
 package step
 
 import (
@@ -39,8 +39,8 @@ func ID(ctx context.Context) string {
 	return s.TraceID().String()
 }
 
-// Without returns a context whose steps are not recorded. A request that lasts for days, such as a
-// stream of events, would otherwise have a trace without bound.
+// Without returns a context whose steps are not recorded. Use it for a request that lasts for days,
+// such as a stream of events: its trace would grow without bound.
 func Without(ctx context.Context) context.Context {
 	return trace.ContextWithSpan(ctx, noop.Span{})
 }

@@ -17,7 +17,7 @@ import (
 
 // Collector is a receiver of OTLP/HTTP with protobuf.
 type Collector struct {
-	URL string // of /v1/traces
+	URL string // URL to which traces are sent, with the path /v1/traces
 
 	mu        sync.Mutex
 	requests  []*collector.ExportTraceServiceRequest

@@ -84,7 +84,7 @@ func lzx(files []cabinet.File) []byte {
 		}
 		bits <<= 32 - n
 		block := le.AppendUint16(le.AppendUint16(nil, uint16(bits>>16)), uint16(bits))
-		for range 3 { // R0, R1, R2
+		for range 3 { // the repeated offsets R0, R1 and R2
 			block = le.AppendUint32(block, 1)
 		}
 		block = append(block, part...)
@@ -165,11 +165,14 @@ func TestNamesInACabinetLeadNowhere(t *testing.T) {
 	if err := filepath.WalkDir(tmp, func(string, os.DirEntry, error) error { made++; return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if made != 3 { // tmp, a, b
+	if made != 3 { // the folders tmp, a and b
 		t.Errorf("%d files and folders under %s", made, tmp)
 	}
 }
 
+// A cabinet has wrong headers, for example a wrong size, offset or number of files. Read must
+// refuse the cabinet. If only the size of a file is too small, Read must return the other files
+// correctly.
 func TestRefusesCabinetsThatLie(t *testing.T) {
 	t.Parallel()
 	good := packed(t, contents, "-z")
@@ -221,6 +224,7 @@ func TestRefusesCabinetsThatLie(t *testing.T) {
 	}
 }
 
+// If cabextract is not installed, the error names the package that the operator must install.
 func TestNamesThePackageThatIsMissing(t *testing.T) {
 	b := packed(t, contents)
 	t.Setenv("PATH", t.TempDir())

@@ -64,7 +64,7 @@ func FillFleet(ctx context.Context, url, owner string, n int) (err error) {
 // filled has the tables whose indexes FillFleet makes last.
 var filled = []string{"enrolments", "devices", "tpms", "aiks", "boot_judged", "boot_parts", "trails", "steps", "events", "device_search"}
 
-// Expressions about the device with the number i.
+// SQL expressions for the id and the model of the device with the number i.
 const (
 	fleetID    = `(lpad(to_hex((i * 2654435761) % 4294967296), 8, '0') || lpad(to_hex(i), 16, '0'))`
 	fleetModel = `('NUC ' || CASE WHEN i % 3 > 0 THEN i % 2 ELSE i % 20 END)`

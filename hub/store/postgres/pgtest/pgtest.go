@@ -279,8 +279,8 @@ func (s *Server) Database(t testing.TB) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		// The removal of all rows takes much less time than the creation of a new database, which
-		// has hundreds of files.
+		// It is much faster to remove all rows than to create a new database, which has hundreds of
+		// files.
 		if _, err := s.Query(context.Background(), name, empty); err != nil {
 			t.Error(err)
 			return

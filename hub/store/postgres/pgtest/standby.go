@@ -16,8 +16,8 @@ type Place struct {
 	// Addr is an address of the place, and Network has the addresses of its peers, as in
 	// 10.73.0.0/24. Peers need no password.
 	Addr, Network string
-	// Do calls a function in a thread whose child processes run in the place. For this machine, Do
-	// is the function Here.
+	// Do calls a function in a thread. The processes that this thread starts run in the place. For
+	// this machine, Do is the function Here.
 	Do func(func() error) error
 }
 

@@ -22,8 +22,8 @@ import (
 //   - one of 20 models (the first models are much more frequent), one of 5 makers, one of 30
 //     firmwares and one of 40 join tokens;
 //   - the members site (one of 200) and rack (one of 20,000) in the user-meta;
-//   - a value of the firmware's code: one of three values in each model, and a change on 1 device in
-//     3; the device with the number 7 has another value;
+//   - a measured firmware: one of three in each model, and a change on 1 device in 3; the device
+//     with the number 7 has a firmware of its own;
 //   - an event, and an EK and an AIK in the registries;
 //   - states: 1 in 10 is quiet, 1 in 1000 has a changed boot, 1 in 100 installs a revision, and 1 in
 //     500 has a failed revision.
