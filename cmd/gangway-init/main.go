@@ -152,9 +152,10 @@ func boot() {
 	power.PowerOff()
 }
 
-// consoleLimit returns the highest level that the image allows for the machine's console. If the
-// word on the kernel's command line is not a valid level, the result is Read, because the person
-// who built the image wanted a limit.
+// consoleLimit returns the highest access level that the image allows on the machine's console. The
+// image gives this level in the parameter gangway.console of the kernel's command line. If the
+// parameter is not a valid level, the result is Read, because the person who built the image wanted
+// a limit.
 func consoleLimit(words map[string]string, logf func(format string, args ...any)) access.Level {
 	word, set := words["gangway.console"]
 	if !set {

@@ -94,7 +94,7 @@ func (r *reach) missing(ctx context.Context, address string) string {
 	if port == "" {
 		port = "443"
 	}
-	var open, all []string // open: the addresses with the URL's port; all: all addresses
+	var open, all []string // the listeners' addresses; open: only those with the URL's port
 	var listens []netip.Addr
 	for _, l := range r.listens {
 		all = append(all, l.String())

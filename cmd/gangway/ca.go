@@ -18,7 +18,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// maxCAFile is the maximum size of a request or answer, in bytes.
+// maxCAFile is the maximum size of a file with a CA's certificate request, or with the answer to
+// that request, in bytes.
 const maxCAFile = 64 << 10
 
 func (a *app) caCommand() *cobra.Command {

@@ -66,7 +66,7 @@ your decision.`,
 				change := map[string]any{"decision": decision}
 				if one {
 					if a.forPeople() {
-						a.printCloned(d, v) // --one settles only the findings that were shown here
+						a.printCloned(d, v) // the decision with --one is only about the findings that are printed here
 					}
 					change["findings"] = v.Open()
 				}

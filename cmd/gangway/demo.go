@@ -123,8 +123,8 @@ func (d *demo) close() {
 	}
 }
 
-// say prints a step of the demo on standard output. With --output json, say prints the step on
-// standard error, because standard output is then for programs only.
+// say prints a step of the demo on standard output. With --output json, it prints the step on
+// standard error, because standard output then has only the JSON for programs.
 func (d *demo) say(who, what, detail string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -383,8 +383,8 @@ func (d *demo) result(ctx context.Context, url string, states []*agent.State) (*
 	return r, nil
 }
 
-// demoContext is the name of the context of the demo's owner. If another demo runs, the name has a
-// number.
+// demoContext is the name of the context of the demo's owner. If another demo runs, a number
+// follows this name.
 const demoContext = "demo"
 
 // openContext creates a context for the demo's owner, so that the printed commands work without

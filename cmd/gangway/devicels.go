@@ -59,7 +59,7 @@ func stateWords(d api.FleetDevice) string {
 	}
 	words := strings.Join(d.States, ", ")
 	if d.Cloned == "suspected" {
-		words += "?" // "cloned" is the last state
+		words += "?" // the question mark follows the last state, "cloned"
 	}
 	return words
 }

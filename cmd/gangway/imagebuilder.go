@@ -81,8 +81,8 @@ func (i *imageFlags) check() error {
 	return nil
 }
 
-// into sets the hub's image builder, unless --image-builds is 0. The argument `dir` is the hub's
-// data folder. The hub has locked that folder.
+// The method `into` sets the hub's image builder. If --image-builds is 0, it sets no image builder.
+// The argument `dir` is the hub's data folder. The hub has locked that folder.
 func (i *imageFlags) into(o *serverOptions, dir string, log *slog.Logger) error {
 	dir = filepath.Join(dir, imageFolder)
 	// Remove the files of a hub that was killed, because an image contains a secret.
@@ -243,8 +243,8 @@ func (b *imageBuilder) run(ctx context.Context, o api.ImageOptions, file []byte,
 	if err != nil {
 		return err
 	}
-	// The child reads the file before it does anything else, so these bounds apply from the
-	// beginning.
+	// The child waits for the token file before it does anything else, and gets this file only
+	// below. So the bounds apply from the beginning.
 	if err := bound(child.Pid(), size); err != nil {
 		kill(child)
 		return err

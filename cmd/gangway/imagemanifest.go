@@ -52,7 +52,8 @@ type reference struct {
 	manifest *manifest.Manifest
 }
 
-// open opens the key. It returns nil if no manifest is wanted.
+// The method `open` opens the key that signs the manifest. If the options ask for no manifest, it
+// returns nil.
 func (o *manifestOptions) open(ctx context.Context) (*reference, error) {
 	if o.key == "" {
 		if o.name != "" || o.sequence != 0 {
@@ -194,8 +195,8 @@ func isKeyURI(name string) bool {
 	return found && slices.Contains([]string{"file", "tpm", "signer"}, scheme)
 }
 
-// keyURI parses the URI of a manifest key. The argument `tpm` is the address of the TPM of a key
-// whose URI names no TPM.
+// keyURI parses the URI of a manifest key. If the key is in a TPM and its URI does not name the
+// TPM, `tpm` is the TPM's address.
 func keyURI(name, tpm string) (cakey.URI, error) {
 	if strings.HasPrefix(name, "tpm:") && !strings.Contains(name, "?") {
 		name += "?device=" + url.QueryEscape(tpm)
@@ -207,8 +208,8 @@ func keyURI(name, tpm string) (cakey.URI, error) {
 	return u, nil
 }
 
-// openManifestKey opens the key in a file or at a URI, and checks that it can sign manifests. The
-// argument `tpm` is the address of the TPM of the key tpm:HANDLE.
+// openManifestKey opens the key in a file or at a URI, and checks that it can sign manifests. For a
+// key tpm:HANDLE, `tpm` is the TPM's address.
 func openManifestKey(ctx context.Context, name, tpm string) (crypto.Signer, error) {
 	if !isKeyURI(name) {
 		return readManifestKey(name)

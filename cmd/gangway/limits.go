@@ -19,8 +19,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// limitFlags are the flags of serve for rate limits, timeouts, TCP proxies, and for how much the
-// hub keeps of the audit trail and of the devices' logs.
+// limitFlags are the flags of serve for rate limits, timeouts and TCP proxies. Other flags limit
+// the age and the size of the audit trail and of the devices' logs.
 type limitFlags struct {
 	rates    []string
 	proxies  []string
@@ -56,7 +56,7 @@ func (l *limitFlags) add(f *pflag.FlagSet) {
 // very small value would admit no heartbeat.
 const minCapacity = 8
 
-// into checks the values of the flags, and stores the values in `o`.
+// The method `into` checks the values of the flags, and stores the values in `o`.
 func (l *limitFlags) into(o *serverOptions) error {
 	o.rates, o.timeouts, o.capacity = api.Rates{}, l.timeouts, l.capacity
 	for _, text := range l.rates {

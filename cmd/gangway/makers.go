@@ -27,9 +27,9 @@ func (m *makerFlags) add(f *pflag.FlagSet) {
 	f.BoolVar(&m.noBuiltIn, "no-builtin-roots", false, "do not trust the built-in certificates of TPM makers")
 }
 
-// set returns the certificates of the files. It adds the built-in certificates, unless
-// --no-builtin-roots is given. An unusable certificate is an error, because a hub must not start
-// with fewer certificates than the operator gave.
+// The method `set` returns the certificates in the files that the flags name. It adds the built-in
+// certificates, if the flag --no-builtin-roots is not given. An unusable certificate is an error,
+// because a hub must not start with fewer certificates than the operator gave.
 func (m *makerFlags) set(ctx context.Context) (*trust.Set, error) {
 	var all []trust.Certificate
 	if !m.noBuiltIn {

@@ -415,7 +415,8 @@ func (a *app) createInTPM(ctx context.Context, name, tpm, public string) error {
 	return a.publicKey(ctx, name, tpm, public)
 }
 
-// publicKey writes the public key of a key to the file `public`.
+// publicKey opens the key with the name or URI `name`, and writes its public half to the file
+// `public`.
 func (a *app) publicKey(ctx context.Context, name, tpm, public string) error {
 	key, err := openManifestKey(ctx, name, tpm)
 	if err != nil {
@@ -432,7 +433,8 @@ func (a *app) publicKey(ctx context.Context, name, tpm, public string) error {
 	return a.createdKey(madeManifestKey{name, public, kid}, text)
 }
 
-// createdKey writes the public key, and prints the result of manifest key create.
+// createdKey writes the public half of a new key to a file, and prints the result of 'gangway
+// manifest key create'.
 func (a *app) createdKey(made madeManifestKey, public []byte) error {
 	if err := createFile(made.Public, public, 0o644); err != nil {
 		return err
@@ -445,7 +447,8 @@ func (a *app) createdKey(made madeManifestKey, public []byte) error {
 	return nil
 }
 
-// newManifestKey makes a key. It returns the private and the public key in PEM, and the key's id.
+// newManifestKey makes a key pair that signs manifests. It returns the private and the public key
+// in PEM, and the key's id.
 func newManifestKey(useRSA bool) (private, public []byte, kid string, err error) {
 	var key crypto.Signer
 	if useRSA {

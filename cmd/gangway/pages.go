@@ -41,7 +41,8 @@ func (p *pageFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&p.roots, "acme-ca", "", "file of the CA certificates, in PEM, by which the hub verifies a private --acme-directory (default: the system's)")
 }
 
-// check returns an error if the flags do not fit together.
+// check returns an error if two flags contradict each other, or if one requires another that is
+// missing.
 func (p *pageFlags) check() error {
 	switch files := p.cert != "" || p.key != ""; {
 	case len(p.listen) == 0 && p.url == "" && !files && !p.acme:

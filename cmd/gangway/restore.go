@@ -43,7 +43,7 @@ func (o *restoreFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&o.hubName, "hub-name", "", "hub name of the backup's hub, from a token file or from 'gangway backup'; the name proves that this hub made the backup (required)")
 }
 
-// verify reads a whole backup, and verifies that the hub made the whole backup.
+// verify reads a whole backup, and verifies that the hub made each part of it.
 func (o *restoreFlags) verify(ctx context.Context, path string) (info backup.Info, err error) {
 	if o.identity == "" || o.hubName == "" {
 		return info, usagef("--identity and --hub-name are needed: the file of the age identity, and the name of the hub that made the backup")
@@ -125,7 +125,7 @@ const restoringFolder = "restoring"
 type restoration struct {
 	restoreFlags
 	*app
-	path              string // path of the backup
+	path              string // path of the backup's file
 	part              string // the folder restoringFolder
 	config            postgres.Config
 	shared            bool // the database is in PostgreSQL
@@ -332,7 +332,7 @@ func syncFolder(dir string) error {
 	return d.Sync()
 }
 
-// timeGap is a time without events in JSON.
+// timeGap is a period for which no file has the events. It is written as JSON.
 type timeGap struct {
 	From time.Time `json:"from"`
 	To   time.Time `json:"to"`
@@ -357,7 +357,7 @@ func (r *restoration) report(findings []finding.Finding) error {
 		Repeated int               `json:"repeated-changes"`
 		Unknown  int               `json:"unknown-changes"` // about things that are not in the backup
 		Lost     map[string]int    `json:"lost-events"`     // by kind, at most
-		Gaps     []timeGap         `json:"event-gaps"`      // times of which no signed file has the events
+		Gaps     []timeGap         `json:"event-gaps"`      // periods for which no signed file has the events
 		Until    *time.Time        `json:"events-until"`    // when the newest signed file of events was made
 		Sessions int               `json:"ended-sessions"`
 		Tokens   int               `json:"paused-tokens"`

@@ -166,8 +166,8 @@ func signedPath(text []byte, key string) (string, error) {
 	return u.EscapedPath(), nil
 }
 
-// works checks that the hub knows the device, its identity, its object and its reports from before
-// the time `before`.
+// works checks that the hub knows the device, its identity and its object, and those of its reports
+// that it sent before the time `before`.
 func (d *drillDevice) works(hub *fleet.Hub, before time.Time) error {
 	conn, err := hub.Dial(context.Background(), d.certs.TLS(d.tpm))
 	if err != nil {
@@ -256,7 +256,7 @@ func (l *drillLoad) wait(n int) {
 	}
 }
 
-// have returns copies of the devices.
+// have returns copies of the devices that the load has onboarded so far.
 func (l *drillLoad) have() (list []drillDevice) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -22,8 +22,8 @@ func (t *traceFlags) add(f *pflag.FlagSet) {
 	f.Float64Var(&t.ratio, "traces-ratio", tracing.DefaultRatio, "fraction of the requests that get a trace, from 0 to 1; overrides OTEL_TRACES_SAMPLER")
 }
 
-// into makes the exporter of traces, if the flags or the environment name a collector. The function
-// `end` sends the last traces.
+// The method `into` makes the exporter of traces, if the flags or the environment name a collector.
+// The function `end` sends the last traces.
 func (t *traceFlags) into(ctx context.Context, o *serverOptions, ratioGiven bool, log *slog.Logger) (end func(), err error) {
 	wanted, err := tracing.Wanted(t.endpoint)
 	if err != nil {

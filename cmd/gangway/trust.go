@@ -40,7 +40,7 @@ type trustView struct {
 	BuiltIn   bool       `json:"built-in"`
 	NotBefore time.Time  `json:"not-before"`
 	NotAfter  time.Time  `json:"not-after"`
-	Changed   *time.Time `json:"changed,omitempty"` // when the operator last changed it
+	Changed   *time.Time `json:"changed,omitempty"` // when the operator last changed the certificate's trust
 	Quirks    []string   `json:"quirks,omitempty"`
 }
 

@@ -39,7 +39,7 @@ type Boots struct {
 	Models    int          `json:"models"`
 	Firmware  int          `json:"firmware_versions"`
 	Measured  float64      `json:"seconds_to_measure"` // two boots of each device
-	Decisions int          `json:"decisions"`          // after them, the outlier is the only changed device
+	Decisions int          `json:"decisions"`          // accepted cohorts; after these decisions, only the outlier is a changed device
 	Answers   []BootAnswer `json:"answers"`
 }
 
@@ -61,12 +61,12 @@ const (
 	// bootRounds is how many times each list is requested.
 	bootRounds = 50
 	bootsNick  = "owner"
-	// bootWorkers is the number of devices that boot at the same time. With many more, a hub on a
-	// busy machine refuses writes that wait too long.
+	// bootWorkers is the number of devices that boot at the same time. If many more devices boot at
+	// the same time, a hub on a busy machine refuses writes that wait too long.
 	bootWorkers = 16
 )
 
-// bootBench is a hub with a fleet whose boots are measured.
+// bootBench is a hub with a fleet that sends boot measurements.
 type bootBench struct {
 	hub     *testHub
 	client  *http.Client

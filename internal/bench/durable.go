@@ -93,7 +93,8 @@ func openPostgres(maker *fleet.Maker, own *pgtest.Server) (*testHub, error) {
 	return openHubOn(maker, dir, s, func() float64 { return float64(s.Stats().Ops) / float64(s.Stats().Commits) })
 }
 
-// durable alternates between the cryptography and enrolments of `n` devices.
+// durable measures, in turns, only the unavoidable cryptography of `n` enrolments and the `n`
+// enrolments themselves.
 func durable(maker *fleet.Maker, h *testHub, ek string, n int) (*Durable, error) {
 	fmt.Fprintf(os.Stderr, "making %d emulated devices for durable enrolments ...\n", n*rounds)
 	l, err := makeLoad(maker, ek, n*rounds+1, h.token)

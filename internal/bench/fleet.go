@@ -28,7 +28,8 @@ import (
 const (
 	fleetP99 = 50 * time.Millisecond
 	fleetCPU = 5 * time.Millisecond
-	// fleetServer is for PostgreSQL's processes. A page of boots has 25 statements.
+	// fleetServer is the bound for the CPU time of PostgreSQL's processes. It is high because the
+	// page of boots needs 25 statements.
 	fleetServer = 15 * time.Millisecond
 )
 
@@ -38,7 +39,7 @@ type FleetResult struct {
 	Made     float64         `json:"seconds_to_make"`
 	Indexed  float64         `json:"seconds_to_index"`
 	Engine   string          `json:"engine"`
-	Bytes    float64         `json:"bytes_per_device"` // of these rows, which have no evidence
+	Bytes    float64         `json:"bytes_per_device"` // of the database for each device; the devices have no evidence
 	Question []FleetQuestion `json:"questions"`
 	// Enrolment is set with -enrol.
 	Enrolment *FleetEnrolment `json:"enrolment,omitempty"`
@@ -178,7 +179,7 @@ const fleetOwner = "aaaaaaaaaaaaaaaaaaaaaaaa"
 type testFleet struct {
 	result     FleetResult
 	store      *sqlstore.Store
-	statements func() uint64 // that the store has run since it was opened
+	statements func() uint64 // the number of statements that the store has run since it was opened
 	server     func() time.Duration
 	wal        func() float64 // bytes that PostgreSQL has written to its log
 	close      func()

@@ -12,8 +12,8 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// enrolBound is the largest ratio between the cost of an enrolment into a fleet and the cost of one
-// into an empty database.
+// enrolBound is the largest acceptable ratio: the cost of an enrolment into a fleet, divided by the
+// cost of an enrolment into an empty database.
 const enrolBound = 1.2
 
 // FleetEnrolment compares enrolments into a database with many devices with enrolments into a
@@ -57,7 +57,7 @@ func (f *testFleet) compareWithEmpty(ctx context.Context, n int, engines *engine
 		return nil, err
 	}
 	defer empty.close()
-	// The machine may have other work, so enrolments may wait for long.
+	// If other programs use the machine, an enrolment may wait for a long time.
 	r, err := compareEnrolments(store.WithWriteTimeout(ctx, time.Minute), empty, f, max(n/enrolRounds, 1))
 	return &r, err
 }

@@ -139,10 +139,10 @@ func main() {
 // Values of the argument `only` of run. Each value limits the run to one measurement. `only` can
 // also be a kind of endorsement key.
 const (
-	serverOnly  = "server"  // the whole process of the hub
+	serverOnly  = "server"  // only the measurements of the hub's whole process
 	durableOnly = "durable" // the rates of durable enrolments
-	bootsOnly   = "boots"   // the answers about the boots of devices
-	bytesOnly   = "bytes"   // the bytes of a device in the database
+	bootsOnly   = "boots"   // only the answers about the boots of devices
+	bytesOnly   = "bytes"   // only the bytes of a device in the database
 )
 
 func run(out string, n, booting int, only string) error {

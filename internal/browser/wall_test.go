@@ -84,7 +84,7 @@ func (w *way) cut() {
 // does not grow with their number. If the connection is lost, the page says so and connects again
 // by itself. If the session has ended, the page says so.
 func TestWallInBrowser(t *testing.T) {
-	h := newHub(t, 10) // a full screen
+	h := newHub(t, 10) // so many devices fill the screen
 	way := newWay(t, strings.TrimPrefix(h.URL, "https://"))
 	tab := browser.Open(t, "https://"+way.address, h.cookie, browser.Options{Size: browser.Wall, Dark: true})
 	tab.Go("/ui/wall?scheme=system")
@@ -116,8 +116,8 @@ func TestWallInBrowser(t *testing.T) {
 	way.open()
 	tab.Until(`document.getElementById("wall-state").textContent === "" && document.querySelector("#arrivals li").textContent.includes("Missed")`)
 
-	// Sign out the wall page's session. At its next request, the page displays this, and does not
-	// go to another page.
+	// Sign out the wall page's session. At its next request, the page displays that its session has
+	// ended, and does not open another page.
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, h.URL+"/auth/logout", nil)
 	if err != nil {
 		t.Fatal(err)

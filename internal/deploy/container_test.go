@@ -297,7 +297,8 @@ func (s *spec) mountAll() error {
 		}
 	}
 	if s.ReadOnly {
-		// This flag is about the mount of the root folder, not about the mounts in the folder.
+		// The flag MS_RDONLY applies only to the mount of the root folder, and not to the mounts
+		// below this folder.
 		if err := unix.Mount("", root, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
 			return err
 		}
@@ -305,8 +306,8 @@ func (s *spec) mountAll() error {
 	return errors.Join(unix.Chroot(root), os.Chdir("/"))
 }
 
-// in mounts `m` in a container whose root folder is `root`. A container engine makes the mount
-// point if the image does not have it.
+// The method `in` mounts `m` in a container whose root folder is `root`. A container engine makes
+// the mount point if the image does not have it.
 func (m mount) in(root string) error {
 	target := filepath.Join(root, m.Target)
 	info, err := os.Stat(m.Source)

@@ -17,7 +17,7 @@ type page struct {
 }
 
 // chapters are the parts of docs/operations.md with tests of their own. Each part is a script from
-// its start to its end. Its commands are not among the page's commands.
+// its start to its end. The function commandsOf leaves out the commands of these parts.
 var chapters = []string{
 	"Installing with a Debian package", "Installing with containers", "Installing on Kubernetes",
 	"After a lost disk", "To another engine", "Upgrading with a second replica", "Replacing a leaked key", "Taking a hub down for good",

@@ -118,8 +118,8 @@ func build(base string) error {
 	if err := overlay(base, "system", "/", inside); err != nil {
 		return err
 	}
-	// The repository may be on a separate file system. An overlay of / does not include that, so
-	// mount it separately.
+	// The repository may be on a separate file system. An overlay of / does not include other file
+	// systems, so mount the repository separately.
 	if _, err := os.Stat(filepath.Join(inside, repository, "go.mod")); errors.Is(err, fs.ErrNotExist) {
 		if err := overlay(base, "repository", repository, filepath.Join(inside, repository)); err != nil {
 			return err

@@ -33,8 +33,8 @@ type faultFleet struct {
 	reports atomic.Int64
 
 	mu      sync.Mutex
-	last    time.Time      // of the last success of any device
-	longest time.Duration  // time without a success of any device
+	last    time.Time      // time of the last success of any device
+	longest time.Duration  // longest time in which no device had a success
 	waited  time.Duration  // longest time that one report took with its repetitions
 	failed  map[string]int // reports without success, by reason
 }

@@ -252,7 +252,7 @@ func TestPantavisorsCredentialHandler(t *testing.T) {
 
 	// The login hook prints only the hub's response to the sign-in. It extends the secret's life,
 	// and starts the command keep, which does the same a moment later. Wait for both, because the
-	// command would also renew the secret that expires below.
+	// command would also renew the secret that the test lets expire below.
 	stored := h.secrets.stored.Load()
 	out := h.call("login")
 	eventually(t, "the hook and the command keep extend the secret", func() bool { return h.secrets.stored.Load() == stored+2 })

@@ -36,7 +36,7 @@ type machine struct {
 	dir   string
 	id    string
 	nick  string
-	args  []string // of `gangway-agent run`
+	args  []string // arguments of `gangway-agent run`
 
 	proc *exec.Cmd
 	log  *locked.Buffer
@@ -248,7 +248,7 @@ type link struct {
 	to    string     // guarded by mu
 	cut   bool       // guarded by mu
 	limit int64      // guarded by mu: bytes to the device until one connection breaks; 0 means no limit
-	stall int64      // guarded by mu: value of carried at which all connections stall; 0 means no limit
+	stall int64      // guarded by mu: all connections stall when `carried` has this value; 0 means no limit
 	open  []net.Conn // guarded by mu
 
 	carried atomic.Int64 // bytes forwarded to the device so far

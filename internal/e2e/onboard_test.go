@@ -229,9 +229,9 @@ func TestCopiedStateOnAnotherTPMGetsNowhere(t *testing.T) {
 	}
 }
 
-// A thief cannot use a copied state folder. The folder is copied in the middle of onboarding, while
-// it has the sealed reply. With another TPM, the agent cannot open the reply. A program that uses
-// the other TPM directly cannot open it either.
+// A thief cannot use a copied state folder. The folder is copied in the middle of an onboarding,
+// when it contains the sealed reply. With another TPM, neither the agent nor a program that uses
+// the TPM directly can open the reply.
 func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 	t.Parallel()
 	tpm, other := newTPM(t, swtpm.RSA2048), newTPM(t, swtpm.RSA2048)

@@ -98,9 +98,9 @@ func chapter(t *testing.T, title string) (lines []string) {
 	return commands(t, title, "\n## ")
 }
 
-// ofCopies leaves out the commands `gangway backup` and `gangway restore`. The remaining commands
-// make a backup by copying files. The script cmd/gangway/testdata/hub/backup.txt tests the other
-// commands.
+// ofCopies returns the lines without the commands `gangway backup` and `gangway restore`. The
+// remaining commands make a backup by copying files. The script cmd/gangway/testdata/hub/backup.txt
+// tests the other commands.
 func ofCopies(lines []string) []string {
 	return slices.DeleteFunc(lines, func(line string) bool {
 		return strings.HasPrefix(line, "gangway backup ") || strings.HasPrefix(line, "gangway restore ")
@@ -114,8 +114,8 @@ func beginning(t *testing.T, title string) (lines []string) {
 	return commands(t, title, "\n### ")
 }
 
-// restoring returns the commands that restore copied files: those of the beginning of the chapter
-// "Restoring" and of its section "From copied files".
+// restoring returns the commands that restore copied files. These are the first commands of the
+// chapter "Restoring", and the commands of its section "From copied files".
 func restoring(t *testing.T) (lines []string) {
 	t.Helper()
 	inSection := chapter(t, "Restoring")

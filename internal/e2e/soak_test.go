@@ -30,7 +30,8 @@ type loadedHub struct {
 	metrics string
 }
 
-// newLoadedHub builds and starts a hub with more variables and flags of `gangway serve`.
+// newLoadedHub builds the program, and starts `gangway serve` with the environment variables `env`
+// and the flags `flags` in addition to the usual ones.
 func newLoadedHub(t *testing.T, env []string, flags ...string) *loadedHub {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), "gangway")
@@ -120,13 +121,13 @@ func (h *loadedHub) databaseSize() float64 {
 type series struct {
 	name          string
 	bytes         bool
-	factor, extra float64 // noise that the test allows
+	factor, extra float64 // by which factor, or by how much, a value may grow by chance
 	values        []float64
 }
 
-// grows reports whether the value grew by more than the allowed noise: whether the smallest value
-// of the last third of the rounds is above the largest value of the first third. A single high
-// value at any time changes nothing.
+// grows reports whether the values grew by more than chance allows (see factor and extra). It
+// compares the smallest value of the last third of the rounds with the largest value of the first
+// third. A single high value does not change the result.
 func (s *series) grows() bool {
 	third := len(s.values) / 3
 	first, last := slices.Max(s.values[:third]), slices.Min(s.values[len(s.values)-third:])

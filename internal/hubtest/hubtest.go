@@ -123,7 +123,7 @@ func (h *Hub) Join(t testing.TB) *Hub {
 	return joined
 }
 
-// start starts the hub `h`, which has its folder and its objects.
+// start starts the hub `h`, whose data folder and object store are already set.
 func start(t testing.TB, h *Hub, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	dir := h.dir

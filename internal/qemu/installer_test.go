@@ -124,7 +124,8 @@ func (s *site) empty(t *testing.T) {
 	}
 }
 
-// with returns the machine's configuration. `stick` says whether the stick is plugged in.
+// The method `with` returns the machine's configuration. If `stick` is true, the stick is plugged
+// in.
 func (s *site) with(stick bool) qemu.Config {
 	cfg := s.cfg
 	if stick {

@@ -2,10 +2,11 @@
 // protocol.
 //
 // The load is open: each request has a scheduled start, which does not depend on the end of earlier
-// requests. Its latency is measured from the scheduled start. So if the hub stalls, the latencies
-// include the wait of all requests of that time. A closed loop would leave out this wait
+// requests. Its latency is measured from the scheduled start. So if the hub stalls, the latency of
+// each request that is due in this time includes the time that the request waits. If each request
+// started only after the answer to the last one, the latencies would not include these waits
 // ("coordinated omission"). A request that cannot start at its time, because too many requests of
-// its kind are outstanding or no device is idle, is counted as missed.
+// its kind are outstanding or because no device is idle, is counted as missed.
 package load
 
 import (
@@ -80,7 +81,7 @@ type Config struct {
 	Progress func(Progress)
 }
 
-// Share is a kind of operation in a mix, with its rate.
+// Share says how often a kind of operation starts. Several of them are a mix.
 type Share struct {
 	Kind string  // see Kinds
 	Rate float64 // operations a second
@@ -178,8 +179,8 @@ type runner struct {
 	began   time.Time // of the measurement
 }
 
-// device is an onboarded device, or one with a request that is ready to be sent. Only one goroutine
-// at a time uses a device.
+// device is an onboarded device, or a device whose onboarding request is ready to be sent. Only one
+// goroutine at a time uses a device.
 type device struct {
 	number int
 	id     string // empty: not onboarded
