@@ -192,7 +192,7 @@ func terminals(s *screen.Screen, processes *machine.Processes, limit access.Leve
 // and the log are visible again.
 const consoleIdle = "10m"
 
-// installed returns the system.System of this machine.
+// The function `installed` returns the system.System of this machine.
 func installed(s *screen.Screen, agent system.Agent, power machine.Power, stick *installer.Installer) *system.System {
 	i := system.Local(s, agent)
 	i.Network, i.Restart = network.New(s), power.Restart

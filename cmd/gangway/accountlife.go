@@ -57,8 +57,8 @@ func self(ctx context.Context) (who struct{ ID, Nick string }, err error) {
 
 const dataFlag = "the hub's data folder, on the hub's machine"
 
-// done reports success. With --output json, it writes `status` as JSON to standard output. With
-// other formats, it prints the formatted text as a note.
+// The method `done` reports success. With --output json, it writes `status` as JSON to standard
+// output. With other formats, it prints the formatted text as a note.
 func (a *app) done(status map[string]any, format string, args ...any) error {
 	status["status"] = "OK"
 	if done, err := a.json(status); done {

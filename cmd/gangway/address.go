@@ -82,9 +82,9 @@ func newReach(listeners []net.Listener) (*reach, error) {
 	return r, nil
 }
 
-// missing compares the URL `address` with the hub's listeners. It returns "" if a listener has the
-// URL's port and one of the IP addresses of the URL's host. Otherwise it returns the reason why no
-// listener matches. This machine's resolver resolves the host.
+// The method `missing` compares the URL `address` with the hub's listeners. It returns "" if a
+// listener has the URL's port and one of the IP addresses of the URL's host. Otherwise it returns
+// the reason why no listener matches. This machine's resolver resolves the host.
 func (r *reach) missing(ctx context.Context, address string) string {
 	u, err := url.Parse(address)
 	if err != nil {

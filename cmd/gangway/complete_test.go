@@ -22,7 +22,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// completes returns the completions that the shell offers for the last element of `words`.
+// The function `completes` returns the completions that the shell offers for the last element of
+// `words`.
 func completes(t *testing.T, words ...string) []string {
 	t.Helper()
 	code, out, _ := typed(t, append([]string{cobra.ShellCompRequestCmd}, words...)...)

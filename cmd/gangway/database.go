@@ -145,8 +145,8 @@ func checkFiles(file, keys string, hasKeys bool, o openOptions) error {
 	return nil
 }
 
-// openShared opens a PostgreSQL database. It returns an error if the database belongs to a hub but
-// there are no keys, or if there are keys but the database belongs to no hub.
+// openShared opens a PostgreSQL database. It returns an error in two cases: the database belongs to
+// a hub but there are no keys, or there are keys but the database belongs to no hub.
 func (i *instance) openShared(ctx context.Context, config postgres.Config, keys string, hasKeys bool, o openOptions) error {
 	db, err := postgres.Open(ctx, config)
 	if err != nil {

@@ -210,7 +210,8 @@ func (d *demo) makeTPMs(ctx context.Context) error {
 	})
 }
 
-// each calls f(0) to f(n-1), at most four calls at the same time, and joins their errors.
+// The function `each` calls f(0) to f(n-1), at most four calls at the same time, and joins their
+// errors.
 func each(n int, f func(int) error) error {
 	errs := make([]error, n)
 	slots := make(chan struct{}, 4)

@@ -32,8 +32,8 @@ func onboarded(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typ
 	return h, run
 }
 
-// connected is like onboarded, but also returns a second function, which sends a request as the
-// device. The second function fails the test if the hub refuses the request.
+// The function `connected` is like onboarded, but also returns a second function, which sends a
+// request as the device. The second function fails the test if the hub refuses the request.
 func connected(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typed string, arg ...string) (string, string, error), func(method, path, body string)) {
 	t.Helper()
 	maker, err := goodMaker()

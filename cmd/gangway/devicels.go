@@ -17,7 +17,8 @@ import (
 
 const (
 	devicesAtOnce = 1000 // devices in one answer
-	// tableDevices is the number of devices in a table for people, unless --limit is given.
+	// tableDevices is the number of devices in a table for people, if the flag --limit is not
+	// given.
 	tableDevices = 1000
 )
 

@@ -271,7 +271,7 @@ func changeViews(changes []wiretrail.Change) []changeView {
 	return list
 }
 
-// shownValue is the number of characters of a value that a list of changes shows.
+// A list of changes between two states shows at most shownValue characters of each value.
 const shownValue = 60
 
 func (a *app) printChanges(changes []wiretrail.Change) {

@@ -68,7 +68,8 @@ func TestDeviceLogs(t *testing.T) {
 	}
 }
 
-// until waits until the function `yes` returns true. It fails the test if this takes too long.
+// The function `until` waits until the function `yes` returns true. It fails the test if this takes
+// too long.
 func until(t *testing.T, what string, yes func() bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !yes(); time.Sleep(20 * time.Millisecond) {

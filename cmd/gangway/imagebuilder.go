@@ -335,7 +335,8 @@ type childOutput struct {
 	tail []byte // guarded by mu
 }
 
-// Maximum sizes, in bytes: of a line of the child's messages, and of the kept end of the messages.
+// Sizes in bytes: maxChildLine is the longest line of the child's messages. maxChildTail is how
+// much of the end of the messages is kept.
 const maxChildLine, maxChildTail = 200, 4000
 
 func (c *childOutput) Write(p []byte) (int, error) {

@@ -52,7 +52,7 @@ func tokenOf(t *testing.T) (file []byte, secret string) {
 	return []byte(`{"token":"` + secret + `"}`), secret
 }
 
-// empty fails the test if a build has left a file on the disk.
+// The function `empty` fails the test if a build has left a file on the disk.
 func empty(t *testing.T, b *imageBuilder) {
 	t.Helper()
 	left, err := os.ReadDir(b.dir)
@@ -187,7 +187,7 @@ wait
 	}
 }
 
-// gone reports whether a process has ended. A zombie process has ended too.
+// The function `gone` reports whether a process has ended. A zombie process has ended too.
 func gone(pid int) bool {
 	if syscall.Kill(pid, 0) != nil {
 		return true

@@ -126,7 +126,7 @@ func serveAlone(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// existing opens a data folder in which a hub has already created its keys.
+// The function `existing` opens a data folder in which a hub has already created its keys.
 func existing(ctx context.Context, dir string) (*instance, error) {
 	if dir == "" {
 		return nil, usagef("--data is needed: the folder of the hub's keys and database")

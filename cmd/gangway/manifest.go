@@ -81,7 +81,7 @@ func keyFlag(c *cobra.Command, keys *[]string) {
 	c.Flags().StringArrayVar(keys, "key", nil, "public key (PEM) that you trust, such as the file from 'gangway manifest key create' (repeatable)")
 }
 
-// verified verifies a manifest's text with the public keys in the files `keys`.
+// The function `verified` verifies a manifest's text with the public keys in the files `keys`.
 func verified(name string, text []byte, keys []string) (*shownManifest, error) {
 	var trusted []crypto.PublicKey
 	for _, file := range keys {

@@ -69,7 +69,7 @@ func asKernel(efi []byte) []byte {
 	return b
 }
 
-// succeeds runs a command line that must succeed, and returns its output.
+// The function `succeeds` runs a command line that must succeed, and returns its output.
 func succeeds(t *testing.T, words ...string) string {
 	t.Helper()
 	code, out, notes := typed(t, words...)

@@ -19,8 +19,8 @@ func (o *onlineFlags) add(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.crls, "crl-hosts", nil, "host names from which the hub may download revocation lists (default: those of --fetch-intermediates)")
 }
 
-// online returns the downloader for certificates and revocation lists of TPM makers. The downloader
-// is nil if the flags allow no downloads.
+// The method `online` returns the downloader for certificates and revocation lists of TPM makers.
+// The downloader is nil if the flags allow no downloads.
 func (o *onlineFlags) online() (onboard.Online, error) {
 	mode, ok := map[string]fetch.CRLMode{"off": fetch.CRLsOff, "soft": fetch.CRLsSoft, "hard": fetch.CRLsHard}[o.check]
 	switch {

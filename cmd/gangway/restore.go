@@ -182,7 +182,7 @@ func (a *app) restore(ctx context.Context, path string, o restoreFlags) error {
 	return r.report(findings)
 }
 
-// abandoned removes the files of a failed restore.
+// The method `abandoned` removes the files of a failed restore.
 func (r *restoration) abandoned(err error) error { return errors.Join(err, os.RemoveAll(r.part)) }
 
 // checkEmpty returns an error if the data folder already contains files of a hub.
@@ -246,7 +246,7 @@ func (r *restoration) target(ctx context.Context) (transfer.Target, error) {
 	return transfer.NewFile(ctx, filepath.Join(r.part, databaseFile), schema)
 }
 
-// rest restores the objects, and checks the result.
+// The method `rest` restores the objects, and checks the result.
 func (r *restoration) rest(ctx context.Context, list []backup.Object) (findings []finding.Finding, err error) {
 	i := &instance{dir: r.part}
 	defer func() { err = errors.Join(err, i.close()) }()

@@ -200,7 +200,7 @@ func (r *restoration) gaps() [][2]time.Time {
 	return backup.Uncovered(r.trail.signed, r.info.Header.Begun)
 }
 
-// covered returns the time at which the newest signed file was made.
+// The method `covered` returns the time at which the newest signed file was made.
 func (r *restoration) covered() (until time.Time, ok bool) {
 	for _, t := range r.trail.signed {
 		if t.Until.After(until) {
@@ -210,7 +210,7 @@ func (r *restoration) covered() (until time.Time, ok bool) {
 	return until, !until.IsZero()
 }
 
-// lost returns the kinds and numbers of the events that were not repeated.
+// The method `lost` returns the kinds and numbers of the events that were not repeated.
 func (r *restoration) lost() (list []string) {
 	for _, kind := range slices.Sorted(maps.Keys(r.trail.others)) {
 		list = append(list, fmt.Sprintf("%d %s", r.trail.others[kind], kind))

@@ -129,7 +129,7 @@ func (o *tokensOf) atHub() (bool, error) {
 	return o.data != "", nil
 }
 
-// offline reads the account and its join tokens from the hub's database, newest first.
+// The method `offline` reads the account and its join tokens from the hub's database, newest first.
 func (o *tokensOf) offline(ctx context.Context) (*instance, store.Account, []api.JoinTokenView, error) {
 	i, account, err := atHub(ctx, o.data, o.account)
 	if err != nil {

@@ -24,7 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// drawn returns the lines that top draws on a screen of the given size.
+// The function `drawn` returns the lines that top draws on a screen of the given size.
 func drawn(t *testing.T, m *top, width, height int) []string {
 	t.Helper()
 	s := tcell.NewSimulationScreen("UTF-8")

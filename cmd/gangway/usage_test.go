@@ -14,8 +14,8 @@ import (
 	"gangway/hub/api"
 )
 
-// typed runs a command line whose words are `words`, as if a person had typed it. It returns the
-// exit code, and the text on standard output and on standard error.
+// The function `typed` runs a command line whose words are `words`, as if a person had typed it. It
+// returns the exit code, and the text on standard output and on standard error.
 func typed(t *testing.T, words ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	in, err := os.Open(os.DevNull)

@@ -64,8 +64,8 @@ func measureBytes(maker *fleet.Maker, n int) ([]Bytes, error) {
 	return append(out, *b), nil
 }
 
-// grown calls `sizes`, which returns the size of each table and index. Then it onboards devices,
-// calls `sizes` again, and returns the differences.
+// The function `grown` calls `sizes`, which returns the size of each table and index. Then it
+// onboards devices, calls `sizes` again, and returns the differences.
 func grown(maker *fleet.Maker, h *testHub, n int, sizes func() (map[string]int64, error)) (*Bytes, error) {
 	const ek = "H-2"
 	l, err := makeLoad(maker, ek, n, h.token)

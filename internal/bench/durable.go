@@ -14,8 +14,8 @@ import (
 )
 
 // Durable is the rate of enrolments with an engine, in wall time: each enrolment is in the database
-// and flushed to disk before its reply. It is compared with the rate that the unavoidable
-// cryptography alone allows on the same cores. All values are medians of the rounds.
+// and flushed to disk before its reply. It is compared with the rate at which the same cores can do
+// only the unavoidable cryptography of an enrolment. All values are medians of the rounds.
 type Durable struct {
 	EK     string `json:"ek"`
 	Engine string `json:"engine"`

@@ -42,8 +42,8 @@ func (e *engines) stop() {
 
 func (e *engines) postgres() bool { return e.url != "" || e.server != nil }
 
-// made makes an empty database with the name `name`, or uses the database at the URL, and returns
-// the database's address.
+// The method `made` makes an empty database with the name `name`, or uses the database at the URL,
+// and returns the database's address.
 func (e *engines) made(ctx context.Context, name string) (string, error) {
 	if e.server == nil {
 		return e.url, nil
@@ -52,7 +52,7 @@ func (e *engines) made(ctx context.Context, name string) (string, error) {
 	return e.server.URL(name), err
 }
 
-// filled makes a fleet of n devices in PostgreSQL.
+// The method `filled` makes a fleet of n devices in PostgreSQL.
 func (e *engines) filled(ctx context.Context, owner string, n int) (*postgres.Store, error) {
 	url, err := e.made(ctx, fmt.Sprintf("fleet%d", n))
 	if err != nil {
@@ -69,9 +69,10 @@ func (e *engines) filled(ctx context.Context, owner string, n int) (*postgres.St
 	return postgres.Open(ctx, postgres.Config{URL: url})
 }
 
-// warm makes the server's state that of a server that has run for some time: the indexes of the
-// database are in memory, where the fill does not leave them, and there was a checkpoint, after which
-// the first change of a page writes the whole page to the log.
+// The method `warm` prepares the server so that it behaves like a server that has run for some
+// time. It reads the indexes of the database into memory, because the method `filled` does not
+// leave them there. It also makes a checkpoint; after this, the first change of a page writes the
+// whole page to the log.
 func (e *engines) warm(ctx context.Context, database string) error {
 	if e.server == nil {
 		return nil

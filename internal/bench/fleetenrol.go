@@ -31,8 +31,9 @@ type FleetEnrolment struct {
 	EachRound []EnrolmentCost `json:"full_rounds"`
 	// EachCPU has the ratio of the CPU time in each round.
 	EachCPU []float64 `json:"cpu_ratios"`
-	// Time and CPU are the medians of Full / Empty in each round: of the wall time, and of the CPU
-	// time of the hub's process and of PostgreSQL's processes together.
+	// Time and CPU are medians of the ratios Full / Empty of the rounds. Time is the ratio of the
+	// wall times. CPU is the ratio of the CPU times of the hub's process and PostgreSQL's processes
+	// together.
 	Time float64 `json:"time_ratio"`
 	CPU  float64 `json:"cpu_ratio"`
 }

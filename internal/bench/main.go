@@ -229,7 +229,8 @@ func cpu() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// spent runs the function `f` and returns the CPU time and the wall time of this run.
+// The function `spent` runs the function `f` and returns the CPU time and the wall time of this
+// run.
 func spent(f func() error) (used, wall time.Duration, err error) {
 	runtime.GC()
 	c, w := cpu(), time.Now()

@@ -45,8 +45,8 @@ func newRoom(t *testing.T) *roomHub {
 	return h
 }
 
-// arrives sends the request of a machine that must wait for its owner, and returns the waiting
-// device's id. If `maker` is nil, the machine has no EK certificate.
+// The method `arrives` sends the request of a machine that must wait for its owner, and returns the
+// waiting device's id. If `maker` is nil, the machine has no EK certificate.
 func (h *hubWithDevices) arrives(t *testing.T, model, serial string, maker *fleet.Maker) string {
 	t.Helper()
 	tok := h.Token(t, h.Owner, nil)

@@ -57,7 +57,7 @@ func (n *newcomer) find(kinds, text, part string) string {
 	return "[data-walk]"
 }
 
-// follows clicks a link or a button that opens another page.
+// The method `follows` clicks a link or a button that opens another page.
 func (n *newcomer) follows(text string) {
 	n.t.Helper()
 	n.Click(n.find("a, button", text, ""))
@@ -70,13 +70,13 @@ func (n *newcomer) followsIn(part, text string) {
 	n.Click(n.find("a, button", text, part))
 }
 
-// presses clicks a button or an HTML element summary that does not open another page.
+// The method `presses` clicks a button or an HTML element summary that does not open another page.
 func (n *newcomer) presses(text string) {
 	n.t.Helper()
 	n.Press(n.find("button, summary", text, ""))
 }
 
-// fills types into the field with this label.
+// The method `fills` types into the field with this label.
 func (n *newcomer) fills(label, text string) {
 	n.t.Helper()
 	n.find("label", label, "")
@@ -88,7 +88,7 @@ func (n *newcomer) fills(label, text string) {
 	n.Fill("[data-walk]", text)
 }
 
-// reads fails the test if the screen lacks a text.
+// The method `reads` fails the test if the screen lacks a text.
 func (n *newcomer) reads(texts ...string) {
 	n.t.Helper()
 	screen := n.Text()
@@ -235,7 +235,7 @@ func emulatedMachines(t *testing.T, maker *fleet.Maker) map[string]*fleet.Device
 	return all
 }
 
-// arrived waits until a download is complete, and returns the bytes of the file.
+// The function `arrived` waits until a download is complete, and returns the bytes of the file.
 func arrived(t *testing.T, file string) []byte {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
@@ -247,7 +247,7 @@ func arrived(t *testing.T, file string) []byte {
 	}
 }
 
-// runs starts a command of the page that runs in the background.
+// The method `runs` starts a command of the page that runs in the background.
 func (m *machine) runs(line string) *process.Process {
 	m.t.Helper()
 	p := value(process.Start(m.command(line + " --poll 1s --report-every 1s")))(m.t)
@@ -255,8 +255,8 @@ func (m *machine) runs(line string) *process.Process {
 	return p
 }
 
-// updates posts a state on the page of the first machine, and waits until the machine has installed
-// the state. Then it rolls the machine back to the former state.
+// The method `updates` posts a state on the page of the first machine, and waits until the machine
+// has installed the state. Then it rolls the machine back to the former state.
 func (n *newcomer) updates(m *machine, agent *process.Process, stay string) {
 	n.t.Helper()
 	n.follows("Devices")
@@ -315,8 +315,8 @@ func (n *newcomer) updates(m *machine, agent *process.Process, stay string) {
 	}
 }
 
-// done waits until the open page of a revision says, without a reload, that the device runs the
-// revision.
+// The method `done` waits until the open page of a revision says, without a reload, that the device
+// runs the revision.
 func (n *newcomer) done(rev int) {
 	n.t.Helper()
 	n.Until(fmt.Sprintf(`/^Revision %d\s+done/i.test(document.querySelector("#revision-head").innerText)`, rev))
@@ -325,7 +325,7 @@ func (n *newcomer) done(rev int) {
 	}
 }
 
-// once checks that the hub recorded each action exactly once.
+// The function `once` checks that the hub recorded each action exactly once.
 func once(t *testing.T, hub *hubtest.Hub, token *wire.TokenFile) {
 	t.Helper()
 	if uses := hub.Uses(t, token); uses != 3 {

@@ -80,9 +80,9 @@ func (w *way) cut() {
 	w.conns = nil
 }
 
-// The page for a screen on a wall works without a person. It displays new devices by itself, and
-// does not grow with their number. If the connection is lost, the page says so and connects again
-// by itself. If the session has ended, the page says so.
+// The page for a screen on a wall works without a person. It displays new devices without a reload,
+// and always has the same number of rows. If the connection is lost, the page says so and connects
+// again by itself. If the session has ended, the page says so.
 func TestWallInBrowser(t *testing.T) {
 	h := newHub(t, 10) // so many devices fill the screen
 	way := newWay(t, strings.TrimPrefix(h.URL, "https://"))

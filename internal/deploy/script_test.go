@@ -53,8 +53,8 @@ func (s *script) next(begins string) string {
 	return line
 }
 
-// until runs the commands up to the first one that begins with `program`. It does not run that
-// command.
+// The method `until` runs the commands up to the first one that begins with `program`. It does not
+// run that command.
 func (s *script) until(program string) {
 	s.t.Helper()
 	for len(s.lines) > 0 && !strings.HasPrefix(s.lines[0], program+" ") {

@@ -86,15 +86,15 @@ func (r *room) page(name string) *page {
 	return &page{r, name, commandsOf(r.t, name)}
 }
 
-// types runs the page's next command in the page's sandbox (type room: a container with Linux
-// namespaces). The command must begin with the text `begins`.
+// The method `types` runs the page's next command in the page's sandbox (type room: a container
+// with Linux namespaces). The command must begin with the text `begins`.
 func (p *page) types(begins string) string {
 	p.r.t.Helper()
 	return p.r.types(p.next(begins))
 }
 
-// elsewhere skips the page's next command, because another test or a script runs it. `by` is the
-// name of that test or the path of that script. That test or script must exist.
+// The method `elsewhere` skips the page's next command, because another test or a script runs it.
+// `by` is the name of that test or the path of that script. That test or script must exist.
 func (p *page) elsewhere(begins, by string) {
 	p.r.t.Helper()
 	p.next(begins)
@@ -116,7 +116,7 @@ func (p *page) next(begins string) string {
 	return line
 }
 
-// done fails the test if it did not run or skip all commands of the page.
+// The method `done` fails the test if it did not run or skip all commands of the page.
 func (p *page) done() {
 	p.r.t.Helper()
 	for _, line := range p.lines {

@@ -34,8 +34,8 @@ func (r *room) repository(name string) string {
 	return filepath.Join(here, root, name)
 }
 
-// installed installs Gangway's programs in the sandbox. The commands of all pages except README.md
-// use the installed programs.
+// The method `installed` installs Gangway's programs in the sandbox. The commands of all pages
+// except README.md use the installed programs.
 func (r *room) installed() {
 	r.t.Helper()
 	r.types("cd " + r.repository("."))
@@ -60,7 +60,7 @@ func (r *room) hasTPM() *swtpm.TPM {
 	return tpm
 }
 
-// plugged makes the software TPM `tpm` the TPM of the machine.
+// The method `plugged` makes the software TPM `tpm` the TPM of the machine.
 func (r *room) plugged(tpm *swtpm.TPM) {
 	r.t.Helper()
 	os.Remove("/dev/tpmrm0")
@@ -77,7 +77,8 @@ func substitute(line, tcti string) string {
 	return strings.ReplaceAll(line, "device:/dev/tpmrm0", tcti)
 }
 
-// trusts makes the hub accept software TPMs, and trust the maker of the software TPM `tpm`.
+// The method `trusts` makes the hub accept software TPMs, and trust the maker of the software TPM
+// `tpm`.
 func (r *room) trusts(tpm *swtpm.TPM) {
 	r.t.Helper()
 	var makers bytes.Buffer
@@ -120,7 +121,7 @@ func (r *room) named(out string) {
 	r.env = append(r.env, "HUB_NAME="+m[1])
 }
 
-// nicked changes the nick of the only device to the nick that the pages use.
+// The method `nicked` changes the nick of the only device to the nick that the pages use.
 func (r *room) nicked() {
 	r.t.Helper()
 	r.types("gangway device rename " + r.onlyID("gangway device ls --output json") + " brave-otter-3fa2")
@@ -137,13 +138,14 @@ func (r *room) onlyID(command string) string {
 	return m[0][1]
 }
 
-// connected waits until the running agent has reported to the hub.
+// The method `connected` waits until the running agent has reported to the hub.
 func (r *room) connected() {
 	r.t.Helper()
 	r.connectedIn("/var/lib/gangway-agent")
 }
 
-// connectedIn does the same as the method `connected` for an agent with the state folder `state`.
+// The method `connectedIn` does the same as the method `connected` for an agent with the state
+// folder `state`.
 func (r *room) connectedIn(state string) {
 	r.t.Helper()
 	r.mu.Lock()
@@ -254,8 +256,8 @@ func (r *room) postgres() {
 	r.writes("/etc/gangway/database-password", "a long random password\n", 0o600)
 }
 
-// cloned copies the TPM's state to a second machine and runs both. Both machines report to the hub,
-// so the hub gets evidence of the clone.
+// The method `cloned` copies the TPM's state to a second machine and runs both. Both machines
+// report to the hub, so the hub gets evidence of the clone.
 func (r *room) cloned(tpm *swtpm.TPM) {
 	r.t.Helper()
 	dir := filepath.Dir(strings.TrimPrefix(tpm.Address(), "unix:"))

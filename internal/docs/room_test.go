@@ -181,9 +181,10 @@ func overlay(base, name, lower, target string) error {
 	return unix.Mount("overlay", target, "overlay", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, upper, work))
 }
 
-// types runs one command exactly as the page has it, and returns its output. It answers prompts
-// with r.answers. The commands "gangway serve", "gangway demo", "gangway-agent run" and
-// "gangway-agent proxy" continue in the background; each ends an earlier run of the same command.
+// The method `types` runs one command exactly as the page has it, and returns its output. It
+// answers prompts with r.answers. The commands "gangway serve", "gangway demo", "gangway-agent run"
+// and "gangway-agent proxy" continue in the background; each ends an earlier run of the same
+// command.
 func (r *room) types(line string) string {
 	r.t.Helper()
 	r.t.Logf("$ %s", line)
@@ -314,7 +315,7 @@ func (r *room) await(name, what string, happened func() bool) {
 	}
 }
 
-// says waits until a background program has printed this text.
+// The method `says` waits until a background program has printed this text.
 func (r *room) says(name, text string) {
 	r.t.Helper()
 	r.mu.Lock()
@@ -342,8 +343,8 @@ func (r *room) end(name string) {
 	}
 }
 
-// keeps lets a background program continue to run while the page runs another one with the same
-// name. It returns a function that ends the program.
+// The method `keeps` lets a background program continue to run while the page runs another one with
+// the same name. It returns a function that ends the program.
 func (r *room) keeps(name string) (end func()) {
 	r.mu.Lock()
 	p := r.running[name]

@@ -113,7 +113,7 @@ func TestOperationsKeysOfTheCAs(t *testing.T) {
 	}
 }
 
-// has reports whether a file exists in the operator's folder.
+// The method `has` reports whether a file exists in the operator's folder.
 func (o *operator) has(name string) bool {
 	_, err := os.Lstat(o.at(name))
 	return err == nil

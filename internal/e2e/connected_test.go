@@ -187,8 +187,8 @@ func (h *loadedHub) starved() float64 {
 	return sum
 }
 
-// live returns the memory that the hub uses for objects and stacks, without garbage. The hub needs
-// the flag --profiles.
+// The method `live` returns the memory that the hub uses for objects and stacks, without garbage.
+// The hub needs the flag --profiles.
 func (h *loadedHub) live(dir string) float64 {
 	h.t.Helper()
 	fetchProfile(h.t, strings.TrimSuffix(h.metrics, "metrics")+"debug/pprof/heap?gc=1", filepath.Join(dir, "heap.pprof"))

@@ -230,8 +230,8 @@ func (m *machine) calls() []string {
 	return strings.Split(strings.TrimSpace(string(b)), "\n")
 }
 
-// installed returns the content of a file in the installed revision, or "" if the file does not
-// exist.
+// The method `installed` returns the content of a file in the installed revision, or "" if the file
+// does not exist.
 func (m *machine) installed(name string) string {
 	b, err := os.ReadFile(m.path("installed", "files", name))
 	if err != nil {

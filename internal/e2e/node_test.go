@@ -50,7 +50,7 @@ func newNode(t *testing.T, number byte) *node {
 	return n
 }
 
-// separate moves the current thread to new namespaces.
+// The method `separate` moves the current thread to new namespaces.
 func (n *node) separate() (err error) {
 	if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("new namespaces: %w", err)

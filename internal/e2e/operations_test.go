@@ -146,8 +146,8 @@ func commands(t *testing.T, title, end string) (lines []string) {
 	return lines
 }
 
-// types runs one command of the page, and returns the command's output. `gangway serve` runs in the
-// background; it first stops a hub that an earlier command started.
+// The method `types` runs one command of the page, and returns the command's output. `gangway
+// serve` runs in the background; it first stops a hub that an earlier command started.
 func (o *operator) types(line string, more ...string) string {
 	o.t.Helper()
 	line = o.words.Replace(line)

@@ -94,8 +94,9 @@ func (r *replica) start() {
 	go func() { done <- errors.Join(server.Serve(ctx, countingListener{l, &r.conns}), r.store.Close()) }()
 }
 
-// noticed waits until HAProxy knows that the replica is ready. HAProxy makes each health check on a
-// new connection. So the third connection since the start comes after a successful health check.
+// The method `noticed` waits until HAProxy knows that the replica is ready. HAProxy makes each
+// health check on a new connection. So the third connection since the start comes after a
+// successful health check.
 func (r *replica) noticed() {
 	r.t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); r.conns.Load() < r.atStart+3; time.Sleep(10 * time.Millisecond) {

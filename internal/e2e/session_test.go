@@ -48,7 +48,8 @@ func (s *shell) command(ctx context.Context, line string) *exec.Cmd {
 // say adds a paragraph of text to the transcript.
 func (s *shell) say(format string, args ...any) { fmt.Fprintf(&s.text, "\n"+format+"\n", args...) }
 
-// runs runs command lines, which must succeed, and adds each line and its output to the transcript.
+// The method `runs` runs command lines, which must succeed, and adds each line and its output to
+// the transcript.
 func (s *shell) runs(lines ...string) (all string) {
 	s.t.Helper()
 	s.text.WriteString("\n```\n")
@@ -66,8 +67,8 @@ func (s *shell) runs(lines ...string) (all string) {
 	return all
 }
 
-// types runs a command line on a terminal. `dialogue` has pairs of a prompt and an answer: when a
-// prompt appears, the method types the answer.
+// The method `types` runs a command line on a terminal. `dialogue` has pairs of a prompt and an
+// answer: when a prompt appears, the method types the answer.
 func (s *shell) types(line string, dialogue ...[2]string) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)

@@ -65,7 +65,7 @@ func TestFilm(t *testing.T) {
 	f.develop(filepath.Join(docs, "tutorial", "stick.webm"))
 }
 
-// until takes pictures until the machine has printed a line.
+// The method `until` takes pictures until the machine has printed a line.
 func (f *film) until(ctx context.Context, path, pattern string) {
 	f.t.Helper()
 	line := regexp.MustCompile(pattern)
@@ -84,7 +84,7 @@ func (f *film) until(ctx context.Context, path, pattern string) {
 	}
 }
 
-// takes takes `n` pictures of the screen and of one page.
+// The method `takes` takes `n` pictures of the screen and of one page.
 func (f *film) takes(path string, n int) {
 	f.t.Helper()
 	f.tab = nil

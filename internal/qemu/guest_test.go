@@ -192,8 +192,8 @@ func newTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 	return swtpmtest.Start(t, swtpm.Options{EK: ek, Maker: makers})
 }
 
-// after waits for a console line that matches the pattern `pattern` and that the machine printed
-// after the time `since`.
+// The function `after` waits for a console line that matches the pattern `pattern` and that the
+// machine printed after the time `since`.
 func after(t testing.TB, ctx context.Context, m *qemu.Machine, since time.Duration, pattern string) qemu.Line {
 	t.Helper()
 	re := regexp.MustCompile(pattern)

@@ -112,7 +112,7 @@ func newSiteOf(t *testing.T, change func(*stick.Parts), config func(*site) stick
 	return s
 }
 
-// empty replaces the machine's disk with an empty disk.
+// The method `empty` replaces the machine's disk with an empty disk.
 func (s *site) empty(t *testing.T) {
 	t.Helper()
 	os.Remove(s.disk)
@@ -139,7 +139,7 @@ func (s *site) with(stick bool) qemu.Config {
 	return cfg
 }
 
-// long skips a test that takes minutes, unless `make e2e-full` runs it.
+// The function `long` skips a test that takes minutes, unless `make e2e-full` runs it.
 func long(t *testing.T) {
 	t.Helper()
 	if os.Getenv("GANGWAY_E2E_FULL") == "" {
@@ -262,8 +262,8 @@ func (s *site) picture(t *testing.T, m *qemu.Machine, name string) {
 	}
 }
 
-// small checks that the compressed image and the agent are not larger than the documentation
-// promises.
+// The method `small` checks that the compressed image and the agent are not larger than the
+// documentation promises.
 func (s *site) small(t *testing.T) {
 	t.Helper()
 	f, err := os.Open(s.stick)
@@ -294,7 +294,7 @@ func (c *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// listed checks that this machine is the only device in the owner's list.
+// The method `listed` checks that this machine is the only device in the owner's list.
 func (s *site) listed(t *testing.T) {
 	t.Helper()
 	devices := s.hub.Devices(t, s.hub.Owner)
@@ -306,7 +306,8 @@ func (s *site) listed(t *testing.T) {
 	}
 }
 
-// booted returns the hub's result for the machine's last boot (such as "matches"), and the changes.
+// The method `booted` returns the hub's result for the machine's last boot (such as "matches"), and
+// the changes.
 func (s *site) booted(t *testing.T) (state string, changes []string) {
 	t.Helper()
 	b, _, diff := latestBoot(t, s.hub)

@@ -188,7 +188,7 @@ func (s *site) alterTable(t *testing.T) {
 	}
 }
 
-// says checks that the hub's sentence on a part of the last boot ends with `want`.
+// The method `says` checks that the hub's sentence on a part of the last boot ends with `want`.
 func (s *site) says(t *testing.T, part, want string) {
 	t.Helper()
 	o := s.signIn(t)
@@ -201,8 +201,8 @@ func (s *site) says(t *testing.T, part, want string) {
 	}
 }
 
-// judged compares the hub's verdict on the parts of the last boot with `want`. Each element of
-// `want` is a part's name and state, such as "system expected".
+// The method `judged` compares the hub's verdict on the parts of the last boot with `want`. Each
+// element of `want` is a part's name and state, such as "system expected".
 func (s *site) judged(t *testing.T, want ...string) {
 	t.Helper()
 	o := s.signIn(t)

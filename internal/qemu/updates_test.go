@@ -170,8 +170,8 @@ func otherInit(t *testing.T, flags string) []byte {
 	return read(t, out)
 }
 
-// changed waits until the hub reports the machine's boot as changed, and returns the list of
-// changes.
+// The method `changed` waits until the hub reports the machine's boot as changed, and returns the
+// list of changes.
 func (s *site) changed(t *testing.T, ctx context.Context) []string {
 	t.Helper()
 	for {
@@ -282,8 +282,8 @@ func (s *site) cutUpdates(t *testing.T, ctx context.Context, m *qemu.Machine, go
 	s.listed(t)
 }
 
-// sound checks the EFI system partition of the disk. A power cut may leave clusters that belong to
-// no file, but no cluster may belong to two files.
+// The method `sound` checks the EFI system partition of the disk. A power cut may leave clusters
+// that belong to no file, but no cluster may belong to two files.
 func (s *site) sound(t *testing.T) {
 	t.Helper()
 	const program = "/usr/sbin/fsck.fat"
@@ -448,7 +448,7 @@ func (o *owner) call(ctx context.Context, method, path string, body, into any) {
 	}
 }
 
-// begun waits until the device has a trail.
+// The method `begun` waits until the device has a trail.
 func (o *owner) begun(ctx context.Context) {
 	o.t.Helper()
 	for {
@@ -501,7 +501,8 @@ type progress struct {
 	Progress int    `json:"progress"`
 }
 
-// becomes waits until a revision has a final status, and checks that the final status is `status`.
+// The method `becomes` waits until a revision has a final status, and checks that the final status
+// is `status`.
 func (o *owner) becomes(ctx context.Context, m *qemu.Machine, rev int, status string) progress {
 	o.t.Helper()
 	p := o.ends(ctx, m, rev)
@@ -511,7 +512,7 @@ func (o *owner) becomes(ctx context.Context, m *qemu.Machine, rev int, status st
 	return p
 }
 
-// ends waits until a revision has a final status, and returns its progress.
+// The method `ends` waits until a revision has a final status, and returns its progress.
 func (o *owner) ends(ctx context.Context, m *qemu.Machine, rev int) progress {
 	o.t.Helper()
 	for {

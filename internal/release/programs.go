@@ -119,7 +119,7 @@ func (r *release) writeDocs(ctx context.Context) error {
 	return nil
 }
 
-// compressed returns `b` in gzip format, without a file name and a time.
+// The function `compressed` returns `b` in gzip format, without a file name and a time.
 func compressed(b []byte) []byte {
 	var out bytes.Buffer
 	w, err := gzip.NewWriterLevel(&out, gzip.BestCompression)

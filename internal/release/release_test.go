@@ -21,8 +21,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
 
-// small makes a release with very small programs and empty man pages and completions, because
-// building and compressing the real programs takes minutes.
+// The function `small` makes a release with very small programs and empty man pages and
+// completions, because building and compressing the real programs takes minutes.
 func small(t *testing.T) *release {
 	t.Helper()
 	root, err := filepath.Abs("../..")

@@ -159,8 +159,8 @@ func (p *printer) keep(line []byte) error {
 	return err
 }
 
-// ended handles the end of a test or a package: it prints the output of a failed test, or the last
-// line of a package's output.
+// The method `ended` handles the end of a test or a package: it prints the output of a failed test,
+// or the last line of a package's output.
 func (p *printer) ended(e event) error {
 	out := p.output[key{e.Package, e.Test}]
 	if out == nil {

@@ -265,7 +265,7 @@ func (r *runner) descriptors() uint64 {
 	return uint64(n)
 }
 
-// keeps reports whether devices keep their connections.
+// The method `keeps` reports whether devices keep their connections.
 func (r *runner) keeps() bool {
 	return !r.cfg.NewConnections && slices.ContainsFunc(r.kinds, func(k *running) bool { return k.keeps })
 }

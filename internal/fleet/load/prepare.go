@@ -204,7 +204,7 @@ func (r *runner) settle(ctx context.Context) error {
 	return r.cfg.Ready(ctx)
 }
 
-// each calls `f` for each device, for several devices at the same time.
+// The method `each` calls `f` for each device, for several devices at the same time.
 func (r *runner) each(ctx context.Context, phase string, list []*device, f func(context.Context, *device) error) error {
 	group, inside := errgroup.WithContext(ctx)
 	group.SetLimit(r.cfg.Workers)
