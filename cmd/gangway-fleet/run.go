@@ -138,7 +138,7 @@ func waitForLine(ctx context.Context, in io.Reader) error {
 	}
 }
 
-// kindHelp lists the kinds of requests.
+// kindHelp returns the part of the help text that lists the kinds of requests.
 func kindHelp() string {
 	var b strings.Builder
 	for _, k := range load.Kinds() {

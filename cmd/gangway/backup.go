@@ -20,7 +20,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// backupFlags are the flags of gangway backup.
+// backupFlags are the flags of 'gangway backup'.
 type backupFlags struct {
 	data, to       string
 	recipients     []string

@@ -180,7 +180,7 @@ func (a *app) requestCAs(ctx context.Context, data, out string, o pki.RequestOpt
 	return nil
 }
 
-// requestedKey is a line of the output of ca request and ca issue.
+// requestedKey is a line of the output of 'gangway ca request' and 'gangway ca issue'.
 type requestedKey struct {
 	Title   string `json:"ca"`
 	Key     string `json:"key"`

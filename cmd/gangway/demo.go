@@ -36,7 +36,7 @@ import (
 	"golang.org/x/term"
 )
 
-// demoResult is the JSON output of demo.
+// demoResult is the JSON output of 'gangway demo'.
 type demoResult struct {
 	Hub     string       `json:"hub"`
 	Devices []demoDevice `json:"devices"`

@@ -22,7 +22,7 @@ const (
 	tableDevices = 1000
 )
 
-// deviceColumns are the columns of device ls.
+// deviceColumns are the columns of 'gangway device ls'.
 var deviceColumns = []column[api.FleetDevice]{
 	{name: "nick", cell: func(d api.FleetDevice) string { return d.Nick }},
 	{name: "id", cell: func(d api.FleetDevice) string { return d.ID }},

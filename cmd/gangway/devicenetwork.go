@@ -15,7 +15,7 @@ import (
 // user-meta, and the device's report about them in device-meta.
 const networkMeta = "gangway.network"
 
-// deviceNetwork is the JSON output of device network.
+// deviceNetwork is the JSON output of 'gangway device network'.
 type deviceNetwork struct {
 	Device string `json:"device"`
 	// Set has the owner's settings, one per line, with passwords masked. Set is nil if the owner

@@ -51,7 +51,7 @@ var _ api.ImageBuilder = (*imageBuilder)(nil)
 // imageFolder is the folder of running builds in the data folder.
 const imageFolder = "image-builds"
 
-// imageFlags are the flags of serve for the building of images.
+// imageFlags are the flags of 'gangway serve' about the building of images.
 type imageFlags struct {
 	parts  string
 	atOnce int

@@ -27,7 +27,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// manifestOptions are the options of image build and image system about the reference manifest.
+// manifestOptions are the options about the reference manifest that 'gangway image build' and
+// 'gangway image system' have.
 type manifestOptions struct {
 	key, tpm, name string
 	sequence       uint64

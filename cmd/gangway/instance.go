@@ -222,7 +222,7 @@ func (i *instance) objectsGone(ctx context.Context, c objects.S3Config) (bool, e
 type serverOptions struct {
 	openRegistration, tls12 bool
 	proxy                   *api.Proxy
-	quota                   int64 // for each owner, in bytes; 0: the default
+	quota                   int64 // quota of each owner, in bytes; 0: the default
 	rates                   api.Rates
 	timeouts                api.Timeouts
 	capacity                int

@@ -19,8 +19,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// limitFlags are the flags of serve for rate limits, timeouts and TCP proxies. Other flags limit
-// the age and the size of the audit trail and of the devices' logs.
+// limitFlags are flags of 'gangway serve'. They set rate limits, timeouts and TCP proxies, and they
+// limit the age and the size of the audit trail and of the devices' logs.
 type limitFlags struct {
 	rates    []string
 	proxies  []string

@@ -14,8 +14,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// makerFlags are the flags of serve and trust check for certificates of TPM makers that are not
-// from the trust store.
+// 'gangway serve' and 'gangway trust check' have makerFlags. These flags name files with
+// certificates of TPM makers, in addition to the certificates in the trust store.
 type makerFlags struct {
 	roots, links []string
 	noBuiltIn    bool

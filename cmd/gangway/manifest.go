@@ -37,7 +37,7 @@ it with your key. The hub compares the boots of your machines with it.`,
 	return c
 }
 
-// shownManifest is the JSON output of manifest show and manifest verify.
+// shownManifest is the JSON output of 'gangway manifest show' and 'gangway manifest verify'.
 type shownManifest struct {
 	Verified bool               `json:"verified"`
 	Key      string             `json:"key"` // id of the key that the manifest names
@@ -316,7 +316,7 @@ the hub: the hub needs only the public key.`,
 	return c
 }
 
-// madeManifestKey is the JSON output of manifest key create.
+// madeManifestKey is the JSON output of 'gangway manifest key create'.
 type madeManifestKey struct {
 	Private string `json:"private-key"` // a file or a URI, such as tpm:HANDLE
 	Public  string `json:"public-key"`  // a file

@@ -19,7 +19,8 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 )
 
-// pageFlags are the flags of serve for pages with their own host name, listener and certificate.
+// pageFlags are the flags of 'gangway serve' for pages with their own host name, listener and
+// certificate.
 type pageFlags struct {
 	listen    []string
 	url       string

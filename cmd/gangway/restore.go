@@ -25,7 +25,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// restoreFlags are the flags of gangway restore, and those of gangway backup verify.
+// restoreFlags are the flags of 'gangway restore' and of 'gangway backup verify'.
 type restoreFlags struct {
 	identity, hubName string
 	identities        []age.Identity
@@ -132,7 +132,7 @@ type restoration struct {
 	info              backup.Info
 	damaged           []string
 	trail             *aftermath
-	repeated, unknown int // of the changes
+	repeated, unknown int // numbers of changes that were repeated, and that name unknown things
 	done              store.Restored
 }
 
@@ -350,13 +350,13 @@ func (r *restoration) report(findings []finding.Finding) error {
 	done, err := r.json(struct {
 		Hub      string            `json:"hub"`
 		Epoch    int64             `json:"epoch"`
-		Begun    time.Time         `json:"begun"` // of the backup
+		Begun    time.Time         `json:"begun"` // start of the backup
 		Objects  int               `json:"objects"`
 		Damaged  []string          `json:"damaged-objects"`
 		NewEpoch int64             `json:"new-epoch"`
 		Repeated int               `json:"repeated-changes"`
-		Unknown  int               `json:"unknown-changes"` // about things that are not in the backup
-		Lost     map[string]int    `json:"lost-events"`     // by kind, at most
+		Unknown  int               `json:"unknown-changes"` // number of changes about things that are not in the backup
+		Lost     map[string]int    `json:"lost-events"`     // largest possible number of lost events of each kind
 		Gaps     []timeGap         `json:"event-gaps"`      // periods for which no signed file has the events
 		Until    *time.Time        `json:"events-until"`    // when the newest signed file of events was made
 		Sessions int               `json:"ended-sessions"`

@@ -28,7 +28,7 @@ type change struct {
 	time                 time.Time
 	kind                 string
 	owner, device, token string
-	name                 string // of an API token
+	name                 string // name of an API token
 }
 
 // aftermath holds the events after the backup, as a restore reads them from the audit trail.

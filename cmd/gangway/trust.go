@@ -116,7 +116,7 @@ chains) or distrusted (no chain may contain it, whatever its source).`,
 	return a.table(c, columnNames(trustColumns)...)
 }
 
-// trustColumns are the columns of trust ls.
+// trustColumns are the columns of 'gangway trust ls'.
 var trustColumns = []column[trustView]{
 	{name: "sha-256", cell: func(v trustView) string { return v.SHA256[:16] + "…" }, value: func(v trustView) string { return v.SHA256 }, whole: true},
 	{name: "maker", cell: func(v trustView) string { return v.Maker }},

@@ -22,7 +22,7 @@ import (
 // maxChain is the maximum number of certificates in all --chain files together.
 const maxChain = 64
 
-// checkResult is the JSON output of trust check.
+// checkResult is the JSON output of 'gangway trust check'.
 type checkResult struct {
 	Trusted      bool              `json:"trusted"`
 	SHA256       string            `json:"sha256"`       // hash of the EK certificate

@@ -39,7 +39,7 @@ type FleetResult struct {
 	Made     float64         `json:"seconds_to_make"`
 	Indexed  float64         `json:"seconds_to_index"`
 	Engine   string          `json:"engine"`
-	Bytes    float64         `json:"bytes_per_device"` // of the database for each device; the devices have no evidence
+	Bytes    float64         `json:"bytes_per_device"` // bytes of the database for each device; the devices have no evidence
 	Question []FleetQuestion `json:"questions"`
 	// Enrolment is set with -enrol.
 	Enrolment *FleetEnrolment `json:"enrolment,omitempty"`

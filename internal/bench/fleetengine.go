@@ -15,7 +15,7 @@ const startServer = "start"
 
 // engines makes the databases of fleets in PostgreSQL, if they are not measured in SQLite.
 type engines struct {
-	url    string         // of an empty database for the fleets; empty: they are in SQLite or on `server`
+	url    string         // URL of an empty database for the fleets; empty: they are in SQLite or on `server`
 	server *pgtest.Server // started by this program; nil: it has started no server
 }
 

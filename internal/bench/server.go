@@ -23,7 +23,7 @@ import (
 type Server struct {
 	EK         string  `json:"ek"`
 	Rounds     int     `json:"rounds"`
-	Enrolments int     `json:"enrolments"` // in all rounds
+	Enrolments int     `json:"enrolments"` // number of enrolments in all rounds
 	CPU        float64 `json:"cpu_per_enrolment"`
 	PerSecond  float64 `json:"enrolments_per_second"`
 	// Handshake and MutualHandshake are raw handshakes, without and with a client certificate, of a

@@ -30,7 +30,7 @@ type devicePages struct {
 	t        *testing.T
 	hardware string // id of a device that reported everything that a device can report
 	approved string // id of a device without an EK certificate, approved by ada
-	plain    string // without a TPM
+	plain    string // id of a device without a TPM
 	conn     *fleet.Conn
 	device   *fleet.Device
 }

@@ -31,7 +31,7 @@ type spec struct {
 	Name     string
 	Work     string // an empty folder for the container's file system
 	Root     string // the unpacked image
-	ReadOnly bool   // of the root file system
+	ReadOnly bool   // the root file system is read-only
 	Args     []string
 	Env      []string
 	Dir      string
@@ -53,7 +53,7 @@ type container struct {
 	spec
 	cmd  *exec.Cmd
 	done chan struct{}
-	err  error // of the process; valid when done is closed
+	err  error // result of the first process; valid when `done` is closed
 	out  *output
 }
 

@@ -27,7 +27,7 @@ type faultFleet struct {
 	devices []*faultDevice
 	running sync.WaitGroup
 	stop    context.CancelFunc // ends the reports
-	ctx     context.Context    // of the reports
+	ctx     context.Context    // context of the reports; `stop` ends it
 	pause   time.Duration      // shortest time between two reports of a device
 	active  atomic.Int64
 	reports atomic.Int64

@@ -25,7 +25,7 @@ import (
 )
 
 // operator runs the commands of one chapter of docs/operations.md on a separate hub. It replaces
-// the page's paths, addresses and names by the paths, addresses and names of the test.
+// the page's paths, addresses and names by those of the test.
 type operator struct {
 	t     *testing.T
 	dir   string

@@ -37,7 +37,7 @@ type Hub struct {
 	Store   *sqlite.Store
 	CA      *pki.Hub
 	Service *onboard.Service
-	Owner   store.Account // with password Password
+	Owner   store.Account // an account with the password Password
 	Server  *api.Server
 	Objects objects.Store
 	Stop    func() // begins to stop the hub, as a signal does

@@ -14,7 +14,7 @@ func TestBothSidesTalk(t *testing.T) {
 	if !term.IsTerminal(int(terminal.Fd())) {
 		t.Error("the program's side is not a terminal")
 	}
-	if _, err := term.MakeRaw(int(terminal.Fd())); err != nil { // without echo
+	if _, err := term.MakeRaw(int(terminal.Fd())); err != nil { // the terminal does not echo
 		t.Fatal(err)
 	}
 	if _, err := controller.WriteString("typed\n"); err != nil {

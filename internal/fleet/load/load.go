@@ -141,7 +141,7 @@ const (
 type Progress struct {
 	Phase       string
 	Done, Total int           // numbers of devices; 0 during the measurement
-	Elapsed, Of time.Duration // of the measurement
+	Elapsed, Of time.Duration // time since the start of the measurement, and its whole duration
 	Answered    int64         // operations that ended as expected
 	Failed      int64
 	Missed      int64
@@ -167,7 +167,7 @@ type runner struct {
 	forged  [][]byte
 	object  object
 
-	anonymous connPool // for forged requests
+	anonymous connPool // connections for forged requests
 	caMu      sync.Mutex
 	ca        []byte // DER of the device CA
 
@@ -175,8 +175,8 @@ type runner struct {
 	sources    atomic.Int64 // number of source addresses that hostile connections have used
 
 	phase   atomic.Pointer[Progress]
-	started time.Time // of the run
-	began   time.Time // of the measurement
+	started time.Time // start of the run
+	began   time.Time // start of the measurement
 }
 
 // device is an onboarded device, or a device whose onboarding request is ready to be sent. Only one
