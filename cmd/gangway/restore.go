@@ -348,17 +348,20 @@ func (r *restoration) report(findings []finding.Finding) error {
 		until = &at
 	}
 	done, err := r.json(struct {
-		Hub      string            `json:"hub"`
-		Epoch    int64             `json:"epoch"`
-		Begun    time.Time         `json:"begun"` // start of the backup
-		Objects  int               `json:"objects"`
-		Damaged  []string          `json:"damaged-objects"`
-		NewEpoch int64             `json:"new-epoch"`
-		Repeated int               `json:"repeated-changes"`
-		Unknown  int               `json:"unknown-changes"` // number of changes about things that are not in the backup
-		Lost     map[string]int    `json:"lost-events"`     // largest possible number of lost events of each kind
-		Gaps     []timeGap         `json:"event-gaps"`      // periods for which no signed file has the events
-		Until    *time.Time        `json:"events-until"`    // when the newest signed file of events was made
+		Hub      string    `json:"hub"`
+		Epoch    int64     `json:"epoch"`
+		Begun    time.Time `json:"begun"` // start of the backup
+		Objects  int       `json:"objects"`
+		Damaged  []string  `json:"damaged-objects"`
+		NewEpoch int64     `json:"new-epoch"`
+		Repeated int       `json:"repeated-changes"`
+		// Unknown is the number of changes about things that are not in the backup.
+		Unknown int `json:"unknown-changes"`
+		// Lost is the largest possible number of lost events of each kind.
+		Lost map[string]int `json:"lost-events"`
+		// Gaps are the periods for which no signed file has the events.
+		Gaps     []timeGap         `json:"event-gaps"`
+		Until    *time.Time        `json:"events-until"` // when the newest signed file of events was made
 		Sessions int               `json:"ended-sessions"`
 		Tokens   int               `json:"paused-tokens"`
 		Findings []finding.Finding `json:"findings"`

@@ -40,7 +40,7 @@ type trustView struct {
 	BuiltIn   bool       `json:"built-in"`
 	NotBefore time.Time  `json:"not-before"`
 	NotAfter  time.Time  `json:"not-after"`
-	Changed   *time.Time `json:"changed,omitempty"` // when the operator last changed the certificate's trust
+	Changed   *time.Time `json:"changed,omitempty"` // time of the operator's last change
 	Quirks    []string   `json:"quirks,omitempty"`
 }
 

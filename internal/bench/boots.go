@@ -35,11 +35,13 @@ import (
 // Boots has the times in which the hub answers requests about the boots of a fleet, in milliseconds
 // of wall time. The times include TLS and the client, which run in the process of the hub.
 type Boots struct {
-	Devices   int          `json:"devices"`
-	Models    int          `json:"models"`
-	Firmware  int          `json:"firmware_versions"`
-	Measured  float64      `json:"seconds_to_measure"` // two boots of each device
-	Decisions int          `json:"decisions"`          // accepted cohorts; after these decisions, only the outlier is a changed device
+	Devices  int     `json:"devices"`
+	Models   int     `json:"models"`
+	Firmware int     `json:"firmware_versions"`
+	Measured float64 `json:"seconds_to_measure"` // two boots of each device
+	// Decisions is the number of accepted cohorts. After these decisions, only the outlier is a
+	// changed device.
+	Decisions int          `json:"decisions"`
 	Answers   []BootAnswer `json:"answers"`
 }
 

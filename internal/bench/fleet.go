@@ -35,11 +35,12 @@ const (
 
 // FleetResult is the content of build/bench-fleet.json.
 type FleetResult struct {
-	Devices  int             `json:"devices"`
-	Made     float64         `json:"seconds_to_make"`
-	Indexed  float64         `json:"seconds_to_index"`
-	Engine   string          `json:"engine"`
-	Bytes    float64         `json:"bytes_per_device"` // bytes of the database for each device; the devices have no evidence
+	Devices int     `json:"devices"`
+	Made    float64 `json:"seconds_to_make"`
+	Indexed float64 `json:"seconds_to_index"`
+	Engine  string  `json:"engine"`
+	// Bytes is the size of the database for each device. The devices have no evidence.
+	Bytes    float64         `json:"bytes_per_device"`
 	Question []FleetQuestion `json:"questions"`
 	// Enrolment is set with -enrol.
 	Enrolment *FleetEnrolment `json:"enrolment,omitempty"`

@@ -15,7 +15,9 @@ const startServer = "start"
 
 // engines makes the databases of fleets in PostgreSQL, if they are not measured in SQLite.
 type engines struct {
-	url    string         // URL of an empty database for the fleets; empty: they are in SQLite or on `server`
+	// The URL of an empty database for the fleets. If it is empty, the fleets are in SQLite or on
+	// `server`.
+	url    string
 	server *pgtest.Server // started by this program; nil: it has started no server
 }
 

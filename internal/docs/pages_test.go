@@ -258,7 +258,8 @@ func TestOperationsPage(t *testing.T) {
 		t.Errorf("the device should be in the database in PostgreSQL:\n%s", short(out))
 	}
 	r.end("gangway serve")
-	r.types("rm -r /var/lib/gangway && mv /var/lib/before /var/lib/gangway") // from here on, the hub uses the database file again
+	// From here on, the hub uses the database file again.
+	r.types("rm -r /var/lib/gangway && mv /var/lib/before /var/lib/gangway")
 	r.types("mkdir /backup && mkdir -p /var/lib/gangway/objects")
 	p.elsewhere("gangway backup key", "cmd/gangway/testdata/hub/backup.txt")
 	p.elsewhere("gangway backup --data", "cmd/gangway/testdata/hub/backup.txt")

@@ -322,7 +322,8 @@ func TestFaultsOfOneHubLoseNothing(t *testing.T) {
 	)
 	r.end()
 	s.local("", "fsck")
-	kept := filepath.Join(s.dir, "kept") // only the replica's node sees the small disk, so the test opens a copy
+	// Only the replica's node sees the small disk, so the test opens a copy.
+	kept := filepath.Join(s.dir, "kept")
 	cmd := exec.Command("cp", "-a", r.dir, kept)
 	s.output("", cmd, func() error { return r.start(cmd) })
 	db, err := sqlite.Open(t.Context(), filepath.Join(kept, "gangway.db"))

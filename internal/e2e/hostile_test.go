@@ -20,7 +20,7 @@ type attack struct {
 	addresses int           // number of addresses that send the flood
 	slow      float64       // new slow clients a second
 	slowFor   string        // how long the hub waits for a slow client
-	allowance time.Duration // extra time that the test allows, because other programs use the machine
+	allowance time.Duration // extra time, because other programs use the machine
 	share     float64       // largest cost of a forged request, as a share of the cost of an onboarding
 }
 

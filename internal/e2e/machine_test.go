@@ -245,10 +245,11 @@ type link struct {
 	l net.Listener
 
 	mu    sync.Mutex
-	to    string     // guarded by mu
-	cut   bool       // guarded by mu
-	limit int64      // guarded by mu: bytes to the device until one connection breaks; 0 means no limit
-	stall int64      // guarded by mu: all connections stall when `carried` has this value; 0 means no limit
+	to    string // guarded by mu
+	cut   bool   // guarded by mu
+	limit int64  // guarded by mu: bytes to the device until one connection breaks; 0 means no limit
+	// Guarded by mu: all connections stall when `carried` has this value; 0 means no limit.
+	stall int64
 	open  []net.Conn // guarded by mu
 
 	carried atomic.Int64 // bytes forwarded to the device so far

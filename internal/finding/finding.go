@@ -28,7 +28,7 @@ const (
 	UpdateFirmware Action = "update-firmware" // install a newer firmware
 	ClearTPM       Action = "clear-tpm"       // clear the TPM, which destroys the keys in it
 	Restart        Action = "restart"         // restart the machine
-	Wait           Action = "wait"            // leave the machine switched on until the TPM's lockout has ended
+	Wait           Action = "wait"            // leave the machine on until the TPM's lockout ends
 	Approve        Action = "approve"         // decide about the machine on its hub
 	SetClock       Action = "set-clock"       // set the machine's clock
 )
@@ -41,7 +41,9 @@ type Finding struct {
 	Fact     string   `json:"fact"`             // the fact, one sentence
 	Cause    string   `json:"cause,omitempty"`  // the cause; empty if the fact contains it
 	Remedy   string   `json:"remedy,omitempty"` // the remedy; empty if there is nothing to do
-	Action   Action   `json:"action,omitempty"` // the remedy for programs; empty if no constant of the type Action describes it
+	// Action is the remedy for programs. It is empty if no constant of the type Action describes
+	// it.
+	Action Action `json:"action,omitempty"`
 }
 
 // Worst returns the worst severity of the findings.

@@ -70,7 +70,7 @@ func readProcess(pid int) (usage, error) {
 		return n
 	}
 	u := usage{CPU: float64(number(14)+number(15)) / clockTicks, RSS: number(24) * int64(os.Getpagesize())}
-	if files, e := os.ReadDir(folder + "/fd"); e == nil { // fails if the process belongs to another user
+	if files, e := os.ReadDir(folder + "/fd"); e == nil { // fails for other users' processes
 		u.OpenFiles = int64(len(files))
 	}
 	return u, err
