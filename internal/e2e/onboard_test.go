@@ -184,6 +184,7 @@ func opensslConnects(t *testing.T, h *hubtest.Hub) {
 	}
 }
 
+// A TPM that onboards again, with an empty state folder, is the same device as before.
 func TestSameTPMIsTheSameDevice(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -207,6 +208,8 @@ func TestSameTPMIsTheSameDevice(t *testing.T) {
 	}
 }
 
+// A thief copies the state folder of an onboarded device to a machine with another TPM. The agent
+// refuses to work with this folder.
 func TestCopiedStateOnAnotherTPMGetsNowhere(t *testing.T) {
 	t.Parallel()
 	tpm, other := newTPM(t, swtpm.P384), newTPM(t, swtpm.P384)

@@ -31,6 +31,7 @@ func TestBothSidesTalk(t *testing.T) {
 	}
 }
 
+// The pseudo terminal has the requested size, or no size if both numbers are 0.
 func TestSize(t *testing.T) {
 	for _, want := range [][2]uint16{{132, 43}, {0, 0}} {
 		_, terminal := New(t, want[0], want[1])
