@@ -14,8 +14,8 @@ import (
 	"gangway/wire"
 )
 
-// When serve starts, it resolves the host names in the hub's URLs. lookupTime is the time limit for
-// each name.
+// When 'gangway serve' starts, it resolves the host names in the hub's URLs. lookupTime is the time
+// limit for each name.
 const lookupTime = 3 * time.Second
 
 // addresses returns the hub's URLs, the public URL first, and the names for the hub's TLS

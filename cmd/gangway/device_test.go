@@ -170,7 +170,7 @@ func TestDeviceIsRenamedPublishedAndDeleted(t *testing.T) {
 	if _, _, err := run("", "device", "rename", "flagship", "not a nick"); err == nil || !strings.Contains(err.Error(), "nick-form") {
 		t.Errorf("rename to a malformed nick: got %v, want nick-form", err)
 	}
-	// device delete asks for the device's nick before it deletes.
+	// 'gangway device delete' asks for the device's nick before it deletes the device.
 	if _, notes, err := run("yes", "device", "delete", "flagship"); err == nil || !strings.Contains(notes, "releases its TPM") {
 		t.Errorf("delete with a wrong nick: %v: %s", err, notes)
 	}

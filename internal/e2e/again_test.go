@@ -194,8 +194,8 @@ func TestRestoredStateFolderOfADeletedDeviceStaysOut(t *testing.T) {
 	})
 }
 
-// The command run does not end when the owner deletes the device, because it runs as a service. It
-// continues after a person has onboarded the device again in the same state folder.
+// 'gangway-agent run' does not end when the owner deletes the device, because it runs as a service.
+// It continues after a person has onboarded the device again in the same state folder.
 func TestRunningAgentOfADeletedDeviceWaitsToBeBroughtBack(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.P384, "")

@@ -144,7 +144,7 @@ func TestUpdatesThatDoNotServeFallBack(t *testing.T) {
 	}
 }
 
-// without is a folder of a kernel's modules from which one module is missing.
+// The type `without` is a folder with a kernel's modules, in which one module is missing.
 type without struct {
 	fs.FS
 	module string
