@@ -269,11 +269,12 @@ func (l *drillLoad) have() (list []drillDevice) {
 	return list
 }
 
-// The restore drill. A hub under load is backed up, and loses its disk. Everything that the hub
-// acknowledged before the backup works in the restored hub: each device with its certificate, its
-// identity, its object and its reports. The restore repeats the deletions and revocations after the
-// backup, and lists the devices that it lost. A lost device can onboard again only after the
-// operator has resumed the paused join token. 'make e2e-full' does the same with PostgreSQL.
+// This test is a restore drill: a hub under load is backed up, and loses its disk. Everything that
+// the hub acknowledged before the backup works in the restored hub: each device with its
+// certificate, its identity, its object and its reports. The restore repeats the deletions and
+// revocations after the backup, and lists the devices that it lost. A lost device can onboard again
+// only after the operator has resumed the paused join token. 'make e2e-full' does the same with
+// PostgreSQL.
 func TestRestoreDrillUnderLoad(t *testing.T) {
 	race.Skip(t)
 	if testing.Short() {

@@ -39,8 +39,8 @@ type Boots struct {
 	Models   int     `json:"models"`
 	Firmware int     `json:"firmware_versions"`
 	Measured float64 `json:"seconds_to_measure"` // two boots of each device
-	// Decisions is the number of accepted cohorts. After these decisions, only the outlier is a
-	// changed device.
+	// Decisions is the number of cohorts (devices with the same new firmware) that the owner
+	// accepts. Only the device with other firmware than all others is still changed afterwards.
 	Decisions int          `json:"decisions"`
 	Answers   []BootAnswer `json:"answers"`
 }
@@ -302,7 +302,8 @@ func onDevice(ctx context.Context, c *fleet.Conn, method, path string, in, out a
 	return json.Unmarshal(a.Body, out)
 }
 
-// decide previews and accepts each cohort of changed firmware.
+// For each cohort, that is, the devices with the same new firmware, decide requests the preview of
+// a decision, and then accepts the cohort.
 func (b *bootBench) decide(cohorts []api.CohortView) error {
 	if want := bootModels * (bootVersions - 1); len(cohorts) != want {
 		return fmt.Errorf("%d cohorts of changed devices, want %d", len(cohorts), want)
@@ -325,7 +326,8 @@ func (b *bootBench) decide(cohorts []api.CohortView) error {
 	})
 }
 
-// check checks that the decisions cover all devices except the outlier.
+// check checks that the decisions cover all devices except the one with other firmware than all
+// others.
 func (b *bootBench) check() error {
 	states := make([]string, len(b.ids))
 	if err := parallel(len(b.ids), func(i int) error { // the hub judges a stale boot again when it is read

@@ -425,7 +425,7 @@ func boots(s *sqlstore.Store, owner string) question {
 	}}
 }
 
-// cohort queries the preview of a decision about a third of the fleet.
+// cohort queries the preview of one decision that covers the boots of a third of the fleet.
 func cohort(s *sqlstore.Store, owner string) question {
 	value := strings.Repeat("0", 63) + "2"
 	return question{"boots: preview of a decision", func(ctx context.Context, _ int) (int, error) {

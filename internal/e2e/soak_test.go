@@ -117,7 +117,8 @@ func (h *loadedHub) databaseSize() float64 {
 	return size
 }
 
-// series has one value for each round of a soak, measured while the hub is idle.
+// series has the values of one quantity, such as the hub's memory: one value for each round of the
+// test, measured while the hub is idle.
 type series struct {
 	name          string
 	bytes         bool
