@@ -71,7 +71,7 @@ func (a *app) complete(root *cobra.Command) {
 	walk(root)
 }
 
-// completeOutput completes --output and --columns of a command.
+// completeOutput completes the values of the flags --output and --columns of a command.
 func (a *app) completeOutput(c *cobra.Command) {
 	formats := []string{formatTable, formatJSON, formatYAML}
 	names, table := c.Annotations[tableKey]

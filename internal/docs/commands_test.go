@@ -54,7 +54,7 @@ func chapterText(t *testing.T, page, heading string) string {
 	return text
 }
 
-// chapter returns the commands of one of the chapters.
+// chapter returns the commands of the part of docs/operations.md with this heading.
 func (r *room) chapter(heading string) *page {
 	r.t.Helper()
 	doc, err := os.ReadFile(filepath.Join(root, "docs/operations.md"))

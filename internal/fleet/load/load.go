@@ -39,7 +39,7 @@ type Config struct {
 	Onboarded int
 	// Mix has the kinds of requests, with their rates.
 	Mix []Share
-	// For is the time in which requests start.
+	// For is how long the fleet starts requests.
 	For time.Duration
 	// Poisson makes the times between two starts random, with an exponential distribution.
 	// Otherwise they are equal.
