@@ -11,9 +11,10 @@ import (
 // strongest hash algorithm of a hierarchy (TPM 2.0, Part 1, 19.6.4).
 const maxAuth = 64
 
-// readAuth reads an authorisation value from a file. The value is the file's text without the last
-// line end. If the text begins with "hex:", the value is the bytes that follow in hexadecimal. The
-// file must not be accessible to all users. If `name` is empty, the value is empty.
+// readAuth reads an authorisation value from a file. The value is the file's text without the
+// newline at its end. If the text begins with "hex:", the rest of the text gives the bytes of the
+// value in hexadecimal. The file must not be accessible to all users. If `name` is empty, the value
+// is empty.
 func readAuth(name string) ([]byte, error) {
 	if name == "" {
 		return nil, nil

@@ -52,8 +52,8 @@ func TestReadsPasswordsFromFiles(t *testing.T) {
 	}
 }
 
-// If a command line of gangway-agent is wrong, the error names the command's help and the text to
-// type instead.
+// If a command line of gangway-agent is wrong, the error message says how to correct the command
+// line, and which command prints the help.
 func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 	t.Parallel()
 	for line, want := range map[string][]string{

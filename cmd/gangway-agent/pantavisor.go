@@ -126,7 +126,7 @@ func (h *handler) read(changed func(flag string) bool) error {
 }
 
 // open makes the agent. It waits for the lock of the state folder, because several hooks and the
-// command keep may run at the same time.
+// command 'gangway-agent pantavisor keep' may run at the same time.
 func (h *handler) open(ctx context.Context, stderr io.Writer) (*agent.Agent, error) {
 	for {
 		a, err := h.o.agent(stderr, false)

@@ -19,8 +19,8 @@ import (
 )
 
 // Exit codes: 0 success; 1 the run was not possible; 2 wrong usage; 3 the run is complete, but some
-// operations failed or could not start at their time; 4 the run was interrupted, and the report has
-// the results up to that time.
+// operations failed or could not start at their planned time; 4 the run was interrupted, and the
+// report has the results up to that time.
 const (
 	exitFailed      = 1
 	exitUsage       = 2
@@ -28,7 +28,8 @@ const (
 	exitInterrupted = 4
 )
 
-// errUnexpected and errInterrupted are errors for which the program prints nothing more.
+// If a run ends with errUnexpected or errInterrupted, the program does not print an error message,
+// because it has already printed the report.
 var (
 	errUnexpected  = errors.New("some operations failed or were missed")
 	errInterrupted = errors.New("interrupted")

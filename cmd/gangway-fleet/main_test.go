@@ -161,7 +161,8 @@ func TestFleetsNumbersAreTheHubs(t *testing.T) {
 	code, r := l.fleet(t.Context(), "--devices", "20", "--for", "1s", "--arrivals", "even", "--state", l.path("state"), "--hub-metrics", metrics,
 		"--mix", "onboard=10/s,report=4/s,poll=3/s,logs=3/s,update=2/s,handshake=3/s,slow=2/s,garbage=3/s,oversized=2/s,forged=16/s")
 
-	// A slow machine may miss starts, and the report must say so.
+	// On a slow machine, some requests may not start at their planned time. The report must count
+	// them as missed.
 	if want := map[bool]int{true: 0, false: exitUnexpected}[r.Total.Missed == 0]; code != want {
 		t.Errorf("exit code %d, want %d: %+v", code, want, r.Total)
 	}
@@ -234,7 +235,7 @@ func TestFleetsNumbersAreTheHubs(t *testing.T) {
 	if h := r.HubProcess; h == nil || h.After.RSS == 0 || h.After.OpenFiles == 0 {
 		t.Errorf("the hub's process, by its id: %+v", h)
 	}
-	// The file still has the devices that this run did not use.
+	// The state file still has the devices that this run did not use.
 	if b, err := os.ReadFile(l.path("state")); err != nil || bytes.Count(b, []byte("\n")) != 1+20-missed {
 		t.Errorf("%v: %d lines in the state file", err, bytes.Count(b, []byte("\n")))
 	}
@@ -324,9 +325,10 @@ func (r *relay) serve() {
 	}
 }
 
-// While the hub stalls for a second, requests still start at their times, and each latency includes
-// the wait of its own request. In a closed loop, one request would wait for the whole stall, and
-// the others would not wait.
+// While the hub stalls for a second, requests still start at their planned times, and the latency
+// of each request includes the time that the request waited. If each request started only after the
+// answer to the last one, only one request would wait, and the latencies of the others would hide
+// the stall.
 func TestStallIsInTheLatencies(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, nil)
@@ -339,8 +341,8 @@ func TestStallIsInTheLatencies(t *testing.T) {
 	}
 }
 
-// If too many requests are outstanding, later requests do not start, and the report counts them as
-// missed.
+// If too many requests have no answer yet, the fleet starts no further requests, and the report
+// counts the requests that it did not start.
 func TestStartsBeyondTheBoundAreMissed(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, nil)

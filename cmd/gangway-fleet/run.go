@@ -24,7 +24,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// runFlags are the flags of the command run that need parsing.
+// runFlags are those flags of 'gangway-fleet run' whose values need parsing.
 type runFlags struct {
 	token, maker, mix, rate, arrivals, json, objectSize string
 	wait                                                bool
@@ -117,7 +117,7 @@ operations failed or were missed; 4 interrupted (the report has what was measure
 	return c
 }
 
-// readyLine is what --wait prints.
+// With the flag --wait, the program prints readyLine when it is ready to start.
 const readyLine = "ready"
 
 // waitForLine waits for a line, or for the end of the input.
@@ -138,7 +138,7 @@ func waitForLine(ctx context.Context, in io.Reader) error {
 	}
 }
 
-// kindHelp lists the kinds of requests.
+// kindHelp returns the part of the help text that lists the kinds of requests.
 func kindHelp() string {
 	var b strings.Builder
 	for _, k := range load.Kinds() {
@@ -200,7 +200,8 @@ func (o *runFlags) into(cfg *load.Config) error {
 	return nil
 }
 
-// maxDevices is the largest number of devices: 127.0.0.0/8 has one source address for each device.
+// maxDevices is the largest number of devices: each device has its own source address in
+// 127.0.0.0/8.
 const maxDevices = 16_000_000
 
 // parseMix parses the values of --mix and --rate.

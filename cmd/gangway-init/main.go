@@ -153,9 +153,10 @@ func boot() {
 	power.PowerOff()
 }
 
-// consoleLimit returns the highest level that the image allows for the machine's console. If the
-// word on the kernel's command line is not a valid level, the result is Read, because the person
-// who built the image wanted a limit.
+// consoleLimit returns the highest access level that the image allows on the machine's console. The
+// image gives this level in the parameter gangway.console of the kernel's command line. If the
+// parameter is not a valid level, the result is Read, because the person who built the image wanted
+// a limit.
 func consoleLimit(words map[string]string, logf func(format string, args ...any)) access.Level {
 	word, set := words["gangway.console"]
 	if !set {
@@ -195,7 +196,7 @@ func terminals(s *screen.Screen, processes *machine.Processes, limit access.Leve
 // and the log are visible again.
 const consoleIdle = "10m"
 
-// installed returns the system.System of this machine.
+// The function `installed` returns the system.System of this machine.
 func installed(s *screen.Screen, agent system.Agent, power machine.Power, stick *installer.Installer) *system.System {
 	i := system.Local(s, agent)
 	i.Network, i.Restart = network.New(s), power.Restart

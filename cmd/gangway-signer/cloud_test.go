@@ -44,8 +44,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// checkSigner starts a signer for keys, as the command serve does, and signs with each key through
-// its socket.
+// checkSigner starts a signer for the keys at the URIs `uris`, as 'gangway-signer serve' does. Then
+// it signs with each key through the signer's socket.
 func checkSigner(t *testing.T, ring *keyring, uris map[string]string) {
 	t.Helper()
 	keys := map[string]crypto.Signer{}
@@ -154,7 +154,7 @@ func TestKeysInAWS(t *testing.T) {
 	}
 	checkSigner(t, &keyring{}, uris)
 
-	// The same with the whole program.
+	// The whole program gangway-signer signs with the same keys.
 	socket := filepath.Join(shortDir(t), "s")
 	arg := []string{"serve", "--socket", socket}
 	for name, uri := range uris {

@@ -154,9 +154,9 @@ type cloudKey struct {
 
 func (k *cloudKey) Public() crypto.PublicKey { return k.public }
 
-// Sign signs a digest. It then verifies the signature with the public key, because the operator of
-// the cloud's key service is not trusted. The error appears in the signer's log, where an operator
-// looks first.
+// Sign signs a digest. It then verifies the signature with the public key, because another company
+// operates the key service. If the signature is wrong, the error appears in the signer's log, where
+// an operator looks first.
 func (k *cloudKey) Sign(_ io.Reader, digest []byte, o crypto.SignerOpts) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), signTimeout)
 	defer cancel()
@@ -170,5 +170,6 @@ func (k *cloudKey) Sign(_ io.Reader, digest []byte, o crypto.SignerOpts) ([]byte
 	return sig, nil
 }
 
-// errCurve means that a cloud's key has another type than the keys of a CA.
+// errCurve means that a CA cannot use a cloud's key, because the key is not an ECDSA key on P-256
+// or P-384.
 var errCurve = errors.New("the key is not for signatures with ECDSA on P-256 or P-384")

@@ -30,8 +30,8 @@ func try(t *testing.T, arg ...string) (code int, stdout, stderr string) {
 	return code, out.String(), errs.String()
 }
 
-// The signer signs with keys in an HSM, but only with the keys of --key. It signs until the test
-// stops it.
+// The signer signs with keys in an HSM, but only with the keys that the flag --key names. It signs
+// until the test stops it.
 func TestSignsWithKeysInAnHSM(t *testing.T) {
 	token := softhsm.New(t)
 	t.Setenv("SOFTHSM2_CONF", token.Config)
@@ -123,6 +123,8 @@ func checkStaysInside(t *testing.T, token *softhsm.Token) {
 	}
 }
 
+// The signer refuses wrong options, and PINs, tokens, modules and keys that it cannot use. Each
+// error message names the cause.
 func TestRefusals(t *testing.T) {
 	token := softhsm.New(t)
 	t.Setenv("SOFTHSM2_CONF", token.Config)

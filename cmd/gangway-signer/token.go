@@ -95,7 +95,8 @@ func createKey(c *crypto11.Context, label, curve string) (hash string, err error
 	return hex.EncodeToString(sum[:]), nil
 }
 
-// keyNames parses the flag --key. It returns the label or the URI of each name.
+// keyNames parses the values of the flag --key, which have the form NAME, NAME=LABEL or NAME=URI.
+// It returns a map from each name to the key's label or URI.
 func keyNames(list []string) (map[string]string, error) {
 	names := map[string]string{}
 	for _, text := range list {
@@ -117,7 +118,7 @@ func keyNames(list []string) (map[string]string, error) {
 	return names, nil
 }
 
-// userIDs returns the ids of the users, and of the signer's own user.
+// userIDs returns the user ids of the users in `names`, and the id of the user who runs the signer.
 func userIDs(names []string) ([]int, error) {
 	ids := []int{os.Getuid()}
 	for _, name := range names {

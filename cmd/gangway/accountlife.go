@@ -57,8 +57,8 @@ func self(ctx context.Context) (who struct{ ID, Nick string }, err error) {
 
 const dataFlag = "the hub's data folder, on the hub's machine"
 
-// The method `done` reports success. With --output json, it writes JSON to standard output;
-// otherwise it prints a note.
+// The method `done` reports success. With --output json, it writes `status` as JSON to standard
+// output. With other formats, it prints the formatted text as a note.
 func (a *app) done(status map[string]any, format string, args ...any) error {
 	status["status"] = "OK"
 	if done, err := a.json(status); done {
@@ -106,7 +106,7 @@ folder, so run it on the hub's machine; the hub may be running.`,
 	return a.table(c, columnNames(accountColumns)...)
 }
 
-// accountView is an account as account ls prints it.
+// accountView is an account as 'gangway account ls' prints it.
 type accountView struct {
 	ID          string    `json:"id"`
 	PRN         string    `json:"prn"`
@@ -128,7 +128,7 @@ func (v accountView) state() string {
 	return "enabled"
 }
 
-// accountColumns are the columns of account ls.
+// accountColumns are the columns of 'gangway account ls'.
 var accountColumns = []column[accountView]{
 	{name: "id", cell: func(v accountView) string { return v.ID }},
 	{name: "nick", cell: func(v accountView) string { return v.Nick }},
@@ -523,7 +523,7 @@ func (a *app) sessionsAtHub(ctx context.Context, data, nick, end string, endAll 
 	return a.printSessions(api.ViewSessions(sessions, store.Hash{}))
 }
 
-// sessionColumns are the columns of account sessions.
+// sessionColumns are the columns of 'gangway account sessions'.
 var sessionColumns = []column[api.SessionView]{
 	{name: "id", cell: func(s api.SessionView) string { return s.ID }},
 	{name: "began", cell: func(s api.SessionView) string { return s.Created.Local().Format(time.DateTime) }, value: func(s api.SessionView) string { return stamp(s.Created) }},

@@ -14,8 +14,8 @@ import (
 	"gangway/wire"
 )
 
-// When serve starts, it resolves the host names in the hub's URLs. lookupTime is the time limit for
-// each name.
+// When 'gangway serve' starts, it resolves the host names in the hub's URLs. lookupTime is the time
+// limit for each name.
 const lookupTime = 3 * time.Second
 
 // addresses returns the hub's URLs, the public URL first, and the names for the hub's TLS
@@ -82,9 +82,9 @@ func newReach(listeners []net.Listener) (*reach, error) {
 	return r, nil
 }
 
-// missing compares the URL `address` with the hub's listeners. It returns "" if a listener has the
-// URL's port and one of the IP addresses of the URL's host. Otherwise it returns the reason why no
-// listener matches. This machine's resolver resolves the host.
+// The method `missing` compares the URL `address` with the hub's listeners. It returns "" if a
+// listener has the URL's port and one of the IP addresses of the URL's host. Otherwise it returns
+// the reason why no listener matches. This machine's resolver resolves the host.
 func (r *reach) missing(ctx context.Context, address string) string {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -94,7 +94,7 @@ func (r *reach) missing(ctx context.Context, address string) string {
 	if port == "" {
 		port = "443"
 	}
-	var open, all []string // open: the addresses with the URL's port; all: all addresses
+	var open, all []string // the listeners' addresses; open: only those with the URL's port
 	var listens []netip.Addr
 	for _, l := range r.listens {
 		all = append(all, l.String())

@@ -93,7 +93,7 @@ func (a *app) apiTokenLsCommand() *cobra.Command {
 	return a.table(c, columnNames(apiTokenColumns)...)
 }
 
-// apiTokenColumns are the columns of api-token ls.
+// apiTokenColumns are the columns of 'gangway api-token ls'.
 var apiTokenColumns = []column[api.APITokenView]{
 	{name: "id", cell: func(t api.APITokenView) string { return t.ID }},
 	{name: "name", cell: func(t api.APITokenView) string { return t.Name }},

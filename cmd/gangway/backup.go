@@ -20,7 +20,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// backupFlags are the flags of gangway backup.
+// backupFlags are the flags of 'gangway backup'.
 type backupFlags struct {
 	data, to       string
 	recipients     []string
@@ -109,8 +109,8 @@ func (a *app) backUp(ctx context.Context, o backupFlags) error {
 	return a.reportBackup(path, done)
 }
 
-// backupSource gives the backup a number, its epoch, and makes the snapshot. It stores the epoch
-// before the snapshot, so that the snapshot contains the epoch.
+// backupSource gives the backup a number, which is called its epoch, and stores the epoch in the
+// database. Then it makes the snapshot, so that the snapshot contains the epoch.
 func (i *instance) backupSource(ctx context.Context, folder *backup.Folder, o backupFlags) (s backup.Source, describer *backup.Describer, err error) {
 	begun := time.Now()
 	epoch, err := i.engine.NextEpoch(ctx)

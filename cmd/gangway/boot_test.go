@@ -10,8 +10,9 @@ import (
 	"gangway/hub/store"
 )
 
-// The command device boot prints each state of a boot. It marks labels that come only from the
-// event log. For a refused measurement it prints the remedy.
+// 'gangway device boot' prints the state of the device's boot, for example "matches" or
+// "nothing-measured". It marks labels that come only from the event log. For a refused measurement
+// it prints the remedy.
 func TestDeviceBootShowsEachState(t *testing.T) {
 	h, run := onboarded(t, nil)
 	d := only(t, h)

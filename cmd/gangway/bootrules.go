@@ -271,7 +271,7 @@ It is the same on all machines of a model. The part firmware also has the settin
 	return a.table(c, columnNames(cohortColumns)...)
 }
 
-// partNames lists the parts of a boot that a person can decide about.
+// partNames lists those parts of a boot, such as the firmware, that a person can decide about.
 func partNames() string {
 	names := []string{boot.PartFirmware, boot.FirmwareCode}
 	for _, p := range boot.Parts[1:] {
@@ -349,7 +349,8 @@ func (a *app) showCohortPreview(p api.CohortDetail) {
 	}
 }
 
-// cohortValue returns the whole value that begins with `value`. It searches the listed cohorts.
+// cohortValue returns the whole measured value, a hash, of which a person typed the beginning
+// `value`. It searches the hub's list of cohorts for the part `part` of a boot.
 func cohortValue(ctx context.Context, part, value string) (string, error) {
 	if len(value) == 64 {
 		return value, nil

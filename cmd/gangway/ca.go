@@ -18,7 +18,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// maxCAFile is the maximum size of a request or answer, in bytes.
+// maxCAFile is the maximum size of a file with a CA's certificate request, or with the answer to
+// that request, in bytes.
 const maxCAFile = 64 << 10
 
 func (a *app) caCommand() *cobra.Command {
@@ -179,7 +180,7 @@ func (a *app) requestCAs(ctx context.Context, data, out string, o pki.RequestOpt
 	return nil
 }
 
-// requestedKey is a line of the output of ca request and ca issue.
+// requestedKey is a line of the output of 'gangway ca request' and 'gangway ca issue'.
 type requestedKey struct {
 	Title   string `json:"ca"`
 	Key     string `json:"key"`

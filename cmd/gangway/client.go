@@ -46,13 +46,13 @@ func (s *signIn) client() (*http.Client, error) {
 // rawBody is a request body that the method `do` sends unchanged, not as JSON.
 type rawBody []byte
 
-// maxAnswer is the largest size of an answer, in bytes. A page of devices or join tokens with the
-// most metadata that is allowed is smaller.
+// maxAnswer is the largest size of an answer, in bytes. A page of devices or join tokens is
+// smaller, even if each of them has as much metadata as the hub allows.
 const maxAnswer = 96 << 20
 
-// The method `do` sends a request. The argument `in` is the body: a rawBody is sent unchanged, any
-// other value as JSON, and nil means no body. If `out` is not nil, the method decodes the answer's
-// JSON into `out`.
+// do sends a request. The argument `in` is the body: a rawBody is sent unchanged, any other value
+// as JSON, and nil means no body. It decodes the answer's JSON into `out`. If `out` is nil, it
+// ignores the answer.
 func (s *signIn) do(ctx context.Context, method, path string, in, out any) error {
 	c, err := s.client()
 	if err != nil {

@@ -66,7 +66,7 @@ your decision.`,
 				change := map[string]any{"decision": decision}
 				if one {
 					if a.forPeople() {
-						a.printCloned(d, v) // --one settles only the findings that were shown here
+						a.printCloned(d, v) // --one decides only about these findings
 					}
 					change["findings"] = v.Open()
 				}

@@ -22,9 +22,10 @@ const (
 	completeAtMost = 100
 )
 
-// words returns the completions of the beginning `begun` that the person has typed. Each completion
-// is a word, or a word, a tab and a description. The argument `before` has the earlier arguments.
-// On any error, words returns nothing, because a shell cannot show an error while a person types.
+// words returns the completions of `begun`, which is the part of a word that the person has typed.
+// Each completion is a word, or a word, a tab and a description. The argument `before` has the
+// earlier arguments. On any error, words returns nothing, because a shell cannot show an error
+// while a person types.
 type words func(ctx context.Context, begun string, before []string) []string
 
 // completions lists the completion functions of a command's arguments, one for each argument. The
@@ -70,7 +71,7 @@ func (a *app) complete(root *cobra.Command) {
 	walk(root)
 }
 
-// completeOutput completes --output and --columns of a command.
+// completeOutput completes the values of the flags --output and --columns of a command.
 func (a *app) completeOutput(c *cobra.Command) {
 	formats := []string{formatTable, formatJSON, formatYAML}
 	names, table := c.Annotations[tableKey]

@@ -45,9 +45,10 @@ func addDatabaseFlags(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		addDatabaseFlags(sub)
 	}
-	// The commands login, ready and migrate get no such flags: in the data folder, login and ready
-	// read only the hub's certificate, and migrate always reads the database file. Of the commands
-	// of ca, only install and issue-server open the database.
+	// The commands 'login', 'ready' and 'db migrate' do not get these flags. In the data folder,
+	// 'login' and 'ready' read only the hub's certificate, and 'db migrate' always reads the
+	// database file. Of the commands below 'ca', only 'ca install' and 'ca issue-server' open the
+	// database.
 	if c.Flags().Lookup("data") == nil || c.RunE == nil || slices.Contains([]string{"login", "ready", "migrate"}, c.Name()) ||
 		c.HasParent() && c.Parent().Name() == "ca" && c.Name() != "install" && c.Name() != "issue-server" {
 		return
@@ -146,7 +147,7 @@ func checkFiles(file, keys string, hasKeys bool, o openOptions) error {
 }
 
 // openShared opens a PostgreSQL database. It returns an error in two cases: the database belongs to
-// a hub, but the hub's keys are missing; or there are keys, but no hub has used the database.
+// a hub but there are no keys, or there are keys but the database belongs to no hub.
 func (i *instance) openShared(ctx context.Context, config postgres.Config, keys string, hasKeys bool, o openOptions) error {
 	db, err := postgres.Open(ctx, config)
 	if err != nil {

@@ -338,8 +338,9 @@ func (a *app) finishInterrupted(ctx context.Context, dir string) error {
 	return a.finishMove(ctx, dir, m)
 }
 
-// orClosed returns an error if the move has closed the database file, because the new database may
-// be complete then. Otherwise the hub can continue with the file, and orClosed reports `why`.
+// A move has failed because of the error `why`. If the move had already closed the database file,
+// orClosed returns an error, because the new database may be complete. If the database file is
+// still open, orClosed calls failMove and returns nil, so that the hub continues with the file.
 func (a *app) orClosed(ctx context.Context, dir string, why error) error {
 	closed, err := transfer.Closed(ctx, filepath.Join(dir, databaseFile))
 	if err != nil || closed {

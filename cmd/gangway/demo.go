@@ -36,7 +36,7 @@ import (
 	"golang.org/x/term"
 )
 
-// demoResult is the JSON output of demo.
+// demoResult is the JSON output of 'gangway demo'.
 type demoResult struct {
 	Hub     string       `json:"hub"`
 	Devices []demoDevice `json:"devices"`
@@ -123,8 +123,8 @@ func (d *demo) close() {
 	}
 }
 
-// say prints a step of the demo on standard output. With --output json, say prints the step on
-// standard error, because standard output is then for programs only.
+// say prints a step of the demo on standard output. With --output json, it prints the step on
+// standard error, because standard output then has only the JSON for programs.
 func (d *demo) say(who, what, detail string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -384,8 +384,8 @@ func (d *demo) result(ctx context.Context, url string, states []*agent.State) (*
 	return r, nil
 }
 
-// demoContext is the name of the context of the demo's owner. If another demo runs, the name has a
-// number.
+// demoContext is the name of the context of the demo's owner. If another demo runs, a number
+// follows this name.
 const demoContext = "demo"
 
 // openContext creates a context for the demo's owner, so that the printed commands work without

@@ -32,8 +32,8 @@ func onboarded(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typ
 	return h, run
 }
 
-// connected is like onboarded, but also returns a second function, which sends a request as the
-// device. The second function fails the test if the hub refuses the request.
+// The function `connected` is like onboarded, but also returns a second function, which sends a
+// request as the device. The second function fails the test if the hub refuses the request.
 func connected(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typed string, arg ...string) (string, string, error), func(method, path, body string)) {
 	t.Helper()
 	maker, err := goodMaker()
@@ -170,7 +170,7 @@ func TestDeviceIsRenamedPublishedAndDeleted(t *testing.T) {
 	if _, _, err := run("", "device", "rename", "flagship", "not a nick"); err == nil || !strings.Contains(err.Error(), "nick-form") {
 		t.Errorf("rename to a malformed nick: got %v, want nick-form", err)
 	}
-	// device delete asks for the device's nick before it deletes.
+	// 'gangway device delete' asks for the device's nick before it deletes the device.
 	if _, notes, err := run("yes", "device", "delete", "flagship"); err == nil || !strings.Contains(notes, "releases its TPM") {
 		t.Errorf("delete with a wrong nick: %v: %s", err, notes)
 	}

@@ -25,7 +25,7 @@ const (
 	notedAfter = 2
 )
 
-// logColumns are the columns of device logs.
+// logColumns are the columns of 'gangway device logs'.
 var logColumns = []column[api.LogView]{
 	{name: "time", cell: func(l api.LogView) string { return l.Created.Local().Format("2006-01-02 15:04:05.000") },
 		value: func(l api.LogView) string { return l.Created.UTC().Format(time.RFC3339Nano) }, whole: true},

@@ -17,11 +17,12 @@ import (
 
 const (
 	devicesAtOnce = 1000 // devices in one answer
-	// tableDevices is the maximum number of devices in a table for people if --limit is not given.
+	// tableDevices is the number of devices in a table for people, if the flag --limit is not
+	// given.
 	tableDevices = 1000
 )
 
-// deviceColumns are the columns of device ls.
+// deviceColumns are the columns of 'gangway device ls'.
 var deviceColumns = []column[api.FleetDevice]{
 	{name: "nick", cell: func(d api.FleetDevice) string { return d.Nick }},
 	{name: "id", cell: func(d api.FleetDevice) string { return d.ID }},
@@ -59,7 +60,7 @@ func stateWords(d api.FleetDevice) string {
 	}
 	words := strings.Join(d.States, ", ")
 	if d.Cloned == "suspected" {
-		words += "?" // "cloned" is the last state
+		words += "?" // the question mark follows the last state, "cloned"
 	}
 	return words
 }

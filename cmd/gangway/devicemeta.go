@@ -23,14 +23,14 @@ type metaRow struct {
 	value     any
 }
 
-// metaColumns are the columns of device meta.
+// metaColumns are the columns of 'gangway device meta'.
 var metaColumns = []column[metaRow]{
 	{name: "set-by", cell: func(r metaRow) string { return r.from }, whole: true},
 	{name: "key", cell: func(r metaRow) string { return r.key }},
 	{name: "value", cell: func(r metaRow) string { return valueWords(r.value) }},
 }
 
-// deviceMeta is the output of device meta for programs.
+// deviceMeta is the JSON output of 'gangway device meta'.
 type deviceMeta struct {
 	Device   string         `json:"device"`
 	Nick     string         `json:"nick"`
@@ -79,7 +79,7 @@ Passwords in network settings are masked.`,
 	return a.table(c, columnNames(metaColumns)...)
 }
 
-// metaChange is one changed key, in the output of device set.
+// metaChange is one changed key of the metadata, in the output of 'gangway device set'.
 type metaChange struct {
 	Key string `json:"key"`
 	Was any    `json:"was"` // nil: the key did not exist

@@ -15,12 +15,12 @@ import (
 // user-meta, and the device's report about them in device-meta.
 const networkMeta = "gangway.network"
 
-// deviceNetwork is the JSON output of device network.
+// deviceNetwork is the JSON output of 'gangway device network'.
 type deviceNetwork struct {
 	Device string `json:"device"`
 	// Set has the owner's settings, one per line, with passwords masked. Set is nil if the owner
-	// has no settings. It is also nil if the hub's settings cannot be read: then Mistake describes
-	// the error.
+	// has no settings. It is also nil if the settings from the hub cannot be parsed. In this case,
+	// Mistake describes the error.
 	Set     []string `json:"set"`
 	Mistake string   `json:"mistake,omitempty"`
 	Report  string   `json:"report"` // as the device wrote it

@@ -149,8 +149,9 @@ itself.`,
 	return c
 }
 
-// lastInstalled returns the default revision of a rollback. It is the newest earlier revision that
-// the device installed, and that has another state than the newest revision.
+// lastInstalled returns the revision to which 'gangway device rollback' goes back, if the person
+// names no revision. It is the newest revision that the device installed and whose state differs
+// from the state of revision `newest`.
 func lastInstalled(ctx context.Context, d api.DeviceView, newest int) (int, error) {
 	rows, err := revisions(ctx, d, 0)
 	if err != nil {
@@ -164,7 +165,7 @@ func lastInstalled(ctx context.Context, d api.DeviceView, newest int) (int, erro
 	return 0, fmt.Errorf("%s has installed no other state before revision %d; name a revision from 'gangway device revisions %s'", d.Nick, newest, d.Nick)
 }
 
-// posted is the output of device post and rollback.
+// posted is the output of 'gangway device post' and 'gangway device rollback'.
 type posted struct {
 	Device  string       `json:"device"`
 	Rev     int          `json:"rev"` // 0 with --dry-run

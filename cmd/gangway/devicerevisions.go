@@ -19,7 +19,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// revisionRow is a revision in the output of device revisions.
+// revisionRow is a revision in the output of 'gangway device revisions'.
 type revisionRow struct {
 	Rev       int       `json:"rev"`
 	Status    string    `json:"status"`
@@ -34,7 +34,7 @@ type revisionRow struct {
 	Files     int       `json:"files"`
 }
 
-// revisionColumns are the columns of device revisions.
+// revisionColumns are the columns of 'gangway device revisions'.
 var revisionColumns = []column[revisionRow]{
 	{name: "rev", cell: func(r revisionRow) string { return strconv.Itoa(r.Rev) }, whole: true},
 	{name: "status", cell: func(r revisionRow) string { return statusWords(r.Status, r.Progress) }, value: func(r revisionRow) string { return r.Status },
@@ -272,7 +272,7 @@ func changeViews(changes []wiretrail.Change) []changeView {
 	return list
 }
 
-// shownValue is the number of characters of a value that a list of changes shows.
+// A list of changes between two states shows at most shownValue characters of each value.
 const shownValue = 60
 
 func (a *app) printChanges(changes []wiretrail.Change) {

@@ -200,8 +200,8 @@ func TestRevisionsOnTheCommandLine(t *testing.T) {
 			t.Errorf("the newest revision is %d, %v; want %d", trail.Rev, err, want)
 		}
 	}
-	// The command post shows the changes. It posts the revision only when the person has confirmed
-	// these changes.
+	// 'gangway device post' shows the changes. It posts the revision only when the person has
+	// confirmed these changes.
 	expect("", []string{"post", d.Nick, second, "--dry-run"}, `~ app/run.json  {"version":1} → {"version":2}`, "+ new.json", "- old.json")
 	for _, answer := range []string{"no", "", "yes please"} {
 		if out, _, err := run(answer, "device", "post", d.Nick, second); err == nil || !strings.Contains(err.Error(), "nothing was posted") || !strings.Contains(out, "- old.json") {
@@ -222,8 +222,8 @@ func TestRevisionsOnTheCommandLine(t *testing.T) {
 	expect("", []string{"state", d.Nick, "--output", "yaml"}, "version: 2")
 	expect("", []string{"state", d.Nick, "1", "--from", "0"}, "- old.json")
 
-	// If the state comes from standard input, the command post cannot ask for confirmation. So it
-	// requires --yes.
+	// If the state comes from standard input, 'gangway device post' cannot ask for confirmation. So
+	// it requires --yes.
 	if _, _, err := run(`{"#spec":"pantavisor-service-system@1"}`, "device", "post", d.Nick, "-"); err == nil || !strings.Contains(err.Error(), "--yes") {
 		t.Errorf("from standard input without --yes: %v", err)
 	}

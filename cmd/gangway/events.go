@@ -142,7 +142,7 @@ func (a *app) signedEvents(ctx context.Context, data string, f store.EventFilter
 	return signer.Close()
 }
 
-// eventColumns are the columns of events.
+// eventColumns are the columns of 'gangway events'.
 var eventColumns = []column[api.EventView]{
 	{name: "time", cell: func(e api.EventView) string { return e.Time.Local().Format(time.DateTime) }, value: func(e api.EventView) string { return stamp(e.Time) }, whole: true},
 	{name: "kind", cell: func(e api.EventView) string { return e.Kind }},

@@ -37,7 +37,7 @@ docs/image.md.`,
 	return c
 }
 
-// imageOptions are the options of image build.
+// imageOptions are the options of 'gangway image build'.
 type imageOptions struct {
 	token, hub                        string
 	out, disk, kernel, boot, programs string
@@ -208,7 +208,7 @@ func (a *app) readToken(name string) ([]byte, error) {
 	return os.ReadFile(name)
 }
 
-// built is the JSON output of image build.
+// built is the JSON output of 'gangway image build'.
 type built struct {
 	Image string `json:"image"`
 	Size  int64  `json:"size"`
@@ -313,9 +313,10 @@ func (a *app) buildReset(o imageOptions) error {
 	return a.built(o.out, "", m, "")
 }
 
-// built prints the result of image build, or of image build --reset-only. The argument `password`
-// is the password of the devices' shell. It is empty if the devices have no shell. The argument
-// `reference` is the file of the reference manifest. It is empty if there is none.
+// The method `built` prints the result of 'gangway image build', also with --reset-only. The
+// argument `password` is the password of the devices' shell. It is empty if the devices have no
+// shell. The argument `reference` is the file of the reference manifest. It is empty if there is
+// none.
 func (a *app) built(image, password string, m *install.Manifest, reference string) error {
 	info, err := os.Stat(image)
 	if err != nil {

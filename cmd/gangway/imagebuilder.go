@@ -51,7 +51,7 @@ var _ api.ImageBuilder = (*imageBuilder)(nil)
 // imageFolder is the folder of running builds in the data folder.
 const imageFolder = "image-builds"
 
-// imageFlags are the flags of serve for the building of images.
+// imageFlags are the flags of 'gangway serve' about the building of images.
 type imageFlags struct {
 	parts  string
 	atOnce int
@@ -81,8 +81,8 @@ func (i *imageFlags) check() error {
 	return nil
 }
 
-// The method `into` sets the hub's image builder. If --image-builds is 0, it sets none. The
-// argument `dir` is the hub's data folder. The hub has locked that folder.
+// The method `into` sets the hub's image builder. If --image-builds is 0, it sets no image builder.
+// The argument `dir` is the hub's data folder. The hub has locked that folder.
 func (i *imageFlags) into(o *serverOptions, dir string, log *slog.Logger) error {
 	dir = filepath.Join(dir, imageFolder)
 	// Remove the files of a hub that was killed, because an image contains a secret.
@@ -243,8 +243,8 @@ func (b *imageBuilder) run(ctx context.Context, o api.ImageOptions, file []byte,
 	if err != nil {
 		return err
 	}
-	// The child reads the file before it does anything else, so these bounds apply from the
-	// beginning.
+	// The child waits for the token file before it does anything else, and gets this file only
+	// below. So the bounds apply from the beginning.
 	if err := bound(child.Pid(), size); err != nil {
 		kill(child)
 		return err
@@ -335,7 +335,8 @@ type childOutput struct {
 	tail []byte // guarded by mu
 }
 
-// Maximum sizes, in bytes: of a line of the child's messages, and of the kept end of the messages.
+// Sizes in bytes: maxChildLine is the longest line of the child's messages. maxChildTail is how
+// much of the end of the messages is kept.
 const maxChildLine, maxChildTail = 200, 4000
 
 func (c *childOutput) Write(p []byte) (int, error) {

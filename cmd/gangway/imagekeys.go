@@ -48,7 +48,7 @@ show nothing without Microsoft's certificate: add it with --also.`,
 	return c
 }
 
-// madeKeys is the JSON output of image keys.
+// madeKeys is the JSON output of 'gangway image keys'.
 type madeKeys struct {
 	Folder string `json:"folder"`
 	// Certificates maps each variable to its certificates. Each string has the subject and the

@@ -27,7 +27,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// manifestOptions are the options of image build and image system about the reference manifest.
+// manifestOptions are the options about the reference manifest that 'gangway image build' and
+// 'gangway image system' have.
 type manifestOptions struct {
 	key, tpm, name string
 	sequence       uint64
@@ -54,7 +55,8 @@ type reference struct {
 	manifest *manifest.Manifest
 }
 
-// open opens the key of --manifest-key. If there is no such flag, it returns nil.
+// The method `open` opens the key that signs the manifest. If the options ask for no manifest, it
+// returns nil.
 func (o *manifestOptions) open(ctx context.Context) (*reference, error) {
 	if o.key == "" {
 		if o.name != "" || o.sequence != 0 {
@@ -200,8 +202,8 @@ func isKeyURI(name string) bool {
 	return found && slices.Contains([]string{"file", "tpm", "signer"}, scheme)
 }
 
-// keyURI parses the URI of a manifest key. The argument `tpm` is the address of the TPM of a key
-// whose URI names no TPM.
+// keyURI parses the URI of a manifest key. If the key is in a TPM and its URI does not name the
+// TPM, `tpm` is the TPM's address.
 func keyURI(name, tpm string) (cakey.URI, error) {
 	if strings.HasPrefix(name, "tpm:") && !strings.Contains(name, "?") {
 		name += "?device=" + url.QueryEscape(tpm)
@@ -213,8 +215,8 @@ func keyURI(name, tpm string) (cakey.URI, error) {
 	return u, nil
 }
 
-// openManifestKey opens the key in a file or at a URI, and checks that it can sign manifests. The
-// argument `tpm` is the address of the TPM of the key tpm:HANDLE.
+// openManifestKey opens the key in a file or at a URI, and checks that it can sign manifests. For a
+// key tpm:HANDLE, `tpm` is the TPM's address.
 func openManifestKey(ctx context.Context, name, tpm string) (crypto.Signer, error) {
 	if !isKeyURI(name) {
 		return readManifestKey(name)

@@ -172,7 +172,7 @@ PREFIX/lib/gangway/kernel.`,
 	return a.table(c, columnNames(partColumns)...)
 }
 
-// list searches for the parts of images in the folders that the command `image build` uses.
+// list searches for the parts in the folders that 'gangway image build' uses.
 func (o *imageOptions) list() (parts []partView, err error) {
 	if o.kernel == "" {
 		o.kernel, _ = kernelFolder() // if there is no folder, the parts are listed as missing

@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// system is the JSON output of image system.
+// system is the JSON output of 'gangway image system'.
 type system struct {
 	System string `json:"system"`
 	Size   int64  `json:"size"`

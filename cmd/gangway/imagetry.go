@@ -21,7 +21,7 @@ import (
 	"golang.org/x/term"
 )
 
-// tryOptions are the options of image try.
+// tryOptions are the options of 'gangway image try'.
 type tryOptions struct {
 	dir, disk, vnc, accel string
 	memory                int // MiB
@@ -192,8 +192,8 @@ func tryFolder(dir string) (_ string, remove func(), err error) {
 	return dir, func() { os.RemoveAll(dir) }, nil
 }
 
-// tryMaker returns the folder with the keys of the TPM maker that image try uses. The folder is
-// kept, so that a hub needs to trust the maker only once.
+// tryMaker returns the folder with the keys of the TPM maker that 'gangway image try' uses. The
+// folder is kept, so that a hub needs to trust the maker only once.
 func tryMaker() (string, error) {
 	dir, err := os.UserCacheDir()
 	if err != nil {

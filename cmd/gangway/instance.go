@@ -34,7 +34,7 @@ type instance struct {
 	lock   *os.File     // nil if this process does not serve the hub
 
 	objects   objects.Store // nil until openObjects
-	objectsAt string        // the place of the objects: different for each bucket and folder
+	objectsAt string        // names the bucket or the folder with the objects
 }
 
 // openOptions are the options for opening a data folder.
@@ -208,7 +208,7 @@ func (i *instance) shared() bool {
 	return is
 }
 
-// objectsGone reports whether the folder of the objects is missing although the database lists
+// objectsGone reports whether the folder with the objects is missing although the database lists
 // objects. This happens if the folder was not restored from its backup, or if its disk is not
 // mounted. If the objects are in S3, objectsGone returns false.
 func (i *instance) objectsGone(ctx context.Context, c objects.S3Config) (bool, error) {
@@ -222,7 +222,7 @@ func (i *instance) objectsGone(ctx context.Context, c objects.S3Config) (bool, e
 type serverOptions struct {
 	openRegistration, tls12 bool
 	proxy                   *api.Proxy
-	quota                   int64 // for each owner, in bytes; 0: the default
+	quota                   int64 // quota of each owner, in bytes; 0: the default
 	rates                   api.Rates
 	timeouts                api.Timeouts
 	capacity                int

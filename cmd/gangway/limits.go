@@ -19,8 +19,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// limitFlags are the flags of serve for rate limits, timeouts, TCP proxies, and the amount of audit
-// trail and device logs that the hub keeps.
+// limitFlags are flags of 'gangway serve'. They set rate limits, timeouts and TCP proxies, and they
+// limit the age and the size of the audit trail and of the devices' logs.
 type limitFlags struct {
 	rates    []string
 	proxies  []string

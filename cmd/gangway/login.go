@@ -53,8 +53,8 @@ another context, named by --context or after the hub's host.`,
 				if err != nil {
 					return usagef("the hub's URL is missing")
 				}
-				// Verify the hub with the root certificate of the last sign-in. A flag below may
-				// replace it.
+				// Verify the hub with the root certificate of the last sign-in. A flag that is read
+				// below may replace this certificate.
 				s.Hub, s.HubCA = last.Hub, last.HubCA
 				if s.Nick == "" {
 					s.Nick = last.Nick

@@ -108,7 +108,7 @@ type app struct {
 	columns        []string      // --columns
 	context, hub   string        // --context, --hub
 	screen         *os.File      // the terminal on which --watch draws while stdout is a buffer; nil if stdout is not a buffer
-	steady         bool          // lists omit the columns that always change
+	steady         bool          // lists omit the columns that change with each contact of a device
 	poll           time.Duration // if not 0, replaces the time between two requests of a command that waits; for tests
 }
 

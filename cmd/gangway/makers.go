@@ -14,8 +14,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// makerFlags are the flags of serve and trust check for certificates of TPM makers that are not
-// from the trust store.
+// 'gangway serve' and 'gangway trust check' have makerFlags. These flags name files with
+// certificates of TPM makers, in addition to the certificates in the trust store.
 type makerFlags struct {
 	roots, links []string
 	noBuiltIn    bool
@@ -27,9 +27,9 @@ func (m *makerFlags) add(f *pflag.FlagSet) {
 	f.BoolVar(&m.noBuiltIn, "no-builtin-roots", false, "do not trust the built-in certificates of TPM makers")
 }
 
-// set returns the certificates of the files. If --no-builtin-roots is not given, it adds the
-// built-in certificates. An unusable certificate is an error, because a hub must not start with
-// fewer certificates than the operator gave.
+// The method `set` returns the certificates in the files that the flags name. It adds the built-in
+// certificates, if the flag --no-builtin-roots is not given. An unusable certificate is an error,
+// because a hub must not start with fewer certificates than the operator gave.
 func (m *makerFlags) set(ctx context.Context) (*trust.Set, error) {
 	var all []trust.Certificate
 	if !m.noBuiltIn {

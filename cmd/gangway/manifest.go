@@ -37,7 +37,7 @@ it with your key. The hub compares the boots of your machines with it.`,
 	return c
 }
 
-// shownManifest is the JSON output of manifest show and manifest verify.
+// shownManifest is the JSON output of 'gangway manifest show' and 'gangway manifest verify'.
 type shownManifest struct {
 	Verified bool               `json:"verified"`
 	Key      string             `json:"key"` // id of the key that the manifest names
@@ -81,7 +81,7 @@ func keyFlag(c *cobra.Command, keys *[]string) {
 	c.Flags().StringArrayVar(keys, "key", nil, "public key (PEM) that you trust, such as the file from 'gangway manifest key create' (repeatable)")
 }
 
-// verified verifies a manifest's text with the public keys in the files `keys`.
+// The function `verified` verifies a manifest's text with the public keys in the files `keys`.
 func verified(name string, text []byte, keys []string) (*shownManifest, error) {
 	var trusted []crypto.PublicKey
 	for _, file := range keys {
@@ -316,7 +316,7 @@ the hub: the hub needs only the public key.`,
 	return c
 }
 
-// madeManifestKey is the JSON output of manifest key create.
+// madeManifestKey is the JSON output of 'gangway manifest key create'.
 type madeManifestKey struct {
 	Private string `json:"private-key"` // a file or a URI, such as tpm:HANDLE
 	Public  string `json:"public-key"`  // a file
@@ -415,7 +415,8 @@ func (a *app) createInTPM(ctx context.Context, name, tpm, public string) error {
 	return a.publicKey(ctx, name, tpm, public)
 }
 
-// publicKey writes the public key of a key to the file `public`.
+// publicKey opens the key with the name or URI `name`, and writes its public half to the file
+// `public`.
 func (a *app) publicKey(ctx context.Context, name, tpm, public string) error {
 	key, err := openManifestKey(ctx, name, tpm)
 	if err != nil {
@@ -432,7 +433,8 @@ func (a *app) publicKey(ctx context.Context, name, tpm, public string) error {
 	return a.createdKey(madeManifestKey{name, public, kid}, text)
 }
 
-// createdKey writes the public key, and prints the result of manifest key create.
+// createdKey writes the public half of a new key to a file, and prints the result of 'gangway
+// manifest key create'.
 func (a *app) createdKey(made madeManifestKey, public []byte) error {
 	if err := createFile(made.Public, public, 0o644); err != nil {
 		return err
@@ -445,7 +447,8 @@ func (a *app) createdKey(made madeManifestKey, public []byte) error {
 	return nil
 }
 
-// newManifestKey makes a key. It returns the private and the public key in PEM, and the key's id.
+// newManifestKey makes a key pair that signs manifests. It returns the private and the public key
+// in PEM, and the key's id.
 func newManifestKey(useRSA bool) (private, public []byte, kid string, err error) {
 	var key crypto.Signer
 	if useRSA {

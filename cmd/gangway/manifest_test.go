@@ -64,7 +64,7 @@ func asKernel(efi []byte) []byte {
 	copy(b[0x202:], "HdrS")
 	copy(b[moved:], efi[old:old+24+240])
 	binary.LittleEndian.PutUint32(b[at:], moved)
-	binary.LittleEndian.PutUint16(b[moved+4+2:], 1) // one section, for which there is room
+	binary.LittleEndian.PutUint16(b[moved+4+2:], 1) // the header has space for one section
 	copy(b[moved+24+240:], efi[old+24+240:][:40])
 	return b
 }
@@ -99,8 +99,9 @@ func namesInstallersWithoutAShell(t *testing.T, m *manifest.Manifest) {
 	}
 }
 
-// An owner builds a system with its manifest, and verifies both with only the public key. A system
-// that differs in one byte, and another owner's key, are refused.
+// An owner builds a system with its manifest, and verifies both with only the public key. The
+// command refuses a system that differs in one byte, and a manifest that another owner's key
+// signed.
 func TestSystemWithManifest(t *testing.T) {
 	kernel, programs := fakeParts(t)
 	dir := t.TempDir()
@@ -293,8 +294,8 @@ func equalFiles(t *testing.T, a, b string) {
 }
 
 // A signer signs the manifest of a system and its approval for encrypted disks. The key's curve
-// must be one that TPMs support. Without the signer, nothing is built. "make hsm" runs the real
-// signer.
+// must be one that TPMs support. If the signer does not run, the command builds nothing. "make hsm"
+// runs the real signer.
 func TestSystemWithManifestKeyOfASigner(t *testing.T) {
 	kernel, programs := fakeParts(t)
 	short, err := os.MkdirTemp("", "signer") // the path of a socket must be short
@@ -335,7 +336,8 @@ func TestSystemWithManifestKeyOfASigner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, part := range []string{`"pcrs":[11]`, "BEGIN PUBLIC KEY"} { // of the approval
+	// The system's file contains these texts of the approval.
+	for _, part := range []string{`"pcrs":[11]`, "BEGIN PUBLIC KEY"} {
 		if !bytes.Contains(b, []byte(part)) {
 			t.Errorf("the system does not contain %s", part)
 		}

@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// onlineFlags are serve's flags for the hub's downloads from TPM makers.
+// onlineFlags are the flags of 'gangway serve' about the hub's downloads from TPM makers.
 type onlineFlags struct {
 	issuers, crls []string
 	check         string
@@ -20,7 +20,7 @@ func (o *onlineFlags) add(f *pflag.FlagSet) {
 }
 
 // The method `online` returns the downloader for certificates and revocation lists of TPM makers.
-// If the flags allow no downloads, the downloader is nil.
+// The downloader is nil if the flags allow no downloads.
 func (o *onlineFlags) online() (onboard.Online, error) {
 	mode, ok := map[string]fetch.CRLMode{"off": fetch.CRLsOff, "soft": fetch.CRLsSoft, "hard": fetch.CRLsHard}[o.check]
 	switch {

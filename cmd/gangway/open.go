@@ -79,7 +79,7 @@ func (s *signIn) pages(ctx context.Context) string {
 
 var errNoBrowser = errors.New("no browser is here")
 
-// openBrowser starts a browser with an address. The environment variable BROWSER is a list of
+// openBrowser starts a browser that opens an address. The environment variable BROWSER is a list of
 // commands, separated by colons. In each command, %s is replaced with the address.
 func openBrowser(address string) error {
 	for name := range strings.SplitSeq(os.Getenv("BROWSER"), ":") {

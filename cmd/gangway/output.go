@@ -21,8 +21,7 @@ import (
 	"golang.org/x/text/width"
 )
 
-// Output formats. "text" is another word for table, for scripts that were written for older
-// versions.
+// The output formats. "text" means the same as "table", because older versions used this word.
 const (
 	formatTable = "table"
 	formatText  = "text"

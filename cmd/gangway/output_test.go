@@ -106,6 +106,7 @@ func TestTablesFitTheTerminal(t *testing.T) {
 	}
 }
 
+// A list is printed in each output format, with the columns of this format.
 func TestFormatsOfALists(t *testing.T) {
 	t.Parallel()
 	list := []berth{{"north", "=HYPERLINK(\"http://x\")", "1"}, {"-7", "+49 40", "2"}}

@@ -19,7 +19,8 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 )
 
-// pageFlags are the flags of serve for pages with their own host name, listener and certificate.
+// pageFlags are the flags of 'gangway serve' for pages with their own host name, listener and
+// certificate.
 type pageFlags struct {
 	listen    []string
 	url       string
@@ -41,7 +42,8 @@ func (p *pageFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&p.roots, "acme-ca", "", "file of the CA certificates, in PEM, by which the hub verifies a private --acme-directory (default: the system's)")
 }
 
-// check returns an error if the flags do not fit together.
+// check returns an error if two flags contradict each other, or if one requires another that is
+// missing.
 func (p *pageFlags) check() error {
 	switch files := p.cert != "" || p.key != ""; {
 	case len(p.listen) == 0 && p.url == "" && !files && !p.acme:

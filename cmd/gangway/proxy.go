@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// proxyFlags are the flags of serve for a TLS-terminating proxy in front of the hub.
+// proxyFlags are the flags of 'gangway serve' for a TLS-terminating proxy in front of the hub.
 type proxyFlags struct {
 	ca, name string
 	traces   bool

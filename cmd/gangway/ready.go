@@ -72,7 +72,8 @@ its health check.`,
 const maxReadiness = 64 << 10
 
 // askReady sends GET /readyz to the hub at `address`. It returns an error if the hub is not ready.
-// `root` is the hub's root certificate in PEM. Each hub's TLS certificate names 127.0.0.1.
+// `root` is the hub's root certificate in PEM. The address may be 127.0.0.1, because the TLS
+// certificate of each hub names 127.0.0.1.
 func askReady(ctx context.Context, address string, root []byte) (api.Readiness, error) {
 	var ready api.Readiness
 	host, port, err := net.SplitHostPort(address)

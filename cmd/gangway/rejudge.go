@@ -25,7 +25,7 @@ var judgementColumns = []column[api.Judgement]{
 	{name: "reason", cell: func(j api.Judgement) string { return j.Reason }},
 }
 
-// judged is the number of devices that one request judges.
+// judged is the maximum number of devices that the hub judges again for one request.
 const judged = 100
 
 func (a *app) rejudgeCommand() *cobra.Command {
@@ -83,8 +83,8 @@ hub.`,
 	return a.table(c, columnNames(judgementColumns)...)
 }
 
-// The function `rejudged` returns all judgements. It calls the function `page` for each page of the
-// hub's answer.
+// rejudged calls `page` repeatedly, and returns the judgements of all devices. Each page continues
+// after the last device of the page before.
 func rejudged(page func(after string) (*api.Judgements, error)) (list []api.Judgement, err error) {
 	for after := ""; ; {
 		p, err := page(after)
@@ -142,7 +142,8 @@ func rejudgeOffline(ctx context.Context, data, owner string, makers *makerFlags)
 	}
 }
 
-// deleteRefused deletes the refused devices with this code.
+// deleteRefused deletes those devices in `list` that the hub would refuse with the error code
+// `code`.
 func (a *app) deleteRefused(ctx context.Context, list []api.Judgement, code string) error {
 	deleted := 0
 	for _, j := range list {

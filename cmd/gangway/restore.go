@@ -25,7 +25,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// restoreFlags are the flags of gangway restore, and those of gangway backup verify.
+// restoreFlags are the flags of 'gangway restore' and of 'gangway backup verify'.
 type restoreFlags struct {
 	identity, hubName string
 	identities        []age.Identity
@@ -43,8 +43,7 @@ func (o *restoreFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&o.hubName, "hub-name", "", "hub name of the backup's hub, from a token file or from 'gangway backup'; the name proves that this hub made the backup (required)")
 }
 
-// verify reads a whole backup, and verifies that the hub with the name of --hub-name made the whole
-// backup.
+// verify reads a whole backup, and verifies that the hub made each part of it.
 func (o *restoreFlags) verify(ctx context.Context, path string) (info backup.Info, err error) {
 	if o.identity == "" || o.hubName == "" {
 		return info, usagef("--identity and --hub-name are needed: the file of the age identity, and the name of the hub that made the backup")
@@ -126,14 +125,14 @@ const restoringFolder = "restoring"
 type restoration struct {
 	restoreFlags
 	*app
-	path              string // path of the backup
+	path              string // path of the backup's file
 	part              string // the folder restoringFolder
 	config            postgres.Config
 	shared            bool // the database is in PostgreSQL
 	info              backup.Info
 	damaged           []string
 	trail             *aftermath
-	repeated, unknown int // of the changes
+	repeated, unknown int // numbers of changes that were repeated, and that name unknown things
 	done              store.Restored
 }
 
@@ -183,7 +182,7 @@ func (a *app) restore(ctx context.Context, path string, o restoreFlags) error {
 	return r.report(findings)
 }
 
-// abandoned removes the files of a failed restore.
+// The method `abandoned` removes the files of a failed restore.
 func (r *restoration) abandoned(err error) error { return errors.Join(err, os.RemoveAll(r.part)) }
 
 // checkEmpty returns an error if the data folder already contains files of a hub.
@@ -333,7 +332,7 @@ func syncFolder(dir string) error {
 	return d.Sync()
 }
 
-// timeGap is the JSON form of a period for which no file has the events.
+// timeGap is a period for which no file has the events. It is written as JSON.
 type timeGap struct {
 	From time.Time `json:"from"`
 	To   time.Time `json:"to"`
@@ -349,17 +348,20 @@ func (r *restoration) report(findings []finding.Finding) error {
 		until = &at
 	}
 	done, err := r.json(struct {
-		Hub      string            `json:"hub"`
-		Epoch    int64             `json:"epoch"`
-		Begun    time.Time         `json:"begun"` // of the backup
-		Objects  int               `json:"objects"`
-		Damaged  []string          `json:"damaged-objects"`
-		NewEpoch int64             `json:"new-epoch"`
-		Repeated int               `json:"repeated-changes"`
-		Unknown  int               `json:"unknown-changes"` // about things that are not in the backup
-		Lost     map[string]int    `json:"lost-events"`     // by kind, at most
-		Gaps     []timeGap         `json:"event-gaps"`      // times of which no signed file has the events
-		Until    *time.Time        `json:"events-until"`    // when the newest signed file of events was made
+		Hub      string    `json:"hub"`
+		Epoch    int64     `json:"epoch"`
+		Begun    time.Time `json:"begun"` // start of the backup
+		Objects  int       `json:"objects"`
+		Damaged  []string  `json:"damaged-objects"`
+		NewEpoch int64     `json:"new-epoch"`
+		Repeated int       `json:"repeated-changes"`
+		// Unknown is the number of changes about things that are not in the backup.
+		Unknown int `json:"unknown-changes"`
+		// Lost is the largest possible number of lost events of each kind.
+		Lost map[string]int `json:"lost-events"`
+		// Gaps are the periods for which no signed file has the events.
+		Gaps     []timeGap         `json:"event-gaps"`
+		Until    *time.Time        `json:"events-until"` // when the newest signed file of events was made
 		Sessions int               `json:"ended-sessions"`
 		Tokens   int               `json:"paused-tokens"`
 		Findings []finding.Finding `json:"findings"`

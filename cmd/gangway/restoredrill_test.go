@@ -72,7 +72,8 @@ func (h *movingHub) drill(workers int) *drillLoad {
 	return l
 }
 
-// The method `live` runs the whole life of one device.
+// The method `live` does everything that one device does: it onboards, uploads an object, posts a
+// revision and reports.
 func (l *drillLoad) live(ctx context.Context) error {
 	tpm, err := fleet.New(l.h.maker, "L-2")
 	if err != nil {
@@ -166,8 +167,8 @@ func signedPath(text []byte, key string) (string, error) {
 	return u.EscapedPath(), nil
 }
 
-// The method `works` checks that the hub knows the device, its identity, its object and its reports
-// from before the time `before`.
+// The method `works` checks that the hub knows the device, its identity and its object, and those
+// of its reports that it sent before the time `before`.
 func (d *drillDevice) works(hub *fleet.Hub, before time.Time) error {
 	conn, err := hub.Dial(context.Background(), d.certs.TLS(d.tpm))
 	if err != nil {
@@ -256,7 +257,7 @@ func (l *drillLoad) wait(n int) {
 	}
 }
 
-// The method `have` returns copies of the devices.
+// The method `have` returns copies of the devices that the load has onboarded so far.
 func (l *drillLoad) have() (list []drillDevice) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -268,11 +269,12 @@ func (l *drillLoad) have() (list []drillDevice) {
 	return list
 }
 
-// The restore drill. A hub under load is backed up, and loses its disk. Everything that the hub
-// acknowledged before the backup works in the restored hub: each device with its certificate, its
-// identity, its object and its reports. The restore repeats the deletions and revocations after the
-// backup, and lists the devices that it lost. A lost device can onboard again only after the
-// operator has resumed the paused join token. 'make e2e-full' does the same with PostgreSQL.
+// This test is a restore drill: a hub under load is backed up, and loses its disk. Everything that
+// the hub acknowledged before the backup works in the restored hub: each device with its
+// certificate, its identity, its object and its reports. The restore repeats the deletions and
+// revocations after the backup, and lists the devices that it lost. A lost device can onboard again
+// only after the operator has resumed the paused join token. 'make e2e-full' does the same with
+// PostgreSQL.
 func TestRestoreDrillUnderLoad(t *testing.T) {
 	race.Skip(t)
 	if testing.Short() {
@@ -416,8 +418,8 @@ func restoreDrill(t *testing.T, shared bool) {
 	t.Logf("%d devices before the backup, %d after it, %d during it", len(before), len(after), len(l.devices)-len(before)-len(after))
 }
 
-// split returns the devices that were onboarded before a backup began, and those that began to
-// onboard after it had ended.
+// The function `split` returns the devices that were onboarded before a backup began, and those
+// that began to onboard after it had ended.
 func split(list []drillDevice, begun, ended time.Time) (before, after []drillDevice) {
 	for _, d := range list {
 		switch {

@@ -28,24 +28,24 @@ type change struct {
 	time                 time.Time
 	kind                 string
 	owner, device, token string
-	name                 string // of an API token
+	name                 string // name of an API token
 }
 
 // aftermath holds the events after the backup, as a restore reads them from the audit trail.
 type aftermath struct {
 	changes []change // the oldest first
-	// others counts the other events by their kind (store.Event.Kind). The restored hub has lost
-	// the data of these events.
+	// others counts the events that are not in `changes`, by their kind. The restored hub does not
+	// have the effects of these events.
 	others map[string]int
-	// signed describes the signed parts of the files.
+	// signed describes the signed exports in the files with the events.
 	signed []backup.Trail
 }
 
 // readTrails reads the events at or after the time `since` from files, and verifies the signatures.
 func (o *restoreFlags) readTrails(since time.Time) (*aftermath, error) {
 	t := &aftermath{others: map[string]int{}}
-	// Exports may overlap, so an event may occur twice. The number does not identify an event,
-	// because a restored hub uses the numbers of lost events again.
+	// Exports may overlap, so an event may occur twice. The event's number does not identify the
+	// event, because a restored hub uses the numbers of lost events again.
 	type event struct {
 		seq  int64
 		time time.Time
@@ -73,7 +73,7 @@ func (o *restoreFlags) readTrails(since time.Time) (*aftermath, error) {
 		t.signed = append(t.signed, signed...)
 	}
 	// The order matters: an account may be disabled and enabled again. Two events may have the same
-	// time, so compare the events' sequence numbers too.
+	// time. For these, compare the numbers.
 	slices.SortStableFunc(t.changes, func(a, b change) int { return cmp.Or(a.time.Compare(b.time), cmp.Compare(a.seq, b.seq)) })
 	return t, nil
 }
@@ -93,7 +93,8 @@ func (t *aftermath) add(e api.EventView, since time.Time) {
 	}
 }
 
-// changeOf returns the change that an event is about.
+// changeOf converts an event to the change that a restore must repeat. If the restore need not
+// repeat the event, `ok` is false.
 func changeOf(e api.EventView) (c change, ok bool) {
 	c = change{seq: e.Seq, time: e.Time, kind: e.Kind, owner: strings.TrimPrefix(e.Owner, wire.AccountPRN), device: strings.TrimPrefix(e.Device, wire.DevicePRN), token: e.Token}
 	switch e.Kind {

@@ -20,8 +20,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// served is the script command "served PORT". It waits until a server accepts TLS connections on a
-// loopback port.
+// The function `served` is the script command "served PORT". It waits until a server accepts TLS
+// connections on a loopback port.
 func served(ts *testscript.TestScript, _ bool, args []string) {
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		// This connection accepts any certificate. The commands that the script runs next verify

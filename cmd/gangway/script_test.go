@@ -24,7 +24,8 @@ func TestScripts(t *testing.T) {
 	runScripts(t, "testdata")
 }
 
-// TestHubScripts runs the scripts about gangway serve, also with the race detector.
+// TestHubScripts runs the scripts about 'gangway serve'. Unlike TestScripts, it also runs under the
+// race detector.
 func TestHubScripts(t *testing.T) {
 	runScripts(t, "testdata/hub")
 }

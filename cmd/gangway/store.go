@@ -29,7 +29,7 @@ type offlineStore interface {
 	JoinTokens(ctx context.Context, owner string) ([]store.JoinToken, error)
 	DisableJoinToken(ctx context.Context, owner, id string) error
 
-	// gangway account delete --with-devices, and gangway demo
+	// These methods are for 'gangway account delete --with-devices' and 'gangway demo'.
 	Device(ctx context.Context, id string) (store.Device, error)
 	Devices(ctx context.Context, owner, after string, limit int) ([]store.Device, error)
 	CountDevices(ctx context.Context, owner string) (int, error)
@@ -46,7 +46,7 @@ type offlineStore interface {
 	store.Addresses
 	HasContents(ctx context.Context) (bool, error)
 
-	// gangway serve, gangway backup, gangway restore
+	// These methods are for 'gangway serve', 'gangway backup' and 'gangway restore'.
 	store.Restores
 
 	// gangway events

@@ -255,7 +255,7 @@ func allTokens(ctx context.Context, get func(ctx context.Context, method, path s
 	}
 }
 
-// tokenColumns are the columns of token ls.
+// tokenColumns are the columns of 'gangway token ls'.
 var tokenColumns = []column[api.JoinTokenView]{
 	{name: "id", cell: func(t api.JoinTokenView) string { return t.ID }},
 	{name: "nick", cell: func(t api.JoinTokenView) string { return t.Nick }},

@@ -184,7 +184,7 @@ func resize(t *testing.T, f *os.File, width, height uint16) {
 	}
 }
 
-// The command top works on a real terminal. It restores the terminal, however the command ends.
+// 'gangway top' works on a real terminal. It restores the terminal, however the command ends.
 func TestTopRestoresTheTerminal(t *testing.T) {
 	h, run, send := connected(t, nil)
 	d := only(t, h)
@@ -317,8 +317,8 @@ func TestWatchLeavesOutTimes(t *testing.T) {
 	}
 }
 
-// The command open starts the browser in the variable BROWSER, with the device's page and without a
-// shell.
+// 'gangway open' starts the browser that the variable BROWSER names. The browser gets the address
+// of the device's page, and no shell is involved.
 func TestOpenStartsABrowser(t *testing.T) {
 	h, run := onboarded(t, func(d *fleet.Device) { d.Serial = "SN;reboot" })
 	d := only(t, h)
@@ -354,7 +354,7 @@ func TestOpenStartsABrowser(t *testing.T) {
 	}
 }
 
-// The command top sends the same number of requests for a fleet of any size. It stops if the hub
+// 'gangway top' sends the same number of requests for a fleet of any size. It stops if the hub
 // refuses a request.
 func TestTopAsksForLittle(t *testing.T) {
 	asked := 0

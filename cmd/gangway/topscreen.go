@@ -70,8 +70,8 @@ func (t *top) drawHeader(s tcell.Screen, width int) {
 	put(s, width-len(clock), 0, len(clock), faintStyle, clock)
 }
 
-// drawNumbers draws the numbers of devices in each state, and the numbers of new devices. It begins
-// at line 1, and returns the line after the last number.
+// drawNumbers draws how many devices are in each state, and how many are new. It begins at line 1
+// of the screen, and returns the number of the next empty line.
 func (t *top) drawNumbers(s tcell.Screen, width int) (y int) {
 	f := t.data.fleet
 	noun := " devices"
@@ -105,8 +105,8 @@ func (t *top) drawNumbers(s tcell.Screen, width int) (y int) {
 	return y + 1
 }
 
-// bars draws the number of new devices of each day as a bar, and a day without new devices as a
-// dot.
+// bars draws one character for each day: a bar for the number of devices that onboarded on that
+// day, or a dot if no device onboarded.
 func bars(days []api.Arrival) string {
 	most := 1
 	for _, d := range days {

@@ -11,7 +11,7 @@ import (
 	"go.opentelemetry.io/otel"
 )
 
-// traceFlags are the flags of serve for traces.
+// traceFlags are the flags of 'gangway serve' about traces.
 type traceFlags struct {
 	endpoint string
 	ratio    float64

@@ -40,7 +40,7 @@ type trustView struct {
 	BuiltIn   bool       `json:"built-in"`
 	NotBefore time.Time  `json:"not-before"`
 	NotAfter  time.Time  `json:"not-after"`
-	Changed   *time.Time `json:"changed,omitempty"` // when the operator last changed it
+	Changed   *time.Time `json:"changed,omitempty"` // time of the operator's last change
 	Quirks    []string   `json:"quirks,omitempty"`
 }
 
@@ -116,7 +116,7 @@ chains) or distrusted (no chain may contain it, whatever its source).`,
 	return a.table(c, columnNames(trustColumns)...)
 }
 
-// trustColumns are the columns of trust ls.
+// trustColumns are the columns of 'gangway trust ls'.
 var trustColumns = []column[trustView]{
 	{name: "sha-256", cell: func(v trustView) string { return v.SHA256[:16] + "…" }, value: func(v trustView) string { return v.SHA256 }, whole: true},
 	{name: "maker", cell: func(v trustView) string { return v.Maker }},

@@ -22,11 +22,13 @@ import (
 // maxChain is the maximum number of certificates in all --chain files together.
 const maxChain = 64
 
-// checkResult is the JSON output of trust check.
+// checkResult is the JSON output of 'gangway trust check'.
 type checkResult struct {
-	Trusted      bool              `json:"trusted"`
-	SHA256       string            `json:"sha256"`       // hash of the EK certificate
-	EKSHA256     string            `json:"ek-sha256"`    // of the EK certificate's public key (SubjectPublicKeyInfo), as in EK lists
+	Trusted bool   `json:"trusted"`
+	SHA256  string `json:"sha256"` // hash of the EK certificate
+	// EKSHA256 is the hash of the EK certificate's public key (SubjectPublicKeyInfo), as in EK
+	// lists.
+	EKSHA256     string            `json:"ek-sha256"`
 	Manufacturer string            `json:"manufacturer"` // manufacturer's id as the EK certificate states it
 	Model        string            `json:"model"`
 	Version      string            `json:"version"`

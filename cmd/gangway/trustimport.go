@@ -13,7 +13,7 @@ import (
 // maxListed is the maximum number of entries that a list on the terminal shows.
 const maxListed = 20
 
-// importResult is the JSON output of trust import.
+// importResult is the JSON output of 'gangway trust import'.
 type importResult struct {
 	Imported []trustView     `json:"imported"`
 	Known    int             `json:"known"` // number of certificates that the trust store trusted already

@@ -66,7 +66,7 @@ func allWaiting(ctx context.Context) ([]api.WaitingView, error) {
 	return call[[]api.WaitingView](ctx, "GET", "/devices/waiting", nil)
 }
 
-// waitingColumns are the columns of device waiting.
+// waitingColumns are the columns of 'gangway device waiting'.
 var waitingColumns = []column[api.WaitingView]{
 	{name: "id", cell: func(w api.WaitingView) string { return w.ID }},
 	{name: "status", cell: func(w api.WaitingView) string { return w.Status }, tone: func(api.WaitingView) tone { return attention }, whole: true},

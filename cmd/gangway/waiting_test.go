@@ -8,8 +8,8 @@ import (
 	"gangway/internal/fleet"
 )
 
-// If a machine has no EK certificate, device show and device approve tell the owner what the
-// missing certificate may hide.
+// If a machine has no EK certificate, 'gangway device show' and 'gangway device approve' tell the
+// owner what the missing certificate may hide.
 func TestApprovingWithoutACertificateSaysWhatThatMayHide(t *testing.T) {
 	var seen *fleet.Device
 	h, run := onboarded(t, func(d *fleet.Device) { seen = d })

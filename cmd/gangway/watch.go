@@ -124,7 +124,7 @@ func frame(text, status string, f *os.File) []byte {
 }
 
 // watchChanges prints a list, and then each new or changed line until ctx ends. It omits the
-// columns that always change, if --columns does not name them.
+// columns that change with each contact of a device, except columns that --columns names.
 func (a *app) watchChanges(ctx context.Context, every time.Duration, show func() error) error {
 	a.steady = true
 	defer func() { a.steady = false }()

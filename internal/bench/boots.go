@@ -35,11 +35,13 @@ import (
 // Boots has the times in which the hub answers requests about the boots of a fleet, in milliseconds
 // of wall time. The times include TLS and the client, which run in the process of the hub.
 type Boots struct {
-	Devices   int          `json:"devices"`
-	Models    int          `json:"models"`
-	Firmware  int          `json:"firmware_versions"`
-	Measured  float64      `json:"seconds_to_measure"` // two boots of each device
-	Decisions int          `json:"decisions"`          // after them, the outlier is the only changed device
+	Devices  int     `json:"devices"`
+	Models   int     `json:"models"`
+	Firmware int     `json:"firmware_versions"`
+	Measured float64 `json:"seconds_to_measure"` // two boots of each device
+	// Decisions is the number of cohorts (devices with the same new firmware) that the owner
+	// accepts. Only the device with other firmware than all others is still changed afterwards.
+	Decisions int          `json:"decisions"`
 	Answers   []BootAnswer `json:"answers"`
 }
 
@@ -61,12 +63,12 @@ const (
 	// bootRounds is how many times each list is requested.
 	bootRounds = 50
 	bootsNick  = "owner"
-	// bootWorkers is the number of devices that boot at the same time. With many more, a hub on a
-	// busy machine refuses writes that wait too long.
+	// bootWorkers is the number of devices that boot at the same time. If many more devices boot at
+	// the same time, a hub on a busy machine refuses writes that wait too long.
 	bootWorkers = 16
 )
 
-// bootBench is a hub with a fleet whose boots are measured.
+// bootBench is a hub with a fleet that sends boot measurements.
 type bootBench struct {
 	hub     *testHub
 	client  *http.Client
@@ -300,7 +302,8 @@ func onDevice(ctx context.Context, c *fleet.Conn, method, path string, in, out a
 	return json.Unmarshal(a.Body, out)
 }
 
-// decide previews and accepts each cohort of changed firmware.
+// For each cohort, that is, the devices with the same new firmware, decide requests the preview of
+// a decision, and then accepts the cohort.
 func (b *bootBench) decide(cohorts []api.CohortView) error {
 	if want := bootModels * (bootVersions - 1); len(cohorts) != want {
 		return fmt.Errorf("%d cohorts of changed devices, want %d", len(cohorts), want)
@@ -323,7 +326,8 @@ func (b *bootBench) decide(cohorts []api.CohortView) error {
 	})
 }
 
-// check checks that the decisions cover all devices except the outlier.
+// check checks that the decisions cover all devices except the one with other firmware than all
+// others.
 func (b *bootBench) check() error {
 	states := make([]string, len(b.ids))
 	if err := parallel(len(b.ids), func(i int) error { // the hub judges a stale boot again when it is read

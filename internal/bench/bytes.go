@@ -64,8 +64,8 @@ func measureBytes(maker *fleet.Maker, n int) ([]Bytes, error) {
 	return append(out, *b), nil
 }
 
-// The function `grown` onboards devices, and returns the growth of each size that the function
-// `sizes` returns.
+// The function `grown` calls `sizes`, which returns the size of each table and index. Then it
+// onboards devices, calls `sizes` again, and returns the differences.
 func grown(maker *fleet.Maker, h *testHub, n int, sizes func() (map[string]int64, error)) (*Bytes, error) {
 	const ek = "H-2"
 	l, err := makeLoad(maker, ek, n, h.token)
@@ -124,8 +124,8 @@ func fileSizes(path string) (map[string]int64, error) {
 }
 
 // relationSizes first removes the dead rows of a database and rewrites the indexes, as a server
-// does after a while. Then it returns the sizes of all tables and indexes. A table's long values
-// count as a part of the table.
+// does after a while. Then it returns the sizes of all tables and indexes. PostgreSQL stores a
+// table's long values in a separate file; this file counts as a part of the table.
 func relationSizes(own *pgtest.Server, database string) (map[string]int64, error) {
 	ctx := context.Background()
 	if _, err := own.Query(ctx, database, "VACUUM FULL"); err != nil {

@@ -80,7 +80,8 @@ func (c *child) cpu() (time.Duration, error) {
 	return time.Duration(t.Nano()), nil
 }
 
-// spent runs the function `f` and returns the CPU time that the process used in this run.
+// The method `spent` runs the function `f` and returns the CPU time that the process used in this
+// run.
 func (c *child) spent(f func() error) (time.Duration, error) {
 	before, err := c.cpu()
 	if err != nil {

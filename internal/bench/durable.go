@@ -14,8 +14,8 @@ import (
 )
 
 // Durable is the rate of enrolments with an engine, in wall time: each enrolment is in the database
-// and flushed to disk before its reply. It is compared with the rate that the unavoidable
-// cryptography alone allows on the same cores. All values are medians of the rounds.
+// and flushed to disk before its reply. It is compared with the rate at which the same cores can do
+// only the unavoidable cryptography of an enrolment. All values are medians of the rounds.
 type Durable struct {
 	EK     string `json:"ek"`
 	Engine string `json:"engine"`
@@ -93,7 +93,8 @@ func openPostgres(maker *fleet.Maker, own *pgtest.Server) (*testHub, error) {
 	return openHubOn(maker, dir, s, func() float64 { return float64(s.Stats().Ops) / float64(s.Stats().Commits) })
 }
 
-// durable alternates between the cryptography and enrolments of `n` devices.
+// durable measures, in turns, only the unavoidable cryptography of `n` enrolments and the `n`
+// enrolments themselves.
 func durable(maker *fleet.Maker, h *testHub, ek string, n int) (*Durable, error) {
 	fmt.Fprintf(os.Stderr, "making %d emulated devices for durable enrolments ...\n", n*rounds)
 	l, err := makeLoad(maker, ek, n*rounds+1, h.token)

@@ -28,17 +28,19 @@ import (
 const (
 	fleetP99 = 50 * time.Millisecond
 	fleetCPU = 5 * time.Millisecond
-	// fleetServer is for PostgreSQL's processes. A page of boots has 25 statements.
+	// fleetServer is the bound for the CPU time of PostgreSQL's processes. It is high because the
+	// page of boots needs 25 statements.
 	fleetServer = 15 * time.Millisecond
 )
 
 // FleetResult is the content of build/bench-fleet.json.
 type FleetResult struct {
-	Devices  int             `json:"devices"`
-	Made     float64         `json:"seconds_to_make"`
-	Indexed  float64         `json:"seconds_to_index"`
-	Engine   string          `json:"engine"`
-	Bytes    float64         `json:"bytes_per_device"` // of these rows, which have no evidence
+	Devices int     `json:"devices"`
+	Made    float64 `json:"seconds_to_make"`
+	Indexed float64 `json:"seconds_to_index"`
+	Engine  string  `json:"engine"`
+	// Bytes is the size of the database for each device. The devices have no evidence.
+	Bytes    float64         `json:"bytes_per_device"`
 	Question []FleetQuestion `json:"questions"`
 	// Enrolment is set with -enrol.
 	Enrolment *FleetEnrolment `json:"enrolment,omitempty"`
@@ -178,7 +180,7 @@ const fleetOwner = "aaaaaaaaaaaaaaaaaaaaaaaa"
 type testFleet struct {
 	result     FleetResult
 	store      *sqlstore.Store
-	statements func() uint64 // that the store has run since it was opened
+	statements func() uint64 // the number of statements that the store has run since it was opened
 	server     func() time.Duration
 	wal        func() float64 // bytes that PostgreSQL has written to its log
 	close      func()
@@ -423,7 +425,7 @@ func boots(s *sqlstore.Store, owner string) question {
 	}}
 }
 
-// cohort queries the preview of a decision about a third of the fleet.
+// cohort queries the preview of one decision that covers the boots of a third of the fleet.
 func cohort(s *sqlstore.Store, owner string) question {
 	value := strings.Repeat("0", 63) + "2"
 	return question{"boots: preview of a decision", func(ctx context.Context, _ int) (int, error) {

@@ -15,7 +15,9 @@ const startServer = "start"
 
 // engines makes the databases of fleets in PostgreSQL, if they are not measured in SQLite.
 type engines struct {
-	url    string         // of the database; empty: the fleets are in SQLite, or `server` has a database for each fleet
+	// The URL of an empty database for the fleets. If it is empty, the fleets are in SQLite or on
+	// `server`.
+	url    string
 	server *pgtest.Server // started by this program; nil: it has started no server
 }
 
@@ -69,9 +71,10 @@ func (e *engines) filled(ctx context.Context, owner string, n int) (*postgres.St
 	return postgres.Open(ctx, postgres.Config{URL: url})
 }
 
-// warm makes the server's state that of a server that has run for some time: the indexes of the
-// database are in memory, where the fill does not leave them, and there was a checkpoint, after which
-// the first change of a page writes the whole page to the log.
+// The method `warm` prepares the server so that it behaves like a server that has run for some
+// time. It reads the indexes of the database into memory, because the method `filled` does not
+// leave them there. It also makes a checkpoint; after this, the first change of a page writes the
+// whole page to the log.
 func (e *engines) warm(ctx context.Context, database string) error {
 	if e.server == nil {
 		return nil

@@ -12,8 +12,8 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// enrolBound is the largest ratio between the cost of an enrolment into a database with a fleet and
-// the cost of an enrolment into an empty database.
+// enrolBound is the largest acceptable ratio: the cost of an enrolment into a fleet, divided by the
+// cost of an enrolment into an empty database.
 const enrolBound = 1.2
 
 // FleetEnrolment compares the costs of an enrolment into two databases: one has many devices, and
@@ -31,7 +31,7 @@ type FleetEnrolment struct {
 	EachRound []EnrolmentCost `json:"full_rounds"`
 	// EachCPU has the ratio of the CPU time in each round.
 	EachCPU []float64 `json:"cpu_ratios"`
-	// Time and CPU are medians over the rounds of the ratio Full / Empty. Time is the ratio of the
+	// Time and CPU are medians of the ratios Full / Empty of the rounds. Time is the ratio of the
 	// wall times. CPU is the ratio of the CPU times of the hub's process and PostgreSQL's processes
 	// together.
 	Time float64 `json:"time_ratio"`
@@ -58,7 +58,7 @@ func (f *testFleet) compareWithEmpty(ctx context.Context, n int, engines *engine
 		return nil, err
 	}
 	defer empty.close()
-	// The machine may have other work, so enrolments may wait for long.
+	// If other programs use the machine, an enrolment may wait for a long time.
 	r, err := compareEnrolments(store.WithWriteTimeout(ctx, time.Minute), empty, f, max(n/enrolRounds, 1))
 	return &r, err
 }

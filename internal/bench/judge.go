@@ -54,8 +54,8 @@ func links() ([]*x509.Certificate, error) {
 	return out, nil
 }
 
-// judge measures the two configurations alternately, several times, so that a change of the
-// machine's speed affects both.
+// judge measures with the plain and with the full configuration (see Judged) in turns, several
+// times, so that a change of the machine's speed affects both results.
 func judge(maker *fleet.Maker, h *testHub, requests [][]byte) (*Judged, error) {
 	lab := evidence.DefaultPolicy()
 	lab.Software = []string{"FAKE"}

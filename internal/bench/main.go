@@ -139,10 +139,10 @@ func main() {
 // Values of the argument `only` of run. Each value limits the run to one measurement. `only` can
 // also be a kind of endorsement key.
 const (
-	serverOnly  = "server"  // the whole process of the hub
+	serverOnly  = "server"  // only the measurements of the hub's whole process
 	durableOnly = "durable" // the rates of durable enrolments
-	bootsOnly   = "boots"   // the answers about the boots of devices
-	bytesOnly   = "bytes"   // the bytes of a device in the database
+	bootsOnly   = "boots"   // only the answers about the boots of devices
+	bytesOnly   = "bytes"   // only the bytes of a device in the database
 )
 
 func run(out string, n, booting int, only string) error {
@@ -229,7 +229,8 @@ func cpu() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// spent runs the function `f` and returns the CPU time and the wall time of this run.
+// The function `spent` runs the function `f` and returns the CPU time and the wall time of this
+// run.
 func spent(f func() error) (used, wall time.Duration, err error) {
 	runtime.GC()
 	c, w := cpu(), time.Now()

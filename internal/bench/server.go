@@ -23,7 +23,7 @@ import (
 type Server struct {
 	EK         string  `json:"ek"`
 	Rounds     int     `json:"rounds"`
-	Enrolments int     `json:"enrolments"` // in all rounds
+	Enrolments int     `json:"enrolments"` // number of enrolments in all rounds
 	CPU        float64 `json:"cpu_per_enrolment"`
 	PerSecond  float64 `json:"enrolments_per_second"`
 	// Handshake and MutualHandshake are raw handshakes, without and with a client certificate, of a
@@ -44,8 +44,9 @@ type Server struct {
 	// IdleKiB is the resident memory of an idle connection with a device's certificate.
 	IdleKiB  float64 `json:"idle_connection_kib"`
 	IdleOpen int     `json:"idle_connections"`
-	// Parked is the time of one request on an idle connection that the hub has parked. Kept is the
-	// time of the next request on this connection.
+	// The hub parks an idle connection: it frees the connection's memory until the next request.
+	// Parked is the time of a request on such a connection. Kept is the time of the next request on
+	// the same connection.
 	Parked float64 `json:"request_on_parked_connection"`
 	Kept   float64 `json:"request_on_kept_connection"`
 }
@@ -297,8 +298,8 @@ func (m *server) measureIdle(ctx context.Context) error {
 	}
 	m.IdleOpen = idleConnections
 	m.IdleKiB = float64(after-before) / 1024 / idleConnections
-	// At the first request of each connection, the connection is parked; at the second request, it
-	// is not.
+	// The first request on each connection finds the connection parked. The second request comes
+	// soon after the first, so the hub has not parked the connection again.
 	for _, per := range []*float64{&m.Parked, &m.Kept} {
 		used, err := m.hub.spent(func() error {
 			return parallel(wakened, func(i int) error { return showSelf(ctx, open[i]) })

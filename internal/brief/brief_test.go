@@ -34,6 +34,7 @@ func TestLongValuesAreCut(t *testing.T) {
 	}
 }
 
+// The function Of does not shorten a short value.
 func TestShortValuesAreWhole(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

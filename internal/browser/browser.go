@@ -129,7 +129,7 @@ func start() (context.Context, error) {
 
 // Tab is an open tab with its own cookies, as if each tab belonged to another person.
 type Tab struct {
-	Context context.Context // for chromedp
+	Context context.Context // the context that chromedp's actions need
 	Size    Size
 	Dark    bool
 

@@ -23,7 +23,7 @@ import (
 	"gangway/internal/race"
 )
 
-// Upper bounds for the first load of every page, with a full list where the page has one.
+// Upper bounds for the first load of every page. If a page has a list, the list is full.
 const (
 	maxStatements = 120 // a list of 50 rows reads two records for each row
 	maxRows       = 400

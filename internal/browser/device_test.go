@@ -22,14 +22,15 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// devicePages is a hub with devices for the tests of a device's page. Together, their pages show
-// every kind of trust that a device's page can show.
+// devicePages is a hub with devices for the tests of a device's page. Together, the devices show
+// each way in which a hub can trust a device: by an EK certificate, by an approval, or without a
+// TPM.
 type devicePages struct {
 	*hubWithDevices
 	t        *testing.T
 	hardware string // id of a device that reported everything that a device can report
 	approved string // id of a device without an EK certificate, approved by ada
-	plain    string // without a TPM
+	plain    string // id of a device without a TPM
 	conn     *fleet.Conn
 	device   *fleet.Device
 }
@@ -44,7 +45,8 @@ func newDevicePages(t *testing.T) *devicePages {
 	return p
 }
 
-// value returns a function that returns `v`. If `err` is not nil, this function fails the test.
+// value takes the two results of a call. It returns a function that returns `v`, or fails the test
+// if `err` is not nil.
 func value[T any](v T, err error) func(testing.TB) T {
 	return func(t testing.TB) T {
 		t.Helper()

@@ -231,9 +231,9 @@ func screens() []browser.Options {
 	return all
 }
 
-// Every page, in every size and colour scheme, has its text. The page violates neither an
-// accessibility rule nor the content security policy, and prints no message on the console. The
-// first load of the page takes fewer than 100 kB and fewer than ten requests.
+// Every page, in every size and colour scheme, contains the text in its field `want`. The page
+// violates neither an accessibility rule nor the content security policy, and prints no message on
+// the console. The first load of the page takes fewer than 100 kB and fewer than ten requests.
 func TestPages(t *testing.T) {
 	race.Skip(t)
 	if testing.Short() {
@@ -312,7 +312,7 @@ func TestPageInBrowser(t *testing.T) {
 var updatedFirmware = strings.Repeat("5f", 32)
 
 // updateFirmware stores that the firmware of three devices, but not of the first, has changed. It
-// also stores a decision about another value.
+// also stores the owner's decision about another measured value of the firmware.
 func (h *hubWithDevices) updateFirmware(t *testing.T) {
 	t.Helper()
 	ctx := t.Context()

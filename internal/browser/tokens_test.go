@@ -12,8 +12,8 @@ import (
 )
 
 // A person can create a join token with only the keyboard, download its file, and see it in the
-// list. The file works. When the person opens the token's page again, the page does not show the
-// secret.
+// list. A device can onboard with this file. When the person opens the token's page again, the page
+// does not show the secret.
 func TestTokenByKeyboardInBrowser(t *testing.T) {
 	h := newHub(t, 0)
 	before := len(h.tokens(t))

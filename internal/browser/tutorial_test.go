@@ -85,7 +85,7 @@ func (w *tutorial) commands() []string {
 	return lines[1:]
 }
 
-// types runs a command of the page and takes the screenshots for this command.
+// The method `types` runs a command of the page and takes the screenshots for this command.
 func (w *tutorial) types(line, dir, programs string) {
 	w.t.Helper()
 	switch {

@@ -14,7 +14,7 @@ import (
 // roomHub is a hub with waiting devices.
 type roomHub struct {
 	*hubWithDevices
-	machine string // the id of the waiting device of an unknown maker
+	machine string // the id of the waiting device whose TPM has an unknown maker
 	alike   string // name of the group of waiting devices without an EK certificate
 }
 

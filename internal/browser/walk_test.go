@@ -71,7 +71,7 @@ func (n *newcomer) followsIn(part, text string) {
 	n.Click(n.find("a, button", text, part))
 }
 
-// The method `presses` clicks a button or a summary that opens no other page.
+// The method `presses` clicks a button or an HTML element summary that does not open another page.
 func (n *newcomer) presses(text string) {
 	n.t.Helper()
 	n.Press(n.find("button, summary", text, ""))
@@ -237,7 +237,7 @@ func emulatedMachines(t *testing.T, maker *fleet.Maker) map[string]*fleet.Device
 	return all
 }
 
-// arrived waits until a download is complete, and returns the bytes of the file.
+// The function `arrived` waits until a download is complete, and returns the bytes of the file.
 func arrived(t *testing.T, file string) []byte {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {

@@ -80,11 +80,11 @@ func (w *way) cut() {
 	w.conns = nil
 }
 
-// The page for a screen on a wall works without a person. It displays new devices by itself. The
-// page does not grow with the number of devices. If the connection is lost, the page says so and
-// connects again by itself. If the session has ended, the page says so.
+// The page for a screen on a wall works without a person. It displays new devices without a reload,
+// and always has the same number of rows. If the connection is lost, the page says so and connects
+// again by itself. If the session has ended, the page says so.
 func TestWallInBrowser(t *testing.T) {
-	h := newHub(t, 10) // a full screen
+	h := newHub(t, 10) // so many devices fill the screen
 	way := newWay(t, strings.TrimPrefix(h.URL, "https://"))
 	tab := browser.Open(t, "https://"+way.address, h.cookie, browser.Options{Size: browser.Wall, Dark: true})
 	tab.Go("/ui/wall?scheme=system")
@@ -116,8 +116,8 @@ func TestWallInBrowser(t *testing.T) {
 	way.open()
 	tab.Until(`document.getElementById("wall-state").textContent === "" && document.querySelector("#arrivals li").textContent.includes("Missed")`)
 
-	// Sign out the wall page's session. At its next request, the page says that its session has
-	// ended, and does not go to another page.
+	// End the session of the page for the wall. At its next request, the page displays that its
+	// session has ended, and does not open another page.
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, h.URL+"/auth/logout", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -134,7 +134,8 @@ func TestWallInBrowser(t *testing.T) {
 	if path := tab.Path(); path != "/ui/wall?scheme=system" {
 		t.Errorf("the wall left for %s", path)
 	}
-	// After a sign-in with this link, the browser opens the wall again with the same look.
+	// After a sign-in with this link, the browser opens the page for the wall again, with the same
+	// look.
 	if to := browser.Eval[string](tab, `document.querySelector("#wall-state a").getAttribute("href")`); to != "/sign-in?next=%2Fui%2Fwall%3Fscheme%3Dsystem" {
 		t.Errorf("the link leads to %s", to)
 	}

@@ -62,6 +62,8 @@ func TestRecordingShowsWhatTheDocsSay(t *testing.T) {
 	}
 }
 
+// Parse reads what Write has written. It refuses text that is not a recording, wrong versions,
+// input events, and times that decrease.
 func TestParseRefusesWhatIsNoRecording(t *testing.T) {
 	t.Parallel()
 	good := Recording{Header{2, 80, 24, "x"}, []Event{{0, "a\r\n"}, {time.Second, "b<&>\r\n"}}}

@@ -8,8 +8,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// boat returns a root command with environment variables. Its subcommand `row` stores the values of
-// the flags of `row` in `said`.
+// boat returns a root command with environment variables. Its subcommand `row` writes the values of
+// its own flags to `said`.
 func boat(said *string) *cobra.Command {
 	root := &cobra.Command{Use: "boat", SilenceErrors: true, SilenceUsage: true,
 		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return FromEnvironment(c) }}

@@ -64,8 +64,8 @@ func startGangway(dir, bin string, m *material) (peer, error) {
 	return g, nil
 }
 
-// identity onboards a device. An identity is usable after its activation, which is the first call
-// under the certificate.
+// identity onboards a device. The device can use its new certificate only after the activation,
+// which is the first request with this certificate.
 func (g *gangway) identity(ctx context.Context, _ int, _ bool) error {
 	hub, err := fleet.NewHub(g.token)
 	if err != nil {

@@ -4,10 +4,11 @@
 //
 //	make compare
 //
-// The programs prove different things and promise different durability; the table says which. SPIRE
-// and step-ca are public programs at exact versions. Each has its own go.mod, in the folders spire
-// and stepca, so that this program builds each with the dependencies of its release. It talks to
-// them only through their public protocols.
+// The programs check different evidence about a device. They also differ in whether an answer is
+// sent before its data is on the disk. The printed table lists these differences. SPIRE and step-ca
+// are public programs at exact versions. Each has its own go.mod, in the folders spire and stepca,
+// so that this program builds each with the dependencies of its release. It talks to them only
+// through their public protocols.
 package main
 
 import (
@@ -34,7 +35,7 @@ import (
 // peer is a running server that gives devices their identities, which are certificates.
 type peer interface {
 	// identity gives the device i of this round its certificate. If `call` is true, the device also
-	// makes its first call under this certificate.
+	// sends its first request with this certificate.
 	identity(ctx context.Context, i int, call bool) error
 	process() *process
 }
@@ -46,8 +47,8 @@ type about struct {
 	Scope      string `json:"scope"`
 	Durability string `json:"durability"`
 	start      func(dir, bin string, m *material) (peer, error)
-	// callIncluded is true if this peer's identities work only after their first call. Then each
-	// measurement of such an identity includes the first call.
+	// callIncluded is true if the certificates of this peer become valid only by their first use.
+	// In this case, each measurement includes the first request with the certificate.
 	callIncluded bool
 }
 

@@ -32,9 +32,9 @@ type spire struct {
 	server   *process
 	addr     string
 	material *material
-	roots    *x509.CertPool // of the trust domain
+	roots    *x509.CertPool // root certificates of the trust domain
 	ca       *x509.Certificate
-	caKey    *ecdsa.PrivateKey // of the CA of DevID certificates
+	caKey    *ecdsa.PrivateKey // key of the CA that issues DevID certificates
 }
 
 func (s *spire) process() *process { return s.server }
@@ -129,7 +129,8 @@ func newCA(name string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 func (s *spire) dial(cert *tls.Certificate) (*grpc.ClientConn, error) {
 	config := &tls.Config{
 		MinVersion: tls.VersionTLS13,
-		// The server's certificate has no DNS name, but the SPIFFE ID of the server.
+		// The server's certificate names the server by its SPIFFE ID, and has no DNS name that Go
+		// could verify.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(c tls.ConnectionState) error {
 			leaf := c.PeerCertificates[0]

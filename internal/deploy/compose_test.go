@@ -100,8 +100,8 @@ func TestComposeServicesAreConfined(t *testing.T) {
 	}
 }
 
-// If a variable is missing from .env, the project is refused, with an error that names the variable
-// and an example.
+// If a variable is missing from .env, Docker Compose refuses the project, with an error that names
+// the variable and an example.
 func TestComposeRefusesMissingVariables(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"GANGWAY_IMAGE", "GANGWAY_URL"} {

@@ -31,7 +31,7 @@ type spec struct {
 	Name     string
 	Work     string // an empty folder for the container's file system
 	Root     string // the unpacked image
-	ReadOnly bool   // of the root file system
+	ReadOnly bool   // the root file system is read-only
 	Args     []string
 	Env      []string
 	Dir      string
@@ -53,7 +53,7 @@ type container struct {
 	spec
 	cmd  *exec.Cmd
 	done chan struct{}
-	err  error // of the process; valid when done is closed
+	err  error // result of the first process; valid when `done` is closed
 	out  *output
 }
 
@@ -297,7 +297,8 @@ func (s *spec) mountAll() error {
 		}
 	}
 	if s.ReadOnly {
-		// This flag is about the mount of the root folder, not about the mounts in the folder.
+		// The flag MS_RDONLY applies only to the mount of the root folder, and not to the mounts
+		// below this folder.
 		if err := unix.Mount("", root, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
 			return err
 		}

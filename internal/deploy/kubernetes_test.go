@@ -332,8 +332,9 @@ func (n *node) start() *container {
 }
 
 // The pod of the manifests runs: with its user, its read-only root, its settings, the keys from a
-// Secret, PostgreSQL over verified TLS, and objects in S3. Its probes follow the state of the hub.
-// A new pod with empty volumes has everything that the earlier pod had.
+// Secret, PostgreSQL over verified TLS, and objects in S3. Its probes succeed when the hub is
+// ready, and fail when the hub is not ready. A new pod with empty volumes has everything that the
+// earlier pod had.
 func TestKubernetesPodRuns(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it runs a hub and PostgreSQL in containers")

@@ -17,7 +17,7 @@ func (o *output) Write(b []byte) (int, error) {
 	return o.b.Write(b)
 }
 
-// tail returns the last 4000 bytes.
+// tail returns the last 4000 bytes of the output.
 func (o *output) tail() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -53,8 +53,8 @@ func (s *script) next(begins string) string {
 	return line
 }
 
-// The method `until` runs the commands before the first command that begins with the name of a
-// program.
+// The method `until` runs the commands up to the first one that begins with `program`. It does not
+// run that command.
 func (s *script) until(program string) {
 	s.t.Helper()
 	for len(s.lines) > 0 && !strings.HasPrefix(s.lines[0], program+" ") {
@@ -62,7 +62,8 @@ func (s *script) until(program string) {
 	}
 }
 
-// run runs a command in a shell. The next command runs in the folder that a cd has chosen.
+// run runs a command in a shell. If a command changes the folder with cd, the next command runs in
+// the new folder.
 func (s *script) run(line string) {
 	s.t.Helper()
 	c := exec.Command("sh", "-euc", line+"\npwd >\"$HOME/.pwd\"")

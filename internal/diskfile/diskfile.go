@@ -55,7 +55,7 @@ func Read(path string, flag int, limit int64) ([]byte, error) {
 	return b, nil
 }
 
-// The type `says` is an error with its own text.
+// says replaces the text of the error `err` by `text`.
 type says struct {
 	text string
 	err  error

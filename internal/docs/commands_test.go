@@ -17,7 +17,7 @@ type page struct {
 }
 
 // chapters are the parts of docs/operations.md with tests of their own. Each part is a script from
-// its start to its end. Its commands are not among the page's commands.
+// its start to its end. The function commandsOf leaves out the commands of these parts.
 var chapters = []string{
 	"Installing with a Debian package", "Installing with containers", "Installing on Kubernetes",
 	"After a lost disk", "To another engine", "Upgrading with a second replica", "Replacing a leaked key", "Taking a hub down for good",
@@ -54,7 +54,7 @@ func chapterText(t *testing.T, page, heading string) string {
 	return text
 }
 
-// chapter returns the commands of one of the chapters.
+// chapter returns the commands of the part of docs/operations.md with this heading.
 func (r *room) chapter(heading string) *page {
 	r.t.Helper()
 	doc, err := os.ReadFile(filepath.Join(root, "docs/operations.md"))
@@ -86,8 +86,8 @@ func (r *room) page(name string) *page {
 	return &page{r, name, commandsOf(r.t, name)}
 }
 
-// types runs the page's next command in the page's sandbox (type room: a container with Linux
-// namespaces). The command must begin with the text `begins`.
+// The method `types` runs the page's next command in the page's sandbox (type room: a container
+// with Linux namespaces). The command must begin with the text `begins`.
 func (p *page) types(begins string) string {
 	p.r.t.Helper()
 	return p.r.types(p.next(begins))

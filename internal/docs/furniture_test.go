@@ -34,8 +34,8 @@ func (r *room) repository(name string) string {
 	return filepath.Join(here, root, name)
 }
 
-// installed installs Gangway's programs in the sandbox. The commands of all pages except README.md
-// use the installed programs.
+// The method `installed` installs Gangway's programs in the sandbox. The commands of all pages
+// except README.md use the installed programs.
 func (r *room) installed() {
 	r.t.Helper()
 	r.types("cd " + r.repository("."))
@@ -138,13 +138,14 @@ func (r *room) onlyID(command string) string {
 	return m[0][1]
 }
 
-// connected waits until the running agent has reported to the hub.
+// The method `connected` waits until the running agent has reported to the hub.
 func (r *room) connected() {
 	r.t.Helper()
 	r.connectedIn("/var/lib/gangway-agent")
 }
 
-// connectedIn does the same as the method `connected` for an agent with the state folder `state`.
+// The method `connectedIn` does the same as the method `connected` for an agent with the state
+// folder `state`.
 func (r *room) connectedIn(state string) {
 	r.t.Helper()
 	r.mu.Lock()
@@ -255,8 +256,8 @@ func (r *room) postgres() {
 	r.writes("/etc/gangway/database-password", "a long random password\n", 0o600)
 }
 
-// cloned copies the TPM's state to a second machine and runs both. Both machines report to the hub,
-// so the hub gets evidence of the clone.
+// The method `cloned` copies the TPM's state to a second machine and runs both. Both machines
+// report to the hub, so the hub gets evidence of the clone.
 func (r *room) cloned(tpm *swtpm.TPM) {
 	r.t.Helper()
 	dir := filepath.Dir(strings.TrimPrefix(tpm.Address(), "unix:"))

@@ -258,7 +258,8 @@ func TestOperationsPage(t *testing.T) {
 		t.Errorf("the device should be in the database in PostgreSQL:\n%s", short(out))
 	}
 	r.end("gangway serve")
-	r.types("rm -r /var/lib/gangway && mv /var/lib/before /var/lib/gangway") // back to the file
+	// From here on, the hub uses the database file again.
+	r.types("rm -r /var/lib/gangway && mv /var/lib/before /var/lib/gangway")
 	r.types("mkdir /backup && mkdir -p /var/lib/gangway/objects")
 	p.elsewhere("gangway backup key", "cmd/gangway/testdata/hub/backup.txt")
 	p.elsewhere("gangway backup --data", "cmd/gangway/testdata/hub/backup.txt")
@@ -273,7 +274,7 @@ func TestOperationsPage(t *testing.T) {
 	p.types("cp -a /backup")
 	p.types("gangway serve")
 	r.types(login)
-	// From here on, the hub has a new address, and its device must connect to this address.
+	// From here on, the hub has a new address. Its device learns this address and connects to it.
 	p.types("gangway serve")
 	r.types("gangway-agent run")
 	r.connected()

@@ -118,8 +118,8 @@ func build(base string) error {
 	if err := overlay(base, "system", "/", inside); err != nil {
 		return err
 	}
-	// The repository may be on a separate file system. An overlay of / does not include that, so
-	// mount it separately.
+	// The repository may be on a separate file system. An overlay of / does not include other file
+	// systems, so mount the repository separately.
 	if _, err := os.Stat(filepath.Join(inside, repository, "go.mod")); errors.Is(err, fs.ErrNotExist) {
 		if err := overlay(base, "repository", repository, filepath.Join(inside, repository)); err != nil {
 			return err
@@ -181,9 +181,10 @@ func overlay(base, name, lower, target string) error {
 	return unix.Mount("overlay", target, "overlay", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, upper, work))
 }
 
-// types runs one command exactly as the page has it, and returns its output. It answers prompts
-// with r.answers. The commands "gangway serve", "gangway demo", "gangway-agent run" and
-// "gangway-agent proxy" continue in the background; each ends an earlier run of the same command.
+// The method `types` runs one command exactly as the page has it, and returns its output. It
+// answers prompts with r.answers. The commands "gangway serve", "gangway demo", "gangway-agent run"
+// and "gangway-agent proxy" continue in the background; each ends an earlier run of the same
+// command.
 func (r *room) types(line string) string {
 	r.t.Helper()
 	r.t.Logf("$ %s", line)
@@ -342,8 +343,8 @@ func (r *room) end(name string) {
 	}
 }
 
-// The method `keeps` lets a background program continue to run while the page runs another program
-// with the same name. It returns a function that ends the program.
+// The method `keeps` lets a background program continue to run while the page runs another one with
+// the same name. It returns a function that ends the program.
 func (r *room) keeps(name string) (end func()) {
 	r.mu.Lock()
 	p := r.running[name]

@@ -47,6 +47,8 @@ func copyState(t *testing.T, state string) string {
 	return to
 }
 
+// An agent whose device was deleted does not onboard again by itself, even with a valid join token.
+// It onboards as a new device only if a person uses the flag --again.
 func TestDeletedDeviceStaysOutUntilAPersonBringsItBack(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.P384, "")
@@ -192,8 +194,8 @@ func TestRestoredStateFolderOfADeletedDeviceStaysOut(t *testing.T) {
 	})
 }
 
-// The command run does not end when the owner deletes the device, because it runs as a service. It
-// continues after a person has onboarded the device again in the same state folder.
+// 'gangway-agent run' does not end when the owner deletes the device, because it runs as a service.
+// It continues after a person has onboarded the device again in the same state folder.
 func TestRunningAgentOfADeletedDeviceWaitsToBeBroughtBack(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.P384, "")
@@ -245,6 +247,9 @@ func TestRunningAgentOfADeletedDeviceWaitsToBeBroughtBack(t *testing.T) {
 	}
 }
 
+// The hub refuses an onboarding with --again, because the join token is disabled. The agent keeps
+// its active device and can still use it. If the device was deleted, the agent still remembers the
+// deletion.
 func TestRefusedOnboardingAgainLosesNothing(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.P384, "")
@@ -271,6 +276,8 @@ func TestRefusedOnboardingAgainLosesNothing(t *testing.T) {
 	wantRemoved(t, err, "revoked", "certificate-not-active")
 }
 
+// An onboarding with --again is cancelled after it has made the new request. The agent's former
+// device stays active, and the agent can still use it.
 func TestStoppedOnboardingAgainLosesNothing(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.P384, "")

@@ -21,7 +21,7 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// authority is a CA in a TPM maker's chain that a test made.
+// authority is a CA that a test made. It stands for a CA of a TPM maker.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey

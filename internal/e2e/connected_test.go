@@ -227,9 +227,9 @@ func (h *loadedHub) stop() {
 }
 
 // makeDevices writes n active devices into the database of a hub that is stopped, and a state file
-// of them. The hub's own code writes the rows, in the two transactions of an onboarding. The hub's
-// device CA issues the devices' certificates. Only the evidence is made up: it has the size of real
-// evidence, and the hub never reads it for a report.
+// with these devices for gangway-fleet. The hub's own code writes the rows, in the two transactions
+// of an onboarding. The hub's device CA issues the devices' certificates. Only the evidence is made
+// up: it has the size of real evidence, and the hub never reads it for a report.
 func makeDevices(t *testing.T, h *loadedHub, path string, n int) {
 	t.Helper()
 	check := func(err error) {

@@ -159,6 +159,8 @@ func TestExportGivesNoSecretAway(t *testing.T) {
 	}
 }
 
+// The export fails if the state folder belongs to another TPM, if the folder has no device, or if
+// the handle is outside the range for identities.
 func TestExportRefusesACopiedState(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.RSA2048, "")

@@ -27,14 +27,14 @@ type faultFleet struct {
 	devices []*faultDevice
 	running sync.WaitGroup
 	stop    context.CancelFunc // ends the reports
-	ctx     context.Context    // of the reports
+	ctx     context.Context    // context of the reports; `stop` ends it
 	pause   time.Duration      // shortest time between two reports of a device
 	active  atomic.Int64
 	reports atomic.Int64
 
 	mu      sync.Mutex
-	last    time.Time      // of the last success of any device
-	longest time.Duration  // time without a success of any device
+	last    time.Time      // time of the last success of any device
+	longest time.Duration  // longest time in which no device had a success
 	waited  time.Duration  // longest time that one report took with its repetitions
 	failed  map[string]int // reports without success, by reason
 }

@@ -35,13 +35,13 @@ func faultDevices(t *testing.T) (devices, rounds int) {
 	return devices, max(1, devices/250)
 }
 
-// fault breaks something in the test's site (type site), such as a replica, a database server, the
-// network or a disk, and repairs it again. Meanwhile, devices onboard and report.
+// fault breaks a part of the site, such as a replica or the database, and repairs it again, while
+// devices onboard and report.
 type fault struct {
 	name string
 	do   func()
-	// If `limit` is not 0, it is the longest time in which all devices may be without an answer
-	// because of the fault.
+	// If `limit` is not 0, the test fails if the fault leaves all devices without an answer for
+	// longer than `limit`.
 	limit time.Duration
 }
 
@@ -322,7 +322,8 @@ func TestFaultsOfOneHubLoseNothing(t *testing.T) {
 	)
 	r.end()
 	s.local("", "fsck")
-	kept := filepath.Join(s.dir, "kept") // the small disk is not visible here
+	// Only the replica's node sees the small disk, so the test opens a copy.
+	kept := filepath.Join(s.dir, "kept")
 	cmd := exec.Command("cp", "-a", r.dir, kept)
 	s.output("", cmd, func() error { return r.start(cmd) })
 	db, err := sqlite.Open(t.Context(), filepath.Join(kept, "gangway.db"))

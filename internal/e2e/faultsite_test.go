@@ -121,8 +121,8 @@ func (s *site) check(err error) {
 }
 
 // serve starts HAProxy, with the configuration of docs/operations.md, and the replicas. If
-// `database` is not empty, it is the value of the replicas' flag --database. serve makes an account
-// and a join token for `devices` devices.
+// `database` is not empty, it is the value of the replicas' flag --database. It also makes an
+// account, and a join token for `devices` devices.
 func (s *site) serve(database string, devices int) {
 	s.t.Helper()
 	buildGangway(s.t, s.bin)
@@ -189,9 +189,9 @@ func (s *site) makerFile() {
 	}
 }
 
-// give copies the hub's keys to a replica's data folder. All replicas get the same id of the folder
-// of objects, as if they shared one folder. This is safe, because the devices of these tests have
-// no objects.
+// give copies the hub's keys to a replica's data folder. It also gives all replicas the same name
+// for their objects (in the file objects.id), as if they shared one folder. This is safe, because
+// the devices of these tests have no objects.
 func (s *site) give(r *hubReplica) {
 	s.t.Helper()
 	id := filepath.Join(s.keys, "objects.id")

@@ -251,8 +251,8 @@ func TestPantavisorsCredentialHandler(t *testing.T) {
 	p.must("GET", "/devices/"+p.id+"/user-meta", "")
 
 	// The login hook prints only the hub's response to the sign-in. It extends the secret's life,
-	// and starts the command `keep`, which also extends the secret's life a moment later. Wait for
-	// both extensions: a later extension would renew the secret that the test lets expire below.
+	// and starts 'gangway-agent pantavisor keep', which does the same a moment later. Wait for
+	// both, because the command would also renew the secret that the test lets expire below.
 	stored := h.secrets.stored.Load()
 	out := h.call("login")
 	eventually(t, "the hook and the command keep extend the secret", func() bool { return h.secrets.stored.Load() == stored+2 })

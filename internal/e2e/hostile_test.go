@@ -17,10 +17,10 @@ type attack struct {
 	onboard   float64       // good devices a second
 	forged    float64       // forged requests a second, from addresses that send 20 each
 	flood     float64       // forged requests a second from a few addresses
-	addresses int           // of the flood
+	addresses int           // number of addresses that send the flood
 	slow      float64       // new slow clients a second
 	slowFor   string        // how long the hub waits for a slow client
-	allowance time.Duration // for noise of the machine
+	allowance time.Duration // extra time, because other programs use the machine
 	share     float64       // largest cost of a forged request, as a share of the cost of an onboarding
 }
 

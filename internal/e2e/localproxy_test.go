@@ -244,6 +244,7 @@ func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
 	}
 }
 
+// A local program cannot use the proxy to connect to another server than the hub.
 func TestProxyIsNoWayToElsewhere(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.RSA2048, "")
@@ -278,6 +279,8 @@ func TestProxyIsNoWayToElsewhere(t *testing.T) {
 	}
 }
 
+// The proxy passes requests to the routes that local programs need, and only for its own device. It
+// refuses all other routes, for example the sign-in and the routes of other devices.
 func TestProxyLetsTheDevicesOwnAPIThroughAlone(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.RSA2048, "")
@@ -344,6 +347,8 @@ func TestProxyPassesNobodysWordButTheDevices(t *testing.T) {
 	}
 }
 
+// A web page in a browser on the device's machine cannot use the proxy: the proxy refuses other
+// host names and the headers that browsers add.
 func TestWebPageCannotUseTheProxy(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.RSA2048, "")
@@ -380,6 +385,8 @@ func TestWebPageCannotUseTheProxy(t *testing.T) {
 	}
 }
 
+// With --token-file, the proxy serves only programs that send the token of this run. Only the user
+// of the proxy can read the token's file.
 func TestProxyTokenKeepsOtherUsersOut(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.RSA2048, "")
@@ -421,6 +428,8 @@ func TestProxyTokenKeepsOtherUsersOut(t *testing.T) {
 	}
 }
 
+// Only the user of the proxy, or the members of a group that the options name, can use the proxy's
+// Unix socket.
 func TestProxySocketIsItsOwnersAlone(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.RSA2048, "")
@@ -433,8 +442,8 @@ func TestProxySocketIsItsOwnersAlone(t *testing.T) {
 		}
 		return info.Mode().Perm(), info.Sys().(*syscall.Stat_t).Gid
 	}
-	// If the proxy's path has a socket that no process uses, the proxy replaces the socket. It
-	// replaces no other file.
+	// If the file at the proxy's path is a socket that no process uses, the proxy replaces it. If
+	// it is any other file, the proxy does not replace it.
 	if err := os.WriteFile(at, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -478,6 +487,7 @@ func TestProxySocketIsItsOwnersAlone(t *testing.T) {
 	}
 }
 
+// The proxy refuses to listen on an address that is not a loopback address.
 func TestProxyListensOnThisMachineAlone(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.RSA2048, "")
@@ -495,6 +505,7 @@ func TestProxyListensOnThisMachineAlone(t *testing.T) {
 	}
 }
 
+// The proxy refuses bodies and headers that are too large, and still serves the next request.
 func TestProxyBoundsWhatProgramsSend(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.RSA2048, "")
@@ -605,6 +616,8 @@ func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 	}
 }
 
+// The proxy does not start with a copied state folder and another TPM. After the owner deleted the
+// device, programs get no more answers from the hub.
 func TestProxyOfARevokedOrCopiedDeviceOpensNothing(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.RSA2048, "")

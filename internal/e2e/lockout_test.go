@@ -82,6 +82,8 @@ func hideCertificateInLockout(t *testing.T, tpm *swtpm.TPM) {
 	}
 }
 
+// If the TPM is in lockout, and the lockout hierarchy has no password, the agent lifts the lockout
+// and reads the EK certificate.
 func TestAgentLiftsALockoutThatHasNoPassword(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.RSA2048)
@@ -99,6 +101,8 @@ func TestAgentLiftsALockoutThatHasNoPassword(t *testing.T) {
 	}
 }
 
+// If the lockout hierarchy has a password, the agent cannot lift the lockout. It says so, waits
+// until the lockout ends, and then onboards.
 func TestAgentWaitsUntilALockoutEnds(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.RSA2048)

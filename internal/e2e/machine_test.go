@@ -36,7 +36,7 @@ type machine struct {
 	dir   string
 	id    string
 	nick  string
-	args  []string // of `gangway-agent run`
+	args  []string // arguments of `gangway-agent run`
 
 	proc *exec.Cmd
 	log  *locked.Buffer
@@ -230,8 +230,8 @@ func (m *machine) calls() []string {
 	return strings.Split(strings.TrimSpace(string(b)), "\n")
 }
 
-// installed returns the content of a file in the installed revision, or "" if the file does not
-// exist.
+// The method `installed` returns the content of a file in the installed revision, or "" if the file
+// does not exist.
 func (m *machine) installed(name string) string {
 	b, err := os.ReadFile(m.path("installed", "files", name))
 	if err != nil {
@@ -245,10 +245,11 @@ type link struct {
 	l net.Listener
 
 	mu    sync.Mutex
-	to    string     // guarded by mu
-	cut   bool       // guarded by mu
-	limit int64      // guarded by mu: bytes to the device until one connection breaks; 0 means no limit
-	stall int64      // guarded by mu: value of carried at which all connections stall; 0 means no limit
+	to    string // guarded by mu
+	cut   bool   // guarded by mu
+	limit int64  // guarded by mu: bytes to the device until one connection breaks; 0 means no limit
+	// Guarded by mu: all connections stall when `carried` has this value; 0 means no limit.
+	stall int64
 	open  []net.Conn // guarded by mu
 
 	carried atomic.Int64 // bytes forwarded to the device so far

@@ -50,7 +50,7 @@ func newNode(t *testing.T, number byte) *node {
 	return n
 }
 
-// separate moves the current thread to new namespaces.
+// The method `separate` moves the current thread to new namespaces.
 func (n *node) separate() (err error) {
 	if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("new namespaces: %w", err)
@@ -149,8 +149,8 @@ func (n *node) plugInto(center *node, bridge netlink.Link) error {
 func (n *node) mac() net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0, 0, n.number} }
 
 // reach sets the hardware address to which the node sends its packets to a peer. If `whole` is
-// false, no network card has this address. Then all packets to the peer are lost, and the sender
-// gets no error.
+// true, this is the peer's address. If `whole` is false, no network card has the address, so that
+// all packets to the peer are lost, and the sender gets no error.
 func (n *node) reach(peer *node, whole bool) error {
 	mac := peer.mac()
 	if !whole {
@@ -159,7 +159,8 @@ func (n *node) reach(peer *node, whole bool) error {
 	return n.network.NeighSet(&netlink.Neigh{LinkIndex: n.link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.ParseIP(peer.addr), HardwareAddr: mac})
 }
 
-// cut loses all packets between the node and its peers, until the returned function is called.
+// After a call of `cut`, all packets between the node and the peers are lost, until the returned
+// function is called.
 func (n *node) cut(peers ...*node) (heal func()) {
 	set := func(whole bool) {
 		n.t.Helper()

@@ -184,6 +184,7 @@ func opensslConnects(t *testing.T, h *hubtest.Hub) {
 	}
 }
 
+// A TPM that onboards again, with an empty state folder, is the same device as before.
 func TestSameTPMIsTheSameDevice(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -207,6 +208,8 @@ func TestSameTPMIsTheSameDevice(t *testing.T) {
 	}
 }
 
+// A thief copies the state folder of an onboarded device to a machine with another TPM. The agent
+// refuses to work with this folder.
 func TestCopiedStateOnAnotherTPMGetsNowhere(t *testing.T) {
 	t.Parallel()
 	tpm, other := newTPM(t, swtpm.P384), newTPM(t, swtpm.P384)
@@ -229,9 +232,9 @@ func TestCopiedStateOnAnotherTPMGetsNowhere(t *testing.T) {
 	}
 }
 
-// A thief cannot use a copied state folder. The folder is copied in the middle of onboarding, while
-// it has the sealed reply. With another TPM, the agent cannot open the reply. A program that uses
-// the other TPM directly cannot open it either.
+// A thief cannot use a copied state folder. The folder is copied in the middle of an onboarding,
+// when it contains the sealed reply. With another TPM, neither the agent nor a program that uses
+// the TPM directly can open the reply.
 func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 	t.Parallel()
 	tpm, other := newTPM(t, swtpm.RSA2048), newTPM(t, swtpm.RSA2048)

@@ -25,7 +25,7 @@ import (
 )
 
 // operator runs the commands of one chapter of docs/operations.md on a separate hub. It replaces
-// the page's paths, addresses and names by the paths, addresses and names of the test.
+// the page's paths, addresses and names by those of the test.
 type operator struct {
 	t     *testing.T
 	dir   string
@@ -98,9 +98,9 @@ func chapter(t *testing.T, title string) (lines []string) {
 	return commands(t, title, "\n## ")
 }
 
-// ofCopies leaves out the commands `gangway backup` and `gangway restore`. The remaining commands
-// make a backup by copying files. The script cmd/gangway/testdata/hub/backup.txt tests the commands
-// that ofCopies leaves out.
+// ofCopies returns the lines without the commands `gangway backup` and `gangway restore`. The
+// remaining commands make a backup by copying files. The script cmd/gangway/testdata/hub/backup.txt
+// tests the other commands.
 func ofCopies(lines []string) []string {
 	return slices.DeleteFunc(lines, func(line string) bool {
 		return strings.HasPrefix(line, "gangway backup ") || strings.HasPrefix(line, "gangway restore ")
@@ -114,8 +114,8 @@ func beginning(t *testing.T, title string) (lines []string) {
 	return commands(t, title, "\n### ")
 }
 
-// The function `restoring` returns the commands that restore copied files: those of the beginning
-// of the chapter "Restoring" and of its section "From copied files".
+// restoring returns the commands that restore copied files. These are the first commands of the
+// chapter "Restoring", and the commands of its section "From copied files".
 func restoring(t *testing.T) (lines []string) {
 	t.Helper()
 	inSection := chapter(t, "Restoring")
@@ -146,8 +146,8 @@ func commands(t *testing.T, title, end string) (lines []string) {
 	return lines
 }
 
-// types runs one command of the page, and returns the command's output. `gangway serve` runs in the
-// background; it first stops a hub that an earlier command started.
+// The method `types` runs one command of the page, and returns the command's output. `gangway
+// serve` runs in the background; it first stops a hub that an earlier command started.
 func (o *operator) types(line string, more ...string) string {
 	o.t.Helper()
 	line = o.words.Replace(line)

@@ -22,7 +22,7 @@ type pvr struct {
 	bin  string
 	home string
 	h    *hubtest.Hub
-	args []string // before each command
+	args []string // arguments of pvr before each command
 }
 
 // needPVR skips the test if GANGWAY_PVR is not set.
@@ -220,7 +220,7 @@ func TestPVRSession(t *testing.T) {
 			device.must("POST", "/logs/", `[{"tsec":1,"tnano":0,"lvl":"INFO","src":"/pantavisor.log","plat":"pantavisor","rev":"1","msg":"a line for `+c.name+`"}]`)
 			p.readUntil(work, "a line for "+c.name, "device", "logs", device.id)
 			p.readUntil(work, "a line for "+c.name, "device", "logs", device.id+"/pantavisor.log")
-			// pvr gets an error for an unknown trail, not an empty trail.
+			// If the trail is unknown, pvr gets an error, and not an empty trail.
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			if out, err := p.command(ctx, work, "clone", h.URL+"/trails/0123456789abcdef01234567", "none").CombinedOutput(); err == nil || !strings.Contains(string(out), "404") {

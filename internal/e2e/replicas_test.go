@@ -32,9 +32,9 @@ import (
 type replica struct {
 	t        *testing.T
 	database string
-	url      string // of the load balancer
-	addr     string // of the replica
-	dir      string // with the replica's copy of the keys
+	url      string // URL of the load balancer
+	addr     string // address of the replica
+	dir      string // data folder, with the replica's copy of the keys
 	objects  objects.Store
 	maker    *fleet.Maker
 
@@ -106,7 +106,7 @@ func (r *replica) noticed() {
 	}
 }
 
-// end stops the replica as SIGTERM does, and waits until it has ended.
+// end sends SIGTERM to the replica, and waits until it has ended.
 func (r *replica) end() {
 	r.t.Helper()
 	r.stop()
@@ -192,7 +192,7 @@ func TestReplicasRestartWithoutAFailure(t *testing.T) {
 		check(err)
 		running.Go(func() {
 			time.Sleep(time.Duration(i) * 50 * time.Millisecond)
-			hub, err := fleet.NewHub(token) // with connections of its own, like a machine
+			hub, err := fleet.NewHub(token) // each device has its own connections, like a machine
 			if err != nil {
 				t.Error(err)
 				return

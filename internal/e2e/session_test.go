@@ -67,8 +67,8 @@ func (s *shell) runs(lines ...string) (all string) {
 	return all
 }
 
-// types runs a command line on a terminal. `dialogue` has pairs of a prompt and an answer: when a
-// prompt appears, the method types the answer.
+// The method `types` runs a command line on a terminal. `dialogue` has pairs of a prompt and an
+// answer: when a prompt appears, the method types the answer.
 func (s *shell) types(line string, dialogue ...[2]string) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)

@@ -30,7 +30,8 @@ type loadedHub struct {
 	metrics string
 }
 
-// newLoadedHub builds and starts a hub with more variables and flags of `gangway serve`.
+// newLoadedHub builds the program, and starts `gangway serve` with the environment variables `env`
+// and the flags `flags` in addition to the usual ones.
 func newLoadedHub(t *testing.T, env []string, flags ...string) *loadedHub {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), "gangway")
@@ -116,17 +117,18 @@ func (h *loadedHub) databaseSize() float64 {
 	return size
 }
 
-// series has one value for each round of a soak, measured while the hub is idle.
+// series has the values of one quantity, such as the hub's memory: one value for each round of the
+// test, measured while the hub is idle.
 type series struct {
 	name          string
 	bytes         bool
-	factor, extra float64 // noise that the test allows
+	factor, extra float64 // by which factor, or by how much, a value may grow by chance
 	values        []float64
 }
 
-// grows reports whether the value grew by more than the allowed noise. It compares the smallest
-// value of the last third of the rounds with the largest value of the first third. A single high
-// value at any time changes nothing.
+// grows reports whether the values grew by more than chance allows (see factor and extra). It
+// compares the smallest value of the last third of the rounds with the largest value of the first
+// third. A single high value does not change the result.
 func (s *series) grows() bool {
 	third := len(s.values) / 3
 	first, last := slices.Max(s.values[:third]), slices.Min(s.values[len(s.values)-third:])

@@ -86,11 +86,12 @@ func TestStudyTLSClient(t *testing.T) {
 		"an unknown critical extension": {func(_ *testing.T, s *server) {
 			s.leaf.ExtraExtensions = []pkix.Extension{{Id: []int{1, 2, 3, 4}, Critical: true, Value: []byte{5, 0}}}
 		}, "critical extension 1.2.3.4"},
-		"an RSA key":           {func(t *testing.T, s *server) { s.key = must(rsa.GenerateKey(rand.Reader, 2048))(t) }, "alert 40"},
-		"TLS 1.2":              {func(_ *testing.T, s *server) { s.config.MaxVersion = tls.VersionTLS12 }, "alert 70"},
-		"another group":        {func(_ *testing.T, s *server) { s.config.CurvePreferences = []tls.CurveID{tls.CurveP384} }, "alert 40"},
-		"another protocol":     {func(_ *testing.T, s *server) { s.config.NextProtos = []string{"another"} }, "alert 120"},
-		"an altered hello":     {func(_ *testing.T, s *server) { s.wire = flipBit(30) }, "altered"}, // in its random
+		"an RSA key":       {func(t *testing.T, s *server) { s.key = must(rsa.GenerateKey(rand.Reader, 2048))(t) }, "alert 40"},
+		"TLS 1.2":          {func(_ *testing.T, s *server) { s.config.MaxVersion = tls.VersionTLS12 }, "alert 70"},
+		"another group":    {func(_ *testing.T, s *server) { s.config.CurvePreferences = []tls.CurveID{tls.CurveP384} }, "alert 40"},
+		"another protocol": {func(_ *testing.T, s *server) { s.config.NextProtos = []string{"another"} }, "alert 120"},
+		// The flipped bit is in the field random.
+		"an altered hello":     {func(_ *testing.T, s *server) { s.wire = flipBit(30) }, "altered"},
 		"an altered handshake": {func(_ *testing.T, s *server) { s.wire = flipBit(400) }, "altered"},
 		"cut off":              {func(_ *testing.T, s *server) { s.wire = cutAfter(2000) }, "ended without a word"},
 	} {

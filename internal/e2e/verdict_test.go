@@ -157,6 +157,7 @@ func certifyEK(t testing.TB, key crypto.PublicKey, issuer *x509.Certificate, sig
 	return cert.Raw
 }
 
+// The owner can read, in sentences, the result of each check of a software TPM's evidence.
 func TestOwnerReadsHowARealTPMWasJudged(t *testing.T) {
 	for _, c := range []struct {
 		name      string
@@ -199,6 +200,8 @@ func TestTPMWithAThreeLevelChainInItsNVOnboards(t *testing.T) {
 	wantSentences(t, signIn(t, h).evidence(s.DeviceID), `Signed by "CN=FAKE TPM CA 2", up to the trusted root "CN=FAKE TPM CA 0"`)
 }
 
+// A TPM without an EK certificate waits for its owner. After the owner approves it, it onboards
+// without any action by a person at the machine.
 func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.None)
@@ -262,6 +265,8 @@ func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
 	wantSentences(t, ada.evidence(devices[0].ID), "approval: ada approved this EK on ")
 }
 
+// A TPM's NV contains the EK certificate of another TPM. The hub refuses the TPM, and the owner
+// reads the reason in the audit trail.
 func TestTPMWithTheCertificateOfAnotherIsRefusedAndItsOwnerTold(t *testing.T) {
 	t.Parallel()
 	tpm, other := newTPM(t, swtpm.None), newTPM(t, swtpm.P384)
@@ -280,6 +285,8 @@ func TestTPMWithTheCertificateOfAnotherIsRefusedAndItsOwnerTold(t *testing.T) {
 	}
 }
 
+// The hub refuses a TPM with an expired EK certificate only if the policy says so. By default, the
+// hub accepts the TPM, and the device's verdict has a note.
 func TestTPMWithAnExpiredCertificate(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.None)

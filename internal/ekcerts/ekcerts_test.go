@@ -49,7 +49,7 @@ func index(t *testing.T, dir string) (fingerprints []string, found map[string]st
 	return fingerprints, found
 }
 
-// table returns the rows in docs/trust.md, by fingerprint.
+// table returns the rows of the table in docs/trust.md, by the fingerprint of the certificate.
 func table(t *testing.T) map[string]Row {
 	t.Helper()
 	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "trust.md"))
@@ -76,7 +76,7 @@ func table(t *testing.T) map[string]Row {
 	return rows
 }
 
-// The table in docs/trust.md has the right contents of each certificate in testdata.
+// The table in docs/trust.md says correctly what each certificate in testdata contains.
 func TestCertificatesTriedAreReadAsTheTableSays(t *testing.T) {
 	t.Parallel()
 	empty, err := evidence.NewTrust(nil, nil)
@@ -108,8 +108,8 @@ func TestCertificatesTriedAreReadAsTheTableSays(t *testing.T) {
 	}
 }
 
-// The table in docs/trust.md has the right verdicts. The verdicts depend on the collection of CA
-// certificates from which the table was made.
+// The table in docs/trust.md gives the hub's verdict on each certificate in testdata correctly. The
+// verdicts depend on the collection of CA certificates from which the table was made.
 func TestCertificatesTriedAreJudgedAsTheTableSays(t *testing.T) {
 	t.Parallel()
 	trust, rows := makers(t), table(t)

@@ -38,7 +38,7 @@ func (e Event) digest() []byte {
 	return d[:]
 }
 
-// Log is the events of a boot, in order.
+// Log lists the events of a boot, in order.
 type Log []Event
 
 // Bytes encodes the log, beginning with its header.

@@ -7,7 +7,7 @@ import (
 	"io"
 )
 
-// Severity is the severity of a finding.
+// Severity says how serious a finding is.
 type Severity string
 
 // The severities, from the least to the most severe.
@@ -18,8 +18,8 @@ const (
 	Problem Severity = "problem" // prevents the machine or the hub from working, now or soon
 )
 
-// Action is the kind of a remedy, for programs: a stable word. Remedy describes the same action for
-// people.
+// Action is a stable word by which programs recognise a remedy, such as "restart". The field Remedy
+// describes the same action for people.
 type Action string
 
 // The actions.
@@ -28,7 +28,7 @@ const (
 	UpdateFirmware Action = "update-firmware" // install a newer firmware
 	ClearTPM       Action = "clear-tpm"       // clear the TPM, which destroys the keys in it
 	Restart        Action = "restart"         // restart the machine
-	Wait           Action = "wait"            // leave the machine switched on until the state has ended
+	Wait           Action = "wait"            // leave the machine on until the TPM's lockout ends
 	Approve        Action = "approve"         // decide about the machine on its hub
 	SetClock       Action = "set-clock"       // set the machine's clock
 )
@@ -41,7 +41,9 @@ type Finding struct {
 	Fact     string   `json:"fact"`             // the fact, one sentence
 	Cause    string   `json:"cause,omitempty"`  // the cause; empty if the fact contains it
 	Remedy   string   `json:"remedy,omitempty"` // the remedy; empty if there is nothing to do
-	Action   Action   `json:"action,omitempty"` // the remedy's kind; empty if no word of Action describes it
+	// Action is the remedy for programs. It is empty if no constant of the type Action describes
+	// it.
+	Action Action `json:"action,omitempty"`
 }
 
 // Worst returns the worst severity of the findings.

@@ -208,8 +208,8 @@ func (d *Device) Request(t *wire.TokenFile, change RequestChange) ([]byte, error
 	})
 }
 
-// Attest returns the TPMS_ATTEST that TPM2_Certify would make. `signer` and `certified` are the TPM
-// names of two primary keys of the endorsement hierarchy.
+// Attest returns the TPMS_ATTEST that TPM2_Certify would make if the key `signer` certified the key
+// `certified`. Both are TPM names of primary keys of the endorsement hierarchy.
 func Attest(signer, certified []byte) []byte {
 	return AttestAt(signer, certified, usualClock)
 }

@@ -97,7 +97,7 @@ type RegistrationChange struct {
 	Signer     crypto.Signer            // key of the CSR, which also signs it
 	Attest     func([]byte) []byte      // alters the TPMS_ATTEST before it is signed
 	Extensions func(map[int][]byte)     // of the CSR
-	Sent       func(*wire.Registration) // after everything else
+	Sent       func(*wire.Registration) // alters the whole body, after all other changes
 }
 
 // Registration returns the body of the second step, with an ownership proof by this join token.

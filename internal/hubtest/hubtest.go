@@ -37,7 +37,7 @@ type Hub struct {
 	Store   *sqlite.Store
 	CA      *pki.Hub
 	Service *onboard.Service
-	Owner   store.Account // with password Password
+	Owner   store.Account // an account with the password Password
 	Server  *api.Server
 	Objects objects.Store
 	Stop    func() // begins to stop the hub, as a signal does
@@ -123,7 +123,7 @@ func (h *Hub) Join(t testing.TB) *Hub {
 	return joined
 }
 
-// start starts the hub `h`. The caller has already set the hub's data folder and its object store.
+// start starts the hub `h`, whose data folder and object store are already set.
 func start(t testing.TB, h *Hub, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	dir := h.dir

@@ -77,8 +77,8 @@ func writeFile(path string, write func(io.Writer) error) error {
 	return errors.Join(write(f), f.Close())
 }
 
-// documented returns the subcommands of the command `c` that have man pages. The commands that
-// cobra adds (help and completion) have no man pages.
+// The function `documented` returns the subcommands of the command `c` that have man pages. The
+// commands that cobra adds (help and completion) have no man pages.
 func documented(c *cobra.Command) []*cobra.Command {
 	var list []*cobra.Command
 	for _, child := range c.Commands() {

@@ -1,6 +1,6 @@
-// Package memory sets the limits of Go's garbage collector by the memory of the machine. The
-// garbage collector's default fits programs that know nothing about their machine. By default, it
-// collects garbage as soon as the heap has doubled, even if most of the machine's memory is free.
+// Package memory sets the limits of Go's garbage collector by the memory of the machine. By
+// default, the garbage collector runs each time the heap has doubled, even if most of the machine's
+// memory is free.
 package memory
 
 import (
@@ -34,7 +34,8 @@ func Use() {
 	}
 }
 
-// limit returns the smaller of the two limits, or math.MaxInt64 if none is known.
+// limit returns the smaller of the limits `cgroup` and `machine`. If neither is known, it returns
+// math.MaxInt64.
 func limit(cgroup, machine memlimit.Provider) int64 {
 	least := uint64(math.MaxInt64)
 	for _, p := range []memlimit.Provider{memlimit.ApplyRatio(cgroup, ofCgroup), memlimit.ApplyRatio(machine, ofMachine)} {

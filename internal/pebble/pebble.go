@@ -29,7 +29,7 @@ import (
 type Server struct {
 	Directory string         // URL of the directory
 	Roots     *x509.CertPool // root certificates for the connection to the server
-	RootsPEM  []byte         // the same in PEM
+	RootsPEM  []byte         // the certificates in Roots, in PEM
 	Log       string         // path of the file with the server's output
 
 	management string

@@ -6,6 +6,7 @@ import (
 	"time"
 )
 
+// Stop kills a program that ignores SIGTERM. On a nil Process, Stop does nothing.
 func TestStopEndsAProgramThatDoesNotListen(t *testing.T) {
 	t.Parallel()
 	p, err := Start(exec.Command("sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.1; done"))

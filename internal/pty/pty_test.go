@@ -14,7 +14,7 @@ func TestBothSidesTalk(t *testing.T) {
 	if !term.IsTerminal(int(terminal.Fd())) {
 		t.Error("the program's side is not a terminal")
 	}
-	if _, err := term.MakeRaw(int(terminal.Fd())); err != nil { // without echo
+	if _, err := term.MakeRaw(int(terminal.Fd())); err != nil { // the terminal does not echo
 		t.Fatal(err)
 	}
 	if _, err := controller.WriteString("typed\n"); err != nil {
@@ -31,6 +31,7 @@ func TestBothSidesTalk(t *testing.T) {
 	}
 }
 
+// The pseudo terminal has the requested size, or no size if both numbers are 0.
 func TestSize(t *testing.T) {
 	for _, want := range [][2]uint16{{132, 43}, {0, 0}} {
 		_, terminal := New(t, want[0], want[1])

@@ -54,7 +54,7 @@ func TestDiskOpensOnlyForItsOwnersSystems(t *testing.T) {
 	s.listed(t)
 	s.judged(t, "boot-path expected", "system expected")
 
-	m, ctx = boot(t, s.with(false)) // now the key is bound
+	m, ctx = boot(t, s.with(false)) // from here on, the disk's key is bound to the installed system
 	waitFor(t, ctx, m, `gangway-init .*: the disk's key came from the TPM`)
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	o := s.signIn(t)

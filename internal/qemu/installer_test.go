@@ -130,7 +130,7 @@ func (s *site) empty(t *testing.T) {
 	}
 }
 
-// The method `with` returns the machine's configuration. `stick` says whether the stick is plugged
+// The method `with` returns the machine's configuration. If `stick` is true, the stick is plugged
 // in.
 func (s *site) with(stick bool) qemu.Config {
 	cfg := s.cfg
@@ -145,8 +145,7 @@ func (s *site) with(stick bool) qemu.Config {
 	return cfg
 }
 
-// The function `long` skips a test that takes minutes. It does not skip the test in a run of `make
-// e2e-full`.
+// The function `long` skips a test that takes minutes, unless `make e2e-full` runs it.
 func long(t *testing.T) {
 	t.Helper()
 	if os.Getenv("GANGWAY_E2E_FULL") == "" {

@@ -31,8 +31,8 @@ func Missing() string {
 // required is a file that must exist, and the Debian package that has it.
 type required struct{ path, deb string }
 
-// missing checks whether QEMU and the files `files` exist. It returns one sentence that names each
-// missing program or file and its package, or "" if nothing is missing.
+// The function `missing` checks whether QEMU and the files `files` exist. It returns one sentence
+// that names each missing program or file and its package, or "" if nothing is missing.
 func missing(files ...required) string {
 	var names, debs []string
 	miss := func(name, deb string) {

@@ -121,6 +121,7 @@ func TestResetMachine(t *testing.T) {
 	}
 }
 
+// A machine does not run with a disk on an unknown bus, or with a disk image that does not exist.
 func TestMachineRefusesWhatIsNotThere(t *testing.T) {
 	t.Parallel()
 	need(t)

@@ -70,8 +70,8 @@ func TestSecureBoot(t *testing.T) {
 		}
 		m.Stop()
 	}
-	// alter returns a copy of an image in which one bit of the initial file system of a menu entry
-	// is changed.
+	// alter copies an image, changes one bit in the initial file system that the menu entry `entry`
+	// starts, and returns the path of the copy.
 	alter := func(image, entry string) string {
 		t.Helper()
 		copied := filepath.Join(t.TempDir(), filepath.Base(image))

@@ -145,8 +145,7 @@ func TestUpdatesThatDoNotServeFallBack(t *testing.T) {
 	}
 }
 
-// The type `without` is the file system of a kernel's modules folder, in which one module is
-// missing.
+// The type `without` is a folder with a kernel's modules, in which one module is missing.
 type without struct {
 	fs.FS
 	module string

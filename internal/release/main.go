@@ -32,7 +32,7 @@ var architectures = []string{"amd64", "arm64"}
 type release struct {
 	root    string // the source tree
 	out     string // folder to which the release is written
-	work    string // for intermediate files
+	work    string // folder for intermediate files
 	version string // semantic version without a leading v
 	commit  string
 	date    time.Time // the commit's date; all times in a release equal it

@@ -19,8 +19,8 @@ import (
 )
 
 // maxDepth is the largest depth of nested objects and arrays. MaxStorableDepth is the largest depth
-// of a value that is stored and later returned inside another document. It is lower, so that the
-// outer document stays within maxDepth.
+// of a value that is stored and later returned inside another document. MaxStorableDepth is lower,
+// so that the outer document stays within maxDepth.
 const (
 	maxDepth         = 64
 	MaxStorableDepth = 32

@@ -109,6 +109,8 @@ func TestKeptLeavesRoomForWhatWrapsIt(t *testing.T) {
 	}
 }
 
+// If Decode decodes a number into a value of type `any`, the number keeps its text, such as 0.10.
+// CheckStorable refuses a number that does not fit into a float64.
 func TestNumbersInAnAnyStayAsTheyAreWritten(t *testing.T) {
 	t.Parallel()
 	text := `{"a":[9007199254740993,0.10,-0,1E5,1e-400]}`

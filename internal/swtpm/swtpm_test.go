@@ -51,6 +51,8 @@ func readNV(t *testing.T, tpm *TPM, index uint32) []byte {
 	return out
 }
 
+// Two TPMs that are made at the same time with one maker's folder have EK certificates of the same
+// maker.
 func TestCertificateIsOfTheSharedMaker(t *testing.T) {
 	need(t)
 	t.Parallel()

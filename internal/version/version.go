@@ -36,7 +36,7 @@ func current() Build {
 	return b
 }
 
-// recorded returns the build that the go command recorded in `info`.
+// The function `recorded` returns the build that the go command recorded in `info`.
 func recorded(info *debug.BuildInfo) Build {
 	b := Build{Version: strings.TrimPrefix(info.Main.Version, "v")}
 	if b.Version == "(devel)" {

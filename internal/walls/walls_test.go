@@ -48,6 +48,8 @@ func TestWallsStand(t *testing.T) {
 	}
 }
 
+// For each kind of forbidden import, Check returns a sentence with the chain of imports and the
+// reason.
 func TestWallsSayWhatBreaksThem(t *testing.T) {
 	packages := func(imports ...string) []Package {
 		list := []Package{{ImportPath: "gangway/hub/store"}, {ImportPath: "gangway/device/agent"}, {ImportPath: "gangway/internal/between"}}

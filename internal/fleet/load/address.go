@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNotLoopback means that the hub is not on this machine, and that the caller did not confirm
-// that the hub is a test hub.
+// ErrNotLoopback means that the hub is not on this machine, and that Config.TestHub does not
+// confirm that it is a test hub.
 var ErrNotLoopback = errors.New("the hub's address is not a loopback address")
 
 // resolve returns the hub's host and port, its name for TLS, and its address. It asks the name

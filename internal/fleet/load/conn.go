@@ -25,7 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxAnswer bounds the body of an answer, in bytes. Pantavisor reads at most the same number.
+// maxAnswer bounds the body of an answer, in bytes. Pantavisor has the same limit.
 const maxAnswer = 2 << 20
 
 // A conn is one TLS connection to the hub, for HTTP/1.1 requests one after another. Between two
@@ -85,7 +85,7 @@ type target struct {
 	device, anonymous, pantavisor *tls.Config
 	spread                        *spread // source addresses; nil: the kernel chooses
 	timeout                       time.Duration
-	handshakes                    atomic.Int64 // complete ones
+	handshakes                    atomic.Int64 // number of completed TLS handshakes
 }
 
 type deviceKey struct{}
@@ -121,7 +121,7 @@ func (t *target) dialRaw(ctx context.Context, source int) (net.Conn, error) {
 	if t.spread != nil {
 		d.LocalAddr = t.spread.address(source)
 		// Without this option the kernel reserves the port for all destinations when the socket is
-		// bound, and ports run out after 28,000 connections in all.
+		// bound, and no port is left after 28,000 connections in all.
 		d.Control = func(_, _ string, c syscall.RawConn) error {
 			var err error
 			if e := c.Control(func(fd uintptr) {

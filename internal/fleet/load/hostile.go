@@ -135,7 +135,8 @@ func refusedAs(a *answer) error {
 // forgedRequests is the number of requests in the set of forged requests.
 const forgedRequests = 64
 
-// forge sets the forged requests of the run.
+// forge sets the field that holds the run's forged requests. If Config.Forged is empty, it makes
+// new requests.
 func (r *runner) forge() (err error) {
 	r.forged = r.cfg.Forged
 	if len(r.forged) == 0 {

@@ -186,7 +186,8 @@ func onboard(ctx context.Context, r *runner, d *device) error {
 	return r.activate(ctx, d, c, certs)
 }
 
-// activate sends the activation proof on the connection, which the device then keeps.
+// activate sends the activation proof on the connection `c`. The device keeps this connection for
+// its later requests.
 func (r *runner) activate(ctx context.Context, d *device, c *conn, certs *fleet.Certificates) error {
 	state := c.tls.ConnectionState()
 	exporter, err := state.ExportKeyingMaterial(wire.ExporterLabel, nil, wire.ExporterSize)
@@ -332,7 +333,7 @@ type object struct {
 	sum     string
 }
 
-// upload uploads the object of the updates, as the owner's first device would.
+// upload uploads the object that all updates download, as the owner's first device would.
 func (r *runner) upload(ctx context.Context, d *device) error {
 	content := make([]byte, r.cfg.ObjectSize)
 	for i := range content {
@@ -402,7 +403,7 @@ func update(ctx context.Context, r *runner, d *device) error {
 	if len(pending) == 0 {
 		return errNoStep
 	}
-	d.rev = pending[0].Rev // an update that was interrupted comes first
+	d.rev = pending[0].Rev // first complete an update that was interrupted
 	for _, status := range []string{"DOWNLOADING", "INPROGRESS", "TESTING", "DONE"} {
 		if status == "INPROGRESS" {
 			if err := r.download(ctx, d); err != nil {
@@ -422,7 +423,7 @@ var (
 	errNoMaker = errors.New("the run must make devices, but there is no maker (--maker)")
 )
 
-// download downloads the object of the updates and checks it.
+// download downloads the object that all updates use, and checks its content.
 func (r *runner) download(ctx context.Context, d *device) error {
 	body, err := r.call(ctx, d, "GET /objects/{sha}", http.MethodGet, "/objects/"+r.object.sum, nil)
 	if err != nil {

@@ -2,10 +2,11 @@
 // protocol.
 //
 // The load is open: each request has a scheduled start, which does not depend on the end of earlier
-// requests. Its latency is measured from the scheduled start. So if the hub stalls, the latencies
-// include the wait of all requests of that time. A closed loop would leave out this wait
+// requests. Its latency is measured from the scheduled start. So if the hub stalls, the latency of
+// each request that is due in this time includes the time that the request waits. If each request
+// started only after the answer to the last one, the latencies would not include these waits
 // ("coordinated omission"). A request that cannot start at its time, because too many requests of
-// its kind are outstanding or no device is idle, is counted as missed.
+// its kind are outstanding or because no device is idle, is counted as missed.
 package load
 
 import (
@@ -39,7 +40,7 @@ type Config struct {
 	Onboarded int
 	// Mix has the kinds of requests, with their rates.
 	Mix []Share
-	// For is the time in which requests start.
+	// For is how long the fleet starts requests.
 	For time.Duration
 	// Poisson makes the times between two starts random, with an exponential distribution.
 	// Otherwise they are equal.
@@ -81,7 +82,7 @@ type Config struct {
 	Progress func(Progress)
 }
 
-// Share is a kind of operation in a mix, with its rate.
+// Share says how often a kind of operation starts. Several of them are a mix.
 type Share struct {
 	Kind string  // see Kinds
 	Rate float64 // operations a second
@@ -141,7 +142,7 @@ const (
 type Progress struct {
 	Phase       string
 	Done, Total int           // numbers of devices; 0 during the measurement
-	Elapsed, Of time.Duration // of the measurement
+	Elapsed, Of time.Duration // time since the start of the measurement, and its whole duration
 	Answered    int64         // operations that ended as expected
 	Failed      int64
 	Missed      int64
@@ -167,7 +168,7 @@ type runner struct {
 	forged  [][]byte
 	object  object
 
-	anonymous connPool // for forged requests
+	anonymous connPool // connections for forged requests
 	caMu      sync.Mutex
 	ca        []byte // DER of the device CA
 
@@ -175,12 +176,12 @@ type runner struct {
 	sources    atomic.Int64 // number of source addresses that hostile connections have used
 
 	phase   atomic.Pointer[Progress]
-	started time.Time // of the run
-	began   time.Time // of the measurement
+	started time.Time // start of the run
+	began   time.Time // start of the measurement
 }
 
-// device is an onboarded device, or one with a request that is ready to be sent. Only one goroutine
-// at a time uses a device.
+// device is an onboarded device, or a device whose onboarding request is ready to be sent. Only one
+// goroutine at a time uses a device.
 type device struct {
 	number int
 	id     string // empty: not onboarded

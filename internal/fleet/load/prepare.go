@@ -110,7 +110,7 @@ func (r *runner) onboardNow(ctx context.Context, d *device) error {
 	return onboard(ctx, r, d)
 }
 
-// setUp signs a device in and creates its trail, if the mix needs that.
+// If the mix needs access tokens or trails, setUp signs the device in or creates its trail.
 func (r *runner) setUp(ctx context.Context, d *device) error {
 	if r.needsTrail() {
 		if err := r.createTrail(ctx, d); err != nil {
@@ -173,7 +173,7 @@ func (r *runner) keepAlive(ctx context.Context) {
 		d := r.idle.popIdle(time.Now().Add(-keepAliveAfter))
 		if d != nil {
 			// If the report fails, the device's next request opens another connection. The report
-			// is not interrupted, because its connection could not be used any more.
+			// is not interrupted, because an interrupted request makes the connection unusable.
 			_ = report(context.WithoutCancel(ctx), r, d)
 			d.used = time.Now()
 			r.idle.push(d)

@@ -70,7 +70,7 @@ func readProcess(pid int) (usage, error) {
 		return n
 	}
 	u := usage{CPU: float64(number(14)+number(15)) / clockTicks, RSS: number(24) * int64(os.Getpagesize())}
-	if files, e := os.ReadDir(folder + "/fd"); e == nil { // fails for another user's process
+	if files, e := os.ReadDir(folder + "/fd"); e == nil { // fails for other users' processes
 		u.OpenFiles = int64(len(files))
 	}
 	return u, err
@@ -121,7 +121,7 @@ func readMetrics(ctx context.Context, url string) (usage, error) {
 	return u, nil
 }
 
-// ownUsage returns the usage of this process. RSS is the largest so far.
+// ownUsage returns the usage of this process. Its field RSS is the largest resident memory so far.
 func ownUsage() usage {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

@@ -25,7 +25,8 @@ type Report struct {
 	Interrupted bool        `json:"interrupted"`
 	Preparation Preparation `json:"preparation"`
 
-	// Scheduled is the time in which requests started, and Seconds the time until the last answer.
+	// Scheduled is the time during which requests started. Seconds is the time until the last
+	// answer.
 	Scheduled  float64         `json:"seconds_scheduled"`
 	Seconds    float64         `json:"seconds"`
 	Active     int             `json:"devices_active"` // at the end

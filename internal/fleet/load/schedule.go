@@ -14,7 +14,7 @@ const (
 	missedNoDevice    = "no-idle-device"
 )
 
-// schedule starts the operations of one kind at their times.
+// schedule starts the operations of one kind at their planned times.
 func (r *runner) schedule(ctx context.Context, k *running, seed uint64, working *sync.WaitGroup) {
 	defer k.ended.Store(true)
 	random := rand.New(rand.NewPCG(seed, 21))
@@ -49,7 +49,8 @@ func (r *runner) schedule(ctx context.Context, k *running, seed uint64, working 
 		}
 		r.start(ctx, k, due, working)
 	}
-	// The last start may be long before the end. Rates and CPU times refer to the whole time.
+	// The last operation may start long before the end of the measurement. But rates and CPU times
+	// refer to the whole measurement, so wait for its end.
 	timer.Reset(time.Until(r.began.Add(r.cfg.For)))
 	select {
 	case <-ctx.Done():

@@ -71,7 +71,7 @@ func debian(variable, program string, args ...string) (string, error) {
 }
 
 // prepareControl unpacks the programs, and mounts the file systems that they need into their
-// folder. After a restart of the agent, both are there already.
+// folder. If the agent was restarted, the programs and the mounts already exist.
 func prepareControl(files *carry.Files) error {
 	if _, err := os.Stat(programs); err == nil {
 		return nil
