@@ -108,7 +108,7 @@ type Facts struct {
 	BootState   string    // one of the Boot constants of package store
 	Measured    time.Time // time of the newest valid measurement; zero: there is no valid measurement
 	BootRefusal *store.BootRefusal
-	RequireBoot bool // the policy accepts only boots of which every part is expected or known
+	RequireBoot bool // the policy accepts a boot only if every part of it is expected or known
 
 	Clone         string // one of the Clone constants of package store, or empty
 	CloneFindings []CloneFinding
