@@ -69,7 +69,8 @@ type Reading struct {
 	// at most MaxWaiting.
 	Devices, Quiet, QuietBefore, Waiting int
 	DatabaseSize                         int64 // in bytes
-	// Withdrawn is the number of devices whose TPM maker the hub no longer trusts.
+	// Withdrawn is the number of devices whose TPM has a maker with certificates that the hub no
+	// longer trusts.
 	Withdrawn int
 	// Unset is true if no time server sets the clock of the hub's machine. ClockKnown is false if
 	// the kernel does not report whether a time server sets the clock.

@@ -219,9 +219,9 @@ func (r *reader) checks(codes []string) (list []Check) {
 	return list
 }
 
-// opened returns the check whether the TPM opened the credential. The hub had encrypted the
-// credential to the TPM's EK and AIK. In one-step enrolment, a device can activate its certificates
-// only after it has opened the credential, so an activated enrolment passes the check.
+// opened returns the check that tells whether the TPM opened the credential. The hub had encrypted
+// the credential to the TPM's EK and AIK. In one-step enrolment, a device can activate its
+// certificates only after it has opened the credential, so an activated enrolment passes the check.
 func (r *reader) opened() Check {
 	c := Check{Code: codeOpened, State: NotExamined, Detail: "The device has not activated its certificates yet."}
 	if r.activated() {
