@@ -60,7 +60,8 @@ type Reading struct {
 	// BackupFault is a sentence that says which fault the hub found when it last checked the newest
 	// backup; empty: no fault.
 	BackupFault string
-	// Drift is the time by which the hub's clock is ahead of the database's clock.
+	// Drift says how far the hub's clock is ahead of the database's clock. If the hub's clock is
+	// behind, Drift is negative.
 	Drift time.Duration
 	// Devices, Quiet and Waiting count the devices of all owners: all devices, the devices that
 	// have stopped contacting the hub (quiet), and the devices that wait for their owner's
@@ -68,8 +69,8 @@ type Reading struct {
 	// at most MaxWaiting.
 	Devices, Quiet, QuietBefore, Waiting int
 	DatabaseSize                         int64 // in bytes
-	// Withdrawn is the number of devices for which the hub no longer trusts the certificates of the
-	// TPM's maker.
+	// Withdrawn is the number of devices whose TPM has a maker with certificates that the hub no
+	// longer trusts.
 	Withdrawn int
 	// Unset is true if no time server sets the clock of the hub's machine. ClockKnown is false if
 	// the kernel does not report whether a time server sets the clock.

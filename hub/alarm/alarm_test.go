@@ -65,8 +65,8 @@ func TestEachConditionBeginsAtItsBound(t *testing.T) {
 	}
 }
 
-// Small numbers are not an alarm: a hub with three devices, of which one is switched off, and a new
-// hub without a backup.
+// Small numbers are not an alarm. Examples are a hub that has three devices, one of them switched
+// off, and a new hub that has no backup.
 func TestSmallNumbersAreCalm(t *testing.T) {
 	t.Parallel()
 	r := calm()

@@ -42,8 +42,8 @@ type Evidence struct {
 	Log       []byte   // event log of the firmware; empty: none
 }
 
-// Measurement describes a boot: the PCR values that the quote proves, and the events by which the
-// log explains the PCR values.
+// Measurement describes a boot: the PCR values that the quote proves, and the events of the log
+// that explain these values.
 type Measurement struct {
 	Bank string `json:"bank"` // "SHA-256", "SHA-384"
 	// PCRs are the quoted values, hexadecimal.

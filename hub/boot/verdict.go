@@ -75,7 +75,8 @@ func (v *Verdict) Matches() bool {
 	return !slices.ContainsFunc(v.Parts, func(p PartVerdict) bool { return !AtLeast(p.State, StateKnown) })
 }
 
-// Judge judges a boot. Only the PCR values and the digests that lead to them decide.
+// Judge judges a boot. The verdict depends only on the PCR values and on the digests that lead to
+// these values.
 func Judge(m *Measurement, r Rules) *Verdict {
 	j := &judge{Measurement: m, Rules: r, values: m.Values()}
 	v := new(Verdict)

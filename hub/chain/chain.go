@@ -108,7 +108,7 @@ type Facts struct {
 	BootState   string    // one of the Boot constants of package store
 	Measured    time.Time // time of the newest valid measurement; zero: there is no valid measurement
 	BootRefusal *store.BootRefusal
-	RequireBoot bool // the policy accepts only boots of which every part is expected or known
+	RequireBoot bool // the policy accepts a boot only if every part of it is expected or known
 
 	Clone         string // one of the Clone constants of package store, or empty
 	CloneFindings []CloneFinding
@@ -219,9 +219,9 @@ func (r *reader) checks(codes []string) (list []Check) {
 	return list
 }
 
-// opened returns the check whether the TPM opened the credential. The hub had encrypted the
-// credential to the TPM's EK and AIK. In one-step enrolment, a device can activate its certificates
-// only after it has opened the credential, so an activated enrolment passes the check.
+// opened returns the check that tells whether the TPM opened the credential. The hub had encrypted
+// the credential to the TPM's EK and AIK. In one-step enrolment, a device can activate its
+// certificates only after it has opened the credential, so an activated enrolment passes the check.
 func (r *reader) opened() Check {
 	c := Check{Code: codeOpened, State: NotExamined, Detail: "The device has not activated its certificates yet."}
 	if r.activated() {

@@ -15,9 +15,8 @@ const (
 	// aheadTolerance is an additional tolerance for a fast TPM clock, because the hub's clock is
 	// sometimes adjusted.
 	aheadTolerance = 10 * time.Second
-	// maxLoss is the longest time by which a TPM's clock may go back at a power failure. A TPM
-	// stores its clock at least every 2^22 ms (Part 2, TPM_PT_CLOCK_UPDATE); maxLoss is twice this
-	// time.
+	// A TPM's clock may go back by at most maxLoss at a power failure. A TPM stores its clock at
+	// least every 2^22 ms (Part 2, TPM_PT_CLOCK_UPDATE); maxLoss is twice this time.
 	maxLoss = 2 * (1 << 22) * time.Millisecond
 	// A virtual TPM's clock may deviate by `drift`, plus the fraction `pace` of the time between
 	// two readings.

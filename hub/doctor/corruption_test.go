@@ -218,7 +218,7 @@ func changed(r *rand.Rand, v any) any {
 // corruption is a column in which a value is changed.
 type corruption struct{ table, column string }
 
-// corruptionSeed is the seed from which the corruptions are drawn.
+// corruptionSeed is the seed of the random corruptions.
 const corruptionSeed = 23
 
 // The test changes values in random columns whose values follow from other data, and fsck must find

@@ -21,7 +21,7 @@ const restoreRemedy = "Keep a copy of the database, examine the disk and the mem
 
 // rules has the texts for each consistency rule of the database (store.Consistency). The text
 // `fact` is about the rows that break the rule, and %s in this text stands for the rows. The text
-// `remedy` says how to repair them.
+// `remedy` says how to repair the rows.
 var rules = map[string]struct{ fact, remedy string }{
 	"device-certificate":  {"The stored certificate of these devices is missing, is not active, or belongs to another device or account: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
 	"certificate-device":  {"The database has active certificates of these devices, but the devices do not exist or use other certificates: %s.", restoreRemedy},

@@ -72,7 +72,7 @@ func Identities(ctx context.Context, db store.Consistency, ca *pki.Hub) (finding
 }
 
 // wrongStates compares the stored state of each revision with the hash in the revision's row. It
-// returns the revisions for which they do not match.
+// returns the revisions whose state does not match the hash.
 func wrongStates(ctx context.Context, db store.Consistency) (wrong []string, err error) {
 	const page = 200
 	for after := int64(0); ; {

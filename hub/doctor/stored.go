@@ -103,7 +103,8 @@ func (e *exam) inspect(ctx context.Context, path string, served bool) (sqlite.In
 	return sqlite.Inspect(ctx, path, served, e.CheckTime)
 }
 
-// The ages from which a backup is reported as a warning, and as a problem.
+// If the newest backup is older than oldBackup, this is a warning. If it is older than
+// uselessAfter, this is a problem.
 const (
 	oldBackup    = alarm.BackupOld
 	uselessAfter = 60 * 24 * time.Hour

@@ -392,8 +392,8 @@ func TestUnknownErrorOfTheStoreIsNotARefusal(t *testing.T) {
 	}, "AppendEvent")
 }
 
-// The hub records the marks in a device's EK certificate, by which it finds other EKs of the same
-// TPM.
+// The hub records the marks in a device's EK certificate. With these marks, the hub finds other EKs
+// of the same TPM.
 func TestCertificatesTellTheChipTheyAreOf(t *testing.T) {
 	s := newScene(t)
 	d := s.device()

@@ -51,8 +51,7 @@ func (s *Service) Try(ctx context.Context, owner string, own *policy.Document) (
 	return &Trial{s: s, input: input, lists: rules, owner: owner, now: rules.Effective, would: policy.Merge(hub.policy, own), moment: at}, nil
 }
 
-// RequiresBoot reports whether the policies require a boot of which every part is expected or
-// known.
+// RequiresBoot reports whether the policies require that every part of a boot is expected or known.
 func (t *Trial) RequiresBoot() (now, would bool) { return t.now.RequireBoot, t.would.RequireBoot }
 
 // BootParts returns, for each part of the boot, the state that the policies require.

@@ -145,7 +145,7 @@ func (h *Hub) IssueIDevID(r IDevIDRequest) ([]byte, error) {
 // IEEE 802.1AR, 8.7).
 var forever = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
-// slowClock is the time by which a peer's clock may lag behind the hub's clock.
+// slowClock says how far a peer's clock may be behind the hub's clock.
 const slowClock = 5 * time.Minute
 
 // certificateSize is the initial capacity of a certificate's buffer, in bytes. Most certificates

@@ -17,9 +17,8 @@ const (
 	EventTokenResumed = "token.resumed"
 )
 
-// EpochsPerRestore is the number by which a restore increases the number of the epoch. After the
-// backup, the lost hub may have begun epochs that the backup does not contain, and their numbers
-// must not be used again.
+// A restore adds EpochsPerRestore to the number of the epoch. After the backup, the lost hub may
+// have begun epochs that the backup does not contain, and their numbers must not be used again.
 const EpochsPerRestore = 1_000_000
 
 // Restore describes the latest restore of the hub.

@@ -32,7 +32,7 @@ type TrustedCertificate struct {
 // TrustChange is a set of changes that is made in one transaction.
 type TrustChange struct {
 	Put    []TrustedCertificate // each replaces the decision on the certificate with the same fingerprint
-	Remove []Hash               // fingerprints of the certificates on which the decisions are removed
+	Remove []Hash               // fingerprints of certificates; the decisions about them are removed
 	Event  Event                // for the audit trail; if its Kind is empty, no event is appended
 }
 

@@ -68,7 +68,7 @@ func TestTableIsTrue(t *testing.T) {
 	if string(got) != want {
 		t.Errorf("%s is not what the files say: run 'make vendor-roots', or 'go test ./hub/trust -run TestTableIsTrue -update' if the files are right", tablePath)
 	}
-	// An independent check: the fingerprints in the table are those of the files.
+	// An independent check: the fingerprints in the table equal the fingerprints of the files.
 	listed := map[string]bool{}
 	for _, m := range regexp.MustCompile("`([0-9a-f]{64})`").FindAllStringSubmatch(string(got), -1) {
 		listed[m[1]] = true

@@ -125,8 +125,9 @@ document.addEventListener("change", (e) => {
 document.addEventListener("htmx:load", showSelection);
 showSelection();
 
-// Live changes. Each page has one connection, which the browser opens again after an interruption. A
-// changed row is replaced. A new device is only announced: inserting its row would move the others.
+// Live changes. Each page has one connection, which the browser opens again after an interruption.
+// If a row has changed, the page replaces it. A new device is only announced, because a new row
+// would move the other rows.
 const table = () => document.querySelector("table[data-live]");
 const part = () => document.querySelector("div[data-live]");
 const fetching = new Set();
@@ -146,8 +147,9 @@ function rowOf(html) {
   return t.content.querySelector("tr");
 }
 
-// swap puts new cells into a row. The cells up to the name have the checkbox and the link. They stay,
-// so that the row keeps its selection and its focus.
+// swap puts new cells into a row. But it keeps the cells up to the name, because they have the
+// checkbox and the link: so the row keeps its selection and its focus. In the cell with the name,
+// it only replaces the name.
 function swap(row, next) {
   if (!next || !row.isConnected) return;
   const first = row.querySelector(".name").cellIndex + 1;
@@ -159,7 +161,8 @@ function swap(row, next) {
   if (name.textContent !== nextName.textContent) name.textContent = nextName.textContent;
 }
 
-// rowsOf finds the rows that are about a device: a list of revisions may have several.
+// rowsOf finds the rows that are about a device. A list of revisions may have several rows about
+// one device.
 const rowsOf = (device) => $$(`tr[data-id="${CSS.escape(device)}"], tr[data-device="${CSS.escape(device)}"]`, table() ?? document.createElement("table"));
 
 async function renew(id) {
@@ -177,7 +180,7 @@ async function renew(id) {
   }
 }
 
-// renewAll fetches the page again and replaces the rows that are here already.
+// renewAll fetches the page again and replaces the rows that the open page already has.
 async function renewAll() {
   if (!table()) return;
   const got = await partOf(location.pathname + location.search);
@@ -189,8 +192,8 @@ async function renewAll() {
   }
 }
 
-// The element #news announces new things. Its attributes have the kind of event to announce, and the
-// words of the announcement.
+// The element #news announces new things. Its attributes give the kind of event to announce, and
+// the words of the announcement.
 const news = document.querySelector("#news[data-kind]"); // another line of news comes from the hub: see data-target
 
 function announceArrivals() {
@@ -222,8 +225,9 @@ function renewPart() {
   }, 1000);
 }
 
-// On a device's page, the parts that can change by themselves are marked, and each has an id. renewHere
-// replaces these parts with the parts of the newly fetched page that have the same ids.
+// On the page of a device, the parts that can change by themselves are marked, and each part has an
+// id. renewHere replaces these parts with the parts of the newly fetched page that have the same
+// ids.
 const here = document.querySelector("[data-page-device]")?.dataset.pageDevice;
 let renewalHere = 0;
 function renewHere() {
@@ -242,9 +246,9 @@ function renewHere() {
   }, 1000);
 }
 
-// The wall is open for weeks, and nobody operates it. So it never leaves its page: after an error, it
-// shows a sentence about the error and tries again. If the hub has a new version, it loads the whole
-// page again.
+// The wall is open for weeks, and nobody operates it. So it never leaves its page: after an error,
+// it shows a sentence about the error and tries again. If the hub has a new version, the wall loads
+// the whole page again.
 const wall = document.querySelector("[data-wall]");
 
 // A link, if there is one, is [words, address].
@@ -273,15 +277,15 @@ function signedOut() {
 }
 
 // The browser itself repeats a connection that was interrupted, but not one that the hub or a proxy
-// refused. Pauses grow to a minute, each a random part shorter, so that many pages do not come back
-// at once.
+// refused. The pauses grow to at most a minute, and each pause is shortened by a random part, so
+// that many pages do not connect at the same moment.
 let live = null, pause = 1000;
 
 function connect() {
   const one = new EventSource("/ui/live");
   live = one;
   one.addEventListener("open", () => {
-    // The hub did not tell what happened since the page was made, or since the interruption.
+    // The hub did not report what happened since the page was made, or since the interruption.
     renewPart();
     if (pause > 1000) {
       renewAll();
@@ -324,7 +328,8 @@ function connect() {
 
 if (table() || part() || news || here) {
   connect();
-  // Texts like "2 min ago" become wrong, and no event reports a quiet device that is seen again.
+  // With time, texts like "2 min ago" become wrong, and no event reports that a quiet device is
+  // seen again.
   setInterval(() => {
     if (document.hidden) return;
     renewAll();
@@ -334,8 +339,8 @@ if (table() || part() || news || here) {
   addEventListener("pageshow", (e) => { if (e.persisted) location.reload(); });
 }
 
-// How strong a new password is, in words. It is judged here, so that no password leaves the browser
-// before the form is sent.
+// This part says in words how strong a new password is. The page does this itself, so that no
+// password leaves the browser before the form is sent.
 function strength(password, nick) {
   const n = [...password].length, different = new Set(password.toLowerCase()).size;
   if (n < 8) return `Too short: ${8 - n} more ${n === 7 ? "character" : "characters"}.`;
@@ -352,9 +357,9 @@ document.addEventListener("input", (e) => {
   box.querySelector(".strength").textContent = e.target.value ? strength(e.target.value, box.dataset.nick) : "";
 });
 
-// The hub answers a form with data-progress with a file, after a while. Until then the page shows the
-// progress; the browser stays on the page, because the answer is a download. An element with
-// data-follow shows the progress of a build that began on another page.
+// If a form has data-progress, the hub answers it with a file after some time. Until then the page
+// shows the progress; the browser stays on the page, because the answer is a download. An element
+// with data-follow shows the progress of a build that began on another page.
 async function follow(path, seen) {
   let said = "";
   for (let tries = 0; tries < 3 || seen; tries++) {

@@ -77,7 +77,7 @@ type APITokenRow struct {
 	Badge                  Badge
 }
 
-// Right is a resource, with the levels of access that an API token can have to it.
+// Right is a resource, and the levels of access to it that an API token can have.
 type Right struct {
 	Name, Title, Words string
 	Choices            []Choice

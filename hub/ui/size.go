@@ -9,10 +9,11 @@ import (
 	"gangway/hub/policy"
 )
 
-// MaxPage is the size in bytes up to which a page shows texts of devices and people in full. A
-// first load of a page, with its static files, must stay below 100 kB. A device can write texts of
-// any content, and a page needs up to six bytes for one byte of a hostile text. So if a page is
-// larger than MaxPage, the function `write` makes the page again with shorter texts.
+// MaxPage is a size in bytes. A page that is not larger than MaxPage shows all texts of devices and
+// people in full. A first load of a page, with its static files, must stay below 100 kB. A device
+// can write texts of any content, and a page needs up to six bytes for one byte of a hostile text.
+// So if a page is larger than MaxPage, the function `write` makes the page again with shorter
+// texts.
 const MaxPage = 60 << 10
 
 // textLengths are the largest lengths of one text, in characters, that the function `write` tries

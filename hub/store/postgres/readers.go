@@ -29,7 +29,7 @@ type readers struct {
 	closed chan struct{}
 }
 
-// newReaders returns n connections, of which only `first` is open.
+// newReaders returns n connections. Only the connection `first` is open.
 func newReaders(n int, first *conn, open func(ctx context.Context) (*conn, error)) *readers {
 	r := &readers{open: open, idle: make(chan *conn, n), closed: make(chan struct{})}
 	r.idle <- first

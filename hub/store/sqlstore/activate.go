@@ -11,7 +11,7 @@ import (
 )
 
 var (
-	// One query by primary keys reads all rows on which the decision of Activate depends.
+	// One query by primary keys reads all rows that Activate needs for its decision.
 	selectClaim = prepared(`SELECT e.id, e.request_hash, e.state, e.device, e.owner, e.token, e.generation,
 		e.ek, e.iak_name, e.expires, e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial,
 		e.key_algorithm,

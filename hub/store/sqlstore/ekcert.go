@@ -30,7 +30,8 @@ var (
 	// proveEK is for activated enrolments whose EKKnown is false. It marks the stored EK
 	// certificate as proven.
 	proveEK = prepared(`UPDATE ek_certificates SET proven = 1, expires = 0 WHERE ek = ? AND proven = 0`)
-	// Selects the evidence of the enrolment that has the EK certificate for proveAsEnrolled.
+	// If proveAsEnrolled has marked an EK, this statement selects the evidence of the enrolment
+	// that has the EK certificate.
 	selectEnrolledEK = prepared(`SELECT ` + evidenceColumns + ` FROM ek_certificates c JOIN tpms t ON t.ek = c.ek
 		JOIN enrolments e ON e.id = t.enrolment WHERE c.ek = ? AND c.proven = 1 AND c.certificate = x''`)
 	copyEnrolledEK = prepared(`UPDATE ek_certificates SET certificate = ?, links = ? WHERE ek = ? AND proven = 1 AND certificate = x''`)

@@ -130,7 +130,8 @@ func (v *evidence) names() [8][]byte {
 	return [8][]byte{hex.AppendEncode(nil, v.iakName), []byte(v.device), []byte(v.owner), []byte(v.token), v.iakName, v.idevidName, []byte(v.model), []byte(v.serial)}
 }
 
-// abbreviate replaces names in b. The caller uses both returned buffers again.
+// abbreviate replaces names in `b` by their abbreviations. The caller uses both returned buffers
+// again.
 func (v *evidence) abbreviate(b, other []byte) (result, spare []byte) {
 	b, other = replaceAll(b, other, []byte{escape}, noName)
 	for i, name := range v.names() {

@@ -10,7 +10,7 @@ import (
 )
 
 // TestEvidenceIsPackedWithoutLoss packs random evidence. Its fields repeat the names of the row,
-// parts of these names, and the bytes with which abbreviations begin.
+// parts of these names, and the bytes that begin an abbreviation.
 func TestEvidenceIsPackedWithoutLoss(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(600) {

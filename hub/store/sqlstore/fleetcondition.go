@@ -184,9 +184,9 @@ func hasWord(field, prefix string) bool {
 var (
 	selectCount = both(`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND value = ?`,
 		`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND lower(value) = lower(? COLLATE "C")`)
-	// Selects the values of a field, the most frequent values first: by `size`, the number of
-	// binary digits of `n`. The LIMIT bounds the number of rows, because each device may have
-	// another model.
+	// Selects the values of a field, the most frequent values first. The order is by `size`, the
+	// number of binary digits of `n`. The LIMIT bounds the number of rows, because each device may
+	// have another model.
 	selectValues = prepared(`SELECT value, n FROM fleet_counts INDEXED BY fleet_counts_size
 		WHERE owner = ? AND field = ? ORDER BY size DESC LIMIT ?`)
 )

@@ -48,7 +48,7 @@ var (
 // rows. The engine searches ids by the primary key of devices.
 type words struct{ owner, nick, serial string }
 
-// indexed has the data of a device from which this file computes the device's index entries. A
+// indexed has the data of a device that this file needs to compute the device's index entries. A
 // device without an owner has no index entries.
 type indexed struct {
 	words

@@ -241,8 +241,8 @@ func (w walk) in(o order) *Statement {
 }
 
 // ordered makes the two statements of a walk. `condition` is the SQL text that begins with the
-// names of the tables and ends with the condition. `by` is the list of columns by which the rows
-// are ordered.
+// names of the tables and ends with the condition. `by` is the list of columns that determine the
+// order of the rows.
 func ordered(columns, condition, by string) walk {
 	return orderedBoth(columns, condition, by, condition, by)
 }

@@ -60,8 +60,8 @@ func logSizes(list []store.LogEntry) (bytes int64) {
 	return bytes
 }
 
-// maxLogSkew is the longest time by which AppendLogs sets the times of new entries forward. It does
-// this if the earlier entries have later times, because the hub's clock was ahead.
+// AppendLogs sets the times of new entries forward by at most maxLogSkew. It does this if the
+// earlier entries have later times, because the hub's clock was ahead.
 const maxLogSkew = time.Minute
 
 // AppendLogs implements store.Logs.

@@ -118,7 +118,7 @@ var checkTests = []test{
 		for _, name := range []string{"a", "b", "c"} {
 			f.keep(f.owner.ID, name, 10, Epoch)
 		}
-		f.keep(f.other.ID, "a", 10, Epoch) // of two owners, and stored once
+		f.keep(f.other.ID, "a", 10, Epoch) // two owners, one stored object
 		f.announce(f.owner.ID, "announced", 10, Epoch)
 		var after store.Hash
 		n := 0

@@ -95,8 +95,8 @@ type Rows struct {
 	Each    func(f func(row []any) error) error // a row has values of the types int64, string, []byte and nil
 }
 
-// Tables calls the function `f` with each table, in an order in which each row comes after the rows
-// to which it refers.
+// Tables calls the function `f` with each table. The order is such that each row comes after the
+// rows that it refers to.
 func (s *Snapshot) Tables(ctx context.Context, f func(Rows) error) error {
 	for _, t := range tables {
 		if passing[t.name] {

@@ -70,7 +70,7 @@ type table struct {
 	never bool
 }
 
-// tables are in an order in which each row comes after the rows to which it refers.
+// The order of `tables` is such that each row comes after the rows that it refers to.
 var tables = []table{
 	{name: "accounts", key: []string{"id"}},
 	{name: "sessions", key: []string{"token_hash"}},
