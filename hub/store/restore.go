@@ -17,8 +17,9 @@ const (
 	EventTokenResumed = "token.resumed"
 )
 
-// A restore adds EpochsPerRestore to the number of the epoch. After the backup, the lost hub may
-// have begun epochs that the backup does not contain, and their numbers must not be used again.
+// EpochsPerRestore is the number that a restore adds to the number of the epoch. After the backup,
+// the lost hub may have begun epochs that the backup does not contain, and their numbers must not be
+// used again.
 const EpochsPerRestore = 1_000_000
 
 // Restore describes the latest restore of the hub.

@@ -11,6 +11,7 @@ import (
 	"context"
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -255,15 +256,21 @@ func Eval[T any](tab *Tab, expression string) T {
 	return v
 }
 
-// Until waits until a JavaScript expression is true. After ten seconds, it fails the test.
+// Until waits until a JavaScript expression is true. After ten seconds, it fails the test. An
+// expression that throws an exception is not true yet: while the browser still reads a page, the
+// page may lack the elements that the expression names.
 func (tab *Tab) Until(expression string) {
 	tab.t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if Eval[bool](tab, "!!("+expression+")") {
+		is, err := chromedp.Run(tab.Context, chromedp.Evaluate[bool]("!!("+expression+")"))
+		if exception := (*chromedp.ExceptionError)(nil); err != nil && !errors.As(err, &exception) {
+			tab.t.Fatal(err)
+		}
+		if is {
 			return
 		}
 		if time.Now().After(deadline) {
-			tab.t.Fatalf("%s has not become true: %.600s", expression, tab.Text())
+			tab.t.Fatalf("%s has not become true (%v): %.600s", expression, err, tab.Text())
 		}
 	}
 }
