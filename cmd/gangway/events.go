@@ -108,7 +108,7 @@ it often, to another machine.`,
 	f.StringVar(&until, "until", "", "show only events before this time, in the same forms as --since")
 	f.StringVar(&kind, "kind", "", `only events of this kind, such as device.deleted; a "." at the end selects all kinds that begin so, such as account.`)
 	f.BoolVar(&noRoutine, "no-routine", false, "leave out frequent events, which share one line per day; frequent events that record a refusal stay in the list")
-	f.BoolVar(&sign, "sign", false, "print all events, and a signature of the hub, for 'gangway restore --events' (with --data and --output jsonl)")
+	f.BoolVar(&sign, "sign", false, "print all events and a signature of the hub, as the input of 'gangway restore --events'; needs --data and --output jsonl")
 	f.IntVar(&limit, "limit", 100, "maximum number of events to show; 0: all")
 	c.Annotations = map[string]string{linesKey: "yes"}
 	return a.watchable(a.table(c, columnNames(eventColumns)...))

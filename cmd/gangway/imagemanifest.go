@@ -260,7 +260,7 @@ func parsePrivateKey(text []byte) (crypto.Signer, error) {
 		}
 	}
 	if block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "" {
-		return nil, errors.New("the key has a password; remove the password in a private folder with 'openssl pkey', for the time of the build")
+		return nil, errors.New("the key has a password; write a copy without a password into a private folder with 'openssl pkey', build with this copy, and then delete the copy")
 	}
 	var key any
 	var err error

@@ -257,6 +257,6 @@ func hierarchyDisabled(code, name string) Finding {
 	return Finding{
 		Code: code, Severity: Problem, Action: finding.Restart, Fact: "The TPM's " + name + " hierarchy is disabled.",
 		Cause:  "A program or the firmware disabled the hierarchy after the last start.",
-		Remedy: "Restart the machine, which enables it; if it stays disabled, enable it in the firmware's setup (TPM, Security).",
+		Remedy: "Restart the machine: this enables the hierarchy. If the hierarchy stays disabled, enable it in the firmware's setup (TPM, Security).",
 	}
 }

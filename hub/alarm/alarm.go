@@ -148,7 +148,8 @@ func Check(r *Reading) (lasting []Condition, unknown []string) {
 	return lasting, unknown
 }
 
-// fromDatabase has the conditions that depend on the fields after Reading.Database.
+// fromDatabase has the names of the conditions that depend on the fields which the struct Reading
+// declares after its field Database.
 var fromDatabase = []string{"backup-old", "backup-damaged", "clock-drift", "devices-quiet", "trust-withdrawn"}
 
 func certificateExpires(r *Reading) string {

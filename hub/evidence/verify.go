@@ -356,7 +356,8 @@ func checkCertify(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 		return "", refuse("certify-signature", "The certification of the IDevID key is not signed by the IAK.", hintTPM)
 	}
 	// The TPM attests that both keys are primary keys of the endorsement hierarchy. So both keys
-	// depend on the TPM, and not on the storage hierarchy of the TPM's owner.
+	// are derived from the TPM's endorsement seed, and not from the seed of the storage hierarchy,
+	// which the TPM's owner controls.
 	signer, err := tcg.EndorsementQualifiedName(r.IAKName)
 	if err != nil || !bytes.Equal(a.QualifiedSigner, signer) {
 		return "", refuse("certify-hierarchy", "The IAK is not a primary key of the endorsement hierarchy.", hintTPM)

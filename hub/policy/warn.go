@@ -199,7 +199,7 @@ func (w *warner) looser() {
 	if b := d.MeasuredBoot; b != nil {
 		for _, name := range slices.Sorted(maps.Keys(b.Parts)) {
 			if in.BootParts[name] == boot.StateExpected && b.Parts[name] == boot.StateKnown {
-				w.add("measured_boot: %s: known has no effect: the hub's policy requires an expected state.", name)
+				w.add("measured_boot: the value \"known\" of %s has no effect, because the hub's policy requires an expected state.", name)
 			}
 		}
 	}
