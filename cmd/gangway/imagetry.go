@@ -222,7 +222,7 @@ func (a *app) adviseTry(c *stick.Contents, cfg qemu.Config, makers string) {
 		if u, err := url.Parse(hub); err == nil && loopbackHost(u.Hostname()) {
 			a.note("Warning: the image's hub is at %s. In the emulated machine, this address is the machine itself. Use a hub with the URL https://10.0.2.2:%s, and build the image with a join token of that hub.", hub, u.Port())
 		}
-		a.note("The hub at %s must trust these software TPMs (once):\n  gangway trust import --data DIR %s\nand its policy must have 'software_tpms: [swtpm]': gangway policy set.", hub, makers)
+		a.note("Do this once, so that the hub at %s trusts these software TPMs: run\n  gangway trust import --data DIR %s\nand add 'software_tpms: [swtpm]' to the hub's policy with 'gangway policy set'.", hub, makers)
 	}
 	if !cfg.KVM {
 		a.note("Without KVM the boot takes minutes.")

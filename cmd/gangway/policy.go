@@ -267,7 +267,7 @@ only in a certificate that chains to a trusted root.`,
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", hubsData)
-	c.Flags().BoolVar(&remove, "remove", false, "remove the EK list: any TPM is then expected")
+	c.Flags().BoolVar(&remove, "remove", false, "remove the EK list: the hub then no longer limits which TPMs may onboard")
 	return c
 }
 

@@ -65,10 +65,10 @@ func explain(pcr int, value []byte, events []logEvent, bank crypto.Hash) (start 
 	return nil, nil, nil, false
 }
 
-// withoutRepetition yields numbers of events: the function `explain` tries to replay that many
-// events of the log. The first number includes all events. Some kernels append the firmware's last
-// events to a log that already contains these events. So smaller numbers follow. Each smaller
-// number leaves out one more repeated event.
+// withoutRepetition yields how many events of the log the function `explain` should try to replay:
+// first all events, and then fewer and fewer. Each time, it leaves out one more repeated event at
+// the end of the log. The reason is that some kernels append the firmware's last events to a log
+// that already contains these events.
 func withoutRepetition(events []logEvent, bank crypto.Hash) iter.Seq[int] {
 	lastSteps := func(e logEvent) bool {
 		return isDigestOf(e, []byte(exitInvoked), bank) || isDigestOf(e, []byte(exitSucceeded), bank)

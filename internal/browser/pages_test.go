@@ -311,8 +311,9 @@ func TestPageInBrowser(t *testing.T) {
 // changes.
 var updatedFirmware = strings.Repeat("5f", 32)
 
-// updateFirmware stores that the firmware of three devices, but not of the first, has changed. It
-// also stores the owner's decision about another measured value of the firmware.
+// updateFirmware stores that the firmware of three devices has changed. The hub's first device is
+// not one of them. It also stores the owner's decision about a different measured value of the
+// firmware.
 func (h *hubWithDevices) updateFirmware(t *testing.T) {
 	t.Helper()
 	ctx := t.Context()

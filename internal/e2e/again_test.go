@@ -296,8 +296,8 @@ func TestStoppedOnboardingAgainLosesNothing(t *testing.T) {
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// Without a join token, the agent uses its active device again. With a join token, it would
-	// continue the interrupted onboarding.
+	// Without a join token, the agent continues as the active device of its earlier onboarding. With
+	// a join token, it would continue the interrupted onboarding.
 	s, err := onboardWith(t, agent.Config{TPM: o.tpm.Address(), StateDir: o.state})
 	if err != nil || s.Phase != agent.PhaseActive || s.DeviceID != o.id || s.Former != nil {
 		t.Fatalf("state %s, error %v", brief.Of(s), err)

@@ -11,10 +11,10 @@ import (
 	"gangway/tcg/eventlog"
 )
 
-// The boot manager reads the kernel's command line from the file of the system, gives the command
-// line to systemd's stub, and measures it into PCR 12. If Secure Boot is off, the stub measures the
-// command line into PCR 12 a second time. A person at the boot menu can give the stub another
-// command line.
+// The file of a system (a unified kernel image) contains the kernel's command line. The boot manager
+// gives this line to systemd's stub, and measures it into PCR 12. If Secure Boot is off, the stub
+// measures the line into PCR 12 a second time. A person at the boot menu can type another line for
+// the stub.
 
 // lineDigests returns the possible digests of an event that measures the command line: as UTF-16
 // with and without a terminating zero.

@@ -403,8 +403,8 @@ func TestUnreachableDatabaseIsBusy(t *testing.T) {
 }
 
 // A COMMIT does not reach the database. The store asks the database whether the transaction is
-// committed, and this answer is lost too. The question itself writes a mark. The store must not
-// mistake this mark for the mark of the transaction.
+// committed, and the answer is lost too. To ask, the store writes a marker row of its own. It must
+// not mistake this row for the marker row of the transaction.
 func TestQuestionAboutACommitIsNotTheCommit(t *testing.T) {
 	t.Parallel()
 	address := database(t)

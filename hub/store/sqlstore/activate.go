@@ -499,7 +499,8 @@ func stripAll(c Conn, chain []link) error {
 		if err == nil && len(v.request) == 0 {
 			continue // its evidence was removed earlier
 		}
-		// Evidence that cannot be read is removed too. Until then, fsck reports the damage.
+		// This also removes evidence that cannot be read. While such evidence is stored, fsck reports
+		// it as damaged.
 		if err := c.Do(stripEnrolment, v.iakPublic, v.iakCert, e.id); err != nil {
 			return err
 		}
