@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 
@@ -68,11 +69,11 @@ func BindData(partition, running string, others []string, needed string) (change
 	if err := lockHeader(f); err != nil {
 		return false, err
 	}
-	magic := make([]byte, len(luks.Magic))
-	if _, err := f.ReadAt(magic, 0); err != nil {
+	encrypted, err := isEncrypted(f)
+	if err != nil {
 		return false, err
 	}
-	if owner == nil || string(magic) != luks.Magic {
+	if owner == nil || !encrypted {
 		return false, ErrNotBound
 	}
 	bound, err := diskkey.IsBound(f)
@@ -83,6 +84,13 @@ func BindData(partition, running string, others []string, needed string) (change
 		err = fmt.Errorf("%w: %w", ErrNotBound, err)
 	}
 	return changed, err
+}
+
+// isEncrypted reports whether a data partition has a LUKS2 header.
+func isEncrypted(partition io.ReaderAt) (bool, error) {
+	magic := make([]byte, len(luks.Magic))
+	_, err := partition.ReadAt(magic, 0)
+	return err == nil && string(magic) == luks.Magic, err
 }
 
 // lockHeader waits until no other process changes the disk's header. The lock ends when the file is

@@ -93,11 +93,9 @@ func SetPIN(partition, running string, others []string, allowed bool, current, p
 	if err := lockHeader(f); err != nil {
 		return err
 	}
-	magic := make([]byte, len(luks.Magic))
-	if _, err := f.ReadAt(magic, 0); err != nil {
+	if encrypted, err := isEncrypted(f); err != nil {
 		return err
-	}
-	if string(magic) != luks.Magic {
+	} else if !encrypted {
 		return diskkey.ErrPINNeedsBinding
 	}
 	has, err := diskkey.HasPIN(f)
@@ -123,11 +121,10 @@ func SetPIN(partition, running string, others []string, allowed bool, current, p
 		return err
 	}
 	defer t.Close()
-	err = diskkey.SetPIN(t, f, owner, boot, current, pin, this, systems...)
-	if err != nil {
+	if err := diskkey.SetPIN(t, f, owner, boot, current, pin, this, systems...); err != nil {
 		return errors.New(pinProblem(t, err))
 	}
-	return err
+	return nil
 }
 
 // ClearProtectedTPM clears the TPM before a wipe, if SetPIN gave the TPM's lockout hierarchy a
@@ -138,8 +135,7 @@ func ClearProtectedTPM(partition string) error {
 		return err
 	}
 	defer f.Close()
-	magic := make([]byte, len(luks.Magic))
-	if _, err := f.ReadAt(magic, 0); err != nil || string(magic) != luks.Magic {
+	if encrypted, err := isEncrypted(f); err != nil || !encrypted {
 		return err
 	}
 	approvals, err := extraApprovals()

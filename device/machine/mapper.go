@@ -106,11 +106,9 @@ func UnlockData(partition string, ask Ask) (device string, encrypted bool, err e
 		return "", false, err
 	}
 	defer f.Close()
-	magic := make([]byte, len(luks.Magic))
-	if _, err := f.ReadAt(magic, 0); err != nil {
+	if encrypted, err := isEncrypted(f); err != nil {
 		return "", false, err
-	}
-	if string(magic) != luks.Magic {
+	} else if !encrypted {
 		return partition, false, nil
 	}
 	t, noTPM := OpenTPM()

@@ -70,13 +70,18 @@ func slotHook(out io.Writer) *slots.Hook {
 	}
 }
 
-// setPIN sets, changes or removes the PIN of this machine's disk.
-func setPIN(current, pin string) error {
+// started returns the installed system from which this machine started.
+func started() (*install.Installed, error) {
 	guid, err := machine.Firmware.BootedFrom()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	i, err := localDisks{localPaths}.Find(guid)
+	return localDisks{localPaths}.Find(guid)
+}
+
+// setPIN sets, changes or removes the PIN of this machine's disk.
+func setPIN(current, pin string) error {
+	i, err := started()
 	if err != nil {
 		return err
 	}
@@ -94,11 +99,7 @@ func setPIN(current, pin string) error {
 // bindKeyTo binds the key of this machine's disk to the system in a slot, before the system starts
 // for the first time. If every system can open the disk, the key needs no binding.
 func bindKeyTo(to slots.Slot) error {
-	guid, err := machine.Firmware.BootedFrom()
-	if err != nil {
-		return err
-	}
-	i, err := localDisks{localPaths}.Find(guid)
+	i, err := started()
 	if err != nil {
 		return err
 	}
