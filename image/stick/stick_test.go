@@ -454,6 +454,24 @@ func TestChangedPartsAreNotTakenFromTheCache(t *testing.T) {
 	}
 }
 
+// systemWords builds a system, and returns the words of its kernel's command line.
+func systemWords(t *testing.T, p *Parts, limit access.Level) []string {
+	t.Helper()
+	b, err := System(p, nil, limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := pe.NewFile(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmdline, err := f.Section(".cmdline").Data()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Fields(strings.TrimRight(string(cmdline), "\x00"))
+}
+
 // Whether a disk may get a PIN is on the measured command line too, so nobody at the machine can
 // allow a PIN unnoticed.
 func TestDiskPINIsMeasured(t *testing.T) {
@@ -461,19 +479,7 @@ func TestDiskPINIsMeasured(t *testing.T) {
 	for _, allowed := range []bool{true, false} {
 		p := parts(t)
 		p.DiskPIN = allowed
-		b, err := System(p, nil, access.Full)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f, err := pe.NewFile(bytes.NewReader(b))
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmdline, err := f.Section(".cmdline").Data()
-		if err != nil {
-			t.Fatal(err)
-		}
-		words := strings.Fields(strings.TrimRight(string(cmdline), "\x00"))
+		words := systemWords(t, p, access.Full)
 		if slices.Contains(words, "gangway.disk-pin=allow") != allowed {
 			t.Errorf("allowed %v: %q", allowed, words)
 		}
@@ -487,20 +493,8 @@ func TestConsoleLimitIsMeasured(t *testing.T) {
 	t.Parallel()
 	p := parts(t)
 	for limit, want := range map[access.Level]string{access.Full: "", access.On: "gangway.console=on", access.Read: "gangway.console=read", access.Off: "gangway.console=off"} {
-		b, err := System(p, nil, limit)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f, err := pe.NewFile(bytes.NewReader(b))
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmdline, err := f.Section(".cmdline").Data()
-		if err != nil {
-			t.Fatal(err)
-		}
 		found := ""
-		for word := range strings.FieldsSeq(strings.TrimRight(string(cmdline), "\x00")) {
+		for _, word := range systemWords(t, p, limit) {
 			if strings.HasPrefix(word, "gangway.console") {
 				found += word
 			}
