@@ -256,6 +256,21 @@ func (s *Server) Query(ctx context.Context, database, sql string) (string, error
 	return string(results[len(results)-1].Rows[0][0]), nil
 }
 
+// disconnect closes the connection that Query keeps for a database.
+func (s *Server) disconnect(database string) error {
+	kept, ok := s.queries.LoadAndDelete(database)
+	if !ok {
+		return nil
+	}
+	c := kept.(*connection)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pg == nil {
+		return nil
+	}
+	return c.pg.Close(context.Background())
+}
+
 const template = "gangway_template"
 
 // MakeTemplate makes a database with the current schema, which Database copies.
@@ -280,8 +295,9 @@ func (s *Server) Database(t testing.TB) string {
 	}
 	t.Cleanup(func() {
 		// It is much faster to remove all rows than to create a new database, which has hundreds of
-		// files.
-		if _, err := s.Query(context.Background(), name, empty); err != nil {
+		// files. The next test gets a new connection, because SET changes the old one for good.
+		_, err := s.Query(context.Background(), name, empty)
+		if err = errors.Join(err, s.disconnect(name)); err != nil {
 			t.Error(err)
 			return
 		}
@@ -292,6 +308,19 @@ func (s *Server) Database(t testing.TB) string {
 	return name
 }
 
+// NewDatabase is like Database, but no other test has had this database or will get it. So the
+// server has no statistics about its tables.
+func (s *Server) NewDatabase(t testing.TB) string {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name, err := s.create(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
 func (s *Server) database(ctx context.Context) (name string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -299,6 +328,11 @@ func (s *Server) database(ctx context.Context) (name string, err error) {
 		name, s.free = s.free[n-1], s.free[:n-1]
 		return name, nil
 	}
+	return s.create(ctx)
+}
+
+// create makes a database. The caller holds mu.
+func (s *Server) create(ctx context.Context) (name string, err error) {
 	s.names++
 	name = fmt.Sprintf("t%d", s.names)
 	_, err = s.Query(ctx, "postgres", fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s STRATEGY wal_log", name, template))
