@@ -163,7 +163,14 @@ const bootTime = 7 * time.Minute
 // boot starts a machine, which runs until the test ends.
 func boot(t testing.TB, cfg qemu.Config) (*qemu.Machine, context.Context) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), bootTime)
+	return boots(t, cfg, 1)
+}
+
+// boots starts a machine that restarts up to n-1 times. The time limit of all boots together is
+// n*bootTime.
+func boots(t testing.TB, cfg qemu.Config, n int) (*qemu.Machine, context.Context) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(n)*bootTime)
 	t.Cleanup(cancel)
 	m, err := qemu.Start(ctx, cfg)
 	if err != nil {

@@ -206,7 +206,7 @@ func TestPowerCutsInUpdates(t *testing.T) {
 	long(t)
 	s := newSite(t, stick.Config{})
 	s.install(t)
-	m, ctx := boot(t, s.with(false))
+	m, ctx := boots(t, s.with(false), bootsOfUpdate)
 	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
 	s.cutUpdates(t, ctx, m, s.parts(t), updateMoments, `the hub has accepted a report`)
 }
@@ -231,7 +231,7 @@ func TestPowerCutsWithABoundDisk(t *testing.T) {
 	m.Stop()
 	before, err := diskkey.IsBound(bytes.NewReader(s.data(t)))
 	t.Logf("cut in the first binding, after %s; the header is bound: %v, %v", pause, before, err)
-	m, ctx = boot(t, s.with(false))
+	m, ctx = boots(t, s.with(false), bootsOfUpdate)
 	waitFor(t, ctx, m, `gangway-init .*: `+opens)
 	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
 	if now, err := diskkey.IsBound(bytes.NewReader(s.data(t))); !now || err != nil {
@@ -243,6 +243,10 @@ func TestPowerCutsWithABoundDisk(t *testing.T) {
 	moments[true] = append(slices.Clone(moments[true]), bound)
 	s.cutUpdates(t, ctx, m, good, moments, opens)
 }
+
+// bootsOfUpdate is the number of boots of a machine in cutUpdates: the boot after a cut, the trial of
+// the update and the return to the previous system, and both of these again for the next update.
+const bootsOfUpdate = 5
 
 // cutUpdates posts updates, and cuts the power once in each update, at a random moment of
 // `moments`. The updates are built from the parts `good`, except that about one in three does not
@@ -279,7 +283,7 @@ func (s *site) cutUpdates(t *testing.T, ctx context.Context, m *qemu.Machine, go
 		m.Stop()
 		lines := m.Lines()
 
-		m, ctx = boot(t, s.with(false))
+		m, ctx = boots(t, s.with(false), bootsOfUpdate)
 		waitFor(t, ctx, m, `gangway-init .*: `+opens)
 		waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 		status, slot := o.ends(ctx, m, rev).Status, lastSlot(t, m)
