@@ -37,12 +37,7 @@ func NewFirst(t transport.TPM) (passphrase []byte, tok map[string]any, err error
 	if err != nil {
 		return nil, nil, err
 	}
-	return newSealed(t, func(session tpm2.Session) error {
-		if err := policyPCR7(t, session); err != nil {
-			return err
-		}
-		return policyCounter(t, session, counter, limit)
-	}, func(blob, _ []byte) any {
+	return newSealed(t, policyFirst(t, counter, limit), func(blob, _ []byte) any {
 		return first{Type: FirstType, Blob: blob, Limit: limit, Counter: counterIndex}
 	})
 }
@@ -50,36 +45,28 @@ func NewFirst(t transport.TPM) (passphrase []byte, tok map[string]any, err error
 // OpenFirst returns the passphrase that NewFirst made. If the counter has advanced since then, or
 // if PCR 7 has another value, the error is ErrNotReleased.
 func OpenFirst(t transport.TPM, raw json.RawMessage) ([]byte, error) {
-	var tok first
-	if err := json.Unmarshal(raw, &tok); err != nil {
-		return nil, fmt.Errorf("seal: the LUKS2 token in the disk's header: %w", err)
-	}
-	if tok.Type != FirstType || tok.Counter != counterIndex || len(tok.Blob) > 4096 {
-		return nil, errDamaged
-	}
-	private, public, err := split(tok.Blob)
-	if err != nil {
-		return nil, err
-	}
-	s, err := load(t)
-	if err != nil {
-		return nil, err
-	}
-	defer s.close()
-	counter, err := counterName(t)
-	if err != nil {
-		return nil, errors.Join(ErrNotReleased, err)
-	}
-	secret, err := s.unseal(private, public, func(session tpm2.Session) error {
+	return openSeal(t, raw, func(tok first) ([]byte, error) {
+		if tok.Type != FirstType || tok.Counter != counterIndex || len(tok.Blob) > 4096 {
+			return nil, errDamaged
+		}
+		return tok.Blob, nil
+	}, func(tok first) (func(tpm2.Session) error, error) {
+		counter, err := counterName(t)
+		if err != nil {
+			return nil, errors.Join(ErrNotReleased, err)
+		}
+		return policyFirst(t, counter, tok.Limit), nil
+	})
+}
+
+// policyFirst returns the function that runs the commands of NewFirst's policy.
+func policyFirst(t transport.TPM, counter tpm2.TPM2BName, limit uint64) func(tpm2.Session) error {
+	return func(session tpm2.Session) error {
 		if err := policyPCR7(t, session); err != nil {
 			return err
 		}
-		return policyCounter(t, session, counter, tok.Limit)
-	})
-	if err != nil {
-		return nil, err
+		return policyCounter(t, session, counter, limit)
 	}
-	return encode(secret), nil
 }
 
 // policyPCR7 runs TPM2_PolicyPCR for the present value of PCR 7.

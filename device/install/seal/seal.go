@@ -181,14 +181,29 @@ func refused(err error) error {
 
 // Open returns the passphrase that a LUKS2 token seals.
 func Open(t transport.TPM, raw json.RawMessage) ([]byte, error) {
-	var tok token
+	return openSeal(t, raw, func(tok token) ([]byte, error) {
+		if tok.Type != TokenType || len(tok.PCRs) != 1 || tok.PCRs[0] != pcr || tok.Bank != "sha256" || tok.Primary != "ecc" || len(tok.Blob) > 4096 {
+			return nil, errors.New("seal: the LUKS2 token in the disk's header has parameters that Gangway's installer does not use; use the recovery key, or install the machine again")
+		}
+		return tok.Blob, nil
+	}, func(token) (func(tpm2.Session) error, error) {
+		return func(session tpm2.Session) error { return policyPCR7(t, session) }, nil
+	})
+}
+
+// openSeal returns the passphrase that a LUKS2 token of the type T seals. `check` checks the LUKS2
+// token, and returns the sealed object. `policy` returns the function that runs the policy's
+// commands; openSeal calls `policy` when the storage key is loaded.
+func openSeal[T any](t transport.TPM, raw json.RawMessage, check func(T) (blob []byte, err error), policy func(T) (func(tpm2.Session) error, error)) ([]byte, error) {
+	var tok T
 	if err := json.Unmarshal(raw, &tok); err != nil {
 		return nil, fmt.Errorf("seal: the LUKS2 token in the disk's header: %w", err)
 	}
-	if tok.Type != TokenType || len(tok.PCRs) != 1 || tok.PCRs[0] != pcr || tok.Bank != "sha256" || tok.Primary != "ecc" || len(tok.Blob) > 4096 {
-		return nil, errors.New("seal: the LUKS2 token in the disk's header has parameters that Gangway's installer does not use; use the recovery key, or install the machine again")
+	blob, err := check(tok)
+	if err != nil {
+		return nil, err
 	}
-	private, public, err := split(tok.Blob)
+	private, public, err := split(blob)
 	if err != nil {
 		return nil, err
 	}
@@ -197,7 +212,11 @@ func Open(t transport.TPM, raw json.RawMessage) ([]byte, error) {
 		return nil, err
 	}
 	defer s.close()
-	secret, err := s.unseal(private, public, func(session tpm2.Session) error { return policyPCR7(t, session) })
+	run, err := policy(tok)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := s.unseal(private, public, run)
 	if err != nil {
 		return nil, err
 	}
