@@ -218,7 +218,11 @@ func rebind(t transport.TPM, disk luks.Disk, passphrase []byte, owner crypto.Pub
 		}
 		return replace(t, disk, key, owner, boots, "", nil)
 	}
-	tokens, err := seal.Bind(t, passphrase, bindings(owner, boots, counter)...)
+	name, err := storageKey(disk)
+	if err != nil {
+		return err
+	}
+	tokens, err := seal.Bind(t, name, passphrase, bindings(owner, boots, counter)...)
 	if err != nil {
 		return err
 	}
@@ -235,6 +239,23 @@ func bindings(owner crypto.PublicKey, boots []map[int][]byte, counter uint64) (l
 		list = append(list, seal.Binding{Owner: owner, PCRs: pcrs, Limit: counter + 1})
 	}
 	return list
+}
+
+// storageKey returns the name of the TPM's storage key that the header records. If it records none,
+// the result is nil.
+func storageKey(disk io.ReaderAt) ([]byte, error) {
+	for _, kind := range []string{seal.BoundType, seal.FirstType} {
+		list, err := luks.Tokens(disk, kind)
+		if err != nil {
+			return nil, err
+		}
+		for _, raw := range list {
+			if name := seal.KeyName(raw); len(name) > 0 {
+				return name, nil
+			}
+		}
+	}
+	return nil, nil
 }
 
 // hasBindings reports whether the header has exactly the LUKS2 tokens for `boots`, with a limit

@@ -178,14 +178,18 @@ func replace(t transport.TPM, disk luks.Disk, key luks.Key, owner crypto.PublicK
 	if err != nil {
 		return err
 	}
+	name, err := storageKey(disk)
+	if err != nil {
+		return err
+	}
 	released := seal.NewPassphrase()
-	tokens, err := seal.Bind(t, released, bindings(owner, boots, counter)...)
+	tokens, err := seal.Bind(t, name, released, bindings(owner, boots, counter)...)
 	if err != nil {
 		return err
 	}
 	passphrase := released
 	if pin != "" {
-		share, token, err := seal.NewPIN(t, pin)
+		share, token, err := seal.NewPIN(t, name, pin)
 		if err != nil {
 			return err
 		}
@@ -231,7 +235,11 @@ func protect(t transport.TPM, disk luks.Disk, released, password []byte) ([]byte
 			return nil, err
 		}
 	}
-	return password, lockout.Protect(t, password, mine)
+	name, err := storageKey(disk)
+	if err != nil {
+		return nil, err
+	}
+	return password, lockout.Protect(t, name, password, mine)
 }
 
 // ClearTPM clears the TPM before a wipe, if SetPIN gave the TPM's lockout hierarchy a password. The

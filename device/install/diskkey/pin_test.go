@@ -206,7 +206,7 @@ func TestForeignLockoutPasswordPreventsAPIN(t *testing.T) {
 	t.Parallel()
 	l, one := withRecovery(t)
 	before := bytes.Clone(l.disk.b)
-	if err := lockout.Protect(l.tpm, []byte("of another program"), false); err != nil {
+	if err := lockout.Protect(l.tpm, nil, []byte("of another program"), false); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.setPIN("", "246810", one); !errors.Is(err, lockout.ErrForeignPassword) {

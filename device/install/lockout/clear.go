@@ -50,7 +50,7 @@ func ClearProtected(t transport.TPM, password []byte) error {
 }
 
 func clearWith(t transport.TPM, password []byte) error {
-	clear := tpm2.Clear{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Auth: tpm2.PasswordAuth(password)}}
+	clear := tpm2.Clear{AuthHandle: hierarchy(password)}
 	if _, err := clear.Execute(t); err != nil {
 		return fmt.Errorf("lockout: clearing the TPM: %w", tpmrc.Explain(err, tpmrc.Lockout))
 	}

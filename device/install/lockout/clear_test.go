@@ -83,7 +83,7 @@ func TestClearedTPMForgetsItsOwner(t *testing.T) {
 func TestClearGuessesNoPassword(t *testing.T) {
 	t.Parallel()
 	for name, hold := range map[string]func(*testing.T, transport.TPM){
-		"a password": setPassword,
+		"a password": setForeignPassword,
 		"switched off": func(t *testing.T, tpm transport.TPM) {
 			const clearControl = 0x0127 // Part 3, 24.7
 			if err := command(tpm, clearControl, nil, []byte{1}); err != nil {

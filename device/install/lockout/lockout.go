@@ -14,6 +14,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"gangway/device/identity/tpmrc"
@@ -118,29 +119,70 @@ func reset(t transport.TPM, password []byte) error {
 	return nil
 }
 
-// command sends a command that the lockout hierarchy authorises.
-func command(t transport.TPM, code uint32, password, params []byte) error {
-	const sessions, lockout, passwordSession = 0x8002, 0x4000000A, 0x40000009
+// nonceSize is the size of session nonces, in bytes.
+const nonceSize = 16
+
+// hierarchy returns the lockout hierarchy with the authorisation by its password. The password does
+// not cross the TPM's bus: an HMAC proves that this program knows it, and an HMAC in the response
+// proves that the TPM knows it too.
+//
+// The session is bound to the hierarchy. So the key of the HMACs stays the same if the command
+// changes or removes the password. Otherwise the TPM would compute the response's HMAC with the new
+// password (Part 3, 24.6 and 24.8), and go-tpm v0.9.8 with the former one.
+func hierarchy(password []byte) tpm2.AuthHandle {
+	h := tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Name: tpm2.HandleName(tpm2.TPMRHLockout), Auth: tpm2.PasswordAuth(nil)}
+	if len(password) > 0 {
+		h.Auth = tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, tpm2.Bound(h.Handle, h.Name, password), tpm2.Auth(password))
+	}
+	return h
+}
+
+// command sends a command that the lockout hierarchy authorises, and that returns no parameters.
+func command(t transport.TPM, code tpm2.TPMCC, password, params []byte) error {
+	const sessions, header = 0x8002, 14 // bytes: tag, size, code, and then the handle or the size of the parameters
+	h := hierarchy(password)
+	if err := h.Auth.Init(t); err != nil {
+		return err
+	}
+	done := false
+	defer func() {
+		if !done { // the TPM has not ended the session
+			_ = h.Auth.CleanupFailure(t)
+		}
+	}()
+	names := []tpm2.TPM2BName{h.Name}
+	if err := h.Auth.NewNonceCaller(); err != nil {
+		return err
+	}
+	area, err := h.Auth.Authorize(code, params, nil, names, 0)
+	if err != nil {
+		return err
+	}
+	auth := tpm2.Marshal(area)
 	be := binary.BigEndian
-	auth := be.AppendUint32(nil, passwordSession)
-	auth = append(auth, 0, 0, 0) // no nonce, no attributes
-	auth = be.AppendUint16(auth, uint16(len(password)))
-	auth = append(auth, password...)
 	cmd := be.AppendUint16(nil, sessions)
-	cmd = be.AppendUint32(cmd, uint32(18+len(auth)+len(params)))
-	cmd = be.AppendUint32(cmd, code)
-	cmd = be.AppendUint32(cmd, lockout)
+	cmd = be.AppendUint32(cmd, uint32(header+4+len(auth)+len(params)))
+	cmd = be.AppendUint32(cmd, uint32(code))
+	cmd = be.AppendUint32(cmd, uint32(h.Handle.HandleValue()))
 	cmd = be.AppendUint32(cmd, uint32(len(auth)))
-	cmd = append(cmd, auth...)
-	rsp, err := t.Send(append(cmd, params...))
+	rsp, err := t.Send(slices.Concat(cmd, auth, params))
 	if err != nil {
 		return err
 	}
 	if len(rsp) < 10 {
 		return fmt.Errorf("the TPM's response has %d bytes; at least 10 are required", len(rsp))
 	}
-	if rc := tpm2.TPMRC(be.Uint32(rsp[6:])); rc != tpm2.TPMRCSuccess {
+	rc := tpm2.TPMRC(be.Uint32(rsp[6:]))
+	if rc != tpm2.TPMRCSuccess {
 		return rc
 	}
-	return nil
+	if len(rsp) < header || be.Uint32(rsp[10:]) != 0 {
+		return errors.New("the TPM's response has parameters, or no authorisation")
+	}
+	answer, err := tpm2.Unmarshal[tpm2.TPMSAuthResponse](rsp[header:])
+	if err != nil {
+		return fmt.Errorf("the authorisation in the TPM's response: %w", err)
+	}
+	done = true
+	return h.Auth.Validate(rc, code, nil, names, 0, answer)
 }

@@ -58,7 +58,7 @@ func TestLiftsALockout(t *testing.T) {
 func TestLockoutWithAPasswordIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	tpm := start(t)
-	setPassword(t, tpm)
+	setForeignPassword(t, tpm)
 	lock(t, tpm)
 	if was, err := Lift(tpm); !was || !errors.Is(err, ErrPassword) {
 		t.Errorf("got %v, %v; want true, ErrPassword", was, err)
@@ -69,7 +69,7 @@ func TestLockoutWithAPasswordIsLeftAlone(t *testing.T) {
 	}
 }
 
-func setPassword(t *testing.T, tpm transport.TPM) {
+func setForeignPassword(t *testing.T, tpm transport.TPM) {
 	t.Helper()
 	set := tpm2.HierarchyChangeAuth{
 		AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Auth: tpm2.PasswordAuth(nil)},

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"gangway/device/identity/tpmrc"
+	"gangway/device/install/storagekey"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -26,8 +27,9 @@ var ErrForeignPassword = errors.New("the TPM's lockout password was set by anoth
 // password, any program could reset the count of wrong guesses. If the hierarchy has a password,
 // and `mine` is set, the password must be the same one from an earlier call; otherwise the error is
 // ErrForeignPassword. Protect never guesses, because a wrong password would lock the hierarchy for
-// a day.
-func Protect(t transport.TPM, password []byte, mine bool) error {
+// a day. If `key` is not empty, the TPM's storage key, which encrypts the password on the TPM's bus,
+// must have this name.
+func Protect(t transport.TPM, key, password []byte, mine bool) error {
 	s, err := Read(t)
 	if err != nil {
 		return err
@@ -36,7 +38,7 @@ func Protect(t transport.TPM, password []byte, mine bool) error {
 		return ErrForeignPassword
 	}
 	if !s.Password {
-		if err := change(t, nil, password); err != nil {
+		if err := setPassword(t, key, password); err != nil {
 			return err
 		}
 	}
@@ -50,16 +52,24 @@ func Unprotect(t transport.TPM, password []byte) error {
 	if err != nil || !s.Password {
 		return err
 	}
-	return change(t, password, nil)
+	remove := tpm2.HierarchyChangeAuth{AuthHandle: hierarchy(password)}
+	if _, err := remove.Execute(t); err != nil {
+		return fmt.Errorf("lockout: removing the lockout password: %w", tpmrc.Explain(err, tpmrc.Lockout))
+	}
+	return nil
 }
 
-func change(t transport.TPM, from, to []byte) error {
-	set := tpm2.HierarchyChangeAuth{
-		AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Auth: tpm2.PasswordAuth(from)},
-		NewAuth:    tpm2.TPM2BAuth{Buffer: to},
+// setPassword sets the password of the lockout hierarchy, which has none. Nobody on the TPM's bus can
+// read the password: a second session, which authorises nothing, encrypts it to the storage key.
+func setPassword(t transport.TPM, name, password []byte) error {
+	key, err := storagekey.Load(t, name)
+	if err != nil {
+		return fmt.Errorf("lockout: %w", err)
 	}
-	if _, err := set.Execute(t); err != nil {
-		return fmt.Errorf("lockout: changing the lockout password: %w", tpmrc.Explain(err, tpmrc.Lockout))
+	defer key.Close()
+	set := tpm2.HierarchyChangeAuth{AuthHandle: hierarchy(nil), NewAuth: tpm2.TPM2BAuth{Buffer: password}}
+	if _, err := set.Execute(t, tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, key.In()...)); err != nil {
+		return fmt.Errorf("lockout: setting the lockout password: %w", tpmrc.Explain(err, tpmrc.Lockout))
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ func TestProtectedTPMCountsGuesses(t *testing.T) {
 	t.Parallel()
 	tpm := start(t)
 	for _, again := range []bool{false, true} {
-		if err := Protect(tpm, mine, again); err != nil {
+		if err := Protect(tpm, nil, mine, again); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -60,8 +60,8 @@ func TestProtectedTPMCountsGuesses(t *testing.T) {
 func TestProtectGuessesNoPassword(t *testing.T) {
 	t.Parallel()
 	tpm := start(t)
-	setPassword(t, tpm)
-	if err := Protect(tpm, mine, false); !errors.Is(err, ErrForeignPassword) {
+	setForeignPassword(t, tpm)
+	if err := Protect(tpm, nil, mine, false); !errors.Is(err, ErrForeignPassword) {
 		t.Errorf("got %v; want ErrForeignPassword", err)
 	}
 	if err := reset(tpm, []byte("theirs")); err != nil {
@@ -77,7 +77,7 @@ func TestClearProtectedNeedsThePassword(t *testing.T) {
 		t.Errorf("without a password: %v", err)
 	}
 	owner := primaryName(t, tpm, tpm2.TPMRHOwner, 0)
-	if err := Protect(tpm, mine, false); err != nil {
+	if err := Protect(tpm, nil, mine, false); err != nil {
 		t.Fatal(err)
 	}
 	if got := primaryName(t, tpm, tpm2.TPMRHOwner, 0); string(got) != string(owner) {

@@ -57,21 +57,22 @@ type bound struct {
 	Owner   []byte            `json:"owner"` // the owner's public key, PKIX in DER
 	Limit   uint64            `json:"limit"`
 	Counter uint32            `json:"counter"` // NV index
+	Key     []byte            `json:"key"`     // name of the storage key; empty in headers from before 30 November 2026
 }
 
 // Bind seals a passphrase that New made, and returns a LUKS2 token for each binding. A binding may
-// be for another boot than the present boot. The TPM makes its storage key only once, because this
-// takes some TPMs seconds.
-func Bind(t transport.TPM, passphrase []byte, bindings ...Binding) (toks []map[string]any, err error) {
+// be for another boot than the present boot. If `key` is not empty, the TPM's storage key must have
+// this name. The TPM makes its storage key only once, because this takes some TPMs seconds.
+func Bind(t transport.TPM, key, passphrase []byte, bindings ...Binding) (toks []map[string]any, err error) {
 	secret, err := base64.StdEncoding.DecodeString(string(passphrase))
 	if err != nil || len(secret) != secretSize {
 		return nil, errors.New("seal: the passphrase was not made by New")
 	}
-	s, err := load(t)
+	s, err := load(t, key)
 	if err != nil {
 		return nil, err
 	}
-	defer s.close()
+	defer s.Close()
 	counter, err := counterName(t)
 	if err != nil {
 		return nil, err
@@ -111,7 +112,7 @@ func (s *storage) bind(secret []byte, b Binding, counter tpm2.TPM2BName) (tok ma
 	if err != nil {
 		return nil, err
 	}
-	raw := bound{Type: BoundType, Blob: blob, PCRs: map[string]string{}, Owner: owner, Limit: b.Limit, Counter: counterIndex}
+	raw := bound{Type: BoundType, Blob: blob, PCRs: map[string]string{}, Owner: owner, Limit: b.Limit, Counter: counterIndex, Key: s.Name.Buffer}
 	for _, n := range Required {
 		raw.PCRs[fmt.Sprint(n)] = hex.EncodeToString(b.PCRs[n])
 	}
@@ -250,11 +251,11 @@ func OpenBound(t transport.TPM, raw json.RawMessage, approvals []approval.Approv
 	if i < 0 {
 		return nil, errors.Join(ErrNotReleased, ErrNotApproved)
 	}
-	s, err := load(t)
+	s, err := load(t, tok.Key)
 	if err != nil {
 		return nil, err
 	}
-	defer s.close()
+	defer s.Close()
 	var secret []byte
 	for _, a := range approvals[i:] {
 		if a.Key != fingerprint {
@@ -293,10 +294,10 @@ func readBound(raw json.RawMessage) (*bound, *Binding, error) {
 }
 
 // Made reports whether the LUKS2 token was made for this Binding. It compares only the values that
-// the LUKS2 token itself states.
+// the LUKS2 token itself states. A LUKS2 token without the storage key's name must be made again.
 func (b Binding) Made(raw json.RawMessage) bool {
-	_, is, err := readBound(raw)
-	if err != nil || is.Limit != b.Limit {
+	tok, is, err := readBound(raw)
+	if err != nil || is.Limit != b.Limit || len(tok.Key) == 0 {
 		return false
 	}
 	key, ok := is.Owner.(interface{ Equal(crypto.PublicKey) bool })

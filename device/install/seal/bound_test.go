@@ -110,7 +110,7 @@ func bind(t *testing.T, tpm transport.TPM, owner crypto.PublicKey, s start) ([]b
 	t.Helper()
 	secret := make([]byte, secretSize)
 	rand.Read(secret)
-	tok := must(Bind(tpm, encode(secret), s.binding(owner, must(Counter(tpm))(t))))(t)[0]
+	tok := must(Bind(tpm, nil, encode(secret), s.binding(owner, must(Counter(tpm))(t))))(t)[0]
 	return encode(secret), must(json.Marshal(tok))(t)
 }
 
@@ -260,7 +260,7 @@ func TestHigherLimitOpensBeforeAndAfterTheCounterAdvances(t *testing.T) {
 	owner, chip := p256(t), startChip(t)
 	tpm := boot(t, chip, good)
 	passphrase, _ := bind(t, tpm, owner.Public(), good)
-	next := must(json.Marshal(must(Bind(tpm, passphrase, good.binding(owner.Public(), must(Counter(tpm))(t)+1)))(t)[0]))(t)
+	next := must(json.Marshal(must(Bind(tpm, nil, passphrase, good.binding(owner.Public(), must(Counter(tpm))(t)+1)))(t)[0]))(t)
 	must(OpenBound(tpm, next, approve(t, owner, good)))(t)
 	if err := Advance(tpm); err != nil {
 		t.Fatal(err)
@@ -308,7 +308,7 @@ func TestStorageKeyIsMadeOnceForAllBindings(t *testing.T) {
 	other.programs = "boot manager, system 2"
 	n := must(Counter(tpm))(t)
 	secret := make([]byte, secretSize)
-	toks := must(Bind(tpm, encode(secret), other.binding(key.Public(), n), good.binding(key.Public(), n)))(t)
+	toks := must(Bind(tpm, nil, encode(secret), other.binding(key.Public(), n), good.binding(key.Public(), n)))(t)
 	if made := tpm.count[tpm2.TPMCCCreatePrimary]; made != 1 || len(toks) != 2 {
 		t.Errorf("%d storage keys for %d tokens", made, len(toks))
 	}
@@ -325,7 +325,7 @@ func TestBindingNeedsEveryPCR(t *testing.T) {
 	for _, n := range Required {
 		b := good.binding(p256(t).Public(), 1)
 		delete(b.PCRs, n)
-		if _, err := Bind(tpm, encode(make([]byte, secretSize)), b); err == nil {
+		if _, err := Bind(tpm, nil, encode(make([]byte, secretSize)), b); err == nil {
 			t.Errorf("a binding without PCR %d was accepted", n)
 		}
 	}

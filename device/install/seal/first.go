@@ -24,6 +24,7 @@ type first struct {
 	Blob    []byte `json:"blob"`    // TPM2B_PRIVATE and TPM2B_PUBLIC
 	Limit   uint64 `json:"limit"`   // see Binding
 	Counter uint32 `json:"counter"` // NV index
+	Key     []byte `json:"key"`     // name of the storage key; empty in headers from before 30 November 2026
 }
 
 // NewFirst is like New, but the TPM releases the passphrase only until the counter advances. If the
@@ -37,49 +38,36 @@ func NewFirst(t transport.TPM) (passphrase []byte, tok map[string]any, err error
 	if err != nil {
 		return nil, nil, err
 	}
-	return newSealed(t, func(session tpm2.Session) error {
-		if err := policyPCR7(t, session); err != nil {
-			return err
-		}
-		return policyCounter(t, session, counter, limit)
-	}, func(blob, _ []byte) any {
-		return first{Type: FirstType, Blob: blob, Limit: limit, Counter: counterIndex}
+	return newSealed(t, policyFirst(t, counter, limit), func(key tpm2.TPM2BName, blob, _ []byte) any {
+		return first{Type: FirstType, Blob: blob, Limit: limit, Counter: counterIndex, Key: key.Buffer}
 	})
 }
 
 // OpenFirst returns the passphrase that NewFirst made. If the counter has advanced since then, or
 // if PCR 7 has another value, the error is ErrNotReleased.
 func OpenFirst(t transport.TPM, raw json.RawMessage) ([]byte, error) {
-	var tok first
-	if err := json.Unmarshal(raw, &tok); err != nil {
-		return nil, fmt.Errorf("seal: the LUKS2 token in the disk's header: %w", err)
-	}
-	if tok.Type != FirstType || tok.Counter != counterIndex || len(tok.Blob) > 4096 {
-		return nil, errDamaged
-	}
-	private, public, err := split(tok.Blob)
-	if err != nil {
-		return nil, err
-	}
-	s, err := load(t)
-	if err != nil {
-		return nil, err
-	}
-	defer s.close()
-	counter, err := counterName(t)
-	if err != nil {
-		return nil, errors.Join(ErrNotReleased, err)
-	}
-	secret, err := s.unseal(private, public, func(session tpm2.Session) error {
+	return openSeal(t, raw, func(tok first) (blob, key []byte, err error) {
+		if tok.Type != FirstType || tok.Counter != counterIndex || len(tok.Blob) > 4096 {
+			return nil, nil, errDamaged
+		}
+		return tok.Blob, tok.Key, nil
+	}, func(tok first) (func(tpm2.Session) error, error) {
+		counter, err := counterName(t)
+		if err != nil {
+			return nil, errors.Join(ErrNotReleased, err)
+		}
+		return policyFirst(t, counter, tok.Limit), nil
+	})
+}
+
+// policyFirst returns the function that runs the commands of NewFirst's policy.
+func policyFirst(t transport.TPM, counter tpm2.TPM2BName, limit uint64) func(tpm2.Session) error {
+	return func(session tpm2.Session) error {
 		if err := policyPCR7(t, session); err != nil {
 			return err
 		}
-		return policyCounter(t, session, counter, tok.Limit)
-	})
-	if err != nil {
-		return nil, err
+		return policyCounter(t, session, counter, limit)
 	}
-	return encode(secret), nil
 }
 
 // policyPCR7 runs TPM2_PolicyPCR for the present value of PCR 7.
@@ -90,12 +78,12 @@ func policyPCR7(t transport.TPM, session tpm2.Session) error {
 
 // unseal loads an object and returns its secret. `policy` runs the policy's commands.
 func (s *storage) unseal(private *tpm2.TPM2BPrivate, public *tpm2.TPM2BPublic, policy func(tpm2.Session) error) ([]byte, error) {
-	object, err := tpm2.Load{ParentHandle: tpm2.NamedHandle{Handle: s.handle, Name: s.name}, InPrivate: *private, InPublic: *public}.Execute(s.tpm)
+	object, err := tpm2.Load{ParentHandle: tpm2.NamedHandle{Handle: s.Handle, Name: s.Name}, InPrivate: *private, InPublic: *public}.Execute(s.tpm)
 	if err != nil {
 		return nil, refused(err)
 	}
 	defer flush(s.tpm, object.ObjectHandle)
-	session, end, err := tpm2.PolicySession(s.tpm, tpm2.TPMAlgSHA256, 16, s.encrypted(tpm2.AESEncryption(128, tpm2.EncryptOut))...)
+	session, end, err := tpm2.PolicySession(s.tpm, tpm2.TPMAlgSHA256, 16, s.Out()...)
 	if err != nil {
 		return nil, fmt.Errorf("seal: %w", tpmrc.Explain(err, tpmrc.None))
 	}

@@ -45,6 +45,7 @@ type pinToken struct {
 	Type string `json:"type"`
 	Blob []byte `json:"blob"` // TPM2B_PRIVATE and TPM2B_PUBLIC
 	Salt []byte `json:"salt"`
+	Key  []byte `json:"key"` // name of the storage key; empty in headers from before 30 November 2026
 }
 
 // CheckPIN returns an error if the text cannot be a PIN.
@@ -72,8 +73,9 @@ func authOf(pin string, salt []byte) ([]byte, error) {
 	return encode(auth), nil
 }
 
-// NewPIN makes a share and the LUKS2 token from which the TPM releases the share for this PIN.
-func NewPIN(t transport.TPM, pin string) (share []byte, tok map[string]any, err error) {
+// NewPIN makes a share and the LUKS2 token from which the TPM releases the share for this PIN. If
+// `key` is not empty, the TPM's storage key must have this name.
+func NewPIN(t transport.TPM, key []byte, pin string) (share []byte, tok map[string]any, err error) {
 	if err := CheckPIN(pin); err != nil {
 		return nil, nil, err
 	}
@@ -84,13 +86,13 @@ func NewPIN(t transport.TPM, pin string) (share []byte, tok map[string]any, err 
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := load(t)
+	s, err := load(t, key)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer s.close()
+	defer s.Close()
 	rsp, err := tpm2.Create{
-		ParentHandle: tpm2.AuthHandle{Handle: s.handle, Name: s.name, Auth: tpm2.HMAC(tpm2.TPMAlgSHA256, 16, s.encrypted(tpm2.AESEncryption(128, tpm2.EncryptIn))...)},
+		ParentHandle: tpm2.AuthHandle{Handle: s.Handle, Name: s.Name, Auth: tpm2.HMAC(tpm2.TPMAlgSHA256, 16, s.In()...)},
 		InSensitive: tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{
 			UserAuth: tpm2.TPM2BAuth{Buffer: auth},
 			Data:     tpm2.NewTPMUSensitiveCreate(&tpm2.TPM2BSensitiveData{Buffer: share}),
@@ -103,7 +105,7 @@ func NewPIN(t transport.TPM, pin string) (share []byte, tok map[string]any, err 
 	if err != nil {
 		return nil, nil, fmt.Errorf("seal: sealing the PIN's share: %w", tpmrc.Explain(err, tpmrc.None))
 	}
-	b, err := json.Marshal(pinToken{PINType, append(tpm2.Marshal(rsp.OutPrivate), tpm2.Marshal(rsp.OutPublic)...), salt})
+	b, err := json.Marshal(pinToken{PINType, append(tpm2.Marshal(rsp.OutPrivate), tpm2.Marshal(rsp.OutPublic)...), salt, s.Name.Buffer})
 	if err == nil {
 		err = json.Unmarshal(b, &tok)
 	}
@@ -131,17 +133,17 @@ func OpenPIN(t transport.TPM, raw json.RawMessage, pin string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := load(t)
+	s, err := load(t, tok.Key)
 	if err != nil {
 		return nil, err
 	}
-	defer s.close()
-	object, err := tpm2.Load{ParentHandle: tpm2.NamedHandle{Handle: s.handle, Name: s.name}, InPrivate: *private, InPublic: *public}.Execute(t)
+	defer s.Close()
+	object, err := tpm2.Load{ParentHandle: tpm2.NamedHandle{Handle: s.Handle, Name: s.Name}, InPrivate: *private, InPublic: *public}.Execute(t)
 	if err != nil {
 		return nil, refused(err)
 	}
 	defer flush(t, object.ObjectHandle)
-	session := tpm2.HMAC(tpm2.TPMAlgSHA256, 16, append(s.encrypted(tpm2.AESEncryption(128, tpm2.EncryptOut)), tpm2.Auth(auth))...)
+	session := tpm2.HMAC(tpm2.TPMAlgSHA256, 16, append(s.Out(), tpm2.Auth(auth))...)
 	rsp, err := tpm2.Unseal{ItemHandle: tpm2.AuthHandle{Handle: object.ObjectHandle, Name: object.Name, Auth: session}}.Execute(t)
 	if errors.Is(err, tpm2.TPMRCAuthFail) {
 		return nil, ErrWrongPIN

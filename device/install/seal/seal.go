@@ -21,6 +21,7 @@ import (
 	"fmt"
 
 	"gangway/device/identity/tpmrc"
+	"gangway/device/install/storagekey"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -34,51 +35,22 @@ const (
 	pcr        = 7
 )
 
-// primary is systemd's template for the storage key. The storage key is the parent of the sealed
-// secret.
-var primary = tpm2.TPMTPublic{
-	Type: tpm2.TPMAlgECC, NameAlg: tpm2.TPMAlgSHA256,
-	ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, Restricted: true, Decrypt: true},
-	Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{
-		Symmetric: tpm2.TPMTSymDefObject{
-			Algorithm: tpm2.TPMAlgAES,
-			KeyBits:   tpm2.NewTPMUSymKeyBits(tpm2.TPMAlgAES, tpm2.TPMKeyBits(128)),
-			Mode:      tpm2.NewTPMUSymMode(tpm2.TPMAlgAES, tpm2.TPMAlgCFB),
-		},
-		CurveID: tpm2.TPMECCNistP256,
-	}),
-}
-
 // storage is the storage key, loaded into the TPM.
 type storage struct {
-	tpm    transport.TPM
-	handle tpm2.TPMHandle
-	name   tpm2.TPM2BName
-	public tpm2.TPMTPublic
+	*storagekey.Key
+	tpm transport.TPM
 }
 
-func load(t transport.TPM) (*storage, error) {
-	rsp, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(primary)}.Execute(t)
-	if err != nil {
-		return nil, fmt.Errorf("seal: making the TPM's storage key: %w", tpmrc.Explain(err, tpmrc.Owner))
+// load loads the storage key. If `name` is not empty, the key must have this name.
+func load(t transport.TPM, name []byte) (*storage, error) {
+	k, err := storagekey.Load(t, name)
+	if errors.Is(err, storagekey.ErrOther) {
+		return nil, errors.Join(ErrNotReleased, err)
 	}
-	public, err := rsp.OutPublic.Contents()
 	if err != nil {
-		return nil, fmt.Errorf("seal: reading the TPM's storage key: %w", err)
+		return nil, fmt.Errorf("seal: %w", err)
 	}
-	return &storage{t, rsp.ObjectHandle, rsp.Name, *public}, nil
-}
-
-// close flushes the key and prepares the TPM for a loss of power (TPM2_Shutdown with
-// TPM_SU_CLEAR). systemd's template does not set noDA. So, without TPM2_Shutdown, the TPM would
-// count the next loss of power as a wrong guess of the key's empty password. After a few losses,
-// the TPM's lockout would block the disk's key (Part 1, 19.8.6). The TPM stays usable after
-// TPM2_Shutdown.
-func (s *storage) close() {
-	flush(s.tpm, s.handle)
-	// If TPM2_Shutdown fails, the next loss of power counts as a guess; a lockout can be
-	// lifted.
-	_, _ = tpm2.Shutdown{ShutdownType: tpm2.TPMSUClear}.Execute(s.tpm)
+	return &storage{k, t}, nil
 }
 
 func flush(t transport.TPM, h tpm2.TPMHandle) {
@@ -86,10 +58,16 @@ func flush(t transport.TPM, h tpm2.TPMHandle) {
 	_, _ = tpm2.FlushContext{FlushHandle: h}.Execute(t)
 }
 
-// encrypted makes a TPM session encrypt its parameters, so that a probe on the TPM's bus cannot
-// read them.
-func (s *storage) encrypted(dir tpm2.AuthOption) []tpm2.AuthOption {
-	return []tpm2.AuthOption{tpm2.Salted(s.handle, s.public), dir}
+// KeyName returns the name of the TPM's storage key that a LUKS2 token of the type BoundType or
+// FirstType records. If it records none, the result is nil.
+func KeyName(raw json.RawMessage) []byte {
+	var tok struct {
+		Key []byte `json:"key"`
+	}
+	if json.Unmarshal(raw, &tok) != nil {
+		return nil
+	}
+	return tok.Key
 }
 
 // token is the JSON of the LUKS2 token that systemd-cryptenroll writes, without the list of key
@@ -106,7 +84,7 @@ type token struct {
 // New makes a passphrase and a LUKS2 token that seals the passphrase. Only this TPM can unseal the
 // passphrase from the LUKS2 token.
 func New(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
-	return newSealed(t, func(session tpm2.Session) error { return policyPCR7(t, session) }, func(blob, digest []byte) any {
+	return newSealed(t, func(session tpm2.Session) error { return policyPCR7(t, session) }, func(_ tpm2.TPM2BName, blob, digest []byte) any {
 		return token{
 			Type: TokenType, Blob: blob,
 			PCRs: []int{pcr}, Bank: "sha256", Primary: "ecc", Policy: hex.EncodeToString(digest),
@@ -115,15 +93,16 @@ func New(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
 }
 
 // newSealed makes a passphrase and seals it. `policy` runs the policy's commands in a trial
-// session. `token` makes the LUKS2 token from the sealed object and from the policy's digest.
-func newSealed(t transport.TPM, policy func(tpm2.Session) error, token func(blob, digest []byte) any) (passphrase []byte, tok map[string]any, err error) {
+// session. `token` makes the LUKS2 token from the storage key's name, from the sealed object and from
+// the policy's digest.
+func newSealed(t transport.TPM, policy func(tpm2.Session) error, token func(key tpm2.TPM2BName, blob, digest []byte) any) (passphrase []byte, tok map[string]any, err error) {
 	secret := make([]byte, secretSize)
 	rand.Read(secret)
-	s, err := load(t)
+	s, err := load(t, nil)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer s.close()
+	defer s.Close()
 	digest, err := trial(t, policy)
 	if err != nil {
 		return nil, nil, err
@@ -132,7 +111,7 @@ func newSealed(t transport.TPM, policy func(tpm2.Session) error, token func(blob
 	if err != nil {
 		return nil, nil, err
 	}
-	b, err := json.Marshal(token(blob, digest))
+	b, err := json.Marshal(token(s.Name, blob, digest))
 	if err == nil {
 		err = json.Unmarshal(b, &tok)
 	}
@@ -145,7 +124,7 @@ func newSealed(t transport.TPM, policy func(tpm2.Session) error, token func(blob
 // seal seals a secret under a policy, and returns the object: a TPM2B_PRIVATE and a TPM2B_PUBLIC.
 func (s *storage) seal(secret, policy []byte) ([]byte, error) {
 	rsp, err := tpm2.Create{
-		ParentHandle: tpm2.AuthHandle{Handle: s.handle, Name: s.name, Auth: tpm2.HMAC(tpm2.TPMAlgSHA256, 16, s.encrypted(tpm2.AESEncryption(128, tpm2.EncryptIn))...)},
+		ParentHandle: tpm2.AuthHandle{Handle: s.Handle, Name: s.Name, Auth: tpm2.HMAC(tpm2.TPMAlgSHA256, 16, s.In()...)},
 		InSensitive: tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{
 			Data: tpm2.NewTPMUSensitiveCreate(&tpm2.TPM2BSensitiveData{Buffer: secret}),
 		}},
@@ -181,23 +160,42 @@ func refused(err error) error {
 
 // Open returns the passphrase that a LUKS2 token seals.
 func Open(t transport.TPM, raw json.RawMessage) ([]byte, error) {
-	var tok token
+	return openSeal(t, raw, func(tok token) (blob, key []byte, err error) {
+		if tok.Type != TokenType || len(tok.PCRs) != 1 || tok.PCRs[0] != pcr || tok.Bank != "sha256" || tok.Primary != "ecc" || len(tok.Blob) > 4096 {
+			return nil, nil, errors.New("seal: the LUKS2 token in the disk's header has parameters that Gangway's installer does not use; use the recovery key, or install the machine again")
+		}
+		return tok.Blob, nil, nil
+	}, func(token) (func(tpm2.Session) error, error) {
+		return func(session tpm2.Session) error { return policyPCR7(t, session) }, nil
+	})
+}
+
+// openSeal returns the passphrase that a LUKS2 token of the type T seals. `check` checks the LUKS2
+// token, and returns the sealed object and the storage key's name. `policy` returns the function that runs the policy's
+// commands; openSeal calls `policy` when the storage key is loaded.
+func openSeal[T any](t transport.TPM, raw json.RawMessage, check func(T) (blob, key []byte, err error), policy func(T) (func(tpm2.Session) error, error)) ([]byte, error) {
+	var tok T
 	if err := json.Unmarshal(raw, &tok); err != nil {
 		return nil, fmt.Errorf("seal: the LUKS2 token in the disk's header: %w", err)
 	}
-	if tok.Type != TokenType || len(tok.PCRs) != 1 || tok.PCRs[0] != pcr || tok.Bank != "sha256" || tok.Primary != "ecc" || len(tok.Blob) > 4096 {
-		return nil, errors.New("seal: the LUKS2 token in the disk's header has parameters that Gangway's installer does not use; use the recovery key, or install the machine again")
-	}
-	private, public, err := split(tok.Blob)
+	blob, key, err := check(tok)
 	if err != nil {
 		return nil, err
 	}
-	s, err := load(t)
+	private, public, err := split(blob)
 	if err != nil {
 		return nil, err
 	}
-	defer s.close()
-	secret, err := s.unseal(private, public, func(session tpm2.Session) error { return policyPCR7(t, session) })
+	s, err := load(t, key)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	run, err := policy(tok)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := s.unseal(private, public, run)
 	if err != nil {
 		return nil, err
 	}
