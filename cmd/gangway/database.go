@@ -45,8 +45,8 @@ func addDatabaseFlags(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		addDatabaseFlags(sub)
 	}
-	// The commands 'login', 'ready' and 'db migrate' do not get these flags. In the data folder,
-	// 'login' and 'ready' read only the hub's certificate, and 'db migrate' always reads the
+	// The commands 'login', 'ready' and 'db migrate' do not get these flags. 'login' and 'ready' read
+	// only the hub's certificate, and 'ready' has a --pki of its own; 'db migrate' always reads the
 	// database file. Of the commands below 'ca', only 'ca install' and 'ca issue-server' open the
 	// database.
 	if c.Flags().Lookup("data") == nil || c.RunE == nil || slices.Contains([]string{"login", "ready", "migrate"}, c.Name()) ||

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -23,20 +24,21 @@ import (
 )
 
 func (a *app) readyCommand() *cobra.Command {
-	var data string
+	var data, keys string
 	var listen []string
 	var timeout time.Duration
 	c := &cobra.Command{
 		Use: "ready --data DIR", Short: "Ask the hub on this machine whether it is ready, as a container's health check", Args: args(),
 		Long: `Ready sends GET /readyz to the hub on this machine, and verifies the hub's certificate
-with the root certificate in the data folder. The hub is ready if it can read and write
-its database, and if the disk has room.
+with the root certificate in the folder of the hub's keys. The hub is ready if it can read
+and write its database, and if the disk has room.
 
 The exit code is 0 if the hub is ready, and 1 otherwise. The command needs no account and
 reads no key. The container image has no shell and no HTTP client, so use this command as
 its health check.`,
 		Example: `  gangway ready --data /var/lib/gangway
-  gangway ready --data ./hub --listen 127.0.0.1:12443 --timeout 2s`,
+  gangway ready --data ./hub --listen 127.0.0.1:12443 --timeout 2s
+  gangway ready --data /var/lib/gangway/hub --pki /etc/gangway/pki`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if data == "" {
 				return usagef("--data is needed: the folder of the hub's keys and database")
@@ -46,7 +48,7 @@ its health check.`,
 			}
 			ctx, cancel := context.WithTimeout(c.Context(), timeout)
 			defer cancel()
-			root, err := os.ReadFile(filepath.Join(data, pkiFolder, "root.crt"))
+			root, err := os.ReadFile(filepath.Join(cmp.Or(keys, filepath.Join(data, pkiFolder)), "root.crt"))
 			if err != nil {
 				return err
 			}
@@ -63,6 +65,7 @@ its health check.`,
 	}
 	f := c.Flags()
 	f.StringVar(&data, "data", "", "folder of the hub's keys and database (required)")
+	f.StringVar(&keys, "pki", "", "folder of the hub's keys, such as a mounted secret (default: pki in the data folder)")
 	f.StringSliceVar(&listen, "listen", []string{"127.0.0.1:12443"}, "address and port of the hub, as for 'gangway serve'; only the first address is used")
 	cmdline.SpanVar(f, &timeout, "timeout", 5*time.Second, "how long to wait for the answer")
 	return c

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/types"
@@ -209,7 +208,8 @@ func (s *stack) healthy(name string, c *container) error {
 // The services of the compose file run as the file says: in their images, with their users,
 // volumes, secrets and health checks, without capabilities, and with a read-only root. The hub
 // serves with PostgreSQL, stops in time, and has its accounts after a restart. Its backup is
-// restored into empty volumes.
+// restored into empty volumes. A hub with an offline root gets its CAs. The test types the whole
+// chapter "Installing with containers", in place of Docker Compose.
 func TestComposeServicesRun(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it runs a hub and PostgreSQL in containers")
@@ -220,38 +220,57 @@ func TestComposeServicesRun(t *testing.T) {
 	p, script := composeProject(t)
 	postgres, files := postgresImage(t)
 	s := &stack{t: t, project: p, images: map[string]*image{"hub": hubImage(t), "database": postgres}, files: map[string]map[string]string{"database": files}, volumes: map[string]string{}}
-	script.next("docker compose up --detach --wait")
-	database := s.start("database")
-	database.checkConfined(t)
-	hub := s.start("hub")
-	hub.checkConfined(t)
-	const inHub = "docker compose exec hub "
-	hubName := ""
-	for _, command := range []string{"gangway account create", "gangway account ls"} {
-		out, err := hub.exec(strings.Fields(strings.TrimPrefix(script.next(inHub+command), inHub))...)
-		if err != nil || !strings.Contains(out, "ada") {
-			t.Fatalf("%s: %v: %s", command, err, out)
+	e := newEngine(s, script)
+	hasAda := func(when string) {
+		t.Helper()
+		if out, err := e.running["hub"].exec("/usr/bin/gangway", "account", "ls", "--data", "/var/lib/gangway"); err != nil || !strings.Contains(out, "ada") {
+			t.Errorf("%s, the accounts are\n%s%v", when, out, err)
 		}
-		if m := regexp.MustCompile(`--hub-name ([0-9a-f]{64})`).FindStringSubmatch(out); m != nil {
-			hubName = m[1]
+	}
+	e.types("docker compose up --detach --wait")
+	e.running["database"].checkConfined(t)
+	e.running["hub"].checkConfined(t)
+	e.vars["HUB_NAME"] = regexp.MustCompile(`--hub-name ([0-9a-f]{64})`).FindStringSubmatch(e.types("docker compose exec hub gangway account create"))[1]
+	if out := e.types("docker compose exec hub gangway account ls"); !strings.Contains(out, "ada") {
+		t.Errorf("the accounts are\n%s", out)
+	}
+	if out := e.types("docker compose exec hub gangway ready"); out != "ready\n" {
+		t.Errorf("gangway ready prints %s", out)
+	}
+	if out := e.types("docker compose logs hub"); !strings.Contains(out, hubURL) {
+		t.Errorf("the log is\n%s", out)
+	}
+	before := e.running["hub"]
+	e.types("docker compose restart hub")
+	if e.running["hub"] == before {
+		t.Error("the hub was not restarted")
+	}
+	hasAda("after a restart")
+	e.types("docker compose stop hub")
+	e.types("docker compose up --detach --wait")
+	hasAda("after a stop")
+
+	operator := func(args ...string) string {
+		t.Helper()
+		c := exec.Command(program(t, "gangway"), args...)
+		c.Stdin = strings.NewReader("yes\n")
+		out, err := c.CombinedOutput()
+		if err != nil {
+			t.Fatalf("gangway %q: %v: %s", args, err, out)
 		}
+		return string(out)
 	}
 	identity := filepath.Join(t.TempDir(), "backup.key")
-	key, err := exec.Command(program(t, "gangway"), "backup", "key", identity).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v: %s", err, key)
-	}
-	recipient := strings.NewReplacer("$RECIPIENT", regexp.MustCompile(`age1[0-9a-z]+`).FindString(string(key)))
-	if out, err := hub.exec(strings.Fields(recipient.Replace(strings.TrimPrefix(script.next(inHub+"gangway backup"), inHub)))...); err != nil {
-		t.Fatalf("the backup: %v: %s", err, out)
-	}
+	e.vars["RECIPIENT"] = regexp.MustCompile(`age1[0-9a-z]+`).FindString(operator("backup", "key", identity))
+	e.types("docker compose exec hub gangway backup")
+	e.types("docker compose exec -T hub gangway events")
 	for _, name := range []string{"gangway.db", "pki/root.key"} {
 		_, err := os.Stat(filepath.Join(s.volumes["hub"], name))
 		if inFile := err == nil; inFile != (name == "pki/root.key") {
 			t.Errorf("%s is in the hub's volume: %v", name, inFile)
 		}
 	}
-	if out, err := database.exec("/usr/bin/psql", "--no-psqlrc", "-h", "/run/postgresql", "-U", "hub", "gangway", "-w"); err == nil || !strings.Contains(out, "no password supplied") {
+	if out, err := e.running["database"].exec("/usr/bin/psql", "--no-psqlrc", "-h", "/run/postgresql", "-U", "hub", "gangway", "-w"); err == nil || !strings.Contains(out, "no password supplied") {
 		t.Errorf("the database lets a program in without a password: %v: %s", err, out)
 	}
 	hubCA := filepath.Join(s.volumes["hub"], "pki/root.crt")
@@ -261,51 +280,69 @@ func TestComposeServicesRun(t *testing.T) {
 	}
 
 	// Without its database, the hub is not healthy. It is healthy again when the database is back.
-	if code := database.stop(t, syscall.SIGINT, time.Duration(*p.Services["database"].StopGracePeriod)); code != 0 {
-		t.Errorf("PostgreSQL ended with %d: %s", code, database.out.tail())
-	}
-	if err := s.healthy("hub", hub); err == nil {
+	e.ends("database")
+	if err := s.healthy("hub", e.running["hub"]); err == nil {
 		t.Error("the hub is healthy without its database")
 	}
-	database = s.start("database")
-	hub.await(t, "healthy again", func() error { return s.healthy("hub", hub) })
-
-	if code := hub.stop(t, syscall.SIGTERM, time.Duration(*p.Services["hub"].StopGracePeriod)); code != 0 {
-		t.Errorf("the hub ended with %d: %s", code, hub.out.tail())
-	}
-	hub = s.start("hub")
-	if out, err := hub.exec("/usr/bin/gangway", "account", "ls", "--data", "/var/lib/gangway"); err != nil || !strings.Contains(out, "ada") {
-		t.Errorf("after a restart, the accounts are\n%s%v", out, err)
-	}
+	e.running["database"] = s.start("database")
+	e.running["hub"].await(t, "healthy again", func() error { return s.healthy("hub", e.running["hub"]) })
 
 	// The machine is lost, with its volumes.
-	if code := hub.stop(t, syscall.SIGTERM, time.Duration(*p.Services["hub"].StopGracePeriod)); code != 0 {
-		t.Errorf("the hub ended with %d: %s", code, hub.out.tail())
-	}
-	if code := database.stop(t, syscall.SIGINT, time.Duration(*p.Services["database"].StopGracePeriod)); code != 0 {
-		t.Errorf("PostgreSQL ended with %d: %s", code, database.out.tail())
-	}
-	s.volumes = map[string]string{}
+	e.ends("hub")
+	e.ends("database")
+	e = e.another()
 	backups, err := filepath.Glob(filepath.Join(script.dir, "backup/*.gangway-backup"))
 	if err != nil || len(backups) != 1 {
 		t.Fatalf("the backups are %q, %v", backups, err)
 	}
-	script.run("install -m 600 -o 65532 " + identity + " backup/backup.key")
-	script.next("docker compose up --detach --wait database")
-	s.start("database")
-	const inNew = "docker compose run --rm hub "
-	restore := s.containerOf("hub")
-	values := strings.NewReplacer("$BACKUP", filepath.Base(backups[0]), "$HUB_NAME", hubName)
-	restore.Args = slices.Concat(s.images["hub"].config.Entrypoint, strings.Fields(values.Replace(strings.TrimPrefix(script.next(inNew+"restore"), inNew))))
-	once := start(t, restore)
-	if code := once.wait(t, time.Minute); code != 0 {
-		t.Fatalf("the restore ended with %d: %s", code, once.out.tail())
-	}
+	e.vars["BACKUP"] = filepath.Base(backups[0])
+	script.run("install -m 600 " + identity + " backup/backup.key")
+	script.run(script.next("chown -R 65532:65532 backup"))
+	e.types("docker compose up --detach --wait database")
+	e.types("docker compose run --rm hub restore")
 	script.run(script.next("rm backup/backup.key"))
-	script.next("docker compose up --detach --wait")
+	e.types("docker compose up --detach --wait")
+	hasAda("after the restore")
+	volumes := slices.Collect(maps.Values(e.volumes))
+	e.types("docker compose down --volumes")
+	for _, dir := range volumes {
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("the volume %s is still there", dir)
+		}
+	}
+
+	// A new hub, whose root is offline.
+	root := filepath.Join(t.TempDir(), "root")
+	e.vars["HUB_NAME"] = regexp.MustCompile(`\b[0-9a-f]{64}\b`).FindString(operator("ca", "init", "--offline-root", root, "--name", "Example"))
+	e.types("docker compose up --detach --wait database")
+	e.types("docker compose run --rm hub ca request")
+	operator("ca", "issue", filepath.Join(script.dir, "backup/request.pem"), "--root", root, "-o", filepath.Join(script.dir, "backup/answer.pem"))
+	script.run("chown 65532 backup/answer.pem")
+	e.types("docker compose run --rm hub ca install")
+	e.types("docker compose up --detach --wait")
+	if _, err := os.Stat(filepath.Join(e.volumes["hub"], "pki/root.key")); err == nil {
+		t.Error("the hub has the key of the offline root")
+	}
+	e.asksForPassword()
 	script.done()
-	hub = s.start("hub")
-	if out, err := hub.exec("/usr/bin/gangway", "account", "ls", "--data", "/var/lib/gangway"); err != nil || !strings.Contains(out, "ada") {
-		t.Errorf("after the restore, the accounts are\n%s%v", out, err)
+}
+
+// asksForPassword types the command that opens a prompt of PostgreSQL, and enters the password.
+func (e *engine) asksForPassword() {
+	e.t.Helper()
+	password, err := os.ReadFile(filepath.Join(e.script.dir, "secrets/postgres-password"))
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	const inDatabase = "docker compose exec database "
+	args := strings.Fields(strings.TrimPrefix(e.script.next(inDatabase), inDatabase))
+	for want, entered := range map[string]string{"superuser=on": string(password), "password authentication failed": "a guess\n"} {
+		c := e.running["database"].command(args...)
+		c.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // without a terminal, psql reads the password from its input
+		c.Stdin = strings.NewReader(entered + "SELECT 'superuser=' || current_setting('is_superuser');\n")
+		out, err := c.CombinedOutput()
+		if !strings.Contains(string(out), want) {
+			e.t.Errorf("psql prints %q, %v; %q was expected", out, err, want)
+		}
 	}
 }

@@ -151,12 +151,30 @@ func start(t *testing.T, s spec) *container {
 
 // exec runs a program in a running container, with the container's user, as "docker exec" does.
 func (c *container) exec(args ...string) (string, error) {
+	out, err := c.command(args...).CombinedOutput()
+	return string(out), err
+}
+
+// printed does the same as the method `exec`, but returns only the standard output. Without an
+// input, a program reads /dev/null.
+func (c *container) printed(args ...string) (string, error) {
+	cmd := c.command(args...)
+	var errors bytes.Buffer
+	cmd.Stderr = &errors
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, errors.String())
+	}
+	return string(out), err
+}
+
+// command returns a command that runs a program in the container.
+func (c *container) command(args ...string) *exec.Cmd {
 	nsenter := []string{"--target", strconv.Itoa(c.cmd.Process.Pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd",
 		"--setgid", strconv.Itoa(c.GID), "--setuid", strconv.Itoa(c.UID), "--"}
 	cmd := exec.Command("nsenter", append(nsenter, args...)...)
 	cmd.Env = c.Env
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	return cmd
 }
 
 // stop sends a signal to the container's first process, and then does the same as the method

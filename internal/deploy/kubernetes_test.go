@@ -6,7 +6,9 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -331,10 +333,141 @@ func (n *node) start() *container {
 	return pod
 }
 
+// cluster takes the place of kubectl and of a cluster for the commands of the page.
+type cluster struct {
+	*node
+	script *script
+	pod    *container
+	vars   map[string]string // variables of the operator's shell
+}
+
+// The method `types` does what the script's next command, which begins with `begins`, tells kubectl
+// to do, and returns what the pod's program has printed. Each command must be known to the test
+// completely; the objects that it names must be in the manifests.
+func (c *cluster) types(begins string) string {
+	c.t.Helper()
+	line := c.script.next(begins)
+	c.t.Logf("$ %s", line)
+	if c.m != nil && (c.m.namespace.Name != "gangway" || c.m.deployment.Name != "gangway" || c.m.service.Name != "gangway") {
+		c.t.Fatal("the manifests have other names than the page")
+	}
+	const inPod = "kubectl -n gangway exec deployment/gangway -- "
+	switch line {
+	case "kubectl apply -k .":
+		// In a cluster, a new pod is ready before an old pod stops. In the test, all pods have the same
+		// network, so the old pod stops first.
+		if c.pod != nil {
+			c.ends(c.pod)
+		}
+		c.m = build(c.t, c.script.dir)
+		c.pod = c.start()
+	case "kubectl -n gangway rollout status deployment/gangway":
+		if err := c.probe(c.m.deployment.Spec.Template.Spec.Containers[0].ReadinessProbe); err != nil {
+			c.t.Fatal(err)
+		}
+	case "kubectl -n gangway get pods", "kubectl -n gangway get service gangway":
+		// The API server answers these.
+	case "kubectl -n gangway logs deployment/gangway":
+		return c.pod.out.tail()
+	case "kubectl -n gangway delete deployment gangway":
+		c.ends(c.pod)
+		c.pod = nil
+	case "kubectl -n gangway scale deployment/gangway --replicas=0":
+		c.ends(c.pod)
+		c.pod = nil
+	case "kubectl label namespace monitoring gangway/metrics=allowed":
+		c.admitsMetrics(map[string]string{"gangway/metrics": "allowed", "kubernetes.io/metadata.name": "monitoring"})
+	case "kubectl delete -k .":
+		build(c.t, c.script.dir)
+		c.ends(c.pod)
+		c.pod = nil
+	default:
+		words, is := strings.CutPrefix(line, inPod)
+		if !is {
+			c.t.Fatalf("the test does not know the command %q", line)
+		}
+		out, err := c.pod.exec(strings.Fields(words)...)
+		if err != nil {
+			c.t.Fatalf("%s: %v: %s", line, err, out)
+		}
+		return out
+	}
+	return ""
+}
+
+// ends stops a pod as a kubelet does.
+func (c *cluster) ends(pod *container) {
+	c.t.Helper()
+	grace := time.Duration(*c.m.deployment.Spec.Template.Spec.TerminationGracePeriodSeconds) * time.Second
+	if code := pod.stop(c.t, syscall.SIGTERM, grace); code != 0 {
+		c.t.Errorf("the pod ended with %d: %s", code, pod.out.tail())
+	}
+}
+
+// admitsMetrics checks that the NetworkPolicy lets pods read the metrics if their namespace has
+// these labels, and not without them.
+func (c *cluster) admitsMetrics(namespace map[string]string) {
+	c.t.Helper()
+	for _, rule := range c.m.network.Spec.Ingress {
+		if rule.Ports[0].Port.StrVal != "metrics" {
+			continue
+		}
+		selector, err := metav1.LabelSelectorAsSelector(rule.From[0].NamespaceSelector)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if !selector.Matches(labels.Set(namespace)) || selector.Matches(labels.Set{}) {
+			c.t.Errorf("the selector of the metrics is %v", selector)
+		}
+		return
+	}
+	c.t.Error("the network policy has no rule for the metrics")
+}
+
+// firstMachine is the machine of the hub's first start. It takes the place of this machine, as its
+// commands name hosts that only the test has.
+type firstMachine struct {
+	*cluster
+	files map[string]string
+}
+
+// The method `types` runs the script's next command in the machine's home folder, and returns a
+// running container. The command begins with a program of the image, or with variables for it.
+func (f *firstMachine) types(begins string) *container {
+	f.t.Helper()
+	line := f.script.next(begins)
+	f.t.Logf("$ %s", line)
+	environment, command, found := strings.Cut(line, "gangway ")
+	if !found {
+		f.t.Fatalf("%q does not run gangway", line)
+	}
+	command = os.Expand(command, func(name string) string {
+		if f.vars[name] == "" {
+			f.t.Fatalf("%s: the variable %s is not set", line, name)
+		}
+		return f.vars[name]
+	})
+	return start(f.t, spec{
+		Name: "first machine", Root: f.image.root, Dir: "/home", UID: 65532, GID: 65532, Files: f.files,
+		Args: slices.Concat(f.image.config.Entrypoint, strings.Fields(strings.ReplaceAll(command, `"`, ""))), Mounts: []mount{{Source: f.script.home, Target: "/home"}},
+		Env: slices.Concat(f.image.config.Env, strings.Fields(environment), []string{"SSL_CERT_FILE=/home/ca.pem"}),
+	})
+}
+
+// done waits for a command that must succeed, and returns what it has printed.
+func (f *firstMachine) done(c *container) string {
+	f.t.Helper()
+	if code := c.wait(f.t, 2*time.Minute); code != 0 {
+		f.t.Fatalf("the command ended with %d: %s", code, c.out.tail())
+	}
+	return c.out.all()
+}
+
 // The pod of the manifests runs: with its user, its read-only root, its settings, the keys from a
 // Secret, PostgreSQL over verified TLS, and objects in S3. Its probes succeed when the hub is
 // ready, and fail when the hub is not ready. A new pod with empty volumes has everything that the
-// earlier pod had.
+// earlier pod had. A backup is restored into an empty database. The test types the whole chapter
+// "Installing on Kubernetes", in place of kubectl.
 func TestKubernetesPodRuns(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it runs a hub and PostgreSQL in containers")
@@ -359,12 +492,12 @@ func TestKubernetesPodRuns(t *testing.T) {
 	if err := os.Chown(script.home, 65532, 65532); err != nil {
 		t.Fatal(err)
 	}
-	environment, command, _ := strings.Cut(script.next("AWS_ACCESS_KEY_ID="), " gangway ")
-	first := strings.Fields(strings.ReplaceAll(command, `"`, ""))
-	once := start(t, spec{
-		Name: "first start", Root: hub.root, Dir: "/home", UID: 65532, GID: 65532, Files: map[string]string{"/etc/hosts": hosts, "/etc/gangway/db-ca.pem": ca.pem},
-		Args: slices.Concat(hub.config.Entrypoint, first), Env: slices.Concat(hub.config.Env, strings.Fields(environment), []string{"SSL_CERT_FILE=/home/ca.pem"}), Mounts: []mount{{Source: script.home, Target: "/home"}},
-	})
+	c := &cluster{node: &node{t: t, image: hub, hosts: hosts}, script: script, vars: map[string]string{}}
+	f := &firstMachine{cluster: c, files: map[string]string{"/etc/hosts": hosts}}
+	// The page copies the CA's certificate to /etc, which a test must not change.
+	installs := strings.Fields(script.next("install -D -m 644 ca.pem "))
+	f.files[installs[len(installs)-1]] = ca.pem
+	once := f.types("AWS_ACCESS_KEY_ID=")
 	once.await(t, "ready", func() error {
 		_, err := once.exec("/usr/bin/gangway", "ready", "--data", "/home/hub")
 		return err
@@ -372,22 +505,24 @@ func TestKubernetesPodRuns(t *testing.T) {
 	if code := once.stop(t, syscall.SIGTERM, 30*time.Second); code != 0 {
 		t.Fatalf("the first start ended with %d: %s", code, once.out.tail())
 	}
+	c.vars["HUB_NAME"] = regexp.MustCompile(`\b[0-9a-f]{64}\b`).FindString(once.out.tail())
 	script.until("kubectl")
 	if err := os.WriteFile(filepath.Join(script.dir, "s3.env"), []byte("AWS_ACCESS_KEY_ID=key\nAWS_SECRET_ACCESS_KEY=secret\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	script.next("kubectl apply -k .")
-	n := &node{t: t, m: build(t, script.dir), image: hub, hosts: hosts}
-	c := n.m.deployment.Spec.Template.Spec.Containers[0]
-	grace := time.Duration(*n.m.deployment.Spec.Template.Spec.TerminationGracePeriodSeconds) * time.Second
-	script.next("kubectl -n gangway rollout status deployment/gangway")
-	pod := n.start()
-	pod.checkConfined(t)
-	const inPod = "kubectl -n gangway exec deployment/gangway -- "
-	if out, err := pod.exec(strings.Fields(strings.TrimPrefix(script.next(inPod+"gangway account create"), inPod))...); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	c.types("kubectl apply -k .")
+	template := c.m.deployment.Spec.Template.Spec.Containers[0]
+	c.types("kubectl -n gangway rollout status")
+	c.pod.checkConfined(t)
+	c.types("kubectl -n gangway exec deployment/gangway -- gangway account create")
+	c.types("kubectl -n gangway get service gangway")
+	c.types("kubectl -n gangway get pods")
+	if out := c.types("kubectl -n gangway exec deployment/gangway -- gangway ready"); out != "ready\n" {
+		t.Errorf("gangway ready prints %s", out)
 	}
-	script.done()
+	if out := c.types("kubectl -n gangway logs"); !strings.Contains(out, "{") {
+		t.Errorf("the log is %s", out)
+	}
 	answer, err := http.Get("http://127.0.0.1:12444/metrics")
 	if err != nil || answer.StatusCode != http.StatusOK {
 		t.Errorf("GET /metrics: %v, %v", answer, err)
@@ -396,30 +531,82 @@ func TestKubernetesPodRuns(t *testing.T) {
 	}
 
 	db.stop(t, syscall.SIGINT, time.Minute)
-	if err := n.probe(c.ReadinessProbe); err == nil {
+	if err := c.probe(template.ReadinessProbe); err == nil {
 		t.Error("the pod is ready without its database")
 	}
-	if err := n.probe(c.LivenessProbe); err != nil {
+	if err := c.probe(template.LivenessProbe); err != nil {
 		t.Errorf("without the database, the kubelet would restart the pod: %v", err)
 	}
-	start(t, db.spec)
-	pod.await(t, "ready again", func() error { return n.probe(c.ReadinessProbe) })
+	db = start(t, db.spec)
+	c.pod.await(t, "ready again", func() error { return c.probe(template.ReadinessProbe) })
 
-	if err := pod.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := c.pod.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	pod.await(t, "not ready after the signal to stop", func() error {
-		if n.probe(c.ReadinessProbe) == nil {
+	c.pod.await(t, "not ready after the signal to stop", func() error {
+		if c.probe(template.ReadinessProbe) == nil {
 			return fmt.Errorf("it is ready")
 		}
 		return nil
 	})
-	if code := pod.wait(t, grace); code != 0 {
-		t.Errorf("the pod ended with %d: %s", code, pod.out.tail())
+	if code := c.pod.wait(t, time.Duration(*c.m.deployment.Spec.Template.Spec.TerminationGracePeriodSeconds)*time.Second); code != 0 {
+		t.Errorf("the pod ended with %d: %s", code, c.pod.out.tail())
 	}
-	pod = n.start()
-	out, err := pod.exec("/usr/bin/gangway", "account", "ls", "--data", "/var/lib/gangway/hub")
-	if err != nil || !strings.Contains(out, "ada") {
-		t.Errorf("the new pod has the accounts\n%s%v", out, err)
+	hasAda := func() {
+		t.Helper()
+		out, err := c.pod.exec("/usr/bin/gangway", "account", "ls", "--data", "/var/lib/gangway/hub")
+		if err != nil || !strings.Contains(out, "ada") {
+			t.Errorf("the new pod has the accounts\n%s%v", out, err)
+		}
 	}
+	c.pod = nil
+	c.types("kubectl apply -k .") // the upgrade
+	c.types("kubectl -n gangway rollout status")
+	hasAda()
+
+	identity := filepath.Join(script.home, "backup.key")
+	key, err := exec.Command(program(t, "gangway"), "backup", "key", identity).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, key)
+	}
+	c.vars["RECIPIENT"] = regexp.MustCompile(`age1[0-9a-z]+`).FindString(string(key))
+	f.done(f.types("AWS_ACCESS_KEY_ID=key AWS_SECRET_ACCESS_KEY=secret gangway backup"))
+	// The shell's part of the next command writes what the program prints to a file.
+	line, to, _ := strings.Cut(script.lines[0], " > ")
+	script.lines[0] = line
+	events := f.done(f.types("gangway events"))
+	here := script.dir
+	script.dir = script.home
+	part, rename, _ := strings.Cut(to, " && ")
+	if err := os.WriteFile(filepath.Join(script.home, part), []byte(events), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	script.run(rename)
+	c.types("kubectl -n gangway delete deployment gangway")
+	for _, sql := range []string{"DROP DATABASE gangway", "CREATE DATABASE gangway OWNER hub ENCODING 'UTF8' TEMPLATE template0"} {
+		superuser := db.command("/usr/bin/psql", "-h", "/run/postgresql", "-U", "postgres", "-c", sql)
+		superuser.Env = append(superuser.Env, "PGPASSWORD=another long password")
+		if out, err := superuser.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	script.run(script.next("mv hub hub.old"))
+	backups, err := filepath.Glob(filepath.Join(script.home, "backup/*.gangway-backup"))
+	if err != nil || len(backups) != 1 {
+		t.Fatalf("the backups are %q, %v", backups, err)
+	}
+	script.run("chown 65532:65532 backup.key since.jsonl .") // the operator is one user; in the test, the machine's user is not root
+	script.lines[0] = strings.Replace(script.lines[0], "$(ls ./backup/*.gangway-backup | tail -n 1)", "./backup/"+filepath.Base(backups[0]), 1)
+	f.done(f.types("AWS_ACCESS_KEY_ID=key AWS_SECRET_ACCESS_KEY=secret gangway restore"))
+	script.dir = here
+	script.run(script.next("cp -r ~/hub/pki pki.new"))
+	c.types("kubectl apply -k .")
+	c.types("kubectl -n gangway rollout status")
+	hasAda()
+	c.types("kubectl -n gangway scale deployment/gangway --replicas=0")
+	c.types("kubectl apply -k .")
+	hasAda()
+	c.types("kubectl label namespace monitoring")
+	c.types("kubectl delete -k .")
+	script.done()
 }

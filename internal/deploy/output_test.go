@@ -24,3 +24,10 @@ func (o *output) tail() string {
 	b := o.b.Bytes()
 	return string(b[max(0, len(b)-4000):])
 }
+
+// all returns the whole output.
+func (o *output) all() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}

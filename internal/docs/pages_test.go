@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -193,12 +194,24 @@ func TestOperationsPage(t *testing.T) {
 	r.installed()
 	tpm := r.hasTPM()
 	p.types("gangway serve")
-	r.account("gangway account create --data /var/lib/gangway --nick ada")
+	r.account(p.next("gangway account create"))
 	r.trusts(tpm)
+	r.types("mkdir -p gangway-1.2.0-linux-amd64/share gangway-1.2.0-linux-amd64/lib && mv /usr/local/bin gangway-1.2.0-linux-amd64/bin && mkdir /usr/local/bin")
+	r.types("tar -czf gangway-1.2.0-linux-amd64.tar.gz gangway-1.2.0-linux-amd64 && rm -r gangway-1.2.0-linux-amd64")
+	p.types("tar -xzf")
+	p.types("cp -r gangway-1.2.0-linux-amd64")
+	p.types("useradd --system")
 	r.certificate("fleet.example", "/etc/ssl/fleet")
 	p.types("gangway serve")
 	if out := r.types("curl -sS --cacert /etc/ssl/fleet.ca --resolve fleet.example:443:127.0.0.1 https://fleet.example/healthz"); !strings.Contains(out, "ok") {
 		t.Errorf("the pages' own name answers %s", short(out))
+	}
+	r.types("mkdir -p /etc/letsencrypt/live/fleet.example")
+	r.types("mv /etc/ssl/fleet.key /etc/letsencrypt/live/fleet.example/privkey.pem && mv /etc/ssl/fleet.crt /etc/letsencrypt/live/fleet.example/fullchain.pem")
+	p.types("install -m 640")
+	p.types("install -m 644")
+	if out := r.types("runuser -u gangway -- cat /etc/ssl/fleet.key /etc/ssl/fleet.crt"); !strings.Contains(out, "PRIVATE KEY") {
+		t.Errorf("the hub's user cannot read the key: %s", short(out))
 	}
 	p.types("gangway serve")
 	login := "gangway login https://hub.example:12443 --hub-name $HUB_NAME --nick ada"
@@ -207,10 +220,10 @@ func TestOperationsPage(t *testing.T) {
 		t.Errorf("gangway open should lead to the pages' own name: %s", short(out))
 	}
 	for _, begins := range []string{
-		"gangway ca init", "gangway ca request", "gangway ca issue", "gangway ca install", "gangway serve",
+		"gangway ca init", "gangway ca request", "gangway ca issue", "gangway ca install", "gangway serve", "gangway ca show",
 		"gangway ca request", "gangway ca issue", "gangway ca install",
-		"gangway ca request", "gangway ca issue", "gangway ca install", "mkdir", "cp", "rm", "rm",
-		"gangway ca request", "gangway ca issue", "gangway ca install", "gangway ca init",
+		"gangway ca request", "gangway ca issue", "gangway ca install", "mkdir", "cp", "cmp", "rm", "rm",
+		"tpm2_getcap", "gangway ca request", "gangway ca issue", "gangway ca install", "gangway ca init",
 		"gangway-signer create-key", "gangway-signer create-key", "gangway-signer create-key", "gangway-signer serve",
 		"gangway ca request", "gangway ca issue", "gangway ca install",
 		"gangway-signer create-key", "gangway-signer serve", "gangway ca init",
@@ -236,22 +249,53 @@ func TestOperationsPage(t *testing.T) {
 	p.types("gangway account operator")
 	p.types("gangway api-token create ci")
 	p.types("gangway api-token ls")
+	p.types("gangway login")
+	if out := r.types("gangway device ls"); strings.Contains(out, "refused") {
+		t.Errorf("the API token does not work: %s", short(out))
+	}
+	r.types(login)
 	p.types("gangway api-token revoke ci")
 	p.types("gangway events --since")
 	p.types("gangway events --data")
+	r.types("mkdir /var/lib/gangway/tpm-roots && cp /root/makers.pem /var/lib/gangway/tpm-roots/")
+	p.types("gangway trust import")
 	r.aDevice()
+	r.types("gangway token create --max-uses 5 --nick limited -o limited.json")
 	r.behindAProxy(p)
 	p.types("gangway serve")
 	p.types("gangway serve")
+	r.end("gangway serve")
+	p.types("sqlite3 /var/lib/gangway/gangway.db VACUUM")
 	r.s3()
 	p.types("AWS_ACCESS_KEY_ID=")
 	r.end("gangway serve")
 	r.stopS3()
 	p.types("OTEL_EXPORTER_OTLP_HEADERS=")
+	if out := p.types("curl -s"); !strings.Contains(out, "gangway_log_lines_lost_total") {
+		t.Errorf("the metrics of the lines are\n%s", short(out))
+	}
+	p.elsewhere("apt-get update", "scripts/install.sh")
+	r.kernel()
+	r.types("ln -s /root/.cache/gangway/kernel /srv/gangway-parts")
+	p.types("gangway image fetch --dir") // the files are there already, so it downloads nothing
 	r.end("gangway serve")
 	r.types("cp -a /var/lib/gangway /var/lib/before")
 	r.postgres()
-	p.types("gangway db migrate")
+	r.env = append(r.env, "PGHOST=/run/postgresql", "PGUSER=gangway")
+	r.answers["gangway=# "] = `\q`
+	p.types("runuser -u postgres -- psql")
+	if out := p.types("runuser -u postgres -- psql -c"); !strings.Contains(out, " t") {
+		t.Errorf("the server did not read its files again: %s", short(out))
+	}
+	p.types("openssl req -x509")
+	if out := r.types("openssl x509 -in db.pem -noout -checkhost db.example"); !strings.Contains(out, "does match") {
+		t.Errorf("the certificate of the database is for another host: %s", short(out))
+	}
+	p.types("gangway db migrate --data /var/lib/gangway --to")
+	// TestTheOperatorGivesAMoveUp gives a move up.
+	if out, err := r.run(p.next("gangway db migrate --data /var/lib/gangway --stop")); err == nil || !strings.Contains(out, "there is no move to give up") {
+		t.Errorf("a complete move was given up: %v: %s", err, short(out))
+	}
 	p.types("gangway serve")
 	r.types(login)
 	if out := r.types("gangway device ls"); !strings.Contains(out, "active") {
@@ -261,13 +305,21 @@ func TestOperationsPage(t *testing.T) {
 	// From here on, the hub uses the database file again.
 	r.types("rm -r /var/lib/gangway && mv /var/lib/before /var/lib/gangway")
 	r.types("mkdir /backup && mkdir -p /var/lib/gangway/objects")
-	p.elsewhere("gangway backup key", "cmd/gangway/testdata/hub/backup.txt")
-	p.elsewhere("gangway backup --data", "cmd/gangway/testdata/hub/backup.txt")
+	r.env = append(r.env, "RECIPIENT="+regexp.MustCompile(`age1[0-9a-z]+`).FindString(p.types("gangway backup key")))
+	p.types("gangway backup --data")
+	p.types("gangway backup verify")
+	p.types("gangway backup check")
+	r.types("mv /backup /backup.encrypted && mkdir /backup")
 	p.types("sqlite3 /var/lib/gangway/gangway.db")
 	p.types("cp -a /var/lib/gangway/pki")
 	p.types("cp -a /var/lib/gangway/objects")
-	for range 3 {
-		p.elsewhere("gangway restore", "cmd/gangway/testdata/hub/backup.txt")
+	r.types("mv /var/lib/gangway /var/lib/gangway.old")
+	r.types("gangway restore $(ls /backup.encrypted/*.gangway-backup | tail -n 1) --data /var/lib/gangway --identity backup.key --hub-name $HUB_NAME --without-events")
+	p.types("gangway restore lost")
+	r.env = append(r.env, "TOKEN_ID="+regexp.MustCompile(`[0-9a-f]{24}`).FindString(p.types("gangway restore tokens")))
+	p.types("gangway restore resume")
+	if out := r.types("gangway restore tokens --data /var/lib/gangway --output json"); strings.Contains(out, "limited") {
+		t.Errorf("the join token is still paused: %s", short(out))
 	}
 	p.types("mv /var/lib/gangway")
 	p.types("mkdir -m 700")
@@ -296,7 +348,23 @@ func TestOperationsPage(t *testing.T) {
 	p.types("install -m 755 build/gangway")
 	r.types("cd ~/work")
 	p.types("gangway serve")
-	r.types("gangway serve --data /var/lib/gangway --listen :443 --url https://new.example")
+	p.types("gangway version")
+	if out := p.types("gangway ready"); out != "ready\n" {
+		t.Errorf("gangway ready prints %s", short(out))
+	}
+	if out := p.types("gangway doctor"); !strings.Contains(out, "0 problem(s)") {
+		t.Errorf("the doctor prints\n%s", short(out))
+	}
+	r.types("gangway serve --data /var/lib/gangway --listen :443 --url https://new.example --metrics-listen 127.0.0.1:12444")
+	r.types("rm -r /backup && mv /backup.encrypted /backup")
+	if out := p.types("curl -s"); !strings.Contains(out, "gangway_") {
+		t.Errorf("the metrics are\n%s", short(out))
+	}
+	p.types("gangway events --data")
+	p.types("gangway fsck")
+	if out := p.types("gangway doctor"); !strings.Contains(out, `"code": "backup"`) {
+		t.Errorf("the doctor does not find the backup:\n%s", short(out))
+	}
 	r.cloned(tpm)
 	if out := p.types("gangway device cloned"); !strings.Contains(out, "clock") {
 		t.Errorf("the clone should be shown:\n%s", short(out))
@@ -317,6 +385,7 @@ func (r *room) behindAProxy(p *page) {
 	}
 	if _, err := exec.LookPath("haproxy"); err != nil {
 		t.Logf("%v: scripts/install.sh installs it", err)
+		p.next("haproxy -c")
 		return
 	}
 	doc, err := os.ReadFile(filepath.Join(root, "docs/operations.md"))
@@ -326,6 +395,7 @@ func (r *room) behindAProxy(p *page) {
 	_, config, _ := strings.Cut(string(doc), "\n```haproxy\n")
 	config, _, _ = strings.Cut(config, "```")
 	r.writes("/etc/haproxy/haproxy.cfg", config, 0o644)
+	p.types("haproxy -c")
 	r.types("haproxy -D -p /run/haproxy.pid -f /etc/haproxy/haproxy.cfg")
 	r.types("sed 's|https://hub.example:12443|https://proxy.example|' device_autojointoken.json > proxied.json && chmod 600 proxied.json")
 	r.types("gangway-agent run --token-file proxied.json")

@@ -47,6 +47,7 @@ func TestOperationsKeysOfTheCAs(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	o.env = append(o.env, "TPM2TOOLS_TCTI="+hubTPM.TCTI())
 	serve, state := "", o.at("state")
 	installed := 0
 	stopSigner := func() {}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -113,6 +114,20 @@ func TestPackages(t *testing.T) {
 	t.Logf("%d checks passed", checks)
 }
 
+// machineCommands returns the commands of the blocks "```sh machine" of docs/operations.md, one on
+// each line. The test types all of them in the emulated machine.
+func machineCommands(t *testing.T, page []byte) []byte {
+	t.Helper()
+	var commands []byte
+	for _, m := range regexp.MustCompile("(?s)\n```sh machine\n(.*?\n)```\n").FindAllSubmatch(page, -1) {
+		commands = append(commands, m[1]...)
+	}
+	if len(commands) == 0 {
+		t.Fatal("docs/operations.md has no commands for a machine with systemd")
+	}
+	return commands
+}
+
 // packageFiles returns the files of the EFI system partition from which the machine boots.
 func packageFiles(t *testing.T, folder string, makers []byte) []image.File {
 	t.Helper()
@@ -144,6 +159,15 @@ func packageFiles(t *testing.T, folder string, makers []byte) []image.File {
 		{Path: "test/run.sh", Data: read(t, "testdata/packages.sh")},
 		{Path: "test/unit", Data: []byte(packageTestUnit)},
 		{Path: "test/makers.pem", Data: makers},
+	}
+	page := read(t, "../../docs/operations.md")
+	esp = append(esp, image.File{Path: "test/page", Data: machineCommands(t, page)})
+	units := regexp.MustCompile("(?s)\n```ini\n# (gangway-[a-z]+\\.(?:service|timer))\n(.*?)```").FindAllSubmatch(page, -1)
+	if len(units) != 4 {
+		t.Fatalf("docs/operations.md has %d units, and 4 were expected", len(units))
+	}
+	for _, m := range units {
+		esp = append(esp, image.File{Path: "test/units/" + string(m[1]), Data: m[2]})
 	}
 	esp = append(esp, image.File{Path: "test/gangway-fleet", Data: read(t, filepath.Join(folder, "gangway-fleet")), Mode: 0o755})
 	for version, packages := range map[string]int{"old": 2, "new": 3} { // the earlier commit has no package of the signer

@@ -7,6 +7,8 @@
 #	/test/new/*.deb        packages of this version
 #	/test/makers.pem       CA certificates of the TPM's maker
 #	/test/gangway-fleet    makes the emulated devices, which belong to the account eve
+#	/test/page             commands of docs/operations.md that need systemd or Debian's packages
+#	/test/units            units of docs/operations.md
 set -u
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=noninteractive
 exec </dev/null
@@ -36,6 +38,43 @@ finish() {
 	exit
 }
 not() { ! "$@"; }
+cp page untyped
+# types runs the command of the page that begins with BEGINNING, exactly as the page has it, and
+# checks that it succeeds. The program `script` is the terminal that some programs require.
+types() { # BEGINNING [ANSWER...]
+	line=$(awk -v begins="$1" 'index($0, begins) == 1 { print; exit }' page)
+	grep -Fxv -e "$line" untyped >untyped.new
+	mv untyped.new untyped
+	check "the page: $line" typed "$@"
+	cp $out /run/typed.out
+}
+typed() { # BEGINNING [ANSWER...]
+	[ -n "$line" ] || return 1
+	shift
+	if [ $# = 0 ] && [ "${line#systemctl edit }" = "$line" ]; then
+		sh -c "$line"
+		return
+	fi
+	# The terminal's programs discard what was written before they ask.
+	for answer; do
+		sleep 12
+		echo "$answer"
+	done | script -qec "$line" /dev/null
+}
+# An editor for `systemctl edit`, which writes the settings in the file /test/settings.
+cat >/run/editor <<'END'
+#!/bin/sh
+cat /test/settings >"$1"
+END
+chmod 755 /run/editor
+export SYSTEMD_EDITOR=/run/editor
+settings() { (echo '[Service]' && cat) >settings; }
+printed() { grep -q -e "$1" /run/typed.out; } # by the last command of the page
+# Nobody answers apt-get's questions. It keeps the changed files in /etc.
+cat >/etc/apt/apt.conf.d/90test <<'END'
+APT::Get::Assume-Yes "true";
+DPkg::Options { "--force-unsafe-io"; "--force-confdef"; };
+END
 within() { # SECONDS COMMAND...
 	end=$(($(date +%s) + $1))
 	shift
@@ -211,33 +250,37 @@ check "the agent and its proxy stop" systemctl stop gangway-agent.service gangwa
 check "no unit of Gangway has failed" no_failed_units
 
 say "install: the signer, with keys in SoftHSM"
-check "gangway-signer installs" install new/gangway-signer_*.deb
+cp new/gangway-signer_*.deb gangway-signer_1.2.0_amd64.deb
+types "apt-get install softhsm2 ./gangway-signer"
 check "gangway-signer.service is not enabled" not enabled gangway-signer.service
 check "the folder of the PIN is root's, mode 700" owned /etc/gangway-signer "root 700"
-(umask 077 && echo 648219 >/etc/gangway-signer/pin)
-check "the signer's user may use SoftHSM" adduser --quiet gangway-signer softhsm
-cp -p /etc/gangway-signer/pin /run/pin && chown gangway-signer /run/pin
-check "a token is made" as_signer softhsm2-util --init-token --free --label gangway --so-pin 73918264 --pin 648219
-for key in aca device-ca tls-ca; do
-	check "a key is made: $key" as_signer gangway-signer create-key $key --module /usr/lib/softhsm/libsofthsm2.so --token gangway --pin-file /run/pin
-done
-cat >>/etc/default/gangway-signer <<'END'
-GANGWAY_SIGNER_MODULE=/usr/lib/softhsm/libsofthsm2.so
-GANGWAY_SIGNER_TOKEN=gangway
-GANGWAY_SIGNER_KEY=aca,device-ca,tls-ca
-END
-mkdir -p /etc/systemd/system/gangway-signer.service.d
-cat >/etc/systemd/system/gangway-signer.service.d/softhsm.conf <<'END'
-[Service]
+types "adduser gangway-signer softhsm"
+settings <<'END'
 ReadWritePaths=/var/lib/softhsm/tokens
 PrivateNetwork=yes
 IPAddressDeny=any
 RestrictAddressFamilies=
 RestrictAddressFamilies=AF_UNIX
 END
-check "systemd reads the drop-in" systemctl daemon-reload
-check "gangway-signer.service starts" systemctl enable --now gangway-signer.service
+types "systemctl edit gangway-signer"
+types "install -m 600 /dev/null /etc/gangway-signer/pin"
+echo 648219 >/etc/gangway-signer/pin
+check "only root may read the PIN" owned /etc/gangway-signer/pin "root 600"
+types "install -m 600 -o gangway-signer /etc/gangway-signer/pin"
+types "runuser -u gangway-signer -- softhsm2-util" 73918264 73918264 648219 648219
+for key in aca device-ca tls-ca; do
+	types "runuser -u gangway-signer -- gangway-signer create-key $key"
+done
+types "rm /run/pin"
+cat >>/etc/default/gangway-signer <<'END'
+GANGWAY_SIGNER_MODULE=/usr/lib/softhsm/libsofthsm2.so
+GANGWAY_SIGNER_TOKEN=gangway
+GANGWAY_SIGNER_KEY=aca,device-ca,tls-ca
+END
+types "systemctl enable --now gangway-signer"
 check "its socket is there" within 30 kept /run/gangway-signer/socket
+types "journalctl -u gangway-signer"
+check "the log says that the signer is ready" printed "The signer is ready"
 check "the socket belongs to the signer and the group gangway" sh -c "[ \"\$(stat -c '%U %G %a' /run/gangway-signer/socket)\" = 'gangway-signer gangway 660' ]"
 check "the signer runs as the user gangway-signer" runs_as gangway-signer.service gangway-signer
 check "the user gangway may use the signer" signer_answers gangway
@@ -246,12 +289,14 @@ check "another user may not use the signer" not signer_answers nobody
 check "the socket's folder is for the signer and the group gangway" owned /run/gangway-signer "gangway-signer 750"
 check "another user of the group gangway may not use the signer" not runuser -u nobody -G gangway -- curl -fsS --max-time 10 --unix-socket /run/gangway-signer/socket http://signer/v1/keys/aca
 check "the signer logs the refusals" sh -c 'journalctl --no-pager -o cat -u gangway-signer | grep -q "Refused a connection.*user=65534"'
+types "systemd-analyze security gangway-signer"
+check "systemd-analyze prints the exposure level" printed "Overall exposure level"
 check "the signer's exposure level is 0.5 at most, without a network" exposed gangway-signer.service 5
 at='signer:/run/gangway-signer/socket?key='
 check "the hub's CAs get keys in SoftHSM: request" gangway ca request --data $data --ca aca --ca device-ca --ca tls-ca --key "aca=${at}aca" --key "device-ca=${at}device-ca" --key "tls-ca=${at}tls-ca" -o request.pem
 check "the hub's CAs get keys in SoftHSM: issue" gangway ca issue request.pem --root $data/pki --yes -o answer.pem
 check "the hub's CAs get keys in SoftHSM: install" gangway ca install answer.pem --data $data
-check "the hub restarts" systemctl restart gangway.service
+types "systemctl restart gangway"
 check "the hub answers /healthz, with a certificate from SoftHSM" within 180 answers
 check "gangway doctor reaches the keys" usable_keys
 check "the hub's unit signs through the socket: a device onboards" fleet signer.json $(($(number after.json devices_active) + 1)) --onboarded $(($(number after.json devices_active) + 1)) --mix report=1/s --for 5s
@@ -260,6 +305,82 @@ check "the signer has no access to the network" not nsenter --target "$(systemct
 check "gangway-signer is upgraded while it runs" install new/gangway-signer_*.deb
 check "the new program runs: signer" within 30 runs_installed gangway-signer.service /usr/bin/gangway-signer
 check "the signer answers after the upgrade" within 30 signer_answers gangway
+
+say "the hub's unit, as docs/operations.md says"
+types "chown -R gangway: /var/lib/gangway"
+settings <<'END'
+CapabilityBoundingSet=CAP_NET_BIND_SERVICE
+AmbientCapabilities=CAP_NET_BIND_SERVICE
+PrivateUsers=no
+PrivateDevices=no
+DevicePolicy=closed
+DeviceAllow=/dev/tpmrm0 rw
+SupplementaryGroups=tss
+END
+types "systemctl edit gangway"
+sed -i '/^GANGWAY_OPTIONS=/s/5GiB"/5GiB --listen :443"/' /etc/default/gangway
+types "ls -l /dev/tpmrm0"
+check "the group tss may use the TPM" printed " tss "
+types "usermod -aG tss gangway"
+check "the hub's user may use the TPM" runuser -u gangway -- test -r /dev/tpmrm0 -a -w /dev/tpmrm0
+types "systemctl stop gangway"
+check "the hub does not run" not active gangway.service
+types "systemctl start gangway"
+check "the hub answers at port 443" within 180 curl -fsS --max-time 20 --cacert $data/pki/root.crt "https://$(hostname):443/healthz"
+check "the hub's process has the group tss" sh -c "grep '^Groups:' $(process gangway)/status | grep -qw \"\$(getent group tss | cut -d: -f3)\""
+types "journalctl -u gangway -n 50"
+check "the log shows the hub" printed "gangway"
+
+say "backup and restore, as docs/operations.md says"
+types "install -d -m 700 -o gangway -g gangway /backup"
+key=$(gangway backup key backup.key) || say "FAILED  gangway backup key"
+recipient=$(echo "$key" | grep -o 'age1[0-9a-z]*' | head -n 1)
+hub_name=$(gangway doctor --data $data | grep -o 'hub name is [0-9a-f]*' | cut -d' ' -f4)
+export HUB_NAME="$hub_name"
+for unit in units/*; do
+	sed "s/age1\.\.\./$recipient/" "$unit" >"/etc/systemd/system/$(basename "$unit")"
+done
+types "systemctl enable --now gangway-backup.timer"
+check "the timers run" systemctl --quiet is-active gangway-backup.timer gangway-events.timer
+types "systemctl start gangway-backup gangway-events"
+types "journalctl -u gangway-backup"
+check "the log shows the backup" printed "gangway-backup"
+check "the folder has a backup and the events" sh -c 'ls /backup/*.gangway-backup && [ -s /backup/since.jsonl ]'
+types "chown -R gangway: /backup"
+types "install -d -m 755 /etc/gangway"
+types "install -m 400 -o gangway -g gangway /dev/null /etc/gangway/database-password"
+check "only the hub's user may read the file of the password" owned /etc/gangway/database-password "gangway 400"
+chown nobody /etc/gangway/database-password
+types "chown gangway: /etc/gangway/database-password"
+check "the file of the password is the hub's user's again" owned /etc/gangway/database-password "gangway 400"
+types "systemctl stop gangway"
+types "cp /backup/since.jsonl since.jsonl"
+types "gangway events --data /var/lib/gangway --since 48h"
+check "the events are in the file" [ -s since.jsonl ]
+types "mv /var/lib/gangway /var/lib/gangway.old"
+types "gangway restore "
+types "chown -R gangway: /var/lib/gangway"
+types "systemctl start gangway"
+check "the restored hub listens" within 180 gangway ready --data $data
+types "gangway ready --data"
+check "gangway ready says so" printed "^ready"
+check "the restored hub knows the device" within 60 admitted
+rm -r /var/lib/gangway.old
+
+say "the older package, as docs/operations.md says"
+cp old/gangway_*.deb gangway_1.1.0_amd64.deb
+types "systemctl disable --now gangway"
+types "mv /var/lib/gangway /var/lib/gangway.new"
+types "apt-get install --allow-downgrades ./gangway_1.1.0"
+check "gangway has the old version" version gangway old
+check "the package does not start a disabled hub" not active gangway.service
+check "the old program made no keys" gone $data/pki
+[ -d $data ] && rmdir $data
+mv /var/lib/gangway.new $data
+check "gangway is upgraded again" install new/gangway_*.deb
+check "the upgrade does not start a disabled hub" not active gangway.service
+types "systemctl enable --now gangway"
+check "the hub answers again" within 180 answers
 
 say "remove"
 systemctl start gangway-agent.service
@@ -273,14 +394,31 @@ check "the data is kept" kept $data/gangway.db $data/pki/root.crt $state/state.j
 check "the conffiles are kept" kept /etc/default/gangway /etc/default/gangway-agent
 
 say "install again"
-check "all packages install" install new/gangway_*.deb new/gangway-agent_*.deb new/gangway-signer_*.deb
+check "the agent and the signer install" install new/gangway-agent_*.deb new/gangway-signer_*.deb
+cp new/gangway_*.deb gangway_1.2.0_amd64.deb
+types "apt-get install ./gangway_1.2.0"
 check "the signer starts again, because it is enabled" within 60 signer_answers gangway
 check "the hub answers /healthz, with the same CA" within 180 answers
 check "the agent is active" within 30 active gangway-agent.service
 check "the hub lists the device" within 60 one_device
 
+say "an empty hub, and its end, as docs/operations.md says"
+former=$(sha256sum <$data/pki/root.crt)
+types "systemctl disable --now gangway"
+types "rm -r /var/lib/gangway/*"
+check "the data folder is empty" [ -z "$(ls -A $data)" ]
+types "systemctl enable --now gangway"
+check "a new hub answers" within 180 answers
+check "the new hub has new keys" [ "$(sha256sum <$data/pki/root.crt)" != "$former" ]
+types "systemctl disable --now gangway-backup.timer"
+check "the timers do not run" not systemctl --quiet is-active gangway-backup.timer
+rm /etc/systemd/system/gangway-backup.* /etc/systemd/system/gangway-events.*
+
 say "purge"
-check "all packages are purged" dpkg --force-unsafe-io -P gangway-signer gangway gangway-agent
+types "apt-get purge gangway-signer"
+types "apt-get purge gangway"
+check "the agent is purged" dpkg --force-unsafe-io -P gangway-agent
+check "each command of the page that needs this machine was typed: $(cat untyped)" [ ! -s untyped ]
 check "no program of Gangway runs" no_processes
 check "data, conffiles and join token are gone" gone $data $state $token /etc/default/gangway /etc/default/gangway-agent
 check "the signer's PIN and conffile are gone" gone /etc/gangway-signer /etc/default/gangway-signer /usr/bin/gangway-signer
