@@ -51,24 +51,18 @@ const maxEvidence = store.MaxPending
 
 var errBadEvidence = errors.New("the stored evidence is damaged")
 
-// The encoders and the decoder of packed evidence. They are safe for concurrent use.
+// The encoder of long evidence, and the decoder of all packed evidence. They are safe for concurrent
+// use.
 var (
-	evidenceEncoder = newEncoder()
-	// shortEncoder does not try to compress bytes without repetitions. In short evidence, these are
-	// keys, hashes and signatures.
-	shortEncoder    = newEncoder(zstd.WithNoEntropyCompression(true))
+	evidenceEncoder = must(zstd.NewWriter(nil, zstd.WithEncoderDictRaw(1, evidenceWords), zstd.WithEncoderLevel(zstd.SpeedFastest),
+		zstd.WithEncoderCRC(false), zstd.WithWindowSize(512<<10), zstd.WithLowerEncoderMem(true)))
 	evidenceDecoder = must(zstd.NewReader(nil, zstd.WithDecoderDictRaw(1, evidenceWords), zstd.WithDecoderConcurrency(0),
 		zstd.WithDecoderMaxMemory(maxEvidence), zstd.WithDecoderLowmem(true)))
 )
 
-// shortEvidence is the largest length of evidence that shortEncoder compresses. Longer evidence has a
+// shortEvidence is the largest length of evidence that appendFrame compresses. Longer evidence has a
 // boot event log.
 const shortEvidence = 16 << 10
-
-func newEncoder(more ...zstd.EOption) *zstd.Encoder {
-	return must(zstd.NewWriter(nil, append([]zstd.EOption{zstd.WithEncoderDictRaw(1, evidenceWords), zstd.WithEncoderLevel(zstd.SpeedFastest),
-		zstd.WithEncoderCRC(false), zstd.WithWindowSize(512 << 10), zstd.WithLowerEncoderMem(true)}, more...)...))
-}
 
 // The function `must` returns a coder. It panics if the options are wrong.
 func must[T any](coder T, err error) T {
@@ -130,54 +124,53 @@ func (v *evidence) names() [8][]byte {
 	return [8][]byte{hex.AppendEncode(nil, v.iakName), []byte(v.device), []byte(v.owner), []byte(v.token), v.iakName, v.idevidName, []byte(v.model), []byte(v.serial)}
 }
 
-// abbreviate replaces names in `b` by their abbreviations. The caller uses both returned buffers
-// again.
-func (v *evidence) abbreviate(b, other []byte) (result, spare []byte) {
-	b, other = replaceAll(b, other, []byte{escape}, noName)
-	for i, name := range v.names() {
-		// An escaped name has only whole abbreviations, and its first byte is not a byte of an
-		// abbreviation. So it never begins or ends in the middle of an abbreviation in b.
-		if len(name) >= 8 && name[0] < noName {
-			escaped, _ := replaceAll(name, nil, []byte{escape}, noName)
-			b, other = replaceAll(b, other, escaped, noName+1+byte(i))
-		}
-	}
-	return b, other
-}
+// minName is the length of the shortest text that is abbreviated.
+const minName = 8
 
-// replaceAll writes b to the buffer `other`, with the abbreviation `code` in place of each `old`.
-// It returns both buffers.
-func replaceAll(b, other, old []byte, code byte) (result, spare []byte) {
-	i := index(b, old)
-	if i < 0 {
-		return b, other
-	}
-	result = other[:0]
-	for rest := b; ; i = index(rest, old) {
-		if i < 0 {
-			return append(result, rest...), b
-		}
-		result = append(append(result, rest[:i]...), escape, code)
-		rest = rest[i+len(old):]
-	}
-}
-
-// index does the same as bytes.Index, but faster for a long text: it first looks for the beginning
-// of the text, because bytes.Index is fast only for texts of up to 63 bytes.
-func index(b, text []byte) int {
-	const fast = 32
-	if len(text) <= fast {
-		return bytes.Index(b, text)
-	}
-	for at := 0; ; at++ {
-		i := bytes.Index(b[at:], text[:fast])
-		if i < 0 {
-			return -1
-		}
-		if at += i; bytes.HasPrefix(b[at:], text) {
-			return at
+// abbreviate appends `b` to `out`, with abbreviations in place of the names.
+func (v *evidence) abbreviate(out, b []byte) []byte {
+	// first and second have a bit for each name that has this byte as its first or second byte, and
+	// a bit for the byte `escape`.
+	const escaped = 1 << 8
+	var first, second [256]uint16
+	names := v.names()
+	for i, name := range names {
+		if len(name) >= minName {
+			first[name[0]] |= 1 << i
+			second[name[1]] |= 1 << i
 		}
 	}
+	first[escape] |= escaped
+	for i := range second {
+		second[i] |= escaped
+	}
+	copied := 0 // the first bytes of b, which are in `out`
+	for i := 0; i+1 < len(b); i++ {
+		may := first[b[i]] & second[b[i+1]]
+		if may == 0 {
+			continue
+		}
+		length, code := 0, byte(noName)
+		for n := 0; n < len(names); n++ {
+			if may&(1<<n) != 0 && bytes.HasPrefix(b[i:], names[n]) {
+				length, code = len(names[n]), noName+1+byte(n)
+				break
+			}
+		}
+		if length == 0 && b[i] == escape {
+			length = 1
+		}
+		if length > 0 {
+			out = append(append(out, b[copied:i]...), escape, code)
+			copied = i + length
+			i = copied - 1
+		}
+	}
+	out = append(out, b[copied:]...)
+	if copied < len(b) && b[len(b)-1] == escape {
+		out = append(out, noName)
+	}
+	return out
 }
 
 // expand replaces the abbreviations in b.
@@ -220,8 +213,9 @@ func (v *evidence) pack() []byte {
 		}
 		b = append(binary.AppendUvarint(b, uint64(len(*f))), *f...)
 	}
-	b, buffers[1] = v.abbreviate(b, buffers[1])
 	buffers[0] = b
+	b = v.abbreviate(buffers[1][:0], b)
+	buffers[1] = b
 	out := make([]byte, 2, 2<<10)
 	out[0] = packedEvidence
 	if v.hasChain {
@@ -229,7 +223,7 @@ func (v *evidence) pack() []byte {
 		out = append(out, v.chain[:]...)
 	}
 	if len(b) <= shortEvidence {
-		return shortEncoder.EncodeAll(b, out)
+		return appendFrame(out, b)
 	}
 	return evidenceEncoder.EncodeAll(b, out)
 }
