@@ -23,10 +23,10 @@ const (
 var ErrForeignPassword = errors.New("the TPM's lockout password was set by another program, or for an earlier installation, so the TPM would not protect a PIN: clear the TPM in the firmware's setup, install the machine again, and then set the PIN")
 
 // Protect sets the password of the lockout hierarchy and the limits against guessing. Without a
-// password, any program could reset the count of wrong guesses. If the hierarchy has a password,
-// and `mine` is set, the password must be the same one from an earlier call; otherwise the error is
-// ErrForeignPassword. Protect never guesses, because a wrong password would lock the hierarchy for
-// a day.
+// password, any program could reset the count of wrong guesses. Set `mine` if an earlier call of
+// Protect has set the password `password`. If the hierarchy has a password and `mine` is not set,
+// the error is ErrForeignPassword. Protect never guesses, because a wrong password would lock the
+// hierarchy for a day.
 func Protect(t transport.TPM, password []byte, mine bool) error {
 	s, err := Read(t)
 	if err != nil {
