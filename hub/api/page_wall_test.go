@@ -106,8 +106,9 @@ func TestWallShowsNothingOfOthersAndNoMarkup(t *testing.T) {
 			t.Errorf("%s: %d %s", path, status, brief.Of(page))
 		}
 	}
-	// If nobody is signed in, the hub answers the request for the wall's part with 401. So the open
-	// page can show that the session has ended.
+	// The wall page in the browser requests its list again and again. If nobody is signed in any
+	// more, the hub answers this request with 401, so that the page can show that the session has
+	// ended.
 	nobody := s.person(t, "")
 	if status, _, h := nobody.request("GET", "/ui/wall/part", nil, map[string]string{"Accept": "text/html", "HX-Request": "true"}); status != 401 || h.Get("HX-Redirect") != "/sign-in" {
 		t.Errorf("signed out: %d", status)

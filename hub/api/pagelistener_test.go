@@ -190,8 +190,8 @@ func TestSignInWorksAtBothNames(t *testing.T) {
 	}
 }
 
-// Each answer announces the URL of the pages. The URLs in an answer have the host name that the
-// client used.
+// Each answer announces the URL of the hub's web pages. The URLs in an answer have the host name
+// that the client used.
 func TestAddressesFollowTheName(t *testing.T) {
 	t.Parallel()
 	p := newPageScene(t)
