@@ -78,5 +78,5 @@ func limits(t transport.TPM, password []byte) error {
 	return nil
 }
 
-// Forgive resets the count of wrong guesses, after the right PIN.
+// Forgive resets the count of wrong guesses. Call it after a person has typed the right PIN.
 func Forgive(t transport.TPM, password []byte) error { return reset(t, password) }
