@@ -91,8 +91,8 @@ func TestUnitsHaveNoUnknownSettings(t *testing.T) {
 	dir := t.TempDir()
 	program := regexp.MustCompile(`(?m)^ExecStart=\S+`)
 	for unit, b := range units {
-		// The test replaces the program, because Gangway may not be installed on this
-		// machine.
+		// The test replaces the unit's program with a shell, because Gangway may not be installed
+		// on this machine.
 		b = program.ReplaceAll(b, []byte("ExecStart=/bin/sh"))
 		if err := os.WriteFile(filepath.Join(dir, unit), b, 0o600); err != nil {
 			t.Fatal(err)

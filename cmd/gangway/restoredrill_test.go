@@ -359,8 +359,8 @@ func restoreDrill(t *testing.T, shared bool) {
 	if len(restored.Gaps) > 0 || restored.Until.Before(ended) {
 		t.Errorf("the events since the hour before have %d gaps and end at %s", len(restored.Gaps), restored.Until)
 	}
-	// A backup contains its begin as a time in whole seconds, and restore counts all events since
-	// that time.
+	// A backup contains the time at which it began, in whole seconds, and restore counts all events
+	// since that time.
 	sure, _ := split(l.have(), begun.Truncate(time.Second), ended)
 	if n := restored.Lost["device.activated"]; n < len(after) || n > len(l.devices)-len(sure) {
 		t.Errorf("the restore names %d lost devices; %d onboarded after the backup, and %d before", n, len(after), len(sure))

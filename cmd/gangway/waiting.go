@@ -23,9 +23,9 @@ func (a *app) decideCommand(verb, short, long, done string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			// The request names the questions about the machine that this command has printed for
-			// the person's decision. If the machine has other questions when the hub gets the
-			// request, the hub refuses the decision.
+			// The request contains the questions that this command has printed, because the person
+			// decides about these questions. If the hub has other questions about the machine when
+			// it gets the request, it refuses the decision.
 			if a.forPeople() {
 				a.printWaiting(w)
 			}

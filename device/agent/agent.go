@@ -295,8 +295,8 @@ const maxNewRequests = 3
 // retries.
 //
 // If the device is already active, Onboard checks that the device's certificate is for a key of
-// this TPM, and asks the hub whether the hub still accepts the device. If the hub does not accept
-// the device and checkReturn allows a new onboarding, Onboard onboards the device again. If
+// this TPM. It also asks the hub whether the hub still accepts the device. If the hub does not
+// accept the device and checkReturn allows a new onboarding, Onboard onboards the device again. If
 // checkReturn forbids a new onboarding, Onboard returns a *Removed.
 func (a *Agent) Onboard(ctx context.Context) (*State, error) {
 	if err := a.onboard(ctx); err != nil {

@@ -394,7 +394,7 @@ func TestWrap(t *testing.T) {
 }
 
 // A person sets a PIN: the console never shows it, asks for it twice, and gives it to the hook only
-// if both are equal.
+// if the person types the same PIN twice.
 func TestPINIsAskedTwiceAndNotShown(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, ownedState, nil)

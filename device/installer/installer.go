@@ -228,7 +228,7 @@ func (i *Installer) preflight(encrypt bool) error {
 }
 
 // contradiction returns an error, for the person at the machine, if a finding shows that the
-// installed system could not work, for example because there is no TPM 2.0.
+// installed system could not work. An example is a machine without a TPM 2.0.
 func contradiction(findings []finding.Finding, encrypt bool) error {
 	if f := preflight.Contradiction(findings, encrypt); f != nil {
 		return fmt.Errorf("%s\n%s", f.Fact, f.Remedy)

@@ -79,8 +79,8 @@ func TestFindingsAreShownBeforeTheCountdown(t *testing.T) {
 	})
 }
 
-// Without a PCR bank of SHA-256 the key of an encrypted disk cannot be sealed, so the installer
-// stops before it erases anything.
+// If the TPM has no PCR bank of SHA-256, it cannot seal the key of an encrypted disk. So the
+// installer stops before it erases anything.
 func TestEncryptionThatTheTPMCannotDoStops(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		l := newLab(t, nvme)

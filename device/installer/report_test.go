@@ -14,8 +14,8 @@ import (
 	"gangway/wire"
 )
 
-// The TPM signs the table together with the events of the PCRs that show the installer. The key is
-// the IAK that the agent uses later.
+// The TPM signs the partition table together with those events of the event log that show which
+// installer ran. The key is the IAK that the agent uses later.
 func TestReportIsSignedByTheIAK(t *testing.T) {
 	t.Parallel()
 	s := swtpmtest.Start(t, swtpm.Options{EK: swtpm.P384})

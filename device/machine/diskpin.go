@@ -22,7 +22,8 @@ type Ask func(why string) string
 
 // askKey returns the key of a disk with a PIN. It asks until an answer opens the disk. `release`
 // returns the TPM's part of the key. If the TPM does not release this part, only the recovery key
-// opens the disk. A lockout can end while a person is asked, so askKey calls `release` again then.
+// opens the disk. A lockout can end while askKey waits for the person, so askKey calls `release`
+// again after each such answer.
 func askKey(t transport.TPM, disk io.ReaderAt, release func() ([]byte, error), ask Ask) (luks.Key, error) {
 	passphrase, refused := release()
 	why := ""

@@ -13,7 +13,8 @@ import (
 	"gangway/device/install/seal"
 )
 
-// If the TPM does not release the disk's key, no PIN is tried, and the recovery key opens the disk.
+// If the TPM does not release the disk's key, askKey does not try a PIN, and the recovery key opens
+// the disk.
 func TestRecoveryKeyOpensADiskWithAPIN(t *testing.T) {
 	t.Parallel()
 	recovery := strings.Repeat("cbdefghi-", 7) + "cbdefghi"
@@ -37,8 +38,8 @@ func TestRecoveryKeyOpensADiskWithAPIN(t *testing.T) {
 	}
 }
 
-// An image without --disk-pin gives no disk a PIN, so a person who only passes by cannot lock the
-// machine. A disk that is not encrypted has no PIN either.
+// If an image was built without --disk-pin, SetPIN refuses. So a person who only passes by cannot
+// lock the owner out with a PIN. A disk that is not encrypted has no PIN either.
 func TestImageMustAllowThePIN(t *testing.T) {
 	t.Parallel()
 	head, _, err := luks.Format([]luks.Slot{{Passphrase: bytes.Repeat([]byte("a"), 44)}})

@@ -79,9 +79,9 @@ type request struct {
 	answer chan string
 }
 
-// Ask returns the next line that a person types at one of the terminals, and that is not the
-// password of the shell. An empty line still opens the console. When a line would be the answer,
-// Ask calls `show`.
+// Ask returns the next line that a person types at one of the terminals. The shell's password is
+// not such a line: it still opens the shell. An empty line still opens the console. As soon as a
+// line counts as the answer, Ask calls `show`.
 func (t *Terminals) Ask(prompt string, show func()) string {
 	r := &request{prompt, make(chan string, 1)}
 	t.locked.Store(true)
@@ -100,7 +100,7 @@ func (t *Terminals) Ask(prompt string, show func()) string {
 	return <-r.answer
 }
 
-// lend records that a terminal is served for Ask, and reports whether it was not so before.
+// lend records that a terminal is served for Ask, and reports whether this record is new.
 func (t *Terminals) lend(path string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

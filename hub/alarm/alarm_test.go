@@ -10,8 +10,8 @@ import (
 
 var now = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 
-// calm is a reading without a condition. Each number is at its bound, so a condition begins if a
-// number goes one step further.
+// calm returns a reading for which no alarm condition holds. Each number is at its limit: if it
+// goes one step further, a condition begins.
 func calm() alarm.Reading {
 	return alarm.Reading{
 		Now: now, Created: now.Add(-100 * 24 * time.Hour), Backup: now.Add(-alarm.BackupOld), Database: true, ClockKnown: true,
@@ -65,8 +65,8 @@ func TestEachConditionBeginsAtItsBound(t *testing.T) {
 	}
 }
 
-// Small numbers are not an alarm. Examples are a hub that has three devices, one of them switched
-// off, and a new hub that has no backup.
+// Small numbers do not cause an alarm. Examples are a hub that has three devices, one of them
+// switched off, and a new hub that has no backup.
 func TestSmallNumbersAreCalm(t *testing.T) {
 	t.Parallel()
 	r := calm()

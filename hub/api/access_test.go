@@ -238,10 +238,10 @@ var expectedAccess = map[string]string{
 	"POST /claim/{code}":                              "fullVisitor",
 }
 
-// admits says for each access which kinds of caller, such as "a pending device", the hub admits.
-// The field `kinds` maps a kind of caller to the problem code of the refusal, or to "" if the
-// access admits this kind. A kind that is not in `kinds` gets the code in `others`. If `others` is
-// empty, the kind is admitted.
+// For each access that a route can declare, admits says which kinds of caller, such as "a pending
+// device", the hub admits. The field `kinds` maps a kind of caller to the problem code of the
+// refusal, or to "" if the access admits this kind. A kind that is not in `kinds` gets the code in
+// `others`. If `others` is empty, the kind is admitted.
 var admits = map[string]struct {
 	kinds  map[string]string
 	others string
@@ -271,8 +271,8 @@ var admits = map[string]struct {
 // request is.
 var accessCodes = []string{"not-signed-in", "insufficient-scope", "api-token", "not-operator", "no-certificate", "certificate-not-active", "boot-unmeasured", "no-such-address"}
 
-// Each route declares the access in expectedAccess. The hub admits or refuses every kind of caller
-// as the access says.
+// Each route declares the access that expectedAccess has for this route. The hub admits or refuses
+// every kind of caller as the access says.
 func TestRoutesAdmitWhomTheyDeclare(t *testing.T) {
 	f := newFleet(t)
 	f.Server.Unlimited()

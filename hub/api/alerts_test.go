@@ -459,14 +459,13 @@ func (w *watched) faults() []fault {
 	}
 }
 
-// heardBefore reports whether the replica last received news of the other replicas more than `age`
-// ago.
+// heardBefore reports whether the replica's last news of the other replicas is older than `age`.
 func (w *watched) heardBefore(age time.Duration) bool {
 	s := w.scrape()
 	return float64(s.at.UnixMilli())/1000-sample(w.t, s.text, "gangway_replica_heard_timestamp_seconds") > age.Seconds()
 }
 
-// contact lets each device contact the hub.
+// contact makes each device contact the hub.
 func (w *watched) contact() {
 	w.t.Helper()
 	for _, d := range w.devices {
@@ -557,7 +556,7 @@ func TestEachAlertFiresAndClears(t *testing.T) {
 	}
 }
 
-// dashboardFile is Grafana's dashboard.
+// dashboardFile is the file with the Grafana dashboard.
 const dashboardFile = "../../contrib/grafana/gangway.json"
 
 // Each expression of the dashboard is valid, and reads metrics that a hub has. Each panel has a

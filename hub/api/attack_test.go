@@ -542,8 +542,7 @@ func TestActivationRacesWithExpiry(t *testing.T) {
 	s := newSceneOnDisk(t)
 	c := must(s.victim.Enrol(t.Context(), s.client, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)))(t)
 	s.Advance(onboard.PendingFor + time.Second)
-	// The enrolment has expired by the clock. The hub has not removed the expired enrolment from
-	// the store.
+	// The enrolment has expired, but the hub has not removed it from the store yet.
 	refused(t, must(s.victim.Activate(t.Context(), s.client, c))(t), 410, onboard.CodeExpired)
 	if n := must(s.Store.ExpireEnrolments(t.Context(), s.Now(), 100))(t); n != 1 {
 		t.Errorf("%d enrolments expired", n)

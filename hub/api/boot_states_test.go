@@ -114,7 +114,7 @@ func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 			}
 			verdictOf(t, c, s.victim, boots.pcrs, boots.log, 3)
 			refused(t, requestSecret(t, c), 403, "boot-nothing-measured")
-			// The owner can admit the device by another policy.
+			// With another policy, the owner can admit the device.
 			s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: report\n")
 			if a := requestSecret(t, c); a.Status != 200 {
 				t.Errorf("%d %s", a.Status, a.Body)

@@ -121,8 +121,8 @@ func TestBootIsLearntComparedAndAccepted(t *testing.T) {
 	}
 }
 
-// An owner can use the reference of another device as a device's reference, if both are of the same
-// model.
+// An owner can set the reference of one device from the reference of another device, if both are of
+// the same model.
 func TestReferenceOfAnotherDeviceOfTheModel(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -285,8 +285,8 @@ type BootDecisionView struct {
 	Devices  int       `json:"devices"` // number of devices in the cohort at the time of the decision
 }
 
-// NewBootDecision is the body of a request to accept, for a cohort of devices, a value that they
-// measured for a part of the boot, such as a boot loader.
+// NewBootDecision is the body of a request that accepts a measured value of a part of the boot,
+// such as a boot loader, for a cohort of devices.
 type NewBootDecision struct {
 	Part  string `json:"part"`
 	Value string `json:"value"`

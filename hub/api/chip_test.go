@@ -48,8 +48,8 @@ func otherIAK(t testing.TB, d *fleet.Device) *fleet.Device {
 	return &n
 }
 
-// Someone onboards a first owner's TPM with the token of a second owner, with the same EK or
-// another EK of the TPM. The first owner gets an event. The first owner gets only one event for
+// Someone tries to onboard a first owner's TPM with the token of a second owner, with the same EK
+// or another EK of the TPM. The first owner gets an event. The first owner gets only one event for
 // each second owner and EK, even after many tries.
 func TestFirstOwnerIsToldOnceOfAnotherOwnersTry(t *testing.T) {
 	t.Parallel()

@@ -23,7 +23,8 @@ func (l *limiter[K]) unlimited() {
 	clear(l.clients)
 }
 
-// realPasswordCost is what a password costs outside of this package's tests.
+// realPasswordCost is the cost of hashing a password in a real hub. The tests of this package use a
+// lower cost.
 var realPasswordCost = passwordCost
 
 func init() { passwordCost = argonCost{passes: 1, memory: 64} }
@@ -34,8 +35,8 @@ func HashAtRealCost(password string) (string, error) { return hashPassword(passw
 // VerifyPassword reports whether `hash` is the hash of the password.
 func VerifyPassword(password, hash string) (bool, error) { return verifyPassword(password, hash) }
 
-// RealPasswordCost makes the check for an account that does not exist cost as much as outside of
-// this package's tests. It returns the hash that the hub then checks for such an account.
+// RealPasswordCost gives the check of a password for an account that does not exist the cost of a
+// real hub. It returns the hash that the hub then checks for such an account.
 func (s *Server) RealPasswordCost() string {
 	s.passwords.decoy = decoy(realPasswordCost)
 	return s.passwords.decoy

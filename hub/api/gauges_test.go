@@ -73,8 +73,9 @@ func TestMetricsShowTheHubsState(t *testing.T) {
 	}
 }
 
-// An attacker who chooses every part of a request must not choose a label. If the attacker could,
-// each request would add a series, in the memory of the hub and of the monitoring system.
+// An attacker can choose every part of a request, but must not be able to choose a label of a
+// metric. With a new label, each request would add a series to the memory of the hub and of the
+// monitoring system.
 func TestClientsChooseNoLabel(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -89,7 +89,7 @@ func TestInstallersReportDecidesAboutThePartitionTable(t *testing.T) {
 	bad := *good
 	bad.Table = diskTable(2)
 	// Without a valid report of the installer, the state of the partition table is only "known",
-	// and this policy does not admit the device.
+	// and a policy that requires an expected boot does not admit the device.
 	if v := bootedWith(t, c, s.victim, fromDisk("linux 1", table), &bad, 5); v.State != store.BootMatches {
 		t.Fatalf("%s", brief.Of(v))
 	}
@@ -112,7 +112,8 @@ func TestInstallersReportDecidesAboutThePartitionTable(t *testing.T) {
 	}
 	says("changed", "PCR 5 does not have the partition table that the installer")
 	admitted(false)
-	// After the owner removed the key that signed the manifest, the report does not count any more.
+	// After the owner removed the key that signed the manifest, the installer's report does not
+	// count any more.
 	want[map[string]string](ada, "DELETE", "/boots/keys/"+k.id, nil, 200)
 	bootedWith(t, c, s.victim, fromDisk("linux 1", table), good, 9)
 	says("known", "as in the reference")

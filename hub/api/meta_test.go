@@ -116,8 +116,8 @@ func TestNumbersComeBackAsTheyWereWritten(t *testing.T) {
 	}
 }
 
-// An older hub stored metadata that is too deep or malformed. Answers leave out this metadata, and
-// have the other metadata. The owner can delete the malformed metadata.
+// An older hub stored metadata that is too deep or malformed. The hub's answers leave out this part
+// of the metadata and contain the rest. The owner can delete the malformed metadata.
 func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

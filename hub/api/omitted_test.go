@@ -170,7 +170,8 @@ func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
 }
 
 // A stranger knows the public EK of a TPM. The hub's answers do not show the stranger whether the
-// TPM has onboarded, except if the hub has a certificate for the EK that it refuses.
+// TPM has onboarded. There is one exception: the hub has a certificate for the EK, and refuses this
+// certificate.
 func TestKeptCertificateRevealsNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -146,8 +146,8 @@ func TestComeBackIsBounded(t *testing.T) {
 	}
 }
 
-// A client that sends its body slowly does not count as running, so 1,000 slow clients cannot make
-// the hub refuse other clients.
+// A request whose body arrives slowly does not count as a running request, so 1,000 slow clients
+// cannot make the hub refuse other clients.
 func TestSlowBodiesLeaveTheHubsCapacityFree(t *testing.T) {
 	t.Parallel()
 	o := &overload{capacity: 8}

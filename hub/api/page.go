@@ -46,8 +46,8 @@ func (s *Server) renderPage(w http.ResponseWriter, r *http.Request, status int, 
 	return s.writeHTML(w, status, page.Bytes())
 }
 
-// renderPart answers with one template of a page's file. The browser uses it to update a part of
-// the page.
+// renderPart answers with one template from the file of a page's templates. The browser uses the
+// answer to update a part of the page.
 func (s *Server) renderPart(w http.ResponseWriter, r *http.Request, name, part string, p ui.Page) error {
 	s.fillPage(nil, r, &p)
 	var page bytes.Buffer

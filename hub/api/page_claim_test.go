@@ -73,7 +73,7 @@ func checkGuessesAreLimited(t *testing.T, b *browser) {
 	}
 }
 
-// The hub limits guesses of short forms, and the number of machines that it remembers.
+// The hub limits guesses of claim codes' short forms, and the number of machines that it remembers.
 func TestShortFormsAreNotGuessedAndNotHoarded(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

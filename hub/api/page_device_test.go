@@ -550,7 +550,7 @@ func TestLogIsFilteredAndDownloaded(t *testing.T) {
 	if _, log, _ := b.send("GET", "/ui/devices/"+f.boatID+"/log.txt?source=kernel", ""); strings.Count(log, "\n") != 1 || !strings.Contains(log, "ERROR kernel Disk FULL") {
 		t.Errorf("%s", log)
 	}
-	// A live page fetches only the lines, without the layout.
+	// A page that shows new log lines by itself fetches only the lines, without the page's layout.
 	if part := b.tab(f.boatID, "logs&live=1&part=lines"); strings.Contains(part, "<html") || !strings.Contains(part, "Disk FULL") {
 		t.Errorf("%.300s", part)
 	}

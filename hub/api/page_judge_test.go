@@ -12,8 +12,8 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// The page lists the devices that the hub would not accept today, changes nothing, and leads to the
-// preview of their deletion.
+// The page lists the devices that the hub would not accept today, and has a link to the preview of
+// their deletion. The page changes nothing.
 func TestJudgePageListsDevicesToday(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

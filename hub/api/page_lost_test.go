@@ -8,7 +8,7 @@ import (
 	"gangway/hub/store"
 )
 
-// After a restore, the owner's page of devices leads to the list of the lost devices. Another
+// After a restore, the owner's page of devices has a link to the list of the lost devices. Another
 // owner, and the owner of a hub that was never restored, see no such list.
 func TestLostDevicesOnPages(t *testing.T) {
 	t.Parallel()

@@ -160,7 +160,8 @@ func TestOperatorSeesRefusalsByCode(t *testing.T) {
 	}
 }
 
-// The health page shows that the pages' certificate is missing or expires soon, and the remedy.
+// The health page shows that the pages' certificate is missing or expires soon, and shows the
+// remedy.
 func TestOperatorSeesAnExpiredPageCertificate(t *testing.T) {
 	t.Parallel()
 	p := newPageScene(t)
@@ -176,9 +177,9 @@ func TestOperatorSeesAnExpiredPageCertificate(t *testing.T) {
 	}
 }
 
-// The operator sees how many devices run each version of the agent, of all owners. A device sets
-// its version itself. If the text is not a version, it is only counted, so that the page shows no
-// text of an owner's device.
+// For each version of the agent, the operator sees how many devices of all owners run it. A device
+// sets its version itself. If the text is not a version, it is only counted, so that the page shows
+// no text of an owner's device.
 func TestOperatorSeesVersionsAndNoOtherText(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

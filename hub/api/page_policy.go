@@ -295,9 +295,9 @@ func rankOf(b ui.Badge) int {
 	return slices.Index([]string{"bad", "gone", "ask", "off", "ok"}, b.Tone)
 }
 
-// cutByParts returns a sentence if the new policy would no longer admit a device because a part of
-// its boot, such as the boot loader, does not have the required state. In other cases it returns
-// "", also if the present policy already refuses the device for this reason.
+// cutByParts returns a sentence if the new policy would no longer admit a device because of a part
+// of its boot, such as the boot loader. In other cases it returns "", also if the present policy
+// already refuses the device for this reason.
 func (s *Server) cutByParts(ctx context.Context, t *onboard.Trial, d *store.DeviceRow) (string, error) {
 	now, would := t.BootParts()
 	if len(would) == 0 || d.Enrolment == (store.Hash{}) {

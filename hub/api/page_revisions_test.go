@@ -56,7 +56,7 @@ func TestRevisionsOfTheFleetAreListed(t *testing.T) {
 		t.Errorf("a made-up place: %d", status)
 	}
 
-	// The route for one row answers only for the caller's own revisions.
+	// The route that returns one row of the list answers only for the caller's own revisions.
 	for id, want := range map[string]int{f.boatID: 200, f.boatID + ".1": 200, f.boatID + ".0": 200, f.boatID + ".7": 404, f.boatID + ".x": 404, f.pirateID: 404, f.pirateID + ".0": 404, "x": 404, "": 404} {
 		if status, page, _ := b.send("GET", "/ui/revisions/row?id="+id, ""); status != want || want == 200 && !strings.Contains(page, `data-id="`+id+`"`) {
 			t.Errorf("row %q: %d %s", id, status, brief.Of(page))

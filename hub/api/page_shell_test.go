@@ -125,8 +125,8 @@ func TestSignedOutVisitorComesBack(t *testing.T) {
 	}
 }
 
-// An attacker sets the cookie of the notice in a person's browser. The page shows the cookie's text
-// without its markup, and has no link to the attacker's site.
+// An attacker sets the cookie that contains a page's notice in a person's browser. The page shows
+// the cookie's text without its markup, and has no link to the attacker's site.
 func TestPlantedNoticeIsHarmless(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

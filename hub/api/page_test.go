@@ -20,7 +20,7 @@ import (
 	"gangway/internal/brief"
 )
 
-// codeRooms lists the packages with code that makes the hub's refusals.
+// codeRooms lists the packages whose code refuses requests with an error code.
 var codeRooms = []string{"api", "boot", "evidence", "fetch", "onboard", "policy", "search"}
 
 // The table of error codes in docs/protocol.md has each code of the hub with its statuses, and no

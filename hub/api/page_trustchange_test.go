@@ -53,8 +53,9 @@ func trustScene(t *testing.T) (s *scene, olga *browser, stranger *fleet.Maker, m
 	return s, s.signedIn(t, "olga"), stranger, machine
 }
 
-// The operator adds a root on the page, after a preview with the number of waiting machines that
-// would have a chain. The machine then onboards, and the operator's audit trail has the event.
+// The operator adds a root on the page, after a preview with the number of waiting machines whose
+// certificates would have a chain to this root. The machine then onboards, and the operator's audit
+// trail has the event.
 func TestOperatorAddsAMakerOnThePage(t *testing.T) {
 	t.Parallel()
 	s, b, stranger, machine := trustScene(t)
@@ -83,8 +84,8 @@ func TestOperatorAddsAMakerOnThePage(t *testing.T) {
 }
 
 // The operator removes, distrusts and restores a certificate, each after a preview. The preview has
-// the number of devices with a chain that has the certificate. A device that has onboarded stays
-// active.
+// the number of devices whose certificate chain contains this certificate. A device that has
+// onboarded stays active.
 func TestOperatorDistrustsAMakerOnThePage(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

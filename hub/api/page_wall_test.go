@@ -12,8 +12,8 @@ import (
 	"gangway/internal/fleet"
 )
 
-// The wall lists the devices that onboarded last and the machines that are onboarding. It has no
-// controls.
+// The wall page, which is for a screen on a wall, lists the devices that onboarded last and the
+// machines that are onboarding. It has no controls.
 func TestWallShowsArrivalsAndWhatIsUnderway(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -106,14 +106,15 @@ func TestWallShowsNothingOfOthersAndNoMarkup(t *testing.T) {
 			t.Errorf("%s: %d %s", path, status, brief.Of(page))
 		}
 	}
-	// If nobody is signed in, the hub answers the request for the wall's part with 401. So the open
-	// page can show that the session has ended.
+	// The wall page in the browser requests its list again and again. If nobody is signed in any
+	// more, the hub answers this request with 401, so that the page can show that the session has
+	// ended.
 	nobody := s.person(t, "")
 	if status, _, h := nobody.request("GET", "/ui/wall/part", nil, map[string]string{"Accept": "text/html", "HX-Request": "true"}); status != 401 || h.Get("HX-Redirect") != "/sign-in" {
 		t.Errorf("signed out: %d", status)
 	}
-	// A script's request needed a sign-in. After the sign-in, the browser opens the script's page
-	// again, if it is a page of this hub.
+	// A script on a page sends a request that needs a sign-in. After the sign-in, the browser opens
+	// the page with the script again, if it is a page of this hub.
 	for from, to := range map[string]string{
 		s.URL + "/ui/wall?scheme=system": "/sign-in?next=%2Fui%2Fwall%3Fscheme%3Dsystem",
 		"https://evil.example/claim/x":   "/sign-in",

@@ -31,8 +31,8 @@ import (
 
 const pageHost = "fleet.example"
 
-// pageScene is a hub with a separate host name for its pages. This host name has a certificate from
-// another CA.
+// pageScene is a hub with a separate host name for its web pages. This host name has a certificate
+// from another CA.
 type pageScene struct {
 	*scene
 	listener net.Listener
@@ -69,8 +69,8 @@ func newPageScene(t *testing.T) *pageScene {
 	return p
 }
 
-// visit sends a request to the pages' own host name. If `certs` is not empty, the client uses this
-// certificate of a device.
+// visit sends a request to the host name of the hub's web pages. If `certs` is not empty, the
+// client uses this certificate of a device.
 func (p *pageScene) visit(t *testing.T, method, path, body string, header map[string]string, certs ...tls.Certificate) (int, string, http.Header) {
 	t.Helper()
 	c := &http.Client{
@@ -92,8 +92,8 @@ func (p *pageScene) visit(t *testing.T, method, path, body string, header map[st
 	return resp.StatusCode, string(must(io.ReadAll(resp.Body))(t)), resp.Header
 }
 
-// On the pages' own listener, a device's client certificate gives no identity, and the routes for
-// devices do not exist.
+// On the listener of the web pages, a device's client certificate gives no identity, and the routes
+// for devices do not exist.
 func TestPagesOwnNameKnowsNoDevices(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -146,8 +146,8 @@ func TestPagesOwnNameKnowsNoDevices(t *testing.T) {
 	}
 }
 
-// The pages' listener does not request a client certificate, because browsers would then ask their
-// users to choose one.
+// The listener of the web pages does not request a client certificate, because browsers would then
+// ask their users to choose one.
 func TestPagesOwnNameAsksForNoCertificate(t *testing.T) {
 	t.Parallel()
 	p := newPageScene(t)
@@ -190,8 +190,8 @@ func TestSignInWorksAtBothNames(t *testing.T) {
 	}
 }
 
-// Each answer announces the URL of the pages. The URLs in an answer have the host name that the
-// client used.
+// Each answer announces the URL of the hub's web pages. The URLs in an answer have the host name
+// that the client used.
 func TestAddressesFollowTheName(t *testing.T) {
 	t.Parallel()
 	p := newPageScene(t)
@@ -214,7 +214,7 @@ func TestAddressesFollowTheName(t *testing.T) {
 	}
 }
 
-// If a configuration has only the URL of the pages or only the pages' certificate, the hub refuses
+// If a configuration has only the URL of the web pages or only their certificate, the hub refuses
 // the configuration.
 func TestPagesOwnNameNeedsURLAndCertificate(t *testing.T) {
 	t.Parallel()

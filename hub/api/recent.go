@@ -6,8 +6,8 @@ import (
 	"gangway/hub/store"
 )
 
-// recent is a cache of the values that were used last, by a hash. When it is full, it has between
-// maxYoung and 2*maxYoung values.
+// recent is a cache of the values that were used last. The key of a value is a hash. When the cache
+// is full, it has between maxYoung and 2*maxYoung values.
 type recent[V any] struct {
 	mu         sync.Mutex
 	young, old map[store.Hash]V // guarded by mu

@@ -391,8 +391,8 @@ func TestTwoHubsOnOneBucketLoseNothing(t *testing.T) {
 	}
 }
 
-// If an account has many changes, a message does not list them: the account's pages load again
-// instead.
+// If an account has many changes, a message to the other replicas does not list them: the account's
+// pages load again instead.
 func TestNewsForReplicasAreBounded(t *testing.T) {
 	t.Parallel()
 	var o api.Outbox

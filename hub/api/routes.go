@@ -45,7 +45,7 @@ const (
 	// a state that is slightly too large gets the error code of states, and not the error code of
 	// bodies.
 	stateBody = trail.MaxState + trail.MaxMeta + 64<<10
-	// metaFormBody and stateFormBody are for forms with a meta or a state. The encoding of forms
+	// metaFormBody and stateFormBody are for forms with metadata or a state. The encoding of forms
 	// makes text up to three times as long.
 	metaFormBody  = 3*store.MaxMeta + 64<<10
 	stateFormBody = 3*trail.MaxState + 64<<10

@@ -29,8 +29,8 @@ func tracesTo(t *testing.T, c *tracetest.Collector, ratio float64) *tracing.Trac
 	return traces
 }
 
-// roots returns the requests' spans that have this name. `children` has the spans below the first
-// one.
+// The function `roots` returns those spans of requests that have this name. `children` has the
+// names of the spans directly below the first of them.
 func roots(spans []*tracepb.Span, name string) (found []*tracepb.Span, children []string) {
 	for _, s := range spans {
 		if s.Kind == tracepb.Span_SPAN_KIND_SERVER && s.Name == name {

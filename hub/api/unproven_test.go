@@ -137,8 +137,8 @@ func TestTwoStepsFirstStepFetchesNoLinks(t *testing.T) {
 	}
 }
 
-// The hub records the certificate of the first step. The certificate expires. An AK has only one
-// certificate of a first step.
+// The hub records each certificate that a first step issues. Such a certificate expires, and an AK
+// can have only one of them.
 func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -60,7 +60,7 @@ func TestPCR5OfARealBootFollowsFromItsPartitionTable(t *testing.T) {
 	}
 }
 
-// The boot manager of the image that an installation test installs.
+// managerDigest is the SHA-256 of the boot manager in the image that the tests install.
 var managerDigest = hexSum("boot manager")
 
 // imaged returns the manifest of an image: its system, its boot manager and its installer.
@@ -93,8 +93,9 @@ func managed(t testing.TB, kernel, line string, table []byte) eventlog.Log {
 	return l
 }
 
-// reportBy returns the report on a table that a program makes in a boot with this log. Like an
-// installer's report, the report has only the events of a few PCRs.
+// reportBy returns a program's report about the partition table `table`. The program makes the
+// report in a boot with the log `l`. Like an installer's report, the report has only the events of
+// a few PCRs.
 func reportBy(t testing.TB, d *fleet.Device, l eventlog.Log, table []byte, resets uint32) *wire.InstallReport {
 	t.Helper()
 	short := slices.DeleteFunc(slices.Clone(l), func(e eventlog.Event) bool { return e.PCR != 4 && e.PCR != 11 && e.PCR != 12 }).Bytes()
@@ -204,7 +205,7 @@ func TestReportOfAnInstallerCountsOnlyIfTheOwnersInstallerMadeIt(t *testing.T) {
 	if p := path(boot.Judge(m, boot.Rules{Manifests: []*manifest.Manifest{imaged(t)}})); p.State != boot.StateExpected {
 		t.Errorf("without the events of PCR 5: %+v", p)
 	}
-	// A manifest that names no installer describes an image that makes no report.
+	// If a manifest names no installer, its image makes no report.
 	plain := imaged(t)
 	plain.Installers = nil
 	for _, r := range []*wire.InstallReport{nil, good()} {

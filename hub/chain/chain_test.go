@@ -66,9 +66,9 @@ func device(v evidence.Verdict, change func(*chain.Facts)) chain.Facts {
 	return f
 }
 
-// Each kind of verdict gives the right states of the five links. In the field `want`, each letter
-// is the state of one link: V verified, D decided by a person, - not examined, W waiting, R
-// refused.
+// Each kind of verdict gives the right states of the five links of the trust chain. In the field
+// `want`, each letter is the state of one link: V verified, D decided by a person, - not examined,
+// W waiting, R refused.
 func TestPictureOfEachVerdict(t *testing.T) {
 	t.Parallel()
 	approve := func(v *evidence.Verdict) {

@@ -11,7 +11,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// machine simulates a machine's TPM (Part 1, "Clock").
+// machine simulates a machine's TPM and its clock (TPM 2.0 Library, Part 1, "Clock").
 type machine struct {
 	now            time.Time
 	reset, restart uint32

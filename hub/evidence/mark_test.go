@@ -10,8 +10,9 @@ import (
 	"gangway/tcg"
 )
 
-// A device id in a directory name of the subject alternative names is a mark, in each of the three
-// attributes. TPMMarks does not parse names that have none of them.
+// TPMMarks returns a device id as a mark, if the id is in a directory name of the subject
+// alternative names. Each of three attributes can contain the id. A directory name without these
+// attributes gives no mark.
 func TestMarksInDirectoryNames(t *testing.T) {
 	t.Parallel()
 	marksOf := func(oid asn1.ObjectIdentifier) []Mark {

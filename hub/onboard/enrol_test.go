@@ -50,9 +50,9 @@ func TestDeviceOnboards(t *testing.T) {
 	}
 }
 
-// If this process has signed a certificate, the hub does not verify the certificate again. So
-// Signed must get exactly these certificates: not a certificate that the database returns for a
-// repeated request, and none when the hub refuses a request.
+// If this process has signed a certificate, the hub does not verify the certificate again. So the
+// hub must call Service.Signed for exactly these certificates: not for a certificate that the
+// database returns for a repeated request, and for none when the hub refuses a request.
 func TestSignedGetsOnlyCertificatesOfThisProcess(t *testing.T) {
 	s := newScene(t)
 	var signed []store.Hash

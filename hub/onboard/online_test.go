@@ -12,7 +12,7 @@ import (
 	"gangway/internal/fleet"
 )
 
-// web is an Online for tests: each test chooses its answers.
+// web implements onboard.Online for tests: each test chooses its answers.
 type web struct {
 	links      []*x509.Certificate
 	linkNotes  []string

@@ -68,7 +68,7 @@ func (c *ceremony) install(t *testing.T, answer []byte) *Hub {
 	return h
 }
 
-// The method `whole` does all these steps for a new hub: the request, the root's answer, and the
+// The method `whole` does all steps for a new hub: the request, the root's answer, and the
 // installation.
 func (c *ceremony) whole(t *testing.T) *Hub {
 	t.Helper()
@@ -398,8 +398,8 @@ func TestInstallRefusesWrongAnswers(t *testing.T) {
 	}
 }
 
-// A hub with CAs refuses the answer of another root, even if the operator gives that root's hub
-// name. It also refuses an answer to an earlier request.
+// A hub with CAs refuses the answer of another root, even if the operator passes the hub name of
+// that root to Install. It also refuses an answer to an earlier request.
 func TestRenewalRefusesAnotherRoot(t *testing.T) {
 	t.Parallel()
 	c, other := newCeremony(t), newCeremony(t)

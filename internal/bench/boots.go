@@ -302,8 +302,8 @@ func onDevice(ctx context.Context, c *fleet.Conn, method, path string, in, out a
 	return json.Unmarshal(a.Body, out)
 }
 
-// For each cohort, that is, the devices with the same new firmware, decide requests the preview of
-// a decision, and then accepts the cohort.
+// The method `decide` makes a decision about each cohort, that is, the devices with the same new
+// firmware. It requests the preview of the decision, and then accepts the cohort.
 func (b *bootBench) decide(cohorts []api.CohortView) error {
 	if want := bootModels * (bootVersions - 1); len(cohorts) != want {
 		return fmt.Errorf("%d cohorts of changed devices, want %d", len(cohorts), want)

@@ -106,8 +106,8 @@ func grown(maker *fleet.Maker, h *testHub, n int, sizes func() (map[string]int64
 	return b, nil
 }
 
-// fileSizes returns the sizes of all tables and indexes of a file. Partly filled pages count as
-// whole pages.
+// fileSizes returns the sizes of all tables and indexes of a SQLite file. Partly filled pages count
+// as whole pages.
 func fileSizes(path string) (map[string]int64, error) {
 	db, err := sql.Open("sqlite", "file:"+path+"?mode=ro")
 	if err != nil {

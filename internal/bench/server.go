@@ -380,7 +380,7 @@ func (p *poller) pollOnce(ctx context.Context, hub *child) error {
 }
 
 // onKept sends requests on open connections, one connection for each worker. It returns the CPU
-// time of one request, without the time of the connections.
+// time of one request, without the time for opening the connections.
 func (m *server) onKept(ctx context.Context, n int, request func(i int) []byte) (float64, error) {
 	conns := make([]*tls.Conn, workers)
 	for i := range conns {

@@ -108,7 +108,8 @@ func Add(program string, files ...string) error {
 	b = append(b, packed...)
 	b = binary.BigEndian.AppendUint64(b, uint64(len(packed)))
 	b = append(b, magic...)
-	// The kernel refuses to write to a running program, but allows to replace its file.
+	// The kernel does not allow a write to the file of a running program, but it allows a
+	// replacement of that file.
 	tmp, err := os.CreateTemp(filepath.Dir(program), ".carry-*")
 	if err != nil {
 		return fmt.Errorf("carry: %w", err)

@@ -10,8 +10,8 @@ import (
 	"gangway/tcg"
 )
 
-// tpm is an emulated TPM with an RSA endorsement key, as most TPMs have, and an RSA attestation
-// key, because SPIRE and step-ca support only RSA attestation keys.
+// tpm is an emulated TPM with an RSA endorsement key, as most TPMs have. Its attestation key is RSA
+// too, because SPIRE and step-ca support only RSA attestation keys.
 type tpm struct {
 	device *fleet.Device
 	ak     *fleet.Key

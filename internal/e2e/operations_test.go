@@ -57,7 +57,8 @@ func newOperator(t *testing.T) *operator {
 	}
 	one, another := loopbackPort(t), loopbackPort(t)
 	o.old, o.new = "https://127.0.0.1:"+one, "https://localhost:"+another
-	// The longest words come first, because the replacer uses the first word that matches.
+	// The longest texts to replace come first, because the replacer uses the first text that
+	// matches.
 	o.words = strings.NewReplacer(
 		"--listen :12443", "--listen 127.0.0.1:"+one, "--listen :443", "--listen 127.0.0.1:"+another,
 		"https://hub.example:12443", o.old, "https://new.example", o.new,

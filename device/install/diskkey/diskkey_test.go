@@ -461,9 +461,9 @@ func TestOldHeaderCopyDoesNotOpenTheDiskAfterTheFirstBinding(t *testing.T) {
 }
 
 // A machine that was installed without an approved system, or by an earlier version, has the LUKS2
-// token of systemd-cryptenroll. An approved update binds the key, and makes a new passphrase: who
-// has only a copy of the LUKS2 token, without the key slots, does not open the disk. A copy with
-// the key slots opens the disk for ever, as docs/security.md says.
+// token of systemd-cryptenroll. An approved update binds the key, and makes a new passphrase. A
+// copy of only the LUKS2 token then does not open the disk. A copy of the LUKS2 token and the key
+// slots opens the disk for ever, as docs/security.md says.
 func TestOldTokenDoesNotOpenTheDiskAfterTheFirstBinding(t *testing.T) {
 	t.Parallel()
 	l := installWith(t, seal.New)
@@ -485,14 +485,16 @@ func TestOldTokenDoesNotOpenTheDiskAfterTheFirstBinding(t *testing.T) {
 	}
 }
 
-// At whatever write of the first binding the power is cut, the disk opens at the next start, and so
-// does the recovery key. The next start binds the key, and then the old copy opens nothing.
+// The power is cut at any write of the first binding. The disk still opens at the next start, and
+// with the recovery key. The next start binds the key, and then the old copy of the header opens
+// nothing.
 func TestPowerCutInTheFirstBindingNeverLocksTheDisk(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("restarts a TPM many times")
 	}
-	// A key slot has 504 sectors, each copy of the header 32: key slot, header, header, old slot.
+	// A key slot has 504 sectors, and each copy of the header has 32. The writes are in this order:
+	// a key slot, the two copies of the header, the old key slot.
 	const slot, header = 504, 32
 	l := install(t)
 	one := system(t, "one", l.owner)

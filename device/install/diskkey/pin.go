@@ -96,9 +96,9 @@ func RecoveryKey(typed string) []byte { return []byte(strings.ToLower(strings.Tr
 // has a PIN, `current` must be this PIN or the recovery key. The other arguments are those of Bind.
 //
 // SetPIN makes both halves of the passphrase again. After SetPIN returns, the counter in the TPM
-// has passed the limit of the former half's LUKS2 tokens. So a former PIN is worthless, and so is
-// the time without a PIN, also with a copy of the disk's header and key slots from that time. A
-// power cut leaves the former state or the new one.
+// has passed the limit of the former half's LUKS2 tokens. So a former PIN is worthless, even for a
+// thief with a copy of the disk's header and key slots from the time of that PIN. A copy from the
+// time without a PIN is worthless too. A power cut leaves the former state or the new one.
 func SetPIN(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, boot Boot, current, pin string, running System, others ...System) error {
 	if pin != "" {
 		if err := seal.CheckPIN(pin); err != nil {
@@ -215,9 +215,9 @@ func replace(t transport.TPM, disk luks.Disk, key luks.Key, owner crypto.PublicK
 // ErrWrongRecoveryKey means that the recovery key does not open the disk.
 var ErrWrongRecoveryKey = errors.New("the recovery key does not open this disk")
 
-// protect sets the password of the TPM's lockout hierarchy, and returns it. `password` is the one
-// that this disk's system made before, or nil. A new password is first recorded in the header, so
-// that a power cut between the two steps does no harm.
+// protect sets the password of the TPM's lockout hierarchy, and returns it. `password` is the
+// password that this disk's system made before, or nil. A new password is first recorded in the
+// header, so that a power cut between the two steps does no harm.
 func protect(t transport.TPM, disk luks.Disk, released, password []byte) ([]byte, error) {
 	mine := password != nil
 	if s, err := lockout.Read(t); err != nil {

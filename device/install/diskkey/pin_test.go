@@ -62,8 +62,8 @@ func (l *lab) wantOpen(t *testing.T, s System, pin string) {
 	}
 }
 
-// A PIN is set, survives an update without being typed, is changed and removed. Without the PIN, a
-// good boot does not open the disk. The recovery key always does.
+// A person sets a PIN, changes it and removes it. An update in between does not need the PIN.
+// Without the PIN, a good boot does not open the disk. The recovery key always opens the disk.
 func TestPINAndUpdates(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -117,8 +117,8 @@ func TestPINAndUpdates(t *testing.T) {
 }
 
 // A thief has copies of the disk's header and key slots from the time of a former PIN, and from the
-// time without a PIN. The thief knows the former PIN, steals the machine, and tries each half from
-// each time.
+// time without a PIN. The thief knows the former PIN, steals the machine, and tries each half of
+// the passphrase from each time.
 func TestCopyOfTheHeaderFromBeforeThePINOpensNothing(t *testing.T) {
 	t.Parallel()
 	l, one := withRecovery(t)
@@ -145,7 +145,8 @@ func TestCopyOfTheHeaderFromBeforeThePINOpensNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The present half for the boot, with the former half for the PIN, on each version of the disk.
+	// Try the present half for the boot together with the former half for the PIN, on each version
+	// of the disk.
 	pins, err := luks.Tokens(bytes.NewReader(copies[1]), seal.PINType)
 	if err != nil || len(pins) != 1 {
 		t.Fatal(pins, err)
@@ -169,8 +170,8 @@ func TestCopyOfTheHeaderFromBeforeThePINOpensNothing(t *testing.T) {
 }
 
 // A thief copies the disk, puts a request to wipe onto the EFI system partition, and cuts the power
-// in the middle of the wipe. The TPM never has its keys without the lockout password, so a copy of
-// the disk that is put back opens for no PIN.
+// in the middle of the wipe. As long as the TPM has its keys, it has the lockout password too. So
+// if the thief puts the copy back, no PIN opens the disk.
 func TestWipeClearsTheTPMInOneStep(t *testing.T) {
 	t.Parallel()
 	l, one := withRecovery(t)
@@ -297,16 +298,16 @@ func TestSetPINRefuses(t *testing.T) {
 	}
 }
 
-// At whatever write the power is cut, the disk opens with the former PIN or with the new one, and
-// with the recovery key. A second try then succeeds. "" stands for no PIN.
+// The power is cut at any write. The disk still opens with the former PIN or with the new PIN, and
+// with the recovery key. A second attempt to set the PIN then succeeds. "" stands for no PIN.
 func TestPowerCutWhileThePINIsSet(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("sets a PIN many times")
 	}
 	l, one := withRecovery(t)
-	// A key slot has 504 sectors, each copy of the header 32. The first setting of a PIN also
-	// writes the header once before.
+	// A key slot has 504 sectors, and each copy of the header has 32. The first setting of a PIN
+	// also writes the header once before.
 	for _, c := range []struct {
 		from, to string
 		cuts     []int

@@ -24,11 +24,11 @@ const (
 var ErrForeignPassword = errors.New("the TPM's lockout password was set by another program, or for an earlier installation, so the TPM would not protect a PIN: clear the TPM in the firmware's setup, install the machine again, and then set the PIN")
 
 // Protect sets the password of the lockout hierarchy and the limits against guessing. Without a
-// password, any program could reset the count of wrong guesses. If the hierarchy has a password,
-// and `mine` is set, the password must be the same one from an earlier call; otherwise the error is
-// ErrForeignPassword. Protect never guesses, because a wrong password would lock the hierarchy for
-// a day. If `key` is not empty, the TPM's storage key, which encrypts the password on the TPM's bus,
-// must have this name.
+// password, any program could reset the count of wrong guesses. Set `mine` if an earlier call of
+// Protect has set the password `password`. If the hierarchy has a password and `mine` is not set,
+// the error is ErrForeignPassword. Protect never guesses, because a wrong password would lock the
+// hierarchy for a day. If `key` is not empty, the TPM's storage key, which encrypts the password on
+// the TPM's bus, must have this name.
 func Protect(t transport.TPM, key, password []byte, mine bool) error {
 	s, err := Read(t)
 	if err != nil {
@@ -88,5 +88,5 @@ func limits(t transport.TPM, password []byte) error {
 	return nil
 }
 
-// Forgive resets the count of wrong guesses, after the right PIN.
+// Forgive resets the count of wrong guesses. Call it after a person has typed the right PIN.
 func Forgive(t transport.TPM, password []byte) error { return reset(t, password) }

@@ -11,8 +11,9 @@ import (
 
 var mine = []byte("the password of this disk's system")
 
-// While the lockout hierarchy is protected, nobody else resets the count of guesses, sets other
-// limits or clears the TPM. A second call changes nothing, and Unprotect gives all of this back.
+// While the lockout hierarchy is protected, nobody else can reset the count of wrong guesses, set
+// other limits or clear the TPM. A second call of Protect changes nothing. After Unprotect,
+// everyone can do these things again.
 func TestProtectedTPMCountsGuesses(t *testing.T) {
 	t.Parallel()
 	tpm := start(t)
@@ -56,7 +57,8 @@ func TestProtectedTPMCountsGuesses(t *testing.T) {
 	}
 }
 
-// Protect guesses no password that another program set, because a wrong guess locks the hierarchy.
+// Protect does not guess a password that another program has set, because a wrong guess locks the
+// hierarchy.
 func TestProtectGuessesNoPassword(t *testing.T) {
 	t.Parallel()
 	tpm := start(t)
@@ -69,7 +71,8 @@ func TestProtectGuessesNoPassword(t *testing.T) {
 	}
 }
 
-// ClearProtected leaves no moment in which the TPM has its keys and no password.
+// ClearProtected clears only a TPM with a lockout password. If it removed the password first, the
+// TPM would for a moment have its keys and no password.
 func TestClearProtectedNeedsThePassword(t *testing.T) {
 	t.Parallel()
 	tpm := start(t)

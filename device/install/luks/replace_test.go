@@ -13,9 +13,10 @@ import (
 
 var three = []byte("a third passphrase of many bytes")
 
-// At whatever write the power is cut, the header opens with the old passphrase and has the old
-// LUKS2 token, or it opens with the new ones. The other passphrase always opens it. Then the old
-// key slot is erased, and a later change uses the freed area.
+// The power is cut at any write. The header then opens with the old passphrase and has the old
+// LUKS2 token, or it opens with the new passphrase and has the new token. The passphrase of the
+// other key slot always opens it. After a replacement without a power cut, the old key slot is
+// erased, and a later replacement uses its area.
 func TestPowerCutLeavesTheOldPassphraseOrTheNew(t *testing.T) {
 	t.Parallel()
 	head, key := format(t)

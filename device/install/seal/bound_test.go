@@ -26,7 +26,7 @@ import (
 
 // A start lists the things that a machine measures at one boot: the programs that firmware starts
 // (PCR 4), the Secure Boot state (PCR 7), the parts of the system (PCR 11), another command line
-// (PCR 12) and extensions (PCR 13). Empty: nothing is measured.
+// (PCR 12) and extensions (PCR 13). If a field is empty, nothing is measured into its PCR.
 type start struct{ programs, secureBoot, system, cmdline, extensions string }
 
 // texts returns the texts that the machine measures, by PCR.

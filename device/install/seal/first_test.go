@@ -20,8 +20,9 @@ func firstSealed(t *testing.T, tpm transport.TPM) ([]byte, json.RawMessage) {
 }
 
 // A thief who copied the disk's header after the installation has the LUKS2 token of the installer.
-// PCR 7 is the same for the thief's system. Once the counter has advanced, the copy is worthless:
-// also if the thief raises the limit in it, or deletes the counter and makes a new one.
+// PCR 7 is the same for the thief's system. After the counter has advanced, the copy must be
+// worthless, even if the thief raises the limit in the token, or deletes the counter and makes a
+// new counter.
 func TestSealOfTheInstallerEndsWhenTheCounterAdvances(t *testing.T) {
 	t.Parallel()
 	chip := startChip(t)
@@ -61,7 +62,8 @@ func TestSealOfTheInstallerEndsWhenTheCounterAdvances(t *testing.T) {
 	refuses("with a new counter")
 }
 
-// The seal of the installer is for this TPM and for this state of Secure Boot.
+// A passphrase that the installer sealed can be opened only with the same TPM and in the same state
+// of Secure Boot.
 func TestSealOfTheInstallerNeedsTPMAndSecureBoot(t *testing.T) {
 	t.Parallel()
 	chip := startChip(t)
@@ -83,7 +85,8 @@ func TestSealOfTheInstallerNeedsTPMAndSecureBoot(t *testing.T) {
 	}
 }
 
-// If the TPM cannot have the counter, the installation fails: the key could never be bound.
+// If another program uses the NV index of the counter, the installer cannot seal the disk's key. If
+// it sealed the key without the counter, the owner's system could never bind the key.
 func TestSealOfTheInstallerNeedsTheCounter(t *testing.T) {
 	t.Parallel()
 	chip := startChip(t)

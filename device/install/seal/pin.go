@@ -37,8 +37,8 @@ const (
 	MaxPIN = 64
 )
 
-// pinIterations makes a guess of the PIN cost a little if an attacker reads the TPM's memory. The
-// TPM's protection against guessing is what protects a short PIN.
+// The TPM's protection against guessing protects a short PIN. If an attacker can read the TPM's
+// memory, only pinIterations makes each guess of the PIN cost a little.
 const pinIterations = 100_000
 
 type pinToken struct {

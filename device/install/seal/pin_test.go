@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// An authValue has no zero byte, at which the TPM or go-tpm would cut it.
+// The authValue of a PIN has no zero byte, because the TPM or go-tpm would cut the authValue there.
 func TestAuthValueOfAPINHasNoZeros(t *testing.T) {
 	t.Parallel()
 	for n := range byte(40) { // of 32 random bytes, one is zero in every eighth case

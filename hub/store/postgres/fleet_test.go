@@ -8,8 +8,9 @@ import (
 	"gangway/hub/store/postgres/pgtest"
 )
 
-// pgtest.FillFleet writes the words, terms and counters itself. These rows must be equal to the
-// rows that the triggers and IndexAgain write for the same devices.
+// pgtest.FillFleet writes the rows with the words and terms for searches, and the counters, without
+// the triggers. These rows must be equal to the rows that the triggers and IndexAgain write for the
+// same devices.
 func TestFilledFleetIsIndexedAsAnother(t *testing.T) {
 	t.Parallel()
 	if server == nil {

@@ -9,8 +9,8 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// Two hubs share a database. The races of the suite have the same results when each operation goes
-// to another hub.
+// Two hubs share a database. The suite's tests of races have the same results if the operations
+// alternate between the two hubs.
 func TestTwoHubsRace(t *testing.T) {
 	t.Parallel()
 	for _, group := range []string{"Races", "Cancelled", "Clones", "Replicas"} {

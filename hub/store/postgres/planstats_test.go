@@ -62,7 +62,7 @@ func TestPlansDoNotDependOnStatistics(t *testing.T) {
 	}
 }
 
-// alike makes all devices those of one owner, and gives them the same values.
+// alike is SQL that gives all devices the same owner and the same values.
 const alike = `; UPDATE device_search SET owner = 'owner1', seen = 9223372036854775807, quiet = 1, boot = 'changed', status = 'ERROR', clone = 'noted',
 	token = 'owner1', model = 'owner1', maker = 'owner1', firmware = 'owner1' WHERE owner <> 'owner1'`
 

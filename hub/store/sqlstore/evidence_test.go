@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestEvidenceIsPackedWithoutLoss packs random evidence. Its fields repeat the names of the row,
-// parts of these names, and the bytes that begin an abbreviation.
+// TestEvidenceIsPackedWithoutLoss packs random evidence. Its fields repeat the row's other values
+// (the names), parts of these values, and the bytes that begin an abbreviation.
 func TestEvidenceIsPackedWithoutLoss(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(600) {
@@ -43,7 +43,8 @@ func TestEvidenceIsPackedWithoutLoss(t *testing.T) {
 
 func randomEvidence(seed uint64) evidence {
 	r := rand.New(rand.NewPCG(seed, 1))
-	// With few different bytes, names also occur by chance, and overlap abbreviations.
+	// With few different bytes, the row's names also occur in the evidence by chance, and overlap
+	// abbreviations.
 	few := []byte{escape, noName, noName + 1, noName + 7, 0, 'a', 'b', escape}
 	some := func(n int) []byte {
 		b := make([]byte, n)

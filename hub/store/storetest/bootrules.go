@@ -39,8 +39,8 @@ func manifestCountsWithItsKey(f *fixture) {
 		equal(f, "manifests", list, []store.Manifest{m})
 	}
 	counts(true)
-	// The owner deletes the key. Then the manifest does not count, although another owner has the
-	// same key.
+	// The owner deletes the manifest's key. The manifest then does not count, although another
+	// owner has the same key.
 	f.must(f.PutManifestKey(f.ctx, manifestKey(f.other.ID, 1), f.ruleEvent(f.other.ID)))
 	f.must(f.DeleteManifestKey(f.ctx, owner, store.Hash{1}, f.ruleEvent(owner)))
 	counts(false)
