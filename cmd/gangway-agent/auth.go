@@ -33,11 +33,11 @@ func readAuth(name string) ([]byte, error) {
 	b = bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r"))
 	if digits, ok := bytes.CutPrefix(b, []byte("hex:")); ok {
 		if b, err = hex.AppendDecode(nil, digits); err != nil {
-			return nil, fmt.Errorf("%s: the text after 'hex:' is not pairs of hexadecimal digits; write two digits for each byte, as in hex:00ff", name) // the text is secret, so the error does not quote it
+			return nil, fmt.Errorf("%s: the text after 'hex:' is not hexadecimal; write two digits for each byte, as in hex:00ff", name) // the text is secret, so the error does not quote it
 		}
 	}
 	if len(b) > maxAuth {
-		return nil, fmt.Errorf("%s: the password is too long; write the TPM's password, which has at most %d bytes", name, maxAuth)
+		return nil, fmt.Errorf("%s: the text is longer than a TPM's password, which has at most %d bytes; correct the file", name, maxAuth)
 	}
 	return b, nil
 }

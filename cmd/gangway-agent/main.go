@@ -128,7 +128,7 @@ Start with 'gangway-agent run --token-file device_autojointoken.json'.`,
 	root.SetErr(stderr)
 	root.PersistentFlags().StringVar(&o.tpm, "tpm", "/dev/tpmrm0", "the TPM: a device file, unix:/path or tcp:host:port")
 	root.PersistentFlags().StringVar(&o.state, "state", "/var/lib/gangway-agent", "folder for the agent's state")
-	root.PersistentFlags().StringVar(&o.endorsementAuth, "endorsement-auth-file", "", "file with the password of the TPM's endorsement hierarchy, mode 0600; write bytes as \"hex:\" and digits (default: no password)")
+	root.PersistentFlags().StringVar(&o.endorsementAuth, "endorsement-auth-file", "", "file with the password of the TPM's endorsement hierarchy, mode 0600; write a binary password in hexadecimal, as in hex:00ff (default: no password)")
 	o.network.flags(root.PersistentFlags())
 	root.PersistentFlags().BoolVar(&o.setClock, "set-clock", false, "set the system clock from the hub if the clock is clearly wrong or behind; use this option only if no other program sets the clock")
 	root.PersistentFlags().StringVarP(&o.output, "output", "o", "text", "output format: text or json")

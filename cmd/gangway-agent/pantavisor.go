@@ -87,7 +87,7 @@ unclaimed, control and restart. docs/agent.md describes them.`,
 		"Register is Pantavisor's register hook. It onboards the machine if needed, writes the\ndevice's credentials into pantahub.config, and makes Pantavisor restart to read them.", func(ctx context.Context) error { return h.register(ctx, stderr) })
 	add("login", "Print an access token for Pantavisor",
 		"Login is Pantavisor's login hook. It gets an access token over a connection that uses the\nTPM's key, and prints only the JSON that Pantavisor expects. It also extends the secret in\npantahub.config.", func(ctx context.Context) error { return h.login(ctx, stdout) })
-	add("keep", "Extend Pantavisor's secret before it expires, until stopped",
+	add("keep", "Keep Pantavisor's secret valid, until the command is stopped",
 		"Keep extends the secret in pantahub.config every six hours. The secret expires after a\nday. The login hook starts this command in the background; only one runs at a time.", func(ctx context.Context) error { return h.keep(ctx, stderr) })
 	add("restart", "Have Pantavisor reboot the machine",
 		"Restart asks Pantavisor over its control socket to reboot the machine, so that\nPantavisor reads new credentials. The setting 'restart' names a program to call instead.", h.restartNow)

@@ -31,7 +31,7 @@ const (
 // If a run ends with errUnexpected or errInterrupted, the program does not print an error message,
 // because it has already printed the report.
 var (
-	errUnexpected  = errors.New("some operations failed or were missed")
+	errUnexpected  = errors.New("some operations failed, or did not start at their time")
 	errInterrupted = errors.New("interrupted")
 )
 

@@ -31,7 +31,7 @@ the root, and its policy must accept the TPMs by their maker's name, FAKE.`,
 				return err
 			}
 			if err := m.Save(arg[0]); errors.Is(err, fs.ErrExist) {
-				return fmt.Errorf("%s already contains a maker: use it, or choose another folder", arg[0])
+				return fmt.Errorf("%s already contains the CA of emulated TPMs: use this CA, or choose another folder", arg[0])
 			} else if err != nil {
 				return err
 			}

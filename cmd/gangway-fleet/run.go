@@ -95,7 +95,7 @@ operations failed or were missed; 4 interrupted (the report has what was measure
 	f.StringVar(&o.token, "token", "", "join token file of the test hub, device_autojointoken.json (required)")
 	f.StringVar(&o.maker, "maker", "", "folder that 'gangway-fleet maker' made (required, unless --state has all devices)")
 	f.IntVar(&cfg.Devices, "devices", 100, "number of emulated devices")
-	f.IntVar(&cfg.Onboarded, "onboarded", -1, "how many of the devices to onboard before the measurement (default: all if the mix does not contain onboard, none if it contains only onboard, otherwise half)")
+	f.IntVar(&cfg.Onboarded, "onboarded", -1, "number of devices to onboard before the measurement (default: half of the devices; if --mix does not contain onboard: all devices; if --mix contains only onboard: 0)")
 	f.StringVar(&o.mix, "mix", "report", "kinds of requests, as KIND or KIND=RATE, separated by commas")
 	f.StringVar(&o.rate, "rate", "", "total rate of the kinds that have no rate in --mix, such as 50/s or 600/m (default: each device once a minute)")
 	cmdline.SpanVar(f, &cfg.For, "for", time.Minute, "how long requests start")
@@ -215,7 +215,7 @@ func parseMix(mix, rate string, devices int) ([]load.Share, error) {
 	for part := range strings.SplitSeq(mix, ",") {
 		name, own, has := strings.Cut(strings.TrimSpace(part), "=")
 		if !slices.Contains(names, name) {
-			return nil, cmdline.Usagef("--mix has no kind %q; the kinds are %s", name, strings.Join(names, ", "))
+			return nil, cmdline.Usagef("--mix contains the unknown kind %q; the kinds are %s", name, strings.Join(names, ", "))
 		}
 		if slices.ContainsFunc(list, func(s load.Share) bool { return s.Kind == name }) {
 			return nil, cmdline.Usagef("--mix has %q twice", name)

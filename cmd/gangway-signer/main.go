@@ -52,7 +52,7 @@ func run(ctx context.Context, arg []string, stdout, stderr io.Writer) int {
 func command(stdout, stderr io.Writer) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "gangway-signer",
-		Short: "Sign for a hub with keys in an HSM or a cloud",
+		Short: "Sign for a hub, with keys that are in an HSM or in a cloud",
 		Long: `Gangway-signer holds the connection to an HSM (PKCS #11), or to the key service of AWS,
 Google Cloud or Azure, and signs the certificates of a hub with the keys in it. The hub
 reaches the signer at a Unix socket, by URIs like
@@ -124,7 +124,7 @@ Each flag has an environment variable, such as GANGWAY_SIGNER_MODULE.`,
 	flags.StringSliceVar(&f.keys, "key", nil, "key to serve: NAME, NAME=LABEL or NAME=URI (repeatable, required)")
 	flags.StringVar(&f.socket, "socket", "/run/gangway-signer/socket", "path of the Unix socket")
 	flags.StringSliceVar(&f.users, "allow-user", nil, "name or id of another user that may use the signer (repeatable)")
-	flags.StringVar(&f.group, "group", "", "group of the socket, whose members may open it (default: none; the socket's mode is 0600)")
+	flags.StringVar(&f.group, "group", "", "group that may use the socket too (default: none; the socket's mode is 0600)")
 	return c
 }
 

@@ -63,7 +63,7 @@ func findKey(c *crypto11.Context, label string) (crypto.Signer, error) {
 		return nil, fmt.Errorf("find the key %q: %w", label, err)
 	}
 	if len(keys) != 1 {
-		return nil, fmt.Errorf("the token has %d keys with the label %q, and must have 1: see 'gangway-signer create-key --help'", len(keys), label)
+		return nil, fmt.Errorf("the token has %d keys with the label %q, but exactly one is required: see 'gangway-signer create-key --help'", len(keys), label)
 	}
 	return keys[0], nil
 }

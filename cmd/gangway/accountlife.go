@@ -359,7 +359,7 @@ takes effect at once, even for open sessions.`,
 			defer i.close()
 			e := store.Event{Time: time.Now(), Kind: "account.operator-given", Owner: account.ID, Message: "The account got the role operator."}
 			if take {
-				e.Kind, e.Message = "account.operator-taken", "The account lost the role operator."
+				e.Kind, e.Message = "account.operator-taken", "The role operator was removed from the account."
 			}
 			by := operator()
 			if err := i.store.SetOperator(c.Context(), account.ID, !take, e.By(&by)); err != nil {
@@ -412,7 +412,7 @@ password.`,
 			devices, err := api.DeleteAccount(c.Context(), i.store, account, withDevices, operator(), time.Now())
 			var p *api.Problem
 			if errors.As(err, &p) {
-				return fmt.Errorf("%s Delete them first, or use --with-devices (%s)", p.Message, p.Code)
+				return fmt.Errorf("%s Delete the devices first, or use --with-devices (%s)", p.Message, p.Code)
 			}
 			if err != nil {
 				return err

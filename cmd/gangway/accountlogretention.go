@@ -45,7 +45,7 @@ removes the lines beyond your choice within an hour.`,
 	}
 	f := c.Flags()
 	f.StringVar(&age, "age", "", "how long to keep log lines, such as 7d; \"hub\": as long as the hub allows")
-	f.StringVar(&size, "size", "", "how much to keep of each device's log, such as 1MiB; \"hub\": as much as the hub allows")
+	f.StringVar(&size, "size", "", "how many bytes of each device's log to keep, such as 1MiB; \"hub\": as many as the hub allows")
 	return c
 }
 

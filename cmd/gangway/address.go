@@ -130,7 +130,7 @@ func (r *reach) missing(ctx context.Context, address string) string {
 	if !slices.ContainsFunc(listens, func(l netip.Addr) bool { return !l.IsLoopback() }) {
 		return fmt.Sprintf("the hub listens on loopback only (%s), which other machines cannot reach", strings.Join(open, ", "))
 	}
-	return fmt.Sprintf("%s is not an address of this machine that the hub listens on (%s)", host, strings.Join(open, ", "))
+	return fmt.Sprintf("no listener of the hub has the address %s; the hub listens on %s of this machine", host, strings.Join(open, ", "))
 }
 
 // noteAddresses prints two kinds of warnings when the hub starts. The first warning names a URL

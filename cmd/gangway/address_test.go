@@ -27,9 +27,9 @@ func TestWarnsOfAURLThatDoesNotLeadToTheHub(t *testing.T) {
 		"the quick start on loopback":  {"https://hub.example:12443", "127.0.0.1:12443", "listens on loopback only (127.0.0.1:12443)"},
 		"loopback in IPv6":             {"https://hub.example:12443", "[::1]:12443", "listens on loopback only"},
 		"another port":                 {"https://hub.example", "[::]:12443", "names port 443"},
-		"another machine, by IP":       {"https://198.51.100.9:12443", "[::]:12443", "198.51.100.9 is not an address of this machine"},
-		"another machine, by name":     {"https://elsewhere.example:12443", "[::]:12443", "elsewhere.example is not an address of this machine"},
-		"another address of this":      {"https://192.0.2.7:12443", "192.0.2.8:12443", "is not an address of this machine that the hub listens on (192.0.2.8:12443)"},
+		"another machine, by IP":       {"https://198.51.100.9:12443", "[::]:12443", "no listener of the hub has the address 198.51.100.9;"},
+		"another machine, by name":     {"https://elsewhere.example:12443", "[::]:12443", "no listener of the hub has the address elsewhere.example;"},
+		"another address of this":      {"https://192.0.2.7:12443", "192.0.2.8:12443", "no listener of the hub has the address 192.0.2.7; the hub listens on 192.0.2.8:12443"},
 		"an unknown name":              {"https://nowhere.example:12443", "[::]:12443", "cannot be looked up here: no such host"},
 		"the right port, loopback too": {"https://hub.example:12443", "127.0.0.1:12443 192.0.2.7:443", "loopback only"},
 	} {

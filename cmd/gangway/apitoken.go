@@ -66,7 +66,7 @@ instead of your password (as pvr does), or runs 'gangway login --api-token-stdin
 			if err != nil {
 				return fmt.Errorf("API token %s was created but cannot be written (revoke it with 'gangway api-token revoke %s'): %w", t.Name, t.Name, err)
 			}
-			a.note("API token %s (%s) expires %s. It is shown only once.", t.Name, strings.Join(n.Scopes, " "), t.ExpireAt.Local().Format(time.DateTime))
+			a.note("API token %s (%s) expires %s. The token is shown only once.", t.Name, strings.Join(n.Scopes, " "), t.ExpireAt.Local().Format(time.DateTime))
 			return nil
 		},
 	}

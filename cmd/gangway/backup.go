@@ -194,12 +194,12 @@ func (a *app) reportBackup(path string, s backup.Summary) error {
 	done, err := a.json(backupView{path, s.Header.Hub, s.Header.Epoch, s.Header.Begun, s.Rows, s.Objects, s.Copied, s.Bytes, append([]string{}, s.Missing...)})
 	if !done {
 		a.printf("%s\n", path)
-		a.note("Epoch %d of the hub %s: %d rows, %d objects (%s), of which %d are new.", s.Header.Epoch, s.Header.Hub, s.Rows, s.Objects, humanize.IBytes(uint64(s.Bytes)), s.Copied)
+		a.note("Backup number %d of the hub %s: %d rows, %d objects (%s), of which %d are new.", s.Header.Epoch, s.Header.Hub, s.Rows, s.Objects, humanize.IBytes(uint64(s.Bytes)), s.Copied)
 		a.note("To restore, you need the file, the folder objects next to it, the age identity, and the hub name.")
 	}
 	if err == nil && len(s.Missing) > 0 {
 		list := s.Missing[:min(len(s.Missing), 5)]
-		return fmt.Errorf("the backup lacks %d objects, because they are not stored although the database lists them: %s; let their owners upload them again, or restore them from an earlier backup", len(s.Missing), strings.Join(list, ", "))
+		return fmt.Errorf("the backup lacks %d objects that the database lists, because the hub has lost their content: %s; let their owners upload the objects again, or restore the objects from an earlier backup", len(s.Missing), strings.Join(list, ", "))
 	}
 	return err
 }
@@ -277,7 +277,7 @@ signature. It writes nothing. The exit code is 1 if the backup cannot be restore
 			if done, err := a.json(backupView{File: arg[0], Hub: h.Hub, Epoch: h.Epoch, Begun: h.Begun, Objects: info.Objects, Bytes: info.Bytes, Missing: []string{}}); done {
 				return err
 			}
-			a.printf("The backup of epoch %d, begun at %s, is complete: %d objects (%s).\n", h.Epoch, h.Begun.Format(time.RFC3339), info.Objects, humanize.IBytes(uint64(info.Bytes)))
+			a.printf("Backup number %d, begun at %s, is complete: %d objects (%s).\n", h.Epoch, h.Begun.Format(time.RFC3339), info.Objects, humanize.IBytes(uint64(info.Bytes)))
 			return nil
 		},
 	}
@@ -332,7 +332,7 @@ the alarm backup-damaged. The exit code is 1 if the backup cannot be restored.`,
 				return err
 			}
 			a.printf("%s\n", done.File)
-			a.note("The backup of epoch %d, begun at %s, is as the hub wrote it, with %d objects. To restore it, you need an age identity of %s.", d.Epoch, d.Begun.Format(time.RFC3339), d.Count, strings.Join(d.Recipients, " or "))
+			a.note("Backup number %d, begun at %s, is unchanged, with %d objects. To restore the backup, you need an age identity of %s.", d.Epoch, d.Begun.Format(time.RFC3339), d.Count, strings.Join(d.Recipients, " or "))
 			return nil
 		},
 	}
@@ -357,10 +357,10 @@ func readIdentities(path string) ([]age.Identity, error) {
 	defer f.Close()
 	list, err := age.ParseIdentities(io.LimitReader(f, 64<<10))
 	if err != nil {
-		return nil, fmt.Errorf("%s is not a file of age identities, as 'gangway backup key' makes it: %w", path, err)
+		return nil, fmt.Errorf("%s contains no age identity; give the file that 'gangway backup key' made: %w", path, err)
 	}
 	if len(list) == 0 {
-		return nil, errors.New("the file of --identity has no age identity")
+		return nil, errors.New("the file in --identity contains no age identity; give the file that 'gangway backup key' made")
 	}
 	return list, nil
 }

@@ -99,7 +99,7 @@ device of the same model. --lock protects the reference from changes by mistake.
 	f := c.Flags()
 	f.BoolVar(&accept, "accept", false, "make the last boot the reference")
 	f.Int64Var(&number, "measurement", 0, "with --accept: fail if this is not the number of the device's last measurement")
-	f.StringVar(&like, "like", "", "copy the reference of this device (id or nick), of the same model")
+	f.StringVar(&like, "like", "", "copy the reference of this device (id or nick); both devices must be of the same model")
 	f.BoolVar(&lock, "lock", false, "lock the reference against changes, until --unlock")
 	f.BoolVar(&unlock, "unlock", false, "allow changes of the reference again")
 	f.BoolVar(&again, "again", false, "ask the device for a new measurement")
@@ -133,7 +133,7 @@ func (a *app) showBoot(ctx context.Context, d api.DeviceView, path string) error
 			a.line("event log", visible(m.LogProblem))
 		}
 		if m.Log && len(m.Unexplained) > 0 {
-			a.line("unexplained", "PCR "+strings.Trim(strings.ReplaceAll(fmt.Sprint(m.Unexplained), " ", ", "), "[]")+": the log does not explain their values; the values are still compared")
+			a.line("unexplained", "PCR "+strings.Trim(strings.ReplaceAll(fmt.Sprint(m.Unexplained), " ", ", "), "[]")+": the log does not explain the values of these PCRs; the hub still compares the values")
 		}
 	}
 	if r := v.Reference; r != nil {

@@ -261,7 +261,7 @@ It is the same on all machines of a model. The part firmware also has the settin
 				return err
 			}
 			if list.More {
-				a.note("There are more cohorts than this list has.")
+				a.note("The list is not complete: there are more cohorts. Use --part and --model to see fewer.")
 			}
 			return printList(a, list.Items, cohortColumns, "Nothing to decide: no part of a boot changed, and no device is an outlier.")
 		},

@@ -126,7 +126,7 @@ Request prints the SHA-256 of each key. Compare these lines with the lines that
 			}
 			if cancel {
 				if out != "" || len(options.CAs)+len(options.Keys) > 0 {
-					return usagef("--cancel needs no other flag than --data")
+					return usagef("--cancel can be combined only with --data")
 				}
 				return pki.CancelRequest(c.Context(), filepath.Join(data, pkiFolder))
 			}
@@ -164,7 +164,7 @@ func (a *app) requestCAs(ctx context.Context, data, out string, o pki.RequestOpt
 		return err
 	}
 	if err := createFile(out, request, 0o644); err != nil {
-		return fmt.Errorf("write the request, which is also in %s: %w", filepath.Join(data, pkiFolder+".request"), err)
+		return fmt.Errorf("write the request (%s has a copy): %w", filepath.Join(data, pkiFolder+".request"), err)
 	}
 	var lines []requestedKey
 	for _, r := range list {
@@ -271,7 +271,7 @@ func (a *app) issueCAs(root *pki.Root, plan []pki.Planned, out string, yes bool)
 func (a *app) caInstall() *cobra.Command {
 	var data, name string
 	c := &cobra.Command{
-		Use: "install ANSWER --data DIR", Short: "Put new keys of the hub's CAs to use, with the root's answer", Args: args("ANSWER"),
+		Use: "install ANSWER --data DIR", Short: "Install the root's answer, so that the hub's CAs use their new keys", Args: args("ANSWER"),
 		Long: `Install checks the answer of 'gangway ca issue', and then puts the new keys and
 certificates in DIR/pki. If the answer is wrong, for example because it is for another
 hub or was altered, install changes nothing and the request stays open.

@@ -79,7 +79,7 @@ your decision.`,
 			}
 			switch {
 			case one:
-				a.note("%s is one machine. The findings so far are settled.", d.Nick)
+				a.note("Your decision: %s is one machine. The hub asks again only if there are new findings.", d.Nick)
 			case two:
 				a.note("%s is refused. Give each machine a new TPM state and onboard it again, then delete %s.", d.Nick, d.Nick)
 			case undecided:
@@ -100,7 +100,7 @@ your decision.`,
 func (a *app) printCloned(d api.DeviceView, v api.ClonedView) {
 	a.printf("%s\n", d.Nick)
 	state := map[string]string{
-		"": "no", "suspected": "suspected: some findings do not fit one machine", "certain": "yes: several machines use its TPM state in turn", "refused": "yes, by your decision: the hub refuses the device",
+		"": "no", "suspected": "suspected: some findings cannot come from one machine", "certain": "yes: several machines use its TPM state in turn", "refused": "yes, by your decision: the hub refuses the device",
 	}[v.State]
 	a.line("cloned", state)
 	if v.Decided != nil {
@@ -109,7 +109,7 @@ func (a *app) printCloned(d api.DeviceView, v api.ClonedView) {
 	if len(v.Findings) == 0 {
 		return
 	}
-	a.printf("\nFindings that do not fit one machine\n")
+	a.printf("\nFindings that cannot come from one machine\n")
 	for _, f := range v.Findings {
 		mark := "✗"
 		if f.Answered {

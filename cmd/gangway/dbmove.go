@@ -409,7 +409,7 @@ func (a *app) moveRunning(ctx context.Context, dir string, to databaseFlags, con
 	if err := transfer.Validate(ctx, config); err != nil {
 		return err
 	}
-	a.note("The hub serves with PostgreSQL. Its next starts find the database by %s, or by --database.", ask)
+	a.note("The hub now uses PostgreSQL. At its next start, the hub finds the database by %s, or by --database.", ask)
 	return nil
 }
 

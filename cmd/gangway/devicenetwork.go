@@ -64,7 +64,7 @@ within ten minutes, it restores the former settings by itself and reports the fa
 			if err != nil {
 				return err
 			}
-			a.note("Set. %s gets the settings within about a minute, and restarts to try them. 'gangway device network %s' shows the result.", d.Nick, d.Nick)
+			a.note("The settings are stored. %s gets the settings within about a minute, and restarts to try them. 'gangway device network %s' shows the result.", d.Nick, d.Nick)
 			return nil
 		},
 	}

@@ -54,7 +54,7 @@ func pick[T any](kind, lister, which string, all []T, of func(T) names) (T, erro
 		case 1:
 			return found[0], nil
 		}
-		return none, fmt.Errorf("%.100q matches %d %ss: %s; give the whole id of one", which, len(found), kind, candidates(found, of))
+		return none, fmt.Errorf("%.100q matches %d %ss: %s; give one whole id", which, len(found), kind, candidates(found, of))
 	}
 	var near []T
 	for _, one := range all {

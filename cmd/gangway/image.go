@@ -401,7 +401,7 @@ whether the image is signed for Secure Boot.`,
 			}
 			a.printf("%-10s %s\n", "signed", signedWords(c.Signed, cert))
 			if m.Enrol != nil {
-				a.printf("%-10s keys for Secure Boot, if the firmware is in setup mode; %s\n", "enrols", unaskedWords(m.Enrol.Unasked))
+				a.printf("%-10s the image enrols keys for Secure Boot if the firmware is in setup mode; %s\n", "enrols", unaskedWords(m.Enrol.Unasked))
 				for _, v := range []secureboot.Variable{secureboot.PK, secureboot.KEK, secureboot.DB} {
 					for _, name := range c.Enrols[v] {
 						a.printf("%-10s   %-3s %s\n", "", v, name)
@@ -409,7 +409,7 @@ whether the image is signed for Secure Boot.`,
 				}
 			}
 			if m.Reset {
-				a.printf("%-10s the disks that Gangway is on, and the TPM's owner hierarchy; installs nothing\n", "wipes")
+				a.printf("%-10s the image wipes the disks that Gangway is on, and the TPM's owner hierarchy, and installs nothing\n", "wipes")
 				return nil
 			}
 			a.printf("%-10s %s\n", "disk", ruleWords(m.Disk))
@@ -420,10 +420,10 @@ whether the image is signed for Secure Boot.`,
 				a.printf("%-10s recovery keys of encrypted disks, for %s\n", "escrow", m.Escrow)
 			}
 			if m.Approved {
-				a.printf("%-10s encrypted disks only for systems that the owner's key approved\n", "opens")
+				a.printf("%-10s the TPM opens an encrypted disk only for systems that the owner's key approved\n", "opens")
 			}
 			if m.RevisionKeys != "" {
-				a.printf("%-10s only revisions that the owner's keys have signed; SHA-256 of the key file %s\n", "installs", m.RevisionKeys)
+				a.printf("%-10s the devices install only revisions that the owner's keys have signed; SHA-256 of the key file %s\n", "installs", m.RevisionKeys)
 			}
 			if r := m.First; r != nil {
 				a.printf("%-10s %s; %d object(s), %.1f MiB, state %s\n", "first", strings.Join(printable(r.Parts), ", "), r.Objects, float64(r.Size)/(1<<20), r.SHA256)
@@ -432,7 +432,7 @@ whether the image is signed for Secure Boot.`,
 				a.printf("%-10s %s\n", "network", line)
 			}
 			if c.NetworkMistake != "" {
-				a.printf("%-10s cannot be used, so nothing is installed: %s\n", "network", c.NetworkMistake)
+				a.printf("%-10s the network settings cannot be used, so nothing is installed: %s\n", "network", c.NetworkMistake)
 			}
 			if m.Token == "" {
 				a.printf("%-10s %s\n%-10s none: the machine shows a claim code; its owner claims the machine with the code at the hub\n", "hub", m.Hub, "token")

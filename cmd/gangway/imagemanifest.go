@@ -63,7 +63,7 @@ func (o *manifestOptions) open(ctx context.Context) (*reference, error) {
 			return nil, usagef("--manifest-name and --sequence need --manifest-key: without a key, there is no manifest")
 		}
 		if o.diskPIN {
-			return nil, usagef("--disk-pin needs --manifest-key: a PIN protects only disks that open only for your systems")
+			return nil, usagef("--disk-pin needs --manifest-key: only a disk that is bound to your systems can have a PIN")
 		}
 		return nil, nil
 	}
@@ -253,7 +253,7 @@ func parsePrivateKey(text []byte) (crypto.Signer, error) {
 	var block *pem.Block
 	for rest := text; ; {
 		if block, rest = pem.Decode(rest); block == nil {
-			return nil, errors.New("it has no private key in PEM; make a key with 'gangway manifest key create'")
+			return nil, errors.New("the file has no private key in PEM; make a key with 'gangway manifest key create'")
 		}
 		if block.Type != "EC PARAMETERS" { // OpenSSL writes this block before an EC PRIVATE KEY
 			break
@@ -272,7 +272,7 @@ func parsePrivateKey(text []byte) (crypto.Signer, error) {
 	case "RSA PRIVATE KEY":
 		key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
 	default:
-		return nil, fmt.Errorf("it has the PEM block %q instead of a private key", block.Type)
+		return nil, fmt.Errorf("the file has the PEM block %q instead of a private key", block.Type)
 	}
 	if err != nil {
 		return nil, errors.New("the private key is damaged, or of an unknown type; make a key with 'gangway manifest key create'")

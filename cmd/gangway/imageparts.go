@@ -238,12 +238,12 @@ func judgeProgram(p *partView) {
 	}
 	defer f.Close()
 	if f.Machine != elf.EM_X86_64 {
-		p.Detail, p.Get = "it is for another processor; images are for x86-64", "GOARCH=amd64 make build; then give the folder of the programs with --programs"
+		p.Detail, p.Get = "the program is for another processor; images are for x86-64", "GOARCH=amd64 make build; then give the folder of the programs with --programs"
 		return
 	}
 	for _, s := range f.Progs {
 		if s.Type == elf.PT_INTERP {
-			p.Detail, p.Get = "it needs libraries, which images do not have", "CGO_ENABLED=0 make build"
+			p.Detail, p.Get = "the program needs shared libraries, which images do not have", "CGO_ENABLED=0 make build"
 		}
 	}
 }

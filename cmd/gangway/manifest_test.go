@@ -207,7 +207,7 @@ func TestImageWithManifest(t *testing.T) {
 		t.Errorf("the manifest has the Secure Boot variables %+v", m.SecureBoot)
 	}
 	namesInstallersWithoutAShell(t, m)
-	if shown := succeeds(t, "image", "inspect", "installer.img"); !strings.Contains(shown, "opens      encrypted disks only for systems that the owner's key approved") {
+	if shown := succeeds(t, "image", "inspect", "installer.img"); !strings.Contains(shown, "opens      the TPM opens an encrypted disk only for systems that the owner's key approved") {
 		t.Errorf("the stick does not say that the owner's key approved the system: %s", shown)
 	}
 	boot, err := os.ReadFile(filepath.Join(stick.BootDir, "systemd-bootx64.efi"))

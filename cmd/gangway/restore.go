@@ -159,7 +159,7 @@ func (a *app) restore(ctx context.Context, path string, o restoreFlags) error {
 	if r.trail, err = r.readTrails(info.Header.Begun); err != nil {
 		return err
 	}
-	a.note("The backup of epoch %d, begun at %s (%s), is complete and unchanged.", info.Header.Epoch, info.Header.Begun.Format(time.RFC3339), humanize.Time(info.Header.Begun))
+	a.note("Backup number %d, begun at %s (%s), is complete and unchanged.", info.Header.Epoch, info.Header.Begun.Format(time.RFC3339), humanize.Time(info.Header.Begun))
 	if err := errors.Join(os.RemoveAll(r.part), os.MkdirAll(r.part, 0o700), os.Chmod(o.data, 0o700)); err != nil {
 		return err
 	}

@@ -59,7 +59,7 @@ func (o *restoreFlags) readTrails(since time.Time) (*aftermath, error) {
 		signed, err := backup.ReadTrail(f, strings.ToLower(o.hubName), o.unsignedEvents, func(line []byte) error {
 			var e api.EventView
 			if err := json.Unmarshal(line, &e); err != nil || e.Kind == "" || e.Time.IsZero() {
-				return errors.New("it is not an event, as 'gangway events --output jsonl' prints it")
+				return errors.New("the line is not an event that 'gangway events --output jsonl' printed")
 			}
 			if id := (event{e.Seq, e.Time.UTC()}); !seen[id] {
 				seen[id] = true
@@ -129,7 +129,7 @@ func (r *restoration) repeatChanges(ctx context.Context, db engine) error {
 func (c change) repeat(ctx context.Context, db engine) error {
 	by := operator()
 	event := store.Event{Time: time.Now(), Kind: c.kind, Owner: c.owner, Device: c.device, Token: c.token,
-		Message: fmt.Sprintf("Repeated after a restore of the hub: it happened at %s.", c.time.UTC().Format(time.RFC3339))}.By(&by)
+		Message: fmt.Sprintf("Repeated after a restore of the hub. The first time was at %s.", c.time.UTC().Format(time.RFC3339))}.By(&by)
 	switch c.kind {
 	case "device.deleted":
 		d, err := db.Device(ctx, c.device)
@@ -188,7 +188,7 @@ func (r *restoration) noteLosses() {
 			r.note("Possibly lost: the deletions and revocations after %s, when the newest file of events was made.", until.Format(time.RFC3339))
 		}
 		if len(r.trail.others) > 0 {
-			r.note("The events show what was lost since %s, at most: %s.", begun, strings.Join(r.lost(), ", "))
+			r.note("The events show that at most this was lost since %s: %s.", begun, strings.Join(r.lost(), ", "))
 		}
 	}
 	r.note("Ended %d sessions: people must sign in again. Paused %d join tokens with a limited number of uses: 'gangway restore tokens' lists them.", r.done.Sessions, r.done.Tokens)
@@ -222,7 +222,7 @@ func (r *restoration) lost() (list []string) {
 func (a *app) restoreLostCommand() *cobra.Command {
 	var data string
 	c := &cobra.Command{
-		Use: "lost --data DIR", Short: "List devices whose records a restore lost", Args: args(),
+		Use: "lost --data DIR", Short: "List devices that lost their record in a restore", Args: args(),
 		Long: `Lost lists the devices that have a certificate of this hub and whose records were lost,
 because they onboarded after the backup from which the hub was restored. A device is in
 the list after it has connected, and until it has onboarded again. Each owner has an

@@ -224,7 +224,7 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 		{"device approve " + d.Nick, failed, []string{"has onboarded already", "gangway device show"}},
 		{"device approve " + d.ID, failed, []string{"has onboarded already"}},
 		{"device deny somebody", failed, []string{"there is no waiting machine", "'gangway device waiting'"}},
-		{"token disable twins", failed, []string{"matches 2 join tokens", first, second, "give the whole id"}},
+		{"token disable twins", failed, []string{"matches 2 join tokens", first, second, "give one whole id"}},
 		{"token disable nothing", failed, []string{"there is no join token", "'gangway token ls'"}},
 		{"token delete " + first, failed, []string{"disable"}},
 		{"api-token revoke ci", failed, []string{"there is no API token", "'gangway api-token ls'"}},

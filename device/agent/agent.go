@@ -435,7 +435,7 @@ func (a *Agent) load(ctx context.Context, t tpm) (*deviceKeys, error) {
 	found := "found, with its certificate"
 	switch {
 	case id.EKCertificate == nil && id.Omission.Why != 0:
-		found = "found, but its certificate was left out"
+		found = "found, but the agent leaves out its certificate"
 	case id.EKCertificate == nil:
 		found = "found, but the TPM has no certificate for it"
 	case !id.EK.Is(id.EKCertificate.PublicKey):
@@ -443,7 +443,7 @@ func (a *Agent) load(ctx context.Context, t tpm) (*deviceKeys, error) {
 	}
 	a.sayTook("keys", time.Since(begin), "Endorsement key %s %s. The TPM made the attestation and identity keys (%s).", id.EKTemplate, found, id.IDevID.Algorithm())
 	if id.Omission.Why != 0 {
-		a.say("note", "%s The owner sees this reason.", id.Omission)
+		a.say("note", "%s The hub shows this reason to the owner.", id.Omission)
 	}
 	for _, note := range id.Notes {
 		a.say("note", "%s", note)
@@ -556,7 +556,7 @@ func (a *Agent) request(id *deviceKeys) error {
 	if err := a.dir.save(requestFile, body, a.state); err != nil {
 		return err
 	}
-	a.sayTook("request", time.Since(begin), "Made the request; the attestation key certified the identity key.")
+	a.sayTook("request", time.Since(begin), "The request is ready: the attestation key certified the identity key.")
 	return nil
 }
 
@@ -627,7 +627,7 @@ func (a *Agent) activate(ctx context.Context, hub *hub, id *deviceKeys, certs *c
 	if err := a.dir.activate(certs, a.state); err != nil {
 		return err
 	}
-	a.sayTook("activate", time.Since(begin), "Made the first connection with the IDevID certificate: this device is %q (%s).", device.Nick, device.ID)
+	a.sayTook("activate", time.Since(begin), "The first connection with the IDevID certificate succeeded: this device is %q (%s).", device.Nick, device.ID)
 	return nil
 }
 

@@ -93,8 +93,8 @@ var (
 	noBrowser = &refusal{http.StatusForbidden, "proxy-browser", "The request comes from a web page.", "Only local programs may use the proxy."}
 	noToken   = &refusal{http.StatusUnauthorized, "proxy-token", "The proxy's token is missing or wrong.", "Send 'Authorization: Bearer' and the content of the token file, which changes at each start."}
 	noUpgrade = &refusal{http.StatusBadRequest, "proxy-upgrade", "The proxy does not support protocol upgrades.", "Send the request without the Upgrade header."}
-	noPath    = &refusal{http.StatusBadRequest, "proxy-path", "The path is not in its canonical form.", "Send it without '//', '.', '..' and percent signs."}
-	noRoute   = &refusal{http.StatusForbidden, "proxy-route", "The proxy does not forward this route.", "It forwards the device's own API; add a route with 'gangway-agent proxy --allow'."}
+	noPath    = &refusal{http.StatusBadRequest, "proxy-path", "The path is not in its canonical form.", "Send a path without '//', '.', '..' and percent signs."}
+	noRoute   = &refusal{http.StatusForbidden, "proxy-route", "The proxy does not forward this route.", "The proxy forwards only the device's own API; to add a route, use 'gangway-agent proxy --allow'."}
 )
 
 // check returns the refusal of a request, or nil if the proxy may forward the request.

@@ -83,7 +83,7 @@ func (p *HTTPProxy) connect(ctx context.Context, conn net.Conn, address string, 
 		secure := tls.Client(conn, config)
 		if err := secure.HandshakeContext(ctx); err != nil {
 			if unknown := (x509.UnknownAuthorityError{}); errors.As(err, &unknown) {
-				return nil, p.fails(err, "has a certificate from a CA that is not the one in the network settings: put the proxy's CA there")
+				return nil, p.fails(err, "has a certificate from a CA that is not in the network settings: add the proxy's CA to the network settings")
 			}
 			return nil, p.fails(err, "failed the TLS handshake: %v", err)
 		}

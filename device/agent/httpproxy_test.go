@@ -143,7 +143,7 @@ func TestProxyThatDoesNotLetThroughSaysWhy(t *testing.T) {
 		"a header that never ends": {connectproxy.Config{Answer: "HTTP/1.1 200 OK\r\n" + strings.Repeat("X: "+strings.Repeat("x", 1000)+"\r\n", 200)}, nil,
 			"sent an answer that is not HTTP"},
 		"bytes in the hub's place": {connectproxy.Config{Answer: "HTTP/1.1 200 OK\r\n\r\n\x16\x03\x01"}, nil, "sent data before the hub could answer"},
-		"another CA":               {connectproxy.Config{TLS: other.Server(t, "127.0.0.1")}, nil, "has a certificate from a CA that is not the one in the network settings"},
+		"another CA":               {connectproxy.Config{TLS: other.Server(t, "127.0.0.1")}, nil, "has a certificate from a CA that is not in the network settings"},
 		"another name":             {connectproxy.Config{TLS: proxyCA.Server(t, "proxy.example")}, nil, "failed the TLS handshake"},
 		"http in https's place":    {connectproxy.Config{}, func(h *hub) { h.proxy.URL.Scheme = "https" }, "failed the TLS handshake"},
 		"nobody there":             {connectproxy.Config{}, func(h *hub) { h.proxy.URL.Host = nobody(t) }, "cannot be reached: connect: connection refused"},

@@ -81,13 +81,13 @@ func (a *Agent) awaitUnlocked(ctx context.Context, t tpm) error {
 }
 
 func lockoutWords(s lockout.State) string {
-	ends := "It ends when a person with the lockout password lifts it or clears the TPM."
+	ends := "The lockout ends when a person uses the lockout password to end it, or clears the TPM."
 	if s.Interval > 0 {
-		ends = fmt.Sprintf("It ends by itself within %s if the machine stays switched on.", s.Interval)
+		ends = fmt.Sprintf("If the machine stays switched on, the lockout ends within %s.", s.Interval)
 	}
 	password := ""
 	if s.Password {
-		password = " The agent cannot lift it: the TPM's lockout hierarchy has a password."
+		password = " The agent cannot end the lockout, because the TPM's lockout hierarchy has a password."
 	}
 	return fmt.Sprintf("The TPM is in lockout: it counted %d wrong passwords or power losses; the limit is %d.%s %s", s.Tries, s.Max, password, ends)
 }

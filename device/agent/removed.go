@@ -57,7 +57,7 @@ func removedWords(why string) string {
 	return "The owner deleted this device or denied it."
 }
 
-const remedyAgain = "To onboard it again, run 'gangway-agent onboard --again --token-file FILE' with a join token of its owner."
+const remedyAgain = "To onboard this machine again, run 'gangway-agent onboard --again --token-file FILE' with a join token of its owner."
 
 // removal returns the reason why the hub does not accept a device that was active. It returns "" if
 // err is not a refusal of the device's certificate. A refusal without a reason counts as "revoked",
@@ -101,7 +101,7 @@ func (a *Agent) checkReturn(why string, no *Refused, claims bool) *Removed {
 		return nil
 	case why == removedRevoked, a.cfg.Token == nil:
 	case since >= 0 && since < returnAfter:
-		removed.Remedy = fmt.Sprintf("It onboarded again by itself at %s and does so only once a day. Look for another machine with a copy of this TPM's state or of this state folder. %s", a.state.Returned.Format(time.RFC3339), remedyAgain)
+		removed.Remedy = fmt.Sprintf("The agent onboarded this machine again at %s, and does this only once a day. Look for another machine with a copy of this TPM's state or of this state folder. %s", a.state.Returned.Format(time.RFC3339), remedyAgain)
 	default:
 		return nil
 	}
@@ -172,7 +172,7 @@ func (a *Agent) confirmActive(ctx context.Context, t tpm) error {
 	})
 	unused := ""
 	if a.cfg.Token != nil && a.cfg.Token.ID != a.state.TokenID {
-		unused = " The join token " + a.cfg.Token.ID + " is not used; to use it, run 'gangway-agent onboard --again'."
+		unused = " The join token " + a.cfg.Token.ID + " is not used; to use the join token, run 'gangway-agent onboard --again'."
 	}
 	a.say("checked", "This machine is already onboarded as %q, as the hub at %s has just confirmed.%s", a.state.Nick, h.url(), unused)
 	return err

@@ -199,7 +199,7 @@ func (s *session) Upload(ctx context.Context, path string, content io.ReadSeeker
 		return refused(resp, answer)
 	}
 	if has := resp.Header.Get("Upload-Offset"); method == http.MethodPatch && has != strconv.FormatInt(size, 10) {
-		return fmt.Errorf("the hub has %.20q bytes of the object after the upload of %d bytes", has, size)
+		return fmt.Errorf("the device uploaded %[2]d bytes of the object, but the hub reports %.20[1]q bytes", has, size)
 	}
 	return nil
 }
@@ -231,7 +231,7 @@ func uploadOffset(ctx context.Context, client *http.Client, url string, size int
 	}
 	offset, err = strconv.ParseInt(resp.Header.Get("Upload-Offset"), 10, 64)
 	if err != nil || offset < 0 || offset > size {
-		return 0, false, fmt.Errorf("the hub has %.20q bytes of an object of %d bytes", resp.Header.Get("Upload-Offset"), size)
+		return 0, false, fmt.Errorf("the object has %[2]d bytes, but the hub reports %.20[1]q bytes", resp.Header.Get("Upload-Offset"), size)
 	}
 	return offset, true, nil
 }

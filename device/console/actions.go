@@ -97,7 +97,7 @@ func (c *console) confirmed(ctx context.Context, key rune, done string, do func(
 
 func (c *console) askRestart(ctx context.Context) {
 	c.modal = &question{
-		rows: []row{para(strong, "Restart this machine?"), blank, para(plain, "All programs on the machine end. The restart takes a minute or two."), blank, para(plain, "To restart it, type yes and press Enter.")},
+		rows: []row{para(strong, "Restart this machine?"), blank, para(plain, "All programs on the machine end. The restart takes a minute or two."), blank, para(plain, "To restart the machine, type yes and press Enter.")},
 		want: "yes", yes: func() { c.confirmed(ctx, 'r', "The machine restarts.", c.cfg.Machine.Restart) },
 	}
 }
@@ -109,7 +109,7 @@ func (c *console) askWipe(ctx context.Context) {
 			para(bad, "Wipe this machine: %s", want), blank,
 			para(plain, "The machine restarts. Before its system starts, it destroys the keys and the data of its disk, clears the TPM, and switches off. All data is lost and cannot be recovered."),
 			para(plain, "The endorsement key stays: if the machine is installed again, it stays the same device. So delete the device at its hub too."), blank,
-			para(strong, "To wipe it, type %s and press Enter.", want),
+			para(strong, "To wipe the machine, type %s and press Enter.", want),
 		},
 		want: want, yes: func() { c.confirmed(ctx, 'w', "The machine restarts, and wipes itself.", c.cfg.Machine.Wipe) },
 	}
@@ -149,7 +149,7 @@ func (c *console) askTry(ctx context.Context, text string) {
 	}
 	c.modal = &question{
 		rows: append(rows, blank, para(plain, "The machine restarts to try these settings. If it does not reach its hub within 10 minutes, it restarts with the previous settings. A machine that was never onboarded keeps the new settings at once."), blank,
-			para(plain, "To try them, type yes and press Enter.")),
+			para(plain, "To try the settings, type yes and press Enter.")),
 		want: "yes", no: func() { c.modal = editor },
 		yes: func() {
 			c.confirmed(ctx, 'e', "The machine restarts to try the settings.", func(ctx context.Context) error { return c.cfg.Machine.TryNetwork(ctx, text) })

@@ -238,7 +238,7 @@ func TestRestartAsksFirst(t *testing.T) {
 	b := newBench(t, 80, 24, ownedState, nil)
 	b.press("r") // this key works only on the page Machine
 	b.press("9r")
-	b.see("To restart it, type yes and press Enter.")
+	b.see("To restart the machine, type yes and press Enter.")
 	b.press("no", tcell.KeyEnter)
 	b.see("That is not yes: nothing was done.")
 	b.press(tcell.KeyEscape)
@@ -272,7 +272,7 @@ func TestWipeAsksForTheNick(t *testing.T) {
 	b := newBench(t, 80, 24, ownedState, nil)
 	b.write("user-meta.json", `{"gangway.console":"full"}`)
 	b.press("9w")
-	b.see("To wipe it, type otter-7 and press Enter.")
+	b.see("To wipe the machine, type otter-7 and press Enter.")
 	b.press("yes", tcell.KeyEnter)
 	b.see("That is not otter-7: nothing was done.")
 	b.press("otter-7", tcell.KeyEnter)

@@ -118,7 +118,7 @@ func Examine(ctx context.Context, cfg Config) []Finding {
 func excuse(all []Finding) {
 	for i, f := range all {
 		if f.Severity != OK && (strings.HasPrefix(f.Code, "network-") || strings.HasPrefix(f.Code, "dns-")) {
-			all[i].Severity, all[i].Cause, all[i].Remedy = Note, "The machine reached the hub, so this does not matter now.", ""
+			all[i].Severity, all[i].Cause, all[i].Remedy = Note, "The machine reached the hub, so this finding does not matter now.", ""
 		}
 	}
 }

@@ -250,7 +250,7 @@ func checkClock(_ context.Context, e *exam) []Finding {
 	wrong := func(fact string) []Finding {
 		return []Finding{{Code: "clock-wrong", Severity: Problem, Fact: fact,
 			Cause:  "The battery of the clock is empty, or nothing has set the clock yet.",
-			Remedy: "Set the clock, or let the agent do so: --set-clock, with time servers in the network settings."}}
+			Remedy: "Set the clock, or let the agent set the clock: --set-clock, with time servers in the network settings."}}
 	}
 	if made, err := time.Parse(time.RFC3339, version.Current.Date); err == nil && now.Before(made) {
 		return wrong(fmt.Sprintf("The clock shows %s, but this program was built later, at %s.", now.Format(time.DateTime), made.UTC().Format(time.DateTime)))

@@ -278,7 +278,7 @@ func (i *Identity) madeEK(template tcg.Template, fits func(*tcg.Public) bool) (*
 		}
 		return nil, errors.Join(verdict{error: err}, i.ring.release(k))
 	}
-	return nil, errors.Join(verdict{error: errors.New("the certificate is for a different key from the one that this TPM makes from the template")}, i.ring.release(k))
+	return nil, errors.Join(verdict{error: errors.New("the certificate's key is not the key that this TPM makes from the template")}, i.ring.release(k))
 }
 
 func sameKey(p *tcg.Public, want crypto.PublicKey) bool {

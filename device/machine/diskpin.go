@@ -29,7 +29,7 @@ func askKey(t transport.TPM, disk io.ReaderAt, release func() ([]byte, error), a
 	why := ""
 	for {
 		if refused != nil {
-			why = strings.TrimSpace(why + "\n" + pinProblem(t, refused) + "\nNo PIN opens the disk now, but the recovery key does.")
+			why = strings.TrimSpace(why + "\n" + pinProblem(t, refused) + "\nA PIN cannot open the disk now, but the recovery key can.")
 		}
 		typed := ask(why)
 		why = ""
@@ -72,7 +72,7 @@ func pinProblem(t transport.TPM, err error) string {
 	s, failed := lockout.Read(t)
 	switch {
 	case locked || failed == nil && (s.Locked || s.Tries >= s.Max):
-		return "After too many wrong PINs, the TPM accepts no PIN. Leave the machine on: within an hour, it accepts the next one. The recovery key opens the disk at once."
+		return "After too many wrong PINs, the TPM accepts no PIN. Leave the machine on: within an hour, the TPM accepts the next PIN. The recovery key opens the disk at once."
 	case failed != nil:
 		return "The PIN is wrong."
 	}

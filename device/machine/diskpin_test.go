@@ -31,7 +31,7 @@ func TestRecoveryKeyOpensADiskWithAPIN(t *testing.T) {
 	if err != nil || !bytes.Equal(got, want) {
 		t.Fatal(err)
 	}
-	for i, part := range []string{"No PIN opens the disk now", "not a recovery key", "not a recovery key", "The recovery key does not open this disk."} {
+	for i, part := range []string{"A PIN cannot open the disk now", "not a recovery key", "not a recovery key", "The recovery key does not open this disk."} {
 		if !strings.Contains(why[i], part) {
 			t.Errorf("question %d says %q; want %q", i, why[i], part)
 		}

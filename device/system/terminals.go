@@ -246,7 +246,7 @@ func (t *Terminals) once(path string, want []byte, console bool) error {
 		return nil
 	}
 	if want == nil && typed != "" && t.locked.Load() { // typed while the last answer is tried
-		fmt.Fprint(on, "\r\nThe machine still tries the last answer.\r\n")
+		fmt.Fprint(on, "\r\nThe machine is still checking your last answer.\r\n")
 		return nil
 	}
 	if console && (want == nil || typed == "") {

@@ -205,7 +205,7 @@ func TestLineWhileThePINIsTriedOpensNothing(t *testing.T) {
 			}
 		}()
 		l.wait(time.Hour)
-		l.want("the answer is 135791", "/dev/ttyS0 shows The machine still tries the last answer.", "the answer is 246810")
+		l.want("the answer is 135791", "/dev/ttyS0 shows The machine is still checking your last answer.", "the answer is 246810")
 		l.never("console on /dev/ttyS0 with read")
 	})
 }

@@ -112,7 +112,7 @@ type Rule struct {
 
 // Rules are all conditions, in the order in which 'gangway doctor' and the pages show them.
 var Rules = []Rule{
-	{"certificate-expires", "Certificates of the hub", "GangwayCertificateExpires", "Read in the hub's log why the certificate is not renewed, or replace its files.", certificateExpires},
+	{"certificate-expires", "Certificates of the hub", "GangwayCertificateExpires", "Read in the hub's log why the certificate is not renewed, or replace the certificate's files.", certificateExpires},
 	{"maker-root-expires", "Roots of TPM makers", "GangwayMakerRootExpires", "Ask the TPM maker for the new root certificate, and import it with 'gangway trust import'.", rootExpires},
 	{"disk-low", "Free disk space", "GangwayDiskLow", "Free disk space: see 'A full disk' in docs/operations.md.", diskLow},
 	{"backup-old", "Backup", "GangwayBackupOld", "Make a backup: see 'Backup' in docs/operations.md.", backupOld},
@@ -120,7 +120,7 @@ var Rules = []Rule{
 	{"clock-drift", "Clocks", "GangwayClockDrift", "Let a time server set the clocks of the hub and of the database's machine, for example with chrony.", clockDrift},
 	{"devices-quiet", "Devices that go quiet together", "GangwayDevicesQuiet", "Look for a common reason: a site, a network, a power cut, or a new revision.", devicesQuiet},
 	{"refusals", "Refused onboarding", "GangwayManyRefusals", "Look at the latest refusals with 'gangway events --kind enrolment.', and at the latest changes of policies, EK lists and trust.", manyRefusals},
-	{"trust-withdrawn", "Trust in the makers of devices", "GangwayTrustWithdrawn", "List the devices with 'gangway device rejudge', and decide for each.", trustWithdrawn},
+	{"trust-withdrawn", "Devices with TPM makers that are not trusted", "GangwayTrustWithdrawn", "List the devices with 'gangway device rejudge', and decide for each.", trustWithdrawn},
 }
 
 // Find returns the rule with this name.

@@ -115,7 +115,7 @@ func deviceOf(r *http.Request) store.Device { return *callerOf(r).Device }
 
 var (
 	errNotSignedIn   = problem(http.StatusUnauthorized, "not-signed-in", "Sign in with 'gangway login', or on the hub's page.", "You are not signed in, or your session has ended.")
-	errScope         = problem(http.StatusForbidden, "insufficient-scope", "Sign in without 'scope', or use a token whose scopes allow the request.", "The token's scopes do not allow this request.")
+	errScope         = problem(http.StatusForbidden, "insufficient-scope", "Sign in without 'scope', or use a token with a scope that allows the request.", "The token's scopes do not allow this request.")
 	errAPIToken      = problem(http.StatusForbidden, "api-token", "Sign in with your password.", "This request is not allowed with an API token.")
 	errNotOperator   = problem(http.StatusForbidden, "not-operator", "To give an account the role, run 'gangway account operator NICK --data DIR' on the hub's machine.", "This page is only for accounts with the role operator.")
 	errNoCertificate = problem(http.StatusUnauthorized, "no-certificate", "Connect with the device's IDevID certificate.", "This route is for devices, and the connection has no client certificate.")

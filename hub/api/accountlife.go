@@ -158,7 +158,7 @@ func (s *Server) endSessions(w http.ResponseWriter, r *http.Request) error {
 	if all := r.URL.Query().Get("all"); all == "true" {
 		keep = store.Hash{}
 	} else if all != "" && all != "false" {
-		return problem(http.StatusBadRequest, "all", "Use true or false.", "\"all\" is neither true nor false.")
+		return problem(http.StatusBadRequest, "all", "Use true or false.", "The parameter \"all\" must be true or false.")
 	}
 	n, err := s.endAllSessions(r, keep)
 	if err != nil {

@@ -238,7 +238,7 @@ func (s *Server) decideReference(r *http.Request, d store.Device, body bootDecis
 	return nil
 }
 
-var errNewerBoot = problem(http.StatusConflict, "boot-newer", "Look at the new measurement with 'gangway device boot', and decide again.", "The device was measured again, or another decision changed the reference, after you looked.")
+var errNewerBoot = problem(http.StatusConflict, "boot-newer", "Look at the new measurement with 'gangway device boot', and decide again.", "After you looked, the device was measured again, or another decision changed the reference.")
 
 // decidedReference returns the reference that results from an owner's decision. `present` is the
 // text of the present reference, or empty if the device has none.

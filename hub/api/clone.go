@@ -125,7 +125,7 @@ func (s *Server) applyCloneDecision(r *http.Request, d store.Device, decision st
 	}
 	k, err := s.cfg.Onboard.DecideClone(r.Context(), accountOf(r), d, clone.Decision(decision), findings, remoteAddr(r))
 	if errors.Is(err, store.ErrChanged) {
-		return ClonedView{}, problem(http.StatusConflict, "cloned-changed", "Look at the findings with 'gangway device cloned', and decide again.", "New findings were recorded after you looked.")
+		return ClonedView{}, problem(http.StatusConflict, "cloned-changed", "Look at the findings with 'gangway device cloned', and decide again.", "After you looked, the hub recorded new findings about the device.")
 	}
 	if err != nil {
 		return ClonedView{}, err

@@ -52,7 +52,7 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 	case "false":
 		f.NoRoutine = true
 	default:
-		return problem(http.StatusBadRequest, "routine", "Use true or false.", "\"routine\" is neither true nor false.")
+		return problem(http.StatusBadRequest, "routine", "Use true or false.", "The parameter \"routine\" must be true or false.")
 	}
 	var err error
 	if f.Limit, err = pageSize(r, 0); err != nil {

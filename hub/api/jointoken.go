@@ -166,7 +166,7 @@ func (s *Server) endJoinToken(w http.ResponseWriter, r *http.Request) error {
 	case "true":
 		end = s.deleteJoinToken
 	default:
-		return problem(http.StatusBadRequest, "purge", "Use true or false.", "\"purge\" is neither true nor false.")
+		return problem(http.StatusBadRequest, "purge", "Use true or false.", "The parameter \"purge\" must be true or false.")
 	}
 	if err := end(r.Context(), accountOf(r), r.PathValue("id")); err != nil {
 		return err

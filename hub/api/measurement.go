@@ -76,7 +76,7 @@ func (s *Server) bootNonce(r *http.Request, device string, at int64) ([]byte, er
 	if err != nil {
 		// In TLS 1.2, the exported keys identify the connection only with the extension of RFC
 		// 7627.
-		return nil, problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "A measurement is bound to its connection, and the TLS version of this connection does not allow this.")
+		return nil, problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "A boot measurement must be bound to its TLS connection, and this connection's TLS version does not support that.")
 	}
 	nonce := binary.BigEndian.AppendUint64(nil, uint64(at))
 	m := hmac.New(sha256.New, s.cfg.CA.SealKey())

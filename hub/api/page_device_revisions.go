@@ -281,7 +281,7 @@ func (s *Server) typedRevision(r *http.Request, d store.Device) (*ui.RevisionPre
 func (s *Server) postTyped(r *http.Request, d store.Device, p *ui.RevisionPreview, state *trail.State) (int, error) {
 	seen, ok := revNumber(r.PostFormValue("newest"))
 	if !ok || seen != p.Newest {
-		return 0, problem(http.StatusConflict, "rev-taken", "Look at the new preview, and post the revision again.", "Another revision was posted after you looked.")
+		return 0, problem(http.StatusConflict, "rev-taken", "Look at the new preview, and post the revision again.", "After you looked, another revision was posted.")
 	}
 	if p.Long && r.PostFormValue("sum") != p.Sum {
 		return 0, problem(http.StatusConflict, "state-changed", "Look at the new preview, and post the state again.", "The file differs from the file of the preview.")

@@ -439,7 +439,7 @@ func TestRevisionsArePostedRolledBackAndCancelledOnThePage(t *testing.T) {
 	}
 	// Another revision was posted after the preview. The preview does not show that revision's
 	// changes, so the hub does not post the state.
-	if status, page, _ := b.post(id, "revisions", "from", "1", "newest", "1", "message", "typed words", "confirm", "yes"); status != 409 || !strings.Contains(text(page), "Another revision was posted after you looked.") || !strings.Contains(page, "typed words") {
+	if status, page, _ := b.post(id, "revisions", "from", "1", "newest", "1", "message", "typed words", "confirm", "yes"); status != 409 || !strings.Contains(text(page), "After you looked, another revision was posted.") || !strings.Contains(page, "typed words") {
 		t.Errorf("%d %s", status, text(page))
 	}
 	// The person uploads a new state as a file. The page first shows the changes; a second form

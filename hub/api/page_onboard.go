@@ -80,7 +80,7 @@ func tokenRow(t store.JoinToken, now time.Time) ui.TokenRow {
 	row := ui.TokenRow{JoinToken: t, State: ui.StateBadge(tokenState(t, now)), Path: tokenPath(t.ID)}
 	switch {
 	case t.WithoutTPM && t.ForPantacor:
-		row.Accepts = "devices without a TPM, Pantacor's proofs"
+		row.Accepts = "devices without a TPM, and Pantacor's ownership proofs"
 	case t.WithoutTPM:
 		row.Accepts = "devices without a TPM"
 	case t.ForPantacor:

@@ -229,7 +229,7 @@ func (s *Server) fillHealth(r *http.Request, p *ui.OperatorPage) error {
 // ownCertificates returns the hub's certificates with their states and expiry times.
 func (s *Server) ownCertificates() []ui.OperatorCertificate {
 	list := []ui.OperatorCertificate{
-		{Name: "The hub's root, attestation CA and device CA", State: ui.StateBadge("valid"), Note: "Nothing: these certificates never expire. Keep a backup of the folder pki."},
+		{Name: "The hub's root, attestation CA and device CA", State: ui.StateBadge("valid"), Note: "No action is necessary, because these certificates never expire. Keep a backup of the folder pki."},
 	}
 	if c := s.cfg.CA.TLSCA(); c != nil {
 		row := ui.OperatorCertificate{Name: "The hub's TLS CA", State: ui.StateBadge("valid"), Expires: c.NotAfter, Note: "Renew it before it expires, with 'gangway ca request'."}
@@ -238,7 +238,7 @@ func (s *Server) ownCertificates() []ui.OperatorCertificate {
 		}
 		list = append(list, row)
 	}
-	own := ui.OperatorCertificate{Name: "For devices and commands", Where: s.cfg.PublicURL, State: ui.StateBadge("valid"), Note: "Nothing: the hub renews the certificate by itself."}
+	own := ui.OperatorCertificate{Name: "For devices and commands", Where: s.cfg.PublicURL, State: ui.StateBadge("valid"), Note: "No action is necessary, because the hub renews the certificate by itself."}
 	if c, err := s.certificate(nil); err == nil {
 		own.Expires = c.Leaf.NotAfter
 	} else {

@@ -44,7 +44,7 @@ const (
 // For the code of each question, `means` has a sentence that tells the person what an approval
 // means.
 var means = map[string]string{
-	evidence.CodeNoCertificate: "You confirm that this EK belongs to a real TPM in one of your machines. No certificate of a TPM maker confirms it.",
+	evidence.CodeNoCertificate: "You confirm that this EK belongs to a real TPM in one of your machines. No certificate of a TPM maker proves that.",
 	evidence.CodeUntrusted:     "You trust this TPM although the hub does not trust the CA of its certificate. For other TPMs, the hub does not trust that CA.",
 	evidence.CodeKind:          "You accept this kind of EK for this TPM. If the same TPM is a device already, there will be two devices.",
 	"ek-certificate-expired":   "You accept this EK although its certificate has expired.",
@@ -267,7 +267,7 @@ func requestFacts(w store.WaitingDevice, f onboard.RequestFacts) []ui.Fact {
 	}
 	c := f.Counters
 	since := time.Duration(min(c.Clock, 1<<43)) * time.Millisecond // a larger number of milliseconds would overflow a Duration
-	note := "as the machine's AK attested it; the AK is proven only by the activation"
+	note := "the machine's AK attested these counts; the activation later proves the AK"
 	return append(facts,
 		ui.Fact{Name: "Boots", Value: fmt.Sprintf("%s since the TPM was last cleared; %s since the last start", counted(int(c.ResetCount), "start"), counted(int(c.RestartCount), "restart")), Note: note},
 		ui.Fact{Name: "Under power", Value: ui.Roughly(since), Note: "since the TPM was last cleared"})

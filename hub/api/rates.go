@@ -55,10 +55,10 @@ func (r Rates) with(other Rates) (Rates, error) {
 	all := maps.Clone(r)
 	for name, rate := range other {
 		if _, ok := all[name]; !ok {
-			return nil, fmt.Errorf("unknown rate %q; the rates are %s", name, strings.Join(slices.Sorted(maps.Keys(all)), ", "))
+			return nil, fmt.Errorf("unknown rate limit %q; the rate limits are %s", name, strings.Join(slices.Sorted(maps.Keys(all)), ", "))
 		}
 		if !(rate.PerSecond > 0) || rate.PerSecond > 1e9 || rate.Burst < 1 {
-			return nil, fmt.Errorf("rate %q: requests a second must be more than 0, and the burst at least 1", name)
+			return nil, fmt.Errorf("rate limit %q: the requests a second must be more than 0, and the burst must be at least 1", name)
 		}
 		all[name] = rate
 	}

@@ -177,11 +177,11 @@ func CheckNewest(ctx context.Context, dir, hubName string) (c Checked, err error
 		return c, err
 	}
 	if d.File != filepath.Base(c.File) {
-		return c, fileAltered(c.File, "its description is of the backup "+d.File)
+		return c, fileAltered(c.File, "the description belongs to the backup "+d.File)
 	}
 	c.Description, c.Begun = d, d.Begun
 	if info.Size() != d.Size {
-		return c, fileAltered(c.File, fmt.Sprintf("it has %d bytes, and the hub wrote %d", info.Size(), d.Size))
+		return c, fileAltered(c.File, fmt.Sprintf("the file has %d bytes, but the hub wrote %d", info.Size(), d.Size))
 	}
 	if err := checkObjectFiles(ctx, dir, list); err != nil {
 		return c, unlessEnded(ctx, &c, err)
@@ -207,7 +207,7 @@ func unlessEnded(ctx context.Context, c *Checked, err error) error {
 }
 
 func fileAltered(path, how string) error {
-	return &Refusal{CodeAltered, fmt.Sprintf("The backup %s is not as the hub wrote it: %s.", path, how), "Make a new backup, keep this file, and examine the disk of the backups."}
+	return &Refusal{CodeAltered, fmt.Sprintf("The backup %s has changed since the hub wrote it: %s.", path, how), "Make a new backup, keep this file, and examine the disk of the backups."}
 }
 
 // readDescription reads and verifies a description. `list` has the sizes and names of objects'
@@ -224,11 +224,11 @@ func readDescription(path, hubName string) (list []byte, d *Description, err err
 	list, last := text[:at], text[at:]
 	var s signedDescription
 	if err := strictjson.DecodeKnown(last, &s); err != nil {
-		return nil, nil, wrong("its last line is not a signature")
+		return nil, nil, wrong("the last line is not a signature")
 	}
 	d = &Description{}
 	if err := strictjson.Decode(s.Description, d); err != nil {
-		return nil, nil, wrong("its last line is not a description")
+		return nil, nil, wrong("the last line is not a description")
 	}
 	switch err := pki.VerifyBackup(hubName, []byte(d.Root), []byte(d.ACA), descriptionSum(s.Description), s.Signature); {
 	case errors.Is(err, pki.ErrOtherHub) || err == nil && d.Hub != hubName:
@@ -237,7 +237,7 @@ func readDescription(path, hubName string) (list []byte, d *Description, err err
 		return nil, nil, wrong("the hub did not sign it")
 	}
 	if sum := sha256.Sum256(list); hex.EncodeToString(sum[:]) != d.List || bytes.Count(list, []byte("\n")) != d.Count {
-		return nil, nil, wrong("its list of objects was changed")
+		return nil, nil, wrong("the list of objects was changed")
 	}
 	return list, d, nil
 }

@@ -85,7 +85,7 @@ func (r *reader) damaged(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return incomplete(r.last())
 	}
-	return altered("after %q, it cannot be decrypted or read (%v)", r.last(), err)
+	return altered("the data after %q cannot be decrypted or read (%v)", r.last(), err)
 }
 
 func (r *reader) last() string {
@@ -159,14 +159,14 @@ func (r *reader) readHeader(name string, content []byte) error {
 		Format int `json:"format"`
 	}
 	if name != headerEntry || json.Unmarshal(content, &format) != nil {
-		return altered("it does not begin with its header")
+		return altered("the backup does not begin with a header")
 	}
 	if format.Format != Format {
 		return &Refusal{CodeFormat, fmt.Sprintf("The backup has the format %d, and this program reads the format %d.", format.Format, Format),
 			"Restore the backup with the version of gangway that made it, or a later one."}
 	}
 	if err := strictjson.Decode(content, &h); err != nil {
-		return altered("its header cannot be read (%v)", err)
+		return altered("the header cannot be read (%v)", err)
 	}
 	if h.Hub != r.hubName {
 		return otherHub(h.Hub)
@@ -184,7 +184,7 @@ func otherHub(name string) error {
 
 func (r *reader) readKey(name string, content []byte) error {
 	if !keyName.MatchString(name) {
-		return altered("a key file has the name %.100q", name)
+		return altered("a key file has the unexpected name %.100q", name)
 	}
 	switch name {
 	case "root.crt":
@@ -274,7 +274,7 @@ func (r *reader) readObjects(content []byte) error {
 		size, ok := row[2].(int64)
 		file, _ := row[3].(string)
 		if len(sum) != sha256.Size || !ok || size < 0 || !objectFile.MatchString(file) {
-			return altered("its list of objects cannot be read")
+			return altered("the list of objects cannot be read")
 		}
 		r.objects++
 		r.bytes += size
@@ -289,7 +289,7 @@ func (r *reader) readObjects(content []byte) error {
 // of the list.
 func (r *reader) finish(content []byte) (info Info, err error) {
 	if r.header == nil {
-		return info, altered("it does not begin with its header")
+		return info, altered("the backup does not begin with a header")
 	}
 	r.entries = append(r.entries, entryOf(endEntry, content))
 	name, signature, err := r.next()
@@ -308,7 +308,7 @@ func (r *reader) finish(content []byte) (info Info, err error) {
 	r.entries = r.entries[:len(r.entries)-1]
 	var e end
 	if err := strictjson.Decode(content, &e); err != nil {
-		return info, altered("its list of entries cannot be read (%v)", err)
+		return info, altered("the list of entries cannot be read (%v)", err)
 	}
 	for i, one := range e.Entries {
 		if i >= len(r.entries) || r.entries[i] != one {
@@ -316,7 +316,7 @@ func (r *reader) finish(content []byte) (info Info, err error) {
 		}
 	}
 	if len(r.entries) != len(e.Entries) || r.objects != e.Objects || r.bytes != e.Bytes {
-		return info, altered("it has more entries or other objects than its list")
+		return info, altered("the backup has entries or objects that are not in its list")
 	}
 	switch _, err := r.tar.Next(); {
 	case err == nil:

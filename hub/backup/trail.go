@@ -131,7 +131,7 @@ func ReadTrail(from io.Reader, hubName string, unsigned bool, event func(line []
 		return nil, fmt.Errorf("after line %d: %w", n, err)
 	}
 	if open > 0 && !unsigned {
-		return nil, &Refusal{CodeEvents, fmt.Sprintf("No signature of the hub follows the last %d lines of the events, so anyone can have written them, or a part is missing.", open),
+		return nil, &Refusal{CodeEvents, fmt.Sprintf("No signature of the hub follows the last %d lines of the events, so anyone can have written these lines, or a part of the file is missing.", open),
 			"Name a file that 'gangway events --data DIR --output jsonl --sign' has printed. If there is only a file without a signature, read it, and say with --unsigned-events that you trust it."}
 	}
 	return trails, nil
@@ -141,18 +141,18 @@ func ReadTrail(from io.Reader, hubName string, unsigned bool, event func(line []
 func verifyTrail(line []byte, hubName, sum string, events int) (t Trail, err error) {
 	var s sealed
 	if err := strictjson.DecodeKnown(line, &s); err != nil {
-		return t, eventsChanged("their signature cannot be read (%v)", err)
+		return t, eventsChanged("the signature cannot be read (%v)", err)
 	}
 	if err := strictjson.Decode(s.Trail, &t); err != nil {
-		return t, eventsChanged("their signature cannot be read (%v)", err)
+		return t, eventsChanged("the signature cannot be read (%v)", err)
 	}
 	switch err := pki.VerifyBackup(hubName, []byte(t.Root), []byte(t.ACA), trailSum(s.Trail), s.Signature); {
 	case errors.Is(err, pki.ErrOtherHub) || err == nil && t.Hub != hubName:
 		return t, &Refusal{CodeOtherHub, fmt.Sprintf("The events are of another hub, with the hub name %.64q.", t.Hub), "Name the events of the hub whose backup this is."}
 	case err != nil:
-		return t, eventsChanged("the hub did not sign them")
+		return t, eventsChanged("the hub did not sign the events")
 	case t.SHA256 != sum || t.Events != events:
-		return t, eventsChanged("they differ from what the hub signed")
+		return t, eventsChanged("the events differ from the events that the hub signed")
 	}
 	return t, nil
 }

@@ -175,7 +175,7 @@ func (j *judge) part(name string) PartVerdict {
 		return v
 	}
 	if d, ok := j.decided(p); ok {
-		v.State, v.Words = StateKnown, fmt.Sprintf("%s: its owner accepted these values for a cohort of devices on %s.", upperFirst(p.Words), d.Since.UTC().Format("2 January 2006"))
+		v.State, v.Words = StateKnown, fmt.Sprintf("%s: the owner accepted these values for a cohort of devices on %s.", upperFirst(p.Words), d.Since.UTC().Format("2 January 2006"))
 		return v
 	}
 	if words, ok := j.byReference(p); ok {
@@ -386,7 +386,7 @@ func (j *judge) why(p Part) (words, cause string) {
 	r := j.Reference
 	switch {
 	case r == nil:
-		return fmt.Sprintf("%s: the device has no reference yet, and its first boot did not start a system of its owner.", pcrList(p.PCRs)), CauseNoReference
+		return fmt.Sprintf("%s: the device has no reference yet, and the first boot did not start one of the owner's systems.", pcrList(p.PCRs)), CauseNoReference
 	case r.Bank != j.Bank:
 		return Compare(r, j.Measurement)[0].Words, CauseOtherBank
 	}
@@ -402,7 +402,7 @@ func (j *judge) why(p Part) (words, cause string) {
 		}
 	}
 	if len(changes) == 0 {
-		return fmt.Sprintf("%s: the reference of %s is older than the present system, so it does not count for this part.", pcrList(p.PCRs), r.Since.UTC().Format("2 January 2006")), CauseNoManifest
+		return fmt.Sprintf("%s: the reference of %s is older than the present system, so the hub does not compare this part with the reference.", pcrList(p.PCRs), r.Since.UTC().Format("2 January 2006")), CauseNoManifest
 	}
 	words = changes[0].Words
 	if n := len(changes) - 1; n > 0 {

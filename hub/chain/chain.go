@@ -283,7 +283,7 @@ func (r *reader) decision() string {
 		}
 	}
 	if r.f.Verdict.Passed("ek-list") {
-		return "Its key is on your list of expected TPMs, the EK list."
+		return "The TPM's EK is on your EK list, the list of expected TPMs."
 	}
 	return "A person accepted that."
 }

@@ -31,7 +31,7 @@ func (r *reader) describe(l *Link) {
 	case EK:
 		l.Sentence = r.ekWords(l.State)
 	case AIK:
-		l.Sentence = r.keyWords(l.State, "The same chip has the key with which it signs statements about itself. The hub tested this before it trusted the key.")
+		l.Sentence = r.keyWords(l.State, "The key that signs this chip's statements about itself is in the same chip. The hub tested this before it trusted the key.")
 	case IDevID:
 		l.Sentence = r.keyWords(l.State, "The key that identifies this device to the hub was made inside the same chip and cannot leave the chip.")
 	case Connection:
@@ -139,7 +139,7 @@ func (r *reader) connectionWords(s State) string {
 	case r.f.BootState == store.BootRefused:
 		words += "the hub refused its newest boot measurement."
 	default:
-		words += "the hub has no boot measurement of it, and your policy requires one."
+		words += "your policy requires a boot measurement, and the hub has no measurement of this device."
 	}
 	if s == Refused {
 		words += " The hub refuses its requests."

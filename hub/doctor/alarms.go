@@ -35,7 +35,7 @@ func checkAlarms(_ context.Context, e *exam) (found []finding.Finding) {
 			continue // the alarm is of a newer version of the hub
 		}
 		found = append(found, bad(finding.Warning, "alarm-"+a.Name, a.Fact,
-			fmt.Sprintf("The hub has found this by itself, on %s UTC.", a.Since.UTC().Format(time.DateTime)), rule.Remedy))
+			fmt.Sprintf("The hub itself detected this problem, on %s UTC.", a.Since.UTC().Format(time.DateTime)), rule.Remedy))
 	}
 	if len(found) == 0 && e.served {
 		return good("alarms", "The hub has found nothing that needs the operator.")

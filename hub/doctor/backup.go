@@ -56,5 +56,5 @@ func (e *exam) checkBackupFiles(ctx context.Context) []finding.Finding {
 	if !d.Objects {
 		objects = "without objects"
 	}
-	return good("backup", "The newest backup, %s, is %s old. It is as the hub wrote it, %s. It can be restored with the age identity of %s. To decrypt it as a test, use 'gangway backup verify'.", name, days, objects, strings.Join(d.Recipients, " or "))
+	return good("backup", "The newest backup, %s, is %s old. The backup is unchanged, %s. The age identity of %s can restore it. To decrypt the backup as a test, use 'gangway backup verify'.", name, days, objects, strings.Join(d.Recipients, " or "))
 }

@@ -253,11 +253,11 @@ func (e *exam) checkURL(ctx context.Context, address string) finding.Finding {
 	ofProxy := leaf.Subject.CommonName == pki.ProxySubject
 	if left < 14 && ofProxy {
 		return bad(finding.Warning, "certificate-expires", fmt.Sprintf("The certificate of the proxy at %s expires in %d day(s).", address, left),
-			"Nothing renews it. When it has expired, no device can connect to the proxy.", "Issue a new one, and let the proxy load it: gangway ca issue-server --help")
+			"The hub does not renew this certificate. After it has expired, no device can connect to the proxy.", "Issue a new one, and let the proxy load it: gangway ca issue-server --help")
 	}
 	if left < 14 {
 		return bad(finding.Warning, "certificate-expires", fmt.Sprintf("The certificate at %s expires in %d day(s).", address, left),
-			"The hub renews its certificate when 30 days are left, so the renewal fails.", "Find the reason in the hub's log: journalctl -u gangway")
+			"The hub renews its certificate 30 days before the end, so the renewal has failed.", "Find the reason in the hub's log: journalctl -u gangway")
 	}
 	if ofProxy {
 		return good("url", "A proxy with a certificate of this hub's CA answers at %s. The certificate is valid for %d more days; nothing renews it.", address, left)[0]

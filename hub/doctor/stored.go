@@ -24,7 +24,7 @@ func checkKeys(_ context.Context, e *exam) []finding.Finding {
 	// anything.
 	if _, err := os.Stat(dir); err != nil {
 		return []finding.Finding{bad(finding.Problem, "keys-missing", fmt.Sprintf("The hub's keys are not in %s.", dir),
-			"Without these keys, the hub recognizes no device.", "Restore the folder from its backup, or mount its disk.")}
+			"Without these keys, the hub recognizes no device.", "Restore the folder from its backup, or mount the disk that has the folder.")}
 	}
 	ca, err := pki.Open(dir, pki.Options{})
 	if err != nil {
@@ -35,7 +35,7 @@ func checkKeys(_ context.Context, e *exam) []finding.Finding {
 	e.roots.AddCert(ca.Root())
 	if err := ca.Prove(); err != nil {
 		return []finding.Finding{bad(finding.Problem, "keys-unreachable", fmt.Sprintf("The key of a CA cannot be used: %s.", strings.TrimPrefix(err.Error(), "pki: ")),
-			"The hub cannot onboard devices, and does not start again.", "Start the signer or the TPM that has the key, and give the hub's user access to it.")}
+			"The hub cannot onboard devices, and cannot start again.", "Start the signer or the TPM that has the key, and give the hub's user access to it.")}
 	}
 	if c := ca.TLSCA(); c != nil && c.NotAfter.Sub(e.now()) < pki.TLSCAWarning {
 		return []finding.Finding{tlsCAExpires(c, e.now())}

@@ -156,19 +156,19 @@ func checkIssued(c, rootCert *x509.Certificate, w Requested, now time.Time) erro
 	case c.Subject.String() != want.Subject.String():
 		return fmt.Errorf("the subject is %q, not %q", c.Subject, want.Subject)
 	case c.KeyUsage != want.KeyUsage || c.MaxPathLen != 0 || !c.MaxPathLenZero || !slices.Equal(c.ExtKeyUsage, want.ExtKeyUsage) || len(c.UnknownExtKeyUsage) > 0:
-		return errors.New("its key usage, purpose or path length is not that of this CA")
+		return errors.New("the certificate's key usage, purpose or path length is wrong for this CA")
 	case len(c.UnhandledCriticalExtensions) > 0 || c.PermittedDNSDomainsCritical:
-		return errors.New("it has critical extensions, which limit the certificates of this CA")
+		return errors.New("the certificate has critical extensions, which limit the certificates of this CA")
 	case !slices.EqualFunc(c.Policies, want.Policies, x509.OID.Equal):
-		return errors.New("its policies are not those of this CA")
+		return errors.New("the certificate's policies are wrong for this CA")
 	case !bytes.Equal(c.SubjectKeyId, want.SubjectKeyId):
-		return errors.New("its key identifier does not match its key")
+		return errors.New("the certificate's key identifier does not match its key")
 	case c.NotBefore.After(now):
-		return fmt.Errorf("it starts at %s, after this machine's time %s: set the clocks of both machines, and issue the certificates again", c.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		return fmt.Errorf("the certificate starts at %s, after this machine's time %s: set the clocks of both machines, and issue the certificates again", c.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	case w.authority != tlsCA && !c.NotAfter.Equal(forever):
-		return fmt.Errorf("it expires at %s, but the identities of devices never expire", c.NotAfter.UTC().Format(time.RFC3339))
+		return fmt.Errorf("the certificate expires at %s, but the identities of devices never expire", c.NotAfter.UTC().Format(time.RFC3339))
 	case c.NotAfter.Before(now.Add(minTLSLife)):
-		return fmt.Errorf("it expires at %s, in less than 30 days: set the clock of the root's machine, and issue the certificates again", c.NotAfter.UTC().Format(time.RFC3339))
+		return fmt.Errorf("the certificate expires at %s, in less than 30 days: set the clock of the root's machine, and issue the certificates again", c.NotAfter.UTC().Format(time.RFC3339))
 	}
 	return nil
 }

@@ -309,7 +309,7 @@ func publicKeyInfo(pub crypto.PublicKey) (spki []byte, keyID [20]byte, err error
 		}
 		algorithm, ok := curveAlgorithm[k.Curve]
 		if !ok {
-			return nil, keyID, errors.New("pki: the key's curve is not allowed; allowed are P-256, P-384 and P-521")
+			return nil, keyID, errors.New("pki: the key's curve is not allowed; use P-256, P-384 or P-521")
 		}
 		if bits, err = k.Bytes(); err != nil {
 			return nil, keyID, fmt.Errorf("pki: %w", err)
@@ -325,7 +325,7 @@ func publicKeyInfo(pub crypto.PublicKey) (spki []byte, keyID [20]byte, err error
 			return nil, keyID, errors.New("pki: the public key is missing")
 		}
 		if n := k.N.BitLen(); n < 2048 || n > 4096 || k.N.Sign() < 0 {
-			return nil, keyID, fmt.Errorf("pki: an RSA key of %d bits is not allowed; allowed are 2048 to 4096 bits", n)
+			return nil, keyID, fmt.Errorf("pki: an RSA key of %d bits is not allowed; use 2048 to 4096 bits", n)
 		}
 		// TPM 2.0 Library, Part 2, 12.2.3.5: an exponent is an odd prime of at most 32 bits.
 		// crypto/x509 does not read certificates with an exponent of more than 31 bits.

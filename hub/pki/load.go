@@ -250,7 +250,7 @@ func parseCertificates(text []byte) (list []*x509.Certificate, err error) {
 			break
 		}
 		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("it has a PEM block %q, and may have only certificates", block.Type)
+			return nil, fmt.Errorf("the file has a PEM block %q; only certificates are allowed", block.Type)
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
@@ -259,7 +259,7 @@ func parseCertificates(text []byte) (list []*x509.Certificate, err error) {
 		list = append(list, c)
 	}
 	if len(list) == 0 || bytes.Contains(text, []byte("-----BEGIN")) {
-		return nil, errors.New("it is not a complete list of PEM certificates")
+		return nil, errors.New("the file is not a complete list of PEM certificates")
 	}
 	return list, nil
 }

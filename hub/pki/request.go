@@ -250,7 +250,7 @@ func parseRequest(text []byte) (list []Requested, err error) {
 			break
 		}
 		if block.Type != "CERTIFICATE REQUEST" {
-			return nil, fmt.Errorf("pki: the request has a PEM block %q, and may have only certificate requests", block.Type)
+			return nil, fmt.Errorf("pki: the request has a PEM block %q; only certificate requests are allowed", block.Type)
 		}
 		r, err := parseOne(block.Bytes)
 		if err != nil {

@@ -24,7 +24,7 @@ var (
 	ErrRevoked = errors.New("store: device revoked")
 	// ErrCloned means that the device's owner decided that several machines run with its TPM's
 	// state.
-	ErrCloned = errors.New("store: TPM state runs in several machines")
+	ErrCloned = errors.New("store: several machines run with the same TPM state")
 )
 
 // TPM is an entry of the EK registry: an endorsement key that an activation has proven, and its

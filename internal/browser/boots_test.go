@@ -90,7 +90,7 @@ func TestKeysAndManifestsInBrowser(t *testing.T) {
 		tab.Do(chromedp.SetValue("#f-key", public))
 		tab.Fill("#f-name", "release key")
 		tab.Click(`form[action$="/preview-key"] .button`)
-		says("Whoever has the private key decides")
+		says("Anyone with the private key decides")
 		check("preview of a key")
 		tab.Fill("#f-password", hubtest.Password)
 		if o.NoScript {

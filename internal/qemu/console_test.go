@@ -59,7 +59,7 @@ func TestConsoleOfAMachine(t *testing.T) {
 	time.Sleep(5 * time.Second) // the console discards keys that it gets while it ends
 	see("\r", open)
 	o.call(ctx, "PATCH", "/devices/"+o.device+"/user-meta", map[string]string{"gangway.console": "full"}, nil)
-	const ask, refused = "To wipe it, type", "not while the machine has an owner"
+	const ask, refused = "To wipe the machine, type", "not while the machine has an owner"
 	for see("9w"+redraw, ask, refused) != ask { // repeat until the owner's setting has arrived at the machine
 		time.Sleep(2 * time.Second)
 	}

@@ -75,13 +75,13 @@ var (
 			"Restart the machine: this enables the hierarchy. If the hierarchy stays disabled, enable it in the firmware setup (TPM, Security)."},
 		{denied, Endorsement, CodeEndorsementAuth,
 			"The TPM's endorsement hierarchy has a password.",
-			"Write it into a file that only root can read and name the file with --endorsement-auth-file, or clear the TPM, which removes the password."},
+			"Write the password into a file that only root can read, and name the file with --endorsement-auth-file. Or clear the TPM, which removes the password."},
 		{denied, Owner, CodeOwnerAuth,
 			"The TPM's owner hierarchy has a password.",
-			"Remove it with 'tpm2_changeauth -c owner', or clear the TPM in the firmware's setup."},
+			"Remove the password with 'tpm2_changeauth -c owner', or clear the TPM in the firmware's setup."},
 		{denied, Lockout, CodeLockoutAuth,
 			"The TPM's lockout hierarchy has a password.",
-			"Ask the person who set it, or clear the TPM in the firmware's setup."},
+			"Ask the person who set the password, or clear the TPM in the firmware's setup."},
 		{[]tpm2.TPMRC{tpm2.TPMRCFailure}, None, CodeFailure,
 			"The TPM is in failure mode: its self-test failed.",
 			"Switch the machine off, wait a few seconds and switch it on; if it fails again, update the TPM's firmware."},
@@ -109,7 +109,7 @@ var (
 	}
 	other = meaning{code: CodeOther,
 		reason: "The TPM refused a command.",
-		remedy: "Restart the machine; if it happens again, report it with the code that follows."}
+		remedy: "Restart the machine; if the error happens again, report the error with the code that follows."}
 	wrongPassword = meaning{code: CodeEndorsementAuthBad,
 		reason: "The password in the file for the TPM's endorsement hierarchy is wrong.",
 		remedy: "Correct the file named with --endorsement-auth-file: its content, without the last line end, is the password."}

@@ -122,7 +122,7 @@ type Boot struct {
 
 // ErrAdditions means that the running system did not start as its owner approved it. The disk's key
 // stays bound to the same starts as before.
-var ErrAdditions = errors.New("the system was started with another command line, or with additions from the EFI system partition, so the disk's key is not bound to it.\nRemove the additions and restart the machine.") //lint:ignore ST1005 shown to a person
+var ErrAdditions = errors.New("the system was started with another command line, or with additions from the EFI system partition, so the disk's key is not bound to this start.\nRemove the additions and restart the machine.") //lint:ignore ST1005 shown to a person
 
 // Bind binds the disk's key to `running`, the system that runs, and to `others`, the systems in
 // other slots. It leaves out systems without an approval by the key `owner`. If a program has
@@ -299,7 +299,7 @@ func predict(log *eventlog.Log, value []byte, running, other System) ([]byte, er
 		// event for the kernel.
 		optional := bytes.Equal(change[0], running.Kernel)
 		if n > 1 || n == 0 && !optional || len(change[1]) != sha256.Size {
-			return nil, fmt.Errorf("%w: the log has %d entries of a program of the running system", ErrUnpredictable, n)
+			return nil, fmt.Errorf("%w: the event log has %d entries for one program of the running system", ErrUnpredictable, n)
 		}
 	}
 	return replay(events), nil

@@ -31,7 +31,7 @@ func lineDigests(cmdline string) [2][sha256.Size]byte {
 func checkLines(log *eventlog.Log, value []byte, running System) error {
 	events, own := eventsOf(log, linePCR), lineDigests(running.Cmdline)
 	if !bytes.Equal(replay(events), value) {
-		return fmt.Errorf("%w: it does not explain PCR 12", ErrUnpredictable)
+		return fmt.Errorf("%w: the event log does not explain PCR 12", ErrUnpredictable)
 	}
 	for _, e := range events {
 		if !slices.Contains(own[:], [sha256.Size]byte(e.Digest)) {

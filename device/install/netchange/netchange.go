@@ -223,7 +223,7 @@ func (s *Store) Report() (text string, err error) {
 			}
 		}
 		if l := j.Last; l != nil {
-			text += fmt.Sprintf("\nlast change: from the %s, %s at %s", l.From, l.Result, l.At.UTC().Format(time.RFC3339))
+			text += fmt.Sprintf("\nlast change: settings from the %s, %s at %s", l.From, l.Result, l.At.UTC().Format(time.RFC3339))
 			if l.Reason != "" {
 				text += ". " + l.Reason
 			}

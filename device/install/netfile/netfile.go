@@ -335,7 +335,7 @@ func (p *parser) proxy(v string) error {
 // ParseProxy parses a proxy's URL: http or https, a host, a port, and optionally a name and a
 // password. The error does not quote the URL.
 func ParseProxy(v string) (*url.URL, error) {
-	const form = "write it as http://proxy.example:3128, or with a name and password as http://NAME:PASSWORD@proxy.example:3128"
+	const form = "write the proxy as http://proxy.example:3128, or with a name and password as http://NAME:PASSWORD@proxy.example:3128"
 	if strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r == 0x7F }) {
 		return nil, fmt.Errorf("proxy has a space or control character in it; %s", form)
 	}

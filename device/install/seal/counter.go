@@ -67,7 +67,7 @@ func Counter(t transport.TPM) (uint64, error) {
 		return 0, fmt.Errorf("seal: reading the TPM's counter: %w", tpmrc.Explain(err, tpmrc.None))
 	}
 	if len(rsp.Data.Buffer) != 8 {
-		return 0, errors.New("seal: the TPM's counter has no 8 bytes")
+		return 0, errors.New("seal: the TPM's counter does not have 8 bytes")
 	}
 	return binary.BigEndian.Uint64(rsp.Data.Buffer), nil
 }

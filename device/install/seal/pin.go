@@ -55,7 +55,7 @@ func CheckPIN(pin string) error {
 	}
 	for _, c := range []byte(pin) {
 		if c <= ' ' || c > '~' {
-			return errors.New("the PIN must consist of ASCII letters, digits and signs, without spaces, so that it can be typed on each keyboard")
+			return errors.New("the PIN must consist of ASCII letters, digits and signs, without spaces, so that a person can type the PIN on any keyboard")
 		}
 	}
 	return nil

@@ -120,7 +120,7 @@ func versionOf(ctx context.Context, pg *pgconn.PgConn, list []migration) (versio
 	version, _ = strconv.Atoi(row[0])
 	oldest, _ := strconv.Atoi(row[1])
 	if oldest > len(list) {
-		return 0, fmt.Errorf("postgres: the database has schema version %d and needs a program that knows version %d, but this program knows only versions up to %d: %w", version, oldest, len(list), ErrNewerSchema)
+		return 0, fmt.Errorf("postgres: the database has schema version %d, so the program must know version %d, but this program knows only versions up to %d: %w", version, oldest, len(list), ErrNewerSchema)
 	}
 	return version, nil
 }

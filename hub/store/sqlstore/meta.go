@@ -140,7 +140,7 @@ func mergeMeta(text, patch string) (string, error) {
 		m = map[string]json.RawMessage{}
 	}
 	if err := json.Unmarshal([]byte(patch), &changes); err != nil {
-		return "", fmt.Errorf("store: decode the patch of metadata: %w", err)
+		return "", fmt.Errorf("store: decode the change of the metadata: %w", err)
 	}
 	for name, value := range changes {
 		if bytes.Equal(value, []byte("null")) {

@@ -443,7 +443,7 @@ var countedEventTests = []test{
 				pages, c.filter.Before = append(pages, len(events)), next
 			}
 			if !slices.Equal(pages, c.pages) {
-				f.Errorf("%+v, %d examined: the pages have %d events, want %d", c.filter, c.examine, pages, c.pages)
+				f.Errorf("filter %+v, at most %d events examined: the pages have %d events, want %d", c.filter, c.examine, pages, c.pages)
 			}
 		}
 		all, _, err := f.FindEvents(f.ctx, store.EventFilter{Owner: f.owner.ID}, 100)

@@ -86,17 +86,17 @@ func Damage(t *testing.T, s Engine, empty string, damage func(sql string)) {
 		if !slices.ContainsFunc(list, func(d store.Disagreement) bool {
 			return d.Rule == "device-rows" && slices.Contains(d.Rows, "in-"+table)
 		}) {
-			t.Errorf("a row of %s that belongs to no device: found %+v", table, list)
+			t.Errorf("the check did not find the row of %s that belongs to no device; it found %+v", table, list)
 		}
 	}
 	damage(`UPDATE join_tokens SET uses = uses + 9`)
 	list, err := s.Disagreements(f.ctx, 1)
 	f.must(err)
 	if i := slices.Index(found, "token-uses"); i < 0 || len(list[i].Rows) != 1 || !list[i].More {
-		t.Errorf("two join tokens, with a limit of one: %+v", list)
+		t.Errorf("two join tokens have wrong uses, and a list with a limit of one returned %+v", list)
 	}
 	if got, all := len(found), len(Rules); got < all {
-		t.Errorf("%d of %d rules are broken in the end: %s", got, all, found)
+		t.Errorf("after all damage, only %d of %d rules are broken: %s", got, all, found)
 	}
 }
 

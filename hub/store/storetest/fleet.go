@@ -274,7 +274,7 @@ func statesAreCounted(f *fixture) {
 			f.must(err)
 			found := len(strings.Fields(f.search(is(store.FieldState, state))))
 			if c.N != n.ByState[state] || found != c.N || c.More {
-				f.Errorf("%s: %d, CountSearch %+v, %d found", state, n.ByState[state], c, found)
+				f.Errorf("state %s: the counts have %d devices, CountSearch returned %+v, and the search found %d", state, n.ByState[state], c, found)
 			}
 		}
 		equal(f, "states", strings.Join(got, " "), want)

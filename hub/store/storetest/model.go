@@ -266,7 +266,7 @@ func (m *model) compare(ctx context.Context, t *rapid.T, s Engine, owners []stri
 	for request, want := range m.enrolments {
 		got, err := s.Enrolment(ctx, request)
 		if err != nil || got.State != want.State || got.IDevIDHash != want.IDevIDHash {
-			t.Fatalf("enrolment %x: %s %x %v, the model has %s %x", request,
+			t.Fatalf("enrolment %x: the store has %s %x (error: %v), the model has %s %x", request,
 				got.State, got.IDevIDHash, err, want.State, want.IDevIDHash)
 		}
 		d, err := s.DeviceByCertificate(ctx, want.IDevIDHash)
@@ -281,21 +281,21 @@ func (m *model) compare(ctx context.Context, t *rapid.T, s Engine, owners []stri
 	for id, want := range m.tokens {
 		got, err := s.JoinToken(ctx, id)
 		if err != nil || got.Uses != want.uses || got.Disabled != want.disabled {
-			t.Fatalf("token %s: %d uses, disabled %v, %v; the model has %d, %v",
+			t.Fatalf("token %s: the store has %d uses, disabled %v (error: %v); the model has %d uses, disabled %v",
 				id, got.Uses, got.Disabled, err, want.uses, want.disabled)
 		}
 	}
 	for ek, want := range m.tpms {
 		got, err := s.TPM(ctx, ek)
 		if err != nil || got.Owner != want.owner || got.DeviceID != want.device || got.Generation != want.generation {
-			t.Fatalf("TPM %x: %+v %v; the model has %+v", ek, got, err, want)
+			t.Fatalf("TPM %x: the store has %+v (error: %v); the model has %+v", ek, got, err, want)
 		}
 	}
 	for _, e := range m.enrolments {
 		got, err := s.AIK(ctx, e.IAKName)
 		machine, registered := m.aiks[string(e.IAKName)]
 		if registered != (err == nil) || registered && got.EK != Hash("ek "+machine) {
-			t.Fatalf("AIK %x: %x %v; the model has %q", e.IAKName, got.EK, err, machine)
+			t.Fatalf("AIK %x: the store has the EK %x (error: %v); the model has the machine %q", e.IAKName, got.EK, err, machine)
 		}
 	}
 	live := make(map[string]int)
@@ -303,14 +303,14 @@ func (m *model) compare(ctx context.Context, t *rapid.T, s Engine, owners []stri
 		d := m.devices[id]
 		_, err := s.Device(ctx, id)
 		if alive := d != nil && !d.deleted; alive != (err == nil) {
-			t.Fatalf("device %s: %v; in the model the device exists: %v", id, err, alive)
+			t.Fatalf("device %s: the store returned the error %v; the device exists in the model: %v", id, err, alive)
 		} else if alive {
 			live[d.owner]++
 		}
 	}
 	for _, owner := range owners {
 		if n, err := s.CountDevices(ctx, owner); err != nil || n != live[owner] {
-			t.Fatalf("%d devices %v, the model has %d", n, err, live[owner])
+			t.Fatalf("the store has %d devices (error: %v), the model has %d", n, err, live[owner])
 		}
 	}
 }

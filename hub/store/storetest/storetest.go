@@ -55,7 +55,7 @@ func RunPart(t *testing.T, open func(t *testing.T) Engine, names ...string) {
 		}
 	}
 	if ran != len(names) {
-		t.Errorf("%d of %d names are tests of the suite", ran, len(names))
+		t.Errorf("only %d of the %d names are tests of the suite", ran, len(names))
 	}
 }
 

@@ -1148,7 +1148,7 @@ func logsAreTrimmed(f *fixture) {
 		f.must(err)
 		now := len(f.messages(store.LogFilter{}))
 		if now < left-2 || steps > 100 {
-			f.Fatalf("step %d: %d entries left after %d", steps, now, left)
+			f.Fatalf("after step %d, %d log entries are left, but before the step there were %d", steps, now, left)
 		}
 		left = now
 	}

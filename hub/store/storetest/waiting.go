@@ -76,7 +76,7 @@ func oneRowForAnOwnerAndAnEK(f *fixture) {
 	list, err := f.WaitingDevices(f.ctx, f.owner.ID, Epoch, 0)
 	f.must(err)
 	if len(list) != 1 || list[0].Request != nil {
-		f.Fatalf("%d rows, with a request of %d bytes", len(list), len(list[0].Request))
+		f.Fatalf("the list has %d waiting devices, the first with a request of %d bytes; want 1 device without its request", len(list), len(list[0].Request))
 	}
 	stored, err := f.WaitingByEK(f.ctx, f.owner.ID, got.EK, Epoch)
 	f.must(err)
