@@ -187,6 +187,19 @@ func TestEveryBlockHasATest(t *testing.T) {
 			t.Errorf("packages.sh does not type %q", line)
 		}
 	}
+	// A test that types a chapter or a page calls `done`, which fails if a command was left out.
+	tests := map[string]string{}
+	walk(t, "_test.go", func(path string, content []byte) { tests[path] = string(content) })
+	begun := regexp.MustCompile(`= (?:\(&room\{t: t\}\)|r)\.(?:page|chapter)\("|= chapter\(t, "Installing `)
+	for path, content := range tests {
+		if dir := filepath.Base(filepath.Dir(path)); dir != "docs" && dir != "deploy" {
+			continue
+		}
+		starts, ends := len(begun.FindAllString(content, -1)), strings.Count(content, ".done()\n")
+		if starts != ends {
+			t.Errorf("%s begins to type %d chapters and pages, and ends %d", path, starts, ends)
+		}
+	}
 	if len(machine) < 20 {
 		t.Errorf("the page has only %d commands for a machine with systemd", len(machine))
 	}
