@@ -81,6 +81,21 @@ func blocks(page string) (all []block) {
 	return all
 }
 
+// blockOf returns the only block of docs/operations.md of this kind.
+func blockOf(t *testing.T, kind string) string {
+	t.Helper()
+	var found []string
+	for _, b := range blocks(operationsPage(t)) {
+		if b.kind == kind {
+			found = append(found, b.text)
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("docs/operations.md has %d blocks %q, and one was expected", len(found), kind)
+	}
+	return found[0]
+}
+
 func operationsPage(t *testing.T) string {
 	t.Helper()
 	doc, err := os.ReadFile(filepath.Join(root, "docs/operations.md"))
