@@ -246,7 +246,11 @@ func (r *room) postgres() {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(server.Stop)
-	for _, sql := range []string{"CREATE ROLE hub LOGIN PASSWORD 'a long random password'", "CREATE DATABASE gangway OWNER hub ENCODING 'UTF8' TEMPLATE template0"} {
+	statements := blockOf(r.t, "sql")
+	if strings.Count(statements, ";") != 2 {
+		r.t.Fatalf("docs/operations.md makes the role and the database with %q", statements)
+	}
+	for sql := range strings.SplitSeq(strings.TrimSpace(statements), "\n") {
 		if _, err := server.Query(r.t.Context(), "postgres", sql); err != nil {
 			r.t.Fatal(err)
 		}

@@ -74,7 +74,7 @@ func enter(t *testing.T) *room {
 	if err := os.MkdirAll(r.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	r.env = append(os.Environ(), "HOME=/root", "PWD="+r.dir, "PATH=/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/bin:"+os.Getenv("PATH"), "XDG_CONFIG_HOME=", "CI=")
+	r.env = append(os.Environ(), "HOME=/root", "PWD="+r.dir, "PATH=/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/bin:"+os.Getenv("PATH"), "XDG_CONFIG_HOME=", "CI=", "PSQL_PAGER=cat")
 	t.Cleanup(r.endAll)
 	return r
 }

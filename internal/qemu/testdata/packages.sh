@@ -39,10 +39,10 @@ finish() {
 }
 not() { ! "$@"; }
 cp page untyped
-# types runs the command of the page that begins with BEGINNING, exactly as the page has it, and
-# checks that it succeeds. The program `script` is the terminal that some programs require.
+# types runs a command exactly as the page has it, and checks that it succeeds. BEGINNING is the
+# command, or the beginning of it: then types runs the first such command. The program `script` is the terminal that some programs require.
 types() { # BEGINNING [ANSWER...]
-	line=$(awk -v begins="$1" 'index($0, begins) == 1 { print; exit }' page)
+	line=$(grep -Fx -m 1 -e "$1" page || awk -v begins="$1" 'index($0, begins) == 1 { print; exit }' page)
 	grep -Fxv -e "$line" untyped >untyped.new
 	mv untyped.new untyped
 	check "the page: $line" typed "$@"
