@@ -436,7 +436,7 @@ func (a *app) accountSessionsCommand() *cobra.Command {
 sessions except this one, and --end-all all sessions.
 
 With --data it lists or ends the sessions of the account NICK. API tokens are not
-sessions: see 'gangway api-token'. 'gangway account disable' ends both.`,
+sessions: see 'gangway api-token'. 'gangway account disable' ends sessions and API tokens.`,
 		Example: `  gangway account sessions
   gangway account sessions --end-others
   gangway account sessions ada --data /var/lib/gangway --end-all`,

@@ -77,7 +77,7 @@ settings. See docs/image.md.
 
 With --manifest-key, the command also writes a reference manifest, IMAGE.manifest: what
 an installed machine measures when it starts, signed by your key. The hub compares the
-boots of your machines with it.
+boots of your machines with the manifest.
 
 With --revision-key, the devices install only revisions that your key has signed. An
 attacker who controls the hub can then install nothing on them. See docs/trails.md.`,

@@ -19,8 +19,8 @@ import (
 func (a *app) trustCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "trust", Short: "Show and change which TPM makers are trusted",
-		Long: `Trust shows and changes the trust store: the CA certificates of the TPM makers whose
-devices may onboard. It works on the hub's data folder, so run it on the hub's
+		Long: `Trust shows and changes the trust store: the CA certificates by which the
+hub verifies TPMs. It works on the hub's data folder, so run it on the hub's
 machine. If the hub is running, a change applies from the next request on. See
 docs/trust.md.`,
 	}

@@ -130,7 +130,7 @@ func runFleets(out string, sizes []int, rounds, enrolments int, engines *engines
 		return err
 	}
 	if len(slow) > 0 {
-		return fmt.Errorf("above %v at the 99th percentile, %v of CPU in the hub, or %v in the server: %q", fleetP99, fleetCPU, fleetServer, slow)
+		return fmt.Errorf("these queries took more than %v (99th percentile), or more than %v of CPU in the hub, or more than %v in the database server: %q", fleetP99, fleetCPU, fleetServer, slow)
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ func (r *Result) print() error {
 		r.printEnrolments(w)
 	}
 	for _, d := range r.Durable {
-		fmt.Fprintf(w, "\ndurable enrolments with %s, EK %s: %.0f a second, %.1f in a commit; the cryptography alone: %.0f a second; share %.2f (medians of %d rounds)\n",
+		fmt.Fprintf(w, "\ndurable enrolments with %s, EK %s: %.0f a second, %.1f in a commit; only the cryptography: %.0f a second; share %.2f (medians of %d rounds)\n",
 			d.Engine, d.EK, d.Enrolments, d.OpsPerCommit, d.Crypto, d.Share, d.Rounds)
 	}
 	if s := r.Server; s != nil {
@@ -38,7 +38,7 @@ func (r *Result) print() error {
 	}
 	w.Flush()
 	if len(slow) > 0 {
-		return fmt.Errorf("above %v at the 99th percentile: %q", bootBound, slow)
+		return fmt.Errorf("these requests took more than %v (99th percentile): %q", bootBound, slow)
 	}
 	return nil
 }
