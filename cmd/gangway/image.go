@@ -473,7 +473,7 @@ func unaskedWords(unasked bool) string {
 
 func ruleWords(r install.Rule) string {
 	if r == install.Largest {
-		return "the largest built-in disk; asks if two have the same size, or if no disk is built in"
+		return "the largest built-in disk; the installer asks a person if two disks have the same size, or if no disk is built in"
 	}
 	return string(r)
 }

@@ -350,7 +350,7 @@ func listenOn(flag, at string) (net.Listener, error) {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("%s %s: address already in use: another program listens there ('ss -ltnp' shows which); stop it, or choose another port", flag, at)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return nil, fmt.Errorf("%s %s: %s is not an address of this machine ('ip address' lists them); %s :%s listens on all", flag, at, host, flag, port)
+		return nil, fmt.Errorf("%s %s: %s is not an address of this machine ('ip address' lists the addresses); %s :%s listens on all addresses", flag, at, host, flag, port)
 	case errors.Is(err, syscall.EACCES):
 		return nil, fmt.Errorf("%s %s: only root may listen on ports below 1024: choose another port, or run 'setcap cap_net_bind_service=+ep' on this program", flag, at)
 	case err != nil:

@@ -247,7 +247,7 @@ func findTrusted(set *trust.Set, which string) (trust.Entry, error) {
 	}
 	switch len(found) {
 	case 0:
-		return trust.Entry{}, fmt.Errorf("there is no certificate %s; 'gangway trust ls' lists them. Certificates of 'gangway serve --tpm-roots' are not in the list: to remove them, leave the flag out", print)
+		return trust.Entry{}, fmt.Errorf("there is no certificate %s; 'gangway trust ls' lists the certificates. Certificates of 'gangway serve --tpm-roots' are not in this list: to remove such certificates, leave the flag out", print)
 	case 1:
 		return found[0], nil
 	}

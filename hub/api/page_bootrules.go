@@ -128,7 +128,7 @@ func (s *Server) showKeyRemoval(w http.ResponseWriter, r *http.Request) error {
 		}
 		p.Effect = "No manifest of the account has this key's signature, so no boot is judged differently."
 		if len(p.Lost) > 0 {
-			p.Effect = "These manifests do not count any more, so the hub does not expect their systems. They count again if you add the key again."
+			p.Effect = "The hub does not use these manifests any more, so it does not expect their systems. If you add the key again, the hub uses these manifests again."
 		}
 		return s.renderBootRule(w, r, http.StatusOK, p)
 	}
