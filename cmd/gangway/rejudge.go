@@ -78,7 +78,7 @@ hub.`,
 	f := c.Flags()
 	f.StringVar(&code, "delete", "", "delete the refused devices with this code")
 	f.StringVar(&data, "data", "", dataFlag+": judge the devices of all owners")
-	f.StringVar(&owner, "owner", "", "nick of the owner whose devices are judged, with --data (default: all owners)")
+	f.StringVar(&owner, "owner", "", "with --data: judge only the devices of the owner with this nick (default: all owners)")
 	makers.add(f)
 	return a.table(c, columnNames(judgementColumns)...)
 }

@@ -241,7 +241,7 @@ defaults.`,
 					return err
 				}
 				if accounts == 0 {
-					a.note("There is no account yet. Create the first one on this machine:\n  gangway account create --data %s --nick YOUR-NAME", data)
+					a.note("There is no account yet. Create the first account on this machine:\n  gangway account create --data %s --nick YOUR-NAME", data)
 				}
 				m.server.Store(server)
 				return serveAll(ctx, server, s.listeners, s.pages, s.private)

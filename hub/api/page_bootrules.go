@@ -49,7 +49,7 @@ func (s *Server) keyProblem(w http.ResponseWriter, r *http.Request, name, text s
 	}
 	p := &ui.BootsPage{KeyForm: ui.BootForm{Open: true, Name: name, Text: text, Problem: said}}
 	if strings.Contains(text, "PRIVATE KEY") {
-		p.KeyForm.Text, p.KeyForm.Problem = "", "This is a private key, which must stay with you. Send the public key, as 'gangway manifest key export' prints it."
+		p.KeyForm.Text, p.KeyForm.Problem = "", "This is a private key, which must stay with you. Send the public key, the file that 'gangway manifest key public' writes."
 	}
 	return s.renderBoots(w, r, status, p)
 }
@@ -169,7 +169,7 @@ func (s *Server) previewManifestOnPage(w http.ResponseWriter, r *http.Request) e
 		return s.manifestFormProblem(w, r, text, err)
 	}
 	p := &ui.BootRulePage{Title: "Add a manifest", Subject: "Manifest", Facts: manifestFacts(row, m), Action: bootManifestPath, Confirm: "Add the manifest",
-		Effect: "The signature is valid. The hub then expects this system on each device whose revision names it, and on each device whose revisions name no other system.",
+		Effect: "The signature is valid. The hub then expects this system on each device with a revision that names this system, and on each device with revisions that name no other system.",
 		Hidden: map[string]string{"manifest": text}}
 	return s.renderBootRule(w, r, http.StatusOK, p)
 }

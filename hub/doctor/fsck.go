@@ -17,7 +17,7 @@ import (
 const shownRows = 5
 
 // restoreRemedy is the remedy for damage that nothing else can repair.
-const restoreRemedy = "Keep a copy of the database, examine the disk and the memory of its machine, and restore the newest backup whose check is clean."
+const restoreRemedy = "Keep a copy of the database, examine the disk and the memory of its machine, and restore the newest backup in which this check finds no fault."
 
 // rules has the texts for each consistency rule of the database (store.Consistency). The text
 // `fact` is about the rows that break the rule, and %s in this text stands for the rows. The text
