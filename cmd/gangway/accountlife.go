@@ -240,7 +240,7 @@ func (a *app) changePassword(ctx context.Context, fromStdin, generate, endTokens
 		}
 	}
 	if changed.APITokens > 0 {
-		a.note("%d API token(s) stay valid; 'gangway api-token ls' lists them.", changed.APITokens)
+		a.note("%d API token(s) stay valid; 'gangway api-token ls' shows the list.", changed.APITokens)
 	}
 	return a.done(status, "Your password was changed, and your other sessions were ended.")
 }

@@ -73,7 +73,7 @@ func benchFleets(out, list, database string, rounds, enrolments int) error {
 		sizes = append(sizes, n)
 	}
 	if database != "" && database != startServer && (len(sizes) > 1 || enrolments > 0) {
-		return fmt.Errorf("-database %s is one database: give one number of devices, and no -enrol", database)
+		return fmt.Errorf("-database %s is only one database: give only one number of devices, and leave out -enrol", database)
 	}
 	engines, err := newEngines(database)
 	if err != nil {

@@ -150,7 +150,7 @@ func trailIsMadeOnce(f *fixture) {
 	s, err := f.Revision(f.ctx, first.Device, 0)
 	f.must(err)
 	if made || !bytes.Equal(s.State, first.State) || s.Status != trail.StatusDone {
-		f.Errorf("a second post of the first state: made = %v, and the stored state is %s", made, s.State)
+		f.Errorf("after a second post of the first state: made = %v, and the stored state is %s", made, s.State)
 	}
 	t, err := f.Trail(f.ctx, first.Device)
 	f.must(err)
