@@ -692,7 +692,7 @@ func parseCertificates(content []byte, hubCA string) (*certificates, error) {
 	c := &certificates{all[0], all[1], all[2], all[3]}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM([]byte(hubCA)) {
-		return nil, errors.New("agent: the state has no CA of the hub; name a token file with --token-file")
+		return nil, errors.New("agent: the agent's state has no CA of the hub; name a token file with --token-file")
 	}
 	for _, v := range []struct {
 		leaf, ca *x509.Certificate
