@@ -44,7 +44,7 @@ func ParseSignature(raw []byte) (*Signature, error) {
 }
 
 // ErrSignature means that the signature is well-formed but does not verify.
-var ErrSignature = errors.New("tcg: the signature does not verify")
+var ErrSignature = errors.New("tcg: the signature is not valid")
 
 // Verify checks the signature `s` over `message`. The signature must use the scheme and the hash of
 // the key's public area. If the key has no fixed scheme (an RSA IDevID key), the signature may use

@@ -186,7 +186,7 @@ and verifies their objects, then calls the hook, which is your program:
   HOOK reboot   FOLDER   reboot the machine (only after exit code 10)
   HOOK test     FOLDER   test the revision
   HOOK commit   FOLDER   make the revision permanent
-  HOOK rollback FOLDER   restore the previous revision, whose folder is $GANGWAY_FORMER
+  HOOK rollback FOLDER   restore the previous revision from the folder $GANGWAY_FORMER
 
 FOLDER/files has the revision's files, FOLDER/state.json its state. If install, test or
 commit fails, the agent calls rollback. If the machine loses power during a call, the

@@ -21,7 +21,7 @@ func proxyCommand(o *options, stderr io.Writer) *cobra.Command {
 		Short: "Let local programs use the hub's API as this device",
 		Long: `Proxy accepts plain HTTP/1 requests from programs on this machine and forwards them to
 the hub over TLS as this device. The key stays in the TPM. If the hub's policy requires
-it, the proxy also sends a boot measurement.
+a boot measurement, the proxy also sends a measurement.
 
 Only the device's own API is forwarded: its record and metadata, its trail, objects and
 logs. Add a route with --allow. With --token-file, every request must carry a bearer token,

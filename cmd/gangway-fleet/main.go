@@ -72,7 +72,7 @@ real TLS. Their TPMs are software, and their keys are in this program's memory.
 
 Use it only against a test hub: a hub that accepts these devices has no protection
 against anyone with the same program. 'gangway-fleet maker' makes the CA of the
-emulated TPMs and says how to make a test hub trust it.`,
+emulated TPMs and says how to make a test hub trust this CA.`,
 		Example: `  gangway-fleet maker ./maker
   gangway-fleet run --token device_autojointoken.json --maker ./maker --devices 1000`,
 		SilenceUsage:  true,

@@ -35,7 +35,7 @@ the root, and its policy must accept the TPMs by their maker's name, FAKE.`,
 			} else if err != nil {
 				return err
 			}
-			fmt.Fprintf(stdout, `Made a maker in %s. To make a test hub trust it, start the hub like this:
+			fmt.Fprintf(stdout, `The CA of the emulated TPMs is in %s. To make a test hub trust the CA, start the hub like this:
   gangway serve --data DIR --tpm-roots %s --tpm-intermediates %s
 and add this line to the hub's or the owner's policy, with 'gangway policy set FILE':
   software_tpms: [FAKE]

@@ -98,7 +98,7 @@ operations failed or were missed; 4 interrupted (the report has what was measure
 	f.IntVar(&cfg.Onboarded, "onboarded", -1, "number of devices to onboard before the measurement (default: half of the devices; if --mix does not contain onboard: all devices; if --mix contains only onboard: 0)")
 	f.StringVar(&o.mix, "mix", "report", "kinds of requests, as KIND or KIND=RATE, separated by commas")
 	f.StringVar(&o.rate, "rate", "", "total rate of the kinds that have no rate in --mix, such as 50/s or 600/m (default: each device once a minute)")
-	cmdline.SpanVar(f, &cfg.For, "for", time.Minute, "how long requests start")
+	cmdline.SpanVar(f, &cfg.For, "for", time.Minute, "time during which requests start")
 	f.StringVar(&o.arrivals, "arrivals", "poisson", "times between starts: poisson (random) or even")
 	f.StringVar(&o.json, "json", "", "write the report as JSON to this file; \"-\" is standard output (default: a table on standard output)")
 	f.StringVar(&cfg.State, "state", "", "file to load onboarded devices from and to save them in; it contains their private keys")

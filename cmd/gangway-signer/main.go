@@ -54,7 +54,7 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 		Use:   "gangway-signer",
 		Short: "Sign for a hub, with keys that are in an HSM or in a cloud",
 		Long: `Gangway-signer holds the connection to an HSM (PKCS #11), or to the key service of AWS,
-Google Cloud or Azure, and signs the certificates of a hub with the keys in it. The hub
+Google Cloud or Azure, and uses the keys there to sign the certificates of a hub. The hub
 reaches the signer at a Unix socket, by URIs like
 signer:/run/gangway-signer/socket?key=aca.
 

@@ -240,7 +240,7 @@ func (a *app) changePassword(ctx context.Context, fromStdin, generate, endTokens
 		}
 	}
 	if changed.APITokens > 0 {
-		a.note("%d API token(s) stay valid; 'gangway api-token ls' lists them.", changed.APITokens)
+		a.note("%d API token(s) stay valid; 'gangway api-token ls' shows the list.", changed.APITokens)
 	}
 	return a.done(status, "Your password was changed, and your other sessions were ended.")
 }
@@ -436,7 +436,7 @@ func (a *app) accountSessionsCommand() *cobra.Command {
 sessions except this one, and --end-all all sessions.
 
 With --data it lists or ends the sessions of the account NICK. API tokens are not
-sessions: see 'gangway api-token'. 'gangway account disable' ends both.`,
+sessions: see 'gangway api-token'. 'gangway account disable' ends sessions and API tokens.`,
 		Example: `  gangway account sessions
   gangway account sessions --end-others
   gangway account sessions ada --data /var/lib/gangway --end-all`,

@@ -116,7 +116,7 @@ of their systems may change. Remove a key when its private key was lost or stole
 			if _, err := call[map[string]any](c.Context(), "DELETE", "/boots/keys/"+url.PathEscape(k.ID), nil); err != nil {
 				return err
 			}
-			return a.done(map[string]any{"id": k.ID}, "The key %s is removed. Its manifests do not count any more.", k.Name)
+			return a.done(map[string]any{"id": k.ID}, "The key %s is removed. The hub does not use the manifests of this key any more.", k.Name)
 		},
 	}
 }

@@ -35,7 +35,7 @@ TLS servers. It writes the certificate, and the TLS CA if the hub has one, to th
 -o, or to standard output. The certificate expires, and nothing renews it: issue a new
 certificate before that time.
 
-Whoever has the proxy's key can pose as the hub at the names of the certificate, until
+Anyone with the proxy's key can pose as the hub at the names of the certificate, until
 the certificate expires. The event ca.server-certificate in the audit trail records each
 certificate.`,
 		Example: `  openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=proxy -keyout proxy.key -out proxy.csr

@@ -28,14 +28,14 @@ func (a *app) clonedCommand() *cobra.Command {
 	var one, two, undecided bool
 	c := &cobra.Command{
 		Use: "cloned ID|NICK", Short: "Show whether a device's TPM was cloned, and decide what the hub does", Args: args("the device's id or nick"),
-		Long: `Cloned shows findings that do not fit one machine with one TPM. A cloned virtual
+		Long: `Cloned shows findings that cannot come from one machine with one TPM. A cloned virtual
 machine has the same keys as the original, so both are one device to the hub. But the
 clocks that the two TPMs attest contradict each other. The hub refuses nothing until
 you decide.
 
 --one says that only one machine uses the TPM, for example after you restored a
-snapshot: this settles the findings so far. --two says that there are several
-machines: the hub refuses all of them. Give each machine a new TPM state (a new vTPM)
+snapshot. The hub then asks again only about new findings. --two says that there are
+several machines: the hub refuses all of them. Give each machine a new TPM state (a new vTPM)
 and onboard it again, as a new device; then delete this device. --undecided withdraws
 your decision.`,
 		Example: `  gangway device cloned brave-otter-3fa2

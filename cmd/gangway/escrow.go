@@ -60,10 +60,10 @@ func (a *app) imageEscrowKey() *cobra.Command {
 		Short: "Create the key that opens the recovery keys of encrypted disks",
 		Long: `Escrow-key creates an age identity, as age-keygen does, and prints its recipient. If
 an image is built with --escrow-to, its machines store the recovery keys of their
-encrypted disks on the hub, encrypted to this recipient. The hub cannot read them.
-'gangway device recovery-key' reads them, with the file of the identity.
+encrypted disks on the hub, encrypted to this recipient. The hub cannot read these
+keys. 'gangway device recovery-key' decrypts a recovery key, with the identity file.
 
-Anyone with the file can open the disks. Keep it offline, and do not lose it.`,
+Anyone with the file can open the disks. Keep the file offline, and do not lose it.`,
 		Example: "  gangway image escrow-key recovery.key\n  gangway image build x64-uefi-installer --token-file t.json --escrow-to recovery.key -o installer.img",
 		Args:    args("FILE"),
 		RunE: func(_ *cobra.Command, arg []string) error {
@@ -98,8 +98,8 @@ func (a *app) deviceRecoveryKey() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "recovery-key ID|NICK --identity FILE",
 		Short: "Show the recovery key of a device's encrypted disk",
-		Long: `Recovery-key decrypts and prints the recovery key of a device's encrypted disk. The
-device stored it on the hub, if its image was built with --escrow-to. 'cryptsetup
+		Long: `Recovery-key decrypts and prints the recovery key of a device's encrypted disk. If
+the device's image was built with --escrow-to, the device stored the key on the hub. 'cryptsetup
 open' opens the disk with the recovery key.`,
 		Example: "  gangway device recovery-key brave-otter-3fa2 --identity recovery.key",
 		Args:    args("the device's id or nick"),

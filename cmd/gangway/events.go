@@ -38,7 +38,7 @@ prints the whole audit trail.
 
 --sign prints all events, and a last line with a signature of the hub. 'gangway restore
 --events' needs this file to repeat the deletions and revocations after a backup. Export
-it often, to another machine.`,
+this file often, to another machine.`,
 		Example: `  gangway events
   gangway events --since 24h --kind account.
   gangway events --no-routine

@@ -63,9 +63,9 @@ func pick[T any](kind, lister, which string, all []T, of func(T) names) (T, erro
 		}
 	}
 	if len(near) > 0 {
-		return none, fmt.Errorf("there is no %s %.100q; did you mean %s? '%s' lists them", kind, which, candidates(near, of), lister)
+		return none, fmt.Errorf("there is no %s %.100q; did you mean %s? '%s' shows the list", kind, which, candidates(near, of), lister)
 	}
-	return none, fmt.Errorf("there is no %s %.100q; '%s' lists them", kind, which, lister)
+	return none, fmt.Errorf("there is no %s %.100q; '%s' shows the list", kind, which, lister)
 }
 
 // candidates returns the nicks and ids of the elements of `list`, at most maxCandidates.

@@ -77,7 +77,7 @@ settings. See docs/image.md.
 
 With --manifest-key, the command also writes a reference manifest, IMAGE.manifest: what
 an installed machine measures when it starts, signed by your key. The hub compares the
-boots of your machines with it.
+boots of your machines with the manifest.
 
 With --revision-key, the devices install only revisions that your key has signed. An
 attacker who controls the hub can then install nothing on them. See docs/trails.md.`,
@@ -114,7 +114,7 @@ attacker who controls the hub can then install nothing on them. See docs/trails.
 	f.StringVarP(&o.out, "out", "o", "installer.img", "the image file to write")
 	f.StringVar(&o.disk, "disk", "largest", "the disk to install to: largest, /dev/NAME, serial:NUMBER or model:PATTERN; removable and USB disks only if you name them")
 	o.partsFlags(f)
-	f.StringVar(&o.enrol, "secure-boot-enrol", "", "enrol the keys of --secure-boot-keys on machines whose firmware is in setup mode: ask (a menu entry) or always (without a key press)")
+	f.StringVar(&o.enrol, "secure-boot-enrol", "", "enrol the keys of --secure-boot-keys on machines with firmware in setup mode: ask (a menu entry) or always (without a key press)")
 	f.StringVar(&o.escrow, "escrow-to", "", "store disk recovery keys on the hub, encrypted to this age recipient (age1..., or the file from 'gangway image escrow-key')")
 	f.StringArrayVar(&o.merge, "merge", nil, "merge a pvr source into the devices' first revision: a checkout's folder, a file of 'pvr export', or a trail on your hub (repeatable; a later source overrides an earlier one)")
 	f.BoolVar(&o.debug, "debug", false, "give the devices a shell; the command prints the shell's password")
@@ -203,7 +203,7 @@ func (a *app) readToken(name string) ([]byte, error) {
 		return nil, err
 	}
 	if info.Size() > wire.MaxTokenFile {
-		return nil, fmt.Errorf("%s is not a token file or hub file, because it has %d bytes, more than %d: give the file from 'gangway token create'", name, info.Size(), wire.MaxTokenFile)
+		return nil, fmt.Errorf("%s is not a token file or hub file, because it has %d bytes; at most %d are allowed: give the file from 'gangway token create'", name, info.Size(), wire.MaxTokenFile)
 	}
 	return os.ReadFile(name)
 }
@@ -457,7 +457,7 @@ whether the image is signed for Secure Boot.`,
 func signedWords(signed bool, cert string) string {
 	switch {
 	case !signed:
-		return "no: it does not start on a machine with Secure Boot"
+		return "no: the image does not start on a machine with Secure Boot"
 	case cert == "":
 		return "yes; use --secure-boot-cert to check which certificate signed it"
 	}
@@ -473,7 +473,7 @@ func unaskedWords(unasked bool) string {
 
 func ruleWords(r install.Rule) string {
 	if r == install.Largest {
-		return "the largest built-in disk; asks if two have the same size, or if no disk is built in"
+		return "the largest built-in disk; the installer asks a person if two disks have the same size, or if no disk is built in"
 	}
 	return string(r)
 }

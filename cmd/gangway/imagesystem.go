@@ -98,6 +98,6 @@ func (a *app) makeSystem(ctx context.Context, o imageOptions) error {
 	if done, err := a.json(system{o.out, int64(len(b)), sum, parts.Release, file}); done {
 		return err
 	}
-	a.note("%s, %d MiB, SHA-256 %s. Put it into a revision as %s.", o.out, len(b)>>20, sum, slots.SystemPath)
+	a.note("%s, %d MiB, SHA-256 %s. Put the file into a revision as %s.", o.out, len(b)>>20, sum, slots.SystemPath)
 	return nil
 }

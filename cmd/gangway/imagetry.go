@@ -52,7 +52,7 @@ also trust the software TPMs' maker, and its policy must allow software TPMs; 't
 prints the commands.
 
 With --dir the machine is kept: its disk, its TPM and its firmware's settings. The next
-'try' with the same folder continues with it.
+'try' with the same folder continues with this machine.
 
 KVM is used if you may open /dev/kvm. Without it a boot takes minutes.`,
 		Example: `  gangway image try installer.img

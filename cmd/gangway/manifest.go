@@ -30,8 +30,9 @@ func (a *app) manifestCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "manifest", Short: "Read and verify reference manifests, and create their keys",
 		Long: `A reference manifest says what a machine measures when it starts one of your systems.
-'gangway image build' and 'gangway image system' make it with --manifest-key, and sign
-it with your key. The hub compares the boots of your machines with it.`,
+'gangway image build' and 'gangway image system' make a manifest with
+--manifest-key, and sign the manifest with your key. The hub compares the boots of your
+machines with the manifest.`,
 	}
 	c.AddCommand(a.manifestShow(), a.manifestVerify(), a.manifestExport(), a.manifestKey())
 	return c

@@ -259,7 +259,7 @@ only in a certificate that chains to a trusted root.`,
 			if err := lists.put(c.Context(), text); err != nil {
 				return err
 			}
-			a.note("%d TPM(s) are expected now, and no others.", len(list))
+			a.note("The EK list has %d TPM(s) now. The hub accepts no other TPM.", len(list))
 			if n := withoutCertificate(list); n > 0 && data == "" {
 				a.note("%d line(s) also approve a TPM without an EK certificate; to demand one, write 'required' in the column 'certificate'.", n)
 			}
@@ -290,7 +290,7 @@ func (a *app) printEKList(ctx context.Context, lists ekLists) error {
 		return err
 	}
 	if len(list) == 0 {
-		a.note("There is no EK list: any TPM that the policy accepts is expected.")
+		a.note("There is no EK list: the hub accepts any TPM that the policy accepts.")
 		return nil
 	}
 	a.printf("ek_sha256,serial,note,certificate\n")

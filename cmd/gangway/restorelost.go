@@ -191,7 +191,7 @@ func (r *restoration) noteLosses() {
 			r.note("The events show that at most this was lost since %s: %s.", begun, strings.Join(r.lost(), ", "))
 		}
 	}
-	r.note("Ended %d sessions: people must sign in again. Paused %d join tokens with a limited number of uses: 'gangway restore tokens' lists them.", r.done.Sessions, r.done.Tokens)
+	r.note("Ended %d sessions: people must sign in again. Paused %d join tokens with a limited number of uses: 'gangway restore tokens' shows the list.", r.done.Sessions, r.done.Tokens)
 	r.note("Devices that onboarded after the backup are unknown until they connect: 'gangway restore lost' lists the devices that have connected.")
 }
 

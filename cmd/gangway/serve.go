@@ -241,7 +241,7 @@ defaults.`,
 					return err
 				}
 				if accounts == 0 {
-					a.note("There is no account yet. Create the first one on this machine:\n  gangway account create --data %s --nick YOUR-NAME", data)
+					a.note("There is no account yet. Create the first account on this machine:\n  gangway account create --data %s --nick YOUR-NAME", data)
 				}
 				m.server.Store(server)
 				return serveAll(ctx, server, s.listeners, s.pages, s.private)
@@ -350,7 +350,7 @@ func listenOn(flag, at string) (net.Listener, error) {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("%s %s: address already in use: another program listens there ('ss -ltnp' shows which); stop it, or choose another port", flag, at)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return nil, fmt.Errorf("%s %s: %s is not an address of this machine ('ip address' lists them); %s :%s listens on all", flag, at, host, flag, port)
+		return nil, fmt.Errorf("%s %s: %s is not an address of this machine ('ip address' lists the addresses); %s :%s listens on all addresses", flag, at, host, flag, port)
 	case errors.Is(err, syscall.EACCES):
 		return nil, fmt.Errorf("%s %s: only root may listen on ports below 1024: choose another port, or run 'setcap cap_net_bind_service=+ep' on this program", flag, at)
 	case err != nil:

@@ -20,8 +20,8 @@ import (
 func (a *app) tokenCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "token", Short: "Manage join tokens, which let devices join your account",
-		Long: `A join token lets devices join your account. A device needs its token file, which
-'create' writes: put it on the device, or into an installer image.
+		Long: `A join token lets devices join your account. A device needs the token file,
+which 'create' writes: put the file on the device, or into an installer image.
 
 Programs use API tokens instead: see 'gangway api-token'.`,
 	}

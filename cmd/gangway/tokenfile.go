@@ -101,7 +101,7 @@ func (a *app) warnToken(ctx context.Context, file []byte) {
 	}
 	if u, err := url.Parse(t.Hub); err == nil {
 		if ip := net.ParseIP(u.Hostname()); u.Hostname() == "localhost" || ip != nil && ip.IsLoopback() {
-			a.note("Warning: the join token's hub is %s, an address by which each machine reaches only itself. Start the hub with --url https://ADDRESS that machines can reach, and create a new join token.", t.Hub)
+			a.note("Warning: the join token's hub is %s, an address at which each machine reaches only itself. Start the hub with --url https://ADDRESS that machines can reach, and create a new join token.", t.Hub)
 		}
 	}
 	s, err := loadSignIn(ctx)

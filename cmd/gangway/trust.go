@@ -19,8 +19,8 @@ import (
 func (a *app) trustCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "trust", Short: "Show and change which TPM makers are trusted",
-		Long: `Trust shows and changes the trust store: the CA certificates of the TPM makers whose
-devices may onboard. It works on the hub's data folder, so run it on the hub's
+		Long: `Trust shows and changes the trust store: the CA certificates by which the
+hub verifies TPMs. It works on the hub's data folder, so run it on the hub's
 machine. If the hub is running, a change applies from the next request on. See
 docs/trust.md.`,
 	}
@@ -247,7 +247,7 @@ func findTrusted(set *trust.Set, which string) (trust.Entry, error) {
 	}
 	switch len(found) {
 	case 0:
-		return trust.Entry{}, fmt.Errorf("there is no certificate %s; 'gangway trust ls' lists them. Certificates of 'gangway serve --tpm-roots' are not in the list: to remove them, leave the flag out", print)
+		return trust.Entry{}, fmt.Errorf("there is no certificate %s; 'gangway trust ls' lists the certificates. Certificates of 'gangway serve --tpm-roots' are not in this list: to remove such certificates, leave the flag out", print)
 	case 1:
 		return found[0], nil
 	}

@@ -254,7 +254,7 @@ func (a *Agent) hubOf(name, ca string) (*hub, error) {
 	known := a.state.addressesOf(name)
 	a.mu.Unlock()
 	if len(known.URLs) == 0 {
-		return nil, errors.New("agent: the state has no address of the hub; name a token file with --token-file")
+		return nil, errors.New("agent: the agent's state has no address of the hub; name a token file with --token-file")
 	}
 	at := newAddresses(known.URLs, known.File)
 	at.heard = func(urls []string) {

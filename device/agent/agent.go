@@ -378,7 +378,7 @@ func (a *Agent) enrol(ctx context.Context, t tpm, start time.Time) (err error) {
 		case err == nil || requests == maxNewRequests:
 			return err
 		case errors.Is(err, errStale):
-			a.say("anew", "The EK certificate in the stored request is not the one that the TPM has now. Starting again.")
+			a.say("anew", "The stored request does not have the TPM's present EK certificate. Starting again.")
 		case !errors.As(err, &refused):
 			return err
 		case why != "": // the device was removed after the request was made
@@ -515,7 +515,7 @@ func (a *Agent) ownRequest(id *deviceKeys, request []byte) error {
 
 // errStale reports that a new request would have another EK certificate than the stored request,
 // because the TPM or an option has changed.
-var errStale = errors.New("agent: the EK certificate in the stored request is not the one in the TPM")
+var errStale = errors.New("agent: the EK certificate in the stored request differs from the EK certificate in the TPM")
 
 func (a *Agent) otherTPM() error {
 	return fmt.Errorf("agent: the state folder %s belongs to another TPM, or to other keys of this TPM. To onboard this machine, run 'gangway-agent onboard --again --token-file FILE'", a.cfg.StateDir)
@@ -692,7 +692,7 @@ func parseCertificates(content []byte, hubCA string) (*certificates, error) {
 	c := &certificates{all[0], all[1], all[2], all[3]}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM([]byte(hubCA)) {
-		return nil, errors.New("agent: the state has no CA of the hub; name a token file with --token-file")
+		return nil, errors.New("agent: the agent's state has no CA of the hub; name a token file with --token-file")
 	}
 	for _, v := range []struct {
 		leaf, ca *x509.Certificate

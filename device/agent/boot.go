@@ -37,7 +37,7 @@ func (a *Agent) eventLog() []byte {
 	log, err := diskfile.Read(path, 0, eventlog.MaxLog)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
-		a.sayOnce(onEventLog, "boot", "There is no event log of the firmware at %s. Only the PCRs are sent to the hub.", path)
+		a.sayOnce(onEventLog, "boot", "The firmware's event log does not exist at %s. Only the PCRs are sent to the hub.", path)
 	case err != nil:
 		a.sayOnce(onEventLog, "boot", "The firmware's event log is not sent: %v. Only the PCRs are sent to the hub.", err)
 	case a.logTooLarge:

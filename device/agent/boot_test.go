@@ -120,7 +120,7 @@ func TestEventLogThatCannotBeReadIsLeftOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, says := range map[string]string{
-		"good": "", "largest": "", "none": "There is no event log", "large": "has more than 1048576 bytes",
+		"good": "", "largest": "", "none": "event log does not exist", "large": "has more than 1048576 bytes",
 		"folder": "is not a regular file", "pipe": "is not a regular file", "loop": "too many levels",
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -140,7 +140,7 @@ type intercepted struct {
 }
 
 func (i *intercepted) Error() string {
-	return fmt.Sprintf("the proxy %s intercepts TLS connections: it sent a certificate of %q instead of the hub's. The agent trusts only the hub's CA, so it cannot use an intercepting proxy: exempt %s from TLS inspection at the proxy", i.proxy, i.issuer, i.host)
+	return fmt.Sprintf("the proxy %s intercepts TLS connections: it sent a certificate of %q instead of the hub's. The agent trusts only the hub's CA, so the agent cannot use an intercepting proxy: exempt %s from TLS inspection at the proxy", i.proxy, i.issuer, i.host)
 }
 
 func (i *intercepted) Unwrap() error { return i.err }

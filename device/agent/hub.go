@@ -378,7 +378,7 @@ func describe(err error) string {
 	case errors.As(err, &opened):
 		return opened.Error()
 	case errors.As(err, &unknown):
-		return "the server there is not the hub that the join token names"
+		return "the server at this address is not the hub that the join token names"
 	case errors.As(err, &host):
 		return "the hub's certificate is for another name: " + host.Error()
 	case errors.As(err, &dns):

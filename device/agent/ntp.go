@@ -113,7 +113,7 @@ func (k *timeKeeper) complain(err error) {
 	k.said = text
 	k.mu.Unlock()
 	if news {
-		k.say("Asking for the time failed: %s.", text)
+		k.say("Asking the time servers for the time failed: %s.", text)
 	}
 }
 

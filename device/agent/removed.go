@@ -52,7 +52,7 @@ func removedWords(why string) string {
 	case removedSuperseded:
 		return "The hub no longer accepts this machine's certificate: this TPM onboarded again later, with another state folder."
 	case removedUnknown:
-		return "The hub does not know this machine's certificate: it may have been restored from a backup."
+		return "The hub does not know this machine's certificate: the hub may have been restored from a backup."
 	}
 	return "The owner deleted this device or denied it."
 }

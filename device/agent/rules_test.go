@@ -204,7 +204,7 @@ func TestClockIsSetFromTheHub(t *testing.T) {
 	if len(set) == 0 || !set[0].Equal(later) || !a.time.base.Equal(later) || m.heard("clock: The machine's clock was set") != len(set) {
 		t.Errorf("set to %v; base %v; said %q", set, a.time.base, m.said)
 	}
-	if m.heard("clock: Asking for the time failed") != 1 {
+	if m.heard("clock: Asking the time servers for the time failed") != 1 {
 		t.Errorf("the time server was not asked; said %q", m.said)
 	}
 }

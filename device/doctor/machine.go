@@ -175,7 +175,7 @@ func checkNetwork(_ context.Context, e *exam) []Finding {
 	switch {
 	case len(cards) == 0:
 		return []Finding{{Code: "network-none", Severity: Problem, Fact: "The machine has no network interface.",
-			Cause: "The card is missing, or the kernel has no driver for it.", Remedy: "Plug in a card, or use an image whose kernel has its driver."}}
+			Cause: "The card is missing, or the kernel has no driver for it.", Remedy: "Plug in a card, or use an image with a kernel that has the card's driver."}}
 	case len(usable) == 0 && !carrier:
 		return []Finding{{Code: "network-no-link", Severity: Problem, Fact: "No network interface has a link.",
 			Cause: "The cable is unplugged, or the switch's port is off.", Remedy: "Check the cable and the switch."}}

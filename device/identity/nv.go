@@ -51,7 +51,7 @@ func (t *TPM) readNV(index uint32) ([]byte, error) {
 	case public.Attributes.AuthRead: // last: a power loss after the use of this authorisation would count as a wrong guess
 		auths = append(auths, nv)
 	}
-	err = verdict{error: errors.New("its attributes allow reading only with a policy, which only the TPM's maker can satisfy")}
+	err = verdict{error: errors.New("the index's attributes allow reading only with a policy, which only the TPM's maker can satisfy")}
 	for _, auth := range auths {
 		var data []byte
 		if data, err = t.readNVWith(auth, nv, public.DataSize); err == nil {

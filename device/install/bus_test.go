@@ -57,9 +57,9 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 		// Unfit disks: the installer never uses such a disk, even if a person names it.
 		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"queue/logical_block_size": "520"}, "its sectors have 520 bytes; only 512 and 4096 are supported"},
 		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"queue/logical_block_size": ""}, "its sectors have 0 bytes; only 512 and 4096 are supported"},
-		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "0"}, "the disk has no size: it is not ready, or Linux does not support its sector size, such as 520 bytes"},
-		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "-1"}, "the disk has no size: it is not ready, or Linux does not support its sector size, such as 520 bytes"},
-		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "99999999999999999999"}, "the disk has no size: it is not ready, or Linux does not support its sector size, such as 520 bytes"},
+		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "0"}, "the disk has no size: the disk is not ready, or Linux does not support its sector size, such as 520 bytes"},
+		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "-1"}, "the disk has no size: the disk is not ready, or Linux does not support its sector size, such as 520 bytes"},
+		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "99999999999999999999"}, "the disk has no size: the disk is not ready, or Linux does not support its sector size, such as 520 bytes"},
 		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"ro": "1"}, "read-only"},
 		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "2097151"}, "too small: at least 1.1 GB are needed"},
 		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "2097152"}, built},

@@ -134,7 +134,7 @@ func (d Disk) unfit() string {
 	case d.loc.holder() != "":
 		return "in use by " + d.loc.holder()
 	case d.Size == 0:
-		return "the disk has no size: it is not ready, or Linux does not support its sector size, such as 520 bytes"
+		return "the disk has no size: the disk is not ready, or Linux does not support its sector size, such as 520 bytes"
 	case text(d.loc.dir, "ro") != "0":
 		return "read-only"
 	case sectorProblem(d.Sector) != "":

@@ -87,7 +87,7 @@ sdc: removable|
 sdd: |read-only
 sde: |its sectors have 8192 bytes; only 512 and 4096 are supported
 sdf: |too small: at least 1.1 GB are needed
-sdg: |the disk has no size: it is not ready, or Linux does not support its sector size, such as 520 bytes`
+sdg: |the disk has no size: the disk is not ready, or Linux does not support its sector size, such as 520 bytes`
 	if s := strings.Join(lines, "\n"); s != want {
 		t.Errorf("got:\n%s", s)
 	}

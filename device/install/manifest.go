@@ -244,7 +244,7 @@ func (p Part) check() error {
 	end, last := int64(0), p.Size/BlockSize
 	for _, e := range p.Extents {
 		if e[0] < end || e[0] > last || e[1] < 1 || e[1] > last-e[0] {
-			return fmt.Errorf("its extent %d is out of order, or out of bounds", e)
+			return fmt.Errorf("the extent %d is out of order, or out of bounds", e)
 		}
 		end = e[0] + e[1]
 	}

@@ -142,7 +142,7 @@ func (j Job) layout() ([]place, error) {
 		need += luks.Overhead
 	}
 	if room < need {
-		return nil, fmt.Errorf("install: the disk is too small: it has %s, the system needs at least %s", Size(j.Target.Size()), Size(2*mib+esp.Size+need))
+		return nil, fmt.Errorf("install: the disk is too small: the disk has %s, but the system needs at least %s", Size(j.Target.Size()), Size(2*mib+esp.Size+need))
 	}
 	places := []place{
 		{Part: esp, at: mib, room: esp.Size, target: j.Target, offset: mib},

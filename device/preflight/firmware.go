@@ -106,5 +106,5 @@ func checkStorage(f install.Firmware) Finding {
 			Remedy: "Update the firmware, or reset it to its factory settings. The installation works without a boot entry, but the machine will refuse updates of its system.",
 		}
 	}
-	return good("firmware-variables", "The firmware stores and removes variables.")
+	return good("firmware-variables", "The firmware can store and remove variables.")
 }

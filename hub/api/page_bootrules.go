@@ -49,7 +49,7 @@ func (s *Server) keyProblem(w http.ResponseWriter, r *http.Request, name, text s
 	}
 	p := &ui.BootsPage{KeyForm: ui.BootForm{Open: true, Name: name, Text: text, Problem: said}}
 	if strings.Contains(text, "PRIVATE KEY") {
-		p.KeyForm.Text, p.KeyForm.Problem = "", "This is a private key, which must stay with you. Send the public key, as 'gangway manifest key export' prints it."
+		p.KeyForm.Text, p.KeyForm.Problem = "", "This is a private key, which must stay with you. Send the public key, the file that 'gangway manifest key public' writes."
 	}
 	return s.renderBoots(w, r, status, p)
 }
@@ -128,7 +128,7 @@ func (s *Server) showKeyRemoval(w http.ResponseWriter, r *http.Request) error {
 		}
 		p.Effect = "No manifest of the account has this key's signature, so no boot is judged differently."
 		if len(p.Lost) > 0 {
-			p.Effect = "These manifests do not count any more, so the hub does not expect their systems. They count again if you add the key again."
+			p.Effect = "The hub does not use these manifests any more, so it does not expect their systems. If you add the key again, the hub uses these manifests again."
 		}
 		return s.renderBootRule(w, r, http.StatusOK, p)
 	}
@@ -169,7 +169,7 @@ func (s *Server) previewManifestOnPage(w http.ResponseWriter, r *http.Request) e
 		return s.manifestFormProblem(w, r, text, err)
 	}
 	p := &ui.BootRulePage{Title: "Add a manifest", Subject: "Manifest", Facts: manifestFacts(row, m), Action: bootManifestPath, Confirm: "Add the manifest",
-		Effect: "The signature is valid. The hub then expects this system on each device whose revision names it, and on each device whose revisions name no other system.",
+		Effect: "The signature is valid. The hub then expects this system on each device with a revision that names this system, and on each device with revisions that name no other system.",
 		Hidden: map[string]string{"manifest": text}}
 	return s.renderBootRule(w, r, http.StatusOK, p)
 }

@@ -62,7 +62,7 @@ func (s *Server) fillLogs(r *http.Request, v *deviceView) error {
 	if search.before != "" {
 		previous, ok := readLogPlace(search.before)
 		if !ok {
-			return problem(http.StatusBadRequest, "before", "Go back to the newest lines.", "The page's address does not name a place in the log.")
+			return problem(http.StatusBadRequest, "before", "Go back to the newest lines.", "The page's address has no valid position in the log.")
 		}
 		f.Previous = previous
 	}

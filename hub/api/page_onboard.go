@@ -84,7 +84,7 @@ func tokenRow(t store.JoinToken, now time.Time) ui.TokenRow {
 	case t.WithoutTPM:
 		row.Accepts = "devices without a TPM"
 	case t.ForPantacor:
-		row.Accepts = "Pantacor's proofs"
+		row.Accepts = "Pantacor's ownership proofs"
 	}
 	return row
 }

@@ -63,7 +63,7 @@ func TestTokenOfThePageOnboardsAMachine(t *testing.T) {
 	if status != 200 || h.Get("Cache-Control") != "no-store" {
 		t.Fatalf("%d %s: %s", status, brief.Of(h), brief.Of(page))
 	}
-	says(t, page, "Join token created", "gangway-agent onboard --token-file device_autojointoken.json", "gangway image build x64-uefi-installer --token-file device_autojointoken.json -o installer.img", "0 of 2", "Pantacor's proofs")
+	says(t, page, "Join token created", "gangway-agent onboard --token-file device_autojointoken.json", "gangway image build x64-uefi-installer --token-file device_autojointoken.json -o installer.img", "0 of 2", "Pantacor's ownership proofs")
 	tok := s.newestToken(t, s.Owner)
 	if life := tok.Expires.Sub(tok.Created); tok.Nick != "spring batch" || tok.MaxUses != 2 || life != 8*7*24*time.Hour || !tok.ForPantacor || tok.WithoutTPM ||
 		len(tok.DefaultUserMeta) != 2 || tok.DefaultUserMeta["site"] != "oslo" || tok.DefaultUserMeta["hall"] != "3=b" {

@@ -129,7 +129,7 @@ func TestPolicyTextIsCheckedWhileItIsTyped(t *testing.T) {
 	for text, want := range map[string]string{
 		"version: 1\nunknwon_maker: ask\n":                    "unknwon_maker not found",
 		"version: 1\nno_ek_certificate: accept\n":             "only a person can vouch",
-		"version: 1\nunknown_maker: refuse\n":                 "A TPM whose EK certificate does not chain to a trusted maker is refused.",
+		"version: 1\nunknown_maker: refuse\n":                 "A TPM with an EK certificate that does not chain to a trusted maker is refused.",
 		"version: 1\nrules: [{maker: Infineon, then: ask}]\n": "did you mean IFX",
 		"version: 1\n": "changes nothing",
 		"":             "You have no policy. The hub's policy applies, as before",

@@ -292,7 +292,7 @@ func (s *Server) checkedEK(ek *tcg.EKCertificate, above [][]byte, makers *onboar
 		out.Facts = append(out.Facts, ui.Fact{Name: "EK, SHA-256", Value: hex.EncodeToString(hash[:]), Mono: true})
 	}
 	if v.Accepted() {
-		out.Words = append(out.Words, "A certificate does not prove who has the certificate's key. When a TPM onboards, the TPM proves that it has the key.")
+		out.Words = append(out.Words, "A certificate does not prove that a machine has the certificate's key. When a TPM onboards, the TPM proves that it has the key.")
 	}
 	return out
 }

@@ -103,7 +103,7 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 	case errors.Is(err, store.ErrTokenPaused):
 		return problem(http.StatusBadRequest, onboard.CodeTokenPaused, onboard.HintTokenPaused, onboard.ReasonTokenPaused)
 	case errors.Is(err, store.ErrTokenUsedUp):
-		return problem(http.StatusBadRequest, onboard.CodeTokenUsedUp, "Make a new join token with 'gangway token create'.", "The join token has been used by as many devices as it allows.")
+		return problem(http.StatusBadRequest, onboard.CodeTokenUsedUp, "Make a new join token with 'gangway token create'.", "The join token has reached its maximum number of devices.")
 	case err != nil:
 		return err
 	}

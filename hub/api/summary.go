@@ -113,7 +113,7 @@ func readSummaryFilter(text string) (func(*SummaryView) bool, error) {
 	if text == "" {
 		return func(*SummaryView) bool { return true }, nil
 	}
-	bad := problem(http.StatusBadRequest, "filter", `Write a filter like {"status":"ERROR"}; see /openapi.json for the fields.`, "\"filter\" is not a JSON object of fields and texts.")
+	bad := problem(http.StatusBadRequest, "filter", `Write a filter like {"status":"ERROR"}; see /openapi.json for the fields.`, "The parameter \"filter\" is not a JSON object of strings.")
 	var wanted map[string]string
 	if len(text) > 4096 || strictjson.Decode([]byte(text), &wanted) != nil {
 		return nil, bad

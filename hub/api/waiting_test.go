@@ -382,7 +382,7 @@ func TestEventsNameTheMachineAndItsToken(t *testing.T) {
 	refused(t, must(second.Activate(t.Context(), s.client, late))(t), 403, onboard.CodeTokenUsedUp)
 	for kind, want := range map[string][]string{
 		"device.activated":   {"a TPM without an EK certificate, join token " + tok.ID},
-		"activation.refused": {"used by as many devices as it allows", "Gate", "SN-77", `"hall 3" (` + tok.ID + ")"},
+		"activation.refused": {"reached its maximum number of devices", "Gate", "SN-77", `"hall 3" (` + tok.ID + ")"},
 	} {
 		events := must(s.Store.Events(t.Context(), store.EventFilter{Owner: s.Owner.ID, Kind: kind}))(t)
 		if len(events) == 0 {

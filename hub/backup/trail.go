@@ -148,7 +148,7 @@ func verifyTrail(line []byte, hubName, sum string, events int) (t Trail, err err
 	}
 	switch err := pki.VerifyBackup(hubName, []byte(t.Root), []byte(t.ACA), trailSum(s.Trail), s.Signature); {
 	case errors.Is(err, pki.ErrOtherHub) || err == nil && t.Hub != hubName:
-		return t, &Refusal{CodeOtherHub, fmt.Sprintf("The events are of another hub, with the hub name %.64q.", t.Hub), "Name the events of the hub whose backup this is."}
+		return t, &Refusal{CodeOtherHub, fmt.Sprintf("The events are of another hub, with the hub name %.64q.", t.Hub), "Name a file with the events of the hub that made this backup."}
 	case err != nil:
 		return t, eventsChanged("the hub did not sign the events")
 	case t.SHA256 != sum || t.Events != events:

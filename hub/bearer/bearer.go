@@ -109,7 +109,7 @@ func (k *Keys) Sign(c Claims, now time.Time) (string, error) {
 		return "", fmt.Errorf("bearer: %w", err)
 	}
 	if len(token) > MaxSize {
-		return "", fmt.Errorf("%w: it has %d bytes; at most %d are allowed", ErrTooLong, len(token), MaxSize)
+		return "", fmt.Errorf("%w: the token has %d bytes; at most %d are allowed", ErrTooLong, len(token), MaxSize)
 	}
 	return token, nil
 }

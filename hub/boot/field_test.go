@@ -36,7 +36,7 @@ var readAs = map[string]struct {
 	"d3d761c76bbae9a0": {boot.LogWhole, "registers (CCEL)", -1},
 	"f61a3d863bda22d0": {boot.LogPadded, "registers (CCEL)", -1},
 	"ebc70a8e80820389": {boot.LogPadded, "registers (CCEL)", -1},                          // followed by an agent's log
-	"689abd7a45615d23": {boot.LogPart, "it ends inside an event", -1},                     // a truncated example from documentation
+	"689abd7a45615d23": {boot.LogPart, "the data ends inside an event", -1},               // a truncated example from documentation
 	"8269c67eefc02ff2": {boot.LogPart, "more digests than the log has algorithms", 23970}, // the rest of a protobuf message
 	"c4fe9e97bb0d2580": {boot.LogPadded, "", 18619},
 }

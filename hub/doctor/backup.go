@@ -44,7 +44,7 @@ func (e *exam) checkBackupFiles(ctx context.Context) []finding.Finding {
 	d := c.Description
 	switch {
 	case d == nil:
-		return append(found, bad(finding.Note, "backup-undescribed", fmt.Sprintf("The newest backup, %s, is %s old. An earlier version made it, without a description, so the doctor cannot check it.", name, days), "",
+		return append(found, bad(finding.Note, "backup-undescribed", fmt.Sprintf("The newest backup, %s, is %s old. An earlier version of Gangway made this backup without a description, so the doctor cannot check the backup.", name, days), "",
 			"Make a new backup, or check this one with 'gangway backup verify' and the age identity."))
 	case c.Unfinished:
 		return append(found, bad(finding.Note, "backup-unchecked", fmt.Sprintf("The newest backup, %s, is %s old. Its check did not end within %s, and found no fault until then.", name, days, e.CheckTime), "",

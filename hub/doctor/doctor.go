@@ -234,7 +234,7 @@ func checkClock(_ context.Context, e *exam) (found []finding.Finding) {
 		found = append(found, bad(finding.Note, "clock-unknown", "The kernel does not say whether the clock is set by a time server.", "", ""))
 	case state == unix.TIME_ERROR || t.Status&unix.STA_UNSYNC != 0:
 		found = append(found, bad(finding.Warning, "clock-unset", fmt.Sprintf("The clock says %s UTC, and no time server sets it.", now.Format(time.DateTime)),
-			"Join tokens, sessions and certificates expire by the clock. In a container, the time server may run outside.", "Set up a time server: 'systemctl enable --now systemd-timesyncd', or chrony."))
+			"Join tokens, sessions and certificates expire by the clock. If the hub runs in a container, a time server outside the container may set the clock.", "Set up a time server: 'systemctl enable --now systemd-timesyncd', or chrony."))
 	}
 	if len(found) == 0 {
 		return good("clock", "The clock says %s UTC; a time server sets it, to within %s.", now.Format(time.DateTime), (time.Duration(t.Maxerror) * time.Microsecond).Round(time.Millisecond))

@@ -17,7 +17,7 @@ import (
 const shownRows = 5
 
 // restoreRemedy is the remedy for damage that nothing else can repair.
-const restoreRemedy = "Keep a copy of the database, examine the disk and the memory of its machine, and restore the newest backup whose check is clean."
+const restoreRemedy = "Keep a copy of the database, examine the disk and the memory of its machine, and restore the newest backup in which this check finds no fault."
 
 // rules has the texts for each consistency rule of the database (store.Consistency). The text
 // `fact` is about the rows that break the rule, and %s in this text stands for the rows. The text
@@ -45,8 +45,8 @@ var rules = map[string]struct{ fact, remedy string }{
 	"boot-device":         {"The boot measurements of these devices are stored under a wrong owner, model or join token: %s.", "Measure the boots of these devices again: gangway device boot DEVICE --measure"},
 	"judged-device":       {"The database has verdicts on the boots of devices with these ids, but the devices do not exist or have another owner: %s.", restoreRemedy},
 	"device-owner":        {"These devices belong to accounts that do not exist: %s.", restoreRemedy},
-	"account-credential":  {"The database has sessions or API tokens of these accounts, but the accounts do not exist: %s.", restoreRemedy},
-	"device-rows":         {"The database has data of these devices, but the devices do not exist: %s.", restoreRemedy},
+	"account-credential":  {"The database has sessions or API tokens of accounts that do not exist, with these ids: %s.", restoreRemedy},
+	"device-rows":         {"The database has data of devices that do not exist, with these ids: %s.", restoreRemedy},
 	"revision-trail":      {"The database has revisions of these devices, but the trail of the device is missing or has another owner than the revisions: %s.", restoreRemedy},
 	"object-revision":     {"The database lists the objects of revisions of these devices, but the revisions do not exist or have another owner: %s.", restoreRemedy},
 	"trail-device":        {"These devices have another owner than their trails (the lists of their revisions): %s.", restoreRemedy},

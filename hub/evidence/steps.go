@@ -113,7 +113,7 @@ func readCertificate(text string) ([]byte, error) {
 // block.
 func checkPEM(want, kind string, rest []byte) error {
 	if kind != want {
-		return fmt.Errorf("it is a PEM block of type %q; type %s is required", tcg.Printable(kind), want)
+		return fmt.Errorf("the value is a PEM block of type %q; type %s is required", tcg.Printable(kind), want)
 	}
 	if len(rest) > 0 {
 		return errors.New("there is data after the first PEM block")

@@ -432,7 +432,7 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, before store.Hash
 	case errors.Is(err, store.ErrTokenPaused):
 		return refuse(&evidence.Refusal{Code: CodeTokenPaused, Reason: ReasonTokenPaused, Hint: HintTokenPaused})
 	case errors.Is(err, store.ErrTokenUsedUp):
-		return refuse(&evidence.Refusal{Code: CodeTokenUsedUp, Reason: "The join token has been used by as many devices as it allows.", Hint: "Make a new one with 'gangway token create'."})
+		return refuse(&evidence.Refusal{Code: CodeTokenUsedUp, Reason: "The join token has reached its maximum number of devices.", Hint: "Make a new one with 'gangway token create'."})
 	case errors.Is(err, store.ErrOtherEK):
 		s.warnOwner(ctx, e, CodeOtherEK, addr)
 		return refuse(&evidence.Refusal{Code: CodeOtherEK, Reason: "This TPM is already registered under another of its endorsement keys.", Hint: "Onboard with the endorsement key that it was registered with."})

@@ -32,7 +32,7 @@ func SealOwnershipKey(ca *pki.Hub, secret []byte, tokenID string) ([]byte, error
 	return aead.Seal(nonce, nonce, key[:], []byte(tokenID)), nil
 }
 
-var errOwnershipKey = errors.New("onboard: decrypt a join token's stored key: it was altered, or the hub's seal key has changed; make a new join token")
+var errOwnershipKey = errors.New("onboard: decrypt a join token's stored key: the stored key was altered, or the hub's seal key has changed; make a new join token")
 
 func openOwnershipKey(sealKey, sealed []byte, tokenID string) (key [32]byte, err error) {
 	aead, err := ownershipAEAD(sealKey)

@@ -92,7 +92,7 @@ func presentHub(dir string) (*Hub, error) {
 // for each CA of the request.
 func checkAnswer(wanted []Requested, answer []byte, hub string, old *Hub, now time.Time) ([]*x509.Certificate, error) {
 	if len(answer) > maxRequest {
-		return nil, fmt.Errorf("pki: the answer has %d bytes, more than %d", len(answer), maxRequest)
+		return nil, fmt.Errorf("pki: the answer has %d bytes; at most %d are allowed", len(answer), maxRequest)
 	}
 	list, err := parseCertificates(answer)
 	if err != nil {
@@ -109,7 +109,7 @@ func checkAnswer(wanted []Requested, answer []byte, hub string, old *Hub, now ti
 	for _, w := range wanted {
 		i := slices.IndexFunc(list[1:], func(c *x509.Certificate) bool { return bytes.Equal(c.RawSubjectPublicKeyInfo, w.spki) })
 		if i < 0 {
-			return nil, fmt.Errorf("pki: the answer has no certificate for this hub's key of the %s: it is the answer to another request", w.Title)
+			return nil, fmt.Errorf("pki: the answer has no certificate for this hub's key of the %s: the answer is for another request", w.Title)
 		}
 		if err := checkIssued(list[1+i], rootCert, w, now); err != nil {
 			return nil, fmt.Errorf("pki: the certificate of the %s in the answer: %w", w.Title, err)

@@ -68,7 +68,7 @@ func (h *Hub) IssueProxy(request []byte, names []string, now time.Time, life tim
 // clients accept in TLS 1.3.
 func parseProxyRequest(text []byte) (*x509.CertificateRequest, error) {
 	if len(text) > maxRequest {
-		return nil, fmt.Errorf("the request has %d bytes, more than %d", len(text), maxRequest)
+		return nil, fmt.Errorf("the request has %d bytes; at most %d are allowed", len(text), maxRequest)
 	}
 	block, rest := pem.Decode(text)
 	if block == nil || block.Type != "CERTIFICATE REQUEST" && block.Type != "NEW CERTIFICATE REQUEST" || bytes.Contains(rest, []byte("-----BEGIN")) {

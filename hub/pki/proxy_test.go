@@ -104,7 +104,7 @@ func TestProxyRequestIsRefused(t *testing.T) {
 		{"empty", nil, names, proxyLife, "openssl req -new"},
 		{"a certificate", certPEM(h.root.Raw), names, proxyLife, "openssl req -new"},
 		{"two requests", bytes.Repeat(good, 2), names, proxyLife, "openssl req -new"},
-		{"too long", bytes.Repeat([]byte{'\n'}, maxRequest+1), names, proxyLife, "more than"},
+		{"too long", bytes.Repeat([]byte{'\n'}, maxRequest+1), names, proxyLife, "at most"},
 		{"garbage", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: []byte{0x30, 0}}), names, proxyLife, "the request"},
 		{"a signature by another key", pem.EncodeToMemory(forged), names, proxyLife, "does not prove"},
 		{"the root's key", proxyRequest(t, h.rootKey), names, proxyLife, "Root CA"},

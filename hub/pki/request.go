@@ -242,7 +242,7 @@ func CancelRequest(ctx context.Context, dir string) error {
 // keys, and two requests with the same key or for the same CA.
 func parseRequest(text []byte) (list []Requested, err error) {
 	if len(text) > maxRequest {
-		return nil, fmt.Errorf("pki: the request has %d bytes, more than %d", len(text), maxRequest)
+		return nil, fmt.Errorf("pki: the request has %d bytes; at most %d are allowed", len(text), maxRequest)
 	}
 	for {
 		var block *pem.Block

@@ -154,7 +154,7 @@ func (r *Root) Plan(request []byte, now time.Time, tlsLife time.Duration) ([]Pla
 		return nil, fmt.Errorf("pki: a TLS CA must be valid for 30 days to 30 years, not %s", tlsLife)
 	}
 	if now.Before(r.cert.NotBefore) {
-		return nil, fmt.Errorf("pki: this machine's clock (%s) is before the start of the root: set the clock", now.UTC().Format(time.RFC3339))
+		return nil, fmt.Errorf("pki: this machine's clock (%s) is before the time at which the root becomes valid: set the clock", now.UTC().Format(time.RFC3339))
 	}
 	wanted, err := parseRequest(request)
 	if err != nil {

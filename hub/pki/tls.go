@@ -98,7 +98,7 @@ func serverTemplate(subject string, names []string, now time.Time, life time.Dur
 		return nil, errors.New("the certificate needs at least one name")
 	}
 	if now.After(issuer.NotAfter) {
-		return nil, fmt.Errorf("the CA %q expired on %s: renew it, see 'gangway ca request --help'", issuer.Subject.CommonName, issuer.NotAfter.Format(time.DateOnly))
+		return nil, fmt.Errorf("the CA %q expired on %s: renew the CA; see 'gangway ca request --help'", issuer.Subject.CommonName, issuer.NotAfter.Format(time.DateOnly))
 	}
 	end := now.Add(life)
 	if end.After(issuer.NotAfter) {

@@ -138,7 +138,7 @@ func (b *MeasuredBoot) UnmarshalYAML(n *yaml.Node) error {
 		return err
 	}
 	if len(parts) == 0 {
-		return fmt.Errorf("line %d: measured_boot names no part; write 'report' if no boot is required", n.Line)
+		return fmt.Errorf("line %d: measured_boot names no part of the boot; write 'report' if you require nothing of a boot", n.Line)
 	}
 	for name, state := range parts {
 		if _, ok := boot.PartNamed(name); !ok {

@@ -43,7 +43,7 @@ func Explain(hub, owner *Document) (list []Statement) {
 		add(setting, who+" "+doneWith(a)+".", byHub, a != pick(&base.Evidence))
 	}
 	action("no_ek_certificate", "A TPM without an EK certificate", func(p *evidence.Policy) evidence.Action { return min(p.NoCertificate, evidence.Ask) }, (*Document).noCertificate)
-	action("unknown_maker", "A TPM whose EK certificate does not chain to a trusted maker", func(p *evidence.Policy) evidence.Action { return min(p.UnknownMaker, p.NoCertificate, evidence.Ask) }, func(d *Document) *Action { return d.UnknownMaker })
+	action("unknown_maker", "A TPM with an EK certificate that does not chain to a trusted maker", func(p *evidence.Policy) evidence.Action { return min(p.UnknownMaker, p.NoCertificate, evidence.Ask) }, func(d *Document) *Action { return d.UnknownMaker })
 	action("expired_ek_certificate", "A TPM with an expired EK certificate", func(p *evidence.Policy) evidence.Action { return p.ExpiredEK }, func(d *Document) *Action { return d.ExpiredEK })
 	action("unlisted_ek", "If there is an EK list, a TPM that is not on the list", func(p *evidence.Policy) evidence.Action { return p.Unlisted }, func(d *Document) *Action { return d.Unlisted })
 	words := "Software TPMs are refused."

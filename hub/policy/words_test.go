@@ -33,7 +33,7 @@ func TestExplainsWhoseSettingDecides(t *testing.T) {
 			"measured boot is expected or known. (your policy)",
 		}},
 		"owner cannot loosen": {"version: 1\nunknown_maker: refuse\nwithout_tpm: refuse\n", "version: 1\nunknown_maker: ask\nwithout_tpm: accept\n", []string{
-			"A TPM whose EK certificate does not chain to a trusted maker is refused. (the hub's policy)",
+			"A TPM with an EK certificate that does not chain to a trusted maker is refused. (the hub's policy)",
 			"A TPM without an EK certificate is refused. (the hub's policy)",
 			"Devices without a TPM are refused. (the hub's policy)",
 		}},

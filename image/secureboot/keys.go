@@ -170,7 +170,7 @@ func NewSet(signed map[Variable][]byte) (*Set, error) {
 				return nil, fmt.Errorf("%s: %w", v, err)
 			}
 			if by = content; len(by) != 1 {
-				return nil, fmt.Errorf("%s: %w: it has %d certificates; exactly one is required", v, ErrVariable, len(by))
+				return nil, fmt.Errorf("%s: %w: the file has %d certificates; exactly one is required", v, ErrVariable, len(by))
 			}
 		}
 		certs, err := parse(v, b, by...)

@@ -194,7 +194,7 @@ func verify(text, signed []byte, by []*x509.Certificate) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: its signature is not by an expected key", ErrVariable)
+	return fmt.Errorf("%w: an unexpected key made the variable's signature", ErrVariable)
 }
 
 // certificates returns the certificates in a sequence of EFI_SIGNATURE_LISTs (UEFI 2.10, 32.4.1).

@@ -192,14 +192,14 @@ func (b *bootBench) measure(maker *fleet.Maker, n int) error {
 		return err
 	}
 	if len(list.Items) == 0 || !list.Items[0].Outlier || list.Items[0].Devices != 1 || list.Items[0].Part != boot.FirmwareCode {
-		return fmt.Errorf("the outlier is not the first of %d cohorts", len(list.Items))
+		return fmt.Errorf("the list has %d cohorts, and the outlier is not the first of them", len(list.Items))
 	}
 	var all api.CohortList
 	if err := b.time("all values of the firmware", bootRounds, func(int) error { return b.ask("GET", "/boots/cohorts?part="+boot.FirmwareCode, nil, &all) }); err != nil {
 		return err
 	}
 	if want := bootModels*bootVersions + 1; len(all.Items) != want {
-		return fmt.Errorf("%d values of the firmware, want %d", len(all.Items), want)
+		return fmt.Errorf("the firmware has %d measured values, want %d", len(all.Items), want)
 	}
 	if err := b.decide(list.Items[1:]); err != nil {
 		return err
@@ -306,7 +306,7 @@ func onDevice(ctx context.Context, c *fleet.Conn, method, path string, in, out a
 // firmware. It requests the preview of the decision, and then accepts the cohort.
 func (b *bootBench) decide(cohorts []api.CohortView) error {
 	if want := bootModels * (bootVersions - 1); len(cohorts) != want {
-		return fmt.Errorf("%d cohorts of changed devices, want %d", len(cohorts), want)
+		return fmt.Errorf("the list has %d cohorts of changed devices, want %d", len(cohorts), want)
 	}
 	previews := make([]api.CohortDetail, len(cohorts))
 	if err := b.time("the preview of a decision", len(cohorts)*5, func(i int) error {
@@ -319,7 +319,7 @@ func (b *bootBench) decide(cohorts []api.CohortView) error {
 	return b.time("a decision", len(cohorts), func(i int) error {
 		p := previews[i]
 		if p.Devices != cohorts[i].Devices || p.Bad != p.Devices || len(p.Members) != min(p.Devices, 200) {
-			return fmt.Errorf("the preview has %d devices, the list %d", p.Devices, cohorts[i].Devices)
+			return fmt.Errorf("the preview has %d devices, and the list has %d", p.Devices, cohorts[i].Devices)
 		}
 		var made api.BootDecisionView
 		return b.ask("POST", "/boots/decisions", api.NewBootDecision{Part: p.Part, Value: p.Value, Model: p.Model, Devices: p.Devices}, &made)

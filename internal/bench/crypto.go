@@ -41,7 +41,7 @@ type operation struct {
 	f    func(*unavoidable) error
 }
 
-var errBench = errors.New("a valid signature does not verify")
+var errBench = errors.New("the verification of a valid signature failed")
 
 func operations(maker *fleet.Maker) ([]operation, error) {
 	issuer := maker.Intermediate.PublicKey.(*rsa.PublicKey)

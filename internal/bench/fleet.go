@@ -73,7 +73,7 @@ func benchFleets(out, list, database string, rounds, enrolments int) error {
 		sizes = append(sizes, n)
 	}
 	if database != "" && database != startServer && (len(sizes) > 1 || enrolments > 0) {
-		return fmt.Errorf("-database %s is one database: give one number of devices, and no -enrol", database)
+		return fmt.Errorf("-database %s is only one database: give only one number of devices, and leave out -enrol", database)
 	}
 	engines, err := newEngines(database)
 	if err != nil {
@@ -130,7 +130,7 @@ func runFleets(out string, sizes []int, rounds, enrolments int, engines *engines
 		return err
 	}
 	if len(slow) > 0 {
-		return fmt.Errorf("above %v at the 99th percentile, %v of CPU in the hub, or %v in the server: %q", fleetP99, fleetCPU, fleetServer, slow)
+		return fmt.Errorf("these queries took more than %v (99th percentile), or more than %v of CPU in the hub, or more than %v in the database server: %q", fleetP99, fleetCPU, fleetServer, slow)
 	}
 	return nil
 }

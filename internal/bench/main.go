@@ -89,7 +89,7 @@ func main() {
 	profile = flag.String("cpuprofile", "", "write a CPU profile of the enrolments to this file, with the EK's kind appended, or \"server\" for the whole hub process, or \"questions\" for the queries of -fleet")
 	allocs = flag.String("memprofile", "", "write a profile of the enrolments' allocations to this file, with the EK's kind appended")
 	kinds := flag.String("ek", "", "measure only these kinds of endorsement keys, e.g. L-1,H-2, without the server and the agents")
-	n := flag.Int("n", 2000, "number of enrolments for each kind of endorsement key, or with -fleet the number of calls of each query")
+	n := flag.Int("n", 2000, "number of enrolments for each kind of endorsement key; with -fleet: number of calls of each query")
 	fleetDir = flag.String("fleet-dir", "", "keep the databases of -fleet in this folder, and use databases of an earlier run")
 	fleets := flag.String("fleet", "", "measure the queries about fleets of these sizes instead of enrolments, e.g. 1000,1000000")
 	questions := flag.String("question", "", "with -fleet: measure only the queries whose names match this regular expression")

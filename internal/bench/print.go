@@ -17,7 +17,7 @@ func (r *Result) print() error {
 		r.printEnrolments(w)
 	}
 	for _, d := range r.Durable {
-		fmt.Fprintf(w, "\ndurable enrolments with %s, EK %s: %.0f a second, %.1f in a commit; the cryptography alone: %.0f a second; share %.2f (medians of %d rounds)\n",
+		fmt.Fprintf(w, "\ndurable enrolments with %s, EK %s: %.0f a second, %.1f in a commit; only the cryptography: %.0f a second; share %.2f (medians of %d rounds)\n",
 			d.Engine, d.EK, d.Enrolments, d.OpsPerCommit, d.Crypto, d.Share, d.Rounds)
 	}
 	if s := r.Server; s != nil {
@@ -38,7 +38,7 @@ func (r *Result) print() error {
 	}
 	w.Flush()
 	if len(slow) > 0 {
-		return fmt.Errorf("above %v at the 99th percentile: %q", bootBound, slow)
+		return fmt.Errorf("these requests took more than %v (99th percentile): %q", bootBound, slow)
 	}
 	return nil
 }
@@ -52,7 +52,7 @@ func (r *Result) printEnrolments(w io.Writer) {
 			c["certify_verification"], c["request_verification"], c["certificate_signatures"], k.CryptoSum, k.Enrol, k.Ratio, k.WithProof, k.Bytes/1000, k.Allocs, k.Activate, k.PerSecond)
 	}
 	fmt.Fprintf(w, "\nratio for half L-1 (RSA 2048), half H-3 (ECC P-384): %.2f\n", r.Ratio)
-	fmt.Fprintf(w, "The ownership proof (Ed25519) takes %.0f microseconds. \"enrol\" includes it, \"sum\" does not; the ratio \"with proof\" counts it in both. Commits are durable.\n", r.Enrolment[0].Ownership)
+	fmt.Fprintf(w, "The ownership proof (Ed25519) takes %.0f microseconds. \"enrol\" includes this time, and \"sum\" does not; the ratio \"with proof\" includes the time in both. Commits are durable.\n", r.Enrolment[0].Ownership)
 	fmt.Fprintln(w, "\nchecking the evidence only\tone maker\tall makers, rules, an EK list\tratio")
 	for _, k := range r.Enrolment {
 		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.2f\n", k.EK, k.Judged.Plain, k.Judged.Full, k.Judged.Ratio)

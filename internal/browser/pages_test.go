@@ -77,7 +77,7 @@ var pages = []page{
 	{name: "boots", path: "/ui/boots", want: "Changes in common"},
 	{name: "boots-empty", path: "/ui/boots", empty: true, want: "Nothing to decide"},
 	{name: "boots-cohort", path: "/ui/boots/firmware-code/" + updatedFirmware, want: "3 devices have this value"},
-	{name: "boots-key", path: "/ui/boots/key/{manifest-key}", want: "These manifests do not count any more"},
+	{name: "boots-key", path: "/ui/boots/key/{manifest-key}", want: "The hub does not use these manifests any more"},
 	{name: "boots-manifest", path: "/ui/boots/manifest/{manifest}", want: "The hub does not expect this system any more"},
 	{name: "policy", path: "/ui/trust/policy", want: "Rules in force for your devices"},
 	{name: "policy-example", path: "/ui/trust/policy?example=1", want: "An example, which is not in force"},

@@ -57,7 +57,7 @@ var peers = []about{
 		Scope:      "enrolment (EK certificate, TPM2_Certify, credential activation, join token; the evidence is kept) and activation, which is the first call; 2 connections, 2 certificates; EK on P-256",
 		Durability: "SQLite, each commit is flushed to disk before the reply"},
 	{Name: "spire", Version: "1.13.3", start: startSPIRE,
-		Scope:      "node attestation tpm_devid (EK certificate, TPM2_Certify, credential activation, DevID certificate; EK and AK are RSA keys, because it supports no other); 1 connection, 1 certificate that lives for an hour; first call: GetAuthorizedEntries on a new connection",
+		Scope:      "node attestation tpm_devid (EK certificate, TPM2_Certify, credential activation, DevID certificate; EK and AK are RSA keys, because tpm_devid supports only RSA); 1 connection, 1 certificate that lives for an hour; first call: GetAuthorizedEntries on a new connection",
 		Durability: "SQLite, commits are not flushed to disk (synchronous=NORMAL)"},
 	{Name: "step-ca", Version: "0.30.2", start: startStepCA,
 		Scope:      "ACME device-attest-01 in the format tpm (AK certificate, TPM2_Certify; no EK, no proof that the AK is in the EK's TPM); 7 requests on 1 connection, 1 certificate; first call: GET /health on a new connection",
@@ -92,7 +92,7 @@ type Figures struct {
 
 func main() {
 	out := flag.String("o", "", "write the result as JSON to this file")
-	bin := flag.String("bin", "", "folder for the programs, which are built if they are missing (gangway always)")
+	bin := flag.String("bin", "", "folder for the programs; builds the missing programs, and always builds gangway")
 	rounds := flag.Int("rounds", 5, "number of rounds")
 	n := flag.Int("n", 200, "number of identities of each program in a round")
 	only := flag.String("peers", "gangway,spire,step-ca", "programs to measure")

@@ -174,7 +174,7 @@ func TestStickToDeviceList(t *testing.T) {
 	// this OVMF has no Secure Boot keys.
 	waitFor(t, ctx, m, `gangway-init .*: check: 0 problem\(s\), 0 warning\(s\), `)
 	waitFor(t, ctx, m, `gangway-init .*: check: ok: The firmware's event log explains PCR 0 to 7. \(event-log-replays\)`)
-	waitFor(t, ctx, m, `gangway-init .*: check: ok: The firmware stores and removes variables. \(firmware-variables\)`)
+	waitFor(t, ctx, m, `gangway-init .*: check: ok: The firmware can store and remove variables. \(firmware-variables\)`)
 	waitFor(t, ctx, m, `gangway-init .*: check: .*Secure Boot`)
 	if pictures() != "" {
 		waitFor(t, ctx, m, `will be erased in`)

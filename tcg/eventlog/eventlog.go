@@ -62,9 +62,9 @@ type Log struct {
 }
 
 var (
-	errLogShort  = errors.New("it ends inside an event")
-	errLogHeader = errors.New("its first event, which names the digests' algorithms, cannot be read")
-	errLogFormat = errors.New("it does not begin like a TPM event log")
+	errLogShort  = errors.New("the data ends inside an event")
+	errLogHeader = errors.New("the first event, which names the digests' algorithms, cannot be read")
+	errLogFormat = errors.New("the data does not begin like a TPM event log")
 )
 
 // Read reads as much as possible of a firmware's event log, for one bank:

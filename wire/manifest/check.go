@@ -55,7 +55,7 @@ func (m *Manifest) Check() error {
 func (m *Manifest) check() error {
 	switch {
 	case m.Format != Format:
-		return fmt.Errorf("its format is %d; this version reads format %d, so use a newer version", m.Format, Format)
+		return fmt.Errorf("the manifest has the format %d, but this version reads only format %d: use a newer version", m.Format, Format)
 	case m.Name == "" || len(m.Name) > MaxName || tcg.Printable(m.Name) != m.Name:
 		return fmt.Errorf("the name must have 1 to %d bytes, all of them printable", MaxName)
 	case m.Made.IsZero() || m.Made.Year() < 1970 || m.Made.Year() > lastYear:

@@ -35,20 +35,20 @@ func CheckKey(key crypto.PublicKey) error {
 	switch key := key.(type) {
 	case *ecdsa.PublicKey:
 		if key.Curve != elliptic.P256() {
-			return fmt.Errorf("%w: it is a key on %s, and many TPMs support only the curve P-256", ErrKey, key.Curve.Params().Name)
+			return fmt.Errorf("%w: the key is on the curve %s, and many TPMs support only the curve P-256", ErrKey, key.Curve.Params().Name)
 		}
 		if _, err := key.ECDH(); err != nil {
 			return fmt.Errorf("%w: %w", ErrKey, err)
 		}
 	case *rsa.PublicKey:
 		if n := key.N.BitLen(); n < minRSA || n > maxRSA {
-			return fmt.Errorf("%w: it is an RSA key of %d bits", ErrKey, n)
+			return fmt.Errorf("%w: the key is an RSA key of %d bits", ErrKey, n)
 		}
 		if key.E != publicExponent {
 			return fmt.Errorf("%w: the RSA key has the public exponent %d, and many TPMs support only %d", ErrKey, key.E, publicExponent)
 		}
 	case ed25519.PublicKey:
-		return fmt.Errorf("%w: it is an Ed25519 key, and TPMs cannot verify Ed25519 signatures", ErrKey)
+		return fmt.Errorf("%w: the key is an Ed25519 key, and TPMs cannot verify Ed25519 signatures", ErrKey)
 	default:
 		return fmt.Errorf("%w: it is a %T", ErrKey, key)
 	}

@@ -106,7 +106,7 @@ func Parse(text string, trusted []crypto.PublicKey) (*Manifest, crypto.PublicKey
 	}
 	key := keyOf(t.header.Kid, trusted)
 	if key == nil {
-		return nil, nil, fmt.Errorf("%w: its key has the SHA-256 %s", ErrUntrusted, t.header.Kid)
+		return nil, nil, fmt.Errorf("%w: that key has the SHA-256 %s", ErrUntrusted, t.header.Kid)
 	}
 	jws, err := jose.ParseSignedCompact(t.text, algorithms(key))
 	if unexpected := (*jose.ErrUnexpectedSignatureAlgorithm)(nil); errors.As(err, &unexpected) {
@@ -149,7 +149,7 @@ type token struct {
 // split checks the form of a signed text, and does not verify anything.
 func split(text string) (*token, error) {
 	if len(text) > MaxSize {
-		return nil, fmt.Errorf("%w: it has %d bytes, and at most %d are permitted", ErrForm, len(text), MaxSize)
+		return nil, fmt.Errorf("%w: the text has %d bytes; at most %d are allowed", ErrForm, len(text), MaxSize)
 	}
 	t := &token{text: strings.TrimSpace(text)}
 	parts := strings.Split(t.text, ".")
@@ -173,7 +173,7 @@ func split(text string) (*token, error) {
 		return nil, fmt.Errorf("%w: its type is %.40q, not %q", ErrForm, t.header.Typ, typ)
 	}
 	if !isDigest(t.header.Kid, crypto.SHA256) {
-		return nil, fmt.Errorf("%w: its kid is not the SHA-256 of a key in lower-case hexadecimal", ErrForm)
+		return nil, fmt.Errorf("%w: the field kid is not the SHA-256 of a key in lower-case hexadecimal", ErrForm)
 	}
 	t.payload = decoded[1]
 	return t, nil

@@ -350,7 +350,7 @@ func TestContentThatIsNotWhatTheStateNamesIsNeverInstalled(t *testing.T) {
 			h.blob = lie
 			h.offer("1", stateWith("a", h.has("content")))
 			f := h.device("", nil)
-			if r := h.outcome(f); r.Status != "ERROR" || !strings.Contains(r.Message, "whose SHA-256 differs from the SHA-256 in the state") {
+			if r := h.outcome(f); r.Status != "ERROR" || !strings.Contains(r.Message, "differs from the SHA-256 in the state") {
 				t.Errorf("%+v", r)
 			}
 			if calls := h.called(f); calls != "" {

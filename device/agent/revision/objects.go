@@ -67,7 +67,7 @@ func (o objects) free() (int64, error) {
 }
 
 // errContent means that the hub sent an object whose SHA-256 differs from the SHA-256 in the state.
-var errContent = errors.New("the hub sent an object whose SHA-256 differs from the SHA-256 in the state")
+var errContent = errors.New("the SHA-256 of the object that the hub sent differs from the SHA-256 in the state")
 
 // errExpired means that the download URL of an object has expired.
 var errExpired = errors.New("the download URL of the object has expired")

@@ -51,7 +51,7 @@ func (f *Follower) stateOf(r revision) (*state, error) {
 		return nil, diskError(fmt.Errorf("%s: %w", f.folderOf(r), err))
 	}
 	if s.sum != r.Sum {
-		return nil, diskError(fmt.Errorf("%s is damaged: it is not the state that the journal names", filepath.Join(f.folderOf(r), stateName)))
+		return nil, diskError(fmt.Errorf("%s is damaged: the file does not contain the state that the journal names", filepath.Join(f.folderOf(r), stateName)))
 	}
 	return s, nil
 }

@@ -76,7 +76,7 @@ func read(p []byte, earliest time.Time) (time.Time, error) {
 	seconds, fraction := binary.BigEndian.Uint32(p[40:]), binary.BigEndian.Uint32(p[44:])
 	switch {
 	case mode != serverMode:
-		return time.Time{}, errors.New("the answer is malformed: it does not have the mode of a time server")
+		return time.Time{}, errors.New("the answer is malformed: its mode field is not the mode of a time server")
 	case stratum == 0:
 		return time.Time{}, fmt.Errorf("the server refuses to answer (%q)", strings.TrimRight(string(p[12:16]), "\x00"))
 	case leap == 3 || stratum > 15 || seconds == 0 && fraction == 0:

@@ -89,7 +89,7 @@ var (
 			"The firmware did not start the TPM.",
 			"Enable the TPM in the firmware's setup, or update the machine's firmware."},
 		{[]tpm2.TPMRC{tpm2.TPMRCUpgrade, tpm2.TPMRCReboot}, None, CodeUpgrade,
-			"The TPM's firmware is being updated, or the TPM needs a restart after it.",
+			"The TPM's firmware is being updated, or the TPM needs a restart after an update.",
 			"Finish the update and restart the machine."},
 		{[]tpm2.TPMRC{tpm2.TPMRCRetry, tpm2.TPMRCYielded, tpm2.TPMRCTesting, tpm2.TPMRCCanceled}, None, CodeBusy,
 			"The TPM is busy.",

@@ -394,7 +394,7 @@ func ParseCA(der []byte) (*x509.Certificate, error) {
 		return nil, fmt.Errorf("the certificate cannot be read; copy all of its PEM text")
 	}
 	if !c.BasicConstraintsValid || !c.IsCA {
-		return nil, fmt.Errorf("the certificate %.80q is not a CA's; write the certificate of the CA that signed the proxy's certificate", c.Subject.String())
+		return nil, fmt.Errorf("the certificate %.80q is not a CA certificate; write the certificate of the CA that signed the proxy's certificate", c.Subject.String())
 	}
 	return c, nil
 }

@@ -127,7 +127,7 @@ func TestMistakesSayWhatToWriteInstead(t *testing.T) {
 		"https without a CA":             {v + "proxy = https://proxy.example:3129", 0, "add the CA's certificate"},
 		"a CA without a proxy":           {v + ca, 0, "for an https proxy only"},
 		"a CA with an http proxy":        {v + "proxy = http://proxy.example:3128\n" + ca, 0, "for an https proxy only"},
-		"a server's certificate":         {v + "proxy = https://proxy.example:3129\n" + leaf, 3, "not a CA's"},
+		"a server's certificate":         {v + "proxy = https://proxy.example:3129\n" + leaf, 3, "is not a CA certificate"},
 		"half a certificate":             {v + "proxy = https://proxy.example:3129\n" + ca[:200], 3, "copy all of its PEM text"},
 		"a private key":                  {v + "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----", 2, "a private key does not belong here"},
 		"five CAs":                       {v + strings.Repeat(ca, 5), 2 + 4*strings.Count(ca, "\n"), "write the proxy's CA only"},

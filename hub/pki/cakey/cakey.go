@@ -60,7 +60,7 @@ func (u URI) String() string { return u.text }
 // Parse parses a URI. It does not connect to the key's place.
 func Parse(text string) (URI, error) {
 	if len(text) > maxURI {
-		return URI{}, fmt.Errorf("cakey: the URI has %d bytes, more than %d", len(text), maxURI)
+		return URI{}, fmt.Errorf("cakey: the URI has %d bytes; at most %d are allowed", len(text), maxURI)
 	}
 	u, err := url.Parse(text)
 	if err != nil {
@@ -167,7 +167,7 @@ func (u URI) Remove(ctx context.Context, public *ecdsa.PublicKey) error {
 		return err
 	}
 	if !present.Equal(public) {
-		return fmt.Errorf("cakey: %s is another key: it was not removed", u)
+		return fmt.Errorf("cakey: %s is another key now, so the hub did not remove the key", u)
 	}
 	return m.remove(ctx)
 }

@@ -193,7 +193,7 @@ func TestRejectsTPMObjectsThatAreNotCAKeys(t *testing.T) {
 			if _, err := (tpm2.EvictControl{Auth: tpm2.TPMRHOwner, ObjectHandle: object, PersistentHandle: 0x81010060}).Execute(tr); err != nil {
 				return err
 			}
-			if _, _, err := k.read(tr); err == nil || !strings.Contains(err.Error(), "not a signing key") {
+			if _, _, err := k.read(tr); err == nil || !strings.Contains(err.Error(), "must be a signing key") {
 				t.Errorf("%s: %v", name, err)
 			}
 			_, err = tpm2.EvictControl{Auth: tpm2.TPMRHOwner, ObjectHandle: &tpm2.NamedHandle{Handle: 0x81010060, Name: made.Name}, PersistentHandle: 0x81010060}.Execute(tr)

@@ -138,7 +138,7 @@ func (k *tpmKey) read(t transport.TPM) (tpm2.TPM2BName, *ecdsa.PublicKey, error)
 		return tpm2.TPM2BName{}, nil, err
 	}
 	if a := area.ObjectAttributes; !a.SignEncrypt || a.Restricted || !a.UserWithAuth || !a.FixedTPM || !a.FixedParent || !a.SensitiveDataOrigin {
-		return tpm2.TPM2BName{}, nil, fmt.Errorf("the object at 0x%08x is not a signing key that was made in this TPM and cannot leave it", k.handle)
+		return tpm2.TPM2BName{}, nil, fmt.Errorf("the object at 0x%08x must be a signing key that this TPM made, and that cannot leave the TPM", k.handle)
 	}
 	key, err := tpm2.Pub(*area)
 	if err != nil {

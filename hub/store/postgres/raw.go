@@ -38,7 +38,7 @@ func Create(ctx context.Context, config Config, version int) error {
 		version = len(list)
 	}
 	if version < 0 || version > len(list) {
-		return fmt.Errorf("postgres: schema version %d, but this program knows only versions up to %d: %w", version, len(list), ErrNewerSchema)
+		return fmt.Errorf("postgres: the database has schema version %d, but this program knows only versions up to %d: %w", version, len(list), ErrNewerSchema)
 	}
 	pg, err := pgconn.ConnectConfig(ctx, parsed)
 	if err != nil {
@@ -53,7 +53,7 @@ func Create(ctx context.Context, config Config, version int) error {
 		return migrate(ctx, pg, list[:version])
 	}
 	if is != version {
-		return fmt.Errorf("%w: it has the schema version %d", ErrNotNew, is)
+		return fmt.Errorf("%w: the database has the schema version %d", ErrNotNew, is)
 	}
 	row, _, err := firstRow(ctx, pg, `SELECT coalesce((SELECT value FROM settings WHERE name = '`+sqlstore.SettingHub+`'), '')`)
 	if err == nil && row[0] != "" {

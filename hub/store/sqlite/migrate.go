@@ -98,7 +98,7 @@ func Create(ctx context.Context, path string, version int64) (err error) {
 		version = last
 	}
 	if version < 0 || version > last {
-		return fmt.Errorf("sqlite: schema version %d, but this program knows only versions up to %d: %w", version, last, ErrNewerSchema)
+		return fmt.Errorf("sqlite: the database has schema version %d, but this program knows only versions up to %d: %w", version, last, ErrNewerSchema)
 	}
 	if _, err := p.UpTo(ctx, version); err != nil {
 		return fmt.Errorf("sqlite: make the schema: %w", err)

@@ -96,7 +96,7 @@ const facetRows = 2000
 // Facets implements store.Fleet.
 func (s *Store) Facets(ctx context.Context, owner string, field store.SearchField, limit int) (top []store.FacetCount, others int, err error) {
 	if _, ok := walkField[field]; !ok {
-		return nil, 0, badSearch("%.64q has no counts: use model, maker, firmware or token.", string(field))
+		return nil, 0, badSearch("The hub has no counts for %.64q: use model, maker, firmware or token.", string(field))
 	}
 	err = s.db.Search(ctx, func(c Conn) error {
 		top = nil

@@ -55,7 +55,7 @@ func sharable(sql string) error {
 		word := strings.ToUpper(t)
 		switch {
 		case onlySQLite[word]:
-			return fmt.Errorf("PostgreSQL does not know %s as SQLite does", t)
+			return fmt.Errorf("PostgreSQL does not support %s in the way that SQLite does", t)
 		case word == "OR" && i+2 < len(tokens) && (strings.ToUpper(tokens[i+2]) == "IGNORE" || strings.ToUpper(tokens[i+2]) == "REPLACE"):
 			return fmt.Errorf("PostgreSQL does not know OR %s", tokens[i+2])
 		}

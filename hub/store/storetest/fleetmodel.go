@@ -388,7 +388,7 @@ func (m *fleetModel) end(t *rapid.T) {
 		n, err := m.Arrivals(m.ctx, owner, m.now, 366)
 		m.must(t, err)
 		if slices.ContainsFunc(n, func(n int) bool { return n != 0 }) {
-			t.Fatalf("account %d was deleted, but the counts of its new devices were not", i)
+			t.Fatalf("account %d was deleted, but the counts of its new devices remain", i)
 		}
 	}
 }

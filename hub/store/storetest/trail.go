@@ -150,7 +150,7 @@ func trailIsMadeOnce(f *fixture) {
 	s, err := f.Revision(f.ctx, first.Device, 0)
 	f.must(err)
 	if made || !bytes.Equal(s.State, first.State) || s.Status != trail.StatusDone {
-		f.Errorf("a second post of the first state: made = %v, and the stored state is %s", made, s.State)
+		f.Errorf("after a second post of the first state: made = %v, and the stored state is %s", made, s.State)
 	}
 	t, err := f.Trail(f.ctx, first.Device)
 	f.must(err)
@@ -701,23 +701,23 @@ func neededContentStays(f *fixture) {
 		equal(f, "expired records", n, 1)
 	}
 	if unneeded(first) {
-		f.Fatal("the store gave up the first place of the object, although an owner has a record of the object")
+		f.Fatal("the store gave up the object's first storage location, although an owner has a record of the object")
 	}
 	f.announce(f.other.ID, "needed", 10, Epoch.Add(time.Hour))
 	expire(time.Minute, time.Minute)
 	if unneeded(first) {
-		f.Fatal("the store gave up the first place of the object, although an owner may still upload the object")
+		f.Fatal("the store gave up the object's first storage location, although an owner may still upload the object")
 	}
 	expire(2*time.Hour, 0)
 	f.announce(f.owner.ID, "needed", 10, Epoch)
 	u := f.begins(f.owner.ID, sum, Epoch)
 	expire(time.Hour, 0)
 	if unneeded(u.Place) {
-		f.Fatal("the store gave up the place of an upload that still runs")
+		f.Fatal("the store gave up the storage location of an upload that still runs")
 	}
 	for range 2 { // the second call comes late, from a hub that was paused
 		if !unneeded(first) {
-			f.Fatal("the store still needs the first place of the object, although no owner has a record of the object")
+			f.Fatal("the store still needs the object's first storage location, although no owner has a record of the object")
 		}
 	}
 	_, err := f.FinishUpload(f.ctx, u, "", 10, plenty, Epoch)
@@ -725,10 +725,10 @@ func neededContentStays(f *fixture) {
 	f.keep(f.owner.ID, "needed", 10, Epoch)
 	second := f.placeOf(f.owner.ID, sum)
 	if second == first {
-		f.Fatal("the new upload got the place that the store had given up")
+		f.Fatal("the new upload got the storage location that the store had given up")
 	}
 	if !unneeded(first) || unneeded(second) {
-		f.Error("the store needs the first place, or does not need the second place")
+		f.Error("the store still needs the first storage location, or does not need the second")
 	}
 }
 
@@ -742,11 +742,11 @@ func uploadsOfOneObject(f *fixture) {
 	f.refused(err, store.ErrNotFound)
 	for range 2 { // the second call is a retry by a hub that did not get the first answer
 		if !f.uploads(mine, 10, Epoch) {
-			f.Error("the object does not have the place of the first upload")
+			f.Error("the object is not at the storage location of the first upload")
 		}
 	}
 	if f.uploads(theirs, 10, Epoch) {
-		f.Error("the second upload replaced the place of the first upload")
+		f.Error("the second upload replaced the storage location of the first upload")
 	}
 	for _, owner := range []string{f.owner.ID, f.other.ID} {
 		equal(f, "place", f.placeOf(owner, sum), mine.Place)

@@ -420,7 +420,7 @@ func update(ctx context.Context, r *runner, d *device) error {
 
 var (
 	errNoStep  = errors.New("the hub has no pending step, although one was posted")
-	errNoMaker = errors.New("the run must make devices, but there is no maker (--maker)")
+	errNoMaker = errors.New("this run needs new devices, so it needs the CA of the emulated TPMs (--maker)")
 )
 
 // download downloads the object that all updates use, and checks its content.

@@ -70,12 +70,12 @@ func parse(efi []byte) (*program, error) {
 	hashed := p.headers
 	for _, s := range f.Sections {
 		if int(s.Offset)+int(s.Size) > len(efi) {
-			return nil, fmt.Errorf("%w: its section %.8q ends after the file", ErrProgram, s.Name)
+			return nil, fmt.Errorf("%w: the section %.8q ends after the end of the file", ErrProgram, s.Name)
 		}
 		hashed += int(s.Size)
 	}
 	if hashed+p.certificates > len(efi) {
-		return nil, fmt.Errorf("%w: its parts are larger than the file", ErrProgram)
+		return nil, fmt.Errorf("%w: the sections together are larger than the file", ErrProgram)
 	}
 	return p, nil
 }

@@ -60,11 +60,11 @@ func (p *program) stubVersion() (int, error) {
 	}
 	found := stubMagic.FindSubmatch(magic)
 	if found == nil {
-		return 0, fmt.Errorf("%w: it does not begin with systemd's stub", ErrStub)
+		return 0, fmt.Errorf("%w: the image does not begin with systemd's stub", ErrStub)
 	}
 	v, err := strconv.Atoi(string(found[1]))
 	if err != nil || v < oldestStub || v > newestStub {
-		return 0, fmt.Errorf("%w: it has the stub of systemd %s; use a stub of systemd %d to %d", ErrStub, found[1], oldestStub, newestStub)
+		return 0, fmt.Errorf("%w: the image has the stub of systemd %s; use a stub of systemd %d to %d", ErrStub, found[1], oldestStub, newestStub)
 	}
 	return v, nil
 }
@@ -93,7 +93,7 @@ func (p *program) content(name string) ([]byte, error) {
 		switch {
 		case s.Name != name:
 		case found != nil:
-			return nil, fmt.Errorf("%w: it has the section %s twice", ErrStub, name)
+			return nil, fmt.Errorf("%w: the image has the section %s twice", ErrStub, name)
 		default:
 			found = s
 		}
@@ -102,7 +102,7 @@ func (p *program) content(name string) ([]byte, error) {
 		return nil, nil
 	}
 	if found.VirtualSize > found.Size {
-		return nil, fmt.Errorf("%w: its section %s is larger in memory than in the file", ErrStub, name)
+		return nil, fmt.Errorf("%w: the section %s is larger in memory than in the file", ErrStub, name)
 	}
 	return p.efi[found.Offset:][:found.VirtualSize], nil
 }
@@ -126,7 +126,7 @@ func (p *program) measuredSections() (all []measured, err error) {
 	}
 	for _, s := range p.file.Sections {
 		if slices.Contains(dependent, s.Name) {
-			return nil, fmt.Errorf("%w: the stub chooses from its sections %s by the machine's hardware", ErrStub, s.Name)
+			return nil, fmt.Errorf("%w: the stub uses one of the image's sections %s, and the machine's hardware decides which", ErrStub, s.Name)
 		}
 	}
 	for _, s := range sections {

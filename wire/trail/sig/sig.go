@@ -140,7 +140,7 @@ func verifyOne(s *trail.State, name string, keys *Keys) (*Signed, *Refusal) {
 		return nil, refuse(CodeSignature, "The signature %s cannot be verified: %v.", name, err)
 	}
 	if err := doc.verify(h, payload, keys); err != nil {
-		return nil, refuse(CodeSignature, "The signature %s does not verify with a key that this device trusts: %v.", name, err)
+		return nil, refuse(CodeSignature, "No key that this device trusts made the signature %s: %v.", name, err)
 	}
 	// The signature is valid. Now check that it covers every member of the state.
 	for _, member := range s.Names() {
@@ -174,7 +174,7 @@ func parse(s *trail.State, name string) (*header, *signature, error) {
 		return nil, nil, fmt.Errorf(`its "#spec" is not "pvs@2"`)
 	}
 	if len(doc.Protected) > maxHeader {
-		return nil, nil, fmt.Errorf("its header has more than %d bytes", maxHeader)
+		return nil, nil, fmt.Errorf("the header has more than %d bytes", maxHeader)
 	}
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(doc.Protected)
 	if err != nil {
@@ -188,7 +188,7 @@ func parse(s *trail.State, name string) (*header, *signature, error) {
 		return nil, nil, fmt.Errorf(`its header is not of the type "PVS"`)
 	}
 	if !slices.Contains(algorithms, jose.SignatureAlgorithm(h.Alg)) {
-		return nil, nil, fmt.Errorf("its algorithm %.20q is not one of %v", h.Alg, algorithms)
+		return nil, nil, fmt.Errorf("the algorithm %.20q is not one of %v", h.Alg, algorithms)
 	}
 	return &h, doc, h.PVS.check()
 }
@@ -230,7 +230,7 @@ func (k *Keys) candidates(h *header) ([]crypto.PublicKey, error) {
 // It ignores the dates, because the device's clock may be wrong.
 func verifyChain(x5c []string, cas []*x509.Certificate) (*x509.Certificate, error) {
 	if len(x5c) > maxChain {
-		return nil, fmt.Errorf("it has more than %d certificates", maxChain)
+		return nil, fmt.Errorf("the signature has more than %d certificates", maxChain)
 	}
 	var chain []*x509.Certificate
 	for _, text := range x5c {
