@@ -37,9 +37,11 @@ setsid sh -c './scripts/lint.sh >build/check/lint.log 2>&1 || { cat build/check/
 lint=$!
 # Many tests wait, so one package more than there are processors runs at once. The packages that
 # take longest come first. "go test" would link the programs of internal/bench and hub/store/transfer
-# for nothing, because all their tests are skipped in short mode.
+# for nothing, because all their tests are skipped in short mode. Without debug information (-s -w),
+# linking takes half the time; stack traces of failures still have functions and lines.
 # shellcheck disable=SC2046 # splits the list
-go run ./internal/testlog -dir build/check -stage check -- go test -p $(($(getconf _NPROCESSORS_ONLN) + 1)) -json -short -vet=off -timeout 5m \
+go run ./internal/testlog -dir build/check -stage check -- go test -p $(($(getconf _NPROCESSORS_ONLN) + 1)) -json -short -vet=off \
+	-ldflags='-s -w' -timeout 5m \
 	gangway/cmd/gangway gangway/hub/api $(go list ./... | grep -v -e '/internal/bench$' -e '/hub/store/transfer$')
 wait "$lint"
 lint=

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"gangway/internal/swtpm"
+	"gangway/internal/swtpm/swtpmtest"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -26,6 +27,9 @@ var base string
 func TestMain(m *testing.M) {
 	var err error
 	if base, err = os.MkdirTemp("", "identity"); err != nil {
+		panic(err)
+	}
+	if err = swtpmtest.NewMaker(maker()); err != nil {
 		panic(err)
 	}
 	code := m.Run()

@@ -38,6 +38,10 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		makers = filepath.Join(dir, "maker")
+		if err := swtpmtest.NewMaker(makers); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 		agentBinary = filepath.Join(dir, "gangway-agent")
 		if testing.Short() {
 			return m.Run() // needFullRun skips the tests that need agentBinary

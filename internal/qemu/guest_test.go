@@ -33,6 +33,10 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		makers = filepath.Join(dir, "maker")
+		if err := swtpmtest.NewMaker(makers); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 		scratch = dir
 		return m.Run()
 	}())

@@ -13,9 +13,10 @@ import (
 	"gangway/internal/process"
 )
 
-// manufacture makes the TPM's state: its seeds, its endorsement keys and their certificates. Debian
-// 12's swtpm_setup always makes an RSA 2048 and a P-384 endorsement key with certificates; the
-// function `finish` removes the certificates that `opts.EK` does not include.
+// manufacture makes the TPM's state: its seeds, its endorsement keys and their certificates. With
+// certificates, Debian 12's swtpm_setup always makes an RSA 2048 and a P-384 endorsement key; the
+// function `finish` removes the certificates that `opts.EK` does not include. Without certificates,
+// manufacture makes no endorsement key, because an RSA key takes long.
 func manufacture(ctx context.Context, dir, maker string, opts Options) error {
 	for _, d := range []string{filepath.Join(dir, "state"), maker} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
@@ -26,10 +27,9 @@ func manufacture(ctx context.Context, dir, maker string, opts Options) error {
 	if err != nil {
 		return err
 	}
-	args := []string{"--tpm2", "--config", conf, "--tpmstate", "state",
-		"--createek", "--pcr-banks", "sha256", "--overwrite"}
+	args := []string{"--tpm2", "--config", conf, "--tpmstate", "state", "--pcr-banks", "sha256", "--overwrite"}
 	if opts.EK != None {
-		args = append(args, "--create-ek-cert")
+		args = append(args, "--createek", "--create-ek-cert")
 	}
 	if opts.EK == P384 {
 		args = append(args, "--ecc")
