@@ -59,7 +59,7 @@ func TestEachRequestHasOneTraceWithItsSteps(t *testing.T) {
 	traces.Close()
 	spans := c.Spans(t)
 	for name, steps := range map[string][]string{
-		"POST /onboard":          {"store.JoinTokenAndGeneration", "evidence.verify", "ca.sign-certificates", "store.BeginEnrolment", "tpm.make-credential"},
+		"POST /onboard":          {"store.JoinTokenForEK", "evidence.verify", "ca.sign-certificates", "store.BeginEnrolment", "tpm.make-credential"},
 		"POST /onboard/activate": {"store.Activate"},
 		"POST /device/boot":      {"tpm.verify-quote", "store.PutBoot"},
 		"POST /auth/login":       {"password.verify", "store.CreateSession"},

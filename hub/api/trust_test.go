@@ -108,13 +108,18 @@ func TestUnreadableTrustLetsNobodyIn(t *testing.T) {
 type crowd struct {
 	onboard.Store
 	size  int32
-	asked atomic.Int32 // calls of ConfigVersion
+	asked atomic.Int32 // calls of ConfigVersion and JoinTokenForEK
 	reads atomic.Int32 // calls of TrustedCertificates
 }
 
 func (c *crowd) ConfigVersion(ctx context.Context) (int64, error) {
 	c.asked.Add(1)
 	return c.Store.ConfigVersion(ctx)
+}
+
+func (c *crowd) JoinTokenForEK(ctx context.Context, id string, ek store.Hash, now time.Time) (store.TokenForEK, error) {
+	c.asked.Add(1)
+	return c.Store.JoinTokenForEK(ctx, id, ek, now)
 }
 
 func (c *crowd) TrustedCertificates(ctx context.Context) ([]store.TrustedCertificate, error) {

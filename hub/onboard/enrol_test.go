@@ -152,7 +152,7 @@ func TestAuditNamesTheActorAndSurvivesItsFailure(t *testing.T) {
 	s.refused(err, onboard.CodeOwnership)
 	equal(s, "actor", s.lastEvent("enrolment.refused").ActorName, "Some One")
 	s.store.calls, s.store.failure = nil, errBroken
-	s.store.failAt = 2 // AppendEvent, after JoinTokenAndGeneration
+	s.store.failAt = 2 // AppendEvent, after JoinTokenForEK
 	_, err = s.hub.Enrol(s.Context(), body, addr)
 	s.refused(err, onboard.CodeOwnership)
 	s.logged("audit trail")

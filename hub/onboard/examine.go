@@ -27,9 +27,10 @@ type examined struct {
 // certificate, and online lookups. The hub calls `examine` before it issues any certificate.
 // `check` is evidence.Verify or, for the first step, evidence.VerifyKeys, because the first step
 // has only keys. If the hub knows the root of the request's EK certificate, it keeps the
-// certificate even if the verdict is a refusal.
-func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.Request, owner string, now time.Time, check checker) (*examined, error) {
-	input, rules, err := s.input(ctx, owner, now)
+// certificate even if the verdict is a refusal. `version` is the config version, which the caller has
+// just read.
+func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.Request, owner string, version int64, now time.Time, check checker) (*examined, error) {
+	input, rules, err := s.input(ctx, version, owner, now)
 	if err != nil {
 		return nil, err
 	}

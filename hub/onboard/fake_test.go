@@ -127,16 +127,17 @@ func (s *fake) JoinToken(_ context.Context, id string) (store.JoinToken, error) 
 	return find(s, "JoinToken", s.tokens, id)
 }
 
-func (s *fake) JoinTokenAndGeneration(_ context.Context, id string, ek store.Hash) (t store.JoinToken, generation int, err error) {
-	err = s.do("JoinTokenAndGeneration", func() error {
+func (s *fake) JoinTokenForEK(_ context.Context, id string, ek store.Hash, now time.Time) (t store.TokenForEK, err error) {
+	err = s.do("JoinTokenForEK", func() error {
 		var ok bool
-		if t, ok = s.tokens[id]; !ok {
+		if t.JoinToken, ok = s.tokens[id]; !ok {
 			return store.ErrNotFound
 		}
-		generation = s.tpms[ek].Generation
+		t.Generation, t.ConfigVersion = s.tpms[ek].Generation, s.version
+		_, t.Waits = s.waitingNow(t.Owner, ek, now)
 		return nil
 	})
-	return t, generation, err
+	return t, err
 }
 
 func (s *fake) ConfigVersion(context.Context) (v int64, err error) {

@@ -125,26 +125,36 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 	}
 	now := s.Now()
 	verdict := new(evidence.Verdict)
-	token, generation, err := s.ownership(ctx, r, now)
+	token, err := s.ownership(ctx, r, now)
 	if err != nil {
 		return e, nil, err
 	}
 	e.Owner, e.TokenID = token.Owner, token.ID
 	verdict.Pass("ownership", passedOwnership(token.ID))
 
-	e.DeviceID, e.Generation = s.deviceID(store.Hash(r.EKHash), generation), generation
+	e.DeviceID, e.Generation = s.deviceID(store.Hash(r.EKHash), token.Generation), token.Generation
 	e.RequestHash, e.Request = store.Hash(r.Hash), r.Raw
 	e.ProdModel, e.ProdSerial = tcg.Printable(string(r.CSR.ProdModel)), tcg.Printable(string(r.CSR.ProdSerial))
-	e, err = s.accept(ctx, verdict, r, e, now, addr)
+	e, err = s.accept(ctx, verdict, r, e, standing{token.ConfigVersion, token.Waits}, now, addr)
 	return e, r, err
 }
+
+// standing is what the hub has read about a request before it judges the request.
+type standing struct {
+	version int64 // store.Config.ConfigVersion
+	waits   bool  // the owner may have decided about the EK; false: the owner had not decided
+}
+
+// readFor is the time after which the hub reads the owner's decision again. Judging a request takes
+// less than a millisecond, but longer if the hub looks up a revocation list.
+const readFor = 100 * time.Millisecond
 
 // accept judges a request after its ownership is proven, issues the certificates and stores the
 // enrolment. `e` has the request, its owner and its device. On a refusal the returned enrolment has
 // only the fields for the audit trail: the owner, the token and, if known, the waiting device's id.
-func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evidence.Request, e store.Enrolment, now time.Time, addr string) (store.Enrolment, error) {
+func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evidence.Request, e store.Enrolment, at standing, now time.Time, addr string) (store.Enrolment, error) {
 	known := store.Enrolment{Owner: e.Owner, TokenID: e.TokenID}
-	x, err := s.examine(ctx, verdict, r, e.Owner, now, evidence.Verify)
+	x, err := s.examine(ctx, verdict, r, e.Owner, at.version, now, evidence.Verify)
 	if err != nil {
 		return known, err
 	}
@@ -162,10 +172,11 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	e.Manufacturer, e.Model, e.Firmware = r.Maker(), r.Model(), r.Firmware()
 	e.KeyAlgorithm = r.IDevID.Algorithm()
 	e.Created, e.Expires = now, now.Add(PendingFor)
-	if verdict.Accepted() {
-		err = s.checkDenial(ctx, e)
-	} else {
+	switch {
+	case !verdict.Accepted():
 		err = s.askOwner(ctx, verdict, e, addr)
+	case at.waits, s.Now().Sub(now) > readFor:
+		err = s.checkDenial(ctx, e)
 	}
 	if err != nil {
 		known.DeviceID = s.waitingID(e.EK)
@@ -208,12 +219,12 @@ func (s *Service) deviceOf(ctx context.Context, ek store.Hash) (id string, gener
 	return s.deviceID(ek, tpm.Generation), tpm.Generation, nil
 }
 
-// ownership verifies the ownership proof of a request. It returns the token and the TPM's
-// generation. The token and the generation are read at the same moment.
-func (s *Service) ownership(ctx context.Context, r *evidence.Request, now time.Time) (store.JoinToken, int, error) {
+// ownership verifies the ownership proof of a request. It returns the token, with what was read
+// together with the token.
+func (s *Service) ownership(ctx context.Context, r *evidence.Request, now time.Time) (store.TokenForEK, error) {
 	d := r.CAData
 	if !wire.HubNamesEqual(d.HubName, s.CA.HubName()) {
-		return store.JoinToken{}, 0, errOtherHub
+		return store.TokenForEK{}, errOtherHub
 	}
 	return s.ownershipOf(ctx, d.Owner, d.TokenID, r, d.Proof, now)
 }
@@ -224,29 +235,29 @@ func passedOwnership(token string) string {
 
 // ownershipOf verifies an ownership proof that is an Ed25519 signature. The signed message names
 // this hub.
-func (s *Service) ownershipOf(ctx context.Context, owner, tokenID string, r *evidence.Request, proof []byte, now time.Time) (store.JoinToken, int, error) {
+func (s *Service) ownershipOf(ctx context.Context, owner, tokenID string, r *evidence.Request, proof []byte, now time.Time) (store.TokenForEK, error) {
 	if len(owner) > wire.MaxOwner || !wire.IsID(tokenID) {
-		return store.JoinToken{}, 0, errOwnership
+		return store.TokenForEK{}, errOwnership
 	}
-	token, generation, err := s.Store.JoinTokenAndGeneration(ctx, tokenID, r.EKHash)
+	token, err := s.Store.JoinTokenForEK(ctx, tokenID, r.EKHash, now)
 	if errors.Is(err, store.ErrNotFound) {
-		return store.JoinToken{}, 0, &evidence.Refusal{Code: CodeTokenUnknown, Reason: "The hub does not have this join token.", Hint: "Make one with 'gangway token create' and put its token file on the device."}
+		return store.TokenForEK{}, &evidence.Refusal{Code: CodeTokenUnknown, Reason: "The hub does not have this join token.", Hint: "Make one with 'gangway token create' and put its token file on the device."}
 	}
 	if err != nil {
-		return store.JoinToken{}, 0, err
+		return store.TokenForEK{}, err
 	}
 	message := wire.OwnershipMessage(s.CA.HubName(), owner, tokenID, r.IDevIDName)
 	if len(token.PublicKey) != ed25519.PublicKeySize || !ed25519.Verify(token.PublicKey, message, proof) {
-		return store.JoinToken{}, 0, errOwnership
+		return store.TokenForEK{}, errOwnership
 	}
 	// The sender has now proven that it has the token, so refusals may reveal the token's state.
 	if owner != wire.AccountPRN+token.Owner {
-		return store.JoinToken{}, 0, &evidence.Refusal{Code: CodeTokenOwner, Reason: "The join token does not belong to the owner that the request names.", Hint: "Use the token file as the hub made it."}
+		return store.TokenForEK{}, &evidence.Refusal{Code: CodeTokenOwner, Reason: "The join token does not belong to the owner that the request names.", Hint: "Use the token file as the hub made it."}
 	}
 	if token.Disabled || !token.Expires.After(now) {
-		return store.JoinToken{}, 0, errTokenUnusable
+		return store.TokenForEK{}, errTokenUnusable
 	}
-	return token, generation, nil
+	return token, nil
 }
 
 var errTokenUnusable = &evidence.Refusal{Code: CodeTokenUnusable, Reason: "The join token is disabled or has expired.", Hint: "Make a new one with 'gangway token create'."}

@@ -125,7 +125,7 @@ func TestTrustIsReadOnceForAllRequests(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
 	body := s.request(d, s.token, fleet.RequestChange{})
-	versions := func() int { return s.store.count("ConfigVersion") }
+	versions := func() int { return s.store.count("JoinTokenForEK") }
 	var other sync.WaitGroup
 	s.store.before = func(method string) {
 		if method != "TrustedCertificates" || s.store.count(method) > 0 {

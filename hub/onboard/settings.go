@@ -99,12 +99,9 @@ func (s *Service) Policy(ctx context.Context, owner string) (policy.Effective, e
 	return f.Effective, nil
 }
 
-// input returns the rules and lists for an owner's requests, all of the same config version.
-func (s *Service) input(ctx context.Context, owner string, now time.Time) (*evidence.Input, *inForce, error) {
-	version, err := s.Store.ConfigVersion(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
+// input returns the rules and lists for an owner's requests, all of the same config version, which
+// the caller has just read.
+func (s *Service) input(ctx context.Context, version int64, owner string, now time.Time) (*evidence.Input, *inForce, error) {
 	rules, err := s.inForce(ctx, version, owner)
 	if err != nil {
 		return nil, nil, err

@@ -11,7 +11,7 @@ import (
 type Store interface {
 	// Join tokens, and TPMs' generations: how often a TPM was released.
 	JoinToken(ctx context.Context, id string) (store.JoinToken, error)
-	JoinTokenAndGeneration(ctx context.Context, id string, ek store.Hash) (t store.JoinToken, generation int, err error)
+	JoinTokenForEK(ctx context.Context, id string, ek store.Hash, now time.Time) (store.TokenForEK, error)
 
 	// The rules by which requests are judged.
 	ConfigVersion(ctx context.Context) (int64, error)

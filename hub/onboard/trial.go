@@ -40,7 +40,11 @@ type Outcome struct {
 // without an owner's policy.
 func (s *Service) Try(ctx context.Context, owner string, own *policy.Document) (*Trial, error) {
 	at := s.Now()
-	input, rules, err := s.input(ctx, owner, at)
+	version, err := s.Store.ConfigVersion(ctx)
+	if err != nil {
+		return nil, err
+	}
+	input, rules, err := s.input(ctx, version, owner, at)
 	if err != nil {
 		return nil, err
 	}

@@ -64,7 +64,11 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	}
 	now := s.Now()
 	verdict := new(evidence.Verdict)
-	x, err := s.examine(ctx, verdict, r, store.HubWide, now, evidence.VerifyKeys)
+	version, err := s.Store.ConfigVersion(ctx)
+	if err != nil {
+		return nil, err
+	}
+	x, err := s.examine(ctx, verdict, r, store.HubWide, version, now, evidence.VerifyKeys)
 	if err != nil {
 		return nil, err
 	}
@@ -236,7 +240,11 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 	}
 	e.RequestHash, e.Request = sha256.Sum256(kept), kept
 	e.DeviceID, e.Generation = id, generation
-	return s.accept(ctx, verdict, r, e, now, addr)
+	version, err := s.Store.ConfigVersion(ctx)
+	if err != nil {
+		return e, err
+	}
+	return s.accept(ctx, verdict, r, e, standing{version, true}, now, addr)
 }
 
 // provenIn returns the hour of the credential that the device opened for the proof. `hubName`
@@ -269,11 +277,11 @@ func (s *Service) stepsToken(ctx context.Context, v *evidence.Verdict, r *eviden
 		}
 		return token, err
 	}
-	token, _, err := s.ownershipOf(ctx, c.Owner, c.TokenID, r, c.Proof, now)
+	token, err := s.ownershipOf(ctx, c.Owner, c.TokenID, r, c.Proof, now)
 	if err == nil {
 		v.Pass("ownership", passedOwnership(token.ID))
 	}
-	return token, err
+	return token.JoinToken, err
 }
 
 // VerifyOwnership verifies an ownership proof in Pantacor's form, for services that register

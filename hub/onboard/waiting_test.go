@@ -196,6 +196,29 @@ func TestDecisionDuringTheRequestCounts(t *testing.T) {
 	}
 }
 
+// The hub judges a request for a long time, for example because it fetches a revocation list.
+// Meanwhile the device asks with another request, and its owner denies it. The denial applies to the
+// first request too.
+func TestDenialDuringALongJudgementCounts(t *testing.T) {
+	s := newScene(t)
+	d := s.device()
+	bare := *d
+	bare.EKCert = d.EK.Public.Raw
+	key := waitingKey(s.anne.ID, s.waits(s.enrol(&bare), noCertificate).EK)
+	denied := s.store.waiting[key]
+	denied.State, denied.Expires = store.Denied, s.now.Add(time.Hour)
+	delete(s.store.waiting, key)
+	s.store.before = func(method string) {
+		if method == "TrustedCertificates" {
+			s.store.before = nil
+			s.store.waiting[key] = denied
+			s.now = s.now.Add(time.Second)
+		}
+	}
+	s.store.version++ // so that the request reads the certificates
+	s.refused(s.enrol(d), onboard.CodeDenied)
+}
+
 func TestWaitingDevicesAreBounded(t *testing.T) {
 	s := newScene(t)
 	for i := range onboard.MaxWaiting {

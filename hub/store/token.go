@@ -37,6 +37,15 @@ type JoinToken struct {
 	PantacorKey []byte
 }
 
+// TokenForEK has all that the hub needs to begin to judge a request.
+type TokenForEK struct {
+	JoinToken
+	Generation    int   // TPM.Generation; 0 if the EK was never activated at this hub
+	ConfigVersion int64 // see Config
+	// Waits reports whether WaitingByEK finds a device of the token's owner with this EK.
+	Waits bool
+}
+
 // JoinTokens stores the join tokens of accounts.
 type JoinTokens interface {
 	// CreateJoinToken stores a new join token. ErrExists: the id is in use. ErrFull: the owner
@@ -46,10 +55,9 @@ type JoinTokens interface {
 	// JoinTokenBySecretHash finds a join token by its SecretHash. Only tokens whose WithoutTPM is
 	// true have a SecretHash.
 	JoinTokenBySecretHash(ctx context.Context, hash Hash) (JoinToken, error)
-	// JoinTokenAndGeneration returns a token and the TPM.Generation of an endorsement key, both
-	// from the same state of the database. The generation of an EK that was never activated at this
-	// hub is 0.
-	JoinTokenAndGeneration(ctx context.Context, id string, ek Hash) (t JoinToken, generation int, err error)
+	// JoinTokenForEK returns a token and facts about an endorsement key, all from the same state of
+	// the database. ErrNotFound: there is no such token.
+	JoinTokenForEK(ctx context.Context, id string, ek Hash, now time.Time) (TokenForEK, error)
 	// JoinTokens lists an owner's tokens, newest first.
 	JoinTokens(ctx context.Context, owner string) ([]JoinToken, error)
 	// JoinTokensPage lists an owner's join tokens, newest first. The list starts after the token

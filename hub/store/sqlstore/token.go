@@ -19,8 +19,9 @@ var (
 	selectToken       = prepared(tokenColumns + ` FROM join_tokens WHERE id = ?`)
 	selectTokens      = prepared(tokenColumns + ` FROM join_tokens WHERE owner = ? ORDER BY created DESC, id DESC`)
 	selectTokenByAuto = prepared(tokenColumns + ` FROM join_tokens WHERE auto_hash = ?`)
-	selectTokenFor    = prepared(tokenColumns + `, (SELECT generation FROM tpms WHERE ek = ?)
-		FROM join_tokens WHERE id = ?`)
+	selectTokenForEK  = prepared(tokenColumns + `, (SELECT generation FROM tpms WHERE ek = ?1), (SELECT version FROM config_version),
+		EXISTS (SELECT 1 FROM waiting w WHERE w.owner = join_tokens.owner AND w.ek = ?1 AND (w.answered <> '[]' OR w.expires > ?2))
+		FROM join_tokens WHERE id = ?3`)
 	anyTokenAt       = prepared(`SELECT 1 FROM join_tokens WHERE owner = ? LIMIT 1 OFFSET ?`)
 	selectTokensPage = prepared(tokenColumns + ` FROM join_tokens WHERE owner = ?1
 		AND (?2 = '' OR (created, id) < (SELECT created, id FROM join_tokens WHERE id = ?2 AND owner = ?1))
@@ -100,18 +101,17 @@ func (s *Store) oneToken(ctx context.Context, query *Statement, key any) (t stor
 	return t, err
 }
 
-// JoinTokenAndGeneration implements store.JoinTokens.
-func (s *Store) JoinTokenAndGeneration(ctx context.Context, id string, ek store.Hash) (t store.JoinToken, generation int, err error) {
+// JoinTokenForEK implements store.JoinTokens.
+func (s *Store) JoinTokenForEK(ctx context.Context, id string, ek store.Hash, now time.Time) (t store.TokenForEK, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
-		r, err := one(c, selectTokenFor, ek[:], id)
+		r, err := one(c, selectTokenForEK, ek[:], micro(now), id)
 		if err != nil {
 			return err
 		}
-		t = readToken(&r)
-		generation = r.int()
+		t = store.TokenForEK{JoinToken: readToken(&r), Generation: r.int(), ConfigVersion: r.int64(), Waits: r.bool()}
 		return nil
 	})
-	return t, generation, err
+	return t, err
 }
 
 // JoinTokens implements store.JoinTokens.

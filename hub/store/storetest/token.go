@@ -21,10 +21,10 @@ var tokenTests = []test{
 		want := func(ek store.Hash, generation int) {
 			stored, err := f.JoinToken(f.ctx, f.token.ID)
 			f.must(err)
-			t, g, err := f.JoinTokenAndGeneration(f.ctx, f.token.ID, ek)
+			t, err := f.JoinTokenForEK(f.ctx, f.token.ID, ek, Epoch)
 			f.must(err)
-			equal(f, "token", t, stored)
-			equal(f, "generation", g, generation)
+			equal(f, "token", t.JoinToken, stored)
+			equal(f, "generation", t.Generation, generation)
 		}
 		want(Hash("nothing"), 0)
 		for g := range 3 {
@@ -35,10 +35,46 @@ var tokenTests = []test{
 		}
 		want(Hash("nothing"), 0)
 	}},
+	{"WithTheConfigVersion", func(f *fixture) {
+		for range 2 {
+			version, err := f.ConfigVersion(f.ctx)
+			f.must(err)
+			t, err := f.JoinTokenForEK(f.ctx, f.token.ID, Hash("any"), Epoch)
+			f.must(err)
+			equal(f, "config version", t.ConfigVersion, version)
+			f.must(f.PutPolicy(f.ctx, store.Policy{Owner: f.owner.ID, Text: "version: 1\n", Updated: Epoch}))
+		}
+	}},
+	// Waits must be true whenever WaitingByEK finds the device: otherwise the hub would not read
+	// that the owner has denied the device.
+	{"WithTheOwnersDecision", func(f *fixture) {
+		w := f.wait(Machine{Name: "one"}.waiting(f.token, "a question"))
+		others := JoinToken(f.other.ID, "another's", 0)
+		f.must(f.CreateJoinToken(f.ctx, others))
+		check := func(when string, at time.Time, want bool) {
+			t, err := f.JoinTokenForEK(f.ctx, f.token.ID, w.EK, at)
+			f.must(err)
+			equal(f, when, t.Waits, want)
+			_, err = f.WaitingByEK(f.ctx, f.owner.ID, w.EK, at)
+			equal(f, when+": found", err == nil, want)
+			t, err = f.JoinTokenForEK(f.ctx, others.ID, w.EK, at)
+			f.must(err)
+			equal(f, when+", another owner", t.Waits, false)
+		}
+		check("undecided", w.Since, true)
+		check("undecided and expired", w.Expires, false)
+		_, err := f.Decide(f.ctx, f.owner.ID, w.DeviceID, store.Decision{By: "anne", At: Epoch, Expires: Epoch.Add(time.Hour)})
+		f.must(err)
+		check("denied", w.Since, true)
+		check("denied, later", Epoch.Add(time.Hour-time.Microsecond), true)
+		t, err := f.JoinTokenForEK(f.ctx, f.token.ID, Hash("another EK"), w.Since)
+		f.must(err)
+		equal(f, "another EK", t.Waits, false)
+	}},
 	{"UnknownIsNotFound", func(f *fixture) {
 		_, err := f.JoinToken(f.ctx, ID("nothing"))
 		f.refused(err, store.ErrNotFound)
-		_, _, err = f.JoinTokenAndGeneration(f.ctx, ID("nothing"), Hash("nothing"))
+		_, err = f.JoinTokenForEK(f.ctx, ID("nothing"), Hash("nothing"), Epoch)
 		f.refused(err, store.ErrNotFound)
 	}},
 	{"TakenIDExists", func(f *fixture) {
