@@ -115,6 +115,57 @@ func TestComposeRefusesMissingVariables(t *testing.T) {
 	}
 }
 
+// Options and ports that an operator adds to the compose file as the page says have the values that
+// the hub understands.
+func TestComposeTakesTheOptionsOfThePage(t *testing.T) {
+	t.Parallel()
+	doc, err := os.ReadFile(filepath.Join(repository, "docs/operations.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// find returns the part of the page between two texts.
+	find := func(before, after string) string {
+		t.Helper()
+		_, text, found := strings.Cut(string(doc), before)
+		text, _, ends := strings.Cut(text, after)
+		if !found || !ends {
+			t.Fatalf("docs/operations.md has nothing between %q and %q", before, after)
+		}
+		return text
+	}
+	options := find("\n```yaml\n", "```\n") + "      " + find("With [containers](#installing-with-containers), write `", "`") + "\n"
+	port := find("in `compose.yaml`, add `", "`")
+	file, err := os.ReadFile(filepath.Join(repository, "contrib/compose/compose.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := strings.Replace(string(file), "    environment:\n", "    environment:\n"+options, 1)
+	changed = strings.Replace(changed, `ports: ["12443:12443"]`, `ports: ["12443:12443", `+port+`]`, 1)
+	path := filepath.Join(t.TempDir(), "compose.yaml")
+	if err := os.WriteFile(path, []byte(changed), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o, err := cli.NewProjectOptions([]string{path}, cli.WithEnv([]string{"GANGWAY_IMAGE=gangway:1", "GANGWAY_URL=" + hubURL}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := o.LoadProject(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	hub := p.Services["hub"]
+	for name, want := range map[string]string{
+		"GANGWAY_RATE": "onboard=100/400\nsign-in=1/20", "GANGWAY_METRICS_LISTEN": ":12444", "GANGWAY_ALSO_URL": "https://old.example:12443,https://proxy.example",
+	} {
+		if got := hub.Environment[name]; got == nil || *got != want {
+			t.Errorf("%s is not %q: %v", name, want, hub.Environment)
+		}
+	}
+	if n := len(hub.Ports); n != 2 || hub.Ports[1].HostIP != "127.0.0.1" || hub.Ports[1].Target != 12444 {
+		t.Errorf("the ports are %+v", hub.Ports)
+	}
+}
+
 // stack has the volumes of a project, and the files that its services need.
 type stack struct {
 	t       *testing.T

@@ -394,9 +394,9 @@ check "the data is kept" kept $data/gangway.db $data/pki/root.crt $state/state.j
 check "the conffiles are kept" kept /etc/default/gangway /etc/default/gangway-agent
 
 say "install again"
-check "the agent and the signer install" install new/gangway-agent_*.deb new/gangway-signer_*.deb
 cp new/gangway_*.deb gangway_1.2.0_amd64.deb
 types "apt-get install ./gangway_1.2.0"
+check "the agent and the signer install" install new/gangway-agent_*.deb new/gangway-signer_*.deb
 check "the signer starts again, because it is enabled" within 60 signer_answers gangway
 check "the hub answers /healthz, with the same CA" within 180 answers
 check "the agent is active" within 30 active gangway-agent.service
