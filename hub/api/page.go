@@ -8,6 +8,7 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/json"
+	"maps"
 	"mime"
 	"net/http"
 	"net/url"
@@ -270,6 +271,41 @@ func (s *Server) asset(w http.ResponseWriter, r *http.Request) error {
 	setLength(w, len(content))
 	_, err := w.Write(content)
 	return err
+}
+
+// hintAssets sends the addresses of the static files that every page needs, in an informational
+// answer (103 Early Hints). So a browser with an empty cache loads these files while the hub makes
+// the page, and while the browser starts a process for the page. Only a person who comes from
+// elsewhere gets the hint: after a page of the hub, the files are in the browser's cache. Some
+// HTTP/1.1 clients do not expect an informational answer, so they get none.
+func hintAssets(rt *route, w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor < 2 || r.Method != http.MethodGet || !rt.isPage() ||
+		r.Header.Get("Sec-Fetch-Mode") != "navigate" || r.Header.Get("Sec-Fetch-Site") == "same-origin" {
+		return
+	}
+	// The other headers belong to the final answer: their policy allows no files before the page
+	// sets its own policy.
+	h := w.Header()
+	kept := maps.Clone(h)
+	clear(h)
+	h["Link"] = []string{
+		"<" + ui.AssetPath("app.css") + ">; rel=preload; as=style",
+		"<" + ui.AssetPath("app.js") + ">; rel=modulepreload",
+	}
+	if slices.Contains(htmxPages, rt.path) {
+		h["Link"] = append(h["Link"], "<"+ui.AssetPath("htmx.min.js")+">; rel=preload; as=script")
+	}
+	w.WriteHeader(http.StatusEarlyHints)
+	clear(h)
+	maps.Copy(h, kept)
+}
+
+// htmxPages are the paths of the pages that always load htmx.
+var htmxPages = []string{"/ui/devices", "/ui/trust/policy", "/ui/onboard/waiting"}
+
+// isPage reports whether the route answers a browser with a page.
+func (rt *route) isPage() bool {
+	return strings.HasPrefix(rt.path, "/ui/") || rt.path == signInPath || strings.HasPrefix(rt.path, "/claim/")
 }
 
 func acceptsGzip(r *http.Request) bool {

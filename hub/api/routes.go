@@ -403,6 +403,7 @@ func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) error 
 	}
 	defer leave()
 	enlargeStack()
+	hintAssets(rt, w, r)
 	c, err := s.identify(r, rt.who)
 	if err != nil {
 		return err

@@ -13,10 +13,15 @@ export function announce(text) {
 // that is replaced.
 function reveal(root) {
   for (const b of $$("[data-copy], [data-help], [data-js]", root)) b.hidden = false;
-  for (const tab of $$(".tabs [aria-current]", root)) { // on a phone, the list of tabs is wider than the screen
-    const list = tab.closest(".tabs");
-    list.scrollLeft += tab.getBoundingClientRect().left - list.getBoundingClientRect().left - (list.clientWidth - tab.offsetWidth) / 2;
-  }
+  // On a phone, the list of tabs is wider than the screen. The positions are read just before the
+  // browser draws: reading them now would make the browser lay out the page before the script ends.
+  const tabs = $$(".tabs [aria-current]", root);
+  if (tabs.length) requestAnimationFrame(() => tabs.forEach(center));
+}
+
+function center(tab) {
+  const list = tab.closest(".tabs");
+  list.scrollLeft += tab.getBoundingClientRect().left - list.getBoundingClientRect().left - (list.clientWidth - tab.offsetWidth) / 2;
 }
 
 async function copy(button) {
@@ -327,7 +332,9 @@ function connect() {
 }
 
 if (table() || part() || news || here) {
-  connect();
+  // The connection is not needed until the page is ready, and would compete with its first loading.
+  if (document.readyState === "complete") connect();
+  else addEventListener("load", connect, { once: true });
   // With time, texts like "2 min ago" become wrong, and no event reports that a quiet device is
   // seen again.
   setInterval(() => {
