@@ -51,18 +51,24 @@ const maxEvidence = store.MaxPending
 
 var errBadEvidence = errors.New("the stored evidence is damaged")
 
-// The encoder of long evidence, and the decoder of all packed evidence. They are safe for concurrent
-// use.
+// The encoders and the decoder of packed evidence. They are safe for concurrent use.
 var (
-	evidenceEncoder = must(zstd.NewWriter(nil, zstd.WithEncoderDictRaw(1, evidenceWords), zstd.WithEncoderLevel(zstd.SpeedFastest),
-		zstd.WithEncoderCRC(false), zstd.WithWindowSize(512<<10), zstd.WithLowerEncoderMem(true)))
+	evidenceEncoder = newEncoder()
+	// shortEncoder does not try to compress bytes without repetitions. In short evidence, these are
+	// keys, hashes and signatures.
+	shortEncoder    = newEncoder(zstd.WithNoEntropyCompression(true))
 	evidenceDecoder = must(zstd.NewReader(nil, zstd.WithDecoderDictRaw(1, evidenceWords), zstd.WithDecoderConcurrency(0),
 		zstd.WithDecoderMaxMemory(maxEvidence), zstd.WithDecoderLowmem(true)))
 )
 
-// shortEvidence is the largest length of evidence that appendFrame compresses. Longer evidence has a
+// shortEvidence is the largest length of evidence that shortEncoder compresses. Longer evidence has a
 // boot event log.
 const shortEvidence = 16 << 10
+
+func newEncoder(more ...zstd.EOption) *zstd.Encoder {
+	return must(zstd.NewWriter(nil, append([]zstd.EOption{zstd.WithEncoderDictRaw(1, evidenceWords), zstd.WithEncoderLevel(zstd.SpeedFastest),
+		zstd.WithEncoderCRC(false), zstd.WithWindowSize(512 << 10), zstd.WithLowerEncoderMem(true)}, more...)...))
+}
 
 // The function `must` returns a coder. It panics if the options are wrong.
 func must[T any](coder T, err error) T {
@@ -223,7 +229,7 @@ func (v *evidence) pack() []byte {
 		out = append(out, v.chain[:]...)
 	}
 	if len(b) <= shortEvidence {
-		return appendFrame(out, b)
+		return shortEncoder.EncodeAll(b, out)
 	}
 	return evidenceEncoder.EncodeAll(b, out)
 }
