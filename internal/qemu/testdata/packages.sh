@@ -27,7 +27,7 @@ check() { # WHAT COMMAND...
 		say "ok      $what"
 	else
 		say "FAILED  $what"
-		(tail -n 5 $out && journalctl --no-pager -o cat -n 30 -u 'gangway*') | while read -r line; do say "        $line"; done
+		(tail -n 20 $out && journalctl --no-pager -o cat -n 30 -u 'gangway*') | while read -r line; do say "        $line"; done
 		finish # the later checks would fail too
 	fi
 }
