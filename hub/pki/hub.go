@@ -132,6 +132,12 @@ func (h *Hub) ACA() *x509.Certificate { return h.aca.cert }
 // DeviceCA returns the device CA's certificate.
 func (h *Hub) DeviceCA() *x509.Certificate { return h.device.cert }
 
+// ACAs returns the certificates of the attestation CA, and of the former attestation CAs. AIK
+// certificates may be from each of these CAs.
+func (h *Hub) ACAs() []*x509.Certificate {
+	return append([]*x509.Certificate{h.ACA()}, h.former(aca)...)
+}
+
 // DeviceCAs returns the certificates of the device CA, and of the former device CAs. Devices may
 // have certificates of each of these CAs.
 func (h *Hub) DeviceCAs() []*x509.Certificate {
