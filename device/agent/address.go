@@ -50,8 +50,8 @@ type held struct {
 	until   time.Time
 }
 
-// If the hub's refusal of a request has a Retry-After, hold stores how long the agent must not send
-// the request again.
+// If the hub's refusal of a request has a Retry-After, the method `hold` stores the time until
+// which the agent must not send the request again.
 func (a *addresses) hold(method, path string, r *Refused) {
 	if r.retryAfter == 0 {
 		return
@@ -190,8 +190,8 @@ func (c *addressed) close() {
 	}
 }
 
-// file returns the hub that the token file or the hub file names. It returns nil if there is
-// neither file.
+// The method `file` returns the hub that the token file or the hub file names. It returns nil if
+// there is neither file.
 func (c *Config) file() *wire.HubFile {
 	if c.Token != nil {
 		return &wire.HubFile{Hub: c.Token.Hub, HubName: c.Token.HubName, HubCA: c.Token.HubCA}

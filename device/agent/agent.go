@@ -1,8 +1,8 @@
 // Package agent runs on the device: it onboards the machine, keeps it connected
 // and reports.
 //
-// Onboarding has four phases. Each phase is on the disk before the next begins,
-// so a kill at any instruction loses nothing:
+// Onboarding has four phases. The agent writes each phase to the disk before the next phase begins.
+// So nothing is lost if the agent is killed, at any instruction:
 //
 //	new        nothing was sent
 //	requested  the request is stored and may have been sent. The agent sends the
@@ -631,8 +631,8 @@ func (a *Agent) activate(ctx context.Context, hub *hub, id *deviceKeys, certs *c
 	return nil
 }
 
-// signer loads the IDevID key and checks that the stored certificate is for that key. The check
-// fails if the state folder was copied from another machine.
+// The method `signer` loads the IDevID key and checks that the stored certificate is for that key.
+// The check fails if the state folder was copied from another machine.
 func (a *Agent) signer(ctx context.Context, t tpm) (signer, error) {
 	certs, err := a.dir.certificates(a.state.HubCA)
 	if err != nil {
@@ -727,6 +727,6 @@ func samePublic(c *x509.Certificate, key crypto.PublicKey) bool {
 	return ok && k.Equal(key)
 }
 
-// chain returns the certificate chain for other programs, in DER: the IDevID certificate and the
-// certificate of its issuer.
+// The method `chain` returns the certificate chain for other programs, in DER: the IDevID
+// certificate and the certificate of its issuer.
 func (c *certificates) chain() [][]byte { return [][]byte{c.idevid.Raw, c.deviceCA.Raw} }

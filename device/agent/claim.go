@@ -14,9 +14,9 @@ import (
 	"gangway/wire"
 )
 
-// Intervals at which a machine asks the hub whether a person has claimed the machine. At first, a
-// person is probably in front of the machine, and the interval is claimSoon. After the time
-// claimLong without a claim, the interval is claimLater.
+// These intervals are the pauses between a machine's questions to the hub whether a person has
+// claimed the machine. At first, the pause is claimSoon, because a person is probably in front of
+// the machine. After the time claimLong without a claim, the pause is claimLater.
 const (
 	claimSoon  = 3 * time.Second
 	claimLater = 15 * time.Second
@@ -25,7 +25,7 @@ const (
 
 // claimedToken waits until a person claims this machine and returns the machine's own join token.
 // If an onboarding with an earlier token has begun at the same hub, claimedToken returns that token
-// at once, without its secret: the request is already signed.
+// at once. The token is returned without its secret, because the request is already signed.
 func (a *Agent) claimedToken(ctx context.Context) (*wire.TokenFile, error) {
 	s := &a.state
 	if (s.Phase == PhaseRequested || s.Phase == PhaseAnswered) && s.HubName == a.cfg.Hub.HubName {

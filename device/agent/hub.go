@@ -117,8 +117,8 @@ const maxAnswer = 1 << 20
 // other answer, the error is a *Refused. If this error has a `retryAfter`, doWithin obeys it:
 // during that time, doWithin sends no request with the same method and path, and returns the same
 // error again. If doWithin cannot connect to the address in use, it tries the hub's other addresses
-// at once. If a connection breaks, doWithin returns the error, and the next request begins with
-// another address.
+// without a pause. If a connection breaks, doWithin returns the error, and the next request begins
+// with another address.
 func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader, prepare func(*http.Request), limit int64) ([]byte, error) {
 	if r := h.at.held(method, path); r != nil {
 		return nil, r

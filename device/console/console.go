@@ -506,8 +506,8 @@ func wrap(text string, width int) (out []string) {
 	return append(out, current)
 }
 
-// cut splits a text into `head` and `rest`. `head` fits into `width` columns, but has at least one
-// character.
+// The function `cut` splits a text into `head` and `rest`. `head` fits into `width` columns, but
+// has at least one character.
 func cut(text string, width int) (head, rest string) {
 	used := 0
 	for rest, state := text, -1; rest != ""; {

@@ -76,8 +76,8 @@ func (c *Config) read(ctx context.Context) *facts {
 	return f
 }
 
-// level returns the console's present level. `s` is the agent's state, and `err` the error of
-// reading this state.
+// The method `level` returns the console's present level. `s` is the agent's state, and `err` the
+// error of reading this state.
 func (c *Config) level(s *agent.State, err error) access.Level {
 	whose := access.Unowned
 	switch {

@@ -55,13 +55,14 @@ func (r *ring) policy(alg tcg.AlgID, code tpm2.TPMCC, branches [][]byte, options
 	return tpm2.Policy(tpm2.TPMIAlgHash(alg), nonceSize, callback, options...)
 }
 
-// user authorises the USER role of a key by its policy, with the branch that requires only the
-// endorsement hierarchy's authorisation (DevID 7.3.6.1).
+// The method `user` authorises the USER role of a key by its policy, with the branch that requires
+// only the endorsement hierarchy's authorisation (DevID 7.3.6.1).
 //
 // The key's own empty password would also work, with three commands less. But the templates do not
 // set noDA, so dictionary attack protection applies to that password. After the password was used,
 // the TPM counts a power loss as a failure (Part 1, 19.8.6). After a few failures, the TPM refuses
-// the key. The TPM neither counts nor refuses a policy that does not use the key's password.
+// the key. If the key is used by its policy, without the password, the TPM counts no failures, and
+// does not refuse the key.
 func (r *ring) user(k *key) tpm2.Session {
 	return r.policy(k.public.NameAlg, 0, k.template.PolicyBranches)
 }

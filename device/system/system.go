@@ -289,8 +289,8 @@ func (s *System) askPIN(why string) string {
 
 // bindKey binds the disk's key to the systems in the slots. While another slot than the default
 // runs, the machine may still return to the default slot's system. If the owner did not sign that
-// system, it could not open a disk that is bound. So the disk then stays as it is until the running
-// slot is the default.
+// system, it could not open the disk after the key was bound. In this case, bindKey does not change
+// the disk until the running slot is the default.
 func (s *System) bindKey(i *install.Installed) {
 	running, kept, _, err := s.Slots.Trial()
 	if err != nil {
@@ -310,7 +310,8 @@ func (s *System) bindKey(i *install.Installed) {
 
 // watchKeys binds the disk's key again when a program changes the keys of Secure Boot, because the
 // firmware measures these keys at the next start. It also binds the key when another slot becomes
-// the default, because bindKey waits for that if the owner did not sign the former default system.
+// the default: if the owner did not sign the system in the former default slot, bindKey has waited
+// for this change.
 func (s *System) watchKeys(i *install.Installed) {
 	keys := s.Firmware.SecureBootKeys()
 	kept, _ := s.Slots.Default()

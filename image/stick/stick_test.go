@@ -472,8 +472,8 @@ func systemWords(t *testing.T, p *Parts, limit access.Level) []string {
 	return strings.Fields(strings.TrimRight(string(cmdline), "\x00"))
 }
 
-// Whether a disk may get a PIN is on the measured command line too, so nobody at the machine can
-// allow a PIN unnoticed.
+// A word on the kernel's command line says whether a disk may get a PIN. Firmware measures the
+// command line, so nobody at the machine can allow a PIN unnoticed.
 func TestDiskPINIsMeasured(t *testing.T) {
 	t.Parallel()
 	for _, allowed := range []bool{true, false} {

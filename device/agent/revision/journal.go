@@ -155,9 +155,9 @@ func (f *Follower) enter(p phase, edit func(w *work)) error {
 	})
 }
 
-// patience returns the pauses between retries. The nominal pause doubles from one second to one
-// minute. The actual pause is a random time between half of the nominal pause and the whole nominal
-// pause.
+// A value of the type patience gives the pauses between retries. The nominal pause doubles from one
+// second to one minute. The actual pause is a random time between half of the nominal pause and the
+// whole nominal pause.
 type patience struct{ wait time.Duration }
 
 func newPatience() *patience { return &patience{time.Second} }

@@ -98,7 +98,7 @@ const (
 // settings are also not new if the source's last offer had the same text. If `try` is set, the next
 // boot tries new settings. If `try` is not set, new settings take effect at once, without a trial.
 // Set `try` only for a machine that has reached the hub before. If the text is not valid, Offer
-// returns the error and records it as the outcome.
+// returns the error, and the journal records that the settings were refused.
 func (s *Store) Offer(from Source, text string, try bool) (news bool, err error) {
 	var mistake error
 	err = s.change(func(j *journal) bool {
