@@ -220,7 +220,7 @@ func (a *Agent) adoptAddress() error {
 		return nil
 	}
 	if f.HubName != a.state.HubName {
-		return fmt.Errorf("agent: this machine belongs to the hub %s, at %s, but the token file or hub file names another hub, %s, at %s. The file is ignored. To move the machine to that hub, run 'gangway-agent onboard --again --token-file FILE'", a.state.HubName, a.state.Hub, f.HubName, f.Hub)
+		return fmt.Errorf("agent: this machine belongs to the hub %s at %s. The agent ignores the token file or hub file, because the file names another hub: %s at %s. To move the machine to that hub, run 'gangway-agent onboard --again --token-file FILE'", a.state.HubName, a.state.Hub, f.HubName, f.Hub)
 	}
 	if _, err := (&wire.TokenFile{HubName: f.HubName, HubCA: f.HubCA}).RootName(); err != nil {
 		return fmt.Errorf("agent: the address %s from the token file or hub file is not used: %w", f.Hub, err)

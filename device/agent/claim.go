@@ -37,9 +37,9 @@ func (a *Agent) claimedToken(ctx context.Context) (*wire.TokenFile, error) {
 	return a.claim(ctx)
 }
 
-// claim makes a join token, shows the token's claim code, and waits until a person claims the
-// machine. The token's secret is only in memory. So the claim code changes at each restart of the
-// agent.
+// The method `claim` makes a join token, shows the token's claim code, and waits until a person
+// claims the machine. The token's secret is only in memory. So the claim code changes at each
+// restart of the agent.
 func (a *Agent) claim(ctx context.Context) (*wire.TokenFile, error) {
 	secret, id := wire.NewSecret(), wire.NewID()
 	key, err := wire.OwnershipKey(secret, id)

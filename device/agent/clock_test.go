@@ -20,8 +20,8 @@ import (
 	"time"
 )
 
-// day returns the start of day `n` in this test's own count of days. The hub's CA is valid from day
-// 1000.
+// The function `day` returns the start of day `n` in this test's own count of days. The hub's CA is
+// valid from day 1000.
 func day(n int) time.Time { return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).AddDate(0, 0, n-1000) }
 
 type testCA struct {

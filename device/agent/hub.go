@@ -226,9 +226,9 @@ type deviceView struct {
 	TPM       TPM    `json:"tpm"`
 }
 
-// activate sends the activation proof on a connection with the IDevID certificate. The proof
-// depends on a value of the TLS connection. So activate makes the body when the connection exists,
-// just before it sends the request.
+// The method `activate` sends the activation proof on a connection with the IDevID certificate. The
+// proof depends on a value of the TLS connection. So activate makes the body when the connection
+// exists, just before it sends the request.
 func (h *hub) activate(ctx context.Context, keys wire.Keys, certHash [32]byte, d *deviceView) error {
 	proof := &proofBody{keys: keys, certHash: certHash}
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{

@@ -174,7 +174,7 @@ func (a *Agent) confirmActive(ctx context.Context, t tpm) error {
 	if a.cfg.Token != nil && a.cfg.Token.ID != a.state.TokenID {
 		unused = " The join token " + a.cfg.Token.ID + " is not used; to use the join token, run 'gangway-agent onboard --again'."
 	}
-	a.say("checked", "This machine is already onboarded as %q, as the hub at %s has just confirmed.%s", a.state.Nick, h.url(), unused)
+	a.say("checked", "This machine is already onboarded as %q. The hub at %s has just confirmed this.%s", a.state.Nick, h.url(), unused)
 	return err
 }
 

@@ -582,7 +582,7 @@ func TestLockout(t *testing.T) {
 	})
 }
 
-// session makes a session with the hub, in the same way as Run.
+// The method `session` makes a session with the hub, in the same way as Run.
 func (m *testMachine) session(cfg Config) *session {
 	m.t.Helper()
 	s, err := m.agent(cfg).dial(m.t.Context())

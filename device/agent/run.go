@@ -105,8 +105,8 @@ func (a *Agent) reportAlways(ctx context.Context, s *session, follower *revision
 	}
 }
 
-// report sends a report. If the hub's answer asks for a boot measurement, report also sends a boot
-// measurement.
+// The method `report` sends a report. If the hub's answer asks for a boot measurement, report also
+// sends a boot measurement.
 func (a *Agent) report(ctx context.Context, s *session, follower *revision.Follower) error {
 	body, err := json.Marshal(a.meta(s, follower))
 	if err != nil {

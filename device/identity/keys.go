@@ -82,7 +82,7 @@ func (r *ring) swapped(err error, keys []*key) bool {
 	return false
 }
 
-// load makes the keys that are not loaded.
+// The method `load` makes the keys that are not loaded.
 func (r *ring) load(keys []*key) error {
 	for _, k := range keys {
 		if k.persistent || k.handle != 0 && k.generation == r.t.generation {

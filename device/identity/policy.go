@@ -13,9 +13,9 @@ import (
 // nonceSize is the size of session nonces, in bytes.
 const nonceSize = 16
 
-// endorsement returns the endorsement hierarchy with its authorisation. On nearly all machines the
-// authorisation value is empty. If it is not empty, an HMAC proves that this program knows the
-// value, and the value itself is not sent to the TPM.
+// The method `endorsement` returns the endorsement hierarchy with its authorisation. On nearly all
+// machines the authorisation value is empty. If it is not empty, an HMAC proves that this program
+// knows the value, and the value itself is not sent to the TPM.
 func (r *ring) endorsement() tpm2.AuthHandle {
 	auth := bytes.TrimRight(r.endAuth, "\x00") // as the TPM stores it (Part 1, 19.6.5)
 	session := tpm2.PasswordAuth(auth)
@@ -27,8 +27,8 @@ func (r *ring) endorsement() tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: tpm2.TPMRHEndorsement, Name: tpm2.HandleName(tpm2.TPMRHEndorsement), Auth: session}
 }
 
-// policy returns a policy session that is valid for one command. The session first runs
-// PolicySecret(endorsement). If `code` is not zero, it then runs PolicyCommandCode(code). If
+// The method `policy` returns a policy session that is valid for one command. The session first
+// runs PolicySecret(endorsement). If `code` is not zero, it then runs PolicyCommandCode(code). If
 // `branches` is not nil, it then runs PolicyOR(branches).
 func (r *ring) policy(alg tcg.AlgID, code tpm2.TPMCC, branches [][]byte, options ...tpm2.AuthOption) tpm2.Session {
 	callback := func(_ transport.TPM, session tpm2.TPMISHPolicy, _ tpm2.TPM2BNonce) error {

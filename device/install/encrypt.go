@@ -8,8 +8,8 @@ import (
 	"golang.org/x/crypto/xts"
 )
 
-// encrypt makes a new key, and makes p.target encrypt all written data with that key. p.head gets
-// the LUKS header that stores this key.
+// The method `encrypt` makes a new key, and makes p.target encrypt all written data with that key.
+// p.head gets the LUKS header that stores this key.
 func (j Job) encrypt(p *place) error {
 	head, key, err := luks.Format(j.Encrypt)
 	if err != nil {

@@ -267,7 +267,7 @@ func isSHA256(s string) bool {
 	return err == nil && len(sum) == 32 && s == strings.ToLower(s)
 }
 
-// part returns the part with a name. ParseManifest has checked that it exists.
+// The method `part` returns the part with a name. ParseManifest has checked that it exists.
 func (m *Manifest) part(name string) Part {
 	return m.Parts[slices.IndexFunc(m.Parts, func(p Part) bool { return p.Name == name })]
 }

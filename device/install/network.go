@@ -40,8 +40,9 @@ type network struct {
 	onStick []byte // the stick's bytes at the same offset, which the method `verify` hashes
 }
 
-// settings returns the network settings that this job writes, padded to the size of the settings
-// file. If the job has no network settings, the result is the settings file on the stick.
+// The method `settings` returns the network settings that this job writes, padded to the size of
+// the settings file. If the job has no network settings, the result is the settings file on the
+// stick.
 func (j Job) settings() (n network, err error) {
 	n.at = j.Manifest.Network
 	switch {

@@ -245,7 +245,7 @@ func (j Job) wipe(_ context.Context, places []place) error {
 	return nil
 }
 
-// write writes all parts except the first sector of the EFI system partition.
+// The method `write` writes all parts except the first sector of the EFI system partition.
 func (j *run) write(ctx context.Context, places []place) error {
 	done, total := int64(0), j.total(places)
 	for _, p := range places {

@@ -211,8 +211,8 @@ func (s *System) Run() {
 	}
 }
 
-// find finds the disk from which the machine was started. It waits for the disk at most the time
-// `patience`.
+// The method `find` finds the disk from which the machine was started. It waits for the disk at
+// most the time `patience`.
 func (s *System) find(patience time.Duration) (*install.Installed, error) {
 	guid, err := s.Firmware.BootedFrom()
 	if err != nil {
@@ -232,7 +232,7 @@ func (s *System) find(patience time.Duration) (*install.Installed, error) {
 	}
 }
 
-// mount mounts the partitions of the system's disk.
+// The method `mount` mounts the partitions of the system's disk.
 func (s *System) mount(i *install.Installed) error {
 	if err := s.Disks.MountESP(i); err != nil {
 		return err
@@ -416,8 +416,8 @@ func (s *System) serve() {
 	}
 }
 
-// onboard runs the agent until the agent ends, and reports whether the machine is onboarded. After
-// a refusal, onboard waits before it returns.
+// The method `onboard` runs the agent until the agent ends, and reports whether the machine is
+// onboarded. After a refusal, onboard waits before it returns.
 func (s *System) onboard(args []string) bool {
 	s.Screen.Statusf("Joining the hub")
 	stop, stopped := make(chan struct{}), make(chan struct{})

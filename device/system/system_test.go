@@ -231,7 +231,7 @@ func TestNetworkSettingsOnTrial(t *testing.T) {
 			if last, err := l.paths().changes().Last(); err != nil || last == nil || last.Result != netchange.Kept {
 				t.Errorf("%+v, %v", last, err)
 			}
-			if b, err := os.ReadFile(l.paths().NetworkReport); err != nil || !strings.Contains(string(b), "vlan = 7\nlast change: settings from the hub, kept") {
+			if b, err := os.ReadFile(l.paths().NetworkReport); err != nil || !strings.Contains(string(b), "vlan = 7\nlast change: settings from the hub were kept") {
 				t.Errorf("the report: %s, %v", b, err)
 			}
 		})

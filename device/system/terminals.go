@@ -189,8 +189,8 @@ func (t *Terminals) Start() {
 	}
 }
 
-// password returns the SHA-256 of the image's password. If the image has no password, the result is
-// nil.
+// The method `password` returns the SHA-256 of the image's password. If the image has no password,
+// the result is nil.
 func (t *Terminals) password() []byte {
 	b, err := os.ReadFile(t.PasswordFile)
 	if errors.Is(err, fs.ErrNotExist) {

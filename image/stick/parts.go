@@ -141,8 +141,9 @@ func LoadParts(kernel, boot, programs string) (*Parts, error) {
 	return p, nil
 }
 
-// kernel returns the kernel for a unified kernel image. If there is a Signer, kernel signs the
-// kernel too, for stubs that start the kernel through the firmware while Secure Boot is on.
+// The method `kernel` returns the kernel for a unified kernel image. If there is a Signer, kernel
+// signs the kernel too, for stubs that start the kernel through the firmware while Secure Boot is
+// on.
 func (p *Parts) kernel() ([]byte, error) {
 	if _, err := pe.NewFile(bytes.NewReader(p.Kernel)); err != nil {
 		return p.Kernel, nil // the kernel has no EFI stub, so firmware cannot start it

@@ -32,7 +32,7 @@ import (
 	"gangway/wire/trail/sig/sigtest"
 )
 
-// parts returns Parts with real EFI programs, a fake kernel and no modules.
+// The function `parts` returns Parts with real EFI programs, a fake kernel and no modules.
 func parts(t testing.TB) *Parts {
 	t.Helper()
 	for _, need := range []string{BootDir + "/linuxx64.efi.stub", "/usr/sbin/mke2fs"} {

@@ -151,8 +151,8 @@ func (f *Follower) waited() time.Duration {
 	return time.Since(f.since)
 }
 
-// reboot calls the hook to reboot the machine, and waits for the reboot. After the reboot it enters
-// the next phase.
+// The method `reboot` calls the hook to reboot the machine, and waits for the reboot. After the
+// reboot it enters the next phase.
 func (f *Follower) reboot(ctx context.Context) (time.Duration, error) {
 	w := f.journal.Step
 	id, err := f.bootID()

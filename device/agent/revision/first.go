@@ -130,8 +130,8 @@ func (o objects) importFile(path, sum string) (bool, error) {
 	return true, diskError(o.keep(file, sum))
 }
 
-// upload uploads an object to the hub. If the hub already has the object for this owner, upload
-// sends no data.
+// The method `upload` uploads an object to the hub. If the hub already has the object for this
+// owner, upload sends no data.
 func (f *Follower) upload(ctx context.Context, sum string) error {
 	file, err := os.Open(f.objects.path(sum))
 	if err != nil {

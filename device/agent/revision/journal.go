@@ -92,7 +92,7 @@ func readJournal(path, device string) (journal, error) {
 	}
 	var j journal
 	if err := json.Unmarshal(b, &j); err != nil {
-		return fresh, fmt.Errorf("trail: %s is damaged, so the running revision is unknown: remove the file, and the device accepts the next revision: %w", path, err)
+		return fresh, fmt.Errorf("trail: %s is damaged, so the running revision is unknown: if you remove the file, the device accepts the next revision: %w", path, err)
 	}
 	if j.Device != device {
 		return fresh, nil

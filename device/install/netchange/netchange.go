@@ -223,7 +223,7 @@ func (s *Store) Report() (text string, err error) {
 			}
 		}
 		if l := j.Last; l != nil {
-			text += fmt.Sprintf("\nlast change: settings from the %s, %s at %s", l.From, l.Result, l.At.UTC().Format(time.RFC3339))
+			text += fmt.Sprintf("\nlast change: settings from the %s were %s at %s", l.From, l.Result, l.At.UTC().Format(time.RFC3339))
 			if l.Reason != "" {
 				text += ". " + l.Reason
 			}
@@ -250,8 +250,8 @@ func (s *Store) outcome(from Source, r Result, reason string) *Outcome {
 	return &Outcome{from, r, reason, now().UTC().Truncate(time.Second)}
 }
 
-// settings returns the settings in force. If the journal's text is not valid, it returns no
-// settings, so that the network configures the machine. Offer stores only valid text.
+// The method `settings` returns the settings in force. If the journal's text is not valid, it
+// returns no settings, so that the network configures the machine. Offer stores only valid text.
 func (j *journal) settings() *netfile.Settings {
 	s, err := netfile.Parse([]byte(j.Kept))
 	if err != nil {

@@ -145,7 +145,7 @@ func TestReportMasksSecrets(t *testing.T) {
 	if err != nil || strings.Contains(report, "hunter") {
 		t.Errorf("the report shows a password: %s, %v", report, err)
 	}
-	for _, want := range []string{"in force:\n  proxy = http://ada:********@proxy.example:3128\n", "tried, from the hub:\n", "last change: settings from the stick, kept at 2027-01-15T08:00:00Z"} {
+	for _, want := range []string{"in force:\n  proxy = http://ada:********@proxy.example:3128\n", "tried, from the hub:\n", "last change: settings from the stick were kept at 2027-01-15T08:00:00Z"} {
 		if !strings.Contains(report, want) {
 			t.Errorf("the report does not say %q:\n%s", want, report)
 		}

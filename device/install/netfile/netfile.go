@@ -212,7 +212,7 @@ func macAddress(v string) (mac string, ok bool) {
 	return v, true
 }
 
-// number parses a decimal number without a sign or leading zeros.
+// The function `number` parses a decimal number without a sign or leading zeros.
 func number(v string, least, most int) (int, bool) {
 	n, err := strconv.Atoi(v)
 	return n, err == nil && strconv.Itoa(n) == v && n >= least && n <= most

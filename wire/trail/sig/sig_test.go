@@ -32,7 +32,7 @@ import (
 
 var sumA, sumB = strings.Repeat("a", 64), strings.Repeat("b", 64)
 
-// owners returns a complete state for an owner to sign.
+// The function `owners` returns a complete state for an owner to sign.
 func owners(sequence int) sigtest.State {
 	return sigtest.State{
 		"app/root.squashfs": sumA, "app/run.json": map[string]any{"name": "app", "memory": 9007199254740992},
