@@ -309,8 +309,8 @@ func (a *Agent) retry(ctx context.Context, at *addresses, try func() error) erro
 		}
 		if u := (*waitingAnswer)(nil); errors.As(err, &u) {
 			pause = u.retryAfter()
-			// The wait may take days, and the hub repeats the same sentence. setWaiting reports the
-			// sentence only once.
+			// The agent may wait for days, and the hub's answer has the same sentence each time.
+			// setWaiting reports the sentence only once.
 			a.setWaiting(u.Error())
 		} else {
 			a.setWaiting(fmt.Sprintf("Waiting for the hub at %s (%s). Retrying in %s.", asked, describe(err), pause.Round(100*time.Millisecond)))

@@ -45,9 +45,9 @@ const WipePath = "gangway/wipe"
 // update the system.
 const HookPath = "bin/gangway-hook"
 
-// FirstPath is the folder of the first revision in the data partition: state.json, and objects/
-// with files named by SHA-256. The folder exists until the device's trail has begun with that
-// revision.
+// FirstPath is the folder of the first revision in the data partition. It contains state.json, and
+// the folder `objects` with files named by SHA-256. The folder exists until the device's trail has
+// begun with that revision.
 const FirstPath = "first-revision"
 
 // Bounds of a manifest.

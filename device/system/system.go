@@ -511,7 +511,7 @@ func (s *System) showDevice(stop <-chan struct{}) {
 }
 
 // removeTokenOnceReported removes the join token after the hub has accepted a report. Until then,
-// the agent has possibly not read the token file yet.
+// the agent may not have read the token file yet.
 func (s *System) removeTokenOnceReported(token string, stop <-chan struct{}) {
 	for before := s.status().LastReport; s.status().LastReport.Equal(before); {
 		select {

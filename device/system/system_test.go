@@ -352,8 +352,8 @@ func TestTokenIsRemovedAfterTheOnboarding(t *testing.T) {
 	})
 }
 
-// If a person copies a token file to an onboarded machine, the file stays until the hub has
-// accepted a report: before that report, the agent has possibly not read the token yet.
+// If a person copies a token file to an onboarded machine, the system keeps the file until the hub
+// has accepted a report. Before that report, the agent may not have read the file yet.
 func TestTokenStaysUntilAReport(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.status(agentStatus{Phase: "active"})

@@ -80,8 +80,8 @@ func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
 	err := runLocked(cmd)
 	out.end()
 	if ctx.Err() != nil {
-		// The agent is being stopped. The interrupted call counts as a try, because the hook may be
-		// the cause of the stop.
+		// The agent is being stopped. The journal counts the interrupted call as a try, because the
+		// hook itself may have stopped the agent.
 		f.killGroup(cmd)
 		return verdict{}, ctx.Err()
 	}

@@ -180,8 +180,8 @@ func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record
 		}
 	}
 	if from < r.Size {
-		// A broken connection would have been an error above. So the hub says that this answer is
-		// complete, although bytes are missing: discard it.
+		// A broken connection would have been an error above. So the hub sent an incomplete object
+		// as if it were complete: discard the object's bytes.
 		count(-from)
 		return errors.Join(fmt.Errorf("object %s: %w: the answer has %d bytes instead of %d", sum, errContent, from, r.Size), diskError(os.Remove(o.partial(sum))))
 	}

@@ -83,7 +83,8 @@ type journal struct {
 type Store struct {
 	Dir string
 	Now func() time.Time // nil: time.Now
-	// before, if set, is called before each write. Tests cut the power there.
+	// The function `before`, if set, is called before each write. Tests use it to simulate a power
+	// cut.
 	before func()
 }
 

@@ -80,7 +80,8 @@ func TestSettingsThatDoNotReachTheHubFallBack(t *testing.T) {
 	s.checkOffer(t, Hub, settingsFile("vlan = 8"), true, false) // the hub offers the same settings again
 	s.checkBegin(t, "three", "vlan = 7", false)
 
-	// The power fails during the trial, so the trial counts as failed.
+	// The test ends the trial's boot without Keep or Drop, as in a power cut. The trial counts as
+	// failed.
 	s.checkOffer(t, Hub, settingsFile("vlan = 9"), true, true)
 	s.checkBegin(t, "four", "vlan = 9", true)
 	s.checkBegin(t, "five", "vlan = 7", false)

@@ -187,8 +187,8 @@ func TestRejectsUnsignedExtraFile(t *testing.T) {
 	}
 }
 
-// Two signatures that cover all members together are refused: the hub could combine parts of an old
-// and a new revision.
+// Together, two signatures cover all members of the state. Verify refuses the state, because a hub
+// could combine parts of an old and a new revision in this way.
 func TestRejectsPartsOfDifferentRevisions(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)
