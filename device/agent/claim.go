@@ -14,9 +14,9 @@ import (
 	"gangway/wire"
 )
 
-// These intervals are the pauses between a machine's questions to the hub whether a person has
-// claimed the machine. At first, the pause is claimSoon, because a person is probably in front of
-// the machine. After the time claimLong without a claim, the pause is claimLater.
+// A machine asks the hub again and again whether a person has claimed the machine. These are the
+// pauses between two requests. At first, the pause is claimSoon, because a person is probably in
+// front of the machine. After the time claimLong without a claim, the pause is claimLater.
 const (
 	claimSoon  = 3 * time.Second
 	claimLater = 15 * time.Second

@@ -14,7 +14,7 @@ import (
 const lockoutPoll = 30 * time.Second
 
 // waitOutLockout calls `use`, and calls it again while a TPM lockout makes `use` fail. If the TPM's
-// lockout authority has no password, waitOutLockout lifts the lockout once. If the authority has a
+// lockout hierarchy has no password, waitOutLockout lifts the lockout once. If the hierarchy has a
 // password, waitOutLockout waits until the lockout ends. Most TPMs do not need waitOutLockout,
 // because package identity uses the keys in a way that a lockout does not affect. There are two
 // exceptions: some TPMs refuse the keys nevertheless, and some EK certificates are in NV indices
@@ -44,7 +44,7 @@ func (a *Agent) liftLockout(ctx context.Context, t tpm, use func() error) error 
 	return err
 }
 
-// tryLift lifts the lockout if the TPM's lockout authority has no password. It returns false if the
+// tryLift lifts the lockout if the TPM's lockout hierarchy has no password. It returns false if the
 // TPM stays in lockout.
 func (a *Agent) tryLift(ctx context.Context, t tpm) bool {
 	was, err := t.liftLockout(ctx)

@@ -282,8 +282,9 @@ func TestRejectsAlgorithmConfusion(t *testing.T) {
 	}
 }
 
-// The header has another member than alg, kid and typ. Parse refuses the text, even if the owner's
-// key signed it: the member could name a rule that this version does not apply, or contain a key.
+// The header has a member in addition to alg, kid and typ, or has alg twice. Parse refuses the
+// text, even if the owner's key signed it: the member could name a rule that this version does not
+// apply, or contain a key.
 func TestRejectsCritAndOtherHeaderMembers(t *testing.T) {
 	key := newP256(t)
 	jwk := string(mustJSON(t, jose.JSONWebKey{Key: key.Public()}))
