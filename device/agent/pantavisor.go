@@ -106,7 +106,8 @@ func (a *Agent) newSecret(ctx context.Context, s *session, p Pantavisor, config 
 	return nil
 }
 
-// credentials returns `c` with the credentials from `raw`, the hub's answer to POST /device/secret.
+// The method `credentials` returns `c` with the credentials from `raw`, the hub's answer to POST
+// /device/secret.
 func (c config) credentials(raw []byte, address, device string) (config, error) {
 	var answer struct {
 		PRN    string `json:"prn"`

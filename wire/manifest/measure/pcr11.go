@@ -85,8 +85,8 @@ func (p *program) knows(name string) bool {
 	return false
 }
 
-// content returns the content of a section, as it is in memory, or nil if the file has no such
-// section. The stub measures as many bytes as the section has in memory.
+// The method `content` returns the content of a section, as it is in memory, or nil if the file has
+// no such section. The stub measures as many bytes as the section has in memory.
 func (p *program) content(name string) ([]byte, error) {
 	var found *pe.Section
 	for _, s := range p.file.Sections {
