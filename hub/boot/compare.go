@@ -87,8 +87,9 @@ type Change struct {
 
 // Compare returns how the boot `m` differs from the reference `r`. If the boot matches, it returns
 // no differences. If the value of a compared PCR differs, at least one change names the PCR, even
-// if no event explains the difference. Two differences are ignored: phases of systemd that have
-// ended since the boot (PCR 11), and entries that were removed from the boot menu (PCR 1).
+// if no event explains the difference. Compare ignores two differences: in PCR 11, the boot phases
+// that systemd has measured since the reference, and in PCR 1, entries that were removed from the
+// boot menu.
 func Compare(r *Reference, m *Measurement) []Change {
 	day := r.Since.UTC().Format("2 January 2006")
 	if r.Bank != m.Bank {

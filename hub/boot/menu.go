@@ -88,11 +88,11 @@ func menu(events []Event) (entries []string, others []Event) {
 	return menuByName(events)
 }
 
-// menuByPlace returns the boot menu if the firmware's digests cover only the variables' values. The
-// log states the variables' names, but nothing proves these names. So menuByPlace uses the position
-// of an event: BootOrder is first, then the entries follow in that order. A false name cannot hide
-// or move an entry, because an event without an entry's name is in `others`, and the caller
-// compares `others` too.
+// menuByPlace returns the boot menu of firmware whose digests cover only the variables' values. The
+// log also has the variables' names, but nothing proves these names. So menuByPlace uses the
+// position of an event: first BootOrder, and then the entries in the order that BootOrder states. A
+// false name cannot hide an entry or move it: each event that is not recognized as an entry is in
+// `others`, and the caller compares `others` too.
 func menuByPlace(events []Event) (entries []string, others []Event, ok bool) {
 	order := 0
 	for _, e := range events {

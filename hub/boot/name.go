@@ -289,9 +289,9 @@ func isStep(text string) bool {
 	return slices.Contains(steps, text) || strings.HasPrefix(text, "Booting to ") && strings.HasSuffix(text, " Option")
 }
 
-// The method `opaque` names an event whose digest does not prove the data in the log. It uses the
-// event's PCR and position. If the log has the prefix of a boot loader, it uses the text after the
-// prefix.
+// The method `opaque` gives a name to an event whose digest does not prove the data in the log. It
+// uses the event's PCR and position. If the data begins with the prefix of a boot loader, `opaque`
+// also uses the text after the prefix.
 func (n *namer) opaque(out *Event, e logEvent, v eventlog.Variable, isVariable bool) {
 	if text, ok := dataAfterPrefix(e, n.bank); ok && n.pcr == 8 {
 		out.What, out.Text = "a command of the boot loader", textOrHex(text)
@@ -326,9 +326,9 @@ func (n *namer) something() string {
 	return fmt.Sprintf("something that the boot loader measured into PCR %d", n.pcr)
 }
 
-// dataAfterPrefix returns the data that a boot loader measured, if the log adds a prefix to the
-// data. GRUB measures a command, and writes "grub_cmd: " and the command into the log. Older
-// versions write "grub_cmd " or "grub_kernel_cmdline " before the command.
+// dataAfterPrefix returns the data that a boot loader measured, if the boot loader wrote a prefix
+// before this data into the log. GRUB measures a command, and writes "grub_cmd: " and the command
+// into the log. Older versions write "grub_cmd " or "grub_kernel_cmdline " before the command.
 func dataAfterPrefix(e logEvent, bank crypto.Hash) ([]byte, bool) {
 	rest := e.data
 	for range 2 { // a prefix has one or two words
@@ -346,10 +346,10 @@ func dataAfterPrefix(e logEvent, bank crypto.Hash) ([]byte, bool) {
 }
 
 // nameCommandLine finds the kernel's command line among the events that GRUB measured into PCR 8.
-// No digest covers the log's prefixes. But GRUB also measures the command that loads a kernel:
-// "linux " and then the command line. If the log has no "linux" command, nameCommandLine uses a
-// text that begins with a path. It does so only if every event in the PCR is known and no event
-// loads a module.
+// The log has a prefix that says what each text is, but no digest covers the prefix. So
+// nameCommandLine searches for the command that loads a kernel, which GRUB measures too: "linux "
+// and then the command line. If PCR 8 has no such command, nameCommandLine uses a text that begins
+// with a path, if every event in the PCR is known and no event loads a module.
 func nameCommandLine(events []Event) {
 	loads := map[string]string{} // the file that a command loads; the key is the text after the command
 	allKnown, modules := true, false
@@ -396,8 +396,8 @@ func (m *Measurement) crossName() {
 
 // secureBoot returns the state of Secure Boot from the events of PCR 7. The log must explain PCR 7.
 // Before the separator only the firmware can extend PCR 7. Later programs could extend PCR 7 with
-// the events of an enabled Secure Boot. So secureBoot must recognize every event up to the
-// separator by its digest, and each variable must occur only once.
+// false events that look like an enabled Secure Boot. So secureBoot must recognize every event up
+// to the separator by its digest, and each variable must occur only once.
 func secureBoot(events []Event) string {
 	state := stateUnknown
 	var seen []string

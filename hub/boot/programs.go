@@ -114,9 +114,9 @@ func lineDigests(bank, line string) []string {
 	return []string{sum(data), sum(append(data, 0, 0))}
 }
 
-// ownFiles reports whether the kernel measured only the initial file system and the command line of
-// the running system into PCR 9. PCR 11, which a manifest determines, has the digest of the initial
-// file system, as the content of the section .initrd.
+// ownFiles reports whether the kernel measured only two things into PCR 9: the initial file system
+// and the command line of the running system. The expected digest of the initial file system is in
+// the events of PCR 11, as the content of the section .initrd, and a manifest determines PCR 11.
 func (j *judge) ownFiles() bool {
 	if j.empty(nvPCR) {
 		return true
@@ -139,7 +139,7 @@ func (j *judge) ownFiles() bool {
 }
 
 // enrolled reports whether PCR 7 has exactly the Secure Boot variables of a manifest, with Secure
-// Boot on. The events after the separator do not count: they say which of the keys allowed a
+// Boot on. It ignores the events after the separator, which only say which of the keys allowed a
 // program to start.
 func (j *judge) enrolled(want *manifest.SecureBoot) bool {
 	bank, ok := hashOf(j.Bank)

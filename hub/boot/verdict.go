@@ -20,9 +20,9 @@ type Rules struct {
 	// revisions that the device has not finished. If Wanted is empty, any system in Manifests is
 	// meant to run.
 	Wanted []string
-	// Since is the time at which the device had installed the present revision (status DONE). It is
-	// zero if the present revision has no system that a manifest names. A reference that is older
-	// than Since does not count for the parts of the boot that manifests determine.
+	// Since is the time at which the device reported the present revision as installed (status
+	// DONE). It is zero if the present revision has no system that a manifest names. A reference
+	// that is older than Since does not count for the parts of the boot that manifests determine.
 	Since time.Time
 	// Before is the system that ran when the device's boot last matched; nil if it is not known.
 	Before *System
@@ -321,10 +321,10 @@ func (r *Reference) only(pcrs []int) *Reference {
 }
 
 // The method `settled` reports whether the partition table in PCR 5 is accepted. It is accepted in
-// three cases: the owner's installer reported the table, PCR 5 has the value in the reference, or
-// the log shows the partition table of the reference. The other data in PCR 5 are settings of boot
-// managers: PCR 4 and 12 show the program and the command line that the settings led to. On a first
-// boot without a report that counts, an event log that explains PCR 5 is enough.
+// four cases: the owner's installer reported the table, PCR 5 has the value in the reference, the
+// log shows the partition table of the reference, or there is no reference yet, no report counts,
+// and the log explains PCR 5. The method ignores the other data in PCR 5. They are settings of boot
+// managers, and PCR 4 and 12 show the program and the command line that result from these settings.
 func (j *judge) settled() bool {
 	if j.hasReportedTable() {
 		return true
@@ -470,10 +470,10 @@ func (r *Reference) firmwareText() string {
 	return (&Measurement{Events: r.Events}).FirmwareText()
 }
 
-// explain sets the verdict's changes: sentences that tell the owner what is wrong with the boot.
-// Without manifests and decisions, these are the differences from the reference. If a bad part of
-// the boot does not differ from the reference, explain uses the words of the part's verdict. It
-// also uses these words if they explain more than the differences do.
+// explain sets the verdict's changes: sentences that tell the owner what is wrong with the boot. If
+// the owner has no manifests and no decisions, these are the differences from the reference. For a
+// bad part of the boot, explain uses the words of the part's verdict in two cases: the part does
+// not differ from the reference, or the words explain more than the differences do.
 func (j *judge) explain(v *Verdict) {
 	var bad []PartVerdict
 	var pcrs []int

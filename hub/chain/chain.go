@@ -1,6 +1,7 @@
-// Package chain describes, as five links, what the hub verified: from the TPM's maker to the
-// device's connection. It verifies nothing itself: it reads the verdict that the hub stored. If a
-// check did not run, it reports the check as not examined. It does no I/O and reads no clock.
+// Package chain describes what the hub verified about a device. The description has five links,
+// from the TPM's maker to the device's connection. Package chain verifies nothing itself: it reads
+// the verdict that the hub stored. If a check did not run, it reports the check as not examined. It
+// does no I/O and reads no clock.
 package chain
 
 import (

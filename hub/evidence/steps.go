@@ -55,10 +55,10 @@ var identityChecks = []string{"idevid", "certify", "signature"}
 // has an EK and an AK, but no signature of either key.
 func (r *Request) KeysOnly() bool { return r.keysOnly }
 
-// VerifyKeys is Verify for a Request from ParseKeys. It runs the same checks, except the checks
-// about the IDevID key. A rule about the TPM's firmware version becomes a question, because only an
-// attestation shows the firmware version. No check proves that EK and AK are in the same TPM; see
-// package wire.
+// VerifyKeys judges a Request from ParseKeys. It runs the checks of Verify, except the checks of
+// the IDevID key. A rule about the TPM's firmware version leads to a question for a person, because
+// only an attestation shows the firmware version. No check proves that EK and AK are in the same
+// TPM; see package wire.
 func VerifyKeys(v *Verdict, r *Request, in *Input) { Verify(v, r, in) }
 
 // parseTPMKeys parses the keys that both steps have. If the AK is sent as PEM, the TPM name

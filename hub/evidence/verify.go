@@ -103,9 +103,9 @@ var checks = [...]check{
 	{"policy", checkRules},
 }
 
-// Verify judges a request and adds the checks to the verdict `v`. Every check must pass. If a check
-// fails, its failure is the refusal, and no further check runs. But if the policy leaves the
-// decision to a person, the failed check becomes a question, and the remaining checks run.
+// Verify judges a request and adds the checks to the verdict `v`. If a check fails and the policy
+// leaves the decision to a person, the failed check becomes a question, and the remaining checks
+// run. Any other failed check is a refusal, and no further check runs.
 func Verify(v *Verdict, r *Request, in *Input) {
 	v.Notes = append(v.Notes, r.ignored...)
 	v.Checks = slices.Grow(v.Checks, len(checks)+2)

@@ -1,4 +1,4 @@
-// Package onboard is the hub's half of onboarding: it verifies a request and its ownership proof,
+// Package onboard is the hub's part of onboarding: it verifies a request and its ownership proof,
 // issues certificates, encrypts them to the TPM, and later activates the device.
 //
 // Enrol judges a request. It answers with certificates that only the TPM with the request's EK can
@@ -103,7 +103,7 @@ var (
 // Enrol answers a request body with a reply (JSON of wire.Reply). If a device sends the same body
 // several times, each reply has certificates for the same device. A refusal is an error of type
 // *evidence.Refusal. Enrol also appends an event about a refusal. For a device that must wait for
-// its owner's decision, the error is a *WaitingError.
+// its owner's decision, the error has the type *WaitingError.
 func (s *Service) Enrol(ctx context.Context, body []byte, addr string) ([]byte, error) {
 	e, request, err := s.enrol(ctx, body, addr)
 	if err != nil {
@@ -340,8 +340,8 @@ func (s *Service) deviceID(ek store.Hash, generation int) string {
 }
 
 // deviceIDs returns all ids that the device with an enrolment's TPM may have. The id changes each
-// time the owner releases the TPM. If the hub was restored from a backup, its database may lack up
-// to lostReleases releases.
+// time the owner releases the TPM. If the hub was restored from a backup, the database may have
+// lost the last releases. deviceIDs assumes that at most lostReleases releases are lost.
 func (s *Service) deviceIDs(e store.Enrolment) (ids []string) {
 	for n := range 1 + lostReleases {
 		ids = append(ids, s.deviceID(e.EK, e.Generation+n))

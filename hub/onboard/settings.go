@@ -12,9 +12,9 @@ import (
 	"gangway/hub/store"
 )
 
-// settings caches the policies of one config version. A policy is read when the first request needs
-// the policy. If the version grows, the hub drops all cached policies. So every replica applies a
-// change of a policy to its next request.
+// settings caches the policies of one value of Store.ConfigVersion. The first request that needs a
+// policy reads it. If the value of ConfigVersion increases, the hub drops all cached policies. So
+// every replica applies a change of a policy to its next request.
 type settings struct {
 	version int64
 
