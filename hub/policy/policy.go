@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"gangway/hub/boot"
 	"gangway/hub/evidence"
@@ -207,16 +208,20 @@ func isMapping(text []byte) bool {
 	var n yaml.Node
 	err := yaml.Unmarshal(text, &n)
 	if err != nil {
-		return named.Match(text)
+		return named().Match(text)
 	}
 	return n.Kind == 0 || n.Content[0].Kind == yaml.MappingNode || n.Content[0].Tag == "!!null"
 }
 
 var (
-	named = regexp.MustCompile(`(?m)^(version|rules|software_tpms|ek_kinds|[a-z]+_[a-z_]+) *:`)
+	named = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`(?m)^(version|rules|software_tpms|ek_kinds|[a-z]+_[a-z_]+) *:`)
+	})
 	// wrongKind matches the YAML library's message about a value of the wrong kind, for example a
 	// list where the setting needs a text.
-	wrongKind = regexp.MustCompile(`cannot unmarshal !!(\w+)(?: (` + "`[^`]*`" + `))? into [^\s;]+`)
+	wrongKind = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`cannot unmarshal !!(\w+)(?: (` + "`[^`]*`" + `))? into [^\s;]+`)
+	})
 )
 
 // kindNames names the types of YAML's values, by their tags, for a person.
@@ -227,8 +232,8 @@ func plain(err error) error {
 	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "unmarshal errors:\n")
 	document := strings.Contains(text, " not found in type policy.Document")
 	rule := strings.Contains(text, " not found in type policy.Rule")
-	text = wrongKind.ReplaceAllStringFunc(text, func(s string) string {
-		m := wrongKind.FindStringSubmatch(s)
+	text = wrongKind().ReplaceAllStringFunc(text, func(s string) string {
+		m := wrongKind().FindStringSubmatch(s)
 		return strings.TrimSpace(m[2]+" is "+kindNames[m[1]]) + ", which this setting cannot have"
 	})
 	text = strings.ReplaceAll(text, " in type policy.Document", "")

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -31,7 +32,7 @@ type migration struct {
 	text   string
 }
 
-var oldestLine = regexp.MustCompile(`(?m)^-- usable from (\d+)$`)
+var oldestLine = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?m)^-- usable from (\d+)$`) })
 
 // readMigrations returns the migrations of a folder in the order of their versions. The name of a
 // file begins with its version. The file of a migration that older programs tolerate has the line
@@ -52,7 +53,7 @@ func readMigrations(folder fs.FS) (list []migration, err error) {
 			return nil, fmt.Errorf("postgres: %s should be migration %d", name, i+1)
 		}
 		m.oldest = m.version
-		if found := oldestLine.FindStringSubmatch(m.text); found != nil {
+		if found := oldestLine().FindStringSubmatch(m.text); found != nil {
 			m.oldest, _ = strconv.Atoi(found[1])
 		}
 		list = append(list, m)

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"gangway/wire/manifest"
 )
@@ -50,7 +51,9 @@ const (
 const linuxSection = ".linux"
 
 // stubMagic is the text in a stub's section .sdmagic.
-var stubMagic = regexp.MustCompile(`^#### LoaderInfo: systemd-stub (\d{1,6})\b[^#]*####\x00*$`)
+var stubMagic = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^#### LoaderInfo: systemd-stub (\d{1,6})\b[^#]*####\x00*$`)
+})
 
 // stubVersion returns the version of systemd to which the stub belongs.
 func (p *program) stubVersion() (int, error) {
@@ -58,7 +61,7 @@ func (p *program) stubVersion() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	found := stubMagic.FindSubmatch(magic)
+	found := stubMagic().FindSubmatch(magic)
 	if found == nil {
 		return 0, fmt.Errorf("%w: the image does not begin with systemd's stub", ErrStub)
 	}
