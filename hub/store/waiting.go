@@ -128,7 +128,7 @@ type WaitingDevices interface {
 	// revokes the owner's Pending enrolments of the EK. Errors: ErrNotFound, ErrChanged.
 	Decide(ctx context.Context, owner, deviceID string, d Decision) (WaitingDevice, error)
 	// ExpireWaitingDevices removes at most limit expired waiting devices, and returns their number.
-	// If Answered has codes, a waiting device does not expire: it is removed when the device that
+	// A waiting device whose Answered has codes is not removed: it stays until the device that
 	// onboarded with its EK is deleted.
 	ExpireWaitingDevices(ctx context.Context, now time.Time, limit int) (int, error)
 }
