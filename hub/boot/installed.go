@@ -124,8 +124,9 @@ func tableDigest(bank crypto.Hash, table []byte) string {
 	return hex.EncodeToString(digestOf(bank, table))
 }
 
-// The method `unproven` reports whether the partition table of a first boot is not proven, although
-// the image of the running system makes reports.
+// The method `unproven` reports whether no installer's report proves the partition table, although
+// the installer of this system makes reports. It looks at the first boot, and later at the
+// reference from that boot.
 func (j *judge) unproven() bool {
 	reports := slices.ContainsFunc(j.meant, func(m *manifest.Manifest) bool { return len(m.Installers) > 0 })
 	return !j.report.counts && (j.Reference == nil && reports || j.Reference != nil && j.Reference.Unproven)

@@ -33,8 +33,8 @@ var separators = []struct {
 
 const likeSeparator = "the same as the separator in PCR %d"
 
-// sections are the sections of a unified kernel image. systemd's stub measures a section's name
-// with a zero byte, then its content.
+// sections are the sections of a unified kernel image. For each section, systemd's stub measures
+// the name with a final zero byte, and then the content.
 var sections = map[string]string{
 	".linux": "the kernel", ".initrd": "the initial RAM disk", ".cmdline": "the kernel command line", ".osrel": "the image's description",
 	".uname": "the kernel's version", ".dtb": "the device tree", ".splash": "the splash screen", ".ucode": "the processor's microcode",
@@ -188,8 +188,8 @@ func (n *namer) sectionName(e logEvent) string {
 	return ""
 }
 
-// The method `variable` names an event that measured the owner, name and value of a firmware
-// variable (UEFI_VARIABLE_DATA).
+// The method `variable` gives a name to an event whose digest covers the owner, the name and the
+// value of a firmware variable (UEFI_VARIABLE_DATA).
 func (n *namer) variable(out *Event, v eventlog.Variable) {
 	name := v.Name
 	if tcg.Printable(name) != name {
@@ -227,8 +227,8 @@ func isSignature(value []byte) bool {
 	return rest.ReadASN1Element(&certificate, asn1.SEQUENCE) && rest.Empty()
 }
 
-// The method `menu` names a variable of the boot menu whose value was measured without the
-// variable's name.
+// The method `menu` gives a name to an event whose digest covers the value of a variable of the
+// boot menu, but not the variable's name.
 func (n *namer) menu(out *Event, v eventlog.Variable) {
 	named := "firmware variable " + v.Name
 	out.Text = menuText(named, v.Value)

@@ -12,8 +12,8 @@ import (
 	"gangway/wire/manifest"
 )
 
-// ofFirmware reports whether an event is a separator, or one of the firmware's actions in `steps`.
-// The digest of the event proves this. Such an event starts no program.
+// ofFirmware reports whether an event's digest proves that the event is a separator or one of the
+// firmware's actions in `steps`. No program is started at such an event.
 func ofFirmware(e Event) bool {
 	return e.What == whatSeparator || strings.HasPrefix(e.What, "the firmware's step ") ||
 		strings.HasPrefix(e.What, "the separator in PCR ") || e.What == fmt.Sprintf(likeSeparator, e.PCR)
@@ -99,8 +99,8 @@ func (j *judge) ownLine(m *manifest.Manifest) bool {
 	return !slices.ContainsFunc(eventsOf(j.Events, linePCR), func(e Event) bool { return !ofFirmware(e) && !slices.Contains(lines, e.Digest) })
 }
 
-// lineDigests returns the digests of a command line as EFI programs measure it: in UTF-16, with or
-// without the final zero.
+// lineDigests returns the two digests that EFI programs may measure for a command line: the command
+// line is in UTF-16, with or without a final zero.
 func lineDigests(bank, line string) []string {
 	h, ok := hashOf(bank)
 	if !ok {

@@ -37,8 +37,9 @@ type System struct {
 	SHA256   string    `json:"sha256"` // of the file, hexadecimal
 	Sequence uint64    `json:"sequence"`
 	Since    time.Time `json:"since"` // the first measurement of this system
-	// Installed is the TPM's reset counter in the boot of the last installer whose report counted;
-	// 0: no report has counted. An older report does not count any more.
+	// Installed is the TPM's reset counter at the boot of the last installer whose report the hub
+	// accepted (0: the hub has accepted no report). The hub does not accept a report with a lower
+	// reset counter.
 	Installed uint32 `json:"installed,omitempty"`
 }
 
@@ -153,8 +154,8 @@ func (j *judge) findSystem() {
 	}
 }
 
-// ranSystem reports whether PCR 11 has a value that the start of the system in the manifest `of`
-// results in.
+// ranSystem reports whether PCR 11 has a value that results from a start of the system in the
+// manifest `of`.
 func ranSystem(m *Measurement, of *manifest.Manifest) bool {
 	values := of.System.PCR11[m.Bank]
 	is := valueOf(m, phasePCR)
@@ -276,8 +277,8 @@ func (j *judge) differences(p Part) []Change {
 	return j.Reference.differencesIn(pcrs, j.Measurement)
 }
 
-// differencesIn does the same as Compare, but only for the PCRs `pcrs`. If the reference has none
-// of these PCRs, it finds no difference.
+// differencesIn compares a boot with the reference as Compare does, but only in the PCRs `pcrs`. If
+// the reference has none of these PCRs, there is no difference.
 func (r *Reference) differencesIn(pcrs []int, m *Measurement) []Change {
 	part := r.only(pcrs)
 	if len(part.PCRs) == 0 && len(r.PCRs) > 0 && r.Bank == m.Bank {
@@ -286,8 +287,9 @@ func (r *Reference) differencesIn(pcrs []int, m *Measurement) []Change {
 	return Compare(part, m)
 }
 
-// Of the PCRs of a part of the boot, the function `compared` returns those that Judge compares with
-// a reference. They include PCR 10, because a person may have entered a value of PCR 10.
+// The function `compared` returns the PCRs of a part of the boot that Judge compares with a
+// reference. For the part PartRest, the result includes PCR 10, because a person may have entered a
+// value of PCR 10 in the reference.
 func compared(p Part) []int {
 	if p.Name == PartRest {
 		return append(slices.Clone(p.PCRs), imaPCR)
@@ -295,8 +297,8 @@ func compared(p Part) []int {
 	return slices.Clone(p.PCRs)
 }
 
-// The method `outdated` reports whether the reference is too old to count for a part of the boot.
-// This is so if a manifest determines the part, and the reference is older than the present system.
+// The method `outdated` reports whether the reference is too old for a part of the boot: a manifest
+// determines the part, and the reference is older than the present system.
 func (j *judge) outdated(p Part) bool {
 	if p.Name != PartPath && p.Name != PartSystem {
 		return false
@@ -448,7 +450,8 @@ func (j *judge) keyWords(changes []Change) (words, cause string) {
 }
 
 // onlySeparated reports whether a part of the boot differs from the reference only by systemd's
-// separator. Compare has one change for all PCRs with the separator.
+// separator. It must look at all changes of Compare, because one change describes all PCRs with the
+// separator.
 func (j *judge) onlySeparated(p Part) bool {
 	if j.Reference == nil {
 		return false

@@ -202,8 +202,8 @@ func (r *reader) stateOf(c evidence.Check) State {
 	return Waiting
 }
 
-// checks returns the verdict's checks with these codes, in the order of `codes`. It marks the codes
-// as seen.
+// checks returns the verdict's checks with these codes, in the order of `codes`. It adds the codes
+// to the set of codes that belong to a link.
 func (r *reader) checks(codes []string) (list []Check) {
 	for _, code := range codes {
 		r.seen[code] = true

@@ -28,8 +28,8 @@ func NewTrustOf(a Anchors) (*Trust, error) {
 	if err != nil || len(a.Distrusted) == 0 {
 		return t, err
 	}
-	// Make a second Trust, which also accepts the distrusted CAs. With it, Trust.chain
-	// distinguishes a chain to a distrusted CA from a chain to an unknown CA.
+	// Make a second Trust, which also accepts the distrusted CAs. If an EK certificate has a chain
+	// only in the second Trust, Trust.chain reports a distrusted CA, and not an unknown maker.
 	withDistrusted := a
 	withDistrusted.Roots = slices.Clone(a.Roots)
 	for _, c := range a.Distrusted {

@@ -71,8 +71,8 @@ func (r *Request) WithCertificate(certificate []byte, links [][]byte) (*Request,
 	return &recalled, nil
 }
 
-// AddOmitted adds the failures in the verdict `of` to the verdict `v`. `v` is about a request
-// without an EK certificate. `of` is about the same request with the EK certificate that the hub
+// AddOmitted adds the failures in the verdict `of` to the verdict `v`. `v` is about a request that
+// omitted its EK certificate. `of` is about the same request with the EK certificate that the hub
 // knows. If `of` has a refusal, AddOmitted adds that refusal. Otherwise it adds the questions that
 // are in `of` and not in `v`. An omitted certificate never improves the verdict on a request. If it
 // did, the answer could reveal to a stranger that the hub knows the EK.

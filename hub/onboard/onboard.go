@@ -36,7 +36,7 @@ import (
 )
 
 // PendingFor is the time in which a pending enrolment may be activated. It is long enough for a
-// device that loses its network right after the request.
+// device that loses its network connection after the request and activates the enrolment later.
 const PendingFor = time.Hour
 
 // Service onboards devices. Set its fields, and call SetTrust, before the first request.
@@ -145,8 +145,8 @@ type standing struct {
 	waits   bool  // the owner may have decided about the EK; false: the owner had not decided
 }
 
-// readFor is the time after which the hub reads the owner's decision again. Judging a request takes
-// less than a millisecond, but longer if the hub looks up a revocation list.
+// If judging a request takes longer than readFor, the hub reads the owner's decision again. Judging
+// usually takes less than a millisecond, but longer if the hub fetches a revocation list.
 const readFor = 100 * time.Millisecond
 
 // accept judges a request after its ownership is proven, issues the certificates and stores the
@@ -219,8 +219,8 @@ func (s *Service) deviceOf(ctx context.Context, ek store.Hash) (id string, gener
 	return s.deviceID(ek, tpm.Generation), tpm.Generation, nil
 }
 
-// ownership verifies the ownership proof of a request. It returns the token, with what was read
-// together with the token.
+// ownership verifies the ownership proof of a request. It returns the join token, and the data that
+// the store read together with the token.
 func (s *Service) ownership(ctx context.Context, r *evidence.Request, now time.Time) (store.TokenForEK, error) {
 	d := r.CAData
 	if !wire.HubNamesEqual(d.HubName, s.CA.HubName()) {
@@ -389,8 +389,8 @@ func (s *Service) refuseActivation(ctx context.Context, e store.Enrolment, addr 
 	return store.Device{}, r
 }
 
-// whoIsRefused returns a sentence with the names of the refused machine and its join token, so that
-// the token's owner can find both.
+// whoIsRefused returns a sentence that names the refused machine and its join token, so that the
+// token's owner can identify both.
 func (s *Service) whoIsRefused(ctx context.Context, e store.Enrolment) string {
 	machine := "The machine does not state its model"
 	if model := strings.TrimSpace(e.ProdModel); model != "" {

@@ -72,8 +72,8 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	if err != nil {
 		return nil, err
 	}
-	// The second step may fetch the CA certificates that the chain lacks. So the first step does
-	// not refuse the device for a missing CA certificate.
+	// The first step does not refuse a device because of a missing CA certificate: the second step
+	// may fetch the CA certificates that the chain lacks.
 	open := s.Online != nil && (verdict.HasCode(evidence.CodeUntrusted) || verdict.HasCode(evidence.CodeChainExpired))
 	if r = x.Request; verdict.Refusal != nil && !open {
 		return nil, verdict.Refusal
@@ -151,8 +151,8 @@ func (s *Service) aikAddress(name []byte) string {
 	return s.PublicURL + "/aca/certs/" + hex.EncodeToString(name) + ".crt"
 }
 
-// hourOf returns the hour that a first step's secret belongs to, counted from 1970. The second step
-// may prove the secret in the same hour and in the next one.
+// hourOf returns the number of hours from 1970 to the time of a first step. The second step may
+// prove the secret of the first step in the same hour or in the next hour.
 func hourOf(t time.Time) int64 { return t.Unix() / 3600 }
 
 // stepSecret returns the secret that the first step encrypts to a TPM. The secret depends on the
@@ -247,8 +247,8 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 	return s.accept(ctx, verdict, r, e, standing{version, true}, now, addr)
 }
 
-// provenIn returns the hour of the credential that the device opened for the proof. `hubName`
-// is empty for a proof in the old form, which does not name the hub.
+// provenIn returns the hour (see hourOf) of the first step whose credential the device opened to
+// make `proof`. `hubName` is empty for a proof in the old form, which does not name the hub.
 func (s *Service) provenIn(r *evidence.Request, hubName string, proof []byte, now time.Time) (int64, error) {
 	for hour := hourOf(now); hour >= hourOf(now)-1; hour-- {
 		keys, err := wire.DeriveStepKeys(s.stepSecret(r, hour), r.IAKName)

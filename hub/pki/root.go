@@ -99,8 +99,8 @@ func (m *maker) selfSigned(key crypto.Signer) ([]byte, error) {
 	return x509.CreateCertificate(rand.Reader, template, template, public, key)
 }
 
-// OpenRoot opens the root in the folder `dir`, which may also be the folder pki of a hub that has
-// its root's key.
+// OpenRoot opens the root in the folder `dir`. `dir` is the folder of an offline root, or the
+// folder pki of a hub if this folder has the root's key.
 func OpenRoot(dir string) (*Root, error) {
 	cert, err := loadCertificate(dir, root.file)
 	if err != nil {

@@ -131,8 +131,8 @@ func listFromCSV(text []byte) ([]ListEntry, error) {
 		}
 		if key < 0 && serial < 0 {
 			if len(record) > 2 {
-				// Without a header, the hub does not know the meaning of further columns. It could
-				// miss the word "required" in such a column.
+				// Without a header, the hub knows only the meaning of the first two columns. If it
+				// ignored a third column, it could ignore the word "required".
 				return nil, fmt.Errorf("EK list, entry %d: the line has %d columns, and the list has no header. %s", len(out)+1, len(record), headerRemedy)
 			}
 			l := nameless(field(0))

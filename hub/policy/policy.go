@@ -72,7 +72,8 @@ func (a *Action) UnmarshalYAML(n *yaml.Node) error {
 }
 
 // EKKinds lists the allowed templates of the EK profile ("L-1") by a TPM's maker or model. The key
-// "none" applies to EKs without a certificate, "*" to all other EKs.
+// "none" applies to EKs without a certificate. The key "*" applies to all EKs to which no other key
+// applies.
 type EKKinds map[string][]string
 
 // UnmarshalYAML implements yaml.Unmarshaler. A list in place of a mapping applies to all TPMs.
@@ -217,8 +218,8 @@ var (
 	named = sync.OnceValue(func() *regexp.Regexp {
 		return regexp.MustCompile(`(?m)^(version|rules|software_tpms|ek_kinds|[a-z]+_[a-z_]+) *:`)
 	})
-	// wrongKind matches the YAML library's message about a value of the wrong kind, for example a
-	// list where the setting needs a text.
+	// wrongKind matches the YAML library's error about a value of the wrong type, for example a
+	// list in a setting that must be a text.
 	wrongKind = sync.OnceValue(func() *regexp.Regexp {
 		return regexp.MustCompile(`cannot unmarshal !!(\w+)(?: (` + "`[^`]*`" + `))? into [^\s;]+`)
 	})
@@ -299,8 +300,8 @@ func (d *Document) check() error {
 // Effective is the effective policy for an owner's devices.
 type Effective struct {
 	Evidence evidence.Policy
-	// RequireBoot is true if the API admits a device only when every part of the device's measured
-	// boot is expected or known.
+	// RequireBoot is true if the API serves a device only while every part of the device's boot is
+	// in the state "expected" or "known".
 	RequireBoot bool
 	// BootParts are the states that parts of a device's boot must have, by the name of the part.
 	// They apply in addition to RequireBoot.

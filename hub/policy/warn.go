@@ -146,8 +146,8 @@ func (r *Rule) disjoint(other *Rule) bool {
 	return r.Maker != "" && other.Maker != "" && !strings.EqualFold(r.Maker, other.Maker)
 }
 
-// The method `hidden` warns of rules that are never reached. It also warns of a rule that accepts
-// TPMs which the policy would accept without this rule.
+// The method `hidden` warns about rules without effect: a rule that never decides because an
+// earlier rule always decides, and a rule that accepts only TPMs which the policy accepts anyway.
 func (w *warner) hidden() {
 	rules := w.d.Rules
 	for i := range rules {

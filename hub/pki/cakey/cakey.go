@@ -25,8 +25,8 @@ import (
 	"time"
 )
 
-// ErrUnavailable means that a key cannot be used now: its TPM, signer or file does not answer as it
-// should. A later attempt to sign may succeed.
+// ErrUnavailable means that a key cannot be used now: its TPM or signer does not answer correctly,
+// or its file cannot be read. A later attempt to sign may succeed.
 var ErrUnavailable = errors.New("the key cannot be used")
 
 // timeout bounds one signature. A slow TPM needs less than a second.
@@ -180,7 +180,7 @@ type Key struct {
 }
 
 // Open returns the private key at a URI. The caller knows the public key, for example from the CA's
-// certificate. Open does not connect to the key's place.
+// certificate. Open does not connect to the TPM or the signer, and does not read the key's file.
 func Open(u URI, public *ecdsa.PublicKey) (*Key, error) {
 	hash, err := hashOf(public)
 	if err != nil {

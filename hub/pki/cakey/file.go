@@ -16,8 +16,8 @@ import (
 	"syscall"
 )
 
-// ErrReadable means that other users can read a file. Restoring a backup would not correct the
-// permissions.
+// ErrReadable means that other users can read a secret file. The operator must correct the file's
+// permissions; a restore from the backup does not help.
 var ErrReadable = errors.New("can be read by other users")
 
 // private reports whether the mode of a file keeps a secret from other users. Only the file's owner

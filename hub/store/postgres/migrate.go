@@ -27,7 +27,8 @@ type migration struct {
 	name    string
 	// oldest is the version of the schema that a program must know to use a database with this
 	// migration. During an upgrade, hubs of two versions use one database. So if a migration only
-	// adds something, its `oldest` is the same as the `oldest` of the previous migration.
+	// adds something that older programs ignore, its `oldest` is the same as the `oldest` of the
+	// previous migration.
 	oldest int
 	text   string
 }
@@ -72,8 +73,8 @@ const createVersions = `CREATE TABLE IF NOT EXISTS schema_versions (
 // lock ends with the transaction, so it also works through a pooler.
 const migrationLock = 0x67616e67776179 // "gangway"
 
-// migrate updates the schema of the database. All migrations run in one transaction, so a hub that
-// is killed leaves no half of a migration. Hubs that start at the same time wait for each other.
+// migrate updates the schema of the database. All migrations run in one transaction, so if a hub is
+// killed, the schema does not change. Hubs that start at the same time wait for each other.
 func migrate(ctx context.Context, pg *pgconn.PgConn, list []migration) (err error) {
 	if is, err := versionOf(ctx, pg, list); err != nil || is >= len(list) {
 		return err
