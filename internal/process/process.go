@@ -1,6 +1,6 @@
-// Package process runs a program that ends when this process ends. Tests and the demo use this
-// package for software TPMs and emulated machines. The hub uses it for its image builder. So no
-// such program continues to run after this process has ended.
+// Package process starts programs that end when the process that started them ends. Tests and the
+// demo use this package for software TPMs and emulated machines. The hub uses it for its image
+// builder.
 package process
 
 import (

@@ -33,7 +33,7 @@ var installerParts = sync.OnceValues(func() (*stick.Parts, error) {
 	return stick.LoadParts(kernel, "", scratch)
 })
 
-// site is everything for the installation of one machine: a hub, a stick with the owner's join
+// site has all that a test needs to install one machine: a hub, a USB stick with the owner's join
 // token, and a machine with a TPM and an empty disk.
 type site struct {
 	hub   *hubtest.Hub
@@ -224,8 +224,8 @@ func TestStickToDeviceList(t *testing.T) {
 	if os.Getenv("GANGWAY_E2E_FULL") == "" {
 		return
 	}
-	// A person alters the partition table. The installer's report, which the device still sends,
-	// does not make the new table expected.
+	// A person alters the partition table. The device still sends the installer's report of the old
+	// table. So the hub must not treat the new table as expected.
 	s.alterTable(t)
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)

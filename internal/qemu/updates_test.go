@@ -52,8 +52,8 @@ func TestSystemUpdates(t *testing.T) {
 	o := s.signIn(t)
 	o.begun(ctx)
 
-	// The owner's policy requires measured boots. So the hub accepts requests of the new system
-	// only after the owner has accepted its boot, during the trial.
+	// The owner's policy requires measured boots. So the owner must accept the first boot of the
+	// new system during its trial. The hub accepts requests of the new system only after that.
 	s.hub.Policy(t, s.hub.Owner.ID, "version: 1\nmeasured_boot: require\n")
 	began := time.Now()
 	other := parts
@@ -223,7 +223,8 @@ func TestPowerCutsWithABoundDisk(t *testing.T) {
 	s := newSiteOf(t, func(p *stick.Parts) { p.Owner = owner }, func(*site) stick.Config { return stick.Config{} })
 	m, ctx := boot(t, s.with(true))
 	chooseAutoTPM(t, ctx, m)
-	// The first cut is in the first binding, which replaces the installer's passphrase.
+	// The first power cut interrupts the first binding of the disk's key, which replaces the
+	// installer's passphrase.
 	const bound, opens = `gangway-init .*: the disk's key is bound to the owner's systems`, `the disk's key came from the TPM`
 	waitFor(t, ctx, m, `gangway-init .*: `+opens)
 	pause := time.Duration(mathrand.Int64N(int64(time.Second)))

@@ -14,7 +14,7 @@ import (
 )
 
 // units maps the units of a duration to their lengths. A day is always 24 hours and a week seven
-// days, even if the clock of a time zone changes.
+// days, even if daylight saving time begins or ends in that time.
 var units = map[string]time.Duration{
 	"ns": time.Nanosecond, "us": time.Microsecond, "µs": time.Microsecond, "ms": time.Millisecond,
 	"s": time.Second, "sec": time.Second, "second": time.Second,

@@ -57,8 +57,8 @@ type Config struct {
 	State string
 	// TestHub confirms that the hub is a test hub, though it is not on loopback.
 	TestHub bool
-	// Addresses is the number of source addresses, if the hub is on IPv4's loopback. Default: one
-	// for each device.
+	// Addresses is the number of source addresses from which the devices connect. Default: one for
+	// each device. It has an effect only if the hub is on IPv4's loopback.
 	Addresses int
 	// Timeout bounds each request. Default: 60 seconds.
 	Timeout time.Duration
@@ -71,8 +71,9 @@ type Config struct {
 	// reads from them how much CPU time and memory the hub uses. Both may be zero.
 	HubPID     int
 	HubMetrics string
-	// Forged has the requests of the kind forged. Default: a run makes its own. The hub keeps a
-	// bounded number of strangers' EK certificates, so each new set makes its database larger.
+	// Forged contains the requests for the kind forged. Default: each run makes new ones. The hub
+	// stores the EK certificates of unknown devices up to a limit, so new requests make its
+	// database larger. Several runs can avoid that with the same requests.
 	Forged [][]byte
 	// LogLines is the number of lines in a POST of log lines. Default: 20.
 	LogLines int
@@ -112,7 +113,7 @@ func (c Config) withDefaults() (Config, error) {
 		}
 	}
 	if c.Devices < 1 || c.For <= 0 {
-		return c, errors.New("the number of devices and the time must be more than 0")
+		return c, errors.New("the number of devices and the duration must be more than 0")
 	}
 	if c.Onboarded < 0 {
 		switch onboards {
@@ -219,8 +220,8 @@ type running struct {
 }
 
 // Run prepares the devices, puts the hub under load, and returns the results. If `ctx` ends during
-// the measurement, the report has the results up to that time. Run may return both a report and an
-// error: the devices could not be saved, or the usage of the hub's process could not be read.
+// the measurement, the report has the results up to that time. Run returns a report together with
+// an error if it cannot save the devices or read the usage of the hub's process.
 func Run(ctx context.Context, cfg Config) (report *Report, err error) {
 	if cfg, err = cfg.withDefaults(); err != nil {
 		return nil, err
@@ -343,7 +344,7 @@ func (r *runner) readHub(ctx context.Context) (usage, error) {
 	return r.probe.read(ctx)
 }
 
-// say sets the phase. The numbers of operations are added when the progress is reported.
+// say sets the phase that reportProgress reports. The method `progress` adds the counters later.
 func (r *runner) say(p Progress) { r.phase.Store(&p) }
 
 // reportProgress calls Config.Progress once a second until the returned function is called.

@@ -15,8 +15,8 @@ import (
 	"gangway/wire"
 )
 
-// A state file has the onboarded devices of a hub, so that a run need not onboard them again. The
-// first line is a stateHeader, and each further line a stateDevice.
+// stateHeader is the first line of a state file. Each further line is a stateDevice. The file
+// stores the onboarded devices of a hub, so that a later run need not onboard them again.
 type stateHeader struct {
 	Format   string `json:"format"` // stateFormat
 	HubName  string `json:"hub-name"`
@@ -32,9 +32,8 @@ type stateDevice struct {
 	Rev   int    `json:"rev,omitempty"`
 }
 
-// Made is an onboarded device that was not onboarded by a run of this package: a test wrote it into
-// the hub's database. Onboarding 100,000 devices takes long, and a test of their connections needs
-// only their certificates.
+// Made is a device that a test wrote into the hub's database as an onboarded device. To onboard
+// 100,000 devices takes long, and a test of their connections needs only their certificates.
 type Made struct {
 	ID   string
 	Key  *ecdsa.PrivateKey
