@@ -28,8 +28,8 @@ type rule struct {
 
 var rules = []rule{
 	{"device", "hub", "a device must build without the hub's code: the two sides share only tcg, wire, internal/strictjson and internal/finding"},
-	{"cmd/gangway-agent", "hub", "the agent is the device's side: it shares only tcg, wire, internal/strictjson and internal/finding with the hub"},
-	{"cmd/gangway-init", "hub", "the init is the device's side: it shares only tcg, wire, internal/strictjson and internal/finding with the hub"},
+	{"cmd/gangway-agent", "hub", "the agent runs on the device: it shares only tcg, wire, internal/strictjson and internal/finding with the hub"},
+	{"cmd/gangway-init", "hub", "gangway-init runs on the device: it shares only tcg, wire, internal/strictjson and internal/finding with the hub"},
 	{"hub", "device", "the hub must not depend on the device's code: the two sides share only tcg, wire, internal/strictjson and internal/finding"},
 	{"hub", "image", "image uses the device's on-disk formats (device/install), so through image the hub would import the device's code"},
 	{"hub", "internal/fleet", "emulated TPMs are for tests: no program for production contains them"},
