@@ -37,7 +37,7 @@ type TPMKeys struct {
 	EKChain []string `json:"ek-chain,omitempty"` // the maker's intermediate certificates from the TPM, at most MaxIntermediates
 }
 
-// EnrollRequest is the body of the first step.
+// EnrollRequest is the body of the first request of a two-step enrolment.
 type EnrollRequest struct {
 	TPMKeys
 	AKName string `json:"ak-name"` // hexadecimal: nameAlg, digest
@@ -55,9 +55,9 @@ type EnrollAnswer struct {
 	MAC        []byte `json:"mac"` // HMAC-SHA256 over iv and certificate
 }
 
-// Registration is the body of the second step. Pantacor's body has neither the proof nor the keys;
-// Gangway adds both. The device sends the keys in both steps, because the hub stores nothing
-// between the steps.
+// Registration is the body of the second request of a two-step enrolment. In Pantacor's protocol,
+// this body has neither Proof nor TPMKeys; Gangway adds both. The device sends TPMKeys in both
+// requests, because the hub stores nothing between them.
 type Registration struct {
 	CSR        []byte `json:"csr"`                   // PKCS #10, DER
 	Name       string `json:"name"`                  // lower-case hexadecimal of the TPM name of the CSR's key
@@ -139,7 +139,8 @@ func OwnershipMAC(key [32]byte, name string) []byte {
 	return m.Sum(nil)
 }
 
-// StepKeys are the keys that the device and the hub derive from the secret of the first step.
+// StepKeys are the keys that the device and the hub derive from the credential secret in the answer
+// to the first request of a two-step enrolment.
 type StepKeys struct {
 	Encryption []byte // AES-256
 	MAC        []byte // HMAC-SHA256

@@ -36,9 +36,9 @@ const Path = "/sys/kernel/security/tpm0/binary_bios_measurements"
 // NoAction is the event type EV_NO_ACTION. Such an event is informative and extends no PCR.
 const NoAction = 3
 
-// States of a log. A state says how much of the log could be read. In each state, the hub accepts
-// the measurement. A PCR is unexplained if a replay of the events that could be read does not
-// result in the PCR's value.
+// States of a log. A state says how much of the log could be read. The hub does not refuse a
+// measurement because of this state. But a PCR is unexplained if a replay of the readable events
+// does not result in the PCR's value.
 const (
 	None       = "none"       // there is no log
 	Whole      = "whole"      // the whole log was read

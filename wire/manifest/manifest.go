@@ -1,6 +1,7 @@
-// Package manifest is the reference manifest: a statement, signed by the fleet's owner, of what a
-// machine measures when it starts one of the owner's systems (reference values, RFC 9334, 3). The
-// image builder makes the manifest with the system, and the hub compares boot measurements with it.
+// Package manifest signs and verifies reference manifests. With a reference manifest, the owner of
+// a fleet states what a machine measures when it starts one of the owner's systems (reference
+// values, RFC 9334, 3). The image builder makes the manifest together with the system, and the hub
+// compares boot measurements with the manifest.
 //
 // A signed manifest is a JWS in compact serialization (RFC 7515) whose payload is the JSON of a
 // Manifest. Sign makes the text. Parse verifies a text with the owner's keys before it returns

@@ -318,8 +318,8 @@ func opensslKeys(t *testing.T) (key, cert string) {
 	return key, cert
 }
 
-// Each byte that firmware executes or that describes the program changes the digest. Only the
-// checksum and the entry of the signatures do not change it.
+// The test changes each byte of an EFI program. Each change changes the digest, except a change of
+// the checksum or of the offset of the signatures.
 func TestAuthenticodeCoversEachByte(t *testing.T) {
 	program := append(efi(part{".text", []byte("text")}, part{".data", []byte("data")}), "after the sections"...)
 	want, err := Authenticode(program, crypto.SHA256)
