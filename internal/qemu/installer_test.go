@@ -155,8 +155,8 @@ func long(t *testing.T) {
 
 // A person plugs in a stick and switches the machine on, and the device appears in its owner's
 // device list without a key press. At the next boot the machine works without the stick. Both boots
-// measure what the image builder computed in advance, so the owner's manifest makes even the first
-// boot expected.
+// have the measurements that the image builder computed in advance. The owner's manifest states
+// these measurements, so the hub judges even the first boot as expected.
 func TestStickToDeviceList(t *testing.T) {
 	if os.Getenv("GANGWAY_TIMED") == "" { // run alone if this run measures times
 		t.Parallel()
@@ -170,8 +170,8 @@ func TestStickToDeviceList(t *testing.T) {
 		s.picture(t, m, "menu")
 	}
 	up, _ := waitFor(t, ctx, m, upPattern)
-	// The installer's check of a real boot, by OVMF with a TPM, finds nothing wrong except that
-	// this OVMF has no Secure Boot keys.
+	// The installer checks the firmware of this machine, which is OVMF. It finds nothing wrong
+	// except that this OVMF has no Secure Boot keys.
 	waitFor(t, ctx, m, `gangway-init .*: check: 0 problem\(s\), 0 warning\(s\), `)
 	waitFor(t, ctx, m, `gangway-init .*: check: ok: The firmware's event log explains PCR 0 to 7. \(event-log-replays\)`)
 	waitFor(t, ctx, m, `gangway-init .*: check: ok: The firmware can store and remove variables. \(firmware-variables\)`)

@@ -245,8 +245,9 @@ func TestPowerCutsWithABoundDisk(t *testing.T) {
 	s.cutUpdates(t, ctx, m, good, moments, opens)
 }
 
-// bootsOfUpdate is the number of boots of a machine in cutUpdates: the boot after a cut, the trial of
-// the update and the return to the previous system, and both of these again for the next update.
+// bootsOfUpdate is the largest number of boots between two power cuts in cutUpdates: one boot after
+// the first cut; then, for the interrupted update, its trial and the return to the previous system;
+// and then the same two boots for the next update.
 const bootsOfUpdate = 5
 
 // cutUpdates posts updates, and cuts the power once in each update, at a random moment of

@@ -34,7 +34,7 @@ type Manifest struct {
 	// SecureBoot lists the variables that an image with the owner's Secure Boot keys enrols. It is
 	// nil if the image enrols no keys.
 	SecureBoot *SecureBoot `json:"secure-boot,omitempty"`
-	// Installers are the systems on the image that install the system without a person's commands.
+	// Installers are the systems on the installation image that install this system automatically.
 	// BootManager starts them. An installer reports the partition table that it has written
 	// (wire.InstallReport), and the report counts only if one of these systems made it. The
 	// installer for manual installations is not in the list, because it has a shell.

@@ -66,7 +66,7 @@ func findKind(name string) *kind {
 	return nil
 }
 
-// routes counts requests by the hub's route, as the hub's metrics do.
+// routes counts the requests to each route of the hub. The hub's metrics use the same routes.
 type routes struct {
 	mu sync.Mutex
 	by map[string]*routeCount

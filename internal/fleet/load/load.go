@@ -2,11 +2,12 @@
 // protocol.
 //
 // The load is open: each request has a scheduled start, which does not depend on the end of earlier
-// requests. Its latency is measured from the scheduled start. So if the hub stalls, the latency of
-// each request that is due in this time includes the time that the request waits. If each request
-// started only after the answer to the last one, the latencies would not include these waits
-// ("coordinated omission"). A request that cannot start at its time, because too many requests of
-// its kind are outstanding or because no device is idle, is counted as missed.
+// requests. Its latency is measured from the scheduled start. If the hub stalls, requests wait, and
+// their latencies include the time that they wait. A load in which each request starts only after
+// the answer to the previous request would hide this time ("coordinated omission").
+//
+// A request is counted as missed if it cannot start at its time, because too many requests of its
+// kind are outstanding or because no device is idle.
 package load
 
 import (
@@ -34,9 +35,8 @@ type Config struct {
 	// Devices is the number of emulated devices.
 	Devices int
 	// Onboarded is how many of the devices are onboarded before the measurement. The others onboard
-	// in the measurement. If Onboarded is negative, the number depends on the mix. If no kind of
-	// the mix onboards devices, all devices are onboarded before the measurement. If all kinds
-	// onboard devices, none is. In other mixes, half of the devices are.
+	// during the measurement. If Onboarded is negative, the number depends on the mix: all devices
+	// if no kind in the mix onboards devices, none if all kinds do, and otherwise half of them.
 	Onboarded int
 	// Mix has the kinds of requests, with their rates.
 	Mix []Share
@@ -83,7 +83,7 @@ type Config struct {
 	Progress func(Progress)
 }
 
-// Share says how often a kind of operation starts. Several of them are a mix.
+// Share says how often a kind of operation starts. Several Shares form a mix.
 type Share struct {
 	Kind string  // see Kinds
 	Rate float64 // operations a second

@@ -40,8 +40,8 @@ type Made struct {
 	Cert []byte // DER of the IDevID certificate
 }
 
-// SaveMade writes a state file with these devices of the hub that the token file names. `deviceCA`
-// is the DER of the hub's device CA.
+// SaveMade writes a state file with the devices `made`, which belong to the hub and the owner that
+// `token` names. `deviceCA` is the DER of the hub's device CA.
 func SaveMade(path string, token *wire.TokenFile, deviceCA []byte, made []Made) error {
 	list := make([]*device, len(made))
 	for i, m := range made {
