@@ -164,7 +164,7 @@ func AppendSealed(b []byte, k Keys, content []byte) ([]byte, error) {
 	b = appendHead(b, 0x80, len(content))
 	b = gcm.Seal(b, nonce[:], content, nil)
 	// GCM puts the tag directly after the ciphertext. In CMS, the tag's type and length come
-	// between them, so the tag moves.
+	// between them, so this function moves the tag.
 	var tag [tagSize]byte
 	copy(tag[:], b[len(b)-tagSize:])
 	return append(appendHead(b[:len(b)-tagSize], 0x04, tagSize), tag[:]...), nil

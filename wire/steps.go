@@ -25,7 +25,7 @@ import (
 // attestation key, the second the identity. Pantacor's documents do not define every detail;
 // docs/protocol.md#9-pantacors-two-steps says how Gangway defines the missing details.
 
-// MaxStepBody is the largest size of either step's body, in bytes.
+// MaxStepBody is the largest size of the body of each request of a two-step enrolment, in bytes.
 const MaxStepBody = 64 << 10
 
 // TPMKeys contains a TPM's keys in the bodies of both steps. Each string is in a form that
@@ -162,8 +162,8 @@ func DeriveStepKeys(secret, akName []byte) (k StepKeys, err error) {
 	return k, nil
 }
 
-// Prove returns the proof that the TPM opened the first step's response, for exactly one hub and
-// one CSR:
+// Prove returns the proof that the TPM opened the hub's answer to the first request. The proof is
+// valid for exactly one hub and one CSR:
 //
 //	HMAC-SHA256(register, "gangway register v2" 00 || len(hub name) hub name || CSR in DER)
 //

@@ -226,7 +226,8 @@ func (h *Hub) Account(t testing.TB, nick string) store.Account {
 	return a
 }
 
-// NewAccount returns an account with this nick and the password Password, for a store.
+// NewAccount returns an account with this nick and the password Password. It does not store the
+// account.
 func NewAccount(nick string, created time.Time) store.Account {
 	return store.Account{ID: wire.NewID(), Nick: nick, PasswordHash: passwordHash(), Created: created}
 }

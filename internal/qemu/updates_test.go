@@ -37,9 +37,9 @@ import (
 )
 
 // The owner of an installed machine can update its system with revisions. The disk has two slots
-// for systems. A system with another kernel boots from the other slot and stays. If a system's
-// kernel panics, the machine boots the previous system without help, and the owner reads the cause.
-// If a file is not a system, the machine refuses the file and does not boot it.
+// for systems. A system with another kernel boots from the other slot and becomes permanent. If a
+// system's kernel panics, the machine boots the previous system without help, and the owner can
+// read the cause. If a file is not a system, the machine refuses the file and does not boot it.
 func TestSystemUpdates(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -100,8 +100,9 @@ func TestSystemUpdates(t *testing.T) {
 	s.listed(t)
 }
 
-// If a new system does not reach the hub or hangs, the machine boots the previous system without
-// help. The new system's first process restarts the machine, or the watchdog resets the machine.
+// If a new system does not reach the hub, its first process restarts the machine. If a new system
+// hangs, the watchdog resets the machine. In both cases, the machine then boots the previous system
+// without a person's help.
 func TestUpdatesThatDoNotServeFallBack(t *testing.T) {
 	t.Parallel()
 	long(t)

@@ -71,7 +71,8 @@ func Parse(text string) (time.Duration, error) {
 	return d, nil
 }
 
-// Format formats a duration for Parse, with days: 30d, 1h30m, 5s.
+// Format returns a duration as a text that Parse reads. The largest unit is the day: 30d, 1h30m,
+// 5s.
 func Format(d time.Duration) string {
 	if d <= 0 || d%time.Second != 0 {
 		return d.String()

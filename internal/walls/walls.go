@@ -13,7 +13,7 @@ import (
 const Module = "gangway"
 
 // Package has the properties of a package that the rules use: its import path, and the imports of
-// its files except its tests.
+// its files. The imports of its test files are left out.
 type Package struct {
 	ImportPath string
 	Imports    []string
@@ -44,8 +44,8 @@ var rules = []rule{
 	{"wire", "device", "both sides share wire"},
 }
 
-// pure lists the folders whose packages do no I/O. So a verdict depends only on the evidence, and
-// the result of a parser only on its input.
+// pure lists the folders whose packages must do no I/O. So the hub's verdict on a device depends
+// only on the device's evidence, and the result of a parser depends only on its input.
 var pure = []string{
 	"tcg", "wire", "internal/strictjson", "device/install/netfile",
 	"hub/boot", "hub/chain", "hub/clone", "hub/evidence", "hub/policy", "hub/search",

@@ -38,14 +38,15 @@ type Config struct {
 	// during the measurement. If Onboarded is negative, the number depends on the mix: all devices
 	// if no kind in the mix onboards devices, none if all kinds do, and otherwise half of them.
 	Onboarded int
-	// Mix has the kinds of requests, with their rates.
+	// Mix has the kinds of operations, with their rates.
 	Mix []Share
 	// For is how long the fleet starts requests.
 	For time.Duration
 	// Poisson makes the times between two starts random, with an exponential distribution.
 	// Otherwise they are equal.
 	Poisson bool
-	// Outstanding bounds the requests of each kind that are under way. Default: 2000.
+	// Outstanding is the largest number of operations of one kind that may be under way at the same
+	// time. Default: 2000.
 	Outstanding int
 	// Workers is the number of devices that are prepared at the same time. Default: 64.
 	Workers int

@@ -188,8 +188,8 @@ func TestPCR11EqualsSystemdMeasure(t *testing.T) {
 	}
 }
 
-// Each version of the stub measures a different set of sections. The values were computed by
-// another program from systemd's list of sections (SHA-256, in Python's hashlib).
+// Each version of the stub measures a different set of sections. The expected values were computed
+// with Python's hashlib (SHA-256) from systemd's list of sections.
 func TestPCR11OfEachStub(t *testing.T) {
 	all := []part{
 		{".pcrpkey", []byte("pcrpkey")}, {".hwids", []byte("hwids")}, {".profile", []byte("profile")}, {".pcrsig", []byte("pcrsig")},

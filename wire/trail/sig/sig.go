@@ -192,7 +192,7 @@ func parse(s *trail.State, name string) (*header, *signature, error) {
 	return &h, doc, h.PVS.check()
 }
 
-// verify verifies the signature over the payload by one of the keys.
+// verify checks that one of the keys made the signature over the payload.
 func (doc *signature) verify(h *header, payload []byte, keys *Keys) error {
 	jws, err := jose.ParseDetached(doc.Protected+".."+doc.Signature, payload, algorithms)
 	if err != nil {
