@@ -24,16 +24,16 @@ import (
 	"github.com/google/uuid"
 )
 
-// reference has the measurements that a machine makes when it boots from an image or installs it.
-// The image builder computes them in advance.
+// reference has the measurements of the systems on a stick: the system that will be installed, its
+// boot manager, and the installers. The image builder computes them in advance.
 type reference struct {
 	manager    manifest.Program
 	system     *manifest.System
 	installers []manifest.System
 }
 
-// compute stores the measurements of the installed system and of its boot manager. The image
-// builder calls it as stick.Config.Boots.
+// compute stores the measurements of the system that will be installed and of its boot manager. The
+// image builder calls it as stick.Config.Boots.
 func (r *reference) compute(manager, system []byte) (err error) {
 	if r.manager, err = measure.Program(manager); err != nil {
 		return err
@@ -42,8 +42,8 @@ func (r *reference) compute(manager, system []byte) (err error) {
 	return err
 }
 
-// installs adds the measurements of a system on the stick that installs the machine. The image
-// builder calls it as stick.Config.Installs.
+// installs adds the measurements of one of the installers on the stick. The image builder calls it
+// as stick.Config.Installs.
 func (r *reference) installs(system []byte) error {
 	s, err := measure.System(system)
 	if err == nil {

@@ -54,7 +54,7 @@ ExecStart=/bin/sh /test/run.sh
 //	old/            the packages of an earlier commit
 //	new/            the packages of this source tree
 //	gangway-fleet   the program that puts the hub under load during the upgrade
-//	debian/         Debian's files
+//	debian/         a disk image with Debian, and busybox
 func TestPackages(t *testing.T) {
 	folder := os.Getenv("GANGWAY_PACKAGES")
 	if folder == "" {

@@ -74,7 +74,7 @@ type Config struct {
 	HubMetrics string
 	// Forged contains the requests for the kind forged. Default: each run makes new ones. The hub
 	// stores the EK certificates of unknown devices up to a limit, so new requests make its
-	// database larger. Several runs can avoid that with the same requests.
+	// database larger. Several runs avoid that if they send the same requests.
 	Forged [][]byte
 	// LogLines is the number of lines in a POST of log lines. Default: 20.
 	LogLines int
