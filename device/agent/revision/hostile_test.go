@@ -105,8 +105,9 @@ func newEvilHub(t *testing.T) *evilHub {
 		defer h.mu.Unlock()
 		h.reports = append(h.reports, p)
 		if p.Status == "DONE" || p.Status == "ERROR" || p.Status == "WONTGO" {
-			// A report may repeat the status of an earlier revision, so remove only the step of the
-			// report's own revision.
+			// Remove the revision from the revisions that the hub offers. The report may be a
+			// repeated report about an earlier revision, so remove only the revision that the
+			// report names.
 			h.steps = slices.DeleteFunc(h.steps, func(step string) bool { return strings.Contains(step, `"rev":`+p.Rev+`,`) })
 		}
 		io.WriteString(w, "{}")
@@ -193,8 +194,8 @@ func stateWith(names ...string) string {
 	return s + "}"
 }
 
-// device makes a follower. Its hook runs `script`. If `script` does not exit by itself, the hook
-// then exits with code 0.
+// device makes a follower. Its hook records its call in the file `calls`, and then runs the shell
+// commands in `script`.
 func (h *evilHub) device(script string, change func(*Config)) *Follower {
 	h.t.Helper()
 	dir := h.t.TempDir()
