@@ -354,7 +354,7 @@ func (a *Agent) setWaiting(line string) {
 	}
 }
 
-// The function `temporary` reports whether the same request may succeed later.
+// The function `temporary` reports whether a request that failed with err may succeed later.
 func temporary(err error) bool {
 	var r *Refused
 	if !errors.As(err, &r) {
@@ -363,7 +363,7 @@ func temporary(err error) bool {
 	return r.Temporary()
 }
 
-// describe returns a text for a person about an error of a request to the hub.
+// describe explains to a person why a request to the hub failed.
 func describe(err error) string {
 	var unknown x509.UnknownAuthorityError
 	var host x509.HostnameError

@@ -26,7 +26,7 @@ func (k *key) with(s tpm2.Session) tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: tpm2.TPMHandle(k.handle), Name: tpm2.TPM2BName{Buffer: k.name}, Auth: s}
 }
 
-// ring is the set of keys of one Identity or Signer in a TPM. Call its methods only during an
+// ring contains the keys of one Identity or of one Signer. Call its methods only during an
 // operation, which holds t.mu.
 type ring struct {
 	t       *TPM

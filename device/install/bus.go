@@ -192,7 +192,7 @@ func partitionGUIDs(dev string, d Disk) (out []string) {
 }
 
 // Open opens a disk for exclusive use. `dev` is /dev. Open fails if another disk now has the name
-// d.Name, because a person has replugged disks after d was listed.
+// d.Name. This can happen if a person replugs disks after d was listed.
 func (d Disk) Open(dev string) (*Device, error) {
 	t, err := OpenDevice(filepath.Join(dev, d.Name))
 	if err != nil {

@@ -219,9 +219,9 @@ func (h *evilHub) device(script string, change func(*Config)) *Follower {
 func (h *evilHub) outcome(f *Follower) report { return h.outcomeOf(f, "") }
 
 // outcomeOf runs the follower until the follower reports a final status of the revision `rev`. If
-// `rev` is empty, a final status of any revision is enough. If a follower is stopped right after it
-// sent a report, its journal may not say yet that the hub has the report. The follower then sends
-// the report again in its next run.
+// `rev` is empty, a final status of any revision is enough. A test that runs a follower twice must
+// name `rev`: in its second run, the follower may repeat the last report of its first run, if it
+// was stopped before its journal recorded that the hub has the report.
 func (h *evilHub) outcomeOf(f *Follower, rev string) report {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
@@ -257,8 +257,8 @@ func (h *evilHub) called(f *Follower) string {
 	return string(b)
 }
 
-// If a state of the hub has a path that could be outside the revision's folder, the revision fails
-// and the device does not call the hook.
+// Attack: the hub offers a state whose files would not all be inside the revision's folder, or a
+// state that is invalid in another way. The revision fails, and the device does not call the hook.
 func TestRevisionWhoseStateIsRefusedIsNotInstalled(t *testing.T) {
 	t.Parallel()
 	sum := strings.Repeat("a", 64)

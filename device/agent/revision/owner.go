@@ -18,8 +18,8 @@ import (
 
 // ownerRecord is the record that a device with pinned keys keeps about its owner's revisions. The
 // record is stored in a separate file, because a device that is onboarded again gets a new journal.
-// The file's name contains the pinned keys' name (sig.Keys.Name). So other pinned keys, which only
-// a person at the machine or an image can choose, begin with an empty record.
+// The file's name contains the pinned keys' name (sig.Keys.Name). So, if a person at the machine or
+// a new image pins other keys, the record for these keys is empty at first.
 type ownerRecord struct {
 	// Keys is the key file of an accepted revision that replaced the pinned keys. Empty: the pinned
 	// keys are in use.
@@ -31,8 +31,8 @@ type ownerRecord struct {
 type accepted struct {
 	Sequence uint64 `json:"sequence"`
 	State    string `json:"state"` // SHA-256 of the posted state's canonical form, with its signatures
-	// Keys is the key file that verified the revision. If the revision itself replaced the keys,
-	// only these keys can verify it once more after a power cut.
+	// Keys is the key file that verified the revision. The device needs this file if a power cut
+	// interrupts a revision that replaces the keys: the new keys cannot verify that revision.
 	Keys string `json:"keys"`
 }
 

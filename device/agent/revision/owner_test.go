@@ -14,7 +14,7 @@ import (
 	"gangway/wire/trail/sig/sigtest"
 )
 
-// content returns an owner's state with one object.
+// content returns a state with one object, whose SHA-256 is `object`, and with a sequence number.
 func content(object string, sequence int) sigtest.State {
 	return sigtest.State{"app/root": object, "app/run.json": map[string]any{"name": "app"}, sig.SequencePath: map[string]any{"sequence": sequence}}
 }
@@ -156,7 +156,8 @@ func TestStateIsReplacedAfterItsAcceptance(t *testing.T) {
 	}
 }
 
-// The hook sees only signed content, also in state.json.
+// The owner's signature does not cover one file of the state. The hook gets neither this file nor
+// its entry in state.json.
 func TestHookSeesOnlySignedContent(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)
