@@ -60,8 +60,8 @@ func (k *timeKeeper) rebase(is time.Time) {
 	k.base, k.since = is.Round(0), time.Now()
 }
 
-// The method `ask` asks the servers in order, each for at most the time `wait`, until one answers,
-// and sets the clock from the answer.
+// The method `ask` asks the servers in order until one of them answers, and sets the clock from
+// that answer. It waits for each server for at most the time `wait`.
 func (k *timeKeeper) ask(ctx context.Context, wait time.Duration, roots []*x509.Certificate) error {
 	var errs []error
 	for _, server := range k.servers {

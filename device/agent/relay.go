@@ -156,9 +156,9 @@ func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 	}
 }
 
-// bootRefusal returns the code of an answer in which the hub refuses the device because of its boot
-// measurement, or because it sent no boot measurement. For every other answer, bootRefusal returns
-// "". The caller can still read the answer's whole body.
+// If the hub's answer is a refusal because of the boot, bootRefusal returns the refusal's code. The
+// cause of such a refusal is the device's boot measurement, or that the hub has no measurement. For
+// every other answer, bootRefusal returns "". The caller can still read the answer's whole body.
 func bootRefusal(resp *http.Response) string {
 	if resp.StatusCode != http.StatusForbidden {
 		return ""
@@ -177,9 +177,9 @@ func bootRefusal(resp *http.Response) string {
 	return refused.Code
 }
 
-// measuredJustNow reports whether a new measurement would be useless. It returns true if the last
-// measurement is younger than vainPause, and `code` is about the result of a measurement, not about
-// a missing measurement. Without this check, a program that always retries would keep the TPM busy.
+// measuredJustNow reports whether a new measurement would be useless, because the last measurement
+// is younger than vainPause. If `code` says that the hub has no measurement, the result is false.
+// Without this check, a program that always retries would keep the TPM busy.
 func (r *relay) measuredJustNow(code string) bool {
 	r.measuring.Lock()
 	defer r.measuring.Unlock()

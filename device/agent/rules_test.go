@@ -46,8 +46,8 @@ func TestDeviceOnboardsOnceAndIsCheckedAfterwards(t *testing.T) {
 	}
 }
 
-// The agent accepts a hub's reply only if the reply's certificates are from the agent's own hub and
-// for the keys of the agent's own TPM.
+// The certificates in a hub's reply must be from the agent's own hub, and for the keys of the
+// agent's own TPM. The agent refuses a reply with other certificates.
 func TestReplyWithOtherCertificatesIsRefused(t *testing.T) {
 	t.Parallel()
 	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

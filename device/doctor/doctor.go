@@ -2,9 +2,11 @@
 // and the agent's state. Each check returns findings. A finding has a fact, the fact's cause, and a
 // remedy for the person at the machine.
 //
-// The checks are a table. To add a check, write a function that returns findings, give each finding
-// a unique code, add the function to the table, and add to the tests a fault that causes the
-// finding.
+// The checks are a table. To add a check:
+//
+//  1. Write a function that returns findings. Give each finding a unique code.
+//  2. Add the function to the table.
+//  3. Add a test with a fault that causes the finding.
 package doctor
 
 import (

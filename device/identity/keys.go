@@ -96,7 +96,7 @@ func (r *ring) load(keys []*key) error {
 }
 
 // create makes a primary key in the endorsement hierarchy. It checks that the returned key matches
-// the template and, if the key was made before, that it is the same key as before.
+// the template. If the key was made before, create also checks that the TPM made the same key.
 func (r *ring) create(k *key) error {
 	k.handle = 0
 	rsp, err := run(r.t, tpm2.CreatePrimary{

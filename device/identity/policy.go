@@ -55,8 +55,9 @@ func (r *ring) policy(alg tcg.AlgID, code tpm2.TPMCC, branches [][]byte, options
 	return tpm2.Policy(tpm2.TPMIAlgHash(alg), nonceSize, callback, options...)
 }
 
-// The method `user` authorises the USER role of a key by its policy, with the branch that requires
-// only the endorsement hierarchy's authorisation (DevID 7.3.6.1).
+// The method `user` returns a session that authorises a key for the USER role. The session
+// satisfies the branch of the key's policy that requires only the authorisation of the endorsement
+// hierarchy (DevID 7.3.6.1).
 //
 // The key's own empty password would also work, with three commands less. But the templates do not
 // set noDA, so dictionary attack protection applies to that password. After the password was used,

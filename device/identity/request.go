@@ -92,8 +92,8 @@ func (k *Keys) EKCert() []byte {
 }
 
 // certify certifies the IDevID key with the IAK (TPM2_Certify). It returns the TPMS_ATTEST and the
-// TPMT_SIGNATURE. The second branch of the IDevID key's policy authorises that key for the ADMIN
-// role; the first branch of the IAK's policy authorises the IAK for the USER role.
+// TPMT_SIGNATURE. Each key is authorised by its policy: the IDevID key for the ADMIN role, by the
+// second branch, and the IAK for the USER role, by the first branch.
 func (i *Identity) certify(qualifying []byte) (attest, signature []byte, err error) {
 	r := i.ring
 	err = r.attempt([]*key{i.iak, i.idevid}, func() error {

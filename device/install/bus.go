@@ -46,9 +46,9 @@ func (l location) holder() string {
 }
 
 var (
-	// notDisks matches the names of block devices that are not disks of this machine: RAID,
-	// LVM and loop devices, RAM disks, network block devices, devices that a program emulates,
-	// and drives with media such as CDs, which cannot be written like a disk.
+	// notDisks matches the names of block devices that are not disks of this machine: RAID, LVM and
+	// loop devices, RAM disks, network block devices, devices that a program emulates, and drives
+	// for CDs or floppy disks.
 	notDisks = sync.OnceValue(func() *regexp.Regexp {
 		return regexp.MustCompile(`^(loop|ram|zram|dm|md|sr|scd|fd|pf|pcd|mtdblock|bcache|drbd|nbd|rbd|rnbd|ublkb|zd|nullb|pmem|ndblk)\d`)
 	})

@@ -313,9 +313,8 @@ func (f *Follower) beginTrail(ctx context.Context) error {
 		if err := f.layOut(rev, s); err != nil {
 			return err
 		}
-		// Save the journal before the request that creates the trail. If the agent is killed after
-		// the request, the hub has a trail at the agent's next start, and the journal already names
-		// the running revision.
+		// Save the journal before the request that creates the trail. So the journal names the
+		// running revision even if the agent is killed right after the request.
 		if j.Current == nil {
 			j.Current = &rev
 			if err := f.save(j); err != nil {

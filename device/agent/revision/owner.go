@@ -68,8 +68,8 @@ func openOwner(dir, device string, pinned *sig.Keys) (*owner, error) {
 }
 
 // parse parses the text of a state that the hub or the image offers. With pinned keys, the result
-// has only the content that the owner has signed, and the caller must call accept before it acts on
-// the result. `signed` is nil without pinned keys.
+// has only the content that the owner has signed. The caller must call the method `accept` before
+// it acts on the result. Without pinned keys, `signed` is nil.
 func (o *owner) parse(text []byte) (s *state, signed *sig.Signed, err error) {
 	if o == nil {
 		s, err = parseState(text)

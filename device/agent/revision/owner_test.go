@@ -176,7 +176,7 @@ func TestHookSeesOnlySignedContent(t *testing.T) {
 }
 
 // The old key signs a revision that names a new key. After this revision, the device trusts only
-// the new key, also after a restart of the agent, and after the machine was onboarded again.
+// the new key. A restart of the agent, or another onboarding of the machine, does not change this.
 func TestKeyRotation(t *testing.T) {
 	t.Parallel()
 	old, next := sigtest.NewKey(t), sigtest.NewKey(t)
