@@ -152,9 +152,9 @@ func TestWrongClockExcusesNothingButDates(t *testing.T) {
 	}
 }
 
-// A thief has an old certificate of the hub, with its key, and answers the machine's requests.
-// These answers cannot set a plausible clock back, and cannot set any clock to a date after the end
-// of the certificate.
+// Attack: a thief has an old certificate of the hub, with its key, and answers the machine's
+// requests. These answers cannot set a plausible clock back, and cannot set any clock to a date
+// after the end of the certificate.
 func TestStolenCertificateSetsNoClockBackOrBeyondIt(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t)

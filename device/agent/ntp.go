@@ -38,7 +38,7 @@ type timeKeeper struct {
 	mu sync.Mutex
 	// base is the last value that the hub set, or that corrected a clearly wrong clock. Without
 	// such a value, base is the clock's value at the agent's start. `since` is the moment when
-	// `base` was set, with Go's monotonic time.
+	// `base` was set. It contains Go's monotonic time, which does not change with the clock.
 	base  time.Time
 	since time.Time
 	said  string // the last failure that `complain` reported; empty after a success

@@ -23,8 +23,8 @@ const (
 
 const (
 	// returnAfter is the shortest time between two onboardings that a device begins by itself.
-	// Without this limit, two machines with one TPM's state (clones) would replace each other
-	// endlessly.
+	// Without this limit, two machines with copies of the same TPM state (clones) would replace
+	// each other endlessly.
 	returnAfter = 24 * time.Hour
 	// retryRemoved is the average interval at which a removed device asks the hub whether the hub
 	// accepts the device again. statePoll is the interval at which the device checks whether
@@ -248,8 +248,8 @@ func (a *Agent) OnboardAndRun(ctx context.Context) error {
 	}
 }
 
-// waitRemoved releases the state folder's lock. It waits until the next question to the hub is due,
-// or until another agent has changed the state. Then it takes the lock again.
+// waitRemoved releases the state folder's lock. It waits until it is time to ask the hub again, or
+// until another agent has changed the state. Then it takes the lock again.
 func (a *Agent) waitRemoved(ctx context.Context, removed *Removed) error {
 	a.say("removed", "%v", removed)
 	before, err := os.Stat(filepath.Join(a.cfg.StateDir, stateFile))

@@ -38,9 +38,9 @@ type State struct {
 	Hub       string `json:"hub,omitempty"`
 	HubName   string `json:"hub-name,omitempty"`
 	HubCA     string `json:"hub-ca,omitempty"`
-	// Addresses contains the addresses of one hub. If its HubName is the HubName above, the field
-	// Hub is the first of these addresses, which is in use. Before the machine is onboarded,
-	// Addresses may be those of another hub.
+	// Addresses contains the addresses of the hub that the agent uses. While the machine is not
+	// onboarded, this hub may differ from the hub in the fields Hub and HubName. Otherwise Hub is
+	// the first of these addresses, the address in use.
 	Addresses *Addresses `json:"addresses,omitempty"`
 	TokenID   string     `json:"token-id,omitempty"`
 	TPM       TPM        `json:"tpm"`

@@ -115,8 +115,9 @@ func Examine(ctx context.Context, cfg Config) []Finding {
 	return all
 }
 
-// excuse changes problems of the network to notes. Call excuse if the machine has reached the hub:
-// then these problems do not matter. For example, the hub may run on the same machine.
+// excuse changes findings about the network and the name servers to notes. Call excuse if the
+// machine has reached the hub, because these findings then do not matter. For example, the hub may
+// run on the same machine.
 func excuse(all []Finding) {
 	for i, f := range all {
 		if f.Severity != OK && (strings.HasPrefix(f.Code, "network-") || strings.HasPrefix(f.Code, "dns-")) {

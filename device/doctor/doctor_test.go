@@ -371,8 +371,8 @@ func TestFaultsOnTheWayToTheHub(t *testing.T) {
 	}
 }
 
-// Doctor's findings contain texts from the hub and from the agent's state file. A hostile hub, or a
-// person who changed the state file, cannot write escape sequences to the terminal.
+// Attack: a hostile hub, or a person who changed the agent's state file, puts escape sequences into
+// texts that doctor's findings contain. The findings must not contain the escape sequences.
 func TestFindingsHaveNoTerminalEscapes(t *testing.T) {
 	t.Parallel()
 	cfg := healthy(t, "", nil)

@@ -17,9 +17,9 @@ type RequestInfo struct {
 	Model, Serial string // of the machine, UTF-8, 1 to tcg.MaxProduct bytes each
 	EventLog      []byte // the firmware's event log, unchanged; may be nil
 
-	// CAData returns the request's prodCaData, which contains the ownership proof, for the TPM name
-	// of the IDevID key. If CAData is nil, the request has no prodCaData. Request calls CAData
-	// once, before the TPM signs anything. CAData must not use the Identity.
+	// CAData returns the request's prodCaData. It contains the ownership proof for the IDevID key
+	// with the TPM name `idevidName`. If CAData is nil, the request has no prodCaData. Request
+	// calls CAData once, before the TPM signs anything. CAData must not use the Identity.
 	CAData func(idevidName []byte) ([]byte, error)
 }
 

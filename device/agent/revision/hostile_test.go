@@ -220,8 +220,8 @@ func (h *evilHub) outcome(f *Follower) report { return h.outcomeOf(f, "") }
 
 // outcomeOf runs the follower until the follower reports a final status of the revision `rev`. If
 // `rev` is empty, a final status of any revision is enough. A test that runs a follower twice must
-// name `rev`: in its second run, the follower may repeat the last report of its first run, if it
-// was stopped before its journal recorded that the hub has the report.
+// name `rev`, because the second run may first repeat the last report of the first run. This
+// happens if the first run was stopped before the journal recorded that the hub has that report.
 func (h *evilHub) outcomeOf(f *Follower, rev string) report {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
@@ -296,8 +296,8 @@ func TestRevisionWithHugeObjectsIsNotDownloaded(t *testing.T) {
 	}
 }
 
-// The hub's record of the object names the host elsewhere.example. The device downloads the object
-// from its hub and sends nothing to elsewhere.example.
+// Attack: the hub's record of an object has a download URL with the host elsewhere.example. The
+// device downloads the object from its hub and sends nothing to elsewhere.example.
 func TestContentIsDownloadedFromTheHubOnly(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)

@@ -106,7 +106,7 @@ func (o *owner) parse(text []byte) (s *state, signed *sig.Signed, err error) {
 }
 
 // accept records a revision's sequence number and new keys on the disk. Then the device refuses all
-// older revisions, also after a power cut.
+// older revisions, even after a power cut.
 func (o *owner) accept(s *state, signed *sig.Signed) error {
 	if signed == nil || o.record.Last != nil && signed.Sequence <= o.record.Last.Sequence {
 		return nil

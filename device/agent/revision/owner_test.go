@@ -40,8 +40,9 @@ func (h *evilHub) wantWontGo(name string, r report, code sig.Code) {
 	}
 }
 
-// An attacker controls the hub. The hub has its real keys, and offers any state to the device, any
-// number of times. A device that pins its owner's key installs nothing, and downloads nothing.
+// Attack: an attacker controls the hub. The hub has its real keys, and offers any state to the
+// device, any number of times. A device that pins its owner's key installs nothing, and downloads
+// nothing.
 func TestHubUnderAnAttackersControlInstallsNothing(t *testing.T) {
 	t.Parallel()
 	owner, attacker := sigtest.NewKey(t), sigtest.NewKey(t)

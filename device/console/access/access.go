@@ -1,6 +1,6 @@
 // Package access decides what a person at a machine's console may do. Anyone at the machine's
-// screen or serial port can open the console. So the machine's owner limits the console's actions:
-// when the image is built, and later at the hub.
+// screen or serial port can open the console. So the machine's owner can limit the console's
+// actions, when the image is built and later at the hub.
 //
 // The package is separate from package console, because the first process of Gangway's images uses
 // it too.

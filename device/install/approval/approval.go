@@ -1,8 +1,8 @@
 // Package approval makes and checks an owner's approval of a system: a signature over a TPM policy.
-// The policy requires that PCR 11 has the value of that system. A TPM that trusts the owner's key
-// (TPM2_PolicyAuthorize) releases a disk's key to each approved system, without a change of the
-// sealed key. The format is that of systemd-measure (version 252), the file
-// tpm2-pcr-signature.json.
+// The policy requires that PCR 11 has the value that this system leaves in it. A disk's key is
+// sealed to the owner's public key (TPM2_PolicyAuthorize). So the TPM releases the disk's key to
+// each system that the owner has approved, and a new system needs no new seal. The format is that
+// of systemd-measure (version 252), the file tpm2-pcr-signature.json.
 package approval
 
 import (
