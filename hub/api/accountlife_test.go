@@ -508,7 +508,8 @@ func TestFrequentEventsAreOneLineADay(t *testing.T) {
 	}
 }
 
-// Join tokens are listed page by page, and the last page is empty.
+// A client reads the list of join tokens in pages, until it gets an empty page. It gets each token
+// once.
 func TestJoinTokensByPage(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

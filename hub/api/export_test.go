@@ -35,8 +35,9 @@ func HashAtRealCost(password string) (string, error) { return hashPassword(passw
 // VerifyPassword reports whether `hash` is the hash of the password.
 func VerifyPassword(password, hash string) (bool, error) { return verifyPassword(password, hash) }
 
-// RealPasswordCost gives the check of a password for an account that does not exist the cost of a
-// real hub. It returns the hash that the hub then checks for such an account.
+// RealPasswordCost changes the hash with which the hub compares the password of a sign-in to an
+// account that does not exist. The new hash costs as much as in a real hub. RealPasswordCost
+// returns this hash.
 func (s *Server) RealPasswordCost() string {
 	s.passwords.decoy = decoy(realPasswordCost)
 	return s.passwords.decoy
