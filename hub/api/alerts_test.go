@@ -143,8 +143,8 @@ const (
 )
 
 // values returns the values of a Prometheus series during a phase, in the notation of promtool. If
-// a value is a time, such as the time of the last backup, each minute of the phase adds a minute to
-// it. So the age of the backup stays the same as at the scrape.
+// a value is a time, such as the time of the last backup, the value grows by a minute in each
+// minute of the phase. So the age of the backup stays the same as at the scrape.
 func (s scrape) values(series string, from, minutes int) string {
 	name, _, _ := strings.Cut(series, "{")
 	value, ok := "", false

@@ -171,8 +171,8 @@ func TestOwnerIsToldOnceHoweverOftenTheOtherEKComes(t *testing.T) {
 	}
 }
 
-// For each TPM maker, a policy names the kinds of EK that may onboard, such as L-1 (RSA 2048) and
-// L-2 (P-256).
+// A policy can name, for each TPM maker, the kinds of EK that the hub accepts, such as L-1 (RSA
+// 2048) and L-2 (P-256). The hub refuses a device with another kind of EK.
 func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

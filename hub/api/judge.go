@@ -251,8 +251,8 @@ func statesOf(v *boot.Verdict) map[string]string {
 	return states
 }
 
-// unmet compares the states of the parts of a boot with the required states. For the first part
-// with another state, it returns the part and the required state.
+// unmet compares the states of the parts of a boot with the required states. It returns the first
+// part whose state does not satisfy the required state, and this required state.
 func unmet(states, required map[string]string) (part, state string, some bool) {
 	for _, p := range boot.Parts {
 		if want := required[p.Name]; want != "" && !boot.AtLeast(states[p.Name], want) {
@@ -273,9 +273,9 @@ func (s *Server) statesOfDevice(ctx context.Context, device string) (states map[
 	return states, json.Unmarshal(judged.States, &states)
 }
 
-// cohortParts returns the rows with which the store counts cohorts: one row for each part of a boot,
-// and one for the firmware's code. If the firmware measured nothing, there are no rows, so that the
-// device does not count as a member of a cohort.
+// cohortParts returns the rows with which the store counts cohorts: one row for each part of a
+// boot, and one for the firmware's code. If the firmware measured nothing, there are no rows, so
+// that the device does not count as a member of a cohort.
 func cohortParts(v *boot.Verdict, m *boot.Measurement) (parts []store.BootPart) {
 	for _, p := range v.Parts {
 		if p.State == boot.StateNothing {

@@ -60,7 +60,7 @@ func (s *Server) renderNewKey(w http.ResponseWriter, r *http.Request, status int
 		return err
 	}
 	p := &ui.BootRulePage{Title: "Add a key", Subject: "Public key", Facts: facts, Action: bootKeyPath, Confirm: "Add the key", Password: true, PasswordProblem: passwordProblem,
-		Effect: "The hub then accepts manifests that this key signs. Anyone with the private key decides which boots the hub expects. Compare the SHA-256 with the SHA-256 that “gangway manifest key create” printed.",
+		Effect: "After you add the key, the hub accepts manifests that this key signs. Anyone with the private key decides which boots the hub expects. Compare the SHA-256 with the SHA-256 that “gangway manifest key create” printed.",
 		Hidden: map[string]string{"name": k.Name, "key": text}}
 	return s.renderBootRule(w, r, status, p)
 }

@@ -240,7 +240,8 @@ func TestTrustTabShowsWhatWasVerified(t *testing.T) {
 	says(t, b.tab(id, "trust&link=connection"), "The hub refuses its requests", "The boot was never measured.")
 }
 
-// A device without a TPM shows that nothing was examined, and offers no certificate.
+// For a device without a TPM, the tab "Trust" says that the hub examined nothing, and offers no
+// certificate to download.
 func TestTrustTabOfADeviceWithoutATPM(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
