@@ -300,9 +300,9 @@ func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
 	refused(t, s.post(t, s.request(t, withoutCertificate(joined))), 403, "policy")
 }
 
-// A line of an EK list can require that the EK has a trusted certificate. A line that does not
-// require it approves the EK even without a certificate, if the line is on the owner's list. A line
-// on the operator's list never approves an EK for an owner.
+// A line of an EK list can require that the EK has a trusted certificate. On an owner's list, a
+// line without this requirement approves the EK, even if the EK has no certificate. On the
+// operator's list, no line approves an EK for an owner.
 func TestEKListDemandsACertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -16,7 +16,7 @@ import (
 
 // A person opens a page of the hub from another site, or types its address. Before the page, the
 // browser gets a hint with the addresses of the page's static files, and with no other headers. The
-// page has its own policy. A request from a page of the hub gets no hint, and no program gets one.
+// page has its own policy. A request from a page of the hub, or from a program, gets no hint.
 func TestStaticFilesAreHintedBeforeThePage(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -391,9 +391,9 @@ func (s *Server) sampledOwners(ctx context.Context) (owners []store.OwnerRow, mo
 }
 
 // sample calls `look` for at most `most` devices. It takes the same number of devices from every
-// owner. If an owner has fewer devices, sample takes more devices from the other owners. From each
-// owner, it takes the devices with the largest values of the sort key `by`. The result `looked` is
-// the number of calls of `look`, and `all` is the number of the hub's devices.
+// owner. If an owner has fewer devices than that, sample takes more devices from the other owners.
+// From each owner, it takes the devices with the largest values of the sort key `by`. The result
+// `looked` is the number of calls of `look`, and `all` is the number of the hub's devices.
 func (s *Server) sample(ctx context.Context, most int, by store.SortKey, look func(*store.DeviceRow) error) (looked, all int, err error) {
 	counts, err := s.cfg.Store.HubCounts(ctx)
 	if err != nil {
