@@ -390,10 +390,10 @@ func (s *Server) sampledOwners(ctx context.Context) (owners []store.OwnerRow, mo
 	return owners, len(owners) == effectOwners, err
 }
 
-// sample calls `look` for at most `most` devices. It takes devices of every owner, those with the
-// largest `by` first. Each owner has an equal part of `most`. If an owner has fewer devices, the
-// rest of its part is for the owners with more devices. sample returns for how many devices it
-// called `look`, and how many devices the hub has.
+// sample calls `look` for at most `most` devices. It takes the same number of devices from every
+// owner. If an owner has fewer devices than that, sample takes more devices from the other owners.
+// From each owner, it takes the devices with the largest values of the sort key `by`. The result
+// `looked` is the number of calls of `look`, and `all` is the number of the hub's devices.
 func (s *Server) sample(ctx context.Context, most int, by store.SortKey, look func(*store.DeviceRow) error) (looked, all int, err error) {
 	counts, err := s.cfg.Store.HubCounts(ctx)
 	if err != nil {
