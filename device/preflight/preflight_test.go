@@ -156,7 +156,8 @@ func TestBanksThatContradictEncryption(t *testing.T) {
 	}
 }
 
-// Unknown facts never stop an installation.
+// Only a finding that shows that the installed system could not work stops an installation. If a
+// check could not find out something, the installation continues.
 func TestOnlyContradictionsStop(t *testing.T) {
 	t.Parallel()
 	m := Machine{
@@ -210,7 +211,8 @@ func TestModesOfSecureBoot(t *testing.T) {
 	}
 }
 
-// Text in the form of a variable: UTF-16, ended by zero.
+// The texts "a" and "b" in hexadecimal, as the boot manager stores them in a variable: UTF-16, with
+// a zero at the end.
 const entryA, entryB = "61000000", "62000000"
 
 // The boot manager started the entry that LoaderEntryOneShot names, and the variable still exists.

@@ -93,7 +93,7 @@ func (p *panel) draw(w io.Writer) {
 	io.WriteString(w, b.String()) // one write, so that the screen does not flicker
 }
 
-// The function `spaced` returns a title in capitals, with a space between each two letters.
+// The function `spaced` returns a title in capital letters, with a space between the letters.
 func spaced(s string) string {
 	return strings.Join(strings.Split(strings.ToUpper(s), ""), " ")
 }

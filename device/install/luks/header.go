@@ -117,7 +117,8 @@ func header(magic string, offset int64, salt []byte, id string, text []byte) ([]
 	return b, nil
 }
 
-// copies are the two copies of the header.
+// copies has the magic number of each of the header's two copies, and the copy's offset in the
+// partition.
 var copies = [2]struct {
 	magic string
 	at    int64
