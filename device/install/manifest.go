@@ -119,8 +119,8 @@ const KeysPath = "loader/keys/auto"
 
 // Enrol describes the Secure Boot keys that firmware enrols from a stick.
 type Enrol struct {
-	// Unasked makes the boot manager enrol the keys without a key press. If Unasked is not set, a
-	// person must choose the entry for enrolling in the boot manager's menu.
+	// Unasked makes the boot manager enrol the keys without a key press. If Unasked is false, a
+	// person must open the boot manager's menu and choose the entry that enrols the keys.
 	Unasked bool `json:"unasked"`
 	// SHA256 maps the name of each variable to the hash of the variable's file in KeysPath, in
 	// lower-case hexadecimal.
@@ -238,7 +238,7 @@ func (p Part) check() error {
 	case !isSHA256(p.SHA256):
 		return fmt.Errorf("%q is not a SHA-256 in lower-case hexadecimal", p.SHA256)
 	case p.Size <= 0 || p.Size > maxPart || p.Size%mib != 0:
-		return fmt.Errorf("size %d is not a whole number of MiB up to %d MiB", p.Size, maxPart/mib)
+		return fmt.Errorf("the size is %d bytes; a whole number of MiB, at most %d MiB, is required", p.Size, maxPart/mib)
 	case !fs.ValidPath(p.File) || !strings.HasPrefix(p.File, "gangway/"):
 		return fmt.Errorf("%q is not a file in the folder gangway", p.File)
 	case len(p.Extents) == 0 || p.Extents[0][0] != 0:

@@ -318,7 +318,7 @@ func partition(n int, sector int64, p place, kind gpt.Type, name, guid string) *
 	}
 }
 
-// tableFile makes a Target a file that package gpt can write to.
+// tableFile gives a Target the methods of a file, so that package gpt can write to it.
 type tableFile struct {
 	Target
 	backend.WritableFile // the other methods, which gpt does not call

@@ -84,8 +84,8 @@ func TestCryptsetupReadsTheHeader(t *testing.T) {
 		}
 	}
 	for _, p := range [][]byte{one, two} {
-		// With the passphrase, cryptsetup can print the volume key. This needs no device and no
-		// root.
+		// With the passphrase, cryptsetup can print the data key, which it calls volume key. This
+		// needs neither a block device nor the rights of root.
 		cmd := exec.Command(program, "luksDump", "--disable-locks", "--batch-mode", "--dump-volume-key", "--key-file", "-", file)
 		cmd.Stdin = bytes.NewReader(p)
 		out, err := cmd.CombinedOutput()

@@ -126,8 +126,7 @@ func Parse(text []byte) (*Settings, error) {
 	return &p.s, nil
 }
 
-// Read reads a file and parses it with Parse. It stops reading one byte after the maximum size of
-// a file.
+// Read reads a file and parses it with Parse. It reads at most one byte more than a file may have.
 func Read(r io.Reader) (*Settings, error) {
 	text, err := io.ReadAll(io.LimitReader(r, MaxFile+1))
 	if err != nil {
@@ -456,8 +455,8 @@ func (s *Settings) Text() string {
 	return b.String()
 }
 
-// Masked returns the settings for people, one line each, without passwords. A CA is shown as a
-// line with its subject.
+// Masked returns the settings as lines that people may see. Each setting has a line, with asterisks
+// in place of the proxy's password. Each CA has a line with the CA's subject.
 func (s *Settings) Masked() []string {
 	lines := s.lines(true)
 	for _, c := range s.ProxyCA {
