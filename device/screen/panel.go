@@ -24,7 +24,7 @@ type panel struct {
 	status string // the important sentence; "\n" separates its lines
 	alarm  bool   // `status` describes a problem, and is shown in red
 	lines  []string
-	hint   string   // text about the keys that a person may press; empty: none
+	hint   string   // says which key of the keyboard a person may press; empty: nothing
 	code   []string // the lines of a QR code; nil: none
 }
 

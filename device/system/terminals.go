@@ -247,7 +247,7 @@ func (t *Terminals) once(path string, want []byte, console bool) error {
 		fmt.Fprint(on, "\r\n")
 		return nil
 	}
-	if want == nil && typed != "" && t.locked.Load() { // typed while the last answer is tried
+	if want == nil && typed != "" && t.locked.Load() { // typed while the machine still checks the previous answer
 		fmt.Fprint(on, "\r\nThe machine is still checking your last answer.\r\n")
 		return nil
 	}
