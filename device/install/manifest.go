@@ -270,7 +270,8 @@ func isSHA256(s string) bool {
 	return err == nil && len(sum) == 32 && s == strings.ToLower(s)
 }
 
-// The method `part` returns the part with a name. ParseManifest has checked that it exists.
+// The method `part` returns the part that has this name. ParseManifest has checked that the part
+// exists.
 func (m *Manifest) part(name string) Part {
 	return m.Parts[slices.IndexFunc(m.Parts, func(p Part) bool { return p.Name == name })]
 }

@@ -11,8 +11,7 @@ import (
 
 // A system that its owner approved binds the disk's key itself at its first start. For such a
 // system, the installer seals the key with seal.NewFirst; this seal then becomes worthless. Any
-// other system keeps the installer's seal. For such a system, the installer makes a seal that
-// systemd can use too.
+// other system keeps the installer's seal, so the installer makes a seal that systemd can use too.
 func TestKeySealedByTheInstallerEndsOnlyIfTheSystemBindsIt(t *testing.T) {
 	t.Parallel()
 	tpm, err := swtpmtest.Start(t, swtpm.Options{EK: swtpm.None}).Open()

@@ -331,8 +331,8 @@ func (s *System) watchKeys(i *install.Installed) {
 	}
 }
 
-// If the partition's LUKS2 header has an encrypted recovery key, keepEscrow writes this key to a
-// file for the agent.
+// keepEscrow writes the encrypted recovery key to a file for the agent, if the partition's LUKS2
+// header contains such a key.
 func keepEscrow(partition, file string) error {
 	f, err := os.Open(partition)
 	if err != nil {

@@ -33,8 +33,8 @@ type Slot struct {
 	Token map[string]any
 }
 
-// Format makes the headers and key slots of a new partition, which have Overhead bytes in total. It
-// also makes the key that encrypts the partition's data.
+// Format makes the first Overhead bytes of a new partition: the headers and the key slots. It also
+// makes the key that encrypts the partition's data.
 func Format(slots []Slot) (head []byte, key Key, err error) {
 	key = make(Key, keySize)
 	rand.Read(key)
