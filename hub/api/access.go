@@ -248,8 +248,8 @@ var (
 // may require a matching boot, or that parts of the boot have certain states. The device must have
 // sent the measurement on this connection, because the device may have restarted after a
 // measurement on an earlier connection. In two cases, checkBoot uses the device's last measurement
-// on any connection: if the request has a token and no client certificate, or if it came through a
-// proxy.
+// on any connection: if the request has a token and no client certificate, or if the request came
+// through a proxy.
 func (s *Server) checkBoot(r *http.Request, d store.Device) error {
 	rules, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
 	if err != nil || !rules.RequireBoot && len(rules.BootParts) == 0 {
@@ -308,9 +308,9 @@ func (s *Server) checkParts(r *http.Request, d store.Device, required map[string
 	return nil
 }
 
-// connectionOfDevice returns the state of the connection, if a device made the connection with its
-// own certificate. If the request has a token and no client certificate, or came through a proxy, c
-// is nil and `own` is false.
+// connectionOfDevice returns the state of the connection if a device made the connection with its
+// own certificate; `own` is then true. In two cases, c is nil and `own` is false: if the request
+// has a token and no client certificate, or if the request came through a proxy.
 func connectionOfDevice(r *http.Request) (c *connState, own bool) {
 	if _, ok := clientCertificate(r); !ok || originOf(r).proxied {
 		return nil, false
