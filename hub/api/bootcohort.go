@@ -15,8 +15,8 @@ import (
 )
 
 // A cohort is a group of devices that have the same model and measured the same value for a part of
-// the boot, such as the same boot loader. These bounds of the answers about cohorts also bound the
-// rows that the hub reads.
+// the boot, such as the same boot loader. These constants bound the answers about cohorts. They
+// also bound the number of rows that the hub reads for an answer.
 const (
 	listedCohorts  = 100
 	listedBad      = 60 // cohorts with the fewest changed devices, and as many cohorts with the most changed devices

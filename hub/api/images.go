@@ -11,8 +11,8 @@ import (
 )
 
 // ImageBuilder builds installer images for the page /ui/onboard/image. The hub's packages may not
-// import the image builder, because it uses the devices' packages. cmd/gangway implements
-// ImageBuilder.
+// import the image builder, because the image builder imports packages of the device. cmd/gangway
+// implements ImageBuilder.
 type ImageBuilder interface {
 	// Missing returns a sentence that names the parts of images that the operator has not fetched.
 	// It is empty if no part is missing.

@@ -22,9 +22,8 @@ const (
 	// policyFormBody bounds the form of a policy, in bytes. The encoding of forms makes text up to
 	// three times as long.
 	policyFormBody = 3*policy.MaxSize + 16<<10
-	// previewDevices and previewWaiting are the numbers of devices and of waiting machines that a
-	// preview judges. One judgement takes about a millisecond. previewRows is the number of changes
-	// that a preview shows.
+	// A preview judges at most previewDevices devices and previewWaiting waiting machines, because
+	// one judgement takes about a millisecond. It shows at most previewRows changes.
 	previewDevices, previewWaiting, previewRows = 200, 50, 50
 )
 
@@ -54,8 +53,8 @@ type policies struct {
 	hubDoc, ownDoc *policy.Document // nil: none
 }
 
-// version returns a hash of both policies. putPreviewed compares the hash with the hash of the
-// preview, to notice a change after the preview.
+// version returns a hash of both policies. The form of a preview contains this hash. When the form
+// comes back, putPreviewed compares the hashes, to notice a change after the preview.
 func (p *policies) version() string {
 	return fmt.Sprintf("%x", sha256.Sum256([]byte(p.hub.Text+"\x00"+p.own.Text)))
 }
@@ -296,8 +295,8 @@ func rankOf(b ui.Badge) int {
 }
 
 // cutByParts returns a sentence if the new policy would no longer admit a device because of a part
-// of its boot, such as the boot loader. In other cases it returns "", also if the present policy
-// already refuses the device for this reason.
+// of its boot, such as the boot loader. In other cases it returns "". One of these cases is that
+// the present policy already refuses the device for this reason.
 func (s *Server) cutByParts(ctx context.Context, t *onboard.Trial, d *store.DeviceRow) (string, error) {
 	now, would := t.BootParts()
 	if len(would) == 0 || d.Enrolment == (store.Hash{}) {

@@ -198,7 +198,7 @@ func checkedFile(r *http.Request) (name string, content []byte, err error) {
 }
 
 // fileOrText returns the file in the form. If the form has no file, it returns the field `field`.
-// If the file is larger than `most` bytes, `content` is larger than `most` bytes too.
+// It returns at most most+1 bytes of a file, so that the caller can refuse a larger file.
 func fileOrText(r *http.Request, field string, most int64) (name string, content []byte, err error) {
 	if err := readFileForm(r); err != nil {
 		return "", nil, err

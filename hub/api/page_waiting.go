@@ -52,10 +52,9 @@ var means = map[string]string{
 	"policy":                   "You make an exception to this rule for this EK. The rule does not change.",
 }
 
-// ofMaker are the codes of questions about the TPM's maker or model. Machines with such a question
-// are in one group only if the maker and the model are equal. ofReason are the codes of questions
-// with a reason that contains details of the machine. Machines with such a question are in one
-// group only if the reason is equal.
+// A person decides about a group of machines whose questions have the same codes. For some codes,
+// the machines of a group must have more in common. If a code is in ofMaker, they must have TPMs of
+// the same maker and model. If a code is in ofReason, the reasons in their questions must be equal.
 var (
 	ofMaker  = []string{evidence.CodeUntrusted, evidence.CodeKind, "ek-certificate-expired", "policy"}
 	ofReason = []string{evidence.CodeUntrusted, evidence.CodeKind, "policy", "verdict-unreadable"}

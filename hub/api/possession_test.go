@@ -115,8 +115,8 @@ func TestCopiedTLSSessionIsNotTheDevice(t *testing.T) {
 	}
 }
 
-// A listener of another program may resume TLS sessions. A resumed session gives no access to a
-// device's routes.
+// A program may serve the hub's handler on its own TLS listener, and that listener may resume TLS
+// sessions. A resumed session gives no access to the routes for devices.
 func TestResumedSessionOfAnotherListenerIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -202,7 +202,7 @@ func TestActivationThroughTheProxyIsRefused(t *testing.T) {
 }
 
 // Weakness 6 of Pantacor's original hub: anyone could send the header Client-Cert with any
-// certificate.
+// certificate. This hub accepts the header only from the proxy.
 func TestClientCertHeaderIsTheProxysAlone(t *testing.T) {
 	t.Parallel()
 	b := newBehind(t)

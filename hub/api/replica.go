@@ -216,8 +216,8 @@ const (
 	// work.
 	leaseLife  = 15 * time.Second
 	leaseRenew = 5 * time.Second
-	// leaseMargin is the time before the end of the lease at which its holder stops the periodic
-	// work.
+	// leaseMargin is a safety margin: the holder of the lease stops the periodic work leaseMargin
+	// before the lease ends.
 	leaseMargin = 4 * time.Second
 )
 
@@ -301,8 +301,8 @@ func (l *lease) end(ctx context.Context) error {
 // store objects, such as a bucket. So all replicas with the same place hold the lease together.
 const objectsLease = "objects"
 
-// shareObjects returns an error if another replica stores its objects elsewhere. In that case,
-// neither replica would find the other replica's objects, and it would treat these objects as lost.
+// shareObjects returns an error if another replica stores its objects elsewhere. Each replica would
+// then not find the objects of the other replica, and would treat them as lost.
 func (s *Server) shareObjects(ctx context.Context) error {
 	if !s.cfg.Replicas || s.cfg.ObjectsAt == "" {
 		return nil

@@ -25,7 +25,7 @@ const (
 	offsetHeader = "Upload-Offset"
 	lengthHeader = "Upload-Length"
 
-	// maxPartials is the largest number of unfinished uploads in parts of one owner. Their sizes
+	// maxPartials is the largest number of unfinished uploads that one owner may have. Their sizes
 	// count against the owner's quota.
 	maxPartials = 64
 )

@@ -91,7 +91,8 @@ func TestDeviceRecordsComeInOrder(t *testing.T) {
 	}
 }
 
-// Devices drop the query of a URL, and accept only https.
+// Devices drop the query of a URL, and accept only https. So the URLs of objects are https URLs
+// without a query.
 func TestAddressIsInThePath(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)

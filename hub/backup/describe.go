@@ -31,8 +31,9 @@ const (
 )
 
 // Description says what a backup's file and its objects must be, so that a program without the age
-// identity can check them. The hub signs it. It is the last line of a file next to the backup's
-// file; each line before it is the size and the name of an object's file.
+// identity can check them. The hub signs the description, and writes it to a file next to the
+// backup's file. The description is the last line of that file. Each line before it has the size
+// and the name of an object's file.
 type Description struct {
 	Hub        string    `json:"hub"`
 	Epoch      int64     `json:"epoch"`
