@@ -80,7 +80,7 @@ func (s *Server) readPolicies(ctx context.Context, owner string) (p policies, er
 	return p, nil
 }
 
-// showPolicyPage is the page of the policy.
+// showPolicyPage answers with the page of the policy.
 func (s *Server) showPolicyPage(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPolicy(w, r, http.StatusOK, func(p *ui.PolicyPage, _ *policies) error {
 		if r.URL.Query().Get("example") != "" && p.Text == "" {
@@ -90,8 +90,8 @@ func (s *Server) showPolicyPage(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// renderPolicy answers with the page of the policy. If `change` is not nil, it changes the filled
-// page.
+// renderPolicy answers with the page of the policy. The function `change`, if not nil, alters the
+// page before it is sent.
 func (s *Server) renderPolicy(w http.ResponseWriter, r *http.Request, status int, change func(*ui.PolicyPage, *policies) error) error {
 	in, err := s.readPolicies(r.Context(), accountOf(r).ID)
 	if err != nil {
@@ -120,7 +120,7 @@ func trustTabs(current string) []ui.Tab {
 }
 
 // typedPolicy returns the text of the form with line feeds only, because browsers send CR LF. A
-// text of white space becomes "".
+// text that is only white space becomes "".
 func typedPolicy(r *http.Request) string {
 	text := strings.ReplaceAll(r.PostForm.Get("text"), "\r\n", "\n")
 	if strings.TrimSpace(text) == "" {

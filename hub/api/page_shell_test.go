@@ -125,9 +125,8 @@ func TestSignedOutVisitorComesBack(t *testing.T) {
 	}
 }
 
-// The hub reads the notice that a page shows from a cookie. An attacker plants such a cookie in a
-// person's browser. The page does not interpret markup in the notice, and has no link to the
-// attacker's site.
+// The notice on a page comes from a cookie. An attacker plants such a cookie in a person's browser.
+// The page does not interpret markup in the notice, and has no link to the attacker's site.
 func TestPlantedNoticeIsHarmless(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -33,9 +33,9 @@ const (
 	checkBody = 2*maxChecked + 64<<10
 )
 
-// showMakers is the page of the trusted TPM makers. All owners of the hub share one trust store,
-// and one owner must not be able to make the other owners trust a maker. So owners can only read
-// the trust store. The operator changes the trust store (see page_trustchange.go).
+// showMakers answers with the page of the trusted TPM makers. All owners of the hub share one trust
+// store, and one owner must not be able to make the other owners trust a maker. So owners can only
+// read the trust store. The operator changes the trust store (see page_trustchange.go).
 func (s *Server) showMakers(w http.ResponseWriter, r *http.Request) error {
 	return s.renderMakers(w, r, http.StatusOK, nil)
 }

@@ -68,7 +68,7 @@ func (s *Server) renderTrustChange(w http.ResponseWriter, r *http.Request, statu
 	return s.renderPage(w, r, status, "trustchange", ui.Page{Title: "TPM makers", Section: ui.SectionOperator, Data: p})
 }
 
-// showAddMakers is the form for new makers' certificates.
+// showAddMakers answers with the form for new makers' certificates.
 func (s *Server) showAddMakers(w http.ResponseWriter, r *http.Request) error {
 	return s.renderTrustChange(w, r, http.StatusOK, &ui.TrustChangePage{Adding: true})
 }
@@ -159,8 +159,8 @@ func readAdded(name string, content []byte) (certs []trust.Certificate, problem 
 	return certs, ""
 }
 
-// showMaker is the page of one certificate of the trust store. If the query has ?act=, the page
-// also shows a preview of this change: remove, distrust or restore.
+// showMaker answers with the page of one certificate of the trust store. If the query has ?act=,
+// the page also shows a preview of this change: remove, distrust or restore.
 func (s *Server) showMaker(w http.ResponseWriter, r *http.Request) error {
 	makers, e, err := s.makerInPath(r)
 	if err != nil {
@@ -422,7 +422,7 @@ func (s *Server) sample(ctx context.Context, most int, by store.SortKey, look fu
 	return looked, max(counts.Devices, looked), nil
 }
 
-// compareDevice compares the chains of one device's EK certificate.
+// compareDevice compares the chains of one device's EK certificate before and after the change.
 func (s *Server) compareDevice(ctx context.Context, c *comparison, d *store.DeviceRow) error {
 	e, err := s.cfg.Store.Enrolment(ctx, d.Enrolment)
 	if errors.Is(err, store.ErrNotFound) { // without a TPM, or deleted meanwhile
@@ -495,9 +495,10 @@ func (s *Server) compareWaiting(ctx context.Context, c *comparison, owner string
 	return nil
 }
 
-// chains compares the chains of one EK certificate. The result `has` reports whether the EK
-// certificate has a chain now, and `gets` whether it has a chain after the change. The result
-// `through` reports whether the present chain contains the certificate that the change is about.
+// chains compares the chains of one EK certificate before and after the change. The result `has`
+// reports whether the EK certificate has a chain now, and `gets` whether it has a chain after the
+// change. The result `through` reports whether the present chain contains the certificate that the
+// change is about.
 func (c *comparison) chains(r *evidence.Request, at time.Time) (through, has, gets bool) {
 	now := c.now.Chain(r, at)
 	through = c.about != nil && slices.ContainsFunc(now, func(cert *x509.Certificate) bool { return sha256.Sum256(cert.Raw) == c.about.Fingerprint })
@@ -543,7 +544,7 @@ func boundedFacts(der []byte) []ui.Fact {
 	return facts
 }
 
-// describedAll names the first certificates, for an event.
+// describedAll names the first certificates of the list, for the text of an event.
 func describedAll(list []trust.Entry) string {
 	const named = 3
 	var words []string

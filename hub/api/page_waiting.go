@@ -92,7 +92,7 @@ func likeness(w store.WaitingDevice, questions []ui.Question) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// showWaiting is the page of the waiting and the denied devices.
+// showWaiting answers with the page of the waiting and the denied devices.
 func (s *Server) showWaiting(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
 	room := &ui.WaitingRoom{Tabs: onboardTabs(waitingPath), Denied: query.Get("show") == "denied", Here: waitingPath}

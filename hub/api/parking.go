@@ -265,12 +265,14 @@ func holdAnswer(r *http.Request) {
 	}
 }
 
-// Read reads from the client. In a handshake, it then waits until it is the handshake's turn to
-// compute. Without turns, a flood of connections would make thousands of handshakes compute at the
-// same time. The requests that the hub has admitted would get hardly any CPU time then, and the
-// hub, being overloaded, would refuse all other requests. A handshake that waits for its client has
-// no turn, so slow clients do not delay other clients. If the handshake's deadline has passed, Read
-// returns an error, because the client is probably gone.
+// Read reads from the client. During a handshake, it then waits for the handshake's turn to use the
+// CPU. If the handshake's deadline passes in this time, Read returns an error, because the client
+// is probably gone. A handshake that waits for bytes of its client has no turn, so slow clients do
+// not delay other clients.
+//
+// Without turns, a flood of connections would make thousands of handshakes use the CPU at the same
+// time. Requests would then get hardly any CPU time, and the hub would refuse most of them as
+// overloaded.
 func (s *socket) Read(b []byte) (n int, err error) {
 	if s.turns == nil {
 		return s.Conn.Read(b)

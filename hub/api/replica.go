@@ -27,17 +27,17 @@ const (
 	pollEvery = time.Second
 	// pollMessages is the largest number of messages of one poll.
 	pollMessages = 100
-	// Bounds of one message. If there are more changes, the pages of the account, or all pages,
-	// load their parts again.
+	// One message has at most newsChanges changes of at most newsOwners accounts. If there are more
+	// changes, all pages of the account load again. If there are more accounts, all pages do.
 	newsChanges, newsOwners = 1000, 1000
 )
 
 // news is the body of a message to the other replicas. A later version may add fields.
 type news struct {
-	// All says that every page loads its parts again.
+	// All says that every page must load its parts again.
 	All bool `json:"all,omitempty"`
-	// Owners has the changes by Account.ID. If an account's list is empty, all its pages load their
-	// parts again.
+	// Owners has the changes by Account.ID. If an account's list is empty, all its pages must load
+	// their parts again.
 	Owners map[string][]liveChange `json:"owners,omitempty"`
 }
 

@@ -180,8 +180,8 @@ func TestTwoStepsRefuseCSRKeyOutsideTheTPM(t *testing.T) {
 	// The CSR has a software key, and the victim's other values. The name of the software key is
 	// not the name in the registration.
 	s.rejected(t, 400, "idevid-name", fleet.RegistrationChange{Signer: soft})
-	// The CSR has the software key with its own name. Another field has the public area of the
-	// TPM's key.
+	// The CSR has the software key, and the name of this key. But the AK certified another key, or
+	// another field has the public area of the TPM's key.
 	public := tcg.FromKey(tcg.IDevIDTemplates, &soft.PublicKey)[0]
 	name := must(public.Name())(t)
 	secret := must(s.pan.Secret())(t)
@@ -605,9 +605,9 @@ func TestTwoStepsRejectMalformedBodies(t *testing.T) {
 				changed[field] = bad
 				a := s.send(t, path, must(json.Marshal(changed))(t))
 				if a.Status < 400 || a.Status > 499 {
-					// A machine without an EK certificate waits for its owner. If a mutation
-					// changes a field that the first step does not send, the first step stays
-					// unchanged.
+					// Without an EK certificate, the machine waits for its owner's decision. The
+					// answer is 200 to the first step, without a certificate for the AK, and 202
+					// to the second step.
 					if field == "ek-cert" && (a.Status == 202 || a.Status == 200) {
 						continue
 					}
