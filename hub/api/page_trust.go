@@ -124,7 +124,7 @@ func fitsMaker(row ui.MakerRow, words []string) bool {
 
 func (s *Server) makerRow(e *trust.Entry) ui.MakerRow {
 	row := ui.MakerRow{Maker: e.Maker, Name: e.Name(), SHA256: hex.EncodeToString(e.Fingerprint[:]), Source: e.Source, Badge: ui.Badge{Tone: "ok", Text: "trusted"},
-		Kind: "intermediate: only a link in chains", Until: e.Cert.NotAfter, Expired: s.cfg.Now().After(e.Cert.NotAfter)}
+		Kind: "intermediate: only a link in chains to a root", Until: e.Cert.NotAfter, Expired: s.cfg.Now().After(e.Cert.NotAfter)}
 	if e.Root {
 		row.Kind = "root"
 	}

@@ -262,7 +262,7 @@ func checkObjectFiles(ctx context.Context, dir string, list []byte) error {
 		}
 	}
 	if missing > 0 {
-		return &Refusal{CodeObject, fmt.Sprintf("The backup lacks %d of its objects, or their files have another size; the first is %s.", missing, first),
+		return &Refusal{CodeObject, fmt.Sprintf("Files of the backup's objects are missing, or have another size: %d files, of which the first is %s.", missing, first),
 			"Remove files with another size from the folder 'objects' of the backup, and make a new backup: it copies these objects again."}
 	}
 	return nil

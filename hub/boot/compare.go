@@ -133,7 +133,7 @@ func Compare(r *Reference, m *Measurement) []Change {
 		changes = append(changes, Change{PCR: more[0], What: whatSeparator, After: osSeparator, Words: fmt.Sprintf("%s: extended by systemd's os-separator after the end of the firmware's log; the reference of %s has no such extension. systemd has done this since version 261.", pcrList(more), day)})
 	}
 	if len(less) > 0 {
-		changes = append(changes, Change{PCR: less[0], What: whatSeparator, Before: osSeparator, Words: fmt.Sprintf("%s: not extended by systemd's os-separator, but extended by it in the reference of %s.", pcrList(less), day)})
+		changes = append(changes, Change{PCR: less[0], What: whatSeparator, Before: osSeparator, Words: fmt.Sprintf("%s: not extended by systemd's os-separator; the reference of %s has such an extension.", pcrList(less), day)})
 	}
 	return changes
 }
