@@ -213,7 +213,7 @@ type heldBytes struct {
 const maxHeld = 32 << 10
 
 // hold makes Write collect bytes until the connection is idle or closed. Call it only if the rest
-// of the answer is written at once.
+// of the answer is written without delay.
 func (s *socket) hold() { s.held.holding.Store(true) }
 
 // Write implements net.Conn.

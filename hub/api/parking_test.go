@@ -283,7 +283,7 @@ func TestParkedConnectionsEndWithTheHub(t *testing.T) {
 	}
 }
 
-// The hub collects the bytes of an answer, and sends them at once (see socket.hold). The client
+// The hub collects the bytes of an answer, and sends them together (see socket.hold). The client
 // gets the complete answer in each of these cases:
 //   - The answer is larger than the bytes that may be collected.
 //   - The client closes its side first.

@@ -40,8 +40,8 @@ type visitor struct {
 	url    string
 }
 
-// visit makes one connection and sends requests on it. It returns the answers, nil if the
-// handshake fails, and whether the TLS session was resumed.
+// visit makes one connection and sends requests on it. It returns the answers (nil if the
+// handshake fails), and whether the TLS session was resumed.
 func (v *visitor) visit(requests ...string) (answers []*fleet.Answer, resumed bool) {
 	v.t.Helper()
 	c := &http.Client{Transport: &http.Transport{TLSClientConfig: v.config, MaxConnsPerHost: 1}}

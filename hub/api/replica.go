@@ -150,8 +150,8 @@ type mailbox struct {
 
 // Poll calls `hear` with each message that arrived after the last Poll. If messages may have been
 // missed, Poll instead calls `hear` once, with the field All set. This happens at the first call,
-// after a long pause, and after an error: after a failover, the new database server may number
-// messages differently.
+// after a long pause, and after an error. An error may mean a failover, and the new database server
+// may number messages differently.
 func (m *mailbox) Poll(ctx context.Context, now time.Time, hear func(news)) error {
 	if m.behind || now.Sub(m.read) > store.MessageLife/2 {
 		last, err := m.store.LastMessage(ctx)
