@@ -25,11 +25,11 @@ import (
 // unknown maker.
 //
 // A decision must apply only to the evidence and the questions that the page showed. So each form
-// has, for each machine, a digest of the machine's evidence and questions. In
-// the transaction that stores the decision, the store compares this digest with the machine's
-// present evidence and questions. A machine that arrived after the page was shown is not
-// in the form. If a machine's evidence or questions have changed, the decision about the machine is
-// not stored, and the page says so.
+// has, for each machine, a digest of the machine's evidence and questions. In the
+// transaction that stores the decision, the store compares this digest with the machine's present
+// evidence and questions. A machine that arrived after the page was shown is not in the form. If a
+// machine's evidence or questions have changed, the decision about the machine is not stored, and
+// the page says so.
 const (
 	waitingPath = "/ui/onboard/waiting"
 	// waitingRows is the number of machines that a page shows with all their facts.
