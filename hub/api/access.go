@@ -248,8 +248,8 @@ var (
 // may require a matching boot, or that parts of the boot have certain states. The device must have
 // sent the measurement on this connection, because the device may have restarted after a
 // measurement on an earlier connection. In two cases, checkBoot uses the device's last measurement
-// on any connection: if the request has a token and no client certificate, or if the request came
-// through a proxy.
+// on any connection: if the request has a token and no client certificate, or if it came through a
+// proxy.
 func (s *Server) checkBoot(r *http.Request, d store.Device) error {
 	rules, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
 	if err != nil || !rules.RequireBoot && len(rules.BootParts) == 0 {

@@ -21,8 +21,8 @@ import (
 const maxClientCerts = 1 + wire.MaxIntermediates
 
 // clientVerifier verifies client certificates. If a root issued the leaf, clientVerifier verifies
-// only one signature, even if the client also sends the root. In this case, crypto/tls would verify
-// two signatures, because it would also use the client's copy of the root as an intermediate.
+// only one signature. If the client also sends the root, crypto/tls would verify two: it takes the
+// root from the client as an intermediate too.
 type clientVerifier struct {
 	roots []*x509.Certificate
 	pool  *x509.CertPool // has the roots

@@ -13,8 +13,8 @@ import (
 // urgency says how important it is to answer a request while the hub is overloaded.
 type urgency int
 
-// The urgencies of requests. The urgency `always` means that even an overloaded hub admits the
-// request. These kinds of requests have this urgency:
+// The urgencies of requests. The urgency `always` means that the hub admits the request even when
+// it is overloaded. These kinds of requests have this urgency:
 //   - requests that wait in a separate queue,
 //   - requests that run for a long time,
 //   - requests that show whether the hub works.
