@@ -423,8 +423,8 @@ func TestRenewalRefusesAnotherRoot(t *testing.T) {
 	c.install(t, c.answer(t, request))
 }
 
-// forgedRequest returns a request for a CA with this title, with the public key of `key`. The
-// function `change` alters the DER.
+// forgedRequest returns a request for a CA with this title and the public key of `key`. If `change`
+// is not nil, it alters the DER of the request.
 func forgedRequest(t *testing.T, title string, key crypto.Signer, change func([]byte)) []byte {
 	t.Helper()
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: title}}, key)

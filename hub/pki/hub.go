@@ -105,7 +105,7 @@ func Open(dir string, o Options) (*Hub, error) {
 func (h *Hub) Created() bool { return h.firstStart }
 
 // HubName returns the lower-case hexadecimal SHA-256 of the root's SubjectPublicKeyInfo (DER).
-// Ownership proofs sign the hub name.
+// The signature of an ownership proof covers the hub name.
 func (h *Hub) HubName() string { return h.name }
 
 // SealKey returns the 32-byte secret from which the hub derives per-request secrets and device ids.
@@ -179,8 +179,9 @@ func (h *Hub) IssuerOf(der []byte, now *x509.Certificate) *x509.Certificate {
 	return now
 }
 
-// Prove checks that the hub can sign with the keys of all its CAs: it makes one signature with each
-// key that is not in the folder. A server calls Prove at its start.
+// Prove checks that the hub can sign with the keys of all its CAs. It makes one signature with each
+// key that is at a URI. The keys in the hub's folder need no test, because Open compared them with
+// the certificates. A server calls Prove at its start.
 func (h *Hub) Prove() error {
 	for _, key := range []crypto.Signer{h.aca.key, h.device.key, h.tlsKey} {
 		if k, ok := key.(*cakey.Key); ok {

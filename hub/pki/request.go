@@ -130,8 +130,8 @@ func (m *maker) keyInFile(dir string, a authority, curve elliptic.Curve) (crypto
 	return key, m.writeFile(filepath.Join(dir, a.file+".key"), text, 0o600)
 }
 
-// keyAt writes a URI to its file, and returns the key at the URI. If it made the key, it also
-// returns a function that deletes the key.
+// keyAt writes the URI of a CA's key to a file in the folder `dir`, and returns the key. If keyAt
+// makes the key, the function `remove` deletes the key.
 func (m *maker) keyAt(ctx context.Context, dir string, a authority, uri cakey.URI, curve elliptic.Curve) (key crypto.Signer, remove func(), err error) {
 	if uri.Makes() {
 		if err := uri.Create(ctx, curve); err != nil {
@@ -232,7 +232,7 @@ func CancelRequest(ctx context.Context, dir string) error {
 			return fmt.Errorf("pki: %w", err)
 		}
 		if err := uri.Remove(ctx, r.public); err != nil {
-			return fmt.Errorf("pki: delete the key of the request: %w; or delete the folder %s yourself", err, open)
+			return fmt.Errorf("pki: cannot delete the key of the request: %w; to leave the key, delete the folder %s yourself", err, open)
 		}
 	}
 	return os.RemoveAll(open)

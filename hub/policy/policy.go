@@ -225,7 +225,7 @@ var (
 	})
 )
 
-// kindNames names the types of YAML's values, by their tags, for a person.
+// kindNames maps the tag of a YAML value to a description of its type for a person.
 var kindNames = map[string]string{"str": "a text", "int": "a number", "float": "a number", "bool": "true or false", "seq": "a list", "map": "names and values", "null": "nothing"}
 
 // The function `plain` removes Go's type names from the YAML library's messages.
@@ -306,8 +306,8 @@ type Effective struct {
 	// BootParts are the states that parts of a device's boot must have, by the name of the part.
 	// They apply in addition to RequireBoot.
 	BootParts map[string]string
-	// WithoutTPM is true if devices without a TPM may join. They join in three ways: with a join
-	// token that allows this, added by their owner, or claimed by their owner.
+	// WithoutTPM is true if devices without a TPM may join. There are three ways: the device has a
+	// join token that allows this, its owner adds it, or its owner claims it.
 	WithoutTPM bool
 }
 
@@ -316,7 +316,7 @@ type Effective struct {
 func Merge(hub, owner *Document) Effective {
 	e := Effective{Evidence: evidence.DefaultPolicy()}
 	if hub != nil {
-		// The hub's document replaces the default; it may be looser or stricter.
+		// A setting in the hub's document may be looser or stricter than the default.
 		set(&e.Evidence.NoCertificate, hub.noCertificate())
 		set(&e.Evidence.UnknownMaker, hub.UnknownMaker)
 		set(&e.Evidence.ExpiredEK, hub.ExpiredEK)

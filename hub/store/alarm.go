@@ -24,7 +24,8 @@ type Alarms interface {
 	SetAlarms(ctx context.Context, list []Alarm, event func(a Alarm, ended bool) Event) (changed int, err error)
 }
 
-// Upkeep has what the hub remembers about the operator's regular work.
+// Upkeep stores facts for the operator: the time and the fault of the newest backup, and the result
+// of the newest scan of the trust store.
 type Upkeep interface {
 	// LastBackup returns the time that SetLastBackup recorded for the newest backup. The result is
 	// zero if no backup was recorded.

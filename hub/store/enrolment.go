@@ -214,9 +214,9 @@ type Enrolments interface {
 	//
 	// If another device that is not deleted has one of the Marks, both devices' owners get an
 	// EventSameChip. The owner of the activated device gets at most one event per activation, about
-	// the oldest of the other devices. The owner of each other device also gets an event. If one
-	// account activates several devices with an equal mark, it causes only one event about each
-	// other device.
+	// the oldest of the other devices. The owners of all the other devices also get one event about
+	// each of these devices. If one account activates several devices with an equal mark, these
+	// owners do not get further events.
 	//
 	// Refusals: ErrNotFound, ErrEnrolmentExpired, ErrSuperseded, ErrRevoked, ErrTokenUnusable,
 	// ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK, ErrCloned. A refusal changes nothing.
