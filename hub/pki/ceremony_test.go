@@ -320,8 +320,8 @@ func withKey(c *x509.Certificate, key crypto.Signer) *x509.Certificate {
 	return &changed
 }
 
-// A hub refuses each answer that is not exactly right. The hub does not change, and the right
-// answer still works.
+// A hub refuses each answer of the root that differs from what the hub requested. The hub does not
+// change, and still accepts the right answer.
 func TestInstallRefusesWrongAnswers(t *testing.T) {
 	t.Parallel()
 	c := newCeremony(t)

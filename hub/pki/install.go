@@ -169,7 +169,7 @@ func checkIssued(c, rootCert *x509.Certificate, w Requested, now time.Time) erro
 	case c.NotBefore.After(now):
 		return fmt.Errorf("the certificate starts at %s, after this machine's time %s: set the clocks of both machines, and issue the certificates again", c.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	case w.authority != tlsCA && !c.NotAfter.Equal(forever):
-		return fmt.Errorf("the certificate expires at %s, but the identities of devices never expire", c.NotAfter.UTC().Format(time.RFC3339))
+		return fmt.Errorf("the certificate expires at %s, but the certificate of this CA must never expire", c.NotAfter.UTC().Format(time.RFC3339))
 	case c.NotAfter.Before(now.Add(minTLSLife)):
 		return fmt.Errorf("the certificate expires at %s, in less than 30 days: set the clock of the root's machine, and issue the certificates again", c.NotAfter.UTC().Format(time.RFC3339))
 	}
@@ -200,7 +200,7 @@ func checkOpenKey(open string, w Requested) error {
 	return nil
 }
 
-// installFirst makes the folder of the authorities of a new hub.
+// installFirst makes the authorities' folder for a new hub.
 func installFirst(dir, open string, wanted []Requested, certs []*x509.Certificate) error {
 	m := &maker{step: func() {}}
 	made, err := m.createWith(dir, func(tmp string) error {

@@ -97,7 +97,7 @@ func (h *Hub) IssueIAK(r IAKRequest) ([]byte, error) {
 		return nil, err
 	}
 	if end := r.NotAfter; !end.IsZero() && (!end.After(r.NotBefore) || end.UTC().Year() > 9999) {
-		return nil, fmt.Errorf("pki: a certificate from %s cannot expire at %s", r.NotBefore.UTC().Format(time.RFC3339), end.UTC().Format(time.RFC3339))
+		return nil, fmt.Errorf("pki: a certificate that starts at %s cannot expire at %s", r.NotBefore.UTC().Format(time.RFC3339), end.UTC().Format(time.RFC3339))
 	}
 	var hexName [2 * maxTPMName]byte
 	name := hexName[:hex.Encode(hexName[:], r.AKName)]

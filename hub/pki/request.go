@@ -39,8 +39,8 @@ type RequestOptions struct {
 	// Curve is the curve of the new keys: elliptic.P256() (default) or elliptic.P384(). It has no
 	// effect on the keys of a signer, because these keys exist already.
 	Curve elliptic.Curve
-	// Keys has the URIs of keys that are not in files, by the file names of the CAs. NewRequest
-	// makes the keys that are in a TPM. The keys of a signer must exist already.
+	// Keys maps the file name of a CA to the URI of the CA's key, if the key is not in a file.
+	// NewRequest makes a key in a TPM. A key of a signer must exist already.
 	Keys map[string]string
 }
 

@@ -214,9 +214,9 @@ type Enrolments interface {
 	//
 	// If another device that is not deleted has one of the Marks, both devices' owners get an
 	// EventSameChip. The owner of the activated device gets at most one event per activation, about
-	// the oldest of the other devices. The owners of all the other devices also get one event about
-	// each of these devices. If one account activates several devices with an equal mark, these
-	// owners do not get further events.
+	// the oldest of the other devices. If one of the other devices belongs to another owner, that
+	// owner gets an event about it. If one account activates several devices with an equal mark,
+	// that owner gets only the first of these events.
 	//
 	// Refusals: ErrNotFound, ErrEnrolmentExpired, ErrSuperseded, ErrRevoked, ErrTokenUnusable,
 	// ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK, ErrCloned. A refusal changes nothing.
@@ -225,9 +225,9 @@ type Enrolments interface {
 	// become Expired. It removes all data of these enrolments except fingerprints, names and times.
 	// It returns the number of enrolments that it changed.
 	ExpireEnrolments(ctx context.Context, now time.Time, limit int) (int, error)
-	// PackEvidence rewrites at most limit enrolments of an earlier version of the hub, so that they
-	// need less space. The results of other methods stay the same. `more` is true if a further call
-	// would rewrite more enrolments.
+	// PackEvidence rewrites at most limit enrolments that an earlier version of the hub stored, so
+	// that they need less space. The results of other methods stay the same. `more` is true if a
+	// further call would rewrite more enrolments.
 	PackEvidence(ctx context.Context, limit int) (more bool, err error)
 	// RemoveExpiredEnrolments removes Expired enrolments whose Expires is at or before the time
 	// `before`. If more than `keep` Expired enrolments are left, it also removes the enrolments

@@ -75,9 +75,9 @@ type Objects interface {
 	// call, the caller has stored the bytes durably at the upload's place; `size` is their number.
 	// After the call, `size` counts against the quota. If `used` is false, the object already has
 	// its bytes at another place, and the caller removes the bytes that it has stored. `lost` is a
-	// place whose bytes are lost: if it is the object's place, the upload's place replaces it.
-	// Errors: ErrNotFound (also if the upload has expired), ErrQuota. ErrStatus: another size was
-	// announced during the upload.
+	// place whose bytes are lost, or empty. If the object's place is `lost`, the upload's place
+	// becomes the object's place. Errors: ErrNotFound (also if the upload has expired), ErrQuota.
+	// ErrStatus: another size was announced during the upload.
 	FinishUpload(ctx context.Context, u Upload, lost string, size, quota int64, now time.Time) (used bool, err error)
 	// EndUpload ends an upload without success.
 	EndUpload(ctx context.Context, place string) error
@@ -86,8 +86,9 @@ type Objects interface {
 	// `most` uploads in parts already. ErrExists: the owner has an upload in parts of this object.
 	// Other errors: ErrNotFound, ErrQuota.
 	BeginPartial(ctx context.Context, u PartialUpload, quota int64, most int, now time.Time) error
-	// Partial returns an owner's upload of an object in parts, and the object's record. If there is
-	// no such upload, its Place is empty. ErrNotFound: the owner has no record of the object.
+	// Partial returns an owner's upload of an object in parts, and the object's record. If the
+	// owner has no such upload, the Place of the returned PartialUpload is empty. ErrNotFound: the
+	// owner has no record of the object.
 	Partial(ctx context.Context, owner string, sum Hash) (PartialUpload, Object, error)
 	// AdvancePartial records that the bytes up to `to` are stored durably. ErrStatus: the upload
 	// has ended, or the stored bytes do not end at `from`, for example because the client sends on

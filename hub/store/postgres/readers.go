@@ -115,8 +115,8 @@ const (
 	beginSnapshot = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`
 	// beginSearch begins a transaction whose queries find their rows by an index, and read only the
 	// first rows in the order of the index. Without these settings, PostgreSQL may read and sort
-	// all rows if it has no statistics, for example after a move or a restore. The settings end
-	// with the transaction. `enable_sort = off` gives a plan that must sort a high cost, and
+	// all rows if it has no statistics, for example after a restore. The settings end with the
+	// transaction. `enable_sort = off` gives a plan that must sort a high cost, and
 	// PostgreSQL would compile such a plan to machine code, which is slow. `jit = off` prevents
 	// this.
 	beginSearch = beginSnapshot + `;

@@ -247,7 +247,8 @@ func TestCloseAnswersWhatIsQueued(t *testing.T) {
 	}
 }
 
-// If several calls race for the last free place under a bound, only one call succeeds.
+// An owner's join tokens have a limit, and devices without an owner have another. Only one more row
+// is allowed, and several calls add a row at the same time. Only one call succeeds.
 func TestLastPlaceIsTakenOnce(t *testing.T) {
 	t.Parallel()
 	s, ctx, now := open(t), context.Background(), time.Now()
