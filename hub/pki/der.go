@@ -54,8 +54,8 @@ func appendLength(b []byte, n int) []byte {
 	panic("pki: a DER value has 16 MiB or more") // all input is much smaller
 }
 
-// buffer contains DER that is written from front to back into one slice. The length of a value is known
-// only at the value's end. The method `close` inserts the length.
+// buffer contains DER that is written from front to back into one slice. The length of a value is
+// known only at the value's end. The method `close` inserts the length.
 type buffer []byte
 
 // open starts a value. It returns the mark that the caller passes to the method `close`.

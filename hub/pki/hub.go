@@ -2,7 +2,7 @@
 // device CA. The ACA signs IAK certificates, and the device CA signs IDevID certificates. Package
 // pki also makes the hub's TLS certificate.
 //
-// The keys are in files (PKCS #8 PEM, mode 0600), in a TPM, or in an HSM: see package cakey. These
+// The CAs' keys are in files (PKCS #8 PEM, mode 0600), in a TPM or in an HSM (package cakey). These
 // CAs never expire, because the identities that they sign never expire (IEEE 802.1AR). An identity
 // ends when the hub revokes it or replaces it in the database.
 //

@@ -154,7 +154,7 @@ const certificateSize = 1024
 
 // issue builds a TBSCertificate (RFC 5280, 4.1), signs it, and returns the Certificate in DER. The
 // functions `subject` and `extensions` write the parts that differ between the kinds of
-// certificates. `issue` does not verify the new signature, because the tests and every peer verify
+// certificates. `issue` does not verify the signature that it makes, because every peer verifies
 // it.
 func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resident bool, subject, extensions func(*buffer)) ([]byte, error) {
 	spki, keyID, err := publicKeyInfo(pub)

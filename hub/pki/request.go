@@ -208,8 +208,8 @@ func (a authority) request(key crypto.Signer) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
 }
 
-// CancelRequest deletes the open request and all its keys. If a key in a TPM cannot be deleted,
-// CancelRequest deletes nothing.
+// CancelRequest deletes the open request and all its keys. It deletes the keys in a TPM first. If it
+// cannot delete one of these, CancelRequest stops, and the request stays open.
 func CancelRequest(ctx context.Context, dir string) error {
 	open := dir + requestSuffix
 	text, err := os.ReadFile(filepath.Join(open, requestFile))
@@ -232,7 +232,7 @@ func CancelRequest(ctx context.Context, dir string) error {
 			return fmt.Errorf("pki: %w", err)
 		}
 		if err := uri.Remove(ctx, r.public); err != nil {
-			return fmt.Errorf("pki: cannot delete the key of the request: %w; to leave the key, delete the folder %s yourself", err, open)
+			return fmt.Errorf("pki: cannot delete the key of the request: %w; to cancel the request without deleting the key, delete the folder %s", err, open)
 		}
 	}
 	return os.RemoveAll(open)

@@ -51,7 +51,7 @@ func Explain(hub, owner *Document) (list []Statement) {
 		words = "Software TPMs are refused, except " + strings.Join(e.Evidence.Software, ", ") + "."
 	}
 	add("software_tpms", words, hub != nil && hub.Software != nil, owner != nil && owner.Software != nil && len(e.Evidence.Software) < len(base.Evidence.Software))
-	words = "A measured boot is reported, and not required."
+	words = "The state of a device's measured boot is only reported; no state is required."
 	if e.RequireBoot {
 		words = "A device is admitted only while every part of its measured boot is expected or known."
 	} else if len(e.BootParts) > 0 {

@@ -22,8 +22,8 @@ var (
 	ErrOtherEK = errors.New("store: IAK registered under another endorsement key")
 	// ErrRevoked means that the device was deleted after the enrolment began.
 	ErrRevoked = errors.New("store: device revoked")
-	// ErrCloned means that the device's owner decided that several machines run with its TPM's
-	// state.
+	// ErrCloned means that the device's owner has refused the device, because several machines run
+	// with copies of the state of its TPM.
 	ErrCloned = errors.New("store: several machines run with the same TPM state")
 )
 
@@ -212,11 +212,11 @@ type Enrolments interface {
 	// order in which it recorded the enrolments, and not the times in Created, because a clock may
 	// be set back.
 	//
-	// If another device that is not deleted has one of the Marks, both devices' owners get an
-	// EventSameChip. The owner of the activated device gets at most one event per activation, about
-	// the oldest of the other devices. If one of the other devices belongs to another owner, that
-	// owner gets an event about it. If one account activates several devices with an equal mark,
-	// that owner gets only the first of these events.
+	// If other devices that are not deleted have one of the Marks, Activate appends an
+	// EventSameChip for the owner of the activated device: at most one event per activation, about
+	// the oldest of the other devices. It also appends an event for each other device of another
+	// owner. One account can cause only one such event for each device of another owner, even if
+	// the account activates several devices with an equal mark.
 	//
 	// Refusals: ErrNotFound, ErrEnrolmentExpired, ErrSuperseded, ErrRevoked, ErrTokenUnusable,
 	// ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK, ErrCloned. A refusal changes nothing.

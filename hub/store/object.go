@@ -55,11 +55,11 @@ var ErrTooManyUploads = errors.New("store: too many unfinished uploads")
 // uses this place again: a new upload of the same object gets another place. So a hub may remove
 // the bytes at the old place at any time.
 type Objects interface {
-	// AnnounceObject stores a record that is not Stored, and returns the record. If the owner
-	// already has a record of the object, AnnounceObject updates the record's Modified and, if the
-	// record is not Stored, its Size. ErrQuota: the object would exceed the quota now, or is larger
-	// than MaxObjectSize. The record itself counts against the quota, but the announced size does
-	// not.
+	// AnnounceObject adds an owner's record of an object that the owner has not uploaded yet, and
+	// returns the record. If the owner already has a record of the object, AnnounceObject updates
+	// the record's Modified and, if the record is not Stored, its Size. ErrQuota: the object would
+	// exceed the quota now, or is larger than MaxObjectSize. The record itself counts against the
+	// quota, but the announced size does not.
 	AnnounceObject(ctx context.Context, o Object, quota int64) (Object, error)
 	Object(ctx context.Context, owner string, sum Hash) (Object, error)
 	// Objects lists an owner's Stored objects in the order of Sum. The list starts after the object
