@@ -56,9 +56,9 @@ type Requested struct {
 }
 
 // NewRequest makes keys for CAs, and a request for their certificates: one PKCS #10 request (RFC
-// 2986) for each CA, in PEM. The root's machine answers the request. Until Install gets the answer,
-// the keys stay in a folder next to the folder `dir` of the authorities, and the hub's present CAs
-// do not change.
+// 2986) for each CA, in PEM. The root's machine answers the request, and Install gets the answer.
+// Until then, the new keys are in a folder next to the authorities' folder `dir`, and the hub's
+// present CAs do not change.
 func NewRequest(ctx context.Context, dir string, o RequestOptions) (request []byte, list []Requested, err error) {
 	if o.Curve == nil {
 		o.Curve = elliptic.P256()
@@ -208,8 +208,8 @@ func (a authority) request(key crypto.Signer) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
 }
 
-// CancelRequest deletes the open request and all its keys. It deletes the keys in a TPM first. If it
-// cannot delete one of these, CancelRequest stops, and the request stays open.
+// CancelRequest deletes the open request and all its keys. It deletes the keys in a TPM first. If
+// one of these cannot be deleted, CancelRequest stops, and the request stays open.
 func CancelRequest(ctx context.Context, dir string) error {
 	open := dir + requestSuffix
 	text, err := os.ReadFile(filepath.Join(open, requestFile))

@@ -118,9 +118,9 @@ func kinds() string {
 }
 
 // MeasuredBoot says how a policy uses measured boot. With "report", the hub only shows changes.
-// With "require", the hub also refuses the API requests of a device unless every part of its boot
-// has the state "expected" or "known". In place of "report" or "require", a policy can name parts
-// of the boot and the state that each part must have, such as {firmware: known, system: expected}.
+// With "require", the hub also refuses the API requests of a device if any part of its boot is
+// neither "expected" nor "known". In place of "report" or "require", a policy can name parts of the
+// boot and the state that each part must have, such as {firmware: known, system: expected}.
 type MeasuredBoot struct {
 	Require bool
 	Parts   map[string]string // boot.StateExpected or boot.StateKnown, by the name of a part of the boot

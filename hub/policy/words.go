@@ -24,7 +24,8 @@ const (
 	FromOwner   = "your policy"
 )
 
-// Explain returns the effective policy of two documents in words. Either document may be nil.
+// Explain describes, in words, the effective policy that results from two documents. Either may be
+// nil.
 func Explain(hub, owner *Document) (list []Statement) {
 	e, base, none := Merge(hub, owner), Merge(hub, nil), Merge(nil, nil)
 	add := func(setting, words string, byHub, byOwner bool) {
@@ -78,8 +79,8 @@ func Explain(hub, owner *Document) (list []Statement) {
 	return list
 }
 
-// BootPartWords lists the required states of the parts of a boot, in the order of the boot:
-// "firmware known, system expected".
+// BootPartWords lists the required states of the parts of a boot, for example "firmware known,
+// system expected". The list has the order of boot.Parts.
 func BootPartWords(parts map[string]string) string {
 	var list []string
 	for _, p := range boot.Parts {

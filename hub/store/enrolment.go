@@ -199,8 +199,8 @@ type Enrolments interface {
 	// owner and device, and binds the AIK to the EK. It also spends one use of the join token (once
 	// for each device). The device's former enrolment becomes Superseded, and the device secret
 	// that was issued for the former certificate (PutDeviceSecret) ends. Activate appends a
-	// "device.activated" event. If the device onboards again, Activate counts the event as
-	// AppendCounted does.
+	// "device.activated" event. If the device has onboarded before, Activate appends the event as
+	// AppendCounted does, so that several events of one day become one.
 	//
 	// The activation proves the EK. So the EK's stored certificate no longer expires. If EKKnown is
 	// true, the enrolment's EK certificate replaces the stored certificate. Superseded enrolments

@@ -150,7 +150,7 @@ func (s *Server) Run() error {
 	}
 }
 
-// chooseUser selects the user of the server, because the server refuses to run as root.
+// chooseUser selects the user that runs the server, because the server refuses to run as root.
 func (s *Server) chooseUser() error {
 	s.uid, s.gid = os.Getuid(), os.Getgid()
 	if s.uid != 0 {
