@@ -147,9 +147,9 @@ type Planned struct {
 }
 
 // Plan checks a request, and returns the certificates that Issue would sign for it. So a person can
-// compare the certificates with the list that the hub printed. Plan uses only the keys and the kinds
-// of the CAs from the request: the root decides everything else. `tlsLife` is the validity of a TLS
-// CA.
+// compare the certificates with the list that the hub printed. Plan uses only the keys and the
+// kinds of the CAs from the request: the root decides everything else. `tlsLife` is the validity of
+// a TLS CA.
 func (r *Root) Plan(request []byte, now time.Time, tlsLife time.Duration) ([]Planned, error) {
 	if tlsLife < minTLSLife || tlsLife > maxTLSLife {
 		return nil, fmt.Errorf("pki: a TLS CA must be valid for 30 days to 30 years, not %s", tlsLife)

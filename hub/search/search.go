@@ -1,5 +1,5 @@
-// Package search parses the language in which users search for devices. The hub's web page, the API
-// and the command line use the same language:
+// Package search parses the language in which users search for devices. The web pages, the API and
+// the command line use the same language:
 //
 //	model:"NUC 7" state:quiet meta.site=oslo forklift "hall 3"
 //
