@@ -283,8 +283,8 @@ func identityFlags(c *cobra.Command, o *options) {
 	c.Flags().StringVar(&o.key, "key", "", "algorithm of the device's keys: P-256, P-384, P-521 or RSA-2048 (default: P-256, or RSA-2048 if the TPM does not support P-256)")
 }
 
-// agent makes an agent from the options. It prints progress to stderr. If `needToken` is true, it
-// returns an error if the options name neither a token file nor a hub file.
+// agent makes an agent from the options. The agent prints its progress to stderr. If `needToken` is
+// true and the options name neither a token file nor a hub file, the result is an error.
 func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) {
 	cfg := agent.Config{
 		TPM: o.tpm, StateDir: o.state, Again: o.again, WithoutEKCertificate: o.withoutEKCertificate, Model: o.model, Serial: o.serial, EK: o.ek, Key: o.key,

@@ -54,7 +54,7 @@ func newLab(t *testing.T, change func(*api.Config)) *lab {
 
 func (l *lab) path(name string) string { return filepath.Join(l.dir, name) }
 
-// write writes the token file that the program reads.
+// write writes `token` to the token file that 'gangway-fleet run' reads.
 func (l *lab) write(token *wire.TokenFile) {
 	l.t.Helper()
 	b, err := json.Marshal(token)

@@ -68,7 +68,8 @@ func TestContextNameIsNoPath(t *testing.T) {
 	}
 }
 
-// A variable for --yes that somebody forgot in the environment does not confirm a deletion.
+// A person has set an environment variable for --yes, and has forgotten it. The variable must not
+// confirm a deletion.
 func TestNoVariableConfirms(t *testing.T) {
 	h, run := onboarded(t, func(d *fleet.Device) { d.Serial = "kept" })
 	d := only(t, h)

@@ -53,8 +53,8 @@ const (
 	objectFolder = "objects"
 	acmeFolder   = "acme"       // the account at the ACME CA, and the pages' certificate
 	serveFile    = "serve.lock" // holds the server's process id
-	// objectsIDFile contains the random name of this folder of objects. It exists only if the
-	// database is in PostgreSQL.
+	// objectsIDFile is the file with the random name by which replicas recognise this data folder's
+	// objects. It exists only if the database is in PostgreSQL.
 	objectsIDFile = "objects.id"
 )
 

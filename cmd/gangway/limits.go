@@ -19,7 +19,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// limitFlags are flags of 'gangway serve'. They set rate limits, timeouts and TCP proxies, and they
+// limitFlags are flags of 'gangway serve'. They set rate limits and timeouts, name TCP proxies, and
 // limit the age and the size of the audit trail and of the devices' logs.
 type limitFlags struct {
 	rates    []string

@@ -79,8 +79,8 @@ func succeeds(t *testing.T, words ...string) string {
 	return out
 }
 
-// namesInstallersWithoutAShell checks that a manifest names exactly the installers of a stick in
-// which nobody can type commands.
+// namesInstallersWithoutAShell checks that a manifest names exactly two of the stick's installers:
+// those that never give a person a shell.
 func namesInstallersWithoutAShell(t *testing.T, m *manifest.Manifest) {
 	t.Helper()
 	var modes []string

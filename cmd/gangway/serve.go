@@ -276,9 +276,9 @@ defaults.`,
 	return c
 }
 
-// serveAll serves the hub on `listeners` until `ctx` ends or a server fails. It also serves the
-// pages on the listeners `forPages`. If `private` is not nil, it serves the operator's metrics on
-// this listener.
+// serveAll serves the hub on `listeners` until `ctx` ends or a server fails. On the listeners
+// `forPages`, it serves only the web pages. If `private` is not nil, it serves the operator's
+// metrics on this listener.
 func serveAll(ctx context.Context, server *api.Server, listeners, forPages []net.Listener, private net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Serve(ctx, listeners...) })

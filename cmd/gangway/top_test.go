@@ -167,7 +167,7 @@ func terminalProgram(t *testing.T, arg ...string) (controller, terminal *os.File
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The first word makes the test binary the command: see TestMain.
+	// The argument "gangway" makes the test binary run as the command gangway: see TestMain.
 	c = &exec.Cmd{Path: self, Args: append([]string{"gangway"}, arg...), Stdin: terminal, Stdout: terminal, Stderr: terminal,
 		Env: append(os.Environ(), "TERM=xterm-256color"), SysProcAttr: &syscall.SysProcAttr{Setsid: true, Setctty: true}}
 	if err := c.Start(); err != nil {
