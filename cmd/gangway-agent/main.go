@@ -388,7 +388,7 @@ func (o *options) print(w io.Writer, s *agent.State) error {
 		line("ek", fmt.Sprintf("%s, SHA-256 %s", s.EK, s.EKSHA256))
 	}
 	if s.OnboardingMS > 0 {
-		line("onboarded", fmt.Sprintf("%s, in %d ms and %d request(s)", s.Onboarded.Format(time.RFC3339), s.OnboardingMS, s.RoundTrips))
+		line("onboarded", fmt.Sprintf("%s; it took %d ms and %d request(s)", s.Onboarded.Format(time.RFC3339), s.OnboardingMS, s.RoundTrips))
 	}
 	if !s.LastSeen.IsZero() {
 		line("reported", fmt.Sprintf("%s, %s ago", s.LastSeen.Format(time.RFC3339), time.Since(s.LastSeen).Round(time.Second)))

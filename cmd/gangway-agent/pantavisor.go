@@ -20,8 +20,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Time limits. Pantavisor kills a register hook after 60 seconds. It waits for a login hook without
-// a time limit.
+// The time limits of the program's commands. Pantavisor itself kills a register hook after 60
+// seconds, and waits for a login hook without a time limit.
 const (
 	registerWithin = 50 * time.Second
 	loginWithin    = 40 * time.Second
@@ -94,8 +94,8 @@ unclaimed, control and restart. docs/agent.md describes them.`,
 	return root
 }
 
-// read reads the settings file. If `changed` returns true for a flag, the flag is on the command
-// line. Then the flag's value replaces the value in the file.
+// read reads the settings file. A flag on the command line overrides the value in the file;
+// `changed` reports whether a flag is on the command line.
 func (h *handler) read(changed func(flag string) bool) error {
 	h.Config, h.control = defaultConfig, defaultControl
 	f, err := os.Open(h.conf)

@@ -325,10 +325,9 @@ func (r *relay) serve() {
 	}
 }
 
-// While the hub stalls for a second, requests still start at their planned times, and the latency
-// of each request includes the time that the request waited. If each request started only after the
-// answer to the last one, only one request would wait, and the latencies of the others would hide
-// the stall.
+// The hub stalls for a second. Requests must still start at their planned times, and the latency of
+// each request must include the time that it waited. If each request started only after the answer
+// to the previous request, only one latency would show the stall.
 func TestStallIsInTheLatencies(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, nil)
@@ -449,8 +448,8 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 	}
 }
 
-// 'gangway-fleet maker' must not overwrite an existing maker. Only the user who made the maker can
-// read its keys.
+// 'gangway-fleet maker' must not overwrite the keys of an existing TPM maker. Other users must not
+// be able to read these keys.
 func TestMakerIsNotOverwritten(t *testing.T) {
 	t.Parallel()
 	l := &lab{t: t, dir: t.TempDir()}

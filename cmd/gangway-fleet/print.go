@@ -80,7 +80,7 @@ func progressLine(p load.Progress) string {
 
 // printReport prints the report as tables.
 func printReport(w io.Writer, r *load.Report) {
-	fmt.Fprintf(w, "%d devices, %d of them active; %s arrivals for %.1f s, last answer after %.1f s\n\n", r.Devices, r.Active, r.Arrivals, r.Scheduled, r.Seconds)
+	fmt.Fprintf(w, "%d devices, %d of them active. Requests started for %.1f s (arrivals: %s); the last answer came after %.1f s.\n\n", r.Devices, r.Active, r.Scheduled, r.Arrivals, r.Seconds)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "kind\trate/s\tscheduled\tok\trefused\tfailed\tmissed\tp50 ms\tp90 ms\tp99 ms\tp99.9 ms\tmax ms\t")
 	for _, k := range r.Kinds {

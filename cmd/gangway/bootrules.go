@@ -121,7 +121,8 @@ of their systems may change. Remove a key when its private key was lost or stole
 	}
 }
 
-// beginning returns the beginning of a hash, which commands accept instead of the whole hash.
+// beginning returns the first 12 characters of a hash. Commands accept these characters instead of
+// the whole hash.
 func beginning(hash string) string { return hash[:min(len(hash), 12)] }
 
 // oneOf finds the item that a person calls `name`: one of the item's names, or at least the first 8

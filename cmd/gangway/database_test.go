@@ -182,8 +182,8 @@ func password(t *testing.T) *os.File {
 	return f
 }
 
-// Attack: another user of the machine reads the arguments of the process. So the password can come
-// from a file.
+// Attack: another user of the machine reads the arguments of the hub's process. The database's
+// password must not be in the arguments, so the hub can read it from a file.
 func TestDatabasePasswordFile(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "password")

@@ -23,16 +23,16 @@ import (
 //
 //  1. The command copies the database, and follows the changes.
 //  2. The command writes moveFile, which names the new database.
-//  3. The hub finds moveFile, and catches up. From then on, it accepts no connections; new
-//     connections wait in the backlog of the listeners. It asks its clients to connect again,
-//     finishes the running requests, and closes the database file.
+//  3. The hub finds moveFile, and copies the changes until few are left. From then on, it accepts
+//     no connections; new connections wait in the backlog of the listeners. The hub asks its
+//     clients to connect again, finishes the running requests, and closes the database file.
 //  4. The hub copies the last changes, renames the database file to movedFile, and continues to
 //     serve with the new database. If this step fails before the new database is complete, the hub
 //     continues with the file, and renames moveFile to moveFailed.
 //
-// If the hub is killed in between, its next start completes the remaining steps, because moveFile
-// and the database file both exist. After the move, moveFile stays, so that the hub and all
-// commands find the database.
+// If the hub is killed during these steps, its next start completes the remaining steps, because
+// moveFile and the database file both exist. After the move, moveFile stays, so that the hub and
+// all commands find the database.
 const (
 	moveFile   = "database.json"
 	moveFailed = "database.failed"

@@ -68,7 +68,8 @@ func (h *movingHub) run(stdin string, args ...string) string {
 	return string(out)
 }
 
-// serve starts the hub. The flags never name the new database.
+// serve starts the hub. The flags never name the new database, because the hub must find it by
+// moveFile.
 func (h *movingHub) serve() {
 	h.t.Helper()
 	h.hub = h.command("serve", "--data", h.data(), "--listen", "127.0.0.1:"+h.port, "--rate", "onboard=1000/1000",

@@ -112,8 +112,8 @@ object per line, for other programs.`,
 func (q logQuery) values(now time.Time) (url.Values, error) {
 	v := url.Values{}
 	for _, level := range q.levels {
-		// The hub compares levels exactly. But some programs write levels in upper case, others in
-		// lower case.
+		// The hub compares levels exactly, but some programs write levels in upper case, others in
+		// lower case. So the request contains each of these forms.
 		for _, form := range []string{level, strings.ToUpper(level), strings.ToLower(level)} {
 			if !slices.Contains(v["lvl"], form) {
 				v.Add("lvl", form)

@@ -48,7 +48,7 @@ type imageBuilder struct {
 
 var _ api.ImageBuilder = (*imageBuilder)(nil)
 
-// imageFolder is the folder of running builds in the data folder.
+// imageFolder is the name of the folder for the files of running builds. It is in the data folder.
 const imageFolder = "image-builds"
 
 // imageFlags are the flags of 'gangway serve' about the building of images.

@@ -84,8 +84,8 @@ func (o *manifestOptions) open(ctx context.Context) (*reference, error) {
 	return &reference{options: o, key: key, made: made}, nil
 }
 
-// buildTime returns the time of a build, in whole seconds. A reproducible build sets it with the
-// variable SOURCE_DATE_EPOCH (https://reproducible-builds.org/specs/source-date-epoch/).
+// buildTime returns the time of a build, in whole seconds. For a reproducible build, the variable
+// SOURCE_DATE_EPOCH gives this time (https://reproducible-builds.org/specs/source-date-epoch/).
 func buildTime() (time.Time, error) {
 	text := os.Getenv("SOURCE_DATE_EPOCH")
 	if text == "" {

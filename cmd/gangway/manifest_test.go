@@ -293,9 +293,10 @@ func equalFiles(t *testing.T, a, b string) {
 	}
 }
 
-// A signer signs the manifest of a system and its approval for encrypted disks. The key's curve
-// must be one that TPMs support. If the signer does not run, the command builds nothing. "make hsm"
-// runs the real signer.
+// gangway-signer can sign the manifest of a system, and the approval with which the system opens
+// encrypted disks. The key's curve must be one that TPMs support. If the signer does not run, the
+// command builds nothing. This test serves the signer itself; 'make hsm' runs the program
+// gangway-signer.
 func TestSystemWithManifestKeyOfASigner(t *testing.T) {
 	kernel, programs := fakeParts(t)
 	short, err := os.MkdirTemp("", "signer") // the path of a socket must be short

@@ -157,7 +157,7 @@ func TestTopKeys(t *testing.T) {
 	}
 }
 
-// terminalProgram runs this command on a pseudo terminal.
+// terminalProgram starts gangway with the arguments `arg` on a pseudo terminal.
 func terminalProgram(t *testing.T, arg ...string) (controller, terminal *os.File, c *exec.Cmd, screen *locked.Buffer) {
 	t.Helper()
 	controller, terminal = pty.New(t, 80, 24)
