@@ -88,7 +88,7 @@ unclaimed, control and restart. docs/agent.md describes them.`,
 	add("login", "Print an access token for Pantavisor",
 		"Login is Pantavisor's login hook. It gets an access token over a connection that uses the\nTPM's key, and prints only the JSON that Pantavisor expects. It also extends the validity\nof the secret in pantahub.config.", func(ctx context.Context) error { return h.login(ctx, stdout) })
 	add("keep", "Keep Pantavisor's secret valid, until the command is stopped",
-		"Keep extends the validity of the secret in pantahub.config every six hours. Without that,\nthe secret expires after a day. The login hook starts this command in the background; only one runs at a time.", func(ctx context.Context) error { return h.keep(ctx, stderr) })
+		"Keep extends the validity of the secret in pantahub.config every six hours. Without that,\nthe secret expires after a day. The login hook starts this command in the background. Only\none such command runs at a time.", func(ctx context.Context) error { return h.keep(ctx, stderr) })
 	add("restart", "Have Pantavisor reboot the machine",
 		"Restart asks Pantavisor over its control socket to reboot the machine, so that\nPantavisor reads new credentials. The setting 'restart' names a program to call instead.", h.restartNow)
 	return root
@@ -249,8 +249,8 @@ func (h *handler) restartNow(ctx context.Context) error {
 
 // detach starts another command of this program in a new process session, and does not wait for
 // that command. The command can work only after the hook has ended: while Pantavisor waits for a
-// hook, Pantavisor does not answer on its control socket. The new session keeps the command alive
-// after the hook's end.
+// hook, Pantavisor does not answer on its control socket. For a login hook, Pantavisor also reads
+// the output until the hook ends.
 func (h *handler) detach(verb string) error {
 	self, err := os.Executable()
 	if err != nil {

@@ -139,9 +139,10 @@ func (q logQuery) values(now time.Time) (url.Values, error) {
 	return v, nil
 }
 
-// fraction returns a time for the hub's parameters `after` and `before`. If such a time is a whole
-// second, the hub treats the second as a whole, for Pantacor's client pvr, and skips all its lines.
-// So fraction makes a whole second one microsecond earlier. It returns any other time unchanged.
+// fraction returns a time for the hub's parameters `after` and `before`. If `after` is a whole
+// second, the hub skips the lines of that second and of the current second, because Pantacor's
+// client pvr needs this. To avoid it, fraction makes a whole second one microsecond earlier. It
+// returns any other time unchanged.
 func fraction(t time.Time) time.Time {
 	if t = t.UTC().Truncate(time.Microsecond); t.Nanosecond() == 0 {
 		t = t.Add(-time.Microsecond)
@@ -238,8 +239,8 @@ func (a *app) followLogs(ctx context.Context, values url.Values, shown []api.Log
 				a.note("The hub answers again.")
 			}
 			failed, next = 0, page.Next
-			// Skip the lines that were printed before: the first page begins with these lines. Ids
-			// have a fixed length and increase, so they can be compared as text.
+			// Skip the lines that were printed before: the first page may begin with such lines.
+			// Ids have a fixed length and increase, so they can be compared as text.
 			fresh := slices.DeleteFunc(page.Entries, func(l api.LogView) bool { return l.ID <= last })
 			if err := a.printLogs(fresh); err != nil {
 				return err

@@ -271,7 +271,7 @@ defaults.`,
 	f.StringVar(&endpoint, "otlp-logs-endpoint", "", "https URL of a log engine to which the hub forwards the devices' log lines by OTLP/HTTP, such as https://logs.example/v1/logs; headers come from OTEL_EXPORTER_OTLP_HEADERS (default: none)")
 	traces.add(f)
 	f.StringVar(&accessLog, "access-log", "", "file to which the hub appends a line in JSON for each request; - is the standard output (default: none)")
-	f.BoolVar(&options.profiles, "profiles", false, "serve Go's profiles of the hub at /debug/pprof/ of --metrics-listen; their callers can use much CPU time")
+	f.BoolVar(&options.profiles, "profiles", false, "serve Go's profiles of the hub at /debug/pprof/ of --metrics-listen; whoever requests profiles can use much CPU time")
 	f.StringVar(&logFormat, "log-format", "text", "format of the log: text or json")
 	return c
 }
