@@ -334,7 +334,8 @@ func TestStallIsInTheLatencies(t *testing.T) {
 	l.stalling(20, time.Second)
 	_, r := l.fleet(t.Context(), "--devices", "1", "--mix", "handshake=50/s", "--for", "1500ms", "--arrivals", "even")
 	k := kindOf(t, r, "handshake")
-	// 75 handshakes; about 50 start in the stall and wait for half a second on average.
+	// Of the 75 handshakes, about 50 start during the stall. On average, these 50 wait for half a
+	// second.
 	if k.Scheduled != 75 || k.OK != 75 || k.Latency.P90 < 500 || k.Latency.P50 < 100 || k.Latency.Max < 900 {
 		t.Errorf("%+v, want 75 handshakes, of which most waited", k)
 	}

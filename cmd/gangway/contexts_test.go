@@ -36,7 +36,8 @@ func TestSignInIsForItsUserOnly(t *testing.T) {
 	}
 }
 
-// A context's name, from a flag, a variable or a file, is never the path of another file.
+// Attack: a flag, a variable or a file gives the context a name such as "../evil". No command may
+// read or remove a file outside the folder of the contexts.
 func TestContextNameIsNoPath(t *testing.T) {
 	config := t.TempDir()
 	t.Setenv("XDG_CONFIG_HOME", config)

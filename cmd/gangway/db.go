@@ -152,6 +152,6 @@ func (a *app) stopMove(ctx context.Context, dir string) error {
 	if !stopped {
 		return errors.New("there is no move to give up")
 	}
-	a.note("The move is given up, and the hub continues to use its file. For another move, make an empty PostgreSQL database.")
+	a.note("The move of the database is given up, and the hub continues to use the file. Before you move it again, make an empty PostgreSQL database.")
 	return nil
 }

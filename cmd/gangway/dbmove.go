@@ -434,7 +434,8 @@ func (a *app) copyRunning(ctx context.Context, dir string, to postgres.Config) (
 	return catchUp(ctx, m)
 }
 
-// writeMoveFile writes moveFile for the user who owns the database file.
+// writeMoveFile writes moveFile. The file belongs to the owner of the database file, so that the
+// hub can read it even if root runs the command.
 func writeMoveFile(dir string, to databaseFlags, config postgres.Config) error {
 	content := moveTarget{URL: to.url}
 	if to.passwordFile != "" {

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// logsAtOnce is the number of log lines in one answer.
+	// logsAtOnce is the maximum number of log lines in one answer.
 	logsAtOnce = 1000
 	// followEvery is how often --follow asks the hub for new lines.
 	followEvery = time.Second

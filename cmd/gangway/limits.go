@@ -34,7 +34,8 @@ type limitFlags struct {
 	logSize string
 }
 
-// maxDrain is less than the time after which systemd kills a service that should stop.
+// maxDrain is the largest value of --drain. It is shorter than the time after which systemd kills a
+// service that does not stop.
 const maxDrain = time.Minute
 
 func (l *limitFlags) add(f *pflag.FlagSet) {

@@ -337,7 +337,7 @@ func TestSystemWithManifestKeyOfASigner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The system's file contains these texts of the approval.
+	// The system's file must contain the approval. These texts are parts of the approval.
 	for _, part := range []string{`"pcrs":[11]`, "BEGIN PUBLIC KEY"} {
 		if !bytes.Contains(b, []byte(part)) {
 			t.Errorf("the system does not contain %s", part)

@@ -253,7 +253,7 @@ defaults.`,
 	f.StringVar(&data, "data", "", "folder of the hub's keys and database (required)")
 	f.StringSliceVar(&listen, "listen", []string{"127.0.0.1:12443"}, "address and port to listen on; \":12443\" is all addresses of this machine (repeatable)")
 	f.StringVar(&url, "url", "", "https URL that devices and people use (default: the URL of --listen, if that is a loopback address)")
-	f.StringSliceVar(&also, "also-url", nil, "another https URL of this hub, such as its URL before a move; the hub sends all its URLs to its devices (repeatable)")
+	f.StringSliceVar(&also, "also-url", nil, "another https URL of this hub, such as its former URL; the hub sends all its URLs to its devices (repeatable)")
 	f.StringVar(&name, "name", "", `name in the hub's CA certificates, at the first start (default "Gangway")`)
 	f.StringVar(&curve, "curve", "P-256", "curve of the CA keys, at the first start: P-256 or P-384")
 	f.BoolVar(&newDatabase, "new-database", false, "start with an empty database if the keys exist and the database does not; every device must onboard again")
