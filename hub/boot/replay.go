@@ -65,10 +65,10 @@ func explain(pcr int, value []byte, events []logEvent, bank crypto.Hash) (start 
 	return nil, nil, nil, false
 }
 
-// withoutRepetition yields how many events of the log the function `explain` should try to replay:
-// first all events, and then fewer and fewer. Each time, it leaves out one more event at the end of
-// the log, if that event is a repetition. Some kernels append the firmware's last events to a log
-// that already contains these events.
+// withoutRepetition yields the numbers n for which the function `explain` should try to replay the
+// first n events of the log. The first number is the number of all events. Each further number
+// leaves out one more event at the end of the log, as long as that event is a repetition. Some
+// kernels append the firmware's last events to a log that already contains these events.
 func withoutRepetition(events []logEvent, bank crypto.Hash) iter.Seq[int] {
 	lastSteps := func(e logEvent) bool {
 		return isDigestOf(e, []byte(exitInvoked), bank) || isDigestOf(e, []byte(exitSucceeded), bank)
@@ -214,9 +214,10 @@ func (m *Measurement) NothingMeasured() bool {
 	return true
 }
 
-// emptyPCRs returns values in hexadecimal: those that a PCR can have if nothing specific to a
-// machine was measured into it. These are the start values, extended by up to three separators, and
-// by systemd's separator for each start by kexec. The caller must not change the result.
+// emptyPCRs returns, in hexadecimal, every value that a PCR can have if nothing specific to a
+// machine was measured into it. Such a PCR has a start value, and only separators have extended it:
+// up to three separators of the firmware, and one of systemd for each start by kexec. The caller
+// must not change the result.
 func emptyPCRs(bank crypto.Hash) map[string]bool {
 	if all, ok := emptyByBank[bank]; ok {
 		return all()

@@ -128,8 +128,8 @@ const hintChain = "Send one certificate in each entry, without padding, and noth
 
 // checkChain refuses a chain if an entry does not have the outer DER structure of a certificate. If
 // an entry has this structure but cannot be parsed, checkChain ignores the entry and adds a note.
-// Some TPMs store such malformed certificates, and the chain does not need the certificates. The
-// argument `refused` has the code and the hint of the refusal. checkChain adds the reason.
+// Some TPMs store such malformed certificates, and the hub does not need them to build the chain.
+// The argument `refused` has the code and the hint of the refusal. checkChain adds the reason.
 func (r *Request) checkChain(refused *Refusal) error {
 	for i, der := range r.Chain {
 		if !tcg.IsCertificate(der) {

@@ -45,7 +45,7 @@ func (k *EKKinds) kinds(names []string) (list []string, ok bool) {
 var pcClientKinds = []string{"L-1", "L-2", "H-1", "H-2", "H-3", "H-6"}
 
 // defaultKinds lists the kinds of EK that makers are known to certify. It applies if no policy
-// lists kinds for the TPM. An EK of another kind raises a question; it is not refused.
+// lists kinds for the TPM. The hub does not refuse an EK of another kind, but asks the owner.
 var defaultKinds = map[string][]string{
 	"amd": pcClientKinds, "ifx": pcClientKinds, "intc": pcClientKinds, "ntc": pcClientKinds, "ntz": pcClientKinds, "stm": pcClientKinds,
 	"goog":  {"L-1", "L-2"},

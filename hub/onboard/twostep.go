@@ -108,8 +108,8 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 
 // akCertificate returns the AK certificate for the first step's answer. If no AK certificate is
 // recorded, it issues and records one. The AK certificate expires together with the encrypted
-// credential. The AK certificate contains a URL. After the second step, the hub serves the
-// certificate that the AIK registry has for this AK at this URL.
+// credential. The AK certificate contains a download URL. After the second step, the hub answers
+// requests for this URL with the certificate that the AIK registry has for this AK.
 func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, resident bool, now time.Time, addr string) ([]byte, error) {
 	id, _, err := s.deviceOf(ctx, store.Hash(r.EKHash))
 	if err != nil {

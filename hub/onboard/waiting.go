@@ -86,7 +86,7 @@ func (s *Service) askOwner(ctx context.Context, v *evidence.Verdict, e store.Enr
 	w, err = s.Store.PutWaiting(ctx, w, MaxWaiting)
 	switch {
 	case errors.Is(err, store.ErrFull):
-		return &evidence.Refusal{Code: CodeFull, Reason: fmt.Sprintf("This owner has the maximum number of waiting devices (%d), or their evidence has the maximum size. %s", MaxWaiting, v.Questions[0].Reason), Hint: "The owner must approve or deny some waiting devices first."}
+		return &evidence.Refusal{Code: CodeFull, Reason: fmt.Sprintf("This owner has the maximum number of waiting devices (%d), or the evidence of these devices has the maximum size. %s", MaxWaiting, v.Questions[0].Reason), Hint: "The owner must approve or deny some waiting devices first."}
 	case err != nil:
 		return err
 	case w.State == store.Denied:
