@@ -20,8 +20,8 @@ import (
 
 const secureBootPCR = 7
 
-// separators are the events with which firmware ends its own events in a PCR (PC Client Platform
-// Firmware Profile, 10.4.1).
+// separators are the events that show the end of the firmware's own events in a PCR (PC Client
+// Platform Firmware Profile, 10.4.1).
 var separators = []struct {
 	data []byte
 	what string

@@ -130,7 +130,7 @@ func extendedByWords(bank crypto.Hash, value []byte, words []string) []byte {
 //     by another separator since version 261. If the kernel is in a unified kernel image, systemd
 //     extends PCR 11 by each phase of the boot.
 //
-// maxSeparators is the maximum number of separators. Each start by kexec adds one separator,
+// maxSeparators is the maximum number of systemd's separators. Each start by kexec adds one,
 // without a reset of the PCRs.
 const (
 	exitInvoked   = "Exit Boot Services Invocation"

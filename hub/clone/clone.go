@@ -272,7 +272,7 @@ func (r *Record) interleave(at time.Time) {
 		all += b.Turns
 	}
 	if len(by) > 1 && all >= minTurns {
-		r.find(BootsInterleave, at, "Reports alternate between several boots of the TPM: each of these boots continued after another boot had reported: %s. One TPM cannot return to an earlier boot, so several TPMs run with one state.", strings.Join(by, "; "))
+		r.find(BootsInterleave, at, "Reports alternate between several boots of the TPM, and each of these boots continued after another boot had reported: %s. One TPM cannot return to an earlier boot, so several TPMs run with one state.", strings.Join(by, "; "))
 	}
 }
 
