@@ -26,8 +26,8 @@ import (
 	_ "modernc.org/sqlite" // the driver
 )
 
-// tablesOf reads the list of database columns under a heading of docs/fsck.md. The key of the result
-// is the name of the database table.
+// tablesOf reads the list of database columns under a heading of docs/fsck.md. The key of the
+// result is the name of the database table.
 func tablesOf(t *testing.T, heading string) map[string][]string {
 	t.Helper()
 	text, err := os.ReadFile("../../docs/fsck.md")

@@ -48,7 +48,7 @@ var rules = map[string]struct{ fact, remedy string }{
 	"account-credential":  {"The database has sessions or API tokens of accounts that do not exist, with these ids: %s.", restoreRemedy},
 	"device-rows":         {"The database has data of devices that do not exist, with these ids: %s.", restoreRemedy},
 	"revision-trail":      {"The database has revisions of these devices, but the device's trail (the list of its revisions) is missing or has another owner than the revisions: %s.", restoreRemedy},
-	"object-revision":     {"The database lists which objects these devices' revisions have, but the revisions do not exist or have another owner: %s.", restoreRemedy},
+	"object-revision":     {"The database has lists of objects for revisions of these devices, but the revisions do not exist or have another owner: %s.", restoreRemedy},
 	"trail-device":        {"These devices have another owner than their trails (the lists of their revisions): %s.", restoreRemedy},
 	"earlier-certificate": {"These devices enrolled more than once, and an earlier enrolment is missing, or belongs to another device: %s.", restoreRemedy},
 	"fleet-count":         {"For these accounts, a stored number of devices is wrong: %s.", restoreRemedy + " Until then, only the numbers on the web pages are wrong."},
