@@ -213,10 +213,11 @@ func (n *namer) variable(out *Event, v eventlog.Variable) {
 	}
 }
 
-// isSignature reports whether a value is a single entry of the database db (EFI_SIGNATURE_DATA: the
-// owner's GUID and a certificate). Firmware measures the entry that allows an image to start. If
-// the image is a driver in an option ROM, this event comes before the separator, like the event for
-// the whole db. A whole db has another format: a list of lists.
+// isSignature reports whether a value is a single entry of a signature database such as db
+// (EFI_SIGNATURE_DATA: the owner's GUID and a certificate). Firmware measures the entry that allows
+// an image to start. If the image is a driver in an option ROM, this event comes before the
+// separator, like the event for the whole database. A whole database has another format: a list of
+// lists.
 func isSignature(value []byte) bool {
 	const owner = 16
 	if len(value) <= owner {

@@ -3,9 +3,9 @@
 // and the time. All four are arguments, so that each attack can be one row of a table-driven test.
 //
 // Parse turns a request into a Request, which does not change afterwards. Verify judges the
-// Request. The hub continues only with values from the Request. (The reason is CVE-2022-1053:
-// Keylime fetched the data twice, once to check it and once to use it. So an attacker could send
-// other data the second time.)
+// Request. The hub continues only with values from the Request. The reason is a fault of Keylime
+// (CVE-2022-1053): Keylime fetched the data twice, once to check it and once to use it. So an
+// attacker could send other data the second time.
 //
 // Verify cannot prove that the IAK is in the TPM of the EK certificate, because a request does not
 // prove this. The reply proves it: only the TPM of the EK certificate can open the reply. See

@@ -257,8 +257,8 @@ type decidingRule struct {
 // rulesOf returns the rules that decide about a request. A layer has the rules of one policy, the
 // hub's or the owner's. In each layer, the first rule that matches the maker and model in the EK
 // certificate decides. If the certificate does not chain to a trusted root, the first rule that
-// matches a TPM without a certificate decides too. So a forged certificate does not avoid the rule
-// for TPMs without a certificate.
+// matches a TPM without a certificate decides too. So a device cannot bypass the rule for TPMs
+// without a certificate by sending a forged certificate.
 func (p *Policy) rulesOf(v *Verdict, r *Request) (rules []decidingRule) {
 	for _, layer := range p.Layers {
 		rule := layer.first(r, r.Maker(), r.Model())
