@@ -86,10 +86,10 @@ func withoutRepetition(events []logEvent, bank crypto.Hash) iter.Seq[int] {
 	}
 }
 
-// startValues returns the possible values of a PCR after a reset. All bytes are zero, but the last
-// byte of PCR 0 is the locality of TPM2_Startup. The locality is 4 after an H-CRTM sequence (TPM
-// 2.0 Library, Part 1, 34.3). The value of PCR 0 shows the locality. The log also states the
-// locality, but no digest covers that statement.
+// startValues returns the possible values of a PCR after a reset. All bytes are zero, except the
+// last byte of PCR 0: it is the locality of TPM2_Startup, or 4 after an H-CRTM sequence (TPM 2.0
+// Library, Part 1, 34.3). For PCR 0, startValues returns a value for each locality, because no
+// digest covers the locality that the log states.
 func startValues(pcr int, bank crypto.Hash) [][]byte {
 	values := [][]byte{make([]byte, bank.Size())}
 	if pcr == 0 {

@@ -478,7 +478,7 @@ func (r *Reference) firmwareText() string {
 }
 
 // explain sets the verdict's changes: sentences that tell the owner what is wrong with the boot. If
-// the owner has no manifests and no decisions, these are the differences from the reference. For a
+// the owner has no manifests and no decisions, it lists the differences from the reference. For a
 // bad part of the boot, explain uses the words of the part's verdict in two cases: the part does
 // not differ from the reference, or the words explain more than the differences do.
 func (j *judge) explain(v *Verdict) {

@@ -41,10 +41,9 @@ func (u *WaitingError) Error() string {
 	return "onboard: device " + u.DeviceID + " waits for its owner's decision"
 }
 
-// waitingID returns the id of a waiting device. The id is the same at each request. It has no
-// relation to the id of the TPM's future device, or to the id of the TPM's device with another
-// owner. Anyone with a join token can learn the waiting id of a public EK, so the waiting id must
-// reveal nothing.
+// waitingID returns the id of a waiting device. The id is the same at each request. Anyone with a
+// join token can learn the waiting id for any public EK. So the waiting id must not reveal the id
+// that the TPM's device will have later, or has with another owner now.
 func (s *Service) waitingID(ek store.Hash) string {
 	id := s.derive("gangway waiting id v1\x00", ek[:])
 	return hex.EncodeToString(id[:12])
