@@ -1,7 +1,7 @@
 // Package cakey signs with a private key that is in one of three places: a file, the TPM of this
 // machine, or a signer. A signer is a program that is connected to an HSM. The keys of the hub's
-// CAs can be in these places, and the key with which an owner signs reference manifests. A URI names
-// the key:
+// CAs can be in these places, and the key with which an owner signs reference manifests. A URI
+// names the key:
 //
 //	file:/run/credentials/gangway.service/aca.key   PKCS #8 PEM, mode 0600
 //	tpm:0x81010060                                  a persistent handle; ?device=ADDRESS, default /dev/tpmrm0
