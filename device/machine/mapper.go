@@ -141,7 +141,8 @@ func UnlockData(partition string, ask Ask) (device string, encrypted bool, err e
 	return device, true, err
 }
 
-// released returns the passphrase that the TPM releases to this start of the machine.
+// released returns the disk's passphrase, if the TPM releases it to the system that the machine has
+// started.
 func released(t transport.TPM, f *os.File) ([]byte, error) {
 	approvals, err := extraApprovals()
 	if err != nil {
