@@ -209,7 +209,8 @@ func (a authority) request(key crypto.Signer) ([]byte, error) {
 }
 
 // CancelRequest deletes the open request and all its keys. It deletes the keys in a TPM first. If
-// one of these cannot be deleted, CancelRequest stops, and the request stays open.
+// one of these cannot be deleted, CancelRequest stops, and the request stays open. A repeated call
+// deletes the remaining keys.
 func CancelRequest(ctx context.Context, dir string) error {
 	open := dir + requestSuffix
 	text, err := os.ReadFile(filepath.Join(open, requestFile))
@@ -221,7 +222,8 @@ func CancelRequest(ctx context.Context, dir string) error {
 		return err
 	}
 	for _, r := range list {
-		text, err := os.ReadFile(filepath.Join(open, r.authority.file+uriSuffix))
+		name := filepath.Join(open, r.authority.file+uriSuffix)
+		text, err := os.ReadFile(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		} else if err != nil {
@@ -233,6 +235,10 @@ func CancelRequest(ctx context.Context, dir string) error {
 		}
 		if err := uri.Remove(ctx, r.public); err != nil {
 			return fmt.Errorf("pki: cannot delete the key of the request: %w; to cancel the request without deleting the key, delete the folder %s", err, open)
+		}
+		// Without the file, a repeated call does not look for the deleted key.
+		if err := os.Remove(name); err != nil {
+			return fmt.Errorf("pki: %w", err)
 		}
 	}
 	return os.RemoveAll(open)
