@@ -108,10 +108,11 @@ type Decision struct {
 // waiting device returns ErrNotFound if it has expired.
 type WaitingDevices interface {
 	// PutWaiting stores the waiting device `w`. If the store already has a waiting device with this
-	// owner and EK, PutWaiting replaces its properties, except Since, Answered and a denial. If
-	// Answered contains all Codes, the state becomes Approved. If not, the state stays Denied or
-	// becomes Undecided. ErrFull: `limit` other waiting devices of the owner are Undecided, or the
-	// evidence of all Undecided devices of the owner would exceed MaxWaitingBytes.
+	// owner and EK, that device gets the properties of `w`, but keeps its Since, its Answered and a
+	// denial. If Answered contains all Codes, the state becomes Approved. If not, the state stays
+	// Denied or becomes Undecided. ErrFull: `limit` other waiting devices of the owner are
+	// Undecided, or the evidence of all Undecided devices of the owner would exceed
+	// MaxWaitingBytes.
 	PutWaiting(ctx context.Context, w WaitingDevice, limit int) (WaitingDevice, error)
 	// WaitingByEK finds a waiting device by its EK.
 	WaitingByEK(ctx context.Context, owner string, ek Hash, now time.Time) (WaitingDevice, error)

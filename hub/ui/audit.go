@@ -65,7 +65,7 @@ type AuditLink struct {
 	Gone             bool // the thing does not exist any more
 }
 
-// meansWords says for a person in which way someone acted, for example "in a browser".
+// meansWords returns the words that tell a person how someone acted, for example "in a browser".
 func meansWords(means string) string {
 	if words, known := map[string]string{
 		store.ByPage: "in a browser", store.ByAPI: "by a program, signed in", store.ByAPIToken: "with an API token", store.ByCommand: "on the hub's machine",
