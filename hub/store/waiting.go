@@ -124,7 +124,7 @@ type WaitingDevices interface {
 	// WaitingPage returns one page of an owner's waiting devices in one state, newest first.
 	// *ErrBadSearch: f.After is not valid.
 	WaitingPage(ctx context.Context, f WaitingFilter) (WaitingPage, error)
-	// Decide stores the owner's approval or denial of a waiting device, and may change an earlier
+	// Decide stores the owner's approval or denial of a waiting device. It replaces an earlier
 	// decision. An approval adds the device's Codes to Answered. A denial empties Answered and
 	// revokes the owner's Pending enrolments of the EK. Errors: ErrNotFound, ErrChanged.
 	Decide(ctx context.Context, owner, deviceID string, d Decision) (WaitingDevice, error)

@@ -125,9 +125,9 @@ func (a *ACME) Run(ctx context.Context) {
 	}
 }
 
-// poll returns the time until the next check. If the certificate has a short lifetime, the hub must
-// notice its renewal earlier than after pollEvery: ACME renews the certificate in the last third of
-// its lifetime.
+// poll returns the time until the next check. This is pollEvery, or less if the certificate expires
+// soon: ACME renews a certificate in the last third of its lifetime, and the hub must notice this
+// renewal in time.
 func (a *ACME) poll() time.Duration {
 	if expires := a.Expires(); !expires.IsZero() {
 		return max(min(pollEvery, time.Until(expires)/10), time.Second)

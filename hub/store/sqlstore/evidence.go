@@ -17,9 +17,9 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// The long columns of an enrolment are packed in the column request: the certificates, the verdict
-// and the request itself. They repeat parts of each other, and common texts, so they are compressed
-// together:
+// An enrolment has several long columns: the certificates, the verdict and the request itself. They
+// repeat parts of each other and common texts, so they are compressed together, and the result is
+// stored in the column `request`:
 //
 //	byte 0   packedEvidence
 //	byte 1   withChain, or 0

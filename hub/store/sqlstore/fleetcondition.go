@@ -292,9 +292,9 @@ func (v *commonValues) read(c Conn, owner string) error {
 }
 
 // words returns the arguments with which selectWord and selectFound read the words that begin with
-// the condition's word. The limit is not among these arguments. For FieldSerial, some of the
-// devices with such a word may have another serial number, so the caller must compare the serial
-// numbers.
+// the condition's word. The limit is not among these arguments. For FieldSerial, such a word may
+// come from the nick of a device or from a longer serial number. So the caller must compare the
+// serial numbers.
 func (k *condition) words(owner string) []any {
 	from := cut(wordText(k.value), indexedText)
 	to := from + "\U0010ffff"

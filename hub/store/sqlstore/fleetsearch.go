@@ -14,7 +14,7 @@ import (
 
 const (
 	// smallSet is the largest number of devices that the engine reads at once and sorts in memory.
-	// If more devices match the most selective condition, the engine reads an index in the order of
+	// If each condition matches more devices than that, the engine reads an index in the order of
 	// the result.
 	smallSet = store.MaxCount
 	// A walk reads an index in the order of the result (see type walk). For one page, the engine
@@ -419,8 +419,8 @@ var (
 	selectFound = both(searchColumns+`(`+fewWords+`) AS n CROSS JOIN device_search s ON s.owner = ? AND s.nick = n.nick`,
 		searchColumns+`(`+fewWords+`) AS n, LATERAL (SELECT * FROM device_search d WHERE d.owner = ? AND d.nick = n.nick LIMIT 1) AS s`)
 	// selectByID reads the devices with the ids from ? (inclusive) to ? (exclusive). The engines
-	// must not use an index of the owner's devices: the signs + prevent this in SQLite, and the
-	// empty text prevents it in PostgreSQL.
+	// must not use an index of the owner's devices: the + before a column prevents this in SQLite,
+	// and the empty text that is appended to the owner prevents it in PostgreSQL.
 	selectByID = both(searchColumns+`devices d CROSS JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick
 		WHERE d.id >= ? AND d.id < ? AND +d.owner = ? AND +d.deleted = 0 ORDER BY d.id LIMIT ?`,
 		searchColumns+`(SELECT id, owner, nick FROM devices WHERE id >= ? AND id < ? AND owner || '' = ? AND deleted = 0 ORDER BY id LIMIT ?) AS d,
@@ -832,8 +832,8 @@ func (f *finder) start() place {
 }
 
 // The method `key` returns the place `p` as arguments of a walk's statement. If `first` is true,
-// the walk starts at the first device of the order. If that order is descending, the arguments then
-// contain `last`, which is greater than all texts.
+// the walk starts at the first device of the order. In a descending order, the arguments then contain
+// `last`, which is greater than all texts, so that no device is before this place.
 func (f *finder) key(p place, first bool, last any) []any {
 	text := func(s string) any {
 		if first && f.order.down {
