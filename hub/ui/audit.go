@@ -14,8 +14,8 @@ type AuditPage struct {
 	Rows    []AuditRow
 	Partial bool // the hub stopped its search early: the next page may have more events
 	None    bool // the account's trail has no event at all
-	// First and Next are the addresses of other pages of the list. An address is empty if there is
-	// no such page.
+	// First and Next are the addresses of the first and the next page of the list. An address is
+	// empty if this page has no such link.
 	First, Next string
 	CSV, JSON   string // addresses of exports
 	News        string // the address of the line that announces newer events

@@ -9,8 +9,8 @@ import (
 	"gangway/hub/store"
 )
 
-// Values of the column enrolments.state. The migration that creates the table says why they are
-// letters.
+// Values of the column enrolments.state. The migration that creates the table explains why these
+// values are letters.
 const (
 	statePending    = "p"
 	stateActive     = "a"

@@ -63,8 +63,8 @@ var (
 		zstd.WithDecoderMaxMemory(maxEvidence), zstd.WithDecoderLowmem(true)))
 )
 
-// shortEvidence is the largest length of evidence that shortEncoder compresses. Longer evidence has a
-// boot event log.
+// shortEvidence is the largest length of evidence that shortEncoder compresses. Longer evidence
+// contains a boot event log, in which other bytes can be compressed too.
 const shortEvidence = 16 << 10
 
 func newEncoder(more ...zstd.EOption) *zstd.Encoder {

@@ -67,8 +67,8 @@ func indexedOf(c Conn, device string) (is indexed, err error) {
 	return is, err
 }
 
-// The method `list` returns the entries for device_words: each word with the text after the word,
-// in lower case.
+// The method `list` returns the entries for device_words: for each word, the text that begins with
+// the word, in lower case.
 func (w words) list() []string {
 	if w.owner == "" {
 		return nil
@@ -111,7 +111,7 @@ func wordStarts(text string) func(f func(n, i int) bool) {
 }
 
 // cut returns the first `n` bytes of a text. If byte `n` is in the middle of a character, the
-// result does not have this character.
+// result ends before this character.
 func cut(text string, n int) string {
 	if len(text) <= n {
 		return text

@@ -289,7 +289,7 @@ func valued(column string) walk {
 	})
 }
 
-// active is the walk through the active devices.
+// active returns the walk through the active devices.
 func active() walk {
 	sqliteUp, sqliteDown := walkTexts(searchColumns, `device_search s INDEXED BY device_search_seen WHERE s.owner = ? AND s.seen = `+seenNow, `s.nick`)
 	// For the bounds and the order in PostgreSQL's statements, see the function `equal`.

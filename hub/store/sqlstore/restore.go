@@ -159,7 +159,7 @@ func (s *Store) ResumeToken(ctx context.Context, id string, spent int, e store.E
 		if !t.Paused {
 			return store.ErrNotFound
 		}
-		// A maximum of 0 would mean that there is no limit.
+		// The new maximum is at least 1, because a maximum of 0 would mean that there is no limit.
 		most, disabled := max(t.MaxUses-spent, t.Uses, 1), t.Disabled || t.MaxUses-spent <= t.Uses
 		if err := c.Do(resumeToken, int64(most), flag(disabled), id); err != nil {
 			return err

@@ -84,7 +84,8 @@ type Columns interface {
 type Store struct {
 	db   DB
 	seen *sightings
-	// unproven is the number of calls of keepCertificate.
+	// unproven is the number of calls of keepCertificate. Only every n-th call counts the unproven
+	// certificates.
 	unproven atomic.Uint64
 	// chains has the keys of rows in ek_chains that this process has committed.
 	chains sync.Map

@@ -409,8 +409,8 @@ type snapshot struct {
 
 func (f *fixture) snapshot(idevid store.Hash) (s snapshot) {
 	f.Helper()
-	// If something does not exist, the snapshot has its zero value. So the test fails if a refused
-	// activation creates it.
+	// If something does not exist, its field in the snapshot stays zero. So the test fails if a
+	// refused activation creates something.
 	s.Enrolment, _ = f.EnrolmentByCertificate(f.ctx, idevid)
 	s.TPM, _ = f.TPM(f.ctx, s.Enrolment.EK)
 	s.AIK, _ = f.AIK(f.ctx, s.Enrolment.IAKName)
