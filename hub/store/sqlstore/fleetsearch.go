@@ -832,8 +832,8 @@ func (f *finder) start() place {
 }
 
 // The method `key` returns the place `p` as arguments of a walk's statement. If `first` is true,
-// the walk starts at the first device of the order. In a descending order, the arguments then contain
-// `last`, which is greater than all texts, so that no device is before this place.
+// the walk starts at the first device of the order. In a descending order, the arguments then
+// contain `last`, which is greater than all texts, so that no device is before this place.
 func (f *finder) key(p place, first bool, last any) []any {
 	text := func(s string) any {
 		if first && f.order.down {
