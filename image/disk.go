@@ -33,8 +33,8 @@ type Disk struct {
 const (
 	mib    = 1 << 20
 	sector = 512
-	// minESP is the smallest size in bytes. FAT32 needs at least 65525 clusters (here, of one
-	// sector each), and a table of the clusters.
+	// minESP is the smallest size of the EFI system partition, in bytes. FAT32 needs at least 65525
+	// clusters (here, of one sector each), and a table of the clusters.
 	minESP = 34 * mib
 )
 

@@ -7,8 +7,9 @@
 //	uki, _ := image.UKI{Stub: stub, Kernel: kernel, Initrd: initrd, Cmdline: "quiet"}.Build()
 //	err := image.Disk{ESP: []image.File{{Path: "EFI/BOOT/BOOTX64.EFI", Data: uki}}}.Write("disk.img")
 //
-// Firmware and the stub measure the whole unified kernel image into the TPM before it runs. So any
-// change of the kernel, the initial file system or the command line changes the measurements.
+// Firmware, and the EFI stub at the start of the unified kernel image, measure the whole image into
+// the TPM before the kernel runs. So any change of the kernel, the initial file system or the
+// command line changes the measurements.
 package image
 
 import (

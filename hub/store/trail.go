@@ -62,8 +62,8 @@ type Revision struct {
 	Modified     time.Time
 }
 
-// TrailSummary is a trail, and the revision that the device has reported about last. The State and
-// Meta of this revision are empty.
+// TrailSummary is a trail, and the revision about which the device has sent its latest report. The
+// State and Meta of this revision are empty.
 type TrailSummary struct {
 	Trail
 	Revision Revision

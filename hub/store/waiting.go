@@ -21,9 +21,9 @@ const (
 // must answer.
 //
 // The owner and the EK identify a waiting device. Anyone who has a join token can add a waiting
-// device with any EK public key. So a waiting device reserves no name, spends no use of the token,
-// and changes no other data. An approval is safe because the approval names the EK: only the TPM
-// that has the EK can open the reply.
+// device with any EK public key. So a waiting device reserves no name, does not count as a use of
+// the token, and changes no other data. An approval is safe because the approval names the EK: only
+// the TPM that has the EK can open the reply.
 type WaitingDevice struct {
 	Owner    string // Account.ID
 	EK       Hash   // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
@@ -31,8 +31,8 @@ type WaitingDevice struct {
 	TokenID  string
 	State    WaitingState // the owner's decision about the latest request
 	Codes    []string     // codes of the questions that the latest request leaves open
-	// Answered has the codes of the questions that the owner has already overridden for this EK.
-	// Only a denial removes codes from Answered; a request never does.
+	// Answered has the codes of the questions that the owner has already approved for this EK. Only
+	// a denial removes codes from Answered; a request never does.
 	Answered []string
 
 	RequestHash  Hash
@@ -108,10 +108,11 @@ type Decision struct {
 // waiting device returns ErrNotFound if it has expired.
 type WaitingDevices interface {
 	// PutWaiting stores the waiting device `w`. If the store already has a waiting device with this
-	// owner and EK, it gets the new properties, but keeps Since, Answered and a denial. If Answered
-	// has all Codes, the state becomes Approved. If not, the state stays Denied or becomes
-	// Undecided. ErrFull: `limit` other waiting devices of the owner are Undecided, or the evidence
-	// of all Undecided devices of the owner would exceed MaxWaitingBytes.
+	// owner and EK, that device gets the properties of `w`, but keeps its Since, its Answered and a
+	// denial. If Answered contains all Codes, the state becomes Approved. If not, the state stays
+	// Denied or becomes Undecided. ErrFull: `limit` other waiting devices of the owner are
+	// Undecided, or the evidence of all Undecided devices of the owner would exceed
+	// MaxWaitingBytes.
 	PutWaiting(ctx context.Context, w WaitingDevice, limit int) (WaitingDevice, error)
 	// WaitingByEK finds a waiting device by its EK.
 	WaitingByEK(ctx context.Context, owner string, ek Hash, now time.Time) (WaitingDevice, error)
@@ -123,7 +124,7 @@ type WaitingDevices interface {
 	// WaitingPage returns one page of an owner's waiting devices in one state, newest first.
 	// *ErrBadSearch: f.After is not valid.
 	WaitingPage(ctx context.Context, f WaitingFilter) (WaitingPage, error)
-	// Decide stores the owner's approval or denial of a waiting device, and may change an earlier
+	// Decide stores the owner's approval or denial of a waiting device. It replaces an earlier
 	// decision. An approval adds the device's Codes to Answered. A denial empties Answered and
 	// revokes the owner's Pending enrolments of the EK. Errors: ErrNotFound, ErrChanged.
 	Decide(ctx context.Context, owner, deviceID string, d Decision) (WaitingDevice, error)

@@ -188,7 +188,7 @@ func samplerOf(ratio *float64) (sdktrace.Sampler, error) {
 // Tracer returns the tracer of the hub's requests.
 func (t *Traces) Tracer() trace.Tracer { return t.provider.Tracer(step.Scope) }
 
-// Close sends the spans that still wait, for a few seconds at most.
+// Close sends the spans that are still in the queue. It waits at most lastSpans for the collector.
 func (t *Traces) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), lastSpans)
 	defer cancel()

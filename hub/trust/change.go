@@ -18,10 +18,10 @@ const (
 // maxSource is the largest number of characters of a stored source.
 const maxSource = 200
 
-// Import returns the change that makes the hub trust all of `certs`, and the certificates that the
-// change adds. It leaves out certificates that the operator has imported already. If `asRoot` is
-// true, each certificate becomes a root, even if another CA issued it. The caller sets the change's
-// event.
+// Import returns a change of the trust store that makes the hub trust all of `certs`. `added` has
+// the certificates that this change adds: all of `certs` except those that the operator has
+// imported already. If `asRoot` is true, each certificate becomes a root, even if another CA issued
+// it. The caller sets the change's event.
 func (s *Set) Import(certs []Certificate, asRoot bool, now time.Time) (change store.TrustChange, added []Entry) {
 	for _, e := range NewSet(certs...).Entries() {
 		e.Root = e.Root || asRoot

@@ -227,8 +227,8 @@ func TestReadsMakersCertificatesOfTheCollection(t *testing.T) {
 	}
 }
 
-// Each root that Read returns is a built-in root, because the seeds have no other roots and no
-// input can forge a self-signature.
+// Each root that Read returns must be a built-in root: the seeds contain no other roots, and the
+// fuzzer cannot forge a self-signature.
 func FuzzRead(f *testing.F) {
 	known := map[[32]byte]bool{}
 	for _, c := range trust.BuiltIn() {

@@ -14,8 +14,8 @@ func word(c *ca, kind store.TrustKind) store.TrustedCertificate {
 	return store.TrustedCertificate{Fingerprint: sha256.Sum256(c.cert.Raw), DER: c.cert.Raw, Kind: kind, Source: trust.ImportSource("x.pem"), Added: time.Now()}
 }
 
-// The operator's stored decisions change what the built-in certificates and the files say about a
-// certificate.
+// WithStored applies the operator's stored decisions to a set. A decision can distrust a
+// certificate, add a certificate, or make a link a root. It cannot make a root a link.
 func TestOperatorsWordWins(t *testing.T) {
 	t.Parallel()
 	root := newCA(t, "Root", nil, nil)

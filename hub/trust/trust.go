@@ -59,10 +59,10 @@ func selfSigned(c *x509.Certificate) bool {
 	return bytes.Equal(c.RawSubject, c.RawIssuer) && c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil
 }
 
-// maker returns, for people, the name of the TPM maker that has the CA certificate `c`. It is the
-// name of the folder above RootCA or IntermediateCA, as in the known collections of certificates.
-// If `file` has no such folder, it returns the organization or the common name in the certificate's
-// subject.
+// maker returns the name of the TPM maker that has the CA certificate `c`, for display only. This
+// is the name of the folder above RootCA or IntermediateCA, as in the known collections of
+// certificates. If `file` has no such folder, it returns the organization or the common name in the
+// certificate's subject.
 func maker(c *x509.Certificate, file string) string {
 	if i := strings.LastIndex(file, ": "); i >= 0 {
 		file = file[i+2:] // within a cabinet
@@ -82,7 +82,7 @@ func maker(c *x509.Certificate, file string) string {
 	return "unknown"
 }
 
-// Name returns the certificate's name for people.
+// Name returns a name of the certificate for display.
 func (c *Certificate) Name() string {
 	if name := tcg.Printable(c.Cert.Subject.CommonName); name != "" {
 		return name

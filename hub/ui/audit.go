@@ -14,8 +14,8 @@ type AuditPage struct {
 	Rows    []AuditRow
 	Partial bool // the hub stopped its search early: the next page may have more events
 	None    bool // the account's trail has no event at all
-	// First and Next are the addresses of other pages of the list. An address is empty if there is
-	// no such page.
+	// First and Next are the addresses of the first and the next page of the list. An address is
+	// empty if this page has no such link.
 	First, Next string
 	CSV, JSON   string // addresses of exports
 	News        string // the address of the line that announces newer events
@@ -65,7 +65,7 @@ type AuditLink struct {
 	Gone             bool // the thing does not exist any more
 }
 
-// meansWords says for a person in which way someone acted, for example "in a browser".
+// meansWords returns the words that tell a person how someone acted, for example "in a browser".
 func meansWords(means string) string {
 	if words, known := map[string]string{
 		store.ByPage: "in a browser", store.ByAPI: "by a program, signed in", store.ByAPIToken: "with an API token", store.ByCommand: "on the hub's machine",

@@ -82,8 +82,8 @@ type BootKey struct {
 	Added    time.Time
 }
 
-// BootCohortPage previews a decision about one measured thing, such as a boot loader with a certain
-// hash: it lists the devices that booted with it.
+// BootCohortPage previews a decision about one measured value, for example the hash of a boot
+// loader. It lists the devices that measured this value.
 type BootCohortPage struct {
 	Part, PartName string // the part of the boot, in words and as the form sends it
 	Value, Model   string

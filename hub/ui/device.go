@@ -196,7 +196,8 @@ type MetaRow struct {
 	LongName bool // Name is too long for a form on the page
 }
 
-// SetText sets the text of the editor, if it needs at most `most` bytes on the page.
+// SetText sets the text of the editor. If the text needs more than `most` bytes on the page, the
+// editor stays empty and TooLong is true.
 func (m *DeviceMeta) SetText(text string, most int) {
 	m.Text, m.TooLong = text, Weight(text) > most
 	if m.TooLong {
@@ -244,7 +245,7 @@ var shields = map[chain.State]Shield{
 	chain.Refused:     {"shield-off", "refused"},
 }
 
-// Exactly writes a length of time with milliseconds.
+// Exactly returns a duration as text, with milliseconds.
 func Exactly(d time.Duration) string {
 	d = d.Round(time.Millisecond)
 	switch {
@@ -260,7 +261,7 @@ func Exactly(d time.Duration) string {
 	return fmt.Sprintf("%d h %d min %.3f s", int(d.Hours()), int(d.Minutes())%60, (d % time.Minute).Seconds())
 }
 
-// Roughly writes a length of time with at most two units.
+// Roughly returns a duration as text, with at most two units.
 func Roughly(d time.Duration) string {
 	seconds := max(0, int(d.Seconds()))
 	switch {

@@ -30,8 +30,8 @@ type DevicesPage struct {
 	Rows    []DeviceRow
 	Count   string // the number of devices that match the query, in words
 	Partial bool   // the store stopped its search early: the next page may have more
-	// First and Next are the addresses of other pages of the list. An address is empty if there is
-	// no such page.
+	// First and Next are the addresses of the first and the next page of the list. An address is
+	// empty if this page has no such link.
 	First, Next string
 	// All is the number of devices that an action on all matching devices changes. If it is 0, the
 	// page does not offer such an action.

@@ -130,7 +130,7 @@ func bootBadge(state string) Badge {
 	return Badge{tone, bootState(state)}
 }
 
-// Number writes a number with separators between thousands.
+// Number returns a number as text, with separators between thousands.
 func Number(n int) string { return humanize.Comma(int64(n)) }
 
 // percent returns n as a share of total, from 0 to 100.
@@ -166,7 +166,7 @@ func Ago(now, t time.Time) string {
 	}
 }
 
-// Span writes a length of time with one unit.
+// Span returns a duration as text, with one unit.
 func Span(d time.Duration) string {
 	switch {
 	case d < time.Minute:
@@ -192,8 +192,8 @@ func newWhen(now, t time.Time) when {
 	return when{t, Ago(now, t), u.Format(time.RFC3339), u.Format("2 Jan 2006 15:04:05 UTC")}
 }
 
-// Maker returns the name of a TPM's maker and model for people. It leaves out the maker's id of
-// IBM's software TPM, which is only a number.
+// Maker returns a TPM's maker and model as a page shows them. It leaves out the maker's id of IBM's
+// software TPM, which is only a number.
 func Maker(manufacturer, model string) string {
 	if manufacturer == "id:00001014" {
 		manufacturer = ""
@@ -201,8 +201,8 @@ func Maker(manufacturer, model string) string {
 	return strings.TrimSpace(manufacturer + " " + model)
 }
 
-// MakerName returns the name of a TPM's maker for people. A maker's id is usually its name. The
-// exception is IBM: IBM's id is only a number, and some software TPMs use the same number.
+// MakerName returns the name of a TPM's maker as a page shows it. A maker's id is usually its name.
+// The exception is IBM: IBM's id is only a number, and some software TPMs use the same number.
 func MakerName(manufacturer string) string {
 	if manufacturer == "id:00001014" {
 		return "IBM's software TPM"

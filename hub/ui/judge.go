@@ -6,8 +6,9 @@ import (
 	"gangway/hub/store"
 )
 
-// JudgePage is the data of the page "judge": what the hub would do with the kept evidence of an
-// owner's devices today. The numbers are those of the devices that this page examined.
+// JudgePage is the data of the page "judge". It shows how the hub would judge the stored evidence
+// of an owner's devices today. The numbers count only the devices that the hub judged for this
+// page.
 type JudgePage struct {
 	Tabs                                   []Tab
 	Rows                                   []JudgedDevice
@@ -15,7 +16,7 @@ type JudgePage struct {
 	First, Next                            string // addresses; empty: no link
 }
 
-// Examined returns the number of devices that the page examined.
+// Examined returns the number of devices that the hub judged for this page.
 func (p *JudgePage) Examined() int { return p.Accepted + p.Waiting + p.Refused + p.WithoutTPM }
 
 // JudgedDevice is a device that the hub would not accept today.
@@ -25,7 +26,8 @@ type JudgedDevice struct {
 	Code, Reason string
 }
 
-// LostPage is the data of the page "lost": the devices of an owner whose records a restore lost.
+// LostPage is the data of the page "lost": the owner's devices that are missing in the database
+// since a restore.
 type LostPage struct {
 	Restored, Backup time.Time // times of the latest restore and of its backup; zero: the hub was never restored
 	Rows             []store.LostDevice

@@ -15,8 +15,8 @@ type TokensPage struct {
 	SoonPath string
 	OnlySoon bool
 	More     bool
-	// First and Next are the addresses of other pages of the list. An address is empty if there is
-	// no such page.
+	// First and Next are the addresses of the first and the next page of the list. An address is
+	// empty if this page has no such link.
 	First, Next string
 	Empty       bool     // the account has no join token
 	Commands    []string // commands for the first onboarding

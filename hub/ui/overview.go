@@ -52,7 +52,7 @@ type Chart struct {
 	Width int
 }
 
-// Bar is a day of a Chart, in units of its view box.
+// Bar is the bar of one day in a Chart. Its position and size are in units of the chart's view box.
 type Bar struct {
 	X, Y, Width, Height int
 	Title               string

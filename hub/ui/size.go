@@ -9,11 +9,11 @@ import (
 	"gangway/hub/policy"
 )
 
-// MaxPage is a size in bytes. A page that is not larger than MaxPage shows all texts of devices and
-// people in full. A first load of a page, with its static files, must stay below 100 kB. A device
-// can write texts of any content, and a page needs up to six bytes for one byte of a hostile text.
-// So if a page is larger than MaxPage, the function `write` makes the page again with shorter
-// texts.
+// MaxPage is the largest size of a page, in bytes, that shows all texts of devices and people in
+// full. If a page is larger, the function `write` makes it again with shorter texts.
+//
+// The reason: the first load of a page, with its static files, must stay below 100 kB. But a device
+// can send texts of any content, and a page needs up to six bytes for one byte of a hostile text.
 const MaxPage = 60 << 10
 
 // textLengths are the largest lengths of one text, in characters, that the function `write` tries

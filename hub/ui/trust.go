@@ -69,6 +69,6 @@ type EKRow struct {
 	Required bool
 }
 
-// Short reports whether the form that removes the line has room for the note, so that the removal
-// can be undone.
+// Short reports whether the note is short enough for the form that removes the line. The form
+// contains the note, so that the removal can be undone.
 func (r EKRow) Short() bool { return Weight(r.Note) <= 200 }

@@ -26,7 +26,7 @@ type TrustChangePage struct {
 	PasswordProblem string
 }
 
-// TrustAct is an act on a certificate of the trust store.
+// TrustAct is an action that the operator can choose for a certificate of the trust store.
 type TrustAct struct{ Name, Label string }
 
 // TrustEffect says how a change of the trust store would affect the devices and waiting machines of

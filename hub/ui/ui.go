@@ -13,7 +13,8 @@
 // # To add a page
 //
 //  1. hub/ui/NAME.html: a template that begins with {{define "main"}}. Its dot is a Page; the
-//     page's own data is .Data. Name its data's type in a Go file next to it.
+//     page's own data is .Data. Declare the type of this data in a Go file next
+//     to the template.
 //  2. hub/api/page_NAME.go: the handler. It ends with
 //     s.renderPage(w, r, http.StatusOK, "NAME", ui.Page{Title: ..., Section: ui.SectionDevices, Data: ...}).
 //     The handler of a form ends with s.redirect(w, r, "/ui/...", ui.Notice{...}).
@@ -73,7 +74,8 @@ import (
 //go:embed *.html
 var sources embed.FS
 
-// A Section is a part of the hub's pages, with an entry in the rail.
+// A Section is a part of the hub's pages. It has an entry in the rail, the list of sections at the
+// side.
 type Section struct {
 	Name, Path, Icon string
 	Key              string // the section's shortcut is "g", then this key
@@ -110,8 +112,8 @@ type Page struct {
 	// NoScriptRefresh is the number of seconds after which a browser without JavaScript reloads the
 	// page.
 	NoScriptRefresh int
-	// Bare is the class of a page without the rail and the menus, for a screen that nobody
-	// operates.
+	// If Bare is not empty, the page has no rail and no menus, for a screen that nobody operates.
+	// Bare is the page's CSS class.
 	Bare string
 
 	// The fields below are filled in by renderPage.
@@ -179,8 +181,8 @@ func parsePages(functions template.FuncMap) map[string]*template.Template {
 // Write writes the page with this name.
 func Write(w io.Writer, name string, p Page) error { return write(w, name, "layout", p) }
 
-// WritePart writes one definition of a page's file, without the layout. It is for a part of a page
-// that the script replaces.
+// WritePart writes one template definition of a page's file, without the layout. It is for a part
+// of a page that the script replaces.
 func WritePart(w io.Writer, name, part string, p Page) error { return write(w, name, part, p) }
 
 func write(w io.Writer, name, part string, p Page) error {
@@ -215,8 +217,8 @@ type Problem struct {
 	Code, Message, Hint string
 }
 
-// Cloned is a device with a TPM state that several machines may have. Reasons are sentences. Codes
-// are the codes of the findings that nobody has answered.
+// Cloned is a device whose TPM state may exist on several machines. Reasons are sentences. Codes
+// are the codes of the findings about which nobody has decided yet.
 type Cloned struct {
 	store.Device
 	Reasons, Codes []string

@@ -44,9 +44,9 @@ type ACMEConfig struct {
 	Log   *slog.Logger
 }
 
-// ACME gets the certificate of the pages from a CA. The CA verifies by the challenge tls-alpn-01
-// (RFC 8737) that the host name belongs to the hub: it connects to port 443 of this host. So
-// connections to port 443 must reach the listener of the pages.
+// ACME gets the certificate of the hub's web pages from a CA. By the challenge tls-alpn-01 (RFC
+// 8737), the CA verifies that the host name belongs to the hub: the CA connects to port 443 of this
+// host. So connections to port 443 must reach the listener of the web pages.
 //
 // Only Run requests certificates; a handshake never does. So a stranger who sends other names, or
 // many handshakes, causes no request to the CA.
@@ -88,7 +88,7 @@ func (a *ACME) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, err
 	if c := a.current.Load(); c != nil {
 		return c, nil
 	}
-	return nil, errors.New("webcert: the CA has not issued the certificate of the pages yet; retry later")
+	return nil, errors.New("webcert: the CA has not issued the certificate of the web pages yet; retry later")
 }
 
 // Protocols returns the additional ALPN protocols of the listener: the protocol of the challenge.
@@ -103,15 +103,15 @@ func (a *ACME) Expires() time.Time {
 	return time.Time{}
 }
 
-// Run gets the certificate and its renewals, until ctx ends. The listener of the pages must be open
-// while Run runs.
+// Run gets the certificate and its renewals, until ctx ends. The listener of the web pages must be
+// open while Run runs.
 func (a *ACME) Run(ctx context.Context) {
 	wait, problem := retryFirst, ""
 	for {
 		next := pollEvery
 		if err := a.refresh(); err != nil {
 			if err.Error() != problem {
-				a.log.Error("the CA did not issue a certificate for the pages; the hub will retry", "name", a.name, "in", wait, "err", err)
+				a.log.Error("the CA did not issue a certificate for the web pages; the hub will retry", "name", a.name, "in", wait, "err", err)
 			}
 			problem, next, wait = err.Error(), wait, min(2*wait, retryLast)
 		} else {
@@ -125,9 +125,9 @@ func (a *ACME) Run(ctx context.Context) {
 	}
 }
 
-// poll returns the time until the next check. If the certificate has a short lifetime, the hub must
-// notice its renewal earlier than after pollEvery: ACME renews the certificate in the last third of
-// its lifetime.
+// poll returns the time until the next check. This is pollEvery, or less if the certificate expires
+// soon: ACME renews a certificate in the last third of its lifetime, and the hub must notice this
+// renewal in time.
 func (a *ACME) poll() time.Duration {
 	if expires := a.Expires(); !expires.IsZero() {
 		return max(min(pollEvery, time.Until(expires)/10), time.Second)
@@ -149,7 +149,7 @@ func (a *ACME) refresh() error {
 		return err
 	}
 	if old := a.current.Swap(c); old == nil || !old.Leaf.Equal(c.Leaf) {
-		a.log.Info("the pages have a new certificate", "name", a.name, "issuer", c.Leaf.Issuer.CommonName, "expires", c.Leaf.NotAfter)
+		a.log.Info("the web pages have a new certificate", "name", a.name, "issuer", c.Leaf.Issuer.CommonName, "expires", c.Leaf.NotAfter)
 	}
 	return nil
 }

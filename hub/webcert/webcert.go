@@ -1,7 +1,7 @@
-// Package webcert provides a certificate that browsers trust, for the hub's pages. The certificate
-// comes either from two files that the operator replaces (type Files), or from a CA by the protocol
-// ACME, RFC 8555 (type ACME). Devices never get this certificate: the listener for devices has a
-// certificate of the hub's own CA.
+// Package webcert provides a certificate that browsers trust, for the hub's web pages. The
+// certificate comes either from two files that the operator replaces (type Files), or from a CA by
+// the protocol ACME, RFC 8555 (type ACME). Devices never get this certificate: the listener for
+// devices has a certificate of the hub's own CA.
 package webcert
 
 import (
@@ -24,9 +24,11 @@ const (
 )
 
 // Files is a certificate and its key in two PEM files. When the files have changed, Files uses the
-// new pair. It compares the bytes of the files, because a copied file may have an older time than
-// the previous file. If the new pair is not usable, Files keeps the previous pair and logs the
-// reason. An example is a key file that is not completely written.
+// new pair. If the new pair is not usable, Files keeps the previous pair and logs the reason. For
+// example, a key file may not be completely written yet.
+//
+// Files compares the bytes of the files with the previous bytes. It does not compare times, because
+// a copied file may have an older time than the previous file.
 type Files struct {
 	cert, key, name string
 	log             *slog.Logger
@@ -42,9 +44,9 @@ type Files struct {
 // pairSum has the SHA-256 hashes of the two files.
 type pairSum [2][sha256.Size]byte
 
-// NewFiles reads the pair for the pages of the host `name`. It returns an error if the pair is
-// malformed, or if the certificate is for another name. It accepts an expired certificate with a
-// warning, because the hub must start for its devices.
+// NewFiles reads the certificate and the key for the web pages of the host `name`. It returns an
+// error if a file is malformed, or if the certificate is for another name. It accepts an expired
+// certificate with a warning, because the hub must start for its devices.
 func NewFiles(cert, key, name string, log *slog.Logger, now func() time.Time) (*Files, error) {
 	f := &Files{cert: cert, key: key, name: name, log: log, now: now, checked: now()}
 	text, sum, err := f.read()
@@ -56,7 +58,7 @@ func NewFiles(cert, key, name string, log *slog.Logger, now func() time.Time) (*
 	}
 	f.tried = sum
 	if expired(f.current, now()) {
-		log.Warn("the certificate of the pages has expired: replace the certificate file and the key file", "file", cert, "expired", f.current.Leaf.NotAfter)
+		log.Warn("the certificate of the web pages has expired: replace the certificate file and the key file", "file", cert, "expired", f.current.Leaf.NotAfter)
 	}
 	return f, nil
 }
@@ -70,7 +72,7 @@ func (f *Files) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		f.checked = now
 		if err := f.check(now); err != nil && err.Error() != f.problem {
 			f.problem = err.Error()
-			f.log.Error("the new certificate of the pages cannot be used; the hub keeps the previous certificate: correct the files", "err", err)
+			f.log.Error("the new certificate of the web pages cannot be used; the hub keeps the previous certificate: correct the files", "err", err)
 		}
 	}
 	return f.current, nil
@@ -92,7 +94,7 @@ func (f *Files) check(now time.Time) error {
 		return fmt.Errorf("webcert: the certificate in %s expired on %s; replace the file", f.cert, pair.Leaf.NotAfter.UTC().Format(time.DateOnly))
 	}
 	f.current, f.problem = pair, ""
-	f.log.Info("the pages have a new certificate", "file", f.cert, "expires", pair.Leaf.NotAfter)
+	f.log.Info("the web pages have a new certificate", "file", f.cert, "expires", pair.Leaf.NotAfter)
 	return nil
 }
 

@@ -1,6 +1,6 @@
 // Package secureboot makes an owner's Secure Boot keys, and the signed variables with which
 // firmware in setup mode enrols these keys. `gangway image keys` makes the keys with New. Package
-// image/stick reads the variables with Load and puts them on a stick.
+// image/stick reads the variables with Load and writes them to an installer's USB stick.
 //
 // There are three keys, each with its own certificate. The platform key (PK) identifies the owner
 // of the machine; the owner of the PK may change the KEK. The key exchange key (KEK) may change the

@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// bits is the RSA key size in bits. All firmware supports it.
+	// bits is the RSA key size in bits. All firmware supports this size.
 	bits = 2048
 	// years is how long the certificates are valid. Firmware ignores the dates, but other programs
 	// check them.

@@ -142,9 +142,9 @@ func efiTime(t time.Time) []byte {
 var ErrVariable = errors.New("secureboot: this is not a signed variable of Secure Boot, or it is damaged")
 
 // parse checks the signature of a signed variable and returns the variable's certificates. One of
-// the keys in the certificates `by` must have signed the variable. parse refuses a variable with
-// any other content, such as hashes of programs: a person who reviews the keys before enrolment
-// sees only certificates.
+// the keys in the certificates `by` must have signed the variable. parse refuses a variable that
+// contains anything except certificates, for example hashes of programs. The reason: a person who
+// reviews the keys before enrolment sees only the certificates.
 func parse(v Variable, b []byte, by ...*x509.Certificate) ([]*x509.Certificate, error) {
 	stamp, signed, content, err := split(b)
 	if err != nil {

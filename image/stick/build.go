@@ -69,8 +69,8 @@ type Config struct {
 const (
 	mib = 1 << 20
 	// espSize is the size in bytes of the installed system's EFI system partition. It has space for
-	// both slots and for later growth. It must be above 260 MiB: only then can the file system also
-	// be written to disks with sectors of 4096 bytes.
+	// the two systems (one in each boot slot) and for later growth. It must be above 260 MiB: only
+	// then can the file system also be written to disks with sectors of 4096 bytes.
 	espSize = 265 * mib
 	// dataSize is the smallest size in bytes of the data partition in the image. The installed
 	// system grows the partition.
@@ -249,9 +249,9 @@ func ConsolePassword(t *wire.TokenFile) (string, error) {
 	return strings.ToLower(base32.StdEncoding.EncodeToString(h.Sum(nil))[:20]), nil
 }
 
-// systemFiles returns the files that the installed system has in addition to the base: the agent
-// and, if `debug` is true, a shell behind a password. The image contains only the password's hash.
-// The password has 100 bits of entropy, so nobody can find it from the hash.
+// systemFiles returns the files that the installed system has in addition to the base system. These
+// are the agent and, if `debug` is true, a shell that asks for a password. The image contains only
+// the password's hash. The password has 100 bits of entropy, so nobody can find it from the hash.
 func (p *Parts) systemFiles(token *wire.TokenFile, debug bool) ([]image.File, error) {
 	files := []image.File{
 		{Path: "bin/gangway-agent", Data: p.Agent, Mode: 0o755},

@@ -9,8 +9,8 @@ import (
 	"gangway/hub/store"
 )
 
-// Values of the column enrolments.state. The migration that creates the table says why they are
-// letters.
+// Values of the column enrolments.state. The migration that creates the table explains why these
+// values are letters.
 const (
 	statePending    = "p"
 	stateActive     = "a"
@@ -59,10 +59,12 @@ var (
 
 	// Makes the oldest pending enrolments of owner ?1 expire until the remaining ones need at most
 	// ?2 bytes. At most 128 enrolments expire at a time, because more would delay other writers.
-	// This is enough, because 128 of the smallest enrolments are larger than one of the largest.
-	// Nearly always, all enrolments fit. The innermost query then reads no enrolment: SQLite reads
-	// the tables of a CROSS JOIN in their order, and PostgreSQL tests the condition on a subquery
-	// before it reads a table. (SQLite would test this condition for each row.)
+	// 128 enrolments make room for any new enrolment: even 128 of the smallest size are larger than
+	// one of the largest size.
+	//
+	// In nearly all calls, nothing must expire. The innermost query then reads no enrolment: SQLite
+	// reads the tables of a CROSS JOIN in their order, and PostgreSQL tests the condition on a
+	// subquery before it reads a table. (SQLite would test this condition for each row.)
 	pushOutEnrolments = both(
 		pushOut(`pending_usage g CROSS JOIN enrolments e ON e.owner = g.owner WHERE g.owner = ?1 AND g.bytes > ?2`),
 		pushOut(`enrolments e WHERE e.owner = ?1 AND (SELECT u.bytes FROM pending_usage u WHERE u.owner = ?1) > ?2`))
@@ -73,7 +75,7 @@ var (
 )
 
 // expire begins a statement that empties all columns of enrolments except fingerprints, names, ids
-// and times. No device has proven the data of these rows. So the hub must not keep the data about a
+// and times. No device has proven the emptied data, so the hub must not keep what it says about a
 // machine and its owner.
 const expire = `UPDATE enrolments SET state = 'x', manufacturer = '', model = '',
 	firmware = '', prod_model = '', prod_serial = '', key_algorithm = '', iak_public = x'',
@@ -114,8 +116,8 @@ func upsertOf(newID string) string {
 }
 
 // BeginEnrolment implements store.Enrolments. The returned times are in UTC and truncated to
-// microseconds. store.ErrExists: an enrolment with another RequestHash has the same IDevID
-// certificate.
+// microseconds. If an enrolment with another RequestHash has the same IDevID certificate,
+// BeginEnrolment returns store.ErrExists.
 func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.Time) (store.Enrolment, error) {
 	e.State = store.Pending
 	e.Created = fromMicro(micro(e.Created))
@@ -232,7 +234,7 @@ func oneEnrolment(c Conn, query *Statement, key store.Hash) (store.Enrolment, er
 	return e, nil
 }
 
-// startOfEnrolment reads the columns of enrolmentColumns that are before the long columns.
+// startOfEnrolment reads the first columns of enrolmentColumns: all columns before the long ones.
 func startOfEnrolment(r *Row) (e store.Enrolment, err error) {
 	e.RequestHash = r.hash()
 	if e.State, err = stateOf(r.text()); err != nil {

@@ -34,12 +34,12 @@ var (
 	selectEvents         = events(`WHERE `)
 	selectEventsOfOwner  = events(`WHERE owner = ?11 AND `)
 	selectEventsOfDevice = events(`WHERE device = ?11 AND device <> '' AND `)
-	// There is no index with both columns. The query finds the events by the device, and then
-	// compares the owner. This is fast enough, because a device never changes its owner, so that
-	// few of its events have another owner.
+	// No index contains both the device and the owner. The query finds the events of the device by
+	// an index, and then compares the owner of each. This is fast enough: a device never changes
+	// its owner, so few of its events have another owner.
 	selectEventsOfBoth = events(`WHERE device = ?11 AND device <> '' AND +owner = ?12 AND `)
 	// These statements examine at most ?3 of the newest events of an owner or a device. They return
-	// the smallest seq of the examined events, and their number.
+	// the smallest seq of the examined events, and how many events were examined.
 	selectExaminedOfOwner  = prepared(`SELECT min(seq), count(*) FROM (SELECT seq FROM events WHERE owner = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3) AS newest`)
 	selectExaminedOfDevice = prepared(`SELECT min(seq), count(*) FROM (SELECT seq FROM events WHERE device = ?1 AND device <> '' AND seq < ?2 ORDER BY seq DESC LIMIT ?3) AS newest`)
 
@@ -164,7 +164,8 @@ func (s *Store) FindEvents(ctx context.Context, f store.EventFilter, examine int
 	return events, next, nil
 }
 
-// examinedEvents returns the smallest seq of the events that FindEvents examines, and their number.
+// examinedEvents returns the smallest seq of the events that FindEvents examines, and how many
+// events it examines.
 func examinedEvents(c Conn, f store.EventFilter, examine int) (floor int64, n int, err error) {
 	st, of := selectExaminedOfOwner, f.Owner
 	if f.Device != "" {

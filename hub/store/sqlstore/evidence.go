@@ -17,9 +17,9 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// The long columns of an enrolment are packed in the column request: the certificates, the verdict
-// and the request itself. They repeat parts of each other, and common texts, so they are compressed
-// together:
+// An enrolment has several long columns: the certificates, the verdict and the request itself. They
+// repeat parts of each other and common texts, so they are compressed together, and the result is
+// stored in the column `request`:
 //
 //	byte 0   packedEvidence
 //	byte 1   withChain, or 0
@@ -31,9 +31,9 @@ import (
 // names).
 //
 // The columns iak_public, ek_certificate, iak_cert, idevid_cert, verdict and ek_links of a packed
-// row are empty. Rows of earlier versions are not packed: PackEvidence packs them. A request that
-// is not packed never begins with packedEvidence. A stripped row is not packed either
-// (stripEnrolment).
+// row are empty. Rows that earlier versions of the hub wrote are not packed: PackEvidence packs
+// them later. A request that is not packed never begins with packedEvidence. A row that
+// stripEnrolment has emptied is not packed either.
 const (
 	packedEvidence = 0xE1
 	withChain      = 1
@@ -63,8 +63,8 @@ var (
 		zstd.WithDecoderMaxMemory(maxEvidence), zstd.WithDecoderLowmem(true)))
 )
 
-// shortEvidence is the largest length of evidence that shortEncoder compresses. Longer evidence has a
-// boot event log.
+// shortEvidence is the largest length of evidence that shortEncoder compresses. Longer evidence
+// contains a boot event log, in which other bytes can be compressed too.
 const shortEvidence = 16 << 10
 
 func newEncoder(more ...zstd.EOption) *zstd.Encoder {
@@ -72,7 +72,7 @@ func newEncoder(more ...zstd.EOption) *zstd.Encoder {
 		zstd.WithEncoderCRC(false), zstd.WithWindowSize(512 << 10), zstd.WithLowerEncoderMem(true)}, more...)...))
 }
 
-// The function `must` returns a coder. It panics if the options are wrong.
+// The function `must` returns `coder`. It panics if `err` is not nil.
 func must[T any](coder T, err error) T {
 	if err != nil {
 		panic(err)
@@ -89,7 +89,8 @@ type evidence struct {
 	hasChain bool
 	packed   bool // the stored row is packed
 
-	// The columns of the row that are abbreviated in packed evidence. They never change.
+	// Packed evidence contains abbreviations for the texts of these columns. The columns never
+	// change.
 	device, owner, token, model, serial string
 	iakName, idevidName                 []byte
 }
@@ -105,9 +106,10 @@ func evidenceOf(e *store.Enrolment) *evidence {
 		verdict: e.Verdict, request: e.Request, ekLinks: e.EKLinks}
 }
 
-// After a call of `share`, the method `pack` stores the links in the table ek_chains, together with
-// the links of other enrolments. The caller must run storeChain in the transaction that writes the
-// packed evidence.
+// The method `share` prepares the evidence for packing without its links: the method `pack` then
+// writes only the key of the links. Enrolments with the same links share one row of the table
+// ek_chains. The caller must call storeChain, which writes this row, in the transaction that writes
+// the packed evidence.
 func (v *evidence) share() {
 	if len(v.ekLinks) > 0 {
 		sum := sha256.Sum256(v.ekLinks)
@@ -138,9 +140,9 @@ const minName = 8
 
 // abbreviate appends `b` to `out`, with abbreviations in place of the names.
 func (v *evidence) abbreviate(out, b []byte) []byte {
-	// `escaped` is the bit for the byte `escape` in the tables `first` and `second`; bit i is for
-	// the name i. The tables have, for each value of a byte, the bits of the texts that have this
-	// value as their first or second byte.
+	// For each value of a byte, the table `first` says which texts begin with this byte, and
+	// `second` says which texts have it as their second byte. Bit i is for the name i. The bit
+	// `escaped` is for the byte `escape`, which may be followed by any byte.
 	const escaped = 1 << 8
 	var first, second [256]uint16
 	names := v.names()

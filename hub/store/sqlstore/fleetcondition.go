@@ -149,7 +149,8 @@ func wordCondition(word string) (*condition, error) {
 		return nil, badSearch("A word of a search may have at most %d bytes: shorten the word.", indexedValue)
 	}
 	k := &condition{value: text, needs: colNick | colDevice | colSerial | colModel | colMaker}
-	// Most devices have one of a few models and makers.
+	// `known` has the models and makers that were compared with the word. Most devices have one of
+	// a few models and makers, so few comparisons are needed.
 	known := map[string]bool{}
 	common := func(value string) bool {
 		is, ok := known[value]
@@ -291,9 +292,9 @@ func (v *commonValues) read(c Conn, owner string) error {
 }
 
 // words returns the arguments with which selectWord and selectFound read the words that begin with
-// the condition's word. The limit is not among these arguments. For FieldSerial, some of the
-// devices with such a word may have another serial number, so the caller must compare the serial
-// numbers.
+// the condition's word. The limit is not among these arguments. For FieldSerial, such a word may
+// come from the nick of a device or from a longer serial number. So the caller must compare the
+// serial numbers.
 func (k *condition) words(owner string) []any {
 	from := cut(wordText(k.value), indexedText)
 	to := from + "\U0010ffff"
@@ -329,9 +330,9 @@ func (k *condition) byID(owner string) []any {
 	return []any{k.value, k.value + "g", owner, int64(smallSet + 1)}
 }
 
-// The method `all` returns the devices that match the conditions `also`, except conditions on
-// metadata. `also` must contain the condition k itself, because the statements also read devices
-// that do not match k. Call it only if `count` is at most smallSet.
+// The method `all` returns the devices that match the conditions in `also`. It ignores conditions
+// on metadata. `also` must contain the condition k itself, because the statements also read devices
+// that do not match k. Call `all` only if `count` is at most smallSet.
 func (k *condition) all(c Conn, owner string, also []*condition) (devices []found, err error) {
 	switch k.field {
 	case store.FieldID:

@@ -103,9 +103,10 @@ func (s *Store) Facets(ctx context.Context, owner string, field store.SearchFiel
 		if others, err = counted(c, owner, "total", ""); err != nil {
 			return err
 		}
-		// The rows are ordered by the number of binary digits of `n`. If `top` has `limit` values,
-		// and the `n` of a row has fewer digits than `least`, then this value and all later values
-		// have fewer devices than each value in `top`.
+		// `least` is the number of devices of the last of the first `limit` values. The rows are
+		// ordered by the number of binary digits of `n`. So if the `n` of a row has fewer digits
+		// than `least`, this value and all later values have fewer devices than each value in
+		// `top`.
 		least := 0
 		return c.Each(selectValues, func(r Row) (bool, error) {
 			one := store.FacetCount{Value: r.text(), N: r.int()}

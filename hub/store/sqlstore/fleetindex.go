@@ -24,8 +24,9 @@ const (
 	indexedMeta  = 64 // largest number of members of the user-meta, and of the device-meta
 	indexedValue = 256
 
-	// indexVersion must change when this package indexes other words or terms. If the database has
-	// another index version, Open indexes all devices again.
+	// indexVersion must change when a new version of this package indexes other words or terms than
+	// the version before. If the database has another index version, Open indexes all devices
+	// again.
 	indexVersion = "1"
 	settingIndex = "search-index"
 )
@@ -43,9 +44,9 @@ var (
 	deleteMetaTerms = prepared(`DELETE FROM device_meta_terms`)
 )
 
-// words has the fields of a device whose words are in the table device_words. Words of models and
-// makers are not in that table: the engine searches these words in fleet_counts, which has few
-// rows. The engine searches ids by the primary key of devices.
+// words has those fields of a device from which the table device_words is filled. The table does
+// not contain models and makers: the engine searches their words in fleet_counts, which has few
+// rows. Nor does it contain ids: the engine searches ids by the primary key of devices.
 type words struct{ owner, nick, serial string }
 
 // indexed has the data of a device that this file needs to compute the device's index entries. A
@@ -66,8 +67,8 @@ func indexedOf(c Conn, device string) (is indexed, err error) {
 	return is, err
 }
 
-// The method `list` returns the entries for device_words: each word with the text after the word,
-// in lower case.
+// The method `list` returns the entries for device_words: for each word, the text that begins with
+// the word, in lower case.
 func (w words) list() []string {
 	if w.owner == "" {
 		return nil
@@ -90,8 +91,8 @@ func appendWords(list []string, field string) []string {
 	return list
 }
 
-// wordStarts returns an iterator over the words of a text: `n` is the number of the word, and `i`
-// is the position of the word in bytes. A word begins at a letter or digit that does not follow
+// wordStarts returns an iterator over the words of a text. `n` counts the words from 0, and `i` is
+// the position of the word's first byte. A word begins at a letter or digit that does not follow
 // another letter or digit.
 func wordStarts(text string) func(f func(n, i int) bool) {
 	return func(f func(n, i int) bool) {
@@ -110,7 +111,7 @@ func wordStarts(text string) func(f func(n, i int) bool) {
 }
 
 // cut returns the first `n` bytes of a text. If byte `n` is in the middle of a character, the
-// result does not have this character.
+// result ends before this character.
 func cut(text string, n int) string {
 	if len(text) <= n {
 		return text
@@ -171,7 +172,8 @@ func (was indexed) move(c Conn, is indexed) error {
 }
 
 // hasTermsOf reports whether it is certain that two states of a device have the same index entries.
-// Most reports change only numbers, and hasTermsOf costs much less than a comparison of the terms.
+// Most metadata that devices report changes only in its numbers, and hasTermsOf costs much less
+// than a comparison of the terms.
 func (was indexed) hasTermsOf(is indexed) bool {
 	return was.owner == is.owner && was.nick == is.nick && was.userMeta == is.userMeta && equalButNumbers(was.deviceMeta, is.deviceMeta)
 }

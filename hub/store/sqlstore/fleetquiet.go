@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// A contact of an active device does not change the table device_search, because this change would
-// cost as much as all other writes of a report. Instead, MarkQuiet examines each active device once
-// in store.QuietAfter, in the order of device_search.due, and reads the time at which the device
-// was last seen.
+// A contact of an active device does not change the table device_search, because that write would
+// cost as much as all other writes of a report together. Instead, MarkQuiet compares: it reads from
+// the table `devices` when an active device was last seen. It does this once in store.QuietAfter
+// for each active device, in the order of device_search.due.
 var (
 	selectDue = prepared(`SELECT s.owner, s.nick, s.device, d.last_seen
 		FROM device_search s INDEXED BY device_search_due CROSS JOIN devices d ON d.id = s.device

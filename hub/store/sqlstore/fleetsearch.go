@@ -14,15 +14,16 @@ import (
 
 const (
 	// smallSet is the largest number of devices that the engine reads at once and sorts in memory.
-	// If more devices match the most selective condition, the engine reads an index in the order of
+	// If each condition matches more devices than that, the engine reads an index in the order of
 	// the result.
 	smallSet = store.MaxCount
 	// A walk reads an index in the order of the result (see type walk). For one page, the engine
-	// reads at most examineMost rows of a walk, and compares them with the other conditions of the
-	// search. (If the limit of the page is larger than examineMost, the engine reads that many
-	// rows.) So a page may have fewer rows than its limit, even if there is a next page. examineFar
-	// is the bound for all orders except the order by nick. In these orders, each row is in another
-	// part of the database file, so that reading a row costs more.
+	// reads at most examineMost rows of a walk, or as many as the limit of the page if that is
+	// more. It compares these rows with the other conditions of the search. So a page may have
+	// fewer rows than its limit, even if there is a next page.
+	//
+	// examineFar replaces examineMost in all orders except the order by nick. In these orders, each
+	// row is in another part of the database file, so that reading a row costs more.
 	examineMost = 600
 	examineFar  = 400
 	// A walk reads several rows at once, and then compares their metadata. At first, it reads at
@@ -73,8 +74,8 @@ const (
 	allColumns columns = 1<<iota - 1
 )
 
-// reader reads columns of the rows of a statement whose columns are searchColumns. It reads a column
-// only when it is needed, because most rows do not match the first of a search's conditions.
+// reader reads the current row of a statement that selects searchColumns. It reads a column only
+// when the column is needed, because most rows do not match the first condition of a search.
 type reader struct {
 	found
 	row  Columns
@@ -126,7 +127,7 @@ func (d *reader) read(set columns) {
 	}
 }
 
-// fits reports whether the current row matches all conditions except conditions on metadata.
+// fits reports whether the current row matches the conditions. It ignores conditions on metadata.
 func (d *reader) fits(conditions []*condition) bool {
 	for _, k := range conditions {
 		if k.fits == nil {
@@ -140,8 +141,8 @@ func (d *reader) fits(conditions []*condition) bool {
 	return true
 }
 
-// appendFound appends those rows of a statement that match the conditions, except conditions on
-// metadata. The columns of the statement are searchColumns.
+// appendFound appends those rows of a statement that match the conditions. It ignores conditions on
+// metadata. The statement must select searchColumns.
 func appendFound(c Conn, devices []found, conditions []*condition, query *Statement, args ...any) ([]found, error) {
 	var row reader
 	err := c.EachColumns(query, func(r Columns) (bool, error) {
@@ -181,7 +182,7 @@ func (o order) place(d *found) place {
 	return p
 }
 
-// shortPlace returns the place of a device from the columns of a short statement.
+// shortPlace returns the place of a device. `r` has the columns of a statement of walk.short.
 func (o order) shortPlace(r Columns) place {
 	p := place{Nick: r.Text(0, "")}
 	switch o.key {
@@ -221,13 +222,13 @@ type walk struct {
 	up, down *Statement
 	// short has statements that read fewer columns of the same devices: the nick, and then the
 	// other columns by which the devices are ordered. An index has all these columns, so SQLite
-	// reads only the index. nil: there are no such statements.
+	// reads only the index. If there are no such statements, `short` is nil.
 	short *walk
 }
 
-// withShort adds the statements of `short` to a walk. The function `made` makes a walk that reads
-// the given columns. withShort calls it twice: for searchColumns, and for `columns`, which are the
-// columns of the walk `short`.
+// withShort returns a walk that has a walk `short`. The function `made` makes a walk that reads the
+// columns in its argument. withShort calls `made` with searchColumns for the walk itself, and with
+// `columns` for `short`.
 func withShort(columns string, made func(columns string) walk) walk {
 	w, short := made(searchColumns), made(columns)
 	w.short = &short
@@ -264,14 +265,14 @@ func walkTexts(columns, condition, by string) (up, down string) {
 }
 
 // The function `equal` makes the walk through the devices that have the same value in a column, for
-// example the same model. The walk is in the order of nicks. In SQLite, the collation of the column
-// compares models, makers and firmwares without ASCII case; in PostgreSQL, `expression` and `value`
-// do this.
+// example the same model. The walk is in the order of nicks. ASCII upper and lower case are equal
+// in models, makers and firmwares: in SQLite by the collation of the column, and in PostgreSQL by
+// `expression` and `value`.
 //
-// PostgreSQL has no INDEXED BY. By its statistics, it would choose between the column's index and
-// the primary key, because both have the order of nicks. If the statistics are old, it may read all
-// devices. So the statement for PostgreSQL has bounds on the column, and is ordered by the column
-// first: only the column's index has this order.
+// PostgreSQL has no INDEXED BY, and chooses an index by its statistics. The column's index and the
+// primary key both have the order of nicks. If the statistics are old, PostgreSQL might choose the
+// primary key and read all devices. So the statement for PostgreSQL limits the range of the column,
+// and sorts by the column first: only the column's index has this order.
 func equal(columns, index, column, expression, value string) walk {
 	const nick, limit = `?3`, `?4`
 	text := func(after, end, order string) string {
@@ -288,7 +289,7 @@ func valued(column string) walk {
 	})
 }
 
-// active is the walk through the active devices.
+// active returns the walk through the active devices.
 func active() walk {
 	sqliteUp, sqliteDown := walkTexts(searchColumns, `device_search s INDEXED BY device_search_seen WHERE s.owner = ? AND s.seen = `+seenNow, `s.nick`)
 	// For the bounds and the order in PostgreSQL's statements, see the function `equal`.
@@ -300,8 +301,8 @@ func active() walk {
 
 // withMeta is the walk through the devices that have a certain term of metadata, for example
 // site=oslo. In SQLite, CROSS JOIN makes the engine read the table device_meta_terms first. In
-// PostgreSQL, the LIMIT of each subquery has this effect. The short statements have no argument for
-// the owner, because a term belongs to an owner.
+// PostgreSQL, the LIMIT of each subquery has this effect. The statements of `short` have no
+// argument for the owner, because a term is a hash that includes the owner.
 func withMeta() walk {
 	sqliteUp, sqliteDown := walkTexts(searchColumns, `device_meta_terms m CROSS JOIN device_search s ON s.owner = ? AND s.nick = m.nick WHERE m.term = ?`, `m.nick`)
 	text := func(after, order string) string {
@@ -418,8 +419,8 @@ var (
 	selectFound = both(searchColumns+`(`+fewWords+`) AS n CROSS JOIN device_search s ON s.owner = ? AND s.nick = n.nick`,
 		searchColumns+`(`+fewWords+`) AS n, LATERAL (SELECT * FROM device_search d WHERE d.owner = ? AND d.nick = n.nick LIMIT 1) AS s`)
 	// selectByID reads the devices with the ids from ? (inclusive) to ? (exclusive). The engines
-	// must not use an index of the owner's devices: the signs + prevent this in SQLite, and the
-	// empty text prevents it in PostgreSQL.
+	// must not use an index of the owner's devices: the + before a column prevents this in SQLite,
+	// and the empty text that is appended to the owner prevents it in PostgreSQL.
 	selectByID = both(searchColumns+`devices d CROSS JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick
 		WHERE d.id >= ? AND d.id < ? AND +d.owner = ? AND +d.deleted = 0 ORDER BY d.id LIMIT ?`,
 		searchColumns+`(SELECT id, owner, nick FROM devices WHERE id >= ? AND id < ? AND owner || '' = ? AND deleted = 0 ORDER BY id LIMIT ?) AS d,
@@ -652,7 +653,7 @@ func (f *finder) withMetadata(c Conn, devices []found, conditions []*condition) 
 	if err != nil {
 		return nil, err
 	}
-	// The list still has the order of the devices.
+	// `among` has kept the order of the nicks, so both lists have the same order.
 	return slices.DeleteFunc(devices, func(d found) bool {
 		if len(list) == 0 || list[0] != d.nick {
 			return true
@@ -831,8 +832,8 @@ func (f *finder) start() place {
 }
 
 // The method `key` returns the place `p` as arguments of a walk's statement. If `first` is true,
-// the walk starts at the first device of the order. If that order is descending, the arguments then
-// contain `last`, which is greater than all texts.
+// the walk starts at the first device of the order. In a descending order, the arguments then
+// contain `last`, which is greater than all texts, so that no device is before this place.
 func (f *finder) key(p place, first bool, last any) []any {
 	text := func(s string) any {
 		if first && f.order.down {

@@ -16,8 +16,8 @@ import (
 // consecutive numbers. So the batches of an owner are in the order of their entries, and do not
 // overlap. The first byte of a batch's data says how the rest is encoded.
 const (
-	// plainBatch is a JSON array with the fields of the batch's only entry. The migration made
-	// these batches.
+	// plainBatch is a JSON array with the fields of the batch's only entry. The migration that
+	// introduced batches made one such batch from each older entry.
 	plainBatch = 'j'
 	// zstdBatch is a Zstandard frame, with logWords as its dictionary. It has the fields of each
 	// entry: two numbers (varint) and five texts (length as uvarint, and bytes).

@@ -191,8 +191,9 @@ func (s *Store) BeginUpload(ctx context.Context, u store.Upload, now time.Time) 
 	return o, nil
 }
 
-// placeOf returns the place of an object's bytes. The place is empty if the bytes are not stored,
-// or if an old version of the hub, which had no places, stored them.
+// placeOf returns the place (the storage location) of an object's bytes. The place is empty if the
+// bytes are not stored. It is also empty if an old version of the hub, which knew no places, stored
+// the bytes.
 func placeOf(c Conn, sum store.Hash) (string, error) {
 	r, ok, err := c.One(selectPlace, sum[:])
 	if err != nil || !ok {

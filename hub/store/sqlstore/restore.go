@@ -159,7 +159,7 @@ func (s *Store) ResumeToken(ctx context.Context, id string, spent int, e store.E
 		if !t.Paused {
 			return store.ErrNotFound
 		}
-		// A maximum of 0 would mean that there is no limit.
+		// The new maximum is at least 1, because a maximum of 0 would mean that there is no limit.
 		most, disabled := max(t.MaxUses-spent, t.Uses, 1), t.Disabled || t.MaxUses-spent <= t.Uses
 		if err := c.Do(resumeToken, int64(most), flag(disabled), id); err != nil {
 			return err
@@ -170,8 +170,8 @@ func (s *Store) ResumeToken(ctx context.Context, id string, spent int, e store.E
 }
 
 // returnLost lets a TPM activate only for the owner for whom its lost device was onboarded. `ids`
-// has the ids that the TPM's device may have had. If the owner's account is lost too, anyone may
-// take the device. returnLost also removes the record that the device is lost.
+// has the ids that the TPM's device may have had. If the owner's account is lost too, any owner may
+// onboard the TPM. returnLost also removes the record that the device is lost.
 func returnLost(c Conn, owner string, ids []string) error {
 	for _, id := range ids {
 		r, ok, err := c.One(selectLostOwner, id)

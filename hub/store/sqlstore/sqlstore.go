@@ -18,7 +18,7 @@ import (
 var ErrClosed = errors.New("store: the store is closed")
 
 // ErrConstraint means that a statement violates a constraint of the schema. The statement has
-// changed nothing. Drivers return errors for which errors.Is(err, ErrConstraint) is true.
+// changed nothing. Drivers return errors that wrap ErrConstraint.
 var ErrConstraint = errors.New("store: a constraint of the schema is violated")
 
 // DB is a database: the part of a store that a driver implements.
@@ -40,8 +40,9 @@ type DB interface {
 }
 
 // Conn is a connection to the database. It may run only one statement at a time, in one goroutine.
-// Arguments have the types int64, string, []byte and []string (a list, for which each engine has
-// its own condition). A nil []byte becomes an empty blob, not NULL.
+// Arguments have the types int64, string, []byte and []string. A []string is a list of values; the
+// text of the condition on a list differs between the engines. A nil []byte becomes an empty blob,
+// not NULL.
 type Conn interface {
 	// Exec runs a statement that returns no rows. It returns the number of changed rows.
 	Exec(s *Statement, args ...any) (changed int64, err error)
@@ -83,7 +84,8 @@ type Columns interface {
 type Store struct {
 	db   DB
 	seen *sightings
-	// unproven is the number of calls of keepCertificate.
+	// unproven is the number of calls of keepCertificate. Only every n-th call counts the unproven
+	// certificates.
 	unproven atomic.Uint64
 	// chains has the keys of rows in ek_chains that this process has committed.
 	chains sync.Map

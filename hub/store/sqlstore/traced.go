@@ -16,9 +16,9 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// traced is a database that adds each operation to the trace of its request: a step with the name
-// of the method of Store that caused the operation. An operation without a trace costs one lookup
-// in the context.
+// traced is a database that adds each operation to the trace of its request, as a step. The step
+// has the name of the Store method that caused the operation. An operation without a trace costs
+// only one lookup in the context.
 type traced struct{ DB }
 
 func (d traced) Write(ctx context.Context, run func(Conn) error) error {

@@ -132,9 +132,10 @@ var activationTests = []test{
 		equal(f, "firmware in the registry", tpm.Firmware, "7.86")
 		equal(f, "first seen", tpm.FirstSeen, proof(first).Now)
 	}},
-	// If a device sends a request again after the request's enrolment has expired, the enrolment
-	// begins again at that time. So the repeated enrolment is newer than the device's active
-	// enrolment. ExpireEnrolments may have run before that, or not: the result is the same.
+	// If a device repeats a request whose enrolment has expired, the enrolment begins again at that
+	// time. So the repeated enrolment is newer than the device's active enrolment, and must
+	// supersede it. The result must be the same whether ExpireEnrolments has run before the
+	// repetition or not.
 	{"RequestThatBeginsAgainSupersedes", func(f *fixture) {
 		for _, swept := range []bool{false, true} {
 			machine := fmt.Sprint("swept ", swept)
@@ -408,8 +409,8 @@ type snapshot struct {
 
 func (f *fixture) snapshot(idevid store.Hash) (s snapshot) {
 	f.Helper()
-	// If something does not exist, the snapshot has its zero value. So the test fails if a refused
-	// activation creates it.
+	// If something does not exist, its field in the snapshot stays zero. So the test fails if a
+	// refused activation creates something.
 	s.Enrolment, _ = f.EnrolmentByCertificate(f.ctx, idevid)
 	s.TPM, _ = f.TPM(f.ctx, s.Enrolment.EK)
 	s.AIK, _ = f.AIK(f.ctx, s.Enrolment.IAKName)

@@ -213,8 +213,8 @@ func cohortsAreCounted(f *fixture) {
 		equal(f, "the other's versions", len(list), 0)
 	}
 	versions(store.BootVersion{Firmware: "1.2", Devices: 2, Bad: 2})
-	// The firmware of a device states another version, but the measured value of this part of the
-	// boot stays the same.
+	// A device reports another firmware version, but the measured value of its firmware code stays
+	// the same.
 	changed := judged(ids[4], 8, "M", "new", true, 0)
 	changed.Judged.Firmware = "1.3"
 	_, err = f.PutBoot(f.ctx, changed, []byte("r"))
@@ -223,8 +223,8 @@ func cohortsAreCounted(f *fixture) {
 	members(store.BootMembers{Firmware: "1.3"}, 1)
 	_, err = f.PutBoot(f.ctx, judged(ids[4], 9, "M", "new", true, 0), []byte("r"))
 	f.must(err)
-	// By a decision of the owner, the firmware of one device is no longer bad. The cohort keeps the
-	// time of its first measurement.
+	// By a decision of the owner, the firmware of one device is no longer bad. The cohort (the
+	// devices with the same measured value) keeps the time of its first measurement.
 	_, err = f.PutBoot(f.ctx, judged(ids[3], 9, "M", "new", false, 0), []byte("r"))
 	f.must(err)
 	list, err = f.BadBootCohorts(f.ctx, owner, false, 10)

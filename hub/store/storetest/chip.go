@@ -14,7 +14,8 @@ var chipTests = []test{
 	{"EventOnce", eventIsAppendedOnce},
 }
 
-// withMarks onboards the machine `m`, whose EK certificate has these marks.
+// withMarks onboards the machine `m`. The EK certificate of `m` contains `marks`: properties that
+// identify the TPM chip.
 func (f *fixture) withMarks(m Machine, t store.JoinToken, marks ...string) store.Device {
 	f.Helper()
 	a := proof(f.begin(m, t))

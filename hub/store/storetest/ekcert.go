@@ -60,8 +60,8 @@ func oneCertificateForAnEK(f *fixture) {
 	f.keepEK(kept("raft", "first", Epoch.Add(time.Hour)), Epoch, 10)
 	f.keepsEK("raft", "first", false, until.Add(-time.Second))
 	f.keepsEK("raft", "", false, until)
-	// If a request contains the stored certificate again, the stored certificate expires later.
-	// After it has expired, another certificate can replace it.
+	// If a request contains the stored certificate again with a later expiry, the store keeps the
+	// certificate until the later time. After that time, another certificate can replace it.
 	f.keepEK(kept("raft", "first", until.Add(week)), Epoch, 10)
 	f.keepsEK("raft", "first", false, until)
 	f.keepEK(kept("raft", "second", until.Add(2*week)), until.Add(week), 10)
@@ -113,7 +113,8 @@ func activationsOwnCertificateIsKept(f *fixture) {
 	f.keepsEK("tug", "", false, Epoch)
 }
 
-// The EK's certificate stays when the TPM onboards again without it, several times.
+// A TPM onboards several times more, and these requests contain no EK certificate. The store must
+// keep the certificate of the first request.
 func keptWhenTheNextHasNone(f *fixture) {
 	for _, common := range []bool{false, true} {
 		name := fmt.Sprint("raft ", common)

@@ -17,9 +17,9 @@ import (
 )
 
 // FleetModel runs random sequences of all operations that change devices. After each operation it
-// reads all devices, and computes the counters and the results of searches from them. It compares
-// these with the engine's counters and searches. All sequences run on one store, each with its own
-// owners.
+// reads all devices, and computes the counters and the results of searches from them. The engine's
+// counters and searches must give the same results. All sequences run on one store, each with its
+// own owners.
 func FleetModel(t *testing.T, s Engine) {
 	story := 0
 	rapid.Check(t, func(t *rapid.T) {
@@ -255,8 +255,9 @@ func (m *fleetModel) compare(t *rapid.T) {
 }
 
 // searchAndCount returns all devices of an owner, and the owner's counters of the same moment. An
-// engine may write a contact late, and a quiet device becomes active then: so searchAndCount reads
-// the counters before and after the devices, until both are equal.
+// engine may write a contact late, and this write makes a quiet device active. So searchAndCount
+// reads the counters before and after the devices, and repeats this until both readings of the
+// counters are equal.
 func (m *fleetModel) searchAndCount(t *rapid.T, owner string) (store.DevicePage, store.FleetCounts) {
 	before, err := m.FleetCounts(m.ctx, owner)
 	m.must(t, err)

@@ -82,7 +82,8 @@ var growthTests = []test{
 		f.must(err)
 	}},
 	{"PendingEnrolmentsPushOutTheOldest", func(f *fixture) {
-		// Each enrolment has a quarter of the allowed size.
+		// The request of each enrolment has a quarter of the size that one owner's pending
+		// enrolments may have together.
 		begin := func(owner, token, name string) store.Enrolment {
 			f.Helper()
 			e := Machine{Name: name}.Enrolment(owner, token)

@@ -253,7 +253,7 @@ func Model(t *testing.T, s Engine) {
 				got, err := s.ExpireEnrolments(ctx, now, 1000)
 				fail(err)
 				if want := m.expire(now); got < want || story == 1 && got != want {
-					t.Fatalf("the engine expired %d, the model %d", got, want)
+					t.Fatalf("the engine made %d enrolments expire, the model %d", got, want)
 				}
 			},
 			"": func(t *rapid.T) { m.compare(ctx, t, s, owners, ids) },
@@ -275,7 +275,7 @@ func (m *model) compare(ctx context.Context, t *rapid.T, s Engine, owners []stri
 				t.Fatalf("certificate %x belongs to device %q (%v) in the store, but to device %q in the model", want.IDevIDHash, d.ID, err, want.DeviceID)
 			}
 		} else if !errors.Is(err, store.ErrNotFound) {
-			t.Fatalf("certificate %x is %s, but finds device %q (%v)", want.IDevIDHash, want.State, d.ID, err)
+			t.Fatalf("the enrolment of certificate %x is %s, but the store finds device %q by the certificate (error: %v)", want.IDevIDHash, want.State, d.ID, err)
 		}
 	}
 	for id, want := range m.tokens {

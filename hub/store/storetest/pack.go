@@ -8,7 +8,8 @@ import (
 )
 
 // Pack checks PackEvidence. The function `run` runs SQL directly on the database, without the
-// store; `count` returns the number of a query's only row. `literal` returns bytes as a SQL text.
+// store. The function `count` runs a query with one row, and returns the number in this row.
+// `literal` returns bytes as a SQL text.
 func Pack(t *testing.T, s Engine, literal func([]byte) string, run func(sql string), count func(sql string) string) {
 	f := newFixture(t, s)
 	var all []store.Enrolment

@@ -184,8 +184,8 @@ var replicaTests = []test{
 		together(run...)
 		equal(f, "takers", won.Load(), 1)
 	}},
-	// Peers that have proven nothing cause temporary values, so their number is bounded. The newest
-	// values stay.
+	// Temporary values are stored for peers that have proven nothing, so the number of values is
+	// bounded. The newest values stay.
 	{"TemporaryValuesAreBounded", func(f *fixture) {
 		value := func(i int) store.Temporary { return store.Temporary{Key: []byte(fmt.Sprint(i)), Value: []byte("v")} }
 		var first []store.Temporary

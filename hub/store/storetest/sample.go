@@ -42,7 +42,7 @@ type Machine struct {
 	Generation int
 }
 
-// DeviceID returns the id of the machine's device at an owner.
+// DeviceID returns the id that the machine's device has if it belongs to the owner.
 func (m Machine) DeviceID(owner string) string {
 	return ID(fmt.Sprint("device ", m.Name, owner, m.Generation))
 }

@@ -2,9 +2,9 @@
 // engine call Run. If all tests pass, a hub can use the engine.
 //
 // The tests use only the interfaces of package store, and pass all times as arguments. Only the
-// tests of store.Replicas sleep, because their times are those of the database. They accept all
-// behaviour that the interfaces allow: an engine may truncate times to microseconds, and a read may
-// return a contact of MarkDeviceSeen late.
+// tests of store.Replicas sleep, because these methods use the clock of the database. They accept
+// all behaviour that the interfaces allow: an engine may truncate times to microseconds, and a read
+// may return a contact of MarkDeviceSeen late.
 package storetest
 
 import (

@@ -91,7 +91,7 @@ func (f *fixture) keep(owner, name string, size int64, at time.Time) store.Hash 
 	return o.Sum
 }
 
-// The method `begins` begins an upload at a new place.
+// The method `begins` begins an upload to a new storage location.
 func (f *fixture) begins(owner string, sum store.Hash, at time.Time) store.Upload {
 	f.Helper()
 	u := store.Upload{Owner: owner, Sum: sum, Place: rand.Text()}
@@ -100,8 +100,8 @@ func (f *fixture) begins(owner string, sum store.Hash, at time.Time) store.Uploa
 	return u
 }
 
-// The method `uploads` finishes an upload, and reports whether the upload's place became the
-// object's place.
+// The method `uploads` finishes an upload. It reports whether the upload's storage location became
+// the object's storage location.
 func (f *fixture) uploads(u store.Upload, size int64, at time.Time) bool {
 	f.Helper()
 	used, err := f.FinishUpload(f.ctx, u, "", size, plenty, at)
@@ -807,7 +807,8 @@ func uploadsInParts(f *fixture) {
 	more := f.announce(f.owner.ID, "more", 1, Epoch).Sum
 	refused(f.owner.ID, more, 1, plenty, 1, store.ErrTooManyUploads)
 	record = usage() - 1000 // cost of two records
-	// The upload's size counts, so another announcement of the same object needs no more room.
+	// The usage already includes the size of the upload, so an announcement of the same object
+	// needs no more room.
 	_, err = f.AnnounceObject(f.ctx, store.Object{Owner: f.owner.ID, Sum: sum, Size: 1000, Created: Epoch, Modified: Epoch}, record+1000)
 	f.must(err)
 
@@ -843,8 +844,8 @@ func uploadsInParts(f *fixture) {
 	f.agrees()
 }
 
-// Uploads and removals of the same object run concurrently. If a record is Stored, the object's
-// bytes must exist, although the hub removes bytes late.
+// Uploads and removals of the same object run concurrently. The hub removes an object's bytes some
+// time after it removes the last record. While a record is Stored, the bytes must exist.
 func uploadsRaceWithRemovals(f *fixture) {
 	var mu sync.Mutex
 	bytes := map[store.Hash]map[string]bool{} // simulates the folder with the objects' bytes: the places of each object

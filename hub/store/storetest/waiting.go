@@ -240,7 +240,8 @@ func roomIsBounded(f *fixture) {
 	}
 	_, err := f.PutWaiting(f.ctx, Machine{Name: "one more"}.waiting(f.token, "policy"), 3)
 	f.refused(err, store.ErrFull)
-	// Waiting devices may retry, and other owners have their own bound.
+	// The limit is reached. A device that already waits may still retry, and a device may wait for
+	// another owner, who has a separate limit.
 	_, err = f.PutWaiting(f.ctx, Machine{Name: "raft 0"}.waiting(f.token, "policy"), 3)
 	f.must(err)
 	_, err = f.PutWaiting(f.ctx, Machine{Name: "one more"}.waiting(JoinToken(f.other.ID, "theirs", 0), "policy"), 3)

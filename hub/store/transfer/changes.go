@@ -13,11 +13,13 @@ import (
 	"gangway/hub/store/sqlite"
 )
 
-// In the SQLite file, triggers write the key of each changed row to the table move_changes. The
-// columns k1 to k5 have the values of the key's columns, with their types. For a table whose key
-// ignores case, k1 to k5 have no values, because the move copies such a table as a whole. The table
-// move_state has one row: the id of the move, the schema at the beginning of the move, and the time
-// at which the program last worked at the move.
+// A move copies a hub's database from a SQLite file to PostgreSQL. During the move, triggers in the
+// file write the key of each changed row to the table move_changes. The columns k1 to k5 have the
+// values of the key's columns, with their types. If the key of a table ignores case, the move
+// copies the table as a whole, so k1 to k5 have no values.
+//
+// The table move_state has one row: the id of the move, the schema at the beginning of the move,
+// and the time at which the program last worked at the move.
 const watchSchema = `CREATE TABLE IF NOT EXISTS move_state (id TEXT NOT NULL, schema INTEGER NOT NULL, worked INTEGER NOT NULL);
 	CREATE TABLE IF NOT EXISTS move_changes (n INTEGER PRIMARY KEY AUTOINCREMENT, tab TEXT NOT NULL, k1, k2, k3, k4, k5);
 	`

@@ -84,8 +84,9 @@ func (m *Move) copy(ctx context.Context, table table) error {
 // case, it replaces the whole table instead.
 //
 // If the target already has another row with the same unique value, for example the same nick,
-// `add` leaves out the new row. This happens because portions are read at different times: in the
-// file, the other row has had another value since it was copied. CatchUp will copy both rows.
+// `add` leaves out the new row. This happens because portions are read at different times: after
+// the other row was copied, its value may have moved to the new row in the file. CatchUp will copy
+// both rows.
 func (m *Move) add(ctx context.Context, table table, rows [][]any) error {
 	columns := m.columns[table.name]
 	err := m.transact(ctx, func() error {

@@ -91,8 +91,8 @@ func TestHubWritesDuringTheMove(t *testing.T) {
 	if err := errors.Join(m.Finish(t.Context()), m.Close()); err != nil {
 		t.Fatal(err)
 	}
-	// The last step is interrupted after its commit, so it is done again. Copy then compares every
-	// row.
+	// The test simulates that Finish was interrupted after its commit, so that the operator repeats
+	// the steps. Copy then compares every row.
 	if m, err = transfer.Open(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +129,8 @@ func TestHubWritesDuringTheMove(t *testing.T) {
 	if err := errors.Join(err1, err2, err3); err != nil || fewer.Total != counts.Total-1 {
 		t.Errorf("%d devices after a removal, %d before it, %v", fewer.Total, counts.Total, err)
 	}
-	// A hub that uses the database ends the move: nothing can overwrite the hub's data.
+	// When a hub uses the PostgreSQL database, the move is over: no step of the move may overwrite
+	// the hub's data then.
 	if err := after.EndTransfer(t.Context()); err != nil {
 		t.Fatal(err)
 	}

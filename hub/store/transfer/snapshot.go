@@ -67,7 +67,8 @@ func OpenPostgres(ctx context.Context, config postgres.Config) (*Snapshot, error
 	return begun(ctx, EnginePostgres, postgresReader{raw}, `SELECT max(version) FROM schema_versions`)
 }
 
-// The function `begun` reads the schema's version, which is the first read of the transaction.
+// The function `begun` returns a snapshot whose transaction has begun. A transaction begins with
+// its first read, so `begun` reads the version of the schema.
 func begun(ctx context.Context, engine string, from reader, version string) (*Snapshot, error) {
 	s := &Snapshot{Engine: engine, from: from}
 	err := from.query(ctx, version, 1, func(row []any) (err error) {
@@ -186,8 +187,8 @@ func (r postgresReader) columnsOf(table string) string {
 }
 
 func (r postgresReader) lastOf(t table) string {
-	// The name of the sequence of an identity column: see "Identity Columns" in PostgreSQL's
-	// manual.
+	// PostgreSQL names the sequence of an identity column after the table and the column: see
+	// "Identity Columns" in its manual.
 	return `SELECT CASE WHEN is_called THEN last_value END FROM ` + strings.Join([]string{t.name, t.counter, "seq"}, "_")
 }
 

@@ -236,7 +236,7 @@ func (m *Move) Close() (err error) {
 	return err
 }
 
-// Copy copies all tables, and compares every row. The hub may go on to use the file.
+// Copy copies all tables, and compares every row. The hub may continue to use the file meanwhile.
 func (m *Move) Copy(ctx context.Context) error {
 	for _, table := range tables {
 		if err := m.copy(ctx, table); err != nil {

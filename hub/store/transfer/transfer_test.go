@@ -173,7 +173,8 @@ func TestTransferAndGoOn(t *testing.T) {
 		}
 	}
 
-	// The hub goes on: numbers continue, and triggers run.
+	// After the transfer, the hub must work as before: ids continue after the last used number, and
+	// the triggers run.
 	token := storetest.JoinToken(owner.ID, "fleet", 0)
 	e, err := after.BeginEnrolment(t.Context(), storetest.Machine{Name: "later"}.Enrolment(owner.ID, token.ID), storetest.Epoch)
 	if err != nil {
