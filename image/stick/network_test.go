@@ -62,8 +62,9 @@ func TestInspectMasksTheProxysPassword(t *testing.T) {
 	}
 }
 
-// The installer overwrites only a file with the network settings: the offset that networkPlace
-// returns is the offset of a whole file in the installed system's partition.
+// The installer writes the network settings at the offset that networkPlace returns. There, the
+// installed system's partition has one file with exactly this content, so the installer overwrites
+// nothing else.
 func TestSettingsPlaceIsAFileOfTheInstalledSystem(t *testing.T) {
 	t.Parallel()
 	tok := token(t)

@@ -40,7 +40,7 @@ type Boots struct {
 	Firmware int     `json:"firmware_versions"`
 	Measured float64 `json:"seconds_to_measure"` // two boots of each device
 	// Decisions is the number of cohorts (devices with the same new firmware) that the owner
-	// accepts. Only the device with other firmware than all others is still changed afterwards.
+	// accepts. Afterwards only the outlier, whose firmware no other device has, is still changed.
 	Decisions int          `json:"decisions"`
 	Answers   []BootAnswer `json:"answers"`
 }
@@ -326,8 +326,8 @@ func (b *bootBench) decide(cohorts []api.CohortView) error {
 	})
 }
 
-// check checks that the decisions cover all devices except the one with other firmware than all
-// others.
+// The method `check` checks that the decisions cover all devices except the outlier, that is, the
+// device whose firmware no other device has.
 func (b *bootBench) check() error {
 	states := make([]string, len(b.ids))
 	if err := parallel(len(b.ids), func(i int) error { // the hub judges a stale boot again when it is read

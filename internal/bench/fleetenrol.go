@@ -156,7 +156,7 @@ func slowEnrolments(all []FleetResult) (slow []string) {
 		if r == nil {
 			continue
 		}
-		fmt.Printf("\n%s, an enrolment with %d devices: %.0f µs of CPU and %.0f µs; with an empty database: %.0f µs of CPU and %.0f µs; ratio %.2f of CPU, %.2f of time (medians of %d rounds with %d enrolments)\n",
+		fmt.Printf("\n%s, an enrolment with %d devices: %.0f µs of CPU time, %.0f µs of wall time; with an empty database: %.0f µs of CPU time, %.0f µs of wall time; ratio of the CPU times %.2f, of the wall times %.2f (medians of %d rounds with %d enrolments)\n",
 			r.Engine, r.Devices, r.Full.CPU, r.Full.Wall, r.Empty.CPU, r.Empty.Wall, r.CPU, r.Time, r.Rounds, r.Each)
 		if r.Full.WAL > 0 {
 			fmt.Printf("PostgreSQL writes %.0f bytes to its write-ahead log for each enrolment; with an empty database: %.0f bytes\n", r.Full.WAL, r.Empty.WAL)

@@ -115,15 +115,15 @@ func TestComposeRefusesMissingVariables(t *testing.T) {
 	}
 }
 
-// Options and ports that an operator adds to the compose file as the page says have the values that
-// the hub understands.
+// docs/operations.md says how an operator adds options and ports to the compose file. With these
+// additions, the hub's container gets the intended environment variables and ports.
 func TestComposeTakesTheOptionsOfThePage(t *testing.T) {
 	t.Parallel()
 	doc, err := os.ReadFile(filepath.Join(repository, "docs/operations.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	// find returns the part of the page between two texts.
+	// find returns the part of docs/operations.md between two texts.
 	find := func(before, after string) string {
 		t.Helper()
 		_, text, found := strings.Cut(string(doc), before)

@@ -333,7 +333,8 @@ func (n *node) start() *container {
 	return pod
 }
 
-// cluster takes the place of kubectl and of a cluster for the commands of the page.
+// cluster takes the place of kubectl and of a Kubernetes cluster for the commands of
+// docs/operations.md.
 type cluster struct {
 	*node
 	script *script
@@ -341,9 +342,9 @@ type cluster struct {
 	pod    *container
 }
 
-// The method `types` does what the script's next command, which begins with `begins`, tells kubectl
-// to do, and returns what the pod's program has printed. Each command must be known to the test
-// completely; the objects that it names must be in the manifests.
+// The method `types` does the work of kubectl for the script's next command, and returns what the
+// pod's program has printed. The command must begin with `begins`. `types` knows only the whole
+// commands of docs/operations.md, and requires that the manifests have the objects in a command.
 func (c *cluster) types(begins string) string {
 	c.t.Helper()
 	line := c.script.next(begins)
@@ -413,8 +414,8 @@ func (c *cluster) ends(pod *container) {
 	}
 }
 
-// admitsMetrics checks that the NetworkPolicy lets pods read the metrics if their namespace has
-// these labels, and not without them.
+// admitsMetrics checks that the NetworkPolicy lets pods read the metrics only if the pods'
+// namespace has these labels.
 func (c *cluster) admitsMetrics(namespace map[string]string) {
 	c.t.Helper()
 	for _, rule := range c.m.network.Spec.Ingress {
@@ -433,8 +434,8 @@ func (c *cluster) admitsMetrics(namespace map[string]string) {
 	c.t.Error("the network policy has no rule for the metrics")
 }
 
-// firstMachine is the machine of the hub's first start. It takes the place of this machine, as its
-// commands name hosts that only the test has.
+// firstMachine is the machine on which an operator starts the hub for the first time. Its commands
+// run in a container, because they name hosts that exist only in the test's network.
 type firstMachine struct {
 	*cluster
 	files map[string]string

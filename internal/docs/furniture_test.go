@@ -238,7 +238,8 @@ func (r *room) s3() {
 // postgres starts a PostgreSQL server with the user and the database of docs/operations.md.
 func (r *room) postgres() {
 	r.t.Helper()
-	// The doctor finds a problem if the server is not durable.
+	// The server must be durable. For a server that is not durable, `gangway doctor` would report a
+	// problem.
 	server, err := pgtest.Start(true)
 	if errors.Is(err, pgtest.ErrMissing) {
 		r.t.Skip(err)
