@@ -259,8 +259,8 @@ func (s *stack) healthy(name string, c *container) error {
 // The services of the compose file run as the file says: in their images, with their users,
 // volumes, secrets and health checks, without capabilities, and with a read-only root. The hub
 // serves with PostgreSQL, stops in time, and has its accounts after a restart. Its backup is
-// restored into empty volumes. A hub with an offline root gets its CAs. The test types the whole
-// chapter "Installing with containers", in place of Docker Compose.
+// restored into empty volumes. A hub with an offline root gets its CAs. The test does the work
+// of Docker Compose for all commands of the chapter "Installing with containers".
 func TestComposeServicesRun(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it runs a hub and PostgreSQL in containers")

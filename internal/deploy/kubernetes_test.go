@@ -471,8 +471,8 @@ func (f *firstMachine) done(c *container) string {
 // The pod of the manifests runs: with its user, its read-only root, its settings, the keys from a
 // Secret, PostgreSQL over verified TLS, and objects in S3. Its probes succeed when the hub is
 // ready, and fail when the hub is not ready. A new pod with empty volumes has everything that the
-// earlier pod had. A backup is restored into an empty database. The test types the whole chapter
-// "Installing on Kubernetes", in place of kubectl.
+// earlier pod had. A backup is restored into an empty database. The test does the work of kubectl
+// for all commands of the chapter "Installing on Kubernetes".
 func TestKubernetesPodRuns(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it runs a hub and PostgreSQL in containers")
@@ -506,7 +506,7 @@ func TestKubernetesPodRuns(t *testing.T) {
 	script.run("export SSL_CERT_FILE=ca.pem; " + uploads)
 	c := &cluster{node: &node{t: t, image: images.pull("registry.example/gangway:1.2.0"), hosts: hosts}, script: script, images: images}
 	f := &firstMachine{cluster: c, files: map[string]string{"/etc/hosts": hosts}}
-	// The page copies the CA's certificate to /etc, which a test must not change.
+	// docs/operations.md copies the CA's certificate to /etc, which a test must not change.
 	installs := strings.Fields(script.next("install -D -m 644 ca.pem "))
 	f.files[installs[len(installs)-1]] = ca.pem
 	once := f.types("AWS_ACCESS_KEY_ID=")

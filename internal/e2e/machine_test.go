@@ -42,7 +42,7 @@ type machine struct {
 	log  *locked.Buffer
 }
 
-// hookScript is the hook. It appends each call to the file calls, and runs the revision's file
+// hookScript is the hook. It appends each call to the file `calls`, and runs the revision's file
 // files/hook/VERB.sh, if there is one. The symbolic link "installed" points to the installed
 // revision.
 const hookScript = `#!/bin/sh
