@@ -22,7 +22,7 @@ func settings(t testing.TB, text string) *netfile.Settings {
 	return s
 }
 
-// Inspect displays the network settings of the stick without the proxy's password.
+// Inspect displays the network settings of the image without the proxy's password.
 func TestInspectMasksTheProxysPassword(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -98,7 +98,7 @@ func TestSettingsPlaceIsAFileOfTheInstalledSystem(t *testing.T) {
 	}
 }
 
-// A stick without network settings has a file network.txt that explains how to write them.
+// An image without network settings has a file network.txt that explains how to write them.
 func TestStickSaysHowToSetTheNetwork(t *testing.T) {
 	t.Parallel()
 	if s := settings(t, string(networkFile(nil).Data)); !s.Empty() {

@@ -32,7 +32,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Boots has the times in which the hub answers requests about the boots of a fleet, in milliseconds
+// Boots says how long the hub takes to answer requests about the boots of a fleet, in milliseconds
 // of wall time. The times include TLS and the client, which run in the process of the hub.
 type Boots struct {
 	Devices  int     `json:"devices"`
@@ -83,7 +83,7 @@ type bootBench struct {
 // has firmware that no other device has.
 func measureBoots(maker *fleet.Maker, n int) (*Boots, error) {
 	if n < 20*bootModels*bootVersions {
-		return nil, fmt.Errorf("-boots %d: an outlier needs at least %d devices", n, 20*bootModels*bootVersions)
+		return nil, fmt.Errorf("-boot-devices %d: this measurement needs at least %d devices", n, 20*bootModels*bootVersions)
 	}
 	h, err := openHub(maker, "")
 	if err != nil {

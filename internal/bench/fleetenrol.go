@@ -27,12 +27,13 @@ type FleetEnrolment struct {
 	// Empty and Full are the costs of one enrolment.
 	Empty EnrolmentCost `json:"empty"`
 	Full  EnrolmentCost `json:"full"`
-	// EachRound has the costs of the rounds with many devices.
+	// EachRound has the costs in each round, in the database with many devices.
 	EachRound []EnrolmentCost `json:"full_rounds"`
-	// EachCPU has the ratio of the CPU time in each round.
+	// EachCPU has the ratio of the CPU times in each round (see CPU).
 	EachCPU []float64 `json:"cpu_ratios"`
-	// Time and CPU are medians of the ratios Full / Empty of the rounds. Time is the ratio of the
-	// wall times. CPU is the ratio of the CPU times of the hub's process and PostgreSQL's processes
+	// Time and CPU compare Full with Empty: in each round, the cost with many devices is divided by
+	// the cost in the other database, and the field is the median of these ratios. Time compares
+	// the wall times. CPU compares the CPU times of the hub's process and PostgreSQL's processes
 	// together.
 	Time float64 `json:"time_ratio"`
 	CPU  float64 `json:"cpu_ratio"`

@@ -86,8 +86,8 @@ var asked *regexp.Regexp
 
 func main() {
 	out := flag.String("o", "", "write the result as JSON to this file")
-	profile = flag.String("cpuprofile", "", "write a CPU profile of the enrolments to this file, with the EK's kind appended, or \"server\" for the whole hub process, or \"questions\" for the queries of -fleet")
-	allocs = flag.String("memprofile", "", "write a profile of the enrolments' allocations to this file, with the EK's kind appended")
+	profile = flag.String("cpuprofile", "", "write a CPU profile of the enrolments to this file; the EK's kind is appended to the file's name, or \"server\" for the whole hub process, or \"questions\" for the queries of -fleet")
+	allocs = flag.String("memprofile", "", "write a profile of the enrolments' allocations to this file; the EK's kind is appended to the file's name")
 	kinds := flag.String("ek", "", "measure only these kinds of endorsement keys, e.g. L-1,H-2, without the server and the agents")
 	n := flag.Int("n", 2000, "number of enrolments for each kind of endorsement key; with -fleet: number of calls of each query")
 	fleetDir = flag.String("fleet-dir", "", "keep the databases of -fleet in this folder, and use databases of an earlier run")
@@ -136,8 +136,8 @@ func main() {
 	}
 }
 
-// Values of the argument `only` of run. Each value limits the run to one measurement. `only` can
-// also be a kind of endorsement key.
+// Values of the argument `only` of the function `run`. Each value limits the run to one
+// measurement. `only` can also be a kind of endorsement key.
 const (
 	serverOnly  = "server"  // only the measurements of the hub's whole process
 	durableOnly = "durable" // the rates of durable enrolments

@@ -319,5 +319,5 @@ func newMaterial() (*material, error) {
 	return m, nil
 }
 
-// deadline bounds the start of a program.
+// deadline is the longest time that the start of a program may take.
 const deadline = 30 * time.Second

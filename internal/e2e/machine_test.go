@@ -248,7 +248,7 @@ type link struct {
 	to    string // guarded by mu
 	cut   bool   // guarded by mu
 	limit int64  // guarded by mu: bytes to the device until one connection breaks; 0 means no limit
-	// Guarded by mu: all connections stall when `carried` has this value; 0 means no limit.
+	// Guarded by mu: when `carried` reaches this value, all connections stall; 0 means no limit.
 	stall int64
 	open  []net.Conn // guarded by mu
 

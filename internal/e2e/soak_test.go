@@ -197,8 +197,8 @@ func TestSoakIsFlat(t *testing.T) {
 	} else {
 		t.Parallel()
 	}
-	// The test measures the live heap by the garbage collector's next goal. With this GOGC, the goal
-	// is twice the memory that is in use.
+	// The test computes the live heap from the garbage collector's next goal. With this GOGC, the
+	// goal is twice the memory that is in use.
 	h := newLoadedHub(t, []string{"GOGC=100"}, "--header-timeout", "2s", "--rate", "onboard=1000/2000")
 	goroutines, files := &series{name: "goroutines", factor: 1.05, extra: 10}, &series{name: "open files", factor: 1.05, extra: 10}
 	memory, database := &series{name: "live heap", bytes: true, factor: 1.2, extra: 4 << 20}, &series{name: "database", bytes: true, factor: 1.02, extra: 256 << 10}
