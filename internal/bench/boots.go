@@ -40,7 +40,7 @@ type Boots struct {
 	Firmware int     `json:"firmware_versions"`
 	Measured float64 `json:"seconds_to_measure"` // two boots of each device
 	// Decisions is the number of cohorts (devices with the same new firmware) that the owner
-	// accepts. Afterwards only the outlier, whose firmware no other device has, is still changed.
+	// accepts. It excludes the outlier, that is, the device whose firmware no other device has.
 	Decisions int          `json:"decisions"`
 	Answers   []BootAnswer `json:"answers"`
 }

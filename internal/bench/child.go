@@ -95,8 +95,8 @@ func (c *child) spent(f func() error) (time.Duration, error) {
 	return after - before, err
 }
 
-// resident returns the resident memory of the process in bytes. Before, it makes the process
-// collect its garbage and return free memory to the system.
+// resident makes the process collect its garbage and return free memory to the system. Then it
+// returns the process's resident memory in bytes.
 func (c *child) resident() (int64, error) {
 	if _, err := io.WriteString(c.in, "free\n"); err != nil {
 		return 0, err

@@ -79,8 +79,8 @@ func Stop() {
 
 // headlessShell is Chromium's engine without the windows and menus of the browser, in Debian's
 // package chromium-headless-shell. It opens a page with a third of the CPU time that the browser
-// needs. The program with this name in PATH is not used here: it is a shell script, and to kill the
-// script does not end the Chromium that it started.
+// needs. The program with this name in PATH is not used here: it is a shell script. If the script
+// is killed, the Chromium that it has started continues to run.
 const headlessShell = "/usr/lib/chromium/chromium-headless-shell"
 
 // Path returns the path of the Chromium for tests. If the headless shell is not installed, Path

@@ -343,8 +343,8 @@ type cluster struct {
 }
 
 // The method `types` does the work of kubectl for the script's next command, and returns what the
-// pod's program has printed. The command must begin with `begins`. `types` knows only the whole
-// commands of docs/operations.md, and requires that the manifests have the objects in a command.
+// pod's program has printed. The command must begin with `begins`. A command that `types`
+// does not know fails the test. The objects that a command names must be in the manifests.
 func (c *cluster) types(begins string) string {
 	c.t.Helper()
 	line := c.script.next(begins)

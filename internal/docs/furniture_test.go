@@ -122,7 +122,7 @@ func (r *room) named(out string) {
 	r.env = append(r.env, "HUB_NAME="+m[1])
 }
 
-// The method `nicked` changes the nick of the only device to the nick that the pages use.
+// The method `nicked` changes the nick of the only device to the nick that the documentation uses.
 func (r *room) nicked() {
 	r.t.Helper()
 	r.types("gangway device rename " + r.onlyID("gangway device ls --output json") + " brave-otter-3fa2")

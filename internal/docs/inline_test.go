@@ -18,7 +18,8 @@ var untyped = map[string]string{
 
 // programs maps the name of each program to a number of words. If inline code has at most this many
 // words after the program's name, it may be only the name of a command, such as `gangway db
-// migrate`. With more words, it is a command with arguments, which tells a person to type it.
+// migrate`. With more words, or with a word that is not a commandName, it is a command with
+// arguments, which a person should type.
 var programs = map[string]int{
 	"gangway": 3, "gangway-agent": 2, "gangway-signer": 2, "gangway-fleet": 2, "kubectl": 1, "docker": 2, "systemctl": 1, "apt-get": 1, "apt": 1,
 	"dpkg": 0, "psql": 0, "pg_dump": 0, "openssl": 1, "curl": 0, "pkcs11-tool": 0, "softhsm2-util": 0, "install": 0, "cp": 0, "mv": 0, "rm": 0, "mkdir": 0,
