@@ -23,9 +23,8 @@ const mke2fsConf = `[defaults]
 `
 
 // dataImage makes the data partition's file system: ext4, empty except for the first revision. The
-// installed system later grows it to the size of the disk. dataImage calls the programs of
-// e2fsprogs instead of its own code, because the machine will use the file system for many years.
-// Every Debian system has e2fsprogs.
+// installed system later grows it to the size of the disk. The machine will use the file system for
+// many years, so well-tested programs make it: those of e2fsprogs, which every Debian system has.
 func dataImage(r *factory.Revision) ([]byte, error) {
 	program, err := exec.LookPath("mke2fs")
 	if err != nil {
@@ -37,9 +36,6 @@ func dataImage(r *factory.Revision) ([]byte, error) {
 	}
 	defer os.RemoveAll(dir)
 	name := filepath.Join(dir, "data.img")
-	// Reserve space in the tables for growth to a disk of 1 TiB. For a larger disk, the kernel
-	// converts the tables when it grows the file system. A larger reserve would need transactions
-	// that are too large for the journal.
 	const id = "9a1f5f6e-6b0c-4f7e-8a53-0d0c5a3f7c01" // the same for all machines; partitions are identified by their GUIDs
 	// Use these fixed settings instead of the mke2fs.conf of the building machine, so that builds
 	// are reproducible.
@@ -47,6 +43,9 @@ func dataImage(r *factory.Revision) ([]byte, error) {
 	if err := os.WriteFile(config, []byte(mke2fsConf), 0o600); err != nil {
 		return nil, fmt.Errorf("image: making the data partition: %w", err)
 	}
+	// The option resize reserves space in the file system's tables, so that the file system can
+	// grow to 1 TiB. For a larger disk, the kernel converts the tables when it grows the file
+	// system. A larger reserve would need transactions that are too large for the journal.
 	cmd := exec.Command(program, "-q", "-t", "ext4", "-b", "4096", "-m", "0", "-L", "gangway-data", "-U", id,
 		"-J", "size=8", "-E", "hash_seed="+id+",lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0,resize=268435456",
 		name, fmt.Sprintf("%dM", dataMiB(r)))

@@ -14,6 +14,7 @@
 //
 // All entries contain the same kernel, modules and gangway-init; the entry "manual" also has a
 // shell. Each entry has its own command line, which contains the manifest's SHA-256. Firmware
-// measures the command line into the TPM, and so also measures what the entry installs. The network
-// settings are not measured, because the person with the stick may edit them.
+// measures the command line into the TPM. Because of the SHA-256, this measurement also covers what
+// the entry installs. The network settings are not measured, because the person with the stick may
+// edit them.
 package stick

@@ -81,9 +81,9 @@ func Fetch(ctx context.Context, dir string, update bool) (string, error) {
 	return release, nil
 }
 
-// keep copies the files that images need out of the unpacked packages. The kernel package has 400
-// MB of modules; keep copies only the modules in the list Modules, and the modules that these
-// depend on.
+// The function `keep` copies files for images from the folder `from`, which contains the unpacked
+// packages. Of the kernel package's 400 MB of modules, it copies only the modules in the list
+// Modules and the modules that these depend on.
 func keep(from, version, to string) error {
 	tree := os.DirFS(filepath.Join(from, "lib/modules", version))
 	modules, err := image.Modules(tree, Modules...)

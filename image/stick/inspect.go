@@ -33,15 +33,15 @@ type Contents struct {
 	// their subjects and SHA-256.
 	Enrols map[secureboot.Variable][]string `json:"enrols,omitempty"`
 	// Network contains the network settings, one string per line, with passwords masked.
-	// NetworkMistake is an error in these settings, or empty; a stick whose settings have an error
-	// installs nothing.
+	// NetworkMistake is an error in these settings, or empty. An installer whose settings have an
+	// error installs nothing.
 	Network        []string `json:"network,omitempty"`
 	NetworkMistake string   `json:"network-mistake,omitempty"`
 	// Token is the join token, with its secret masked.
 	Token map[string]any `json:"token,omitempty"`
 }
 
-// Entry is an entry of the stick's boot menu.
+// Entry is an entry of the image's boot menu.
 type Entry struct {
 	Title   string `json:"title"`
 	File    string `json:"file"`
@@ -52,7 +52,8 @@ type Entry struct {
 // Inspect reads and checks an image file. Each part must match its hash in the manifest. The
 // command line of each entry must contain this manifest's hash, and the mode (installing or wiping)
 // that fits the manifest. If `cert` names a certificate's file, Inspect also checks that this
-// certificate signed every program that firmware starts, on the stick and on the installed disk.
+// certificate signed every program that firmware starts, from the image and from the installed
+// disk.
 func Inspect(name, cert string) (*Contents, error) {
 	d, err := diskfs.Open(name, diskfs.WithOpenMode(diskfs.ReadOnly))
 	if err != nil {
@@ -107,7 +108,7 @@ func Inspect(name, cert string) (*Contents, error) {
 	return c, c.readNetwork(esp)
 }
 
-// readNetwork reads the stick's network settings. A person may have edited them, so mistakes are
+// readNetwork reads the image's network settings. A person may have edited them, so mistakes are
 // expected.
 func (c *Contents) readNetwork(esp fs.FS) error {
 	files, err := fs.ReadDir(esp, ".")
@@ -256,7 +257,7 @@ func (c *Contents) readEntries(esp fs.FS) error {
 		e.Title, _, _ = strings.Cut(title, "\"")
 		words := strings.Fields(e.Cmdline)
 		if !slices.Contains(words, "gangway.manifest="+c.ManifestSHA256) || slices.Contains(words, "gangway.mode=reset") != c.Manifest.Reset {
-			return fmt.Errorf("image: %s names another manifest or mode than the image has: the image is damaged, so build or download the image again", name)
+			return fmt.Errorf("image: the command line of %s does not name the manifest and the mode of this image: the image is damaged, so build or download the image again", name)
 		}
 		c.Entries = append(c.Entries, e)
 	}

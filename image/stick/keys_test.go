@@ -73,8 +73,8 @@ func TestKeysThatWouldNotStartTheImageAreNotEnrolled(t *testing.T) {
 	}
 }
 
-// An attacker cannot add Secure Boot keys to a stick: if the boot manager would enrol keys that the
-// manifest does not name, Inspect refuses the image.
+// An attacker cannot add Secure Boot keys to an image: if the boot manager would enrol keys that
+// the manifest does not name, Inspect refuses the image.
 func TestInspectRefusesKeysOfAnother(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -22,7 +22,7 @@ func settings(t testing.TB, text string) *netfile.Settings {
 	return s
 }
 
-// Inspect displays the network settings of the stick without the proxy's password.
+// Inspect displays the network settings of the image without the proxy's password.
 func TestInspectMasksTheProxysPassword(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -62,8 +62,9 @@ func TestInspectMasksTheProxysPassword(t *testing.T) {
 	}
 }
 
-// The installer overwrites only a file with the network settings: the offset that networkPlace
-// returns is the offset of a whole file in the installed system's partition.
+// The installer writes the network settings at the offset that networkPlace returns. There, the
+// installed system's partition has one file with exactly this content, so the installer overwrites
+// nothing else.
 func TestSettingsPlaceIsAFileOfTheInstalledSystem(t *testing.T) {
 	t.Parallel()
 	tok := token(t)
@@ -97,7 +98,7 @@ func TestSettingsPlaceIsAFileOfTheInstalledSystem(t *testing.T) {
 	}
 }
 
-// A stick without network settings has a file network.txt that explains how to write them.
+// An image without network settings has a file network.txt that explains how to write them.
 func TestStickSaysHowToSetTheNetwork(t *testing.T) {
 	t.Parallel()
 	if s := settings(t, string(networkFile(nil).Data)); !s.Empty() {

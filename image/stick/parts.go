@@ -164,14 +164,14 @@ func firstLine(b []byte) string {
 // that the installer needs. A module that is built into a kernel is left out.
 var Modules = []string{
 	// Drivers of disks. They load before the drivers of USB, so that the kernel gives the name sda
-	// to a built-in disk and not to the stick.
+	// to a built-in disk and not to the USB stick with the installer.
 	"crc32c_generic", "crc32c_intel", "sd_mod", "vmd", "nvme", "ahci", "ata_piix", "mmc_block", "sdhci_pci", "sdhci_acpi", "ufshcd_pci", "ext4",
 	// Storage controllers of servers: Broadcom and LSI, Microchip and Adaptec, HPE.
 	"megaraid_sas", "mpt3sas", "mpi3mr", "smartpqi", "aacraid", "hpsa",
 	// Disks and network cards of virtual machines: KVM, Hyper-V, VMware, Xen.
 	"virtio_pci", "virtio_blk", "virtio_scsi", "hv_storvsc", "pci_hyperv", "hv_netvsc", "hyperv_keyboard",
 	"vmw_pvscsi", "mptsas", "mptspi", "vmxnet3", "xen_blkfront", "xen_netfront",
-	// USB, for the stick, and the stick's file system.
+	// USB storage and its file system, for the USB stick with the installer.
 	"xhci_pci", "ehci_pci", "usb_storage", "uas", "vfat", "nls_cp437", "nls_ascii",
 	// Modules for encrypted disks.
 	"dm_mod", "dm_crypt", "ecb", "xts", "aesni_intel",

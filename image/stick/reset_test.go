@@ -17,7 +17,7 @@ func buildReset(t *testing.T, p *Parts) string {
 	return path
 }
 
-// A stick that wipes machines has one menu entry and installs nothing.
+// An image that wipes machines has one menu entry and installs nothing.
 func TestResetStickOnlyWipes(t *testing.T) {
 	t.Parallel()
 	p := parts(t)

@@ -49,8 +49,8 @@ func TestSignedImageIsSignedThroughout(t *testing.T) {
 	_, other := keys(t, "owner")
 	p.Signer = signer(t, key, cert)
 	one := build(t, p, cfg)
-	// A second build takes 1 s, so short runs skip it; TestAlteredProgramIsNotSignedAnyMore signs
-	// twice.
+	// A second build takes 1 s, so short runs skip it. In short runs, only
+	// TestAlteredProgramIsNotSignedAnyMore checks that signing again gives the same bytes.
 	if !testing.Short() && sum(t, one) != sum(t, build(t, p, cfg)) {
 		t.Error("two signed builds differ")
 	}
@@ -69,7 +69,7 @@ func TestSignedImageIsSignedThroughout(t *testing.T) {
 	}
 }
 
-// System signs an update if there is a Signer, and machines accept the signed update.
+// If there is a Signer, the function System signs an update, and machines accept the signed update.
 func TestSignedSystemIsASystem(t *testing.T) {
 	t.Parallel()
 	p := parts(t)

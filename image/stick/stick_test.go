@@ -350,8 +350,8 @@ func TestSystemHasAShellOnlyForDebugging(t *testing.T) {
 	}
 }
 
-// The file that System makes for updates equals the file on the stick, with any join token. The
-// file contains nothing that belongs to one machine or owner.
+// The file that System makes for updates equals the file in the image, whichever join token the
+// image contains. The file contains nothing that belongs to one machine or owner.
 func TestUpdateIsWhatIsInstalled(t *testing.T) {
 	t.Parallel()
 	p := parts(t)

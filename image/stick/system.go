@@ -86,9 +86,9 @@ func (p *Parts) pinWord() string {
 }
 
 // System builds only the file of the installed system, for updates of machines. If the parts are
-// the same, the file equals the system's file that Build puts on the stick. With a join token, the
-// system has a shell. The shell's password is the same as in debug images that are built with this
-// join token.
+// the same, the file equals the system's file that Build puts into the image. With a join token,
+// the system has a shell. The shell's password is the same as in debug images that are built with
+// this join token.
 func System(p *Parts, token []byte, limit access.Level) ([]byte, error) {
 	var t *wire.TokenFile
 	if token != nil {

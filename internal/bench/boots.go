@@ -32,7 +32,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Boots has the times in which the hub answers requests about the boots of a fleet, in milliseconds
+// Boots says how long the hub takes to answer requests about the boots of a fleet, in milliseconds
 // of wall time. The times include TLS and the client, which run in the process of the hub.
 type Boots struct {
 	Devices  int     `json:"devices"`
@@ -40,7 +40,7 @@ type Boots struct {
 	Firmware int     `json:"firmware_versions"`
 	Measured float64 `json:"seconds_to_measure"` // two boots of each device
 	// Decisions is the number of cohorts (devices with the same new firmware) that the owner
-	// accepts. Only the device with other firmware than all others is still changed afterwards.
+	// accepts. It excludes the outlier, that is, the device whose firmware no other device has.
 	Decisions int          `json:"decisions"`
 	Answers   []BootAnswer `json:"answers"`
 }
@@ -83,7 +83,7 @@ type bootBench struct {
 // has firmware that no other device has.
 func measureBoots(maker *fleet.Maker, n int) (*Boots, error) {
 	if n < 20*bootModels*bootVersions {
-		return nil, fmt.Errorf("-boots %d: an outlier needs at least %d devices", n, 20*bootModels*bootVersions)
+		return nil, fmt.Errorf("-boot-devices %d: this measurement needs at least %d devices", n, 20*bootModels*bootVersions)
 	}
 	h, err := openHub(maker, "")
 	if err != nil {
@@ -326,8 +326,8 @@ func (b *bootBench) decide(cohorts []api.CohortView) error {
 	})
 }
 
-// check checks that the decisions cover all devices except the one with other firmware than all
-// others.
+// The method `check` checks that the decisions cover all devices except the outlier, that is, the
+// device whose firmware no other device has.
 func (b *bootBench) check() error {
 	states := make([]string, len(b.ids))
 	if err := parallel(len(b.ids), func(i int) error { // the hub judges a stale boot again when it is read

@@ -6,8 +6,8 @@ import (
 	"gangway/internal/fleet"
 )
 
-// Bounds on the bytes of a device, a little above the figures in docs/scale.md. The number of
-// devices is small, so partly filled pages count more.
+// Upper bounds for the bytes that each device adds to a database. They are a little above the
+// figures in docs/scale.md: this test has few devices, so partly filled pages count more.
 const (
 	mostInSQLite   = 4700
 	mostInPostgres = 6900

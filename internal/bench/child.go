@@ -31,7 +31,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// child is a process of this program with one server: a whole hub, or a server of raw handshakes.
+// child is a process of this program with one server: a whole hub, or a server that does only TLS
+// handshakes.
 type child struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
@@ -94,8 +95,8 @@ func (c *child) spent(f func() error) (time.Duration, error) {
 	return after - before, err
 }
 
-// resident returns the process's resident memory in bytes, after it has collected its garbage and
-// returned free memory to the system.
+// resident makes the process collect its garbage and return free memory to the system. Then it
+// returns the process's resident memory in bytes.
 func (c *child) resident() (int64, error) {
 	if _, err := io.WriteString(c.in, "free\n"); err != nil {
 		return 0, err
@@ -130,8 +131,9 @@ func (c *child) kill() {
 func serveFrees() {
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
-		// Each collection halves the stacks of idle goroutines. A hub collects at least every two
-		// minutes, so four collections show the memory of a hub after some minutes.
+		// Each garbage collection halves the stacks of idle goroutines. A hub collects its
+		// garbage at least every two minutes. So after four collections, this process has the
+		// memory that a hub has after some minutes.
 		for range 4 {
 			runtime.GC()
 		}
@@ -206,9 +208,9 @@ func serveChild(dir string) error {
 	return errors.Join(s.Serve(ctx, l), h.store.Close(), contents.Close())
 }
 
-// handshakeChild runs in a separate process. It serves the handshakes of the hub in the folder
-// `dir`, and nothing else: the same certificate, the same CA of client certificates, and no
-// session tickets.
+// handshakeChild runs in a separate process. It does only TLS handshakes, with the certificate of
+// the hub in the folder `dir` and this hub's CA for client certificates. It sends no session
+// tickets.
 func handshakeChild(dir string) error {
 	memory.Use() // as in the hub, so that both collect garbage equally often
 	ca, err := pki.Open(filepath.Join(dir, "pki"), pki.Options{})

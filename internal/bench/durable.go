@@ -13,9 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Durable is the rate of enrolments with an engine, in wall time: each enrolment is in the database
-// and flushed to disk before its reply. It is compared with the rate at which the same cores can do
-// only the unavoidable cryptography of an enrolment. All values are medians of the rounds.
+// Durable is the rate of enrolments with one database engine, in wall time. Each enrolment is in
+// the database, and flushed to disk, before its reply. The rate is compared with the rate at which
+// the same cores can do only the unavoidable cryptography of an enrolment. All values are medians
+// of the rounds.
 type Durable struct {
 	EK     string `json:"ek"`
 	Engine string `json:"engine"`

@@ -29,7 +29,7 @@ const (
 	fleetP99 = 50 * time.Millisecond
 	fleetCPU = 5 * time.Millisecond
 	// fleetServer is the bound for the CPU time of PostgreSQL's processes. It is high because the
-	// page of boots needs 25 statements.
+	// hub's web page about boots needs 25 SQL statements.
 	fleetServer = 15 * time.Millisecond
 )
 
@@ -39,7 +39,8 @@ type FleetResult struct {
 	Made    float64 `json:"seconds_to_make"`
 	Indexed float64 `json:"seconds_to_index"`
 	Engine  string  `json:"engine"`
-	// Bytes is the size of the database for each device. The devices have no evidence.
+	// Bytes is the size of the database divided by the number of devices. The database has no
+	// evidence of the devices.
 	Bytes    float64         `json:"bytes_per_device"`
 	Question []FleetQuestion `json:"questions"`
 	// Enrolment is set with -enrol.
@@ -54,15 +55,15 @@ type FleetQuestion struct {
 	CPU  float64 `json:"cpu_ms"` // user and system time of the hub's process, on average
 	// Server is the CPU time of PostgreSQL's processes that answer the hub, on average.
 	Server float64 `json:"server_cpu_ms,omitempty"`
-	// Statements is the mean number of statements for one call.
+	// Statements is the mean number of SQL statements for one call.
 	Statements float64 `json:"statements"`
 	Rows       int     `json:"rows"` // rows in the last result
 }
 
 // benchFleets measures the fleets whose sizes are in `list`: numbers separated by commas.
-// `database` is the URL of an empty PostgreSQL database, or startServer. If it is empty, the fleets
-// are in SQLite. `enrolments` is the number of enrolments into each fleet that are then compared
-// with enrolments into an empty database.
+// `database` is the URL of an empty PostgreSQL database, or startServer, or "" for SQLite.
+// If `enrolments` is not 0, benchFleets also makes this number of enrolments into each fleet and
+// into an empty database, and compares their costs.
 func benchFleets(out, list, database string, rounds, enrolments int) error {
 	var sizes []int
 	for _, text := range strings.Split(list, ",") {
@@ -294,7 +295,7 @@ func (f *testFleet) measure(ctx context.Context, q question, rounds int) (FleetQ
 	return r, nil
 }
 
-// fleetQuestions returns the queries that the pages, the API and the command line make.
+// fleetQuestions returns the queries that the hub's web pages, its API and its command line make.
 func fleetQuestions(s *sqlstore.Store, owner string, n int) []question {
 	searched := func(text, sort string, down bool) question {
 		what := "search " + text
@@ -399,7 +400,7 @@ func devicePage(s *sqlstore.Store, n int) question {
 	}}
 }
 
-// boots queries everything on the page of boots.
+// boots queries everything on the hub's web page about boots.
 func boots(s *sqlstore.Store, owner string) question {
 	return question{"boots: outliers and changes", func(ctx context.Context, _ int) (int, error) {
 		var all []store.BootCohort

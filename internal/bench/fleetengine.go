@@ -13,10 +13,10 @@ import (
 // startServer is the value of -database for a PostgreSQL server that this program starts.
 const startServer = "start"
 
-// engines makes the databases of fleets in PostgreSQL, if they are not measured in SQLite.
+// engines makes the fleets' databases in PostgreSQL. It is not used for fleets in SQLite.
 type engines struct {
-	// The URL of an empty database for the fleets. If it is empty, the fleets are in SQLite or on
-	// `server`.
+	// `url` is the URL of an empty PostgreSQL database for the fleets. If `url` is empty, the
+	// fleets are on `server`, or in SQLite if `server` is nil.
 	url    string
 	server *pgtest.Server // started by this program; nil: it has started no server
 }

@@ -27,12 +27,13 @@ type FleetEnrolment struct {
 	// Empty and Full are the costs of one enrolment.
 	Empty EnrolmentCost `json:"empty"`
 	Full  EnrolmentCost `json:"full"`
-	// EachRound has the costs of the rounds with many devices.
+	// EachRound has the costs in each round, in the database with many devices.
 	EachRound []EnrolmentCost `json:"full_rounds"`
-	// EachCPU has the ratio of the CPU time in each round.
+	// EachCPU has the ratio of the CPU times in each round (see CPU).
 	EachCPU []float64 `json:"cpu_ratios"`
-	// Time and CPU are medians of the ratios Full / Empty of the rounds. Time is the ratio of the
-	// wall times. CPU is the ratio of the CPU times of the hub's process and PostgreSQL's processes
+	// Time and CPU compare Full with Empty: in each round, the cost with many devices is divided by
+	// the cost in the other database, and the field is the median of these ratios. Time compares
+	// the wall times. CPU compares the CPU times of the hub's process and PostgreSQL's processes
 	// together.
 	Time float64 `json:"time_ratio"`
 	CPU  float64 `json:"cpu_ratio"`
@@ -156,7 +157,7 @@ func slowEnrolments(all []FleetResult) (slow []string) {
 		if r == nil {
 			continue
 		}
-		fmt.Printf("\n%s, an enrolment with %d devices: %.0f µs of CPU and %.0f µs; with an empty database: %.0f µs of CPU and %.0f µs; ratio %.2f of CPU, %.2f of time (medians of %d rounds with %d enrolments)\n",
+		fmt.Printf("\n%s, an enrolment with %d devices: %.0f µs of CPU time, %.0f µs of wall time; with an empty database: %.0f µs of CPU time, %.0f µs of wall time; ratio of the CPU times %.2f, of the wall times %.2f (medians of %d rounds with %d enrolments)\n",
 			r.Engine, r.Devices, r.Full.CPU, r.Full.Wall, r.Empty.CPU, r.Empty.Wall, r.CPU, r.Time, r.Rounds, r.Each)
 		if r.Full.WAL > 0 {
 			fmt.Printf("PostgreSQL writes %.0f bytes to its write-ahead log for each enrolment; with an empty database: %.0f bytes\n", r.Full.WAL, r.Empty.WAL)

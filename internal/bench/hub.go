@@ -68,7 +68,8 @@ func openHubOn(maker *fleet.Maker, dir string, s engine, perCommit func() float6
 	return h, err
 }
 
-// labPolicy accepts the emulated TPMs after the hub has evaluated some rules.
+// labPolicy accepts the emulated TPMs, whose maker is FAKE. The hub evaluates two other rules
+// before the rule for this maker.
 const labPolicy = `version: 1
 software_tpms: [FAKE]
 rules:

@@ -86,17 +86,17 @@ var asked *regexp.Regexp
 
 func main() {
 	out := flag.String("o", "", "write the result as JSON to this file")
-	profile = flag.String("cpuprofile", "", "write a CPU profile of the enrolments to this file, with the EK's kind appended, or \"server\" for the whole hub process, or \"questions\" for the queries of -fleet")
-	allocs = flag.String("memprofile", "", "write a profile of the enrolments' allocations to this file, with the EK's kind appended")
+	profile = flag.String("cpuprofile", "", "write a CPU profile of the enrolments to this file; the EK's kind is appended to the file's name, or \"server\" for the whole hub process, or \"questions\" for the queries of -fleet")
+	allocs = flag.String("memprofile", "", "write a profile of the enrolments' allocations to this file; the EK's kind is appended to the file's name")
 	kinds := flag.String("ek", "", "measure only these kinds of endorsement keys, e.g. L-1,H-2, without the server and the agents")
 	n := flag.Int("n", 2000, "number of enrolments for each kind of endorsement key; with -fleet: number of calls of each query")
 	fleetDir = flag.String("fleet-dir", "", "keep the databases of -fleet in this folder, and use databases of an earlier run")
 	fleets := flag.String("fleet", "", "measure the queries about fleets of these sizes instead of enrolments, e.g. 1000,1000000")
 	questions := flag.String("question", "", "with -fleet: measure only the queries whose names match this regular expression")
-	database := flag.String("database", "", "measure the fleets of -fleet in this empty PostgreSQL database, of a superuser, instead of SQLite; \"start\": in a server that bench starts")
+	database := flag.String("database", "", "URL of an empty PostgreSQL database, for a superuser: measure the fleets of -fleet in this database instead of SQLite; \"start\": in a PostgreSQL server that bench starts")
 	enrolments := flag.Int("enrol", 0, "with -fleet: also compare this number of enrolments into each fleet with enrolments into an empty database")
 	serve := flag.String("serve", "", "run a hub in this folder (only for bench itself, which measures this process)")
-	shakes := flag.String("handshakes", "", "run a server of raw handshakes for the hub in this folder (only for bench itself)")
+	shakes := flag.String("handshakes", "", "run a server that does only the TLS handshakes of the hub in this folder (only for bench itself)")
 	only := flag.Bool("server", false, "measure only the whole hub process")
 	polled = flag.Bool("polls", false, "with -server and -cpuprofile: profile Pantavisor's polls instead of enrolments")
 	booted := flag.Bool("boots", false, "measure only the answers about the boots of -boot-devices emulated devices")
@@ -136,8 +136,8 @@ func main() {
 	}
 }
 
-// Values of the argument `only` of run. Each value limits the run to one measurement. `only` can
-// also be a kind of endorsement key.
+// Values of the argument `only` of the function `run`. Each value limits the run to one
+// measurement. `only` can also be a kind of endorsement key.
 const (
 	serverOnly  = "server"  // only the measurements of the hub's whole process
 	durableOnly = "durable" // the rates of durable enrolments

@@ -17,7 +17,7 @@ func (r *Result) print() error {
 		r.printEnrolments(w)
 	}
 	for _, d := range r.Durable {
-		fmt.Fprintf(w, "\ndurable enrolments with %s, EK %s: %.0f a second, %.1f in a commit; only the cryptography: %.0f a second; share %.2f (medians of %d rounds)\n",
+		fmt.Fprintf(w, "\ndurable enrolments with %s, EK %s: %.0f enrolments per second, %.1f enrolments per commit; only their cryptography: %.0f per second; share %.2f (medians of %d rounds)\n",
 			d.Engine, d.EK, d.Enrolments, d.OpsPerCommit, d.Crypto, d.Share, d.Rounds)
 	}
 	if s := r.Server; s != nil {
@@ -52,7 +52,7 @@ func (r *Result) printEnrolments(w io.Writer) {
 			c["certify_verification"], c["request_verification"], c["certificate_signatures"], k.CryptoSum, k.Enrol, k.Ratio, k.WithProof, k.Bytes/1000, k.Allocs, k.Activate, k.PerSecond)
 	}
 	fmt.Fprintf(w, "\nratio for half L-1 (RSA 2048), half H-3 (ECC P-384): %.2f\n", r.Ratio)
-	fmt.Fprintf(w, "The ownership proof (Ed25519) takes %.0f microseconds. \"enrol\" includes this time, and \"sum\" does not; the ratio \"with proof\" includes the time in both. Commits are durable.\n", r.Enrolment[0].Ownership)
+	fmt.Fprintf(w, "The ownership proof (Ed25519) takes %.0f microseconds. \"enrol\" includes this time, and \"sum\" does not. For the ratio \"with proof\", this time is added to \"sum\". Commits are durable.\n", r.Enrolment[0].Ownership)
 	fmt.Fprintln(w, "\nchecking the evidence only\tone maker\tall makers, rules, an EK list\tratio")
 	for _, k := range r.Enrolment {
 		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.2f\n", k.EK, k.Judged.Plain, k.Judged.Full, k.Judged.Ratio)
@@ -63,7 +63,7 @@ func (s *Server) print(w io.Writer) {
 	fmt.Fprintf(w, "\nwhole hub process over TLS, two connections per enrolment, EK %s (medians of %d rounds; the load generator shares the machine)\n", s.EK, s.Rounds)
 	fmt.Fprintf(w, "raw handshake %.0f, raw mutual handshake %.0f, cryptography %.0f, enrolment %.0f microseconds; ratio %.2f; %.0f enrolments/s\n",
 		s.Handshake, s.MutualHandshake, s.Crypto, s.CPU, s.Ratio, s.PerSecond)
-	fmt.Fprintf(w, "poll of Pantavisor over a new connection: %.0f microseconds, %.2f times a raw handshake; on a kept connection: %.0f microseconds, of which HTTP %.0f and the answer %.0f, %.2f times a raw handshake\n",
+	fmt.Fprintf(w, "poll of Pantavisor over a new connection: %.0f microseconds, the time of %.2f raw handshakes\npoll on a kept connection: %.0f microseconds: HTTP %.0f, and the answer %.0f, the time of %.2f raw handshakes\n",
 		s.Poll, s.PollRatio, s.Request, s.HTTP, s.Answer, s.AnswerRatio)
 	fmt.Fprintf(w, "idle connection with a device's certificate: %.1f KiB resident (%d connections); the next request on it %.0f microseconds, the following request %.0f\n", s.IdleKiB, s.IdleOpen, s.Parked, s.Kept)
 }

@@ -26,8 +26,9 @@ type Server struct {
 	Enrolments int     `json:"enrolments"` // number of enrolments in all rounds
 	CPU        float64 `json:"cpu_per_enrolment"`
 	PerSecond  float64 `json:"enrolments_per_second"`
-	// Handshake and MutualHandshake are raw handshakes, without and with a client certificate, of a
-	// process that does nothing else. Crypto is the unavoidable cryptography of an enrolment.
+	// Handshake and MutualHandshake are the times of TLS handshakes in a process that does nothing
+	// else. In a MutualHandshake, the client also has a certificate. Crypto is the time of the
+	// unavoidable cryptography of an enrolment.
 	Handshake       float64 `json:"handshake"`
 	MutualHandshake float64 `json:"mutual_handshake"`
 	Crypto          float64 `json:"crypto_sum"`
@@ -55,7 +56,8 @@ type Server struct {
 // changes, so medians of several rounds are more reliable.
 const rounds = 5
 
-// idleConnections is the number of open connections with which their memory is measured.
+// idleConnections is the number of connections that are open while measureIdle measures their
+// memory.
 const idleConnections = 8000
 
 // server is the state of measureServer while it measures: the results so far, the hub's process,
@@ -138,7 +140,8 @@ func (m *server) measure() error {
 	return m.measureIdle(ctx)
 }
 
-// round measures everything once, with the devices from `first` on.
+// round measures everything once, with `n` devices of the load. The first one has the index
+// `first`.
 func (m *server) round(ctx context.Context, s *Server, first, n int) (err error) {
 	per := func(c *child, f func(i int) error) (float64, error) {
 		used, err := c.spent(func() error { return parallel(n, f) })
@@ -240,8 +243,8 @@ func dial(ctx context.Context, c *child, cert *tls.Certificate) (*tls.Conn, erro
 	return t, nil
 }
 
-// makePollers onboards the last devices, which then poll. Their onboarding is not measured, so the
-// measurement does not include the hub's verification of the maker's CAs.
+// makePollers onboards the devices that later poll. It runs before the measurement, and the hub
+// verifies the maker's CAs in this time. So the measurement does not include this verification.
 func (m *server) makePollers(ctx context.Context) error {
 	client, err := fleet.NewHub(m.hub.tok)
 	if err != nil {
@@ -329,7 +332,8 @@ type poller struct {
 	request []byte // without the header Connection, and without the empty line
 }
 
-// newPoller posts the device's first revision, which makes its trail, and signs the device in.
+// newPoller posts the device's first revision and signs the device in. The first revision begins
+// the device's trail, that is, its list of revisions.
 func newPoller(ctx context.Context, hub *fleet.Hub, cert tls.Certificate) (*poller, error) {
 	c, err := hub.Dial(ctx, cert)
 	if err != nil {
@@ -407,7 +411,7 @@ func (m *server) onKept(ctx context.Context, n int, request func(i int) []byte) 
 }
 
 // ask sends a request and reads its answer. The answer is so short that the hub sends it in one
-// record.
+// TLS record.
 func ask(c *tls.Conn, request []byte) error {
 	if _, err := c.Write(request); err != nil {
 		return err

@@ -9,8 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// Most is the largest number of bytes of a value that Of returns. A note about the omitted bytes
-// may follow.
+// Most is the maximum length of the text that Of returns, in bytes. A note about the omitted bytes
+// may follow this text.
 const Most = 300
 
 // mostWord is the largest number of bytes of one word, such as a certificate in base64. mostNumbers

@@ -63,7 +63,7 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// Stop ends Chromium. A package whose TestMain is not Main calls it after its last page.
+// Stop ends Chromium. A package whose TestMain does not call Main must call Stop after its tests.
 func Stop() {
 	chromium.Lock()
 	defer chromium.Unlock()
@@ -79,8 +79,8 @@ func Stop() {
 
 // headlessShell is Chromium's engine without the windows and menus of the browser, in Debian's
 // package chromium-headless-shell. It opens a page with a third of the CPU time that the browser
-// needs. The program in PATH is a shell script that would outlive its child, so it is not used
-// here.
+// needs. The program with this name in PATH is not used here: it is a shell script. If the script
+// is killed, the Chromium that it has started continues to run.
 const headlessShell = "/usr/lib/chromium/chromium-headless-shell"
 
 // Path returns the path of the Chromium for tests. If the headless shell is not installed, Path
@@ -293,7 +293,7 @@ func (tab *Tab) Type(keys string) {
 	tab.must(chromedp.Do(tab.Context, chromedp.KeyEvent(keys)))
 }
 
-// Cost returns the number of requests and of received bytes since the last Go.
+// Cost returns the number of requests and of received bytes since the last call of Go.
 func (tab *Tab) Cost() (requests, bytes int) {
 	tab.mu.Lock()
 	defer tab.mu.Unlock()

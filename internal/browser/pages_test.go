@@ -220,9 +220,8 @@ func (h *hubWithDevices) onboard(t *testing.T, ek, model, serial string) store.D
 	return newest
 }
 
-// screens returns the screens on which a test opens each page: both sizes and both colour schemes,
-// each once. Runs with GANGWAY_E2E_FULL or GANGWAY_SCREENSHOTS open each page in each size in both
-// schemes.
+// screens returns the screens on which a test opens each page: a large light one and a small dark
+// one. With GANGWAY_E2E_FULL or GANGWAY_SCREENSHOTS, it returns each size in both colour schemes.
 func screens() []browser.Options {
 	all := []browser.Options{{Size: browser.Desk}, {Size: browser.Phone, Dark: true}}
 	if os.Getenv("GANGWAY_E2E_FULL") != "" || os.Getenv("GANGWAY_SCREENSHOTS") != "" {

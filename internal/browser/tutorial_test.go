@@ -18,8 +18,8 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// tutorial is a run of the commands of docs/tutorial.md. It makes the page's recording and
-// pictures.
+// tutorial is a run of the commands of docs/tutorial.md. It makes the recording and the pictures of
+// this document.
 type tutorial struct {
 	t      *testing.T
 	docs   string // folder docs of the repository
@@ -31,7 +31,7 @@ type tutorial struct {
 }
 
 // TestTutorialPictures types the commands of docs/tutorial.md, with the real programs and the real
-// demo, and makes the page's recording and pictures. It runs only for `make tutorial`.
+// demo, and makes the document's recording and pictures. It runs only for `make tutorial`.
 func TestTutorialPictures(t *testing.T) {
 	docs := os.Getenv("GANGWAY_TUTORIAL")
 	if docs == "" {
@@ -68,8 +68,8 @@ func (w *tutorial) must(err error) {
 	}
 }
 
-// commands returns the command lines of the page. It omits the first command, which builds the
-// programs.
+// commands returns the command lines of docs/tutorial.md. It omits the first command, which builds
+// the programs.
 func (w *tutorial) commands() []string {
 	w.t.Helper()
 	page, err := os.ReadFile(filepath.Join(w.docs, "tutorial.md"))
@@ -85,7 +85,7 @@ func (w *tutorial) commands() []string {
 	return lines[1:]
 }
 
-// The method `types` runs a command of the page and takes the screenshots for this command.
+// The method `types` runs a command of docs/tutorial.md and takes the screenshots for this command.
 func (w *tutorial) types(line, dir, programs string) {
 	w.t.Helper()
 	switch {

@@ -11,7 +11,7 @@ import (
 )
 
 // The vendored files are unchanged: the hash of each file from an npm package equals the hash in
-// the tables.
+// the table of the README.md beside the file.
 func TestVendoredFilesAreUnchanged(t *testing.T) {
 	t.Parallel()
 	for _, dir := range []string{"axe", filepath.Join("..", "..", "hub", "ui", "vendor")} {

@@ -135,7 +135,7 @@ func TestWallInBrowser(t *testing.T) {
 		t.Errorf("the wall left for %s", path)
 	}
 	// After a sign-in with this link, the browser opens the page for the wall again, with the same
-	// look.
+	// colour scheme.
 	if to := browser.Eval[string](tab, `document.querySelector("#wall-state a").getAttribute("href")`); to != "/sign-in?next=%2Fui%2Fwall%3Fscheme%3Dsystem" {
 		t.Errorf("the link leads to %s", to)
 	}

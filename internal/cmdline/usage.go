@@ -13,7 +13,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// UsageError is a wrong command line: an unknown command or flag, or a wrong argument.
+// UsageError is the error for a wrong command line: an unknown command or flag, or a wrong
+// argument.
 type UsageError struct{ error }
 
 // Usagef returns a UsageError.

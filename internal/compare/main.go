@@ -296,8 +296,8 @@ func (r *Result) print() {
 }
 
 // material has a maker of TPMs, and TPMs with RSA keys. Making an RSA key takes long, so the
-// devices of SPIRE and step-ca share TPMs. To SPIRE and step-ca, a device is a DevID key or an
-// account, so sharing a TPM does not change their work.
+// devices of SPIRE and step-ca share TPMs. This does not change the work of the two programs: SPIRE
+// distinguishes devices by their DevID keys, and step-ca by their ACME accounts.
 type material struct {
 	maker *fleet.Maker
 	tpms  []*tpm
@@ -319,5 +319,5 @@ func newMaterial() (*material, error) {
 	return m, nil
 }
 
-// deadline bounds the start of a program.
+// deadline is the longest time that the start of a program may take.
 const deadline = 30 * time.Second

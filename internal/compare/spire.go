@@ -162,7 +162,8 @@ func (s *spire) identity(ctx context.Context, i int, call bool) error {
 	return err
 }
 
-// The messages of the attestor tpm_devid are JSON in the bytes of the attestation's protocol.
+// The messages of the attestor tpm_devid. They are JSON, which the messages of SPIRE's attestation
+// protocol contain as bytes.
 type (
 	devidRequest struct {
 		DevIDCert                              [][]byte

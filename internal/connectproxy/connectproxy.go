@@ -21,8 +21,8 @@ import (
 	"time"
 )
 
-// CA signs the certificates of proxies: the certificate of a proxy itself, and the certificate with
-// which it intercepts connections.
+// CA signs two kinds of certificates: those that proxies show to their clients, and those with
+// which proxies intercept connections to servers.
 type CA struct {
 	Certificate *x509.Certificate
 	key         *ecdsa.PrivateKey

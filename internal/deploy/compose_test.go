@@ -115,15 +115,15 @@ func TestComposeRefusesMissingVariables(t *testing.T) {
 	}
 }
 
-// Options and ports that an operator adds to the compose file as the page says have the values that
-// the hub understands.
+// docs/operations.md says how an operator adds options and ports to the compose file. With these
+// additions, the hub's container gets the intended environment variables and ports.
 func TestComposeTakesTheOptionsOfThePage(t *testing.T) {
 	t.Parallel()
 	doc, err := os.ReadFile(filepath.Join(repository, "docs/operations.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	// find returns the part of the page between two texts.
+	// find returns the part of docs/operations.md between two texts.
 	find := func(before, after string) string {
 		t.Helper()
 		_, text, found := strings.Cut(string(doc), before)
@@ -259,8 +259,8 @@ func (s *stack) healthy(name string, c *container) error {
 // The services of the compose file run as the file says: in their images, with their users,
 // volumes, secrets and health checks, without capabilities, and with a read-only root. The hub
 // serves with PostgreSQL, stops in time, and has its accounts after a restart. Its backup is
-// restored into empty volumes. A hub with an offline root gets its CAs. The test types the whole
-// chapter "Installing with containers", in place of Docker Compose.
+// restored into empty volumes. A hub with an offline root gets its CAs. The test does the work
+// of Docker Compose for all commands of the chapter "Installing with containers".
 func TestComposeServicesRun(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it runs a hub and PostgreSQL in containers")

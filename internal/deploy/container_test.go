@@ -26,7 +26,8 @@ const (
 	asContainer = "GANGWAY_DEPLOY_CONTAINER"
 )
 
-// spec describes a container, as a container engine understands the file of a deployment.
+// spec describes a container: what a container engine would read from the compose file or from the
+// Kubernetes manifests.
 type spec struct {
 	Name     string
 	Work     string // an empty folder for the container's file system
@@ -155,8 +156,7 @@ func (c *container) exec(args ...string) (string, error) {
 	return string(out), err
 }
 
-// printed does the same as the method `exec`, but returns only the standard output. Without an
-// input, a program reads /dev/null.
+// printed does the same as the method `exec`, but returns only the standard output.
 func (c *container) printed(args ...string) (string, error) {
 	cmd := c.command(args...)
 	var errors bytes.Buffer

@@ -8,16 +8,16 @@ import (
 	"time"
 )
 
-// engine takes the place of Docker Compose for the commands of the page.
+// engine takes the place of Docker Compose for the commands of docs/operations.md.
 type engine struct {
 	*stack
 	script  *script
 	running map[string]*container // the services' containers, by service
 }
 
-// The method `types` does what the script's next command, which begins with `begins`, tells Docker
-// Compose to do, and returns what the container's program has printed. It fails at an option, a
-// service or a variable that it does not know.
+// The method `types` does the work of Docker Compose for the script's next command, and returns
+// what the container's program has printed. The command must begin with `begins`. An option, a
+// service or a variable that `types` does not know fails the test.
 func (e *engine) types(begins string) string {
 	e.t.Helper()
 	line := e.script.next(begins)
@@ -110,7 +110,7 @@ func (e *engine) types(begins string) string {
 	return out
 }
 
-// ends stops a service as the compose file says: with its signal, and in its time.
+// ends stops a service with the signal and the grace period that the compose file names.
 func (e *engine) ends(name string) {
 	e.t.Helper()
 	service, c := e.project.Services[name], e.running[name]
@@ -124,7 +124,7 @@ func (e *engine) ends(name string) {
 	delete(e.running, name)
 }
 
-// newEngine returns an engine for a project, in which nothing runs.
+// newEngine returns an engine for a project. No service of the project runs yet.
 func newEngine(s *stack, script *script) *engine {
 	return &engine{stack: s, script: script, running: map[string]*container{}}
 }

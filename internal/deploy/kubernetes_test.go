@@ -333,7 +333,8 @@ func (n *node) start() *container {
 	return pod
 }
 
-// cluster takes the place of kubectl and of a cluster for the commands of the page.
+// cluster takes the place of kubectl and of a Kubernetes cluster for the commands of
+// docs/operations.md.
 type cluster struct {
 	*node
 	script *script
@@ -341,9 +342,9 @@ type cluster struct {
 	pod    *container
 }
 
-// The method `types` does what the script's next command, which begins with `begins`, tells kubectl
-// to do, and returns what the pod's program has printed. Each command must be known to the test
-// completely; the objects that it names must be in the manifests.
+// The method `types` does the work of kubectl for the script's next command, and returns what the
+// pod's program has printed. The command must begin with `begins`. A command that `types`
+// does not know fails the test. The objects that a command names must be in the manifests.
 func (c *cluster) types(begins string) string {
 	c.t.Helper()
 	line := c.script.next(begins)
@@ -413,8 +414,8 @@ func (c *cluster) ends(pod *container) {
 	}
 }
 
-// admitsMetrics checks that the NetworkPolicy lets pods read the metrics if their namespace has
-// these labels, and not without them.
+// admitsMetrics checks that the NetworkPolicy lets pods read the metrics only if the pods'
+// namespace has these labels.
 func (c *cluster) admitsMetrics(namespace map[string]string) {
 	c.t.Helper()
 	for _, rule := range c.m.network.Spec.Ingress {
@@ -433,8 +434,8 @@ func (c *cluster) admitsMetrics(namespace map[string]string) {
 	c.t.Error("the network policy has no rule for the metrics")
 }
 
-// firstMachine is the machine of the hub's first start. It takes the place of this machine, as its
-// commands name hosts that only the test has.
+// firstMachine is the machine on which an operator starts the hub for the first time. Its commands
+// run in a container, because they name hosts that exist only in the test's network.
 type firstMachine struct {
 	*cluster
 	files map[string]string
@@ -470,8 +471,8 @@ func (f *firstMachine) done(c *container) string {
 // The pod of the manifests runs: with its user, its read-only root, its settings, the keys from a
 // Secret, PostgreSQL over verified TLS, and objects in S3. Its probes succeed when the hub is
 // ready, and fail when the hub is not ready. A new pod with empty volumes has everything that the
-// earlier pod had. A backup is restored into an empty database. The test types the whole chapter
-// "Installing on Kubernetes", in place of kubectl.
+// earlier pod had. A backup is restored into an empty database. The test does the work of kubectl
+// for all commands of the chapter "Installing on Kubernetes".
 func TestKubernetesPodRuns(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it runs a hub and PostgreSQL in containers")
@@ -505,7 +506,7 @@ func TestKubernetesPodRuns(t *testing.T) {
 	script.run("export SSL_CERT_FILE=ca.pem; " + uploads)
 	c := &cluster{node: &node{t: t, image: images.pull("registry.example/gangway:1.2.0"), hosts: hosts}, script: script, images: images}
 	f := &firstMachine{cluster: c, files: map[string]string{"/etc/hosts": hosts}}
-	// The page copies the CA's certificate to /etc, which a test must not change.
+	// docs/operations.md copies the CA's certificate to /etc, which a test must not change.
 	installs := strings.Fields(script.next("install -D -m 644 ca.pem "))
 	f.files[installs[len(installs)-1]] = ca.pem
 	once := f.types("AWS_ACCESS_KEY_ID=")

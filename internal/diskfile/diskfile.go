@@ -1,5 +1,6 @@
-// Package diskfile reads files whose path may name something else, such as a pipe, and replaces
-// files so that a power cut leaves either the old content or the new content.
+// Package diskfile reads and replaces regular files. Reading is safe even if the path names
+// something else, such as a pipe. After a power cut while a file is replaced, the file has either
+// its old content or the new content.
 package diskfile
 
 import (

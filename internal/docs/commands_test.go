@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// page contains the commands of a page in order: the lines of its ```sh blocks. A line that ends
-// with a backslash is joined with the next line.
+// page contains the commands of a documentation page in order: the lines of its ```sh blocks. A
+// line that ends with a backslash is joined with the next line.
 type page struct {
 	r     *room
 	name  string
@@ -23,7 +23,7 @@ var chapters = []string{
 	"After a lost disk", "To another engine", "Upgrading with a second replica", "Replacing a leaked key", "Taking a hub down for good",
 }
 
-// commandsOf reads the commands of the page with this name.
+// commandsOf reads the commands of the documentation page with this name.
 func commandsOf(t *testing.T, name string) []string {
 	t.Helper()
 	doc, err := os.ReadFile(filepath.Join(root, name))

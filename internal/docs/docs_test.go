@@ -123,7 +123,7 @@ func TestOddHardwareHasASourceAndATest(t *testing.T) {
 	}
 }
 
-// Each link from a page to a file names a file that exists.
+// Each link from a documentation page to a file names a file that exists.
 func TestLinksLeadSomewhere(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#:]+)\)`)
 	walk(t, ".md", func(path string, content []byte) {
@@ -135,7 +135,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 	})
 }
 
-// The files and folders that the pages for contributors name exist.
+// All files and folders exist that the documentation for contributors names.
 func TestNamedPathsExist(t *testing.T) {
 	path := regexp.MustCompile("`((?:cmd|contrib|device|docs|examples|hub|image|internal|scripts|tcg|wire)/[A-Za-z0-9_./-]*)`")
 	for _, page := range []string{"CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md"} {
@@ -210,7 +210,8 @@ func TestArchitectureHasEveryPackage(t *testing.T) {
 	}
 }
 
-// Each link to a part of a page names a heading, by the anchor that GitHub makes for it.
+// Each link to a part of a documentation page ends with the anchor that GitHub makes for a heading
+// of this page.
 func TestAnchorsAreHeadings(t *testing.T) {
 	heading := regexp.MustCompile(`(?m)^#+ (.+)$`)
 	dropped := regexp.MustCompile(`[^\p{L}\p{N}_\- ]`)

@@ -122,7 +122,7 @@ func (r *room) named(out string) {
 	r.env = append(r.env, "HUB_NAME="+m[1])
 }
 
-// The method `nicked` changes the nick of the only device to the nick that the pages use.
+// The method `nicked` changes the nick of the only device to the nick that the documentation uses.
 func (r *room) nicked() {
 	r.t.Helper()
 	r.types("gangway device rename " + r.onlyID("gangway device ls --output json") + " brave-otter-3fa2")
@@ -238,7 +238,8 @@ func (r *room) s3() {
 // postgres starts a PostgreSQL server with the user and the database of docs/operations.md.
 func (r *room) postgres() {
 	r.t.Helper()
-	// The doctor finds a problem if the server is not durable.
+	// The server must be durable. For a server that is not durable, `gangway doctor` would report a
+	// problem.
 	server, err := pgtest.Start(true)
 	if errors.Is(err, pgtest.ErrMissing) {
 		r.t.Skip(err)

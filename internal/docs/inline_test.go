@@ -16,8 +16,10 @@ var untyped = map[string]string{
 	"docker compose exec hub": "the beginning of other commands",
 }
 
-// programs have the number of words, after the program's name, that name what the program does and
-// do not yet tell a person to type something.
+// programs maps the name of each program to a number of words. If inline code has at most this many
+// words after the program's name, it may be only the name of a command, such as `gangway db
+// migrate`. With more words, or with a word that is not a commandName, it is a command with
+// arguments, which a person should type.
 var programs = map[string]int{
 	"gangway": 3, "gangway-agent": 2, "gangway-signer": 2, "gangway-fleet": 2, "kubectl": 1, "docker": 2, "systemctl": 1, "apt-get": 1, "apt": 1,
 	"dpkg": 0, "psql": 0, "pg_dump": 0, "openssl": 1, "curl": 0, "pkcs11-tool": 0, "softhsm2-util": 0, "install": 0, "cp": 0, "mv": 0, "rm": 0, "mkdir": 0,
@@ -180,7 +182,8 @@ func TestEveryBlockHasATest(t *testing.T) {
 	for _, m := range regexp.MustCompile(`(?m)^\s*types "([^"]+)"`).FindAllStringSubmatch(string(script), -1) {
 		begins = append(begins, strings.ReplaceAll(m[1], "$key", "aca"))
 	}
-	// The script types the command itself, or the first command with this beginning.
+	// `begins` has the beginnings of the commands that packages.sh types. The script types the
+	// command that equals a beginning or, if there is none, the first command with this beginning.
 	first := map[string]bool{}
 	for _, begin := range begins {
 		i := slices.Index(machine, begin)

@@ -8,9 +8,10 @@ import (
 	"testing"
 )
 
-// A reference to a section of a page contains its heading, as in docs/protocol.md#7-certificates. A
-// reference with only a number would silently refer to another section after sections move. Each
-// reference in pages, comments, refusals, openapi.json and help texts names a heading that exists.
+// A reference to a section of a documentation page contains the section's heading, as in
+// docs/protocol.md#7-certificates. A reference with only a number would silently refer to another
+// section after sections move. Each reference in documentation pages, comments, refusals,
+// openapi.json and help texts names a heading that exists.
 func TestReferencesLeadToSections(t *testing.T) {
 	anchors := map[string]map[string]bool{} // anchors by the name of their page
 	walk(t, ".md", func(path string, content []byte) {

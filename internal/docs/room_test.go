@@ -31,10 +31,10 @@ import (
 // inside a sandbox (type room), and contains the folder in which the sandbox is built.
 const inRoom = "GANGWAY_DOCS_ROOM"
 
-// room is a sandbox for the commands of one page: a container with Linux namespaces. The test types
-// the commands exactly as the page has them. The sandbox has separate mounts, processes, network
-// and /etc/hosts. The mounts are a copy of the root file system that keeps writes in memory; the
-// network has only loopback. So no command can change the machine outside.
+// room is a sandbox for the commands of one documentation page: a container with Linux namespaces.
+// The test types the commands exactly as the page has them. The sandbox has separate mounts,
+// processes, network and /etc/hosts. The mounts are a copy of the root file system that keeps
+// writes in memory; the network has only loopback. So no command can change the machine outside.
 type room struct {
 	t        *testing.T
 	dir      string // folder in which the commands run

@@ -305,7 +305,8 @@ func TestStoppedOnboardingAgainLosesNothing(t *testing.T) {
 	runUntilReport(t, o.hub, agent.Config{TPM: o.tpm.Address(), StateDir: o.state, ReportEvery: 50 * time.Millisecond})
 }
 
-// The proxy ends when its device gets a new certificate, so that it does not use the old one.
+// The command gangway-agent proxy ends when its device gets a new certificate, so that it does not
+// use the old certificate.
 func TestProxyEndsWhenItsDeviceOnboardsAgain(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.P384, "")

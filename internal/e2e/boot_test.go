@@ -296,8 +296,8 @@ func TestRealTPMIntoWhichNothingIsMeasured(t *testing.T) {
 	stop()
 }
 
-// A report that the hub refuses as too large does not disconnect the device, because a device's
-// report about itself is optional. The agent prints the cause once.
+// The hub refuses the report of a device because the report is too large. The device stays
+// connected, because it can use the hub without these reports. The agent prints the cause once.
 func TestReportThatDoesNotFitIsNotFatal(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)

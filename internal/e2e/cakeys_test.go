@@ -93,9 +93,9 @@ func TestOperationsKeysOfTheCAs(t *testing.T) {
 		case strings.HasPrefix(line, "gangway-signer create-key"):
 			signer.run(strings.Fields(o.words.Replace(line))[1:]...)
 		case strings.HasPrefix(line, "gangway-signer serve"):
-			// In the test, the signer runs as the Unix user root, and not as the page's user
-			// gangway-signer. The page's second signer runs on the machine that has the key of the
-			// offline root.
+			// In the test, the signer runs as the Unix user root, and not as the user
+			// gangway-signer of docs/operations.md. The second signer of this document runs on
+			// the machine that has the key of the offline root.
 			stopSigner()
 			var keys []string
 			for _, m := range regexp.MustCompile(`--key (\S+)`).FindAllStringSubmatch(line, -1) {

@@ -166,8 +166,8 @@ func TestClaimedMachineIsKilledAtAnyInstant(t *testing.T) {
 				done = true
 			case <-time.After(20 * time.Millisecond):
 			}
-			// The agent polls every three seconds, so before the claim, almost every kill happens
-			// while the agent waits. After the claim, onboarding is fast.
+			// Kill the agent only after it has noticed the claim, while it onboards. Before, it
+			// polls every three seconds, so almost every kill would happen while it waits.
 			if s.Claim == "" && s.Phase != agent.PhaseActive && last != "" && kills < 8 && rand.IntN(2) == 0 {
 				kills++
 				u.proc.Process.Kill()

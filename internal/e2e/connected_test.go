@@ -84,9 +84,9 @@ func connectedSize(t *testing.T) connected {
 	return size
 }
 
-// Devices keep their connections and report once a minute, from this machine. The test prints the
-// latency of the reports, and the memory of an idle connection. The small test has two hubs. With
-// GANGWAY_CONNECTED, the test has as few hubs as the limit of open files of a process allows.
+// Emulated devices on this machine keep their connections and report once a minute. The test prints
+// the latency of the reports, and the memory of an idle connection. The small test has two hubs.
+// With GANGWAY_CONNECTED, the test has as few hubs as the limit of open files of a process allows.
 func TestConnectedDevices(t *testing.T) {
 	needFullRun(t)
 	size := connectedSize(t)

@@ -180,7 +180,8 @@ func (f *faultFleet) report(conn *fleet.Conn, hub *fleet.Hub, d *faultDevice, ce
 	return conn, answer, nil
 }
 
-// number returns the number of a report in a device's metadata.
+// number parses the sequence number of a report, which is a text in the device's metadata. It
+// returns 0 if `v` is not a number.
 func number(v any) int {
 	text, _ := v.(string)
 	n, _ := strconv.Atoi(text)

@@ -209,7 +209,7 @@ func (d *databases) promote() {
 	d.primary, d.standby = d.standby, d.primary
 }
 
-// url returns the value of the replicas' --database.
+// url returns the value of the replicas' flag --database.
 func (d *databases) url() string {
 	return fmt.Sprintf("postgres://gangway@%s:%d,%s:%[2]d/gangway?sslmode=disable&target_session_attrs=read-write", d.nodes[0].addr, d.primary.Port, d.nodes[1].addr)
 }
@@ -322,7 +322,7 @@ func TestFaultsOfOneHubLoseNothing(t *testing.T) {
 	)
 	r.end()
 	s.local("", "fsck")
-	// Only the replica's node sees the small disk, so the test opens a copy.
+	// Only the replica's node sees the small disk, so the test opens a copy of the database.
 	kept := filepath.Join(s.dir, "kept")
 	cmd := exec.Command("cp", "-a", r.dir, kept)
 	s.output("", cmd, func() error { return r.start(cmd) })

@@ -267,7 +267,7 @@ func (s *site) logs() string {
 	return all.String()
 }
 
-// panics reports a replica that ended by itself because of a fault of the program.
+// The method `panics` fails the test if a replica's log contains a panic.
 func (s *site) panics() {
 	s.t.Helper()
 	for i := range s.replicas {

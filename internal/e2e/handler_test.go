@@ -38,13 +38,13 @@ type hooks struct {
 	secrets secretCounter
 }
 
-// secretCounter counts how often the hub stores a new or extended secret of a device.
+// secretCounter counts how often the hub stores a device's secret or a new expiry of the secret.
 type secretCounter struct {
 	api.Store
 	stored atomic.Int32
 }
 
-// PutDeviceSecret stores and counts a secret.
+// PutDeviceSecret stores a secret and adds one to the count.
 func (s *secretCounter) PutDeviceSecret(ctx context.Context, device string, idevid, secret store.Hash, expires time.Time) error {
 	err := s.Store.PutDeviceSecret(ctx, device, idevid, secret, expires)
 	if err == nil {
@@ -250,9 +250,10 @@ func TestPantavisorsCredentialHandler(t *testing.T) {
 	p.must("PUT", "/devices/"+p.id+"/device-meta", `{"pantavisor.version":"test"}`)
 	p.must("GET", "/devices/"+p.id+"/user-meta", "")
 
-	// The login hook prints only the hub's response to the sign-in. It extends the secret's life,
-	// and starts 'gangway-agent pantavisor keep', which does the same a moment later. Wait for
-	// both, because the command would also renew the secret that the test lets expire below.
+	// The login hook prints only the hub's response to the sign-in. The hook extends the expiry of
+	// the secret, and starts 'gangway-agent pantavisor keep', which extends it again a moment
+	// later. Wait for both: below, the test lets the secret expire, and a command that is still
+	// running would renew it.
 	stored := h.secrets.stored.Load()
 	out := h.call("login")
 	eventually(t, "the hook and the command keep extend the secret", func() bool { return h.secrets.stored.Load() == stored+2 })

@@ -10,7 +10,7 @@ import (
 	"gangway/internal/fleet/load"
 )
 
-// attack is how strong the attack of TestAttackCostsLittle is.
+// attack describes how strong the attack of TestAttackCostsLittle is, and what it may cost.
 type attack struct {
 	rounds    int
 	each      time.Duration
@@ -66,8 +66,9 @@ func TestAttackCostsLittle(t *testing.T) {
 			if len(k.Errors) != 0 {
 				t.Logf("%s: %v of %d", k.Kind, k.Errors, k.Scheduled)
 			}
-			// A hub that lacks CPU time may refuse an attacker by other means, such as 503. A good
-			// device then tries again; the fleet's devices do not.
+			// A hub that lacks CPU time may answer with another refusal, such as 503. A real device
+			// then tries again. The devices of this fleet do not, so up to a tenth of the
+			// onboardings may fail.
 			if k.Errors["accepted"] != 0 || k.Kind == "onboard" && k.OK < k.Scheduled*9/10 {
 				t.Errorf("%s: %d of %d were as expected; %v", k.Kind, k.OK, k.Scheduled, k.Errors)
 			}

@@ -42,7 +42,7 @@ type machine struct {
 	log  *locked.Buffer
 }
 
-// hookScript is the hook. It appends each call to the file calls, and runs the revision's file
+// hookScript is the hook. It appends each call to the file `calls`, and runs the revision's file
 // files/hook/VERB.sh, if there is one. The symbolic link "installed" points to the installed
 // revision.
 const hookScript = `#!/bin/sh
@@ -248,7 +248,7 @@ type link struct {
 	to    string // guarded by mu
 	cut   bool   // guarded by mu
 	limit int64  // guarded by mu: bytes to the device until one connection breaks; 0 means no limit
-	// Guarded by mu: all connections stall when `carried` has this value; 0 means no limit.
+	// Guarded by mu: when `carried` reaches this value, all connections stall; 0 means no limit.
 	stall int64
 	open  []net.Conn // guarded by mu
 

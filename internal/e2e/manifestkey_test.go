@@ -12,8 +12,8 @@ import (
 	"gangway/wire/manifest"
 )
 
-// A key in an HSM, with the real gangway-signer, signs reference manifests, and approves systems
-// for encrypted disks.
+// With the real gangway-signer, an owner's key can stay in an HSM. This key signs reference
+// manifests, and approves systems for encrypted disks.
 func TestManifestKeyInAnHSM(t *testing.T) {
 	if os.Getenv("GANGWAY_HSM") == "" {
 		t.Skip("compiling gangway-signer takes 20 s of CPU time: run make hsm")

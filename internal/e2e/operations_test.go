@@ -101,7 +101,7 @@ func chapter(t *testing.T, title string) (lines []string) {
 
 // ofCopies returns the lines without the commands `gangway backup` and `gangway restore`. The
 // remaining commands make a backup by copying files. The script cmd/gangway/testdata/hub/backup.txt
-// tests the other commands.
+// tests `gangway backup` and `gangway restore`.
 func ofCopies(lines []string) []string {
 	return slices.DeleteFunc(lines, func(line string) bool {
 		return strings.HasPrefix(line, "gangway backup ") || strings.HasPrefix(line, "gangway restore ")
@@ -147,8 +147,9 @@ func commands(t *testing.T, title, end string) (lines []string) {
 	return lines
 }
 
-// The method `types` runs one command of the page, and returns the command's output. `gangway
-// serve` runs in the background; it first stops a hub that an earlier command started.
+// The method `types` runs one command of docs/operations.md, and returns the command's output. If
+// the command is `gangway serve`, the method first stops the hub of an earlier command. It leaves
+// the new hub running in the background.
 func (o *operator) types(line string, more ...string) string {
 	o.t.Helper()
 	line = o.words.Replace(line)
@@ -204,8 +205,8 @@ func (o *operator) serve(line string) {
 	}
 }
 
-// account creates the page's account, signs it in at the old address, and makes the hub trust
-// the TPM's maker.
+// account creates the account of docs/operations.md, signs it in at the old address, and makes the
+// hub trust the TPM's maker.
 func (o *operator) account(tpm *swtpm.TPM) {
 	o.t.Helper()
 	var roots bytes.Buffer

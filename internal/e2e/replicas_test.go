@@ -252,8 +252,8 @@ func TestReplicasRestartWithoutAFailure(t *testing.T) {
 	t.Logf("%d onboardings, %d reports, %d changes of a connection", onboarded.Load(), reports.Load(), moved.Load())
 }
 
-// report sends a request on the device's connection. If the hub has ended the connection, it
-// connects again, as the agent does, and the request must then succeed.
+// report sends a request on the device's connection. If the hub has ended the connection,
+// `report` connects again, as the agent does, and sends the request again. Then it must succeed.
 func report(ctx context.Context, conn *fleet.Conn, hub *fleet.Hub, d *fleet.Device, certs *fleet.Certificates, moved *atomic.Int32) (*fleet.Conn, error) {
 	send := func() error {
 		a, err := conn.Do(ctx, "PATCH", "/device/meta", []byte(`{"beat":"1"}`))

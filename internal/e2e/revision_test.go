@@ -304,7 +304,7 @@ func TestAgentKilledAtAnyInstantTellsTheTruth(t *testing.T) {
 		var p progress
 		for tries := 1; ; tries++ {
 			m.run()
-			// Give each try more time, so that the test also ends on a slow machine.
+			// Let the agent run longer in each try, so that the test also ends on a slow machine.
 			time.Sleep(time.Duration(40+rand.IntN(100*(2+tries))) * time.Millisecond)
 			m.kill()
 			kills++

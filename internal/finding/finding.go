@@ -41,8 +41,8 @@ type Finding struct {
 	Fact     string   `json:"fact"`             // the fact, one sentence
 	Cause    string   `json:"cause,omitempty"`  // the cause; empty if the fact contains it
 	Remedy   string   `json:"remedy,omitempty"` // the remedy; empty if there is nothing to do
-	// Action is the remedy for programs. It is empty if no constant of the type Action describes
-	// it.
+	// Action tells programs the remedy. It is empty if no constant of the type Action describes the
+	// remedy.
 	Action Action `json:"action,omitempty"`
 }
 

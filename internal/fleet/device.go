@@ -161,7 +161,7 @@ type RequestChange struct {
 	Sign    func(contents []byte) []byte // returns the TPMT_SIGNATURE over `contents`
 }
 
-// Request makes a TCG-CSR-IDEVID with an ownership proof by this join token.
+// Request makes a TCG-CSR-IDEVID. Its ownership proof is made with the secret of this join token.
 func (d *Device) Request(t *wire.TokenFile, change RequestChange) ([]byte, error) {
 	secret, err := t.Secret()
 	if err != nil {

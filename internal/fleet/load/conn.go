@@ -120,8 +120,8 @@ func (t *target) dialRaw(ctx context.Context, source int) (net.Conn, error) {
 	d := net.Dialer{Timeout: t.timeout, KeepAlive: -1}
 	if t.spread != nil {
 		d.LocalAddr = t.spread.address(source)
-		// Without this option the kernel reserves the port for all destinations when the socket is
-		// bound, and no port is left after 28,000 connections in all.
+		// Without this option, the kernel would reserve the port for all destinations when the
+		// socket is bound. Then no port would be left after 28,000 connections in all.
 		d.Control = func(_, _ string, c syscall.RawConn) error {
 			var err error
 			if e := c.Control(func(fd uintptr) {

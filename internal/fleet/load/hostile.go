@@ -27,8 +27,8 @@ var errAccepted = errors.New("the hub accepted a hostile request")
 // closedByHub is the code for a connection that the hub closed without an answer.
 const closedByHub = "closed"
 
-// source returns the number of another source address, for a hostile connection. These numbers
-// begin after the numbers of the devices.
+// source returns the number of the next source address for a hostile connection. These numbers
+// begin after the numbers of the devices' source addresses.
 func (r *runner) source() int { return r.cfg.Devices + int(r.sources.Add(1)%60000) }
 
 // slowFor bounds how long the fleet waits until the hub closes a slow connection.
