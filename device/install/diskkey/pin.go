@@ -13,6 +13,7 @@ import (
 	"gangway/device/install/lockout"
 	"gangway/device/install/luks"
 	"gangway/device/install/seal"
+	"gangway/device/install/storagekey"
 
 	"github.com/google/go-tpm/tpm2/transport"
 )
@@ -114,6 +115,12 @@ func SetPIN(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, boot Boot, 
 	if err != nil {
 		return err
 	}
+	h := storagekey.Hold(t)
+	defer h.Close()
+	return setPIN(h, disk, owner, boot, current, pin, has, running, others)
+}
+
+func setPIN(t *storagekey.Held, disk luks.Disk, owner crypto.PublicKey, boot Boot, current, pin string, has bool, running System, others []System) error {
 	released, err := Unlock(t, disk, running.Approvals)
 	if err != nil {
 		return err
@@ -173,23 +180,19 @@ func openWith(t transport.TPM, disk io.ReaderAt, released []byte, has bool, curr
 
 // replace gives the disk a new passphrase with another half for the boots, and another half for the
 // PIN if it is not empty. Without a PIN, the half for the boots is the passphrase.
-func replace(t transport.TPM, disk luks.Disk, key luks.Key, owner crypto.PublicKey, boots []map[int][]byte, pin string, password []byte) error {
+func replace(t *storagekey.Held, disk luks.Disk, key luks.Key, owner crypto.PublicKey, boots []map[int][]byte, pin string, password []byte) error {
 	counter, err := seal.Counter(t)
 	if err != nil {
 		return err
 	}
-	name, err := storageKey(disk)
-	if err != nil {
-		return err
-	}
 	released := seal.NewPassphrase()
-	tokens, err := seal.Bind(t, name, released, bindings(owner, boots, counter)...)
+	tokens, err := seal.Bind(t, t.Name(), released, bindings(owner, boots, counter)...)
 	if err != nil {
 		return err
 	}
 	passphrase := released
 	if pin != "" {
-		share, token, err := seal.NewPIN(t, name, pin)
+		share, token, err := seal.NewPIN(t, t.Name(), pin)
 		if err != nil {
 			return err
 		}
@@ -209,7 +212,7 @@ func replace(t transport.TPM, disk luks.Disk, key luks.Key, owner crypto.PublicK
 	if err := luks.ReplacePassphrase(disk, key, keySlot, passphrase, kinds, tokens); err != nil {
 		return err
 	}
-	return seal.Advance(t)
+	return seal.Advance(t, t.Name())
 }
 
 // ErrWrongRecoveryKey means that the recovery key does not open the disk.
@@ -218,7 +221,7 @@ var ErrWrongRecoveryKey = errors.New("the recovery key does not open this disk")
 // protect sets the password of the TPM's lockout hierarchy, and returns it. `password` is the
 // password that this disk's system made before, or nil. A new password is first recorded in the
 // header, so that a power cut between the two steps does no harm.
-func protect(t transport.TPM, disk luks.Disk, released, password []byte) ([]byte, error) {
+func protect(t *storagekey.Held, disk luks.Disk, released, password []byte) ([]byte, error) {
 	mine := password != nil
 	if s, err := lockout.Read(t); err != nil {
 		return nil, err
@@ -235,11 +238,7 @@ func protect(t transport.TPM, disk luks.Disk, released, password []byte) ([]byte
 			return nil, err
 		}
 	}
-	name, err := storageKey(disk)
-	if err != nil {
-		return nil, err
-	}
-	return password, lockout.Protect(t, name, password, mine)
+	return password, lockout.Protect(t, t.Name(), password, mine)
 }
 
 // ClearTPM clears the TPM before a wipe, if SetPIN gave the TPM's lockout hierarchy a password. The

@@ -18,6 +18,7 @@ import (
 	"testing"
 
 	"gangway/device/install/approval"
+	"gangway/device/install/storagekey"
 	"gangway/internal/swtpm"
 
 	"github.com/google/go-tpm/tpm2"
@@ -223,7 +224,7 @@ func TestOldHeaderDoesNotOpenTheDiskAfterTheCounterAdvanced(t *testing.T) {
 	_, old := bind(t, open(t, chip), owner.Public(), good)
 	tpm := boot(t, chip, good)
 	must(OpenBound(tpm, old, approve(t, owner, good)))(t)
-	if err := Advance(tpm); err != nil {
+	if err := Advance(tpm, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := OpenBound(tpm, old, approve(t, owner, good)); !errors.Is(err, ErrNotReleased) {
@@ -262,11 +263,11 @@ func TestHigherLimitOpensBeforeAndAfterTheCounterAdvances(t *testing.T) {
 	passphrase, _ := bind(t, tpm, owner.Public(), good)
 	next := must(json.Marshal(must(Bind(tpm, nil, passphrase, good.binding(owner.Public(), must(Counter(tpm))(t)+1)))(t)[0]))(t)
 	must(OpenBound(tpm, next, approve(t, owner, good)))(t)
-	if err := Advance(tpm); err != nil {
+	if err := Advance(tpm, nil); err != nil {
 		t.Fatal(err)
 	}
 	must(OpenBound(tpm, next, approve(t, owner, good)))(t)
-	if err := Advance(tpm); err != nil {
+	if err := Advance(tpm, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := OpenBound(tpm, next, approve(t, owner, good)); !errors.Is(err, ErrNotReleased) {
@@ -303,13 +304,15 @@ func (c *commands) Send(command []byte) ([]byte, error) {
 func TestStorageKeyIsMadeOnceForAllBindings(t *testing.T) {
 	t.Parallel()
 	chip, key := startChip(t), p256(t)
-	tpm := &commands{open(t, chip), map[tpm2.TPMCC]int{}}
+	counting := &commands{open(t, chip), map[tpm2.TPMCC]int{}}
+	tpm := storagekey.Hold(counting)
 	other := good
 	other.programs = "boot manager, system 2"
 	n := must(Counter(tpm))(t)
 	secret := make([]byte, secretSize)
 	toks := must(Bind(tpm, nil, encode(secret), other.binding(key.Public(), n), good.binding(key.Public(), n)))(t)
-	if made := tpm.count[tpm2.TPMCCCreatePrimary]; made != 1 || len(toks) != 2 {
+	tpm.Close()
+	if made := counting.count[tpm2.TPMCCCreatePrimary]; made != 1 || len(toks) != 2 {
 		t.Errorf("%d storage keys for %d tokens", made, len(toks))
 	}
 	raw := must(json.Marshal(toks[1]))(t)

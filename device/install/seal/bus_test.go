@@ -3,6 +3,7 @@ package seal
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"gangway/internal/swtpm/swtpmtest"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
 )
 
 // A probe records the TPM's bus while the installer seals the disk's key, the system binds it, a
@@ -125,4 +127,161 @@ func TestTokenWithoutTheStorageKeysNameIsMadeAgain(t *testing.T) {
 	if binding.Made(old) {
 		t.Error("a token without the storage key's name counts as made")
 	}
+}
+
+// An interposer answers, while a secret is sealed, with the digest of another policy: one that each
+// system meets. Later, a foreign system tries this policy, without the interposer.
+func TestInterposerCannotChooseThePolicy(t *testing.T) {
+	t.Parallel()
+	owner, chip := p256(t), startChip(t)
+	tpm := boot(t, chip, good)
+	n := must(Counter(tpm))(t)
+	unseal := func(_ transport.TPM, h tpm2.TPMISHPolicy, _ tpm2.TPM2BNonce) error {
+		_, err := tpm2.PolicyCommandCode{PolicySession: h, Code: tpm2.TPMCCUnseal}.Execute(tpm)
+		return err
+	}
+	digest := must(digestOf([]tpm2.PolicyCommand{tpm2.PolicyCommandCode{Code: tpm2.TPMCCUnseal}}))(t)
+	bus := &swtpmtest.Bus{TPM: tpm}
+	bus.Alter(func(code tpm2.TPMCC, rsp []byte) []byte {
+		if code == tpm2.TPMCCPolicyGetDigest {
+			copy(rsp[12:], digest)
+		}
+		return rsp
+	})
+	_, first := firstSealed(t, bus)
+	_, plain, err := New(bus)
+	if err != nil {
+		t.Fatal(err)
+	}
+	passphrase := NewPassphrase()
+	bound := must(Bind(bus, nil, passphrase, good.binding(owner.Public(), n)))(t)[0]
+	raw := must(json.Marshal(bound))(t)
+	if got := must(OpenBound(tpm, raw, approve(t, owner, good)))(t); !bytes.Equal(got, passphrase) {
+		t.Error("another passphrase")
+	}
+	tpm = boot(t, chip, start{programs: "live system"})
+	for name, raw := range map[string]json.RawMessage{BoundType: raw, FirstType: first, TokenType: must(json.Marshal(plain))(t)} {
+		var tok struct {
+			Blob    []byte `json:"blob"`
+			Systemd []byte `json:"tpm2-blob"`
+		}
+		if err := json.Unmarshal(raw, &tok); err != nil {
+			t.Fatal(err)
+		}
+		private, public, err := split(append(tok.Blob, tok.Systemd...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := must(load(tpm, nil))(t)
+		object, err := tpm2.Load{ParentHandle: tpm2.NamedHandle{Handle: s.Handle, Name: s.Name}, InPrivate: *private, InPublic: *public}.Execute(tpm)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = tpm2.Unseal{ItemHandle: tpm2.AuthHandle{
+			Handle: object.ObjectHandle, Name: object.Name, Auth: tpm2.Policy(tpm2.TPMAlgSHA256, 16, unseal),
+		}}.Execute(tpm)
+		if !errors.Is(err, tpm2.TPMRCPolicyFail) {
+			t.Errorf("%s: a foreign system unseals with the interposer's policy: %v", name, err)
+		}
+		flush(tpm, object.ObjectHandle)
+		s.Close()
+	}
+}
+
+// An interposer answers with the name of its own key when the system loads the owner's key, and with
+// another name of the counter. The policy has the true names, so the disk opens as usual.
+func TestInterposerCannotPutItsOwnKeyInPlaceOfTheOwners(t *testing.T) {
+	t.Parallel()
+	owner, thief, chip := p256(t), p256(t), startChip(t)
+	tpm := boot(t, chip, good)
+	n := must(Counter(tpm))(t)
+	handle, false1, err := loadOwner(tpm, thief.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	flush(tpm, handle)
+	bus := &swtpmtest.Bus{TPM: tpm}
+	altered := 0
+	bus.Alter(func(code tpm2.TPMCC, rsp []byte) []byte {
+		if code == tpm2.TPMCCLoadExternal || code == tpm2.TPMCCNVReadPublic {
+			copy(rsp[len(rsp)-len(false1.Buffer):], false1.Buffer) // the response ends with a name
+			altered++
+		}
+		return rsp
+	})
+	passphrase := NewPassphrase()
+	toks := must(Bind(bus, nil, passphrase, good.binding(owner.Public(), n)))(t)
+	raw := must(json.Marshal(toks[0]))(t)
+	if _, err := OpenBound(tpm, raw, approve(t, thief, good)); !errors.Is(err, ErrNotReleased) {
+		t.Errorf("with the approval of the interposer: %v", err)
+	}
+	if got := must(OpenBound(bus, raw, approve(t, owner, good)))(t); !bytes.Equal(got, passphrase) {
+		t.Error("another passphrase")
+	}
+	if altered < 4 {
+		t.Errorf("the interposer altered %d names", altered)
+	}
+}
+
+// While the installer seals the first key, an interposer answers with its own value of PCR 7, or says
+// that the counter is far from its limit. Nothing is sealed to these values.
+func TestInterposerCannotForgePCRsAndTheCounter(t *testing.T) {
+	t.Parallel()
+	tpm := boot(t, startChip(t), good)
+	must(Counter(tpm))(t)
+	for name, lie := range map[string]struct {
+		code tpm2.TPMCC
+		at   int // from the end of the response's parameters
+		use  func(transport.TPM) error
+	}{
+		"PCR 7, New":        {tpm2.TPMCCPCRRead, 1, func(t transport.TPM) error { _, _, err := New(t); return err }},
+		"PCR 7, NewFirst":   {tpm2.TPMCCPCRRead, 1, func(t transport.TPM) error { _, _, err := NewFirst(t); return err }},
+		"counter":           {tpm2.TPMCCNVRead, 8, func(t transport.TPM) error { _, err := Counter(t); return err }},
+		"counter, NewFirst": {tpm2.TPMCCNVRead, 8, func(t transport.TPM) error { _, _, err := NewFirst(t); return err }},
+	} {
+		bus := &swtpmtest.Bus{TPM: tpm}
+		bus.Alter(func(code tpm2.TPMCC, rsp []byte) []byte {
+			if code == lie.code && binary.BigEndian.Uint16(rsp) == 0x8002 { // with sessions
+				rsp[14+int(binary.BigEndian.Uint32(rsp[10:]))-lie.at] ^= 0x40
+			} else if code == lie.code {
+				rsp[len(rsp)-lie.at] ^= 0x40
+			}
+			return rsp
+		})
+		if err := lie.use(bus); !errors.Is(err, storagekey.ErrAltered) {
+			t.Errorf("%s: got %v; want ErrAltered", name, err)
+		}
+	}
+	must(Counter(tpm))(t) // the refusals left nothing in the TPM
+}
+
+// An interposer does not forward the command that advances the counter, and answers that it
+// succeeded. The old LUKS2 tokens would stay valid.
+func TestInterposerCannotPretendThatTheCounterAdvanced(t *testing.T) {
+	t.Parallel()
+	tpm := boot(t, startChip(t), good)
+	n := must(Counter(tpm))(t)
+	if err := Advance(pretends{tpm}, nil); !errors.Is(err, storagekey.ErrAltered) {
+		t.Errorf("got %v; want ErrAltered", err)
+	}
+	if now := must(Counter(tpm))(t); now != n {
+		t.Fatalf("the counter went from %d to %d", n, now)
+	}
+	if err := Advance(tpm, nil); err != nil || must(Counter(tpm))(t) != n+1 {
+		t.Errorf("without the interposer: %v", err)
+	}
+}
+
+// pretends is a TPM whose bus has an interposer that swallows TPM2_NV_Increment.
+type pretends struct{ transport.TPM }
+
+func (p pretends) Send(cmd []byte) ([]byte, error) {
+	if tpm2.TPMCC(binary.BigEndian.Uint32(cmd[6:])) != tpm2.TPMCCNVIncrement {
+		return p.TPM.Send(cmd)
+	}
+	if binary.BigEndian.Uint32(cmd[22:]) == uint32(tpm2.TPMRSPW) { // authorised with a password: no HMAC
+		return []byte{0x80, 0x02, 0, 0, 0, 19, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0}, nil
+	}
+	rsp := append([]byte{0x80, 0x02, 0, 0, 0, 67, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16}, make([]byte, 16)...)
+	return append(append(rsp, 0, 0, 32), make([]byte, 32)...), nil
 }

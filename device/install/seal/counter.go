@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"gangway/device/identity/tpmrc"
+	"gangway/device/install/storagekey"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -39,32 +40,46 @@ func counterName(t transport.TPM) (tpm2.TPM2BName, error) {
 	if got := *public; string(tpm2.Marshal(got)) != string(tpm2.Marshal(want)) {
 		return tpm2.TPM2BName{}, fmt.Errorf("seal: another program uses NV index %#08x of the TPM, which Gangway needs; remove the index with 'tpm2_nvundefine', or clear the TPM in the firmware's setup", counterIndex)
 	}
-	return rsp.NVName, nil
+	name, err := tpm2.NVName(&want) // the name in the response is not authenticated
+	if err != nil {
+		return tpm2.TPM2BName{}, fmt.Errorf("seal: NV index %#08x: %w", counterIndex, err)
+	}
+	return *name, nil
 }
 
-// Counter returns the value of the counter. If the TPM has no counter, Counter makes one.
+// Counter returns the value of the counter. If the TPM has no counter, Counter makes one. An
+// interposer on the TPM's bus cannot alter the value, unless it has replaced the TPM's storage key.
 func Counter(t transport.TPM) (uint64, error) {
-	name, err := counterName(t)
+	s, err := load(t, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer s.Close()
+	return s.counter()
+}
+
+func (s *storage) counter() (uint64, error) {
+	name, err := counterName(s.tpm)
 	if err != nil {
 		define := tpm2.NVDefineSpace{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}, PublicInfo: tpm2.New2B(counterPublic)}
-		if _, failed := define.Execute(t); failed != nil && !errors.Is(failed, tpm2.TPMRCNVDefined) {
+		if _, failed := define.Execute(s.tpm); failed != nil && !errors.Is(failed, tpm2.TPMRCNVDefined) {
 			return 0, fmt.Errorf("seal: making a counter in the TPM: %w", tpmrc.Explain(failed, tpmrc.Owner))
 		}
 		// A new counter has no value until its first increment. An increment of another program's
 		// index fails.
-		if err := increment(t); err != nil {
+		if err := s.increment(); err != nil {
 			return 0, err
 		}
-		if name, err = counterName(t); err != nil {
+		if name, err = counterName(s.tpm); err != nil {
 			return 0, err
 		}
 	}
 	rsp, err := tpm2.NVRead{
-		AuthHandle: tpm2.AuthHandle{Handle: counterIndex, Name: name, Auth: tpm2.PasswordAuth(nil)},
+		AuthHandle: tpm2.AuthHandle{Handle: counterIndex, Name: name, Auth: s.Authentic(false)},
 		NVIndex:    tpm2.NamedHandle{Handle: counterIndex, Name: name}, Size: 8,
-	}.Execute(t)
+	}.Execute(s.tpm)
 	if err != nil {
-		return 0, fmt.Errorf("seal: reading the TPM's counter: %w", tpmrc.Explain(err, tpmrc.None))
+		return 0, fmt.Errorf("seal: reading the TPM's counter: %w", tpmrc.Explain(storagekey.Explain(err), tpmrc.None))
 	}
 	if len(rsp.Data.Buffer) != 8 {
 		return 0, errors.New("seal: the TPM's counter does not have 8 bytes")
@@ -72,25 +87,32 @@ func Counter(t transport.TPM) (uint64, error) {
 	return binary.BigEndian.Uint64(rsp.Data.Buffer), nil
 }
 
-// Advance increments the counter: LUKS2 tokens with a limit below the new value become worthless.
-func Advance(t transport.TPM) error {
+// Advance increments the counter: LUKS2 tokens with a limit below the new value become worthless. If
+// `key` is not empty, the TPM's storage key must have this name.
+func Advance(t transport.TPM, key []byte) error {
+	s, err := load(t, key)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
 	if _, err := counterName(t); err != nil {
 		return err
 	}
-	return increment(t)
+	return s.increment()
 }
 
-func increment(t transport.TPM) error {
-	rsp, err := tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(counterIndex)}.Execute(t)
+func (s *storage) increment() error {
+	rsp, err := tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(counterIndex)}.Execute(s.tpm)
 	if err != nil {
 		return fmt.Errorf("seal: the TPM's counter: %w", tpmrc.Explain(err, tpmrc.None))
 	}
+	// The name is the one that the TPM stated. If it is false, the TPM refuses the command.
 	_, err = tpm2.NVIncrement{
-		AuthHandle: tpm2.AuthHandle{Handle: counterIndex, Name: rsp.NVName, Auth: tpm2.PasswordAuth(nil)},
+		AuthHandle: tpm2.AuthHandle{Handle: counterIndex, Name: rsp.NVName, Auth: s.Authentic(false)},
 		NVIndex:    tpm2.NamedHandle{Handle: counterIndex, Name: rsp.NVName},
-	}.Execute(t)
+	}.Execute(s.tpm)
 	if err != nil {
-		return fmt.Errorf("seal: the TPM's counter: %w", tpmrc.Explain(err, tpmrc.None))
+		return fmt.Errorf("seal: the TPM's counter: %w", tpmrc.Explain(storagekey.Explain(err), tpmrc.None))
 	}
 	return nil
 }

@@ -36,7 +36,7 @@ func TestSealOfTheInstallerEndsWhenTheCounterAdvances(t *testing.T) {
 			t.Fatal("another passphrase")
 		}
 	}
-	if err := Advance(tpm); err != nil {
+	if err := Advance(tpm, nil); err != nil {
 		t.Fatal(err)
 	}
 	var tok map[string]any

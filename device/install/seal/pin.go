@@ -129,6 +129,10 @@ func OpenPIN(t transport.TPM, raw json.RawMessage, pin string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	name, err := nameOfSealed(public)
+	if err != nil {
+		return nil, err
+	}
 	auth, err := authOf(pin, tok.Salt)
 	if err != nil {
 		return nil, err
@@ -144,7 +148,7 @@ func OpenPIN(t transport.TPM, raw json.RawMessage, pin string) ([]byte, error) {
 	}
 	defer flush(t, object.ObjectHandle)
 	session := tpm2.HMAC(tpm2.TPMAlgSHA256, 16, append(s.Out(), tpm2.Auth(auth))...)
-	rsp, err := tpm2.Unseal{ItemHandle: tpm2.AuthHandle{Handle: object.ObjectHandle, Name: object.Name, Auth: session}}.Execute(t)
+	rsp, err := tpm2.Unseal{ItemHandle: tpm2.AuthHandle{Handle: object.ObjectHandle, Name: name, Auth: session}}.Execute(t)
 	if errors.Is(err, tpm2.TPMRCAuthFail) {
 		return nil, ErrWrongPIN
 	}

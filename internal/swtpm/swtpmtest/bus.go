@@ -34,6 +34,11 @@ func (b *Bus) Send(cmd []byte) ([]byte, error) {
 	return rsp, err
 }
 
+// Alter makes the bus an interposer, which replaces the TPM's responses. `alter` may change `rsp`.
+func (b *Bus) Alter(alter func(code tpm2.TPMCC, rsp []byte) []byte) {
+	b.alter = func(code tpm2.TPMCC, rsp []byte) []byte { return alter(code, bytes.Clone(rsp)) }
+}
+
 // Saw reports whether eight successive bytes of a secret crossed the bus in clear.
 func (b *Bus) Saw(secret []byte) bool {
 	for at := 0; at+8 <= len(secret); at++ {
