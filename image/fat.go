@@ -7,9 +7,9 @@ import (
 )
 
 // fatSize returns the size in bytes of the file system in a partition of this size. go-diskfs 1.9.4
-// ignores that the first two entries of a FAT are reserved. With some sizes, the last cluster would
-// therefore have no entry in the tables. In this case, the result is slightly smaller than the
-// partition.
+// ignores that the first two entries of a FAT are reserved. With some sizes, the FAT tables would
+// therefore have no entry for the last cluster. For these sizes, the result is slightly smaller
+// than the partition.
 //
 // Above 260 MiB, where clusters have 4096 bytes, the size of each table is also a multiple of 4096.
 // So an installer can convert the file system for a disk with sectors of 4096 bytes.

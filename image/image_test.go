@@ -287,8 +287,9 @@ func TestOthersReadTheDisk(t *testing.T) {
 	}
 }
 
-// fatSize chooses a size at which each cluster has an entry in the tables. With the sizes here, and
-// with many others above 260 MiB, go-diskfs would otherwise make tables with too few entries.
+// fatSize chooses a size at which each cluster has an entry in the FAT tables. Without fatSize,
+// go-diskfs would make tables with too few entries for the sizes in this test, and for many other
+// sizes above 260 MiB.
 func TestEachClusterHasAnEntryInTheTables(t *testing.T) {
 	t.Parallel()
 	const fsck = "/usr/sbin/fsck.fat"

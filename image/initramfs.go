@@ -88,8 +88,8 @@ type cpioEntry struct {
 
 func (c *cpio) dir(path string) { c.entry(cpioEntry{path: path, mode: typeDir | 0o755}) }
 
-// entry writes one entry: a magic number, 13 numbers of 8 hexadecimal digits, the path with a
-// terminating zero byte, and the data. Path and data are padded to multiples of 4 bytes.
+// The method `entry` writes one entry: a magic number, 13 numbers of 8 hexadecimal digits, the path
+// with a terminating zero byte, and the data. Path and data are padded to multiples of 4 bytes.
 func (c *cpio) entry(e cpioEntry) {
 	if c.err != nil {
 		return

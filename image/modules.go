@@ -65,7 +65,7 @@ func (m *modules) index() error {
 	return nil
 }
 
-// add adds a module after all modules that it depends on.
+// The method `add` adds a module after all modules that it depends on.
 func (m *modules) add(name string) error {
 	name = moduleName(name)
 	p, ok := m.path[name]

@@ -13,10 +13,10 @@ import (
 	"fmt"
 )
 
-// MakeCredential does the same in software as TPM2_MakeCredential (Part 1, 24). It encrypts
-// `secret` so that only one TPM can decrypt it with TPM2_ActivateCredential: the TPM that has both
-// the endorsement key `ek` and an object with the name `objectName`. `secret` is at most as long as
-// a digest of the name algorithm of `ek`.
+// MakeCredential does in software what the command TPM2_MakeCredential does in a TPM (Part 1, 24).
+// It encrypts `secret` so that only one TPM can decrypt it with TPM2_ActivateCredential: the TPM
+// that has both the endorsement key `ek` and an object with the name `objectName`. `secret` is at
+// most as long as a digest of the name algorithm of `ek`.
 //
 // `credentialBlob` and `encryptedSecret` are the buffers of a TPM2B_ID_OBJECT and of a
 // TPM2B_ENCRYPTED_SECRET.

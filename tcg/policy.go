@@ -14,8 +14,8 @@ const (
 
 	rhEndorsement = 0x4000000B
 
-	// delegationAttributes is the TPMA_NV of the NV indices to which a policy may delegate. Its
-	// bits: written, policy write and read, owner read, no dictionary attack protection.
+	// delegationAttributes is the TPMA_NV of the NV indices to which a policy may delegate. These
+	// bits are set: written, policy write and read, owner read, no dictionary attack protection.
 	delegationAttributes = 0x220F1008
 )
 

@@ -8,8 +8,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// The policy digests equal those that the specifications publish, in DevID table 19 and EK profile
-// B.6.
+// The policy digests equal the digests in the specifications: DevID, table 19, and EK profile, B.6.
 func TestPoliciesEqualThePublishedDigests(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -55,8 +55,9 @@ type EnrollAnswer struct {
 	MAC        []byte `json:"mac"` // HMAC-SHA256 over iv and certificate
 }
 
-// Registration is the body of the second step. Gangway adds to Pantacor's body the proof and the
-// keys. The device sends the keys in both steps, because the hub stores nothing between the steps.
+// Registration is the body of the second step. Pantacor's body has neither the proof nor the keys;
+// Gangway adds both. The device sends the keys in both steps, because the hub stores nothing
+// between the steps.
 type Registration struct {
 	CSR        []byte `json:"csr"`                   // PKCS #10, DER
 	Name       string `json:"name"`                  // lower-case hexadecimal of the TPM name of the CSR's key

@@ -19,9 +19,9 @@ func (a *app) accountLogRetention() *cobra.Command {
 	c := &cobra.Command{
 		Use: "log-retention", Short: "Show or choose how much of your devices' logs the hub keeps", Args: args(),
 		Long: `Log-retention shows how long the hub keeps the log lines of your devices, and how much
-of each device's log. With --age or --size, it changes these limits. The hub's operator sets the
-bounds ('gangway serve --log-age', '--log-size'), and you can choose less. The hub
-removes the lines beyond your choice within an hour.`,
+of each device's log. With --age or --size, it changes these limits. The hub's operator
+sets the bounds ('gangway serve --log-age', '--log-size'), and you can choose less. The
+hub removes the lines beyond your choice within an hour.`,
 		Example: `  gangway account log-retention
   gangway account log-retention --age 7d --size 1MiB
   gangway account log-retention --age hub`,

@@ -289,7 +289,7 @@ that folder when the hub works. Make a new backup.`,
 			if data == "" {
 				return usagef("--data is needed: the folder of the hub's keys and database")
 			}
-			if name = strings.ToLower(name); name != "" && !hubNameForm.MatchString(name) {
+			if name = strings.ToLower(name); name != "" && !hubNameForm().MatchString(name) {
 				return usagef("--hub-name must be 64 hexadecimal digits, as 'gangway ca init' prints them")
 			}
 			answer, err := readSmall(arg[0], maxCAFile)

@@ -35,9 +35,9 @@ you decide.
 
 --one says that only one machine uses the TPM, for example after you restored a
 snapshot. The hub then asks again only about new findings. --two says that there are
-several machines: the hub refuses all of them. Give each machine a new TPM state (a new vTPM)
-and onboard it again, as a new device; then delete this device. --undecided withdraws
-your decision.`,
+several machines: the hub refuses all of them. Give each machine a new TPM state (a new
+vTPM) and onboard it again, as a new device; then delete this device. --undecided
+withdraws your decision.`,
 		Example: `  gangway device cloned brave-otter-3fa2
   gangway device cloned brave-otter-3fa2 --one
   gangway device cloned brave-otter-3fa2 --two

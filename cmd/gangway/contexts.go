@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"gangway/internal/cmdline"
 
@@ -27,7 +28,7 @@ const (
 	currentFile    = "current-context"
 )
 
-var contextForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+var contextForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`) })
 
 // choice says which context a command uses: the context with the given name, the context of the
 // given hub URL, or the current context.
@@ -68,7 +69,7 @@ func (a *app) chooseContext(c *cobra.Command) error {
 	}
 	switch {
 	case chosen.name != "":
-		if !contextForm.MatchString(chosen.name) {
+		if !contextForm().MatchString(chosen.name) {
 			return usagef("%s %q is not the name of a context: use letters, digits, '.', '_' and '-'", byName, chosen.name)
 		}
 		chosen.why = byName
@@ -123,7 +124,7 @@ func currentContext() (string, error) {
 		return "", err
 	}
 	name := strings.TrimSpace(string(b))
-	if !contextForm.MatchString(name) {
+	if !contextForm().MatchString(name) {
 		return "", fmt.Errorf("%s is damaged: choose a context with 'gangway context use NAME'", filepath.Join(dir, currentFile))
 	}
 	return name, nil
@@ -177,7 +178,7 @@ func contextNames() ([]string, error) {
 		return nil, err
 	}
 	for _, f := range files {
-		if name, is := strings.CutSuffix(f.Name(), ".json"); is && contextForm.MatchString(name) && name != defaultContext {
+		if name, is := strings.CutSuffix(f.Name(), ".json"); is && contextForm().MatchString(name) && name != defaultContext {
 			names = append(names, name)
 		}
 	}
@@ -307,7 +308,7 @@ func contextForLogin(ctx context.Context, s *signIn) (string, error) {
 		return "", err
 	}
 	base := strings.Trim(strings.ReplaceAll(u.Hostname(), ":", "-"), "-.")
-	if base = base[:min(len(base), 50)]; !contextForm.MatchString(base) {
+	if base = base[:min(len(base), 50)]; !contextForm().MatchString(base) {
 		base = "hub"
 	}
 	name := base
@@ -472,7 +473,7 @@ func (a *app) contextRename() *cobra.Command {
 			if err := knownContext(arg[0]); err != nil {
 				return err
 			}
-			if !contextForm.MatchString(arg[1]) {
+			if !contextForm().MatchString(arg[1]) {
 				return usagef("%.100q cannot be the name of a context: use letters, digits, '.', '_' and '-'", arg[1])
 			}
 			s, err := readContext(arg[0])

@@ -99,8 +99,8 @@ func (a *app) deviceRecoveryKey() *cobra.Command {
 		Use:   "recovery-key ID|NICK --identity FILE",
 		Short: "Show the recovery key of a device's encrypted disk",
 		Long: `Recovery-key decrypts and prints the recovery key of a device's encrypted disk. If
-the device's image was built with --escrow-to, the device stored the key on the hub. 'cryptsetup
-open' opens the disk with the recovery key.`,
+the device's image was built with --escrow-to, the device stored the key on the hub.
+'cryptsetup open' opens the disk with the recovery key.`,
 		Example: "  gangway device recovery-key brave-otter-3fa2 --identity recovery.key",
 		Args:    args("the device's id or nick"),
 		RunE: func(c *cobra.Command, arg []string) error {

@@ -25,8 +25,8 @@ certificates, the registries of TPMs and attestation keys, uses of join tokens, 
 and objects, and all counters. It verifies the hub's signatures of all certificates, and
 the hashes. It also checks that each object is stored with its size; with --contents, it
 reads all objects, and compares their SHA-256. docs/fsck.md lists the faults that fsck
-finds, and those that no check can find. Fsck repairs nothing. The hub may be running; then
-fsck cannot check objects in a folder.
+finds, and those that no check can find. Fsck repairs nothing. The hub may be running;
+then fsck cannot check objects in a folder.
 
 A fault of a disk or of the memory, or a program that changes the database, can cause a
 finding. Each finding names some of the rows, and a remedy. The exit code is 1 if a

@@ -151,12 +151,12 @@ func (b *imageBuilder) Check(o api.ImageOptions) error {
 	return err
 }
 
-var versionLine = regexp.MustCompile(`(?m)^\s*version\s*=`)
+var versionLine = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?m)^\s*version\s*=`) })
 
 // networkFile makes the text of network.txt from the text that a person typed. If the first line is
 // missing, networkFile adds that line. The result `added` is the number of added lines.
 func networkFile(typed string) (text string, added int) {
-	if strings.TrimSpace(typed) == "" || versionLine.MatchString(typed) {
+	if strings.TrimSpace(typed) == "" || versionLine().MatchString(typed) {
 		return typed, 0
 	}
 	return fmt.Sprintf("version = %d\n%s", netfile.Version, typed), 1

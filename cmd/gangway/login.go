@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 
 	"gangway/internal/cmdline"
 
@@ -13,7 +14,7 @@ import (
 )
 
 // hubNameForm matches a hub name: the SHA-256 of the hub's root key.
-var hubNameForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
+var hubNameForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9a-f]{64}$`) })
 
 func (a *app) loginCommand() *cobra.Command {
 	var nick, ca, name, data string
@@ -63,7 +64,7 @@ another context, named by --context or after the hub's host.`,
 			if !strings.HasPrefix(s.Hub, "https://") {
 				return usagef("the hub's URL must begin with https://, not %.100q", s.Hub)
 			}
-			if name = strings.ToLower(name); name != "" && !hubNameForm.MatchString(name) {
+			if name = strings.ToLower(name); name != "" && !hubNameForm().MatchString(name) {
 				return usagef("--hub-name must be 64 hexadecimal digits, as 'gangway serve' prints them")
 			}
 			if apiToken && fromStdin {

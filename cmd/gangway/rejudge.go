@@ -35,8 +35,8 @@ func (a *app) rejudgeCommand() *cobra.Command {
 		Use: "rejudge", Short: "List the devices that the hub would not accept today", Args: args(),
 		Long: `Rejudge judges the kept evidence of your devices again, under the trust store, the
 policies and the EK lists that are in force now. It lists the devices that the hub would
-refuse, or about which it would ask their owner. Rejudge changes nothing: such devices stay
-active, because a change of the rules never ends a device's access.
+refuse, or about which it would ask their owner. Rejudge changes nothing: such devices
+stay active, because a change of the rules never ends a device's access.
 
 With --delete CODE, rejudge then deletes the refused devices with this code: it revokes
 their certificates and releases their TPMs. Run rejudge without --delete first.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"gangway/hub/store"
@@ -230,13 +231,13 @@ the first 8 digits of it.`,
 	return c
 }
 
-var fingerprintForm = regexp.MustCompile(`^[0-9a-f]{8,64}$`)
+var fingerprintForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9a-f]{8,64}$`) })
 
 // findTrusted returns the certificate whose SHA-256 begins with the digits in `which`. The digits
 // may be in upper case and may have colons between them, as OpenSSL prints a hash.
 func findTrusted(set *trust.Set, which string) (trust.Entry, error) {
 	print := strings.ToLower(strings.TrimSuffix(strings.ReplaceAll(which, ":", ""), "…"))
-	if !fingerprintForm.MatchString(print) {
+	if !fingerprintForm().MatchString(print) {
 		return trust.Entry{}, usagef("%.100q is not the SHA-256 of a certificate: give 8 to 64 hexadecimal digits, as 'gangway trust ls' shows them", which)
 	}
 	var found []trust.Entry

@@ -50,8 +50,8 @@ type held struct {
 	until   time.Time
 }
 
-// If the hub's refusal of a request has a Retry-After, hold stores how long the agent must not send
-// the request again.
+// If the hub's refusal of a request has a Retry-After, the method `hold` stores the time until
+// which the agent must not send the request again.
 func (a *addresses) hold(method, path string, r *Refused) {
 	if r.retryAfter == 0 {
 		return
@@ -190,8 +190,8 @@ func (c *addressed) close() {
 	}
 }
 
-// file returns the hub that the token file or the hub file names. It returns nil if there is
-// neither file.
+// The method `file` returns the hub that the token file or the hub file names. It returns nil if
+// there is neither file.
 func (c *Config) file() *wire.HubFile {
 	if c.Token != nil {
 		return &wire.HubFile{Hub: c.Token.Hub, HubName: c.Token.HubName, HubCA: c.Token.HubCA}
@@ -220,7 +220,7 @@ func (a *Agent) adoptAddress() error {
 		return nil
 	}
 	if f.HubName != a.state.HubName {
-		return fmt.Errorf("agent: this machine belongs to the hub %s, at %s, but the token file or hub file names another hub, %s, at %s. The file is ignored. To move the machine to that hub, run 'gangway-agent onboard --again --token-file FILE'", a.state.HubName, a.state.Hub, f.HubName, f.Hub)
+		return fmt.Errorf("agent: this machine belongs to the hub %s at %s. The agent ignores the token file or hub file, because the file names another hub: %s at %s. To move the machine to that hub, run 'gangway-agent onboard --again --token-file FILE'", a.state.HubName, a.state.Hub, f.HubName, f.Hub)
 	}
 	if _, err := (&wire.TokenFile{HubName: f.HubName, HubCA: f.HubCA}).RootName(); err != nil {
 		return fmt.Errorf("agent: the address %s from the token file or hub file is not used: %w", f.Hub, err)

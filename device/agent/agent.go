@@ -1,8 +1,8 @@
 // Package agent runs on the device: it onboards the machine, keeps it connected
 // and reports.
 //
-// Onboarding has four phases. Each phase is on the disk before the next begins,
-// so a kill at any instruction loses nothing:
+// Onboarding has four phases. The agent writes each phase to the disk before the next phase begins.
+// So nothing is lost if the agent is killed, at any instruction:
 //
 //	new        nothing was sent
 //	requested  the request is stored and may have been sent. The agent sends the
@@ -181,7 +181,7 @@ func New(cfg Config) (*Agent, error) {
 // Close releases the state folder.
 func (a *Agent) Close() error { return a.dir.close() }
 
-// hub makes a connection to a hub whose verified answers may set the clock.
+// The method `hub` makes a connection to a hub whose verified answers may set the clock.
 func (a *Agent) hub(at *addresses, ca string) (*hub, error) {
 	h, err := newHub(at, ca, a.cfg.Proxy)
 	if err != nil || a.cfg.SetClock == nil {
@@ -199,7 +199,7 @@ func (a *Agent) hub(at *addresses, ca string) (*hub, error) {
 	}
 	h.clock = &clockSetter{set: set, say: func(was, is time.Time, err error) {
 		if err != nil {
-			a.say("clock", "The machine's clock says %s, the hub's clock %s. Setting the machine's clock failed: %v.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime), err)
+			a.say("clock", "The machine's clock shows %s, but the hub's clock shows %s. Setting the machine's clock failed: %v.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime), err)
 			return
 		}
 		a.say("clock", "The machine's clock was set from %s to %s, from the hub's clock.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime))
@@ -415,7 +415,7 @@ func (a *Agent) reset() error {
 	return a.dir.reset(a.state)
 }
 
-// options returns the options for making keys with this algorithm.
+// The method `options` returns the options for making keys with this algorithm.
 func (a *Agent) options(key identity.Algorithm) identity.Options {
 	return identity.Options{Algorithm: key, EndorsementAuth: a.cfg.EndorsementAuth}
 }
@@ -521,7 +521,7 @@ func (a *Agent) otherTPM() error {
 	return fmt.Errorf("agent: the state folder %s belongs to another TPM, or to other keys of this TPM. To onboard this machine, run 'gangway-agent onboard --again --token-file FILE'", a.cfg.StateDir)
 }
 
-// request makes and stores the request.
+// The method `request` makes and stores the request.
 func (a *Agent) request(id *deviceKeys) error {
 	begin := time.Now()
 	token := a.cfg.Token
@@ -631,8 +631,8 @@ func (a *Agent) activate(ctx context.Context, hub *hub, id *deviceKeys, certs *c
 	return nil
 }
 
-// signer loads the IDevID key and checks that the stored certificate is for that key. The check
-// fails if the state folder was copied from another machine.
+// The method `signer` loads the IDevID key and checks that the stored certificate is for that key.
+// The check fails if the state folder was copied from another machine.
 func (a *Agent) signer(ctx context.Context, t tpm) (signer, error) {
 	certs, err := a.dir.certificates(a.state.HubCA)
 	if err != nil {
@@ -727,6 +727,6 @@ func samePublic(c *x509.Certificate, key crypto.PublicKey) bool {
 	return ok && k.Equal(key)
 }
 
-// chain returns the certificate chain for other programs, in DER: the IDevID certificate and the
-// certificate of its issuer.
+// The method `chain` returns the certificate chain for other programs, in DER: the IDevID
+// certificate and the certificate of its issuer.
 func (c *certificates) chain() [][]byte { return [][]byte{c.idevid.Raw, c.deviceCA.Raw} }

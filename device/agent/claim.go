@@ -14,9 +14,9 @@ import (
 	"gangway/wire"
 )
 
-// Intervals at which a machine asks the hub whether a person has claimed the machine. At first, a
-// person is probably in front of the machine, and the interval is claimSoon. After the time
-// claimLong without a claim, the interval is claimLater.
+// A machine asks the hub again and again whether a person has claimed the machine. These are the
+// pauses between two requests. At first, the pause is claimSoon, because a person is probably in
+// front of the machine. After the time claimLong without a claim, the pause is claimLater.
 const (
 	claimSoon  = 3 * time.Second
 	claimLater = 15 * time.Second
@@ -25,7 +25,7 @@ const (
 
 // claimedToken waits until a person claims this machine and returns the machine's own join token.
 // If an onboarding with an earlier token has begun at the same hub, claimedToken returns that token
-// at once, without its secret: the request is already signed.
+// at once. The token is returned without its secret, because the request is already signed.
 func (a *Agent) claimedToken(ctx context.Context) (*wire.TokenFile, error) {
 	s := &a.state
 	if (s.Phase == PhaseRequested || s.Phase == PhaseAnswered) && s.HubName == a.cfg.Hub.HubName {
@@ -37,9 +37,9 @@ func (a *Agent) claimedToken(ctx context.Context) (*wire.TokenFile, error) {
 	return a.claim(ctx)
 }
 
-// claim makes a join token, shows the token's claim code, and waits until a person claims the
-// machine. The token's secret is only in memory. So the claim code changes at each restart of the
-// agent.
+// The method `claim` makes a join token, shows the token's claim code, and waits until a person
+// claims the machine. The token's secret is only in memory. So the claim code changes at each
+// restart of the agent.
 func (a *Agent) claim(ctx context.Context) (*wire.TokenFile, error) {
 	secret, id := wire.NewSecret(), wire.NewID()
 	key, err := wire.OwnershipKey(secret, id)

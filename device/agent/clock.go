@@ -10,15 +10,15 @@ import (
 )
 
 // A machine may have no clock, or a wrong clock. A clock with a flat battery shows 1970. The clock
-// of a new board shows the day of the firmware's build, or 2099. The hub's certificate is valid
-// between two dates, and the machine must verify the certificate nevertheless.
+// of a new board shows the day of the firmware's build, or 2099. Nevertheless, the machine must
+// verify the hub's certificate, which is valid only between two dates.
 //
 // Two facts are certain. The present is after the notBefore date of the hub's CA certificate, which
 // the device trusts. The present is also after the notBefore date of any certificate that this CA
 // signed. So, if the clock is before one of these two dates, the verification uses the later date.
 // If the clock is decades ahead, the verification also uses the later date. If the clock is
-// plausible, the verification uses the clock, and refuses a certificate that has expired by the
-// clock.
+// plausible, the verification uses the clock's time, and refuses a certificate that has expired at
+// that time.
 
 // hubLife is the longest expected time between the creation of a hub's CA and a request. A clock
 // that says more than hubLife after that creation is not plausible.
@@ -109,9 +109,9 @@ type clockSetter struct {
 }
 
 // The method `heard` reads the date of a verified hub's answer and sets the clock if needed. A date
-// outside the validity of the hub's certificate is ignored. So a thief of an old certificate cannot
-// set the clock to a date after the end of that certificate. A plausible clock is set forward only,
-// never back.
+// outside the validity of the hub's certificate is ignored. So a person who stole the hub's old
+// certificate and its key cannot set the clock to a date after the end of that certificate. A
+// plausible clock is set forward only, never back.
 func (c *clockSetter) heard(now time.Time, roots []*x509.Certificate, resp *http.Response) {
 	if c == nil || resp.TLS == nil || len(resp.TLS.PeerCertificates) == 0 {
 		return

@@ -20,8 +20,8 @@ import (
 	"time"
 )
 
-// day returns the start of day `n` in this test's own count of days. The hub's CA is valid from day
-// 1000.
+// The function `day` returns the start of day `n` in this test's own count of days. The hub's CA is
+// valid from day 1000.
 func day(n int) time.Time { return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).AddDate(0, 0, n-1000) }
 
 type testCA struct {
@@ -77,9 +77,9 @@ func (ca *testCA) serve(from, to, today int, change func(*x509.Certificate)) *ht
 	return s
 }
 
-// ask sends a request to the hub at `url` from a machine whose clock shows `clock`. It returns the
-// time to which the hub's answer set the clock. The result is zero if the answer did not set the
-// clock.
+// The method `ask` sends a request to the hub at `url` from a machine whose clock shows `clock`. It
+// returns the time to which the hub's answer set the clock. The result is zero if the answer did
+// not set the clock.
 func (ca *testCA) ask(url string, clock time.Time) (set time.Time, err error) {
 	ca.t.Helper()
 	h, err := newHub(newAddresses([]string{url}, ""), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})), nil)
@@ -123,9 +123,9 @@ func TestWrongClockDoesNotKeepTheHubOut(t *testing.T) {
 	}
 }
 
-// A wrong clock of the machine excuses only wrong dates in the hub's certificate. If the clock is
-// plausible, the machine refuses an expired certificate. With any clock, the machine refuses a
-// certificate that is wrong in another way.
+// If the machine's clock is wrong, the machine ignores only the dates of the hub's certificate. If
+// the clock is plausible, the machine refuses an expired certificate. With any clock, the machine
+// refuses a certificate that is wrong in another way.
 func TestWrongClockExcusesNothingButDates(t *testing.T) {
 	t.Parallel()
 	ca, other := newTestCA(t), newTestCA(t)
@@ -151,8 +151,9 @@ func TestWrongClockExcusesNothingButDates(t *testing.T) {
 	}
 }
 
-// A thief of the hub's old certificate cannot set a machine's plausible clock back. The thief
-// cannot set any clock to a date after the end of the certificate.
+// A thief has an old certificate of the hub, with its key, and answers the machine's requests.
+// These answers cannot set a plausible clock back, and cannot set any clock to a date after the end
+// of the certificate.
 func TestStolenCertificateSetsNoClockBackOrBeyondIt(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t)

@@ -66,7 +66,8 @@ func newFakeTPM(t *testing.T) *fakeTPM {
 	return f
 }
 
-// use counts one use of a key. While the TPM is in lockout, use returns TPM_RC_LOCKOUT.
+// The method `use` counts one use of a key. While the TPM is in lockout, use returns
+// TPM_RC_LOCKOUT.
 func (f *fakeTPM) use() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -235,8 +236,8 @@ func (h *fakeHub) file() *wire.HubFile {
 	return &wire.HubFile{Hub: h.server.URL, HubName: h.name, HubCA: h.caPEM()}
 }
 
-// refuse makes the hub refuse the next `n` requests of the kind `request` ("METHOD /path"). If `n`
-// is 0, the hub refuses all such requests.
+// The method `refuse` makes the hub refuse the next `n` requests of the kind `request` ("METHOD
+// /path"). If `n` is 0, the hub refuses all such requests.
 func (h *fakeHub) refuse(request string, n, status int, code string, more ...string) {
 	text := fmt.Sprintf(`{"code":%d,"error":%q,"msg":"No.","hint":"Look."%s}`, status, code, strings.Join(more, ""))
 	h.answer(request, n, status, text)
@@ -410,8 +411,8 @@ func newMachine(t *testing.T) *testMachine {
 	return &testMachine{t: t, tpm: newFakeTPM(t), state: t.TempDir()}
 }
 
-// agent starts an agent on the machine. When the test ends, the agent is closed, if the test has
-// not already closed it.
+// The method `agent` starts an agent on the machine. When the test ends, the agent is closed, if
+// the test has not already closed it.
 func (m *testMachine) agent(cfg Config) *Agent {
 	m.t.Helper()
 	cfg.StateDir, cfg.TPM, cfg.open = m.state, "fake", func(string) (tpm, error) { return m.tpm, nil }
@@ -434,7 +435,7 @@ func (m *testMachine) agent(cfg Config) *Agent {
 	return a
 }
 
-// onboard onboards the machine, and then unlocks the machine's state folder.
+// The method `onboard` onboards the machine, and then unlocks the machine's state folder.
 func (m *testMachine) onboard(cfg Config) (*State, error) {
 	m.t.Helper()
 	a := m.agent(cfg)

@@ -65,7 +65,7 @@ func (p *HTTPProxy) dial(ctx context.Context, network, address string, now func(
 	return through, nil
 }
 
-// connect asks the proxy, over the connection `conn`, for a connection to `address`.
+// The method `connect` asks the proxy, over the connection `conn`, for a connection to `address`.
 func (p *HTTPProxy) connect(ctx context.Context, conn net.Conn, address string, now func() time.Time) (net.Conn, error) {
 	if err := conn.SetDeadline(time.Now().Add(connectTime)); err != nil {
 		return nil, err
@@ -140,7 +140,7 @@ type intercepted struct {
 }
 
 func (i *intercepted) Error() string {
-	return fmt.Sprintf("the proxy %s intercepts TLS connections: it sent a certificate of %q instead of the hub's. The agent trusts only the hub's CA, so the agent cannot use an intercepting proxy: exempt %s from TLS inspection at the proxy", i.proxy, i.issuer, i.host)
+	return fmt.Sprintf("the proxy %s intercepts TLS connections: it sent a certificate of the CA %q instead of the hub's certificate. The agent trusts only the hub's CA, so it cannot use an intercepting proxy: exempt %s from TLS inspection at the proxy", i.proxy, i.issuer, i.host)
 }
 
 func (i *intercepted) Unwrap() error { return i.err }

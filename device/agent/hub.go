@@ -117,8 +117,8 @@ const maxAnswer = 1 << 20
 // other answer, the error is a *Refused. If this error has a `retryAfter`, doWithin obeys it:
 // during that time, doWithin sends no request with the same method and path, and returns the same
 // error again. If doWithin cannot connect to the address in use, it tries the hub's other addresses
-// at once. If a connection breaks, doWithin returns the error, and the next request begins with
-// another address.
+// without a pause. If a connection breaks, doWithin returns the error, and the next request begins
+// with another address.
 func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader, prepare func(*http.Request), limit int64) ([]byte, error) {
 	if r := h.at.held(method, path); r != nil {
 		return nil, r
@@ -226,9 +226,9 @@ type deviceView struct {
 	TPM       TPM    `json:"tpm"`
 }
 
-// activate sends the activation proof on a connection with the IDevID certificate. The proof
-// depends on a value of the TLS connection. So activate makes the body when the connection exists,
-// just before it sends the request.
+// The method `activate` sends the activation proof on a connection with the IDevID certificate. The
+// proof depends on a value of the TLS connection. So activate makes the body when the connection
+// exists, just before it sends the request.
 func (h *hub) activate(ctx context.Context, keys wire.Keys, certHash [32]byte, d *deviceView) error {
 	proof := &proofBody{keys: keys, certHash: certHash}
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
@@ -309,8 +309,8 @@ func (a *Agent) retry(ctx context.Context, at *addresses, try func() error) erro
 		}
 		if u := (*waitingAnswer)(nil); errors.As(err, &u) {
 			pause = u.retryAfter()
-			// The wait may take days, and the hub repeats the same sentence. setWaiting reports the
-			// sentence only once.
+			// The agent may wait for days, and the hub's answer has the same sentence each time.
+			// setWaiting reports the sentence only once.
 			a.setWaiting(u.Error())
 		} else {
 			a.setWaiting(fmt.Sprintf("Waiting for the hub at %s (%s). Retrying in %s.", asked, describe(err), pause.Round(100*time.Millisecond)))

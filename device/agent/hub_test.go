@@ -88,7 +88,7 @@ func TestTPMThatDoesNotSignIsNotTheNetworksFault(t *testing.T) {
 
 // An overloaded hub refuses requests, and tells the agent when to try again. The agent waits for
 // that time and for a random additional time before it sends the same request again. If the agent's
-// code tries to send the request earlier, the request fails without contact to the hub.
+// code calls for the same request earlier, the call fails, and the hub gets no request.
 func TestAgentObeysRetryAfter(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)

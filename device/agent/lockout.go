@@ -13,11 +13,12 @@ import (
 // lockout has ended.
 const lockoutPoll = 30 * time.Second
 
-// waitOutLockout calls `use`, and calls it again while a TPM lockout makes `use` fail. If no
-// password is required, waitOutLockout lifts the lockout once. Otherwise it waits until the lockout
-// ends. Most TPMs do not need waitOutLockout, because package identity uses the keys in a way that
-// a lockout does not affect. There are two exceptions: some TPMs refuse the keys nevertheless, and
-// some EK certificates are in NV indices with dictionary attack protection.
+// waitOutLockout calls `use`, and calls it again while a TPM lockout makes `use` fail. If the TPM's
+// lockout hierarchy has no password, waitOutLockout lifts the lockout once. If the hierarchy has a
+// password, waitOutLockout waits until the lockout ends. Most TPMs do not need waitOutLockout,
+// because package identity uses the keys in a way that a lockout does not affect. There are two
+// exceptions: some TPMs refuse the keys nevertheless, and some EK certificates are in NV indices
+// with dictionary attack protection.
 func (a *Agent) waitOutLockout(ctx context.Context, t tpm, use func() error) error {
 	err, waited := a.liftLockout(ctx, t, use), false
 	for ; identity.IsLockout(err); err = use() {
@@ -32,9 +33,9 @@ func (a *Agent) waitOutLockout(ctx context.Context, t tpm, use func() error) err
 	return err
 }
 
-// liftLockout calls `use`. If `use` fails because of a lockout and the lockout can be lifted,
-// liftLockout lifts the lockout and calls `use` once more. Unlike waitOutLockout, liftLockout does
-// not wait for the end of a lockout.
+// liftLockout calls `use`. If `use` fails because of a lockout, and tryLift lifts the lockout,
+// liftLockout calls `use` once more. Unlike waitOutLockout, liftLockout does not wait for the end
+// of a lockout.
 func (a *Agent) liftLockout(ctx context.Context, t tpm, use func() error) error {
 	err := use()
 	if identity.IsLockout(err) && a.tryLift(ctx, t) {
@@ -43,8 +44,8 @@ func (a *Agent) liftLockout(ctx context.Context, t tpm, use func() error) error 
 	return err
 }
 
-// tryLift lifts the lockout if no password is required. It returns false if the TPM stays in
-// lockout.
+// tryLift lifts the lockout if the TPM's lockout hierarchy has no password. It returns false if the
+// TPM stays in lockout.
 func (a *Agent) tryLift(ctx context.Context, t tpm) bool {
 	was, err := t.liftLockout(ctx)
 	switch {

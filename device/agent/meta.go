@@ -30,9 +30,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// meta returns the keys and values of a report, the device-meta. Keys that begin with "gangway."
-// are the agent's own. The other keys are Pantavisor's and have the same meaning as in Pantavisor.
-// meta leaves out "pantavisor.version", because this agent is not Pantavisor.
+// The method `meta` returns the keys and values of a report, the device-meta. Keys that begin with
+// "gangway." are the agent's own. The other keys are Pantavisor's and have the same meaning as in
+// Pantavisor. meta leaves out "pantavisor.version", because this agent is not Pantavisor.
 func (a *Agent) meta(s *session, follower *revision.Follower) map[string]any {
 	m := map[string]any{
 		"gangway.version":     a.cfg.Version,

@@ -60,8 +60,8 @@ func (k *timeKeeper) rebase(is time.Time) {
 	k.base, k.since = is.Round(0), time.Now()
 }
 
-// ask asks the servers in order, each for at most the time `wait`, until one answers, and sets
-// the clock from the answer.
+// The method `ask` asks the servers in order, each for at most the time `wait`, until one answers,
+// and sets the clock from the answer.
 func (k *timeKeeper) ask(ctx context.Context, wait time.Duration, roots []*x509.Certificate) error {
 	var errs []error
 	for _, server := range k.servers {
@@ -84,19 +84,19 @@ func (k *timeKeeper) heard(server string, is time.Time, roots []*x509.Certificat
 	expected := k.base.Add(time.Since(k.since))
 	switch off := is.Sub(now); {
 	case !plausible(is, roots):
-		return fmt.Errorf("the time server %s says %s, which is not plausible", server, is.UTC().Format(time.DateTime))
+		return fmt.Errorf("the time server %s reports %s, which is not plausible", server, is.UTC().Format(time.DateTime))
 	case !plausible(now, roots):
 		k.base, k.since = is.Round(0), time.Now()
 	case off.Abs() < ntpSlack:
 		return nil
 	case is.Sub(expected).Abs() > ntpMost:
-		return fmt.Errorf("the time server %s says %s, the machine's clock %s: a change of more than a day needs the hub's confirmation; if the clock is wrong, set it", server, is.UTC().Format(time.DateTime), now.UTC().Format(time.DateTime))
+		return fmt.Errorf("the time server %s reports %s, but the machine's clock shows %s: a change of more than a day needs the hub's confirmation; if the clock is wrong, set it by hand", server, is.UTC().Format(time.DateTime), now.UTC().Format(time.DateTime))
 	}
 	if err := k.set(is); err != nil {
 		return fmt.Errorf("setting the clock: %w", err)
 	}
 	if is.Sub(now).Abs() >= time.Second {
-		k.say("The machine's clock was set from %s to %s, from the time server %s.", now.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime), server)
+		k.say("The machine's clock was changed from %s to %s, the time that the time server %s reported.", now.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime), server)
 	}
 	return nil
 }

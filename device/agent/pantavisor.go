@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"gangway/wire"
@@ -45,9 +46,9 @@ var olderKeys = map[string]string{
 // The forms that the hub's values must have before they are written into a line of Pantavisor's
 // file. No value of these forms can end its line or begin another line.
 var (
-	prnForm    = regexp.MustCompile(`^prn:::devices:/[0-9a-f]{24}$`)
-	secretForm = regexp.MustCompile(`^[A-Za-z0-9+/=_-]{16,200}$`)
-	hostForm   = regexp.MustCompile(`^[A-Za-z0-9.:-]{1,253}$`)
+	prnForm    = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^prn:::devices:/[0-9a-f]{24}$`) })
+	secretForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9+/=_-]{16,200}$`) })
+	hostForm   = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9.:-]{1,253}$`) })
 )
 
 // maxConfig bounds Pantavisor's files, in bytes.
@@ -106,7 +107,8 @@ func (a *Agent) newSecret(ctx context.Context, s *session, p Pantavisor, config 
 	return nil
 }
 
-// credentials returns `c` with the credentials from `raw`, the hub's answer to POST /device/secret.
+// The method `credentials` returns `c` with the credentials from `raw`, the hub's answer to POST
+// /device/secret.
 func (c config) credentials(raw []byte, address, device string) (config, error) {
 	var answer struct {
 		PRN    string `json:"prn"`
@@ -119,7 +121,7 @@ func (c config) credentials(raw []byte, address, device string) (config, error) 
 	if err != nil {
 		return nil, err
 	}
-	if !prnForm.MatchString(answer.PRN) || answer.PRN != wire.DevicePRN+device || !secretForm.MatchString(answer.Secret) {
+	if !prnForm().MatchString(answer.PRN) || answer.PRN != wire.DevicePRN+device || !secretForm().MatchString(answer.Secret) {
 		return nil, errors.New("agent: the hub's answer is not a secret of this device, or does not fit into Pantavisor's file")
 	}
 	return c.with(keyHost, host).with(keyPort, port).with(keyID, device).with(keyPRN, answer.PRN).with(keySecret, answer.Secret), nil
@@ -194,7 +196,7 @@ func hostAndPort(address string) (host, port string, err error) {
 	if port = u.Port(); port == "" {
 		port = "443"
 	}
-	if !hostForm.MatchString(u.Hostname()) {
+	if !hostForm().MatchString(u.Hostname()) {
 		return "", "", fmt.Errorf("agent: the host in the hub's address %s cannot be written to Pantavisor's configuration; use a DNS name or an IP address of at most 253 letters, digits, '.', ':' and '-'", address)
 	}
 	return u.Hostname(), port, nil
@@ -216,7 +218,7 @@ func (a *Agent) LoginPantavisor(ctx context.Context, p Pantavisor) (answer []byt
 	var token struct {
 		Token string `json:"token"`
 	}
-	if err := json.Unmarshal(raw, &token); err != nil || len(token.Token) > maxToken || !tokenForm.MatchString(token.Token) {
+	if err := json.Unmarshal(raw, &token); err != nil || len(token.Token) > maxToken || !tokenForm().MatchString(token.Token) {
 		return nil, false, errors.New("agent: the hub's access token is malformed or too long for Pantavisor")
 	}
 	if answer, err = json.Marshal(token); err != nil {
@@ -230,7 +232,7 @@ func (a *Agent) LoginPantavisor(ctx context.Context, p Pantavisor) (answer []byt
 }
 
 // tokenForm is the form of a compact JWS.
-var tokenForm = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
+var tokenForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_.-]+$`) })
 
 const maxToken = 1016 // bytes; the longest token that fits into Pantavisor's buffer for a header
 

@@ -42,7 +42,7 @@ type ProxyConfig struct {
 	TCP string
 	// TokenFile, if set, is the path of a file into which the proxy writes a bearer token. Every
 	// request must have this token. The proxy makes a new token at each start. The file has the
-	// mode 0600, and the proxy removes it when the proxy ends.
+	// mode 0600, and the proxy removes the file when it ends.
 	TokenFile string
 	// Allow lists routes that programs may use in addition to the device's own API, for example
 	// "POST /device/secret".

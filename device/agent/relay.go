@@ -190,9 +190,9 @@ const (
 	vainPause      = 30 * time.Second
 )
 
-// admit asks the hub, once for each connection, whether its policy admits the device on the slot's
-// connection. If the answer is a refusal because of the boot, admit sends a boot measurement. admit
-// returns the HTTP client for the address s.at.
+// The method `admit` asks the hub, once for each connection, whether the owner's policy admits the
+// device on the slot's connection. If the answer is a refusal because of the boot, admit sends a
+// boot measurement. admit returns the HTTP client for the address s.at.
 func (r *relay) admit(ctx context.Context, s *slot) (*http.Client, error) {
 	now := s.hub.connections.Load()
 	if client, at := s.hub.http.get(); !s.dropped && now > 0 && now == s.admitted && at == s.at && time.Since(s.used) < slotFresh {

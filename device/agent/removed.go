@@ -82,9 +82,9 @@ func removal(err error) string {
 }
 
 // checkReturn decides whether a device that the hub does not accept any more may onboard again by
-// itself. `why` is the result of the function `removal`. `claims` is true if the machine was not
-// onboarded before and shows a claim code. The result is nil if the device may onboard again, and
-// otherwise the error that says why not:
+// itself. `no` is the hub's refusal, and `why` is the reason that the function `removal` found in
+// it. `claims` is true if the machine was not onboarded before and shows a claim code. The result
+// is nil if the device may onboard again, and otherwise the error that says why not:
 //
 //   - If the owner deleted the device, only a person at the machine can make it onboard again
 //     (Config.Again).
@@ -174,7 +174,7 @@ func (a *Agent) confirmActive(ctx context.Context, t tpm) error {
 	if a.cfg.Token != nil && a.cfg.Token.ID != a.state.TokenID {
 		unused = " The join token " + a.cfg.Token.ID + " is not used; to use the join token, run 'gangway-agent onboard --again'."
 	}
-	a.say("checked", "This machine is already onboarded as %q, as the hub at %s has just confirmed.%s", a.state.Nick, h.url(), unused)
+	a.say("checked", "This machine is already onboarded as %q. The hub at %s has just confirmed this.%s", a.state.Nick, h.url(), unused)
 	return err
 }
 
@@ -302,8 +302,8 @@ func (a *Agent) relock(ctx context.Context) error {
 const Accepted = "The hub accepts the device."
 
 // Ask asks the hub once whether the hub accepts the device whose state is in the state folder. Ask
-// returns a sentence: the hub's answer, or the reason why the hub could not be asked. Ask neither
-// locks nor changes the state folder, because another agent may be running.
+// returns the hub's answer as a sentence, or a sentence that says why the hub could not be asked.
+// Ask neither locks nor changes the state folder, because another agent may be running.
 func Ask(ctx context.Context, cfg Config) (string, error) {
 	dir := &folder{path: cfg.StateDir}
 	state, err := dir.read()

@@ -162,8 +162,9 @@ func TestAddressesOfAHub(t *testing.T) {
 	if old.count("GET /device") != 1 || m.stored().Hub != old.server.URL || m.heard("no longer at") != 1 {
 		t.Errorf("state %s, said %q", m.stored().Hub, m.said)
 	}
-	// The hub's answer lists the hub's addresses. These replace the stored addresses, with two
-	// exceptions: the address in use stays first, and the file's address becomes the last.
+	// The hub's answer lists the hub's addresses. These addresses replace the stored addresses.
+	// There are two exceptions: the address in use stays first, and the address from the token file
+	// becomes the last.
 	old.header.Set(wire.AddressesHeader, "https://new.example, http://plain.example, https://new.example/, https://path.example/x")
 	m.onboarded(Config{})
 	if got := strings.Join(m.stored().Addresses.URLs, " "); got != old.server.URL+" https://new.example "+moved.server.URL {
@@ -464,7 +465,7 @@ func TestRefusedReturnLosesNothing(t *testing.T) {
 	}
 	m.onboarded(Config{})
 
-	// The onboarding was stopped, and the agent is started again without a token.
+	// The test stops the onboarding, and starts the agent again without a token.
 	hub.answer("POST /onboard", 0, 503, "")
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
@@ -582,7 +583,7 @@ func TestLockout(t *testing.T) {
 	})
 }
 
-// session makes a session with the hub, in the same way as Run.
+// The method `session` makes a session with the hub, in the same way as Run.
 func (m *testMachine) session(cfg Config) *session {
 	m.t.Helper()
 	s, err := m.agent(cfg).dial(m.t.Context())

@@ -105,8 +105,8 @@ func (a *Agent) reportAlways(ctx context.Context, s *session, follower *revision
 	}
 }
 
-// report sends a report. If the hub's answer asks for a boot measurement, report also sends a boot
-// measurement.
+// The method `report` sends a report. If the hub's answer asks for a boot measurement, report also
+// sends a boot measurement.
 func (a *Agent) report(ctx context.Context, s *session, follower *revision.Follower) error {
 	body, err := json.Marshal(a.meta(s, follower))
 	if err != nil {
@@ -164,9 +164,9 @@ func (a *Agent) edit(change func(*State)) error {
 	return a.dir.saveState(a.state)
 }
 
-// machine returns the machine's model and serial number. Configured values replace the values in
-// the firmware's tables. If neither the configuration nor the tables have a serial number, the
-// serial number is derived from the endorsement key, which every TPM has.
+// The function `machine` returns the machine's model and serial number. Configured values replace
+// the values in the firmware's tables. If neither the configuration nor the tables have a serial
+// number, the serial number is derived from the endorsement key, which every TPM has.
 func machine(model, serial string, ekPublic []byte) (string, string) {
 	if model == "" {
 		model = dmi("product_name")

@@ -98,8 +98,8 @@ func (s *session) Do(ctx context.Context, method, path string, body []byte, limi
 	}
 }
 
-// measure sends a boot measurement. If the measurement fails, Do repeats it on the same connection
-// after a pause, or on a new connection at once.
+// The method `measure` sends a boot measurement. If the measurement fails, Do repeats it on the
+// same connection after a pause, or on a new connection at once.
 func (s *session) measure(ctx context.Context) error {
 	sent, err := s.a.measure(ctx, s.h, s.tpm)
 	if err != nil {

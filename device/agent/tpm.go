@@ -20,8 +20,8 @@ type tpm interface {
 	// quote signs the PCRs together with the qualifying data.
 	quote(ctx context.Context, o identity.Options, qualifying []byte) (*identity.Quoted, error)
 	readLockout(ctx context.Context) (lockout.State, error)
-	// liftLockout ends a lockout if no password is required. `was` reports whether the TPM was in
-	// lockout.
+	// liftLockout ends a lockout if the TPM's lockout hierarchy has no password. `was` reports
+	// whether the TPM was in lockout.
 	liftLockout(ctx context.Context) (was bool, err error)
 	Close() error
 }

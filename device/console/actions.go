@@ -73,8 +73,8 @@ func (c *console) start(ctx context.Context, a action) {
 	a.start(c, ctx)
 }
 
-// run calls the function `do` in the background. When `do` has returned, the console shows the text
-// `done`, or the error of `do`.
+// The method `run` calls the function `do` in the background. When `do` has returned, the console
+// shows the text `done`, or the error of `do`.
 func (c *console) run(ctx context.Context, done string, do func(context.Context) error) {
 	c.busy, c.modal = true, nil
 	go func() { c.send(ctx, doneEvent{message: done, err: do(ctx)}) }()

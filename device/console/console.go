@@ -113,7 +113,7 @@ func (c *console) post(data any) {
 	_ = c.screen.PostEvent(tcell.NewEventInterrupt(data)) // the queue may be full; ignore this error, because the next refresh comes soon
 }
 
-// refresh reads the facts every refreshEvery, until ctx ends.
+// The method `refresh` reads the facts every refreshEvery, until ctx ends.
 func (c *console) refresh(ctx context.Context) {
 	for {
 		select {
@@ -134,7 +134,8 @@ func (c *console) check(ctx context.Context) {
 	go func() { c.send(ctx, healthEvent{c.cfg.examine(ctx)}) }()
 }
 
-// send sends an event to the event loop. Unlike `post`, it waits until the queue has room.
+// The method `send` sends an event to the event loop. Unlike `post`, it waits until the queue has
+// room.
 func (c *console) send(ctx context.Context, data any) {
 	for c.screen.PostEvent(tcell.NewEventInterrupt(data)) != nil {
 		select {
@@ -190,7 +191,7 @@ func (c *console) heard(data any) {
 	}
 }
 
-// key handles a key press, and reports whether the console must end.
+// The method `key` handles a key press, and reports whether the console must end.
 func (c *console) key(ctx context.Context, k *tcell.EventKey) bool {
 	switch {
 	case k.Key() == tcell.KeyCtrlC || k.Key() == tcell.KeyCtrlQ:
@@ -417,8 +418,8 @@ func (c *console) put(x, y, width int, text string, style tcell.Style) {
 	}
 }
 
-// style returns the terminal's style for a row's appearance `l`. The colours add no information, so
-// the console is usable without colours.
+// The method `style` returns the terminal's style for a row's appearance `l`. The colours add no
+// information, so the console is usable without colours.
 func (c *console) style(l look) tcell.Style {
 	s := tcell.StyleDefault
 	colours := !c.cfg.Plain && c.screen.Colors() >= 8
@@ -506,8 +507,8 @@ func wrap(text string, width int) (out []string) {
 	return append(out, current)
 }
 
-// cut splits a text into `head` and `rest`. `head` fits into `width` columns, but has at least one
-// character.
+// The function `cut` splits a text into `head` and `rest`. `head` fits into `width` columns, but
+// has at least one character.
 func cut(text string, width int) (head, rest string) {
 	used := 0
 	for rest, state := text, -1; rest != ""; {

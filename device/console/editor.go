@@ -31,7 +31,7 @@ func newEditor(text string, check func(string) error, accept func(*console, stri
 
 func (e *editor) keys() string { return "Ctrl-O: try  Esc: cancel" }
 
-// text returns the edited text.
+// The method `text` returns the edited text.
 func (e *editor) text() string {
 	var b strings.Builder
 	for _, l := range e.lines {
@@ -147,8 +147,8 @@ func (e *editor) backspace() {
 	e.remove()
 }
 
-// remove removes the character at the cursor. At the end of a line, remove joins this line and the
-// next line.
+// The method `remove` removes the character at the cursor. At the end of a line, remove joins this
+// line and the next line.
 func (e *editor) remove() {
 	l := e.lines[e.y]
 	switch {

@@ -53,7 +53,7 @@ const (
 	toolTime   = 5 * time.Second // of another program
 )
 
-// read reads the facts. It needs no TPM and no network.
+// The method `read` reads the facts. It needs no TPM and no network.
 func (c *Config) read(ctx context.Context) *facts {
 	f := &facts{}
 	f.state, f.stateErr = agent.ReadState(c.Doctor.StateDir)
@@ -76,8 +76,8 @@ func (c *Config) read(ctx context.Context) *facts {
 	return f
 }
 
-// level returns the console's present level. `s` is the agent's state, and `err` the error of
-// reading this state.
+// The method `level` returns the console's present level. `s` is the agent's state, and `err` the
+// error of reading this state.
 func (c *Config) level(s *agent.State, err error) access.Level {
 	whose := access.Unowned
 	switch {
@@ -116,7 +116,7 @@ func nameServers(file string) (out []string) {
 	return out
 }
 
-// certificates reads the device's certificate and its issuer.
+// The function `certificates` reads the device's certificate and its issuer.
 func certificates(file string) (out []*x509.Certificate) {
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -172,7 +172,7 @@ func journal(ctx context.Context) ([]string, error) {
 	return lines(string(out[max(0, len(out)-maxLogTail):])), nil
 }
 
-// lines returns the last maxLines lines of a text.
+// The function `lines` returns the last maxLines lines of a text.
 func lines(text string) []string {
 	text = strings.TrimRight(text, "\n")
 	if text == "" {

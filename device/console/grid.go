@@ -34,8 +34,8 @@ func (g *grid) set(x, y int, text string, columns int, style tcell.Style) {
 	}
 }
 
-// show sends to the terminal the cells that differ from `shown`, the grid on the terminal. If
-// `shown` is nil, show sends all cells.
+// The method `show` sends to the terminal the cells that differ from `shown`, the grid on the
+// terminal. If `shown` is nil, show sends all cells.
 func (g *grid) show(s tcell.Screen, shown *grid) {
 	all := shown == nil || shown.width != g.width || shown.height != g.height
 	for i, c := range g.cells {

@@ -62,7 +62,7 @@ var pages = []page{
 	{name: "Machine", rows: machinePage, keys: "r restart  p PIN  w wipe"},
 }
 
-// ago returns, as text, the time t and how long ago it was.
+// The function `ago` returns, as text, the time t and how long ago it was.
 func ago(t time.Time) string {
 	if t.IsZero() {
 		return "never"

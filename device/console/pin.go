@@ -24,7 +24,7 @@ const maxSecret = 100
 
 var pinRows = []row{
 	para(strong, "PIN of this machine's disk"), blank,
-	para(plain, "With a PIN, the machine asks for the PIN at each start, and does nothing else before. So set a PIN only if a person is at the machine at each start, also after an update."),
+	para(plain, "With a PIN, the machine asks for the PIN at each start, and waits for it before it does anything else. So set a PIN only if a person is at the machine at each start, also after an update."),
 	para(plain, "After a few wrong PINs, the TPM accepts no PIN for some time. The recovery key of the disk always works: have it ready before you set a PIN."),
 }
 

@@ -95,7 +95,7 @@ func measure(t *testing.T, tpm *swtpm.TPM) {
 	}
 }
 
-// find returns the finding with a code.
+// The function `find` returns the finding with a code.
 func find(findings []Finding, code string) *Finding {
 	if i := slices.IndexFunc(findings, func(f Finding) bool { return f.Code == code }); i >= 0 {
 		return &findings[i]

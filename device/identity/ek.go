@@ -199,8 +199,8 @@ func (i *Identity) tryEK(template tcg.Template, indices []uint32) error {
 
 // plainEK uses a key without a certificate. If the caller requested a template, plainEK uses that
 // template's key. Otherwise it uses the key of template L-2, or of template L-1 if the TPM lacks
-// L-2's curve. Some makers offer EK certificates for download, and they offer them for these keys.
-// plainEK always chooses the same key, so that the hub recognises the device.
+// L-2's curve. Some makers offer EK certificates for download, and these certificates are for the
+// keys of L-2 or L-1. plainEK always chooses the same key, so that the hub recognises the device.
 func (i *Identity) plainEK(templates []tcg.Template, indices []uint32) error {
 	if len(templates) > 1 {
 		templates = nil

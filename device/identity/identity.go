@@ -77,8 +77,8 @@ type Identity struct {
 	signer          *Signer
 }
 
-// Load finds the endorsement key and its certificate, and makes the IAK and the IDevID key. It
-// takes from about 100 milliseconds to several seconds, depending on the TPM. It stops when ctx
+// Load finds the endorsement key and its certificate, and makes the IAK and the IDevID key.
+// Depending on the TPM, it takes about 100 milliseconds or up to several seconds. It stops when ctx
 // ends.
 //
 // Errors: ErrNoEKCertificate, ErrEKMismatch, ErrTPM12, and the TPM's response code as a

@@ -35,10 +35,10 @@ type ring struct {
 	closed  bool
 }
 
-// attempt loads the keys and calls the function `f`. If the TPM has no room, attempt flushes other
-// objects and retries. If the TPM lost the keys in a reset, attempt makes the keys again and
-// retries. So `f` may run several times. If `f` fails, attempt flushes every object and session
-// that `f` left in the TPM.
+// The method `attempt` loads the keys and calls the function `f`. If the TPM has no room, attempt
+// flushes other objects and retries. If the TPM lost the keys in a reset, attempt makes the keys
+// again and retries. So `f` may run several times. If `f` fails, attempt flushes every object and
+// session that `f` left in the TPM.
 func (r *ring) attempt(keys []*key, f func() error) error {
 	const tries = 4 // the first try, and a retry after: flushing own keys, sweep, reset of the TPM
 	for try := 1; ; try++ {
@@ -82,7 +82,7 @@ func (r *ring) swapped(err error, keys []*key) bool {
 	return false
 }
 
-// load makes the keys that are not loaded.
+// The method `load` makes the keys that are not loaded.
 func (r *ring) load(keys []*key) error {
 	for _, k := range keys {
 		if k.persistent || k.handle != 0 && k.generation == r.t.generation {

@@ -61,8 +61,8 @@ func TestPowerCutsAreNotCountedAsGuesses(t *testing.T) {
 	}
 }
 
-// This test shows that TestPowerCutsAreNotCountedAsGuesses can fail: after a program has used a
-// key's password, the TPM counts a power loss.
+// After a program has used a key's password, the TPM counts a power loss as a wrong guess. So
+// TestPowerCutsAreNotCountedAsGuesses would fail if this package used a key's password.
 func TestTPMCountsAPowerCutAfterAPasswordAsAGuess(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)

@@ -175,7 +175,7 @@ func refusal(rc tpm2.TPMRC) []byte {
 
 var errInjected = errors.New("injected")
 
-// credential makes a credential for an identity, as a hub does.
+// The function `credential` makes a credential for an identity, as a hub does.
 func credential(t testing.TB, ekPublic, iakName, secret []byte) (idObject, encryptedSecret []byte) {
 	t.Helper()
 	pub, err := tpm2.Unmarshal[tpm2.TPMTPublic](ekPublic)

@@ -21,8 +21,8 @@ const maxNV = 16 << 10
 // readNV reads a whole NV index. It uses an empty password for the first authorisation that the
 // index's attributes allow: the index's own, the owner's or the platform's. If dictionary attack
 // protection applies to the index's own authorisation, readNV tries this authorisation last (see
-// doc.go, Lockout). An error about the index itself is a verdict, or an error that the function
-// `judged` converts to a verdict.
+// doc.go, Lockout). An error about the index itself has the type `verdict`, or the function
+// `judged` converts it to this type.
 func (t *TPM) readNV(index uint32) ([]byte, error) {
 	rsp, err := run(t, tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(index)})
 	if err != nil {

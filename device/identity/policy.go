@@ -13,9 +13,9 @@ import (
 // nonceSize is the size of session nonces, in bytes.
 const nonceSize = 16
 
-// endorsement returns the endorsement hierarchy with its authorisation. On nearly all machines the
-// authorisation value is empty. If it is not empty, an HMAC proves that this program knows the
-// value, and the value itself is not sent to the TPM.
+// The method `endorsement` returns the endorsement hierarchy with its authorisation. On nearly all
+// machines the authorisation value is empty. If it is not empty, an HMAC proves that this program
+// knows the value, and the value itself is not sent to the TPM.
 func (r *ring) endorsement() tpm2.AuthHandle {
 	auth := bytes.TrimRight(r.endAuth, "\x00") // as the TPM stores it (Part 1, 19.6.5)
 	session := tpm2.PasswordAuth(auth)
@@ -27,8 +27,8 @@ func (r *ring) endorsement() tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: tpm2.TPMRHEndorsement, Name: tpm2.HandleName(tpm2.TPMRHEndorsement), Auth: session}
 }
 
-// policy returns a policy session that is valid for one command. The session first runs
-// PolicySecret(endorsement). If `code` is not zero, it then runs PolicyCommandCode(code). If
+// The method `policy` returns a policy session that is valid for one command. The session first
+// runs PolicySecret(endorsement). If `code` is not zero, it then runs PolicyCommandCode(code). If
 // `branches` is not nil, it then runs PolicyOR(branches).
 func (r *ring) policy(alg tcg.AlgID, code tpm2.TPMCC, branches [][]byte, options ...tpm2.AuthOption) tpm2.Session {
 	callback := func(_ transport.TPM, session tpm2.TPMISHPolicy, _ tpm2.TPM2BNonce) error {
@@ -55,13 +55,14 @@ func (r *ring) policy(alg tcg.AlgID, code tpm2.TPMCC, branches [][]byte, options
 	return tpm2.Policy(tpm2.TPMIAlgHash(alg), nonceSize, callback, options...)
 }
 
-// user authorises the USER role of a key by its policy, with the branch that requires only the
-// endorsement hierarchy's authorisation (DevID 7.3.6.1).
+// The method `user` authorises the USER role of a key by its policy, with the branch that requires
+// only the endorsement hierarchy's authorisation (DevID 7.3.6.1).
 //
 // The key's own empty password would also work, with three commands less. But the templates do not
 // set noDA, so dictionary attack protection applies to that password. After the password was used,
 // the TPM counts a power loss as a failure (Part 1, 19.8.6). After a few failures, the TPM refuses
-// the key. The TPM neither counts nor refuses a policy that does not use the key's password.
+// the key. If the key is used by its policy, without the password, the TPM counts no failures, and
+// does not refuse the key.
 func (r *ring) user(k *key) tpm2.Session {
 	return r.policy(k.public.NameAlg, 0, k.template.PolicyBranches)
 }

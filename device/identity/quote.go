@@ -188,8 +188,8 @@ func (t *TPM) bestBank() (tcg.AlgID, error) {
 			return bank, nil
 		}
 	}
-	// The loop found no measurements, so use the last bank. But if the last bank is empty too, use
-	// the strongest bank.
+	// All banks before the last bank are empty. If the last bank is empty too, use the strongest
+	// bank.
 	last := banks[len(banks)-1]
 	if len(banks) > 1 {
 		if empty, err := t.isEmpty(last); err != nil || empty {

@@ -75,9 +75,9 @@ func (s *Signer) Public() crypto.PublicKey { return s.pub }
 // Sign signs a digest in the TPM. The first argument is not used.
 //
 // For an ECC key, it returns an ASN.1 Ecdsa-Sig-Value (RFC 3279, 2.2.3). The digest must be made
-// with the key's own hash, as in TLS 1.3: SHA-256 for P-256, SHA-384 for P-384, SHA-512 for P-521.
-// For an RSA key, it returns an RSA-PSS signature if `opts` is an *rsa.PSSOptions, and a PKCS #1
-// v1.5 signature otherwise.
+// with the hash that TLS 1.3 uses for the key's curve: SHA-256 for P-256, SHA-384 for P-384,
+// SHA-512 for P-521. For an RSA key, it returns an RSA-PSS signature if `opts` is an
+// *rsa.PSSOptions, and a PKCS #1 v1.5 signature otherwise.
 //
 // Sign verifies each signature before it returns. Errors: ErrPSSSalt, if the salt does not have the
 // length that `opts` requires.
@@ -126,9 +126,10 @@ var tpmHash = map[crypto.Hash]tcg.AlgID{
 
 type scheme struct{ alg, hash tcg.AlgID }
 
-// sign returns the TPMT_SIGNATURE of a digest by an unrestricted key, after the function `verify`
-// has accepted the signature. If `verify` returns tcg.ErrSignature, another key made the signature,
-// because the handle now refers to that key. Then sign makes the ring's key again and retries.
+// The method `sign` lets an unrestricted key sign a digest, and returns the TPMT_SIGNATURE if the
+// function `verify` accepts it. If `verify` returns tcg.ErrSignature, another key made the
+// signature, because the handle now refers to that key. Then sign makes the ring's key again and
+// retries.
 func (r *ring) sign(k *key, s scheme, digest []byte, verify func(raw []byte) error) ([]byte, error) {
 	var out []byte
 	err := r.attempt([]*key{k}, func() error {

@@ -218,8 +218,8 @@ func marshalSignature(s tpm2.TPMTSignature) (raw []byte, err error) {
 	return raw, err
 }
 
-// flush flushes one handle. If the link fails, flush tries once more. A handle that no longer
-// exists is not an error.
+// The method `flush` flushes one handle. If the link fails, flush tries once more. A handle that no
+// longer exists is not an error.
 func (t *TPM) flush(handle uint32) error {
 	var err error
 	for range 2 {

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unsafe"
 
 	"github.com/diskfs/go-diskfs/backend/file"
@@ -48,29 +49,31 @@ var (
 	// notDisks matches the names of block devices that are not disks of this machine: RAID,
 	// LVM and loop devices, RAM disks, network block devices, devices that a program emulates,
 	// and drives with media such as CDs, which cannot be written like a disk.
-	notDisks = regexp.MustCompile(`^(loop|ram|zram|dm|md|sr|scd|fd|pf|pcd|mtdblock|bcache|drbd|nbd|rbd|rnbd|ublkb|zd|nullb|pmem|ndblk)\d`)
+	notDisks = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^(loop|ram|zram|dm|md|sr|scd|fd|pf|pcd|mtdblock|bcache|drbd|nbd|rbd|rnbd|ublkb|zd|nullb|pmem|ndblk)\d`)
+	})
 	// nvmePath matches the name of one path to an NVMe disk (nvme0c1n1). The disk itself is
 	// nvme0n1.
-	nvmePath = regexp.MustCompile(`^nvme\d+c\d+n\d+$`)
+	nvmePath = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^nvme\d+c\d+n\d+$`) })
 	// mmcArea matches the name of an additional area of an eMMC: mmcblk0boot0, mmcblk0gp0,
 	// mmcblk0rpmb.
-	mmcArea = regexp.MustCompile(`^mmcblk\d+[a-z]`)
+	mmcArea = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^mmcblk\d+[a-z]`) })
 	// networkBus matches the location of a disk that is attached through a network: an iSCSI
 	// or iSER session, a Fibre Channel or FCoE port, or SRP.
-	networkBus = regexp.MustCompile(`/(session\d+|rport-[^/]*|infiniband_srp)/`)
-	usbBus     = regexp.MustCompile(`/usb\d+/`)
-	fireWire   = regexp.MustCompile(`/fw\d+/`)
-	memoryCard = regexp.MustCompile(`^(mspblk|msblk)\d`)
+	networkBus = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`/(session\d+|rport-[^/]*|infiniband_srp)/`) })
+	usbBus     = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`/usb\d+/`) })
+	fireWire   = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`/fw\d+/`) })
+	memoryCard = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(mspblk|msblk)\d`) })
 )
 
 // notDisk reports whether a block device is not a disk of this machine.
 func notDisk(name string, l location) bool {
 	switch {
-	case !diskName(name), notDisks.MatchString(name), nvmePath.MatchString(name), mmcArea.MatchString(name):
+	case !diskName(name), notDisks().MatchString(name), nvmePath().MatchString(name), mmcArea().MatchString(name):
 		return true
 	case text(l.dir, "hidden") == "1": // the kernel makes no node in /dev for it
 		return true
-	case strings.HasPrefix(l.bus, "/rbd/"), networkBus.MatchString(l.bus):
+	case strings.HasPrefix(l.bus, "/rbd/"), networkBus().MatchString(l.bus):
 		return true
 	case strings.HasPrefix(l.bus, "/virtual/") && !strings.HasPrefix(l.bus, "/virtual/nvme-subsystem/"):
 		return true // a virtual device is not hardware, except an NVMe namespace with several paths
@@ -100,11 +103,11 @@ func external(name string, l location) string {
 	switch {
 	case text(l.dir, "removable") != "0":
 		return "removable"
-	case usbBus.MatchString(l.bus):
+	case usbBus().MatchString(l.bus):
 		return "on USB"
-	case fireWire.MatchString(l.bus):
+	case fireWire().MatchString(l.bus):
 		return "on FireWire"
-	case strings.HasPrefix(name, "mmcblk") && text(l.dir, "device/type") != "MMC", memoryCard.MatchString(name):
+	case strings.HasPrefix(name, "mmcblk") && text(l.dir, "device/type") != "MMC", memoryCard().MatchString(name):
 		return "a memory card"
 	}
 	// The kernel marks a PCI device as "removable" if it is behind a port that firmware calls

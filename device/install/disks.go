@@ -154,7 +154,7 @@ func onePath(disks []Disk) []Disk {
 	for _, d := range disks {
 		i := slices.IndexFunc(out, func(o Disk) bool {
 			return d.wwid != "" && d.Serial != "" && d.wwid == o.wwid && d.Serial == o.Serial && d.Size == o.Size &&
-				!usbBus.MatchString(d.loc.bus) && !usbBus.MatchString(o.loc.bus)
+				!usbBus().MatchString(d.loc.bus) && !usbBus().MatchString(o.loc.bus)
 		})
 		if i < 0 {
 			out = append(out, d)

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/crypto/xts"
 )
 
-// encrypt makes a new key, and makes p.target encrypt all written data with that key. p.head gets
-// the LUKS header that stores this key.
+// The method `encrypt` makes a new key, and makes p.target encrypt all written data with that key.
+// p.head gets the LUKS header that stores this key.
 func (j Job) encrypt(p *place) error {
 	head, key, err := luks.Format(j.Encrypt)
 	if err != nil {
@@ -24,7 +24,8 @@ func (j Job) encrypt(p *place) error {
 }
 
 // encrypted is a Target that encrypts data, sector by sector, and then passes the data to the
-// Target below. Position p of encrypted is position at+p of the Target below, in bytes.
+// Target below. The byte at position p of `encrypted` is the byte at position at+p of the Target
+// below.
 type encrypted struct {
 	Target
 	at     int64

@@ -66,7 +66,7 @@ func (f Firmware) write(name string, value []byte) error {
 	return nil
 }
 
-// text reads a variable of systemd-boot as text.
+// The method `text` reads a variable of systemd-boot as text.
 func (f Firmware) text(name string) (string, error) {
 	b, err := f.read(name, loaderVendor)
 	if err != nil {
@@ -187,7 +187,7 @@ func mixedEndian(g uuid.UUID) []byte {
 	return append([]byte{g[3], g[2], g[1], g[0], g[5], g[4], g[7], g[6]}, g[8:]...)
 }
 
-// order returns the firmware's boot order without the entry `without`.
+// The method `order` returns the firmware's boot order without the entry `without`.
 func (f Firmware) order(without uint16) ([]byte, error) {
 	order, err := f.read("BootOrder", globalVendor)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -202,8 +202,8 @@ func (f Firmware) order(without uint16) ([]byte, error) {
 	return rest, nil
 }
 
-// entry returns the number of Gangway's boot entry and true. If the firmware has no such entry, it
-// returns a free number and false.
+// The method `entry` returns the number of Gangway's boot entry and true. If the firmware has no
+// such entry, it returns a free number and false.
 func (f Firmware) entry() (n uint16, ours bool, err error) {
 	free, found := uint16(0), false
 	for n := range uint16(0x100) {

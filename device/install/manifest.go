@@ -45,9 +45,9 @@ const WipePath = "gangway/wipe"
 // update the system.
 const HookPath = "bin/gangway-hook"
 
-// FirstPath is the folder of the first revision in the data partition: state.json, and objects/
-// with files named by SHA-256. The folder exists until the device's trail has begun with that
-// revision.
+// FirstPath is the folder of the first revision in the data partition. It contains state.json, and
+// the folder `objects` with files named by SHA-256. The folder exists until the device's trail has
+// begun with that revision.
 const FirstPath = "first-revision"
 
 // Bounds of a manifest.
@@ -267,7 +267,7 @@ func isSHA256(s string) bool {
 	return err == nil && len(sum) == 32 && s == strings.ToLower(s)
 }
 
-// part returns the part with a name. ParseManifest has checked that it exists.
+// The method `part` returns the part with a name. ParseManifest has checked that it exists.
 func (m *Manifest) part(name string) Part {
 	return m.Parts[slices.IndexFunc(m.Parts, func(p Part) bool { return p.Name == name })]
 }

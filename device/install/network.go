@@ -40,8 +40,9 @@ type network struct {
 	onStick []byte // the stick's bytes at the same offset, which the method `verify` hashes
 }
 
-// settings returns the network settings that this job writes, padded to the size of the settings
-// file. If the job has no network settings, the result is the settings file on the stick.
+// The method `settings` returns the network settings that this job writes, padded to the size of
+// the settings file. If the job has no network settings, the result is the settings file on the
+// stick.
 func (j Job) settings() (n network, err error) {
 	n.at = j.Manifest.Network
 	switch {
@@ -59,9 +60,9 @@ func (j Job) settings() (n network, err error) {
 }
 
 // overlap finds those bytes of `b` that belong to the settings file. `b` begins at the offset `at`
-// of the part `p`. overlap returns these bytes as the slice `in` of `b`, and the same bytes of the
-// file as the slice `of` of `content`. Both slices are nil if `b` has no bytes of the settings
-// file.
+// of the system's part `p`, such as the EFI system partition. overlap returns these bytes as the
+// slice `in` of `b`, and the same bytes of the file as the slice `of` of `content`. Both slices are
+// nil if `b` has no bytes of the settings file.
 func (n *network) overlap(p place, at int64, b, content []byte) (in, of []byte) {
 	if n.at == 0 || p.Name != ESP {
 		return nil, nil

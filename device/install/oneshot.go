@@ -98,8 +98,8 @@ func (f Firmware) setLoader(variable, text string) error {
 	return nil
 }
 
-// remove removes a variable if the variable exists. Then it checks that the firmware removed the
-// variable.
+// The method `remove` removes a variable if the variable exists. Then it checks that the firmware
+// removed the variable.
 func (f Firmware) remove(name, vendor string) error {
 	path := f.path(name, vendor)
 	if err := mutable(path); err != nil {

@@ -41,8 +41,8 @@ func TestFirmwareThatDoesNotForgetIsNotReliedOn(t *testing.T) {
 	t.Parallel()
 	f := Firmware(t.TempDir())
 	name := f.path("LoaderEntryOneShot", loaderVendor)
-	// A folder that is not empty simulates such a variable, because StartOnce can neither write nor
-	// remove the folder.
+	// The test puts a folder with a file where the variable's file should be. Like a variable in
+	// such firmware, StartOnce can neither write nor remove the folder.
 	if err := os.MkdirAll(filepath.Join(name, "kept"), 0o700); err != nil {
 		t.Fatal(err)
 	}

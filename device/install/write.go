@@ -245,7 +245,7 @@ func (j Job) wipe(_ context.Context, places []place) error {
 	return nil
 }
 
-// write writes all parts except the first sector of the EFI system partition.
+// The method `write` writes all parts except the first sector of the EFI system partition.
 func (j *run) write(ctx context.Context, places []place) error {
 	done, total := int64(0), j.total(places)
 	for _, p := range places {
@@ -327,9 +327,10 @@ func (f tableFile) ReadAt(p []byte, at int64) (int, error)  { return f.Target.Re
 func (f tableFile) WriteAt(p []byte, at int64) (int, error) { return f.Target.WriteAt(p, at) }
 
 // readBack compares the disk's content with the bytes that were written. It skips the first sector
-// of the EFI system partition, which is still zero. The head of that partition and the network
-// settings differ from the stick's file on purpose. For these two, readBack compares the disk's
-// bytes with the written bytes, and hashes the stick's bytes instead.
+// of the EFI system partition, which is still zero. The installer changes two ranges on purpose, so
+// they differ from the stick's file: the head of that partition, and the network settings. readBack
+// compares these two ranges with the bytes that were written. For the hash of the whole part, it
+// uses the stick's bytes of these ranges.
 func (j *run) readBack(ctx context.Context, places []place) error {
 	done, total := int64(0), j.total(places)
 	buf, zero := make([]byte, mib), make([]byte, mib)

@@ -334,8 +334,8 @@ func TestStickThatChangesAfterItWasVerifiedDoesNotBoot(t *testing.T) {
 	if _, ok := boots(t, disk); ok {
 		t.Error("the disk boots")
 	}
-	// The installation writes the head from its first reading of the file, in which it verified the
-	// file.
+	// The byte that changes here is in the head of the partition. The installation writes the head
+	// that it read when it verified the file, so the change has no effect.
 	if err := (Job{Manifest: m, Stick: changingStick{stick, 0, new(int)}, Target: disk}).Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}

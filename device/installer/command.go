@@ -57,7 +57,7 @@ func (c *Command) Run(args []string) int {
 
 func (c *Command) printf(format string, args ...any) { fmt.Fprintf(c.Out, format, args...) }
 
-// line reads a line that a person types.
+// The method `line` reads a line that a person types.
 func (c *Command) line() (string, error) {
 	s, err := c.in.ReadString('\n')
 	if err != nil {

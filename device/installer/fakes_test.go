@@ -59,9 +59,9 @@ func (l *lab) installer() *Installer {
 	return &Installer{Manifest: manifestSum, Screen: l, Sticks: l, Disks: l, TPM: tpm{l}, Firmware: firmware{l}, Power: l, Machine: checked{l}}
 }
 
-// run runs an installer until the machine restarts or switches off. After the time `after`, a
-// person starts to type the words in `typed`. The person types each word when the installer has
-// read the previous word. An empty word is the Enter key only.
+// The method `run` runs an installer until the machine restarts or switches off. After the time
+// `after`, a person starts to type the words in `typed`. The person types each word when the
+// installer has read the previous word. An empty word is the Enter key only.
 func (l *lab) run(mode func(*Installer), after time.Duration, typed ...string) {
 	off := make(chan bool)
 	var person sync.WaitGroup

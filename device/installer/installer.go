@@ -381,7 +381,8 @@ func (i *Installer) countDown(what string) bool {
 	return true
 }
 
-// install erases a disk, installs the system to it, and makes the firmware start the system.
+// The method `install` erases a disk, installs the system to it, and makes the firmware start the
+// system.
 func (i *Installer) install(s *Stick, d *install.Disk, keys *Keys) error {
 	began := time.Now()
 	i.Screen.Statusf("Installing to %s", d.Path())

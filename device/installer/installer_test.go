@@ -361,8 +361,8 @@ func TestTPMOfAnotherSystemIsClearedOnlyByAPerson(t *testing.T) {
 	}
 }
 
-// If the installer could not wipe a part of the machine, the screen shows this part and the reason.
-// The screen does not report the machine as wiped.
+// If the installer could not wipe a disk or clear the TPM, the screen says what was not wiped, and
+// why. The screen does not report the machine as wiped.
 func TestNotAllIsWiped(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

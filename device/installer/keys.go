@@ -21,7 +21,8 @@ type Keys struct {
 	Escrow     map[string]any // the LUKS2 token with Recovery, encrypted to the owner (escrow.Token); nil: not stored
 }
 
-// slots returns the key slots for the data partition. If `k` is nil, slots returns no key slot.
+// The method `slots` returns the key slots for the data partition. If `k` is nil, slots returns no
+// key slot.
 func (k *Keys) slots() []luks.Slot {
 	if k == nil {
 		return nil

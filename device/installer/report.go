@@ -19,10 +19,11 @@ import (
 // reportTime bounds the time in which a TPM makes the IAK and quotes.
 const reportTime = 2 * time.Minute
 
-// reportTable writes a report on the partition table, which the installer has just written, to the
-// installed disk. The TPM signs the report while its PCRs still show that this installer runs. The
-// device later sends the report to the hub, which then expects this table in PCR 5. A failure does
-// not stop the installation: the hub then learns the table from the first boot.
+// reportTable writes a report to the installed disk. The report describes the partition table that
+// the installer has just written. The TPM signs the report while its PCRs still show that this
+// installer runs. The device later sends the report to the hub, which then expects this table in
+// PCR 5. A failure does not stop the installation: the hub then learns the table from the first
+// boot.
 func (i *Installer) reportTable(d *install.Disk, system *install.Installed) {
 	if err := i.makeReport(d, system); err != nil {
 		i.Screen.Logf("The partition table is not reported: %v", err)

@@ -22,8 +22,8 @@ type Ask func(why string) string
 
 // askKey returns the key of a disk with a PIN. It asks until an answer opens the disk. `release`
 // returns the TPM's part of the key. If the TPM does not release this part, only the recovery key
-// opens the disk. A lockout can end while askKey waits for the person, so askKey calls `release`
-// again after each such answer.
+// opens the disk. A lockout can end while askKey waits for the person. So, if the TPM refused
+// before, askKey calls `release` again before it tries a PIN.
 func askKey(t transport.TPM, disk io.ReaderAt, release func() ([]byte, error), ask Ask) (luks.Key, error) {
 	passphrase, refused := release()
 	why := ""

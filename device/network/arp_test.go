@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// An ARP answer, announcement or probe of another machine shows this machine that an address is in
-// use. Other packets do not show this.
+// If another machine sends an ARP answer, announcement or probe for an address, this machine knows
+// that the address is in use. No other packet shows this.
 func TestARPTellsWhoHasAnAddress(t *testing.T) {
 	t.Parallel()
 	own, other := net.HardwareAddr{2, 0, 0, 0, 0, 1}, net.HardwareAddr{2, 0, 0, 0, 0, 2}

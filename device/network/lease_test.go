@@ -14,7 +14,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
 )
 
-// lease returns a lease of an address. The lease begins now.
+// The function `lease` returns a lease of an address. The lease begins now.
 func lease(t *testing.T, address string, options ...dhcpv4.Modifier) *nclient4.Lease {
 	t.Helper()
 	ack, err := dhcpv4.New(append([]dhcpv4.Modifier{dhcpv4.WithYourIP(net.ParseIP(address)), dhcpv4.WithNetmask(net.CIDRMask(24, 32))}, options...)...)

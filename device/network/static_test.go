@@ -169,8 +169,9 @@ func freshNetwork(t *testing.T) *Network {
 	return n
 }
 
-// The machine's kernel applies the network settings on a simulated cable to a neighbour. If the
-// kernel cannot apply the settings, the error gives the reason.
+// A simulated cable connects the machine to a neighbour. The machine's kernel applies the network
+// settings to the interface at this cable. If the kernel cannot apply the settings, the error gives
+// the reason.
 func TestMachineTakesItsNetworkSettings(t *testing.T) {
 	t.Parallel()
 	if !inNetwork(t) {

@@ -262,8 +262,8 @@ func TestFirmwareThatForgetsTheBootEntry(t *testing.T) {
 	want(t, CheckEntry(f)[0], "firmware-entry-forgotten", Note)
 }
 
-// A folder in place of a variable cannot be written or removed, like a variable that faulty
-// firmware keeps.
+// The test puts a folder where the variable's file should be. Like a variable in faulty firmware,
+// the folder can be neither written nor removed.
 func TestFirmwareThatDoesNotStoreVariables(t *testing.T) {
 	t.Parallel()
 	f := install.Firmware(t.TempDir())

@@ -113,7 +113,7 @@ var bankNames = map[tpm2.TPMAlgID]string{
 	tpm2.TPMAlgSHA1: "SHA-1", tpm2.TPMAlgSHA256: "SHA-256", tpm2.TPMAlgSHA384: "SHA-384", tpm2.TPMAlgSHA512: "SHA-512", 0x0012: "SM3-256",
 }
 
-// banks returns the names of the PCR banks in which PCRs are allocated.
+// The function `banks` returns the names of the PCR banks in which PCRs are allocated.
 func banks(link transport.TPM) ([]string, error) {
 	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapPCRs, PropertyCount: 16}.Execute(link)
 	if err != nil {
@@ -137,7 +137,7 @@ func banks(link transport.TPM) ([]string, error) {
 	return names, nil
 }
 
-// certificates returns the number of NV indices with EK certificates.
+// The function `certificates` returns the number of NV indices with EK certificates.
 func certificates(link transport.TPM) (n int, err error) {
 	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: firstEKCertificate, PropertyCount: 64}.Execute(link)
 	if err != nil {

@@ -121,8 +121,8 @@ func uptime() string {
 	return up
 }
 
-// write writes a line to every console. If the screen has a panel, write adds the text `short` to
-// the panel's log and redraws the panel. If `short` is empty, the log does not change.
+// The method `write` writes a line to every console. If the screen has a panel, write adds the text
+// `short` to the panel's log and redraws the panel. If `short` is empty, the log does not change.
 func (s *Screen) write(line, short string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

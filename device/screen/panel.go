@@ -46,7 +46,7 @@ func (p *panel) log(line string) {
 	p.lines = p.lines[max(0, len(p.lines)-maxLog):]
 }
 
-// set sets a fact, and reports whether the panel changed.
+// The method `set` sets a fact, and reports whether the panel changed.
 func (p *panel) set(name, value string) bool {
 	for i := range p.facts {
 		if p.facts[i].name == name {

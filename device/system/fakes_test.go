@@ -96,7 +96,7 @@ func (l *lab) system() *System {
 	}
 }
 
-// run runs the system for some time, or until it restarts the machine.
+// The method `run` runs the system for some time, or until it restarts the machine.
 func (l *lab) run(d time.Duration) {
 	go l.system().Run()
 	l.wait(d)
@@ -224,7 +224,7 @@ func (l *lab) writeStatus(a agentStatus) {
 	l.write("data/gangway-agent/state.json", string(b))
 }
 
-// report records in the agent's state file that the hub accepted a report.
+// The method `report` records in the agent's state file that the hub accepted a report.
 func (l *lab) report() {
 	a := readStatus(l.paths())
 	a.LastReport = time.Now()
@@ -329,7 +329,7 @@ func (l *lab) wipe(espGUID string) {
 	runtime.Goexit()
 }
 
-// files returns the names of the files in a folder of the machine.
+// The method `files` returns the names of the files in a folder of the machine.
 func (l *lab) files(dir string) (names []string) {
 	entries, err := os.ReadDir(filepath.Join(l.dir, dir))
 	if err != nil {

@@ -15,9 +15,9 @@ import (
 	"gangway/device/install/netfile"
 )
 
-// console runs an action of the machine's console (package console) and returns the exit code.
-// Before the call, the console has checked that the image and the owner allow the action, and has
-// asked the person to confirm it.
+// The method `console` runs an action of the machine's console (package console) and returns the
+// exit code. Before the call, the console has checked that the image and the owner allow the
+// action, and has asked the person to confirm it.
 func (h *Hook) console(action string) int {
 	do, known := map[string]func() error{
 		access.ActionRestart:  h.Restart,
@@ -89,7 +89,8 @@ func (h *Hook) tryNetwork() error {
 	return h.Restart()
 }
 
-// wipe writes the request for a wipe to the EFI system partition, and restarts the machine.
+// The method `wipe` writes the request for a wipe to the EFI system partition, and restarts the
+// machine.
 func (h *Hook) wipe() error {
 	file := filepath.Join(h.Paths.ESP, install.WipePath)
 	if err := os.WriteFile(file, []byte("wipe\n"), 0o600); err != nil {

@@ -120,8 +120,8 @@ func TestConsoleRequestsAWipe(t *testing.T) {
 	})
 }
 
-// The console gives the hook the present PIN and the new one. The hook passes on what it refuses,
-// and never prints a PIN.
+// The console gives the hook the present PIN and the new PIN. If the PIN cannot be changed, the
+// hook prints the reason. The hook never prints a PIN.
 func TestConsoleSetsThePIN(t *testing.T) {
 	inLab(t, func(l *lab) {
 		const change = `{"current":"135790","pin":"246810"}`

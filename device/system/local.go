@@ -70,7 +70,7 @@ func slotHook(out io.Writer) *slots.Hook {
 	}
 }
 
-// started returns the installed system from which this machine started.
+// The function `started` returns the installed system from which this machine started.
 func started() (*install.Installed, error) {
 	guid, err := machine.Firmware.BootedFrom()
 	if err != nil {

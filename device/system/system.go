@@ -211,8 +211,8 @@ func (s *System) Run() {
 	}
 }
 
-// find finds the disk from which the machine was started. It waits for the disk at most the time
-// `patience`.
+// The method `find` finds the disk from which the machine was started. It waits for the disk at
+// most the time `patience`.
 func (s *System) find(patience time.Duration) (*install.Installed, error) {
 	guid, err := s.Firmware.BootedFrom()
 	if err != nil {
@@ -232,7 +232,7 @@ func (s *System) find(patience time.Duration) (*install.Installed, error) {
 	}
 }
 
-// mount mounts the partitions of the system's disk.
+// The method `mount` mounts the partitions of the system's disk.
 func (s *System) mount(i *install.Installed) error {
 	if err := s.Disks.MountESP(i); err != nil {
 		return err
@@ -289,8 +289,8 @@ func (s *System) askPIN(why string) string {
 
 // bindKey binds the disk's key to the systems in the slots. While another slot than the default
 // runs, the machine may still return to the default slot's system. If the owner did not sign that
-// system, it could not open a disk that is bound. So the disk then stays as it is until the running
-// slot is the default.
+// system, it could not open the disk after the key was bound. In this case, bindKey does not change
+// the disk until the running slot is the default.
 func (s *System) bindKey(i *install.Installed) {
 	running, kept, _, err := s.Slots.Trial()
 	if err != nil {
@@ -310,7 +310,8 @@ func (s *System) bindKey(i *install.Installed) {
 
 // watchKeys binds the disk's key again when a program changes the keys of Secure Boot, because the
 // firmware measures these keys at the next start. It also binds the key when another slot becomes
-// the default, because bindKey waits for that if the owner did not sign the former default system.
+// the default: if the owner did not sign the system in the former default slot, bindKey has waited
+// for this change.
 func (s *System) watchKeys(i *install.Installed) {
 	keys := s.Firmware.SecureBootKeys()
 	kept, _ := s.Slots.Default()
@@ -415,8 +416,8 @@ func (s *System) serve() {
 	}
 }
 
-// onboard runs the agent until the agent ends, and reports whether the machine is onboarded. After
-// a refusal, onboard waits before it returns.
+// The method `onboard` runs the agent until the agent ends, and reports whether the machine is
+// onboarded. After a refusal, onboard waits before it returns.
 func (s *System) onboard(args []string) bool {
 	s.Screen.Statusf("Joining the hub")
 	stop, stopped := make(chan struct{}), make(chan struct{})
@@ -510,7 +511,7 @@ func (s *System) showDevice(stop <-chan struct{}) {
 }
 
 // removeTokenOnceReported removes the join token after the hub has accepted a report. Until then,
-// the agent has possibly not read the token file yet.
+// the agent may not have read the token file yet.
 func (s *System) removeTokenOnceReported(token string, stop <-chan struct{}) {
 	for before := s.status().LastReport; s.status().LastReport.Equal(before); {
 		select {

@@ -117,7 +117,7 @@ func TestSystemWaitsForItsDisk(t *testing.T) {
 }
 
 // The firmware measures the keys of Secure Boot at each start. After each change of these keys, the
-// system binds the disk's key once, to the next start.
+// system binds the disk's key again, once, because the next start measures the new keys.
 func TestSystemBindsTheDisksKeyWhenTheSecureBootKeysChange(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.locked = true
@@ -135,9 +135,10 @@ func TestSystemBindsTheDisksKeyWhenTheSecureBootKeysChange(t *testing.T) {
 	})
 }
 
-// An update of a machine whose former system has no owner's signature is on trial. If the disk's key
-// were bound now, and the trial failed, the former system could not open the disk. So the system
-// demands that the default slot's system can open the disk, until its own slot is the default.
+// The machine tries a new system, and the owner did not sign the former system. If the disk's key
+// were bound now, and the trial failed, the former system could not open the disk. So, until the
+// new system's slot is the default, the machine requires of BindKey that the former system can
+// still open the disk.
 func TestTrialDoesNotLockOutThePreviousSystem(t *testing.T) {
 	t.Parallel()
 	for name, after := range map[string]int{"on trial": 0, "made permanent": 1} {
@@ -230,7 +231,7 @@ func TestNetworkSettingsOnTrial(t *testing.T) {
 			if last, err := l.paths().changes().Last(); err != nil || last == nil || last.Result != netchange.Kept {
 				t.Errorf("%+v, %v", last, err)
 			}
-			if b, err := os.ReadFile(l.paths().NetworkReport); err != nil || !strings.Contains(string(b), "vlan = 7\nlast change: settings from the hub, kept") {
+			if b, err := os.ReadFile(l.paths().NetworkReport); err != nil || !strings.Contains(string(b), "vlan = 7\nlast change: settings from the hub were kept") {
 				t.Errorf("the report: %s, %v", b, err)
 			}
 		})
@@ -351,8 +352,8 @@ func TestTokenIsRemovedAfterTheOnboarding(t *testing.T) {
 	})
 }
 
-// If a person copies a token file to an onboarded machine, the file stays until the hub has
-// accepted a report: before that report, the agent has possibly not read the token yet.
+// If a person copies a token file to an onboarded machine, the system keeps the file until the hub
+// has accepted a report. Before that report, the agent may not have read the file yet.
 func TestTokenStaysUntilAReport(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.status(agentStatus{Phase: "active"})

@@ -189,8 +189,8 @@ func (t *Terminals) Start() {
 	}
 }
 
-// password returns the SHA-256 of the image's password. If the image has no password, the result is
-// nil.
+// The method `password` returns the SHA-256 of the image's password. If the image has no password,
+// the result is nil.
 func (t *Terminals) password() []byte {
 	b, err := os.ReadFile(t.PasswordFile)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -214,12 +214,13 @@ func (t *Terminals) serve(path string, want []byte, console bool) {
 
 var errWrongPassword = errors.New("wrong password")
 
-// once waits for a line on a terminal, and opens the console or a shell. The terminal offers the
-// console if `console` is true, and a shell if `want` is not nil. `want` is the SHA-256 of the
-// shell's password. Start calls once only for terminals that offer at least one of the two. If the
-// terminal offers both, an empty line opens the console, and the password opens the shell. If it
-// offers only the console, every line opens the console. If it offers only the shell, the password
-// opens the shell. A wrong password opens nothing, and the error is errWrongPassword.
+// The method `once` waits for one line on a terminal, and then opens the console or a shell. The
+// terminal offers the console if `console` is true, and a shell if `want` is not nil. `want` is the
+// SHA-256 of the shell's password. Start calls this method only for terminals that offer at least
+// one of the two. If the terminal offers both, an empty line opens the console, and the password
+// opens the shell. If it offers only the console, every line opens the console. If it offers only
+// the shell, the password opens the shell. A wrong password opens nothing, and the error is
+// errWrongPassword.
 func (t *Terminals) once(path string, want []byte, console bool) error {
 	on, err := t.open(path)
 	if err != nil {

@@ -132,8 +132,9 @@ func TestImageSwitchesTheConsoleOff(t *testing.T) {
 	})
 }
 
-// While the disk's PIN is wanted, a line at a terminal is the PIN. The shell's password still opens
-// the shell, and Enter the console. A terminal that offers neither asks for the PIN too.
+// While the machine waits for the disk's PIN, a line that a person types at a terminal counts as
+// the PIN. The shell's password still opens the shell, and Enter still opens the console. A
+// terminal that offers neither a shell nor a console also asks for the PIN.
 func TestTerminalsAskForThePIN(t *testing.T) {
 	t.Parallel()
 	sum := sha256.Sum256([]byte("password"))

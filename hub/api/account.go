@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/mail"
 	"regexp"
+	"sync"
 	"time"
 
 	"gangway/hub/bearer"
@@ -29,12 +30,12 @@ func viewAccount(a store.Account) AccountView {
 	return AccountView{Type: bearer.User, ID: a.ID, PRN: wire.AccountPRN + a.ID, Nick: a.Nick, Email: a.Email, TimeCreated: a.Created.UTC(), TimeModified: a.Created.UTC()}
 }
 
-var accountNickForm = regexp.MustCompile(`^[a-zA-Z0-9_\-+]{3,23}$`)
+var accountNickForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9_\-+]{3,23}$`) })
 
 // NewAccount checks the fields of a new account and hashes its password. The texts of the errors
 // are for users.
 func NewAccount(nick, email, password string, now time.Time) (store.Account, error) {
-	if !accountNickForm.MatchString(nick) {
+	if !accountNickForm().MatchString(nick) {
 		return store.Account{}, errors.New("a nick must have 3 to 23 characters: letters, digits, and the signs _ - +")
 	}
 	if email != "" {

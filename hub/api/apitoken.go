@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"gangway/hub/bearer"
@@ -33,7 +34,7 @@ const (
 	apiTokenUseEvery = 10 * time.Minute
 )
 
-var apiTokenName = regexp.MustCompile(`^[a-zA-Z0-9_.+\-]{1,64}$`)
+var apiTokenName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9_.+\-]{1,64}$`) })
 
 // APITokenView is an API token, without its secret.
 type APITokenView struct {
@@ -119,7 +120,7 @@ func (s *Server) createAPIToken(w http.ResponseWriter, r *http.Request) error {
 
 // makeAPIToken makes an API token of the caller's account.
 func (s *Server) makeAPIToken(r *http.Request, body NewAPIToken) (made APITokenCreated, err error) {
-	if !apiTokenName.MatchString(body.Name) {
+	if !apiTokenName().MatchString(body.Name) {
 		return made, problem(http.StatusBadRequest, "name-form", "Use 1 to 64 letters and digits, and the signs . _ - and +.", "The API token's name has characters that are not allowed, or is empty or too long.")
 	}
 	if len(body.Scopes) == 0 {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"gangway/hub/store"
@@ -247,7 +248,7 @@ func (s *Server) putDevice(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if body.Nick != nil && *body.Nick != "" && *body.Nick != d.Nick {
-		if !nickForm.MatchString(*body.Nick) {
+		if !nickForm().MatchString(*body.Nick) {
 			return errNickForm
 		}
 		if err := s.rename(r, d, *body.Nick); err != nil {
@@ -324,7 +325,7 @@ func (s *Server) rename(r *http.Request, d store.Device, nick string) error {
 
 var errNickForm = problem(http.StatusBadRequest, "nick-form", "Use 1 to 64 letters and digits, and the signs _ - + and %.", "The nick is empty or too long, or has characters that are not allowed.")
 
-var nickForm = regexp.MustCompile(`^[a-zA-Z0-9_\-+%]{1,64}$`)
+var nickForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9_\-+%]{1,64}$`) })
 
 func (s *Server) renameDevice(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
@@ -333,7 +334,7 @@ func (s *Server) renameDevice(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(r, &body); err != nil {
 		return err
 	}
-	if !nickForm.MatchString(body.Nick) {
+	if !nickForm().MatchString(body.Nick) {
 		return errNickForm
 	}
 	d, err := s.ownDevice(r)

@@ -279,7 +279,7 @@ func (s *Server) asset(w http.ResponseWriter, r *http.Request) error {
 // elsewhere gets the hint: after a page of the hub, the files are in the browser's cache. Some
 // HTTP/1.1 clients do not expect an informational answer, so they get none.
 func hintAssets(rt *route, w http.ResponseWriter, r *http.Request) {
-	if r.ProtoMajor < 2 || r.Method != http.MethodGet || !rt.isPage() ||
+	if r.ProtoMajor < 2 || r.Method != http.MethodGet || !rt.servesPage() ||
 		r.Header.Get("Sec-Fetch-Mode") != "navigate" || r.Header.Get("Sec-Fetch-Site") == "same-origin" {
 		return
 	}
@@ -303,8 +303,8 @@ func hintAssets(rt *route, w http.ResponseWriter, r *http.Request) {
 // htmxPages are the paths of the pages that always load htmx.
 var htmxPages = []string{"/ui/devices", "/ui/trust/policy", "/ui/onboard/waiting"}
 
-// isPage reports whether the route answers a browser with a page.
-func (rt *route) isPage() bool {
+// servesPage reports whether the route answers a browser with a page.
+func (rt *route) servesPage() bool {
 	return strings.HasPrefix(rt.path, "/ui/") || rt.path == signInPath || strings.HasPrefix(rt.path, "/claim/")
 }
 

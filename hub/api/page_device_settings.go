@@ -73,7 +73,7 @@ func (s *Server) renameOnPage(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	nick := typedOrUndone(r, "nick")
-	if err = error(errNickForm); nickForm.MatchString(nick) {
+	if err = error(errNickForm); nickForm().MatchString(nick) {
 		err = s.rename(r, d, nick)
 	}
 	if err != nil {

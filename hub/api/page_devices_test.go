@@ -23,7 +23,7 @@ import (
 // The method `named` onboards a machine with this model and serial, and returns its id.
 func (s *scene) named(t *testing.T, model, serial string) string {
 	t.Helper()
-	d := must(fleet.New(s.maker, "L-1"))(t)
+	d := must(fleet.New(s.maker, "H-2"))(t)
 	d.Model, d.Serial = model, serial
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 	return s.deviceOf(t, d)

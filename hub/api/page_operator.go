@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"gangway/hub/pki"
@@ -85,7 +86,9 @@ func (s *Server) fillOwners(r *http.Request, p *ui.OperatorPage) error {
 
 // versionForm is the form of an agent's version. Devices write their version themselves, and the
 // operator must see no text of an owner's device, so the page shows no other text.
-var versionForm = regexp.MustCompile(`^(devel|v?[0-9]{1,5}(\.[0-9]{1,5}){1,3}([-+][0-9A-Za-z.+-]{1,30})?)$`)
+var versionForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(devel|v?[0-9]{1,5}(\.[0-9]{1,5}){1,3}([-+][0-9A-Za-z.+-]{1,30})?)$`)
+})
 
 // fillVersions counts the agents' versions of the devices that contacted the hub last.
 func (s *Server) fillVersions(r *http.Request, p *ui.OperatorPage) (err error) {
@@ -107,7 +110,7 @@ func (s *Server) fillVersions(r *http.Request, p *ui.OperatorPage) (err error) {
 		switch version, has := d.DeviceMeta["gangway.version"].(string); {
 		case !has:
 			v.None++
-		case !versionForm.MatchString(version):
+		case !versionForm().MatchString(version):
 			v.Odd++
 		default:
 			of[version]++

@@ -129,7 +129,7 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 		t.Errorf("docs/protocol.md lacks %q", row)
 	}
 	times := Timeouts{}.withDefaults()
-	if line := fmt.Sprintf("and take %v seconds. A TLS handshake may take %v seconds, a request %v seconds, and an answer %v seconds. An idle connection is closed after two minutes", times.Header.Seconds(), times.Header.Seconds(), times.Request.Seconds(), times.Request.Seconds()); !strings.Contains(text, line) || times.Idle != 2*time.Minute {
+	if line := fmt.Sprintf("and take %v seconds. A TLS handshake may take %v seconds, a request %v seconds, and an answer %v seconds. The hub closes an idle connection after two minutes", times.Header.Seconds(), times.Header.Seconds(), times.Request.Seconds(), times.Request.Seconds()); !strings.Contains(text, line) || times.Idle != 2*time.Minute {
 		t.Errorf("docs/protocol.md lacks %q", line)
 	}
 	if size("256 KiB") != store.MaxMeta || !strings.Contains(text, "If `device-meta` would have more than 256 KiB as JSON") {

@@ -77,7 +77,7 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 			}
 		}
 		if body.Nick != "" {
-			if !nickForm.MatchString(body.Nick) {
+			if !nickForm().MatchString(body.Nick) {
 				return errNickForm
 			}
 			d.Nick = body.Nick

@@ -251,7 +251,7 @@ func checkObjectFiles(ctx context.Context, dir string, list []byte) error {
 		}
 		size, file, _ := strings.Cut(lines.Text(), " ")
 		want, err := strconv.ParseInt(size, 10, 64)
-		if err != nil || !objectFile.MatchString(file) {
+		if err != nil || !objectFile().MatchString(file) {
 			return errors.New("backup: the list of objects cannot be read")
 		}
 		if info, err := os.Stat(pathOf(dir, file)); err != nil || info.Size() != want {

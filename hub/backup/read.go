@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"gangway/hub/objects"
 	"gangway/hub/pki"
@@ -183,7 +184,7 @@ func otherHub(name string) error {
 }
 
 func (r *reader) readKey(name string, content []byte) error {
-	if !keyName.MatchString(name) {
+	if !keyName().MatchString(name) {
 		return altered("a key file has the unexpected name %.100q", name)
 	}
 	switch name {
@@ -199,7 +200,7 @@ func (r *reader) readKey(name string, content []byte) error {
 }
 
 // columnName is the form of column names. The names become part of SQL statements.
-var columnName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
+var columnName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`) })
 
 func (r *reader) readColumns(table string, content []byte) error {
 	var columns []string
@@ -217,7 +218,7 @@ func (r *reader) readColumns(table string, content []byte) error {
 }
 
 func columnNames(list []string) bool {
-	return !slices.ContainsFunc(list, func(name string) bool { return !columnName.MatchString(name) })
+	return !slices.ContainsFunc(list, func(name string) bool { return !columnName().MatchString(name) })
 }
 
 // decoding reads rows: a row has integers, texts (which may be invalid UTF-8), bytes and NULL.
@@ -265,7 +266,7 @@ func (r *reader) readRows(content []byte) error {
 }
 
 // objectFile is the form of the names of objects' files.
-var objectFile = regexp.MustCompile(`^[0-9a-f]{2}/[0-9a-f]{62}\.age$`)
+var objectFile = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9a-f]{2}/[0-9a-f]{62}\.age$`) })
 
 func (r *reader) readObjects(content []byte) error {
 	return rowsOf(content, 4, func(row []any) error {
@@ -273,7 +274,7 @@ func (r *reader) readObjects(content []byte) error {
 		place, _ := row[1].(string)
 		size, ok := row[2].(int64)
 		file, _ := row[3].(string)
-		if len(sum) != sha256.Size || !ok || size < 0 || !objectFile.MatchString(file) {
+		if len(sum) != sha256.Size || !ok || size < 0 || !objectFile().MatchString(file) {
 			return altered("the list of objects cannot be read")
 		}
 		r.objects++

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"sync"
 
 	"gangway/hub/objects"
 	"gangway/hub/store/transfer"
@@ -112,7 +113,7 @@ func (w *writer) addJSON(name string, v any) error {
 }
 
 // keyName is the form of the names of files with keys.
-var keyName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+var keyName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`) })
 
 func (w *writer) keys() error {
 	files, err := os.ReadDir(w.Keys)
@@ -120,7 +121,7 @@ func (w *writer) keys() error {
 		return err
 	}
 	for _, f := range files {
-		if !keyName.MatchString(f.Name()) {
+		if !keyName().MatchString(f.Name()) {
 			continue
 		}
 		path := filepath.Join(w.Keys, f.Name())

@@ -3,10 +3,10 @@
 //
 // Only the PCR values decide, because the TPM signs them: two boots match if their PCRs match. The
 // event log is only the device's statement. The hub uses the log for a PCR only if replaying the
-// log results in the PCR's quoted value. Package boot names an event by the event's digest, PCR and
-// position. An event's type decides nothing. The hub displays all other data of the log, and says
-// that nothing proves this data. If a log does not replay to a PCR, it proves nothing about that
-// PCR.
+// log results in the PCR's quoted value. If it does not, the log proves nothing about that PCR.
+// Package boot names an event by the event's digest, PCR and position. It never uses an event's
+// type, which the TPM does not sign. The hub displays all other data of the log, and says that
+// nothing proves this data.
 package boot
 
 import (
@@ -80,9 +80,9 @@ func (m *Measurement) Counters() Counters {
 	return Counters{tcg.ClockInfo{Clock: m.Clock, ResetCount: m.ResetCount, RestartCount: m.RestartCount, Safe: m.ClockSafe}, m.Version}
 }
 
-// SameBoot reports whether the measurements `m` and `o` are of the same boot, with nothing measured
-// in between. It ignores PCR 10, because a running system extends PCR 10. If SameBoot is true,
-// Compare finds the same changes in both measurements.
+// SameBoot reports whether the measurements `m` and `o` are of the same boot, and whether nothing
+// was measured between the two. It ignores PCR 10, which a running system extends at any time. If
+// SameBoot is true, Compare finds the same changes in both measurements.
 func (m *Measurement) SameBoot(o *Measurement) bool {
 	if m.ResetCount != o.ResetCount || m.RestartCount != o.RestartCount || m.Version != o.Version || m.Bank != o.Bank || m.Log != o.Log {
 		return false
@@ -120,10 +120,10 @@ func refuse(code, reason string) *evidence.Refusal {
 	return &evidence.Refusal{Code: code, Reason: reason, Hint: "The agent repeats the measurement automatically. If this happens again, inspect the machine."}
 }
 
-// Verify checks that the IAK signed the quote over the nonce, the PCR values and the log in `e`. It
-// explains the PCR values by the log as far as possible. Errors have the type *evidence.Refusal: if
-// a quote is not valid, the device is faulty or sends false data. A log is never a reason for
-// refusal, because the TPM quoted the PCR values whatever the log says.
+// Verify checks that the IAK signed the quote over the nonce, the PCR values and the log in `e`.
+// For each PCR value, it looks for the events in the log that result in this value. Errors have the
+// type *evidence.Refusal: if a quote is not valid, the device is faulty or sends false data. A log
+// is never a reason for refusal, because the quote is valid even if the log is wrong.
 func Verify(iak *tcg.Public, e *Evidence) (*Measurement, error) {
 	q, bank, err := verifyQuote(iak, e, wire.BootQualifying(e.Nonce, e.Log))
 	if err != nil {

@@ -87,8 +87,9 @@ type Change struct {
 
 // Compare returns how the boot `m` differs from the reference `r`. If the boot matches, it returns
 // no differences. If the value of a compared PCR differs, at least one change names the PCR, even
-// if no event explains the difference. Two differences are ignored: phases of systemd that have
-// ended since the boot (PCR 11), and entries that were removed from the boot menu (PCR 1).
+// if no event explains the difference. Compare ignores two differences: a difference in PCR 11 that
+// results only from boot phases which have ended since then, and a difference in PCR 1 that results
+// only from entries removed from the boot menu.
 func Compare(r *Reference, m *Measurement) []Change {
 	day := r.Since.UTC().Format("2 January 2006")
 	if r.Bank != m.Bank {
@@ -160,14 +161,14 @@ func unexplainedWords(pcr int, day string, log, explained bool) string {
 	return words + "."
 }
 
-// extendedBy reports whether systemd's separator extends the value `from` of a PCR to the value
-// `to`. Both values are in hexadecimal.
+// extendedBy reports whether the value `from` of a PCR becomes the value `to` if systemd's
+// separator is measured into the PCR. Both values are in hexadecimal.
 func extendedBy(bank, from, to string, pcr int) bool {
 	return reaches(bank, from, to, separatorWords(pcr))
 }
 
-// phaseOf reports whether `a` and `b`, two values of PCR 11, come from the same boot: systemd
-// extends PCR 11 when a phase of the boot ends.
+// phaseOf reports whether two values of PCR 11, `a` and `b`, differ only by the phases of the boot
+// that have ended. systemd extends PCR 11 when a phase ends.
 func phaseOf(bank, a, b string) bool {
 	words := afterLog(phasePCR)
 	return reaches(bank, a, b, words) || reaches(bank, b, a, words)

@@ -15,9 +15,9 @@ type Counters struct {
 }
 
 // Rollback returns a sentence about the counter that decreased between two attestations of one TPM,
-// or "" if no counter decreased. The reset count also decreases if the owner clears the TPM. The
-// clock may go back by some minutes at a power failure. The TPM then attests that the clock is not
-// safe, and Rollback ignores the clock.
+// or "" if no counter decreased. The reset count also decreases if the owner clears the TPM. At a
+// power failure, the TPM's clock may go back by some minutes. The TPM then attests that its clock
+// is not safe, and Rollback ignores the clock.
 func Rollback(before, after Counters) string {
 	switch {
 	case after.Firmware < before.Firmware:

@@ -30,8 +30,8 @@ type Installation struct {
 }
 
 // VerifyInstallation checks the quote of an installer's report. The error's text is a sentence for
-// the device's owner. An invalid report is not a reason to refuse a measurement: the report then
-// counts as missing.
+// the device's owner. If the report of a measurement is invalid, the caller treats the measurement
+// as one without a report.
 func VerifyInstallation(iak *tcg.Public, r *wire.InstallReport) (*Installation, error) {
 	if len(r.Table) > wire.MaxInstallReport || len(r.EventLog) > wire.MaxInstallReport {
 		return nil, fmt.Errorf("It has more than %d bytes.", wire.MaxInstallReport) //lint:ignore ST1005 shown to a person
@@ -108,7 +108,7 @@ func (j *judge) findReport() (r report) {
 
 // hasReportedTable reports whether PCR 5 has the partition table of the installer's report. There
 // are two ways to show this. The log shows the table, and no other table. Or PCR 5 has the value
-// that it gets from EDK II's firmware if the firmware measures only this table.
+// that EDK II firmware produces if it measures only this table.
 func (j *judge) hasReportedTable() bool {
 	bank, ok := hashOf(j.Bank)
 	if !ok || !j.report.counts {
@@ -124,8 +124,9 @@ func tableDigest(bank crypto.Hash, table []byte) string {
 	return hex.EncodeToString(digestOf(bank, table))
 }
 
-// The method `unproven` reports whether the partition table of a first boot is not proven, although
-// the image of the running system makes reports.
+// The method `unproven` reports whether no installer's report proves the partition table, although
+// the installer of this system makes reports. It looks at the first boot, and later at the
+// reference from that boot.
 func (j *judge) unproven() bool {
 	reports := slices.ContainsFunc(j.meant, func(m *manifest.Manifest) bool { return len(m.Installers) > 0 })
 	return !j.report.counts && (j.Reference == nil && reports || j.Reference != nil && j.Reference.Unproven)

@@ -14,8 +14,8 @@ import (
 	"gangway/tcg/eventlog"
 )
 
-// Bounds of the stored content of the Secure Boot variables. A machine has four of them, with about
-// ten certificates.
+// Bounds of the stored content of the Secure Boot variables. A machine has four such variables,
+// with about ten certificates in all.
 const (
 	maxKeyCertificates = 64
 	maxSubject         = 200 // characters
@@ -84,8 +84,8 @@ func keyVariables(events []logEvent, bank crypto.Hash) (all []KeyVariable) {
 	return all
 }
 
-// readLists reads EFI_SIGNATURE_LISTs, up to the first list that is not valid. It keeps at most
-// `room` certificates, and subtracts their number from `room`.
+// readLists reads EFI_SIGNATURE_LISTs, and stops at the first list that is not valid. It keeps at
+// most `room` certificates, and decreases `room` by the number of kept certificates.
 func (k *KeyVariable) readLists(b []byte, room *int) {
 	const head, owner = 16 + 4 + 4 + 4, 16
 	for len(b) >= head {
@@ -178,8 +178,9 @@ func hashCause(now, was KeyVariable) string {
 	return ""
 }
 
-// The method `words` names a certificate. If the hub does not know the certificate, the text also
-// has the hash, because anyone can make a certificate with the same subject.
+// The method `words` returns the name of a certificate, for a person. If the hub does not know the
+// certificate, the text also has the certificate's hash, because anyone can make a certificate with
+// the same subject.
 func (c KeyCertificate) words() string {
 	if c.Known != "" {
 		return fmt.Sprintf("%q, which Microsoft published", c.Known)

@@ -12,7 +12,8 @@ import (
 const evNoAction = eventlog.NoAction
 
 // States of a log. A state says how much of the log the hub could read. No state is a reason to
-// refuse a measurement. If the events do not replay to a PCR's value, that PCR is unexplained.
+// refuse a measurement. If replaying the log's events does not result in a PCR's value, that PCR is
+// unexplained.
 const (
 	LogNone       = eventlog.None
 	LogWhole      = eventlog.Whole

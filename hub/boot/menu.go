@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf16"
 
 	"gangway/tcg"
@@ -22,7 +23,7 @@ const (
 	maxEntries = 64
 )
 
-var bootEntry = regexp.MustCompile(`^firmware variable Boot([0-9A-F]{4})$`)
+var bootEntry = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^firmware variable Boot([0-9A-F]{4})$`) })
 
 // menuText returns a variable of the boot menu as text, or "" for another variable. The text of
 // BootOrder is like "0003 0001". The text of an entry (EFI_LOAD_OPTION, UEFI 3.1.3) is the entry's
@@ -30,7 +31,7 @@ var bootEntry = regexp.MustCompile(`^firmware variable Boot([0-9A-F]{4})$`)
 func menuText(what string, value []byte) string {
 	if what != bootOrder {
 		const head = 4 + 2
-		if !bootEntry.MatchString(what) || len(value) < head {
+		if !bootEntry().MatchString(what) || len(value) < head {
 			return ""
 		}
 		var name []uint16
@@ -88,11 +89,11 @@ func menu(events []Event) (entries []string, others []Event) {
 	return menuByName(events)
 }
 
-// menuByPlace returns the boot menu if the firmware's digests cover only the variables' values. The
-// log states the variables' names, but nothing proves these names. So menuByPlace uses the position
-// of an event: BootOrder is first, then the entries follow in that order. A false name cannot hide
-// or move an entry, because an event without an entry's name is in `others`, and the caller
-// compares `others` too.
+// menuByPlace returns the boot menu of firmware whose digests cover only the variables' values. The
+// log also has the variables' names, but nothing proves these names. So menuByPlace uses the
+// position of an event: first BootOrder, and then the entries in the order that BootOrder states. A
+// false name cannot hide an entry or move it: each event that is not recognized as an entry is in
+// `others`, and the caller compares `others` too.
 func menuByPlace(events []Event) (entries []string, others []Event, ok bool) {
 	order := 0
 	for _, e := range events {
@@ -101,7 +102,7 @@ func menuByPlace(events []Event) (entries []string, others []Event, ok bool) {
 			order = len(strings.Fields(e.Text))
 		case e.What == whatEntry && order > 0:
 			entries = append(entries, e.Text)
-		case e.What == whatOrder, e.What == whatEntry, e.What == bootOrder, bootEntry.MatchString(e.What):
+		case e.What == whatOrder, e.What == whatEntry, e.What == bootOrder, bootEntry().MatchString(e.What):
 			return nil, nil, false
 		default:
 			others = append(others, e)
@@ -115,7 +116,7 @@ func menuByName(events []Event) (entries []string, others []Event) {
 	var order []string
 	text := make(map[string]string)
 	for _, e := range events {
-		number := bootEntry.FindStringSubmatch(e.What)
+		number := bootEntry().FindStringSubmatch(e.What)
 		switch {
 		case e.Text == "" || e.What != bootOrder && number == nil:
 			others = append(others, e)

@@ -33,8 +33,8 @@ var separators = []struct {
 
 const likeSeparator = "the same as the separator in PCR %d"
 
-// sections are the sections of a unified kernel image. systemd's stub measures a section's name
-// with a zero byte, then its content.
+// sections are the sections of a unified kernel image. For each section, systemd's stub measures
+// the name with a final zero byte, and then the content.
 var sections = map[string]string{
 	".linux": "the kernel", ".initrd": "the initial RAM disk", ".cmdline": "the kernel command line", ".osrel": "the image's description",
 	".uname": "the kernel's version", ".dtb": "the device tree", ".splash": "the splash screen", ".ucode": "the processor's microcode",
@@ -188,8 +188,8 @@ func (n *namer) sectionName(e logEvent) string {
 	return ""
 }
 
-// The method `variable` names an event that measured the owner, name and value of a firmware
-// variable (UEFI_VARIABLE_DATA).
+// The method `variable` gives a name to an event whose digest covers the owner, the name and the
+// value of a firmware variable (UEFI_VARIABLE_DATA).
 func (n *namer) variable(out *Event, v eventlog.Variable) {
 	name := v.Name
 	if tcg.Printable(name) != name {
@@ -227,8 +227,8 @@ func isSignature(value []byte) bool {
 	return rest.ReadASN1Element(&certificate, asn1.SEQUENCE) && rest.Empty()
 }
 
-// The method `menu` names a variable of the boot menu whose value was measured without the
-// variable's name.
+// The method `menu` gives a name to an event whose digest covers the value of a variable of the
+// boot menu, but not the variable's name.
 func (n *namer) menu(out *Event, v eventlog.Variable) {
 	named := "firmware variable " + v.Name
 	out.Text = menuText(named, v.Value)
@@ -289,9 +289,9 @@ func isStep(text string) bool {
 	return slices.Contains(steps, text) || strings.HasPrefix(text, "Booting to ") && strings.HasSuffix(text, " Option")
 }
 
-// The method `opaque` names an event whose digest does not prove the data in the log. It uses the
-// event's PCR and position. If the log has the prefix of a boot loader, it uses the text after the
-// prefix.
+// The method `opaque` gives a name to an event whose digest does not prove the data in the log. It
+// uses the event's PCR and position. If the data begins with the prefix of a boot loader, `opaque`
+// also uses the text after the prefix.
 func (n *namer) opaque(out *Event, e logEvent, v eventlog.Variable, isVariable bool) {
 	if text, ok := dataAfterPrefix(e, n.bank); ok && n.pcr == 8 {
 		out.What, out.Text = "a command of the boot loader", textOrHex(text)
@@ -326,9 +326,9 @@ func (n *namer) something() string {
 	return fmt.Sprintf("something that the boot loader measured into PCR %d", n.pcr)
 }
 
-// dataAfterPrefix returns the data that a boot loader measured, if the log adds a prefix to the
-// data. GRUB measures a command, and writes "grub_cmd: " and the command into the log. Older
-// versions write "grub_cmd " or "grub_kernel_cmdline " before the command.
+// dataAfterPrefix returns the data that a boot loader measured, if the boot loader wrote a prefix
+// before this data into the log. GRUB measures a command, and writes "grub_cmd: " and the command
+// into the log. Older versions write "grub_cmd " or "grub_kernel_cmdline " before the command.
 func dataAfterPrefix(e logEvent, bank crypto.Hash) ([]byte, bool) {
 	rest := e.data
 	for range 2 { // a prefix has one or two words
@@ -346,10 +346,10 @@ func dataAfterPrefix(e logEvent, bank crypto.Hash) ([]byte, bool) {
 }
 
 // nameCommandLine finds the kernel's command line among the events that GRUB measured into PCR 8.
-// No digest covers the log's prefixes. But GRUB also measures the command that loads a kernel:
-// "linux " and then the command line. If the log has no "linux" command, nameCommandLine uses a
-// text that begins with a path. It does so only if every event in the PCR is known and no event
-// loads a module.
+// The log has a prefix that says what each text is, but no digest covers the prefix. So
+// nameCommandLine searches for the command that loads a kernel, which GRUB measures too: "linux "
+// and then the command line. If PCR 8 has no such command, nameCommandLine uses a text that begins
+// with a path, if every event in the PCR is known and no event loads a module.
 func nameCommandLine(events []Event) {
 	loads := map[string]string{} // the file that a command loads; the key is the text after the command
 	allKnown, modules := true, false
@@ -396,8 +396,8 @@ func (m *Measurement) crossName() {
 
 // secureBoot returns the state of Secure Boot from the events of PCR 7. The log must explain PCR 7.
 // Before the separator only the firmware can extend PCR 7. Later programs could extend PCR 7 with
-// the events of an enabled Secure Boot. So secureBoot must recognize every event up to the
-// separator by its digest, and each variable must occur only once.
+// false events that look like an enabled Secure Boot. So secureBoot must recognize every event up
+// to the separator by its digest, and each variable must occur only once.
 func secureBoot(events []Event) string {
 	state := stateUnknown
 	var seen []string

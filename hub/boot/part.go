@@ -20,10 +20,11 @@ const (
 	PartPath     = "boot-path"
 	PartSystem   = "system"
 	PartRest     = "rest"
-	// FirmwareCode is the name of a subset of PartFirmware: the PCRs in codePCRs. They show the
-	// firmware without its settings, so their values are the same on all machines of a model. Judge
-	// gives no separate verdict on FirmwareCode. If the owner accepts the values of these PCRs, the
-	// part `firmware` of a boot is accepted with any settings in PCR 1 and 3.
+	// FirmwareCode is the name of a subset of PartFirmware: the PCRs in codePCRs. Their values
+	// depend only on the firmware's code and not on its settings, so they are the same on all
+	// machines of a model. Judge gives no separate verdict on FirmwareCode. If the owner accepts
+	// the values of these PCRs, the part `firmware` of a boot is accepted with any settings in PCR
+	// 1 and 3.
 	FirmwareCode = "firmware-code"
 )
 

@@ -1,7 +1,7 @@
 package boot
 
-// pcrWords describe the measurements of each PCR: 0 to 7 by the TCG PC Client Platform Firmware
-// Profile, 3.3.4; 8 and above by boot loaders, Linux and systemd.
+// pcrWords describes what is usually measured into each PCR. The TCG PC Client Platform Firmware
+// Profile, 3.3.4 defines PCR 0 to 7. Boot loaders, Linux and systemd use PCR 8 and above.
 var pcrWords = [PCRs]string{
 	"the firmware's code",
 	"the firmware's settings and the boot menu",
@@ -21,8 +21,8 @@ var pcrWords = [PCRs]string{
 	"the identity of the system: its volumes and its machine id",
 }
 
-// PCRWords describes a PCR's usual measurements for a person. It returns "" if the number is not a
-// PCR of a quote.
+// PCRWords describes a PCR's usual measurements for a person. It returns "" if `pcr` is not the
+// number of a PCR that a quote can contain.
 func PCRWords(pcr int) string {
 	if pcr < 0 || pcr >= PCRs {
 		return ""

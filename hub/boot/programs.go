@@ -12,8 +12,8 @@ import (
 	"gangway/wire/manifest"
 )
 
-// ofFirmware reports whether an event is a separator, or one of the firmware's actions in `steps`.
-// The digest of the event proves this. Such an event starts no program.
+// ofFirmware reports whether an event's digest proves that the event is a separator or one of the
+// firmware's actions in `steps`. No program is started at such an event.
 func ofFirmware(e Event) bool {
 	return e.What == whatSeparator || strings.HasPrefix(e.What, "the firmware's step ") ||
 		strings.HasPrefix(e.What, "the separator in PCR ") || e.What == fmt.Sprintf(likeSeparator, e.PCR)
@@ -99,8 +99,8 @@ func (j *judge) ownLine(m *manifest.Manifest) bool {
 	return !slices.ContainsFunc(eventsOf(j.Events, linePCR), func(e Event) bool { return !ofFirmware(e) && !slices.Contains(lines, e.Digest) })
 }
 
-// lineDigests returns the digests of a command line as EFI programs measure it: in UTF-16, with or
-// without the final zero.
+// lineDigests returns the two digests that EFI programs may measure for a command line: the command
+// line is in UTF-16, with or without a final zero.
 func lineDigests(bank, line string) []string {
 	h, ok := hashOf(bank)
 	if !ok {
@@ -114,9 +114,9 @@ func lineDigests(bank, line string) []string {
 	return []string{sum(data), sum(append(data, 0, 0))}
 }
 
-// ownFiles reports whether the kernel measured only the initial file system and the command line of
-// the running system into PCR 9. PCR 11, which a manifest determines, has the digest of the initial
-// file system, as the content of the section .initrd.
+// ownFiles reports whether the kernel measured only two things into PCR 9: the initial file system
+// and the command line of the running system. The expected digest of the initial file system is in
+// the events of PCR 11, as the content of the section .initrd, and a manifest determines PCR 11.
 func (j *judge) ownFiles() bool {
 	if j.empty(nvPCR) {
 		return true
@@ -139,7 +139,7 @@ func (j *judge) ownFiles() bool {
 }
 
 // enrolled reports whether PCR 7 has exactly the Secure Boot variables of a manifest, with Secure
-// Boot on. The events after the separator do not count: they say which of the keys allowed a
+// Boot on. It ignores the events after the separator, which only say which of the keys allowed a
 // program to start.
 func (j *judge) enrolled(want *manifest.SecureBoot) bool {
 	bank, ok := hashOf(j.Bank)

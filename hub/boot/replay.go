@@ -10,8 +10,8 @@ import (
 )
 
 // replay reads the log and sets the events of the PCRs that the log explains. The quote proves a
-// PCR's value. The value proves the digests that extended the PCR, and their order. If a log does
-// not replay to a PCR's value, it proves nothing about that PCR.
+// PCR's value. The value proves the digests that extended the PCR, and their order. If replaying
+// the log does not result in a PCR's value, the log proves nothing about that PCR.
 func (m *Measurement) replay(e *Evidence, bank crypto.Hash) {
 	l := readLog(e.Log, e.Bank)
 	m.LogState, m.LogProblem = l.state, l.why
@@ -45,9 +45,9 @@ func (m *Measurement) replay(e *Evidence, bank crypto.Hash) {
 	}
 }
 
-// explain searches for a start value, for events of the log, and for extensions after the log.
-// Replayed in this order, they must result in the PCR's value `value`. It returns the start value
-// in `start`, the events in `own` and the extensions in `more`.
+// explain searches for three things that, replayed in this order, result in the PCR's value
+// `value`: a start value, events of the log, and extensions after the end of the log. It returns
+// the start value in `start`, the events in `own` and the extensions in `more`.
 func explain(pcr int, value []byte, events []logEvent, bank crypto.Hash) (start []byte, own []logEvent, more []string, ok bool) {
 	for _, start := range startValues(pcr, bank) {
 		for n := range withoutRepetition(events, bank) {
@@ -66,8 +66,8 @@ func explain(pcr int, value []byte, events []logEvent, bank crypto.Hash) (start 
 }
 
 // withoutRepetition yields how many events of the log the function `explain` should try to replay:
-// first all events, and then fewer and fewer. Each time, it leaves out one more repeated event at
-// the end of the log. The reason is that some kernels append the firmware's last events to a log
+// first all events, and then fewer and fewer. Each time, it leaves out one more event at the end of
+// the log, if that event is a repetition. Some kernels append the firmware's last events to a log
 // that already contains these events.
 func withoutRepetition(events []logEvent, bank crypto.Hash) iter.Seq[int] {
 	lastSteps := func(e logEvent) bool {
@@ -126,9 +126,9 @@ func extendedByWords(bank crypto.Hash, value []byte, words []string) []byte {
 //
 //   - Firmware extends PCR 5 when a kernel takes over. Kernels before Linux 5.2 do not add
 //     this extension to the log (UEFI 38.3, the final events table).
-//   - systemd (systemd-pcrextend) extends PCRs by a separator since version 261, and PCR 9 by
-//     another separator since version 259. It extends PCR 11 by the phases of a boot, if the
-//     kernel is in a unified kernel image.
+//   - systemd (systemd-pcrextend) extends PCR 9 by a separator since version 259, and several PCRs
+//     by another separator since version 261. If the kernel is in a unified kernel image, systemd
+//     extends PCR 11 by each phase of the boot.
 //
 // maxSeparators is the maximum number of separators. Each start by kexec adds one separator,
 // without a reset of the PCRs.
@@ -214,9 +214,9 @@ func (m *Measurement) NothingMeasured() bool {
 	return true
 }
 
-// emptyPCRs returns the possible values of a PCR into which nothing specific to a machine was
-// measured, in hexadecimal. These are the start values, extended by up to three separators, and by
-// systemd's separator for each start by kexec. The caller must not change the result.
+// emptyPCRs returns values in hexadecimal: those that a PCR can have if nothing specific to a
+// machine was measured into it. These are the start values, extended by up to three separators, and
+// by systemd's separator for each start by kexec. The caller must not change the result.
 func emptyPCRs(bank crypto.Hash) map[string]bool {
 	if all, ok := emptyByBank[bank]; ok {
 		return all()

@@ -20,9 +20,9 @@ type Rules struct {
 	// revisions that the device has not finished. If Wanted is empty, any system in Manifests is
 	// meant to run.
 	Wanted []string
-	// Since is the time at which the device had installed the present revision (status DONE). It is
-	// zero if the present revision has no system that a manifest names. A reference that is older
-	// than Since does not count for the parts of the boot that manifests determine.
+	// Since is the time at which the device reported the present revision as installed (status
+	// DONE). It is zero if the present revision has no system that a manifest names. A reference
+	// that is older than Since does not count for the parts of the boot that manifests determine.
 	Since time.Time
 	// Before is the system that ran when the device's boot last matched; nil if it is not known.
 	Before *System
@@ -37,8 +37,9 @@ type System struct {
 	SHA256   string    `json:"sha256"` // of the file, hexadecimal
 	Sequence uint64    `json:"sequence"`
 	Since    time.Time `json:"since"` // the first measurement of this system
-	// Installed is the TPM's reset counter in the boot of the last installer whose report counted;
-	// 0: no report has counted. An older report does not count any more.
+	// Installed is the TPM's reset counter at the boot of the last installer whose report the hub
+	// accepted (0: the hub has accepted no report). The hub does not accept a report with a lower
+	// reset counter.
 	Installed uint32 `json:"installed,omitempty"`
 }
 
@@ -153,8 +154,8 @@ func (j *judge) findSystem() {
 	}
 }
 
-// ranSystem reports whether PCR 11 has a value that the start of the system in the manifest `of`
-// results in.
+// ranSystem reports whether PCR 11 has a value that results from a start of the system in the
+// manifest `of`.
 func ranSystem(m *Measurement, of *manifest.Manifest) bool {
 	values := of.System.PCR11[m.Bank]
 	is := valueOf(m, phasePCR)
@@ -276,8 +277,8 @@ func (j *judge) differences(p Part) []Change {
 	return j.Reference.differencesIn(pcrs, j.Measurement)
 }
 
-// differencesIn does the same as Compare, but only for the PCRs `pcrs`. If the reference has none
-// of these PCRs, it finds no difference.
+// differencesIn compares a boot with the reference as Compare does, but only in the PCRs `pcrs`. If
+// the reference has none of these PCRs, there is no difference.
 func (r *Reference) differencesIn(pcrs []int, m *Measurement) []Change {
 	part := r.only(pcrs)
 	if len(part.PCRs) == 0 && len(r.PCRs) > 0 && r.Bank == m.Bank {
@@ -286,8 +287,9 @@ func (r *Reference) differencesIn(pcrs []int, m *Measurement) []Change {
 	return Compare(part, m)
 }
 
-// Of the PCRs of a part of the boot, the function `compared` returns those that Judge compares with
-// a reference. They include PCR 10, because a person may have entered a value of PCR 10.
+// The function `compared` returns the PCRs of a part of the boot that Judge compares with a
+// reference. For the part PartRest, the result includes PCR 10, because a person may have entered a
+// value of PCR 10 in the reference.
 func compared(p Part) []int {
 	if p.Name == PartRest {
 		return append(slices.Clone(p.PCRs), imaPCR)
@@ -295,8 +297,8 @@ func compared(p Part) []int {
 	return slices.Clone(p.PCRs)
 }
 
-// The method `outdated` reports whether the reference is too old to count for a part of the boot.
-// This is so if a manifest determines the part, and the reference is older than the present system.
+// The method `outdated` reports whether the reference is too old for a part of the boot: a manifest
+// determines the part, and the reference is older than the present system.
 func (j *judge) outdated(p Part) bool {
 	if p.Name != PartPath && p.Name != PartSystem {
 		return false
@@ -321,10 +323,10 @@ func (r *Reference) only(pcrs []int) *Reference {
 }
 
 // The method `settled` reports whether the partition table in PCR 5 is accepted. It is accepted in
-// three cases: the owner's installer reported the table, PCR 5 has the value in the reference, or
-// the log shows the partition table of the reference. The other data in PCR 5 are settings of boot
-// managers: PCR 4 and 12 show the program and the command line that the settings led to. On a first
-// boot without a report that counts, an event log that explains PCR 5 is enough.
+// four cases: the owner's installer reported the table, PCR 5 has the value in the reference, the
+// log shows the partition table of the reference, or there is no reference yet, no report counts,
+// and the log explains PCR 5. The method ignores the other data in PCR 5. They are settings of boot
+// managers, and PCR 4 and 12 show the program and the command line that result from these settings.
 func (j *judge) settled() bool {
 	if j.hasReportedTable() {
 		return true
@@ -448,7 +450,8 @@ func (j *judge) keyWords(changes []Change) (words, cause string) {
 }
 
 // onlySeparated reports whether a part of the boot differs from the reference only by systemd's
-// separator. Compare has one change for all PCRs with the separator.
+// separator. It must look at all changes of Compare, because one change describes all PCRs with the
+// separator.
 func (j *judge) onlySeparated(p Part) bool {
 	if j.Reference == nil {
 		return false
@@ -470,10 +473,10 @@ func (r *Reference) firmwareText() string {
 	return (&Measurement{Events: r.Events}).FirmwareText()
 }
 
-// explain sets the verdict's changes: sentences that tell the owner what is wrong with the boot.
-// Without manifests and decisions, these are the differences from the reference. If a bad part of
-// the boot does not differ from the reference, explain uses the words of the part's verdict. It
-// also uses these words if they explain more than the differences do.
+// explain sets the verdict's changes: sentences that tell the owner what is wrong with the boot. If
+// the owner has no manifests and no decisions, these are the differences from the reference. For a
+// bad part of the boot, explain uses the words of the part's verdict in two cases: the part does
+// not differ from the reference, or the words explain more than the differences do.
 func (j *judge) explain(v *Verdict) {
 	var bad []PartVerdict
 	var pcrs []int

@@ -1,6 +1,7 @@
-// Package chain describes, as five links, what the hub verified: from the TPM's maker to the
-// device's connection. It verifies nothing itself: it reads the verdict that the hub stored. If a
-// check did not run, it reports the check as not examined. It does no I/O and reads no clock.
+// Package chain describes what the hub verified about a device. The description has five links,
+// from the TPM's maker to the device's connection. Package chain verifies nothing itself: it reads
+// the verdict that the hub stored. If a check did not run, it reports the check as not examined. It
+// does no I/O and reads no clock.
 package chain
 
 import (
@@ -201,8 +202,8 @@ func (r *reader) stateOf(c evidence.Check) State {
 	return Waiting
 }
 
-// checks returns the verdict's checks with these codes, in the order of `codes`. It marks the codes
-// as seen.
+// checks returns the verdict's checks with these codes, in the order of `codes`. It adds the codes
+// to the set of codes that belong to a link.
 func (r *reader) checks(codes []string) (list []Check) {
 	for _, code := range codes {
 		r.seen[code] = true

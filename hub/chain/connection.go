@@ -10,9 +10,9 @@ import (
 
 const day = "2 January 2006"
 
-// connection returns the last link. The link says whether the device at the other end of a
-// connection has the IDevID key. It also says whether only one machine runs with the TPM's state,
-// and whether the device's newest boot matches.
+// connection returns the last of the five links. This link says whether the device at the other end
+// of a connection has the IDevID key. It also says whether only one machine uses the TPM's state,
+// and whether the device's newest boot matches what the owner accepts.
 func (r *reader) connection() Link {
 	l := Link{Name: Connection, Checks: []Check{r.activation()}}
 	if !r.f.Measured.IsZero() {

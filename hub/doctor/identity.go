@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"gangway/hub/evidence"
 	"gangway/hub/pki"
@@ -31,8 +32,9 @@ func Identities(ctx context.Context, db store.Consistency, ca *pki.Hub) (finding
 	roots := x509.NewCertPool()
 	roots.AddCert(ca.Root())
 	links := x509.NewCertPool()
-	links.AddCert(ca.ACA())
-	links.AddCert(ca.DeviceCA())
+	for _, c := range slices.Concat(ca.ACAs(), ca.DeviceCAs()) { // also the CAs that were renewed
+		links.AddCert(c)
+	}
 	check := &identityCheck{options: x509.VerifyOptions{Roots: roots, Intermediates: links, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}}
 	const page = 200
 	n := 0

@@ -15,10 +15,9 @@ type Anchors struct {
 	// Origins maps the SHA-256 of a root's DER to the root's source, in words for a person: "built
 	// in", "file makers.pem".
 	Origins map[[32]byte]string
-	// Distrusted lists certificates that no chain may contain, even if a device sends the
-	// distrusted certificate itself. No chain may contain another certificate with the key of a
-	// distrusted certificate. The exception is another certificate that is in Roots or
-	// Intermediates.
+	// Distrusted lists certificates that no chain may contain, even if a device sends them. A chain
+	// also may not contain another certificate with the key of a distrusted certificate, except a
+	// certificate that is in Roots or Intermediates.
 	Distrusted []*x509.Certificate
 }
 
@@ -29,8 +28,8 @@ func NewTrustOf(a Anchors) (*Trust, error) {
 	if err != nil || len(a.Distrusted) == 0 {
 		return t, err
 	}
-	// Make a second Trust, which also accepts the distrusted CAs. With it, Trust.chain
-	// distinguishes a chain to a distrusted CA from a chain to an unknown CA.
+	// Make a second Trust, which also accepts the distrusted CAs. If an EK certificate has a chain
+	// only in the second Trust, Trust.chain reports a distrusted CA, and not an unknown maker.
 	withDistrusted := a
 	withDistrusted.Roots = slices.Clone(a.Roots)
 	for _, c := range a.Distrusted {

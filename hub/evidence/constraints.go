@@ -16,9 +16,9 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// constraintError says which constraint a chain violates. The constraint is in a CA certificate of
-// the chain. The chain ends at a trusted root, but a CA of the chain may not issue the EK
-// certificate.
+// constraintError is the error for a chain that ends at a trusted root, but has a CA that was not
+// allowed to issue the EK certificate. `reason` says which constraint in a CA certificate the chain
+// violates.
 type constraintError struct{ reason string }
 
 func (e *constraintError) Error() string { return e.reason }

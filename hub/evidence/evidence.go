@@ -1,11 +1,11 @@
 // Package evidence checks whether a request comes from a real TPM, and whether the request's keys
 // are in that TPM. The checks depend only on the request, the trusted TPM makers' roots, the policy
-// and the time. All four are arguments, so that every attack can be a row of a table in a test.
+// and the time. All four are arguments, so that each attack can be one row of a table-driven test.
 //
 // Parse turns a request into a Request, which does not change afterwards. Verify judges the
-// Request. The hub continues only with values from the Request. (In Keylime's CVE-2022-1053, the
-// data for the check and the data for the use were fetched separately. So the used data could
-// differ from the checked data.)
+// Request. The hub continues only with values from the Request. (The reason is CVE-2022-1053:
+// Keylime fetched the data twice, once to check it and once to use it. So an attacker could send
+// other data the second time.)
 //
 // Verify cannot prove that the IAK is in the TPM of the EK certificate, because a request does not
 // prove this. The reply proves it: only the TPM of the EK certificate can open the reply. See
@@ -261,10 +261,10 @@ func (r *Request) HardwareSerial(resident bool) string {
 	return maker + ":" + hex.EncodeToString(r.EKHash[:16])
 }
 
-// Resident reports whether a verdict shows TPM residency (the TCG's term). It is true if the EK has
-// a certificate that chains to a trusted root. After the TPM has opened the hub's reply, this EK
-// certificate proves that the keys in the request are in the TPM. A person's approval does not
-// prove residency.
+// Resident reports whether a verdict shows TPM residency, which is the TCG's term for keys that
+// exist only in a TPM. It is true if the EK has a certificate that chains to a trusted root. After
+// the TPM has opened the hub's reply, this EK certificate proves that the keys in the request are
+// in the TPM. A person's approval does not prove residency.
 func (v *Verdict) Resident(r *Request) bool {
 	return r.EKCertificate != nil && v.Passed("ek-chain") && v.Passed("ek-key")
 }

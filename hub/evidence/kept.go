@@ -12,8 +12,8 @@ import (
 )
 
 // ParseKept parses the stored request of a device: a TCG-CSR-IDEVID, or the wire.RegistrationRecord
-// of a two-step enrolment. The hub uses ParseKept to preview a policy for devices that have
-// onboarded.
+// of a two-step enrolment. The hub uses ParseKept to show in advance what a new policy would decide
+// about devices that have already onboarded.
 func ParseKept(raw []byte) (*Request, error) {
 	if !bytes.HasPrefix(raw, []byte("{")) {
 		return Parse(raw)

@@ -22,7 +22,8 @@ type Mark struct {
 }
 
 // minSerial is the minimum length, in bits, of a serial number that counts as a mark. Shorter
-// serial numbers are counters, and different CAs use the same numbers.
+// serial numbers are usually sequence numbers, so certificates of different CAs may have the same
+// serial number.
 const minSerial = 64
 
 var (

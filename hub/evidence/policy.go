@@ -32,7 +32,7 @@ func ParseAction(s string) (Action, bool) {
 
 // Policy decides about devices with consistent evidence. Every policy refuses keys that do not
 // match their certificate, keys that may exist outside a TPM, and keys with a private half that
-// anyone can compute. The zero value refuses everything that a policy can refuse.
+// anyone can compute. The zero value accepts only what every policy accepts.
 type Policy struct {
 	ExpiredEK     Action // the EK certificate's notAfter has passed
 	NoCertificate Action // the TPM has no EK certificate; Accept has the effect of Ask
@@ -46,7 +46,8 @@ type Policy struct {
 	// allow the EK's kind.
 	EKKinds []EKKinds
 	// Layers has the hub's rules and the owner's rules. In each layer the first matching rule
-	// decides. A layer without a matching rule accepts. The strictest layer applies.
+	// decides. A layer without a matching rule accepts the device. If the layers decide
+	// differently, the strictest decision applies.
 	Layers []Layer
 }
 
@@ -252,10 +253,11 @@ type decidingRule struct {
 	layer string
 }
 
-// rulesOf returns the rules that decide about a request. In each layer, this is the first rule that
-// matches the maker and model in the EK certificate. If the certificate does not chain to a trusted
-// root, the first rule that matches a TPM without a certificate decides too. So a forged
-// certificate does not avoid the rule for TPMs without a certificate.
+// rulesOf returns the rules that decide about a request. A layer has the rules of one policy, the
+// hub's or the owner's. In each layer, the first rule that matches the maker and model in the EK
+// certificate decides. If the certificate does not chain to a trusted root, the first rule that
+// matches a TPM without a certificate decides too. So a forged certificate does not avoid the rule
+// for TPMs without a certificate.
 func (p *Policy) rulesOf(v *Verdict, r *Request) (rules []decidingRule) {
 	for _, layer := range p.Layers {
 		rule := layer.first(r, r.Maker(), r.Model())
@@ -296,7 +298,8 @@ func (rule *Rule) matches(r *Request, maker, model string) bool {
 		}
 	}
 	// In the first step of a two-step enrolment the firmware version is not known. A rule with a
-	// FirmwareBelow condition then counts as a match, and checkRules makes it a question.
+	// FirmwareBelow condition then counts as a match, and checkRules makes its refusal a question
+	// for a person.
 	return rule.FirmwareBelow == 0 || r.KeysOnly() || Firmware(r.Certify.FirmwareVersion) < rule.FirmwareBelow
 }
 

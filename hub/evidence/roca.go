@@ -3,6 +3,7 @@ package evidence
 import (
 	"math/big"
 	"math/bits"
+	"sync"
 )
 
 // ROCA (CVE-2017-15361): until 2017, Infineon's RSA library made primes of the form k*M + (65537^a
@@ -23,7 +24,7 @@ type rocaPrime struct {
 	powers [3]uint64 // bit r is set if r is a power of 65537 modulo p
 }
 
-var rocaChunks = rocaTable()
+var rocaChunks = sync.OnceValue(rocaTable)
 
 func rocaTable() []rocaChunk {
 	var chunks []rocaChunk
@@ -56,7 +57,7 @@ func rocaTable() []rocaChunk {
 // modulus.
 func isROCA(n *big.Int) bool {
 	words := n.Bits()
-	for _, c := range rocaChunks {
+	for _, c := range rocaChunks() {
 		rem := uint64(0)
 		for i := len(words) - 1; i >= 0; i-- {
 			if bits.UintSize == 64 {

@@ -47,22 +47,23 @@ const (
 	maxCSR    = 16 << 10
 )
 
-// identityChecks are the checks about the IDevID key. These checks do not run in the first step,
-// because the first step has no IDevID key. All other checks run in both steps.
+// identityChecks are the names of the checks that need the IDevID key. These checks do not run in
+// the first step, because the first step has no IDevID key. All other checks run in both steps.
 var identityChecks = []string{"idevid", "certify", "signature"}
 
 // KeysOnly reports whether the request is the first step of a two-step enrolment. The first step
 // has an EK and an AK, but no signature of either key.
 func (r *Request) KeysOnly() bool { return r.keysOnly }
 
-// VerifyKeys is Verify for a Request from ParseKeys. It runs the same checks, except the checks
-// about the IDevID key. A rule about the TPM's firmware version becomes a question, because only an
-// attestation shows the firmware version. No check proves that EK and AK are in the same TPM; see
-// package wire.
+// VerifyKeys judges a Request from ParseKeys. It runs the checks of Verify, except the checks of
+// the IDevID key. A rule about the TPM's firmware version leads to a question for a person, because
+// only an attestation shows the firmware version. No check proves that EK and AK are in the same
+// TPM; see package wire.
 func VerifyKeys(v *Verdict, r *Request, in *Input) { Verify(v, r, in) }
 
-// parseTPMKeys parses the keys that both steps have. If the AK is sent as PEM, the TPM name
-// `akName` selects the template of the AK. If `akName` is nil, the first template is used.
+// parseTPMKeys parses the keys that both steps have. If the device sent the AK as PEM, parseTPMKeys
+// uses the template that gives the AK the TPM name `akName`. If `akName` is nil, it uses the first
+// template.
 func parseTPMKeys(in *wire.TPMKeys, akName []byte) (*Request, error) {
 	r := new(Request)
 	ek, err := readPublic(in.EKPub, tcg.EKTemplates, nil)

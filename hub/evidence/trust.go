@@ -17,8 +17,8 @@ import (
 )
 
 // Trust is a set of TPM makers' certificates: trusted roots, and untrusted intermediates for
-// building chains. It is safe for concurrent use. The set never changes. Trust only caches results
-// that follow from the set.
+// building chains. The set never changes, so Trust can cache the results of verifications. It is
+// safe for concurrent use.
 type Trust struct {
 	roots         *x509.CertPool
 	intermediates *x509.CertPool

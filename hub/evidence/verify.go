@@ -21,8 +21,8 @@ type Check struct {
 	Check string `json:"check"` // stable, e.g. "ek-chain"
 	OK    bool   `json:"ok"`
 	Ask   bool   `json:"ask,omitempty"` // not OK, but a person may decide
-	// Skipped is true if there was nothing to examine. The check then did not pass and did not
-	// fail, and OK is false.
+	// Skipped is true if the check had nothing to examine. The check then has neither passed nor
+	// failed, and OK is false.
 	Skipped bool   `json:"skipped,omitempty"`
 	Detail  string `json:"detail"` // a sentence
 }
@@ -66,7 +66,7 @@ func (v *Verdict) Fail(check string, r *Refusal) {
 }
 
 // Input has the arguments of Verify besides the request. An Input caches the chain of one request,
-// so do not use one Input for two requests at the same time.
+// so do not use the same Input for two requests at the same time.
 type Input struct {
 	Trust   *Trust
 	Policy  Policy
@@ -81,8 +81,9 @@ type Input struct {
 	}
 }
 
-// check is one check of Verify. If it passes, it returns a sentence. If it fails, it returns a
-// refusal. If there is nothing to examine, it returns a sentence and notExamined.
+// check is one check of Verify. Its function returns a sentence for a person if the check passes,
+// and a refusal if the check fails. If there is nothing to examine, the function returns a sentence
+// and notExamined.
 type check struct {
 	name  string
 	check func(*Verdict, *Request, *Input) (string, *Refusal)
@@ -103,9 +104,9 @@ var checks = [...]check{
 	{"policy", checkRules},
 }
 
-// Verify judges a request and adds the checks to the verdict `v`. Every check must pass. If a check
-// fails, its failure is the refusal, and no further check runs. But if the policy leaves the
-// decision to a person, the failed check becomes a question, and the remaining checks run.
+// Verify judges a request and adds the checks to the verdict `v`. If a check fails and the policy
+// leaves the decision to a person, the failed check becomes a question, and the remaining checks
+// run. Any other failed check is a refusal, and no further check runs.
 func Verify(v *Verdict, r *Request, in *Input) {
 	v.Notes = append(v.Notes, r.ignored...)
 	v.Checks = slices.Grow(v.Checks, len(checks)+2)

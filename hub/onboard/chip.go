@@ -11,7 +11,7 @@ import (
 
 // chipMarks returns the marks of the TPM in an enrolment's EK certificate: values that are probably
 // unique to the TPM (see evidence.TPMMarks). It returns nothing if the certificate does not chain
-// to a root that the hub knows, because anyone can make such a certificate.
+// to a root that the hub knows, because anyone can make such a certificate with any values.
 func chipMarks(e store.Enrolment) (out []store.ChipMark) {
 	if !e.EKKnown {
 		return nil

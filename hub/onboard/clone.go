@@ -24,8 +24,8 @@ var ErrCloned = &evidence.Refusal{Code: CodeCloned, Reason: "The owner has decid
 	Hint: "Give this machine another TPM state (for a virtual machine: a new vTPM) and onboard it again. If there is only one machine, its owner can change the decision with 'gangway device cloned ID --one'."}
 
 // AttestedCounters returns the clock and the firmware version that the TPM attested in an
-// enrolment's request. The second result is false for a request without a TPM's certification, such
-// as the request of a two-step enrolment.
+// enrolment's request. The second result is false if the request has no attestation of a TPM, like
+// the request of a two-step enrolment.
 func AttestedCounters(e store.Enrolment) (boot.Counters, bool) {
 	csr, err := tcg.ParseCSR(e.Request)
 	if err != nil {
@@ -54,9 +54,9 @@ func EnrolmentSighting(e store.Enrolment, addr string) clone.Sighting {
 //
 // If the record's state gets worse, RecordSighting appends an event for the owner in the same
 // transaction, so the owner gets the event exactly once. RecordSighting returns the record's
-// version. If `known` is true, the caller need not warn the owner of counters that went back: the
-// record already has an unanswered finding, or this sighting adds a finding that explains the
-// counters.
+// version. `known` is true if the record already has an unanswered finding, or if this sighting
+// adds a finding that explains counters that went back. The caller then need not warn the owner of
+// such counters.
 func (s *Service) RecordSighting(ctx context.Context, d store.Device, first store.Enrolment, addr string, weigh func(*clone.Record)) (version int64, known bool, err error) {
 	for {
 		var r clone.Record
@@ -118,9 +118,9 @@ func (s *Service) recordRepeatedOnboarding(ctx context.Context, d store.Device, 
 }
 
 // RecordSupersededUse records that a peer has the key of a superseded certificate: the device has
-// onboarded again since, and got another certificate. The use is a finding only if the machine that
-// got the superseded certificate had another serial number than the device has now.
-// RecordSupersededUse stores only the first such use.
+// onboarded again since, and got another certificate. This use is evidence of a copied TPM state (a
+// finding) only if the machine that got the superseded certificate had another serial number than
+// the device has now. RecordSupersededUse stores only the first such use.
 func (s *Service) RecordSupersededUse(ctx context.Context, certificate [32]byte, addr string) error {
 	e, err := s.Store.EnrolmentByCertificate(ctx, certificate)
 	if errors.Is(err, store.ErrNotFound) || err == nil && e.State != store.Superseded {

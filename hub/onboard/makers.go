@@ -89,10 +89,10 @@ func (s *Service) SetTrust(base *trust.Set) {
 	s.makers.cached.Store(nil)
 }
 
-// The method `trust` returns the trusted makers of a config version, which the caller has just
-// read. Each request reads the version. So if the operator has removed a CA certificate, no replica
-// accepts a device because of this certificate. If the store cannot be read, it returns an error,
-// and the hub judges no request.
+// The method `trust` returns the trusted makers. `version` is the result of Store.ConfigVersion,
+// which the caller reads for each request. So after the operator has removed a CA certificate, no
+// replica accepts a device because of this certificate. If the store cannot be read, `trust`
+// returns an error, and the hub judges no request.
 func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, error) {
 	m := &s.makers
 	if c := m.cached.Load(); c != nil && c.version == version {

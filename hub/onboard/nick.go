@@ -3,7 +3,7 @@ package onboard
 import "encoding/hex"
 
 // Two lists of 64 words each, for nicks. The words are short, friendly and easy to understand on
-// the phone.
+// the telephone.
 var (
 	adjectives = [64]string{
 		"able", "amber", "azure", "bold", "brave", "breezy", "bright", "brisk", "calm", "candid", "cheery", "clear",

@@ -1,4 +1,4 @@
-// Package onboard is the hub's half of onboarding: it verifies a request and its ownership proof,
+// Package onboard is the hub's part of onboarding: it verifies a request and its ownership proof,
 // issues certificates, encrypts them to the TPM, and later activates the device.
 //
 // Enrol judges a request. It answers with certificates that only the TPM with the request's EK can
@@ -36,7 +36,7 @@ import (
 )
 
 // PendingFor is the time in which a pending enrolment may be activated. It is long enough for a
-// device that loses its network right after the request.
+// device that loses its network connection after the request and activates the enrolment later.
 const PendingFor = time.Hour
 
 // Service onboards devices. Set its fields, and call SetTrust, before the first request.
@@ -103,7 +103,7 @@ var (
 // Enrol answers a request body with a reply (JSON of wire.Reply). If a device sends the same body
 // several times, each reply has certificates for the same device. A refusal is an error of type
 // *evidence.Refusal. Enrol also appends an event about a refusal. For a device that must wait for
-// its owner's decision, the error is a *WaitingError.
+// its owner's decision, the error has the type *WaitingError.
 func (s *Service) Enrol(ctx context.Context, body []byte, addr string) ([]byte, error) {
 	e, request, err := s.enrol(ctx, body, addr)
 	if err != nil {
@@ -145,8 +145,8 @@ type standing struct {
 	waits   bool  // the owner may have decided about the EK; false: the owner had not decided
 }
 
-// readFor is the time after which the hub reads the owner's decision again. Judging a request takes
-// less than a millisecond, but longer if the hub looks up a revocation list.
+// If judging a request takes longer than readFor, the hub reads the owner's decision again. Judging
+// usually takes less than a millisecond, but longer if the hub fetches a revocation list.
 const readFor = 100 * time.Millisecond
 
 // accept judges a request after its ownership is proven, issues the certificates and stores the
@@ -219,8 +219,8 @@ func (s *Service) deviceOf(ctx context.Context, ek store.Hash) (id string, gener
 	return s.deviceID(ek, tpm.Generation), tpm.Generation, nil
 }
 
-// ownership verifies the ownership proof of a request. It returns the token, with what was read
-// together with the token.
+// ownership verifies the ownership proof of a request. It returns the join token, and the data that
+// the store read together with the token.
 func (s *Service) ownership(ctx context.Context, r *evidence.Request, now time.Time) (store.TokenForEK, error) {
 	d := r.CAData
 	if !wire.HubNamesEqual(d.HubName, s.CA.HubName()) {
@@ -340,8 +340,8 @@ func (s *Service) deviceID(ek store.Hash, generation int) string {
 }
 
 // deviceIDs returns all ids that the device with an enrolment's TPM may have. The id changes each
-// time the owner releases the TPM. If the hub was restored from a backup, its database may lack up
-// to lostReleases releases.
+// time the owner releases the TPM. If the hub was restored from a backup, the database may have
+// lost the last releases. deviceIDs assumes that at most lostReleases releases are lost.
 func (s *Service) deviceIDs(e store.Enrolment) (ids []string) {
 	for n := range 1 + lostReleases {
 		ids = append(ids, s.deviceID(e.EK, e.Generation+n))
@@ -389,8 +389,8 @@ func (s *Service) refuseActivation(ctx context.Context, e store.Enrolment, addr 
 	return store.Device{}, r
 }
 
-// whoIsRefused returns a sentence with the names of the refused machine and its join token, so that
-// the token's owner can find both.
+// whoIsRefused returns a sentence that names the refused machine and its join token, so that the
+// token's owner can identify both.
 func (s *Service) whoIsRefused(ctx context.Context, e store.Enrolment) string {
 	machine := "The machine does not state its model"
 	if model := strings.TrimSpace(e.ProdModel); model != "" {

@@ -12,9 +12,9 @@ import (
 	"gangway/hub/store"
 )
 
-// settings caches the policies of one config version. A policy is read when the first request needs
-// the policy. If the version grows, the hub drops all cached policies. So every replica applies a
-// change of a policy to its next request.
+// settings caches the policies of one value of Store.ConfigVersion. The first request that needs a
+// policy reads it. If the value of ConfigVersion increases, the hub drops all cached policies. So
+// every replica applies a change of a policy to its next request.
 type settings struct {
 	version int64
 
@@ -99,8 +99,8 @@ func (s *Service) Policy(ctx context.Context, owner string) (policy.Effective, e
 	return f.Effective, nil
 }
 
-// input returns the rules and lists for an owner's requests, all of the same config version, which
-// the caller has just read.
+// input returns the rules and lists for an owner's requests. All of them belong to `version`, the
+// result of Store.ConfigVersion, which the caller has just read.
 func (s *Service) input(ctx context.Context, version int64, owner string, now time.Time) (*evidence.Input, *inForce, error) {
 	rules, err := s.inForce(ctx, version, owner)
 	if err != nil {

@@ -64,8 +64,9 @@ func (t *Trial) BootParts() (now, would map[string]string) { return t.now.BootPa
 // WithoutTPM reports whether the policies accept devices without a TPM.
 func (t *Trial) WithoutTPM() (now, would bool) { return t.now.WithoutTPM, t.would.WithoutTPM }
 
-// Device returns what the policies do with a device's enrolment. If the owner has approved the
-// device's EK, the questions that this approval answered do not count.
+// Device returns how each of the two policies judges a device's enrolment: `now` for the policy in
+// force, `would` for the new policy. If the owner has approved the device's EK, the questions that
+// this approval answered do not count.
 func (t *Trial) Device(ctx context.Context, e *store.Enrolment) (now, would Outcome, err error) {
 	r, approval, err := t.kept(ctx, e)
 	if err != nil {
@@ -74,8 +75,8 @@ func (t *Trial) Device(ctx context.Context, e *store.Enrolment) (now, would Outc
 	return t.both(ctx, r, approval)
 }
 
-// Present returns what the policy in force does with a device's enrolment, under the makers'
-// certificates and EK lists in force.
+// Present returns how the policy in force judges a device's enrolment, with the makers'
+// certificates and the EK lists in force.
 func (t *Trial) Present(ctx context.Context, e *store.Enrolment) (now Outcome, err error) {
 	r, approval, err := t.kept(ctx, e)
 	if err != nil {
@@ -114,8 +115,8 @@ func (t *Trial) look(ctx context.Context, r *evidence.Request) (err error) {
 	return err
 }
 
-// Waiting returns what the policies do with a waiting device. If the owner has denied the device,
-// the outcome is a refusal.
+// Waiting returns how each of the two policies judges a waiting device. If the owner has denied the
+// device, the outcome is a refusal.
 func (t *Trial) Waiting(ctx context.Context, w *store.WaitingDevice) (now, would Outcome, err error) {
 	r, err := evidence.ParseKept(w.Request)
 	if err != nil {

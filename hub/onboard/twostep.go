@@ -41,8 +41,8 @@ var (
 // credential. The second step issues an AK certificate that does not expire.
 //
 // The first step does not name the owner, so the hub's policy judges the request. One-step
-// enrolment makes the same checks, and more for the keys that the first step does not send. If the
-// verdict has questions for a person, FirstStep returns no certificate, because the person must
+// enrolment makes the same checks, and also checks the keys that the first step does not send. If
+// the verdict has questions for a person, FirstStep returns no certificate, because the person must
 // decide first. A refusal is an error of type *evidence.Refusal.
 func (s *Service) FirstStep(ctx context.Context, body []byte, addr string) (*wire.EnrollAnswer, error) {
 	a, err := s.enroll(ctx, body, addr)
@@ -72,8 +72,8 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	if err != nil {
 		return nil, err
 	}
-	// The second step may fetch the CA certificates that the chain lacks. So the first step does
-	// not refuse the device for a missing CA certificate.
+	// The first step does not refuse a device because of a missing CA certificate: the second step
+	// may fetch the CA certificates that the chain lacks.
 	open := s.Online != nil && (verdict.HasCode(evidence.CodeUntrusted) || verdict.HasCode(evidence.CodeChainExpired))
 	if r = x.Request; verdict.Refusal != nil && !open {
 		return nil, verdict.Refusal
@@ -106,10 +106,10 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	return a, a.SealCertificate(keys, append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), s.CA.ACAPEM()...))
 }
 
-// akCertificate returns the certificate for the first step's answer. If no certificate is recorded,
-// akCertificate issues and records one. The certificate expires with the credential. The
-// certificate contains a URL. After the second step has bound the device, the hub serves the
-// certificate of the AIK registry at this URL.
+// akCertificate returns the AK certificate for the first step's answer. If no AK certificate is
+// recorded, it issues and records one. The AK certificate expires together with the encrypted
+// credential. The AK certificate contains a URL. After the second step, the hub serves the
+// certificate that the AIK registry has for this AK at this URL.
 func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, resident bool, now time.Time, addr string) ([]byte, error) {
 	id, _, err := s.deviceOf(ctx, store.Hash(r.EKHash))
 	if err != nil {
@@ -151,8 +151,8 @@ func (s *Service) aikAddress(name []byte) string {
 	return s.PublicURL + "/aca/certs/" + hex.EncodeToString(name) + ".crt"
 }
 
-// hourOf returns the hour that a first step's secret belongs to, counted from 1970. The second step
-// may prove the secret in the same hour and in the next one.
+// hourOf returns the number of hours from 1970 to the time of a first step. The second step may
+// prove the secret of the first step in the same hour or in the next hour.
 func hourOf(t time.Time) int64 { return t.Unix() / 3600 }
 
 // stepSecret returns the secret that the first step encrypts to a TPM. The secret depends on the
@@ -170,8 +170,8 @@ type SecondStepAnswer struct {
 
 // SecondStep is the second step of two-step enrolment (Pantacor's /register). The AK certifies that
 // the CSR's key is in the TPM that opened the first step's credential. SecondStep verifies this,
-// then judges, issues and binds as Enrol and Activate do. Its errors have the same types as the
-// errors of Enrol and Activate.
+// judges the request, issues the certificates and binds the device, as Enrol and Activate do. Its
+// errors have the same types as the errors of Enrol and Activate.
 func (s *Service) SecondStep(ctx context.Context, body []byte, addr string) (SecondStepAnswer, error) {
 	e, err := s.register(ctx, body, addr)
 	if err != nil {
@@ -247,8 +247,8 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 	return s.accept(ctx, verdict, r, e, standing{version, true}, now, addr)
 }
 
-// provenIn returns the hour of the credential that the device opened for the proof. `hubName`
-// is empty for a proof in the old form, which does not name the hub.
+// provenIn returns the hour (see hourOf) of the first step whose credential the device opened to
+// make `proof`. `hubName` is empty for a proof in the old form, which does not name the hub.
 func (s *Service) provenIn(r *evidence.Request, hubName string, proof []byte, now time.Time) (int64, error) {
 	for hour := hourOf(now); hour >= hourOf(now)-1; hour-- {
 		keys, err := wire.DeriveStepKeys(s.stepSecret(r, hour), r.IAKName)
@@ -287,7 +287,7 @@ func (s *Service) stepsToken(ctx context.Context, v *evidence.Verdict, r *eviden
 // VerifyOwnership verifies an ownership proof in Pantacor's form, for services that register
 // devices elsewhere. The proof signs the name of a key; VerifyOwnership does not check this key. A
 // refusal is an error of type *evidence.Refusal. Before the proof is verified, every refusal is the
-// same, so that a stranger learns nothing about join tokens.
+// same, so that a stranger cannot find out which join tokens exist.
 func (s *Service) VerifyOwnership(ctx context.Context, tokenID, owner, name string, mac []byte) error {
 	_, err := s.pantacorToken(ctx, tokenID, owner, name, mac, s.Now())
 	return err

@@ -71,8 +71,8 @@ func checkURI(uri string) error {
 		return errors.New("pki: the URI must begin with http:// or https://")
 	}
 	for label := range strings.SplitSeq(u.Host, ".") {
-		// An empty host splits into one empty label. If a port follows a final dot, as in
-		// "host.:80", the port becomes a label that begins with a colon.
+		// An empty host results in one empty label. In a host such as "host.:80", the port after
+		// the final dot results in a label that begins with a colon.
 		if label == "" || label[0] == ':' {
 			return errors.New("pki: the URI has no host, or its host has an empty label")
 		}

@@ -6,10 +6,10 @@
 // expire, because the identities that they sign never expire (IEEE 802.1AR). An identity ends when
 // the hub revokes it or replaces it in the database.
 //
-// The root's key may be offline. Then the hub also has a TLS CA. It signs the hub's TLS
-// certificates instead of the root, and it expires. A hub gets the certificates of its CAs from an
-// offline root in three steps: NewRequest on the hub, Root.Issue on the root's machine, and Install
-// on the hub.
+// The root's key may be offline. Then the hub also has a TLS CA. The TLS CA signs the hub's TLS
+// certificates in place of the root. In contrast to the other CAs, the TLS CA expires. A hub gets
+// the certificates of its CAs from an offline root in three steps: NewRequest on the hub,
+// Root.Issue on the root's machine, and Install on the hub.
 package pki
 
 import (
@@ -131,6 +131,12 @@ func (h *Hub) ACA() *x509.Certificate { return h.aca.cert }
 
 // DeviceCA returns the device CA's certificate.
 func (h *Hub) DeviceCA() *x509.Certificate { return h.device.cert }
+
+// ACAs returns the certificates of the attestation CA, and of the former attestation CAs. AIK
+// certificates may be from each of these CAs.
+func (h *Hub) ACAs() []*x509.Certificate {
+	return append([]*x509.Certificate{h.ACA()}, h.former(aca)...)
+}
 
 // DeviceCAs returns the certificates of the device CA, and of the former device CAs. Devices may
 // have certificates of each of these CAs.

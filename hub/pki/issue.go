@@ -44,8 +44,8 @@ type IDevIDRequest struct {
 	Resident  bool             // as in IAKRequest
 }
 
-// issuer is a CA. The parts that are equal in all certificates of the CA are encoded in advance. So
-// the cost of a certificate is little more than the cost of its signature.
+// issuer is a CA. It has the encoded parts that are equal in all certificates of the CA. So making
+// a certificate costs little more than its signature.
 type issuer struct {
 	cert *x509.Certificate
 	key  crypto.Signer
@@ -154,7 +154,8 @@ const certificateSize = 1024
 
 // issue builds a TBSCertificate (RFC 5280, 4.1), signs it, and returns the Certificate in DER. The
 // functions `subject` and `extensions` write the parts that differ between the kinds of
-// certificates. The new signature is not verified here, because the tests and every peer verify it.
+// certificates. `issue` does not verify the new signature, because the tests and every peer verify
+// it.
 func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resident bool, subject, extensions func(*buffer)) ([]byte, error) {
 	spki, keyID, err := publicKeyInfo(pub)
 	if err != nil {
@@ -190,8 +191,8 @@ func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resi
 	b.close(context)
 	b.close(tbs)
 
-	// The method `close` has not been called for the outer SEQUENCE, so the buffer does not contain
-	// the SEQUENCE's length. The bytes after the SEQUENCE's mark are exactly the TBSCertificate.
+	// The buffer does not contain the length of the outer SEQUENCE yet: the method `close` inserts
+	// it later. So the bytes after the start of the SEQUENCE are exactly the TBSCertificate.
 	digest := i.hash.New()
 	digest.Write(b[certificate:])
 	sig, err := i.key.Sign(rand.Reader, digest.Sum(nil), i.hash)

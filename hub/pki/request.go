@@ -36,11 +36,11 @@ type RequestOptions struct {
 	// CAs are the file names of the CAs: "aca", "device-ca", "tls-ca". If the list is empty and the
 	// hub has no CAs yet, NewRequest requests all three.
 	CAs []string
-	// Curve of the new keys: elliptic.P256() (default) or elliptic.P384(). For a key of a signer,
-	// which exists already, Curve has no effect.
+	// Curve is the curve of the new keys: elliptic.P256() (default) or elliptic.P384(). It has no
+	// effect on the keys of a signer, because these keys exist already.
 	Curve elliptic.Curve
 	// Keys has the URIs of keys that are not in files, by the file names of the CAs. NewRequest
-	// makes a key in a TPM; the key of a signer must exist.
+	// makes the keys that are in a TPM. The keys of a signer must exist already.
 	Keys map[string]string
 }
 
@@ -208,8 +208,8 @@ func (a authority) request(key crypto.Signer) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
 }
 
-// CancelRequest deletes the open request and its keys, also keys in a TPM. If the key in a TPM
-// cannot be deleted, CancelRequest deletes nothing.
+// CancelRequest deletes the open request and all its keys. If a key in a TPM cannot be deleted,
+// CancelRequest deletes nothing.
 func CancelRequest(ctx context.Context, dir string) error {
 	open := dir + requestSuffix
 	text, err := os.ReadFile(filepath.Join(open, requestFile))

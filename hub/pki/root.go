@@ -28,8 +28,8 @@ type Root struct {
 
 // MakeRoot makes an offline root in the folder `dir`: the files root.crt and root.key. The folder
 // must not exist, and its parent must exist. If `key` is not empty, it is the URI of the root's
-// private key: see package cakey. Then the folder has the file root.uri instead of root.key.
-// If the URI is of a key in a TPM, MakeRoot makes the key. If it is of a key of a signer, the key
+// private key: see package cakey. Then the folder has the file root.uri instead of root.key. If the
+// URI names a key in a TPM, MakeRoot makes the key. If the URI names a key of a signer, the key
 // must exist already, and Options.Curve has no effect.
 func MakeRoot(ctx context.Context, dir, key string, o Options) (*Root, error) {
 	m := &maker{step: func() {}}
@@ -99,8 +99,8 @@ func (m *maker) selfSigned(key crypto.Signer) ([]byte, error) {
 	return x509.CreateCertificate(rand.Reader, template, template, public, key)
 }
 
-// OpenRoot opens the root in the folder `dir`, which may also be the folder pki of a hub that has
-// its root's key.
+// OpenRoot opens the root in the folder `dir`. `dir` is the folder of an offline root, or the
+// folder pki of a hub if this folder has the root's key.
 func OpenRoot(dir string) (*Root, error) {
 	cert, err := loadCertificate(dir, root.file)
 	if err != nil {
@@ -147,8 +147,9 @@ type Planned struct {
 }
 
 // Plan checks a request, and returns the certificates that Issue would sign for it, so that a
-// person can compare them with what the hub printed. Plan uses only the keys and the kinds of the
-// CAs from the request: the root decides everything else. `tlsLife` is the validity of a TLS CA.
+// person can compare the certificates with the list that the hub printed. Plan uses only the keys
+// and the kinds of the CAs from the request: the root decides everything else. `tlsLife` is the
+// validity of a TLS CA.
 func (r *Root) Plan(request []byte, now time.Time, tlsLife time.Duration) ([]Planned, error) {
 	if tlsLife < minTLSLife || tlsLife > maxTLSLife {
 		return nil, fmt.Errorf("pki: a TLS CA must be valid for 30 days to 30 years, not %s", tlsLife)

@@ -25,9 +25,9 @@ const tlsLife = 90 * 24 * time.Hour
 // TLSCertificate returns a function for tls.Config.GetCertificate. The function returns the hub's
 // TLS certificate for `names`, which are DNS names and IP addresses. The TLS CA signs the
 // certificate. If there is no TLS CA, the root signs it, and the hub sends no intermediates. The
-// certificate's key is ECDSA P-256, and exists only in memory. The function may be unable to make a
-// new certificate, for example because the CA's key is not available. It then returns the old
-// certificate, as long as that certificate is valid.
+// certificate's key is ECDSA P-256, and exists only in memory. If the function cannot make a new
+// certificate, for example because the CA's key is not available, it returns the old certificate
+// while that certificate is valid.
 func (h *Hub) TLSCertificate(now func() time.Time, names []string) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	var mu sync.Mutex
 	var current *tls.Certificate // guarded by mu

@@ -42,9 +42,9 @@ const headerRemedy = "Without a header, a line has an EK's SHA-256 or a serial n
 // names the columns: ek_sha256, serial, note, certificate. Other columns are ignored. Without a
 // header, each line has a value and, optionally, a note.
 //
-// If a value's column or field has no name, a value of 64 hexadecimal digits is the hash of an EK.
-// Any other value is a serial number. Colons, spaces and the case of the digits do not matter. If
-// an entry is invalid, ParseEKList rejects the whole list, and the error has the entry's number.
+// A value without a column name or field name is the hash of an EK if it has 64 hexadecimal digits.
+// Otherwise it is a serial number. Colons, spaces and the case of the digits do not matter. If an
+// entry is invalid, ParseEKList rejects the whole list, and the error has the entry's number.
 func ParseEKList(text []byte) ([]store.ListedEK, error) {
 	if len(text) > MaxListSize {
 		return nil, fmt.Errorf("the EK list has %d bytes; at most %d are allowed", len(text), MaxListSize)
@@ -131,8 +131,8 @@ func listFromCSV(text []byte) ([]ListEntry, error) {
 		}
 		if key < 0 && serial < 0 {
 			if len(record) > 2 {
-				// Without a header, the hub does not know the meaning of further columns. It could
-				// miss the word "required" in such a column.
+				// Without a header, the hub knows only the meaning of the first two columns. If it
+				// ignored a third column, it could ignore the word "required".
 				return nil, fmt.Errorf("EK list, entry %d: the line has %d columns, and the list has no header. %s", len(out)+1, len(record), headerRemedy)
 			}
 			l := nameless(field(0))

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"gangway/hub/boot"
 	"gangway/hub/evidence"
@@ -71,7 +72,8 @@ func (a *Action) UnmarshalYAML(n *yaml.Node) error {
 }
 
 // EKKinds lists the allowed templates of the EK profile ("L-1") by a TPM's maker or model. The key
-// "none" applies to EKs without a certificate, "*" to all other EKs.
+// "none" applies to EKs without a certificate. The key "*" applies to all EKs to which no other key
+// applies.
 type EKKinds map[string][]string
 
 // UnmarshalYAML implements yaml.Unmarshaler. A list in place of a mapping applies to all TPMs.
@@ -116,9 +118,9 @@ func kinds() string {
 }
 
 // MeasuredBoot says how a policy uses measured boot. With "report", the hub only shows changes.
-// With "require", the hub also refuses a device's API requests if the device's boot does not match:
-// every part must be expected or known. In place of these words, a policy can name parts and the
-// state that each must have, such as {firmware: known, system: expected}.
+// With "require", the hub also refuses the API requests of a device unless every part of its boot
+// has the state "expected" or "known". In place of "report" or "require", a policy can name parts
+// of the boot and the state that each part must have, such as {firmware: known, system: expected}.
 type MeasuredBoot struct {
 	Require bool
 	Parts   map[string]string // boot.StateExpected or boot.StateKnown, by the name of a part of the boot
@@ -207,16 +209,20 @@ func isMapping(text []byte) bool {
 	var n yaml.Node
 	err := yaml.Unmarshal(text, &n)
 	if err != nil {
-		return named.Match(text)
+		return named().Match(text)
 	}
 	return n.Kind == 0 || n.Content[0].Kind == yaml.MappingNode || n.Content[0].Tag == "!!null"
 }
 
 var (
-	named = regexp.MustCompile(`(?m)^(version|rules|software_tpms|ek_kinds|[a-z]+_[a-z_]+) *:`)
-	// wrongKind matches the YAML library's message about a value of the wrong kind, for example a
-	// list where the setting needs a text.
-	wrongKind = regexp.MustCompile(`cannot unmarshal !!(\w+)(?: (` + "`[^`]*`" + `))? into [^\s;]+`)
+	named = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`(?m)^(version|rules|software_tpms|ek_kinds|[a-z]+_[a-z_]+) *:`)
+	})
+	// wrongKind matches the YAML library's error about a value of the wrong type, for example a
+	// list in a setting that must be a text.
+	wrongKind = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`cannot unmarshal !!(\w+)(?: (` + "`[^`]*`" + `))? into [^\s;]+`)
+	})
 )
 
 // kindNames names the types of YAML's values, by their tags, for a person.
@@ -227,8 +233,8 @@ func plain(err error) error {
 	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "unmarshal errors:\n")
 	document := strings.Contains(text, " not found in type policy.Document")
 	rule := strings.Contains(text, " not found in type policy.Rule")
-	text = wrongKind.ReplaceAllStringFunc(text, func(s string) string {
-		m := wrongKind.FindStringSubmatch(s)
+	text = wrongKind().ReplaceAllStringFunc(text, func(s string) string {
+		m := wrongKind().FindStringSubmatch(s)
 		return strings.TrimSpace(m[2]+" is "+kindNames[m[1]]) + ", which this setting cannot have"
 	})
 	text = strings.ReplaceAll(text, " in type policy.Document", "")
@@ -294,8 +300,8 @@ func (d *Document) check() error {
 // Effective is the effective policy for an owner's devices.
 type Effective struct {
 	Evidence evidence.Policy
-	// RequireBoot is true if the API admits a device only when every part of the device's measured
-	// boot is expected or known.
+	// RequireBoot is true if the API serves a device only while every part of the device's boot is
+	// in the state "expected" or "known".
 	RequireBoot bool
 	// BootParts are the states that parts of a device's boot must have, by the name of the part.
 	// They apply in addition to RequireBoot.

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"gangway/hub/boot"
 	"gangway/hub/evidence"
@@ -53,13 +54,13 @@ func (d *Document) settings() (n int) {
 
 // rawMaker matches a maker's id in the form "id:" and 8 hexadecimal digits. EK certificates contain
 // the id in this form if the id is not ASCII.
-var rawMaker = regexp.MustCompile(`^id:[0-9a-f]{8}$`)
+var rawMaker = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^id:[0-9a-f]{8}$`) })
 
 // makers returns the known ids of TPM makers.
 func makers() []string {
 	names := slices.Collect(maps.Keys(tcg.Vendors))
 	for _, m := range evidence.SoftwareMakers() {
-		if !slices.Contains(names, m) && !rawMaker.MatchString(m) {
+		if !slices.Contains(names, m) && !rawMaker().MatchString(m) {
 			names = append(names, m)
 		}
 	}
@@ -68,7 +69,7 @@ func makers() []string {
 }
 
 func isMaker(name string) bool {
-	return rawMaker.MatchString(strings.ToLower(name)) || slices.ContainsFunc(makers(), func(m string) bool { return strings.EqualFold(m, name) })
+	return rawMaker().MatchString(strings.ToLower(name)) || slices.ContainsFunc(makers(), func(m string) bool { return strings.EqualFold(m, name) })
 }
 
 // suggest suggests makers for an unknown name, and lists the known makers.
@@ -145,8 +146,8 @@ func (r *Rule) disjoint(other *Rule) bool {
 	return r.Maker != "" && other.Maker != "" && !strings.EqualFold(r.Maker, other.Maker)
 }
 
-// The method `hidden` warns of rules that are never reached. It also warns of a rule that accepts
-// TPMs which the policy would accept without this rule.
+// The method `hidden` warns about rules without effect: a rule that never decides because an
+// earlier rule always decides, and a rule that accepts only TPMs which the policy accepts anyway.
 func (w *warner) hidden() {
 	rules := w.d.Rules
 	for i := range rules {

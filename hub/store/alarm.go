@@ -12,8 +12,8 @@ type Alarm struct {
 	Fact  string // one sentence; true at the time Since
 }
 
-// Alarms stores the alarms that have not ended. So the hub does not append the event of an alarm
-// again after a restart.
+// Alarms stores the alarms that have not ended, so that a restarted hub does not append the events
+// of these alarms again.
 type Alarms interface {
 	// Alarms lists the alarms that have not ended, in the order of their names.
 	Alarms(ctx context.Context) ([]Alarm, error)
@@ -26,12 +26,12 @@ type Alarms interface {
 
 // Upkeep has what the hub remembers about the operator's regular work.
 type Upkeep interface {
-	// LastBackup returns the time of the newest backup that SetLastBackup recorded. The result is
-	// zero if there is none.
+	// LastBackup returns the time that SetLastBackup recorded for the newest backup. The result is
+	// zero if no backup was recorded.
 	LastBackup(ctx context.Context) (time.Time, error)
 	SetLastBackup(ctx context.Context, at time.Time) error
-	// BackupFault returns what the newest check of a backup found, as SetBackupFault recorded it.
-	// It is empty if the backup can be restored, or if none was checked.
+	// BackupFault returns the text that SetBackupFault recorded: what is wrong with the backup that
+	// was checked last. It is empty if that backup can be restored, or if no backup was checked.
 	BackupFault(ctx context.Context) (string, error)
 	SetBackupFault(ctx context.Context, fact string) error
 	// TrustScan returns the text that SetTrustScan stored, or nil. The store does not interpret

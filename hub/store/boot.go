@@ -54,8 +54,8 @@ type Boots interface {
 	// PutBoot stores `b` as the latest measurement of a device. It also keeps the ten measurements
 	// before `b`, without their evidence. The caller has compared b with the parameter `reference`.
 	// If the device has no reference and the parameter is not empty, the parameter becomes the
-	// device's reference. If the device has a different reference, PutBoot stores nothing: the
-	// owner has changed the reference since the caller compared b with it. `current` is the
+	// device's reference. If the device's reference is not the parameter, PutBoot stores nothing:
+	// the owner has changed the reference since the caller made the comparison. `current` is the
 	// device's reference after the call.
 	//
 	// If b.Number is not 0, the device sent the same boot before. In that case, b replaces the
@@ -66,7 +66,7 @@ type Boots interface {
 	// BootHistory lists a device's measurements, newest first, without their evidence.
 	BootHistory(ctx context.Context, device string) ([]Boot, error)
 	// RefuseBoot records that the hub refused a device's newest measurement. `news` is false if the
-	// previous refusal had the same code and reason.
+	// previous measurement was refused too, with the same code and reason.
 	RefuseBoot(ctx context.Context, device string, r BootRefusal) (news bool, err error)
 	// BootRefusal returns the refusal of a device's newest measurement. ErrNotFound: that
 	// measurement was not refused.

@@ -107,8 +107,8 @@ type BootVersion struct {
 
 // BootRules stores an owner's rules about boots: the manifest keys, the manifests and the
 // decisions. It also counts the devices of each cohort. Every change of a key, a manifest or a
-// decision increases the version of the owner's rules. A boot that was judged by an older version
-// is stale.
+// decision increases the version of the owner's rules. A boot is stale if it was judged by an older
+// version of the rules.
 type BootRules interface {
 	// ManifestKeys lists an owner's keys, by name.
 	ManifestKeys(ctx context.Context, owner string) ([]ManifestKey, error)
@@ -126,7 +126,7 @@ type BootRules interface {
 	DeleteManifest(ctx context.Context, owner string, id Hash, e Event) error
 
 	// BootDecisions lists an owner's decisions, newest first. BootDecisionsFor lists only the
-	// decisions about the given values.
+	// decisions about values in its list of values.
 	BootDecisions(ctx context.Context, owner string) ([]BootDecision, error)
 	BootDecisionsFor(ctx context.Context, owner string, values []string) ([]BootDecision, error)
 	// PutBootDecision adds a decision and returns its id. Errors: ErrExists, ErrFull (the owner has

@@ -16,8 +16,8 @@ type Identity struct {
 	Unreadable string // why a column cannot be read, or empty
 }
 
-// RevisionState is the state of a revision, and the stored hash of this state (Sum). The store does
-// not compare the two.
+// RevisionState is the state of a revision, and the stored hash of this state (Sum). The caller
+// must check that the hash matches the state, because the store does not.
 type RevisionState struct {
 	Row    int64
 	Device string
@@ -30,13 +30,14 @@ type RevisionState struct {
 // objects and counters. A database breaks a rule only after a fault of the disk, the memory or the
 // program, or after another program has changed it.
 type Consistency interface {
-	// Disagreements returns each rule that is broken, with at most `limit` rows. It reads the whole
-	// database, as it was at one moment, and changes nothing.
+	// Disagreements returns the rules that the database breaks, each with at most `limit` of the
+	// rows that break it. It reads the whole database, as it was at one moment, and changes
+	// nothing.
 	Disagreements(ctx context.Context, limit int) ([]Disagreement, error)
 	// WrongHashes returns each rule about hashes that is broken, with the rows that break it.
 	WrongHashes(ctx context.Context) ([]Disagreement, error)
 	// Identities returns at most `limit` enrolments with a greater Row than `after`, in the order
-	// of Row. Only the fields that a certificate or a hash determines are set.
+	// of Row. It sets only the fields that a caller can check with a certificate or a hash.
 	Identities(ctx context.Context, after int64, limit int) ([]Identity, error)
 	// States returns the states of at most `limit` revisions with a greater Row than `after`, in
 	// the order of Row.

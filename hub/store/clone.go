@@ -2,8 +2,8 @@ package store
 
 import "context"
 
-// Clone is the clone record of a device: the signs that several machines run with its TPM's state.
-// Record is the JSON of clone.Record.
+// Clone is the clone record of a device: the evidence that several machines use copies of the state
+// of the device's TPM. Record is the JSON of clone.Record.
 type Clone struct {
 	Device  string
 	Version int64  // assigned by the store; increases for each device; 0: the device has no record yet
@@ -11,8 +11,8 @@ type Clone struct {
 	Record  []byte
 }
 
-// CloneRefused is the state of a device whose owner decided that several machines run with its
-// TPM's state. For such a device, Activate returns ErrCloned.
+// CloneRefused is the state of a device whose owner has decided to refuse it, because several
+// machines use copies of the state of its TPM. For such a device, Activate returns ErrCloned.
 const CloneRefused = "refused"
 
 // Clones stores one clone record for each device.

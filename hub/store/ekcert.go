@@ -7,7 +7,8 @@ import (
 
 const (
 	// MaxUnprovenEKs is the largest number of stored EK certificates whose EK no activation has
-	// proven. A store may exceed it by a few dozen, because it does not count them at each write.
+	// proven. A store may have a few dozen more, because it does not count the certificates at each
+	// write.
 	MaxUnprovenEKs = 10_000
 	// UnprovenEKKeptFor is how long an unproven EK certificate is stored after the last request
 	// that contained it.
@@ -15,8 +16,8 @@ const (
 )
 
 // KeptEKCertificate is an EK certificate that a request contained. If a later request with the same
-// EK has no EK certificate, the hub uses the stored certificate to judge that request. The verdict
-// is not stored.
+// EK has no EK certificate, the hub uses the stored certificate to judge that request. The store
+// does not keep the verdict on a certificate.
 type KeptEKCertificate struct {
 	EK          Hash   // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
 	Certificate []byte // DER

@@ -109,9 +109,9 @@ type Enrolment struct {
 	// KeptEKCertificate.Links.
 	EKKnown bool
 	EKLinks []byte
-	// CommonLinks means that EKLinks are from the hub's trust store or from the TPM's maker, not
-	// from the request: then other devices have the same EKLinks, and the store keeps one copy.
-	// CommonLinks itself is not stored.
+	// CommonLinks means that EKLinks are from the hub's trust store or from the TPM's maker, and
+	// not from the request. The store keeps only one copy of such EKLinks, because other devices
+	// have the same EKLinks. CommonLinks itself is not stored.
 	CommonLinks bool
 
 	IAKName    []byte
@@ -188,12 +188,12 @@ type Enrolments interface {
 	EnrolmentByCertificate(ctx context.Context, idevid Hash) (Enrolment, error)
 	// EnrolmentToActivate finds an enrolment by the SHA-256 of its IDevID certificate. It reads
 	// less than EnrolmentByCertificate: the fields Request, Verdict, IAKPublic, IAKCert, IDevIDCert
-	// and EKLinks are empty. `before` is the RequestHash of the device's Active enrolment; zero:
-	// the device does not exist or has no enrolment.
+	// and EKLinks are empty. `before` is the RequestHash of the device's Active enrolment. It is
+	// zero if the device does not exist or has no Active enrolment.
 	EnrolmentToActivate(ctx context.Context, idevid Hash) (e Enrolment, before Hash, err error)
 	// PendingEnrolments lists an owner's Pending enrolments that have not expired, newest first. It
-	// returns at most limit enrolments (0: 100; at most 1000). Only these fields are set: State,
-	// Owner, TokenID, EK, the texts about the TPM and the machine, and the times.
+	// returns at most limit enrolments (0: 100; at most 1000). It sets only these fields: State,
+	// Owner, TokenID, EK, the times, and the texts that describe the TPM and the machine.
 	PendingEnrolments(ctx context.Context, owner string, now time.Time, limit int) ([]Enrolment, error)
 	// Activate makes an enrolment Active. In one transaction, it binds the EK to the enrolment's
 	// owner and device, and binds the AIK to the EK. It also spends one use of the join token (once
@@ -208,9 +208,9 @@ type Enrolments interface {
 	//
 	// If the enrolment is already Active, Activate changes only LastSeen and returns the device. If
 	// a Pending enrolment began before the device's Active enrolment, Activate refuses the Pending
-	// enrolment: a delayed activation must not replace a newer certificate. The order of two
-	// enrolments is the order in which the store recorded them, not the order of Created, because a
-	// clock may be set back.
+	// enrolment: a delayed activation must not replace a newer certificate. The store compares the
+	// order in which it recorded the enrolments, and not the times in Created, because a clock may
+	// be set back.
 	//
 	// If another device that is not deleted has one of the Marks, both devices' owners get an
 	// EventSameChip. The owner of the activated device gets at most one event per activation, about
@@ -226,8 +226,8 @@ type Enrolments interface {
 	// It returns the number of enrolments that it changed.
 	ExpireEnrolments(ctx context.Context, now time.Time, limit int) (int, error)
 	// PackEvidence rewrites at most limit enrolments of an earlier version of the hub, so that they
-	// need less space. It changes nothing that other methods return. `more` means that a further
-	// call has something to do.
+	// need less space. The results of other methods stay the same. `more` is true if a further call
+	// would rewrite more enrolments.
 	PackEvidence(ctx context.Context, limit int) (more bool, err error)
 	// RemoveExpiredEnrolments removes Expired enrolments whose Expires is at or before the time
 	// `before`. If more than `keep` Expired enrolments are left, it also removes the enrolments

@@ -67,9 +67,9 @@ type Event struct {
 	Count int
 	Last  time.Time
 
-	// Unproven means that the peer that caused the event had proven nothing: RemoveEvents may
-	// remove such an event earlier. AppendCounted never makes one event of events with different
-	// Groups. Reads do not return Unproven and Group.
+	// Unproven means that the peer that caused the event had proven nothing. RemoveEvents may
+	// remove such an event earlier than others. AppendCounted combines only events with equal
+	// Groups. Methods that read events do not return Unproven and Group.
 	Unproven bool
 	Group    string
 }
@@ -121,9 +121,9 @@ type Events interface {
 	RemoveEvents(ctx context.Context, unproven, all time.Time, limit int) (int, error)
 	// Events lists the events that the filter selects, newest first.
 	Events(ctx context.Context, f EventFilter) ([]Event, error)
-	// FindEvents lists events as Events does, but at a bounded cost. The filter must have an Owner.
-	// FindEvents examines at most `examine` events of the owner or, if the filter has a Device, of
-	// that device. To get the next page, set f.Before to `next`. If `next` is 0, the list is
-	// complete.
+	// FindEvents lists events as Events does, but the number of events that it reads is bounded.
+	// The filter must have an Owner. FindEvents examines at most `examine` events of the owner or,
+	// if the filter has a Device, of that device. To get the next page, set f.Before to `next`. If
+	// `next` is 0, the list is complete.
 	FindEvents(ctx context.Context, f EventFilter, examine int) (events []Event, next int64, err error)
 }

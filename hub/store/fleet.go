@@ -107,8 +107,8 @@ func (d *DeviceRow) States() []string {
 
 // DevicePage is one page of a search's result. The engine reads only a bounded number of devices
 // for a page. So a page may have fewer rows than the limit, or none, although Next is not empty.
-// This happens if more than MaxCount devices match each single condition, but few devices match all
-// conditions.
+// This happens if each condition alone matches more than MaxCount devices, but few devices match
+// all conditions.
 type DevicePage struct {
 	Rows []DeviceRow
 	Next string // for DeviceSearch.After; empty if this is the last page

@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// IssuedAIK is an AIK certificate that the first step of two-step enrolment issued. The AIK is not
-// proven yet: the certificate is encrypted to the TPM. The store forgets the certificate when it
-// expires.
+// IssuedAIK is an AIK certificate that the first step of two-step enrolment issued. No TPM has
+// proven yet that it has the AIK: the device received the certificate only in encrypted form. The
+// store removes the certificate after it has expired.
 type IssuedAIK struct {
 	EK          Hash   // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
 	Name        []byte // TPM name of the AIK

@@ -34,8 +34,8 @@ type LogRule struct {
 	Bytes int64         // of each device, as in LogBounds; 0: the hub's bound
 }
 
-// Within returns the bounds that apply to the owner's devices. For each bound, this is the smaller
-// value: the rule's or the hub's.
+// Within returns the bounds that apply to the owner's devices. Each bound is the smaller one of the
+// rule's value and the hub's value.
 func (r LogRule) Within(age time.Duration, bounds LogBounds) (time.Duration, LogBounds) {
 	if r.Age > 0 {
 		age = min(age, r.Age)
@@ -73,9 +73,9 @@ type Logs interface {
 	// device's entries exceed bounds or the owner's rule, AppendLogs removes the oldest entries.
 	AppendLogs(ctx context.Context, device, owner string, entries []LogEntry, bounds LogBounds, now time.Time) error
 	Logs(ctx context.Context, f LogFilter) ([]LogEntry, error)
-	// ExpireLogs removes entries that the hub received before the time `before`. The store removes
-	// the entries of one call of AppendLogs together; one call of ExpireLogs removes at most
-	// `limit` such groups of entries. It returns the number of removed entries.
+	// ExpireLogs removes entries that the hub received before the time `before`. The entries of one
+	// call of AppendLogs form a group, and the store removes a group as a whole. One call of
+	// ExpireLogs removes at most `limit` groups. It returns the number of removed entries.
 	ExpireLogs(ctx context.Context, before time.Time, limit int) (int, error)
 	// LogRule returns an owner's rule about logs. If the owner has no rule, only the field Owner is
 	// set.
@@ -88,8 +88,8 @@ type Logs interface {
 	// ExpireOwnerLogs does the same as ExpireLogs for the entries of one owner.
 	ExpireOwnerLogs(ctx context.Context, owner string, before time.Time, limit int) (int, error)
 	// If the log of one of the owner's devices exceeds `bounds` or the owner's rule, TrimLogs
-	// removes the oldest entries of this log. Call it after a change of the rule. One call looks at
-	// no more than limit devices, and removes no more than limit groups of entries (see
-	// ExpireLogs). `more` is false if nothing is left to do.
+	// removes the oldest entries of this log. Call it after a change of the rule. One call examines
+	// at most `limit` devices, and removes at most `limit` groups of entries (see ExpireLogs).
+	// `more` is false if nothing is left to do.
 	TrimLogs(ctx context.Context, owner string, bounds LogBounds, limit int) (more bool, err error)
 }

@@ -50,9 +50,10 @@ type Metadata interface {
 	// PatchUserMeta merges `patch` into the user-meta of an owner's device, as PatchDeviceMeta
 	// does.
 	PatchUserMeta(ctx context.Context, owner, id string, patch map[string]any) error
-	// SwapUserMeta is PatchUserMeta for a caller that has read the metadata: each key in `was` must
-	// still have the value that it has in `was` (nil: the metadata must not have the key).
-	// If a key has another value, SwapUserMeta changes nothing and returns ErrChanged.
+	// SwapUserMeta changes the metadata as PatchUserMeta does, but only if the metadata still has
+	// the value that the caller has read for each key in `was`. The value nil in `was` means that
+	// the metadata must not have the key. If a key has another value, SwapUserMeta changes nothing
+	// and returns ErrChanged.
 	SwapUserMeta(ctx context.Context, owner, id string, was, patch map[string]any) error
 	ReplaceDeviceMeta(ctx context.Context, id string, meta map[string]any) error
 	ReplaceUserMeta(ctx context.Context, owner, id string, meta map[string]any) error

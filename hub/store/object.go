@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// MaxObjectSize is the largest size of an object that an owner may announce, in bytes. It is so
-// small that sums of sizes cannot overflow an int64.
+// MaxObjectSize is the largest size of an object that an owner may announce, in bytes. With this
+// limit, sums of sizes cannot overflow an int64.
 const MaxObjectSize = 1 << 50
 
 // Object is an owner's record of an object. The hub stores the object's bytes only once, even if
@@ -36,7 +36,7 @@ type Upload struct {
 }
 
 // PartialUpload is an upload that a client sends in parts, perhaps over several connections. An
-// owner has at most one for each object.
+// owner has at most one such upload for each object.
 type PartialUpload struct {
 	Upload
 	Size     int64  // of the whole object, in bytes; counts against the owner's quota until the upload ends
@@ -50,17 +50,16 @@ var ErrTooManyUploads = errors.New("store: too many unfinished uploads")
 // Objects stores the records of objects, and the place of each object's bytes.
 //
 // Each upload puts the bytes at a new place, which was never used before. The upload is recorded
-// with its place before it stores the first byte. If the object has no place yet from another
-// owner's upload, FinishUpload makes the upload's place the object's place. RemoveContent gives a
-// place up, and a place that was given up is never used again. So once a place is given up, a hub
-// may remove its bytes at any time. If another hub stores the same object again, the new bytes are
-// at another place.
+// with its place before it stores the first byte. If the object has no place yet, FinishUpload
+// makes the upload's place the object's place. After RemoveContent has given up a place, nobody
+// uses this place again: a new upload of the same object gets another place. So a hub may remove
+// the bytes at the old place at any time.
 type Objects interface {
 	// AnnounceObject stores a record that is not Stored, and returns the record. If the owner
 	// already has a record of the object, AnnounceObject updates the record's Modified and, if the
 	// record is not Stored, its Size. ErrQuota: the object would exceed the quota now, or is larger
-	// than MaxObjectSize. Only the record counts against the quota: an announced size reserves no
-	// space.
+	// than MaxObjectSize. The record itself counts against the quota, but the announced size does
+	// not.
 	AnnounceObject(ctx context.Context, o Object, quota int64) (Object, error)
 	Object(ctx context.Context, owner string, sum Hash) (Object, error)
 	// Objects lists an owner's Stored objects in the order of Sum. The list starts after the object
@@ -74,10 +73,11 @@ type Objects interface {
 	BeginUpload(ctx context.Context, u Upload, now time.Time) (Object, error)
 	// FinishUpload ends an upload, and marks the owner's record of the object as Stored. Before the
 	// call, the caller has stored the bytes durably at the upload's place; `size` is their number.
-	// After the call, `size` counts against the quota. If `used` is false, the object's bytes are
-	// at another place, and the caller removes the bytes that it has stored. If the object's place
-	// equals the parameter `lost`, the upload's place replaces it. Errors: ErrNotFound (also if the
-	// upload has expired), ErrQuota. ErrStatus: another size was announced during the upload.
+	// After the call, `size` counts against the quota. If `used` is false, the object already has
+	// its bytes at another place, and the caller removes the bytes that it has stored. `lost` is a
+	// place whose bytes are lost: if it is the object's place, the upload's place replaces it.
+	// Errors: ErrNotFound (also if the upload has expired), ErrQuota. ErrStatus: another size was
+	// announced during the upload.
 	FinishUpload(ctx context.Context, u Upload, lost string, size, quota int64, now time.Time) (used bool, err error)
 	// EndUpload ends an upload without success.
 	EndUpload(ctx context.Context, place string) error
@@ -93,12 +93,12 @@ type Objects interface {
 	// has ended, or the stored bytes do not end at `from`, for example because the client sends on
 	// two connections.
 	AdvancePartial(ctx context.Context, place string, from, to int64, now time.Time) error
-	// ExpiredUploads lists at most limit uploads that made no progress since the time `before`.
-	// Uploads that are not in parts have no Token.
+	// ExpiredUploads lists at most limit uploads that made no progress since the time `before`. If
+	// an upload is not in parts, its Token is empty.
 	ExpiredUploads(ctx context.Context, before time.Time, limit int) ([]PartialUpload, error)
 	// MarkContentLost marks all records of an object as not Stored, because its bytes are lost. The
-	// object no longer counts against its owners' quotas. If the object's bytes are at another
-	// place than `place` by now, nothing changes.
+	// object no longer counts against its owners' quotas. If `place` is no longer the object's
+	// place, nothing changes.
 	MarkContentLost(ctx context.Context, sum Hash, place string) error
 	// HasContents reports whether any owner has a Stored object.
 	HasContents(ctx context.Context) (bool, error)

@@ -24,7 +24,7 @@ type fenceKey struct{}
 
 // WithFence returns a context with which every write checks the fence, in the same transaction. If
 // another replica has taken the lease, the write returns ErrFenced. So a replica that was paused
-// longer than its lease lasts changes nothing, whatever its clock says.
+// for longer than its lease cannot change anything, even if its clock is wrong.
 func WithFence(ctx context.Context, f Fence) context.Context {
 	return context.WithValue(ctx, fenceKey{}, f)
 }
@@ -71,9 +71,8 @@ type Replicas interface {
 	LastMessage(ctx context.Context) (int64, error)
 
 	// PutTemporary adds or replaces values. The name `kind` says what the values are for, and
-	// separates them from other values. The values expire after the time `life`. If the store then
-	// has more than MaxTemporary values of this kind, it removes the values that would expire
-	// first.
+	// separates them from other values. The values expire after the time `life`. If there are then
+	// more than MaxTemporary values of this kind, the store removes those that would expire first.
 	PutTemporary(ctx context.Context, kind string, values []Temporary, life time.Duration) error
 	// Temporary returns a value. ErrNotFound: there is no such value, or it has expired.
 	Temporary(ctx context.Context, kind string, key []byte) ([]byte, error)

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// ErrTokenPaused means that the hub was restored from a backup and may have lost uses of the join
-// token. The operator has not said yet that the token may be used again.
+// ErrTokenPaused means that the hub was restored from a backup, and may have lost the record of
+// some uses of the join token. ResumeToken was not called for this token yet.
 var ErrTokenPaused = errors.New("store: join token is paused after a restore")
 
 // Kinds of events about a restore.
@@ -17,9 +17,9 @@ const (
 	EventTokenResumed = "token.resumed"
 )
 
-// EpochsPerRestore is the number that a restore adds to the number of the epoch. After the backup,
-// the lost hub may have begun epochs that the backup does not contain, and their numbers must not be
-// used again.
+// EpochsPerRestore is the number that a restore adds to the number of the epoch. Between the backup
+// and the restore, the hub may have begun epochs that the backup does not contain. The numbers of
+// these epochs must not be used again.
 const EpochsPerRestore = 1_000_000
 
 // Restore describes the latest restore of the hub.
@@ -52,9 +52,9 @@ type LostDevice struct {
 // Restores stores what a hub must know after it was restored from a backup.
 type Restores interface {
 	Epochs
-	// MarkRestored begins the first epoch after a restore. It ends all sessions, because their
-	// holders may have signed out after the backup. It pauses the join tokens with a limited number
-	// of uses. It appends an event to the audit trail of each account and of the operator.
+	// MarkRestored begins the first epoch after a restore. It ends all sessions, because persons
+	// may have signed out after the backup. It pauses the join tokens with a limited number of
+	// uses. It appends an event to the audit trail of each account and of the operator.
 	MarkRestored(ctx context.Context, r Restore) (Restored, error)
 	// LatestRestore returns the latest restore. ErrNotFound: the hub was never restored.
 	LatestRestore(ctx context.Context) (Restore, error)
@@ -68,8 +68,8 @@ type Restores interface {
 	LostDevicesOf(ctx context.Context, owner, after string, limit int) ([]LostDevice, error)
 	// PausedTokens returns all join tokens that are paused.
 	PausedTokens(ctx context.Context) ([]JoinToken, error)
-	// ResumeToken lets devices use a paused join token again. `spent` is the number of uses that
-	// the hub has lost: the token's maximum number of uses decreases by that number. If no uses are
+	// ResumeToken lets devices use a paused join token again. `spent` is the number of uses whose
+	// record was lost: the token's maximum number of uses decreases by that number. If no uses are
 	// left, ResumeToken disables the token. ErrNotFound: there is no paused token with this id.
 	ResumeToken(ctx context.Context, id string, spent int, e Event) error
 }

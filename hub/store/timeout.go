@@ -20,8 +20,8 @@ var (
 type writeTimeoutKey struct{}
 
 // WithWriteTimeout returns a context. Writes with this context wait up to d for a busy database
-// before they fail with ErrBusy. Use it for writes that must not be lost, such as a revocation.
-// Other writes fail after a few seconds.
+// before they fail with ErrBusy. Without it, writes fail after a few seconds. Use it for writes
+// that must not be lost, such as a revocation.
 func WithWriteTimeout(ctx context.Context, d time.Duration) context.Context {
 	return context.WithValue(ctx, writeTimeoutKey{}, d)
 }

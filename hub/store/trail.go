@@ -62,8 +62,8 @@ type Revision struct {
 	Modified     time.Time
 }
 
-// TrailSummary is a trail, with the revision that the device's latest report is about. The
-// revision's State and Meta are empty.
+// TrailSummary is a trail, and the revision that the device has reported about last. The State and
+// Meta of this revision are empty.
 type TrailSummary struct {
 	Trail
 	Revision Revision

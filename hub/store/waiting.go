@@ -128,7 +128,7 @@ type WaitingDevices interface {
 	// revokes the owner's Pending enrolments of the EK. Errors: ErrNotFound, ErrChanged.
 	Decide(ctx context.Context, owner, deviceID string, d Decision) (WaitingDevice, error)
 	// ExpireWaitingDevices removes at most limit expired waiting devices, and returns their number.
-	// A waiting device whose Answered has codes stays until the device that onboarded with its EK
-	// is deleted.
+	// A waiting device whose Answered has codes is not removed: it stays until the device that
+	// onboarded with its EK is deleted.
 	ExpireWaitingDevices(ctx context.Context, now time.Time, limit int) (int, error)
 }

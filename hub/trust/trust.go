@@ -2,9 +2,9 @@
 // files, and certificates that the operator added or distrusted. Set.Anchors converts them for
 // package evidence.
 //
-// A certificate that is signed by its own key is a root. Any other certificate is a link: links
-// help to build chains, but are never trusted by themselves. The folder or file of a certificate
-// does not matter.
+// A certificate that is signed by its own key is a root. Any other certificate is a link (an
+// intermediate CA certificate): links help to build chains, but are never trusted by themselves.
+// The folder or file of a certificate does not matter.
 package trust
 
 import (
@@ -51,9 +51,10 @@ func Parse(der []byte, file string) (Certificate, error) {
 	}, nil
 }
 
-// selfSigned reports whether a certificate's own key signed the certificate. It accepts SHA-1,
-// although a chain does not: here the signature only distinguishes a root from a link. The hub
-// trusts a root because Gangway or the operator has exactly these bytes.
+// selfSigned reports whether a certificate's own key signed the certificate. It accepts signatures
+// with SHA-1, although package evidence refuses them in a chain. Here, the signature only tells
+// whether the certificate is a root or a link. The hub does not trust a root because of its
+// signature, but because the built-in set or the operator has exactly this certificate.
 func selfSigned(c *x509.Certificate) bool {
 	return bytes.Equal(c.RawSubject, c.RawIssuer) && c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil
 }

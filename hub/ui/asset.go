@@ -89,7 +89,9 @@ var icons = sync.OnceValue(readIcons)
 
 // inStyleSheet matches the attributes of an icon that the rule svg.lucide of the style sheet sets.
 // A list repeats its icons in each row, so icons without these attributes make pages much smaller.
-var inStyleSheet = regexp.MustCompile(` (xmlns|width|height|fill|stroke|stroke-width|stroke-linecap|stroke-linejoin|class)="[^"]*"`)
+var inStyleSheet = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(` (xmlns|width|height|fill|stroke|stroke-width|stroke-linecap|stroke-linejoin|class)="[^"]*"`)
+})
 
 // readIcons reads the icons. Each icon becomes a part of the HTML of a page. Screen readers skip
 // icons, because each icon has a word next to it.
@@ -109,7 +111,7 @@ func readIcons() map[string]template.HTML {
 			panic("ui: " + f.Name() + " is not an SVG file")
 		}
 		head, shapes, _ := strings.Cut(strings.Join(strings.Fields(svg), " "), ">")
-		head = inStyleSheet.ReplaceAllString(" "+strings.TrimSpace(head), "")
+		head = inStyleSheet().ReplaceAllString(" "+strings.TrimSpace(head), "")
 		shapes = strings.ReplaceAll(strings.ReplaceAll(strings.TrimSpace(shapes), " />", "/>"), "> <", "><")
 		m[strings.TrimSuffix(f.Name(), ".svg")] = template.HTML(`<svg class="lucide" aria-hidden="true"` + head + ">" + shapes)
 	}

@@ -141,8 +141,8 @@ func mergeOne(ctx context.Context, store *folder, name string, trails Trails, sa
 	return state, nil
 }
 
-// check checks that the hub accepts a state and that a device can write its files. It returns the
-// state as compact JSON, and the SHA-256 of each of its objects.
+// The function `check` checks that the hub accepts a state and that a device can write its files.
+// It returns the state as compact JSON, and the SHA-256 of each of its objects.
 func check(text []byte) (compact []byte, sums []string, err error) {
 	s, err := trail.ParseState(text)
 	if err != nil {
@@ -194,7 +194,8 @@ func mergePatch(target, patch any) any {
 	return t
 }
 
-// encode encodes a state in JSON as pvr does: with sorted names and without unnecessary escapes.
+// The function `encode` encodes a state in JSON as pvr does: with sorted names and without
+// unnecessary escapes.
 func encode(state any) ([]byte, error) {
 	if state == nil {
 		return nil, errors.New("no source is given")

@@ -62,8 +62,8 @@ const (
 	maxVariable  = 64 << 10 // bytes; firmware accepts less, so a larger file is not a variable
 )
 
-// sign makes a signed variable: an EFI_VARIABLE_AUTHENTICATION_2, then one signature list per
-// certificate.
+// The function `sign` makes a signed variable: an EFI_VARIABLE_AUTHENTICATION_2, then one signature
+// list per certificate.
 func sign(v Variable, certs []*x509.Certificate, owner [16]byte, key crypto.Signer, leaf *x509.Certificate, at time.Time) ([]byte, error) {
 	var content []byte
 	for _, c := range certs {
@@ -197,7 +197,8 @@ func verify(text, signed []byte, by []*x509.Certificate) error {
 	return fmt.Errorf("%w: an unexpected key made the variable's signature", ErrVariable)
 }
 
-// certificates returns the certificates in a sequence of EFI_SIGNATURE_LISTs (UEFI 2.10, 32.4.1).
+// The function `certificates` returns the certificates in a sequence of EFI_SIGNATURE_LISTs (UEFI
+// 2.10, 32.4.1).
 func certificates(b []byte) (certs []*x509.Certificate, err error) {
 	for len(b) > 0 {
 		if len(b) < listHead || !bytes.Equal(b[:16], listOfX509[:]) {

@@ -179,8 +179,8 @@ func BuildReset(p *Parts, progress func(string), path string) (*install.Manifest
 	return m, p.write(m, base, nil, resets, nil, path)
 }
 
-// write writes the image of a stick with these files and these menu entries to the file `path`. The
-// function `installs` may be nil; see Config.Installs.
+// The method `write` writes the image of a stick with these files and these menu entries to the
+// file `path`. The function `installs` may be nil; see Config.Installs.
 func (p *Parts) write(m *install.Manifest, base []byte, files []image.File, entries []entry, installs func([]byte) error, path string) error {
 	manifest, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
@@ -213,8 +213,8 @@ func (p *Parts) checkFirst(r *factory.Revision) error {
 	return nil
 }
 
-// token returns the join token. If the image has no join token, `token` returns a TokenFile that
-// has only the fields about the hub, from the hub file.
+// The method `token` returns the join token. If the image has no join token, `token` returns a
+// TokenFile that has only the fields about the hub, from the hub file.
 func (c *Config) token() (*wire.TokenFile, error) {
 	if len(c.Hub) == 0 || len(c.Token) > 0 {
 		return wire.ParseTokenFile(c.Token)

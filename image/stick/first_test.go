@@ -14,7 +14,7 @@ import (
 	"gangway/internal/race"
 )
 
-// revision makes a first revision with one object of `size` bytes.
+// The function `revision` makes a first revision with one object of `size` bytes.
 func revision(t *testing.T, size int) *factory.Revision {
 	t.Helper()
 	content := bytes.Repeat([]byte("0123456789abcde\n"), size/16)

@@ -205,9 +205,9 @@ func keyFiles(esp fs.FS) (names []string, err error) {
 	return names, nil
 }
 
-// signatures reports whether every program that firmware starts from an EFI system partition has a
-// signature. If `cert` names a certificate's file, a program that this certificate did not sign is
-// an error.
+// The function `signatures` reports whether every program that firmware starts from an EFI system
+// partition has a signature. If `cert` names a certificate's file, a program that this certificate
+// did not sign is an error.
 func signatures(esp fs.FS, cert string) (signed bool, err error) {
 	const manager, systems = "EFI/BOOT/BOOTX64.EFI", "EFI/Linux"
 	files, err := fs.ReadDir(esp, systems)
@@ -304,8 +304,8 @@ func maskedToken(esp fs.FS, named bool) (map[string]any, error) {
 	return token, nil
 }
 
-// read reads a whole file with one call. go-diskfs 1.9.4 loses its position in a file if a caller
-// reads it in pieces.
+// The function `read` reads a whole file with one call. go-diskfs 1.9.4 loses its position in a
+// file if a caller reads it in pieces.
 func read(from fs.FS, name string, limit int64) ([]byte, error) {
 	info, err := fs.Stat(from, name)
 	if err != nil {

@@ -121,10 +121,10 @@ func HaveParts(kernel, boot, programs string) error {
 	return nil
 }
 
-// LoadParts reads the parts from three folders. The folder `kernel` has vmlinuz, modules/, busybox
-// and, optionally, a file package with the kernel package's name. The folder `boot` has systemd's
-// EFI programs; if `boot` is empty, LoadParts uses Debian's folder. The folder `programs` has
-// gangway-init and gangway-agent.
+// LoadParts reads the parts from three folders. The folder `kernel` contains vmlinuz, modules/ and
+// busybox. It may also contain a file with the name `package`, whose content is the name of the
+// kernel's package. The folder `boot` contains systemd's EFI programs; if `boot` is empty,
+// LoadParts uses Debian's folder. The folder `programs` contains gangway-init and gangway-agent.
 func LoadParts(kernel, boot, programs string) (*Parts, error) {
 	p := &Parts{Modules: os.DirFS(filepath.Join(kernel, "modules")), cache: new(packedCache)}
 	to := [6]*[]byte{&p.Kernel, &p.Busybox, &p.Stub, &p.BootManager, &p.Init, &p.Agent}
@@ -141,8 +141,9 @@ func LoadParts(kernel, boot, programs string) (*Parts, error) {
 	return p, nil
 }
 
-// kernel returns the kernel for a unified kernel image. If there is a Signer, kernel signs the
-// kernel too, for stubs that start the kernel through the firmware while Secure Boot is on.
+// The method `kernel` returns the kernel for a unified kernel image. If there is a Signer, kernel
+// signs the kernel too, for stubs that start the kernel through the firmware while Secure Boot is
+// on.
 func (p *Parts) kernel() ([]byte, error) {
 	if _, err := pe.NewFile(bytes.NewReader(p.Kernel)); err != nil {
 		return p.Kernel, nil // the kernel has no EFI stub, so firmware cannot start it

@@ -14,7 +14,7 @@ import (
 	"gangway/internal/race"
 )
 
-// keys makes a key and its certificate with OpenSSL.
+// The function `keys` makes a key and its certificate with OpenSSL.
 func keys(t testing.TB, name string) (key, cert string) {
 	t.Helper()
 	if m := authenticode.Missing(); m != "" {

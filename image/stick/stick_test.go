@@ -32,7 +32,7 @@ import (
 	"gangway/wire/trail/sig/sigtest"
 )
 
-// parts returns Parts with real EFI programs, a fake kernel and no modules.
+// The function `parts` returns Parts with real EFI programs, a fake kernel and no modules.
 func parts(t testing.TB) *Parts {
 	t.Helper()
 	for _, need := range []string{BootDir + "/linuxx64.efi.stub", "/usr/sbin/mke2fs"} {
@@ -472,8 +472,8 @@ func systemWords(t *testing.T, p *Parts, limit access.Level) []string {
 	return strings.Fields(strings.TrimRight(string(cmdline), "\x00"))
 }
 
-// Whether a disk may get a PIN is on the measured command line too, so nobody at the machine can
-// allow a PIN unnoticed.
+// A word on the kernel's command line says whether a disk may get a PIN. Firmware measures the
+// command line, so nobody at the machine can allow a PIN unnoticed.
 func TestDiskPINIsMeasured(t *testing.T) {
 	t.Parallel()
 	for _, allowed := range []bool{true, false} {

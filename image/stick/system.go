@@ -15,9 +15,9 @@ import (
 	"gangway/wire/manifest/measure"
 )
 
-// system builds the installed system: one unified kernel image that is the same for all machines.
-// If `debug` is true, the shell's password is derived from the join token. `limit` is the highest
-// access level that the machine's console may have.
+// The method `system` builds the installed system: one unified kernel image that is the same for
+// all machines. If `debug` is true, the shell's password is derived from the join token. `limit` is
+// the highest access level that the machine's console may have.
 func (p *Parts) system(base []byte, token *wire.TokenFile, debug bool, limit access.Level) ([]byte, error) {
 	files, err := p.systemFiles(token, debug)
 	if err != nil {

@@ -281,7 +281,7 @@ func TestComposeServicesRun(t *testing.T) {
 	e.types("docker compose up --detach --wait")
 	e.running["database"].checkConfined(t)
 	e.running["hub"].checkConfined(t)
-	e.vars["HUB_NAME"] = regexp.MustCompile(`--hub-name ([0-9a-f]{64})`).FindStringSubmatch(e.types("docker compose exec hub gangway account create"))[1]
+	script.vars["HUB_NAME"] = regexp.MustCompile(`--hub-name ([0-9a-f]{64})`).FindStringSubmatch(e.types("docker compose exec hub gangway account create"))[1]
 	if out := e.types("docker compose exec hub gangway account ls"); !strings.Contains(out, "ada") {
 		t.Errorf("the accounts are\n%s", out)
 	}
@@ -312,7 +312,7 @@ func TestComposeServicesRun(t *testing.T) {
 		return string(out)
 	}
 	identity := filepath.Join(t.TempDir(), "backup.key")
-	e.vars["RECIPIENT"] = regexp.MustCompile(`age1[0-9a-z]+`).FindString(operator("backup", "key", identity))
+	script.vars["RECIPIENT"] = regexp.MustCompile(`age1[0-9a-z]+`).FindString(operator("backup", "key", identity))
 	e.types("docker compose exec hub gangway backup")
 	e.types("docker compose exec -T hub gangway events")
 	for _, name := range []string{"gangway.db", "pki/root.key"} {
@@ -346,7 +346,7 @@ func TestComposeServicesRun(t *testing.T) {
 	if err != nil || len(backups) != 1 {
 		t.Fatalf("the backups are %q, %v", backups, err)
 	}
-	e.vars["BACKUP"] = filepath.Base(backups[0])
+	script.vars["BACKUP"] = filepath.Base(backups[0])
 	script.run("install -m 600 " + identity + " backup/backup.key")
 	script.run(script.next("chown -R 65532:65532 backup"))
 	e.types("docker compose up --detach --wait database")
@@ -364,7 +364,7 @@ func TestComposeServicesRun(t *testing.T) {
 
 	// A new hub, whose root is offline.
 	root := filepath.Join(t.TempDir(), "root")
-	e.vars["HUB_NAME"] = regexp.MustCompile(`\b[0-9a-f]{64}\b`).FindString(operator("ca", "init", "--offline-root", root, "--name", "Example"))
+	script.vars["HUB_NAME"] = regexp.MustCompile(`\b[0-9a-f]{64}\b`).FindString(operator("ca", "init", "--offline-root", root, "--name", "Example"))
 	e.types("docker compose up --detach --wait database")
 	e.types("docker compose run --rm hub ca request")
 	operator("ca", "issue", filepath.Join(script.dir, "backup/request.pem"), "--root", root, "-o", filepath.Join(script.dir, "backup/answer.pem"))

@@ -1,9 +1,7 @@
 package deploy_test
 
 import (
-	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -15,7 +13,6 @@ type engine struct {
 	*stack
 	script  *script
 	running map[string]*container // the services' containers, by service
-	vars    map[string]string     // variables of the operator's shell
 }
 
 // The method `types` does what the script's next command, which begins with `begins`, tells Docker
@@ -26,12 +23,7 @@ func (e *engine) types(begins string) string {
 	line := e.script.next(begins)
 	e.t.Logf("$ %s", line)
 	line, redirected, redirects := strings.Cut(line, " > ")
-	words := strings.Fields(os.Expand(line, func(name string) string {
-		if e.vars[name] == "" {
-			e.t.Fatalf("%s: the variable %s is not set", line, name)
-		}
-		return e.vars[name]
-	}))
+	words := strings.Fields(e.script.expand(line))
 	if len(words) < 3 || words[0] != "docker" || words[1] != "compose" {
 		e.t.Fatalf("%q is no command for Docker Compose", line)
 	}
@@ -113,11 +105,7 @@ func (e *engine) types(begins string) string {
 		e.t.Fatalf("the test does not know docker compose %s", command)
 	}
 	if redirects {
-		file, more, _ := strings.Cut(redirected, " && ")
-		if err := os.WriteFile(filepath.Join(e.script.dir, file), []byte(out), 0o600); err != nil {
-			e.t.Fatal(err)
-		}
-		e.script.run(more)
+		e.script.save(redirected, out)
 	}
 	return out
 }
@@ -138,12 +126,12 @@ func (e *engine) ends(name string) {
 
 // newEngine returns an engine for a project, in which nothing runs.
 func newEngine(s *stack, script *script) *engine {
-	return &engine{stack: s, script: script, running: map[string]*container{}, vars: map[string]string{}}
+	return &engine{stack: s, script: script, running: map[string]*container{}}
 }
 
 // another returns an engine for the same project on another machine, with new volumes.
 func (e *engine) another() *engine {
 	s := *e.stack
 	s.volumes = map[string]string{}
-	return &engine{stack: &s, script: e.script, running: map[string]*container{}, vars: maps.Clone(e.vars)}
+	return newEngine(&s, e.script)
 }

@@ -338,7 +338,6 @@ type cluster struct {
 	*node
 	script *script
 	pod    *container
-	vars   map[string]string // variables of the operator's shell
 }
 
 // The method `types` does what the script's next command, which begins with `begins`, tells kubectl
@@ -441,12 +440,7 @@ func (f *firstMachine) types(begins string) *container {
 	if !found {
 		f.t.Fatalf("%q does not run gangway", line)
 	}
-	command = os.Expand(command, func(name string) string {
-		if f.vars[name] == "" {
-			f.t.Fatalf("%s: the variable %s is not set", line, name)
-		}
-		return f.vars[name]
-	})
+	command = f.script.expand(command)
 	return start(f.t, spec{
 		Name: "first machine", Root: f.image.root, Dir: "/home", UID: 65532, GID: 65532, Files: f.files,
 		Args: slices.Concat(f.image.config.Entrypoint, strings.Fields(strings.ReplaceAll(command, `"`, ""))), Mounts: []mount{{Source: f.script.home, Target: "/home"}},
@@ -492,7 +486,7 @@ func TestKubernetesPodRuns(t *testing.T) {
 	if err := os.Chown(script.home, 65532, 65532); err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{node: &node{t: t, image: hub, hosts: hosts}, script: script, vars: map[string]string{}}
+	c := &cluster{node: &node{t: t, image: hub, hosts: hosts}, script: script}
 	f := &firstMachine{cluster: c, files: map[string]string{"/etc/hosts": hosts}}
 	// The page copies the CA's certificate to /etc, which a test must not change.
 	installs := strings.Fields(script.next("install -D -m 644 ca.pem "))
@@ -505,7 +499,7 @@ func TestKubernetesPodRuns(t *testing.T) {
 	if code := once.stop(t, syscall.SIGTERM, 30*time.Second); code != 0 {
 		t.Fatalf("the first start ended with %d: %s", code, once.out.tail())
 	}
-	c.vars["HUB_NAME"] = regexp.MustCompile(`\b[0-9a-f]{64}\b`).FindString(once.out.tail())
+	script.vars["HUB_NAME"] = regexp.MustCompile(`\b[0-9a-f]{64}\b`).FindString(once.out.tail())
 	script.until("kubectl")
 	if err := os.WriteFile(filepath.Join(script.dir, "s3.env"), []byte("AWS_ACCESS_KEY_ID=key\nAWS_SECRET_ACCESS_KEY=secret\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -569,7 +563,7 @@ func TestKubernetesPodRuns(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, key)
 	}
-	c.vars["RECIPIENT"] = regexp.MustCompile(`age1[0-9a-z]+`).FindString(string(key))
+	script.vars["RECIPIENT"] = regexp.MustCompile(`age1[0-9a-z]+`).FindString(string(key))
 	f.done(f.types("AWS_ACCESS_KEY_ID=key AWS_SECRET_ACCESS_KEY=secret gangway backup"))
 	// The shell's part of the next command writes what the program prints to a file.
 	line, to, _ := strings.Cut(script.lines[0], " > ")
@@ -577,11 +571,7 @@ func TestKubernetesPodRuns(t *testing.T) {
 	events := f.done(f.types("gangway events"))
 	here := script.dir
 	script.dir = script.home
-	part, rename, _ := strings.Cut(to, " && ")
-	if err := os.WriteFile(filepath.Join(script.home, part), []byte(events), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	script.run(rename)
+	script.save(to, events)
 	c.types("kubectl -n gangway delete deployment gangway")
 	for _, sql := range []string{"DROP DATABASE gangway", "CREATE DATABASE gangway OWNER hub ENCODING 'UTF8' TEMPLATE template0"} {
 		superuser := db.command("/usr/bin/psql", "-h", "/run/postgresql", "-U", "postgres", "-c", sql)

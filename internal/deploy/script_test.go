@@ -15,6 +15,7 @@ type script struct {
 	lines []string
 	dir   string // the folder in which the next command runs
 	home  string
+	vars  map[string]string // variables of the operator's shell
 }
 
 // chapter returns the commands in the ```sh blocks of a chapter. They run in a new home folder,
@@ -30,7 +31,7 @@ func chapter(t *testing.T, heading string) *script {
 		t.Fatalf("docs/operations.md has no chapter %q", heading)
 	}
 	text, _, _ = strings.Cut(text, "\n##")
-	s := &script{t: t, home: t.TempDir()}
+	s := &script{t: t, home: t.TempDir(), vars: map[string]string{}}
 	s.dir = s.home
 	for _, block := range strings.Split(text, "\n```sh\n")[1:] {
 		block, _, _ = strings.Cut(block, "\n```")
@@ -51,6 +52,28 @@ func (s *script) next(begins string) string {
 	line := s.lines[0]
 	s.lines = s.lines[1:]
 	return line
+}
+
+// expand replaces the variables in a command by their values.
+func (s *script) expand(line string) string {
+	s.t.Helper()
+	return os.Expand(line, func(name string) string {
+		if s.vars[name] == "" {
+			s.t.Fatalf("%s: the variable %s is not set", line, name)
+		}
+		return s.vars[name]
+	})
+}
+
+// save does what follows the sign > in a command: it writes the output of the command to the file in
+// the present folder, and runs the commands after &&.
+func (s *script) save(to, output string) {
+	s.t.Helper()
+	file, more, _ := strings.Cut(to, " && ")
+	if err := os.WriteFile(filepath.Join(s.dir, file), []byte(output), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	s.run(more)
 }
 
 // The method `until` runs the commands up to the first one that begins with `program`. It does not

@@ -57,11 +57,7 @@ func chapterText(t *testing.T, page, heading string) string {
 // chapter returns the commands of the part of docs/operations.md with this heading.
 func (r *room) chapter(heading string) *page {
 	r.t.Helper()
-	doc, err := os.ReadFile(filepath.Join(root, "docs/operations.md"))
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return &page{r, heading, commandsIn(r.t, heading, chapterText(r.t, string(doc), heading))}
+	return &page{r, heading, commandsIn(r.t, heading, chapterText(r.t, operationsPage(r.t), heading))}
 }
 
 func commandsIn(t *testing.T, name, text string) []string {

@@ -388,11 +388,7 @@ func (r *room) behindAProxy(p *page) {
 		p.next("haproxy -c")
 		return
 	}
-	doc, err := os.ReadFile(filepath.Join(root, "docs/operations.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, config, _ := strings.Cut(string(doc), "\n```haproxy\n")
+	_, config, _ := strings.Cut(operationsPage(t), "\n```haproxy\n")
 	config, _, _ = strings.Cut(config, "```")
 	r.writes("/etc/haproxy/haproxy.cfg", config, 0o644)
 	p.types("haproxy -c")

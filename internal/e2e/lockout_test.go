@@ -132,7 +132,7 @@ func TestAgentWaitsUntilALockoutEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := strings.Join(said, "\n")
-	if !strings.Contains(all, "waiting: The TPM is in lockout") || !strings.Contains(all, "ends by itself within 3s") {
+	if !strings.Contains(all, "waiting: The TPM is in lockout") || !strings.Contains(all, "the lockout ends within 3s") {
 		t.Errorf("the agent did not report when the lockout ends:\n%s", all)
 	}
 	if s.TPM.Manufacturer == "" || s.Waiting != "" {

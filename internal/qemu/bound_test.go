@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"gangway/device/install"
+	"gangway/device/install/diskkey"
 	"gangway/device/install/luks"
 	"gangway/device/install/seal"
 	"gangway/image/stick"
@@ -163,6 +164,84 @@ func TestDiskOpensOnlyForItsOwnersSystems(t *testing.T) {
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: `+notReleased)
 	m.Stop()
+}
+
+// The image has no manifest key, so only PCR 7 protects the key of the encrypted disk. The owner
+// signs the first update. While this update is on trial, the disk's key stays as it is, because the
+// installed system has no signature: if the trial fails, this system must still open the disk by
+// itself. When an update is permanent, the disk's key is bound.
+func TestFailedTrialOfTheFirstSignedSystemLeavesTheDiskOpen(t *testing.T) {
+	t.Parallel()
+	long(t)
+	owner, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t, stick.Config{})
+	m, ctx := boot(t, s.with(true))
+	chooseAutoTPM(t, ctx, m)
+	const (
+		opens    = `gangway-init .*: the disk's key came from the TPM`
+		bound    = `gangway-init .*: the disk's key is bound to the owner's systems`
+		notBound = `gangway-init .*: the disk's key is not bound to the owner's systems`
+		tried    = `gangway-init .*: system: slot b, on trial; slot a is the default$`
+	)
+	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
+	m.Stop()
+	s.isBound(t, false)
+	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
+	o := s.signIn(t)
+	o.begun(ctx)
+	good := s.parts(t)
+	good.Owner = owner
+
+	// The first one opens the disk, and does not reach the hub. The second one does not start.
+	silent, dead := good, good
+	silent.Init, silent.Agent = otherInit(t, "-X main.trialTime=40s"), good.Init // gangway-init is not an agent: it exits at once
+	dead.Init = good.Agent
+	for _, c := range []struct {
+		system stick.Parts
+		says   []string
+	}{
+		{silent, []string{opens, notBound, tried, `gangway-init .*: The new system was not made permanent within 40s`}},
+		{dead, []string{`Kernel panic - not syncing: Attempted to kill init!`}},
+	} {
+		at := m.Lines()[len(m.Lines())-1].At
+		rev := o.post(ctx, s.system(t, c.system))
+		for _, says := range append(c.says, opens, `gangway-init .*: system: slot a$`) {
+			at = after(t, ctx, m, at, says).At
+		}
+		if p := o.becomes(ctx, m, rev, "ERROR"); !strings.Contains(p.Message, "fell back to slot a") {
+			t.Errorf("the owner reads %q; want the fallback to slot a", p.Message)
+		}
+		s.isBound(t, false)
+	}
+
+	good.Kernel = otherKernel(good.Kernel)
+	at := m.Lines()[len(m.Lines())-1].At
+	rev := o.post(ctx, s.system(t, good))
+	for _, says := range []string{opens, notBound, tried, bound} {
+		at = after(t, ctx, m, at, says).At
+	}
+	o.becomes(ctx, m, rev, "DONE")
+	m.Stop()
+	s.isBound(t, true)
+
+	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, opens)
+	waitFor(t, ctx, m, `gangway-init .*: system: slot b$`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
+	m.Stop()
+	s.listed(t)
+}
+
+// isBound checks whether the disk opens only for systems that its owner approved.
+func (s *site) isBound(t *testing.T, want bool) {
+	t.Helper()
+	if is, err := diskkey.IsBound(bytes.NewReader(s.data(t))); is != want || err != nil {
+		t.Errorf("the disk's key is bound: %v, %v; want %v", is, err, want)
+	}
 }
 
 // writeData overwrites the beginning of the disk's data partition.

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -23,7 +24,7 @@ var units = map[string]time.Duration{
 	"w": 7 * 24 * time.Hour, "week": 7 * 24 * time.Hour,
 }
 
-var partOfSpan = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?|\.[0-9]+) ?([\p{L}]*) ?`)
+var partOfSpan = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?|\.[0-9]+) ?([\p{L}]*) ?`) })
 
 // Parse parses a duration: numbers with units, such as 90s, 1h30m, 30d or 2w. It accepts everything
 // that time.ParseDuration accepts. The error's text continues a sentence that begins with the input
@@ -39,7 +40,7 @@ func Parse(text string) (time.Duration, error) {
 	}
 	var sum float64
 	for rest != "" {
-		m := partOfSpan.FindStringSubmatch(rest)
+		m := partOfSpan().FindStringSubmatch(rest)
 		if m == nil {
 			return 0, errors.New("is not a duration: write a number and a unit, such as 90s, 12h or 30d")
 		}

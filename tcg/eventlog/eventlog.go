@@ -35,8 +35,9 @@ const Path = "/sys/kernel/security/tpm0/binary_bios_measurements"
 // NoAction is the event type EV_NO_ACTION. Such an event is informative and extends no PCR.
 const NoAction = 3
 
-// States of a log. A state says how much of the log could be read. No state is a reason to
-// refuse a measurement. If the events do not replay to a PCR's value, that PCR is unexplained.
+// States of a log. A state says how much of the log could be read. The hub refuses no measurement
+// because of the log's state. If the events do not replay to a PCR's value, that PCR is
+// unexplained.
 const (
 	None       = "none"       // there is no log
 	Whole      = "whole"      // the whole log was read

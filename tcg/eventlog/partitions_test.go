@@ -11,7 +11,7 @@ import (
 	log "gangway/tcg/eventlog"
 )
 
-// header makes the header of a partition table whose entries have `size` bytes.
+// The function `header` makes the header of a partition table whose entries have `size` bytes.
 func header(size uint32) []byte {
 	h := make([]byte, 512)
 	copy(h, "EFI PART")
@@ -19,7 +19,8 @@ func header(size uint32) []byte {
 	return h
 }
 
-// entry makes an entry with this type, whose partition has the sectors `first` to `last`.
+// The function `entry` makes an entry with this type, whose partition has the sectors `first` to
+// `last`.
 func entry(kind []byte, first, last uint64) []byte {
 	e := make([]byte, 128)
 	copy(e, kind)

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"gangway/tcg"
 )
@@ -38,7 +39,9 @@ func Banks() map[string]crypto.Hash { return maps.Clone(banks) }
 
 // phases matches the names of the boot phases that a running system extends into PCR 11, joined by
 // ":".
-var phases = regexp.MustCompile(`^$|^[a-z0-9]([a-z0-9-]{0,31})(:[a-z0-9]([a-z0-9-]{0,31})){0,15}$`)
+var phases = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^$|^[a-z0-9]([a-z0-9-]{0,31})(:[a-z0-9]([a-z0-9-]{0,31})){0,15}$`)
+})
 
 // variables are the names that a Variable can have.
 var variables = []string{"PK", "KEK", "db", "dbx"}
@@ -111,7 +114,7 @@ func (s *System) check(own []string) error {
 			return fmt.Errorf("pcr11 of bank %s must have 1 to %d values, and one of them must have an empty key (no boot phase)", bank, maxPhases)
 		}
 		for words, value := range values {
-			if !phases.MatchString(words) || !isDigest(value, banks[bank]) {
+			if !phases().MatchString(words) || !isDigest(value, banks[bank]) {
 				return fmt.Errorf("pcr11 of bank %s: the boot phases %.40q or their value are not valid", bank, words)
 			}
 		}

@@ -210,7 +210,8 @@ func TestRejectsKidOfAnotherKey(t *testing.T) {
 	}
 }
 
-// A changed bit anywhere in the header, the payload or the signature is refused.
+// The test changes a bit in the header, the payload or the signature. Parse refuses each changed
+// text.
 func TestRejectsAlteredText(t *testing.T) {
 	key := newP256(t)
 	text := mustSign(t, example(), key)
@@ -232,7 +233,8 @@ func TestRejectsAlteredText(t *testing.T) {
 	}
 }
 
-// The payload of one manifest and the signature of another are refused.
+// An attacker combines the payload of one manifest with the signature of another. Parse refuses the
+// combination.
 func TestRejectsSignatureOfAnotherManifest(t *testing.T) {
 	key := newP256(t)
 	old := example()
@@ -280,8 +282,9 @@ func TestRejectsAlgorithmConfusion(t *testing.T) {
 	}
 }
 
-// A header with any other member is refused, even if the owner's key signed it: the member could
-// name a rule that this version does not apply, or contain a key.
+// The header has a member in addition to alg, kid and typ, or has alg twice. Parse refuses the
+// text, even if the owner's key signed it: the member could name a rule that this version does not
+// apply, or contain a key.
 func TestRejectsCritAndOtherHeaderMembers(t *testing.T) {
 	key := newP256(t)
 	jwk := string(mustJSON(t, jose.JSONWebKey{Key: key.Public()}))

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"gangway/internal/strictjson"
 )
@@ -61,7 +62,7 @@ func ParsePending(text []byte) (*Pending, error) {
 // has exactly one element.
 const contents = "/local-s3/"
 
-var addressForm = regexp.MustCompile(`^[A-Za-z0-9_=-][A-Za-z0-9_.=-]*$`)
+var addressForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_=-][A-Za-z0-9_.=-]*$`) })
 
 // Record is the hub's record of an object.
 type Record struct {
@@ -111,5 +112,5 @@ func ParseUpload(text []byte, sum string) (string, error) {
 func contentPath(address any) (string, bool) {
 	text, _ := address.(string)
 	_, element, found := strings.Cut(text, contents)
-	return contents + element, found && addressForm.MatchString(element) && len(element) <= maxAddress
+	return contents + element, found && addressForm().MatchString(element) && len(element) <= maxAddress
 }

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// canonical appends the canonical JSON that Pantacor's programs hash
+// The function `canonical` appends the canonical JSON that Pantacor's programs hash
 // (https://gibson042.github.io/canonicaljson-spec/). Names are sorted by code point. Strings have
 // the shortest form. Whole numbers are digits, and other numbers have the form d.dEn. `v` is a
 // value that encoding/json decoded, also with UseNumber.

@@ -46,9 +46,9 @@ type State struct {
 }
 
 // ParseState reads a state: a JSON object of at most MaxState bytes and strictjson.MaxStorableDepth
-// levels. The value of "#spec" is one of Specs. Every other name is a file's name, and its value is
-// an object's SHA-256, as 64 lower-case hexadecimal digits. If the file's name ends in ".json", the
-// value may be any JSON value.
+// levels. The value of "#spec" is one of Specs. The name of every other member is a file's name.
+// The member's value is an object's SHA-256, as 64 lower-case hexadecimal digits. If the file's
+// name ends in ".json", the value may be any JSON value.
 //
 // ParseState accepts any file name. State.Files checks the names.
 func ParseState(text []byte) (*State, error) {

@@ -102,7 +102,7 @@ func stateWith(names ...string) string {
 	return s + "}"
 }
 
-// files parses a state and returns its files, as a device does.
+// The function `files` parses a state and returns its files, as a device does.
 func files(text string) ([]trail.File, error) {
 	s, err := trail.ParseState([]byte(text))
 	if err != nil {

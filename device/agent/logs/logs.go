@@ -96,9 +96,9 @@ func (l *Log) drop(n int) {
 	}
 }
 
-// batch returns the oldest lines, at most `n` lines and at most batchBytes bytes, and the number of
-// the first line. If lines were dropped, batch puts an extra line first. The extra line contains
-// the number of dropped lines, which is also the result `lost`.
+// batch returns the oldest lines, at most `n` lines and at most batchBytes bytes. `first` is the
+// sequence number of the first line. If lines were dropped, batch puts an extra line first. The
+// extra line contains the number of dropped lines, which is also the result `lost`.
 func (l *Log) batch(n int) (lines []Line, first int64, lost int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -118,9 +118,9 @@ func (l *Log) batch(n int) (lines []Line, first int64, lost int) {
 	return lines, l.first, l.lost
 }
 
-// The method `sent` removes `n` lines that the hub has received. `first` is the number of the first
-// of these lines. Log may already have dropped some of these lines. `lost` is the number of dropped
-// lines in the extra line that the hub has received.
+// The method `sent` removes `n` lines that the hub has received. `first` is the sequence number of
+// the first of these lines. Log may already have dropped some of these lines. `lost` is the number
+// that the extra line contained, if the hub has received an extra line.
 func (l *Log) sent(first int64, n, lost int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

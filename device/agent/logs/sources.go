@@ -45,7 +45,8 @@ type tail struct {
 	skip bool   // the rest of the current line is dropped, because the line is too long
 }
 
-// open opens the file at t.path, if it is a regular file. open never blocks, not even on a pipe.
+// The method `open` opens the file at t.path, if it is a regular file. open never blocks, not even
+// on a pipe.
 func (t *tail) open(atEnd bool) {
 	file, err := diskfile.Open(t.path, 0)
 	if err != nil {

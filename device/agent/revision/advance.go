@@ -151,8 +151,8 @@ func (f *Follower) waited() time.Duration {
 	return time.Since(f.since)
 }
 
-// reboot calls the hook to reboot the machine, and waits for the reboot. After the reboot it enters
-// the next phase.
+// The method `reboot` calls the hook to reboot the machine, and waits for the reboot. After the
+// reboot it enters the next phase.
 func (f *Follower) reboot(ctx context.Context) (time.Duration, error) {
 	w := f.journal.Step
 	id, err := f.bootID()
@@ -192,8 +192,8 @@ func (f *Follower) reboot(ctx context.Context) (time.Duration, error) {
 	return min(5*time.Second, f.cfg.RebootWithin), nil
 }
 
-// test calls the hook to test the revision. Then it checks that the hub can be reached, because a
-// revision with which the machine cannot reach the hub must fail.
+// The method `test` calls the hook to test the revision. Then it checks that the hub can be
+// reached, because a revision with which the machine cannot reach the hub must fail.
 func (f *Follower) test(ctx context.Context) (time.Duration, error) {
 	w := f.journal.Step
 	if !w.Passed {
@@ -282,8 +282,8 @@ func (f *Follower) rollBack(ctx context.Context) error {
 	return f.end(failed, w.Reason)
 }
 
-// end records the outcome of the installation in the journal. The method `finish` reports this
-// outcome to the hub later.
+// The method `end` records the outcome of the installation in the journal. The method `finish`
+// reports this outcome to the hub later.
 func (f *Follower) end(o outcome, reason string) error {
 	return f.enter(ended, func(w *work) { w.Outcome, w.Reason = o, reason })
 }

@@ -104,7 +104,8 @@ func (f *Follower) importObject(ctx context.Context, sum string) error {
 
 // importFile copies a file into the store. It returns false if the path is not a regular file, if
 // the disk cannot read the file, or if the file's SHA-256 is not `sum`. The hash is computed from
-// the copied bytes. So a file that changes during the copy cannot cause a wrong object.
+// the copied bytes. So, if the file changes during the copy, the hash is that of the bytes in the
+// store.
 func (o objects) importFile(path, sum string) (bool, error) {
 	from, err := diskfile.Open(path, unix.O_NOFOLLOW)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, diskfile.ErrNotRegular) || errors.Is(err, unix.ELOOP) {
@@ -129,8 +130,8 @@ func (o objects) importFile(path, sum string) (bool, error) {
 	return true, diskError(o.keep(file, sum))
 }
 
-// upload uploads an object to the hub. If the hub already has the object for this owner, upload
-// sends no data.
+// The method `upload` uploads an object to the hub. If the hub already has the object for this
+// owner, upload sends no data.
 func (f *Follower) upload(ctx context.Context, sum string) error {
 	file, err := os.Open(f.objects.path(sum))
 	if err != nil {

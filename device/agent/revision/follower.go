@@ -73,9 +73,9 @@ type Config struct {
 	// signed. It refuses a revision whose sequence number is smaller than that of an accepted
 	// revision. Nil: no signature is needed.
 	Keys *sig.Keys
-	// First is a folder with the first revision, for a device that has no trail yet: state.json,
-	// and objects/ with files named by SHA-256. The folder is removed when the trail exists. If
-	// First is empty or the folder is missing, the first revision is empty.
+	// First is a folder with the first revision, for a device that has no trail yet. It contains
+	// state.json, and the folder `objects` with files named by SHA-256. The folder is removed when
+	// the trail exists. If First is empty or the folder is missing, the first revision is empty.
 	First string
 	// Poll is the interval between checks for a new revision. Default: 30
 	// seconds.

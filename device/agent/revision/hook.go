@@ -80,8 +80,8 @@ func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
 	err := runLocked(cmd)
 	out.end()
 	if ctx.Err() != nil {
-		// The agent is being stopped. The interrupted call counts as a try, because the hook may be
-		// the cause of the stop.
+		// The agent is being stopped. The journal counts the interrupted call as a try, because the
+		// hook itself may have stopped the agent.
 		f.killGroup(cmd)
 		return verdict{}, ctx.Err()
 	}
@@ -155,9 +155,9 @@ func (f *Follower) stopOrphans() error {
 	return nil
 }
 
-// output passes each line that a hook prints to Config.Line, and stores the last lines for the
-// reason of a failure. A process that the hook left running may write after the call has ended;
-// output ignores these lines.
+// The type `output` passes each line that a hook prints to Config.Line. It stores the last lines,
+// which become a part of the reason if the hook fails. A process that the hook left running may
+// write after the call has ended; output ignores these lines.
 type output struct {
 	line func(string)
 

@@ -193,8 +193,8 @@ func stateWith(names ...string) string {
 	return s + "}"
 }
 
-// device makes a follower. Its hook runs `script` and then exits with code 0, unless `script`
-// itself exits earlier.
+// device makes a follower. Its hook runs `script`. If `script` does not exit by itself, the hook
+// then exits with code 0.
 func (h *evilHub) device(script string, change func(*Config)) *Follower {
 	h.t.Helper()
 	dir := h.t.TempDir()
@@ -218,9 +218,9 @@ func (h *evilHub) device(script string, change func(*Config)) *Follower {
 func (h *evilHub) outcome(f *Follower) report { return h.outcomeOf(f, "") }
 
 // outcomeOf runs the follower until the follower reports a final status of the revision `rev`. If
-// `rev` is empty, a final status of any revision is enough. If a follower is stopped right after a
-// report, it has possibly not recorded that the hub has the report. The follower then sends the
-// report again in its next run.
+// `rev` is empty, a final status of any revision is enough. If a follower is stopped right after it
+// sent a report, its journal may not say yet that the hub has the report. The follower then sends
+// the report again in its next run.
 func (h *evilHub) outcomeOf(f *Follower, rev string) report {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)

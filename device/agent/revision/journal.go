@@ -92,7 +92,7 @@ func readJournal(path, device string) (journal, error) {
 	}
 	var j journal
 	if err := json.Unmarshal(b, &j); err != nil {
-		return fresh, fmt.Errorf("trail: %s is damaged, so the running revision is unknown: remove the file, and the device accepts the next revision: %w", path, err)
+		return fresh, fmt.Errorf("trail: %s is damaged, so the running revision is unknown: if you remove the file, the device accepts the next revision: %w", path, err)
 	}
 	if j.Device != device {
 		return fresh, nil
@@ -155,9 +155,9 @@ func (f *Follower) enter(p phase, edit func(w *work)) error {
 	})
 }
 
-// patience returns the pauses between retries. The nominal pause doubles from one second to one
-// minute. The actual pause is a random time between half of the nominal pause and the whole nominal
-// pause.
+// A value of the type patience gives the pauses between retries. The nominal pause doubles from one
+// second to one minute. The actual pause is a random time between half of the nominal pause and the
+// whole nominal pause.
 type patience struct{ wait time.Duration }
 
 func newPatience() *patience { return &patience{time.Second} }

@@ -117,8 +117,8 @@ func resume(file *os.File, h hash.Hash, size int64) (int64, error) {
 	return io.Copy(h, file)
 }
 
-// rest downloads the bytes of an object that begin at the offset `from`. If the hub answers with
-// the whole object, the answer replaces the part on the disk.
+// The method `rest` downloads an object's bytes from the offset `from` to the object's end. If the
+// hub answers with the whole object, the answer replaces the part on the disk.
 func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record, file *os.File, h hash.Hash, from int64, count func(int64)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -180,8 +180,8 @@ func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record
 		}
 	}
 	if from < r.Size {
-		// A broken connection would have been an error above. So the hub says that this answer is
-		// complete, although bytes are missing: discard it.
+		// A broken connection would have been an error above. So the hub sent an incomplete object
+		// as if it were complete: discard the object's bytes.
 		count(-from)
 		return errors.Join(fmt.Errorf("object %s: %w: the answer has %d bytes instead of %d", sum, errContent, from, r.Size), diskError(os.Remove(o.partial(sum))))
 	}

@@ -122,9 +122,9 @@ func TestRevisionForThisDevice(t *testing.T) {
 	}
 }
 
-// A signed revision fails, because the machine was not ready. The owner posts it again, and the hub
-// returns the names of the state in another order. The device accepts the same sequence number with
-// the same content.
+// In the test, a signed revision fails, because the hook's test of it fails. The owner posts it
+// again, and the hub returns the names of the state in another order. The device accepts the same
+// sequence number with the same content.
 func TestFailedSignedRevisionCanBeRetried(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)

@@ -102,7 +102,7 @@ func (f *Follower) prepare(ctx context.Context, rev revision) error {
 	return f.layOut(rev, s)
 }
 
-// download downloads the missing objects, several at the same time.
+// The method `download` downloads the missing objects, several at the same time.
 func (f *Follower) download(ctx context.Context, rev revision, missing []string) error {
 	records := make([]trail.Record, len(missing))
 	var total, have int64
@@ -124,7 +124,7 @@ func (f *Follower) download(ctx context.Context, rev revision, missing []string)
 		return err
 	}
 	if need := total - have; need > free-f.cfg.Reserve {
-		return &abandoned{failed, fmt.Sprintf("The revision needs %d bytes. The disk has %d bytes, and %d must stay free.", need, free, f.cfg.Reserve)}
+		return &abandoned{failed, fmt.Sprintf("The revision needs %d bytes. The disk has %d free bytes, and %d of them must stay free.", need, free, f.cfg.Reserve)}
 	}
 	var got atomic.Int64
 	start := time.Now()

@@ -61,12 +61,12 @@ const (
 	Doubtful                  // the hub does not accept the device for another reason
 )
 
-// Effective returns the level that is in force. `limit` is the image's level. `meta` is the owner's
-// setting, or empty if the owner has not set a level. A setting that is not a level counts as Read,
-// because the owner wanted a limit.
+// Effective returns the level that is in force. `limit` is the image's level. `whose` says whether
+// the machine has an owner. `meta` is the owner's setting, or empty if the owner has not set a
+// level. A setting with an unknown word counts as Read, because the owner wanted a limit.
 //
-// Without a setting, the console cannot wipe a machine that has an owner. Otherwise a person at
-// the serial port could take the machine from its owner. For a machine without an owner, the level
+// If the owner has not set a level, the console cannot wipe the machine, because a person at the
+// serial port could then take the machine from its owner. For a machine without an owner, the level
 // is Full, because nobody's data needs protection.
 func Effective(limit Level, whose Ownership, meta string) Level {
 	level := On

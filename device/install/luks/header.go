@@ -96,7 +96,7 @@ const (
 	atVersion, atSize, atSeq, atLabel, atAlg, atSalt, atUUID, atOffset, atSum = 6, 8, 16, 24, 72, 104, 168, 256, 448
 )
 
-// header makes one of the two headers. `text` is the header's JSON.
+// The function `header` makes one of the two headers. `text` is the header's JSON.
 func header(magic string, offset int64, salt []byte, id string, text []byte) ([]byte, error) {
 	if len(text) >= jsonSize {
 		return nil, fmt.Errorf("luks: the header's JSON has %d bytes; at most %d fit", len(text), jsonSize-1)

@@ -171,7 +171,8 @@ func TestPowerCutLeavesTheOldTokensOrTheNew(t *testing.T) {
 				t.Errorf("cut after %d steps: %v", cut, err)
 			}
 		}
-		// The power is also cut during the next change, while one copy of the header is damaged.
+		// One copy of the header is damaged now. The test also cuts the power during the next
+		// change.
 		d.left = cut / 2
 		_ = SetTokens(d, 0, []string{"gangway-tpm2"}, first) // fails if it is cut
 		d.left = -1

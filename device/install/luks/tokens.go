@@ -98,8 +98,8 @@ func withTokens(all map[string]json.RawMessage, slot int, kinds []string, list [
 	return text, nil
 }
 
-// write writes both copies of the header. `b` is the present header, and `text` its new JSON. If
-// only one copy is intact, write overwrites that copy last.
+// The function `write` writes both copies of the header. `b` is the present header, and `text` its
+// new JSON. If only one copy is intact, write overwrites that copy last.
 func write(d Disk, b, text []byte, intact [2]bool) error {
 	if len(text) >= jsonSize {
 		return fmt.Errorf("luks: the header's JSON has %d bytes; at most %d fit", len(text), jsonSize-1)

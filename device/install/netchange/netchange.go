@@ -83,7 +83,8 @@ type journal struct {
 type Store struct {
 	Dir string
 	Now func() time.Time // nil: time.Now
-	// before, if set, is called before each write. Tests cut the power there.
+	// The function `before`, if set, is called before each write. Tests use it to simulate a power
+	// cut.
 	before func()
 }
 
@@ -98,7 +99,7 @@ const (
 // settings are also not new if the source's last offer had the same text. If `try` is set, the next
 // boot tries new settings. If `try` is not set, new settings take effect at once, without a trial.
 // Set `try` only for a machine that has reached the hub before. If the text is not valid, Offer
-// returns the error and records it as the outcome.
+// returns the error, and the journal records that the settings were refused.
 func (s *Store) Offer(from Source, text string, try bool) (news bool, err error) {
 	var mistake error
 	err = s.change(func(j *journal) bool {
@@ -223,7 +224,7 @@ func (s *Store) Report() (text string, err error) {
 			}
 		}
 		if l := j.Last; l != nil {
-			text += fmt.Sprintf("\nlast change: settings from the %s, %s at %s", l.From, l.Result, l.At.UTC().Format(time.RFC3339))
+			text += fmt.Sprintf("\nlast change: settings from the %s were %s at %s", l.From, l.Result, l.At.UTC().Format(time.RFC3339))
 			if l.Reason != "" {
 				text += ". " + l.Reason
 			}
@@ -250,8 +251,8 @@ func (s *Store) outcome(from Source, r Result, reason string) *Outcome {
 	return &Outcome{from, r, reason, now().UTC().Truncate(time.Second)}
 }
 
-// settings returns the settings in force. If the journal's text is not valid, it returns no
-// settings, so that the network configures the machine. Offer stores only valid text.
+// The method `settings` returns the settings in force. If the journal's text is not valid, it
+// returns no settings, so that the network configures the machine. Offer stores only valid text.
 func (j *journal) settings() *netfile.Settings {
 	s, err := netfile.Parse([]byte(j.Kept))
 	if err != nil {

@@ -80,7 +80,8 @@ func TestSettingsThatDoNotReachTheHubFallBack(t *testing.T) {
 	s.checkOffer(t, Hub, settingsFile("vlan = 8"), true, false) // the hub offers the same settings again
 	s.checkBegin(t, "three", "vlan = 7", false)
 
-	// The power fails during the trial, so the trial counts as failed.
+	// The test ends the trial's boot without Keep or Drop, as in a power cut. The trial counts as
+	// failed.
 	s.checkOffer(t, Hub, settingsFile("vlan = 9"), true, true)
 	s.checkBegin(t, "four", "vlan = 9", true)
 	s.checkBegin(t, "five", "vlan = 7", false)
@@ -145,7 +146,7 @@ func TestReportMasksSecrets(t *testing.T) {
 	if err != nil || strings.Contains(report, "hunter") {
 		t.Errorf("the report shows a password: %s, %v", report, err)
 	}
-	for _, want := range []string{"in force:\n  proxy = http://ada:********@proxy.example:3128\n", "tried, from the hub:\n", "last change: settings from the stick, kept at 2027-01-15T08:00:00Z"} {
+	for _, want := range []string{"in force:\n  proxy = http://ada:********@proxy.example:3128\n", "tried, from the hub:\n", "last change: settings from the stick were kept at 2027-01-15T08:00:00Z"} {
 		if !strings.Contains(report, want) {
 			t.Errorf("the report does not say %q:\n%s", want, report)
 		}

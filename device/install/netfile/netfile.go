@@ -1,9 +1,9 @@
 // Package netfile parses and formats network.txt, the file of a machine's network settings. The
 // file has lines of text, which a person can edit on any computer. `gangway image build` writes the
 // file to the stick, the installed machine stores it, and the machine's owner can set other
-// settings at the hub. All of these programs parse the file with Parse or Read. Text formats
-// settings as a file. Parse returns the same settings from that file. The package opens no files
-// itself.
+// settings at the hub. All of them parse the file with the functions Parse or Read. The method Text
+// formats settings as the text of such a file, and Parse returns the same settings from that text.
+// The package opens no files itself.
 //
 // A file is UTF-8 text. Lines end with LF or CRLF. Empty lines and lines that begin with # are
 // ignored. Every other line is KEY = VALUE, or belongs to a certificate in PEM:
@@ -212,7 +212,7 @@ func macAddress(v string) (mac string, ok bool) {
 	return v, true
 }
 
-// number parses a decimal number without a sign or leading zeros.
+// The function `number` parses a decimal number without a sign or leading zeros.
 func number(v string, least, most int) (int, bool) {
 	n, err := strconv.Atoi(v)
 	return n, err == nil && strconv.Itoa(n) == v && n >= least && n <= most

@@ -72,7 +72,8 @@ func (h *Hook) Do(verb, revision string) (code int) {
 
 func (h *Hook) say(format string, args ...any) { fmt.Fprintf(h.Out, format+"\n", args...) }
 
-// open opens and hashes the system of a revision. If the revision has no system, f is nil.
+// The function `open` opens and hashes the system of a revision. If the revision has no system, f
+// is nil.
 func open(revision string) (f *os.File, size int64, sum string, err error) {
 	name := filepath.Join(revision, "files", SystemPath)
 	info, err := os.Lstat(name)

@@ -61,8 +61,8 @@ func slotOf(entry string) Slot {
 type ESP struct {
 	Dir      string // mount point
 	Firmware install.Firmware
-	// before, if set, is called with a description before each change. Tests cut the power
-	// there.
+	// The function `before`, if set, is called before each change, with a description of the
+	// change. Tests use it to simulate a power cut.
 	before func(change string)
 	free   func() (int64, error) // returns the free space in bytes; if set, used instead of statfs(2)
 }

@@ -108,7 +108,8 @@ func (m *machine) variable(name string) string {
 	return filepath.Join(string(m.hook.ESP.Firmware), name+"-"+loader)
 }
 
-// change runs before each change, and cuts the power if the test set cutAt to this change.
+// The method `change` runs before each change, and cuts the power if the test set cutAt to this
+// change.
 func (m *machine) change(what string) {
 	if m.changes == m.cutAt {
 		panic(cut{})
@@ -178,8 +179,8 @@ func (m *machine) comesUp(wanted []string) bool {
 	return false
 }
 
-// call calls the hook and returns the hook's exit code, or -1 if the machine restarted during the
-// call.
+// The method `call` calls the hook and returns the hook's exit code, or -1 if the machine restarted
+// during the call.
 func (m *machine) call(verb, revision string) (code int) {
 	m.Helper()
 	defer func() {
@@ -264,7 +265,7 @@ func (m *machine) apply(revision string) string {
 	return "DONE"
 }
 
-// revision makes a revision's folder as the agent does.
+// The method `revision` makes a revision's folder as the agent does.
 func (m *machine) revision(n int, system []byte) string {
 	m.Helper()
 	dir := filepath.Join(m.TempDir(), fmt.Sprintf("%d-0123456789abcdef", n))

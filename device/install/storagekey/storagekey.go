@@ -21,7 +21,7 @@ import (
 
 // ErrOther means that the TPM's storage key is not the key with the recorded name. The TPM is
 // another one or was cleared, or an interposer on its bus has replaced the key.
-var ErrOther = errors.New("the TPM's storage key is not the one that the disk's header names: this is another TPM, it was cleared, or something on its bus changes its answers; use the recovery key")
+var ErrOther = errors.New("the TPM's storage key differs from the key that the disk's header names: the TPM was replaced or cleared, or a device on its bus changes its responses; use the recovery key")
 
 // ErrAltered means that a response does not have the HMAC that the TPM makes.
 var ErrAltered = errors.New("the TPM's answer is not authentic: something on the TPM's bus changes its answers, or the TPM is faulty; restart the machine, and if this happens again, examine it")

@@ -1,6 +1,6 @@
-// Package cakey uses a private key where the key is: in a file, in the TPM of this machine, or in a
-// signer, which is a program that holds the connection to an HSM. The keys of the hub's CAs and the
-// owner's key of reference manifests can be in these places. A URI names the key:
+// Package cakey signs with a private key that is in one of three places: a file, the TPM of this
+// machine, or a signer. A signer is a program that is connected to an HSM. The keys of the hub's
+// CAs and the owner's key of reference manifests can be in these places. A URI names the key:
 //
 //	file:/run/credentials/gangway.service/aca.key   PKCS #8 PEM, mode 0600
 //	tpm:0x81010060                                  a persistent handle; ?device=ADDRESS, default /dev/tpmrm0
@@ -25,8 +25,8 @@ import (
 	"time"
 )
 
-// ErrUnavailable means that a key cannot be used now: its TPM, signer or file does not answer as it
-// should. A later attempt to sign may succeed.
+// ErrUnavailable means that a key cannot be used now: its TPM or signer does not answer correctly,
+// or its file cannot be read. A later attempt to sign may succeed.
 var ErrUnavailable = errors.New("the key cannot be used")
 
 // timeout bounds one signature. A slow TPM needs less than a second.
@@ -180,7 +180,7 @@ type Key struct {
 }
 
 // Open returns the private key at a URI. The caller knows the public key, for example from the CA's
-// certificate. Open does not connect to the key's place.
+// certificate. Open does not connect to the TPM or the signer, and does not read the key's file.
 func Open(u URI, public *ecdsa.PublicKey) (*Key, error) {
 	hash, err := hashOf(public)
 	if err != nil {
@@ -207,9 +207,9 @@ func (k *Key) URI() string { return k.uri.text }
 func (k *Key) Public() crypto.PublicKey { return k.publicKey }
 
 // Sign signs a digest, and verifies the signature before it returns the signature. So a broken TPM,
-// or a signer with another key, causes an error and never a wrong certificate. The first argument
-// is not used: a TPM and a signer have their own random numbers, and for a key in a file, Sign uses
-// crypto/rand.
+// or a signer with another key, causes an error and never a wrong certificate. Sign ignores the
+// first argument, a source of random numbers. A TPM and a signer have their own source, and for a
+// key in a file, Sign uses crypto/rand.
 func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if opts.HashFunc() != k.hash || len(digest) != k.hash.Size() {
 		return nil, fmt.Errorf("cakey: %s signs digests of %v, not %d bytes of %v", k.uri, k.hash, len(digest), opts.HashFunc())

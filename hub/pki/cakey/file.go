@@ -16,14 +16,14 @@ import (
 	"syscall"
 )
 
-// ErrReadable means that other users can read a file. Restoring a backup would not correct the
-// permissions.
+// ErrReadable means that other users can read a secret file. The operator must correct the file's
+// permissions; a restore from the backup does not help.
 var ErrReadable = errors.New("can be read by other users")
 
-// private reports whether the mode of a file keeps a secret from other users. Only the owner may
-// read the file. There is one exception, because Kubernetes mounts a Secret as a file of root that
-// a group may read. If root owns the file and the hub is not root, the group may read the file too.
-// PostgreSQL has the same rule.
+// private reports whether the mode of a file keeps a secret from other users. Only the file's owner
+// may read it. There is one exception: if root owns the file and the hub is not root, the file's
+// group may read it too. The reason is that Kubernetes mounts a Secret as a file of root that a
+// group may read. PostgreSQL has the same rule.
 func private(mode fs.FileMode, owner uint32, hub int) bool {
 	if owner == 0 && hub != 0 {
 		return mode&^0o640 == 0
@@ -32,8 +32,8 @@ func private(mode fs.FileMode, owner uint32, hub int) bool {
 }
 
 // ReadSecret reads a file, and returns an error if other users may read the file. It checks the
-// permissions of the open file, not of the path. So nobody can exchange the file between the check
-// and the read.
+// permissions of the open file, not of the path. So nobody can put another file at the path between
+// the check and the read.
 func ReadSecret(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -30,9 +30,10 @@ const (
 	lastPersistent  = 0x81FFFFFF
 )
 
-// tpmKey is a key at a persistent handle of a TPM. The device is a character device, or the socket
-// of a software TPM (unix:PATH, or only the path, or tcp:HOST:PORT). The hub opens the device only
-// for an operation, so that other programs can use the TPM, and a software TPM can restart.
+// tpmKey is a key at a persistent handle of a TPM. The field `device` names a character device, or
+// the socket of a software TPM in one of the forms unix:PATH, PATH and tcp:HOST:PORT. The hub opens
+// the device only for an operation, so that other programs can use the TPM, and a software TPM can
+// restart.
 type tpmKey struct {
 	device string
 	handle uint32
@@ -232,8 +233,8 @@ func (k *tpmKey) remove(ctx context.Context) error {
 }
 
 // template is an unrestricted signing key that cannot leave the TPM. With the attribute NoDA, the
-// TPM's lockout does not apply to the key. So if somebody uses a wrong password for another key,
-// the hub can still sign.
+// key can be used while the TPM is locked after wrong passwords for other keys. So wrong passwords
+// for other keys cannot stop the hub from signing.
 func template(curve tpm2.TPMECCCurve, hash tpm2.TPMAlgID, unique []byte) tpm2.TPMTPublic {
 	return tpm2.TPMTPublic{
 		Type: tpm2.TPMAlgECC, NameAlg: tpm2.TPMAlgSHA256,

@@ -18,8 +18,8 @@ import (
 type ListenOptions struct {
 	// Users are the ids of the users that may connect.
 	Users []int
-	// Group is the id of a group whose members may open the socket; the signer still checks the
-	// user. -1 means that only the signer's own user may open it.
+	// Group is the id of a group whose members may open the socket. The signer also checks the user
+	// of each connection. If Group is -1, only the signer's own user may open the socket.
 	Group int
 	Log   *slog.Logger
 }
@@ -99,8 +99,7 @@ type listener struct {
 	o    ListenOptions
 }
 
-// Accept returns the next connection of a user that may connect, and closes the connections of
-// other users.
+// Accept returns the next connection of an allowed user. It closes the connections of other users.
 func (l *listener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.AcceptUnix()

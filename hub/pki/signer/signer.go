@@ -4,8 +4,8 @@
 //	GET  /v1/keys/NAME                    the public key: SubjectPublicKeyInfo in PEM
 //	POST /v1/keys/NAME/sign?hash=SHA-256  the body is a digest, the answer is an ASN.1 Ecdsa-Sig-Value
 //
-// Anyone who may use the socket can have anything signed. So the socket has the mode 0600, and the
-// signer also checks the user of each connection.
+// Anyone who can connect to the socket can get any digest signed. So the socket has the mode 0600,
+// and the signer also checks the user of each connection.
 package signer
 
 import (
@@ -26,14 +26,15 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"sync"
 	"time"
 )
 
-var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
+var nameForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`) })
 
 // CheckName checks the name of a key: 1 to 64 lower-case letters, digits and hyphens.
 func CheckName(name string) error {
-	if !nameForm.MatchString(name) {
+	if !nameForm().MatchString(name) {
 		return fmt.Errorf("the name of a key must be 1 to 64 lower-case letters, digits and hyphens, not %.80q", name)
 	}
 	return nil
@@ -60,8 +61,9 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader) ([
 	if err != nil {
 		return nil, err
 	}
-	// A signature is safe to repeat. With this entry, net/http repeats a request on a new
-	// connection if the signer has closed the old one, for example at its restart.
+	// This entry permits net/http to repeat the request on a new connection, if the signer has
+	// closed the old connection, for example because it was restarted. It is safe to sign the same
+	// digest twice.
 	req.Header["Idempotency-Key"] = nil
 	resp, err := c.http.Do(req)
 	if err != nil {

@@ -32,15 +32,15 @@ type Config struct {
 }
 
 const (
-	// defaultWriters is 1, because transactions that write run one after the other (see writers):
-	// more connections only make smaller batches (BenchmarkOnboard).
+	// defaultWriters is 1: transactions that write run one after the other (see writers), so more
+	// connections would only make the batches smaller (BenchmarkOnboard).
 	defaultWriters = 1
 	defaultReaders = 8
 	// connectTimeout is how long a connection attempt to one host may take, unless the URL has the
 	// parameter connect_timeout.
 	connectTimeout = 5 * time.Second
-	// silence is how long a packet may stay unacknowledged before the connection is lost. An idle
-	// connection is probed after half of this time.
+	// silence is the time after which a connection counts as lost, if the server does not
+	// acknowledge a packet. After half of this time, an idle connection sends a probe.
 	silence = 5 * time.Second
 )
 
@@ -106,8 +106,8 @@ func parseURL(base string, params []string) (*pgconn.Config, error) {
 	return config, nil
 }
 
-// parameters splits a URL at its question mark: `base` is the text before it, and `params` are the
-// parameters.
+// parameters splits a URL at its question mark. `base` is the text before the question mark, and
+// `params` has the parameters after it.
 func parameters(address string) (base string, params []string) {
 	base, query, _ := strings.Cut(address, "?")
 	if query != "" {
@@ -156,8 +156,8 @@ func hostsOf(config *pgconn.Config) []string {
 	return slices.Compact(hosts)
 }
 
-// remote reports whether a network may be between the hub and a host ("host:port", or the folder of
-// a Unix socket).
+// remote reports whether the connection to a host may go through a network. `hostport` is
+// "host:port", or the folder of a Unix socket.
 func remote(hostport string) bool {
 	host, _, err := net.SplitHostPort(hostport)
 	if err != nil {

@@ -30,13 +30,13 @@ type conn struct {
 	kept []keptStatement
 
 	// wrote is true if a statement changed a row, or may have changed a row before it failed.
-	// failed is the first error of a statement: after an error, PostgreSQL runs no statement of the
-	// transaction until a rollback. The user of the connection clears and reads both fields.
+	// failed is the first error of a statement. After an error, PostgreSQL runs no further
+	// statement of the transaction. The user of the connection clears and reads both fields.
 	wrote  bool
 	failed error
 
-	// warning is the server's last warning since the user of the connection cleared this field.
-	// After a COMMIT, it means that the server has not waited for its standby.
+	// warning is the last warning that the server sent after the user of the connection cleared
+	// this field. A warning after a COMMIT means that the server has not waited for its standby.
 	warning string
 
 	// batch has the statements of Do that were not sent yet. `pending` is their number.
@@ -59,8 +59,9 @@ type keptStatement struct {
 
 type workCounters struct{ statements, rows atomic.Uint64 }
 
-// maxDrained is the number of bytes of unread rows that a query may read and drop when its caller
-// needs no more rows. If there are more bytes, the connection is closed instead.
+// If a caller needs no more rows of a query, the remaining rows are read and dropped, so that the
+// connection can be used again. maxDrained is the largest number of bytes that are read in this
+// way. If there are more, the connection is closed.
 const maxDrained = 1 << 20
 
 var binaryFormat = []int16{pgtype.BinaryFormatCode}
@@ -137,8 +138,8 @@ func appendList(data []byte, list []string) []byte {
 	return data
 }
 
-// The method `add` adds a statement to the batch. If the server must keep the statement, add lets
-// the server prepare it first.
+// The method `add` adds a statement to the batch. If the server is to keep the statement for later
+// use, `add` prepares it first.
 func (c *conn) add(s *sqlstore.Statement, args []any) error {
 	if c.failed != nil {
 		return c.failed

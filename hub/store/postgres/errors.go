@@ -60,8 +60,8 @@ func (e *lostError) Error() string { return "postgres: the connection is lost: "
 
 func (e *lostError) Unwrap() error { return e.cause }
 
-// The method `Is` reports that a lostError is store.ErrBusy: a retry can succeed. Operations return
-// a lostError only if nothing was written.
+// The method `Is` makes errors.Is(err, store.ErrBusy) true for a lostError, because a retry can
+// succeed. Operations return a lostError only if nothing was written.
 func (e *lostError) Is(target error) bool { return target == store.ErrBusy }
 
 // ErrUnknown means that the connection was lost during the commit of a write, and that the database

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -26,12 +27,13 @@ type migration struct {
 	name    string
 	// oldest is the version of the schema that a program must know to use a database with this
 	// migration. During an upgrade, hubs of two versions use one database. So if a migration only
-	// adds something, its `oldest` is the same as the `oldest` of the previous migration.
+	// adds something that older programs ignore, its `oldest` is the same as the `oldest` of the
+	// previous migration.
 	oldest int
 	text   string
 }
 
-var oldestLine = regexp.MustCompile(`(?m)^-- usable from (\d+)$`)
+var oldestLine = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?m)^-- usable from (\d+)$`) })
 
 // readMigrations returns the migrations of a folder in the order of their versions. The name of a
 // file begins with its version. The file of a migration that older programs tolerate has the line
@@ -52,7 +54,7 @@ func readMigrations(folder fs.FS) (list []migration, err error) {
 			return nil, fmt.Errorf("postgres: %s should be migration %d", name, i+1)
 		}
 		m.oldest = m.version
-		if found := oldestLine.FindStringSubmatch(m.text); found != nil {
+		if found := oldestLine().FindStringSubmatch(m.text); found != nil {
 			m.oldest, _ = strconv.Atoi(found[1])
 		}
 		list = append(list, m)
@@ -71,8 +73,8 @@ const createVersions = `CREATE TABLE IF NOT EXISTS schema_versions (
 // lock ends with the transaction, so it also works through a pooler.
 const migrationLock = 0x67616e67776179 // "gangway"
 
-// migrate updates the schema of the database. All migrations run in one transaction, so a hub that
-// is killed leaves no half of a migration. Hubs that start at the same time wait for each other.
+// migrate updates the schema of the database. All migrations run in one transaction, so if a hub is
+// killed, the schema does not change. Hubs that start at the same time wait for each other.
 func migrate(ctx context.Context, pg *pgconn.PgConn, list []migration) (err error) {
 	if is, err := versionOf(ctx, pg, list); err != nil || is >= len(list) {
 		return err

@@ -78,8 +78,8 @@ func OpenRaw(ctx context.Context, config Config) (*Raw, error) {
 	return &Raw{&conn{pg: pg, ctx: ctx, work: &workCounters{}, batch: &pgconn.Batch{}}}, nil
 }
 
-// BeginSnapshot begins a transaction that changes nothing. All later queries of the transaction see
-// the database in the state that it has when the first of them runs.
+// BeginSnapshot begins a read-only transaction. All queries of the transaction see the same state
+// of the database: its state when the first of these queries runs.
 func (r *Raw) BeginSnapshot(ctx context.Context) error {
 	r.c.ctx, r.c.failed = ctx, nil
 	_, err := r.c.control("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -194,8 +194,9 @@ func copyData(rows [][]any) ([]byte, error) {
 	return append(data, 0xff, 0xff), nil
 }
 
-// Finish sets counters ("table.column") to the last used number, and updates the planner's
-// statistics (ANALYZE). If `hub` is not empty, the database then belongs to the hub with this name.
+// Finish sets counters, which are named "table.column", to their last used numbers. It also updates
+// the planner's statistics (ANALYZE). If `hub` is not empty, the database then belongs to the hub
+// with this name.
 func (r *Raw) Finish(ctx context.Context, counters map[string]int64, hub string) error {
 	r.c.ctx, r.c.failed = ctx, nil
 	if _, err := r.c.control("ANALYZE"); err != nil {

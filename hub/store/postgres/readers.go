@@ -11,8 +11,8 @@ import (
 
 const (
 	// readTimeout limits how long one read may take. A read that has begun goes on even if the
-	// caller's context ends, because an interrupted read closes its connection. So a peer that
-	// begins and ends many requests cannot use up the server's connections.
+	// caller's context ends. The reason is that an interruption of a read closes its connection: a
+	// peer that begins and cancels many requests could make the hub open connections all the time.
 	readTimeout = 30 * time.Second
 	// retryFor is how long a read or a write is repeated after its connection was lost, for example
 	// while another server takes over.
@@ -40,7 +40,7 @@ func newReaders(n int, first *conn, open func(ctx context.Context) (*conn, error
 }
 
 // The method `do` calls the function `run` with a connection. If the connection is lost, it repeats
-// the call with another connection. ctx limits the wait for a connection.
+// the call with another connection. `ctx` limits only the time that `do` waits for a connection.
 func (r *readers) do(ctx context.Context, run func(*conn) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -114,10 +114,11 @@ func (r *readers) once(ctx context.Context, c *conn, run func(*conn) error) (*co
 const (
 	beginSnapshot = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`
 	// beginSearch begins a transaction whose queries find their rows by an index, and read only the
-	// first rows in the order of the index. If statistics are missing, for example after a move or
-	// a restore, PostgreSQL may expect few rows, and read and sort all of them. The settings end
-	// with the transaction. If a plan sorts nevertheless, PostgreSQL gives it a high cost; without
-	// jit = off, it would compile such a plan.
+	// first rows in the order of the index. Without these settings, PostgreSQL may read and sort
+	// all rows if it has no statistics, for example after a move or a restore. The settings end
+	// with the transaction. `enable_sort = off` gives a plan that must sort a high cost, and
+	// PostgreSQL would compile such a plan to machine code, which is slow. `jit = off` prevents
+	// this.
 	beginSearch = beginSnapshot + `;
 	SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off; SET LOCAL jit = off`
 )

@@ -7,8 +7,8 @@ import (
 
 // PostgreSQL accepts neither the byte 0 nor invalid UTF-8 in a text, but both can come from a TPM
 // or from a device's report. So each such byte is stored as `escape` and two hexadecimal digits.
-// `escape` itself is stored as if its bytes were invalid. The function text_size of the schema
-// knows the length of this form.
+// The bytes of the character `escape` itself are stored in the same way. The function text_size of
+// the schema computes the length that a text has without this encoding.
 const escape = '\U0010FFFD'
 
 const hexDigits = "0123456789abcdef"

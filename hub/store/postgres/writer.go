@@ -115,8 +115,8 @@ func (w *writers) transact(c *conn, batch []*sqlstore.Job) *conn {
 	return c
 }
 
-// untilOf returns the time at which transact gives up: after retryFor, or earlier if no caller
-// waits so long.
+// untilOf returns the time at which transact stops its retries: after retryFor, or when the last
+// caller stops waiting.
 func untilOf(batch []*sqlstore.Job) (until time.Time) {
 	for _, j := range batch {
 		if deadline, ok := j.Context().Deadline(); ok && deadline.After(until) {
@@ -159,8 +159,8 @@ func (w *writers) attempt(c *conn, batch []*sqlstore.Job) (*conn, error) {
 type mark [16]byte
 
 // begin begins a transaction, waits for its turn and writes its mark. All of this is one message to
-// the server. The server ends the transaction if this hub falls silent, so that other hubs get
-// their turn.
+// the server. If this hub stops sending, the server ends the transaction after some time, so that
+// other hubs get their turn.
 func (c *conn) begin() (m mark, err error) {
 	rand.Read(m[:])
 	c.failed = nil
@@ -260,9 +260,9 @@ func (w *writers) commit(c *conn, m mark) (*conn, error) {
 	return w.resolve(m, err)
 }
 
-// resolve finds out whether the transaction with a mark is committed, after the connection was lost
-// with the error `cause`. It returns nil if the transaction is committed, and a lostError if it is
-// not.
+// resolve finds out whether the transaction that wrote the mark `m` is committed. It is called
+// after the connection was lost with the error `cause`. It returns nil if the transaction is
+// committed, and a lostError if it is not.
 func (w *writers) resolve(m mark, cause error) (*conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), w.resolveFor)
 	defer cancel()
@@ -282,22 +282,22 @@ func (w *writers) resolve(m mark, cause error) (*conn, error) {
 		}
 		select {
 		case <-ctx.Done():
-			// The causes are not wrapped: with a wrapped cause, the error would mean that nothing
-			// was written, and the queue would run the operations again.
+			// Do not wrap the causes with %w. A wrapped cause would say that nothing was written,
+			// and the queue would run the operations again.
 			return nil, fmt.Errorf("%w (%v, then %v)", ErrUnknown, cause, err)
 		case <-time.After(retryPause):
 		}
 	}
 }
 
-// committed reports whether the transaction with a mark is committed. After an error it may be
-// called again.
+// committed reports whether the transaction that wrote the mark `m` is committed. After an error,
+// the caller may call it again.
 //
-// The method writes the mark itself. If the server still knows the transaction, this write waits
-// until the transaction has ended. If the write succeeds, the transaction is not committed, and can
-// never be committed. This also holds if another server has taken over: that server has the mark
-// only if it has the transaction. A check of the transaction's number would not be enough, because
-// the other server may have given the number to another transaction.
+// To find out, committed tries to write the same mark. If the transaction has not ended yet, this
+// write waits for its end. If the write succeeds, the transaction is not committed, and can never
+// be committed. This also holds if another server has taken over, because that server has the mark
+// only if it has the transaction. It would not be enough to look for the transaction's number: the
+// other server may have given this number to another transaction.
 //
 // The mark of this function has the time -infinity. So if the answer to this call is lost, the next
 // call does not mistake this mark for the mark of the transaction.
@@ -306,8 +306,8 @@ func (c *conn) committed(m mark) (bool, error) {
 	if err != nil || tag != "INSERT 0 0" {
 		return false, err
 	}
-	// After a crash, the server may show transactions that its standby does not have. The server
-	// answers this write only when the standby has all earlier transactions.
+	// After a crash, the server may contain transactions that its standby does not have. So this
+	// write is needed: the server answers it only when the standby has all earlier transactions.
 	c.warning = ""
 	tag, err = c.control(fmt.Sprintf(`UPDATE write_marks SET at = clock_timestamp() WHERE id = '\x%x' AND at > '-infinity'`, m[:]))
 	if err == nil && c.warning != "" {
@@ -316,8 +316,8 @@ func (c *conn) committed(m mark) (bool, error) {
 	return tag == "UPDATE 1", err
 }
 
-// The method `clean` removes the marks of old transactions from time to time. A writer never asks
-// for a mark that is older than resolveTimeout.
+// The method `clean` removes the marks of old transactions from time to time. They are not needed,
+// because a writer never looks for a mark that is older than resolveTimeout.
 func (w *writers) clean(c *conn) {
 	last, now := w.cleaned.Load(), time.Now().UnixNano()
 	if now-last < int64(cleanInterval) || !w.cleaned.CompareAndSwap(last, now) {

@@ -33,8 +33,8 @@ type conn struct {
 	dest  []any // values of the current row of a query
 
 	// arena is the memory for the text and blob arguments of the running statement. Go does not
-	// manage this memory. After a reset, a statement still points into the arena, but SQLite reads
-	// the arguments only after they are bound again.
+	// manage this memory. A statement that was reset still has pointers into the arena, but SQLite
+	// does not follow them before new arguments are bound.
 	arena     uintptr
 	arenaSize int
 
@@ -221,8 +221,8 @@ func withoutLists(args []any) []any {
 	return args
 }
 
-// appendList appends a list as a JSON array. Texts may have any bytes: SQLite keeps bytes that are
-// not UTF-8, and package json would replace them.
+// appendList appends a list as a JSON array. It does not use encoding/json, which would replace
+// bytes that are not UTF-8: SQLite stores texts with any bytes.
 func appendList(data []byte, list []string) []byte {
 	data = append(data, '[')
 	for i, text := range list {

@@ -32,8 +32,8 @@ type Inspection struct {
 // maxFaults is the largest number of faults that Inspect lists.
 const maxFaults = 5
 
-// Inspect reads a database and does not change the database: it updates no schema and makes no
-// file. `served` means that a hub has the database open. The quick check takes at most `checkTime`.
+// Inspect reads a database without changing it: it does not update the schema, and makes no file.
+// `served` means that a hub has the database open. The quick check takes at most `checkTime`.
 func Inspect(ctx context.Context, path string, served bool, checkTime time.Duration) (in Inspection, err error) {
 	if path, err = filepath.Abs(path); err != nil {
 		return in, fmt.Errorf("sqlite: %w", err)

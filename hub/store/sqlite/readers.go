@@ -39,8 +39,8 @@ func openReaders(path string, n int) (*readers, error) {
 	return r, nil
 }
 
-// The method `do` calls the function `f` with a connection. ctx limits only the wait for the
-// connection. `f` must be short, because the end of ctx does not interrupt it.
+// The method `do` calls the function `f` with a connection. `ctx` limits only the time that `do`
+// waits for a connection. `f` must be short, because it goes on even if `ctx` ends.
 func (r *readers) do(ctx context.Context, f func(*conn) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -68,8 +68,8 @@ func (r *readers) do(ctx context.Context, f func(*conn) error) error {
 	}
 }
 
-// If there are fewer connections than allowed, grow begins to open one more. The opening may fail,
-// for example because the process has too many open files. Then callers wait for an existing
+// If there are fewer connections than allowed, grow starts to open one more, in the background. If
+// this fails, for example because the process has too many open files, callers wait for an existing
 // connection, and a later call of grow tries again.
 func (r *readers) grow() {
 	r.mu.Lock()

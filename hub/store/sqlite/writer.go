@@ -10,8 +10,9 @@ import (
 	"gangway/hub/store/sqlstore"
 )
 
-// batchSize is the largest number of operations in one transaction. It limits how long a write
-// waits for other writes: 256 activations take about as long as one flush of a slow disk.
+// batchSize is the largest number of operations in one transaction. A larger batch would make a
+// write wait longer for the other writes: 256 activations take about as long as one flush of a slow
+// disk.
 const batchSize = 256
 
 // writer owns the only connection that writes. The writer's goroutine runs all queued operations in
@@ -46,8 +47,8 @@ func openWriter(path string) (*writer, error) {
 		"cache_size = -16384", // KiB
 		"temp_store = MEMORY",
 		// A checkpoint copies each changed page into the database file only once, even if many
-		// commits changed the page. So fewer checkpoints copy fewer pages. 8192 pages are 32 MiB of
-		// the write-ahead log.
+		// commits changed the page. So with fewer checkpoints, fewer pages are copied. A checkpoint
+		// begins when the write-ahead log has 8192 pages, which are 32 MiB.
 		"wal_autocheckpoint = 8192",
 		"journal_size_limit = 67108864",
 	)

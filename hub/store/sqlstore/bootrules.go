@@ -322,10 +322,10 @@ func putJudged(c Conn, device string, now time.Time, j *store.BootJudged) error 
 		if err := c.Do(growVersion, owner, p.Part, p.Value, j.Model, j.Firmware, flag(p.Bad)); err != nil {
 			return err
 		}
-		// The device joins the new cohort before it leaves the old one, because both can be the same
-		// cohort: if only the state of this part of the boot has changed. If a device that is alone
-		// in its cohort left first, the store would remove the cohort, and lose the time of the
-		// cohort's first measurement.
+		// Add the device to the new cohort before removing it from the old cohort. If only the
+		// state of this part of the boot has changed, both are the same cohort. If the device were
+		// the only one in this cohort and were removed first, the store would remove the cohort,
+		// and lose the time of its first measurement.
 		if ok {
 			if err := leaveCohort(c, p.Part, was); err != nil {
 				return err

@@ -34,8 +34,9 @@ var (
 	selectEvents         = events(`WHERE `)
 	selectEventsOfOwner  = events(`WHERE owner = ?11 AND `)
 	selectEventsOfDevice = events(`WHERE device = ?11 AND device <> '' AND `)
-	// A device never changes its owner, so few events of a device have another owner. So no index
-	// has both columns: the query finds the events by the device, and then compares the owner.
+	// There is no index with both columns. The query finds the events by the device, and then
+	// compares the owner. This is fast enough, because a device never changes its owner, so that
+	// few of its events have another owner.
 	selectEventsOfBoth = events(`WHERE device = ?11 AND device <> '' AND +owner = ?12 AND `)
 	// These statements examine at most ?3 of the newest events of an owner or a device. They return
 	// the smallest seq of the examined events, and their number.

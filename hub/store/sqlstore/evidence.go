@@ -27,7 +27,8 @@ import (
 //	rest     a Zstandard frame, with the dictionary of packedEvidence
 //
 // The frame has the fields of the type evidence, in order: for each field, its length as uvarint
-// and its bytes. In the frame, the values of other columns of the row are abbreviated (see names).
+// and its bytes. Texts in the frame that are also in other columns of the row are abbreviated (see
+// names).
 //
 // The columns iak_public, ek_certificate, iak_cert, idevid_cert, verdict and ek_links of a packed
 // row are empty. Rows of earlier versions are not packed: PackEvidence packs them. A request that
@@ -40,7 +41,8 @@ const (
 
 // evidenceWords is the dictionary of packedEvidence: what most rows have in common, such as the
 // parts of certificates and verdicts that never change, and the names of TPM makers. Never change
-// it: stored rows need it. To use a better dictionary, choose another first byte.
+// it, because stored rows cannot be read without it. A new dictionary needs another value of the
+// first byte in place of packedEvidence.
 //
 //go:embed dictionary/1
 var evidenceWords []byte
@@ -51,18 +53,24 @@ const maxEvidence = store.MaxPending
 
 var errBadEvidence = errors.New("the stored evidence is damaged")
 
-// The encoder of long evidence, and the decoder of all packed evidence. They are safe for concurrent
-// use.
+// The encoders and the decoder of packed evidence. They are safe for concurrent use.
 var (
-	evidenceEncoder = must(zstd.NewWriter(nil, zstd.WithEncoderDictRaw(1, evidenceWords), zstd.WithEncoderLevel(zstd.SpeedFastest),
-		zstd.WithEncoderCRC(false), zstd.WithWindowSize(512<<10), zstd.WithLowerEncoderMem(true)))
+	evidenceEncoder = newEncoder()
+	// shortEncoder does not try to compress bytes that are not repetitions. In short evidence, such
+	// bytes are keys, hashes and signatures, which cannot be compressed.
+	shortEncoder    = newEncoder(zstd.WithNoEntropyCompression(true))
 	evidenceDecoder = must(zstd.NewReader(nil, zstd.WithDecoderDictRaw(1, evidenceWords), zstd.WithDecoderConcurrency(0),
 		zstd.WithDecoderMaxMemory(maxEvidence), zstd.WithDecoderLowmem(true)))
 )
 
-// shortEvidence is the largest length of evidence that appendFrame compresses. Longer evidence has a
+// shortEvidence is the largest length of evidence that shortEncoder compresses. Longer evidence has a
 // boot event log.
 const shortEvidence = 16 << 10
+
+func newEncoder(more ...zstd.EOption) *zstd.Encoder {
+	return must(zstd.NewWriter(nil, append([]zstd.EOption{zstd.WithEncoderDictRaw(1, evidenceWords), zstd.WithEncoderLevel(zstd.SpeedFastest),
+		zstd.WithEncoderCRC(false), zstd.WithWindowSize(512 << 10), zstd.WithLowerEncoderMem(true)}, more...)...))
+}
 
 // The function `must` returns a coder. It panics if the options are wrong.
 func must[T any](coder T, err error) T {
@@ -75,8 +83,8 @@ func must[T any](coder T, err error) T {
 // evidence has the long columns of an enrolment.
 type evidence struct {
 	iakPublic, ekCertificate, iakCert, idevidCert, verdict, request, ekLinks []byte
-	// chain is the key of ekLinks in the table ek_chains, if hasChain is true. Then unpack leaves
-	// ekLinks empty: see withLinks.
+	// If hasChain is true, `chain` is the key with which withLinks reads ekLinks from the table
+	// ek_chains. The method `unpack` then leaves ekLinks empty.
 	chain    chainKey
 	hasChain bool
 	packed   bool // the stored row is packed
@@ -111,8 +119,9 @@ func (v *evidence) fields() []*[]byte {
 	return []*[]byte{&v.iakPublic, &v.ekCertificate, &v.iakCert, &v.idevidCert, &v.verdict, &v.request, &v.ekLinks}
 }
 
-// The byte `escape` begins an abbreviation of two bytes: `escape` and noName+i stand for the text
-// names()[i]. The bytes `escape` and `noName` stand for the byte `escape` itself.
+// An abbreviation has two bytes, and the first is `escape`. If the second byte is noName+1+i, the
+// abbreviation stands for the text names()[i]. If it is `noName`, the abbreviation stands for the
+// byte `escape` itself.
 const (
 	escape = 0xF7
 	noName = 0x80
@@ -129,8 +138,9 @@ const minName = 8
 
 // abbreviate appends `b` to `out`, with abbreviations in place of the names.
 func (v *evidence) abbreviate(out, b []byte) []byte {
-	// first and second have a bit for each name that has this byte as its first or second byte, and
-	// a bit for the byte `escape`.
+	// `escaped` is the bit for the byte `escape` in the tables `first` and `second`; bit i is for
+	// the name i. The tables have, for each value of a byte, the bits of the texts that have this
+	// value as their first or second byte.
 	const escaped = 1 << 8
 	var first, second [256]uint16
 	names := v.names()
@@ -223,7 +233,7 @@ func (v *evidence) pack() []byte {
 		out = append(out, v.chain[:]...)
 	}
 	if len(b) <= shortEvidence {
-		return appendFrame(out, b)
+		return shortEncoder.EncodeAll(b, out)
 	}
 	return evidenceEncoder.EncodeAll(b, out)
 }
@@ -313,9 +323,9 @@ func (v *evidence) assign(e *store.Enrolment) {
 	e.Verdict, e.Request, e.EKLinks = v.verdict, v.request, v.ekLinks
 }
 
-// The rows of ek_chains never change, and are never removed. Most chains belong to thousands of
-// devices, so a reference count would be a row that each enrolment changes. A request cannot add
-// rows as it likes: see store.Enrolment.CommonLinks.
+// The rows of ek_chains never change, and are never removed. They have no reference count, because
+// each enrolment would have to change the count of its chain. The number of rows stays small,
+// because the links in a request add no row: see store.Enrolment.CommonLinks.
 var (
 	insertChain = prepared(`INSERT INTO ek_chains (sum, links) VALUES (?, ?) ON CONFLICT DO NOTHING`)
 	selectChain = prepared(`SELECT links FROM ek_chains WHERE sum = ?`)
@@ -333,7 +343,7 @@ var (
 )
 
 // settingPacked is the name of a setting. Its value is the row id of the last enrolment that
-// PackEvidence has read, or allPacked.
+// PackEvidence has read, or allPacked if PackEvidence has read all enrolments.
 const (
 	settingPacked = "packed-evidence"
 	allPacked     = "all"

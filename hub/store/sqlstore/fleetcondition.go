@@ -14,16 +14,16 @@ type condition struct {
 	value string
 	term  int64 // the key in the table device_meta_terms; only for FieldMeta
 
-	// `count` is the number of devices that match the condition. If `exact` is false and `count` is
-	// larger than smallSet, more devices may match.
+	// `count` is the number of devices that match the condition. If `count` is larger than smallSet
+	// and `exact` is false, the real number may be larger than `count`.
 	count int
 	exact bool
 
 	// `walk` reads the matching devices in the order of nicks. If no index has that order, `walk`
 	// is zero.
 	walk walk
-	// `among` gets a list of devices and selects those that match the condition, by an index. nil:
-	// there is no index for the condition.
+	// `among` is a statement that gets a list of nicks, and returns the nicks of those devices that
+	// match the condition. It uses only an index. It is nil if there is no index for the condition.
 	among *Statement
 	// `fits` reports whether a device matches the condition. It reads only the columns `needs` of the
 	// device. It is nil for FieldMeta.
@@ -185,8 +185,8 @@ var (
 	selectCount = both(`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND value = ?`,
 		`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND lower(value) = lower(? COLLATE "C")`)
 	// Selects the values of a field, the most frequent values first. The order is by `size`, the
-	// number of binary digits of `n`. The LIMIT bounds the number of rows, because each device may
-	// have another model.
+	// number of binary digits of `n`. The LIMIT is necessary, because a fleet may have as many
+	// models as devices.
 	selectValues = prepared(`SELECT value, n FROM fleet_counts INDEXED BY fleet_counts_size
 		WHERE owner = ? AND field = ? ORDER BY size DESC LIMIT ?`)
 )
@@ -267,8 +267,8 @@ func (k *condition) resolveWord(c Conn, owner string, values *commonValues) (err
 	return nil
 }
 
-// commonValues has an owner's most frequent models and makers, with their numbers of devices. All
-// words of a search use the same commonValues.
+// commonValues has an owner's most frequent models and makers, and for each of them the number of
+// devices that have it. All words of a search use the same commonValues.
 type commonValues struct {
 	known          bool
 	models, makers []store.FacetCount

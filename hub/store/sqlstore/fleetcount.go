@@ -103,9 +103,9 @@ func (s *Store) Facets(ctx context.Context, owner string, field store.SearchFiel
 		if others, err = counted(c, owner, "total", ""); err != nil {
 			return err
 		}
-		// The rows are ordered by the number of binary digits of `n`. If `top` already has `limit`
-		// values, and a row has fewer digits than the last value in `top`, this row and all later
-		// rows have fewer devices.
+		// The rows are ordered by the number of binary digits of `n`. If `top` has `limit` values,
+		// and the `n` of a row has fewer digits than `least`, then this value and all later values
+		// have fewer devices than each value in `top`.
 		least := 0
 		return c.Each(selectValues, func(r Row) (bool, error) {
 			one := store.FacetCount{Value: r.text(), N: r.int()}

@@ -170,8 +170,8 @@ func (was indexed) move(c Conn, is indexed) error {
 	return nil
 }
 
-// hasTermsOf reports whether two states of a device certainly have the same index entries. It is
-// much cheaper than a comparison of the terms. Most reports change only numbers.
+// hasTermsOf reports whether it is certain that two states of a device have the same index entries.
+// Most reports change only numbers, and hasTermsOf costs much less than a comparison of the terms.
 func (was indexed) hasTermsOf(is indexed) bool {
 	return was.owner == is.owner && was.nick == is.nick && was.userMeta == is.userMeta && equalButNumbers(was.deviceMeta, is.deviceMeta)
 }
@@ -219,8 +219,8 @@ func (was indexed) terms() map[int64]bool {
 	return terms
 }
 
-// metaTerm returns the number by which the table device_meta_terms finds a member of metadata. The
-// number is a part of a SHA-256.
+// metaTerm returns the number that stands for a member of metadata in the table device_meta_terms.
+// The number is a part of a SHA-256 of the owner, the key and the value.
 func metaTerm(owner, key, value string) int64 {
 	sum := sha256.Sum256([]byte(owner + "\x00" + key + "\x00" + lowerASCII(value)))
 	return int64(binary.BigEndian.Uint64(sum[:]))

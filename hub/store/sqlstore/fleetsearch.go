@@ -17,16 +17,16 @@ const (
 	// If more devices match the most selective condition, the engine reads an index in the order of
 	// the result.
 	smallSet = store.MaxCount
-	// A walk reads an index in the order of the result (see type walk). examineMost is the largest
-	// number of rows of a walk that the engine compares with the other conditions. If a page may
-	// have more rows than examineMost, the page's limit applies instead. So a page may have fewer
-	// rows than its limit, even if there is a next page. examineFar is the bound for all orders
-	// except the order by nick. In these orders, each row is in another part of the database file,
-	// so that reading a row costs more.
+	// A walk reads an index in the order of the result (see type walk). For one page, the engine
+	// reads at most examineMost rows of a walk, and compares them with the other conditions of the
+	// search. (If the limit of the page is larger than examineMost, the engine reads that many
+	// rows.) So a page may have fewer rows than its limit, even if there is a next page. examineFar
+	// is the bound for all orders except the order by nick. In these orders, each row is in another
+	// part of the database file, so that reading a row costs more.
 	examineMost = 600
 	examineFar  = 400
 	// A walk reads several rows at once, and then compares their metadata. At first, it reads at
-	// most firstStretch rows. If these have too few hits, it next reads twice as many rows.
+	// most firstStretch rows. If too few of these rows match, it next reads twice as many rows.
 	firstStretch = 150
 )
 
@@ -214,9 +214,9 @@ func (o order) compare(a, b place) int {
 	return by
 }
 
-// walk has the two statements that read an owner's devices in one order, after a place: `up` in
-// ascending order, `down` in descending order. The arguments of both statements are the owner, the
-// arguments of the condition, the place and the limit.
+// walk has two statements that read an owner's devices in the same order, beginning after a place:
+// `up` reads in ascending order, `down` in descending order. The arguments of both statements are
+// the owner, the arguments of the condition, the place and the limit.
 type walk struct {
 	up, down *Statement
 	// short has statements that read fewer columns of the same devices: the nick, and then the
@@ -226,7 +226,8 @@ type walk struct {
 }
 
 // withShort adds the statements of `short` to a walk. The function `made` makes a walk that reads
-// certain columns: withShort calls it for searchColumns, and then for `columns`.
+// the given columns. withShort calls it twice: for searchColumns, and for `columns`, which are the
+// columns of the walk `short`.
 func withShort(columns string, made func(columns string) walk) walk {
 	w, short := made(searchColumns), made(columns)
 	w.short = &short
@@ -371,7 +372,7 @@ const (
 // walkState has a walk for each state, through the devices with that state. walkField has a walk
 // for each field, through the devices with a given value of that field. All these walks are in the
 // order of nicks. amongState and amongField have the statements that the function `among` makes.
-// There is no such statement for active devices, because most devices are active.
+// amongState has no statement for active devices, because most devices are active.
 var (
 	walkState = map[string]walk{
 		store.StateActive:      active(),
@@ -416,8 +417,9 @@ var (
 	// most ? words.
 	selectFound = both(searchColumns+`(`+fewWords+`) AS n CROSS JOIN device_search s ON s.owner = ? AND s.nick = n.nick`,
 		searchColumns+`(`+fewWords+`) AS n, LATERAL (SELECT * FROM device_search d WHERE d.owner = ? AND d.nick = n.nick LIMIT 1) AS s`)
-	// selectByID reads the devices with the ids from ? (inclusive) to ? (exclusive). The signs + keep
-	// SQLite, and the empty text keeps PostgreSQL, from using an index of the owner's devices.
+	// selectByID reads the devices with the ids from ? (inclusive) to ? (exclusive). The engines
+	// must not use an index of the owner's devices: the signs + prevent this in SQLite, and the
+	// empty text prevents it in PostgreSQL.
 	selectByID = both(searchColumns+`devices d CROSS JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick
 		WHERE d.id >= ? AND d.id < ? AND +d.owner = ? AND +d.deleted = 0 ORDER BY d.id LIMIT ?`,
 		searchColumns+`(SELECT id, owner, nick FROM devices WHERE id >= ? AND id < ? AND owner || '' = ? AND deleted = 0 ORDER BY id LIMIT ?) AS d,
@@ -426,8 +428,8 @@ var (
 	selectByNick = both(searchColumns+`json_each(?2) AS v CROSS JOIN device_search s ON s.owner = ?1 AND s.nick = v.value`,
 		searchColumns+`unnest(?2::text[]) AS n (nick), LATERAL (SELECT * FROM device_search d WHERE d.owner = ?1 AND d.nick = n.nick LIMIT 1) AS s`)
 	amongMeta = both(`SELECT m.nick FROM json_each(?2) AS v CROSS JOIN device_meta_terms m ON m.term = ?1 AND m.nick = v.value`,
-		// The LIMIT makes PostgreSQL look each nick up. Without the LIMIT, PostgreSQL would choose
-		// the plan by its statistics, and might read all devices with the term.
+		// The LIMIT makes PostgreSQL find each nick by the index. Without the LIMIT, PostgreSQL
+		// would choose the plan by its statistics, and might read all devices with the term.
 		`SELECT n.nick FROM (SELECT ?1::bigint AS term, unnest(?2::text[]) AS nick) AS n,
 			LATERAL (SELECT 1 FROM device_meta_terms m WHERE m.term = n.term AND m.nick = n.nick LIMIT 1) AS m`)
 	countMetaTerm = prepared(`SELECT count(*) FROM (SELECT 1 FROM device_meta_terms WHERE term = ? ORDER BY term, nick LIMIT ?) AS few`)
@@ -682,8 +684,8 @@ func (f *finder) among(c Conn, list []string, conditions []*condition) ([]string
 
 // walk returns the first devices that match, in the order of the result: at most `enough`. It
 // examines at most `most` devices. Of each device, it reads at least the columns `want`. `complete`
-// is true if the walk examined all devices. If it is false, and there are fewer than `enough` hits,
-// `end` is the place of the last examined device.
+// is true if the walk examined all devices. If `complete` is false and there are fewer than
+// `enough` hits, `end` is the place of the last examined device.
 func (f *finder) walk(c Conn, after *place, most, enough int, want columns) (hits []found, complete bool, end *place, err error) {
 	p := f.plan(want)
 	at := f.start()
@@ -782,10 +784,10 @@ func (f *finder) readShort(c Conn, p searchPlan, s *stretch) (err error) {
 type searchPlan struct {
 	statement *Statement
 	args      []any // arguments of the statement that come before the place
-	// among has the conditions that an index compares before the devices are read: all conditions
-	// on metadata, and one other condition that has an index. A count needs only the nicks of the
-	// devices, so for a count, `among` has all conditions that have an index. If `among` is not
-	// empty, `statement` reads only the columns of walk.short.
+	// among contains the conditions that are evaluated with an index, before any device row is
+	// read: all conditions on metadata, and one other condition that has an index. A count needs
+	// only the nicks of the devices, so for a count, among contains all conditions that have an
+	// index. If `among` is not empty, `statement` reads only the columns of walk.short.
 	among []*condition
 	rest  []*condition // the other conditions, which neither the statement nor an index checks
 }
@@ -828,9 +830,9 @@ func (f *finder) start() place {
 	return place{Number: -1 << 63}
 }
 
-// The method `key` returns the place `p` as arguments of a walk. If `first` is true, a descending
-// walk must start after all texts, so the arguments contain `last`, which is greater than all
-// texts.
+// The method `key` returns the place `p` as arguments of a walk's statement. If `first` is true,
+// the walk starts at the first device of the order. If that order is descending, the arguments then
+// contain `last`, which is greater than all texts.
 func (f *finder) key(p place, first bool, last any) []any {
 	text := func(s string) any {
 		if first && f.order.down {

@@ -15,11 +15,12 @@ import (
 // LogBounds.Bytes.
 const logCost = 64
 
-// A query for batches consists of logColumns, a condition, a place and the order. The place is
-// logForth if the oldest entries come first, and logBack if the newest entries come first. A place
-// selects batches whose times are from ?2 to ?3. If a batch has exactly the time ?4, logForth
-// selects it only if it has an entry with a larger number than ?5, and logBack only if it has an
-// entry with a smaller number than ?5.
+// A query for batches consists of four texts: logColumns, a condition on the owner or device, a
+// condition on the position, and the order. The condition on the position is logForth if the oldest
+// entries come first, and logBack if the newest entries come first. Both select batches whose times
+// are from ?2 to ?3. The previous page ended at the entry with the time ?4 and the number ?5. So of
+// the batches with the time ?4, logForth selects only those with an entry whose number is larger
+// than ?5, and logBack only those with an entry whose number is smaller.
 const (
 	logColumns              = `SELECT first, device, owner, created, data FROM log_batches `
 	logForth, logForthOrder = ` AND created BETWEEN ?2 AND ?3 AND (created <> ?4 OR first + n > ?5 + 1) AND owner = ?6 `, `ORDER BY created, first LIMIT ?7`

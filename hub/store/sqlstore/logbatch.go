@@ -25,7 +25,8 @@ const (
 )
 
 // logWords is the dictionary of zstdBatch. Small batches need the dictionary, because they contain
-// few repetitions. Never change it: stored batches need it. The most frequent texts are at the end.
+// few repetitions. Never change it, because stored batches cannot be read without it. The most
+// frequent texts are at the end.
 const logWords = "connection certificate interface partition error: failed timeout request response received sending device container " +
 	"network storage updater controller metadata bootloader mount umount revision signature volume ph_logger pvcontrol " +
 	"systemd[1]: kernel: usb eth0 wlan0 tls: http:// https:// 127.0.0.1 bytes, status 200 OK state: STATE_ " +

@@ -38,8 +38,8 @@ type Job struct {
 	ctx  context.Context
 	done chan error // buffered, for the one answer
 
-	// The driver sets `taken` to run the job, or the caller sets `taken` to give up. The first of
-	// the two to set `taken` succeeds.
+	// The driver sets `taken` before it runs the job, and the caller sets `taken` to give up. Only
+	// the first of the two succeeds.
 	taken atomic.Bool
 }
 

@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// Statement is one SQL statement, as text for each engine. If only one driver runs a statement, the
-// statement has no text for the other engine.
+// Statement is one SQL statement, as text for each engine. If only one engine's driver runs a
+// statement, the text for the other engine is empty.
 type Statement struct {
 	// Index is the position of the statement in Statements. Drivers keep the prepared statement at
 	// this index of their own list.

@@ -57,8 +57,8 @@ func begin(ctx context.Context, kind string) (context.Context, trace.Span) {
 	return ctx, span
 }
 
-// withTurn records when the operation begins to run: before that, it has waited for a connection or
-// for its turn in the queue of writes.
+// withTurn records in the trace when the operation begins to run. Until then, the operation waits
+// for a connection, or for its turn in the queue of writes.
 func withTurn(span trace.Span, run func(Conn) error) func(Conn) error {
 	return func(c Conn) error {
 		span.AddEvent("turn")
@@ -66,8 +66,9 @@ func withTurn(span trace.Span, run func(Conn) error) func(Conn) error {
 	}
 }
 
-// The function `end` ends a step. The trace has no text of the error, which may contain values of
-// rows. Errors that are answers, such as store.ErrNotFound, do not count as failures.
+// The function `end` ends a step. The trace does not contain the error's text, because that text
+// may contain values of rows. Errors that are answers, such as store.ErrNotFound, do not count as
+// failures.
 func end(span trace.Span, err error) {
 	for _, failure := range []error{store.ErrBusy, store.ErrNoSpace, ErrClosed, context.Canceled, context.DeadlineExceeded} {
 		if errors.Is(err, failure) {

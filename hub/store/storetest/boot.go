@@ -51,8 +51,8 @@ func firstBootIsLearnt(f *fixture) {
 	states, err = f.BootStates(f.ctx, f.other.ID)
 	f.must(err)
 	equal(f, "the other's states", len(states), 0)
-	// The owner decides about the measurement that the owner saw. If a newer measurement was stored
-	// since then, the decision fails.
+	// An owner decides about a measurement, but the hub has stored a newer measurement since the
+	// owner saw it. The decision must fail.
 	given := store.BootReference{Device: d.ID, Text: []byte("given"), Replaces: []byte("first")}
 	f.refused(f.PutBootReference(f.ctx, given, b), store.ErrChanged)
 	f.refused(f.PutBootReference(f.ctx, given, store.Boot{Device: d.ID}), store.ErrChanged)

@@ -540,8 +540,8 @@ func moreThanMaxCount(f *fixture) {
 	for want, queries := range map[int][]store.DeviceSearch{
 		many: {{}, said("raft"), meta("site", "oslo"), is(store.FieldState, store.StateActive), {Words: []string{"raft"}, Terms: meta("site", "oslo").Terms},
 			{Words: []string{"raft"}, Terms: slices.Concat(meta("site", "oslo").Terms, meta("kind", "Ship").Terms, is(store.FieldState, store.StateActive).Terms)}},
-		// 50 devices do not match, but more than MaxCount devices match the word, and more than
-		// MaxCount devices match the metadata.
+		// The first 1000 devices match both conditions, and the other 50 devices do not match the
+		// word. For each condition, the engine counts more than MaxCount index entries.
 		1000:     {{Words: []string{"raft-0"}, Terms: meta("site", "oslo").Terms}},
 		many / 2: {meta("odd", "true"), {Words: []string{"raft"}, Terms: meta("odd", "true").Terms}},
 		10:       {said("raft-001"), said("001")},

@@ -116,8 +116,8 @@ var growthTests = []test{
 		states(store.Expired, store.Active, store.Pending, store.Pending, store.Pending)
 		all = append(all, begin(f.owner.ID, f.token.ID, "5"))
 		states(store.Expired, store.Active, store.Expired, store.Pending, store.Pending, store.Pending)
-		// If a device sends the request of an expired enrolment again, the enrolment begins again.
-		// Then the oldest pending enrolment of the owner expires.
+		// The test sends the request of an expired enrolment again, so the enrolment begins again.
+		// Because of the bound, the oldest pending enrolment of the owner must then expire.
 		all[0], err = f.BeginEnrolment(f.ctx, all[0], Epoch)
 		f.must(err)
 		states(store.Pending, store.Active, store.Expired, store.Expired, store.Pending, store.Pending)

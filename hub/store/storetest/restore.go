@@ -54,8 +54,8 @@ var restoreTests = []test{
 		f.must(err)
 		equal(f, "events", len(list), 3)
 	}},
-	// The hub may have lost uses of the token. So no device can use the token until the operator
-	// allows this again.
+	// After a restore, the hub may lack the record of some uses of the token. So no device may use
+	// the token until the operator allows this again.
 	{"LimitedTokensArePaused", func(f *fixture) {
 		limited, unlimited := f.newToken("limited", 5), f.token
 		f.onboard(Machine{Name: "before"}, limited)

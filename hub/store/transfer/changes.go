@@ -78,8 +78,9 @@ func (t table) triggers() string {
 
 func (t table) trigger(event string) string { return "move_" + strings.ToLower(event) + "_" + t.name }
 
-// checkSchema reads the id of the move. It returns ErrUpgraded if the file has another schema than
-// when the triggers were made: a migration may have removed tables, and their triggers with them.
+// checkSchema reads the id of the move. It returns ErrUpgraded if the schema of the file has
+// changed since the triggers were made. The reason: a migration may have removed tables together
+// with their triggers.
 func (m *Move) checkSchema(ctx context.Context) error {
 	var then, now, triggers int
 	err := m.from.QueryRowContext(ctx, `SELECT id, schema, (SELECT max(version_id) FROM goose_db_version),
@@ -90,9 +91,10 @@ func (m *Move) checkSchema(ctx context.Context) error {
 	return err
 }
 
-// Stop gives up a move: it removes the move's triggers, and the changes that they recorded, from
-// the file. This also works after Finish has locked the file. Stop does nothing if the file has no
-// move, or if `idle` is not 0 and a program worked at the move less than `idle` ago.
+// Stop gives up a move. It removes two things from the file: the triggers of the move, and the
+// changes that these triggers recorded. This also works after Finish has locked the file. Stop does
+// nothing if the file has no move, or if `idle` is not 0 and a program worked at the move less than
+// `idle` ago.
 func Stop(ctx context.Context, file string, idle time.Duration) (stopped bool, err error) {
 	done, err := sqlite.TakeTurn(file)
 	if err != nil {

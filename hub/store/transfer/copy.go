@@ -36,8 +36,9 @@ func (m *Move) columnsOf(ctx context.Context, table string) (columns []string, e
 func (m *Move) selection(t table, after int) string { return t.selection(m.columns[t.name], after) }
 
 // selection returns a query for columns of the table's rows, in the order of their keys. If `after`
-// is 0, the query is for all rows. If not, `after` is the number of values of a key. These values
-// are then the arguments of the query, and the query is for the rows with greater keys.
+// is 0, the query is for all rows. Otherwise `after` is the number of columns of the key. The
+// arguments of the query are then the values of a key, and the query is for the rows with greater
+// keys.
 func (t table) selection(columns []string, after int) string {
 	query := "SELECT " + quoted(columns) + " FROM " + t.name
 	if after > 0 {
@@ -82,9 +83,9 @@ func (m *Move) copy(ctx context.Context, table table) error {
 // The method `add` adds a portion of a table's rows to the target. If the key of the table ignores
 // case, it replaces the whole table instead.
 //
-// Portions are read at different times. So a row of this portion can have the same unique value,
-// such as a nick, as the copy of a row from an earlier portion. The earlier row has changed since
-// then, so CatchUp will copy both rows. Until then, add leaves out the new row.
+// If the target already has another row with the same unique value, for example the same nick,
+// `add` leaves out the new row. This happens because portions are read at different times: in the
+// file, the other row has had another value since it was copied. CatchUp will copy both rows.
 func (m *Move) add(ctx context.Context, table table, rows [][]any) error {
 	columns := m.columns[table.name]
 	err := m.transact(ctx, func() error {

@@ -1,8 +1,9 @@
 // Package transfer moves the database of a hub from SQLite to PostgreSQL, while the hub runs.
 //
 //  1. Open adds triggers to the file, which note the key of each row that changes.
-//  2. Copy copies each table in portions, then brings PostgreSQL up to date, and compares every row. The
-//     hub may write meanwhile: rows that change are compared when CatchUp copies them again.
+//  2. Copy copies each table in portions, then brings PostgreSQL up to date, and compares every
+//     row. The hub may change rows meanwhile: these rows are compared later, when CatchUp copies
+//     them again.
 //  3. CatchUp copies the rows that have changed since the last call.
 //  4. When the hub has closed the file, Finish copies the last changes, and writes the hub's name to
 //     PostgreSQL. Without this name, a hub refuses the database.

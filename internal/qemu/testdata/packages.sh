@@ -27,7 +27,7 @@ check() { # WHAT COMMAND...
 		say "ok      $what"
 	else
 		say "FAILED  $what"
-		(tail -n 5 $out && journalctl --no-pager -o cat -n 30 -u 'gangway*') | while read -r line; do say "        $line"; done
+		(tail -n 20 $out && journalctl --no-pager -o cat -n 30 -u 'gangway*') | while read -r line; do say "        $line"; done
 		finish # the later checks would fail too
 	fi
 }
@@ -109,6 +109,7 @@ admitted() { gangway-agent status --ask | grep -q '^phase *active$'; }
 kept() { for path; do [ -e "$path" ] || return 1; done; }
 gone() { for path; do [ ! -e "$path" ] && [ ! -L "$path" ] || return 1; done; }
 onboarded() { gangway-agent status | grep -q '^phase *active$'; }
+signs_in() { echo a long password for ada | gangway login $hub --data $data --nick ada --password-stdin; }
 one_device() { [ "$(gangway device ls state:active --output csv --columns id | grep -c '^[0-9a-f]\{24\}')" = 1 ]; }
 owned() { [ "$(stat -c '%U %a' "$1")" = "$2" ]; }
 as_eve() { HOME=/root/eve gangway "$@"; }
@@ -156,7 +157,7 @@ check "an account is created as root" sh -c "echo a long password for ada | gang
 check "makers of TPMs are imported as root" gangway trust import --data $data makers.pem
 printf 'version: 1\nsoftware_tpms: [swtpm, FAKE]\n' >policy.yaml
 check "a policy admits the emulated TPM" gangway policy set policy.yaml --data $data
-check "the owner signs in" sh -c "echo a long password for ada | gangway login $hub --data $data --nick ada --password-stdin"
+check "the owner signs in" signs_in
 
 say "install: the agent"
 check "gangway-agent installs" install old/gangway-agent_*.deb
@@ -365,6 +366,8 @@ check "the restored hub listens" within 180 gangway ready --data $data
 types "gangway ready --data"
 check "gangway ready says so" printed "^ready"
 check "the restored hub knows the device" within 60 admitted
+check "the restore ended the owner's session" not one_device
+check "the owner signs in again" signs_in
 rm -r /var/lib/gangway.old
 
 say "the older package, as docs/operations.md says"

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"gangway/wire/manifest"
 )
@@ -50,7 +51,9 @@ const (
 const linuxSection = ".linux"
 
 // stubMagic is the text in a stub's section .sdmagic.
-var stubMagic = regexp.MustCompile(`^#### LoaderInfo: systemd-stub (\d{1,6})\b[^#]*####\x00*$`)
+var stubMagic = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^#### LoaderInfo: systemd-stub (\d{1,6})\b[^#]*####\x00*$`)
+})
 
 // stubVersion returns the version of systemd to which the stub belongs.
 func (p *program) stubVersion() (int, error) {
@@ -58,7 +61,7 @@ func (p *program) stubVersion() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	found := stubMagic.FindSubmatch(magic)
+	found := stubMagic().FindSubmatch(magic)
 	if found == nil {
 		return 0, fmt.Errorf("%w: the image does not begin with systemd's stub", ErrStub)
 	}
@@ -85,8 +88,8 @@ func (p *program) knows(name string) bool {
 	return false
 }
 
-// content returns the content of a section, as it is in memory, or nil if the file has no such
-// section. The stub measures as many bytes as the section has in memory.
+// The method `content` returns the content of a section, as it is in memory, or nil if the file has
+// no such section. The stub measures as many bytes as the section has in memory.
 func (p *program) content(name string) ([]byte, error) {
 	var found *pe.Section
 	for _, s := range p.file.Sections {

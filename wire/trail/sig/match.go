@@ -49,9 +49,9 @@ func matchesAny(patterns []string, name []string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool { return matches(strings.Split(p, "/"), name) })
 }
 
-// The function `matches` compares the parts of a pattern with the parts of a name. The time is at
-// most proportional to the product of the two numbers of parts, and does not grow exponentially. A
-// name has fewer than 64 parts (State.Files).
+// The function `matches` compares the parts of a pattern with the parts of a name. The running time
+// is at most proportional to the product of the two numbers of parts. A name has fewer than 64
+// parts (State.Files).
 func matches(pattern, name []string) bool {
 	all := uint64(1)<<(len(name)+1) - 1
 	open := uint64(1) // bit n is set if the pattern's parts so far match the first n parts of the name

@@ -35,8 +35,8 @@ const Dir = "_sigs/"
 
 // SequencePath is the path, in a revision's state, of the document that has the revision's sequence
 // number: {"sequence": N}. The document may also have the owner's new keys, as "keys": ["PEM",
-// ...], and a list of ids, as "devices": ["ID", ...]: then only these devices may install the
-// revision.
+// ...], and a list of device ids, as "devices": ["ID", ...]: then only these devices may install
+// the revision.
 const SequencePath = "gangway/revision.json"
 
 // Limits of a state's signatures. Until a signature is verified, anyone may have written it. So
@@ -87,7 +87,7 @@ type signature struct {
 // the header cannot choose how a key is used.
 var algorithms = []jose.SignatureAlgorithm{jose.ES256, jose.ES384, jose.RS256}
 
-// Verify verifies a state's signatures by the owner's keys, and returns the signed content. The
+// Verify verifies a state's signatures with the owner's keys, and returns the signed content. The
 // error is a *Refusal.
 //
 // Every member of the state must be covered by one signature, which must also cover SequencePath.

@@ -32,7 +32,7 @@ import (
 
 var sumA, sumB = strings.Repeat("a", 64), strings.Repeat("b", 64)
 
-// owners returns a complete state for an owner to sign.
+// The function `owners` returns a complete state for an owner to sign.
 func owners(sequence int) sigtest.State {
 	return sigtest.State{
 		"app/root.squashfs": sumA, "app/run.json": map[string]any{"name": "app", "memory": 9007199254740992},
@@ -187,8 +187,8 @@ func TestRejectsUnsignedExtraFile(t *testing.T) {
 	}
 }
 
-// Two signatures that cover all members together are refused: the hub could combine parts of an old
-// and a new revision.
+// Together, two signatures cover all members of the state. Verify refuses the state, because a hub
+// could combine parts of an old and a new revision in this way.
 func TestRejectsPartsOfDifferentRevisions(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)

@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// Place is the place in which a test's server runs. Each place is like a separate machine with its
-// own address.
+// Place is an environment in which a test's server runs. Each Place is like a separate machine with
+// its own address.
 type Place struct {
 	// Addr is an address of the place, and Network has the addresses of its peers, as in
 	// 10.73.0.0/24. Peers need no password.
 	Addr, Network string
-	// Do calls a function in a thread. The processes that this thread starts run in the place. For
-	// this machine, Do is the function Here.
+	// Do calls a function in a thread. All processes that the function starts run in the Place. If
+	// the Place is this machine, Do is the function Here.
 	Do func(func() error) error
 }
 

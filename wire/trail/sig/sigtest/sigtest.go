@@ -138,7 +138,7 @@ func selected(t testing.TB, s State, header []byte) []byte {
 	return payload
 }
 
-// sign makes the signature of a JWS (RFC 7518, 3.3 and 3.4).
+// The function `sign` makes the signature of a JWS (RFC 7518, 3.3 and 3.4).
 func sign(t testing.TB, key crypto.Signer, input string) []byte {
 	t.Helper()
 	switch key := key.(type) {
