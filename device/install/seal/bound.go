@@ -102,7 +102,9 @@ func (s *storage) bind(secret []byte, b Binding, counter tpm2.TPM2BName) (tok ma
 		return nil, err
 	}
 	flush(s.tpm, key)
-	digest, err := digestOf(b.policy(0, name, tpm2.TPM2BDigest{}, tpm2.TPMTTKVerified{}, counter))
+	digest, err := s.digest(func(session tpm2.TPMISHPolicy) []tpm2.PolicyCommand {
+		return b.policy(session, name, tpm2.TPM2BDigest{}, nullTicket, counter)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -123,6 +125,9 @@ func (s *storage) bind(secret []byte, b Binding, counter tpm2.TPM2BName) (tok ma
 	}
 	return tok, nil
 }
+
+// nullTicket is the ticket of a trial session, in which the TPM does not check tickets.
+var nullTicket = tpm2.TPMTTKVerified{Tag: tpm2.TPMSTVerified, Hierarchy: tpm2.TPMRHNull}
 
 // policy returns the policy's commands. The order matters: TPM2_PolicyAuthorize discards the
 // session's earlier policy.

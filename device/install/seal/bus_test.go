@@ -9,6 +9,7 @@ import (
 	"slices"
 	"testing"
 
+	"gangway/device/identity/tpmrc"
 	"gangway/device/install/storagekey"
 	"gangway/internal/swtpm/swtpmtest"
 
@@ -130,61 +131,68 @@ func TestTokenWithoutTheStorageKeysNameIsMadeAgain(t *testing.T) {
 }
 
 // An interposer answers, while a secret is sealed, with the digest of another policy: one that each
-// system meets. Later, a foreign system tries this policy, without the interposer.
+// system meets. Nothing is sealed.
 func TestInterposerCannotChooseThePolicy(t *testing.T) {
 	t.Parallel()
 	owner, chip := p256(t), startChip(t)
 	tpm := boot(t, chip, good)
 	n := must(Counter(tpm))(t)
-	unseal := func(_ transport.TPM, h tpm2.TPMISHPolicy, _ tpm2.TPM2BNonce) error {
-		_, err := tpm2.PolicyCommandCode{PolicySession: h, Code: tpm2.TPMCCUnseal}.Execute(tpm)
-		return err
-	}
 	digest := must(digestOf([]tpm2.PolicyCommand{tpm2.PolicyCommandCode{Code: tpm2.TPMCCUnseal}}))(t)
-	bus := &swtpmtest.Bus{TPM: tpm}
-	bus.Alter(func(code tpm2.TPMCC, rsp []byte) []byte {
-		if code == tpm2.TPMCCPolicyGetDigest {
-			copy(rsp[12:], digest)
+	for name, seal := range map[string]func(transport.TPM) error{
+		"New":      func(t transport.TPM) error { _, _, err := New(t); return err },
+		"NewFirst": func(t transport.TPM) error { _, _, err := NewFirst(t); return err },
+		"Bind": func(t transport.TPM) error {
+			_, err := Bind(t, nil, NewPassphrase(), good.binding(owner.Public(), n))
+			return err
+		},
+	} {
+		bus := &swtpmtest.Bus{TPM: tpm}
+		bus.Alter(func(code tpm2.TPMCC, rsp []byte) []byte {
+			if code == tpm2.TPMCCPolicyGetDigest {
+				copy(rsp[12:], digest)
+			}
+			return rsp
+		})
+		if err := seal(bus); !errors.Is(err, storagekey.ErrAltered) {
+			t.Errorf("%s: %v; want ErrAltered", name, err)
 		}
-		return rsp
-	})
-	_, first := firstSealed(t, bus)
-	_, plain, err := New(bus)
-	if err != nil {
-		t.Fatal(err)
+		if slices.Contains(bus.Commands, tpm2.TPMCCCreate) {
+			t.Errorf("%s sealed a secret under the interposer's policy", name)
+		}
 	}
-	passphrase := NewPassphrase()
-	bound := must(Bind(bus, nil, passphrase, good.binding(owner.Public(), n)))(t)[0]
-	raw := must(json.Marshal(bound))(t)
-	if got := must(OpenBound(tpm, raw, approve(t, owner, good)))(t); !bytes.Equal(got, passphrase) {
-		t.Error("another passphrase")
-	}
-	tpm = boot(t, chip, start{programs: "live system"})
-	for name, raw := range map[string]json.RawMessage{BoundType: raw, FirstType: first, TokenType: must(json.Marshal(plain))(t)} {
-		var tok struct {
-			Blob    []byte `json:"blob"`
-			Systemd []byte `json:"tpm2-blob"`
+}
+
+// A TPM that lacks a command of the policy could never release what is sealed. So nothing is sealed,
+// and the error says what the TPM lacks.
+func TestTPMThatCannotCheckThePolicySealsNothing(t *testing.T) {
+	t.Parallel()
+	owner := p256(t)
+	tpm := boot(t, startChip(t), good)
+	n := must(Counter(tpm))(t)
+	for name, c := range map[string]struct {
+		lacks tpm2.TPMCC
+		seal  func(transport.TPM) error
+	}{
+		"New":      {tpm2.TPMCCPolicyPCR, func(t transport.TPM) error { _, _, err := New(t); return err }},
+		"NewFirst": {tpm2.TPMCCPolicyNV, func(t transport.TPM) error { _, _, err := NewFirst(t); return err }},
+		"Bind": {tpm2.TPMCCPolicyNV, func(t transport.TPM) error {
+			_, err := Bind(t, nil, NewPassphrase(), good.binding(owner.Public(), n))
+			return err
+		}},
+		"Bind, the approval": {tpm2.TPMCCPolicyAuthorize, func(t transport.TPM) error {
+			_, err := Bind(t, nil, NewPassphrase(), good.binding(owner.Public(), n))
+			return err
+		}},
+	} {
+		bus := &swtpmtest.Bus{TPM: tpm}
+		bus.Lack(c.lacks)
+		var cause *tpmrc.Cause
+		if err := c.seal(bus); !errors.As(err, &cause) || cause.Code != tpmrc.CodeUnsupported {
+			t.Errorf("%s: %v; want the code %s", name, err, tpmrc.CodeUnsupported)
 		}
-		if err := json.Unmarshal(raw, &tok); err != nil {
-			t.Fatal(err)
+		if slices.Contains(bus.Commands, tpm2.TPMCCCreate) {
+			t.Errorf("%s sealed a secret that this TPM could not release", name)
 		}
-		private, public, err := split(append(tok.Blob, tok.Systemd...))
-		if err != nil {
-			t.Fatal(err)
-		}
-		s := must(load(tpm, nil))(t)
-		object, err := tpm2.Load{ParentHandle: tpm2.NamedHandle{Handle: s.Handle, Name: s.Name}, InPrivate: *private, InPublic: *public}.Execute(tpm)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = tpm2.Unseal{ItemHandle: tpm2.AuthHandle{
-			Handle: object.ObjectHandle, Name: object.Name, Auth: tpm2.Policy(tpm2.TPMAlgSHA256, 16, unseal),
-		}}.Execute(tpm)
-		if !errors.Is(err, tpm2.TPMRCPolicyFail) {
-			t.Errorf("%s: a foreign system unseals with the interposer's policy: %v", name, err)
-		}
-		flush(tpm, object.ObjectHandle)
-		s.Close()
 	}
 }
 

@@ -73,9 +73,6 @@ func policyFirst(counter tpm2.TPM2BName, limit uint64) func(tpm2.TPMISHPolicy, [
 	}
 }
 
-// policyFunc returns a policy's commands for a session.
-type policyFunc func(tpm2.TPMISHPolicy) []tpm2.PolicyCommand
-
 // unseal loads an object and returns its secret. `policy` returns the policy's commands.
 func (s *storage) unseal(private *tpm2.TPM2BPrivate, public *tpm2.TPM2BPublic, policy policyFunc) ([]byte, error) {
 	name, err := nameOfSealed(public)

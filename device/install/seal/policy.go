@@ -14,9 +14,37 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// digestOf computes the digest of the policy that consists of these commands. The TPM could compute
-// it too, in a trial session. But nothing authenticates the digest in the TPM's response, so an
-// interposer on the TPM's bus could put the digest of a policy in its place that every system meets.
+// policyFunc returns a policy's commands for a session.
+type policyFunc func(tpm2.TPMISHPolicy) []tpm2.PolicyCommand
+
+// digest returns the digest of a policy, after a trial of the policy in the TPM. So a TPM that lacks a
+// command of the policy is noticed before anything is sealed. The digest itself does not come from
+// the TPM: nothing authenticates the digest in the TPM's response, so an interposer on the TPM's bus
+// could put the digest of a policy in its place that every system meets.
+func (s *storage) digest(policy policyFunc) ([]byte, error) {
+	want, err := digestOf(policy(0))
+	if err != nil {
+		return nil, err
+	}
+	session, end, err := tpm2.PolicySession(s.tpm, tpm2.TPMAlgSHA256, 16, tpm2.Trial())
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", tpmrc.Explain(err, tpmrc.None))
+	}
+	defer end()
+	if err := run(s.tpm, policy(session.Handle())); err != nil {
+		return nil, fmt.Errorf("seal: this TPM cannot check the policy of the disk's key: %w", tpmrc.Explain(err, tpmrc.None))
+	}
+	got, err := tpm2.PolicyGetDigest{PolicySession: session.Handle()}.Execute(s.tpm)
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", tpmrc.Explain(err, tpmrc.None))
+	}
+	if !bytes.Equal(got.PolicyDigest.Buffer, want) {
+		return nil, fmt.Errorf("seal: the TPM computes another policy for the disk's key: %w", storagekey.ErrAltered)
+	}
+	return want, nil
+}
+
+// digestOf computes the digest of the policy that consists of these commands.
 func digestOf(commands []tpm2.PolicyCommand) ([]byte, error) {
 	policy, err := tpm2.NewPolicyCalculator(tpm2.TPMAlgSHA256)
 	if err != nil {

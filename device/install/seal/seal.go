@@ -58,8 +58,8 @@ func flush(t transport.TPM, h tpm2.TPMHandle) {
 	_, _ = tpm2.FlushContext{FlushHandle: h}.Execute(t)
 }
 
-// KeyName returns the name of the TPM's storage key that a LUKS2 token of the type BoundType or
-// FirstType records. If it records none, the result is nil.
+// KeyName returns the name of the TPM's storage key that a LUKS2 token of the type BoundType,
+// FirstType or PINType records. If it records none, the result is nil.
 func KeyName(raw json.RawMessage) []byte {
 	var tok struct {
 		Key []byte `json:"key"`
@@ -98,8 +98,8 @@ func policyPCR7(session tpm2.TPMISHPolicy, pcr7 [][]byte) []tpm2.PolicyCommand {
 }
 
 // newSealed makes a passphrase and seals it. `policy` returns the policy's commands for the present
-// value of PCR 7. `token` makes the LUKS2 token from the storage key's name, from the sealed object and from
-// the policy's digest.
+// value of PCR 7. `token` makes the LUKS2 token from the storage key's name, from the sealed object
+// and from the policy's digest.
 func newSealed(t transport.TPM, policy func(tpm2.TPMISHPolicy, [][]byte) []tpm2.PolicyCommand, token func(key tpm2.TPM2BName, blob, digest []byte) any) (passphrase []byte, tok map[string]any, err error) {
 	secret := make([]byte, secretSize)
 	rand.Read(secret)
@@ -112,7 +112,7 @@ func newSealed(t transport.TPM, policy func(tpm2.TPMISHPolicy, [][]byte) []tpm2.
 	if err != nil {
 		return nil, nil, err
 	}
-	digest, err := digestOf(policy(0, pcr7))
+	digest, err := s.digest(func(session tpm2.TPMISHPolicy) []tpm2.PolicyCommand { return policy(session, pcr7) })
 	if err != nil {
 		return nil, nil, err
 	}
@@ -159,6 +159,9 @@ var ErrNotReleased = errors.New("this TPM does not release the disk's key.\nThe 
 // a problem of the TPM itself, such as a lockout, refused returns that problem. Otherwise it
 // returns ErrNotReleased.
 func refused(err error) error {
+	if err = storagekey.Explain(err); errors.Is(err, storagekey.ErrAltered) {
+		return fmt.Errorf("seal: %w", err)
+	}
 	explained := tpmrc.Explain(err, tpmrc.None)
 	var cause *tpmrc.Cause
 	if errors.As(explained, &cause) && cause.Code != tpmrc.CodeOther && cause.Code != tpmrc.CodeUnsupported {

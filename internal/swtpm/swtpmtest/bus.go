@@ -39,6 +39,17 @@ func (b *Bus) Alter(alter func(code tpm2.TPMCC, rsp []byte) []byte) {
 	b.alter = func(code tpm2.TPMCC, rsp []byte) []byte { return alter(code, bytes.Clone(rsp)) }
 }
 
+// Lack makes the TPM one that does not have a command.
+func (b *Bus) Lack(command tpm2.TPMCC) {
+	b.Alter(func(code tpm2.TPMCC, rsp []byte) []byte {
+		if code != command {
+			return rsp
+		}
+		rsp = []byte{0x80, 0x01, 0, 0, 0, 10} // TPM_ST_NO_SESSIONS, and the size
+		return binary.BigEndian.AppendUint32(rsp, uint32(tpm2.TPMRCCommandCode))
+	})
+}
+
 // Saw reports whether eight successive bytes of a secret crossed the bus in clear.
 func (b *Bus) Saw(secret []byte) bool {
 	for at := 0; at+8 <= len(secret); at++ {
