@@ -37,10 +37,11 @@ func HasPIN(disk io.ReaderAt) (bool, error) {
 	return len(pins) > 0, err
 }
 
-// WithPIN returns the passphrase of a disk with a PIN. `released` is the passphrase from Unlock.
-// After the right PIN, the TPM's count of wrong PINs begins again. If the PIN is wrong, the error
-// is seal.ErrWrongPIN.
-func WithPIN(t transport.TPM, disk io.ReaderAt, released []byte, pin string) ([]byte, error) {
+// WithPIN returns the passphrase of a disk with a PIN. `released` is the passphrase that Unlock
+// returned for the same `t`, so the PIN is encrypted to the storage key that Unlock checked, also if
+// the PIN's LUKS2 token does not record the key's name. After the right PIN, the TPM's count of wrong
+// PINs begins again. If the PIN is wrong, the error is seal.ErrWrongPIN.
+func WithPIN(t *storagekey.Held, disk io.ReaderAt, released []byte, pin string) ([]byte, error) {
 	pins, err := luks.Tokens(disk, seal.PINType)
 	if err != nil {
 		return nil, err
@@ -149,7 +150,7 @@ func setPIN(t *storagekey.Held, disk luks.Disk, owner crypto.PublicKey, boot Boo
 		return err
 	}
 	if pin == "" && password != nil {
-		if err := lockout.Unprotect(t, password); err != nil {
+		if err := lockout.Unprotect(t, t.Name(), password); err != nil {
 			return err
 		}
 		return luks.SetTokens(disk, keySlot, []string{lockoutType}, nil)
@@ -158,7 +159,7 @@ func setPIN(t *storagekey.Held, disk luks.Disk, owner crypto.PublicKey, boot Boo
 }
 
 // openWith returns the disk's key, for a person who knows the present PIN or the recovery key.
-func openWith(t transport.TPM, disk io.ReaderAt, released []byte, has bool, current string) (luks.Key, error) {
+func openWith(t *storagekey.Held, disk io.ReaderAt, released []byte, has bool, current string) (luks.Key, error) {
 	passphrase := released
 	switch {
 	case has && IsRecoveryKey(current):
@@ -223,9 +224,9 @@ var ErrWrongRecoveryKey = errors.New("the recovery key does not open this disk")
 // header, so that a power cut between the two steps does no harm.
 func protect(t *storagekey.Held, disk luks.Disk, released, password []byte) ([]byte, error) {
 	mine := password != nil
-	if s, err := lockout.Read(t); err != nil {
+	if has, err := lockout.HasPassword(t, t.Name()); err != nil {
 		return nil, err
-	} else if s.Password && !mine {
+	} else if has && !mine {
 		return nil, lockout.ErrForeignPassword
 	}
 	if !mine {
@@ -248,10 +249,13 @@ func ClearTPM(t transport.TPM, disk io.ReaderAt, approvals []approval.Approval) 
 	if list, err := luks.Tokens(disk, lockoutType); err != nil || len(list) == 0 {
 		return err
 	}
-	if s, err := lockout.Read(t); err != nil || !s.Password {
+	h := storagekey.Hold(t)
+	defer h.Close()
+	// If a power cut came after the clear, the storage key does not have the recorded name any more.
+	if has, err := lockout.HasPassword(h, nil); err != nil || !has {
 		return err
 	}
-	released, err := Unlock(t, disk, approvals)
+	released, err := Unlock(h, disk, approvals)
 	if err != nil {
 		return err
 	}
@@ -259,5 +263,5 @@ func ClearTPM(t transport.TPM, disk io.ReaderAt, approvals []approval.Approval) 
 	if err != nil {
 		return err
 	}
-	return lockout.ClearProtected(t, password)
+	return lockout.ClearProtected(h, h.Name(), password)
 }
