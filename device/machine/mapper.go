@@ -158,9 +158,6 @@ func released(t *storagekey.Held, disk io.ReaderAt) ([]byte, error) {
 		return nil, err
 	}
 	passphrase, err := diskkey.Unlock(t, disk, approvals)
-	if errors.Is(err, storagekey.ErrOther) { // wraps ErrNotReleased too, whose remedy does not help
-		return nil, storagekey.ErrOther
-	}
 	if errors.Is(err, seal.ErrNotApproved) {
 		return nil, seal.ErrNotApproved
 	}

@@ -49,8 +49,8 @@ type System struct {
 // Unlock returns the passphrase that the TPM releases for one of the header's LUKS2 tokens.
 // `approvals` are the running system's approvals. If the TPM releases no passphrase, the error is
 // seal.ErrNotReleased or a problem of the TPM. If the storage key does not have the name that the
-// header records, the error wraps storagekey.ErrOther too. All later steps with `t` use the storage
-// key that Unlock used.
+// header records, the error is storagekey.ErrOther. All later steps with `t` use the storage key that
+// Unlock used.
 func Unlock(t *storagekey.Held, disk io.ReaderAt, approvals []approval.Approval) ([]byte, error) {
 	if err := loadRecorded(t, disk); err != nil {
 		return nil, err
@@ -275,9 +275,6 @@ func loadRecorded(t *storagekey.Held, disk io.ReaderAt) error {
 		return err
 	}
 	_, err = storagekey.Load(t, name)
-	if errors.Is(err, storagekey.ErrOther) {
-		return errors.Join(seal.ErrNotReleased, err)
-	}
 	return err
 }
 

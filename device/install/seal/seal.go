@@ -41,11 +41,12 @@ type storage struct {
 	tpm transport.TPM
 }
 
-// load loads the storage key. If `name` is not empty, the key must have this name.
+// load loads the storage key. If `name` is not empty, the key must have this name; otherwise the error
+// is storagekey.ErrOther.
 func load(t transport.TPM, name []byte) (*storage, error) {
 	k, err := storagekey.Load(t, name)
 	if errors.Is(err, storagekey.ErrOther) {
-		return nil, errors.Join(ErrNotReleased, err)
+		return nil, err // shown to a person
 	}
 	if err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
@@ -144,7 +145,7 @@ func (s *storage) seal(secret, policy []byte) ([]byte, error) {
 		}),
 	}.Execute(s.tpm)
 	if err != nil {
-		return nil, fmt.Errorf("seal: sealing the secret: %w", tpmrc.Explain(err, tpmrc.None))
+		return nil, fmt.Errorf("seal: sealing the secret: %w", tpmrc.Explain(storagekey.Explain(err), tpmrc.None))
 	}
 	return append(tpm2.Marshal(rsp.OutPrivate), tpm2.Marshal(rsp.OutPublic)...), nil
 }
