@@ -20,6 +20,7 @@ import (
 	"gangway/device/install/approval"
 	"gangway/device/install/storagekey"
 	"gangway/internal/swtpm"
+	"gangway/internal/swtpm/swtpmtest"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -277,6 +278,43 @@ func TestHigherLimitOpensBeforeAndAfterTheCounterAdvances(t *testing.T) {
 
 // foreign are the attributes of an NV index that another program uses.
 var foreign = tpm2.TPMANV{PPWrite: true, AuthRead: true, PlatformCreate: true, NoDA: true}
+
+// While the counter's value is needed, a TPM answers once with an error. This must not advance the
+// counter: the LUKS2 tokens of the disk would be worthless.
+func TestFailedReadDoesNotAdvanceTheCounter(t *testing.T) {
+	t.Parallel()
+	tpm := startTPM(t)
+	n := must(Counter(tpm))(t)
+	for name, rc := range map[string]tpm2.TPMRC{"failure": tpm2.TPMRCFailure, "no such index": tpm2.TPMRCHandle} {
+		bus, failed := &swtpmtest.Bus{TPM: tpm}, false
+		bus.Alter(func(code tpm2.TPMCC, rsp []byte) []byte {
+			if code != tpm2.TPMCCNVReadPublic || failed {
+				return rsp
+			}
+			failed = true
+			return binary.BigEndian.AppendUint32([]byte{0x80, 0x01, 0, 0, 0, 10}, uint32(rc))
+		})
+		if got, err := Counter(bus); err == nil {
+			t.Errorf("%s: got the counter %d; want an error", name, got)
+		}
+		if now := must(Counter(tpm))(t); now != n {
+			t.Errorf("%s: the counter went from %d to %d", name, n, now)
+		}
+	}
+}
+
+// A power cut came after the counter was made, and before it got its first value.
+func TestCounterWithoutAValueGetsOne(t *testing.T) {
+	t.Parallel()
+	tpm := startTPM(t)
+	define := tpm2.NVDefineSpace{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}, PublicInfo: tpm2.New2B(counterPublic)}
+	if _, err := define.Execute(tpm); err != nil {
+		t.Fatal(err)
+	}
+	if n := must(Counter(tpm))(t); n == 0 || must(Counter(tpm))(t) != n {
+		t.Errorf("the counter has the value %d, and does not keep it", n)
+	}
+}
 
 // Gangway does not touch an NV index that another program uses.
 func TestForeignCounterIsLeftAlone(t *testing.T) {
