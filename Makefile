@@ -117,6 +117,7 @@ upgrade-test: build ## upgrade a hub, and then two replicas one after the other,
 	GANGWAY_UPGRADE_FROM=$(or $(FROM),9b7cbcc2) GANGWAY_UPGRADE_REPLICAS_FROM=$(or $(FROM),457c18b4) \
 		$(GO) test -count=1 -v -timeout 30m -run '^TestUpgrade(Replicas)?UnderLoad$$' ./internal/e2e
 
+deploy-test: export GANGWAY_DEPLOY = yes
 deploy-test: install-tools build ## run the OCI image as contrib/compose and contrib/kubernetes say, in namespaces, with Debian's PostgreSQL
 	staticcheck=$$($(GO) tool -n staticcheck) && cd internal/deploy && $(GO) vet ./... && "$$staticcheck" ./... && \
 		GANGWAY_E2E_FULL=yes $(GO) test -count=1 -v -timeout 15m ./...

@@ -47,6 +47,7 @@ if [ "${1:-all}" != demo ]; then
 	needfile /usr/sbin/tpm2-abrmd tpm2-abrmd
 	needfile "/usr/lib/$(uname -m)-linux-gnu/libtss2-tcti-tabrmd.so.0" libtss2-tcti-tabrmd0
 	need dbus-daemon dbus-daemon
+	[ -z "${GANGWAY_DEPLOY:-}" ] || need skopeo skopeo # uploads the OCI image, for make deploy-test
 	[ -z "${GANGWAY_HSM:-}" ] || need softhsm2-util softhsm2 # an HSM in software, for make hsm
 	need cpio cpio # reads the initial file systems that the image builder writes
 	need mcopy mtools

@@ -21,9 +21,9 @@ const maxSplit = 64
 // SplitCertificates finds the certificates of the chain that a maker stored in a TPM. Each part is
 // the content of one NV index, from ChainFirst on, in order (EK profile 2.2.1.5). The parts form
 // one stream. A certificate may continue in the next index (Intel's layout). An index may contain
-// several certificates, with padding (0x00 or 0xFF) after each certificate. At any other byte,
-// reading continues with the next index. An empty part means an index that could not be read; no
-// certificate continues across such an index.
+// several certificates, with padding (0x00 or 0xFF) after each certificate. If any other byte
+// follows, the rest of this index is skipped. An empty part means an index that could not be read;
+// no certificate continues across such an index.
 //
 // `lost` is the number of bytes that belong to no certificate and no padding. SplitCertificates
 // checks only the outer DER structure of a certificate (see IsCertificate) and returns equal

@@ -8,9 +8,10 @@ import (
 	"gangway/tcg"
 )
 
-// An emulated TPM uses go-tpm's key derivation. It opens the credentials that MakeCredential makes
-// for each EK template. It cannot open a credential for another object name. The tests of package
-// identity and the end-to-end tests check the same with software TPMs.
+// For each EK template, an emulated TPM opens the credential that MakeCredential makes for one of
+// its keys. It cannot open a credential for another object name. The emulated TPM uses go-tpm's key
+// derivation, not this package's. The tests of package identity and the end-to-end tests check the
+// same with software TPMs.
 func TestCredentialIsForOneEKAndOneName(t *testing.T) {
 	t.Parallel()
 	maker, err := fleet.NewMaker("m", fleet.MakerOptions{})

@@ -4,9 +4,9 @@
 //
 // The package does no I/O and keeps no state. Every parser is strict: it checks sizes before it
 // uses them, accepts nothing after the structure, and accepts only one encoding of a value. A
-// parser's input may come from an attacker. The result aliases the input, which must not change
-// afterwards. A key's name is always computed from its public area; a name from a sender is never
-// used.
+// parser's input may come from an attacker. A parser's result aliases its input, which must not
+// change afterwards. A key's name is always computed from the key's public area; a name from a
+// sender is never used.
 //
 // Specifications, by the short names used in comments:
 //

@@ -11,8 +11,8 @@ import (
 // on a connection that the hub's CA authenticates, because anyone else could send false addresses.
 const AddressesHeader = "Gangway-Hub"
 
-// PagesHeader is the HTTP header in which the hub's responses name the https URL of the hub's
-// pages, if the pages have a separate host name. The URL is for people's browsers: a device
+// PagesHeader is the HTTP header in which the hub's responses name the https URL of the hub's web
+// pages, if the web pages have a host name of their own. The URL is for people's browsers: a device
 // displays it in claim links.
 const PagesHeader = "Gangway-Pages"
 

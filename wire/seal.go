@@ -52,8 +52,8 @@ func ParseReply(b []byte) (*Reply, error) {
 	return r, nil
 }
 
-// Encode returns the reply's JSON. The result is the same as with json.Marshal. json.Marshal would
-// copy several kilobytes three times.
+// Encode returns the reply's JSON. The result equals the result of json.Marshal, which Encode does
+// not use, because json.Marshal would copy several kilobytes three times.
 func (r *Reply) Encode() []byte {
 	enc := base64.StdEncoding
 	b := make([]byte, 0, 64+enc.EncodedLen(len(r.CredentialBlob))+enc.EncodedLen(len(r.Secret))+enc.EncodedLen(len(r.Sealed)))
@@ -164,7 +164,7 @@ func AppendSealed(b []byte, k Keys, content []byte) ([]byte, error) {
 	b = appendHead(b, 0x80, len(content))
 	b = gcm.Seal(b, nonce[:], content, nil)
 	// GCM puts the tag directly after the ciphertext. In CMS, the tag's type and length come
-	// between them, so the tag moves.
+	// between them, so this function moves the tag.
 	var tag [tagSize]byte
 	copy(tag[:], b[len(b)-tagSize:])
 	return append(appendHead(b[:len(b)-tagSize], 0x04, tagSize), tag[:]...), nil

@@ -25,7 +25,7 @@ import (
 // attestation key, the second the identity. Pantacor's documents do not define every detail;
 // docs/protocol.md#9-pantacors-two-steps says how Gangway defines the missing details.
 
-// MaxStepBody is the largest size of either step's body, in bytes.
+// MaxStepBody is the largest size of the body of each request of a two-step enrolment, in bytes.
 const MaxStepBody = 64 << 10
 
 // TPMKeys contains a TPM's keys in the bodies of both steps. Each string is in a form that
@@ -37,7 +37,7 @@ type TPMKeys struct {
 	EKChain []string `json:"ek-chain,omitempty"` // the maker's intermediate certificates from the TPM, at most MaxIntermediates
 }
 
-// EnrollRequest is the body of the first step.
+// EnrollRequest is the body of the first request of a two-step enrolment.
 type EnrollRequest struct {
 	TPMKeys
 	AKName string `json:"ak-name"` // hexadecimal: nameAlg, digest
@@ -55,9 +55,9 @@ type EnrollAnswer struct {
 	MAC        []byte `json:"mac"` // HMAC-SHA256 over iv and certificate
 }
 
-// Registration is the body of the second step. Pantacor's body has neither the proof nor the keys;
-// Gangway adds both. The device sends the keys in both steps, because the hub stores nothing
-// between the steps.
+// Registration is the body of the second request of a two-step enrolment. In Pantacor's protocol,
+// this body has neither Proof nor TPMKeys; Gangway adds both. The device sends TPMKeys in both
+// requests, because the hub stores nothing between them.
 type Registration struct {
 	CSR        []byte `json:"csr"`                   // PKCS #10, DER
 	Name       string `json:"name"`                  // lower-case hexadecimal of the TPM name of the CSR's key
@@ -139,7 +139,8 @@ func OwnershipMAC(key [32]byte, name string) []byte {
 	return m.Sum(nil)
 }
 
-// StepKeys are the keys that the device and the hub derive from the secret of the first step.
+// StepKeys are the keys that the device and the hub derive from the credential secret in the answer
+// to the first request of a two-step enrolment.
 type StepKeys struct {
 	Encryption []byte // AES-256
 	MAC        []byte // HMAC-SHA256
@@ -161,8 +162,8 @@ func DeriveStepKeys(secret, akName []byte) (k StepKeys, err error) {
 	return k, nil
 }
 
-// Prove returns the proof that the TPM opened the first step's response, for exactly one hub and
-// one CSR:
+// Prove returns the proof that the TPM opened the hub's answer to the first request. The proof is
+// valid for exactly one hub and one CSR:
 //
 //	HMAC-SHA256(register, "gangway register v2" 00 || len(hub name) hub name || CSR in DER)
 //

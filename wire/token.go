@@ -19,8 +19,8 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// SecretSize is the size of a join token's secret in bytes. In standard base64 the secret has 32
-// characters; Pantavisor has room for 66.
+// SecretSize is the size of a join token's secret in bytes. In standard base64, the secret has 32
+// characters, which is less than Pantavisor's limit of 66 characters.
 const SecretSize = 24
 
 // MaxTokenFile is the largest token file that ParseTokenFile accepts, in bytes.
@@ -135,8 +135,9 @@ func (t *TokenFile) Roots() ([]*x509.Certificate, error) {
 }
 
 // RootName returns the name of the hub whose root key is in HubCA. It fails if this name is not
-// equal to HubName. A proof that is not bound to a TLS connection must contain this name: a relay
-// could distribute a token file with another hub's name in HubName.
+// equal to HubName. A proof that is not bound to a TLS connection must contain the result of
+// RootName. Otherwise an attacker could distribute a token file with the attacker's own CA and with
+// another hub's name in HubName, and send the device's proof to that hub.
 func (t *TokenFile) RootName() (string, error) {
 	roots, err := t.Roots()
 	if err != nil {

@@ -54,7 +54,7 @@ Console works on terminals of at least 40 columns and 12 lines, even without col
 	}
 	f := c.Flags()
 	f.StringVar(&log, "log-file", "", "file with the machine's log (default: systemd's journal of gangway-agent)")
-	f.StringVar(&limit, "limit", "full", "the highest level that the owner may allow: off, read, on or full")
+	f.StringVar(&limit, "limit", "full", "the highest console level that the owner may choose: off, read, on or full")
 	f.StringVar(&hook, "machine-hook", "", "program that the console calls to restart or wipe the machine, or to change its network settings (default: the console can only restart the machine, with systemctl)")
 	f.DurationVar(&idle, "idle", 0, "time without a key press after which the console closes (default: never)")
 	f.StringVar(&o.token, "token-file", "", "join token file that names the hub to check, for a machine that is not onboarded")

@@ -29,8 +29,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// The console runs on the terminals of real machines. A terminal at a serial port does not know
-// its size. When the console ends, it restores the terminal's settings.
+// The test runs the console on terminals like those of real machines. One of them, like a terminal
+// at a serial port, does not know its size. When the console ends, it must restore the terminal's
+// settings.
 func TestConsoleOnATerminal(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

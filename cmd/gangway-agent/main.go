@@ -256,9 +256,9 @@ func runFlags(c *cobra.Command, o *options) {
 	f.StringVar(&o.trail.Hook, "hook", "", "program that installs revisions (default: the device installs no revisions)")
 	f.StringVar(&o.revisionKey, "revision-key", "", "public keys (PEM) of the device's owner; the agent installs only revisions that one of these keys has signed, whatever the hub orders (default: no signature is needed)")
 	f.StringVar(&o.trail.First, "first-revision", "", "folder with the device's first revision (state.json, objects/), for a device that has no revisions at the hub yet; the agent deletes the folder when the hub has the revision")
-	f.StringVar(&o.trail.Data, "revisions", "", "folder for revisions and their objects, for example on a larger disk, or readable by other users (default: in the state folder)")
+	f.StringVar(&o.trail.Data, "revisions", "", "folder for revisions and their objects, if they must be on a larger disk, or if other users must read them (default: in the state folder)")
 	cmdline.SpanVar(f, &o.trail.HookTimeout, "hook-timeout", 30*time.Minute, "time limit for one call of the hook")
-	cmdline.SpanVar(f, &o.trail.HubWithin, "hub-within", 10*time.Minute, "time in which the device must reach the hub after a revision's test; otherwise the agent rolls the revision back; -1s: do not check")
+	cmdline.SpanVar(f, &o.trail.HubWithin, "hub-within", 10*time.Minute, "time limit for reaching the hub after a revision's test; if the device exceeds this limit, the agent rolls the revision back; -1s: no limit")
 	cmdline.SpanVar(f, &o.trail.RebootWithin, "reboot-within", 15*time.Minute, "time limit for a reboot")
 	f.IntVar(&o.trail.Parallel, "parallel", 4, "number of parallel downloads")
 	f.Int64Var(&o.reserve, "reserve", 64, "free space to keep on the disk of the revisions, in MiB")
@@ -283,8 +283,8 @@ func identityFlags(c *cobra.Command, o *options) {
 	c.Flags().StringVar(&o.key, "key", "", "algorithm of the device's keys: P-256, P-384, P-521 or RSA-2048 (default: P-256, or RSA-2048 if the TPM does not support P-256)")
 }
 
-// agent makes an agent from the options. It prints progress to stderr. If `needToken` is true, it
-// returns an error if the options name neither a token file nor a hub file.
+// agent makes an agent from the options. The agent prints its progress to stderr. If `needToken` is
+// true and the options name neither a token file nor a hub file, the result is an error.
 func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) {
 	cfg := agent.Config{
 		TPM: o.tpm, StateDir: o.state, Again: o.again, WithoutEKCertificate: o.withoutEKCertificate, Model: o.model, Serial: o.serial, EK: o.ek, Key: o.key,
@@ -388,7 +388,7 @@ func (o *options) print(w io.Writer, s *agent.State) error {
 		line("ek", fmt.Sprintf("%s, SHA-256 %s", s.EK, s.EKSHA256))
 	}
 	if s.OnboardingMS > 0 {
-		line("onboarded", fmt.Sprintf("%s, in %d ms and %d request(s)", s.Onboarded.Format(time.RFC3339), s.OnboardingMS, s.RoundTrips))
+		line("onboarded", fmt.Sprintf("%s; it took %d ms and %d request(s)", s.Onboarded.Format(time.RFC3339), s.OnboardingMS, s.RoundTrips))
 	}
 	if !s.LastSeen.IsZero() {
 		line("reported", fmt.Sprintf("%s, %s ago", s.LastSeen.Format(time.RFC3339), time.Since(s.LastSeen).Round(time.Second)))

@@ -20,8 +20,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Time limits. Pantavisor kills a register hook after 60 seconds. It waits for a login hook without
-// a time limit.
+// The time limits of the program's commands. Pantavisor itself kills a register hook after 60
+// seconds, and waits for a login hook without a time limit.
 const (
 	registerWithin = 50 * time.Second
 	loginWithin    = 40 * time.Second
@@ -86,16 +86,16 @@ unclaimed, control and restart. docs/agent.md describes them.`,
 	add("register", "Onboard, write Pantavisor's credentials, and restart Pantavisor",
 		"Register is Pantavisor's register hook. It onboards the machine if needed, writes the\ndevice's credentials into pantahub.config, and makes Pantavisor restart to read them.", func(ctx context.Context) error { return h.register(ctx, stderr) })
 	add("login", "Print an access token for Pantavisor",
-		"Login is Pantavisor's login hook. It gets an access token over a connection that uses the\nTPM's key, and prints only the JSON that Pantavisor expects. It also extends the secret in\npantahub.config.", func(ctx context.Context) error { return h.login(ctx, stdout) })
+		"Login is Pantavisor's login hook. It gets an access token over a connection that uses the\nTPM's key, and prints only the JSON that Pantavisor expects. It also extends the validity\nof the secret in pantahub.config.", func(ctx context.Context) error { return h.login(ctx, stdout) })
 	add("keep", "Keep Pantavisor's secret valid, until the command is stopped",
-		"Keep extends the secret in pantahub.config every six hours. The secret expires after a\nday. The login hook starts this command in the background; only one runs at a time.", func(ctx context.Context) error { return h.keep(ctx, stderr) })
+		"Keep extends the validity of the secret in pantahub.config every six hours. Without that,\nthe secret expires after a day. The login hook starts this command in the background. Only\none such command runs at a time.", func(ctx context.Context) error { return h.keep(ctx, stderr) })
 	add("restart", "Have Pantavisor reboot the machine",
 		"Restart asks Pantavisor over its control socket to reboot the machine, so that\nPantavisor reads new credentials. The setting 'restart' names a program to call instead.", h.restartNow)
 	return root
 }
 
-// read reads the settings file. If `changed` returns true for a flag, the flag is on the command
-// line. Then the flag's value replaces the value in the file.
+// read reads the settings file. A flag on the command line overrides the value in the file;
+// `changed` reports whether a flag is on the command line.
 func (h *handler) read(changed func(flag string) bool) error {
 	h.Config, h.control = defaultConfig, defaultControl
 	f, err := os.Open(h.conf)
@@ -180,8 +180,8 @@ func (h *handler) login(ctx context.Context, stdout io.Writer) error {
 	return h.detach("keep")
 }
 
-// keep extends the validity of the secret in pantahub.config at intervals, until ctx ends. Only one
-// process at a time extends the secret.
+// keep extends the validity of the secret in pantahub.config at intervals, until ctx ends. If
+// another process already does this, keep returns at once.
 func (h *handler) keep(ctx context.Context, stderr io.Writer) error {
 	lock, err := os.OpenFile(filepath.Join(h.o.state, "keeper.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -231,8 +231,8 @@ func (h *handler) keepOnce(ctx context.Context, stderr io.Writer) (restart bool,
 func (h *handler) restartNow(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, restartWithin)
 	defer cancel()
-	// Only one process may ask Pantavisor for the restart, because Pantavisor calls its hook
-	// repeatedly until the restart.
+	// Pantavisor calls its hook repeatedly until the restart. So several processes may come here;
+	// only the first one asks Pantavisor for the restart.
 	lock, err := os.OpenFile(filepath.Join(h.o.state, "restart.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
@@ -248,9 +248,9 @@ func (h *handler) restartNow(ctx context.Context) error {
 }
 
 // detach starts another command of this program in a new process session, and does not wait for
-// that command. While Pantavisor waits for a hook, Pantavisor does not answer on its control
-// socket. It also reads a login hook's output until the hook ends. So the hook itself must end
-// before the other command can work.
+// that command. The command can work only after the hook has ended: while Pantavisor waits for a
+// hook, Pantavisor does not answer on its control socket. For a login hook, Pantavisor also reads
+// the output until the hook ends.
 func (h *handler) detach(verb string) error {
 	self, err := os.Executable()
 	if err != nil {

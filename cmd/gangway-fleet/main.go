@@ -1,5 +1,5 @@
-// Command gangway-fleet puts a test hub under the load of many emulated devices. The devices have
-// TPMs in software, so no other hub may accept them.
+// Command gangway-fleet puts a test hub under the load of many emulated devices. The devices' TPMs
+// are software, which proves nothing, so a real hub must not accept these devices.
 package main
 
 import (

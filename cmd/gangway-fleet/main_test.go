@@ -54,7 +54,7 @@ func newLab(t *testing.T, change func(*api.Config)) *lab {
 
 func (l *lab) path(name string) string { return filepath.Join(l.dir, name) }
 
-// write writes the token file that the program reads.
+// write writes `token` to the token file that 'gangway-fleet run' reads.
 func (l *lab) write(token *wire.TokenFile) {
 	l.t.Helper()
 	b, err := json.Marshal(token)
@@ -325,17 +325,17 @@ func (r *relay) serve() {
 	}
 }
 
-// While the hub stalls for a second, requests still start at their planned times, and the latency
-// of each request includes the time that the request waited. If each request started only after the
-// answer to the last one, only one request would wait, and the latencies of the others would hide
-// the stall.
+// The hub stalls for a second. Requests must still start at their planned times, and the latency of
+// each request must include the time that it waited. If each request started only after the answer
+// to the previous request, only one latency would show the stall.
 func TestStallIsInTheLatencies(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, nil)
 	l.stalling(20, time.Second)
 	_, r := l.fleet(t.Context(), "--devices", "1", "--mix", "handshake=50/s", "--for", "1500ms", "--arrivals", "even")
 	k := kindOf(t, r, "handshake")
-	// 75 handshakes; about 50 start in the stall and wait for half a second on average.
+	// Of the 75 handshakes, about 50 start during the stall. On average, these 50 wait for half a
+	// second.
 	if k.Scheduled != 75 || k.OK != 75 || k.Latency.P90 < 500 || k.Latency.P50 < 100 || k.Latency.Max < 900 {
 		t.Errorf("%+v, want 75 handshakes, of which most waited", k)
 	}
@@ -449,8 +449,8 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 	}
 }
 
-// 'gangway-fleet maker' must not overwrite an existing maker. Only the user who made the maker can
-// read its keys.
+// 'gangway-fleet maker' must not overwrite the keys of an existing TPM maker. Other users must not
+// be able to read these keys.
 func TestMakerIsNotOverwritten(t *testing.T) {
 	t.Parallel()
 	l := &lab{t: t, dir: t.TempDir()}

@@ -80,7 +80,7 @@ func progressLine(p load.Progress) string {
 
 // printReport prints the report as tables.
 func printReport(w io.Writer, r *load.Report) {
-	fmt.Fprintf(w, "%d devices, %d of them active; %s arrivals for %.1f s, last answer after %.1f s\n\n", r.Devices, r.Active, r.Arrivals, r.Scheduled, r.Seconds)
+	fmt.Fprintf(w, "%d devices, %d of them active. Requests started for %.1f s (arrivals: %s); the last answer came after %.1f s.\n\n", r.Devices, r.Active, r.Scheduled, r.Arrivals, r.Seconds)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "kind\trate/s\tscheduled\tok\trefused\tfailed\tmissed\tp50 ms\tp90 ms\tp99 ms\tp99.9 ms\tmax ms\t")
 	for _, k := range r.Kinds {
@@ -107,7 +107,7 @@ func printReport(w io.Writer, r *load.Report) {
 	t.Flush()
 	fmt.Fprintf(w, "\n%d requests, %d TLS handshakes, %d reconnects\n", r.Total.Requests, r.Total.Handshakes, r.Total.Reconnects)
 	if h := r.HubProcess; h != nil {
-		fmt.Fprintf(w, "hub (%s): %.2f CPU seconds, %.3f ms a request, %.3f ms an operation, %.2f CPUs; memory %s\n", h.Source, h.CPU, 1000*h.PerRequest, 1000*h.PerOperation, h.Load, humanize.IBytes(uint64(max(0, h.After.RSS))))
+		fmt.Fprintf(w, "hub (%s): %.2f CPU seconds: %.3f CPU ms a request, %.3f CPU ms an operation, %.2f CPUs on average; memory %s\n", h.Source, h.CPU, 1000*h.PerRequest, 1000*h.PerOperation, h.Load, humanize.IBytes(uint64(max(0, h.After.RSS))))
 	}
 	g := r.Generator
 	fmt.Fprintf(w, "fleet: %.2f CPU seconds, largest memory %s; starts were late by %.1f ms (p50), %.1f ms (p99)\n", g.CPU, humanize.IBytes(uint64(max(0, g.MaxRSS))), g.StartDelay.P50, g.StartDelay.P99)

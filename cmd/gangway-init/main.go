@@ -49,12 +49,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Time limits that replace system.TrialTime, system.NetworkTime and machine.WatchdogEvery. Only
-// tests build this program with them.
+// Tests set these time limits when they build the program. If a variable is set, it replaces
+// system.TrialTime, system.NetworkTime or machine.WatchdogEvery.
 var trialTime, networkTime, watchdogEvery string
 
-// bound parses a time limit that a test's build may set. If `text` is not a duration, bound returns
-// the argument `otherwise`.
+// bound parses one of these time limits. If `text` is not a duration, bound returns the argument
+// `otherwise`.
 func bound(text string, otherwise time.Duration) time.Duration {
 	if d, err := time.ParseDuration(text); err == nil {
 		return d
@@ -192,8 +192,8 @@ func terminals(s *screen.Screen, processes *machine.Processes, limit access.Leve
 	}
 }
 
-// consoleIdle is the time without a key press after which the console closes, so that the panel
-// and the log are visible again.
+// consoleIdle is the time without a key press after which the console closes. Then the screen shows
+// the machine's status and its log again.
 const consoleIdle = "10m"
 
 // The function `installed` returns the system.System of this machine.

@@ -41,7 +41,7 @@ type keyring struct {
 	token  tokenFlags // the values for parts that a pkcs11 URI leaves out
 	tokens map[tokenFlags]*crypto11.Context
 
-	// Tests set these, to reach their own servers.
+	// Tests set these fields, so that the clients reach the tests' own servers.
 	google []option.ClientOption
 	azure  policy.Transporter
 }
@@ -120,8 +120,8 @@ func (k *keyring) inToken(f tokenFlags, label string) (crypto.Signer, error) {
 	return findKey(k.tokens[f], label)
 }
 
-// attributes parses NAME=VALUE pairs with a separator between them. It decodes percent-encoding,
-// and refuses unknown names, which may be misspelled, and repeated names.
+// attributes parses NAME=VALUE pairs with a separator between them, and decodes percent-encoding. A
+// repeated name is an error. An unknown name is an error too, because it may be a misspelled one.
 func attributes(text, separator string, known ...string) (map[string]string, error) {
 	list := map[string]string{}
 	if text == "" {
@@ -155,8 +155,8 @@ type cloudKey struct {
 func (k *cloudKey) Public() crypto.PublicKey { return k.public }
 
 // Sign signs a digest. It then verifies the signature with the public key, because another company
-// operates the key service. If the signature is wrong, the error appears in the signer's log, where
-// an operator looks first.
+// operates the key service. The hub would notice a wrong signature too, but an operator looks into
+// the signer's log first.
 func (k *cloudKey) Sign(_ io.Reader, digest []byte, o crypto.SignerOpts) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), signTimeout)
 	defer cancel()
@@ -172,4 +172,4 @@ func (k *cloudKey) Sign(_ io.Reader, digest []byte, o crypto.SignerOpts) ([]byte
 
 // errCurve means that a CA cannot use a cloud's key, because the key is not an ECDSA key on P-256
 // or P-384.
-var errCurve = errors.New("the key is not for signatures with ECDSA on P-256 or P-384")
+var errCurve = errors.New("the key is not an ECDSA key on P-256 or P-384")

@@ -34,7 +34,8 @@ hub removes the lines beyond your choice within an hour.`,
 				if err := readLogFlags(&kept, age, size); err != nil {
 					return err
 				}
-				// The other fields of LogRetention occur only in answers.
+				// The request has only these two fields. The other fields of LogRetention occur
+				// only in answers.
 				in := map[string]int64{"max-age": kept.Age, "max-bytes": kept.Bytes}
 				if kept, err = call[api.LogRetention](c.Context(), "PUT", "/logs/retention", in); err != nil {
 					return err

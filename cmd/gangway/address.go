@@ -18,8 +18,8 @@ import (
 // limit for each name.
 const lookupTime = 3 * time.Second
 
-// addresses returns the hub's URLs, the public URL first, and the names for the hub's TLS
-// certificate.
+// addresses returns the hub's URLs, and the names for the hub's TLS certificate. The first URL is
+// the public URL.
 func addresses(publicURL string, also []string, l net.Addr) (urls, names []string, err error) {
 	if publicURL == "" {
 		tcp := l.(*net.TCPAddr)

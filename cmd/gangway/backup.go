@@ -152,8 +152,8 @@ func (i *instance) snapshot(ctx context.Context) (*transfer.Snapshot, error) {
 	return transfer.OpenFile(ctx, filepath.Join(i.dir, databaseFile))
 }
 
-// objectReader returns the object store for reading. Unlike openObjects, it also works while a hub
-// has the folder open.
+// objectReader returns the object store for reading. Unlike openObjects, it also works while a
+// running hub has the folder of the objects open.
 func (i *instance) objectReader(ctx context.Context, s3 objects.S3Config) (objects.Store, error) {
 	if s3.Endpoint == "" && s3.Bucket == "" {
 		return objects.ReadFolder(filepath.Join(i.dir, objectFolder))
@@ -219,8 +219,8 @@ can be read. Keep two copies of the file offline, not on the hub's machine.`,
 	}
 }
 
-// backupRecordCommand is for backups that other programs make: if nobody tells the hub about these
-// backups, it reports that its newest backup is old.
+// backupRecordCommand returns the command that an operator calls after another program has made a
+// backup. Otherwise the hub does not know of the backup, and reports that its newest backup is old.
 func (a *app) backupRecordCommand() *cobra.Command {
 	var data string
 	c := &cobra.Command{

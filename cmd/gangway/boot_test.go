@@ -11,8 +11,9 @@ import (
 )
 
 // 'gangway device boot' prints the state of the device's boot, for example "matches" or
-// "nothing-measured". It marks labels that come only from the event log. For a refused measurement
-// it prints the remedy.
+// "nothing-measured". The event log may contain descriptions that the TPM's signature does not
+// cover; the command marks them with "log:". For a refused measurement, the command prints the
+// remedy.
 func TestDeviceBootShowsEachState(t *testing.T) {
 	h, run := onboarded(t, nil)
 	d := only(t, h)

@@ -121,11 +121,12 @@ of their systems may change. Remove a key when its private key was lost or stole
 	}
 }
 
-// beginning returns the beginning of a hash, which commands accept instead of the whole hash.
+// beginning returns the first 12 characters of a hash. Commands accept these characters instead of
+// the whole hash.
 func beginning(hash string) string { return hash[:min(len(hash), 12)] }
 
-// oneOf finds the item with the given name, and returns an error if several items match. The name
-// may be the beginning of an id, of at least 8 characters.
+// oneOf finds the item that a person calls `name`: one of the item's names, or at least the first 8
+// characters of such a name. If several items match, oneOf returns an error.
 func oneOf[T any](items []T, name, what string, names func(T) []string) (found T, err error) {
 	n := 0
 	for _, item := range items {
@@ -349,8 +350,9 @@ func (a *app) showCohortPreview(p api.CohortDetail) {
 	}
 }
 
-// cohortValue returns the whole measured value, a hash, of which a person typed the beginning
-// `value`. It searches the hub's list of cohorts for the part `part` of a boot.
+// A person may type only the beginning of a measured value, which is a hash. cohortValue returns
+// the whole hash that begins with `value`. It searches the hub's list of cohorts for this part of
+// the boot.
 func cohortValue(ctx context.Context, part, value string) (string, error) {
 	if len(value) == 64 {
 		return value, nil

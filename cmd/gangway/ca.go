@@ -164,7 +164,7 @@ func (a *app) requestCAs(ctx context.Context, data, out string, o pki.RequestOpt
 		return err
 	}
 	if err := createFile(out, request, 0o644); err != nil {
-		return fmt.Errorf("write the request (%s has a copy): %w", filepath.Join(data, pkiFolder+".request"), err)
+		return fmt.Errorf("write the request, of which %s contains a copy: %w", filepath.Join(data, pkiFolder+".request"), err)
 	}
 	var lines []requestedKey
 	for _, r := range list {

@@ -81,7 +81,8 @@ func (a *app) issueServer(ctx context.Context, request []byte, o serverIssue) er
 		KeyHash     string    `json:"key-hash"`
 		Certificate string    `json:"certificate,omitempty"`
 	}{o.names, leaf.NotAfter.UTC(), hex.EncodeToString(sum[:]), ""}
-	// The audit event is stored first: a certificate must not exist without its event.
+	// The hub stores the audit event before it gives the certificate to anyone: a certificate must
+	// not exist without its event.
 	by, names := operator(), strings.Join(o.names, ", ")
 	e := store.Event{Time: now, Kind: "ca.server-certificate", Message: fmt.Sprintf("A TLS server certificate for %s was issued. It expires on %s; SHA-256 of its key: %s.", names, view.Expires.Format(time.DateOnly), view.KeyHash)}
 	if err := i.store.AppendEvent(ctx, e.By(&by)); err != nil {
@@ -98,6 +99,6 @@ func (a *app) issueServer(ctx context.Context, request []byte, o serverIssue) er
 		return err
 	}
 	a.printf("%s", view.Certificate)
-	a.note("The certificate is for %s, with the key SHA-256 %s. It expires on %s: issue a new one before, and let the proxy load it.", names, view.KeyHash, view.Expires.Format(time.DateOnly))
+	a.note("The certificate is for %s, with the key SHA-256 %s. It expires on %s: issue a new certificate before that day, and let the proxy load it.", names, view.KeyHash, view.Expires.Format(time.DateOnly))
 	return nil
 }

@@ -18,19 +18,19 @@ import (
 const (
 	// completeTime is the longest time that a person waits after pressing the Tab key.
 	completeTime = 1500 * time.Millisecond
-	// completeAtMost is the number of words that a completion requests from the hub.
+	// completeAtMost is the maximum number of words that a completion requests from the hub.
 	completeAtMost = 100
 )
 
-// words returns the completions of `begun`, which is the part of a word that the person has typed.
-// Each completion is a word, or a word, a tab and a description. The argument `before` has the
-// earlier arguments. On any error, words returns nothing, because a shell cannot show an error
-// while a person types.
+// words returns the completions of `begun`, which is the beginning of a word that a person has
+// typed. Each completion is a word; a tab and a description may follow the word. `before` contains
+// the earlier arguments of the command. On any error, words returns nothing, because a shell cannot
+// show an error while a person types.
 type words func(ctx context.Context, begun string, before []string) []string
 
-// completions lists the completion functions of a command's arguments, one for each argument. The
-// key is the command's path below gangway. The last function of a list is used for all further
-// arguments too.
+// completions maps each command to the functions that complete its arguments, one function for each
+// argument. The key is the command's path without "gangway". The last function also completes all
+// further arguments.
 var completions = map[string][]words{
 	"api-token revoke": {apiTokenWords},
 	"context rename":   {contextWords}, "context rm": {contextWords}, "context show": {contextWords}, "context use": {contextWords},
@@ -48,7 +48,8 @@ var completions = map[string][]words{
 var withFiles = []string{"device post"}
 
 // complete sets the completions of the commands below the command `root`. When a shell asks for
-// completions, cobra does not run PersistentPreRun, so each completion reads the context itself.
+// completions, cobra does not run PersistentPreRun, so each completion function reads --context and
+// --hub itself.
 func (a *app) complete(root *cobra.Command) {
 	var walk func(c *cobra.Command)
 	walk = func(c *cobra.Command) {

@@ -150,8 +150,8 @@ type completed struct{ typed, word string }
 // that the shell completes. It leaves out shells that are not installed.
 func inShells(t *testing.T, list []completed) {
 	t.Helper()
-	// fish lists the completions of a command line. zsh completes only at a terminal, so the module
-	// zpty makes one.
+	// fish lists the completions of a command line. zsh completes only at a terminal, so the test
+	// uses zsh's module zpty, which makes a terminal.
 	fish := "gangway completion fish | source\n"
 	zsh := `zmodload zsh/zpty; zpty z "zsh -f -i"
 zpty -w z 'PS1=; PROMPT_EOL_MARK=; autoload -Uz compinit; compinit -u -D; source <(gangway completion zsh); print REA""DY'

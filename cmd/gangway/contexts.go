@@ -276,10 +276,12 @@ func (s *signIn) save() error {
 	return writePrivate(path, b)
 }
 
-// contextForLogin returns the name of the context that a sign-in to a hub creates or replaces. It
-// tries these names in order, and uses the first that applies. The name in --context. An existing
-// context of this hub, even if that context has another URL. The current context, if its file does
-// not exist. A new name, made from the hub's host.
+// contextForLogin returns the name of the context that a sign-in to a hub creates or replaces. The
+// first of these names that applies is used:
+//  1. the name in --context;
+//  2. the name of a context of this hub, even if that context has another URL;
+//  3. the name of the current context, if that context's file does not exist;
+//  4. a new name, made from the hub's host.
 func contextForLogin(ctx context.Context, s *signIn) (string, error) {
 	if name := choiceOf(ctx).name; name != "" {
 		return name, nil

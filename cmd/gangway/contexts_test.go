@@ -36,7 +36,8 @@ func TestSignInIsForItsUserOnly(t *testing.T) {
 	}
 }
 
-// A context's name, from a flag, a variable or a file, is never the path of another file.
+// Attack: a flag, a variable or a file gives the context a name such as "../evil". No command may
+// read or remove a file outside the folder of the contexts.
 func TestContextNameIsNoPath(t *testing.T) {
 	config := t.TempDir()
 	t.Setenv("XDG_CONFIG_HOME", config)
@@ -68,7 +69,8 @@ func TestContextNameIsNoPath(t *testing.T) {
 	}
 }
 
-// A variable for --yes that somebody forgot in the environment does not confirm a deletion.
+// A person has set an environment variable for --yes, and has forgotten it. The variable must not
+// confirm a deletion.
 func TestNoVariableConfirms(t *testing.T) {
 	h, run := onboarded(t, func(d *fleet.Device) { d.Serial = "kept" })
 	d := only(t, h)

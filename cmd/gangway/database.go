@@ -39,7 +39,7 @@ type databaseFlags struct {
 type databaseKey struct{}
 
 // addDatabaseFlags adds the flags --database, --database-password-file and --pki to each command
-// with the flag --data that opens the hub's database. The commands read the values from their Go
+// that has the flag --data and opens the hub's database. The commands read the values from their Go
 // contexts.
 func addDatabaseFlags(c *cobra.Command) {
 	for _, sub := range c.Commands() {

@@ -120,9 +120,10 @@ func TestHubInPostgreSQL(t *testing.T) {
 	}
 }
 
-// refusesOtherObjects starts a hub, and checks that a second hub on the database refuses to start.
-// The second hub would store its objects in its own folder, and each hub would report the other
-// hub's objects as lost. When the first hub stops, it first reports that it is not ready.
+// refusesOtherObjects starts a hub, and checks that a second hub on the same database refuses to
+// start. The reason is that the second hub would store its objects in its own folder, so that each
+// hub would report the other hub's objects as lost. refusesOtherObjects also checks that the first
+// hub, when it is told to stop, first reports that it is not ready.
 func refusesOtherObjects(t *testing.T, database, first, second string) {
 	t.Helper()
 	metrics, err := net.Listen("tcp", "127.0.0.1:0")
@@ -181,8 +182,8 @@ func password(t *testing.T) *os.File {
 	return f
 }
 
-// Attack: another user of the machine reads the arguments of the process. So the password can come
-// from a file.
+// Attack: another user of the machine reads the arguments of the hub's process. The database's
+// password must not be in the arguments, so the hub can read it from a file.
 func TestDatabasePasswordFile(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "password")

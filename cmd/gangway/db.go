@@ -68,7 +68,7 @@ If the hub is stopped, start it afterwards with --database and the same URL.
 	f.StringVar(&data, "data", "", "the hub's data folder (required)")
 	f.StringVar(&to.url, "to", "", "URL of the PostgreSQL database, as in 'gangway serve --database'")
 	f.StringVar(&to.passwordFile, "to-password-file", "", "file with the password for --to; a running hub must be able to read it (default: the password of the URL, or $PGPASSWORD)")
-	f.BoolVar(&stop, "stop", false, "give up a move that is not complete")
+	f.BoolVar(&stop, "stop", false, "give up an earlier move of the database that is not complete")
 	return c
 }
 
@@ -152,6 +152,6 @@ func (a *app) stopMove(ctx context.Context, dir string) error {
 	if !stopped {
 		return errors.New("there is no move to give up")
 	}
-	a.note("The move is given up, and the hub continues to use its file. For another move, make an empty PostgreSQL database.")
+	a.note("The move of the database is given up, and the hub continues to use the file. Before you move it again, make an empty PostgreSQL database.")
 	return nil
 }

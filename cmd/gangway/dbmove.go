@@ -23,16 +23,16 @@ import (
 //
 //  1. The command copies the database, and follows the changes.
 //  2. The command writes moveFile, which names the new database.
-//  3. The hub finds moveFile, and catches up. From then on, it accepts no connections; new
-//     connections wait in the backlog of the listeners. It asks its clients to connect again,
-//     finishes the running requests, and closes the database file.
+//  3. The hub finds moveFile, and copies the changes until few are left. From then on, it accepts
+//     no connections; new connections wait in the backlog of the listeners. The hub asks its
+//     clients to connect again, finishes the running requests, and closes the database file.
 //  4. The hub copies the last changes, renames the database file to movedFile, and continues to
 //     serve with the new database. If this step fails before the new database is complete, the hub
 //     continues with the file, and renames moveFile to moveFailed.
 //
-// If the hub is killed in between, its next start completes the remaining steps, because moveFile
-// and the database file both exist. After the move, moveFile stays, so that the hub and all
-// commands find the database.
+// If the hub is killed during these steps, its next start completes the remaining steps, because
+// moveFile and the database file both exist. After the move, moveFile stays, so that the hub and
+// all commands find the database.
 const (
 	moveFile   = "database.json"
 	moveFailed = "database.failed"
@@ -62,8 +62,8 @@ type moveTarget struct {
 	Password     string `json:"password,omitempty"`
 }
 
-// movedDatabase returns the flags of the database to which the hub's database was moved, or flags
-// without a URL.
+// movedDatabase returns the flags of the PostgreSQL database to which the hub's database was moved.
+// If the database was not moved, the flags have no URL.
 func movedDatabase(dir string) (flags databaseFlags, err error) {
 	text, err := os.ReadFile(filepath.Join(dir, moveFile))
 	if errors.Is(err, os.ErrNotExist) {
@@ -243,7 +243,8 @@ func (m *mover) close() error {
 	return m.move.Close()
 }
 
-// watch waits for moveFile. Then it prepares the move, and stops the hub.
+// watch waits for moveFile. Then it copies the changes so far, and stops serving, so that the
+// caller can complete the move.
 func (m *mover) watch(ctx context.Context, stop context.CancelFunc) {
 	tick := time.NewTicker(movePoll)
 	defer tick.Stop()
@@ -281,8 +282,8 @@ func (m *mover) watch(ctx context.Context, stop context.CancelFunc) {
 	}
 }
 
-// prepareMove opens the move of a hub's database to the database that moveFile names, and catches
-// up.
+// prepareMove connects to the database that moveFile names, and copies changed rows to it, until
+// few are left.
 func prepareMove(ctx context.Context, dir string) (_ *transfer.Move, err error) {
 	flags, err := movedDatabase(dir)
 	if err != nil {
@@ -338,9 +339,9 @@ func (a *app) finishInterrupted(ctx context.Context, dir string) error {
 	return a.finishMove(ctx, dir, m)
 }
 
-// A move has failed because of the error `why`. If the move had already closed the database file,
-// orClosed returns an error, because the new database may be complete. If the database file is
-// still open, orClosed calls failMove and returns nil, so that the hub continues with the file.
+// orClosed handles the error `why` of a move. If the database file is still open, orClosed calls
+// failMove and returns nil, so that the hub continues with the file. If the move had already closed
+// the file, orClosed returns an error, because the new database may be complete.
 func (a *app) orClosed(ctx context.Context, dir string, why error) error {
 	closed, err := transfer.Closed(ctx, filepath.Join(dir, databaseFile))
 	if err != nil || closed {
@@ -433,7 +434,8 @@ func (a *app) copyRunning(ctx context.Context, dir string, to postgres.Config) (
 	return catchUp(ctx, m)
 }
 
-// writeMoveFile writes moveFile for the user who owns the database file.
+// writeMoveFile writes moveFile. The file belongs to the owner of the database file, so that the
+// hub can read it even if root runs the command.
 func writeMoveFile(dir string, to databaseFlags, config postgres.Config) error {
 	content := moveTarget{URL: to.url}
 	if to.passwordFile != "" {

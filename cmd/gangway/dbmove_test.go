@@ -68,7 +68,8 @@ func (h *movingHub) run(stdin string, args ...string) string {
 	return string(out)
 }
 
-// serve starts the hub. The flags never name the new database.
+// serve starts the hub. The flags never name the new database, because the hub must find it by
+// moveFile.
 func (h *movingHub) serve() {
 	h.t.Helper()
 	h.hub = h.command("serve", "--data", h.data(), "--listen", "127.0.0.1:"+h.port, "--rate", "onboard=1000/1000",
@@ -307,7 +308,8 @@ func (l *movingLoad) end() {
 		}
 		return strings.TrimSpace(out)
 	}
-	// The hub may have stored devices that did not receive the hub's answer.
+	// PostgreSQL may have more devices than the fleet has onboarded: for some devices, the hub's
+	// answer was lost.
 	got := ask(`SELECT count(*) FROM devices WHERE deleted = 0`)
 	if n, err := strconv.Atoi(got); err != nil || n < l.onboarded || n > l.onboarded+len(l.failed) {
 		t.Errorf("PostgreSQL has %s devices; %d were onboarded, and %d onboardings failed", got, l.onboarded, len(l.failed))

@@ -58,7 +58,7 @@ func (a *app) demoCommand() *cobra.Command {
 	var once bool
 	c := &cobra.Command{
 		Use:   "demo",
-		Short: "Try Gangway on this machine: a hub, software TPMs, and a device on each",
+		Short: "Try Gangway on this machine: a hub, and devices with software TPMs",
 		Long: `Demo starts a hub on a loopback address, and creates an owner, a join token and some
 software TPMs. The TPMs have EK certificates from the demo's own maker, for keys of RSA
 2048 and ECC P-384 in turn. Then an agent onboards with each TPM. All files are in a

@@ -129,9 +129,9 @@ func TestDeviceShowsItsChainOfEvidence(t *testing.T) {
 	}
 }
 
-// A terminal interprets control characters of 7 and 8 bits. After a Unicode override character it
-// shows text backwards. The test proves that no command prints a control or override character from
-// a device's data.
+// Attack: a device's model and serial number contain control characters of 7 and 8 bits, which
+// change what a terminal shows, and a Unicode override character, after which a terminal shows text
+// backwards. No command may print such a character.
 func TestDeviceShowPrintsNoControlCharacters(t *testing.T) {
 	h, run := onboarded(t, func(d *fleet.Device) {
 		d.Model, d.Serial = "box\x1b]0;owned\x07\u009b31m", "\u202e7-\x1b[2J"

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// logsAtOnce is the number of log lines in one answer.
+	// logsAtOnce is the maximum number of log lines in one answer.
 	logsAtOnce = 1000
 	// followEvery is how often --follow asks the hub for new lines.
 	followEvery = time.Second
@@ -112,8 +112,8 @@ object per line, for other programs.`,
 func (q logQuery) values(now time.Time) (url.Values, error) {
 	v := url.Values{}
 	for _, level := range q.levels {
-		// The hub compares levels exactly. But some programs write levels in upper case, others in
-		// lower case.
+		// The hub compares levels exactly, but some programs write levels in upper case, others in
+		// lower case. So the request contains each of these forms.
 		for _, form := range []string{level, strings.ToUpper(level), strings.ToLower(level)} {
 			if !slices.Contains(v["lvl"], form) {
 				v.Add("lvl", form)
@@ -139,9 +139,10 @@ func (q logQuery) values(now time.Time) (url.Values, error) {
 	return v, nil
 }
 
-// If a time is a whole second, fraction returns the time one microsecond earlier. It returns any
-// other time unchanged. For a whole second, the hub skips the lines of that second and of the
-// current second, because Pantacor's client pvr needs this.
+// fraction returns a time for the hub's parameters `after` and `before`. If `after` is a whole
+// second, the hub skips the lines of that second and of the current second, because Pantacor's
+// client pvr needs this. To avoid it, fraction makes a whole second one microsecond earlier. It
+// returns any other time unchanged.
 func fraction(t time.Time) time.Time {
 	if t = t.UTC().Truncate(time.Microsecond); t.Nanosecond() == 0 {
 		t = t.Add(-time.Microsecond)
@@ -238,8 +239,8 @@ func (a *app) followLogs(ctx context.Context, values url.Values, shown []api.Log
 				a.note("The hub answers again.")
 			}
 			failed, next = 0, page.Next
-			// Skip the lines that were printed before; only the first answer repeats them. Ids have
-			// a fixed length and increase.
+			// Skip the lines that were printed before: the first page may begin with such lines.
+			// Ids have a fixed length and increase, so they can be compared as text.
 			fresh := slices.DeleteFunc(page.Entries, func(l api.LogView) bool { return l.ID <= last })
 			if err := a.printLogs(fresh); err != nil {
 				return err

@@ -126,7 +126,7 @@ func revisions(ctx context.Context, d api.DeviceView, most int) ([]revisionRow, 
 	if most > 0 {
 		after = max(after, newest-most)
 	}
-	// "$nin" with an empty list is a filter that all statuses match.
+	// The filter "$nin" with an empty list matches every status.
 	q := url.Values{"progress.status": {`{"$nin":[]}`}, "limit": {"100"}}
 	rows := []revisionRow{}
 	for {

@@ -74,8 +74,8 @@ func (a *app) examine(c *cobra.Command, cfg doctor.Config) error {
 	return err
 }
 
-// visibleFindings escapes the control characters in the texts of findings. A text may contain words
-// of an unknown server at the hub's address.
+// visibleFindings escapes the control characters in the texts of findings. A finding may quote the
+// answer of an unknown server that uses the hub's address.
 func visibleFindings(list []finding.Finding) []finding.Finding {
 	out := make([]finding.Finding, len(list))
 	for i, f := range list {

@@ -107,7 +107,7 @@ this file often, to another machine.`,
 	f.StringVar(&since, "since", "", "show only events since this time: a duration before now such as 24h or 7d, a day such as 2026-11-28, or a time such as 2026-11-28T12:00:00Z")
 	f.StringVar(&until, "until", "", "show only events before this time, in the same forms as --since")
 	f.StringVar(&kind, "kind", "", `only events of this kind, such as device.deleted; a "." at the end selects all kinds that begin so, such as account.`)
-	f.BoolVar(&noRoutine, "no-routine", false, "leave out frequent events, which the list shows as one line per day; the list still shows frequent events that record a refusal")
+	f.BoolVar(&noRoutine, "no-routine", false, "leave out frequent events, except refusals (default: show them as one line per day)")
 	f.BoolVar(&sign, "sign", false, "print all events and a signature of the hub, as the input of 'gangway restore --events'; needs --data and --output jsonl")
 	f.IntVar(&limit, "limit", 100, "maximum number of events to show; 0: all")
 	c.Annotations = map[string]string{linesKey: "yes"}

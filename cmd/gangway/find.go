@@ -104,7 +104,8 @@ func findDevice(ctx context.Context, which string) (api.DeviceView, error) {
 		if err == nil || !errors.As(err, &refused) || refused.Code != "not-found" {
 			return d, err
 		}
-		// A serial number may have the form of an id.
+		// No device has this id. But a serial number may look like an id, so search for the serial
+		// number too.
 		if id, other := pickDevice(ctx, which); other == nil {
 			return call[api.DeviceView](ctx, http.MethodGet, "/devices/"+id, nil)
 		}

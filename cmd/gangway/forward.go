@@ -8,9 +8,9 @@ import (
 	"gangway/hub/otlp"
 )
 
-// forwarder makes the exporter that forwards log lines to the endpoint of --otlp-logs-endpoint, or
-// nil if the endpoint is empty. The headers may contain a secret, so they come from the environment
-// variables that the specification of OpenTelemetry names.
+// forwarder makes the exporter that forwards log lines to the endpoint of --otlp-logs-endpoint. If
+// the endpoint is empty, it returns nil. The headers may contain a secret, so they come from the
+// environment variables that the specification of OpenTelemetry names.
 func forwarder(endpoint string, log *slog.Logger) (*otlp.Exporter, error) {
 	if endpoint == "" {
 		return nil, nil

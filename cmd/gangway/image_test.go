@@ -42,7 +42,8 @@ func TestProgramsOfImagesAreFound(t *testing.T) {
 }
 
 // If gangway is copied without other files, it uses its embedded copies of the programs for images.
-// If another user wrote files to the cache folder, these files do not go into an image.
+// Attack: another user writes files to the cache folder, where gangway unpacks these programs. The
+// files must not go into an image.
 func TestCopiedProgramCarriesTheProgramsOfImages(t *testing.T) {
 	cache := t.TempDir()
 	t.Setenv("XDG_CACHE_HOME", cache)

@@ -31,8 +31,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// imageBuilder builds installer images for people who use the hub's pages. It runs 'gangway image
-// build' as a child process. The child has none of the hub's keys, open files or environment
+// imageBuilder builds installer images for people who use the hub's web pages. It runs 'gangway
+// image build' as a child process. The child has none of the hub's keys, open files or environment
 // variables. The hub can kill the child at any moment, and can limit the child's files and memory
 // separately.
 //
@@ -48,7 +48,7 @@ type imageBuilder struct {
 
 var _ api.ImageBuilder = (*imageBuilder)(nil)
 
-// imageFolder is the folder of running builds in the data folder.
+// imageFolder is the name of the folder for the files of running builds. It is in the data folder.
 const imageFolder = "image-builds"
 
 // imageFlags are the flags of 'gangway serve' about the building of images.
@@ -60,7 +60,7 @@ type imageFlags struct {
 }
 
 func (i *imageFlags) add(f *pflag.FlagSet) {
-	f.IntVar(&i.atOnce, "image-builds", 1, "number of installer images that the hub builds at once on its pages; each needs about 700 MiB of memory; 0: the hub builds no images")
+	f.IntVar(&i.atOnce, "image-builds", 1, "how many installer images the hub's web pages may build at the same time; each build needs about 700 MiB of memory; 0: the hub builds no images")
 	f.StringVar(&i.parts, "image-parts", "", "folder with the parts that the hub builds images from, as given to 'gangway image fetch --dir' (default: the folder that 'gangway image fetch' uses without --dir)")
 	cmdline.SpanVar(f, &i.limits.Time, "image-time", api.DefaultImageLimits.Time, "how long the build of one image may take")
 	f.StringVar(&i.size, "image-size", "512MiB", "maximum size of one image, and of each file that the build writes")
@@ -168,9 +168,9 @@ func sentence(err error) string {
 	return strings.ToUpper(text[:1]) + text[1:]
 }
 
-// Build builds an image. The child gets `file` by standard input. Build removes the name of the
-// image's file from the folder, and returns the open file. So the file disappears when the caller
-// closes it.
+// Build builds an image. The child process reads `file`, the token file or hub file, from standard
+// input. Build returns the open file of the image, and has already removed the file's name. So the
+// file disappears when the caller closes it.
 func (b *imageBuilder) Build(ctx context.Context, o api.ImageOptions, file []byte, size int64, step func(string)) (_ *api.Image, err error) {
 	if err := b.Check(o); err != nil {
 		return nil, err

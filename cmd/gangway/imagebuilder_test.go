@@ -147,8 +147,8 @@ echo image > $OUT
 	}
 }
 
-// If a build takes too long, or its client closes the connection, the builder kills the child and
-// the child's own children.
+// If a build takes too long, or the client that requested it closes the connection, the builder
+// kills the child and the child's own children.
 func TestImageBuilderKillsTheChildAndItsChildren(t *testing.T) {
 	t.Parallel()
 	b, seen := programAs(t, `
@@ -250,8 +250,8 @@ func TestImageBuilderSurvivesABadChild(t *testing.T) {
 	}
 }
 
-// A person cannot name a file of the hub in an option. The options are checked before a child
-// starts.
+// Attack: a person types the path of a file on the hub as the value of an image's option. The hub
+// must refuse the option before it starts a child process.
 func TestImageOptionsNameNoFileOfTheHub(t *testing.T) {
 	t.Parallel()
 	b, seen := programAs(t, `touch $SEEN/started`)

@@ -27,8 +27,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// manifestOptions are the options about the reference manifest that 'gangway image build' and
-// 'gangway image system' have.
+// manifestOptions are the options for the reference manifest. 'gangway image build' and 'gangway
+// image system' both have these options.
 type manifestOptions struct {
 	key, tpm, name string
 	sequence       uint64
@@ -44,7 +44,7 @@ func (o *manifestOptions) flags(f *pflag.FlagSet) {
 }
 
 func tpmFlag(f *pflag.FlagSet, address *string) {
-	f.StringVar(address, "tpm", "/dev/tpmrm0", "TPM of the key tpm:HANDLE, if the key's name has no ?device=: a device file, unix:/path or tcp:host:port")
+	f.StringVar(address, "tpm", "/dev/tpmrm0", "TPM that contains the key tpm:HANDLE, unless ?device= names it: a device file, unix:/path or tcp:host:port")
 }
 
 // A reference makes the reference manifest of one build. A nil *reference makes none.
@@ -84,8 +84,8 @@ func (o *manifestOptions) open(ctx context.Context) (*reference, error) {
 	return &reference{options: o, key: key, made: made}, nil
 }
 
-// buildTime returns the time of a build, in whole seconds. A reproducible build sets it with the
-// variable SOURCE_DATE_EPOCH (https://reproducible-builds.org/specs/source-date-epoch/).
+// buildTime returns the time of a build, in whole seconds. For a reproducible build, the variable
+// SOURCE_DATE_EPOCH gives this time (https://reproducible-builds.org/specs/source-date-epoch/).
 func buildTime() (time.Time, error) {
 	text := os.Getenv("SOURCE_DATE_EPOCH")
 	if text == "" {
@@ -153,8 +153,9 @@ func (r *reference) measureInstaller(system []byte) error {
 	return r.manifest.Check()
 }
 
-// ownersKeys returns the Secure Boot variables of the folder --secure-boot-keys, or nil if the
-// build has no such folder, or if the folder has only db's key.
+// ownersKeys returns the Secure Boot variables for the manifest: those of the folder in
+// --secure-boot-keys. It returns nil if there is no such folder, if the build is not signed, or if
+// the folder has only db's key.
 func (o *imageOptions) ownersKeys(parts *stick.Parts) (*manifest.SecureBoot, error) {
 	if o.keys == "" || parts.Signer == nil {
 		return nil, nil

@@ -53,8 +53,8 @@ const (
 	objectFolder = "objects"
 	acmeFolder   = "acme"       // the account at the ACME CA, and the pages' certificate
 	serveFile    = "serve.lock" // holds the server's process id
-	// objectsIDFile contains the random name of this folder of objects. It exists only if the
-	// database is in PostgreSQL.
+	// objectsIDFile is the file with the random name by which replicas recognise this data folder's
+	// objects. It exists only if the database is in PostgreSQL.
 	objectsIDFile = "objects.id"
 )
 
@@ -169,8 +169,8 @@ func (i *instance) openObjects(ctx context.Context, c objects.S3Config) error {
 		return usagef("--s3-endpoint and --s3-bucket need each other: give both")
 	}
 	if c.Prefix == "" {
-		// A hub deletes each object under its prefix that its database does not list. So two hubs
-		// must not share a prefix.
+		// A hub deletes the objects under its prefix that are not in its database. So two hubs must
+		// not share a prefix.
 		c.Prefix = "gangway-" + i.ca.HubName()[:16] + "/"
 	}
 	s3, err := objects.OpenS3(ctx, c)

@@ -19,7 +19,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// limitFlags are flags of 'gangway serve'. They set rate limits, timeouts and TCP proxies, and they
+// limitFlags are flags of 'gangway serve'. They set rate limits and timeouts, name TCP proxies, and
 // limit the age and the size of the audit trail and of the devices' logs.
 type limitFlags struct {
 	rates    []string
@@ -34,14 +34,15 @@ type limitFlags struct {
 	logSize string
 }
 
-// maxDrain is less than the time after which systemd kills a service that should stop.
+// maxDrain is the largest value of --drain. It is shorter than the time after which systemd kills a
+// service that does not stop.
 const maxDrain = time.Minute
 
 func (l *limitFlags) add(f *pflag.FlagSet) {
 	names := strings.Join(slices.Sorted(maps.Keys(api.DefaultRates())), ", ")
 	f.StringArrayVar(&l.rates, "rate", nil, "rate limit, as NAME=REQUESTS-PER-SECOND/BURST, such as onboard=50/200 (repeatable). The rate limit \"account\" counts the requests of one account, \"boot\" those of one device, and each other rate limit those of one network. Names: "+names)
 	f.StringSliceVar(&l.proxies, "proxy-protocol-from", nil, "addresses or networks of TCP proxies; their connections must begin with a header of the PROXY protocol, version 2 (default: none)")
-	f.IntVar(&l.capacity, "max-requests", 0, "how many requests may run at the same time; of this number, onboarding may use all, and reports of devices half (default 128 for each CPU)")
+	f.IntVar(&l.capacity, "max-requests", 0, "how many requests may run at the same time: onboarding may use the whole number, other requests three quarters, and reports of devices half (default 128 for each CPU)")
 	cmdline.SpanVar(f, &l.timeouts.Header, "header-timeout", 0, "how long a client may take to send a request's header (default 10s)")
 	cmdline.SpanVar(f, &l.timeouts.Request, "request-timeout", 0, "how long a request may take; for uploads and downloads, how long each block may take (default 60s)")
 	cmdline.SpanVar(f, &l.eventsAge, "events-age", api.DefaultEventsAge, "how long the audit trail keeps events, such as 365d for a year; 0: permanently")

@@ -238,7 +238,7 @@ with cocli.`,
 			if done, err := a.json(map[string]string{"corim": out}); done {
 				return err
 			}
-			a.note("%s, %d bytes, not signed: %s, sequence %d", out, len(b), s.Manifest.Name, s.Manifest.Sequence)
+			a.note("%s (%d bytes, not signed) describes %s, sequence %d", out, len(b), s.Manifest.Name, s.Manifest.Sequence)
 			return nil
 		},
 	}

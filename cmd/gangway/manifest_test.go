@@ -79,8 +79,8 @@ func succeeds(t *testing.T, words ...string) string {
 	return out
 }
 
-// namesInstallersWithoutAShell checks that a manifest names exactly the installers of a stick in
-// which nobody can type commands.
+// namesInstallersWithoutAShell checks that a manifest names exactly two of the stick's installers:
+// those that never give a person a shell.
 func namesInstallersWithoutAShell(t *testing.T, m *manifest.Manifest) {
 	t.Helper()
 	var modes []string
@@ -293,9 +293,10 @@ func equalFiles(t *testing.T, a, b string) {
 	}
 }
 
-// A signer signs the manifest of a system and its approval for encrypted disks. The key's curve
-// must be one that TPMs support. If the signer does not run, the command builds nothing. "make hsm"
-// runs the real signer.
+// gangway-signer can sign the manifest of a system, and the approval with which the system opens
+// encrypted disks. The key's curve must be one that TPMs support. If the signer does not run, the
+// command builds nothing. This test serves the signer itself; 'make hsm' runs the program
+// gangway-signer.
 func TestSystemWithManifestKeyOfASigner(t *testing.T) {
 	kernel, programs := fakeParts(t)
 	short, err := os.MkdirTemp("", "signer") // the path of a socket must be short
@@ -336,7 +337,7 @@ func TestSystemWithManifestKeyOfASigner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The system's file contains these texts of the approval.
+	// The system's file must contain the approval. These texts are parts of the approval.
 	for _, part := range []string{`"pcrs":[11]`, "BEGIN PUBLIC KEY"} {
 		if !bytes.Contains(b, []byte(part)) {
 			t.Errorf("the system does not contain %s", part)

@@ -55,8 +55,8 @@ warn if the operator has given the pages a certificate that browsers trust.`,
 	return c
 }
 
-// pages returns the URL of the hub's pages, as the hub announces it. If the hub announces no URL,
-// or cannot be reached, pages returns the hub's own URL.
+// pages returns the URL of the hub's web pages, as the hub announces it. If the hub announces no
+// such URL, or cannot be reached, pages returns the URL that the user signed in to.
 func (s *signIn) pages(ctx context.Context) string {
 	c, err := s.client()
 	if err != nil {

@@ -32,8 +32,8 @@ const (
 	formatJSONL = "jsonl"
 )
 
-// tableKey is the annotation of a command that prints a table. linesKey is the annotation of a
-// command that can also print jsonl.
+// The annotation tableKey marks a cobra command that prints a table. The annotation linesKey marks
+// a command that can also print jsonl.
 const (
 	tableKey = "table"
 	linesKey = "lines"

@@ -19,7 +19,7 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 )
 
-// pageFlags are the flags of 'gangway serve' for pages with their own host name, listener and
+// pageFlags are the flags of 'gangway serve' for web pages with their own host name, listener and
 // certificate.
 type pageFlags struct {
 	listen    []string
@@ -31,11 +31,11 @@ type pageFlags struct {
 }
 
 func (p *pageFlags) add(f *pflag.FlagSet) {
-	f.StringSliceVar(&p.listen, "page-listen", nil, "address and port only for the pages, with a certificate that browsers trust, such as :443 (repeatable; default: the pages are only at --listen)")
-	f.StringVar(&p.url, "page-url", "", "https URL of the pages at --page-listen, such as https://fleet.example")
-	f.StringVar(&p.cert, "tls-cert", "", "file of the pages' certificate and its intermediates, in PEM; the hub reads the file again when it changes")
+	f.StringSliceVar(&p.listen, "page-listen", nil, "address and port only for the hub's web pages, with a certificate that browsers trust, such as :443 (repeatable; default: the pages are only at --listen)")
+	f.StringVar(&p.url, "page-url", "", "https URL of the web pages at --page-listen, such as https://fleet.example")
+	f.StringVar(&p.cert, "tls-cert", "", "file with the web pages' certificate and its intermediates, in PEM; when the file changes, the hub reads it again")
 	f.StringVar(&p.key, "tls-key", "", "file of the key of --tls-cert, in PEM")
-	f.BoolVar(&p.acme, "acme", false, "get the pages' certificate from a CA with ACME (tls-alpn-01), instead of --tls-cert; connections to port 443 of --page-url must reach --page-listen")
+	f.BoolVar(&p.acme, "acme", false, "get the web pages' certificate from a CA with ACME (tls-alpn-01), instead of --tls-cert; connections to port 443 of --page-url must reach --page-listen")
 	f.StringVar(&p.directory, "acme-directory", autocert.DefaultACMEDirectory, "URL of the CA's directory")
 	f.StringVar(&p.email, "acme-email", "", "e-mail address for the CA's warnings")
 	f.BoolVar(&p.acceptTOS, "acme-accept-tos", false, "you accept the CA's terms of service")
@@ -49,7 +49,7 @@ func (p *pageFlags) check() error {
 	case len(p.listen) == 0 && p.url == "" && !files && !p.acme:
 		return nil
 	case len(p.listen) == 0 || p.url == "":
-		return usagef("--page-listen and --page-url need each other: give the pages' own address and port, and their URL; --tls-cert and --acme are only for these pages")
+		return usagef("--page-listen and --page-url need each other: give the web pages' own address and port, and their URL; --tls-cert and --acme are only for these pages")
 	case !wire.IsHubURL(p.url):
 		return usagef("--page-url %q is not of the form https://host[:port]; write it like https://fleet.example", p.url)
 	case files && p.acme:
@@ -66,8 +66,8 @@ func (p *pageFlags) check() error {
 	return nil
 }
 
-// certificate returns the URL and the certificate of the pages. Both are zero if the pages have no
-// listener of their own. The argument `data` is the hub's data folder.
+// certificate returns the URL and the certificate of the web pages. Both are zero if the web pages
+// have no listener of their own. The argument `data` is the hub's data folder.
 func (p *pageFlags) certificate(data string, log *slog.Logger) (string, api.PageCertificate, error) {
 	if p.url == "" {
 		return "", nil, nil

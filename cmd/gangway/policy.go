@@ -261,7 +261,7 @@ only in a certificate that chains to a trusted root.`,
 			}
 			a.note("The EK list has %d TPM(s) now. The hub accepts no other TPM.", len(list))
 			if n := withoutCertificate(list); n > 0 && data == "" {
-				a.note("%d line(s) also approve a TPM without an EK certificate; to demand one, write 'required' in the column 'certificate'.", n)
+				a.note("%d line(s) approve a TPM even if it has no EK certificate; to require a certificate, write 'required' in the column 'certificate'.", n)
 			}
 			return nil
 		},
@@ -271,7 +271,8 @@ only in a certificate that chains to a trusted root.`,
 	return c
 }
 
-// withoutCertificate returns how many lines of an EK list approve an EK without a certificate.
+// withoutCertificate returns how many lines of an EK list approve an EK even if it has no
+// certificate.
 func withoutCertificate(list []store.ListedEK) (n int) {
 	for _, l := range list {
 		if l.Key != nil && !l.CertificateRequired {

@@ -237,7 +237,9 @@ func (r *restoration) target(ctx context.Context) (transfer.Target, error) {
 	}
 	schema := h.Schema
 	if engine != h.Engine {
-		// The engines number their schemas differently, so the columns must fit the newest schema.
+		// SQLite and PostgreSQL number their schema versions differently, so the backup's number
+		// cannot be used for another engine. Restore into the newest schema: the backup's columns
+		// must fit it.
 		schema = transfer.Newest
 	}
 	if r.shared {
@@ -355,7 +357,8 @@ func (r *restoration) report(findings []finding.Finding) error {
 		Damaged  []string  `json:"damaged-objects"`
 		NewEpoch int64     `json:"new-epoch"`
 		Repeated int       `json:"repeated-changes"`
-		// Unknown is the number of changes about things that are not in the backup.
+		// Unknown is the number of deletions and revocations that are not repeated, because their
+		// device, account or token is not in the backup.
 		Unknown int `json:"unknown-changes"`
 		// Lost is the largest possible number of lost events of each kind.
 		Lost map[string]int `json:"lost-events"`

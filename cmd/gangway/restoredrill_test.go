@@ -167,8 +167,9 @@ func signedPath(text []byte, key string) (string, error) {
 	return u.EscapedPath(), nil
 }
 
-// The method `works` checks that the hub knows the device, its identity and its object, and those
-// of its reports that it sent before the time `before`.
+// The method `works` checks that the hub knows the device and the certificate of its identity. If
+// the device sent reports or posted its revision before the time `before`, the hub must have the
+// last of these reports, the revision and the revision's object.
 func (d *drillDevice) works(hub *fleet.Hub, before time.Time) error {
 	conn, err := hub.Dial(context.Background(), d.certs.TLS(d.tpm))
 	if err != nil {
@@ -359,8 +360,8 @@ func restoreDrill(t *testing.T, shared bool) {
 	if len(restored.Gaps) > 0 || restored.Until.Before(ended) {
 		t.Errorf("the events since the hour before have %d gaps and end at %s", len(restored.Gaps), restored.Until)
 	}
-	// A backup contains the time at which it began, in whole seconds, and restore counts all events
-	// since that time.
+	// The backup's time of beginning has no fraction of a second, and restore counts all events
+	// since that time. So the test truncates the time too.
 	sure, _ := split(l.have(), begun.Truncate(time.Second), ended)
 	if n := restored.Lost["device.activated"]; n < len(after) || n > len(l.devices)-len(sure) {
 		t.Errorf("the restore names %d lost devices; %d onboarded after the backup, and %d before", n, len(after), len(sure))

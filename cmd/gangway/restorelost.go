@@ -21,8 +21,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// change is an event after the backup that removed a right, such as a deletion or a revocation. A
-// restore repeats the change.
+// change is an event that the hub recorded after the backup, and that removed a right: for example
+// a deletion or a revocation. A restore repeats the change.
 type change struct {
 	seq                  int64
 	time                 time.Time
@@ -37,7 +37,7 @@ type aftermath struct {
 	// others counts the events that are not in `changes`, by their kind. The restored hub does not
 	// have the effects of these events.
 	others map[string]int
-	// signed describes the signed exports in the files with the events.
+	// signed describes the exports among these files that carry the hub's signature.
 	signed []backup.Trail
 }
 
@@ -180,7 +180,7 @@ func (r *restoration) noteLosses() {
 	if r.withoutEvents {
 		r.note("Possibly lost since %s: deletions of devices, disabled accounts and join tokens, revoked API tokens, changed passwords. The devices, accounts and tokens work again, so repeat these changes.", begun)
 	} else {
-		r.note("Repeated %d deletions and revocations since %s; %d others are about things that are not in the backup. Changed passwords have their old values.", r.repeated, begun, r.unknown)
+		r.note("Repeated %d deletions and revocations since %s; %d others are not repeated, because their device, account or token is not in the backup. Changed passwords have their old values.", r.repeated, begun, r.unknown)
 		for _, gap := range r.gaps() {
 			r.note("Possibly lost: the deletions and revocations from %s to %s, because no file has the events of this time.", gap[0].Format(time.RFC3339), gap[1].Format(time.RFC3339))
 		}
@@ -188,7 +188,7 @@ func (r *restoration) noteLosses() {
 			r.note("Possibly lost: the deletions and revocations after %s, when the newest file of events was made.", until.Format(time.RFC3339))
 		}
 		if len(r.trail.others) > 0 {
-			r.note("The events show that at most this was lost since %s: %s.", begun, strings.Join(r.lost(), ", "))
+			r.note("According to the events, the restored hub lacks at most the following, from the time since %s: %s.", begun, strings.Join(r.lost(), ", "))
 		}
 	}
 	r.note("Ended %d sessions: people must sign in again. Paused %d join tokens with a limited number of uses: 'gangway restore tokens' shows the list.", r.done.Sessions, r.done.Tokens)

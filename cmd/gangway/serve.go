@@ -253,7 +253,7 @@ defaults.`,
 	f.StringVar(&data, "data", "", "folder of the hub's keys and database (required)")
 	f.StringSliceVar(&listen, "listen", []string{"127.0.0.1:12443"}, "address and port to listen on; \":12443\" is all addresses of this machine (repeatable)")
 	f.StringVar(&url, "url", "", "https URL that devices and people use (default: the URL of --listen, if that is a loopback address)")
-	f.StringSliceVar(&also, "also-url", nil, "another https URL of this hub, such as its URL before a move; the hub sends all its URLs to its devices (repeatable)")
+	f.StringSliceVar(&also, "also-url", nil, "another https URL of this hub, such as its former URL; the hub sends all its URLs to its devices (repeatable)")
 	f.StringVar(&name, "name", "", `name in the hub's CA certificates, at the first start (default "Gangway")`)
 	f.StringVar(&curve, "curve", "P-256", "curve of the CA keys, at the first start: P-256 or P-384")
 	f.BoolVar(&newDatabase, "new-database", false, "start with an empty database if the keys exist and the database does not; every device must onboard again")
@@ -271,14 +271,14 @@ defaults.`,
 	f.StringVar(&endpoint, "otlp-logs-endpoint", "", "https URL of a log engine to which the hub forwards the devices' log lines by OTLP/HTTP, such as https://logs.example/v1/logs; headers come from OTEL_EXPORTER_OTLP_HEADERS (default: none)")
 	traces.add(f)
 	f.StringVar(&accessLog, "access-log", "", "file to which the hub appends a line in JSON for each request; - is the standard output (default: none)")
-	f.BoolVar(&options.profiles, "profiles", false, "serve Go's profiles of the hub at /debug/pprof/ of --metrics-listen; their callers can use much CPU time")
+	f.BoolVar(&options.profiles, "profiles", false, "serve Go's profiles of the hub at /debug/pprof/ of --metrics-listen; whoever requests profiles can use much CPU time")
 	f.StringVar(&logFormat, "log-format", "text", "format of the log: text or json")
 	return c
 }
 
-// serveAll serves the hub on `listeners` until `ctx` ends or a server fails. It also serves the
-// pages on the listeners `forPages`. If `private` is not nil, it serves the operator's metrics on
-// this listener.
+// serveAll serves the hub on `listeners` until `ctx` ends or a server fails. On the listeners
+// `forPages`, it serves only the web pages. If `private` is not nil, it serves the operator's
+// metrics on this listener.
 func serveAll(ctx context.Context, server *api.Server, listeners, forPages []net.Listener, private net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Serve(ctx, listeners...) })

@@ -82,8 +82,8 @@ not store it: guard the token file like a key.`,
 	f.StringVar(&n.Nick, "nick", "", "name of the join token, which lists and messages show")
 	f.IntVar(&n.MaxUses, "max-uses", 0, "number of devices that may join with the join token (0: any number)")
 	cmdline.SpanVar(f, &life, "expires-in", 720*time.Hour, "how long the join token is valid, such as 12h, 30d or 8w")
-	f.BoolVar(&n.WithoutTPM, "without-tpm", false, "also accept devices that show no TPM (Pantavisor's auto-join), if the policy has without_tpm: accept")
-	f.BoolVar(&n.ForPantacor, "for-pantacor", false, "also accept Pantacor's ownership proofs in two-step enrolment; these proofs do not name the hub, so another hub can relay them; to check them, the hub stores a key, encrypted")
+	f.BoolVar(&n.WithoutTPM, "without-tpm", false, "also accept devices that do not prove that they have a TPM (Pantavisor's auto-join), if the policy has without_tpm: accept")
+	f.BoolVar(&n.ForPantacor, "for-pantacor", false, "also accept Pantacor's ownership proofs in two-step enrolment; another hub can relay these proofs, because they do not name the hub; to check the proofs, the hub stores an encrypted key")
 	f.StringSliceVar(&meta, "meta", nil, "user-meta that the hub gives to each device of this join token, as KEY=VALUE (repeatable)")
 
 	ls := a.tokenLsCommand()

@@ -242,7 +242,8 @@ const (
 	suspend
 )
 
-// key handles a key: it changes the state of the screen, and returns the action for the caller.
+// key handles a key press: it changes the state of the screen, and returns the action for the
+// caller.
 func (t *top) key(ev *tcell.EventKey, height int) act {
 	t.said = ""
 	page := max(1, height-3)

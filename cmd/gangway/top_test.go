@@ -157,7 +157,7 @@ func TestTopKeys(t *testing.T) {
 	}
 }
 
-// terminalProgram runs this command on a pseudo terminal.
+// terminalProgram starts gangway with the arguments `arg` on a pseudo terminal.
 func terminalProgram(t *testing.T, arg ...string) (controller, terminal *os.File, c *exec.Cmd, screen *locked.Buffer) {
 	t.Helper()
 	controller, terminal = pty.New(t, 80, 24)
@@ -167,7 +167,7 @@ func terminalProgram(t *testing.T, arg ...string) (controller, terminal *os.File
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The first word makes the test binary the command: see TestMain.
+	// The argument "gangway" makes the test binary run as the command gangway: see TestMain.
 	c = &exec.Cmd{Path: self, Args: append([]string{"gangway"}, arg...), Stdin: terminal, Stdout: terminal, Stderr: terminal,
 		Env: append(os.Environ(), "TERM=xterm-256color"), SysProcAttr: &syscall.SysProcAttr{Setsid: true, Setctty: true}}
 	if err := c.Start(); err != nil {

@@ -123,7 +123,8 @@ func bars(days []api.Arrival) string {
 	return b.String()
 }
 
-// drawLists draws the two lists, from line `y` to the line above the line of keys.
+// drawLists draws the two lists. The lists begin at line `y`, and end above the last line, which
+// explains the keys.
 func (t *top) drawLists(s tcell.Screen, y, width, height int) {
 	list, row := t.place()
 	lists := t.lists()

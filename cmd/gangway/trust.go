@@ -64,8 +64,8 @@ func viewTrust(e trust.Entry) trustView {
 	return v
 }
 
-// openTrust opens a data folder, and returns the hub's trust store. The trust store has the
-// built-in certificates, and the certificates and marks that the operator added.
+// openTrust opens a data folder, and returns the hub's trust store: the built-in certificates, the
+// certificates that the operator added, and the operator's marks for distrusted certificates.
 func openTrust(ctx context.Context, data string) (*instance, *trust.Set, error) {
 	i, err := existing(ctx, data)
 	if err != nil {
@@ -252,7 +252,7 @@ func findTrusted(set *trust.Set, which string) (trust.Entry, error) {
 	case 1:
 		return found[0], nil
 	}
-	return trust.Entry{}, fmt.Errorf("%d certificates begin with %s: %s; give more digits", len(found), print, candidates(found, func(e trust.Entry) names {
+	return trust.Entry{}, fmt.Errorf("%d certificates have a SHA-256 that begins with %s: %s; give more digits", len(found), print, candidates(found, func(e trust.Entry) names {
 		return names{hex.EncodeToString(e.Fingerprint[:]), e.Name(), ""}
 	}))
 }

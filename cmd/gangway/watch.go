@@ -16,8 +16,8 @@ import (
 // watchEvery is the time between two requests of --watch.
 const watchEvery = 3 * time.Second
 
-// Control sequences of terminals: for the alternate screen, which keeps the text of the normal
-// screen, and for the cursor.
+// Control sequences of terminals. enterScreen switches to the alternate screen and hides the
+// cursor; leaveScreen restores the earlier screen and shows the cursor.
 const (
 	enterScreen = "\x1b[?1049h\x1b[?25l\x1b[2J"
 	leaveScreen = "\x1b[?25h\x1b[?1049l"

@@ -95,7 +95,7 @@ func (a *addresses) all() []string {
 	return slices.Clone(a.urls)
 }
 
-// forPeople returns the URL of the hub's pages. If the hub does not name this URL, forPeople
+// forPeople returns the URL of the hub's web pages. If the hub does not name this URL, forPeople
 // returns the address in use.
 func (a *addresses) forPeople() string {
 	a.mu.Lock()

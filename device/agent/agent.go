@@ -62,8 +62,9 @@ type Config struct {
 	// EndorsementAuth is the password of the TPM's endorsement hierarchy; empty
 	// if it has none.
 	EndorsementAuth []byte
-	// WithoutEKCertificate leaves an EK certificate that does not match the TPM's EK out of the
-	// request. After a change of the endorsement seed, no stored certificate matches.
+	// If WithoutEKCertificate is set and no EK certificate in the TPM matches the EK, the agent
+	// sends its request without an EK certificate. This happens after a change of the endorsement
+	// seed, when no stored certificate matches.
 	WithoutEKCertificate bool
 	// EK selects the endorsement key's template ("L-1", "H-3"). Key is the algorithm of the IAK and
 	// the IDevID key (identity.Algorithm). An empty value means the best template or algorithm that
@@ -244,7 +245,7 @@ func (a *Agent) log(source, line string) {
 	}
 }
 
-// Refused is a refusal of the hub. It is an error.
+// Refused is an error: the hub refused a request.
 type Refused struct {
 	Status int    `json:"code"`
 	Code   string `json:"error"`

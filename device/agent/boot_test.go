@@ -25,7 +25,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// pickyHub is a hub that gives the test's answers to boot measurements, and keeps the measurements
+// pickyHub is a hub that answers boot measurements as the test wants, and keeps the measurements
 // that the device sent.
 type pickyHub struct {
 	answer  func(r *wire.BootReport) (status int, body string)

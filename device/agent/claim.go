@@ -23,9 +23,10 @@ const (
 	claimLong  = 10 * time.Minute
 )
 
-// claimedToken waits until a person claims this machine and returns the machine's own join token.
-// If an onboarding with an earlier token has begun at the same hub, claimedToken returns that token
-// at once. The token is returned without its secret, because the request is already signed.
+// claimedToken waits until a person claims this machine, and returns the machine's own join token.
+// If an onboarding with an earlier token has begun at the same hub, claimedToken does not wait, and
+// returns the earlier token without its secret. The secret is not needed, because the request is
+// already signed.
 func (a *Agent) claimedToken(ctx context.Context) (*wire.TokenFile, error) {
 	s := &a.state
 	if (s.Phase == PhaseRequested || s.Phase == PhaseAnswered) && s.HubName == a.cfg.Hub.HubName {

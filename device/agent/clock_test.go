@@ -123,9 +123,10 @@ func TestWrongClockDoesNotKeepTheHubOut(t *testing.T) {
 	}
 }
 
-// If the machine's clock is wrong, the machine ignores only the dates of the hub's certificate. If
-// the clock is plausible, the machine refuses an expired certificate. With any clock, the machine
-// refuses a certificate that is wrong in another way.
+// If the machine's clock is plausible, the machine refuses an expired certificate of the hub. If
+// the clock is clearly wrong, the machine does not compare the clock with the certificate's dates.
+// With any clock, the machine refuses a certificate from another CA, for another host or for a
+// client.
 func TestWrongClockExcusesNothingButDates(t *testing.T) {
 	t.Parallel()
 	ca, other := newTestCA(t), newTestCA(t)
@@ -151,9 +152,9 @@ func TestWrongClockExcusesNothingButDates(t *testing.T) {
 	}
 }
 
-// A thief has an old certificate of the hub, with its key, and answers the machine's requests.
-// These answers cannot set a plausible clock back, and cannot set any clock to a date after the end
-// of the certificate.
+// Attack: a thief has an old certificate of the hub, with its key, and answers the machine's
+// requests. These answers cannot set a plausible clock back, and cannot set any clock to a date
+// after the end of the certificate.
 func TestStolenCertificateSetsNoClockBackOrBeyondIt(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t)

@@ -58,9 +58,10 @@ type Exported struct {
 }
 
 // Export makes the device's identity usable for programs with OpenSSL's TPM provider. Export stores
-// the IDevID key at a persistent handle of the TPM and writes files that refer to this handle. The
-// key is a primary key of the endorsement hierarchy, so its private part never leaves the TPM.
-// Therefore Export cannot write a TSS2 PRIVATE KEY file.
+// the IDevID key at a persistent handle of the TPM and writes files that refer to this handle.
+// Export does not write a TSS2 PRIVATE KEY file, because such a file contains the key's encrypted
+// private part. The IDevID key is a primary key, and a TPM never outputs the private part of a
+// primary key.
 //
 // Export does not lock the state folder, so the agent may run at the same time.
 func Export(ctx context.Context, cfg ExportConfig) (*Exported, error) {

@@ -312,7 +312,7 @@ func (h *fakeHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// onboard issues certificates for a request and returns the reply, sealed to the TPM of the
+// onboard issues certificates for a request. It returns the reply, sealed to the TPM that made the
 // request.
 func (h *fakeHub) onboard(request []byte) []byte {
 	csr, err := tcg.ParseCSR(request)
@@ -396,8 +396,8 @@ func (h *fakeHub) activate(w http.ResponseWriter, r *http.Request, body []byte, 
 	io.WriteString(w, device)
 }
 
-// testMachine is a machine under test: a TPM, a state folder and the sentences of the machine's
-// agent.
+// testMachine is a machine under test. It has a TPM and a state folder, and records the sentences
+// that its agent reports.
 type testMachine struct {
 	t     *testing.T
 	tpm   *fakeTPM
@@ -424,8 +424,9 @@ func (m *testMachine) agent(cfg Config) *Agent {
 	}
 	a, err := New(cfg)
 	for end := time.Now().Add(5 * time.Second); errors.Is(err, ErrInUse) && time.Now().Before(end); a, err = New(cfg) {
-		// The lock may still be held: another test may have just forked a process. Until this
-		// process executes its program, it has a copy of the closed lock file's descriptor.
+		// Another test may have just forked a child process. Until the child executes its program,
+		// it has a copy of the lock file's descriptor, so the lock is held although the file was
+		// closed.
 		time.Sleep(10 * time.Millisecond)
 	}
 	if err != nil {
@@ -457,7 +458,7 @@ func (m *testMachine) onboarded(cfg Config) *State {
 	return s
 }
 
-// The method `heard` returns the number of the agent's sentences that contain `text`.
+// The method `heard` returns how many of the sentences that the agent reported contain `text`.
 func (m *testMachine) heard(text string) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -169,9 +169,9 @@ func plainPath(p string) bool {
 	return p == clean || p == clean+"/"
 }
 
-// forwardedHeaders are the request headers that the hub's API uses. No other header is forwarded,
-// so a local program can neither sign in as somebody else nor pretend to be a proxy that forwards a
-// client's request.
+// forwardedHeaders are the request headers that the hub's API uses. The proxy forwards no other
+// header. With other headers, a local program could sign in as somebody else, or pretend to be a
+// proxy in front of the hub.
 var forwardedHeaders = []string{
 	"Accept", "Accept-Encoding", "Cache-Control", "Content-Encoding", "Content-Language", "Content-Type",
 	"If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Range", "User-Agent",

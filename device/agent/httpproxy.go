@@ -46,8 +46,9 @@ func (p *HTTPProxy) fails(err error, format string, args ...any) error {
 	return &proxyError{fmt.Sprintf("the proxy %s %s", netfile.Mask(p.URL), fmt.Sprintf(format, args...)), err}
 }
 
-// dial connects to an address, through the proxy if p is not nil. `now` returns the time at which
-// dial checks the proxy's certificate. verifyAt corrects this time, as for the hub's certificate.
+// dial connects to an address, through the proxy if p is not nil. `now` returns the machine's
+// time. If this time cannot be right, verifyAt corrects it before dial checks the dates of the
+// proxy's certificate.
 func (p *HTTPProxy) dial(ctx context.Context, network, address string, now func() time.Time) (net.Conn, error) {
 	d := &net.Dialer{Timeout: proxyDialTime}
 	if p == nil {

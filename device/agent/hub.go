@@ -114,11 +114,14 @@ const maxAnswer = 1 << 20
 
 // doWithin sends a request to a path of the hub and returns the body of an answer with the status
 // 200. If the owner has not yet decided about the device, the error is a *waitingAnswer. For any
-// other answer, the error is a *Refused. If this error has a `retryAfter`, doWithin obeys it:
-// during that time, doWithin sends no request with the same method and path, and returns the same
-// error again. If doWithin cannot connect to the address in use, it tries the hub's other addresses
-// without a pause. If a connection breaks, doWithin returns the error, and the next request begins
-// with another address.
+// other answer, the error is a *Refused.
+//
+// A *Refused can have a time in its field `retryAfter`. During that time, doWithin sends no other
+// request with the same method and path. Instead, it returns the same *Refused again.
+//
+// If doWithin cannot connect to the address in use, it tries the hub's other addresses without a
+// pause. If a connection breaks, doWithin returns the error, and the next request begins with
+// another address.
 func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader, prepare func(*http.Request), limit int64) ([]byte, error) {
 	if r := h.at.held(method, path); r != nil {
 		return nil, r
@@ -328,7 +331,7 @@ func (a *Agent) retry(ctx context.Context, at *addresses, try func() error) erro
 type waitingAnswer struct{ wire.Waiting }
 
 func (u *waitingAnswer) Error() string {
-	return fmt.Sprintf("waiting for the owner to decide: %s To approve the device, check that the hub shows the same EK SHA-256 for it, %[3]s. Then run 'gangway device approve %[2]s'.", u.Reason, u.DeviceID, u.EK)
+	return fmt.Sprintf("waiting for the owner to decide: %s To approve the device, check that the hub shows this EK SHA-256 for it: %[3]s. Then run 'gangway device approve %[2]s'.", u.Reason, u.DeviceID, u.EK)
 }
 
 // retryAfter returns the pause before the next try. The pause is the hub's value, within bounds,
@@ -351,7 +354,7 @@ func (a *Agent) setWaiting(line string) {
 	}
 }
 
-// The function `temporary` reports whether the same request may succeed later.
+// The function `temporary` reports whether a request that failed with err may succeed later.
 func temporary(err error) bool {
 	var r *Refused
 	if !errors.As(err, &r) {
@@ -360,7 +363,7 @@ func temporary(err error) bool {
 	return r.Temporary()
 }
 
-// describe returns a text for a person about an error of a request to the hub.
+// describe explains to a person why a request to the hub failed.
 func describe(err error) string {
 	var unknown x509.UnknownAuthorityError
 	var host x509.HostnameError

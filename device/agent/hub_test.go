@@ -87,8 +87,8 @@ func TestTPMThatDoesNotSignIsNotTheNetworksFault(t *testing.T) {
 }
 
 // An overloaded hub refuses requests, and tells the agent when to try again. The agent waits for
-// that time and for a random additional time before it sends the same request again. If the agent's
-// code calls for the same request earlier, the call fails, and the hub gets no request.
+// that time and for a random additional time before it sends the same request again. If the method
+// `send` is called earlier for the same request, it fails, and the hub gets no request.
 func TestAgentObeysRetryAfter(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)

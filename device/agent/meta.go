@@ -89,7 +89,7 @@ func (a *Agent) meta(s *session, follower *revision.Follower) map[string]any {
 	return m
 }
 
-// maxReportFile bounds a reported file, in bytes.
+// maxReportFile is the maximum size, in bytes, of a file that the agent copies into a report.
 const maxReportFile = 16 << 10
 
 func readReport(path string) (string, error) {

@@ -12,11 +12,11 @@ import (
 	"gangway/device/agent/sntp"
 )
 
-// A time server's answer is not authenticated. If the clock is clearly wrong, any time server's
-// answer may set the clock, like the hub's answer. If the clock is plausible, an answer may change
-// the clock by at most ntpMost from the base. The base is the last value that the hub set, or that
-// corrected a clearly wrong clock. Without such a value, the base is the clock's value at the
-// agent's start. So time servers cannot make an expired certificate valid again.
+// A time server's answer is not authenticated. So the agent limits how far the answers can change a
+// plausible clock: to at most ntpMost from the base. The base is the last value that the hub set,
+// or that corrected a clearly wrong clock. Without such a value, the base is the clock's value at
+// the agent's start. With this limit, forged answers cannot make a certificate valid again that
+// expired long ago. If the clock is clearly wrong, any answer of a time server may set it.
 const (
 	ntpMost  = 24 * time.Hour
 	ntpFirst = 2 * time.Second // time to wait for each server before the agent asks the hub
@@ -38,7 +38,7 @@ type timeKeeper struct {
 	mu sync.Mutex
 	// base is the last value that the hub set, or that corrected a clearly wrong clock. Without
 	// such a value, base is the clock's value at the agent's start. `since` is the moment when
-	// `base` was set, with Go's monotonic time.
+	// `base` was set. It contains Go's monotonic time, which does not change with the clock.
 	base  time.Time
 	since time.Time
 	said  string // the last failure that `complain` reported; empty after a success
@@ -50,7 +50,7 @@ func newTimeKeeper(servers []string, set func(time.Time) error, say func(string,
 	return k
 }
 
-// rebase records that the hub has set the clock.
+// rebase records that the hub has set the clock to the time `is`.
 func (k *timeKeeper) rebase(is time.Time) {
 	if k == nil {
 		return
@@ -60,8 +60,8 @@ func (k *timeKeeper) rebase(is time.Time) {
 	k.base, k.since = is.Round(0), time.Now()
 }
 
-// The method `ask` asks the servers in order, each for at most the time `wait`, until one answers,
-// and sets the clock from the answer.
+// The method `ask` asks the servers in order until one of them answers, and sets the clock from
+// that answer. It waits for each server for at most the time `wait`.
 func (k *timeKeeper) ask(ctx context.Context, wait time.Duration, roots []*x509.Certificate) error {
 	var errs []error
 	for _, server := range k.servers {
@@ -101,8 +101,8 @@ func (k *timeKeeper) heard(server string, is time.Time, roots []*x509.Certificat
 	return nil
 }
 
-// complain reports why the time servers failed. It reports the same failure only once in
-// succession.
+// complain reports why the time servers failed. If the failure is the same as the last one,
+// complain reports nothing.
 func (k *timeKeeper) complain(err error) {
 	text := ""
 	if err != nil {

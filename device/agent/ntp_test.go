@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// A time server's answer sets a machine's clock that is clearly wrong. It changes a plausible clock
-// by at most a day, even with many answers. So forged answers cannot make an expired certificate of
-// the hub valid again.
+// Attack: time servers send forged answers, to make a certificate valid again that expired long
+// ago. Many answers together change a plausible clock by at most a day. If the clock is clearly
+// wrong, a time server's answer sets it.
 func TestTimeServerMovesNoClockThatMayBeRightByMoreThanADay(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t)

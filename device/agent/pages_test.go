@@ -7,9 +7,9 @@ import (
 	"gangway/wire"
 )
 
-// A claim link has the URL of the pages that the hub named in its last answer. If the hub names no
-// such URL, the link has the hub's address. The agent ignores a URL that is not https, because the
-// link is for people.
+// The hub's answers can name, in a header, the URL of the hub's web pages. A claim link begins with
+// the URL from the last answer or, if that answer has no such header, with the hub's address. The
+// agent ignores a URL that is not https, because people open the link in a browser.
 func TestClaimLinkLeadsToTheHubsPages(t *testing.T) {
 	at := newAddresses([]string{"https://hub.example:12443"}, "https://hub.example:12443")
 	for _, one := range []struct{ named, want string }{

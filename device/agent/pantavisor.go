@@ -21,18 +21,18 @@ import (
 	"gangway/wire"
 )
 
-// Pantavisor has the paths of Pantavisor's configuration files.
+// Pantavisor contains the paths of Pantavisor's configuration files.
 type Pantavisor struct {
-	// Config is the path of pantahub.config, which Pantavisor reads at its start. To Pantavisor, a
-	// PRN in this file means that the device is claimed.
+	// Config is the path of pantahub.config, which Pantavisor reads at its start. If this file
+	// contains a PRN (Pantacor resource name), Pantavisor considers the device claimed.
 	Config string
 	// Unclaimed is the path of the configuration file that Pantavisor uses until the device is
 	// claimed. Its settings, except the credentials, are copied to Config.
 	Unclaimed string
 }
 
-// Pantavisor's keys for a device's credentials. olderKeys maps the older names of these keys to the
-// current names.
+// The names of the settings that contain a device's credentials in Pantavisor's configuration.
+// olderKeys maps the older names of these settings to the current names.
 const (
 	keyHost, keyPort          = "PH_CREDS_HOST", "PH_CREDS_PORT"
 	keyID, keyPRN, keySecret  = "PH_CREDS_ID", "PH_CREDS_PRN", "PH_CREDS_SECRET"
@@ -51,7 +51,7 @@ var (
 	hostForm   = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9.:-]{1,253}$`) })
 )
 
-// maxConfig bounds Pantavisor's files, in bytes.
+// maxConfig is the maximum size of each of Pantavisor's configuration files, in bytes.
 const maxConfig = 64 << 10
 
 // RegisterPantavisor writes this device's credentials, with a short-lived secret, into Pantavisor's

@@ -47,7 +47,7 @@ type ProxyConfig struct {
 	// Allow lists routes that programs may use in addition to the device's own API, for example
 	// "POST /device/secret".
 	Allow []string
-	// MaxBody bounds a request's body, in bytes. Default: DefaultMaxBody.
+	// MaxBody is the maximum size of a request's body, in bytes. Default: DefaultMaxBody.
 	MaxBody int64
 
 	// Ready, if set, is called with the proxy's address when the proxy accepts connections.
@@ -73,7 +73,7 @@ const (
 
 // Proxy lets programs on this machine use the hub's API as this device, without access to a key.
 // Proxy accepts requests over HTTP/1. It forwards them, over TLS with the IDevID certificate, to
-// the hub in the state folder, and to no other host. Proxy returns when ctx ends.
+// the hub that the state folder names, and to no other host. Proxy returns when ctx ends.
 //
 // Proxy does not lock the state folder, so the agent may run at the same time.
 func Proxy(ctx context.Context, cfg ProxyConfig) error {
@@ -143,8 +143,8 @@ func Proxy(ctx context.Context, cfg ProxyConfig) error {
 	return err
 }
 
-// ErrOnboardedAgain is returned by Proxy when the machine has onboarded again, because the proxy's
-// certificate is then not the device's certificate. The caller can start Proxy again at once.
+// ErrOnboardedAgain is returned by Proxy when the machine has onboarded again. The device then has
+// a new certificate, but the proxy still has the old one. The caller can start Proxy again at once.
 var ErrOnboardedAgain = errors.New("agent: this machine has onboarded again and has another certificate; restart the proxy")
 
 // watchIdentity watches the state folder until ctx ends. It calls `read` with each new state. If

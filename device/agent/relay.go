@@ -19,7 +19,8 @@ const (
 	// relaySlots is the maximum number of connections to the hub. Each connection carries one
 	// request at a time.
 	relaySlots = 8
-	// slotWait is the longest time for which a request waits for a free slot.
+	// slotWait is the longest time for which a request waits until one of these connections is
+	// free.
 	slotWait = 10 * time.Second
 	// relayStall is the time without progress after which the relay cancels a request.
 	relayStall = time.Minute
@@ -135,9 +136,9 @@ func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		if code := bootRefusal(resp); code != "" && !r.measuredJustNow(code) {
-			// The policy has changed, or the owner has accepted another boot, or the request went
-			// over a new connection. Replace the connection and measure the boot on the new
-			// connection.
+			// Replace the connection, and measure the boot on the new connection. The refusal has
+			// one of three causes: the policy has changed, the owner has accepted another boot, or
+			// the request went over a connection that was new.
 			s.dropped = true
 			if replay && !again {
 				w.stop()
@@ -155,9 +156,9 @@ func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 	}
 }
 
-// bootRefusal returns the code of an answer in which the hub refuses the device because of its boot
-// measurement, or because it sent no boot measurement. For every other answer, bootRefusal returns
-// "". The caller can still read the answer's whole body.
+// If the hub's answer is a refusal because of the boot, bootRefusal returns the refusal's code. The
+// cause of such a refusal is the device's boot measurement, or that the hub has no measurement. For
+// every other answer, bootRefusal returns "". The caller can still read the answer's whole body.
 func bootRefusal(resp *http.Response) string {
 	if resp.StatusCode != http.StatusForbidden {
 		return ""
@@ -176,9 +177,9 @@ func bootRefusal(resp *http.Response) string {
 	return refused.Code
 }
 
-// measuredJustNow reports whether a new measurement would be useless. It returns true if the last
-// measurement is younger than vainPause, and `code` is about the result of a measurement, not about
-// a missing measurement. Without this check, a program that always retries would keep the TPM busy.
+// measuredJustNow reports whether a new measurement would be useless, because the last measurement
+// is younger than vainPause. If `code` says that the hub has no measurement, the result is false.
+// Without this check, a program that always retries would keep the TPM busy.
 func (r *relay) measuredJustNow(code string) bool {
 	r.measuring.Lock()
 	defer r.measuring.Unlock()
@@ -254,7 +255,8 @@ func (w *watch) stop() {
 	}
 }
 
-// watched is the body of an answer. Each read counts as progress.
+// watched is the body of a request or of an answer. Each read of it tells `watch` that the request
+// makes progress.
 type watched struct {
 	io.ReadCloser
 	watch *watch

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// Reasons why the hub does not accept a device that was active. Refused.Certificate has the same
-// values.
+// The reasons why the hub does not accept a device that was active. The field Refused.Certificate
+// contains one of these values.
 const (
 	removedRevoked    = "revoked"    // the owner deleted or denied the device
 	removedSuperseded = "superseded" // the same TPM has onboarded again, and has a newer certificate
@@ -23,8 +23,8 @@ const (
 
 const (
 	// returnAfter is the shortest time between two onboardings that a device begins by itself.
-	// Without this limit, two machines with one TPM's state (clones) would replace each other
-	// endlessly.
+	// Without this limit, two machines with copies of the same TPM state (clones) would replace
+	// each other endlessly.
 	returnAfter = 24 * time.Hour
 	// retryRemoved is the average interval at which a removed device asks the hub whether the hub
 	// accepts the device again. statePoll is the interval at which the device checks whether
@@ -88,11 +88,11 @@ func removal(err error) string {
 //
 //   - If the owner deleted the device, only a person at the machine can make it onboard again
 //     (Config.Again).
-//   - In the other cases, no person has decided that the device must stay away. With a valid join
-//     token, it may onboard again, once a day.
-//   - A machine that was onboarded before must not show a claim code: a new owner would get the
-//     former owner's data on the machine's disk. If `claims` is true, there is no such data, so the
-//     machine may onboard.
+//   - In the other cases, no person has removed the device. If it has a join token, it may onboard
+//     again, at most once a day.
+//   - If `claims` is true, the machine may onboard: its disk has no data of a former owner that a
+//     new owner could read. For the same reason, a machine that was onboarded before must not show
+//     a claim code.
 func (a *Agent) checkReturn(why string, no *Refused, claims bool) *Removed {
 	removed := &Removed{Why: why, Remedy: remedyAgain, Refused: no}
 	since := time.Since(a.state.Returned)
@@ -248,8 +248,8 @@ func (a *Agent) OnboardAndRun(ctx context.Context) error {
 	}
 }
 
-// waitRemoved releases the state folder's lock. It waits until the next question to the hub is due,
-// or until another agent has changed the state. Then it takes the lock again.
+// waitRemoved releases the state folder's lock. It waits until it is time to ask the hub again, or
+// until another agent has changed the state. Then it takes the lock again.
 func (a *Agent) waitRemoved(ctx context.Context, removed *Removed) error {
 	a.say("removed", "%v", removed)
 	before, err := os.Stat(filepath.Join(a.cfg.StateDir, stateFile))

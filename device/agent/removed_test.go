@@ -9,8 +9,8 @@ import (
 	"gangway/wire"
 )
 
-// A device that the hub no longer accepts may onboard again by itself, but at most once a day, and
-// not if its owner removed it.
+// If the hub no longer accepts a device, the device may onboard again by itself, at most once a
+// day. If the owner deleted the device, it must not onboard again by itself.
 func TestOnlyWhatNobodyDecidedBringsADeviceBackByItself(t *testing.T) {
 	t.Parallel()
 	token, hub := new(wire.TokenFile), new(wire.HubFile)

@@ -46,8 +46,8 @@ func TestDeviceOnboardsOnceAndIsCheckedAfterwards(t *testing.T) {
 	}
 }
 
-// The agent accepts a hub's reply only if the reply's certificates are from the agent's own hub and
-// for the keys of the agent's own TPM.
+// The certificates in a hub's reply must be from the agent's own hub, and for the keys of the
+// agent's own TPM. The agent refuses a reply with other certificates.
 func TestReplyWithOtherCertificatesIsRefused(t *testing.T) {
 	t.Parallel()
 	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -481,7 +481,8 @@ func TestRefusedReturnLosesNothing(t *testing.T) {
 	}
 }
 
-// The agent refuses a state folder that was made with another TPM, in every phase.
+// The agent refuses a state folder that was made with another TPM, whatever the onboarding's phase
+// in the stored state is.
 func TestStateOfAnotherTPMGetsNowhere(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -711,7 +712,8 @@ func TestRefusedReportIsSentWithoutItsContent(t *testing.T) {
 	}
 }
 
-// The agent writes the user-meta to the file only if two JSON parsers cannot read it differently.
+// The agent refuses user-meta that two JSON parsers could read differently, for example an object
+// that contains the same name twice.
 func TestUserMetaIsKeptOnlyIfItMeansOneThing(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)

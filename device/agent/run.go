@@ -53,8 +53,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
-// collectLogs starts to read the configured files, socket and reader, and adds their lines to the
-// log.
+// collectLogs starts to read log lines from the configured files, the socket and the reader. It
+// adds these lines to the log.
 func (a *Agent) collectLogs(ctx context.Context, group *errgroup.Group) {
 	for _, path := range a.cfg.LogFiles {
 		group.Go(func() error { return a.logs.Follow(ctx, path) })

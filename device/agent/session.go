@@ -98,8 +98,8 @@ func (s *session) Do(ctx context.Context, method, path string, body []byte, limi
 	}
 }
 
-// The method `measure` sends a boot measurement. If the measurement fails, Do repeats it on the
-// same connection after a pause, or on a new connection at once.
+// The method `measure` sends a boot measurement. If the measurement fails, Do repeats it after a
+// pause. If there is a new connection before the end of the pause, Do repeats it at once.
 func (s *session) measure(ctx context.Context) error {
 	sent, err := s.a.measure(ctx, s.h, s.tpm)
 	if err != nil {
@@ -126,8 +126,8 @@ func (s *session) remeasure(ctx context.Context) error {
 }
 
 // newBlobClient makes a client for downloads and uploads of objects. The client sends no client
-// certificate, because only the secret address protects an object. The client has no time limit:
-// its callers set a time limit.
+// certificate, because whoever knows an object's secret URL may download or upload the object. The
+// client has no time limit: its callers set a time limit.
 func (h *hub) newBlobClient(url string) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{

@@ -38,8 +38,9 @@ type State struct {
 	Hub       string `json:"hub,omitempty"`
 	HubName   string `json:"hub-name,omitempty"`
 	HubCA     string `json:"hub-ca,omitempty"`
-	// Addresses has the addresses of one hub. While the machine is not onboarded, that hub may
-	// differ from the hub that HubName names. Hub is the address in use.
+	// Addresses contains the addresses of the hub that the agent uses. While the machine is not
+	// onboarded, this hub may differ from the hub in the fields Hub and HubName. Otherwise Hub is
+	// the first of these addresses, the address in use.
 	Addresses *Addresses `json:"addresses,omitempty"`
 	TokenID   string     `json:"token-id,omitempty"`
 	TPM       TPM        `json:"tpm"`
@@ -84,7 +85,8 @@ type State struct {
 	Step   string `json:"step,omitempty"`
 }
 
-// TPM has the properties of the TPM that the hub read from the EK certificate and the attestation.
+// TPM describes the machine's TPM. The hub read this description from the EK certificate and the
+// attestation.
 type TPM struct {
 	Manufacturer string `json:"manufacturer,omitempty"`
 	Model        string `json:"model,omitempty"`

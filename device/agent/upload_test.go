@@ -13,7 +13,8 @@ import (
 	"testing"
 )
 
-// partialHub stores one object. It hangs up after the first bytes of each upload.
+// partialHub stores one object. It closes the connection after the first `hangUp` bytes of each
+// upload.
 type partialHub struct {
 	mu       sync.Mutex
 	whole    bool   // it stores whole objects only, as Pantacor Hub does

@@ -148,7 +148,7 @@ func (c *console) askTry(ctx context.Context, text string) {
 		rows = append(rows, para(plain, "  automatic"))
 	}
 	c.modal = &question{
-		rows: append(rows, blank, para(plain, "The machine restarts to try these settings. If it does not reach its hub within 10 minutes, it restarts with the previous settings. A machine that was never onboarded keeps the new settings at once."), blank,
+		rows: append(rows, blank, para(plain, "The machine restarts to try these settings. If it does not reach its hub within 10 minutes, it restarts with the previous settings. If the machine was never onboarded, it keeps the new settings without a trial."), blank,
 			para(plain, "To try the settings, type yes and press Enter.")),
 		want: "yes", no: func() { c.modal = editor },
 		yes: func() {

@@ -38,7 +38,7 @@ type Config struct {
 // ErrOff means that the image or the machine's owner does not allow the console.
 var ErrOff = errors.New("the console is switched off, by the image or by the machine's owner (user-meta " + access.MetaKey + ")")
 
-// refreshEvery is the interval at which the console reads the facts.
+// refreshEvery is the interval at which the console reads the facts about the machine.
 const refreshEvery = 2 * time.Second
 
 // console is a running console. Only the goroutine of Run uses it; other goroutines send events to
@@ -70,7 +70,8 @@ func (c *console) repaint() {
 	c.screen.Sync()
 }
 
-// modal gets the key presses instead of the pages. It is a question or the editor.
+// modal is a question, the editor or the PIN's form. While the console shows a modal, the modal
+// gets the key presses, and the console's pages get none.
 type modal interface {
 	draw(c *console, width, top, height int)
 	key(c *console, k *tcell.EventKey)
@@ -113,7 +114,7 @@ func (c *console) post(data any) {
 	_ = c.screen.PostEvent(tcell.NewEventInterrupt(data)) // the queue may be full; ignore this error, because the next refresh comes soon
 }
 
-// The method `refresh` reads the facts every refreshEvery, until ctx ends.
+// The method `refresh` reads the facts about the machine every refreshEvery, until ctx ends.
 func (c *console) refresh(ctx context.Context) {
 	for {
 		select {
@@ -269,7 +270,7 @@ func (c *console) scrollBy(n int) {
 }
 
 // Number of lines around a page. Above a page are the title, the tabs and a horizontal line. Below
-// a page are the message and the keys.
+// a page are the message and the line that explains the keys.
 const (
 	above = 3
 	frame = above + 2
@@ -359,7 +360,8 @@ func (c *console) keyLine(w int) string {
 	return own + "1-9, arrows: pages  up, down: scroll  ? help  q leave"
 }
 
-// drawMessage draws the message above the keys, over the end of the page if it needs several lines.
+// drawMessage draws the message above the line that explains the keys. A message of several lines
+// covers the end of the page.
 func (c *console) drawMessage(w, h int) {
 	text := wrap(tcg.Printable(c.message), w)
 	text = text[:min(len(text), h-above-2)]
@@ -400,7 +402,7 @@ func (c *console) drawPage(w, room int) {
 }
 
 // put draws a text in at most `width` columns. It drops every character that could control the
-// terminal, so that a text from the hub or a log cannot control the terminal.
+// terminal, because the text may come from the hub or from a log.
 func (c *console) put(x, y, width int, text string, style tcell.Style) {
 	if width <= 0 {
 		return
@@ -449,7 +451,8 @@ func (c *console) codeStyle() tcell.Style {
 	return tcell.StyleDefault
 }
 
-// nameWidth is the width of the column of the facts' names, with the space after them.
+// nameWidth is the width of the column with the names of the facts, including the space after the
+// names.
 const nameWidth = 11
 
 // line is one line of a page.

@@ -214,8 +214,8 @@ func TestClaimCodeIsShownAsACodeAndAsText(t *testing.T) {
 	b.see("https://hub.example/claim/Ab12")
 }
 
-// A nick comes from the hub. A log line comes from anyone who can make the agent log a text. Such a
-// text must not control the terminal, and must not change the direction of the text around it.
+// Attack: a nick from the hub, or a line of the log, contains escape sequences and characters that
+// change the direction of writing. The console must not send them to the terminal.
 func TestEscapesInForeignTextAreNotDrawn(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, `{"phase":"active","nick":"ot\u001b[2Jter\u202e\u0007","hub":"https://h"}`, func(c *Config) {
@@ -364,7 +364,7 @@ func TestFailedActionSaysWhy(t *testing.T) {
 	b.see("It failed: the disk is full")
 }
 
-// If nobody presses a key, the console closes, so that the screen shows the machine's panel again.
+// If nobody presses a key for the time Config.Idle, the console closes.
 func TestIdleConsoleCloses(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, ownedState, func(c *Config) { c.Idle = time.Second })

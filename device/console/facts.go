@@ -20,7 +20,8 @@ import (
 	"gangway/device/install/netfile"
 )
 
-// facts are the data on the pages. The console reads the facts every few seconds.
+// facts are the data about the machine that the console's pages show. The console reads the facts
+// every few seconds.
 type facts struct {
 	state    *agent.State
 	stateErr error
@@ -37,8 +38,8 @@ type facts struct {
 	uptime   time.Duration
 }
 
-// health is the result of an examination. It is not a part of facts, because an examination takes
-// longer than reading the facts.
+// health is the result of an examination of the machine (package doctor). It is separate from
+// facts, because an examination takes longer than reading the facts.
 type health struct {
 	findings []doctor.Finding
 	tpm      *doctor.TPM

@@ -27,7 +27,8 @@ type Machine interface {
 	NetworkSettings(context.Context) (string, error)
 	// TryNetwork stores new settings, which the next start tries, and restarts the machine.
 	TryNetwork(ctx context.Context, text string) error
-	// Wipe requests a wipe and restarts the machine. The next start destroys the system.
+	// Wipe requests a wipe and restarts the machine. At its next start, the machine destroys the
+	// keys and the data of its disk.
 	Wipe(context.Context) error
 	// SetPIN sets, changes or removes the PIN of the machine's disk.
 	SetPIN(context.Context, access.PINChange) error

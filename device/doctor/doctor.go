@@ -2,9 +2,11 @@
 // and the agent's state. Each check returns findings. A finding has a fact, the fact's cause, and a
 // remedy for the person at the machine.
 //
-// The checks are a table. To add a check, write a function that returns findings, give each finding
-// a unique code, add the function to the table, and add to the tests a fault that causes the
-// finding.
+// The checks are a table. To add a check:
+//
+//  1. Write a function that returns findings. Give each finding a unique code.
+//  2. Add the function to the table.
+//  3. Add a test with a fault that causes the finding.
 package doctor
 
 import (
@@ -113,8 +115,9 @@ func Examine(ctx context.Context, cfg Config) []Finding {
 	return all
 }
 
-// excuse changes problems of the network to notes. Call excuse if the machine has reached the hub:
-// then these problems do not matter. For example, the hub may run on the same machine.
+// excuse changes findings about the network and the name servers to notes. Call excuse if the
+// machine has reached the hub, because these findings then do not matter. For example, the hub may
+// run on the same machine.
 func excuse(all []Finding) {
 	for i, f := range all {
 		if f.Severity != OK && (strings.HasPrefix(f.Code, "network-") || strings.HasPrefix(f.Code, "dns-")) {

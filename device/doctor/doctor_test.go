@@ -371,8 +371,8 @@ func TestFaultsOnTheWayToTheHub(t *testing.T) {
 	}
 }
 
-// Doctor's findings contain texts from the hub and from the agent's state file. A hostile hub, or a
-// person who changed the state file, cannot write escape sequences to the terminal.
+// Attack: a hostile hub, or a person who changed the agent's state file, puts escape sequences into
+// texts that doctor's findings contain. The findings must not contain the escape sequences.
 func TestFindingsHaveNoTerminalEscapes(t *testing.T) {
 	t.Parallel()
 	cfg := healthy(t, "", nil)
@@ -397,8 +397,8 @@ func writeState(t *testing.T, dir string, s agent.State) {
 	}
 }
 
-// Doctor has findings for faults that a test cannot cause in a software TPM. The test passes the
-// properties of such a TPM to Judge.
+// Doctor has findings for faults that a test cannot cause in a software TPM. So the test calls
+// Judge with the properties of a TPM that has such a fault.
 func TestFaultsOfTPMsThatAreNotSoftware(t *testing.T) {
 	t.Parallel()
 	sound := TPM{Version: "2.0", Banks: []string{"SHA-256"}, Certificates: 1, Endorsement: true, Owner: true}

@@ -90,8 +90,8 @@ func checkEventLog(ctx context.Context, e *exam) (all []Finding) {
 	return all
 }
 
-// checkFirmware checks the mode of Secure Boot, the variable of the boot manager, and the boot
-// entry.
+// checkFirmware checks three things: the mode of Secure Boot, whether the firmware removed the boot
+// manager's variable for a single start, and the firmware's boot entry.
 func checkFirmware(_ context.Context, e *exam) []Finding {
 	return append([]Finding{preflight.CheckSecureBoot(e.firmware), preflight.CheckOneShot(e.firmware)}, preflight.CheckEntry(e.firmware)...)
 }
@@ -110,7 +110,7 @@ func checkState(_ context.Context, e *exam) []Finding {
 	return all
 }
 
-// freeSpace returns the free space on the disk of a folder, in bytes.
+// freeSpace returns the free space on the disk that contains a folder, in bytes.
 func freeSpace(dir string) (uint64, error) {
 	var disk syscall.Statfs_t
 	if err := syscall.Statfs(dir, &disk); err != nil {

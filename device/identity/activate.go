@@ -79,10 +79,12 @@ func (i *Identity) activate(idObject, encryptedSecret []byte) ([]byte, error) {
 }
 
 // isRefusedCredential reports whether the TPM refused the credential itself: the credential's HMAC
-// is wrong, or the secret was not encrypted to the EK (Part 3, 12.5). In the second case, libtpms
-// with an RSA EK answers TPM_RC_FAILURE, like a TPM in failure mode. The caller can still
-// distinguish the two: a TPM in failure mode also refuses the later commands that flush the
-// sessions, so t.refused is then the code of one of these commands.
+// is wrong, or the secret was not encrypted to the EK (Part 3, 12.5).
+//
+// In the second case, libtpms with an RSA EK answers TPM_RC_FAILURE, and so does a TPM in failure
+// mode. The caller can still distinguish the two by the field t.refused, the last command that the
+// TPM refused. It is TPM2_ActivateCredential only if the credential was refused: a TPM in failure
+// mode also refuses the later commands that flush the sessions.
 func isRefusedCredential(err error) bool {
 	var rc tpm2.TPMRC
 	if !errors.As(err, &rc) {

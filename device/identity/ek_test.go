@@ -175,9 +175,9 @@ func TestChainSplitOverIndicesAndPadded(t *testing.T) {
 	if id.EKTemplate != "H-2" || !bytes.Equal(id.EKCertificate.Certificate.Raw, leaf) || len(id.Notes) != 0 {
 		t.Fatalf("EK %s, notes %q", id.EKTemplate, id.Notes)
 	}
-	// The expected commands are: one GetCapability; for the certificate one NV_ReadPublic and two
-	// NV_Read; one ReadPublic of the persistent handle; one CreatePrimary; for the chain two
-	// NV_ReadPublic and two NV_Read.
+	// The expected commands, in order: one GetCapability; for the certificate, one NV_ReadPublic
+	// and two NV_Read; for the persistent handle, one ReadPublic; one CreatePrimary; for the chain,
+	// two NV_ReadPublic and two NV_Read.
 	if n := tpm.Stats().ByOperation[OpFindEK].Commands; n != 1+3+1+1+4 {
 		t.Errorf("%d commands", n)
 	}

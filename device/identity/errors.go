@@ -21,7 +21,7 @@ var (
 	// TLS 1.3 does not allow (RFC 8446, 4.2.3).
 	ErrPSSSalt = errors.New("identity: this TPM's RSA-PSS signatures have a salt that TLS 1.3 refuses: use an ECC identity key, or TLS 1.2")
 	// ErrTPM12: the device is a TPM 1.2.
-	ErrTPM12 = errors.New("identity: this is a TPM 1.2, but a TPM 2.0 is required (some machines can switch in the firmware setup)")
+	ErrTPM12 = errors.New("identity: this is a TPM 1.2, but a TPM 2.0 is required (on some machines, the firmware setup can switch to TPM 2.0)")
 	// ErrKeyChanged: from the same template, the TPM made another key than before. So the TPM was
 	// replaced, or the TPM's endorsement seed was changed.
 	ErrKeyChanged = errors.New("identity: the TPM now makes another key from the same template: was the TPM replaced, or reset with its maker's tool?")

@@ -35,8 +35,8 @@ func onboardOnce(ctx context.Context, tpm *TPM, blob, enc []byte) error {
 // TestNothingLeaksWhateverCommandFails: the test makes each command fail in five ways: before it is
 // sent; after the TPM executed it; with a refusal; with a response that ends early; and with random
 // bytes as the response. After Close, the TPM must hold no object and no session of this package.
-// With -short, the test tries each way only at every third command. It starts each way at another
-// command, so each command still fails in at least one way.
+// With -short, each way is tried only at every third command. But the ways begin at different
+// commands, so each command still fails in at least one way.
 func TestNothingLeaksWhateverCommandFails(t *testing.T) {
 	step := 1
 	if testing.Short() {

@@ -39,10 +39,10 @@ type Options struct {
 	// includes that certificate.
 	AllowUnvouched bool
 
-	// WithoutCertificate leaves an EK certificate that does not match the TPM's EK out of the
-	// request, because the hub would refuse the request. After TPM2_ChangeEPS, which replaces the
-	// TPM's keys, no stored certificate matches. A certificate that matches the EK is always in the
-	// request.
+	// WithoutCertificate omits the EK certificate from the request if the certificate does not
+	// match the TPM's EK, because the hub would refuse a request with such a certificate. After
+	// TPM2_ChangeEPS, which replaces the TPM's keys, no stored certificate matches. A certificate
+	// that matches the EK is always in the request.
 	WithoutCertificate bool
 
 	// EndorsementAuth is the authorisation value of the endorsement hierarchy;

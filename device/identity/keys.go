@@ -26,7 +26,7 @@ func (k *key) with(s tpm2.Session) tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: tpm2.TPMHandle(k.handle), Name: tpm2.TPM2BName{Buffer: k.name}, Auth: s}
 }
 
-// ring is the set of keys of one Identity or Signer in a TPM. Call its methods only during an
+// ring contains the keys of one Identity or of one Signer. Call its methods only during an
 // operation, which holds t.mu.
 type ring struct {
 	t       *TPM
@@ -96,7 +96,7 @@ func (r *ring) load(keys []*key) error {
 }
 
 // create makes a primary key in the endorsement hierarchy. It checks that the returned key matches
-// the template and, if the key was made before, that it is the same key as before.
+// the template. If the key was made before, create also checks that the TPM made the same key.
 func (r *ring) create(k *key) error {
 	k.handle = 0
 	rsp, err := run(r.t, tpm2.CreatePrimary{

@@ -138,7 +138,7 @@ func (d *device) connect() error {
 
 // exchange writes and reads in a separate goroutine, because a write to the device blocks in the
 // kernel and no deadline can interrupt it. If `ctx` ends or the time `limit` has passed, exchange
-// closes the file and returns, and the goroutine ends when the kernel's own time limit has passed.
+// closes the file and returns. The goroutine ends later, after the kernel's own time limit.
 func (d *device) exchange(ctx context.Context, command []byte, limit time.Duration) ([]byte, error) {
 	if err := d.connect(); err != nil {
 		return nil, err

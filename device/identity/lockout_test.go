@@ -108,7 +108,7 @@ func TestKeysWorkInLockout(t *testing.T) {
 	}
 }
 
-// indexWith replaces the attributes of the NV index of the RSA EK's certificate.
+// indexWith gives new attributes to the NV index that contains the RSA EK's certificate.
 func indexWith(t *testing.T, s *swtpm.TPM, attributes tpm2.TPMANV) {
 	t.Helper()
 	id := load(t, open(t, s), Options{})

@@ -36,7 +36,7 @@ func Open(address string) (*TPM, error) {
 		return openDevice(where)
 	}
 	if network == "unix" && len(where) > 107 {
-		return nil, fmt.Errorf("identity: %s: the path of a Unix socket may have at most 107 bytes, but this path has %d: make a shorter symbolic link", where, len(where))
+		return nil, fmt.Errorf("identity: %s: the path of a Unix socket may have at most 107 bytes, but this path has %d: use a shorter path, for example of a symbolic link", where, len(where))
 	}
 	s := &socket{network: network, address: where}
 	if err := s.connect(context.Background()); err != nil {

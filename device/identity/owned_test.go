@@ -116,7 +116,7 @@ func TestNewEndorsementSeedBesideTheOldCertificate(t *testing.T) {
 	}
 }
 
-// If a certificate matches the EK, WithoutCertificate does not leave it out.
+// Even if WithoutCertificate is set, a certificate that matches the EK is in the request.
 func TestCertificateThatFitsIsNotLeftOut(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)

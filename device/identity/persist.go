@@ -25,10 +25,11 @@ var ErrHandleTaken = errors.New("identity: another key is at that persistent han
 var ErrOwnerAuth = errors.New("identity: storing a key requires the password of the TPM's owner hierarchy: store it with tpm2_evictcontrol")
 
 // Keep makes the IDevID key persistent (TPM2_EvictControl), for programs that need a handle, and
-// returns the handle. The key keeps its attributes: every program that can access the TPM can use
-// the key, and could also make the key from its template. If `handle` is 0 and the key already has
-// a persistent handle, Keep uses that handle. If `handle` is 0 and the key has no persistent
-// handle, Keep uses the first free handle from FirstDevIDHandle on. TPM2_Clear removes the
+// returns the handle. If `handle` is 0, Keep chooses the handle: the persistent handle that the key
+// already has or, if there is none, the first free handle from FirstDevIDHandle on.
+//
+// Every program that can access the TPM can use the persistent key. Such a program could use the
+// key before, too, because it could make the key from its template. TPM2_Clear removes the
 // persistent key.
 //
 // Errors: ErrHandleTaken, ErrOwnerAuth.

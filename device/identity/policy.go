@@ -55,8 +55,9 @@ func (r *ring) policy(alg tcg.AlgID, code tpm2.TPMCC, branches [][]byte, options
 	return tpm2.Policy(tpm2.TPMIAlgHash(alg), nonceSize, callback, options...)
 }
 
-// The method `user` authorises the USER role of a key by its policy, with the branch that requires
-// only the endorsement hierarchy's authorisation (DevID 7.3.6.1).
+// The method `user` returns a session that authorises a key for the USER role. The session
+// satisfies the branch of the key's policy that requires only the authorisation of the endorsement
+// hierarchy (DevID 7.3.6.1).
 //
 // The key's own empty password would also work, with three commands less. But the templates do not
 // set noDA, so dictionary attack protection applies to that password. After the password was used,
@@ -71,10 +72,10 @@ func (r *ring) user(k *key) tpm2.Session {
 // satisfy.
 var errEKPolicy = errors.New("the endorsement key has a policy that is not in the EK profile, so only the TPM's maker can use the key")
 
-// ekSession returns the authorisation for an endorsement key: policy A for the low range (EK
-// profile B.6), policy B for the high range. It avoids the EK's password for the reason in the
-// comment of the method `user`. A key from a maker's own template may allow only the key's
-// password, which is empty.
+// ekSession returns the authorisation for an endorsement key: policy A for keys from the low-range
+// templates of the EK profile (B.6), policy B for keys from the high-range templates. It avoids the
+// EK's password for the reason in the comment of the method `user`. A key from a maker's own
+// template may allow only the key's password, which is empty.
 func (r *ring) ekSession(ek *tcg.Public) (tpm2.Session, error) {
 	alg := ek.NameAlg
 	if _, err := alg.Hash(); err != nil {

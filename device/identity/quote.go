@@ -116,8 +116,8 @@ func (r *ring) quote(o Options, nonce []byte) (*Quoted, error) {
 	return nil, errors.New("the PCRs keep changing")
 }
 
-// check verifies the attestation and the signature that the TPM returned, and reports whether the
-// PCR values that were read are the quoted values.
+// check verifies the signature of the TPM's attestation, and the nonce in the attestation. It
+// reports whether q.PCRs are the values that the TPM quoted.
 func (q *Quoted) check(iak *tcg.Public, nonce []byte) (bool, error) {
 	a, err := tcg.ParseQuote(q.Attest)
 	if err != nil {

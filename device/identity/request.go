@@ -17,9 +17,9 @@ type RequestInfo struct {
 	Model, Serial string // of the machine, UTF-8, 1 to tcg.MaxProduct bytes each
 	EventLog      []byte // the firmware's event log, unchanged; may be nil
 
-	// CAData returns the request's prodCaData, which contains the ownership proof, for the TPM name
-	// of the IDevID key. If CAData is nil, the request has no prodCaData. Request calls CAData
-	// once, before the TPM signs anything. CAData must not use the Identity.
+	// CAData returns the request's prodCaData. It contains the ownership proof for the IDevID key
+	// with the TPM name `idevidName`. If CAData is nil, the request has no prodCaData. Request
+	// calls CAData once, before the TPM signs anything. CAData must not use the Identity.
 	CAData func(idevidName []byte) ([]byte, error)
 }
 
@@ -92,8 +92,8 @@ func (k *Keys) EKCert() []byte {
 }
 
 // certify certifies the IDevID key with the IAK (TPM2_Certify). It returns the TPMS_ATTEST and the
-// TPMT_SIGNATURE. The second branch of the IDevID key's policy authorises that key for the ADMIN
-// role; the first branch of the IAK's policy authorises the IAK for the USER role.
+// TPMT_SIGNATURE. Each key is authorised by its policy: the IDevID key for the ADMIN role, by the
+// second branch, and the IAK for the USER role, by the first branch.
 func (i *Identity) certify(qualifying []byte) (attest, signature []byte, err error) {
 	r := i.ring
 	err = r.attempt([]*key{i.iak, i.idevid}, func() error {

@@ -100,8 +100,8 @@ func TestRSASignerDoesBothPaddings(t *testing.T) {
 	}
 }
 
-// TestRejectsPSSSaltThatTLSRefuses: Sign refuses a signature with the longest possible salt, as
-// from an old TPM, and accepts a signature with a correct salt.
+// TestRejectsPSSSaltThatTLSRefuses: Sign refuses a signature with the longest possible salt, which
+// an old TPM makes, and accepts a signature with a correct salt.
 func TestRejectsPSSSaltThatTLSRefuses(t *testing.T) {
 	t.Parallel()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)

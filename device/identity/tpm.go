@@ -146,7 +146,7 @@ func checkResponse(rsp []byte) error {
 		return ErrTPM12
 	}
 	if tag != tagNoSessions && tag != tagSessions || uint64(size) != uint64(len(rsp)) {
-		return fmt.Errorf("identity: the response is malformed (tag 0x%04X, %d of %d bytes); check that the address belongs to a TPM 2.0", tag, len(rsp), size)
+		return fmt.Errorf("identity: the response is malformed (its tag is 0x%04X; it has %d bytes, and its header says %d); check that the address belongs to a TPM 2.0", tag, len(rsp), size)
 	}
 	return nil
 }

@@ -46,9 +46,9 @@ func (l location) holder() string {
 }
 
 var (
-	// notDisks matches the names of block devices that are not disks of this machine: RAID,
-	// LVM and loop devices, RAM disks, network block devices, devices that a program emulates,
-	// and drives with media such as CDs, which cannot be written like a disk.
+	// notDisks matches the names of block devices that are not disks of this machine: RAID, LVM and
+	// loop devices, RAM disks, network block devices, devices that a program emulates, and drives
+	// for CDs or floppy disks.
 	notDisks = sync.OnceValue(func() *regexp.Regexp {
 		return regexp.MustCompile(`^(loop|ram|zram|dm|md|sr|scd|fd|pf|pcd|mtdblock|bcache|drbd|nbd|rbd|rnbd|ublkb|zd|nullb|pmem|ndblk)\d`)
 	})
@@ -192,7 +192,7 @@ func partitionGUIDs(dev string, d Disk) (out []string) {
 }
 
 // Open opens a disk for exclusive use. `dev` is /dev. Open fails if another disk now has the name
-// d.Name, because a person has replugged disks after d was listed.
+// d.Name. This can happen if a person replugs disks after d was listed.
 func (d Disk) Open(dev string) (*Device, error) {
 	t, err := OpenDevice(filepath.Join(dev, d.Name))
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 
 const pci = "pci0000:00/0000:00:17.0/"
 
-// Disks lists exactly those entries of /sys/block that are disks of this machine, also for unusual
-// hardware.
+// Disks lists exactly those entries of /sys/block that are disks of this machine, even if the
+// hardware is unusual.
 func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 	t.Parallel()
 	const built, no = "built in", "not listed"

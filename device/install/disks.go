@@ -23,12 +23,12 @@ type Disk struct {
 	Sector  int64    // size of a logical sector, bytes
 	Parts   []string // names of the partitions, as in /dev
 	Content string   // description of the disk's data in a few words, for people
-	// External is the reason why the disk may be external, and so not a part of the machine: it is
-	// removable, on USB or a memory card. The installer uses such a disk only if a person or a rule
-	// names it. Empty: the disk is built in.
+	// External is the reason why the disk may be external, and so not a part of the machine: for
+	// example, it is removable, or attached by USB, or a memory card. The installer uses such a
+	// disk only if a person or a rule names it. Empty: the disk is built in.
 	External string
-	// Unfit is the reason why the installer never uses the disk, even if a person names it: the
-	// disk is the stick, read-only or too small. Empty: the disk can be used.
+	// Unfit is the reason why the installer never uses the disk, even if a person names it: for
+	// example, the disk is the stick, read-only or too small. Empty: the disk can be used.
 	Unfit string
 	// Seq is the kernel's sequence number of the disk (diskseq). No other disk gets the same number
 	// until the next boot, even if the other disk gets the same name. 0: the kernel does not have

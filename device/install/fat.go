@@ -39,10 +39,9 @@ func sectorProblem(size int64) string {
 // bytes. Only the head depends on the sector size: an image has sectors of 512 bytes and clusters
 // of 4096, and its tables and files begin at multiples of 4096.
 //
-// A disk with larger sectors needs a file system with the same sector size, because Linux and
-// firmware do not read a file system with another sector size. The converted boot sector counts
-// sectors of 4096 bytes instead of 512. The information sector and the backup copies move to the
-// new sectors 1 to 3.
+// Linux and firmware read a file system only if its sector size is the disk's sector size. The
+// converted boot sector counts sectors of 4096 bytes instead of 512. The information sector and the
+// backup copies move to the new sectors 1 to 3.
 func fatFor(size int64, head []byte) ([]byte, error) {
 	if odd := sectorProblem(size); odd != "" {
 		return nil, errors.New("the disk's " + odd)

@@ -40,7 +40,9 @@ func TestFirmwareStartsTheSystemFirst(t *testing.T) {
 			t.Errorf("next: %s", got)
 		}
 	}
-	// EFI_LOAD_OPTION (UEFI 2.10, 3.1.3): attributes, length, name, partition, file, end.
+	// The fields of an EFI_LOAD_OPTION (UEFI 2.10, 3.1.3), in order: the attributes, the length of
+	// the path, the name, and the path. The path has three nodes: the partition, the file and the
+	// end.
 	want := "01000000" + "5e00" + "470061006e0067007700610079000000" +
 		"04012a00" + "01000000" + "0008000000000000" + "0000080000000000" + "33221100554477668899aabbccddeeff" + "0202" +
 		"04043000" + "5c004500460049005c0042004f004f0054005c0042004f004f0054005800360034002e004500460049000000" + "7fff0400"
@@ -82,7 +84,8 @@ func TestReadsWhatTheBootManagerSays(t *testing.T) {
 	}
 }
 
-// Uncounted removes the boot manager's attempt counter from the path of a boot entry.
+// A path of a boot entry may contain the boot manager's counter of attempts, such as +3. Uncounted
+// removes this counter, and finds none in paths that only look similar.
 func TestTakesTheCounterOff(t *testing.T) {
 	t.Parallel()
 	for path, want := range map[string]string{

@@ -15,8 +15,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// DiskGUID derives a disk's GUID from a manifest's SHA-256 in hexadecimal (RFC 9562, version 8). By
-// this GUID, a stick recognises a disk to which it installed a system earlier.
+// DiskGUID derives a disk's GUID from a manifest's SHA-256 in hexadecimal (RFC 9562, version 8).
+// The installer on a stick compares this GUID with a disk's GUID. If they are equal, the stick has
+// installed its system to that disk before.
 func DiskGUID(manifest string) string {
 	h := sha256.Sum256([]byte("gangway disk v1\x00" + manifest))
 	u := uuid.UUID(h[:16])
@@ -36,8 +37,8 @@ type Installed struct {
 	ESPStart, ESPSize int64
 	// DataStart and DataSize are the data partition's start and size, in bytes.
 	DataStart, DataSize int64
-	// Whole reports whether the installation is complete. As its last step, the installation writes
-	// the sector that makes the disk bootable.
+	// Whole is true if the installation is complete: the installer has also written the sector that
+	// makes the disk bootable, which it writes last.
 	Whole bool
 }
 

@@ -28,17 +28,20 @@ const TokenPath = "gangway/device_autojointoken.json"
 // without a join token. The hub file contains no secret.
 const HubPath = "gangway/hub.json"
 
-// ConsolePath is the path, in the initial file system, of a file with the SHA-256 of the shell's
-// password in hexadecimal. Only a system with a password for a shell has this file.
+// ConsolePath is the path of a file in the initial file system. The file contains the SHA-256, in
+// hexadecimal, of the password for the shell on the machine's console. If no shell is allowed, the
+// system does not have this file.
 const ConsolePath = "etc/gangway/console"
 
 // RevisionKeyPath is the path, in the initial file system, of the key file with the owner's keys
 // (package sig). A system with this file installs only revisions that one of these keys has signed.
-// Firmware measures the initial file system.
+// An attacker cannot replace the file unnoticed, because the firmware measures the initial file
+// system.
 const RevisionKeyPath = "etc/gangway/revision-key.pem"
 
-// WipePath is the path of a file in an installed system's EFI system partition. With this file, the
-// machine's console requests a wipe. The next start wipes the machine before the system runs.
+// WipePath is the path of a file in an installed system's EFI system partition. The file exists if
+// a person has requested a wipe at the machine's console. Then the next start wipes the machine
+// before the system runs.
 const WipePath = "gangway/wipe"
 
 // HookPath is the path, in the initial file system, of the program that the agent calls to
@@ -46,8 +49,8 @@ const WipePath = "gangway/wipe"
 const HookPath = "bin/gangway-hook"
 
 // FirstPath is the folder of the first revision in the data partition. It contains state.json, and
-// the folder `objects` with files named by SHA-256. The folder exists until the device's trail has
-// begun with that revision.
+// the folder `objects` with files named by SHA-256. The folder exists until the hub has stored that
+// revision as the first of the device's trail.
 const FirstPath = "first-revision"
 
 // Bounds of a manifest.
@@ -76,9 +79,9 @@ type Manifest struct {
 	// Escrow is an age recipient. The installer encrypts a disk's recovery key to this recipient,
 	// and the hub stores the encrypted key. Empty: the hub stores no recovery key.
 	Escrow string `json:"escrow,omitempty"`
-	// Approved is true if the owner's key approved the system. The system then binds the key of an
-	// encrypted disk at its first start (package diskkey), so the installer seals the key with
-	// seal.NewFirst.
+	// Approved is true if the owner has signed the system as approved. At its first start, such a
+	// system itself binds the key of its encrypted disk to the TPM (package diskkey). So the
+	// installer seals that key with seal.NewFirst, only for the first start.
 	Approved bool `json:"approved,omitempty"`
 	// RevisionKeys is the SHA-256 of the system's file RevisionKeyPath, in lower-case hexadecimal.
 	// Empty: the device installs revisions without a signature.
@@ -116,8 +119,8 @@ const KeysPath = "loader/keys/auto"
 
 // Enrol describes the Secure Boot keys that firmware enrols from a stick.
 type Enrol struct {
-	// Unasked makes the boot manager enrol the keys without a key press. If Unasked is not set, a
-	// person must choose the entry for enrolling in the boot manager's menu.
+	// Unasked makes the boot manager enrol the keys without a key press. If Unasked is false, a
+	// person must open the boot manager's menu and choose the entry that enrols the keys.
 	Unasked bool `json:"unasked"`
 	// SHA256 maps the name of each variable to the hash of the variable's file in KeysPath, in
 	// lower-case hexadecimal.
@@ -235,7 +238,7 @@ func (p Part) check() error {
 	case !isSHA256(p.SHA256):
 		return fmt.Errorf("%q is not a SHA-256 in lower-case hexadecimal", p.SHA256)
 	case p.Size <= 0 || p.Size > maxPart || p.Size%mib != 0:
-		return fmt.Errorf("size %d is not a whole number of MiB up to %d MiB", p.Size, maxPart/mib)
+		return fmt.Errorf("the size is %d bytes; a whole number of MiB, at most %d MiB, is required", p.Size, maxPart/mib)
 	case !fs.ValidPath(p.File) || !strings.HasPrefix(p.File, "gangway/"):
 		return fmt.Errorf("%q is not a file in the folder gangway", p.File)
 	case len(p.Extents) == 0 || p.Extents[0][0] != 0:
@@ -267,7 +270,8 @@ func isSHA256(s string) bool {
 	return err == nil && len(sum) == 32 && s == strings.ToLower(s)
 }
 
-// The method `part` returns the part with a name. ParseManifest has checked that it exists.
+// The method `part` returns the part that has this name. ParseManifest has checked that the part
+// exists.
 func (m *Manifest) part(name string) Part {
 	return m.Parts[slices.IndexFunc(m.Parts, func(p Part) bool { return p.Name == name })]
 }

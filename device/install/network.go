@@ -59,10 +59,10 @@ func (j Job) settings() (n network, err error) {
 	return n, err
 }
 
-// overlap finds those bytes of `b` that belong to the settings file. `b` begins at the offset `at`
-// of the system's part `p`, such as the EFI system partition. overlap returns these bytes as the
-// slice `in` of `b`, and the same bytes of the file as the slice `of` of `content`. Both slices are
-// nil if `b` has no bytes of the settings file.
+// overlap compares the position of `b` with the position of the settings file. `b` has bytes of the
+// partition `p`, from the offset `at`, and `content` is a content of the settings file. overlap
+// returns the part of `b` that is in the settings file (`in`), and the part of `content` at the
+// same position (`of`). Both slices are nil if `b` does not overlap the settings file.
 func (n *network) overlap(p place, at int64, b, content []byte) (in, of []byte) {
 	if n.at == 0 || p.Name != ESP {
 		return nil, nil

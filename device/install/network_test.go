@@ -21,8 +21,8 @@ import (
 const networkAt = mib - 8192
 
 // smallStickWithNetwork returns a stick like that of smallStick, with a file for network settings.
-// It also returns the network settings. The returned images have the partitions' data after the
-// installation.
+// It also returns network settings, and the images that the partitions must have after an
+// installation with these settings.
 func smallStickWithNetwork(t testing.TB) (*Manifest, fstest.MapFS, map[string][]byte, *netfile.Settings) {
 	t.Helper()
 	m, stick, images := smallStick(t)

@@ -26,8 +26,9 @@ const reportFile = wire.MaxInstallReport
 func NoReport() []byte { return bytes.Repeat([]byte{' '}, reportFile) }
 
 // WriteReport writes an installer's report to the EFI system partition that is mounted at `esp`. It
-// overwrites the file in place, because FAT has no journal, so a change of the file's size would
-// not be safe in a power cut. An incomplete report is not valid JSON.
+// overwrites the file in place and keeps the file's size: FAT has no journal, so a power cut during
+// a change of the size could damage the file system. After a power cut, an incomplete report is not
+// valid JSON.
 func WriteReport(esp string, r *wire.InstallReport) error {
 	text, err := json.Marshal(r)
 	if err != nil {

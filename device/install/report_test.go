@@ -52,8 +52,8 @@ func TestRejectsADiskWithoutATable(t *testing.T) {
 	}
 }
 
-// WriteReport does not change the size of the report's file, because a file system without a
-// journal can lose a change of the size in a power cut.
+// WriteReport does not change the size of the report's file. FAT has no journal, so a power cut
+// during a change of the size could damage the file system.
 func TestReportIsWrittenInPlace(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

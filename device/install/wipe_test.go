@@ -162,8 +162,8 @@ func TestPowerCutInAWipeLeavesNoKeysThatAreNotFoundAgain(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	found, lost := 0, 0
 	const count = 12
-	// A power cut keeps a random set of the written sectors. So the loop continues until both cases
-	// have occurred.
+	// A power cut keeps a random set of the written sectors. So the loop continues until Look has
+	// found the disk after some power cuts, and has not found it after others.
 	for n := 0; n < count || (found == 0 || lost == 0) && n < 10*count; n++ {
 		for _, cut := range []int{n % count * steps / count, steps - 1 - n} { // spread over all writes, and at the end, when the tables are removed
 			m := disk(cut)

@@ -55,7 +55,8 @@ const (
 	Done      Stage = "done"
 )
 
-// Progress receives the number of bytes of a stage that are done, and the stage's total.
+// Progress receives the progress of a stage: how many bytes are done, and how many bytes the stage
+// has in total.
 type Progress func(s Stage, done, total int64)
 
 // Job is one installation.
@@ -89,7 +90,7 @@ type place struct {
 	Part
 	at, room int64  // start and size of the partition on the disk, in bytes
 	head     []byte // the LUKS header, which precedes the part in an encrypted partition; otherwise empty
-	// target receives the part's bytes. `offset` is the position of the first byte in target.
+	// target receives the part's bytes, beginning at the position `offset` of target.
 	target Target
 	offset int64
 }
@@ -126,9 +127,9 @@ func (j Job) Run(ctx context.Context) error {
 // run is an installation in progress.
 type run struct {
 	Job
-	// stickHead is the head of the EFI system partition that the method `verify` read from the
-	// stick and hashed. diskHead is the same head, converted for this disk's sector size. The first
-	// sector of diskHead is written last.
+	// stickHead has the first bytes of the EFI system partition, as the method `verify` read them
+	// from the stick and hashed them. diskHead has the same bytes, converted to this disk's sector
+	// size. The first sector of diskHead is written last.
 	stickHead, diskHead []byte
 	network             network
 }
@@ -317,7 +318,7 @@ func partition(n int, sector int64, p place, kind gpt.Type, name, guid string) *
 	}
 }
 
-// tableFile makes a Target a file that package gpt can write to.
+// tableFile gives a Target the methods of a file, so that package gpt can write to it.
 type tableFile struct {
 	Target
 	backend.WritableFile // the other methods, which gpt does not call
@@ -326,11 +327,11 @@ type tableFile struct {
 func (f tableFile) ReadAt(p []byte, at int64) (int, error)  { return f.Target.ReadAt(p, at) }
 func (f tableFile) WriteAt(p []byte, at int64) (int, error) { return f.Target.WriteAt(p, at) }
 
-// readBack compares the disk's content with the bytes that were written. It skips the first sector
-// of the EFI system partition, which is still zero. The installer changes two ranges on purpose, so
-// they differ from the stick's file: the head of that partition, and the network settings. readBack
-// compares these two ranges with the bytes that were written. For the hash of the whole part, it
-// uses the stick's bytes of these ranges.
+// readBack reads each part from the disk, and compares the SHA-256 of the part with the manifest.
+// On the disk, two ranges differ from the stick on purpose: the head of the EFI system partition
+// (run.diskHead), and the network settings. readBack compares these two ranges with the bytes that
+// were written, and then hashes the stick's bytes in place of them. It skips the first sector of
+// the EFI system partition, which is still zero.
 func (j *run) readBack(ctx context.Context, places []place) error {
 	done, total := int64(0), j.total(places)
 	buf, zero := make([]byte, mib), make([]byte, mib)

@@ -132,8 +132,8 @@ func (m *memory) Flush() error {
 	return nil
 }
 
-// keep simulates a power cut: it writes those pending sectors to the disk for which `luck` returns
-// true.
+// keep simulates a power cut. For each pending sector, it calls `luck`, and writes the sector to
+// the disk only if the result is true.
 func (m *memory) keep(luck func() bool) {
 	for s, b := range m.pending {
 		if luck() {

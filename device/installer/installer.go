@@ -205,8 +205,8 @@ func (i *Installer) automatic(encrypt bool) error {
 	return nil
 }
 
-// preflight checks the machine and shows the findings. It returns an error only if the installation
-// cannot reach its purpose on this machine. The findings are not sent anywhere.
+// preflight checks the machine and shows the findings on the screen. It does not send them
+// anywhere. It returns an error only if a finding shows that the installed system could not work.
 func (i *Installer) preflight(encrypt bool) error {
 	i.Screen.Statusf("Checking the machine")
 	findings := i.Machine.Examine()
@@ -402,8 +402,9 @@ func (i *Installer) install(s *Stick, d *install.Disk, keys *Keys) error {
 	return nil
 }
 
-// percentages returns a function that shows the progress, and logs the progress after each quarter
-// of a stage. `format` must have verbs for a stage and a percentage.
+// percentages returns a function that shows the progress, and logs it after each quarter of a
+// stage. The log lines begin with the word `verb`. `format` is the text for the screen, and must
+// have formatting verbs for a stage and a percentage.
 func (i *Installer) percentages(verb, format string) install.Progress {
 	last := ""
 	return func(stage install.Stage, done, total int64) {

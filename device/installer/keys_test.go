@@ -9,9 +9,9 @@ import (
 	"gangway/internal/swtpm/swtpmtest"
 )
 
-// A system that its owner approved binds the disk's key at its first start, and this makes the
-// installer's seal worthless. For such a system, the installer seals the key with seal.NewFirst.
-// For every other system, it makes a seal that systemd can use too, because that seal stays.
+// A system that its owner approved binds the disk's key itself at its first start. For such a
+// system, the installer seals the key with seal.NewFirst; this seal then becomes worthless. Any
+// other system keeps the installer's seal, so the installer makes a seal that systemd can use too.
 func TestKeySealedByTheInstallerEndsOnlyIfTheSystemBindsIt(t *testing.T) {
 	t.Parallel()
 	tpm, err := swtpmtest.Start(t, swtpm.Options{EK: swtpm.None}).Open()

@@ -163,7 +163,7 @@ func (s *sticks) Marks(stick *Stick) []string {
 	return marks
 }
 
-// The method `has` reports whether a partition has the manifest with this SHA-256.
+// The method `has` reports whether a partition contains the manifest whose SHA-256 is `manifest`.
 func (s *sticks) has(partition, manifest string) bool {
 	if !machine.IsFAT(filepath.Join(s.dev, partition)) || s.mount(partition, s.other, unix.MS_RDONLY) != nil {
 		return false

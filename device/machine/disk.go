@@ -27,9 +27,9 @@ func IsFAT(path string) bool {
 	return err == nil && string(b[82:87]) == "FAT32" // BS_FilSysType
 }
 
-// DiskOf returns the disk of a partition. `class` is a folder like SysClass, whose links show that
-// the partition's folder is inside the disk's folder. If `name` is not the name of a partition,
-// DiskOf returns `name` unchanged.
+// DiskOf returns the disk of a partition. `class` is a folder like SysClass: it has a link to the
+// folder of each disk and partition, and a partition's folder is in the folder of its disk. If
+// `name` is not the name of a partition, DiskOf returns `name` unchanged.
 func DiskOf(class, name string) string {
 	place, err := filepath.EvalSymlinks(filepath.Join(class, name))
 	if err != nil {

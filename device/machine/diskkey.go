@@ -48,10 +48,10 @@ func ownersKey() (crypto.PublicKey, error) {
 var ErrNotBound = errors.New("the disk's key is not bound to the owner's systems")
 
 // BindData binds the key of an encrypted data partition to the running system and to the systems in
-// other slots, which are files of unified kernel images. If `needed` is not empty, it is the file
-// in `others` whose system must be able to open the disk. If the owner did not approve that system,
-// BindData changes nothing and returns seal.ErrNotApproved. `changed` is false if the key was bound
-// to these systems already.
+// other slots. `running` and `others` are the files of these systems, which are unified kernel
+// images. If `needed` is not empty, it is the file in `others` whose system must be able to open
+// the disk. If the owner did not approve that system, BindData changes nothing and returns
+// seal.ErrNotApproved. `changed` is false if the key was bound to these systems already.
 //
 // The error is ErrNotBound if the disk is not encrypted, or if its owner did not sign the running
 // system. If binding the key fails, and the key was not bound before, the error wraps ErrNotBound
@@ -115,7 +115,8 @@ func bind(disk luks.Disk, owner crypto.PublicKey, running string, others []strin
 	return diskkey.Bind(t, disk, owner, boot, this, systems...)
 }
 
-// readSystems reads what Bind and SetPIN in package diskkey need.
+// readSystems reads the arguments for the functions Bind and SetPIN of package diskkey. See
+// BindData for the parameters.
 func readSystems(owner crypto.PublicKey, running string, others []string, needed string) (boot diskkey.Boot, this diskkey.System, systems []diskkey.System, err error) {
 	if this, err = readSystem(running); err != nil {
 		return boot, this, nil, err

@@ -1,5 +1,5 @@
 // Package machine does the work of a machine's first process (PID 1): mounts, kernel modules,
 // processes, the watchdog, the TPM, power.
 //
-// It makes no decisions about Gangway; the packages installer and system make them.
+// It decides nothing itself: the packages installer and system decide when to call it.
 package machine

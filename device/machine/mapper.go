@@ -151,7 +151,8 @@ func volumeKey(t transport.TPM, noTPM error, disk io.ReaderAt, ask Ask) (luks.Ke
 	return luks.Open(disk, passphrase)
 }
 
-// released returns the passphrase that the TPM releases to this start of the machine.
+// released returns the disk's passphrase, if the TPM releases it to the system that the machine has
+// started.
 func released(t *storagekey.Held, disk io.ReaderAt) ([]byte, error) {
 	approvals, err := extraApprovals()
 	if err != nil {

@@ -17,8 +17,9 @@ import (
 )
 
 // inNetwork runs a test again, in a separate process and network namespace, without root. It
-// reports whether the current process is that separate process. $GANGWAY_NETWORK names a folder
-// that exists until all programs of the test have ended.
+// reports whether the current process is that separate process. In the separate process, the
+// variable GANGWAY_NETWORK names a folder for the test's files. The folder exists until the
+// separate process has ended.
 func inNetwork(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv("GANGWAY_NETWORK") != "" {

@@ -1,6 +1,6 @@
-// Package network connects the machine to the network: by DHCP, IPv6 router advertisements and
-// DHCPv6, or by the network settings of a file (netfile.Settings): interface, VLAN, MTU, static
-// addresses, gateways and name servers.
+// Package network connects the machine to the network. It gets addresses by DHCP, IPv6 router
+// advertisements and DHCPv6. A file with network settings (netfile.Settings) can name the
+// interface, VLAN, MTU, static addresses, gateways and name servers instead.
 //
 // The package uses the first interface that gets an address, with one address family or both. It
 // renews leases for as long as the program runs.
@@ -30,8 +30,8 @@ const (
 	leaseWait = 15 * time.Second
 	// retryWait is the time between two attempts.
 	retryWait = 2 * time.Second
-	// fourWait is the additional time to wait for IPv4 after IPv6 is configured. With it, the
-	// screen shows both families if the network has both.
+	// fourWait is the additional time to wait for IPv4 after IPv6 is configured. So the screen can
+	// show the addresses of both families if the network has both.
 	fourWait = 3 * time.Second
 )
 

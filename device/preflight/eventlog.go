@@ -83,7 +83,7 @@ func oldLog(log []byte) *Finding {
 	}
 }
 
-// compare replays the log to PCR 0 to 7 of the best bank.
+// compare replays the log, and compares the results with the values of PCR 0 to 7 in the best bank.
 func compare(log []byte, link transport.TPM) Finding {
 	for _, bank := range comparedBanks {
 		values, err := readPCRs(link, bank.alg)

@@ -68,7 +68,7 @@ func CheckOneShot(f install.Firmware) Finding {
 			Remedy: "Update the firmware, or reset it to its factory settings. Until then, the machine refuses updates of its system.",
 		}
 	}
-	return good("firmware-oneshot", "The firmware did not keep an old variable LoaderEntryOneShot.")
+	return good("firmware-oneshot", "The firmware has no outdated variable LoaderEntryOneShot.")
 }
 
 // CheckEntry reports firmware that has forgotten the boot entry of an installed system. If the

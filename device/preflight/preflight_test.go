@@ -69,8 +69,8 @@ func want(t *testing.T, f Finding, code string, severity Severity) {
 	}
 }
 
-// The machine has a TPM without an EK certificate, and no other problem. Examine reports only this
-// note, and leaves no variable behind.
+// The machine has a TPM without an EK certificate, and no other weakness. Examine reports only the
+// missing certificate, as a note. It leaves no variable in the firmware.
 func TestSoundMachine(t *testing.T) {
 	t.Parallel()
 	tpm := swtpmtest.Start(t, swtpm.Options{EK: swtpm.None})
@@ -156,7 +156,8 @@ func TestBanksThatContradictEncryption(t *testing.T) {
 	}
 }
 
-// Unknown facts never stop an installation.
+// Only a finding that shows that the installed system could not work stops an installation. If a
+// check could not find out something, the installation continues.
 func TestOnlyContradictionsStop(t *testing.T) {
 	t.Parallel()
 	m := Machine{
@@ -210,7 +211,8 @@ func TestModesOfSecureBoot(t *testing.T) {
 	}
 }
 
-// Text in the form of a variable: UTF-16, ended by zero.
+// The texts "a" and "b" in hexadecimal, as the boot manager stores them in a variable: UTF-16, with
+// a zero at the end.
 const entryA, entryB = "61000000", "62000000"
 
 // The boot manager started the entry that LoaderEntryOneShot names, and the variable still exists.

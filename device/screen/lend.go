@@ -37,7 +37,7 @@ func isVirtual(path string) bool {
 	return len(path) >= len("/dev/tty") && Console{Name: path[len("/dev/"):]}.isScreen()
 }
 
-// Hint shows a text on the panel, about the keys that a person may press.
+// Hint shows on the panel which key of the keyboard a person may press, and what the key does.
 func (s *Screen) Hint(text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

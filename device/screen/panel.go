@@ -24,7 +24,7 @@ type panel struct {
 	status string // the important sentence; "\n" separates its lines
 	alarm  bool   // `status` describes a problem, and is shown in red
 	lines  []string
-	hint   string   // text about the keys that a person may press; empty: none
+	hint   string   // says which key of the keyboard a person may press; empty: nothing
 	code   []string // the lines of a QR code; nil: none
 }
 
@@ -93,7 +93,7 @@ func (p *panel) draw(w io.Writer) {
 	io.WriteString(w, b.String()) // one write, so that the screen does not flicker
 }
 
-// The function `spaced` returns a title in capitals, with a space between each two letters.
+// The function `spaced` returns a title in capital letters, with a space between the letters.
 func spaced(s string) string {
 	return strings.Join(strings.Split(strings.ToUpper(s), ""), " ")
 }

@@ -39,7 +39,8 @@ func (t *terminal) last() string {
 	return text
 }
 
-// newScreen returns a screen with a serial port, 1.50 s after the start.
+// newScreen returns a Screen with the console tty0 and a serial port. The machine seems to have
+// started 1.50 s ago.
 func newScreen() (s *Screen, tty, serial *terminal) {
 	tty, serial = newTerminal("y es \n"), newTerminal("no\n")
 	s = New(Console{"ttyS0", serial}, Console{"tty0", tty})
@@ -175,8 +176,8 @@ func TestInputIsReadFromEveryConsole(t *testing.T) {
 	})
 }
 
-// A program that prints a line without an end must not block. So Copy discards the program's
-// output.
+// A program prints a line that is longer than maxLine. Copy then shows no more of the output, but
+// still reads it to the end, so that the program does not block.
 func TestOutputOfAProgramIsCopiedWhateverItIs(t *testing.T) {
 	t.Parallel()
 	s, _, serial := newScreen()

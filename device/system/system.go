@@ -33,8 +33,8 @@ import (
 // Time limits.
 const (
 	// TrialTime is the time in which the agent must make a new system permanent. If the agent runs,
-	// it rolls the new system back after 10 minutes without the hub. TrialTime is for a new system
-	// on which the agent does not run.
+	// it does not need this limit: it rolls the new system back itself after 10 minutes without the
+	// hub. The limit is for a new system on which the agent does not run.
 	TrialTime = 20 * time.Minute
 	// NetworkTime is the time in which the machine must reach the hub with new network
 	// settings.
@@ -68,8 +68,8 @@ type System struct {
 	Terminals interface {
 		Start()
 		Mounted()
-		// Ask returns the next line that a person types at one of the terminals. When the
-		// terminals are ready, Ask calls `show`, which shows the question on the screen.
+		// Ask returns the next line that a person types at one of the terminals. It calls `show`,
+		// which shows the question on the screen, when it is ready to get the line.
 		Ask(prompt string, show func()) string
 	}
 	Watchdog func() // sends keepalives; does not return
@@ -147,13 +147,13 @@ type Disks interface {
 	// has a PIN, Unlock calls `ask`, which returns what the person at the machine types: the PIN or
 	// the recovery key. `why` is empty, or says what was wrong with the last answer.
 	Unlock(i *install.Installed, ask func(why string) string) (device string, encrypted bool, err error)
-	// ClearTPM clears the TPM before a wipe, if the disk's system protects the TPM's lockout
-	// hierarchy for a PIN: the wipe itself cannot clear such a TPM.
+	// ClearTPM clears the TPM before a wipe if the disk has a PIN for which the TPM's lockout
+	// hierarchy got a password. In this case, the wipe itself cannot clear the TPM.
 	ClearTPM(*install.Installed) error
-	// BindKey binds the disk's key to the systems in the slots, if their owner signed them.
-	// `changed` is false if the key was bound to these systems already. If the key is not bound to
-	// these systems afterwards, BindKey returns an error. If the system in the slot `needed` could
-	// not open the disk afterwards, BindKey changes nothing and returns an error.
+	// BindKey binds the disk's key to those systems in the slots that the owner signed. `changed`
+	// is false if the key was bound to these systems already. BindKey returns an error if it could
+	// not bind the key. It also returns an error, and changes nothing, if the system in the slot
+	// `needed` would no longer be able to open the disk.
 	BindKey(i *install.Installed, needed slots.Slot) (changed bool, err error)
 	MountData(device string) error
 	// Grow makes the data partition's file system as large as its device. It returns the new size
@@ -308,10 +308,9 @@ func (s *System) bindKey(i *install.Installed) {
 	}
 }
 
-// watchKeys binds the disk's key again when a program changes the keys of Secure Boot, because the
-// firmware measures these keys at the next start. It also binds the key when another slot becomes
-// the default: if the owner did not sign the system in the former default slot, bindKey has waited
-// for this change.
+// watchKeys binds the disk's key again in two cases. The first case is that a program changes the
+// keys of Secure Boot, because the firmware measures these keys at the next start. The second case
+// is that another slot becomes the default, because bindKey may have waited for this: see bindKey.
 func (s *System) watchKeys(i *install.Installed) {
 	keys := s.Firmware.SecureBootKeys()
 	kept, _ := s.Slots.Default()
@@ -332,8 +331,8 @@ func (s *System) watchKeys(i *install.Installed) {
 	}
 }
 
-// If the partition's LUKS2 header has an encrypted recovery key, keepEscrow writes this key to a
-// file for the agent.
+// keepEscrow writes the encrypted recovery key to a file for the agent, if the partition's LUKS2
+// header contains such a key.
 func keepEscrow(partition, file string) error {
 	f, err := os.Open(partition)
 	if err != nil {

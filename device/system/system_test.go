@@ -137,8 +137,7 @@ func TestSystemBindsTheDisksKeyWhenTheSecureBootKeysChange(t *testing.T) {
 
 // The machine tries a new system, and the owner did not sign the former system. If the disk's key
 // were bound now, and the trial failed, the former system could not open the disk. So, until the
-// new system's slot is the default, the machine requires of BindKey that the former system can
-// still open the disk.
+// new system's slot is the default, BindKey must refuse to lock the former system out.
 func TestTrialDoesNotLockOutThePreviousSystem(t *testing.T) {
 	t.Parallel()
 	for name, after := range map[string]int{"on trial": 0, "made permanent": 1} {

@@ -38,8 +38,8 @@ type Terminals struct {
 	Logf    func(format string, args ...any)
 
 	// Limit is the highest level that the image allows. Until Mounted is called, the console only
-	// shows the machine, because the machine's state is unknown in that time: the machine may have
-	// an owner.
+	// shows the machine's state and offers no actions. The reason is that the machine may have an
+	// owner, and only the disk says so.
 	Limit   access.Level
 	mounted atomic.Bool
 	asked   atomic.Pointer[request] // nil: nobody waits for a line
@@ -73,15 +73,15 @@ func (t *Terminals) Mounted() {
 	t.locked.Store(false)
 }
 
-// request is a wait for a line that a person types.
+// request is a call of Ask that waits for the answer.
 type request struct {
 	prompt string
 	answer chan string
 }
 
-// Ask returns the next line that a person types at one of the terminals. The shell's password is
-// not such a line: it still opens the shell. An empty line still opens the console. As soon as a
-// line counts as the answer, Ask calls `show`.
+// Ask returns the next line that a person types at one of the terminals. Two lines do not count as
+// the answer: the shell's password still opens the shell, and an empty line still opens the
+// console. Ask calls `show`, which shows the question, when it is ready to get the line.
 func (t *Terminals) Ask(prompt string, show func()) string {
 	r := &request{prompt, make(chan string, 1)}
 	t.locked.Store(true)
@@ -100,7 +100,8 @@ func (t *Terminals) Ask(prompt string, show func()) string {
 	return <-r.answer
 }
 
-// lend records that a terminal is served for Ask, and reports whether this record is new.
+// lend records that serveAsked serves a terminal. It returns false if the terminal is recorded
+// already.
 func (t *Terminals) lend(path string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -114,7 +115,8 @@ func (t *Terminals) lend(path string) bool {
 	return true
 }
 
-// serveAsked serves a terminal that offers neither a shell nor the console, while Ask waits.
+// serveAsked reads lines from a terminal while Ask waits for an answer. It is for the terminals
+// that offer neither a shell nor the console.
 func (t *Terminals) serveAsked(path string) {
 	for {
 		t.mu.Lock()
@@ -215,11 +217,10 @@ func (t *Terminals) serve(path string, want []byte, console bool) {
 var errWrongPassword = errors.New("wrong password")
 
 // The method `once` waits for one line on a terminal, and then opens the console or a shell. The
-// terminal offers the console if `console` is true, and a shell if `want` is not nil. `want` is the
-// SHA-256 of the shell's password. Start calls this method only for terminals that offer at least
-// one of the two. If the terminal offers both, an empty line opens the console, and the password
-// opens the shell. If it offers only the console, every line opens the console. If it offers only
-// the shell, the password opens the shell. A wrong password opens nothing, and the error is
+// terminal offers the console if `console` is true. It offers a shell if `want`, the SHA-256 of the
+// shell's password, is not nil. If the terminal offers both, an empty line opens the console, and
+// the password opens the shell. If it offers only the console, every line opens the console. If it
+// offers only a shell, the password opens the shell. After a wrong password, the error is
 // errWrongPassword.
 func (t *Terminals) once(path string, want []byte, console bool) error {
 	on, err := t.open(path)
@@ -246,7 +247,7 @@ func (t *Terminals) once(path string, want []byte, console bool) error {
 		fmt.Fprint(on, "\r\n")
 		return nil
 	}
-	if want == nil && typed != "" && t.locked.Load() { // typed while the last answer is tried
+	if want == nil && typed != "" && t.locked.Load() { // typed while the machine still checks the previous answer
 		fmt.Fprint(on, "\r\nThe machine is still checking your last answer.\r\n")
 		return nil
 	}

@@ -1,6 +1,6 @@
-// Package alarm decides which conditions of a hub need its operator. A Reading has what the hub
-// measured about itself; Check compares the reading with the bounds of this package. The package
-// does no I/O and reads no clock.
+// Package alarm finds the conditions of a hub about which its operator must do something. A Reading
+// has what the hub measured about itself; Check compares the reading with the bounds of this
+// package. The package does no I/O and reads no clock.
 //
 // A condition appears in four places, always with the same name: as an event when it begins and
 // when it ends, as a line of 'gangway doctor', as an alert in contrib/prometheus/alerts.yml, and as
@@ -65,12 +65,11 @@ type Reading struct {
 	Drift time.Duration
 	// Devices, Quiet and Waiting count the devices of all owners: all devices, the devices that
 	// have stopped contacting the hub (quiet), and the devices that wait for their owner's
-	// decision. QuietBefore is the smallest number of quiet devices in the QuietWindow. Waiting is
-	// at most MaxWaiting.
+	// decision. QuietBefore is the smallest number of quiet devices that the hub had at any time in
+	// the QuietWindow. Waiting is at most MaxWaiting.
 	Devices, Quiet, QuietBefore, Waiting int
 	DatabaseSize                         int64 // in bytes
-	// Withdrawn is the number of devices whose TPM has a maker with certificates that the hub no
-	// longer trusts.
+	// Withdrawn is the number of devices whose TPM maker's certificates the hub no longer trusts.
 	Withdrawn int
 	// Unset is true if no time server sets the clock of the hub's machine. ClockKnown is false if
 	// the kernel does not report whether a time server sets the clock.

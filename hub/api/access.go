@@ -247,8 +247,9 @@ var (
 // checkBoot refuses a device if the device's boot does not satisfy the owner's policy. The policy
 // may require a matching boot, or that parts of the boot have certain states. The device must have
 // sent the measurement on this connection, because the device may have restarted after a
-// measurement on an earlier connection. If a program uses a token, or the device is behind a proxy,
-// checkBoot uses the device's last measurement on any connection.
+// measurement on an earlier connection. In two cases, checkBoot uses the device's last measurement
+// on any connection: if the request has a token and no client certificate, or if it came through a
+// proxy.
 func (s *Server) checkBoot(r *http.Request, d store.Device) error {
 	rules, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
 	if err != nil || !rules.RequireBoot && len(rules.BootParts) == 0 {
@@ -307,9 +308,9 @@ func (s *Server) checkParts(r *http.Request, d store.Device, required map[string
 	return nil
 }
 
-// connectionOfDevice returns the state of the connection, if a device made the connection with its
-// own certificate. If the request has a token and no client certificate, or came through a proxy, c
-// is nil and `own` is false.
+// connectionOfDevice returns the state of the connection if a device made the connection with its
+// own certificate; `own` is then true. In two cases, c is nil and `own` is false: if the request
+// has a token and no client certificate, or if the request came through a proxy.
 func connectionOfDevice(r *http.Request) (c *connState, own bool) {
 	if _, ok := clientCertificate(r); !ok || originOf(r).proxied {
 		return nil, false
@@ -485,8 +486,8 @@ func (s *Server) ownIAKName(r *http.Request, id string) ([]byte, error) {
 
 // checkCredential reports whether the credential for which the hub signed a URL is valid now. A
 // session or an API token must not have ended, and its account must be enabled. A device must have
-// the same certificate as before, and the hub must not refuse the device as cloned. If the
-// credential is for a public device, the device must be public now.
+// the same certificate as when the hub signed the URL, and the hub must not refuse the device as
+// cloned. If the credential is for a public device, the device must be public now.
 func (s *Server) checkCredential(ctx context.Context, c credential) (valid bool, err error) {
 	valid = true
 	switch c.kind() {

@@ -76,9 +76,9 @@ func TestAccessLogHasNoSecretsAndNoClientsText(t *testing.T) {
 	}
 }
 
-// Profiles show the hub's memory and can use its CPU time. The hub must serve them only on the
-// private listener, and only if the operator wants them. It must never serve them on the listener
-// that devices reach.
+// Profiles of the Go runtime (net/http/pprof) show the hub's memory, and each profile costs CPU
+// time. The hub must serve profiles only on the private listener, and only if the operator wants
+// them. It must never serve them on the listener that devices reach.
 func TestProfilesAreOnThePrivateListenerOnly(t *testing.T) {
 	t.Parallel()
 	with, without := newSceneWith(t, func(c *api.Config) { c.Profiles = true }), newScene(t)

@@ -287,7 +287,8 @@ type Profile struct {
 }
 
 // listProfiles lists the accounts with public devices, and the caller's own account. Pantacor's
-// client uses the list to complete names: ?nick=NICK, or ?nick=^PREFIX.
+// client completes names with this list. With ?nick=NICK, the list has only the account with this
+// nick; with ?nick=^PREFIX, it has only the nicks that begin with PREFIX.
 func (s *Server) listProfiles(w http.ResponseWriter, r *http.Request) error {
 	nick := r.URL.Query().Get("nick")
 	prefix, begins := strings.CutPrefix(nick, "^")

@@ -287,8 +287,8 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 	reader.status("POST", "/devices/tokens", nil, 403)
 	reader.status("GET", "/ui/overview", nil, 403)
 	all.status("POST", "/devices/tokens", nil, 200)
-	// A program gets an access token with an API token. The access token has no more scopes than
-	// the API token.
+	// A program signs in with an API token, and gets an access token. The access token has no more
+	// scopes than the API token.
 	access := s.person(t, "")
 	access.token = want[struct{ Token string }](access, "POST", "/auth/login", map[string]string{"username": "everything", "password": all.token}, 200).Token
 	narrow := s.person(t, "")
@@ -508,7 +508,8 @@ func TestFrequentEventsAreOneLineADay(t *testing.T) {
 	}
 }
 
-// Join tokens are listed page by page, and the last page is empty.
+// A client reads the list of join tokens in pages, until it gets an empty page. It gets each token
+// once.
 func TestJoinTokensByPage(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -143,8 +143,8 @@ const (
 )
 
 // values returns the values of a Prometheus series during a phase, in the notation of promtool. If
-// a value is a time, such as the time of the last backup, it advances during the phase. So the age
-// stays the same as at the scrape.
+// a value is a time, such as the time of the last backup, the value grows by a minute in each
+// minute of the phase. So the age of the backup stays the same as at the scrape.
 func (s scrape) values(series string, from, minutes int) string {
 	name, _, _ := strings.Cut(series, "{")
 	value, ok := "", false
@@ -235,8 +235,8 @@ type fault struct {
 	cause, end func()
 }
 
-// watched is a hub with everything that the metrics show: replicas, a certificate for the pages, a
-// log engine and a disk of its own.
+// watched is a hub that has every metric, because it has replicas, a certificate for its web pages,
+// a log engine and its own disk.
 type watched struct {
 	*fleetScene
 	t       *testing.T
@@ -364,7 +364,8 @@ func (w *watched) writeCertificate(left time.Duration) {
 	}
 }
 
-// replaceCertificate replaces the files of the pages' certificate. The next connection reads them.
+// replaceCertificate replaces the files with the certificate of the web pages. The hub reads the
+// new files at the next connection.
 func (w *watched) replaceCertificate(left time.Duration) {
 	w.t.Helper()
 	w.writeCertificate(left)
@@ -459,7 +460,8 @@ func (w *watched) faults() []fault {
 	}
 }
 
-// heardBefore reports whether the replica's last news of the other replicas is older than `age`.
+// heardBefore reports whether more than `age` has passed since this replica last read the changes
+// of the other replicas.
 func (w *watched) heardBefore(age time.Duration) bool {
 	s := w.scrape()
 	return float64(s.at.UnixMilli())/1000-sample(w.t, s.text, "gangway_replica_heard_timestamp_seconds") > age.Seconds()
@@ -560,7 +562,7 @@ func TestEachAlertFiresAndClears(t *testing.T) {
 const dashboardFile = "../../contrib/grafana/gangway.json"
 
 // Each expression of the dashboard is valid, and reads metrics that a hub has. Each panel has a
-// title, a description and a place of its own.
+// title and a description, and does not cover another panel.
 func TestDashboardReadsMetricsThatExist(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {

@@ -63,8 +63,8 @@ func viewAPIToken(t store.APIToken, now time.Time) APITokenView {
 	return v
 }
 
-// NewAPIToken is the request to create an API token. Its field names are those of Pantacor Hub;
-// only ExpiresIn is a field of Gangway.
+// NewAPIToken is the request to create an API token. The field ExpiresIn exists only in Gangway.
+// The other fields have the same names as in Pantacor Hub.
 type NewAPIToken struct {
 	Name      string     `json:"name"`
 	Type      string     `json:"type,omitempty"` // ignored: every API token has the type bearer.User
@@ -137,7 +137,8 @@ func (s *Server) makeAPIToken(r *http.Request, body NewAPIToken) (made APITokenC
 	}
 	secret := apiTokenPrefix + rand.Text()
 	t := store.APIToken{ID: wire.NewID(), Hash: sha256.Sum256([]byte(secret)), Account: in.account.ID, Name: body.Name, Scopes: scopes, Created: now, Expires: expires}
-	// Sign an access token now, so that too many scopes are refused before the API token is stored.
+	// Try to sign an access token, which fails if there are too many scopes. So the hub refuses
+	// these scopes before it stores the API token.
 	if _, _, err := s.apiAccessToken(in.account, t, scopes, now); err != nil {
 		return made, err
 	}

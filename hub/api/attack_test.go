@@ -67,7 +67,7 @@ func newScene(t testing.TB) *scene {
 }
 
 // newSceneOnDisk is like newScene, but for tests of durability, races and timing. The scene's hub
-// waits for the disk, as a hub in production does.
+// waits until its writes are on the disk, as a hub in production does.
 func newSceneOnDisk(t testing.TB) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)
@@ -84,8 +84,8 @@ func newSceneWith(t testing.TB, change func(*api.Config)) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)
 	dir := sqlitetest.MemoryDir(t)
-	// A hub fills a ballast file with 16 MiB of zeros if no ballast file exists. An empty file
-	// saves this time in each scene. The tests of the ballast use another file system.
+	// If no ballast file exists, the hub makes one with 16 MiB of zeros. To save this time in each
+	// scene, make an empty ballast file first. The tests of the ballast use another file system.
 	if err := os.WriteFile(filepath.Join(dir, "ballast"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func TestOnboards(t *testing.T) {
 	}
 }
 
-// Attacks on the ownership proof: on the proof's key, token, owner and hub.
+// Attacks with an ownership proof that is for another key, token, owner or hub.
 
 func TestRejectsOwnershipProofOfAnotherKey(t *testing.T) {
 	t.Parallel()
@@ -253,7 +253,7 @@ func TestRejectsUsedUpToken(t *testing.T) {
 	if s.Uses(t, s.tok) != 1 || len(s.Devices(t, s.Owner)) != 1 {
 		t.Error("the refused device changed something")
 	}
-	// The victim has already used the token, so the victim may onboard again.
+	// The victim may onboard again: the token has counted the victim's use already.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
@@ -338,7 +338,8 @@ func (s *scene) postAsStranger(t testing.TB, tok *wire.TokenFile) {
 	if a.Status != 200 {
 		t.Fatalf("%d %s", a.Status, a.Body)
 	}
-	// The reply is for the victim's TPM, and the stranger's IAK is not in that TPM.
+	// Nobody can open the reply. It is encrypted for a TPM that has both the victim's EK and the
+	// stranger's IAK, and no such TPM exists.
 	if _, err := stranger.Open(request, a.Body); err == nil {
 		t.Fatal("the stranger opened the reply")
 	}
@@ -381,8 +382,8 @@ func TestStrangerWithTheVictimsEKCertificate(t *testing.T) {
 	}
 }
 
-// A stranger's answer does not depend on these facts: whether the hub has a device with the TPM,
-// who owns that device, and whether the token is used up.
+// The answer that a stranger gets does not depend on these facts: whether the hub has a device with
+// the TPM, who owns that device, and whether the token is used up.
 func TestPendingRevealsNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -47,7 +47,7 @@ func (s *Server) recordOrCount(ctx context.Context, e store.Event) {
 
 // recordUnproven is like the method `record`, but for an event that a peer caused without proving
 // an identity. The event may be in any account's audit trail. unprovenLimiter bounds the number of
-// rows that such peers can cause, whatever they send, and from any number of addresses.
+// rows that all such peers together can cause, whatever they send.
 func (s *Server) recordUnproven(ctx context.Context, e store.Event) {
 	e = e.By(store.ActorIn(ctx))
 	e.Unproven = true
@@ -60,8 +60,8 @@ func (s *Server) recordUnproven(ctx context.Context, e store.Event) {
 	s.write(ctx, s.counters.addUnproven(e))
 }
 
-// write writes an event that eventCounters returned to the database. If this fails, the next flush
-// writes the event.
+// write writes the event `e`, which a method of eventCounters returned, into the database. If this
+// fails, the next flush writes the event.
 func (s *Server) write(ctx context.Context, e *store.Event) {
 	if e == nil {
 		return
@@ -171,8 +171,8 @@ func (t *eventCounters) put(e store.Event, own int) *store.Event {
 	return nil
 }
 
-// The method `take` returns the events that wait for a write, and drops the counters of days before
-// `now`.
+// The method `take` returns the events that wait for a write. It drops the counters of all days
+// before the day of `now`.
 func (t *eventCounters) take(now time.Time) (events []store.Event) {
 	today := now.UTC().Truncate(24 * time.Hour)
 	t.mu.Lock()
@@ -218,17 +218,17 @@ func (t *eventCounters) putBack(events []store.Event) {
 	}
 }
 
-// Bounds on the rows in audit trails that peers without a proven identity cause. Each constant is
-// the size of a burst; its comment says the rate after the burst.
+// These constants bound how many rows peers without a proven identity can add to audit trails. Each
+// constant is the size of a burst; its comment says the rate after the burst.
 const (
 	unprovenOfNobody = 16 // rows in the operator's trail, then 1 row a minute
 	unprovenOfOwner  = 64 // rows in each owner's trail, then 1 row a minute
 	unprovenOfAll    = 64 // rows in all trails together, then 4 rows a minute
 )
 
-// unprovenLimiter bounds the rows in audit trails that peers without a proven identity cause. As
-// long as a bound is not reached, equal events share one row for each hour and network. When the
-// bound is reached, all events with the same kind, code and trail share one row a day.
+// unprovenLimiter bounds how many rows peers without a proven identity can add to audit trails.
+// Until a bound is reached, equal events share one row for each hour and network. From then on, all
+// events with the same kind, code and trail share one row a day.
 type unprovenLimiter struct {
 	nobodys *limiter[struct{}]
 	owners  *limiter[string]

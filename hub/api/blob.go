@@ -327,9 +327,9 @@ func (s *Server) finishUpload(ctx context.Context, o store.Object, record store.
 		return false, cmp.Or(err, error(errURLRevoked))
 	}
 	// If another owner has the object, check whether the object's bytes still exist. If they are
-	// lost, this upload replaces them. If no other owner has the object, look for the bytes of this
-	// upload instead. So the duration of the answer does not reveal whether another owner has the
-	// object.
+	// lost, this upload replaces them. If no other owner has the object, check whether the bytes of
+	// this upload exist. This check is only for equal durations: without it, a client could tell
+	// from the duration of the answer whether another owner has the object.
 	at, lost := cmp.Or(o.Place, record.Place), ""
 	if _, err := s.cfg.Objects.Stat(ctx, objects.Key{Sum: o.Sum, Place: at}); errors.Is(err, objects.ErrNotFound) {
 		lost = at

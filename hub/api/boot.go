@@ -21,7 +21,7 @@ type BootView struct {
 	Refusal *BootRefusal  `json:"refusal,omitempty"` // set only in state "refused"; the other fields then describe the latest valid measurement
 	Changes []boot.Change `json:"changes"`
 	// Parts has a verdict for each part of the boot in the latest measurement. It is empty if an
-	// older hub judged the measurement, without verdicts for parts.
+	// old version of the hub judged the measurement, because old versions did not judge the parts.
 	Parts     []boot.PartVerdict `json:"parts,omitempty"`
 	System    *boot.System       `json:"system,omitempty"` // the system that ran, if one of the owner's manifests names it
 	Reference *boot.Reference    `json:"reference,omitempty"`

@@ -255,8 +255,8 @@ func TestLogThatCannotBeReadIsNoReasonToRefuse(t *testing.T) {
 	}
 }
 
-// On one connection, a device measures a boot that does not match. The hub then refuses requests on
-// all connections of the device, and with all its tokens.
+// On one connection, a device measures a boot that does not match its reference. The hub then
+// refuses requests on all connections of the device, and with all its tokens.
 func TestBootThatDoesNotMatchElsewhereEndsEveryAdmission(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

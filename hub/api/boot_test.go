@@ -114,7 +114,7 @@ func TestBootIsLearntComparedAndAccepted(t *testing.T) {
 	if v := booted(t, c, s.victim, usual, 4); v.State != "changed" {
 		t.Errorf("%s", brief.Of(v))
 	}
-	// The owner can also set the reference values.
+	// The owner can also set the values of the reference in a request, without a measurement.
 	pcrs := map[string]string{"4": want[api.BootView](ada, "GET", path, nil, 200).Latest.PCRs[4]}
 	if view := want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "values", "bank": "SHA-256", "pcrs": pcrs, "lock": false}, 200); view.State != "matches" {
 		t.Errorf("%s", brief.Of(view))

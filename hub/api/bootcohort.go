@@ -15,8 +15,8 @@ import (
 )
 
 // A cohort is a group of devices that have the same model and measured the same value for a part of
-// the boot, such as the same boot loader. These bounds of the answers about cohorts also bound the
-// rows that the hub reads.
+// the boot, such as the same boot loader. These constants bound the answers about cohorts. They
+// also bound the number of rows that the hub reads for an answer.
 const (
 	listedCohorts  = 100
 	listedBad      = 60 // cohorts with the fewest changed devices, and as many cohorts with the most changed devices
@@ -139,8 +139,9 @@ func (s *Server) cohorts(ctx context.Context, owner, part, model string) (list C
 }
 
 // notableCohorts returns the outliers, and then the other cohorts with changed devices, those with
-// the most changed devices first. An outlier is notable even if its boot did not change: it may
-// have been wrong since the first boot. The result `more` is true if there may be other cohorts.
+// the most changed devices first. An outlier is notable even if the boot of its devices never
+// changed: this boot may have been wrong from the start. The result `more` is true if there may be
+// other cohorts.
 func (s *Server) notableCohorts(ctx context.Context, owner string) (list []store.BootCohort, more bool, err error) {
 	var outliers, common []store.BootCohort
 	for _, most := range []bool{false, true} {
@@ -269,8 +270,8 @@ func (s *Server) countCohort(ctx context.Context, owner string, q store.BootMemb
 // to a join token.
 const maxTokenCohort = 1000
 
-// BootDecisionView is an owner's decision that a value of a part of the boot, such as a boot
-// loader, is good for a cohort.
+// BootDecisionView is an owner's decision to accept a measured value for the devices of a cohort.
+// The value is that of one part of the boot, such as the boot loader.
 type BootDecisionView struct {
 	ID    int64  `json:"id"`
 	Part  string `json:"part"`
@@ -285,8 +286,8 @@ type BootDecisionView struct {
 	Devices  int       `json:"devices"` // number of devices in the cohort at the time of the decision
 }
 
-// NewBootDecision is the body of a request that accepts a measured value of a part of the boot,
-// such as a boot loader, for a cohort of devices.
+// NewBootDecision is the body of a request to accept a measured value for the devices of a cohort.
+// The value is that of one part of the boot, such as the boot loader.
 type NewBootDecision struct {
 	Part  string `json:"part"`
 	Value string `json:"value"`
@@ -329,8 +330,8 @@ func (s *Server) addBootDecision(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// putBootDecision accepts a value of a part of the boot, such as a boot loader. At least one of the
-// caller's devices must have measured this value.
+// putBootDecision stores the caller's decision to accept a measured value for one part of the boot,
+// such as the boot loader. At least one of the caller's devices must have measured this value.
 func (s *Server) putBootDecision(r *http.Request, body NewBootDecision) (d store.BootDecision, err error) {
 	a := accountOf(r)
 	if !isPart(body.Part) {
@@ -347,7 +348,7 @@ func (s *Server) putBootDecision(r *http.Request, body NewBootDecision) (d store
 		return d, problem(http.StatusConflict, "boot-cohort-grew", "Look at the cohort again, and decide about all its devices.", "The cohort has %d devices now, and had %d in the preview.", preview.Devices, body.Devices)
 	}
 	d = store.BootDecision{Owner: a.ID, Part: body.Part, Value: body.Value, Model: body.Model, Token: body.Token, Firmware: body.Firmware, Made: s.cfg.Now(), MadeBy: a.Nick, Devices: preview.Devices}
-	d.Words = fmt.Sprintf("This value of %s is known for %s: %s.", partWords(body.Part), cohortWords(body), counted(preview.Devices, "device"))
+	d.Words = fmt.Sprintf("This value of %s counts as known for %s: %s.", partWords(body.Part), cohortWords(body), counted(preview.Devices, "device"))
 	e := s.bootRuleEvent(r, "boot.accepted", "%s accepted a boot for a cohort. %s The value is %s.", a.Nick, d.Words, body.Value)
 	d.ID, err = s.cfg.Store.PutBootDecision(r.Context(), d, e)
 	switch {
@@ -392,7 +393,7 @@ func (s *Server) dropBootDecision(r *http.Request, name string) error {
 	if err != nil {
 		return store.ErrNotFound
 	}
-	e := s.bootRuleEvent(r, "boot.accept-undone", "%s undid the decision %d about a cohort's boots.", accountOf(r).Nick, id)
+	e := s.bootRuleEvent(r, "boot.accept-undone", "%s undid decision %d about the boots of a cohort.", accountOf(r).Nick, id)
 	if err := s.cfg.Store.DeleteBootDecision(r.Context(), accountOf(r).ID, id, e); err != nil {
 		return err
 	}

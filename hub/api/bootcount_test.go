@@ -33,8 +33,8 @@ func TestAnswersAboutCohortsTouchBoundedRows(t *testing.T) {
 			ask              func()
 			statements, rows uint64
 		}{
-			// The statements read two lists of changed cohorts, two lists of rare cohorts, and for
-			// each of the first 20 cohorts some of its devices.
+			// There are 4 + 20 statements: two for lists of changed cohorts, two for lists of rare
+			// cohorts, and one for some devices of each of the first 20 cohorts.
 			{"list", func() { list = want[api.CohortList](ada, "GET", "/boots/cohorts", nil, 200) }, 4 + 20, 20},
 			{"values of a part", func() { want[api.CohortList](ada, "GET", "/boots/cohorts?part="+boot.FirmwareCode, nil, 200) }, 1 + 20, 20},
 			{"preview", func() {

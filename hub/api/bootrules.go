@@ -172,7 +172,7 @@ func (s *Server) dropManifestKey(r *http.Request, name string) error {
 	if !ok {
 		return store.ErrNotFound
 	}
-	e := s.bootRuleEvent(r, "boot.key-removed", "%s removed the key with the SHA-256 %x. The hub does not use the manifests that this key signed any more.", accountOf(r).Nick, id)
+	e := s.bootRuleEvent(r, "boot.key-removed", "%s removed the key with the SHA-256 %x. The hub no longer uses the manifests that this key signed.", accountOf(r).Nick, id)
 	if err := s.cfg.Store.DeleteManifestKey(r.Context(), accountOf(r).ID, id, e); err != nil {
 		return err
 	}

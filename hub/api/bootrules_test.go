@@ -31,8 +31,8 @@ func hexSum(text string) string {
 	return hex.EncodeToString(d[:])
 }
 
-// system returns the event log of a boot in which the system's stub calls firmware to start the
-// kernel.
+// The function `system` returns the event log of a boot of the installed system. The system's EFI
+// stub lets the firmware start the kernel, so the log has an event for the kernel.
 func system(kernel string) eventlog.Log {
 	started := sha256.Sum256([]byte("program " + kernel))
 	return append(eventlog.Boot(true, kernel, "quiet"), eventlog.Event{PCR: 4, Type: eventlog.EFIBootApplication, Data: []byte{1}, Digest: started[:]})
@@ -123,8 +123,8 @@ func TestManifestsDecideWhatIsExpected(t *testing.T) {
 	if v.Reference == nil || v.System == nil || v.System.SHA256 != one.System || v.System.Sequence != 1 {
 		t.Errorf("%s", brief.Of(v))
 	}
-	// An update of the system is a change at first. After the owner adds the manifest of the new
-	// system, the boot is expected, and the device need not measure it again.
+	// At first, an update of the system counts as a changed boot. After the owner adds the manifest
+	// of the new system, the boot counts as expected, without another measurement.
 	if v := booted(t, c, s.victim, system("linux 2"), 3); v.State != store.BootChanged {
 		t.Fatalf("%s", brief.Of(v))
 	}
@@ -405,7 +405,8 @@ func putDecision(s *scene, nick string, d api.NewBootDecision) error {
 	return err
 }
 
-// The preview shows one device. A second device joins the cohort before the owner decides.
+// The preview shows one device. If a second device joins the cohort before the owner decides, the
+// hub refuses the decision.
 func TestDecisionAboutACohortThatGrewIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -13,8 +13,8 @@ import (
 	"gangway/internal/eventlog"
 )
 
-// updated returns the event log of a boot after an update of its firmware, with other Secure Boot
-// keys.
+// updated returns the event log of a boot after an update of the firmware. The update changed the
+// firmware's version to `version`, and the Secure Boot keys to `keys`.
 func updated(version, keys string) eventlog.Log {
 	l := system("linux 1")
 	l[0].Data = eventlog.UTF16(version)

@@ -86,8 +86,8 @@ func TestFirstOwnerIsToldOnceOfAnotherOwnersTry(t *testing.T) {
 }
 
 // The certificates of two EKs name the same TPM, and the EKs have different owners. When the second
-// EK is proven, the hub links the EKs, and each owner gets one event. The machine's serial number
-// links no EKs, because the device only states the serial number.
+// EK is proven, the hub links the EKs, and each owner gets one event. The hub does not link EKs by
+// the machine's serial number, because the device states this number without a proof.
 func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -171,8 +171,8 @@ func TestOwnerIsToldOnceHoweverOftenTheOtherEKComes(t *testing.T) {
 	}
 }
 
-// For each TPM maker, a policy names the kinds of EK that may onboard, such as L-1 (RSA 2048) and
-// L-2 (P-256).
+// A policy can name, for each TPM maker, the kinds of EK that the hub accepts, such as L-1 (RSA
+// 2048) and L-2 (P-256). The hub refuses a device with another kind of EK.
 func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -199,8 +199,8 @@ func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 	if a := s.post(t, s.request(t, low)); a.Status != 200 {
 		t.Errorf("an EK of the kind that is allowed: %d %s", a.Status, a.Body)
 	}
-	// If the policy allows the kind of an EK without a certificate, the machine waits for the
-	// owner. If not, the hub refuses the machine.
+	// The EK has no certificate. If the policy allows the kind of such an EK, the machine waits for
+	// the owner's decision. If not, the hub refuses the machine.
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"ek_kinds: {none: [L-1]}\n")
 	s.Policy(t, s.Owner.ID, "version: 1\n")
 	refused(t, s.post(t, s.request(t, s.uncertified(t))), 403, evidence.CodeKind)

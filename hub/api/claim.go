@@ -112,9 +112,9 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// showClaim returns the account that claimed the machine with this code. The code contains the
-// public key of the join token. No other answer contains that key. So only the machine, and people
-// who saw the machine's code, can ask who claimed it.
+// showClaim returns the account that claimed the machine with this code. The claim code contains
+// the public key of the join token, and showClaim compares that key with the stored key. So only
+// the machine itself, and people who have seen the code, can find out who claimed the machine.
 func (s *Server) showClaim(w http.ResponseWriter, r *http.Request) error {
 	none := problem(http.StatusNotFound, "not-claimed", "Ask again in a few seconds.", "Nobody has claimed this machine yet.")
 	id, key, err := wire.ParseClaimCode(r.PathValue("code"))

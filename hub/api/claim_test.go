@@ -53,8 +53,8 @@ func TestClaimNeedsAnAccount(t *testing.T) {
 	}
 }
 
-// After one account has used a claim code, another account cannot use this code. Only the machine
-// of the claim code can ask the hub for the owner.
+// After one account has used a claim code, another account cannot use this code. Only a caller who
+// knows the claim code can ask the hub who claimed the machine.
 func TestClaimedCodeIsNotTakenAway(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -76,8 +76,8 @@ func TestClaimedCodeIsNotTakenAway(t *testing.T) {
 	if status, body, _ := mallory.request("GET", "/claims/"+other, nil, nil); status != 404 {
 		t.Errorf("a caller without the key learns the owner: %d %s", status, body)
 	}
-	// A claim code has the id of another owner's join token. The code does not reveal the owner of
-	// the join token, and does not change the owner.
+	// Mallory forges a claim code with the id of Ada's join token. With this code, Mallory cannot
+	// find out the owner of the join token, and cannot become its owner.
 	guess := must(wire.ClaimCode(s.tok.ID, key.Public().(ed25519.PublicKey)))(t)
 	if status, body, _ := mallory.request("GET", "/claims/"+guess, nil, nil); status != 404 {
 		t.Errorf("%d %s", status, body)

@@ -24,7 +24,7 @@ const (
 	// machine keeps asking whether somebody has claimed it.
 	shareAgain = 20 * time.Second
 	// shareAtOnce is the largest number of machines that a hub writes to the database in each
-	// interval of tellEvery.
+	// period of the length tellEvery.
 	shareAtOnce = 64
 	claimKind   = "claim"
 )

@@ -20,18 +20,19 @@ import (
 // also bounds the number of signatures that an attacker can make the hub verify.
 const maxClientCerts = 1 + wire.MaxIntermediates
 
-// clientVerifier verifies client certificates at the cost of one signature, if the leaf was issued
-// by a root. If the client sends the root too, crypto/tls verifies the leaf twice: it uses every
-// certificate that the client sent as an intermediate.
+// clientVerifier verifies client certificates. If a root issued the leaf, clientVerifier verifies
+// only one signature. If the client also sends the root, crypto/tls would verify two: it takes the
+// root from the client as an intermediate too.
 type clientVerifier struct {
 	roots []*x509.Certificate
 	pool  *x509.CertPool // has the roots
 	// intermediates is true if there may be CAs between a leaf and its root. There are no CAs below
 	// the device CA, because its path length is 0.
 	intermediates bool
-	// `issuers` has the root of each leaf certificate that was verified, or that this process has
-	// signed, by the SHA-256 of the leaf certificate. The cache saves work because a device
-	// presents the same certificate again and again. A proxy forwards it with each request.
+	// `issuers` is a cache. It maps the SHA-256 of a leaf certificate to the root that issued the
+	// leaf certificate. The leaf certificates are those that the hub has verified, or that this
+	// process has signed. The cache saves work because a device presents the same certificate again
+	// and again, and a proxy forwards this certificate with each request.
 	issuers recent[*x509.Certificate]
 }
 
@@ -61,10 +62,10 @@ func (v *clientVerifier) verify(options x509.VerifyOptions, certs ...*x509.Certi
 	return chains, err
 }
 
-// knowSigned records that this process has signed an IDevID certificate with the device CA's key,
-// so the hub need not verify this signature when the device connects. Without knowSigned, the cache
-// would hardly help, because most devices connect only once between their enrolment and the next
-// restart of the hub.
+// knowSigned adds an IDevID certificate that this process has just signed to the cache
+// clientVerifier.issuers. So the hub need not verify its own signature when the device connects.
+// Without knowSigned, the cache would hardly help, because most devices connect only once between
+// their enrolment and the next restart of the hub.
 func (s *Server) knowSigned(idevid store.Hash) {
 	for _, v := range []*clientVerifier{s.clients, s.forwarded} {
 		v.issuers.put(idevid, s.cfg.CA.DeviceCA())
@@ -92,9 +93,9 @@ func (v *clientVerifier) build(options x509.VerifyOptions, certs []*x509.Certifi
 
 // links returns the intermediates that chain to a root, or nil if no intermediate does. It begins
 // with the last certificate, which is nearest to the root: each certificate follows the certificate
-// that it signed (RFC 8446, 4.4.2). So the method verifies at most one signature for each
-// certificate that names another issuer. x509.Verify would verify up to 100 signatures for a few
-// forged intermediates.
+// that it signed (RFC 8446, 4.4.2). In this order, each certificate's issuer is known before the
+// certificate is checked. So a few forged intermediates cost a few signature checks. With
+// x509.Verify, they would cost up to 100.
 func (v *clientVerifier) links(certs []*x509.Certificate) (pool *x509.CertPool) {
 	issuers := slices.Clone(v.roots)
 	for _, c := range slices.Backward(certs) {

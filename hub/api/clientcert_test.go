@@ -55,9 +55,9 @@ func (a *authority) leaf(public crypto.PublicKey) *x509.Certificate {
 	return cert
 }
 
-// Earlier agents send the root too. Then crypto/x509 finds two chains, because it verifies the leaf
-// with the trusted root, and also with the root's copy among the intermediates. The hub's verifier
-// must not give the copy to crypto/x509.
+// Old versions of the agent send the root too. If crypto/x509 got this copy of the root as an
+// intermediate, it would verify the leaf twice: with the trusted root and with the copy. The hub's
+// verifier must not give the copy to crypto/x509.
 func TestRootInTheChainIsVerifiedOnce(t *testing.T) {
 	t.Parallel()
 	root, proxy := newAuthority(t, "devices", nil), newAuthority(t, "proxies", nil)

@@ -68,7 +68,7 @@ func viewCloned(device string, k *clone.Record) ClonedView {
 	return v
 }
 
-// Open returns the codes of the findings that no decision of the owner has answered.
+// Open returns the codes of the findings about which the owner has not decided yet.
 func (v ClonedView) Open() []string {
 	codes := []string{}
 	for _, f := range v.Findings {

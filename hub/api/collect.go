@@ -15,7 +15,7 @@ const (
 	// time to post the revision for which the owner uploaded the object.
 	unusedAge = 7 * 24 * time.Hour
 	// uploadAge is how long an upload may go on without progress. An upload that is not in parts
-	// makes progress only at its begin and its end.
+	// makes progress only when it begins and when it ends.
 	uploadAge = 24 * time.Hour
 	// orphanAge is the age at which Collect asks the database whether an object or an upload needs
 	// a stored file.
@@ -60,9 +60,9 @@ func (s *Server) Collect(ctx context.Context) error {
 		if err != nil || !unneeded {
 			return err
 		}
-		// Each upload writes to a new place in the object store. So even if this removal is late,
-		// and another replica already does the periodic work, it cannot remove a later upload's
-		// bytes.
+		// This removal may be late: another replica may already do the periodic work. But it can
+		// never remove the bytes of a later upload, because each upload writes to a new place in
+		// the object store.
 		return s.cfg.Objects.Delete(ctx, key)
 	})
 }

@@ -10,8 +10,8 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// countUserMetaChange counts the owner's changes of the user-meta. countDeviceMetaReport counts the
-// device's changes of the device-meta.
+// countUserMetaChange counts, in the audit trail, an owner's change of the user-meta.
+// countDeviceMetaReport counts a device's change of the device-meta.
 func (s *Server) countUserMetaChange(r *http.Request, d store.Device) {
 	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.user-meta-changed", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("The user-meta of device %q was changed.", d.Nick)})
 }

@@ -22,9 +22,9 @@ import (
 // deviceTokenLife is how long an access token of a device is valid.
 const deviceTokenLife = time.Hour
 
-// In a device's access token, the session claim is one of these prefixes and the start of a hash.
-// The hash is of the certificate or secret for which the token was issued. When that certificate or
-// secret becomes invalid, the hub refuses the token.
+// A device's access token is issued for the device's certificate or for its secret. The token's
+// session claim consists of one of these prefixes and the first bytes of the certificate's or
+// secret's hash. When that certificate or secret becomes invalid, the hub refuses the token.
 const (
 	byCertificate = "x:"
 	bySecret      = "s:"

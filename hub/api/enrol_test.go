@@ -35,7 +35,7 @@ func TestLateActivationOfAnOlderRequestIsRefused(t *testing.T) {
 }
 
 // After a device has onboarded again, the device repeats its earlier request. The hub answers the
-// request, and its activation, with 410 and a separate code.
+// request, and its activation, with 410 and a problem code that means "superseded".
 func TestSupersededRequestIsToldSo(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -35,8 +35,9 @@ func HashAtRealCost(password string) (string, error) { return hashPassword(passw
 // VerifyPassword reports whether `hash` is the hash of the password.
 func VerifyPassword(password, hash string) (bool, error) { return verifyPassword(password, hash) }
 
-// RealPasswordCost gives the check of a password for an account that does not exist the cost of a
-// real hub. It returns the hash that the hub then checks for such an account.
+// RealPasswordCost gives the decoy hash the cost of a real hub, and returns the decoy hash. If
+// somebody tries to sign in to an account that does not exist, the hub checks the password with the
+// decoy hash, so that this check takes as long as the check for a real account.
 func (s *Server) RealPasswordCost() string {
 	s.passwords.decoy = decoy(realPasswordCost)
 	return s.passwords.decoy

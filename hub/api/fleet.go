@@ -107,7 +107,7 @@ func (s *Server) deviceSearch(ctx context.Context, owner, text, sort string) (st
 
 // tokenNamed returns the id of a join token, from the token's id or nick. If no token has the name,
 // tokenNamed returns the name itself, because the name may be the id of a deleted token. A search
-// still finds the devices of a deleted token by its id.
+// still finds the devices of a deleted token by the token's id.
 func (s *Server) tokenNamed(ctx context.Context, owner, name string) (string, error) {
 	if id := strings.ToLower(name); wire.IsID(id) {
 		t, err := s.cfg.Store.JoinToken(ctx, id)

@@ -12,14 +12,15 @@ import (
 	"time"
 )
 
-// Attackers open many connections: some say nothing, some stop in the middle of the handshake, and
-// some do the whole handshake. Only a few handshakes compute at the same time, and a good client is
-// served soon.
+// Attackers open many connections: some send nothing, some stop in the middle of the handshake, and
+// some do the whole handshake. The hub computes only a few handshakes at the same time, and soon
+// serves a good client.
 func TestFloodOfHandshakesWaitsForItsTurn(t *testing.T) {
 	t.Parallel()
 	g := newGarage(t, Timeouts{}, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") })
 	var now, most atomic.Int64
-	// The server asks for its configuration after it has read the client's first message.
+	// crypto/tls calls GetConfigForClient after it has read the client's first message. So this
+	// function counts the handshakes that the server computes at the same time.
 	g.config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		n := now.Add(1)
 		defer now.Add(-1)

@@ -27,9 +27,9 @@ func certifiedAs(t testing.TB, d *fleet.Device, m *fleet.Maker, real *x509.Certi
 	return &n
 }
 
-// The operator's EK list names a TPM by the serial number of its EK certificate. An owner lists the
-// EK of a second TPM, and forges a certificate with the first TPM's serial number. Neither EK list
-// accepts the forged certificate.
+// The operator's EK list names a TPM by the serial number of its EK certificate. An owner forges a
+// certificate with this serial number for the EK of a second TPM, and lists the second EK on the
+// owner's EK list. The hub still refuses the second TPM, because it is not on the operator's list.
 func TestForgedSerialNumberIsNotOnTheHubsList(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -103,7 +103,7 @@ func TestSelfMadeCertificateFaresNoBetterThanNone(t *testing.T) {
 			}
 		}
 	}
-	// Only if a trusted maker signed the certificate does the hub use the data in the certificate.
+	// The hub uses the data in a certificate only if a trusted maker signed the certificate.
 	s.putEKList(t, s.Owner.ID)
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"no_ek_certificate: refuse\nek_kinds: {none: [L-1]}\nrules: [{maker: none, then: refuse}]\n")
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)

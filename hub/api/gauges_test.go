@@ -112,8 +112,8 @@ func seriesOf(metrics, name, label string) map[string]bool {
 	return values
 }
 
-// Each condition causes one event when it begins and one event when it ends, even if the hub checks
-// the condition many times.
+// Each alarm causes one event when it begins and one event when it ends, even if the hub checks the
+// condition of the alarm many times.
 func TestAlarmIsOneEventAndNotOneForEachSweep(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

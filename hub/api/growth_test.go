@@ -88,8 +88,8 @@ func (s *scene) rows(t testing.TB) int {
 	return n
 }
 
-// A day of refused requests, of any number and from any networks, grows the database by at most 50
-// MB.
+// Attack: for a day, strangers send requests that the hub refuses, as many as they can and from any
+// networks. The database grows by at most 50 MB.
 func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -186,7 +186,7 @@ func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
 	for i := range 500 {
 		s.sendFrom(network(i), "/onboard", "nothing")
 	}
-	// The ownership is proven, but the evidence is refused.
+	// A device proves that it has the owner's join token, but the hub refuses its evidence.
 	s.Policy(t, s.Owner.ID, "version: 1\nsoftware_tpms: []\n")
 	refused(t, s.post(t, s.request(t, s.victim)), 403, "tpm-software")
 	is := must(s.Store.Events(t.Context(), store.EventFilter{Owner: s.Owner.ID, Kind: "enrolment.refused"}))(t)

@@ -11,25 +11,27 @@ import (
 )
 
 // ImageBuilder builds installer images for the page /ui/onboard/image. The hub's packages may not
-// import the image builder, because it uses the devices' packages. cmd/gangway implements
-// ImageBuilder.
+// import the image builder, because the image builder imports packages of the device. cmd/gangway
+// implements ImageBuilder.
 type ImageBuilder interface {
-	// Missing returns a sentence that names the parts of images that the operator has not fetched.
-	// It is empty if no part is missing.
+	// Missing returns a sentence that says what the operator must still fetch or install before the
+	// hub can build images. The sentence is empty if nothing is missing.
 	Missing() string
 	// Check checks the options that a person typed. Its error is an *ImageOptionError.
 	Check(o ImageOptions) error
-	// Build builds an image of at most `size` bytes. `file` is the content of the join token's file
-	// or, with o.Claim, of the file that names the hub. No temporary file is larger than `size`.
-	// When a step begins, Build calls `step` with the step's name. If Build fails, or when the
-	// image is closed, no file of the image is on the disk. Build ends when ctx ends. If the image
-	// would be larger than `size`, the error is ErrImageSize. After Build has returned, the caller
-	// can read the image even if ctx has ended.
+	// Build builds an image. `file` is the content of the join token's file or, with o.Claim, of
+	// the file that names the hub. When a step of the build begins, Build calls `step` with the
+	// step's name.
+	//
+	// The image, and each temporary file, has at most `size` bytes. If the image would be larger,
+	// the error is ErrImageSize. Build ends when ctx ends. After Build has returned an image, the
+	// caller can read the image even if ctx has ended. When Build has failed, or when the caller
+	// has closed the image, no file of the image is left on the disk.
 	Build(ctx context.Context, o ImageOptions, file []byte, size int64, step func(string)) (*Image, error)
 }
 
-// ImageOptions are the options that a person chooses for an image. Each text is the text that the
-// person typed; an empty text means the default of 'gangway image build'.
+// ImageOptions are the options that a person chooses for an image. The string fields have the texts
+// that the person typed. An empty text means the default of 'gangway image build'.
 //
 // Some options of 'gangway image build' are not on the page, for these reasons:
 //   - The debug console: the page would have to show its password next to the download.

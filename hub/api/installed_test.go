@@ -51,9 +51,10 @@ func bootedWith(t *testing.T, c *fleet.Conn, d *fleet.Device, l eventlog.Log, in
 	return v
 }
 
-// With the report of the owner's installer, the first boot is expected, and satisfies a policy that
-// requires an expected boot. An altered partition table is a change. If a report is invalid, the
-// hub does not refuse the measurement.
+// A device sends the report of its owner's installer. So even its first boot counts as expected,
+// and satisfies a policy that requires an expected boot. If the partition table is altered later,
+// the boot counts as changed. If the report is invalid, the hub ignores it but accepts the
+// measurement.
 func TestInstallersReportDecidesAboutThePartitionTable(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -112,8 +113,8 @@ func TestInstallersReportDecidesAboutThePartitionTable(t *testing.T) {
 	}
 	says("changed", "PCR 5 does not have the partition table that the installer")
 	admitted(false)
-	// After the owner removed the key that signed the manifest, the installer's report does not
-	// count any more.
+	// The owner removes the key that signed the manifest. After that, the hub ignores the
+	// installer's report.
 	want[map[string]string](ada, "DELETE", "/boots/keys/"+k.id, nil, 200)
 	bootedWith(t, c, s.victim, fromDisk("linux 1", table), good, 9)
 	says("known", "as in the reference")

@@ -144,9 +144,9 @@ func firmwareOf(m *boot.Measurement) string { return cutTo(m.FirmwareText(), max
 
 // wantedSystems returns the systems that are meant to run on a device. These are the system of the
 // newest revision that is done, and the systems of the revisions that the device has not finished.
-// If no revision that is done has a system, the result is empty: any system is meant to run.
-// `since` is the time at which the present revision was done, if a manifest names the system of
-// this revision.
+// If no revision that is done has a system, the result is empty, which means that the device may
+// run any system. If a manifest names the system of the newest revision that is done, `since` is
+// the time at which the device finished this revision.
 func (s *Server) wantedSystems(ctx context.Context, d store.Device, manifests []*manifest.Manifest) (wanted []string, since time.Time, err error) {
 	heads, err := s.cfg.Store.RevisionHeads(ctx, d.ID, -1, recentRevisions)
 	if err != nil {
@@ -251,8 +251,8 @@ func statesOf(v *boot.Verdict) map[string]string {
 	return states
 }
 
-// unmet compares the states of the parts of a boot with the required states. For the first part
-// with another state, it returns the part and the required state.
+// unmet compares the states of the parts of a boot with the required states. It returns the first
+// part whose state does not satisfy the required state, and this required state.
 func unmet(states, required map[string]string) (part, state string, some bool) {
 	for _, p := range boot.Parts {
 		if want := required[p.Name]; want != "" && !boot.AtLeast(states[p.Name], want) {
@@ -263,7 +263,8 @@ func unmet(states, required map[string]string) (part, state string, some bool) {
 }
 
 // statesOfDevice returns the state of each part of a device's newest boot. It returns nil if the
-// hub has not judged a boot of the device, or if an older hub judged it without states of parts.
+// hub has not judged a boot of the device, or if an old version of the hub judged this boot without
+// its parts.
 func (s *Server) statesOfDevice(ctx context.Context, device string) (states map[string]string, err error) {
 	judged, ok, err := orMissing(s.cfg.Store.JudgedBoot(ctx, device))
 	if err != nil || !ok {
@@ -272,8 +273,9 @@ func (s *Server) statesOfDevice(ctx context.Context, device string) (states map[
 	return states, json.Unmarshal(judged.States, &states)
 }
 
-// cohortParts returns the rows that the store needs from a boot to count cohorts. If the firmware
-// measured nothing, the boot has no rows: the device must not count as a member of a cohort.
+// cohortParts returns the rows with which the store counts cohorts: one row for each part of a
+// boot, and one for the firmware's code. If the firmware measured nothing, there are no rows, so
+// that the device does not count as a member of a cohort.
 func cohortParts(v *boot.Verdict, m *boot.Measurement) (parts []store.BootPart) {
 	for _, p := range v.Parts {
 		if p.State == boot.StateNothing {

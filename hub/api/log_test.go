@@ -68,7 +68,8 @@ func TestLogsAreFollowed(t *testing.T) {
 			t.Errorf("%q: %s", bad, brief.Of(page))
 		}
 	}
-	// A caller with another owner's cursor gets the caller's own lines.
+	// Mallory sends a cursor that the hub gave to Ada. The answer has only lines of Mallory's own
+	// devices.
 	if page := want[api.LogPage](f.mallory, "POST", "/logs/cursor", map[string]string{"next-cursor": want[api.LogPage](f.ada, "GET", "/logs?cursor=true&page=1&dev="+f.boatID, nil, 200).Next}, 200); page.Count != 0 {
 		t.Errorf("%s", brief.Of(page))
 	}
@@ -167,7 +168,7 @@ func TestLogIsBoundedForEachDevice(t *testing.T) {
 	wantCode(f.boat, "POST", "/logs/", "["+strings.Repeat("{},", 1000)+"{}]", 413)
 	wantCode(f.boat, "POST", "/logs/", `{"msg":"`+strings.Repeat("x", 2<<20)+`"}`, 413)
 	wantCode(f.boat, "POST", "/logs/", `"text"`, 400)
-	// The hub keeps 8 MiB, and returns at most a mebibyte in one page.
+	// The hub keeps 8 MiB of a device's log, and returns at most 1 MiB of it in one page.
 	big := strings.Repeat("x", 15_000)
 	batch := "[" + strings.TrimSuffix(strings.Repeat(`{"msg":"`+big+`"},`, 60), ",") + "]"
 	for range 12 {

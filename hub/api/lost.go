@@ -20,8 +20,8 @@ const clockSkew = 10 * time.Minute
 
 // lostIdentity returns the identity in a verified client certificate, if the hub issued the
 // certificate after the backup and before the backup was restored. For any other certificate it
-// returns nil. A certificate from before the backup is not lost: the hub has no record of it
-// because its enrolment expired without an activation.
+// returns nil. If the hub has no record of a certificate that it issued before the backup, the
+// restore is not the cause: the certificate was never activated, so its enrolment expired.
 func (s *Server) lostIdentity(leaf *x509.Certificate) *pki.Identity {
 	restore := s.cfg.Restore
 	if restore == nil {

@@ -321,8 +321,8 @@ func bootEvent(nick string, v *wire.BootVerdict) store.Event {
 }
 
 // reportBackwards records an event if the TPM's counters are lower than in the TPM's previous
-// attestation. This is the device's last measurement or, if there is no measurement, the device's
-// onboarding request.
+// attestation. The previous attestation is in the device's last measurement or, if there is no
+// measurement, in the device's onboarding request.
 func (s *Server) reportBackwards(r *http.Request, d store.Device, e store.Enrolment, last store.Boot, m *boot.Measurement) {
 	var before boot.Counters
 	var earlier boot.Measurement
@@ -368,9 +368,9 @@ func ownConnection(r *http.Request) *connState {
 }
 
 // On one connection of a device, the hub may request askBurst measurements without delay, then one
-// in each askEvery. The hub limits these requests because a single sign of a clone may also come
-// from a TPM that was cleared. There is no limit while clones are suspected, because the hub needs
-// several measurements to be certain.
+// in each askEvery. The hub needs several measurements to be certain of a clone, so there is no
+// limit while it suspects one. In other cases there is a limit, because a cleared TPM can also
+// cause a single sign of a clone.
 const (
 	askEvery = 10 * time.Minute
 	askBurst = 4

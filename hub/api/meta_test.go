@@ -116,8 +116,8 @@ func TestNumbersComeBackAsTheyWereWritten(t *testing.T) {
 	}
 }
 
-// An older hub stored metadata that is too deep or malformed. The hub's answers leave out this part
-// of the metadata and contain the rest. The owner can delete the malformed metadata.
+// The database has metadata of an old version of the hub, which is too deep or malformed. The hub's
+// answers leave out only the values that cannot be read. The owner can delete these values.
 func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -183,8 +183,8 @@ func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 	want[api.DeviceView](second, "GET", "/device", nil, 200)
 }
 
-// The hub checks the size limit against the metadata when it writes a patch, and not when the
-// request arrives.
+// Many patches at the same time cannot make the metadata larger than the limit, because the hub
+// checks the size when it writes each patch, and not when the request arrives.
 func TestConcurrentPatchesKeepTheMetadataBound(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)

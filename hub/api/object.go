@@ -180,8 +180,8 @@ func (s *Server) showObject(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// revisionObject finds the object {sha} of the revision in the path, and the caller's credential
-// for its URL.
+// revisionObject finds the object {sha} of the revision in the path. It also returns the caller's
+// credential, which the hub needs to sign the object's URL.
 func (s *Server) revisionObject(r *http.Request) (store.Object, credential, error) {
 	revision, err := s.readableRevision(r)
 	if err != nil {

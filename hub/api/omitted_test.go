@@ -131,8 +131,9 @@ func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 	}
 }
 
-// If the device sent CA certificates with its EK certificate, the hub stores the CA certificates
-// together with the EK certificate.
+// A device sent its EK certificate and CA certificates, and the hub refused the device because of
+// its TPM's maker. The device then omits the EK certificate or the CA certificates. The hub refuses
+// the device again, because it stored all these certificates together.
 func TestLeavingOutTheChipsOwnChainChangesNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -299,9 +300,9 @@ func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
 	refused(t, s.post(t, s.request(t, withoutCertificate(joined))), 403, "policy")
 }
 
-// A line of an owner's EK list either approves an EK without a certificate, or requires a
-// certificate. A line of the operator's EK list may also require a certificate, but approves no EK
-// for the owner.
+// A line of an EK list can require that the EK has a trusted certificate. On an owner's list, a
+// line without this requirement approves the EK, even if the EK has no certificate. On the
+// operator's list, no line approves an EK for an owner.
 func TestEKListDemandsACertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -326,7 +327,8 @@ func TestEKListDemandsACertificate(t *testing.T) {
 }
 
 // Before an owner approves a machine without an EK certificate, the owner can read what the missing
-// certificate may hide. The text is on the machine, on the page and in the command's output.
+// certificate may hide. The text is in the hub's answer to the machine, on the web page and in the
+// API.
 func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

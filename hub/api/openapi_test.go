@@ -368,7 +368,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	}
 
 	// Requests about Ada's boot rules: manifest keys, manifests, and decisions about cohorts. The
-	// requests about keys share a rate limit with sign-ins.
+	// rate limit is switched off, because the requests about keys share it with sign-ins.
 	s.Server.Unlimited()
 	k := newSigner(t)
 	key := map[string]string{"name": "release", "key": k.pem, "password": hubtest.Password}

@@ -13,7 +13,8 @@ import (
 // urgency says how important it is to answer a request while the hub is overloaded.
 type urgency int
 
-// The urgencies of requests. The hub always admits these kinds of requests:
+// The urgencies of requests. The urgency `always` means that the hub admits the request even when
+// it is overloaded. These kinds of requests have this urgency:
 //   - requests that wait in a separate queue,
 //   - requests that run for a long time,
 //   - requests that show whether the hub works.
@@ -95,8 +96,8 @@ func (o *overload) leave() {
 	o.served.Add(1)
 }
 
-// tick ends the current second. The caller holds o.mu. If the clock was set back, a new second
-// begins.
+// tick begins a new second if the clock shows another second than o.second. This second may also be
+// an earlier one, if the clock was set back. The caller holds o.mu.
 func (o *overload) tick(now time.Time) {
 	passed := now.Unix() - o.second
 	if passed == 0 {

@@ -47,8 +47,8 @@ func (s *Server) renderPage(w http.ResponseWriter, r *http.Request, status int, 
 	return s.writeHTML(w, status, page.Bytes())
 }
 
-// renderPart answers with one template from the file of a page's templates. The browser uses the
-// answer to update a part of the page.
+// renderPart answers with a part of a page. `name` is the file of the page's templates, and `part`
+// is a template in this file. The browser replaces this part of the page with the answer.
 func (s *Server) renderPart(w http.ResponseWriter, r *http.Request, name, part string, p ui.Page) error {
 	s.fillPage(nil, r, &p)
 	var page bytes.Buffer
@@ -275,16 +275,16 @@ func (s *Server) asset(w http.ResponseWriter, r *http.Request) error {
 
 // hintAssets sends the addresses of the static files that every page needs, in an informational
 // answer (103 Early Hints). So a browser with an empty cache loads these files while the hub makes
-// the page, and while the browser starts a process for the page. Only a person who comes from
-// elsewhere gets the hint: after a page of the hub, the files are in the browser's cache. Some
-// HTTP/1.1 clients do not expect an informational answer, so they get none.
+// the page, and while the browser starts a process for the page. If a person follows a link on a
+// page of the hub, the browser gets no hint, because the files are already in its cache. HTTP/1.1
+// clients get no hint either, because some of them do not expect an informational answer.
 func hintAssets(rt *route, w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor < 2 || r.Method != http.MethodGet || !rt.servesPage() ||
 		r.Header.Get("Sec-Fetch-Mode") != "navigate" || r.Header.Get("Sec-Fetch-Site") == "same-origin" {
 		return
 	}
-	// The other headers belong to the final answer: their policy allows no files before the page
-	// sets its own policy.
+	// The informational answer must have only the header Link. The headers that are already set
+	// include a Content-Security-Policy that allows no files. The final answer has another policy.
 	h := w.Header()
 	kept := maps.Clone(h)
 	clear(h)

@@ -22,8 +22,8 @@ const (
 	bootRuleBody = 2*maxManifest + 8<<10
 )
 
-// previewKeyOnPage shows the public key in the form, and what the hub would do with it. It stores
-// nothing.
+// previewKeyOnPage shows the public key that the person typed, and what the hub would do with this
+// key. It stores nothing.
 func (s *Server) previewKeyOnPage(w http.ResponseWriter, r *http.Request) error {
 	file, content, err := fileOrText(r, "key", maxManifest)
 	if err != nil {
@@ -60,7 +60,7 @@ func (s *Server) renderNewKey(w http.ResponseWriter, r *http.Request, status int
 		return err
 	}
 	p := &ui.BootRulePage{Title: "Add a key", Subject: "Public key", Facts: facts, Action: bootKeyPath, Confirm: "Add the key", Password: true, PasswordProblem: passwordProblem,
-		Effect: "The hub then accepts manifests that this key signs. Anyone with the private key decides which boots the hub expects. Compare the SHA-256 with the SHA-256 that “gangway manifest key create” printed.",
+		Effect: "After you add the key, the hub accepts manifests that this key signs. Anyone with the private key decides which boots the hub expects. Compare the SHA-256 with the SHA-256 that “gangway manifest key create” printed.",
 		Hidden: map[string]string{"name": k.Name, "key": text}}
 	return s.renderBootRule(w, r, status, p)
 }
@@ -169,7 +169,7 @@ func (s *Server) previewManifestOnPage(w http.ResponseWriter, r *http.Request) e
 		return s.manifestFormProblem(w, r, text, err)
 	}
 	p := &ui.BootRulePage{Title: "Add a manifest", Subject: "Manifest", Facts: manifestFacts(row, m), Action: bootManifestPath, Confirm: "Add the manifest",
-		Effect: "The signature is valid. The hub then expects this system on each device with a revision that names this system, and on each device with revisions that name no other system.",
+		Effect: "The signature is valid. After you add the manifest, the hub expects this system on each device with a revision that names this system, and on each device whose revisions name no system at all.",
 		Hidden: map[string]string{"manifest": text}}
 	return s.renderBootRule(w, r, http.StatusOK, p)
 }

@@ -120,7 +120,7 @@ func TestPageRejectsKeysAndManifestsOfAnotherOwner(t *testing.T) {
 	if len(bob.manifestKeys()) != 1 || len(bob.manifests()) != 1 {
 		t.Error("Ada removed Bob's key or manifest")
 	}
-	// A page of another site sends the forms without the form token.
+	// Attack: a page of another site sends the forms, without the form token. The hub refuses them.
 	b.token = ""
 	for _, path := range []string{"/ui/boots/preview-key", "/ui/boots/key", "/ui/boots/key/" + k.id, "/ui/boots/preview-manifest", "/ui/boots/manifest", "/ui/boots/manifest/" + m.ID} {
 		if status, _, _ := b.send("POST", path, "x=y"); status != 403 {

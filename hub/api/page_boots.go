@@ -111,8 +111,8 @@ func versionPath(c CohortDetail, firmware string) string {
 	return path
 }
 
-// acceptCohortOnPage accepts, for the cohort of devices that the preview showed, the value that
-// they measured for a part of the boot, such as a boot loader.
+// acceptCohortOnPage accepts a measured value for one part of the boot, such as the boot loader.
+// The decision is for the cohort of devices that the preview showed.
 func (s *Server) acceptCohortOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err

@@ -34,8 +34,8 @@ func (s *scene) cohortsOf(t *testing.T, ada *person, common int) (shared, outlie
 	return shared, outlier
 }
 
-// One device of many has another firmware than the other devices. The page lists this outlier
-// before the change that all other devices have in common.
+// Many devices measured the same changed firmware, and one device measured different firmware. The
+// page lists this one device, the outlier, before the change that the other devices have in common.
 func TestOutliersComeFirst(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -100,7 +100,7 @@ func TestCohortIsAcceptedAndUndoneOnThePage(t *testing.T) {
 	if status, page, _ := b.send("POST", "/ui/boots/accept", accept(0)); status != 400 {
 		t.Errorf("%d %s", status, text(page))
 	}
-	// A page of another site sends the form without the form token.
+	// Attack: a page of another site sends the form, without the form token. The hub refuses it.
 	token := b.token
 	b.token = ""
 	if status, _, _ := b.send("POST", "/ui/boots/accept", accept(1)); status != 403 {

@@ -13,9 +13,9 @@ import (
 )
 
 // A machine with a claim code asks the hub every three seconds whether somebody has claimed it. For
-// a minute after such a request, a person can type the short form of the code, and the hub finds
-// the machine. This reveals only the machine's IP address. A client that polls already has the
-// code, and a person who types the short form sees the short form on the machine's screen.
+// a minute after such a request, the hub finds the machine if a person types the short form of the
+// code. From this, the person learns only the machine's IP address, because the person can read the
+// code itself on the machine's screen.
 const (
 	claimPath = "/ui/onboard/claim"
 	// claimRefresh is the time after which a browser without JavaScript loads the page about a

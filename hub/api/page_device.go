@@ -67,7 +67,7 @@ func init() {
 	}
 }
 
-// deviceView is the data of a device's page, and the data that several tabs need to fill it.
+// deviceView is the data of a device's page, and further data that several tabs need.
 type deviceView struct {
 	*ui.DevicePage
 	boot   string          // store.BootState

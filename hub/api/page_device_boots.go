@@ -13,10 +13,9 @@ import (
 	"gangway/hub/ui"
 )
 
-// Bounds of the tab "Boots", which keep the page small: a measurement may have boot.MaxEvents
-// events. pcrEvents is the largest number of events that the tab shows for a PCR. bootChanges is
-// the largest number of changes of the latest measurement. pastWords is the largest number of
-// changes of each earlier measurement.
+// These bounds keep the tab "Boots" small. pcrEvents is the largest number of events that the tab
+// shows for a PCR. bootChanges is the largest number of changes that it shows for the latest
+// measurement, and pastWords the largest number that it shows for each earlier measurement.
 const (
 	pcrEvents   = 40
 	bootChanges = 100

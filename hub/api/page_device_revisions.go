@@ -275,9 +275,9 @@ func (s *Server) typedRevision(r *http.Request, d store.Device) (*ui.RevisionPre
 	return p, state, nil
 }
 
-// postTyped posts the revision that a preview showed. The revision's number follows the number of
-// the preview's newest revision. If another revision was posted after the preview, the preview is
-// wrong, so the hub refuses the revision.
+// postTyped posts the revision that a preview showed. The preview compared this revision with the
+// device's newest revision at that time. If another revision was posted after the preview, the
+// comparison is wrong, so postTyped returns an error.
 func (s *Server) postTyped(r *http.Request, d store.Device, p *ui.RevisionPreview, state *trail.State) (int, error) {
 	seen, ok := revNumber(r.PostFormValue("newest"))
 	if !ok || seen != p.Newest {

@@ -49,7 +49,7 @@ func (s *Server) fillSettings(_ *http.Request, v *deviceView) error {
 		t.Lost = append(t.Lost, "The device's secret stops working at once: the hub refuses the device from now on.")
 	}
 	if v.newest != nil {
-		t.Lost = append(t.Lost, fmt.Sprintf("The device's trail with %s, the newest with number %d, is removed.", counted(v.newest.Rev+1, "revision"), v.newest.Rev))
+		t.Lost = append(t.Lost, fmt.Sprintf("The device's trail with %s is removed. The newest revision has the number %d.", counted(v.newest.Rev+1, "revision"), v.newest.Rev))
 	}
 	if n := len(d.UserMeta) + len(d.DeviceMeta); n > 0 {
 		t.Lost = append(t.Lost, fmt.Sprintf("The device's metadata is deleted: %s in the user-meta, %s in the device-meta.", counted(len(d.UserMeta), "key"), counted(len(d.DeviceMeta), "key")))

@@ -240,7 +240,8 @@ func TestTrustTabShowsWhatWasVerified(t *testing.T) {
 	says(t, b.tab(id, "trust&link=connection"), "The hub refuses its requests", "The boot was never measured.")
 }
 
-// A device without a TPM shows that nothing was examined, and offers no certificate.
+// For a device without a TPM, the tab "Trust" says that the hub examined nothing, and offers no
+// certificate to download.
 func TestTrustTabOfADeviceWithoutATPM(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -464,7 +465,8 @@ func TestRevisionsArePostedRolledBackAndCancelledOnThePage(t *testing.T) {
 	}
 	b.act(id, "revisions/3/cancel", "act", "cancel") // the hub redirects to the page, which shows the reason
 	says(t, b.tab(id, "revisions&rev=3"), "cancelled")
-	// An earlier version failed here: the list of the revisions before the first revision is empty.
+	// The list of the revisions before the first revision is empty. An earlier version of the hub
+	// failed to show this empty list.
 	if status, body, _ := b.send("GET", "/ui/devices/"+id+"?tab=revisions&before=0", ""); status != 200 || !strings.Contains(string(body), "There is no older revision") || !strings.Contains(string(body), "?tab=revisions\"") {
 		t.Errorf("before the first revision: %d %s", status, brief.Of(body))
 	}

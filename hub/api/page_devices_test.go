@@ -322,8 +322,8 @@ func TestLiveEndsWithItsSession(t *testing.T) {
 	t.Error("the stream is open after the session")
 }
 
-// An account can have only 8 streams of live changes. When the browser closes the streams, no
-// goroutine of theirs remains.
+// An account can have only 8 streams of live changes. When the browser closes the streams, their
+// goroutines end.
 func TestLiveConnectionsAreBoundedAndLeaveNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -94,8 +94,8 @@ var exportColumns = []struct {
 	{"seen", true, []string{"last-seen"}, func(d *store.DeviceRow) []string { return []string{d.LastSeen.UTC().Format(time.RFC3339)} }},
 }
 
-// plainCell puts a ' before a text that a spreadsheet would read as a formula: a text that begins
-// with one of these characters. A negative number stays as it is.
+// plainCell puts a ' before a text that a spreadsheet could read as a formula, such as a text that
+// begins with =, + or @. A negative number stays as it is.
 func plainCell(text string) string {
 	if text == "" || !strings.ContainsRune("=+-@\t\r\n|%", rune(text[0])) {
 		return text

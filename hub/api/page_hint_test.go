@@ -14,9 +14,9 @@ import (
 	"gangway/internal/brief"
 )
 
-// A browser that opens a page from elsewhere gets the addresses of the page's static files before
-// the page. The hint has nothing else, and the page keeps its own policy. Requests that are not
-// such a visit get no hint.
+// A person opens a page of the hub from another site, or types its address. Before the page, the
+// browser gets a hint with the addresses of the page's static files, and with no other headers. The
+// page has its own policy. A request from a page of the hub, or from a program, gets no hint.
 func TestStaticFilesAreHintedBeforeThePage(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -231,8 +231,8 @@ func (s *Server) buildWith(ctx context.Context, w http.ResponseWriter, r *http.R
 	return nil
 }
 
-// imageRefusal converts a Problem to an imageFailure. The form shows an imageFailure although the
-// person cannot correct the cause in the form.
+// imageRefusal converts a Problem to an imageFailure. So the page shows the problem above the form,
+// even if the person cannot correct the problem in the form.
 func imageRefusal(err error) error {
 	var p *Problem
 	if errors.As(err, &p) {

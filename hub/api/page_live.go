@@ -220,7 +220,7 @@ func (s *Server) showLive(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer s.live.leave(owner, one)
 	connection := http.NewResponseController(w)
-	// The deadlines of other requests would end the connection after a minute.
+	// Disable the usual read deadline, which would end the connection after a minute.
 	if err := connection.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}

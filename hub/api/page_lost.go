@@ -13,8 +13,8 @@ const (
 	lostRows = 50
 )
 
-// showLost is the page that lists an owner's lost devices: devices whose records were lost in a
-// restore.
+// showLost answers with the page that lists an owner's lost devices: devices whose records were
+// lost in a restore.
 func (s *Server) showLost(w http.ResponseWriter, r *http.Request) error {
 	p := &ui.LostPage{}
 	after := r.URL.Query().Get("after")
@@ -36,8 +36,8 @@ func (s *Server) showLost(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPage(w, r, http.StatusOK, "lost", ui.Page{Title: "Lost devices", Section: ui.SectionDevices, Data: p, Wide: true})
 }
 
-// hasLost reports whether a restore lost records of the account's devices. On a hub that was never
-// restored it reads nothing.
+// hasLost reports whether a restore lost records of the account's devices. If the hub was never
+// restored, hasLost does not read the database.
 func (s *Server) hasLost(r *http.Request) (bool, error) {
 	if s.cfg.Restore == nil {
 		return false, nil

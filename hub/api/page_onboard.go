@@ -12,7 +12,8 @@ import (
 const (
 	// tokenRows is the number of join tokens on a page of the list.
 	tokenRows = 50
-	// onboardPath is the list of join tokens, which is the first page of the section "Onboard".
+	// onboardPath is the address of the list of join tokens: the first page of the section
+	// "Onboard".
 	onboardPath = "/ui/onboard"
 )
 
@@ -38,8 +39,8 @@ func onboardTabs(current string) []ui.Tab {
 	return tabs
 }
 
-// showTokens is the list of join tokens, newest first. ?soon=1 lists the tokens that expire soon,
-// in the order of their expiry.
+// showTokens answers with the list of join tokens, newest first. With ?soon=1, the list has only
+// the tokens that expire soon, in the order of their expiry.
 func (s *Server) showTokens(w http.ResponseWriter, r *http.Request) error {
 	ctx, account, now, q := r.Context(), accountOf(r), s.cfg.Now(), r.URL.Query()
 	soon, err := s.cfg.Store.JoinTokensExpiring(ctx, account.ID, now, now.Add(expiresSoon), tokensSoon)
@@ -70,7 +71,7 @@ func (s *Server) showTokens(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPage(w, r, http.StatusOK, "tokens", ui.Page{Title: "Onboard", Section: ui.SectionOnboard, Data: d, Wide: true})
 }
 
-// tokensSoonPath is the list of the join tokens that expire soon.
+// tokensSoonPath is the address of the list of the join tokens that expire soon.
 const tokensSoonPath = onboardPath + "?soon=1"
 
 // tokenPath returns the address of a join token's page.

@@ -35,12 +35,12 @@ const (
 
 const (
 	ownersOnPage = 100
-	// versionDevices is the largest number of devices whose versions a page counts, because the
-	// metadata of a device may have half a megabyte. versionRows is the largest number of versions
-	// that a page shows.
+	// A page counts the agent versions of at most versionDevices devices. For each of these
+	// devices, the hub reads metadata of up to half a megabyte. The page shows at most versionRows
+	// versions.
 	versionDevices, versionRows = 200, 50
-	// certificateSoon is a length of time. The pages' certificate needs attention if it expires
-	// within certificateSoon, because ACME and similar tools renew a certificate earlier.
+	// If the TLS certificate of the web pages expires within certificateSoon, the operator must
+	// act: ACME and similar tools would have renewed the certificate before that.
 	certificateSoon = 14 * 24 * time.Hour
 )
 
@@ -84,13 +84,13 @@ func (s *Server) fillOwners(r *http.Request, p *ui.OperatorPage) error {
 	return nil
 }
 
-// versionForm is the form of an agent's version. Devices write their version themselves, and the
-// operator must see no text of an owner's device, so the page shows no other text.
+// versionForm matches an agent's version. A device sets its version itself, and may send any text.
+// The page shows only texts that match, because the operator must not see texts of owners' devices.
 var versionForm = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^(devel|v?[0-9]{1,5}(\.[0-9]{1,5}){1,3}([-+][0-9A-Za-z.+-]{1,30})?)$`)
 })
 
-// fillVersions counts the agents' versions of the devices that contacted the hub last.
+// fillVersions counts the versions of the agents on the devices that contacted the hub last.
 func (s *Server) fillVersions(r *http.Request, p *ui.OperatorPage) (err error) {
 	account := accountOf(r).ID
 	if !s.previews.acquire(account) {
@@ -140,8 +140,8 @@ func share(n, total int64) int {
 	return int(min(float64(max(n, 0))/float64(total)*100, 999))
 }
 
-// tpmIDs has the vendor ids of TPM makers (TCG TPM Vendor ID Registry). The key is the name of the
-// maker's folder, as collections of makers' certificates use it.
+// tpmIDs has the vendor ids of TPM makers (TCG TPM Vendor ID Registry). The keys are the makers'
+// names in the trust store, in lower case.
 var tpmIDs = map[string]string{
 	"amd": "AMD", "atmel": "ATML", "infineon": "IFX", "intel": "INTC", "microsoft": "MSFT", "nationz": "NTZ", "nuvoton": "NTC", "stmicro": "STM",
 	"qualcomm": "QCOM", "google": "GOOG", "ibm": "IBM", "samsung": "SMSN", "lenovo": "LEN", "vmware": "VMW",
@@ -263,7 +263,8 @@ func (s *Server) ownCertificates() []ui.OperatorCertificate {
 	return append(list, pages)
 }
 
-// refusals returns the counts of a metric of refused requests, by error code.
+// refusals returns the number of refused requests for each error code, from the metric `of`. `what`
+// says what these requests asked for, such as "onboarding".
 func refusals(what string, of *prometheus.CounterVec) (list []ui.OperatorRefusals) {
 	metrics := make(chan prometheus.Metric)
 	go func() {

@@ -160,8 +160,8 @@ func TestOperatorSeesRefusalsByCode(t *testing.T) {
 	}
 }
 
-// The health page shows that the pages' certificate is missing or expires soon, and shows the
-// remedy.
+// If the TLS certificate of the web pages is missing or expires soon, the health page says so, and
+// shows the remedy.
 func TestOperatorSeesAnExpiredPageCertificate(t *testing.T) {
 	t.Parallel()
 	p := newPageScene(t)
@@ -178,8 +178,8 @@ func TestOperatorSeesAnExpiredPageCertificate(t *testing.T) {
 }
 
 // For each version of the agent, the operator sees how many devices of all owners run it. A device
-// sets its version itself. If the text is not a version, it is only counted, so that the page shows
-// no text of an owner's device.
+// sets its version itself. If a device's text is not a version, the page counts the device, but
+// does not show the text.
 func TestOperatorSeesVersionsAndNoOtherText(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -10,7 +10,8 @@ import (
 )
 
 const (
-	// facetsOnPage is the number of values of each field that the page shows.
+	// facetsOnPage is how many values the page shows for each field, such as the most frequent
+	// models.
 	facetsOnPage = 6
 	// arrivalDays is the number of days in the chart.
 	arrivalDays = 30
@@ -19,7 +20,7 @@ const (
 	expiresSoon, tokensSoon = 7 * 24 * time.Hour, 100
 )
 
-// showOverview is the page that a person sees after signing in.
+// showOverview answers with the page that a person sees after signing in.
 func (s *Server) showOverview(w http.ResponseWriter, r *http.Request) error {
 	o, err := s.numbers(r)
 	if err != nil {
@@ -31,7 +32,7 @@ func (s *Server) showOverview(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPage(w, r, http.StatusOK, "overview", ui.Page{Title: "Overview", Section: ui.SectionOverview, Data: o})
 }
 
-// showNumbers is the part of the overview that the browser updates.
+// showNumbers answers with the part of the overview that the browser updates.
 func (s *Server) showNumbers(w http.ResponseWriter, r *http.Request) error {
 	o, err := s.numbers(r)
 	if err != nil {

@@ -22,9 +22,8 @@ const (
 	// policyFormBody bounds the form of a policy, in bytes. The encoding of forms makes text up to
 	// three times as long.
 	policyFormBody = 3*policy.MaxSize + 16<<10
-	// previewDevices and previewWaiting are the numbers of devices and of waiting machines that a
-	// preview judges. One judgement takes about a millisecond. previewRows is the number of changes
-	// that a preview shows.
+	// A preview judges at most previewDevices devices and previewWaiting waiting machines, because
+	// one judgement takes about a millisecond. It shows at most previewRows changes.
 	previewDevices, previewWaiting, previewRows = 200, 50, 50
 )
 
@@ -54,8 +53,8 @@ type policies struct {
 	hubDoc, ownDoc *policy.Document // nil: none
 }
 
-// version returns a hash of both policies. putPreviewed compares the hash with the hash of the
-// preview, to notice a change after the preview.
+// version returns a hash of both policies. The form of a preview contains this hash. When the form
+// comes back, putPreviewed compares the hashes, to notice a change after the preview.
 func (p *policies) version() string {
 	return fmt.Sprintf("%x", sha256.Sum256([]byte(p.hub.Text+"\x00"+p.own.Text)))
 }
@@ -81,7 +80,7 @@ func (s *Server) readPolicies(ctx context.Context, owner string) (p policies, er
 	return p, nil
 }
 
-// showPolicyPage is the page of the policy.
+// showPolicyPage answers with the page of the policy.
 func (s *Server) showPolicyPage(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPolicy(w, r, http.StatusOK, func(p *ui.PolicyPage, _ *policies) error {
 		if r.URL.Query().Get("example") != "" && p.Text == "" {
@@ -91,8 +90,8 @@ func (s *Server) showPolicyPage(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// renderPolicy answers with the page of the policy. If `change` is not nil, it changes the filled
-// page.
+// renderPolicy answers with the page of the policy. The function `change`, if not nil, alters the
+// page before it is sent.
 func (s *Server) renderPolicy(w http.ResponseWriter, r *http.Request, status int, change func(*ui.PolicyPage, *policies) error) error {
 	in, err := s.readPolicies(r.Context(), accountOf(r).ID)
 	if err != nil {
@@ -121,7 +120,7 @@ func trustTabs(current string) []ui.Tab {
 }
 
 // typedPolicy returns the text of the form with line feeds only, because browsers send CR LF. A
-// text of white space becomes "".
+// text that is only white space becomes "".
 func typedPolicy(r *http.Request) string {
 	text := strings.ReplaceAll(r.PostForm.Get("text"), "\r\n", "\n")
 	if strings.TrimSpace(text) == "" {
@@ -296,8 +295,8 @@ func rankOf(b ui.Badge) int {
 }
 
 // cutByParts returns a sentence if the new policy would no longer admit a device because of a part
-// of its boot, such as the boot loader. In other cases it returns "", also if the present policy
-// already refuses the device for this reason.
+// of its boot, such as the boot loader. In other cases it returns "". One of these cases is that
+// the present policy already refuses the device for this reason.
 func (s *Server) cutByParts(ctx context.Context, t *onboard.Trial, d *store.DeviceRow) (string, error) {
 	now, would := t.BootParts()
 	if len(would) == 0 || d.Enrolment == (store.Hash{}) {

@@ -26,7 +26,7 @@ func hidden(page, name string) string {
 	return html.UnescapeString(m[1])
 }
 
-// previewed previews a policy on the page.
+// previewed previews a policy, and returns the page with the preview.
 func (b *browser) previewed(text string) string {
 	b.t.Helper()
 	return b.posts(policyPage, 200, "act", "preview", "text", text, "version", hidden(b.page(policyPage), "version"))

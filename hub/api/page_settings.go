@@ -32,8 +32,9 @@ var apiTokenRights = []struct{ name, title, words string }{
 // apiTokenLives are the lifetimes that the form offers for an API token, in days.
 var apiTokenLives = []int{7, 30, 90, 180, 365}
 
-// renderSettings answers with a tab of the settings. If `change` is not nil, it changes the filled
-// tab: it adds the text that a person typed, and an error message beside it.
+// renderSettings answers with a tab of the settings. The function `change`, if not nil, alters the
+// tab before it is sent: it adds the text that a person typed, and an error message beside the
+// text.
 func (s *Server) renderSettings(w http.ResponseWriter, r *http.Request, status int, tab string, change func(*ui.SettingsPage)) error {
 	p := &ui.SettingsPage{}
 	for _, t := range []ui.Tab{{Name: "Account", Path: settingsPath}, {Name: "Sessions", Path: sessionsPath}, {Name: "API tokens", Path: apiTokensPath}} {

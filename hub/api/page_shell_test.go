@@ -15,8 +15,8 @@ import (
 )
 
 // A request that changes something is refused if it has the browser's cookie, but not the session's
-// form token. The test sends such a request to every route that admits a session, of the pages and
-// of the API.
+// form token. The test sends such a request to every route that admits a session. These routes
+// include both web pages and the API.
 func TestFormWithoutItsTokenIsRefused(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -125,8 +125,8 @@ func TestSignedOutVisitorComesBack(t *testing.T) {
 	}
 }
 
-// An attacker sets the cookie that contains a page's notice in a person's browser. The page shows
-// the cookie's text without its markup, and has no link to the attacker's site.
+// The notice on a page comes from a cookie. An attacker plants such a cookie in a person's browser.
+// The page does not interpret markup in the notice, and has no link to the attacker's site.
 func TestPlantedNoticeIsHarmless(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

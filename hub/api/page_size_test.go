@@ -21,7 +21,7 @@ import (
 // first load stays below 100 kB.
 const pageBytes = 64 << 10
 
-// long returns a text of n bytes whose characters need five bytes each on a page.
+// long returns n quotation marks. Each becomes five bytes on a page, because HTML escapes it.
 func long(n int) string { return strings.Repeat(`"`, n) }
 
 // numbered returns a text of n bytes that begins with a number, so that the texts differ.
@@ -151,8 +151,8 @@ func TestHostileFormMakesNoLargePage(t *testing.T) {
 	}
 }
 
-// If a state is too long for the form of its preview, the person sends the same file again. The hub
-// posts the state only if the file has not changed.
+// A long state does not fit into the form of its preview. So after the preview, the person uploads
+// the state's file again. The hub posts the state only if the file is the same as in the preview.
 func TestLongStateIsPostedFromTheSameFile(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

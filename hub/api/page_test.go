@@ -208,8 +208,9 @@ type codes struct {
 	status    int               // the HTTP status in the call that makes the code; 0: statusOf returns it
 }
 
-// keys has the beginnings of the codes that the checks in package evidence make, one for each kind
-// of key: EK, IAK and IDevID key. lacks has the endings of the codes for missing attributes.
+// The checks of keys in package evidence join their codes from two parts. keys has the first parts,
+// one for each kind of key: EK, IAK and IDevID key. lacks has the second parts, one for each
+// missing attribute.
 var (
 	keys  = []string{"ek", "iak", "idevid"}
 	lacks = []string{"not-fixed-tpm", "not-fixed-parent", "not-tpm-made", "not-signing"}

@@ -24,7 +24,7 @@ const (
 	maxMetaLines = 100
 )
 
-// newTokenForm is the form for a new join token.
+// newTokenForm answers with the form for a new join token.
 func (s *Server) newTokenForm(w http.ResponseWriter, r *http.Request) error {
 	return s.renderTokenForm(w, r, http.StatusOK, ui.TokenForm{Expires: span.Format(defaultTokenLife)})
 }
@@ -44,7 +44,7 @@ func (s *Server) renderTokenForm(w http.ResponseWriter, r *http.Request, status 
 // to keep the secret until the second request. Browsers do not store the page (Cache-Control:
 // no-store).
 //
-// To download the token file, the page has a form that sends the secret back in its body, and
+// For the download of the token file, the page has a form that sends the secret back in its body.
 // downloadTokenFile answers with the file. A link to a data: URL would not need this request. But
 // that URL would contain the secret, and browsers write the URLs of downloads into their history.
 // Browsers do not write the body of a form into their history, and the hub does not log the body.
@@ -219,8 +219,8 @@ func (s *Server) downloadTokenFile(w http.ResponseWriter, r *http.Request) error
 	return err
 }
 
-// showToken is the page of a join token. The page cannot show the secret, because the hub does not
-// store it.
+// showToken answers with the page of a join token. The page cannot show the secret, because the hub
+// does not store it.
 func (s *Server) showToken(w http.ResponseWriter, r *http.Request) error {
 	t, err := s.ownToken(r)
 	if err != nil {

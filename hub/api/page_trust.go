@@ -33,9 +33,9 @@ const (
 	checkBody = 2*maxChecked + 64<<10
 )
 
-// showMakers is the page of the trusted TPM makers. All owners of the hub share one trust store,
-// and one owner must not be able to make the other owners trust a maker. So owners can only read
-// the trust store. The operator changes the trust store (see page_trustchange.go).
+// showMakers answers with the page of the trusted TPM makers. All owners of the hub share one trust
+// store, and one owner must not be able to make the other owners trust a maker. So owners can only
+// read the trust store. The operator changes the trust store (see page_trustchange.go).
 func (s *Server) showMakers(w http.ResponseWriter, r *http.Request) error {
 	return s.renderMakers(w, r, http.StatusOK, nil)
 }
@@ -124,7 +124,7 @@ func fitsMaker(row ui.MakerRow, words []string) bool {
 
 func (s *Server) makerRow(e *trust.Entry) ui.MakerRow {
 	row := ui.MakerRow{Maker: e.Maker, Name: e.Name(), SHA256: hex.EncodeToString(e.Fingerprint[:]), Source: e.Source, Badge: ui.Badge{Tone: "ok", Text: "trusted"},
-		Kind: "intermediate: only a link in chains", Until: e.Cert.NotAfter, Expired: s.cfg.Now().After(e.Cert.NotAfter)}
+		Kind: "intermediate: only a link in chains to a root", Until: e.Cert.NotAfter, Expired: s.cfg.Now().After(e.Cert.NotAfter)}
 	if e.Root {
 		row.Kind = "root"
 	}
@@ -198,7 +198,7 @@ func checkedFile(r *http.Request) (name string, content []byte, err error) {
 }
 
 // fileOrText returns the file in the form. If the form has no file, it returns the field `field`.
-// If the file is larger than `most` bytes, `content` is larger than `most` bytes too.
+// It returns at most most+1 bytes of a file, so that the caller can refuse a larger file.
 func fileOrText(r *http.Request, field string, most int64) (name string, content []byte, err error) {
 	if err := readFileForm(r); err != nil {
 		return "", nil, err

@@ -31,8 +31,8 @@ const (
 	// maxAdded and maxAddedBytes bound the certificates of one change. So the preview, which
 	// contains the certificates, stays a small page.
 	maxAdded, maxAddedBytes = 20, 48 << 10
-	// effectDevices, effectWaiting and effectOwners are the numbers of devices, waiting machines
-	// and owners that a preview examines.
+	// A preview examines at most effectDevices devices, effectWaiting waiting machines and
+	// effectOwners owners.
 	effectDevices, effectWaiting, effectOwners = 400, 100, 1000
 	// maxShownText is the largest refused text that the page shows again, in bytes.
 	maxShownText = 8 << 10
@@ -68,12 +68,12 @@ func (s *Server) renderTrustChange(w http.ResponseWriter, r *http.Request, statu
 	return s.renderPage(w, r, status, "trustchange", ui.Page{Title: "TPM makers", Section: ui.SectionOperator, Data: p})
 }
 
-// showAddMakers is the form for new makers' certificates.
+// showAddMakers answers with the form for new makers' certificates.
 func (s *Server) showAddMakers(w http.ResponseWriter, r *http.Request) error {
 	return s.renderTrustChange(w, r, http.StatusOK, &ui.TrustChangePage{Adding: true})
 }
 
-// addMakers previews or makes the import of makers' certificates.
+// addMakers shows a preview of an import of makers' certificates, or imports the certificates.
 func (s *Server) addMakers(w http.ResponseWriter, r *http.Request) error {
 	name, content, err := checkedFile(r)
 	if err != nil {
@@ -159,8 +159,8 @@ func readAdded(name string, content []byte) (certs []trust.Certificate, problem 
 	return certs, ""
 }
 
-// showMaker is the page of one certificate of the trust store. If the query has ?act=, the page
-// also shows a preview of this change: remove, distrust or restore.
+// showMaker answers with the page of one certificate of the trust store. If the query has ?act=,
+// the page also shows a preview of this change: remove, distrust or restore.
 func (s *Server) showMaker(w http.ResponseWriter, r *http.Request) error {
 	makers, e, err := s.makerInPath(r)
 	if err != nil {
@@ -247,9 +247,9 @@ func (s *Server) makerPage(r *http.Request, makers *onboard.Makers, e *trust.Ent
 	return p
 }
 
-// removable reports whether the hub stops trusting a certificate after the removal of the
-// operator's import. The hub still trusts the certificate if it is also built in, or in a file that
-// 'gangway serve' reads.
+// removable reports whether the operator can make the hub stop trusting a certificate by removing
+// the operator's import of it. This is not possible if the certificate is also built in, or is in a
+// file that 'gangway serve' reads.
 func (s *Server) removable(ctx context.Context, e *trust.Entry) bool {
 	if !e.Stored || e.BuiltIn {
 		return false
@@ -262,9 +262,9 @@ func (s *Server) removable(ctx context.Context, e *trust.Entry) bool {
 	return !still
 }
 
-// makerChange returns the change that `act` names: remove, distrust or restore. It also sets the
-// description of the effect on the page. The description is empty if the certificate's state does
-// not allow the change.
+// makerChange returns the change that `act` names: remove, distrust or restore. `did` says in words
+// what the change does, such as "was removed". `did` is empty if the certificate's state does not
+// allow the change.
 func (s *Server) makerChange(r *http.Request, p *ui.TrustChangePage, e *trust.Entry, act string) (change store.TrustChange, did string) {
 	if !slices.ContainsFunc(p.Acts, func(a ui.TrustAct) bool { return a.Name == act }) {
 		return change, ""
@@ -290,7 +290,7 @@ func (s *Server) previewMaker(w http.ResponseWriter, r *http.Request, status int
 	p.Chosen = act
 	switch act {
 	case removeAct:
-		p.Confirm, p.Lost = "Remove the certificate", "The hub does not use the certificate any more. If it is an intermediate, a device may send the certificate itself. To refuse the certificate, distrust it instead. You can add the certificate again later."
+		p.Confirm, p.Lost = "Remove the certificate", "The hub does not use the certificate any more. If it is an intermediate, a device can still send it with the EK certificate. To refuse the certificate, distrust it instead. You can add the certificate again later."
 	case distrustAct:
 		p.Confirm, p.Lost = "Distrust the certificate", "For all owners, the hub refuses every chain that contains the certificate, or another certificate with the same key. You can trust the certificate again."
 	case restoreAct:
@@ -390,10 +390,10 @@ func (s *Server) sampledOwners(ctx context.Context) (owners []store.OwnerRow, mo
 	return owners, len(owners) == effectOwners, err
 }
 
-// sample calls `look` for at most `most` devices. It takes devices of every owner, those with the
-// largest `by` first. Each owner has an equal part of `most`. If an owner has fewer devices, the
-// rest of its part is for the owners with more devices. sample returns for how many devices it
-// called `look`, and how many devices the hub has.
+// sample calls `look` for at most `most` devices. It takes the same number of devices from every
+// owner. If an owner has fewer devices, sample takes more devices from the other owners. From each
+// owner, it takes the devices with the largest values of the sort key `by`. The result `looked` is
+// the number of calls of `look`, and `all` is the number of the hub's devices.
 func (s *Server) sample(ctx context.Context, most int, by store.SortKey, look func(*store.DeviceRow) error) (looked, all int, err error) {
 	counts, err := s.cfg.Store.HubCounts(ctx)
 	if err != nil {
@@ -422,7 +422,7 @@ func (s *Server) sample(ctx context.Context, most int, by store.SortKey, look fu
 	return looked, max(counts.Devices, looked), nil
 }
 
-// compareDevice compares the chains of one device's EK certificate.
+// compareDevice compares the chains of one device's EK certificate before and after the change.
 func (s *Server) compareDevice(ctx context.Context, c *comparison, d *store.DeviceRow) error {
 	e, err := s.cfg.Store.Enrolment(ctx, d.Enrolment)
 	if errors.Is(err, store.ErrNotFound) { // without a TPM, or deleted meanwhile
@@ -495,9 +495,10 @@ func (s *Server) compareWaiting(ctx context.Context, c *comparison, owner string
 	return nil
 }
 
-// chains compares the chains of one EK certificate. The result `has` reports whether the EK
-// certificate has a chain now, and `gets` whether it has a chain after the change. The result
-// `through` reports whether the present chain contains the certificate that the change is about.
+// chains compares the chains of one EK certificate before and after the change. The result `has`
+// reports whether the EK certificate has a chain now, and `gets` whether it has a chain after the
+// change. The result `through` reports whether the present chain contains the certificate that the
+// change is about.
 func (c *comparison) chains(r *evidence.Request, at time.Time) (through, has, gets bool) {
 	now := c.now.Chain(r, at)
 	through = c.about != nil && slices.ContainsFunc(now, func(cert *x509.Certificate) bool { return sha256.Sum256(cert.Raw) == c.about.Fingerprint })
@@ -543,7 +544,7 @@ func boundedFacts(der []byte) []ui.Fact {
 	return facts
 }
 
-// describedAll names the first certificates, for an event.
+// describedAll names the first certificates of the list, for the text of an event.
 func describedAll(list []trust.Entry) string {
 	const named = 3
 	var words []string

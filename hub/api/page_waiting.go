@@ -25,10 +25,11 @@ import (
 // unknown maker.
 //
 // A decision must apply only to the evidence and the questions that the page showed. So each form
-// has, for each machine, a digest of the machine's evidence and questions. The store compares the
-// digest in the transaction of the decision. A machine that arrived after the page was shown is not
-// in the form. If a machine's evidence or questions have changed, the decision about the machine is
-// not stored, and the page says so.
+// has, for each machine, a digest of the machine's evidence and questions. In the
+// transaction that stores the decision, the store compares this digest with the machine's present
+// evidence and questions. A machine that arrived after the page was shown is not in the form. If a
+// machine's evidence or questions have changed, the decision about the machine is not stored, and
+// the page says so.
 const (
 	waitingPath = "/ui/onboard/waiting"
 	// waitingRows is the number of machines that a page shows with all their facts.
@@ -52,10 +53,9 @@ var means = map[string]string{
 	"policy":                   "You make an exception to this rule for this EK. The rule does not change.",
 }
 
-// ofMaker are the codes of questions about the TPM's maker or model. Machines with such a question
-// are in one group only if the maker and the model are equal. ofReason are the codes of questions
-// with a reason that contains details of the machine. Machines with such a question are in one
-// group only if the reason is equal.
+// A person decides about a group of machines whose questions have the same codes. For some codes,
+// the machines of a group must have more in common. If a code is in ofMaker, they must have TPMs of
+// the same maker and model. If a code is in ofReason, the reasons in their questions must be equal.
 var (
 	ofMaker  = []string{evidence.CodeUntrusted, evidence.CodeKind, "ek-certificate-expired", "policy"}
 	ofReason = []string{evidence.CodeUntrusted, evidence.CodeKind, "policy", "verdict-unreadable"}
@@ -93,7 +93,7 @@ func likeness(w store.WaitingDevice, questions []ui.Question) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// showWaiting is the page of the waiting and the denied devices.
+// showWaiting answers with the page of the waiting and the denied devices.
 func (s *Server) showWaiting(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
 	room := &ui.WaitingRoom{Tabs: onboardTabs(waitingPath), Denied: query.Get("show") == "denied", Here: waitingPath}

@@ -190,8 +190,8 @@ func TestRepeatedRequestDoesNotSpoilADecision(t *testing.T) {
 	}
 }
 
-// A group has only machines with the same questions. If a question is about the maker, the model or
-// the reason, all machines of the group have the same maker, model or reason.
+// A group has only machines with the same questions. For some questions, the TPM's maker and model,
+// and the reason in the question, must be equal too.
 func TestOnlyMachinesWithTheSameQuestionsAreAlike(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -113,8 +113,8 @@ func TestWallShowsNothingOfOthersAndNoMarkup(t *testing.T) {
 	if status, _, h := nobody.request("GET", "/ui/wall/part", nil, map[string]string{"Accept": "text/html", "HX-Request": "true"}); status != 401 || h.Get("HX-Redirect") != "/sign-in" {
 		t.Errorf("signed out: %d", status)
 	}
-	// A script on a page sends a request that needs a sign-in. After the sign-in, the browser opens
-	// the page with the script again, if it is a page of this hub.
+	// A script on a page sends a request that needs a sign-in. After the sign-in, the browser
+	// returns to that page, but only if the page is on this hub.
 	for from, to := range map[string]string{
 		s.URL + "/ui/wall?scheme=system": "/sign-in?next=%2Fui%2Fwall%3Fscheme%3Dsystem",
 		"https://evil.example/claim/x":   "/sign-in",

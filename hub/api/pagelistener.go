@@ -14,11 +14,12 @@ import (
 	"gangway/wire"
 )
 
-// The pages may have their own host name and listener, with a certificate that browsers trust. That
-// listener serves the pages, and the routes that people's programs use. It requests no client
+// The web pages may have their own host name and listener, with a certificate that browsers trust.
+// This listener serves the web pages, and the API for people's programs. It requests no client
 // certificate and does not serve the routes for devices.
 
-// PageCertificate is the TLS certificate of the pages' own listener. Package webcert implements it.
+// PageCertificate is the TLS certificate of the web pages' own listener. Package webcert implements
+// it.
 type PageCertificate interface {
 	GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	// Protocols are ALPN protocols that the listener accepts besides the ALPN protocols of HTTP.
@@ -33,15 +34,15 @@ type PageCertificate interface {
 // checkPages checks PageURL and PageCertificate.
 func (c *Config) checkPages() error {
 	if (c.PageURL == "") != (c.PageCertificate == nil) {
-		return errors.New("hub: the pages need both a URL and a certificate")
+		return errors.New("hub: the web pages need both a URL and a TLS certificate")
 	}
 	if c.PageURL != "" && (!wire.IsHubURL(c.PageURL) || strings.HasSuffix(c.PageURL, "/")) {
-		return fmt.Errorf("hub: the pages' URL %q does not have the form https://host[:port]", c.PageURL)
+		return fmt.Errorf("hub: the URL %q of the web pages does not have the form https://host[:port]", c.PageURL)
 	}
 	return nil
 }
 
-// pageURL is the URL of the pages for people, without a trailing slash.
+// pageURL is the URL of the web pages, without a trailing slash.
 func (s *Server) pageURL() string {
 	if s.cfg.PageURL != "" {
 		return s.cfg.PageURL
@@ -51,7 +52,7 @@ func (s *Server) pageURL() string {
 
 type onPagesKey struct{}
 
-// onPages reports whether a request came through the pages' own listener.
+// onPages reports whether a request came through the web pages' own listener.
 func onPages(r *http.Request) bool { return r.Context().Value(onPagesKey{}) != nil }
 
 // urlFor returns the URL of the listener that received the request. A client of one listener might
@@ -63,8 +64,9 @@ func (s *Server) urlFor(r *http.Request) string {
 	return s.cfg.PublicURL
 }
 
-// deviceRoutes are further routes that only devices use. The access of these routes also admits
-// people, because the device proves its identity in the body, or has no proven identity.
+// deviceRoutes are routes that only devices use, although the route table lets people call them
+// too. The table cannot demand a device's certificate there: the device proves its identity in the
+// body, or cannot prove an identity yet.
 var deviceRoutes = []string{
 	"POST /onboard", "GET /claims/{code}", "POST /enroll/request", "POST /register", "POST /devices/register", "POST /auth/signature/verify",
 	"POST /devices",
@@ -79,19 +81,19 @@ func (rt *route) forDevices() bool {
 	return slices.Contains(deviceRoutes, rt.name())
 }
 
-// errDeviceRoute refuses a device's request on the pages' listener.
+// errDeviceRoute refuses a device's request on the listener of the web pages.
 func (s *Server) errDeviceRoute() *Problem {
 	return problem(http.StatusNotFound, "device-route", "Use "+s.cfg.PublicURL+" for devices.", "This address of the hub is for people only, and does not serve the routes for devices.")
 }
 
-// PageHandler returns the handler for the pages' own listener.
+// PageHandler returns the handler for the web pages' own listener.
 func (s *Server) PageHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), onPagesKey{}, true)))
 	})
 }
 
-// PageTLSConfig returns the TLS configuration of the pages' own listener, which requests no client
+// PageTLSConfig returns the TLS configuration of the web pages' own listener. It requests no client
 // certificate.
 func (s *Server) PageTLSConfig() *tls.Config {
 	version := uint16(tls.VersionTLS13)
@@ -107,11 +109,11 @@ func (s *Server) PageTLSConfig() *tls.Config {
 	}
 }
 
-// ServePages serves the pages on their own listeners. After ctx ends, it continues for the time
+// ServePages serves the web pages on their own listeners. After ctx ends, it continues for the time
 // Config.Drain, and then stops. Serve must run at the same time.
 func (s *Server) ServePages(ctx context.Context, listeners ...net.Listener) error {
 	if s.cfg.PageURL == "" {
-		return errors.New("hub: the configuration has no URL for the pages")
+		return errors.New("hub: the configuration has no URL for the web pages")
 	}
 	serving, failed := s.drain(ctx)
 	defer failed()

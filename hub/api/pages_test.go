@@ -12,7 +12,8 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// browser is a person who uses the pages, with forms and a cookie in place of a bearer token.
+// browser is a person who uses the web pages. Unlike other persons of the tests, it sends forms,
+// and a cookie instead of a bearer token.
 type browser struct {
 	*person
 	cookie string

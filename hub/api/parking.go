@@ -213,7 +213,7 @@ type heldBytes struct {
 const maxHeld = 32 << 10
 
 // hold makes Write collect bytes until the connection is idle or closed. Call it only if the rest
-// of the answer is written at once.
+// of the answer is written without delay.
 func (s *socket) hold() { s.held.holding.Store(true) }
 
 // Write implements net.Conn.
@@ -265,12 +265,14 @@ func holdAnswer(r *http.Request) {
 	}
 }
 
-// Read reads from the client. In a handshake, it then waits until it is the handshake's turn to
-// compute. Without turns, a flood of connections would make thousands of handshakes compute at the
-// same time. The requests that the hub has admitted would get hardly any CPU time then, and the
-// hub, being overloaded, would refuse all other requests. A handshake that waits for its client has
-// no turn, so slow clients do not delay other clients. If the handshake's deadline has passed, Read
-// returns an error, because the client is probably gone.
+// Read reads from the client. During a handshake, it then waits for the handshake's turn to use the
+// CPU. If the handshake's deadline passes in this time, Read returns an error, because the client
+// is probably gone. A handshake that waits for bytes of its client has no turn, so slow clients do
+// not delay other clients.
+//
+// Without turns, a flood of connections would make thousands of handshakes use the CPU at the same
+// time. Requests would then get hardly any CPU time, and the hub would refuse most of them as
+// overloaded.
 func (s *socket) Read(b []byte) (n int, err error) {
 	if s.turns == nil {
 		return s.Conn.Read(b)
@@ -335,7 +337,7 @@ type parkable struct {
 	parking *parking
 	raw     syscall.RawConn
 
-	// While the connection is parked, the lot's mutex guards these fields.
+	// While the connection is parked, lot.mu guards these fields.
 	until      time.Time
 	fd         int32
 	prev, next *parkable
@@ -358,8 +360,9 @@ func (c *parkable) park() {
 	}
 }
 
-// leave gives a connection that was removed from the lot back to net/http. If the client has closed
-// its side and has sent nothing, leave closes the connection.
+// leave is called after the connection was removed from the lot. It gives the connection back to
+// net/http. But if the client has closed its side and has sent nothing, leave closes the
+// connection.
 func (c *parkable) leave() {
 	if c.hasSent() {
 		c.lend()
@@ -458,10 +461,10 @@ func (l *lent) SetDeadline(t time.Time) error {
 	return l.Conn.SetDeadline(t)
 }
 
-// SetReadDeadline implements net.Conn. While net/http waits for a request, the connection has the
-// deadline of the idle time. net/http removes this deadline as soon as net/http has the first bytes
-// of the request. This holds even if net/http has read these bytes earlier. From then on, Read must
-// not park the connection.
+// SetReadDeadline implements net.Conn. It also notices the beginning of a request, because Read
+// must not park the connection from then on. While net/http waits for a request, the connection has
+// a deadline for the idle time. As soon as net/http has the first bytes of the request, it sets the
+// zero deadline. It does so even if it read these bytes together with the previous request.
 func (l *lent) SetReadDeadline(t time.Time) error {
 	if l.state.Load() != isLent {
 		return net.ErrClosed
@@ -479,7 +482,8 @@ func (l *lent) SetWriteDeadline(t time.Time) error {
 	return l.Conn.SetWriteDeadline(t)
 }
 
-// noteIdle is the function ConnState of the http.Server.
+// noteIdle is the function ConnState of the http.Server. When net/http has answered a request,
+// noteIdle sends the collected bytes of the answer, and allows Read to park the connection.
 func noteIdle(c net.Conn, s http.ConnState) {
 	if l, ok := c.(*lent); ok && s == http.StateIdle {
 		if l.socket().send() != nil {

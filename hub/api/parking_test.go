@@ -242,8 +242,8 @@ func TestPartOfARequestIsNotLostByParking(t *testing.T) {
 	g.await(2) // after a complete request, the connections may be parked again
 }
 
-// Attack: a client keeps a connection by sending nothing, or by sending only a part of a request
-// after the connection was parked. The hub closes the connection.
+// Attack: a client tries to keep a connection open. It sends nothing, or sends only a part of a
+// request after the connection was parked. The hub closes the connection.
 func TestClientCannotHoldAParkedConnection(t *testing.T) {
 	t.Parallel()
 	g := newGarage(t, Timeouts{Header: 3 * time.Second, Request: 3 * time.Second, Idle: 4 * time.Second}, func(w http.ResponseWriter, r *http.Request) {})
@@ -283,8 +283,9 @@ func TestParkedConnectionsEndWithTheHub(t *testing.T) {
 	}
 }
 
-// The client gets a held answer (see socket.hold) completely in each of these cases:
-//   - The answer is larger than the bytes that may be held.
+// The hub collects the bytes of an answer, and sends them together (see socket.hold). The client
+// gets the complete answer in each of these cases:
+//   - The answer is larger than the bytes that may be collected.
 //   - The client closes its side first.
 //   - The server closes the connection after the answer. The end of the connection is
 //     authenticated.
@@ -316,8 +317,8 @@ func TestHeldAnswersComeWhole(t *testing.T) {
 	}
 }
 
-// Attack: a client sends requests and never reads the held answers. The hub closes the connection
-// after the time that a client may take to receive an answer.
+// Attack: a client sends requests and never reads the answers. The hub closes the connection after
+// the time that a client may take to receive an answer.
 func TestClientThatReadsNothingCannotHoldAnAnswer(t *testing.T) {
 	t.Parallel()
 	var answers atomic.Int64
@@ -402,7 +403,8 @@ func TestRequestsWhileConnectionsAreParked(t *testing.T) {
 	clients.Wait()
 }
 
-// Clients that use another protocol than HTTP/1 over TLS get the same answers as from net/http.
+// Clients with HTTP/2, and clients with HTTP but without TLS, get the same answers as from
+// net/http.
 func TestParkingServesOtherProtocols(t *testing.T) {
 	t.Parallel()
 	g := newGarage(t, Timeouts{}, func(w http.ResponseWriter, r *http.Request) {

@@ -75,7 +75,7 @@ func newPasswords() *passwords {
 }
 
 // decoy returns a hash with a random key. No password has that key, and the check of the hash takes
-// as long as for a real one.
+// as long as for a real hash.
 func decoy(cost argonCost) string {
 	random := make([]byte, 16+argonKey)
 	rand.Read(random) // never fails

@@ -40,8 +40,8 @@ type visitor struct {
 	url    string
 }
 
-// visit makes one connection and sends requests on it. It returns the answers, nil if the
-// handshake fails, and whether the TLS session was resumed.
+// visit makes one connection and sends requests on it. It returns the answers (nil if the
+// handshake fails), and whether the TLS session was resumed.
 func (v *visitor) visit(requests ...string) (answers []*fleet.Answer, resumed bool) {
 	v.t.Helper()
 	c := &http.Client{Transport: &http.Transport{TLSClientConfig: v.config, MaxConnsPerHost: 1}}
@@ -115,8 +115,8 @@ func TestCopiedTLSSessionIsNotTheDevice(t *testing.T) {
 	}
 }
 
-// A listener of another program may resume TLS sessions. A resumed session gives no access to a
-// device's routes.
+// A program may serve the hub's handler on its own TLS listener, and that listener may resume TLS
+// sessions. A resumed session gives no access to the routes for devices.
 func TestResumedSessionOfAnotherListenerIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -60,8 +60,8 @@ func (p *Proxy) check(ca *pki.Hub) error {
 	return nil
 }
 
-// origin is the client certificate of a request, and says whether the peer proved the certificate's
-// key to this hub or to the proxy.
+// origin is the client certificate of a request. `proxied` says to whom the client proved
+// possession of the certificate's key: to the proxy if it is true, and to this hub if it is false.
 type origin struct {
 	certificate store.Hash // SHA-256 of the leaf certificate
 	certified   bool       // the request has a client certificate
@@ -72,8 +72,8 @@ type origin struct {
 type originKey struct{}
 
 // clientCertificate returns the SHA-256 of the request's client certificate, which is the leaf of
-// the certificate chain. The peer has proved the key of this certificate, to the hub or to the
-// hub's proxy.
+// the certificate chain. The client has proved possession of the certificate's key, either to the
+// hub or to the hub's proxy.
 func clientCertificate(r *http.Request) (store.Hash, bool) {
 	o := originOf(r)
 	return o.certificate, o.certified
@@ -103,9 +103,9 @@ func (s *Server) isProxy(chains [][]*x509.Certificate) (bool, error) {
 	return true, nil
 }
 
-// clientVerifiers returns two verifiers of client certificates. The verifier `connection` is for
-// the certificate of a connection to the hub. The verifier `forwarded` is for the certificate of a
-// device that the proxy forwards.
+// clientVerifiers returns two verifiers of client certificates. `connection` verifies the
+// certificate of a TLS connection to the hub. `forwarded` verifies a device's certificate that the
+// proxy forwards in a header.
 func clientVerifiers(ca *pki.Hub, p *Proxy) (connection, forwarded *clientVerifier) {
 	forwarded = newClientVerifier(false, ca.DeviceCAs()...)
 	if p == nil {

@@ -56,7 +56,7 @@ func newCA(t testing.TB) (*x509.Certificate, *ecdsa.PrivateKey) {
 	return must(fleet.Issue(template, template, key.Public(), key))(t), key
 }
 
-// certificate returns a new certificate by the proxy's CA. The function `change`, if not nil,
+// certificate returns a new certificate from the proxy's CA. The function `change`, if not nil,
 // alters the certificate's template.
 func (b *behind) certificate(t testing.TB, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
@@ -202,7 +202,7 @@ func TestActivationThroughTheProxyIsRefused(t *testing.T) {
 }
 
 // Weakness 6 of Pantacor's original hub: anyone could send the header Client-Cert with any
-// certificate.
+// certificate. This hub accepts the header only from the proxy.
 func TestClientCertHeaderIsTheProxysAlone(t *testing.T) {
 	t.Parallel()
 	b := newBehind(t)

@@ -38,8 +38,8 @@ type moment struct {
 	known             bool // the database answered, so quiet is valid
 }
 
-// kernelClock asks the kernel whether its clock is synchronized. In a container, this is the kernel
-// of the host.
+// kernelClock asks the kernel about its clock. `unset` is true if the clock is not synchronized.
+// `known` is false if the kernel does not answer. In a container, the kernel is that of the host.
 func kernelClock() (unset, known bool) {
 	var t unix.Timex
 	state, err := unix.Adjtimex(&t) // without a mode, Adjtimex only reads

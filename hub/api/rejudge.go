@@ -35,8 +35,8 @@ type Judgements struct {
 	// Devices are the devices that the hub would not accept.
 	Devices  []Judgement `json:"devices"`
 	Accepted int         `json:"accepted"` // devices of this page that the hub would accept
-	// WithoutEvidence is the number of devices of this page that have no TPM, so that there is
-	// nothing to judge.
+	// WithoutEvidence is the number of devices of this page that have no TPM, and so no evidence
+	// to judge.
 	WithoutEvidence int    `json:"without-evidence"`
 	Next            string `json:"next,omitempty"` // for ?after=; empty: this is the last page
 }
@@ -48,8 +48,8 @@ type JudgedStore interface {
 }
 
 // Rejudge judges the stored evidence of at most `limit` of an owner's devices again, under the
-// trust store, the policies and the EK lists in force. It changes nothing. The list begins after
-// the nick `after`.
+// trust store, the policies and the EK lists in force. It changes nothing. It takes the devices in
+// the order of their nicks, beginning after the nick `after`.
 func Rejudge(ctx context.Context, st JudgedStore, s *onboard.Service, owner, after string, limit int) (*Judgements, error) {
 	trial, err := s.Try(ctx, owner, nil)
 	if err != nil {

@@ -101,8 +101,8 @@ func TestRejudgeIsBoundedForEachOwner(t *testing.T) {
 	first()
 }
 
-// The scan after a change of trust continues where it stopped. Any replica can continue the scan,
-// in parts of any size. The scan counts each device once.
+// After a change of the trust store, the hub scans the devices in parts. Each part continues where
+// the last part ended, even at another replica. The scan counts each device once.
 func TestTrustScanGoesOnAfterARestart(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -27,17 +27,17 @@ const (
 	pollEvery = time.Second
 	// pollMessages is the largest number of messages of one poll.
 	pollMessages = 100
-	// Bounds of one message. If there are more changes, the pages of the account, or all pages,
-	// load their parts again.
+	// One message has at most newsChanges changes of at most newsOwners accounts. If there are more
+	// changes, all pages of the account load again. If there are more accounts, all pages do.
 	newsChanges, newsOwners = 1000, 1000
 )
 
 // news is the body of a message to the other replicas. A later version may add fields.
 type news struct {
-	// All says that every page loads its parts again.
+	// All says that every page must load its parts again.
 	All bool `json:"all,omitempty"`
-	// Owners has the changes by Account.ID. If an account's list is empty, all its pages load their
-	// parts again.
+	// Owners has the changes by Account.ID. If an account's list is empty, all its pages must load
+	// their parts again.
 	Owners map[string][]liveChange `json:"owners,omitempty"`
 }
 
@@ -150,8 +150,8 @@ type mailbox struct {
 
 // Poll calls `hear` with each message that arrived after the last Poll. If messages may have been
 // missed, Poll instead calls `hear` once, with the field All set. This happens at the first call,
-// after a long pause, and after an error: after a failover, the new database server may number
-// messages differently.
+// after a long pause, and after an error. An error may mean a failover, and the new database server
+// may number messages differently.
 func (m *mailbox) Poll(ctx context.Context, now time.Time, hear func(news)) error {
 	if m.behind || now.Sub(m.read) > store.MessageLife/2 {
 		last, err := m.store.LastMessage(ctx)
@@ -216,8 +216,8 @@ const (
 	// work.
 	leaseLife  = 15 * time.Second
 	leaseRenew = 5 * time.Second
-	// leaseMargin is the time before the end of the lease at which its holder stops the periodic
-	// work.
+	// leaseMargin is a safety margin: the holder of the lease stops the periodic work leaseMargin
+	// before the lease ends.
 	leaseMargin = 4 * time.Second
 )
 
@@ -301,8 +301,8 @@ func (l *lease) end(ctx context.Context) error {
 // store objects, such as a bucket. So all replicas with the same place hold the lease together.
 const objectsLease = "objects"
 
-// shareObjects returns an error if another replica stores its objects elsewhere. In that case,
-// neither replica would find the other replica's objects, and it would treat these objects as lost.
+// shareObjects returns an error if another replica stores its objects elsewhere. Each replica would
+// then not find the objects of the other replica, and would treat them as lost.
 func (s *Server) shareObjects(ctx context.Context) error {
 	if !s.cfg.Replicas || s.cfg.ObjectsAt == "" {
 		return nil

@@ -43,8 +43,8 @@ func newReplicas(t *testing.T) (first, second *scene) {
 	return first, &other
 }
 
-// A change at one replica applies at another replica from the next request on: a session, a policy,
-// an approval, a token, a removed device.
+// A change at one replica applies to the next request at another replica. The test changes
+// sessions, policies, approvals and tokens, and removes devices.
 func TestReplicasObeyAtOnce(t *testing.T) {
 	t.Parallel()
 	first, second := newReplicas(t)
@@ -110,8 +110,8 @@ func TestLiveChangesReachPagesOfOtherReplicas(t *testing.T) {
 	}
 }
 
-// A machine asks one replica, and a person types the short form of the machine's claim code at
-// another replica. The database and its files contain neither the code nor its short form.
+// A machine asks one replica for a claim, and a person types the short form of the machine's claim
+// code at another replica. The database and its files contain neither the code nor its short form.
 func TestShortFormWorksAtEveryReplica(t *testing.T) {
 	t.Parallel()
 	first, second := newReplicas(t)
@@ -146,8 +146,8 @@ func TestShortFormWorksAtEveryReplica(t *testing.T) {
 	}
 }
 
-// A replica also limits guesses of short forms. It refuses a guess beyond the limit without a query
-// to the database. Machines that ask for claims fill neither the replica's memory nor the database.
+// Attack: a person guesses short forms of claim codes, or machines ask for claims without end. Each
+// replica limits the guesses. The machines fill neither the replica's memory nor the database.
 func TestShortFormsOfReplicasAreNotGuessedAndNotHoarded(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

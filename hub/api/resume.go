@@ -25,7 +25,7 @@ const (
 	offsetHeader = "Upload-Offset"
 	lengthHeader = "Upload-Length"
 
-	// maxPartials is the largest number of unfinished uploads in parts of one owner. Their sizes
+	// maxPartials is the largest number of unfinished uploads that one owner may have. Their sizes
 	// count against the owner's quota.
 	maxPartials = 64
 )
@@ -114,7 +114,7 @@ func (s *Server) appendBlob(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer end()
 	err = s.receiveParts(r.Context(), &p, one)
-	// The server's own deadline may have passed during the upload.
+	// The write deadline of the http.Server may have passed during the upload.
 	_ = one.rc.SetWriteDeadline(time.Now().Add(blockTimeout))
 	if one.broken != nil {
 		_ = one.rc.SetReadDeadline(time.Now())

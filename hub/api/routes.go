@@ -305,8 +305,8 @@ var routes = []route{
 // name returns the route's method and path, in the form of openapi.json.
 func (rt *route) name() string { return rt.method + " " + strings.TrimSuffix(rt.path, "/?") }
 
-// widened has the routes with a path that http.ServeMux does not accept. ServeMux refuses DELETE
-// /devices/{id}/public, because of the route DELETE /devices/tokens/{id}: the request DELETE
+// widened has the routes whose paths http.ServeMux does not accept as patterns. ServeMux refuses
+// DELETE /devices/{id}/public, because of the route DELETE /devices/tokens/{id}: the request DELETE
 // /devices/tokens/public would match both patterns, and no pattern is more specific. So the mux
 // gets a pattern with a wildcard as its last segment, and route.matches checks that segment.
 var widened = map[string]string{

@@ -2,8 +2,8 @@ package api
 
 import "testing"
 
-// Each entry of the tables names an existing route. A mistake in an entry's name would otherwise
-// make the entry useless, without an error.
+// Each name in the maps `essential` and `widened` is the name of a route. Without this test, nobody
+// would notice a mistake in a name, and the entry would have no effect.
 func TestTablesNameRoutes(t *testing.T) {
 	names := map[string]bool{}
 	for _, rt := range routes {

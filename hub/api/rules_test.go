@@ -40,7 +40,8 @@ func TestLoginAnswersATokenAlone(t *testing.T) {
 
 func second(_ int, body []byte) []byte { return body }
 
-// Devices have a buffer of 1016 bytes for an access token, and of 66 bytes for a join token.
+// Devices have a buffer of 1016 bytes for an access token, and of 66 bytes for a join token. The
+// hub's tokens are not longer.
 func TestTokensFitDevices(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -91,7 +92,8 @@ func TestDeviceRecordsComeInOrder(t *testing.T) {
 	}
 }
 
-// Devices drop the query of a URL, and accept only https.
+// Devices drop the query of a URL, and accept only https. So the URLs of objects are https URLs
+// without a query.
 func TestAddressIsInThePath(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -150,7 +152,7 @@ func TestNoOtherSiteReadsAnAnswer(t *testing.T) {
 	})
 }
 
-// Metadata keys with dots stay unchanged, also in a patch.
+// Metadata keys with dots stay unchanged, even in a patch.
 func TestMetaKeysKeepTheirDots(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)

@@ -89,7 +89,7 @@ type Config struct {
 	// ImageLimits bound the builds.
 	Images      ImageBuilder
 	ImageLimits ImageLimits
-	// PageURL is the https URL of the pages for people, if these have their own host name and
+	// PageURL is the https URL of the web pages, if the web pages have their own host name and
 	// listener: see ServePages. PageCertificate is the TLS certificate of that listener.
 	PageURL         string
 	PageCertificate PageCertificate

@@ -37,10 +37,12 @@ const (
 
 // credential is a field of a signed URL. It names the session, API token or device of the caller
 // who got the URL. The URL is valid only as long as the session, the API token or the device's
-// certificate is valid; see checkCredential. The first byte is the kind of credential. For a
-// session or an API token, the hash of the session or API token follows (32 bytes). For a device,
-// the device's id follows (12 bytes). For deviceCredential, the start of the SHA-256 of the
-// device's certificate comes next (20 bytes; zeros for a device without a TPM).
+// certificate is valid; see checkCredential. The first byte is the kind of credential. The other 32
+// bytes depend on the kind:
+//   - for a session or an API token, its hash,
+//   - for a device, its id (12 bytes) and the start of the SHA-256 of its certificate (20 bytes;
+//     zeros for a device without a TPM),
+//   - for a public device, its id and zeros.
 type credential [credentialSize]byte
 
 const credentialSize = 1 + 32

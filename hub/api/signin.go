@@ -23,8 +23,9 @@ const (
 	sessionLife = 7 * 24 * time.Hour
 )
 
-// cookieName is the cookie with a browser's access token. Because of the prefix __Host-, browsers
-// accept the cookie only with Secure and the path "/", and send it only to this host.
+// cookieName is the name of the cookie that has a browser's access token. Because of the prefix
+// __Host-, browsers accept the cookie only with Secure and the path "/", and send it only to this
+// host.
 const cookieName = "__Host-gangway"
 
 var errWrongPassword = problem(http.StatusUnauthorized, "wrong-password", "Check the name and the password, and try again.", "The name or the password is wrong.")

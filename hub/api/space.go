@@ -24,8 +24,9 @@ import (
 //	scarce  less than half the reserve is free: only sign-ins, and requests that end or remove
 //	        something, are accepted (507 for others)
 //
-// Other programs may fill the disk further. For this case the hub keeps a ballast file. The hub
-// removes the file when little space is left, and makes the file again when the level is roomy.
+// Other programs may fill the disk even when the hub accepts nothing more. For this case the hub
+// keeps a ballast file, which only takes up space. The hub removes the file when little space is
+// left, and makes the file again when the level is roomy.
 type space struct {
 	dir string // empty: the disk is not watched
 	log *slog.Logger

@@ -42,7 +42,7 @@ func ready(p *person) (int, string) {
 }
 
 // The first owner fills the disk with uploads. The uploads stop when only the reserve is free. A
-// second owner notices nothing.
+// second owner can still create tokens, send logs and sign out.
 func TestUploadsStopBeforeTheDiskIsFull(t *testing.T) {
 	t.Parallel()
 	f, _ := onSmallDisk(t, 64)

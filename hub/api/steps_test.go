@@ -40,7 +40,8 @@ func newSteps(t testing.TB) *steps {
 	return stepsOf(t, newScene(t))
 }
 
-// newStepsOnDisk is like newSteps, but for tests of durability, races and timing.
+// newStepsOnDisk is like newSteps, but the hub waits for the disk, as a hub in production does. It
+// is for tests of durability, races and timing.
 func newStepsOnDisk(t testing.TB) *steps {
 	t.Helper()
 	return stepsOf(t, newSceneOnDisk(t))
@@ -176,11 +177,11 @@ func TestTwoStepsRefuseCSRKeyOutsideTheTPM(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
 	soft := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
-	// The CSR has a software key, and the victim's other values. The name of the software key does
-	// not match.
+	// The CSR has a software key, and the victim's other values. The name of the software key is
+	// not the name in the registration.
 	s.rejected(t, 400, "idevid-name", fleet.RegistrationChange{Signer: soft})
-	// The CSR has the software key with its own name. Another field has the public area of the
-	// TPM's key.
+	// The CSR has the software key, and the name of this key. But the AK certified another key, or
+	// another field has the public area of the TPM's key.
 	public := tcg.FromKey(tcg.IDevIDTemplates, &soft.PublicKey)[0]
 	name := must(public.Name())(t)
 	secret := must(s.pan.Secret())(t)
@@ -193,7 +194,8 @@ func TestTwoStepsRefuseCSRKeyOutsideTheTPM(t *testing.T) {
 	}})
 }
 
-// Weakness 1 of Pantacor's original hub: the certification was parsed, but not checked.
+// Weakness 1 of Pantacor's original hub: it parsed the AK's certification of the CSR's key, but did
+// not check it.
 func TestTwoStepsRefuseBadCertifications(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -206,7 +208,8 @@ func TestTwoStepsRefuseBadCertifications(t *testing.T) {
 	s.rejected(t, 403, "certify-signature", fleet.RegistrationChange{Extensions: func(x map[int][]byte) {
 		x[wire.ExtCertifySig] = must(other.IAK.Sign(x[wire.ExtCertify]))(t)
 	}})
-	// The AK of another TPM certifies the key. The sender must prove possession of that other TPM.
+	// The AK name in the CSR is the name of another TPM's AK. The hub refuses it, because the
+	// request contains the victim's AK.
 	s.rejected(t, 400, "ak-name", fleet.RegistrationChange{Extensions: func(x map[int][]byte) {
 		x[wire.ExtAKName] = []byte(hex.EncodeToString(other.IAK.Name()))
 	}})
@@ -602,9 +605,9 @@ func TestTwoStepsRejectMalformedBodies(t *testing.T) {
 				changed[field] = bad
 				a := s.send(t, path, must(json.Marshal(changed))(t))
 				if a.Status < 400 || a.Status > 499 {
-					// A machine without an EK certificate waits for its owner. If a mutation
-					// changes a field that the first step does not send, the first step stays
-					// unchanged.
+					// Without an EK certificate, the machine waits for its owner's decision. The
+					// answer is 200 to the first step, without a certificate for the AK, and 202
+					// to the second step.
 					if field == "ek-cert" && (a.Status == 202 || a.Status == 200) {
 						continue
 					}

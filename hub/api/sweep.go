@@ -49,8 +49,8 @@ func (s *Server) work(ctx context.Context, up time.Time) {
 	s.markQuiet(duty, up)
 	s.judgeStale(duty)
 	s.watch(duty)
-	// Ping fails if this hub has lost the lease in the database. A hub without the lease did no
-	// work.
+	// Ping fails if this hub has lost the lease in the database. Then the work above may have had
+	// no effect, so do not record that it was done.
 	if s.cfg.Store.Ping(duty) == nil {
 		s.worked.set(s.cfg.Now())
 	}

@@ -29,8 +29,8 @@ func tracesTo(t *testing.T, c *tracetest.Collector, ratio float64) *tracing.Trac
 	return traces
 }
 
-// The function `roots` returns those spans of requests that have this name. `children` has the
-// names of the spans directly below the first of them.
+// The function `roots` returns the server spans with the name `name`: one for each request.
+// `children` has the names of the spans directly below the first of these spans.
 func roots(spans []*tracepb.Span, name string) (found []*tracepb.Span, children []string) {
 	for _, s := range spans {
 		if s.Kind == tracepb.Span_SPAN_KIND_SERVER && s.Name == name {

@@ -113,8 +113,9 @@ func (s *Server) writeTrail(w http.ResponseWriter, r *http.Request, t store.Trai
 	return nil
 }
 
-// listTrails answers a device with a list of the device's trail, if it has a trail. It answers an
-// account with a page of the account's trails; ?after= chooses the page.
+// listTrails answers a device with a list that has only the device's own trail, or is empty if the
+// device has no trail. It answers an account with a page of the account's trails; ?after= chooses
+// the page.
 func (s *Server) listTrails(w http.ResponseWriter, r *http.Request) error {
 	views := []TrailView{}
 	c := callerOf(r)

@@ -64,7 +64,8 @@ func newFleet(t *testing.T) *fleetScene {
 	return fleetOf(t, newScene(t))
 }
 
-// newFleetOnDisk is like newFleet, but for tests of durability, races and timing.
+// newFleetOnDisk is like newFleet, but the hub waits for the disk, as a hub in production does. It
+// is for tests of durability, races and timing.
 func newFleetOnDisk(t *testing.T) *fleetScene {
 	t.Helper()
 	return fleetOf(t, newSceneOnDisk(t))
@@ -212,8 +213,8 @@ func TestFieldsThatDevicesLookForComeFirst(t *testing.T) {
 	}
 }
 
-// A device creates its trail with its first state. A later request changes nothing, even if it has
-// another state, and its answer has the first state.
+// A device creates its trail with its first state. If the device sends the request again, even with
+// another state, nothing changes, and the answer has the first state.
 func TestFirstStateIsToldOnce(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -400,7 +401,7 @@ func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
 	}
 }
 
-// Weakness 17 of Pantacor's original hub: object URLs were valid for a day, and the hub ignored
+// Weakness 17 of Pantacor's original hub: its object URLs were valid for a day, and it ignored
 // extra bytes of an upload.
 func TestAddressIsForOneMethodObjectOwnerAndAWhile(t *testing.T) {
 	t.Parallel()
@@ -702,8 +703,8 @@ func TestStateWithTheSameNameTwiceIsRefused(t *testing.T) {
 	wantCode(f.boat, "PUT", "/trails/"+f.boatID+"/steps/0/progress", `{"status":"DONE","status":"ERROR"}`, 400)
 }
 
-// A device announces objects and uploads nothing. The announced sizes overflow a sum, or fill the
-// quota. The owner's usage stays the same.
+// Attack: a device announces objects and uploads nothing. The announced sizes are so large that
+// their sum overflows, or that they fill the quota. The owner's usage hardly changes.
 func TestAnnouncedSizesNeitherMakeRoomNorTakeIt(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -137,7 +137,8 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 		if path == "/auth/logout" || path == "/sign-out" || path == "/local-s3/{token}" || path == "/aca/certs/{file}" || strings.HasSuffix(path, "/{code}") {
 			return // these routes end the caller's own session, or a secret in the address protects them; AIK certificates are public
 		}
-		// The paths use all of Ada's ids, and also her object in Mallory's trail.
+		// The paths use each of Ada's ids. If a path has the SHA-256 of Ada's object, it is also
+		// tried with the id of Mallory's own trail.
 		var paths []map[string]string
 		switch {
 		case strings.Contains(path, "{id}"):

@@ -67,7 +67,7 @@ func (s *Server) verifySignature(w http.ResponseWriter, r *http.Request) error {
 	err := s.cfg.Onboard.VerifyOwnership(r.Context(), q.TokenID, q.Owner, q.IDevIDName, q.Signature)
 	var refusal *evidence.Refusal
 	if errors.As(err, &refusal) {
-		return problem(http.StatusBadRequest, "signature", "Use a valid join token, made with 'gangway token create --for-pantacor'. A disabled or expired join token is not valid.", "The signature by this owner's join token over this name is not valid.")
+		return problem(http.StatusBadRequest, "signature", "Use a valid join token, made with 'gangway token create --for-pantacor'. A disabled or expired join token is not valid.", "The signature does not match this owner, join token and name.")
 	}
 	if err != nil {
 		return err

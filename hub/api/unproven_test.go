@@ -35,7 +35,8 @@ import (
 
 // These tests check the hub's answers to peers that have not proved anything yet.
 
-// revoker is an online look-up. Its revocation lists name every EK certificate. It counts look-ups.
+// revoker simulates the look-ups that the hub makes online, and counts them. It reports every EK
+// certificate as revoked.
 type revoker struct{ links, lists int }
 
 func (o *revoker) Links(context.Context, *x509.Certificate) ([]*x509.Certificate, []string) {
@@ -218,8 +219,8 @@ func (s *scene) relay(t *testing.T, tok *wire.TokenFile, change func(path string
 	return &rogue
 }
 
-// A rogue hub relays both steps to the real hub, with a join token of the rogue's account on the
-// real hub.
+// Attack: a rogue hub relays both steps of a device to the real hub, with a join token of an
+// account that the attacker has on the real hub. The real hub creates no device for this account.
 func TestTwoStepsRelayedByAnotherHubAreRefused(t *testing.T) {
 	t.Parallel()
 	hubName := func(name *string) func(string, []byte) []byte {

@@ -70,9 +70,9 @@ const (
 	signatureEntry = "end.sig"
 )
 
-// The largest sizes of entries, in bytes. A chunk ends with the row that makes it longer than
-// chunkSize. The longest rows are enrolments with the device's evidence, and revisions with their
-// state.
+// The largest sizes of entries, in bytes. The rows of a table are in chunks. A chunk ends with the
+// row that makes the chunk longer than chunkSize. The longest rows are enrolments with the device's
+// evidence, and revisions with their state.
 const (
 	maxSmall  = 64 << 10
 	chunkSize = 4 << 20

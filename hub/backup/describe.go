@@ -31,8 +31,9 @@ const (
 )
 
 // Description says what a backup's file and its objects must be, so that a program without the age
-// identity can check them. The hub signs it. It is the last line of a file next to the backup's
-// file; each line before it is the size and the name of an object's file.
+// identity can check them. The hub signs the description, and writes it to a file next to the
+// backup's file. The description is the last line of that file. Each line before it has the size
+// and the name of an object's file.
 type Description struct {
 	Hub        string    `json:"hub"`
 	Epoch      int64     `json:"epoch"`
@@ -261,7 +262,7 @@ func checkObjectFiles(ctx context.Context, dir string, list []byte) error {
 		}
 	}
 	if missing > 0 {
-		return &Refusal{CodeObject, fmt.Sprintf("The backup lacks %d of its objects, or their files have another size; the first is %s.", missing, first),
+		return &Refusal{CodeObject, fmt.Sprintf("Files of the backup's objects are missing, or have another size: %d files, of which the first is %s.", missing, first),
 			"Remove files with another size from the folder 'objects' of the backup, and make a new backup: it copies these objects again."}
 	}
 	return nil

@@ -147,7 +147,7 @@ func flush(dir string) error {
 	return d.Sync()
 }
 
-// Get stores an object from the folder `dir` of a backup in an object store, which checks the
+// Get copies an object from the folder `dir` of a backup to the object store `to`, which checks the
 // object's SHA-256.
 func Get(ctx context.Context, dir string, o Object, to objects.Store, identities ...age.Identity) error {
 	file, err := os.Open(pathOf(dir, o.File))

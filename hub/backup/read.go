@@ -199,7 +199,7 @@ func (r *reader) readKey(name string, content []byte) error {
 	return r.Key(name, content)
 }
 
-// columnName is the form of column names. The names become part of SQL statements.
+// columnName matches column names. Other texts must not become part of SQL statements.
 var columnName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`) })
 
 func (r *reader) readColumns(table string, content []byte) error {
@@ -265,7 +265,7 @@ func (r *reader) readRows(content []byte) error {
 	return r.Rows(r.table, r.columns, rows, false)
 }
 
-// objectFile is the form of the names of objects' files.
+// objectFile matches the names of objects' files.
 var objectFile = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9a-f]{2}/[0-9a-f]{62}\.age$`) })
 
 func (r *reader) readObjects(content []byte) error {

@@ -40,7 +40,7 @@ func hubKeys(t *testing.T) *pki.Hub {
 	return ca
 }
 
-// A restore gets all events of signed audit trails, also if several files follow one another.
+// A restore gets all events of signed audit trails, even if several files follow one another.
 func TestSignedTrailComesBack(t *testing.T) {
 	t.Parallel()
 	ca := hubKeys(t)

@@ -112,7 +112,7 @@ func (w *writer) addJSON(name string, v any) error {
 	return w.add(name, text)
 }
 
-// keyName is the form of the names of files with keys.
+// keyName matches the names of files with keys.
 var keyName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`) })
 
 func (w *writer) keys() error {

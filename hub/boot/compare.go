@@ -21,8 +21,8 @@ type Reference struct {
 	From   string        `json:"from"` // the source of the reference, for a person: "the first boot", "values", "device ..."
 	Since  time.Time     `json:"since"`
 	Locked bool          `json:"locked"` // only the owner can change the reference
-	// Unproven is true if the reference is a first boot, and no installer's report proves its
-	// partition table, although the owner's image makes reports.
+	// Unproven is true if the reference is a first boot, and no installer's report proves the
+	// partition table of this boot, although the installer in the owner's image makes reports.
 	Unproven bool `json:"unproven,omitempty"`
 }
 
@@ -87,9 +87,9 @@ type Change struct {
 
 // Compare returns how the boot `m` differs from the reference `r`. If the boot matches, it returns
 // no differences. If the value of a compared PCR differs, at least one change names the PCR, even
-// if no event explains the difference. Compare ignores two differences: a difference in PCR 11 that
-// results only from boot phases which have ended since then, and a difference in PCR 1 that results
-// only from entries removed from the boot menu.
+// if no event explains the difference. Compare ignores two kinds of differences:
+//   - in PCR 1, a difference that results only from entries removed from the boot menu,
+//   - in PCR 11, a difference that results only from boot phases that have ended meanwhile.
 func Compare(r *Reference, m *Measurement) []Change {
 	day := r.Since.UTC().Format("2 January 2006")
 	if r.Bank != m.Bank {
@@ -133,7 +133,7 @@ func Compare(r *Reference, m *Measurement) []Change {
 		changes = append(changes, Change{PCR: more[0], What: whatSeparator, After: osSeparator, Words: fmt.Sprintf("%s: extended by systemd's os-separator after the end of the firmware's log; the reference of %s has no such extension. systemd has done this since version 261.", pcrList(more), day)})
 	}
 	if len(less) > 0 {
-		changes = append(changes, Change{PCR: less[0], What: whatSeparator, Before: osSeparator, Words: fmt.Sprintf("%s: not extended by systemd's os-separator, but extended by it in the reference of %s.", pcrList(less), day)})
+		changes = append(changes, Change{PCR: less[0], What: whatSeparator, Before: osSeparator, Words: fmt.Sprintf("%s: not extended by systemd's os-separator; the reference of %s has such an extension.", pcrList(less), day)})
 	}
 	return changes
 }

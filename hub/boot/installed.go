@@ -54,8 +54,8 @@ func VerifyInstallation(iak *tcg.Public, r *wire.InstallReport) (*Installation, 
 	return &Installation{Table: r.Table, Boot: newMeasurement(q, e, bank), Attest: r.Attest, Signature: r.Signature, EventLog: r.EventLog}, nil
 }
 
-// report is the result of findReport for the installer's report. A report counts if all of the
-// following is true:
+// report is the result of findReport. It says whether an installer's report counts as a proof of
+// the partition table. The report counts if all of the following is true:
 //
 //   - The quote shows a boot of an installer that one of the owner's manifests names. Firmware
 //     started the installer directly, or through a boot manager that such a manifest names. The
@@ -106,9 +106,10 @@ func (j *judge) findReport() (r report) {
 	return r
 }
 
-// hasReportedTable reports whether PCR 5 has the partition table of the installer's report. There
-// are two ways to show this. The log shows the table, and no other table. Or PCR 5 has the value
-// that EDK II firmware produces if it measures only this table.
+// hasReportedTable reports whether PCR 5 proves the partition table of the installer's report. One
+// of two proofs is enough. Either the log explains PCR 5, and has this partition table and no
+// other. Or PCR 5 has the value that EDK II firmware produces if it measures only this partition
+// table.
 func (j *judge) hasReportedTable() bool {
 	bank, ok := hashOf(j.Bank)
 	if !ok || !j.report.counts {
@@ -125,8 +126,8 @@ func tableDigest(bank crypto.Hash, table []byte) string {
 }
 
 // The method `unproven` reports whether no installer's report proves the partition table, although
-// the installer of this system makes reports. It looks at the first boot, and later at the
-// reference from that boot.
+// the installer of this system makes reports. Without a reference, this boot is the device's first
+// boot. With a reference, the method uses what was true of the reference's boot.
 func (j *judge) unproven() bool {
 	reports := slices.ContainsFunc(j.meant, func(m *manifest.Manifest) bool { return len(m.Installers) > 0 })
 	return !j.report.counts && (j.Reference == nil && reports || j.Reference != nil && j.Reference.Unproven)
@@ -145,7 +146,7 @@ func (j *judge) tableWords() string {
 
 // addsOwnEntry reports whether PCR 1 differs from the reference only in the boot menu: entries were
 // removed, or the new entry is the one that the installer wrote for the reported partition table.
-// PCR 4 shows the programs that this entry starts.
+// The entry needs no other check, because PCR 4 shows the programs that it starts.
 func (j *judge) addsOwnEntry() bool {
 	guid, start, size, ok := eventlog.FirstESP(j.report.table)
 	if !ok || !j.hasReportedTable() || j.Reference == nil || slices.Contains(j.Unexplained, menuPCR) {

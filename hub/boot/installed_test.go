@@ -135,8 +135,8 @@ func bootHiding(t testing.TB, l, hidden eventlog.Log, r *wire.InstallReport, res
 // path returns the verdict on the boot path.
 func path(v *boot.Verdict) boot.PartVerdict { return v.Parts[2] }
 
-// A report decides only if the owner's installer made it, on this machine, before this boot. A
-// program that is not the installer cannot make PCR 5 expected.
+// A report makes PCR 5 expected only if the owner's installer made the report, on this machine,
+// before this boot. No other program can make such a report.
 func TestReportOfAnInstallerCountsOnlyIfTheOwnersInstallerMadeIt(t *testing.T) {
 	t.Parallel()
 	d := must(machine())(t)

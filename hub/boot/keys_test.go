@@ -89,8 +89,8 @@ func TestCertificateThatWasAddedIsNamed(t *testing.T) {
 	}
 }
 
-// The log comes from another person's machine. Its db and KEK have Microsoft's certificates, which
-// the hub recognises by their published hashes.
+// The log comes from the test data of another project. Its db and KEK have Microsoft's
+// certificates, which the hub recognises by their published hashes.
 func TestPublishedCertificatesAreRecognised(t *testing.T) {
 	t.Parallel()
 	raw := testdata.Ubuntu2404AmdSevSnpEventLog

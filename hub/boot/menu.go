@@ -89,11 +89,11 @@ func menu(events []Event) (entries []string, others []Event) {
 	return menuByName(events)
 }
 
-// menuByPlace returns the boot menu of firmware whose digests cover only the variables' values. The
-// log also has the variables' names, but nothing proves these names. So menuByPlace uses the
-// position of an event: first BootOrder, and then the entries in the order that BootOrder states. A
-// false name cannot hide an entry or move it: each event that is not recognized as an entry is in
-// `others`, and the caller compares `others` too.
+// menuByPlace returns the boot menu of firmware whose digests cover only the variables' values.
+// Nothing proves the variables' names in the log. So menuByPlace uses the order of the events:
+// firmware measures BootOrder first, and then the entries in the order that BootOrder states. The
+// result `others` has all other events. The caller compares `others` too, so an attacker cannot
+// hide an entry by a false name.
 func menuByPlace(events []Event) (entries []string, others []Event, ok bool) {
 	order := 0
 	for _, e := range events {

@@ -20,8 +20,8 @@ import (
 
 const secureBootPCR = 7
 
-// separators are the events with which firmware ends its own events in a PCR (PC Client Platform
-// Firmware Profile, 10.4.1).
+// separators are the events that show the end of the firmware's own events in a PCR (PC Client
+// Platform Firmware Profile, 10.4.1).
 var separators = []struct {
 	data []byte
 	what string
@@ -65,10 +65,10 @@ type namer struct {
 	ends      int            // how often a separator's digest occurs
 }
 
-// nameEvents describes the events of a PCR for a person. After these events, it describes the known
-// extensions that are not in the log, because they came after the end of the log. It uses the
-// digests and the order of the events. It uses an event's data only if the digest covers the data.
-// It never uses event types. All other data of the log is in Label.
+// nameEvents describes the events of a PCR for a person: first the events of the log, and then the
+// extensions `more`, which came after the end of the log. The descriptions depend only on what the
+// PCR's value proves: the digests, their order, and the data that a digest covers. Data that no
+// digest covers is only in the field Label. Event types have no effect.
 func nameEvents(pcr int, events []logEvent, more []string, bank crypto.Hash) (named []Event) {
 	n := &namer{pcr: pcr, bank: bank, names: make(map[string]int)}
 	for _, e := range events {
@@ -213,10 +213,11 @@ func (n *namer) variable(out *Event, v eventlog.Variable) {
 	}
 }
 
-// isSignature reports whether a value is one entry of a signature database (EFI_SIGNATURE_DATA: the
-// owner's GUID and a certificate). When an entry allows an image, firmware measures that entry. For
-// a driver in an option ROM, the measurement comes before the separator. The database itself has
-// another format, a list of lists.
+// isSignature reports whether a value is a single entry of a signature database such as db
+// (EFI_SIGNATURE_DATA: the owner's GUID and a certificate). Firmware measures the entry that allows
+// an image to start. If the image is a driver in an option ROM, this event comes before the
+// separator, like the event for the whole database. A whole database has another format: a list of
+// lists.
 func isSignature(value []byte) bool {
 	const owner = 16
 	if len(value) <= owner {
@@ -348,8 +349,9 @@ func dataAfterPrefix(e logEvent, bank crypto.Hash) ([]byte, bool) {
 // nameCommandLine finds the kernel's command line among the events that GRUB measured into PCR 8.
 // The log has a prefix that says what each text is, but no digest covers the prefix. So
 // nameCommandLine searches for the command that loads a kernel, which GRUB measures too: "linux "
-// and then the command line. If PCR 8 has no such command, nameCommandLine uses a text that begins
-// with a path, if every event in the PCR is known and no event loads a module.
+// and then the command line. PCR 8 may have no such command. In this case the command line is the
+// text that begins with a path, but only if every event in the PCR is known and no event loads a
+// module.
 func nameCommandLine(events []Event) {
 	loads := map[string]string{} // the file that a command loads; the key is the text after the command
 	allKnown, modules := true, false
@@ -395,9 +397,9 @@ func (m *Measurement) crossName() {
 }
 
 // secureBoot returns the state of Secure Boot from the events of PCR 7. The log must explain PCR 7.
-// Before the separator only the firmware can extend PCR 7. Later programs could extend PCR 7 with
-// false events that look like an enabled Secure Boot. So secureBoot must recognize every event up
-// to the separator by its digest, and each variable must occur only once.
+// Only the firmware can extend PCR 7 before the separator. After the separator, a program could
+// extend PCR 7 with false events that look like an enabled Secure Boot. So secureBoot must
+// recognize every event up to the separator by its digest, and each variable must occur only once.
 func secureBoot(events []Event) string {
 	state := stateUnknown
 	var seen []string
@@ -451,7 +453,7 @@ func label(data []byte) string {
 	return ""
 }
 
-// maxText is the maximum size of a text, in bytes.
+// maxText is the maximum size of a text that asText returns, in bytes.
 const maxText = 2048
 
 func isUTF16(data []byte) bool {
@@ -459,8 +461,9 @@ func isUTF16(data []byte) bool {
 }
 
 // asText returns UTF-16 or UTF-8 data as text, without a final zero. The result `ok` is false if
-// the data has another encoding. It is also false if the text has a zero, a control character or a
-// bidirectional character. Such a character could hide a part of a command line on a screen.
+// the data has another encoding, or if the text is empty or longer than maxText. The result is also
+// false if the text contains a zero, a control character or a bidirectional character, which could
+// hide a part of a command line on a screen.
 func asText(data []byte) (s string, ok bool) {
 	s = string(data)
 	if isUTF16(data) {

@@ -67,8 +67,8 @@ func osSeparated(pcrs [][]byte) [][]byte {
 }
 
 // Measurements are accepted even if firmware, kernels or boot loaders deviate from the
-// specifications. The hub shows what the log explains, and a reference of such a boot matches only
-// the same boot.
+// specifications. The hub shows what the log explains. If such a boot becomes the reference, only
+// an equal boot matches this reference.
 func TestOddLogsExplainWhatTheyCan(t *testing.T) {
 	t.Parallel()
 	usual := eventlog.Boot(true, "linux 1", "quiet")

@@ -21,10 +21,9 @@ const (
 	PartSystem   = "system"
 	PartRest     = "rest"
 	// FirmwareCode is the name of a subset of PartFirmware: the PCRs in codePCRs. Their values
-	// depend only on the firmware's code and not on its settings, so they are the same on all
-	// machines of a model. Judge gives no separate verdict on FirmwareCode. If the owner accepts
-	// the values of these PCRs, the part `firmware` of a boot is accepted with any settings in PCR
-	// 1 and 3.
+	// depend only on the firmware's code, so they are the same on all machines of a model. If the
+	// owner accepts these values, the part `firmware` of a boot is accepted, whatever settings are
+	// in PCR 1 and 3. Judge gives no separate verdict on FirmwareCode.
 	FirmwareCode = "firmware-code"
 )
 

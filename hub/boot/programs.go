@@ -33,10 +33,10 @@ func programs(events []Event, unexplained []int) (digests []string, ok bool) {
 	return digests, len(digests) > 0
 }
 
-// The method `started` reports whether the last program in PCR 4 is the system of a manifest. The
-// system's kernel may follow. With Secure Boot off, the system's stub starts the kernel through
-// firmware, which measures the kernel. With Secure Boot on, systemd's stub starts the kernel
-// without firmware: the kernel is a part of the system, so firmware has measured it already.
+// The method `started` reports whether the last program in PCR 4 is the system of a manifest. Only
+// the system's own kernel may follow it. With Secure Boot off, the system's stub asks the firmware
+// to start the kernel, so the firmware measures the kernel too. With Secure Boot on, systemd's stub
+// starts the kernel itself, and PCR 4 has no event for the kernel.
 func (j *judge) started(m *manifest.Manifest) bool {
 	_, ok := j.before(m)
 	return ok
@@ -114,9 +114,10 @@ func lineDigests(bank, line string) []string {
 	return []string{sum(data), sum(append(data, 0, 0))}
 }
 
-// ownFiles reports whether the kernel measured only two things into PCR 9: the initial file system
-// and the command line of the running system. The expected digest of the initial file system is in
-// the events of PCR 11, as the content of the section .initrd, and a manifest determines PCR 11.
+// ownFiles reports whether PCR 9 has only two things: the initial file system and the command line
+// of the running system. The manifest states the command line. The digest of the initial file
+// system comes from PCR 11, which has the same digest for the section .initrd. The value of PCR 11
+// is in the manifest, so the digest is proven.
 func (j *judge) ownFiles() bool {
 	if j.empty(nvPCR) {
 		return true

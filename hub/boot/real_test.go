@@ -53,8 +53,9 @@ func realMeasured(t testing.TB, name string) *boot.Measurement {
 	return must(boot.Verify(d.IAK.Public, e))(t)
 }
 
-// A real kernel's stub, systemd's stub and systemd-boot measured these boots. Each altered boot
-// differs from the reference only in the altered part.
+// A real kernel's stub, systemd's stub and systemd-boot measured these boots. In each altered boot,
+// one thing differs from the reference, for example the kernel. Compare must name this thing, and
+// report changes only in the PCRs that contain it.
 func TestRealBootsAreToldApart(t *testing.T) {
 	t.Parallel()
 	const date = " hash differs from the reference of 3 May 2026."

@@ -65,10 +65,10 @@ func explain(pcr int, value []byte, events []logEvent, bank crypto.Hash) (start 
 	return nil, nil, nil, false
 }
 
-// withoutRepetition yields how many events of the log the function `explain` should try to replay:
-// first all events, and then fewer and fewer. Each time, it leaves out one more event at the end of
-// the log, if that event is a repetition. Some kernels append the firmware's last events to a log
-// that already contains these events.
+// withoutRepetition yields the numbers n for which the function `explain` should try to replay the
+// first n events of the log. The first number is the number of all events. Each further number
+// leaves out one more event at the end of the log, as long as that event is a repetition. Some
+// kernels append the firmware's last events to a log that already contains these events.
 func withoutRepetition(events []logEvent, bank crypto.Hash) iter.Seq[int] {
 	lastSteps := func(e logEvent) bool {
 		return isDigestOf(e, []byte(exitInvoked), bank) || isDigestOf(e, []byte(exitSucceeded), bank)
@@ -86,10 +86,10 @@ func withoutRepetition(events []logEvent, bank crypto.Hash) iter.Seq[int] {
 	}
 }
 
-// startValues returns the possible values of a PCR after a reset. All bytes are zero, but the last
-// byte of PCR 0 is the locality of TPM2_Startup. The locality is 4 after an H-CRTM sequence (TPM
-// 2.0 Library, Part 1, 34.3). The value of PCR 0 shows the locality. The log also states the
-// locality, but no digest covers that statement.
+// startValues returns the possible values of a PCR after a reset. All bytes are zero, except the
+// last byte of PCR 0: it is the locality of TPM2_Startup, or 4 after an H-CRTM sequence (TPM 2.0
+// Library, Part 1, 34.3). For PCR 0, startValues returns a value for each locality, because no
+// digest covers the locality that the log states.
 func startValues(pcr int, bank crypto.Hash) [][]byte {
 	values := [][]byte{make([]byte, bank.Size())}
 	if pcr == 0 {
@@ -130,7 +130,7 @@ func extendedByWords(bank crypto.Hash, value []byte, words []string) []byte {
 //     by another separator since version 261. If the kernel is in a unified kernel image, systemd
 //     extends PCR 11 by each phase of the boot.
 //
-// maxSeparators is the maximum number of separators. Each start by kexec adds one separator,
+// maxSeparators is the maximum number of systemd's separators. Each start by kexec adds one,
 // without a reset of the PCRs.
 const (
 	exitInvoked   = "Exit Boot Services Invocation"
@@ -214,9 +214,10 @@ func (m *Measurement) NothingMeasured() bool {
 	return true
 }
 
-// emptyPCRs returns values in hexadecimal: those that a PCR can have if nothing specific to a
-// machine was measured into it. These are the start values, extended by up to three separators, and
-// by systemd's separator for each start by kexec. The caller must not change the result.
+// emptyPCRs returns, in hexadecimal, every value that a PCR can have if nothing specific to a
+// machine was measured into it. Such a PCR has a start value, and only separators have extended it:
+// up to three separators of the firmware, and one of systemd for each start by kexec. The caller
+// must not change the result.
 func emptyPCRs(bank crypto.Hash) map[string]bool {
 	if all, ok := emptyByBank[bank]; ok {
 		return all()

@@ -12,7 +12,7 @@ import (
 	"gangway/tcg"
 )
 
-// The test computes the PCRs from a log of the fuzzer, so the replay must explain each PCR. Compare
+// The test computes the PCRs from the fuzzer's log, so the replay must explain each PCR. Compare
 // must find no difference between a boot and a reference that was made from the same boot.
 func FuzzReplay(f *testing.F) {
 	for _, name := range []string{"uki", "sdboot"} {

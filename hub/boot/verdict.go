@@ -11,7 +11,7 @@ import (
 
 // Rules say what Judge expects of a device's boot.
 type Rules struct {
-	// Reference is the device's reference. It is nil before the first boot that is accepted.
+	// Reference is the device's reference. It is nil until the hub accepts a boot of the device.
 	Reference *Reference
 	// Manifests are the manifests of the device's owner. Their signatures are valid.
 	Manifests []*manifest.Manifest
@@ -37,9 +37,9 @@ type System struct {
 	SHA256   string    `json:"sha256"` // of the file, hexadecimal
 	Sequence uint64    `json:"sequence"`
 	Since    time.Time `json:"since"` // the first measurement of this system
-	// Installed is the TPM's reset counter at the boot of the last installer whose report the hub
-	// accepted (0: the hub has accepted no report). The hub does not accept a report with a lower
-	// reset counter.
+	// Installed comes from the last installer's report that the hub accepted: it is the TPM's reset
+	// counter in the boot of that installer. 0 means that the hub has accepted no report. The hub
+	// does not accept a report with a lower reset counter.
 	Installed uint32 `json:"installed,omitempty"`
 }
 
@@ -208,7 +208,7 @@ func (j *judge) expected(p Part) (words string, ok bool) {
 		}
 	case PartRest:
 		if len(j.meant) > 0 && j.ownFiles() && j.empty(6, 8, 13, 14, 15) {
-			return "Nothing else was measured, except the system's own files.", true
+			return "Only the system's own files were measured into the remaining PCRs.", true
 		}
 	}
 	return "", false
@@ -263,9 +263,9 @@ func (j *judge) byReference(p Part) (words string, ok bool) {
 	return fmt.Sprintf("%s: as in the reference of %s.", pcrList(p.PCRs), day), true
 }
 
-// differences returns the differences of a part from the reference, which must not be nil. PCR 9
-// may differ from the reference if ownFiles explains the difference by a manifest. PCR 1 may differ
-// if addsOwnEntry explains the difference by an installer's report.
+// differences returns the differences of a part from the reference, which must not be nil. It
+// leaves out PCR 9 if a manifest explains the value of PCR 9 (see ownFiles). It leaves out PCR 1 if
+// an installer's report explains the value of PCR 1 (see addsOwnEntry).
 func (j *judge) differences(p Part) []Change {
 	pcrs := compared(p)
 	if p.Name == PartRest && len(j.meant) > 0 && j.ownFiles() {
@@ -323,10 +323,15 @@ func (r *Reference) only(pcrs []int) *Reference {
 }
 
 // The method `settled` reports whether the partition table in PCR 5 is accepted. It is accepted in
-// four cases: the owner's installer reported the table, PCR 5 has the value in the reference, the
-// log shows the partition table of the reference, or there is no reference yet, no report counts,
-// and the log explains PCR 5. The method ignores the other data in PCR 5. They are settings of boot
-// managers, and PCR 4 and 12 show the program and the command line that result from these settings.
+// four cases:
+//
+//   - The owner's installer reported the table.
+//   - PCR 5 has the same value as in the reference.
+//   - The log explains PCR 5 and shows the partition table of the reference.
+//   - There is no reference yet, no installer's report counts, and the log explains PCR 5.
+//
+// PCR 5 also has settings of boot managers. The method ignores them: PCR 4 and 12 show the program
+// and the command line that result from these settings.
 func (j *judge) settled() bool {
 	if j.hasReportedTable() {
 		return true
@@ -450,7 +455,6 @@ func (j *judge) keyWords(changes []Change) (words, cause string) {
 }
 
 // onlySeparated reports whether a part of the boot differs from the reference only by systemd's
-// separator. It must look at all changes of Compare, because one change describes all PCRs with the
 // separator.
 func (j *judge) onlySeparated(p Part) bool {
 	if j.Reference == nil {
@@ -474,7 +478,7 @@ func (r *Reference) firmwareText() string {
 }
 
 // explain sets the verdict's changes: sentences that tell the owner what is wrong with the boot. If
-// the owner has no manifests and no decisions, these are the differences from the reference. For a
+// the owner has no manifests and no decisions, it lists the differences from the reference. For a
 // bad part of the boot, explain uses the words of the part's verdict in two cases: the part does
 // not differ from the reference, or the words explain more than the differences do.
 func (j *judge) explain(v *Verdict) {

@@ -148,8 +148,9 @@ func realManifest(t *testing.T, name, line string) *manifest.Manifest {
 	return out
 }
 
-// OVMF, systemd's stub and a real kernel measured these boots. The kernel measures its initial file
-// system and its command line into PCR 9.
+// OVMF, systemd's stub and a real kernel measured these boots. The manifest's own boot must be
+// expected, although the kernel measured its initial file system and its command line into PCR 9.
+// An altered boot must not match, and must not become the reference.
 func TestRealBootIsExpectedByItsManifestAndAnAlteredOneIsNot(t *testing.T) {
 	t.Parallel()
 	line := "console=ttyS0 quiet loglevel=3 panic=-1 gangway.poweroff=onboarded gangway.show=boot"

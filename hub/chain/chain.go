@@ -124,8 +124,8 @@ type CloneFinding struct {
 	Open        bool // no decision of the owner covers the finding
 }
 
-// checksOf lists, for each link, the codes of the link's checks. The link is verified only if the
-// checks with the first `must` codes passed.
+// checksOf lists, for each link, the codes of the link's checks. The link is Verified only if the
+// checks with the first `must` codes passed. The other checks need not have run.
 var checksOf = map[string]struct {
 	codes []string
 	must  int
@@ -202,8 +202,8 @@ func (r *reader) stateOf(c evidence.Check) State {
 	return Waiting
 }
 
-// checks returns the verdict's checks with these codes, in the order of `codes`. It adds the codes
-// to the set of codes that belong to a link.
+// checks returns the verdict's checks with these codes, in the order of `codes`. It marks the codes
+// as seen, so that Picture.Other does not repeat these checks.
 func (r *reader) checks(codes []string) (list []Check) {
 	for _, code := range codes {
 		r.seen[code] = true
@@ -276,7 +276,8 @@ func stateOfLink(checks []Check, must []string) State {
 	return Verified
 }
 
-// decision returns a sentence that says who accepted the open questions of the verdict.
+// decision returns a sentence that says who answered the questions that the verdict left open: the
+// EK list or a person.
 func (r *reader) decision() string {
 	for _, c := range r.f.Verdict.Checks {
 		if c.Check == "approval" && c.OK {

@@ -41,7 +41,7 @@ func worse(a, than State) bool {
 	return rank[a] > rank[than]
 }
 
-// activation returns the check whether the device has activated its certificates on a TLS
+// activation returns the check that says whether the device has activated its certificates on a TLS
 // connection.
 func (r *reader) activation() Check {
 	switch {
@@ -53,7 +53,7 @@ func (r *reader) activation() Check {
 	return Check{codeActivation, Verified, "On " + r.f.Device.Activated.UTC().Format(time.DateTime) + " UTC the device made a TLS 1.3 connection with the IDevID key, and proved for this connection that its TPM had opened the reply."}
 }
 
-// boot returns the check whether the device's newest boot measurement matches.
+// boot returns the check that says whether the device's newest boot measurement matches.
 func (r *reader) boot() Check {
 	c := Check{Code: codeBoot, State: Waiting}
 	if r.f.RequireBoot {
@@ -84,7 +84,7 @@ func (r *reader) boot() Check {
 	return c
 }
 
-// clone returns the check whether only one machine has the TPM's state.
+// clone returns the check that says whether only one machine has the TPM's state.
 func (r *reader) clone() Check {
 	c := Check{Code: codeClone}
 	for _, f := range r.f.CloneFindings {

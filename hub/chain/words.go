@@ -13,12 +13,13 @@ var titles = map[string]string{
 	Maker: "Maker's root", EK: "EK", AIK: "AIK", IDevID: "IDevID", Connection: "This connection",
 }
 
-// exact has the text for the field Exact of each link.
+// exact says what each link proves, in the terms of the TCG. These texts are for experts (the field
+// Link.Exact).
 var exact = map[string]string{
 	Maker:      "The EK certificate chains to a TPM maker's root in this hub's trust store.",
 	EK:         "The request's EK is the key of the EK certificate and was made from a TCG template. Only the TPM that has this EK can open the credential that the hub encrypts to it.",
 	AIK:        "The AIK is a restricted signing key, fixed to its TPM. The TPM opened the credential that the hub had encrypted to both EK and AIK, so both keys are in one TPM.",
-	IDevID:     "The AIK certified the IDevID key (TPM2_Certify): it is a signing key, fixed to the same TPM, and a primary key of the endorsement hierarchy. The IDevID key signed the request.",
+	IDevID:     "The AIK certified (TPM2_Certify) that the IDevID key is a signing key, fixed to the same TPM, and a primary key of the endorsement hierarchy. The IDevID key signed the request.",
 	Connection: "The device proved on a TLS connection that it has the IDevID key. A TPM quote on such a connection reports the boot.",
 }
 

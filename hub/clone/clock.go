@@ -9,8 +9,9 @@ import (
 
 // Tolerances for the clock of one TPM.
 const (
-	// A TPM's clock may be up to 15 % fast (Part 1, "Clock"). The TPM reads the clock some time
-	// before the hub receives the value.
+	// A TPM's clock may advance by at most the factor `fastest` in relation to the hub's clock. The
+	// specification allows 15 % (Part 1, "Clock"). The rest is a reserve, because the TPM reads its
+	// clock some time before the hub receives the value.
 	fastest = 1.2
 	// aheadTolerance is an additional tolerance for a fast TPM clock, because the hub's clock is
 	// sometimes adjusted.
@@ -97,8 +98,8 @@ func (b Boot) continues(later Boot) bool {
 	return clocks >= shortest-slack && clocks <= longest+slack
 }
 
-// maxMillis bounds a TPM's clock, which has 64 bits of milliseconds, so that it does not overflow a
-// time.Duration.
+// maxMillis limits the values of a TPM's clock. The clock counts milliseconds in 64 bits, and its
+// largest values would overflow a time.Duration.
 const maxMillis = uint64(1<<63-1) / uint64(time.Millisecond) / 4
 
 func millis(clock uint64) time.Duration {

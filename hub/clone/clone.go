@@ -47,8 +47,8 @@ const (
 	EarlierCertificate = "earlier-certificate"
 )
 
-// State says whether a TPM's state seems to run in several machines. It follows from the findings
-// and from the owner's decision.
+// State says whether several machines seem to run with one TPM's state. The findings and the
+// owner's decision determine the value.
 type State string
 
 // States. The zero value has two meanings: all sightings fit a single machine, or the owner decided
@@ -78,8 +78,9 @@ const (
 	maxSerials = 4
 )
 
-// minTurns is how often ended boots must continue until the state is Certain. At least two
-// different boots must continue: if one snapshot is restored repeatedly, only one boot continues.
+// minTurns is how often the hub must see an ended boot continue before the state is Certain. These
+// must be at least two different boots: if a single machine's snapshot is restored repeatedly, only
+// one boot continues.
 const minTurns = 3
 
 // Sighting has the facts that the hub learned from an authenticated device at one time.
@@ -271,7 +272,7 @@ func (r *Record) interleave(at time.Time) {
 		all += b.Turns
 	}
 	if len(by) > 1 && all >= minTurns {
-		r.find(BootsInterleave, at, "Reports alternate between several boots of the TPM: each of these boots continued after another boot had reported: %s. One TPM cannot return to an earlier boot, so several TPMs run with one state.", strings.Join(by, "; "))
+		r.find(BootsInterleave, at, "Reports alternate between several boots of the TPM, and each of these boots continued after another boot had reported: %s. One TPM cannot return to an earlier boot, so several TPMs run with one state.", strings.Join(by, "; "))
 	}
 }
 

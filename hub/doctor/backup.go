@@ -18,9 +18,9 @@ func (e *exam) hasBackupFiles() bool {
 	return err == nil && path != ""
 }
 
-// checkBackupFiles examines the newest backup of 'gangway backup'. It has no age identity, so it
-// cannot decrypt the backup. Instead, it compares the backup with the description that the hub
-// signed.
+// checkBackupFiles examines the newest backup of 'gangway backup'. The doctor has no age identity,
+// so it cannot decrypt the backup. Instead, it compares the backup with the description that the
+// hub signed.
 func (e *exam) checkBackupFiles(ctx context.Context) []finding.Finding {
 	ctx, cancel := context.WithTimeout(ctx, e.CheckTime)
 	defer cancel()

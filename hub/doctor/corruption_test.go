@@ -26,7 +26,8 @@ import (
 	_ "modernc.org/sqlite" // the driver
 )
 
-// tablesOf returns the columns of the tables under a heading of docs/fsck.md.
+// tablesOf reads the list of database columns under a heading of docs/fsck.md. The key of the
+// result is the name of the database table.
 func tablesOf(t *testing.T, heading string) map[string][]string {
 	t.Helper()
 	text, err := os.ReadFile("../../docs/fsck.md")
@@ -83,7 +84,7 @@ func columns(t *testing.T, db *sql.DB, query string, args ...any) (list []string
 	return list
 }
 
-// Each column of the schema is in exactly one of the two tables of docs/fsck.md.
+// Each column of the database's schema is in exactly one of the two lists in docs/fsck.md.
 func TestEachColumnIsListed(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")
@@ -111,8 +112,8 @@ func TestEachColumnIsListed(t *testing.T) {
 	}
 }
 
-// populated returns a hub with a row for each table of docs/fsck.md, and its database, opened by
-// the function raw.
+// populated returns a hub whose database has a row in each table that docs/fsck.md names. It also
+// returns the database, opened by the function raw.
 func populated(t *testing.T) (*hubtest.Hub, *sql.DB) {
 	t.Helper()
 	maker, err := fleet.NewMaker("Maker", fleet.MakerOptions{})

@@ -189,10 +189,10 @@ func room(dir string, s syscall.Statfs_t) (found []finding.Finding) {
 	remedy := "Free disk space: remove files of other programs, delete devices that are not needed, or enlarge the disk. See 'A full disk' in docs/operations.md."
 	switch {
 	case free < reserve:
-		found = append(found, bad(finding.Problem, "disk-full", fmt.Sprintf("%s free on the disk of %s, of %s.", bytesOf(free), dir, bytesOf(size)),
+		found = append(found, bad(finding.Problem, "disk-full", fmt.Sprintf("%s of %s are free on the disk that contains %s.", bytesOf(free), bytesOf(size), dir),
 			fmt.Sprintf("If less than %s is free, the hub refuses uploads. If less than half of this size is free, the hub refuses all new data.", bytesOf(reserve)), remedy))
 	case free < 3*reserve:
-		found = append(found, bad(finding.Warning, "disk-low", fmt.Sprintf("%s free on the disk of %s, of %s.", bytesOf(free), dir, bytesOf(size)),
+		found = append(found, bad(finding.Warning, "disk-low", fmt.Sprintf("%s of %s are free on the disk that contains %s.", bytesOf(free), bytesOf(size), dir),
 			fmt.Sprintf("If less than %s is free, the hub refuses uploads.", bytesOf(reserve)), remedy))
 	}
 	// Some file systems make inodes when needed, and report that they have none.
@@ -201,11 +201,11 @@ func room(dir string, s syscall.Statfs_t) (found []finding.Finding) {
 		if s.Ffree < 100 {
 			severity = finding.Problem
 		}
-		found = append(found, bad(severity, "disk-inodes", fmt.Sprintf("%d inodes of %d are free on the disk of %s.", s.Ffree, s.Files, dir),
+		found = append(found, bad(severity, "disk-inodes", fmt.Sprintf("%d of %d inodes are free on the disk that contains %s.", s.Ffree, s.Files, dir),
 			"Without a free inode, no program can create a file, even if disk space is free.", "Remove small files of other programs, or use a file system with more inodes."))
 	}
 	if len(found) == 0 {
-		return good("disk", "%s free on the disk of %s, of %s.", bytesOf(free), dir, bytesOf(size))
+		return good("disk", "%s of %s are free on the disk that contains %s.", bytesOf(free), bytesOf(size), dir)
 	}
 	return found
 }

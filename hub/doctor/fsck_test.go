@@ -124,7 +124,8 @@ func TestMissingObjectIsFound(t *testing.T) {
 	}
 }
 
-// overwrite replaces the content of the files in a folder that have the content `from`.
+// overwrite finds the files in the folder `dir` whose content is `from`, and replaces their content
+// by `to`.
 func overwrite(t *testing.T, dir, from, to string) {
 	t.Helper()
 	n := 0

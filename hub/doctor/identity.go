@@ -20,7 +20,8 @@ import (
 )
 
 // Identities checks the hashes, the keys' names and the certificates of all enrolments, and the
-// hashes in other tables. `ca` is the hub's CA, which issued the certificates. It repairs nothing.
+// hashes in other tables. The certificates must be from `ca`, the hub's CA. Identities repairs
+// nothing.
 func Identities(ctx context.Context, db store.Consistency, ca *pki.Hub) (findings []finding.Finding, err error) {
 	wrong, err := db.WrongHashes(ctx)
 	if err != nil {
@@ -98,9 +99,9 @@ func wrongStates(ctx context.Context, db store.Consistency) (wrong []string, err
 // about the rows that break the rule, and %s stands for these rows.
 var hashFacts = map[string]string{
 	"trust-fingerprint": "The stored fingerprints of certificates in the trust store are wrong. These are the sources of the certificates: %s.",
-	"manifest-key":      "The ids of manifest keys of these accounts are not the hashes of the keys: %s.",
-	"chain-hash":        "CA certificates of EK certificates do not match their hashes: %s.",
-	"manifest-hash":     "The ids of reference manifests of these accounts are not the hashes of the manifests: %s.",
+	"manifest-key":      "In these accounts, the id of a manifest key is not the hash of the key: %s.",
+	"chain-hash":        "The CA certificates that the hub stored with EK certificates do not match these stored hashes: %s.",
+	"manifest-hash":     "In these accounts, the id of a reference manifest is not the hash of the manifest: %s.",
 }
 
 type identityCheck struct{ options x509.VerifyOptions }

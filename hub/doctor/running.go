@@ -93,7 +93,7 @@ func checkProcess(_ context.Context, e *exam) []finding.Finding {
 		return []finding.Finding{bad(finding.Warning, "files-limit", fmt.Sprintf("The hub (process %d) may open only %d files.", e.pid, soft),
 			"Each connected device is an open file.", "Set LimitNOFILE=65536 with 'systemctl edit gangway', and restart the hub.")}
 	}
-	return good("process", "A hub runs with this data folder (process %d), with %d open files.", e.pid, open)
+	return good("process", "A hub (process %d) runs with this data folder, and has %d open files.", e.pid, open)
 }
 
 // checkListeners examines the addresses at which the hub listens. It reports an address that
@@ -238,7 +238,7 @@ func (e *exam) checkURL(ctx context.Context, address string) finding.Finding {
 			"A proxy that ends TLS, or another machine, has this address. Devices refuse this server.", "Forward the TCP connection unchanged, or give the proxy a certificate of the hub's CA: gangway ca issue-server --help")
 	case errors.As(err, &otherName):
 		return bad(finding.Problem, "url-name", fmt.Sprintf("The certificate at %s is not for the name %s.", address, u.Hostname()),
-			"The hub was later started with another --url.", fmt.Sprintf("Start the hub with --also-url %s.", address))
+			"The hub was restarted with another --url.", fmt.Sprintf("Start the hub with --also-url %s.", address))
 	case errors.As(err, &expired):
 		return bad(finding.Problem, "url-expired", fmt.Sprintf("The certificate at %s is not valid now: %v.", address, err), "The clock is wrong, or was wrong when the hub started.", "Set the clock, and restart the hub.")
 	case errors.As(err, &dns):
@@ -253,11 +253,11 @@ func (e *exam) checkURL(ctx context.Context, address string) finding.Finding {
 	ofProxy := leaf.Subject.CommonName == pki.ProxySubject
 	if left < 14 && ofProxy {
 		return bad(finding.Warning, "certificate-expires", fmt.Sprintf("The certificate of the proxy at %s expires in %d day(s).", address, left),
-			"The hub does not renew this certificate. After it has expired, no device can connect to the proxy.", "Issue a new one, and let the proxy load it: gangway ca issue-server --help")
+			"The hub does not renew this certificate. After it has expired, no device can connect to the proxy.", "Issue a new certificate, and let the proxy load it: gangway ca issue-server --help")
 	}
 	if left < 14 {
 		return bad(finding.Warning, "certificate-expires", fmt.Sprintf("The certificate at %s expires in %d day(s).", address, left),
-			"The hub renews its certificate 30 days before the end, so the renewal has failed.", "Find the reason in the hub's log: journalctl -u gangway")
+			"The hub renews its certificate 30 days before the certificate expires, so the renewal has failed.", "Find the reason in the hub's log: journalctl -u gangway")
 	}
 	if ofProxy {
 		return good("url", "A proxy with a certificate of this hub's CA answers at %s. The certificate is valid for %d more days; nothing renews it.", address, left)[0]

@@ -103,8 +103,8 @@ func (e *exam) inspect(ctx context.Context, path string, served bool) (sqlite.In
 	return sqlite.Inspect(ctx, path, served, e.CheckTime)
 }
 
-// If the newest backup is older than oldBackup, this is a warning. If it is older than
-// uselessAfter, this is a problem.
+// If the newest backup is older than oldBackup, the doctor reports a warning. If the newest backup
+// is older than uselessAfter, the doctor reports a problem.
 const (
 	oldBackup    = alarm.BackupOld
 	uselessAfter = 60 * 24 * time.Hour

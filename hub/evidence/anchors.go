@@ -15,9 +15,9 @@ type Anchors struct {
 	// Origins maps the SHA-256 of a root's DER to the root's source, in words for a person: "built
 	// in", "file makers.pem".
 	Origins map[[32]byte]string
-	// Distrusted lists certificates that no chain may contain, even if a device sends them. A chain
-	// also may not contain another certificate with the key of a distrusted certificate, except a
-	// certificate that is in Roots or Intermediates.
+	// Distrusted lists certificates that no chain may contain, even if a device sends them. The key
+	// of a distrusted certificate may also be in other certificates. A chain may contain such a
+	// certificate only if it is in Roots or Intermediates.
 	Distrusted []*x509.Certificate
 }
 

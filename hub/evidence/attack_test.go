@@ -109,7 +109,7 @@ func TestAcceptsAGoodRequest(t *testing.T) {
 			t.Errorf("EK %s: %d checks", ek, len(v.Checks))
 		}
 		for _, step := range v.Checks {
-			// These checks are skipped, because the test has no EK list and no rules.
+			// These two checks are skipped, because the test has no EK list and no policy rules.
 			idle := step.Check == "ek-list" || step.Check == "policy"
 			if step.OK == idle || step.Skipped != idle || !strings.HasSuffix(step.Detail, ".") {
 				t.Errorf("check %+v neither passed nor was skipped, or its detail is not a sentence", step)
@@ -140,12 +140,12 @@ func TestRejectsEKCertificateOfAnotherTPM(t *testing.T) {
 
 func TestRejectsIAKOfASoftwareKey(t *testing.T) {
 	t.Parallel()
-	// A software key usually lacks the attributes of a TPM's key.
+	// The attacker sends a software key as the IAK, without the attribute sensitiveDataOrigin.
 	s := newScene(t)
 	s.attacker.IAK = must(fleet.NewKey(tcg.IAKTemplates[1], func(p *tcg.Public) { p.Attributes &^= tcg.SensitiveDataOrigin }))(t)
 	s.refused(t, s.request(t, s.attacker, fleet.RequestChange{}), "iak-not-tpm-made")
-	// An attacker who gives false attributes to a software key gains nothing, because the attacker
-	// cannot open the hub's reply. See TestStrangerWithTheVictimsEKCertificate in package hub/api.
+	// An attacker can also give a software key the attributes of a TPM's key. The attacker then
+	// cannot open the hub's reply: see TestStrangerWithTheVictimsEKCertificate in package hub/api.
 }
 
 func TestRejectsIAKNotRestricted(t *testing.T) {

@@ -3,9 +3,9 @@
 // and the time. All four are arguments, so that each attack can be one row of a table-driven test.
 //
 // Parse turns a request into a Request, which does not change afterwards. Verify judges the
-// Request. The hub continues only with values from the Request. (The reason is CVE-2022-1053:
-// Keylime fetched the data twice, once to check it and once to use it. So an attacker could send
-// other data the second time.)
+// Request. The hub continues only with values from the Request. The reason is a fault of Keylime
+// (CVE-2022-1053): Keylime fetched the data twice, once to check it and once to use it. So an
+// attacker could send other data the second time.
 //
 // Verify cannot prove that the IAK is in the TPM of the EK certificate, because a request does not
 // prove this. The reply proves it: only the TPM of the EK certificate can open the reply. See
@@ -128,8 +128,8 @@ const hintChain = "Send one certificate in each entry, without padding, and noth
 
 // checkChain refuses a chain if an entry does not have the outer DER structure of a certificate. If
 // an entry has this structure but cannot be parsed, checkChain ignores the entry and adds a note.
-// Some TPMs store such malformed certificates, and the chain does not need the certificates. The
-// argument `refused` has the code and the hint of the refusal. checkChain adds the reason.
+// Some TPMs store such malformed certificates, and the hub does not need them to build the chain.
+// The argument `refused` has the code and the hint of the refusal. checkChain adds the reason.
 func (r *Request) checkChain(refused *Refusal) error {
 	for i, der := range r.Chain {
 		if !tcg.IsCertificate(der) {

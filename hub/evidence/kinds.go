@@ -8,11 +8,11 @@ import (
 	"gangway/tcg"
 )
 
-// EKKinds lists the templates of the EK profile from which a TPM's EK may be made. A TPM has one EK
-// for each template, and nothing in the TPM links these EKs. So one TPM could become several
-// devices. If a policy allows only one kind of EK for a maker, each TPM of the maker can be only
-// one device. The EK certificate proves the key's algorithm. Nothing proves the template's range,
-// low (L) or high (H): only the device states the range.
+// EKKinds lists the kinds of EK that a policy allows. A kind is a template of the EK profile. A TPM
+// has one EK for each template, and nothing in the TPM links these EKs. So one TPM could become
+// several devices. If a policy allows only one kind for a maker, each TPM of this maker can be only
+// one device. The EK certificate proves the key's algorithm. Nothing proves whether the template is
+// in the low range (L) or the high range (H): only the device states this.
 type EKKinds struct {
 	Name string // name of the policy with this list, for a person: "the hub's policy"
 	// The map Of has the allowed templates ("L-1", "H-3") of a maker or model. The key of the map
@@ -45,7 +45,7 @@ func (k *EKKinds) kinds(names []string) (list []string, ok bool) {
 var pcClientKinds = []string{"L-1", "L-2", "H-1", "H-2", "H-3", "H-6"}
 
 // defaultKinds lists the kinds of EK that makers are known to certify. It applies if no policy
-// lists kinds for the TPM. An EK of another kind raises a question; it is not refused.
+// lists kinds for the TPM. The hub does not refuse an EK of another kind, but asks the owner.
 var defaultKinds = map[string][]string{
 	"amd": pcClientKinds, "ifx": pcClientKinds, "intc": pcClientKinds, "ntc": pcClientKinds, "ntz": pcClientKinds, "stm": pcClientKinds,
 	"goog":  {"L-1", "L-2"},

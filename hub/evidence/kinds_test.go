@@ -9,8 +9,8 @@ import (
 	"gangway/internal/fleet"
 )
 
-// By default an EK is accepted if the EK's maker is known to certify EKs of this kind. An EK of
-// another kind raises a question.
+// By default an EK is accepted if the EK's maker is known to certify EKs of this kind. If the EK is
+// of another kind, a person must decide.
 func TestDefaultKindsOfAMaker(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -36,8 +36,8 @@ var (
 	oidUserID         = asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 1}
 )
 
-// markedOIDs has the DER encodings of the attributes that add marks: oidSerialNumber, oidCommonName
-// and oidUserID.
+// markedOIDs has the DER encodings of the attributes whose values can be marks: oidSerialNumber,
+// oidCommonName and oidUserID.
 var markedOIDs = [][]byte{{0x55, 4, 5}, {0x55, 4, 3}, {0x09, 0x92, 0x26, 0x89, 0x93, 0xF2, 0x2C, 0x64, 1, 1}}
 
 // TPMMarks returns the marks of an EK certificate, at most maxMarks. A mark is the certificate's

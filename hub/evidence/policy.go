@@ -32,7 +32,8 @@ func ParseAction(s string) (Action, bool) {
 
 // Policy decides about devices with consistent evidence. Every policy refuses keys that do not
 // match their certificate, keys that may exist outside a TPM, and keys with a private half that
-// anyone can compute. The zero value accepts only what every policy accepts.
+// anyone can compute. In the zero value, every Action is Refuse, no software TPM is accepted, and
+// there are no rules.
 type Policy struct {
 	ExpiredEK     Action // the EK certificate's notAfter has passed
 	NoCertificate Action // the TPM has no EK certificate; Accept has the effect of Ask
@@ -86,7 +87,7 @@ type Listing struct {
 	// ByKey is true if the owner's EK list has the hash of the EK. Such an entry also approves an
 	// EK without a trusted certificate. ByHub is true if the hub's EK list has the hash. BySerial
 	// is true if one of the two lists has the serial number of the EK certificate, but not the
-	// hash. An entry with a serial number proves only as much as the certificate.
+	// hash. A serial number counts only if the EK certificate chains to a trusted root.
 	ByKey, ByHub, BySerial bool
 	// OffHub is true if the hub has an EK list, and this list has neither the hash nor the serial
 	// number. HubBySerial is true if the hub's EK list has the serial number, but not the hash.
@@ -256,8 +257,8 @@ type decidingRule struct {
 // rulesOf returns the rules that decide about a request. A layer has the rules of one policy, the
 // hub's or the owner's. In each layer, the first rule that matches the maker and model in the EK
 // certificate decides. If the certificate does not chain to a trusted root, the first rule that
-// matches a TPM without a certificate decides too. So a forged certificate does not avoid the rule
-// for TPMs without a certificate.
+// matches a TPM without a certificate decides too. So a device cannot bypass the rule for TPMs
+// without a certificate by sending a forged certificate.
 func (p *Policy) rulesOf(v *Verdict, r *Request) (rules []decidingRule) {
 	for _, layer := range p.Layers {
 		rule := layer.first(r, r.Maker(), r.Model())

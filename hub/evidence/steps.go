@@ -23,7 +23,7 @@ type Ownership struct {
 }
 
 // ParseKeys parses the first step of a two-step enrolment: the EK, the EK certificate and the AK.
-// The first step has no signature of the EK or the AK. Errors have the type *Refusal.
+// The first step contains no signature by the EK or the AK. Errors have the type *Refusal.
 func ParseKeys(in *wire.EnrollRequest) (*Request, error) {
 	name, err := hex.DecodeString(strings.TrimSpace(in.AKName))
 	if err != nil || len(name) < 34 || len(name) > 66 {
@@ -52,7 +52,7 @@ const (
 var identityChecks = []string{"idevid", "certify", "signature"}
 
 // KeysOnly reports whether the request is the first step of a two-step enrolment. The first step
-// has an EK and an AK, but no signature of either key.
+// contains an EK and an AK, but no signature by either key.
 func (r *Request) KeysOnly() bool { return r.keysOnly }
 
 // VerifyKeys judges a Request from ParseKeys. It runs the checks of Verify, except the checks of
@@ -164,7 +164,7 @@ func readPublic(text string, templates []tcg.Template, name []byte) ([]byte, err
 // Errors have the type *Refusal.
 func ParseRegistration(in *wire.Registration) (*Request, error) {
 	if len(in.CSR) == 0 || len(in.CSR) > maxCSR {
-		return nil, refuse("csr-malformed", fmt.Sprintf("csr is not a PKCS #10 request in DER, in base64, of at most %d bytes.", maxCSR), hintSteps)
+		return nil, refuse("csr-malformed", fmt.Sprintf("csr is not a PKCS #10 request: the field must be base64, and its content must be DER of at most %d bytes.", maxCSR), hintSteps)
 	}
 	csr, err := x509.ParseCertificateRequest(in.CSR)
 	if err != nil {
@@ -227,8 +227,8 @@ func idevidPublic(text string, csr *x509.CertificateRequest) ([]byte, error) {
 	return may[0].Raw, nil
 }
 
-// extensions returns Pantacor's extensions of a CSR. The key is the last number of an extension's
-// OID. If an extension is text, one line break at the end of the text is removed.
+// extensions returns Pantacor's extensions of a CSR. The map's key is the last number of the
+// extension's OID. If an extension is text, one line break at the end of the text is removed.
 func extensions(csr *x509.CertificateRequest) (map[int][]byte, *Refusal) {
 	out := make(map[int][]byte)
 	for _, e := range csr.Extensions {

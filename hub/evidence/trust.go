@@ -77,8 +77,8 @@ var (
 )
 
 // chain verifies the signature of the EK certificate `leaf`, and the chain from the issuer up to a
-// root. It returns the issuer. The argument `extra` has DER certificates from the device. They are
-// untrusted, but may be intermediates.
+// root. It returns the issuer. The argument `extra` has DER certificates from the device. These
+// certificates may be intermediates of the chain, but never its root.
 func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*verifiedCA, error) {
 	ca, err := t.find(leaf, extra, now)
 	if err == nil || t.withDistrusted == nil {
@@ -198,7 +198,7 @@ func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now tim
 		case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 			return nil, errExpired
 		case errors.As(err, &invalid) && (invalid.Reason == x509.TooManyIntermediates || invalid.Reason == x509.CANotAuthorizedForThisName):
-			return nil, &constraintError{"A CA certificate of its chain does not allow the certificates below it."}
+			return nil, &constraintError{"A CA certificate of the EK certificate's chain does not allow the certificates below it."}
 		}
 		return nil, errUntrusted
 	}

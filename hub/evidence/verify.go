@@ -157,8 +157,8 @@ func (v *Verdict) Passed(name string) bool {
 	return slices.ContainsFunc(v.Checks, func(s Check) bool { return s.Check == name && s.OK })
 }
 
-// Failed reports whether a check ran and failed. It stays true if a person has answered the check's
-// question since.
+// Failed reports whether a check ran and failed. The result is true even if a person has accepted
+// the failure.
 func (v *Verdict) Failed(name string) bool {
 	return slices.ContainsFunc(v.Checks, func(s Check) bool { return s.Check == name && !s.OK && !s.Skipped })
 }

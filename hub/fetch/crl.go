@@ -47,7 +47,7 @@ func (f *Fetcher) ChecksCRLs() bool { return f.crls != CRLsOff }
 // `chain` has the issuer of `leaf` first, then the issuer's issuer, and so on up to the root; the
 // root is not checked. `notes` are notes for the verdict. Revocation returns a refusal if a
 // certificate is revoked or, in mode CRLsHard, if the status of a certificate is not known. A
-// certificate that names no revocation list cannot be revoked: this adds a note in both modes.
+// certificate that names no revocation list counts as not revoked, and Revocation returns a note.
 func (f *Fetcher) Revocation(ctx context.Context, leaf *x509.Certificate, chain []*x509.Certificate) (notes []string, refusal *evidence.Refusal) {
 	if f.crls == CRLsOff {
 		return nil, nil

@@ -157,7 +157,7 @@ func TestListThatIsNoGoodIsNotBelieved(t *testing.T) {
 	if notes, refusal := checker(t, CRLsHard).Revocation(t.Context(), two.cert, []*x509.Certificate{one.cert}); refusal != nil || len(notes) != 0 {
 		t.Errorf("%q, %v", notes, refusal)
 	}
-	// A certificate that names no revocation list cannot be revoked.
+	// A certificate that names no revocation list is accepted, with a note.
 	none := issue(t, "leaf", false, one, nil)
 	if notes, refusal := checker(t, CRLsHard).Revocation(t.Context(), none.cert, []*x509.Certificate{one.cert}); refusal != nil || len(notes) != 1 || !strings.Contains(notes[0], "names no revocation list") {
 		t.Errorf("%q, %v", notes, refusal)

@@ -43,8 +43,8 @@ func NewPlace() string { return rand.Text() }
 // placeSize is the length of a place that is not empty.
 const placeSize = 26
 
-// The method `name` returns the key's name: the SHA-256 in hexadecimal digits, with a slash after
-// the first two, and then a dot and the place, if the place is not empty.
+// The method `name` returns the key's name: the SHA-256 in hexadecimal, with a slash after the
+// first two digits. If the place is not empty, a dot and the place follow.
 func (k Key) name() string {
 	text := hex.EncodeToString(k.Sum[:])
 	text = text[:2] + "/" + text[2:]

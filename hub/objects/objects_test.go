@@ -306,7 +306,8 @@ func manyAtOnce(t *testing.T, s objects.Store) {
 }
 
 // A hub that was paused removes an old copy of an object after another hub has stored the object
-// again. Objects that an older version of the hub stored, with an empty Key.Place, stay readable.
+// again. The new copy must stay. This also holds if an older version of the hub stored the old
+// copy, with an empty Key.Place.
 func lateRemovalLeavesTheNewCopy(t *testing.T, s objects.Store) {
 	old, b := content("stored again", 1000)
 	old.Place = ""
@@ -423,9 +424,9 @@ func uploadInParts(t *testing.T, s objects.Store) {
 	}
 }
 
-// slowPart starts an attacker's connection that sends a false first part of an object of `size`
-// bytes. The connection sends the second half of this part only after the caller closes `slow`. A
-// caller closes `slow` after the hub has checked the object. When the connection has ended, `ended`
+// slowPart starts the connection of an attacker, who tries to change an object after the hub has
+// checked it. The attacker sends a false first part of an object of `size` bytes, but the second
+// half of this part only after the caller has closed `slow`. When the connection has ended, `ended`
 // is closed.
 func slowPart(t *testing.T, s objects.Store, key objects.Key, token string, size int64, b []byte) (slow chan bool, ended chan bool) {
 	t.Helper()

@@ -26,12 +26,11 @@ func chipMarks(e store.Enrolment) (out []store.ChipMark) {
 	return out
 }
 
-// warnOwner sends an event to the first owner, who owns a TPM's device. Somebody has tried to
-// onboard the TPM with the join token of a second owner, and the hub has refused this. If `code` is
-// CodeOtherOwner, the refused request had the device's EK. If `code` is CodeOtherEK, the request
-// had the device's AIK and another EK. If several second owners try, the first owner gets one event
-// for each of these owners. The machine that sent the request has proven that it has the device's
-// EK or the device's AIK.
+// warnOwner warns the owner of a TPM's device by an event. Somebody has tried to onboard the same
+// TPM with another owner's join token, and the hub has refused the request. `code` says how the hub
+// recognized the TPM. CodeOtherOwner: the request had the device's EK. CodeOtherEK: the request had
+// the device's AIK and another EK. In both cases, the sender has proven that it has this key of the
+// device. For each of the other owners, the device's owner gets only one event.
 func (s *Service) warnOwner(ctx context.Context, e store.Enrolment, code, addr string) {
 	ek := e.EK
 	message := "Another owner's join token was tried on this device's TPM. The hub refused the attempt. The device stays yours until you delete it."

@@ -54,9 +54,11 @@ func EnrolmentSighting(e store.Enrolment, addr string) clone.Sighting {
 //
 // If the record's state gets worse, RecordSighting appends an event for the owner in the same
 // transaction, so the owner gets the event exactly once. RecordSighting returns the record's
-// version. `known` is true if the record already has an unanswered finding, or if this sighting
-// adds a finding that explains counters that went back. The caller then need not warn the owner of
-// such counters.
+// version.
+//
+// The TPM's counters may have gone back. If `known` is true, the caller need not warn the owner
+// about this, for one of two reasons: the record already had an unanswered finding, or this
+// sighting adds another finding, which explains the counters.
 func (s *Service) RecordSighting(ctx context.Context, d store.Device, first store.Enrolment, addr string, weigh func(*clone.Record)) (version int64, known bool, err error) {
 	for {
 		var r clone.Record
@@ -117,10 +119,11 @@ func (s *Service) recordRepeatedOnboarding(ctx context.Context, d store.Device, 
 	}
 }
 
-// RecordSupersededUse records that a peer has the key of a superseded certificate: the device has
-// onboarded again since, and got another certificate. This use is evidence of a copied TPM state (a
-// finding) only if the machine that got the superseded certificate had another serial number than
-// the device has now. RecordSupersededUse stores only the first such use.
+// RecordSupersededUse is called when a peer has proven that it has the key of a superseded
+// certificate: the device has onboarded again and got another certificate. RecordSupersededUse
+// compares the serial number of the machine that got the superseded certificate with the device's
+// present serial number. If they differ, this may be a copied TPM state, and RecordSupersededUse
+// records a finding. It records only the first such finding.
 func (s *Service) RecordSupersededUse(ctx context.Context, certificate [32]byte, addr string) error {
 	e, err := s.Store.EnrolmentByCertificate(ctx, certificate)
 	if errors.Is(err, store.ErrNotFound) || err == nil && e.State != store.Superseded {

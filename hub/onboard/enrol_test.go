@@ -51,8 +51,8 @@ func TestDeviceOnboards(t *testing.T) {
 }
 
 // If this process has signed a certificate, the hub does not verify the certificate again. So the
-// hub must call Service.Signed for exactly these certificates: not for a certificate that the
-// database returns for a repeated request, and for none when the hub refuses a request.
+// hub must call Service.Signed for these certificates only. It must not call Service.Signed for a
+// certificate that the database returns for a repeated request, or if it refuses a request.
 func TestSignedGetsOnlyCertificatesOfThisProcess(t *testing.T) {
 	s := newScene(t)
 	var signed []store.Hash
@@ -129,8 +129,8 @@ func TestRefusalOfEvidenceNamesTheOwner(t *testing.T) {
 	equal(s, "enrolments", len(s.store.enrolments), 0)
 }
 
-// A peer without a valid ownership proof causes an event. The hub passes the event to
-// Service.Unproven, which can limit such events, and does not append it itself.
+// A peer without a valid ownership proof causes an event. The hub only passes the event to
+// Service.Unproven, which can limit the number of such events in the audit trail.
 func TestEventsOfUnprovenPeersGoToTheirBound(t *testing.T) {
 	s := newScene(t)
 	var got []store.Event
@@ -318,9 +318,9 @@ func TestAIKOfAnotherTPMIsRefused(t *testing.T) {
 	}
 }
 
-// The hub refuses the second owner, and must warn the first owner. If the warning cannot be stored,
-// the second owner gets the same refusal as usual. If the first owner has released the TPM in
-// between, the hub warns nobody.
+// A second owner tries to onboard the TPM of the first owner's device. The hub refuses the request,
+// and must warn the first owner. If the warning cannot be stored, the refusal stays the same. If
+// the first owner has released the TPM in between, the hub warns nobody.
 func TestWarningNeedsAnOwner(t *testing.T) {
 	s := newScene(t)
 	d := s.device()

@@ -24,11 +24,13 @@ type examined struct {
 }
 
 // examine judges a request by the trusted makers, the policies, the EK lists, the EK's kept
-// certificate, and online lookups. The hub calls `examine` before it issues any certificate.
-// `check` is evidence.Verify or, for the first step, evidence.VerifyKeys, because the first step
-// has only keys. If the hub knows the root of the request's EK certificate, it keeps the
-// certificate even if the verdict is a refusal. `version` is the result of Store.ConfigVersion,
-// which the caller has just read.
+// certificate, and online lookups. The hub calls `examine` before it issues any certificate. If the
+// hub knows the root of the request's EK certificate, `examine` keeps the certificate, even if the
+// verdict is a refusal.
+//
+// `check` is evidence.Verify. For the first step of a two-step enrolment, which has only keys,
+// `check` is evidence.VerifyKeys. `version` is the result of Store.ConfigVersion, which the caller
+// has just read.
 func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.Request, owner string, version int64, now time.Time, check checker) (*examined, error) {
 	input, rules, err := s.input(ctx, version, owner, now)
 	if err != nil {
@@ -106,9 +108,9 @@ func (s *Service) keep(ctx context.Context, x *examined, now time.Time) error {
 }
 
 // verify runs the function `check`. It also makes the online lookups that may change the verdict.
-// For the first step, verify does not fetch missing CA certificates: anyone can send a first step,
-// with a certificate that names any URL of a maker. For both steps, it fetches revocation lists,
-// but only for certificates that chain to a trusted root.
+// It fetches revocation lists only for certificates that chain to a trusted root. For the first
+// step of a two-step enrolment, verify does not fetch missing CA certificates: anyone can send a
+// first step, with a certificate that names any URL of a maker.
 func (s *Service) verify(ctx context.Context, v *evidence.Verdict, r *evidence.Request, in *evidence.Input, check checker) {
 	ctx, span := step.Begin(ctx, "evidence.verify")
 	defer span.End()

@@ -241,7 +241,7 @@ func (s *Service) ownershipOf(ctx context.Context, owner, tokenID string, r *evi
 	}
 	token, err := s.Store.JoinTokenForEK(ctx, tokenID, r.EKHash, now)
 	if errors.Is(err, store.ErrNotFound) {
-		return store.TokenForEK{}, &evidence.Refusal{Code: CodeTokenUnknown, Reason: "The hub does not have this join token.", Hint: "Make one with 'gangway token create' and put its token file on the device."}
+		return store.TokenForEK{}, &evidence.Refusal{Code: CodeTokenUnknown, Reason: "The hub does not have this join token.", Hint: "Make a join token with 'gangway token create' and put its token file on the device."}
 	}
 	if err != nil {
 		return store.TokenForEK{}, err
@@ -320,8 +320,8 @@ func (s *Service) seal(ctx context.Context, e store.Enrolment, r *evidence.Reque
 	return reply.Encode(), nil
 }
 
-// Replies are made in these buffers, which are used again. A buffer may contain certificates of an
-// earlier reply, but never a secret.
+// The hub makes replies in these buffers, and reuses the buffers. A buffer may still contain the
+// certificates of an earlier reply, but never a secret.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 6<<10); return &b }}
 
 // secret returns the secret that the reply to a request encrypts to the TPM. A repeated request
@@ -339,9 +339,9 @@ func (s *Service) deviceID(ek store.Hash, generation int) string {
 	return hex.EncodeToString(id[:12])
 }
 
-// deviceIDs returns all ids that the device with an enrolment's TPM may have. The id changes each
-// time the owner releases the TPM. If the hub was restored from a backup, the database may have
-// lost the last releases. deviceIDs assumes that at most lostReleases releases are lost.
+// deviceIDs returns all ids that may belong to the device with this enrolment's TPM. The id changes
+// each time the owner releases the TPM. If the hub was restored from a backup, the database may
+// have lost the last releases. deviceIDs assumes that at most lostReleases releases are lost.
 func (s *Service) deviceIDs(e store.Enrolment) (ids []string) {
 	for n := range 1 + lostReleases {
 		ids = append(ids, s.deviceID(e.EK, e.Generation+n))
@@ -406,8 +406,8 @@ func (s *Service) whoIsRefused(ctx context.Context, e store.Enrolment) string {
 	return fmt.Sprintf(" %s; its join token is %s.", machine, token)
 }
 
-// The method `bind` activates an enrolment after the peer has proven that it is the TPM. Both `e`
-// and `before` are from Store.EnrolmentToActivate.
+// The method `bind` activates an enrolment after the peer has proven that it is the TPM. The
+// arguments `e` and `before` are the results of Store.EnrolmentToActivate.
 func (s *Service) bind(ctx context.Context, e store.Enrolment, before store.Hash, addr string) (store.Device, error) {
 	refuse := func(r *evidence.Refusal) (store.Device, error) { return s.refuseActivation(ctx, e, addr, r) }
 	again := before != (store.Hash{}) && before != e.RequestHash
@@ -446,7 +446,7 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, before store.Hash
 		return refuse(&evidence.Refusal{Code: CodeTokenUsedUp, Reason: "The join token has reached its maximum number of devices.", Hint: "Make a new one with 'gangway token create'."})
 	case errors.Is(err, store.ErrOtherEK):
 		s.warnOwner(ctx, e, CodeOtherEK, addr)
-		return refuse(&evidence.Refusal{Code: CodeOtherEK, Reason: "This TPM is already registered under another of its endorsement keys.", Hint: "Onboard with the endorsement key that it was registered with."})
+		return refuse(&evidence.Refusal{Code: CodeOtherEK, Reason: "This TPM is already registered under another of its endorsement keys.", Hint: "Onboard with the endorsement key under which the TPM is registered."})
 	case errors.Is(err, store.ErrOtherOwner):
 		s.warnOwner(ctx, e, CodeOtherOwner, addr)
 		return refuse(&evidence.Refusal{Code: CodeOtherOwner, Reason: "This TPM belongs to another owner.", Hint: "Ask its owner to delete the device, which releases the TPM."})

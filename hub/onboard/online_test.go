@@ -77,8 +77,8 @@ func TestNothingIsFetchedWithoutACertificateOrForADistrustedOne(t *testing.T) {
 	equal(s, "lookups", len(w.asked), 0)
 }
 
-// A stranger's first step must not make the hub fetch the URLs that the stranger's certificate
-// names.
+// A stranger sends the first step of a two-step enrolment. The hub must not fetch the URLs that the
+// stranger's certificate names.
 func TestFirstStepFetchesNoIntermediates(t *testing.T) {
 	s := newScene(t)
 	s.onlyRoot()

@@ -289,8 +289,8 @@ func (s *scene) second(d *fleet.Device, t *wire.TokenFile, keys wire.StepKeys, c
 var errBroken = errors.New("the store is broken")
 
 // breakAtEach runs `step` once for each call that `step` makes to the store. Each run has a new
-// scene, and one of the calls fails. `step` must return the store's error. The exception are calls
-// of the methods in `stays`: if they fail, `step` must succeed.
+// scene, and one of the calls fails. If the failing call is to a method in `stays`, `step` must
+// succeed. For every other call, `step` must return the store's error.
 func breakAtEach(t *testing.T, prepare func(s *scene) (step func() error), stays ...string) {
 	for n := 1; ; n++ {
 		done := true // true, so that the loop ends if -failfast skips the subtest

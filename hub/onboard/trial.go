@@ -12,7 +12,7 @@ import (
 	"gangway/tcg"
 )
 
-// ErrKept means that this version of the hub cannot read the evidence that it kept of a device.
+// ErrKept means that this version of the hub cannot read the stored evidence of a device.
 var ErrKept = errors.New("onboard: kept request")
 
 // Trial judges stored evidence by two policies: the policy in force for an owner, and a new policy

@@ -32,7 +32,7 @@ const (
 var (
 	errStepsOwnership = &evidence.Refusal{Code: CodeOwnership, Reason: "The ownership proof was not made with this join token for this key.", Hint: "Use a join token made with 'gangway token create --for-pantacor', and sign the name of the CSR's key."}
 	errUnbound        = &evidence.Refusal{Code: CodeUnbound, Reason: "The credential's proof has the old form, which does not name the hub: another hub could have relayed the proof.", Hint: "Update the program on the device, so that its proofs name the hub (docs/protocol.md#9-pantacors-two-steps). If the program cannot do this, use a join token made with 'gangway token create --for-pantacor'."}
-	errCredential     = &evidence.Refusal{Code: CodeCredential, Reason: "Another TPM made the proof, the proof is for another CSR or another hub, or the proof has expired.", Hint: "Begin with the first step again, and send the second step within the hour."}
+	errCredential     = &evidence.Refusal{Code: CodeCredential, Reason: "Another TPM made the proof, the proof is for another CSR or another hub, or the proof has expired.", Hint: "Begin with the first step again, and send the second step within one hour."}
 )
 
 // FirstStep is the first step of two-step enrolment (Pantacor's /enroll/request). It answers with
@@ -108,8 +108,8 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 
 // akCertificate returns the AK certificate for the first step's answer. If no AK certificate is
 // recorded, it issues and records one. The AK certificate expires together with the encrypted
-// credential. The AK certificate contains a URL. After the second step, the hub serves the
-// certificate that the AIK registry has for this AK at this URL.
+// credential. The AK certificate contains a download URL. After the second step, the hub answers
+// requests for this URL with the certificate that the AIK registry has for this AK.
 func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, resident bool, now time.Time, addr string) ([]byte, error) {
 	id, _, err := s.deviceOf(ctx, store.Hash(r.EKHash))
 	if err != nil {

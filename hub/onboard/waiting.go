@@ -41,10 +41,9 @@ func (u *WaitingError) Error() string {
 	return "onboard: device " + u.DeviceID + " waits for its owner's decision"
 }
 
-// waitingID returns the id of a waiting device. The id is the same at each request. It has no
-// relation to the id of the TPM's future device, or to the id of the TPM's device with another
-// owner. Anyone with a join token can learn the waiting id of a public EK, so the waiting id must
-// reveal nothing.
+// waitingID returns the id of a waiting device. The id is the same at each request. Anyone with a
+// join token can learn the waiting id for any public EK. So the waiting id must not reveal the id
+// that the TPM's device will have later, or has with another owner now.
 func (s *Service) waitingID(ek store.Hash) string {
 	id := s.derive("gangway waiting id v1\x00", ek[:])
 	return hex.EncodeToString(id[:12])
@@ -86,7 +85,7 @@ func (s *Service) askOwner(ctx context.Context, v *evidence.Verdict, e store.Enr
 	w, err = s.Store.PutWaiting(ctx, w, MaxWaiting)
 	switch {
 	case errors.Is(err, store.ErrFull):
-		return &evidence.Refusal{Code: CodeFull, Reason: fmt.Sprintf("This owner has the maximum number of waiting devices (%d), or their evidence has the maximum size. %s", MaxWaiting, v.Questions[0].Reason), Hint: "The owner must approve or deny some waiting devices first."}
+		return &evidence.Refusal{Code: CodeFull, Reason: fmt.Sprintf("This owner has the maximum number of waiting devices (%d), or the evidence of these devices has the maximum size. %s", MaxWaiting, v.Questions[0].Reason), Hint: "The owner must approve or deny some waiting devices first."}
 	case err != nil:
 		return err
 	case w.State == store.Denied:

@@ -197,8 +197,8 @@ func TestDecisionDuringTheRequestCounts(t *testing.T) {
 }
 
 // The hub judges a request for a long time, for example because it fetches a revocation list.
-// Meanwhile the device asks with another request, and its owner denies it. The denial applies to the
-// first request too.
+// Meanwhile the device sends another request, and the owner denies the device. The denial applies
+// to the first request too.
 func TestDenialDuringALongJudgementCounts(t *testing.T) {
 	s := newScene(t)
 	d := s.device()

@@ -36,7 +36,8 @@ const (
 	maxQueue = 16 << 20
 	// lineCost is the memory that a line needs in addition to its texts, in bytes.
 	lineCost = 256
-	// maxBatch and maxBatchLines bound one request.
+	// A request is full when the total size of its lines is maxBatch bytes or more, or when it has
+	// maxBatchLines lines.
 	maxBatch      = 1 << 20
 	maxBatchLines = 5000
 	// gather is the time that a line waits for further lines of the same request.
@@ -360,7 +361,7 @@ func recordOf(e *store.LogEntry) record {
 	r := record{
 		Observed: strconv.FormatInt(e.Created.UnixNano(), 10), Severity: e.Level, Number: severities[strings.ToUpper(e.Level)], Body: value{e.Message},
 	}
-	// The device sets Sec and Nano, so their values may be impossible as a time.
+	// The device sets Sec and Nano, so they may not be a valid time.
 	if e.Sec > 0 && e.Sec < math.MaxInt64/1_000_000_000-1 && e.Nano >= 0 && e.Nano < 1e9 {
 		r.Time = strconv.FormatInt(e.Sec*1e9+e.Nano, 10)
 	}

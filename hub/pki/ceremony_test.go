@@ -320,8 +320,8 @@ func withKey(c *x509.Certificate, key crypto.Signer) *x509.Certificate {
 	return &changed
 }
 
-// A hub refuses each answer that is not exactly right. The hub does not change, and the right
-// answer still works.
+// A hub refuses each answer of the root that differs from what the hub requested. The hub does not
+// change, and still accepts the right answer.
 func TestInstallRefusesWrongAnswers(t *testing.T) {
 	t.Parallel()
 	c := newCeremony(t)
@@ -423,8 +423,8 @@ func TestRenewalRefusesAnotherRoot(t *testing.T) {
 	c.install(t, c.answer(t, request))
 }
 
-// forgedRequest returns a request for a CA with this title, with the public key of `key`. The
-// function `change` alters the DER.
+// forgedRequest returns a request for a CA with this title and the public key of `key`. If `change`
+// is not nil, it alters the DER of the request.
 func forgedRequest(t *testing.T, title string, key crypto.Signer, change func([]byte)) []byte {
 	t.Helper()
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: title}}, key)

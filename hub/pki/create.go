@@ -179,9 +179,9 @@ func (m *maker) writeSeal(dir string) error {
 	return m.writeFile(filepath.Join(dir, sealFile), []byte(hex.EncodeToString(seal)+"\n"), 0o600)
 }
 
-// template returns the template of the CA's certificate for a key. The CA belongs to the hub with
-// this name, and its certificate is valid from `now`. Only the certificate of the TLS CA expires; a
-// caller may change the NotAfter of the template.
+// template returns the template of the certificate of a CA with the public key `key`. The argument
+// `hub` is the name of the CA's hub. The certificate is valid from `now`. Only the certificate of
+// the TLS CA expires; a caller may change the NotAfter of the template.
 func (a authority) template(hub string, key *ecdsa.PublicKey, now time.Time) (*x509.Certificate, error) {
 	_, keyID, err := publicKeyInfo(key)
 	if err != nil {
@@ -202,9 +202,9 @@ func (a authority) template(hub string, key *ecdsa.PublicKey, now time.Time) (*x
 		// keys.
 		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	default:
-		// A leaf's policies are valid only if the CA above the leaf has the same policies, or
-		// anyPolicy (RFC 5280, 6.1.3 d). An auditor may require the policy "verified TPM
-		// residency".
+		// The policies of a device's certificate are valid only if its CA has the same
+		// policies, or anyPolicy (RFC 5280, 6.1.3 d). An auditor may require such a policy, for
+		// example "verified TPM residency".
 		t.Policies = []x509.OID{anyPolicy}
 	}
 	return t, nil

@@ -54,8 +54,8 @@ func appendLength(b []byte, n int) []byte {
 	panic("pki: a DER value has 16 MiB or more") // all input is much smaller
 }
 
-// buffer has DER that is written from front to back into one slice. The length of a value is known
-// only at the value's end. The method `close` inserts the length.
+// buffer contains DER that is written from front to back into one slice. The length of a value is
+// known only at the value's end. The method `close` inserts the length.
 type buffer []byte
 
 // open starts a value. It returns the mark that the caller passes to the method `close`.
@@ -111,7 +111,8 @@ func oid(id asn1.ObjectIdentifier) []byte {
 	return der(tagOID, content)
 }
 
-// timestamp writes a Time (RFC 5280, 4.1.2.5): UTCTime up to 2049, then GeneralizedTime.
+// timestamp writes a Time (RFC 5280, 4.1.2.5): a UTCTime for the years 1950 to 2049, and a
+// GeneralizedTime for other years.
 func (b *buffer) timestamp(t time.Time) {
 	t = t.UTC()
 	tag, layout := byte(tagGeneralizedTime), "20060102150405Z"

@@ -113,8 +113,8 @@ func TestFailedFirstStartLeavesNothing(t *testing.T) {
 	}
 }
 
-// If a first start was killed, the next start removes its temporary folder. Other files and folders
-// with similar names stay.
+// A hub was killed during its first start, and left a temporary folder. The next start removes this
+// folder. Other files and folders with similar names stay.
 func TestFirstStartRemovesOnlyItsOwnRemains(t *testing.T) {
 	t.Parallel()
 	parent := t.TempDir()

@@ -2,9 +2,9 @@
 // device CA. The ACA signs IAK certificates, and the device CA signs IDevID certificates. Package
 // pki also makes the hub's TLS certificate.
 //
-// The keys are in files (PKCS #8 PEM, mode 0600), or at the URIs of package cakey. These CAs never
-// expire, because the identities that they sign never expire (IEEE 802.1AR). An identity ends when
-// the hub revokes it or replaces it in the database.
+// The CAs' keys are in files (PKCS #8 PEM, mode 0600), in a TPM or in an HSM (package cakey). These
+// CAs never expire, because the identities that they sign never expire (IEEE 802.1AR). An identity
+// ends when the hub revokes it or replaces it in the database.
 //
 // The root's key may be offline. Then the hub also has a TLS CA. The TLS CA signs the hub's TLS
 // certificates in place of the root. In contrast to the other CAs, the TLS CA expires. A hub gets
@@ -105,7 +105,7 @@ func Open(dir string, o Options) (*Hub, error) {
 func (h *Hub) Created() bool { return h.firstStart }
 
 // HubName returns the lower-case hexadecimal SHA-256 of the root's SubjectPublicKeyInfo (DER).
-// Ownership proofs sign the hub name.
+// The signature of an ownership proof covers the hub name.
 func (h *Hub) HubName() string { return h.name }
 
 // SealKey returns the 32-byte secret from which the hub derives per-request secrets and device ids.
@@ -132,14 +132,14 @@ func (h *Hub) ACA() *x509.Certificate { return h.aca.cert }
 // DeviceCA returns the device CA's certificate.
 func (h *Hub) DeviceCA() *x509.Certificate { return h.device.cert }
 
-// ACAs returns the certificates of the attestation CA, and of the former attestation CAs. AIK
-// certificates may be from each of these CAs.
+// ACAs returns the certificates of the attestation CA, and of the former attestation CAs. An AIK
+// certificate may be from any of these CAs.
 func (h *Hub) ACAs() []*x509.Certificate {
 	return append([]*x509.Certificate{h.ACA()}, h.former(aca)...)
 }
 
-// DeviceCAs returns the certificates of the device CA, and of the former device CAs. Devices may
-// have certificates of each of these CAs.
+// DeviceCAs returns the certificates of the device CA, and of the former device CAs. A device's
+// certificate may be from any of these CAs.
 func (h *Hub) DeviceCAs() []*x509.Certificate {
 	return append([]*x509.Certificate{h.DeviceCA()}, h.former(deviceCA)...)
 }
@@ -179,8 +179,9 @@ func (h *Hub) IssuerOf(der []byte, now *x509.Certificate) *x509.Certificate {
 	return now
 }
 
-// Prove checks that the hub can sign with the keys of all its CAs: it makes one signature with each
-// key that is not in the folder. A server calls Prove at its start.
+// Prove checks that the hub can sign with the keys of all its CAs. It makes one signature with each
+// key that is at a URI. The keys in the hub's folder need no test, because Open compared them with
+// the certificates. A server calls Prove at its start.
 func (h *Hub) Prove() error {
 	for _, key := range []crypto.Signer{h.aca.key, h.device.key, h.tlsKey} {
 		if k, ok := key.(*cakey.Key); ok {
@@ -199,6 +200,6 @@ func (h *Hub) TLSCA() *x509.Certificate { return h.tlsCA }
 func (h *Hub) RootOffline() bool { return h.rootKey == nil }
 
 // ClientCAs returns a pool that has only the device CA and the former device CAs. So the TLS server
-// accepts only their certificates as client certificates, and refuses other certificates of this
-// hub.
+// accepts only client certificates that one of these CAs issued. It refuses other certificates of
+// this hub.
 func (h *Hub) ClientCAs() *x509.CertPool { return h.clientCAs }

@@ -30,7 +30,7 @@ func ReadIdentity(c *x509.Certificate) (i Identity, err error) {
 		}
 	}
 	if i.DeviceID == "" || i.OwnerPRN == "" || i.TokenID == "" {
-		return i, errors.New("pki: the certificate names no device, owner or join token")
+		return i, errors.New("pki: the certificate must name a device, an owner and a join token")
 	}
 	return i, nil
 }

@@ -30,8 +30,9 @@ type Installed struct {
 // Install puts the new keys and certificates in the folder `dir`, in one step. If the answer is
 // wrong, Install changes nothing, and the request stays open.
 //
-// A hub without CAs trusts the answer's root only if the root has the name `hub`, which a person
-// read on the root's machine. A hub with CAs accepts only its own root, and `hub` may be empty.
+// The argument `hub` is the hub name that a person read on the root's machine. A hub without CAs
+// trusts the answer's root only if the root has this hub name. A hub with CAs accepts only its own
+// root, and `hub` may be empty.
 func Install(dir string, answer []byte, hub string, now time.Time) (*Installed, error) {
 	dir, err := realPath(dir)
 	if err != nil {
@@ -122,7 +123,9 @@ func checkAnswer(wanted []Requested, answer []byte, hub string, old *Hub, now ti
 	return certs, err
 }
 
-// checkAnsweredRoot checks that the root in an answer is the hub's root.
+// checkAnsweredRoot checks the root `c` in an answer. If `old` is not nil, `c` must be the root of
+// the hub `old`. If `hub` is not empty, `c` must have this hub name. A new hub needs the name,
+// because it has no root yet.
 func checkAnsweredRoot(c *x509.Certificate, hub string, old *Hub) error {
 	if old != nil && !c.Equal(old.root) {
 		return fmt.Errorf("pki: the answer is from another root, with the hub name %s: this hub's root has the hub name %s", hubName(c), old.name)
@@ -158,7 +161,7 @@ func checkIssued(c, rootCert *x509.Certificate, w Requested, now time.Time) erro
 	case c.KeyUsage != want.KeyUsage || c.MaxPathLen != 0 || !c.MaxPathLenZero || !slices.Equal(c.ExtKeyUsage, want.ExtKeyUsage) || len(c.UnknownExtKeyUsage) > 0:
 		return errors.New("the certificate's key usage, purpose or path length is wrong for this CA")
 	case len(c.UnhandledCriticalExtensions) > 0 || c.PermittedDNSDomainsCritical:
-		return errors.New("the certificate has critical extensions, which limit the certificates of this CA")
+		return errors.New("the certificate has critical extensions that limit which certificates this CA can issue")
 	case !slices.EqualFunc(c.Policies, want.Policies, x509.OID.Equal):
 		return errors.New("the certificate's policies are wrong for this CA")
 	case !bytes.Equal(c.SubjectKeyId, want.SubjectKeyId):
@@ -166,7 +169,7 @@ func checkIssued(c, rootCert *x509.Certificate, w Requested, now time.Time) erro
 	case c.NotBefore.After(now):
 		return fmt.Errorf("the certificate starts at %s, after this machine's time %s: set the clocks of both machines, and issue the certificates again", c.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	case w.authority != tlsCA && !c.NotAfter.Equal(forever):
-		return fmt.Errorf("the certificate expires at %s, but the identities of devices never expire", c.NotAfter.UTC().Format(time.RFC3339))
+		return fmt.Errorf("the certificate expires at %s, but the certificate of this CA must never expire", c.NotAfter.UTC().Format(time.RFC3339))
 	case c.NotAfter.Before(now.Add(minTLSLife)):
 		return fmt.Errorf("the certificate expires at %s, in less than 30 days: set the clock of the root's machine, and issue the certificates again", c.NotAfter.UTC().Format(time.RFC3339))
 	}
@@ -197,7 +200,7 @@ func checkOpenKey(open string, w Requested) error {
 	return nil
 }
 
-// installFirst makes the folder of the authorities of a new hub.
+// installFirst makes the authorities' folder for a new hub.
 func installFirst(dir, open string, wanted []Requested, certs []*x509.Certificate) error {
 	m := &maker{step: func() {}}
 	made, err := m.createWith(dir, func(tmp string) error {

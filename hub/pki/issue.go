@@ -97,7 +97,7 @@ func (h *Hub) IssueIAK(r IAKRequest) ([]byte, error) {
 		return nil, err
 	}
 	if end := r.NotAfter; !end.IsZero() && (!end.After(r.NotBefore) || end.UTC().Year() > 9999) {
-		return nil, fmt.Errorf("pki: a certificate from %s cannot expire at %s", r.NotBefore.UTC().Format(time.RFC3339), end.UTC().Format(time.RFC3339))
+		return nil, fmt.Errorf("pki: a certificate that starts at %s cannot expire at %s", r.NotBefore.UTC().Format(time.RFC3339), end.UTC().Format(time.RFC3339))
 	}
 	var hexName [2 * maxTPMName]byte
 	name := hexName[:hex.Encode(hexName[:], r.AKName)]
@@ -154,7 +154,7 @@ const certificateSize = 1024
 
 // issue builds a TBSCertificate (RFC 5280, 4.1), signs it, and returns the Certificate in DER. The
 // functions `subject` and `extensions` write the parts that differ between the kinds of
-// certificates. `issue` does not verify the new signature, because the tests and every peer verify
+// certificates. `issue` does not verify the signature that it makes, because every peer verifies
 // it.
 func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resident bool, subject, extensions func(*buffer)) ([]byte, error) {
 	spki, keyID, err := publicKeyInfo(pub)

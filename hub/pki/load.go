@@ -19,9 +19,9 @@ import (
 	"gangway/hub/pki/cakey"
 )
 
-// load reads the authorities. It refuses every folder that the method `create` could not have made.
-// A hub that signs with a wrong key does permanent harm. A hub that does not start can be repaired
-// from its backup.
+// load reads the authorities. It refuses a folder in which any file is missing or wrong, because a
+// hub that signs with a wrong key does permanent harm. A hub that does not start does no harm: the
+// operator can restore the folder from its backup.
 func load(dir string) (*Hub, error) {
 	h := &Hub{clientCAs: x509.NewCertPool()}
 	if err := h.loadRoot(dir); err != nil {
@@ -168,8 +168,8 @@ func withRemedy(dir string, err error) error {
 }
 
 // checkAuthority checks that the root signed the certificate `c`, and that the CN of `c` ends with
-// `title`, the title of the CA that the file's name states. Without the second check, somebody
-// could exchange the files of the ACA and the device CA, and every IAK could be a TLS client.
+// `title`. The check of the CN detects that somebody exchanged the files of the ACA and the device
+// CA. After such an exchange, every IAK could be a TLS client.
 func checkAuthority(c, root *x509.Certificate, title string) error {
 	if !strings.HasSuffix(c.Subject.CommonName, " "+title) {
 		return fmt.Errorf("%q is not a %s", c.Subject.CommonName, title)

@@ -39,8 +39,8 @@ type RequestOptions struct {
 	// Curve is the curve of the new keys: elliptic.P256() (default) or elliptic.P384(). It has no
 	// effect on the keys of a signer, because these keys exist already.
 	Curve elliptic.Curve
-	// Keys has the URIs of keys that are not in files, by the file names of the CAs. NewRequest
-	// makes the keys that are in a TPM. The keys of a signer must exist already.
+	// Keys maps the file name of a CA to the URI of the CA's key, if the key is not in a file.
+	// NewRequest makes a key in a TPM. A key of a signer must exist already.
 	Keys map[string]string
 }
 
@@ -56,9 +56,9 @@ type Requested struct {
 }
 
 // NewRequest makes keys for CAs, and a request for their certificates: one PKCS #10 request (RFC
-// 2986) for each CA, in PEM. The root's machine answers the request. Until Install gets the answer,
-// the keys stay in a folder next to the folder `dir` of the authorities, and the hub's present CAs
-// do not change.
+// 2986) for each CA, in PEM. The root's machine answers the request, and Install gets the answer.
+// Until then, the new keys are in a folder next to the authorities' folder `dir`, and the hub's
+// present CAs do not change.
 func NewRequest(ctx context.Context, dir string, o RequestOptions) (request []byte, list []Requested, err error) {
 	if o.Curve == nil {
 		o.Curve = elliptic.P256()
@@ -130,8 +130,8 @@ func (m *maker) keyInFile(dir string, a authority, curve elliptic.Curve) (crypto
 	return key, m.writeFile(filepath.Join(dir, a.file+".key"), text, 0o600)
 }
 
-// keyAt writes a URI to its file, and returns the key at the URI. If it made the key, it also
-// returns a function that deletes the key.
+// keyAt writes the URI of a CA's key to a file in the folder `dir`, and returns the key. If keyAt
+// makes the key, the function `remove` deletes the key.
 func (m *maker) keyAt(ctx context.Context, dir string, a authority, uri cakey.URI, curve elliptic.Curve) (key crypto.Signer, remove func(), err error) {
 	if uri.Makes() {
 		if err := uri.Create(ctx, curve); err != nil {
@@ -208,8 +208,9 @@ func (a authority) request(key crypto.Signer) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
 }
 
-// CancelRequest deletes the open request and all its keys. If a key in a TPM cannot be deleted,
-// CancelRequest deletes nothing.
+// CancelRequest deletes the open request and all its keys. It deletes the keys in a TPM first. If
+// one of these cannot be deleted, CancelRequest stops, and the request stays open. A repeated call
+// deletes the remaining keys.
 func CancelRequest(ctx context.Context, dir string) error {
 	open := dir + requestSuffix
 	text, err := os.ReadFile(filepath.Join(open, requestFile))
@@ -221,7 +222,8 @@ func CancelRequest(ctx context.Context, dir string) error {
 		return err
 	}
 	for _, r := range list {
-		text, err := os.ReadFile(filepath.Join(open, r.authority.file+uriSuffix))
+		name := filepath.Join(open, r.authority.file+uriSuffix)
+		text, err := os.ReadFile(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		} else if err != nil {
@@ -232,7 +234,11 @@ func CancelRequest(ctx context.Context, dir string) error {
 			return fmt.Errorf("pki: %w", err)
 		}
 		if err := uri.Remove(ctx, r.public); err != nil {
-			return fmt.Errorf("pki: delete the key of the request: %w; or delete the folder %s yourself", err, open)
+			return fmt.Errorf("pki: cannot delete the key of the request: %w; to cancel the request without deleting the key, delete the folder %s", err, open)
+		}
+		// Without the file, a repeated call does not look for the deleted key.
+		if err := os.Remove(name); err != nil {
+			return fmt.Errorf("pki: %w", err)
 		}
 	}
 	return os.RemoveAll(open)

@@ -75,8 +75,8 @@ func (m *maker) fillRoot(dir string) error {
 	return m.writePair(dir, root.file, key, der)
 }
 
-// fillRootAt does the same as fillRoot, with the key at a URI. If it made the key, it also returns
-// a function that deletes the key.
+// fillRootAt does the same as fillRoot, but the root's key is at the URI `uri`. If fillRootAt makes
+// the key, the function `remove` deletes the key.
 func (m *maker) fillRootAt(ctx context.Context, dir string, uri cakey.URI) (remove func(), err error) {
 	key, remove, err := m.keyAt(ctx, dir, root, uri, m.Curve)
 	if err != nil {
@@ -146,10 +146,10 @@ type Planned struct {
 	public   *ecdsa.PublicKey
 }
 
-// Plan checks a request, and returns the certificates that Issue would sign for it, so that a
-// person can compare the certificates with the list that the hub printed. Plan uses only the keys
-// and the kinds of the CAs from the request: the root decides everything else. `tlsLife` is the
-// validity of a TLS CA.
+// Plan checks a request, and returns the certificates that Issue would sign for it. So a person can
+// compare the certificates with the list that the hub printed. Plan uses only the keys and the
+// kinds of the CAs from the request: the root decides everything else. `tlsLife` is the validity of
+// a TLS CA.
 func (r *Root) Plan(request []byte, now time.Time, tlsLife time.Duration) ([]Planned, error) {
 	if tlsLife < minTLSLife || tlsLife > maxTLSLife {
 		return nil, fmt.Errorf("pki: a TLS CA must be valid for 30 days to 30 years, not %s", tlsLife)
@@ -198,9 +198,9 @@ func keyHash(spki []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// lineage returns the text of a file with former CAs, for example with the former device CAs. The
-// file has every CA from which devices may have certificates, except the new CA. If the new CA has
-// another key than the CA `old`, then `old` becomes a former CA.
+// lineage returns the new text of the file that lists the former CAs of the kind `a`, for example
+// the former device CAs. If the CA `fresh` has another key than the CA `old`, lineage puts `old` at
+// the beginning of the list. If both have the same key, the list does not change.
 func lineage(dir string, a authority, old, fresh *x509.Certificate) ([]byte, error) {
 	text, err := os.ReadFile(filepath.Join(dir, a.file+previousSuffix))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -62,7 +62,8 @@ func TestRootKeyInATPM(t *testing.T) {
 	}
 }
 
-// A root whose URI names another key signs nothing.
+// The URI in the root's folder names a key that is not the key of the root's certificate. The root
+// must not sign with this key.
 func TestRootRefusesAnotherKeyAtItsURI(t *testing.T) {
 	t.Parallel()
 	c := newCeremony(t)

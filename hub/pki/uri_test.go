@@ -135,6 +135,20 @@ func TestRequestCleansUpTheTPM(t *testing.T) {
 	if there(0x81010062) || !there(0x81010061) || present(filepath.Dir(other.dir), "pki.request") {
 		t.Error("the failed request left a key, or removed another program's key")
 	}
+	// The first attempt reaches only one of the keys. The second attempt deletes the other.
+	uri := filepath.Join(c.dir+requestSuffix, "device-ca"+uriSuffix)
+	if err := os.WriteFile(uri, []byte(at(0x81010063)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := CancelRequest(t.Context(), c.dir); err == nil {
+		t.Error("a request is cancelled although one of its keys is missing")
+	}
+	if there(0x81010060) || !there(0x81010061) {
+		t.Error("the first attempt should delete the first key")
+	}
+	if err := os.WriteFile(uri, []byte(at(0x81010061)), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := CancelRequest(t.Context(), c.dir); err != nil {
 		t.Error(err)
 	}

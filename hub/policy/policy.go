@@ -118,9 +118,9 @@ func kinds() string {
 }
 
 // MeasuredBoot says how a policy uses measured boot. With "report", the hub only shows changes.
-// With "require", the hub also refuses the API requests of a device unless every part of its boot
-// has the state "expected" or "known". In place of "report" or "require", a policy can name parts
-// of the boot and the state that each part must have, such as {firmware: known, system: expected}.
+// With "require", the hub also refuses the API requests of a device if any part of its boot is
+// neither "expected" nor "known". In place of "report" or "require", a policy can name parts of the
+// boot and the state that each part must have, such as {firmware: known, system: expected}.
 type MeasuredBoot struct {
 	Require bool
 	Parts   map[string]string // boot.StateExpected or boot.StateKnown, by the name of a part of the boot
@@ -225,7 +225,7 @@ var (
 	})
 )
 
-// kindNames names the types of YAML's values, by their tags, for a person.
+// kindNames maps the tag of a YAML value to a description of its type for a person.
 var kindNames = map[string]string{"str": "a text", "int": "a number", "float": "a number", "bool": "true or false", "seq": "a list", "map": "names and values", "null": "nothing"}
 
 // The function `plain` removes Go's type names from the YAML library's messages.
@@ -306,8 +306,8 @@ type Effective struct {
 	// BootParts are the states that parts of a device's boot must have, by the name of the part.
 	// They apply in addition to RequireBoot.
 	BootParts map[string]string
-	// WithoutTPM is true if devices without a TPM may join. They join in three ways: with a join
-	// token that allows this, added by their owner, or claimed by their owner.
+	// WithoutTPM is true if devices without a TPM may join. There are three ways: the device has a
+	// join token that allows this, its owner adds it, or its owner claims it.
 	WithoutTPM bool
 }
 
@@ -316,7 +316,7 @@ type Effective struct {
 func Merge(hub, owner *Document) Effective {
 	e := Effective{Evidence: evidence.DefaultPolicy()}
 	if hub != nil {
-		// The hub's document replaces the default; it may be looser or stricter.
+		// A setting in the hub's document may be looser or stricter than the default.
 		set(&e.Evidence.NoCertificate, hub.noCertificate())
 		set(&e.Evidence.UnknownMaker, hub.UnknownMaker)
 		set(&e.Evidence.ExpiredEK, hub.ExpiredEK)

@@ -160,9 +160,9 @@ func (w *warner) hidden() {
 		}
 		if *rules[i].Then == Action(evidence.Accept) && !slices.ContainsFunc(rules[i+1:], func(r Rule) bool { return *r.Then != Action(evidence.Accept) && !r.disjoint(&rules[i]) }) {
 			if w.owners {
-				w.add("Rule %d has no effect: a rule that accepts is only an exception to later rules of the same policy that ask or refuse, and no such rule follows. Your policy cannot loosen the hub's policy.", i+1)
+				w.add("Rule %d has no effect: a rule that accepts makes an exception to a later rule that asks or refuses, and this policy has no such later rule. Your policy cannot loosen the hub's policy.", i+1)
 			} else {
-				w.add("Rule %d has no effect: a rule that accepts is only an exception to later rules of the same policy that ask or refuse, and no such rule follows. A TPM that matches no rule is not refused by the rules.", i+1)
+				w.add("Rule %d has no effect: a rule that accepts makes an exception to a later rule that asks or refuses, and this policy has no such later rule. A TPM that matches no rule is not refused by the rules.", i+1)
 			}
 		}
 	}

@@ -30,7 +30,7 @@ func TestWordsWithoutEffectAreNamed(t *testing.T) {
 		"hidden by lower firmware":   {`rules: [{maker: IFX, firmware_below: "7.85", then: ask}, {maker: IFX, firmware_below: "7.0", then: refuse}]`, "-", []string{"Rule 2 has no effect: rule 1 comes first"}},
 		"not hidden by firmware":     {`rules: [{maker: IFX, firmware_below: "7.0", then: ask}, {maker: IFX, firmware_below: "7.85", then: refuse}]`, "-", nil},
 		"an exception to a rule":     {"rules: [{maker: IFX, then: accept}, {then: ask}]", "-", nil},
-		"an exception to nothing":    {"rules: [{maker: NTC, then: ask}, {maker: IFX, then: accept}]", "-", []string{"Rule 2 has no effect: a rule that accepts is only an exception"}},
+		"an exception to nothing":    {"rules: [{maker: NTC, then: ask}, {maker: IFX, then: accept}]", "-", []string{"Rule 2 has no effect: a rule that accepts makes an exception"}},
 		"a list that is closed":      {"rules: [{maker: NTC, then: ask}, {then: accept}]", "-", nil},
 		"an owner who accepts all":   {"rules: [{then: accept}]", "", []string{"Your policy cannot loosen the hub's policy"}},
 		"an exception, other maker":  {"rules: [{maker: IFX, then: accept}, {maker: NTC, then: ask}]", "-", []string{"Rule 1 has no effect"}},

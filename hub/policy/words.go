@@ -24,7 +24,8 @@ const (
 	FromOwner   = "your policy"
 )
 
-// Explain returns the effective policy of two documents in words. Either document may be nil.
+// Explain describes, in words, the effective policy that results from two documents. Either may be
+// nil.
 func Explain(hub, owner *Document) (list []Statement) {
 	e, base, none := Merge(hub, owner), Merge(hub, nil), Merge(nil, nil)
 	add := func(setting, words string, byHub, byOwner bool) {
@@ -51,7 +52,7 @@ func Explain(hub, owner *Document) (list []Statement) {
 		words = "Software TPMs are refused, except " + strings.Join(e.Evidence.Software, ", ") + "."
 	}
 	add("software_tpms", words, hub != nil && hub.Software != nil, owner != nil && owner.Software != nil && len(e.Evidence.Software) < len(base.Evidence.Software))
-	words = "A measured boot is reported, and not required."
+	words = "The state of a device's measured boot is only reported; no state is required."
 	if e.RequireBoot {
 		words = "A device is admitted only while every part of its measured boot is expected or known."
 	} else if len(e.BootParts) > 0 {
@@ -78,8 +79,8 @@ func Explain(hub, owner *Document) (list []Statement) {
 	return list
 }
 
-// BootPartWords lists the required states of the parts of a boot, in the order of the boot:
-// "firmware known, system expected".
+// BootPartWords lists the required states of the parts of a boot, for example "firmware known,
+// system expected". The list has the order of boot.Parts.
 func BootPartWords(parts map[string]string) string {
 	var list []string
 	for _, p := range boot.Parts {

@@ -1,5 +1,5 @@
-// Package search parses the search language for devices, which is the same on the page, in the API
-// and on the command line:
+// Package search parses the language in which users search for devices. The web pages, the API and
+// the command line use the same language:
 //
 //	model:"NUC 7" state:quiet meta.site=oslo forklift "hall 3"
 //
@@ -353,8 +353,8 @@ func Format(s store.DeviceSearch) string {
 	return strings.Join(parts, " ")
 }
 
-// quote puts a text in quotes if it is empty or has a space, a quote or one of the special
-// characters.
+// quote puts a text in quotes if the text is empty, or contains a space, a quote or one of the
+// characters in `special`.
 func quote(text, special string) string {
 	plain := func(r rune) bool { return !unicode.IsSpace(r) && r != '"' && !strings.ContainsRune(special, r) }
 	if text != "" && !strings.ContainsFunc(text, func(r rune) bool { return !plain(r) }) {

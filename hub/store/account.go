@@ -43,8 +43,8 @@ type Session struct {
 	Means     string // ByPage or ByAPI
 }
 
-// ID returns a name for the session that its owner may see: the first half of the token's hash, as
-// 32 hexadecimal digits. Nobody can sign in with an ID.
+// ID returns a name for the session: the first half of the token's hash, as 32 hexadecimal digits.
+// The hub may show the ID to the session's account, because nobody can sign in with an ID.
 func (s Session) ID() string { return hex.EncodeToString(s.TokenHash[:16]) }
 
 // APIToken lets a program act for an account, within scopes and until the token expires. The hub

@@ -24,7 +24,8 @@ type Alarms interface {
 	SetAlarms(ctx context.Context, list []Alarm, event func(a Alarm, ended bool) Event) (changed int, err error)
 }
 
-// Upkeep has what the hub remembers about the operator's regular work.
+// Upkeep stores what the hub must remember about its backups, and about the scan for devices that
+// the trust store no longer trusts.
 type Upkeep interface {
 	// LastBackup returns the time that SetLastBackup recorded for the newest backup. The result is
 	// zero if no backup was recorded.
@@ -34,8 +35,8 @@ type Upkeep interface {
 	// was checked last. It is empty if that backup can be restored, or if no backup was checked.
 	BackupFault(ctx context.Context) (string, error)
 	SetBackupFault(ctx context.Context, fact string) error
-	// TrustScan returns the text that SetTrustScan stored, or nil. The store does not interpret
-	// this text.
+	// TrustScan returns the text that SetTrustScan stored, or nil. The text is the state of the
+	// scan for devices that the trust store no longer trusts. The store does not interpret it.
 	TrustScan(ctx context.Context) ([]byte, error)
 	SetTrustScan(ctx context.Context, text []byte) error
 	// Clock returns the time of the database's clock. An engine that runs in the hub's process

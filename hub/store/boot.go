@@ -52,11 +52,13 @@ type BootRefusal struct {
 // exist or was deleted.
 type Boots interface {
 	// PutBoot stores `b` as the latest measurement of a device. It also keeps the ten measurements
-	// before `b`, without their evidence. The caller has compared b with the parameter `reference`.
-	// If the device has no reference and the parameter is not empty, the parameter becomes the
-	// device's reference. If the device's reference is not the parameter, PutBoot stores nothing:
-	// the owner has changed the reference since the caller made the comparison. `current` is the
-	// device's reference after the call.
+	// before `b`, without their evidence. The result `current` is the device's reference after the
+	// call.
+	//
+	// The parameter `reference` is the reference with which the caller compared b. If the device
+	// has no reference, a non-empty `reference` becomes the device's reference. If the device has a
+	// reference that differs from `reference`, PutBoot stores nothing, because the owner has
+	// changed the device's reference since the comparison.
 	//
 	// If b.Number is not 0, the device sent the same boot before. In that case, b replaces the
 	// measurement with that number, if that measurement is still the latest.
@@ -84,7 +86,7 @@ type Boots interface {
 	// measured, latest.Number is 0. A device in state BootRefused stays in that state. ErrChanged:
 	// the device has a newer measurement than `latest`, or the device's reference is not
 	// r.Replaces. In both cases nothing was changed. If r.Text and r.Replaces are empty, the device
-	// still has no reference afterwards.
+	// has no reference before and after the call.
 	PutBootReference(ctx context.Context, r BootReference, latest Boot) error
 	// RequestBoot records that the device must send another measurement. BootRequested reports
 	// whether RequestBoot was called after the device's last measurement.

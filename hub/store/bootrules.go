@@ -22,8 +22,8 @@ type ManifestKey struct {
 	Added time.Time
 }
 
-// Manifest is a reference manifest whose signature was valid when the owner uploaded it. It counts
-// only while the owner has the key that signed it.
+// Manifest is a reference manifest whose signature was valid when the owner uploaded it. The hub
+// uses the manifest only while the owner has the key that signed it.
 type Manifest struct {
 	Owner  string
 	ID     Hash   // SHA-256 of Signed
@@ -92,7 +92,8 @@ type BootMember struct {
 }
 
 // BootMembers selects the devices of a cohort. If Model is set, and Token and Firmware are empty,
-// the devices whose part of the boot is bad come first.
+// the bad devices come first: the devices on which this part of the boot is neither expected nor
+// known.
 type BootMembers struct {
 	Part, Value            string
 	Model, Token, Firmware string // empty: all
@@ -114,7 +115,8 @@ type BootRules interface {
 	ManifestKeys(ctx context.Context, owner string) ([]ManifestKey, error)
 	// PutManifestKey adds a key. Errors: ErrExists, ErrFull (the owner has MaxManifestKeys keys).
 	PutManifestKey(ctx context.Context, k ManifestKey, e Event) error
-	// DeleteManifestKey removes a key. Its manifests stay, but do not count. Errors: ErrNotFound.
+	// DeleteManifestKey removes a key. The manifests that the key signed stay stored, but the hub
+	// no longer uses them. Errors: ErrNotFound.
 	DeleteManifestKey(ctx context.Context, owner string, id Hash, e Event) error
 
 	// Manifests lists an owner's manifests, newest first.
@@ -126,7 +128,7 @@ type BootRules interface {
 	DeleteManifest(ctx context.Context, owner string, id Hash, e Event) error
 
 	// BootDecisions lists an owner's decisions, newest first. BootDecisionsFor lists only the
-	// decisions about values in its list of values.
+	// decisions whose Value is in the list `values`.
 	BootDecisions(ctx context.Context, owner string) ([]BootDecision, error)
 	BootDecisionsFor(ctx context.Context, owner string, values []string) ([]BootDecision, error)
 	// PutBootDecision adds a decision and returns its id. Errors: ErrExists, ErrFull (the owner has
@@ -146,8 +148,8 @@ type BootRules interface {
 
 	// BadBootCohorts lists the cohorts that have bad devices: devices on which this part of the
 	// boot is neither expected nor known. The cohorts with the fewest bad devices come first or, if
-	// `most` is true, those with the most. BadBootCohorts leaves out the part "firmware", because
-	// the part "firmware-code" stands for it.
+	// `most` is true, those with the most. BadBootCohorts leaves out the part "firmware", and
+	// lists cohorts of its subset "firmware-code" instead.
 	BadBootCohorts(ctx context.Context, owner string, most bool, limit int) ([]BootCohort, error)
 	// RareBootCohorts lists, for one part of the boot, the cohorts that have the fewest devices.
 	RareBootCohorts(ctx context.Context, owner, part string, limit int) ([]BootCohort, error)
@@ -157,7 +159,7 @@ type BootRules interface {
 	// BootCohortOf counts the devices that measured the value q.Value for the part q.Part of the
 	// boot: devices of the model q.Model, or of all models if q.Model is empty. If q.Firmware is
 	// not empty, it counts only devices with this version of the firmware. It ignores q.Token and
-	// q.Limit, and does not set the field Of of the result.
+	// q.Limit, and does not set BootCohort.Of.
 	BootCohortOf(ctx context.Context, owner string, q BootMembers) (BootCohort, error)
 	// BootVersions lists the versions of the firmware in a cohort, the most frequent first. It
 	// ignores q.Token and q.Firmware.

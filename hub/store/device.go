@@ -41,7 +41,7 @@ type Device struct {
 	Deleted      bool
 }
 
-// DeviceFilter selects devices. An empty field selects all.
+// DeviceFilter selects devices. An empty field does not restrict the selection.
 type DeviceFilter struct {
 	Owner      string // Account.ID
 	Nick       string // the whole nick

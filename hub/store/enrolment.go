@@ -22,8 +22,8 @@ var (
 	ErrOtherEK = errors.New("store: IAK registered under another endorsement key")
 	// ErrRevoked means that the device was deleted after the enrolment began.
 	ErrRevoked = errors.New("store: device revoked")
-	// ErrCloned means that the device's owner decided that several machines run with its TPM's
-	// state.
+	// ErrCloned means that the device's owner has refused the device, because several machines run
+	// with copies of the state of its TPM.
 	ErrCloned = errors.New("store: several machines run with the same TPM state")
 )
 
@@ -199,8 +199,8 @@ type Enrolments interface {
 	// owner and device, and binds the AIK to the EK. It also spends one use of the join token (once
 	// for each device). The device's former enrolment becomes Superseded, and the device secret
 	// that was issued for the former certificate (PutDeviceSecret) ends. Activate appends a
-	// "device.activated" event. If the device onboards again, Activate counts the event as
-	// AppendCounted does.
+	// "device.activated" event. If the device has onboarded before, Activate appends the event as
+	// AppendCounted does, so that several events of one day become one.
 	//
 	// The activation proves the EK. So the EK's stored certificate no longer expires. If EKKnown is
 	// true, the enrolment's EK certificate replaces the stored certificate. Superseded enrolments
@@ -212,11 +212,11 @@ type Enrolments interface {
 	// order in which it recorded the enrolments, and not the times in Created, because a clock may
 	// be set back.
 	//
-	// If another device that is not deleted has one of the Marks, both devices' owners get an
-	// EventSameChip. The owner of the activated device gets at most one event per activation, about
-	// the oldest of the other devices. The owner of each other device also gets an event. If one
-	// account activates several devices with an equal mark, it causes only one event about each
-	// other device.
+	// If other devices that are not deleted have one of the Marks, Activate appends an
+	// EventSameChip for the owner of the activated device: at most one event per activation, about
+	// the oldest of the other devices. It also appends an event for each other device of another
+	// owner. One account can cause only one such event for each device of another owner, even if
+	// the account activates several devices with an equal mark.
 	//
 	// Refusals: ErrNotFound, ErrEnrolmentExpired, ErrSuperseded, ErrRevoked, ErrTokenUnusable,
 	// ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK, ErrCloned. A refusal changes nothing.
@@ -225,9 +225,9 @@ type Enrolments interface {
 	// become Expired. It removes all data of these enrolments except fingerprints, names and times.
 	// It returns the number of enrolments that it changed.
 	ExpireEnrolments(ctx context.Context, now time.Time, limit int) (int, error)
-	// PackEvidence rewrites at most limit enrolments of an earlier version of the hub, so that they
-	// need less space. The results of other methods stay the same. `more` is true if a further call
-	// would rewrite more enrolments.
+	// PackEvidence rewrites at most limit enrolments that an earlier version of the hub stored, so
+	// that they need less space. The results of other methods stay the same. `more` is true if a
+	// further call would rewrite more enrolments.
 	PackEvidence(ctx context.Context, limit int) (more bool, err error)
 	// RemoveExpiredEnrolments removes Expired enrolments whose Expires is at or before the time
 	// `before`. If more than `keep` Expired enrolments are left, it also removes the enrolments

@@ -86,7 +86,7 @@ func (e Event) By(a *Actor) Event {
 	return e
 }
 
-// EventFilter selects events. A zero field selects all.
+// EventFilter selects events. A zero field does not restrict the selection.
 type EventFilter struct {
 	Owner  string
 	Device string

@@ -25,7 +25,8 @@ var States = []string{StateActive, StateQuiet, StateBootChanged, StateUpdating, 
 // reports each minute. If a report fails, the agent retries at least every ten minutes.
 const QuietAfter = 15 * time.Minute
 
-// SearchField is a field of a device that a search can compare. Each field has an index.
+// SearchField is a field of a device that a search can compare. The database has an index for each
+// of these fields.
 type SearchField string
 
 // Fields of searches. All fields except FieldID compare whole values. To search for the beginning
@@ -48,7 +49,7 @@ type SearchTerm struct {
 	Value string
 }
 
-// SortKey is an order of devices. Each order has an index.
+// SortKey is an order of devices. The database has an index for each order.
 type SortKey string
 
 // Orders of devices.
@@ -166,7 +167,7 @@ type Fleet interface {
 	// day of `now`. Devices that were deleted later are counted too.
 	Arrivals(ctx context.Context, owner string, now time.Time, days int) ([]int, error)
 	// MarkQuiet marks at most limit devices as quiet: devices that were last seen before the time
-	// `before`. It returns the number of devices that it marked. The next contact makes a device
-	// active again.
+	// `before`. It returns the number of devices that it marked. When a device contacts the hub
+	// again, it is no longer quiet.
 	MarkQuiet(ctx context.Context, before time.Time, limit int) (int, error)
 }

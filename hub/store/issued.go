@@ -23,8 +23,8 @@ const (
 	MaxIssued      = 10_000 // certificates of all EKs
 )
 
-// IssuedAIKs stores the certificates that first steps of two-step enrolment issued, until they
-// expire.
+// IssuedAIKs stores the AIK certificates that the first step of a two-step enrolment issued. It
+// stores each certificate until the certificate expires.
 type IssuedAIKs interface {
 	// RecordIssuedAIK stores the certificate `a`, and replaces a certificate with the same EK and
 	// Name. `first` is true if the EK had no valid certificate before the call. If the EK has more

@@ -46,7 +46,7 @@ func (r LogRule) Within(age time.Duration, bounds LogBounds) (time.Duration, Log
 	return age, bounds
 }
 
-// LogFilter selects log entries. A zero field selects all.
+// LogFilter selects log entries. A zero field does not restrict the selection.
 type LogFilter struct {
 	Owner     string // required
 	Devices   []string
@@ -82,8 +82,8 @@ type Logs interface {
 	LogRule(ctx context.Context, owner string) (LogRule, error)
 	// PutLogRule replaces an owner's rule about logs. ErrNotFound: the account does not exist.
 	PutLogRule(ctx context.Context, r LogRule, e Event) error
-	// LogRules lists the rules of several owners, in the order of the owners' ids, after the owner
-	// `after`. The list has at most limit rules.
+	// LogRules lists rules of all owners, in the order of the owners' ids. The list begins after
+	// the owner `after`, and has at most limit rules.
 	LogRules(ctx context.Context, after string, limit int) ([]LogRule, error)
 	// ExpireOwnerLogs does the same as ExpireLogs for the entries of one owner.
 	ExpireOwnerLogs(ctx context.Context, owner string, before time.Time, limit int) (int, error)

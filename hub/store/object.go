@@ -55,11 +55,11 @@ var ErrTooManyUploads = errors.New("store: too many unfinished uploads")
 // uses this place again: a new upload of the same object gets another place. So a hub may remove
 // the bytes at the old place at any time.
 type Objects interface {
-	// AnnounceObject stores a record that is not Stored, and returns the record. If the owner
-	// already has a record of the object, AnnounceObject updates the record's Modified and, if the
-	// record is not Stored, its Size. ErrQuota: the object would exceed the quota now, or is larger
-	// than MaxObjectSize. The record itself counts against the quota, but the announced size does
-	// not.
+	// AnnounceObject adds an owner's record of an object that the owner has not uploaded yet, and
+	// returns the record. If the owner already has a record of the object, AnnounceObject updates
+	// the record's Modified and, if the record is not Stored, its Size. ErrQuota: the object would
+	// exceed the quota now, or is larger than MaxObjectSize. The record itself counts against the
+	// quota, but the announced size does not.
 	AnnounceObject(ctx context.Context, o Object, quota int64) (Object, error)
 	Object(ctx context.Context, owner string, sum Hash) (Object, error)
 	// Objects lists an owner's Stored objects in the order of Sum. The list starts after the object
@@ -75,9 +75,9 @@ type Objects interface {
 	// call, the caller has stored the bytes durably at the upload's place; `size` is their number.
 	// After the call, `size` counts against the quota. If `used` is false, the object already has
 	// its bytes at another place, and the caller removes the bytes that it has stored. `lost` is a
-	// place whose bytes are lost: if it is the object's place, the upload's place replaces it.
-	// Errors: ErrNotFound (also if the upload has expired), ErrQuota. ErrStatus: another size was
-	// announced during the upload.
+	// place whose bytes are lost, or empty. If the object's place is `lost`, the upload's place
+	// becomes the object's place. Errors: ErrNotFound (also if the upload has expired), ErrQuota.
+	// ErrStatus: another size was announced during the upload.
 	FinishUpload(ctx context.Context, u Upload, lost string, size, quota int64, now time.Time) (used bool, err error)
 	// EndUpload ends an upload without success.
 	EndUpload(ctx context.Context, place string) error
@@ -86,8 +86,9 @@ type Objects interface {
 	// `most` uploads in parts already. ErrExists: the owner has an upload in parts of this object.
 	// Other errors: ErrNotFound, ErrQuota.
 	BeginPartial(ctx context.Context, u PartialUpload, quota int64, most int, now time.Time) error
-	// Partial returns an owner's upload of an object in parts, and the object's record. If there is
-	// no such upload, its Place is empty. ErrNotFound: the owner has no record of the object.
+	// Partial returns an owner's upload of an object in parts, and the object's record. If the
+	// owner has no such upload, the Place of the returned PartialUpload is empty. ErrNotFound: the
+	// owner has no record of the object.
 	Partial(ctx context.Context, owner string, sum Hash) (PartialUpload, Object, error)
 	// AdvancePartial records that the bytes up to `to` are stored durably. ErrStatus: the upload
 	// has ended, or the stored bytes do not end at `from`, for example because the client sends on

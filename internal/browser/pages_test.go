@@ -325,7 +325,7 @@ func (h *hubWithDevices) updateFirmware(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	d := store.BootDecision{Owner: h.Owner.ID, Part: "keys", Value: updatedFirmware, Made: h.Now(), MadeBy: "ada", Words: "This value of the Secure Boot keys is known for all devices: 412 devices.", Devices: 412}
+	d := store.BootDecision{Owner: h.Owner.ID, Part: "keys", Value: updatedFirmware, Made: h.Now(), MadeBy: "ada", Words: "This value of the Secure Boot keys counts as known for all devices: 412 devices.", Devices: 412}
 	if _, err := h.Store.PutBootDecision(ctx, d, store.Event{Time: h.Now(), Kind: "boot.accepted", Owner: h.Owner.ID, Actor: wire.AccountPRN + h.Owner.ID, ActorName: "ada", Means: store.ByPage, Message: "ada accepted a boot for a cohort. " + d.Words}); err != nil {
 		t.Fatal(err)
 	}

@@ -50,17 +50,29 @@ type folder struct {
 // hubImage makes the OCI image of a release with the program in build/, and unpacks it.
 func hubImage(t *testing.T) *image {
 	t.Helper()
+	packed := t.TempDir()
+	if text, err := exec.Command("tar", "-xf", hubArchive(t), "-C", packed).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	return unpack(t, onlyImage(t, packed))
+}
+
+// hubArchive makes the OCI image of a release with the program in build/, and returns the name of
+// the archive.
+func hubArchive(t *testing.T) string {
+	t.Helper()
 	out := t.TempDir()
 	release := exec.Command("go", "run", ".", "-out", out, "-version", "0.0.0", "-date", "2026-11-29T00:00:00Z", "-image-of", program(t, "gangway"))
 	release.Dir = "../release"
 	if text, err := release.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, text)
 	}
-	packed := t.TempDir()
-	if text, err := exec.Command("tar", "-xf", filepath.Join(out, "gangway-0.0.0-oci.tar"), "-C", packed).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, text)
-	}
-	img := onlyImage(t, packed)
+	return filepath.Join(out, "gangway-0.0.0-oci.tar")
+}
+
+// unpack unpacks an image into a new folder.
+func unpack(t *testing.T, img v1.Image) *image {
+	t.Helper()
 	config, err := img.ConfigFile()
 	if err != nil {
 		t.Fatal(err)

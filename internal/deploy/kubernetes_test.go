@@ -337,6 +337,7 @@ func (n *node) start() *container {
 type cluster struct {
 	*node
 	script *script
+	images *images
 	pod    *container
 }
 
@@ -359,13 +360,22 @@ func (c *cluster) types(begins string) string {
 			c.ends(c.pod)
 		}
 		c.m = build(c.t, c.script.dir)
+		c.image = c.images.pull(c.m.deployment.Spec.Template.Spec.Containers[0].Image)
 		c.pod = c.start()
 	case "kubectl -n gangway rollout status deployment/gangway":
 		if err := c.probe(c.m.deployment.Spec.Template.Spec.Containers[0].ReadinessProbe); err != nil {
 			c.t.Fatal(err)
 		}
-	case "kubectl -n gangway get pods", "kubectl -n gangway get service gangway":
-		// Only the API server can answer these; the objects exist, as checked above.
+	case "kubectl -n gangway get service gangway":
+		if s := c.m.service.Spec; s.Type != "LoadBalancer" || len(s.Ports) != 1 || s.Ports[0].Port != 12443 {
+			c.t.Errorf("a cluster gives this service no address with the port 12443: %+v", s)
+		}
+	case "kubectl -n gangway get pods":
+		for _, p := range []*corev1.Probe{c.m.deployment.Spec.Template.Spec.Containers[0].ReadinessProbe, c.m.deployment.Spec.Template.Spec.Containers[0].LivenessProbe} {
+			if err := c.probe(p); err != nil {
+				c.t.Errorf("the pod is not ready: %v", err)
+			}
+		}
 	case "kubectl -n gangway logs deployment/gangway":
 		return c.pod.out.tail()
 	case "kubectl -n gangway delete deployment gangway":
@@ -476,7 +486,8 @@ func TestKubernetesPodRuns(t *testing.T) {
 	db := startDatabase(t, ca)
 	startS3(t, ca)
 	hosts := "127.0.0.1 localhost db.example s3.example hub.example\n"
-	hub := hubImage(t)
+	images := startRegistry(t, ca)
+	archive := hubArchive(t)
 	script := chapter(t, "Installing on Kubernetes")
 	for name, text := range map[string]string{"ca.pem": ca.pem, "database-password": hubPassword + "\n"} {
 		if err := os.WriteFile(filepath.Join(script.home, name), []byte(text), 0o644); err != nil {
@@ -486,7 +497,13 @@ func TestKubernetesPodRuns(t *testing.T) {
 	if err := os.Chown(script.home, 65532, 65532); err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{node: &node{t: t, image: hub, hosts: hosts}, script: script}
+	uploads := script.next("skopeo copy oci-archive:")
+	_, name, _ := strings.Cut(strings.Fields(uploads)[2], ":")
+	if err := os.Rename(archive, filepath.Join(script.home, name)); err != nil {
+		t.Fatal(err)
+	}
+	script.run("export SSL_CERT_FILE=ca.pem; " + uploads)
+	c := &cluster{node: &node{t: t, image: images.pull("registry.example/gangway:1.2.0"), hosts: hosts}, script: script, images: images}
 	f := &firstMachine{cluster: c, files: map[string]string{"/etc/hosts": hosts}}
 	// The page copies the CA's certificate to /etc, which a test must not change.
 	installs := strings.Fields(script.next("install -D -m 644 ca.pem "))

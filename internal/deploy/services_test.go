@@ -9,8 +9,11 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"io"
+	"log"
 	"math/big"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -18,8 +21,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
+	"golang.org/x/sys/unix"
 )
 
 const hubPassword = "a long random password"
@@ -109,6 +116,44 @@ func startDatabase(t *testing.T, ca *authority) *container {
 	return db
 }
 
+// images is a registry of OCI images at registry.example.
+type images struct {
+	t  *testing.T
+	ca *authority
+}
+
+// startRegistry starts a registry at registry.example. For this name, the file /etc/hosts of the
+// test's namespace has an address.
+func startRegistry(t *testing.T, ca *authority) *images {
+	t.Helper()
+	const address = "127.0.0.2"
+	hosts := filepath.Join(t.TempDir(), "hosts")
+	if err := os.WriteFile(hosts, []byte("127.0.0.1 localhost\n"+address+" registry.example\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(hosts, "/etc/hosts", "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	serveTLS(t, ca, address, "registry.example", registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	return &images{t, ca}
+}
+
+// pull downloads an image, and unpacks it.
+func (r *images) pull(named string) *image {
+	r.t.Helper()
+	ref, err := name.ParseReference(named, name.StrictValidation)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(r.ca.pem))
+	img, err := remote.Image(ref, remote.WithTransport(&http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return unpack(r.t, img)
+}
+
 // startS3 starts an S3 server at s3.example with the bucket "fleet".
 func startS3(t *testing.T, ca *authority) {
 	t.Helper()
@@ -116,15 +161,21 @@ func startS3(t *testing.T, ca *authority) {
 	if err := backend.CreateBucket("fleet"); err != nil {
 		t.Fatal(err)
 	}
-	pair, err := tls.X509KeyPair(ca.server(t, "s3.example"))
+	serveTLS(t, ca, "127.0.0.1", "s3.example", gofakes3.New(backend).Server())
+}
+
+// serveTLS starts an HTTPS server for a host, at port 443 of an address.
+func serveTLS(t *testing.T, ca *authority, address, host string, handler http.Handler) {
+	t.Helper()
+	pair, err := tls.X509KeyPair(ca.server(t, host))
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:443")
+	l, err := net.Listen("tcp", address+":443")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := httptest.NewUnstartedServer(gofakes3.New(backend).Server())
+	s := httptest.NewUnstartedServer(handler)
 	s.Listener.Close()
 	s.Listener, s.TLS = l, &tls.Config{Certificates: []tls.Certificate{pair}}
 	s.StartTLS()

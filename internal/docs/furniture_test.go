@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"time"
 
 	"gangway/hub/store/postgres/pgtest"
@@ -246,6 +247,7 @@ func (r *room) postgres() {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(server.Stop)
+	r.database = server
 	statements := blockOf(r.t, "sql")
 	if strings.Count(statements, ";") != 2 {
 		r.t.Fatalf("docs/operations.md makes the role and the database with %q", statements)
@@ -258,6 +260,34 @@ func (r *room) postgres() {
 	r.types("mkdir -p /run/postgresql")
 	r.types(fmt.Sprintf("ln -s %s/.s.PGSQL.%d /run/postgresql/.s.PGSQL.5432", server.Folder, server.Port))
 	r.writes("/etc/gangway/database-password", "a long random password\n", 0o600)
+}
+
+// The method `cancelsMove` starts the hub, begins to move its database, and cancels the move. The hub's
+// process is suspended meanwhile, so the move cannot become complete. Afterwards the database in
+// PostgreSQL is empty again.
+func (r *room) cancelsMove(move, cancel string) {
+	r.t.Helper()
+	r.types("gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443")
+	r.mu.Lock()
+	hub := r.running["gangway serve"].cmd.Process.Pid
+	r.mu.Unlock()
+	if err := syscall.Kill(hub, syscall.SIGSTOP); err != nil {
+		r.t.Fatal(err)
+	}
+	// The file means that the copy is complete, and that the hub should now change to PostgreSQL.
+	r.types(move + " & move=$!; until [ -e /var/lib/gangway/database.json ]; do kill -0 $move || exit 1; sleep 0.1; done; kill $move; ! wait $move")
+	if out := r.types(cancel); !strings.Contains(out, "The move is given up") {
+		r.t.Errorf("the cancelled move prints %s", short(out))
+	}
+	if err := syscall.Kill(hub, syscall.SIGCONT); err != nil {
+		r.t.Fatal(err)
+	}
+	_, create, _ := strings.Cut(strings.TrimSpace(blockOf(r.t, "sql")), "\n")
+	for _, sql := range []string{"DROP DATABASE gangway", create} {
+		if _, err := r.database.Query(r.t.Context(), "postgres", sql); err != nil {
+			r.t.Fatal(err)
+		}
+	}
 }
 
 // The method `cloned` copies the TPM's state to a second machine and runs both. Both machines

@@ -11,13 +11,9 @@ import (
 
 // untyped has the commands of docs/operations.md that no test types, with the reasons.
 var untyped = map[string]string{
-	"skopeo copy oci-archive:gangway-1.2.0-oci.tar docker://registry.example/gangway:1.2.0": "it needs a registry; the tests unpack the same file",
-	"runuser -u gangway --":           "the beginning of other commands",
-	"runuser -u postgres --":          "the beginning of other commands",
-	"docker compose exec hub":         "the beginning of other commands",
-	"make release SIGNER=yes":         "TestPackages installs the packages that it makes; scripts/package-test.sh calls the same program",
-	"make bench-fleet DATABASE=start": "it measures for an hour, on a developer's machine",
-	"gangway serve --help":            "the tests of cmd/gangway print the help of each command",
+	"runuser -u gangway --":   "the beginning of other commands",
+	"runuser -u postgres --":  "the beginning of other commands",
+	"docker compose exec hub": "the beginning of other commands",
 }
 
 // programs have the number of words, after the program's name, that name what the program does and

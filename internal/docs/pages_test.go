@@ -291,10 +291,15 @@ func TestOperationsPage(t *testing.T) {
 	if out := r.types("openssl x509 -in db.pem -noout -checkhost db.example"); !strings.Contains(out, "does match") {
 		t.Errorf("the certificate of the database is for another host: %s", short(out))
 	}
-	p.types("gangway db migrate --data /var/lib/gangway --to")
-	// The move is complete, so the command refuses. TestMoveRefusesATargetOfAnotherMove gives a move up.
-	if out, err := r.run(p.next("gangway db migrate --data /var/lib/gangway --stop")); err == nil || !strings.Contains(out, "the move is complete") {
-		t.Errorf("a complete move was given up: %v: %s", err, short(out))
+	move, cancel := p.next("gangway db migrate --data /var/lib/gangway --to"), p.next("gangway db migrate --data /var/lib/gangway --stop")
+	r.cancelsMove(move, cancel)
+	if out := r.types("gangway device ls"); !strings.Contains(out, "active") {
+		t.Errorf("the hub should continue with its file after the cancelled move:\n%s", short(out))
+	}
+	r.end("gangway serve")
+	r.types(move)
+	if out, err := r.run(cancel); err == nil || !strings.Contains(out, "the move is complete") {
+		t.Errorf("a complete move was cancelled: %v: %s", err, short(out))
 	}
 	p.types("gangway serve")
 	r.types(login)

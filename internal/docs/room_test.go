@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"gangway/hub/store/postgres/pgtest"
 	"gangway/internal/locked"
 	"gangway/internal/pty"
 	"gangway/internal/swtpm"
@@ -35,12 +36,13 @@ const inRoom = "GANGWAY_DOCS_ROOM"
 // and /etc/hosts. The mounts are a copy of the root file system that keeps writes in memory; the
 // network has only loopback. So no command can change the machine outside.
 type room struct {
-	t       *testing.T
-	dir     string // folder in which the commands run
-	env     []string
-	answers map[string]string // the text that the test types at each prompt
-	tpm     *swtpm.TPM        // the machine's TPM; nil if the machine has no TPM
-	stopS3  func()
+	t        *testing.T
+	dir      string // folder in which the commands run
+	env      []string
+	answers  map[string]string // the text that the test types at each prompt
+	tpm      *swtpm.TPM        // the machine's TPM; nil if the machine has no TPM
+	stopS3   func()
+	database *pgtest.Server
 
 	mu      sync.Mutex
 	running map[string]*program // background programs by the first two words of their commands; guarded by mu

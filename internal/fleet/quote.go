@@ -13,8 +13,7 @@ func (d *Device) Quote(nonce []byte, bank tcg.AlgID, pcrs [][]byte, resets uint3
 	return d.QuoteAt(nonce, bank, pcrs, tcg.ClockInfo{Clock: 2000, ResetCount: resets, Safe: true})
 }
 
-// QuoteAt does the same as Quote, but the quote has the given clock values instead of the clock
-// values of Quote.
+// QuoteAt does the same as Quote, but with the clock values `clock`.
 func (d *Device) QuoteAt(nonce []byte, bank tcg.AlgID, pcrs [][]byte, clock tcg.ClockInfo) (attest, signature []byte, err error) {
 	signer, err := tcg.EndorsementQualifiedName(d.IAK.Name())
 	if err != nil {

@@ -40,12 +40,13 @@ type Enrolled struct {
 	AK   *x509.Certificate // nil if a person must first approve the device
 }
 
-// EnrollRequest returns the body of the first step.
+// EnrollRequest returns the body of the first request of the two-step enrolment.
 func (d *Device) EnrollRequest() *wire.EnrollRequest {
 	return &wire.EnrollRequest{TPMKeys: d.TPMKeys(), AKName: hex.EncodeToString(d.IAK.Name())}
 }
 
-// OpenEnrolled decrypts the first step's response with the device's emulated TPM.
+// OpenEnrolled decrypts the hub's answer to the first request of the two-step enrolment. It uses
+// the device's emulated TPM.
 func (d *Device) OpenEnrolled(answer []byte) (*Enrolled, error) {
 	var a wire.EnrollAnswer
 	if err := json.Unmarshal(answer, &a); err != nil {
@@ -91,8 +92,8 @@ func (d *Device) Enroll(ctx context.Context, h *Hub) (*Enrolled, error) {
 	return d.OpenEnrolled(a.Body)
 }
 
-// RegistrationChange alters parts of the second step, for tests of attacks. A field that is nil
-// alters nothing.
+// RegistrationChange alters the second request of the two-step enrolment, for tests of attacks. A
+// field that is nil alters nothing.
 type RegistrationChange struct {
 	Signer     crypto.Signer            // key of the CSR, which also signs it
 	Attest     func([]byte) []byte      // alters the TPMS_ATTEST before it is signed
@@ -100,7 +101,8 @@ type RegistrationChange struct {
 	Sent       func(*wire.Registration) // alters the whole body, after all other changes
 }
 
-// Registration returns the body of the second step, with an ownership proof by this join token.
+// Registration returns the body of the second request of the two-step enrolment. The body has an
+// ownership proof that is made with the join token `t`.
 func (d *Device) Registration(t *wire.TokenFile, keys wire.StepKeys, change RegistrationChange) ([]byte, error) {
 	secret, err := t.Secret()
 	if err != nil {
@@ -166,7 +168,8 @@ func (d *Device) OnboardTwoStep(ctx context.Context, h *Hub, t *wire.TokenFile) 
 	return ParseRegistered(a)
 }
 
-// ParseRegistered returns the certificate from the second step's response.
+// ParseRegistered returns the certificate in the hub's answer to the second request of the two-step
+// enrolment.
 func ParseRegistered(a *Answer) (*x509.Certificate, error) {
 	var r struct {
 		Certificate []byte `json:"crt"`

@@ -110,9 +110,10 @@ func Open(t testing.TB, dir string, change func(*api.Config), roots, intermediat
 	return start(t, &Hub{dir: dir, Objects: files}, change, roots, intermediates)
 }
 
-// Join starts another hub on the same database and objects, like a process on another machine. Both
-// hubs must have api.Config.Replicas, which Join sets for the new hub. Clients reach the new hub at
-// its own URL, but its answers name the URL of the first hub, as behind a load balancer.
+// Join starts a second hub on the same database and objects, like a process on another machine. In
+// both hubs, api.Config.Replicas must be true. Join sets it only for the second hub. Clients reach
+// the second hub at its own URL, but its answers name the URL of the first hub, as behind a load
+// balancer.
 func (h *Hub) Join(t testing.TB) *Hub {
 	t.Helper()
 	joined := start(t, &Hub{dir: h.dir, Objects: h.Objects}, func(c *api.Config) {
@@ -225,7 +226,8 @@ func (h *Hub) Account(t testing.TB, nick string) store.Account {
 	return a
 }
 
-// NewAccount returns an account with this nick and the password Password, for a store.
+// NewAccount returns an account with this nick and the password Password. It does not store the
+// account.
 func NewAccount(nick string, created time.Time) store.Account {
 	return store.Account{ID: wire.NewID(), Nick: nick, PasswordHash: passwordHash(), Created: created}
 }

@@ -1,8 +1,9 @@
-// Command kmstest runs Local KMS, which answers like AWS KMS and makes real keys and signatures, on
-// loopback: kmstest FOLDER. It stores its keys in the folder, and prints its URL. The tests of
-// cmd/gangway-signer use it. Local KMS's own program would listen on all addresses.
+// Command kmstest runs Local KMS on loopback, for the tests of cmd/gangway-signer. Local KMS
+// answers like AWS KMS, and makes real keys and signatures. The command `kmstest FOLDER` stores the
+// keys in the folder, and prints the URL of Local KMS. The tests do not use Local KMS's own
+// program, because that program listens on all addresses.
 //
-// It is a separate module, so that Gangway does not depend on Local KMS.
+// The command is a separate module, so that Gangway does not depend on Local KMS.
 package main
 
 import (

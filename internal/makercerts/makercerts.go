@@ -11,7 +11,8 @@ import (
 	"testing"
 )
 
-// Roots and Intermediates are the names of the collection's files, with 26 and 143 certificates.
+// Roots and Intermediates are the names of the collection's two files. They contain 26 root
+// certificates and 143 intermediate certificates.
 const (
 	Roots         = "tpm-vendor-roots.pem"
 	Intermediates = "tpm-vendor-intermediates.pem"

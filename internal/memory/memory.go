@@ -14,17 +14,18 @@ import (
 // Percent is the value of GOGC that Use sets: the heap may grow to five times its live part.
 const Percent = 400
 
-// Shares of memory that the heap may use. One is a share of the cgroup's limit, which is only for
-// this program. The other is a share of the machine's memory, which other programs and the page
-// cache use too.
+// The share of the cgroup's limit and the share of the machine's memory that this program may use.
+// The second share is smaller, because other programs and the page cache use the machine's memory
+// too.
 const (
 	ofCgroup  = 0.9
 	ofMachine = 0.6
 )
 
 // Use limits the memory of this program, and lets the garbage collector work less often below this
-// limit. If the environment has GOMEMLIMIT or GOGC, Use keeps that value. If the memory is not
-// known or GOMEMLIMIT is off, Use changes nothing, because only the limit makes a larger GOGC safe.
+// limit. If the environment has GOMEMLIMIT or GOGC, Use keeps that value. If the size of the memory
+// is not known or GOMEMLIMIT is off, there is no limit. Then Use does not change GOGC either,
+// because a larger GOGC is safe only with a limit.
 func Use() {
 	if _, ok := os.LookupEnv("GOMEMLIMIT"); !ok {
 		debug.SetMemoryLimit(limit(memlimit.FromCgroup, memlimit.FromSystem))

@@ -52,7 +52,7 @@ func freePort(t *testing.T) string {
 			return at
 		}
 	}
-	t.Fatal("no port is free with TCP and UDP")
+	t.Fatal("no port is free for both TCP and UDP")
 	return ""
 }
 
@@ -113,8 +113,9 @@ func selfSigned(t *testing.T) (cert, key []byte) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
 }
 
-// Start starts the ACME server, until the test ends. To verify a name, the server connects to the
-// port of the address `pages`. Its certificates are valid for the time `valid`.
+// Start starts the ACME server, which runs until the test ends. To verify a name, the server
+// connects to the port of the address `pages`. The server issues certificates that are valid for
+// the time `valid`.
 func Start(t *testing.T, pages string, valid time.Duration) *Server {
 	t.Helper()
 	bin := build(t)

@@ -1,6 +1,6 @@
-// Package process runs a program that ends when this process ends. Tests and the demo use this
-// package for software TPMs and emulated machines. The hub uses it for its image builder. So no
-// such program continues to run after this process has ended.
+// Package process starts programs that end when the process that started them ends. Tests and the
+// demo use this package for software TPMs and emulated machines. The hub uses it for its image
+// builder.
 package process
 
 import (
@@ -21,10 +21,10 @@ type Process struct {
 	err  error         // result of exec.Cmd.Wait; valid after `done` is closed
 }
 
-// Start starts the program `cmd`. The kernel kills the program when this process ends. If `cmd`
-// does not redirect the output, the first 64 KiB of the output are stored for Tail. The kernel
-// sends the parent-death signal when the thread that started the program ends, so Start keeps this
-// thread until the program has ended.
+// Start starts the program `cmd`. The kernel kills the program when the thread that started it ends
+// (parent-death signal). Start keeps this thread until the program has ended, so the kernel kills
+// the program only if the whole process ends. If `cmd` does not redirect the output, Start stores
+// the first 64 KiB of the output for Tail.
 func Start(cmd *exec.Cmd) (*Process, error) {
 	p := &Process{cmd: cmd, done: make(chan struct{})}
 	if cmd.Stdout == nil {

@@ -78,7 +78,7 @@ func TestAlteredBootIsMeasured(t *testing.T) {
 }
 
 // latestBoot returns the row in the hub's database for the last boot of the only machine. `m` is
-// the measurement in this row, and `words` has the changes as sentences.
+// the measurement in this row, and `words` contains one sentence for each change in it.
 func latestBoot(t *testing.T, h *hubtest.Hub) (b store.Boot, m bootlog.Measurement, words []string) {
 	t.Helper()
 	b, err := h.Store.LatestBoot(t.Context(), h.Devices(t, h.Owner)[0].ID)

@@ -23,7 +23,7 @@ import (
 // The menu entry "auto TPM" encrypts the data partition, and a thief of the disk cannot read it.
 // This machine opens the partition with its TPM, and a person opens it with the recovery key.
 // Another machine cannot open it. The hub stores the recovery key for the owner, but cannot read
-// it. The image's first revision is in the trail.
+// it. The first revision in the image becomes revision 0 of the device at the hub.
 func TestEncryptedInstallation(t *testing.T) {
 	t.Parallel()
 	identity, recipient, err := escrow.NewIdentity()

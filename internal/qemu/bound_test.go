@@ -19,19 +19,19 @@ import (
 	"gangway/wire/manifest/measure"
 )
 
-// The owner's key approved the system on the stick. At its first start, the installed system binds
-// the key of the encrypted disk to this system. The disk also opens for an update that the owner
-// approved. The disk does not open for a system that someone else signed, or for an altered system.
-// Secure Boot is off during the whole test. An update that the owner did not approve is refused,
-// because it could not open the disk.
+// The owner signed the system on the installation stick. At its first start, the installed system
+// binds the key of the encrypted disk to systems that the owner signed. So the disk also opens for
+// an update that the owner signed. The disk does not open for a system that someone else signed, or
+// for an altered system. Secure Boot is off during the whole test. The machine refuses an update
+// that the owner did not sign, because this update could not open the disk.
 //
-// The owner's manifests name both systems. So the first boot, the update and the roll-back are
-// expected, and the owner need not accept any of them.
+// The owner's manifests name the installed system and its update. So the first boot, the update and
+// the roll-back are expected, and the owner need not accept any of them.
 //
-// A copy of the disk's header from before the first start opens nothing later. At the end, another
-// stick of the owner installs the machine a second time: TPM, firmware and hub still know the first
-// installation. The first boot is expected again, the disk is bound again, and a copy of the former
-// disk opens no more.
+// An attacker copied the disk's header before the first start. Later, this header does not open the
+// disk. At the end, another stick of the owner installs the machine a second time, although TPM,
+// firmware and hub still know the first installation. The first boot is expected again, and the
+// disk's key is bound again. A copy of the former disk cannot be opened.
 func TestDiskOpensOnlyForItsOwnersSystems(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -152,7 +152,7 @@ func TestDiskOpensOnlyForItsOwnersSystems(t *testing.T) {
 	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
 	m.Stop()
 	s.listed(t)
-	// The firmware's boot menu has the new disk's entry in place of the former one.
+	// In the firmware's boot menu, the entry of the new disk has replaced the former disk's entry.
 	s.judged(t, "boot-path expected", "system expected", "firmware known", "keys known")
 	s.says(t, "boot-path", "PCR 5 has the partition table that the installer of \"system 3\" wrote on this disk.")
 	m, ctx = boot(t, s.with(false))
@@ -166,10 +166,10 @@ func TestDiskOpensOnlyForItsOwnersSystems(t *testing.T) {
 	m.Stop()
 }
 
-// The image has no manifest key, so only PCR 7 protects the key of the encrypted disk. The owner
-// signs the first update. While this update is on trial, the disk's key stays as it is, because the
-// installed system has no signature: if the trial fails, this system must still open the disk by
-// itself. When an update is permanent, the disk's key is bound.
+// Nobody signed the system in the image, so only PCR 7 protects the key of the encrypted disk. The
+// first update is signed by the owner. During the trial of this update, the disk's key is not bound
+// to the owner's systems: if the trial fails, the installed system without a signature must still
+// open the disk without help. After an update has become permanent, the disk's key is bound.
 func TestFailedTrialOfTheFirstSignedSystemLeavesTheDiskOpen(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -196,7 +196,8 @@ func TestFailedTrialOfTheFirstSignedSystemLeavesTheDiskOpen(t *testing.T) {
 	good := s.parts(t)
 	good.Owner = owner
 
-	// The first one opens the disk, and does not reach the hub. The second one does not start.
+	// The system `silent` opens the disk, but does not reach the hub. The system `dead` does not
+	// start.
 	silent, dead := good, good
 	silent.Init, silent.Agent = otherInit(t, "-X main.trialTime=40s"), good.Init // gangway-init is not an agent: it exits at once
 	dead.Init = good.Agent

@@ -10,8 +10,8 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// A machine whose clock is wrong by decades onboards, although certificates have dates. Its clock
-// is right afterwards.
+// A machine onboards even if its clock is wrong by decades, so that the hub's certificate seems to
+// be expired or not yet valid. Afterwards the machine's clock is right.
 func TestMachineWithAWrongClockComesAboard(t *testing.T) {
 	t.Parallel()
 	long(t)

@@ -80,12 +80,13 @@ func TestConsoleOfAMachine(t *testing.T) {
 	}
 }
 
-// redraw is Ctrl-L. Without it, the console sends only the characters that change.
+// redraw is Ctrl-L, which makes the console send the whole screen. After other keys, the console
+// sends only the characters that change.
 const redraw = "\x0c"
 
-// see types keys on the serial port, and waits until the console displays one of the texts again,
-// which it returns. The console sends only the characters that change, and replaces spaces by
-// movements of the cursor.
+// see types keys on the serial port, and waits until the console sends one of the texts after that.
+// It returns this text. Spaces may be missing in the console's output, because the console moves
+// the cursor instead.
 func see(t *testing.T, ctx context.Context, m *qemu.Machine, keys string, texts ...string) string {
 	t.Helper()
 	count := func(text string) (n int) {

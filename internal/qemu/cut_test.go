@@ -22,9 +22,9 @@ var moments = []string{
 	`: installed in`, `: restart`, firstBoot, `: Joining the hub`, `^Made the request`, `: onboarded`, `^Connected to`,
 }
 
-// A power cut at any moment of the installation or of the first boot leaves no unusable machine.
-// The machine later starts without help, as one device: it boots from the disk, or the stick
-// installs the system again.
+// A power cut at any moment of the installation or of the first boot must not make the machine
+// unusable. At a later start, the machine boots from the disk, or the stick installs the system
+// again, without a person's help. The owner then has this machine only once in the device list.
 //
 // The test cuts the power once. GANGWAY_POWER_CUTS sets another number ("make e2e-full" cuts 20
 // times); GANGWAY_POWER_SEED repeats an earlier run.

@@ -4,7 +4,8 @@
 // boot to user space takes about 12 seconds of one core.
 //
 // Call Start, then WaitFor with the lines that the console must print. A machine and its TPM end
-// with the context, with Stop, or with the test process. The machine's folder has these files:
+// when the context ends, Stop is called or the test process ends. The machine's folder has these
+// files:
 //
 //	DIR/console.log   what the machine printed on its serial console, with seconds
 //	DIR/vars.fd       the firmware's variables, which the next boot uses

@@ -20,8 +20,8 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// The test takes a picture at each interval `every`. The film shows framesPerSecond pictures a
-// second, so it shows twenty seconds of the run in one second.
+// `every` is the time between two pictures that the test takes. The film shows framesPerSecond
+// pictures a second, so one second of the film shows twenty seconds of the run.
 const (
 	framesPerSecond = 10
 	every           = 2 * time.Second

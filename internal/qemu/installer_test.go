@@ -33,7 +33,7 @@ var installerParts = sync.OnceValues(func() (*stick.Parts, error) {
 	return stick.LoadParts(kernel, "", scratch)
 })
 
-// site is everything for the installation of one machine: a hub, a stick with the owner's join
+// site has all that a test needs to install one machine: a hub, a USB stick with the owner's join
 // token, and a machine with a TPM and an empty disk.
 type site struct {
 	hub   *hubtest.Hub
@@ -155,8 +155,8 @@ func long(t *testing.T) {
 
 // A person plugs in a stick and switches the machine on, and the device appears in its owner's
 // device list without a key press. At the next boot the machine works without the stick. Both boots
-// measure what the image builder computed in advance, so the owner's manifest makes even the first
-// boot expected.
+// have the measurements that the image builder computed in advance. The owner's manifest states
+// these measurements, so the hub judges even the first boot as expected.
 func TestStickToDeviceList(t *testing.T) {
 	if os.Getenv("GANGWAY_TIMED") == "" { // run alone if this run measures times
 		t.Parallel()
@@ -170,8 +170,8 @@ func TestStickToDeviceList(t *testing.T) {
 		s.picture(t, m, "menu")
 	}
 	up, _ := waitFor(t, ctx, m, upPattern)
-	// The installer's check of a real boot, by OVMF with a TPM, finds nothing wrong except that
-	// this OVMF has no Secure Boot keys.
+	// The installer checks the firmware of this machine, which is OVMF. It finds nothing wrong
+	// except that this OVMF has no Secure Boot keys.
 	waitFor(t, ctx, m, `gangway-init .*: check: 0 problem\(s\), 0 warning\(s\), `)
 	waitFor(t, ctx, m, `gangway-init .*: check: ok: The firmware's event log explains PCR 0 to 7. \(event-log-replays\)`)
 	waitFor(t, ctx, m, `gangway-init .*: check: ok: The firmware can store and remove variables. \(firmware-variables\)`)
@@ -224,8 +224,8 @@ func TestStickToDeviceList(t *testing.T) {
 	if os.Getenv("GANGWAY_E2E_FULL") == "" {
 		return
 	}
-	// A person alters the partition table. The installer's report, which the device still sends,
-	// does not make the new table expected.
+	// A person alters the partition table. The device still sends the installer's report of the old
+	// table. So the hub must not treat the new table as expected.
 	s.alterTable(t)
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)

@@ -24,15 +24,16 @@ import (
 	"github.com/google/uuid"
 )
 
-// reference has the measurements that a machine with an image will make, computed while the image
-// is built.
+// reference has the measurements of the systems on a stick: the system that will be installed, its
+// boot manager, and the installers. The image builder computes them in advance.
 type reference struct {
 	manager    manifest.Program
 	system     *manifest.System
 	installers []manifest.System
 }
 
-// compute is the function Boots of a stick's configuration.
+// compute stores the measurements of the system that will be installed and of its boot manager. The
+// image builder calls it as stick.Config.Boots.
 func (r *reference) compute(manager, system []byte) (err error) {
 	if r.manager, err = measure.Program(manager); err != nil {
 		return err
@@ -41,7 +42,8 @@ func (r *reference) compute(manager, system []byte) (err error) {
 	return err
 }
 
-// installs is the function Installs of a stick's configuration.
+// installs adds the measurements of one of the installers on the stick. The image builder calls it
+// as stick.Config.Installs.
 func (r *reference) installs(system []byte) error {
 	s, err := measure.System(system)
 	if err == nil {
@@ -50,10 +52,12 @@ func (r *reference) installs(system []byte) error {
 	return err
 }
 
-// isMeasured compares the machine's last boot with the reference: PCR 4 has exactly the boot
-// manager, the system and, if firmware starts it, the kernel in the system, in this order. PCR 11
-// has the value that the system's stub leaves, and PCR 12 has nothing but the system's command
-// line.
+// isMeasured checks that three PCRs of the machine's last boot agree with the reference:
+//
+//	PCR 4    exactly the boot manager, then the system, and then, if the firmware starts the kernel
+//	         in the system, this kernel
+//	PCR 11   the value that results from the system
+//	PCR 12   only the system's command line
 func (s *site) isMeasured(t *testing.T, r *reference) bootlog.Measurement {
 	t.Helper()
 	_, m, _ := latestBoot(t, s.hub)
@@ -69,7 +73,7 @@ func (s *site) isMeasured(t *testing.T, r *reference) bootlog.Measurement {
 		}
 	}
 	want := []string{r.manager.Authenticode[m.Bank], r.system.Authenticode[m.Bank]}
-	if m.SecureBoot == "off" { // with Secure Boot on, systemd's stub starts the kernel without firmware
+	if m.SecureBoot == "off" { // with Secure Boot on, systemd's stub starts the kernel itself, so the firmware does not measure it
 		want = append(want, r.system.Kernel.Authenticode[m.Bank])
 	}
 	if !slices.Equal(programs, want) {

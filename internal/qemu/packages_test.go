@@ -48,10 +48,13 @@ ExecStart=/bin/sh /test/run.sh
 `
 
 // An administrator can install, upgrade, use, remove and purge the Debian packages on a machine
-// that runs Debian's systemd. testdata/packages.sh has the checks. scripts/package-test.sh makes
-// the folder that the variable GANGWAY_PACKAGES names. In this folder, old/ and new/ have the
-// packages of an earlier commit and of this source tree. The program gangway-fleet makes the load
-// during the upgrade, and debian/ has Debian's files.
+// that runs Debian's systemd. testdata/packages.sh makes the checks on that machine. The variable
+// GANGWAY_PACKAGES names a folder that scripts/package-test.sh has made, with these contents:
+//
+//	old/            the packages of an earlier commit
+//	new/            the packages of this source tree
+//	gangway-fleet   the program that puts the hub under load during the upgrade
+//	debian/         a disk image with Debian, and busybox
 func TestPackages(t *testing.T) {
 	folder := os.Getenv("GANGWAY_PACKAGES")
 	if folder == "" {

@@ -13,8 +13,9 @@ import (
 
 // A machine is installed and onboarded without a key press for the PIN. Then a person sets a PIN at
 // the machine's console. At the next start, the machine asks for the PIN: it refuses a wrong PIN,
-// says how many tries are left, and opens its disk with the right one. An update does not need the
-// PIN until the machine starts again. The recovery key opens the disk instead of the PIN.
+// says how many tries are left, and opens its disk with the right one. The machine installs an
+// update without the PIN, and asks for the PIN when it restarts. The recovery key opens the disk
+// too.
 func TestDiskWithAPIN(t *testing.T) {
 	t.Parallel()
 	long(t)

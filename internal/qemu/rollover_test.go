@@ -26,13 +26,13 @@ import (
 	"gangway/internal/carry"
 )
 
-// While the system runs, a program adds a certificate to the Secure Boot variable db, signed with
-// the owner's KEK. The certificate has the name of Microsoft's CA of 2023. The firmware measures db
-// into PCR 7, so the TPM does not release a key that is bound to the old value. To show this,
-// Debian's systemd-cryptenroll has bound a control disk to PCR 7: this disk opens before the
-// restart, and not after it. The machine's own disk still opens, because the running system binds
-// the disk's key again before the restart. The hub names the certificate, and says that it does not
-// know the certificate.
+// While the system runs, a program adds a certificate to the Secure Boot variable db. The owner's
+// KEK signs this change, and the certificate's name is that of Microsoft's CA of 2023. At the next
+// start, the firmware measures the new db into PCR 7. Then the TPM does not release a key that is
+// bound to the old value of PCR 7. To show this, Debian's systemd-cryptenroll has bound a control
+// disk to PCR 7: this disk opens before the restart, and does not open after it. The machine's own
+// disk still opens, because the running system binds the disk's key again before the restart. The
+// hub names the certificate, and says that it does not know the certificate.
 func TestDiskOpensAfterDBGainsACertificate(t *testing.T) {
 	t.Parallel()
 	long(t)

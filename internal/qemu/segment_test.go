@@ -61,8 +61,8 @@ func TestWireCutsSegmentsAsTheMachineWantsThem(t *testing.T) {
 	}
 }
 
-// With a VLAN, Wire removes the tag from the machine's frames and adds it to frames for the
-// machine. It drops the machine's frames of other networks.
+// With a VLAN, Wire removes the VLAN's tag from the machine's frames, and adds the tag to frames
+// for the machine. It drops a frame of the machine that has another tag or none.
 func TestWireIsOneVLAN(t *testing.T) {
 	t.Parallel()
 	w := &Wire{VLAN: 42}

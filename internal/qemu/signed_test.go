@@ -11,9 +11,9 @@ import (
 	"gangway/wire/trail/sig/sigtest"
 )
 
-// A machine whose image pins its owner's key refuses a system that the owner has not signed,
-// although the hub orders it. It installs and keeps a signed system, and the new system refuses
-// unsigned systems too.
+// A machine whose image pins its owner's key refuses a system that the owner has not signed, even
+// if the hub tells the machine to install it. The machine installs and keeps a signed system, and
+// the new system refuses unsigned systems too.
 func TestPinnedMachineInstallsOnlySignedSystems(t *testing.T) {
 	t.Parallel()
 	long(t)

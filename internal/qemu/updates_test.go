@@ -37,9 +37,9 @@ import (
 )
 
 // The owner of an installed machine can update its system with revisions. The disk has two slots
-// for systems. A system with another kernel boots from the other slot and stays. If a system's
-// kernel panics, the machine boots the previous system without help, and the owner reads the cause.
-// If a file is not a system, the machine refuses the file and does not boot it.
+// for systems. A system with another kernel boots from the other slot and becomes permanent. If a
+// system's kernel panics, the machine boots the previous system without help, and the owner can
+// read the cause. If a file is not a system, the machine refuses the file and does not boot it.
 func TestSystemUpdates(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -52,8 +52,8 @@ func TestSystemUpdates(t *testing.T) {
 	o := s.signIn(t)
 	o.begun(ctx)
 
-	// The owner's policy requires measured boots. So the hub accepts requests of the new system
-	// only after the owner has accepted its boot, during the trial.
+	// The owner's policy requires measured boots. So the owner must accept the first boot of the
+	// new system during its trial. The hub accepts requests of the new system only after that.
 	s.hub.Policy(t, s.hub.Owner.ID, "version: 1\nmeasured_boot: require\n")
 	began := time.Now()
 	other := parts
@@ -100,8 +100,9 @@ func TestSystemUpdates(t *testing.T) {
 	s.listed(t)
 }
 
-// If a new system does not reach the hub or hangs, the machine boots the previous system without
-// help. The new system's first process restarts the machine, or the watchdog resets the machine.
+// If a new system does not reach the hub, its first process restarts the machine. If a new system
+// hangs, the watchdog resets the machine. In both cases, the machine then boots the previous system
+// without a person's help.
 func TestUpdatesThatDoNotServeFallBack(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -223,7 +224,8 @@ func TestPowerCutsWithABoundDisk(t *testing.T) {
 	s := newSiteOf(t, func(p *stick.Parts) { p.Owner = owner }, func(*site) stick.Config { return stick.Config{} })
 	m, ctx := boot(t, s.with(true))
 	chooseAutoTPM(t, ctx, m)
-	// The first cut is in the first binding, which replaces the installer's passphrase.
+	// The first power cut interrupts the first binding of the disk's key, which replaces the
+	// installer's passphrase.
 	const bound, opens = `gangway-init .*: the disk's key is bound to the owner's systems`, `the disk's key came from the TPM`
 	waitFor(t, ctx, m, `gangway-init .*: `+opens)
 	pause := time.Duration(mathrand.Int64N(int64(time.Second)))
@@ -244,8 +246,9 @@ func TestPowerCutsWithABoundDisk(t *testing.T) {
 	s.cutUpdates(t, ctx, m, good, moments, opens)
 }
 
-// bootsOfUpdate is the number of boots of a machine in cutUpdates: the boot after a cut, the trial of
-// the update and the return to the previous system, and both of these again for the next update.
+// bootsOfUpdate is the largest number of boots between two power cuts in cutUpdates: one boot after
+// the first cut; then, for the interrupted update, its trial and the return to the previous system;
+// and then the same two boots for the next update.
 const bootsOfUpdate = 5
 
 // cutUpdates posts updates, and cuts the power once in each update, at a random moment of

@@ -25,8 +25,8 @@ type Wire struct {
 	mss  map[uint16]int // maximum segment size, by the machine's TCP port
 }
 
-// Lost returns the number of frames from the machine that were lost for this reason: "vlan", "mtu",
-// "dhcp" or "port".
+// Lost returns the number of frames from the machine that were lost for this reason: "short",
+// "vlan", "mtu", "dhcp" or "port".
 func (w *Wire) Lost(reason string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -1,7 +1,7 @@
-// Package race lets a test skip itself under the race detector. It is for tests in which the race
-// detector cannot find a race. The detector makes these tests up to ten times as slow. Such tests
-// use only one goroutine, or they call one handler after another, while other tests call these
-// handlers concurrently.
+// Package race lets a test skip itself under the race detector, which makes some tests ten times as
+// slow. It is only for tests in which the detector cannot find a race: tests that use only one
+// goroutine, and tests that call one handler after another, if other tests call these handlers
+// concurrently.
 package race
 
 import "testing"

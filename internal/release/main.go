@@ -1,8 +1,9 @@
 // Command release makes a release of Gangway: programs, Debian packages, an OCI image, a bill of
 // materials and checksums. `make release` runs it.
 //
-// It is a separate module, so that the hub and the agent do not depend on the libraries that make
-// packages. It imports no package of Gangway: it runs the go command in the source tree.
+// The command is a separate module, so that the hub and the agent do not depend on the libraries
+// that make packages. It imports no package of Gangway. It builds Gangway's programs with the go
+// command in the source tree.
 //
 // The output depends only on the source tree, the version and the Go version. It does not depend on
 // the time, a path or a user name, so two runs write the same bytes.

@@ -17,8 +17,8 @@ import (
 // program returns the path of a program that buildPrograms built.
 func (r *release) program(arch, name string) string { return filepath.Join(r.work, arch, name) }
 
-// buildPrograms builds all programs for all architectures of the release, and for the building
-// machine's architecture, because the programs themselves write their man pages.
+// buildPrograms builds all programs for all architectures of the release. It also builds them for
+// the architecture of the building machine, which runs them to write their man pages.
 func (r *release) buildPrograms(ctx context.Context) error {
 	for _, arch := range append(r.archs, runtime.GOARCH) {
 		if _, err := os.Stat(filepath.Join(r.work, arch)); err == nil {
@@ -48,7 +48,7 @@ func (r *release) buildSigner(ctx context.Context) error {
 	cmd.Dir = filepath.Join(r.root, "cmd/gangway-signer")
 	cmd.Env = append(cleanEnvironment(), "CGO_ENABLED=1", "GOOS=linux", "GOARCH="+signerArch, "GOAMD64=v1", "GOFLAGS=", "GOWORK=off")
 	if output, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("gangway-signer, which needs gcc: %w: %s", err, output)
+		return fmt.Errorf("build gangway-signer, which needs gcc: %w: %s", err, output)
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // units maps the units of a duration to their lengths. A day is always 24 hours and a week seven
-// days, even if the clock of a time zone changes.
+// days, even if daylight saving time begins or ends in that time.
 var units = map[string]time.Duration{
 	"ns": time.Nanosecond, "us": time.Microsecond, "µs": time.Microsecond, "ms": time.Millisecond,
 	"s": time.Second, "sec": time.Second, "second": time.Second,
@@ -71,7 +71,8 @@ func Parse(text string) (time.Duration, error) {
 	return d, nil
 }
 
-// Format formats a duration for Parse, with days: 30d, 1h30m, 5s.
+// Format returns a duration as a text that Parse reads. The largest unit is the day: 30d, 1h30m,
+// 5s.
 func Format(d time.Duration) string {
 	if d <= 0 || d%time.Second != 0 {
 		return d.String()

@@ -36,7 +36,7 @@ func ExampleDecodeKnown() {
 	// json: unknown field "unknown"
 }
 
-// Object returns the object as compact JSON and decoded.
+// Object returns both the compact JSON of an object and the decoded object.
 func ExampleObject() {
 	compact, object, err := strictjson.Object([]byte(`{ "a": [1, 2] }`))
 	fmt.Println(string(compact), object["a"], err)

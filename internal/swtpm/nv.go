@@ -14,8 +14,8 @@ const nvChunk = 512
 
 // WriteNV writes exactly the bytes `data` to an NV index, as the maker of the machine would. It
 // first removes an existing index. The platform hierarchy owns the new index. The index has the
-// attributes of an EK certificate's index (EK profile 5.2): the index is readable with owner
-// authorisation, and with its own authorisation. Its own authorisation is empty.
+// attributes of an EK certificate's index (EK profile 5.2). A reader needs either owner
+// authorisation or the index's own authorisation, which is empty.
 func (t *TPM) WriteNV(index uint32, data []byte) error {
 	if err := t.DeleteNV(index); err != nil {
 		return err

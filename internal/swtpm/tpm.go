@@ -23,8 +23,8 @@ const (
 	None              // no certificate, as in some real TPMs; the TPM can still make the keys
 )
 
-// Options configure New. The zero value means a TPM with an RSA 2048 endorsement key and a separate
-// maker.
+// Options configure New. The zero value means a TPM with an RSA 2048 endorsement key and a maker
+// that has no other TPMs.
 type Options struct {
 	EK EK
 

@@ -9,8 +9,8 @@
 // writes the whole output to a file. testlog exits with the exit code of the command.
 //
 // Each stage writes a file of JSON lines to the folder -dir (build/times). With -summary, testlog
-// reads these files. It prints the times of the stages and of the slowest packages. It also prints
-// every test over ten seconds, with the test's reason from slow.txt.
+// reads these files. It prints the times of the stages and of the slowest packages. It also lists
+// every test that took more than ten seconds, with the reason that slow.txt gives for this.
 package main
 
 import (

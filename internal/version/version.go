@@ -2,8 +2,8 @@
 // commit's date.
 //
 // `make build` and `make release` set these values with the linker (scripts/version.sh). Other
-// builds use the values that the go command records in the program. For a build in a Git checkout,
-// that is the commit. For a build by `go install`, it is the version.
+// builds use the values that the go command records in the program: `go build` in a Git checkout
+// records the commit, and `go install` records the version.
 package version
 
 import (

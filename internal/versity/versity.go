@@ -50,8 +50,8 @@ func program(t *testing.T, root string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// Start starts an S3 server, until the test ends. The argument `root` is the path of Gangway's
-// source.
+// Start starts an S3 server, which runs until the test ends. `root` is the path of Gangway's
+// source tree.
 func Start(t *testing.T, root string) *Server {
 	t.Helper()
 	bin := program(t, root)

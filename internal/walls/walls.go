@@ -13,7 +13,7 @@ import (
 const Module = "gangway"
 
 // Package has the properties of a package that the rules use: its import path, and the imports of
-// its files except its tests.
+// its files. The imports of its test files are left out.
 type Package struct {
 	ImportPath string
 	Imports    []string
@@ -28,8 +28,8 @@ type rule struct {
 
 var rules = []rule{
 	{"device", "hub", "a device must build without the hub's code: the two sides share only tcg, wire, internal/strictjson and internal/finding"},
-	{"cmd/gangway-agent", "hub", "the agent is the device's side: it shares only tcg, wire, internal/strictjson and internal/finding with the hub"},
-	{"cmd/gangway-init", "hub", "the init is the device's side: it shares only tcg, wire, internal/strictjson and internal/finding with the hub"},
+	{"cmd/gangway-agent", "hub", "the agent runs on the device: it shares only tcg, wire, internal/strictjson and internal/finding with the hub"},
+	{"cmd/gangway-init", "hub", "gangway-init runs on the device: it shares only tcg, wire, internal/strictjson and internal/finding with the hub"},
 	{"hub", "device", "the hub must not depend on the device's code: the two sides share only tcg, wire, internal/strictjson and internal/finding"},
 	{"hub", "image", "image uses the device's on-disk formats (device/install), so through image the hub would import the device's code"},
 	{"hub", "internal/fleet", "emulated TPMs are for tests: no program for production contains them"},
@@ -44,8 +44,8 @@ var rules = []rule{
 	{"wire", "device", "both sides share wire"},
 }
 
-// pure lists the folders whose packages do no I/O. So a verdict depends only on the evidence, and
-// the result of a parser only on its input.
+// pure lists the folders whose packages must do no I/O. So the hub's verdict on a device depends
+// only on the device's evidence, and the result of a parser depends only on its input.
 var pure = []string{
 	"tcg", "wire", "internal/strictjson", "device/install/netfile",
 	"hub/boot", "hub/chain", "hub/clone", "hub/evidence", "hub/policy", "hub/search",

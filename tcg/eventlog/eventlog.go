@@ -2,8 +2,9 @@
 // firmware and boot programs extended into a TPM's PCRs. The hub reads logs that devices send. A
 // device reads its own log to find out whether the log explains its PCRs.
 //
-// A log is not signed. Only a replay to the PCRs' values proves its digests. Nothing proves an
-// event's type, and an event's data is proved only if the digest is the hash of the data.
+// A log is not signed. Its digests are proved only if a replay of them results in the PCRs' values.
+// An event's data is proved only if the proved digest is the hash of the data. Nothing proves an
+// event's type.
 package eventlog
 
 import (
@@ -35,9 +36,9 @@ const Path = "/sys/kernel/security/tpm0/binary_bios_measurements"
 // NoAction is the event type EV_NO_ACTION. Such an event is informative and extends no PCR.
 const NoAction = 3
 
-// States of a log. A state says how much of the log could be read. The hub refuses no measurement
-// because of the log's state. If the events do not replay to a PCR's value, that PCR is
-// unexplained.
+// States of a log. A state says how much of the log could be read. The hub does not refuse a
+// measurement because of this state. But a PCR is unexplained if a replay of the readable events
+// does not result in the PCR's value.
 const (
 	None       = "none"       // there is no log
 	Whole      = "whole"      // the whole log was read
@@ -68,7 +69,8 @@ var (
 	errLogFormat = errors.New("the data does not begin like a TPM event log")
 )
 
-// Read reads as much as possible of a firmware's event log, for one bank:
+// Read reads as much as possible of a firmware's event log, with the digests of one bank. It reads
+// these formats:
 //   - the crypto-agile format (PC Client Platform Firmware Profile, 10.2), with or without its Spec
 //     ID event;
 //   - the format of TPM 1.2, which has SHA-1 digests only (10.2.1).

@@ -9,10 +9,10 @@ import (
 // start by kexec, which does not reset the PCRs.
 const maxSeparators = 4
 
-// Explains reports whether the log's events replay to the value of one of the firmware's PCRs, 0 to
-// 7. The log must have been read for the PCR's bank, whose hash is `bank`. The value may also
-// include extensions by systemd: since version 261, systemd extends these PCRs with "os-separator",
-// but does not add an event to the log.
+// Explains reports whether a replay of the log's events results in the value of the PCR `pcr`, one
+// of the firmware's PCRs 0 to 7. The log must have been read for the PCR's bank, whose hash is
+// `bank`. The value may also include extensions by systemd: since version 261, systemd extends
+// these PCRs with "os-separator", but does not add an event to the log.
 func (l *Log) Explains(pcr int, value []byte, bank crypto.Hash) bool {
 	for _, v := range startValues(pcr, bank) {
 		for _, e := range l.Events {

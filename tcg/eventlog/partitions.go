@@ -20,9 +20,9 @@ const (
 var ErrPartitions = errors.New("eventlog: this is not a measurement of a partition table")
 
 // Partitions returns the UEFI_GPT_DATA of a partition table (PC Client Platform Firmware Profile,
-// 10.2.5): the header, the number of the used entries, and these entries. Firmware measures it into
-// PCR 5 when it starts a program from the disk (EV_EFI_GPT_EVENT). `entries` is the whole array of
-// entries. An entry is used if its type is not zero.
+// 10.2.5): the header, the number of the used entries, and these entries. An entry is used if its
+// type is not zero. `entries` is the whole array of entries. When firmware starts a program from
+// the disk, it measures the UEFI_GPT_DATA into PCR 5 (EV_EFI_GPT_EVENT).
 func Partitions(header, entries []byte) ([]byte, error) {
 	if len(header) < PartitionHeader || string(header[:len(gptMagic)]) != gptMagic {
 		return nil, ErrPartitions

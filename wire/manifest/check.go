@@ -47,7 +47,7 @@ var phases = sync.OnceValue(func() *regexp.Regexp {
 var variables = []string{"PK", "KEK", "db", "dbx"}
 
 // Check returns an error that wraps ErrForm if a value of the manifest is missing or out of bounds.
-// Each map of digests must have the same banks.
+// All maps of digests must have the same banks.
 func (m *Manifest) Check() error {
 	if err := m.check(); err != nil {
 		return fmt.Errorf("%w: %w", ErrForm, err)

@@ -1,6 +1,7 @@
-// Package manifest is the reference manifest: a statement, signed by the fleet's owner, of what a
-// machine measures when it starts one of the owner's systems (reference values, RFC 9334, 3). The
-// image builder makes the manifest with the system, and the hub compares boot measurements with it.
+// Package manifest signs and verifies reference manifests. With a reference manifest, the owner of
+// a fleet states what a machine measures when it starts one of the owner's systems (reference
+// values, RFC 9334, 3). The image builder makes the manifest together with the system, and the hub
+// compares boot measurements with the manifest.
 //
 // A signed manifest is a JWS in compact serialization (RFC 7515) whose payload is the JSON of a
 // Manifest. Sign makes the text. Parse verifies a text with the owner's keys before it returns
@@ -33,7 +34,7 @@ type Manifest struct {
 	// SecureBoot lists the variables that an image with the owner's Secure Boot keys enrols. It is
 	// nil if the image enrols no keys.
 	SecureBoot *SecureBoot `json:"secure-boot,omitempty"`
-	// Installers are the systems on the image that install the system without a person's commands.
+	// Installers are the systems on the installation image that install this system automatically.
 	// BootManager starts them. An installer reports the partition table that it has written
 	// (wire.InstallReport), and the report counts only if one of these systems made it. The
 	// installer for manual installations is not in the list, because it has a shell.

@@ -147,8 +147,8 @@ func TestSignedManifestIsRead(t *testing.T) {
 	}
 }
 
-// If forge gets a valid header and a valid payload, Parse accepts the text. So if Parse refuses a
-// forged text in another test, the change that the test made is the reason.
+// If forge gets a valid header and a valid payload, Parse accepts the text. So when Parse refuses a
+// forged text in another test, the reason is what that test changed in the header or the payload.
 func TestForgeMakesAValidText(t *testing.T) {
 	key := newP256(t)
 	text := forge(t, key, es256Header(t, key), string(mustJSON(t, example())))
@@ -507,8 +507,8 @@ func TestKeyFiles(t *testing.T) {
 	}
 }
 
-// For any text, Parse returns either a manifest or an error. A text that Parse accepts has the
-// signed payload.
+// For any text, Parse returns either a manifest or an error. If Parse accepts a text, it returns
+// the manifest that was signed.
 func FuzzParse(f *testing.F) {
 	key := newP256(f)
 	text := mustSign(f, example(), key)

@@ -86,7 +86,7 @@ func Sign(m *Manifest, key crypto.Signer) (string, error) {
 }
 
 // hashSalt makes RSASSA-PSS signatures with a salt of the hash's size, as RFC 7518, 3.5 requires.
-// cryptosigner asks for the longest salt.
+// Without hashSalt, the library cryptosigner would request the longest possible salt.
 type hashSalt struct{ crypto.Signer }
 
 func (s hashSalt) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {

@@ -15,9 +15,9 @@ func (s *State) Names() []string { return slices.Sorted(maps.Keys(s.members)) }
 func (s *State) Value(name string) any { return s.members[name] }
 
 // Payload returns, as one canonical JSON object, the members of the state whose names `selected`
-// accepts. Signatures of Pantacor's format pvs@2 cover such a payload. Numbers keep all their
-// digits. So two states with the same payload are equal, while two states with the same Sum may
-// differ in digits that a float64 cannot hold.
+// accepts. Signatures of Pantacor's format pvs@2 cover such a payload. Numbers in the payload keep
+// all their digits, so different members give different payloads. The state's Sum does not have
+// this property: it ignores digits that a float64 cannot hold.
 func (s *State) Payload(selected func(name string) bool) ([]byte, error) {
 	d := json.NewDecoder(bytes.NewReader(s.JSON))
 	d.UseNumber()

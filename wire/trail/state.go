@@ -19,8 +19,8 @@ const (
 	MaxState    = 1 << 20
 	MaxProgress = 64 << 10
 	MaxMeta     = 64 << 10
-	// MaxAnswer is the largest answer with revisions that a device reads. One revision with its
-	// state, its progress and its meta always fits.
+	// MaxAnswer is the largest size of the hub's list of revisions that a device reads. A list with
+	// one revision always fits, with the revision's state, progress and meta.
 	MaxAnswer = 2 << 20
 )
 

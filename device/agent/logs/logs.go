@@ -49,8 +49,8 @@ type Line struct {
 
 func (l *Line) size() int { return len(l.Message) + len(l.Source) + perLine }
 
-// Log stores lines until the hub has them. The zero value is ready. Its methods may be called from
-// several goroutines.
+// Log stores lines until the hub has them. The zero value is ready for use. Its methods may be
+// called from several goroutines.
 type Log struct {
 	// Rev, if set, returns the running revision.
 	Rev func() string
@@ -120,7 +120,7 @@ func (l *Log) batch(n int) (lines []Line, first int64, lost int) {
 
 // The method `sent` removes `n` lines that the hub has received. `first` is the sequence number of
 // the first of these lines. Log may already have dropped some of these lines. `lost` is the number
-// that the extra line contained, if the hub has received an extra line.
+// of dropped lines that the extra line told the hub, or 0 if there was no extra line.
 func (l *Log) sent(first int64, n, lost int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

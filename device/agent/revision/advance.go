@@ -72,8 +72,9 @@ func (f *Follower) fetch(ctx context.Context) error {
 	return f.enter(installing, nil)
 }
 
-// confirm gets the revision's state again, after the device has told the hub that it accepts the
-// revision. Before the hub knew this, the owner could still replace the state.
+// After the device has told the hub that it accepts the revision, confirm gets the revision's state
+// again. Until then, the owner could replace the state, so the state that the device already has
+// may be outdated.
 func (f *Follower) confirm(ctx context.Context) error {
 	w := f.journal.Step
 	text, err := f.conn.Do(ctx, http.MethodGet, fmt.Sprintf("/trails/%s/steps/%d/state", f.cfg.Device, w.Rev), nil, trail.MaxAnswer)
@@ -141,8 +142,9 @@ func (f *Follower) bootID() (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
-// The method `waited` returns how long this process has been in the current phase. It uses
-// monotonic time, because the machine's clock may be wrong and may be set at any time.
+// The method `waited` returns how long the current phase has lasted since the agent's process
+// started. It uses monotonic time, because the machine's clock may be wrong and may be set at any
+// time.
 func (f *Follower) waited() time.Duration {
 	w := f.journal.Step
 	if now := fmt.Sprint(w.revision, w.Phase, w.Passed); f.phase != now {

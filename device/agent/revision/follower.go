@@ -40,12 +40,12 @@ type Conn interface {
 	// most `limit` bytes. An answer with another status is a Refusal.
 	Do(ctx context.Context, method, path string, body []byte, limit int64) ([]byte, error)
 	// Download gets an object's bytes from `offset` to the object's end. It sends no client
-	// certificate, because only the secret path protects an object. The answer may have any status
-	// and a body of any size.
+	// certificate, because whoever knows the secret path may get the object. The answer may have
+	// any status and a body of any size.
 	Download(ctx context.Context, path string, offset int64, etag string) (*http.Response, error)
-	// Upload uploads an object of `size` bytes. It sends no client certificate, because only the
-	// secret path protects an object. If the hub has a part of the object from an earlier upload,
-	// only the rest is sent. If the hub refuses the upload, the error is a Refusal.
+	// Upload uploads an object of `size` bytes. It sends no client certificate, because whoever
+	// knows the secret path may upload the object. If the hub has a part of the object from an
+	// earlier upload, only the rest is sent. If the hub refuses the upload, the error is a Refusal.
 	Upload(ctx context.Context, path string, content io.ReadSeeker, size int64) error
 }
 
@@ -80,7 +80,7 @@ type Config struct {
 	// Poll is the interval between checks for a new revision. Default: 30
 	// seconds.
 	Poll time.Duration
-	// HookTimeout bounds each call of the hook. Default: 30 minutes.
+	// HookTimeout is the time limit for each call of the hook. Default: 30 minutes.
 	HookTimeout time.Duration
 	// HubWithin is the time limit for reaching the hub after a revision passed the hook's test. If
 	// the device does not reach the hub in this time, the revision is rolled back. Default: 10
@@ -197,8 +197,8 @@ func (f *Follower) revisions() string   { return filepath.Join(f.data, "revision
 // Status returns the current status. It is safe for concurrent use.
 func (f *Follower) Status() Status { return *f.status.Load() }
 
-// publish copies the status from the journal to the result of Status. If the running
-// revision has changed, publish sends a value on the channel of Changed.
+// publish makes Status return the status that is now in the journal. If the running revision has
+// changed, publish sends a value on the channel that Changed returns.
 func (f *Follower) publish() {
 	s := f.journal.status()
 	if was := f.status.Swap(&s); was == nil || was.Revision != s.Revision {
@@ -313,9 +313,8 @@ func (f *Follower) beginTrail(ctx context.Context) error {
 		if err := f.layOut(rev, s); err != nil {
 			return err
 		}
-		// Save the journal before the request that creates the trail. If the agent is killed after
-		// the request, the hub has a trail at the agent's next start, and the journal already names
-		// the running revision.
+		// Save the journal before the request that creates the trail. So the journal names the
+		// running revision even if the agent is killed right after the request.
 		if j.Current == nil {
 			j.Current = &rev
 			if err := f.save(j); err != nil {

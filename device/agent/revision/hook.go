@@ -216,8 +216,8 @@ func (o *output) end() {
 	}
 }
 
-// The method `said` returns the last lines of the output, for the reason of a failure. Call end
-// before said.
+// The method `said` returns the last lines of the output, for the reason of a failure. Call the
+// method `end` before `said`.
 func (o *output) said() string {
 	text := strings.Join(o.tail, " | ")
 	if text == "" {

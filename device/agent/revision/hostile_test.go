@@ -105,8 +105,9 @@ func newEvilHub(t *testing.T) *evilHub {
 		defer h.mu.Unlock()
 		h.reports = append(h.reports, p)
 		if p.Status == "DONE" || p.Status == "ERROR" || p.Status == "WONTGO" {
-			// A report may repeat the status of an earlier revision, so remove only the step of the
-			// report's own revision.
+			// Remove the revision from the revisions that the hub offers. The report may be a
+			// repeated report about an earlier revision, so remove only the revision that the
+			// report names.
 			h.steps = slices.DeleteFunc(h.steps, func(step string) bool { return strings.Contains(step, `"rev":`+p.Rev+`,`) })
 		}
 		io.WriteString(w, "{}")
@@ -193,8 +194,8 @@ func stateWith(names ...string) string {
 	return s + "}"
 }
 
-// device makes a follower. Its hook runs `script`. If `script` does not exit by itself, the hook
-// then exits with code 0.
+// device makes a follower. Its hook records its call in the file `calls`, and then runs the shell
+// commands in `script`.
 func (h *evilHub) device(script string, change func(*Config)) *Follower {
 	h.t.Helper()
 	dir := h.t.TempDir()
@@ -218,9 +219,9 @@ func (h *evilHub) device(script string, change func(*Config)) *Follower {
 func (h *evilHub) outcome(f *Follower) report { return h.outcomeOf(f, "") }
 
 // outcomeOf runs the follower until the follower reports a final status of the revision `rev`. If
-// `rev` is empty, a final status of any revision is enough. If a follower is stopped right after it
-// sent a report, its journal may not say yet that the hub has the report. The follower then sends
-// the report again in its next run.
+// `rev` is empty, a final status of any revision is enough. A test that runs a follower twice must
+// name `rev`, because the second run may first repeat the last report of the first run. This
+// happens if the first run was stopped before the journal recorded that the hub has that report.
 func (h *evilHub) outcomeOf(f *Follower, rev string) report {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
@@ -256,8 +257,8 @@ func (h *evilHub) called(f *Follower) string {
 	return string(b)
 }
 
-// If a state of the hub has a path that could be outside the revision's folder, the revision fails
-// and the device does not call the hook.
+// Attack: the hub offers a state whose files would not all be inside the revision's folder, or a
+// state that is invalid in another way. The revision fails, and the device does not call the hook.
 func TestRevisionWhoseStateIsRefusedIsNotInstalled(t *testing.T) {
 	t.Parallel()
 	sum := strings.Repeat("a", 64)
@@ -295,8 +296,8 @@ func TestRevisionWithHugeObjectsIsNotDownloaded(t *testing.T) {
 	}
 }
 
-// The hub's record of the object names the host elsewhere.example. The device downloads the object
-// from its hub and sends nothing to elsewhere.example.
+// Attack: the hub's record of an object has a download URL with the host elsewhere.example. The
+// device downloads the object from its hub and sends nothing to elsewhere.example.
 func TestContentIsDownloadedFromTheHubOnly(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)

@@ -46,7 +46,7 @@ type revision struct {
 }
 
 // folder returns the name of the revision's folder. The name contains a part of the state's hash,
-// because the owner may replace a revision's state without a new number.
+// because the owner may replace the state of a revision, and the revision then keeps its number.
 func (r revision) folder() string { return fmt.Sprintf("%d-%.16s", r.Rev, r.Sum) }
 
 // work describes the installation of a new revision: its phase, and how often the phase was tried.
@@ -135,7 +135,8 @@ func (f *Follower) save(j journal) error {
 	return nil
 }
 
-// change edits the work in the journal and saves the journal.
+// change calls `edit` to change the journal's record of the present installation, and saves the
+// journal.
 func (f *Follower) change(edit func(w *work)) error {
 	j := f.journal
 	w := *j.Step

@@ -18,8 +18,8 @@ import (
 
 // ownerRecord is the record that a device with pinned keys keeps about its owner's revisions. The
 // record is stored in a separate file, because a device that is onboarded again gets a new journal.
-// The file's name contains the pinned keys' name (sig.Keys.Name). So other pinned keys, which only
-// a person at the machine or an image can choose, begin with an empty record.
+// The file's name contains the pinned keys' name (sig.Keys.Name). So, if a person at the machine or
+// a new image pins other keys, the record for these keys is empty at first.
 type ownerRecord struct {
 	// Keys is the key file of an accepted revision that replaced the pinned keys. Empty: the pinned
 	// keys are in use.
@@ -31,8 +31,8 @@ type ownerRecord struct {
 type accepted struct {
 	Sequence uint64 `json:"sequence"`
 	State    string `json:"state"` // SHA-256 of the posted state's canonical form, with its signatures
-	// Keys is the key file that verified the revision. If the revision itself replaced the keys,
-	// only these keys can verify it once more after a power cut.
+	// Keys is the key file that verified the revision. The device needs this file if a power cut
+	// interrupts a revision that replaces the keys: the new keys cannot verify that revision.
 	Keys string `json:"keys"`
 }
 
@@ -68,8 +68,8 @@ func openOwner(dir, device string, pinned *sig.Keys) (*owner, error) {
 }
 
 // parse parses the text of a state that the hub or the image offers. With pinned keys, the result
-// has only the content that the owner has signed, and the caller must call accept before it acts on
-// the result. `signed` is nil without pinned keys.
+// has only the content that the owner has signed. The caller must call the method `accept` before
+// it acts on the result. Without pinned keys, `signed` is nil.
 func (o *owner) parse(text []byte) (s *state, signed *sig.Signed, err error) {
 	if o == nil {
 		s, err = parseState(text)
@@ -106,7 +106,7 @@ func (o *owner) parse(text []byte) (s *state, signed *sig.Signed, err error) {
 }
 
 // accept records a revision's sequence number and new keys on the disk. Then the device refuses all
-// older revisions, also after a power cut.
+// older revisions, even after a power cut.
 func (o *owner) accept(s *state, signed *sig.Signed) error {
 	if signed == nil || o.record.Last != nil && signed.Sequence <= o.record.Last.Sequence {
 		return nil

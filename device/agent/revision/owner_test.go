@@ -14,7 +14,7 @@ import (
 	"gangway/wire/trail/sig/sigtest"
 )
 
-// content returns an owner's state with one object.
+// content returns a state with one object, whose SHA-256 is `object`, and with a sequence number.
 func content(object string, sequence int) sigtest.State {
 	return sigtest.State{"app/root": object, "app/run.json": map[string]any{"name": "app"}, sig.SequencePath: map[string]any{"sequence": sequence}}
 }
@@ -40,8 +40,9 @@ func (h *evilHub) wantWontGo(name string, r report, code sig.Code) {
 	}
 }
 
-// An attacker controls the hub. The hub has its real keys, and offers any state to the device, any
-// number of times. A device that pins its owner's key installs nothing, and downloads nothing.
+// Attack: an attacker controls the hub. The hub has its real keys, and offers any state to the
+// device, any number of times. A device that pins its owner's key installs nothing, and downloads
+// nothing.
 func TestHubUnderAnAttackersControlInstallsNothing(t *testing.T) {
 	t.Parallel()
 	owner, attacker := sigtest.NewKey(t), sigtest.NewKey(t)
@@ -156,7 +157,8 @@ func TestStateIsReplacedAfterItsAcceptance(t *testing.T) {
 	}
 }
 
-// The hook sees only signed content, also in state.json.
+// The owner's signature does not cover one file of the state. The hook gets neither this file nor
+// its entry in state.json.
 func TestHookSeesOnlySignedContent(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)
@@ -175,7 +177,7 @@ func TestHookSeesOnlySignedContent(t *testing.T) {
 }
 
 // The old key signs a revision that names a new key. After this revision, the device trusts only
-// the new key, also after a restart of the agent, and after the machine was onboarded again.
+// the new key. A restart of the agent, or another onboarding of the machine, does not change this.
 func TestKeyRotation(t *testing.T) {
 	t.Parallel()
 	old, next := sigtest.NewKey(t), sigtest.NewKey(t)

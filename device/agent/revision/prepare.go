@@ -226,7 +226,7 @@ func (f *Follower) record(ctx context.Context, sum string) (trail.Record, error)
 }
 
 // layOut makes the folder of the revision's files. The store must have all objects. layOut opens
-// all paths relative to the handle of that folder. So no link can point outside the folder.
+// all paths relative to the handle of that folder. So no link can make layOut write outside it.
 func (f *Follower) layOut(rev revision, s *state) error {
 	if err := f.keepState(rev, s); err != nil {
 		return err
@@ -285,7 +285,7 @@ func (f *Follower) collect() {
 }
 
 // sweep removes unneeded folders and objects. It keeps those that the running revision, the
-// previous revision or the work in the journal needs.
+// previous revision or the present installation needs.
 func (f *Follower) sweep() error {
 	var keep []revision
 	for _, r := range []*revision{f.journal.Current, f.journal.Former} {

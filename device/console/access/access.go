@@ -1,6 +1,6 @@
 // Package access decides what a person at a machine's console may do. Anyone at the machine's
-// screen or serial port can open the console. So the machine's owner limits the console's actions:
-// when the image is built, and later at the hub.
+// screen or serial port can open the console. So the machine's owner can limit the console's
+// actions, when the image is built and later at the hub.
 //
 // The package is separate from package console, because the first process of Gangway's images uses
 // it too.
@@ -61,13 +61,15 @@ const (
 	Doubtful                  // the hub does not accept the device for another reason
 )
 
-// Effective returns the level that is in force. `limit` is the image's level. `whose` says whether
-// the machine has an owner. `meta` is the owner's setting, or empty if the owner has not set a
-// level. A setting with an unknown word counts as Read, because the owner wanted a limit.
+// Effective returns the level that is in force. It is never higher than `limit`, the image's level.
+// `whose` says whether the machine has an owner. `meta` is the owner's setting, or empty if the
+// owner has not set a level.
 //
-// If the owner has not set a level, the console cannot wipe the machine, because a person at the
-// serial port could then take the machine from its owner. For a machine without an owner, the level
-// is Full, because nobody's data needs protection.
+//   - If the machine has no owner, the level is Full, because nobody's data needs protection.
+//   - If the owner has not set a level, the level is On. With On, the console cannot wipe the
+//     machine. So a person at the serial port cannot take the machine from its owner.
+//   - If the owner's setting is an unknown word, the level is Read, because the owner wanted a
+//     limit.
 func Effective(limit Level, whose Ownership, meta string) Level {
 	level := On
 	switch {

@@ -11,8 +11,9 @@ const (
 )
 
 // Placeholder replaces the proxy's password in the settings that ActionSettings prints and the
-// editor shows. The person must type the password again. So a person who does not know the
-// password cannot make the machine send it to another proxy.
+// editor shows. To save the settings, the person must type the password again. Without this rule, a
+// person who does not know the password could enter another proxy, and the machine would send the
+// password to that proxy.
 const Placeholder = "TYPE-THE-PASSWORD-AGAIN"
 
 // PINChange is the input of ActionPIN.

@@ -81,7 +81,7 @@ var (
 			"Remove the password with 'tpm2_changeauth -c owner', or clear the TPM in the firmware's setup."},
 		{denied, Lockout, CodeLockoutAuth,
 			"The TPM's lockout hierarchy has a password.",
-			"Ask the person who set the password, or clear the TPM in the firmware's setup."},
+			"Remove the password with the help of the person who set it, or clear the TPM in the firmware's setup."},
 		{[]tpm2.TPMRC{tpm2.TPMRCFailure}, None, CodeFailure,
 			"The TPM is in failure mode: its self-test failed.",
 			"Switch the machine off, wait a few seconds and switch it on; if it fails again, update the TPM's firmware."},

@@ -1,8 +1,8 @@
 // Package approval makes and checks an owner's approval of a system: a signature over a TPM policy.
-// The policy requires that PCR 11 has the value of that system. A TPM that trusts the owner's key
-// (TPM2_PolicyAuthorize) releases a disk's key to each approved system, without a change of the
-// sealed key. The format is that of systemd-measure (version 252), the file
-// tpm2-pcr-signature.json.
+// The policy requires that PCR 11 has the value that this system leaves in it. A disk's key is
+// sealed to the owner's public key (TPM2_PolicyAuthorize). So the TPM releases the disk's key to
+// each system that the owner has approved, and a new system needs no new seal. The format is that
+// of systemd-measure (version 252), the file tpm2-pcr-signature.json.
 package approval
 
 import (
@@ -66,8 +66,9 @@ func CheckKey(key crypto.PublicKey) error {
 	return fmt.Errorf("approval: a TPM cannot verify signatures of a %T; use RSA of 2048 bits, or P-256", key)
 }
 
-// Fingerprint returns the name of a public key in approvals: the SHA-256 of the key as systemd
-// encodes it. This encoding is PKCS #1 for RSA, and the uncompressed point for P-256.
+// Fingerprint returns the name by which approvals refer to a public key. The name is the SHA-256 of
+// the key as systemd encodes it. This encoding is PKCS #1 for RSA, and the uncompressed point for
+// P-256.
 func Fingerprint(key crypto.PublicKey) (string, error) {
 	if err := CheckKey(key); err != nil {
 		return "", err
@@ -109,7 +110,7 @@ func Sign(key crypto.Signer, value []byte) (Approval, error) {
 	return Approval{PCRs: []int{PCR}, Key: fingerprint, Policy: hex.EncodeToString(policy), Signature: sig}, nil
 }
 
-// By reports whether the owner of the public key approved, with this Approval, the system that
+// By reports whether the approval `a` is signed with the key `owner`, and is for the system that
 // leaves `value` in PCR 11.
 func (a Approval) By(owner crypto.PublicKey, value []byte) bool {
 	fingerprint, err := Fingerprint(owner)

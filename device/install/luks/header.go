@@ -84,7 +84,7 @@ type config struct {
 	KeyslotsSize int64 `json:"keyslots_size,string"`
 }
 
-// Magic numbers of the first header and of the second.
+// Magic numbers of the two copies of the header.
 const (
 	// Magic is the first bytes of an encrypted partition.
 	Magic       = "LUKS\xba\xbe"
@@ -96,7 +96,7 @@ const (
 	atVersion, atSize, atSeq, atLabel, atAlg, atSalt, atUUID, atOffset, atSum = 6, 8, 16, 24, 72, 104, 168, 256, 448
 )
 
-// The function `header` makes one of the two headers. `text` is the header's JSON.
+// The function `header` makes one of the two copies of the header. `text` is the header's JSON.
 func header(magic string, offset int64, salt []byte, id string, text []byte) ([]byte, error) {
 	if len(text) >= jsonSize {
 		return nil, fmt.Errorf("luks: the header's JSON has %d bytes; at most %d fit", len(text), jsonSize-1)
@@ -117,7 +117,8 @@ func header(magic string, offset int64, salt []byte, id string, text []byte) ([]
 	return b, nil
 }
 
-// copies are the two copies of the header.
+// copies has the magic number of each of the header's two copies, and the copy's offset in the
+// partition.
 var copies = [2]struct {
 	magic string
 	at    int64

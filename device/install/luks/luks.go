@@ -33,8 +33,8 @@ type Slot struct {
 	Token map[string]any
 }
 
-// Format makes the headers and key slots of a new partition, which have Overhead bytes in total. It
-// also makes the key that encrypts the partition's data.
+// Format makes the first Overhead bytes of a new partition: the headers and the key slots. It also
+// makes the key that encrypts the partition's data.
 func Format(slots []Slot) (head []byte, key Key, err error) {
 	key = make(Key, keySize)
 	rand.Read(key)
@@ -102,7 +102,8 @@ func derive(secret, salt []byte, size int) ([]byte, error) {
 	return pbkdf2.Key(sha256.New, string(secret), salt, iterations, size)
 }
 
-// crypt encrypts or decrypts a key's stripes with a passphrase.
+// crypt encrypts or decrypts the stripes of a key, which the function split made, with a key that
+// it derives from the passphrase. `f` is the method Encrypt or Decrypt of xts.Cipher.
 func (k keyslot) crypt(to, from, passphrase []byte, f func(c *xts.Cipher, to, from []byte, n uint64)) error {
 	derived, err := derive(passphrase, k.KDF.Salt, keySize)
 	if err != nil {

@@ -58,8 +58,8 @@ func TestSecondHeaderStandsIn(t *testing.T) {
 	}
 }
 
-// The program cryptsetup can read a header that Format made. It opens the header's key with the
-// passphrase of each slot.
+// The program cryptsetup can read a header that Format made. With the passphrase of each key slot,
+// it gets the same data key as Format returned.
 func TestCryptsetupReadsTheHeader(t *testing.T) {
 	t.Parallel()
 	program, err := exec.LookPath("cryptsetup")
@@ -84,8 +84,8 @@ func TestCryptsetupReadsTheHeader(t *testing.T) {
 		}
 	}
 	for _, p := range [][]byte{one, two} {
-		// With the passphrase, cryptsetup can print the volume key. This needs no device and no
-		// root.
+		// With the passphrase, cryptsetup can print the data key, which it calls volume key. This
+		// needs neither a block device nor the rights of root.
 		cmd := exec.Command(program, "luksDump", "--disable-locks", "--batch-mode", "--dump-volume-key", "--key-file", "-", file)
 		cmd.Stdin = bytes.NewReader(p)
 		out, err := cmd.CombinedOutput()
@@ -100,8 +100,8 @@ func TestCryptsetupReadsTheHeader(t *testing.T) {
 	}
 }
 
-// memory is a Disk in memory. After `left` writes of `step` bytes, every write fails, as after a
-// power cut.
+// memory is a Disk in memory, whose power the test can cut. It writes `step` bytes at once. After
+// it has done this `left` times, every write fails.
 type memory struct {
 	b    []byte
 	step int // bytes that the disk writes at once

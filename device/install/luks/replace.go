@@ -11,10 +11,11 @@ import (
 	"golang.org/x/crypto/xts"
 )
 
-// ReplacePassphrase gives the key slot `slot` a new passphrase, and replaces the LUKS2 tokens of
-// the types `kinds` by the LUKS2 tokens `list`, in one step: after a power cut, the header has
-// either the old passphrase and the old LUKS2 tokens, or the new ones. Then it erases the key under
-// the old passphrase. `key` is the partition's key.
+// ReplacePassphrase gives the key slot `slot` a new passphrase. In the same step, it replaces all
+// LUKS2 tokens of the types `kinds` by the LUKS2 tokens `list`. After a power cut, the header has
+// either the old passphrase with the old LUKS2 tokens, or the new passphrase with the new ones. At
+// the end, ReplacePassphrase erases the copy of `key` that the old passphrase encrypts. `key` is
+// the key that encrypts the partition's data.
 func ReplacePassphrase(d Disk, key Key, slot int, passphrase []byte, kinds []string, list []map[string]any) error {
 	if len(passphrase) < 16 {
 		return fmt.Errorf("luks: the passphrase has %d bytes; at least 16 are required", len(passphrase))

@@ -13,10 +13,11 @@ import (
 
 var three = []byte("a third passphrase of many bytes")
 
-// The test cuts the power at each write in turn. Afterwards, the old passphrase opens the header
-// and the header has the old LUKS2 token, or the new passphrase opens it and it has the new token.
-// The passphrase of the other key slot always opens the header. After a replacement without a power
-// cut, the old key slot is erased, and a later replacement uses its area.
+// The test cuts the power at each write of a replacement in turn. Afterwards, either the old
+// passphrase opens the header, which has the old LUKS2 token, or the new passphrase opens the
+// header, which has the new token. The passphrase of the other key slot must always open the
+// header. After a replacement without a power cut, the old key slot is erased, and a later
+// replacement uses its area.
 func TestPowerCutLeavesTheOldPassphraseOrTheNew(t *testing.T) {
 	t.Parallel()
 	head, key := format(t)

@@ -47,10 +47,10 @@ func byNumber(a, b string) int {
 	return x - y
 }
 
-// SetTokens replaces the header's LUKS2 tokens of the types `kinds` by the LUKS2 tokens `list`, in
-// one step: after a power cut, the header has either all old or all new LUKS2 tokens. All new LUKS2
-// tokens are for the key slot `slot`. SetTokens leaves all other parts of the header as they are,
-// also those that this package does not know.
+// SetTokens replaces all LUKS2 tokens of the types `kinds` in the header by the LUKS2 tokens
+// `list`. The new LUKS2 tokens are for the key slot `slot`. After a power cut, the header has
+// either all old or all new LUKS2 tokens. SetTokens does not change any other part of the header,
+// even if this package does not know that part.
 func SetTokens(d Disk, slot int, kinds []string, list []map[string]any) error {
 	b, intact, err := newest(d)
 	if err != nil {
@@ -99,7 +99,8 @@ func withTokens(all map[string]json.RawMessage, slot int, kinds []string, list [
 }
 
 // The function `write` writes both copies of the header. `b` is the present header, and `text` its
-// new JSON. If only one copy is intact, write overwrites that copy last.
+// new JSON. `intact` says which copies are intact. If only one copy is intact, write overwrites
+// that copy last.
 func write(d Disk, b, text []byte, intact [2]bool) error {
 	if len(text) >= jsonSize {
 		return fmt.Errorf("luks: the header's JSON has %d bytes; at most %d fit", len(text), jsonSize-1)

@@ -155,9 +155,10 @@ func TestReportMasksSecrets(t *testing.T) {
 
 type powerCut struct{}
 
-// The machine's power fails before any write of a change or of the change's trial. The next boot
-// uses either the previous settings or the new settings. No boot tries the new settings a second
-// time: if a power cut ends the trial, the machine drops the new settings.
+// The hub offers new settings, and the machine tries and keeps them. The test cuts the power before
+// each write of the journal in turn. The next boot must use either the previous settings or the new
+// settings. No second boot may try the new settings: if a power cut ends the trial, the machine
+// drops them.
 func TestPowerCutAtAnyChangeLeavesSettingsThatWork(t *testing.T) {
 	t.Parallel()
 	for at := 1; ; at++ {

@@ -1,9 +1,9 @@
 // Package netfile parses and formats network.txt, the file of a machine's network settings. The
 // file has lines of text, which a person can edit on any computer. `gangway image build` writes the
 // file to the stick, the installed machine stores it, and the machine's owner can set other
-// settings at the hub. All of them parse the file with the functions Parse or Read. The method Text
-// formats settings as the text of such a file, and Parse returns the same settings from that text.
-// The package opens no files itself.
+// settings at the hub. Every program parses the file with this package's function Parse or Read.
+// The method Text formats settings as the text of such a file, and Parse returns the same settings
+// from that text. The package opens no files itself.
 //
 // A file is UTF-8 text. Lines end with LF or CRLF. Empty lines and lines that begin with # are
 // ignored. Every other line is KEY = VALUE, or belongs to a certificate in PEM:
@@ -54,16 +54,16 @@ const (
 	maxName = 253 // RFC 1035
 )
 
-// Settings are the settings of a file. The zero value has no settings: the network configures the
-// machine.
+// Settings are the settings of a file. The zero value has no settings; the machine then configures
+// itself by DHCP and IPv6 router advertisements.
 type Settings struct {
 	// Interface is a name ("eth0"), or a MAC address in lower case ("52:54:00:12:34:56").
 	// Empty: the first interface that works.
 	Interface string
 	VLAN      int // 0: none
 	MTU       int // bytes; 0: the network's MTU
-	// Addresses are static addresses: at most one of each family. Each gateway is in the
-	// network of an address of its family, or link-local.
+	// Addresses are static addresses: at most one IPv4 and one IPv6 address. A gateway is in the
+	// network of the static address of the same family, or is link-local.
 	Addresses []netip.Prefix
 	Gateways  []netip.Addr
 	DNS       []netip.Addr
@@ -126,8 +126,7 @@ func Parse(text []byte) (*Settings, error) {
 	return &p.s, nil
 }
 
-// Read reads a file and parses it with Parse. It stops reading one byte after the maximum size of
-// a file.
+// Read reads a file and parses it with Parse. It reads at most one byte more than a file may have.
 func Read(r io.Reader) (*Settings, error) {
 	text, err := io.ReadAll(io.LimitReader(r, MaxFile+1))
 	if err != nil {
@@ -282,7 +281,7 @@ func (p *parser) dns(v string) error {
 	a, err := netip.ParseAddr(v)
 	switch {
 	case err != nil || !unicast(a) || a.Zone() != "":
-		return fmt.Errorf("dns %.60q is not an address; write it as 192.0.2.53, one on each line", v)
+		return fmt.Errorf("dns %.60q is not an address; write addresses like 192.0.2.53, one on each line", v)
 	case a.Is6() && a.IsLinkLocalUnicast():
 		return fmt.Errorf("dns %.60q is link-local; write the global address of a name server", v)
 	case len(p.s.DNS) == maxList:
@@ -316,7 +315,7 @@ func isHost(v string) bool {
 func (p *parser) ntp(v string) error {
 	switch {
 	case !isHost(v):
-		return fmt.Errorf("ntp %.60q is not a host; write a name or an address, one on each line", v)
+		return fmt.Errorf("ntp %.60q is not a host; write host names or addresses, one on each line", v)
 	case len(p.s.NTP) == maxList:
 		return fmt.Errorf("there are more than %d time servers; write at most %d", maxList, maxList)
 	}
@@ -415,7 +414,7 @@ func (p *parser) checkTogether() error {
 		case !same:
 			return fmt.Errorf("gateway %s needs an address of the same family; write an address too, or remove the gateway", g)
 		case !near:
-			return fmt.Errorf("gateway %s is not another machine in the address's network; correct the gateway, or the address and its prefix length", g)
+			return fmt.Errorf("gateway %s is not in the network of the machine's own address, or is that address itself; correct the gateway, or the address and its prefix length", g)
 		}
 	}
 	if n := len(s.Text()); n > MaxFile {
@@ -431,7 +430,7 @@ func (p *parser) checkTogether() error {
 	return nil
 }
 
-// Empty reports whether there are no settings: the network configures the machine.
+// Empty reports whether there are no settings.
 func (s *Settings) Empty() bool { return len(s.lines(false)) == 0 && len(s.ProxyCA) == 0 }
 
 // Static reports whether a family, 4 or 6, has a static address.
@@ -456,8 +455,8 @@ func (s *Settings) Text() string {
 	return b.String()
 }
 
-// Masked returns the settings for people, one line each, without passwords. A CA is shown as a
-// line with its subject.
+// Masked returns the settings as lines that people may see. Each setting has a line, with asterisks
+// in place of the proxy's password. Each CA has a line with the CA's subject.
 func (s *Settings) Masked() []string {
 	lines := s.lines(true)
 	for _, c := range s.ProxyCA {
@@ -517,7 +516,8 @@ func Mask(u *url.URL) string {
 	return m.String()
 }
 
-// Template is the file on a stick without settings: comments that explain how to add settings.
+// Template is the content of the settings file on a stick without settings. It has only comments,
+// which explain how to add settings.
 const Template = `# Network settings of the machines that are installed from this stick. Without
 # settings, the network configures the machines (DHCP, router advertisements).
 # Remove the first # from the lines that you need. docs/image.md explains them.

@@ -12,8 +12,8 @@ import (
 // MaxSystem is the maximum size of a system's file, in bytes.
 const MaxSystem = 1 << 30
 
-// maxCmdline is the maximum size of a command line, in bytes. Linux on x86-64 reads at most 2048
-// bytes (COMMAND_LINE_SIZE).
+// maxCmdline is the maximum size of the section .cmdline, in bytes. It only bounds the memory that
+// Check uses. Linux on x86-64 uses at most the first 2048 bytes (COMMAND_LINE_SIZE).
 const maxCmdline = 8 << 10
 
 var errNotSystem = errors.New("this is not a Gangway system; make one with `gangway image system`")
@@ -37,7 +37,7 @@ func Check(r io.ReaderAt, size int64) error {
 	found := map[string]*pe.Section{}
 	for _, s := range f.Sections {
 		if end := int64(s.Offset) + int64(s.Size); s.Size > 0 && end > size {
-			return fmt.Errorf("the file is truncated: its section %.8q ends at byte %d of %d: %w", s.Name, end, size, errNotSystem)
+			return fmt.Errorf("the file is truncated: its section %.8q should end at byte %d, but the file has only %d bytes: %w", s.Name, end, size, errNotSystem)
 		}
 		if found[s.Name] != nil {
 			return fmt.Errorf("the file has the section %.8q twice: %w", s.Name, errNotSystem)

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Slot is one of the two files for a system on the disk.
+// Slot names one of the disk's two files that can contain a system.
 type Slot byte
 
 // The slots. None means a boot entry that is not a slot.

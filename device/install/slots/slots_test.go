@@ -57,7 +57,8 @@ type machine struct {
 	r       *rand.Rand
 }
 
-// A simulated call of the hook ends with one of these panics.
+// One of these panics ends a call of the hook if the test cuts the power, or if the hook restarts
+// the machine.
 type (
 	cut       struct{}
 	restarted struct{}
@@ -596,7 +597,8 @@ func TestNoUpdateBeforeTheFirstBootIsGood(t *testing.T) {
 	}
 }
 
-// If the disk returns other bytes than the hook wrote to a slot, the slot does not boot.
+// A faulty disk returns other bytes than the hook wrote to a slot. The hook must not make the slot
+// bootable.
 func TestSlotThatHoldsSomethingElseIsNotStarted(t *testing.T) {
 	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)

@@ -1,6 +1,7 @@
 // Package cakey signs with a private key that is in one of three places: a file, the TPM of this
 // machine, or a signer. A signer is a program that is connected to an HSM. The keys of the hub's
-// CAs and the owner's key of reference manifests can be in these places. A URI names the key:
+// CAs can be in these places, and the key with which an owner signs reference manifests. A URI
+// names the key:
 //
 //	file:/run/credentials/gangway.service/aca.key   PKCS #8 PEM, mode 0600
 //	tpm:0x81010060                                  a persistent handle; ?device=ADDRESS, default /dev/tpmrm0
@@ -156,7 +157,8 @@ func (u URI) Create(ctx context.Context, curve elliptic.Curve) error {
 	return nil
 }
 
-// Remove deletes a key that Create made, if the public key of this key still is `public`.
+// Remove deletes a key that Create made. `public` is the public key of this key. If the URI names a
+// different key now, Remove deletes nothing and returns an error.
 func (u URI) Remove(ctx context.Context, public *ecdsa.PublicKey) error {
 	m, ok := u.at.(maker)
 	if !ok {
@@ -167,7 +169,7 @@ func (u URI) Remove(ctx context.Context, public *ecdsa.PublicKey) error {
 		return err
 	}
 	if !present.Equal(public) {
-		return fmt.Errorf("cakey: %s is another key now, so the hub did not remove the key", u)
+		return fmt.Errorf("cakey: %s names another key now, so the hub did not remove the key", u)
 	}
 	return m.remove(ctx)
 }
@@ -212,7 +214,7 @@ func (k *Key) Public() crypto.PublicKey { return k.publicKey }
 // key in a file, Sign uses crypto/rand.
 func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if opts.HashFunc() != k.hash || len(digest) != k.hash.Size() {
-		return nil, fmt.Errorf("cakey: %s signs digests of %v, not %d bytes of %v", k.uri, k.hash, len(digest), opts.HashFunc())
+		return nil, fmt.Errorf("cakey: %s signs only complete digests of %v; the given digest has %d bytes and is of %v", k.uri, k.hash, len(digest), opts.HashFunc())
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()

@@ -76,7 +76,7 @@ func check(t *testing.T, u URI, curve elliptic.Curve) {
 			t.Errorf("signs %d bytes as %v", wrong.size, wrong.hash)
 		}
 	}
-	// A CA whose certificate has another key never gets a signature of this key.
+	// A CA whose certificate has another key never gets a signature by this key.
 	stranger, err := ecdsa.GenerateKey(curve, rand.Reader)
 	if err != nil {
 		t.Fatal(err)

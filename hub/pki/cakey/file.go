@@ -22,8 +22,8 @@ var ErrReadable = errors.New("can be read by other users")
 
 // private reports whether the mode of a file keeps a secret from other users. Only the file's owner
 // may read it. There is one exception: if root owns the file and the hub is not root, the file's
-// group may read it too. The reason is that Kubernetes mounts a Secret as a file of root that a
-// group may read. PostgreSQL has the same rule.
+// group may read it too. The reason is that Kubernetes mounts a Secret as a file that root owns and
+// a group may read. PostgreSQL has the same rule.
 func private(mode fs.FileMode, owner uint32, hub int) bool {
 	if owner == 0 && hub != 0 {
 		return mode&^0o640 == 0

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// The group may read a key only if root owns the file and the hub is not root. So the hub cannot
-// give its own files to a group by mistake.
+// A file with a key may be readable by its group only if root owns the file, and the hub does not
+// run as root. If the hub owns the file, or runs as root, only the owner may read the file.
 func TestGroupMayReadOnlyKeysOfRoot(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

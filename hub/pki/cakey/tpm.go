@@ -32,8 +32,8 @@ const (
 
 // tpmKey is a key at a persistent handle of a TPM. The field `device` names a character device, or
 // the socket of a software TPM in one of the forms unix:PATH, PATH and tcp:HOST:PORT. The hub opens
-// the device only for an operation, so that other programs can use the TPM, and a software TPM can
-// restart.
+// the device for each operation, and then closes it. So other programs can use the TPM, and a
+// software TPM can restart.
 type tpmKey struct {
 	device string
 	handle uint32

@@ -14,7 +14,7 @@ import (
 
 // BenchmarkOnboard measures a whole onboarding with commits that wait for the disk: BeginEnrolment
 // and then Activate for each device, with one join token. It reports how many operations share a
-// commit, and how many statements an onboarding has. Compare it with the benchmark of package
+// commit, and how many statements an onboarding needs. Compare it with the benchmark of package
 // sqlite in the same run.
 func BenchmarkOnboard(b *testing.B) {
 	own, err := pgtest.Start(true)

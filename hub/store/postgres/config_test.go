@@ -73,8 +73,8 @@ func TestPasswordComesFromTheRightPlace(t *testing.T) {
 	}
 }
 
-// Only the parameter pgbouncer=true makes the store work with a pooler. The parameter is not sent
-// to the server.
+// The store keeps to the limits of a pooler only if the URL has the parameter pgbouncer=true. The
+// parameter is not sent to the server.
 func TestPoolerIsAskedFor(t *testing.T) {
 	t.Parallel()
 	for url, want := range map[string]bool{

@@ -31,12 +31,13 @@ type conn struct {
 
 	// wrote is true if a statement changed a row, or may have changed a row before it failed.
 	// failed is the first error of a statement. After an error, PostgreSQL runs no further
-	// statement of the transaction. The user of the connection clears and reads both fields.
+	// statement of the transaction. The code that uses the connection clears and reads both fields.
 	wrote  bool
 	failed error
 
-	// warning is the last warning that the server sent after the user of the connection cleared
-	// this field. A warning after a COMMIT means that the server has not waited for its standby.
+	// warning is the last warning that the server sent after the code that uses the connection
+	// cleared this field. A warning after a COMMIT means that the server has not waited for its
+	// standby.
 	warning string
 
 	// batch has the statements of Do that were not sent yet. `pending` is their number.
@@ -94,7 +95,7 @@ func (c *conn) encode(args []any) error {
 			c.data = appendList(c.data, a)
 			oid, kind = pgtype.TextArrayOID, 'l'
 		default:
-			return fmt.Errorf("postgres: argument %d is a %T", i+1, a)
+			return fmt.Errorf("postgres: argument %d has the type %T, which is not supported", i+1, a)
 		}
 		c.params = append(c.params, c.data[from:len(c.data):len(c.data)])
 		c.formats = append(c.formats, pgtype.BinaryFormatCode)

@@ -33,7 +33,7 @@ func newDialer() *net.Dialer {
 // connKey is the key of the conn in the data of a pgconn.PgConn.
 const connKey = "conn"
 
-// noteWarning keeps a warning of the server for the user of the connection.
+// noteWarning keeps a warning of the server for the code that uses the connection.
 func noteWarning(pg *pgconn.PgConn, n *pgconn.Notice) {
 	if c, ok := pg.CustomData()[connKey].(*conn); ok && (n.SeverityUnlocalized == "WARNING" || n.Severity == "WARNING") {
 		c.warning = "postgres: " + n.Message

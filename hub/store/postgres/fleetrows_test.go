@@ -64,8 +64,9 @@ func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 		if err := question(t.Context()); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		// A search examines at most 1000 devices. Before that, each condition reads at most 1001
-		// words or terms. Each condition on metadata looks up each examined device.
+		// For each condition, a search first reads at most 1001 rows of words or terms. Then it
+		// examines at most 1000 devices. For each condition on metadata, it looks up each of these
+		// devices.
 		if scanned > 4*(store.MaxCount+1) || statements > 20 {
 			t.Errorf("%s: %.0f statements that read %.0f rows%s", name, statements, scanned, most)
 		}

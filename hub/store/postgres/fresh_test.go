@@ -8,8 +8,9 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// The first statement on a new connection has only an empty text as its argument. The empty text is
-// not NULL: otherwise the hub would not find its own policy, and would judge without it.
+// The first statement on a new connection has one argument, an empty text: the owner of the hub's
+// policy. The store must not send this text as NULL. If it did, the hub would not find its policy,
+// and would judge devices without the policy.
 func TestNewConnectionFindsThePolicyOfTheHub(t *testing.T) {
 	t.Parallel()
 	config := postgres.Config{URL: database(t), Readers: 4}

@@ -21,7 +21,7 @@ var migrations embed.FS
 // version cannot use it.
 var ErrNewerSchema = errors.New("a newer version of gangway has changed the schema of the database: start that version or a later one, or restore a backup that is older than the upgrade")
 
-// migration is a file of the folder migrations. Its text runs as one transaction.
+// migration is a file of the folder migrations. Its text is SQL.
 type migration struct {
 	version int
 	name    string

@@ -13,8 +13,8 @@ import (
 )
 
 // mayorder lists the statements whose plans may sort. They sort only few rows, which an index has
-// found. The schema for SQLite has indexes in the order of these results. In PostgreSQL, each
-// contact of a device would have to change such an index.
+// found. The schema for SQLite has indexes in the order of these results. The schema for
+// PostgreSQL does not, because each contact of a device would have to change such an index.
 var mayorder = map[string]bool{
 	"unclaimed":  true, // at most store.MaxUnclaimed devices
 	"superseded": true, // at most some dozens of enrolments of a device

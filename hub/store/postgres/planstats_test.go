@@ -14,10 +14,10 @@ import (
 
 var hint = regexp.MustCompile(`INDEXED BY (\w+)`)
 
-// Statistics of a table may be missing, for example after a move or a restore, or they may be old.
-// The searches must use the same indexes in all these cases. SQLite has INDEXED BY for this, but
-// PostgreSQL has no such clause. When PostgreSQL makes a generic plan, it does not know the values
-// and the limit.
+// PostgreSQL's statistics of a table may be missing, for example after a restore, or they may be
+// old. The searches must use the same indexes in all cases. SQLite has the clause INDEXED BY for
+// this, but PostgreSQL has no such clause. The test also checks generic plans, which PostgreSQL
+// makes without knowing the arguments of the statement.
 func TestPlansDoNotDependOnStatistics(t *testing.T) {
 	t.Parallel()
 	fill, _, _ := strings.Cut(fillForPlans, "ANALYZE")

@@ -176,8 +176,8 @@ func (s *Store) Work() Work {
 	return Work{Statements: s.work.statements.Load(), Rows: s.work.rows.Load()}
 }
 
-// EndTransfer removes the table that package transfer has left in the database. A hub calls it
-// before it uses the database. After that, no transfer can change the database any more.
+// EndTransfer removes the table that package transfer has left in the database. A hub calls
+// EndTransfer before it uses the database. After that, no transfer can change the database.
 func (s *Store) EndTransfer(ctx context.Context) error {
 	return s.writers.Do(ctx, func(c sqlstore.Conn) error { return c.Do(endTransfer) })
 }

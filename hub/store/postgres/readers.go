@@ -115,10 +115,10 @@ const (
 	beginSnapshot = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`
 	// beginSearch begins a transaction whose queries find their rows by an index, and read only the
 	// first rows in the order of the index. Without these settings, PostgreSQL may read and sort
-	// all rows if it has no statistics, for example after a move or a restore. The settings end
-	// with the transaction. `enable_sort = off` gives a plan that must sort a high cost, and
-	// PostgreSQL would compile such a plan to machine code, which is slow. `jit = off` prevents
-	// this.
+	// all rows if it has no statistics, for example after a restore. The settings end with the
+	// transaction. With `enable_sort = off`, PostgreSQL estimates a high cost for each plan that
+	// must sort. It would compile such an expensive plan to machine code, which is slow.
+	// `jit = off` prevents this.
 	beginSearch = beginSnapshot + `;
 	SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off; SET LOCAL jit = off`
 )

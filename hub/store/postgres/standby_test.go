@@ -60,7 +60,8 @@ func TestCommitWaitsForItsStandby(t *testing.T) {
 	}
 }
 
-// endWait calls a function of PostgreSQL for the connection whose commit waits for the standby.
+// endWait waits until a commit waits for the standby. Then it calls a function of PostgreSQL, such
+// as pg_cancel_backend, for the connection of that commit.
 func endWait(t *testing.T, primary *pgtest.Server, function string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

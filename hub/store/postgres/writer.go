@@ -115,8 +115,8 @@ func (w *writers) transact(c *conn, batch []*sqlstore.Job) *conn {
 	return c
 }
 
-// untilOf returns the time at which transact stops its retries: after retryFor, or when the last
-// caller stops waiting.
+// untilOf returns the time at which transact stops its retries: after retryFor or when the last
+// caller stops waiting, whichever is earlier.
 func untilOf(batch []*sqlstore.Job) (until time.Time) {
 	for _, j := range batch {
 		if deadline, ok := j.Context().Deadline(); ok && deadline.After(until) {

@@ -121,9 +121,9 @@ func valueOfModel(model, firmware int) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// bootOf returns the newest boot of the device with the number `i`. Firmware version 2 is new, so a
-// boot with it is a change. If `outlier` is true, the firmware's code is a version that no other
-// device has.
+// bootOf returns the newest boot of the device with the number `i`. A boot with firmware version 2
+// counts as changed, because this version is new. If `outlier` is true, the firmware's code is a
+// version that no other device has.
 func bootOf(i int, outlier bool) store.Boot {
 	model, firmware := i%5, i/5%3
 	value, bad := valueOfModel(model, firmware), firmware == 2

@@ -199,7 +199,7 @@ func (c *conn) bound(s *sqlstore.Statement, args []any) (uintptr, error) {
 			rc = sqlite3.Xsqlite3_bind_blob(c.tls, st, place, at, int32(len(a)), sqlite3.SQLITE_STATIC)
 			at += uintptr(len(a))
 		default:
-			return 0, fmt.Errorf("sqlite: argument %d of %q is a %T", place, s.SQLite, a)
+			return 0, fmt.Errorf("sqlite: argument %d of %q has the type %T, which is not supported", place, s.SQLite, a)
 		}
 		if rc != sqlite3.SQLITE_OK {
 			return 0, c.failure(rc)

@@ -76,8 +76,8 @@ func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 	}
 }
 
-// An enrolment costs no more if its owner has many pending enrolments: only when the owner has too
-// many bytes does the hub look for enrolments that it must remove.
+// The work of BeginEnrolment does not grow with the number of the owner's pending enrolments. The
+// store looks for enrolments to remove only when the owner's enrolments exceed MaxPending bytes.
 func TestEnrolmentCostsNoMoreWithManyPending(t *testing.T) {
 	t.Parallel()
 	s, owner := withOwner(t)

@@ -122,8 +122,8 @@ func extract(t *testing.T, archive, name, path string) {
 	}
 }
 
-// schema returns a line for each column, index and migration, sorted: the order of columns depends
-// on the order in which the migrations ran.
+// schema returns a line for each column, index and migration. The lines are sorted, because the
+// order of the columns depends on the order in which the migrations ran.
 func schema(t *testing.T, path string) string {
 	t.Helper()
 	db, err := sql.Open("sqlite", path)

@@ -168,8 +168,8 @@ func TestClosedStoreRefuses(t *testing.T) {
 	}
 }
 
-// A contact of a device (MarkDeviceSeen) is read at once, although the store writes it to the
-// database later.
+// MarkDeviceSeen records a contact of a device, and the store writes the contact to the database
+// later. But every read returns the contact at once.
 func TestSightingsAreReadBeforeTheyAreFlushed(t *testing.T) {
 	t.Parallel()
 	s, token := harbour(t, filepath.Join(t.TempDir(), "hub.db"))

@@ -247,7 +247,9 @@ func TestCloseAnswersWhatIsQueued(t *testing.T) {
 	}
 }
 
-// If several calls race for the last free place under a bound, only one call succeeds.
+// The number of an owner's join tokens has a limit, and so has the number of devices without an
+// owner. If one more row is allowed and several calls add a row at the same time, only one call
+// succeeds.
 func TestLastPlaceIsTakenOnce(t *testing.T) {
 	t.Parallel()
 	s, ctx, now := open(t), context.Background(), time.Now()

@@ -415,12 +415,13 @@ func (k *claim) createDevice(c Conn, a store.Activation, now int64) error {
 	}
 }
 
-// freeNick returns the nick `base` with a numeric suffix that is not in use. It tries a number, and
-// doubles this number until it finds an unused suffix. Then it searches between that number and the
-// previous number (binary search). So if a whole fleet proposes the same nick, each device needs
-// only a logarithmic number of queries. If numbers between used suffixes are free again because
-// devices were deleted, freeNick may return one of these numbers, or a number after the last
-// suffix.
+// freeNick returns the nick `base` with a numeric suffix that is not in use. It tries the suffixes
+// 2, 4, 8 and so on, until it finds an unused suffix. Then it makes a binary search between this
+// suffix and the one before. So if a whole fleet proposes the same nick, each device needs only a
+// logarithmic number of queries.
+//
+// Deleted devices leave unused suffixes between used ones. freeNick may return one of these, or the
+// suffix after the last used one.
 func freeNick(c Conn, owner, base string) (string, error) {
 	with := func(n int) string { return base + "-" + strconv.Itoa(n) }
 	taken := func(n int) (bool, error) {

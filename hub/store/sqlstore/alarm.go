@@ -17,9 +17,10 @@ var (
 
 // Settings that store.Upkeep uses.
 const (
-	// SettingBackup has the time of the newest backup, in the form of RFC 3339.
+	// SettingBackup is the setting with the time of the newest backup, in the form of RFC 3339.
 	SettingBackup = "last-backup"
-	// settingBackupFault has the fault that the newest check of a backup found; empty: no fault.
+	// settingBackupFault is the setting with the fault that the newest check of a backup found. It
+	// is empty if the check found no fault.
 	settingBackupFault = "backup-fault"
 	settingScan        = "trust-scan"
 )

@@ -277,8 +277,9 @@ func partsOf(c Conn, device string) (map[string]placed, error) {
 	return parts, err
 }
 
-// putJudged stores the cohorts of a device's newest boot. Most devices measure the same boot again
-// and again, so it writes only what has changed.
+// putJudged stores the verdict on a device's newest boot, and moves the device to the cohorts of
+// this boot. Most devices measure the same boot again and again, so putJudged writes only the parts
+// of the boot that have changed.
 func putJudged(c Conn, device string, now time.Time, j *store.BootJudged) error {
 	if j == nil {
 		return nil
@@ -388,9 +389,9 @@ var (
 		WHERE p.owner = ? AND p.part = ? AND p.value = ? LIMIT ?`)
 	selectMembersOfModel = prepared(`SELECT p.device, d.nick, p.bad FROM boot_parts p JOIN devices d ON d.id = p.device
 		WHERE p.owner = ? AND p.part = ? AND p.value = ? AND p.model = ? ORDER BY p.bad DESC LIMIT ?`)
-	// The table boot_versions has few rows. Because of the join with it, each lookup in the index
-	// boot_parts_cohort is exact, and reads no row with another token or another version. CROSS
-	// JOIN prescribes this order to SQLite.
+	// CROSS JOIN makes SQLite read the table boot_versions first, which has few rows. With these
+	// rows, each lookup in the index boot_parts_cohort is exact, and reads no row with another
+	// token or another version.
 	selectMembersOfVersion = prepared(membersByVersion + `LIMIT ?6`)
 	selectMembersOfToken   = prepared(membersByVersion + `AND p.token = ?6 LIMIT ?7`)
 

@@ -33,9 +33,8 @@ func (s *Store) AppendEventOnce(ctx context.Context, e store.Event, mark store.H
 
 // linkChips stores the marks (store.ChipMark) of the activated device. If other devices have an
 // equal mark, it appends an event for the activated device's owner and for the owners of the other
-// devices. If one account activates several devices with an equal mark, the owner of another device
-// gets only one event about that device. So an account cannot cause more events by deleting its
-// device and onboarding it again.
+// devices. One account can cause only one event for each device of another owner. So an account
+// cannot cause more events by deleting its device and onboarding it again.
 func (k *claim) linkChips(c Conn, a store.Activation) error {
 	told := false
 	linked := map[string]bool{}

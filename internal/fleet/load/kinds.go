@@ -38,7 +38,7 @@ var kinds = []kind{
 	{name: "poll", about: "ask for pending steps as Pantavisor does: a new TLS connection without a client certificate, an access token, Connection: close", device: true, trail: true, token: true, run: poll},
 	{name: "logs", about: "send log lines on the connection that the device keeps (POST /logs)", device: true, keeps: true, run: sendLogs},
 	{name: "update", about: "install a revision: post it, find it, download its object, report four statuses", device: true, keeps: true, trail: true, run: update},
-	{name: "handshake", about: "only the TLS handshake of a poll, to compare with poll", run: handshake},
+	{name: "handshake", about: "do only the TLS handshake of the kind poll, for a comparison with poll", run: handshake},
 	{name: "slow", about: "hostile: open TLS and send a byte a second until the hub closes the connection", hostile: true, run: slow},
 	{name: "garbage", about: "hostile: send random bytes instead of TLS", hostile: true, run: garbage},
 	{name: "oversized", about: "hostile: send a body that is too large to POST /onboard", hostile: true, run: oversized},
@@ -66,7 +66,7 @@ func findKind(name string) *kind {
 	return nil
 }
 
-// routes counts requests by the hub's route, as the hub's metrics do.
+// routes counts the requests to each route of the hub. The hub's metrics use the same routes.
 type routes struct {
 	mu sync.Mutex
 	by map[string]*routeCount
@@ -231,7 +231,7 @@ func report(ctx context.Context, r *runner, d *device) error {
 	return err
 }
 
-// reportBody returns a report with the keys that the agent sends.
+// reportBody returns a report in JSON, with the same members as the agent's reports.
 func (r *runner) reportBody(d *device) []byte {
 	now := time.Now()
 	up := int(now.Sub(r.started).Seconds()) + d.number%86400
@@ -333,7 +333,7 @@ type object struct {
 	sum     string
 }
 
-// upload uploads the object that all updates download, as the owner's first device would.
+// upload uploads the object that all updates download. The device `d` sends the requests.
 func (r *runner) upload(ctx context.Context, d *device) error {
 	content := make([]byte, r.cfg.ObjectSize)
 	for i := range content {
@@ -364,7 +364,8 @@ func (r *runner) upload(ctx context.Context, d *device) error {
 	return a.ok()
 }
 
-// blobPath returns the path of a signed URL from the hub's JSON description of an object.
+// blobPath returns the path of the signed URL in the member `key` of the hub's answer about an
+// object.
 func blobPath(body []byte, key string) (string, error) {
 	var record map[string]any
 	if err := json.Unmarshal(body, &record); err != nil {
@@ -373,7 +374,7 @@ func blobPath(body []byte, key string) (string, error) {
 	text, _ := record[key].(string)
 	u, err := url.Parse(text)
 	if err != nil || !strings.HasPrefix(u.Path, "/local-s3/") {
-		return "", fmt.Errorf("the object's record has no %s of this hub", key)
+		return "", fmt.Errorf("the hub's answer about the object has no usable %s", key)
 	}
 	return u.EscapedPath(), nil
 }

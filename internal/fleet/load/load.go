@@ -2,11 +2,12 @@
 // protocol.
 //
 // The load is open: each request has a scheduled start, which does not depend on the end of earlier
-// requests. Its latency is measured from the scheduled start. So if the hub stalls, the latency of
-// each request that is due in this time includes the time that the request waits. If each request
-// started only after the answer to the last one, the latencies would not include these waits
-// ("coordinated omission"). A request that cannot start at its time, because too many requests of
-// its kind are outstanding or because no device is idle, is counted as missed.
+// requests. Its latency is measured from the scheduled start. If the hub stalls, requests wait, and
+// their latencies include the time that they wait. A load in which each request starts only after
+// the answer to the previous request would hide this time ("coordinated omission").
+//
+// A request is counted as missed if it cannot start at its time, because too many requests of its
+// kind are outstanding or because no device is idle.
 package load
 
 import (
@@ -34,18 +35,18 @@ type Config struct {
 	// Devices is the number of emulated devices.
 	Devices int
 	// Onboarded is how many of the devices are onboarded before the measurement. The others onboard
-	// in the measurement. If Onboarded is negative, the number depends on the mix. If no kind of
-	// the mix onboards devices, all devices are onboarded before the measurement. If all kinds
-	// onboard devices, none is. In other mixes, half of the devices are.
+	// during the measurement. If Onboarded is negative, the number depends on the mix: all devices
+	// if no kind in the mix onboards devices, none if all kinds do, and otherwise half of them.
 	Onboarded int
-	// Mix has the kinds of requests, with their rates.
+	// Mix has the kinds of operations, with their rates.
 	Mix []Share
 	// For is how long the fleet starts requests.
 	For time.Duration
 	// Poisson makes the times between two starts random, with an exponential distribution.
 	// Otherwise they are equal.
 	Poisson bool
-	// Outstanding bounds the requests of each kind that are under way. Default: 2000.
+	// Outstanding is the largest number of operations of one kind that may be under way at the same
+	// time. Default: 2000.
 	Outstanding int
 	// Workers is the number of devices that are prepared at the same time. Default: 64.
 	Workers int
@@ -57,8 +58,8 @@ type Config struct {
 	State string
 	// TestHub confirms that the hub is a test hub, though it is not on loopback.
 	TestHub bool
-	// Addresses is the number of source addresses, if the hub is on IPv4's loopback. Default: one
-	// for each device.
+	// Addresses is the number of source addresses from which the devices connect. Default: one for
+	// each device. It has an effect only if the hub is on IPv4's loopback.
 	Addresses int
 	// Timeout bounds each request. Default: 60 seconds.
 	Timeout time.Duration
@@ -71,8 +72,9 @@ type Config struct {
 	// reads from them how much CPU time and memory the hub uses. Both may be zero.
 	HubPID     int
 	HubMetrics string
-	// Forged has the requests of the kind forged. Default: a run makes its own. The hub keeps a
-	// bounded number of strangers' EK certificates, so each new set makes its database larger.
+	// Forged contains the requests for the kind forged. Default: each run makes new ones. The hub
+	// stores the EK certificates of unknown devices up to a limit, so new requests make its
+	// database larger. Several runs avoid that if they send the same requests.
 	Forged [][]byte
 	// LogLines is the number of lines in a POST of log lines. Default: 20.
 	LogLines int
@@ -82,7 +84,7 @@ type Config struct {
 	Progress func(Progress)
 }
 
-// Share says how often a kind of operation starts. Several of them are a mix.
+// Share says how often a kind of operation starts. Several Shares form a mix.
 type Share struct {
 	Kind string  // see Kinds
 	Rate float64 // operations a second
@@ -112,7 +114,7 @@ func (c Config) withDefaults() (Config, error) {
 		}
 	}
 	if c.Devices < 1 || c.For <= 0 {
-		return c, errors.New("the number of devices and the time must be more than 0")
+		return c, errors.New("the number of devices and the duration must be more than 0")
 	}
 	if c.Onboarded < 0 {
 		switch onboards {
@@ -219,8 +221,8 @@ type running struct {
 }
 
 // Run prepares the devices, puts the hub under load, and returns the results. If `ctx` ends during
-// the measurement, the report has the results up to that time. Run may return both a report and an
-// error: the devices could not be saved, or the usage of the hub's process could not be read.
+// the measurement, the report has the results up to that time. Run returns a report together with
+// an error if it cannot save the devices or read the usage of the hub's process.
 func Run(ctx context.Context, cfg Config) (report *Report, err error) {
 	if cfg, err = cfg.withDefaults(); err != nil {
 		return nil, err
@@ -343,7 +345,7 @@ func (r *runner) readHub(ctx context.Context) (usage, error) {
 	return r.probe.read(ctx)
 }
 
-// say sets the phase. The numbers of operations are added when the progress is reported.
+// say sets the phase that reportProgress reports. The method `progress` adds the counters later.
 func (r *runner) say(p Progress) { r.phase.Store(&p) }
 
 // reportProgress calls Config.Progress once a second until the returned function is called.

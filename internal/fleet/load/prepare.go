@@ -96,7 +96,7 @@ func (r *runner) prepareKinds(ctx context.Context, onboarded []*device) error {
 				return errors.New("the kind \"update\" needs a device that is onboarded before the measurement")
 			}
 			if err := r.patiently(ctx, func() error { return r.upload(ctx, onboarded[0]) }); err != nil {
-				return fmt.Errorf("upload the object of the updates: %w", err)
+				return fmt.Errorf("upload the object that all updates download: %w", err)
 			}
 		}
 	}

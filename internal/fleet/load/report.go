@@ -103,8 +103,8 @@ type HubProcess struct {
 	Load         float64 `json:"cpus_used"` // CPU seconds per second
 }
 
-// Generator has the resources that the fleet itself used. If StartDelay is large, the fleet was too
-// slow for the schedule, and the latencies come from the fleet and not from the hub.
+// Generator has the resources that the fleet itself used. If StartDelay is large, the fleet started
+// its operations too late, and the latencies in the report include this delay of the fleet.
 type Generator struct {
 	CPU        float64 `json:"cpu_seconds"` // in the measurement
 	MaxRSS     int64   `json:"max_rss_bytes"`

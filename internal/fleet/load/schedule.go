@@ -133,7 +133,7 @@ func (r *runner) perform(ctx context.Context, k *running, d *device, due time.Ti
 	r.all.record(took)
 }
 
-// queue is a queue of devices. The first device was added first, so each device gets its turn.
+// queue is a first-in, first-out queue of devices, so each device gets its turn.
 type queue struct {
 	mu   sync.Mutex
 	ring []*device

@@ -15,8 +15,8 @@ import (
 	"gangway/wire"
 )
 
-// A state file has the onboarded devices of a hub, so that a run need not onboard them again. The
-// first line is a stateHeader, and each further line a stateDevice.
+// stateHeader is the first line of a state file. Each further line is a stateDevice. The file
+// stores the onboarded devices of a hub, so that a later run need not onboard them again.
 type stateHeader struct {
 	Format   string `json:"format"` // stateFormat
 	HubName  string `json:"hub-name"`
@@ -32,17 +32,16 @@ type stateDevice struct {
 	Rev   int    `json:"rev,omitempty"`
 }
 
-// Made is an onboarded device that was not onboarded by a run of this package: a test wrote it into
-// the hub's database. Onboarding 100,000 devices takes long, and a test of their connections needs
-// only their certificates.
+// Made is a device that a test wrote into the hub's database as an onboarded device. To onboard
+// 100,000 devices takes long, and a test of their connections needs only their certificates.
 type Made struct {
 	ID   string
 	Key  *ecdsa.PrivateKey
 	Cert []byte // DER of the IDevID certificate
 }
 
-// SaveMade writes a state file with these devices of the hub that the token file names. `deviceCA`
-// is the DER of the hub's device CA.
+// SaveMade writes a state file with the devices `made`, which belong to the hub and the owner that
+// `token` names. `deviceCA` is the DER of the hub's device CA.
 func SaveMade(path string, token *wire.TokenFile, deviceCA []byte, made []Made) error {
 	list := make([]*device, len(made))
 	for i, m := range made {

@@ -1,9 +1,12 @@
-// Command addkey takes the place of gangway-agent in an installed system. At the second start of
-// the system, it adds certificates to the firmware's variable db while the real agent runs, as an
-// update program such as fwupd does. At each start, it also tries to open a control disk, which it
-// has bound to PCR 7 at the first start, with Debian's systemd-cryptenroll. It carries three files:
-// gangway-agent; db.auth, a signed addition to db; and control.tar, Debian's programs, their
-// libraries and an empty LUKS2 volume.
+// Command addkey replaces gangway-agent in an installed system, and starts the real agent. At the
+// first start of the system, addkey binds a control disk to PCR 7 with Debian's
+// systemd-cryptenroll. At each start, it tries to open this disk. At the second start, while the
+// real agent runs, it adds certificates to the firmware's variable db, as an update program such as
+// fwupd does. It carries three files:
+//
+//	gangway-agent   the real agent
+//	db.auth         a signed addition to db
+//	control.tar     Debian's programs, their libraries and an empty LUKS2 volume
 package main
 
 import (

@@ -76,8 +76,9 @@ func (b *Bus) Saw(secret []byte) bool {
 	return false
 }
 
-// ReplaceStorageKey makes the bus an interposer, which replaces the public key of each P-256 storage
-// key by its own key. If `name` is true, it replaces the key's name too.
+// ReplaceStorageKey makes the bus an attacker (an interposer), who replaces the public key of each
+// P-256 storage key by the attacker's key. If `name` is true, the attacker replaces the key's name
+// too.
 func (b *Bus) ReplaceStorageKey(t testing.TB, name bool) {
 	t.Helper()
 	own, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -100,7 +100,7 @@ func TestExportIsDeterministic(t *testing.T) {
 	}
 }
 
-// The manifest of an update has no boot manager and no keys, and may have one bank.
+// The manifest of an update has no boot manager and no keys, and may have only one bank.
 func TestExportOfASmallManifest(t *testing.T) {
 	m := example()
 	m.BootManager, m.SecureBoot = nil, nil

@@ -110,8 +110,8 @@ func (p *program) digest(bank crypto.Hash) []byte {
 }
 
 // Authenticode returns the digest of an EFI program that firmware extends into PCR 4 of this bank.
-// A signature of the program does not change the digest, as long as the file without the signature
-// has a multiple of 8 bytes.
+// A signature in the file does not change the digest, as long as the size of the file without the
+// signature is a multiple of 8 bytes.
 func Authenticode(efi []byte, bank crypto.Hash) ([]byte, error) {
 	p, err := parse(efi)
 	if err != nil {

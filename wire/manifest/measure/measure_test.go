@@ -188,8 +188,8 @@ func TestPCR11EqualsSystemdMeasure(t *testing.T) {
 	}
 }
 
-// Each version of the stub measures a different set of sections. The values were computed by
-// another program from systemd's list of sections (SHA-256, in Python's hashlib).
+// Each version of the stub measures a different set of sections. The expected values were computed
+// with Python's hashlib (SHA-256) from systemd's list of sections.
 func TestPCR11OfEachStub(t *testing.T) {
 	all := []part{
 		{".pcrpkey", []byte("pcrpkey")}, {".hwids", []byte("hwids")}, {".profile", []byte("profile")}, {".pcrsig", []byte("pcrsig")},
@@ -318,8 +318,8 @@ func opensslKeys(t *testing.T) (key, cert string) {
 	return key, cert
 }
 
-// Each byte that firmware executes or that describes the program changes the digest. Only the
-// checksum and the entry of the signatures do not change it.
+// The test changes each byte of an EFI program. Each change changes the digest, except a change of
+// the checksum or of the offset of the signatures.
 func TestAuthenticodeCoversEachByte(t *testing.T) {
 	program := append(efi(part{".text", []byte("text")}, part{".data", []byte("data")}), "after the sections"...)
 	want, err := Authenticode(program, crypto.SHA256)

@@ -38,7 +38,7 @@ var sections = []section{
 	{".profile", 257}, {".hwids", 257},
 }
 
-// dependent lists the sections from which the stub chooses by the machine's hardware.
+// dependent lists the sections that the stub uses only if they fit the machine's hardware.
 var dependent = []string{".dtbauto", ".efifw", ".dtbo"}
 
 // Versions of systemd whose order of sections is known.
@@ -189,9 +189,9 @@ func extend(bank crypto.Hash, value, data []byte) []byte {
 	return sum(bank, value, sum(bank, data))
 }
 
-// System returns the part of a manifest about a unified kernel image. Gangway's init extends no
-// boot phases into PCR 11, so the manifest of Gangway's own system needs no phases. The argument
-// `phases` lists the phases of another init.
+// System returns the part of a manifest that describes a unified kernel image. Gangway's init
+// extends no boot phases into PCR 11, so the manifest of Gangway's own system needs no phases. For
+// a system with another init, `phases` lists the phases of that init.
 func System(uki []byte, phases ...string) (*manifest.System, error) {
 	p, err := parse(uki)
 	if err != nil {

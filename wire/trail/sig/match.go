@@ -50,8 +50,8 @@ func matchesAny(patterns []string, name []string) bool {
 }
 
 // The function `matches` compares the parts of a pattern with the parts of a name. The running time
-// is at most proportional to the product of the two numbers of parts. A name has fewer than 64
-// parts (State.Files).
+// is at most proportional to the product of the two numbers of parts. State.Files has checked that
+// the name has fewer than 64 parts, so a uint64 has enough bits.
 func matches(pattern, name []string) bool {
 	all := uint64(1)<<(len(name)+1) - 1
 	open := uint64(1) // bit n is set if the pattern's parts so far match the first n parts of the name

@@ -18,7 +18,7 @@ import (
 
 var update = flag.Bool("update", false, "record the states that the pvr in GANGWAY_PVR signs")
 
-// recorded are the files in testdata that TestRealPVRSigns writes and TestStatesThatPVRSigned
+// The names of the files in testdata that TestRealPVRSigns writes and TestStatesThatPVRSigned
 // reads.
 const recordedState, recordedPart, recordedKeys = "testdata/pvr-owner.json", "testdata/pvr-part.json", "testdata/pvr-keys.pem"
 

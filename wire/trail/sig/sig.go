@@ -33,10 +33,9 @@ import (
 // Dir is the folder of the signatures in a state.
 const Dir = "_sigs/"
 
-// SequencePath is the path, in a revision's state, of the document that has the revision's sequence
-// number: {"sequence": N}. The document may also have the owner's new keys, as "keys": ["PEM",
-// ...], and a list of device ids, as "devices": ["ID", ...]: then only these devices may install
-// the revision.
+// SequencePath is the name of the document in a state that contains the revision's sequence number:
+// {"sequence": N}. Two other members are optional. "keys": ["PEM", ...] contains the owner's new
+// keys. "devices": ["ID", ...] lists the only devices that may install the revision.
 const SequencePath = "gangway/revision.json"
 
 // Limits of a state's signatures. Until a signature is verified, anyone may have written it. So
@@ -90,10 +89,10 @@ var algorithms = []jose.SignatureAlgorithm{jose.ES256, jose.ES384, jose.RS256}
 // Verify verifies a state's signatures with the owner's keys, and returns the signed content. The
 // error is a *Refusal.
 //
-// Every member of the state must be covered by one signature, which must also cover SequencePath.
-// There are two exceptions: the signatures themselves, and files with the name src.json, which pvr
-// leaves out. Signed.State has such a member only if the signature covers it. "#spec" need not be
-// covered if it has its usual value.
+// One signature must cover the document SequencePath and all other members of the state. Three
+// kinds of members need no signature: the signatures themselves, files with the name src.json,
+// which pvr does not sign, and "#spec" if it has its usual value. Without a signature, the first
+// two kinds are left out of Signed.State.
 func Verify(s *trail.State, keys *Keys) (*Signed, error) {
 	if _, err := s.Files(); err != nil { // bounds the names, before they are matched
 		return nil, refuse(CodeSignature, "The state cannot be verified: %v.", err)
@@ -193,7 +192,7 @@ func parse(s *trail.State, name string) (*header, *signature, error) {
 	return &h, doc, h.PVS.check()
 }
 
-// verify verifies the signature over the payload by one of the keys.
+// verify checks that one of the keys made the signature over the payload.
 func (doc *signature) verify(h *header, payload []byte, keys *Keys) error {
 	jws, err := jose.ParseDetached(doc.Protected+".."+doc.Signature, payload, algorithms)
 	if err != nil {

@@ -90,7 +90,7 @@ func TestVerifiesWhatTheOwnerSigned(t *testing.T) {
 }
 
 // The device acts only on signed bytes. So the state that Verify returns has only signed members.
-// It leaves out members such as src.json, which need no signature, if they are unsigned.
+// Verify accepts some members without a signature, such as src.json, but does not return them.
 func TestUnsignedMembersAreNotInTheVerifiedState(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)
@@ -119,8 +119,8 @@ func TestRejectsSignatureOfAnotherKey(t *testing.T) {
 	wantRefusal(t, signed, err, sig.CodeSignature)
 }
 
-// The header contains the public key of the attacker, as pvr writes the signer's key there. The
-// device trusts only pinned keys.
+// An attacker signs a state with the attacker's own key, and puts the public key into the header of
+// the signature, as pvr does. The device must refuse the state, because it trusts only pinned keys.
 func TestRejectsKeyFromTheSignatureItself(t *testing.T) {
 	t.Parallel()
 	attacker := sigtest.NewKey(t)
@@ -361,7 +361,7 @@ func TestSequenceNumbers(t *testing.T) {
 	wantRefusal(t, signed, err, sig.CodeSequence)
 }
 
-// New keys of the owner count only in a revision that a present key signed.
+// A device accepts new keys of its owner only from a revision that one of the present keys signed.
 func TestNewKeysAreStatedByTheOldKey(t *testing.T) {
 	t.Parallel()
 	old, next := sigtest.NewKey(t), sigtest.NewKey(t)

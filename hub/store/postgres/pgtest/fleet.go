@@ -14,8 +14,8 @@ import (
 // FillFleet adds n devices of an owner to a database without devices: the same devices as
 // sqlitetest.FillFleet. It writes the rows without triggers, then the counters, and makes the
 // indexes last. So it takes some minutes for a million devices, and less time than moving the
-// devices from SQLite. The server has no statistics about the new rows, as after a move or a
-// restore. The user of the database must be a superuser.
+// devices from SQLite. The server has no statistics about the new rows, as after a restore. The
+// user of the database must be a superuser.
 func FillFleet(ctx context.Context, url, owner string, n int) (err error) {
 	s, err := postgres.Open(ctx, postgres.Config{URL: url}) // makes the schema
 	if err != nil {

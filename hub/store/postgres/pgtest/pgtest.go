@@ -150,7 +150,7 @@ func (s *Server) Run() error {
 	}
 }
 
-// chooseUser selects the user of the server, because the server refuses to run as root.
+// chooseUser selects the user that runs the server, because the server refuses to run as root.
 func (s *Server) chooseUser() error {
 	s.uid, s.gid = os.Getuid(), os.Getgid()
 	if s.uid != 0 {
@@ -295,7 +295,8 @@ func (s *Server) Database(t testing.TB) string {
 	}
 	t.Cleanup(func() {
 		// It is much faster to remove all rows than to create a new database, which has hundreds of
-		// files. The next test gets a new connection, because SET changes the old one for good.
+		// files. The next test gets a new connection, because a SET statement of this test may have
+		// changed the old one.
 		_, err := s.Query(context.Background(), name, empty)
 		if err = errors.Join(err, s.disconnect(name)); err != nil {
 			t.Error(err)

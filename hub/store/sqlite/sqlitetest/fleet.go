@@ -22,8 +22,8 @@ import (
 //   - one of 20 models (the first models are much more frequent), one of 5 makers, one of 30
 //     firmwares and one of 40 join tokens;
 //   - the members site (one of 200) and rack (one of 20,000) in the user-meta;
-//   - a measured firmware: one of three in each model, and a change on 1 device in 3; the device
-//     with the number 7 has a firmware of its own;
+//   - a measured firmware: each model has three; on 1 device in 3, the firmware counts as changed;
+//     the device with the number 7 has a firmware that no other device has;
 //   - an event, and an EK and an AIK in the registries;
 //   - states: 1 in 10 is quiet, 1 in 1000 has a changed boot, 1 in 100 installs a revision, and 1 in
 //     500 has a failed revision.
@@ -38,7 +38,7 @@ func FillFleet(ctx context.Context, path, owner string, n int) error {
 	const chunk = 50_000
 	for from := 0; from < n; from += chunk {
 		if err := fill(ctx, db, owner, n, from, min(from+chunk, n)); err != nil {
-			return fmt.Errorf("fleet of %d devices, from %d: %w", n, from, err)
+			return fmt.Errorf("add devices %d to %d: %w", from, min(from+chunk, n)-1, err)
 		}
 	}
 	for _, line := range []string{fillCohorts, fillModels, fillVersions, `DELETE FROM settings WHERE name = 'search-index'`} {
