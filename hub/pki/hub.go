@@ -178,8 +178,8 @@ func (h *Hub) IssuerOf(der []byte, now *x509.Certificate) *x509.Certificate {
 }
 
 // Prove checks that the hub can sign with the keys of all its CAs. It makes a test signature with
-// each key in a TPM or an HSM. Keys in the hub's folder need no test, because Open compared them
-// with the certificates. A server calls Prove when it starts.
+// each key that is at a URI, for example in a TPM. Keys in the hub's folder need no test, because
+// Open compared them with the certificates. A server calls Prove when it starts.
 func (h *Hub) Prove() error {
 	for _, key := range []crypto.Signer{h.aca.key, h.device.key, h.tlsKey} {
 		if k, ok := key.(*cakey.Key); ok {
