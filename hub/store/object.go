@@ -107,14 +107,12 @@ type Objects interface {
 	// of states, plus an overhead for each record.
 	Usage(ctx context.Context, owner string) (int64, error)
 
-	// ExpireObjects removes records of objects that no revision names. It removes a record that is
-	// not Stored if the record's Modified is before the time `pending`. It removes a Stored record
-	// if the record's Modified is before the time `unused`. It removes at most limit records, and
-	// returns the number of removed records.
+	// ExpireObjects removes records of objects that no revision names: records that are not Stored
+	// and whose Modified is before `pending`, and Stored records whose Modified is before `unused`.
+	// It removes at most `limit` records, and returns how many it removed.
 	ExpireObjects(ctx context.Context, pending, unused time.Time, limit int) (int, error)
-	// RemoveContent reports whether a place of an object is no longer needed. If it reports true,
-	// nobody will ever use this place again, and the caller may remove the bytes that are there. A
-	// place is needed if an upload uses it, or if it is the object's place and any owner has a
-	// record of the object.
+	// RemoveContent reports whether a place of an object is no longer needed. If so, it will never
+	// be used again, and the caller may remove the bytes that are there. A place is needed if an
+	// upload uses it, or if it is the object's place and any owner has a record of the object.
 	RemoveContent(ctx context.Context, sum Hash, place string) (bool, error)
 }

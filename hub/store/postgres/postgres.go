@@ -1,10 +1,10 @@
-// Package postgres is an engine of package store, for several hubs that share one PostgreSQL
-// database. It uses no feature of a session of PostgreSQL (session locks, LISTEN, session
-// variables), so a pooler such as PgBouncer may give each transaction another connection.
+// Package postgres is an engine for package store that lets several hubs share one PostgreSQL
+// database. It uses no feature of PostgreSQL that depends on the session (session locks, LISTEN,
+// session variables), so a pooler such as PgBouncer may give each transaction another connection.
 //
 // Writes are durable as package store requires: the engine never changes synchronous_commit. If a
-// connection is lost, reads are repeated, and writes are repeated only after the engine knows that
-// they were not committed.
+// connection is lost, reads are repeated. Writes are repeated only once the engine knows that they
+// were not committed.
 package postgres
 
 import (
@@ -33,8 +33,8 @@ type Store struct {
 	closeErr error
 }
 
-// Open opens a database, and updates the schema of the database. If the schema is newer and this
-// program cannot use it, Open returns ErrNewerSchema.
+// Open opens a database, and updates its schema. If the schema is newer and this program cannot use
+// it, Open returns ErrNewerSchema.
 func Open(ctx context.Context, config Config) (*Store, error) {
 	folder, err := fs.Sub(migrations, "migrations")
 	if err != nil {
