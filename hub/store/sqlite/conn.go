@@ -17,12 +17,12 @@ import (
 
 // busyTimeout is how long a statement waits while another process, such as a backup or the sqlite3
 // shell, has locked the database. It is shorter than sqlstore.WriteTimeout, so that a write returns
-// the error of the lock before the write times out.
+// the locking error before it times out.
 const busyTimeout = 2 * time.Second
 
 // conn is one connection to the database. It calls SQLite's C interface in modernc.org/sqlite/lib
-// directly, because the database/sql driver is slower. For every query, the driver asks for the
-// name and type of each column and allocates each argument separately. This took a quarter of the
+// directly, because the database/sql driver is slower: for every query, it asks for the name and
+// type of each column, and allocates each argument separately, which took a quarter of the
 // processor time of an activation.
 //
 // A conn may run only one statement at a time, in one goroutine.
@@ -32,14 +32,14 @@ type conn struct {
 	stmts []uintptr
 	dest  []any // values of the current row of a query
 
-	// arena is the memory for the text and blob arguments of the running statement. Go does not
-	// manage this memory. A statement that was reset still has pointers into the arena, but SQLite
-	// does not follow them before new arguments are bound.
+	// arena is the memory for the text and blob arguments of the running statement. It is not
+	// managed by Go. A statement that was reset still has pointers into the arena, but SQLite does
+	// not follow them before new arguments are bound.
 	arena     uintptr
 	arenaSize int
 
 	// wrote is true if a statement changed a row, or may have changed a row before it failed. The
-	// writer clears and reads the field.
+	// writer clears and reads this field.
 	wrote bool
 
 	work workCounters
@@ -51,7 +51,7 @@ type engineError struct {
 	message string
 }
 
-// The method `Is` maps SQLite's result codes to the errors of packages store and sqlstore.
+// The method `Is` maps SQLite's result codes to the errors of the packages store and sqlstore.
 func (e *engineError) Is(target error) bool {
 	switch e.code & 0xff {
 	case sqlite3.SQLITE_CONSTRAINT:
