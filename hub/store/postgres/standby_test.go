@@ -14,8 +14,8 @@ import (
 )
 
 // While the standby is down, a commit waits for it. If somebody cancels the wait, or ends the
-// connection, the store must not acknowledge the write, because the standby does not have it. Of a
-// cancelled wait, the server informs the store only by a warning.
+// connection, the store must not acknowledge the write until the standby has it. The only sign of a
+// cancelled wait is a warning from the server.
 func TestCommitWaitsForItsStandby(t *testing.T) {
 	if server == nil {
 		t.Skip(pgtest.ErrMissing)

@@ -28,8 +28,8 @@ func open(t *testing.T) *Store {
 	return s
 }
 
-// hold keeps the writer busy until the test calls `letGo`. So the test decides which operations
-// share the next transaction.
+// hold keeps the writer busy until the test calls `letGo`, so that the test can decide which
+// operations share the next transaction.
 func hold(t *testing.T, s *Store) (letGo func()) {
 	t.Helper()
 	held, release := make(chan struct{}), make(chan struct{})
