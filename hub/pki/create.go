@@ -178,8 +178,8 @@ func (m *maker) writeSeal(dir string) error {
 }
 
 // template returns a template for the certificate of a CA with the public key `key`. The argument
-// `hub` is the name of the CA's hub. The certificate is valid from `now`, and it never expires
-// unless the CA is the TLS CA. The caller may change the NotAfter of the template.
+// `hub` is the name of the CA's hub. The certificate is valid from `now`, and never expires. For the
+// TLS CA, whose certificate must expire, the caller changes NotAfter.
 func (a authority) template(hub string, key *ecdsa.PublicKey, now time.Time) (*x509.Certificate, error) {
 	_, keyID, err := publicKeyInfo(key)
 	if err != nil {

@@ -19,8 +19,8 @@ import (
 //
 //   - If strictjson.CheckStorable refuses a member, the write returns *MetaError, because clients
 //     could not read an answer that contains the member.
-//   - If the metadata would be larger than MaxMeta, the write returns ErrTooLarge, unless the stored
-//     metadata was already too large and the write makes it smaller.
+//   - If the metadata would be larger than MaxMeta, the write returns ErrTooLarge, unless the
+//     stored metadata was already too large and the write makes it smaller.
 //
 // The database of an older hub may have members that a write now refuses. A read leaves these
 // members out and lists them in Unreadable. A write that sets such a member again, or that replaces

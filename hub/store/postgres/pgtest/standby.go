@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Place is where a test's server runs: this machine, or a network of its own that stands for another
-// machine.
+// Place is where a test's server runs: this machine, or a network of its own that stands for
+// another machine.
 type Place struct {
 	// Addr is the server's address in this place. Network is the range of its peers' addresses,
 	// such as 10.73.0.0/24. Peers need no password.
