@@ -12,15 +12,15 @@ import (
 	"gangway/internal/finding"
 )
 
-// hasBackupFiles reports whether the folder of the backups has backups of 'gangway backup'.
+// hasBackupFiles reports whether the backup folder has backups made by 'gangway backup'.
 func (e *exam) hasBackupFiles() bool {
 	path, err := backup.Newest(e.Backup)
 	return err == nil && path != ""
 }
 
-// checkBackupFiles examines the newest backup of 'gangway backup'. The doctor has no age identity,
-// so it cannot decrypt the backup. Instead, it compares the backup with the description that the
-// hub signed.
+// checkBackupFiles examines the newest backup made by 'gangway backup'. The doctor has no age
+// identity, so it cannot decrypt the backup. Instead, it compares the backup with the description
+// that the hub signed.
 func (e *exam) checkBackupFiles(ctx context.Context) []finding.Finding {
 	ctx, cancel := context.WithTimeout(ctx, e.CheckTime)
 	defer cancel()
@@ -36,7 +36,7 @@ func (e *exam) checkBackupFiles(ctx context.Context) []finding.Finding {
 	}
 	days, found := e.ageOfBackup(c.Begun)
 	name := filepath.Base(c.File)
-	// The database records the time of a backup without fractions of a second.
+	// The database records the time of a backup in whole seconds.
 	if e.database != nil && e.database.Backup.Sub(c.Begun) > time.Second {
 		found = append(found, bad(finding.Warning, "backup-missing", fmt.Sprintf("The hub has recorded a backup from %s UTC, but the newest backup in %s is from %s UTC.", e.database.Backup.UTC().Format(time.DateTime), e.Backup, c.Begun.UTC().Format(time.DateTime)),
 			"The newer backup is elsewhere, or somebody has removed it.", "Name the folder of the newest backup: --backup FOLDER"))
