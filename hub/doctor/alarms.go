@@ -38,7 +38,7 @@ func checkAlarms(_ context.Context, e *exam) (found []finding.Finding) {
 			fmt.Sprintf("The hub itself detected this problem, on %s UTC.", a.Since.UTC().Format(time.DateTime)), rule.Remedy))
 	}
 	if len(found) == 0 && e.served {
-		return good("alarms", "The hub has found nothing that needs the operator.")
+		return good("alarms", "The hub has found nothing that needs the operator's attention.")
 	}
 	return found
 }

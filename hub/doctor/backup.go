@@ -47,14 +47,14 @@ func (e *exam) checkBackupFiles(ctx context.Context) []finding.Finding {
 		return append(found, bad(finding.Note, "backup-undescribed", fmt.Sprintf("The newest backup, %s, is %s old. An earlier version of Gangway made this backup without a description, so the doctor cannot check the backup.", name, days), "",
 			"Make a new backup, or check this one with 'gangway backup verify' and the age identity."))
 	case c.Unfinished:
-		return append(found, bad(finding.Note, "backup-unchecked", fmt.Sprintf("The newest backup, %s, is %s old. Its check did not end within %s, and found no fault until then.", name, days, e.CheckTime), "",
+		return append(found, bad(finding.Note, "backup-unchecked", fmt.Sprintf("The newest backup, %s, is %s old. The check of this backup did not end within %s, and had found no fault by then.", name, days, e.CheckTime), "",
 			"Give the check more time: --check-time 30m"))
 	case len(found) > 0:
 		return found
 	}
-	objects := fmt.Sprintf("with its %d objects", d.Count)
+	objects := fmt.Sprintf("and has %d objects", d.Count)
 	if !d.Objects {
-		objects = "without objects"
+		objects = "and has no objects"
 	}
-	return good("backup", "The newest backup, %s, is %s old. The backup is unchanged, %s. The age identity of %s can restore it. To decrypt the backup as a test, use 'gangway backup verify'.", name, days, objects, strings.Join(d.Recipients, " or "))
+	return good("backup", "The newest backup, %s, is %s old. It is unchanged, %s. The age identity of %s can restore it. To decrypt the backup as a test, use 'gangway backup verify'.", name, days, objects, strings.Join(d.Recipients, " or "))
 }

@@ -48,7 +48,7 @@ func makeHub(t *testing.T) string {
 	if _, err := pki.Open(filepath.Join(dir, pkiFolder), pki.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	// A copy of an empty database needs no migrations, which would take most of the time.
+	// Copy an empty database, because the migrations would take most of the test's time.
 	if err := sqlitetest.CopyEmpty(filepath.Join(dir, databaseFile)); err != nil {
 		t.Fatal(err)
 	}
@@ -78,8 +78,7 @@ func healthy(dir string) Config {
 	}
 }
 
-// tree returns a line for each file of a folder: the file's name, mode, time and the hash of its
-// bytes.
+// tree returns a line for each file in a folder, with the file's name, mode, time and hash.
 func tree(t *testing.T, dir string) (list []string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

@@ -43,8 +43,8 @@ type Policy struct {
 	// Software lists the models or makers of the software TPMs to accept ("swtpm", "GOOG"). Upper
 	// and lower case are equal.
 	Software []string
-	// EKKinds has the list of the hub's policy and the list of the owner's policy. Each list must
-	// allow the EK's kind.
+	// EKKinds has the lists of the hub's policy and of the owner's policy. Each list must allow the
+	// EK's kind.
 	EKKinds []EKKinds
 	// Layers has the hub's rules and the owner's rules. In each layer the first matching rule
 	// decides. A layer without a matching rule accepts the device. If the layers decide
