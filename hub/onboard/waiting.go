@@ -28,7 +28,7 @@ const (
 	latest  = 5 * time.Minute
 )
 
-// WaitingError is the answer to a device that must wait for its owner's decision. It is not a
+// WaitingError is the answer to a device that must wait for its owner's decision, which is not a
 // refusal.
 type WaitingError struct {
 	DeviceID   string // see waitingID
@@ -41,9 +41,9 @@ func (u *WaitingError) Error() string {
 	return "onboard: device " + u.DeviceID + " waits for its owner's decision"
 }
 
-// waitingID returns the id of a waiting device. The id is the same at each request. Anyone with a
-// join token can learn the waiting id for any public EK. So the waiting id must not reveal the id
-// that the TPM's device will have later, or has with another owner now.
+// waitingID returns the id of a waiting device, which is the same at each request. Anyone with a
+// join token can learn the waiting id for any public EK, so it must not reveal the id that the
+// TPM's device will have later, or has with another owner now.
 func (s *Service) waitingID(ek store.Hash) string {
 	id := s.derive("gangway waiting id v1\x00", ek[:])
 	return hex.EncodeToString(id[:12])
