@@ -168,10 +168,10 @@ type SecondStepAnswer struct {
 	Device      store.Device
 }
 
-// SecondStep is the second step of two-step enrolment (Pantacor's /register). It verifies that the
-// CSR's key is in the TPM that opened the first step's credential, as the AK certifies, judges the
-// request, issues the certificates and binds the device, as Enrol and Activate do. Its errors have
-// the same types as those of Enrol and Activate.
+// SecondStep is the second step of two-step enrolment (Pantacor's /register), in which the AK
+// certifies that the CSR's key is in the TPM that opened the first step's credential. SecondStep
+// verifies this, judges the request, issues the certificates and binds the device. Its errors have
+// the same types as those of Enrol and Activate, which do the same for one-step enrolment.
 func (s *Service) SecondStep(ctx context.Context, body []byte, addr string) (SecondStepAnswer, error) {
 	e, err := s.register(ctx, body, addr)
 	if err != nil {
