@@ -279,8 +279,8 @@ func (n *namer) data(out *Event, data []byte) {
 	}
 }
 
-// steps are the firmware's actions, which firmware measures by hashing these texts (EV_EFI_ACTION,
-// PC Client Platform Firmware Profile, 10.4.4).
+// steps are the texts of the firmware's actions. Firmware measures an action by its text
+// (EV_EFI_ACTION, PC Client Platform Firmware Profile, 10.4.4).
 var steps = []string{
 	"Calling EFI Application from Boot Option", "Returning from EFI Application from Boot Option",
 	exitInvoked, exitSucceeded, exitFailed, "Start Option ROM Scan",

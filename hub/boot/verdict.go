@@ -256,9 +256,9 @@ func (j *judge) byReference(p Part) (words string, ok bool) {
 		return "", false
 	}
 	if len(r.only(p.PCRs).PCRs) == 0 {
-		return fmt.Sprintf("The reference of %s has no value of %s, so this part is not compared.", day, pcrList(p.PCRs)), true
+		return fmt.Sprintf("The reference of %s has no value for %s, so this part is not compared.", day, pcrList(p.PCRs)), true
 	}
-	return fmt.Sprintf("%s: as in the reference of %s.", pcrList(p.PCRs), day), true
+	return fmt.Sprintf("%s: the same values as in the reference of %s.", pcrList(p.PCRs), day), true
 }
 
 // differences returns the differences of a part from the reference, which must not be nil. It

@@ -3,7 +3,7 @@
 // changes nothing, and works while the hub runs.
 //
 // The checks form a table. To add a check, write a function that returns findings, each with a
-// unique code, and add the function to the table. Then extend TestFaultsAreFound by a fault that
+// unique code, and add the function to the table. Then extend TestFaultsAreFound with a fault that
 // causes each finding.
 package doctor
 

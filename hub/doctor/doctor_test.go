@@ -421,7 +421,7 @@ func TestRunningHubIsFound(t *testing.T) {
 	}
 }
 
-// The function listening finds the addresses at which this process listens, with IPv4 and IPv6.
+// The doctor finds the addresses at which this process listens, with IPv4 and IPv6.
 func TestListenersAreRead(t *testing.T) {
 	t.Parallel()
 	var want []string
@@ -445,8 +445,8 @@ func TestListenersAreRead(t *testing.T) {
 	}
 }
 
-// The function `plain` finds an address that answers requests for metrics in plain HTTP, and
-// accepts an address that answers only with TLS.
+// The doctor finds an address that answers requests for metrics in plain HTTP, and accepts an
+// address that answers only with TLS.
 func TestPlainMetricsAreFound(t *testing.T) {
 	t.Parallel()
 	h := hubtest.New(t, nil, nil)

@@ -25,8 +25,8 @@ import (
 )
 
 // serving reports whether a process has locked the hub's lock file, and returns its process id, or
-// 0 if the id is not known. It reads the kernel's list of locks instead of trying to lock the file,
-// because then a hub that starts at that moment could not lock it.
+// 0 if the id is not known. It reads the kernel's list of locks. It does not try to lock the file
+// itself, because a hub that starts at that moment would then fail to lock it.
 func serving(proc, lock string) (pid int, held bool) {
 	info, err := os.Stat(lock)
 	if err != nil {

@@ -16,8 +16,8 @@ type Anchors struct {
 	// in", "file makers.pem".
 	Origins map[[32]byte]string
 	// Distrusted lists certificates that no chain may contain, even if a device sends them. If
-	// another certificate has the key of a distrusted one, a chain may contain it only if it is in
-	// Roots or Intermediates.
+	// another certificate has the key of a distrusted one, a chain may contain that certificate
+	// only if it is in Roots or Intermediates.
 	Distrusted []*x509.Certificate
 }
 

@@ -301,8 +301,7 @@ func TestRejectsExpiredIntermediate(t *testing.T) {
 	s.trust = must(evidence.NewTrust(old.Roots(), old.Intermediates()))(t)
 	d := must(fleet.New(old, "H-2"))(t)
 	s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-chain-expired")
-	// Even if only the device, and not the hub, has the expired certificate, the hub refuses the
-	// device.
+	// The hub also refuses the device if only the device has the expired certificate.
 	s.trust = must(evidence.NewTrust(old.Roots(), nil))(t)
 	d.Chain = [][]byte{old.Intermediate.Raw}
 	s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-chain-expired")

@@ -232,10 +232,10 @@ func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now tim
 	return good, nil
 }
 
-// mayIssue checks that `c` is a CA certificate, and that its key may sign certificates. Verify does
-// not check this for the issuer of the EK certificate, because crypto/x509 starts from this
-// certificate. Without this check, the EK certificate of one device could "issue" the EK
-// certificate of another device.
+// mayIssue checks that `c` is a CA certificate, and that its key may sign certificates. crypto/x509
+// does not check this for the issuer of the EK certificate, because it starts from the issuer.
+// Without this check, the EK certificate of one device could "issue" the EK certificate of another
+// device.
 func mayIssue(c *x509.Certificate) error {
 	if !c.BasicConstraintsValid || !c.IsCA {
 		return errors.New("the issuer is not a CA")

@@ -101,8 +101,8 @@ type Store interface {
 	// is ErrSize, ErrSum, or an error of `r` or of the engine, nothing has changed.
 	Put(ctx context.Context, key Key, size int64, r io.Reader) error
 	// BeginParts begins a multipart upload, and returns a token for the three methods below. Every
-	// part except the last one has PartSize bytes. Until CompleteParts has succeeded, Open, Stat
-	// and Walk do not see the object.
+	// part except the last one has PartSize bytes. Until CompleteParts is called, Open, Stat and
+	// Walk do not see the object.
 	BeginParts(ctx context.Context, key Key) (token string, err error)
 	// PutPart durably stores the part that begins at `offset` of an object of `whole` bytes. It
 	// reads no more than the bytes of this part from `r`. It can be called again for the same part,

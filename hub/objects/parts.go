@@ -35,7 +35,7 @@ func partOf(whole, offset int64) (n int, size int64) {
 	return int(offset / part), min(part, whole-offset)
 }
 
-// partial returns the path of the folder with the parts of an object, which are one file each.
+// partial returns the path of the folder with the parts of an object, in which each part is a file.
 func (f *Folder) partial(key Key) string {
 	return filepath.Join(f.dir, incoming, key.Place+partialSuffix)
 }
