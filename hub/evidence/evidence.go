@@ -247,8 +247,8 @@ const maxMaker = 32
 // HardwareSerial returns the text that identifies the TPM in certificates (HardwareModuleName, RFC
 // 4108; DevID 8.2): the manufacturer, and then the first 16 bytes of the EK hash in hexadecimal. It
 // does not use a serial number, because a serial number is unique only for one issuer. If
-// `resident` is false (see Verdict.Resident), the text has no manufacturer, because nothing proves the
-// one that the sender states.
+// `resident` is false (see Verdict.Resident), the text has no manufacturer, because nothing proves
+// the one that the sender states.
 func (r *Request) HardwareSerial(resident bool) string {
 	maker := ""
 	if resident {

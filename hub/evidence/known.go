@@ -73,8 +73,8 @@ func (r *Request) WithCertificate(certificate []byte, links [][]byte) (*Request,
 // AddOmitted adds the failures in the verdict `of` to the verdict `v`. `v` is about a request that
 // omitted its EK certificate, and `of` is about the same request with the EK certificate that the
 // hub knows. If `of` has a refusal, AddOmitted adds that refusal. Otherwise it adds the questions
-// that are in `of` and not in `v`. AddOmitted never makes a verdict better: if it did, a
-// stranger could learn from the answer that the hub knows the EK.
+// that are in `of` and not in `v`. AddOmitted never makes a verdict better: if it did, a stranger
+// could learn from the answer that the hub knows the EK.
 func (v *Verdict) AddOmitted(of *Verdict) {
 	const left = "The request leaves out an EK certificate that was sent earlier for this EK. That certificate fails a check: "
 	said := func(r *Refusal) *Refusal {
