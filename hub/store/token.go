@@ -23,8 +23,8 @@ type JoinToken struct {
 	Paused    bool // the hub was restored, and may have lost uses: only devices that have used the token can use it
 	// DefaultUserMeta becomes the user-meta of each device that joins with the token.
 	DefaultUserMeta map[string]any
-	// Unreadable lists the members of DefaultUserMeta that the database has but that a read cannot
-	// return. Each is a JSON Pointer that begins with "/default-user-meta". See MaxMeta.
+	// Unreadable lists the members of DefaultUserMeta that the database contains but that a read
+	// cannot return (see MaxMeta). Each is a JSON Pointer that begins with "/default-user-meta".
 	Unreadable []string
 	Created    time.Time
 	// WithoutTPM means that devices may send the token's secret itself, without evidence. The hub
@@ -37,7 +37,8 @@ type JoinToken struct {
 	PantacorKey []byte
 }
 
-// TokenForEK has all that the hub needs to begin to judge a request.
+// TokenForEK holds all that the hub needs before it can judge a request: the join token, and what
+// the hub knows about the EK in the request.
 type TokenForEK struct {
 	JoinToken
 	Generation    int   // TPM.Generation; 0 if the EK was never activated at this hub

@@ -517,14 +517,14 @@ func badSearches(f *fixture) {
 	}
 }
 
-// These searches match too many devices to sort them in memory.
+// The conditions of these searches match more devices than the engine sorts in memory.
 func moreThanMaxCount(f *fixture) {
 	const many = store.MaxCount + 50
 	var calls errgroup.Group // concurrent calls, so that several writes share one flush to disk
 	calls.SetLimit(100)      // an engine on a slow machine may refuse calls that wait for seconds
 	for i := range many {
 		calls.Go(func() error {
-			// Each device has several words that begin with the same texts.
+			// Each device has two words that begin with the same text.
 			d := plain(fmt.Sprint(i), f.owner.ID, fmt.Sprintf("raft-%04d+raft-%04d", i, i))
 			d.Created = Epoch.Add(time.Duration((i*7)%many) * time.Second)
 			d.UserMeta = map[string]any{"site": "oslo", "kind": "ship", "odd": i%2 == 1}
@@ -540,8 +540,8 @@ func moreThanMaxCount(f *fixture) {
 	for want, queries := range map[int][]store.DeviceSearch{
 		many: {{}, said("raft"), meta("site", "oslo"), is(store.FieldState, store.StateActive), {Words: []string{"raft"}, Terms: meta("site", "oslo").Terms},
 			{Words: []string{"raft"}, Terms: slices.Concat(meta("site", "oslo").Terms, meta("kind", "Ship").Terms, is(store.FieldState, store.StateActive).Terms)}},
-		// The first 1000 devices match both conditions, and the other 50 devices do not match the
-		// word. For each condition, the engine counts more than MaxCount index entries.
+		// The first 1000 devices match both conditions, and the other 50 do not match the word. For
+		// each condition alone, the engine counts more than MaxCount index entries.
 		1000:     {{Words: []string{"raft-0"}, Terms: meta("site", "oslo").Terms}},
 		many / 2: {meta("odd", "true"), {Words: []string{"raft"}, Terms: meta("odd", "true").Terms}},
 		10:       {said("raft-001"), said("001")},
