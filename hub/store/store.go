@@ -27,7 +27,7 @@ var (
 	ErrExists = errors.New("store: already exists")
 	// ErrFull means that a limit on the number of entries is reached, for example on the lines of
 	// an EK list.
-	ErrFull = errors.New("store: the largest number of rows of this kind is reached")
+	ErrFull = errors.New("store: the limit on rows of this kind is reached")
 	// ErrChanged means that the stored data has changed since the caller read it, so the caller's
 	// decision may be wrong now.
 	ErrChanged = errors.New("store: the row has changed since it was read")
