@@ -1,7 +1,7 @@
 // Package webcert provides a certificate that browsers trust, for the hub's web pages. The
 // certificate comes either from two files that the operator replaces (type Files), or from a CA by
-// the protocol ACME, RFC 8555 (type ACME). Devices never get this certificate: the listener for
-// devices has a certificate of the hub's own CA.
+// ACME, RFC 8555 (type ACME). Devices never see this certificate, because the listener for devices
+// has a certificate of the hub's own CA.
 package webcert
 
 import (

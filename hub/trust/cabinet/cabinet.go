@@ -125,7 +125,7 @@ func list(b []byte) (size int, files []entry, err error) {
 			return 0, nil, errors.New("cabinet: the list of files is damaged")
 		}
 		if n > MaxTotal || sum+int(n) > MaxTotal {
-			return 0, nil, fmt.Errorf("cabinet: the files have more than %d bytes together", MaxTotal)
+			return 0, nil, fmt.Errorf("cabinet: the files have more than %d bytes in total", MaxTotal)
 		}
 		sum += int(n)
 		name := strings.ReplaceAll(strings.ToValidUTF8(string(rest[:end]), "?"), `\`, "/")
@@ -135,8 +135,7 @@ func list(b []byte) (size int, files []entry, err error) {
 	return len(b), files, nil
 }
 
-// unpack returns the bytes of all files, one file after the other. The total size of the files must
-// be `want` bytes.
+// unpack returns the concatenated contents of all files, which must be `want` bytes in total.
 func unpack(ctx context.Context, b []byte, want int) ([]byte, error) {
 	tool, err := exec.LookPath("cabextract")
 	if err != nil {
@@ -178,7 +177,7 @@ func unpack(ctx context.Context, b []byte, want int) ([]byte, error) {
 	return content, nil
 }
 
-// head stores the first 512 bytes that are written to it.
+// head keeps the first 512 bytes that are written to it, and discards the rest.
 type head struct{ b []byte }
 
 func (h *head) Write(p []byte) (int, error) {
@@ -186,8 +185,8 @@ func (h *head) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// words returns the first line of the stored output, in a form to append to an error. It removes
-// the folder `dir` from file names.
+// words returns the first line of the output in a form that can be appended to an error, with the
+// folder `dir` removed from file names.
 func (h *head) words(dir string) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(string(h.b)), "\n")
 	if line = strings.ReplaceAll(line, dir+"/", ""); line == "" {
