@@ -7,8 +7,8 @@ import (
 )
 
 // JudgePage is the data of the page "judge", which shows how the hub would judge the stored
-// evidence of an owner's devices today. The numbers count only the devices on this page of the
-// list.
+// evidence of an owner's devices today. The numbers count only the devices that the hub has judged
+// for this page.
 type JudgePage struct {
 	Tabs                                   []Tab
 	Rows                                   []JudgedDevice

@@ -13,8 +13,8 @@ import (
 // full. If a page would be larger, the function `write` makes it again with shorter texts.
 //
 // The bound exists because the first load of a page, with its static files, must stay below 100 kB,
-// but a device can send any text, and a hostile text takes up to six bytes on the page for each of
-// its own.
+// but a device can send any text, and a hostile text takes up to six bytes on the page for each
+// byte of its own.
 const MaxPage = 60 << 10
 
 // textLengths are the bounds on the length of each text, in characters, that the function `write`

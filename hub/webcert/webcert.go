@@ -72,7 +72,7 @@ func (f *Files) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		f.checked = now
 		if err := f.check(now); err != nil && err.Error() != f.problem {
 			f.problem = err.Error()
-			f.log.Error("the new certificate of the web pages cannot be used; the hub keeps the previous certificate: correct the files", "err", err)
+			f.log.Error("the new certificate of the web pages cannot be used, so the hub keeps the previous one: correct the files", "err", err)
 		}
 	}
 	return f.current, nil

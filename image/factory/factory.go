@@ -47,8 +47,8 @@ func (r *Revision) Size() (n int64) {
 }
 
 // Merge merges sources in their order, so that each overrides the earlier ones, and writes the
-// objects to the folder `dir`. A source is the folder of a pvr checkout, a file made by `pvr
-// export`, or the name of a trail, which Merge reads through `trails`. If a source ends with
+// objects to the folder `dir`. A source is the folder of a pvr checkout, a file made by
+// `pvr export`, or the name of a trail, which Merge reads through `trails`. If a source ends with
 // "#PART,PART", Merge uses only these parts of it. If `say` is not nil, Merge calls it with a
 // sentence about each source.
 func Merge(ctx context.Context, dir string, sources []string, trails Trails, say func(string)) (*Revision, error) {

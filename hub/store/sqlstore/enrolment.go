@@ -9,8 +9,8 @@ import (
 	"gangway/hub/store"
 )
 
-// The values of the column enrolments.state. For why they are single letters, see the migration
-// that creates the table.
+// The values of the column enrolments.state. The migration that creates the table explains why they
+// are single letters.
 const (
 	statePending    = "p"
 	stateActive     = "a"

@@ -528,10 +528,10 @@ type finder struct {
 func newFinder(q store.DeviceSearch, last any) (*finder, error) {
 	f := &finder{owner: q.Owner, last: last, order: order{cmp.Or(q.Sort, store.SortNick), q.Descending}}
 	if _, ok := walkAll[f.order.key]; !ok {
-		return nil, badSearch("%q is not an order of devices: use nick, created, seen or model.", q.Sort)
+		return nil, badSearch("Devices cannot be sorted by %q: use nick, created, seen or model.", q.Sort)
 	}
 	if len(q.Words)+len(q.Terms) > store.MaxTerms {
-		return nil, badSearch("The search has more than %d conditions: leave some conditions out.", store.MaxTerms)
+		return nil, badSearch("The search has more than %d conditions: leave some of them out.", store.MaxTerms)
 	}
 	for _, word := range q.Words {
 		k, err := wordCondition(word)

@@ -38,7 +38,7 @@ type Machine struct {
 	IAK string
 	// Request is the name of one of the machine's requests. The first request has an empty name.
 	Request string
-	// Generation is how often the TPM was released for another owner.
+	// Generation is how often the TPM was released, because its device was deleted.
 	Generation int
 }
 

@@ -155,7 +155,7 @@ func (m *Move) changes(ctx context.Context, from *sql.Tx) (changed keys, last in
 }
 
 // CatchUp copies the rows that have changed since its last call, compares the copies with the
-// originals, and returns how many rows it copied.
+// originals, and returns how many rows had changed.
 func (m *Move) CatchUp(ctx context.Context) (n int, err error) {
 	n, last, err := m.catchUp(ctx)
 	if err != nil || n == 0 {

@@ -14,8 +14,8 @@ import (
 
 // Target is a new database that is filled with the rows of a snapshot.
 type Target interface {
-	// Add adds rows to a table. `first` must be true for the first rows of a table, so that Add first
-	// empties the table.
+	// Add adds rows to a table. `first` must be true for the first rows of a table, so that Add
+	// empties the table before it adds them.
 	Add(ctx context.Context, table string, columns []string, rows [][]any, first bool) error
 	// Finish sets the counters. A hub can use the database only after that.
 	Finish(ctx context.Context, counters map[string]int64) error

@@ -84,9 +84,9 @@ func (m *Move) checkEmpty(ctx context.Context) error {
 }
 
 // Finish copies the last changes of a file that no hub uses any more. In the target, it restores
-// the triggers and foreign keys, sets the counters, and writes the hub's name. Then it closes the
-// file to writes, so that no program can write to it any more, not even an operator's command that
-// opened it earlier.
+// the triggers and foreign keys, sets the counters, and writes the hub's name. Meanwhile it holds
+// the file's write lock. Finally, it makes every later write to the file fail, even one of an
+// operator's command that opened the file earlier.
 func (m *Move) Finish(ctx context.Context) error {
 	if err := m.checkSchema(ctx); err != nil {
 		return err

@@ -39,8 +39,8 @@ type Options struct {
 	Progress func(table string, rows int64)
 }
 
-// The largest number of rows and of bytes in one portion. The last row of a portion may exceed the
-// number of bytes.
+// A portion ends when it has this number of rows or of bytes. Its last row may exceed the number of
+// bytes.
 const (
 	portion      = 2000
 	portionBytes = 16 << 20

@@ -139,7 +139,7 @@ func TestReadsEachPacking(t *testing.T) {
 	}
 }
 
-// No file of a cabinet must be created on disk, whatever its name.
+// No file in a cabinet may be created on disk, whatever its name.
 func TestNamesInACabinetLeadNowhere(t *testing.T) {
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", filepath.Join(tmp, "a", "b"))
