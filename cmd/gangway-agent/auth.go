@@ -37,7 +37,7 @@ func readAuth(name string) ([]byte, error) {
 		}
 	}
 	if len(b) > maxAuth {
-		return nil, fmt.Errorf("%s: the text is longer than a TPM's password, which has at most %d bytes; correct the file", name, maxAuth)
+		return nil, fmt.Errorf("%s: the text is too long: a TPM's password has at most %d bytes; correct the file", name, maxAuth)
 	}
 	return b, nil
 }

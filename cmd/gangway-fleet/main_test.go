@@ -277,7 +277,7 @@ func (l *lab) checkFields() {
 	}
 }
 
-// relay forwards connections to the hub. Before connection number `at`, it pauses.
+// relay forwards connections to the hub. It pauses before it accepts connection number `at`.
 type relay struct {
 	l      net.Listener
 	hub    string

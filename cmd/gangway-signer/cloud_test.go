@@ -313,8 +313,7 @@ func (g *googleServer) start(t *testing.T) []option.ClientOption {
 	}
 }
 
-// The signer signs with keys in Google Cloud KMS. It refuses answers that were altered on their
-// way.
+// The signer signs with keys in Google Cloud KMS. It refuses answers that were altered in transit.
 func TestKeysInGoogleCloud(t *testing.T) {
 	p256, p384 := generateKey(t, elliptic.P256()), generateKey(t, elliptic.P384())
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -487,8 +486,8 @@ func TestRejectsBadURIs(t *testing.T) {
 	}
 }
 
-// A pkcs11 URI opens a key in another token than the token that the flags name. The flags supply
-// the values that the URI does not contain.
+// A pkcs11 URI can open a key in a different token from the one that the flags name. The flags
+// supply the values that the URI does not contain.
 func TestKeyAtAPKCS11URI(t *testing.T) {
 	token := softhsm.New(t)
 	t.Setenv("SOFTHSM2_CONF", token.Config)

@@ -18,11 +18,11 @@ import (
 	"google.golang.org/api/option"
 )
 
-// maxURI is the maximum length of a key's URI, in bytes. An ARN has at most 2048.
+// maxURI is the maximum length of a key's URI, in bytes. An ARN has at most 2048 bytes.
 const maxURI = 4096
 
-// The time limits for the first answer of a cloud, and for one signature. The hub waits 30 seconds
-// for a signature.
+// The time limits for the first answer of a cloud's key service, and for one signature. The hub
+// waits 30 seconds for a signature.
 const (
 	openTimeout = 60 * time.Second
 	signTimeout = 25 * time.Second
@@ -91,7 +91,7 @@ func (k *keyring) openPKCS11(rest string) (crypto.Signer, error) {
 	}
 	pin, isFile := strings.CutPrefix(more["pin-source"], "file:")
 	if more["pin-source"] != "" && !isFile {
-		return nil, cmdline.Usagef("pin-source must be file: and a path, not %q", more["pin-source"])
+		return nil, cmdline.Usagef("pin-source must have the form file:PATH, not %q", more["pin-source"])
 	}
 	return k.inToken(tokenFlags{
 		module: either(more["module-path"], k.token.module), token: either(at["token"], k.token.token), pinFile: either(pin, k.token.pinFile),
@@ -138,7 +138,7 @@ func attributes(text, separator string, known ...string) (map[string]string, err
 			is = is || k == name
 		}
 		if !is || list[name] != "" {
-			return nil, cmdline.Usagef("unknown or repeated name %q: the names are %s", name, strings.Join(known, ", "))
+			return nil, cmdline.Usagef("unknown or repeated name %q: the known names are %s", name, strings.Join(known, ", "))
 		}
 		list[name] = value
 	}

@@ -79,7 +79,7 @@ func createKey(c *crypto11.Context, label, curve string) (hash string, err error
 		return "", fmt.Errorf("find the key %q: %w", label, err)
 	}
 	if len(old) > 0 {
-		return "", fmt.Errorf("the token has a key with the label %q already: choose another label", label)
+		return "", fmt.Errorf("the token already has a key with the label %q: choose another label", label)
 	}
 	id := make([]byte, 16)
 	rand.Read(id)                                                                 // never fails

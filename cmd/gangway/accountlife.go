@@ -36,7 +36,7 @@ func operator() store.Actor {
 	return by
 }
 
-// atHub opens a hub's data folder. It finds the account whose nick or e-mail address is `nick`.
+// atHub opens a hub's data folder, and finds the account whose nick or e-mail address is `nick`.
 func atHub(ctx context.Context, data, nick string) (*instance, store.Account, error) {
 	i, err := existing(ctx, data)
 	if err != nil {
@@ -158,7 +158,7 @@ own password, the first line is the current password and the second the new one.
 		Args: cmdline.AtMost(1),
 		RunE: func(c *cobra.Command, arg []string) error {
 			if generate && fromStdin && data != "" {
-				return usagef("--generate and --password-stdin exclude each other")
+				return usagef("--generate and --password-stdin are mutually exclusive")
 			}
 			if (data != "") != (len(arg) == 1) {
 				return usagef("give NICK and --data together; without both, the command changes your own password")
@@ -452,7 +452,7 @@ sessions: see 'gangway api-token'. 'gangway account disable' ends sessions and A
 				}
 			}
 			if n > 1 {
-				return usagef("--end, --end-others and --end-all exclude each other")
+				return usagef("--end, --end-others and --end-all are mutually exclusive")
 			}
 			if data != "" {
 				return a.sessionsAtHub(c.Context(), data, arg[0], end, endAll || endOthers)

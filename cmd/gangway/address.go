@@ -61,8 +61,8 @@ type reach struct {
 	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
 }
 
-// newReach returns a value of the type reach for the listeners. The value uses the local addresses
-// and the resolver of this machine.
+// newReach returns a reach for the listeners. It uses the local addresses and the resolver of this
+// machine.
 func newReach(listeners []net.Listener) (*reach, error) {
 	r := &reach{lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
@@ -135,8 +135,8 @@ func (r *reach) missing(ctx context.Context, address string) string {
 
 // noteAddresses prints two kinds of warnings when the hub starts. The first warning names a URL
 // that no listener of the hub matches. `behindProxy` switches this warning off, because the proxy's
-// address differs from the hub's. The second warning names a URL that the hub had at the last start
-// and does not have now. Then noteAddresses stores the URLs.
+// address differs from the hub's. The second warning names a URL that the hub had when it last
+// started, and no longer has. Then noteAddresses stores the URLs.
 func (a *app) noteAddresses(ctx context.Context, i *instance, urls []string, listeners []net.Listener, behindProxy bool) error {
 	if !behindProxy {
 		r, err := newReach(listeners)

@@ -64,7 +64,7 @@ func (a *app) chooseContext(c *cobra.Command) error {
 		case hubFromEnv && !nameFromEnv:
 			chosen.hub = ""
 		default:
-			return usagef("%s and %s exclude each other: a context names its hub", byName, byHub)
+			return usagef("%s and %s are mutually exclusive: a context names its hub", byName, byHub)
 		}
 	}
 	switch {

@@ -101,7 +101,7 @@ func TestHubInPostgreSQL(t *testing.T) {
 		}
 	}
 	restoresAcrossEngines(t, server, run)
-	// A hub whose database is a file moves this database to PostgreSQL.
+	// Move the database of another hub from its file to PostgreSQL.
 	if _, err := server.Query(t.Context(), "postgres", "CREATE DATABASE moved"); err != nil {
 		t.Fatal(err)
 	}

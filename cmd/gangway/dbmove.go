@@ -19,7 +19,7 @@ import (
 	"gangway/hub/store/transfer"
 )
 
-// A running hub and 'gangway db migrate' work together by files in the data folder:
+// A running hub and 'gangway db migrate' cooperate through files in the data folder:
 //
 //  1. The command copies the database, and follows the changes.
 //  2. The command writes moveFile, which names the new database.
@@ -30,9 +30,9 @@ import (
 //     serve with the new database. If this step fails before the new database is complete, the hub
 //     continues with the file, and renames moveFile to moveFailed.
 //
-// If the hub is killed during these steps, its next start completes the remaining steps, because
-// moveFile and the database file both exist. After the move, moveFile stays, so that the hub and
-// all commands find the database.
+// If the hub is killed during these steps, it completes the remaining steps when it next starts,
+// because moveFile and the database file both exist. After the move, moveFile stays, so that the
+// hub and all commands find the database.
 const (
 	moveFile   = "database.json"
 	moveFailed = "database.failed"
@@ -45,7 +45,7 @@ const (
 	moveDrain = 2 * time.Second
 	// movePoll is how often a hub looks for moveFile.
 	movePoll = 300 * time.Millisecond
-	// fewChanges is a number of changed rows that the hub copies in a small part of a second.
+	// fewChanges is a number of changed rows that the hub copies in a fraction of a second.
 	fewChanges = 1000
 	// maxRounds is the maximum number of rounds of copying before the last step. Under a high load,
 	// a round may never have fewer than fewChanges rows.
@@ -101,7 +101,7 @@ type sockets struct {
 	private          net.Listener // nil: none
 }
 
-// The method `copies` returns other listeners for the same sockets. After the call of `pause`, the
+// The method `copies` returns other listeners for the same sockets. After `pause` is called, the
 // copies accept no connections. While nobody accepts connections, new connections wait in the
 // backlog of the sockets.
 func (s sockets) copies() (c sockets, pause func(), err error) {
@@ -136,7 +136,7 @@ func (s sockets) copies() (c sockets, pause func(), err error) {
 	return c, pause, err
 }
 
-// waitroom is a second listener of a socket. After the call of `pause`, Accept waits until the
+// waitroom is a second listener of a socket. After `pause` is called, Accept waits until the
 // listener is closed.
 type waitroom struct {
 	*net.TCPListener
@@ -367,7 +367,7 @@ func (a *app) finishMove(ctx context.Context, dir string, m *transfer.Move) erro
 	if err := os.Rename(file, filepath.Join(dir, movedFile)); err != nil {
 		return err
 	}
-	a.note("The database was moved to PostgreSQL. The last step took %v, and the file has the new name %s.", time.Since(begun).Round(time.Millisecond), filepath.Join(dir, movedFile))
+	a.note("The database was moved to PostgreSQL. The last step took %v, and the file is now named %s.", time.Since(begun).Round(time.Millisecond), filepath.Join(dir, movedFile))
 	return nil
 }
 
@@ -380,7 +380,7 @@ func (a *app) moveRunning(ctx context.Context, dir string, to databaseFlags, con
 	}
 	defer lock.Close()
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return fmt.Errorf("another 'gangway db migrate' works on %s: wait until it has ended", dir)
+		return fmt.Errorf("another 'gangway db migrate' is working on %s: wait until it has ended", dir)
 	}
 	if err := os.Remove(failed); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -410,7 +410,7 @@ func (a *app) moveRunning(ctx context.Context, dir string, to databaseFlags, con
 	if err := transfer.Validate(ctx, config); err != nil {
 		return err
 	}
-	a.note("The hub now uses PostgreSQL. At its next start, the hub finds the database by %s, or by --database.", ask)
+	a.note("The hub now uses PostgreSQL. When the hub next starts, it finds the database through %s, or through --database.", ask)
 	return nil
 }
 

@@ -79,7 +79,7 @@ object per line, for other programs.`,
 				return usagef("--tail must be a number of lines, or 0 for all, not %d", q.tail)
 			}
 			if q.follow && q.until != "" {
-				return usagef("--follow and --until exclude each other: leave one of them out")
+				return usagef("--follow and --until are mutually exclusive: leave one of them out")
 			}
 			if q.follow && !slices.Contains([]string{formatTable, formatText, formatJSONL}, a.output) {
 				return usagef("--follow does not end, so the format %s cannot be used: use --output jsonl", a.output)
@@ -141,7 +141,7 @@ func (q logQuery) values(now time.Time) (url.Values, error) {
 
 // fraction returns a time for the hub's parameters `after` and `before`. If `after` is a whole
 // second, the hub skips the lines of that second and of the current second, because Pantacor's
-// client pvr needs this. To avoid it, fraction makes a whole second one microsecond earlier. It
+// client pvr needs this. To avoid that, fraction makes a whole second one microsecond earlier. It
 // returns any other time unchanged.
 func fraction(t time.Time) time.Time {
 	if t = t.UTC().Truncate(time.Microsecond); t.Nanosecond() == 0 {

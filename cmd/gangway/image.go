@@ -221,7 +221,7 @@ type built struct {
 
 func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	if o.token != "" && o.claim {
-		return usagef("--token-file and --claim exclude each other: with --token-file, the machines join the token's owner without a person; with --claim, each shows a claim code and waits for its owner; leave one of them out")
+		return usagef("--token-file and --claim are mutually exclusive: with --token-file, the machines join the token's owner without a person; with --claim, each shows a claim code and waits for its owner; leave one of them out")
 	}
 	if o.token == "" && !o.claim {
 		return usagef("give --token-file, the token file from 'gangway token create'; or --claim, for machines that show a claim code; or --reset-only, to wipe machines")

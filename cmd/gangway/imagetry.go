@@ -135,7 +135,7 @@ func (a *app) tryConfig(o tryOptions) (cfg qemu.Config, size int64, err error) {
 	}
 	switch {
 	case o.window && o.vnc != "":
-		return cfg, 0, usagef("--window and --vnc exclude each other")
+		return cfg, 0, usagef("--window and --vnc are mutually exclusive")
 	case o.window && os.Getenv("DISPLAY") == "" && os.Getenv("WAYLAND_DISPLAY") == "":
 		return cfg, 0, usagef("--window needs a graphical session; use --vnc 127.0.0.1:5901 instead")
 	}

@@ -53,7 +53,7 @@ func (p *pageFlags) check() error {
 	case !wire.IsHubURL(p.url):
 		return usagef("--page-url %q is not of the form https://host[:port]; write it like https://fleet.example", p.url)
 	case files && p.acme:
-		return usagef("--tls-cert and --acme exclude each other")
+		return usagef("--tls-cert and --acme are mutually exclusive")
 	case !files && !p.acme:
 		return usagef("--page-url needs a certificate that browsers trust: give --tls-cert and --tls-key, or --acme")
 	case files && (p.cert == "" || p.key == ""):

@@ -52,7 +52,7 @@ hub.`,
 			ctx := c.Context()
 			switch {
 			case data != "" && code != "":
-				return usagef("--delete needs the owner's own sign-in, so --data and --delete exclude each other")
+				return usagef("--delete needs the owner's own sign-in, so --data and --delete are mutually exclusive")
 			case data == "" && owner != "":
 				return usagef("--owner is for --data: without it, rejudge judges your own devices")
 			case data != "":
