@@ -69,7 +69,7 @@ within ten minutes, it restores the former settings by itself and reports the fa
 		},
 	}
 	o.flags(c.Flags())
-	c.Flags().BoolVar(&automatic, "automatic", false, "remove the owner's settings: the network configures the device")
+	c.Flags().BoolVar(&automatic, "automatic", false, "remove the owner's settings, so that the network configures the device")
 	return c
 }
 

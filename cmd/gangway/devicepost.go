@@ -25,7 +25,7 @@ type posting struct {
 
 func (p *posting) flags(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVarP(&p.message, "message", "m", "", "purpose of the revision, for the list of revisions")
+	f.StringVarP(&p.message, "message", "m", "", "purpose of the revision, which the list of revisions shows")
 	f.BoolVarP(&p.yes, "yes", "y", false, "do not ask for confirmation")
 	f.BoolVar(&p.dryRun, "dry-run", false, "show what would change, and post nothing")
 	f.BoolVar(&p.wait, "wait", false, "wait until the device has installed the revision; the exit code is 1 if the revision fails")

@@ -104,7 +104,7 @@ func revision(ctx context.Context, d api.DeviceView, rev int) (v api.RevisionVie
 	v, err = call[api.RevisionView](ctx, http.MethodGet, fmt.Sprintf("/trails/%s/steps/%d", d.ID, rev), nil)
 	var refused *hubError
 	if errors.As(err, &refused) && refused.Code == "not-found" {
-		return v, nil, fmt.Errorf("%s has no revision %d; 'gangway device revisions %s' lists them", d.Nick, rev, d.Nick)
+		return v, nil, fmt.Errorf("%s has no revision %d; 'gangway device revisions %s' lists its revisions", d.Nick, rev, d.Nick)
 	}
 	if err != nil {
 		return v, nil, err

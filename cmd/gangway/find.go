@@ -27,9 +27,9 @@ const maxCandidates = 8
 
 // pick returns the element of `all` that a person named in `which`. pick first compares `which`
 // with the exact ids and nicks. If none matches, it compares `which` with the nicks and serial
-// numbers, in upper or lower case. If none matches, it compares `which` with the first digits of
-// the ids. More than one matching element is an error. For the error's text, `kind` is the word for
-// an element, such as "device", and `lister` is the command that lists all elements.
+// numbers, ignoring case. If none matches, it compares `which` with the first digits of the ids.
+// More than one matching element is an error. For the error's text, `kind` is the word for an
+// element, such as "device", and `lister` is the command that lists all elements.
 func pick[T any](kind, lister, which string, all []T, of func(T) names) (T, error) {
 	which = strings.TrimSpace(which)
 	lower := strings.ToLower(strings.TrimSuffix(which, "…"))

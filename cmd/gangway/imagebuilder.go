@@ -51,7 +51,7 @@ var _ api.ImageBuilder = (*imageBuilder)(nil)
 // imageFolder is the name of the folder for the files of running builds. It is in the data folder.
 const imageFolder = "image-builds"
 
-// imageFlags are the flags of 'gangway serve' about the building of images.
+// imageFlags are the flags of 'gangway serve' that control how the hub builds images.
 type imageFlags struct {
 	parts  string
 	atOnce int
@@ -268,8 +268,8 @@ func (b *imageBuilder) run(ctx context.Context, o api.ImageOptions, file []byte,
 	return nil
 }
 
-// pipeTo makes a pipe with a text, and gives the child the pipe's name as the value of a flag.
-// After the child has ended, the caller calls `closeBoth`.
+// pipeTo makes a pipe that contains `text`, and gives the child the pipe's name as the value of a
+// flag. After the child has ended, the caller calls `closeBoth`.
 func pipeTo(cmd *exec.Cmd, flag, text string) (closeBoth func(), err error) {
 	out, in, err := os.Pipe()
 	if err != nil {
@@ -287,9 +287,9 @@ func pipeTo(cmd *exec.Cmd, flag, text string) (closeBoth func(), err error) {
 	}, nil
 }
 
-// tooLarge reports whether the child ended because of a file that was too large (SIGXFSZ). The
-// child, or one of its own children, wrote that file. A Go program then ends with a message that
-// names the signal.
+// tooLarge reports whether the child ended because it, or one of its own children, wrote a file
+// that was too large (SIGXFSZ). A Go program that gets this signal ends with a message that names
+// the signal.
 func tooLarge(err error, messages string) bool {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
@@ -317,7 +317,8 @@ func kill(child *process.Process) {
 }
 
 // withoutSecret removes the join token's secret from the child's messages, because the messages go
-// to the hub's log. The child never writes the secret. The removal is a second protection.
+// to the hub's log. The child never writes the secret, so the removal is only a second line of
+// defence.
 func withoutSecret(text string, token []byte) string {
 	if t, err := wire.ParseTokenFile(token); err == nil {
 		text = strings.ReplaceAll(text, t.Token, "[secret]")

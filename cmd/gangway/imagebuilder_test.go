@@ -421,8 +421,8 @@ func download(t *testing.T, h *hubtest.Hub, to string, form url.Values) int64 {
 	return n
 }
 
-// A killed hub leaves the files of a build, which contain a secret. The next start of the hub
-// removes these files.
+// A killed hub leaves the files of a build, which contain a secret. The hub removes these files
+// when it next starts.
 func TestImagesOfAKilledHubAreRemoved(t *testing.T) {
 	t.Parallel()
 	for _, builds := range []int{0, 2} {

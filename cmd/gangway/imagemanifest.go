@@ -107,8 +107,8 @@ func (r *reference) owner() crypto.Signer {
 	return r.key
 }
 
-// measure computes the manifest of a system. The argument `manager` is nil if the system is an
-// update, because an update does not replace the boot manager.
+// measure computes the manifest of a system. The argument `manager` is the boot manager. It is nil
+// for an update, because an update does not replace the boot manager.
 func (r *reference) measure(o *imageOptions, parts *stick.Parts, manager, system []byte) error {
 	if r == nil {
 		return nil

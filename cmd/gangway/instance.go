@@ -111,7 +111,7 @@ func serveAlone(dir string) (*os.File, error) {
 		n, _ := f.ReadAt(pid, 0)
 		f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another 'gangway serve' runs on %s (process %s): stop it first", dir, strings.TrimSpace(string(pid[:n])))
+			return nil, fmt.Errorf("another 'gangway serve' is running on %s (process %s): stop it first", dir, strings.TrimSpace(string(pid[:n])))
 		}
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
@@ -166,7 +166,7 @@ func (i *instance) openObjects(ctx context.Context, c objects.S3Config) error {
 		return err
 	}
 	if c.Endpoint == "" || c.Bucket == "" {
-		return usagef("--s3-endpoint and --s3-bucket need each other: give both")
+		return usagef("--s3-endpoint and --s3-bucket must be given together")
 	}
 	if c.Prefix == "" {
 		// A hub deletes the objects under its prefix that are not in its database. So two hubs must

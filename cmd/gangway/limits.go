@@ -19,8 +19,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// limitFlags are flags of 'gangway serve'. They set rate limits and timeouts, name TCP proxies, and
-// limit the age and the size of the audit trail and of the devices' logs.
+// limitFlags are the flags of 'gangway serve' that set rate limits and timeouts, name TCP proxies,
+// and limit the age and the size of the audit trail and of the devices' logs.
 type limitFlags struct {
 	rates    []string
 	proxies  []string

@@ -49,7 +49,7 @@ func (p *pageFlags) check() error {
 	case len(p.listen) == 0 && p.url == "" && !files && !p.acme:
 		return nil
 	case len(p.listen) == 0 || p.url == "":
-		return usagef("--page-listen and --page-url need each other: give the web pages' own address and port, and their URL; --tls-cert and --acme are only for these pages")
+		return usagef("--page-listen and --page-url must be given together: give the web pages' own address and port, and their URL; --tls-cert and --acme are only for these pages")
 	case !wire.IsHubURL(p.url):
 		return usagef("--page-url %q is not of the form https://host[:port]; write it like https://fleet.example", p.url)
 	case files && p.acme:
@@ -57,7 +57,7 @@ func (p *pageFlags) check() error {
 	case !files && !p.acme:
 		return usagef("--page-url needs a certificate that browsers trust: give --tls-cert and --tls-key, or --acme")
 	case files && (p.cert == "" || p.key == ""):
-		return usagef("--tls-cert and --tls-key need each other: give both")
+		return usagef("--tls-cert and --tls-key must be given together")
 	case p.acme && !p.acceptTOS:
 		return usagef("--acme needs --acme-accept-tos: read the terms of service of the CA at %s first", p.directory)
 	case p.acme && !strings.HasPrefix(p.directory, "https://"):

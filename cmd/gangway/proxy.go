@@ -32,7 +32,7 @@ func (p *proxyFlags) proxy() (*api.Proxy, error) {
 		return nil, nil
 	}
 	if p.ca == "" || p.name == "" {
-		return nil, usagef("--proxy-ca and --proxy-name need each other: give both")
+		return nil, usagef("--proxy-ca and --proxy-name must be given together")
 	}
 	text, err := os.ReadFile(p.ca)
 	if err != nil {
