@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// 'gangway serve' and 'gangway trust check' have makerFlags. These flags name files with
+// makerFlags are the flags of 'gangway serve' and 'gangway trust check' that name files with
 // certificates of TPM makers, in addition to the certificates in the trust store.
 type makerFlags struct {
 	roots, links []string

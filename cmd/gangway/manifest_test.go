@@ -294,7 +294,7 @@ func equalFiles(t *testing.T, a, b string) {
 }
 
 // gangway-signer can sign the manifest of a system, and the approval with which the system opens
-// encrypted disks. The key's curve must be one that TPMs support. If the signer does not run, the
+// encrypted disks. The key's curve must be one that TPMs support. If the signer is not running, the
 // command builds nothing. This test serves the signer itself; 'make hsm' runs the program
 // gangway-signer.
 func TestSystemWithManifestKeyOfASigner(t *testing.T) {

@@ -74,7 +74,7 @@ func (a *app) checkOutput(c *cobra.Command) error {
 		if table {
 			return nil
 		}
-		return usagef("--output %s is for commands that print a list; '%s' has table, json and yaml", a.output, c.CommandPath())
+		return usagef("--output %s is for commands that print a list; '%s' supports table, json and yaml", a.output, c.CommandPath())
 	case formatJSONL:
 		if c.Annotations[linesKey] != "" {
 			return nil
@@ -294,7 +294,7 @@ type column[T any] struct {
 	tone  func(T) tone // nil: no colour
 	wide  bool         // shown only with --output wide, or if --columns names the column
 	whole bool         // never shortened to fit the terminal
-	// moving is true if the cell changes with time, or with each contact of a device.
+	// moving is true if the cell changes with time, or each time the device contacts the hub.
 	moving bool
 }
 

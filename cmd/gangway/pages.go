@@ -19,8 +19,8 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 )
 
-// pageFlags are the flags of 'gangway serve' for web pages with their own host name, listener and
-// certificate.
+// pageFlags are the flags of 'gangway serve' for web pages that have a host name, a listener and a
+// certificate of their own.
 type pageFlags struct {
 	listen    []string
 	url       string
@@ -39,7 +39,7 @@ func (p *pageFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&p.directory, "acme-directory", autocert.DefaultACMEDirectory, "URL of the CA's directory")
 	f.StringVar(&p.email, "acme-email", "", "e-mail address for the CA's warnings")
 	f.BoolVar(&p.acceptTOS, "acme-accept-tos", false, "you accept the CA's terms of service")
-	f.StringVar(&p.roots, "acme-ca", "", "file of the CA certificates, in PEM, by which the hub verifies a private --acme-directory (default: the system's)")
+	f.StringVar(&p.roots, "acme-ca", "", "file of the CA certificates, in PEM, by which the hub verifies a private --acme-directory (default: the CA certificates of the system)")
 }
 
 // check returns an error if two flags contradict each other, or if one requires another that is

@@ -129,7 +129,7 @@ func (r *restoration) repeatChanges(ctx context.Context, db engine) error {
 func (c change) repeat(ctx context.Context, db engine) error {
 	by := operator()
 	event := store.Event{Time: time.Now(), Kind: c.kind, Owner: c.owner, Device: c.device, Token: c.token,
-		Message: fmt.Sprintf("Repeated after a restore of the hub. The first time was at %s.", c.time.UTC().Format(time.RFC3339))}.By(&by)
+		Message: fmt.Sprintf("Repeated after a restore of the hub. The change was first made at %s.", c.time.UTC().Format(time.RFC3339))}.By(&by)
 	switch c.kind {
 	case "device.deleted":
 		d, err := db.Device(ctx, c.device)
@@ -180,7 +180,7 @@ func (r *restoration) noteLosses() {
 	if r.withoutEvents {
 		r.note("Possibly lost since %s: deletions of devices, disabled accounts and join tokens, revoked API tokens, changed passwords. The devices, accounts and tokens work again, so repeat these changes.", begun)
 	} else {
-		r.note("Repeated %d deletions and revocations since %s; %d others are not repeated, because their device, account or token is not in the backup. Changed passwords have their old values.", r.repeated, begun, r.unknown)
+		r.note("Repeated %d deletions and revocations since %s; %d others are not repeated, because their device, account or token is not in the backup. Passwords that were changed since then have their old values again.", r.repeated, begun, r.unknown)
 		for _, gap := range r.gaps() {
 			r.note("Possibly lost: the deletions and revocations from %s to %s, because no file has the events of this time.", gap[0].Format(time.RFC3339), gap[1].Format(time.RFC3339))
 		}
