@@ -129,7 +129,7 @@ func (l *lab) metrics() string {
 	return "http://" + private.Addr().String() + "/metrics"
 }
 
-// requests returns how many requests the hub has counted for each route, from its metrics.
+// requests returns the number of requests for each route, as the hub's metrics count them.
 func (l *lab) requests(metrics string) map[string]int64 {
 	l.t.Helper()
 	resp, err := http.Get(metrics)

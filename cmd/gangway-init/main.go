@@ -53,8 +53,7 @@ import (
 // system.TrialTime, system.NetworkTime or machine.WatchdogEvery.
 var trialTime, networkTime, watchdogEvery string
 
-// bound parses one of these time limits. If `text` is not a duration, bound returns the argument
-// `otherwise`.
+// bound parses a time limit. If `text` is not a duration, bound returns the argument `otherwise`.
 func bound(text string, otherwise time.Duration) time.Duration {
 	if d, err := time.ParseDuration(text); err == nil {
 		return d
@@ -90,8 +89,9 @@ func pvfInstall(args []string) int {
 	return c.Run(args)
 }
 
-// hook runs gangway-hook, the command that the agent calls. It writes the messages for the owner
-// to the standard output, and the messages for a person at the machine to the consoles.
+// hook runs gangway-hook, the command that the agent calls to update the system. It writes the
+// messages for the owner to the standard output, and the messages for a person at the machine to
+// the consoles.
 func hook(args []string) int {
 	consoles := sync.OnceValue(screen.Open)
 	return system.LocalHook(os.Stdout, func(format string, args ...any) { consoles().Logf(format, args...) }).Run(args)

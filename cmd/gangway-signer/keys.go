@@ -105,7 +105,7 @@ func either(a, b string) string {
 	return b
 }
 
-// inToken finds a key in a token. It logs in to each token only once.
+// inToken finds a key in a PKCS #11 token. It logs in to each token only once.
 func (k *keyring) inToken(f tokenFlags, label string) (crypto.Signer, error) {
 	if k.tokens == nil {
 		k.tokens = map[tokenFlags]*crypto11.Context{}
@@ -120,8 +120,9 @@ func (k *keyring) inToken(f tokenFlags, label string) (crypto.Signer, error) {
 	return findKey(k.tokens[f], label)
 }
 
-// attributes parses NAME=VALUE pairs with a separator between them, and decodes percent-encoding. A
-// repeated name is an error. An unknown name is an error too, because it may be a misspelled one.
+// attributes parses the NAME=VALUE pairs of a key's URI, and decodes their percent-encoding. The
+// pairs are separated by `separator`. A repeated name is an error. An unknown name is an error too,
+// because it may be a misspelled one.
 func attributes(text, separator string, known ...string) (map[string]string, error) {
 	list := map[string]string{}
 	if text == "" {

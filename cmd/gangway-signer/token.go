@@ -31,7 +31,7 @@ func (f *tokenFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.pinFile, "pin-file", "", "file with the user PIN of the token, mode 0600 (required)")
 }
 
-// poolWait is how long a signature waits for a free session of the token.
+// poolWait is how long a signature may wait for a free session of the HSM's token.
 const poolWait = 10 * time.Second
 
 // open logs in to the token.

@@ -155,7 +155,7 @@ func (a *app) noteAddresses(ctx context.Context, i *instance, urls []string, lis
 	}
 	for _, u := range before {
 		if !slices.Contains(urls, u) {
-			a.note("Warning: the hub's URL was %s at the last start, and is %s now. Devices use the old URL until the hub has sent them the new one. Add --also-url %s while the old URL still reaches this hub. Otherwise give each device a new token file. See 'Moving' in docs/operations.md.", u, urls[0], u)
+			a.note("Warning: the hub's URL was %s when it last started, and is %s now. Devices use the old URL until the hub has sent them the new one. Add --also-url %s while the old URL still reaches this hub. Otherwise give each device a new token file. See 'Moving' in docs/operations.md.", u, urls[0], u)
 		}
 	}
 	if slices.Equal(before, urls) {

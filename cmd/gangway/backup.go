@@ -164,7 +164,7 @@ func (i *instance) objectReader(ctx context.Context, s3 objects.S3Config) (objec
 	return i.objects, nil
 }
 
-// progressEvery is the time between two lines about the progress of a backup or a restore.
+// progressEvery is how often a backup or a restore prints its progress.
 const progressEvery = 5 * time.Second
 
 func (a *app) backupProgress() func(backup.Summary) {

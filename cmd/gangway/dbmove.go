@@ -43,19 +43,20 @@ const (
 	// moveDrain is how long the clients of open connections may send requests before the hub closes
 	// the connections and the database file.
 	moveDrain = 2 * time.Second
-	// movePoll is how often a hub looks for moveFile.
+	// movePoll is how often a hub looks for moveFile, which requests a move of its database.
 	movePoll = 300 * time.Millisecond
-	// fewChanges is a number of changed rows that the hub copies in a fraction of a second.
+	// fewChanges is the number of remaining changed rows below which the hub begins the last step
+	// of a move. The hub can copy this many rows in a fraction of a second.
 	fewChanges = 1000
-	// maxRounds is the maximum number of rounds of copying before the last step. Under a high load,
-	// a round may never have fewer than fewChanges rows.
+	// maxRounds is the maximum number of rounds of copying before the last step of a move. Under a
+	// high load, a round may never have fewer than fewChanges rows.
 	maxRounds = 50
 	// moveForgotten is the time after which a hub gives up a move, if no command has worked on the
 	// move in that time.
 	moveForgotten = 7 * 24 * time.Hour
 )
 
-// moveTarget is the content of moveFile.
+// moveTarget is the content of moveFile. It says to which PostgreSQL database the hub moves.
 type moveTarget struct {
 	URL          string `json:"url"`
 	PasswordFile string `json:"password-file,omitempty"`
@@ -82,8 +83,8 @@ func movedDatabase(dir string) (flags databaseFlags, err error) {
 	return databaseFlags{url: to.URL, passwordFile: to.PasswordFile, password: to.Password}, nil
 }
 
-// databaseOf does the same as the function `database`. If no flag names the database, it also finds
-// the database to which the hub in the folder `dir` was moved.
+// databaseOf is like the function `database`, but if no flag names the database, it also finds the
+// database to which the hub in the folder `dir` was moved.
 func databaseOf(ctx context.Context, dir string) (config postgres.Config, ok bool, err error) {
 	if config, ok, err = database(ctx); ok || err != nil || exists(filepath.Join(dir, databaseFile)) {
 		return config, ok, err

@@ -102,7 +102,7 @@ object per line, for other programs.`,
 	f.StringSliceVar(&q.revs, "revision", nil, "only lines that the device wrote in these revisions")
 	f.StringVar(&q.since, "since", "", "only lines since this time: a duration before now such as 2h, a day such as 2026-11-28, or a time such as 2026-11-28T12:00:00Z")
 	f.StringVar(&q.until, "until", "", "only lines before this time, in the same forms as --since")
-	f.IntVarP(&q.tail, "tail", "n", 100, "maximum number of lines: the newest lines are shown; 0: all")
+	f.IntVarP(&q.tail, "tail", "n", 100, "show at most this many lines, the newest ones; 0: all")
 	f.BoolVarP(&q.follow, "follow", "f", false, "show new lines as they arrive, until Ctrl-C")
 	c.Annotations = map[string]string{linesKey: "yes"}
 	return a.table(c, columnNames(logColumns)...)

@@ -31,7 +31,7 @@ func (a *app) deviceNetwork() *cobra.Command {
 	var automatic bool
 	c := &cobra.Command{
 		Use:   "network ID|NICK",
-		Short: "Show or change the network settings of a device that was installed from a stick",
+		Short: "Show or change the network settings of a device that an installer image installed",
 		Long: `Network shows the network settings of a device, and the result of the last change.
 
 With settings, it replaces all of them: a setting that you do not name becomes
@@ -94,7 +94,7 @@ func (a *app) showNetwork(d api.DeviceView) error {
 		a.printf("%-8s cannot be used: %s\n", "set", n.Mistake)
 	}
 	if n.Report == "" {
-		return fmt.Errorf("%s has not reported its network settings: it was not installed from a stick, or its stick is too old to report them", d.Nick)
+		return fmt.Errorf("%s has not reported its network settings: no installer image installed it, or the image is too old to report them", d.Nick)
 	}
 	for line := range strings.Lines(n.Report) {
 		a.printf("%-8s %s\n", "device", printableLine(line))

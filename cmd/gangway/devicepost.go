@@ -16,7 +16,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// posting has the options for the revision that a command posts.
+// posting has the options shared by the commands that post a revision.
 type posting struct {
 	message           string
 	yes, dryRun, wait bool

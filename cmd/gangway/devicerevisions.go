@@ -170,7 +170,7 @@ state' prints the state of a revision.`,
 			return printList(a, rows, revisionColumns, "No revision yet.")
 		},
 	}
-	c.Flags().IntVar(&limit, "limit", 20, "maximum number of revisions: the newest revisions are listed; 0: all")
+	c.Flags().IntVar(&limit, "limit", 20, "list at most this many revisions, the newest ones; 0: all")
 	return a.watchable(a.table(c, columnNames(revisionColumns)...))
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// maxIdentity bounds an age identity file, in bytes.
+// maxIdentity is the maximum size of an age identity file, in bytes.
 const maxIdentity = 64 << 10
 
 func readIdentity(path string) (string, error) {

@@ -22,7 +22,7 @@ type names struct {
 	serial string // a machine's serial number; empty for other things
 }
 
-// maxCandidates bounds the candidates that an error lists.
+// maxCandidates is the maximum number of candidates that an error lists.
 const maxCandidates = 8
 
 // pick returns the element of `all` that a person named in `which`. pick first compares `which`
@@ -154,7 +154,7 @@ func similarDevices(ctx context.Context, which string) ([]api.FleetDevice, error
 	return all, nil
 }
 
-// fleetResult is a page of a search's result.
+// fleetResult is one page of the devices that a search found.
 type fleetResult struct {
 	Devices []api.FleetDevice `json:"devices"`
 	Next    string            `json:"next"`

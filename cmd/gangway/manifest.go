@@ -154,7 +154,7 @@ func (a *app) showManifest(s shownManifest) error {
 	return nil
 }
 
-// digests prints the digests of each bank.
+// digests prints the digest for each PCR bank.
 func (a *app) digests(label string, digests map[string]string) {
 	for _, bank := range slices.Sorted(maps.Keys(digests)) {
 		a.printf("%-12s %s %s\n", label, bank, digests[bank])
@@ -272,8 +272,8 @@ func compareSystem(m *manifest.Manifest, name string) error {
 	return nil
 }
 
-// sameSystem compares only the banks that the manifest has, because another program may have made
-// the manifest for fewer banks.
+// sameSystem compares two systems. It compares only the PCR banks that the manifest has, because
+// another program may have made the manifest for fewer banks.
 func sameSystem(own, named manifest.System) bool {
 	for bank := range own.PCR11 {
 		if _, ok := named.PCR11[bank]; !ok {

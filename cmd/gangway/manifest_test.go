@@ -79,7 +79,7 @@ func succeeds(t *testing.T, words ...string) string {
 	return out
 }
 
-// namesInstallersWithoutAShell checks that a manifest names exactly two of the stick's installers:
+// namesInstallersWithoutAShell checks that a manifest names exactly two of the image's installers:
 // those that never give a person a shell.
 func namesInstallersWithoutAShell(t *testing.T, m *manifest.Manifest) {
 	t.Helper()

@@ -216,7 +216,7 @@ func yamlNode(d *json.Decoder) (*yaml.Node, error) {
 // pass through this function before a terminal gets the text.
 func visible(s string) string { return escaped(s, "") }
 
-// visibleText does the same as the function `visible` for a text of several lines.
+// visibleText is like the function `visible`, but keeps line breaks and tabs.
 func visibleText(s string) string { return escaped(s, "\n\t") }
 
 func escaped(s, keep string) string {

@@ -38,7 +38,7 @@ func (p *pageFlags) add(f *pflag.FlagSet) {
 	f.BoolVar(&p.acme, "acme", false, "get the web pages' certificate from a CA with ACME (tls-alpn-01), instead of --tls-cert; connections to port 443 of --page-url must reach --page-listen")
 	f.StringVar(&p.directory, "acme-directory", autocert.DefaultACMEDirectory, "URL of the CA's directory")
 	f.StringVar(&p.email, "acme-email", "", "e-mail address for the CA's warnings")
-	f.BoolVar(&p.acceptTOS, "acme-accept-tos", false, "you accept the CA's terms of service")
+	f.BoolVar(&p.acceptTOS, "acme-accept-tos", false, "accept the terms of service of the ACME CA")
 	f.StringVar(&p.roots, "acme-ca", "", "file of the CA certificates, in PEM, by which the hub verifies a private --acme-directory (default: the CA certificates of the system)")
 }
 

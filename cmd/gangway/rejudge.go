@@ -76,7 +76,7 @@ hub.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&code, "delete", "", "delete the refused devices with this code")
+	f.StringVar(&code, "delete", "", "delete the devices that the hub would refuse with this error code")
 	f.StringVar(&data, "data", "", dataFlag+": judge the devices of all owners")
 	f.StringVar(&owner, "owner", "", "with --data: judge only the devices of the owner with this nick (default: all owners)")
 	makers.add(f)

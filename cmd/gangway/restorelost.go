@@ -195,13 +195,14 @@ func (r *restoration) noteLosses() {
 	r.note("Devices that onboarded after the backup are unknown until they connect: 'gangway restore lost' lists the devices that have connected.")
 }
 
-// gaps returns the periods after the beginning of the backup for which no signed file has the
-// events.
+// gaps returns the periods after the beginning of the backup whose events are in no signed file of
+// the audit trail.
 func (r *restoration) gaps() [][2]time.Time {
 	return backup.Uncovered(r.trail.signed, r.info.Header.Begun)
 }
 
-// The method `covered` returns the time at which the newest signed file was made.
+// The method `covered` returns the time at which the newest signed file of the audit trail was
+// made.
 func (r *restoration) covered() (until time.Time, ok bool) {
 	for _, t := range r.trail.signed {
 		if t.Until.After(until) {

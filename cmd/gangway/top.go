@@ -36,7 +36,7 @@ machines and devices that need a person, and the newest devices. It asks the hub
 3 seconds.
 
 Keys: j and k or the arrows move, Enter shows the whole evidence, o opens the page in a
-browser, r asks again, q ends.`,
+browser, r refreshes, q quits.`,
 		Example: "  gangway top\n  gangway --context oslo top",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if !a.forPeople() {

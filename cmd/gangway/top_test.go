@@ -307,7 +307,8 @@ func TestWatchPrintsOnlyChanges(t *testing.T) {
 	}
 }
 
-// If only columns that change with each contact differ, --watch does not print the line.
+// If a line differs only in columns that change each time a device contacts the hub, --watch does
+// not print the line.
 func TestWatchLeavesOutTimes(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer

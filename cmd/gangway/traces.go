@@ -11,7 +11,7 @@ import (
 	"go.opentelemetry.io/otel"
 )
 
-// traceFlags are the flags of 'gangway serve' about traces.
+// traceFlags are the flags of 'gangway serve' that control the traces of requests.
 type traceFlags struct {
 	endpoint string
 	ratio    float64

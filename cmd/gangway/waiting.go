@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// decideCommand returns the command with the name in `verb`: approve or deny.
+// decideCommand returns the command named `verb`, which is approve or deny.
 func (a *app) decideCommand(verb, short, long, done string) *cobra.Command {
 	return &cobra.Command{
 		Use: verb + " ID|SERIAL", Short: short, Long: long,

@@ -103,8 +103,8 @@ func (a *addresses) forPeople() string {
 	return cmp.Or(a.pages, a.urls[0])
 }
 
-// The method `failed` moves `url` to the end of the list, if `url` is the address in use. The next
-// address is then in use.
+// The method `failed` moves `url` to the end of the list, if `url` is the address in use. The agent
+// then uses the next address.
 func (a *addresses) failed(url string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -113,7 +113,7 @@ func (a *addresses) failed(url string) {
 	}
 }
 
-// offer inserts addresses directly after the address in use.
+// offer inserts addresses into the list, directly after the address in use.
 func (a *addresses) offer(urls []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -121,7 +121,8 @@ func (a *addresses) offer(urls []string) {
 }
 
 // The method `worked` makes `url` the address in use, because the hub has answered at `url`. If the
-// answer names addresses, these replace the other addresses, except the address in the file.
+// answer names addresses, these replace the other addresses, except the address from the token or
+// hub file.
 func (a *addresses) worked(url string, h http.Header) {
 	named := wire.ParseAddresses(h.Values(wire.AddressesHeader))
 	a.mu.Lock()

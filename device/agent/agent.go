@@ -1,8 +1,8 @@
-// Package agent runs on the device: it onboards the machine, keeps it connected
-// and reports.
+// Package agent runs on the device. It onboards the machine, keeps it connected to the hub, and
+// reports the device's state.
 //
-// Onboarding has four phases. The agent writes each phase to the disk before the next phase begins.
-// So nothing is lost if the agent is killed, at any instruction:
+// Onboarding has four phases. The agent writes each phase to the disk before the next phase begins,
+// so nothing is lost even if the agent is killed at an arbitrary instruction:
 //
 //	new        nothing was sent
 //	requested  the request is stored and may have been sent. The agent sends the
@@ -10,8 +10,8 @@
 //	answered   the reply is stored, still sealed; only this TPM can open it
 //	active     the certificates are stored, and the hub has activated the device
 //
-// The state folder never contains a secret. The agent does not copy the token file. It keeps only
-// the token's public part: the hub's address and CA. The agent writes only one secret to the disk:
+// The state folder never contains a secret. The agent does not copy the token file, but keeps only
+// its public part: the hub's address and CA. The only secret that the agent writes to the disk is
 // a short-lived secret for Pantavisor, in Pantavisor's own file.
 package agent
 
@@ -75,9 +75,9 @@ type Config struct {
 	// Poll is the interval at which Run asks for user-meta and new revisions.
 	// Default: 30 seconds.
 	Poll time.Duration
-	// Trail configures how the device follows its trail. If Trail has neither a Hook nor a First,
-	// the device does not follow its trail. The agent sets Trail's Dir, Device, Say and Line. If
-	// Trail's Poll is 0, the agent sets Poll too.
+	// Trail configures how the device follows its trail, which is its list of revisions at the hub.
+	// If Trail has neither a Hook nor a First, the device does not follow its trail. The agent sets
+	// Trail's Dir, Device, Say and Line. If Trail's Poll is 0, the agent sets Poll too.
 	Trail revision.Config
 	// ReportFiles maps keys of the device-meta to paths of files. The agent reports the text of
 	// each file under the file's key. A key that the agent itself reports keeps the agent's value.
@@ -94,8 +94,8 @@ type Config struct {
 	// SetClock, if set, sets the system clock. The agent calls SetClock if the clock is clearly
 	// wrong or behind the hub's clock.
 	SetClock func(time.Time) error
-	// NTP names time servers. The agent asks these servers only if SetClock is set. The answers
-	// then set the clock.
+	// NTP names time servers. If SetClock is set, the agent asks these servers for the time, and
+	// sets the clock from their answers.
 	NTP []string
 	// EventLog is the file with the firmware's event log. Default: eventlog.Path.
 	EventLog string
@@ -245,7 +245,7 @@ func (a *Agent) log(source, line string) {
 	}
 }
 
-// Refused is an error: the hub refused a request.
+// Refused is the error for a request that the hub refused.
 type Refused struct {
 	Status int    `json:"code"`
 	Code   string `json:"error"`
@@ -278,8 +278,8 @@ func (r *Refused) Temporary() bool {
 	return r.Status >= 500 || r.Status == http.StatusTooManyRequests || r.Status == http.StatusRequestTimeout
 }
 
-// needsNewRequest reports whether the refusal is only about the stored request or reply. A new
-// request may then succeed.
+// needsNewRequest reports whether the refusal is only about the stored request or reply, so that a
+// new request may succeed.
 func (r *Refused) needsNewRequest() bool {
 	switch r.Code {
 	case "enrolment-expired", "enrolment-superseded", "certificate-unknown", "activation-proof":
@@ -379,7 +379,7 @@ func (a *Agent) enrol(ctx context.Context, t tpm, start time.Time) (err error) {
 		case err == nil || requests == maxNewRequests:
 			return err
 		case errors.Is(err, errStale):
-			a.say("anew", "The stored request does not have the TPM's present EK certificate. Starting again.")
+			a.say("anew", "The stored request does not have the TPM's current EK certificate. Starting again.")
 		case !errors.As(err, &refused):
 			return err
 		case why != "": // the device was removed after the request was made
@@ -607,7 +607,7 @@ func (a *Agent) open(id *deviceKeys, requestHash [32]byte) (*certificates, wire.
 	return certs, keys, nil
 }
 
-// activate makes the first connection with the IDevID certificate.
+// activate makes the first connection with the IDevID certificate, which activates the enrolment.
 func (a *Agent) activate(ctx context.Context, hub *hub, id *deviceKeys, certs *certificates, keys wire.Keys, start time.Time) error {
 	begin := time.Now()
 	hub = hub.as(certs.idevid, id.idevid)
@@ -668,7 +668,7 @@ func algorithmOf(key *tcg.Public) identity.Algorithm {
 	return identity.P256
 }
 
-// certificates are the certificates in a reply.
+// certificates are the certificates in the hub's reply to an enrolment request.
 type certificates struct {
 	idevid, deviceCA, iak, aca *x509.Certificate
 }

@@ -68,8 +68,7 @@ func measuring(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, lo
 	return measuringWith(t, chip, tpm, p, Config{EventLog: log})
 }
 
-// measuringWith does the same as the function `measuring`, but with the agent's configuration
-// `cfg`.
+// measuringWith is like the function `measuring`, but takes the agent's configuration `cfg`.
 func measuringWith(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, cfg Config) (measure func() bool, said *[]string) {
 	t.Helper()
 	server := httptest.NewTLSServer(p)
