@@ -84,7 +84,7 @@ unclaimed, control and restart. docs/agent.md describes them.`,
 		}})
 	}
 	add("register", "Onboard, write Pantavisor's credentials, and restart Pantavisor",
-		"Register is Pantavisor's register hook. It onboards the machine if needed, writes the\ndevice's credentials into pantahub.config, and makes Pantavisor restart so that it reads them.", func(ctx context.Context) error { return h.register(ctx, stderr) })
+		"Register is Pantavisor's register hook. It onboards the machine if needed, writes the\ndevice's credentials into pantahub.config, and makes Pantavisor restart, so that it reads\nthem.", func(ctx context.Context) error { return h.register(ctx, stderr) })
 	add("login", "Print an access token for Pantavisor",
 		"Login is Pantavisor's login hook. It gets an access token over a connection that uses the\nTPM's key, and prints only the JSON that Pantavisor expects. It also extends the validity\nof the secret in pantahub.config.", func(ctx context.Context) error { return h.login(ctx, stdout) })
 	add("keep", "Keep Pantavisor's secret valid, until the command is stopped",

@@ -354,7 +354,7 @@ func TestStartsBeyondTheBoundAreMissed(t *testing.T) {
 	}
 }
 
-// After an interrupt, the program writes the report and saves the devices.
+// After an interrupt, gangway-fleet still writes its report and saves the devices.
 func TestInterruptedRunWritesItsReport(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, nil)
@@ -402,7 +402,7 @@ func TestRefusesAHubThatIsNotOnLoopback(t *testing.T) {
 	}
 }
 
-// If the hub does not trust the maker, the program says so and ends.
+// If the hub does not trust the maker of the emulated TPMs, gangway-fleet says so and ends.
 func TestUntrustedMakerEndsTheRun(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, nil)

@@ -37,7 +37,7 @@ func openAzure(ctx context.Context, rest string, transport policy.Transporter) (
 	}
 	name, version := at["name"], at["version"]
 	if !azureName.MatchString(name) || !azureName.MatchString(version) {
-		// If the URI had no version, Azure would sign with the newest version of the key. So a
+		// If the URI had no version, Azure would sign with the newest version of the key, so a
 		// rotation of the key in Azure would silently change the CA's key.
 		return nil, cmdline.Usagef("an azurekms URI needs name=KEY and version=VERSION")
 	}

@@ -55,8 +55,9 @@ func (k *keyring) Close() error {
 	return errors.Join(errs...)
 }
 
-// open returns the key at a URI, or the key with a label in the token that the flags name. It reads
-// the public key, so the HSM or the key service must be reachable.
+// open returns the key at the URI `text`. If `text` is not a URI, it is the label of a key in the
+// token that the flags name. open reads the public key, so the HSM or the key service must be
+// reachable.
 func (k *keyring) open(ctx context.Context, text string) (crypto.Signer, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
@@ -146,7 +147,7 @@ func attributes(text, separator string, known ...string) (map[string]string, err
 	return list, nil
 }
 
-// cloudKey is a key in a key service of a cloud.
+// cloudKey is a key in a cloud's key service.
 type cloudKey struct {
 	public *ecdsa.PublicKey
 	// sign returns an ASN.1 Ecdsa-Sig-Value (RFC 3279, 2.2.3) of the digest.

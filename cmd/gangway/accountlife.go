@@ -58,7 +58,7 @@ func self(ctx context.Context) (who struct{ ID, Nick string }, err error) {
 const dataFlag = "the hub's data folder, on the hub's machine"
 
 // The method `done` reports success. With --output json, it writes `status` as JSON to standard
-// output. With other formats, it prints the formatted text as a note.
+// output. With any other format, it prints the formatted text as a note for people.
 func (a *app) done(status map[string]any, format string, args ...any) error {
 	status["status"] = "OK"
 	if done, err := a.json(status); done {
@@ -294,8 +294,8 @@ password. Only the hub's operator can enable the account again.`,
 	return c
 }
 
-// endSelf posts a request about the signed-in account, with the account's password. The argument
-// `nick` must be the account's nick. The argument `what` is the last part of the route.
+// endSelf sends the signed-in account's request to disable or delete itself, with its password. The
+// argument `nick` must be the account's nick. The argument `what` is the last part of the route.
 func (a *app) endSelf(ctx context.Context, nick, what string, fromStdin bool, body map[string]any) error {
 	who, err := self(ctx)
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 	"gangway/wire"
 )
 
-// When 'gangway serve' starts, it resolves the host names in the hub's URLs. lookupTime is the time
-// limit for each name.
+// lookupTime is the time limit for resolving each host name in the hub's URLs, when 'gangway serve'
+// starts.
 const lookupTime = 3 * time.Second
 
 // addresses returns the hub's URLs, and the names for the hub's TLS certificate. The first URL is
@@ -54,7 +54,7 @@ func addresses(publicURL string, also []string, l net.Addr) (urls, names []strin
 	return urls, names, nil
 }
 
-// reach checks whether the host and port of a URL are an address that the hub listens on.
+// reach checks whether the hub listens on the host and port of a URL.
 type reach struct {
 	listens []netip.AddrPort
 	local   []netip.Addr // addresses of this machine

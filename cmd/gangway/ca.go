@@ -311,8 +311,8 @@ func (a *app) installCAs(ctx context.Context, data string, answer []byte, name s
 		return err
 	}
 	if done.First {
-		// The hub is new, so its database is new too. With keys but without a database, the hub
-		// would refuse to start, because the database might be lost.
+		// The hub is new, so it needs a new database. Otherwise, a hub that has keys but no
+		// database refuses to start, because its database may have been lost.
 		i, err := openInstance(ctx, data, openOptions{newDatabase: true})
 		if err != nil {
 			return err

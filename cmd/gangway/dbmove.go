@@ -372,7 +372,7 @@ func (a *app) finishMove(ctx context.Context, dir string, m *transfer.Move) erro
 	return nil
 }
 
-// moveRunning moves the database of a hub that runs.
+// moveRunning moves the database of a running hub.
 func (a *app) moveRunning(ctx context.Context, dir string, to databaseFlags, config postgres.Config) error {
 	file, ask, failed := filepath.Join(dir, databaseFile), filepath.Join(dir, moveFile), filepath.Join(dir, moveFailed)
 	lock, err := os.OpenFile(filepath.Join(dir, moveLock), os.O_RDWR|os.O_CREATE, 0o600)
@@ -415,7 +415,7 @@ func (a *app) moveRunning(ctx context.Context, dir string, to databaseFlags, con
 	return nil
 }
 
-// copyRunning copies the database of a hub that runs, and compares every row.
+// copyRunning copies the database of a running hub, and compares every row.
 func (a *app) copyRunning(ctx context.Context, dir string, to postgres.Config) (err error) {
 	ca, err := pki.Open(keysFolder(ctx, dir), pki.Options{})
 	if err != nil {

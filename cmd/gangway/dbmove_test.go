@@ -49,7 +49,7 @@ func (h *movingHub) log() string {
 	return string(text)
 }
 
-// command returns a command of the program, in a process of its own.
+// command returns a gangway command that runs in a process of its own.
 func (h *movingHub) command(args ...string) *exec.Cmd {
 	c := exec.Command("gangway", args...)
 	c.Env = append(append(os.Environ(), "XDG_CONFIG_HOME="+h.path("config"), "HOME="+h.dir), h.env...)

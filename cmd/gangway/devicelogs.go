@@ -21,7 +21,7 @@ const (
 	logsAtOnce = 1000
 	// followEvery is how often --follow asks the hub for new lines.
 	followEvery = time.Second
-	// notedAfter is the number of failed requests in a row after which --follow prints a note.
+	// notedAfter is the number of consecutive failed requests after which --follow prints a note.
 	notedAfter = 2
 )
 
@@ -49,7 +49,7 @@ func levelTone(level string) tone {
 	return plainTone
 }
 
-// logQuery has the command's flags, which select a device's log lines.
+// logQuery has the flags of 'gangway device logs', which select log lines of a device.
 type logQuery struct {
 	levels, sources, revs []string
 	since, until          string
@@ -113,7 +113,7 @@ func (q logQuery) values(now time.Time) (url.Values, error) {
 	v := url.Values{}
 	for _, level := range q.levels {
 		// The hub compares levels exactly, but some programs write levels in upper case, others in
-		// lower case. So the request contains each of these forms.
+		// lower case, so the request contains each of these forms.
 		for _, form := range []string{level, strings.ToUpper(level), strings.ToLower(level)} {
 			if !slices.Contains(v["lvl"], form) {
 				v.Add("lvl", form)
@@ -168,7 +168,7 @@ func (a *app) showLogs(ctx context.Context, nick string, q logQuery, values url.
 	return a.followLogs(ctx, values, lines)
 }
 
-// lastLogs returns the newest lines, in the order of time. The argument `most` is the maximum
+// lastLogs returns the newest lines, in chronological order. The argument `most` is the maximum
 // number of lines; 0 means all lines.
 func lastLogs(ctx context.Context, values url.Values, most int) ([]api.LogView, error) {
 	v := url.Values{"sort": {"-time-created"}, "cursor": {"true"}}

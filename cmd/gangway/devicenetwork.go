@@ -19,7 +19,7 @@ const networkMeta = "gangway.network"
 type deviceNetwork struct {
 	Device string `json:"device"`
 	// Set has the owner's settings, one per line, with passwords masked. Set is nil if the owner
-	// has no settings. It is also nil if the settings from the hub cannot be parsed. In this case,
+	// has no settings, or if the settings from the hub cannot be parsed. In the latter case,
 	// Mistake describes the error.
 	Set     []string `json:"set"`
 	Mistake string   `json:"mistake,omitempty"`
@@ -102,9 +102,9 @@ func (a *app) showNetwork(d api.DeviceView) error {
 	return nil
 }
 
-// maskNetworks prepares devices for printing. It replaces the proxy's password with asterisks in
-// the network settings of each device's user-meta. Settings that cannot be parsed are replaced as a
-// whole.
+// maskNetworks prepares devices for printing: in the network settings in each device's user-meta,
+// it replaces the proxy's password with asterisks. It replaces settings as a whole if they cannot
+// be parsed.
 func maskNetworks(devices ...api.DeviceView) {
 	for _, d := range devices {
 		text, ok := d.UserMeta[networkMeta].(string)

@@ -215,8 +215,8 @@ func pickSession(which string, list []api.SessionView) (api.SessionView, error) 
 	return pick("session", "gangway account sessions", which, list, func(s api.SessionView) names { return names{s.ID, "", ""} })
 }
 
-// findAccount returns the account that a person named: by the account's nick, e-mail address or id,
-// or by the first digits of the id. It searches the hub's database.
+// findAccount returns the account that a person named by its nick, e-mail address or id, or by the
+// first digits of the id. It searches the hub's database.
 func findAccount(ctx context.Context, i *instance, which string) (store.Account, error) {
 	account, err := i.store.AccountByNickOrEmail(ctx, which)
 	if !errors.Is(err, store.ErrNotFound) {

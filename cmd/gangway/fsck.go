@@ -48,7 +48,7 @@ finding is a problem, and 0 otherwise.`,
 				return fmt.Errorf("%s does not exist, but owners have uploaded objects: restore the folder from its backup, or name the bucket with --s3-endpoint and --s3-bucket", filepath.Join(data, objectFolder))
 			}
 			// If a hub has the folder open, openObjects returns EWOULDBLOCK and i.objects stays
-			// nil: then Fsck does not check the objects.
+			// nil, so Fsck does not check the objects.
 			if err := i.openObjects(c.Context(), s3); err != nil && !errors.Is(err, syscall.EWOULDBLOCK) {
 				return err
 			}

@@ -299,7 +299,7 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	return a.built(o.out, password, m, file)
 }
 
-// buildReset builds the image of a stick that wipes machines.
+// buildReset builds an image that wipes machines.
 func (a *app) buildReset(o imageOptions) error {
 	parts, err := o.parts()
 	if err != nil {

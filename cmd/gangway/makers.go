@@ -28,7 +28,7 @@ func (m *makerFlags) add(f *pflag.FlagSet) {
 }
 
 // The method `set` returns the certificates in the files that the flags name. It adds the built-in
-// certificates, if the flag --no-builtin-roots is not given. An unusable certificate is an error,
+// certificates unless the flag --no-builtin-roots is given. An unusable certificate is an error,
 // because a hub must not start with fewer certificates than the operator gave.
 func (m *makerFlags) set(ctx context.Context) (*trust.Set, error) {
 	var all []trust.Certificate

@@ -162,7 +162,7 @@ func TestSystemWithManifest(t *testing.T) {
 	}
 }
 
-// The manifest of an image names the boot manager and the system as they are installed: with the
+// The manifest of an image names the boot manager and the system as they are installed, with their
 // signatures for Secure Boot. It also has the owner's Secure Boot variables, if the folder of the
 // keys has them.
 func TestImageWithManifest(t *testing.T) {
@@ -241,7 +241,7 @@ func TestImageWithManifest(t *testing.T) {
 	}
 }
 
-// The key in a TPM signs the manifest of a system, and no file has the key.
+// A key in a TPM signs the manifest of a system. No file contains the key.
 func TestSystemWithManifestKeyInATPM(t *testing.T) {
 	kernel, programs := fakeParts(t)
 	tpm := swtpmtest.Start(t, swtpm.Options{}).Address()

@@ -25,7 +25,7 @@ var judgementColumns = []column[api.Judgement]{
 	{name: "reason", cell: func(j api.Judgement) string { return j.Reason }},
 }
 
-// judged is the maximum number of devices that the hub judges again for one request.
+// judged is the maximum number of devices that the hub judges again in one request.
 const judged = 100
 
 func (a *app) rejudgeCommand() *cobra.Command {
@@ -83,8 +83,8 @@ hub.`,
 	return a.table(c, columnNames(judgementColumns)...)
 }
 
-// rejudged calls `page` repeatedly, and returns the judgements of all devices. Each page continues
-// after the last device of the page before.
+// rejudged calls `page` repeatedly, and returns the judgements of all devices. Each page begins
+// after the last device of the previous page.
 func rejudged(page func(after string) (*api.Judgements, error)) (list []api.Judgement, err error) {
 	for after := ""; ; {
 		p, err := page(after)

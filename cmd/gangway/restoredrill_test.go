@@ -19,7 +19,7 @@ import (
 	"gangway/internal/race"
 )
 
-// drillDevice is a device, with the data that the hub has acknowledged.
+// drillDevice is a device of the load, with the data that the hub has acknowledged.
 type drillDevice struct {
 	tpm       *fleet.Device
 	certs     *fleet.Certificates

@@ -21,8 +21,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// change is an event that the hub recorded after the backup, and that removed a right: for example
-// a deletion or a revocation. A restore repeats the change.
+// change is an event that the hub recorded after the backup, and that took away a right, such as a
+// deletion or a revocation. A restore repeats the change.
 type change struct {
 	seq                  int64
 	time                 time.Time
@@ -31,17 +31,19 @@ type change struct {
 	name                 string // name of an API token
 }
 
-// aftermath holds the events after the backup, as a restore reads them from the audit trail.
+// aftermath holds the events after the backup. A restore reads them from exports of the audit
+// trail.
 type aftermath struct {
 	changes []change // the oldest first
 	// others counts the events that are not in `changes`, by their kind. The restored hub does not
 	// have the effects of these events.
 	others map[string]int
-	// signed describes the exports among these files that carry the hub's signature.
+	// signed describes those exports that carry the hub's signature.
 	signed []backup.Trail
 }
 
-// readTrails reads the events at or after the time `since` from files, and verifies the signatures.
+// readTrails reads the events at or after the time `since` from exports of the audit trail, and
+// verifies their signatures.
 func (o *restoreFlags) readTrails(since time.Time) (*aftermath, error) {
 	t := &aftermath{others: map[string]int{}}
 	// Exports may overlap, so an event may occur twice. The event's number does not identify the
@@ -72,8 +74,8 @@ func (o *restoreFlags) readTrails(since time.Time) (*aftermath, error) {
 		}
 		t.signed = append(t.signed, signed...)
 	}
-	// The order matters: an account may be disabled and enabled again. Two events may have the same
-	// time. For these, compare the numbers.
+	// The order matters, because an account may be disabled and enabled again. Events with the same
+	// time are ordered by their numbers.
 	slices.SortStableFunc(t.changes, func(a, b change) int { return cmp.Or(a.time.Compare(b.time), cmp.Compare(a.seq, b.seq)) })
 	return t, nil
 }
@@ -111,7 +113,7 @@ func changeOf(e api.EventView) (c change, ok bool) {
 	return c, false
 }
 
-// repeatChanges repeats the changes after the backup in the restored database.
+// repeatChanges repeats, in the restored database, the changes that were made after the backup.
 func (r *restoration) repeatChanges(ctx context.Context, db engine) error {
 	for _, c := range r.trail.changes {
 		switch err := c.repeat(ctx, db); {

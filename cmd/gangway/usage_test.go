@@ -290,8 +290,8 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 	}
 }
 
-// The commands find a device, token or account by its nick, its id, or the first digits of its id.
-// Case does not matter.
+// The commands find a device, token or account by its nick, its id, or the first digits of its id,
+// ignoring case.
 func TestThingsAreFoundByWhatAPersonTypes(t *testing.T) {
 	h, run := onboarded(t, nil)
 	d := only(t, h)

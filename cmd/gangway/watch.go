@@ -46,14 +46,14 @@ func (a *app) watchable(c *cobra.Command) *cobra.Command {
 	return c
 }
 
-// isRefusal reports whether the hub or the command refused the request. After other errors, a retry
-// may succeed.
+// isRefusal reports whether the hub or the command refused the request. After any other error, a
+// retry may succeed.
 func isRefusal(err error) bool {
 	var refused *hubError
 	return errors.As(err, &refused)
 }
 
-// capture calls the function `show`. It returns the function's output and its notes.
+// capture calls the function `show`, and returns its output and its notes.
 func (a *app) capture(show func() error) (printed, noted string, err error) {
 	out, notes := a.stdout, a.stderr
 	defer func() { a.stdout, a.stderr = out, notes }()

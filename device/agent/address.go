@@ -16,17 +16,17 @@ import (
 
 // A hub is identified by its root key; the hub's address may change. The agent keeps the addresses
 // from token and hub files, and the addresses that the hub names on a verified connection
-// (wire.AddressesHeader). The agent uses one address until that address fails. Then it uses the
-// next address. At each address, the server must show a TLS certificate of the hub's CA. The first
-// token or hub file sets that CA; a later file or an answer of the hub cannot change it.
+// (wire.AddressesHeader). The agent uses one address until it fails, and then the next one. At each
+// address, the server must show a TLS certificate of the hub's CA. The first token or hub file sets
+// that CA; a later file or an answer of the hub cannot change it.
 
 // Addresses are the addresses of one hub, as the state stores them.
 type Addresses struct {
 	HubName string `json:"hub-name"`
 	// File is the address in the token or hub file that was last read. If the agent reads that file
-	// again, the list does not change. So an old file cannot replace newer addresses from the hub.
+	// again, the list does not change, so an old file cannot replace newer addresses from the hub.
 	File string `json:"file"`
-	// URLs are the addresses in the order of use. The first address is in use.
+	// URLs are the addresses in the order in which the agent tries them. The first one is in use.
 	URLs []string `json:"urls"`
 }
 

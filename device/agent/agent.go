@@ -63,8 +63,8 @@ type Config struct {
 	// if it has none.
 	EndorsementAuth []byte
 	// If WithoutEKCertificate is set and no EK certificate in the TPM matches the EK, the agent
-	// sends its request without an EK certificate. This happens after a change of the endorsement
-	// seed, when no stored certificate matches.
+	// sends its request without an EK certificate. This is for a TPM whose endorsement seed was
+	// changed, so that no stored certificate matches.
 	WithoutEKCertificate bool
 	// EK selects the endorsement key's template ("L-1", "H-3"). Key is the algorithm of the IAK and
 	// the IDevID key (identity.Algorithm). An empty value means the best template or algorithm that
@@ -288,17 +288,15 @@ func (r *Refused) needsNewRequest() bool {
 	return false
 }
 
-// maxNewRequests bounds how often one call of Onboard makes a new request.
+// maxNewRequests is the maximum number of new requests that one call of Onboard makes.
 const maxNewRequests = 3
 
-// Onboard onboards the device. Onboard returns when the device is active, or with a *Refused when
-// the hub refuses permanently. While the hub cannot be reached, Onboard logs the failure and
-// retries.
+// Onboard onboards the device. It returns when the device is active, or returns a *Refused when the
+// hub refuses permanently. While the hub cannot be reached, Onboard logs the failure and retries.
 //
 // If the device is already active, Onboard checks that the device's certificate is for a key of
-// this TPM. It also asks the hub whether the hub still accepts the device. If the hub does not
-// accept the device and checkReturn allows a new onboarding, Onboard onboards the device again. If
-// checkReturn forbids a new onboarding, Onboard returns a *Removed.
+// this TPM, and asks the hub whether it still accepts the device. If the hub does not accept the
+// device, Onboard onboards it again or, if checkReturn forbids that, returns a *Removed.
 func (a *Agent) Onboard(ctx context.Context) (*State, error) {
 	if err := a.onboard(ctx); err != nil {
 		return nil, a.failed(ctx, err)
@@ -514,7 +512,7 @@ func (a *Agent) ownRequest(id *deviceKeys, request []byte) error {
 	return nil
 }
 
-// errStale reports that a new request would have another EK certificate than the stored request,
+// errStale means that a new request would have a different EK certificate from the stored request,
 // because the TPM or an option has changed.
 var errStale = errors.New("agent: the EK certificate in the stored request differs from the EK certificate in the TPM")
 
@@ -654,8 +652,7 @@ func (a *Agent) signer(ctx context.Context, t tpm) (signer, error) {
 	return s, nil
 }
 
-// algorithmOf returns the algorithm of a key. With this algorithm, package identity makes the same
-// key again.
+// algorithmOf returns the algorithm of a key, with which package identity makes the same key again.
 func algorithmOf(key *tcg.Public) identity.Algorithm {
 	switch {
 	case key.Type == tcg.AlgRSA:
