@@ -133,7 +133,7 @@ func (a *app) showBoot(ctx context.Context, d api.DeviceView, path string) error
 			a.line("event log", visible(m.LogProblem))
 		}
 		if m.Log && len(m.Unexplained) > 0 {
-			a.line("unexplained", "PCR "+strings.Trim(strings.ReplaceAll(fmt.Sprint(m.Unexplained), " ", ", "), "[]")+": the log does not explain the values of these PCRs; the hub still compares the values")
+			a.line("unexplained", "PCR "+strings.Trim(strings.ReplaceAll(fmt.Sprint(m.Unexplained), " ", ", "), "[]")+": the event log does not explain the values of these PCRs; the hub still compares them")
 		}
 	}
 	if r := v.Reference; r != nil {

@@ -97,7 +97,7 @@ func (a *app) moveDatabase(ctx context.Context, dir string, flags databaseFlags,
 	if err != nil {
 		return err
 	}
-	// Opening the file updates its schema and checkpoints its write-ahead log.
+	// Opening and closing the file updates its schema and checkpoints its write-ahead log.
 	old, err := sqlite.Open(ctx, file)
 	if err != nil {
 		return err

@@ -44,7 +44,7 @@ func (o *manifestOptions) flags(f *pflag.FlagSet) {
 }
 
 func tpmFlag(f *pflag.FlagSet, address *string) {
-	f.StringVar(address, "tpm", "/dev/tpmrm0", "TPM that contains the key tpm:HANDLE, unless ?device= names it: a device file, unix:/path or tcp:host:port")
+	f.StringVar(address, "tpm", "/dev/tpmrm0", "TPM that contains the key tpm:HANDLE, unless the URI's ?device= names it: a device file, unix:/path or tcp:host:port")
 }
 
 // A reference makes the reference manifest of one build. A nil *reference makes none.

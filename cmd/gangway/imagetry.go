@@ -66,7 +66,7 @@ KVM is used if you may open /dev/kvm. Without it a boot takes minutes.`,
 	f.StringVar(&o.disk, "disk-size", "8GiB", "size of the machine's disk; it uses only as much space as the machine writes")
 	f.IntVar(&o.memory, "memory", 1024, "size of the machine's memory, in MiB")
 	f.BoolVar(&o.window, "window", false, "show the machine's screen in a window; needs qemu-system-gui")
-	f.StringVar(&o.vnc, "vnc", "", "serve the machine's screen by VNC on this loopback address and port, for example 127.0.0.1:5901")
+	f.StringVar(&o.vnc, "vnc", "", "serve the machine's screen over VNC on this loopback address and port, for example 127.0.0.1:5901")
 	f.StringVar(&o.accel, "accel", "auto", "auto, kvm, or tcg (emulation)")
 	return c
 }

@@ -28,7 +28,7 @@ import (
 
 func (a *app) manifestCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use: "manifest", Short: "Read and verify reference manifests, and create their keys",
+		Use: "manifest", Short: "Read and verify reference manifests, and create the keys that sign them",
 		Long: `A reference manifest says what a machine measures when it starts one of your systems.
 'gangway image build' and 'gangway image system' make a manifest with
 --manifest-key, and sign the manifest with your key. The hub compares the boots of your
@@ -267,7 +267,7 @@ func compareSystem(m *manifest.Manifest, name string) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if !sameSystem(*s, m.System) {
-		return fmt.Errorf("%s is not the system of the manifest: its SHA-256 is %s, but the manifest names %s", name, s.SHA256, m.System.SHA256)
+		return fmt.Errorf("%s is not the system that the manifest describes: its SHA-256 is %s, but the manifest names %s", name, s.SHA256, m.System.SHA256)
 	}
 	return nil
 }
@@ -302,7 +302,7 @@ func compareManager(m *manifest.Manifest, name string) error {
 	}
 	maps.DeleteFunc(p.Authenticode, func(bank, _ string) bool { _, ok := m.BootManager.Authenticode[bank]; return !ok })
 	if !reflect.DeepEqual(p, *m.BootManager) {
-		return fmt.Errorf("%s is not the boot manager of the manifest: its SHA-256 is %s, but the manifest names %s", name, p.SHA256, m.BootManager.SHA256)
+		return fmt.Errorf("%s is not the boot manager that the manifest describes: its SHA-256 is %s, but the manifest names %s", name, p.SHA256, m.BootManager.SHA256)
 	}
 	return nil
 }

@@ -152,7 +152,7 @@ func TestSystemWithManifest(t *testing.T) {
 	if err := os.WriteFile(system, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	refused("is not the system of the manifest", "manifest", "verify", system+".manifest", "--key", key+".pub", "--system", system)
+	refused("is not the system that the manifest describes", "manifest", "verify", system+".manifest", "--key", key+".pub", "--system", system)
 
 	if out := run("manifest", "show", system+".manifest"); !strings.Contains(out, "NOT VERIFIED") || !strings.Contains(out, m.System.PCR11["SHA-384"][""]) {
 		t.Errorf("show without a key: %s", out)

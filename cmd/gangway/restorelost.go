@@ -184,13 +184,13 @@ func (r *restoration) noteLosses() {
 	} else {
 		r.note("Repeated %d deletions and revocations since %s; %d others are not repeated, because their device, account or token is not in the backup. Passwords that were changed since then have their old values again.", r.repeated, begun, r.unknown)
 		for _, gap := range r.gaps() {
-			r.note("Possibly lost: the deletions and revocations from %s to %s, because no file has the events of this time.", gap[0].Format(time.RFC3339), gap[1].Format(time.RFC3339))
+			r.note("Possibly lost: the deletions and revocations from %s to %s, because no file has the events of that period.", gap[0].Format(time.RFC3339), gap[1].Format(time.RFC3339))
 		}
 		if until, ok := r.covered(); ok {
 			r.note("Possibly lost: the deletions and revocations after %s, when the newest file of events was made.", until.Format(time.RFC3339))
 		}
 		if len(r.trail.others) > 0 {
-			r.note("According to the events, the restored hub lacks at most the following, from the time since %s: %s.", begun, strings.Join(r.lost(), ", "))
+			r.note("According to the events since %s, the restored hub lacks at most the following: %s.", begun, strings.Join(r.lost(), ", "))
 		}
 	}
 	r.note("Ended %d sessions: people must sign in again. Paused %d join tokens with a limited number of uses: 'gangway restore tokens' shows the list.", r.done.Sessions, r.done.Tokens)
@@ -225,7 +225,7 @@ func (r *restoration) lost() (list []string) {
 func (a *app) restoreLostCommand() *cobra.Command {
 	var data string
 	c := &cobra.Command{
-		Use: "lost --data DIR", Short: "List devices that lost their record in a restore", Args: args(),
+		Use: "lost --data DIR", Short: "List devices whose record was lost in a restore", Args: args(),
 		Long: `Lost lists the devices that have a certificate of this hub and whose records were lost,
 because they onboarded after the backup from which the hub was restored. A device is in
 the list after it has connected, and until it has onboarded again. Each owner has an
@@ -353,7 +353,7 @@ number, leave the token paused, and let its owner make a new one.`,
 		Example: "  gangway restore resume 5f3e... --data /var/lib/gangway --spent 2",
 		RunE: func(c *cobra.Command, arg []string) error {
 			if !c.Flags().Changed("spent") || spent < 0 {
-				return usagef("--spent is needed: the number of devices that have used the token after the backup, such as 0")
+				return usagef("--spent is needed: the number of devices that have used the token since the backup, such as 0")
 			}
 			i, err := existing(c.Context(), data)
 			if err != nil {
@@ -374,6 +374,6 @@ number, leave the token paused, and let its owner make a new one.`,
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", "the hub's data folder (required)")
-	c.Flags().IntVar(&spent, "spent", 0, "number of uses after the backup (required)")
+	c.Flags().IntVar(&spent, "spent", 0, "number of devices that have used the token since the backup (required)")
 	return c
 }

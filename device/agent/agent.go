@@ -203,7 +203,7 @@ func (a *Agent) hub(at *addresses, ca string) (*hub, error) {
 			a.say("clock", "The machine's clock shows %s, but the hub's clock shows %s. Setting the machine's clock failed: %v.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime), err)
 			return
 		}
-		a.say("clock", "The machine's clock was set from %s to %s, from the hub's clock.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime))
+		a.say("clock", "The machine's clock was set from %s to %s, according to the hub's clock.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime))
 	}}
 	return h, nil
 }
