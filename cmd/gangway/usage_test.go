@@ -30,8 +30,8 @@ func typed(t *testing.T, words ...string) (code int, stdout, stderr string) {
 	return code, out.String(), notes.String()
 }
 
-// goText matches words that do not help a person: words of Go's libraries, and names of data formats
-// such as JSON.
+// goText matches words that do not help a person: words of Go's libraries, and names of data
+// formats such as JSON.
 var goText = regexp.MustCompile(`strconv\.|time: (?:missing|unknown|invalid)|json: |yaml: |unmarshal|x509: |asn1: |tcg: |invalid character|main\.|nil pointer|0x[0-9a-f]{6,}|missing port in address|%!|unknown shorthand|bad flag syntax|invalid argument`)
 
 // A new user tries all commands with wrong input. Every message says what is wrong and what to do.
