@@ -55,7 +55,7 @@ func TestKeysAndManifestsAreChangedOnThePage(t *testing.T) {
 		t.Fatal("the hub added the key without the password")
 	}
 	do(303, "/ui/boots/key", form("name", "release <1>", "key", k.pem, "password", hubtest.Password))
-	do(409, "/ui/boots/key", form("name", "release <1>", "key", k.pem, "password", hubtest.Password), "The account has this key already")
+	do(409, "/ui/boots/key", form("name", "release <1>", "key", k.pem, "password", hubtest.Password), "The account already has this key")
 	signed := k.sign(t, manifestOf("linux 1", 7))
 	do(200, "/ui/boots/preview-manifest", form("manifest", signed), "system linux 1", "7", hexSum("file of linux 1"), k.id, "The signature is valid")
 	if len(ada.manifests()) != 0 {
