@@ -114,8 +114,8 @@ func oneIf(b bool) float64 {
 	return 0
 }
 
-// instant is a time that several goroutines read and write. The zero value means that no time was
-// set.
+// instant is a time that goroutines may read and write concurrently. The zero value means that no
+// time was set.
 type instant struct{ nanoseconds atomic.Int64 }
 
 func (i *instant) set(t time.Time) { i.nanoseconds.Store(t.UnixNano()) }
