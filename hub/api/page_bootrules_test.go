@@ -68,7 +68,7 @@ func TestKeysAndManifestsAreChangedOnThePage(t *testing.T) {
 		t.Fatalf("%s", brief.Of(list))
 	}
 	// The preview of the removal of a key names the manifests that would not count any more.
-	says(t, b.page("/ui/boots/key/"+k.id), "The hub does not use these manifests any more", "system linux 1 (sequence 7)")
+	says(t, b.page("/ui/boots/key/"+k.id), "The hub will no longer use these manifests", "system linux 1 (sequence 7)")
 	do(303, "/ui/boots/key/"+k.id, "")
 	if list := ada.manifests(); len(list) != 1 || list[0].Counts || len(ada.manifestKeys()) != 0 {
 		t.Errorf("%s", brief.Of(list))
