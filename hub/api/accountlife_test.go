@@ -287,8 +287,8 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 	reader.status("POST", "/devices/tokens", nil, 403)
 	reader.status("GET", "/ui/overview", nil, 403)
 	all.status("POST", "/devices/tokens", nil, 200)
-	// A program signs in with an API token, and gets an access token. The access token has no more
-	// scopes than the API token.
+	// When a program signs in with an API token, it gets an access token that has no more scopes
+	// than the API token.
 	access := s.person(t, "")
 	access.token = want[struct{ Token string }](access, "POST", "/auth/login", map[string]string{"username": "everything", "password": all.token}, 200).Token
 	narrow := s.person(t, "")

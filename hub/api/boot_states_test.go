@@ -123,8 +123,8 @@ func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 	}
 }
 
-// After a refused measurement, the hub does not show an older matching measurement. The older
-// measurement does not admit the device.
+// After the hub has refused a measurement, it does not show an older measurement that matched, and
+// does not admit the device because of it.
 func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 	t.Parallel()
 	big := func(t testing.TB, s *scene, c *fleet.Conn) *wire.BootReport {

@@ -247,7 +247,7 @@ func TestPolicyAdmitsOnlyABootThatMatchesOnThisConnection(t *testing.T) {
 	// After the changed boot, the hub refuses the first connection and the token too.
 	refused(t, report(c), 403, "boot-changed")
 	want[map[string]any](p, "GET", "/devices/"+id, nil, 403)
-	// The owner accepts the changed boot. Then the device must measure this boot again.
+	// Even after the owner has accepted the changed boot, the device must measure this boot again.
 	want[api.BootView](s.person(t, "ada"), "POST", "/devices/"+id+"/boot/reference", map[string]any{"from": "latest"}, 200)
 	refused(t, report(second), 403, "boot-unmeasured")
 	booted(t, second, s.victim, another, 4)

@@ -139,8 +139,8 @@ func TestManifestsDecideWhatIsExpected(t *testing.T) {
 	}
 }
 
-// When a revision is posted, its system is expected from that moment. The old system stays expected
-// until the revision is done.
+// From the moment at which a revision is posted, the hub expects the revision's system. The old
+// system stays expected until the revision is done.
 func TestSystemOfAPostedRevisionIsExpected(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -396,7 +396,7 @@ func TestPolicyRequiresStatesOfParts(t *testing.T) {
 	asks("boot-changed")
 }
 
-// putDecision makes a decision in the store, without the checks of the API.
+// putDecision stores a decision directly, without the checks of the API.
 func putDecision(s *scene, nick string, d api.NewBootDecision) error {
 	a, err := s.Store.AccountByNickOrEmail(context.Background(), nick)
 	if err != nil {

@@ -199,8 +199,8 @@ func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 	if a := s.post(t, s.request(t, low)); a.Status != 200 {
 		t.Errorf("an EK of the kind that is allowed: %d %s", a.Status, a.Body)
 	}
-	// The EK has no certificate. If the policy allows the kind of such an EK, the machine waits for
-	// the owner's decision. If not, the hub refuses the machine.
+	// If the policy allows the kind of an EK that has no certificate, the machine waits for the
+	// owner's decision. If not, the hub refuses the machine.
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"ek_kinds: {none: [L-1]}\n")
 	s.Policy(t, s.Owner.ID, "version: 1\n")
 	refused(t, s.post(t, s.request(t, s.uncertified(t))), 403, evidence.CodeKind)
@@ -208,8 +208,8 @@ func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 	waits(t, s.post(t, s.request(t, s.uncertified(t))), evidence.CodeNoCertificate)
 }
 
-// The first owner has onboarded a TPM with one of its EKs. The policy allows only one kind of EK
-// for each maker. So a second owner cannot onboard the same TPM with another EK of the TPM.
+// The first owner has onboarded a TPM with one of its EKs. Because the policy allows only one kind
+// of EK for each maker, a second owner cannot onboard the same TPM with another of its EKs.
 func TestOneKindForAMakerKeepsASecondOwnerOut(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

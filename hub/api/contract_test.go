@@ -546,8 +546,8 @@ func registration(c *contract) map[string]string {
 	return map[string]string{"body": string(must(d.Registration(tok, e.Keys, fleet.RegistrationChange{}))(t))}
 }
 
-// The method `at` replaces the variables of a path. It uses the values in `values`. For a variable
-// that is not in `values`, it uses Ada's value.
+// The method `at` replaces the variables of a path with the values in `values`, or with Ada's
+// values for variables that are not in `values`.
 func (c *contract) at(path string, values map[string]string) string {
 	all := maps.Clone(c.secrets)
 	maps.Copy(all, values)

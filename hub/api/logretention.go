@@ -109,8 +109,8 @@ func logRuleWords(r store.LogRule) string {
 // rulesAtOnce is how many owners' limits for logs the hub reads with one query.
 const rulesAtOnce = 100
 
-// keepOwnersLogs removes the log lines that are older than their owner wants. Each database write
-// removes a bounded number of lines.
+// keepOwnersLogs removes the log lines that are older than their owner wants to keep. Each database
+// write removes a bounded number of lines.
 func (s *Server) keepOwnersLogs(ctx context.Context, now time.Time) error {
 	for after := ""; ; {
 		rules, err := s.cfg.Store.LogRules(ctx, after, rulesAtOnce)

@@ -115,8 +115,9 @@ func TestNumbersComeBackAsTheyWereWritten(t *testing.T) {
 	}
 }
 
-// The database has metadata of an old version of the hub, which is too deep or malformed. The hub's
-// answers leave out only the values that cannot be read. The owner can delete these values.
+// If the database has metadata from an old version of the hub that is nested too deeply or
+// malformed, the hub's answers leave out only the values that cannot be read. The owner can delete
+// these values.
 func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -352,8 +352,8 @@ func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
 	}
 }
 
-// A device sends several requests that the hub refuses. After these requests have expired, the hub
-// still has the device's EK certificate, marked as not proven.
+// If a device sends several requests that the hub refuses, the hub still has the device's EK
+// certificate, marked as not proven, after these requests have expired.
 func TestRefusedRequestsKeepOneCertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
