@@ -15,7 +15,7 @@ import (
 )
 
 // If a person opens a page of the hub from another site, or types its address, the browser gets a
-// hint before the page. The hint has the addresses of the page's static files, but no other headers,
+// hint before the page. The hint has the addresses of the page's static files and no other headers,
 // because the page has its own policy. A request from a page of the hub, or from a program, gets no
 // hint.
 func TestStaticFilesAreHintedBeforeThePage(t *testing.T) {
