@@ -32,8 +32,8 @@ func viewAccount(a store.Account) AccountView {
 
 var accountNickForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9_\-+]{3,23}$`) })
 
-// NewAccount checks the fields of a new account and hashes its password. The texts of the errors
-// are for users.
+// NewAccount checks the fields of a new account and hashes its password. The texts of its errors
+// are written for the person who chose the fields.
 func NewAccount(nick, email, password string, now time.Time) (store.Account, error) {
 	if !accountNickForm().MatchString(nick) {
 		return store.Account{}, errors.New("a nick must have 3 to 23 characters: letters, digits, and the signs _ - +")
@@ -61,8 +61,8 @@ func (s *Server) createAccount(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !s.cfg.OpenRegistration {
-		// The status is not 401 or 403, because Pantacor's client asks for a password after these
-		// statuses.
+		// The status is neither 401 nor 403, because after these Pantacor's client would ask for a
+		// password.
 		return problem(http.StatusPreconditionFailed, "registration-closed", "Ask the hub's operator for an account ('gangway account create').", "Registration is closed on this hub.")
 	}
 	var a store.Account
@@ -77,7 +77,7 @@ func (s *Server) createAccount(w http.ResponseWriter, r *http.Request) error {
 		return problem(http.StatusPreconditionFailed, "account-form", "Correct the value and send the request again.", "The account was not created: %v.", err)
 	}
 	if err := s.cfg.Store.CreateAccount(r.Context(), a); errors.Is(err, store.ErrExists) {
-		return problem(http.StatusPreconditionFailed, "exists", "Choose another nick and e-mail address, or sign in if the account is yours.", "An account with this nick or e-mail address exists.")
+		return problem(http.StatusPreconditionFailed, "exists", "Choose another nick and e-mail address, or sign in if the account is yours.", "An account with this nick or e-mail address already exists.")
 	} else if err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func (s *Server) createAccount(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// listAccounts lists only the caller's own account, because no account may see other accounts.
+// listAccounts lists only the caller's own account, because accounts cannot see one another.
 func (s *Server) listAccounts(w http.ResponseWriter, r *http.Request) error {
 	writeJSON(w, http.StatusOK, []AccountView{viewAccount(accountOf(r))})
 	return nil

@@ -26,7 +26,7 @@ func (s *Server) verifyPasswordAgain(r *http.Request, password string) error {
 		return err
 	}
 	if !ok {
-		// The status is not 401, because clients discard their session after a 401. The session is
+		// The status is not 401: clients discard their session after a 401, but this session is
 		// still valid.
 		p := problem(http.StatusForbidden, "current-password", "Check the password and try again.", "The current password is wrong.")
 		s.recordOrCount(r.Context(), store.Event{Time: now, Kind: "account.password-refused", Code: p.Code, Owner: in.account.ID, Message: "A signed-in client sent a wrong current password."})
@@ -35,14 +35,14 @@ func (s *Server) verifyPasswordAgain(r *http.Request, password string) error {
 	return nil
 }
 
-// PasswordChanged is the answer to a change of the password.
+// PasswordChanged is the answer to a request that changed the caller's password.
 type PasswordChanged struct {
 	Status    string `json:"status"`
 	APITokens int    `json:"api-tokens"` // number of API tokens that stay valid
 }
 
-// changePassword replaces the password, if the body has the current password. All other sessions
-// end.
+// changePassword replaces the caller's password, if the body has the current password, and ends all
+// other sessions.
 func (s *Server) changePassword(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Current      string `json:"current"`
@@ -102,7 +102,7 @@ var errNoMail = problem(http.StatusPreconditionFailed, "no-mail", "Ask the hub's
 // address, so that it does not show which accounts exist.
 func (s *Server) recoverPassword(http.ResponseWriter, *http.Request) error { return errNoMail }
 
-// SessionView is a session of the account.
+// SessionView describes one of the account's sessions.
 type SessionView struct {
 	ID      string    `json:"id"`
 	Current bool      `json:"current"` // the caller's own session
@@ -139,7 +139,7 @@ func (s *Server) endSession(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// endSessionNamed ends a session of the caller's account.
+// endSessionNamed ends the session with this id, if it belongs to the caller's account.
 func (s *Server) endSessionNamed(r *http.Request, id string) error {
 	e := store.Event{Time: s.cfg.Now(), Kind: "account.session-ended", Owner: accountOf(r).ID, Message: "A session was ended."}
 	return s.cfg.Store.EndSession(r.Context(), accountOf(r).ID, id, e.By(store.ActorIn(r.Context())))

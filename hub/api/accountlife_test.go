@@ -275,8 +275,8 @@ func TestSignInRacingDisableLeavesNoSession(t *testing.T) {
 	}
 }
 
-// An API token allows the actions of its scopes, until the token expires. It never allows actions
-// that need a person: to make API tokens, to change the password, or to end sessions.
+// An API token allows the actions of its scopes until it expires. It never allows the actions that
+// are reserved for a person: making API tokens, changing the password, and ending sessions.
 func TestAPITokenIsNoPerson(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -287,8 +287,8 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 	reader.status("POST", "/devices/tokens", nil, 403)
 	reader.status("GET", "/ui/overview", nil, 403)
 	all.status("POST", "/devices/tokens", nil, 200)
-	// A program signs in with an API token, and gets an access token. The access token has no more
-	// scopes than the API token.
+	// When a program signs in with an API token, it gets an access token that has no more scopes
+	// than the API token.
 	access := s.person(t, "")
 	access.token = want[struct{ Token string }](access, "POST", "/auth/login", map[string]string{"username": "everything", "password": all.token}, 200).Token
 	narrow := s.person(t, "")
@@ -302,7 +302,7 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 			p.status(method, path, map[string]any{"name": "x", "scopes": []string{"all"}, "password": hubtest.Password, "current": hubtest.Password}, 403)
 		}
 	}
-	// An access token of a session with only some scopes cannot make an API token either.
+	// A session's access token cannot make an API token either if it has only some of the scopes.
 	scoped := s.person(t, "")
 	scoped.token = want[struct{ Token string }](scoped, "POST", "/auth/login", map[string]string{"username": "ada", "password": hubtest.Password, "scope": "devices user"}, 200).Token
 	scoped.status("POST", "/tokens", map[string]any{"name": "x", "scopes": []string{"all"}}, 403)
@@ -396,7 +396,7 @@ func TestBearerInAnyCase(t *testing.T) {
 	}
 }
 
-// The event of a change names the actor, and the actor's address and credential.
+// The event that records a change names the actor, with the actor's address and credential.
 func TestEventsSayWho(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -508,8 +508,8 @@ func TestFrequentEventsAreOneLineADay(t *testing.T) {
 	}
 }
 
-// A client reads the list of join tokens in pages, until it gets an empty page. It gets each token
-// once.
+// A client that reads the list of join tokens page by page, until it gets an empty page, gets each
+// token once.
 func TestJoinTokensByPage(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// accountLimiter bounds how often all networks together may try passwords for one account. It does
-// not limit a network from which somebody has signed in to the account before. So strangers cannot
+// accountLimiter bounds how often all networks together may try passwords for one account. A
+// network from which somebody has signed in to the account before is exempt, so strangers cannot
 // lock the owner out.
 //
-// The state of accountLimiter is only in memory. After a restart, every network counts as unknown.
+// The state is kept only in memory, so after a restart every network counts as unknown.
 type accountLimiter struct {
 	attempts *limiter[string] // by the login as typed, in lower case
 
@@ -35,8 +35,8 @@ func newAccountLimiter(r Rate) *accountLimiter {
 }
 
 // allow reports whether the hub may check a password, and in which lane of the queue for password
-// checks. Known networks and unknown networks have separate lanes. `account` is empty if no account
-// has the name `login`. An unknown name has the same limits, so that a stranger cannot find out
+// checks: known networks and unknown networks have separate lanes. `account` is empty if no account
+// has the name `login`. The limits are the same for such a name, so that a stranger cannot find out
 // which accounts exist.
 func (a *accountLimiter) allow(login, account string, from netip.Prefix, now time.Time) (lane int, allowed bool) {
 	a.mu.Lock()

@@ -134,8 +134,8 @@ type scrape struct {
 	up   bool
 }
 
-// Phases of an alert's test, in minutes. First the hub is calm, then the fault lasts, and then the
-// fault is over.
+// The phases of an alert's test, in minutes: first the hub is calm, then the fault lasts, and then
+// the fault is over.
 const (
 	calmFor, faultFor, clearFor = 60, 30, 90
 	lookCalm, lookFault         = calmFor - 1, calmFor + 12
@@ -228,8 +228,8 @@ func newPromTest(t *testing.T, r rule, calm, fault, cleared scrape) promTest {
 	return p
 }
 
-// fault is a fault that makes an alert fire. The function `cause` begins the fault, and the
-// function `end` ends it.
+// fault is a fault that makes an alert fire. The function `cause` begins it, and the function `end`
+// ends it.
 type fault struct {
 	alert      string
 	cause, end func()
@@ -318,8 +318,8 @@ func (w *watched) until(what string, is func() bool) {
 	}
 }
 
-// fill writes a file, so that the free space of the disk is `reserves` times the reserve that the
-// hub keeps free.
+// fill writes a file that leaves `reserves` times as much free space on the disk as the hub keeps
+// in reserve.
 func (w *watched) fill(reserves float64) {
 	w.t.Helper()
 	path := filepath.Join(w.dir, "filler")
@@ -478,8 +478,8 @@ func (w *watched) contact() {
 	w.until("the devices are active", func() bool { return sample(w.t, w.scrape().text, "gangway_devices_quiet") < alarm.QuietDevices })
 }
 
-// lock locks the database as another program would, and sends the hub more writes than the hub may
-// run at the same time. The function `unlock` ends the lock.
+// lock locks the database as another program would, and sends the hub more writes than it may run
+// at the same time. The returned function ends the lock.
 func (w *watched) lock() (unlock func()) {
 	w.t.Helper()
 	db := openDatabase(w.t, w.dir)

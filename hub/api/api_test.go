@@ -201,7 +201,7 @@ func TestOneOwnerSeesNothingOfAnothers(t *testing.T) {
 	}
 }
 
-// Without a WWW-Authenticate header in a 401, Pantacor's clients would retry without end.
+// A 401 has a WWW-Authenticate header, because without it Pantacor's clients would retry forever.
 func TestUnauthorizedSaysWhereToSignIn(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -238,7 +238,8 @@ func TestGuessingPasswordsIsSlowedDown(t *testing.T) {
 	t.Error("twelve guesses in a row were not limited")
 }
 
-// A page of another site makes the browser send the sign-in form. The hub refuses the request.
+// A page of another site makes the browser send the hub's sign-in form. The hub refuses the
+// request.
 func TestOtherSitesPageIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	// apiTokenPrefix marks API tokens, for people and for secret scanners.
+	// apiTokenPrefix lets people and secret scanners recognise API tokens.
 	apiTokenPrefix = "gwt_"
 	// onAPIToken is the prefix of the session claim in an access token that was issued for an API
 	// token. The API token's hash follows, in hexadecimal.
@@ -104,7 +104,7 @@ func (n NewAPIToken) expires(now time.Time) (time.Time, error) {
 	return now.Add(life), nil
 }
 
-// createAPIToken makes a token for a program.
+// createAPIToken makes an API token, for a program that acts for the caller's account.
 func (s *Server) createAPIToken(w http.ResponseWriter, r *http.Request) error {
 	var body NewAPIToken
 	if err := readJSON(r, &body); err != nil {
@@ -137,8 +137,8 @@ func (s *Server) makeAPIToken(r *http.Request, body NewAPIToken) (made APITokenC
 	}
 	secret := apiTokenPrefix + rand.Text()
 	t := store.APIToken{ID: wire.NewID(), Hash: sha256.Sum256([]byte(secret)), Account: in.account.ID, Name: body.Name, Scopes: scopes, Created: now, Expires: expires}
-	// Try to sign an access token, which fails if there are too many scopes. So the hub refuses
-	// these scopes before it stores the API token.
+	// An access token for this API token cannot be signed if there are too many scopes. Sign one
+	// now, so that the hub refuses these scopes before it stores the API token.
 	if _, _, err := s.apiAccessToken(in.account, t, scopes, now); err != nil {
 		return made, err
 	}
@@ -146,7 +146,7 @@ func (s *Server) makeAPIToken(r *http.Request, body NewAPIToken) (made APITokenC
 		Message: fmt.Sprintf("API token %q was created (%s); it expires on %s.", t.Name, strings.Join(body.Scopes, " "), expires.UTC().Format(time.DateOnly))}
 	switch err := s.cfg.Store.CreateAPIToken(r.Context(), t, in.session.TokenHash, maxAPITokens, e.By(store.ActorIn(r.Context()))); {
 	case errors.Is(err, store.ErrExists):
-		return made, problem(http.StatusConflict, "exists", "Choose another name, or revoke the API token with this name first.", "You have an API token with this name.")
+		return made, problem(http.StatusConflict, "exists", "Choose another name, or revoke the API token with this name first.", "You already have an API token with this name.")
 	case errors.Is(err, store.ErrTooMany):
 		return made, problem(http.StatusConflict, "too-many-api-tokens", "Revoke API tokens that are not used.", "You have %d API tokens, which is the maximum.", maxAPITokens)
 	case errors.Is(err, store.ErrNotFound): // the session ended during the request

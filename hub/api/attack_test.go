@@ -44,8 +44,8 @@ type scene struct {
 	victim *fleet.Device
 }
 
-// TPM makers. Each maker is made only once for all tests, because making a maker's two RSA keys
-// takes a tenth of a second. No two makers share a key.
+// The TPM makers in these tests. Each maker is made only once for all tests, because making its two
+// RSA keys takes a tenth of a second. No two makers share a key.
 var (
 	// The hub of every scene trusts goodMaker.
 	goodMaker = makerOnce("good", fleet.MakerOptions{})
@@ -53,7 +53,7 @@ var (
 	unknownMaker = makerOnce("unknown", fleet.MakerOptions{})
 	// impostorMaker has goodMaker's name, but different keys.
 	impostorMaker = makerOnce("good", fleet.MakerOptions{})
-	// expiredMaker is unknown, and its intermediate certificate has expired.
+	// expiredMaker is like unknownMaker, but its intermediate certificate has expired.
 	expiredMaker = makerOnce("old", fleet.MakerOptions{IntermediateExpires: time.Now().Add(-time.Hour)})
 )
 
@@ -253,7 +253,7 @@ func TestRejectsUsedUpToken(t *testing.T) {
 	if s.Uses(t, s.tok) != 1 || len(s.Devices(t, s.Owner)) != 1 {
 		t.Error("the refused device changed something")
 	}
-	// The victim may onboard again: the token has counted the victim's use already.
+	// The victim may onboard again, because its use of the token has already been counted.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
@@ -382,8 +382,8 @@ func TestStrangerWithTheVictimsEKCertificate(t *testing.T) {
 	}
 }
 
-// The answer that a stranger gets does not depend on these facts: whether the hub has a device with
-// the TPM, who owns that device, and whether the token is used up.
+// The answer that a stranger gets does not reveal whether the hub has a device with the TPM, who
+// owns that device, or whether the token is used up.
 func TestPendingRevealsNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -402,7 +402,7 @@ func TestPendingRevealsNothing(t *testing.T) {
 // Attacks with the certificates of a pending enrolment. The tests assume that the attacker has
 // these certificates.
 
-// A device has its certificates, but has not activated them. The certificates give no access.
+// Certificates that a device has received but not yet activated give no access.
 func TestPendingCertificateOpensNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -411,7 +411,7 @@ func TestPendingCertificateOpensNothing(t *testing.T) {
 	defer conn.Close()
 	refused(t, must(conn.Do(t.Context(), "GET", "/device", nil))(t), 403, "certificate-not-active")
 	refused(t, must(conn.Do(t.Context(), "PATCH", "/device/meta", []byte(`{"a":1}`)))(t), 403, "certificate-not-active")
-	// The certificate of the pending enrolment's AIK is not in the AIK registry.
+	// The AIK of the pending enrolment is not in the AIK registry.
 	if _, err := s.Store.AIK(t.Context(), s.victim.IAK.Name()); !errors.Is(err, store.ErrNotFound) {
 		t.Error("a pending IAK is in the AIK registry")
 	}
@@ -518,8 +518,8 @@ func TestActivationRacesWithRevocation(t *testing.T) {
 			}
 		})
 		wg.Wait()
-		// The activation or the deletion may come first. In both cases the device is deleted
-		// afterwards, and the device's certificates give no access.
+		// Whichever comes first, the activation or the deletion, the device is deleted in the end,
+		// and its certificates give no access.
 		if a == nil || a.Status != 200 && a.Code() != onboard.CodeRevoked {
 			t.Fatalf("activation: %s", brief.Of(a))
 		}
@@ -636,15 +636,14 @@ func TestTLSRefusesCertificatesThatAreNoDevices(t *testing.T) {
 			t.Errorf("%s certificate was accepted", name)
 		}
 	}
-	// If an attacker has the victim's certificate but not the victim's key, the hub refuses the
-	// attacker.
+	// The hub refuses an attacker who has the victim's certificate but not the victim's key.
 	if err := s.handshake(t, tls.Certificate{Certificate: c.TLS(s.victim).Certificate, PrivateKey: key}); err == nil {
 		t.Error("the victim's certificate was accepted with another key")
 	}
 }
 
-// If a certificate of the device CA is for another purpose than TLS client authentication, or is
-// not in the database, the hub refuses the certificate.
+// The hub refuses a certificate of the device CA that is not for TLS client authentication, or that
+// is not in the database.
 func TestTLSRefusesCertificatesOfTheRightCAThatTheHubDidNotIssue(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -714,7 +713,7 @@ func TestRejectsTruncatedAndOversizedBodies(t *testing.T) {
 	for _, n := range []int{0, 1, 11, 12, 100, len(good) / 2, len(good) - 1} {
 		refused(t, s.post(t, good[:n]), 400, "csr-malformed")
 	}
-	// A body of 64 MiB: the hub stops reading at its limit.
+	// The hub stops reading this body of 64 MiB at its limit.
 	a, err := s.client.Post(t.Context(), "/onboard", io.LimitReader(zeros{}, 64<<20))
 	if err == nil {
 		refused(t, a, 413, "body-too-large")

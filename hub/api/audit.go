@@ -33,9 +33,9 @@ func (s *Server) count(ctx context.Context, e store.Event) {
 	s.write(ctx, s.counters.add(e.By(store.ActorIn(ctx)), 0))
 }
 
-// recordOrCount writes a separate row for each of the first ownRows equal events of a day. Events
-// are equal if they differ only in time, address and message. It counts the later equal events in
-// one shared row.
+// recordOrCount writes a separate row for each of the first ownRows equal events of a day, and
+// counts the later ones in one shared row. Events are equal if they differ only in time, address
+// and message.
 func (s *Server) recordOrCount(ctx context.Context, e store.Event) {
 	if e.Owner == "" {
 		s.recordUnproven(ctx, e)
@@ -133,8 +133,8 @@ func (t *eventCounters) addUnproven(e store.Event) *store.Event {
 	return t.put(apart, 0)
 }
 
-// counterKey returns an event without the fields that may differ between equal events. Its Time is
-// the day.
+// counterKey returns `e` without the fields in which equal events may differ, and with its Time
+// truncated to the day.
 func counterKey(e store.Event) store.Event {
 	e.Time, e.Addr, e.Message, e.Count, e.Last = e.Time.UTC().Truncate(24*time.Hour), "", "", 0, time.Time{}
 	return e
@@ -219,7 +219,7 @@ func (t *eventCounters) putBack(events []store.Event) {
 }
 
 // These constants bound how many rows peers without a proven identity can add to audit trails. Each
-// constant is the size of a burst; its comment says the rate after the burst.
+// constant is the size of a burst, and its comment gives the rate after the burst.
 const (
 	unprovenOfNobody = 16 // rows in the operator's trail, then 1 row a minute
 	unprovenOfOwner  = 64 // rows in each owner's trail, then 1 row a minute

@@ -34,9 +34,9 @@ func bearerToken(r *http.Request) (string, bool) {
 	return strings.TrimLeft(token, " "), ok && strings.EqualFold(scheme, "Bearer")
 }
 
-// authenticateAccount verifies the token of a request. It looks up the session or the API token to
-// which the token belongs, and the account. If one of them does not exist any more, it returns an
-// error. authenticateAccount sets the context's store.Actor to the account.
+// authenticateAccount verifies the token of a request, and finds the account and the session or API
+// token to which the token belongs. If one of them no longer exists, it returns an error.
+// authenticateAccount also makes the account the store.Actor in the request's context.
 func (s *Server) authenticateAccount(r *http.Request) (*signIn, error) {
 	token, ok := bearerToken(r)
 	means := store.ByAPI
@@ -190,7 +190,7 @@ func (s *Server) findDevice(r *http.Request) (store.Device, error) {
 }
 
 // whyNotActive returns the reason why a certificate does not belong to an active device. The peer
-// has proven that it has the certificate's key.
+// may learn the reason, because it has proven that it has the certificate's key.
 func (s *Server) whyNotActive(r *http.Request, hash store.Hash) error {
 	ctx := r.Context()
 	e, err := s.cfg.Store.EnrolmentByCertificate(ctx, hash)

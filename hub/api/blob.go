@@ -17,8 +17,8 @@ import (
 )
 
 // getBlob serves an object. Whatever MIME type the owner chose, the headers make browsers save the
-// object as a file. A browser must not show it as a page, because a page from the hub's address
-// could run scripts against the hub.
+// object as a file instead of showing it: a page from the hub's address could run scripts against
+// the hub.
 func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	o := callerOf(r).url.object
 	if callerOf(r).url.uploads {
@@ -51,8 +51,8 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	}
 	h.Set("Content-Disposition", name)
 	rc := http.NewResponseController(w)
-	// Each block gets a new write deadline. A block is read only after the client received the
-	// previous block.
+	// Each block gets a new write deadline. A block is read only after the client has received the
+	// previous one.
 	http.ServeContent(w, r, "", time.Time{}, struct {
 		io.Reader
 		io.Seeker
@@ -70,8 +70,7 @@ type readerFunc func([]byte) (int, error)
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // blockTimeout is how long the hub waits for the next block of an upload or download. minSpeed is
-// the lowest mean speed of an upload, in bytes per second. If an upload is slower, the hub ends the
-// upload.
+// the lowest mean speed of an upload, in bytes per second; the hub ends slower uploads.
 const (
 	blockTimeout = 60 * time.Second
 	minSpeed     = 4 << 10
@@ -153,8 +152,8 @@ func (u *upload) giveWay(now time.Time) bool {
 	return true
 }
 
-// Bounds of the concurrent uploads of one object by one owner. More than uploadsOfOne concurrent
-// uploads would only fill the disk. A further upload waits for its turn, or replaces a stalled
+// Limits on the concurrent uploads of one object by one owner. More than uploadsOfOne uploads at a
+// time would only fill the disk, so a further upload waits for its turn, or replaces a stalled
 // upload.
 const (
 	uploadsOfOne = 2
@@ -287,8 +286,8 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, o store.Object,
 		return trailProblem(err)
 	}
 	defer end()
-	// The bytes are written even if another account has stored them. So the duration of an upload
-	// does not reveal whether another account has these bytes.
+	// The bytes are written even if another account has already stored them, so that the duration
+	// of an upload does not reveal this.
 	err = s.cfg.Objects.Put(r.Context(), objects.Key{Sum: record.Sum, Place: record.Place}, o.Size, one)
 	// The server's own deadline may have passed during the upload, so set a new deadline for the
 	// answer. The rest of a broken body is not read.
@@ -321,15 +320,15 @@ var errOtherContent = problem(http.StatusBadRequest, "object-sum", "Send the fil
 
 // finishUpload records that an upload has stored all bytes of the object `o`. If the credential for
 // the upload's URL was revoked during the upload, finishUpload records nothing. If inUse is false,
-// no object uses the uploaded bytes. The caller then removes these bytes after it has answered.
+// no object uses the uploaded bytes, and the caller removes them after it has answered.
 func (s *Server) finishUpload(ctx context.Context, o store.Object, record store.Upload, by credential) (inUse bool, err error) {
 	if ok, err := s.checkCredential(ctx, by); err != nil || !ok {
 		return false, cmp.Or(err, error(errURLRevoked))
 	}
 	// If another owner has the object, check whether the object's bytes still exist. If they are
 	// lost, this upload replaces them. If no other owner has the object, check whether the bytes of
-	// this upload exist. This check is only for equal durations: without it, a client could tell
-	// from the duration of the answer whether another owner has the object.
+	// this upload exist, but only so that both cases take equally long: otherwise a client could
+	// tell from the duration of the answer whether another owner has the object.
 	at, lost := cmp.Or(o.Place, record.Place), ""
 	if _, err := s.cfg.Objects.Stat(ctx, objects.Key{Sum: o.Sum, Place: at}); errors.Is(err, objects.ErrNotFound) {
 		lost = at

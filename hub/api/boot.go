@@ -168,7 +168,7 @@ type bootDecision struct {
 	PCRs map[int]string `json:"pcrs"`
 	Lock *bool          `json:"lock"`
 	// Measurement is the number of the measurement that the owner looked at. If there is a newer
-	// measurement, the decision fails. 0: the hub does not check for a newer measurement.
+	// measurement, the decision fails. If Measurement is 0, the hub does not check this.
 	Measurement int64 `json:"measurement"`
 }
 
@@ -309,7 +309,8 @@ func (s *Server) referenceOfOther(r *http.Request, d store.Device, name string) 
 	return &ref, nil
 }
 
-// requestBoot requests a measurement. The device gets the request in the answer to its next report.
+// requestBoot asks a device to measure its boot. The device gets the request in the answer to its
+// next report.
 func (s *Server) requestBoot(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.ownDevice(r)
 	if err != nil {
@@ -321,7 +322,7 @@ func (s *Server) requestBoot(w http.ResponseWriter, r *http.Request) error {
 	return s.writeBoot(w, r, d)
 }
 
-// askForBoot records the request for a measurement.
+// askForBoot records that a person asked the device to measure its boot.
 func (s *Server) askForBoot(r *http.Request, d store.Device) error {
 	if err := s.cfg.Store.RequestBoot(r.Context(), d.ID); err != nil {
 		return err

@@ -40,7 +40,7 @@ func verdictOf(t testing.TB, c *fleet.Conn, d *fleet.Device, pcrs [][]byte, log 
 	return v
 }
 
-// pageSays checks that the device list shows this boot state for the only device.
+// pageSays checks that the web page with the device list shows this boot state for the only device.
 func (s *scene) pageSays(t *testing.T, state string) {
 	t.Helper()
 	b := s.browser(t)
@@ -114,7 +114,7 @@ func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 			}
 			verdictOf(t, c, s.victim, boots.pcrs, boots.log, 3)
 			refused(t, requestSecret(t, c), 403, "boot-nothing-measured")
-			// With another policy, the owner can admit the device.
+			// A policy that does not require a measured boot admits the device.
 			s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: report\n")
 			if a := requestSecret(t, c); a.Status != 200 {
 				t.Errorf("%d %s", a.Status, a.Body)
@@ -123,8 +123,8 @@ func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 	}
 }
 
-// After a refused measurement, the hub does not show an older matching measurement. The older
-// measurement does not admit the device.
+// After the hub has refused a measurement, it does not show an older measurement that matched, and
+// does not admit the device because of it.
 func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 	t.Parallel()
 	big := func(t testing.TB, s *scene, c *fleet.Conn) *wire.BootReport {
@@ -255,8 +255,8 @@ func TestLogThatCannotBeReadIsNoReasonToRefuse(t *testing.T) {
 	}
 }
 
-// On one connection, a device measures a boot that does not match its reference. The hub then
-// refuses requests on all connections of the device, and with all its tokens.
+// If a device measures on one connection a boot that does not match its reference, the hub refuses
+// requests on all connections of the device, and with all its tokens.
 func TestBootThatDoesNotMatchElsewhereEndsEveryAdmission(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

@@ -183,7 +183,7 @@ func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
 	lie("log that was exchanged", boot.CodeNonce, r, c)
 	// Another device's key signed the quote.
 	lie("key", boot.CodeSigner, report(t, must(s.victim.WithNewIdentity())(t), challenge(t, c).Nonce, usual, 2), c)
-	// The nonce is an old nonce, the nonce of another connection, or an invented nonce.
+	// The nonce is old, belongs to another connection, or is invented.
 	old := challenge(t, c).Nonce
 	s.Advance(2 * time.Minute)
 	lie("old nonce", boot.CodeNonce, report(t, s.victim, old, usual, 2), c)
@@ -208,7 +208,8 @@ func TestNonceOfAnotherDeviceIsRefused(t *testing.T) {
 	refused(t, sendBoot(t, c, report(t, s.victim, challenge(t, conn).Nonce, usual, 1)), 403, boot.CodeNonce)
 }
 
-// The API admits a device only if the boot matches and was measured on the same connection.
+// If the policy requires a measured boot, the API admits a device only if its boot matches the
+// reference and was measured on the same connection.
 func TestPolicyAdmitsOnlyABootThatMatchesOnThisConnection(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -246,7 +247,7 @@ func TestPolicyAdmitsOnlyABootThatMatchesOnThisConnection(t *testing.T) {
 	// After the changed boot, the hub refuses the first connection and the token too.
 	refused(t, report(c), 403, "boot-changed")
 	want[map[string]any](p, "GET", "/devices/"+id, nil, 403)
-	// The owner accepts the changed boot. Then the device must measure this boot again.
+	// Even after the owner has accepted the changed boot, the device must measure this boot again.
 	want[api.BootView](s.person(t, "ada"), "POST", "/devices/"+id+"/boot/reference", map[string]any{"from": "latest"}, 200)
 	refused(t, report(second), 403, "boot-unmeasured")
 	booted(t, second, s.victim, another, 4)
@@ -268,7 +269,7 @@ func TestDeviceWithoutTPMIsNotAdmittedWhereABootMustMatch(t *testing.T) {
 	want[map[string]any](p, "GET", "/devices/"+d.ID, nil, 403)
 }
 
-// The TPM's reset count is lower than in the previous measurement. The owner gets an event.
+// If the TPM's reset count is lower than in the previous measurement, the owner gets an event.
 func TestTPMThatWentBackwardsIsNoticed(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -340,7 +341,7 @@ func TestOwnerAcceptsTheBootThatWasLookedAtAndNoNewerOne(t *testing.T) {
 	}
 }
 
-// A device connects again and measures the same boot again. The boot that the owner saw is still
+// If a device connects again and measures the same boot again, the boot that the owner saw is still
 // the latest boot, and the history does not grow.
 func TestSameBootShownAgainIsStillTheOneThatWasLookedAt(t *testing.T) {
 	t.Parallel()
@@ -414,8 +415,8 @@ func TestDecisionsRacingWithMeasurementsLeaveATrueState(t *testing.T) {
 	t.Logf("%d decisions, of which %d met a newer boot", rounds, newer)
 }
 
-// A decision begins, and then the owner locks the reference. The decision does not replace the
-// locked reference.
+// A decision that began before the owner locked the reference does not replace the locked
+// reference.
 func TestLockedReferenceIsNotReplacedByADecisionBegunBefore(t *testing.T) {
 	t.Parallel()
 	s := newSceneOnDisk(t)

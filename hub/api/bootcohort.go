@@ -296,7 +296,7 @@ type NewBootDecision struct {
 	// Firmware limits the decision to devices whose firmware has this version, as it was measured.
 	Firmware string `json:"firmware"`
 	// Devices is the number of devices in the preview. If the cohort has more devices now, the
-	// decision fails. 0: the hub does not check.
+	// decision fails. If Devices is 0, the hub does not check this.
 	Devices int `json:"devices"`
 }
 

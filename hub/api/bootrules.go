@@ -19,11 +19,11 @@ import (
 	"gangway/wire/manifest"
 )
 
-// maxManifest is the largest signed manifest that the hub stores, in bytes. A manifest of the image
-// builder has less than 8 KiB.
+// maxManifest is the largest signed reference manifest that the hub stores, in bytes. The manifests
+// that the image builder makes have less than 8 KiB.
 const maxManifest = 64 << 10
 
-// ManifestKeyView is a public key. The owner signs manifests with the matching private key.
+// ManifestKeyView is a public key with which the hub verifies the owner's reference manifests.
 type ManifestKeyView struct {
 	ID    string    `json:"id"` // SHA-256 of the key's SubjectPublicKeyInfo, hexadecimal
 	Name  string    `json:"name"`
@@ -31,7 +31,7 @@ type ManifestKeyView struct {
 	Added time.Time `json:"added"`
 }
 
-// ManifestView is a manifest on the hub.
+// ManifestView describes a reference manifest that the hub stores.
 type ManifestView struct {
 	ID       string    `json:"id"` // SHA-256 of the signed text, hexadecimal
 	Name     string    `json:"name"`
@@ -42,12 +42,12 @@ type ManifestView struct {
 	Added    time.Time `json:"added"`
 }
 
-// BootList is a list of an owner's keys, manifests or decisions.
+// BootList is a list of an owner's manifest keys, manifests, or decisions about cohorts.
 type BootList[T any] struct {
 	Items []T `json:"items"`
 }
 
-// NewManifestKey is the body of a request that adds a key.
+// NewManifestKey is the body of a request to add a manifest key.
 type NewManifestKey struct {
 	Name     string `json:"name"`
 	Key      string `json:"key"` // PEM
@@ -134,7 +134,7 @@ func (s *Server) putManifestKey(r *http.Request, name, text string) (k store.Man
 	e := s.bootRuleEvent(r, "boot.key-added", "%s added the key %q (SHA-256 %x), which signs manifests.", a.Nick, name, k.ID)
 	switch err := s.cfg.Store.PutManifestKey(r.Context(), k, e); {
 	case errors.Is(err, store.ErrExists):
-		return k, problem(http.StatusConflict, "exists", "List the keys with 'gangway boot key ls'.", "The account has this key already.")
+		return k, problem(http.StatusConflict, "exists", "List the keys with 'gangway boot key ls'.", "The account already has this key.")
 	case errors.Is(err, store.ErrFull):
 		return k, problem(http.StatusConflict, "too-many-manifest-keys", "Remove keys that are not used.", "The account has %d keys, which is the maximum.", store.MaxManifestKeys)
 	case err != nil:

@@ -106,7 +106,7 @@ func TestManifestsDecideWhatIsExpected(t *testing.T) {
 	k := newSigner(t)
 	ada.addKey(k)
 	one := ada.addManifest(k.sign(t, manifestOf("linux 1", 1)))
-	// The first boot is judged too. The boot of a foreign system does not become the reference.
+	// The first boot is judged too, so the boot of a foreign system does not become the reference.
 	if v := booted(t, c, s.victim, system("foreign"), 1); v.State != store.BootChanged || len(v.Changes) == 0 {
 		t.Fatalf("%s", brief.Of(v))
 	}
@@ -132,15 +132,15 @@ func TestManifestsDecideWhatIsExpected(t *testing.T) {
 	if got := partsOf(ada, id); got != "known known expected expected expected" {
 		t.Errorf("%s", got)
 	}
-	// An older system boots, and no revision contains this system. So the verdict calls the boot a
-	// roll-back.
+	// The device boots an older system that none of its revisions contains, so the verdict calls
+	// the boot a roll-back.
 	if v := booted(t, c, s.victim, system("linux 1"), 4); v.State != store.BootChanged || !strings.Contains(strings.Join(v.Changes, " "), "rolled back") {
 		t.Errorf("%s", brief.Of(v))
 	}
 }
 
-// When a revision is posted, its system is expected from that moment. The old system stays expected
-// until the revision is done.
+// From the moment at which a revision is posted, the hub expects the revision's system. The old
+// system stays expected until the revision is done.
 func TestSystemOfAPostedRevisionIsExpected(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -228,7 +228,8 @@ func TestRejectsManifestsThatTheOwnerDidNotSign(t *testing.T) {
 	want[api.Problem](bob, "GET", "/devices/"+id+"/boot", nil, 404)
 }
 
-// The owner replaces a stolen key. The manifests that the old key signed do not count any more.
+// After the owner has replaced a stolen key, the manifests that the stolen key signed no longer
+// count.
 func TestManifestsOfARemovedKeyDoNotCount(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -395,7 +396,7 @@ func TestPolicyRequiresStatesOfParts(t *testing.T) {
 	asks("boot-changed")
 }
 
-// putDecision makes a decision in the store, without the checks of the API.
+// putDecision stores a decision directly, without the checks of the API.
 func putDecision(s *scene, nick string, d api.NewBootDecision) error {
 	a, err := s.Store.AccountByNickOrEmail(context.Background(), nick)
 	if err != nil {

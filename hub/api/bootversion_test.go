@@ -77,8 +77,8 @@ func TestDecisionForAFirmwareVersionCoversNoOtherVersion(t *testing.T) {
 	}
 }
 
-// A device can send a firmware version of any length. The hub stores only the beginning of the
-// version, because the version is in indexes of the database.
+// A device can send a firmware version of any length. The hub stores only the beginning of it,
+// because the version is part of database indexes.
 func TestLongFirmwareVersionIsCut(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

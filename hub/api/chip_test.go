@@ -14,7 +14,7 @@ import (
 	"gangway/tcg"
 )
 
-// ownersEvents returns an owner's events of a kind.
+// ownersEvents returns an owner's events of one kind.
 func (s *scene) ownersEvents(t testing.TB, owner store.Account, kind string) (out []store.Event) {
 	t.Helper()
 	for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{Owner: owner.ID, Limit: 1000}))(t) {
@@ -25,8 +25,8 @@ func (s *scene) ownersEvents(t testing.TB, owner store.Account, kind string) (ou
 	return out
 }
 
-// otherEK returns the victim's device with another EK of its TPM. The function `change`, if not
-// nil, alters the EK certificate before the maker signs the certificate.
+// otherEK returns a copy of the victim that uses another EK of the same TPM. If `change` is not
+// nil, it alters the EK certificate before the maker signs it.
 func otherEK(t testing.TB, s *scene, change func(*x509.Certificate)) *fleet.Device {
 	t.Helper()
 	d := *s.victim
@@ -39,7 +39,7 @@ func otherEK(t testing.TB, s *scene, change func(*x509.Certificate)) *fleet.Devi
 	return &d
 }
 
-// otherIAK returns the device with an IAK and IDevID key of another template.
+// otherIAK returns a copy of the device `d` with an IAK and an IDevID key of other templates.
 func otherIAK(t testing.TB, d *fleet.Device) *fleet.Device {
 	t.Helper()
 	n := *d
@@ -48,9 +48,9 @@ func otherIAK(t testing.TB, d *fleet.Device) *fleet.Device {
 	return &n
 }
 
-// Someone tries to onboard a first owner's TPM with the token of a second owner, with the same EK
-// or another EK of the TPM. The first owner gets an event. The first owner gets only one event for
-// each second owner and EK, even after many tries.
+// If someone tries to onboard an owner's TPM with the token of a second owner, whether with the
+// same EK or with another EK of the TPM, the first owner gets an event. However often this is
+// tried, there is only one event for each second owner and EK.
 func TestFirstOwnerIsToldOnceOfAnotherOwnersTry(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -77,8 +77,8 @@ func TestFirstOwnerIsToldOnceOfAnotherOwnersTry(t *testing.T) {
 	if found := s.ownersEvents(t, s.Owner, "device.other-owner-tried"); len(found) != 3 {
 		t.Errorf("%s", brief.Of(found))
 	}
-	// The first owner tries the TPM's other EK with the first owner's own token. This owner sees
-	// the refusal and gets no event.
+	// Now the first owner tries the TPM's other EK, with a token of the first owner's account. The
+	// first owner sees the refusal and gets no event.
 	try(second, s.Owner, onboard.CodeOtherEK)
 	if found := s.ownersEvents(t, s.Owner, "device.other-owner-tried"); len(found) != 3 {
 		t.Errorf("%s", brief.Of(found))
@@ -199,8 +199,8 @@ func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 	if a := s.post(t, s.request(t, low)); a.Status != 200 {
 		t.Errorf("an EK of the kind that is allowed: %d %s", a.Status, a.Body)
 	}
-	// The EK has no certificate. If the policy allows the kind of such an EK, the machine waits for
-	// the owner's decision. If not, the hub refuses the machine.
+	// If the policy allows the kind of an EK that has no certificate, the machine waits for the
+	// owner's decision. If not, the hub refuses the machine.
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"ek_kinds: {none: [L-1]}\n")
 	s.Policy(t, s.Owner.ID, "version: 1\n")
 	refused(t, s.post(t, s.request(t, s.uncertified(t))), 403, evidence.CodeKind)
@@ -208,8 +208,8 @@ func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 	waits(t, s.post(t, s.request(t, s.uncertified(t))), evidence.CodeNoCertificate)
 }
 
-// The first owner has onboarded a TPM with one of its EKs. The policy allows only one kind of EK
-// for each maker. So a second owner cannot onboard the same TPM with another EK of the TPM.
+// The first owner has onboarded a TPM with one of its EKs. Because the policy allows only one kind
+// of EK for each maker, a second owner cannot onboard the same TPM with another of its EKs.
 func TestOneKindForAMakerKeepsASecondOwnerOut(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -17,9 +17,8 @@ import (
 
 var errClaimCode = problem(http.StatusBadRequest, "claim-code", "Scan the code on the machine's screen again.", "This is not a valid claim code.")
 
-// claimPage shows the page of a claim code; the claim code contains the page's address. The page
-// asks whether to claim the machine. Loading the page changes nothing, so that a link preview
-// cannot claim a machine.
+// claimPage shows the page that asks whether to claim the machine with this claim code. Loading the
+// page changes nothing, so that a link preview cannot claim a machine.
 func (s *Server) claimPage(w http.ResponseWriter, r *http.Request) error {
 	code := r.PathValue("code")
 	id, key, err := wire.ParseClaimCode(code)
@@ -52,9 +51,8 @@ func (s *Server) writeClaimPage(w http.ResponseWriter, r *http.Request, status i
 	return s.renderPage(w, r, status, "claim", ui.Page{Title: "Claim a machine", Section: ui.SectionOnboard, Data: p})
 }
 
-// claimOnPage registers the claim code's key as a join token of the signed-in account. With the
-// form, a person can also sign in, because the phone that scanned the code is usually not signed
-// in.
+// claimOnPage registers the claim code's key as a join token of the signed-in account. A person can
+// also sign in with the form, because the phone that scanned the code is usually not signed in.
 func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 	code := r.PathValue("code")
 	id, key, err := wire.ParseClaimCode(code)
@@ -183,8 +181,9 @@ func (s *Server) claimByChallenge(r *http.Request, id, challenge string) (store.
 	return d, nil
 }
 
-// challenge returns the secret by which a person claims a device without an owner. The secret has
-// 60 bits. The secret is the same at each request, and is not in the database.
+// challenge returns the secret with which a person claims a device that has no owner. It has 60
+// bits, and is derived from the hub's seal key, so it is the same for each request and need not be
+// in the database.
 func (s *Server) challenge(id string) string {
 	m := hmac.New(sha256.New, s.cfg.CA.SealKey())
 	m.Write([]byte("gangway claim challenge v1\x00" + id))

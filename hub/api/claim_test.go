@@ -14,7 +14,8 @@ import (
 	"gangway/wire"
 )
 
-// ownToken makes the secret, id and claim code that a machine makes for itself.
+// ownToken makes the secret, the id and the claim code of a join token, as a machine without a
+// token file does for itself.
 func ownToken(t testing.TB) (secret []byte, id, code string) {
 	t.Helper()
 	secret, id = wire.NewSecret(), wire.NewID()

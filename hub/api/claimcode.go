@@ -24,7 +24,7 @@ const (
 	// machine keeps asking whether somebody has claimed it.
 	shareAgain = 20 * time.Second
 	// shareAtOnce is the largest number of machines that a hub writes to the database in each
-	// period of the length tellEvery.
+	// interval of the length tellEvery.
 	shareAtOnce = 64
 	claimKind   = "claim"
 )
@@ -36,9 +36,9 @@ type claimant struct {
 	shared     time.Time // when the hub last wrote the machine to the database
 }
 
-// claimants are the machines that asked the hub within claimantsFor whether somebody has claimed
-// them. They are found by the short forms of their codes. A hub with replicas also stores these
-// machines in the database, for the same time.
+// claimants holds the machines that asked the hub within claimantsFor whether somebody has claimed
+// them, by the short forms of their claim codes (see wire.ClaimWords). A hub with replicas also
+// stores these machines in the database, for the same time.
 type claimants struct {
 	mu      sync.Mutex
 	byWords map[string]claimant
@@ -79,8 +79,8 @@ func (c *claimants) find(words string, now time.Time) (claimant, bool) {
 	return one, ok
 }
 
-// unshared returns at most shareAtOnce machines, by the short forms of their codes. The hub should
-// write these machines to the database: it has not written them yet, or they asked again at least
+// unshared returns at most shareAtOnce machines that the hub should write to the database, by the
+// short forms of their codes: machines that it has not written yet, or that asked again at least
 // shareAgain after the last write.
 func (c *claimants) unshared(now time.Time) map[string]claimant {
 	c.mu.Lock()
@@ -109,8 +109,8 @@ func (c *claimants) share(list map[string]claimant, now time.Time) {
 	}
 }
 
-// claimVault encrypts claim codes for the database. Whoever sees the database, or its backup,
-// learns neither a code nor its short form.
+// claimVault encrypts claim codes for the database, so that whoever sees the database or a backup
+// of it learns neither a code nor its short form.
 type claimVault struct {
 	mac  []byte
 	aead cipher.AEAD
@@ -161,7 +161,8 @@ func (v claimVault) open(key, value []byte) (c claimant, err error) {
 	return claimant{code: one.Code, addr: one.Addr, asked: one.Asked}, nil
 }
 
-// shareClaimants writes machines with a claim code to the database, for the other replicas.
+// shareClaimants writes the machines that display a claim code to the database, so that the other
+// replicas find them.
 func (s *Server) shareClaimants(ctx context.Context) {
 	now := s.cfg.Now()
 	list := s.claimants.unshared(now)

@@ -75,7 +75,7 @@ func TestRootInTheChainIsVerifiedOnce(t *testing.T) {
 	}
 }
 
-// The verifier accepts intermediates between a proxy's CA and the proxy. It accepts no other
+// The verifier accepts intermediates between a proxy's CA and the proxy's certificate, but no other
 // intermediates.
 func TestForgedIntermediatesAreNeverVerified(t *testing.T) {
 	t.Parallel()
@@ -118,9 +118,9 @@ func TestForgedIntermediatesAreNeverVerified(t *testing.T) {
 	}
 }
 
-// After the hub has verified a certificate, the hub still refuses this certificate when it has
-// expired. The hub also refuses a certificate that differs in one byte. The hub remembers no
-// certificates that it refused.
+// The hub refuses a certificate that has expired, even if it has verified this certificate before.
+// It also refuses a certificate that differs from a verified one in a single byte, and does not
+// remember the certificates that it refused.
 func TestVerifiedCertificateExpiresAllTheSame(t *testing.T) {
 	t.Parallel()
 	root, forger := newAuthority(t, "devices", nil), newAuthority(t, "devices", nil)

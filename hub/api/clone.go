@@ -12,7 +12,8 @@ import (
 	"gangway/hub/ui"
 )
 
-// noteUsedCertificate records that a peer proved the key of a certificate that is not active.
+// noteUsedCertificate records that a peer proved possession of the key of a certificate that is not
+// active.
 func (s *Server) noteUsedCertificate(r *http.Request, certificate [32]byte) {
 	if err := s.cfg.Onboard.RecordSupersededUse(r.Context(), certificate, remoteAddr(r)); err != nil && r.Context().Err() == nil {
 		s.log.Error("clone detection", "err", err)
@@ -31,7 +32,8 @@ type ClonedView struct {
 	Decided  *time.Time      `json:"decided,omitempty"`
 }
 
-// ClonedFinding is a sign of several machines, described for a person.
+// ClonedFinding is a sign that several machines have the device's TPM state, described for a
+// person.
 type ClonedFinding struct {
 	Code     string    `json:"code"`
 	Words    string    `json:"words"`

@@ -124,7 +124,7 @@ func TestClonedMachineOnTheSameCertificateIsFound(t *testing.T) {
 	}
 }
 
-// The original machine's TPM was started only seconds ago. So at first the clone's clock looks like
+// The original machine's TPM was started only seconds ago, so at first the clone's clock looks like
 // the clock of a cleared TPM.
 func TestClonesOfAYoungMachineAreFound(t *testing.T) {
 	t.Parallel()

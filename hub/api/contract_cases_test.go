@@ -81,7 +81,7 @@ func TestContractNotSignedIn(t *testing.T) {
 	})
 }
 
-// A caller sends the id of a device, a token or an object that belongs to another owner. The hub's
+// If a caller sends the id of a device, a token or an object that belongs to another owner, the
 // answer has the same bytes as the answer for an id that does not exist.
 func TestContractAnothersIsNotThere(t *testing.T) {
 	t.Parallel()

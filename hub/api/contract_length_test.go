@@ -40,8 +40,8 @@ func (c *contract) raw(t *testing.T, p *person, text string) *http.Response {
 	return resp
 }
 
-// The test sends a body that is shorter than its Content-Length, contradicting lengths, and
-// malformed chunks. The hub answers 4xx or closes the connection. The requests have no effect.
+// The test sends a body that is shorter than its Content-Length, conflicting lengths, and malformed
+// chunks. The hub answers 4xx or closes the connection. The requests have no effect.
 func TestContractLengthThatLies(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -33,7 +33,7 @@ type row struct {
 	// person with the role operator. "self": a person with any scopes. "caller": a person or a
 	// device. "device": a device. "chip": a device with its client certificate.
 	who string
-	// body is a body that the route accepts. Empty: the route reads no body.
+	// body is a body that the route accepts. If it is empty, the route reads no body.
 	body string
 	// status is the HTTP status of the answer to a valid call. Default: 200.
 	status int
@@ -43,8 +43,8 @@ type row struct {
 	// other is the status for an unknown id, or for an id that belongs to another owner. Default:
 	// 404 if the path has an id.
 	other int
-	// before makes the data that a valid call needs. It may return values for the path's variables.
-	// These replace Ada's usual values. It may also return a body under the name "body", which
+	// before makes the data that a valid call needs. It may return values for the path's variables,
+	// which replace Ada's usual values. It may also return a body under the name "body", which
 	// replaces the field `body`.
 	before func(c *contract) map[string]string
 	// If `form` is true, the body is an HTML form. If `text` is true, the body is any other text
@@ -63,7 +63,7 @@ func (r row) values(c *contract) map[string]string {
 	return r.before(c)
 }
 
-// contract is a scene with data for every route.
+// contract is a running hub that has the data for a valid call of every route.
 type contract struct {
 	*fleetScene
 	second             *person // ada's other device
@@ -546,8 +546,8 @@ func registration(c *contract) map[string]string {
 	return map[string]string{"body": string(must(d.Registration(tok, e.Keys, fleet.RegistrationChange{}))(t))}
 }
 
-// The method `at` replaces the variables of a path. It uses the values in `values`. For a variable
-// that is not in `values`, it uses Ada's value.
+// The method `at` replaces the variables of a path with the values in `values`, or with Ada's
+// values for variables that are not in `values`.
 func (c *contract) at(path string, values map[string]string) string {
 	all := maps.Clone(c.secrets)
 	maps.Copy(all, values)

@@ -49,7 +49,7 @@ type TPMView struct {
 	Firmware     string `json:"firmware"`
 }
 
-// MachineView describes a machine. Only the device states these facts.
+// MachineView describes a machine by facts that the device states without a proof.
 type MachineView struct {
 	Model  string `json:"model"`
 	Serial string `json:"serial"`

@@ -137,7 +137,7 @@ func (s *Server) patchUserMeta(w http.ResponseWriter, r *http.Request) error {
 	}
 	switch err := s.cfg.Store.SwapUserMeta(r.Context(), accountOf(r).ID, d.ID, was, patch); {
 	case errors.Is(err, store.ErrChanged):
-		return problem(http.StatusConflict, "meta-changed", "Read the metadata again, and decide again.", "The metadata has other values than the request expects, so nothing was changed.")
+		return problem(http.StatusConflict, "meta-changed", "Read the metadata again, and decide again.", "The metadata does not have the values that the request expects, so nothing was changed.")
 	case err != nil:
 		return err
 	}

@@ -46,8 +46,8 @@ func (s *Server) deviceToken(d store.Device, by string, hash store.Hash, expires
 	}, now)
 }
 
-// signInByCertificate issues an access token to a device. The access token is for programs on the
-// device that cannot use the TPM's key.
+// signInByCertificate issues an access token to a device, for those of its programs that cannot use
+// the TPM's key.
 func (s *Server) signInByCertificate(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	token, err := s.deviceToken(d, byCertificate, d.IDevIDHash, time.Time{})
@@ -69,8 +69,8 @@ type SecretView struct {
 	Expires time.Time `json:"expires"`
 }
 
-// newSecret replaces the short-lived secret of a device's programs. Pantavisor can only sign in
-// with such a secret.
+// newSecret replaces the short-lived secret with which a device's programs sign in. Pantavisor
+// cannot sign in in any other way.
 func (s *Server) newSecret(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	secret, hash := makeSecret()
@@ -91,9 +91,9 @@ type KeptView struct {
 	Expires time.Time `json:"expires"`
 }
 
-// keepSecret extends the life of a device's last secret, even if the secret has expired. Some
-// programs read the secret only at their start. These programs can use the secret as long as the
-// agent renews the secret with the TPM's key.
+// keepSecret renews a device's last secret, even if the secret has expired. Some programs read the
+// secret only when they start; they can use it as long as the agent, which authenticates with the
+// TPM's key, renews it.
 func (s *Server) keepSecret(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	var body struct {

@@ -7,12 +7,12 @@ import (
 )
 
 // A hub that stops lets its clients go to another replica, so that no request fails. After the
-// signal to stop, the hub continues to serve requests for the time Config.Drain. During this time,
-// GET /readyz answers 503, and each answer ends its connection. Then the hub closes its listeners,
-// the idle connections and the live streams, and waits for the running requests.
+// signal to stop, the hub continues to serve requests for the duration Config.Drain, but GET
+// /readyz answers 503, and each answer ends its connection. Then the hub closes its listeners, the
+// idle connections and the live streams, and waits for the running requests.
 
-// drain returns a context that ends when the listeners must be closed. They must be closed when the
-// time Config.Drain has passed since the end of ctx, or when `end` is called.
+// drain returns a context that ends when the listeners must be closed, which is Config.Drain after
+// the end of ctx, or when `end` is called.
 func (s *Server) drain(ctx context.Context) (serving context.Context, end context.CancelFunc) {
 	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	forget := context.AfterFunc(ctx, func() {
@@ -29,8 +29,7 @@ func (s *Server) drain(ctx context.Context) (serving context.Context, end contex
 	}
 }
 
-// DrainFor makes the time of Config.Drain at least this long. It may be called before or after
-// Serve.
+// DrainFor makes the duration Config.Drain at least d. It may be called before or after Serve.
 func (s *Server) DrainFor(d time.Duration) { s.drainAtLeast.Store(int64(d)) }
 
 var errStopping = problem(http.StatusServiceUnavailable, "not-ready", "Use another replica of the hub, or wait until this replica has restarted.", "The hub is stopping.")

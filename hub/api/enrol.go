@@ -27,13 +27,13 @@ func (s *Server) enrol(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// bytesPerRequest is how many bytes of a body count as one more request, for the rate limit.
+// bytesPerRequest is the number of bytes in a body that the rate limit counts as one more request.
 const bytesPerRequest = 16 << 10
 
 // answerRequest passes the request's body to the function `judge`, which accepts or refuses the
-// request. It counts the outcome in the metrics, and answers. If `judge` accepted the request,
-// answerRequest calls the function `answer`. If the owner must decide first, the answer asks the
-// device to wait. Any other error of `judge` is returned.
+// request, and counts the outcome in the metrics. If `judge` accepted the request, answerRequest
+// calls the function `answer`. If the owner must decide first, answerRequest tells the device to
+// wait. It returns any other error of `judge`.
 func answerRequest[T any](s *Server, w http.ResponseWriter, r *http.Request, judge func(ctx context.Context, body []byte, addr string) (T, error), answer func(T) error) error {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {

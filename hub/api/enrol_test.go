@@ -49,8 +49,8 @@ func TestSupersededRequestIsToldSo(t *testing.T) {
 	refused(t, must(s.victim.Activate(t.Context(), s.client, first))(t), 410, onboard.CodeSuperseded)
 }
 
-// No answer for a device is chunked, even if the answer is long. Examples are the reply to a device
-// with RSA keys, and a device's own record with much metadata.
+// No answer to a device is chunked, even if the answer is long. Examples of long answers are the
+// reply to a device with RSA keys, and a device's own record with much metadata.
 func TestAnswersToDevicesHaveALength(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

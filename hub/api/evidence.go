@@ -12,8 +12,8 @@ import (
 	"gangway/hub/store"
 )
 
-// EvidenceView is the certificate chain from the TPM's maker to the device's current certificate,
-// so that an auditor can verify the chain again. Certificates are PEM.
+// EvidenceView has the certificate chain from the TPM's maker to the device's current certificate,
+// with which an auditor can verify the device's identity again. Certificates are PEM.
 type EvidenceView struct {
 	Device            string           `json:"device"`
 	State             string           `json:"state"`

@@ -36,7 +36,7 @@ func (s *Server) NoteClaimants(t testing.TB, n int) {
 	}
 }
 
-// Bounds of a message to other replicas.
+// Limits of a message to other replicas.
 const (
 	NewsChanges = newsChanges
 	NewsOwners  = newsOwners
@@ -48,9 +48,10 @@ type Outbox struct{ o outbox }
 // Add adds a change.
 func (o *Outbox) Add(e store.Event) { o.o.add(e.Owner, liveChange{Device: e.Device, Kind: e.Kind}) }
 
-// Take returns what a message to the other replicas would contain. `all` reports whether all pages
-// load again. `owners` is the number of accounts, `many` is the number of accounts whose pages load
-// again, and `changes` is the number of changes.
+// Take returns what a message to the other replicas would contain. `all` reports whether every open
+// page must load its parts again. `owners` is the number of accounts in the message, `many` is the
+// number of these accounts that have too many changes to list, so that all parts of their pages
+// must be loaded again, and `changes` is the number of listed changes.
 func (o *Outbox) Take() (all bool, owners, many, changes int) {
 	n, _ := o.o.take()
 	for _, list := range n.Owners {

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Unlimited disables the rate limits. Other tests check the rate limits.
+// Unlimited disables the rate limits, for tests that are not about these limits.
 func (s *Server) Unlimited() {
 	for _, name := range []string{signInRate, registerRate, claimRate, signatureRate, onboardRate} {
 		s.limiters[name].unlimited()
@@ -77,7 +77,7 @@ func (s *Server) FreshReadings() {
 const ScanAgain = scanAgain
 
 // ScanTrust examines about `most` devices after a change of trust. It returns the number of devices
-// that lost their trust, and whether the scan has ended.
+// that it found to be no longer trusted, and whether the scan has ended.
 func (s *Server) ScanTrust(ctx context.Context, most int) (found int, done bool, err error) {
 	if err := s.scanTrust(ctx, most); err != nil {
 		return 0, false, err

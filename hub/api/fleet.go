@@ -39,7 +39,7 @@ type FleetDevice struct {
 	RealIP   string      `json:"real-ip"`
 }
 
-// FleetPage is a page of a search's result.
+// FleetPage is one page of the result of a search.
 type FleetPage struct {
 	Devices []any  `json:"devices"`        // FleetDevice, or an object with only the fields in ?fields=
 	Next    string `json:"next,omitempty"` // for ?after=
@@ -251,8 +251,8 @@ func (s *Server) showFleet(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// numberInQuery reads the number `name` from the query. The number must be from 1 to `most`. If the
-// query does not have the number, numberInQuery returns the default `otherwise`.
+// numberInQuery reads the query parameter `name`, which must be a number from 1 to `most`. If the
+// query does not have this parameter, numberInQuery returns the default `otherwise`.
 func numberInQuery(r *http.Request, name string, otherwise, most int) (int, error) {
 	v := r.URL.Query().Get(name)
 	if v == "" {

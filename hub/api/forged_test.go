@@ -16,8 +16,8 @@ import (
 	"gangway/wire"
 )
 
-// certifiedAs returns the device `d` with a forged EK certificate. The maker `m` signs the forged
-// certificate. The forged certificate has the serial number of the certificate `real`.
+// certifiedAs returns the device `d` with a forged EK certificate that the maker `m` signed, and
+// that has the serial number of the certificate `real`.
 func certifiedAs(t testing.TB, d *fleet.Device, m *fleet.Maker, real *x509.Certificate) *fleet.Device {
 	t.Helper()
 	n := *d
@@ -172,8 +172,8 @@ func (l linking) Links(context.Context, *x509.Certificate) ([]*x509.Certificate,
 }
 func (linking) ChecksCRLs() bool { return false }
 
-// The hub looks up the chain online. The verdict already has a note: the ownership proofs named no
-// hub. The look-up does not remove this note.
+// If the hub looks up the chain online, the verdict keeps the note that it already has, which says
+// that the ownership proofs named no hub.
 func TestLookedUpChainHidesNoNote(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)

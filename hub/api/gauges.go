@@ -35,8 +35,8 @@ var (
 	deviceCount    = describe("devices", "Devices of all owners.")
 	quietCount     = describe("devices_quiet", "Quiet devices of all owners.")
 	waitingCount   = describe("devices_waiting", "Waiting devices of all owners without a decision; at most 10,000 are counted.")
-	withdrawn      = describe("devices_trust_withdrawn", "Devices with TPM makers' certificates that the hub no longer trusts.")
-	runningCount   = describe("requests_running", "Requests that run now, without the requests that the hub always admits.")
+	withdrawn      = describe("devices_trust_withdrawn", "Devices whose TPM makers' certificates the hub no longer trusts.")
+	runningCount   = describe("requests_running", "Requests that are running, not counting those that the hub always admits.")
 	capacity       = describe("requests_capacity", "Requests that may run at the same time.")
 	signInsWaiting = describe("sign_ins_waiting", "Sign-ins that wait for the check of their password.")
 	writesWaiting  = describe("writes_waiting", "Writes to the database that wait for their turn.")
@@ -114,8 +114,8 @@ func oneIf(b bool) float64 {
 	return 0
 }
 
-// instant is a time that several goroutines read and write. The zero value means that no time was
-// set.
+// instant is a time that goroutines may read and write concurrently. The zero value means that no
+// time was set.
 type instant struct{ nanoseconds atomic.Int64 }
 
 func (i *instant) set(t time.Time) { i.nanoseconds.Store(t.UnixNano()) }

@@ -130,7 +130,7 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 	if aDay := api.CrowdADay * aRow; aDay > 50e6/10 || aRow < 50 {
 		t.Errorf("a row takes %d bytes, those of a day %d", aRow, aDay)
 	}
-	// The rows' counts include all requests, also those without a separate row.
+	// The rows' counts include all requests, even those without a separate row.
 	total := 0
 	for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{Kind: "enrolment.refused", Limit: 1000}))(t) {
 		total += e.Count

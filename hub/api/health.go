@@ -62,8 +62,8 @@ func (s *Server) PrivateHandler() http.Handler {
 	return mux
 }
 
-// ServePrivate serves PrivateHandler over plain HTTP. After ctx ends, it continues for the time
-// Config.Drain.
+// ServePrivate serves PrivateHandler over plain HTTP. After ctx ends, it continues to serve for the
+// duration Config.Drain.
 func (s *Server) ServePrivate(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
 		Handler: s.PrivateHandler(), ReadTimeout: s.cfg.Timeouts.Header, WriteTimeout: s.cfg.Timeouts.Request, IdleTimeout: s.cfg.Timeouts.Idle,

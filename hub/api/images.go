@@ -84,7 +84,7 @@ func (l ImageLimits) withDefaults() ImageLimits {
 
 var (
 	errImageOwn  = problem(http.StatusConflict, "image-running", "Wait until the download has ended, or stop the download in the browser.", "The hub is already building an image for your account.")
-	errImageBusy = problem(http.StatusServiceUnavailable, "images-busy", "Try again in a minute.", "The hub is building the maximum number of images.")
+	errImageBusy = problem(http.StatusServiceUnavailable, "images-busy", "Try again in a minute.", "The hub is already building as many images as the operator allows.")
 )
 
 const (

@@ -51,10 +51,9 @@ func bootedWith(t *testing.T, c *fleet.Conn, d *fleet.Device, l eventlog.Log, in
 	return v
 }
 
-// A device sends the report of its owner's installer. So even its first boot counts as expected,
+// If a device sends the report of its owner's installer, even its first boot counts as expected,
 // and satisfies a policy that requires an expected boot. If the partition table is altered later,
-// the boot counts as changed. If the report is invalid, the hub ignores it but accepts the
-// measurement.
+// the boot counts as changed. The hub ignores an invalid report, but accepts the measurement.
 func TestInstallersReportDecidesAboutThePartitionTable(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

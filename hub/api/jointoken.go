@@ -110,8 +110,8 @@ func (s *Server) createJoinToken(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// newJoinToken creates a join token that expires after the time `life`. Only the returned token
-// file contains the secret.
+// newJoinToken creates a join token that expires after `life`. Only the returned token file
+// contains the secret.
 func (s *Server) newJoinToken(ctx context.Context, a store.Account, n NewJoinToken, life time.Duration) (store.JoinToken, *wire.TokenFile, error) {
 	var none store.JoinToken
 	if n.MaxUses < 0 || n.MaxUses > maxTokenUses {

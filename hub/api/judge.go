@@ -27,8 +27,8 @@ const systemPath = "gangway/system.efi"
 // systems that are meant to run.
 const recentRevisions = 20
 
-// manifestCache has the parsed manifests of owners. If the version of an owner's boot rules has
-// changed, the owner's entry is stale.
+// manifestCache has the parsed manifests of owners. An owner's entry is stale if the version of the
+// owner's boot rules has changed since.
 type manifestCache struct {
 	mu  sync.Mutex
 	all map[string]cachedManifests // by owner
@@ -39,11 +39,13 @@ type cachedManifests struct {
 	list    []*manifest.Manifest
 }
 
-// maxCachedOwners bounds manifestCache. An owner has at most store.MaxManifests manifests.
+// maxCachedOwners bounds the number of owners in manifestCache, each of whom has at most
+// store.MaxManifests manifests.
 const maxCachedOwners = 200
 
-// countingManifests returns the manifests of an owner that are in force: the owner has not removed
-// the keys that signed them. The hub verified each signature when the owner uploaded the manifest.
+// countingManifests returns the manifests of an owner that count, which are those that were signed
+// with a key that the owner has not removed. The hub verified each signature when the owner
+// uploaded the manifest.
 func (s *Server) countingManifests(ctx context.Context, owner string, version int64) ([]*manifest.Manifest, error) {
 	if version == 0 {
 		return nil, nil // the owner never had a key
@@ -80,8 +82,8 @@ func (s *Server) countingManifests(ctx context.Context, owner string, version in
 }
 
 // bootRules are the rules by which the hub judges one boot: manifests, decisions and the reference.
-// They have a version. If the rules change after the hub read the version, the verdict is stale,
-// and the hub judges the boot again.
+// If their version changes after the hub has read it, the verdict is stale, and the hub judges the
+// boot again.
 type bootRules struct {
 	boot.Rules
 	version int64
@@ -135,7 +137,7 @@ func (s *Server) decisionsAbout(ctx context.Context, d store.Device, m *boot.Mea
 }
 
 // maxFirmware bounds the length of a firmware version that the hub stores, in bytes, because the
-// version is in indexes of the database. Known versions have fewer than 40 bytes.
+// version is part of database indexes. Known versions have fewer than 40 bytes.
 const maxFirmware = 120
 
 // firmwareOf returns the version of the firmware, cut to maxFirmware bytes. A decision can be
@@ -291,9 +293,9 @@ func cohortParts(v *boot.Verdict, m *boot.Measurement) (parts []store.BootPart) 
 	return parts
 }
 
-// After a change of the rules, the hub judges boots again, within these bounds. Before the hub
-// answers the person who made the change, it judges at most judgeAtOnce devices. The periodic sweep
-// judges the other devices, judgeInSweep at a time.
+// After a change of the rules, the hub judges boots again: at most judgeAtOnce devices' boots
+// before it answers the person who made the change, and the others in the periodic sweep,
+// judgeInSweep at a time.
 const (
 	judgeAtOnce  = 20
 	judgeInSweep = 500
@@ -314,7 +316,7 @@ func (s *Server) judgeAgain(ctx context.Context, owner string, limit int) (int, 
 			break
 		}
 		group.Go(func() error {
-			// If a device fails, go on with the other devices.
+			// If this fails for one device, go on with the others.
 			if err := s.judgeDeviceAgain(ctx, id); err != nil && ctx.Err() == nil {
 				s.log.Error("could not judge a boot again", "device", id, "err", err)
 			}

@@ -19,7 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Bounds of one POST of log lines, and of one answer with log lines.
+// Limits of one POST of log lines, and of one answer with log lines.
 const (
 	maxLogBody    = 1 << 20 // bytes; devices send at most 256 KiB
 	maxLogEntries = 1000    // Pantacor's devices send at most 200
@@ -106,9 +106,9 @@ func cutText(s scalar, most int) string {
 	return text[:end] + "…"
 }
 
-// appendLogs stores a device's log lines: an array, or a single line. If a line is too long,
-// appendLogs shortens the line. It does not refuse the request, because the device would then
-// discard all lines of the request.
+// appendLogs stores a device's log lines: an array, or a single line. It shortens lines that are
+// too long. It does not refuse the request because of them, because the device would then discard
+// all lines of the request.
 func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	s.markSeen(r, d.ID)
@@ -188,8 +188,9 @@ type logCursor struct {
 	Seq       int64     `json:"q,omitempty"`
 }
 
-// settleTime is the longest time from a line's creation time until the line is in the database. So
-// the database has all lines of a second when settleTime has passed after the second's end.
+// settleTime is the longest time that a line takes from its creation until it is in the database.
+// So the database has all lines of a second once settleTime has passed since the end of that
+// second.
 const settleTime = time.Second
 
 func (c *logCursor) filter(owner string, now time.Time) store.LogFilter {
@@ -215,10 +216,10 @@ func (c *logCursor) valid() bool {
 // 9999.
 func storable(t time.Time) bool { year := t.UTC().Year(); return year >= 0 && year < 10000 }
 
-// useWholeSeconds prepares the cursor for clients such as pvr. These clients poll with the time of
-// their last line, truncated to seconds. The hub must send each line exactly once to such a client.
-// So the hub skips the whole second that the client names. The hub sends the lines of the present
-// second only after that second has ended.
+// useWholeSeconds prepares the cursor for clients such as pvr, which poll with the time of their
+// last line, truncated to seconds. So that such a client gets each line exactly once, the hub skips
+// the whole second that the client names, and sends the lines of the present second only after that
+// second has ended.
 func (c *logCursor) useWholeSeconds() {
 	if c.After.Nanosecond() != 0 {
 		return

@@ -24,8 +24,8 @@ func lines(page api.LogPage) string {
 	return strings.Join(all, " ")
 }
 
-// The test reads logs like `pvr logs`. It reads a page, and follows the cursors until a page is
-// empty. Then it reads again from the time of the last line.
+// The test reads logs as `pvr logs` does: it reads a page, follows the cursors until a page is
+// empty, and then reads again from the time of the last line.
 func TestLogsAreFollowed(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -75,8 +75,8 @@ func TestLogsAreFollowed(t *testing.T) {
 	}
 }
 
-// pvr follows a log by the time of the last line, truncated to whole seconds. It asks again every
-// second. pvr gets each line exactly once, whenever the device sent the line.
+// To follow a log, pvr asks every second for the lines since its last line, whose time it truncates
+// to whole seconds. It gets each line exactly once, whenever the device sent the line.
 func TestFollowedLogBringsEachLineOnce(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -196,7 +196,8 @@ func TestLogIsBoundedForEachDevice(t *testing.T) {
 	}
 }
 
-// If the hub can parse a time but cannot format the time, it refuses or converts the time.
+// The hub refuses or converts a time that it can parse but could not format, such as a time with an
+// offset of 24 hours.
 func TestLogsTakeAnyOffset(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -70,7 +70,7 @@ func (s *Server) putLogRetention(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// checkLogAge refuses an age, in seconds, that is not within the hub's bound.
+// checkLogAge refuses an age, in seconds, that the hub does not allow.
 func (s *Server) checkLogAge(seconds int64) error {
 	if most := int64(s.cfg.LogAge / time.Second); seconds != 0 && (seconds < int64(MinLogAge/time.Second) || seconds > most) {
 		return problem(http.StatusBadRequest, "log-retention-bound", "Choose an age within these bounds, or 0 for the hub's bound.", "This hub keeps log lines for at least %s and at most %s.", span.Format(MinLogAge), span.Format(s.cfg.LogAge))
@@ -78,7 +78,7 @@ func (s *Server) checkLogAge(seconds int64) error {
 	return nil
 }
 
-// checkLogBytes refuses a size that is not within the hub's bound.
+// checkLogBytes refuses a size that the hub does not allow.
 func (s *Server) checkLogBytes(n int64) error {
 	if n != 0 && (n < MinLogBytes || n > s.cfg.LogBounds.Bytes) {
 		return problem(http.StatusBadRequest, "log-retention-bound", "Choose a size within these bounds, or 0 for the hub's bound.", "This hub keeps at least %s and at most %s of each device's log.", ui.Bytes(MinLogBytes), ui.Bytes(uint64(s.cfg.LogBounds.Bytes)))
@@ -94,7 +94,7 @@ func (s *Server) setLogRule(r *http.Request, rule store.LogRule) error {
 }
 
 // logRuleWords describes for a person how long the hub keeps the logs, and how many bytes of each
-// device.
+// device's log.
 func logRuleWords(r store.LogRule) string {
 	age, size := "as long as the hub allows", "as many bytes as the hub allows"
 	if r.Age > 0 {
@@ -109,8 +109,8 @@ func logRuleWords(r store.LogRule) string {
 // rulesAtOnce is how many owners' limits for logs the hub reads with one query.
 const rulesAtOnce = 100
 
-// keepOwnersLogs removes the log lines that are older than their owner wants. Each database write
-// removes a bounded number of lines.
+// keepOwnersLogs removes the log lines that are older than their owner wants to keep. Each database
+// write removes a bounded number of lines.
 func (s *Server) keepOwnersLogs(ctx context.Context, now time.Time) error {
 	for after := ""; ; {
 		rules, err := s.cfg.Store.LogRules(ctx, after, rulesAtOnce)

@@ -10,8 +10,8 @@ import (
 	"gangway/internal/brief"
 )
 
-// An owner keeps less of the logs than the hub allows. The hub then removes the owner's older
-// lines, and no lines of other owners.
+// If an owner keeps less of the logs than the hub allows, the hub removes the owner's older lines,
+// and no lines of other owners.
 func TestOwnerKeepsLogsForLessTime(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

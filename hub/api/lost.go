@@ -34,7 +34,8 @@ func (s *Server) lostIdentity(leaf *x509.Certificate) *pki.Identity {
 	return &id
 }
 
-// noteLost records the connection of a device whose rows were lost in a restore.
+// noteLost records that a device has connected whose rows were lost in a restore, and tells its
+// owner.
 func (s *Server) noteLost(r *http.Request, id *pki.Identity, certificate store.Hash) error {
 	now, owner := s.cfg.Now(), strings.TrimPrefix(id.OwnerPRN, wire.AccountPRN)
 	d := store.LostDevice{ID: id.DeviceID, Owner: owner, TokenID: id.TokenID, Certificate: certificate, Issued: id.Issued, FirstSeen: now, LastSeen: now, Addr: remoteAddr(r)}

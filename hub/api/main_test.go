@@ -9,11 +9,11 @@ import (
 	"gangway/internal/race"
 )
 
-// TestMain runs eight tests at the same time, if -parallel does not set another number. Most tests
-// wait for the disk, the network or a timeout. So one test for each processor would leave the
-// processors idle. If GOGC and GOMEMLIMIT are not set, TestMain also makes Go collect garbage less
-// often while the process uses less than 1 GiB. The race detector multiplies the memory, so with it
-// the limit is 400 MiB.
+// TestMain runs eight tests at the same time, unless -parallel sets another number. Most tests wait
+// for the disk, the network or a timeout, so one test for each processor would leave the processors
+// idle. Unless GOGC or GOMEMLIMIT is set, TestMain also makes Go collect garbage less often while
+// the process uses less than 1 GiB. The race detector multiplies the memory, so with it the limit
+// is 400 MiB.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	given := false

@@ -55,8 +55,8 @@ func newConnState() *connState {
 	return &connState{asks: rate.NewLimiter(rate.Every(askEvery), askBurst)}
 }
 
-// withConnState is the function ConnContext of the http.Server. A connection that was parked keeps
-// its state.
+// withConnState is the http.Server's ConnContext function. A connection that was parked keeps its
+// state.
 func withConnState(ctx context.Context, c net.Conn) context.Context {
 	state := stateOf(c)
 	if state == nil {
@@ -88,7 +88,7 @@ func (s *Server) bootNonce(r *http.Request, device string, at int64) ([]byte, er
 	return append(nonce, m.Sum(nil)[:wire.BootNonceSize-8]...), nil
 }
 
-// bootChallenge returns a nonce. The device's TPM must sign the nonce in the next quote.
+// bootChallenge answers with a nonce, which the device's TPM must sign in the next quote.
 func (s *Server) bootChallenge(w http.ResponseWriter, r *http.Request) error {
 	d, now := deviceOf(r), s.cfg.Now()
 	state, err := s.cfg.Store.BootState(r.Context(), d.ID)
@@ -287,8 +287,8 @@ func (s *Server) storeBoot(ctx context.Context, d store.Device, b *store.Boot, m
 		if bytes.Equal(is, reference) {
 			return v, nil
 		}
-		// The device has another reference now. Either the owner has just changed the reference, or
-		// another measurement has just set the reference. Judge by the new reference.
+		// The device has another reference now, because the owner or another measurement has just
+		// set one. Judge by the new reference.
 		reference = is
 	}
 }
@@ -367,19 +367,19 @@ func ownConnection(r *http.Request) *connState {
 	return c
 }
 
-// On one connection of a device, the hub may request askBurst measurements without delay, then one
-// in each askEvery. The hub needs several measurements to be certain of a clone, so there is no
-// limit while it suspects one. In other cases there is a limit, because a cleared TPM can also
-// cause a single sign of a clone.
+// On one connection of a device, the hub may request askBurst measurements without delay, and then
+// one per askEvery. The hub needs several measurements to be certain of a clone, so there is no
+// limit while it suspects one. Otherwise there is a limit, because a cleared TPM can also cause a
+// single sign of a clone.
 const (
 	askEvery = 10 * time.Minute
 	askBurst = 4
 )
 
-// mustMeasureAgain reports whether the device must measure again on this connection. The device
-// must do so if another connection of the same device has sent a later measurement. A machine that
-// restarted or lost its connection does not use its old connection again. So two connections in use
-// may belong to two machines.
+// mustMeasureAgain reports whether the device must measure again on this connection, because
+// another connection of the same device has sent a later measurement. A machine that restarted or
+// lost its connection does not use its old connection again, so two connections in use may belong
+// to two machines.
 func (s *Server) mustMeasureAgain(r *http.Request, d store.Device) (bool, error) {
 	c := ownConnection(r)
 	if c == nil || c.seen.Load() == 0 || d.Clone == string(clone.Certain) {

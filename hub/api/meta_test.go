@@ -21,8 +21,8 @@ import (
 // arrays returns JSON arrays nested this many levels deep.
 func arrays(levels int) string { return strings.Repeat("[", levels) + strings.Repeat("]", levels) }
 
-// keeper is a request with JSON that the hub stores. A test replaces %s in the body with a JSON
-// value.
+// keeper is a request that makes the hub keep a JSON value, such as metadata. A test replaces %s in
+// the body with the value.
 type keeper struct {
 	p            *person
 	method, path string
@@ -52,8 +52,7 @@ func (f *fleetScene) keepers(t *testing.T) []keeper {
 	}
 }
 
-// answersWithKept returns requests. The answer to each of these requests contains JSON that the hub
-// stored for a keeper.
+// answersWithKept returns the requests whose answers contain the JSON values that the hub keeps.
 func (f *fleetScene) answersWithKept() []keeper {
 	steps := "/trails/" + f.boatID + "/steps"
 	filter := `?progress.status={"$in":["NEW","QUEUED"]}`
@@ -65,8 +64,8 @@ func (f *fleetScene) answersWithKept() []keeper {
 	}
 }
 
-// The hub accepts JSON and sends it in answers. A client that is as strict as the hub can read
-// these answers. Pantacor's client, which stores numbers as float64, can read these answers too.
+// If the hub accepts a JSON value, every answer that contains this value is readable, both for a
+// client that is as strict as the hub and for Pantacor's client, which stores numbers as float64.
 func TestWhatIsAcceptedIsReadableInEveryAnswer(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -97,8 +96,8 @@ func TestWhatIsAcceptedIsReadableInEveryAnswer(t *testing.T) {
 	}
 }
 
-// JSON numbers that a float64 cannot hold are the same text in the hub's answers as in the
-// requests.
+// JSON numbers that a float64 cannot hold appear in the hub's answers exactly as they were written
+// in the requests.
 func TestNumbersComeBackAsTheyWereWritten(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -116,8 +115,9 @@ func TestNumbersComeBackAsTheyWereWritten(t *testing.T) {
 	}
 }
 
-// The database has metadata of an old version of the hub, which is too deep or malformed. The hub's
-// answers leave out only the values that cannot be read. The owner can delete these values.
+// If the database has metadata from an old version of the hub that is nested too deeply or
+// malformed, the hub's answers leave out only the values that cannot be read. The owner can delete
+// these values.
 func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -226,8 +226,8 @@ func TestRefusedMetadataLeavesTheDeviceAsItWas(t *testing.T) {
 	}
 }
 
-// The database has an unreadable verdict about one waiting machine. The list still has this machine
-// and all other waiting machines.
+// If the database has an unreadable verdict about one waiting machine, the list still has this
+// machine and all other waiting machines.
 func TestUnreadableVerdictHidesNoOtherMachine(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -252,9 +252,9 @@ func TestUnreadableVerdictHidesNoOtherMachine(t *testing.T) {
 	decide(ada, first.DeviceID, "deny", 200)
 }
 
-// Two programs change the same key of a device's metadata at the same time. Each program requires
-// that the key still has the value that the program read. One program changes the key, and the
-// other program gets an error.
+// If two programs change the same key of a device's metadata at the same time, and each requires
+// that the key still has the value that it read, one program changes the key and the other program
+// gets an error.
 func TestMetadataIsComparedAndSet(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

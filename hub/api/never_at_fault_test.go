@@ -17,7 +17,7 @@ import (
 	"gangway/internal/race"
 )
 
-// pieces are parts of bad inputs. Each piece has caused an error in another program.
+// pieces are parts of bad inputs, each of which has caused an error in some other program.
 var pieces = []string{"", "\x00", "\xff\xfe", "%00", "%ff", "../..", "..%2f..", "'", "\"", ";--", "%", "_", "^", "!", "^\x00", "$", "{}", "[]", "null", "-1", "0", "1", "2147483648", "9223372036854775807", "9223372036854775808", "1e999", "-0", "NaN",
 	"0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "2026-01-01T00:00:00+24:00", "99999-01-01T00:00:00Z", "\u202e", "\ud7ff", "😀", `{"$ne":"x"}`, `{"$where":"1"}`, `{"$in":[null]}`, `{"$in":["NEW"]}`, "device:", "latest", "values", "prn:::devices:/", "prn:::accounts:/",
 	"eyJnIjoxLCJjIjoiOTk5OTktMDEtMDFUMDA6MDA6MDBaIn0", "eyJnIjo1MDAwLCJjIjoiMDAwMC0wMS0wMVQwMDowMDowMFoiLCJxIjotMX0", strings.Repeat("a", 300), strings.Repeat("a,", 100), strings.Repeat("0", 24), strings.Repeat("f", 64)}

@@ -16,8 +16,8 @@ import (
 )
 
 // ObjectView is an object in the API. With its signed URLs, a client can upload and download the
-// object without another credential. Devices use the first match of a key anywhere in the document.
-// So the fields with values that people choose come last.
+// object without another credential. Devices use the first match of a key anywhere in the document,
+// so the fields with values that people choose come last.
 type ObjectView struct {
 	ID           string    `json:"id"`         // the same as Sum
 	StorageID    string    `json:"storage-id"` // SHA-256 of the owner and Sum
@@ -122,8 +122,8 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	if _, err := s.cfg.Objects.Stat(r.Context(), keyOf(o)); errors.Is(err, objects.ErrNotFound) {
-		// The hub did not remove the object's file. Somebody else removed it, so the caller must
-		// upload the file again.
+		// The hub did not remove the object's file; something else did. So the caller must upload
+		// the file again.
 		s.log.Error("the file of an object is missing; upload the object again", "sha256", body.Sum)
 		if err := s.cfg.Store.MarkContentLost(r.Context(), sum, o.Place); err != nil {
 			return err

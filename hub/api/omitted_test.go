@@ -63,8 +63,8 @@ func (revoking) Revocation(context.Context, *x509.Certificate, []*x509.Certifica
 	return nil, &evidence.Refusal{Code: "ek-certificate-revoked", Reason: "revoked", Hint: "none"}
 }
 
-// The hub knows a device's EK certificate, and refuses the device because of this certificate. The
-// device then omits the certificate, or sends another EK certificate. The hub refuses the device in
+// If the hub refuses a device because of its EK certificate, the device gains nothing by omitting
+// the certificate in its next request, or by sending another EK certificate: the hub refuses it in
 // the same way. The test tries the one-step and the two-step enrolment, each with and without a
 // line for the EK in the EK list.
 func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
@@ -131,9 +131,9 @@ func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 	}
 }
 
-// A device sent its EK certificate and CA certificates, and the hub refused the device because of
-// its TPM's maker. The device then omits the EK certificate or the CA certificates. The hub refuses
-// the device again, because it stored all these certificates together.
+// If the hub refuses a device because of its TPM's maker, it also refuses the device's next request
+// without the EK certificate or without the CA certificates, because it stored all the certificates
+// of the first request together.
 func TestLeavingOutTheChipsOwnChainChangesNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -170,9 +170,8 @@ func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
 	must(withoutCertificate(s.victim).Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// A stranger knows the public EK of a TPM. The hub's answers do not show the stranger whether the
-// TPM has onboarded. There is one exception: the hub has a certificate for the EK, and refuses this
-// certificate.
+// A stranger who knows the public EK of a TPM cannot learn from the hub's answers whether the TPM
+// has onboarded, unless the hub has a certificate for the EK and refuses this certificate.
 func TestKeptCertificateRevealsNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -278,8 +277,8 @@ func TestCertificateOfAProvenEKIsNotDisplaced(t *testing.T) {
 	}
 }
 
-// The hub stores the EK certificate of a device that did not prove that it has the EK. After
-// store.UnprovenEKKeptFor, the hub does not use the certificate any more.
+// If a device sends its EK certificate but does not prove that it has the EK, the hub stores the
+// certificate, but does not use it any more after store.UnprovenEKKeptFor.
 func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -353,8 +352,8 @@ func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
 	}
 }
 
-// A device sends several requests that the hub refuses. After these requests have expired, the hub
-// still has the device's EK certificate, marked as not proven.
+// If a device sends several requests that the hub refuses, the hub still has the device's EK
+// certificate, marked as not proven, after these requests have expired.
 func TestRefusedRequestsKeepOneCertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -146,8 +146,9 @@ func (s *Server) admit(rt *route, r *http.Request) (leave func(), err error) {
 	return s.overload.leave, nil
 }
 
-// waitingBody is a request's body. While it waits for the client, the request does not count as
-// running. If it did, a few slow clients could make the hub refuse all other clients.
+// waitingBody is a request's body. While the hub waits for the client to send the body, the request
+// does not count as running. Otherwise, a few slow clients could make the hub refuse all other
+// clients.
 type waitingBody struct {
 	io.ReadCloser
 	o *overload

@@ -59,7 +59,7 @@ func routeNamed(t *testing.T, name string) *route {
 	return nil
 }
 
-// The lists of routes must not contain routes that do not exist.
+// The lists of heartbeats and of requests that are always admitted contain only routes that exist.
 func TestOverloadNamesRoutesThatExist(t *testing.T) {
 	t.Parallel()
 	for _, list := range []map[string]bool{heartbeats, alwaysAdmitted} {

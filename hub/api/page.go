@@ -47,8 +47,8 @@ func (s *Server) renderPage(w http.ResponseWriter, r *http.Request, status int, 
 	return s.writeHTML(w, status, page.Bytes())
 }
 
-// renderPart answers with a part of a page. `name` is the file of the page's templates, and `part`
-// is a template in this file. The browser replaces this part of the page with the answer.
+// renderPart answers with a part of a page, with which the browser replaces the present part.
+// `name` is the file of the page's templates, and `part` is a template in this file.
 func (s *Server) renderPart(w http.ResponseWriter, r *http.Request, name, part string, p ui.Page) error {
 	s.fillPage(nil, r, &p)
 	var page bytes.Buffer
@@ -76,7 +76,7 @@ func (s *Server) fillPage(w http.ResponseWriter, r *http.Request, p *ui.Page) {
 	}
 }
 
-// shownSections are the sections that the navigation shows. Each section's address has a route.
+// shownSections are the sections that the navigation shows: those whose address has a route.
 var shownSections []ui.Section
 
 func init() {
@@ -98,8 +98,8 @@ func (s *Server) writeHTML(w http.ResponseWriter, status int, page []byte) error
 	return err
 }
 
-// redirect answers a form with a redirect (303) to one of the hub's pages. That page shows the
-// notice. If a person reloads that page, the browser does not send the form again.
+// redirect answers a form with a redirect (303) to one of the hub's pages, which then shows the
+// notice. So the browser does not send the form again if the person reloads that page.
 func (s *Server) redirect(w http.ResponseWriter, r *http.Request, to string, n ui.Notice) error {
 	if n.Text != "" {
 		text, err := json.Marshal(n)

@@ -43,12 +43,12 @@ var auditKinds = []string{
 type auditQuery struct {
 	typed  ui.AuditFilter
 	filter store.EventFilter
-	// The field `nothing` is true if no event can match, because a field has a problem.
+	// The field `nothing` is true if no event can match, because a value in the query is wrong.
 	nothing bool
 }
 
-// readAuditQuery reads the query of the page's address. The result's field `typed` has the problem
-// of each wrong field.
+// readAuditQuery reads the query of the page's address. The result's field `typed` also says, for
+// each wrong value, what the problem is.
 func (s *Server) readAuditQuery(r *http.Request) (q auditQuery, err error) {
 	v, owner := r.URL.Query(), accountOf(r).ID
 	field := func(name string) string {
@@ -152,7 +152,7 @@ func auditPath(path string, f ui.AuditFilter, more ...string) string {
 	return path + "?" + v.Encode()
 }
 
-// showAudit is the page of the audit trail.
+// showAudit serves the page of the audit trail.
 func (s *Server) showAudit(w http.ResponseWriter, r *http.Request) error {
 	q, err := s.readAuditQuery(r)
 	if err != nil {

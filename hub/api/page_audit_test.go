@@ -128,8 +128,7 @@ func TestAuditPagesByKey(t *testing.T) {
 	}
 }
 
-// The page shows no event, device or token of another owner. The filter in the URL does not change
-// this.
+// The page shows no event, device or token of another owner, whatever the filter in the URL is.
 func TestAuditShowsNothingOfAnotherOwner(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -180,8 +179,8 @@ func TestAuditAnnouncesNewEvents(t *testing.T) {
 	}
 }
 
-// Texts of other people and of devices are not markup on the page, and not formulas in an exported
-// spreadsheet.
+// Texts from other people and from devices do not become markup on the page, or formulas in an
+// exported spreadsheet.
 func TestAuditShowsAndExportsHostileTextAsText(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

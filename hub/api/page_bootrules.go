@@ -126,9 +126,9 @@ func (s *Server) showKeyRemoval(w http.ResponseWriter, r *http.Request) error {
 		if p.Lost, err = s.manifestsOfKey(r, id); err != nil {
 			return err
 		}
-		p.Effect = "No manifest of the account has this key's signature, so no boot is judged differently."
+		p.Effect = "This key has not signed any of the account's manifests, so no boot will be judged differently."
 		if len(p.Lost) > 0 {
-			p.Effect = "The hub does not use these manifests any more, so it does not expect their systems. If you add the key again, the hub uses these manifests again."
+			p.Effect = "The hub will no longer use these manifests, so it will not expect their systems. If you add the key again, the hub will use these manifests again."
 		}
 		return s.renderBootRule(w, r, http.StatusOK, p)
 	}
@@ -224,9 +224,9 @@ func (s *Server) showManifestRemoval(w http.ResponseWriter, r *http.Request) err
 		}
 		p := &ui.BootRulePage{Title: "Remove a manifest", Subject: "Manifest", Action: bootManifestPath + "/" + id, Confirm: "Remove the manifest", Danger: true,
 			Facts:  []ui.Fact{{Name: "System", Value: m.Name}, {Name: "Sequence", Value: fmt.Sprint(m.Sequence)}, {Name: "System's SHA-256", Value: m.System, Mono: true}, {Name: "Signed by the key", Value: m.Key, Mono: true}},
-			Effect: "The hub does not expect this system any more. If a device runs this system, its boot counts as changed, unless the device's reference or another manifest covers the boot."}
+			Effect: "The hub will no longer expect this system. If a device runs this system, its boot will count as changed, unless the device's reference or another manifest covers the boot."}
 		if !m.Counts {
-			p.Effect = "The manifest does not count, because its key was removed. So no boot is judged differently."
+			p.Effect = "The manifest does not count, because its key was removed, so no boot will be judged differently."
 		}
 		return s.renderBootRule(w, r, http.StatusOK, p)
 	}

@@ -55,7 +55,7 @@ func TestKeysAndManifestsAreChangedOnThePage(t *testing.T) {
 		t.Fatal("the hub added the key without the password")
 	}
 	do(303, "/ui/boots/key", form("name", "release <1>", "key", k.pem, "password", hubtest.Password))
-	do(409, "/ui/boots/key", form("name", "release <1>", "key", k.pem, "password", hubtest.Password), "The account has this key already")
+	do(409, "/ui/boots/key", form("name", "release <1>", "key", k.pem, "password", hubtest.Password), "The account already has this key")
 	signed := k.sign(t, manifestOf("linux 1", 7))
 	do(200, "/ui/boots/preview-manifest", form("manifest", signed), "system linux 1", "7", hexSum("file of linux 1"), k.id, "The signature is valid")
 	if len(ada.manifests()) != 0 {
@@ -68,7 +68,7 @@ func TestKeysAndManifestsAreChangedOnThePage(t *testing.T) {
 		t.Fatalf("%s", brief.Of(list))
 	}
 	// The preview of the removal of a key names the manifests that would not count any more.
-	says(t, b.page("/ui/boots/key/"+k.id), "The hub does not use these manifests any more", "system linux 1 (sequence 7)")
+	says(t, b.page("/ui/boots/key/"+k.id), "The hub will no longer use these manifests", "system linux 1 (sequence 7)")
 	do(303, "/ui/boots/key/"+k.id, "")
 	if list := ada.manifests(); len(list) != 1 || list[0].Counts || len(ada.manifestKeys()) != 0 {
 		t.Errorf("%s", brief.Of(list))

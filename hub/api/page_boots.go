@@ -17,7 +17,7 @@ const bootsPath = "/ui/boots"
 // shownDecisions and shownManifests bound the lists on the page.
 const shownDecisions, shownManifests = 50, 50
 
-// showBoots is the page on which an owner decides about boots of many devices.
+// showBoots serves the page on which an owner decides about boots of many devices.
 func (s *Server) showBoots(w http.ResponseWriter, r *http.Request) error {
 	return s.renderBoots(w, r, http.StatusOK, &ui.BootsPage{})
 }

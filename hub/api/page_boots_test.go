@@ -13,9 +13,9 @@ import (
 	"gangway/internal/eventlog"
 )
 
-// cohortsOf stores the boots of devices of one model. In `common` devices, the firmware's code
-// changed to the same value. In one more device, it changed to another value. cohortsOf returns the
-// two values.
+// cohortsOf stores the boots of devices of one model. In `common` of these devices, the firmware's
+// code changed to the same value, and in one more device, it changed to another value. cohortsOf
+// returns the two values.
 func (s *scene) cohortsOf(t *testing.T, ada *person, common int) (shared, outlier string) {
 	t.Helper()
 	shared, outlier = hexSum("shared"), hexSum("outlier")

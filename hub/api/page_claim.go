@@ -22,11 +22,11 @@ const (
 	// claimed machine again, in seconds.
 	claimRefresh = 5
 	// claimEvents is the number of an owner's newest enrolment events among which the hub looks for
-	// a machine's refusal.
+	// the refusal of a machine.
 	claimEvents = 100
 )
 
-// showClaimForm is the page on which a person types the code on a machine's screen.
+// showClaimForm serves the page on which a person types the code on a machine's screen.
 func (s *Server) showClaimForm(w http.ResponseWriter, r *http.Request) error {
 	typed := strings.TrimSpace(r.URL.Query().Get("code"))
 	form := ui.ClaimForm{Tabs: onboardTabs(claimPath), Typed: clipRunes(typed, 256)}

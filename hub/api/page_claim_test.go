@@ -17,8 +17,8 @@ import (
 	"gangway/wire"
 )
 
-// The method `asks` sends the request of a machine with a claim code. The machine asks whether an
-// owner has claimed it.
+// The method `asks` sends the request in which a machine that displays a claim code asks whether
+// somebody has claimed it.
 func (s *scene) asks(t *testing.T, code string) {
 	t.Helper()
 	s.person(t, "").do("GET", "/claims/"+code, nil)
@@ -60,7 +60,8 @@ func TestClaimCodeIsTypedInItsShortForm(t *testing.T) {
 	}
 }
 
-// checkGuessesAreLimited checks that the hub limits guesses of claim codes' short forms.
+// checkGuessesAreLimited checks that the hub limits how often a client can guess the short forms of
+// claim codes.
 func checkGuessesAreLimited(t *testing.T, b *browser) {
 	t.Helper()
 	limited := false
@@ -73,7 +74,8 @@ func checkGuessesAreLimited(t *testing.T, b *browser) {
 	}
 }
 
-// The hub limits guesses of claim codes' short forms, and the number of machines that it remembers.
+// The hub limits how often a client can guess the short forms of claim codes, and how many machines
+// it remembers.
 func TestShortFormsAreNotGuessedAndNotHoarded(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

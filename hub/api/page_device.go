@@ -74,7 +74,7 @@ type deviceView struct {
 	newest *store.Revision // the newest revision without its state and meta; nil: the device has no trail
 }
 
-// showDevicePage is the page of a device.
+// showDevicePage serves the page of a device.
 func (s *Server) showDevicePage(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.ownDevice(r)
 	if err != nil {

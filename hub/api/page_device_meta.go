@@ -62,7 +62,7 @@ func tableOf(m map[string]any, around int) (rows []ui.MetaRow, more, size int) {
 }
 
 // indented returns metadata as JSON with a line for each key. It escapes characters that are
-// invisible or that reorder text. So the form sends exactly the text that the person sees.
+// invisible or that reorder text, so that the form sends exactly the text that the person sees.
 func indented(m map[string]any) string {
 	text, err := store.CompactJSON(orEmpty(m))
 	if err != nil {

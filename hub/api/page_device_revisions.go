@@ -275,9 +275,9 @@ func (s *Server) typedRevision(r *http.Request, d store.Device) (*ui.RevisionPre
 	return p, state, nil
 }
 
-// postTyped posts the revision that a preview showed. The preview compared this revision with the
-// device's newest revision at that time. If another revision was posted after the preview, the
-// comparison is wrong, so postTyped returns an error.
+// postTyped posts the revision that a preview showed. If another revision was posted after the
+// preview, postTyped returns an error, because the preview compared the new revision with an older
+// one.
 func (s *Server) postTyped(r *http.Request, d store.Device, p *ui.RevisionPreview, state *trail.State) (int, error) {
 	seen, ok := revNumber(r.PostFormValue("newest"))
 	if !ok || seen != p.Newest {

@@ -105,9 +105,8 @@ func softwareFacts(meta map[string]any) []ui.Fact {
 // maxNetworkFacts bounds the network interfaces that the page shows.
 const maxNetworkFacts = 8
 
-// consoleFacts returns the facts about a machine in its device-meta, in the form in which Gangway's
-// agent and Pantavisor send them. If a device sends another value or type in one of these keys,
-// consoleFacts ignores the key.
+// consoleFacts returns the facts about a machine in its device-meta, as Gangway's agent and
+// Pantavisor send them. It ignores a key whose value has an unexpected type, or is out of range.
 func consoleFacts(meta map[string]any) []ui.Fact {
 	var facts []ui.Fact
 	text := func(key, name string) {
@@ -202,7 +201,7 @@ func upperFirst(s string) string {
 	return strings.ToUpper(s[:1]) + s[1:]
 }
 
-// clipRunes shortens a text to `n` characters. A device or a person wrote the text.
+// clipRunes shortens a text that a device or a person wrote to `n` characters.
 func clipRunes(s string, n int) string {
 	if len(s) <= n {
 		return s

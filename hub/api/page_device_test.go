@@ -38,7 +38,8 @@ func (b *browser) tab(id, query string) string {
 	return page
 }
 
-// act posts a form of a device's page. The hub must redirect to the page.
+// act posts a form of a device's page, checks that the hub answers with a redirect, and returns the
+// address to which it redirects.
 func (b *browser) act(id, path string, form ...string) string {
 	b.t.Helper()
 	status, page, h := b.post(id, path, form...)
@@ -90,7 +91,7 @@ func TestDevicePageHasEachTab(t *testing.T) {
 	says(t, b.tab(nick, ""), nick, "Chain of trust", "Condition", "Location", "Software", "Activated: the TPM opened the certificates", " ms")
 }
 
-// An owner opens a page or sends a form with the id of another owner's device. The answer is the
+// If an owner opens a page or sends a form with the id of another owner's device, the answer is the
 // same as for an id that does not exist.
 func TestOtherOwnersDeviceHasNoPage(t *testing.T) {
 	t.Parallel()
@@ -147,8 +148,8 @@ func TestDevicePageNeedsTheFormToken(t *testing.T) {
 	}
 }
 
-// Text of a device or a person is never markup, and cannot reorder the text around it. The test
-// sends hostile texts in every field that a device or its owner can write.
+// Text from a device or a person never becomes markup, and cannot reorder the text around it. The
+// test sends hostile texts in every field that a device or its owner can write.
 func TestDevicePageShowsHostileTextAsText(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -395,7 +396,7 @@ func TestActsOnThePageAreUndone(t *testing.T) {
 	}
 }
 
-// A person opens the metadata as JSON and saves the JSON unchanged. The metadata stays the same,
+// If a person opens the metadata as JSON and saves the JSON unchanged, the metadata stays the same,
 // even if it has unusual characters.
 func TestMetadataSurvivesTheEditor(t *testing.T) {
 	t.Parallel()

@@ -15,8 +15,8 @@ import (
 	"gangway/wire"
 )
 
-// A page of the list has listRows devices, or wideRows if it shows more than wideColumns columns.
-// So the first load of the page stays below 100 kB.
+// A page of the list has listRows devices, or wideRows if it shows more than wideColumns columns,
+// so that the first load of the page stays below 100 kB.
 const (
 	listRows    = 50
 	wideColumns = 8
@@ -75,7 +75,7 @@ func readListQuery(v url.Values) (q listQuery) {
 	return q
 }
 
-// readBack reads the query of a list from the text of a form's field.
+// readBack reads the query of a list from a field of a form.
 func readBack(text string) listQuery {
 	v, err := url.ParseQuery(text)
 	if err != nil {

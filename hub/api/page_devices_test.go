@@ -20,7 +20,7 @@ import (
 	"gangway/internal/fleet"
 )
 
-// The method `named` onboards a machine with this model and serial, and returns its id.
+// The method `named` onboards a machine with this model and serial number, and returns its id.
 func (s *scene) named(t *testing.T, model, serial string) string {
 	t.Helper()
 	d := must(fleet.New(s.maker, "H-2"))(t)
@@ -322,8 +322,8 @@ func TestLiveEndsWithItsSession(t *testing.T) {
 	t.Error("the stream is open after the session")
 }
 
-// An account can have only 8 streams of live changes. When the browser closes the streams, their
-// goroutines end.
+// An account can have only 8 open streams of live changes. When the browser closes the streams,
+// their goroutines end.
 func TestLiveConnectionsAreBoundedAndLeaveNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -22,7 +22,7 @@ const (
 	ekListForm = policy.MaxListSize + 64<<10
 )
 
-// showEKListPage is the page of the EK list.
+// showEKListPage serves the page of the EK list.
 func (s *Server) showEKListPage(w http.ResponseWriter, r *http.Request) error {
 	return s.renderEKList(w, r, http.StatusOK, nil)
 }

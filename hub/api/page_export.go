@@ -14,17 +14,17 @@ import (
 	"gangway/hub/store"
 )
 
-// An export reads the rows of a list from the store page by page and streams them. So the memory
-// that the export needs does not grow with the fleet. An account can have exportsAtOnce exports at
-// a time.
+// An export reads the rows of a list from the store page by page and streams them, so that the
+// memory that it needs does not grow with the fleet. An account can have exportsAtOnce exports at a
+// time.
 const (
 	exportRows    = 1000
 	exportsAtOnce = 2
-	// exportPause is how long a client may take for the rows of one page.
+	// exportPause is how long a client may take to receive the rows of one page.
 	exportPause = 60 * time.Second
 )
 
-var errExports = problem(http.StatusTooManyRequests, "too-many-exports", "Wait until another export has ended.", "Two exports of your account are running already.")
+var errExports = problem(http.StatusTooManyRequests, "too-many-exports", "Wait until another export has ended.", "Two exports of your account are already running.")
 
 // semaphoreByKey lets at most exportsAtOnce callers with the same key, such as an account, run at
 // the same time.

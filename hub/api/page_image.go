@@ -20,7 +20,7 @@ const (
 	imagePath      = onboardPath + "/image"
 	imageStatePath = imagePath + "/state"
 	// imageBlock is the number of bytes of an image that the hub writes before it sets a new write
-	// deadline. For each block, the hub allows as much time as for the whole answer to another
+	// deadline. The client gets as much time for each block as for the whole answer to any other
 	// request.
 	imageBlock = 1 << 20
 )
@@ -51,8 +51,8 @@ func (s *Server) renderImage(w http.ResponseWriter, r *http.Request, status int,
 	return s.renderPage(w, r, status, "image", ui.Page{Title: "Image for a stick", Section: ui.SectionOnboard, Data: d})
 }
 
-// showImageState is the part of the page with the progress of the build. The page fetches it while
-// the browser waits for the download.
+// showImageState answers with the part of the page that shows the progress of the build. The page
+// fetches it while the browser waits for the download.
 func (s *Server) showImageState(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPart(w, r, "image", "building", ui.Page{Data: ui.ImagePage{Building: s.building(r)}})
 }
@@ -76,9 +76,9 @@ func (s *Server) building(r *http.Request) ui.Building {
 
 // buildImageOnPage makes a join token, builds an image with it, and answers with the image.
 //
-// One request does everything. So the secret exists only in this request, in the pipe to the
+// One request does everything, so the secret exists only in this request, in the pipe to the
 // builder, and in the image. If the request ends before the hub has sent the whole image, nobody
-// can use the image. The hub then stops the build and disables the join token.
+// can use the image, so the hub stops the build and disables the join token.
 func (s *Server) buildImageOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -150,8 +150,8 @@ func (f *imageFailure) Error() string { return f.err.Error() }
 func (f *imageFailure) Unwrap() error { return f.err }
 
 // buildAndSend makes the join token and the image, and sends the image. If an error occurs after
-// the first byte of the answer, buildAndSend breaks the connection. So the browser does not mistake
-// a part of the image for the whole image.
+// the first byte of the answer, buildAndSend breaks the connection, so that the browser does not
+// mistake a part of the image for the whole image.
 func (s *Server) buildAndSend(w http.ResponseWriter, r *http.Request, o ImageOptions, n NewJoinToken, life time.Duration) error {
 	account, limits := accountOf(r), s.cfg.ImageLimits
 	ctx, cancel := context.WithCancel(r.Context())
@@ -231,8 +231,8 @@ func (s *Server) buildWith(ctx context.Context, w http.ResponseWriter, r *http.R
 	return nil
 }
 
-// imageRefusal converts a Problem to an imageFailure. So the page shows the problem above the form,
-// even if the person cannot correct the problem in the form.
+// imageRefusal converts a Problem to an imageFailure, so that the page shows the problem above the
+// form, even if the person cannot correct it in the form.
 func imageRefusal(err error) error {
 	var p *Problem
 	if errors.As(err, &p) {
@@ -290,9 +290,8 @@ func (s *Server) sendImage(ctx context.Context, w http.ResponseWriter, one *imag
 	return connection.Flush()
 }
 
-// dropImageToken disables the join token of an image that was not sent. If the client has closed
-// the connection, the request's context is cancelled. dropImageToken disables the token in this
-// case too.
+// dropImageToken disables the join token of an image that was not sent, even if the request's
+// context is cancelled because the client closed the connection.
 func (s *Server) dropImageToken(r *http.Request, account store.Account, t store.JoinToken) {
 	if err := s.disableJoinToken(context.WithoutCancel(r.Context()), account, t.ID); err != nil {
 		s.log.Error("could not disable the join token of an image that was not sent; the token stays valid", "token", t.ID, "err", err)

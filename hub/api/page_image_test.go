@@ -45,8 +45,8 @@ func imageOf(token []byte) *api.Image {
 	return &api.Image{ReadCloser: io.NopCloser(strings.NewReader(text)), Size: int64(len(text))}
 }
 
-// untilStopped returns a build function. When the build begins, the function sends a text to the
-// channel `began`. The build ends when it is stopped.
+// untilStopped returns a build function for a build that does not end until it is stopped. When the
+// build begins, the function sends the token to the channel `began`.
 func untilStopped(began chan<- string) func(context.Context, api.ImageOptions, []byte, func(string)) (*api.Image, error) {
 	return func(ctx context.Context, _ api.ImageOptions, token []byte, step func(string)) (*api.Image, error) {
 		step("Making the installer")
@@ -72,7 +72,7 @@ func (s *scene) signedIn(t *testing.T, nick string) *browser {
 	return b
 }
 
-// leave starts a build. The client ends its request when `ctx` ends.
+// leave starts a build for a client that ends its request when `ctx` ends.
 func (b *browser) leave(ctx context.Context, fields ...string) chan error {
 	form := url.Values{"csrf": {b.token}}
 	for i := 0; i < len(fields); i += 2 {
@@ -158,8 +158,8 @@ func TestImageIsSentAndItsSecretKept(t *testing.T) {
 	}
 }
 
-// An image with claim codes needs no join token. The builder gets only the hub's name and CA. The
-// hub makes no join token, even if the form has the fields of a join token.
+// An image with claim codes needs no join token, so the hub makes none, even if the form has the
+// fields of a join token. The builder gets only the hub file.
 func TestImageWithClaimCodesHasNoToken(t *testing.T) {
 	t.Parallel()
 	var got api.ImageOptions
@@ -211,8 +211,8 @@ func TestImageTakesNoOtherToken(t *testing.T) {
 	}
 }
 
-// One owner can have only one build at a time. All owners together can have only the number of
-// builds that the operator allows.
+// One owner can have only one build at a time, and all owners together can have only as many builds
+// as the operator allows.
 func TestBuildsAtOnceAreBounded(t *testing.T) {
 	t.Parallel()
 	began := make(chan string, 4)
@@ -238,7 +238,7 @@ func TestBuildsAtOnceAreBounded(t *testing.T) {
 	second := bert.leave(ctx)
 	<-began
 	status, page, _ = cleo.form("/ui/onboard/image", "nick", "typed by cleo")
-	says(t, page, "building the maximum number of images")
+	says(t, page, "building as many images as the operator allows")
 	if status != 503 || b.builds.Load() != 2 || !strings.Contains(page, "typed by cleo") {
 		t.Errorf("three builds with a bound of two: %d, %d builds", status, b.builds.Load())
 	}
@@ -439,8 +439,8 @@ func TestImagePageWithoutPartsGivesTheCommands(t *testing.T) {
 	}
 }
 
-// When the hub stops, it ends the running builds and does not wait until they are complete. The end
-// of the test checks that the hub stops without an error.
+// When the hub stops, it ends the running builds instead of waiting until they are complete. The
+// end of the test checks that the hub stops without an error.
 func TestHubThatStopsEndsBuilds(t *testing.T) {
 	t.Parallel()
 	began := make(chan string, 1)

@@ -10,15 +10,14 @@ import (
 
 const (
 	judgePath = "/ui/trust/judge"
-	// judgeRows bounds the devices that a page lists: the devices that the hub would not accept
-	// today. To find these devices, a page judges at most judgeDevices devices. After judgeTime, it
-	// judges no more devices.
+	// judgeRows bounds the devices on a page, which lists the devices that the hub would not accept
+	// today. To find them, a page judges at most judgeDevices devices, and stops after judgeTime.
 	judgeRows, judgeDevices = 50, 500
 	judgeStep               = 50
 	judgeTime               = 2 * time.Second
 )
 
-// showJudge is the page that judges the stored evidence of an owner's devices again. It changes
+// showJudge serves the page that judges the stored evidence of an owner's devices again. It changes
 // nothing: devices that the hub would not accept stay active until their owner deletes them.
 func (s *Server) showJudge(w http.ResponseWriter, r *http.Request) error {
 	owner := accountOf(r).ID

@@ -23,14 +23,14 @@ import (
 const (
 	// Maximum numbers of open connections: for one account, and for the whole hub.
 	liveOfAccount, liveOfHub = 8, 2000
-	// livePause is the time for which the hub collects changes before it writes the next line.
-	// Without this pause, a busy fleet would make a page load its parts all the time.
+	// livePause is how long the hub collects changes before it writes the next line. Without this
+	// pause, the events of a busy fleet would make a page load its parts all the time.
 	livePause = time.Second
 	// liveBeat is the longest time between two lines. After each liveBeat, the hub checks whether
 	// the session exists.
 	liveBeat = 15 * time.Second
-	// liveChanges bounds the changes that wait for one listener. If there are more, the page
-	// reloads.
+	// liveChanges bounds the changes that wait for one listener. If there are more, the page loads
+	// all its parts again.
 	liveChanges = 200
 )
 
