@@ -88,7 +88,7 @@ down: you need it for 'gangway ca install'.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&dir, "offline-root", "", "folder for the root's key and certificate; it must not exist (required)")
+	f.StringVar(&dir, "offline-root", "", "folder for the root's key and certificate; it must not exist yet (required)")
 	f.StringVar(&name, "name", "", `name in the certificates of the root and of the CAs (default "Gangway")`)
 	f.StringVar(&curve, "curve", "P-256", "curve of the root's key, unless a signer has the key: P-256 or P-384")
 	f.StringVar(&key, "key", "", "where the root's key is, if not in the folder, as in tpm:0x81010070 or signer:/run/gangway-signer/socket?key=root")
@@ -141,7 +141,7 @@ Request prints the SHA-256 of each key. Compare these lines with the lines that
 	}
 	f := c.Flags()
 	f.StringVar(&data, "data", "", "folder of the hub's keys and database (required)")
-	f.StringVarP(&out, "out", "o", "", "file for the request; it must not exist")
+	f.StringVarP(&out, "out", "o", "", "file for the request; it must not exist yet")
 	f.StringSliceVar(&options.CAs, "ca", nil, "the CA that gets a new key: aca, device-ca or tls-ca (repeatable; default for a new hub: all)")
 	f.StringVar(&curve, "curve", "P-256", "curve of the new keys: P-256 or P-384")
 	f.StringToStringVar(&options.Keys, "key", nil, "where the key of a CA is, if not in a file, as in aca=tpm:0x81010060 or aca=signer:/run/gangway-signer/socket?key=aca (repeatable)")
@@ -227,7 +227,7 @@ the root of a hub is not offline, the root's folder is pki in the hub's data fol
 	}
 	f := c.Flags()
 	f.StringVar(&rootDir, "root", "", "folder of the root's key and certificate (required)")
-	f.StringVarP(&out, "out", "o", "", "file for the answer; it must not exist (required)")
+	f.StringVarP(&out, "out", "o", "", "file for the answer; it must not exist yet (required)")
 	cmdline.SpanVar(f, &life, "tls-life", life, "validity of the TLS CA, from 30d to 10950d")
 	f.BoolVarP(&yes, "yes", "y", false, "do not ask for confirmation")
 	return c
@@ -271,7 +271,7 @@ func (a *app) issueCAs(root *pki.Root, plan []pki.Planned, out string, yes bool)
 func (a *app) caInstall() *cobra.Command {
 	var data, name string
 	c := &cobra.Command{
-		Use: "install ANSWER --data DIR", Short: "Install the root's answer, so that the hub's CAs use their new keys", Args: args("ANSWER"),
+		Use: "install ANSWER --data DIR", Short: "Install the CA certificates that the root has signed, so that the hub's CAs use their new keys", Args: args("ANSWER"),
 		Long: `Install checks the answer of 'gangway ca issue', and then puts the new keys and
 certificates in DIR/pki. If the answer is wrong, for example because it is for another
 hub or was altered, install changes nothing and the request stays open.

@@ -58,7 +58,7 @@ certificate.`,
 	f := c.Flags()
 	f.StringVar(&o.data, "data", "", "folder of the hub's keys and database (required)")
 	f.StringSliceVar(&o.names, "name", nil, "DNS name or IP address by which devices reach the proxy (required, repeatable)")
-	f.StringVarP(&o.out, "out", "o", "", "file for the certificate; it must not exist (default: standard output)")
+	f.StringVarP(&o.out, "out", "o", "", "file for the certificate; it must not exist yet (default: standard output)")
 	cmdline.SpanVar(f, &o.life, "expires-in", o.life, "validity of the certificate, from 1d to 366d")
 	return c
 }

@@ -471,7 +471,7 @@ func newManifestKey(useRSA bool) (private, public []byte, kid string, err error)
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), public, kid, err
 }
 
-// createFile writes a file that must not exist.
+// createFile creates a file with the content `b`. It fails if the file exists.
 func createFile(name string, b []byte, mode os.FileMode) error {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {

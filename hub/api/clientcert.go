@@ -21,8 +21,8 @@ import (
 const maxClientCerts = 1 + wire.MaxIntermediates
 
 // clientVerifier verifies client certificates. If a root issued the leaf, clientVerifier verifies
-// only one signature. If the client also sends the root, crypto/tls would verify two: it takes the
-// root from the client as an intermediate too.
+// only one signature, even if the client also sends the root. crypto/tls would then verify two
+// signatures, because it would also try the sent root as an intermediate.
 type clientVerifier struct {
 	roots []*x509.Certificate
 	pool  *x509.CertPool // has the roots

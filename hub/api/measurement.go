@@ -367,10 +367,9 @@ func ownConnection(r *http.Request) *connState {
 	return c
 }
 
-// On one connection of a device, the hub may request askBurst measurements without delay, then one
-// in each askEvery. The hub needs several measurements to be certain of a clone, so there is no
-// limit while it suspects one. In other cases there is a limit, because a cleared TPM can also
-// cause a single sign of a clone.
+// These constants limit how often the hub requests a measurement on one connection of a device:
+// first askBurst measurements without delay, then one in each askEvery. There is no limit while the
+// hub suspects a clone of the device, because it needs several measurements to be certain.
 const (
 	askEvery = 10 * time.Minute
 	askBurst = 4

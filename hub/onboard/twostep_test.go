@@ -259,8 +259,9 @@ func TestBothFormsOfOwnershipProof(t *testing.T) {
 	if v := string(s.store.byCertificate(sha256.Sum256(a.Certificate)).Verdict); !strings.Contains(v, "signed the name of this IDevID key, for this hub") {
 		t.Errorf("the verdict is %.300s", v)
 	}
-	// The old form of the credential's proof does not name the hub. The hub accepts this form only
-	// with Pantacor's form of ownership proof. The verdict has a note about the old form.
+	// In the second step, a device proves that it has the credential's secret. The old form of this
+	// proof does not name the hub. The hub accepts the old form only together with an ownership
+	// proof in Pantacor's form, and the verdict then has a note about the old form.
 	d = s.device()
 	keys := s.first(d).Keys
 	a, err = s.second(d, token, keys, fleet.RegistrationChange{Sent: func(r *wire.Registration) { r.HubName, r.Proof = "", keys.ProveUnbound(r.CSR) }})

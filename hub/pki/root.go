@@ -26,11 +26,12 @@ type Root struct {
 	key  crypto.Signer
 }
 
-// MakeRoot makes an offline root in the folder `dir`: the files root.crt and root.key. The folder
-// must not exist, and its parent must exist. If `key` is not empty, it is the URI of the root's
-// private key: see package cakey. Then the folder has the file root.uri instead of root.key. If the
-// URI names a key in a TPM, MakeRoot makes the key. If the URI names a key of a signer, the key
-// must exist already, and Options.Curve has no effect.
+// MakeRoot makes an offline root in the folder `dir`: the files root.crt and root.key. MakeRoot
+// makes this folder, and fails if the folder exists already or its parent folder does not exist. If
+// `key` is not empty, it is the URI of the root's private key: see package cakey. Then the folder
+// has the file root.uri instead of root.key. If the URI names a key in a TPM, MakeRoot makes the
+// key. If the URI names a key of a signer, the key must exist already, and Options.Curve has no
+// effect.
 func MakeRoot(ctx context.Context, dir, key string, o Options) (*Root, error) {
 	m := &maker{step: func() {}}
 	var err error

@@ -63,8 +63,8 @@ func NewFiles(cert, key, name string, log *slog.Logger, now func() time.Time) (*
 	return f, nil
 }
 
-// GetCertificate is the function GetCertificate of a tls.Config. It reads the files again if the
-// last read was at least checkEvery ago.
+// GetCertificate returns the certificate for a TLS handshake. It can be used as
+// tls.Config.GetCertificate. It reads the files again if the last read was at least checkEvery ago.
 func (f *Files) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -78,8 +78,8 @@ func (f *Files) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return f.current, nil
 }
 
-// check reads the files. If the pair is new and usable, later handshakes use it. The caller must
-// have locked mu.
+// check reads the certificate file and the key file. If they are new and usable, later handshakes
+// use them. The caller must have locked mu.
 func (f *Files) check(now time.Time) error {
 	text, sum, err := f.read()
 	if err != nil || sum == f.tried {

@@ -78,8 +78,8 @@ func provider(db *sql.DB) (*goose.Provider, error) {
 }
 
 // Create makes a database that has the schema of the given version, and no data of a hub. Version 0
-// is the newest version. The file must not exist. If this program does not know the version, Create
-// returns ErrNewerSchema. Open updates the schema later.
+// is the newest version. Create fails if the file exists. If this program does not know the
+// version, Create returns ErrNewerSchema. Open updates the schema later.
 func Create(ctx context.Context, path string, version int64) (err error) {
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("sqlite: %s exists already", path)

@@ -59,12 +59,13 @@ var (
 
 	// Makes the oldest pending enrolments of owner ?1 expire until the remaining ones need at most
 	// ?2 bytes. At most 128 enrolments expire at a time, because more would delay other writers.
-	// 128 enrolments make room for any new enrolment: even 128 of the smallest size are larger than
-	// one of the largest size.
+	// After 128 enrolments have expired, there is room for any new enrolment: 128 enrolments of the
+	// smallest size need more bytes than one enrolment of the largest size.
 	//
-	// In nearly all calls, nothing must expire. The innermost query then reads no enrolment: SQLite
-	// reads the tables of a CROSS JOIN in their order, and PostgreSQL tests the condition on a
-	// subquery before it reads a table. (SQLite would test this condition for each row.)
+	// In nearly all calls, nothing must expire. The statement should then read no enrolment. SQLite
+	// reads the tables of a CROSS JOIN in their order, so it compares the number of bytes first.
+	// PostgreSQL tests the condition with the subquery before it reads a table; SQLite would test
+	// this condition for each row.
 	pushOutEnrolments = both(
 		pushOut(`pending_usage g CROSS JOIN enrolments e ON e.owner = g.owner WHERE g.owner = ?1 AND g.bytes > ?2`),
 		pushOut(`enrolments e WHERE e.owner = ?1 AND (SELECT u.bytes FROM pending_usage u WHERE u.owner = ?1) > ?2`))

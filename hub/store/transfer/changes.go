@@ -93,7 +93,7 @@ func (m *Move) checkSchema(ctx context.Context) error {
 	return err
 }
 
-// Stop gives up a move. It removes two things from the file: the triggers of the move, and the
+// Stop cancels a move. It removes two things from the file: the triggers of the move, and the
 // changes that these triggers recorded. This also works after Finish has locked the file. Stop does
 // nothing if the file has no move, or if `idle` is not 0 and a program worked at the move less than
 // `idle` ago.

@@ -219,7 +219,7 @@ func TestMoveRefusesATargetOfAnotherMove(t *testing.T) {
 	if err := open(other); !errors.Is(err, transfer.ErrOther) {
 		t.Errorf("the second file: %v", err)
 	}
-	// If the first move is given up, its rows stay in the target, and no move can continue with
+	// If the first move is cancelled, its rows stay in the target, and no move can continue with
 	// this target.
 	if stopped, err := transfer.Stop(t.Context(), one, time.Hour); err != nil || stopped {
 		t.Errorf("a move that works is stopped: %t, %v", stopped, err)
