@@ -182,7 +182,7 @@ func (r *restoration) noteLosses() {
 	} else {
 		r.note("Repeated %d deletions and revocations since %s; %d others are not repeated, because their device, account or token is not in the backup. Changed passwords have their old values.", r.repeated, begun, r.unknown)
 		for _, gap := range r.gaps() {
-			r.note("Possibly lost: the deletions and revocations from %s to %s, because no file has the events of this time.", gap[0].Format(time.RFC3339), gap[1].Format(time.RFC3339))
+			r.note("Possibly lost: the deletions and revocations from %s to %s, because no file has the events between these times.", gap[0].Format(time.RFC3339), gap[1].Format(time.RFC3339))
 		}
 		if until, ok := r.covered(); ok {
 			r.note("Possibly lost: the deletions and revocations after %s, when the newest file of events was made.", until.Format(time.RFC3339))

@@ -120,8 +120,8 @@ func (s *scene) device() *fleet.Device {
 	return d
 }
 
-// withoutCertificate makes a machine that sends no EK certificate. The missing certificate is a
-// question for the machine's owner.
+// withoutCertificate makes a machine that sends no EK certificate. The machine's owner must decide
+// whether to accept it without the certificate.
 func (s *scene) withoutCertificate() *fleet.Device {
 	s.Helper()
 	d := s.device()

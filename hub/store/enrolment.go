@@ -105,7 +105,7 @@ type Enrolment struct {
 	EK            Hash
 	EKCertificate []byte // DER
 	// EKKnown means that the EK certificate chains to a root that the hub trusts. EKLinks has the
-	// CA certificates between the EK certificate and the root, in the form of
+	// CA certificates between the EK certificate and the root, encoded like
 	// KeptEKCertificate.Links.
 	EKKnown bool
 	EKLinks []byte

@@ -51,9 +51,9 @@ var ErrTooManyUploads = errors.New("store: too many unfinished uploads")
 //
 // Each upload puts the bytes at a new place, which was never used before. The upload is recorded
 // with its place before it stores the first byte. If the object has no place yet, FinishUpload
-// makes the upload's place the object's place. After RemoveContent has given up a place, nobody
-// uses this place again: a new upload of the same object gets another place. So a hub may remove
-// the bytes at the old place at any time.
+// makes the upload's place the object's place. After RemoveContent has reported that a place is no
+// longer needed, nobody uses this place again: a new upload of the same object gets another place.
+// So a hub may remove the bytes at the old place at any time.
 type Objects interface {
 	// AnnounceObject adds an owner's record of an object that the owner has not uploaded yet, and
 	// returns the record. If the owner already has a record of the object, AnnounceObject updates

@@ -130,8 +130,8 @@ var stateFits = map[string]struct {
 	store.StateCloned:      {colClone, func(d *found) bool { return d.clone != "" }},
 }
 
-// wordText returns a word of a search in the form of the index: in lower case, from its first
-// letter or digit.
+// wordText returns a word of a search as the index has it: in lower case, from its first letter or
+// digit.
 func wordText(word string) string {
 	word = strings.ToLower(word)
 	for _, i := range wordStarts(word) {
