@@ -55,8 +55,8 @@ func newConnState() *connState {
 	return &connState{asks: rate.NewLimiter(rate.Every(askEvery), askBurst)}
 }
 
-// withConnState is the function ConnContext of the http.Server. A connection that was parked keeps
-// its state.
+// withConnState adds the state of a connection to the connection's context: http.Server calls it as
+// ConnContext. A connection that was parked keeps its state.
 func withConnState(ctx context.Context, c net.Conn) context.Context {
 	state := stateOf(c)
 	if state == nil {

@@ -76,8 +76,9 @@ func NewACME(c ACMEConfig) (*ACME, error) {
 	}}, nil
 }
 
-// GetCertificate is the function GetCertificate of a tls.Config. It also answers the challenges
-// with which the CA checks that the host name belongs to the hub.
+// GetCertificate returns the certificate for a TLS handshake. It can be used as
+// tls.Config.GetCertificate. It also answers the challenges with which the CA checks that the host
+// name belongs to the hub.
 func (a *ACME) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if !strings.EqualFold(strings.TrimSuffix(hello.ServerName, "."), a.name) {
 		return nil, errors.New("webcert: the client's server name (SNI) is not the host name for which ACME obtains the certificate")

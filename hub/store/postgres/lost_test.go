@@ -20,8 +20,8 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// load onboards machines and appends events with several workers, and then compares the database
-// with the answers: the database has every acknowledged write, and has no write twice.
+// load onboards machines and appends events with several workers. It then compares the database
+// with the answers: the database must have every acknowledged write, and no write twice.
 type load struct {
 	*testing.T
 	server *pgtest.Server
