@@ -126,8 +126,8 @@ func prepare(request []byte) (*unavoidable, error) {
 
 // sum measures the unavoidable cryptography of all requests. It works in the same order as the hub:
 // for each request, it does all operations with the request's own keys, and it handles several
-// requests at the same time. Repeating one operation with one key would be up to a third faster, because of
-// warm caches, but no hub can work in that order.
+// requests at the same time. Repeating one operation with one key would be up to a third faster,
+// because of warm caches, but no hub can work in that order.
 func sum(ops []operation, requests [][]byte) (float64, error) {
 	us, err := prepareAll(requests)
 	if err != nil {

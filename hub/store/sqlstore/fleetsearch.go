@@ -264,10 +264,10 @@ func walkTexts(columns, condition, by string) (up, down string) {
 		columns + condition + ` AND (` + by + `) < (` + holes + `) ORDER BY ` + descending + ` LIMIT ?`
 }
 
-// The function `equal` makes the walk through the devices that have the same value in a column, for
-// example the same model. The walk is in the order of nicks. ASCII upper and lower case are equal
-// in models, makers and firmwares: in SQLite by the collation of the column, and in PostgreSQL by
-// `expression` and `value`.
+// The function `equal` returns the walk through the devices that have the same value in a column,
+// for example the same model. The walk is in the order of nicks. ASCII upper and lower case are
+// equal in models, makers and firmwares: in SQLite by the collation of the column, and in
+// PostgreSQL by `expression` and `value`.
 //
 // PostgreSQL has no INDEXED BY, and chooses an index by its statistics. The column's index and the
 // primary key both have the order of nicks. If the statistics are old, PostgreSQL might choose the
