@@ -259,7 +259,7 @@ func TestSystemWithManifestKeyInATPM(t *testing.T) {
 		words   []string
 	}{
 		{"manifest.pub exists already", []string{"manifest", "key", "create", "tpm:0x81010051", "--public", "manifest.pub", "--tpm", tpm}},
-		{"the TPM has an object at 0x81010050 already", []string{"manifest", "key", "create", "tpm:0x81010050", "--public", "other.pub", "--tpm", tpm}},
+		{"the TPM already has an object at 0x81010050", []string{"manifest", "key", "create", "tpm:0x81010050", "--public", "other.pub", "--tpm", tpm}},
 		{"the TPM has no key at 0x81010051", []string{"image", "system", "--kernel", kernel, "--programs", programs, "--manifest-key", "tpm:0x81010051", "--tpm", tpm}},
 		{"open the TPM: stat nothing", []string{"image", "system", "--kernel", kernel, "--programs", programs, "--manifest-key", "tpm:0x81010050", "--tpm", "unix:nothing"}},
 	} {

@@ -12,6 +12,7 @@ import (
 	"gangway/device/install/lockout"
 	"gangway/device/install/luks"
 	"gangway/device/install/seal"
+	"gangway/device/install/storagekey"
 
 	"github.com/google/go-tpm/tpm2/transport"
 )
@@ -24,7 +25,7 @@ type Ask func(why string) string
 // returns the TPM's part of the key. If the TPM does not release this part, only the recovery key
 // opens the disk. A lockout can end while askKey waits for the person. So, if the TPM refused
 // before, askKey calls `release` again before it tries a PIN.
-func askKey(t transport.TPM, disk io.ReaderAt, release func() ([]byte, error), ask Ask) (luks.Key, error) {
+func askKey(t *storagekey.Held, disk io.ReaderAt, release func() ([]byte, error), ask Ask) (luks.Key, error) {
 	passphrase, refused := release()
 	why := ""
 	for {

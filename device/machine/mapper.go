@@ -12,6 +12,7 @@ import (
 	"gangway/device/install/diskkey"
 	"gangway/device/install/luks"
 	"gangway/device/install/seal"
+	"gangway/device/install/storagekey"
 
 	"github.com/google/go-tpm/tpm2/transport"
 	"golang.org/x/sys/unix"
@@ -98,8 +99,8 @@ func sizeOf(path string) (int64, error) {
 // UnlockData returns the device with the clear data of a data partition. If the partition is not
 // encrypted, that device is the partition itself. Otherwise it is a device that decrypts the
 // partition with the key from the TPM. If the TPM does not release the key, the error is
-// seal.ErrNotReleased. If the disk has a PIN, UnlockData calls `ask` until an answer opens the
-// disk.
+// seal.ErrNotReleased, or storagekey.ErrOther if the TPM does not have the storage key that the disk's
+// header names. If the disk has a PIN, UnlockData calls `ask` until an answer opens the disk.
 func UnlockData(partition string, ask Ask) (device string, encrypted bool, err error) {
 	f, err := os.Open(partition)
 	if err != nil {
@@ -115,25 +116,7 @@ func UnlockData(partition string, ask Ask) (device string, encrypted bool, err e
 	if noTPM == nil {
 		defer t.Close()
 	}
-	release := func() ([]byte, error) {
-		if noTPM != nil {
-			return nil, noTPM
-		}
-		return released(t, f)
-	}
-	pin, err := diskkey.HasPIN(f)
-	if err != nil {
-		return "", true, err
-	}
-	var key luks.Key
-	if pin {
-		key, err = askKey(t, f, release, ask)
-	} else {
-		var passphrase []byte
-		if passphrase, err = release(); err == nil {
-			key, err = luks.Open(f, passphrase)
-		}
-	}
+	key, err := volumeKey(t, noTPM, f, ask)
 	if err != nil {
 		return "", true, err
 	}
@@ -141,14 +124,41 @@ func UnlockData(partition string, ask Ask) (device string, encrypted bool, err e
 	return device, true, err
 }
 
+// volumeKey returns the key of an encrypted disk. All its steps use one storage key, which stays
+// loaded while a person types the PIN. So an interposer on the TPM's bus cannot let the TPM release
+// the boot's half of the passphrase with the true key, and then have the PIN encrypted to another key.
+// If `noTPM` is not nil, it says why there is no TPM `t`.
+func volumeKey(t transport.TPM, noTPM error, disk io.ReaderAt, ask Ask) (luks.Key, error) {
+	held := storagekey.Hold(t)
+	defer held.Close()
+	release := func() ([]byte, error) {
+		if noTPM != nil {
+			return nil, noTPM
+		}
+		return released(held, disk)
+	}
+	pin, err := diskkey.HasPIN(disk)
+	if err != nil {
+		return nil, err
+	}
+	if pin {
+		return askKey(held, disk, release, ask)
+	}
+	passphrase, err := release()
+	if err != nil {
+		return nil, err
+	}
+	return luks.Open(disk, passphrase)
+}
+
 // released returns the disk's passphrase, if the TPM releases it to the system that the machine has
 // started.
-func released(t transport.TPM, f *os.File) ([]byte, error) {
+func released(t *storagekey.Held, disk io.ReaderAt) ([]byte, error) {
 	approvals, err := extraApprovals()
 	if err != nil {
 		return nil, err
 	}
-	passphrase, err := diskkey.Unlock(t, f, approvals)
+	passphrase, err := diskkey.Unlock(t, disk, approvals)
 	if errors.Is(err, seal.ErrNotApproved) {
 		return nil, seal.ErrNotApproved
 	}

@@ -18,8 +18,8 @@ import (
 	"time"
 )
 
-// ceremony has a hub and an offline root, each in its own folder. The tests do the steps by which
-// the root issues the certificates of the hub's CAs.
+// ceremony is a hub and an offline root, each with its own folder. Its methods are the steps by
+// which the root issues the certificates of the hub's CAs.
 type ceremony struct {
 	dir  string // the folder pki of the hub
 	root *Root
@@ -68,15 +68,15 @@ func (c *ceremony) install(t *testing.T, answer []byte) *Hub {
 	return h
 }
 
-// The method `whole` does all steps for a new hub: the request, the root's answer, and the
+// The method `whole` takes a new hub through all steps: the request, the root's answer, and the
 // installation.
 func (c *ceremony) whole(t *testing.T) *Hub {
 	t.Helper()
 	return c.install(t, c.answer(t, c.request(t)))
 }
 
-// handshake connects to a server that has the hub's TLS certificate, and trusts only the root. The
-// result is the chain that the server sent.
+// handshake verifies the hub's TLS certificate as a client that trusts only the root would. It
+// returns the chain that the hub serves.
 func handshake(t *testing.T, h *Hub, now time.Time) ([]*x509.Certificate, error) {
 	t.Helper()
 	cert, err := h.TLSCertificate(func() time.Time { return now }, []string{"hub.example"})(nil)
@@ -147,8 +147,8 @@ func mustTLS(t *testing.T, h *Hub, now time.Time) *x509.Certificate {
 	return cert.Leaf
 }
 
-// An attacker has stolen the key of the TLS CA. The attacker cannot issue certificates of devices,
-// because the TLS CA may issue only certificates with the purpose serverAuth.
+// An attacker who has stolen the key of the TLS CA cannot issue device certificates with it,
+// because the TLS CA may issue only certificates for the purpose serverAuth.
 func TestTLSCACannotIssueDevices(t *testing.T) {
 	t.Parallel()
 	c := newCeremony(t)
@@ -192,8 +192,8 @@ func TestTLSCAExpires(t *testing.T) {
 	}
 }
 
-// A hub that has its root's key gets a TLS CA, and the operator moves the root's key away. The hub
-// keeps its name and its CAs, and still serves TLS.
+// The hub starts with the root's key, and then gets a TLS CA. After the operator moves the root's
+// key away, the hub still has the same name and the same CAs, and still serves TLS.
 func TestRootGoesOffline(t *testing.T) {
 	t.Parallel()
 	dir := openNewAt(t, filepath.Join(t.TempDir(), "pki"))
@@ -233,7 +233,8 @@ func TestRootGoesOffline(t *testing.T) {
 	}
 }
 
-// A hub with a new device CA and a new ACA accepts devices with certificates of the former CAs.
+// A hub whose device CA and ACA were replaced still accepts devices with certificates of the former
+// CAs.
 func TestRenewedCAsAcceptFormerDevices(t *testing.T) {
 	t.Parallel()
 	c := newCeremony(t)
@@ -286,8 +287,8 @@ func TestRenewedCAsAcceptFormerDevices(t *testing.T) {
 	}
 }
 
-// reissue changes the certificate of one CA in an answer, and signs the certificate again with the
-// key `key`.
+// reissue applies `change` to the certificate of one of the CAs in an answer, and signs the changed
+// certificate with `key`.
 func reissue(t *testing.T, answer []byte, title string, signer *x509.Certificate, key crypto.Signer, change func(*x509.Certificate)) []byte {
 	t.Helper()
 	list, err := parseCertificates(answer)
@@ -312,16 +313,16 @@ func reissue(t *testing.T, answer []byte, title string, signer *x509.Certificate
 	return out
 }
 
-// withKey returns a copy of a CA's certificate that has the public key of `key`.
-// x509.CreateCertificate signs with `key` only if the CA's certificate has this public key.
+// withKey returns a copy of a CA's certificate in which the public key is that of `key`. Without
+// this, x509.CreateCertificate would refuse to sign with `key`.
 func withKey(c *x509.Certificate, key crypto.Signer) *x509.Certificate {
 	changed := *c
 	changed.PublicKey = key.Public()
 	return &changed
 }
 
-// A hub refuses each answer of the root that differs from what the hub requested. The hub does not
-// change, and still accepts the right answer.
+// A hub refuses any answer that differs from what it requested. The refusal changes nothing: the
+// hub still accepts the right answer afterwards.
 func TestInstallRefusesWrongAnswers(t *testing.T) {
 	t.Parallel()
 	c := newCeremony(t)
@@ -398,8 +399,8 @@ func TestInstallRefusesWrongAnswers(t *testing.T) {
 	}
 }
 
-// A hub with CAs refuses the answer of another root, even if the operator passes the hub name of
-// that root to Install. It also refuses an answer to an earlier request.
+// A hub that already has CAs refuses the answer of another root, even if the operator passes that
+// root's hub name to Install. It also refuses an answer to an earlier request.
 func TestRenewalRefusesAnotherRoot(t *testing.T) {
 	t.Parallel()
 	c, other := newCeremony(t), newCeremony(t)
@@ -423,8 +424,8 @@ func TestRenewalRefusesAnotherRoot(t *testing.T) {
 	c.install(t, c.answer(t, request))
 }
 
-// forgedRequest returns a request for a CA with this title and the public key of `key`. If `change`
-// is not nil, it alters the DER of the request.
+// forgedRequest returns a request for a CA with the given title and the public key of `key`. If
+// `change` is not nil, forgedRequest applies it to the DER of the request.
 func forgedRequest(t *testing.T, title string, key crypto.Signer, change func([]byte)) []byte {
 	t.Helper()
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: title}}, key)
@@ -437,8 +438,8 @@ func forgedRequest(t *testing.T, title string, key crypto.Signer, change func([]
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
 }
 
-// The root refuses a request for a certificate that no hub needs, and a request that does not prove
-// the possession of its key.
+// The root refuses requests for certificates that no hub needs, and requests whose sender does not
+// prove that it holds the private key.
 func TestRootRefusesForgedRequests(t *testing.T) {
 	t.Parallel()
 	c := newCeremony(t)
@@ -463,7 +464,8 @@ func TestRootRefusesForgedRequests(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// Only the key comes from the request, so extensions and names of the request have no effect.
+	// The root takes only the key from the request, so the extensions and names in the request have
+	// no effect.
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
 		Subject:         pkix.Name{CommonName: "Device CA", Organization: []string{"Mallory"}},
 		DNSNames:        []string{"hub.example"},

@@ -27,7 +27,7 @@ func checkCommon(deviceID string, akName, hwSerial []byte, notBefore time.Time) 
 		return errors.New("pki: the hardware serial must have 1 to 128 bytes")
 	}
 	if y := notBefore.UTC().Year(); y < 1970 || y > 9998 {
-		return fmt.Errorf("pki: a certificate cannot start in the year %d", y)
+		return fmt.Errorf("pki: a certificate cannot be valid from the year %d", y)
 	}
 	return nil
 }
@@ -53,15 +53,15 @@ func tpmName(b []byte) bool {
 	return false
 }
 
-// checkURI accepts an empty URI. It also accepts absolute URIs with a host (RFC 5280, 4.2.1.6),
-// because every reader of the certificate can parse these. If one name in a SAN is malformed,
-// crypto/x509 refuses the whole certificate.
+// checkURI accepts the empty string, and absolute URIs with a host (RFC 5280, 4.2.1.6), which every
+// reader of the certificate can parse. It is strict because crypto/x509 refuses a whole certificate
+// if one name in its SAN is malformed.
 func checkURI(uri string) error {
 	if uri == "" {
 		return nil
 	}
 	if len(uri) > 512 || !ascii(uri) || strings.ContainsAny(uri, ` "<>\^{|}`+"`") {
-		return errors.New("pki: the URI is not a URI of RFC 3986 with at most 512 characters")
+		return errors.New("pki: the URI does not follow RFC 3986, or has more than 512 characters")
 	}
 	u, err := url.Parse(uri)
 	if err != nil {
@@ -71,8 +71,8 @@ func checkURI(uri string) error {
 		return errors.New("pki: the URI must begin with http:// or https://")
 	}
 	for label := range strings.SplitSeq(u.Host, ".") {
-		// An empty host results in one empty label. In a host such as "host.:80", the port after
-		// the final dot results in a label that begins with a colon.
+		// SplitSeq yields one empty label for an empty host. For a host such as "host.:80", it
+		// yields a last label that begins with a colon.
 		if label == "" || label[0] == ':' {
 			return errors.New("pki: the URI has no host, or its host has an empty label")
 		}

@@ -22,12 +22,12 @@ import (
 	"unicode/utf8"
 )
 
-// Options configure a hub's first start. Later starts ignore the options, and use the existing
-// authorities.
+// Options configure a hub's first start. Later starts ignore them, because the authorities already
+// exist.
 type Options struct {
-	// Name is the hub's name in the CAs' subjects, for people. It has at most 40 printable
-	// characters of UTF-8. A CA's CN is Name and the CA's title, and may have at most 64 characters
-	// (ub-common-name, RFC 5280, appendix A.1). Default: "Gangway".
+	// Name is the hub's name, for people, in the subjects of its CAs: the CN of a CA is Name
+	// followed by the CA's title. Name has at most 40 printable characters, so that the CN does not
+	// exceed 64 (ub-common-name, RFC 5280, appendix A.1). Default: "Gangway".
 	Name string
 	// Curve of the CA keys: elliptic.P256() (default) or elliptic.P384().
 	Curve elliptic.Curve
@@ -58,20 +58,19 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// maker makes the authorities in a temporary folder, flushes the folder to the disk, and renames
-// the folder. So after a crash, all authorities exist or none.
+// maker makes the authorities in a temporary folder, flushes the folder to the disk, and then
+// renames it, so that after a crash either all authorities exist or none.
 type maker struct {
 	Options
 	// step is called before each change on the disk, so that tests can simulate a crash.
 	step func()
 }
 
-// create makes the folder `dir` and the authorities in that folder. If the folder exists, create
-// does nothing. The result `made` is false if the folder existed, or if another process made it
-// first.
+// create makes the folder `dir` and the authorities in it. If the folder exists already, or another
+// process makes it first, create does nothing, and `made` is false.
 func (m *maker) create(dir string) (made bool, err error) { return m.createWith(dir, m.fill) }
 
-// createWith does the same as create, but the function `fill` writes the files.
+// createWith is like create, but calls `fill` to write the files.
 func (m *maker) createWith(dir string, fill func(dir string) error) (made bool, err error) {
 	parent, prefix := filepath.Dir(filepath.Clean(dir)), "."+filepath.Base(dir)+".new-"
 	unlock, err := lockDir(parent)
@@ -82,8 +81,8 @@ func (m *maker) createWith(dir string, fill func(dir string) error) (made bool, 
 	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
-	// Remove the temporary folders of killed processes. No running process uses them, because this
-	// process has the lock.
+	// Remove the temporary folders of processes that were killed. No running process uses such a
+	// folder, because this process has the lock.
 	if err := removeStale(parent, prefix); err != nil {
 		return false, err
 	}
@@ -108,9 +107,8 @@ func (m *maker) createWith(dir string, fill func(dir string) error) (made bool, 
 	return true, syncDir(parent)
 }
 
-// lockDir locks a folder, so that only one process at a time makes authorities in the folder. It
-// waits until no other process has the lock. The lock ends when the caller calls `unlock`, or when
-// the process ends.
+// lockDir locks a folder, so that only one process at a time makes authorities in it. It waits
+// until the lock is free. The lock ends when the caller calls `unlock`, or when the process ends.
 func lockDir(dir string) (unlock func(), err error) {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -179,9 +177,9 @@ func (m *maker) writeSeal(dir string) error {
 	return m.writeFile(filepath.Join(dir, sealFile), []byte(hex.EncodeToString(seal)+"\n"), 0o600)
 }
 
-// template returns the template of the certificate of a CA with the public key `key`. The argument
-// `hub` is the name of the CA's hub. The certificate is valid from `now`. Only the certificate of
-// the TLS CA expires; a caller may change the NotAfter of the template.
+// template returns a template for the certificate of a CA with the public key `key`. The argument
+// `hub` is the name of the CA's hub. The certificate is valid from `now`, and never expires. For the
+// TLS CA, whose certificate must expire, the caller changes NotAfter.
 func (a authority) template(hub string, key *ecdsa.PublicKey, now time.Time) (*x509.Certificate, error) {
 	_, keyID, err := publicKeyInfo(key)
 	if err != nil {
@@ -198,13 +196,12 @@ func (a authority) template(hub string, key *ecdsa.PublicKey, now time.Time) (*x
 	case root:
 		t.MaxPathLen = 1
 	case tlsCA:
-		// With this purpose, the TLS CA cannot issue certificates of devices or of attestation
-		// keys.
+		// With this purpose, the TLS CA cannot issue certificates for devices or attestation keys.
 		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	default:
-		// The policies of a device's certificate are valid only if its CA has the same
-		// policies, or anyPolicy (RFC 5280, 6.1.3 d). An auditor may require such a policy, for
-		// example "verified TPM residency".
+		// A policy in a device's certificate is valid only if the certificate of its CA contains
+		// the same policy or anyPolicy (RFC 5280, 6.1.3 d). An auditor may require such a policy,
+		// for example "verified TPM residency".
 		t.Policies = []x509.OID{anyPolicy}
 	}
 	return t, nil
@@ -222,7 +219,7 @@ func (m *maker) writePair(dir, name string, key *ecdsa.PrivateKey, cert []byte) 
 	return m.writeFile(filepath.Join(dir, name+".crt"), certPEM(cert), 0o644)
 }
 
-// keyPEM returns a private key in PKCS #8 PEM.
+// keyPEM encodes a private key as PKCS #8 in PEM.
 func keyPEM(key *ecdsa.PrivateKey) ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {

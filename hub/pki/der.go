@@ -54,8 +54,8 @@ func appendLength(b []byte, n int) []byte {
 	panic("pki: a DER value has 16 MiB or more") // all input is much smaller
 }
 
-// buffer contains DER that is written from front to back into one slice. The length of a value is
-// known only at the value's end. The method `close` inserts the length.
+// buffer is DER that is written into one slice from front to back. Because the length of a value is
+// known only when the value is complete, the method `close` inserts the length.
 type buffer []byte
 
 // open starts a value. It returns the mark that the caller passes to the method `close`.
@@ -64,7 +64,7 @@ func (b *buffer) open(tag byte) (mark int) {
 	return len(*b)
 }
 
-// close ends the value that the last call of `open` started.
+// close ends the value for which `open` returned `mark`, and inserts its length.
 func (b *buffer) close(mark int) {
 	n := len(*b) - mark
 	if n < 0x80 {
@@ -85,7 +85,7 @@ func (b *buffer) add(parts ...[]byte) {
 	}
 }
 
-// text writes a DER value, for example a string. Its content is the concatenation of `parts`.
+// text writes a DER value, for example a string, whose content is the concatenation of `parts`.
 func (b *buffer) text(tag byte, parts ...string) {
 	mark := b.open(tag)
 	for _, p := range parts {

@@ -74,8 +74,8 @@ func TestTimeIsWhatEncodingASN1Writes(t *testing.T) {
 	})
 }
 
-// Every serial number is positive and in its shortest form. Among 20000 serial numbers, some have
-// special first bytes: 00, or a byte with the sign bit set.
+// Every serial number is positive and encoded in its shortest form. Of 20000 serial numbers, some
+// begin with the bytes that need care: 00, or a byte whose sign bit is set.
 func TestSerialNumbersArePositiveAndShort(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
@@ -84,8 +84,7 @@ func TestSerialNumbersArePositiveAndShort(t *testing.T) {
 		content := serialNumber()
 		s := cryptobyte.String(der(tagInteger, content))
 		var n []byte
-		// ReadASN1Integer refuses negative numbers, and numbers that are not in their shortest
-		// form.
+		// ReadASN1Integer refuses negative numbers and numbers that are not in their shortest form.
 		if !s.ReadASN1Integer(&n) || len(n) == 0 || len(n) > 16 || n[0] == 0 {
 			t.Fatalf("%x is not a positive INTEGER of at most 128 bits in DER", content)
 		}

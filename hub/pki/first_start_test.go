@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// tree returns the paths of all files and folders in a folder, with the data of the files.
+// tree maps the path of each file and folder below `dir` to the file's data, or to "folder".
 func tree(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	m := map[string]string{}
@@ -33,8 +33,8 @@ func tree(t *testing.T, dir string) map[string]string {
 	return m
 }
 
-// failingMaker returns a maker that calls the function `block` before each step. That function puts
-// an obstacle into the folder, so that the step fails.
+// failingMaker returns a maker that calls `block` before each step. The function `block` is meant
+// to put an obstacle into the folder, so that the step fails.
 func failingMaker(t *testing.T, block func() error) *maker {
 	t.Helper()
 	o, err := Options{}.withDefaults()
@@ -48,8 +48,8 @@ func failingMaker(t *testing.T, block func() error) *maker {
 	}}
 }
 
-// If the disk fails at any step of the first start, the folder stays unchanged, and the next start
-// works. Obstacles in the folder cause the failures, because the tests may run as root, who can
+// If the disk fails at any step of the first start, nothing remains on the disk, and the next start
+// works. The test uses obstacles instead of file permissions, because it may run as root, who can
 // write everywhere.
 func TestFailedFirstStartLeavesNothing(t *testing.T) {
 	t.Parallel()
@@ -113,8 +113,8 @@ func TestFailedFirstStartLeavesNothing(t *testing.T) {
 	}
 }
 
-// A hub was killed during its first start, and left a temporary folder. The next start removes this
-// folder. Other files and folders with similar names stay.
+// A hub that was killed during its first start leaves a temporary folder. The next start removes
+// this folder, but no other files and folders with similar names.
 func TestFirstStartRemovesOnlyItsOwnRemains(t *testing.T) {
 	t.Parallel()
 	parent := t.TempDir()
@@ -141,8 +141,8 @@ func TestFirstStartRemovesOnlyItsOwnRemains(t *testing.T) {
 	}
 }
 
-// If files are missing, Open does not make new files, and the existing keys stay. The function
-// `spoil` checks that Open does not change the folder.
+// If some files are missing, Open makes no new ones, and keeps the existing keys: `spoil` checks
+// that Open does not change the folder.
 func TestOpenNeverMakesNewKeysBesideOldOnes(t *testing.T) {
 	t.Parallel()
 	for keep := range files {

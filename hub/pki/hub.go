@@ -66,17 +66,17 @@ var (
 // root signs the other CAs.
 var authorities = []authority{root, aca, deviceCA}
 
-// Open loads the authorities in the folder `dir`. If the folder does not exist, Open makes the
-// folder and the authorities; the parent folder must exist. Open writes a temporary folder, and
-// renames it when it is complete. So after a crash, all authorities exist or none.
+// Open loads the authorities in the folder `dir`. If the folder does not exist, Open makes it, with
+// new authorities; the parent folder must exist. Open writes them to a temporary folder, which it
+// renames when it is complete, so that after a crash either all authorities exist or none.
 //
 // Open refuses a folder that is incomplete or empty, such as the mount point of a disk that is not
-// mounted. It refuses keys that other users may read. It refuses keys and certificates that do not
-// match their file names. It never makes new keys next to old keys. Its errors name the remedy.
+// mounted. It refuses keys that other users may read, and keys and certificates that do not match
+// their file names. It never makes new keys next to old ones. Its errors name the remedy.
 func Open(dir string, o Options) (*Hub, error) {
 	entries, err := os.ReadDir(dir)
 	if err == nil && len(entries) == 0 {
-		return nil, fmt.Errorf("pki: the folder %s is empty: mount the folder's disk, or restore the folder from the backup; delete the folder only to make a new hub", dir)
+		return nil, fmt.Errorf("pki: the folder %s is empty: mount its disk, or restore the folder from the backup; delete the folder only to make a new hub", dir)
 	}
 	made := false
 	if errors.Is(err, fs.ErrNotExist) {
@@ -115,12 +115,10 @@ func (h *Hub) SealKey() []byte { return h.sealKey }
 // RootPEM returns the root certificate in PEM. Devices trust this certificate.
 func (h *Hub) RootPEM() []byte { return h.rootPEM }
 
-// ACAPEM returns the attestation CA's certificate in PEM. Replies contain the certificate in this
-// form.
+// ACAPEM returns the attestation CA's certificate in PEM, as it appears in the hub's replies.
 func (h *Hub) ACAPEM() []byte { return h.acaPEM }
 
-// DeviceCAPEM returns the device CA's certificate in PEM. Replies contain the certificate in this
-// form.
+// DeviceCAPEM returns the device CA's certificate in PEM, as it appears in the hub's replies.
 func (h *Hub) DeviceCAPEM() []byte { return h.devicePEM }
 
 // Root returns the root's certificate.
@@ -132,13 +130,13 @@ func (h *Hub) ACA() *x509.Certificate { return h.aca.cert }
 // DeviceCA returns the device CA's certificate.
 func (h *Hub) DeviceCA() *x509.Certificate { return h.device.cert }
 
-// ACAs returns the certificates of the attestation CA, and of the former attestation CAs. An AIK
-// certificate may be from any of these CAs.
+// ACAs returns the certificates of the attestation CA and of the former ones. An AIK certificate
+// may be from any of these CAs.
 func (h *Hub) ACAs() []*x509.Certificate {
 	return append([]*x509.Certificate{h.ACA()}, h.former(aca)...)
 }
 
-// DeviceCAs returns the certificates of the device CA, and of the former device CAs. A device's
+// DeviceCAs returns the certificates of the device CA and of the former ones. A device's
 // certificate may be from any of these CAs.
 func (h *Hub) DeviceCAs() []*x509.Certificate {
 	return append([]*x509.Certificate{h.DeviceCA()}, h.former(deviceCA)...)
@@ -163,9 +161,9 @@ func (h *Hub) former(a authority) (list []*x509.Certificate) {
 	return list
 }
 
-// IssuerOf returns the CA that issued the IAK or IDevID certificate `der`. If the certificate names
-// the key of a former CA, the result is the former CA. If not, the result is `now`, the hub's
-// present CA for such certificates.
+// IssuerOf returns the CA that issued the IAK or IDevID certificate `der`. This is the former CA
+// whose key the certificate names as its issuer's key or, if there is none, `now`, which is the
+// hub's current CA for such certificates.
 func (h *Hub) IssuerOf(der []byte, now *x509.Certificate) *x509.Certificate {
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
@@ -179,9 +177,9 @@ func (h *Hub) IssuerOf(der []byte, now *x509.Certificate) *x509.Certificate {
 	return now
 }
 
-// Prove checks that the hub can sign with the keys of all its CAs. It makes one signature with each
-// key that is at a URI. The keys in the hub's folder need no test, because Open compared them with
-// the certificates. A server calls Prove at its start.
+// Prove checks that the hub can sign with the keys of all its CAs. It makes a test signature with
+// each key that is at a URI, for example in a TPM. Keys in the hub's folder need no test, because
+// Open compared them with the certificates. A server calls Prove when it starts.
 func (h *Hub) Prove() error {
 	for _, key := range []crypto.Signer{h.aca.key, h.device.key, h.tlsKey} {
 		if k, ok := key.(*cakey.Key); ok {
@@ -199,7 +197,6 @@ func (h *Hub) TLSCA() *x509.Certificate { return h.tlsCA }
 // RootOffline reports whether the hub does not have the root's private key.
 func (h *Hub) RootOffline() bool { return h.rootKey == nil }
 
-// ClientCAs returns a pool that has only the device CA and the former device CAs. So the TLS server
-// accepts only client certificates that one of these CAs issued. It refuses other certificates of
-// this hub.
+// ClientCAs returns a pool of the device CA and the former device CAs, so that the TLS server
+// accepts only client certificates that these CAs issued, and no other certificates of this hub.
 func (h *Hub) ClientCAs() *x509.CertPool { return h.clientCAs }

@@ -148,8 +148,8 @@ func TestRefusedOptions(t *testing.T) {
 	}
 }
 
-// spoil makes authorities, applies the function `change` to their folder, and returns Open's error.
-// It checks that Open does not change the folder.
+// spoil makes authorities, applies `change` to their folder, and opens the folder again. It returns
+// the text of Open's error, and checks that Open does not change the folder.
 func spoil(t *testing.T, change func(t *testing.T, dir string)) string {
 	t.Helper()
 	h := openNewAt(t, filepath.Join(t.TempDir(), "pki"))
@@ -300,8 +300,8 @@ func TestOpenRefusesAuthoritiesOfAnotherHub(t *testing.T) {
 	}
 }
 
-// Somebody exchanges the files of the ACA and the device CA. Open must refuse this. If it did not,
-// the device CA would sign IAK certificates, and every IAK would be a TLS client.
+// If somebody exchanges the files of the ACA and the device CA, Open must refuse them. Otherwise
+// the device CA would sign IAK certificates, and every IAK could be a TLS client.
 func TestOpenRefusesExchangedAuthorities(t *testing.T) {
 	t.Parallel()
 	for _, pair := range [][2]string{{"aca", "device-ca"}, {"root", "aca"}, {"root", "device-ca"}} {
@@ -319,9 +319,9 @@ func TestOpenRefusesExchangedAuthorities(t *testing.T) {
 	}
 }
 
-// The certificate in device-ca.crt has the right key and name, and the root signed it. But it lacks
-// one property of a CA. Open must refuse this CA, because certificates that it issues would not
-// verify.
+// The certificate in device-ca.crt has the right key and name, and the root has signed it, but it
+// lacks one of the properties of a CA. Open must refuse it, because the certificates that such a CA
+// issued would not verify.
 func TestOpenRefusesALeafAsAuthority(t *testing.T) {
 	t.Parallel()
 	const mayIssue = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
@@ -359,16 +359,16 @@ func TestOpenRefusesALeafAsAuthority(t *testing.T) {
 	}
 }
 
-// withoutKeyIdentifier changes a template so that x509.CreateCertificate omits the key identifier.
-// If IsCA is set, CreateCertificate always adds a key identifier. So withoutKeyIdentifier clears
-// IsCA, and adds the extension that marks a CA by hand.
+// withoutKeyIdentifier changes a template so that x509.CreateCertificate omits the key identifier,
+// which CreateCertificate always adds if IsCA is set. Therefore withoutKeyIdentifier clears IsCA,
+// and adds the extension that marks a CA itself.
 func withoutKeyIdentifier(c *x509.Certificate) {
 	c.SubjectKeyId, c.IsCA, c.BasicConstraintsValid = nil, false, false
 	c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 3, 1, 1, 0xFF}}}
 }
 
-// Open refuses CAs with properties that no hub's CA has, because only another program can have made
-// these CAs.
+// Open refuses CAs with properties that a hub's CA never has, because another program must have
+// made them.
 func TestOpenRefusesAuthoritiesOfAnotherKind(t *testing.T) {
 	t.Parallel()
 	t.Run("curve P-521", func(t *testing.T) {
@@ -443,10 +443,9 @@ func TestOpenAtOnce(t *testing.T) {
 
 const killEnv = "GANGWAY_PKI_KILL_AT"
 
-// TestMain also runs in the process that TestInitSurvivesKillAtAnyFile starts. If the environment
-// variable killEnv is set, its value is STEP:FOLDER. The process then creates authorities in the
-// folder FOLDER. The changes on the disk are numbered from 0. The process kills itself before the
-// change with the number STEP.
+// TestMain also serves as the process that TestInitSurvivesKillAtAnyFile starts, in which the
+// environment variable killEnv has the form STEP:FOLDER. That process makes authorities in the
+// folder FOLDER, and kills itself before its change STEP on the disk, counted from 0.
 func TestMain(m *testing.M) {
 	at, dir, ok := strings.Cut(os.Getenv(killEnv), ":")
 	if !ok {
@@ -511,7 +510,7 @@ func TestInitSurvivesKillAtAnyFile(t *testing.T) {
 		if _, err := h.IssueIDevID(idevidRequest(generate(t, elliptic.P256()).Public())); err != nil {
 			t.Errorf("step %d: %v", at, err)
 		}
-		// No hub uses the keys of a killed process, so these keys must not remain.
+		// The keys that the killed process made must not remain, because no hub uses them.
 		if entries, err := os.ReadDir(parent); err != nil || len(entries) != 1 {
 			t.Errorf("step %d: next to it is %v (%v)", at, entries, err)
 		}

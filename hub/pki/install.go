@@ -167,7 +167,7 @@ func checkIssued(c, rootCert *x509.Certificate, w Requested, now time.Time) erro
 	case !bytes.Equal(c.SubjectKeyId, want.SubjectKeyId):
 		return errors.New("the certificate's key identifier does not match its key")
 	case c.NotBefore.After(now):
-		return fmt.Errorf("the certificate starts at %s, after this machine's time %s: set the clocks of both machines, and issue the certificates again", c.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		return fmt.Errorf("the certificate is valid only from %s, and this machine's time is %s: set the clocks of both machines, and issue the certificates again", c.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	case w.authority != tlsCA && !c.NotAfter.Equal(forever):
 		return fmt.Errorf("the certificate expires at %s, but the certificate of this CA must never expire", c.NotAfter.UTC().Format(time.RFC3339))
 	case c.NotAfter.Before(now.Add(minTLSLife)):
@@ -181,14 +181,14 @@ func checkNewKeys(certs []*x509.Certificate, old *Hub) error {
 	for _, c := range certs {
 		for _, o := range old.All() {
 			if bytes.Equal(c.RawSubjectPublicKeyInfo, o.RawSubjectPublicKeyInfo) && c.Subject.CommonName != o.Subject.CommonName {
-				return fmt.Errorf("pki: the new %q has the key of %q: each CA needs its own key", c.Subject.CommonName, o.Subject.CommonName)
+				return fmt.Errorf("pki: the new %q has the same key as %q: each CA needs its own key", c.Subject.CommonName, o.Subject.CommonName)
 			}
 		}
 	}
 	return nil
 }
 
-// checkOpenKey checks that the hub can use the private key of a request.
+// checkOpenKey checks that the hub can use the private key that belongs to a request.
 func checkOpenKey(open string, w Requested) error {
 	key, err := loadKey(open, w.authority.file, &x509.Certificate{PublicKey: w.public})
 	if err != nil {
@@ -200,7 +200,7 @@ func checkOpenKey(open string, w Requested) error {
 	return nil
 }
 
-// installFirst makes the authorities' folder for a new hub.
+// installFirst makes the folder of the authorities for a new hub.
 func installFirst(dir, open string, wanted []Requested, certs []*x509.Certificate) error {
 	m := &maker{step: func() {}}
 	made, err := m.createWith(dir, func(tmp string) error {
@@ -216,12 +216,12 @@ func installFirst(dir, open string, wanted []Requested, certs []*x509.Certificat
 		return sameOwner(filepath.Dir(dir), tmp)
 	})
 	if err == nil && !made {
-		err = fmt.Errorf("%s was made by another program", dir)
+		err = fmt.Errorf("%s was made by another program in the meantime", dir)
 	}
 	return err
 }
 
-// writeAnswered writes the new certificates and their keys.
+// writeAnswered writes the certificates of the answer, and the keys that belong to them.
 func (m *maker) writeAnswered(dir, open string, wanted []Requested, certs []*x509.Certificate) error {
 	for i, w := range wanted {
 		name, mode := w.authority.file+".key", fs.FileMode(0o600)
@@ -243,8 +243,8 @@ func (m *maker) writeAnswered(dir, open string, wanted []Requested, certs []*x50
 }
 
 // replace makes a copy of the folder with the new keys and certificates, checks that a hub can load
-// the copy, and exchanges the two folders. So after a crash, the folder has either the old CAs or
-// the new CAs. replace returns the folder that has the old CAs.
+// the copy, and exchanges the two folders atomically, so that after a crash `dir` has either all
+// the old CAs or all the new ones. It returns the new name of the folder with the old CAs.
 func replace(dir, open string, wanted []Requested, certs []*x509.Certificate, now time.Time) (kept string, err error) {
 	parent := filepath.Dir(dir)
 	unlock, err := lockDir(parent)
@@ -278,14 +278,14 @@ func replace(dir, open string, wanted []Requested, certs []*x509.Certificate, no
 		return "", err
 	}
 	if err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE); err != nil {
-		return "", fmt.Errorf("exchange %s and %s: %w; the folder must not be a mount point, and its file system must support the exchange", tmp, dir, err)
+		return "", fmt.Errorf("exchange %s and %s: %w; the folder must not be a mount point, and its file system must support the atomic exchange of two folders", tmp, dir, err)
 	}
 	kept = dir + ".replaced-" + now.UTC().Format("20060102T150405Z")
 	return kept, errors.Join(os.Rename(tmp, kept), syncDir(parent))
 }
 
-// copyWithout copies the files of the folder, except the keys and certificates that are replaced,
-// and adds the replaced certificates to the lists of former CAs.
+// copyWithout copies the files of the folder to `tmp`, except the keys and certificates that the
+// new ones replace. It adds the replaced certificates to the lists of former CAs.
 func copyWithout(dir, tmp string, wanted []Requested, certs []*x509.Certificate) error {
 	m := &maker{step: func() {}}
 	skip := map[string]bool{}
@@ -334,8 +334,8 @@ func copyWithout(dir, tmp string, wanted []Requested, certs []*x509.Certificate)
 	return nil
 }
 
-// sameOwner gives the folder `tmp` and its files the owner of the folder `dir`. This is needed if
-// root runs the command, but the hub runs as another user.
+// sameOwner gives the folder `tmp` and its files the owner of the folder `dir`, because root may
+// run the command while the hub runs as another user.
 func sameOwner(dir, tmp string) error {
 	info, err := os.Stat(dir)
 	if err != nil {

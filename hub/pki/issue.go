@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// IAKRequest has the data of an IAK certificate. All fields except NotAfter, URI and Resident are
+// IAKRequest has the data for an IAK certificate. All fields except NotAfter, URI and Resident are
 // required.
 type IAKRequest struct {
 	PublicKey crypto.PublicKey // *ecdsa.PublicKey (P-256, P-384, P-521) or *rsa.PublicKey (2048 to 4096 bits)
@@ -27,11 +27,11 @@ type IAKRequest struct {
 	NotAfter  time.Time        // up to 9999, to the second; zero: the certificate never expires
 	URI       string           // http(s) URL of at most 512 characters to fetch the certificate again; may be empty
 	// Resident is true if a verified EK certificate proves that PublicKey is in a TPM. Only then
-	// does the issued certificate have the certificate policies of the TCG.
+	// does the certificate contain the certificate policies of the TCG.
 	Resident bool
 }
 
-// IDevIDRequest has the data of an IDevID certificate. All fields except Resident are required.
+// IDevIDRequest has the data for an IDevID certificate. All fields except Resident are required.
 type IDevIDRequest struct {
 	PublicKey crypto.PublicKey // as in IAKRequest
 	DeviceID  string           // 24 hexadecimal digits: the subject's serialNumber and CN
@@ -44,8 +44,8 @@ type IDevIDRequest struct {
 	Resident  bool             // as in IAKRequest
 }
 
-// issuer is a CA. It has the encoded parts that are equal in all certificates of the CA. So making
-// a certificate costs little more than its signature.
+// issuer is a CA, with those parts of its certificates that are always the same, already encoded.
+// As a result, a certificate costs little more than its signature.
 type issuer struct {
 	cert *x509.Certificate
 	key  crypto.Signer
@@ -97,7 +97,7 @@ func (h *Hub) IssueIAK(r IAKRequest) ([]byte, error) {
 		return nil, err
 	}
 	if end := r.NotAfter; !end.IsZero() && (!end.After(r.NotBefore) || end.UTC().Year() > 9999) {
-		return nil, fmt.Errorf("pki: a certificate that starts at %s cannot expire at %s", r.NotBefore.UTC().Format(time.RFC3339), end.UTC().Format(time.RFC3339))
+		return nil, fmt.Errorf("pki: a certificate that is valid from %s cannot expire at %s", r.NotBefore.UTC().Format(time.RFC3339), end.UTC().Format(time.RFC3339))
 	}
 	var hexName [2 * maxTPMName]byte
 	name := hexName[:hex.Encode(hexName[:], r.AKName)]
@@ -145,7 +145,7 @@ func (h *Hub) IssueIDevID(r IDevIDRequest) ([]byte, error) {
 // IEEE 802.1AR, 8.7).
 var forever = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
-// slowClock says how far a peer's clock may be behind the hub's clock.
+// slowClock is how far a peer's clock may be behind the hub's clock.
 const slowClock = 5 * time.Minute
 
 // certificateSize is the initial capacity of a certificate's buffer, in bytes. Most certificates
@@ -153,9 +153,8 @@ const slowClock = 5 * time.Minute
 const certificateSize = 1024
 
 // issue builds a TBSCertificate (RFC 5280, 4.1), signs it, and returns the Certificate in DER. The
-// functions `subject` and `extensions` write the parts that differ between the kinds of
-// certificates. `issue` does not verify the signature that it makes, because every peer verifies
-// it.
+// functions `subject` and `extensions` write the parts that depend on the kind of the certificate.
+// `issue` does not verify its signature, because every peer verifies it.
 func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resident bool, subject, extensions func(*buffer)) ([]byte, error) {
 	spki, keyID, err := publicKeyInfo(pub)
 	if err != nil {
@@ -191,8 +190,8 @@ func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resi
 	b.close(context)
 	b.close(tbs)
 
-	// The buffer does not contain the length of the outer SEQUENCE yet: the method `close` inserts
-	// it later. So the bytes after the start of the SEQUENCE are exactly the TBSCertificate.
+	// The buffer does not contain the length of the outer SEQUENCE yet, because `close` inserts it
+	// later. So the bytes after the start of the SEQUENCE are exactly the TBSCertificate.
 	digest := i.hash.New()
 	digest.Write(b[certificate:])
 	sig, err := i.key.Sign(rand.Reader, digest.Sum(nil), i.hash)
@@ -271,9 +270,8 @@ func (b *buffer) extension(id []byte, value func(*buffer)) {
 	b.close(outer)
 }
 
-// The method `raw` writes one of Pantacor's extensions. The extension's value is the bytes of the
-// text without a DER type, because Pantacor's programs expect this form. Pantacor's extensions are
-// never critical.
+// The method `raw` writes one of Pantacor's extensions, which are never critical. Its value is the
+// bare text without a DER type, as Pantacor's programs expect it.
 func (b *buffer) raw(id []byte, value string) {
 	b.extension(id, func(b *buffer) { *b = append(*b, value...) })
 }

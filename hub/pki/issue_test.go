@@ -131,8 +131,8 @@ func policyOIDs(t testing.TB, last ...uint64) (ids []x509.OID) {
 
 var endOfTime = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
-// policiesOf returns the TCG's policies that a certificate must have. The argument `last` has the
-// last numbers of the policies' OIDs. Without TPM residency, a certificate has no policies.
+// policiesOf returns the TCG's policies that a certificate must have, given the last number of each
+// policy's OID. If the key is not known to be in a TPM, a certificate has no policies.
 func policiesOf(t testing.TB, resident bool, last ...uint64) []x509.OID {
 	if !resident {
 		return nil
@@ -187,8 +187,8 @@ func keyIdentifier(t testing.TB, pub crypto.PublicKey) []byte {
 	return sum[:20]
 }
 
-// checkVerifies checks that `c` is a leaf certificate for signatures. It checks that crypto/x509
-// verifies the chain of `c` for the usage, even in 100 years.
+// checkVerifies checks that `c` is a leaf certificate for signatures, and that crypto/x509 verifies
+// its chain for the given usage, even in 100 years.
 func checkVerifies(t testing.TB, h *Hub, c *x509.Certificate, ca *x509.Certificate, usage x509.ExtKeyUsage) {
 	t.Helper()
 	if len(c.UnhandledCriticalExtensions) > 0 {
@@ -361,9 +361,9 @@ func TestOpenSSLAcceptsTheCertificates(t *testing.T) {
 	}
 }
 
-// An auditor may require the TCG's policies when the auditor verifies a chain. The policies are
-// valid in the whole chain from the root. An IDevID certificate does not have the policy of a
-// restricted key.
+// An auditor may require the TCG's policies when verifying a chain, so the policies must be valid
+// in the whole chain from the root. An IDevID certificate does not have the policy for restricted
+// keys.
 func TestPoliciesHoldFromTheRoot(t *testing.T) {
 	t.Parallel()
 	h := openNew(t, Options{Now: time.Now()})
@@ -385,7 +385,7 @@ func TestPoliciesHoldFromTheRoot(t *testing.T) {
 	}
 }
 
-// The SAN extension has exactly the expected bytes. These were written by hand, so that the test
+// The SAN extension has exactly the expected bytes, which were written by hand, so that the test
 // does not depend on an encoder.
 func TestAlternativeNames(t *testing.T) {
 	t.Parallel()
@@ -453,7 +453,7 @@ func TestIssuingFromManyAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
-// module simulates an HSM. It is a crypto.Signer of a type that package pki does not know.
+// module stands for an HSM: it is a crypto.Signer of a type that package pki does not know.
 type module struct {
 	key  *ecdsa.PrivateKey
 	fail error

@@ -19,8 +19,8 @@ import (
 	"gangway/hub/pki/cakey"
 )
 
-// load reads the authorities. It refuses a folder in which any file is missing or wrong, because a
-// hub that signs with a wrong key does permanent harm. A hub that does not start does no harm: the
+// load reads the authorities. It refuses a folder in which any file is missing or wrong. A hub that
+// signed with a wrong key would do permanent harm, whereas a hub that does not start does none: the
 // operator can restore the folder from its backup.
 func load(dir string) (*Hub, error) {
 	h := &Hub{clientCAs: x509.NewCertPool()}
@@ -82,8 +82,7 @@ func (h *Hub) loadRoot(dir string) (err error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	// If any file of the TLS CA exists, the hub has a TLS CA. Then a missing file of the TLS CA is
-	// an error.
+	// If any of the TLS CA's files exists, the hub has a TLS CA, so the missing file is an error.
 	for _, suffix := range []string{".crt", ".key", uriSuffix} {
 		if present(dir, tlsCA.file+suffix) {
 			return err
@@ -117,9 +116,8 @@ func (h *Hub) loadPair(dir string, a authority) (*x509.Certificate, crypto.Signe
 	return cert, key, nil
 }
 
-// A file whose name ends with previousSuffix has the certificates of former CAs, which the hub has
-// replaced. The hub no longer has the keys of the former CAs, but devices still have certificates
-// that these CAs issued.
+// Files whose names end with previousSuffix contain the certificates of former CAs. The hub no
+// longer has the keys of these CAs, but devices still have certificates that they issued.
 const previousSuffix = ".previous.crt"
 
 // loadPrevious loads the certificates of former ACAs and device CAs.
@@ -158,8 +156,8 @@ func loadSeal(dir string) ([]byte, error) {
 	return key, nil
 }
 
-// withRemedy adds the remedy "restore from the backup" to an error. If the cause is the file's
-// permissions, a backup does not help, and withRemedy returns the error unchanged.
+// withRemedy adds the remedy "restore from the backup" to an error, unless the cause is the file's
+// permissions, which a backup does not help with.
 func withRemedy(dir string, err error) error {
 	if errors.Is(err, cakey.ErrReadable) || errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("pki: %w", err)
@@ -168,8 +166,8 @@ func withRemedy(dir string, err error) error {
 }
 
 // checkAuthority checks that the root signed the certificate `c`, and that the CN of `c` ends with
-// `title`. The check of the CN detects that somebody exchanged the files of the ACA and the device
-// CA. After such an exchange, every IAK could be a TLS client.
+// `title`. The CN shows whether somebody has exchanged the files of the ACA and the device CA,
+// after which every IAK could be a TLS client.
 func checkAuthority(c, root *x509.Certificate, title string) error {
 	if !strings.HasSuffix(c.Subject.CommonName, " "+title) {
 		return fmt.Errorf("%q is not a %s", c.Subject.CommonName, title)
@@ -200,11 +198,12 @@ func loadCertificate(dir, name string) (*x509.Certificate, error) {
 	return cert, nil
 }
 
-// A file whose name ends with uriSuffix has the URI of a CA's private key. The key itself is then
-// not in the folder: see package cakey.
+// A file whose name ends with uriSuffix contains the URI of a CA's private key, which is then not
+// in the folder itself: see package cakey.
 const uriSuffix = ".uri"
 
-// loadKey loads the private key of a CA's certificate. It does not connect to a key at a URI.
+// loadKey loads the private key of a CA's certificate. If the key is at a URI, loadKey does not
+// try to reach it.
 func loadKey(dir, name string, cert *x509.Certificate) (crypto.Signer, error) {
 	text, err := os.ReadFile(filepath.Join(dir, name+uriSuffix))
 	if err == nil {
@@ -224,7 +223,7 @@ func loadKey(dir, name string, cert *x509.Certificate) (crypto.Signer, error) {
 
 func loadURI(dir, name, text string, cert *x509.Certificate) (crypto.Signer, error) {
 	if present(dir, name+".key") {
-		return nil, fmt.Errorf("%s has both %s.key and %[2]s%s: the CA may have only one key", dir, name, uriSuffix)
+		return nil, fmt.Errorf("%s has both %s.key and %[2]s%s: a CA may have only one of them", dir, name, uriSuffix)
 	}
 	uri, err := cakey.Parse(strings.TrimSpace(text))
 	if err != nil {
@@ -250,7 +249,7 @@ func parseCertificates(text []byte) (list []*x509.Certificate, err error) {
 			break
 		}
 		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("the file has a PEM block %q; only certificates are allowed", block.Type)
+			return nil, fmt.Errorf("the file has a PEM block of type %q; only certificates are allowed", block.Type)
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {

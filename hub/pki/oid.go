@@ -2,8 +2,8 @@ package pki
 
 import "encoding/asn1"
 
-// Extensions and purposes of RFC 5280 (4.2.1), HardwareModuleName of RFC 4108 (5), and OIDs of the
-// TCG (OID registry; DevID 8).
+// Extensions and purposes are from RFC 5280 (4.2.1), HardwareModuleName is from RFC 4108 (5), and
+// the OIDs of the TCG are from its OID registry and DevID 8.
 var (
 	oidSubjectKeyID     = asn1.ObjectIdentifier{2, 5, 29, 14}
 	oidKeyUsage         = asn1.ObjectIdentifier{2, 5, 29, 15}
@@ -27,7 +27,7 @@ var (
 	oidSerialNumber = asn1.ObjectIdentifier{2, 5, 4, 5}
 	oidOrganization = asn1.ObjectIdentifier{2, 5, 4, 10}
 
-	// Pantacor's extensions; buffer.raw writes them.
+	// Pantacor's extensions, which buffer.raw writes.
 	oidPantacorAKName    = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 54621, 100, 0}
 	oidPantacorOwner     = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 54621, 100, 1}
 	oidPantacorJoinToken = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 54621, 100, 3}

@@ -47,9 +47,8 @@ func generate(t testing.TB, c elliptic.Curve) *ecdsa.PrivateKey {
 	return k
 }
 
-// rsaPublic returns an RSA public key with a random modulus. The argument `bits` is the modulus's
-// size. Nobody knows the private half of the key, but certifying the key does not need the private
-// half.
+// rsaPublic returns an RSA public key with a random modulus of the size `bits`. Nobody knows its
+// private key, which is not needed to certify the public key.
 func rsaPublic(t testing.TB, bits int) *rsa.PublicKey {
 	t.Helper()
 	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), uint(bits)))

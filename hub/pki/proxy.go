@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// ProxySubject is the common name of a proxy's TLS certificate. The certificate of the hub itself
-// has another common name.
+// ProxySubject is the common name in the TLS certificate of a proxy, which distinguishes it from
+// the certificate of the hub itself.
 const ProxySubject = "proxy"
 
-// The bounds for the validity of a proxy's TLS certificate.
+// The shortest and the longest validity of a proxy's TLS certificate.
 const (
 	minProxyLife = 24 * time.Hour
 	maxProxyLife = 366 * 24 * time.Hour
@@ -28,10 +28,10 @@ const (
 // The result is PEM text: the proxy's certificate and, if a TLS CA issued it, the certificate of
 // the TLS CA.
 //
-// The argument `request` is a PKCS #10 request (RFC 2986) in PEM, made with the proxy's key.
-// IssueProxy uses only the key in the request. The argument `names` has the DNS names and IP
-// addresses of the certificate. IssueProxy refuses a request that does not prove the possession of
-// its key, and a request for a key of the hub's CAs.
+// The argument `request` is a PKCS #10 request (RFC 2986) in PEM, made with the proxy's key, which
+// is all that IssueProxy uses of the request. The DNS names and IP addresses of the certificate are
+// `names`. IssueProxy refuses a request that does not prove the possession of its key, and a
+// request for a key of the hub's CAs.
 func (h *Hub) IssueProxy(request []byte, names []string, now time.Time, life time.Duration) (chain []byte, leaf *x509.Certificate, err error) {
 	if life < minProxyLife || life > maxProxyLife {
 		return nil, nil, fmt.Errorf("pki: a proxy's certificate must be valid for 1 to 366 days, not %s", life)
@@ -42,7 +42,7 @@ func (h *Hub) IssueProxy(request []byte, names []string, now time.Time, life tim
 	}
 	for _, c := range h.All() {
 		if bytes.Equal(c.RawSubjectPublicKeyInfo, csr.RawSubjectPublicKeyInfo) {
-			return nil, nil, fmt.Errorf("pki: the request has the key of the CA %q: make a new key for the proxy", c.Subject.CommonName)
+			return nil, nil, fmt.Errorf("pki: the request has the same key as the CA %q: make a new key for the proxy", c.Subject.CommonName)
 		}
 	}
 	issuer, issuerKey := h.tlsIssuer()
@@ -64,7 +64,7 @@ func (h *Hub) IssueProxy(request []byte, names []string, now time.Time, life tim
 	return chain, leaf, nil
 }
 
-// parseProxyRequest parses the PEM text of exactly one request. Its key must be of a type that
+// parseProxyRequest parses PEM text with exactly one request, whose key must be of a type that
 // clients accept in TLS 1.3.
 func parseProxyRequest(text []byte) (*x509.CertificateRequest, error) {
 	if len(text) > maxRequest {
@@ -88,7 +88,7 @@ func parseProxyRequest(text []byte) (*x509.CertificateRequest, error) {
 			return nil, fmt.Errorf("the request has an RSA key of %d bits: use 2048 to 4096 bits, or ECDSA", bits)
 		}
 	default:
-		return nil, fmt.Errorf("the request has a key of the kind %s: use ECDSA on P-256 or P-384, or RSA", csr.PublicKeyAlgorithm)
+		return nil, fmt.Errorf("the request has a key of type %s: use ECDSA on P-256 or P-384, or RSA", csr.PublicKeyAlgorithm)
 	}
 	if err := csr.CheckSignature(); err != nil {
 		return nil, fmt.Errorf("the request does not prove that the proxy has the key: %w", err)

@@ -17,7 +17,7 @@ import (
 
 const proxyLife = 90 * 24 * time.Hour
 
-// proxyRequest returns a request whose names and extensions the hub must ignore.
+// proxyRequest returns a request with names and extensions, which the hub must ignore.
 func proxyRequest(t *testing.T, key crypto.Signer) []byte {
 	t.Helper()
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
@@ -30,9 +30,9 @@ func proxyRequest(t *testing.T, key crypto.Signer) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
 }
 
-// A client that trusts only the hub's root accepts a proxy with an issued certificate, but only
-// under a name in the certificate. The hub has its root's key in the first case, and only a TLS CA
-// in the second case.
+// A client that trusts only the hub's root accepts a proxy with a certificate from IssueProxy, but
+// only under a name in that certificate. The test runs with a hub that has its root's key, and with
+// a hub that has only a TLS CA.
 func TestProxyHasACertificateOfTheHub(t *testing.T) {
 	t.Parallel()
 	for name, h := range map[string]*Hub{"root": openNew(t, Options{}), "TLS CA": newCeremony(t).whole(t)} {
@@ -65,7 +65,7 @@ func TestProxyHasACertificateOfTheHub(t *testing.T) {
 			if s, cl := connect(t, server, client); s != nil || cl != nil {
 				t.Errorf("the connection to the proxy: %v, %v", s, cl)
 			}
-			// With the proxy's key and certificate, nobody can connect as a device, or issue
+			// The proxy's key and certificate are not enough to connect as a device, or to issue
 			// certificates.
 			if s, cl := connect(t, serverConfig(h), clientConfig(h, key, chain...)); s == nil {
 				t.Errorf("the hub accepts the proxy's server certificate from a client: %v", cl)
@@ -123,7 +123,7 @@ func TestProxyRequestIsRefused(t *testing.T) {
 	}
 }
 
-// A proxy's certificate does not outlive its CA. An expired TLS CA issues no certificate.
+// A proxy's certificate does not outlive the CA that issued it, and an expired TLS CA issues none.
 func TestProxyCertificateEndsWithItsCA(t *testing.T) {
 	t.Parallel()
 	h := newCeremony(t).whole(t)

@@ -21,26 +21,26 @@ import (
 	"gangway/hub/pki/cakey"
 )
 
-// The private keys of an open request are in a folder next to the folder pki. requestSuffix is the
-// end of that folder's name.
+// requestSuffix is added to the name of the folder pki, and gives the name of the folder next to it
+// that contains the private keys of an open request.
 const requestSuffix = ".request"
 
-// requestFile is the name of the file with the request, in the folder with the keys of the request.
+// requestFile is the name of the file that contains the request itself, next to its private keys.
 const requestFile = "request.pem"
 
 // maxRequest is the maximum size of a request or answer, in bytes.
 const maxRequest = 64 << 10
 
-// RequestOptions say what NewRequest requests.
+// RequestOptions says which certificates NewRequest requests, and for which keys.
 type RequestOptions struct {
 	// CAs are the file names of the CAs: "aca", "device-ca", "tls-ca". If the list is empty and the
 	// hub has no CAs yet, NewRequest requests all three.
 	CAs []string
-	// Curve is the curve of the new keys: elliptic.P256() (default) or elliptic.P384(). It has no
-	// effect on the keys of a signer, because these keys exist already.
+	// Curve is the curve of the new keys: elliptic.P256() (default) or elliptic.P384(). It does not
+	// apply to the keys of a signer, which exist already.
 	Curve elliptic.Curve
-	// Keys maps the file name of a CA to the URI of the CA's key, if the key is not in a file.
-	// NewRequest makes a key in a TPM. A key of a signer must exist already.
+	// Keys maps the file name of a CA to the URI of the CA's key, for the keys that are not kept in
+	// a file. NewRequest makes a key in a TPM itself, whereas a key of a signer must exist already.
 	Keys map[string]string
 }
 
@@ -56,9 +56,9 @@ type Requested struct {
 }
 
 // NewRequest makes keys for CAs, and a request for their certificates: one PKCS #10 request (RFC
-// 2986) for each CA, in PEM. The root's machine answers the request, and Install gets the answer.
-// Until then, the new keys are in a folder next to the authorities' folder `dir`, and the hub's
-// present CAs do not change.
+// 2986) for each CA, in PEM. The root's machine answers the request, and the operator passes the
+// answer to Install. Until then, the new keys are in a folder next to the authorities' folder
+// `dir`, and the hub keeps its current CAs.
 func NewRequest(ctx context.Context, dir string, o RequestOptions) (request []byte, list []Requested, err error) {
 	if o.Curve == nil {
 		o.Curve = elliptic.P256()
@@ -131,7 +131,7 @@ func (m *maker) keyInFile(dir string, a authority, curve elliptic.Curve) (crypto
 }
 
 // keyAt writes the URI of a CA's key to a file in the folder `dir`, and returns the key. If keyAt
-// makes the key, the function `remove` deletes the key.
+// has made the key itself, `remove` deletes it again; otherwise `remove` is nil.
 func (m *maker) keyAt(ctx context.Context, dir string, a authority, uri cakey.URI, curve elliptic.Curve) (key crypto.Signer, remove func(), err error) {
 	if uri.Makes() {
 		if err := uri.Create(ctx, curve); err != nil {
@@ -188,7 +188,7 @@ func (o RequestOptions) kinds(dir string) (kinds []authority, err error) {
 		kinds = append(kinds, all[i])
 	}
 	if len(kinds) == 0 {
-		return nil, errors.New("pki: the hub has its CAs already: name the CAs that get a new key")
+		return nil, errors.New("pki: the hub already has its CAs: name the CAs that get a new key")
 	}
 	if fresh && len(kinds) < len(all) {
 		return nil, errors.New("pki: a new hub needs all of aca, device-ca and tls-ca")
@@ -196,8 +196,8 @@ func (o RequestOptions) kinds(dir string) (kinds []authority, err error) {
 	return kinds, nil
 }
 
-// request returns a PKCS #10 request in PEM. Its subject has only the CA's title, because the root
-// chooses the subject of the certificate.
+// request returns a PKCS #10 request in PEM. Its subject gives only the CA's title, because the
+// root chooses the subject of the certificate.
 func (a authority) request(key crypto.Signer) ([]byte, error) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
 		Subject: pkix.Name{Organization: []string{organization}, CommonName: a.title},
@@ -208,9 +208,9 @@ func (a authority) request(key crypto.Signer) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
 }
 
-// CancelRequest deletes the open request and all its keys. It deletes the keys in a TPM first. If
-// one of these cannot be deleted, CancelRequest stops, and the request stays open. A repeated call
-// deletes the remaining keys.
+// CancelRequest deletes the open request and all its keys, beginning with those in a TPM. If one of
+// these cannot be deleted, CancelRequest stops, and the request stays open, so that a later call
+// can delete the remaining keys.
 func CancelRequest(ctx context.Context, dir string) error {
 	open := dir + requestSuffix
 	text, err := os.ReadFile(filepath.Join(open, requestFile))
@@ -236,7 +236,7 @@ func CancelRequest(ctx context.Context, dir string) error {
 		if err := uri.Remove(ctx, r.public); err != nil {
 			return fmt.Errorf("pki: cannot delete the key of the request: %w; to cancel the request without deleting the key, delete the folder %s", err, open)
 		}
-		// Without the file, a repeated call does not look for the deleted key.
+		// Without this file, a later call does not look for the key, which no longer exists.
 		if err := os.Remove(name); err != nil {
 			return fmt.Errorf("pki: %w", err)
 		}
@@ -257,7 +257,7 @@ func parseRequest(text []byte) (list []Requested, err error) {
 			break
 		}
 		if block.Type != "CERTIFICATE REQUEST" {
-			return nil, fmt.Errorf("pki: the request has a PEM block %q; only certificate requests are allowed", block.Type)
+			return nil, fmt.Errorf("pki: the request has a PEM block of type %q; only certificate requests are allowed", block.Type)
 		}
 		r, err := parseOne(block.Bytes)
 		if err != nil {
@@ -274,7 +274,7 @@ func parseRequest(text []byte) (list []Requested, err error) {
 		list = append(list, r)
 	}
 	if len(list) == 0 || bytes.Contains(text, []byte("-----BEGIN")) {
-		return nil, errors.New("pki: this is not a complete request of 'gangway ca request'")
+		return nil, errors.New("pki: this is not a complete request from 'gangway ca request'")
 	}
 	return list, nil
 }

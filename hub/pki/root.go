@@ -19,19 +19,18 @@ import (
 	"gangway/hub/pki/cakey"
 )
 
-// Root is a root with its private key. An offline root has a folder of its own, on a machine
-// without a hub.
+// Root is a root CA with its private key. An offline root has its own folder, on a machine without
+// a hub.
 type Root struct {
 	cert *x509.Certificate
 	key  crypto.Signer
 }
 
-// MakeRoot makes an offline root in the folder `dir`: the files root.crt and root.key. MakeRoot
-// makes this folder, and fails if the folder exists already or its parent folder does not exist. If
-// `key` is not empty, it is the URI of the root's private key: see package cakey. Then the folder
-// has the file root.uri instead of root.key. If the URI names a key in a TPM, MakeRoot makes the
-// key. If the URI names a key of a signer, the key must exist already, and Options.Curve has no
-// effect.
+// MakeRoot makes an offline root in the folder `dir`: the files root.crt and root.key. The folder
+// must not exist yet, but its parent must exist. If `key` is not empty, it is the URI of the root's
+// private key (see package cakey), and the folder has the file root.uri instead of root.key.
+// MakeRoot makes a key in a TPM itself, whereas a key of a signer must exist already, and
+// Options.Curve does not apply to it.
 func MakeRoot(ctx context.Context, dir, key string, o Options) (*Root, error) {
 	m := &maker{step: func() {}}
 	var err error
@@ -59,7 +58,7 @@ func MakeRoot(ctx context.Context, dir, key string, o Options) (*Root, error) {
 		return nil, fmt.Errorf("pki: make the root: %w", err)
 	}
 	if !made {
-		return nil, fmt.Errorf("pki: %s exists: choose another folder; a root is never replaced", dir)
+		return nil, fmt.Errorf("pki: %s already exists: choose another folder; a root is never replaced", dir)
 	}
 	return OpenRoot(dir)
 }
@@ -76,8 +75,8 @@ func (m *maker) fillRoot(dir string) error {
 	return m.writePair(dir, root.file, key, der)
 }
 
-// fillRootAt does the same as fillRoot, but the root's key is at the URI `uri`. If fillRootAt makes
-// the key, the function `remove` deletes the key.
+// fillRootAt is like fillRoot, but the root's key is at `uri`. If fillRootAt has made the key
+// itself, `remove` deletes it again; otherwise `remove` is nil.
 func (m *maker) fillRootAt(ctx context.Context, dir string, uri cakey.URI) (remove func(), err error) {
 	key, remove, err := m.keyAt(ctx, dir, root, uri, m.Curve)
 	if err != nil {
@@ -90,7 +89,7 @@ func (m *maker) fillRootAt(ctx context.Context, dir string, uri cakey.URI) (remo
 	return remove, m.writeFile(filepath.Join(dir, root.file+".crt"), certPEM(der), 0o644)
 }
 
-// selfSigned returns the certificate of a root with this key, in DER.
+// selfSigned returns the certificate, in DER, of a root with the given key.
 func (m *maker) selfSigned(key crypto.Signer) ([]byte, error) {
 	public := key.Public().(*ecdsa.PublicKey)
 	template, err := root.template(m.Name, public, m.Now)
@@ -100,8 +99,8 @@ func (m *maker) selfSigned(key crypto.Signer) ([]byte, error) {
 	return x509.CreateCertificate(rand.Reader, template, template, public, key)
 }
 
-// OpenRoot opens the root in the folder `dir`. `dir` is the folder of an offline root, or the
-// folder pki of a hub if this folder has the root's key.
+// OpenRoot opens the root in the folder `dir`, which is the folder of an offline root, or a hub's
+// folder pki that contains the root's key.
 func OpenRoot(dir string) (*Root, error) {
 	cert, err := loadCertificate(dir, root.file)
 	if err != nil {
@@ -126,10 +125,11 @@ func (r *Root) Certificate() *x509.Certificate { return r.cert }
 // DefaultTLSLife is the default validity of a TLS CA.
 const DefaultTLSLife = 5 * 365 * 24 * time.Hour
 
-// TLSCAWarning is the remaining validity of the TLS CA below which the hub warns its operator.
+// TLSCAWarning says when the hub begins to warn its operator about the TLS CA: when less than this
+// time of its validity is left.
 const TLSCAWarning = 180 * 24 * time.Hour
 
-// The bounds for the validity of a TLS CA.
+// The shortest and the longest validity of a TLS CA.
 const (
 	minTLSLife = 30 * 24 * time.Hour
 	maxTLSLife = 30 * 365 * 24 * time.Hour
@@ -147,16 +147,16 @@ type Planned struct {
 	public   *ecdsa.PublicKey
 }
 
-// Plan checks a request, and returns the certificates that Issue would sign for it. So a person can
-// compare the certificates with the list that the hub printed. Plan uses only the keys and the
-// kinds of the CAs from the request: the root decides everything else. `tlsLife` is the validity of
-// a TLS CA.
+// Plan checks a request, and returns the certificates that Issue would sign for it, so that a
+// person can first compare them with the list that the hub printed. From the request, Plan takes
+// only the keys and the kinds of the CAs: the root decides everything else. `tlsLife` is the
+// validity of a TLS CA.
 func (r *Root) Plan(request []byte, now time.Time, tlsLife time.Duration) ([]Planned, error) {
 	if tlsLife < minTLSLife || tlsLife > maxTLSLife {
 		return nil, fmt.Errorf("pki: a TLS CA must be valid for 30 days to 30 years, not %s", tlsLife)
 	}
 	if now.Before(r.cert.NotBefore) {
-		return nil, fmt.Errorf("pki: this machine's clock (%s) is before the time at which the root becomes valid: set the clock", now.UTC().Format(time.RFC3339))
+		return nil, fmt.Errorf("pki: this machine's clock says %s, when the root is not valid yet: set the clock", now.UTC().Format(time.RFC3339))
 	}
 	wanted, err := parseRequest(request)
 	if err != nil {
@@ -166,7 +166,7 @@ func (r *Root) Plan(request []byte, now time.Time, tlsLife time.Duration) ([]Pla
 	var plan []Planned
 	for _, w := range wanted {
 		if w.public.Equal(r.cert.PublicKey) {
-			return nil, fmt.Errorf("pki: the request for the %s has the root's own key", w.authority.title)
+			return nil, fmt.Errorf("pki: the request for the %s is for the root's own key", w.authority.title)
 		}
 		t, err := w.authority.template(name, w.public, now)
 		if err != nil {
@@ -180,8 +180,8 @@ func (r *Root) Plan(request []byte, now time.Time, tlsLife time.Duration) ([]Pla
 	return plan, nil
 }
 
-// Issue signs planned certificates, and returns the answer for the hub: the root and the
-// certificates in PEM.
+// Issue signs the planned certificates, and returns the answer for the hub: the root's certificate
+// and the new certificates, in PEM.
 func (r *Root) Issue(plan []Planned) ([]byte, error) {
 	answer := certPEM(r.cert.Raw)
 	for _, p := range plan {
@@ -200,8 +200,8 @@ func keyHash(spki []byte) string {
 }
 
 // lineage returns the new text of the file that lists the former CAs of the kind `a`, for example
-// the former device CAs. If the CA `fresh` has another key than the CA `old`, lineage puts `old` at
-// the beginning of the list. If both have the same key, the list does not change.
+// the former device CAs. If `fresh` has a new key, lineage adds `old` at the beginning of the list.
+// If `fresh` only renews the certificate of `old`, the list does not change.
 func lineage(dir string, a authority, old, fresh *x509.Certificate) ([]byte, error) {
 	text, err := os.ReadFile(filepath.Join(dir, a.file+previousSuffix))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// The root's key can be in a TPM. The root's folder then contains no secret, and the root can issue
-// the certificates of a hub's CAs. MakeRoot never replaces a key, and leaves no key if it fails.
+// With its key in a TPM, a root can issue the certificates of a hub's CAs, and its folder contains
+// no secret. MakeRoot never replaces a key in the TPM, and leaves none there if it fails.
 func TestRootKeyInATPM(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -62,8 +62,8 @@ func TestRootKeyInATPM(t *testing.T) {
 	}
 }
 
-// The URI in the root's folder names a key that is not the key of the root's certificate. The root
-// must not sign with this key.
+// If the URI in the root's folder leads to another key than that of the root's certificate, the
+// root must not sign with it.
 func TestRootRefusesAnotherKeyAtItsURI(t *testing.T) {
 	t.Parallel()
 	c := newCeremony(t)

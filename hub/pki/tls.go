@@ -18,16 +18,15 @@ import (
 	"time"
 )
 
-// tlsLife is the lifetime of the hub's TLS certificate. When a third of the lifetime is left,
-// TLSCertificate replaces the certificate and the certificate's key.
+// tlsLife is the lifetime of the hub's TLS certificate. When a third of it is left, TLSCertificate
+// replaces the certificate and its key.
 const tlsLife = 90 * 24 * time.Hour
 
-// TLSCertificate returns a function for tls.Config.GetCertificate. The function returns the hub's
-// TLS certificate for `names`, which are DNS names and IP addresses. The TLS CA signs the
-// certificate. If there is no TLS CA, the root signs it, and the hub sends no intermediates. The
-// certificate's key is ECDSA P-256, and exists only in memory. If the function cannot make a new
-// certificate, for example because the CA's key is not available, it returns the old certificate
-// while that certificate is valid.
+// TLSCertificate returns a function for tls.Config.GetCertificate, which returns the hub's TLS
+// certificate for `names`: DNS names and IP addresses. The TLS CA signs the certificate. If there
+// is no TLS CA, the root signs it, and the hub sends no intermediates. The certificate's key is
+// ECDSA P-256, and exists only in memory. If a new certificate cannot be made, for example because
+// the CA's key is not available, the function returns the old one as long as it is valid.
 func (h *Hub) TLSCertificate(now func() time.Time, names []string) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	var mu sync.Mutex
 	var current *tls.Certificate // guarded by mu
@@ -51,14 +50,14 @@ func (h *Hub) TLSCertificate(now func() time.Time, names []string) func(*tls.Cli
 	}
 }
 
-// The method `due` reports whether a TLS certificate must be replaced. A certificate that expires
-// together with its CA is not replaced, because a new certificate would not be valid for longer.
+// The method `due` reports whether it is time to replace a TLS certificate. A certificate that
+// expires together with its CA is never due, because a new one would not be valid for longer.
 func (h *Hub) due(leaf *x509.Certificate, t time.Time) bool {
 	issuer, _ := h.tlsIssuer()
 	return leaf.NotAfter.Sub(t) <= tlsLife/3 && leaf.NotAfter.Before(issuer.NotAfter)
 }
 
-// tlsIssuer returns the CA of the TLS certificates.
+// tlsIssuer returns the CA that issues the TLS certificates, and its key.
 func (h *Hub) tlsIssuer() (*x509.Certificate, crypto.Signer) {
 	if h.tlsCA != nil {
 		return h.tlsCA, h.tlsKey
@@ -91,8 +90,8 @@ func (h *Hub) serverCertificate(now time.Time, names []string) (*tls.Certificate
 	return &tls.Certificate{Certificate: chain, PrivateKey: key, Leaf: leaf}, nil
 }
 
-// serverTemplate returns the template of a TLS certificate for `names`, which are DNS names and IP
-// addresses. The certificate ends after the time `life`, or with its issuer.
+// serverTemplate returns the template of a TLS certificate for `names`: DNS names and IP addresses.
+// The certificate expires after `life`, or together with its issuer if that is earlier.
 func serverTemplate(subject string, names []string, now time.Time, life time.Duration, issuer *x509.Certificate) (*x509.Certificate, error) {
 	if len(names) == 0 {
 		return nil, errors.New("the certificate needs at least one name")
@@ -124,9 +123,9 @@ func serverTemplate(subject string, names []string, now time.Time, life time.Dur
 	return template, nil
 }
 
-// hostName reports whether `s` can be the dNSName of a SAN (RFC 5280, 4.2.1.6; RFC 6125, 6.4.3). A
-// dNSName has labels of 1 to 63 letters, digits and hyphens. hostName also accepts underscores,
-// because some host names contain underscores. The first label may be a star.
+// hostName reports whether `s` can be a dNSName in a SAN (RFC 5280, 4.2.1.6; RFC 6125, 6.4.3),
+// which consists of labels of 1 to 63 letters, digits and hyphens. hostName also accepts
+// underscores, which some host names contain. The first label may be an asterisk.
 func hostName(s string) bool {
 	if len(s) > 253 {
 		return false

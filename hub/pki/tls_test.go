@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// connect makes a TLS connection in memory and returns the server's and the client's error.
+// connect makes a TLS connection in memory, and returns the errors of both ends.
 func connect(t *testing.T, server, client *tls.Config) (serverErr, clientErr error) {
 	t.Helper()
 	a, b := net.Pipe()
@@ -33,7 +33,7 @@ func connect(t *testing.T, server, client *tls.Config) (serverErr, clientErr err
 	c := tls.Client(b, client)
 	clientErr = c.Handshake()
 	if clientErr == nil {
-		// With TLS 1.3, a client learns only at its first read that the server refused the client
+		// In TLS 1.3, a client learns only from its first read that the server refused its
 		// certificate.
 		_, clientErr = c.Read(make([]byte, 1))
 	}
@@ -55,8 +55,7 @@ func clientConfig(h *Hub, key crypto.PrivateKey, chain ...*x509.Certificate) *tl
 	for _, x := range chain {
 		own.Certificate = append(own.Certificate, x.Raw)
 	}
-	// Send the client certificate even if the server does not request that certificate, as an
-	// attacker would.
+	// Send the client certificate even if the server does not request one, as an attacker would.
 	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &own, nil }
 	return c
 }
@@ -89,7 +88,7 @@ func TestDeviceConnects(t *testing.T) {
 }
 
 // Only a peer with a device's key and IDevID certificate is accepted as a TLS client. All other
-// peers are refused, even with certificates that this hub issued.
+// peers are refused, even if this hub issued their certificates.
 func TestOnlyDevicesAreTLSClients(t *testing.T) {
 	t.Parallel()
 	h, other := openNew(t, Options{}), openNew(t, Options{})
@@ -188,7 +187,8 @@ func TestTLSCertificateIsRenewed(t *testing.T) {
 	if first.PrivateKey.(*ecdsa.PrivateKey).Equal(second.PrivateKey) {
 		t.Error("renewed with the old key")
 	}
-	// If the clock was fast and someone sets the clock back, the hub makes a new certificate.
+	// If somebody corrects a clock that was fast, the hub makes a new certificate, because the old
+	// one is not valid yet.
 	if third := at(testNow); third == second || third.Leaf.NotBefore.After(testNow) {
 		t.Error("a certificate that is not yet valid is used")
 	}

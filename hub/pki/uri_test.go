@@ -12,8 +12,8 @@ import (
 	"gangway/internal/swtpm/swtpmtest"
 )
 
-// The function `away` moves the key of a CA out of the folder, writes a URI to the folder instead,
-// and returns the key's new path.
+// The function `away` moves the key of a CA out of the folder, puts the file with the key's URI in
+// its place, and returns the key's new path.
 func away(t *testing.T, dir, name string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name+".key")
@@ -31,8 +31,8 @@ func writeURI(t *testing.T, dir, name, uri string) {
 	}
 }
 
-// A hub loads a CA even if the CA's key is not reachable, so that commands that sign nothing work.
-// The hub signs as soon as the key is reachable.
+// A hub loads a CA whose key is not reachable, so that commands that do not sign anything still
+// work. As soon as the key is reachable, the hub can sign.
 func TestKeyAtAURI(t *testing.T) {
 	t.Parallel()
 	dir := openNewAt(t, filepath.Join(t.TempDir(), "pki"))
@@ -63,7 +63,7 @@ func TestKeyAtAURI(t *testing.T) {
 	}
 }
 
-// The hub never signs with a key that is not the key of the CA's certificate.
+// The hub never signs with a key that does not match the CA's certificate.
 func TestURIOfAnotherKeyIsRefused(t *testing.T) {
 	t.Parallel()
 	dir := openNewAt(t, filepath.Join(t.TempDir(), "pki"))
@@ -99,8 +99,8 @@ func TestOpenRefusesABadURI(t *testing.T) {
 	}
 }
 
-// startTPM starts a TPM for keys of CAs. `at` returns the URI of a handle, and `there` reports whether
-// the handle has a key.
+// startTPM starts a TPM for the keys of CAs. `at` returns the URI of a handle, and `there` reports
+// whether there is a key at that handle.
 func startTPM(t *testing.T) (at func(handle int) string, there func(handle int) bool) {
 	t.Helper()
 	device := swtpmtest.Start(t, swtpm.Options{EK: swtpm.None}).Address()
@@ -115,8 +115,8 @@ func startTPM(t *testing.T) (at func(handle int) string, there func(handle int) 
 	}
 }
 
-// A request that fails, or that is cancelled, leaves no key in the TPM. Keys of other programs
-// stay.
+// A request that fails or is cancelled leaves no key in the TPM, and removes no key of another
+// program.
 func TestRequestCleansUpTheTPM(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -135,7 +135,8 @@ func TestRequestCleansUpTheTPM(t *testing.T) {
 	if there(0x81010062) || !there(0x81010061) || present(filepath.Dir(other.dir), "pki.request") {
 		t.Error("the failed request left a key, or removed another program's key")
 	}
-	// The first attempt reaches only one of the keys. The second attempt deletes the other.
+	// The first attempt to cancel the request reaches only one of its keys. The second attempt
+	// deletes the other one.
 	uri := filepath.Join(c.dir+requestSuffix, "device-ca"+uriSuffix)
 	if err := os.WriteFile(uri, []byte(at(0x81010063)), 0o600); err != nil {
 		t.Fatal(err)

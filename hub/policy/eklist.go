@@ -22,29 +22,30 @@ const (
 	MaxListed   = 200_000
 )
 
-// ListEntry is an entry of an EK list in JSON. It has either EK or Serial.
+// ListEntry is one entry of an EK list in JSON. It has either EK or Serial.
 type ListEntry struct {
 	EK     string `json:"ek_sha256,omitempty"` // SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal
 	Serial string `json:"serial,omitempty"`    // serial number of the EK certificate, hexadecimal
 	Note   string `json:"note,omitempty"`
-	// Certificate is "required" or empty. With "required", the hub refuses the TPM if it has no
-	// trusted EK certificate.
+	// Certificate is "required" or empty. If it is "required", the hub refuses the TPM unless it
+	// has a trusted EK certificate.
 	Certificate string `json:"certificate,omitempty"`
 
 	nameless bool // the entry is from a list that does not name its columns
 }
 
-const headerRemedy = "Without a header, a line has an EK's SHA-256 or a serial number, and a note. If your list has more or other columns, write the names of the columns in the first line: ek_sha256,serial,note,certificate"
+const headerRemedy = "Without a header, each line is an EK's SHA-256 or a serial number, optionally followed by a note. If your list has more or other columns, write the names of the columns in the first line: ek_sha256,serial,note,certificate"
 
-// ParseEKList parses an EK list, a JSON array or CSV.
+// ParseEKList parses an EK list, which is a JSON array or CSV.
 //
-// In JSON the entries are strings, or objects in the form of ListEntry. CSV may have a header that
-// names the columns: ek_sha256, serial, note, certificate. Other columns are ignored. Without a
-// header, each line has a value and, optionally, a note.
+// The entries of a JSON array are strings, or objects in the form of ListEntry. CSV may have a
+// header that names the columns: ek_sha256, serial, note, certificate. Other columns are ignored.
+// Without a header, each line has a value and, optionally, a note.
 //
-// A value without a column name or field name is the hash of an EK if it has 64 hexadecimal digits.
-// Otherwise it is a serial number. Colons, spaces and the case of the digits do not matter. If an
-// entry is invalid, ParseEKList rejects the whole list, and the error has the entry's number.
+// A value that is not in a named column or field is the hash of an EK if it has 64 hexadecimal
+// digits, and otherwise a serial number. Colons, spaces and the case of the digits do not matter.
+// If an entry is invalid, ParseEKList rejects the whole list, and the error gives the number of the
+// entry.
 func ParseEKList(text []byte) ([]store.ListedEK, error) {
 	if len(text) > MaxListSize {
 		return nil, fmt.Errorf("the EK list has %d bytes; at most %d are allowed", len(text), MaxListSize)
@@ -131,8 +132,8 @@ func listFromCSV(text []byte) ([]ListEntry, error) {
 		}
 		if key < 0 && serial < 0 {
 			if len(record) > 2 {
-				// Without a header, the hub knows only the meaning of the first two columns. If it
-				// ignored a third column, it could ignore the word "required".
+				// Without a header, the hub knows what only the first two columns mean. If it
+				// ignored a third column, it might ignore the word "required".
 				return nil, fmt.Errorf("EK list, entry %d: the line has %d columns, and the list has no header. %s", len(out)+1, len(record), headerRemedy)
 			}
 			l := nameless(field(0))
@@ -180,7 +181,7 @@ func (l ListEntry) stored() (store.ListedEK, error) {
 		b, err := hex.DecodeString(strings.Repeat("0", len(d)%2) + d)
 		b = bytes.TrimLeft(b, "\x00")
 		if err != nil || len(b) == 0 || len(b) > 64 {
-			return e, fmt.Errorf("%q is not a serial number in hexadecimal", tcg.Printable(l.Serial))
+			return e, fmt.Errorf("%q is not a hexadecimal serial number", tcg.Printable(l.Serial))
 		}
 		e.Cert = b
 	default:
@@ -192,7 +193,7 @@ func (l ListEntry) stored() (store.ListedEK, error) {
 // CertificateRequired is the value of ListEntry.Certificate that requires an EK certificate.
 const CertificateRequired = "required"
 
-// NewListEntry converts a stored entry of an EK list to the form that it has in JSON.
+// NewListEntry converts a stored entry of an EK list to its JSON form.
 func NewListEntry(e store.ListedEK) ListEntry {
 	l := ListEntry{Note: e.Note}
 	if e.Key != nil {

@@ -1,10 +1,10 @@
-// Package policy parses policy documents, and merges them into the effective policy. In a document,
-// a hub's operator or an owner says which TPMs to accept.
+// Package policy parses policy documents, in which a hub's operator or an owner says which TPMs to
+// accept, and merges them into the effective policy.
 //
 // An owner's document can only tighten the hub's document: the stricter of two settings applies. A
-// software TPM must be on the list software_tpms in the hub's document. If the owner's document has
-// this list, the TPM must be on both lists. If only one document has a setting, that setting
-// applies. If neither document has the setting, evidence.DefaultPolicy applies.
+// software TPM must be on the list software_tpms in the hub's document and, if the owner's document
+// has such a list, on that list too. If only one document has a setting, that setting applies. If
+// neither has it, evidence.DefaultPolicy applies.
 package policy
 
 import (
@@ -49,7 +49,7 @@ type Document struct {
 	Rules         []Rule        `yaml:"rules,omitempty"`
 }
 
-// Rule is the form that an evidence.Rule has in a document.
+// Rule is an evidence.Rule in the form that it has in a document.
 type Rule struct {
 	Maker         string   `yaml:"maker,omitempty"`
 	Model         string   `yaml:"model,omitempty"`
@@ -71,12 +71,12 @@ func (a *Action) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
-// EKKinds lists the allowed templates of the EK profile ("L-1") by a TPM's maker or model. The key
-// "none" applies to EKs without a certificate. The key "*" applies to all EKs to which no other key
-// applies.
+// EKKinds lists, for a maker or model of TPMs, the allowed EK templates of the TCG's EK profile,
+// such as "L-1". The key "none" applies to EKs without a certificate. The key "*" applies to all
+// EKs to which no other key applies.
 type EKKinds map[string][]string
 
-// UnmarshalYAML implements yaml.Unmarshaler. A list in place of a mapping applies to all TPMs.
+// UnmarshalYAML implements yaml.Unmarshaler. A list instead of a mapping applies to all TPMs.
 func (k *EKKinds) UnmarshalYAML(n *yaml.Node) error {
 	var of map[string][]string
 	if n.Kind == yaml.SequenceNode {
@@ -117,10 +117,10 @@ func kinds() string {
 	return strings.Join(names, ", ")
 }
 
-// MeasuredBoot says how a policy uses measured boot. With "report", the hub only shows changes.
-// With "require", the hub also refuses the API requests of a device if any part of its boot is
-// neither "expected" nor "known". In place of "report" or "require", a policy can name parts of the
-// boot and the state that each part must have, such as {firmware: known, system: expected}.
+// MeasuredBoot says what a policy requires of a device's measured boot. With "report", it requires
+// nothing: the hub only shows changes. With "require", the hub refuses a device's API requests if
+// any part of its boot is neither "expected" nor "known". Instead, a policy can name parts of the
+// boot and the state that each of them must have, such as {firmware: known, system: expected}.
 type MeasuredBoot struct {
 	Require bool
 	Parts   map[string]string // boot.StateExpected or boot.StateKnown, by the name of a part of the boot
@@ -154,8 +154,8 @@ func (b *MeasuredBoot) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
-// Firmware is a version of up to four numbers with dots between them, "7.85". Missing numbers are
-// 0. The version is not a decimal fraction: 7.80 is newer than 7.9.
+// Firmware is a version of up to four numbers with dots between them, such as "7.85". Missing
+// numbers are 0. The version is not a decimal fraction: 7.80 is newer than 7.9.
 type Firmware evidence.Firmware
 
 // UnmarshalYAML implements yaml.Unmarshaler.
@@ -179,8 +179,8 @@ func (f *Firmware) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
-// Parse parses a document. Unknown names are errors. If Parse ignored unknown names, a policy with
-// a spelling mistake would accept devices that it should refuse.
+// Parse parses a document. Unknown names are errors, because a policy with a misspelt name would
+// otherwise accept devices that it should refuse.
 func Parse(text []byte) (*Document, error) {
 	if len(text) > MaxSize {
 		return nil, fmt.Errorf("the policy has %d bytes; at most %d are allowed", len(text), MaxSize)
@@ -202,9 +202,9 @@ func Parse(text []byte) (*Document, error) {
 	return d, d.check()
 }
 
-// isMapping reports whether a text is empty, or begins with a YAML document of names and values. It
-// also returns true if such a document has a syntax error. The decoder then reports the line of the
-// error.
+// isMapping reports whether the text is empty, or begins with a YAML document of names and values.
+// It also returns true for such a document with a syntax error, because the decoder then reports
+// the line of the error.
 func isMapping(text []byte) bool {
 	var n yaml.Node
 	err := yaml.Unmarshal(text, &n)
@@ -219,16 +219,16 @@ var (
 		return regexp.MustCompile(`(?m)^(version|rules|software_tpms|ek_kinds|[a-z]+_[a-z_]+) *:`)
 	})
 	// wrongKind matches the YAML library's error about a value of the wrong type, for example a
-	// list in a setting that must be a text.
+	// list where a string is required.
 	wrongKind = sync.OnceValue(func() *regexp.Regexp {
 		return regexp.MustCompile(`cannot unmarshal !!(\w+)(?: (` + "`[^`]*`" + `))? into [^\s;]+`)
 	})
 )
 
-// kindNames maps the tag of a YAML value to a description of its type for a person.
-var kindNames = map[string]string{"str": "a text", "int": "a number", "float": "a number", "bool": "true or false", "seq": "a list", "map": "names and values", "null": "nothing"}
+// kindNames maps the tag of a YAML value to words for the value's type, for messages.
+var kindNames = map[string]string{"str": "a string", "int": "a number", "float": "a number", "bool": "true or false", "seq": "a list", "map": "names and values", "null": "nothing"}
 
-// The function `plain` removes Go's type names from the YAML library's messages.
+// The function `plain` removes Go's type names from the messages of the YAML library.
 func plain(err error) error {
 	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "unmarshal errors:\n")
 	document := strings.Contains(text, " not found in type policy.Document")
@@ -248,7 +248,7 @@ func plain(err error) error {
 	return errors.New("policy: " + strings.TrimSpace(text))
 }
 
-// The function `names` returns the names that the fields of a structure have in YAML.
+// The function `names` returns the YAML names of a structure's fields.
 func names[T any]() (out []string) {
 	for f := range reflect.TypeFor[T]().Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
@@ -303,16 +303,16 @@ type Effective struct {
 	// RequireBoot is true if the API serves a device only while every part of the device's boot is
 	// in the state "expected" or "known".
 	RequireBoot bool
-	// BootParts are the states that parts of a device's boot must have, by the name of the part.
-	// They apply in addition to RequireBoot.
+	// BootParts maps the name of a part of a device's boot to the state that this part must have,
+	// in addition to RequireBoot.
 	BootParts map[string]string
-	// WithoutTPM is true if devices without a TPM may join. There are three ways: the device has a
-	// join token that allows this, its owner adds it, or its owner claims it.
+	// WithoutTPM is true if devices without a TPM may join, in one of three ways: with a join token
+	// that allows it, or because an owner adds or claims the device.
 	WithoutTPM bool
 }
 
-// Merge returns the effective policy from the hub's document and an owner's document. Either
-// document may be nil.
+// Merge returns the effective policy that results from the hub's document and an owner's document,
+// either of which may be nil.
 func Merge(hub, owner *Document) Effective {
 	e := Effective{Evidence: evidence.DefaultPolicy()}
 	if hub != nil {
@@ -332,8 +332,8 @@ func Merge(hub, owner *Document) Effective {
 		tighten(&e.Evidence.NoCertificate, owner.noCertificate())
 		tighten(&e.Evidence.UnknownMaker, owner.UnknownMaker)
 		tighten(&e.Evidence.ExpiredEK, owner.ExpiredEK)
-		// If the owner's setting for unlisted TPMs is stricter, it also applies to the hub's list.
-		// This is true even if the hub's document has no such setting.
+		// The owner's setting for unlisted TPMs also applies to the hub's list if it is stricter,
+		// even if the hub's document has no such setting.
 		tighten(&e.Evidence.UnlistedByHub, owner.Unlisted)
 		if hub == nil || hub.Unlisted == nil {
 			set(&e.Evidence.Unlisted, owner.Unlisted)
@@ -349,9 +349,9 @@ func Merge(hub, owner *Document) Effective {
 	return e
 }
 
-// noCertificate returns the setting for EKs without a certificate. If the document has no such
-// setting, the setting for unknown makers applies. Without this rule, a device could get a better
-// verdict by leaving out its certificate.
+// noCertificate returns the setting for EKs without a certificate. If the document has none, the
+// setting for unknown makers applies, because otherwise a device could get a better verdict by
+// leaving out its certificate.
 func (d *Document) noCertificate() *Action {
 	if d.NoCertificate == nil {
 		return d.UnknownMaker

@@ -34,7 +34,7 @@ rules:
 	if p.NoCertificate != evidence.Refuse || p.ExpiredEK != evidence.Ask || p.UnknownMaker != evidence.Ask || p.Unlisted != evidence.Refuse || !e.RequireBoot {
 		t.Errorf("%+v", e)
 	}
-	// The version 7.80 consists of the numbers 7 and 80, although YAML reads it as a decimal
+	// The version 7.80 consists of the numbers 7 and 80, although YAML would read it as a decimal
 	// number.
 	if r := p.Layers[0].Rules; len(r) != 2 || r[0].FirmwareBelow != 7<<48|80<<32 || r[0].FirmwareBelow.String() != "7.80.0.0" || r[1].Then != evidence.Accept {
 		t.Errorf("%+v", r)
@@ -120,7 +120,7 @@ func TestOwnersPolicyOnlyTightens(t *testing.T) {
 	if len(p.Software) != 1 || p.Software[0] != "swtpm" {
 		t.Errorf("software TPMs %q", p.Software)
 	}
-	// If neither the hub's policy nor the owner's policy has a setting, the default applies.
+	// The defaults apply to settings that neither policy has.
 	if p := policy.Merge(nil, nil).Evidence; p.NoCertificate != evidence.Ask || p.ExpiredEK != evidence.Accept || p.Unlisted != evidence.Refuse {
 		t.Errorf("default: %+v", p)
 	}
@@ -149,8 +149,8 @@ func TestReadsEKLists(t *testing.T) {
 	}
 }
 
-// A TPM of an unknown maker does not get a better verdict by leaving out its certificate. The
-// exception is a policy with the setting no_ek_certificate.
+// A TPM of an unknown maker does not get a better verdict by leaving out its certificate, unless
+// the policy has the setting no_ek_certificate.
 func TestMissingCertificateFaresNoBetterThanAnUnknownMaker(t *testing.T) {
 	t.Parallel()
 	const unknown, explicit = "version: 1\nunknown_maker: refuse\n", "version: 1\nunknown_maker: refuse\nno_ek_certificate: ask\n"
@@ -172,7 +172,7 @@ func TestMissingCertificateFaresNoBetterThanAnUnknownMaker(t *testing.T) {
 	}
 }
 
-// An entry of an EK list can require that the TPM has an EK certificate.
+// An entry of an EK list can require the TPM to have an EK certificate.
 func TestReadsAnEKListsWordAboutTheCertificate(t *testing.T) {
 	t.Parallel()
 	hash := strings.Repeat("ab", 32)
@@ -238,7 +238,7 @@ func FuzzParseEKList(f *testing.F) {
 	})
 }
 
-// If the hub's policy and the owner's policy name the same part of the boot, the stricter state
+// If the hub's policy and the owner's policy both name a part of the boot, the stricter state
 // applies.
 func TestBootPartsAreMergedToTheStricter(t *testing.T) {
 	t.Parallel()

@@ -13,10 +13,9 @@ import (
 	"gangway/tcg"
 )
 
-// Warnings returns sentences about the parts of a document that have no effect. Such parts are
-// names of makers that no TPM has, and rules that another rule hides. In an owner's document,
-// settings that are looser than the hub's settings have no effect either. A document with warnings
-// is still valid.
+// Warnings returns sentences about the parts of a document that have no effect: names of makers
+// that no TPM has, rules that another rule hides and, in an owner's document, settings that are
+// looser than the hub's. A document with warnings is still valid.
 //
 // `hub` is the hub's document, or nil if the hub has none. `owners` says that `d` is an owner's
 // document. To check the hub's own document, pass nil as `hub` and false as `owners`.
@@ -52,8 +51,8 @@ func (d *Document) settings() (n int) {
 	return n + len(d.EKKinds) + len(d.Rules)
 }
 
-// rawMaker matches a maker's id in the form "id:" and 8 hexadecimal digits. EK certificates contain
-// the id in this form if the id is not ASCII.
+// rawMaker matches a maker's id in the form that EK certificates use for ids that are not ASCII:
+// "id:" and 8 hexadecimal digits.
 var rawMaker = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^id:[0-9a-f]{8}$`) })
 
 // makers returns the known ids of TPM makers.
@@ -72,7 +71,8 @@ func isMaker(name string) bool {
 	return rawMaker().MatchString(strings.ToLower(name)) || slices.ContainsFunc(makers(), func(m string) bool { return strings.EqualFold(m, name) })
 }
 
-// suggest suggests makers for an unknown name, and lists the known makers.
+// suggest asks whether an unknown name means one of the makers with a similar name or id, and lists
+// the known makers.
 func suggest(name string) string {
 	var close []string
 	lower := strings.ToLower(strings.TrimSpace(name))
@@ -92,7 +92,7 @@ func suggest(name string) string {
 }
 
 // The function `within` reports whether at most `n` changes (0 or 1) turn the text `a` into the
-// text `b`. A change inserts, deletes or replaces one character, or exchanges two neighbours.
+// text `b`. A change inserts, deletes or replaces one character, or swaps two adjacent ones.
 func within(a, b string, n int) bool {
 	for len(a) > 0 && len(b) > 0 && a[0] == b[0] {
 		a, b = a[1:], b[1:]
@@ -108,7 +108,7 @@ func within(a, b string, n int) bool {
 	return len(a) > 0 && within(a[1:], b, n-1) || len(b) > 0 && within(a, b[1:], n-1) || len(a) > 0 && len(b) > 0 && within(a[1:], b[1:], n-1)
 }
 
-// The method `names` warns of names that no known TPM has.
+// The method `names` warns of names that match no known TPM.
 func (w *warner) names() {
 	for i, r := range w.d.Rules {
 		if r.Maker != "" && !strings.EqualFold(r.Maker, evidence.NoMaker) && !isMaker(r.Maker) {
@@ -146,8 +146,8 @@ func (r *Rule) disjoint(other *Rule) bool {
 	return r.Maker != "" && other.Maker != "" && !strings.EqualFold(r.Maker, other.Maker)
 }
 
-// The method `hidden` warns about rules without effect: a rule that never decides because an
-// earlier rule always decides, and a rule that accepts only TPMs which the policy accepts anyway.
+// The method `hidden` warns of rules without effect: rules that never decide because an earlier
+// rule matches the same TPMs, and rules that accept only TPMs that the policy accepts anyway.
 func (w *warner) hidden() {
 	rules := w.d.Rules
 	for i := range rules {
@@ -168,7 +168,7 @@ func (w *warner) hidden() {
 	}
 }
 
-// The method `looser` warns of settings of an owner's document that are looser than the hub's.
+// The method `looser` warns of settings in an owner's document that are looser than the hub's.
 func (w *warner) looser() {
 	d, in := w.d, Merge(w.hub, nil)
 	hubs := "the hub's policy"
@@ -200,7 +200,7 @@ func (w *warner) looser() {
 	if b := d.MeasuredBoot; b != nil {
 		for _, name := range slices.Sorted(maps.Keys(b.Parts)) {
 			if in.BootParts[name] == boot.StateExpected && b.Parts[name] == boot.StateKnown {
-				w.add("measured_boot: the value \"known\" of %s has no effect, because the hub's policy requires an expected state.", name)
+				w.add("measured_boot: the value \"known\" for %s has no effect, because the hub's policy requires the state \"expected\".", name)
 			}
 		}
 	}
@@ -251,7 +251,8 @@ func (w *warner) looserKinds() {
 	}
 }
 
-// softwareRules warns of rules that accept software TPMs that software_tpms does not name.
+// softwareRules warns of rules that accept software TPMs which the list software_tpms does not
+// name.
 func (w *warner) softwareRules() {
 	in := Merge(w.d, nil)
 	if w.owners {

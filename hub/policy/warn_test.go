@@ -7,7 +7,7 @@ import (
 	"gangway/hub/policy"
 )
 
-// Warnings name the parts of a policy that have no effect, and only those.
+// Warnings reports the parts of a policy that have no effect, and only those.
 func TestWordsWithoutEffectAreNamed(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

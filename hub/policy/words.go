@@ -10,7 +10,7 @@ import (
 	"gangway/hub/evidence"
 )
 
-// Statement is one setting of the effective policy, in words.
+// Statement describes one setting of the effective policy in words.
 type Statement struct {
 	Setting string // the setting's name in a document, or "rules"
 	Words   string // a sentence
@@ -24,8 +24,8 @@ const (
 	FromOwner   = "your policy"
 )
 
-// Explain describes, in words, the effective policy that results from two documents. Either may be
-// nil.
+// Explain describes, in words, the effective policy that results from the hub's and an owner's
+// document, either of which may be nil.
 func Explain(hub, owner *Document) (list []Statement) {
 	e, base, none := Merge(hub, owner), Merge(hub, nil), Merge(nil, nil)
 	add := func(setting, words string, byHub, byOwner bool) {
@@ -59,7 +59,7 @@ func Explain(hub, owner *Document) (list []Statement) {
 		words = "A device is admitted only while its measured boot has these states: " + BootPartWords(e.BootParts) + "."
 	}
 	if e.RequireBoot && len(e.BootParts) > 0 {
-		words += " These parts need more: " + BootPartWords(e.BootParts) + "."
+		words += " In addition, these states are required: " + BootPartWords(e.BootParts) + "."
 	}
 	add("measured_boot", words, hub != nil && hub.MeasuredBoot != nil, e.RequireBoot && !base.RequireBoot || !maps.Equal(e.BootParts, base.BootParts))
 	words = "Devices without a TPM are refused."
@@ -79,8 +79,8 @@ func Explain(hub, owner *Document) (list []Statement) {
 	return list
 }
 
-// BootPartWords lists the required states of the parts of a boot, for example "firmware known,
-// system expected". The list has the order of boot.Parts.
+// BootPartWords lists the required states of the parts of a boot, in the order of boot.Parts, for
+// example "firmware known, system expected".
 func BootPartWords(parts map[string]string) string {
 	var list []string
 	for _, p := range boot.Parts {

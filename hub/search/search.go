@@ -3,11 +3,11 @@
 //
 //	model:"NUC 7" state:quiet meta.site=oslo forklift "hall 3"
 //
-// A search is a list of conditions, separated by spaces. It finds the devices that match all
-// conditions. A condition is either a word, or a field and its value. docs/search.md describes the
+// A search is a list of conditions, separated by spaces, and finds the devices that match all of
+// them. A condition is either a word, or a field and its value. docs/search.md describes the
 // language for users.
 //
-// The package only parses; package store finds the devices.
+// The package only parses searches; package store finds the devices.
 package search
 
 import (
@@ -20,7 +20,7 @@ import (
 	"gangway/hub/store"
 )
 
-// MaxLength is the largest length of a search's text, in bytes.
+// MaxLength is the maximum length of a search's text, in bytes.
 const MaxLength = 512
 
 // Codes of an Error.
@@ -71,7 +71,8 @@ func Names() (names []string) {
 }
 
 // Parse parses the text of a search. It sets only Words and Terms of the result. The value of the
-// field `token` may be an id or a nick: the caller must look up the join token. Errors: *Error.
+// field `token` may be an id or a nick, so the caller must look up the join token. Any error is an
+// *Error.
 func Parse(text string) (store.DeviceSearch, error) {
 	var s store.DeviceSearch
 	if len(text) > MaxLength {
@@ -118,8 +119,8 @@ func (p *parser) space() {
 	}
 }
 
-// condition parses one condition: a word, or a field and its value. For a word, the result `term`
-// is nil.
+// condition parses one condition: a word, or a field and its value. If the condition is a word,
+// `term` is nil.
 func (p *parser) condition() (word string, term *store.SearchTerm, err error) {
 	begin := p.at
 	name, separated, err := p.part(true)
@@ -161,9 +162,9 @@ func (p *parser) atSpace() bool {
 	return unicode.IsSpace(r)
 }
 
-// The method `part` reads the text to the next space. If `name` is true, it also stops before the
-// next ":" or "=". The result `separated` is true if the method stopped before ":" or "=". Some or
-// all of the text may be in quotes.
+// The method `part` reads up to the next space or, if `name` is true, up to the next ":" or "=" if
+// that comes first. The result `separated` says that it stopped at ":" or "=". Any of the text may
+// be in quotes.
 func (p *parser) part(name bool) (part string, separated bool, err error) {
 	var b strings.Builder
 	for p.at < len(p.text) && !p.atSpace() {
@@ -184,7 +185,8 @@ func (p *parser) part(name bool) (part string, separated bool, err error) {
 	return b.String(), false, nil
 }
 
-// quoted reads a text in quotes. A backslash means that the next character is not special.
+// quoted reads a text in quotation marks. A backslash takes away the special meaning of the
+// character after it.
 func (p *parser) quoted() (string, error) {
 	begin := p.at
 	var b strings.Builder
@@ -203,8 +205,8 @@ func (p *parser) quoted() (string, error) {
 	return "", &Error{Code: CodeQuote, Offset: begin, Word: clip(p.text[begin:]), Reason: "A quotation mark is not closed.", Remedy: `Write " at the end of the text, or \" for a quotation mark inside the text.`}
 }
 
-// fieldNamed returns the term for a field name. `at` is the name's offset in the search's text, and
-// `raw` is the name as the user wrote it, with quotes.
+// fieldNamed returns a term for the field with the given name. `at` is the name's offset in the
+// search's text, and `raw` is the name as the user wrote it, including any quotation marks.
 func fieldNamed(name string, at int, raw string) (store.SearchTerm, error) {
 	if key, ok := strings.CutPrefix(name, metaPrefix); ok {
 		if key == "" || len(key) > maxMeta {
@@ -233,13 +235,12 @@ func fieldNamed(name string, at int, raw string) (store.SearchTerm, error) {
 	return store.SearchTerm{}, e
 }
 
-// maxMeta is the maximum length of the key in a metadata condition, in bytes. It is also the
-// maximum length of the value.
+// maxMeta is the maximum length, in bytes, of the key and of the value in a metadata condition.
 const maxMeta = 256
 
-// checkValue checks the value of a term, and converts the value to the form that package store
-// expects. `at` is the value's offset in the search's text, and `raw` is the value as the user
-// wrote it, with quotes.
+// checkValue checks the value of a term, and converts it to the form that package store expects.
+// `at` is the value's offset in the search's text, and `raw` is the value as the user wrote it,
+// including any quotation marks.
 func checkValue(t *store.SearchTerm, at int, raw string) error {
 	wrong := func(remedy, format string, args ...any) error {
 		return &Error{Code: CodeValue, Offset: at, Word: clip(raw), Reason: fmt.Sprintf(format, args...), Remedy: remedy}
@@ -266,7 +267,7 @@ func checkValue(t *store.SearchTerm, at int, raw string) error {
 		}
 	case store.FieldMeta:
 		if len(t.Value) > maxMeta {
-			return wrong(fmt.Sprintf("Use at most %d bytes.", maxMeta), "The value is too long to be searched.")
+			return wrong(fmt.Sprintf("Use at most %d bytes.", maxMeta), "The value is too long for a search.")
 		}
 	}
 	return nil
@@ -297,7 +298,7 @@ func closest(text string, words []string) (best string) {
 }
 
 // distance returns the smallest number of edits that change the text `a` into the text `b`. An edit
-// inserts, removes or replaces a byte, or exchanges two adjacent bytes.
+// inserts, removes or replaces a byte, or swaps two adjacent bytes.
 func distance(a, b string) int {
 	before, row := make([]int, len(b)+1), make([]int, len(b)+1)
 	var twoBefore []int
@@ -321,7 +322,7 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// clip shortens a text to about 40 bytes, for a message.
+// clip shortens a text to about 40 bytes, so that it can be quoted in a message.
 func clip(text string) string {
 	const most = 40
 	for i := range text {
@@ -332,7 +333,7 @@ func clip(text string) string {
 	return text
 }
 
-// Format writes a search in the search language. Parse turns the result into the same search again.
+// Format writes a search in the search language, so that Parse returns the same search again.
 func Format(s store.DeviceSearch) string {
 	var parts []string
 	for _, word := range s.Words {
@@ -353,8 +354,8 @@ func Format(s store.DeviceSearch) string {
 	return strings.Join(parts, " ")
 }
 
-// quote puts a text in quotes if the text is empty, or contains a space, a quote or one of the
-// characters in `special`.
+// quote puts a text in quotation marks if it is empty, or contains a space, a quotation mark or one
+// of the characters in `special`.
 func quote(text, special string) string {
 	plain := func(r rune) bool { return !unicode.IsSpace(r) && r != '"' && !strings.ContainsRune(special, r) }
 	if text != "" && !strings.ContainsFunc(text, func(r rune) bool { return !plain(r) }) {

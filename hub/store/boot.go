@@ -25,7 +25,7 @@ type Boot struct {
 	Changes     []byte // JSON of the changes that make the state BootChanged
 	Verdict     []byte // JSON of boot.Verdict; empty in old measurements
 	// Judged has the data by which the store counts and finds the devices of a cohort (see
-	// BootCohort). If Judged is not nil, PutBoot and PutBootReference store it. Methods that read a
+	// BootCohort). PutBoot and PutBootReference store it unless it is nil. Methods that return a
 	// Boot leave it nil.
 	Judged *BootJudged
 	// Nonce, Attest, Signature and Log are the evidence of the measurement, for an auditor. The
@@ -51,42 +51,42 @@ type BootRefusal struct {
 // Boots stores boot measurements. Methods that write return ErrNotFound if the device does not
 // exist or was deleted.
 type Boots interface {
-	// PutBoot stores `b` as the latest measurement of a device. It also keeps the ten measurements
-	// before `b`, without their evidence. The result `current` is the device's reference after the
+	// PutBoot stores `b` as the latest measurement of a device, and keeps the ten measurements
+	// before it, without their evidence. The result `current` is the device's reference after the
 	// call.
 	//
-	// The parameter `reference` is the reference with which the caller compared b. If the device
-	// has no reference, a non-empty `reference` becomes the device's reference. If the device has a
-	// reference that differs from `reference`, PutBoot stores nothing, because the owner has
-	// changed the device's reference since the comparison.
+	// The parameter `reference` is the reference with which the caller compared `b`. If the device
+	// has no reference, a `reference` that is not empty becomes the device's reference. If the
+	// device has another reference, PutBoot stores nothing, because the owner has changed the
+	// reference since the comparison.
 	//
-	// If b.Number is not 0, the device sent the same boot before. In that case, b replaces the
-	// measurement with that number, if that measurement is still the latest.
+	// If b.Number is not 0, the device has sent the same boot before. In that case, `b` replaces
+	// the measurement with that number, if it is still the latest.
 	PutBoot(ctx context.Context, b Boot, reference []byte) (current []byte, err error)
 	// LatestBoot returns a device's latest measurement. ErrNotFound: the device was never measured.
 	LatestBoot(ctx context.Context, device string) (Boot, error)
 	// BootHistory lists a device's measurements, newest first, without their evidence.
 	BootHistory(ctx context.Context, device string) ([]Boot, error)
 	// RefuseBoot records that the hub refused a device's newest measurement. `news` is false if the
-	// previous measurement was refused too, with the same code and reason.
+	// previous measurement was also refused, with the same code and reason.
 	RefuseBoot(ctx context.Context, device string, r BootRefusal) (news bool, err error)
-	// BootRefusal returns the refusal of a device's newest measurement. ErrNotFound: that
+	// BootRefusal returns why the hub refused a device's newest measurement. ErrNotFound: that
 	// measurement was not refused.
 	BootRefusal(ctx context.Context, device string) (BootRefusal, error)
 	// BootState returns the state of a device's boot: one of the Boot constants.
 	BootState(ctx context.Context, device string) (string, error)
-	// BootStates returns the boot states of an owner's devices by device id. Devices that never
-	// sent a measurement are left out.
+	// BootStates maps the ids of an owner's devices to their boot states, without the devices that
+	// never sent a measurement.
 	BootStates(ctx context.Context, owner string) (map[string]string, error)
 	// BootReference returns a device's reference. ErrNotFound: the device has none.
 	BootReference(ctx context.Context, device string) (BootReference, error)
 	// PutBootReference replaces a device's reference. The caller has compared the device's latest
-	// measurement with the new reference. The parameter `latest` has the Number, the new State, the
-	// new Changes, the new Verdict and the new Judged of that measurement. If the device was never
-	// measured, latest.Number is 0. A device in state BootRefused stays in that state. ErrChanged:
-	// the device has a newer measurement than `latest`, or the device's reference is not
-	// r.Replaces. In both cases nothing was changed. If r.Text and r.Replaces are empty, the device
-	// has no reference before and after the call.
+	// measurement with the new reference, and passes the result in `latest`: the Number of that
+	// measurement and its new State, Changes, Verdict and Judged. If the device was never measured,
+	// latest.Number is 0. A device in state BootRefused stays in that state. ErrChanged: the device
+	// has a newer measurement than `latest`, or the device's reference is not r.Replaces. In both
+	// cases nothing was changed. If r.Text and r.Replaces are both empty, the device has no
+	// reference before and after the call.
 	PutBootReference(ctx context.Context, r BootReference, latest Boot) error
 	// RequestBoot records that the device must send another measurement. BootRequested reports
 	// whether RequestBoot was called after the device's last measurement.

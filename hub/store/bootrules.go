@@ -6,7 +6,7 @@ import (
 )
 
 const (
-	// MaxManifestKeys, MaxManifests and MaxBootDecisions are the largest numbers of manifest keys,
+	// MaxManifestKeys, MaxManifests and MaxBootDecisions are the maximum numbers of manifest keys,
 	// manifests and boot decisions of one owner.
 	MaxManifestKeys  = 20
 	MaxManifests     = 100
@@ -23,7 +23,7 @@ type ManifestKey struct {
 }
 
 // Manifest is a reference manifest whose signature was valid when the owner uploaded it. The hub
-// uses the manifest only while the owner has the key that signed it.
+// uses it only as long as the owner has the key that signed it.
 type Manifest struct {
 	Owner  string
 	ID     Hash   // SHA-256 of Signed
@@ -34,9 +34,9 @@ type Manifest struct {
 	Counts bool // the owner has the key; set by reads
 }
 
-// BootDecision says that an owner accepts one measured Value of one Part of the boot, for example a
-// new firmware. The decision is for all devices of the owner, or only for the devices with a
-// certain model, join token or firmware version.
+// BootDecision is an owner's decision to accept a measured Value of one Part of the boot, for
+// example a new firmware. It applies to all devices of the owner, or only to devices with a certain
+// model, join token or firmware version.
 type BootDecision struct {
 	ID    int64
 	Owner string
@@ -44,17 +44,18 @@ type BootDecision struct {
 	Value string
 	Model string // empty: all models
 	Token string // JoinToken.ID; empty: devices of all tokens
-	// Firmware is BootJudged.Firmware. If it is empty, the firmware may have any version.
+	// Firmware is a version, as in BootJudged.Firmware. If it is empty, the decision applies to all
+	// versions.
 	Firmware string
 	Made     time.Time
 	MadeBy   string // nick of the account
 	Words    string // what was accepted, a sentence
-	// Devices is the number of the cohort's devices at the time of the decision.
+	// Devices is the number of devices in the cohort when the decision was made.
 	Devices int
 }
 
-// BootJudged has the data about a device's newest boot by which the store counts and finds the
-// devices of a cohort (see BootCohort).
+// BootJudged is what the store must know about a device's newest boot in order to count and find
+// the devices of a cohort (see BootCohort).
 type BootJudged struct {
 	// Version is the version of the owner's rules by which the boot was judged.
 	Version  int64
@@ -92,31 +93,29 @@ type BootMember struct {
 }
 
 // BootMembers selects the devices of a cohort. If Model is set, and Token and Firmware are empty,
-// the bad devices come first: the devices on which this part of the boot is neither expected nor
-// known.
+// the bad devices come first, on which this part of the boot is neither expected nor known.
 type BootMembers struct {
 	Part, Value            string
 	Model, Token, Firmware string // empty: all
 	Limit                  int
 }
 
-// BootVersion counts the devices of a cohort that have the same version of the firmware.
+// BootVersion counts the devices of a cohort that have the same firmware version.
 type BootVersion struct {
 	Firmware     string // BootJudged.Firmware; may be empty
 	Devices, Bad int
 }
 
-// BootRules stores an owner's rules about boots: the manifest keys, the manifests and the
-// decisions. It also counts the devices of each cohort. Every change of a key, a manifest or a
-// decision increases the version of the owner's rules. A boot is stale if it was judged by an older
-// version of the rules.
+// BootRules stores an owner's rules about boots: manifest keys, manifests and decisions. It also
+// counts the devices of each cohort. Whenever a key, a manifest or a decision changes, the version
+// of the owner's rules increases. A boot is stale if it was judged by an older version.
 type BootRules interface {
 	// ManifestKeys lists an owner's keys, by name.
 	ManifestKeys(ctx context.Context, owner string) ([]ManifestKey, error)
 	// PutManifestKey adds a key. Errors: ErrExists, ErrFull (the owner has MaxManifestKeys keys).
 	PutManifestKey(ctx context.Context, k ManifestKey, e Event) error
-	// DeleteManifestKey removes a key. The manifests that the key signed stay stored, but the hub
-	// no longer uses them. Errors: ErrNotFound.
+	// DeleteManifestKey removes a key. The manifests that it signed remain stored, but the hub no
+	// longer uses them. Errors: ErrNotFound.
 	DeleteManifestKey(ctx context.Context, owner string, id Hash, e Event) error
 
 	// Manifests lists an owner's manifests, newest first.
@@ -137,33 +136,34 @@ type BootRules interface {
 	// DeleteBootDecision removes a decision. Errors: ErrNotFound.
 	DeleteBootDecision(ctx context.Context, owner string, id int64, e Event) error
 
-	// BootRulesVersion returns the version of an owner's rules; 0: the owner never changed them.
+	// BootRulesVersion returns the version of an owner's rules, or 0 if the owner never changed
+	// them.
 	BootRulesVersion(ctx context.Context, owner string) (int64, error)
-	// StaleBoots lists devices whose newest boot was judged by older rules. If owner is not empty,
-	// it lists only devices of that owner.
+	// StaleBoots lists devices whose newest boot was judged by older rules: those of the given
+	// owner, or of all owners if `owner` is empty.
 	StaleBoots(ctx context.Context, owner string, limit int) ([]string, error)
-	// JudgedBoot returns the stored BootJudged of a device's newest boot, without the verdicts on
-	// the parts of the boot. ErrNotFound: the device's boot was never judged by parts.
+	// JudgedBoot returns the BootJudged that is stored for a device's newest boot, without the
+	// verdicts on the parts of the boot. ErrNotFound: the parts of the device's boot were never
+	// judged.
 	JudgedBoot(ctx context.Context, device string) (BootJudged, error)
 
-	// BadBootCohorts lists the cohorts that have bad devices: devices on which this part of the
-	// boot is neither expected nor known. The cohorts with the fewest bad devices come first or, if
-	// `most` is true, those with the most. BadBootCohorts leaves out the part "firmware", and
-	// lists cohorts of its subset "firmware-code" instead.
+	// BadBootCohorts lists the cohorts that have bad devices, on which this part of the boot is
+	// neither expected nor known. The cohorts with the fewest bad devices come first or, if `most`
+	// is true, those with the most. Instead of cohorts for the part "firmware", it lists cohorts
+	// for its subset "firmware-code".
 	BadBootCohorts(ctx context.Context, owner string, most bool, limit int) ([]BootCohort, error)
-	// RareBootCohorts lists, for one part of the boot, the cohorts that have the fewest devices.
+	// RareBootCohorts lists the cohorts with the fewest devices for one part of the boot.
 	RareBootCohorts(ctx context.Context, owner, part string, limit int) ([]BootCohort, error)
-	// BootCohorts lists the cohorts of one part of the boot and one model, the largest first. If
-	// model is empty, it lists the cohorts of all models.
+	// BootCohorts lists the cohorts for one part of the boot and one model, or for all models if
+	// `model` is empty, the largest cohort first.
 	BootCohorts(ctx context.Context, owner, part, model string, limit int) ([]BootCohort, error)
 	// BootCohortOf counts the devices that measured the value q.Value for the part q.Part of the
-	// boot: devices of the model q.Model, or of all models if q.Model is empty. If q.Firmware is
-	// not empty, it counts only devices with this version of the firmware. It ignores q.Token and
-	// q.Limit, and does not set BootCohort.Of.
+	// boot. If q.Model and q.Firmware are not empty, it counts only devices of this model and with
+	// this firmware version. It ignores q.Token and q.Limit, and does not set BootCohort.Of.
 	BootCohortOf(ctx context.Context, owner string, q BootMembers) (BootCohort, error)
-	// BootVersions lists the versions of the firmware in a cohort, the most frequent first. It
-	// ignores q.Token and q.Firmware.
+	// BootVersions lists the firmware versions in a cohort, the most frequent first. It ignores
+	// q.Token and q.Firmware.
 	BootVersions(ctx context.Context, owner string, q BootMembers) ([]BootVersion, error)
-	// BootMembers lists devices of a cohort.
+	// BootMembers lists the devices of a cohort.
 	BootMembers(ctx context.Context, owner string, q BootMembers) ([]BootMember, error)
 }

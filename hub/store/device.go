@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// MaxUnclaimed is the largest number of devices without an owner.
+// MaxUnclaimed is the maximum number of devices without an owner.
 const MaxUnclaimed = 10_000
 
 // Device is a device that has joined the hub. ID is 24 lower-case hexadecimal digits; the device's
@@ -28,9 +28,9 @@ type Device struct {
 	KeyAlgorithm string
 	UserMeta     map[string]any
 	DeviceMeta   map[string]any
-	// Unreadable lists the members of UserMeta and DeviceMeta that the database has but that a read
-	// cannot return. Each is a JSON Pointer that begins with "/user-meta" or "/device-meta". See
-	// MaxMeta.
+	// Unreadable lists the members of UserMeta and DeviceMeta that are in the database but cannot
+	// be returned: see MaxMeta. Each is a JSON Pointer that begins with "/user-meta" or
+	// "/device-meta".
 	Unreadable   []string
 	Public       bool      // anyone may read the device's trail
 	Created      time.Time // first activation
@@ -52,64 +52,65 @@ type DeviceFilter struct {
 	Limit      int    // 0: 100; at most 1000
 }
 
-// Devices stores devices. Activate (see Enrolments) creates devices that have a TPM.
+// Devices stores devices. Those that have a TPM are created by Activate (see Enrolments).
 type Devices interface {
 	// Device finds a device by its id. ErrNotFound: no device has this id, or it was deleted.
 	Device(ctx context.Context, id string) (Device, error)
 	// DeviceByCertificate finds the device whose Active enrolment has an IDevID certificate with
-	// this SHA-256. It does not find deleted devices. The hub calls this method for every request
-	// of a device, so the method must be fast.
+	// this SHA-256, unless the device was deleted. It must be fast, because the hub calls it for
+	// every request of a device.
 	DeviceByCertificate(ctx context.Context, idevid Hash) (Device, error)
 	DeviceByNick(ctx context.Context, owner, nick string) (Device, error)
-	// Devices lists an owner's devices that are not deleted, in the order of their nicks. The list
-	// starts after the nick `after` (empty: with the first nick). It has at most limit devices (0:
-	// 100; at most 1000).
+	// Devices lists at most `limit` devices of an owner (0: 100; at most 1000) that are not
+	// deleted, in the order of their nicks. The list starts after the nick `after`, or with the
+	// first nick if `after` is empty.
 	Devices(ctx context.Context, owner, after string, limit int) ([]Device, error)
-	// FindDevices lists the devices that the filter selects, sorted by nick. It leaves out devices
-	// without an owner and deleted devices.
+	// FindDevices lists the devices that the filter selects, sorted by nick, without deleted
+	// devices and devices that have no owner.
 	FindDevices(ctx context.Context, f DeviceFilter) ([]Device, error)
 	CountDevices(ctx context.Context, owner string) (int, error)
 	// RenameDevice changes a device's nick. ErrExists: another device of the owner has the nick.
 	RenameDevice(ctx context.Context, owner, id, nick string) error
-	// SetPublic sets whether anyone may read the device's trail. ErrNotFound: the owner has no such
-	// device.
+	// SetPublic sets whether anyone may read the device's revisions. ErrNotFound: the owner has no
+	// such device.
 	SetPublic(ctx context.Context, owner, id string, public bool) error
 	// MarkDeviceSeen records that a device contacted the hub. The engine may delay this write and
-	// combine it with other writes. This is the only method whose write may be lost if the hub
-	// crashes after the method has returned.
+	// combine it with others, so it may be lost if the hub crashes after the method has returned.
+	// This is true of no other method.
 	MarkDeviceSeen(ctx context.Context, id, addr string, now time.Time) error
-	// DeleteDevice marks a device as Deleted and revokes the device's certificates: the owner's
-	// Pending and Active enrolments of the device become Revoked. Other owners' Pending enrolments
-	// of the same EK stay, so that they do not reveal the deletion; Activate refuses these
-	// enrolments. The TPM is released: any owner may onboard the EK again, as another device
-	// (TPM.Generation increases). The device's AIK is removed from the AIK registry, and the
-	// owner's approval of the EK ends.
+	// DeleteDevice marks a device as Deleted and revokes its certificates: the owner's Pending and
+	// Active enrolments of the device become Revoked. Other owners' Pending enrolments of the same
+	// EK stay Pending, so that they do not reveal the deletion, but Activate refuses them. The TPM
+	// is released: any owner may onboard the EK again, as another device (TPM.Generation
+	// increases). The device's AIK is removed from the AIK registry, and the owner's approval of
+	// the EK ends.
 	DeleteDevice(ctx context.Context, owner, id string, now time.Time) error
 }
 
 // DevicesWithoutTPM stores devices without evidence, which a policy may allow, and lets owners
 // claim them.
 type DevicesWithoutTPM interface {
-	// CreateDevice stores a device without evidence: EK, Enrolment and IDevIDHash are zero. If
-	// d.Nick is in use, the nick gets a suffix. `secret` is the SHA-256 of the secret with which
-	// the device signs in. d.Owner may be empty. If d.TokenID is set, one use of that join token is
-	// spent in the same transaction. Errors: ErrTokenUnusable, ErrTokenUsedUp. ErrFull: d.Owner is
-	// empty, and MaxUnclaimed devices already have no owner. ErrExists: the id is in use.
+	// CreateDevice stores a device without evidence, in which EK, Enrolment and IDevIDHash are
+	// zero. If d.Nick is in use, the nick gets a suffix. `secret` is the SHA-256 of the secret with
+	// which the device signs in. d.Owner may be empty. If d.TokenID is set, one use of that join
+	// token is spent in the same transaction. Errors: ErrTokenUnusable, ErrTokenUsedUp. ErrFull:
+	// d.Owner is empty, and there are already MaxUnclaimed devices without an owner. ErrExists: the
+	// id is in use.
 	CreateDevice(ctx context.Context, d Device, secret Hash) (Device, error)
 	// ClaimDevice makes the account `owner` the owner of a device that has no owner. ErrNotFound:
 	// no device has this id, or the device already has an owner.
 	ClaimDevice(ctx context.Context, id, owner string, now time.Time) (Device, error)
-	// RemoveUnclaimed deletes at most limit devices that have no owner and were last seen before
-	// the time `before`. It returns the number of deleted devices.
+	// RemoveUnclaimed deletes at most `limit` devices that have no owner and were last seen before
+	// `before`. It returns how many it deleted.
 	RemoveUnclaimed(ctx context.Context, before time.Time, limit int) (int, error)
 }
 
 // DeviceSecrets stores the hashes of the secrets with which devices sign in.
 type DeviceSecrets interface {
-	// PutDeviceSecret replaces a device's secret, if `idevid` is the SHA-256 of the device's active
-	// certificate (zero for a device without a TPM). `secret` is the SHA-256 of the new secret. If
-	// `expires` is zero, the secret does not expire. ErrNotFound: no device has this id, or the
-	// device has another certificate.
+	// PutDeviceSecret replaces a device's secret, provided that `idevid` is the SHA-256 of the
+	// device's active certificate (zero for a device without a TPM). `secret` is the SHA-256 of the
+	// new secret. If `expires` is zero, the secret does not expire. ErrNotFound: no device has this
+	// id, or the device has another certificate.
 	PutDeviceSecret(ctx context.Context, device string, idevid, secret Hash, expires time.Time) error
 	// DeviceSecret returns the SHA-256 of a device's secret. ErrNotFound: the device has no secret,
 	// or the secret has expired.

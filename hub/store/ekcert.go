@@ -6,9 +6,9 @@ import (
 )
 
 const (
-	// MaxUnprovenEKs is the largest number of stored EK certificates whose EK no activation has
-	// proven. A store may have a few dozen more, because it does not count the certificates at each
-	// write.
+	// MaxUnprovenEKs is the maximum number of stored EK certificates that are unproven, because no
+	// TPM with this EK has activated an enrolment. A store may exceed it by a few dozen, because it
+	// does not count the certificates at each write.
 	MaxUnprovenEKs = 10_000
 	// UnprovenEKKeptFor is how long an unproven EK certificate is stored after the last request
 	// that contained it.
@@ -16,29 +16,29 @@ const (
 )
 
 // KeptEKCertificate is an EK certificate that a request contained. If a later request with the same
-// EK has no EK certificate, the hub uses the stored certificate to judge that request. The store
-// does not keep the verdict on a certificate.
+// EK has no EK certificate, the hub judges it with the stored one. The store does not keep the
+// verdict on a certificate.
 type KeptEKCertificate struct {
 	EK          Hash   // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
 	Certificate []byte // DER
 	Links       []byte // CA certificates between Certificate and the root, without the root: concatenated DER
-	// Proven means that a TPM with this EK activated an enrolment. Then the stored certificate does
-	// not expire, and only another activation replaces it.
+	// Proven means that a TPM with this EK has activated an enrolment. In this case, the stored
+	// certificate does not expire, and only another activation replaces it.
 	Proven  bool
 	Expires time.Time // zero if Proven
 }
 
 // EKCertificates stores at most one certificate for each EK.
 type EKCertificates interface {
-	// EKCertificate finds the stored certificate of an EK. ErrNotFound: the EK has no stored
-	// certificate, or only an expired certificate.
+	// EKCertificate finds the stored certificate of an EK. ErrNotFound: none is stored, or only one
+	// that has expired.
 	EKCertificate(ctx context.Context, ek Hash, now time.Time) (KeptEKCertificate, error)
-	// KeepEKCertificate stores the certificate k as unproven if the EK has no stored certificate,
-	// or only an expired one. If the EK has the same certificate already, and it is unproven, only
-	// its Expires changes. In all other cases nothing changes. If more than limit stored
-	// certificates are unproven, those that expire first are removed.
+	// KeepEKCertificate stores the certificate `k` as unproven if none is stored for the EK, or
+	// only one that has expired. If the same certificate is already stored and unproven, only its
+	// Expires changes. In all other cases nothing changes. If more than `limit` stored certificates
+	// are unproven, those that expire first are removed.
 	KeepEKCertificate(ctx context.Context, k KeptEKCertificate, now time.Time, limit int) error
-	// ExpireEKCertificates removes at most limit expired certificates. It returns the number of
-	// removed certificates.
+	// ExpireEKCertificates removes at most `limit` expired certificates, and returns how many it
+	// removed.
 	ExpireEKCertificates(ctx context.Context, now time.Time, limit int) (int, error)
 }

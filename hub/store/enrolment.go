@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Refusals of Activate. Test for them with errors.Is.
+// The reasons for which Activate refuses an enrolment. Test for them with errors.Is.
 var (
 	// ErrEnrolmentExpired means that the pending enrolment has expired.
 	ErrEnrolmentExpired = errors.New("store: enrolment expired")
@@ -22,8 +22,8 @@ var (
 	ErrOtherEK = errors.New("store: IAK registered under another endorsement key")
 	// ErrRevoked means that the device was deleted after the enrolment began.
 	ErrRevoked = errors.New("store: device revoked")
-	// ErrCloned means that the device's owner has refused the device, because several machines run
-	// with copies of the state of its TPM.
+	// ErrCloned means that the device's owner has refused it, because several machines run with
+	// copies of its TPM state.
 	ErrCloned = errors.New("store: several machines run with the same TPM state")
 )
 
@@ -41,8 +41,8 @@ type TPM struct {
 	FirstSeen    time.Time
 }
 
-// AIK is an entry of the AIK registry: an attestation key that is proven to be in the same TPM as
-// EK.
+// AIK is an entry of the AIK registry: an attestation key that has been proven to be in the same
+// TPM as the EK.
 type AIK struct {
 	Name        []byte // TPM name: 2-byte nameAlg, then the digest of the public area
 	EK          Hash
@@ -56,9 +56,8 @@ type AIK struct {
 type EnrolmentState string
 
 const (
-	// Pending means that the hub has issued the certificates and encrypted them to the TPM, and
-	// that the TPM has not proven the keys yet. The hub accepts the certificates only for the
-	// activation.
+	// Pending means that the hub has issued the certificates and encrypted them to the TPM, which
+	// has not proven the keys yet. The hub accepts the certificates only for the activation.
 	Pending EnrolmentState = "pending"
 	// Active means that an activation has proven the keys. The certificates are valid.
 	Active EnrolmentState = "active"
@@ -76,24 +75,23 @@ const (
 // Bounds on the enrolments that the store keeps.
 const (
 	// MaxPending bounds an owner's pending enrolments, in bytes: the size of their evidence and
-	// certificates, plus 1024 for each enrolment. Anyone who has a join token can make pending
-	// enrolments with invented keys. So if a new enrolment exceeds the bound, the oldest pending
-	// enrolments expire.
+	// certificates, plus 1024 for each enrolment. Because anyone who has a join token can make
+	// pending enrolments with invented keys, the oldest pending enrolments expire if a new one
+	// exceeds the bound.
 	MaxPending = 64 << 20
 	// ExpiredFor is how long the fingerprints of an expired enrolment are kept. MaxExpired is the
-	// largest number of expired enrolments.
+	// maximum number of expired enrolments.
 	ExpiredFor = 24 * time.Hour
 	MaxExpired = 10_000
 	// KeptSuperseded is the number of superseded enrolments of a device that are kept with their
-	// evidence. KeptFingerprints is the number of older superseded enrolments that are kept without
-	// their evidence. All older enrolments are removed. If an AIK was registered only by enrolments
-	// that are removed, the AIK is removed too.
+	// evidence. KeptFingerprints is the number of older ones that are kept without it. All still
+	// older enrolments are removed, and so are the AIKs that only these enrolments registered.
 	KeptSuperseded   = 2
 	KeptFingerprints = 20
 )
 
 // Enrolment is one accepted request: its evidence, and the certificates that were issued for it.
-// RequestHash makes enrolment idempotent: the same request gets the same enrolment.
+// RequestHash makes enrolment idempotent: the same request always leads to the same enrolment.
 type Enrolment struct {
 	RequestHash Hash // SHA-256 of Request
 	State       EnrolmentState
@@ -105,13 +103,13 @@ type Enrolment struct {
 	EK            Hash
 	EKCertificate []byte // DER
 	// EKKnown means that the EK certificate chains to a root that the hub trusts. EKLinks has the
-	// CA certificates between the EK certificate and the root, encoded like
+	// CA certificates between that root and the EK certificate, encoded like
 	// KeptEKCertificate.Links.
 	EKKnown bool
 	EKLinks []byte
-	// CommonLinks means that EKLinks are from the hub's trust store or from the TPM's maker, and
-	// not from the request. The store keeps only one copy of such EKLinks, because other devices
-	// have the same EKLinks. CommonLinks itself is not stored.
+	// CommonLinks means that EKLinks come from the hub's trust store or from the TPM's maker, and
+	// not from the request. Because other devices then have the same EKLinks, the store keeps only
+	// one copy. CommonLinks itself is not stored.
 	CommonLinks bool
 
 	IAKName    []byte
@@ -137,7 +135,7 @@ type Enrolment struct {
 	Expires time.Time // when the enrolment expires if it is still pending
 }
 
-// Activation has the facts that Activate needs in addition to the stored enrolment.
+// Activation is what Activate needs to know in addition to the stored enrolment.
 type Activation struct {
 	IDevIDHash Hash   // SHA-256 of the IDevID certificate with which the device made the TLS connection
 	Nick       string // proposed nick, for a new device only; the nick gets a suffix if it is in use
@@ -145,41 +143,42 @@ type Activation struct {
 	Addr       string // the device's IP address, for LastSeenAddr
 	// Marks are the properties of the TPM that the enrolment's EK certificate states.
 	Marks []ChipMark
-	// DeviceIDs are the ids that the TPM's device may have had before a restore of the hub.
+	// DeviceIDs are ids that the device may have had before the hub was restored from a backup.
 	DeviceIDs []string
 }
 
-// ChipMark is a property that several EK certificates of one TPM share. A mark is a hint for a
-// person; the hub refuses nothing because of it.
+// ChipMark is a property that several EK certificates of the same TPM have in common. It is only a
+// hint for a person: the hub refuses nothing because of it.
 type ChipMark struct {
 	Hash Hash
 	What string // the property in words, such as "the same serial number"
 }
 
-// EventSameChip is the kind of the event that warns an owner that one of the owner's devices may
-// have the same TPM as another device.
+// EventSameChip is the kind of the event that warns an owner that one of the owner's devices may be
+// using the same TPM as another device.
 const EventSameChip = "device.same-chip"
 
 // Registries are the EK registry and the AIK registry.
 type Registries interface {
-	// TPM returns the EK registry's entry for an endorsement key. ErrNotFound: the EK was never
+	// TPM returns an endorsement key's entry in the EK registry. ErrNotFound: the EK was never
 	// activated at this hub.
 	TPM(ctx context.Context, ek Hash) (TPM, error)
-	// AIK returns the AIK registry's entry for a TPM name. ErrNotFound: the AIK is not registered.
+	// AIK returns the AIK registry's entry for the key with this TPM name. ErrNotFound: the AIK is
+	// not registered.
 	AIK(ctx context.Context, name []byte) (AIK, error)
 }
 
 // Enrolments stores enrolments, from the request until they are removed.
 type Enrolments interface {
-	// BeginEnrolment stores the enrolment e as Pending and returns e. If a valid enrolment with the
-	// same RequestHash exists, BeginEnrolment writes nothing and returns the stored enrolment: the
-	// same request gets the same answer. If the stored enrolment is Expired, or is Pending after
-	// its Expires, e replaces the stored enrolment and begins at the time `now`.
+	// BeginEnrolment stores the enrolment `e` as Pending, and returns it. If a valid enrolment with
+	// the same RequestHash exists, BeginEnrolment writes nothing and returns that one instead, so
+	// that the same request gets the same answer. If the stored enrolment is Expired, or is Pending
+	// after its Expires, `e` replaces it, and begins at the time `now`.
 	//
-	// BeginEnrolment changes only this enrolment: a pending enrolment reserves no name and spends
-	// no use of the join token. There are two exceptions. If e.EKKnown is true, BeginEnrolment
-	// stores the EK certificate for UnprovenEKKeptFor, as KeepEKCertificate does. If the owner's
-	// Pending enrolments exceed MaxPending, the oldest Pending enrolments become Expired.
+	// BeginEnrolment changes nothing but this enrolment, which reserves no name and spends no use
+	// of the join token while it is pending. There are two exceptions: if e.EKKnown is true,
+	// BeginEnrolment stores the EK certificate for UnprovenEKKeptFor, as KeepEKCertificate does;
+	// and if the owner's Pending enrolments exceed MaxPending, the oldest of them become Expired.
 	BeginEnrolment(ctx context.Context, e Enrolment, now time.Time) (Enrolment, error)
 	// Enrolment finds an enrolment by the SHA-256 of its request. ErrNotFound: no enrolment has
 	// this RequestHash.
@@ -188,50 +187,49 @@ type Enrolments interface {
 	EnrolmentByCertificate(ctx context.Context, idevid Hash) (Enrolment, error)
 	// EnrolmentToActivate finds an enrolment by the SHA-256 of its IDevID certificate. It reads
 	// less than EnrolmentByCertificate: the fields Request, Verdict, IAKPublic, IAKCert, IDevIDCert
-	// and EKLinks are empty. `before` is the RequestHash of the device's Active enrolment. It is
-	// zero if the device does not exist or has no Active enrolment.
+	// and EKLinks are empty. `before` is the RequestHash of the device's Active enrolment, or zero
+	// if there is no such device or it has no Active enrolment.
 	EnrolmentToActivate(ctx context.Context, idevid Hash) (e Enrolment, before Hash, err error)
-	// PendingEnrolments lists an owner's Pending enrolments that have not expired, newest first. It
-	// returns at most limit enrolments (0: 100; at most 1000). It sets only these fields: State,
-	// Owner, TokenID, EK, the times, and the texts that describe the TPM and the machine.
+	// PendingEnrolments lists at most `limit` of an owner's Pending enrolments (0: 100; at most
+	// 1000) that have not expired, newest first. It sets only these fields: State, Owner, TokenID,
+	// EK, the times, and the texts that describe the TPM and the machine.
 	PendingEnrolments(ctx context.Context, owner string, now time.Time, limit int) ([]Enrolment, error)
 	// Activate makes an enrolment Active. In one transaction, it binds the EK to the enrolment's
-	// owner and device, and binds the AIK to the EK. It also spends one use of the join token (once
-	// for each device). The device's former enrolment becomes Superseded, and the device secret
-	// that was issued for the former certificate (PutDeviceSecret) ends. Activate appends a
-	// "device.activated" event. If the device has onboarded before, Activate appends the event as
-	// AppendCounted does, so that several events of one day become one.
+	// owner and device, binds the AIK to the EK, and spends one use of the join token (only once
+	// per device). The device's former enrolment becomes Superseded, and the device secret that was
+	// issued for the former certificate (see PutDeviceSecret) ends. Activate appends a
+	// "device.activated" event. If the device has onboarded before, it appends the event as
+	// AppendCounted does, so that several such events on one day become one.
 	//
-	// The activation proves the EK. So the EK's stored certificate no longer expires. If EKKnown is
-	// true, the enrolment's EK certificate replaces the stored certificate. Superseded enrolments
-	// beyond KeptSuperseded and KeptFingerprints are removed.
+	// Because the activation proves the EK, the EK's stored certificate no longer expires. If
+	// EKKnown is true, the enrolment's EK certificate replaces it. Superseded enrolments beyond
+	// KeptSuperseded and KeptFingerprints are removed.
 	//
-	// If the enrolment is already Active, Activate changes only LastSeen and returns the device. If
-	// a Pending enrolment began before the device's Active enrolment, Activate refuses the Pending
-	// enrolment: a delayed activation must not replace a newer certificate. The store compares the
-	// order in which it recorded the enrolments, and not the times in Created, because a clock may
-	// be set back.
+	// If the enrolment is already Active, Activate changes only LastSeen, and returns the device.
+	// It refuses a Pending enrolment that began before the device's Active enrolment, because a
+	// delayed activation must not replace a newer certificate. The store goes by the order in which
+	// it recorded the enrolments, and not by the times in Created, because a clock may be set back.
 	//
 	// If other devices that are not deleted have one of the Marks, Activate appends an
 	// EventSameChip for the owner of the activated device: at most one event per activation, about
-	// the oldest of the other devices. It also appends an event for each other device of another
-	// owner. One account can cause only one such event for each device of another owner, even if
-	// the account activates several devices with an equal mark.
+	// the oldest of the other devices. It also appends an event for each other device that belongs
+	// to another owner, but an account can cause only one such event per device, even if it
+	// activates several devices with the same mark.
 	//
 	// Refusals: ErrNotFound, ErrEnrolmentExpired, ErrSuperseded, ErrRevoked, ErrTokenUnusable,
 	// ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK, ErrCloned. A refusal changes nothing.
 	Activate(ctx context.Context, a Activation) (Device, error)
-	// ExpireEnrolments changes at most limit Pending enrolments whose Expires has passed: they
-	// become Expired. It removes all data of these enrolments except fingerprints, names and times.
-	// It returns the number of enrolments that it changed.
+	// ExpireEnrolments makes at most `limit` Pending enrolments Expired whose Expires has passed,
+	// and removes all their data except fingerprints, names and times. It returns how many
+	// enrolments it changed.
 	ExpireEnrolments(ctx context.Context, now time.Time, limit int) (int, error)
-	// PackEvidence rewrites at most limit enrolments that an earlier version of the hub stored, so
-	// that they need less space. The results of other methods stay the same. `more` is true if a
-	// further call would rewrite more enrolments.
+	// PackEvidence rewrites at most `limit` enrolments that an earlier version of the hub stored,
+	// so that they take less space. This does not change the results of other methods. `more` is
+	// true if there are further enrolments to rewrite.
 	PackEvidence(ctx context.Context, limit int) (more bool, err error)
 	// RemoveExpiredEnrolments removes Expired enrolments whose Expires is at or before the time
-	// `before`. If more than `keep` Expired enrolments are left, it also removes the enrolments
-	// that expired first, until `keep` are left. It removes at most limit enrolments, and returns
-	// the number of removed enrolments.
+	// `before`. If more than `keep` Expired enrolments are left, it also removes those that expired
+	// first, until `keep` are left. It removes at most `limit` enrolments, and returns how many it
+	// removed.
 	RemoveExpiredEnrolments(ctx context.Context, before time.Time, keep, limit int) (int, error)
 }

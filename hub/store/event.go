@@ -33,8 +33,8 @@ func WithActor(ctx context.Context, a *Actor) context.Context {
 	return context.WithValue(ctx, actorKey{}, a)
 }
 
-// ActorIn returns the actor of a context, so that the caller can read or set the actor's fields. If
-// the context has no actor, ActorIn returns a new Actor and does not add it to the context.
+// ActorIn returns the actor of a context, so that the caller can read or set its fields. If the
+// context has no actor, ActorIn returns a new one, which it does not add to the context.
 func ActorIn(ctx context.Context) *Actor {
 	if a, ok := ctx.Value(actorKey{}).(*Actor); ok {
 		return a
@@ -61,21 +61,21 @@ type Event struct {
 	Means      string
 	Credential string
 
-	// Count is the number of events of one day that this Event stands for; Last is the time of the
-	// last of these events. If Count is 0 and Last is zero, this is a single event, at Time. See
+	// Count is the number of events of one day that this Event stands for, and Last is the time of
+	// the last of them. If Count is 0 and Last is zero, this is a single event, at Time. See
 	// AppendCounted.
 	Count int
 	Last  time.Time
 
-	// Unproven means that the peer that caused the event had proven nothing. RemoveEvents may
-	// remove such an event earlier than others. AppendCounted combines only events with equal
-	// Groups. Methods that read events do not return Unproven and Group.
+	// Unproven means that the peer that caused the event had not proven its identity in any way, so
+	// that RemoveEvents may remove the event earlier than others. AppendCounted combines only
+	// events that have the same Group. Methods that read events do not return Unproven and Group.
 	Unproven bool
 	Group    string
 }
 
-// By returns a copy of the event with the actor `a`. If the event already names an actor, the copy
-// keeps that actor.
+// By returns a copy of the event that names `a` as the actor, unless the event already names an
+// actor.
 func (e Event) By(a *Actor) Event {
 	if e.Actor == "" && e.Means == "" {
 		e.Actor, e.ActorName, e.Means, e.Credential = a.ID, a.Name, a.Means, a.Credential
@@ -95,7 +95,7 @@ type EventFilter struct {
 	Actor  string    // the actor's prn, or the actor's nick (ASCII case is ignored)
 	Since  time.Time // only events at or after this time; for an event that stands for several events, Last is compared
 	Until  time.Time // only events before this time
-	// NoRoutine leaves out routine events: events that AppendCounted has stored and that have no
+	// NoRoutine leaves out routine events, which are those that AppendCounted stored without a
 	// Code.
 	NoRoutine bool
 	Before    int64 // only events with a smaller Seq
@@ -106,24 +106,24 @@ type EventFilter struct {
 // Events is the audit trail.
 type Events interface {
 	AppendEvent(ctx context.Context, e Event) error
-	// AppendEventOnce appends an event about a device. If an event with the same `mark` was
-	// appended after the device's first activation, it does nothing.
+	// AppendEventOnce appends an event about a device, unless an event with the same `mark` was
+	// appended since the device's first activation.
 	AppendEventOnce(ctx context.Context, e Event, mark Hash) error
 	// AppendCounted appends events that may be frequent. Events of one day (UTC) that differ only
-	// in Time, Addr and Message become one event. It has the sum of their Counts, the Time of the
-	// first event, and the Last, Addr and Message of the last event. An event with a Count is
-	// counted as that many events; a Count of 0 is counted as 1.
+	// in Time, Addr and Message become one event, which has the sum of their Counts, the Time of
+	// the first event, and the Last, Addr and Message of the last one. An event with a Count counts
+	// as that many events; a Count of 0 counts as 1.
 	AppendCounted(ctx context.Context, events []Event) error
-	// RemoveEvents removes Unproven events whose Time and Last are before the time `unproven`. It
-	// also removes all other events whose Time and Last are before the time `all`. A zero time
-	// removes nothing. RemoveEvents removes at most limit events, and returns the number of removed
-	// events.
+	// RemoveEvents removes Unproven events whose Time and Last are before `unproven`, and other
+	// events whose Time and Last are before `all`. If one of these times is zero, RemoveEvents
+	// removes no events of that kind. It removes at most `limit` events, and returns how many it
+	// removed.
 	RemoveEvents(ctx context.Context, unproven, all time.Time, limit int) (int, error)
 	// Events lists the events that the filter selects, newest first.
 	Events(ctx context.Context, f EventFilter) ([]Event, error)
-	// FindEvents lists events as Events does, but the number of events that it reads is bounded.
-	// The filter must have an Owner. FindEvents examines at most `examine` events of the owner or,
-	// if the filter has a Device, of that device. To get the next page, set f.Before to `next`. If
-	// `next` is 0, the list is complete.
+	// FindEvents lists events as Events does, but reads only a limited number of them. The filter
+	// must have an Owner. FindEvents examines at most `examine` events of the owner or, if the
+	// filter has a Device, of that device. To get the next page, set f.Before to `next`. If `next`
+	// is 0, the list is complete.
 	FindEvents(ctx context.Context, f EventFilter, examine int) (events []Event, next int64, err error)
 }

@@ -20,22 +20,23 @@ type LogEntry struct {
 	Message  string
 }
 
-// LogBounds limits the stored log of one device. At a limit, the oldest entries are removed.
+// LogBounds limits the stored log of one device. When a limit is reached, the oldest entries are
+// removed.
 type LogBounds struct {
 	Rows  int
 	Bytes int64 // bytes of the texts, plus an overhead for each entry
 }
 
-// LogRule is an owner's rule about logs: how much of the log of each device the hub keeps. It can
-// only make the hub's bounds tighter.
+// LogRule is an owner's rule about how much of each device's log the hub keeps. It can only tighten
+// the hub's own limits.
 type LogRule struct {
 	Owner string        // Account.ID
 	Age   time.Duration // in whole seconds; 0: the hub's bound
 	Bytes int64         // of each device, as in LogBounds; 0: the hub's bound
 }
 
-// Within returns the bounds that apply to the owner's devices. Each bound is the smaller one of the
-// rule's value and the hub's value.
+// Within returns the limits that apply to the owner's devices. Each is the smaller of the rule's
+// value and the hub's.
 func (r LogRule) Within(age time.Duration, bounds LogBounds) (time.Duration, LogBounds) {
 	if r.Age > 0 {
 		age = min(age, r.Age)
@@ -57,10 +58,10 @@ type LogFilter struct {
 	Text      string    // part of the message; ASCII case is ignored; allowed only if Devices has one device
 	After     time.Time // only entries after this time
 	Before    time.Time // only entries before this time
-	// Previous is the last entry of the previous page, in the requested order. Only its Created and
-	// Seq are used.
+	// Previous is the last entry of the previous page, in the order that was requested. Only its
+	// Created and Seq are used.
 	Previous *LogEntry
-	// NewestFirst reverses the order of the list. The order is by Created and then Seq.
+	// NewestFirst reverses the order of the list, which is normally by Created and then by Seq.
 	NewestFirst bool
 	Skip        int // number of entries to skip; allowed only if Devices has at most one device
 	Limit       int // 0: 100; at most 5000
@@ -69,27 +70,28 @@ type LogFilter struct {
 
 // Logs stores the logs of devices.
 type Logs interface {
-	// AppendLogs stores log entries of one device, and sets Device and Owner in each entry. If the
-	// device's entries exceed bounds or the owner's rule, AppendLogs removes the oldest entries.
+	// AppendLogs stores log entries of one device, and sets Device and Owner in each of them. If
+	// the device's log then exceeds `bounds` or the owner's rule, AppendLogs removes the oldest
+	// entries.
 	AppendLogs(ctx context.Context, device, owner string, entries []LogEntry, bounds LogBounds, now time.Time) error
 	Logs(ctx context.Context, f LogFilter) ([]LogEntry, error)
-	// ExpireLogs removes entries that the hub received before the time `before`. The entries of one
-	// call of AppendLogs form a group, and the store removes a group as a whole. One call of
-	// ExpireLogs removes at most `limit` groups. It returns the number of removed entries.
+	// ExpireLogs removes entries that the hub received before the time `before`, and returns how
+	// many it removed. The store removes the entries of one AppendLogs call together, as a group.
+	// One call of ExpireLogs removes at most `limit` groups.
 	ExpireLogs(ctx context.Context, before time.Time, limit int) (int, error)
 	// LogRule returns an owner's rule about logs. If the owner has no rule, only the field Owner is
 	// set.
 	LogRule(ctx context.Context, owner string) (LogRule, error)
 	// PutLogRule replaces an owner's rule about logs. ErrNotFound: the account does not exist.
 	PutLogRule(ctx context.Context, r LogRule, e Event) error
-	// LogRules lists rules of all owners, in the order of the owners' ids. The list begins after
-	// the owner `after`, and has at most limit rules.
+	// LogRules lists at most `limit` rules of all owners, in the order of the owners' ids. The list
+	// begins after the owner `after`.
 	LogRules(ctx context.Context, after string, limit int) ([]LogRule, error)
-	// ExpireOwnerLogs does the same as ExpireLogs for the entries of one owner.
+	// ExpireOwnerLogs is like ExpireLogs, but only for the entries of one owner.
 	ExpireOwnerLogs(ctx context.Context, owner string, before time.Time, limit int) (int, error)
-	// If the log of one of the owner's devices exceeds `bounds` or the owner's rule, TrimLogs
-	// removes the oldest entries of this log. Call it after a change of the rule. One call examines
-	// at most `limit` devices, and removes at most `limit` groups of entries (see ExpireLogs).
-	// `more` is false if nothing is left to do.
+	// TrimLogs removes the oldest entries of each log, among those of the owner's devices, that
+	// exceeds `bounds` or the owner's rule. It is meant to be called after a change of the rule.
+	// One call examines at most `limit` devices, and removes at most `limit` groups of entries (see
+	// ExpireLogs). `more` is false if nothing is left to do.
 	TrimLogs(ctx context.Context, owner string, bounds LogBounds, limit int) (more bool, err error)
 }

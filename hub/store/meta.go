@@ -10,8 +10,8 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// MaxMeta limits three kinds of metadata: a device's user-meta, a device's device-meta, and a join
-// token's default user-meta. It is the largest size of each, in bytes of compact JSON.
+// MaxMeta is the maximum size, in bytes of compact JSON, of a device's user-meta, of a device's
+// device-meta, and of a join token's default user-meta.
 //
 // Metadata is a JSON object, as a Go map. Its values have the types that strictjson.Decode returns:
 // a number is a json.Number with the text that the sender wrote. Each write checks two rules in its
@@ -19,8 +19,8 @@ import (
 //
 //   - If strictjson.CheckStorable refuses a member, the write returns *MetaError, because clients
 //     could not read an answer that contains the member.
-//   - If the metadata would be larger than MaxMeta, the write returns ErrTooLarge. But if the
-//     stored metadata is already larger, a write may make it smaller.
+//   - If the metadata would be larger than MaxMeta, the write returns ErrTooLarge, unless the
+//     stored metadata was already too large and the write makes it smaller.
 //
 // The database of an older hub may have members that a write now refuses. A read leaves these
 // members out and lists them in Unreadable. A write that sets such a member again, or that replaces
@@ -30,7 +30,7 @@ const MaxMeta = 256 << 10
 // ErrTooLarge means that the value would be larger than allowed.
 var ErrTooLarge = errors.New("store: the value is larger than allowed")
 
-// MetaError is the error for a member of metadata that cannot be stored. Name is the member's name.
+// MetaError says why the metadata member Name cannot be stored.
 type MetaError struct {
 	Name string
 	Err  error
@@ -44,15 +44,15 @@ func (e *MetaError) Unwrap() error { return e.Err }
 // Metadata stores the user-meta and the device-meta of devices. Every method may return
 // ErrNotFound, *MetaError and ErrTooLarge: see MaxMeta.
 type Metadata interface {
-	// PatchDeviceMeta merges `patch` into the device-meta: it sets each top-level key of `patch`.
-	// If the value of a key is nil, it deletes the key.
+	// PatchDeviceMeta merges `patch` into the device-meta: it sets each top-level key of `patch`,
+	// or deletes the key if its value is nil.
 	PatchDeviceMeta(ctx context.Context, id string, patch map[string]any) error
 	// PatchUserMeta merges `patch` into the user-meta of an owner's device, as PatchDeviceMeta
 	// does.
 	PatchUserMeta(ctx context.Context, owner, id string, patch map[string]any) error
-	// SwapUserMeta changes the metadata as PatchUserMeta does, but only if the metadata still has
-	// the value that the caller has read for each key in `was`. The value nil in `was` means that
-	// the metadata must not have the key. If a key has another value, SwapUserMeta changes nothing
+	// SwapUserMeta changes the metadata as PatchUserMeta does, but only if each key in `was` still
+	// has the value there, which the caller has read before. A nil value in `was` means that the
+	// metadata must not have the key. If any key has another value, SwapUserMeta changes nothing
 	// and returns ErrChanged.
 	SwapUserMeta(ctx context.Context, owner, id string, was, patch map[string]any) error
 	ReplaceDeviceMeta(ctx context.Context, id string, meta map[string]any) error
@@ -80,8 +80,8 @@ func EncodeMeta(m map[string]any) (string, error) {
 	return text, nil
 }
 
-// CompactJSON encodes `v` as JSON. It escapes only the characters that JSON requires to be escaped,
-// so that the stored text is as long as the text in the hub's answers.
+// CompactJSON encodes `v` as JSON, without escaping more characters than JSON requires, so that the
+// stored text is as long as the text in the hub's answers.
 func CompactJSON(v any) (string, error) {
 	var b strings.Builder
 	enc := json.NewEncoder(&b)

@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// MaxObjectSize is the largest size of an object that an owner may announce, in bytes. With this
-// limit, sums of sizes cannot overflow an int64.
+// MaxObjectSize is the maximum size that an owner may announce for an object, in bytes. It is so
+// small that sums of sizes cannot overflow an int64.
 const MaxObjectSize = 1 << 50
 
 // Object is an owner's record of an object. The hub stores the object's bytes only once, even if
-// several owners have a record of the object. An owner without a record cannot read the bytes. An
-// owner gets a Stored record only by uploading the bytes, even if the hub already has them.
+// several owners have a record of it. An owner without a record cannot read the bytes, and gets a
+// Stored record only by uploading them, even if the hub already has them.
 type Object struct {
 	Owner    string // Account.ID
 	Sum      Hash   // SHA-256 of the object's bytes
@@ -22,13 +22,13 @@ type Object struct {
 	MimeType string
 	Created  time.Time
 	Modified time.Time // last announcement or upload
-	// Place is where the bytes are; see Objects. Its value says nothing about the owner. It is
-	// empty if the bytes are not stored, or if an old version of the hub, which had no places,
-	// stored them.
+	// Place is where the bytes are (see Objects). It reveals nothing about the owner. It is empty
+	// if the bytes are not stored, or if they were stored by an old version of the hub, which had
+	// no places.
 	Place string
 }
 
-// Upload is an upload that has begun and not ended.
+// Upload is an upload that has begun and has not ended.
 type Upload struct {
 	Owner string
 	Sum   Hash
@@ -49,22 +49,22 @@ var ErrTooManyUploads = errors.New("store: too many unfinished uploads")
 
 // Objects stores the records of objects, and the place of each object's bytes.
 //
-// Each upload puts the bytes at a new place, which was never used before. The upload is recorded
-// with its place before it stores the first byte. If the object has no place yet, FinishUpload
-// makes the upload's place the object's place. After RemoveContent has reported that a place is no
-// longer needed, nobody uses this place again: a new upload of the same object gets another place.
-// So a hub may remove the bytes at the old place at any time.
+// Each upload puts the bytes at a new place, which was never used before and is recorded before the
+// first byte is stored. If the object has no place yet, FinishUpload makes the upload's place the
+// object's place. After RemoveContent has reported that a place is no longer needed, it is never
+// used again: a new upload of the same object gets another place. Therefore a hub may remove the
+// bytes at the old place at any time.
 type Objects interface {
 	// AnnounceObject adds an owner's record of an object that the owner has not uploaded yet, and
-	// returns the record. If the owner already has a record of the object, AnnounceObject updates
-	// the record's Modified and, if the record is not Stored, its Size. ErrQuota: the object would
-	// exceed the quota now, or is larger than MaxObjectSize. The record itself counts against the
-	// quota, but the announced size does not.
+	// returns the record. If the owner already has such a record, AnnounceObject updates its
+	// Modified and, if it is not Stored, its Size. ErrQuota: the object would exceed the quota now,
+	// or is larger than MaxObjectSize. The record itself counts against the quota, but the
+	// announced size does not.
 	AnnounceObject(ctx context.Context, o Object, quota int64) (Object, error)
 	Object(ctx context.Context, owner string, sum Hash) (Object, error)
-	// Objects lists an owner's Stored objects in the order of Sum. The list starts after the object
-	// with the Sum `after` (nil: with the first object). It has at most limit objects (0: 100; at
-	// most 1000).
+	// Objects lists at most `limit` of an owner's Stored objects (0: 100; at most 1000) in the
+	// order of Sum. The list starts after the object with the Sum `after`, or with the first object
+	// if `after` is nil.
 	Objects(ctx context.Context, owner string, after *Hash, limit int) ([]Object, error)
 	// RevisionObjects lists the objects that a revision names.
 	RevisionObjects(ctx context.Context, device string, rev int) ([]Object, error)
@@ -72,21 +72,21 @@ type Objects interface {
 	// and returns this record. ErrNotFound: the owner has no record of the object.
 	BeginUpload(ctx context.Context, u Upload, now time.Time) (Object, error)
 	// FinishUpload ends an upload, and marks the owner's record of the object as Stored. Before the
-	// call, the caller has stored the bytes durably at the upload's place; `size` is their number.
-	// After the call, `size` counts against the quota. If `used` is false, the object already has
-	// its bytes at another place, and the caller removes the bytes that it has stored. `lost` is a
-	// place whose bytes are lost, or empty. If the object's place is `lost`, the upload's place
-	// becomes the object's place. Errors: ErrNotFound (also if the upload has expired), ErrQuota.
-	// ErrStatus: another size was announced during the upload.
+	// call, the caller has durably stored `size` bytes at the upload's place. After the call,
+	// `size` counts against the quota. If `used` is false, the object already has its bytes at
+	// another place, and the caller removes those that it has stored. `lost` is a place whose bytes
+	// are lost, or empty: if it is the object's place, the upload's place takes over. Errors:
+	// ErrNotFound (also if the upload has expired), ErrQuota. ErrStatus: another size was announced
+	// during the upload.
 	FinishUpload(ctx context.Context, u Upload, lost string, size, quota int64, now time.Time) (used bool, err error)
-	// EndUpload ends an upload without success.
+	// EndUpload ends an upload that was not successful.
 	EndUpload(ctx context.Context, place string) error
 	// BeginPartial records an upload in parts. From now on, u.Size counts against the quota.
-	// ErrStatus: u.Size is not the Size of the owner's record. ErrTooManyUploads: the owner has
-	// `most` uploads in parts already. ErrExists: the owner has an upload in parts of this object.
+	// ErrStatus: u.Size is not the Size of the owner's record. ErrTooManyUploads: the owner already
+	// has `most` uploads in parts. ErrExists: the owner is already uploading this object in parts.
 	// Other errors: ErrNotFound, ErrQuota.
 	BeginPartial(ctx context.Context, u PartialUpload, quota int64, most int, now time.Time) error
-	// Partial returns an owner's upload of an object in parts, and the object's record. If the
+	// Partial returns an owner's multipart upload of an object, and the object's record. If the
 	// owner has no such upload, the Place of the returned PartialUpload is empty. ErrNotFound: the
 	// owner has no record of the object.
 	Partial(ctx context.Context, owner string, sum Hash) (PartialUpload, Object, error)
@@ -94,27 +94,25 @@ type Objects interface {
 	// has ended, or the stored bytes do not end at `from`, for example because the client sends on
 	// two connections.
 	AdvancePartial(ctx context.Context, place string, from, to int64, now time.Time) error
-	// ExpiredUploads lists at most limit uploads that made no progress since the time `before`. If
-	// an upload is not in parts, its Token is empty.
+	// ExpiredUploads lists at most `limit` uploads that made no progress since the time `before`.
+	// The Token of an upload that is not in parts is empty.
 	ExpiredUploads(ctx context.Context, before time.Time, limit int) ([]PartialUpload, error)
-	// MarkContentLost marks all records of an object as not Stored, because its bytes are lost. The
-	// object no longer counts against its owners' quotas. If `place` is no longer the object's
+	// MarkContentLost marks all records of an object as not Stored, because its bytes are lost, so
+	// that it no longer counts against its owners' quotas. If `place` is no longer the object's
 	// place, nothing changes.
 	MarkContentLost(ctx context.Context, sum Hash, place string) error
 	// HasContents reports whether any owner has a Stored object.
 	HasContents(ctx context.Context) (bool, error)
-	// Usage returns the bytes that count against an owner's quota: the sizes of Stored objects and
+	// Usage returns how many bytes count against an owner's quota: the sizes of Stored objects and
 	// of states, plus an overhead for each record.
 	Usage(ctx context.Context, owner string) (int64, error)
 
-	// ExpireObjects removes records of objects that no revision names. It removes a record that is
-	// not Stored if the record's Modified is before the time `pending`. It removes a Stored record
-	// if the record's Modified is before the time `unused`. It removes at most limit records, and
-	// returns the number of removed records.
+	// ExpireObjects removes records of objects that no revision names: records that are not Stored
+	// and whose Modified is before `pending`, and Stored records whose Modified is before `unused`.
+	// It removes at most `limit` records, and returns how many it removed.
 	ExpireObjects(ctx context.Context, pending, unused time.Time, limit int) (int, error)
-	// RemoveContent reports whether a place of an object is no longer needed. If it reports true,
-	// nobody will ever use this place again, and the caller may remove the bytes that are there. A
-	// place is needed if an upload uses it, or if it is the object's place and any owner has a
-	// record of the object.
+	// RemoveContent reports whether a place of an object is no longer needed. If so, it will never
+	// be used again, and the caller may remove the bytes that are there. A place is needed if an
+	// upload uses it, or if it is the object's place and any owner has a record of the object.
 	RemoveContent(ctx context.Context, sum Hash, place string) (bool, error)
 }

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// ErrTokenPaused means that the hub was restored from a backup, and may have lost the record of
-// some uses of the join token. ResumeToken was not called for this token yet.
+// ErrTokenPaused means that the join token was paused because the hub was restored from a backup,
+// and may have lost the record of some uses of the token. To use the token again, call ResumeToken.
 var ErrTokenPaused = errors.New("store: join token is paused after a restore")
 
 // Kinds of events about a restore.
@@ -17,9 +17,9 @@ const (
 	EventTokenResumed = "token.resumed"
 )
 
-// EpochsPerRestore is the number that a restore adds to the number of the epoch. Between the backup
-// and the restore, the hub may have begun epochs that the backup does not contain. The numbers of
-// these epochs must not be used again.
+// EpochsPerRestore is how much a restore adds to the number of the epoch. Between the backup and
+// the restore, the hub may have begun epochs that the backup does not contain, whose numbers must
+// not be used again.
 const EpochsPerRestore = 1_000_000
 
 // Restore describes the latest restore of the hub.
@@ -29,14 +29,14 @@ type Restore struct {
 	Time   time.Time `json:"time"`   // when it was restored
 }
 
-// Restored counts what a restore has changed.
+// Restored says what MarkRestored has changed.
 type Restored struct {
 	Epoch    int64 // the new epoch
 	Sessions int   // sessions that were ended
 	Tokens   int   // join tokens that were paused
 }
 
-// LostDevice is a device that has a certificate of this hub, but no rows in the database. It
+// LostDevice is a device that has a certificate of this hub but is not in the database, because it
 // onboarded after the backup from which the hub was restored.
 type LostDevice struct {
 	ID          string
@@ -49,27 +49,27 @@ type LostDevice struct {
 	Addr        string
 }
 
-// Restores stores what a hub must know after it was restored from a backup.
+// Restores stores what a hub must know after it has been restored from a backup.
 type Restores interface {
 	Epochs
-	// MarkRestored begins the first epoch after a restore. It ends all sessions, because persons
-	// may have signed out after the backup. It pauses the join tokens with a limited number of
-	// uses. It appends an event to the audit trail of each account and of the operator.
+	// MarkRestored begins the first epoch after a restore. It ends all sessions, because people may
+	// have signed out after the backup was made, and pauses the join tokens with a limited number
+	// of uses. It appends an event to the audit trail of each account and of the operator.
 	MarkRestored(ctx context.Context, r Restore) (Restored, error)
 	// LatestRestore returns the latest restore. ErrNotFound: the hub was never restored.
 	LatestRestore(ctx context.Context) (Restore, error)
-	// RecordLostDevice records that a lost device has connected. At the device's first connection,
-	// the event `e` is appended.
+	// RecordLostDevice records that a lost device has connected. The first time the device
+	// connects, it also appends the event `e`.
 	RecordLostDevice(ctx context.Context, d LostDevice, e Event) error
-	// LostDevices returns at most `limit` lost devices with greater ids than `after`, in the order
-	// of their ids. A device is no longer lost after it has onboarded again.
+	// LostDevices returns at most `limit` lost devices whose ids are greater than `after`, in the
+	// order of their ids. A device is no longer lost once it has onboarded again.
 	LostDevices(ctx context.Context, after string, limit int) ([]LostDevice, error)
 	// LostDevicesOf is like LostDevices, but for the devices of one owner.
 	LostDevicesOf(ctx context.Context, owner, after string, limit int) ([]LostDevice, error)
 	// PausedTokens returns all join tokens that are paused.
 	PausedTokens(ctx context.Context) ([]JoinToken, error)
 	// ResumeToken lets devices use a paused join token again. `spent` is the number of uses whose
-	// record was lost: the token's maximum number of uses decreases by that number. If no uses are
-	// left, ResumeToken disables the token. ErrNotFound: there is no paused token with this id.
+	// record was lost, by which the token's maximum number of uses decreases. If no uses are left,
+	// ResumeToken disables the token. ErrNotFound: there is no paused token with this id.
 	ResumeToken(ctx context.Context, id string, spent int, e Event) error
 }

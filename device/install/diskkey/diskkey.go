@@ -15,14 +15,13 @@ import (
 	"maps"
 	"slices"
 
-	"gangway/device/identity/tpmrc"
 	"gangway/device/install/approval"
 	"gangway/device/install/luks"
 	"gangway/device/install/seal"
+	"gangway/device/install/storagekey"
 	"gangway/tcg"
 	"gangway/tcg/eventlog"
 
-	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 	"github.com/google/uuid"
 )
@@ -49,8 +48,13 @@ type System struct {
 
 // Unlock returns the passphrase that the TPM releases for one of the header's LUKS2 tokens.
 // `approvals` are the running system's approvals. If the TPM releases no passphrase, the error is
-// seal.ErrNotReleased or a problem of the TPM.
-func Unlock(t transport.TPM, disk io.ReaderAt, approvals []approval.Approval) ([]byte, error) {
+// seal.ErrNotReleased or a problem of the TPM. If the storage key does not have the name that the
+// header records, the error is storagekey.ErrOther. All later steps with `t` use the storage key that
+// Unlock used.
+func Unlock(t *storagekey.Held, disk io.ReaderAt, approvals []approval.Approval) ([]byte, error) {
+	if err := loadRecorded(t, disk); err != nil {
+		return nil, err
+	}
 	var refusal error
 	for _, kind := range []struct {
 		name string
@@ -139,6 +143,15 @@ var ErrAdditions = errors.New("the system was started with another command line,
 // disk. Then it advances the TPM's counter, and so makes the old LUKS2 tokens worthless. The limit
 // in the new LUKS2 tokens allows the counter's present value and the next value.
 func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, boot Boot, running System, others ...System) (changed bool, err error) {
+	h := storagekey.Hold(t)
+	defer h.Close()
+	return bindHeld(h, disk, owner, boot, running, others)
+}
+
+func bindHeld(t *storagekey.Held, disk luks.Disk, owner crypto.PublicKey, boot Boot, running System, others []System) (changed bool, err error) {
+	if err := loadRecorded(t, disk); err != nil {
+		return false, err
+	}
 	var counter uint64
 	boots, failed := predictBoots(t, owner, boot, running, others)
 	if failed == nil { // usual at a start: unsealing would cost several commands of a slow TPM
@@ -162,7 +175,7 @@ func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, boot Boot, ru
 // predictBoots returns the PCR values of each start at which the TPM may release the key. The first
 // element is the present start.
 func predictBoots(t transport.TPM, owner crypto.PublicKey, boot Boot, running System, others []System) ([]map[int][]byte, error) {
-	values, err := readPCRs(t)
+	values, err := seal.ReadPCRs(t, append(slices.Clone(seal.Required), approval.PCR)...)
 	if err != nil {
 		return nil, err
 	}
@@ -206,7 +219,7 @@ func with(values map[int][]byte, pcr int, value []byte) map[int][]byte {
 	return values
 }
 
-func rebind(t transport.TPM, disk luks.Disk, passphrase []byte, owner crypto.PublicKey, boots []map[int][]byte, counter uint64) error {
+func rebind(t *storagekey.Held, disk luks.Disk, passphrase []byte, owner crypto.PublicKey, boots []map[int][]byte, counter uint64) error {
 	bound, err := luks.Tokens(disk, seal.BoundType)
 	if err != nil {
 		return err
@@ -218,18 +231,14 @@ func rebind(t transport.TPM, disk luks.Disk, passphrase []byte, owner crypto.Pub
 		}
 		return replace(t, disk, key, owner, boots, "", nil)
 	}
-	name, err := storageKey(disk)
-	if err != nil {
-		return err
-	}
-	tokens, err := seal.Bind(t, name, passphrase, bindings(owner, boots, counter)...)
+	tokens, err := seal.Bind(t, t.Name(), passphrase, bindings(owner, boots, counter)...)
 	if err != nil {
 		return err
 	}
 	if err := luks.SetTokens(disk, keySlot, slices.Concat(unbound, []string{seal.BoundType}), tokens); err != nil {
 		return err
 	}
-	return seal.Advance(t)
+	return seal.Advance(t, t.Name())
 }
 
 // bindings returns a Binding for each boot. The limit is the value that the counter has after the
@@ -244,7 +253,7 @@ func bindings(owner crypto.PublicKey, boots []map[int][]byte, counter uint64) (l
 // storageKey returns the name of the TPM's storage key that the header records. If it records none,
 // the result is nil.
 func storageKey(disk io.ReaderAt) ([]byte, error) {
-	for _, kind := range []string{seal.BoundType, seal.FirstType} {
+	for _, kind := range []string{seal.BoundType, seal.FirstType, seal.PINType} {
 		list, err := luks.Tokens(disk, kind)
 		if err != nil {
 			return nil, err
@@ -256,6 +265,17 @@ func storageKey(disk io.ReaderAt) ([]byte, error) {
 		}
 	}
 	return nil, nil
+}
+
+// loadRecorded loads the TPM's storage key. If the header records a name, the key must have it. All
+// later steps with `t` use this key.
+func loadRecorded(t *storagekey.Held, disk io.ReaderAt) error {
+	name, err := storageKey(disk)
+	if err != nil {
+		return err
+	}
+	_, err = storagekey.Load(t, name)
+	return err
 }
 
 // hasBindings reports whether the header has exactly the LUKS2 tokens for `boots`, with a limit
@@ -320,22 +340,4 @@ func replay(events []eventlog.Event) []byte {
 		value = sha256.Sum256(append(value[:], e.Digest...))
 	}
 	return value[:]
-}
-
-// readPCRs returns the values of the PCRs in seal.Required, and of PCR 11.
-func readPCRs(t transport.TPM) (map[int][]byte, error) {
-	values := map[int][]byte{}
-	for _, n := range append(slices.Clone(seal.Required), approval.PCR) {
-		rsp, err := tpm2.PCRRead{PCRSelectionIn: tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{
-			Hash: tpm2.TPMAlgSHA256, PCRSelect: tpm2.PCClientCompatible.PCRs(uint(n)),
-		}}}}.Execute(t)
-		if err != nil {
-			return nil, fmt.Errorf("diskkey: PCR %d: %w", n, tpmrc.Explain(err, tpmrc.None))
-		}
-		if len(rsp.PCRValues.Digests) != 1 {
-			return nil, errors.New("diskkey: the TPM has no SHA-256 bank")
-		}
-		values[n] = rsp.PCRValues.Digests[0].Buffer
-	}
-	return values, nil
 }

@@ -17,6 +17,7 @@ import (
 	"gangway/device/install/approval"
 	"gangway/device/install/luks"
 	"gangway/device/install/seal"
+	"gangway/device/install/storagekey"
 	"gangway/internal/eventlog"
 	"gangway/internal/swtpm"
 	"gangway/internal/swtpm/swtpmtest"
@@ -177,11 +178,17 @@ func (l *lab) bind(running System, others ...System) (bool, error) {
 	return Bind(l.tpm, l.disk, l.owner.Public(), Boot{Log: l.log.Bytes(), Variable: l.variable}, running, others...)
 }
 
+func (l *lab) unlock(approvals []approval.Approval) ([]byte, error) {
+	tpm := storagekey.Hold(l.tpm)
+	defer tpm.Close()
+	return Unlock(tpm, l.disk, approvals)
+}
+
 // The method `opens` reports whether the machine opens its disk, with the approvals of the system
 // that runs.
 func (l *lab) opens(t *testing.T, s System) bool {
 	t.Helper()
-	passphrase, err := Unlock(l.tpm, l.disk, s.Approvals)
+	passphrase, err := l.unlock(s.Approvals)
 	if err != nil {
 		if !errors.Is(err, seal.ErrNotReleased) {
 			t.Fatalf("got %v; want ErrNotReleased", err)
@@ -431,7 +438,7 @@ func TestOldHeaderCopyDoesNotOpenTheDiskAfterTheFirstBinding(t *testing.T) {
 	if !l.opens(t, one) {
 		t.Fatal("the disk does not open at the first start")
 	}
-	installers := must(Unlock(l.tpm, l.disk, nil))(t) // what a thief could learn before the first binding
+	installers := must(l.unlock(nil))(t) // what a thief could learn before the first binding
 	must(l.bind(one))(t)
 	now := l.disk.b
 	for _, name := range []string{"live system", "one"} {

@@ -13,6 +13,7 @@ import (
 	"gangway/device/install/lockout"
 	"gangway/device/install/luks"
 	"gangway/device/install/seal"
+	"gangway/device/install/storagekey"
 
 	"github.com/google/go-tpm/tpm2/transport"
 )
@@ -36,10 +37,11 @@ func HasPIN(disk io.ReaderAt) (bool, error) {
 	return len(pins) > 0, err
 }
 
-// WithPIN returns the passphrase of a disk with a PIN. `released` is the passphrase from Unlock.
-// After the right PIN, the TPM's count of wrong PINs begins again. If the PIN is wrong, the error
-// is seal.ErrWrongPIN.
-func WithPIN(t transport.TPM, disk io.ReaderAt, released []byte, pin string) ([]byte, error) {
+// WithPIN returns the passphrase of a disk with a PIN. `released` is the passphrase that Unlock
+// returned for the same `t`, so the PIN is encrypted to the storage key that Unlock checked, also if
+// the PIN's LUKS2 token does not record the key's name. After the right PIN, the TPM's count of wrong
+// PINs begins again. If the PIN is wrong, the error is seal.ErrWrongPIN.
+func WithPIN(t *storagekey.Held, disk io.ReaderAt, released []byte, pin string) ([]byte, error) {
 	pins, err := luks.Tokens(disk, seal.PINType)
 	if err != nil {
 		return nil, err
@@ -114,6 +116,12 @@ func SetPIN(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, boot Boot, 
 	if err != nil {
 		return err
 	}
+	h := storagekey.Hold(t)
+	defer h.Close()
+	return setPIN(h, disk, owner, boot, current, pin, has, running, others)
+}
+
+func setPIN(t *storagekey.Held, disk luks.Disk, owner crypto.PublicKey, boot Boot, current, pin string, has bool, running System, others []System) error {
 	released, err := Unlock(t, disk, running.Approvals)
 	if err != nil {
 		return err
@@ -142,7 +150,7 @@ func SetPIN(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, boot Boot, 
 		return err
 	}
 	if pin == "" && password != nil {
-		if err := lockout.Unprotect(t, password); err != nil {
+		if err := lockout.Unprotect(t, t.Name(), password); err != nil {
 			return err
 		}
 		return luks.SetTokens(disk, keySlot, []string{lockoutType}, nil)
@@ -151,7 +159,7 @@ func SetPIN(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, boot Boot, 
 }
 
 // openWith returns the disk's key, for a person who knows the present PIN or the recovery key.
-func openWith(t transport.TPM, disk io.ReaderAt, released []byte, has bool, current string) (luks.Key, error) {
+func openWith(t *storagekey.Held, disk io.ReaderAt, released []byte, has bool, current string) (luks.Key, error) {
 	passphrase := released
 	switch {
 	case has && IsRecoveryKey(current):
@@ -173,23 +181,19 @@ func openWith(t transport.TPM, disk io.ReaderAt, released []byte, has bool, curr
 
 // replace gives the disk a new passphrase with another half for the boots, and another half for the
 // PIN if it is not empty. Without a PIN, the half for the boots is the passphrase.
-func replace(t transport.TPM, disk luks.Disk, key luks.Key, owner crypto.PublicKey, boots []map[int][]byte, pin string, password []byte) error {
+func replace(t *storagekey.Held, disk luks.Disk, key luks.Key, owner crypto.PublicKey, boots []map[int][]byte, pin string, password []byte) error {
 	counter, err := seal.Counter(t)
 	if err != nil {
 		return err
 	}
-	name, err := storageKey(disk)
-	if err != nil {
-		return err
-	}
 	released := seal.NewPassphrase()
-	tokens, err := seal.Bind(t, name, released, bindings(owner, boots, counter)...)
+	tokens, err := seal.Bind(t, t.Name(), released, bindings(owner, boots, counter)...)
 	if err != nil {
 		return err
 	}
 	passphrase := released
 	if pin != "" {
-		share, token, err := seal.NewPIN(t, name, pin)
+		share, token, err := seal.NewPIN(t, t.Name(), pin)
 		if err != nil {
 			return err
 		}
@@ -209,7 +213,7 @@ func replace(t transport.TPM, disk luks.Disk, key luks.Key, owner crypto.PublicK
 	if err := luks.ReplacePassphrase(disk, key, keySlot, passphrase, kinds, tokens); err != nil {
 		return err
 	}
-	return seal.Advance(t)
+	return seal.Advance(t, t.Name())
 }
 
 // ErrWrongRecoveryKey means that the recovery key does not open the disk.
@@ -218,11 +222,11 @@ var ErrWrongRecoveryKey = errors.New("the recovery key does not open this disk")
 // protect sets the password of the TPM's lockout hierarchy, and returns it. `password` is the
 // password that this disk's system made before, or nil. A new password is first recorded in the
 // header, so that a power cut between the two steps does no harm.
-func protect(t transport.TPM, disk luks.Disk, released, password []byte) ([]byte, error) {
+func protect(t *storagekey.Held, disk luks.Disk, released, password []byte) ([]byte, error) {
 	mine := password != nil
-	if s, err := lockout.Read(t); err != nil {
+	if has, err := lockout.HasPassword(t, t.Name()); err != nil {
 		return nil, err
-	} else if s.Password && !mine {
+	} else if has && !mine {
 		return nil, lockout.ErrForeignPassword
 	}
 	if !mine {
@@ -235,11 +239,7 @@ func protect(t transport.TPM, disk luks.Disk, released, password []byte) ([]byte
 			return nil, err
 		}
 	}
-	name, err := storageKey(disk)
-	if err != nil {
-		return nil, err
-	}
-	return password, lockout.Protect(t, name, password, mine)
+	return password, lockout.Protect(t, t.Name(), password, mine)
 }
 
 // ClearTPM clears the TPM before a wipe, if SetPIN gave the TPM's lockout hierarchy a password. The
@@ -249,10 +249,13 @@ func ClearTPM(t transport.TPM, disk io.ReaderAt, approvals []approval.Approval) 
 	if list, err := luks.Tokens(disk, lockoutType); err != nil || len(list) == 0 {
 		return err
 	}
-	if s, err := lockout.Read(t); err != nil || !s.Password {
+	h := storagekey.Hold(t)
+	defer h.Close()
+	// If a power cut came after the clear, the storage key does not have the recorded name any more.
+	if has, err := lockout.HasPassword(h, nil); err != nil || !has {
 		return err
 	}
-	released, err := Unlock(t, disk, approvals)
+	released, err := Unlock(h, disk, approvals)
 	if err != nil {
 		return err
 	}
@@ -260,5 +263,5 @@ func ClearTPM(t transport.TPM, disk io.ReaderAt, approvals []approval.Approval) 
 	if err != nil {
 		return err
 	}
-	return lockout.ClearProtected(t, password)
+	return lockout.ClearProtected(h, h.Name(), password)
 }

@@ -10,6 +10,7 @@ import (
 	"gangway/internal/swtpm/swtpmtest"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
 )
 
 // A probe on the TPM's bus waits until the lockout hierarchy's password is set, used and removed. It
@@ -22,9 +23,9 @@ func TestLockoutPasswordDoesNotCrossTheBus(t *testing.T) {
 		func() error { return Protect(bus, nil, mine, false) },
 		func() error { return Protect(bus, nil, mine, true) },
 		func() error { return Forgive(bus, mine) },
-		func() error { return Unprotect(bus, mine) },
+		func() error { return Unprotect(bus, nil, mine) },
 		func() error { return Protect(bus, nil, mine, true) },
-		func() error { return ClearProtected(bus, mine) },
+		func() error { return ClearProtected(bus, nil, mine) },
 	}
 	for i, step := range steps {
 		if err := step(); err != nil {
@@ -61,6 +62,31 @@ func TestLockoutPasswordIsNotEncryptedToAFalseKey(t *testing.T) {
 	}
 	if err := Protect(tpm, key.Name.Buffer, mine, false); err != nil {
 		t.Errorf("with the true key: %v", err)
+	}
+}
+
+// An interposer on the TPM's bus answers that the lockout hierarchy has no password. The steps that
+// remove the password do not believe this, because their callers then delete the only copy of the
+// password. The step that sets a password does not believe it either: it would guess a password.
+func TestInterposerCannotHideTheLockoutPassword(t *testing.T) {
+	t.Parallel()
+	tpm := start(t)
+	if err := Protect(tpm, nil, mine, false); err != nil {
+		t.Fatal(err)
+	}
+	for name, use := range map[string]func(transport.TPM) error{
+		"Unprotect":      func(t transport.TPM) error { return Unprotect(t, nil, mine) },
+		"ClearProtected": func(t transport.TPM) error { return ClearProtected(t, nil, mine) },
+		"Protect":        func(t transport.TPM) error { return Protect(t, nil, mine, true) },
+	} {
+		bus := &swtpmtest.Bus{TPM: tpm}
+		bus.Flip(tpm2.TPMCCGetCapability, 1, lockoutAuthSet) // the response ends with TPMA_PERMANENT
+		if err := use(bus); !errors.Is(err, storagekey.ErrAltered) {
+			t.Errorf("%s: %v; want ErrAltered", name, err)
+		}
+	}
+	if err := Forgive(tpm, mine); err != nil {
+		t.Errorf("the password is lost: %v", err)
 	}
 }
 

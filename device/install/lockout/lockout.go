@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"gangway/device/identity/tpmrc"
+	"gangway/device/install/storagekey"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -86,9 +87,9 @@ func Read(t transport.TPM) (State, error) {
 	return s, nil
 }
 
-// The function `permanent` reads TPMA_PERMANENT.
-func permanent(t transport.TPM) (uint32, error) {
-	list, err := properties(t, tpm2.TPMPTPermanent, 1)
+// The function `permanent` reads TPMA_PERMANENT. Without a session, the response is not authenticated.
+func permanent(t transport.TPM, sessions ...tpm2.Session) (uint32, error) {
+	list, err := properties(t, tpm2.TPMPTPermanent, 1, sessions...)
 	if err != nil {
 		return 0, err
 	}
@@ -98,10 +99,10 @@ func permanent(t transport.TPM) (uint32, error) {
 	return list[0].Value, nil
 }
 
-func properties(t transport.TPM, first tpm2.TPMPT, count uint32) ([]tpm2.TPMSTaggedProperty, error) {
-	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: uint32(first), PropertyCount: count}.Execute(t)
+func properties(t transport.TPM, first tpm2.TPMPT, count uint32, sessions ...tpm2.Session) ([]tpm2.TPMSTaggedProperty, error) {
+	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: uint32(first), PropertyCount: count}.Execute(t, sessions...)
 	if err != nil {
-		return nil, fmt.Errorf("lockout: %w", tpmrc.Explain(err, tpmrc.None))
+		return nil, fmt.Errorf("lockout: %w", tpmrc.Explain(storagekey.Explain(err), tpmrc.None))
 	}
 	list, err := rsp.CapabilityData.Data.TPMProperties()
 	if err != nil {

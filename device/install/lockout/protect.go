@@ -30,14 +30,14 @@ var ErrForeignPassword = errors.New("the TPM's lockout password was set by anoth
 // hierarchy for a day. If `key` is not empty, the TPM's storage key, which encrypts the password on
 // the TPM's bus, must have this name.
 func Protect(t transport.TPM, key, password []byte, mine bool) error {
-	s, err := Read(t)
+	has, err := HasPassword(t, key)
 	if err != nil {
 		return err
 	}
-	if s.Password && !mine {
+	if has && !mine {
 		return ErrForeignPassword
 	}
-	if !s.Password {
+	if !has {
 		if err := setPassword(t, key, password); err != nil {
 			return err
 		}
@@ -46,10 +46,10 @@ func Protect(t transport.TPM, key, password []byte, mine bool) error {
 }
 
 // Unprotect removes the password that Protect set, so that Lift and Clear work again. The limits
-// stay.
-func Unprotect(t transport.TPM, password []byte) error {
-	s, err := Read(t)
-	if err != nil || !s.Password {
+// stay. After Unprotect has returned nil, the TPM does not have the password, so the caller may
+// delete it. `key` is as in HasPassword.
+func Unprotect(t transport.TPM, key, password []byte) error {
+	if has, err := HasPassword(t, key); err != nil || !has {
 		return err
 	}
 	remove := tpm2.HierarchyChangeAuth{AuthHandle: hierarchy(password)}
@@ -57,6 +57,24 @@ func Unprotect(t transport.TPM, password []byte) error {
 		return fmt.Errorf("lockout: removing the lockout password: %w", tpmrc.Explain(err, tpmrc.Lockout))
 	}
 	return nil
+}
+
+// HasPassword reports whether the lockout hierarchy has a password. An interposer on the TPM's bus
+// cannot alter the answer, unless it has replaced the TPM's storage key. If `key` is not empty, the
+// storage key must have this name.
+func HasPassword(t transport.TPM, key []byte) (bool, error) {
+	state, err := authentic(t, key)
+	return state&lockoutAuthSet != 0, err
+}
+
+// authentic is like permanent, in a session that authenticates the TPM's response; see HasPassword.
+func authentic(t transport.TPM, name []byte) (uint32, error) {
+	key, err := storagekey.Load(t, name)
+	if err != nil {
+		return 0, fmt.Errorf("lockout: %w", err)
+	}
+	defer key.Close()
+	return permanent(t, key.Authentic(true))
 }
 
 // setPassword sets the password of the lockout hierarchy, which has none. Nobody on the TPM's bus can

@@ -43,10 +43,10 @@ func TestProtectedTPMCountsGuesses(t *testing.T) {
 	if err := Clear(tpm); !errors.Is(err, ErrNotClearable) {
 		t.Errorf("anyone clears the TPM: %v", err)
 	}
-	if err := Unprotect(tpm, mine); err != nil { // also in lockout
+	if err := Unprotect(tpm, nil, mine); err != nil { // also in lockout
 		t.Fatal(err)
 	}
-	if err := Unprotect(tpm, mine); err != nil {
+	if err := Unprotect(tpm, nil, mine); err != nil {
 		t.Errorf("the second Unprotect: %v", err)
 	}
 	if was, err := Lift(tpm); !was || err != nil {
@@ -76,7 +76,7 @@ func TestProtectGuessesNoPassword(t *testing.T) {
 func TestClearProtectedNeedsThePassword(t *testing.T) {
 	t.Parallel()
 	tpm := start(t)
-	if err := ClearProtected(tpm, mine); err != nil {
+	if err := ClearProtected(tpm, nil, mine); err != nil {
 		t.Errorf("without a password: %v", err)
 	}
 	owner := primaryName(t, tpm, tpm2.TPMRHOwner, 0)
@@ -86,7 +86,7 @@ func TestClearProtectedNeedsThePassword(t *testing.T) {
 	if got := primaryName(t, tpm, tpm2.TPMRHOwner, 0); string(got) != string(owner) {
 		t.Error("ClearProtected cleared a TPM without a password")
 	}
-	if err := ClearProtected(tpm, mine); err != nil {
+	if err := ClearProtected(tpm, nil, mine); err != nil {
 		t.Fatal(err)
 	}
 	if got := primaryName(t, tpm, tpm2.TPMRHOwner, 0); string(got) == string(owner) {

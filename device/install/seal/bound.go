@@ -97,13 +97,13 @@ func (s *storage) bind(secret []byte, b Binding, counter tpm2.TPM2BName) (tok ma
 	if err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
 	}
-	key, err := loadOwner(s.tpm, b.Owner)
+	key, name, err := loadOwner(s.tpm, b.Owner) // only to learn that this TPM can use the owner's key
 	if err != nil {
 		return nil, err
 	}
-	defer flush(s.tpm, key.ObjectHandle)
-	digest, err := trial(s.tpm, func(session tpm2.Session) error {
-		return b.policy(s.tpm, session, key.Name, tpm2.TPM2BDigest{}, nullTicket, counter)
+	flush(s.tpm, key)
+	digest, err := s.digest(func(session tpm2.TPMISHPolicy) []tpm2.PolicyCommand {
+		return b.policy(session, name, tpm2.TPM2BDigest{}, nullTicket, counter)
 	})
 	if err != nil {
 		return nil, err
@@ -129,62 +129,34 @@ func (s *storage) bind(secret []byte, b Binding, counter tpm2.TPM2BName) (tok ma
 // nullTicket is the ticket of a trial session, in which the TPM does not check tickets.
 var nullTicket = tpm2.TPMTTKVerified{Tag: tpm2.TPMSTVerified, Hierarchy: tpm2.TPMRHNull}
 
-// policy runs the policy's commands in a session. In a trial session, the TPM compares nothing. The
-// order matters: TPM2_PolicyAuthorize discards the session's earlier policy.
-func (b *Binding) policy(t transport.TPM, session tpm2.Session, owner tpm2.TPM2BName, approved tpm2.TPM2BDigest, ticket tpm2.TPMTTKVerified, counter tpm2.TPM2BName) error {
-	_, err := tpm2.PolicyAuthorize{PolicySession: session.Handle(), ApprovedPolicy: approved, KeySign: owner, CheckTicket: ticket}.Execute(t)
-	if err != nil {
-		return err
-	}
-	var numbers []uint
-	var values []byte
+// policy returns the policy's commands. The order matters: TPM2_PolicyAuthorize discards the
+// session's earlier policy.
+func (b *Binding) policy(session tpm2.TPMISHPolicy, owner tpm2.TPM2BName, approved tpm2.TPM2BDigest, ticket tpm2.TPMTTKVerified, counter tpm2.TPM2BName) []tpm2.PolicyCommand {
+	var values [][]byte
 	for _, n := range Required {
-		numbers = append(numbers, uint(n))
-		values = append(values, b.PCRs[n]...)
+		values = append(values, b.PCRs[n])
 	}
-	sum := sha256.Sum256(values)
-	if _, err := (tpm2.PolicyPCR{PolicySession: session.Handle(), PcrDigest: tpm2.TPM2BDigest{Buffer: sum[:]}, Pcrs: pcrs(numbers...)}).Execute(t); err != nil {
-		return err
+	return []tpm2.PolicyCommand{
+		tpm2.PolicyAuthorize{PolicySession: session, ApprovedPolicy: approved, KeySign: owner, CheckTicket: ticket},
+		policyPCR(session, Required, values),
+		policyCounter(session, counter, b.Limit),
 	}
-	return policyCounter(t, session, counter, b.Limit)
 }
 
-// policyCounter runs TPM2_PolicyNV: the counter must not exceed the limit.
-func policyCounter(t transport.TPM, session tpm2.Session, counter tpm2.TPM2BName, limit uint64) error {
-	_, err := tpm2.PolicyNV{
+// policyCounter requires that the counter does not exceed the limit.
+func policyCounter(session tpm2.TPMISHPolicy, counter tpm2.TPM2BName, limit uint64) tpm2.PolicyNV {
+	return tpm2.PolicyNV{
 		AuthHandle:    tpm2.AuthHandle{Handle: counterIndex, Name: counter, Auth: tpm2.PasswordAuth(nil)},
 		NVIndex:       tpm2.NamedHandle{Handle: counterIndex, Name: counter},
-		PolicySession: session.Handle(),
+		PolicySession: session,
 		OperandB:      tpm2.TPM2BOperand{Buffer: binary.BigEndian.AppendUint64(nil, limit)}, Operation: tpm2.TPMEOUnsignedLE,
-	}.Execute(t)
-	return err
+	}
 }
 
-func pcrs(numbers ...uint) tpm2.TPMLPCRSelection {
-	return tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA256, PCRSelect: tpm2.PCClientCompatible.PCRs(numbers...)}}}
-}
-
-// trial returns the digest of the policy whose commands `do` runs.
-func trial(t transport.TPM, do func(tpm2.Session) error) ([]byte, error) {
-	session, end, err := tpm2.PolicySession(t, tpm2.TPMAlgSHA256, 16, tpm2.Trial())
-	if err != nil {
-		return nil, fmt.Errorf("seal: %w", tpmrc.Explain(err, tpmrc.None))
-	}
-	defer end()
-	if err := do(session); err != nil {
-		return nil, fmt.Errorf("seal: the policy: %w", tpmrc.Explain(err, tpmrc.None))
-	}
-	rsp, err := tpm2.PolicyGetDigest{PolicySession: session.Handle()}.Execute(t)
-	if err != nil {
-		return nil, fmt.Errorf("seal: %w", err)
-	}
-	return rsp.PolicyDigest.Buffer, nil
-}
-
-// loadOwner loads the owner's public key into the TPM.
-func loadOwner(t transport.TPM, key crypto.PublicKey) (*tpm2.LoadExternalResponse, error) {
+// loadOwner loads the owner's public key into the TPM, and computes its name.
+func loadOwner(t transport.TPM, key crypto.PublicKey) (handle tpm2.TPMHandle, name tpm2.TPM2BName, err error) {
 	if err := approval.CheckKey(key); err != nil {
-		return nil, err
+		return 0, name, err
 	}
 	public := tpm2.TPMTPublic{NameAlg: tpm2.TPMAlgSHA256, ObjectAttributes: tpm2.TPMAObject{Decrypt: true, SignEncrypt: true, UserWithAuth: true}}
 	switch k := key.(type) {
@@ -199,17 +171,20 @@ func loadOwner(t transport.TPM, key crypto.PublicKey) (*tpm2.LoadExternalRespons
 	case *ecdsa.PublicKey:
 		point, err := k.Bytes() // 4, x, y
 		if err != nil {
-			return nil, fmt.Errorf("seal: %w", err)
+			return 0, name, fmt.Errorf("seal: %w", err)
 		}
 		public.Type = tpm2.TPMAlgECC
 		public.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{CurveID: tpm2.TPMECCNistP256})
 		public.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{X: tpm2.TPM2BECCParameter{Buffer: point[1:33]}, Y: tpm2.TPM2BECCParameter{Buffer: point[33:]}})
 	}
+	if name, err = nameOf(&public); err != nil {
+		return 0, name, err
+	}
 	rsp, err := tpm2.LoadExternal{InPublic: tpm2.New2B(public), Hierarchy: tpm2.TPMRHOwner}.Execute(t)
 	if err != nil {
-		return nil, fmt.Errorf("seal: the TPM cannot use the owner's key: %w", tpmrc.Explain(err, tpmrc.None))
+		return 0, name, fmt.Errorf("seal: the TPM cannot use the owner's key: %w", tpmrc.Explain(err, tpmrc.None))
 	}
-	return rsp, nil
+	return rsp.ObjectHandle, name, nil
 }
 
 // signature returns an approval's signature in the TPM's format.
@@ -326,26 +301,24 @@ func (s *storage) openBound(tok *bound, b *Binding, a approval.Approval) ([]byte
 	if err != nil {
 		return nil, errors.Join(ErrNotReleased, err)
 	}
-	owner, err := loadOwner(s.tpm, b.Owner)
+	owner, name, err := loadOwner(s.tpm, b.Owner)
 	if err != nil {
 		return nil, err
 	}
 	sig, err := signature(b.Owner, a.Signature)
 	if err != nil {
-		flush(s.tpm, owner.ObjectHandle)
+		flush(s.tpm, owner)
 		return nil, errors.Join(ErrNotReleased, err)
 	}
 	sum := sha256.Sum256(approved)
-	verified, err := tpm2.VerifySignature{KeyHandle: owner.ObjectHandle, Digest: tpm2.TPM2BDigest{Buffer: sum[:]}, Signature: sig}.Execute(s.tpm)
-	flush(s.tpm, owner.ObjectHandle) // before the next load: a TPM may have room for only three objects
+	verified, err := tpm2.VerifySignature{KeyHandle: owner, Digest: tpm2.TPM2BDigest{Buffer: sum[:]}, Signature: sig}.Execute(s.tpm)
+	flush(s.tpm, owner) // before the next load: a TPM may have room for only three objects
 	if err != nil {
 		return nil, errors.Join(ErrNotReleased, ErrNotApproved, err)
 	}
-	return s.unseal(private, public, func(session tpm2.Session) error {
+	return s.unseal(private, public, func(session tpm2.TPMISHPolicy) []tpm2.PolicyCommand {
 		// TPM2_PolicyAuthorize checks that the session has the approved policy now.
-		if _, err := (tpm2.PolicyPCR{PolicySession: session.Handle(), Pcrs: pcrs(approval.PCR)}).Execute(s.tpm); err != nil {
-			return err
-		}
-		return b.policy(s.tpm, session, owner.Name, tpm2.TPM2BDigest{Buffer: approved}, verified.Validation, counter)
+		commands := []tpm2.PolicyCommand{policyPCR(session, []int{approval.PCR}, nil)}
+		return append(commands, b.policy(session, name, tpm2.TPM2BDigest{Buffer: approved}, verified.Validation, counter)...)
 	})
 }

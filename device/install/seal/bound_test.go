@@ -18,7 +18,9 @@ import (
 	"testing"
 
 	"gangway/device/install/approval"
+	"gangway/device/install/storagekey"
 	"gangway/internal/swtpm"
+	"gangway/internal/swtpm/swtpmtest"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -223,7 +225,7 @@ func TestOldHeaderDoesNotOpenTheDiskAfterTheCounterAdvanced(t *testing.T) {
 	_, old := bind(t, open(t, chip), owner.Public(), good)
 	tpm := boot(t, chip, good)
 	must(OpenBound(tpm, old, approve(t, owner, good)))(t)
-	if err := Advance(tpm); err != nil {
+	if err := Advance(tpm, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := OpenBound(tpm, old, approve(t, owner, good)); !errors.Is(err, ErrNotReleased) {
@@ -262,11 +264,11 @@ func TestHigherLimitOpensBeforeAndAfterTheCounterAdvances(t *testing.T) {
 	passphrase, _ := bind(t, tpm, owner.Public(), good)
 	next := must(json.Marshal(must(Bind(tpm, nil, passphrase, good.binding(owner.Public(), must(Counter(tpm))(t)+1)))(t)[0]))(t)
 	must(OpenBound(tpm, next, approve(t, owner, good)))(t)
-	if err := Advance(tpm); err != nil {
+	if err := Advance(tpm, nil); err != nil {
 		t.Fatal(err)
 	}
 	must(OpenBound(tpm, next, approve(t, owner, good)))(t)
-	if err := Advance(tpm); err != nil {
+	if err := Advance(tpm, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := OpenBound(tpm, next, approve(t, owner, good)); !errors.Is(err, ErrNotReleased) {
@@ -276,6 +278,43 @@ func TestHigherLimitOpensBeforeAndAfterTheCounterAdvances(t *testing.T) {
 
 // foreign are the attributes of an NV index that another program uses.
 var foreign = tpm2.TPMANV{PPWrite: true, AuthRead: true, PlatformCreate: true, NoDA: true}
+
+// While the counter's value is needed, a TPM answers once with an error. This must not advance the
+// counter: the LUKS2 tokens of the disk would be worthless.
+func TestFailedReadDoesNotAdvanceTheCounter(t *testing.T) {
+	t.Parallel()
+	tpm := startTPM(t)
+	n := must(Counter(tpm))(t)
+	for name, rc := range map[string]tpm2.TPMRC{"failure": tpm2.TPMRCFailure, "no such index": tpm2.TPMRCHandle} {
+		bus, failed := &swtpmtest.Bus{TPM: tpm}, false
+		bus.Alter(func(code tpm2.TPMCC, rsp []byte) []byte {
+			if code != tpm2.TPMCCNVReadPublic || failed {
+				return rsp
+			}
+			failed = true
+			return binary.BigEndian.AppendUint32([]byte{0x80, 0x01, 0, 0, 0, 10}, uint32(rc))
+		})
+		if got, err := Counter(bus); err == nil {
+			t.Errorf("%s: got the counter %d; want an error", name, got)
+		}
+		if now := must(Counter(tpm))(t); now != n {
+			t.Errorf("%s: the counter went from %d to %d", name, n, now)
+		}
+	}
+}
+
+// A power cut came after the counter was made, and before it got its first value.
+func TestCounterWithoutAValueGetsOne(t *testing.T) {
+	t.Parallel()
+	tpm := startTPM(t)
+	define := tpm2.NVDefineSpace{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}, PublicInfo: tpm2.New2B(counterPublic)}
+	if _, err := define.Execute(tpm); err != nil {
+		t.Fatal(err)
+	}
+	if n := must(Counter(tpm))(t); n == 0 || must(Counter(tpm))(t) != n {
+		t.Errorf("the counter has the value %d, and does not keep it", n)
+	}
+}
 
 // Gangway does not touch an NV index that another program uses.
 func TestForeignCounterIsLeftAlone(t *testing.T) {
@@ -303,13 +342,15 @@ func (c *commands) Send(command []byte) ([]byte, error) {
 func TestStorageKeyIsMadeOnceForAllBindings(t *testing.T) {
 	t.Parallel()
 	chip, key := startChip(t), p256(t)
-	tpm := &commands{open(t, chip), map[tpm2.TPMCC]int{}}
+	counting := &commands{open(t, chip), map[tpm2.TPMCC]int{}}
+	tpm := storagekey.Hold(counting)
 	other := good
 	other.programs = "boot manager, system 2"
 	n := must(Counter(tpm))(t)
 	secret := make([]byte, secretSize)
 	toks := must(Bind(tpm, nil, encode(secret), other.binding(key.Public(), n), good.binding(key.Public(), n)))(t)
-	if made := tpm.count[tpm2.TPMCCCreatePrimary]; made != 1 || len(toks) != 2 {
+	tpm.Close()
+	if made := counting.count[tpm2.TPMCCCreatePrimary]; made != 1 || len(toks) != 2 {
 		t.Errorf("%d storage keys for %d tokens", made, len(toks))
 	}
 	raw := must(json.Marshal(toks[1]))(t)

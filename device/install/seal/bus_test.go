@@ -3,15 +3,18 @@ package seal
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"slices"
 	"testing"
 
+	"gangway/device/identity/tpmrc"
 	"gangway/device/install/storagekey"
 	"gangway/internal/swtpm/swtpmtest"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
 )
 
 // A probe records the TPM's bus while the installer seals the disk's key, the system binds it, a
@@ -91,8 +94,8 @@ func TestInterposerCannotReplaceTheStorageKey(t *testing.T) {
 		} {
 			bus := &swtpmtest.Bus{TPM: tpm}
 			bus.ReplaceStorageKey(t, name)
-			if err := use(bus); !errors.Is(err, ErrNotReleased) || !errors.Is(err, storagekey.ErrOther) {
-				t.Errorf("%s, with another name %v: %v; want ErrNotReleased and ErrOther", what, name, err)
+			if err := use(bus); errors.Is(err, ErrNotReleased) || !errors.Is(err, storagekey.ErrOther) {
+				t.Errorf("%s, with another name %v: %v; want ErrOther and not ErrNotReleased", what, name, err)
 			}
 			if slices.Contains(bus.Commands, tpm2.TPMCCStartAuthSession) {
 				t.Errorf("%s, with another name %v: encrypted a secret to the false key", what, name)
@@ -125,4 +128,161 @@ func TestTokenWithoutTheStorageKeysNameIsMadeAgain(t *testing.T) {
 	if binding.Made(old) {
 		t.Error("a token without the storage key's name counts as made")
 	}
+}
+
+// An interposer answers, while a secret is sealed, with the digest of another policy: one that each
+// system meets. Nothing is sealed.
+func TestInterposerCannotChooseThePolicy(t *testing.T) {
+	t.Parallel()
+	owner, chip := p256(t), startChip(t)
+	tpm := boot(t, chip, good)
+	n := must(Counter(tpm))(t)
+	digest := must(digestOf([]tpm2.PolicyCommand{tpm2.PolicyCommandCode{Code: tpm2.TPMCCUnseal}}))(t)
+	for name, seal := range map[string]func(transport.TPM) error{
+		"New":      func(t transport.TPM) error { _, _, err := New(t); return err },
+		"NewFirst": func(t transport.TPM) error { _, _, err := NewFirst(t); return err },
+		"Bind": func(t transport.TPM) error {
+			_, err := Bind(t, nil, NewPassphrase(), good.binding(owner.Public(), n))
+			return err
+		},
+	} {
+		bus := &swtpmtest.Bus{TPM: tpm}
+		bus.Alter(func(code tpm2.TPMCC, rsp []byte) []byte {
+			if code == tpm2.TPMCCPolicyGetDigest {
+				copy(rsp[12:], digest)
+			}
+			return rsp
+		})
+		if err := seal(bus); !errors.Is(err, storagekey.ErrAltered) {
+			t.Errorf("%s: %v; want ErrAltered", name, err)
+		}
+		if slices.Contains(bus.Commands, tpm2.TPMCCCreate) {
+			t.Errorf("%s sealed a secret under the interposer's policy", name)
+		}
+	}
+}
+
+// A TPM that lacks a command of the policy could never release what is sealed. So nothing is sealed,
+// and the error says what the TPM lacks.
+func TestTPMThatCannotCheckThePolicySealsNothing(t *testing.T) {
+	t.Parallel()
+	owner := p256(t)
+	tpm := boot(t, startChip(t), good)
+	n := must(Counter(tpm))(t)
+	for name, c := range map[string]struct {
+		lacks tpm2.TPMCC
+		seal  func(transport.TPM) error
+	}{
+		"New":      {tpm2.TPMCCPolicyPCR, func(t transport.TPM) error { _, _, err := New(t); return err }},
+		"NewFirst": {tpm2.TPMCCPolicyNV, func(t transport.TPM) error { _, _, err := NewFirst(t); return err }},
+		"Bind": {tpm2.TPMCCPolicyNV, func(t transport.TPM) error {
+			_, err := Bind(t, nil, NewPassphrase(), good.binding(owner.Public(), n))
+			return err
+		}},
+		"Bind, the approval": {tpm2.TPMCCPolicyAuthorize, func(t transport.TPM) error {
+			_, err := Bind(t, nil, NewPassphrase(), good.binding(owner.Public(), n))
+			return err
+		}},
+	} {
+		bus := &swtpmtest.Bus{TPM: tpm}
+		bus.Lack(c.lacks)
+		var cause *tpmrc.Cause
+		if err := c.seal(bus); !errors.As(err, &cause) || cause.Code != tpmrc.CodeUnsupported {
+			t.Errorf("%s: %v; want the code %s", name, err, tpmrc.CodeUnsupported)
+		}
+		if slices.Contains(bus.Commands, tpm2.TPMCCCreate) {
+			t.Errorf("%s sealed a secret that this TPM could not release", name)
+		}
+	}
+}
+
+// An interposer answers with the name of its own key when the system loads the owner's key, and with
+// another name of the counter. The policy has the true names, so the disk opens as usual.
+func TestInterposerCannotPutItsOwnKeyInPlaceOfTheOwners(t *testing.T) {
+	t.Parallel()
+	owner, thief, chip := p256(t), p256(t), startChip(t)
+	tpm := boot(t, chip, good)
+	n := must(Counter(tpm))(t)
+	handle, false1, err := loadOwner(tpm, thief.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	flush(tpm, handle)
+	bus := &swtpmtest.Bus{TPM: tpm}
+	altered := 0
+	bus.Alter(func(code tpm2.TPMCC, rsp []byte) []byte {
+		if code == tpm2.TPMCCLoadExternal || code == tpm2.TPMCCNVReadPublic {
+			copy(rsp[len(rsp)-len(false1.Buffer):], false1.Buffer) // the response ends with a name
+			altered++
+		}
+		return rsp
+	})
+	passphrase := NewPassphrase()
+	toks := must(Bind(bus, nil, passphrase, good.binding(owner.Public(), n)))(t)
+	raw := must(json.Marshal(toks[0]))(t)
+	if _, err := OpenBound(tpm, raw, approve(t, thief, good)); !errors.Is(err, ErrNotReleased) {
+		t.Errorf("with the approval of the interposer: %v", err)
+	}
+	if got := must(OpenBound(bus, raw, approve(t, owner, good)))(t); !bytes.Equal(got, passphrase) {
+		t.Error("another passphrase")
+	}
+	if altered < 4 {
+		t.Errorf("the interposer altered %d names", altered)
+	}
+}
+
+// While the installer seals the first key, an interposer answers with its own value of PCR 7, or says
+// that the counter is far from its limit. Nothing is sealed to these values.
+func TestInterposerCannotForgePCRsAndTheCounter(t *testing.T) {
+	t.Parallel()
+	tpm := boot(t, startChip(t), good)
+	must(Counter(tpm))(t)
+	for name, lie := range map[string]struct {
+		code tpm2.TPMCC
+		at   int // from the end of the response's parameters
+		use  func(transport.TPM) error
+	}{
+		"PCR 7, New":        {tpm2.TPMCCPCRRead, 1, func(t transport.TPM) error { _, _, err := New(t); return err }},
+		"PCR 7, NewFirst":   {tpm2.TPMCCPCRRead, 1, func(t transport.TPM) error { _, _, err := NewFirst(t); return err }},
+		"counter":           {tpm2.TPMCCNVRead, 8, func(t transport.TPM) error { _, err := Counter(t); return err }},
+		"counter, NewFirst": {tpm2.TPMCCNVRead, 8, func(t transport.TPM) error { _, _, err := NewFirst(t); return err }},
+	} {
+		bus := &swtpmtest.Bus{TPM: tpm}
+		bus.Flip(lie.code, lie.at, 0x40)
+		if err := lie.use(bus); !errors.Is(err, storagekey.ErrAltered) {
+			t.Errorf("%s: got %v; want ErrAltered", name, err)
+		}
+	}
+	must(Counter(tpm))(t) // the refusals left nothing in the TPM
+}
+
+// An interposer does not forward the command that advances the counter, and answers that it
+// succeeded. The old LUKS2 tokens would stay valid.
+func TestInterposerCannotPretendThatTheCounterAdvanced(t *testing.T) {
+	t.Parallel()
+	tpm := boot(t, startChip(t), good)
+	n := must(Counter(tpm))(t)
+	if err := Advance(pretends{tpm}, nil); !errors.Is(err, storagekey.ErrAltered) {
+		t.Errorf("got %v; want ErrAltered", err)
+	}
+	if now := must(Counter(tpm))(t); now != n {
+		t.Fatalf("the counter went from %d to %d", n, now)
+	}
+	if err := Advance(tpm, nil); err != nil || must(Counter(tpm))(t) != n+1 {
+		t.Errorf("without the interposer: %v", err)
+	}
+}
+
+// pretends is a TPM whose bus has an interposer that swallows TPM2_NV_Increment.
+type pretends struct{ transport.TPM }
+
+func (p pretends) Send(cmd []byte) ([]byte, error) {
+	if tpm2.TPMCC(binary.BigEndian.Uint32(cmd[6:])) != tpm2.TPMCCNVIncrement {
+		return p.TPM.Send(cmd)
+	}
+	if binary.BigEndian.Uint32(cmd[22:]) == uint32(tpm2.TPMRSPW) { // authorised with a password: no HMAC
+		return []byte{0x80, 0x02, 0, 0, 0, 19, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0}, nil
+	}
+	rsp := append([]byte{0x80, 0x02, 0, 0, 0, 67, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16}, make([]byte, 16)...)
+	return append(append(rsp, 0, 0, 32), make([]byte, 32)...), nil
 }

@@ -1,11 +1,13 @@
 package seal
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 
 	"gangway/device/identity/tpmrc"
+	"gangway/device/install/storagekey"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -23,48 +25,77 @@ var counterPublic = tpm2.TPMSNVPublic{
 	Attributes: tpm2.TPMANV{NT: tpm2.TPMNTCounter, AuthWrite: true, AuthRead: true, NoDA: true},
 }
 
+var (
+	errNoCounter     = errors.New("the TPM has no counter")
+	errNeverAdvanced = errors.New("the TPM's counter has no value yet")
+)
+
 // counterName returns the name of the counter, which policies contain. It returns an error if the
-// counter is missing, or if the NV index has other attributes.
+// counter is missing, if it has no value yet, or if the NV index has other attributes.
 func counterName(t transport.TPM) (tpm2.TPM2BName, error) {
 	rsp, err := tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(counterIndex)}.Execute(t)
+	if errors.Is(err, tpm2.TPMRCHandle) {
+		return tpm2.TPM2BName{}, fmt.Errorf("seal: NV index %#08x: %w: %w", counterIndex, errNoCounter, tpmrc.Explain(err, tpmrc.None))
+	}
 	if err != nil {
-		return tpm2.TPM2BName{}, fmt.Errorf("seal: the TPM has no counter at NV index %#08x: %w", counterIndex, tpmrc.Explain(err, tpmrc.None))
+		return tpm2.TPM2BName{}, fmt.Errorf("seal: NV index %#08x: %w", counterIndex, tpmrc.Explain(err, tpmrc.None))
 	}
 	public, err := rsp.NVPublic.Contents()
 	if err != nil {
 		return tpm2.TPM2BName{}, fmt.Errorf("seal: NV index %#08x: %w", counterIndex, err)
 	}
-	want := counterPublic
+	want, got := counterPublic, tpm2.Marshal(*public)
+	if bytes.Equal(got, tpm2.Marshal(want)) {
+		return tpm2.TPM2BName{}, fmt.Errorf("seal: NV index %#08x: %w", counterIndex, errNeverAdvanced)
+	}
 	want.Attributes.Written = true
-	if got := *public; string(tpm2.Marshal(got)) != string(tpm2.Marshal(want)) {
+	if !bytes.Equal(got, tpm2.Marshal(want)) {
 		return tpm2.TPM2BName{}, fmt.Errorf("seal: another program uses NV index %#08x of the TPM, which Gangway needs; remove the index with 'tpm2_nvundefine', or clear the TPM in the firmware's setup", counterIndex)
 	}
-	return rsp.NVName, nil
+	name, err := tpm2.NVName(&want) // the name in the response is not authenticated
+	if err != nil {
+		return tpm2.TPM2BName{}, fmt.Errorf("seal: NV index %#08x: %w", counterIndex, err)
+	}
+	return *name, nil
 }
 
-// Counter returns the value of the counter. If the TPM has no counter, Counter makes one.
+// Counter returns the value of the counter. If the TPM has no counter, Counter makes one. An
+// interposer on the TPM's bus cannot alter the value, unless it has replaced the TPM's storage key.
 func Counter(t transport.TPM) (uint64, error) {
-	name, err := counterName(t)
+	s, err := load(t, nil)
 	if err != nil {
+		return 0, err
+	}
+	defer s.Close()
+	return s.counter()
+}
+
+func (s *storage) counter() (uint64, error) {
+	name, err := counterName(s.tpm)
+	if errors.Is(err, errNoCounter) {
 		define := tpm2.NVDefineSpace{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}, PublicInfo: tpm2.New2B(counterPublic)}
-		if _, failed := define.Execute(t); failed != nil && !errors.Is(failed, tpm2.TPMRCNVDefined) {
-			return 0, fmt.Errorf("seal: making a counter in the TPM: %w", tpmrc.Explain(failed, tpmrc.Owner))
+		if _, err := define.Execute(s.tpm); err != nil {
+			return 0, fmt.Errorf("seal: making a counter in the TPM: %w", tpmrc.Explain(err, tpmrc.Owner))
 		}
-		// A new counter has no value until its first increment. An increment of another program's
-		// index fails.
-		if err := increment(t); err != nil {
+		_, err = counterName(s.tpm) // errNeverAdvanced
+	}
+	// A new counter has no value until its first increment. After any other error, an increment could
+	// make the LUKS2 tokens of the disk worthless.
+	if errors.Is(err, errNeverAdvanced) {
+		if err := s.increment(); err != nil {
 			return 0, err
 		}
-		if name, err = counterName(t); err != nil {
-			return 0, err
-		}
+		name, err = counterName(s.tpm)
+	}
+	if err != nil {
+		return 0, err
 	}
 	rsp, err := tpm2.NVRead{
-		AuthHandle: tpm2.AuthHandle{Handle: counterIndex, Name: name, Auth: tpm2.PasswordAuth(nil)},
+		AuthHandle: tpm2.AuthHandle{Handle: counterIndex, Name: name, Auth: s.Authentic(false)},
 		NVIndex:    tpm2.NamedHandle{Handle: counterIndex, Name: name}, Size: 8,
-	}.Execute(t)
+	}.Execute(s.tpm)
 	if err != nil {
-		return 0, fmt.Errorf("seal: reading the TPM's counter: %w", tpmrc.Explain(err, tpmrc.None))
+		return 0, fmt.Errorf("seal: reading the TPM's counter: %w", tpmrc.Explain(storagekey.Explain(err), tpmrc.None))
 	}
 	if len(rsp.Data.Buffer) != 8 {
 		return 0, errors.New("seal: the TPM's counter does not have 8 bytes")
@@ -72,25 +103,32 @@ func Counter(t transport.TPM) (uint64, error) {
 	return binary.BigEndian.Uint64(rsp.Data.Buffer), nil
 }
 
-// Advance increments the counter: LUKS2 tokens with a limit below the new value become worthless.
-func Advance(t transport.TPM) error {
+// Advance increments the counter: LUKS2 tokens with a limit below the new value become worthless. If
+// `key` is not empty, the TPM's storage key must have this name.
+func Advance(t transport.TPM, key []byte) error {
+	s, err := load(t, key)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
 	if _, err := counterName(t); err != nil {
 		return err
 	}
-	return increment(t)
+	return s.increment()
 }
 
-func increment(t transport.TPM) error {
-	rsp, err := tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(counterIndex)}.Execute(t)
+func (s *storage) increment() error {
+	rsp, err := tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(counterIndex)}.Execute(s.tpm)
 	if err != nil {
 		return fmt.Errorf("seal: the TPM's counter: %w", tpmrc.Explain(err, tpmrc.None))
 	}
+	// The name is the one that the TPM stated. If it is false, the TPM refuses the command.
 	_, err = tpm2.NVIncrement{
-		AuthHandle: tpm2.AuthHandle{Handle: counterIndex, Name: rsp.NVName, Auth: tpm2.PasswordAuth(nil)},
+		AuthHandle: tpm2.AuthHandle{Handle: counterIndex, Name: rsp.NVName, Auth: s.Authentic(false)},
 		NVIndex:    tpm2.NamedHandle{Handle: counterIndex, Name: rsp.NVName},
-	}.Execute(t)
+	}.Execute(s.tpm)
 	if err != nil {
-		return fmt.Errorf("seal: the TPM's counter: %w", tpmrc.Explain(err, tpmrc.None))
+		return fmt.Errorf("seal: the TPM's counter: %w", tpmrc.Explain(storagekey.Explain(err), tpmrc.None))
 	}
 	return nil
 }

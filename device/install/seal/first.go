@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"gangway/device/identity/tpmrc"
+	"gangway/device/install/storagekey"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -30,15 +31,17 @@ type first struct {
 // NewFirst is like New, but the TPM releases the passphrase only until the counter advances. If the
 // TPM has no counter, NewFirst makes one.
 func NewFirst(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
-	limit, err := Counter(t)
+	h := storagekey.Hold(t)
+	defer h.Close()
+	limit, err := Counter(h)
 	if err != nil {
 		return nil, nil, err
 	}
-	counter, err := counterName(t)
+	counter, err := counterName(h)
 	if err != nil {
 		return nil, nil, err
 	}
-	return newSealed(t, policyFirst(t, counter, limit), func(key tpm2.TPM2BName, blob, _ []byte) any {
+	return newSealed(h, policyFirst(counter, limit), func(key tpm2.TPM2BName, blob, _ []byte) any {
 		return first{Type: FirstType, Blob: blob, Limit: limit, Counter: counterIndex, Key: key.Buffer}
 	})
 }
@@ -51,33 +54,31 @@ func OpenFirst(t transport.TPM, raw json.RawMessage) ([]byte, error) {
 			return nil, nil, errDamaged
 		}
 		return tok.Blob, tok.Key, nil
-	}, func(tok first) (func(tpm2.Session) error, error) {
+	}, func(tok first) (policyFunc, error) {
 		counter, err := counterName(t)
 		if err != nil {
 			return nil, errors.Join(ErrNotReleased, err)
 		}
-		return policyFirst(t, counter, tok.Limit), nil
+		return func(session tpm2.TPMISHPolicy) []tpm2.PolicyCommand {
+			return policyFirst(counter, tok.Limit)(session, nil)
+		}, nil
 	})
 }
 
-// policyFirst returns the function that runs the commands of NewFirst's policy.
-func policyFirst(t transport.TPM, counter tpm2.TPM2BName, limit uint64) func(tpm2.Session) error {
-	return func(session tpm2.Session) error {
-		if err := policyPCR7(t, session); err != nil {
-			return err
-		}
-		return policyCounter(t, session, counter, limit)
+// policyFirst returns the function that returns the commands of NewFirst's policy, for a value of
+// PCR 7; see policyPCR.
+func policyFirst(counter tpm2.TPM2BName, limit uint64) func(tpm2.TPMISHPolicy, [][]byte) []tpm2.PolicyCommand {
+	return func(session tpm2.TPMISHPolicy, pcr7 [][]byte) []tpm2.PolicyCommand {
+		return []tpm2.PolicyCommand{policyPCR(session, []int{pcr}, pcr7), policyCounter(session, counter, limit)}
 	}
 }
 
-// policyPCR7 runs TPM2_PolicyPCR for the present value of PCR 7.
-func policyPCR7(t transport.TPM, session tpm2.Session) error {
-	_, err := tpm2.PolicyPCR{PolicySession: session.Handle(), Pcrs: pcrs(pcr)}.Execute(t)
-	return err
-}
-
-// unseal loads an object and returns its secret. `policy` runs the policy's commands.
-func (s *storage) unseal(private *tpm2.TPM2BPrivate, public *tpm2.TPM2BPublic, policy func(tpm2.Session) error) ([]byte, error) {
+// unseal loads an object and returns its secret. `policy` returns the policy's commands.
+func (s *storage) unseal(private *tpm2.TPM2BPrivate, public *tpm2.TPM2BPublic, policy policyFunc) ([]byte, error) {
+	name, err := nameOfSealed(public)
+	if err != nil {
+		return nil, err
+	}
 	object, err := tpm2.Load{ParentHandle: tpm2.NamedHandle{Handle: s.Handle, Name: s.Name}, InPrivate: *private, InPublic: *public}.Execute(s.tpm)
 	if err != nil {
 		return nil, refused(err)
@@ -88,10 +89,10 @@ func (s *storage) unseal(private *tpm2.TPM2BPrivate, public *tpm2.TPM2BPublic, p
 		return nil, fmt.Errorf("seal: %w", tpmrc.Explain(err, tpmrc.None))
 	}
 	defer end()
-	if err := policy(session); err != nil {
+	if err := run(s.tpm, policy(session.Handle())); err != nil {
 		return nil, refused(err)
 	}
-	rsp, err := tpm2.Unseal{ItemHandle: tpm2.AuthHandle{Handle: object.ObjectHandle, Name: object.Name, Auth: session}}.Execute(s.tpm)
+	rsp, err := tpm2.Unseal{ItemHandle: tpm2.AuthHandle{Handle: object.ObjectHandle, Name: name, Auth: session}}.Execute(s.tpm)
 	if err != nil {
 		return nil, refused(err)
 	}

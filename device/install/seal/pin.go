@@ -13,6 +13,7 @@ import (
 	"fmt"
 
 	"gangway/device/identity/tpmrc"
+	"gangway/device/install/storagekey"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -103,7 +104,7 @@ func NewPIN(t transport.TPM, key []byte, pin string) (share []byte, tok map[stri
 		}),
 	}.Execute(t)
 	if err != nil {
-		return nil, nil, fmt.Errorf("seal: sealing the PIN's share: %w", tpmrc.Explain(err, tpmrc.None))
+		return nil, nil, fmt.Errorf("seal: sealing the PIN's share: %w", tpmrc.Explain(storagekey.Explain(err), tpmrc.None))
 	}
 	b, err := json.Marshal(pinToken{PINType, append(tpm2.Marshal(rsp.OutPrivate), tpm2.Marshal(rsp.OutPublic)...), salt, s.Name.Buffer})
 	if err == nil {
@@ -129,6 +130,10 @@ func OpenPIN(t transport.TPM, raw json.RawMessage, pin string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	name, err := nameOfSealed(public)
+	if err != nil {
+		return nil, err
+	}
 	auth, err := authOf(pin, tok.Salt)
 	if err != nil {
 		return nil, err
@@ -144,7 +149,7 @@ func OpenPIN(t transport.TPM, raw json.RawMessage, pin string) ([]byte, error) {
 	}
 	defer flush(t, object.ObjectHandle)
 	session := tpm2.HMAC(tpm2.TPMAlgSHA256, 16, append(s.Out(), tpm2.Auth(auth))...)
-	rsp, err := tpm2.Unseal{ItemHandle: tpm2.AuthHandle{Handle: object.ObjectHandle, Name: object.Name, Auth: session}}.Execute(t)
+	rsp, err := tpm2.Unseal{ItemHandle: tpm2.AuthHandle{Handle: object.ObjectHandle, Name: name, Auth: session}}.Execute(t)
 	if errors.Is(err, tpm2.TPMRCAuthFail) {
 		return nil, ErrWrongPIN
 	}

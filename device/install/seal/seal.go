@@ -41,11 +41,12 @@ type storage struct {
 	tpm transport.TPM
 }
 
-// load loads the storage key. If `name` is not empty, the key must have this name.
+// load loads the storage key. If `name` is not empty, the key must have this name; otherwise the error
+// is storagekey.ErrOther.
 func load(t transport.TPM, name []byte) (*storage, error) {
 	k, err := storagekey.Load(t, name)
 	if errors.Is(err, storagekey.ErrOther) {
-		return nil, errors.Join(ErrNotReleased, err)
+		return nil, err // shown to a person
 	}
 	if err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
@@ -58,8 +59,8 @@ func flush(t transport.TPM, h tpm2.TPMHandle) {
 	_, _ = tpm2.FlushContext{FlushHandle: h}.Execute(t)
 }
 
-// KeyName returns the name of the TPM's storage key that a LUKS2 token of the type BoundType or
-// FirstType records. If it records none, the result is nil.
+// KeyName returns the name of the TPM's storage key that a LUKS2 token of the type BoundType,
+// FirstType or PINType records. If it records none, the result is nil.
 func KeyName(raw json.RawMessage) []byte {
 	var tok struct {
 		Key []byte `json:"key"`
@@ -84,7 +85,7 @@ type token struct {
 // New makes a passphrase and a LUKS2 token that seals the passphrase. Only this TPM can unseal the
 // passphrase from the LUKS2 token.
 func New(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
-	return newSealed(t, func(session tpm2.Session) error { return policyPCR7(t, session) }, func(_ tpm2.TPM2BName, blob, digest []byte) any {
+	return newSealed(t, policyPCR7, func(_ tpm2.TPM2BName, blob, digest []byte) any {
 		return token{
 			Type: TokenType, Blob: blob,
 			PCRs: []int{pcr}, Bank: "sha256", Primary: "ecc", Policy: hex.EncodeToString(digest),
@@ -92,10 +93,15 @@ func New(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
 	})
 }
 
-// newSealed makes a passphrase and seals it. `policy` runs the policy's commands in a trial
-// session. `token` makes the LUKS2 token from the storage key's name, from the sealed object and from
-// the policy's digest.
-func newSealed(t transport.TPM, policy func(tpm2.Session) error, token func(key tpm2.TPM2BName, blob, digest []byte) any) (passphrase []byte, tok map[string]any, err error) {
+// policyPCR7 returns the commands of New's policy, for a value of PCR 7; see policyPCR.
+func policyPCR7(session tpm2.TPMISHPolicy, pcr7 [][]byte) []tpm2.PolicyCommand {
+	return []tpm2.PolicyCommand{policyPCR(session, []int{pcr}, pcr7)}
+}
+
+// newSealed makes a passphrase and seals it. `policy` returns the policy's commands for the present
+// value of PCR 7. `token` makes the LUKS2 token from the storage key's name, from the sealed object
+// and from the policy's digest.
+func newSealed(t transport.TPM, policy func(tpm2.TPMISHPolicy, [][]byte) []tpm2.PolicyCommand, token func(key tpm2.TPM2BName, blob, digest []byte) any) (passphrase []byte, tok map[string]any, err error) {
 	secret := make([]byte, secretSize)
 	rand.Read(secret)
 	s, err := load(t, nil)
@@ -103,7 +109,11 @@ func newSealed(t transport.TPM, policy func(tpm2.Session) error, token func(key 
 		return nil, nil, err
 	}
 	defer s.Close()
-	digest, err := trial(t, policy)
+	pcr7, err := s.readPCRs(pcr)
+	if err != nil {
+		return nil, nil, err
+	}
+	digest, err := s.digest(func(session tpm2.TPMISHPolicy) []tpm2.PolicyCommand { return policy(session, pcr7) })
 	if err != nil {
 		return nil, nil, err
 	}
@@ -135,7 +145,7 @@ func (s *storage) seal(secret, policy []byte) ([]byte, error) {
 		}),
 	}.Execute(s.tpm)
 	if err != nil {
-		return nil, fmt.Errorf("seal: sealing the secret: %w", tpmrc.Explain(err, tpmrc.None))
+		return nil, fmt.Errorf("seal: sealing the secret: %w", tpmrc.Explain(storagekey.Explain(err), tpmrc.None))
 	}
 	return append(tpm2.Marshal(rsp.OutPrivate), tpm2.Marshal(rsp.OutPublic)...), nil
 }
@@ -150,6 +160,9 @@ var ErrNotReleased = errors.New("this TPM does not release the disk's key.\nThe 
 // a problem of the TPM itself, such as a lockout, refused returns that problem. Otherwise it
 // returns ErrNotReleased.
 func refused(err error) error {
+	if err = storagekey.Explain(err); errors.Is(err, storagekey.ErrAltered) {
+		return fmt.Errorf("seal: %w", err)
+	}
 	explained := tpmrc.Explain(err, tpmrc.None)
 	var cause *tpmrc.Cause
 	if errors.As(explained, &cause) && cause.Code != tpmrc.CodeOther && cause.Code != tpmrc.CodeUnsupported {
@@ -165,15 +178,15 @@ func Open(t transport.TPM, raw json.RawMessage) ([]byte, error) {
 			return nil, nil, errors.New("seal: the LUKS2 token in the disk's header has parameters that Gangway's installer does not use; use the recovery key, or install the machine again")
 		}
 		return tok.Blob, nil, nil
-	}, func(token) (func(tpm2.Session) error, error) {
-		return func(session tpm2.Session) error { return policyPCR7(t, session) }, nil
+	}, func(token) (policyFunc, error) {
+		return func(session tpm2.TPMISHPolicy) []tpm2.PolicyCommand { return policyPCR7(session, nil) }, nil
 	})
 }
 
 // openSeal returns the passphrase that a LUKS2 token of the type T seals. `check` checks the LUKS2
-// token, and returns the sealed object and the storage key's name. `policy` returns the function that runs the policy's
-// commands; openSeal calls `policy` when the storage key is loaded.
-func openSeal[T any](t transport.TPM, raw json.RawMessage, check func(T) (blob, key []byte, err error), policy func(T) (func(tpm2.Session) error, error)) ([]byte, error) {
+// token, and returns the sealed object and the storage key's name. `policy` returns the function that
+// returns the policy's commands; openSeal calls `policy` when the storage key is loaded.
+func openSeal[T any](t transport.TPM, raw json.RawMessage, check func(T) (blob, key []byte, err error), policy func(T) (policyFunc, error)) ([]byte, error) {
 	var tok T
 	if err := json.Unmarshal(raw, &tok); err != nil {
 		return nil, fmt.Errorf("seal: the LUKS2 token in the disk's header: %w", err)

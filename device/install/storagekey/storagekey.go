@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 
 	"gangway/device/identity/tpmrc"
 
@@ -20,7 +21,20 @@ import (
 
 // ErrOther means that the TPM's storage key is not the key with the recorded name. The TPM is
 // another one or was cleared, or an interposer on its bus has replaced the key.
-var ErrOther = errors.New("the TPM's storage key differs from the key that the disk's header names: the TPM was replaced or cleared, or a device on its bus changes its responses; use the recovery key")
+var ErrOther = errors.New("the TPM's storage key differs from the key that the disk's header names: the disk belongs to another machine, the TPM was replaced or cleared, or a device on its bus changes its responses; use the recovery key")
+
+// ErrAltered means that a response does not have the HMAC that the TPM makes.
+var ErrAltered = errors.New("the TPM's response is not authentic: a device on its bus changes its responses, or the TPM is faulty; restart the machine, and if this happens again, examine it")
+
+// Explain returns ErrAltered if `err` says that the response's HMAC is wrong, in a session of
+// Authentic, In or Out. Otherwise it returns `err`.
+func Explain(err error) error {
+	// go-tpm v0.9.8 has no variable for this error.
+	if err != nil && strings.Contains(err.Error(), "incorrect authorization HMAC") {
+		return errors.Join(ErrAltered, err)
+	}
+	return err
+}
 
 // template is systemd's template for the storage key.
 var template = tpm2.TPMTPublic{
@@ -42,11 +56,63 @@ type Key struct {
 	Name   tpm2.TPM2BName
 	tpm    transport.TPM
 	public tpm2.TPMTPublic
+	held   bool // Close does not flush the key
+}
+
+// Held is a TPM in which the storage key stays loaded, because some TPMs take seconds to make it. All
+// steps of one operation then also use one key. So an interposer cannot let the first steps use the
+// true key, and later steps another one.
+type Held struct {
+	transport.TPM
+	key *Key
+}
+
+// Hold returns a TPM that keeps the key from the first call of Load. The caller must call Close.
+func Hold(t transport.TPM) *Held {
+	if h, ok := t.(*Held); ok {
+		t = h.TPM
+	}
+	return &Held{TPM: t}
+}
+
+// Name returns the name of the key that Load has loaded; nil: it has loaded none.
+func (h *Held) Name() []byte {
+	if h.key == nil {
+		return nil
+	}
+	return h.key.Name.Buffer
+}
+
+// Close flushes the key. It does not close the TPM.
+func (h *Held) Close() {
+	if h.key != nil {
+		h.key.held = false
+		h.key.Close()
+		h.key = nil
+	}
 }
 
 // Load makes the storage key, which is the same each time, until the TPM is cleared. If `name` is
 // not empty, and the key has another name, the error is ErrOther.
 func Load(t transport.TPM, name []byte) (*Key, error) {
+	h, hold := t.(*Held)
+	if !hold {
+		return load(t, name)
+	}
+	if h.key == nil {
+		k, err := load(h.TPM, name)
+		if err != nil {
+			return nil, err
+		}
+		k.held, h.key = true, k
+	}
+	if len(name) > 0 && !bytes.Equal(h.key.Name.Buffer, name) {
+		return nil, ErrOther
+	}
+	return h.key, nil
+}
+
+func load(t transport.TPM, name []byte) (*Key, error) {
 	rsp, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(template)}.Execute(t)
 	if err != nil {
 		return nil, fmt.Errorf("making the TPM's storage key: %w", tpmrc.Explain(err, tpmrc.Owner))
@@ -77,14 +143,16 @@ func (k *Key) read(rsp *tpm2.CreatePrimaryResponse, name []byte) error {
 	return nil
 }
 
-// Close flushes the key and prepares the TPM for a loss of power (TPM2_Shutdown with
+// Close flushes the key, unless a Held keeps it, and prepares the TPM for a loss of power (TPM2_Shutdown with
 // TPM_SU_CLEAR). systemd's template does not set noDA. So, without TPM2_Shutdown, the TPM would
 // count the next loss of power as a wrong guess of the key's empty password. After a few losses,
 // the TPM's lockout would block the disk's key (Part 1, 19.8.6). The TPM stays usable after
 // TPM2_Shutdown.
 func (k *Key) Close() {
-	// An object that is not flushed disappears when the TPM restarts.
-	_, _ = tpm2.FlushContext{FlushHandle: k.Handle}.Execute(k.tpm)
+	if !k.held {
+		// An object that is not flushed disappears when the TPM restarts.
+		_, _ = tpm2.FlushContext{FlushHandle: k.Handle}.Execute(k.tpm)
+	}
 	// If TPM2_Shutdown fails, the next loss of power counts as a guess; a lockout can be
 	// lifted.
 	_, _ = tpm2.Shutdown{ShutdownType: tpm2.TPMSUClear}.Execute(k.tpm)
@@ -98,4 +166,15 @@ func (k *Key) In() []tpm2.AuthOption {
 // Out makes a session encrypt the first parameter of a response.
 func (k *Key) Out() []tpm2.AuthOption {
 	return []tpm2.AuthOption{tpm2.Salted(k.Handle, k.public), tpm2.AESEncryption(128, tpm2.EncryptOut)}
+}
+
+// Authentic returns a session for one command. The response then has an HMAC, which only the TPM
+// with this storage key can make, so an interposer on the TPM's bus cannot alter the response. If the
+// session does not authorise the command, set `audit`: the TPM accepts no other session then.
+func (k *Key) Authentic(audit bool) tpm2.Session {
+	options := []tpm2.AuthOption{tpm2.Salted(k.Handle, k.public)}
+	if audit {
+		options = append(options, tpm2.Audit())
+	}
+	return tpm2.HMAC(tpm2.TPMAlgSHA256, 16, options...)
 }

@@ -24,7 +24,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport/linuxtpm"
 )
 
-// The first and the last persistent handle (TPM 2.0 Library, Part 2, 7.5).
+// The range of persistent handles (TPM 2.0 Library, Part 2, 7.5).
 const (
 	firstPersistent = 0x81000000
 	lastPersistent  = 0x81FFFFFF
@@ -32,14 +32,14 @@ const (
 
 // tpmKey is a key at a persistent handle of a TPM. The field `device` names a character device, or
 // the socket of a software TPM in one of the forms unix:PATH, PATH and tcp:HOST:PORT. The hub opens
-// the device for each operation, and then closes it. So other programs can use the TPM, and a
-// software TPM can restart.
+// the device for each operation and closes it afterwards, so that other programs can use the TPM,
+// and a software TPM can restart.
 type tpmKey struct {
 	device string
 	handle uint32
 }
 
-// busy has a lock for each device, because a software TPM accepts one connection at a time.
+// busy holds one lock per device, because a software TPM accepts only one connection at a time.
 var busy sync.Map // path -> *sync.Mutex
 
 // with opens the TPM and calls `do`.
@@ -79,7 +79,8 @@ func openTPM(ctx context.Context, device string) (transport.TPMCloser, error) {
 // maxResponse is the maximum size of a TPM's response, in bytes. TPMs use at most 4 KiB.
 const maxResponse = 64 << 10
 
-// socket sends raw commands to a software TPM.
+// socket is a connection to a software TPM, which reads commands and writes responses without any
+// framing.
 type socket struct{ conn net.Conn }
 
 func (s *socket) Close() error { return s.conn.Close() }
@@ -101,7 +102,7 @@ func (s *socket) Send(command []byte) ([]byte, error) {
 	return response, err
 }
 
-// patient repeats a command while the TPM is busy.
+// patient is a transport that repeats each command until the TPM is no longer busy.
 type patient struct {
 	ctx context.Context
 	to  transport.TPM
@@ -139,7 +140,7 @@ func (k *tpmKey) read(t transport.TPM) (tpm2.TPM2BName, *ecdsa.PublicKey, error)
 		return tpm2.TPM2BName{}, nil, err
 	}
 	if a := area.ObjectAttributes; !a.SignEncrypt || a.Restricted || !a.UserWithAuth || !a.FixedTPM || !a.FixedParent || !a.SensitiveDataOrigin {
-		return tpm2.TPM2BName{}, nil, fmt.Errorf("the object at 0x%08x must be a signing key that this TPM made, and that cannot leave the TPM", k.handle)
+		return tpm2.TPM2BName{}, nil, fmt.Errorf("the object at 0x%08x must be a signing key that was made in this TPM and cannot leave it", k.handle)
 	}
 	key, err := tpm2.Pub(*area)
 	if err != nil {
@@ -160,7 +161,7 @@ func (k *tpmKey) public(ctx context.Context) (public *ecdsa.PublicKey, err error
 	return public, err
 }
 
-// tpmHashes maps the hash functions of package crypto to the algorithm ids of the TPM.
+// tpmHashes maps hash functions to the TPM's algorithm ids for them.
 var tpmHashes = map[crypto.Hash]tpm2.TPMAlgID{crypto.SHA256: tpm2.TPMAlgSHA256, crypto.SHA384: tpm2.TPMAlgSHA384}
 
 func (k *tpmKey) sign(ctx context.Context, digest []byte, hash crypto.Hash) (der []byte, err error) {
@@ -188,8 +189,8 @@ func (k *tpmKey) sign(ctx context.Context, digest []byte, hash crypto.Hash) (der
 	return der, err
 }
 
-// create makes a key in the owner hierarchy, and stores it at the handle. TPM2_Clear removes the
-// key permanently.
+// create makes a key in the owner hierarchy, and stores it at the handle. The key cannot be
+// restored after TPM2_Clear, which replaces the seed that the key is derived from.
 func (k *tpmKey) create(ctx context.Context, curve elliptic.Curve) error {
 	id, hash, size := tpm2.TPMECCNistP256, tpm2.TPMAlgSHA256, 32
 	if curve == elliptic.P384() {
@@ -200,7 +201,7 @@ func (k *tpmKey) create(ctx context.Context, curve elliptic.Curve) error {
 	return k.with(ctx, func(t transport.TPM) error {
 		_, err := tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(k.handle)}.Execute(t)
 		if err == nil {
-			return fmt.Errorf("the TPM has an object at 0x%08x already: choose another handle", k.handle)
+			return fmt.Errorf("the TPM already has an object at 0x%08x: choose another handle", k.handle)
 		} else if !errors.Is(err, tpm2.TPMRCHandle) {
 			return err
 		}
@@ -232,8 +233,8 @@ func (k *tpmKey) remove(ctx context.Context) error {
 	})
 }
 
-// template is an unrestricted signing key that cannot leave the TPM. With the attribute NoDA, the
-// key can be used while the TPM is locked after wrong passwords for other keys. So wrong passwords
+// template returns the template of an unrestricted signing key that cannot leave the TPM. The
+// attribute NoDA exempts the key from the TPM's dictionary attack lockout, so that wrong passwords
 // for other keys cannot stop the hub from signing.
 func template(curve tpm2.TPMECCCurve, hash tpm2.TPMAlgID, unique []byte) tpm2.TPMTPublic {
 	return tpm2.TPMTPublic{

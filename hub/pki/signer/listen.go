@@ -18,15 +18,15 @@ import (
 type ListenOptions struct {
 	// Users are the ids of the users that may connect.
 	Users []int
-	// Group is the id of a group whose members may open the socket. The signer also checks the user
-	// of each connection. If Group is -1, only the signer's own user may open the socket.
+	// Group is the id of a group whose members may open the socket; even so, the signer checks the
+	// user of each connection. If Group is -1, only the signer's own user may open the socket.
 	Group int
 	Log   *slog.Logger
 }
 
-// Listen listens on a Unix socket. The socket has the mode 0600, or 0660 with a group. Listen
-// removes a socket that a killed signer left, but never another file, and never the socket of a
-// running signer.
+// Listen listens on a Unix socket, which gets the mode 0600, or 0660 if there is a group. It
+// replaces a socket that a killed signer left behind, but never the socket of a running signer or
+// another kind of file.
 func Listen(path string, o ListenOptions) (net.Listener, error) {
 	if len(o.Users) == 0 {
 		return nil, errors.New("signer: no user may connect")
@@ -34,8 +34,8 @@ func Listen(path string, o ListenOptions) (net.Listener, error) {
 	if err := removeDead(path); err != nil {
 		return nil, err
 	}
-	// The socket gets its final name only after its mode is set. So nobody else can connect
-	// earlier.
+	// The socket gets its final name only after its mode is set, so that nobody else can connect
+	// before that.
 	tmp, err := os.MkdirTemp(filepath.Dir(path), ".signer-")
 	if err != nil {
 		return nil, err
@@ -61,8 +61,8 @@ func publish(inner, path string, group int) error {
 		if err != nil {
 			return err
 		}
-		// gangway-signer.service forbids chown. If the socket has the right group already, chown is
-		// not needed.
+		// gangway-signer.service forbids chown, but chown is not needed if the socket already has
+		// the right group.
 		if int(info.Sys().(*syscall.Stat_t).Gid) != group {
 			if err := os.Chown(inner, -1, group); err != nil {
 				return err
@@ -119,8 +119,8 @@ func (l *listener) Close() error {
 	return errors.Join(os.Remove(l.path), l.UnixListener.Close())
 }
 
-// userOf returns the id of the user that made the connection. The kernel recorded the id when the
-// user connected, so the user cannot forge it.
+// userOf returns the id of the user at the other end of the connection. It comes from the kernel,
+// which recorded it when the user connected, so the user cannot forge it.
 func userOf(conn *net.UnixConn) (int, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {

@@ -4,8 +4,8 @@
 //	GET  /v1/keys/NAME                    the public key: SubjectPublicKeyInfo in PEM
 //	POST /v1/keys/NAME/sign?hash=SHA-256  the body is a digest, the answer is an ASN.1 Ecdsa-Sig-Value
 //
-// Anyone who can connect to the socket can get any digest signed. So the socket has the mode 0600,
-// and the signer also checks the user of each connection.
+// Anyone who can connect to the socket can get any digest signed. Therefore the socket has the mode
+// 0600, and the signer also checks the user of each connection.
 package signer
 
 import (
@@ -32,7 +32,8 @@ import (
 
 var nameForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`) })
 
-// CheckName checks the name of a key: 1 to 64 lower-case letters, digits and hyphens.
+// CheckName checks that `name` can be the name of a key: 1 to 64 lower-case letters, digits and
+// hyphens.
 func CheckName(name string) error {
 	if !nameForm().MatchString(name) {
 		return fmt.Errorf("the name of a key must be 1 to 64 lower-case letters, digits and hyphens, not %.80q", name)
@@ -40,13 +41,13 @@ func CheckName(name string) error {
 	return nil
 }
 
-// maxAnswer is the maximum size of an answer, in bytes.
+// maxAnswer is the maximum size of the signer's answer, in bytes.
 const maxAnswer = 4 << 10
 
-// Client uses the keys of a signer. It is safe for concurrent use.
+// Client requests public keys and signatures from a signer. It is safe for concurrent use.
 type Client struct{ http http.Client }
 
-// NewClient returns a client of the signer at a Unix socket. It does not connect.
+// NewClient returns a client for the signer that listens on a Unix socket. It does not connect yet.
 func NewClient(socket string) *Client {
 	return &Client{http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -61,9 +62,9 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader) ([
 	if err != nil {
 		return nil, err
 	}
-	// This entry permits net/http to repeat the request on a new connection, if the signer has
-	// closed the old connection, for example because it was restarted. It is safe to sign the same
-	// digest twice.
+	// This entry permits net/http to repeat the request on a new connection if the signer has
+	// closed the old one, for example because it was restarted. Signing the same digest twice is
+	// safe.
 	req.Header["Idempotency-Key"] = nil
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -80,7 +81,7 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader) ([
 	return answer, nil
 }
 
-// Public returns the public key with this name.
+// Public returns the public key with the given name.
 func (c *Client) Public(ctx context.Context, name string) (*ecdsa.PublicKey, error) {
 	text, err := c.do(ctx, http.MethodGet, "/v1/keys/"+url.PathEscape(name), nil)
 	if err != nil {
@@ -101,24 +102,25 @@ func (c *Client) Public(ctx context.Context, name string) (*ecdsa.PublicKey, err
 	return public, nil
 }
 
-// Sign returns the signature of a digest. The caller verifies the signature.
+// Sign returns the signature of a digest by the key with the given name. It does not verify the
+// signature: the caller must do that.
 func (c *Client) Sign(ctx context.Context, name string, digest []byte, hash crypto.Hash) ([]byte, error) {
 	return c.do(ctx, http.MethodPost, "/v1/keys/"+url.PathEscape(name)+"/sign?hash="+url.QueryEscape(hash.String()), bytes.NewReader(digest))
 }
 
-// hashes has the hash function that is used with each curve.
+// hashes maps each allowed curve to the hash function for its signatures.
 var hashes = map[elliptic.Curve]crypto.Hash{elliptic.P256(): crypto.SHA256, elliptic.P384(): crypto.SHA384}
 
-// Handler serves keys by their names. It signs only digests of the right length for the key, and
-// logs each signature.
+// Handler is the signer's HTTP handler. It signs only digests whose length is right for the key,
+// and logs each signature.
 type Handler struct {
 	keys map[string]crypto.Signer
 	log  *slog.Logger
 	mux  *http.ServeMux
 }
 
-// NewHandler returns a handler for these keys. It returns an error if a key is not an ECDSA key on
-// P-256 or P-384.
+// NewHandler returns a handler for the given keys by name. It returns an error if a name is not
+// valid, or if a key is not an ECDSA key on P-256 or P-384.
 func NewHandler(keys map[string]crypto.Signer, log *slog.Logger) (*Handler, error) {
 	for name, key := range keys {
 		if err := CheckName(name); err != nil {
@@ -160,7 +162,7 @@ func (h *Handler) sign(w http.ResponseWriter, r *http.Request) {
 	}
 	hash := hashes[key.Public().(*ecdsa.PublicKey).Curve]
 	if got := r.URL.Query().Get("hash"); got != hash.String() {
-		http.Error(w, fmt.Sprintf("the key %s signs digests of %s only", name, hash), http.StatusBadRequest)
+		http.Error(w, fmt.Sprintf("the key %s signs only digests of %s", name, hash), http.StatusBadRequest)
 		return
 	}
 	digest, err := io.ReadAll(io.LimitReader(r.Body, int64(hash.Size())+1))

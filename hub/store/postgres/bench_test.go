@@ -12,10 +12,10 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// BenchmarkOnboard measures a whole onboarding with commits that wait for the disk: BeginEnrolment
-// and then Activate for each device, with one join token. It reports how many operations share a
-// commit, and how many statements an onboarding needs. Compare it with the benchmark of package
-// sqlite in the same run.
+// BenchmarkOnboard measures whole onboardings, BeginEnrolment and then Activate for each device,
+// with one join token and with commits that wait for the disk. It reports how many operations share
+// a commit, and how many statements an onboarding needs. Compare it with the benchmark of the same
+// name in package sqlite, in the same run.
 func BenchmarkOnboard(b *testing.B) {
 	own, err := pgtest.Start(true)
 	if err != nil {

@@ -14,43 +14,41 @@ import (
 
 // Config says which database Open opens.
 type Config struct {
-	// URL is the address of the database: postgres://user@host/database. The URL may contain a
-	// password. The URL may have the parameters of libpq. It may also have the parameter
-	// pgbouncer=true, for PgBouncer or another pooler that may give each transaction another
-	// connection.
+	// URL is the address of the database: postgres://user@host/database. It may contain a password
+	// and the parameters of libpq. It may also have the parameter pgbouncer=true, for PgBouncer or
+	// another pooler that may give each transaction another connection.
 	//
-	// If the URL has the parameter sslmode, that parameter decides about TLS. Otherwise the
+	// If the URL has the parameter sslmode, that parameter decides how TLS is used. Otherwise the
 	// server's certificate is verified (verify-full), except that TLS is optional for a Unix socket
 	// or a loopback address.
 	URL string
 	// Password is used if the URL has no password. If both are empty, the environment variable
 	// PGPASSWORD or libpq's password file is used.
 	Password string
-	// Writers is the number of connections that write, and Readers the number that read. 0 means
-	// the default.
+	// Writers and Readers are the numbers of connections for writing and for reading. 0 means the
+	// default.
 	Writers, Readers int
 }
 
 const (
-	// defaultWriters is 1: transactions that write run one after the other (see writers), so more
-	// connections would only make the batches smaller (BenchmarkOnboard).
+	// defaultWriters is 1 because transactions that write run one after the other (see writers), so
+	// that more connections would only make the batches smaller (BenchmarkOnboard).
 	defaultWriters = 1
 	defaultReaders = 8
-	// connectTimeout is how long a connection attempt to one host may take, unless the URL has the
+	// connectTimeout is how long an attempt to connect to one host may take, unless the URL has the
 	// parameter connect_timeout.
 	connectTimeout = 5 * time.Second
-	// silence is the time after which a connection counts as lost, if the server does not
-	// acknowledge a packet. After half of this time, an idle connection sends a probe.
+	// silence is how long the server may leave a packet unacknowledged before the connection counts
+	// as lost. After half of this time, an idle connection sends a probe.
 	silence = 5 * time.Second
 )
 
-// IsURL reports whether the address of a database is a URL of PostgreSQL, which this package can
-// open.
+// IsURL reports whether the address of a database is a PostgreSQL URL, which this package can open.
 func IsURL(address string) bool {
 	return strings.HasPrefix(address, "postgres://") || strings.HasPrefix(address, "postgresql://")
 }
 
-// parse returns the configuration of the connections. `pooled` is true if the URL has the parameter
+// parse returns the configuration of the connections, and whether the URL has the parameter
 // pgbouncer=true.
 func (c Config) parse() (_ *pgconn.Config, pooled bool, err error) {
 	if !IsURL(c.URL) {
@@ -106,8 +104,7 @@ func parseURL(base string, params []string) (*pgconn.Config, error) {
 	return config, nil
 }
 
-// parameters splits a URL at its question mark. `base` is the text before the question mark, and
-// `params` has the parameters after it.
+// parameters splits a URL into the text before the question mark, and the parameters after it.
 func parameters(address string) (base string, params []string) {
 	base, query, _ := strings.Cut(address, "?")
 	if query != "" {
@@ -146,7 +143,7 @@ func passwordInURL(base string) bool {
 	return at >= 0 && strings.Contains(authority[:at], ":")
 }
 
-// hostsOf returns the different hosts of a configuration.
+// hostsOf returns the hosts of a configuration, without duplicates.
 func hostsOf(config *pgconn.Config) []string {
 	hosts := []string{net.JoinHostPort(config.Host, fmt.Sprint(config.Port))}
 	for _, f := range config.Fallbacks {
@@ -156,8 +153,8 @@ func hostsOf(config *pgconn.Config) []string {
 	return slices.Compact(hosts)
 }
 
-// remote reports whether the connection to a host may go through a network. `hostport` is
-// "host:port", or the folder of a Unix socket.
+// remote reports whether the connection to a host may go over a network. In `hostport`, the host
+// may also be the folder of a Unix socket.
 func remote(hostport string) bool {
 	host, _, err := net.SplitHostPort(hostport)
 	if err != nil {

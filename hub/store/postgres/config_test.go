@@ -7,8 +7,8 @@ import (
 	"gangway/hub/store/postgres"
 )
 
-// An attacker in the network between the hub and the database answers instead of the database, or
-// reads the traffic. If the operator sets no sslmode, the hub must verify the server's certificate.
+// If the operator sets no sslmode, the hub must verify the server's certificate, because an
+// attacker in the network might read the traffic, or answer instead of the database.
 func TestConnectionsOverANetworkAreVerified(t *testing.T) {
 	for _, name := range []string{"PGHOST", "PGSSLMODE", "PGPASSWORD", "PGPORT"} {
 		t.Setenv(name, "")
@@ -57,7 +57,7 @@ func TestConnectionsOverANetworkAreVerified(t *testing.T) {
 	}
 }
 
-// The password in the URL comes before Config.Password, and Config.Password comes before the
+// The password in the URL takes precedence over Config.Password, which takes precedence over the
 // environment variable.
 func TestPasswordComesFromTheRightPlace(t *testing.T) {
 	t.Setenv("PGPASSWORD", "environment")
@@ -73,8 +73,8 @@ func TestPasswordComesFromTheRightPlace(t *testing.T) {
 	}
 }
 
-// The store keeps to the limits of a pooler only if the URL has the parameter pgbouncer=true. The
-// parameter is not sent to the server.
+// The store respects the limits of a pooler only if the URL has the parameter pgbouncer=true, which
+// it does not send to the server.
 func TestPoolerIsAskedFor(t *testing.T) {
 	t.Parallel()
 	for url, want := range map[string]bool{
@@ -86,7 +86,7 @@ func TestPoolerIsAskedFor(t *testing.T) {
 	}
 }
 
-// An error about the address of the database does not show the password.
+// An error about the address of the database does not reveal the password.
 func TestWrongAddressesAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, url := range []string{

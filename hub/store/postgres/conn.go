@@ -14,9 +14,9 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// conn is one connection to the database. It uses package pgconn, the lower layer of pgx. All
-// values of the store have one of four types. So the server need not describe the types of a
-// statement, and rows need no conversion by reflection.
+// conn is one connection to the database. It uses package pgconn, the lower layer of pgx, because
+// all values of the store have one of four types. Therefore the server need not describe the types
+// of a statement, and rows need no conversion by reflection.
 //
 // A conn may run only one statement at a time, in one goroutine.
 type conn struct {
@@ -25,22 +25,22 @@ type conn struct {
 	work *workCounters
 
 	// kept has the statements that the server keeps prepared. It is nil if the connection goes
-	// through a pooler such as PgBouncer: each transaction may then use another connection of the
-	// server.
+	// through a pooler such as PgBouncer, because each transaction may then use another connection
+	// to the server.
 	kept []keptStatement
 
 	// wrote is true if a statement changed a row, or may have changed a row before it failed.
-	// failed is the first error of a statement. After an error, PostgreSQL runs no further
-	// statement of the transaction. The code that uses the connection clears and reads both fields.
+	// failed is the error of the first statement that failed; after that, PostgreSQL runs no
+	// further statement of the transaction. The code that uses the connection clears and reads both
+	// fields.
 	wrote  bool
 	failed error
 
-	// warning is the last warning that the server sent after the code that uses the connection
-	// cleared this field. A warning after a COMMIT means that the server has not waited for its
-	// standby.
+	// warning is the last warning from the server since the code that uses the connection cleared
+	// this field. A warning after a COMMIT means that the server did not wait for its standby.
 	warning string
 
-	// batch has the statements of Do that were not sent yet. `pending` is their number.
+	// batch has the statements that Do has not sent yet, and `pending` is their number.
 	batch   *pgconn.Batch
 	pending int
 
@@ -60,9 +60,8 @@ type keptStatement struct {
 
 type workCounters struct{ statements, rows atomic.Uint64 }
 
-// If a caller needs no more rows of a query, the remaining rows are read and dropped, so that the
-// connection can be used again. maxDrained is the largest number of bytes that are read in this
-// way. If there are more, the connection is closed.
+// maxDrained limits the number of bytes that are read and discarded if a caller needs no more rows
+// of a query. If more are left, the connection is closed; otherwise it can be used again.
 const maxDrained = 1 << 20
 
 var binaryFormat = []int16{pgtype.BinaryFormatCode}
@@ -74,8 +73,8 @@ func (c *conn) encode(args []any) error {
 	for _, a := range args {
 		size += encodedSize(a)
 	}
-	// The parameters point into c.data, so c.data must not grow later. It is never nil, because
-	// package pgconn sends a nil parameter as NULL.
+	// The parameters point into c.data, so it must not grow later. It is never nil, because package
+	// pgconn sends a nil parameter as NULL.
 	if c.data == nil || cap(c.data) < size {
 		c.data = make([]byte, 0, 2*size)
 	}
@@ -105,7 +104,7 @@ func (c *conn) encode(args []any) error {
 	return nil
 }
 
-// encodedSize returns an upper bound of the encoded size of an argument.
+// encodedSize returns an upper bound for the encoded size of an argument.
 func encodedSize(a any) int {
 	const escaped = len(string(escape)) + 2
 	switch a := a.(type) {
@@ -139,8 +138,8 @@ func appendList(data []byte, list []string) []byte {
 	return data
 }
 
-// The method `add` adds a statement to the batch. If the server is to keep the statement for later
-// use, `add` prepares it first.
+// The method `add` adds a statement to the batch. If the server keeps statements prepared, `add`
+// prepares it first, unless this has already been done.
 func (c *conn) add(s *sqlstore.Statement, args []any) error {
 	if c.failed != nil {
 		return c.failed
@@ -163,18 +162,18 @@ func (c *conn) add(s *sqlstore.Statement, args []any) error {
 		*kept = keptStatement{description, string(c.types)}
 	}
 	if kept.types != string(c.types) {
-		return fmt.Errorf("postgres: the arguments of %q have the types %s now, but had the types %s before", s.Postgres(), c.types, kept.types)
+		return fmt.Errorf("postgres: the arguments of %q now have the types %s, but had the types %s before", s.Postgres(), c.types, kept.types)
 	}
 	c.batch.ExecStatement(kept.description, c.params, c.formats, binaryFormat)
 	return nil
 }
 
-// maxPending is the largest number of statements that Do collects.
+// maxPending is the maximum number of statements that Do collects before it sends them.
 const maxPending = 64
 
-// Do implements sqlstore.Conn. It only adds the statement to the batch. The next statement that
-// needs a result is sent together with the batch, so that all of these statements need only one
-// round trip to the server.
+// Do implements sqlstore.Conn. It only adds the statement to the batch, which is sent together with
+// the next statement that needs a result, so that all of them take only one round trip to the
+// server.
 func (c *conn) Do(s *sqlstore.Statement, args ...any) error {
 	if err := c.add(s, args); err != nil {
 		return err
@@ -194,8 +193,7 @@ func (c *conn) flush() error {
 	return c.send(nil)
 }
 
-// send sends the batch. If the function `last` is not nil, send calls it with the result of the
-// last statement.
+// send sends the batch. If `last` is not nil, send calls it with the result of the last statement.
 func (c *conn) send(last func(*pgconn.ResultReader)) error {
 	n := c.pending
 	results := c.pg.ExecBatch(c.ctx, c.batch)
@@ -212,10 +210,10 @@ func (c *conn) send(last func(*pgconn.ResultReader)) error {
 	return nil
 }
 
-// The method `forget` drops the statements of the batch.
+// The method `forget` discards the statements of the batch without sending them.
 func (c *conn) forget() { c.batch, c.pending = &pgconn.Batch{}, 0 }
 
-// The method `fail` records the error of a statement.
+// The method `fail` records the error of the first statement that failed, and returns its argument.
 func (c *conn) fail(err error) error {
 	if c.failed == nil {
 		c.failed = err
@@ -345,7 +343,7 @@ func integer(raw []byte) int64 {
 	return int64(binary.BigEndian.Uint64(raw))
 }
 
-// current has the columns of the current row.
+// current gives access to the columns of a query's current row.
 type current struct{ values [][]byte }
 
 // Text implements sqlstore.Columns.
@@ -359,7 +357,7 @@ func (r *current) Text(i int, like string) string {
 // Int64 implements sqlstore.Columns.
 func (r *current) Int64(i int) int64 { return integer(r.values[i]) }
 
-// control runs statements such as BEGIN and COMMIT. It returns the tag of the last statement.
+// control runs statements such as BEGIN and COMMIT, and returns the command tag of the last one.
 func (c *conn) control(sql string) (tag string, err error) {
 	if err := c.flush(); err != nil {
 		return "", err
@@ -371,7 +369,7 @@ func (c *conn) control(sql string) (tag string, err error) {
 	return results[len(results)-1].CommandTag.String(), nil
 }
 
-// rollback ends a transaction that failed. If the rollback fails too, the connection is closed.
+// rollback ends a transaction that failed, or closes the connection if even the rollback fails.
 func (c *conn) rollback() {
 	c.forget()
 	c.failed = nil

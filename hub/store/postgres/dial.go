@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newDialer returns a dialer whose connections soon notice that the other host does not answer any
-// more. With the kernel's default, a connection would be lost only after 15 minutes, and until then
-// each request of the hub would wait for its timeout.
+// newDialer returns a dialer whose connections soon notice that the other host no longer answers.
+// With the kernel's default, this would take 15 minutes, and until then each request of the hub
+// would wait for its timeout.
 func newDialer() *net.Dialer {
 	return &net.Dialer{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: silence / 2, Interval: time.Second, Count: 5},
@@ -30,18 +30,19 @@ func newDialer() *net.Dialer {
 	}
 }
 
-// connKey is the key of the conn in the data of a pgconn.PgConn.
+// connKey is the key under which the custom data of a pgconn.PgConn contains its conn.
 const connKey = "conn"
 
-// noteWarning keeps a warning of the server for the code that uses the connection.
+// noteWarning records a warning from the server, so that the code that uses the connection can read
+// it.
 func noteWarning(pg *pgconn.PgConn, n *pgconn.Notice) {
 	if c, ok := pg.CustomData()[connKey].(*conn); ok && (n.SeverityUnlocalized == "WARNING" || n.Severity == "WARNING") {
 		c.warning = "postgres: " + n.Message
 	}
 }
 
-// The function `split` splits a configuration that names several hosts: it returns one
-// configuration for each host, in the same order.
+// The function `split` returns one configuration for each host of a configuration, in the same
+// order.
 func split(config *pgconn.Config) []*pgconn.Config {
 	first := config.Copy()
 	first.Fallbacks = nil
@@ -62,8 +63,8 @@ func split(config *pgconn.Config) []*pgconn.Config {
 // headStart is how long a host may take to accept a connection before the next host is tried too.
 const headStart = 500 * time.Millisecond
 
-// connectFirst connects to the first host that accepts a connection. So a silent host delays a
-// failover to another host only by headStart.
+// connectFirst connects to the first host that accepts a connection. A host that does not answer
+// delays the failover to the next host only by headStart.
 func connectFirst(ctx context.Context, hosts []*pgconn.Config) (*pgconn.PgConn, error) {
 	if len(hosts) == 1 {
 		return pgconn.ConnectConfig(ctx, hosts[0])

@@ -22,7 +22,8 @@ const (
 	codeConnections   = "53300"
 )
 
-// engineError is an error of a statement. The connection can still be used, after a rollback.
+// engineError is an error of a statement, after which the connection can still be used, once the
+// transaction has been rolled back.
 type engineError struct{ *pgconn.PgError }
 
 // Error implements error.
@@ -30,7 +31,7 @@ func (e *engineError) Error() string {
 	return fmt.Sprintf("postgres: %s (%s)", e.Message, e.Code)
 }
 
-// The method `Is` maps PostgreSQL's codes to the errors of packages store and sqlstore.
+// The method `Is` maps PostgreSQL's error codes to the errors of the packages store and sqlstore.
 func (e *engineError) Is(target error) bool {
 	switch {
 	case len(e.Code) == 5 && e.Code[:2] == "23": // integrity constraint violation
@@ -43,8 +44,7 @@ func (e *engineError) Is(target error) bool {
 	return false
 }
 
-// The method `repeatable` reports whether the transaction of the statement can succeed if it runs
-// again.
+// The method `repeatable` reports whether the statement's transaction may succeed if it runs again.
 func (e *engineError) repeatable() bool {
 	switch e.Code {
 	case codeSerialization, codeDeadlock, codeLockTimeout, codeCancelled, codeReadOnly:
@@ -53,19 +53,19 @@ func (e *engineError) repeatable() bool {
 	return false
 }
 
-// lostError means that the connection cannot be used any more.
+// lostError means that the connection can no longer be used.
 type lostError struct{ cause error }
 
 func (e *lostError) Error() string { return "postgres: the connection is lost: " + e.cause.Error() }
 
 func (e *lostError) Unwrap() error { return e.cause }
 
-// The method `Is` makes errors.Is(err, store.ErrBusy) true for a lostError, because a retry can
+// The method `Is` makes errors.Is(err, store.ErrBusy) true for a lostError, because a retry may
 // succeed. Operations return a lostError only if nothing was written.
 func (e *lostError) Is(target error) bool { return target == store.ErrBusy }
 
-// ErrUnknown means that the connection was lost during the commit of a write, and that the database
-// did not answer afterwards. It is unknown whether the write happened.
+// ErrUnknown means that the connection was lost during the commit of a write and the database did
+// not answer afterwards, so that it is unknown whether the write happened.
 var ErrUnknown = errors.New("postgres: the connection was lost during a commit, and the database does not answer: it is unknown whether the write happened")
 
 // classified converts an error of package pgconn to an engineError or a lostError.
@@ -77,7 +77,7 @@ func classified(err error) error {
 	if !ok || e.SeverityUnlocalized == "FATAL" || e.SeverityUnlocalized == "PANIC" || e.Severity == "FATAL" || e.Severity == "PANIC" {
 		return &lostError{err}
 	}
-	// A pooler reports the end of its connection to the server as an error of class 08.
+	// If a pooler loses its connection to the server, it reports this as an error of class 08.
 	if e.Code == codeReadOnly || e.Code == codeUnknown || len(e.Code) == 5 && e.Code[:2] == "08" {
 		return &lostError{err}
 	}
@@ -91,8 +91,8 @@ func lost(err error) bool {
 	return ok
 }
 
-// The function `repeatable` reports whether a transaction with this error can succeed if it runs
-// again.
+// The function `repeatable` reports whether a transaction that failed with this error may succeed
+// if it runs again.
 func repeatable(err error) bool {
 	e, ok := errors.AsType[*engineError](err)
 	return ok && e.repeatable() || lost(err)

@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// The code of the server's error decides what the store does: it runs the transaction again, finds
-// out whether the transaction is committed, or returns the error.
+// The code of the server's error decides whether the store runs the transaction again, finds out
+// whether it was committed, or returns the error.
 func TestErrorsOfTheServer(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

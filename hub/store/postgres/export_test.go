@@ -11,8 +11,8 @@ import (
 	"gangway/hub/store/sqlstore"
 )
 
-// Pair is one store that uses the connections of two hubs to one database. Its operations alternate
-// between the two hubs, as behind a load balancer.
+// Pair is a store whose operations alternate between the connections of two hubs to the same
+// database, as if the hubs were behind a load balancer.
 type Pair struct {
 	*sqlstore.Store
 	a, b *Store
@@ -59,7 +59,7 @@ func (d *alternating) Search(ctx context.Context, run func(sqlstore.Conn) error)
 
 func (d *alternating) LastText() any { return lastText }
 
-// OpenWith opens a database with the migrations of a folder.
+// OpenWith opens a database with the migrations from a folder.
 func OpenWith(ctx context.Context, config Config, folder fs.FS) (*Store, error) {
 	list, err := readMigrations(folder)
 	if err != nil {
@@ -74,9 +74,8 @@ func Migrations() fs.FS {
 	return folder
 }
 
-// NewExplaining opens a store that runs EXPLAIN for each statement of a search before it runs the
-// statement itself. It calls the function `f` with the number of rows that the statement's scans
-// have read.
+// NewExplaining opens a store that runs EXPLAIN for each statement of a search before the statement
+// itself, and calls `f` with the number of rows that the statement's scans read.
 func NewExplaining(ctx context.Context, config Config, f func(s *sqlstore.Statement, rows float64)) (_ *sqlstore.Store, stop func() error, err error) {
 	a, err := Open(ctx, config)
 	if err != nil {
@@ -147,7 +146,8 @@ type step struct {
 	Plans   []step
 }
 
-// scanned returns the number of rows that the scans of tables and indexes have read.
+// scanned returns the number of rows that the step and the steps below it read in scans of tables
+// and indexes.
 func (s step) scanned() (rows float64) {
 	switch s.Type {
 	case "Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Heap Scan", "Bitmap Index Scan":
@@ -159,19 +159,19 @@ func (s step) scanned() (rows float64) {
 	return rows
 }
 
-// BeginSearch begins the transaction of a search.
+// BeginSearch is the SQL that begins the transaction of a search.
 const BeginSearch = beginSearch
 
-// Storable and Original are the functions that convert texts to and from the form in which the
-// database stores them.
+// Storable converts a text to the form in which the database stores it, and Original converts it
+// back.
 var Storable, Original = storable, original
 
-// Parse returns the connections' configuration.
+// Parse returns the configuration of a store's connections.
 var Parse = Config.parse
 
-// ResolveFor sets how long a writer tries to find out whether a commit happened. Call it before the
-// first write.
+// ResolveFor sets how long a writer tries to find out whether a commit happened. It must be called
+// before the first write.
 func (s *Store) ResolveFor(d time.Duration) { s.writers.resolveFor = d }
 
-// WritesWaiting implements store.Health, with the sum of both hubs.
+// WritesWaiting implements store.Health. It returns the sum for both hubs.
 func (p *Pair) WritesWaiting() int { return p.a.WritesWaiting() + p.b.WritesWaiting() }

@@ -9,8 +9,8 @@ import (
 )
 
 // pgtest.FillFleet writes the rows with the words and terms for searches, and the counters, without
-// the triggers. These rows must be equal to the rows that the triggers and IndexAgain write for the
-// same devices.
+// the help of triggers. These rows must be equal to those that the triggers and IndexAgain write
+// for the same devices.
 func TestFilledFleetIsIndexedAsAnother(t *testing.T) {
 	t.Parallel()
 	if server == nil {
@@ -32,8 +32,8 @@ func TestFilledFleetIsIndexedAsAnother(t *testing.T) {
 		return list
 	}
 	filled := sums()
-	// Empty the tables of the index, and insert the devices again, so that the triggers run for
-	// each device.
+	// Empty the tables of the search index, and insert the devices again, so that the triggers run
+	// for each of them.
 	if _, err := server.Query(ctx, name, `CREATE TABLE kept AS SELECT * FROM devices; TRUNCATE device_search, fleet_counts, fleet_arrivals;
 		DELETE FROM hub_counts WHERE field = 'maker'; UPDATE hub_counts SET n = 0 WHERE field IN ('devices', 'quiet');
 		DELETE FROM settings WHERE name = 'search-index'; ALTER TABLE devices DISABLE TRIGGER device_is_removed; DELETE FROM devices;

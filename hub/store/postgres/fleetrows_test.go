@@ -13,7 +13,7 @@ import (
 	"gangway/internal/race"
 )
 
-// The work for a query has an upper bound that does not depend on the size of the fleet, although
+// The work for a query has an upper bound that does not depend on the number of devices, although
 // PostgreSQL has no statistics about the rows.
 func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 	race.Skip(t)
@@ -65,8 +65,7 @@ func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		// For each condition, a search first reads at most 1001 rows of words or terms. Then it
-		// examines at most 1000 devices. For each condition on metadata, it looks up each of these
-		// devices.
+		// examines at most 1000 devices, and looks up each of them once per condition on metadata.
 		if scanned > 4*(store.MaxCount+1) || statements > 20 {
 			t.Errorf("%s: %.0f statements that read %.0f rows%s", name, statements, scanned, most)
 		}

@@ -8,9 +8,9 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// The first statement on a new connection has one argument, an empty text: the owner of the hub's
-// policy. The store must not send this text as NULL. If it did, the hub would not find its policy,
-// and would judge devices without the policy.
+// The first statement on a new connection has a single argument, the empty text, which is the owner
+// of the hub's policy. If the store sent it as NULL, the hub would not find its policy, and would
+// judge devices without it.
 func TestNewConnectionFindsThePolicyOfTheHub(t *testing.T) {
 	t.Parallel()
 	config := postgres.Config{URL: database(t), Readers: 4}

@@ -28,7 +28,7 @@ type Inspection struct {
 	Unsafe []string // settings of the server with which a crash loses acknowledged writes
 }
 
-// Inspect reads a database and does not change the database.
+// Inspect reads a database without changing it.
 func Inspect(ctx context.Context, config Config) (in Inspection, err error) {
 	parsed, _, err := config.parse()
 	if err != nil {
@@ -83,7 +83,7 @@ func Inspect(ctx context.Context, config Config) (in Inspection, err error) {
 	return in, in.readUpkeep(ctx, pg)
 }
 
-// readUpkeep reads the time of the newest backup and the alarms.
+// readUpkeep reads the time of the newest backup, and the alarms.
 func (in *Inspection) readUpkeep(ctx context.Context, pg *pgconn.PgConn) error {
 	row, _, err := firstRow(ctx, pg, fmt.Sprintf(`SELECT coalesce((SELECT value FROM settings WHERE name = '%s'), ''),
 		coalesce((SELECT json_agg(json_build_object('name', name, 'since', since, 'fact', fact) ORDER BY name) FROM alarms)::text, '[]')`, sqlstore.SettingBackup))

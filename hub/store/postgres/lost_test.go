@@ -20,8 +20,9 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// load onboards machines and appends events with several workers. It then compares the database
-// with the answers: the database must have every acknowledged write, and no write twice.
+// load onboards machines and appends events with several workers. Afterwards, check compares the
+// database with the answers that the workers got: each acknowledged write must be there exactly
+// once.
 type load struct {
 	*testing.T
 	server *pgtest.Server
@@ -44,8 +45,8 @@ func newLoad(t *testing.T, server *pgtest.Server, s *postgres.Store, name string
 	return l
 }
 
-// untilDone repeats an operation that was refused with ErrBusy: such an operation has written
-// nothing.
+// untilDone repeats an operation until it is no longer refused with ErrBusy, which means that
+// nothing was written.
 func (l *load) untilDone(what string, operation func() error) {
 	for {
 		err := operation()
@@ -111,7 +112,7 @@ func (l *load) check() {
 	}
 }
 
-// The server ends connections at random moments: no acknowledged write is lost, and no write
+// While the server ends connections at random moments, no acknowledged write is lost, and no write
 // happens twice.
 func TestKilledConnectionsLoseNothing(t *testing.T) {
 	t.Parallel()
@@ -147,8 +148,8 @@ func TestKilledConnectionsLoseNothing(t *testing.T) {
 	}
 }
 
-// The server crashes and starts again, several times, while devices onboard. Its commits wait for
-// the disk, so no acknowledged write may be lost.
+// The server crashes and restarts several times while devices onboard. Its commits wait for the
+// disk, so no acknowledged write may be lost.
 func TestCrashedServerForgetsNothing(t *testing.T) {
 	if server == nil {
 		t.Skip(pgtest.ErrMissing)
@@ -200,12 +201,12 @@ type cutter struct {
 	cut     atomic.Bool // a commit was cut while down was set
 	cuts    [3]atomic.Int64
 
-	// twice counts down the steps of an outage: at 2, a COMMIT is lost; at 1, the answer to the
-	// question whether the COMMIT happened is lost.
+	// twice counts down the steps of an outage: at 2, a COMMIT is lost; at 1, the store asks
+	// whether the COMMIT happened, and the answer to that is lost too.
 	twice atomic.Int32
 }
 
-// The three ways to lose a commit's answer.
+// The three ways in which a hub can lose the answer to a COMMIT.
 const (
 	cutAnswer   = iota // the server commits, and its answer is lost
 	cutQuestion        // the server never gets the COMMIT
@@ -260,7 +261,7 @@ func (c *cutter) serve(client net.Conn) {
 			}
 		}
 	}()
-	// The first message of a connection has no type byte.
+	// The first message on a connection has no type byte.
 	header := make([]byte, 5)
 	for first := true; ; first = false {
 		head := header
@@ -312,8 +313,8 @@ func (c *cutter) serve(client net.Conn) {
 	}
 }
 
-// Connections are cut between a COMMIT and its answer. The store finds out each time whether the
-// transaction is committed.
+// Connections are cut between a COMMIT and its answer, and each time the store finds out whether
+// the transaction was committed.
 func TestLostCommitIsResolved(t *testing.T) {
 	t.Parallel()
 	address := database(t)
@@ -337,8 +338,8 @@ func TestLostCommitIsResolved(t *testing.T) {
 	}
 }
 
-// The database commits, its answer is lost, and the database cannot be reached any more. The store
-// must not say that nothing was written (ErrBusy), nor that the write is done.
+// The database commits, but its answer is lost, and after that the database cannot be reached. The
+// store must claim neither that nothing was written (ErrBusy) nor that the write is done.
 func TestUnknownCommitIsSaidToBeUnknown(t *testing.T) {
 	t.Parallel()
 	address := database(t)
@@ -364,8 +365,8 @@ func TestUnknownCommitIsSaidToBeUnknown(t *testing.T) {
 	}
 }
 
-// If the database does not answer at all, a write fails with ErrBusy after the write timeout, and a
-// read fails too. Both work again as soon as the database answers.
+// If the database does not answer at all, a write fails with ErrBusy after the write timeout, and
+// reads fail too. Both work again as soon as the database answers.
 func TestUnreachableDatabaseIsBusy(t *testing.T) {
 	t.Parallel()
 	address := database(t)
@@ -402,9 +403,9 @@ func TestUnreachableDatabaseIsBusy(t *testing.T) {
 	}
 }
 
-// A COMMIT does not reach the database. The store asks the database whether the transaction is
-// committed, and the answer is lost too. To ask, the store writes a marker row of its own. It must
-// not mistake this row for the marker row of the transaction.
+// A COMMIT does not reach the database. The store asks the database whether the transaction was
+// committed, and the answer to that is lost too. To ask, the store writes a marker row of its own,
+// which it must not mistake for that of the transaction.
 func TestQuestionAboutACommitIsNotTheCommit(t *testing.T) {
 	t.Parallel()
 	address := database(t)

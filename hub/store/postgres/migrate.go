@@ -17,17 +17,17 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// ErrNewerSchema means that a newer version of the program has changed the database so that this
-// version cannot use it.
+// ErrNewerSchema means that a newer version of the program has changed the database in such a way
+// that this version cannot use it.
 var ErrNewerSchema = errors.New("a newer version of gangway has changed the schema of the database: start that version or a later one, or restore a backup that is older than the upgrade")
 
-// migration is a file of the folder migrations. Its text is SQL.
+// migration is an SQL file of the folder migrations.
 type migration struct {
 	version int
 	name    string
-	// oldest is the version of the schema that a program must know to use a database with this
-	// migration. During an upgrade, hubs of two versions use one database. So if a migration only
-	// adds something that older programs ignore, its `oldest` is the same as the `oldest` of the
+	// oldest is the oldest schema version whose program can still use the database after this
+	// migration. During an upgrade, hubs of two versions use the same database. A migration that
+	// only adds something that older programs ignore therefore has the same `oldest` as the
 	// previous migration.
 	oldest int
 	text   string
@@ -35,9 +35,9 @@ type migration struct {
 
 var oldestLine = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?m)^-- usable from (\d+)$`) })
 
-// readMigrations returns the migrations of a folder in the order of their versions. The name of a
-// file begins with its version. The file of a migration that older programs tolerate has the line
-// "-- usable from N".
+// readMigrations returns the migrations in a folder, in the order of their versions. The name of
+// each file begins with its version. The file of a migration that older programs tolerate has the
+// line "-- usable from N".
 func readMigrations(folder fs.FS) (list []migration, err error) {
 	names, err := fs.Glob(folder, "*.sql") // sorted
 	if err != nil {
@@ -69,12 +69,13 @@ const createVersions = `CREATE TABLE IF NOT EXISTS schema_versions (
 	applied timestamptz NOT NULL DEFAULT clock_timestamp()
 )`
 
-// migrationLock is the number of the lock that a transaction holds while it changes the schema. The
-// lock ends with the transaction, so it also works through a pooler.
+// migrationLock is the number of the advisory lock that a transaction holds while it changes the
+// schema. Because the lock ends with the transaction, it also works through a pooler.
 const migrationLock = 0x67616e67776179 // "gangway"
 
-// migrate updates the schema of the database. All migrations run in one transaction, so if a hub is
-// killed, the schema does not change. Hubs that start at the same time wait for each other.
+// migrate updates the schema of the database. All migrations run in one transaction, so that the
+// schema stays unchanged if the hub is killed. Hubs that start at the same time wait for each
+// other.
 func migrate(ctx context.Context, pg *pgconn.PgConn, list []migration) (err error) {
 	if is, err := versionOf(ctx, pg, list); err != nil || is >= len(list) {
 		return err
@@ -108,8 +109,8 @@ func migrate(ctx context.Context, pg *pgconn.PgConn, list []migration) (err erro
 	return nil
 }
 
-// versionOf returns the version of the database's schema, or 0 for an empty database. It returns
-// ErrNewerSchema if a program that knows only the migrations of the list cannot use the database.
+// versionOf returns the version of the database's schema, or 0 if the database is empty. It returns
+// ErrNewerSchema if a program that knows only the migrations of `list` cannot use the database.
 func versionOf(ctx context.Context, pg *pgconn.PgConn, list []migration) (version int, err error) {
 	exists, _, err := firstRow(ctx, pg, `SELECT to_regclass('schema_versions') IS NOT NULL`)
 	if err != nil || exists[0] != "t" {

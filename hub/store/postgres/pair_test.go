@@ -9,8 +9,8 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// Two hubs share a database. The suite's tests of races have the same results if the operations
-// alternate between the two hubs.
+// With two hubs on the same database, the tests of races in package storetest have the same results
+// even though the operations alternate between the hubs.
 func TestTwoHubsRace(t *testing.T) {
 	t.Parallel()
 	for _, group := range []string{"Races", "Cancelled", "Clones", "Replicas"} {
@@ -29,8 +29,8 @@ func TestTwoHubsRace(t *testing.T) {
 	}
 }
 
-// Two hubs share a database behind PgBouncer in transaction mode, which gives each transaction
-// another connection of the server.
+// Two hubs share a database through PgBouncer in transaction mode, in which each transaction may
+// get another connection to the server.
 func TestTwoHubsBehindPgBouncer(t *testing.T) {
 	t.Parallel()
 	if server == nil {

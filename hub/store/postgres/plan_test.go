@@ -12,20 +12,22 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// mayorder lists the statements whose plans may sort. They sort only few rows, which an index has
-// found. The schema for SQLite has indexes in the order of these results. The schema for
-// PostgreSQL does not, because each contact of a device would have to change such an index.
+// mayorder lists the statements whose plans may sort, because they sort only a few rows, which an
+// index has found. The schema for SQLite has indexes in the order of these results. The schema for
+// PostgreSQL does not, because each contact of a device with the hub would have to change such an
+// index.
 var mayorder = map[string]bool{
 	"unclaimed":  true, // at most store.MaxUnclaimed devices
 	"superseded": true, // at most some dozens of enrolments of a device
-	// Few tokens have the same nick: an owner has at most store.MaxJoinTokens tokens.
+	// Only few tokens have the same nick, because an owner has at most store.MaxJoinTokens tokens.
 	"tokens by nick": true,
 	"hub's makers":   true, // a row for each maker of TPMs
 }
 
-// Every statement finds its rows by an index, and reads the rows in the order of the result. So the
-// cost of a statement does not grow with the fleet. For few rows, PostgreSQL rightly prefers scans
-// and sorts; the test switches them off, so that a plan has them only if no index can replace them.
+// Every statement finds its rows by an index, and reads them in the order of the result, so that
+// its cost does not grow with the number of devices. For a few rows, PostgreSQL rightly prefers
+// scans and sorts, so the test switches these off: a plan then has them only if no index can
+// replace them.
 func TestStatementsUseTheirIndexes(t *testing.T) {
 	t.Parallel()
 	pg, err := pgconn.Connect(t.Context(), database(t))
@@ -47,7 +49,7 @@ func TestStatementsUseTheirIndexes(t *testing.T) {
 	}
 }
 
-// arguments returns arguments of these types that select few rows.
+// arguments returns arguments of the given types that select only a few rows.
 func arguments(oids []uint32) string {
 	list := make([]string, len(oids))
 	for i, oid := range oids {
@@ -65,8 +67,8 @@ func arguments(oids []uint32) string {
 	return strings.Join(list, ", ")
 }
 
-// fillForPlans fills the tables with rows of a hundred owners, so that the planner's statistics are
-// those of a fleet. Triggers do not run, because they would take most of the time.
+// fillForPlans fills the tables with the rows of a hundred owners, so that the planner sees the
+// statistics of a realistic hub. Triggers do not run, because they would take most of the time.
 const fillForPlans = `SET session_replication_role = replica; SET synchronous_commit = off;
 	CREATE TEMPORARY VIEW i AS SELECT i, 'owner' || i % 100 AS owner, lpad(to_hex(i * 2654435761 % 4294967296), 24, '0') AS id,
 		lpad(i::text, 7, '0') AS nick, decode(md5(i::text), 'hex') AS hash, i / 1000 AS many FROM generate_series(1::bigint, 10000) AS n (i);
@@ -107,7 +109,7 @@ const fillForPlans = `SET session_replication_role = replica; SET synchronous_co
 	ANALYZE
 	`
 
-// faults returns those steps of a plan that cost more if a table has more rows.
+// faults returns the steps of a plan whose cost grows with the number of rows in a table.
 func faults(plan []string, mayOrder bool) (list []string) {
 	for i, line := range plan {
 		step := strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "->"))
@@ -118,7 +120,7 @@ func faults(plan []string, mayOrder bool) (list []string) {
 		case (strings.HasPrefix(step, "Sort  (") || strings.HasPrefix(step, "Incremental Sort  (")) && !mayOrder:
 			list = append(list, step)
 		case strings.HasPrefix(step, "Index Scan using"), strings.HasPrefix(step, "Index Only Scan using"):
-			// If a step only filters an index, it reads the whole index.
+			// A step that has only a filter, and no index condition, reads the whole index.
 			if next := i + 1; (next >= len(plan) || !strings.Contains(plan[next], "Index Cond:")) && !wholeIndex(step) {
 				list = append(list, fmt.Sprint("reads a whole index: ", step))
 			}
@@ -127,7 +129,8 @@ func faults(plan []string, mayOrder bool) (list []string) {
 	return list
 }
 
-// wholeIndex reports whether a step reads an index that has only the rows that the statement needs.
+// wholeIndex reports whether a step may read a whole index, because it contains only the rows that
+// the statement needs.
 func wholeIndex(step string) bool {
 	for _, partial := range []string{"enrolments_expired", "devices_unclaimed", "ek_certificates_expires", "waiting_expires", "device_search_due", "enrolments_pending_"} {
 		if strings.Contains(step, partial) {

@@ -14,9 +14,9 @@ import (
 
 var hint = regexp.MustCompile(`INDEXED BY (\w+)`)
 
-// PostgreSQL's statistics of a table may be missing, for example after a restore, or they may be
-// old. The searches must use the same indexes in all cases. SQLite has the clause INDEXED BY for
-// this, but PostgreSQL has no such clause. The test also checks generic plans, which PostgreSQL
+// PostgreSQL's statistics about a table may be out of date, or missing, for example after a
+// restore. The searches must use the same indexes in all cases, for which SQLite has the clause
+// INDEXED BY, but PostgreSQL has nothing. The test also checks generic plans, which PostgreSQL
 // makes without knowing the arguments of the statement.
 func TestPlansDoNotDependOnStatistics(t *testing.T) {
 	t.Parallel()
@@ -24,7 +24,7 @@ func TestPlansDoNotDependOnStatistics(t *testing.T) {
 	for name, statistics := range map[string]string{
 		"none":      ``,
 		"all alike": alike + `; ANALYZE`,
-		// All devices were alike when the statistics were made.
+		// When the statistics were made, all devices were alike.
 		"old": alike + `; ANALYZE; UPDATE device_search SET quiet = 0, boot = '', status = 'DONE', clone = '', token = nick, model = nick, maker = nick, firmware = nick`,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,10 +1,10 @@
-// Package postgres is an engine of package store, for several hubs that share one PostgreSQL
-// database. It uses no feature of a session of PostgreSQL (session locks, LISTEN, session
-// variables), so a pooler such as PgBouncer may give each transaction another connection.
+// Package postgres is an engine for package store that lets several hubs share one PostgreSQL
+// database. It uses no feature of PostgreSQL that depends on the session (session locks, LISTEN,
+// session variables), so a pooler such as PgBouncer may give each transaction another connection.
 //
 // Writes are durable as package store requires: the engine never changes synchronous_commit. If a
-// connection is lost, reads are repeated, and writes are repeated only after the engine knows that
-// they were not committed.
+// connection is lost, reads are repeated. Writes are repeated only once the engine knows that they
+// were not committed.
 package postgres
 
 import (
@@ -33,8 +33,8 @@ type Store struct {
 	closeErr error
 }
 
-// Open opens a database, and updates the schema of the database. If the schema is newer and this
-// program cannot use it, Open returns ErrNewerSchema.
+// Open opens a database, and updates its schema. If the schema is newer and this program cannot use
+// it, Open returns ErrNewerSchema.
 func Open(ctx context.Context, config Config) (*Store, error) {
 	folder, err := fs.Sub(migrations, "migrations")
 	if err != nil {
@@ -108,8 +108,9 @@ func (s *Store) connect(ctx context.Context) (*conn, error) {
 	return c, nil
 }
 
-// Close waits for all queued writes. It writes the last contacts of devices that are still in
-// memory, and closes the connections. Later calls of other methods fail. Close may be called again.
+// Close waits for all queued writes, writes the times of the devices' last contacts that are still
+// only in memory, and closes the connections. Later calls of other methods fail. Close may be
+// called again.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
 		err := s.Store.Close()
@@ -119,7 +120,7 @@ func (s *Store) Close() error {
 	return s.closeErr
 }
 
-// database implements sqlstore.DB on a Store.
+// database implements sqlstore.DB for a Store.
 type database struct{ s *Store }
 
 func (d database) Write(ctx context.Context, run func(sqlstore.Conn) error) error {
@@ -138,7 +139,7 @@ func (d database) Search(ctx context.Context, run func(sqlstore.Conn) error) err
 	return d.s.readers.snapshot(ctx, beginSearch, func(c *conn) error { return run(c) })
 }
 
-// lastText is greater than every text that begins with fewer than 64 characters U+10FFFF.
+// lastText is greater than every text that does not begin with 64 characters U+10FFFF.
 var lastText = func() string {
 	text := make([]rune, 64)
 	for i := range text {
@@ -150,7 +151,7 @@ var lastText = func() string {
 // LastText implements sqlstore.DB.
 func (d database) LastText() any { return lastText }
 
-// Stats has counters of the writers since Open.
+// Stats counts what the writers have done since Open.
 type Stats struct {
 	Commits uint64 // transactions that wrote something
 	Ops     uint64 // all operations that callers queued, including refused ones
@@ -165,19 +166,19 @@ func (s *Store) Stats() Stats {
 	return Stats{Commits: s.writers.commits.Load(), Ops: s.writers.Taken(), Retries: s.writers.retries.Load()}
 }
 
-// Work has counters of the work that a Store has done since Open.
+// Work counts what a Store has done since Open.
 type Work struct {
 	Statements uint64 // all statements that were run, including statements that write
 	Rows       uint64 // that queries returned
 }
 
-// Work returns the counters of all connections together.
+// Work returns the counters, summed over all connections.
 func (s *Store) Work() Work {
 	return Work{Statements: s.work.statements.Load(), Rows: s.work.rows.Load()}
 }
 
-// EndTransfer removes the table that package transfer has left in the database. A hub calls
-// EndTransfer before it uses the database. After that, no transfer can change the database.
+// EndTransfer removes the table that package transfer has left in the database, after which no
+// transfer can change the database. A hub calls EndTransfer before it uses the database.
 func (s *Store) EndTransfer(ctx context.Context) error {
 	return s.writers.Do(ctx, func(c sqlstore.Conn) error { return c.Do(endTransfer) })
 }

@@ -18,13 +18,13 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// server is the server of all tests of this package, or nil if PostgreSQL is not installed.
+// server is the server for all tests of this package, or nil if PostgreSQL is not installed.
 var server *pgtest.Server
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	// The tests that compare the store with a model make as few checks as in short mode, because
-	// each operation is a request to a server.
+	// The tests that compare the store with a model make only as few checks as in short mode,
+	// because each operation is a request to a server.
 	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
 		if err := f.Value.Set("20"); err != nil {
 			panic(err)
@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// database makes an empty database, and returns its address.
+// database returns the address of an empty database.
 func database(t testing.TB) string {
 	t.Helper()
 	if server == nil {

@@ -15,11 +15,11 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// ErrNotNew means that a database has the schema of another version, or the data of a hub.
+// ErrNotNew means that a database already has the schema of another version, or belongs to a hub.
 var ErrNotNew = errors.New("postgres: the database is not new")
 
-// Create makes the schema of a version in an empty database; 0 is the newest version. If the
-// database has the tables of this version already, and belongs to no hub, Create changes nothing.
+// Create makes the schema of a version in an empty database; 0 means the newest version. If the
+// database already has the schema of this version, and belongs to no hub, Create changes nothing.
 // If this program does not know the version, Create returns ErrNewerSchema.
 func Create(ctx context.Context, config Config, version int) error {
 	parsed, _, err := config.parse()
@@ -53,7 +53,7 @@ func Create(ctx context.Context, config Config, version int) error {
 		return migrate(ctx, pg, list[:version])
 	}
 	if is != version {
-		return fmt.Errorf("%w: the database has the schema version %d", ErrNotNew, is)
+		return fmt.Errorf("%w: the database already has schema version %d", ErrNotNew, is)
 	}
 	row, _, err := firstRow(ctx, pg, `SELECT coalesce((SELECT value FROM settings WHERE name = '`+sqlstore.SettingHub+`'), '')`)
 	if err == nil && row[0] != "" {
@@ -78,8 +78,8 @@ func OpenRaw(ctx context.Context, config Config) (*Raw, error) {
 	return &Raw{&conn{pg: pg, ctx: ctx, work: &workCounters{}, batch: &pgconn.Batch{}}}, nil
 }
 
-// BeginSnapshot begins a read-only transaction. All queries of the transaction see the same state
-// of the database: its state when the first of these queries runs.
+// BeginSnapshot begins a read-only transaction, all of whose queries see the database as it is when
+// the first of them runs.
 func (r *Raw) BeginSnapshot(ctx context.Context) error {
 	r.c.ctx, r.c.failed = ctx, nil
 	_, err := r.c.control("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -89,8 +89,8 @@ func (r *Raw) BeginSnapshot(ctx context.Context) error {
 // Close closes the connection.
 func (r *Raw) Close() error { return r.c.close() }
 
-// Query calls the function `f` with each row of a query. A row has values of the types int64,
-// string, []byte and nil.
+// Query calls `f` with each row of a query. The values in a row are of type int64, string or
+// []byte, or nil.
 func (r *Raw) Query(ctx context.Context, sql string, args []any, f func(row []any) error) error {
 	r.c.ctx, r.c.failed = ctx, nil
 	return r.c.rows(sqlstore.OnceForPostgres(sql), func(result *pgconn.ResultReader) (bool, error) {
@@ -108,7 +108,7 @@ func (r *Raw) Query(ctx context.Context, sql string, args []any, f func(row []an
 }
 
 // Replace adds rows to a table in one transaction, without running the triggers of the schema. If
-// `whole` is true, it removes all other rows of the table.
+// `whole` is true, the new rows replace all rows of the table.
 func (r *Raw) Replace(ctx context.Context, table string, columns []string, rows [][]any, whole bool) error {
 	r.c.ctx, r.c.failed = ctx, nil
 	begin := "BEGIN; ALTER TABLE " + table + " DISABLE TRIGGER USER"
@@ -144,7 +144,7 @@ func (r *Raw) Exec(ctx context.Context, sql string) error {
 	return err
 }
 
-// Rollback ends a transaction that failed. If the rollback fails too, the connection is closed.
+// Rollback ends a transaction that failed, or closes the connection if even the rollback fails.
 func (r *Raw) Rollback() {
 	r.c.ctx = context.Background()
 	r.c.rollback()
@@ -167,7 +167,7 @@ func (r *Raw) CopyIn(ctx context.Context, table string, columns []string, rows [
 	return err
 }
 
-// copyData returns rows in the binary form of COPY.
+// copyData encodes rows in the binary format of COPY.
 func copyData(rows [][]any) ([]byte, error) {
 	data := []byte("PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x00")
 	for _, row := range rows {
@@ -194,9 +194,9 @@ func copyData(rows [][]any) ([]byte, error) {
 	return append(data, 0xff, 0xff), nil
 }
 
-// Finish sets counters, which are named "table.column", to their last used numbers. It also updates
-// the planner's statistics (ANALYZE). If `hub` is not empty, the database then belongs to the hub
-// with this name.
+// Finish sets the counters, which are named "table.column", to the numbers that were last used, and
+// updates the planner's statistics (ANALYZE). If `hub` is not empty, the database belongs to the
+// hub with this name from then on.
 func (r *Raw) Finish(ctx context.Context, counters map[string]int64, hub string) error {
 	r.c.ctx, r.c.failed = ctx, nil
 	if _, err := r.c.control("ANALYZE"); err != nil {

@@ -10,26 +10,26 @@ import (
 )
 
 const (
-	// readTimeout limits how long one read may take. A read that has begun goes on even if the
-	// caller's context ends. The reason is that an interruption of a read closes its connection: a
-	// peer that begins and cancels many requests could make the hub open connections all the time.
+	// readTimeout limits how long one read may take. A read that has begun continues even if the
+	// caller's context ends, because interrupting it would close its connection: a peer that begins
+	// and cancels many requests could make the hub open connections all the time.
 	readTimeout = 30 * time.Second
-	// retryFor is how long a read or a write is repeated after its connection was lost, for example
-	// while another server takes over.
+	// retryFor is how long the store repeats a read or a write whose connection was lost, for
+	// example while another server takes over.
 	retryFor = sqlstore.WriteTimeout
-	// retryPause is the time between two attempts.
+	// retryPause is the pause between two attempts.
 	retryPause = 50 * time.Millisecond
 )
 
-// readers is a set of connections for statements that only read. A connection is opened when it is
-// first needed.
+// readers is a pool of connections for statements that only read. Each connection is opened when it
+// is first needed.
 type readers struct {
 	open   func(ctx context.Context) (*conn, error)
 	idle   chan *conn // a nil conn stands for a connection that is not open
 	closed chan struct{}
 }
 
-// newReaders returns n connections. Only the connection `first` is open.
+// newReaders returns a pool of n connections, of which only `first` is open.
 func newReaders(n int, first *conn, open func(ctx context.Context) (*conn, error)) *readers {
 	r := &readers{open: open, idle: make(chan *conn, n), closed: make(chan struct{})}
 	r.idle <- first
@@ -39,8 +39,8 @@ func newReaders(n int, first *conn, open func(ctx context.Context) (*conn, error
 	return r
 }
 
-// The method `do` calls the function `run` with a connection. If the connection is lost, it repeats
-// the call with another connection. `ctx` limits only the time that `do` waits for a connection.
+// The method `do` calls `run` with a connection, and calls it again with another connection if the
+// first one is lost. `ctx` limits only how long `do` waits for a connection.
 func (r *readers) do(ctx context.Context, run func(*conn) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -87,8 +87,8 @@ func pause(ctx context.Context, closed <-chan struct{}) error {
 	}
 }
 
-// The method `once` makes one call of `run`, with the connection `c` or, if `c` is not open, with a
-// new connection. It returns the connection if the connection can be used again.
+// The method `once` calls `run` once, with the connection `c` or, if `c` is nil, with a new
+// connection. It returns the connection if it can be used again.
 func (r *readers) once(ctx context.Context, c *conn, run func(*conn) error) (*conn, error) {
 	if c == nil {
 		var err error
@@ -114,18 +114,17 @@ func (r *readers) once(ctx context.Context, c *conn, run func(*conn) error) (*co
 const (
 	beginSnapshot = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`
 	// beginSearch begins a transaction whose queries find their rows by an index, and read only the
-	// first rows in the order of the index. Without these settings, PostgreSQL may read and sort
-	// all rows if it has no statistics, for example after a restore. The settings end with the
-	// transaction. With `enable_sort = off`, PostgreSQL estimates a high cost for each plan that
-	// must sort. It would compile such an expensive plan to machine code, which is slow.
-	// `jit = off` prevents this.
+	// first rows in the order of the index. Without these settings, which end with the transaction,
+	// PostgreSQL may read and sort all rows if it has no statistics, for example after a restore.
+	// With `enable_sort = off`, PostgreSQL estimates a high cost for each plan that must sort, and
+	// would compile such an expensive plan to machine code, which is slow. `jit = off` prevents
+	// this.
 	beginSearch = beginSnapshot + `;
 	SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off; SET LOCAL jit = off`
 )
 
-// snapshot calls the function `run` as the method `do` does, but in one read transaction: all
-// queries of `run` see the same state of the database. `begin` is the SQL text that begins the
-// transaction.
+// snapshot is like the method `do`, but runs all queries of `run` in one read transaction, so that
+// they see the same state of the database. `begin` is the SQL that begins the transaction.
 func (r *readers) snapshot(ctx context.Context, begin string, run func(*conn) error) error {
 	return r.do(ctx, func(c *conn) error {
 		if _, err := c.control(begin); err != nil {

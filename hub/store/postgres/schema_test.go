@@ -16,7 +16,7 @@ import (
 	"gangway/wire/trail"
 )
 
-// blank makes a database without a schema, and returns its address.
+// blank returns the address of a new database without a schema.
 func blank(t *testing.T) string {
 	t.Helper()
 	address := database(t) // skips the test if there is no server
@@ -32,8 +32,8 @@ func blank(t *testing.T) string {
 	return server.URL(name)
 }
 
-// Several hubs may start on a new database at the same moment. Each must succeed, and the schema is
-// made once.
+// If several hubs start on a new database at the same moment, each of them must succeed, and the
+// schema is made only once.
 func TestSeveralHubsStartAtOnce(t *testing.T) {
 	t.Parallel()
 	address := blank(t)
@@ -73,15 +73,16 @@ func files(t *testing.T) fstest.MapFS {
 	return all
 }
 
-// The function `with` returns the migrations of a later version, which has one more migration.
+// The function `with` returns the migrations of a later version, which has one more migration than
+// this version: `text`.
 func with(t *testing.T, text string) fstest.MapFS {
 	all := files(t)
 	all[fmt.Sprintf("%04d_later.sql", len(all)+1)] = &fstest.MapFile{Data: []byte(text)}
 	return all
 }
 
-// During an upgrade, hubs of two versions use one database. The older hub still works after the
-// migration, and can restart.
+// During an upgrade, hubs of two versions use the same database. The older hub keeps working after
+// the migration, and can even restart.
 func TestOlderHubGoesOnAfterAnUpgrade(t *testing.T) {
 	t.Parallel()
 	address := blank(t)
@@ -144,7 +145,7 @@ func TestFailedMigrationLeavesNothing(t *testing.T) {
 	open(t, config)
 }
 
-// Open refuses a database whose encoding is not UTF8, because it could lose text.
+// Open refuses a database whose encoding is not UTF8, because such a database could lose text.
 func TestRefusesAnEncodingThatLosesText(t *testing.T) {
 	t.Parallel()
 	name := nameOf(database(t)) + "_ascii"
@@ -162,8 +163,8 @@ func TestRefusesAnEncodingThatLosesText(t *testing.T) {
 	}
 }
 
-// If the disk is full, a write fails with store.ErrNoSpace. When the disk has free space again, the
-// store works again. In this test, a trigger raises the error of a full disk.
+// While the disk is full, a write fails with store.ErrNoSpace. As soon as the disk has free space
+// again, the store works again. Here, a trigger raises the error of a full disk.
 func TestFullDiskIsReported(t *testing.T) {
 	t.Parallel()
 	address := blank(t)
@@ -202,8 +203,8 @@ func TestTextsThatAreNoTextAreKept(t *testing.T) {
 	}
 }
 
-// An empty argument is an empty text or blob, not NULL, even if it is the first argument that a
-// connection sends.
+// An empty argument is stored as an empty text or blob and not as NULL, even if it is the first
+// argument that a connection sends.
 func TestEmptyArgumentsAreNotNull(t *testing.T) {
 	t.Parallel()
 	address := database(t)
@@ -221,8 +222,8 @@ func TestEmptyArgumentsAreNotNull(t *testing.T) {
 	}
 }
 
-// A caller that needs only the first of many large rows does not wait for the other rows, and the
-// store still works afterwards.
+// A caller that needs only the first of many large rows does not have to wait for the others, and
+// the store still works afterwards.
 func TestLargeRowsThatNobodyNeedsAreNotRead(t *testing.T) {
 	t.Parallel()
 	s := open(t, postgres.Config{URL: database(t), Readers: 1})
@@ -252,9 +253,9 @@ func TestLargeRowsThatNobodyNeedsAreNotRead(t *testing.T) {
 	}
 }
 
-// Bytes that PostgreSQL does not accept count as one byte each, both when entries are added and
-// when they are removed. If the two counts differed, a device could store more log bytes than its
-// bound, or make the stored count negative.
+// Bytes that PostgreSQL does not accept count as one byte each, both when log entries are added and
+// when they are removed. If the two counts differed, a device could store more bytes of log than
+// its limit, or the stored count could become negative.
 func TestUsageOfLogsStaysExact(t *testing.T) {
 	t.Parallel()
 	address := database(t)

@@ -13,9 +13,9 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// A standby is down, so a commit waits for it. Then somebody cancels the wait, or ends the
-// connection. If the wait is cancelled, the server tells the store only by a warning. The store
-// must not acknowledge a write that the standby does not have.
+// While the standby is down, a commit waits for it. If somebody cancels the wait, or ends the
+// connection, the store must not acknowledge the write until the standby has it. The only sign of a
+// cancelled wait is a warning from the server.
 func TestCommitWaitsForItsStandby(t *testing.T) {
 	if server == nil {
 		t.Skip(pgtest.ErrMissing)
@@ -60,8 +60,8 @@ func TestCommitWaitsForItsStandby(t *testing.T) {
 	}
 }
 
-// endWait waits until a commit waits for the standby. Then it calls a function of PostgreSQL, such
-// as pg_cancel_backend, for the connection of that commit.
+// endWait waits until a commit is waiting for the standby. Then it calls a function of PostgreSQL,
+// such as pg_cancel_backend, on the connection of that commit.
 func endWait(t *testing.T, primary *pgtest.Server, function string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -78,8 +78,7 @@ func endWait(t *testing.T, primary *pgtest.Server, function string) {
 	}
 }
 
-// The first host of a URL accepts connections and sends nothing. The store soon uses the second
-// host.
+// If the first host of a URL accepts connections but sends nothing, the store soon uses the second.
 func TestSilentHostDoesNotDelayTheNext(t *testing.T) {
 	t.Parallel()
 	name := nameOf(database(t))

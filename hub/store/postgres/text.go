@@ -6,14 +6,14 @@ import (
 )
 
 // PostgreSQL accepts neither the byte 0 nor invalid UTF-8 in a text, but both can come from a TPM
-// or from a device's report. So each such byte is stored as `escape` and two hexadecimal digits.
-// The bytes of the character `escape` itself are stored in the same way. The function text_size of
-// the schema computes the length that a text has without this encoding.
+// or from a device's report. Therefore each such byte is stored as `escape` and two hexadecimal
+// digits, and so are the bytes of the character `escape` itself. The schema's function text_size
+// computes the length of a text without this encoding.
 const escape = '\U0010FFFD'
 
 const hexDigits = "0123456789abcdef"
 
-// storable returns the text in the form in which the database stores it.
+// storable converts a text to the form in which the database stores it.
 func storable(text string) string {
 	if utf8.ValidString(text) && !strings.ContainsRune(text, 0) && !strings.ContainsRune(text, escape) {
 		return text
@@ -35,7 +35,7 @@ func storable(text string) string {
 	return b.String()
 }
 
-// original returns the text that storable converted.
+// original reverses storable.
 func original(stored string) string {
 	before, rest, found := strings.Cut(stored, string(escape))
 	if !found {

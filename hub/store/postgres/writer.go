@@ -13,14 +13,14 @@ import (
 )
 
 const (
-	// batchSize is the largest number of operations in one transaction.
+	// batchSize is the maximum number of operations in one transaction.
 	batchSize = 64
-	// batchTimeout limits how long one attempt of a transaction may take.
+	// batchTimeout limits how long one attempt to run a transaction may take.
 	batchTimeout = 30 * time.Second
-	// If the answer to a commit is lost, the writer tries for resolveTimeout to find out whether
-	// the commit happened.
+	// resolveTimeout is how long the writer tries to find out whether a commit happened, if the
+	// answer to the commit is lost.
 	resolveTimeout = time.Minute
-	// cleanInterval is the time between two removals of old rows of write_marks.
+	// cleanInterval is how often old rows of write_marks are removed.
 	cleanInterval = time.Minute
 )
 
@@ -28,14 +28,14 @@ const (
 // of operations and runs them in one transaction, as the writer of package sqlite does.
 //
 // Invariant: an operation that returns an error has changed nothing in the transaction. Operations
-// check first and write last, so that a refusal usually needs no undo. If an operation fails after
-// its first write, or if one of its statements fails, the transaction is rolled back. Then all its
-// operations run again, each in a savepoint.
+// check first and write last, so that a refusal usually has nothing to undo. If an operation fails
+// after its first write, or if one of its statements fails, the transaction is rolled back, and
+// then all its operations run again, each in a savepoint.
 //
-// The transactions of all hubs run one after the other: each begins with a lock of the table
-// write_turn. So they need neither serializable isolation nor retries after conflicts, and rows get
-// their numbers in the order of the commits. Batches keep this fast: while one transaction waits
-// for the flush to disk, the operations of the next transaction are collected.
+// The transactions of all hubs run one after the other, because each begins by locking the table
+// write_turn. Therefore they need neither serializable isolation nor retries after conflicts, and
+// rows are numbered in the order of the commits. Batches keep this fast: while one transaction
+// waits for the flush to disk, the operations of the next one are collected.
 type writers struct {
 	*sqlstore.Queue
 	open    func(ctx context.Context) (*conn, error)
@@ -85,10 +85,9 @@ func (w *writers) loop() {
 	}
 }
 
-// transact runs a batch of jobs in a transaction, and commits the transaction. If the transaction
-// fails as a whole, every job gets the error. Refused jobs get the error too, because their refusal
-// may depend on a write that was rolled back. transact returns the connection if it can be used
-// again.
+// transact runs a batch of jobs in a transaction, and commits it. If the transaction fails as a
+// whole, every job gets the error, even jobs that were refused, because their refusal may depend on
+// a write that was rolled back. transact returns the connection if it can be used again.
 func (w *writers) transact(c *conn, batch []*sqlstore.Job) *conn {
 	deadline := untilOf(batch)
 	for attempt := 0; ; attempt++ {
@@ -115,7 +114,7 @@ func (w *writers) transact(c *conn, batch []*sqlstore.Job) *conn {
 	return c
 }
 
-// untilOf returns the time at which transact stops its retries: after retryFor or when the last
+// untilOf returns the time at which transact gives up its retries: after retryFor, or when the last
 // caller stops waiting, whichever is earlier.
 func untilOf(batch []*sqlstore.Job) (until time.Time) {
 	for _, j := range batch {
@@ -158,8 +157,8 @@ func (w *writers) attempt(c *conn, batch []*sqlstore.Job) (*conn, error) {
 // mark is the id of a transaction in the table write_marks.
 type mark [16]byte
 
-// begin begins a transaction, waits for its turn and writes its mark. All of this is one message to
-// the server. If this hub stops sending, the server ends the transaction after some time, so that
+// begin begins a transaction, waits for its turn and writes its mark, all in one message to the
+// server. If this hub then falls silent, the server ends the transaction after a while, so that
 // other hubs get their turn.
 func (c *conn) begin() (m mark, err error) {
 	rand.Read(m[:])
@@ -240,8 +239,9 @@ func (c *conn) apart(batch []*sqlstore.Job) (wrote bool, m mark, err error) {
 	return wrote, m, nil
 }
 
-// commit commits a transaction. If the connection is lost before the answer, or if the server has
-// not waited for its standby, commit finds out whether the transaction is durably committed.
+// commit commits a transaction. If the connection is lost before the answer arrives, or if the
+// server has not waited for its standby, commit finds out whether the transaction is durably
+// committed.
 func (w *writers) commit(c *conn, m mark) (*conn, error) {
 	c.warning = ""
 	tag, err := c.control("COMMIT")
@@ -260,8 +260,8 @@ func (w *writers) commit(c *conn, m mark) (*conn, error) {
 	return w.resolve(m, err)
 }
 
-// resolve finds out whether the transaction that wrote the mark `m` is committed. It is called
-// after the connection was lost with the error `cause`. It returns nil if the transaction is
+// resolve finds out whether the transaction that wrote the mark `m` is committed, after the
+// connection was lost with the error `cause`. It returns a new connection if the transaction is
 // committed, and a lostError if it is not.
 func (w *writers) resolve(m mark, cause error) (*conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), w.resolveFor)
@@ -282,7 +282,7 @@ func (w *writers) resolve(m mark, cause error) (*conn, error) {
 		}
 		select {
 		case <-ctx.Done():
-			// Do not wrap the causes with %w. A wrapped cause would say that nothing was written,
+			// Do not wrap the causes with %w: a wrapped cause would mean that nothing was written,
 			// and the queue would run the operations again.
 			return nil, fmt.Errorf("%w (%v, then %v)", ErrUnknown, cause, err)
 		case <-time.After(retryPause):
@@ -290,24 +290,25 @@ func (w *writers) resolve(m mark, cause error) (*conn, error) {
 	}
 }
 
-// committed reports whether the transaction that wrote the mark `m` is committed. After an error,
-// the caller may call it again.
+// committed reports whether the transaction that wrote the mark `m` is committed. If committed
+// returns an error, the caller may call it again.
 //
 // To find out, committed tries to write the same mark. If the transaction has not ended yet, this
 // write waits for its end. If the write succeeds, the transaction is not committed, and can never
 // be committed. This also holds if another server has taken over, because that server has the mark
-// only if it has the transaction. It would not be enough to look for the transaction's number: the
-// other server may have given this number to another transaction.
+// only if it has the transaction. Looking for the transaction's number would not be enough, because
+// the other server may have given it to another transaction.
 //
-// The mark of this function has the time -infinity. So if the answer to this call is lost, the next
-// call does not mistake this mark for the mark of the transaction.
+// The mark that committed writes has the time -infinity. If the answer to one call is lost, the
+// next call therefore does not mistake this mark for that of the transaction.
 func (c *conn) committed(m mark) (bool, error) {
 	tag, err := c.control(fmt.Sprintf(`INSERT INTO write_marks (id, at) VALUES ('\x%x', '-infinity') ON CONFLICT DO NOTHING`, m[:]))
 	if err != nil || tag != "INSERT 0 0" {
 		return false, err
 	}
-	// After a crash, the server may contain transactions that its standby does not have. So this
-	// write is needed: the server answers it only when the standby has all earlier transactions.
+	// After a crash, the server may have transactions that its standby does not have. Therefore the
+	// following write is necessary: the server answers it only when the standby has all earlier
+	// transactions.
 	c.warning = ""
 	tag, err = c.control(fmt.Sprintf(`UPDATE write_marks SET at = clock_timestamp() WHERE id = '\x%x' AND at > '-infinity'`, m[:]))
 	if err == nil && c.warning != "" {
@@ -316,8 +317,8 @@ func (c *conn) committed(m mark) (bool, error) {
 	return tag == "UPDATE 1", err
 }
 
-// The method `clean` removes the marks of old transactions from time to time. They are not needed,
-// because a writer never looks for a mark that is older than resolveTimeout.
+// The method `clean` removes the marks of old transactions from time to time. No writer looks for
+// them any more, because it gives up after resolveTimeout.
 func (w *writers) clean(c *conn) {
 	last, now := w.cleaned.Load(), time.Now().UnixNano()
 	if now-last < int64(cleanInterval) || !w.cleaned.CompareAndSwap(last, now) {

@@ -14,7 +14,8 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// harbour opens a new store at `path`, with one account and one join token without a limit of uses.
+// harbour opens a new store at `path`, with one account, and one join token whose uses are not
+// limited.
 func harbour(tb testing.TB, path string) (*sqlite.Store, store.JoinToken) {
 	tb.Helper()
 	s, err := sqlite.Open(context.Background(), path)
@@ -46,8 +47,8 @@ func cpu(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// concurrently runs the function `work` b.N times, in many goroutines. It reports the processor
-// time of each operation, because the processor time does not depend on the speed of the disk.
+// concurrently runs `work` b.N times in many goroutines. It reports the processor time per
+// operation, which, unlike the elapsed time, does not depend on the speed of the disk.
 func concurrently(b *testing.B, s *sqlite.Store, work func(n int) error) {
 	var n atomic.Int64
 	b.SetParallelism(32)
@@ -103,7 +104,7 @@ func BenchmarkActivate(b *testing.B) {
 	})
 }
 
-// BenchmarkOnboard measures a whole onboarding: BeginEnrolment and then Activate for each device.
+// BenchmarkOnboard measures whole onboardings: BeginEnrolment and then Activate for each device.
 func BenchmarkOnboard(b *testing.B) {
 	s, token := harbour(b, filepath.Join(b.TempDir(), "hub.db"))
 	all := enrolments(b.N, token)

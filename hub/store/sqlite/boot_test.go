@@ -11,7 +11,7 @@ import (
 )
 
 // An older hub stored a boot in the state BootMatches even if the firmware had measured nothing.
-// The migration corrects the state of these boots.
+// The migration corrects this state.
 func TestMigrationFindsBootsInWhichNothingWasMeasured(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")

@@ -14,8 +14,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// 1,000 devices are of 5 models and 3 firmware versions. One device has firmware that no other
-// device has. The work for a query does not depend on the number of devices in a cohort.
+// The test has 1,000 devices of 5 models, with 3 firmware versions, and one device has firmware
+// that no other device has. The work for a query does not depend on the number of devices in a
+// cohort.
 func TestCohortQuestionsTouchBoundedRows(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -105,8 +106,8 @@ func TestCohortQuestionsTouchBoundedRows(t *testing.T) {
 		if err != nil || rows == 0 {
 			t.Errorf("%s: %d rows, %v", name, rows, err)
 		}
-		// For each row of a result, SQLite needs about 60 operations. Some of them look up how many
-		// devices the model has.
+		// SQLite needs about 60 operations for each row of a result, some of which look up how many
+		// devices there are of the model.
 		operations, scanned, sorted := s.steps(t)
 		if operations > 100+80*int32(rows) || name != "decisions" && scanned > 0 || sorted > 0 {
 			t.Errorf("%s: %d operations for %d rows, %d rows scanned, %d sorts", name, operations, rows, scanned, sorted)
@@ -121,9 +122,9 @@ func valueOfModel(model, firmware int) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// bootOf returns the newest boot of the device with the number `i`. A boot with firmware version 2
-// counts as changed, because this version is new. If `outlier` is true, the firmware's code is a
-// version that no other device has.
+// bootOf returns the newest boot of device number `i`. A boot with firmware version 2, which is
+// new, counts as changed. If `outlier` is true, the firmware's code is a version that no other
+// device has.
 func bootOf(i int, outlier bool) store.Boot {
 	model, firmware := i%5, i/5%3
 	value, bad := valueOfModel(model, firmware), firmware == 2

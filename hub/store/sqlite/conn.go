@@ -17,12 +17,12 @@ import (
 
 // busyTimeout is how long a statement waits while another process, such as a backup or the sqlite3
 // shell, has locked the database. It is shorter than sqlstore.WriteTimeout, so that a write returns
-// the error of the lock before the write times out.
+// the locking error before it times out.
 const busyTimeout = 2 * time.Second
 
 // conn is one connection to the database. It calls SQLite's C interface in modernc.org/sqlite/lib
-// directly, because the database/sql driver is slower. For every query, the driver asks for the
-// name and type of each column and allocates each argument separately. This took a quarter of the
+// directly, because the database/sql driver is slower: for every query, it asks for the name and
+// type of each column, and allocates each argument separately, which took a quarter of the
 // processor time of an activation.
 //
 // A conn may run only one statement at a time, in one goroutine.
@@ -32,14 +32,14 @@ type conn struct {
 	stmts []uintptr
 	dest  []any // values of the current row of a query
 
-	// arena is the memory for the text and blob arguments of the running statement. Go does not
-	// manage this memory. A statement that was reset still has pointers into the arena, but SQLite
-	// does not follow them before new arguments are bound.
+	// arena is the memory for the text and blob arguments of the running statement. It is not
+	// managed by Go. A statement that was reset still has pointers into the arena, but SQLite does
+	// not follow them before new arguments are bound.
 	arena     uintptr
 	arenaSize int
 
 	// wrote is true if a statement changed a row, or may have changed a row before it failed. The
-	// writer clears and reads the field.
+	// writer clears and reads this field.
 	wrote bool
 
 	work workCounters
@@ -51,7 +51,7 @@ type engineError struct {
 	message string
 }
 
-// The method `Is` maps SQLite's result codes to the errors of packages store and sqlstore.
+// The method `Is` maps SQLite's result codes to the errors of the packages store and sqlstore.
 func (e *engineError) Is(target error) bool {
 	switch e.code & 0xff {
 	case sqlite3.SQLITE_CONSTRAINT:
@@ -61,7 +61,7 @@ func (e *engineError) Is(target error) bool {
 	case sqlite3.SQLITE_FULL:
 		return target == store.ErrNoSpace
 	}
-	// SQLite could not enlarge the "-shm" file, which all processes share.
+	// SQLite could not enlarge the "-shm" file, which is memory that all processes share.
 	return e.code == sqlite3.SQLITE_IOERR_SHMSIZE && target == store.ErrNoSpace
 }
 
@@ -70,7 +70,7 @@ func (e *engineError) Error() string {
 }
 
 func dsn(path string) string {
-	// A URI escapes '?', '#' and '%', so that these characters stay a part of the path.
+	// The URI escapes '?', '#' and '%', which would otherwise not count as part of the path.
 	u := url.URL{Scheme: "file", Path: path}
 	return u.String()
 }
@@ -122,12 +122,12 @@ func (c *conn) close() error {
 
 const pointerSize = libc.Tsize_t(unsafe.Sizeof(uintptr(0)))
 
-// pointer converts an address to a pointer. Go does not manage the memory at this address.
+// pointer converts the address of memory that Go does not manage to a pointer.
 func pointer(address uintptr) unsafe.Pointer { return unsafe.Add(nil, address) }
 
 func memory(address uintptr, n int) []byte { return unsafe.Slice((*byte)(pointer(address)), n) }
 
-// failure returns the error of the last call of SQLite, whose result code was rc.
+// failure returns an error for the last call of SQLite, whose result code was rc.
 func (c *conn) failure(rc int32) error {
 	if c.db == 0 {
 		return &engineError{code: rc, message: libc.GoString(sqlite3.Xsqlite3_errstr(c.tls, rc))}
@@ -169,8 +169,8 @@ func (c *conn) pragma(p string) error {
 	}
 }
 
-// The method `bound` returns the prepared statement with its arguments bound, ready to step. A list
-// becomes a JSON array.
+// The method `bound` returns the prepared statement with its arguments bound, ready to step. It
+// binds a list as a JSON array.
 func (c *conn) bound(s *sqlstore.Statement, args []any) (uintptr, error) {
 	args = withoutLists(args)
 	st := c.stmts[s.Index]
@@ -208,7 +208,8 @@ func (c *conn) bound(s *sqlstore.Statement, args []any) (uintptr, error) {
 	return st, nil
 }
 
-// withoutLists returns the arguments with lists as JSON texts. It does not change `args`.
+// withoutLists returns the arguments with each list converted to a JSON text. It does not change
+// `args`.
 func withoutLists(args []any) []any {
 	for i, a := range args {
 		list, is := a.([]string)
@@ -222,7 +223,7 @@ func withoutLists(args []any) []any {
 }
 
 // appendList appends a list as a JSON array. It does not use encoding/json, which would replace
-// bytes that are not UTF-8: SQLite stores texts with any bytes.
+// bytes that are not valid UTF-8, although SQLite stores any bytes in a text.
 func appendList(data []byte, list []string) []byte {
 	data = append(data, '[')
 	for i, text := range list {
@@ -245,8 +246,8 @@ func appendList(data []byte, list []string) []byte {
 	return append(data, ']')
 }
 
-// reserve enlarges the arena so that all arguments fit. Call it before the first argument is bound.
-// The arena is never nil, because SQLite would read a nil pointer as NULL.
+// reserve enlarges the arena so that all arguments fit. It must be called before the first argument
+// is bound. The arena is never nil, because SQLite would take a nil pointer for NULL.
 func (c *conn) reserve(args []any) {
 	size := 1
 	for _, a := range args {
@@ -266,7 +267,7 @@ func (c *conn) reserve(args []any) {
 	c.arenaSize = size
 }
 
-// Exec runs a statement that returns no rows. It returns the number of changed rows.
+// Exec runs a statement that returns no rows, and returns the number of rows that it changed.
 func (c *conn) Exec(s *sqlstore.Statement, args ...any) (changed int64, err error) {
 	st, err := c.bound(s, args)
 	if err != nil {
@@ -311,8 +312,8 @@ func (c *conn) Do(s *sqlstore.Statement, args ...any) error {
 	return err
 }
 
-// One returns the first row of a query. `ok` is false if the query has no row. The row is valid
-// until the connection is used again. Values that were read from the row stay valid.
+// One returns the first row of a query; `ok` is false if there is none. The row is valid until the
+// connection is used again, but values that were read from it stay valid.
 func (c *conn) One(s *sqlstore.Statement, args ...any) (r sqlstore.Row, ok bool, err error) {
 	err = c.Each(s, func(first sqlstore.Row) (more bool, _ error) {
 		r, ok = first, true
@@ -321,8 +322,8 @@ func (c *conn) One(s *sqlstore.Statement, args ...any) (r sqlstore.Row, ok bool,
 	return r, ok, err
 }
 
-// Each calls the function `f` with every row of a query, until `f` returns false or an error. `f`
-// must not use the connection.
+// Each calls `f` with every row of a query, until `f` returns false or an error. `f` must not use
+// the connection.
 func (c *conn) Each(s *sqlstore.Statement, f func(sqlstore.Row) (more bool, err error), args ...any) error {
 	return c.eachAt(s, func(st uintptr) (bool, error) { return f(sqlstore.RowOf(c.columns(st))) }, args...)
 }
@@ -350,8 +351,7 @@ func (c *conn) eachAt(s *sqlstore.Statement, f func(st uintptr) (more bool, err 
 	}
 }
 
-// EachColumns is like Each, but the function `f` reads the columns itself, from the statement's
-// current row.
+// EachColumns is like Each, but the function `f` reads the columns of the current row itself.
 func (c *conn) EachColumns(s *sqlstore.Statement, f func(sqlstore.Columns) (more bool, err error), args ...any) error {
 	r := current{conn: c}
 	return c.eachAt(s, func(st uintptr) (bool, error) {
@@ -360,7 +360,7 @@ func (c *conn) EachColumns(s *sqlstore.Statement, f func(sqlstore.Columns) (more
 	}, args...)
 }
 
-// current has the columns of the current row of the statement `st`.
+// current gives access to the columns of the current row of the statement `st`.
 type current struct {
 	conn *conn
 	st   uintptr
@@ -382,8 +382,8 @@ func (r *current) Int64(i int) int64 {
 	return sqlite3.Xsqlite3_column_int64(r.conn.tls, r.st, int32(i))
 }
 
-// columns returns a copy of the current row of the statement `st`. The next call overwrites the
-// copy.
+// columns returns a copy of the current row of the statement `st`, which is valid until the next
+// call.
 func (c *conn) columns(st uintptr) []any {
 	n := int(sqlite3.Xsqlite3_data_count(c.tls, st))
 	c.dest = c.dest[:0]

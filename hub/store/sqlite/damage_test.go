@@ -11,8 +11,8 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// openTwice opens an empty database twice: as a store, and with database/sql for the statements of
-// the test.
+// openTwice opens an empty database twice: as a store, and with database/sql, for the test's own
+// statements.
 func openTwice(t *testing.T) (*sqlite.Store, *sql.DB) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "hub.db")

@@ -18,8 +18,8 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// emptyDatabase makes a new database with the tables of a hub, and opens it with database/sql
-// instead of the store.
+// emptyDatabase makes an empty database with the schema of a hub, and opens it with database/sql in
+// addition to the store.
 func emptyDatabase(t *testing.T) *sql.DB {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "hub.db")
@@ -36,8 +36,8 @@ func emptyDatabase(t *testing.T) *sql.DB {
 	return db
 }
 
-// Every statement finds its rows by an index, and reads the rows in the order of the result. So
-// SQLite scans no table and sorts no rows.
+// Every statement finds its rows by an index, and reads them in the order of the result, so that
+// SQLite need not scan a table or sort rows.
 func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 	t.Parallel()
 	db := emptyDatabase(t)
@@ -86,8 +86,8 @@ func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 }
 
 // fewInState reports whether the statement with this name reads the devices in a rare state, for
-// example "failed". The index has only these devices, but SQLite also reads their rows, to compare
-// them with the condition of the index again.
+// example "failed". The statement uses an index of only these devices, but SQLite also reads the
+// rows themselves, because it checks the condition of the index again.
 func fewInState(name string) bool {
 	for _, state := range []string{store.StateBootChanged, store.StateUpdating, store.StateFailed, store.StateCloned} {
 		if strings.HasPrefix(name, "state "+state) {
@@ -97,8 +97,8 @@ func fewInState(name string) bool {
 	return false
 }
 
-// steps counts what all read connections have done since the previous call: the operations of
-// SQLite's virtual machine, the rows that table scans read, and the sorts.
+// steps returns what all read connections together have done since the previous call: the
+// operations of SQLite's virtual machine, the rows that table scans read, and the sorts.
 func (s *Store) steps(t *testing.T) (operations, scanned, sorted int32) {
 	t.Helper()
 	for range s.readers.connections() {
@@ -122,7 +122,7 @@ func (c *conn) steps() (operations, scanned, sorted int32) {
 	return operations, scanned, sorted
 }
 
-// withOwner opens a new store that has one account. The store is closed when the test ends.
+// withOwner opens a new store with one account, and closes it when the test ends.
 func withOwner(t *testing.T) (*Store, store.Account) {
 	t.Helper()
 	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
@@ -137,12 +137,12 @@ func withOwner(t *testing.T) (*Store, store.Account) {
 	return s, owner
 }
 
-// The work for a query has an upper bound that does not depend on the size of the fleet.
+// The work for a query has an upper bound that does not depend on the number of devices.
 func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
 	s, owner := withOwner(t)
-	// Each device of the owner matches the words, the metadata and the model of the searches below.
+	// The words, the metadata and the model in the searches below match each device of the owner.
 	// One device in a hundred is quiet. No two devices have the same firmware.
 	const fleet = 10_000
 	if err := s.writer.do(t.Context(), func(c *conn) error {
@@ -194,8 +194,8 @@ func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 		if err := question(t.Context()); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		// SQLite needs about 30 operations to read a row of a search, and about 10 operations to
-		// check the metadata of the row. A search reads at most 1000 rows one after the other.
+		// SQLite needs about 30 operations to read a row for a search, and about 10 to check the
+		// row's metadata. A search reads at most 1000 rows in succession.
 		if operations, scanned, sorted := s.steps(t); operations > 60*(1000+2*store.MaxCount) || scanned > 0 || sorted > 0 {
 			t.Errorf("%s: %d operations, %d rows scanned, %d sorts", name, operations, scanned, sorted)
 		}

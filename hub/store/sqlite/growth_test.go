@@ -14,8 +14,8 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// Statements that remove rows, or that count rows for a bound, find the rows by an index. So the
-// cost of these statements does not grow with the fleet.
+// Statements that remove rows, or count rows to enforce a limit, find them by an index, so that
+// their cost does not grow with the number of devices.
 func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 	t.Parallel()
 	db := emptyDatabase(t)
@@ -47,8 +47,8 @@ func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 			if name == "push out enrolments" && (detail == "SCAN oldest" || detail == "SCAN summed" || strings.HasPrefix(detail, "SCAN (subquery-")) {
 				continue
 			}
-			// A scan of a partial index is allowed: that index contains only the rows that the
-			// statement needs.
+			// A scan of a partial index is allowed, because that index contains only the rows that
+			// the statement needs.
 			if strings.HasPrefix(detail, "SCAN ") && !strings.Contains(detail, "USING COVERING INDEX enrolments_expired") && detail != "SCAN chain" && detail != "SCAN c" {
 				t.Errorf("%s:\n%s", st.SQLite, detail)
 			}
@@ -57,9 +57,8 @@ func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// When SQLite deletes a row, it searches other tables for rows that refer to the deleted row.
-	// Each foreign key needs an index, because this search would read the whole table without an
-	// index.
+	// When SQLite deletes a row, it searches other tables for rows that refer to it. Each foreign
+	// key needs an index, without which SQLite would read the whole table.
 	rows, err := db.Query(`SELECT m.name, f."from" FROM sqlite_schema m, pragma_foreign_key_list(m.name) f
 		WHERE m.type = 'table' AND NOT EXISTS (SELECT 1 FROM pragma_index_list(m.name) i, pragma_index_info(i.name) c
 		WHERE c.seqno = 0 AND c.name = f."from")`)
@@ -76,8 +75,8 @@ func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 	}
 }
 
-// The work of BeginEnrolment does not grow with the number of the owner's pending enrolments. The
-// store looks for enrolments to remove only when the owner's enrolments exceed MaxPending bytes.
+// BeginEnrolment takes no more work if the owner has many pending enrolments, because the store
+// looks for enrolments to remove only when those of the owner exceed MaxPending bytes.
 func TestEnrolmentCostsNoMoreWithManyPending(t *testing.T) {
 	t.Parallel()
 	s, owner := withOwner(t)
@@ -111,7 +110,7 @@ func TestEnrolmentCostsNoMoreWithManyPending(t *testing.T) {
 	}
 }
 
-// New rows use the space of removed rows, so the file does not grow: an attacker who makes
+// New rows use the space of removed ones, so the file does not grow: an attacker who makes
 // enrolments and events cannot fill the disk.
 func TestForgottenRowsLeaveTheirRoom(t *testing.T) {
 	t.Parallel()
@@ -171,8 +170,8 @@ func TestForgottenRowsLeaveTheirRoom(t *testing.T) {
 	}
 }
 
-// The transaction that writes a device without an owner checks the bound on such devices. So
-// concurrent requests cannot exceed the bound.
+// The limit on devices without an owner is checked in the same transaction that writes such a
+// device, so that concurrent requests cannot exceed it.
 func TestUnclaimedDevicesAreBoundedWhereTheyAreWritten(t *testing.T) {
 	t.Parallel()
 	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
@@ -206,7 +205,7 @@ func TestUnclaimedDevicesAreBoundedWhereTheyAreWritten(t *testing.T) {
 	if made != 3 {
 		t.Errorf("%d devices were made where there was room for 3", made)
 	}
-	// Devices that have an owner do not count against the bound.
+	// Devices with an owner do not count towards the limit.
 	owner := storetest.Account("ada")
 	if err := s.CreateAccount(t.Context(), owner); err != nil {
 		t.Fatal(err)

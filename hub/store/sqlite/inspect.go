@@ -14,9 +14,9 @@ import (
 	"gangway/hub/store/sqlstore"
 )
 
-// ErrUnclean is the error for a database that was not closed, for example because the hub crashed:
-// the write-ahead log still exists. A read of such a database would change the database, so Inspect
-// does not read it.
+// ErrUnclean is the error for a database that was not closed, for example because the hub crashed,
+// and whose write-ahead log therefore still exists. Inspect does not read such a database, because
+// reading it would change it.
 var ErrUnclean = errors.New("sqlite: the database was not closed")
 
 // Inspection is the result of Inspect.
@@ -29,10 +29,10 @@ type Inspection struct {
 	Alarms   []store.Alarm
 }
 
-// maxFaults is the largest number of faults that Inspect lists.
+// maxFaults is the maximum number of faults that Inspect lists.
 const maxFaults = 5
 
-// Inspect reads a database without changing it: it does not update the schema, and makes no file.
+// Inspect reads a database without changing it: it neither updates the schema nor creates any file.
 // `served` means that a hub has the database open. The quick check takes at most `checkTime`.
 func Inspect(ctx context.Context, path string, served bool, checkTime time.Duration) (in Inspection, err error) {
 	if path, err = filepath.Abs(path); err != nil {
@@ -43,8 +43,8 @@ func Inspect(ctx context.Context, path string, served bool, checkTime time.Durat
 		if wal, err := os.Stat(path + "-wal"); err == nil && wal.Size() > 0 {
 			return in, ErrUnclean
 		}
-		// No process has the database open, and the database has no write-ahead log. So a read
-		// needs no other file.
+		// No process has the database open, and there is no write-ahead log, so SQLite needs no
+		// other file to read the database.
 		query += "&immutable=1"
 	}
 	db, err := sql.Open("sqlite", dsn(path)+query)
@@ -90,8 +90,8 @@ func Inspect(ctx context.Context, path string, served bool, checkTime time.Durat
 	return in, nil
 }
 
-// readUpkeep reads the time of the newest backup and the alarms. A database of an older version has
-// no table for alarms.
+// readUpkeep reads the time of the newest backup, and the alarms. The database of an older version
+// has no table of alarms.
 func (in *Inspection) readUpkeep(ctx context.Context, db *sql.DB) error {
 	var backup string
 	if err := db.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = ?`, sqlstore.SettingBackup).Scan(&backup); err != nil && !errors.Is(err, sql.ErrNoRows) {
@@ -119,8 +119,7 @@ func (in *Inspection) readUpkeep(ctx context.Context, db *sql.DB) error {
 	return rows.Err()
 }
 
-// unlessEnded returns the error of the quick check, or nil if the quick check failed only because
-// ctx ended.
+// unlessEnded returns the error of the quick check, unless the check failed only because ctx ended.
 func unlessEnded(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return nil

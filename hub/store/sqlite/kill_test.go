@@ -17,9 +17,8 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// victim is the name of an environment variable. If the variable is set, the test binary runs as
-// the process that TestKilledHubForgetsNothing kills. The value of the variable is the path of the
-// database.
+// victim is the name of an environment variable. If it is set, the test binary runs as the process
+// that TestKilledHubForgetsNothing kills, and its value is the path of the database.
 const victim = "GANGWAY_TEST_SQLITE_VICTIM"
 
 func TestMain(m *testing.M) {
@@ -32,8 +31,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// onboardForEver onboards machines and prints the number of each machine after Activate has
-// returned. It returns only if there is an error.
+// onboardForEver onboards one machine after another, and prints the number of each one after
+// Activate has returned. It returns only if there is an error.
 func onboardForEver(path, round string) error {
 	ctx := context.Background()
 	s, err := sqlite.Open(ctx, path)
@@ -58,8 +57,8 @@ func onboardForEver(path, round string) error {
 					errs <- err
 					return
 				}
-				// One short write prints the number, so the pipe has either the whole number or
-				// nothing.
+				// The number is printed with one short write, so the pipe gets either the whole
+				// number or nothing.
 				fmt.Fprintf(os.Stdout, "%d\n", n)
 			}
 		}()
@@ -84,9 +83,9 @@ func TestKilledHubForgetsNothing(t *testing.T) {
 	}
 }
 
-// onboardUntilKilled starts the process to kill (see the constant victim), and kills it with
-// SIGKILL after a random number of onboardings. It returns the numbers that the killed process
-// printed.
+// onboardUntilKilled starts the process that is to be killed (see the constant victim), and kills
+// it with SIGKILL after a random number of onboardings. It returns the numbers that the process
+// printed before.
 func onboardUntilKilled(t *testing.T, path, round string) (numbers []string) {
 	cmd := exec.Command(os.Args[0], round)
 	cmd.Env = append(os.Environ(), victim+"="+path)

@@ -9,8 +9,8 @@ import (
 
 var selectList = sqlstore.ForSQLite(`SELECT value FROM json_each(?)`)
 
-// A nick can contain any bytes, and a search passes a list of nicks to the database. The database
-// must get each byte of the list.
+// A nick can contain any bytes. If a search passes a list of nicks to the database, each byte must
+// arrive there.
 func TestListsKeepEachByte(t *testing.T) {
 	t.Parallel()
 	r := newReaders(t, 1)

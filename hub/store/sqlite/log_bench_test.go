@@ -13,7 +13,7 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// logPost returns the n-th request of a device with log lines, as Pantavisor sends it.
+// logPost returns the log lines of a device's n-th request, in the form that Pantavisor sends.
 func logPost(r *rand.Rand, n, lines int) []store.LogEntry {
 	list := make([]store.LogEntry, lines)
 	for i := range list {
@@ -35,7 +35,7 @@ func logPost(r *rand.Rand, n, lines int) []store.LogEntry {
 }
 
 // BenchmarkAppendLogs stores log lines of ten devices, which send `lines` lines in each request. It
-// reports the processor time and the bytes of the database for each line.
+// reports, for each line, the processor time and the space in the database.
 func BenchmarkAppendLogs(b *testing.B) {
 	for _, lines := range []int{1, 5, 50, 200} {
 		b.Run(fmt.Sprint(lines), func(b *testing.B) {
@@ -67,8 +67,8 @@ func BenchmarkAppendLogs(b *testing.B) {
 	}
 }
 
-// BenchmarkReadLogs measures two reads of a log of 20,000 lines: a page of 50 lines, and a search
-// of all lines for a text that only the oldest line has.
+// BenchmarkReadLogs reads from a log of 20,000 lines in two ways: a page of 50 lines, and a search
+// of all lines for a text that only the oldest one contains.
 func BenchmarkReadLogs(b *testing.B) {
 	s, _ := harbour(b, filepath.Join(b.TempDir(), "hub.db"))
 	r := rand.New(rand.NewPCG(1, 2))

@@ -15,12 +15,12 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// ErrNewerSchema means that a newer version of the program has changed the database.
+// ErrNewerSchema means that a newer version of the program has changed the schema of the database.
 var ErrNewerSchema = errors.New("a newer version of gangway has changed the schema of the database: start that version or a later one, or restore a backup that is older than the upgrade")
 
-// migrate updates the schema of the database to this version. It uses its own connection, and
-// closes this connection before the store opens other connections. If the database has a newer
-// schema, migrate changes nothing and returns ErrNewerSchema.
+// migrate updates the schema of the database to this version. It uses a connection of its own,
+// which it closes before the store opens others. If the schema is newer than this program, migrate
+// changes nothing and returns ErrNewerSchema.
 //
 // Migrations may run out of order: 0009 was merged after 0010, so a database from a commit between
 // these two merges has only 0010. All later migrations are in order (TestLandedMigrationsStay).
@@ -43,16 +43,16 @@ func migrate(ctx context.Context, path string) (err error) {
 	return nil
 }
 
-// openToMigrate opens the database for its migrations, with one connection. The caller must close
-// the database.
+// openToMigrate opens the database for its migrations, with a single connection. The caller must
+// close it.
 func openToMigrate(ctx context.Context, path string) (*sql.DB, *goose.Provider, error) {
 	db, err := sql.Open("sqlite", dsn(path))
 	if err != nil {
 		return nil, nil, fmt.Errorf("sqlite: %w", err)
 	}
 	db.SetMaxOpenConns(1)
-	// With this statement, SQLite reads the file for the first time. So the statement fails if the
-	// file is not an SQLite database.
+	// This is the first statement for which SQLite reads the file, so it fails if the file is not
+	// an SQLite database.
 	if _, err := db.ExecContext(ctx, "PRAGMA journal_mode = WAL"); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("sqlite: open %s: %w", path, err), db.Close())
 	}
@@ -63,7 +63,7 @@ func openToMigrate(ctx context.Context, path string) (*sql.DB, *goose.Provider, 
 	return db, p, nil
 }
 
-// provider returns a goose.Provider for `db` with all migrations that this program contains.
+// provider returns a goose.Provider for `db` with all migrations in this program.
 func provider(db *sql.DB) (*goose.Provider, error) {
 	folder, err := fs.Sub(migrations, "migrations")
 	if err != nil {
@@ -77,9 +77,9 @@ func provider(db *sql.DB) (*goose.Provider, error) {
 	return p, nil
 }
 
-// Create makes a database that has the schema of the given version, and no data of a hub. Version 0
-// is the newest version. Create fails if the file exists. If this program does not know the
-// version, Create returns ErrNewerSchema. Open updates the schema later.
+// Create makes a new database file with the schema of the given version, or of the newest version
+// if `version` is 0, and without any data of a hub. The file must not exist yet. If this program
+// does not know the version, Create returns ErrNewerSchema. Open updates the schema later.
 func Create(ctx context.Context, path string, version int64) (err error) {
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("sqlite: %s exists already", path)

@@ -21,7 +21,8 @@ import (
 	"gangway/internal/race"
 )
 
-// A migration that hubs have run must not change, and a new migration must have a higher number.
+// A migration must not change after hubs have run it, and a new migration must have a higher
+// number.
 func TestLandedMigrationsStay(t *testing.T) {
 	t.Parallel()
 	list, err := os.Open("migrations/landed.txt")
@@ -91,7 +92,7 @@ func TestOldDatabasesGetTheSchemaOfANewOne(t *testing.T) {
 	}
 }
 
-// extract copies the file with this name from the archive (tar, gzip) to path.
+// extract copies the file with the given name from a gzipped tar archive to path.
 func extract(t *testing.T, archive, name, path string) {
 	t.Helper()
 	f, err := os.Open(archive)
@@ -122,8 +123,8 @@ func extract(t *testing.T, archive, name, path string) {
 	}
 }
 
-// schema returns a line for each column, index and migration. The lines are sorted, because the
-// order of the columns depends on the order in which the migrations ran.
+// schema returns one line for each column, index and migration, in sorted order, because the order
+// of the columns depends on the order in which the migrations ran.
 func schema(t *testing.T, path string) string {
 	t.Helper()
 	db, err := sql.Open("sqlite", path)
@@ -177,7 +178,7 @@ func TestRefusesASchemaFromTheFuture(t *testing.T) {
 	}
 }
 
-// An older hub let an owner's usage overflow. The migration computes the usage again from
+// In an older hub, the count of an owner's usage could overflow. The migration recomputes it from
 // the owner's objects.
 func TestUsageThatOverflowedIsCountedAgain(t *testing.T) {
 	t.Parallel()
@@ -200,7 +201,7 @@ func TestUsageThatOverflowedIsCountedAgain(t *testing.T) {
 	}
 }
 
-// After the migrations, the log lines of an older database can be read, count against the bounds,
+// After the migrations, the log lines of an older database can be read, count towards the limits,
 // and come before new lines.
 func TestOldLogLinesStay(t *testing.T) {
 	t.Parallel()

@@ -9,10 +9,10 @@ import (
 	"gangway/hub/store/sqlstore"
 )
 
-// readers is a set of connections that cannot write. Each query sees all commits that ended before
-// the query began. Most stores need one connection most of the time, and opening a connection
-// parses the whole schema. So the store opens the first connection at its start, and each further
-// connection when a caller finds no idle connection.
+// readers is a pool of connections that cannot write. Each query sees all commits that ended before
+// the query began. Because most stores need only one connection most of the time, and opening a
+// connection parses the whole schema, the store opens only the first connection when it starts, and
+// each further one when a caller finds none idle.
 type readers struct {
 	open   func() (*conn, error)
 	size   int        // the maximum number of connections
@@ -39,8 +39,8 @@ func openReaders(path string, n int) (*readers, error) {
 	return r, nil
 }
 
-// The method `do` calls the function `f` with a connection. `ctx` limits only the time that `do`
-// waits for a connection. `f` must be short, because it goes on even if `ctx` ends.
+// The method `do` calls `f` with a connection. `ctx` limits only how long `do` waits for a
+// connection. `f` must be short, because it continues even if `ctx` ends.
 func (r *readers) do(ctx context.Context, f func(*conn) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -68,7 +68,7 @@ func (r *readers) do(ctx context.Context, f func(*conn) error) error {
 	}
 }
 
-// If there are fewer connections than allowed, grow starts to open one more, in the background. If
+// grow starts to open one more connection in the background, if there are fewer than allowed. If
 // this fails, for example because the process has too many open files, callers wait for an existing
 // connection, and a later call of grow tries again.
 func (r *readers) grow() {
@@ -102,8 +102,8 @@ var (
 	endRead   = sqlstore.ForSQLite(`COMMIT`)
 )
 
-// snapshot calls the function `f` as the method `do` does, but in one read transaction: all queries
-// of `f` see the same state of the database.
+// snapshot is like the method `do`, but runs all queries of `f` in one read transaction, so that
+// they see the same state of the database.
 func (r *readers) snapshot(ctx context.Context, f func(*conn) error) error {
 	return r.do(ctx, func(c *conn) error {
 		if err := c.control(beginRead); err != nil {

@@ -10,7 +10,7 @@ import (
 	"gangway/hub/store/sqlstore"
 )
 
-// newReaders opens the readers of a new database.
+// newReaders opens a pool of n read connections to a new database.
 func newReaders(t *testing.T, n int) *readers {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "hub.db")
@@ -26,7 +26,7 @@ func newReaders(t *testing.T, n int) *readers {
 	return r
 }
 
-// readAtOnce starts n reads at the same time, and calls f while they run.
+// readAtOnce starts n reads at the same time, and calls f while all of them run.
 func readAtOnce(t *testing.T, r *readers, n int, f func()) {
 	t.Helper()
 	if n == 0 {
@@ -41,7 +41,7 @@ func readAtOnce(t *testing.T, r *readers, n int, f func()) {
 	}
 }
 
-// The store opens another read connection only if more reads run at the same time than it has
+// The store opens another read connection only when more reads run at the same time than it has
 // connections.
 func TestReadersAreOpenedWhenTheyAreNeeded(t *testing.T) {
 	t.Parallel()
@@ -72,8 +72,8 @@ func TestReadersAreOpenedWhenTheyAreNeeded(t *testing.T) {
 	}
 }
 
-// If a process has too many open files, it cannot open another connection. A read then waits for an
-// existing connection.
+// If another connection cannot be opened because the process has too many open files, a read waits
+// for an existing connection.
 func TestReadWaitsIfNoMoreConnectionsCanBeOpened(t *testing.T) {
 	t.Parallel()
 	r := newReaders(t, 3)

@@ -1,16 +1,16 @@
-// Package sqlite is an engine of package store, for a hub that runs on one machine. It stores all
+// Package sqlite is an engine for package store, for a hub that runs on one machine. It stores all
 // data in one SQLite file, and needs neither a C compiler nor another service.
 //
-// One goroutine does all writes, on one connection. While one transaction is flushed to disk, other
-// writes wait in a queue. All writes in the queue form the next transaction. A caller gets its
-// answer only after the flush of its transaction. So acknowledged writes are durable, as package
-// store requires, and one flush serves many devices.
+// One goroutine does all writes, on one connection. While a transaction is flushed to disk, other
+// writes wait in a queue; together, they form the next transaction. A caller gets its answer only
+// after the flush of its transaction. Therefore acknowledged writes are durable, as package store
+// requires, and one flush serves many devices.
 //
 // Reads run in parallel with the writer, on their own connections. A read sees every write that was
 // acknowledged before the read began.
 //
-// The file has mode 0600. SQLite makes two more files, with the suffixes "-wal" and "-shm". This
-// package makes an empty lock file with the suffix ".lock". To copy the database while the hub
+// The file has mode 0600. SQLite makes two more files, with the suffixes "-wal" and "-shm", and
+// this package makes an empty lock file with the suffix ".lock". To copy the database while the hub
 // runs, use SQLite's backup, not cp.
 package sqlite
 
@@ -43,9 +43,9 @@ type Store struct {
 // concurrentReads is the number of reads that can run at the same time.
 const concurrentReads = 4
 
-// Open opens the database in the file at `path`, and updates the schema of the database. If the
-// file does not exist, Open makes the file; the file's folder must exist. If the schema of the
-// database is newer than this program, Open returns ErrNewerSchema.
+// Open opens the database in the file at `path`, and updates its schema. If the file does not
+// exist, Open makes it; the file's folder must exist. If the schema is newer than this program,
+// Open returns ErrNewerSchema.
 func Open(ctx context.Context, path string) (*Store, error) {
 	path, err := prepareFile(path)
 	if err != nil {
@@ -81,12 +81,12 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	return s, nil
 }
 
-// TakeTurn takes a lock, so that only one process at a time opens or closes the database: for
-// example either the hub or an operator's command. There are two reasons. SQLite's locks do not
-// cover the time between reading the schema version and the migration. And if the last process
-// closes the database while another process opens it, both processes may access the write-ahead
-// log. The lock is on a separate file, because closing a second descriptor of the database file
-// would release SQLite's locks.
+// TakeTurn takes a lock, so that only one process at a time opens or closes the database, for
+// example either the hub or an operator's command. There are two reasons for this. First, SQLite's
+// locks do not cover the time between reading the schema version and the migration. Second, if the
+// last process closes the database while another one opens it, both may access the write-ahead log.
+// The lock is on a separate file, because closing a second descriptor of the database file would
+// release SQLite's locks.
 func TakeTurn(path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -99,11 +99,11 @@ func TakeTurn(path string) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// prepareFile makes the database file if the file does not exist, and returns the absolute path of
-// the file. The file gets mode 0600 before data is written to it.
+// prepareFile makes the database file if it does not exist, and returns its absolute path. The file
+// gets mode 0600 before any data is written to it.
 func prepareFile(path string) (string, error) {
 	if path == "" || path == ":memory:" {
-		return "", fmt.Errorf("sqlite: the path %q is not the path of a file; the database must be in a file, because its data must survive a restart", path)
+		return "", fmt.Errorf("sqlite: the path %q does not name a file; the database must be in a file, because its data must survive a restart", path)
 	}
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -112,7 +112,7 @@ func prepareFile(path string) (string, error) {
 	folder := filepath.Dir(path)
 	switch info, err := os.Stat(folder); {
 	case errors.Is(err, os.ErrNotExist):
-		return "", fmt.Errorf("sqlite: the folder %s of the database does not exist: create the folder", folder)
+		return "", fmt.Errorf("sqlite: the folder %s, in which the database should be, does not exist: create it", folder)
 	case err != nil:
 		return "", fmt.Errorf("sqlite: %w", err)
 	case !info.IsDir():
@@ -129,8 +129,9 @@ func prepareFile(path string) (string, error) {
 	return path, nil
 }
 
-// Close waits for all queued writes. It writes the last contacts of devices that are still in
-// memory, and closes the database. Later calls of other methods fail. Close may be called again.
+// Close waits for all queued writes, writes the times of the devices' last contacts that are still
+// only in memory, and closes the database. Later calls of other methods fail. Close may be called
+// again.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
 		unlock, err := TakeTurn(s.path)
@@ -142,7 +143,7 @@ func (s *Store) Close() error {
 	return s.closeErr
 }
 
-// database implements sqlstore.DB on a Store.
+// database implements sqlstore.DB for a Store.
 type database struct{ s *Store }
 
 func (d database) Write(ctx context.Context, run func(sqlstore.Conn) error) error {
@@ -162,20 +163,21 @@ func (d database) Search(ctx context.Context, run func(sqlstore.Conn) error) err
 	return d.Snapshot(ctx, run)
 }
 
-// LastText returns a blob: in SQLite, a blob is greater than every text.
+// LastText implements sqlstore.DB. It returns a blob, because in SQLite a blob is greater than
+// every text.
 func (d database) LastText() any { return []byte{0xff} }
 
 // WritesWaiting implements store.Health.
 func (s *Store) WritesWaiting() int { return s.writer.Waiting() }
 
-// Stats has counters of the writer since Open.
+// Stats counts what the writer has done since Open.
 type Stats struct {
 	Commits uint64 // transactions that wrote something
 	Ops     uint64 // all operations that callers queued, including refused ones
 }
 
-// Stats returns the writer's counters. Ops divided by Commits is the approximate number of writes
-// that share one flush to disk.
+// Stats returns the writer's counters. Ops divided by Commits is roughly the number of writes that
+// share one flush to disk.
 func (s *Store) Stats() Stats {
 	return Stats{Commits: s.writer.commits.Load(), Ops: s.writer.Taken()}
 }

@@ -40,8 +40,9 @@ func TestFleetModel(t *testing.T) {
 
 func TestSuite(t *testing.T) {
 	t.Parallel()
-	// paths has the path of each store's database, so that reopen can open the database again.
-	// Close may be called twice, so the cleanup may close a store that reopen has already closed.
+	// paths maps each store to the path of its database, so that reopen can open the database
+	// again. Because Close may be called twice, the cleanup may close a store that reopen has
+	// already closed.
 	var paths sync.Map
 	at := func(t *testing.T, path string) storetest.Engine {
 		if err := sqlitetest.CopyEmpty(path); err != nil {
@@ -72,7 +73,7 @@ func TestSuite(t *testing.T) {
 		})
 }
 
-// Only the user of the hub can read the files of a database.
+// Only the user that runs the hub can read the files of a database.
 func TestFilesAreTheOwnersAlone(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")
@@ -168,8 +169,8 @@ func TestClosedStoreRefuses(t *testing.T) {
 	}
 }
 
-// MarkDeviceSeen records a contact of a device, and the store writes the contact to the database
-// later. But every read returns the contact at once.
+// The store writes what MarkDeviceSeen records to the database only later, but every read returns
+// it at once.
 func TestSightingsAreReadBeforeTheyAreFlushed(t *testing.T) {
 	t.Parallel()
 	s, token := harbour(t, filepath.Join(t.TempDir(), "hub.db"))
@@ -195,8 +196,8 @@ func TestSightingsAreReadBeforeTheyAreFlushed(t *testing.T) {
 	}
 }
 
-// query runs the SQL text `line` on the database file, without the store. It returns the first
-// column of the first row, or "" if the result has no row.
+// query runs the SQL in `line` on the database file, without the store. It returns the first column
+// of the first row, or "" if there is no row.
 func query(t *testing.T, path, line string) string {
 	t.Helper()
 	db, err := sql.Open("sqlite", path)
@@ -221,8 +222,8 @@ func query(t *testing.T, path, line string) string {
 	return answer
 }
 
-// Several processes may open a new database at the same moment, for example the hub and the
-// operator's first command. Each must succeed.
+// Several processes, such as the hub and the operator's first command, may open a new database at
+// the same moment. Each of them must succeed.
 func TestSeveralStartOnANewFileAtOnce(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "gangway.db")

@@ -10,19 +10,19 @@ import (
 	"gangway/hub/store/sqlstore"
 )
 
-// batchSize is the largest number of operations in one transaction. A larger batch would make a
-// write wait longer for the other writes: 256 activations take about as long as one flush of a slow
+// batchSize is the maximum number of operations in one transaction. In a larger batch, a write
+// would wait longer for the other writes: 256 activations take about as long as one flush of a slow
 // disk.
 const batchSize = 256
 
-// writer owns the only connection that writes. The writer's goroutine runs all queued operations in
-// one transaction, and answers the callers of these operations after the commit.
+// writer owns the only connection that writes. Its goroutine runs queued operations together in one
+// transaction, and answers their callers after the commit.
 //
 // Invariant: an operation that returns an error has changed nothing in the transaction. Operations
-// check first and write last, so that a refusal usually needs no undo. If an operation fails after
-// its first write, the writer rolls back the transaction, and runs all operations of the
-// transaction again, each in a savepoint. So an operation may run twice, and must assign all its
-// results each time.
+// check first and write last, so that a refusal usually has nothing to undo. If an operation fails
+// after its first write, the writer rolls back the transaction and runs all its operations again,
+// each in a savepoint. Therefore an operation may run twice, and must assign all its results each
+// time.
 type writer struct {
 	*sqlstore.Queue
 	conn    *conn
@@ -47,8 +47,8 @@ func openWriter(path string) (*writer, error) {
 		"cache_size = -16384", // KiB
 		"temp_store = MEMORY",
 		// A checkpoint copies each changed page into the database file only once, even if many
-		// commits changed the page. So with fewer checkpoints, fewer pages are copied. A checkpoint
-		// begins when the write-ahead log has 8192 pages, which are 32 MiB.
+		// commits changed it, so fewer checkpoints copy fewer pages. A checkpoint begins when the
+		// write-ahead log has 8192 pages, which are 32 MiB.
 		"wal_autocheckpoint = 8192",
 		"journal_size_limit = 67108864",
 	)
@@ -88,9 +88,9 @@ func (w *writer) loop() {
 	}
 }
 
-// transact runs a batch of jobs in a transaction, and commits the transaction. If the transaction
-// fails as a whole, every job gets the error. Refused jobs get the error too, because their refusal
-// may depend on a write that was rolled back.
+// transact runs a batch of jobs in a transaction, and commits it. If the transaction fails as a
+// whole, every job gets the error, even jobs that were refused, because their refusal may depend on
+// a write that was rolled back.
 func (w *writer) transact(batch []*sqlstore.Job) {
 	if len(batch) == 0 {
 		return
@@ -106,7 +106,7 @@ func (w *writer) transact(batch []*sqlstore.Job) {
 		// The rollback fails if SQLite has already rolled back the transaction. Ignore this error.
 		_ = w.conn.control(rollback)
 		if errors.Is(err, store.ErrNoSpace) {
-			// The disk is full. Empty the write-ahead log: this may free enough space for the next
+			// The disk is full. Emptying the write-ahead log may free enough space for the next
 			// writes.
 			_ = w.conn.pragma("wal_checkpoint(TRUNCATE)")
 		}

@@ -28,8 +28,8 @@ func open(t *testing.T) *Store {
 	return s
 }
 
-// hold keeps the writer busy until the test calls `letGo`. So the test decides which operations
-// share the next transaction.
+// hold keeps the writer busy until the test calls `letGo`, so that the test can decide which
+// operations share the next transaction.
 func hold(t *testing.T, s *Store) (letGo func()) {
 	t.Helper()
 	held, release := make(chan struct{}), make(chan struct{})
@@ -94,8 +94,8 @@ func TestQueuedWritesShareOneCommit(t *testing.T) {
 	}
 }
 
-// An operation fails after its first write. This write is undone, and the other operations of the
-// same transaction succeed.
+// If an operation fails after its first write, that write is undone, and the other operations in
+// the same transaction succeed.
 func TestHalfDoneOperationLeavesNoTrace(t *testing.T) {
 	t.Parallel()
 	s := open(t)
@@ -153,8 +153,8 @@ func TestHalfDoneOperationLeavesNoTrace(t *testing.T) {
 	}
 }
 
-// The commit of a transaction fails. The caller of each operation in the transaction gets the
-// error, even if the operation was refused.
+// If a commit fails, the callers of all operations in the transaction get the error, even those
+// whose operation was refused.
 func TestFailedCommitAnswersEveryWaiter(t *testing.T) {
 	t.Parallel()
 	s := open(t)
@@ -163,8 +163,8 @@ func TestFailedCommitAnswersEveryWaiter(t *testing.T) {
 	outcomes := []<-chan error{
 		queue(t, s, func() error { return s.AppendEvent(ctx, event("lost")) }),
 		queue(t, s, func() error { return s.DisableJoinToken(ctx, "x", "y") }),
-		// This operation rolls back the transaction without the writer's knowledge, as SQLite does
-		// when the disk is full. So the commit fails.
+		// This operation rolls back the transaction behind the writer's back, as SQLite does when
+		// the disk is full, so that the commit fails.
 		queue(t, s, func() error {
 			return s.writer.do(ctx, func(c *conn) error { return c.control(rollback) })
 		}),
@@ -187,7 +187,7 @@ func TestFailedCommitAnswersEveryWaiter(t *testing.T) {
 	}
 }
 
-// A caller's context ends while its write waits in the queue. The write never runs.
+// If a caller's context ends while its write waits in the queue, the write never runs.
 func TestCancelledInTheQueueNeverHappens(t *testing.T) {
 	t.Parallel()
 	s := open(t)
@@ -247,9 +247,9 @@ func TestCloseAnswersWhatIsQueued(t *testing.T) {
 	}
 }
 
-// The number of an owner's join tokens has a limit, and so has the number of devices without an
-// owner. If one more row is allowed and several calls add a row at the same time, only one call
-// succeeds.
+// An owner can have only a limited number of join tokens, and there is also a limit on devices
+// without an owner. If there is room for one more row, and several calls try to add one at the same
+// time, only one of them succeeds.
 func TestLastPlaceIsTakenOnce(t *testing.T) {
 	t.Parallel()
 	s, ctx, now := open(t), context.Background(), time.Now()
@@ -302,7 +302,7 @@ var (
 		last_seen_addr, user_meta, device_meta) VALUES (?, ?, '', '', 0, 0, 0, 0, '', '{}', '{}')`)
 )
 
-// atOnce runs the function `f` 24 times concurrently, and counts the results by error.
+// atOnce calls `f` 24 times concurrently, and counts the calls by their error.
 func atOnce(f func(i int) error) map[error]int {
 	var mu sync.Mutex
 	var wg sync.WaitGroup

@@ -15,8 +15,8 @@ var (
 	insertAccount = prepared(`INSERT INTO accounts (id, nick, email, password_hash, created, operator)
 		VALUES (?, ?, ?, ?, ?, ?)`)
 	selectAccount = prepared(accountColumns + `WHERE id = ?`)
-	// Both comparisons ignore ASCII case. In SQLite, the collation of the columns does this; in
-	// PostgreSQL, the function lower with the collation "C".
+	// Both comparisons ignore ASCII case. In SQLite, this is due to the collation of the columns;
+	// in PostgreSQL, it is due to the function lower with the collation "C".
 	selectAccountByNick = both(accountColumns+`WHERE nick = ?`,
 		accountColumns+`WHERE lower(nick) = lower(? COLLATE "C")`)
 	selectAccountByEmail = both(accountColumns+`WHERE email = ? AND email <> ''`,
@@ -58,8 +58,8 @@ func (s *Store) Account(ctx context.Context, id string) (a store.Account, err er
 	return a, err
 }
 
-// AccountByNickOrEmail implements store.Accounts. If the login is one account's nick and another
-// account's e-mail address, it returns the account with the nick.
+// AccountByNickOrEmail implements store.Accounts. If `login` is the nick of one account and the
+// e-mail address of another, it returns the account with the nick.
 func (s *Store) AccountByNickOrEmail(ctx context.Context, login string) (a store.Account, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
 		if a, err = oneAccount(c, selectAccountByNick, login); err != store.ErrNotFound {
@@ -152,7 +152,7 @@ func (s *Store) Session(ctx context.Context, token store.Hash, now time.Time) (s
 	return ses, err
 }
 
-// DeleteSession implements store.Sessions. It does not fail if the session does not exist.
+// DeleteSession implements store.Sessions. It succeeds even if the session does not exist.
 func (s *Store) DeleteSession(ctx context.Context, token store.Hash) error {
 	return s.db.Write(ctx, func(c Conn) error {
 		return c.Do(deleteSession, token[:])

@@ -25,8 +25,8 @@ var (
 	releaseNick = both(`DELETE FROM retired_nicks WHERE nick = ?`,
 		`DELETE FROM retired_nicks WHERE lower(nick) = lower(? COLLATE "C")`)
 
-	// Statements that delete an account's rows. Foreign keys delete the account's sessions and API
-	// tokens.
+	// Statements that delete an account and its rows in other tables. Foreign keys delete the
+	// account's sessions and API tokens.
 	dropOfAccount = []*Statement{
 		prepared(`DELETE FROM token_uses WHERE token IN (SELECT id FROM join_tokens WHERE owner = ?)`),
 		prepared(`DELETE FROM join_tokens WHERE owner = ?`),

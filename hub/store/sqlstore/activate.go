@@ -11,7 +11,7 @@ import (
 )
 
 var (
-	// One query by primary keys reads all rows that Activate needs for its decision.
+	// A single query by primary keys reads all rows that Activate needs for its decision.
 	selectClaim = prepared(`SELECT e.id, e.request_hash, e.state, e.device, e.owner, e.token, e.generation,
 		e.ek, e.iak_name, e.expires, e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial,
 		e.key_algorithm,
@@ -52,7 +52,8 @@ var (
 		last_seen_addr = ?, quiet = 0 WHERE id = ?`)
 )
 
-// claim is a request to activate an enrolment, with the rows on which the decision depends.
+// claim is a request to activate an enrolment, together with the data on which the decision
+// depends.
 type claim struct {
 	id          int64 // row id of the enrolment
 	requestHash store.Hash
@@ -156,8 +157,8 @@ func readClaim(r *Row) (k claim) {
 	return k
 }
 
-// Activate implements store.Enrolments. It may also return store.ErrExists: each TPM has one
-// device, so a TPM that already has a device cannot become a second device of the same owner.
+// Activate implements store.Enrolments. It may also return store.ErrExists: a TPM that already has
+// a device cannot become a second device of the same owner.
 func (s *Store) Activate(ctx context.Context, a store.Activation) (store.Device, error) {
 	now := micro(a.Now)
 	var (
@@ -194,9 +195,9 @@ func (s *Store) Activate(ctx context.Context, a store.Activation) (store.Device,
 	return d, nil
 }
 
-// refusal returns the error with which the claim must be refused, or nil if the claim must not be
-// refused. It uses only the fields of the claim. If several errors apply, it returns the error that
-// is most important to the caller. Do not call it for an enrolment that is already active.
+// refusal returns the error with which the claim must be refused, or nil if there is no reason to
+// refuse it. It uses only the fields of the claim. If several errors apply, it returns the one that
+// matters most to the caller. It must not be called for an enrolment that is already active.
 func (k *claim) refusal(now time.Time) error {
 	switch k.state {
 	case stateRevoked:
@@ -234,8 +235,8 @@ func (k *claim) refusal(now time.Time) error {
 	return nil
 }
 
-// accept writes all changes that an accepted claim causes. Then the fields of `k` have the values
-// of the written rows.
+// accept writes all changes that result from accepting the claim, and updates the fields of `k` to
+// match the rows.
 func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 	if k.anyLost {
 		if err := returnLost(c, k.owner, a.DeviceIDs); err != nil {
@@ -261,7 +262,7 @@ func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 		if err := moveWords(c, words{k.owner, k.stored.Nick, k.serialBefore}, is); err != nil {
 			return err
 		}
-		// The device secret was issued for the certificate that this activation supersedes.
+		// The device secret was issued for the certificate that this activation replaces.
 		if err := c.Do(deleteSecret, k.device); err != nil {
 			return err
 		}
@@ -324,9 +325,8 @@ func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 	return k.linkChips(c, a)
 }
 
-// tpmWords describes a TPM in an event. The names of the maker and the model come from the EK
-// certificate. They are empty for a machine that onboarded without an EK certificate, after its
-// owner's approval.
+// tpmWords describes a TPM in an event, by the maker and the model in its EK certificate. Both are
+// empty for a machine that onboarded without an EK certificate, after its owner approved it.
 func tpmWords(manufacturer, model string) string {
 	name := strings.TrimSpace(manufacturer + " " + model)
 	if name == "" {
@@ -336,15 +336,14 @@ func tpmWords(manufacturer, model string) string {
 }
 
 var (
-	// Selects the chain of a device's enrolments, newest first. The query does not read the long
-	// columns.
+	// Selects the chain of a device's enrolments, newest first, without reading the long columns.
 	selectSuperseded = prepared(`WITH RECURSIVE chain (id, previous, number) AS (
 			SELECT id, previous, 1 FROM enrolments WHERE id = ?1
 			UNION ALL
 			SELECT e.id, e.previous, number + 1 FROM chain c JOIN enrolments e ON e.id = c.previous WHERE number < ?2)
 		SELECT id, coalesce(previous, 0) FROM chain ORDER BY number`)
 	selectEvidence = prepared(`SELECT ` + evidenceColumns + ` FROM enrolments e WHERE e.id = ?`)
-	// Removes the evidence of an enrolment, but keeps the data that the method `AIK` returns.
+	// Removes the evidence of an enrolment, but keeps what the method `AIK` returns.
 	stripEnrolment = prepared(`UPDATE enrolments SET iak_public = ?, iak_cert = ?, ek_certificate = x'', idevid_cert = x'',
 		verdict = x'', request = x'', ek_links = x'' WHERE id = ?`)
 	setPrevious     = prepared(`UPDATE enrolments SET previous = nullif(?, 0) WHERE id = ?`)
@@ -353,9 +352,9 @@ var (
 )
 
 // forgetSuperseded removes the evidence of a device's older superseded enrolments, and deletes the
-// oldest superseded enrolments. `newest` is the row id of the enrolment that was superseded last.
-// A database of an earlier version of the hub may have many more old enrolments; one call deletes
-// at most 16 of them.
+// oldest of them entirely. `newest` is the row id of the enrolment that was superseded last. One
+// call deletes at most 16 enrolments, because a database of an earlier version of the hub may have
+// many more.
 func forgetSuperseded(c Conn, newest int64) error {
 	const most = store.KeptSuperseded + store.KeptFingerprints
 	chain, err := activated(c, newest, most+16)
@@ -382,14 +381,14 @@ func forgetSuperseded(c Conn, newest int64) error {
 	return nil
 }
 
-// createDevice stores a new device with the proposed nick. If the nick is in use, createDevice adds
-// a suffix ("-2", "-3", ...). If no nick is proposed, the device id becomes the nick.
+// createDevice stores a new device with the proposed nick. If the nick is in use, createDevice
+// appends a suffix ("-2", "-3", ...). If no nick is proposed, the device id becomes the nick.
 func (k *claim) createDevice(c Conn, a store.Activation, now int64) error {
 	k.stored.TokenID = k.token
 	k.stored.Created = k.stored.Activated
 	k.userMeta, k.devMeta = k.tokenMeta, "{}"
 	if meta, unreadable := decodeMeta(k.tokenMeta, ""); len(unreadable) > 0 {
-		// Metadata members that a read cannot return are not copied to the new device.
+		// Do not copy metadata members to the new device that a read could not return.
 		var err error
 		if k.userMeta, err = store.EncodeMeta(meta); err != nil {
 			return err
@@ -416,12 +415,12 @@ func (k *claim) createDevice(c Conn, a store.Activation, now int64) error {
 }
 
 // freeNick returns the nick `base` with a numeric suffix that is not in use. It tries the suffixes
-// 2, 4, 8 and so on, until it finds an unused suffix. Then it makes a binary search between this
-// suffix and the one before. So if a whole fleet proposes the same nick, each device needs only a
-// logarithmic number of queries.
+// 2, 4, 8 and so on until it finds one that is free, and then makes a binary search between this
+// suffix and the one before. Therefore each device needs only a logarithmic number of queries, even
+// if a whole fleet proposes the same nick.
 //
-// Deleted devices leave unused suffixes between used ones. freeNick may return one of these, or the
-// suffix after the last used one.
+// Because deleted devices leave gaps between the suffixes in use, freeNick returns either a suffix
+// from such a gap, or the one after the last.
 func freeNick(c Conn, owner, base string) (string, error) {
 	with := func(n int) string { return base + "-" + strconv.Itoa(n) }
 	taken := func(n int) (bool, error) {
@@ -454,8 +453,7 @@ func freeNick(c Conn, owner, base string) (string, error) {
 	return with(free), nil
 }
 
-// result returns the device after the activation, with the fields that a read of the device
-// returns.
+// result returns the device as a read would return it after the activation.
 func (k *claim) result(idevid store.Hash) store.Device {
 	d := k.stored
 	d.ID = k.device
@@ -474,11 +472,11 @@ func (k *claim) result(idevid store.Hash) store.Device {
 }
 
 // link is an enrolment in a device's chain of enrolments. `id` is its row id. `previous` is the row
-// id of the enrolment that this enrolment superseded; 0: there is none.
+// id of the enrolment that it superseded, or 0 if there is none.
 type link struct{ id, previous int64 }
 
-// activated returns a device's chain of activated enrolments, newest first. The chain begins with
-// the enrolment whose row id is `newest`, and has at most `limit` enrolments.
+// activated returns at most `limit` enrolments of a device's chain of activated enrolments, newest
+// first, beginning with the row id `newest`.
 func activated(c Conn, newest int64, limit int) (chain []link, err error) {
 	err = c.Each(selectSuperseded, func(r Row) (bool, error) {
 		chain = append(chain, link{r.int64(), r.int64()})
@@ -500,8 +498,8 @@ func stripAll(c Conn, chain []link) error {
 		if err == nil && len(v.request) == 0 {
 			continue // its evidence was removed earlier
 		}
-		// This also removes evidence that cannot be read. While such evidence is stored, fsck reports
-		// it as damaged.
+		// This also removes evidence that cannot be read, which fsck would otherwise report as
+		// damaged.
 		if err := c.Do(stripEnrolment, v.iakPublic, v.iakCert, e.id); err != nil {
 			return err
 		}
@@ -510,7 +508,7 @@ func stripAll(c Conn, chain []link) error {
 }
 
 // stripSuperseded removes the evidence of all enrolments in a device's chain that are older than
-// the enrolment with the row id `last`. The enrolment `last` keeps its evidence.
+// the enrolment with the row id `last`, which keeps its own evidence.
 func stripSuperseded(c Conn, last int64) error {
 	chain, err := activated(c, last, 1+store.KeptSuperseded)
 	if err != nil || len(chain) == 0 {

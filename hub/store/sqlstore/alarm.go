@@ -17,9 +17,9 @@ var (
 
 // Settings that store.Upkeep uses.
 const (
-	// SettingBackup is the setting with the time of the newest backup, in the form of RFC 3339.
+	// SettingBackup is the setting with the time of the newest backup, in RFC 3339 form.
 	SettingBackup = "last-backup"
-	// settingBackupFault is the setting with the fault that the newest check of a backup found. It
+	// settingBackupFault is the setting that says what the newest check of a backup found wrong. It
 	// is empty if the check found no fault.
 	settingBackupFault = "backup-fault"
 	settingScan        = "trust-scan"

@@ -8,7 +8,7 @@ import (
 	"gangway/hub/store"
 )
 
-// keptBoots is the largest number of boot measurements that the store keeps for a device.
+// keptBoots is the maximum number of boot measurements that the store keeps for a device.
 const keptBoots = 11
 
 const bootColumns = `SELECT id, device, time, state, measurement, changes, verdict, `
@@ -53,9 +53,9 @@ var (
 	deleteBootDevice = prepared(`DELETE FROM boot_devices WHERE device = ?`)
 )
 
-// deviceExists returns store.ErrNotFound if the device does not exist or was deleted. Call it
-// before you write rows of a device: nothing would remove rows that are written after the device
-// was deleted.
+// deviceExists returns store.ErrNotFound if the device does not exist or was deleted. It must be
+// called before rows of a device are written, because nothing would ever remove rows that were
+// written after the device was deleted.
 func deviceExists(c Conn, device string) error {
 	_, ok, err := c.One(selectAboard, device)
 	if err == nil && !ok {

@@ -39,8 +39,8 @@ var (
 	bumpRules          = prepared(`INSERT INTO boot_rules (owner, version) VALUES (?, 1) ON CONFLICT (owner) DO UPDATE SET version = boot_rules.version + 1`)
 )
 
-// changeRules changes an owner's rules, increases the version of these rules and appends the event,
-// all in one transaction.
+// changeRules changes an owner's rules, increases their version and appends the event, all in one
+// transaction.
 func (s *Store) changeRules(ctx context.Context, owner string, e store.Event, change func(c Conn) error) error {
 	return s.db.Write(ctx, func(c Conn) error {
 		if err := change(c); err != nil {
@@ -53,8 +53,8 @@ func (s *Store) changeRules(ctx context.Context, owner string, e store.Event, ch
 	})
 }
 
-// The function `room` checks whether an owner may add a row. It returns store.ErrExists if a row
-// with this key exists, and store.ErrFull if the owner already has `most` rows.
+// The function `room` checks whether an owner may add a row. It returns store.ErrExists if there is
+// already a row with this key, and store.ErrFull if the owner already has `most` rows.
 func room(c Conn, find, at *Statement, most int, owner string, key ...any) error {
 	if _, ok, err := c.One(find, append([]any{owner}, key...)...); err != nil {
 		return err
@@ -69,7 +69,7 @@ func room(c Conn, find, at *Statement, most int, owner string, key ...any) error
 	return nil
 }
 
-// deleteOne deletes a row. It returns store.ErrNotFound if there is no such row.
+// deleteOne deletes a row, or returns store.ErrNotFound if there is no such row.
 func deleteOne(c Conn, st *Statement, args ...any) error {
 	n, err := c.Exec(st, args...)
 	if err == nil && n == 0 {
@@ -260,13 +260,13 @@ func (s *Store) JudgedBoot(ctx context.Context, device string) (j store.BootJudg
 	return j, err
 }
 
-// placed is a row of the table boot_parts, without the column device.
+// placed is a row of the table boot_parts, without the columns device and part.
 type placed struct {
 	owner, value, model, token, firmware string
 	bad                                  bool
 }
 
-// partsOf returns a device's rows of the table boot_parts. The key is the name of the part.
+// partsOf returns a device's rows of the table boot_parts, by the name of the part.
 func partsOf(c Conn, device string) (map[string]placed, error) {
 	parts := make(map[string]placed)
 	err := c.Each(selectParts, func(r Row) (bool, error) {
@@ -278,8 +278,8 @@ func partsOf(c Conn, device string) (map[string]placed, error) {
 }
 
 // putJudged stores the verdict on a device's newest boot, and moves the device to the cohorts of
-// this boot. Most devices measure the same boot again and again, so putJudged writes only the parts
-// of the boot that have changed.
+// this boot. Because most devices measure the same boot again and again, putJudged writes only the
+// parts of the boot that have changed.
 func putJudged(c Conn, device string, now time.Time, j *store.BootJudged) error {
 	if j == nil {
 		return nil
@@ -323,10 +323,10 @@ func putJudged(c Conn, device string, now time.Time, j *store.BootJudged) error 
 		if err := c.Do(growVersion, owner, p.Part, p.Value, j.Model, j.Firmware, flag(p.Bad)); err != nil {
 			return err
 		}
-		// Add the device to the new cohort before removing it from the old cohort. If only the
-		// state of this part of the boot has changed, both are the same cohort. If the device were
-		// the only one in this cohort and were removed first, the store would remove the cohort,
-		// and lose the time of its first measurement.
+		// Add the device to the new cohort before removing it from the old one. If only the state
+		// of this part of the boot has changed, both are the same cohort. If the device were its
+		// only member and were removed first, the store would delete the cohort, and with it the
+		// time of its first measurement.
 		if ok {
 			if err := leaveCohort(c, p.Part, was); err != nil {
 				return err
@@ -336,7 +336,7 @@ func putJudged(c Conn, device string, now time.Time, j *store.BootJudged) error 
 	return nil
 }
 
-// leaveCohort subtracts a device from the numbers of its cohort and of its model.
+// leaveCohort subtracts a device from the counts of its cohort, its model and its firmware version.
 func leaveCohort(c Conn, part string, was placed) error {
 	for value, bad := range map[string]int64{was.value: flag(was.bad), "": 0} {
 		if err := c.Do(shrinkCohort, bad, was.owner, part, was.model, value); err != nil {
@@ -352,7 +352,7 @@ func leaveCohort(c Conn, part string, was placed) error {
 	return c.Do(endVersion, was.owner, part, was.value, was.model, was.firmware)
 }
 
-// dropJudged removes a device from the cohorts.
+// dropJudged removes a device from all cohorts, and deletes the verdict on its boot.
 func dropJudged(c Conn, device string) error {
 	parts, err := partsOf(c, device)
 	if err != nil {
@@ -389,9 +389,9 @@ var (
 		WHERE p.owner = ? AND p.part = ? AND p.value = ? LIMIT ?`)
 	selectMembersOfModel = prepared(`SELECT p.device, d.nick, p.bad FROM boot_parts p JOIN devices d ON d.id = p.device
 		WHERE p.owner = ? AND p.part = ? AND p.value = ? AND p.model = ? ORDER BY p.bad DESC LIMIT ?`)
-	// CROSS JOIN makes SQLite read the table boot_versions first, which has few rows. With these
-	// rows, each lookup in the index boot_parts_cohort is exact, and reads no row with another
-	// token or another version.
+	// CROSS JOIN makes SQLite begin with the table boot_versions, which has few rows. Given one of
+	// these rows, each lookup in the index boot_parts_cohort is exact, and reads no row with
+	// another token or another version.
 	selectMembersOfVersion = prepared(membersByVersion + `LIMIT ?6`)
 	selectMembersOfToken   = prepared(membersByVersion + `AND p.token = ?6 LIMIT ?7`)
 
@@ -461,7 +461,8 @@ func (s *Store) BootCohortOf(ctx context.Context, owner string, q store.BootMemb
 	return cohort, err
 }
 
-// maxVersionRows is the number of rows that BootVersions reads: one row for each model and version.
+// maxVersionRows is the maximum number of rows that BootVersions reads. There is one row for each
+// model and version.
 const maxVersionRows = 1000
 
 // BootVersions implements store.BootRules.

@@ -11,28 +11,27 @@ import (
 
 // rules has a query for each consistency rule of the database. The query returns the rows that
 // break the rule, with one column by which a person can find the row. Its only parameter is the
-// largest number of rows that it may return.
+// maximum number of rows to return.
 var rules = []struct {
 	name  string
 	query *Statement
 }{
-	// A device's certificate is in an active enrolment of the device.
+	// Each device's certificate belongs to an active enrolment of the same device, and vice versa.
 	{"device-certificate", prepared(`SELECT d.id FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
 		WHERE d.deleted = 0 AND d.enrolment IS NOT NULL AND (e.id IS NULL OR e.state <> 'a' OR e.device <> d.id OR e.owner <> d.owner)
 		ORDER BY d.id LIMIT ?`)},
 	{"certificate-device", prepared(`SELECT e.device FROM enrolments e LEFT JOIN devices d ON d.id = e.device AND d.deleted = 0 AND d.enrolment = e.id
 		WHERE e.state = 'a' AND d.id IS NULL ORDER BY e.device LIMIT ?`)},
-	// The registry of TPMs has the EK of each device, and names this device and its owner.
+	// The registry of TPMs contains the EK of each device, with the right device and owner.
 	{"device-tpm", prepared(`SELECT d.id FROM devices d JOIN enrolments e ON e.id = d.enrolment LEFT JOIN tpms t ON t.ek = e.ek
 		WHERE d.deleted = 0 AND (t.ek IS NULL OR t.device <> d.id OR t.owner <> d.owner OR t.enrolment <> e.id OR t.generation <> e.generation) ORDER BY d.id LIMIT ?`)},
-	// The EK certificate of a proven EK is in ek_certificates, or in the TPM's enrolment.
+	// If a proven EK's row in ek_certificates has no certificate, the TPM's enrolment has it.
 	{"ek-certificate", prepared(`SELECT coalesce(t.device, '') AS device FROM ek_certificates c LEFT JOIN tpms t ON t.ek = c.ek
 		LEFT JOIN enrolments e ON e.id = t.enrolment
 		WHERE c.certificate = x'' AND (c.proven <> 1 OR e.id IS NULL OR e.ek <> c.ek OR e.request = x'') ORDER BY device LIMIT ?`)},
 	{"tpm-device", prepared(`SELECT t.device FROM tpms t LEFT JOIN devices d ON d.id = t.device AND d.deleted = 0
 		WHERE t.device <> '' AND d.id IS NULL ORDER BY t.device LIMIT ?`)},
-	// The registry of AIKs has the AIK of each active enrolment, and names the enrolment's device
-	// and EK.
+	// The registry of AIKs contains the AIK of each active enrolment, with the right device and EK.
 	{"certificate-aik", prepared(`SELECT e.device FROM enrolments e LEFT JOIN aiks a ON a.name = e.iak_name
 		WHERE e.state = 'a' AND (a.name IS NULL OR a.device <> e.device OR a.ek <> e.ek OR a.enrolment <> e.id) ORDER BY e.device LIMIT ?`)},
 	{"aik-device", prepared(`SELECT a.device FROM aiks a LEFT JOIN devices d ON d.id = a.device AND d.deleted = 0
@@ -40,12 +39,12 @@ var rules = []struct {
 	{"token-uses", prepared(`SELECT t.id FROM join_tokens t WHERE t.uses <> (SELECT count(*) FROM token_uses u WHERE u.token = t.id)
 		+ (SELECT count(*) FROM devices d WHERE d.token = t.id)
 		ORDER BY t.id LIMIT ?`)},
-	// The newest revision of a trail exists, and so does each object that a revision names.
+	// The newest revision of each trail exists, and so does each object that a revision names.
 	{"trail-revision", prepared(`SELECT t.device FROM trails t WHERE t.rev <> (SELECT coalesce(max(s.rev), -1) FROM steps s WHERE s.device = t.device)
 		ORDER BY t.device LIMIT ?`)},
 	{"revision-object", prepared(`SELECT s.device FROM step_objects s LEFT JOIN objects o ON o.owner = s.owner AND o.sum = s.sum
 		WHERE o.owner IS NULL ORDER BY s.device LIMIT ?`)},
-	// Each counter equals the number or the size of the rows that it counts.
+	// Each counter equals the number, or the total size, of the rows that it counts.
 	{"usage", prepared(fmt.Sprintf(`SELECT owner FROM (SELECT owner, sum(bytes) AS difference FROM (
 		SELECT owner, %d + CASE WHEN stored = 1 THEN size ELSE 0 END AS bytes FROM objects
 		UNION ALL SELECT owner, length(state) + %d FROM steps UNION ALL SELECT owner, size FROM uploads
@@ -58,7 +57,7 @@ var rules = []struct {
 		WHERE d.deleted = 0 AND d.owner <> '' AND (s.nick IS NULL OR s.device <> d.id) ORDER BY d.id LIMIT ?`)},
 	{"device-search", prepared(`SELECT s.device FROM device_search s LEFT JOIN devices d ON d.id = s.device AND d.deleted = 0 AND d.owner = s.owner
 		WHERE d.id IS NULL ORDER BY s.device LIMIT ?`)},
-	// A device's row in device_search has the same values as the device's other rows.
+	// A device's row in device_search agrees with the other rows of the device.
 	{"search-columns", prepared(`SELECT d.id FROM devices d JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick AND s.device = d.id
 		LEFT JOIN enrolments e ON e.id = d.enrolment LEFT JOIN boot_devices b ON b.device = d.id
 		LEFT JOIN trails t ON t.device = d.id LEFT JOIN steps r ON r.device = t.device AND r.rev = t.rev
@@ -80,7 +79,7 @@ var rules = []struct {
 		UNION ALL SELECT owner, 'state', 'cloned', 1 FROM device_search WHERE clone <> ''
 		UNION ALL SELECT owner, field, lower(value), -n FROM fleet_counts) AS parts
 		GROUP BY owner, field, value) AS sums WHERE difference <> 0 GROUP BY owner ORDER BY owner LIMIT ?`)},
-	// The column size is the logarithm of n to the base 2.
+	// The column `size` is the binary logarithm of n, rounded down.
 	{"fleet-count-size", both(`SELECT owner FROM fleet_counts WHERE n < (1 << size) OR n >= (2 << size) GROUP BY owner ORDER BY owner LIMIT ?`,
 		`SELECT owner FROM fleet_counts WHERE n < (1::bigint << size::int) OR n >= (2::bigint << size::int) GROUP BY owner ORDER BY owner LIMIT ?`)},
 	{"hub-count", prepared(`SELECT field FROM (SELECT field, value, sum(n) AS difference FROM (
@@ -106,7 +105,7 @@ var rules = []struct {
 		SELECT owner, part, value, model, firmware, 1 AS n, bad AS n_bad FROM boot_parts
 		UNION ALL SELECT owner, part, value, model, firmware, -n, -n_bad FROM boot_versions) AS rows_of_parts GROUP BY owner, part, value, model, firmware) AS sums
 		WHERE parts <> 0 OR bad <> 0 GROUP BY owner ORDER BY owner LIMIT ?`)},
-	// The rows of boot_parts have the same owner, model and join token as the device's row of
+	// A device's rows in boot_parts have the same owner, model and join token as its row in
 	// boot_judged.
 	{"boot-device", prepared(`SELECT p.device FROM boot_parts p LEFT JOIN boot_judged j ON j.device = p.device
 		WHERE j.device IS NULL OR j.owner <> p.owner OR j.model <> p.model OR j.token <> p.token ORDER BY p.device LIMIT ?`)},
@@ -203,9 +202,9 @@ func (s *Store) States(ctx context.Context, after int64, limit int) (list []stor
 	return list, nil
 }
 
-// hashRules are the queries for hashes and their contents. Each query has the columns name, hash
-// and bytes: `hash` must be the SHA-256 of `bytes`. In ek_chains, `hash` is only the first 16 bytes
-// of the SHA-256.
+// hashRules are queries for stored hashes and the data that they should match. Each query has the
+// columns name, hash and bytes, where `hash` must be the SHA-256 of `bytes` or, for ek_chains, its
+// first 16 bytes.
 var hashRules = []struct {
 	name  string
 	query *Statement

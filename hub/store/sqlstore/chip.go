@@ -14,8 +14,8 @@ var (
 
 	putMark     = prepared(`INSERT INTO chip_marks (mark, device) VALUES (?, ?) ON CONFLICT (mark, device) DO NOTHING`)
 	deleteMarks = prepared(`DELETE FROM chip_marks WHERE device = ?`)
-	// Selects other devices with the same mark, oldest first: at most 8 devices, because a person
-	// reads the list.
+	// Selects other devices with the same mark, oldest first, but at most 8, because a person reads
+	// the list.
 	sameChip = prepared(`SELECT d.id, d.owner, d.nick FROM chip_marks c JOIN devices d ON d.id = c.device
 		WHERE c.mark = ? AND c.device <> ? AND d.deleted = 0 ORDER BY d.created, d.id LIMIT 8`)
 )
@@ -31,10 +31,10 @@ func (s *Store) AppendEventOnce(ctx context.Context, e store.Event, mark store.H
 	})
 }
 
-// linkChips stores the marks (store.ChipMark) of the activated device. If other devices have an
-// equal mark, it appends an event for the activated device's owner and for the owners of the other
-// devices. One account can cause only one event for each device of another owner. So an account
-// cannot cause more events by deleting its device and onboarding it again.
+// linkChips stores the marks (store.ChipMark) of the activated device. If other devices have one of
+// these marks too, it appends events for the owner of the activated device and for the owners of
+// the others. An account can cause only one event for each device of another owner, so it cannot
+// cause more by deleting its device and onboarding it again.
 func (k *claim) linkChips(c Conn, a store.Activation) error {
 	told := false
 	linked := map[string]bool{}
@@ -73,7 +73,7 @@ func (k *claim) linkChips(c Conn, a store.Activation) error {
 			}
 			if fresh {
 				event.Owner, event.Device = d.owner, d.id
-				event.Message = fmt.Sprintf("A device of another owner onboarded. That device's EK certificate has %s as this device's EK certificate. Both devices may have the same TPM, with two endorsement keys. If you did not give this machine away, find out who uses it.", m.What)
+				event.Message = fmt.Sprintf("A device of another owner onboarded whose EK certificate has %s as this device's EK certificate. Both devices may have the same TPM, with two endorsement keys. If you did not give this machine away, find out who uses it.", m.What)
 				if err := appendEvent(c, event); err != nil {
 					return err
 				}
@@ -87,7 +87,7 @@ func (k *claim) linkChips(c Conn, a store.Activation) error {
 				whose = fmt.Sprintf("your device %q (%s)", d.nick, d.id)
 			}
 			event.Owner, event.Device = k.owner, k.device
-			event.Message = fmt.Sprintf("This device's EK certificate has %s as the EK certificate of %s. Both devices may have the same TPM, with two endorsement keys. Find out whether both devices are one machine.", m.What, whose)
+			event.Message = fmt.Sprintf("This device's EK certificate has %s as the EK certificate of %s. Both devices may have the same TPM, with two endorsement keys. Find out whether they are the same machine.", m.What, whose)
 			if err := appendEvent(c, event); err != nil {
 				return err
 			}

@@ -20,7 +20,7 @@ func (s *Store) ConfigVersion(ctx context.Context) (version int64, err error) {
 }
 
 // bumpConfig increases the config version, so that all replicas of the hub drop their cached
-// settings. Call it in the transaction that changes a setting.
+// settings. It must be called in the same transaction that changes a setting.
 func bumpConfig(c Conn) error {
 	return c.Do(bumpConfigVersion)
 }

@@ -7,7 +7,7 @@ import (
 	"gangway/hub/store"
 )
 
-// The last two columns, user_meta and device_meta, are slower to read than the other columns.
+// The last two columns, user_meta and device_meta, are slower to read than the others.
 const deviceColumns = `SELECT d.id, d.nick, d.owner, d.token, e.ek, e.request_hash, e.idevid_hash,
 	e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial, e.key_algorithm,
 	d.created, d.activated, d.last_seen, d.last_seen_addr, d.public, d.clone, d.user_meta, d.device_meta `
@@ -28,8 +28,8 @@ var (
 		WHERE d.id = ? AND d.owner = ? AND d.deleted = 0`)
 	markDeviceDeleted = prepared(`UPDATE devices SET deleted = 1, user_meta = '{}', device_meta = '{}' WHERE id = ?`)
 	revokeEnrolment   = prepared(`UPDATE enrolments SET state = 'r' WHERE id = ?`)
-	// Revokes pending enrolments. No TPM has proven the data of these enrolments, so their evidence
-	// is removed, as the statement `expire` does.
+	// Revokes pending enrolments and removes their evidence, which no TPM has proven, just as the
+	// statement `expire` does.
 	revokePending = prepared(`UPDATE enrolments SET state = 'r', verdict = x'', request = x'', ek_certificate = x'', ek_links = x''
 		WHERE device = ? AND owner = ? AND state = 'p'`)
 	letTPMGo   = prepared(`UPDATE tpms SET owner = '', device = '', generation = generation + 1 WHERE ek = ?`)
@@ -66,7 +66,8 @@ func (s *Store) oneDevice(ctx context.Context, query *Statement, args ...any) (d
 	return d, nil
 }
 
-// Devices implements store.Devices. Nicks are ordered by their bytes, so upper case comes first.
+// Devices implements store.Devices. Nicks are ordered by their bytes, so upper-case letters come
+// first.
 func (s *Store) Devices(ctx context.Context, owner, after string, limit int) ([]store.Device, error) {
 	return s.manyDevices(ctx, selectDevices, owner, after, pageLimit(limit))
 }
@@ -154,8 +155,8 @@ func (s *Store) RenameDevice(ctx context.Context, owner, id, nick string) error 
 	})
 }
 
-// DeleteDevice implements store.Devices. It does not store the time of the deletion, because the
-// caller's event has this time.
+// DeleteDevice implements store.Devices. It does not store the time of the deletion, which the
+// caller records in an event.
 func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time) error {
 	return s.db.Write(ctx, func(c Conn) error {
 		r, err := one(c, selectDeviceForDelete, id, owner)

@@ -19,26 +19,26 @@ var (
 	expireEKCertificates = prepared(`DELETE FROM ek_certificates WHERE ek IN
 		(SELECT ek FROM ek_certificates WHERE proven = 0 AND expires <= ? ORDER BY expires LIMIT ?)`)
 
-	// proveAsEnrolled marks an EK as proven. It is for an activated enrolment whose EKKnown is
-	// true. The enrolment has the EK certificate, and the EK's row of tpms names the enrolment. So
-	// the row of ek_certificates has no certificate and no links. If the EK already has a row with
-	// a certificate, forgetEK removes that row first. The reason: SQLite does not reuse the space
+	// proveAsEnrolled marks an EK as proven, for an activated enrolment whose EKKnown is true.
+	// Because the enrolment has the EK certificate, and the EK's row in tpms leads to the
+	// enrolment, the row in ek_certificates has no certificate and no links. If there is already a
+	// row with a certificate, forgetEK removes it first, because SQLite does not reuse the space
 	// that becomes free when a row gets shorter.
 	proveAsEnrolled = prepared(`INSERT INTO ek_certificates (ek, proven, expires, certificate, links) VALUES (?, 1, 0, x'', x'')
 		ON CONFLICT (ek) DO NOTHING`)
 	forgetEK = prepared(`DELETE FROM ek_certificates WHERE ek = ? AND certificate <> x''`)
-	// proveEK is for activated enrolments whose EKKnown is false. It marks the stored EK
-	// certificate as proven.
+	// proveEK marks the stored EK certificate as proven, for an activated enrolment whose EKKnown
+	// is false.
 	proveEK = prepared(`UPDATE ek_certificates SET proven = 1, expires = 0 WHERE ek = ? AND proven = 0`)
-	// If proveAsEnrolled has marked an EK, this statement selects the evidence of the enrolment
-	// that has the EK certificate.
+	// For an EK that proveAsEnrolled has marked, this statement selects the evidence of the
+	// enrolment that has the EK certificate.
 	selectEnrolledEK = prepared(`SELECT ` + evidenceColumns + ` FROM ek_certificates c JOIN tpms t ON t.ek = c.ek
 		JOIN enrolments e ON e.id = t.enrolment WHERE c.ek = ? AND c.proven = 1 AND c.certificate = x''`)
 	copyEnrolledEK = prepared(`UPDATE ek_certificates SET certificate = ?, links = ? WHERE ek = ? AND proven = 1 AND certificate = x''`)
 )
 
-// prove marks the EK's certificate as proven. Call it before the EK's row of tpms names the new
-// enrolment.
+// prove marks the EK's certificate as proven. It must be called before the EK's row in tpms is
+// changed to the new enrolment.
 func (k *claim) prove(c Conn) error {
 	if k.ekKnown {
 		if err := c.Do(forgetEK, k.ek[:]); err != nil {
@@ -56,8 +56,8 @@ func (k *claim) prove(c Conn) error {
 	return c.Do(proveEK, k.ek[:])
 }
 
-// If an EK's row of ek_certificates has no certificate, enrolledEK returns the evidence of the
-// enrolment that has the certificate.
+// enrolledEK returns the evidence of the enrolment that has an EK's certificate, if the EK's row in
+// ek_certificates does not have it.
 func enrolledEK(c Conn, ek store.Hash) (v evidence, found bool, err error) {
 	r, found, err := c.One(selectEnrolledEK, ek[:])
 	if err != nil || !found {
@@ -95,8 +95,8 @@ func (s *Store) KeepEKCertificate(ctx context.Context, k store.KeptEKCertificate
 	return s.db.Write(ctx, func(c Conn) error { return s.keepCertificate(c, k, now, limit) })
 }
 
-// keepCertificate stores a certificate. Counting the unproven certificates costs more than storing
-// one. So keepCertificate counts only at every 40th call if the limit is 10,000.
+// keepCertificate stores a certificate. It does not count the unproven certificates in every call,
+// because that costs more than storing one: with a limit of 10,000, it counts in every 40th call.
 func (s *Store) keepCertificate(c Conn, k store.KeptEKCertificate, now time.Time, limit int) error {
 	if err := c.Do(keepEKCertificate, k.EK[:], micro(k.Expires), k.Certificate, append([]byte{}, k.Links...), micro(now)); err != nil {
 		return err

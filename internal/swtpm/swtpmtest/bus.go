@@ -34,6 +34,38 @@ func (b *Bus) Send(cmd []byte) ([]byte, error) {
 	return rsp, err
 }
 
+// Alter makes the bus an interposer, which replaces the TPM's responses. `alter` may change `rsp`.
+func (b *Bus) Alter(alter func(code tpm2.TPMCC, rsp []byte) []byte) {
+	b.alter = func(code tpm2.TPMCC, rsp []byte) []byte { return alter(code, bytes.Clone(rsp)) }
+}
+
+// Flip makes the bus an interposer, which inverts bits of one byte in the TPM's responses to a command.
+// The byte is at the position `end` from the end of the response's parameters.
+func (b *Bus) Flip(command tpm2.TPMCC, end int, bits byte) {
+	b.Alter(func(code tpm2.TPMCC, rsp []byte) []byte {
+		if code != command {
+			return rsp
+		}
+		size := len(rsp)
+		if binary.BigEndian.Uint16(rsp) == 0x8002 { // TPM_ST_SESSIONS: the authorisations follow the parameters
+			size = 14 + int(binary.BigEndian.Uint32(rsp[10:]))
+		}
+		rsp[size-end] ^= bits
+		return rsp
+	})
+}
+
+// Lack makes the TPM one that does not have a command.
+func (b *Bus) Lack(command tpm2.TPMCC) {
+	b.Alter(func(code tpm2.TPMCC, rsp []byte) []byte {
+		if code != command {
+			return rsp
+		}
+		rsp = []byte{0x80, 0x01, 0, 0, 0, 10} // TPM_ST_NO_SESSIONS, and the size
+		return binary.BigEndian.AppendUint32(rsp, uint32(tpm2.TPMRCCommandCode))
+	})
+}
+
 // Saw reports whether eight successive bytes of a secret crossed the bus in clear.
 func (b *Bus) Saw(secret []byte) bool {
 	for at := 0; at+8 <= len(secret); at++ {

@@ -13,9 +13,9 @@ import (
 
 // FillFleet adds n devices of an owner to a database without devices: the same devices as
 // sqlitetest.FillFleet. It writes the rows without triggers, then the counters, and makes the
-// indexes last. So it takes some minutes for a million devices, and less time than moving the
-// devices from SQLite. The server has no statistics about the new rows, as after a restore. The
-// user of the database must be a superuser.
+// indexes last. For a million devices, this takes some minutes, which is less than moving the
+// devices from SQLite would take. As after a restore, the server has no statistics about the new
+// rows. The user of the database must be a superuser.
 func FillFleet(ctx context.Context, url, owner string, n int) (err error) {
 	s, err := postgres.Open(ctx, postgres.Config{URL: url}) // makes the schema
 	if err != nil {
@@ -64,14 +64,14 @@ func FillFleet(ctx context.Context, url, owner string, n int) (err error) {
 // filled has the tables whose indexes FillFleet makes last.
 var filled = []string{"enrolments", "devices", "tpms", "aiks", "boot_judged", "boot_parts", "trails", "steps", "events", "device_search"}
 
-// SQL expressions for the id and the model of the device with the number i.
+// SQL expressions for the id and the model of device number i.
 const (
 	fleetID    = `(lpad(to_hex((i * 2654435761) % 4294967296), 8, '0') || lpad(to_hex(i), 16, '0'))`
 	fleetModel = `('NUC ' || CASE WHEN i % 3 > 0 THEN i % 2 ELSE i % 20 END)`
 )
 
-// fleetRows are the statements of FillFleet. The two statements before the last one fill
-// device_words and device_meta_terms as package sqlstore does.
+// fleetRows are the SQL statements of FillFleet. The two before the last one fill device_words and
+// device_meta_terms in the same way as package sqlstore.
 var fleetRows = []string{
 	`CREATE TEMPORARY TABLE fleet AS SELECT i, :id AS id, :model AS model, lpad(to_hex(i % 40), 24, '0') AS token, 1000000000 + i AS enrolment,
 		'forklift-' || lpad((i * 7919 % :n)::text, 7, '0') AS nick, 'SN-' || lpad((i * 48271 % :n)::text, 8, '0') AS serial,

@@ -13,8 +13,8 @@ import (
 )
 
 // PgBouncer starts PgBouncer as a proxy for the server, in transaction mode, with at most `size`
-// connections to each database. It returns the address of a database through PgBouncer. PgBouncer
-// ends when the test ends. If PgBouncer is not installed, the test is skipped.
+// connections to each database. The result `url` returns the address of a database through
+// PgBouncer, which ends when the test ends. If PgBouncer is not installed, the test is skipped.
 func (s *Server) PgBouncer(t testing.TB, size int) (url func(database string) string) {
 	t.Helper()
 	path, err := exec.LookPath("pgbouncer")

@@ -41,8 +41,8 @@ type Server struct {
 	names int
 	free  []string // databases that no test uses, without data
 
-	// queries has one connection for each database in which Query has run. A new connection costs
-	// the server more than most queries.
+	// queries keeps one connection for each database in which Query has run, because a new
+	// connection costs the server more than most queries.
 	queries sync.Map // of *connection
 }
 
@@ -51,7 +51,7 @@ type connection struct {
 	pg *pgconn.PgConn // nil: not open
 }
 
-// binaries returns the folder of the newest installed server, or "".
+// binaries returns the folder with the programs of the newest installed server, or "".
 func binaries() string {
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
 	slices.SortFunc(found, func(a, b string) int { return version(a) - version(b) })
@@ -66,11 +66,11 @@ func version(path string) int {
 	return n
 }
 
-// ErrMissing means that the tests cannot or must not use PostgreSQL.
-var ErrMissing = errors.New("no PostgreSQL: it is not installed (run scripts/install.sh), or the tests are short (-short)")
+// ErrMissing means that PostgreSQL is not installed, or that the tests must not use it.
+var ErrMissing = errors.New("PostgreSQL is not installed (run scripts/install.sh), or the tests run with -short")
 
-// Start starts a server. `durable` says whether commits wait for the disk. Settings are lines of
-// postgresql.conf.
+// Start starts a server. `durable` says whether commits wait for the disk, and `settings` are lines
+// for postgresql.conf.
 func Start(durable bool, settings ...string) (_ *Server, err error) {
 	if !flag.Parsed() {
 		flag.Parse() // TestMain runs before the test binary parses its flags
@@ -186,14 +186,14 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
-// Kill ends the server at once, as a crash does (an immediate shutdown).
+// Kill ends the server at once with an immediate shutdown, which has the same effect as a crash.
 func (s *Server) Kill() {
 	_ = s.cmd.Process.Signal(syscall.SIGQUIT)
 	_ = s.cmd.Wait()
 }
 
-// CPU returns the CPU time that the server's processes for clients have used. It does not count
-// connections that have ended, nor the server's own work, such as autovacuum.
+// CPU returns the CPU time that the server's processes have used for the clients. It counts neither
+// connections that have ended nor the server's own work, such as autovacuum.
 func (s *Server) CPU() (used time.Duration) {
 	pid := s.cmd.Process.Pid
 	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pid))
@@ -205,7 +205,7 @@ func (s *Server) CPU() (used time.Duration) {
 		if !strings.HasPrefix(string(title), "postgres: gangway ") {
 			continue
 		}
-		// The first number of schedstat is the time on a CPU in nanoseconds.
+		// The first number in schedstat is the time spent on a CPU, in nanoseconds.
 		stat, _ := os.ReadFile("/proc/" + child + "/schedstat")
 		var ns int64
 		if _, err := fmt.Sscan(string(stat), &ns); err == nil {
@@ -224,7 +224,7 @@ func (s *Server) Stop() {
 	_ = os.RemoveAll(s.Folder)
 }
 
-// URL returns the address of a database, through the Unix socket.
+// URL returns the address of a database for connections through the Unix socket.
 func (s *Server) URL(database string) string {
 	return fmt.Sprintf("postgres://gangway@/%s?host=%s&port=%d", database, s.Folder, s.Port)
 }
@@ -232,7 +232,7 @@ func (s *Server) URL(database string) string {
 // TCP returns the address of the server on the loopback interface.
 func (s *Server) TCP() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port)) }
 
-// Query runs SQL in a database and returns the first column of the first row of the last result.
+// Query runs SQL in a database, and returns the first column of the first row of the last result.
 func (s *Server) Query(ctx context.Context, database, sql string) (string, error) {
 	kept, _ := s.queries.LoadOrStore(database, &connection{})
 	c := kept.(*connection)
@@ -273,7 +273,7 @@ func (s *Server) disconnect(database string) error {
 
 const template = "gangway_template"
 
-// MakeTemplate makes a database with the current schema, which Database copies.
+// MakeTemplate makes the template that Database copies: an empty database with the current schema.
 func (s *Server) MakeTemplate(ctx context.Context) error {
 	if _, err := s.Query(ctx, "postgres", "CREATE DATABASE "+template); err != nil {
 		return err
@@ -285,8 +285,8 @@ func (s *Server) MakeTemplate(ctx context.Context) error {
 	return db.Close()
 }
 
-// Database returns the name of a database with the current schema and without data. When the test
-// ends, the data is removed, and another test gets the database.
+// Database returns the name of a database with the current schema and no data. When the test ends,
+// its data is removed, so that another test can use the database.
 func (s *Server) Database(t testing.TB) string {
 	t.Helper()
 	name, err := s.database(t.Context())
@@ -294,7 +294,7 @@ func (s *Server) Database(t testing.TB) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		// It is much faster to remove all rows than to create a new database, which has hundreds of
+		// Removing all rows is much faster than creating a new database, which has hundreds of
 		// files. The next test gets a new connection, because a SET statement of this test may have
 		// changed the old one.
 		_, err := s.Query(context.Background(), name, empty)
@@ -309,8 +309,8 @@ func (s *Server) Database(t testing.TB) string {
 	return name
 }
 
-// NewDatabase is like Database, but no other test has had this database or will get it. So the
-// server has no statistics about its tables.
+// NewDatabase is like Database, but no other test ever uses the same database, so the server has no
+// statistics about its tables.
 func (s *Server) NewDatabase(t testing.TB) string {
 	t.Helper()
 	s.mu.Lock()
@@ -340,7 +340,7 @@ func (s *Server) create(ctx context.Context) (name string, err error) {
 	return name, err
 }
 
-// empty removes all rows, without running triggers. Then it writes the rows that every new database
+// empty removes all rows without running triggers, and then writes the rows that every new database
 // has.
 const empty = `BEGIN; SET LOCAL session_replication_role = replica;
 	DO $$ DECLARE t text; BEGIN

@@ -10,18 +10,18 @@ import (
 	"time"
 )
 
-// Place is an environment in which a test's server runs. Each Place is like a separate machine with
-// its own address.
+// Place is where a test's server runs: this machine, or a network of its own that stands for
+// another machine.
 type Place struct {
-	// Addr is an address of the place, and Network has the addresses of its peers, as in
-	// 10.73.0.0/24. Peers need no password.
+	// Addr is the server's address in this place. Network is the range of its peers' addresses,
+	// such as 10.73.0.0/24. Peers need no password.
 	Addr, Network string
-	// Do calls a function in a thread. All processes that the function starts run in the Place. If
-	// the Place is this machine, Do is the function Here.
+	// Do calls a function in a thread whose child processes run in this place. If the place is this
+	// machine itself, Do is the function Here.
 	Do func(func() error) error
 }
 
-// Here calls the function `f`, and does nothing else. It is used as Place.Do for this machine.
+// Here just calls `f`. It is the Place.Do of this machine.
 func Here(f func() error) error { return f() }
 
 // StartAt starts a server in a place. Its commits wait for the disk, and a standby can copy it.
@@ -41,7 +41,7 @@ func StartAt(p Place, settings ...string) (*Server, error) {
 // User returns the ids of the user and the group that run the server.
 func (s *Server) User() (uid, gid int) { return s.uid, s.gid }
 
-// allow lets all hosts of a network connect to the server and replicate its data, without a
+// allow lets all hosts of a network connect to the server, and replicate its data, without a
 // password.
 func (s *Server) allow(network string) error {
 	f, err := os.OpenFile(filepath.Join(s.data, "pg_hba.conf"), os.O_APPEND|os.O_WRONLY, 0)
@@ -62,7 +62,7 @@ func (s *Server) reload() error {
 	return err
 }
 
-// Configure adds lines to the server's configuration, which apply at once.
+// Configure adds lines to the server's configuration, which take effect at once.
 func (s *Server) Configure(lines ...string) error {
 	if err := s.configure(lines); err != nil {
 		return err
@@ -79,7 +79,7 @@ func (s *Server) configure(lines []string) error {
 	return errors.Join(err, f.Close())
 }
 
-// StandbyName is the name of a standby for synchronous_standby_names.
+// StandbyName is the name by which synchronous_standby_names refers to a standby.
 const StandbyName = "standby"
 
 // StartStandby copies a running server to a place, and starts the copy as its standby.
@@ -117,7 +117,7 @@ func StartStandby(of *Server, p Place, settings ...string) (_ *Server, err error
 	return s, s.Run()
 }
 
-// Promote makes a standby the server that accepts writes.
+// Promote makes a standby the primary, which accepts writes.
 func (s *Server) Promote(ctx context.Context) error {
 	done, err := s.Query(ctx, "postgres", "SELECT pg_promote(true, 30)")
 	if err == nil && done != "t" {
@@ -126,8 +126,8 @@ func (s *Server) Promote(ctx context.Context) error {
 	return err
 }
 
-// Follow makes commits of the server wait for its standby, and waits until the standby has all
-// earlier commits.
+// Follow makes the server's commits wait for its standby, and waits until the standby has caught
+// up.
 func (s *Server) Follow(ctx context.Context) error {
 	if err := s.Configure(fmt.Sprintf("synchronous_standby_names = '%s'", StandbyName)); err != nil {
 		return err
@@ -139,7 +139,7 @@ func (s *Server) Follow(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("pgtest: the standby does not follow (%q, %w)", state, errors.Join(err, ctx.Err()))
+			return fmt.Errorf("pgtest: the standby does not catch up (%q, %w)", state, errors.Join(err, ctx.Err()))
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

@@ -49,9 +49,9 @@ func FillFleet(ctx context.Context, path, owner string, n int) error {
 	return nil
 }
 
-// Statements of the function `fill`. ?1 is the owner, ?2 is n, and the statements make the devices
-// with the numbers from ?3 to ?4 (exclusive). A device's number determines the device's id and the
-// row id of the device's enrolment.
+// Statements of the function `fill`. ?1 is the owner and ?2 is n; the statements make the devices
+// with the numbers from ?3 up to, but not including, ?4. A device's number determines its id and
+// the row id of its enrolment.
 const (
 	numbers = `WITH RECURSIVE i (i) AS (SELECT ?3 UNION ALL SELECT i + 1 FROM i WHERE i + 1 < ?4) `
 	model   = `'NUC ' || CASE WHEN i.i % 3 > 0 THEN i.i % 2 ELSE i.i % 20 END`
@@ -79,7 +79,8 @@ const (
 	fillJudged = numbers + `INSERT INTO boot_judged (device, owner, version, model, token, firmware, ran) SELECT ` + id + `, ?1, 0, ` + model + `, printf('%024x', i.i % 40), '1.' || i.i % 3, x'' FROM i WHERE ?2 > 0`
 	fillParts  = numbers + `INSERT INTO boot_parts (device, part, owner, value, model, token, firmware, bad)
 		SELECT ` + id + `, 'firmware-code', ?1, printf('%064x', CASE WHEN i.i = 7 THEN 99 ELSE i.i / 7 % 3 END), ` + model + `, printf('%024x', i.i % 40), '1.' || i.i % 3, i.i / 7 % 3 = 2 OR i.i = 7 FROM i WHERE ?2 > 0`
-	// fillCohorts, fillModels and fillVersions count the rows of boot_parts, as the store does.
+	// fillCohorts, fillModels and fillVersions count the rows of boot_parts in the same way as the
+	// store.
 	fillCohorts = `INSERT INTO boot_cohorts (owner, part, model, value, n, n_bad, first, words, cause, firmware)
 		SELECT owner, part, model, value, count(*), sum(bad), 0, 'The firmware changed.', 'firmware-update', '1.2' FROM boot_parts GROUP BY owner, part, model, value`
 	fillModels = `INSERT INTO boot_cohorts (owner, part, model, value, n, n_bad, first, words, cause, firmware)
@@ -105,7 +106,7 @@ func fill(ctx context.Context, db *sql.DB, owner string, n, from, to int) error 
 	return tx.Commit()
 }
 
-// OpenFleet makes a database at `path` that has n devices of an owner, and opens the database.
+// OpenFleet makes a database at `path` with n devices of an owner, and opens it.
 func OpenFleet(ctx context.Context, path, owner string, n int) (*sqlite.Store, error) {
 	if err := CopyEmpty(path); err != nil {
 		return nil, err

@@ -14,7 +14,7 @@ import (
 	"gangway/hub/store/sqlite"
 )
 
-// empty returns the bytes of an empty database with the current schema.
+// empty returns the file contents of an empty database with the current schema.
 var empty = sync.OnceValues(func() ([]byte, error) {
 	dir, err := os.MkdirTemp("", "gangway")
 	if err != nil {
@@ -33,8 +33,8 @@ var empty = sync.OnceValues(func() ([]byte, error) {
 })
 
 // CopyEmpty makes an empty database with the current schema at `path`, unless the file exists.
-// Tests make hundreds of databases; with CopyEmpty, the migrations run only once for all these
-// databases.
+// Tests make hundreds of databases; thanks to CopyEmpty, the migrations run only once for all of
+// them.
 func CopyEmpty(path string) error {
 	text, err := empty()
 	if err != nil {
@@ -51,9 +51,8 @@ func CopyEmpty(path string) error {
 	return errors.Join(err, f.Close())
 }
 
-// Folder returns an empty folder for a test's database. In short mode the folder is in memory (see
-// MemoryDir), because most tests need a database but not its durability. Otherwise the folder is
-// t.TempDir().
+// Folder returns an empty folder for a test's database: t.TempDir() or, in short mode, a folder in
+// memory (see MemoryDir), because most tests need a database but not its durability.
 func Folder(t testing.TB) string {
 	t.Helper()
 	if !testing.Short() {
@@ -62,9 +61,9 @@ func Folder(t testing.TB) string {
 	return MemoryDir(t)
 }
 
-// MemoryDir returns a folder in memory for a test's database. The folder is removed when the test
-// ends. Do not use MemoryDir in tests of durability, races or timing, because writes do not wait
-// for a disk. If /dev/shm has less than 1 GiB free, MemoryDir returns a folder on the disk.
+// MemoryDir returns a folder in memory for a test's database, and removes it when the test ends. It
+// must not be used in tests of durability, races or timing, because writes to it do not wait for a
+// disk. If /dev/shm has less than 1 GiB free, MemoryDir returns a folder on the disk instead.
 func MemoryDir(t testing.TB) string {
 	t.Helper()
 	const shm, room = "/dev/shm", 1 << 30
