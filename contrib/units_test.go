@@ -70,7 +70,7 @@ func documented(t *testing.T) map[string][]byte {
 	return units
 }
 
-// Gangway's units, and those in the docs, have no setting that is unknown to systemd. systemd would
+// Gangway's units, and those in the docs, have no setting that is unknown to systemd, which would
 // ignore such a setting and only log a message.
 func TestUnitsHaveNoUnknownSettings(t *testing.T) {
 	t.Parallel()

@@ -22,11 +22,11 @@ import (
 type Disk struct {
 	// ESP contains the files of the EFI system partition.
 	ESP []File
-	// ESPSize is the size of the EFI system partition in bytes: a multiple of 1 MiB, at least 34
-	// MiB. If it is zero, Write chooses the total size of the files plus one fifth.
+	// ESPSize is the size of the EFI system partition in bytes: a multiple of 1 MiB, and at least
+	// 34 MiB. If it is zero, Write chooses a size from the total size of the files plus one fifth.
 	ESPSize int64
 	// Label names the disk and the partition. It has at most 11 characters: A-Z, 0-9, space, dash
-	// and underscore. Empty means GANGWAY.
+	// and underscore. If it is empty, Write uses GANGWAY.
 	Label string
 }
 
@@ -34,15 +34,15 @@ const (
 	mib    = 1 << 20
 	sector = 512
 	// minESP is the smallest size of the EFI system partition, in bytes. FAT32 needs at least 65525
-	// clusters (here, of one sector each), and a table of the clusters.
+	// clusters (here of one sector each), and a table of them.
 	minESP = 34 * mib
 )
 
-// Write writes the image to a file with mode 0600. It replaces an existing file only after the
-// image is complete.
+// Write writes the image to a file with mode 0600. It replaces an existing file only when the image
+// is complete.
 //
-// Write derives the GUIDs from label and size, not from the files. Firmware measures the partition
-// table, so the table must not change when only a file changes, such as a new kernel.
+// Write derives the GUIDs from the label and the size, not from the files. Firmware measures the
+// partition table, so the table must not change when only a file changes, such as a new kernel.
 func (d Disk) Write(name string) error {
 	files, err := sorted(d.ESP)
 	if err != nil {
@@ -150,8 +150,8 @@ func (d *Disk) sizeFor(files []File) error {
 	return nil
 }
 
-// guid makes a GUID (RFC 9562, version 8) from the label, the size and `use`. `use` is the purpose
-// of the GUID.
+// guid makes a GUID (RFC 9562, version 8) from the label, the size and `use`, the purpose of the
+// GUID.
 func (d *Disk) guid(use string) string {
 	h := sha256.Sum256(fmt.Appendf(nil, "gangway image v1\x00%s\x00%d\x00%s", d.Label, d.ESPSize, use))
 	u, err := uuid.FromBytes(h[:16])
@@ -179,9 +179,9 @@ func writeFile(to filesystem.FileSystem, f File) error {
 
 var timeLock sync.Mutex
 
-// fixedTime makes go-diskfs write the same time for all files: the start of 1980, FAT's first year.
-// The effect ends when `restore` is called. go-diskfs reads the time only from the environment
-// variable SOURCE_DATE_EPOCH (reproducible-builds.org).
+// fixedTime makes go-diskfs write the same time for all files, the start of 1980 (FAT's first
+// year), until `restore` is called. It sets the environment variable SOURCE_DATE_EPOCH
+// (reproducible-builds.org), because go-diskfs takes the time from nowhere else.
 func fixedTime() (restore func()) {
 	const name, first = "SOURCE_DATE_EPOCH", "315532800"
 	timeLock.Lock()

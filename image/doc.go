@@ -1,7 +1,7 @@
 // Package image makes boot media: an initial file system, a unified kernel image, and a disk image
-// that contains them. Package image/stick uses it for the installer image, and tests use it for
-// small machines. The package needs no root privileges, no loop device, no mount and no other
-// program. The same input always gives the same bytes.
+// that contains them. Package image/stick uses it for the installer image, and tests use it to boot
+// small virtual machines. The package needs no root privileges, no loop device, no mount and no
+// other program. The same input always gives the same bytes.
 //
 //	initrd, _ := image.Initramfs(files)
 //	uki, _ := image.UKI{Stub: stub, Kernel: kernel, Initrd: initrd, Cmdline: "quiet"}.Build()
@@ -25,13 +25,14 @@ type File struct {
 	// created.
 	Path string
 	Data []byte
-	// Mode contains the permissions, as in io/fs; zero means 0644. FAT has no permissions. With
-	// fs.ModeSymlink, the file is a symbolic link whose target is Data; only an initial file system
-	// can have links.
+	// Mode contains the permissions, as in io/fs; zero means 0644. They have no effect on FAT. With
+	// fs.ModeSymlink, the file is a symbolic link to the path in Data, which is possible only in an
+	// initial file system.
 	Mode fs.FileMode
 }
 
-// The function `sorted` checks the paths of the files and returns the files sorted by path.
+// The function `sorted` checks the paths of the files, and returns the files in the order of their
+// paths.
 func sorted(files []File) ([]File, error) {
 	files = slices.Clone(files)
 	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })

@@ -9,8 +9,8 @@ import (
 	"gangway/image"
 )
 
-// This example makes a disk image that a machine can boot. The init in the image prints a line. The
-// kernel is from the package linux-image-amd64, and the stub from systemd-boot-efi.
+// This example makes a bootable disk image whose init prints a line. The kernel is from Debian's
+// package linux-image-amd64, and the stub from systemd-boot-efi.
 func Example() {
 	program := func(name string) []byte {
 		b, err := os.ReadFile(name)

@@ -6,13 +6,13 @@ import (
 	"io"
 )
 
-// fatSize returns the size in bytes of the file system in a partition of this size. go-diskfs 1.9.4
-// ignores that the first two entries of a FAT are reserved. With some sizes, the FAT tables would
-// therefore have no entry for the last cluster. For these sizes, the result is slightly smaller
-// than the partition.
+// fatSize returns the size in bytes of the file system for a partition of this size. go-diskfs
+// 1.9.4 does not take into account that the first two entries of a FAT are reserved, so with some
+// sizes, the FAT would have no entry for the last cluster. For these sizes, the result is slightly
+// smaller than the partition.
 //
 // Above 260 MiB, where clusters have 4096 bytes, the size of each table is also a multiple of 4096.
-// So an installer can convert the file system for a disk with sectors of 4096 bytes.
+// This lets an installer convert the file system for a disk with sectors of 4096 bytes.
 func fatSize(partition int64) int64 {
 	const reserved = 32 // sectors
 	cluster, whole := int64(sector), int64(1)
@@ -31,10 +31,10 @@ func fatSize(partition int64) int64 {
 	}
 }
 
-// fixParents corrects the FAT32 file system that begins at the offset `start`. A folder in the root
-// folder must have an entry ".." with cluster 0, not with the root folder's own cluster
-// (Microsoft's FAT specification, 6.5). go-diskfs 1.9.4 writes the root folder's cluster. fsck.fat
-// and Windows report this as an error.
+// fixParents corrects the FAT32 file system that begins at the offset `start`. In a folder in the
+// root folder, the entry ".." must have the cluster 0, and not the root folder's own cluster
+// (Microsoft's FAT specification, 6.5), which go-diskfs 1.9.4 writes. fsck.fat and Windows report
+// this as an error.
 func fixParents(f interface {
 	io.ReaderAt
 	io.WriterAt

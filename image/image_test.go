@@ -18,7 +18,7 @@ import (
 )
 
 // stub makes the smallest EFI program that UKI.Build accepts. `room` is the number of section
-// headers for which the program has space.
+// headers that it has space for.
 func stub(room int) []byte {
 	le := binary.LittleEndian
 	headers := 0x80 + 4 + coffHeader + 240 + sectionHeader + room*sectionHeader
@@ -97,7 +97,8 @@ func TestUKIHoldsItsParts(t *testing.T) {
 	}
 }
 
-// GNU objcopy finds in the UKI exactly the parts that Build put there.
+// GNU objcopy must find in the unified kernel image (UKI) exactly the sections that Build put
+// there.
 func TestObjcopyReadsTheUKI(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("objcopy"); err != nil {
@@ -175,7 +176,7 @@ func files() []File {
 	}
 }
 
-// GNU cpio extracts exactly the files that Initramfs put into the archive.
+// GNU cpio must extract exactly the files that Initramfs put into the archive.
 func TestCpioReadsTheInitramfs(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("cpio"); err != nil {
@@ -243,8 +244,8 @@ func TestRefusesPaths(t *testing.T) {
 	}
 }
 
-// sgdisk and fsck.fat find no error in the disk image, and mcopy reads exactly the files that Write
-// put there.
+// sgdisk and fsck.fat must find no error in the disk image, and mcopy must read exactly the files
+// that Write put there.
 func TestOthersReadTheDisk(t *testing.T) {
 	t.Parallel()
 	sgdisk, fsck, mcopy := "/usr/sbin/sgdisk", "/usr/sbin/fsck.fat", "/usr/bin/mcopy"
@@ -287,9 +288,9 @@ func TestOthersReadTheDisk(t *testing.T) {
 	}
 }
 
-// fatSize chooses a size at which each cluster has an entry in the FAT tables. Without fatSize,
-// go-diskfs would make tables with too few entries for the sizes in this test, and for many other
-// sizes above 260 MiB.
+// fatSize must choose a size at which each cluster has an entry in the FAT. Without it, go-diskfs
+// would make a FAT with too few entries for the sizes in this test, and for many others above 260
+// MiB.
 func TestEachClusterHasAnEntryInTheTables(t *testing.T) {
 	t.Parallel()
 	const fsck = "/usr/sbin/fsck.fat"
@@ -332,7 +333,7 @@ func TestDiskRefuses(t *testing.T) {
 	}
 }
 
-// The same input gives the same bytes, in any order of the files and at any time.
+// The same input must give the same bytes, in any order of the files and at any time.
 func TestSameInputGivesTheSameBytes(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -367,7 +368,7 @@ func TestSameInputGivesTheSameBytes(t *testing.T) {
 	if two := build("two", other); one != two {
 		t.Error("two builds differ")
 	}
-	// If only a file changes, the partition table stays the same. Firmware measures the table.
+	// If only a file changes, the partition table must stay the same, because firmware measures it.
 	table := func(name string) []byte {
 		f, err := os.Open(filepath.Join(dir, name))
 		if err != nil {
@@ -390,7 +391,7 @@ func TestSameInputGivesTheSameBytes(t *testing.T) {
 	}
 }
 
-// Modules lists each kernel module after the modules that it depends on.
+// Modules must list each kernel module after the modules that it depends on.
 func TestModulesComeBehindWhatTheyNeed(t *testing.T) {
 	t.Parallel()
 	dir := fstest.MapFS{
@@ -464,8 +465,8 @@ func module(depends string) []byte {
 	return b
 }
 
-// Build writes no bytes between or after the sections. Firmware hashes a signed program section by
-// section, so such bytes would make a signature invalid.
+// Build must not write any bytes between or after the sections, because firmware hashes a signed
+// program section by section, so such bytes would make a signature invalid.
 func TestUKIHasNothingBesidesItsSections(t *testing.T) {
 	t.Parallel()
 	u := sample()

@@ -17,10 +17,10 @@ const (
 	typeLink = 0o120000
 )
 
-// Initramfs makes a compressed initial file system for Linux: a cpio archive of the format
-// "newc" (the kernel's Documentation/driver-api/early-userspace/buffer-format.rst). All files
-// are owned by root and have the time zero. It adds /dev/console, so that init has a console
-// before it mounts anything.
+// Initramfs makes a compressed initial file system for Linux: a cpio archive of the format "newc"
+// (the kernel's Documentation/driver-api/early-userspace/buffer-format.rst). All files are owned by
+// root and have the time zero. Initramfs adds /dev/console, so that init has a console before it
+// mounts anything.
 func Initramfs(files []File) ([]byte, error) {
 	files, err := sorted(files)
 	if err != nil {
@@ -61,9 +61,9 @@ func Initramfs(files []File) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// Join joins several initial file systems into one. The kernel unpacks them one after the other,
-// and a later file replaces an earlier file with the same path. So if many images share files, a
-// caller can compress these files only once.
+// Join joins several initial file systems into one. The kernel unpacks them one after another, and
+// a later file replaces an earlier file with the same path. With Join, a caller needs to compress
+// files that many images share only once.
 func Join(initramfs ...[]byte) []byte {
 	var out []byte
 	for _, part := range initramfs {
@@ -72,7 +72,7 @@ func Join(initramfs ...[]byte) []byte {
 	return out
 }
 
-// cpio writes an archive in the format newc. It keeps the first error.
+// cpio writes an archive in the format newc. It remembers the first error.
 type cpio struct {
 	w   io.Writer
 	ino uint32

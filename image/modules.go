@@ -12,9 +12,10 @@ import (
 
 // Modules returns the kernel modules with these names (such as "virtio_net") and all modules that
 // they depend on, as files for the initial file system. `dir` is the folder lib/modules/VERSION of
-// a kernel package. Each module becomes lib/modules/NAME.ko. The file lib/modules/order has one
-// name per line, in the order in which init must load the modules. Modules leaves out modules that
-// are built into the kernel. It reads the dependencies from the module files, not from modules.dep.
+// a kernel package. Each module becomes lib/modules/NAME.ko. The additional file lib/modules/order
+// has one name per line, in the order in which init must load the modules. Modules leaves out
+// modules that are built into the kernel. It reads the dependencies from the module files, not from
+// modules.dep.
 func Modules(dir fs.FS, names ...string) ([]File, error) {
 	m := modules{dir: dir, state: map[string]int{}}
 	if err := m.index(); err != nil {

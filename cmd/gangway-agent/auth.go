@@ -12,9 +12,8 @@ import (
 const maxAuth = 64
 
 // readAuth reads an authorisation value from a file. The value is the file's text without the
-// newline at its end. If the text begins with "hex:", the rest of the text gives the bytes of the
-// value in hexadecimal. The file must not be accessible to all users. If `name` is empty, the value
-// is empty.
+// newline at its end. If the text begins with "hex:", the rest of it is the value in hexadecimal.
+// The file must not be accessible to all users. If `name` is empty, the value is empty.
 func readAuth(name string) ([]byte, error) {
 	if name == "" {
 		return nil, nil
@@ -37,7 +36,7 @@ func readAuth(name string) ([]byte, error) {
 		}
 	}
 	if len(b) > maxAuth {
-		return nil, fmt.Errorf("%s: the text is longer than a TPM's password, which has at most %d bytes; correct the file", name, maxAuth)
+		return nil, fmt.Errorf("%s: the text is too long: a TPM's password has at most %d bytes; correct the file", name, maxAuth)
 	}
 	return b, nil
 }

@@ -62,8 +62,8 @@ Console works on terminals of at least 40 columns and 12 lines, even without col
 	return c
 }
 
-// newScreen returns this process's terminal. This program contains the descriptions of common
-// terminals, because Gangway's images have no terminfo database.
+// newScreen returns a screen on this process's terminal. The descriptions of common terminals are
+// part of this program, because Gangway's images have no terminfo database.
 func newScreen() (tcell.Screen, error) {
 	s, err := tcell.NewTerminfoScreen()
 	if errors.Is(err, tcell.ErrTermNotFound) {

@@ -29,8 +29,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// The test runs the console on terminals like those of real machines. One of them, like a terminal
-// at a serial port, does not know its size. When the console ends, it must restore the terminal's
+// The console runs on the kinds of terminals that real machines have. One of them, like a terminal
+// on a serial port, does not know its size. When the console ends, it must restore the terminal's
 // settings.
 func TestConsoleOnATerminal(t *testing.T) {
 	t.Parallel()
@@ -88,7 +88,7 @@ func TestConsoleOnATerminal(t *testing.T) {
 	}
 }
 
-// If gangway-agent console runs without a terminal, it returns an error and does not wait.
+// Without a terminal, 'gangway-agent console' returns an error instead of waiting.
 func TestConsoleNeedsATerminal(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"", "dumb", "nonsense"} {

@@ -62,7 +62,7 @@ as for 'run'.`,
 	return c
 }
 
-// doctor converts the command's options to a configuration for the package doctor.
+// doctor converts the command's options to a configuration of package doctor.
 func (o *options) doctor() (doctor.Config, error) {
 	cfg := doctor.Config{TPM: o.tpm, StateDir: o.state}
 	var err error

@@ -44,7 +44,7 @@ If your programs use HTTP, 'gangway-agent proxy' is simpler, because they need n
 			if handle != "" {
 				h, err := strconv.ParseUint(handle, 0, 32)
 				if err != nil {
-					return cmdline.Usagef("--handle %q is not a number; write it as 0x81020000", handle)
+					return cmdline.Usagef("--handle %q is not a number; write a handle such as 0x81020000", handle)
 				}
 				cfg.Handle = uint32(h)
 			}

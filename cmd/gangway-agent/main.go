@@ -67,7 +67,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case errors.Is(err, errProblems):
 		return exitFailed
 	case ctx.Err() != nil:
-		fmt.Fprintln(stderr, "gangway-agent: stopped; the next start continues from here.")
+		fmt.Fprintln(stderr, "gangway-agent: stopped. When you start it again, it continues from here.")
 		return exitFailed
 	}
 	fmt.Fprintf(stderr, "gangway-agent: %v\n", err)
@@ -255,13 +255,13 @@ func runFlags(c *cobra.Command, o *options) {
 	cmdline.SpanVar(f, &o.poll, "poll", 30*time.Second, "interval between checks for a new revision and new user-meta")
 	f.StringVar(&o.trail.Hook, "hook", "", "program that installs revisions (default: the device installs no revisions)")
 	f.StringVar(&o.revisionKey, "revision-key", "", "public keys (PEM) of the device's owner; the agent installs only revisions that one of these keys has signed, whatever the hub orders (default: no signature is needed)")
-	f.StringVar(&o.trail.First, "first-revision", "", "folder with the device's first revision (state.json, objects/), for a device that has no revisions at the hub yet; the agent deletes the folder when the hub has the revision")
+	f.StringVar(&o.trail.First, "first-revision", "", "folder with the device's first revision (state.json, objects/), for a device that has no revisions at the hub yet; the agent deletes the folder once the hub has the revision")
 	f.StringVar(&o.trail.Data, "revisions", "", "folder for revisions and their objects, if they must be on a larger disk, or if other users must read them (default: in the state folder)")
 	cmdline.SpanVar(f, &o.trail.HookTimeout, "hook-timeout", 30*time.Minute, "time limit for one call of the hook")
 	cmdline.SpanVar(f, &o.trail.HubWithin, "hub-within", 10*time.Minute, "time limit for reaching the hub after a revision's test; if the device exceeds this limit, the agent rolls the revision back; -1s: no limit")
 	cmdline.SpanVar(f, &o.trail.RebootWithin, "reboot-within", 15*time.Minute, "time limit for a reboot")
 	f.IntVar(&o.trail.Parallel, "parallel", 4, "number of parallel downloads")
-	f.Int64Var(&o.reserve, "reserve", 64, "free space to keep on the disk of the revisions, in MiB")
+	f.Int64Var(&o.reserve, "reserve", 64, "free space to keep on the disk that holds the revisions, in MiB")
 	f.StringVar(&o.userMetaHook, "user-meta-hook", "", "program to call as PROGRAM user-meta FILE when the user-meta changes (default: none)")
 	f.StringToStringVar(&o.reportFiles, "report-file", nil, "KEY=FILE: report the file's text (at most 16 KiB) as device-meta KEY; repeatable")
 	f.StringVar(&o.installReport, "install-report", "", "file with the installer's report on the partition table; the agent sends the report with each boot measurement (default: none)")

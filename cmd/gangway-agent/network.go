@@ -23,7 +23,7 @@ func (o *networkOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.file, "network-file", "", "network settings file (network.txt); the agent uses the proxy in this file and, with --set-clock, the time servers; use the file to keep a proxy's password off the command line")
 }
 
-// settings combines the options into network settings.
+// settings returns the network settings that the options give.
 func (o *networkOptions) settings() (*netfile.Settings, error) {
 	if o.file != "" {
 		if o.proxy != "" || o.proxyCA != "" {

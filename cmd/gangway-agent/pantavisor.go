@@ -20,8 +20,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// The time limits of the program's commands. Pantavisor itself kills a register hook after 60
-// seconds, and waits for a login hook without a time limit.
+// The time limits of the commands of 'gangway-agent pantavisor'. Pantavisor itself kills a register
+// hook after 60 seconds, but waits for a login hook without a time limit.
 const (
 	registerWithin = 50 * time.Second
 	loginWithin    = 40 * time.Second
@@ -84,11 +84,11 @@ unclaimed, control and restart. docs/agent.md describes them.`,
 		}})
 	}
 	add("register", "Onboard, write Pantavisor's credentials, and restart Pantavisor",
-		"Register is Pantavisor's register hook. It onboards the machine if needed, writes the\ndevice's credentials into pantahub.config, and makes Pantavisor restart to read them.", func(ctx context.Context) error { return h.register(ctx, stderr) })
+		"Register is Pantavisor's register hook. It onboards the machine if needed, writes the\ndevice's credentials into pantahub.config, and makes Pantavisor restart, so that it reads\nthem.", func(ctx context.Context) error { return h.register(ctx, stderr) })
 	add("login", "Print an access token for Pantavisor",
 		"Login is Pantavisor's login hook. It gets an access token over a connection that uses the\nTPM's key, and prints only the JSON that Pantavisor expects. It also extends the validity\nof the secret in pantahub.config.", func(ctx context.Context) error { return h.login(ctx, stdout) })
 	add("keep", "Keep Pantavisor's secret valid, until the command is stopped",
-		"Keep extends the validity of the secret in pantahub.config every six hours. Without that,\nthe secret expires after a day. The login hook starts this command in the background. Only\none such command runs at a time.", func(ctx context.Context) error { return h.keep(ctx, stderr) })
+		"Keep extends the validity of the secret in pantahub.config every six hours. Otherwise,\nthe secret expires after a day. The login hook starts this command in the background. Only\none such command runs at a time.", func(ctx context.Context) error { return h.keep(ctx, stderr) })
 	add("restart", "Have Pantavisor reboot the machine",
 		"Restart asks Pantavisor over its control socket to reboot the machine, so that\nPantavisor reads new credentials. The setting 'restart' names a program to call instead.", h.restartNow)
 	return root
@@ -181,7 +181,7 @@ func (h *handler) login(ctx context.Context, stdout io.Writer) error {
 }
 
 // keep extends the validity of the secret in pantahub.config at intervals, until ctx ends. If
-// another process already does this, keep returns at once.
+// another process is already doing this, keep returns at once.
 func (h *handler) keep(ctx context.Context, stderr io.Writer) error {
 	lock, err := os.OpenFile(filepath.Join(h.o.state, "keeper.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -231,8 +231,8 @@ func (h *handler) keepOnce(ctx context.Context, stderr io.Writer) (restart bool,
 func (h *handler) restartNow(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, restartWithin)
 	defer cancel()
-	// Pantavisor calls its hook repeatedly until the restart. So several processes may come here;
-	// only the first one asks Pantavisor for the restart.
+	// Pantavisor calls its hook repeatedly until it restarts, so several processes may get here.
+	// Only the first one asks Pantavisor to restart.
 	lock, err := os.OpenFile(filepath.Join(h.o.state, "restart.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err

@@ -69,7 +69,7 @@ machine can reach a TCP port.`,
 	f.StringVar(&cfg.Unix, "unix", "", "listen on this Unix socket (mode 0600)")
 	f.StringVar(&cfg.Group, "group", "", "group that may also use the socket; the mode is then 0660 (default: no group)")
 	f.StringVar(&cfg.TCP, "tcp", "", "listen on this loopback address and port")
-	f.StringVar(&cfg.TokenFile, "token-file", "", "write a new bearer token to this file at each start, and require it in every request")
+	f.StringVar(&cfg.TokenFile, "token-file", "", "write a new bearer token to this file each time the proxy starts, and require it in every request")
 	f.StringArrayVar(&cfg.Allow, "allow", nil, "forward this route too, for example 'POST /device/secret'; repeatable")
 	f.Int64Var(&cfg.MaxBody, "max-body", agent.DefaultMaxBody, "maximum size of a request's body, in bytes")
 	return c

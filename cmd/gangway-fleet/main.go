@@ -1,5 +1,6 @@
-// Command gangway-fleet puts a test hub under the load of many emulated devices. The devices' TPMs
-// are software, which proves nothing, so a real hub must not accept these devices.
+// Command gangway-fleet puts a test hub under the load of many emulated devices. A real hub must
+// not accept these devices: their TPMs are emulated in software, so the evidence that they send
+// proves nothing.
 package main
 
 import (

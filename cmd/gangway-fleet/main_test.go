@@ -129,7 +129,7 @@ func (l *lab) metrics() string {
 	return "http://" + private.Addr().String() + "/metrics"
 }
 
-// requests returns how many requests the hub has counted for each route, from its metrics.
+// requests returns the number of requests for each route, as the hub's metrics count them.
 func (l *lab) requests(metrics string) map[string]int64 {
 	l.t.Helper()
 	resp, err := http.Get(metrics)
@@ -277,7 +277,7 @@ func (l *lab) checkFields() {
 	}
 }
 
-// relay forwards connections to the hub. Before connection number `at`, it pauses.
+// relay forwards connections to the hub. It pauses before it accepts connection number `at`.
 type relay struct {
 	l      net.Listener
 	hub    string
@@ -354,7 +354,7 @@ func TestStartsBeyondTheBoundAreMissed(t *testing.T) {
 	}
 }
 
-// After an interrupt, the program writes the report and saves the devices.
+// After an interrupt, gangway-fleet still writes its report and saves the devices.
 func TestInterruptedRunWritesItsReport(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, nil)
@@ -402,7 +402,7 @@ func TestRefusesAHubThatIsNotOnLoopback(t *testing.T) {
 	}
 }
 
-// If the hub does not trust the maker, the program says so and ends.
+// If the hub does not trust the maker of the emulated TPMs, gangway-fleet says so and ends.
 func TestUntrustedMakerEndsTheRun(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, nil)

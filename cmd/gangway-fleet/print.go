@@ -17,8 +17,8 @@ import (
 	"golang.org/x/term"
 )
 
-// screen shows the progress: on a terminal as one line that changes, elsewhere as a line every ten
-// seconds.
+// screen shows the progress of a run. On a terminal, it rewrites a single line; elsewhere, it
+// prints a new line every ten seconds.
 type screen struct {
 	w        io.Writer
 	terminal *os.File // nil: `w` is not a terminal
@@ -110,7 +110,7 @@ func printReport(w io.Writer, r *load.Report) {
 		fmt.Fprintf(w, "hub (%s): %.2f CPU seconds: %.3f CPU ms a request, %.3f CPU ms an operation, %.2f CPUs on average; memory %s\n", h.Source, h.CPU, 1000*h.PerRequest, 1000*h.PerOperation, h.Load, humanize.IBytes(uint64(max(0, h.After.RSS))))
 	}
 	g := r.Generator
-	fmt.Fprintf(w, "fleet: %.2f CPU seconds, largest memory %s; starts were late by %.1f ms (p50), %.1f ms (p99)\n", g.CPU, humanize.IBytes(uint64(max(0, g.MaxRSS))), g.StartDelay.P50, g.StartDelay.P99)
+	fmt.Fprintf(w, "fleet: %.2f CPU seconds, largest memory %s; requests started late by %.1f ms (p50), %.1f ms (p99)\n", g.CPU, humanize.IBytes(uint64(max(0, g.MaxRSS))), g.StartDelay.P50, g.StartDelay.P99)
 	if r.Interrupted {
 		fmt.Fprintln(w, "The run was interrupted.")
 	}

@@ -18,8 +18,8 @@
 //	gangway.poweroff=exit       power off when the agent ends
 //	gangway.show=boot           print the firmware's event log and the PCRs
 //
-// Without gangway.mode, the agent's state is in memory. Then the machine onboards again at each
-// boot. The machine stays the same device, because its TPM stays the same.
+// Without gangway.mode, the agent's state is only in memory, so the machine onboards again at each
+// boot. To the hub, it is still the same device, because its TPM is the same.
 //
 // The image has the files /etc/gangway/device_autojointoken.json, /bin/gangway-agent,
 // /etc/gangway/network.txt (optional) and /lib/modules/order. The last file names the modules in
@@ -49,12 +49,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Tests set these time limits when they build the program. If a variable is set, it replaces
-// system.TrialTime, system.NetworkTime or machine.WatchdogEvery.
+// Tests set these variables when they build the program (-ldflags -X). A variable that is set
+// replaces system.TrialTime, system.NetworkTime or machine.WatchdogEvery.
 var trialTime, networkTime, watchdogEvery string
 
-// bound parses one of these time limits. If `text` is not a duration, bound returns the argument
-// `otherwise`.
+// bound parses a time limit. If `text` is not a duration, bound returns the argument `otherwise`.
 func bound(text string, otherwise time.Duration) time.Duration {
 	if d, err := time.ParseDuration(text); err == nil {
 		return d
@@ -78,7 +77,8 @@ func main() {
 	boot()
 }
 
-// pvfInstall runs pvf-install, the command that a person uses in the manual mode.
+// pvfInstall runs pvf-install, the command with which a person installs a machine in the manual
+// mode (gangway.mode=manual).
 func pvfInstall(args []string) int {
 	words, err := machine.CommandLine()
 	if err != nil {
@@ -90,8 +90,9 @@ func pvfInstall(args []string) int {
 	return c.Run(args)
 }
 
-// hook runs gangway-hook, the command that the agent calls. It writes the messages for the owner
-// to the standard output, and the messages for a person at the machine to the consoles.
+// hook runs gangway-hook, the command that the agent calls to update the system. It writes the
+// messages for the owner to the standard output, and the messages for a person at the machine to
+// the consoles.
 func hook(args []string) int {
 	consoles := sync.OnceValue(screen.Open)
 	return system.LocalHook(os.Stdout, func(format string, args ...any) { consoles().Logf(format, args...) }).Run(args)
@@ -170,7 +171,7 @@ func consoleLimit(words map[string]string, logf func(format string, args ...any)
 	return limit
 }
 
-// consoleLog is the path of the log that the console shows. The file is in memory.
+// consoleLog is the path of the log that the console shows. The file is in a file system in memory.
 const consoleLog = "/run/gangway.log"
 
 // terminals returns the Terminals for the screen and the serial ports of this machine.

@@ -37,7 +37,7 @@ func openAzure(ctx context.Context, rest string, transport policy.Transporter) (
 	}
 	name, version := at["name"], at["version"]
 	if !azureName.MatchString(name) || !azureName.MatchString(version) {
-		// If the URI had no version, Azure would sign with the newest version of the key. So a
+		// If the URI had no version, Azure would sign with the newest version of the key, so a
 		// rotation of the key in Azure would silently change the CA's key.
 		return nil, cmdline.Usagef("an azurekms URI needs name=KEY and version=VERSION")
 	}
@@ -68,7 +68,7 @@ func openAzure(ctx context.Context, rest string, transport policy.Transporter) (
 		}
 		half := (public.Curve.Params().BitSize + 7) / 8
 		if len(out.Result) != 2*half { // R and S, of the curve's size (RFC 7518, 3.4)
-			return nil, fmt.Errorf("azurekms: the signature has %d bytes, and %d are expected", len(out.Result), 2*half)
+			return nil, fmt.Errorf("azurekms: the signature has %d bytes instead of %d", len(out.Result), 2*half)
 		}
 		return asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(out.Result[:half]), new(big.Int).SetBytes(out.Result[half:])})
 	}}, nil
@@ -94,9 +94,10 @@ func azurePublic(key *azkeys.JSONWebKey) (*ecdsa.PublicKey, error) {
 	return ecdsa.ParseUncompressedPublicKey(curve, point)
 }
 
-// azureCredential returns the credential of the environment (AZURE_CLIENT_ID and a secret or a
-// certificate), of the workload (Kubernetes), or of the machine. azidentity's default credential
-// would also start other programs, such as az.
+// azureCredential returns a credential from the environment (AZURE_CLIENT_ID and a secret or a
+// certificate), from the workload identity of Kubernetes, or from the managed identity of the
+// machine. It does not use azidentity's default credential, because that one would also start other
+// programs, such as az.
 func azureCredential(o policy.ClientOptions) (azcore.TokenCredential, error) {
 	if c, err := azidentity.NewEnvironmentCredential(&azidentity.EnvironmentCredentialOptions{ClientOptions: o}); err == nil {
 		return c, nil

@@ -97,7 +97,7 @@ func checkSignatures(t *testing.T, socket string, uris map[string]string) {
 	}
 }
 
-// kmsServer starts Local KMS, which answers like AWS KMS, and returns a client of AWS's library.
+// kmsServer starts Local KMS, an emulator of AWS KMS, and returns AWS's client for it.
 func kmsServer(t *testing.T) *kms.Client {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "kmstest")
@@ -132,7 +132,7 @@ func kmsServer(t *testing.T) *kms.Client {
 	return kms.NewFromConfig(cfg)
 }
 
-// The signer signs with keys in AWS KMS, by id, by ARN and by alias.
+// The signer signs with keys in AWS KMS that its URIs name by id, by ARN or by alias.
 func TestKeysInAWS(t *testing.T) {
 	client := kmsServer(t)
 	create := func(spec types.KeySpec, usage types.KeyUsageType) (id, arn string) {
@@ -154,7 +154,7 @@ func TestKeysInAWS(t *testing.T) {
 	}
 	checkSigner(t, &keyring{}, uris)
 
-	// The whole program gangway-signer signs with the same keys.
+	// The program gangway-signer, run as a whole, signs with the same keys.
 	socket := filepath.Join(shortDir(t), "s")
 	arg := []string{"serve", "--socket", socket}
 	for name, uri := range uris {
@@ -207,7 +207,7 @@ func TestKeysInAWS(t *testing.T) {
 	}
 }
 
-// googleServer is a key service that implements the published definition of Google's service. It
+// googleServer is a server that implements the published gRPC definition of Google Cloud KMS. It
 // makes real signatures with the keys in `keys`, and checks the caller's signed token.
 type googleServer struct {
 	kmspb.UnimplementedKeyManagementServiceServer
@@ -313,8 +313,7 @@ func (g *googleServer) start(t *testing.T) []option.ClientOption {
 	}
 }
 
-// The signer signs with keys in Google Cloud KMS. It refuses answers that were altered on their
-// way.
+// The signer signs with keys in Google Cloud KMS. It refuses answers that were altered in transit.
 func TestKeysInGoogleCloud(t *testing.T) {
 	p256, p384 := generateKey(t, elliptic.P256()), generateKey(t, elliptic.P384())
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -359,8 +358,8 @@ func TestKeysInGoogleCloud(t *testing.T) {
 	}
 }
 
-// azureServer answers like a vault of Azure (the REST API of Key Vault, with the challenge for a
-// token), and like the machine's identity service. It makes real signatures.
+// azureServer answers like an Azure key vault (the REST API of Key Vault, which asks for a token
+// with a challenge), and like the machine's identity service. It makes real signatures.
 func azureServer(t *testing.T, keys map[string]crypto.Signer) *http.Client {
 	t.Helper()
 	const token = "token-of-the-machine"
@@ -487,8 +486,8 @@ func TestRejectsBadURIs(t *testing.T) {
 	}
 }
 
-// A pkcs11 URI opens a key in another token than the token that the flags name. The flags supply
-// the values that the URI does not contain.
+// A pkcs11 URI can open a key in a different token from the one that the flags name. The flags
+// supply the values that the URI does not contain.
 func TestKeyAtAPKCS11URI(t *testing.T) {
 	token := softhsm.New(t)
 	t.Setenv("SOFTHSM2_CONF", token.Config)

@@ -21,8 +21,8 @@ import (
 
 var googleName = regexp.MustCompile(`^projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+/cryptoKeyVersions/[0-9]+$`)
 
-// errTransit reports a wrong checksum: a message to or from Google was altered on its way.
-var errTransit = errors.New("a checksum of Google Cloud KMS is wrong: the message was altered on its way")
+// errTransit reports a wrong checksum: a message to or from Google was altered in transit.
+var errTransit = errors.New("a checksum from Google Cloud KMS is wrong: the message was altered in transit")
 
 // crc returns the checksum that Google Cloud KMS uses.
 func crc(data []byte) *wrapperspb.Int64Value {

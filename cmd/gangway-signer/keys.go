@@ -18,11 +18,11 @@ import (
 	"google.golang.org/api/option"
 )
 
-// maxURI is the maximum length of a key's URI, in bytes. An ARN has at most 2048.
+// maxURI is the maximum length of a key's URI, in bytes. An ARN has at most 2048 bytes.
 const maxURI = 4096
 
-// The time limits for the first answer of a cloud, and for one signature. The hub waits 30 seconds
-// for a signature.
+// The time limits for the first answer of a cloud's key service, and for one signature. The hub
+// waits 30 seconds for a signature.
 const (
 	openTimeout = 60 * time.Second
 	signTimeout = 25 * time.Second
@@ -55,8 +55,9 @@ func (k *keyring) Close() error {
 	return errors.Join(errs...)
 }
 
-// open returns the key at a URI, or the key with a label in the token that the flags name. It reads
-// the public key, so the HSM or the key service must be reachable.
+// open returns the key at the URI `text`. If `text` is not a URI, it is the label of a key in the
+// token that the flags name. open reads the public key, so the HSM or the key service must be
+// reachable.
 func (k *keyring) open(ctx context.Context, text string) (crypto.Signer, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
@@ -91,7 +92,7 @@ func (k *keyring) openPKCS11(rest string) (crypto.Signer, error) {
 	}
 	pin, isFile := strings.CutPrefix(more["pin-source"], "file:")
 	if more["pin-source"] != "" && !isFile {
-		return nil, cmdline.Usagef("pin-source must be file: and a path, not %q", more["pin-source"])
+		return nil, cmdline.Usagef("pin-source must have the form file:PATH, not %q", more["pin-source"])
 	}
 	return k.inToken(tokenFlags{
 		module: either(more["module-path"], k.token.module), token: either(at["token"], k.token.token), pinFile: either(pin, k.token.pinFile),
@@ -105,7 +106,7 @@ func either(a, b string) string {
 	return b
 }
 
-// inToken finds a key in a token. It logs in to each token only once.
+// inToken finds a key in a PKCS #11 token. It logs in to each token only once.
 func (k *keyring) inToken(f tokenFlags, label string) (crypto.Signer, error) {
 	if k.tokens == nil {
 		k.tokens = map[tokenFlags]*crypto11.Context{}
@@ -120,8 +121,9 @@ func (k *keyring) inToken(f tokenFlags, label string) (crypto.Signer, error) {
 	return findKey(k.tokens[f], label)
 }
 
-// attributes parses NAME=VALUE pairs with a separator between them, and decodes percent-encoding. A
-// repeated name is an error. An unknown name is an error too, because it may be a misspelled one.
+// attributes parses the NAME=VALUE pairs of a key's URI, and decodes their percent-encoding. The
+// pairs are separated by `separator`. A repeated name is an error. An unknown name is an error too,
+// because it may be a misspelled one.
 func attributes(text, separator string, known ...string) (map[string]string, error) {
 	list := map[string]string{}
 	if text == "" {
@@ -138,14 +140,14 @@ func attributes(text, separator string, known ...string) (map[string]string, err
 			is = is || k == name
 		}
 		if !is || list[name] != "" {
-			return nil, cmdline.Usagef("unknown or repeated name %q: the names are %s", name, strings.Join(known, ", "))
+			return nil, cmdline.Usagef("unknown or repeated name %q: the known names are %s", name, strings.Join(known, ", "))
 		}
 		list[name] = value
 	}
 	return list, nil
 }
 
-// cloudKey is a key in a key service of a cloud.
+// cloudKey is a key in a cloud's key service.
 type cloudKey struct {
 	public *ecdsa.PublicKey
 	// sign returns an ASN.1 Ecdsa-Sig-Value (RFC 3279, 2.2.3) of the digest.

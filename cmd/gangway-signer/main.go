@@ -1,7 +1,7 @@
-// Command gangway-signer holds the connection to an HSM or to a key service of a cloud, and signs
-// for a hub on a Unix socket. The hub is statically linked, but the library of an HSM (PKCS #11) is
-// a loadable C module, and the libraries of the clouds are large. So the signer is a separate
-// program in a separate Go module. It is Gangway's only program that uses cgo.
+// Command gangway-signer holds the connection to an HSM or to a cloud's key service, and signs for
+// a hub on a Unix socket. The hub is statically linked, but the library of an HSM (PKCS #11) is a
+// loadable C module, and the libraries of the clouds are large, so the signer is a separate program
+// in a separate Go module. It is Gangway's only program that uses cgo.
 package main
 
 import (

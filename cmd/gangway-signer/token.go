@@ -31,7 +31,7 @@ func (f *tokenFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.pinFile, "pin-file", "", "file with the user PIN of the token, mode 0600 (required)")
 }
 
-// poolWait is how long a signature waits for a free session of the token.
+// poolWait is how long a signature may wait for a free session of the HSM's token.
 const poolWait = 10 * time.Second
 
 // open logs in to the token.
@@ -79,7 +79,7 @@ func createKey(c *crypto11.Context, label, curve string) (hash string, err error
 		return "", fmt.Errorf("find the key %q: %w", label, err)
 	}
 	if len(old) > 0 {
-		return "", fmt.Errorf("the token has a key with the label %q already: choose another label", label)
+		return "", fmt.Errorf("the token already has a key with the label %q: choose another label", label)
 	}
 	id := make([]byte, 16)
 	rand.Read(id)                                                                 // never fails

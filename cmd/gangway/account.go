@@ -40,7 +40,7 @@ numbers, and the hub's health. It cannot see other owners' devices.`,
 		Args: args(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if generate && fromStdin {
-				return usagef("--generate and --password-stdin exclude each other")
+				return usagef("--generate and --password-stdin are mutually exclusive")
 			}
 			i, err := existing(c.Context(), data)
 			if err != nil {

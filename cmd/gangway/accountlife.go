@@ -36,7 +36,7 @@ func operator() store.Actor {
 	return by
 }
 
-// atHub opens a hub's data folder. It finds the account whose nick or e-mail address is `nick`.
+// atHub opens a hub's data folder, and finds the account whose nick or e-mail address is `nick`.
 func atHub(ctx context.Context, data, nick string) (*instance, store.Account, error) {
 	i, err := existing(ctx, data)
 	if err != nil {
@@ -58,7 +58,7 @@ func self(ctx context.Context) (who struct{ ID, Nick string }, err error) {
 const dataFlag = "the hub's data folder, on the hub's machine"
 
 // The method `done` reports success. With --output json, it writes `status` as JSON to standard
-// output. With other formats, it prints the formatted text as a note.
+// output. With any other format, it prints the formatted text as a note for people.
 func (a *app) done(status map[string]any, format string, args ...any) error {
 	status["status"] = "OK"
 	if done, err := a.json(status); done {
@@ -158,7 +158,7 @@ own password, the first line is the current password and the second the new one.
 		Args: cmdline.AtMost(1),
 		RunE: func(c *cobra.Command, arg []string) error {
 			if generate && fromStdin && data != "" {
-				return usagef("--generate and --password-stdin exclude each other")
+				return usagef("--generate and --password-stdin are mutually exclusive")
 			}
 			if (data != "") != (len(arg) == 1) {
 				return usagef("give NICK and --data together; without both, the command changes your own password")
@@ -294,8 +294,8 @@ password. Only the hub's operator can enable the account again.`,
 	return c
 }
 
-// endSelf posts a request about the signed-in account, with the account's password. The argument
-// `nick` must be the account's nick. The argument `what` is the last part of the route.
+// endSelf sends the signed-in account's request to disable or delete itself, with its password. The
+// argument `nick` must be the account's nick. The argument `what` is the last part of the route.
 func (a *app) endSelf(ctx context.Context, nick, what string, fromStdin bool, body map[string]any) error {
 	who, err := self(ctx)
 	if err != nil {
@@ -452,7 +452,7 @@ sessions: see 'gangway api-token'. 'gangway account disable' ends sessions and A
 				}
 			}
 			if n > 1 {
-				return usagef("--end, --end-others and --end-all exclude each other")
+				return usagef("--end, --end-others and --end-all are mutually exclusive")
 			}
 			if data != "" {
 				return a.sessionsAtHub(c.Context(), data, arg[0], end, endAll || endOthers)

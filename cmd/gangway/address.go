@@ -14,8 +14,8 @@ import (
 	"gangway/wire"
 )
 
-// When 'gangway serve' starts, it resolves the host names in the hub's URLs. lookupTime is the time
-// limit for each name.
+// lookupTime is the time limit for resolving each host name in the hub's URLs, when 'gangway serve'
+// starts.
 const lookupTime = 3 * time.Second
 
 // addresses returns the hub's URLs, and the names for the hub's TLS certificate. The first URL is
@@ -54,15 +54,15 @@ func addresses(publicURL string, also []string, l net.Addr) (urls, names []strin
 	return urls, names, nil
 }
 
-// reach checks whether the host and port of a URL are an address that the hub listens on.
+// reach checks whether the hub listens on the host and port of a URL.
 type reach struct {
 	listens []netip.AddrPort
 	local   []netip.Addr // addresses of this machine
 	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
 }
 
-// newReach returns a value of the type reach for the listeners. The value uses the local addresses
-// and the resolver of this machine.
+// newReach returns a reach for the listeners. It uses the local addresses and the resolver of this
+// machine.
 func newReach(listeners []net.Listener) (*reach, error) {
 	r := &reach{lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
@@ -135,8 +135,8 @@ func (r *reach) missing(ctx context.Context, address string) string {
 
 // noteAddresses prints two kinds of warnings when the hub starts. The first warning names a URL
 // that no listener of the hub matches. `behindProxy` switches this warning off, because the proxy's
-// address differs from the hub's. The second warning names a URL that the hub had at the last start
-// and does not have now. Then noteAddresses stores the URLs.
+// address differs from the hub's. The second warning names a URL that the hub had when it last
+// started, and no longer has. Then noteAddresses stores the URLs.
 func (a *app) noteAddresses(ctx context.Context, i *instance, urls []string, listeners []net.Listener, behindProxy bool) error {
 	if !behindProxy {
 		r, err := newReach(listeners)
@@ -155,7 +155,7 @@ func (a *app) noteAddresses(ctx context.Context, i *instance, urls []string, lis
 	}
 	for _, u := range before {
 		if !slices.Contains(urls, u) {
-			a.note("Warning: the hub's URL was %s at the last start, and is %s now. Devices use the old URL until the hub has sent them the new one. Add --also-url %s while the old URL still reaches this hub. Otherwise give each device a new token file. See 'Moving' in docs/operations.md.", u, urls[0], u)
+			a.note("Warning: the hub's URL was %s when it last started, and is %s now. Devices use the old URL until the hub has sent them the new one. Add --also-url %s while the old URL still reaches this hub. Otherwise give each device a new token file. See 'Moving' in docs/operations.md.", u, urls[0], u)
 		}
 	}
 	if slices.Equal(before, urls) {

@@ -9,7 +9,8 @@ import (
 )
 
 // The method `missing` returns a reason if no listener of the hub matches the URL's host and port.
-// It returns "" if a listener matches. The test replaces the machine's addresses and the resolver.
+// It returns "" if a listener matches. The test uses addresses and a resolver of its own instead of
+// the machine's.
 func TestWarnsOfAURLThatDoesNotLeadToTheHub(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

@@ -164,7 +164,7 @@ func (i *instance) objectReader(ctx context.Context, s3 objects.S3Config) (objec
 	return i.objects, nil
 }
 
-// progressEvery is the time between two lines about the progress of a backup or a restore.
+// progressEvery is how often a backup or a restore prints its progress.
 const progressEvery = 5 * time.Second
 
 func (a *app) backupProgress() func(backup.Summary) {
@@ -195,7 +195,7 @@ func (a *app) reportBackup(path string, s backup.Summary) error {
 	if !done {
 		a.printf("%s\n", path)
 		a.note("Backup number %d of the hub %s: %d rows, %d objects (%s), of which %d are new.", s.Header.Epoch, s.Header.Hub, s.Rows, s.Objects, humanize.IBytes(uint64(s.Bytes)), s.Copied)
-		a.note("To restore, you need the file, the folder objects next to it, the age identity, and the hub name.")
+		a.note("To restore, you need the file, the folder 'objects' next to it, the age identity, and the hub name.")
 	}
 	if err == nil && len(s.Missing) > 0 {
 		list := s.Missing[:min(len(s.Missing), 5)]
@@ -224,7 +224,7 @@ can be read. Keep two copies of the file offline, not on the hub's machine.`,
 func (a *app) backupRecordCommand() *cobra.Command {
 	var data string
 	c := &cobra.Command{
-		Use: "record --data DIR", Short: "Record that another program has made a backup now", Args: args(),
+		Use: "record --data DIR", Short: "Record that another program has just made a backup", Args: args(),
 		Long: `Record tells the hub that a backup was made now by another program, such as
 pg_basebackup. If no backup was recorded for a week, the hub reports the alarm backup-old.
 'gangway backup' records its backups by itself.`,

@@ -54,7 +54,7 @@ device of the same model. --lock protects the reference from changes by mistake.
 				return usagef("--measurement needs --accept")
 			}
 			if accept && like != "" || lock && unlock {
-				return usagef("--accept and --like exclude each other, and so do --lock and --unlock")
+				return usagef("--accept and --like are mutually exclusive, and so are --lock and --unlock")
 			}
 			d, err := findDevice(c.Context(), arg[0])
 			if err != nil {
@@ -86,7 +86,7 @@ device of the same model. --lock protects the reference from changes by mistake.
 				if _, err := call[api.BootView](c.Context(), "POST", path+"/request", nil); err != nil {
 					return err
 				}
-				a.note("The hub asks %s for a new measurement at the device's next report.", d.Nick)
+				a.note("The hub will ask %s for a new measurement when the device next reports.", d.Nick)
 			}
 			if len(change) > 0 {
 				if _, err := call[api.BootView](c.Context(), "POST", path+"/reference", change); err != nil {
@@ -133,7 +133,7 @@ func (a *app) showBoot(ctx context.Context, d api.DeviceView, path string) error
 			a.line("event log", visible(m.LogProblem))
 		}
 		if m.Log && len(m.Unexplained) > 0 {
-			a.line("unexplained", "PCR "+strings.Trim(strings.ReplaceAll(fmt.Sprint(m.Unexplained), " ", ", "), "[]")+": the log does not explain the values of these PCRs; the hub still compares the values")
+			a.line("unexplained", "PCR "+strings.Trim(strings.ReplaceAll(fmt.Sprint(m.Unexplained), " ", ", "), "[]")+": the event log does not explain the values of these PCRs; the hub still compares them")
 		}
 	}
 	if r := v.Reference; r != nil {

@@ -116,7 +116,7 @@ of their systems may change. Remove a key when its private key was lost or stole
 			if _, err := call[map[string]any](c.Context(), "DELETE", "/boots/keys/"+url.PathEscape(k.ID), nil); err != nil {
 				return err
 			}
-			return a.done(map[string]any{"id": k.ID}, "The key %s is removed. The hub does not use the manifests of this key any more.", k.Name)
+			return a.done(map[string]any{"id": k.ID}, "The key %s is removed. The hub no longer uses the manifests that this key signed.", k.Name)
 		},
 	}
 }
@@ -350,9 +350,8 @@ func (a *app) showCohortPreview(p api.CohortDetail) {
 	}
 }
 
-// A person may type only the beginning of a measured value, which is a hash. cohortValue returns
-// the whole hash that begins with `value`. It searches the hub's list of cohorts for this part of
-// the boot.
+// cohortValue returns the whole hash that begins with `value`, because a person may type only the
+// beginning of a measured value. It searches the hub's list of cohorts for this part of the boot.
 func cohortValue(ctx context.Context, part, value string) (string, error) {
 	if len(value) == 64 {
 		return value, nil

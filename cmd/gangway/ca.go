@@ -88,10 +88,10 @@ down: you need it for 'gangway ca install'.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&dir, "offline-root", "", "folder for the root's key and certificate; it must not exist yet (required)")
+	f.StringVar(&dir, "offline-root", "", "new folder for the root's key and certificate (required)")
 	f.StringVar(&name, "name", "", `name in the certificates of the root and of the CAs (default "Gangway")`)
-	f.StringVar(&curve, "curve", "P-256", "curve of the root's key, unless a signer has the key: P-256 or P-384")
-	f.StringVar(&key, "key", "", "where the root's key is, if not in the folder, as in tpm:0x81010070 or signer:/run/gangway-signer/socket?key=root")
+	f.StringVar(&curve, "curve", "P-256", "curve of the root's key: P-256 or P-384 (no effect if a signer has the key)")
+	f.StringVar(&key, "key", "", "URI of the root's key, if the key is not a file in the folder: for example tpm:0x81010070 or signer:/run/gangway-signer/socket?key=root")
 	return c
 }
 
@@ -141,10 +141,10 @@ Request prints the SHA-256 of each key. Compare these lines with the lines that
 	}
 	f := c.Flags()
 	f.StringVar(&data, "data", "", "folder of the hub's keys and database (required)")
-	f.StringVarP(&out, "out", "o", "", "file for the request; it must not exist yet")
+	f.StringVarP(&out, "out", "o", "", "new file for the request")
 	f.StringSliceVar(&options.CAs, "ca", nil, "the CA that gets a new key: aca, device-ca or tls-ca (repeatable; default for a new hub: all)")
 	f.StringVar(&curve, "curve", "P-256", "curve of the new keys: P-256 or P-384")
-	f.StringToStringVar(&options.Keys, "key", nil, "where the key of a CA is, if not in a file, as in aca=tpm:0x81010060 or aca=signer:/run/gangway-signer/socket?key=aca (repeatable)")
+	f.StringToStringVar(&options.Keys, "key", nil, "URI of a CA's key, if the key is not in a file: for example aca=tpm:0x81010060 or aca=signer:/run/gangway-signer/socket?key=aca (repeatable)")
 	f.BoolVar(&cancel, "cancel", false, "delete the open request and its keys")
 	return c
 }
@@ -164,7 +164,7 @@ func (a *app) requestCAs(ctx context.Context, data, out string, o pki.RequestOpt
 		return err
 	}
 	if err := createFile(out, request, 0o644); err != nil {
-		return fmt.Errorf("write the request, of which %s contains a copy: %w", filepath.Join(data, pkiFolder+".request"), err)
+		return fmt.Errorf("write the request (%s contains a copy): %w", filepath.Join(data, pkiFolder+".request"), err)
 	}
 	var lines []requestedKey
 	for _, r := range list {
@@ -227,7 +227,7 @@ the root of a hub is not offline, the root's folder is pki in the hub's data fol
 	}
 	f := c.Flags()
 	f.StringVar(&rootDir, "root", "", "folder of the root's key and certificate (required)")
-	f.StringVarP(&out, "out", "o", "", "file for the answer; it must not exist yet (required)")
+	f.StringVarP(&out, "out", "o", "", "new file for the answer (required)")
 	cmdline.SpanVar(f, &life, "tls-life", life, "validity of the TLS CA, from 30d to 10950d")
 	f.BoolVarP(&yes, "yes", "y", false, "do not ask for confirmation")
 	return c
@@ -311,8 +311,8 @@ func (a *app) installCAs(ctx context.Context, data string, answer []byte, name s
 		return err
 	}
 	if done.First {
-		// The hub is new, so its database is new too. With keys but without a database, the hub
-		// would refuse to start, because the database might be lost.
+		// The hub is new, so it needs a new database. Otherwise, a hub that has keys but no
+		// database refuses to start, because its database may have been lost.
 		i, err := openInstance(ctx, data, openOptions{newDatabase: true})
 		if err != nil {
 			return err
@@ -338,7 +338,7 @@ func (a *app) installCAs(ctx context.Context, data string, answer []byte, name s
 	if out.Kept == "" {
 		a.note("The hub is ready: start it with 'gangway serve'. Back up %s.", filepath.Join(data, pkiFolder))
 	} else {
-		a.note("Restart the hub to use the new keys. The former keys and certificates are in %s: delete the folder when the hub works, and make a new backup.", out.Kept)
+		a.note("Restart the hub to use the new keys. The former keys and certificates are in %s: delete this folder once the hub works with the new keys, and make a new backup.", out.Kept)
 	}
 	return nil
 }

@@ -58,7 +58,7 @@ certificate.`,
 	f := c.Flags()
 	f.StringVar(&o.data, "data", "", "folder of the hub's keys and database (required)")
 	f.StringSliceVar(&o.names, "name", nil, "DNS name or IP address by which devices reach the proxy (required, repeatable)")
-	f.StringVarP(&o.out, "out", "o", "", "file for the certificate; it must not exist yet (default: standard output)")
+	f.StringVarP(&o.out, "out", "o", "", "new file for the certificate (default: standard output)")
 	cmdline.SpanVar(f, &o.life, "expires-in", o.life, "validity of the certificate, from 1d to 366d")
 	return c
 }
@@ -81,8 +81,8 @@ func (a *app) issueServer(ctx context.Context, request []byte, o serverIssue) er
 		KeyHash     string    `json:"key-hash"`
 		Certificate string    `json:"certificate,omitempty"`
 	}{o.names, leaf.NotAfter.UTC(), hex.EncodeToString(sum[:]), ""}
-	// The hub stores the audit event before it gives the certificate to anyone: a certificate must
-	// not exist without its event.
+	// Store the audit event before anyone gets the certificate, so that no certificate exists
+	// without its event.
 	by, names := operator(), strings.Join(o.names, ", ")
 	e := store.Event{Time: now, Kind: "ca.server-certificate", Message: fmt.Sprintf("A TLS server certificate for %s was issued. It expires on %s; SHA-256 of its key: %s.", names, view.Expires.Format(time.DateOnly), view.KeyHash)}
 	if err := i.store.AppendEvent(ctx, e.By(&by)); err != nil {

@@ -33,7 +33,7 @@ with the letters on the machine. If they differ, the address belongs to another 
 			}
 			code, ok := strings.CutPrefix(address.Path, "/claim/")
 			if _, _, err := wire.ParseClaimCode(code); !ok || err != nil {
-				return usagef("%.100q is not a claim address: write it as on the machine's screen, https://HUB/claim/CODE", arg[0])
+				return usagef("%.100q is not a claim address: type it as the machine's screen shows it, https://HUB/claim/CODE", arg[0])
 			}
 			if hub, err := url.Parse(s.Hub); err != nil || hub.Host != address.Host {
 				// The machine shows another address of this hub, or the address of another hub. A

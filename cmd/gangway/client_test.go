@@ -16,7 +16,7 @@ import (
 	"gangway/hub/api"
 )
 
-// signedInTo starts a TLS server with the handler `h` in place of a hub. It stores a sign-in to
+// signedInTo starts a TLS server with the handler `h` in place of a hub, and stores a sign-in to
 // that server in the test's configuration folder.
 func signedInTo(t *testing.T, h http.HandlerFunc) {
 	t.Helper()

@@ -49,7 +49,7 @@ withdraws your decision.`,
 					continue
 				}
 				if decided {
-					return usagef("--one, --two and --undecided exclude each other")
+					return usagef("--one, --two and --undecided are mutually exclusive")
 				}
 				decided, decision = true, flag
 			}

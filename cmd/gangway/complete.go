@@ -195,7 +195,8 @@ func waitingWords(ctx context.Context, begun string, _ []string) (found []string
 	return found
 }
 
-// shownWords returns the devices and the waiting machines, because device show shows both.
+// shownWords returns the devices and the waiting machines, because 'gangway device show' accepts
+// both.
 func shownWords(ctx context.Context, begun string, before []string) []string {
 	return append(deviceWords(ctx, begun, before), waitingWords(ctx, begun, before)...)
 }

@@ -146,8 +146,8 @@ func TestShellCompletesNamesFromTheHub(t *testing.T) {
 // completed is the beginning of a command, and the only word that completes it.
 type completed struct{ typed, word string }
 
-// inShells types beginnings of commands in zsh and fish, presses the Tab key, and checks the word
-// that the shell completes. It leaves out shells that are not installed.
+// inShells types beginnings of commands in zsh and fish, presses the Tab key, and checks that the
+// shell completes them to the expected word. It leaves out shells that are not installed.
 func inShells(t *testing.T, list []completed) {
 	t.Helper()
 	// fish lists the completions of a command line. zsh completes only at a terminal, so the test

@@ -64,7 +64,7 @@ func (a *app) chooseContext(c *cobra.Command) error {
 		case hubFromEnv && !nameFromEnv:
 			chosen.hub = ""
 		default:
-			return usagef("%s and %s exclude each other: a context names its hub", byName, byHub)
+			return usagef("%s and %s are mutually exclusive: a context names its hub", byName, byHub)
 		}
 	}
 	switch {
@@ -85,7 +85,7 @@ func (a *app) chooseContext(c *cobra.Command) error {
 }
 
 // hubAddress returns the URL of a hub. The argument `text` is a URL, or a host with or without a
-// port. The caller writes the name of a flag or argument before the error's text.
+// port. The text of its error lacks the name of the flag or argument, which the caller adds.
 func hubAddress(text string) (string, error) {
 	if !strings.Contains(text, "://") {
 		text = "https://" + text
@@ -145,7 +145,7 @@ func setCurrentContext(name string) error {
 	return writePrivate(path, []byte(name+"\n"))
 }
 
-// writePrivate replaces a file. Only the user who runs the command can read the new file.
+// writePrivate replaces a file with one that only the user who runs the command can read.
 func writePrivate(path string, b []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err

@@ -11,8 +11,8 @@ import (
 	"gangway/internal/fleet"
 )
 
-// Other users cannot read the file of a sign-in. The umask and the mode of an older file do not
-// matter.
+// Other users cannot read the file of a sign-in, whatever the umask is, and even if they could read
+// an older version of the file.
 func TestSignInIsForItsUserOnly(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 	defer syscall.Umask(syscall.Umask(0))
@@ -69,8 +69,8 @@ func TestContextNameIsNoPath(t *testing.T) {
 	}
 }
 
-// A person has set an environment variable for --yes, and has forgotten it. The variable must not
-// confirm a deletion.
+// If a person once set an environment variable for --yes and has forgotten it, the variable must
+// not confirm a deletion.
 func TestNoVariableConfirms(t *testing.T) {
 	h, run := onboarded(t, func(d *fleet.Device) { d.Serial = "kept" })
 	d := only(t, h)

@@ -18,9 +18,9 @@ import (
 	"gangway/hub/store/postgres/pgtest"
 )
 
-// The database of a hub is in PostgreSQL. Commands on the hub's machine use the same flags as the
-// hub. Two hubs with the same keys share the database. A hub refuses a database that belongs to a
-// hub with other keys.
+// A hub can keep its database in PostgreSQL. Commands on the hub's machine then need the same flags
+// as the hub. Two hubs with the same keys can share the database, but a hub refuses a database that
+// belongs to a hub with other keys.
 func TestHubInPostgreSQL(t *testing.T) {
 	t.Parallel()
 	server, err := pgtest.Start(false)
@@ -70,7 +70,7 @@ func TestHubInPostgreSQL(t *testing.T) {
 		t.Errorf("the doctor does not name fsync = off, with which the test's server runs: %s", findings)
 	}
 
-	// This is the data folder of a second machine. It has a copy of the keys.
+	// The data folder of a second machine, with a copy of the keys.
 	second := filepath.Join(t.TempDir(), "hub")
 	if out, err := exec.Command("cp", "-a", dir, second).CombinedOutput(); err != nil {
 		t.Fatal(err, string(out))
@@ -101,7 +101,7 @@ func TestHubInPostgreSQL(t *testing.T) {
 		}
 	}
 	restoresAcrossEngines(t, server, run)
-	// A hub whose database is a file moves this database to PostgreSQL.
+	// Move the database of another hub from its file to PostgreSQL.
 	if _, err := server.Query(t.Context(), "postgres", "CREATE DATABASE moved"); err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +167,8 @@ func refusesOtherObjects(t *testing.T, database, first, second string) {
 	}
 }
 
-// password returns a file with the password of an account.
+// password returns an open file that contains an account's password, for a command's standard
+// input.
 func password(t *testing.T) *os.File {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "password")

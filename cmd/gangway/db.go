@@ -51,7 +51,7 @@ If the hub is stopped, start it afterwards with --database and the same URL.
 			case data == "":
 				return usagef("--data is needed")
 			case stop && to.url != "":
-				return usagef("--stop and --to exclude each other")
+				return usagef("--stop and --to are mutually exclusive")
 			case stop:
 				return a.stopMove(c.Context(), data)
 			case to.url == "":
@@ -68,7 +68,7 @@ If the hub is stopped, start it afterwards with --database and the same URL.
 	f.StringVar(&data, "data", "", "the hub's data folder (required)")
 	f.StringVar(&to.url, "to", "", "URL of the PostgreSQL database, as in 'gangway serve --database'")
 	f.StringVar(&to.passwordFile, "to-password-file", "", "file with the password for --to; a running hub must be able to read it (default: the password of the URL, or $PGPASSWORD)")
-	f.BoolVar(&stop, "stop", false, "cancel an earlier move of the database that is not complete")
+	f.BoolVar(&stop, "stop", false, "give up an earlier, incomplete move of the database")
 	return c
 }
 
@@ -97,7 +97,7 @@ func (a *app) moveDatabase(ctx context.Context, dir string, flags databaseFlags,
 	if err != nil {
 		return err
 	}
-	// Opening the file updates its schema, and writes its write-ahead log into the file.
+	// Opening and closing the file updates its schema and checkpoints its write-ahead log.
 	old, err := sqlite.Open(ctx, file)
 	if err != nil {
 		return err
@@ -115,7 +115,7 @@ func (a *app) moveDatabase(ctx context.Context, dir string, flags databaseFlags,
 	if err := os.Rename(file, filepath.Join(dir, movedFile)); err != nil {
 		return err
 	}
-	a.note("PostgreSQL has the same rows as the file. The file has the new name %s.", filepath.Join(dir, movedFile))
+	a.note("PostgreSQL has the same rows as the file. The file is now named %s.", filepath.Join(dir, movedFile))
 	a.note("Start the hub with the same URL: gangway serve --data %s --database URL", dir)
 	return nil
 }

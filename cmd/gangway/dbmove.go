@@ -19,7 +19,7 @@ import (
 	"gangway/hub/store/transfer"
 )
 
-// A running hub and 'gangway db migrate' work together by files in the data folder:
+// A running hub and 'gangway db migrate' cooperate through files in the data folder:
 //
 //  1. The command copies the database, and follows the changes.
 //  2. The command writes moveFile, which names the new database.
@@ -30,9 +30,9 @@ import (
 //     serve with the new database. If this step fails before the new database is complete, the hub
 //     continues with the file, and renames moveFile to moveFailed.
 //
-// If the hub is killed during these steps, its next start completes the remaining steps, because
-// moveFile and the database file both exist. After the move, moveFile stays, so that the hub and
-// all commands find the database.
+// If the hub is killed during these steps, it completes the remaining steps when it next starts,
+// because moveFile and the database file both exist. After the move, moveFile stays, so that the
+// hub and all commands find the database.
 const (
 	moveFile   = "database.json"
 	moveFailed = "database.failed"
@@ -43,19 +43,20 @@ const (
 	// moveDrain is how long the clients of open connections may send requests before the hub closes
 	// the connections and the database file.
 	moveDrain = 2 * time.Second
-	// movePoll is how often a hub looks for moveFile.
+	// movePoll is how often a hub looks for moveFile, which requests a move of its database.
 	movePoll = 300 * time.Millisecond
-	// fewChanges is a number of changed rows that the hub copies in a small part of a second.
+	// fewChanges is the number of remaining changed rows below which the hub begins the last step
+	// of a move. The hub can copy this many rows in a fraction of a second.
 	fewChanges = 1000
-	// maxRounds is the maximum number of rounds of copying before the last step. Under a high load,
-	// a round may never have fewer than fewChanges rows.
+	// maxRounds is the maximum number of rounds of copying before the last step of a move. Under a
+	// high load, a round may never have fewer than fewChanges rows.
 	maxRounds = 50
 	// moveForgotten is the time after which a hub cancels a move, if no command has worked on the
 	// move in that time.
 	moveForgotten = 7 * 24 * time.Hour
 )
 
-// moveTarget is the content of moveFile.
+// moveTarget is the content of moveFile. It says to which PostgreSQL database the hub moves.
 type moveTarget struct {
 	URL          string `json:"url"`
 	PasswordFile string `json:"password-file,omitempty"`
@@ -82,8 +83,8 @@ func movedDatabase(dir string) (flags databaseFlags, err error) {
 	return databaseFlags{url: to.URL, passwordFile: to.PasswordFile, password: to.Password}, nil
 }
 
-// databaseOf does the same as the function `database`. If no flag names the database, it also finds
-// the database to which the hub in the folder `dir` was moved.
+// databaseOf is like the function `database`, but if no flag names the database, it also finds the
+// database to which the hub in the folder `dir` was moved.
 func databaseOf(ctx context.Context, dir string) (config postgres.Config, ok bool, err error) {
 	if config, ok, err = database(ctx); ok || err != nil || exists(filepath.Join(dir, databaseFile)) {
 		return config, ok, err
@@ -101,7 +102,7 @@ type sockets struct {
 	private          net.Listener // nil: none
 }
 
-// The method `copies` returns other listeners for the same sockets. After the call of `pause`, the
+// The method `copies` returns other listeners for the same sockets. After `pause` is called, the
 // copies accept no connections. While nobody accepts connections, new connections wait in the
 // backlog of the sockets.
 func (s sockets) copies() (c sockets, pause func(), err error) {
@@ -136,7 +137,7 @@ func (s sockets) copies() (c sockets, pause func(), err error) {
 	return c, pause, err
 }
 
-// waitroom is a second listener of a socket. After the call of `pause`, Accept waits until the
+// waitroom is a second listener of a socket. After `pause` is called, Accept waits until the
 // listener is closed.
 type waitroom struct {
 	*net.TCPListener
@@ -367,11 +368,11 @@ func (a *app) finishMove(ctx context.Context, dir string, m *transfer.Move) erro
 	if err := os.Rename(file, filepath.Join(dir, movedFile)); err != nil {
 		return err
 	}
-	a.note("The database was moved to PostgreSQL. The last step took %v, and the file has the new name %s.", time.Since(begun).Round(time.Millisecond), filepath.Join(dir, movedFile))
+	a.note("The database was moved to PostgreSQL. The last step took %v, and the file is now named %s.", time.Since(begun).Round(time.Millisecond), filepath.Join(dir, movedFile))
 	return nil
 }
 
-// moveRunning moves the database of a hub that runs.
+// moveRunning moves the database of a running hub.
 func (a *app) moveRunning(ctx context.Context, dir string, to databaseFlags, config postgres.Config) error {
 	file, ask, failed := filepath.Join(dir, databaseFile), filepath.Join(dir, moveFile), filepath.Join(dir, moveFailed)
 	lock, err := os.OpenFile(filepath.Join(dir, moveLock), os.O_RDWR|os.O_CREATE, 0o600)
@@ -380,7 +381,7 @@ func (a *app) moveRunning(ctx context.Context, dir string, to databaseFlags, con
 	}
 	defer lock.Close()
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return fmt.Errorf("another 'gangway db migrate' works on %s: wait until it has ended", dir)
+		return fmt.Errorf("another 'gangway db migrate' is working on %s: wait until it has ended", dir)
 	}
 	if err := os.Remove(failed); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -410,11 +411,11 @@ func (a *app) moveRunning(ctx context.Context, dir string, to databaseFlags, con
 	if err := transfer.Validate(ctx, config); err != nil {
 		return err
 	}
-	a.note("The hub now uses PostgreSQL. At its next start, the hub finds the database by %s, or by --database.", ask)
+	a.note("The hub now uses PostgreSQL. When the hub next starts, it finds the database through %s, or through --database.", ask)
 	return nil
 }
 
-// copyRunning copies the database of a hub that runs, and compares every row.
+// copyRunning copies the database of a running hub, and compares every row.
 func (a *app) copyRunning(ctx context.Context, dir string, to postgres.Config) (err error) {
 	ca, err := pki.Open(keysFolder(ctx, dir), pki.Options{})
 	if err != nil {

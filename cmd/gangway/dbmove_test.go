@@ -49,7 +49,7 @@ func (h *movingHub) log() string {
 	return string(text)
 }
 
-// command returns a command of the program, in a process of its own.
+// command returns a gangway command that runs in a process of its own.
 func (h *movingHub) command(args ...string) *exec.Cmd {
 	c := exec.Command("gangway", args...)
 	c.Env = append(append(os.Environ(), "XDG_CONFIG_HOME="+h.path("config"), "HOME="+h.dir), h.env...)
@@ -365,7 +365,7 @@ func TestRunningHubMovesToPostgreSQL(t *testing.T) {
 	if log := h.log(); strings.Contains(log, "Warning") || !strings.Contains(log, "was moved to PostgreSQL") {
 		t.Errorf("the hub's log: %s", log)
 	}
-	// The next start has the same flags as before the move.
+	// The hub starts again with the same flags as before the move.
 	if err := h.hub.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -375,7 +375,7 @@ func TestRunningHubMovesToPostgreSQL(t *testing.T) {
 	l.wait(1)
 }
 
-// The hub is killed while it changes to PostgreSQL. Its next start completes the move.
+// The hub is killed while it changes to PostgreSQL. When it starts again, it completes the move.
 func TestHubIsKilledDuringTheMove(t *testing.T) {
 	race.Skip(t)
 	if testing.Short() {

@@ -384,8 +384,8 @@ func (d *demo) result(ctx context.Context, url string, states []*agent.State) (*
 	return r, nil
 }
 
-// demoContext is the name of the context of the demo's owner. If another demo runs, a number
-// follows this name.
+// demoContext is the name of the context of the demo's owner. If another demo is running, a number
+// is appended to it.
 const demoContext = "demo"
 
 // openContext creates a context for the demo's owner, so that the printed commands work without
@@ -478,7 +478,7 @@ Password:   %s
 	return nil
 }
 
-// printCommands prints commands that work in another terminal without changes.
+// printCommands prints commands for the person to run in another terminal. They work unchanged.
 func (d *demo) printCommands(r *demoResult) {
 	gangway, nick := program(), r.Devices[0].Nick
 	if d.contextName == "" {

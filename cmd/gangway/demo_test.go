@@ -58,8 +58,7 @@ func TestCommandsOfTheDemoWork(t *testing.T) {
 	}
 }
 
-// A new demo replaces the context of a demo that was killed. A new demo does not replace the
-// context of a running demo.
+// A new demo replaces the context of a demo that was killed, but not the context of a running demo.
 func TestDemoReplacesOnlyLeftovers(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 	for name, pid := range map[string]int{"gone": 1 << 30, "running": os.Getpid(), "mine": 0} {

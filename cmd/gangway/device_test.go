@@ -256,7 +256,7 @@ func TestOwnerDecidesAboutAClonedDevice(t *testing.T) {
 	if out, _, err := run("", "device", "ls"); err != nil || strings.Contains(out, "cloned") {
 		t.Errorf("device ls after --one: %v: %s", err, out)
 	}
-	if _, _, err := run("", "device", "cloned", d.Nick, "--one", "--two"); err == nil || !strings.Contains(err.Error(), "exclude each other") {
+	if _, _, err := run("", "device", "cloned", d.Nick, "--one", "--two"); err == nil || !strings.Contains(err.Error(), "are mutually exclusive") {
 		t.Errorf("--one with --two: got %v, want an error", err)
 	}
 }

@@ -21,7 +21,7 @@ const (
 	logsAtOnce = 1000
 	// followEvery is how often --follow asks the hub for new lines.
 	followEvery = time.Second
-	// notedAfter is the number of failed requests in a row after which --follow prints a note.
+	// notedAfter is the number of consecutive failed requests after which --follow prints a note.
 	notedAfter = 2
 )
 
@@ -49,7 +49,7 @@ func levelTone(level string) tone {
 	return plainTone
 }
 
-// logQuery has the command's flags, which select a device's log lines.
+// logQuery has the flags of 'gangway device logs', which select log lines of a device.
 type logQuery struct {
 	levels, sources, revs []string
 	since, until          string
@@ -79,7 +79,7 @@ object per line, for other programs.`,
 				return usagef("--tail must be a number of lines, or 0 for all, not %d", q.tail)
 			}
 			if q.follow && q.until != "" {
-				return usagef("--follow and --until exclude each other: leave one of them out")
+				return usagef("--follow and --until are mutually exclusive: leave one of them out")
 			}
 			if q.follow && !slices.Contains([]string{formatTable, formatText, formatJSONL}, a.output) {
 				return usagef("--follow does not end, so the format %s cannot be used: use --output jsonl", a.output)
@@ -102,7 +102,7 @@ object per line, for other programs.`,
 	f.StringSliceVar(&q.revs, "revision", nil, "only lines that the device wrote in these revisions")
 	f.StringVar(&q.since, "since", "", "only lines since this time: a duration before now such as 2h, a day such as 2026-11-28, or a time such as 2026-11-28T12:00:00Z")
 	f.StringVar(&q.until, "until", "", "only lines before this time, in the same forms as --since")
-	f.IntVarP(&q.tail, "tail", "n", 100, "maximum number of lines: the newest lines are shown; 0: all")
+	f.IntVarP(&q.tail, "tail", "n", 100, "show at most this many lines, the newest ones; 0: all")
 	f.BoolVarP(&q.follow, "follow", "f", false, "show new lines as they arrive, until Ctrl-C")
 	c.Annotations = map[string]string{linesKey: "yes"}
 	return a.table(c, columnNames(logColumns)...)
@@ -113,7 +113,7 @@ func (q logQuery) values(now time.Time) (url.Values, error) {
 	v := url.Values{}
 	for _, level := range q.levels {
 		// The hub compares levels exactly, but some programs write levels in upper case, others in
-		// lower case. So the request contains each of these forms.
+		// lower case, so the request contains each of these forms.
 		for _, form := range []string{level, strings.ToUpper(level), strings.ToLower(level)} {
 			if !slices.Contains(v["lvl"], form) {
 				v.Add("lvl", form)
@@ -141,7 +141,7 @@ func (q logQuery) values(now time.Time) (url.Values, error) {
 
 // fraction returns a time for the hub's parameters `after` and `before`. If `after` is a whole
 // second, the hub skips the lines of that second and of the current second, because Pantacor's
-// client pvr needs this. To avoid it, fraction makes a whole second one microsecond earlier. It
+// client pvr needs this. To avoid that, fraction makes a whole second one microsecond earlier. It
 // returns any other time unchanged.
 func fraction(t time.Time) time.Time {
 	if t = t.UTC().Truncate(time.Microsecond); t.Nanosecond() == 0 {
@@ -168,7 +168,7 @@ func (a *app) showLogs(ctx context.Context, nick string, q logQuery, values url.
 	return a.followLogs(ctx, values, lines)
 }
 
-// lastLogs returns the newest lines, in the order of time. The argument `most` is the maximum
+// lastLogs returns the newest lines, in chronological order. The argument `most` is the maximum
 // number of lines; 0 means all lines.
 func lastLogs(ctx context.Context, values url.Values, most int) ([]api.LogView, error) {
 	v := url.Values{"sort": {"-time-created"}, "cursor": {"true"}}

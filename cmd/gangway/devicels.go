@@ -46,7 +46,7 @@ var deviceColumns = []column[api.FleetDevice]{
 	{name: "onboarded", wide: true, cell: func(d api.FleetDevice) string { return d.Created.Local().Format(time.DateTime) }, value: func(d api.FleetDevice) string { return stamp(d.Created) }},
 }
 
-// stamp returns a time as text for programs. The text is empty for the zero time.
+// stamp formats a time for programs. For the zero time, it returns "".
 func stamp(t time.Time) string {
 	if t.IsZero() {
 		return ""

@@ -17,7 +17,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// metaRow is a key of a device's metadata.
+// metaRow is a row of 'gangway device meta': a key of the metadata, with its value.
 type metaRow struct {
 	from, key string
 	value     any
@@ -155,7 +155,7 @@ func readChanges(words []string, asJSON bool) (map[string]any, error) {
 		case sets && asJSON:
 			var err error
 			if value, err = jsonValue(text); err != nil {
-				return nil, usagef("the value of %q is not JSON: write 5, true, \"text\" or [\"a\", \"b\"]; without --json, each value is a text", key)
+				return nil, usagef("the value of %q is not JSON: write 5, true, \"text\" or [\"a\", \"b\"]; without --json, each value is taken as text", key)
 			}
 			if value == nil {
 				return nil, usagef("the value null would remove the key; to remove it, write %s-", key)

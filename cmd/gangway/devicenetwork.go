@@ -19,7 +19,7 @@ const networkMeta = "gangway.network"
 type deviceNetwork struct {
 	Device string `json:"device"`
 	// Set has the owner's settings, one per line, with passwords masked. Set is nil if the owner
-	// has no settings. It is also nil if the settings from the hub cannot be parsed. In this case,
+	// has no settings, or if the settings from the hub cannot be parsed. In the latter case,
 	// Mistake describes the error.
 	Set     []string `json:"set"`
 	Mistake string   `json:"mistake,omitempty"`
@@ -31,7 +31,7 @@ func (a *app) deviceNetwork() *cobra.Command {
 	var automatic bool
 	c := &cobra.Command{
 		Use:   "network ID|NICK",
-		Short: "Show or change the network settings of a device that was installed from a stick",
+		Short: "Show or change the network settings of a device that an installer image installed",
 		Long: `Network shows the network settings of a device, and the result of the last change.
 
 With settings, it replaces all of them: a setting that you do not name becomes
@@ -69,7 +69,7 @@ within ten minutes, it restores the former settings by itself and reports the fa
 		},
 	}
 	o.flags(c.Flags())
-	c.Flags().BoolVar(&automatic, "automatic", false, "remove the owner's settings: the network configures the device")
+	c.Flags().BoolVar(&automatic, "automatic", false, "remove the owner's settings, so that the network configures the device")
 	return c
 }
 
@@ -94,7 +94,7 @@ func (a *app) showNetwork(d api.DeviceView) error {
 		a.printf("%-8s cannot be used: %s\n", "set", n.Mistake)
 	}
 	if n.Report == "" {
-		return fmt.Errorf("%s has not reported its network settings: it was not installed from a stick, or its stick is too old to report them", d.Nick)
+		return fmt.Errorf("%s has not reported its network settings: no installer image installed it, or the image is too old to report them", d.Nick)
 	}
 	for line := range strings.Lines(n.Report) {
 		a.printf("%-8s %s\n", "device", printableLine(line))
@@ -102,9 +102,9 @@ func (a *app) showNetwork(d api.DeviceView) error {
 	return nil
 }
 
-// maskNetworks prepares devices for printing. It replaces the proxy's password with asterisks in
-// the network settings of each device's user-meta. Settings that cannot be parsed are replaced as a
-// whole.
+// maskNetworks prepares devices for printing: in the network settings in each device's user-meta,
+// it replaces the proxy's password with asterisks. It replaces settings as a whole if they cannot
+// be parsed.
 func maskNetworks(devices ...api.DeviceView) {
 	for _, d := range devices {
 		text, ok := d.UserMeta[networkMeta].(string)

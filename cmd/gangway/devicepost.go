@@ -16,7 +16,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// posting has the options for the revision that a command posts.
+// posting has the options shared by the commands that post a revision.
 type posting struct {
 	message           string
 	yes, dryRun, wait bool
@@ -25,7 +25,7 @@ type posting struct {
 
 func (p *posting) flags(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVarP(&p.message, "message", "m", "", "purpose of the revision, for the list of revisions")
+	f.StringVarP(&p.message, "message", "m", "", "purpose of the revision, which the list of revisions shows")
 	f.BoolVarP(&p.yes, "yes", "y", false, "do not ask for confirmation")
 	f.BoolVar(&p.dryRun, "dry-run", false, "show what would change, and post nothing")
 	f.BoolVar(&p.wait, "wait", false, "wait until the device has installed the revision; the exit code is 1 if the revision fails")

@@ -104,7 +104,7 @@ func revision(ctx context.Context, d api.DeviceView, rev int) (v api.RevisionVie
 	v, err = call[api.RevisionView](ctx, http.MethodGet, fmt.Sprintf("/trails/%s/steps/%d", d.ID, rev), nil)
 	var refused *hubError
 	if errors.As(err, &refused) && refused.Code == "not-found" {
-		return v, nil, fmt.Errorf("%s has no revision %d; 'gangway device revisions %s' lists them", d.Nick, rev, d.Nick)
+		return v, nil, fmt.Errorf("%s has no revision %d; 'gangway device revisions %s' lists its revisions", d.Nick, rev, d.Nick)
 	}
 	if err != nil {
 		return v, nil, err
@@ -170,7 +170,7 @@ state' prints the state of a revision.`,
 			return printList(a, rows, revisionColumns, "No revision yet.")
 		},
 	}
-	c.Flags().IntVar(&limit, "limit", 20, "maximum number of revisions: the newest revisions are listed; 0: all")
+	c.Flags().IntVar(&limit, "limit", 20, "list at most this many revisions, the newest ones; 0: all")
 	return a.watchable(a.table(c, columnNames(revisionColumns)...))
 }
 

@@ -265,8 +265,8 @@ func TestPostWaitsForTheDevice(t *testing.T) {
 	}
 }
 
-// Another revision is posted between the comparison and the post. The hub refuses the post, because
-// the person confirmed other changes.
+// If another revision is posted after the person has seen the differences, the hub refuses the
+// post, because the person confirmed other changes.
 func TestPostRefusesWhatThePersonDidNotSee(t *testing.T) {
 	h, run, send := connected(t, nil)
 	d := only(t, h)

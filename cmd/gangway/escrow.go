@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// maxIdentity bounds an age identity file, in bytes.
+// maxIdentity is the maximum size of an age identity file, in bytes.
 const maxIdentity = 64 << 10
 
 func readIdentity(path string) (string, error) {
@@ -57,7 +57,7 @@ func escrowTo(what string) (string, error) {
 func (a *app) imageEscrowKey() *cobra.Command {
 	return &cobra.Command{
 		Use:   "escrow-key FILE",
-		Short: "Create the key that opens the recovery keys of encrypted disks",
+		Short: "Create the key that decrypts the recovery keys of encrypted disks",
 		Long: `Escrow-key creates an age identity, as age-keygen does, and prints its recipient. If
 an image is built with --escrow-to, its machines store the recovery keys of their
 encrypted disks on the hub, encrypted to this recipient. The hub cannot read these

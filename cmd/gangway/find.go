@@ -22,14 +22,14 @@ type names struct {
 	serial string // a machine's serial number; empty for other things
 }
 
-// maxCandidates bounds the candidates that an error lists.
+// maxCandidates is the maximum number of candidates that an error lists.
 const maxCandidates = 8
 
 // pick returns the element of `all` that a person named in `which`. pick first compares `which`
 // with the exact ids and nicks. If none matches, it compares `which` with the nicks and serial
-// numbers, in upper or lower case. If none matches, it compares `which` with the first digits of
-// the ids. More than one matching element is an error. For the error's text, `kind` is the word for
-// an element, such as "device", and `lister` is the command that lists all elements.
+// numbers, ignoring case. If none matches, it compares `which` with the first digits of the ids.
+// More than one matching element is an error. For the error's text, `kind` is the word for an
+// element, such as "device", and `lister` is the command that lists all elements.
 func pick[T any](kind, lister, which string, all []T, of func(T) names) (T, error) {
 	which = strings.TrimSpace(which)
 	lower := strings.ToLower(strings.TrimSuffix(which, "…"))
@@ -154,7 +154,7 @@ func similarDevices(ctx context.Context, which string) ([]api.FleetDevice, error
 	return all, nil
 }
 
-// fleetResult is a page of a search's result.
+// fleetResult is one page of the devices that a search found.
 type fleetResult struct {
 	Devices []api.FleetDevice `json:"devices"`
 	Next    string            `json:"next"`
@@ -215,8 +215,8 @@ func pickSession(which string, list []api.SessionView) (api.SessionView, error) 
 	return pick("session", "gangway account sessions", which, list, func(s api.SessionView) names { return names{s.ID, "", ""} })
 }
 
-// findAccount returns the account that a person named: by the account's nick, e-mail address or id,
-// or by the first digits of the id. It searches the hub's database.
+// findAccount returns the account that a person named by its nick, e-mail address or id, or by the
+// first digits of the id. It searches the hub's database.
 func findAccount(ctx context.Context, i *instance, which string) (store.Account, error) {
 	account, err := i.store.AccountByNickOrEmail(ctx, which)
 	if !errors.Is(err, store.ErrNotFound) {

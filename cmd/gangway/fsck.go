@@ -19,7 +19,7 @@ func (a *app) fsckCommand() *cobra.Command {
 	var contents bool
 	var s3 objects.S3Config
 	c := &cobra.Command{
-		Use: "fsck --data DIR", Short: "Check that all parts of the hub's database agree", Args: args(),
+		Use: "fsck --data DIR", Short: "Check that the hub's database is consistent", Args: args(),
 		Long: `Fsck reads the whole database, and checks that its parts agree: devices and their
 certificates, the registries of TPMs and attestation keys, uses of join tokens, revisions
 and objects, and all counters. It verifies the hub's signatures of all certificates, and
@@ -48,7 +48,7 @@ finding is a problem, and 0 otherwise.`,
 				return fmt.Errorf("%s does not exist, but owners have uploaded objects: restore the folder from its backup, or name the bucket with --s3-endpoint and --s3-bucket", filepath.Join(data, objectFolder))
 			}
 			// If a hub has the folder open, openObjects returns EWOULDBLOCK and i.objects stays
-			// nil: then Fsck does not check the objects.
+			// nil, so Fsck does not check the objects.
 			if err := i.openObjects(c.Context(), s3); err != nil && !errors.Is(err, syscall.EWOULDBLOCK) {
 				return err
 			}
@@ -72,7 +72,7 @@ finding is a problem, and 0 otherwise.`,
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", "folder of the hub's keys and database (required)")
-	c.Flags().BoolVar(&contents, "contents", false, "read all objects, and compare their SHA-256")
+	c.Flags().BoolVar(&contents, "contents", false, "read all objects, and verify their SHA-256")
 	addS3Flags(c.Flags(), &s3)
 	return c
 }
@@ -80,7 +80,7 @@ finding is a problem, and 0 otherwise.`,
 // addS3Flags adds the flags for a bucket that stores the objects.
 func addS3Flags(f *pflag.FlagSet, s3 *objects.S3Config) {
 	f.StringVar(&s3.Endpoint, "s3-endpoint", "", "https URL of an S3 service that stores the objects (default: the folder DIR/objects)")
-	f.StringVar(&s3.Bucket, "s3-bucket", "", "bucket for the objects; it must exist")
+	f.StringVar(&s3.Bucket, "s3-bucket", "", "existing bucket for the objects")
 	f.StringVar(&s3.Region, "s3-region", "", "region of the bucket, if the service does not report it")
 	f.StringVar(&s3.Prefix, "s3-prefix", "", `prefix of the objects' keys; no other hub may use it (default: "gangway-" and the beginning of the hub name)`)
 }

@@ -110,7 +110,7 @@ attacker who controls the hub can then install nothing on them. See docs/trails.
 	f.StringVar(&o.token, "token-file", "", "token file, device_autojointoken.json; - is standard input (this, --claim or --reset-only is required)")
 	f.BoolVar(&o.claim, "claim", false, "build without a join token; each machine displays a claim code for the hub you are signed in to")
 	f.StringVar(&o.hub, "hub-file", "", "with --claim: hub file, the JSON file with the name and the CA of the hub (default: the hub that you are signed in to); - is standard input")
-	f.BoolVar(&o.reset, "reset-only", false, "build a stick that wipes machines for their next owners, and installs nothing")
+	f.BoolVar(&o.reset, "reset-only", false, "build an image that wipes machines for their next owners, and installs nothing")
 	f.StringVarP(&o.out, "out", "o", "installer.img", "the image file to write")
 	f.StringVar(&o.disk, "disk", "largest", "the disk to install to: largest, /dev/NAME, serial:NUMBER or model:PATTERN; removable and USB disks only if you name them")
 	o.partsFlags(f)
@@ -159,7 +159,7 @@ func (o *imageOptions) parts() (_ *stick.Parts, err error) {
 		o.signKey, o.signCert = filepath.Join(o.keys, "db.key"), filepath.Join(o.keys, "db.pem")
 	}
 	if (o.signKey == "") != (o.signCert == "") {
-		return nil, usagef("--secure-boot-key and --secure-boot-cert need each other: give both")
+		return nil, usagef("--secure-boot-key and --secure-boot-cert must be given together")
 	}
 	p, err := stick.LoadParts(o.kernel, o.boot, o.programs)
 	if err == nil && o.revisionKey != "" {
@@ -221,7 +221,7 @@ type built struct {
 
 func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	if o.token != "" && o.claim {
-		return usagef("--token-file and --claim exclude each other: with --token-file, the machines join the token's owner without a person; with --claim, each shows a claim code and waits for its owner; leave one of them out")
+		return usagef("--token-file and --claim are mutually exclusive: with --token-file, the machines join the token's owner without a person; with --claim, each shows a claim code and waits for its owner; leave one of them out")
 	}
 	if o.token == "" && !o.claim {
 		return usagef("give --token-file, the token file from 'gangway token create'; or --claim, for machines that show a claim code; or --reset-only, to wipe machines")
@@ -299,7 +299,7 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	return a.built(o.out, password, m, file)
 }
 
-// buildReset builds the image of a stick that wipes machines.
+// buildReset builds an image that wipes machines.
 func (a *app) buildReset(o imageOptions) error {
 	parts, err := o.parts()
 	if err != nil {
@@ -314,9 +314,8 @@ func (a *app) buildReset(o imageOptions) error {
 }
 
 // The method `built` prints the result of 'gangway image build', also with --reset-only. The
-// argument `password` is the password of the devices' shell. It is empty if the devices have no
-// shell. The argument `reference` is the file of the reference manifest. It is empty if there is
-// none.
+// argument `password` is the password of the devices' shell, or empty if they have no shell. The
+// argument `reference` is the file of the reference manifest, or empty if there is none.
 func (a *app) built(image, password string, m *install.Manifest, reference string) error {
 	info, err := os.Stat(image)
 	if err != nil {

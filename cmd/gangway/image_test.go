@@ -109,7 +109,7 @@ func TestImageParts(t *testing.T) {
 	}
 }
 
-// 'make install' puts each file where systems look for it, and starts no program.
+// 'make install' puts each file where Linux distributions expect it, and starts no program.
 func TestMakeInstall(t *testing.T) {
 	make, err := exec.LookPath("make")
 	if err != nil {

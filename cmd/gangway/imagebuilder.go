@@ -36,9 +36,9 @@ import (
 // variables. The hub can kill the child at any moment, and can limit the child's files and memory
 // separately.
 //
-// The child reads the token file from standard input. It reads the network settings from another
-// pipe, because they may have a proxy's password. So no secret is in a command line, which every
-// user of the machine can read.
+// The child reads the token file from standard input, and the network settings, which may contain a
+// proxy's password, from another pipe. So no secret is on a command line, which every user of the
+// machine can read.
 type imageBuilder struct {
 	program                string // the path of gangway
 	dir                    string // only for the temporary folders of builds
@@ -48,10 +48,10 @@ type imageBuilder struct {
 
 var _ api.ImageBuilder = (*imageBuilder)(nil)
 
-// imageFolder is the name of the folder for the files of running builds. It is in the data folder.
+// imageFolder is the name of the folder, in the data folder, for the files of running builds.
 const imageFolder = "image-builds"
 
-// imageFlags are the flags of 'gangway serve' about the building of images.
+// imageFlags are the flags of 'gangway serve' that control how the hub builds images.
 type imageFlags struct {
 	parts  string
 	atOnce int
@@ -82,10 +82,11 @@ func (i *imageFlags) check() error {
 }
 
 // The method `into` sets the hub's image builder. If --image-builds is 0, it sets no image builder.
-// The argument `dir` is the hub's data folder. The hub has locked that folder.
+// The argument `dir` is the hub's data folder, which the hub has locked.
 func (i *imageFlags) into(o *serverOptions, dir string, log *slog.Logger) error {
 	dir = filepath.Join(dir, imageFolder)
-	// Remove the files of a hub that was killed, because an image contains a secret.
+	// A hub that was killed during a build has left files. Remove them, because an image contains a
+	// secret.
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
@@ -169,8 +170,8 @@ func sentence(err error) string {
 }
 
 // Build builds an image. The child process reads `file`, the token file or hub file, from standard
-// input. Build returns the open file of the image, and has already removed the file's name. So the
-// file disappears when the caller closes it.
+// input. Build returns the image as an open file whose name is already removed, so that the file
+// disappears when the caller closes it.
 func (b *imageBuilder) Build(ctx context.Context, o api.ImageOptions, file []byte, size int64, step func(string)) (_ *api.Image, err error) {
 	if err := b.Check(o); err != nil {
 		return nil, err
@@ -244,7 +245,7 @@ func (b *imageBuilder) run(ctx context.Context, o api.ImageOptions, file []byte,
 		return err
 	}
 	// The child waits for the token file before it does anything else, and gets this file only
-	// below. So the bounds apply from the beginning.
+	// below, so the bounds apply from the beginning.
 	if err := bound(child.Pid(), size); err != nil {
 		kill(child)
 		return err
@@ -268,8 +269,8 @@ func (b *imageBuilder) run(ctx context.Context, o api.ImageOptions, file []byte,
 	return nil
 }
 
-// pipeTo makes a pipe with a text, and gives the child the pipe's name as the value of a flag.
-// After the child has ended, the caller calls `closeBoth`.
+// pipeTo makes a pipe that contains `text`, and gives the child the pipe's name as the value of a
+// flag. After the child has ended, the caller calls `closeBoth`.
 func pipeTo(cmd *exec.Cmd, flag, text string) (closeBoth func(), err error) {
 	out, in, err := os.Pipe()
 	if err != nil {
@@ -287,9 +288,9 @@ func pipeTo(cmd *exec.Cmd, flag, text string) (closeBoth func(), err error) {
 	}, nil
 }
 
-// tooLarge reports whether the child ended because of a file that was too large (SIGXFSZ). The
-// child, or one of its own children, wrote that file. A Go program then ends with a message that
-// names the signal.
+// tooLarge reports whether the child ended because it, or one of its own children, wrote a file
+// that was too large (SIGXFSZ). A Go program that gets this signal ends with a message that names
+// the signal.
 func tooLarge(err error, messages string) bool {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
@@ -317,7 +318,8 @@ func kill(child *process.Process) {
 }
 
 // withoutSecret removes the join token's secret from the child's messages, because the messages go
-// to the hub's log. The child never writes the secret. The removal is a second protection.
+// to the hub's log. The child never writes the secret, so the removal is only a second line of
+// defence.
 func withoutSecret(text string, token []byte) string {
 	if t, err := wire.ParseTokenFile(token); err == nil {
 		text = strings.ReplaceAll(text, t.Token, "[secret]")
@@ -335,8 +337,8 @@ type childOutput struct {
 	tail []byte // guarded by mu
 }
 
-// Sizes in bytes: maxChildLine is the longest line of the child's messages. maxChildTail is how
-// much of the end of the messages is kept.
+// maxChildLine is the maximum length of a line of the child's messages, and maxChildTail is how
+// much of the end of the messages is kept, both in bytes.
 const maxChildLine, maxChildTail = 200, 4000
 
 func (c *childOutput) Write(p []byte) (int, error) {

@@ -33,7 +33,8 @@ import (
 )
 
 // programAs returns a builder whose program is a shell script. In the script, $OUT is the path of
-// the image that the script must write. $SEEN is the path of a folder that exists after the build.
+// the image that the script must write, and $SEEN is the path of a folder that still exists after
+// the build.
 func programAs(t *testing.T, script string) (b *imageBuilder, seen string) {
 	t.Helper()
 	seen = t.TempDir()
@@ -79,9 +80,9 @@ func read(t *testing.T, path string) string {
 	return string(b)
 }
 
-// The join token's secret and the proxy's password reach the child by pipes only. They are not in
-// the child's command line or environment. The child has no variable of the hub's environment
-// either.
+// The join token's secret and the proxy's password reach the child only through pipes, and are not
+// in the child's command line or environment. The child does not inherit any variable of the hub's
+// environment either.
 func TestImageBuilderKeepsSecretsOutOfTheCommandLine(t *testing.T) {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "the-key-of-the-bucket")
 	b, seen := programAs(t, `
@@ -196,8 +197,8 @@ func gone(pid int) bool {
 	return err != nil || strings.Contains(string(stat), ") Z ")
 }
 
-// A build cannot write a file that is larger than the size limit. After the failure it leaves no
-// file.
+// A build cannot write a file that is larger than the size limit. A build that fails for this
+// reason leaves no file.
 func TestImageBuilderBoundsTheSize(t *testing.T) {
 	t.Parallel()
 	for name, script := range map[string]string{
@@ -219,8 +220,8 @@ func TestImageBuilderBoundsTheSize(t *testing.T) {
 	}
 }
 
-// A child may fail, write no image, or write endless output. The child does not block the hub or
-// fill the hub's memory. The child's messages in the hub's log do not contain the secret.
+// A child that fails, writes no image, or writes endless output does not block the hub or fill its
+// memory. The child's messages in the hub's log do not contain the secret.
 func TestImageBuilderSurvivesABadChild(t *testing.T) {
 	t.Parallel()
 	token := bytes.Repeat([]byte("x"), 1<<20) // more than the buffer of a pipe
@@ -376,8 +377,8 @@ func TestImageFromThePageIsReal(t *testing.T) {
 	empty(t, b)
 }
 
-// download posts the page's form. It writes the image of the answer to the file whose path is `to`,
-// and returns the image's size.
+// download posts the page's form, writes the image in the answer to the file at the path `to`, and
+// returns the image's size.
 func download(t *testing.T, h *hubtest.Hub, to string, form url.Values) int64 {
 	t.Helper()
 	roots := x509.NewCertPool()
@@ -421,8 +422,8 @@ func download(t *testing.T, h *hubtest.Hub, to string, form url.Values) int64 {
 	return n
 }
 
-// A killed hub leaves the files of a build, which contain a secret. The next start of the hub
-// removes these files.
+// A killed hub leaves the files of a build, which contain a secret. The hub removes these files
+// when it next starts.
 func TestImagesOfAKilledHubAreRemoved(t *testing.T) {
 	t.Parallel()
 	for _, builds := range []int{0, 2} {

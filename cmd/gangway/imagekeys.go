@@ -109,8 +109,8 @@ func anyCertificate(file string) (*x509.Certificate, error) {
 	return c, nil
 }
 
-// enrolled returns the keys that the stick enrols in a machine's firmware, or nil if the stick
-// enrols no keys.
+// enrolled returns the keys that the installer image enrols in a machine's firmware, or nil if the
+// image enrols no keys.
 func (o *imageOptions) enrolled() (*secureboot.Set, error) {
 	switch {
 	case o.enrol == "":

@@ -27,8 +27,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// manifestOptions are the options for the reference manifest. 'gangway image build' and 'gangway
-// image system' both have these options.
+// manifestOptions are the options for the reference manifest, which 'gangway image build' and
+// 'gangway image system' share.
 type manifestOptions struct {
 	key, tpm, name string
 	sequence       uint64
@@ -44,7 +44,7 @@ func (o *manifestOptions) flags(f *pflag.FlagSet) {
 }
 
 func tpmFlag(f *pflag.FlagSet, address *string) {
-	f.StringVar(address, "tpm", "/dev/tpmrm0", "TPM that contains the key tpm:HANDLE, unless ?device= names it: a device file, unix:/path or tcp:host:port")
+	f.StringVar(address, "tpm", "/dev/tpmrm0", "TPM that contains the key tpm:HANDLE, unless the URI's ?device= names it: a device file, unix:/path or tcp:host:port")
 }
 
 // A reference makes the reference manifest of one build. A nil *reference makes none.
@@ -98,8 +98,8 @@ func buildTime() (time.Time, error) {
 	return time.Unix(int64(seconds), 0).UTC(), nil
 }
 
-// owner returns the key that approves the system for encrypted disks. It is the key that signs the
-// manifest.
+// owner returns the key that approves the system for encrypted disks, which is the key that signs
+// the manifest.
 func (r *reference) owner() crypto.Signer {
 	if r == nil {
 		return nil
@@ -107,8 +107,8 @@ func (r *reference) owner() crypto.Signer {
 	return r.key
 }
 
-// measure computes the manifest of a system. The argument `manager` is nil if the system is an
-// update, because an update does not replace the boot manager.
+// measure computes the manifest of a system. The argument `manager` is the boot manager. It is nil
+// for an update, because an update does not replace the boot manager.
 func (r *reference) measure(o *imageOptions, parts *stick.Parts, manager, system []byte) error {
 	if r == nil {
 		return nil
@@ -188,7 +188,7 @@ func (r *reference) write(a *app, out string) (string, error) {
 	return name, nil
 }
 
-// The function `shortened` returns at most the first `n` bytes of the text. It does not cut a
+// The function `shortened` returns at most the first `n` bytes of the text, without cutting a
 // character in two.
 func shortened(text string, n int) string {
 	if len(text) > n {

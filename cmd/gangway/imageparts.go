@@ -46,8 +46,8 @@ func programsFolder(self string) string {
 }
 
 // unpack writes the programs that are embedded in the file `program` to a folder below `dir`, and
-// returns the new folder. The folder's name is a hash of the programs. If the files exist already,
-// they must be the same.
+// returns the new folder. The folder's name is a hash of the programs. Files that exist there
+// already must have the same content.
 func unpack(program, dir string) (string, error) {
 	carried, err := carry.Open(program)
 	if err != nil {
@@ -99,7 +99,7 @@ func kernelFolder() (string, error) {
 	return places[0], fmt.Errorf("no kernel found in %s: run `gangway image fetch`, or name a folder with --kernel", strings.Join(places, " or "))
 }
 
-// partView is one part that images need, and the path where the command found the part.
+// partView is a part that images need, with the path where the command found it.
 type partView struct {
 	Part   string `json:"part"`
 	Found  bool   `json:"found"`

@@ -27,7 +27,7 @@ func (a *app) imageSystem() *cobra.Command {
 	var o imageOptions
 	c := &cobra.Command{
 		Use:   "system -o FILE",
-		Short: "Build a system that updates installed machines",
+		Short: "Build an updated system for machines that are already installed",
 		Long: `System makes the file that an installed machine starts: kernel, drivers, init and
 agent in one. To update machines, put the file into a revision as ` + slots.SystemPath + `.
 A machine has two slots for systems. It writes the new system to the slot from which it
@@ -58,7 +58,7 @@ installs revisions without a signature.`,
 
 func (a *app) makeSystem(ctx context.Context, o imageOptions) error {
 	if o.debug != (o.token != "") {
-		return usagef("--debug and --token-file need each other: the shell's password is derived from the join token's secret")
+		return usagef("--debug and --token-file must be given together: the shell's password is derived from the join token's secret")
 	}
 	var token []byte
 	if o.debug {

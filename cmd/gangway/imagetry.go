@@ -66,7 +66,7 @@ KVM is used if you may open /dev/kvm. Without it a boot takes minutes.`,
 	f.StringVar(&o.disk, "disk-size", "8GiB", "size of the machine's disk; it uses only as much space as the machine writes")
 	f.IntVar(&o.memory, "memory", 1024, "size of the machine's memory, in MiB")
 	f.BoolVar(&o.window, "window", false, "show the machine's screen in a window; needs qemu-system-gui")
-	f.StringVar(&o.vnc, "vnc", "", "serve the machine's screen by VNC on this loopback address and port, for example 127.0.0.1:5901")
+	f.StringVar(&o.vnc, "vnc", "", "serve the machine's screen over VNC on this loopback address and port, for example 127.0.0.1:5901")
 	f.StringVar(&o.accel, "accel", "auto", "auto, kvm, or tcg (emulation)")
 	return c
 }
@@ -121,7 +121,7 @@ func (a *app) tryConfig(o tryOptions) (cfg qemu.Config, size int64, err error) {
 	}
 	bytes, err := humanize.ParseBytes(o.disk)
 	if err != nil || bytes < minTryDisk || bytes > 1<<46 {
-		return cfg, 0, usagef("--disk-size %q is not a size of 2GiB or more; write it as 8GiB", o.disk)
+		return cfg, 0, usagef("--disk-size %q is not a size of 2GiB or more, such as 8GiB", o.disk)
 	}
 	kvm, err := o.kvm()
 	if err != nil {
@@ -135,7 +135,7 @@ func (a *app) tryConfig(o tryOptions) (cfg qemu.Config, size int64, err error) {
 	}
 	switch {
 	case o.window && o.vnc != "":
-		return cfg, 0, usagef("--window and --vnc exclude each other")
+		return cfg, 0, usagef("--window and --vnc are mutually exclusive")
 	case o.window && os.Getenv("DISPLAY") == "" && os.Getenv("WAYLAND_DISPLAY") == "":
 		return cfg, 0, usagef("--window needs a graphical session; use --vnc 127.0.0.1:5901 instead")
 	}
@@ -164,7 +164,7 @@ func (o *tryOptions) kvm() (bool, error) {
 func vncDisplay(address string) (string, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return "", usagef("--vnc %q is not an address with a port; write it as 127.0.0.1:5901", address)
+		return "", usagef("--vnc %q is not an address with a port, such as 127.0.0.1:5901", address)
 	}
 	ip, err := netip.ParseAddr(host)
 	if err != nil || !ip.IsLoopback() {
@@ -203,7 +203,7 @@ func tryMaker() (string, error) {
 	return dir, os.MkdirAll(dir, 0o700)
 }
 
-// If the disk at the path does not exist, makeDisk makes a sparse disk.
+// makeDisk makes a sparse disk at the path, unless a disk exists there already.
 func makeDisk(path string, size int64) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {

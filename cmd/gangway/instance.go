@@ -53,8 +53,8 @@ const (
 	objectFolder = "objects"
 	acmeFolder   = "acme"       // the account at the ACME CA, and the web pages' certificate
 	serveFile    = "serve.lock" // holds the server's process id
-	// objectsIDFile is the file with the random name by which replicas recognise this data folder's
-	// objects. It exists only if the database is in PostgreSQL.
+	// objectsIDFile is the file that contains the random name by which replicas recognise this data
+	// folder's objects. It exists only if the database is in PostgreSQL.
 	objectsIDFile = "objects.id"
 )
 
@@ -93,14 +93,15 @@ func openInstance(ctx context.Context, dir string, o openOptions) (_ *instance, 
 }
 
 // exists reports whether a file or folder exists at the path. It also returns true if the file
-// system reports another error than "does not exist". Opening the path then returns that error.
+// system reports any error other than "does not exist", because opening the path then returns that
+// error.
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// serveAlone locks a data folder for one server, until the file is closed or the process ends. The
-// lock is in the data folder even if the hub stores its objects in S3.
+// serveAlone locks a data folder for one server, until the file is closed or the process ends. This
+// works even if the hub stores its objects in S3, because the lock is a file in the data folder.
 func serveAlone(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, serveFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -111,7 +112,7 @@ func serveAlone(dir string) (*os.File, error) {
 		n, _ := f.ReadAt(pid, 0)
 		f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another 'gangway serve' runs on %s (process %s): stop it first", dir, strings.TrimSpace(string(pid[:n])))
+			return nil, fmt.Errorf("another 'gangway serve' is running on %s (process %s): stop it first", dir, strings.TrimSpace(string(pid[:n])))
 		}
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
@@ -166,10 +167,10 @@ func (i *instance) openObjects(ctx context.Context, c objects.S3Config) error {
 		return err
 	}
 	if c.Endpoint == "" || c.Bucket == "" {
-		return usagef("--s3-endpoint and --s3-bucket need each other: give both")
+		return usagef("--s3-endpoint and --s3-bucket must be given together")
 	}
 	if c.Prefix == "" {
-		// A hub deletes the objects under its prefix that are not in its database. So two hubs must
+		// A hub deletes the objects under its prefix that are not in its database, so two hubs must
 		// not share a prefix.
 		c.Prefix = "gangway-" + i.ca.HubName()[:16] + "/"
 	}

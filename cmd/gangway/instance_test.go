@@ -44,7 +44,7 @@ func TestHubsInOneBucketDoNotShareObjects(t *testing.T) {
 		}
 	}
 	i := &instance{dir: t.TempDir()}
-	if err := i.openObjects(t.Context(), objects.S3Config{Bucket: "fleet"}); err == nil || !strings.Contains(err.Error(), "need each other") {
+	if err := i.openObjects(t.Context(), objects.S3Config{Bucket: "fleet"}); err == nil || !strings.Contains(err.Error(), "must be given together") {
 		t.Errorf("a bucket without an endpoint: got %v, want an error", err)
 	}
 }

@@ -19,8 +19,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// limitFlags are flags of 'gangway serve'. They set rate limits and timeouts, name TCP proxies, and
-// limit the age and the size of the audit trail and of the devices' logs.
+// limitFlags are the flags of 'gangway serve' that set rate limits and timeouts, name TCP proxies,
+// and limit the age and the size of the audit trail and of the devices' logs.
 type limitFlags struct {
 	rates    []string
 	proxies  []string
@@ -53,8 +53,8 @@ func (l *limitFlags) add(f *pflag.FlagSet) {
 	cmdline.SpanVar(f, &l.drain, "drain", 0, "how long to continue to serve after the signal to stop, while GET /readyz answers 503; choose a time in which a load balancer notices the 503, such as 5s (default 0s)")
 }
 
-// minCapacity is the least value of --max-requests. Heartbeats may use only half of the value, so a
-// very small value would admit no heartbeat.
+// minCapacity is the smallest valid value of --max-requests. Heartbeats may use only half of the
+// value, so a very small value would admit no heartbeat.
 const minCapacity = 8
 
 // The method `into` checks the values of the flags, and stores the values in `o`.

@@ -68,7 +68,7 @@ another context, named by --context or after the hub's host.`,
 				return usagef("--hub-name must be 64 hexadecimal digits, as 'gangway serve' prints them")
 			}
 			if apiToken && fromStdin {
-				return usagef("--api-token-stdin and --password-stdin exclude each other")
+				return usagef("--api-token-stdin and --password-stdin are mutually exclusive")
 			}
 			if s.Nick == "" && !apiToken {
 				return usagef("--nick is needed: the account to sign in with")

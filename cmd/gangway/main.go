@@ -1,4 +1,4 @@
-// Command gangway runs the hub. It is also the tool of the hub's operator and of the
+// Command gangway runs the hub. It is also the command-line tool of the hub's operator and of the
 // owners of devices.
 package main
 
@@ -112,8 +112,8 @@ type app struct {
 	poll           time.Duration // if not 0, replaces the time between two requests of a command that waits; for tests
 }
 
-// The method `every` returns the time between two requests of a command that waits. It returns the
-// field `poll` or, if that field is zero, the command's own time `usual`.
+// The method `every` returns the interval between two requests of a command that waits for
+// something: the field `poll` or, if that field is zero, the command's usual interval.
 func (a *app) every(usual time.Duration) time.Duration { return cmp.Or(a.poll, usual) }
 
 func command(a *app) *cobra.Command {
@@ -174,8 +174,8 @@ The exit code is 0 for success, 1 for a failure and 2 for wrong usage.`,
 	root.PersistentFlags().StringVar(&a.context, "context", "", "the context to use: a hub and your sign-in there; see 'gangway context' (default: the current one)")
 	root.PersistentFlags().StringVar(&a.hub, "hub", "", "URL of the hub to use; you must be signed in to it (default: the hub of the current context)")
 	cmdline.Prepare(root)
-	// These flags have no environment variable. A forgotten variable must not confirm an action or
-	// create a new database. --columns has no variable because each list has other columns.
+	// These flags have no environment variable, because a forgotten variable must not confirm an
+	// action or create a new database. --columns has none because each list has different columns.
 	cmdline.Environment(root, "GANGWAY", "yes", "new-database", "reuse-nick", "columns")
 	a.complete(root)
 	return root

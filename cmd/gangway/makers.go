@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// 'gangway serve' and 'gangway trust check' have makerFlags. These flags name files with
+// makerFlags are the flags of 'gangway serve' and 'gangway trust check' that name files with
 // certificates of TPM makers, in addition to the certificates in the trust store.
 type makerFlags struct {
 	roots, links []string
@@ -28,7 +28,7 @@ func (m *makerFlags) add(f *pflag.FlagSet) {
 }
 
 // The method `set` returns the certificates in the files that the flags name. It adds the built-in
-// certificates, if the flag --no-builtin-roots is not given. An unusable certificate is an error,
+// certificates unless the flag --no-builtin-roots is given. An unusable certificate is an error,
 // because a hub must not start with fewer certificates than the operator gave.
 func (m *makerFlags) set(ctx context.Context) (*trust.Set, error) {
 	var all []trust.Certificate

@@ -28,7 +28,7 @@ import (
 
 func (a *app) manifestCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use: "manifest", Short: "Read and verify reference manifests, and create their keys",
+		Use: "manifest", Short: "Read and verify reference manifests, and create the keys that sign them",
 		Long: `A reference manifest says what a machine measures when it starts one of your systems.
 'gangway image build' and 'gangway image system' make a manifest with
 --manifest-key, and sign the manifest with your key. The hub compares the boots of your
@@ -154,7 +154,7 @@ func (a *app) showManifest(s shownManifest) error {
 	return nil
 }
 
-// digests prints the digests of each bank.
+// digests prints the digest for each PCR bank.
 func (a *app) digests(label string, digests map[string]string) {
 	for _, bank := range slices.Sorted(maps.Keys(digests)) {
 		a.printf("%-12s %s %s\n", label, bank, digests[bank])
@@ -267,13 +267,13 @@ func compareSystem(m *manifest.Manifest, name string) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if !sameSystem(*s, m.System) {
-		return fmt.Errorf("%s is not the system of the manifest: its SHA-256 is %s, but the manifest names %s", name, s.SHA256, m.System.SHA256)
+		return fmt.Errorf("%s is not the system that the manifest describes: its SHA-256 is %s, but the manifest names %s", name, s.SHA256, m.System.SHA256)
 	}
 	return nil
 }
 
-// sameSystem compares only the banks that the manifest has, because another program may have made
-// the manifest for fewer banks.
+// sameSystem compares two systems. It compares only the PCR banks that the manifest has, because
+// another program may have made the manifest for fewer banks.
 func sameSystem(own, named manifest.System) bool {
 	for bank := range own.PCR11 {
 		if _, ok := named.PCR11[bank]; !ok {
@@ -302,7 +302,7 @@ func compareManager(m *manifest.Manifest, name string) error {
 	}
 	maps.DeleteFunc(p.Authenticode, func(bank, _ string) bool { _, ok := m.BootManager.Authenticode[bank]; return !ok })
 	if !reflect.DeepEqual(p, *m.BootManager) {
-		return fmt.Errorf("%s is not the boot manager of the manifest: its SHA-256 is %s, but the manifest names %s", name, p.SHA256, m.BootManager.SHA256)
+		return fmt.Errorf("%s is not the boot manager that the manifest describes: its SHA-256 is %s, but the manifest names %s", name, p.SHA256, m.BootManager.SHA256)
 	}
 	return nil
 }
@@ -471,7 +471,7 @@ func newManifestKey(useRSA bool) (private, public []byte, kid string, err error)
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), public, kid, err
 }
 
-// createFile creates a file with the content `b`. It fails if the file exists.
+// createFile writes a new file. It returns an error if the file exists already.
 func createFile(name string, b []byte, mode os.FileMode) error {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {

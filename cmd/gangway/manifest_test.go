@@ -79,7 +79,7 @@ func succeeds(t *testing.T, words ...string) string {
 	return out
 }
 
-// namesInstallersWithoutAShell checks that a manifest names exactly two of the stick's installers:
+// namesInstallersWithoutAShell checks that a manifest names exactly two of the image's installers:
 // those that never give a person a shell.
 func namesInstallersWithoutAShell(t *testing.T, m *manifest.Manifest) {
 	t.Helper()
@@ -152,7 +152,7 @@ func TestSystemWithManifest(t *testing.T) {
 	if err := os.WriteFile(system, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	refused("is not the system of the manifest", "manifest", "verify", system+".manifest", "--key", key+".pub", "--system", system)
+	refused("is not the system that the manifest describes", "manifest", "verify", system+".manifest", "--key", key+".pub", "--system", system)
 
 	if out := run("manifest", "show", system+".manifest"); !strings.Contains(out, "NOT VERIFIED") || !strings.Contains(out, m.System.PCR11["SHA-384"][""]) {
 		t.Errorf("show without a key: %s", out)
@@ -162,7 +162,7 @@ func TestSystemWithManifest(t *testing.T) {
 	}
 }
 
-// The manifest of an image names the boot manager and the system as they are installed: with the
+// The manifest of an image names the boot manager and the system as they are installed, with their
 // signatures for Secure Boot. It also has the owner's Secure Boot variables, if the folder of the
 // keys has them.
 func TestImageWithManifest(t *testing.T) {
@@ -241,7 +241,7 @@ func TestImageWithManifest(t *testing.T) {
 	}
 }
 
-// The key in a TPM signs the manifest of a system, and no file has the key.
+// A key in a TPM signs the manifest of a system. No file contains the key.
 func TestSystemWithManifestKeyInATPM(t *testing.T) {
 	kernel, programs := fakeParts(t)
 	tpm := swtpmtest.Start(t, swtpm.Options{}).Address()
@@ -294,7 +294,7 @@ func equalFiles(t *testing.T, a, b string) {
 }
 
 // gangway-signer can sign the manifest of a system, and the approval with which the system opens
-// encrypted disks. The key's curve must be one that TPMs support. If the signer does not run, the
+// encrypted disks. The key's curve must be one that TPMs support. If the signer is not running, the
 // command builds nothing. This test serves the signer itself; 'make hsm' runs the program
 // gangway-signer.
 func TestSystemWithManifestKeyOfASigner(t *testing.T) {

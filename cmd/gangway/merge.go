@@ -45,8 +45,8 @@ func printable(names []string) []string {
 	return out
 }
 
-// trails are the trails (the lists of a device's revisions) of the hub that the user is signed in
-// to.
+// trails gives access to the trails (devices' lists of revisions) on the hub that the user is
+// signed in to.
 type trails struct{}
 
 // Trail finds a trail by its name: https://HUB/trails/ID, https://HUB/trails/ID/steps/REV,
@@ -76,8 +76,8 @@ func (trails) Trail(ctx context.Context, name string) (factory.Trail, error) {
 	return &trail{s, at + "/steps/" + rev, "revision " + rev + " of a trail"}, nil
 }
 
-// locate returns the id of a trail's device, and the revision number if the trail's name contains a
-// number.
+// locate returns the id of a trail's device, and the revision number if the trail's name contains
+// one.
 func (s *signIn) locate(ctx context.Context, name string) (id, rev string, err error) {
 	if rest, ok := strings.CutPrefix(name, "https://"); ok {
 		hub, err := url.Parse(s.Hub)

@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// onlineFlags are the flags of 'gangway serve' about the hub's downloads from TPM makers.
+// onlineFlags are the flags of 'gangway serve' that control what the hub downloads from TPM makers.
 type onlineFlags struct {
 	issuers, crls []string
 	check         string

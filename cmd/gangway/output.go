@@ -21,7 +21,7 @@ import (
 	"golang.org/x/text/width"
 )
 
-// The output formats. "text" means the same as "table", because older versions used this word.
+// The output formats. "text" is another name of "table", which older versions used.
 const (
 	formatTable = "table"
 	formatText  = "text"
@@ -74,7 +74,7 @@ func (a *app) checkOutput(c *cobra.Command) error {
 		if table {
 			return nil
 		}
-		return usagef("--output %s is for commands that print a list; '%s' has table, json and yaml", a.output, c.CommandPath())
+		return usagef("--output %s is for commands that print a list; '%s' supports table, json and yaml", a.output, c.CommandPath())
 	case formatJSONL:
 		if c.Annotations[linesKey] != "" {
 			return nil
@@ -87,7 +87,7 @@ func (a *app) checkOutput(c *cobra.Command) error {
 	return usagef("--output must be table, json or yaml, not %q", a.output)
 }
 
-// forPeople reports whether the output is text and not a format for programs.
+// forPeople reports whether the output is text for people, and not a format for programs.
 func (a *app) forPeople() bool {
 	return a.output == formatTable || a.output == formatText || a.output == formatWide || a.output == ""
 }
@@ -114,7 +114,7 @@ func writeJSON(w io.Writer, v any) error {
 }
 
 // encodeJSON returns JSON in which control characters are escaped, because a terminal would
-// interpret them. Control characters occur only in strings, and JSON's escapes mean the same
+// interpret them. Control characters occur only in strings, where JSON's escapes stand for the same
 // characters.
 func encodeJSON(v any, indent string) ([]byte, error) {
 	var b bytes.Buffer
@@ -216,7 +216,7 @@ func yamlNode(d *json.Decoder) (*yaml.Node, error) {
 // pass through this function before a terminal gets the text.
 func visible(s string) string { return escaped(s, "") }
 
-// visibleText does the same as the function `visible` for a text of several lines.
+// visibleText is like the function `visible`, but keeps line breaks and tabs.
 func visibleText(s string) string { return escaped(s, "\n\t") }
 
 func escaped(s, keep string) string {
@@ -273,7 +273,7 @@ func (a *app) note(format string, args ...any) {
 	fmt.Fprintf(a.stderr, format+"\n", visibleArgs(args)...)
 }
 
-// tone is the colour of a cell. It adds no meaning to the cell's words.
+// tone is the colour of a table's cell. It adds no meaning to the cell's words.
 type tone string
 
 const (
@@ -294,7 +294,7 @@ type column[T any] struct {
 	tone  func(T) tone // nil: no colour
 	wide  bool         // shown only with --output wide, or if --columns names the column
 	whole bool         // never shortened to fit the terminal
-	// moving is true if the cell changes with time, or with each contact of a device.
+	// moving is true if the cell changes with time, or each time the device contacts the hub.
 	moving bool
 }
 
@@ -361,11 +361,12 @@ func heading(name string) string { return strings.ToUpper(strings.ReplaceAll(nam
 // gap is the number of spaces between columns.
 const gap = 2
 
-// least is the smallest width of a shortened column. This width shows eight digits of an id.
+// least is the minimum width to which a column is shortened. It leaves room for eight digits of an
+// id.
 const least = 9
 
 // formatTableOf formats a table. If `limit` is not 0, it is the maximum width of a line, in cells
-// of the terminal. To keep this maximum, formatTableOf shortens the widest columns.
+// of the terminal. If necessary, formatTableOf shortens the widest columns.
 func formatTableOf[T any](list []T, cols []column[T], limit int, colour bool) []byte {
 	rows := make([][]string, len(list)+1)
 	widths := make([]int, len(cols))

@@ -19,8 +19,8 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 )
 
-// pageFlags are the flags of 'gangway serve' for web pages with their own host name, listener and
-// certificate.
+// pageFlags are the flags of 'gangway serve' for web pages that have a host name, a listener and a
+// certificate of their own.
 type pageFlags struct {
 	listen    []string
 	url       string
@@ -38,8 +38,8 @@ func (p *pageFlags) add(f *pflag.FlagSet) {
 	f.BoolVar(&p.acme, "acme", false, "get the web pages' certificate from a CA with ACME (tls-alpn-01), instead of --tls-cert; connections to port 443 of --page-url must reach --page-listen")
 	f.StringVar(&p.directory, "acme-directory", autocert.DefaultACMEDirectory, "URL of the CA's directory")
 	f.StringVar(&p.email, "acme-email", "", "e-mail address for the CA's warnings")
-	f.BoolVar(&p.acceptTOS, "acme-accept-tos", false, "you accept the CA's terms of service")
-	f.StringVar(&p.roots, "acme-ca", "", "file of the CA certificates, in PEM, by which the hub verifies a private --acme-directory (default: the system's)")
+	f.BoolVar(&p.acceptTOS, "acme-accept-tos", false, "accept the terms of service of the ACME CA")
+	f.StringVar(&p.roots, "acme-ca", "", "file of the CA certificates, in PEM, by which the hub verifies a private --acme-directory (default: the CA certificates of the system)")
 }
 
 // check returns an error if two flags contradict each other, or if one requires another that is
@@ -49,15 +49,15 @@ func (p *pageFlags) check() error {
 	case len(p.listen) == 0 && p.url == "" && !files && !p.acme:
 		return nil
 	case len(p.listen) == 0 || p.url == "":
-		return usagef("--page-listen and --page-url need each other: give the web pages' own address and port, and their URL; --tls-cert and --acme are only for these pages")
+		return usagef("--page-listen and --page-url must be given together: give the web pages' own address and port, and their URL; --tls-cert and --acme are only for these pages")
 	case !wire.IsHubURL(p.url):
 		return usagef("--page-url %q is not of the form https://host[:port]; write it like https://fleet.example", p.url)
 	case files && p.acme:
-		return usagef("--tls-cert and --acme exclude each other")
+		return usagef("--tls-cert and --acme are mutually exclusive")
 	case !files && !p.acme:
 		return usagef("--page-url needs a certificate that browsers trust: give --tls-cert and --tls-key, or --acme")
 	case files && (p.cert == "" || p.key == ""):
-		return usagef("--tls-cert and --tls-key need each other: give both")
+		return usagef("--tls-cert and --tls-key must be given together")
 	case p.acme && !p.acceptTOS:
 		return usagef("--acme needs --acme-accept-tos: read the terms of service of the CA at %s first", p.directory)
 	case p.acme && !strings.HasPrefix(p.directory, "https://"):

@@ -259,7 +259,7 @@ only in a certificate that chains to a trusted root.`,
 			if err := lists.put(c.Context(), text); err != nil {
 				return err
 			}
-			a.note("The EK list has %d TPM(s) now. The hub accepts no other TPM.", len(list))
+			a.note("The EK list now has %d TPM(s). The hub accepts no other TPM.", len(list))
 			if n := withoutCertificate(list); n > 0 && data == "" {
 				a.note("%d line(s) approve a TPM even if it has no EK certificate; to require a certificate, write 'required' in the column 'certificate'.", n)
 			}

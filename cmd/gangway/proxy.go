@@ -20,7 +20,7 @@ type proxyFlags struct {
 func (p *proxyFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&p.ca, "proxy-ca", "", "file of the CA that signed the client certificate of a TLS-terminating proxy; not one of the hub's CAs (default: no proxy)")
 	f.StringVar(&p.name, "proxy-name", "", "DNS name or IP address in the proxy's client certificate")
-	f.BoolVar(&p.traces, "proxy-traces", false, "continue the traces of the proxy; the proxy must replace the header traceparent of its clients, otherwise clients choose which requests have traces")
+	f.BoolVar(&p.traces, "proxy-traces", false, "continue the traces of the proxy; the proxy must replace the header traceparent that its clients send, because otherwise clients choose which requests have traces")
 }
 
 // proxy returns the proxy that may send the header Client-Cert, or nil if the flags name no proxy.
@@ -32,7 +32,7 @@ func (p *proxyFlags) proxy() (*api.Proxy, error) {
 		return nil, nil
 	}
 	if p.ca == "" || p.name == "" {
-		return nil, usagef("--proxy-ca and --proxy-name need each other: give both")
+		return nil, usagef("--proxy-ca and --proxy-name must be given together")
 	}
 	text, err := os.ReadFile(p.ca)
 	if err != nil {

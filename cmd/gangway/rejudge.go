@@ -25,7 +25,7 @@ var judgementColumns = []column[api.Judgement]{
 	{name: "reason", cell: func(j api.Judgement) string { return j.Reason }},
 }
 
-// judged is the maximum number of devices that the hub judges again for one request.
+// judged is the maximum number of devices that the hub judges again in one request.
 const judged = 100
 
 func (a *app) rejudgeCommand() *cobra.Command {
@@ -52,7 +52,7 @@ hub.`,
 			ctx := c.Context()
 			switch {
 			case data != "" && code != "":
-				return usagef("--delete needs the owner's own sign-in, so --data and --delete exclude each other")
+				return usagef("--delete needs the owner's own sign-in, so --data and --delete are mutually exclusive")
 			case data == "" && owner != "":
 				return usagef("--owner is for --data: without it, rejudge judges your own devices")
 			case data != "":
@@ -76,15 +76,15 @@ hub.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&code, "delete", "", "delete the refused devices with this code")
+	f.StringVar(&code, "delete", "", "delete the devices that the hub would refuse with this error code")
 	f.StringVar(&data, "data", "", dataFlag+": judge the devices of all owners")
 	f.StringVar(&owner, "owner", "", "with --data: judge only the devices of the owner with this nick (default: all owners)")
 	makers.add(f)
 	return a.table(c, columnNames(judgementColumns)...)
 }
 
-// rejudged calls `page` repeatedly, and returns the judgements of all devices. Each page continues
-// after the last device of the page before.
+// rejudged calls `page` repeatedly, and returns the judgements of all devices. Each page begins
+// after the last device of the previous page.
 func rejudged(page func(after string) (*api.Judgements, error)) (list []api.Judgement, err error) {
 	for after := ""; ; {
 		p, err := page(after)

@@ -334,7 +334,7 @@ func syncFolder(dir string) error {
 	return d.Sync()
 }
 
-// timeGap is a period for which no file has the events. It is written as JSON.
+// timeGap is a period whose events are in no signed file of the audit trail. It is written as JSON.
 type timeGap struct {
 	From time.Time `json:"from"`
 	To   time.Time `json:"to"`
@@ -362,7 +362,7 @@ func (r *restoration) report(findings []finding.Finding) error {
 		Unknown int `json:"unknown-changes"`
 		// Lost is the largest possible number of lost events of each kind.
 		Lost map[string]int `json:"lost-events"`
-		// Gaps are the periods for which no signed file has the events.
+		// Gaps are the periods whose events are in no signed file of the audit trail.
 		Gaps     []timeGap         `json:"event-gaps"`
 		Until    *time.Time        `json:"events-until"` // when the newest signed file of events was made
 		Sessions int               `json:"ended-sessions"`

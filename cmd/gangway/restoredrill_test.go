@@ -19,7 +19,7 @@ import (
 	"gangway/internal/race"
 )
 
-// drillDevice is a device, with the data that the hub has acknowledged.
+// drillDevice is a device of the load, with the data that the hub has acknowledged.
 type drillDevice struct {
 	tpm       *fleet.Device
 	certs     *fleet.Certificates
@@ -36,7 +36,8 @@ func (d *drillDevice) sum() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// drillLoad is a load of devices that onboard, upload an object, post a revision and report.
+// drillLoad puts a hub under load: its devices onboard, upload an object, post a revision and
+// report.
 type drillLoad struct {
 	h    *movingHub
 	hub  *fleet.Hub
@@ -360,7 +361,7 @@ func restoreDrill(t *testing.T, shared bool) {
 	if len(restored.Gaps) > 0 || restored.Until.Before(ended) {
 		t.Errorf("the events since the hour before have %d gaps and end at %s", len(restored.Gaps), restored.Until)
 	}
-	// The backup's time of beginning has no fraction of a second, and restore counts all events
+	// The backup records the time at which it began in whole seconds, and restore counts all events
 	// since that time. So the test truncates the time too.
 	sure, _ := split(l.have(), begun.Truncate(time.Second), ended)
 	if n := restored.Lost["device.activated"]; n < len(after) || n > len(l.devices)-len(sure) {

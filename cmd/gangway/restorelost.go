@@ -21,8 +21,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// change is an event that the hub recorded after the backup, and that removed a right: for example
-// a deletion or a revocation. A restore repeats the change.
+// change is an event that the hub recorded after the backup, and that took away a right, such as a
+// deletion or a revocation. A restore repeats the change.
 type change struct {
 	seq                  int64
 	time                 time.Time
@@ -31,17 +31,19 @@ type change struct {
 	name                 string // name of an API token
 }
 
-// aftermath holds the events after the backup, as a restore reads them from the audit trail.
+// aftermath holds the events after the backup. A restore reads them from exports of the audit
+// trail.
 type aftermath struct {
 	changes []change // the oldest first
 	// others counts the events that are not in `changes`, by their kind. The restored hub does not
 	// have the effects of these events.
 	others map[string]int
-	// signed describes the exports among these files that carry the hub's signature.
+	// signed describes those exports that carry the hub's signature.
 	signed []backup.Trail
 }
 
-// readTrails reads the events at or after the time `since` from files, and verifies the signatures.
+// readTrails reads the events at or after the time `since` from exports of the audit trail, and
+// verifies their signatures.
 func (o *restoreFlags) readTrails(since time.Time) (*aftermath, error) {
 	t := &aftermath{others: map[string]int{}}
 	// Exports may overlap, so an event may occur twice. The event's number does not identify the
@@ -72,8 +74,8 @@ func (o *restoreFlags) readTrails(since time.Time) (*aftermath, error) {
 		}
 		t.signed = append(t.signed, signed...)
 	}
-	// The order matters: an account may be disabled and enabled again. Two events may have the same
-	// time. For these, compare the numbers.
+	// The order matters, because an account may be disabled and enabled again. Events with the same
+	// time are ordered by their numbers.
 	slices.SortStableFunc(t.changes, func(a, b change) int { return cmp.Or(a.time.Compare(b.time), cmp.Compare(a.seq, b.seq)) })
 	return t, nil
 }
@@ -111,7 +113,7 @@ func changeOf(e api.EventView) (c change, ok bool) {
 	return c, false
 }
 
-// repeatChanges repeats the changes after the backup in the restored database.
+// repeatChanges repeats, in the restored database, the changes that were made after the backup.
 func (r *restoration) repeatChanges(ctx context.Context, db engine) error {
 	for _, c := range r.trail.changes {
 		switch err := c.repeat(ctx, db); {
@@ -129,7 +131,7 @@ func (r *restoration) repeatChanges(ctx context.Context, db engine) error {
 func (c change) repeat(ctx context.Context, db engine) error {
 	by := operator()
 	event := store.Event{Time: time.Now(), Kind: c.kind, Owner: c.owner, Device: c.device, Token: c.token,
-		Message: fmt.Sprintf("Repeated after a restore of the hub. The first time was at %s.", c.time.UTC().Format(time.RFC3339))}.By(&by)
+		Message: fmt.Sprintf("Repeated after a restore of the hub. The change was first made at %s.", c.time.UTC().Format(time.RFC3339))}.By(&by)
 	switch c.kind {
 	case "device.deleted":
 		d, err := db.Device(ctx, c.device)
@@ -180,28 +182,29 @@ func (r *restoration) noteLosses() {
 	if r.withoutEvents {
 		r.note("Possibly lost since %s: deletions of devices, disabled accounts and join tokens, revoked API tokens, changed passwords. The devices, accounts and tokens work again, so repeat these changes.", begun)
 	} else {
-		r.note("Repeated %d deletions and revocations since %s; %d others are not repeated, because their device, account or token is not in the backup. Changed passwords have their old values.", r.repeated, begun, r.unknown)
+		r.note("Repeated %d deletions and revocations since %s; %d others are not repeated, because their device, account or token is not in the backup. Passwords that were changed since then have their old values again.", r.repeated, begun, r.unknown)
 		for _, gap := range r.gaps() {
-			r.note("Possibly lost: the deletions and revocations from %s to %s, because no file has the events between these times.", gap[0].Format(time.RFC3339), gap[1].Format(time.RFC3339))
+			r.note("Possibly lost: the deletions and revocations from %s to %s, because no file has the events of that period.", gap[0].Format(time.RFC3339), gap[1].Format(time.RFC3339))
 		}
 		if until, ok := r.covered(); ok {
 			r.note("Possibly lost: the deletions and revocations after %s, when the newest file of events was made.", until.Format(time.RFC3339))
 		}
 		if len(r.trail.others) > 0 {
-			r.note("According to the events, the restored hub lacks at most the following, from the time since %s: %s.", begun, strings.Join(r.lost(), ", "))
+			r.note("According to the events since %s, the restored hub lacks at most the following: %s.", begun, strings.Join(r.lost(), ", "))
 		}
 	}
 	r.note("Ended %d sessions: people must sign in again. Paused %d join tokens with a limited number of uses: 'gangway restore tokens' shows the list.", r.done.Sessions, r.done.Tokens)
 	r.note("Devices that onboarded after the backup are unknown until they connect: 'gangway restore lost' lists the devices that have connected.")
 }
 
-// gaps returns the periods after the beginning of the backup for which no signed file has the
-// events.
+// gaps returns the periods after the beginning of the backup whose events are in no signed file of
+// the audit trail.
 func (r *restoration) gaps() [][2]time.Time {
 	return backup.Uncovered(r.trail.signed, r.info.Header.Begun)
 }
 
-// The method `covered` returns the time at which the newest signed file was made.
+// The method `covered` returns the time at which the newest signed file of the audit trail was
+// made.
 func (r *restoration) covered() (until time.Time, ok bool) {
 	for _, t := range r.trail.signed {
 		if t.Until.After(until) {
@@ -222,7 +225,7 @@ func (r *restoration) lost() (list []string) {
 func (a *app) restoreLostCommand() *cobra.Command {
 	var data string
 	c := &cobra.Command{
-		Use: "lost --data DIR", Short: "List devices that lost their record in a restore", Args: args(),
+		Use: "lost --data DIR", Short: "List devices whose record was lost in a restore", Args: args(),
 		Long: `Lost lists the devices that have a certificate of this hub and whose records were lost,
 because they onboarded after the backup from which the hub was restored. A device is in
 the list after it has connected, and until it has onboarded again. Each owner has an
@@ -350,7 +353,7 @@ number, leave the token paused, and let its owner make a new one.`,
 		Example: "  gangway restore resume 5f3e... --data /var/lib/gangway --spent 2",
 		RunE: func(c *cobra.Command, arg []string) error {
 			if !c.Flags().Changed("spent") || spent < 0 {
-				return usagef("--spent is needed: the number of devices that have used the token after the backup, such as 0")
+				return usagef("--spent is needed: the number of devices that have used the token since the backup, such as 0")
 			}
 			i, err := existing(c.Context(), data)
 			if err != nil {
@@ -371,6 +374,6 @@ number, leave the token paused, and let its owner make a new one.`,
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", "the hub's data folder (required)")
-	c.Flags().IntVar(&spent, "spent", 0, "number of uses after the backup (required)")
+	c.Flags().IntVar(&spent, "spent", 0, "number of devices that have used the token since the backup (required)")
 	return c
 }

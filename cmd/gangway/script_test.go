@@ -50,7 +50,7 @@ func runScripts(t *testing.T, dir string) {
 }
 
 // freePort returns a free loopback port below 30000. Outgoing connections and listeners on port 0
-// get ports above 30000. So no other test uses the free port before the script's hub listens there.
+// get ports above 30000, so no other test uses the free port before the script's hub listens there.
 func freePort() (string, error) {
 	for range 100 {
 		port := strconv.Itoa(20000 + rand.IntN(10000))

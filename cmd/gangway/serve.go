@@ -117,7 +117,8 @@ defaults.`,
 				forwarding, stop := context.WithCancel(context.WithoutCancel(ctx))
 				ended := make(chan struct{})
 				go func() { defer close(ended); forwards.Run(forwarding) }()
-				// The server stops first, and then the exporter sends the last lines.
+				// The server has stopped when this runs; the exporter then sends the last log
+				// lines.
 				defer func() { stop(); <-ended }()
 			}
 			endTraces, err := traces.into(ctx, &options, c.Flags().Changed("traces-ratio"), log)
@@ -224,7 +225,7 @@ defaults.`,
 					a.note("First start: created the hub's keys in %s and its database %s.", keysFolder(ctx, data), where)
 					a.note("Back up both; the keys cannot be created again.")
 				} else if c.Flags().Changed("curve") || c.Flags().Changed("name") {
-					a.note("The hub's keys exist already: --curve and --name change nothing.")
+					a.note("The hub's keys exist already: --curve and --name have no effect.")
 				}
 				a.note("Hub %s", strings.Join(urls, ", also "))
 				if options.pageURL != "" {
@@ -254,8 +255,8 @@ defaults.`,
 	f.StringSliceVar(&listen, "listen", []string{"127.0.0.1:12443"}, "address and port to listen on; \":12443\" is all addresses of this machine (repeatable)")
 	f.StringVar(&url, "url", "", "https URL that devices and people use (default: the URL of --listen, if that is a loopback address)")
 	f.StringSliceVar(&also, "also-url", nil, "another https URL of this hub, such as its former URL; the hub sends all its URLs to its devices (repeatable)")
-	f.StringVar(&name, "name", "", `name in the hub's CA certificates, at the first start (default "Gangway")`)
-	f.StringVar(&curve, "curve", "P-256", "curve of the CA keys, at the first start: P-256 or P-384")
+	f.StringVar(&name, "name", "", `name in the CA certificates that the hub creates when it first starts (default "Gangway")`)
+	f.StringVar(&curve, "curve", "P-256", "curve of the CA keys that the hub creates when it first starts: P-256 or P-384")
 	f.BoolVar(&newDatabase, "new-database", false, "start with an empty database if the keys exist and the database does not; every device must onboard again")
 	makers.add(f)
 	f.BoolVar(&options.openRegistration, "open-registration", false, "let anyone who can reach the hub create an account ('pvr register')")
@@ -271,7 +272,7 @@ defaults.`,
 	f.StringVar(&endpoint, "otlp-logs-endpoint", "", "https URL of a log engine to which the hub forwards the devices' log lines by OTLP/HTTP, such as https://logs.example/v1/logs; headers come from OTEL_EXPORTER_OTLP_HEADERS (default: none)")
 	traces.add(f)
 	f.StringVar(&accessLog, "access-log", "", "file to which the hub appends a line in JSON for each request; - is the standard output (default: none)")
-	f.BoolVar(&options.profiles, "profiles", false, "serve Go's profiles of the hub at /debug/pprof/ of --metrics-listen; whoever requests profiles can use much CPU time")
+	f.BoolVar(&options.profiles, "profiles", false, "serve Go's profiles of the hub at /debug/pprof/ on --metrics-listen; anyone who can request profiles can make the hub use much CPU time")
 	f.StringVar(&logFormat, "log-format", "text", "format of the log: text or json")
 	return c
 }

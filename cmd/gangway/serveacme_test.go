@@ -17,9 +17,9 @@ import (
 	"gangway/internal/race"
 )
 
-// 'gangway serve --acme' gets the certificate of the web pages from an ACME server. The
-// certificates are valid for a minute. The hub renews its certificate in the last 20 seconds while
-// it serves the pages. No connection may get an expired certificate.
+// 'gangway serve --acme' gets the certificate of the web pages from an ACME server, whose
+// certificates are valid for a minute. While the hub serves the pages, it renews its certificate in
+// the last 20 seconds. No connection may get an expired certificate.
 func TestServeRenewsItsACMECertificate(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

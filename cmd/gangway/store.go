@@ -7,8 +7,8 @@ import (
 	"gangway/hub/store"
 )
 
-// offlineStore has the database methods that commands with --data use. These commands open the
-// database file themselves. Package store documents the methods.
+// offlineStore has the database methods that the commands with --data use, because these commands
+// open the hub's database themselves. Package store documents the methods.
 type offlineStore interface {
 	// gangway account
 	CountAccounts(ctx context.Context) (int, error)

@@ -79,7 +79,7 @@ not store it: guard the token file like a key.`,
 	}
 	f := create.Flags()
 	f.StringVarP(&out, "out", "o", "", "write the token file to this new file, readable only by you (default: standard output)")
-	f.StringVar(&n.Nick, "nick", "", "name of the join token, which lists and messages show")
+	f.StringVar(&n.Nick, "nick", "", "name of the join token, shown in lists and messages")
 	f.IntVar(&n.MaxUses, "max-uses", 0, "number of devices that may join with the join token (0: any number)")
 	cmdline.SpanVar(f, &life, "expires-in", 720*time.Hour, "how long the join token is valid, such as 12h, 30d or 8w")
 	f.BoolVar(&n.WithoutTPM, "without-tpm", false, "also accept devices that do not prove that they have a TPM (Pantavisor's auto-join), if the policy has without_tpm: accept")

@@ -23,8 +23,8 @@ type tokenFile struct {
 	file *os.File // nil for standard output, and after a call of `finish`
 }
 
-// newTokenFile creates a file at `path`, and never overwrites a file. If `path` is empty, the
-// output is `stdout`. Call newTokenFile before the hub creates the token: if the folder is not
+// newTokenFile creates a file at `path`, but never overwrites an existing file. If `path` is empty,
+// the output is `stdout`. Call newTokenFile before the hub creates the token: if the folder is not
 // writable, the command then fails before a token exists.
 func newTokenFile(stdout io.Writer, path string) (*tokenFile, error) {
 	if path == "" {

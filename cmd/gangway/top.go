@@ -36,7 +36,7 @@ machines and devices that need a person, and the newest devices. It asks the hub
 3 seconds.
 
 Keys: j and k or the arrows move, Enter shows the whole evidence, o opens the page in a
-browser, r asks again, q ends.`,
+browser, r refreshes, q quits.`,
 		Example: "  gangway top\n  gangway --context oslo top",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if !a.forPeople() {
@@ -115,8 +115,8 @@ func stateWord(state string) (string, tcell.Style) {
 	return state, plainStyle
 }
 
-// loadTop requests the data of top from the hub. The numbers of requests and rows do not grow with
-// the fleet.
+// loadTop requests the data of top from the hub. However large the fleet is, the numbers of
+// requests and rows stay the same.
 func loadTop(ctx context.Context) (d topData) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
@@ -210,8 +210,8 @@ func (t *top) place() (list, row int) {
 	return t.list, t.row
 }
 
-// move chooses the row that is `by` rows below the chosen row. After the end of one list, it
-// continues in the other list.
+// move chooses the row that is `by` rows below the chosen row. At the end of one list, it continues
+// in the other list.
 func (t *top) move(by int) {
 	list, row := t.place()
 	lists := t.lists()

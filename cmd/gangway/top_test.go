@@ -74,8 +74,8 @@ func press(m *top, keys string) (last act) {
 	return last
 }
 
-// At every size of the terminal, the chosen row is on the screen. Text from a device cannot control
-// the terminal.
+// At every size of the terminal, the chosen row is visible. Text from a device cannot control the
+// terminal.
 func TestTopFitsEverySize(t *testing.T) {
 	t.Parallel()
 	for _, size := range [][2]int{{80, 24}, {40, 12}, {20, 6}, {132, 50}, {10, 3}} {
@@ -103,7 +103,7 @@ func TestTopFitsEverySize(t *testing.T) {
 	}
 }
 
-// When the list changes, the same device stays chosen.
+// When the list changes, the same device remains selected.
 func TestTopKeepsTheChoice(t *testing.T) {
 	t.Parallel()
 	m := fullTop()
@@ -307,7 +307,8 @@ func TestWatchPrintsOnlyChanges(t *testing.T) {
 	}
 }
 
-// If only columns that change with each contact differ, --watch does not print the line.
+// If a line differs only in columns that change each time a device contacts the hub, --watch does
+// not print the line.
 func TestWatchLeavesOutTimes(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer

@@ -43,7 +43,7 @@ func (t *top) draw(s tcell.Screen) {
 	} else {
 		t.drawLists(s, t.drawNumbers(s, width)+1, width, height)
 	}
-	keys := "j k move   Enter show   o browser   r ask again   q end"
+	keys := "j k move   Enter show   o browser   r refresh   q quit"
 	if t.detail != nil {
 		keys = "j k scroll   q back   o browser"
 	}

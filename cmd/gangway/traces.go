@@ -11,7 +11,7 @@ import (
 	"go.opentelemetry.io/otel"
 )
 
-// traceFlags are the flags of 'gangway serve' about traces.
+// traceFlags are the flags of 'gangway serve' that control the traces of requests.
 type traceFlags struct {
 	endpoint string
 	ratio    float64
@@ -45,9 +45,9 @@ func (t *traceFlags) into(ctx context.Context, o *serverOptions, ratioGiven bool
 	return traces.Close, nil
 }
 
-// unusable returns a usage error if the operator asked for traces on the command line. The
-// environment may name a collector for all programs of the machine: if the hub cannot use this
-// collector, the hub logs a warning and runs without traces.
+// unusable returns a usage error if the operator asked for traces on the command line. Otherwise
+// the hub only logs a warning and runs without traces, because the environment may name a collector
+// for all programs of the machine.
 func (t *traceFlags) unusable(err error, log *slog.Logger) (end func(), _ error) {
 	if t.endpoint != "" {
 		return nil, usagef("--traces: %v", err)

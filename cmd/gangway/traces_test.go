@@ -8,8 +8,8 @@ import (
 )
 
 // The environment may name a collector for all programs of the machine. A hub that cannot use this
-// collector starts without traces. If the operator named the collector on the command line, the hub
-// must not start.
+// collector starts without traces. But if the operator named the collector on the command line, the
+// hub must not start.
 func TestUnusableCollectorOfTheEnvironmentStopsNoHub(t *testing.T) {
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://traces.example:4318")
 	var said bytes.Buffer

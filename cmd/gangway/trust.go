@@ -65,7 +65,8 @@ func viewTrust(e trust.Entry) trustView {
 }
 
 // openTrust opens a data folder, and returns the hub's trust store: the built-in certificates, the
-// certificates that the operator added, and the operator's marks for distrusted certificates.
+// certificates that the operator added, and the certificates that the operator marked as
+// distrusted.
 func openTrust(ctx context.Context, data string) (*instance, *trust.Set, error) {
 	i, err := existing(ctx, data)
 	if err != nil {

@@ -30,8 +30,8 @@ func typed(t *testing.T, words ...string) (code int, stdout, stderr string) {
 	return code, out.String(), notes.String()
 }
 
-// goText matches words that do not help a person: words of Go's libraries, and names of data formats
-// such as JSON.
+// goText matches words that do not help a person: words of Go's libraries, and names of data
+// formats such as JSON.
 var goText = regexp.MustCompile(`strconv\.|time: (?:missing|unknown|invalid)|json: |yaml: |unmarshal|x509: |asn1: |tcg: |invalid character|main\.|nil pointer|0x[0-9a-f]{6,}|missing port in address|%!|unknown shorthand|bad flag syntax|invalid argument`)
 
 // A new user tries all commands with wrong input. Every message says what is wrong and what to do.
@@ -181,7 +181,7 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 		{"device logs x --tail some", usage, []string{`--tail "some" is not a whole number`}},
 		{"device logs x --tail -1", usage, []string{"or 0 for all"}},
 		{"device logs x --since yesterday", usage, []string{"--since", "write it like 24h, 7d"}},
-		{"device logs x --follow --until 1h", usage, []string{"exclude each other"}},
+		{"device logs x --follow --until 1h", usage, []string{"are mutually exclusive"}},
 		{"device logs x --follow --output json", usage, []string{"--output jsonl"}},
 		{"device logs x --limit 5", usage, []string{"unknown flag --limit"}},
 		{"device set " + d.Nick + " site", usage, []string{"KEY=VALUE", "KEY-"}},
@@ -198,7 +198,7 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 		{"device ls --context a/b", usage, []string{"is not the name of a context"}},
 		{"device ls --hub http://hub.example", usage, []string{"is not the URL of a hub"}},
 		{"device ls --hub hub.example/ui", usage, []string{"is not the URL of a hub"}},
-		{"device ls --hub hub.example --context x", usage, []string{"exclude each other"}},
+		{"device ls --hub hub.example --context x", usage, []string{"are mutually exclusive"}},
 
 		{"doctor", usage, []string{"--data is needed"}},
 		{"doctor --data " + dir + " --check-time 5", usage, []string{"has no unit"}},
@@ -246,7 +246,7 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 		{"trust check " + note, failed, []string{"is not an EK certificate", "PEM"}},
 		{"trust check " + filepath.Join(dir, "absent.crt"), failed, []string{"no such file"}},
 		{"trust remove --data " + data + " 1234", failed, []string{"gangway serve --data"}},
-		{"image build x64-uefi-installer --token-file " + note + " --claim", usage, []string{"--token-file and --claim exclude each other", "leave one of them out"}},
+		{"image build x64-uefi-installer --token-file " + note + " --claim", usage, []string{"--token-file and --claim are mutually exclusive", "leave one of them out"}},
 		{"image build x64-uefi-installer", usage, []string{"--token-file", "--claim", "--reset-only"}},
 		{"image build arm64 --claim", usage, []string{"the only target is x64-uefi-installer"}},
 
@@ -290,8 +290,8 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 	}
 }
 
-// The commands find a device, token or account by its nick, its id, or the first digits of its id.
-// Case does not matter.
+// The commands find a device, token or account by its nick, its id, or the first digits of its id,
+// ignoring case.
 func TestThingsAreFoundByWhatAPersonTypes(t *testing.T) {
 	h, run := onboarded(t, nil)
 	d := only(t, h)

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// decideCommand returns the command with the name in `verb`: approve or deny.
+// decideCommand returns the command named `verb`, which is approve or deny.
 func (a *app) decideCommand(verb, short, long, done string) *cobra.Command {
 	return &cobra.Command{
 		Use: verb + " ID|SERIAL", Short: short, Long: long,
@@ -23,8 +23,8 @@ func (a *app) decideCommand(verb, short, long, done string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			// The request contains the questions that this command has printed, because the person
-			// decides about these questions. If the hub has other questions about the machine when
+			// The request contains the questions that this command has printed, because these are
+			// what the person decides about. If the hub has other questions about the machine when
 			// it gets the request, it refuses the decision.
 			if a.forPeople() {
 				a.printWaiting(w)

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/term"
 )
 
-// watchEvery is the time between two requests of --watch.
+// watchEvery is the interval at which --watch requests the list again.
 const watchEvery = 3 * time.Second
 
 // Control sequences of terminals. enterScreen switches to the alternate screen and hides the
@@ -46,14 +46,14 @@ func (a *app) watchable(c *cobra.Command) *cobra.Command {
 	return c
 }
 
-// isRefusal reports whether the hub or the command refused the request. After other errors, a retry
-// may succeed.
+// isRefusal reports whether the hub or the command refused the request. After any other error, a
+// retry may succeed.
 func isRefusal(err error) bool {
 	var refused *hubError
 	return errors.As(err, &refused)
 }
 
-// capture calls the function `show`. It returns the function's output and its notes.
+// capture calls the function `show`, and returns its output and its notes.
 func (a *app) capture(show func() error) (printed, noted string, err error) {
 	out, notes := a.stdout, a.stderr
 	defer func() { a.stdout, a.stderr = out, notes }()
@@ -124,7 +124,7 @@ func frame(text, status string, f *os.File) []byte {
 }
 
 // watchChanges prints a list, and then each new or changed line until ctx ends. It omits the
-// columns that change with each contact of a device, except columns that --columns names.
+// columns that change each time a device contacts the hub, except columns that --columns names.
 func (a *app) watchChanges(ctx context.Context, every time.Duration, show func() error) error {
 	a.steady = true
 	defer func() { a.steady = false }()

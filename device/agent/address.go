@@ -16,17 +16,17 @@ import (
 
 // A hub is identified by its root key; the hub's address may change. The agent keeps the addresses
 // from token and hub files, and the addresses that the hub names on a verified connection
-// (wire.AddressesHeader). The agent uses one address until that address fails. Then it uses the
-// next address. At each address, the server must show a TLS certificate of the hub's CA. The first
-// token or hub file sets that CA; a later file or an answer of the hub cannot change it.
+// (wire.AddressesHeader). The agent uses one address until it fails, and then the next one. At each
+// address, the server must show a TLS certificate of the hub's CA. The first token or hub file sets
+// that CA; a later file or an answer of the hub cannot change it.
 
 // Addresses are the addresses of one hub, as the state stores them.
 type Addresses struct {
 	HubName string `json:"hub-name"`
 	// File is the address in the token or hub file that was last read. If the agent reads that file
-	// again, the list does not change. So an old file cannot replace newer addresses from the hub.
+	// again, the list does not change, so an old file cannot replace newer addresses from the hub.
 	File string `json:"file"`
-	// URLs are the addresses in the order of use. The first address is in use.
+	// URLs are the addresses in the order in which the agent tries them. The first one is in use.
 	URLs []string `json:"urls"`
 }
 
@@ -103,8 +103,8 @@ func (a *addresses) forPeople() string {
 	return cmp.Or(a.pages, a.urls[0])
 }
 
-// The method `failed` moves `url` to the end of the list, if `url` is the address in use. The next
-// address is then in use.
+// The method `failed` moves `url` to the end of the list, if `url` is the address in use. The agent
+// then uses the next address.
 func (a *addresses) failed(url string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -113,7 +113,7 @@ func (a *addresses) failed(url string) {
 	}
 }
 
-// offer inserts addresses directly after the address in use.
+// offer inserts addresses into the list, directly after the address in use.
 func (a *addresses) offer(urls []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -121,7 +121,8 @@ func (a *addresses) offer(urls []string) {
 }
 
 // The method `worked` makes `url` the address in use, because the hub has answered at `url`. If the
-// answer names addresses, these replace the other addresses, except the address in the file.
+// answer names addresses, these replace the other addresses, except the address from the token or
+// hub file.
 func (a *addresses) worked(url string, h http.Header) {
 	named := wire.ParseAddresses(h.Values(wire.AddressesHeader))
 	a.mu.Lock()

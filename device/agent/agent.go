@@ -1,8 +1,8 @@
-// Package agent runs on the device: it onboards the machine, keeps it connected
-// and reports.
+// Package agent runs on the device. It onboards the machine, keeps it connected to the hub, and
+// reports the device's state.
 //
-// Onboarding has four phases. The agent writes each phase to the disk before the next phase begins.
-// So nothing is lost if the agent is killed, at any instruction:
+// Onboarding has four phases. The agent writes each phase to the disk before the next phase begins,
+// so nothing is lost even if the agent is killed at an arbitrary instruction:
 //
 //	new        nothing was sent
 //	requested  the request is stored and may have been sent. The agent sends the
@@ -10,8 +10,8 @@
 //	answered   the reply is stored, still sealed; only this TPM can open it
 //	active     the certificates are stored, and the hub has activated the device
 //
-// The state folder never contains a secret. The agent does not copy the token file. It keeps only
-// the token's public part: the hub's address and CA. The agent writes only one secret to the disk:
+// The state folder never contains a secret. The agent does not copy the token file, but keeps only
+// its public part: the hub's address and CA. The only secret that the agent writes to the disk is
 // a short-lived secret for Pantavisor, in Pantavisor's own file.
 package agent
 
@@ -63,8 +63,8 @@ type Config struct {
 	// if it has none.
 	EndorsementAuth []byte
 	// If WithoutEKCertificate is set and no EK certificate in the TPM matches the EK, the agent
-	// sends its request without an EK certificate. This happens after a change of the endorsement
-	// seed, when no stored certificate matches.
+	// sends its request without an EK certificate. This is for a TPM whose endorsement seed was
+	// changed, so that no stored certificate matches.
 	WithoutEKCertificate bool
 	// EK selects the endorsement key's template ("L-1", "H-3"). Key is the algorithm of the IAK and
 	// the IDevID key (identity.Algorithm). An empty value means the best template or algorithm that
@@ -75,9 +75,9 @@ type Config struct {
 	// Poll is the interval at which Run asks for user-meta and new revisions.
 	// Default: 30 seconds.
 	Poll time.Duration
-	// Trail configures how the device follows its trail. If Trail has neither a Hook nor a First,
-	// the device does not follow its trail. The agent sets Trail's Dir, Device, Say and Line. If
-	// Trail's Poll is 0, the agent sets Poll too.
+	// Trail configures how the device follows its trail, which is its list of revisions at the hub.
+	// If Trail has neither a Hook nor a First, the device does not follow its trail. The agent sets
+	// Trail's Dir, Device, Say and Line. If Trail's Poll is 0, the agent sets Poll too.
 	Trail revision.Config
 	// ReportFiles maps keys of the device-meta to paths of files. The agent reports the text of
 	// each file under the file's key. A key that the agent itself reports keeps the agent's value.
@@ -94,8 +94,8 @@ type Config struct {
 	// SetClock, if set, sets the system clock. The agent calls SetClock if the clock is clearly
 	// wrong or behind the hub's clock.
 	SetClock func(time.Time) error
-	// NTP names time servers. The agent asks these servers only if SetClock is set. The answers
-	// then set the clock.
+	// NTP names time servers. If SetClock is set, the agent asks these servers for the time, and
+	// sets the clock from their answers.
 	NTP []string
 	// EventLog is the file with the firmware's event log. Default: eventlog.Path.
 	EventLog string
@@ -203,7 +203,7 @@ func (a *Agent) hub(at *addresses, ca string) (*hub, error) {
 			a.say("clock", "The machine's clock shows %s, but the hub's clock shows %s. Setting the machine's clock failed: %v.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime), err)
 			return
 		}
-		a.say("clock", "The machine's clock was set from %s to %s, from the hub's clock.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime))
+		a.say("clock", "The machine's clock was set from %s to %s, according to the hub's clock.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime))
 	}}
 	return h, nil
 }
@@ -245,7 +245,7 @@ func (a *Agent) log(source, line string) {
 	}
 }
 
-// Refused is an error: the hub refused a request.
+// Refused is the error for a request that the hub refused.
 type Refused struct {
 	Status int    `json:"code"`
 	Code   string `json:"error"`
@@ -278,8 +278,8 @@ func (r *Refused) Temporary() bool {
 	return r.Status >= 500 || r.Status == http.StatusTooManyRequests || r.Status == http.StatusRequestTimeout
 }
 
-// needsNewRequest reports whether the refusal is only about the stored request or reply. A new
-// request may then succeed.
+// needsNewRequest reports whether the refusal is only about the stored request or reply, so that a
+// new request may succeed.
 func (r *Refused) needsNewRequest() bool {
 	switch r.Code {
 	case "enrolment-expired", "enrolment-superseded", "certificate-unknown", "activation-proof":
@@ -288,17 +288,15 @@ func (r *Refused) needsNewRequest() bool {
 	return false
 }
 
-// maxNewRequests bounds how often one call of Onboard makes a new request.
+// maxNewRequests is the maximum number of new requests that one call of Onboard makes.
 const maxNewRequests = 3
 
-// Onboard onboards the device. Onboard returns when the device is active, or with a *Refused when
-// the hub refuses permanently. While the hub cannot be reached, Onboard logs the failure and
-// retries.
+// Onboard onboards the device. It returns when the device is active, or returns a *Refused when the
+// hub refuses permanently. While the hub cannot be reached, Onboard logs the failure and retries.
 //
 // If the device is already active, Onboard checks that the device's certificate is for a key of
-// this TPM. It also asks the hub whether the hub still accepts the device. If the hub does not
-// accept the device and checkReturn allows a new onboarding, Onboard onboards the device again. If
-// checkReturn forbids a new onboarding, Onboard returns a *Removed.
+// this TPM, and asks the hub whether it still accepts the device. If the hub does not accept the
+// device, Onboard onboards it again or, if checkReturn forbids that, returns a *Removed.
 func (a *Agent) Onboard(ctx context.Context) (*State, error) {
 	if err := a.onboard(ctx); err != nil {
 		return nil, a.failed(ctx, err)
@@ -379,7 +377,7 @@ func (a *Agent) enrol(ctx context.Context, t tpm, start time.Time) (err error) {
 		case err == nil || requests == maxNewRequests:
 			return err
 		case errors.Is(err, errStale):
-			a.say("anew", "The stored request does not have the TPM's present EK certificate. Starting again.")
+			a.say("anew", "The stored request does not have the TPM's current EK certificate. Starting again.")
 		case !errors.As(err, &refused):
 			return err
 		case why != "": // the device was removed after the request was made
@@ -514,7 +512,7 @@ func (a *Agent) ownRequest(id *deviceKeys, request []byte) error {
 	return nil
 }
 
-// errStale reports that a new request would have another EK certificate than the stored request,
+// errStale means that a new request would have a different EK certificate from the stored request,
 // because the TPM or an option has changed.
 var errStale = errors.New("agent: the EK certificate in the stored request differs from the EK certificate in the TPM")
 
@@ -607,7 +605,7 @@ func (a *Agent) open(id *deviceKeys, requestHash [32]byte) (*certificates, wire.
 	return certs, keys, nil
 }
 
-// activate makes the first connection with the IDevID certificate.
+// activate makes the first connection with the IDevID certificate, which activates the enrolment.
 func (a *Agent) activate(ctx context.Context, hub *hub, id *deviceKeys, certs *certificates, keys wire.Keys, start time.Time) error {
 	begin := time.Now()
 	hub = hub.as(certs.idevid, id.idevid)
@@ -654,8 +652,7 @@ func (a *Agent) signer(ctx context.Context, t tpm) (signer, error) {
 	return s, nil
 }
 
-// algorithmOf returns the algorithm of a key. With this algorithm, package identity makes the same
-// key again.
+// algorithmOf returns the algorithm of a key, with which package identity makes the same key again.
 func algorithmOf(key *tcg.Public) identity.Algorithm {
 	switch {
 	case key.Type == tcg.AlgRSA:
@@ -668,7 +665,7 @@ func algorithmOf(key *tcg.Public) identity.Algorithm {
 	return identity.P256
 }
 
-// certificates are the certificates in a reply.
+// certificates are the certificates in the hub's reply to an enrolment request.
 type certificates struct {
 	idevid, deviceCA, iak, aca *x509.Certificate
 }

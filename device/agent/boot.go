@@ -72,9 +72,9 @@ func (a *Agent) installReport() *wire.InstallReport {
 
 // The method `measure` sends the hub a boot measurement: a quote of the PCRs over the hub's nonce,
 // and the event log. `sent` reports whether the hub accepted the measurement. If the TPM's quote
-// fails or the hub refuses the measurement, measure reports this failure once, and `err` is nil.
-// The owner's policy then decides what the device may do without a measurement. `err` is set only
-// if the connection fails or `ctx` ends.
+// fails or the hub refuses the measurement, measure logs this failure once, and `err` is nil,
+// because the owner's policy decides what the device may do without a measurement. `err` is set
+// only if the connection fails or `ctx` ends.
 func (a *Agent) measure(ctx context.Context, h *hub, t tpm) (sent bool, err error) {
 	log := a.eventLog()
 	verdict, err := a.sendBoot(ctx, h, t, log)

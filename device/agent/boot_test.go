@@ -68,8 +68,7 @@ func measuring(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, lo
 	return measuringWith(t, chip, tpm, p, Config{EventLog: log})
 }
 
-// measuringWith does the same as the function `measuring`, but with the agent's configuration
-// `cfg`.
+// measuringWith is like the function `measuring`, but takes the agent's configuration `cfg`.
 func measuringWith(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, cfg Config) (measure func() bool, said *[]string) {
 	t.Helper()
 	server := httptest.NewTLSServer(p)
@@ -295,8 +294,8 @@ func TestReportedFileThatCannotBeReadIsLeftOut(t *testing.T) {
 	}
 }
 
-// lockedAddress returns the address of a TPM that refuses to quote, with the error of a lockout.
-// Some TPMs refuse during a lockout even if a policy, and not a password, authorises the key.
+// lockedAddress returns the address of a TPM that refuses to quote because of a lockout. During a
+// lockout, some TPMs refuse even if the key is authorised by a policy and not by a password.
 func lockedAddress(t *testing.T, chip *swtpm.TPM) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "tpm")
@@ -310,7 +309,7 @@ func lockedAddress(t *testing.T, chip *swtpm.TPM) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	// frame reads one TPM command or response: 2 bytes of tag, 4 bytes of size, the rest.
+	// frame reads one TPM command or response: 2 bytes of tag, 4 bytes of size, and the rest.
 	frame := func(c net.Conn) ([]byte, error) {
 		b := make([]byte, 10)
 		if _, err := io.ReadFull(c, b); err != nil {

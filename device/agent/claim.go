@@ -14,9 +14,10 @@ import (
 	"gangway/wire"
 )
 
-// A machine asks the hub again and again whether a person has claimed the machine. These are the
-// pauses between two requests. At first, the pause is claimSoon, because a person is probably in
-// front of the machine. After the time claimLong without a claim, the pause is claimLater.
+// A machine repeatedly asks the hub whether a person has claimed it. These are the pauses between
+// its requests. At first, the pause is claimSoon, because a person is probably in front of the
+// machine. If nobody has claimed the machine after the time claimLong, the pause becomes
+// claimLater.
 const (
 	claimSoon  = 3 * time.Second
 	claimLater = 15 * time.Second
@@ -39,8 +40,8 @@ func (a *Agent) claimedToken(ctx context.Context) (*wire.TokenFile, error) {
 }
 
 // The method `claim` makes a join token, shows the token's claim code, and waits until a person
-// claims the machine. The token's secret is only in memory. So the claim code changes at each
-// restart of the agent.
+// claims the machine. The token's secret is only in memory, so the claim code changes each time the
+// agent restarts.
 func (a *Agent) claim(ctx context.Context) (*wire.TokenFile, error) {
 	secret, id := wire.NewSecret(), wire.NewID()
 	key, err := wire.OwnershipKey(secret, id)

@@ -13,12 +13,11 @@ import (
 // of a new board shows the day of the firmware's build, or 2099. Nevertheless, the machine must
 // verify the hub's certificate, which is valid only between two dates.
 //
-// Two facts are certain. The present is after the notBefore date of the hub's CA certificate, which
-// the device trusts. The present is also after the notBefore date of any certificate that this CA
-// signed. So, if the clock is before one of these two dates, the verification uses the later date.
-// If the clock is decades ahead, the verification also uses the later date. If the clock is
-// plausible, the verification uses the clock's time, and refuses a certificate that has expired at
-// that time.
+// Two facts are certain: the present is after the notBefore date of the hub's CA certificate, which
+// the device trusts, and after the notBefore date of any certificate that this CA has signed. So
+// if the clock is before one of these dates, or decades ahead of them, the verification uses the
+// later date instead. If the clock is plausible, the verification uses the clock's time, and
+// refuses a certificate that has expired at that time.
 
 // hubLife is the longest expected time between the creation of a hub's CA and a request. A clock
 // that says more than hubLife after that creation is not plausible.
@@ -68,7 +67,7 @@ func (h *hub) trusting(host string) *tls.Config {
 }
 
 // The function `verifying` returns a TLS configuration that verifies the server `host`. The
-// server's CA must be in `roots`; `certs` are the certificates in `roots`. The dates are checked as
+// server's CA must be in `roots`, whose certificates are also in `certs`. The dates are checked as
 // in the method `trusting`.
 func verifying(host string, roots *x509.CertPool, certs []*x509.Certificate, now func() time.Time) *tls.Config {
 	return &tls.Config{
@@ -109,9 +108,9 @@ type clockSetter struct {
 }
 
 // The method `heard` reads the date of a verified hub's answer and sets the clock if needed. A date
-// outside the validity of the hub's certificate is ignored. So a person who stole the hub's old
-// certificate and its key cannot set the clock to a date after the end of that certificate. A
-// plausible clock is set forward only, never back.
+// outside the validity of the hub's certificate is ignored, so a person who stole an old
+// certificate of the hub, with its key, cannot set the clock to a date after that certificate
+// expired. A plausible clock is only ever set forward.
 func (c *clockSetter) heard(now time.Time, roots []*x509.Certificate, resp *http.Response) {
 	if c == nil || resp.TLS == nil || len(resp.TLS.PeerCertificates) == 0 {
 		return

@@ -32,8 +32,8 @@ import (
 	"gangway/wire"
 )
 
-// behind is a scene with a reverse proxy in front of the hub. The proxy ends TLS and forwards the
-// client certificate in a header.
+// behind is a scene with a reverse proxy in front of the hub. The proxy terminates TLS and forwards
+// the client certificate in a header.
 type behind struct {
 	*scene
 	ca    *x509.Certificate

@@ -13,8 +13,8 @@ import (
 	"gangway/tcg"
 )
 
-// Firmware measures its boot menu into PCR 1. The boot menu is the variable BootOrder, and the
-// variables Boot#### that BootOrder names (UEFI 3.3; PC Client Platform Firmware Profile 3.3.4.2).
+// Firmware measures its boot menu into PCR 1: the variable BootOrder, and the variables Boot####
+// that BootOrder names (UEFI 3.3; PC Client Platform Firmware Profile 3.3.4.2).
 const (
 	menuPCR    = 1
 	bootOrder  = "firmware variable BootOrder"
@@ -25,9 +25,9 @@ const (
 
 var bootEntry = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^firmware variable Boot([0-9A-F]{4})$`) })
 
-// menuText returns a variable of the boot menu as text, or "" for another variable. The text of
-// BootOrder is like "0003 0001". The text of an entry (EFI_LOAD_OPTION, UEFI 3.1.3) is the entry's
-// description and the SHA-256 of the variable's value.
+// menuText returns a variable of the boot menu as text, or "" for any other variable. The text of
+// BootOrder lists the numbers of the entries, for example "0003 0001". The text of an entry
+// (EFI_LOAD_OPTION, UEFI 3.1.3) is the entry's description and the SHA-256 of the variable's value.
 func menuText(what string, value []byte) string {
 	if what != bootOrder {
 		const head = 4 + 2
@@ -54,10 +54,10 @@ func menuText(what string, value []byte) string {
 	return strings.Join(entries, " ")
 }
 
-// onlyShorter reports whether the only difference in PCR 1 is that the boot menu lost entries, for
-// example the entries of a removed USB stick. Firmware may renumber the remaining entries. Lost
-// entries are not a change: the machine cannot start anything new, and PCR 4 shows the programs
-// that the machine started. An additional entry, another order, or a changed entry counts as a
+// onlyShorter reports whether two boots differ in PCR 1 only because the boot menu lost entries,
+// for example because someone removed a USB stick. Firmware may renumber the remaining entries.
+// Lost entries do not count as a change, because they let the machine start nothing new, and PCR 4
+// shows the programs that it did start. An additional or changed entry, or another order, is a
 // difference.
 func onlyShorter(before, after []Event) bool {
 	was, othersBefore := menu(before)
@@ -89,11 +89,11 @@ func menu(events []Event) (entries []string, others []Event) {
 	return menuByName(events)
 }
 
-// menuByPlace returns the boot menu of firmware whose digests cover only the variables' values.
-// Nothing proves the variables' names in the log. So menuByPlace uses the order of the events:
-// firmware measures BootOrder first, and then the entries in the order that BootOrder states. The
-// result `others` has all other events. The caller compares `others` too, so an attacker cannot
-// hide an entry by a false name.
+// menuByPlace returns the boot menu if the firmware's digests cover only the variables' values.
+// Nothing then proves the variables' names in the log, so menuByPlace relies on the order of the
+// events: firmware measures BootOrder first, and then the entries in the order that BootOrder
+// states. The result `others` has all other events. The caller compares these too, so an attacker
+// cannot hide an entry behind a false name.
 func menuByPlace(events []Event) (entries []string, others []Event, ok bool) {
 	order := 0
 	for _, e := range events {

@@ -8,9 +8,9 @@ import (
 	"gangway/internal/eventlog"
 )
 
-// menu returns the log of a boot. The firmware measured the boot menu entries with the numbers in
-// `order`. The argument `content` maps an entry's number to the entry's description. The events in
-// `more` follow.
+// menu returns the log of a boot in which the firmware measured the boot menu entries with the
+// numbers in `order`. The argument `content` maps an entry's number to its description. The events
+// in `more` follow.
 func menu(order []uint16, content map[uint16]string, more ...eventlog.Event) eventlog.Log {
 	var list []byte
 	for _, n := range order {

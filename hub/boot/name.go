@@ -20,7 +20,7 @@ import (
 
 const secureBootPCR = 7
 
-// separators are the events that show the end of the firmware's own events in a PCR (PC Client
+// separators are the events that mark the end of the firmware's own events in a PCR (PC Client
 // Platform Firmware Profile, 10.4.1).
 var separators = []struct {
 	data []byte
@@ -33,8 +33,8 @@ var separators = []struct {
 
 const likeSeparator = "the same as the separator in PCR %d"
 
-// sections are the sections of a unified kernel image. For each section, systemd's stub measures
-// the name with a final zero byte, and then the content.
+// sections describes the sections of a unified kernel image. For each section, systemd's stub
+// measures first the name, with a trailing zero byte, and then the content.
 var sections = map[string]string{
 	".linux": "the kernel", ".initrd": "the initial RAM disk", ".cmdline": "the kernel command line", ".osrel": "the image's description",
 	".uname": "the kernel's version", ".dtb": "the device tree", ".splash": "the splash screen", ".ucode": "the processor's microcode",
@@ -66,9 +66,9 @@ type namer struct {
 }
 
 // nameEvents describes the events of a PCR for a person: first the events of the log, and then the
-// extensions `more`, which came after the end of the log. The descriptions depend only on what the
+// extensions `more`, which were made after the log ended. The descriptions depend only on what the
 // PCR's value proves: the digests, their order, and the data that a digest covers. Data that no
-// digest covers is only in the field Label. Event types have no effect.
+// digest covers appears only in the field Label, and event types have no effect.
 func nameEvents(pcr int, events []logEvent, more []string, bank crypto.Hash) (named []Event) {
 	n := &namer{pcr: pcr, bank: bank, names: make(map[string]int)}
 	for _, e := range events {
@@ -91,8 +91,8 @@ func nameEvents(pcr int, events []logEvent, more []string, bank crypto.Hash) (na
 	return named
 }
 
-// afterLog returns an Event for an extension that the log does not have, because it came after the
-// end of the log. The extension is the hash of `word`.
+// afterLog returns an Event for an extension that is not in the log because it was made after the
+// log ended. It extended the PCR by the hash of `word`.
 func (n *namer) afterLog(word string) Event {
 	e := Event{PCR: n.pcr, What: whatPhase, Digest: hex.EncodeToString(digestOf(n.bank, []byte(word))), Text: word}
 	switch {
@@ -106,7 +106,7 @@ func (n *namer) afterLog(word string) Event {
 	return e
 }
 
-// The method `name` returns the Event for one event of the log.
+// name returns the Event that describes one event of the log.
 func (n *namer) name(e logEvent) Event {
 	out := Event{PCR: n.pcr, Digest: hex.EncodeToString(e.digest)}
 	section := n.section
@@ -149,10 +149,10 @@ func (n *namer) name(e logEvent) Event {
 	return out
 }
 
-// measured returns the data that an event measured, and true if the event's digest proves this
-// data. The data in the log may lack a final zero byte, or have additional zero bytes at the end.
-// Old versions of systemd-boot measure a text with a final zero, but write the text without the
-// zero into the log. Some firmware pads log entries to a fixed size with zeros.
+// measured returns the data that an event measured, and reports whether the event's digest proves
+// this data. The data in the log may lack a final zero byte, or have additional zero bytes at the
+// end: old versions of systemd-boot measure a text with its final zero but log it without, and some
+// firmware pads log entries to a fixed size with zeros.
 func (n *namer) measured(e logEvent) ([]byte, bool) {
 	if isDigestOf(e, e.data, n.bank) {
 		return e.data, true
@@ -175,7 +175,8 @@ func (n *namer) separator(e logEvent) (what string, ok bool) {
 	return "", false
 }
 
-// sectionName returns the name of the section that an event measured, or "".
+// sectionName returns the section name that an event measured, or "" if the event measured
+// something else.
 func (n *namer) sectionName(e logEvent) string {
 	if n.pcr != phasePCR {
 		return ""
@@ -188,8 +189,8 @@ func (n *namer) sectionName(e logEvent) string {
 	return ""
 }
 
-// The method `variable` gives a name to an event whose digest covers the owner, the name and the
-// value of a firmware variable (UEFI_VARIABLE_DATA).
+// variable describes an event whose digest covers the owner, the name and the value of a firmware
+// variable (UEFI_VARIABLE_DATA).
 func (n *namer) variable(out *Event, v eventlog.Variable) {
 	name := v.Name
 	if tcg.Printable(name) != name {
@@ -214,10 +215,10 @@ func (n *namer) variable(out *Event, v eventlog.Variable) {
 }
 
 // isSignature reports whether a value is a single entry of a signature database such as db
-// (EFI_SIGNATURE_DATA: the owner's GUID and a certificate). Firmware measures the entry that allows
-// an image to start. If the image is a driver in an option ROM, this event comes before the
-// separator, like the event for the whole database. A whole database has another format: a list of
-// lists.
+// (EFI_SIGNATURE_DATA: the owner's GUID and a certificate), and not a whole database, which is a
+// list of lists. When an image starts, firmware measures the entry that allowed it. If the image is
+// a driver in an option ROM, this event comes before the separator, as do the events for the whole
+// databases.
 func isSignature(value []byte) bool {
 	const owner = 16
 	if len(value) <= owner {
@@ -228,8 +229,8 @@ func isSignature(value []byte) bool {
 	return rest.ReadASN1Element(&certificate, asn1.SEQUENCE) && rest.Empty()
 }
 
-// The method `menu` gives a name to an event whose digest covers the value of a variable of the
-// boot menu, but not the variable's name.
+// menu describes an event whose digest covers the value of a variable of the boot menu, but not the
+// variable's name.
 func (n *namer) menu(out *Event, v eventlog.Variable) {
 	named := "firmware variable " + v.Name
 	out.Text = menuText(named, v.Value)
@@ -254,7 +255,7 @@ func secureBootValue(value []byte) string {
 	return hex.EncodeToString(value[:min(len(value), 8)])
 }
 
-// The method `data` names an event that measured exactly the data in the log.
+// data describes an event whose digest proves its data.
 func (n *namer) data(out *Event, data []byte) {
 	text, printable := asText(data)
 	utf16 := printable && len(data) > 1 && data[1] == 0
@@ -278,8 +279,8 @@ func (n *namer) data(out *Event, data []byte) {
 	}
 }
 
-// steps are the actions that firmware measures as their text (EV_EFI_ACTION, PC Client Platform
-// Firmware Profile, 10.4.4).
+// steps are the texts of the firmware's actions. Firmware measures an action by its text
+// (EV_EFI_ACTION, PC Client Platform Firmware Profile, 10.4.4).
 var steps = []string{
 	"Calling EFI Application from Boot Option", "Returning from EFI Application from Boot Option",
 	exitInvoked, exitSucceeded, exitFailed, "Start Option ROM Scan",
@@ -290,9 +291,9 @@ func isStep(text string) bool {
 	return slices.Contains(steps, text) || strings.HasPrefix(text, "Booting to ") && strings.HasSuffix(text, " Option")
 }
 
-// The method `opaque` gives a name to an event whose digest does not prove the data in the log. It
-// uses the event's PCR and position. If the data begins with the prefix of a boot loader, `opaque`
-// also uses the text after the prefix.
+// opaque describes an event whose digest does not prove the data in the log. The description
+// depends on the event's PCR and position. If a boot loader wrote the data with a prefix, and the
+// digest covers the text after the prefix, opaque uses this text too.
 func (n *namer) opaque(out *Event, e logEvent, v eventlog.Variable, isVariable bool) {
 	if text, ok := dataAfterPrefix(e, n.bank); ok && n.pcr == 8 {
 		out.What, out.Text = "a command of the boot loader", textOrHex(text)
@@ -327,9 +328,9 @@ func (n *namer) something() string {
 	return fmt.Sprintf("something that the boot loader measured into PCR %d", n.pcr)
 }
 
-// dataAfterPrefix returns the data that a boot loader measured, if the boot loader wrote a prefix
-// before this data into the log. GRUB measures a command, and writes "grub_cmd: " and the command
-// into the log. Older versions write "grub_cmd " or "grub_kernel_cmdline " before the command.
+// dataAfterPrefix returns the data that a boot loader measured, if the log has this data after a
+// prefix. GRUB measures a command, but logs "grub_cmd: " and the command. Older versions log
+// "grub_cmd " or "grub_kernel_cmdline " before the command.
 func dataAfterPrefix(e logEvent, bank crypto.Hash) ([]byte, bool) {
 	rest := e.data
 	for range 2 { // a prefix has one or two words
@@ -347,11 +348,10 @@ func dataAfterPrefix(e logEvent, bank crypto.Hash) ([]byte, bool) {
 }
 
 // nameCommandLine finds the kernel's command line among the events that GRUB measured into PCR 8.
-// The log has a prefix that says what each text is, but no digest covers the prefix. So
-// nameCommandLine searches for the command that loads a kernel, which GRUB measures too: "linux "
-// and then the command line. PCR 8 may have no such command. In this case the command line is the
-// text that begins with a path, but only if every event in the PCR is known and no event loads a
-// module.
+// In the log, a prefix says what each text is, but no digest covers the prefix. So nameCommandLine
+// looks for the command that loads a kernel, which GRUB measures too: "linux " followed by the
+// command line. If PCR 8 has no such command, the command line is the text that begins with a path,
+// provided that every event in the PCR is known and none of them loads a module.
 func nameCommandLine(events []Event) {
 	loads := map[string]string{} // the file that a command loads; the key is the text after the command
 	allKnown, modules := true, false
@@ -378,9 +378,9 @@ func nameCommandLine(events []Event) {
 	}
 }
 
-// crossName names an event in PCR 9 if the event has the digest of a known command line. The boot
-// manager measures the command line into PCR 12. Later the kernel's stub measures the same command
-// line into PCR 9.
+// crossName names the event in PCR 9 that has the digest of a known command line. The boot manager
+// measures the command line into PCR 12, and later the kernel's stub measures the same command line
+// into PCR 9.
 func (m *Measurement) crossName() {
 	lines := map[string]string{}
 	for _, e := range m.Events {
@@ -396,10 +396,10 @@ func (m *Measurement) crossName() {
 	}
 }
 
-// secureBoot returns the state of Secure Boot from the events of PCR 7. The log must explain PCR 7.
-// Only the firmware can extend PCR 7 before the separator. After the separator, a program could
-// extend PCR 7 with false events that look like an enabled Secure Boot. So secureBoot must
-// recognize every event up to the separator by its digest, and each variable must occur only once.
+// secureBoot returns the state of Secure Boot from the events of PCR 7, which the log must explain.
+// Only the firmware can extend PCR 7 before the separator. After it, a program could extend PCR 7
+// with false events that look like an enabled Secure Boot. So secureBoot must recognize every event
+// up to the separator by its digest, and each variable must occur only once.
 func secureBoot(events []Event) string {
 	state := stateUnknown
 	var seen []string
@@ -438,8 +438,8 @@ func isDigestOf(e logEvent, data []byte, bank crypto.Hash) bool {
 	return bytes.Equal(digestOf(bank, data), e.digest)
 }
 
-// label returns the log's description of an event. The description is a text, or the text in a
-// tagged event (TCG_PCClientTaggedEvent). No digest covers the description.
+// label returns the log's own description of an event, which no digest covers: the event's data if
+// it is text, or the text in a tagged event (TCG_PCClientTaggedEvent).
 func label(data []byte) string {
 	if s, ok := asText(data); ok {
 		return printable512(s)
@@ -461,9 +461,9 @@ func isUTF16(data []byte) bool {
 }
 
 // asText returns UTF-16 or UTF-8 data as text, without a final zero. The result `ok` is false if
-// the data has another encoding, or if the text is empty or longer than maxText. The result is also
-// false if the text contains a zero, a control character or a bidirectional character, which could
-// hide a part of a command line on a screen.
+// the data has another encoding, or if the text is empty, is longer than maxText, or contains a
+// zero, a control character or a bidirectional character, any of which could hide a part of a
+// command line on a screen.
 func asText(data []byte) (s string, ok bool) {
 	s = string(data)
 	if isUTF16(data) {

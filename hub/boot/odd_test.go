@@ -19,7 +19,7 @@ const headerSize = 32 + 28 + 4 + 1 // size of the header in the logs of package 
 
 func sum(b []byte) []byte { v := sha256.Sum256(b); return v[:] }
 
-// extend returns the PCR value `v`, extended by the hashes of `words`.
+// extend returns the PCR value `v` after it has been extended by the hash of each word.
 func extend(v []byte, words ...string) []byte {
 	for _, w := range words {
 		v = sum(slices.Concat(v, sum([]byte(w))))
@@ -39,7 +39,7 @@ func informative(pcr uint32, data []byte) []byte {
 	return append(out, data...)
 }
 
-// The function `old` returns an event in the format of TPM 1.2.
+// old returns an event in the format of TPM 1.2.
 func old(pcr, kind uint32, data []byte) []byte {
 	le := binary.LittleEndian
 	out := le.AppendUint32(nil, pcr)
@@ -57,7 +57,7 @@ func measurement(t testing.TB, pcrs [][]byte, log []byte) *boot.Measurement {
 
 var separated = []int{0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14}
 
-// osSeparated extends the PCR values `pcrs` as systemd 261 does, and returns the new values.
+// osSeparated returns the PCR values `pcrs` after systemd 261 has extended them by its separator.
 func osSeparated(pcrs [][]byte) [][]byte {
 	pcrs = slices.Clone(pcrs)
 	for _, i := range separated {
@@ -67,8 +67,8 @@ func osSeparated(pcrs [][]byte) [][]byte {
 }
 
 // Measurements are accepted even if firmware, kernels or boot loaders deviate from the
-// specifications. The hub shows what the log explains. If such a boot becomes the reference, only
-// an equal boot matches this reference.
+// specifications. The hub shows as much as the log explains. If such a boot becomes the reference,
+// only an identical boot matches it.
 func TestOddLogsExplainWhatTheyCan(t *testing.T) {
 	t.Parallel()
 	usual := eventlog.Boot(true, "linux 1", "quiet")
@@ -196,9 +196,9 @@ func TestOddLogsExplainWhatTheyCan(t *testing.T) {
 	}
 }
 
-// A device updates systemd to version 261. Compare reports a change that names systemd, with and
-// without a log. If the device gets a new kernel at the same time, Compare reports the new kernel
-// too.
+// When a device updates systemd to version 261, Compare reports a change that names systemd, with
+// or without a log. If the device gets a new kernel at the same time, Compare reports the new
+// kernel too.
 func TestSeparatorOfSystemdIsNamed(t *testing.T) {
 	t.Parallel()
 	usual, other := eventlog.Boot(true, "linux 1", "quiet"), eventlog.Boot(true, "linux 2", "quiet")
@@ -218,8 +218,8 @@ func TestSeparatorOfSystemdIsNamed(t *testing.T) {
 		if len(got) != 1 || !strings.Contains(got[0], "not extended by systemd's os-separator") {
 			t.Errorf("%s: taken back: %q", name, got)
 		}
-		// Here the hash of another word extends the PCR, not the hash of systemd's separator. So
-		// the change does not name systemd.
+		// This PCR was extended by the hash of another word, not by systemd's separator, so the
+		// change does not name systemd.
 		forged := slices.Clone(usual.PCRs())
 		forged[4] = extend(forged[4], "evil-separator")
 		if got := words(boot.Compare(r, measurement(t, forged, log(usual)))); len(got) != 1 || !strings.HasPrefix(got[0], "PCR 4 differs from the reference of 3 May 2026") {
@@ -233,8 +233,8 @@ func TestSeparatorOfSystemdIsNamed(t *testing.T) {
 	}
 }
 
-// The agent may measure at any time during the boot. So a different phase of systemd is not a
-// change.
+// The agent may measure at any time during the boot, so it is not a change if systemd has reached a
+// different phase.
 func TestPhasesOfSystemdAreNoChange(t *testing.T) {
 	t.Parallel()
 	usual := eventlog.Boot(true, "linux 1", "quiet")
@@ -311,9 +311,9 @@ func TestNothingMeasuredIsAStateOfItsOwn(t *testing.T) {
 	}
 }
 
-// No digest covers the types of a log's events, so a changed type does not change the result. There
-// is one exception: an event with the type EV_NO_ACTION extends no PCR. If an attacker gives an
-// event this type, the log does not explain the event's PCR any more.
+// No digest covers the event types in a log, so a changed type does not change the result, with one
+// exception: an event with the type EV_NO_ACTION extends no PCR. If an attacker gives an event this
+// type, the log no longer explains the event's PCR.
 func TestRelabelledLogSaysNothingElse(t *testing.T) {
 	t.Parallel()
 	rnd := rand.New(rand.NewPCG(3, 4))
@@ -331,9 +331,9 @@ func TestRelabelledLogSaysNothingElse(t *testing.T) {
 	}
 }
 
-// Secure Boot is disabled. An attacker extends PCR 7 with the events of an enabled Secure Boot. The
-// attacker's log describes the real events as something else. The hub does not report Secure Boot
-// as on.
+// Secure Boot is disabled, but an attacker extends PCR 7 with the events of an enabled Secure Boot,
+// and sends a log that describes the real events as something else. The hub does not report Secure
+// Boot as on.
 func TestRelabelledSecureBootIsNotTold(t *testing.T) {
 	t.Parallel()
 	off := eventlog.Boot(false, "linux 1", "quiet")
@@ -364,9 +364,9 @@ func TestRelabelledSecureBootIsNotTold(t *testing.T) {
 			t.Errorf("%s: Secure Boot is on", name)
 		}
 	}
-	// If firmware loads a driver from an option ROM, it measures the entry of db that allowed the
-	// driver. The event comes before the separator and has the name db, but its value is only the
-	// entry, and not the whole variable db.
+	// When firmware loads a driver from an option ROM, it measures the entry of db that allowed the
+	// driver. This event comes before the separator and has the name db, but its value is only that
+	// entry, not the whole variable db.
 	allowed := eventlog.Variable("db", slices.Concat(make([]byte, 16), []byte{0x30, 3, 2, 1, 1}))
 	copy(allowed, []byte{0xcb, 0xb2, 0x19, 0xd7, 0x3a, 0x3d, 0x96, 0x45, 0xa3, 0xbc, 0xda, 0xd0, 0x0e, 0x67, 0x65, 0x6f})
 	rom := slices.Insert(eventlog.Boot(true, "k", ""), 3, eventlog.Event{PCR: 7, Type: 0x800000E0, Data: allowed})
@@ -383,8 +383,9 @@ func TestRelabelledSecureBootIsNotTold(t *testing.T) {
 	}
 }
 
-// No digest covers the prefix that a boot loader adds to a text, or a firmware's description of an
-// event. The hub calls a text the kernel command line only if the text was measured.
+// No digest covers the prefix that a boot loader adds to a text in the log, or the firmware's
+// description of an event. The hub calls a text the kernel command line only if the text was
+// measured.
 func TestOnlyWhatWasMeasuredIsCalledTheCommandLine(t *testing.T) {
 	t.Parallel()
 	base := eventlog.Boot(true, "linux 1", "quiet")[:12] // the firmware's events

@@ -68,9 +68,9 @@ func PartNamed(name string) (Part, bool) {
 	return Parts[i], true
 }
 
-// Values returns one hash for each part of the boot, and one for FirmwareCode. The key is the name
-// of the part. Two boots have the same hash for a part only if they have the same PCR bank, and the
-// same PCR values in this part.
+// Values returns a hash for each part of the boot and one for FirmwareCode; the key is the part's
+// name. Two boots have the same hash for a part only if they have the same PCR bank and the same
+// PCR values in this part.
 func (m *Measurement) Values() map[string]string {
 	values := map[string]string{FirmwareCode: m.valueOf(codePCRs)}
 	for _, p := range Parts {

@@ -13,7 +13,7 @@ import (
 )
 
 // ofFirmware reports whether an event's digest proves that the event is a separator or one of the
-// firmware's actions in `steps`. No program is started at such an event.
+// firmware's actions in `steps`. Such an event does not start a program.
 func ofFirmware(e Event) bool {
 	return e.What == whatSeparator || strings.HasPrefix(e.What, "the firmware's step ") ||
 		strings.HasPrefix(e.What, "the separator in PCR ") || e.What == fmt.Sprintf(likeSeparator, e.PCR)
@@ -33,17 +33,17 @@ func programs(events []Event, unexplained []int) (digests []string, ok bool) {
 	return digests, len(digests) > 0
 }
 
-// The method `started` reports whether the last program in PCR 4 is the system of a manifest. Only
-// the system's own kernel may follow it. With Secure Boot off, the system's stub asks the firmware
-// to start the kernel, so the firmware measures the kernel too. With Secure Boot on, systemd's stub
-// starts the kernel itself, and PCR 4 has no event for the kernel.
+// started reports whether the last program in PCR 4 is the system of a manifest, which only its own
+// kernel may follow. With Secure Boot off, the system's stub asks the firmware to start the kernel,
+// so the firmware measures the kernel too. With Secure Boot on, systemd's stub starts the kernel
+// itself, and PCR 4 has no event for the kernel.
 func (j *judge) started(m *manifest.Manifest) bool {
 	_, ok := j.before(m)
 	return ok
 }
 
-// The method `before` returns the digests of the programs that were started before the system of a
-// manifest.
+// before returns the digests of the programs that were started before the system of a manifest. The
+// result `ok` is false if PCR 4 does not show that this system was started.
 func (j *judge) before(m *manifest.Manifest) (digests []string, ok bool) {
 	system := m.System.Authenticode[j.Bank]
 	all, ok := programs(j.Events, j.Unexplained)
@@ -61,8 +61,7 @@ func (j *judge) before(m *manifest.Manifest) (digests []string, ok bool) {
 }
 
 // startedAlone reports whether firmware started the system of a manifest directly, or through a
-// boot manager that one of the owner's manifests names. If any other program was started, it
-// returns false.
+// boot manager that one of the owner's manifests names, and started no other program before it.
 func (j *judge) startedAlone(m *manifest.Manifest) bool {
 	first, ok := j.before(m)
 	switch {
@@ -76,8 +75,8 @@ func (j *judge) startedAlone(m *manifest.Manifest) bool {
 	})
 }
 
-// knownManager reports whether the system of a manifest was started by the boot manager of the
-// reference. This is the first program that the reference has in PCR 4.
+// knownManager reports whether the boot manager that started the system of a manifest is also the
+// reference's boot manager, which is the first program that the reference has in PCR 4.
 func (j *judge) knownManager() bool {
 	if len(j.meant) == 0 || j.Reference == nil {
 		return false
@@ -87,7 +86,7 @@ func (j *judge) knownManager() bool {
 	return ok && known && len(was) > 1 && len(first) == 1 && first[0] == was[0]
 }
 
-// ownLine reports whether PCR 12 has only the command line that a manifest names, or nothing.
+// ownLine reports whether PCR 12 is empty, or has only the command line that a manifest names.
 func (j *judge) ownLine(m *manifest.Manifest) bool {
 	if j.empty(linePCR) {
 		return true
@@ -99,8 +98,8 @@ func (j *judge) ownLine(m *manifest.Manifest) bool {
 	return !slices.ContainsFunc(eventsOf(j.Events, linePCR), func(e Event) bool { return !ofFirmware(e) && !slices.Contains(lines, e.Digest) })
 }
 
-// lineDigests returns the two digests that EFI programs may measure for a command line: the command
-// line is in UTF-16, with or without a final zero.
+// lineDigests returns the two digests that EFI programs may measure for a command line, which they
+// hash in UTF-16, with or without a final zero.
 func lineDigests(bank, line string) []string {
 	h, ok := hashOf(bank)
 	if !ok {
@@ -114,10 +113,10 @@ func lineDigests(bank, line string) []string {
 	return []string{sum(data), sum(append(data, 0, 0))}
 }
 
-// ownFiles reports whether PCR 9 has only two things: the initial file system and the command line
-// of the running system. The manifest states the command line. The digest of the initial file
-// system comes from PCR 11, which has the same digest for the section .initrd. The value of PCR 11
-// is in the manifest, so the digest is proven.
+// ownFiles reports whether PCR 9 has nothing but the initial file system and the command line of
+// the running system. The manifest states the command line. The digest of the initial file system
+// is that of the section .initrd in PCR 11, and it is proven because the manifest states the value
+// of PCR 11.
 func (j *judge) ownFiles() bool {
 	if j.empty(nvPCR) {
 		return true

@@ -29,8 +29,7 @@ func quoted(t testing.TB, pcrs [][]byte, log []byte) (*fleet.Device, *boot.Evide
 	return d, e
 }
 
-// The function `real` reads the PCRs and the event log of a machine in QEMU from testdata; see
-// testdata/README.md.
+// real reads the PCRs and the event log of a machine in QEMU from testdata; see testdata/README.md.
 func real(t testing.TB, name string) (pcrs [][]byte, log []byte) {
 	t.Helper()
 	var f struct {
@@ -53,9 +52,9 @@ func realMeasured(t testing.TB, name string) *boot.Measurement {
 	return must(boot.Verify(d.IAK.Public, e))(t)
 }
 
-// A real kernel's stub, systemd's stub and systemd-boot measured these boots. In each altered boot,
-// one thing differs from the reference, for example the kernel. Compare must name this thing, and
-// report changes only in the PCRs that contain it.
+// These boots were measured by a real kernel's stub, by systemd's stub and by systemd-boot. Each
+// altered boot differs from the reference in one thing, for example the kernel. Compare must name
+// this thing, and report changes only in the PCRs that contain it.
 func TestRealBootsAreToldApart(t *testing.T) {
 	t.Parallel()
 	const date = " hash differs from the reference of 3 May 2026."
@@ -84,8 +83,8 @@ func TestRealBootsAreToldApart(t *testing.T) {
 	}
 }
 
-// go-eventlog publishes logs of other people's machines. The hub can read these logs, and finds the
-// state of Secure Boot in each log.
+// The project go-eventlog publishes event logs of many machines. The hub can read these logs, and
+// finds the state of Secure Boot in each of them.
 func TestLogsOfOthersMachinesAreRead(t *testing.T) {
 	t.Parallel()
 	for name, raw := range map[string][]byte{

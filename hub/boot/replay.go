@@ -10,8 +10,8 @@ import (
 )
 
 // replay reads the log and sets the events of the PCRs that the log explains. The quote proves a
-// PCR's value. The value proves the digests that extended the PCR, and their order. If replaying
-// the log does not result in a PCR's value, the log proves nothing about that PCR.
+// PCR's value, and the value proves the digests that extended the PCR, and their order. If
+// replaying the log does not result in a PCR's value, the log proves nothing about that PCR.
 func (m *Measurement) replay(e *Evidence, bank crypto.Hash) {
 	l := readLog(e.Log, e.Bank)
 	m.LogState, m.LogProblem = l.state, l.why
@@ -45,9 +45,9 @@ func (m *Measurement) replay(e *Evidence, bank crypto.Hash) {
 	}
 }
 
-// explain searches for three things that, replayed in this order, result in the PCR's value
-// `value`: a start value, events of the log, and extensions after the end of the log. It returns
-// the start value in `start`, the events in `own` and the extensions in `more`.
+// explain searches for a start value, events of the log, and extensions after the end of the log
+// that, replayed in this order, result in the PCR's value `value`. It returns the start value in
+// `start`, the events in `own` and the extensions in `more`.
 func explain(pcr int, value []byte, events []logEvent, bank crypto.Hash) (start []byte, own []logEvent, more []string, ok bool) {
 	for _, start := range startValues(pcr, bank) {
 		for n := range withoutRepetition(events, bank) {
@@ -65,10 +65,10 @@ func explain(pcr int, value []byte, events []logEvent, bank crypto.Hash) (start 
 	return nil, nil, nil, false
 }
 
-// withoutRepetition yields the numbers n for which the function `explain` should try to replay the
-// first n events of the log. The first number is the number of all events. Each further number
-// leaves out one more event at the end of the log, as long as that event is a repetition. Some
-// kernels append the firmware's last events to a log that already contains these events.
+// withoutRepetition yields each number n such that explain should try to replay the first n events
+// of the log. It begins with all events, and then leaves out one more event at the end of the log
+// each time, as long as that event is a repetition: some kernels append the firmware's last events
+// to a log that already contains them.
 func withoutRepetition(events []logEvent, bank crypto.Hash) iter.Seq[int] {
 	lastSteps := func(e logEvent) bool {
 		return isDigestOf(e, []byte(exitInvoked), bank) || isDigestOf(e, []byte(exitSucceeded), bank)
@@ -86,8 +86,8 @@ func withoutRepetition(events []logEvent, bank crypto.Hash) iter.Seq[int] {
 	}
 }
 
-// startValues returns the possible values of a PCR after a reset. All bytes are zero, except the
-// last byte of PCR 0: it is the locality of TPM2_Startup, or 4 after an H-CRTM sequence (TPM 2.0
+// startValues returns the values that a PCR may have after a reset. All bytes are zero, except the
+// last byte of PCR 0, which is the locality of TPM2_Startup, or 4 after an H-CRTM sequence (TPM 2.0
 // Library, Part 1, 34.3). For PCR 0, startValues returns a value for each locality, because no
 // digest covers the locality that the log states.
 func startValues(pcr int, bank crypto.Hash) [][]byte {
@@ -122,16 +122,17 @@ func extendedByWords(bank crypto.Hash, value []byte, words []string) []byte {
 	return value
 }
 
-// Known extensions after the end of the log. Each extension is the hash of one of these words:
+// Known extensions after the end of the log. Each of them extends a PCR by the hash of one of these
+// words:
 //
-//   - Firmware extends PCR 5 when a kernel takes over. Kernels before Linux 5.2 do not add
-//     this extension to the log (UEFI 38.3, the final events table).
-//   - systemd (systemd-pcrextend) extends PCR 9 by a separator since version 259, and several PCRs
-//     by another separator since version 261. If the kernel is in a unified kernel image, systemd
-//     extends PCR 11 by each phase of the boot.
+//   - Firmware extends PCR 5 when a kernel takes over. Kernels before Linux 5.2 do not add this
+//     extension to the log (UEFI 38.3, the final events table).
+//   - systemd (systemd-pcrextend) extends PCR 9 by one separator since version 259, and several
+//     PCRs by another since version 261. If the kernel is in a unified kernel image, systemd also
+//     extends PCR 11 at each phase of the boot.
 //
-// maxSeparators is the maximum number of systemd's separators. Each start by kexec adds one,
-// without a reset of the PCRs.
+// maxSeparators is the maximum number of systemd's separators in a PCR. Each start by kexec adds
+// one, because kexec does not reset the PCRs.
 const (
 	exitInvoked   = "Exit Boot Services Invocation"
 	exitSucceeded = "Exit Boot Services Returned with Success"
@@ -178,8 +179,8 @@ func afterLog(pcr int) (all [][]string) {
 	return all
 }
 
-// separatorWords returns sequences of systemd's separator. The first sequence has one separator,
-// and the last has maxSeparators.
+// separatorWords returns the sequences of one to maxSeparators separators of systemd, or nil if
+// systemd does not extend the PCR by this separator.
 func separatorWords(pcr int) (all [][]string) {
 	if slices.Contains(separatedPCRs, pcr) {
 		for n := 1; n <= maxSeparators; n++ {
@@ -189,14 +190,14 @@ func separatorWords(pcr int) (all [][]string) {
 	return all
 }
 
-// firmwarePCRs is the number of the firmware's PCRs: PCR 0 to 7. Firmware measures itself, and the
-// programs that it starts, into these PCRs (PC Client Platform Firmware Profile, 3.3.4).
+// firmwarePCRs is the number of PCRs that firmware uses: PCR 0 to 7. Firmware measures itself, and
+// the programs that it starts, into these PCRs (PC Client Platform Firmware Profile, 3.3.4).
 const firmwarePCRs = 8
 
-// NothingMeasured reports whether the firmware measured nothing. PCR 0 to 7 then have their values
-// after a reset, or only separators have extended them. Separators are the same on every machine.
-// If the firmware measured nothing, later measurements prove nothing, because the program that made
-// them is not known.
+// NothingMeasured reports whether the firmware measured nothing. In this case PCR 0 to 7 still have
+// their values after a reset, or only separators have extended them, and separators are the same on
+// every machine. Later measurements then prove nothing, because nothing shows which program made
+// them.
 func (m *Measurement) NothingMeasured() bool {
 	if len(m.PCRs) < firmwarePCRs {
 		return true
@@ -215,8 +216,8 @@ func (m *Measurement) NothingMeasured() bool {
 }
 
 // emptyPCRs returns, in hexadecimal, every value that a PCR can have if nothing specific to a
-// machine was measured into it. Such a PCR has a start value, and only separators have extended it:
-// up to three separators of the firmware, and one of systemd for each start by kexec. The caller
+// machine was measured into it. Such a PCR has been extended from its start value only by
+// separators: up to three of the firmware, and one of systemd for each start by kexec. The caller
 // must not change the result.
 func emptyPCRs(bank crypto.Hash) map[string]bool {
 	if all, ok := emptyByBank[bank]; ok {
@@ -225,8 +226,8 @@ func emptyPCRs(bank crypto.Hash) map[string]bool {
 	return makeEmptyPCRs(bank)
 }
 
-// emptyByBank has the results of emptyPCRs for the banks of quotes. Each result needs thousands of
-// hashes, and each verdict needs the result several times.
+// emptyByBank has the results of emptyPCRs for the banks that a quote may use. They are computed
+// only once, because a result needs thousands of hashes, and each verdict needs it several times.
 var emptyByBank = func() map[crypto.Hash]func() map[string]bool {
 	all := make(map[crypto.Hash]func() map[string]bool)
 	for _, bank := range []crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512} {

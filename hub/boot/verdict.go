@@ -13,18 +13,17 @@ import (
 type Rules struct {
 	// Reference is the device's reference. It is nil until the hub accepts a boot of the device.
 	Reference *Reference
-	// Manifests are the manifests of the device's owner. Their signatures are valid.
+	// Manifests are the reference manifests of the device's owner that have valid signatures.
 	Manifests []*manifest.Manifest
-	// Wanted has the systems that are meant to run, each as the SHA-256 of its file in lower-case
-	// hexadecimal. They are the system of the device's present revision, and the systems of
-	// revisions that the device has not finished. If Wanted is empty, any system in Manifests is
-	// meant to run.
+	// Wanted lists the systems that are meant to run, each as the SHA-256 of its file in lower-case
+	// hexadecimal: the system of the device's present revision, and the systems of revisions that
+	// the device has not finished. If Wanted is empty, any system in Manifests is meant to run.
 	Wanted []string
 	// Since is the time at which the device reported the present revision as installed (status
 	// DONE). It is zero if the present revision has no system that a manifest names. A reference
 	// that is older than Since does not count for the parts of the boot that manifests determine.
 	Since time.Time
-	// Before is the system that ran when the device's boot last matched; nil if it is not known.
+	// Before is the system that ran when the device's boot last matched, or nil if it is not known.
 	Before *System
 	// Known has the owner's decisions about cohorts (groups of devices that measured the same
 	// value). It has only the decisions that apply to this device.
@@ -37,9 +36,9 @@ type System struct {
 	SHA256   string    `json:"sha256"` // of the file, hexadecimal
 	Sequence uint64    `json:"sequence"`
 	Since    time.Time `json:"since"` // the first measurement of this system
-	// Installed comes from the last installer's report that the hub accepted: it is the TPM's reset
-	// counter in the boot of that installer. 0 means that the hub has accepted no report. The hub
-	// does not accept a report with a lower reset counter.
+	// Installed is the TPM's reset counter during the boot of the installer whose report the hub
+	// accepted last, or 0 if the hub has accepted no report. The hub does not accept a report with
+	// a lower reset counter.
 	Installed uint32 `json:"installed,omitempty"`
 }
 
@@ -58,7 +57,7 @@ type Verdict struct {
 	Changes []Change      `json:"-"`                // empty if the boot matches
 	// Learn is true if the device has no reference yet, and this boot may become the reference.
 	Learn bool `json:"-"`
-	// If Learn is true, Unproven is the value for Reference.Unproven of the new reference.
+	// Unproven is the value of Reference.Unproven for the new reference, if Learn is true.
 	Unproven bool `json:"-"`
 }
 
@@ -96,8 +95,8 @@ func Judge(m *Measurement, r Rules) *Verdict {
 	if j.ran != nil && j.hasReportedTable() {
 		j.ran.Installed = j.report.resets
 	}
-	// Judge first the parts of the boot that manifests determine. On a first boot, these verdicts
-	// decide whether the other parts may become the reference.
+	// Judge the parts of the boot that manifests determine first, because on a first boot these
+	// verdicts decide whether the other parts may become the reference.
 	path, system := j.part(PartPath), j.part(PartSystem)
 	j.learn = r.Reference == nil && (len(r.Manifests) == 0 || (AtLeast(path.State, StateKnown) || j.ownPath()) && AtLeast(system.State, StateKnown))
 	v.Learn, v.Unproven = j.learn, j.learn && j.unproven()
@@ -114,8 +113,8 @@ type judge struct {
 	*Measurement
 	Rules
 	values map[string]string
-	// meant has the manifests of those systems that are meant to run and that lead to the measured
-	// value of PCR 11. Several manifests may have the same PCR 11.
+	// meant has the manifests of the systems that are meant to run and whose start results in the
+	// measured value of PCR 11. Several manifests may have the same PCR 11.
 	meant  []*manifest.Manifest
 	other  *manifest.Manifest // the manifest with the measured PCR 11, if none is in `meant`
 	back   bool               // the system is older than the system that ran before, and no revision asks for the older system
@@ -124,7 +123,8 @@ type judge struct {
 	report report
 }
 
-// findSystem finds the manifests that name the running system, by PCR 11.
+// findSystem finds the manifests that name the running system. It recognizes the system by the
+// value of PCR 11.
 func (j *judge) findSystem() {
 	for _, m := range j.Manifests {
 		if !ranSystem(j.Measurement, m) {
@@ -154,8 +154,8 @@ func (j *judge) findSystem() {
 	}
 }
 
-// ranSystem reports whether PCR 11 has a value that results from a start of the system in the
-// manifest `of`.
+// ranSystem reports whether the value of PCR 11 results from a start of the system that the
+// manifest `of` names.
 func ranSystem(m *Measurement, of *manifest.Manifest) bool {
 	values := of.System.PCR11[m.Bank]
 	is := valueOf(m, phasePCR)
@@ -167,7 +167,7 @@ func ranSystem(m *Measurement, of *manifest.Manifest) bool {
 	return values[""] != "" && reaches(m.Bank, values[""], is, afterLog(phasePCR))
 }
 
-// The method `part` judges the part of the boot with the given name.
+// part judges the part of the boot with the given name.
 func (j *judge) part(name string) PartVerdict {
 	p, _ := PartNamed(name)
 	v := PartVerdict{Part: name, Value: j.values[name]}
@@ -186,8 +186,7 @@ func (j *judge) part(name string) PartVerdict {
 	return j.changed(p, v)
 }
 
-// The method `expected` reports whether a part of the boot is expected: manifests must determine
-// the part, and the measured value must be the value that a manifest states.
+// expected reports whether a part of the boot was measured as one of the owner's manifests states.
 func (j *judge) expected(p Part) (words string, ok bool) {
 	switch p.Name {
 	case PartKeys:
@@ -214,8 +213,8 @@ func (j *judge) expected(p Part) (words string, ok bool) {
 	return "", false
 }
 
-// ownPath checks two things: firmware started only the programs of a system that is meant to run,
-// and the partition table of the disk is accepted (see the method `settled`).
+// ownPath reports whether firmware started only the programs of a system that is meant to run, and
+// the partition table of the disk is accepted (see settled).
 func (j *judge) ownPath() bool {
 	return slices.ContainsFunc(j.meant, j.startedAlone) && j.settled()
 }
@@ -224,11 +223,10 @@ func (j *judge) orderedBack() string {
 	if !j.back {
 		return ""
 	}
-	return fmt.Sprintf(" This is a roll-back from %q (sequence %d), and a revision orders it.", j.Before.Name, j.Before.Sequence)
+	return fmt.Sprintf(" This is a roll-back from %q (sequence %d), ordered by a revision.", j.Before.Name, j.Before.Sequence)
 }
 
-// The method `decided` finds a decision of the owner that accepts the measured value of a part of
-// the boot.
+// decided finds a decision by which the owner accepted the measured value of a part of the boot.
 func (j *judge) decided(p Part) (Decision, bool) {
 	for _, d := range j.Known {
 		if d.Part == p.Name && d.Value == j.values[p.Name] || d.Part == FirmwareCode && p.Name == PartFirmware && d.Value == j.values[FirmwareCode] {
@@ -258,14 +256,14 @@ func (j *judge) byReference(p Part) (words string, ok bool) {
 		return "", false
 	}
 	if len(r.only(p.PCRs).PCRs) == 0 {
-		return fmt.Sprintf("The reference of %s has no value of %s, so this part is not compared.", day, pcrList(p.PCRs)), true
+		return fmt.Sprintf("The reference of %s has no value for %s, so this part is not compared.", day, pcrList(p.PCRs)), true
 	}
-	return fmt.Sprintf("%s: as in the reference of %s.", pcrList(p.PCRs), day), true
+	return fmt.Sprintf("%s: the same values as in the reference of %s.", pcrList(p.PCRs), day), true
 }
 
 // differences returns the differences of a part from the reference, which must not be nil. It
-// leaves out PCR 9 if a manifest explains the value of PCR 9 (see ownFiles). It leaves out PCR 1 if
-// an installer's report explains the value of PCR 1 (see addsOwnEntry).
+// leaves out PCR 9 if a manifest explains its value (see ownFiles), and PCR 1 if an installer's
+// report explains its value (see addsOwnEntry).
 func (j *judge) differences(p Part) []Change {
 	pcrs := compared(p)
 	if p.Name == PartRest && len(j.meant) > 0 && j.ownFiles() {
@@ -287,8 +285,8 @@ func (r *Reference) differencesIn(pcrs []int, m *Measurement) []Change {
 	return Compare(part, m)
 }
 
-// The function `compared` returns the PCRs of a part of the boot that Judge compares with a
-// reference. For the part PartRest, the result includes PCR 10, because a person may have entered a
+// compared returns the PCRs of a part of the boot that Judge compares with a reference. For
+// PartRest, they include PCR 10, which belongs to no part, because a person may have entered a
 // value of PCR 10 in the reference.
 func compared(p Part) []int {
 	if p.Name == PartRest {
@@ -297,8 +295,8 @@ func compared(p Part) []int {
 	return slices.Clone(p.PCRs)
 }
 
-// The method `outdated` reports whether the reference is too old for a part of the boot: a manifest
-// determines the part, and the reference is older than the present system.
+// outdated reports whether the reference is too old for a part of the boot: manifests determine the
+// part, and the reference is older than the present system.
 func (j *judge) outdated(p Part) bool {
 	if p.Name != PartPath && p.Name != PartSystem {
 		return false
@@ -310,7 +308,7 @@ func (j *judge) outdated(p Part) bool {
 	return !since.IsZero() && !j.Reference.Since.After(since)
 }
 
-// The method `only` returns a copy of the reference with only the PCRs `pcrs`.
+// only returns a copy of the reference that has only the PCRs `pcrs`.
 func (r *Reference) only(pcrs []int) *Reference {
 	part := *r
 	part.PCRs = make(map[int]string)
@@ -322,16 +320,15 @@ func (r *Reference) only(pcrs []int) *Reference {
 	return &part
 }
 
-// The method `settled` reports whether the partition table in PCR 5 is accepted. It is accepted in
-// four cases:
+// settled reports whether the partition table in PCR 5 is accepted. It is accepted in four cases:
 //
 //   - The owner's installer reported the table.
 //   - PCR 5 has the same value as in the reference.
 //   - The log explains PCR 5 and shows the partition table of the reference.
 //   - There is no reference yet, no installer's report counts, and the log explains PCR 5.
 //
-// PCR 5 also has settings of boot managers. The method ignores them: PCR 4 and 12 show the program
-// and the command line that result from these settings.
+// Boot managers measure their settings into PCR 5 too. These are ignored, because PCR 4 and 12 show
+// the program and the command line that result from them.
 func (j *judge) settled() bool {
 	if j.hasReportedTable() {
 		return true
@@ -360,8 +357,7 @@ func partitions(events []Event) (digests []string) {
 	return digests
 }
 
-// The method `empty` reports whether nothing that is specific to one machine was measured into the
-// PCRs `pcrs`.
+// empty reports whether nothing specific to a machine was measured into the PCRs `pcrs`.
 func (j *judge) empty(pcrs ...int) bool {
 	bank, ok := hashOf(j.Bank)
 	if !ok {
@@ -371,7 +367,7 @@ func (j *judge) empty(pcrs ...int) bool {
 	return !slices.ContainsFunc(pcrs, func(pcr int) bool { return !empty[valueOf(j.Measurement, pcr)] })
 }
 
-// The method `changed` completes the verdict `v` on a part that is neither expected nor known.
+// changed completes the verdict `v` on a part that is neither expected nor known.
 func (j *judge) changed(p Part, v PartVerdict) PartVerdict {
 	v.State = StateChanged
 	for _, pcr := range p.PCRs {
@@ -383,7 +379,7 @@ func (j *judge) changed(p Part, v PartVerdict) PartVerdict {
 	return v
 }
 
-// The method `why` names the likely cause of a change in a part of the boot.
+// why names the likely cause of a change in a part of the boot.
 func (j *judge) why(p Part) (words, cause string) {
 	if p.Name == PartPath || p.Name == PartSystem {
 		if words, cause := j.otherSystem(p); cause != "" {
@@ -477,10 +473,10 @@ func (r *Reference) firmwareText() string {
 	return (&Measurement{Events: r.Events}).FirmwareText()
 }
 
-// explain sets the verdict's changes: sentences that tell the owner what is wrong with the boot. If
-// the owner has no manifests and no decisions, it lists the differences from the reference. For a
-// bad part of the boot, explain uses the words of the part's verdict in two cases: the part does
-// not differ from the reference, or the words explain more than the differences do.
+// explain sets the verdict's changes: sentences that tell the owner what is wrong with the boot.
+// They are the differences from the reference in the bad parts of the boot. For a bad part that
+// does not differ from the reference, or whose verdict explains more than the differences do,
+// explain adds the words of the part's verdict.
 func (j *judge) explain(v *Verdict) {
 	var bad []PartVerdict
 	var pcrs []int

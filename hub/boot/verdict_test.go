@@ -26,8 +26,8 @@ func extendedWith(value []byte, digest [32]byte) []byte {
 	return d[:]
 }
 
-// shipped returns the manifest of the system that eventlog.Boot starts. Its values are computed
-// from the system's content, not copied from a measurement.
+// shipped returns the manifest of the system that eventlog.Boot starts. The manifest's values are
+// computed from the system's content, not copied from a measurement.
 func shipped(name string, sequence uint64, kernel, line string) *manifest.Manifest {
 	pcr11 := make([]byte, 32)
 	for _, s := range []string{".linux\x00", kernel, ".cmdline\x00", line} {
@@ -41,7 +41,7 @@ func shipped(name string, sequence uint64, kernel, line string) *manifest.Manife
 	return m
 }
 
-// states returns the verdict in short: "firmware known, keys known, ...".
+// states summarizes the verdict, for example as "firmware known, keys known, ...".
 func states(v *boot.Verdict) string {
 	var out []string
 	for _, p := range v.Parts {
@@ -171,8 +171,8 @@ func TestRealBootIsExpectedByItsManifestAndAnAlteredOneIsNot(t *testing.T) {
 	}
 }
 
-// Nothing proves an event's label and type: the device can send any label and any type. Neither may
-// affect the verdict.
+// Nothing proves an event's label and type, so the device can send any label and any type. Neither
+// may affect the verdict.
 func TestForgedLabelThatNamesTheRightProgramDecidesNothing(t *testing.T) {
 	t.Parallel()
 	one := shipped("one", 1, "linux 1", "quiet")
@@ -198,7 +198,7 @@ func TestForgedLabelThatNamesTheRightProgramDecidesNothing(t *testing.T) {
 	}
 }
 
-// A device sends an empty event log. The PCR values decide the verdict.
+// If a device sends an empty event log, the PCR values decide the verdict.
 func TestEmptyLogIsJudgedByTheValues(t *testing.T) {
 	t.Parallel()
 	one := shipped("one", 1, "linux 1", "quiet")
@@ -252,9 +252,9 @@ func TestManifestWithoutValuesNamesNoBoot(t *testing.T) {
 	}
 }
 
-// The owner accepts the measured value of one part of the boot. Other values of this part are still
-// not accepted, and other parts of the boot are not affected. A decision about FirmwareCode also
-// covers other firmware settings.
+// The owner's decision accepts one measured value of one part of the boot. Other values of this
+// part are still not accepted, and other parts of the boot are not affected. A decision about
+// FirmwareCode also covers other firmware settings.
 func TestDecisionCoversItsPartAndValueOnly(t *testing.T) {
 	t.Parallel()
 	log := eventlog.Boot(true, "linux 1", "quiet")
@@ -300,8 +300,8 @@ func TestNothingMeasuredIsNeitherExpectedNorKnown(t *testing.T) {
 	}
 }
 
-// A person entered a reference as PCR values. Compare compares only the PCRs that the reference
-// has. PCR 10 may be one of them.
+// If a person entered the reference as PCR values, Compare compares only the PCRs that this
+// reference has, and PCR 10 may be one of them.
 func TestReferenceOfFewValuesComparesOnlyThese(t *testing.T) {
 	t.Parallel()
 	log := eventlog.Boot(true, "linux 1", "quiet")
@@ -345,8 +345,8 @@ func TestUpdateStartedByTheReferencesBootManagerIsKnown(t *testing.T) {
 	}
 }
 
-// With Secure Boot on, systemd's stub starts its kernel without the firmware's help, so no event
-// for the kernel is in PCR 4. With Secure Boot off, PCR 4 has the kernel after the system. No other
+// With Secure Boot on, systemd's stub starts its kernel without the firmware's help, so PCR 4 has
+// no event for the kernel. With Secure Boot off, the kernel follows the system in PCR 4. No other
 // program may follow.
 func TestKernelIsInPCR4OnlyIfFirmwareStartsIt(t *testing.T) {
 	t.Parallel()

@@ -49,8 +49,8 @@ func NewCertificate(name, title string, der []byte) Certificate {
 	return c
 }
 
-// parse parses a certificate. It accepts all deviations from standards that the hub accepts in EK
-// certificates. crypto/x509 refuses some of these deviations.
+// parse parses a certificate. It tolerates the same deviations from standards as the hub does in EK
+// certificates, some of which crypto/x509 refuses.
 func parse(der []byte) (*x509.Certificate, error) {
 	if e, err := tcg.ParseEKCertificate(der); err == nil {
 		return e.Certificate, nil

@@ -1,7 +1,7 @@
-// Package chain describes what the hub verified about a device. The description has five links,
-// from the TPM's maker to the device's connection. Package chain verifies nothing itself: it reads
-// the verdict that the hub stored. If a check did not run, it reports the check as not examined. It
-// does no I/O and reads no clock.
+// Package chain describes what the hub verified about a device, as a chain of five links from the
+// TPM's maker to the device's connection. It verifies nothing itself: it reads the verdict that the
+// hub stored, and reports a check that did not run as not examined. It does no I/O and reads no
+// clock.
 package chain
 
 import (
@@ -66,7 +66,7 @@ type Link struct {
 	Checks   []Check
 }
 
-// Picture has the five links of a device's chain, with their states.
+// Picture describes a device's chain: its five links, with their states.
 type Picture struct {
 	Links []Link // Maker, EK, AIK, IDevID, Connection
 	// Other has the checks that belong to no link: ownership, approval, and checks that this
@@ -95,15 +95,15 @@ func (p *Picture) Count(s State) (n int) {
 	return n
 }
 
-// Facts has the facts that the hub stored about a device's evidence.
+// Facts are the facts that the hub stored about a device's evidence.
 type Facts struct {
 	Device store.Device
-	// Enrolment is the device's active enrolment; nil: the device was registered without a TPM.
+	// Enrolment is the device's active enrolment, or nil if the device was registered without a
+	// TPM.
 	Enrolment *store.Enrolment
 	Verdict   evidence.Verdict // the verdict on Enrolment
-	// Root is the TPM maker's root at which the chain of the stored EK certificate ends today. Root
-	// is nil if the hub has no EK certificate. It is also nil if the hub trusts no root of that
-	// chain today.
+	// Root is the TPM maker's root at which the chain of the stored EK certificate ends today. It
+	// is nil if the hub has no EK certificate, or trusts no root of its chain today.
 	Root *x509.Certificate
 
 	BootState   string    // one of the Boot constants of package store
@@ -124,8 +124,8 @@ type CloneFinding struct {
 	Open        bool // no decision of the owner covers the finding
 }
 
-// checksOf lists, for each link, the codes of the link's checks. The link is Verified only if the
-// checks with the first `must` codes passed. The other checks need not have run.
+// checksOf has the codes of each link's checks. A link is Verified only if the checks with the
+// first `must` codes passed; the other checks need not have run.
 var checksOf = map[string]struct {
 	codes []string
 	must  int
@@ -136,7 +136,7 @@ var checksOf = map[string]struct {
 	IDevID: {[]string{"certify", "idevid", "signature"}, 3},
 }
 
-// Codes of checks that are not part of the verdict, because these checks run after the verdict.
+// Codes of checks that are not part of the verdict, because they run after it.
 const (
 	codeOpened     = "credential" // also in the verdict of a two-step enrolment
 	codeActivation = "activation"
@@ -220,13 +220,13 @@ func (r *reader) checks(codes []string) (list []Check) {
 	return list
 }
 
-// opened returns the check that tells whether the TPM opened the credential. The hub had encrypted
-// the credential to the TPM's EK and AIK. In one-step enrolment, a device can activate its
-// certificates only after it has opened the credential, so an activated enrolment passes the check.
+// opened returns the check that tells whether the TPM opened the credential, which the hub had
+// encrypted to the TPM's EK and AIK. In one-step enrolment, a device can activate its certificates
+// only after it has opened the credential, so an activated enrolment has passed this check.
 func (r *reader) opened() Check {
 	c := Check{Code: codeOpened, State: NotExamined, Detail: "The device has not activated its certificates yet."}
 	if r.activated() {
-		c.State, c.Detail = Verified, "The hub encrypted the reply to this EK and this AIK. The TPM with both keys opened the reply (TPM2_ActivateCredential)."
+		c.State, c.Detail = Verified, "The hub encrypted the reply to this EK and this AIK, and the TPM that has both keys opened it (TPM2_ActivateCredential)."
 	}
 	return c
 }
@@ -238,7 +238,7 @@ func (r *reader) activated() bool {
 // twoSteps reports whether the device used two-step enrolment (Pantacor's way).
 func (r *reader) twoSteps() bool { return r.f.Verdict.Passed(codeOpened) }
 
-// The method `link` returns the link with this name: Maker, EK, AIK or IDevID.
+// link returns the link with this name, which is Maker, EK, AIK or IDevID.
 func (r *reader) link(name string) Link {
 	rule := checksOf[name]
 	l := Link{Name: name, Checks: r.checks(rule.codes)}
@@ -255,7 +255,7 @@ func (r *reader) link(name string) Link {
 // rootToday checks whether the stored EK certificate chains to a root that the hub trusts today.
 func (r *reader) rootToday() Check {
 	if r.f.Root == nil {
-		return Check{codeRoot, Refused, "The stored EK certificate no longer chains to a root that this hub trusts: the operator has removed or distrusted a CA of the chain after the device enrolled."}
+		return Check{codeRoot, Refused, "The stored EK certificate no longer chains to a root that this hub trusts: the operator has removed or distrusted a CA of the chain since the device enrolled."}
 	}
 	return Check{codeRoot, Verified, "The stored EK certificate still chains to a root that this hub trusts."}
 }

@@ -31,8 +31,7 @@ func whole(change func(*evidence.Verdict)) evidence.Verdict {
 	return v
 }
 
-// The function `set` replaces the verdict's check that has the same code as the check `c`. If there
-// is no such check, it appends `c`.
+// set replaces the verdict's check that has the same code as `c`, or appends `c` if there is none.
 func set(v *evidence.Verdict, c evidence.Check) {
 	for i := range v.Checks {
 		if v.Checks[i].Check == c.Check {

@@ -10,9 +10,9 @@ import (
 
 const day = "2 January 2006"
 
-// connection returns the last of the five links. This link says whether the device at the other end
-// of a connection has the IDevID key. It also says whether only one machine uses the TPM's state,
-// and whether the device's newest boot matches what the owner accepts.
+// connection returns the last of the five links. It says whether the device at the other end of a
+// connection has the IDevID key, whether only one machine uses the TPM's state, and whether the
+// device's newest boot matches what the owner accepts.
 func (r *reader) connection() Link {
 	l := Link{Name: Connection, Checks: []Check{r.activation()}}
 	if !r.f.Measured.IsZero() {
@@ -34,8 +34,8 @@ func (r *reader) connection() Link {
 	return l
 }
 
-// The function `worse` reports whether the state `a` is worse than the state `than`. Refused is the
-// worst state, then Waiting, then Decided. NotExamined and Verified are not worse than any state.
+// worse reports whether the state `a` is worse than the state `than`. Refused is the worst state,
+// then Waiting, then Decided. NotExamined and Verified are not worse than any state.
 func worse(a, than State) bool {
 	rank := map[State]int{Decided: 1, Waiting: 2, Refused: 3}
 	return rank[a] > rank[than]

@@ -18,7 +18,7 @@ var titles = map[string]string{
 var exact = map[string]string{
 	Maker:      "The EK certificate chains to a TPM maker's root in this hub's trust store.",
 	EK:         "The request's EK is the key of the EK certificate and was made from a TCG template. Only the TPM that has this EK can open the credential that the hub encrypts to it.",
-	AIK:        "The AIK is a restricted signing key, fixed to its TPM. The TPM opened the credential that the hub had encrypted to both EK and AIK, so both keys are in one TPM.",
+	AIK:        "The AIK is a restricted signing key, fixed to its TPM. The TPM opened the credential that the hub had encrypted to both the EK and the AIK, so both keys are in one TPM.",
 	IDevID:     "The AIK certified (TPM2_Certify) that the IDevID key is a signing key, fixed to the same TPM, and a primary key of the endorsement hierarchy. The IDevID key signed the request.",
 	Connection: "The device proved on a TLS connection that it has the IDevID key. A TPM quote on such a connection reports the boot.",
 }

@@ -9,21 +9,21 @@ import (
 
 // Tolerances for the clock of one TPM.
 const (
-	// A TPM's clock may advance by at most the factor `fastest` in relation to the hub's clock. The
+	// fastest is the largest factor by which a TPM's clock may run faster than the hub's clock. The
 	// specification allows 15 % (Part 1, "Clock"). The rest is a reserve, because the TPM reads its
 	// clock some time before the hub receives the value.
 	fastest = 1.2
-	// aheadTolerance is an additional tolerance for a fast TPM clock, because the hub's clock is
-	// sometimes adjusted.
+	// aheadTolerance is added to the allowed time, because the hub's clock is sometimes adjusted.
 	aheadTolerance = 10 * time.Second
-	// A TPM's clock may go back by at most maxLoss at a power failure. A TPM stores its clock at
-	// least every 2^22 ms (Part 2, TPM_PT_CLOCK_UPDATE); maxLoss is twice this time.
+	// maxLoss is the longest time by which a TPM's clock may go back at a power failure. A TPM
+	// stores its clock at least every 2^22 ms (Part 2, TPM_PT_CLOCK_UPDATE); maxLoss is twice this
+	// time.
 	maxLoss = 2 * (1 << 22) * time.Millisecond
-	// A virtual TPM's clock may deviate by `drift`, plus the fraction `pace` of the time between
-	// two readings.
+	// A virtual TPM's clock may deviate from the hub's clock by `drift`, plus the fraction `pace`
+	// of the time between two readings.
 	pace  = 0.001
 	drift = 2 * time.Second
-	// reset is the least time that a machine takes to reset.
+	// reset is the shortest time in which a machine can reset.
 	reset = time.Second
 	// assumedDuration is the assumed duration of an attestation if its start is not known.
 	assumedDuration = 10 * time.Second
@@ -37,8 +37,8 @@ type conflict struct {
 	cleared     bool
 }
 
-// contradiction returns the reason why one TPM cannot attest the boot `b` after the boot `a`. If
-// there is no reason, it returns a conflict without a code.
+// contradiction returns the reason why one TPM cannot attest first the boot `a` and then the boot
+// `b`. If there is no reason, it returns a conflict without a code.
 func contradiction(a, b Boot) conflict {
 	clocks := millis(b.Counters.Clock) - millis(a.Counters.Clock)
 	if lower(b, a) || clocks < 0 && (epoch(a.Counters) == epoch(b.Counters) || clocks < -maxLoss) {
@@ -62,8 +62,8 @@ func contradiction(a, b Boot) conflict {
 	return conflict{}
 }
 
-// The function `lower` reports whether the counters of the boot `a` are lower than the counters of
-// the boot `b`: it compares the reset counts or, if these are equal, the restart counts.
+// lower reports whether the counters of the boot `a` are lower than those of the boot `b`. It
+// compares the reset counts and, if these are equal, the restart counts.
 func lower(a, b Boot) bool {
 	x, y := a.Counters, b.Counters
 	return x.ResetCount < y.ResetCount || x.ResetCount == y.ResetCount && x.RestartCount < y.RestartCount
@@ -78,7 +78,7 @@ func (b Boot) begin() time.Time {
 }
 
 // cleared reports whether a TPM2_Clear between the boots `a` and `b` explains the counters of `b`.
-// TPM2_Clear sets the clock and the counts to zero (Part 3, TPM2_Clear). So the clock of `b` must
+// TPM2_Clear sets the clock and the counts to zero (Part 3, TPM2_Clear), so the clock of `b` must
 // not count more than the time since `a`, and this time must be long enough for the number of
 // resets.
 func cleared(a, b Boot) bool {
@@ -86,7 +86,7 @@ func cleared(a, b Boot) bool {
 	return millis(b.Counters.Clock) <= time.Duration(fastest*float64(passed)) && time.Duration(b.Counters.ResetCount)*reset <= passed
 }
 
-// continues reports whether `later` is the same boot as `b`, with a clock that did not stop in
+// continues reports whether `later` is the same boot as `b`, and the TPM's clock did not stop in
 // between.
 func (b Boot) continues(later Boot) bool {
 	if epoch(b.Counters) != epoch(later.Counters) || later.Counters.Clock < b.Counters.Clock {

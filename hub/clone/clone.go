@@ -1,19 +1,18 @@
 // Package clone finds signs that the state of one TPM runs in several machines: a cloned virtual
 // machine, a restored snapshot, a copied vTPM. It does no I/O and keeps no state.
 //
-// Two machines with one TPM state have the same keys, so their signatures do not distinguish the
-// machines. But the clocks of the two machines' TPMs differ. Within one boot, the clock that a
-// TPM attests (TPMS_CLOCK_INFO, Part 2, 10.11.1) advances in real time, and never goes back. A boot
-// that has ended never continues. Each copy of the TPM's state has its own clock, so two copies
-// contradict each other as soon as both attest their clocks.
+// Two machines with one TPM state have the same keys, so their signatures do not distinguish them.
+// But their TPMs' clocks differ. Within one boot, the clock that a TPM attests (TPMS_CLOCK_INFO,
+// Part 2, 10.11.1) advances in real time, and never goes back. A boot that has ended never
+// continues. Each copy of the TPM's state has its own clock, so two copies contradict each other as
+// soon as both attest their clocks.
 //
 // A Record has a bounded history of a device, and the contradictions in this history, as sentences
 // for a person. This package refuses no device: the owner decides.
 //
-// The following changes are not findings. The machine has another address (a NAT pool, a roaming
-// laptop). It used another join token, or onboarded again (a re-installation). It has another
-// serial number in a later boot (a new board with the same TPM). It was suspended, or its TPM was
-// cleared.
+// It is not a finding if a machine has another address (a NAT pool, a roaming laptop), uses another
+// join token, onboards again (a re-installation), has another serial number in a later boot (a new
+// board with the same TPM), or was suspended, or if its TPM was cleared.
 package clone
 
 import (
@@ -27,8 +26,7 @@ import (
 
 // Codes of findings. They must not change, because stored records contain them.
 const (
-	// CountersBack: the TPM attests lower counters than before, and no TPM2_Clear explains the
-	// lower counters.
+	// CountersBack: the TPM attests lower counters than before, and no TPM2_Clear explains them.
 	CountersBack = "counters-back"
 	// ClockAhead: the TPM's clock advanced by more than the time that passed.
 	ClockAhead = "clock-ahead"
@@ -42,16 +40,16 @@ const (
 	SerialInBoot = "serial-in-boot"
 	// SerialsAlternate: the machine uses an earlier serial number again.
 	SerialsAlternate = "serials-alternate"
-	// EarlierCertificate: the machine onboarded again with another serial number. After that, a
-	// machine used the certificate of the earlier onboarding.
+	// EarlierCertificate: a machine used the certificate of an earlier onboarding after the machine
+	// had onboarded again with another serial number.
 	EarlierCertificate = "earlier-certificate"
 )
 
-// State says whether several machines seem to run with one TPM's state. The findings and the
-// owner's decision determine the value.
+// State says whether several machines seem to run with one TPM's state. It follows from the
+// findings and from the owner's decision.
 type State string
 
-// States. The zero value has two meanings: all sightings fit a single machine, or the owner decided
+// States. The zero value means that all sightings fit a single machine, or that the owner decided
 // that there is only one machine.
 const (
 	// Suspected: a finding suggests that several machines have the TPM's state.
@@ -62,7 +60,7 @@ const (
 	Refused State = "refused"
 )
 
-// Decision is the owner's decision whether one machine or several machines run with the TPM's
+// Decision is the owner's decision about whether one machine or several machines run with the TPM's
 // state. The zero value means that there is no decision.
 type Decision string
 
@@ -72,14 +70,14 @@ const (
 	TwoMachines Decision = "two" // two machines: neither may use the device's identity
 )
 
-// Bounds of a record: the largest numbers of boots and of serial numbers.
+// Bounds of a record: the largest numbers of boots and of serial numbers that it keeps.
 const (
 	maxBoots   = 8
 	maxSerials = 4
 )
 
-// minTurns is how often the hub must see an ended boot continue before the state is Certain. These
-// must be at least two different boots: if a single machine's snapshot is restored repeatedly, only
+// minTurns is how often the hub must see ended boots continue before the state is Certain. At least
+// two different boots must continue: if a single machine's snapshot is restored repeatedly, only
 // one boot continues.
 const minTurns = 3
 
@@ -91,8 +89,8 @@ type Sighting struct {
 	// Counters are the TPM's counters, if Attested is true.
 	Counters boot.Counters
 	Attested bool
-	// Serial is the serial number that the machine stated when it onboarded; empty in other
-	// sightings. Nothing proves the serial number.
+	// Serial is the serial number that the machine stated when it onboarded. Nothing proves it. It
+	// is empty in all other sightings.
 	Serial string
 	Addr   string // IP address of the device
 }
@@ -173,8 +171,7 @@ func (r *Record) Decide(d Decision, by string, now time.Time) {
 
 func tail[T any](s []T, n int) []T { return s[max(0, len(s)-n):] }
 
-// Add compares a sighting with the history, and adds the sighting to the history. It returns the
-// new findings.
+// Add compares a sighting with the history, adds it to the history, and returns the new findings.
 func (r *Record) Add(s Sighting) []Finding {
 	had := len(r.Findings)
 	sameBoot := s.Attested && len(r.Boots) > 0 && epoch(r.Boots[len(r.Boots)-1].Counters) == epoch(s.Counters)
@@ -185,10 +182,10 @@ func (r *Record) Add(s Sighting) []Finding {
 	return r.Findings[had:]
 }
 
-// AddEarlierCertificate records that a machine used a certificate of an earlier onboarding. A later
-// onboarding with another serial number had replaced this certificate. `was` is the serial number
-// of the earlier onboarding, and `is` the serial number of the later onboarding.
-// AddEarlierCertificate returns the new findings.
+// AddEarlierCertificate records that a machine used the certificate of an earlier onboarding, which
+// a later onboarding had replaced, and returns the new findings. The machine stated the serial
+// number `was` in the earlier onboarding, and `is` in the later one. If they are equal, there is no
+// finding.
 func (r *Record) AddEarlierCertificate(was, is string, now time.Time, addr string) []Finding {
 	had := len(r.Findings)
 	if was, is = machineSerial(was), machineSerial(is); was != "" && is != "" && was != is {
@@ -203,9 +200,8 @@ func (r *Record) find(code string, at time.Time, format string, args ...any) {
 	}
 }
 
-// machineSerial returns the serial number, or "" if the serial number does not identify the
-// machine. If the firmware has no serial number, the agent derives a serial number from the EK,
-// with the prefix "ek-".
+// machineSerial returns the serial number, or "" if it does not identify the machine. If the
+// firmware has no serial number, the agent derives one from the EK, with the prefix "ek-".
 func machineSerial(serial string) string {
 	if strings.HasPrefix(serial, "ek-") {
 		return ""

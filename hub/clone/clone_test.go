@@ -15,17 +15,16 @@ import (
 
 var begin = time.Date(2026, 11, 1, 8, 0, 0, 0, time.UTC)
 
-// The function `at` returns the sighting of a TPM quote, made at the time `begin` plus the duration
-// `after`. The quote has the TPM's reset count, restart count and clock.
+// at returns the sighting of a TPM quote made at the time `begin` plus the duration `after`. The
+// quote has the TPM's reset count, restart count and clock.
 func at(after time.Duration, reset, restart uint32, clock time.Duration) clone.Sighting {
 	to := begin.Add(after)
 	return clone.Sighting{From: to.Add(-100 * time.Millisecond), To: to, Attested: true, Addr: "192.0.2.1",
 		Counters: boot.Counters{ClockInfo: tcg.ClockInfo{Clock: uint64(clock.Milliseconds()), ResetCount: reset, RestartCount: restart, Safe: true}}}
 }
 
-// The function `serial` returns the sighting of an onboarding: the sighting `s`, with a serial
-// number. The field From is zero, because the TPM may have certified the IDevID key at any earlier
-// time.
+// serial returns the sighting of an onboarding: the sighting `s` with a serial number. The field
+// From is zero, because the TPM may have certified the IDevID key at any earlier time.
 func serial(s clone.Sighting, serial string) clone.Sighting {
 	s.Serial, s.From = serial, time.Time{}
 	return s
@@ -187,11 +186,11 @@ func TestDecisionAnswersWhatWasFoundAndCanBeTakenBack(t *testing.T) {
 	if r.State() != "" || r.Decision != clone.OneMachine || r.By != "ada" {
 		t.Errorf("%q %+v", r.State(), r)
 	}
-	// Add does not return a finding with the same code again: the owner has answered the finding.
+	// Add does not return a finding with the same code again, because the owner has answered it.
 	if found := r.Add(at(2*m, 5, 0, 8*h)); len(found) != 0 || r.State() != "" {
 		t.Errorf("%q %+v", r.State(), found)
 	}
-	// Add returns a finding with another code: the owner has not answered this finding.
+	// Add returns a finding with another code, because the owner has not answered that one.
 	if found := r.Add(at(3*m, 6, 0, 90*h)); len(found) != 1 || r.State() != clone.Suspected {
 		t.Errorf("%q %+v", r.State(), found)
 	}

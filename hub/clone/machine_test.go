@@ -19,7 +19,7 @@ type machine struct {
 	pace           float64
 }
 
-// The method `runs` advances the time by `d` while the TPM is powered on.
+// runs advances the time by `d` while the TPM is powered on.
 func (k *machine) runs(d time.Duration) {
 	k.now = k.now.Add(d)
 	k.clock += time.Duration(k.pace * float64(d))
@@ -28,7 +28,7 @@ func (k *machine) runs(d time.Duration) {
 	}
 }
 
-// The method `rests` advances the time by `d` while the TPM is powered off.
+// rests advances the time by `d` while the TPM is powered off.
 func (k *machine) rests(d time.Duration) { k.now = k.now.Add(d) }
 
 // quote returns the sighting of a TPM quote. Making the quote takes the time `takes`, and the TPM
@@ -98,8 +98,8 @@ func TestTwoMachinesOfOneStateAreFound(t *testing.T) {
 				r.Add(k.quote(200 * time.Millisecond))
 				first.runs(every)
 				second.runs(every)
-				// Both machines run in the same real time, so advance the machine with the earlier
-				// time.
+				// Both machines run in the same real time, so advance the machine whose time is
+				// earlier.
 				later := first.now
 				if second.now.After(later) {
 					later = second.now

@@ -10,9 +10,9 @@ import (
 	"gangway/internal/finding"
 )
 
-// Some alarms are about conditions that the doctor checks itself. ownChecks maps the name of such
+// ownChecks is about alarms for conditions that the doctor checks itself. It maps the name of such
 // an alarm to the codes of the doctor's findings. If the doctor reports one of these codes, it does
-// not list the alarm.
+// not list the alarm as well.
 var ownChecks = map[string][]string{
 	"certificate-expires": {"certificate-expires", "ca-expires", "tls-ca-expires", "url-expired"},
 	"disk-low":            {"disk-low", "disk-full"},
@@ -21,7 +21,7 @@ var ownChecks = map[string][]string{
 	"clock-drift":         {"clock-unset", "clock-back"},
 }
 
-// checkAlarms lists the alarms that the running hub has recorded, and that have not ended.
+// checkAlarms lists the alarms that the running hub has raised and that have not ended.
 func checkAlarms(_ context.Context, e *exam) (found []finding.Finding) {
 	if e.database == nil {
 		return nil
@@ -38,7 +38,7 @@ func checkAlarms(_ context.Context, e *exam) (found []finding.Finding) {
 			fmt.Sprintf("The hub itself detected this problem, on %s UTC.", a.Since.UTC().Format(time.DateTime)), rule.Remedy))
 	}
 	if len(found) == 0 && e.served {
-		return good("alarms", "The hub has found nothing that needs the operator.")
+		return good("alarms", "The hub has found nothing that needs the operator's attention.")
 	}
 	return found
 }

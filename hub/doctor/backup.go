@@ -12,15 +12,15 @@ import (
 	"gangway/internal/finding"
 )
 
-// hasBackupFiles reports whether the folder of the backups has backups of 'gangway backup'.
+// hasBackupFiles reports whether the backup folder has backups made by 'gangway backup'.
 func (e *exam) hasBackupFiles() bool {
 	path, err := backup.Newest(e.Backup)
 	return err == nil && path != ""
 }
 
-// checkBackupFiles examines the newest backup of 'gangway backup'. The doctor has no age identity,
-// so it cannot decrypt the backup. Instead, it compares the backup with the description that the
-// hub signed.
+// checkBackupFiles examines the newest backup made by 'gangway backup'. The doctor has no age
+// identity, so it cannot decrypt the backup. Instead, it compares the backup with the description
+// that the hub signed.
 func (e *exam) checkBackupFiles(ctx context.Context) []finding.Finding {
 	ctx, cancel := context.WithTimeout(ctx, e.CheckTime)
 	defer cancel()
@@ -36,7 +36,7 @@ func (e *exam) checkBackupFiles(ctx context.Context) []finding.Finding {
 	}
 	days, found := e.ageOfBackup(c.Begun)
 	name := filepath.Base(c.File)
-	// The database records the time of a backup without fractions of a second.
+	// The database records the time of a backup in whole seconds.
 	if e.database != nil && e.database.Backup.Sub(c.Begun) > time.Second {
 		found = append(found, bad(finding.Warning, "backup-missing", fmt.Sprintf("The hub has recorded a backup from %s UTC, but the newest backup in %s is from %s UTC.", e.database.Backup.UTC().Format(time.DateTime), e.Backup, c.Begun.UTC().Format(time.DateTime)),
 			"The newer backup is elsewhere, or somebody has removed it.", "Name the folder of the newest backup: --backup FOLDER"))
@@ -47,14 +47,14 @@ func (e *exam) checkBackupFiles(ctx context.Context) []finding.Finding {
 		return append(found, bad(finding.Note, "backup-undescribed", fmt.Sprintf("The newest backup, %s, is %s old. An earlier version of Gangway made this backup without a description, so the doctor cannot check the backup.", name, days), "",
 			"Make a new backup, or check this one with 'gangway backup verify' and the age identity."))
 	case c.Unfinished:
-		return append(found, bad(finding.Note, "backup-unchecked", fmt.Sprintf("The newest backup, %s, is %s old. Its check did not end within %s, and found no fault until then.", name, days, e.CheckTime), "",
+		return append(found, bad(finding.Note, "backup-unchecked", fmt.Sprintf("The newest backup, %s, is %s old. The check of this backup did not end within %s, and had found no fault by then.", name, days, e.CheckTime), "",
 			"Give the check more time: --check-time 30m"))
 	case len(found) > 0:
 		return found
 	}
-	objects := fmt.Sprintf("with its %d objects", d.Count)
+	objects := fmt.Sprintf("and has %d objects", d.Count)
 	if !d.Objects {
-		objects = "without objects"
+		objects = "and has no objects"
 	}
-	return good("backup", "The newest backup, %s, is %s old. The backup is unchanged, %s. The age identity of %s can restore it. To decrypt the backup as a test, use 'gangway backup verify'.", name, days, objects, strings.Join(d.Recipients, " or "))
+	return good("backup", "The newest backup, %s, is %s old. It is unchanged, %s. The age identity of %s can restore it. To decrypt the backup as a test, use 'gangway backup verify'.", name, days, objects, strings.Join(d.Recipients, " or "))
 }

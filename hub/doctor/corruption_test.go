@@ -26,8 +26,8 @@ import (
 	_ "modernc.org/sqlite" // the driver
 )
 
-// tablesOf reads the list of database columns under a heading of docs/fsck.md. The key of the
-// result is the name of the database table.
+// tablesOf reads the list of database columns under a heading of docs/fsck.md, by the name of their
+// table.
 func tablesOf(t *testing.T, heading string) map[string][]string {
 	t.Helper()
 	text, err := os.ReadFile("../../docs/fsck.md")
@@ -53,8 +53,7 @@ const (
 	free       = "Columns that nothing determines"
 )
 
-// The function `raw` opens a database directly, without package store and without checks of foreign
-// keys.
+// raw opens a database directly, without package store and without foreign key checks.
 func raw(t *testing.T, path string) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)&_pragma=foreign_keys(0)")
@@ -113,7 +112,7 @@ func TestEachColumnIsListed(t *testing.T) {
 }
 
 // populated returns a hub whose database has a row in each table that docs/fsck.md names. It also
-// returns the database, opened by the function raw.
+// returns the database itself, opened by raw.
 func populated(t *testing.T) (*hubtest.Hub, *sql.DB) {
 	t.Helper()
 	maker, err := fleet.NewMaker("Maker", fleet.MakerOptions{})
@@ -201,7 +200,7 @@ func problems(t *testing.T, h *hubtest.Hub) (list []string) {
 	return list
 }
 
-// The function `changed` returns another value of the same type.
+// changed returns another value of the same type.
 func changed(r *rand.Rand, v any) any {
 	switch v := v.(type) {
 	case int64:
@@ -223,8 +222,8 @@ type corruption struct{ table, column string }
 const corruptionSeed = 23
 
 // The test changes values in random columns whose values follow from other data, and fsck must find
-// each change. 'make fsck-full' makes 200 changes. Other runs make fewer changes, because each
-// change runs all checks.
+// each change. 'make fsck-full' makes 200 changes; other runs make fewer, because all checks run
+// after each change.
 func TestEachCorruptionIsFound(t *testing.T) {
 	if testing.Short() {
 		t.Skip("each draw runs all checks")
@@ -279,7 +278,7 @@ func corrupt(t *testing.T, h *hubtest.Hub, db *sql.DB, r *rand.Rand, c corruptio
 		return false
 	}
 	at := r.IntN(count)
-	// The updates select the row by its primary key. The changed value may be a part of this key.
+	// The updates select the row by its primary key, of which the changed value may be a part.
 	var before any
 	key := make([]any, strings.Count(keys, ",")+1)
 	into := []any{&before}

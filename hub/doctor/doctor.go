@@ -2,9 +2,9 @@
 // database, the backup, and the addresses and URLs at which other machines reach the hub. It
 // changes nothing, and works while the hub runs.
 //
-// The checks are a table. To add a check, write a function that returns findings, and give each
-// finding a unique code. Add the function to the table. Add a fault that causes the finding to
-// TestFaultsAreFound.
+// The checks form a table. To add a check, write a function that returns findings, each with a
+// unique code, and add the function to the table. Then extend TestFaultsAreFound with a fault that
+// causes each finding.
 package doctor
 
 import (
@@ -37,16 +37,16 @@ type Config struct {
 	Data   string // the hub's data folder
 	PKI    string // the folder of the hub's keys; empty: pki in the data folder
 	Backup string // the folder of the newest backup; empty: unknown
-	// CheckTime is how long the doctor may check the database, and how long it may check the
-	// database in the backup (0: one minute each).
+	// CheckTime limits how long the doctor may check the database, and how long it may check the
+	// database in the backup. Zero means one minute each.
 	CheckTime time.Duration
 
 	// Database is the hub's PostgreSQL database. If its URL is empty, the database is the file in
 	// the data folder.
 	Database postgres.Config
 
-	// Tests set the following fields. If a field is not set, this machine's time, disk, clock or
-	// /proc is used.
+	// Only tests set the following fields. By default, the doctor uses this machine's time, disk,
+	// clock and /proc.
 	now   func() time.Time
 	disk  func(dir string) (syscall.Statfs_t, error)
 	clock func() (state int, t unix.Timex, err error)
@@ -56,7 +56,7 @@ type Config struct {
 // dialTime is the timeout of each connection to the hub.
 const dialTime = 5 * time.Second
 
-// exam is one examination. Later checks use the fields that earlier checks have set.
+// exam is one examination. Earlier checks set fields that later checks use.
 type exam struct {
 	Config
 	pid      int  // process id of the running hub; 0: unknown
@@ -72,7 +72,7 @@ type check struct {
 	run  func(context.Context, *exam) []finding.Finding
 }
 
-// checks are in the order in which a person repairs a hub: a check comes before all checks that
+// checks are in the order in which a person repairs a hub: each check comes before the checks that
 // depend on it.
 var checks = []check{
 	{"data", checkData},
@@ -128,7 +128,7 @@ func bad(s finding.Severity, code, fact, cause, remedy string) finding.Finding {
 	return finding.Finding{Code: code, Severity: s, Fact: fact, Cause: cause, Remedy: remedy}
 }
 
-// checkData examines the modes of the data folder, and of the files and folders in the data folder.
+// checkData examines the permissions of the data folder and of the files and folders in it.
 func checkData(_ context.Context, e *exam) (found []finding.Finding) {
 	e.pid, e.served = serving(e.proc, filepath.Join(e.Data, serveFile))
 	for _, f := range []struct {
@@ -160,7 +160,8 @@ func checkData(_ context.Context, e *exam) (found []finding.Finding) {
 	return found
 }
 
-// checkDisk examines the free space on the disks of the data folder and of the objects' folder.
+// checkDisk examines the free space on the disks that contain the data folder, the objects and the
+// keys.
 func checkDisk(_ context.Context, e *exam) (found []finding.Finding) {
 	seen := map[uint64]bool{} // by the device number of the file system
 	for _, dir := range []string{e.Data, filepath.Join(e.Data, objectFolder), e.keys()} {
@@ -179,10 +180,9 @@ func checkDisk(_ context.Context, e *exam) (found []finding.Finding) {
 	return found
 }
 
-// The function `room` judges the free space and the free inodes of a file system. It compares the
-// free space with the hub's reserve. The hub refuses uploads if the free space is below the
-// reserve. If the free space is below half of the reserve, the hub accepts only sign-ins, and
-// requests that end or remove something.
+// room judges the free space and the free inodes of a file system. It compares the free space with
+// the hub's reserve: below the reserve, the hub refuses uploads, and below half of the reserve, it
+// accepts only sign-ins, and requests that end or remove something.
 func room(dir string, s syscall.Statfs_t) (found []finding.Finding) {
 	free, size := int64(s.Bavail)*s.Bsize, int64(s.Blocks)*s.Bsize
 	reserve := min(size/20, 1<<30)
@@ -195,7 +195,7 @@ func room(dir string, s syscall.Statfs_t) (found []finding.Finding) {
 		found = append(found, bad(finding.Warning, "disk-low", fmt.Sprintf("%s of %s are free on the disk that contains %s.", bytesOf(free), bytesOf(size), dir),
 			fmt.Sprintf("If less than %s is free, the hub refuses uploads.", bytesOf(reserve)), remedy))
 	}
-	// Some file systems make inodes when needed, and report that they have none.
+	// Some file systems create inodes on demand, and report that they have none.
 	if s.Files > 0 && s.Ffree < max(s.Files/100, 1000) {
 		severity := finding.Warning
 		if s.Ffree < 100 {
@@ -225,7 +225,7 @@ func bytesOf(n int64) string {
 func checkClock(_ context.Context, e *exam) (found []finding.Finding) {
 	now := e.now().UTC()
 	if d := e.database; d != nil && d.Newest.Sub(now) > 2*time.Minute {
-		found = append(found, bad(finding.Problem, "clock-back", fmt.Sprintf("The clock says %s, and the hub's newest event is from %s.", now.Format(time.DateTime), d.Newest.UTC().Format(time.DateTime)),
+		found = append(found, bad(finding.Problem, "clock-back", fmt.Sprintf("The clock says %s, but the hub's newest event is from %s.", now.Format(time.DateTime), d.Newest.UTC().Format(time.DateTime)),
 			"The clock was set back after this event, or was wrong at the time of the event. Sessions, join tokens and revocations depend on the clock.", "Set the clock, for example with chrony or systemd-timesyncd."))
 	}
 	state, t, err := e.clock()
@@ -234,7 +234,7 @@ func checkClock(_ context.Context, e *exam) (found []finding.Finding) {
 		found = append(found, bad(finding.Note, "clock-unknown", "The kernel does not say whether the clock is set by a time server.", "", ""))
 	case state == unix.TIME_ERROR || t.Status&unix.STA_UNSYNC != 0:
 		found = append(found, bad(finding.Warning, "clock-unset", fmt.Sprintf("The clock says %s UTC, and no time server sets it.", now.Format(time.DateTime)),
-			"Join tokens, sessions and certificates expire by the clock. If the hub runs in a container, a time server outside the container may set the clock.", "Set up a time server: 'systemctl enable --now systemd-timesyncd', or chrony."))
+			"The clock decides when join tokens, sessions and certificates expire. If the hub runs in a container, a time server outside the container may set the clock.", "Set up a time server: 'systemctl enable --now systemd-timesyncd', or chrony."))
 	}
 	if len(found) == 0 {
 		return good("clock", "The clock says %s UTC; a time server sets it, to within %s.", now.Format(time.DateTime), (time.Duration(t.Maxerror) * time.Microsecond).Round(time.Millisecond))

@@ -48,7 +48,7 @@ func makeHub(t *testing.T) string {
 	if _, err := pki.Open(filepath.Join(dir, pkiFolder), pki.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	// A copy of an empty database needs no migrations, which would take most of the time.
+	// Copy an empty database, because the migrations would take most of the test's time.
 	if err := sqlitetest.CopyEmpty(filepath.Join(dir, databaseFile)); err != nil {
 		t.Fatal(err)
 	}
@@ -78,8 +78,7 @@ func healthy(dir string) Config {
 	}
 }
 
-// tree returns a line for each file of a folder: the file's name, mode, time and the hash of its
-// bytes.
+// tree returns a line for each file in a folder, with the file's name, mode, time and hash.
 func tree(t *testing.T, dir string) (list []string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -422,7 +421,7 @@ func TestRunningHubIsFound(t *testing.T) {
 	}
 }
 
-// The function listening finds the addresses at which this process listens, with IPv4 and IPv6.
+// The doctor finds the addresses at which this process listens, with IPv4 and IPv6.
 func TestListenersAreRead(t *testing.T) {
 	t.Parallel()
 	var want []string
@@ -446,8 +445,8 @@ func TestListenersAreRead(t *testing.T) {
 	}
 }
 
-// The function `plain` finds an address that answers requests for metrics in plain HTTP, and
-// accepts an address that answers only with TLS.
+// The doctor finds an address that answers requests for metrics in plain HTTP, and accepts an
+// address that answers only with TLS.
 func TestPlainMetricsAreFound(t *testing.T) {
 	t.Parallel()
 	h := hubtest.New(t, nil, nil)

@@ -13,15 +13,15 @@ import (
 	"gangway/internal/finding"
 )
 
-// shownRows is the number of rows that a finding names.
+// shownRows is the largest number of rows that a finding names.
 const shownRows = 5
 
 // restoreRemedy is the remedy for damage that nothing else can repair.
-const restoreRemedy = "Keep a copy of the database, examine the disk and the memory of its machine, and restore the newest backup in which this check finds no fault."
+const restoreRemedy = "Keep a copy of the database, examine the disk and the memory of the machine that it is on, and restore the newest backup in which this check finds no fault."
 
 // rules has the texts for each consistency rule of the database (store.Consistency). The text
-// `fact` is about the rows that break the rule, and %s in this text stands for the rows. The text
-// `remedy` says how to repair the rows.
+// `fact` says what is wrong, with %s for the rows that break the rule, and the text `remedy` says
+// how to repair them.
 var rules = map[string]struct{ fact, remedy string }{
 	"device-certificate":  {"The stored certificate of these devices is missing, is not active, or belongs to another device or account: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
 	"certificate-device":  {"The database has active certificates of these devices, but the devices do not exist or use other certificates: %s.", restoreRemedy},
@@ -77,7 +77,7 @@ func Fsck(ctx context.Context, db store.Consistency, contents objects.Store, rea
 		findings = good("agreement", "Certificates, devices, registries, revisions and counters agree.")
 	}
 	if contents == nil {
-		return append(findings, bad(finding.Note, "objects-unchecked", "The objects were not compared with the database.", "A hub runs, and has the folder of the objects open.",
+		return append(findings, bad(finding.Note, "objects-unchecked", "The objects were not compared with the database.", "A hub is running, and has the folder of the objects open.",
 			"Run the check again while the hub is stopped.")), nil
 	}
 	missing, n, err := missingObjects(ctx, db, contents, read)
@@ -99,8 +99,8 @@ func shortened(list []string) string {
 }
 
 // missingObjects returns the SHA-256 of each object that the database records as stored, but that
-// the object store lacks or has with another size. If `read` is true, missingObjects also returns
-// the objects whose content has another SHA-256. The result `n` is the number of all objects in the
+// the object store lacks or has with another size. If `read` is true, it also returns the objects
+// whose content does not have this SHA-256. The result `n` is the number of all objects in the
 // database.
 func missingObjects(ctx context.Context, db store.Consistency, contents objects.Store, read bool) (missing []string, n int, err error) {
 	const page = 1000
@@ -131,8 +131,7 @@ func missingObjects(ctx context.Context, db store.Consistency, contents objects.
 	}
 }
 
-// differs reads the content of the object `o`, and reports whether the SHA-256 of the content is
-// not o.Sum.
+// differs reads the content of the object `o`, and reports whether its SHA-256 differs from o.Sum.
 func differs(ctx context.Context, contents objects.Store, o store.Object) (bool, error) {
 	from, err := contents.Open(ctx, objects.Key{Sum: o.Sum, Place: o.Place})
 	if err != nil {

@@ -93,8 +93,8 @@ func TestMissingObjectIsFound(t *testing.T) {
 	if got := codes(); got != "ok agreement, ok objects" {
 		t.Error(got)
 	}
-	// If other bytes of the same size replace the object, Fsck finds this only by reading the
-	// object.
+	// If the object is replaced by other bytes of the same size, Fsck notices this only by reading
+	// the object.
 	files.Close()
 	sum := sha256.Sum256([]byte("here"))
 	stored, err := db.StoredObjects(t.Context(), store.Hash{}, 1)

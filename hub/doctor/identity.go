@@ -19,9 +19,9 @@ import (
 	"gangway/wire/trail"
 )
 
-// Identities checks the hashes, the keys' names and the certificates of all enrolments, and the
-// hashes in other tables. The certificates must be from `ca`, the hub's CA. Identities repairs
-// nothing.
+// Identities checks the hashes, the key names and the certificates of all enrolments, and the
+// hashes in other tables. The certificates must have been issued by `ca`, the hub's CA. Identities
+// repairs nothing.
 func Identities(ctx context.Context, db store.Consistency, ca *pki.Hub) (findings []finding.Finding, err error) {
 	wrong, err := db.WrongHashes(ctx)
 	if err != nil {
@@ -57,7 +57,7 @@ func Identities(ctx context.Context, db store.Consistency, ca *pki.Hub) (finding
 		}
 	}
 	if len(broken) > 0 {
-		findings = append(findings, bad(finding.Problem, "identity", fmt.Sprintf("For these devices, the data of an enrolment does not match the certificates or hashes of the enrolment: %s.", shortened(broken)),
+		findings = append(findings, bad(finding.Problem, "identity", fmt.Sprintf("For these devices, the stored data of an enrolment does not match its certificates or hashes: %s.", shortened(broken)),
 			"", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"))
 	}
 	states, err := wrongStates(ctx, db)
@@ -69,13 +69,13 @@ func Identities(ctx context.Context, db store.Consistency, ca *pki.Hub) (finding
 			"", "Post a new revision for each of these devices."))
 	}
 	if len(findings) == 0 {
-		findings = good("identities", "The certificates and hashes of all %d enrolments are right.", n)
+		findings = good("identities", "The certificates and hashes of all %d enrolments are correct.", n)
 	}
 	return findings, nil
 }
 
-// wrongStates compares the stored state of each revision with the hash in the revision's row. It
-// returns the revisions whose state does not match the hash.
+// wrongStates returns the revisions whose stored state does not match the hash in the revision's
+// row.
 func wrongStates(ctx context.Context, db store.Consistency) (wrong []string, err error) {
 	const page = 200
 	for after := int64(0); ; {
@@ -95,10 +95,10 @@ func wrongStates(ctx context.Context, db store.Consistency) (wrong []string, err
 	}
 }
 
-// hashFacts has a sentence for each rule that store.Consistency.WrongHashes checks. The sentence is
-// about the rows that break the rule, and %s stands for these rows.
+// hashFacts has a sentence for each rule that store.Consistency.WrongHashes checks, with %s for the
+// rows that break the rule.
 var hashFacts = map[string]string{
-	"trust-fingerprint": "The stored fingerprints of certificates in the trust store are wrong. These are the sources of the certificates: %s.",
+	"trust-fingerprint": "The trust store has certificates whose stored fingerprints are wrong. They come from these sources: %s.",
 	"manifest-key":      "In these accounts, the id of a manifest key is not the hash of the key: %s.",
 	"chain-hash":        "The CA certificates that the hub stored with EK certificates do not match these stored hashes: %s.",
 	"manifest-hash":     "In these accounts, the id of a reference manifest is not the hash of the manifest: %s.",
@@ -106,8 +106,8 @@ var hashFacts = map[string]string{
 
 type identityCheck struct{ options x509.VerifyOptions }
 
-// identity checks an enrolment. Older enrolments no longer have evidence, and revoked enrolments
-// may have none. So an empty column is not checked.
+// identity checks an enrolment. It skips empty columns, because older enrolments no longer have
+// evidence, and revoked enrolments may have none.
 func (c *identityCheck) identity(i store.Identity) error {
 	if i.Unreadable != "" {
 		return errors.New(i.Unreadable)
@@ -133,8 +133,8 @@ func (c *identityCheck) identity(i store.Identity) error {
 	return requestOf(i)
 }
 
-// requestOf checks the columns that the device's signed request determines. The hub stores a
-// complete request only for one-step enrolment.
+// requestOf checks the columns that the device's signed request determines. It accepts an enrolment
+// without a complete request, which the hub stores only for one-step enrolment.
 func requestOf(i store.Identity) error {
 	r, refusal := evidence.Parse(i.Request)
 	if refusal != nil {
@@ -185,8 +185,8 @@ func (c *identityCheck) idevid(i store.Identity) error {
 	return nil
 }
 
-// verified verifies a certificate that the hub issued, and returns the identity in it. An expired
-// certificate also passes.
+// verified verifies a certificate that the hub issued, and returns the identity in it. It also
+// accepts a certificate that has expired.
 func (c *identityCheck) verified(der []byte) (pki.Identity, error) {
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {

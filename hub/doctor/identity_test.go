@@ -13,8 +13,8 @@ import (
 )
 
 // The operator renews the attestation CA and the device CA twice, with new keys. The certificates
-// of devices that onboarded before are still right, so the operator must not be told to delete these
-// devices. A hub with other CAs has no such devices.
+// of devices that onboarded before are still right, so the operator must not be told to delete
+// these devices. With the CAs of another hub, the same certificates are wrong.
 func TestDevicesOfFormerCAsAreRight(t *testing.T) {
 	t.Parallel()
 	maker, err := fleet.NewMaker("Maker", fleet.MakerOptions{})

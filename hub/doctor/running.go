@@ -24,9 +24,9 @@ import (
 	"gangway/internal/finding"
 )
 
-// serving reports whether a process has locked the hub's lock file. It also returns the process id,
-// or 0 if the id is not known. It reads the kernel's list of locks. It does not try to lock the
-// file, because then a hub that starts at that moment could not lock the file.
+// serving reports whether a process has locked the hub's lock file, and returns its process id, or
+// 0 if the id is not known. It reads the kernel's list of locks. It does not try to lock the file
+// itself, because a hub that starts at that moment would then fail to lock it.
 func serving(proc, lock string) (pid int, held bool) {
 	info, err := os.Stat(lock)
 	if err != nil {
@@ -65,11 +65,11 @@ const leastFiles = 4096
 // checkProcess examines whether the hub runs, and how many files it may open.
 func checkProcess(_ context.Context, e *exam) []finding.Finding {
 	if !e.served {
-		return []finding.Finding{bad(finding.Warning, "hub-stopped", "No hub runs with this data folder.", "", "Start the hub: 'systemctl start gangway', or gangway serve --data "+e.Data)}
+		return []finding.Finding{bad(finding.Warning, "hub-stopped", "No hub is running with this data folder.", "", "Start the hub: 'systemctl start gangway', or gangway serve --data "+e.Data)}
 	}
 	limits, err := os.ReadFile(filepath.Join(e.proc, fmt.Sprint(e.pid), "limits"))
 	if err != nil || e.pid == 0 {
-		return good("process", "A hub runs with this data folder.")
+		return good("process", "A hub is running with this data folder.")
 	}
 	soft := -1
 	for line := range strings.Lines(string(limits)) {
@@ -93,11 +93,11 @@ func checkProcess(_ context.Context, e *exam) []finding.Finding {
 		return []finding.Finding{bad(finding.Warning, "files-limit", fmt.Sprintf("The hub (process %d) may open only %d files.", e.pid, soft),
 			"Each connected device is an open file.", "Set LimitNOFILE=65536 with 'systemctl edit gangway', and restart the hub.")}
 	}
-	return good("process", "A hub (process %d) runs with this data folder, and has %d open files.", e.pid, open)
+	return good("process", "A hub (process %d) is running with this data folder, and has %d open files.", e.pid, open)
 }
 
-// checkListeners examines the addresses at which the hub listens. It reports an address that
-// answers in plain HTTP.
+// checkListeners examines the addresses at which the hub listens, and reports each of them that
+// answers in plain HTTP and that other machines may reach.
 func checkListeners(ctx context.Context, e *exam) (found []finding.Finding) {
 	if e.pid == 0 {
 		return nil
@@ -119,12 +119,12 @@ func checkListeners(ctx context.Context, e *exam) (found []finding.Finding) {
 	slices.Sort(names)
 	switch {
 	case len(names) == 0:
-		return []finding.Finding{bad(finding.Problem, "not-listening", fmt.Sprintf("The hub (process %d) listens at no address.", e.pid), "The hub is starting, or does not respond.", "Read the hub's log: journalctl -u gangway")}
+		return []finding.Finding{bad(finding.Problem, "not-listening", fmt.Sprintf("The hub (process %d) does not listen at any address.", e.pid), "The hub is starting, or does not respond.", "Read the hub's log: journalctl -u gangway")}
 	case len(found) > 0:
 		return found
 	case local:
 		return []finding.Finding{bad(finding.Note, "loopback-only", fmt.Sprintf("The hub listens only on loopback addresses: %s.", strings.Join(names, ", ")),
-			"Other machines reach the hub only through a proxy or a port forwarding on this machine.", "If devices must reach the hub directly: gangway serve --listen :12443 --url https://NAME:12443")}
+			"Other machines reach the hub only through a proxy or port forwarding on this machine.", "If devices must reach the hub directly: gangway serve --listen :12443 --url https://NAME:12443")}
 	}
 	return good("listeners", "The hub listens at %s.", strings.Join(names, ", "))
 }
@@ -160,8 +160,8 @@ func listening(proc string, pid int) (list []netip.AddrPort, err error) {
 }
 
 // socketAddress parses an address of /proc/net/tcp: the IP address in 32-bit words, a colon, and
-// the port. The words are in the byte order of the machine. Every machine for which the hub is
-// built is little-endian.
+// the port. The words are in the byte order of the machine, which is little-endian on every machine
+// for which the hub is built.
 func socketAddress(text string) (netip.AddrPort, bool) {
 	host, port, _ := strings.Cut(text, ":")
 	b, err := hex.DecodeString(host)
@@ -176,8 +176,8 @@ func socketAddress(text string) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(a.Unmap(), uint16(n)), ok
 }
 
-// The function `plain` reports whether the hub answers requests for metrics in plain HTTP at an
-// address of this machine.
+// plain reports whether the hub answers requests for metrics in plain HTTP at an address of this
+// machine.
 func plain(ctx context.Context, a netip.AddrPort) bool {
 	host := a.Addr()
 	if host.IsUnspecified() {
@@ -235,7 +235,7 @@ func (e *exam) checkURL(ctx context.Context, address string) finding.Finding {
 	switch {
 	case errors.As(err, &unknown):
 		return bad(finding.Problem, "url-other", fmt.Sprintf("Another server answers at %s instead of this hub: the server's certificate was not issued by the hub's CA.", address),
-			"A proxy that ends TLS, or another machine, has this address. Devices refuse this server.", "Forward the TCP connection unchanged, or give the proxy a certificate of the hub's CA: gangway ca issue-server --help")
+			"A proxy that terminates TLS, or another machine, has this address. Devices refuse this server.", "Forward the TCP connection unchanged, or give the proxy a certificate of the hub's CA: gangway ca issue-server --help")
 	case errors.As(err, &otherName):
 		return bad(finding.Problem, "url-name", fmt.Sprintf("The certificate at %s is not for the name %s.", address, u.Hostname()),
 			"The hub was restarted with another --url.", fmt.Sprintf("Start the hub with --also-url %s.", address))
@@ -262,5 +262,5 @@ func (e *exam) checkURL(ctx context.Context, address string) finding.Finding {
 	if ofProxy {
 		return good("url", "A proxy with a certificate of this hub's CA answers at %s. The certificate is valid for %d more days; nothing renews it.", address, left)[0]
 	}
-	return good("url", "This hub answers at %s; its certificate is valid for %d more days, and the hub renews the certificate automatically.", address, left)[0]
+	return good("url", "This hub answers at %s; its certificate is valid for %d more days, and the hub renews it automatically.", address, left)[0]
 }

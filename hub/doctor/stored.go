@@ -20,8 +20,8 @@ import (
 // checkKeys examines the hub's keys and certificates.
 func checkKeys(_ context.Context, e *exam) []finding.Finding {
 	dir := e.keys()
-	// pki.Open would make new keys if the folder does not exist, but the doctor must not change
-	// anything.
+	// If the folder does not exist, pki.Open would make new keys in it, but the doctor must not
+	// change anything.
 	if _, err := os.Stat(dir); err != nil {
 		return []finding.Finding{bad(finding.Problem, "keys-missing", fmt.Sprintf("The hub's keys are not in %s.", dir),
 			"Without these keys, the hub recognizes no device.", "Restore the folder from its backup, or mount the disk that has the folder.")}
@@ -29,7 +29,7 @@ func checkKeys(_ context.Context, e *exam) []finding.Finding {
 	ca, err := pki.Open(dir, pki.Options{})
 	if err != nil {
 		return []finding.Finding{bad(finding.Problem, "keys-unusable", fmt.Sprintf("The hub's keys cannot be used: %s.", strings.TrimPrefix(err.Error(), "pki: ")),
-			"", "Correct the reported fault, or restore the keys from the newest backup. Do not make new keys: the devices do not trust new keys.")}
+			"", "Correct the reported fault, or restore the keys from the newest backup. Do not make new keys: the devices would not trust them.")}
 	}
 	e.roots, e.name = x509.NewCertPool(), ca.HubName()
 	e.roots.AddCert(ca.Root())
@@ -56,7 +56,7 @@ func checkKeys(_ context.Context, e *exam) []finding.Finding {
 	return good("keys", "The hub's keys are complete and private, and its CAs do not expire. The hub name is %s.", e.name)
 }
 
-// tlsCAExpires is the finding about a TLS CA that expires soon or has expired.
+// tlsCAExpires returns the finding about a TLS CA that expires soon or has expired.
 func tlsCAExpires(c *x509.Certificate, now time.Time) finding.Finding {
 	severity, verb := finding.Warning, "expires"
 	if !now.Before(c.NotAfter) {
@@ -81,7 +81,7 @@ func checkDatabase(ctx context.Context, e *exam) []finding.Finding {
 	size := bytesOf(info.Size())
 	switch {
 	case errors.Is(err, sqlite.ErrUnclean):
-		return []finding.Finding{bad(finding.Warning, "database-unclean", "The database was not closed, and no hub runs.", "The hub was killed, or the machine lost power.",
+		return []finding.Finding{bad(finding.Warning, "database-unclean", "The database was not closed, and no hub is running.", "The hub was killed, or the machine lost power.",
 			"Start the hub: it recovers the last changes. Then run the doctor again.")}
 	case err != nil:
 		return []finding.Finding{bad(finding.Problem, "database-unreadable", fmt.Sprintf("The database %s cannot be read: %v.", path, err),
@@ -93,10 +93,10 @@ func checkDatabase(ctx context.Context, e *exam) []finding.Finding {
 			"The disk, its controller or the memory is failing, or another program wrote to the file.", "Stop the hub, keep the file, restore the newest backup, and examine the machine.")}
 	}
 	if !in.Finished {
-		return []finding.Finding{bad(finding.Note, "database-unchecked", fmt.Sprintf("The check of the database (%s) did not end within %s, and found no fault until then.", size, e.CheckTime),
+		return []finding.Finding{bad(finding.Note, "database-unchecked", fmt.Sprintf("The check of the database (%s) did not end within %s, and had found no fault by then.", size, e.CheckTime),
 			"", "Give the check more time, at a time when the hub has little load: --check-time 30m")}
 	}
-	return good("database", "The database is whole; it has %s.", size)
+	return good("database", "The database is intact; its size is %s.", size)
 }
 
 func (e *exam) inspect(ctx context.Context, path string, served bool) (sqlite.Inspection, error) {
@@ -110,7 +110,7 @@ const (
 	uselessAfter = 60 * 24 * time.Hour
 )
 
-// checkBackup examines the folder of the newest backup. The folder has either backups of 'gangway
+// checkBackup examines the folder of the newest backup, which has either backups made by 'gangway
 // backup', or copied files.
 func checkBackup(ctx context.Context, e *exam) []finding.Finding {
 	if e.Backup != "" && e.hasBackupFiles() {
@@ -140,12 +140,12 @@ func checkBackup(ctx context.Context, e *exam) []finding.Finding {
 	switch {
 	case err != nil:
 		found = append(found, bad(finding.Problem, "backup-damaged", fmt.Sprintf("The backup's database cannot be used: %v.", err),
-			"If the file is copied while the hub writes, the copy is not usable.", `Copy the database with SQLite's backup: sqlite3 `+filepath.Join(e.Data, databaseFile)+` ".backup '`+path+`'"`))
+			"A copy that is made while the hub writes to the file cannot be used.", `Copy the database with SQLite's backup: sqlite3 `+filepath.Join(e.Data, databaseFile)+` ".backup '`+path+`'"`))
 	case len(in.Faults) > 0:
 		found = append(found, bad(finding.Problem, "backup-damaged", fmt.Sprintf("The backup's database is damaged: %s.", strings.Join(in.Faults, "; ")), "", "Make a new backup, and examine the disk of the backup."))
 	}
 	if len(found) == 0 {
-		return good("backup", "The newest backup is %s old, and its database and keys are whole.", days)
+		return good("backup", "The newest backup is %s old, and its database and keys are intact.", days)
 	}
 	return found
 }
@@ -175,7 +175,7 @@ func (e *exam) ageOfBackup(at time.Time) (days string, found []finding.Finding) 
 	return days, found
 }
 
-// backupKeys examines the keys of the backup. They must be the keys of this hub.
+// backupKeys checks that the backup has the keys of this hub.
 func (e *exam) backupKeys() []finding.Finding {
 	dir := filepath.Join(e.Backup, pkiFolder)
 	if _, err := os.Stat(dir); err != nil {

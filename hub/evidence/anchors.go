@@ -15,9 +15,9 @@ type Anchors struct {
 	// Origins maps the SHA-256 of a root's DER to the root's source, in words for a person: "built
 	// in", "file makers.pem".
 	Origins map[[32]byte]string
-	// Distrusted lists certificates that no chain may contain, even if a device sends them. The key
-	// of a distrusted certificate may also be in other certificates. A chain may contain such a
-	// certificate only if it is in Roots or Intermediates.
+	// Distrusted lists certificates that no chain may contain, even if a device sends them. If
+	// another certificate has the key of a distrusted one, a chain may contain that certificate
+	// only if it is in Roots or Intermediates.
 	Distrusted []*x509.Certificate
 }
 
@@ -48,9 +48,9 @@ func NewTrust(roots, intermediates []*x509.Certificate) (*Trust, error) {
 
 var errDistrusted = errors.New("a certificate of the chain is distrusted")
 
-// barring returns a function that refuses each chain with a distrusted certificate. It returns nil
-// if no certificate is distrusted. newTrust sets the function as a constraint on the roots, so
-// crypto/x509 calls the function for every chain.
+// barring returns a function that refuses each chain with a distrusted certificate, or nil if no
+// certificate is distrusted. newTrust sets the function as a constraint on the roots, so
+// crypto/x509 calls it for every chain.
 func barring(a Anchors) func([]*x509.Certificate) error {
 	if len(a.Distrusted) == 0 {
 		return nil
@@ -76,8 +76,8 @@ func barring(a Anchors) func([]*x509.Certificate) error {
 	}
 }
 
-// origin returns a space and a sentence about the source of a root. It returns "" if the source is
-// not known.
+// origin returns a sentence about the source of a root, after a space, or "" if the source is not
+// known.
 func (t *Trust) origin(root *x509.Certificate) string {
 	words := t.origins[sha256.Sum256(root.Raw)]
 	if words == "" {
@@ -86,7 +86,7 @@ func (t *Trust) origin(root *x509.Certificate) string {
 	return fmt.Sprintf(" The root's source: %s.", words)
 }
 
-// MayIssue returns an error if a certificate cannot issue EK certificates. The certificate must be
-// a CA certificate. Its key usage must allow signing certificates. Its key must be ECDSA, or RSA of
-// at least 2048 bits.
+// MayIssue returns an error if a certificate cannot issue EK certificates. It must be a CA
+// certificate whose key usage allows signing certificates, and its key must be ECDSA, or RSA of at
+// least 2048 bits.
 func MayIssue(c *x509.Certificate) error { return mayIssue(c) }

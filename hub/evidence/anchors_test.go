@@ -39,9 +39,9 @@ func TestDistrustedLinkIsInNoChain(t *testing.T) {
 	}
 }
 
-// The key of a distrusted root stays distrusted in a second certificate, even if a trusted maker
-// signed the second certificate. A chain with the second certificate is accepted only if the
-// operator trusts the second certificate.
+// The key of a distrusted root is also distrusted in a second certificate, even if a trusted maker
+// signed that certificate. A chain with the second certificate is accepted only if the operator
+// trusts this certificate itself.
 func TestDistrustedKeyIsInNoChainUnderAnotherCertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

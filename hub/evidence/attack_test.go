@@ -26,7 +26,7 @@ type scene struct {
 	token    *wire.TokenFile
 }
 
-// goodMaker returns the maker of all scenes. It makes the maker's RSA keys only once, because this
+// goodMaker returns the maker that all scenes share. Its RSA keys are made only once, because this
 // takes most of the tests' time. Tests must not change the maker.
 var goodMaker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("good", fleet.MakerOptions{}) })
 
@@ -301,8 +301,7 @@ func TestRejectsExpiredIntermediate(t *testing.T) {
 	s.trust = must(evidence.NewTrust(old.Roots(), old.Intermediates()))(t)
 	d := must(fleet.New(old, "H-2"))(t)
 	s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-chain-expired")
-	// The hub does not know the expired certificate, and the device sends it. The hub refuses the
-	// device.
+	// The hub also refuses the device if only the device has the expired certificate.
 	s.trust = must(evidence.NewTrust(old.Roots(), nil))(t)
 	d.Chain = [][]byte{old.Intermediate.Raw}
 	s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-chain-expired")
@@ -433,7 +432,7 @@ func TestRejectsAlteredCSRSignature(t *testing.T) {
 	s.refused(t, body, "csr-signature")
 }
 
-// The signature covers all contents: no field can be replaced, not even by a valid one.
+// The signature covers all contents, so no field can be replaced, not even by a valid one.
 func TestRejectsFieldExchangedAfterSigning(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -5,11 +5,11 @@ import (
 )
 
 // VerifyCertificate judges an EK certificate without a request. It adds Verify's checks
-// "ek-certificate" and "ek-chain" to the verdict `v`. It adds the check "ek-key" only if that check
-// fails. VerifyCertificate does not prove that a TPM has the key. It assumes that the EK was made
-// from the first template for keys of this type and size. It refuses a key that no template makes.
-// The argument `chain` has DER certificates that came with the EK certificate. These certificates
-// may be intermediates of a chain, but never its root.
+// "ek-certificate" and "ek-chain" to the verdict `v`, and adds the check "ek-key" only if that
+// check fails. It does not prove that a TPM has the key, but assumes that the EK was made from the
+// first template for keys of this type and size, and refuses a key that no template makes. The
+// argument `chain` has DER certificates that came with the EK certificate. They may be
+// intermediates of a chain, but never its root.
 func VerifyCertificate(v *Verdict, e *tcg.EKCertificate, chain [][]byte, in *Input) {
 	r := &Request{EKCertificate: e, Chain: chain}
 	if may := tcg.FromKey(tcg.EKTemplates, e.PublicKey); len(may) > 0 {

@@ -14,8 +14,8 @@ import (
 	"gangway/tcg"
 )
 
-// If no EK template makes the key of a certificate, VerifyCertificate refuses the certificate. The
-// code is the same as for a request with that key.
+// If no EK template makes the key of a certificate, VerifyCertificate refuses the certificate, with
+// the same code as for a request with that key.
 func TestCertificateOfAKeyThatNoTemplateMakesIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

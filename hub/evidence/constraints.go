@@ -16,9 +16,9 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// constraintError is the error for a chain that ends at a trusted root, but has a CA that was not
-// allowed to issue the EK certificate. `reason` says which constraint in a CA certificate the chain
-// violates.
+// constraintError is the error for a chain that ends at a trusted root, but contains a CA that was
+// not allowed to issue the certificate below it. `reason` says which constraint of the CA is
+// violated.
 type constraintError struct{ reason string }
 
 func (e *constraintError) Error() string { return e.reason }
@@ -34,10 +34,10 @@ var (
 	oidEmailAddress    = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 1}
 )
 
-// chainMayIssue checks that the CAs of a chain allow the certificates below them. The first element
-// of `chain` is the EK certificate's issuer. chainMayIssue checks path lengths (RFC 5280, 4.2.1.9)
-// and the names of the CAs (4.2.1.10). If a CA has an extended key usage, that usage must include
-// EK certificates. checkNames checks the names of the EK certificate itself.
+// chainMayIssue checks that each CA in a chain allows the certificates below it. The first element
+// of `chain` is the EK certificate's issuer. chainMayIssue checks path lengths (RFC 5280, 4.2.1.9),
+// the names of the CAs (4.2.1.10), and that an extended key usage, if a CA has one, includes EK
+// certificates. It does not check the names of the EK certificate itself; see checkNames.
 func chainMayIssue(chain []*x509.Certificate) error {
 	below := 0 // number of CA certificates below `c`, without self-issued certificates
 	for i, c := range chain {
@@ -45,7 +45,7 @@ func chainMayIssue(chain []*x509.Certificate) error {
 			return err
 		}
 		if (c.MaxPathLen > 0 || c.MaxPathLenZero) && c.MaxPathLen < below {
-			return violates(c, "allows %d CA certificates below it, and there are %d.", c.MaxPathLen, below)
+			return violates(c, "allows %d CA certificates below it, but there are %d.", c.MaxPathLen, below)
 		}
 		if len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny) &&
 			!slices.ContainsFunc(c.UnknownExtKeyUsage, tcg.OIDEKCertificate.Equal) {
@@ -87,8 +87,8 @@ func checkNames(c *x509.Certificate, above []*x509.Certificate) error {
 	return nil
 }
 
-// generalName is a GeneralName (RFC 5280, 4.2.1.6), with its tag and its DER value. The value of a
-// directoryName is a DER Name.
+// generalName is a GeneralName (RFC 5280, 4.2.1.6), with its tag and its DER value. For a
+// directoryName, the value is a DER Name.
 type generalName struct {
 	tag     uint8
 	content []byte
@@ -155,16 +155,16 @@ func readGeneralName(s *cryptobyte.String) (n generalName, ok bool) {
 	return generalName{uint8(tag) & 0x1F, content}, uint8(tag)&0xC0 == 0x80
 }
 
-// constraints is a NameConstraints (RFC 5280, 4.2.1.10). `partly[tag]` is true if a subtree of the
-// name form `tag` has a minimum or maximum. RFC 5280 does not allow a minimum or maximum, and this
-// package does not evaluate them.
+// constraints is a NameConstraints (RFC 5280, 4.2.1.10). `partly[tag]` is true if a subtree with
+// names of the form `tag` has a minimum or maximum, which RFC 5280 does not allow and this package
+// does not evaluate.
 type constraints struct {
 	permitted, excluded []generalName
 	partly              map[uint8]bool
 }
 
-// nameConstraints returns the name constraints of a CA, and true if they are critical. It returns
-// nil if the CA has no name constraints.
+// nameConstraints returns the name constraints of a CA, or nil if it has none, and reports whether
+// they are critical.
 func nameConstraints(ca *x509.Certificate) (*constraints, bool, error) {
 	for _, e := range ca.Extensions {
 		if !e.Id.Equal(oidNameConstraints) {
@@ -215,10 +215,9 @@ func (l *constraints) read(trees cryptobyte.String, to *[]generalName) error {
 	return nil
 }
 
-// allow reports whether the constraints allow a name. The name must not be in an excluded subtree.
-// If there are permitted subtrees of the name's form, the name must be in one permitted subtree. If
-// this package does not support the name's form, the name is allowed only if the constraints are
-// not critical.
+// allow reports whether the constraints allow a name. The name must not be in an excluded subtree
+// and, if there are permitted subtrees of the name's form, must be in one of them. A name of a form
+// that this package does not support is allowed only if the constraints are not critical.
 func (l *constraints) allow(n generalName, critical bool) bool {
 	limited := false
 	for _, base := range l.excluded {
@@ -249,8 +248,8 @@ func (l *constraints) allow(n generalName, critical bool) bool {
 	return !limited
 }
 
-// The method `within` reports whether a name is in the subtree of `base`, which is a name of the
-// same form. The result `known` is false if this package does not support the form.
+// within reports whether a name is in the subtree of `base`, which is a name of the same form. The
+// result `known` is false if this package does not support the form.
 func (n generalName) within(base generalName) (inside, known bool) {
 	name, limit := strings.ToLower(string(n.content)), strings.ToLower(string(base.content))
 	switch n.tag {
@@ -285,9 +284,9 @@ func (n generalName) within(base generalName) (inside, known bool) {
 	return false, false
 }
 
-// hostWithin reports whether `limit`, a DNS name in a name constraint, covers `host`. If the limit
-// begins with a dot, it covers all hosts of the domain. Any other limit covers only the host that
-// it names.
+// hostWithin reports whether `limit`, a DNS name in a name constraint, covers `host`. A limit that
+// begins with a dot covers all hosts of the domain. Any other limit covers only the host that it
+// names.
 func hostWithin(host, limit string) bool {
 	if strings.HasPrefix(limit, ".") {
 		return strings.HasSuffix(host, limit)

@@ -45,8 +45,8 @@ func attribute(value string, id ...int) pkix.AttributeTypeAndValue {
 	return pkix.AttributeTypeAndValue{Type: id, Value: value}
 }
 
-// constrained returns a copy of the maker `m`. The function `change` alters the copy's intermediate
-// CA certificate. If `change` is nil, the result is `m` itself.
+// constrained returns a copy of the maker `m` whose intermediate CA certificate was altered by the
+// function `change`. If `change` is nil, it returns `m` itself.
 func constrained(t testing.TB, m *fleet.Maker, change func(*x509.Certificate)) *fleet.Maker {
 	t.Helper()
 	if change == nil {
@@ -57,8 +57,8 @@ func constrained(t testing.TB, m *fleet.Maker, change func(*x509.Certificate)) *
 	return &n
 }
 
-// The constraints of every CA certificate above an EK certificate are enforced, up to the root. So
-// a CA for another purpose below a maker's root cannot issue EK certificates.
+// The constraints of every CA certificate above an EK certificate are enforced, up to the root, so
+// a CA below a maker's root that is meant for another purpose cannot issue EK certificates.
 func TestCAConstraintsHoldOnTheWholePath(t *testing.T) {
 	t.Parallel()
 	usage := func(known []x509.ExtKeyUsage, other ...asn1.ObjectIdentifier) func(*x509.Certificate) {
@@ -106,8 +106,7 @@ func TestCAConstraintsHoldOnTheWholePath(t *testing.T) {
 			Minimum int `asn1:"tag:0"`
 		}{asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 4, IsCompound: true, Bytes: dn(t, otherMaker)}, 3}))(t)), says: "name"},
 
-		// A constraint on a form of names has no effect if the certificate has no name of that
-		// form.
+		// A constraint on a form of name has no effect if the certificate has no name of that form.
 		"DNS names":   {intermediate: constrain(t, true, subtree(t, 2, []byte("maker.example")), nil), good: true},
 		"other names": {intermediate: constrain(t, true, subtree(t, 8, []byte{42}), nil), good: true},
 	} {
@@ -142,7 +141,7 @@ func TestCAConstraintsHoldOnTheWholePath(t *testing.T) {
 	}
 }
 
-// Each form of name is compared as RFC 5280, 4.2.1.10 says.
+// Names of each form are compared as RFC 5280, 4.2.1.10 says.
 func TestNameConstraintsOfEachForm(t *testing.T) {
 	t.Parallel()
 	base := must(goodMaker())(t)
@@ -199,8 +198,8 @@ func TestNameConstraintsOfEachForm(t *testing.T) {
 	}
 }
 
-// A CA has two chains. The first chain has name constraints that exclude the EK certificate; the
-// second chain has none. The EK certificate is accepted through the second chain.
+// A CA has two chains: one whose name constraints exclude the EK certificate, and one without
+// constraints. The EK certificate is accepted through the second chain.
 func TestUnconstrainedChainBesideAConstrainedOneCounts(t *testing.T) {
 	t.Parallel()
 	m := must(goodMaker())(t)

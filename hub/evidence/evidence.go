@@ -3,12 +3,12 @@
 // and the time. All four are arguments, so that each attack can be one row of a table-driven test.
 //
 // Parse turns a request into a Request, which does not change afterwards. Verify judges the
-// Request. The hub continues only with values from the Request. The reason is a fault of Keylime
-// (CVE-2022-1053): Keylime fetched the data twice, once to check it and once to use it. So an
-// attacker could send other data the second time.
+// Request, and from then on the hub uses only values from the Request. This prevents a
+// vulnerability that Keylime once had (CVE-2022-1053): it fetched the data twice, once to check it
+// and once to use it, so an attacker could send other data the second time.
 //
-// Verify cannot prove that the IAK is in the TPM of the EK certificate, because a request does not
-// prove this. The reply proves it: only the TPM of the EK certificate can open the reply. See
+// Verify cannot prove that the IAK is in the TPM that the EK certificate describes, because a
+// request does not prove this. The reply proves it, because only that TPM can open the reply. See
 // package wire.
 package evidence
 
@@ -72,8 +72,8 @@ type Request struct {
 	ignored  []string // notes about ignored parts of the request
 }
 
-// Parse parses a request and all structures of the request. It computes the TPM names of the keys.
-// It checks the CSR's hash, but no signature. The Request aliases `raw`, so `raw` must not change
+// Parse parses a request and all structures in it, and computes the TPM names of the keys. It
+// checks the CSR's hash, but no signature. The Request aliases `raw`, so `raw` must not change
 // afterwards. Errors have the type *Refusal.
 func Parse(raw []byte) (*Request, error) {
 	csr, err := tcg.ParseCSR(raw)
@@ -100,8 +100,8 @@ func Parse(raw []byte) (*Request, error) {
 			return nil, refuse("csr-malformed", fmt.Sprintf("The field %s of the TCG-CSR-IDEVID must be empty, but has %d bytes.", f.name, len(f.value)), "Leave it empty; docs/protocol.md#2-the-request-post-onboard lists the fields that the hub reads. The device reports its boot later, at /device/boot.")
 		}
 	}
-	// If a TPM has no EK certificate, the device sends the EK's public area in the field for the EK
-	// certificate.
+	// If a TPM has no EK certificate, the device sends the EK's public area in the certificate's
+	// field.
 	certificate := csr.EKCert
 	if bytes.Equal(certificate, r.CAData.EKPublic) {
 		certificate = nil
@@ -127,9 +127,9 @@ func Parse(raw []byte) (*Request, error) {
 const hintChain = "Send one certificate in each entry, without padding, and nothing else."
 
 // checkChain refuses a chain if an entry does not have the outer DER structure of a certificate. If
-// an entry has this structure but cannot be parsed, checkChain ignores the entry and adds a note.
-// Some TPMs store such malformed certificates, and the hub does not need them to build the chain.
-// The argument `refused` has the code and the hint of the refusal. checkChain adds the reason.
+// an entry has this structure but cannot be parsed, checkChain ignores it and adds a note, because
+// some TPMs store such malformed certificates, and the hub does not need them to build the chain.
+// The argument `refused` has the code and the hint of the refusal; checkChain adds the reason.
 func (r *Request) checkChain(refused *Refusal) error {
 	for i, der := range r.Chain {
 		if !tcg.IsCertificate(der) {
@@ -144,8 +144,7 @@ func (r *Request) checkChain(refused *Refusal) error {
 	return nil
 }
 
-// parseEK parses the EK's TPMT_PUBLIC and the EK certificate. The argument `certificate` is nil if
-// there is no EK certificate.
+// parseEK parses the EK's TPMT_PUBLIC and the EK certificate, which is nil if there is none.
 func (r *Request) parseEK(public, certificate []byte) (err error) {
 	if r.EK, err = tcg.ParsePublic(public); err != nil {
 		return malformed("ek-malformed", "The EK's public area cannot be read", err)
@@ -216,8 +215,8 @@ func malformed(code, what string, err error) *Refusal {
 // Firmware returns the TPM's firmware version from its attestation, as four decimal numbers.
 func (r *Request) Firmware() string { return Firmware(r.Certify.FirmwareVersion).String() }
 
-// Maker returns the TPM's maker from the EK certificate. The result is empty if the request has no
-// EK certificate, or if the EK certificate does not name the maker.
+// Maker returns the TPM's maker as the EK certificate names it. The result is empty if the request
+// has no EK certificate, or if the EK certificate does not name the maker.
 func (r *Request) Maker() string {
 	if r.EKCertificate == nil {
 		return ""
@@ -241,15 +240,15 @@ func (r *Request) EKCertificateDER() []byte {
 	return r.EKCertificate.Certificate.Raw
 }
 
-// maxMaker is the maximum size of the maker's name in certificates, in bytes. The TCG's vendor ids
-// have 4 characters.
+// maxMaker is the maximum size, in bytes, of a maker's name in the certificates that the hub
+// issues. The TCG's vendor ids have 4 characters.
 const maxMaker = 32
 
 // HardwareSerial returns the text that identifies the TPM in certificates (HardwareModuleName, RFC
-// 4108; DevID 8.2). The text is the manufacturer, then the first 16 bytes of the EK hash in
-// hexadecimal. A serial number is not used, because it is unique only for one issuer. If `resident`
-// is false (see Verdict.Resident), the text has no manufacturer: without TPM residency, only the
-// sender states the manufacturer.
+// 4108; DevID 8.2): the manufacturer, and then the first 16 bytes of the EK hash in hexadecimal. It
+// does not use a serial number, because a serial number is unique only for one issuer. If
+// `resident` is false (see Verdict.Resident), the text has no manufacturer, because nothing proves
+// the one that the sender states.
 func (r *Request) HardwareSerial(resident bool) string {
 	maker := ""
 	if resident {
@@ -262,15 +261,15 @@ func (r *Request) HardwareSerial(resident bool) string {
 }
 
 // Resident reports whether a verdict shows TPM residency, which is the TCG's term for keys that
-// exist only in a TPM. It is true if the EK has a certificate that chains to a trusted root. After
-// the TPM has opened the hub's reply, this EK certificate proves that the keys in the request are
-// in the TPM. A person's approval does not prove residency.
+// exist only in a TPM. It does if the EK has a certificate that chains to a trusted root: once the
+// TPM has opened the hub's reply, this certificate proves that the keys in the request are in the
+// TPM. A person's approval does not prove residency.
 func (v *Verdict) Resident(r *Request) bool {
 	return r.EKCertificate != nil && v.Passed("ek-chain") && v.Passed("ek-key")
 }
 
-// omission returns the device's stated reason for sending no EK certificate. The result is a
-// sentence that callers append to another sentence. It is "" if the device states no reason.
+// omission returns a sentence, after a space, with the reason that the device states for sending no
+// EK certificate. It returns "" if the device states no reason.
 func (r *Request) omission() string {
 	if r.CAData == nil || r.CAData.Omission.Why == 0 {
 		return ""

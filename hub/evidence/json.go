@@ -6,7 +6,7 @@ import (
 )
 
 // JSON encodes the verdict exactly as json.Marshal does. Almost every verdict accepts the request
-// and is plain ASCII. JSON encodes these verdicts without reflection, because that is faster.
+// and is plain ASCII. For such a verdict, JSON avoids reflection, because that is faster.
 func (v *Verdict) JSON() ([]byte, error) {
 	asked := slices.ContainsFunc(v.Checks, func(s Check) bool { return s.Ask || s.OK && s.Skipped })
 	if v.Refusal != nil || asked || len(v.Questions) > 0 || v.Checks == nil {

@@ -11,9 +11,9 @@ import (
 	"gangway/wire"
 )
 
-// ParseKept parses the stored request of a device: a TCG-CSR-IDEVID, or the wire.RegistrationRecord
-// of a two-step enrolment. The hub uses ParseKept to show in advance what a new policy would decide
-// about devices that have already onboarded.
+// ParseKept parses the request that the hub stored when a device onboarded: a TCG-CSR-IDEVID, or
+// the wire.RegistrationRecord of a two-step enrolment. It lets the hub show in advance what a new
+// policy would decide about devices that have already onboarded.
 func ParseKept(raw []byte) (*Request, error) {
 	if !bytes.HasPrefix(raw, []byte("{")) {
 		return Parse(raw)

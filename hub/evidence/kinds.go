@@ -9,16 +9,15 @@ import (
 )
 
 // EKKinds lists the kinds of EK that a policy allows. A kind is a template of the EK profile. A TPM
-// has one EK for each template, and nothing in the TPM links these EKs. So one TPM could become
+// has one EK for each template, and nothing in the TPM links these EKs, so one TPM could become
 // several devices. If a policy allows only one kind for a maker, each TPM of this maker can be only
-// one device. The EK certificate proves the key's algorithm. Nothing proves whether the template is
-// in the low range (L) or the high range (H): only the device states this.
+// one device. The EK certificate proves the key's algorithm, but nothing proves whether the
+// template is in the low range (L) or the high range (H): only the device states this.
 type EKKinds struct {
 	Name string // name of the policy with this list, for a person: "the hub's policy"
-	// The map Of has the allowed templates ("L-1", "H-3") of a maker or model. The key of the map
-	// is the name of the maker or model in the EK certificate, in lower case. The key NoMaker
-	// applies to EKs without a certificate. The key AnyMaker applies to all makers and models that
-	// are not listed.
+	// Of has the allowed templates ("L-1", "H-3") of each maker or model. The key is the name of
+	// the maker or model in the EK certificate, in lower case. The key NoMaker applies to EKs
+	// without a certificate, and the key AnyMaker to all makers and models that are not listed.
 	Of map[string][]string
 }
 
@@ -28,9 +27,9 @@ const (
 	AnyMaker = "*"
 )
 
-// kinds returns the allowed templates. It uses the first element of `names` that is a key of the
-// map Of. If no element is a key of the map, it uses the key AnyMaker. The result `ok` is false if
-// the map has none of these keys.
+// kinds returns the allowed templates for the first of `names` that is a key of the map Of or, if
+// none of them is, for the key AnyMaker. The result `ok` is false if the map has none of these
+// keys.
 func (k *EKKinds) kinds(names []string) (list []string, ok bool) {
 	for _, name := range append(names, AnyMaker) {
 		if list, ok = k.Of[strings.ToLower(name)]; ok && name != "" {
@@ -45,7 +44,7 @@ func (k *EKKinds) kinds(names []string) (list []string, ok bool) {
 var pcClientKinds = []string{"L-1", "L-2", "H-1", "H-2", "H-3", "H-6"}
 
 // defaultKinds lists the kinds of EK that makers are known to certify. It applies if no policy
-// lists kinds for the TPM. The hub does not refuse an EK of another kind, but asks the owner.
+// lists kinds for the TPM. The hub does not refuse an EK of any other kind, but asks the owner.
 var defaultKinds = map[string][]string{
 	"amd": pcClientKinds, "ifx": pcClientKinds, "intc": pcClientKinds, "ntc": pcClientKinds, "ntz": pcClientKinds, "stm": pcClientKinds,
 	"goog":  {"L-1", "L-2"},
@@ -54,8 +53,8 @@ var defaultKinds = map[string][]string{
 
 // checkKind checks that the policies allow the kind of the EK. It runs after checkEKKey, so the EK
 // was made from a template. If the EK certificate does not chain to a trusted root, anyone can have
-// made that certificate. Each policy must then allow the EK's kind twice: for the names in the
-// certificate, and for EKs without a certificate.
+// made it, so each policy must then allow the EK's kind twice: for the names in the certificate,
+// and for EKs without a certificate.
 func checkKind(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	t := tcg.Match(tcg.EKTemplates, r.EK)
 	names := []string{NoMaker}

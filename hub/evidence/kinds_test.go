@@ -9,8 +9,8 @@ import (
 	"gangway/internal/fleet"
 )
 
-// By default an EK is accepted if the EK's maker is known to certify EKs of this kind. If the EK is
-// of another kind, a person must decide.
+// By default, an EK is accepted if its maker is known to certify EKs of this kind. If it is of
+// another kind, a person must decide.
 func TestDefaultKindsOfAMaker(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

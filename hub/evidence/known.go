@@ -14,7 +14,7 @@ import (
 // issued. The result `ok` is false if there is no such chain, or if the EK certificate does not
 // belong to the request's EK.
 //
-// KnownChain does not judge the request. It finds the certificates that the hub should store.
+// KnownChain does not judge the request: it only finds the certificates that the hub should store.
 func (in *Input) KnownChain(r *Request) (links [][]byte, ok bool) {
 	e, t := r.EKCertificate, in.Trust
 	if e == nil || !r.EK.Is(e.PublicKey) || checkIsEKCertificate(e) != nil {
@@ -45,7 +45,7 @@ func (in *Input) KnownChain(r *Request) (links [][]byte, ok bool) {
 }
 
 // chain returns the result of Trust.chain for a request. It caches the result, because several
-// checks need the result.
+// checks need it.
 func (in *Input) chain(r *Request) (*verifiedCA, error) {
 	if in.chained.request != r || in.chained.trust != in.Trust {
 		in.chained.request, in.chained.trust = r, in.Trust
@@ -55,9 +55,8 @@ func (in *Input) chain(r *Request) (*verifiedCA, error) {
 }
 
 // WithCertificate returns a copy of the request with an EK certificate that the hub stored from an
-// earlier request. The argument `links` has the certificates that KnownChain returned for the
-// earlier request. If the certificate does not belong to the request's EK, WithCertificate returns
-// an error.
+// earlier request. The argument `links` has the certificates that KnownChain returned for that
+// earlier request. It is an error if the certificate does not belong to the request's EK.
 func (r *Request) WithCertificate(certificate []byte, links [][]byte) (*Request, error) {
 	e, err := tcg.ParseEKCertificate(certificate)
 	if err != nil {
@@ -72,10 +71,10 @@ func (r *Request) WithCertificate(certificate []byte, links [][]byte) (*Request,
 }
 
 // AddOmitted adds the failures in the verdict `of` to the verdict `v`. `v` is about a request that
-// omitted its EK certificate. `of` is about the same request with the EK certificate that the hub
-// knows. If `of` has a refusal, AddOmitted adds that refusal. Otherwise it adds the questions that
-// are in `of` and not in `v`. AddOmitted never makes a verdict better. If it did, a stranger could
-// learn from the answer that the hub knows the EK.
+// omitted its EK certificate, and `of` is about the same request with the EK certificate that the
+// hub knows. If `of` has a refusal, AddOmitted adds that refusal. Otherwise it adds the questions
+// that are in `of` and not in `v`. AddOmitted never makes a verdict better: if it did, a stranger
+// could learn from the answer that the hub knows the EK.
 func (v *Verdict) AddOmitted(of *Verdict) {
 	const left = "The request leaves out an EK certificate that was sent earlier for this EK. That certificate fails a check: "
 	said := func(r *Refusal) *Refusal {

@@ -8,8 +8,7 @@ import (
 	"gangway/internal/makercerts"
 )
 
-// Every CA certificate of a real maker satisfies the constraints of the CAs that are above the
-// certificate.
+// Every CA certificate of a real maker satisfies the constraints of the CAs above it.
 func TestMakersOwnChainsKeepTheirConstraints(t *testing.T) {
 	t.Parallel()
 	links := makercerts.Read(t, makercerts.Intermediates)

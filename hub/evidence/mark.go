@@ -14,16 +14,15 @@ import (
 )
 
 // Mark is a value in an EK certificate that is probably unique to one TPM, for example a long
-// serial number. If the certificates of two EKs have an equal mark, both EKs may belong to the same
-// TPM. The hub compares marks because nothing in a TPM links the EKs of that TPM.
+// serial number. If the certificates of two EKs have the same mark, both EKs may belong to one TPM.
+// The hub compares marks because nothing in a TPM links its EKs.
 type Mark struct {
 	Value string // compared with the values of other marks
 	What  string // the kind of mark, for a person: "the same serial number"
 }
 
 // minSerial is the minimum length, in bits, of a serial number that counts as a mark. Shorter
-// serial numbers are usually sequence numbers, so certificates of different CAs may have the same
-// serial number.
+// serial numbers are usually sequence numbers, which different CAs may use too.
 const minSerial = 64
 
 var (
@@ -41,8 +40,8 @@ var (
 var markedOIDs = [][]byte{{0x55, 4, 5}, {0x55, 4, 3}, {0x09, 0x92, 0x26, 0x89, 0x93, 0xF2, 0x2C, 0x64, 1, 1}}
 
 // TPMMarks returns the marks of an EK certificate, at most maxMarks. A mark is the certificate's
-// serial number, or an id that the maker gave the device. Such an id is in the subject or in the
-// subject alternative names.
+// serial number, or an id that the maker gave the device, which is in the subject or in the subject
+// alternative names.
 func TPMMarks(e *tcg.EKCertificate) (marks []Mark) {
 	maker := e.Manufacturer + "\x00"
 	if n := e.Certificate.SerialNumber; n.BitLen() >= minSerial {
@@ -105,8 +104,8 @@ func distinct(marks []Mark) (out []Mark) {
 // maxMarks is the maximum number of marks that the hub stores for one certificate.
 const maxMarks = 8
 
-// hasID reports whether a text contains an id. An id has 12 or more hexadecimal digits, possibly
-// with separators between the digits, as in a UUID. A word like "unknown" is not an id.
+// hasID reports whether a text contains an id: 12 or more hexadecimal digits, possibly with
+// separators between them, as in a UUID. A word like "unknown" is not an id.
 func hasID(text string) bool {
 	run, digits := 0, false
 	for _, c := range text {

@@ -10,9 +10,8 @@ import (
 	"gangway/tcg"
 )
 
-// TPMMarks returns a device id as a mark, if the id is in a directory name of the subject
-// alternative names. Each of three attributes can contain the id. A directory name without these
-// attributes gives no mark.
+// TPMMarks returns a device id in a directory name of the subject alternative names as a mark. Each
+// of three attributes can contain the id. A directory name without these attributes gives no mark.
 func TestMarksInDirectoryNames(t *testing.T) {
 	t.Parallel()
 	marksOf := func(oid asn1.ObjectIdentifier) []Mark {

@@ -43,17 +43,17 @@ type Policy struct {
 	// Software lists the models or makers of the software TPMs to accept ("swtpm", "GOOG"). Upper
 	// and lower case are equal.
 	Software []string
-	// EKKinds has the list of the hub's policy and the list of the owner's policy. Each list must
-	// allow the EK's kind.
+	// EKKinds has the lists of the hub's policy and of the owner's policy. Each list must allow the
+	// EK's kind.
 	EKKinds []EKKinds
-	// Layers has the hub's rules and the owner's rules. In each layer the first matching rule
-	// decides. A layer without a matching rule accepts the device. If the layers decide
+	// Layers has the hub's rules and the owner's rules. In each layer, the first matching rule
+	// decides, and a layer without a matching rule accepts the device. If the layers decide
 	// differently, the strictest decision applies.
 	Layers []Layer
 }
 
-// DefaultPolicy returns the default settings. A default setting applies if the hub's policy and the
-// owner's policy do not have the setting.
+// DefaultPolicy returns the default settings, each of which applies if neither the hub's policy nor
+// the owner's policy has the setting.
 func DefaultPolicy() Policy {
 	return Policy{ExpiredEK: Accept, NoCertificate: Ask, UnknownMaker: Ask, Unlisted: Refuse, UnlistedByHub: Refuse}
 }
@@ -64,7 +64,7 @@ type Layer struct {
 	Rules []Rule
 }
 
-// Rule matches a TPM if all its conditions match. An empty condition always matches.
+// Rule matches a TPM if all its conditions match. An empty condition matches every TPM.
 type Rule struct {
 	Maker         string // the maker in the EK certificate, such as "IFX"; "none" matches a certificate without a maker; case is ignored
 	Model         string // a pattern for path.Match; case is ignored
@@ -81,7 +81,8 @@ func (v Firmware) String() string {
 	return fmt.Sprintf("%d.%d.%d.%d", v>>48, v>>32&0xFFFF, v>>16&0xFFFF, v&0xFFFF)
 }
 
-// Listing is the result of searching the hub's EK list and the owner's EK list for a request's EK.
+// Listing is the result of looking up a request's EK in the hub's EK list and in the owner's EK
+// list.
 type Listing struct {
 	Kept bool // at least one EK list exists
 	// ByKey is true if the owner's EK list has the hash of the EK. Such an entry also approves an
@@ -126,9 +127,9 @@ func IsSoftwareTPM(name string) bool {
 	return strings.EqualFold(name, "swtpm") || slices.ContainsFunc(SoftwareMakers(), func(m string) bool { return strings.EqualFold(m, name) })
 }
 
-// software returns the kind of software TPM that the certificate names, in words for a person. The
-// result `names` has the names by which a policy may allow the software TPM. The result `kind` is
-// empty if the certificate does not name a software TPM.
+// software returns the kind of software TPM that the certificate names, in words for a person, and
+// the names by which a policy may allow this TPM. The result `kind` is empty if the certificate
+// does not name a software TPM.
 func software(e *tcg.EKCertificate) (kind string, names []string) {
 	if e == nil {
 		return "", nil
@@ -142,7 +143,7 @@ func software(e *tcg.EKCertificate) (kind string, names []string) {
 	return "", nil
 }
 
-const hintPolicy = "To accept the TPM, change your policy ('gangway policy show' prints the policy), or ask the hub's operator to change the hub's policy."
+const hintPolicy = "To accept the TPM, change your policy ('gangway policy show' prints it), or ask the hub's operator to change the hub's policy."
 
 // checkHardware checks the kind of TPM, hardware or software, and the kind of its EK.
 func checkHardware(v *Verdict, r *Request, in *Input) (string, *Refusal) {
@@ -204,8 +205,7 @@ func checkList(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 		"If the device is yours, add its EK with 'gangway policy ek-list'. Only the hub's operator can change the hub's list."))
 }
 
-// The method `trusted` reports whether the request has an EK certificate that chains to a trusted
-// root.
+// trusted reports whether the request has an EK certificate that chains to a trusted root.
 func (v *Verdict) trusted(r *Request) bool { return r.EKCertificate != nil && v.Passed("ek-chain") }
 
 func checkRules(v *Verdict, r *Request, in *Input) (string, *Refusal) {
@@ -254,11 +254,11 @@ type decidingRule struct {
 	layer string
 }
 
-// rulesOf returns the rules that decide about a request. A layer has the rules of one policy, the
-// hub's or the owner's. In each layer, the first rule that matches the maker and model in the EK
-// certificate decides. If the certificate does not chain to a trusted root, the first rule that
-// matches a TPM without a certificate decides too. So a device cannot bypass the rule for TPMs
-// without a certificate by sending a forged certificate.
+// rulesOf returns the rules that decide about a request. In each layer (the rules of the hub's
+// policy, or of the owner's), the first rule that matches the maker and model in the EK certificate
+// decides. If the certificate does not chain to a trusted root, the first rule that matches a TPM
+// without a certificate decides too, so that a device cannot bypass this rule by sending a forged
+// certificate.
 func (p *Policy) rulesOf(v *Verdict, r *Request) (rules []decidingRule) {
 	for _, layer := range p.Layers {
 		rule := layer.first(r, r.Maker(), r.Model())
@@ -275,8 +275,8 @@ func (p *Policy) rulesOf(v *Verdict, r *Request) (rules []decidingRule) {
 	return rules
 }
 
-// The method `first` returns the first rule that matches a TPM of this maker and model, or nil if
-// no rule matches.
+// first returns the first rule that matches a TPM of this maker and model, or nil if no rule
+// matches.
 func (l *Layer) first(r *Request, maker, model string) *Rule {
 	for i := range l.Rules {
 		if l.Rules[i].matches(r, maker, model) {
@@ -298,14 +298,14 @@ func (rule *Rule) matches(r *Request, maker, model string) bool {
 			return false
 		}
 	}
-	// In the first step of a two-step enrolment the firmware version is not known. A rule with a
-	// FirmwareBelow condition then counts as a match, and checkRules makes its refusal a question
-	// for a person.
+	// In the first step of a two-step enrolment, the firmware version is not known. A rule with a
+	// FirmwareBelow condition then counts as a match, and checkRules turns its refusal into a
+	// question for a person.
 	return rule.FirmwareBelow == 0 || r.KeysOnly() || Firmware(r.Certify.FirmwareVersion) < rule.FirmwareBelow
 }
 
-// words describes a rule: the TPMs that the rule matches, and the rule's action. The text is the
-// middle of a sentence.
+// words describes a rule in words for the middle of a sentence: the TPMs that it matches, and its
+// action.
 func (rule *Rule) words() string {
 	about := "all TPMs"
 	switch named := !strings.EqualFold(rule.Maker, NoMaker); {
@@ -335,8 +335,8 @@ func (rule *Rule) Words() string { return upperFirst(rule.words()) + "." }
 
 func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
-// The method `on` applies the action to the refusal `r`. It returns the refusal for Refuse, the
-// refusal as a question for Ask, and nil for Accept.
+// on applies the action to the refusal `r`. It returns the refusal for Refuse, the refusal as a
+// question for Ask, and nil for Accept.
 func (a Action) on(r *Refusal) *Refusal {
 	switch a {
 	case Accept:

@@ -21,7 +21,7 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// A genuine TPM is accepted even if the EK certificate has a known mistake of its maker. The
+// A genuine TPM is accepted even if its EK certificate has one of its maker's known mistakes. The
 // verdict's notes name the mistake. The signature is checked over the original bytes.
 func TestAcceptsAndNamesWhatMakersGotWrong(t *testing.T) {
 	t.Parallel()
@@ -109,7 +109,7 @@ func TestAcceptsAndNamesWhatMakersGotWrong(t *testing.T) {
 	}
 }
 
-// A certificate without the EK usage and without a maker's name is not an EK certificate.
+// A certificate with neither the EK usage nor a maker's name is not an EK certificate.
 func TestRejectsCertificateThatIsNotSaidToBeAnEKs(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -117,8 +117,8 @@ func TestRejectsCertificateThatIsNotSaidToBeAnEKs(t *testing.T) {
 	s.refused(t, s.request(t, s.attacker, fleet.RequestChange{}), "ek-certificate-usage")
 }
 
-// STMicroelectronics wrote the name in its ECC root as PrintableString. Its intermediates have the
-// same name as UTF8String in the issuer field. The chain is accepted.
+// STMicroelectronics wrote the name in its ECC root as PrintableString, but its intermediates have
+// the same name as UTF8String in the issuer field. The chain is accepted.
 func TestAcceptsChainWhoseNamesDifferInTheirStringTypes(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -171,7 +171,7 @@ func TestAcceptsChainWhoseNamesDifferInTheirStringTypes(t *testing.T) {
 			t.Errorf("%s: %s", name, v.Refusal.Reason)
 		}
 	}
-	// An equal name does not make a root trusted. A second root with the name of a trusted root is
+	// The same name does not make a root trusted: a second root with the name of a trusted root is
 	// refused.
 	otherKey := key()
 	other := ca(pkix.Name{CommonName: "Root CA 01"}, nil, nil, otherKey, otherKey)
@@ -179,7 +179,7 @@ func TestAcceptsChainWhoseNamesDifferInTheirStringTypes(t *testing.T) {
 	s.refused(t, s.request(t, s.victim, fleet.RequestChange{}), "ek-chain-untrusted")
 }
 
-// An issuer with a weak key is refused: this is not one of the tolerated mistakes.
+// An issuer with a weak key is refused, because a weak key is not one of the tolerated mistakes.
 func TestRejectsIssuerWithAnRSAKeyOf1024Bits(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -7,13 +7,13 @@ import (
 )
 
 // ROCA (CVE-2017-15361): until 2017, Infineon's RSA library made primes of the form k*M + (65537^a
-// mod M), where M is a product of the first primes. If two such primes are multiplied, the product
-// is a power of 65537 modulo each prime factor of M. Anyone can factor this product. isROCA tests a
-// modulus with the primes up to 167, because these primes divide M for every key of 512 bits or
-// more. A modulus of another origin passes all these tests with a probability of about 2^-28.
+// mod M), where M is a product of the first primes. The product of two such primes is a power of
+// 65537 modulo each prime factor of M, and anyone can factor it. isROCA tests a modulus with the
+// primes up to 167, because these primes divide M for every key of 512 bits or more. A modulus of
+// another origin passes all these tests with a probability of about 2^-28.
 
-// rocaChunk has some primes and their product, which fits in 64 bits. One division of a large
-// modulus by the product replaces one division for each prime.
+// rocaChunk has some primes and their product, which fits in 64 bits. Dividing a large modulus once
+// by this product replaces a division by each of the primes.
 type rocaChunk struct {
 	product uint64
 	primes  []rocaPrime
@@ -53,8 +53,7 @@ func rocaTable() []rocaChunk {
 	return chunks
 }
 
-// isROCA reports whether an RSA modulus is a product of two ROCA primes. Anyone can factor such a
-// modulus.
+// isROCA reports whether an RSA modulus is a product of two ROCA primes, which anyone can factor.
 func isROCA(n *big.Int) bool {
 	words := n.Bits()
 	for _, c := range rocaChunks() {

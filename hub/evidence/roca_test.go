@@ -70,7 +70,7 @@ func TestROCAIsToldFromTheModulus(t *testing.T) {
 	}
 }
 
-// A genuine certificate is refused if anyone can factor the certificate's key.
+// A genuine certificate is refused if anyone can factor its key.
 func TestRejectsROCAKeys(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {

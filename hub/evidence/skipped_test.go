@@ -8,9 +8,9 @@ import (
 	"gangway/internal/fleet"
 )
 
-// If a check had nothing to examine, it is not shown as passed. Examples are the chain check
-// without a certificate, the EK list check without a list, and rules about makers if the TPM's
-// maker is not known.
+// A check that had nothing to examine is not shown as passed: for example, the chain check without
+// a certificate, the EK list check without a list, or rules about makers if the TPM's maker is not
+// known.
 func TestStepThatWasNotExaminedIsNotPassed(t *testing.T) {
 	t.Parallel()
 	byMaker := []evidence.Layer{{Name: "the hub's policy", Rules: []evidence.Rule{{Maker: "IFX", Then: evidence.Refuse}}}}

@@ -13,7 +13,7 @@ import (
 )
 
 // Ownership has the extensions of a two-step CSR that name the device's owner. This package does
-// not verify these extensions. Package onboard verifies the ownership proof.
+// not verify them: package onboard verifies the ownership proof.
 type Ownership struct {
 	Owner   string // prn
 	TokenID string
@@ -23,7 +23,7 @@ type Ownership struct {
 }
 
 // ParseKeys parses the first step of a two-step enrolment: the EK, the EK certificate and the AK.
-// The first step contains no signature by the EK or the AK. Errors have the type *Refusal.
+// Neither the EK nor the AK signs anything in the first step. Errors have the type *Refusal.
 func ParseKeys(in *wire.EnrollRequest) (*Request, error) {
 	name, err := hex.DecodeString(strings.TrimSpace(in.AKName))
 	if err != nil || len(name) < 34 || len(name) > 66 {
@@ -40,30 +40,30 @@ func ParseKeys(in *wire.EnrollRequest) (*Request, error) {
 	return r, nil
 }
 
-var errAKName = refuse("ak-name", "The request's AK name was not computed from the public area of the request's AK.", hintTPM)
+var errAKName = refuse("ak-name", "The request's AK name is not the TPM name of its AK.", hintTPM)
 
 const (
 	hintSteps = "See docs/protocol.md#9-pantacors-two-steps for the form of each field."
 	maxCSR    = 16 << 10
 )
 
-// identityChecks are the names of the checks that need the IDevID key. These checks do not run in
-// the first step, because the first step has no IDevID key. All other checks run in both steps.
+// identityChecks are the names of the checks that need the IDevID key. They do not run in the first
+// step, which has no IDevID key. All other checks run in both steps.
 var identityChecks = []string{"idevid", "certify", "signature"}
 
 // KeysOnly reports whether the request is the first step of a two-step enrolment. The first step
 // contains an EK and an AK, but no signature by either key.
 func (r *Request) KeysOnly() bool { return r.keysOnly }
 
-// VerifyKeys judges a Request from ParseKeys. It runs the checks of Verify, except the checks of
+// VerifyKeys judges a Request from ParseKeys. It runs the checks of Verify except those that need
 // the IDevID key. A rule about the TPM's firmware version leads to a question for a person, because
-// only an attestation shows the firmware version. No check proves that EK and AK are in the same
-// TPM; see package wire.
+// only an attestation shows the firmware version. No check proves that the EK and the AK are in the
+// same TPM; see package wire.
 func VerifyKeys(v *Verdict, r *Request, in *Input) { Verify(v, r, in) }
 
 // parseTPMKeys parses the keys that both steps have. If the device sent the AK as PEM, parseTPMKeys
-// uses the template that gives the AK the TPM name `akName`. If `akName` is nil, it uses the first
-// template.
+// uses the template that gives the AK the TPM name `akName`, or the first template if `akName` is
+// nil.
 func parseTPMKeys(in *wire.TPMKeys, akName []byte) (*Request, error) {
 	r := new(Request)
 	ek, err := readPublic(in.EKPub, tcg.EKTemplates, nil)
@@ -110,7 +110,7 @@ func readCertificate(text string) ([]byte, error) {
 	return b, nil
 }
 
-// checkPEM returns an error if the PEM block has another type than `want`, or if data follows the
+// checkPEM returns an error if the PEM block has a type other than `want`, or if data follows the
 // block.
 func checkPEM(want, kind string, rest []byte) error {
 	if kind != want {
@@ -122,10 +122,10 @@ func checkPEM(want, kind string, rest []byte) error {
 	return nil
 }
 
-// readPublic returns a public area as TPMT_PUBLIC. A device may send the public area as
-// TPM2B_PUBLIC, as TPMT_PUBLIC, or as a key in PEM. PEM has only the key, so a template supplies
-// the rest of the public area. readPublic uses the template that results in the TPM name `name`. If
-// `name` is nil, it uses the first template for keys of this type and size.
+// readPublic returns a public area as TPMT_PUBLIC. A device may send it as TPM2B_PUBLIC, as
+// TPMT_PUBLIC, or as a key in PEM. A PEM block has only the key, so a template supplies the rest of
+// the public area: the template that results in the TPM name `name` or, if `name` is nil, the first
+// template for keys of this type and size.
 func readPublic(text string, templates []tcg.Template, name []byte) ([]byte, error) {
 	b, err := wire.DecodeBinary(text)
 	if err != nil {
@@ -134,7 +134,7 @@ func readPublic(text string, templates []tcg.Template, name []byte) ([]byte, err
 	der, kind, rest, isPEM := wire.DecodePEM(b)
 	if !isPEM {
 		// A TPM2B_PUBLIC begins with the size of the remaining bytes. A TPMT_PUBLIC begins with its
-		// type. The type never equals the size of the remaining bytes.
+		// type, which never equals the size of the remaining bytes.
 		if len(b) > 2 && int(b[0])<<8|int(b[1]) == len(b)-2 {
 			b = b[2:]
 		}
@@ -196,10 +196,10 @@ func ParseRegistration(in *wire.Registration) (*Request, error) {
 	if !r.IDevID.Is(csr.PublicKey) {
 		return nil, refuse("idevid-mismatch", "The CSR's key is not the key in idevid-pub.", hintTPM)
 	}
-	// The ownership proof covers only the field `name`, so that field must be the TPM name of the
+	// The ownership proof covers only the field `name`, so this field must be the TPM name of the
 	// IDevID key.
 	if in.Name != hex.EncodeToString(r.IDevIDName) {
-		return nil, refuse("idevid-name", "\"name\" is not the TPM name of the CSR's key.", "Send the name in lower-case hexadecimal: nameAlg, digest of the public area.")
+		return nil, refuse("idevid-name", "\"name\" is not the TPM name of the CSR's key.", "Send the name in lower-case hexadecimal: the nameAlg, then the digest of the public area.")
 	}
 	if err := r.parseCertify(ext[wire.ExtCertify], ext[wire.ExtCertifySig]); err != nil {
 		return nil, err
@@ -227,8 +227,8 @@ func idevidPublic(text string, csr *x509.CertificateRequest) ([]byte, error) {
 	return may[0].Raw, nil
 }
 
-// extensions returns Pantacor's extensions of a CSR. The map's key is the last number of the
-// extension's OID. If an extension is text, one line break at the end of the text is removed.
+// extensions returns Pantacor's extensions of a CSR, by the last number of their OIDs. It removes
+// one line break at the end of an extension that is text.
 func extensions(csr *x509.CertificateRequest) (map[int][]byte, *Refusal) {
 	out := make(map[int][]byte)
 	for _, e := range csr.Extensions {

@@ -17,17 +17,17 @@ import (
 )
 
 // Trust is a set of TPM makers' certificates: trusted roots, and untrusted intermediates for
-// building chains. The set never changes, so Trust can cache the results of verifications. It is
-// safe for concurrent use.
+// building chains. It never changes, so it can cache the results of verifications. It is safe for
+// concurrent use.
 type Trust struct {
 	roots         *x509.CertPool
 	intermediates *x509.CertPool
 	bySubject     map[string][]*x509.Certificate // roots and intermediates, by canonical subject
 
-	// verified caches CA certificates that chain to a root, so that an EK certificate costs one
-	// signature verification. The key is the SHA-256 of the CA certificate's DER. Results for
-	// certificates from a request are cached too, because the results do not depend on the sender.
-	// Failures are not cached, so that nobody can fill the memory with failures.
+	// verified caches CA certificates that chain to a root, so that only one signature must be
+	// verified for an EK certificate. The key is the SHA-256 of the CA certificate's DER.
+	// Certificates from a request are cached too, because the results do not depend on the sender.
+	// Failures are not cached, so that nobody can fill the memory with them.
 	mu       sync.Mutex
 	verified map[[32]byte][]*verifiedCA
 
@@ -76,9 +76,9 @@ var (
 	errExpired   = errors.New("a CA certificate of the chain is expired or not yet valid")
 )
 
-// chain verifies the signature of the EK certificate `leaf`, and the chain from the issuer up to a
-// root. It returns the issuer. The argument `extra` has DER certificates from the device. These
-// certificates may be intermediates of the chain, but never its root.
+// chain verifies the signature of the EK certificate `leaf`, and the chain from its issuer up to a
+// root, and returns the issuer. The argument `extra` has DER certificates from the device, which
+// may be intermediates of the chain, but never its root.
 func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*verifiedCA, error) {
 	ca, err := t.find(leaf, extra, now)
 	if err == nil || t.withDistrusted == nil {
@@ -87,8 +87,8 @@ func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*
 	_, other := t.withDistrusted.find(leaf, extra, now)
 	if errors.Is(other, errExpired) {
 		// A CA certificate of the distrusted chain has expired. Verify the chain at the time when
-		// the EK certificate was issued. At the present time the chain would count as unknown, and
-		// a person could accept the chain.
+		// the EK certificate was issued. At the present time, the chain would count as unknown, so
+		// a person could accept it.
 		then := leaf.Certificate.NotBefore
 		if _, trusted := t.find(leaf, extra, then); trusted == nil {
 			return nil, err
@@ -131,7 +131,7 @@ func (t *Trust) find(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*v
 		return c, nil
 	}
 	// No known issuer signed the EK certificate. Try the certificates that the device sent, first
-	// those with cached results. So a TPM's own chain is parsed and verified only once.
+	// those with cached results, so that a TPM's own chain is parsed and verified only once.
 	t.mu.Lock()
 	var known []*x509.Certificate
 	for _, der := range extra {
@@ -160,8 +160,7 @@ func (t *Trust) find(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*v
 	return nil, best
 }
 
-// verifyCA returns the chains from a CA certificate to a root. If there is no chain, it returns an
-// error.
+// verifyCA returns the chains from a CA certificate to a root, or an error if there is no chain.
 func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now time.Time) (good []*verifiedCA, err error) {
 	key := sha256.Sum256(ca.Raw)
 	t.mu.Lock()
@@ -188,8 +187,8 @@ func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now tim
 		Roots:         t.roots,
 		Intermediates: pool,
 		CurrentTime:   now,
-		// crypto/x509 does not support the extended key usage of EK certificates. chainMayIssue
-		// checks that usage.
+		// crypto/x509 does not support the extended key usage of EK certificates, so chainMayIssue
+		// checks it.
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	if err != nil {
@@ -234,8 +233,9 @@ func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now tim
 }
 
 // mayIssue checks that `c` is a CA certificate, and that its key may sign certificates. crypto/x509
-// starts from the issuer of the EK certificate, and does not check this for the issuer. Without
-// this check, the EK certificate of one device could "issue" the EK certificate of another device.
+// does not check this for the issuer of the EK certificate, because it starts from the issuer.
+// Without this check, the EK certificate of one device could "issue" the EK certificate of another
+// device.
 func mayIssue(c *x509.Certificate) error {
 	if !c.BasicConstraintsValid || !c.IsCA {
 		return errors.New("the issuer is not a CA")

@@ -21,27 +21,27 @@ type Check struct {
 	Check string `json:"check"` // stable, e.g. "ek-chain"
 	OK    bool   `json:"ok"`
 	Ask   bool   `json:"ask,omitempty"` // not OK, but a person may decide
-	// Skipped is true if the check had nothing to examine. The check then has neither passed nor
-	// failed, and OK is false.
+	// Skipped is true if the check had nothing to examine. It then has neither passed nor failed,
+	// and OK is false.
 	Skipped bool   `json:"skipped,omitempty"`
 	Detail  string `json:"detail"` // a sentence
 }
 
 // Verdict is the result of Verify. Checks has the checks in the order in which they ran. If there
-// is a refusal, the last element of Checks is the check that failed.
+// is a refusal, the last of them is the check that failed.
 type Verdict struct {
 	Checks  []Check  `json:"steps"`
 	Notes   []string `json:"notes,omitempty"` // tolerated deviations, for a person
 	Refusal *Refusal `json:"refusal,omitempty"`
 	// Questions has the failed checks that a person may accept. The hub accepts the device only
-	// when a person has accepted each question.
+	// after a person has accepted each of them.
 	Questions []*Refusal `json:"questions,omitempty"`
 }
 
 // Accepted reports whether every check passed and no question is open.
 func (v *Verdict) Accepted() bool { return v.Refusal == nil && len(v.Questions) == 0 }
 
-// Pass records a check that passed. Callers add their own checks before Verify's.
+// Pass records a check that passed. Callers use it to add their own checks to those of Verify.
 func (v *Verdict) Pass(check, detail string) {
 	v.Checks = append(v.Checks, Check{Check: check, OK: true, Detail: detail})
 }
@@ -81,16 +81,15 @@ type Input struct {
 	}
 }
 
-// check is one check of Verify. Its function returns a sentence for a person if the check passes,
-// and a refusal if the check fails. If there is nothing to examine, the function returns a sentence
-// and notExamined.
+// check is one check of Verify. Its function returns a sentence for a person if the check passes, a
+// refusal if it fails, and a sentence and notExamined if there is nothing to examine.
 type check struct {
 	name  string
 	check func(*Verdict, *Request, *Input) (string, *Refusal)
 }
 
-// checks lists the checks in the order in which they run. The first two checks need only the EK
-// certificate, so VerifyCertificate uses these two.
+// checks lists the checks in the order in which they run. VerifyCertificate uses the first two,
+// which need only the EK certificate.
 var checks = [...]check{
 	{"ek-certificate", checkEKCertificate},
 	{"ek-chain", checkEKChain},
@@ -106,13 +105,13 @@ var checks = [...]check{
 
 // Verify judges a request and adds the checks to the verdict `v`. If a check fails and the policy
 // leaves the decision to a person, the failed check becomes a question, and the remaining checks
-// run. Any other failed check is a refusal, and no further check runs.
+// still run. Any other failed check is a refusal, after which no further check runs.
 func Verify(v *Verdict, r *Request, in *Input) {
 	v.Notes = append(v.Notes, r.ignored...)
 	v.Checks = slices.Grow(v.Checks, len(checks)+2)
 	verify(v, r, checks[:], in)
 	// If the owner's EK list has the hash of an EK, the owner approves this EK even without a
-	// trusted certificate. But if the hub knows a certificate of the EK, the hub judges that
+	// trusted certificate. However, if the hub knows a certificate of the EK, it judges that
 	// certificate.
 	if v.Refusal == nil && in.Listing.ByKey {
 		v.Questions = slices.DeleteFunc(v.Questions, func(q *Refusal) bool { return q.Code == CodeNoCertificate || q.Code == CodeUntrusted })
@@ -139,9 +138,8 @@ func verify(v *Verdict, r *Request, checks []check, in *Input) {
 	}
 }
 
-// Codes of questions that a person may decide, and of refusals that may be temporary. A temporary
-// refusal ends when someone imports more CA certificates, or when a maker's revocation list is
-// available again.
+// Codes of questions for a person, and of refusals that may be temporary: these end when someone
+// imports more CA certificates, or when a maker's revocation list is available again.
 const (
 	CodeNoCertificate       = "ek-certificate-none"
 	CodeUntrusted           = "ek-chain-untrusted"
@@ -157,8 +155,7 @@ func (v *Verdict) Passed(name string) bool {
 	return slices.ContainsFunc(v.Checks, func(s Check) bool { return s.Check == name && s.OK })
 }
 
-// Failed reports whether a check ran and failed. The result is true even if a person has accepted
-// the failure.
+// Failed reports whether a check ran and failed, even if a person has accepted the failure.
 func (v *Verdict) Failed(name string) bool {
 	return slices.ContainsFunc(v.Checks, func(s Check) bool { return s.Check == name && !s.OK && !s.Skipped })
 }
@@ -228,8 +225,8 @@ func checkEKChain(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
 		return "There is no EK certificate to verify.", notExamined
 	}
 	issuer, err := in.chain(r)
-	// Anyone can make an untrusted certificate, so the policy for a missing certificate applies
-	// too.
+	// Anyone can make an untrusted certificate, so the policy for a missing certificate also
+	// applies.
 	unknown := min(in.Policy.UnknownMaker, in.Policy.NoCertificate, Ask)
 	var broken *constraintError
 	switch {
@@ -250,7 +247,7 @@ func checkEKKey(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 		return "", refuse("ek-template", fmt.Sprintf("No template of the TCG EK Credential Profile makes a key like the EK certificate's (%s).", keyKind(r.EKCertificate.PublicKey)), hintTPM)
 	}
 	if r.EKCertificate != nil && !r.EK.Is(r.EKCertificate.PublicKey) {
-		return "", refuse("ek-key-mismatch", "The request's EK is not the key of the EK certificate: the certificate belongs to another TPM, or this TPM's endorsement seed was changed since the certificate was issued.",
+		return "", refuse("ek-key-mismatch", "The request's EK is not the key of the EK certificate: the certificate belongs to another TPM, or this TPM's endorsement seed has been changed since the certificate was issued.",
 			"Send the EK of the certificate. If the seed was changed (TPM2_ChangeEPS), onboard with 'gangway-agent onboard --without-ek-certificate', and approve the machine.")
 	}
 	t := tcg.Match(tcg.EKTemplates, r.EK)
@@ -278,8 +275,8 @@ func keyKind(key crypto.PublicKey) string {
 	return "of an unknown kind"
 }
 
-// required lists the attributes that a key must have. If one of the first three attributes is
-// missing, the key may exist outside the TPM, or in another TPM.
+// required lists the attributes that a key must have. A key that lacks one of the first three may
+// exist outside the TPM, or in another TPM.
 var required = []struct {
 	bit        tcg.Attributes
 	code, lack string
@@ -290,8 +287,8 @@ var required = []struct {
 	{tcg.SignEncrypt, "not-signing", "is not a signing key"},
 }
 
-// checkStrength refuses a public area that does not contain a usable key. It also refuses an RSA
-// key if anyone can compute the private half.
+// checkStrength refuses a public area that does not contain a usable key, and an RSA key whose
+// private half anyone can compute.
 func checkStrength(what, code string, p *tcg.Public) *Refusal {
 	key, err := p.Key()
 	if err != nil {
@@ -351,14 +348,14 @@ func checkIDevID(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 func checkCertify(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	a := r.Certify
 	if subtle.ConstantTimeCompare(a.Name, r.IDevIDName) != 1 {
-		return "", refuse("certify-name", "The certification is for another key: the name in the certification is not the name that the hub computed from the IDevID key.", hintTPM)
+		return "", refuse("certify-name", "The certification is for another key: it does not have the name that the hub computed from the IDevID key.", hintTPM)
 	}
 	if err := r.IAK.Verify(a.Raw, r.certifySignature); err != nil {
 		return "", refuse("certify-signature", "The certification of the IDevID key is not signed by the IAK.", hintTPM)
 	}
-	// The TPM attests that both keys are primary keys of the endorsement hierarchy. So both keys
-	// are derived from the TPM's endorsement seed, and not from the seed of the storage hierarchy,
-	// which the TPM's owner controls.
+	// The TPM attests that both keys are primary keys of the endorsement hierarchy. They are
+	// therefore derived from the TPM's endorsement seed, and not from the seed of the storage
+	// hierarchy, which the TPM's owner controls.
 	signer, err := tcg.EndorsementQualifiedName(r.IAKName)
 	if err != nil || !bytes.Equal(a.QualifiedSigner, signer) {
 		return "", refuse("certify-hierarchy", "The IAK is not a primary key of the endorsement hierarchy.", hintTPM)

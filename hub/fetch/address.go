@@ -5,8 +5,8 @@ import (
 	"net/netip"
 )
 
-// special lists blocks of addresses from IANA's special-purpose registries. These blocks are not
-// part of the public Internet, but no method of netip.Addr reports this.
+// special lists blocks from IANA's special-purpose address registries that are not part of the
+// public Internet, although no method of netip.Addr reports this.
 var special = prefixes(
 	"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15",
 	"198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4",

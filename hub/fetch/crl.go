@@ -42,12 +42,12 @@ const (
 // ChecksCRLs reports whether Revocation checks anything.
 func (f *Fetcher) ChecksCRLs() bool { return f.crls != CRLsOff }
 
-// Revocation checks whether the EK certificate `leaf` and the CA certificates above it are revoked.
-// It uses the revocation lists at the URLs that each certificate names (CRL distribution points).
-// `chain` has the issuer of `leaf` first, then the issuer's issuer, and so on up to the root; the
-// root is not checked. `notes` are notes for the verdict. Revocation returns a refusal if a
-// certificate is revoked or, in mode CRLsHard, if the status of a certificate is not known. A
-// certificate that names no revocation list counts as not revoked, and Revocation returns a note.
+// Revocation checks whether the EK certificate `leaf` and the CA certificates above it are revoked,
+// by the revocation lists at the URLs that each certificate names (CRL distribution points).
+// `chain` has the issuer of `leaf` first, then the issuer's issuer, and so on up to the root, which
+// is not checked. Revocation returns a refusal if a certificate is revoked or, in mode CRLsHard, if
+// the status of a certificate is not known. A certificate that names no revocation list counts as
+// not revoked, but gets a note. `notes` are notes for the verdict.
 func (f *Fetcher) Revocation(ctx context.Context, leaf *x509.Certificate, chain []*x509.Certificate) (notes []string, refusal *evidence.Refusal) {
 	if f.crls == CRLsOff {
 		return nil, nil
@@ -113,7 +113,7 @@ type list struct {
 	by map[[32]byte]bool // whether an issuer signed the list; the key is the SHA-256 of the issuer's DER
 }
 
-// The method `list` returns the revocation list of an answer. It parses the body only once.
+// list returns the revocation list of an answer. It parses the body only once.
 func (a *answer) list() (*list, error) {
 	if a.err != nil {
 		return nil, a.err
@@ -148,8 +148,8 @@ func (a *answer) crlKeep(now time.Time) time.Duration {
 	return max(keepFailure, min(l.crl.NextUpdate.Sub(now), maxKeep))
 }
 
-// check returns an error in three cases: the list does not apply to the certificate `c`, the CA
-// `issuer` did not sign the list, or the list is not valid at the time `now`.
+// check returns an error if the list does not apply to the certificate `c`, is not signed by the CA
+// `issuer`, or is not valid at the time `now`.
 func (l *list) check(c, issuer *x509.Certificate, now time.Time) error {
 	switch {
 	case l.fault != nil:
@@ -188,9 +188,8 @@ func (l *list) signedBy(issuer *x509.Certificate) bool {
 
 func (l *list) has(serial *big.Int) bool { return l.serials[string(unsigned(serial).Bytes())] }
 
-// unsigned returns the number that the bytes of `n` (two's complement) encode without a sign. Some
-// makers encode serial numbers as negative numbers by mistake; unsigned makes such serial numbers
-// comparable.
+// unsigned returns the number that the bytes of `n` (two's complement) encode without a sign. It
+// makes serial numbers comparable, because some makers encode them as negative numbers by mistake.
 func unsigned(n *big.Int) *big.Int {
 	if n.Sign() >= 0 {
 		return n

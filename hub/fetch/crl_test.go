@@ -18,7 +18,7 @@ import (
 )
 
 // revoke makes the revocation list of the CA `by`. The function `change` may alter the list before
-// the CA signs the list.
+// the CA signs it.
 func revoke(t testing.TB, by *ca, change func(*x509.RevocationList), serials ...*big.Int) []byte {
 	t.Helper()
 	l := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(time.Hour)}
@@ -54,8 +54,8 @@ func family(t *testing.T, s *site) (root, one, leaf *ca) {
 	return root, one, leaf
 }
 
-// A certificate is refused if it is on the revocation list of its issuer, but not if only another
-// CA lists it.
+// A certificate is refused if it is on the revocation list of its own issuer, but not if it is only
+// on the list of another CA.
 func TestRejectsRevokedCertificates(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -151,7 +151,7 @@ func TestListThatIsNoGoodIsNotBelieved(t *testing.T) {
 			t.Errorf("%s, hard: %v", name, refusal)
 		}
 	}
-	// If a revocation list is invalid, the hub uses the next URL of the certificate.
+	// If a revocation list is invalid, the hub tries the next URL in the certificate.
 	s.at("/one.crl", content(revoke(t, one, nil, leaf.cert.SerialNumber)))
 	two := issue(t, "leaf", false, one, listedAt("ldap://localhost/x", s.at("/none", http.NotFound), s.at("/one.crl", content(revoke(t, one, nil)))))
 	if notes, refusal := checker(t, CRLsHard).Revocation(t.Context(), two.cert, []*x509.Certificate{one.cert}); refusal != nil || len(notes) != 0 {
@@ -164,7 +164,7 @@ func TestListThatIsNoGoodIsNotBelieved(t *testing.T) {
 	}
 }
 
-// The hub caches a revocation list until the list's nextUpdate, and then fetches the list again.
+// The hub caches a revocation list until the list's nextUpdate, and then fetches it again.
 func TestListIsKeptUntilItsNextUpdate(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -54,8 +54,8 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
-// The method `at` makes the site answer requests for `path` with `page`. It returns the URL, with
-// the host name localhost.
+// at makes the site answer requests for `path` with `page`. It returns the URL, with the host name
+// localhost.
 func (s *site) at(path string, page http.HandlerFunc) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,8 +90,8 @@ type ca struct {
 	key  crypto.Signer
 }
 
-// issue makes a certificate that the CA `above` signs. If `above` is nil, the certificate is
-// self-signed. The function `change` may alter the certificate before it is signed, for example add
+// issue makes a certificate signed by the CA `above`, or a self-signed certificate if `above` is
+// nil. The function `change` may alter the certificate before it is signed, for example to add
 // URLs.
 func issue(t testing.TB, name string, isCA bool, above *ca, change func(*x509.Certificate)) *ca {
 	t.Helper()
@@ -190,7 +190,7 @@ func TestFetchesTheIssuersInEveryForm(t *testing.T) {
 }
 
 // The fetcher cannot reach services on the hub's machine, in the hub's network or in the hub's
-// cloud. This is true even if an allowed host name resolves to the address of such a service.
+// cloud, even if an allowed host name resolves to the address of such a service.
 func TestFetchReachesNoAddressThatIsNotPublic(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -221,8 +221,8 @@ func TestFetchReachesNoAddressThatIsNotPublic(t *testing.T) {
 	}
 }
 
-// nameServer returns a resolver whose name server answers each address query with the next address
-// of `answers`. After the last address, it repeats the last address.
+// nameServer returns a resolver whose name server answers each address query with the next of
+// `answers`, and repeats the last one.
 func nameServer(t *testing.T, answers ...[4]byte) *net.Resolver {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -263,7 +263,8 @@ func nameServer(t *testing.T, answers ...[4]byte) *net.Resolver {
 }
 
 // DNS rebinding: an attacker's host name first resolves to the maker's address, and later to an
-// address of the hub's machine. The attack fails, because the hub checks the address of the socket.
+// address of the hub's machine. The attack fails, because the hub checks the address to which the
+// socket connects.
 func TestRebindingANameGetsNowhere(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -289,8 +290,8 @@ func TestRebindingANameGetsNowhere(t *testing.T) {
 	if len(dialled) != 3 || dialled[0] == dialled[1] {
 		t.Errorf("the name led to %v", dialled)
 	}
-	// With a name server of the same kind and an allowed address, the fetch succeeds. So the
-	// address was the reason why the fetch above failed.
+	// With a similar name server and an allowed address, the fetch succeeds, so it was the address
+	// that made the fetch above fail.
 	f = newFetcher(t, Options{IssuerHosts: []string{"pki.maker.example"}, Resolver: nameServer(t, [4]byte{127, 0, 0, 1}), AllowAddress: onlyLoopback})
 	one := issue(t, "one", true, nil, nil)
 	s.at("/one", content(one.cert.Raw))
@@ -413,7 +414,7 @@ func TestBoundsWhatItFetches(t *testing.T) {
 	if links, _ := local(t).Links(t.Context(), leaf.cert); len(links) != maxDepth {
 		t.Errorf("%d links of a chain of 12", len(links))
 	}
-	// If a certificate has 50 URLs, the fetcher tries only maxURLs of these.
+	// If a certificate has 50 URLs, the fetcher tries only maxURLs of them.
 	var urls []string
 	for i := range 50 {
 		urls = append(urls, s.at(fmt.Sprint("/none-", i), content(nil)))
@@ -472,8 +473,8 @@ func TestAsksOnceAndKeepsTheAnswer(t *testing.T) {
 	}
 }
 
-// If a maker's host does not answer, or an attacker sends certificates with many URLs, requests of
-// other devices are not delayed.
+// If a maker's host does not answer, or an attacker sends certificates with many URLs, the requests
+// of other devices are not delayed.
 func TestHangingHostDelaysNobodyElse(t *testing.T) { // not parallel: it measures time
 	s := newSite(t)
 	f := local(t)

@@ -45,9 +45,9 @@ type Options struct {
 	// CRLs says how revocation lists are used. The zero value is CRLsOff.
 	CRLs CRLMode
 
-	// AllowAddress reports whether the fetcher may connect to an address and port. If AllowAddress
-	// is nil, only public addresses (see IsPublic) at the ports 80 and 443 are allowed. Tests use
-	// AllowAddress to allow their own server.
+	// AllowAddress reports whether the fetcher may connect to an address and port. If it is nil,
+	// only public addresses (see IsPublic) at the ports 80 and 443 are allowed. Tests use it to
+	// allow their own server.
 	AllowAddress func(netip.AddrPort) bool
 	// Resolver resolves host names. If it is nil, the machine's resolver is used.
 	Resolver *net.Resolver
@@ -179,9 +179,9 @@ func (f *Fetcher) target(raw string, allowed map[string]bool) (*url.URL, error) 
 	return u, nil
 }
 
-// get returns the response of a URL. If the response is not in the cache, it fetches the URL.
-// `limit` is the maximum size of the body, in bytes. The function `keep` returns how long the body
-// may be cached. If ctx ends first, the answer has an error.
+// get returns the response of a URL, from the cache or by a fetch. `limit` is the maximum size of
+// the body, in bytes. The function `keep` returns how long the body may be cached. If ctx ends
+// first, the answer has an error.
 func (f *Fetcher) get(ctx context.Context, u *url.URL, limit int64, keep func(*answer) time.Duration) *answer {
 	key := u.String()
 	if a := f.cached(key); a != nil {
@@ -193,8 +193,8 @@ func (f *Fetcher) get(ctx context.Context, u *url.URL, limit int64, keep func(*a
 	default:
 		return &answer{err: errBusy}
 	}
-	// The fetch continues even if ctx ends, because other requests may wait for the result, and
-	// later requests use the result.
+	// The fetch continues even if ctx ends, because other requests may be waiting for its result,
+	// and later requests will use it.
 	done := f.flight.DoChan(key, func() (any, error) {
 		if a := f.cached(key); a != nil {
 			return a, nil

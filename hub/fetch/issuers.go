@@ -10,17 +10,17 @@ import (
 	"gangway/tcg"
 )
 
-// Bounds of one chain. maxDepth is the largest number of fetched CA certificates, and maxURLs the
-// largest number of URLs that the fetcher tries for one certificate.
+// Bounds of one chain. maxDepth is the largest number of CA certificates that the fetcher fetches
+// for it, and maxURLs the largest number of URLs that the fetcher tries for one certificate.
 const (
 	maxDepth = 4
 	maxURLs  = 3
 )
 
 // Links fetches the CA certificates above the EK certificate `leaf`, from the caIssuers URLs in the
-// certificates. `links` has the issuer of `leaf` first, then the issuer's issuer, and so on. Each
-// of these certificates signed the previous certificate. Links does not make any certificate
-// trusted. If a certificate is unavailable, Links returns a note for the verdict, not an error.
+// certificates. `links` has the issuer of `leaf` first, then the issuer's issuer, and so on; each
+// of them has signed the certificate before it. Links does not make any certificate trusted. If a
+// certificate is unavailable, Links returns a note for the verdict, not an error.
 func (f *Fetcher) Links(ctx context.Context, leaf *x509.Certificate) (links []*x509.Certificate, notes []string) {
 	if len(f.issuerHosts) == 0 {
 		return nil, nil
@@ -45,9 +45,8 @@ func (f *Fetcher) Links(ctx context.Context, leaf *x509.Certificate) (links []*x
 	return links, notes
 }
 
-// issuer fetches the certificate that signed the certificate `c`. `from` is the host that sent the
-// issuer's certificate. If the issuer's certificate is not available, `issuer` is nil and `why` is
-// the reason.
+// issuer fetches the certificate that signed the certificate `c`. `from` is the host that sent it.
+// If it is not available, the result `issuer` is nil, and `why` is the reason.
 func (f *Fetcher) issuer(ctx context.Context, c *x509.Certificate) (issuer *x509.Certificate, from, why string) {
 	for _, raw := range c.IssuingCertificateURL[:min(len(c.IssuingCertificateURL), maxURLs)] {
 		u, err := f.target(raw, f.issuerHosts)

@@ -14,10 +14,10 @@ import (
 // maxCerts is the largest number of certificates that are read from one response.
 const maxCerts = 16
 
-// ParseCertificates parses the response of a caIssuers URL. The response is one certificate in DER,
-// one or more certificates in PEM, or a PKCS #7 message that contains only certificates (RFC 5652,
-// 5.1 and 10.2.3; DER or PEM). ParseCertificates leaves out certificates that cannot be parsed. If
-// no certificate can be parsed, it returns an error.
+// ParseCertificates parses the response of a caIssuers URL, which is one certificate in DER, one or
+// more certificates in PEM, or a PKCS #7 message that contains only certificates (RFC 5652, 5.1 and
+// 10.2.3; DER or PEM). It leaves out certificates that cannot be parsed, and returns an error if no
+// certificate can be parsed.
 func ParseCertificates(b []byte) ([]*x509.Certificate, error) {
 	var ders [][]byte
 	if bytes.Contains(b, []byte("-----BEGIN ")) {
@@ -50,8 +50,8 @@ func ParseCertificates(b []byte) ([]*x509.Certificate, error) {
 
 var oidSignedData = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 2}
 
-// messageCertificates returns the DER of each certificate in a PKCS #7 signedData. If `b` is not a
-// signedData, it returns nil.
+// messageCertificates returns the DER of each certificate in a PKCS #7 signedData, or nil if `b` is
+// not a signedData.
 func messageCertificates(b []byte) (ders [][]byte) {
 	zero := casn1.Tag(0).Constructed().ContextSpecific()
 	s := cryptobyte.String(b)

@@ -15,11 +15,11 @@ import (
 	"time"
 )
 
-// Folder stores objects as files in 256 folders. The name of a folder is the first byte of the
-// object's SHA-256 in hexadecimal. The name of a file has the other bytes and the object's
-// Key.Place. For example, DIR/ab/cdef....PLACE is an object whose SHA-256 begins with abcdef. Put
-// first writes a file in DIR/incoming. When the file is complete, checked and flushed to disk, Put
-// moves the file to its final name. Files have mode 0600.
+// Folder stores objects as files in 256 folders. A folder is named after the first byte of the
+// object's SHA-256, in hexadecimal, and a file after the other bytes and the object's Key.Place.
+// For example, DIR/ab/cdef....PLACE is an object whose SHA-256 begins with abcdef. Put first writes
+// a file in DIR/incoming, and moves it to its final name when it is complete, checked and flushed
+// to disk. Files have mode 0600.
 type Folder struct {
 	dir  string
 	lock *os.File
@@ -31,14 +31,15 @@ type Folder struct {
 const (
 	incoming = "incoming"
 	lockFile = "lock"
-	// OpenFolder removes the parts of an upload that made no progress during partialLife. A running
-	// hub ends such an upload earlier. So OpenFolder finds only parts that a crash left.
+	// OpenFolder removes the parts of an upload that has made no progress for partialLife. A
+	// running hub ends such an upload earlier, so OpenFolder finds only parts that a crash left
+	// behind.
 	partialLife = 7 * 24 * time.Hour
 )
 
-// OpenFolder opens the folder `dir`, and makes the folder if it does not exist. It removes the
-// files of interrupted uploads, except uploads in parts, which can continue. Only one process at a
-// time may have the folder open.
+// OpenFolder opens the folder `dir`, and creates it if it does not exist. It removes the files of
+// interrupted uploads, except multipart uploads, which can continue. Only one process at a time may
+// have the folder open.
 func OpenFolder(dir string) (*Folder, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -76,8 +77,8 @@ func OpenFolder(dir string) (*Folder, error) {
 	return f, nil
 }
 
-// ReadFolder returns the folder `dir` for reading. Other processes may have the folder open. Only
-// the methods Open, Stat, Walk and Close of the result may be called.
+// ReadFolder opens the folder `dir` for reading, while other processes may have it open. Only the
+// methods Open, Stat, Walk and Close of the result may be called.
 func ReadFolder(dir string) (*Folder, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -119,8 +120,7 @@ func (f *Folder) Put(ctx context.Context, key Key, size int64, r io.Reader) (err
 	return flush(filepath.Dir(path))
 }
 
-// The method `make` creates the folder for hashes with this first byte, and flushes the folder to
-// disk.
+// make durably creates the folder for hashes with this first byte, if it does not exist.
 func (f *Folder) make(first byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -183,7 +183,7 @@ func (f *Folder) Delete(_ context.Context, key Key) error {
 	return nil
 }
 
-// Walk implements Store. It ignores each file whose name is not the name of an object's file.
+// Walk implements Store. It ignores files that are not named like an object's file.
 func (f *Folder) Walk(ctx context.Context, visit func(Key, Info) error) error {
 	for first := range 256 {
 		if err := ctx.Err(); err != nil {
@@ -223,9 +223,9 @@ func (f *Folder) Ping(context.Context) error {
 	return err
 }
 
-// Close releases the folder for other processes. It unlocks the lock file explicitly. Closing the
-// descriptor of this process is not enough, because a child process that is starting may have a
-// copy of the descriptor.
+// Close releases the folder for other processes. It unlocks the lock file explicitly, because
+// closing the descriptor of this process is not enough: a child process that is just starting may
+// have a copy of the descriptor.
 func (f *Folder) Close() error {
 	if f.lock == nil {
 		return nil

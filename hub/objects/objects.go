@@ -1,13 +1,15 @@
 // Package objects stores the bytes of objects. The key of an object is the SHA-256 of its bytes and
-// a place. A place is a random text that is new for each upload. So if a hub removes an old copy
-// late, it never removes a newer copy of the same bytes. For this reason, several hubs can share a
-// bucket. This package knows neither the owners of objects nor which of several places is in use:
-// package store has these records, and the hub decides who may read an object.
+// a place: a random text that is new for each upload. Thanks to the place, a hub that removes an
+// old copy late never removes a newer copy of the same bytes, so several hubs can share a bucket.
+// This package knows neither the owners of objects nor which of several places is in use: package
+// store has these records, and the hub decides who may read an object.
 //
-// Every engine guarantees three things. If Put returned nil, the object survives a crash and a
-// power failure. An object that Open returns is complete, and had the requested hash when it was
-// written. If Put failed, or the process was killed during Put, then Open, Stat and Walk do not see
-// the object.
+// Every engine makes these guarantees:
+//
+//   - If Put returned nil, the object survives a crash and a power failure.
+//   - An object that Open returns is complete, and had the requested hash when it was written.
+//   - If Put failed, or the process was killed during Put, then Open, Stat and Walk do not see
+//     the object.
 //
 // Folder is the engine for a hub on one machine. S3 is the engine for services with the S3 API.
 // TestEngines runs the same tests on both engines.
@@ -32,8 +34,9 @@ type Sum = [sha256.Size]byte
 // Key names a copy of an object in a Store.
 type Key struct {
 	Sum Sum
-	// Place distinguishes the copy from all other copies of the same bytes, also from copies that
-	// were removed. It comes from NewPlace. It is empty for an object that an older version stored.
+	// Place distinguishes the copy from all other copies of the same bytes, even those that were
+	// removed. It comes from NewPlace, and is empty for an object that an older version of the hub
+	// stored.
 	Place string
 }
 
@@ -43,8 +46,8 @@ func NewPlace() string { return rand.Text() }
 // placeSize is the length of a place that is not empty.
 const placeSize = 26
 
-// The method `name` returns the key's name: the SHA-256 in hexadecimal, with a slash after the
-// first two digits. If the place is not empty, a dot and the place follow.
+// name returns the key's name: the SHA-256 in hexadecimal, with a slash after the first two digits.
+// If the place is not empty, a dot and the place follow.
 func (k Key) name() string {
 	text := hex.EncodeToString(k.Sum[:])
 	text = text[:2] + "/" + text[2:]
@@ -54,7 +57,7 @@ func (k Key) name() string {
 	return text
 }
 
-// parseName is the reverse of Key.name. It reports false for any other text.
+// parseName is the inverse of Key.name. The result `ok` is false if the text is not a key's name.
 func parseName(text string) (k Key, ok bool) {
 	first, rest, ok := strings.Cut(text, "/")
 	if !ok || len(first) != 2 {
@@ -93,22 +96,22 @@ type Info struct {
 // Store stores objects. All methods are safe for concurrent use, even for calls about the same
 // object.
 type Store interface {
-	// Put reads the reader `r` to its end, and stores the bytes if there are `size` bytes with the
-	// SHA-256 of `key`. If Put returns nil, the object is durable. If it returns an error, nothing
-	// has changed. Errors: ErrSize, ErrSum, an error of `r` or of the engine.
+	// Put reads `r` to its end, and stores the bytes if there are `size` of them and they have the
+	// SHA-256 of `key`. If Put returns nil, the object is durable. If Put returns an error, which
+	// is ErrSize, ErrSum, or an error of `r` or of the engine, nothing has changed.
 	Put(ctx context.Context, key Key, size int64, r io.Reader) error
-	// BeginParts begins an upload in parts, and returns a token for the methods below. Until
-	// CompleteParts, the other methods do not see the object. Each part, except for the last one,
-	// has PartSize bytes.
+	// BeginParts begins a multipart upload, and returns a token for the three methods below. Every
+	// part except the last one has PartSize bytes. Until CompleteParts is called, Open, Stat and
+	// Walk do not see the object.
 	BeginParts(ctx context.Context, key Key) (token string, err error)
-	// PutPart stores the part that begins at `offset`, durably. The object's size is `whole`.
-	// PutPart reads no more than the bytes of this part from the reader. It can be called again for
-	// the same part, after an error or after success. ErrNotFound: the upload has ended, or its
-	// parts are gone. io.EOF, io.ErrUnexpectedEOF: the reader ends before the end of the part.
+	// PutPart durably stores the part that begins at `offset` of an object of `whole` bytes. It
+	// reads no more than the bytes of this part from `r`. It can be called again for the same part,
+	// after an error or after success. It returns ErrNotFound if the upload has ended or its parts
+	// are gone, and io.EOF or io.ErrUnexpectedEOF if `r` ends before the part does.
 	PutPart(ctx context.Context, key Key, token string, whole, offset int64, r io.Reader) error
 	// CompleteParts stores the object from all its parts, if the size and the SHA-256 of its bytes
-	// are right. It can be called again, also after it has succeeded. Errors: ErrSize, ErrSum.
-	// ErrNotFound: the parts are gone. After ErrSize or ErrSum, call only AbortParts.
+	// are right. It can be called again, even after it has succeeded. It returns ErrNotFound if the
+	// parts are gone, and ErrSize or ErrSum if the bytes are wrong; call only AbortParts then.
 	CompleteParts(ctx context.Context, key Key, token string, size int64) error
 	// AbortParts removes the parts of an upload, if there are any.
 	AbortParts(ctx context.Context, key Key, token string) error
@@ -121,7 +124,7 @@ type Store interface {
 	Delete(ctx context.Context, key Key) error
 	// Walk calls the function `f` with each object, in no particular order. If `f` returns an
 	// error, Walk stops and returns that error. Objects that are added or deleted during the walk
-	// may be included or not. `f` may call Delete.
+	// may or may not be included. `f` may call Delete.
 	Walk(ctx context.Context, f func(Key, Info) error) error
 	// Ping returns an error if the engine cannot be reached.
 	Ping(ctx context.Context) error
@@ -149,8 +152,8 @@ func Check(ctx context.Context, key Key, size int64, r io.Reader) error {
 }
 
 // checked is a reader that checks the bytes that it reads from `r`. At the end of `r`, it returns
-// ErrSize if the number of bytes is not `size`, and ErrSum if their SHA-256 is not `sum`. It tries
-// to read one byte more than `size`, to detect that `r` is too long.
+// ErrSize if the number of bytes is not the announced size, and ErrSum if their SHA-256 is not
+// `sum`. To detect that `r` is too long, it tries to read one more byte.
 type checked struct {
 	r    io.Reader
 	sum  Sum

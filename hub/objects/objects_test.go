@@ -24,7 +24,7 @@ import (
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 )
 
-// Both engines must pass the same tests. S3 passes the tests with a server in this process, and
+// Both engines must pass the same tests. The S3 engine is tested with a server in this process, and
 // with a real server.
 func TestEngines(t *testing.T) {
 	t.Parallel()
@@ -69,8 +69,8 @@ func folder(t *testing.T, dir string) *objects.Folder {
 	return f
 }
 
-// s3 opens the S3 engine on an S3 server that runs in this process. After the test, it checks that
-// no temporary file is left.
+// s3 opens the S3 engine on an S3 server that runs in this process. At the end of the test, it
+// checks that no temporary file is left.
 func s3(t *testing.T) objects.Store {
 	t.Helper()
 	backend := s3mem.New()
@@ -92,8 +92,8 @@ func s3(t *testing.T) objects.Store {
 	return s
 }
 
-// s3OfVersity starts a real S3 server, until the test ends. The returned function opens the S3
-// engine on a new bucket of the server.
+// s3OfVersity starts a real S3 server, which runs until the end of the test. The returned function
+// opens the S3 engine on a new bucket of this server.
 func s3OfVersity(t *testing.T) func(t *testing.T) objects.Store {
 	if testing.Short() {
 		t.Skip("builds an S3 server, which takes minutes the first time")
@@ -112,7 +112,7 @@ func s3OfVersity(t *testing.T) func(t *testing.T) objects.Store {
 	}
 }
 
-// In tests that store only one copy of each object, `place` is the Key.Place of every object.
+// place is the Key.Place of every object in tests that store only one copy of each object.
 const place = "AAAABBBBCCCCDDDDEEEEFFFF23"
 
 func content(seed string, size int) (objects.Key, []byte) {
@@ -159,7 +159,7 @@ func walk(t *testing.T, s objects.Store) map[objects.Key]int64 {
 }
 
 func keepsWhatItWasGiven(t *testing.T, s objects.Store) {
-	// The S3 engine uploads the object of the last size in two parts.
+	// An object of the last size is so large that the S3 engine uploads it in two parts.
 	for _, size := range []int{0, 1, 4096, 5<<20 + 7, 17 << 20} {
 		sum, b := content("kept", size)
 		put(t, s, b)
@@ -237,7 +237,7 @@ func brokenUploadLeavesNothing(t *testing.T, s objects.Store) {
 	if err := s.Put(t.Context(), sum, int64(len(b)), io.MultiReader(bytes.NewReader(b[:50_000]), iotest.ErrReader(cut))); !errors.Is(err, cut) {
 		t.Error(err)
 	}
-	// Put also returns the error if the connection breaks after all bytes have been received.
+	// Put also returns the error of a connection that breaks after all bytes have been received.
 	if err := s.Put(t.Context(), sum, int64(len(b)), io.MultiReader(bytes.NewReader(b), iotest.ErrReader(cut))); !errors.Is(err, cut) {
 		t.Error(err)
 	}
@@ -306,8 +306,8 @@ func manyAtOnce(t *testing.T, s objects.Store) {
 }
 
 // A hub that was paused removes an old copy of an object after another hub has stored the object
-// again. The new copy must stay. This also holds if an older version of the hub stored the old
-// copy, with an empty Key.Place.
+// again. The new copy must stay, even if the old copy has an empty Key.Place because an older
+// version of the hub stored it.
 func lateRemovalLeavesTheNewCopy(t *testing.T, s objects.Store) {
 	old, b := content("stored again", 1000)
 	old.Place = ""
@@ -336,7 +336,7 @@ func lateRemovalLeavesTheNewCopy(t *testing.T, s objects.Store) {
 	}
 }
 
-// An upload in parts is interrupted in the middle of a part, and continues. If a part is sent
+// A multipart upload is interrupted in the middle of a part, and then continues. If a part is sent
 // twice, the second bytes replace the first. Readers never see an object with wrong bytes.
 func uploadInParts(t *testing.T, s objects.Store) {
 	part := objects.PartSize(0)
@@ -424,10 +424,10 @@ func uploadInParts(t *testing.T, s objects.Store) {
 	}
 }
 
-// slowPart starts the connection of an attacker, who tries to change an object after the hub has
-// checked it. The attacker sends a false first part of an object of `size` bytes, but the second
-// half of this part only after the caller has closed `slow`. When the connection has ended, `ended`
-// is closed.
+// slowPart starts the connection of an attacker who tries to change an object after the hub has
+// checked it. The attacker sends a false first part of an object of `size` bytes, but holds the
+// second half of this part back until the caller closes `slow`. When the connection has ended,
+// `ended` is closed.
 func slowPart(t *testing.T, s objects.Store, key objects.Key, token string, size int64, b []byte) (slow chan bool, ended chan bool) {
 	t.Helper()
 	slow, ended = make(chan bool), make(chan bool)
@@ -451,7 +451,7 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
-// The parts of an upload in parts are never too small, too large or too many for S3.
+// The parts of a multipart upload are never too small, too large or too many for S3.
 func TestPartsFitIntoS3(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int64{0, 1, 1 << 30, 1 << 40, 5 << 40} {
@@ -510,7 +510,7 @@ func TestFolderIsTheOwnersAlone(t *testing.T) {
 	}
 }
 
-// An upload was killed. The next OpenFolder removes the file that the upload left.
+// If an upload was killed, the next OpenFolder removes the file that it left behind.
 func TestFolderSweepsWhatAKilledUploadLeft(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "objects")
@@ -531,7 +531,7 @@ func TestFolderSweepsWhatAKilledUploadLeft(t *testing.T) {
 	}
 }
 
-// A second process cannot open a folder that the first process has open.
+// A second process cannot open a folder that another process has open.
 func TestFolderIsOneProcessesAtATime(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "objects")
@@ -541,7 +541,7 @@ func TestFolderIsOneProcessesAtATime(t *testing.T) {
 	}
 }
 
-// Walk ignores files whose names are not the names of objects' files.
+// Walk ignores files that are not named like an object's file.
 func TestWalkPassesByWhatIsNoContent(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "objects")
@@ -563,8 +563,8 @@ func TestWalkPassesByWhatIsNoContent(t *testing.T) {
 	}
 }
 
-// OpenS3 refuses a bucket that does not exist, and an endpoint that is not valid. The error names
-// the mistake.
+// OpenS3 refuses a bucket that does not exist and an endpoint that is not valid, and its error
+// names the mistake.
 func TestS3SaysWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(gofakes3.New(s3mem.New()).Server())

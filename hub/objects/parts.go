@@ -14,15 +14,15 @@ import (
 )
 
 const (
-	// minPart is the smallest part of an upload in parts, except for the last one. S3 requires 5
-	// MiB.
+	// minPart is the smallest size of a part of a multipart upload, except for the last part. S3
+	// requires 5 MiB.
 	minPart = 8 << 20
-	// maxParts is the largest number of parts. S3 permits 10,000.
+	// maxParts is the largest number of parts of a multipart upload. S3 permits 10,000.
 	maxParts = 9000
 )
 
-// PartSize returns the size of each part of an upload in parts, except for the last one. The
-// argument is the size of the object.
+// PartSize returns the size of each part, except the last one, of a multipart upload of an object
+// of `size` bytes.
 func PartSize(size int64) int64 {
 	const unit = 1 << 20
 	return max(minPart, (size/maxParts+unit)/unit*unit)
@@ -35,7 +35,7 @@ func partOf(whole, offset int64) (n int, size int64) {
 	return int(offset / part), min(part, whole-offset)
 }
 
-// partial is the path of the folder with the parts of an object: one file for each part.
+// partial returns the path of the folder with the parts of an object, in which each part is a file.
 func (f *Folder) partial(key Key) string {
 	return filepath.Join(f.dir, incoming, key.Place+partialSuffix)
 }
@@ -50,8 +50,8 @@ func (f *Folder) BeginParts(_ context.Context, key Key) (string, error) {
 	return "folder", flush(filepath.Join(f.dir, incoming))
 }
 
-// PutPart implements Store. Each call writes a file of its own. So a slow connection cannot change
-// a part after CompleteParts has checked it.
+// PutPart implements Store. Each call writes its own file, so a slow connection cannot change a
+// part after CompleteParts has checked it.
 func (f *Folder) PutPart(ctx context.Context, key Key, _ string, whole, offset int64, r io.Reader) (err error) {
 	n, size := partOf(whole, offset)
 	file, err := os.CreateTemp(filepath.Join(f.dir, incoming), "")
@@ -84,7 +84,7 @@ func (f *Folder) PutPart(ctx context.Context, key Key, _ string, whole, offset i
 // bytes, because a connection may still replace a part.
 func (f *Folder) CompleteParts(ctx context.Context, key Key, token string, size int64) error {
 	if _, err := os.Stat(f.partial(key)); errors.Is(err, fs.ErrNotExist) {
-		// An earlier call may have stored the object, although its caller did not learn this.
+		// An earlier call may have stored the object without its caller learning this.
 		_, err := f.Stat(ctx, key)
 		return err
 	}
@@ -165,8 +165,8 @@ func (s *S3) PutPart(ctx context.Context, key Key, token string, whole, offset i
 	return wrap(err)
 }
 
-// CompleteParts implements Store. Two connections may have sent different bytes for a part, and the
-// hash that S3 has of a part is too weak to detect this. So CompleteParts reads the object back.
+// CompleteParts implements Store. It reads the object back, because two connections may have sent
+// different bytes for a part, and the hash that S3 has of a part is too weak to detect this.
 func (s *S3) CompleteParts(ctx context.Context, key Key, token string, size int64) error {
 	var parts []minio.CompletePart
 	for last := 0; ; {

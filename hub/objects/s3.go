@@ -16,7 +16,7 @@ import (
 
 // S3 stores objects in a bucket of a service with the S3 API. The key of an object whose SHA-256
 // begins with abcdef is PREFIXab/cdef....PLACE. Put first writes the object to a temporary file and
-// checks the file, so that the service never receives an incomplete object.
+// checks it, so that the service never receives an incomplete object.
 type S3 struct {
 	client         *minio.Client
 	bucket, prefix string
@@ -33,11 +33,9 @@ type S3Config struct {
 	// AccessKey and SecretKey are the credentials. If both are empty, the environment's credentials
 	// are used (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY).
 	AccessKey, SecretKey string
-	// Spool is the folder for temporary files. If Spool is empty, the system's folder for temporary
-	// files is used.
+	// Spool is the folder for temporary files, or empty for the system's default.
 	Spool string
-	// Transport replaces minio-go's HTTP transport in tests. If Transport is nil, minio-go's
-	// transport is used.
+	// Transport replaces minio-go's HTTP transport in tests, unless it is nil.
 	Transport http.RoundTripper
 }
 
@@ -64,8 +62,8 @@ func OpenS3(ctx context.Context, c S3Config) (*S3, error) {
 
 func (s *S3) key(key Key) string { return s.prefix + key.name() }
 
-// wrap converts an error of minio-go. If the service does not have the key or the upload, wrap
-// returns ErrNotFound. It adds the prefix of this package to any other error.
+// wrap converts an error of minio-go. It returns ErrNotFound if the service does not have the key
+// or the upload, and adds the prefix of this package to any other error.
 func wrap(err error) error {
 	if err == nil {
 		return nil
@@ -79,7 +77,7 @@ func wrap(err error) error {
 // contentType is the type of all objects in a bucket.
 const contentType = "application/octet-stream"
 
-// spoolFile makes a temporary file. Nobody needs the file's name. Without a name, the file
+// spoolFile creates a temporary file and removes its name, which nobody needs, so the file
 // disappears when the process ends, even if it is killed.
 func (s *S3) spoolFile() (*os.File, error) {
 	file, err := os.CreateTemp(s.spool, "gangway-object-")
@@ -118,8 +116,8 @@ func (s *S3) Open(ctx context.Context, key Key) (io.ReadSeekCloser, error) {
 	if err != nil {
 		return nil, wrap(err)
 	}
-	// GetObject contacts the service only at the first read. Call Stat to find out now whether the
-	// object exists.
+	// GetObject does not contact the service before the first read, so call Stat to find out now
+	// whether the object exists.
 	if _, err := o.Stat(); err != nil {
 		return nil, errors.Join(wrap(err), o.Close())
 	}
@@ -143,7 +141,7 @@ func (s *S3) Delete(ctx context.Context, key Key) error {
 	return nil
 }
 
-// Walk implements Store. It ignores each key of the bucket that is not the key of an object.
+// Walk implements Store. It ignores keys in the bucket that are not keys of objects.
 func (s *S3) Walk(ctx context.Context, visit func(Key, Info) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the listing

@@ -26,11 +26,11 @@ func chipMarks(e store.Enrolment) (out []store.ChipMark) {
 	return out
 }
 
-// warnOwner warns the owner of a TPM's device by an event. Somebody has tried to onboard the same
+// warnOwner warns the owner of a TPM's device by an event: somebody has tried to onboard the same
 // TPM with another owner's join token, and the hub has refused the request. `code` says how the hub
-// recognized the TPM. CodeOtherOwner: the request had the device's EK. CodeOtherEK: the request had
-// the device's AIK and another EK. In both cases, the sender has proven that it has this key of the
-// device. For each of the other owners, the device's owner gets only one event.
+// recognized the TPM: by the device's EK (CodeOtherOwner), or by the device's AIK although the
+// request had another EK (CodeOtherEK). In both cases, the sender has proven that it has this key
+// of the device. The device's owner gets only one event for each other owner.
 func (s *Service) warnOwner(ctx context.Context, e store.Enrolment, code, addr string) {
 	ek := e.EK
 	message := "Another owner's join token was tried on this device's TPM. The hub refused the attempt. The device stays yours until you delete it."

@@ -24,8 +24,8 @@ var ErrCloned = &evidence.Refusal{Code: CodeCloned, Reason: "The owner has decid
 	Hint: "Give this machine another TPM state (for a virtual machine: a new vTPM) and onboard it again. If there is only one machine, its owner can change the decision with 'gangway device cloned ID --one'."}
 
 // AttestedCounters returns the clock and the firmware version that the TPM attested in an
-// enrolment's request. The second result is false if the request has no attestation of a TPM, like
-// the request of a two-step enrolment.
+// enrolment's request. The second result is false if the request has no attestation by the TPM, as
+// in a two-step enrolment.
 func AttestedCounters(e store.Enrolment) (boot.Counters, bool) {
 	csr, err := tcg.ParseCSR(e.Request)
 	if err != nil {
@@ -48,17 +48,17 @@ func EnrolmentSighting(e store.Enrolment, addr string) clone.Sighting {
 
 // RecordSighting updates a device's clone record with a new sighting of its TPM, for example the
 // counters of a new quote, and stores the record. The function `weigh` compares the new sighting
-// with the record, and adds it. RecordSighting calls `weigh` again if another sighting was stored
-// in between. If the device has no record yet, the record begins with `first`, the device's
+// with the record, and adds it. If another sighting was stored in between, RecordSighting calls
+// `weigh` again. If the device has no record yet, the record begins with `first`, the device's
 // enrolment.
 //
 // If the record's state gets worse, RecordSighting appends an event for the owner in the same
 // transaction, so the owner gets the event exactly once. RecordSighting returns the record's
 // version.
 //
-// The TPM's counters may have gone back. If `known` is true, the caller need not warn the owner
-// about this, for one of two reasons: the record already had an unanswered finding, or this
-// sighting adds another finding, which explains the counters.
+// The result `known` matters only if the TPM's counters went back. If it is true, the caller need
+// not warn the owner about this, because the record already had an unanswered finding, or because
+// this sighting adds another finding, which explains the counters.
 func (s *Service) RecordSighting(ctx context.Context, d store.Device, first store.Enrolment, addr string, weigh func(*clone.Record)) (version int64, known bool, err error) {
 	for {
 		var r clone.Record
@@ -106,7 +106,7 @@ func clonedEvent(d store.Device, r *clone.Record, had int, addr string, now time
 	for _, f := range r.Findings[had:] {
 		e.Message += " " + f.Words
 	}
-	e.Message += fmt.Sprintf("The hub refuses no machine until you decide: 'gangway device cloned %s'.", d.ID)
+	e.Message += fmt.Sprintf(" The hub refuses no machine until you decide: 'gangway device cloned %s'.", d.ID)
 	return e
 }
 
@@ -120,10 +120,10 @@ func (s *Service) recordRepeatedOnboarding(ctx context.Context, d store.Device, 
 }
 
 // RecordSupersededUse is called when a peer has proven that it has the key of a superseded
-// certificate: the device has onboarded again and got another certificate. RecordSupersededUse
-// compares the serial number of the machine that got the superseded certificate with the device's
-// present serial number. If they differ, this may be a copied TPM state, and RecordSupersededUse
-// records a finding. It records only the first such finding.
+// certificate: the device has onboarded again since, and got another certificate. If the machine
+// that got the superseded certificate had another serial number than the device has now, the TPM's
+// state may have been copied, and RecordSupersededUse records a finding. It records only the first
+// such finding.
 func (s *Service) RecordSupersededUse(ctx context.Context, certificate [32]byte, addr string) error {
 	e, err := s.Store.EnrolmentByCertificate(ctx, certificate)
 	if errors.Is(err, store.ErrNotFound) || err == nil && e.State != store.Superseded {
@@ -155,8 +155,8 @@ func (s *Service) RecordSupersededUse(ctx context.Context, certificate [32]byte,
 }
 
 // DecideClone stores an owner's decision about copies of a device's TPM state. If `findings` is not
-// nil, it has the codes of the findings that the owner saw. If these differ from the open findings,
-// the error is store.ErrChanged. If the device was deleted, the error is store.ErrNotFound.
+// nil, it has the codes of the findings that the owner saw, and the error is store.ErrChanged if
+// the open findings are different. If the device was deleted, the error is store.ErrNotFound.
 func (s *Service) DecideClone(ctx context.Context, by store.Account, d store.Device, decision clone.Decision, findings []string, addr string) (*clone.Record, error) {
 	for {
 		row, err := s.Store.Clone(ctx, d.ID)
@@ -181,7 +181,7 @@ func (s *Service) DecideClone(ctx context.Context, by store.Account, d store.Dev
 		}
 		words := map[clone.Decision]string{
 			clone.OneMachine:  "decided that %q is one machine: the device stays active.",
-			clone.TwoMachines: "decided that several machines run with the TPM state of %q: the hub refuses each machine until the machine has another TPM state.",
+			clone.TwoMachines: "decided that several machines run with the TPM state of %q: the hub refuses each machine until it has another TPM state.",
 			"":                "withdrew the decision about copies of the TPM state of %q.",
 		}[decision]
 		_, err = s.Store.PutClone(ctx, row, store.Event{Time: now, Kind: "device.clone-decided", Owner: d.Owner, Device: d.ID, Addr: addr, Message: by.Nick + " " + fmt.Sprintf(words, d.Nick)})

@@ -30,7 +30,7 @@ func (s *scene) enrolmentOf(d store.Device) store.Enrolment {
 	return s.store.enrolments[d.Enrolment].Enrolment
 }
 
-// A device onboards again with another serial number. The hub suspects a clone, and tells the
+// If a device onboards again with another serial number, the hub suspects a clone, and tells the
 // owner.
 func TestOnboardingAgainIsCompared(t *testing.T) {
 	s := newScene(t)
@@ -63,8 +63,8 @@ func TestOnboardingAgainIsCompared(t *testing.T) {
 	}
 }
 
-// The device's clone record cannot be read. The device onboards again anyway, and the hub logs the
-// error.
+// If the device's clone record cannot be read, the device onboards again anyway, and the hub logs
+// the error.
 func TestFailedComparisonDoesNotStopTheDevice(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -77,8 +77,8 @@ func TestFailedComparisonDoesNotStopTheDevice(t *testing.T) {
 	}
 }
 
-// RecordSighting begins an empty clone record with the device's enrolment. If the record has boots
-// or serial numbers already, RecordSighting does not add the enrolment.
+// RecordSighting begins an empty clone record with the device's enrolment. If the record already
+// has boots or serial numbers, RecordSighting does not add the enrolment.
 func TestRecordBeginsOnce(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -122,7 +122,7 @@ func (s *scene) sighting(resets uint32, clock uint64) clone.Sighting {
 	return clone.Sighting{From: s.now, To: s.now, Addr: addr, Attested: true, Counters: boot.Counters{ClockInfo: tcg.ClockInfo{Clock: clock, ResetCount: resets, Safe: true}}}
 }
 
-// Two requests change a clone record at the same time. The second request reads the record again,
+// If two requests change a clone record at the same time, the second one reads the record again,
 // and adds its sighting to the new record.
 func TestSightingIsStoredOnceInARace(t *testing.T) {
 	s := newScene(t)
@@ -185,7 +185,7 @@ func TestCountersBackAloneAreNotKnown(t *testing.T) {
 	})
 	s.must(err)
 	equal(s, "known", known, false)
-	// The record now has an unanswered finding, so nobody need warn the owner again.
+	// The record now has an unanswered finding, so the caller need not warn the owner again.
 	_, known, err = s.hub.RecordSighting(t.Context(), is, s.enrolmentOf(is), addr, func(*clone.Record) {})
 	s.must(err)
 	equal(s, "known", known, true)
@@ -289,7 +289,7 @@ func TestUseOfASupersededCertificateIsRecorded(t *testing.T) {
 	use(second)
 	use(first)
 	equal(s, "writes", s.store.count("PutClone"), writes+1)
-	// After the owner has answered a finding, the finding does not count.
+	// A finding that the owner has answered no longer counts.
 	_, err = s.hub.DecideClone(t.Context(), s.anne, is, clone.OneMachine, nil, addr)
 	s.must(err)
 	writes = s.store.count("PutClone")
@@ -301,8 +301,8 @@ func TestUseOfASupersededCertificateIsRecorded(t *testing.T) {
 	equal(s, "writes", s.store.count("PutClone"), writes)
 }
 
-// The use of a superseded certificate is recorded even if the device has no clone record. The hub
-// then makes the record.
+// The use of a superseded certificate is recorded even if the device has no clone record: the hub
+// then creates the record.
 func TestSupersededUseBeginsTheRecord(t *testing.T) {
 	s := newScene(t)
 	d := s.device()

@@ -6,8 +6,8 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// absent provides the methods of storetest.Engine that fake does not have. A test that calls such a
-// method panics.
+// absent provides the methods of storetest.Engine that fake lacks. A test that calls such a method
+// panics.
 type absent struct{ storetest.Engine }
 
 type partialEngine struct {

@@ -50,9 +50,9 @@ func TestDeviceOnboards(t *testing.T) {
 	}
 }
 
-// If this process has signed a certificate, the hub does not verify the certificate again. So the
-// hub must call Service.Signed for these certificates only. It must not call Service.Signed for a
-// certificate that the database returns for a repeated request, or if it refuses a request.
+// The hub does not verify a certificate again if this process has signed it. So the hub must call
+// Service.Signed only for such certificates, and not for a certificate that the database returns
+// for a repeated request, or when it refuses a request.
 func TestSignedGetsOnlyCertificatesOfThisProcess(t *testing.T) {
 	s := newScene(t)
 	var signed []store.Hash
@@ -129,7 +129,7 @@ func TestRefusalOfEvidenceNamesTheOwner(t *testing.T) {
 	equal(s, "enrolments", len(s.store.enrolments), 0)
 }
 
-// A peer without a valid ownership proof causes an event. The hub only passes the event to
+// A request without a valid ownership proof causes an event. The hub only passes this event to
 // Service.Unproven, which can limit the number of such events in the audit trail.
 func TestEventsOfUnprovenPeersGoToTheirBound(t *testing.T) {
 	s := newScene(t)
@@ -225,8 +225,8 @@ func TestActivationIsChecked(t *testing.T) {
 	s.must(try(hash, exporter, good))
 }
 
-// Something changes between the reply and the activation: for example, the enrolment expires or the
-// owner disables the token. Activate returns the right refusal.
+// If something changes between the reply and the activation, for example because the enrolment
+// expires or the owner disables the token, Activate returns the right refusal.
 func TestActivationFollowsTheState(t *testing.T) {
 	for name, c := range map[string]struct {
 		code   string
@@ -318,9 +318,9 @@ func TestAIKOfAnotherTPMIsRefused(t *testing.T) {
 	}
 }
 
-// A second owner tries to onboard the TPM of the first owner's device. The hub refuses the request,
-// and must warn the first owner. If the warning cannot be stored, the refusal stays the same. If
-// the first owner has released the TPM in between, the hub warns nobody.
+// If a second owner tries to onboard the TPM of the first owner's device, the hub refuses the
+// request and warns the first owner. If the warning cannot be stored, the refusal stays the same.
+// If the first owner has released the TPM in between, the hub warns nobody.
 func TestWarningNeedsAnOwner(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -392,8 +392,8 @@ func TestUnknownErrorOfTheStoreIsNotARefusal(t *testing.T) {
 	}, "AppendEvent")
 }
 
-// The hub records the marks in a device's EK certificate. With these marks, the hub finds other EKs
-// of the same TPM.
+// The hub records the marks in a device's EK certificate, by which it can find other EKs of the
+// same TPM.
 func TestCertificatesTellTheChipTheyAreOf(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -422,7 +422,7 @@ func TestCertificatesTellTheChipTheyAreOf(t *testing.T) {
 	}
 }
 
-// If a stored certificate cannot be read, the device has no TPM marks, but is activated.
+// If a stored certificate cannot be read, the device gets no TPM marks, but is activated anyway.
 func TestUnreadableCertificateHasNoMarks(t *testing.T) {
 	s := newScene(t)
 	c := s.enrolled(s.device(), s.token)
@@ -432,8 +432,9 @@ func TestUnreadableCertificateHasNoMarks(t *testing.T) {
 	equal(s, "events", len(s.store.events), 0)
 }
 
-// A device without an enrolment already has the id that a TPM's device would get. The activation
-// fails with an internal error, not with a refusal. The existing device keeps its id.
+// If a device without an enrolment already has the id that the TPM's device would get, the
+// activation fails with an internal error, not with a refusal, and the existing device keeps its
+// id.
 func TestDeviceWithoutAnEnrolmentKeepsItsID(t *testing.T) {
 	s := newScene(t)
 	c := s.enrolled(s.device(), s.token)

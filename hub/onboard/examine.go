@@ -14,8 +14,7 @@ import (
 	"gangway/tcg"
 )
 
-// examined is a judged request, with facts about its EK certificate that the verdict does not
-// contain.
+// examined is a judged request, with facts about its EK certificate that are not in the verdict.
 type examined struct {
 	*evidence.Request
 	known  bool   // the certificate chains to a root that the hub knows
@@ -23,14 +22,14 @@ type examined struct {
 	common bool   // as store.Enrolment.CommonLinks
 }
 
-// examine judges a request by the trusted makers, the policies, the EK lists, the EK's kept
-// certificate, and online lookups. The hub calls `examine` before it issues any certificate. If the
-// hub knows the root of the request's EK certificate, `examine` keeps the certificate, even if the
-// verdict is a refusal.
+// examine judges a request by the trusted makers, the policies, the EK lists, the EK certificate
+// that the hub stored for this EK earlier, and online lookups. The hub calls examine before it
+// issues any certificate. If the hub knows the root of the request's EK certificate, examine stores
+// this certificate, even if the verdict is a refusal.
 //
-// `check` is evidence.Verify. For the first step of a two-step enrolment, which has only keys,
-// `check` is evidence.VerifyKeys. `version` is the result of Store.ConfigVersion, which the caller
-// has just read.
+// `check` is evidence.Verify or, for the first step of a two-step enrolment, which has only keys,
+// evidence.VerifyKeys. `version` is the result of Store.ConfigVersion, which the caller has just
+// read.
 func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.Request, owner string, version int64, now time.Time, check checker) (*examined, error) {
 	input, rules, err := s.input(ctx, version, owner, now)
 	if err != nil {
@@ -58,10 +57,10 @@ func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.
 
 type checker func(*evidence.Verdict, *evidence.Request, *evidence.Input)
 
-// recall judges a request again, with the EK certificate that the hub kept from an earlier request.
-// The method `examine` calls recall if the request's own EK certificate is missing, or does not
-// chain to a root that the hub knows. So a device cannot avoid a refusal by leaving out its EK
-// certificate, or by sending another certificate.
+// recall judges a request again, with the EK certificate that the hub stored from an earlier
+// request. The method examine calls it if the request's own EK certificate is missing, or does not
+// chain to a root that the hub knows, so that a device cannot avoid a refusal by leaving out its EK
+// certificate, or by sending another one.
 func (s *Service) recall(ctx context.Context, v *evidence.Verdict, r *evidence.Request, in *evidence.Input, check checker) error {
 	if v.Refusal != nil {
 		return nil
@@ -76,8 +75,8 @@ func (s *Service) recall(ctx context.Context, v *evidence.Verdict, r *evidence.R
 	return nil
 }
 
-// withKept returns a request with the kept certificate of its EK. If the hub keeps no certificate
-// of the EK, `found` is false.
+// withKept returns the request with the EK certificate that the hub has stored for its EK. If there
+// is none, `found` is false.
 func (s *Service) withKept(ctx context.Context, r *evidence.Request, in *evidence.Input) (_ *evidence.Request, found bool, err error) {
 	kept, err := s.Store.EKCertificate(ctx, r.EKHash, in.Now)
 	if errors.Is(err, store.ErrNotFound) {
@@ -93,8 +92,8 @@ func (s *Service) withKept(ctx context.Context, r *evidence.Request, in *evidenc
 	return r, true, nil
 }
 
-// The method `keep` stores the EK certificate of a request that is not accepted. If the device
-// repeats the request, the certificate is not written again.
+// keep stores the EK certificate of a request that was not accepted, but does not write it again
+// each time the device repeats the request.
 func (s *Service) keep(ctx context.Context, x *examined, now time.Time) error {
 	der := x.EKCertificateDER()
 	kept, err := s.Store.EKCertificate(ctx, x.EKHash, now)
@@ -107,10 +106,10 @@ func (s *Service) keep(ctx context.Context, x *examined, now time.Time) error {
 	return s.Store.KeepEKCertificate(ctx, store.KeptEKCertificate{EK: x.EKHash, Certificate: der, Links: x.links, Expires: now.Add(store.UnprovenEKKeptFor)}, now, store.MaxUnprovenEKs)
 }
 
-// verify runs the function `check`. It also makes the online lookups that may change the verdict.
-// It fetches revocation lists only for certificates that chain to a trusted root. For the first
-// step of a two-step enrolment, verify does not fetch missing CA certificates: anyone can send a
-// first step, with a certificate that names any URL of a maker.
+// verify runs the function `check`, and makes the online lookups that may change the verdict. It
+// fetches revocation lists only for certificates that chain to a trusted root. For the first step
+// of a two-step enrolment, it does not fetch missing CA certificates, because anyone can send a
+// first step with a certificate that names any URL of a maker.
 func (s *Service) verify(ctx context.Context, v *evidence.Verdict, r *evidence.Request, in *evidence.Input, check checker) {
 	ctx, span := step.Begin(ctx, "evidence.verify")
 	defer span.End()
@@ -142,7 +141,7 @@ func (s *Service) verify(ctx context.Context, v *evidence.Verdict, r *evidence.R
 		return
 	}
 	if len(notes) > 0 { // each note is about a certificate that no list covered
-		v.Skip("ek-revocation", "Some certificates of the chain could not be checked against a revocation list; the notes name these certificates. The lists that the hub read name no certificate of the chain.")
+		v.Skip("ek-revocation", "Some certificates of the chain could not be checked against a revocation list; the notes name them. The lists that the hub read name no certificate of the chain.")
 		return
 	}
 	v.Pass("ek-revocation", "The revocation lists that the hub read do not name the EK certificate or a CA above it.")

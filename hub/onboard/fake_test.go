@@ -14,7 +14,7 @@ import (
 	"gangway/hub/store"
 )
 
-// fake is an onboard.Store in memory. TestFakeDoesWhatEnginesDo runs those tests of the engines'
+// fake is an onboard.Store in memory. TestFakeDoesWhatEnginesDo runs the tests from the engines'
 // suite that need only the fake's methods.
 type fake struct {
 	mu sync.Mutex
@@ -41,8 +41,8 @@ type fake struct {
 	once       map[store.Hash]bool
 
 	// `calls` has the names of the methods that were called, in order. The call with the number
-	// `failAt`, counted from 1, returns the error `failure`. If `before` is set, each call first
-	// runs `before`, without the lock.
+	// `failAt`, counted from 1, returns the error `failure`. If `before` is set, each call runs it
+	// first, without holding the lock.
 	calls   []string
 	failAt  int
 	failure error
@@ -65,7 +65,7 @@ func newFake() *fake {
 	}
 }
 
-// The method `do` records the call of a method, then runs the function `f` as one atomic step.
+// do records the call of a method, and then runs the function `f` as one atomic step.
 func (s *fake) do(method string, f func() error) error {
 	if s.before != nil {
 		s.before(method)
@@ -90,8 +90,7 @@ func (s *fake) count(method string) (n int) {
 	return n
 }
 
-// find returns in[key] as one atomic step. If the map `in` lacks the key, it returns
-// store.ErrNotFound.
+// find returns in[key] as one atomic step, or store.ErrNotFound if there is no such key.
 func find[K comparable, V any](s *fake, method string, in map[K]V, key K) (v V, err error) {
 	err = s.do(method, func() error {
 		var ok bool

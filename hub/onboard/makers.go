@@ -51,8 +51,8 @@ func (s *Service) Makers(ctx context.Context) (*Makers, error) {
 	return &Makers{c.set, c.trust}, nil
 }
 
-// TryMakers returns the makers' certificates in force, and the makers' certificates that would be
-// in force after a change of the trust store. It changes nothing.
+// TryMakers returns the makers' certificates in force, and those that would be in force after a
+// change of the trust store. It changes nothing.
 func (s *Service) TryMakers(ctx context.Context, change store.TrustChange) (now, would *Makers, err error) {
 	if now, err = s.Makers(ctx); err != nil {
 		return nil, nil, err
@@ -89,10 +89,10 @@ func (s *Service) SetTrust(base *trust.Set) {
 	s.makers.cached.Store(nil)
 }
 
-// The method `trust` returns the trusted makers. `version` is the result of Store.ConfigVersion,
-// which the caller reads for each request. So after the operator has removed a CA certificate, no
-// replica accepts a device because of this certificate. If the store cannot be read, `trust`
-// returns an error, and the hub judges no request.
+// trust returns the trusted makers. `version` is the result of Store.ConfigVersion, which the
+// caller reads for each request, so once the operator has removed a CA certificate, no replica
+// accepts a device because of it. If the store cannot be read, trust returns an error, and the hub
+// judges no request.
 func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, error) {
 	m := &s.makers
 	if c := m.cached.Load(); c != nil && c.version == version {
@@ -102,7 +102,7 @@ func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, er
 	defer m.mu.Unlock()
 	// Read the config version first, and then the stored certificates. If the certificates change
 	// in between, they are newer than the cached version, and the next request reads them again. In
-	// the opposite order, old certificates would stay cached.
+	// the opposite order, outdated certificates would stay cached.
 	version, err := s.Store.ConfigVersion(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("onboard: makers' certificates: %w", err)
@@ -129,9 +129,9 @@ func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, er
 	return made, nil
 }
 
-// MakerChain returns the CA certificates above an enrolment's EK certificate, the issuer first and
-// the root last. If the EK certificate does not chain to a root that the hub trusts now, the result
-// is nil. A certificate that has expired since the enrolment counts as valid.
+// MakerChain returns the CA certificates above an enrolment's EK certificate, with the issuer first
+// and the root last, or nil if the EK certificate does not chain to a root that the hub trusts now.
+// A certificate that has expired since the enrolment counts as valid.
 func (s *Service) MakerChain(ctx context.Context, e store.Enrolment) ([]*x509.Certificate, error) {
 	if len(e.EKCertificate) == 0 {
 		return nil, nil

@@ -2,8 +2,8 @@ package onboard
 
 import "encoding/hex"
 
-// Two lists of 64 words each, for nicks. The words are short, friendly and easy to understand on
-// the telephone.
+// Two lists of 64 words each, from which nicks are made. The words are short, friendly and easy to
+// understand on the telephone.
 var (
 	adjectives = [64]string{
 		"able", "amber", "azure", "bold", "brave", "breezy", "bright", "brisk", "calm", "candid", "cheery", "clear",
@@ -23,8 +23,8 @@ var (
 	}
 )
 
-// Nick proposes a device's name from its id: two words and four digits of the id, e.g.
-// "brave-otter-3fa2".
+// Nick proposes a device's nick, which is made from its id: two words and four digits of the id,
+// for example "brave-otter-3fa2".
 func Nick(deviceID string) string {
 	b, err := hex.DecodeString(deviceID)
 	if err != nil || len(b) < 4 {

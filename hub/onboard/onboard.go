@@ -3,13 +3,13 @@
 //
 // Enrol judges a request. It answers with certificates that only the TPM with the request's EK can
 // decrypt, and only if the IAK is in the same TPM. Nothing is proven before the TPM has decrypted
-// the certificates. So the enrolment is pending, and nothing else in the database changes. Activate
-// is called on the first TLS connection with the IDevID certificate. Activate makes the enrolment
-// active, and binds the device to the owner, in one transaction. FirstStep and SecondStep are
-// Pantacor's two-step enrolment. SecondStep ends with the same transaction.
+// them, so the enrolment is pending, and nothing else in the database changes. Activate is called
+// on the first TLS connection with the IDevID certificate. In one transaction, it makes the
+// enrolment active, and binds the device to the owner. FirstStep and SecondStep are Pantacor's
+// two-step enrolment; SecondStep ends with the same transaction.
 //
 // The service keeps no state in memory between the calls of Enrol and Activate. The secret in a
-// reply is derived from the hub's seal key and the request's hash. So any replica can serve each
+// reply is derived from the hub's seal key and the request's hash, so any replica can serve each
 // call, a repeated request gets the same secret, and the database does not contain the secret.
 package onboard
 
@@ -35,8 +35,8 @@ import (
 	"gangway/wire"
 )
 
-// PendingFor is the time in which a pending enrolment may be activated. It is long enough for a
-// device that loses its network connection after the request and activates the enrolment later.
+// PendingFor is how long a pending enrolment may be activated. It allows for a device that loses
+// its network connection after the request, and activates the enrolment later.
 const PendingFor = time.Hour
 
 // Service onboards devices. Set its fields, and call SetTrust, before the first request.
@@ -52,14 +52,15 @@ type Service struct {
 	// Observe (optional) is called for each accepted request, before the hub sends the reply. Its
 	// arguments are the stored enrolment and the verdict. Observe must not block.
 	Observe func(store.Enrolment, *evidence.Verdict)
-	// Issued (optional) is called after the hub has sent certificates to a machine. Issued must not
-	// block.
+	// Issued (optional) is called when the hub issues certificates to a machine, before it sends
+	// them. Issued must not block.
 	Issued func(store.Enrolment)
 	// Signed (optional) is called with the SHA-256 of each IDevID certificate that this process has
-	// signed. It is not called for certificates from the database. Signed must not block.
+	// signed, but not for a certificate that comes from the database. Signed must not block.
 	Signed func(idevid store.Hash)
-	// Unproven (optional) receives the events of peers that have proven nothing. Unproven can bound
-	// the number of these events in the audit trail. If Unproven is nil, each event is appended.
+	// Unproven (optional) receives the events that are caused by peers that have proven nothing,
+	// and can limit the number of these events in the audit trail. If it is nil, each event is
+	// appended.
 	Unproven func(context.Context, store.Event)
 
 	makers   makers
@@ -101,9 +102,9 @@ var (
 )
 
 // Enrol answers a request body with a reply (JSON of wire.Reply). If a device sends the same body
-// several times, each reply has certificates for the same device. A refusal is an error of type
-// *evidence.Refusal. Enrol also appends an event about a refusal. For a device that must wait for
-// its owner's decision, the error has the type *WaitingError.
+// several times, each reply has certificates for the same device. If the request is refused, the
+// error has the type *evidence.Refusal, and Enrol appends an event about the refusal. If the device
+// must wait for its owner's decision, the error has the type *WaitingError.
 func (s *Service) Enrol(ctx context.Context, body []byte, addr string) ([]byte, error) {
 	e, request, err := s.enrol(ctx, body, addr)
 	if err != nil {
@@ -116,9 +117,8 @@ func (s *Service) Enrol(ctx context.Context, body []byte, addr string) ([]byte, 
 	return s.seal(ctx, e, request)
 }
 
-// enrol returns the stored enrolment. On a refusal, the returned enrolment has the owner for the
-// audit trail. If enrol refused the request before it verified the ownership proof, the returned
-// enrolment is empty.
+// enrol returns the stored enrolment. On a refusal, the returned enrolment has only the owner and
+// the other fields for the audit trail, and is empty if the ownership proof was not yet verified.
 func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.Enrolment, r *evidence.Request, err error) {
 	if r, err = evidence.Parse(body); err != nil {
 		return e, nil, err
@@ -145,13 +145,14 @@ type standing struct {
 	waits   bool  // the owner may have decided about the EK; false: the owner had not decided
 }
 
-// If judging a request takes longer than readFor, the hub reads the owner's decision again. Judging
-// usually takes less than a millisecond, but longer if the hub fetches a revocation list.
+// readFor is how long judging a request may take before the hub reads the owner's decision again.
+// Judging usually takes less than a millisecond, but longer if the hub fetches a revocation list.
 const readFor = 100 * time.Millisecond
 
 // accept judges a request after its ownership is proven, issues the certificates and stores the
-// enrolment. `e` has the request, its owner and its device. On a refusal the returned enrolment has
-// only the fields for the audit trail: the owner, the token and, if known, the waiting device's id.
+// enrolment. `e` has the request, its owner and its device. On a refusal, the returned enrolment
+// has only the fields for the audit trail: the owner, the token and, if known, the waiting device's
+// id.
 func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evidence.Request, e store.Enrolment, at standing, now time.Time, addr string) (store.Enrolment, error) {
 	known := store.Enrolment{Owner: e.Owner, TokenID: e.TokenID}
 	x, err := s.examine(ctx, verdict, r, e.Owner, at.version, now, evidence.Verify)
@@ -162,9 +163,8 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 		return known, verdict.Refusal
 	}
 
-	// Two conditions are not checked here: whether the TPM belongs to another owner, and whether
-	// the token is used up. The peer has not proven that it is the TPM, so the peer must not learn
-	// the answers. Activate checks both conditions.
+	// Do not check here whether the TPM belongs to another owner, or whether the token is used up.
+	// The peer has not proven that it is the TPM, so it must not learn this. Activate checks both.
 	e.State = store.Pending
 	e.EK, e.EKCertificate = store.Hash(r.EKHash), r.EKCertificateDER()
 	e.EKKnown, e.EKLinks, e.CommonLinks = x.known, x.links, x.common
@@ -209,8 +209,8 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	}
 }
 
-// deviceOf returns the device id that belongs to an EK, and the TPM's generation: how often an
-// owner has released the TPM. The device need not exist.
+// deviceOf returns the id of the device that belongs to an EK, and the TPM's generation, which is
+// how often an owner has released the TPM. The device need not exist.
 func (s *Service) deviceOf(ctx context.Context, ek store.Hash) (id string, generation int, err error) {
 	tpm, err := s.Store.TPM(ctx, ek)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -219,8 +219,8 @@ func (s *Service) deviceOf(ctx context.Context, ek store.Hash) (id string, gener
 	return s.deviceID(ek, tpm.Generation), tpm.Generation, nil
 }
 
-// ownership verifies the ownership proof of a request. It returns the join token, and the data that
-// the store read together with the token.
+// ownership verifies the ownership proof of a request, and returns the join token, with the data
+// that the store read together with it.
 func (s *Service) ownership(ctx context.Context, r *evidence.Request, now time.Time) (store.TokenForEK, error) {
 	d := r.CAData
 	if !wire.HubNamesEqual(d.HubName, s.CA.HubName()) {
@@ -233,8 +233,8 @@ func passedOwnership(token string) string {
 	return "This owner's join token " + token + " signed the name of this IDevID key, for this hub."
 }
 
-// ownershipOf verifies an ownership proof that is an Ed25519 signature. The signed message names
-// this hub.
+// ownershipOf verifies an ownership proof that is an Ed25519 signature. The signed message contains
+// the name of this hub.
 func (s *Service) ownershipOf(ctx context.Context, owner, tokenID string, r *evidence.Request, proof []byte, now time.Time) (store.TokenForEK, error) {
 	if len(owner) > wire.MaxOwner || !wire.IsID(tokenID) {
 		return store.TokenForEK{}, errOwnership
@@ -294,7 +294,7 @@ func (s *Service) issue(ctx context.Context, e *store.Enrolment, r *evidence.Req
 	return nil
 }
 
-// The method `seal` returns the reply with a stored enrolment's certificates, encrypted to the TPM.
+// seal returns the reply with a stored enrolment's certificates, encrypted to the TPM.
 func (s *Service) seal(ctx context.Context, e store.Enrolment, r *evidence.Request) ([]byte, error) {
 	_, span := step.Begin(ctx, "tpm.make-credential")
 	defer span.End()
@@ -320,28 +320,28 @@ func (s *Service) seal(ctx context.Context, e store.Enrolment, r *evidence.Reque
 	return reply.Encode(), nil
 }
 
-// The hub makes replies in these buffers, and reuses the buffers. A buffer may still contain the
-// certificates of an earlier reply, but never a secret.
+// buffers has the buffers in which the hub makes replies. A buffer that is used again may still
+// contain the certificates of an earlier reply, but never a secret.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 6<<10); return &b }}
 
 // secret returns the secret that the reply to a request encrypts to the TPM. A repeated request
-// gets the same secret. Nobody can compute the secret without the seal key.
+// gets the same secret, which nobody can compute without the seal key.
 func (s *Service) secret(request store.Hash) []byte {
 	secret := s.derive("gangway credential v1\x00", request[:])
 	return secret[:wire.CredentialSize]
 }
 
 // deviceID returns the id of a TPM's device. The id stays the same when the TPM onboards again, and
-// changes when the owner releases the TPM. Nobody can compute the id from the (public) EK without
-// the seal key.
+// changes when the owner releases the TPM. Although the EK is public, nobody can compute the id
+// from it without the seal key.
 func (s *Service) deviceID(ek store.Hash, generation int) string {
 	id := s.derive("gangway device id v1\x00", binary.BigEndian.AppendUint64(ek[:], uint64(generation)))
 	return hex.EncodeToString(id[:12])
 }
 
-// deviceIDs returns all ids that may belong to the device with this enrolment's TPM. The id changes
-// each time the owner releases the TPM. If the hub was restored from a backup, the database may
-// have lost the last releases. deviceIDs assumes that at most lostReleases releases are lost.
+// deviceIDs returns all ids that the device with this enrolment's TPM may have. The id changes each
+// time the owner releases the TPM, and if the hub was restored from a backup, the database may have
+// lost the last releases. deviceIDs assumes that at most lostReleases of them are lost.
 func (s *Service) deviceIDs(e store.Enrolment) (ids []string) {
 	for n := range 1 + lostReleases {
 		ids = append(ids, s.deviceID(e.EK, e.Generation+n))
@@ -349,16 +349,16 @@ func (s *Service) deviceIDs(e store.Enrolment) (ids []string) {
 	return ids
 }
 
-// lostReleases is the number of lost releases of one TPM that the hub looks for. A release is lost
-// if it was made between a backup and its restore.
+// lostReleases is the largest number of lost releases of one TPM that the hub allows for. A release
+// is lost if it was made after the backup from which the hub was restored.
 const lostReleases = 8
 
 func (s *Service) derive(label string, data []byte) [sha256.Size]byte {
 	return tcg.HMACSHA256(s.CA.SealKey(), []byte(label), data)
 }
 
-// Activate binds the device of a TLS connection. `certHash` is the SHA-256 of the client
-// certificate; the peer has proven that it has the certificate's key. `exporter` is the
+// Activate binds the device at the other end of a TLS connection to its owner. `certHash` is the
+// SHA-256 of the client certificate, whose key the peer has proven to have. `exporter` is the
 // connection's exported keying material (wire.ExporterLabel). `proof` is the activation proof that
 // the peer sent. A refusal is an error of type *evidence.Refusal.
 func (s *Service) Activate(ctx context.Context, certHash [32]byte, exporter, proof []byte, addr string) (store.Device, error) {
@@ -379,8 +379,8 @@ func (s *Service) Activate(ctx context.Context, certHash [32]byte, exporter, pro
 	return s.bind(ctx, e, before, addr)
 }
 
-// refuseActivation records a refusal for the token's owner and returns it. If the TPM belongs to
-// another owner, the event does not reveal the id of that owner's device.
+// refuseActivation returns a refusal, after it has recorded it for the token's owner. If the TPM
+// belongs to another owner, the event does not reveal the id of that owner's device.
 func (s *Service) refuseActivation(ctx context.Context, e store.Enrolment, addr string, r *evidence.Refusal) (store.Device, error) {
 	if r.Code == CodeOtherOwner {
 		e.DeviceID = s.waitingID(e.EK)
@@ -406,8 +406,8 @@ func (s *Service) whoIsRefused(ctx context.Context, e store.Enrolment) string {
 	return fmt.Sprintf(" %s; its join token is %s.", machine, token)
 }
 
-// The method `bind` activates an enrolment after the peer has proven that it is the TPM. The
-// arguments `e` and `before` are the results of Store.EnrolmentToActivate.
+// bind activates an enrolment after the peer has proven that it is the TPM. The arguments `e` and
+// `before` are the results of Store.EnrolmentToActivate.
 func (s *Service) bind(ctx context.Context, e store.Enrolment, before store.Hash, addr string) (store.Device, error) {
 	refuse := func(r *evidence.Refusal) (store.Device, error) { return s.refuseActivation(ctx, e, addr, r) }
 	again := before != (store.Hash{}) && before != e.RequestHash
@@ -429,8 +429,8 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, before store.Hash
 		}
 		return d, nil
 	case errors.Is(err, store.ErrCloned):
-		// The owner knows about this refusal, because it follows from the owner's own decision. So
-		// a retry of the device appends no event.
+		// The refusal follows from the owner's own decision, so the owner knows about it, and
+		// retries of the device append no events.
 		return store.Device{}, ErrCloned
 	case errors.Is(err, store.ErrEnrolmentExpired), errors.Is(err, store.ErrNotFound):
 		return refuse(errExpired)
@@ -454,7 +454,7 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, before store.Hash
 	return store.Device{}, err
 }
 
-// The method `unproven` passes an event of a peer that has proven nothing to s.Unproven. If
+// unproven passes an event that was caused by a peer that has proven nothing to s.Unproven. If
 // s.Unproven is nil, it appends the event to the audit trail.
 func (s *Service) unproven(ctx context.Context, e store.Event) {
 	if s.Unproven == nil {
@@ -466,8 +466,8 @@ func (s *Service) unproven(ctx context.Context, e store.Event) {
 	s.Unproven(ctx, e)
 }
 
-// audit appends an event to the audit trail. If the store returns an error, the error is logged,
-// and the caller's answer stays the same.
+// audit appends an event to the audit trail. It only logs an error of the store, because the
+// caller's answer does not depend on it.
 func (s *Service) audit(ctx context.Context, e store.Event) {
 	e.Time = s.Now()
 	if err := s.Store.AppendEvent(ctx, e.By(store.ActorIn(ctx))); err != nil {

@@ -40,7 +40,8 @@ func (s *scene) verdict(d *fleet.Device) string {
 	return string(s.store.byCertificate(s.enrolled(d, s.token).IDevIDHash()).Verdict)
 }
 
-// onlyRoot replaces the hub's trusted makers by the maker's root, without the maker's intermediate.
+// onlyRoot replaces the makers that the hub trusts by the maker's root alone, without its
+// intermediate.
 func (s *scene) onlyRoot() {
 	s.hub.SetTrust(trust.NewSet(trust.FromX509("test", s.maker.Roots(), nil)...))
 }
@@ -77,8 +78,8 @@ func TestNothingIsFetchedWithoutACertificateOrForADistrustedOne(t *testing.T) {
 	equal(s, "lookups", len(w.asked), 0)
 }
 
-// A stranger sends the first step of a two-step enrolment. The hub must not fetch the URLs that the
-// stranger's certificate names.
+// When a stranger sends the first step of a two-step enrolment, the hub must not fetch the URLs
+// that the stranger's certificate names.
 func TestFirstStepFetchesNoIntermediates(t *testing.T) {
 	s := newScene(t)
 	s.onlyRoot()
@@ -95,9 +96,9 @@ func TestFirstStepFetchesNoIntermediates(t *testing.T) {
 	equal(s, "lookups", w.asked, []string{"links", "crl"})
 }
 
-// The first step refuses a chain with a missing intermediate only if no lookups are configured.
-// With lookups, the first step leaves that decision to the second step. A refusal for another
-// reason is the same with and without lookups.
+// Without online lookups, the first step refuses a chain that lacks an intermediate. With lookups,
+// it leaves this decision to the second step. A refusal for another reason is the same with and
+// without lookups.
 func TestFirstStepLeavesTheChainToTheSecond(t *testing.T) {
 	s := newScene(t)
 	s.onlyRoot()
@@ -112,8 +113,8 @@ func TestFirstStepLeavesTheChainToTheSecond(t *testing.T) {
 	s.policy("", labRules+"no_ek_certificate: refuse\n")
 	_, err = s.hub.FirstStep(t.Context(), encoded(s.withoutCertificate().EnrollRequest()), addr)
 	s.refused(err, noCertificate)
-	// The hub cannot encrypt a credential to this EK. The hub refuses the device, and does not
-	// return an internal error.
+	// The hub cannot encrypt a credential to this EK, but it must refuse the device, not return an
+	// internal error.
 	s.policy("", labRules+"unknown_maker: refuse\n")
 	odd := s.device()
 	odd.EK.Public.SymmetricBits = 64

@@ -15,12 +15,12 @@ import (
 )
 
 // Ownership proofs in Pantacor's form are HMACs, so the hub needs the HMAC's key to verify a proof.
-// Anyone who has this key can also make proofs. So the hub keeps the key only for join tokens made
-// for Pantacor. The hub encrypts the key, so a copy of the database does not reveal the key.
+// Because anyone who has this key can also make proofs, the hub stores it only for join tokens made
+// for Pantacor, and encrypts it, so that a copy of the database does not reveal it.
 
-// SealOwnershipKey encrypts the SHA-256 of a join token's secret with AES-256-GCM. The key is
-// derived from the hub's seal key; the additional data is the token's id. The result is nonce (12
-// bytes) || ciphertext || tag.
+// SealOwnershipKey encrypts the SHA-256 of a join token's secret with AES-256-GCM, with a key that
+// is derived from the hub's seal key, and with the token's id as the additional data. The result is
+// nonce (12 bytes) || ciphertext || tag.
 func SealOwnershipKey(ca *pki.Hub, secret []byte, tokenID string) ([]byte, error) {
 	aead, err := ownershipAEAD(ca.SealKey())
 	if err != nil {

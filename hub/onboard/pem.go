@@ -2,8 +2,8 @@ package onboard
 
 import "encoding/base64"
 
-// appendPEM appends a certificate in PEM (RFC 7468). It writes the same text as encoding/pem, with
-// fewer allocations.
+// appendPEM appends a certificate in PEM (RFC 7468). The text is the same as that of encoding/pem,
+// but needs fewer allocations.
 func appendPEM(b, der []byte) []byte {
 	const line = 48 // bytes of DER in a line of 64 characters
 	b = append(b, "-----BEGIN CERTIFICATE-----\n"...)

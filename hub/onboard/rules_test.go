@@ -41,8 +41,7 @@ func TestPolicyHoldsForTheNextRequestInEveryReplica(t *testing.T) {
 	s.refused(err, "policy")
 }
 
-// Policy returns the policy for an owner's devices. If the store fails, Policy returns the store's
-// error.
+// Policy returns the policy for an owner's devices, or the store's error if the store fails.
 func TestPolicyInForceIsReturned(t *testing.T) {
 	s := newScene(t)
 	p, err := s.hub.Policy(t.Context(), s.anne.ID)
@@ -97,7 +96,7 @@ func TestOperatorsDecisionOnTrustIsObeyed(t *testing.T) {
 	}
 }
 
-// The operator changes the trusted certificates after a request has read the config version, and
+// The operator changes the trusted certificates after a request has read the config version, but
 // before it reads the certificates. The hub must not cache the new certificates under the older
 // version.
 func TestTrustThatChangesDuringTheReadIsReadAgain(t *testing.T) {
@@ -119,7 +118,7 @@ func TestTrustThatChangesDuringTheReadIsReadAgain(t *testing.T) {
 	s.must(s.enrol(d))
 }
 
-// Many requests find a new config version at the same time. Only one of these requests reads the
+// If many requests find a new config version at the same time, only one of them reads the
 // certificates.
 func TestTrustIsReadOnceForAllRequests(t *testing.T) {
 	s := newScene(t)
@@ -212,7 +211,8 @@ func required(key *store.Hash, _ []byte) store.ListedEK {
 	return store.ListedEK{Key: key, CertificateRequired: true}
 }
 
-// A TPM is on two lists, and only one of the two entries has a note. The verdict shows this note.
+// If a TPM is on two lists, and only one of the two entries has a note, the verdict shows this
+// note.
 func TestNoteOfTheLineIsShown(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -225,8 +225,8 @@ func TestNoteOfTheLineIsShown(t *testing.T) {
 	}
 }
 
-// The hub and the owner may have different values of unlisted_ek. If the hub's list lacks the TPM,
-// the hub's value applies. If the owner's list lacks the TPM, the owner's value applies.
+// The hub and the owner may set unlisted_ek to different values. If the hub's list lacks the TPM,
+// the hub's value applies. If only the owner's list lacks it, the owner's value applies.
 func TestUnlistedFollowsTheListThatLacksIt(t *testing.T) {
 	for name, c := range map[string]struct {
 		hub, owner func(*store.Hash, []byte) store.ListedEK
@@ -291,7 +291,7 @@ func TestCertificateThatIsLeftOutStillCounts(t *testing.T) {
 	if !strings.Contains(r.Reason, "leaves out an EK certificate") {
 		t.Errorf("the refusal does not say why: %s", r.Reason)
 	}
-	// A certificate of an unknown maker does not replace the kept certificate.
+	// A certificate of an unknown maker does not replace the stored certificate.
 	evil, err := fleet.NewMaker("evil", fleet.MakerOptions{})
 	s.must(err)
 	template, err := fleet.EKTemplate(d.EK.Private.Public())
@@ -302,15 +302,15 @@ func TestCertificateThatIsLeftOutStillCounts(t *testing.T) {
 	replaced.EKCert = forged.Raw
 	s.refused(s.enrol(&replaced), "policy")
 	equal(s, "certificate kept", string(s.store.kept[s.ekHash(d)].Certificate), string(d.EKCert))
-	// If a request is refused for another reason, the hub does not look for the kept certificate.
+	// If a request is refused for another reason, the hub does not look for the stored certificate.
 	s.policy(s.anne.ID, "version: 1\nno_ek_certificate: refuse\n")
 	before := s.store.count("EKCertificate")
 	s.refused(s.enrol(&bare), "ek-certificate-none")
 	equal(s, "looks for the kept one", s.store.count("EKCertificate"), before)
 }
 
-// A device repeats a refused request. The hub stores the device's EK certificate again only when
-// half of the storage time is over.
+// When a device repeats a refused request, the hub stores the device's EK certificate again only
+// after half of the storage time.
 func TestKeptCertificateIsWrittenRarely(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -329,8 +329,8 @@ func TestKeptCertificateIsWrittenRarely(t *testing.T) {
 	writes(1)
 	s.now = s.now.Add(time.Second)
 	writes(2)
-	// The hub does not replace a kept certificate that differs from the request's certificate. It
-	// also does not replace a kept certificate that a TPM has proven.
+	// The hub does not replace a stored certificate that differs from the request's certificate, or
+	// one that a TPM has proven.
 	key := s.ekHash(d)
 	kept := s.store.kept[key]
 	kept.Expires = s.now
@@ -342,7 +342,7 @@ func TestKeptCertificateIsWrittenRarely(t *testing.T) {
 		}
 		equal(s, "writes", s.store.count("KeepEKCertificate"), 2)
 	}
-	// BeginEnrolment keeps the certificate of an accepted request, so KeepEKCertificate is not
+	// BeginEnrolment stores the certificate of an accepted request, so KeepEKCertificate is not
 	// called.
 	s.policy(s.anne.ID, "")
 	s.must(s.enrol(s.device()))

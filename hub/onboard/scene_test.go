@@ -23,8 +23,8 @@ import (
 	"gangway/wire"
 )
 
-// `maker` is the maker of all TPMs in the tests, and `ca` has the CAs of every hub. The tests make
-// `maker` and `ca` only once, to save time.
+// `maker` is the maker of all TPMs in the tests, and `ca` has the CAs of every hub. Both are made
+// only once, to save time.
 var (
 	maker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("onboard", fleet.MakerOptions{}) })
 	ca    = sync.OnceValues(func() (*pki.Hub, error) {
@@ -37,7 +37,7 @@ var (
 	})
 )
 
-// scene is a hub with two owners, and a join token of the first owner.
+// scene is what most tests begin with: a hub with two owners, and a join token of the first owner.
 type scene struct {
 	*testing.T
 	store *fake
@@ -120,8 +120,8 @@ func (s *scene) device() *fleet.Device {
 	return d
 }
 
-// withoutCertificate makes a machine that sends no EK certificate. The machine's owner must decide
-// whether to accept it without the certificate.
+// withoutCertificate makes a machine that sends no EK certificate, which raises a question for its
+// owner.
 func (s *scene) withoutCertificate() *fleet.Device {
 	s.Helper()
 	d := s.device()
@@ -202,7 +202,7 @@ func (s *scene) waits(err error, questions ...string) *onboard.WaitingError {
 	return w
 }
 
-// logged fails the test if the hub has not logged an error of the store with this message. It
+// logged fails the test unless the hub has logged an error of the store with this message. It then
 // empties the log.
 func (s *scene) logged(message string) {
 	s.Helper()
@@ -212,7 +212,7 @@ func (s *scene) logged(message string) {
 	s.log.Reset()
 }
 
-// The function `equal` fails the test if the two values have different texts (%+v).
+// equal fails the test if the two values have different texts (%+v).
 func equal[V any](s *scene, what string, got, want V) {
 	s.Helper()
 	if g, w := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want); g != w {
@@ -220,7 +220,7 @@ func equal[V any](s *scene, what string, got, want V) {
 	}
 }
 
-// lastEvent returns the newest event. It fails the test if the event is of another kind.
+// lastEvent returns the newest event. It fails the test if this event is of another kind.
 func (s *scene) lastEvent(kind string) store.Event {
 	s.Helper()
 	if len(s.store.events) == 0 {
@@ -241,8 +241,8 @@ func (s *scene) ekHash(d *fleet.Device) store.Hash {
 	return r.EKHash
 }
 
-// signedFor returns a change of a request. It replaces the ownership proof by a valid proof for the
-// owner `owner` and the token `tokenID`.
+// signedFor returns a change of a request that replaces the ownership proof by a valid proof for
+// the owner `owner` and the token `tokenID`.
 func (s *scene) signedFor(d *fleet.Device, owner, tokenID string) fleet.RequestChange {
 	return fleet.RequestChange{CAData: func(c *wire.CAData) {
 		c.Owner, c.TokenID, c.Proof = owner, tokenID, s.sign(s.token, d, owner, tokenID)
@@ -267,8 +267,7 @@ func encoded(v any) []byte {
 	return b
 }
 
-// The method `first` does the first step of the two-step enrolment, which must succeed, and opens
-// the answer.
+// first does the first step of the two-step enrolment, which must succeed, and opens the answer.
 func (s *scene) first(d *fleet.Device) *fleet.Enrolled {
 	s.Helper()
 	a, err := s.hub.FirstStep(s.Context(), encoded(d.EnrollRequest()), addr)
@@ -288,9 +287,9 @@ func (s *scene) second(d *fleet.Device, t *wire.TokenFile, keys wire.StepKeys, c
 
 var errBroken = errors.New("the store is broken")
 
-// breakAtEach runs `step` once for each call that `step` makes to the store. Each run has a new
-// scene, and one of the calls fails. If the failing call is to a method in `stays`, `step` must
-// succeed. For every other call, `step` must return the store's error.
+// breakAtEach runs `step` once for each call that `step` makes to the store, each time with a new
+// scene, and makes this call fail. `step` must then return the store's error, unless the call is to
+// a method in `stays`: in this case, `step` must succeed.
 func breakAtEach(t *testing.T, prepare func(s *scene) (step func() error), stays ...string) {
 	for n := 1; ; n++ {
 		done := true // true, so that the loop ends if -failfast skips the subtest

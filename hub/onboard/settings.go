@@ -13,8 +13,8 @@ import (
 )
 
 // settings caches the policies of one value of Store.ConfigVersion. The first request that needs a
-// policy reads it. If the value of ConfigVersion increases, the hub drops all cached policies. So
-// every replica applies a change of a policy to its next request.
+// policy reads it. When ConfigVersion increases, the hub drops all cached policies, so every
+// replica applies a change of a policy to its next request.
 type settings struct {
 	version int64
 
@@ -23,19 +23,19 @@ type settings struct {
 	owners map[string]*inForce
 }
 
-// scope has the settings of the hub, or the settings of one owner.
+// scope has the settings of the hub, or those of one owner.
 type scope struct {
 	policy *policy.Document // nil: none
 	listed bool             // the scope has an EK list
 }
 
-// inForce has the rules that judge an owner's devices.
+// inForce has the rules by which the hub judges an owner's devices.
 type inForce struct {
 	policy.Effective
 	lists []string // store.HubWide if the hub has an EK list; the owner's id if the owner has an EK list
 }
 
-// inForce returns the rules for an owner at a config version, which the caller has just read.
+// inForce returns the rules for an owner at a config version that the caller has just read.
 func (s *Service) inForce(ctx context.Context, version int64, owner string) (_ *inForce, err error) {
 	now := s.settings.Load()
 	if now == nil || now.version != version {

@@ -7,9 +7,9 @@ import (
 	"gangway/hub/store"
 )
 
-// Store has the data that onboarding reads and writes. Package store describes each method.
+// Store is the part of the hub's store that onboarding uses. Package store describes each method.
 type Store interface {
-	// Join tokens, and TPMs' generations: how often a TPM was released.
+	// Join tokens, and the generations of TPMs, which are how often a TPM was released.
 	JoinToken(ctx context.Context, id string) (store.JoinToken, error)
 	JoinTokenForEK(ctx context.Context, id string, ek store.Hash, now time.Time) (store.TokenForEK, error)
 

@@ -11,8 +11,8 @@ import (
 	"gangway/wire"
 )
 
-// NewToken gives the join token `t` an id and a key, and makes its token file. The caller has set
-// the other fields of `t`. Only the token file contains the secret.
+// NewToken gives the join token `t`, whose other fields the caller has set, an id and a key, and
+// makes its token file. Only the token file contains the secret.
 func NewToken(ca *pki.Hub, publicURL string, t store.JoinToken) (store.JoinToken, *wire.TokenFile, error) {
 	secret := wire.NewSecret()
 	t.ID = wire.NewID()
@@ -48,7 +48,7 @@ func IsTokenSecret(t store.JoinToken, secret []byte) bool {
 }
 
 // TokenSecretHash returns the hash by which the hub finds a token when a device sends the token's
-// secret itself. The secret cannot be computed from the hash.
+// secret itself. Nobody can compute the secret from the hash.
 func TokenSecretHash(secret []byte) store.Hash {
 	return sha256.Sum256(append([]byte("gangway auto-join token v1\x00"), secret...))
 }

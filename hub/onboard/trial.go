@@ -12,12 +12,13 @@ import (
 	"gangway/tcg"
 )
 
-// ErrKept means that this version of the hub cannot read the stored evidence of a device.
+// ErrKept means that this version of the hub cannot read a device's stored evidence.
 var ErrKept = errors.New("onboard: kept request")
 
 // Trial judges stored evidence by two policies: the policy in force for an owner, and a new policy
-// that the owner considers. It changes nothing, and fetches nothing from makers' servers. It uses
-// the same trusted makers and EK lists with both policies. A Trial is not safe for concurrent use.
+// that the owner is considering. It changes nothing, and fetches nothing from makers' servers. It
+// uses the same trusted makers and EK lists with both policies. A Trial is not safe for concurrent
+// use.
 type Trial struct {
 	s      *Service
 	input  *evidence.Input
@@ -28,16 +29,16 @@ type Trial struct {
 	moment time.Time
 }
 
-// Outcome is what a policy does with a device that sends its evidence again.
+// Outcome is what a policy would do with a device that sent its evidence again.
 type Outcome struct {
 	Action evidence.Action
-	// Code and Reason describe the refusal or the first question. If the policy accepts the device,
-	// they are empty.
+	// Code and Reason describe the refusal or the first question. They are empty if the policy
+	// accepts the device.
 	Code, Reason string
 }
 
-// Try begins a trial of the policy `own` of an owner. If `own` is nil, the trial shows what happens
-// without an owner's policy.
+// Try begins a trial of an owner's new policy `own`. If `own` is nil, the trial shows what would
+// happen if the owner had no policy.
 func (s *Service) Try(ctx context.Context, owner string, own *policy.Document) (*Trial, error) {
 	at := s.Now()
 	version, err := s.Store.ConfigVersion(ctx)
@@ -65,8 +66,8 @@ func (t *Trial) BootParts() (now, would map[string]string) { return t.now.BootPa
 func (t *Trial) WithoutTPM() (now, would bool) { return t.now.WithoutTPM, t.would.WithoutTPM }
 
 // Device returns how each of the two policies judges a device's enrolment: `now` for the policy in
-// force, `would` for the new policy. If the owner has approved the device's EK, the questions that
-// this approval answered do not count.
+// force, and `would` for the new policy. If the owner has approved the device's EK, the questions
+// that this approval answered do not count.
 func (t *Trial) Device(ctx context.Context, e *store.Enrolment) (now, would Outcome, err error) {
 	r, approval, err := t.kept(ctx, e)
 	if err != nil {
@@ -88,7 +89,7 @@ func (t *Trial) Present(ctx context.Context, e *store.Enrolment) (now Outcome, e
 	return t.judge(ctx, r, approval, t.now.Evidence)
 }
 
-// The method `kept` returns the request of an enrolment, and the owner's approval of its EK.
+// kept returns the stored request of an enrolment, and the owner's approval of its EK.
 func (t *Trial) kept(ctx context.Context, e *store.Enrolment) (*evidence.Request, *store.WaitingDevice, error) {
 	r, err := evidence.ParseKept(e.Request)
 	if err != nil {
@@ -107,7 +108,7 @@ func (t *Trial) kept(ctx context.Context, e *store.Enrolment) (*evidence.Request
 	return r, &approval, nil
 }
 
-// The method `look` searches the EK lists for the request's EK.
+// look searches the EK lists for the request's EK.
 func (t *Trial) look(ctx context.Context, r *evidence.Request) (err error) {
 	if len(t.lists.lists) > 0 {
 		t.input.Listing, err = t.s.listing(ctx, t.lists, r)
@@ -136,7 +137,7 @@ func (t *Trial) both(ctx context.Context, r *evidence.Request, w *store.WaitingD
 	return now, would, err
 }
 
-// judge judges a request by a policy, as the methods `examine` and askOwner do.
+// judge judges a request by a policy, as the methods examine and askOwner of Service do.
 func (t *Trial) judge(ctx context.Context, r *evidence.Request, w *store.WaitingDevice, p evidence.Policy) (Outcome, error) {
 	t.input.Policy = p
 	v := new(evidence.Verdict)

@@ -31,17 +31,17 @@ const (
 
 var (
 	errStepsOwnership = &evidence.Refusal{Code: CodeOwnership, Reason: "The ownership proof was not made with this join token for this key.", Hint: "Use a join token made with 'gangway token create --for-pantacor', and sign the name of the CSR's key."}
-	errUnbound        = &evidence.Refusal{Code: CodeUnbound, Reason: "The credential's proof has the old form, which does not name the hub: another hub could have relayed the proof.", Hint: "Update the program on the device, so that its proofs name the hub (docs/protocol.md#9-pantacors-two-steps). If the program cannot do this, use a join token made with 'gangway token create --for-pantacor'."}
+	errUnbound        = &evidence.Refusal{Code: CodeUnbound, Reason: "The credential's proof has the old form, which does not name the hub: another hub could have relayed it.", Hint: "Update the program on the device, so that its proofs name the hub (docs/protocol.md#9-pantacors-two-steps). If the program cannot do this, use a join token made with 'gangway token create --for-pantacor'."}
 	errCredential     = &evidence.Refusal{Code: CodeCredential, Reason: "Another TPM made the proof, the proof is for another CSR or another hub, or the proof has expired.", Hint: "Begin with the first step again, and send the second step within one hour."}
 )
 
 // FirstStep is the first step of two-step enrolment (Pantacor's /enroll/request). It answers with
-// an AK certificate, encrypted to the TPM that has both the EK and the AK. The first step binds no
+// an AK certificate, encrypted to the TPM that has both the EK and the AK. It does not bind a
 // device to an owner. The hub records the AK certificate, which expires together with the encrypted
 // credential. The second step issues an AK certificate that does not expire.
 //
 // The first step does not name the owner, so the hub's policy judges the request. One-step
-// enrolment makes the same checks, and also checks the keys that the first step does not send. If
+// enrolment makes the same checks, and also checks the keys that the first step does not have. If
 // the verdict has questions for a person, FirstStep returns no certificate, because the person must
 // decide first. A refusal is an error of type *evidence.Refusal.
 func (s *Service) FirstStep(ctx context.Context, body []byte, addr string) (*wire.EnrollAnswer, error) {
@@ -72,8 +72,8 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	if err != nil {
 		return nil, err
 	}
-	// The first step does not refuse a device because of a missing CA certificate: the second step
-	// may fetch the CA certificates that the chain lacks.
+	// The first step does not refuse a device because of a missing CA certificate, because the
+	// second step may fetch it.
 	open := s.Online != nil && (verdict.HasCode(evidence.CodeUntrusted) || verdict.HasCode(evidence.CodeChainExpired))
 	if r = x.Request; verdict.Refusal != nil && !open {
 		return nil, verdict.Refusal
@@ -106,10 +106,10 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	return a, a.SealCertificate(keys, append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), s.CA.ACAPEM()...))
 }
 
-// akCertificate returns the AK certificate for the first step's answer. If no AK certificate is
-// recorded, it issues and records one. The AK certificate expires together with the encrypted
-// credential. The AK certificate contains a download URL. After the second step, the hub answers
-// requests for this URL with the certificate that the AIK registry has for this AK.
+// akCertificate returns the AK certificate for the first step's answer. It issues and records a new
+// one if none is recorded. The certificate expires together with the encrypted credential. It
+// contains a download URL, at which the hub offers, after the second step, the certificate that the
+// AIK registry has for this AK.
 func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, resident bool, now time.Time, addr string) ([]byte, error) {
 	id, _, err := s.deviceOf(ctx, store.Hash(r.EKHash))
 	if err != nil {
@@ -145,18 +145,18 @@ func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, reside
 	return der, nil
 }
 
-// aikAddress returns the download URL of an AIK's certificate. The URL works as soon as the AIK is
+// aikAddress returns the download URL of an AIK's certificate, which works as soon as the AIK is
 // proven. It contains the key's TPM name, which nobody can guess.
 func (s *Service) aikAddress(name []byte) string {
 	return s.PublicURL + "/aca/certs/" + hex.EncodeToString(name) + ".crt"
 }
 
 // hourOf returns the number of hours from 1970 to the time of a first step. The second step may
-// prove the secret of the first step in the same hour or in the next hour.
+// prove the secret of the first step until the end of the next hour.
 func hourOf(t time.Time) int64 { return t.Unix() / 3600 }
 
-// stepSecret returns the secret that the first step encrypts to a TPM. The secret depends on the
-// EK, the AK and the hour. Nobody can compute the secret without the seal key.
+// stepSecret returns the secret that the first step encrypts to a TPM. It depends on the EK, the AK
+// and the hour, and nobody can compute it without the seal key.
 func (s *Service) stepSecret(r *evidence.Request, hour int64) []byte {
 	secret := s.derive("gangway enroll credential v1\x00", append(binary.BigEndian.AppendUint64(r.EKHash[:], uint64(hour)), r.IAKName...))
 	return secret[:wire.CredentialSize]
@@ -168,10 +168,10 @@ type SecondStepAnswer struct {
 	Device      store.Device
 }
 
-// SecondStep is the second step of two-step enrolment (Pantacor's /register). The AK certifies that
-// the CSR's key is in the TPM that opened the first step's credential. SecondStep verifies this,
-// judges the request, issues the certificates and binds the device, as Enrol and Activate do. Its
-// errors have the same types as the errors of Enrol and Activate.
+// SecondStep is the second step of two-step enrolment (Pantacor's /register), in which the AK
+// certifies that the CSR's key is in the TPM that opened the first step's credential. SecondStep
+// verifies this, judges the request, issues the certificates and binds the device. Its errors have
+// the same types as those of Enrol and Activate, which do the same for one-step enrolment.
 func (s *Service) SecondStep(ctx context.Context, body []byte, addr string) (SecondStepAnswer, error) {
 	e, err := s.register(ctx, body, addr)
 	if err != nil {
@@ -224,7 +224,7 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 	if err != nil {
 		return e, err
 	}
-	// The hub gives devices their ids. A request that names another device tries to become that
+	// The hub chooses the ids of devices. A request that names another device tries to become that
 	// device.
 	if in.DeviceName != "" && in.DeviceName != id {
 		return e, &evidence.Refusal{Code: CodeDeviceName, Reason: "device-name is not the id of this TPM's device.", Hint: "Leave device-name out, or take the id from the serialNumber of the AK certificate."}
@@ -285,9 +285,9 @@ func (s *Service) stepsToken(ctx context.Context, v *evidence.Verdict, r *eviden
 }
 
 // VerifyOwnership verifies an ownership proof in Pantacor's form, for services that register
-// devices elsewhere. The proof signs the name of a key; VerifyOwnership does not check this key. A
-// refusal is an error of type *evidence.Refusal. Before the proof is verified, every refusal is the
-// same, so that a stranger cannot find out which join tokens exist.
+// devices elsewhere. The proof signs the name of a key, but VerifyOwnership does not check this
+// key. A refusal is an error of type *evidence.Refusal. Until the proof is verified, every refusal
+// is the same, so that a stranger cannot find out which join tokens exist.
 func (s *Service) VerifyOwnership(ctx context.Context, tokenID, owner, name string, mac []byte) error {
 	_, err := s.pantacorToken(ctx, tokenID, owner, name, mac, s.Now())
 	return err

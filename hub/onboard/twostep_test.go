@@ -16,8 +16,7 @@ import (
 	"gangway/wire"
 )
 
-// pantacors makes a join token of the account anne. The join token also accepts Pantacor's
-// ownership proofs.
+// pantacors makes a join token for the account anne that also accepts Pantacor's ownership proofs.
 func (s *scene) pantacors() *wire.TokenFile {
 	s.Helper()
 	return s.newToken(store.JoinToken{Owner: s.anne.ID, ForPantacor: true})
@@ -67,7 +66,7 @@ func TestFirstStepRecordsItsCertificate(t *testing.T) {
 	equal(s, "an hour later", next.AK.Equal(first.AK), false)
 	equal(s, "events", len(s.store.events), 1)
 	// The certificate names the device's id. When the owner deletes the device, the TPM is
-	// released, and the next certificate names another id.
+	// released, so the next certificate names another id.
 	is, _ := s.onboarded(d, s.token)
 	equal(s, "after onboarding", s.first(d).AK.Equal(next.AK), true)
 	s.must(s.store.DeleteDevice(t.Context(), s.anne.ID, is.ID, s.now))
@@ -102,7 +101,7 @@ func TestFirstStepIsJudged(t *testing.T) {
 	s.policy(store.HubWide, labRules+"rules: [{maker: FAKE, then: refuse, reason: no}]\n")
 	_, err = step(s.device())
 	refused(err, "policy")
-	// While a question is open, the answer has the credential and no certificate.
+	// While a question is open, the answer has the credential but no certificate.
 	s.policy(store.HubWide, labRules)
 	events := len(s.store.events)
 	if e := s.first(s.withoutCertificate()); e.AK != nil || len(e.Keys.Register) == 0 {
@@ -144,8 +143,8 @@ func TestSecondStepReportsTheStoresErrors(t *testing.T) {
 	}
 }
 
-// ed25519 returns a change that replaces the ownership proof by a proof that names the hub. If
-// `yes` is false, the change is empty.
+// ed25519 returns a change of a registration that replaces the ownership proof by one that names
+// the hub. If `yes` is false, it returns an empty change.
 func (s *scene) ed25519(d *fleet.Device, token *wire.TokenFile, yes bool) fleet.RegistrationChange {
 	if !yes {
 		return fleet.RegistrationChange{}
@@ -238,7 +237,7 @@ func TestSecondStepRefusesUnreadableBodies(t *testing.T) {
 	}
 }
 
-// A second step may contain the device's id, if it is the id that the hub gives to this device.
+// A second step may contain the device's id if it is the id that the hub gives this device.
 func TestSecondStepMayNameTheDeviceItIs(t *testing.T) {
 	s := newScene(t)
 	d, token := s.device(), s.pantacors()
@@ -259,9 +258,8 @@ func TestBothFormsOfOwnershipProof(t *testing.T) {
 	if v := string(s.store.byCertificate(sha256.Sum256(a.Certificate)).Verdict); !strings.Contains(v, "signed the name of this IDevID key, for this hub") {
 		t.Errorf("the verdict is %.300s", v)
 	}
-	// In the second step, a device proves that it has the credential's secret. The old form of this
-	// proof does not name the hub. The hub accepts the old form only together with an ownership
-	// proof in Pantacor's form, and the verdict then has a note about the old form.
+	// The old form of the credential's proof does not name the hub. The hub accepts it only with
+	// Pantacor's form of ownership proof, and adds a note about it to the verdict.
 	d = s.device()
 	keys := s.first(d).Keys
 	a, err = s.second(d, token, keys, fleet.RegistrationChange{Sent: func(r *wire.Registration) { r.HubName, r.Proof = "", keys.ProveUnbound(r.CSR) }})
@@ -391,7 +389,7 @@ func TestOwnershipIsVerifiedForOthers(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-	// The encrypted key of another token cannot be decrypted for this token either.
+	// The encrypted key of another token cannot be decrypted for this token, either.
 	other := s.pantacors()
 	altered := row
 	altered.PantacorKey = s.store.tokens[other.ID].PantacorKey

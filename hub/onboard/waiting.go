@@ -28,7 +28,7 @@ const (
 	latest  = 5 * time.Minute
 )
 
-// WaitingError is the answer to a device that must wait for its owner's decision. It is not a
+// WaitingError is the answer to a device that must wait for its owner's decision, which is not a
 // refusal.
 type WaitingError struct {
 	DeviceID   string // see waitingID
@@ -41,9 +41,9 @@ func (u *WaitingError) Error() string {
 	return "onboard: device " + u.DeviceID + " waits for its owner's decision"
 }
 
-// waitingID returns the id of a waiting device. The id is the same at each request. Anyone with a
-// join token can learn the waiting id for any public EK. So the waiting id must not reveal the id
-// that the TPM's device will have later, or has with another owner now.
+// waitingID returns the id of a waiting device, which is the same at each request. Anyone with a
+// join token can learn the waiting id for any public EK, so it must not reveal the id that the
+// TPM's device will have later, or has with another owner now.
 func (s *Service) waitingID(ek store.Hash) string {
 	id := s.derive("gangway waiting id v1\x00", ek[:])
 	return hex.EncodeToString(id[:12])
@@ -51,7 +51,7 @@ func (s *Service) waitingID(ek store.Hash) string {
 
 // askOwner answers the questions of a verdict with the owner's decision. If the owner has not
 // decided yet, askOwner stores the waiting device and returns a *WaitingError. If the owner has
-// denied the device, askOwner returns a *evidence.Refusal.
+// denied the device, it returns a *evidence.Refusal.
 func (s *Service) askOwner(ctx context.Context, v *evidence.Verdict, e store.Enrolment, addr string) error {
 	var codes []string
 	for _, q := range v.Questions {
@@ -67,7 +67,7 @@ func (s *Service) askOwner(ctx context.Context, v *evidence.Verdict, e store.Enr
 	}
 	id := s.waitingID(e.EK)
 	undecided := &WaitingError{DeviceID: id, EK: e.EK, Questions: v.Questions, RetryAfter: soonest}
-	// If the device repeats its request within a minute, nothing is written.
+	// Write nothing if the device repeats its request within a minute.
 	if was.State == store.Undecided && was.RequestHash == e.RequestHash && e.Created.Sub(was.LastSeen) < time.Minute {
 		undecided.RetryAfter = retryAfter(was, e.Created)
 		return undecided
@@ -103,8 +103,8 @@ func (s *Service) askOwner(ctx context.Context, v *evidence.Verdict, e store.Enr
 }
 
 // checkDenial refuses a device if its owner has denied its EK, even if the evidence now leaves no
-// questions. So neither an EK certificate in a later request nor a line of an EK list undoes the
-// denial.
+// questions, so that neither an EK certificate in a later request nor a line of an EK list undoes
+// the denial.
 func (s *Service) checkDenial(ctx context.Context, e store.Enrolment) error {
 	w, err := s.Store.WaitingByEK(ctx, e.Owner, e.EK, e.Created)
 	switch {
@@ -118,7 +118,7 @@ func (s *Service) checkDenial(ctx context.Context, e store.Enrolment) error {
 	return nil
 }
 
-// errDenied returns the refusal of a device that its owner denied. `question` is appended to the
+// errDenied returns the refusal of a device that its owner has denied. It appends `question` to the
 // reason.
 func errDenied(w store.WaitingDevice, question string) *evidence.Refusal {
 	return &evidence.Refusal{Code: CodeDenied, Reason: fmt.Sprintf("%s denied this machine on %s.%s", w.By, w.Decided.Format(time.DateOnly), question), Hint: "If the denial was a mistake, the owner can approve the machine."}
@@ -133,15 +133,15 @@ func machineWords(w store.WaitingDevice) string {
 }
 
 // Decide approves or denies a waiting device. If `codes` is not nil, it has the codes of the
-// questions that the owner saw. If these differ from the open questions, the error is
-// store.ErrChanged. Other errors: store.ErrNotFound.
+// questions that the owner saw, and the error is store.ErrChanged if the open questions are
+// different. If there is no such device, the error is store.ErrNotFound.
 func (s *Service) Decide(ctx context.Context, by store.Account, deviceID string, approve bool, codes []string, addr string) (store.WaitingDevice, error) {
 	return s.decide(ctx, by, deviceID, store.Decision{Approve: approve, Codes: codes}, addr)
 }
 
 // DecideSeen is like Decide, but for a person who also saw the machine's evidence. `seen` is the
-// Digest of the store.WaitingDevice that the person saw. If the waiting device has another Digest
-// now, the error is store.ErrChanged.
+// Digest of the store.WaitingDevice that the person saw. If the Digest has changed since, the error
+// is store.ErrChanged.
 func (s *Service) DecideSeen(ctx context.Context, by store.Account, deviceID string, approve bool, seen store.Hash, addr string) (store.WaitingDevice, error) {
 	return s.decide(ctx, by, deviceID, store.Decision{Approve: approve, Seen: &seen}, addr)
 }
@@ -164,7 +164,7 @@ func (s *Service) decide(ctx context.Context, by store.Account, deviceID string,
 }
 
 // RequestFacts are the facts in a waiting device's stored request, for a person. The machine only
-// states these facts; the verdict says which of them are proven.
+// claims these facts; the verdict says which of them are proven.
 type RequestFacts struct {
 	EKName        []byte // TPM name; nil: the request cannot be read
 	EKCertificate []byte // DER; nil: the request has no EK certificate

@@ -33,8 +33,7 @@ func TestDeviceWaitsForItsOwner(t *testing.T) {
 	e := s.lastEvent("device.waiting")
 	equal(s, "event", []any{e.Code, e.Owner, e.Token, e.Device, e.Addr, e.Unproven}, []any{noCertificate, s.anne.ID, s.token.ID, w.DeviceID, addr, true})
 
-	// An EK has the same waiting id with every owner. The device gets another id when it is
-	// onboarded.
+	// An EK has the same waiting id with every owner. The device gets another id when it onboards.
 	marys := s.newToken(store.JoinToken{Owner: s.mary.ID})
 	_, err := s.hub.Enrol(t.Context(), s.request(d, marys, fleet.RequestChange{}), addr)
 	equal(s, "id at mary's", s.waits(err, noCertificate).DeviceID, w.DeviceID)
@@ -49,8 +48,8 @@ func TestDeviceWaitsForItsOwner(t *testing.T) {
 	}
 }
 
-// A waiting device repeats its request. The hub asks it to retry less and less often, and stores at
-// most one request per minute.
+// When a waiting device repeats its request, the hub asks it to retry less and less often, and
+// stores at most one request per minute.
 func TestRetriesSlowDownAndCostNoWrites(t *testing.T) {
 	s := newScene(t)
 	d := s.withoutCertificate()
@@ -77,7 +76,7 @@ func TestRetriesSlowDownAndCostNoWrites(t *testing.T) {
 	equal(s, "events", len(s.store.events), 2)
 }
 
-// An approval does not expire, but it covers only the questions that the owner answered. A new
+// An approval does not expire, but covers only the questions that the owner answered. A new
 // question makes the device wait again.
 func TestApprovalHoldsForTheQuestionsThatWereAsked(t *testing.T) {
 	s := newScene(t)
@@ -103,8 +102,8 @@ func TestApprovalHoldsForTheQuestionsThatWereAsked(t *testing.T) {
 	s.waits(s.enrol(d), noCertificate, "policy")
 }
 
-// The owner has denied a device that sent no EK certificate. The hub refuses the device even if it
-// sends its EK certificate later.
+// If the owner has denied a device that sent no EK certificate, the hub refuses the device even if
+// it sends its EK certificate later.
 func TestDenialHoldsWhateverIsShownLater(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -149,9 +148,9 @@ func TestDenialHoldsForARetryAtOnce(t *testing.T) {
 	s.refused(err, onboard.CodeDenied)
 }
 
-// A person's approval of a waiting device does not expire. If the device later sends evidence that
-// raises no questions, for example with its EK certificate, the hub enrols the device even if
-// nobody has decided yet.
+// If a waiting device later sends evidence that raises no questions, for example with its EK
+// certificate, the hub enrols it, even if its owner has not decided yet. Only a denial that has not
+// expired prevents this.
 func TestOnlyADenialRefusesADeviceWithoutQuestions(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -173,7 +172,7 @@ func TestOnlyADenialRefusesADeviceWithoutQuestions(t *testing.T) {
 	s.refused(s.enrol(d), onboard.CodeDenied)
 }
 
-// The owner decides while the hub judges the device's request. The decision applies to this
+// If the owner decides while the hub judges the device's request, the decision applies to this
 // request.
 func TestDecisionDuringTheRequestCounts(t *testing.T) {
 	for _, approve := range []bool{true, false} {

@@ -1,9 +1,9 @@
-// Package otlp forwards the log lines of devices to a log engine of the operator, with the
-// OpenTelemetry protocol: OTLP/HTTP 1.x with JSON (https://opentelemetry.io/docs/specs/otlp/).
+// Package otlp forwards the log lines of devices to the operator's log engine, by the OpenTelemetry
+// protocol: OTLP/HTTP 1.x with JSON (https://opentelemetry.io/docs/specs/otlp/).
 //
 // Forwarding never delays devices. The lines wait in a bounded queue in memory. If the engine is
-// too slow or does not answer, the package drops lines, and counts the dropped lines. The hub's own
-// log still has these lines.
+// too slow or does not answer, the package drops lines, and counts them. The hub's own log still
+// has these lines.
 package otlp
 
 import (
@@ -40,26 +40,26 @@ const (
 	// maxBatchLines lines.
 	maxBatch      = 1 << 20
 	maxBatchLines = 5000
-	// gather is the time that a line waits for further lines of the same request.
+	// gather is how long a line waits for further lines to share its request.
 	gather = time.Second
-	// patience is how long the exporter repeats one request. Then the lines of the request are
+	// patience is how long the exporter retries a request. After that, the lines of the request are
 	// lost.
 	patience = time.Minute
-	// maxAnswer is the largest part of an answer that is read, in bytes.
+	// maxAnswer is the maximum number of bytes that are read from an answer.
 	maxAnswer = 64 << 10
 )
 
 // Config configures New.
 type Config struct {
-	// Endpoint is the URL to which requests are sent, for example https://logs.example/v1/logs. The
-	// scheme http is allowed only for an engine on this machine.
+	// Endpoint is the URL to which requests are sent, for example https://logs.example/v1/logs. Its
+	// scheme may be http only for an engine on this machine.
 	Endpoint string
 	// Headers are added to each request, for the engine's authentication.
 	Headers http.Header
-	// Client sends the requests. If it is nil, the exporter has a client of its own.
+	// Client sends the requests. If it is nil, the exporter uses its own client.
 	Client *http.Client
 	Log    *slog.Logger
-	// Pause is the first pause before a request is repeated. Default: 1 s.
+	// Pause is the pause before the first retry of a request. Default: 1 s.
 	Pause time.Duration
 }
 
@@ -133,8 +133,8 @@ func cost(e *store.LogEntry) int {
 	return lineCost + len(e.Level) + len(e.Source) + len(e.Platform) + len(e.Rev) + len(e.Message)
 }
 
-// Forward puts lines into the queue, and never waits. The caller has set Device, Owner and Created
-// in each line. If the queue is full, the lines are lost.
+// Forward puts lines into the queue, and never waits. The caller must have set Device, Owner and
+// Created in each line. If the queue is full, the lines are lost.
 func (e *Exporter) Forward(list []store.LogEntry) {
 	size := 0
 	for i := range list {
@@ -154,7 +154,7 @@ func (e *Exporter) Forward(list []store.LogEntry) {
 	}
 }
 
-// The method `take` removes the lines of the next request from the queue.
+// take removes the lines of the next request from the queue.
 func (e *Exporter) take() (list []store.LogEntry) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -172,8 +172,8 @@ func (e *Exporter) take() (list []store.LogEntry) {
 	return list
 }
 
-// Run sends lines until ctx ends. Then it tries for a few seconds to send the lines that still
-// wait.
+// Run sends lines until ctx ends. Then it tries for a few seconds to send the lines that are still
+// in the queue.
 func (e *Exporter) Run(ctx context.Context) {
 	for {
 		select {
@@ -200,7 +200,7 @@ func (e *Exporter) drain(ctx context.Context) {
 		if err != nil {
 			refused = len(list)
 			if !e.complains {
-				e.config.Log.Warn("could not forward log lines; lines are lost until the log engine works again", "endpoint", e.config.Endpoint, "err", err)
+				e.config.Log.Warn("could not forward log lines; they are lost until the log engine works again", "endpoint", e.config.Endpoint, "err", err)
 			}
 		}
 		e.complains = err != nil
@@ -209,8 +209,8 @@ func (e *Exporter) drain(ctx context.Context) {
 	}
 }
 
-// send sends one request. If the request fails, and the specification of OTLP allows a retry, send
-// repeats the request. It returns the number of lines that the engine has refused.
+// send sends one request, and retries it if it fails and the specification of OTLP allows a retry.
+// It returns the number of lines that the engine has refused.
 func (e *Exporter) send(ctx context.Context, list []store.LogEntry) (refused int, err error) {
 	body, err := encode(list)
 	if err != nil {
@@ -234,7 +234,8 @@ func (e *Exporter) send(ctx context.Context, list []store.LogEntry) (refused int
 	}
 }
 
-// post sends one request. If wait is negative, the request must not be repeated.
+// post sends one request. If `wait` is negative, the request must not be repeated. Otherwise, after
+// an error, `wait` is the shortest time before a retry.
 func (e *Exporter) post(ctx context.Context, body []byte, lines int) (refused int, wait time.Duration, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.config.Endpoint, bytes.NewReader(body))
 	if err != nil {
@@ -269,7 +270,7 @@ func (e *Exporter) post(ctx context.Context, body []byte, lines int) (refused in
 	return 0, wait, fmt.Errorf("the log engine answered %s: %.200q", resp.Status, text)
 }
 
-// partial returns how many lines the engine has refused although its answer is 200.
+// partial returns how many lines the engine has refused although it answered 200.
 func partial(text []byte, lines int) int {
 	var answer struct {
 		PartialSuccess struct {
@@ -286,7 +287,7 @@ func partial(text []byte, lines int) int {
 	return min(max(n, 0), lines)
 }
 
-// The types of the JSON form of OTLP, as far as they are used here.
+// The types of OTLP's JSON encoding, as far as they are used here.
 type (
 	request struct {
 		ResourceLogs []resourceLogs `json:"resourceLogs"`
@@ -327,10 +328,10 @@ func appendAttribute(list []attribute, key, text string) []attribute {
 	return append(list, attribute{key, value{text}})
 }
 
-// severities are the numbers of the levels that devices use.
+// severities maps the levels that devices use to OTLP's severity numbers.
 var severities = map[string]int{"TRACE": 1, "DEBUG": 5, "INFO": 9, "NOTICE": 10, "WARN": 13, "WARNING": 13, "ERROR": 17, "FATAL": 21}
 
-// encode makes the compressed body of a request. Each device is a resource.
+// encode makes the compressed body of a request, in which each device is a resource.
 func encode(list []store.LogEntry) ([]byte, error) {
 	var r request
 	at := map[string]int{} // index in r.ResourceLogs by device
@@ -361,7 +362,7 @@ func recordOf(e *store.LogEntry) record {
 	r := record{
 		Observed: strconv.FormatInt(e.Created.UnixNano(), 10), Severity: e.Level, Number: severities[strings.ToUpper(e.Level)], Body: value{e.Message},
 	}
-	// The device sets Sec and Nano, so they may not be a valid time.
+	// Sec and Nano come from the device, so they may not be a valid time.
 	if e.Sec > 0 && e.Sec < math.MaxInt64/1_000_000_000-1 && e.Nano >= 0 && e.Nano < 1e9 {
 		r.Time = strconv.FormatInt(e.Sec*1e9+e.Nano, 10)
 	}

@@ -20,7 +20,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// engine is a log engine: it decodes requests as the specification says.
+// engine is a log engine that decodes requests as the specification says.
 type engine struct {
 	mu      sync.Mutex
 	answer  func(n int, w http.ResponseWriter) // answers the n-th request
@@ -167,8 +167,8 @@ func hangUp(yes bool) {
 	}
 }
 
-// The engine does not answer, and devices continue to send lines. Forward does not wait, and the
-// queue does not grow without a limit.
+// If the engine does not answer while devices continue to send lines, Forward does not wait, and
+// the queue does not grow without a limit.
 func TestSilentEngineBlocksNobody(t *testing.T) {
 	t.Parallel()
 	release := make(chan bool)

@@ -36,8 +36,8 @@ func issuedBy(t *testing.T, parent *x509.Certificate, key *ecdsa.PrivateKey, pub
 	return forge(t, testDevice, false, parent, key, pub)
 }
 
-// asClient verifies the certificate `c` as the hub's TLS server verifies a client certificate: it
-// trusts only the CAs in `h.ClientCAs`.
+// asClient verifies the certificate `c` as the hub's TLS server verifies a client certificate,
+// which is to trust only the CAs in `h.ClientCAs`.
 func asClient(h *Hub, c *x509.Certificate, others ...*x509.Certificate) error {
 	_, err := c.Verify(x509.VerifyOptions{Roots: h.ClientCAs(), Intermediates: pool(others...), CurrentTime: testNow, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	return err
@@ -58,8 +58,9 @@ func TestIAKCertificateIsNoTLSClient(t *testing.T) {
 	if asClient(h, c, h.ACA(), h.Root()) == nil {
 		t.Error("an IAK chains to the client CAs")
 	}
-	// The extended key usage is a second protection. A server that trusts the hub's root for TLS
-	// clients refuses the IAK certificate, because that certificate has no usage for TLS clients.
+	// The extended key usage is a second line of defence. Even a server that trusts the hub's root
+	// for TLS clients refuses the IAK certificate, because this certificate has no usage for TLS
+	// clients.
 	_, err := c.Verify(x509.VerifyOptions{Roots: pool(h.Root()), Intermediates: pool(h.ACA()), CurrentTime: testNow, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	if err == nil {
 		t.Error("an IAK's purpose includes TLS client authentication")
@@ -114,8 +115,8 @@ func TestLeafCannotIssue(t *testing.T) {
 	}
 }
 
-// The device CA's path length is 0. If the device CA issued another CA, a chain through that other
-// CA does not verify.
+// The device CA's path length is 0, so if it issued another CA, a chain through this CA would not
+// verify.
 func TestNoAuthorityBelowTheDeviceCA(t *testing.T) {
 	t.Parallel()
 	h := openNew(t, Options{})
@@ -126,8 +127,8 @@ func TestNoAuthorityBelowTheDeviceCA(t *testing.T) {
 	}
 }
 
-// An attacker puts DER, or the text of another field, into a text field of a certificate request.
-// The text stays the value of its own field, and adds no extension.
+// If an attacker puts DER, or the text of another field, into a text field of a certificate
+// request, the text stays the value of its own field, and adds no extension.
 func TestTextCannotLeaveItsField(t *testing.T) {
 	t.Parallel()
 	h := openNew(t, Options{})

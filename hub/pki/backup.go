@@ -13,8 +13,8 @@ import (
 	"fmt"
 )
 
-// backupPrefix begins the bytes that SignBackup signs. A TBSCertificate begins with the byte 0x30,
-// so no signature of a backup is also the signature of a certificate.
+// backupPrefix is the prefix of the bytes that SignBackup signs. A TBSCertificate begins with the
+// byte 0x30, so the signature of a backup is never also the signature of a certificate.
 const backupPrefix = "gangway backup v1\x00"
 
 // SignBackup signs the hash of a backup with the key of the attestation CA.
@@ -39,8 +39,9 @@ var (
 	ErrBackupSignature = errors.New("pki: the signature of the backup is not valid")
 )
 
-// VerifyBackup verifies a signature of SignBackup. The arguments `root` and `aca` are certificates
-// in PEM that come from the backup itself; `hubName` is the only argument that the caller trusts.
+// VerifyBackup verifies a signature made by SignBackup. The arguments `root` and `aca` are
+// certificates in PEM that come from the backup itself; `hubName` is the only argument that the
+// caller trusts.
 func VerifyBackup(hubName string, root, aca []byte, sum [sha256.Size]byte, signature []byte) error {
 	top, err := certificateOf(root)
 	if err != nil {

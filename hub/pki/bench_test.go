@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// BenchmarkSignP256 measures only the signature of a prepared digest. This is the minimum time for
-// issuing a certificate.
+// BenchmarkSignP256 measures only the signing of a prepared digest, which is the minimum time that
+// issuing a certificate takes.
 func BenchmarkSignP256(b *testing.B) {
 	key := generate(b, elliptic.P256())
 	digest := make([]byte, 32)

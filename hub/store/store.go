@@ -2,16 +2,15 @@
 // (by endorsement key, EK) and of attestation keys (AIKs), enrolments with their certificates,
 // devices, and the audit trail.
 //
-// The package has the types of the data, and one interface for each kind of data. The interfaces
-// say what every method guarantees. They use the words of the glossary, not the words of a
-// database. An engine (packages sqlite and postgres) implements all interfaces. Package storetest
-// has the tests that every engine must pass. Code that uses an engine declares a small interface
-// with the methods that it needs, in its own package.
+// The package contains the types of the data, and one interface for each kind of data. The
+// interfaces document what every method guarantees, in the words of the glossary and not in those
+// of a database. An engine (packages sqlite and postgres) implements all of them, and package
+// storetest contains the tests that every engine must pass. Code that uses an engine declares, in
+// its own package, a small interface with the methods that it needs.
 //
-// Every method is safe for concurrent use. Every method that writes is one transaction. When such a
-// method returns nil, its data survives a power failure. The caller passes the current time: an
-// engine reads no clock. Only the methods of Replicas, and Upkeep.Clock, use the clock of the
-// database.
+// Every method is safe for concurrent use. Every method that writes is one transaction, and when it
+// returns nil, its data survives a power failure. Engines do not read the clock: the caller passes
+// the current time. Only Upkeep.Clock and the methods of Replicas use the clock of the database.
 package store
 
 import (
@@ -28,7 +27,7 @@ var (
 	ErrExists = errors.New("store: already exists")
 	// ErrFull means that a limit on the number of entries is reached, for example on the lines of
 	// an EK list.
-	ErrFull = errors.New("store: the largest number of rows of this kind is reached")
+	ErrFull = errors.New("store: the limit on rows of this kind is reached")
 	// ErrChanged means that the stored data has changed since the caller read it, so the caller's
 	// decision may be wrong now.
 	ErrChanged = errors.New("store: the row has changed since it was read")
@@ -40,8 +39,8 @@ type Hash [32]byte
 // Health reports whether an engine works.
 type Health interface {
 	// Ping returns an error if the database cannot be read and written now. Errors: ErrBusy,
-	// ErrNoSpace. If the database is busy, Ping waits for it, but not longer than ctx and the write
-	// timeout of ctx allow.
+	// ErrNoSpace. If the database is busy, Ping waits, but no longer than ctx and its write timeout
+	// allow.
 	Ping(ctx context.Context) error
 	// WritesWaiting returns the number of writes of this process that wait for their turn.
 	WritesWaiting() int

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// Errors of an engine that cannot write now. Nothing was written, and the caller may retry. After
-// ErrBusy, a later retry can succeed; after ErrNoSpace, the operator must free disk space first.
-// Test for these errors with errors.Is.
+// Errors of an engine that cannot write at the moment. Nothing was written, and the caller may
+// retry. After ErrBusy, a later retry can succeed; after ErrNoSpace, the operator must free disk
+// space first. Test for these errors with errors.Is.
 var (
 	// ErrBusy means that another program has locked the database, or that the database is too slow
 	// for the load.
@@ -19,9 +19,9 @@ var (
 
 type writeTimeoutKey struct{}
 
-// WithWriteTimeout returns a context. Writes with this context wait up to d for a busy database
-// before they fail with ErrBusy. Without it, writes fail after a few seconds. Use it for writes
-// that must not be lost, such as a revocation.
+// WithWriteTimeout returns a context with which writes wait up to d for a busy database before they
+// fail with ErrBusy. Without it, they fail after a few seconds. Use it for writes that must not be
+// lost, such as a revocation.
 func WithWriteTimeout(ctx context.Context, d time.Duration) context.Context {
 	return context.WithValue(ctx, writeTimeoutKey{}, d)
 }

@@ -23,8 +23,8 @@ type JoinToken struct {
 	Paused    bool // the hub was restored, and may have lost uses: only devices that have used the token can use it
 	// DefaultUserMeta becomes the user-meta of each device that joins with the token.
 	DefaultUserMeta map[string]any
-	// Unreadable lists the members of DefaultUserMeta that the database has but that a read cannot
-	// return. Each is a JSON Pointer that begins with "/default-user-meta". See MaxMeta.
+	// Unreadable lists the members of DefaultUserMeta that the database contains but that a read
+	// cannot return (see MaxMeta). Each is a JSON Pointer that begins with "/default-user-meta".
 	Unreadable []string
 	Created    time.Time
 	// WithoutTPM means that devices may send the token's secret itself, without evidence. The hub
@@ -37,7 +37,8 @@ type JoinToken struct {
 	PantacorKey []byte
 }
 
-// TokenForEK has all that the hub needs to begin to judge a request.
+// TokenForEK holds all that the hub needs before it can judge a request: the join token, and what
+// the hub knows about the EK in the request.
 type TokenForEK struct {
 	JoinToken
 	Generation    int   // TPM.Generation; 0 if the EK was never activated at this hub
@@ -55,21 +56,22 @@ type JoinTokens interface {
 	// JoinTokenBySecretHash finds a join token by its SecretHash. Only tokens whose WithoutTPM is
 	// true have a SecretHash.
 	JoinTokenBySecretHash(ctx context.Context, hash Hash) (JoinToken, error)
-	// JoinTokenForEK returns a token and facts about an endorsement key, all from the same state of
-	// the database. ErrNotFound: there is no such token.
+	// JoinTokenForEK returns a token and what the hub knows about an endorsement key, all from the
+	// same state of the database. ErrNotFound: there is no such token.
 	JoinTokenForEK(ctx context.Context, id string, ek Hash, now time.Time) (TokenForEK, error)
 	// JoinTokens lists an owner's tokens, newest first.
 	JoinTokens(ctx context.Context, owner string) ([]JoinToken, error)
 	// JoinTokensPage lists an owner's join tokens, newest first. The list starts after the token
-	// with the id `after` (empty: with the newest token). It has at most limit tokens (0: 100; at
-	// most 1000). ErrNotFound: the owner has no token with the id `after`.
+	// with the id `after`, or with the newest token if `after` is empty. It has at most limit
+	// tokens (0 means 100; never more than 1000). ErrNotFound: the owner has no token with the id
+	// `after`.
 	JoinTokensPage(ctx context.Context, owner, after string, limit int) ([]JoinToken, error)
-	// JoinTokensByNick lists an owner's join tokens that have this nick (ASCII case is ignored),
-	// newest first. It returns at most limit tokens (0: 100; at most 1000).
+	// JoinTokensByNick lists an owner's join tokens with this nick, newest first. It ignores the
+	// case of ASCII letters, and returns at most limit tokens (0 means 100; never more than 1000).
 	JoinTokensByNick(ctx context.Context, owner, nick string, limit int) ([]JoinToken, error)
 	// JoinTokensExpiring lists an owner's join tokens that are not disabled and expire between the
 	// times `after` and `before`. The token that expires next comes first. It returns at most limit
-	// tokens (0: 100; at most 1000).
+	// tokens (0 means 100; never more than 1000).
 	JoinTokensExpiring(ctx context.Context, owner string, after, before time.Time, limit int) ([]JoinToken, error)
 	// DisableJoinToken disables a join token. If the token is already disabled, it changes nothing
 	// and returns nil. ErrNotFound: the owner has no token with this id.

@@ -11,8 +11,8 @@ import (
 
 // Errors of trails. Test for them with errors.Is.
 var (
-	// ErrGap means that the number of the new revision is too high: the trail lacks the revision
-	// before it.
+	// ErrGap means that the number of the new revision is too high: it would leave a gap in the
+	// trail.
 	ErrGap = errors.New("store: the revision before this one does not exist")
 	// ErrStatus means that the revision's status does not allow the change.
 	ErrStatus = errors.New("store: the revision's status does not allow this")
@@ -62,14 +62,14 @@ type Revision struct {
 	Modified     time.Time
 }
 
-// TrailSummary is a trail, and the revision about which the device has sent its latest report. The
-// State and Meta of this revision are empty.
+// TrailSummary is a trail and, without its State and Meta, the revision that the device's latest
+// report was about.
 type TrailSummary struct {
 	Trail
 	Revision Revision
 }
 
-// RevisionFilter selects revisions of a trail. They are listed in the order of their numbers.
+// RevisionFilter selects revisions of a trail, which are then listed in the order of their numbers.
 type RevisionFilter struct {
 	Device   string
 	Statuses []trail.Status // any of these
@@ -93,14 +93,14 @@ type PostedPage struct {
 // Trails stores trails and their revisions. A method that takes a quota returns ErrQuota if the
 // owner's Usage would exceed the quota.
 type Trails interface {
-	// CreateTrail stores a device's trail with its first revision. The revision's Rev becomes 0. If
-	// the device already has a trail, nothing changes and `made` is false. Errors: *MissingObjects,
+	// CreateTrail stores a device's trail with its first revision, whose Rev becomes 0. If the
+	// device already has a trail, nothing changes and `made` is false. Errors: *MissingObjects,
 	// ErrQuota.
 	CreateTrail(ctx context.Context, first Revision, quota int64) (t Trail, made bool, err error)
 	Trail(ctx context.Context, device string) (Trail, error)
 	// TrailSummary returns the summary of one device's trail. TrailSummaries lists the summaries of
 	// an owner's trails, in the order of device ids, starting after the device id `after`. It
-	// returns at most limit summaries (0: 100; at most 1000).
+	// returns at most limit summaries (0 means 100; never more than 1000).
 	TrailSummary(ctx context.Context, device string) (TrailSummary, error)
 	TrailSummaries(ctx context.Context, owner, after string, limit int) ([]TrailSummary, error)
 
@@ -111,27 +111,27 @@ type Trails interface {
 	// Revision finds a revision by its number. If rev is -1, it returns the newest revision.
 	Revision(ctx context.Context, device string, rev int) (Revision, error)
 	Revisions(ctx context.Context, f RevisionFilter) ([]Revision, error)
-	// RevisionHeads lists a trail's revisions whose numbers are smaller than `before` (-1: all
-	// revisions), newest first. It returns at most limit revisions (0: 100; at most 1000), without
-	// State and Meta.
+	// RevisionHeads lists those revisions of a trail whose numbers are smaller than `before`, or
+	// all revisions if `before` is -1. It returns at most limit revisions (0 means 100; never more
+	// than 1000), newest first and without State and Meta.
 	RevisionHeads(ctx context.Context, device string, before, limit int) ([]Revision, error)
-	// PostedRevisions lists the revisions that were posted to an owner's devices, newest first. It
-	// leaves out the first revision of each trail. `after` is PostedPage.Next of the previous page
-	// (empty: the first page). A page has at most limit revisions (0: 100; at most 1000). Errors:
-	// *ErrBadSearch.
+	// PostedRevisions lists the revisions that were posted to an owner's devices, newest first,
+	// except for the first revision of each trail. `after` is PostedPage.Next of the previous page,
+	// or empty for the first page. A page has at most limit revisions (0 means 100; never more than
+	// 1000). Errors: *ErrBadSearch.
 	PostedRevisions(ctx context.Context, owner, after string, limit int) (PostedPage, error)
 	// SetRevisionState replaces the state (StateSum, Objects, State, Modified) of a revision whose
 	// status is still trail.StatusNew. Errors: ErrStatus, *MissingObjects, ErrQuota.
 	SetRevisionState(ctx context.Context, s Revision, quota int64) error
 	SetRevisionMeta(ctx context.Context, device string, rev int, meta []byte, now time.Time) error
 	// SetRevisionProgress stores a device's report about a revision. A revision in a final status
-	// does not change. In that case, a report of the same status succeeds without effect, and a
-	// report of another status returns ErrStatus.
+	// does not change any more: a report of the same status succeeds without effect, and a report
+	// of another status returns ErrStatus.
 	SetRevisionProgress(ctx context.Context, device string, rev int, status trail.Status, progress []byte, now time.Time) error
 	// ChangeRevisionStatus changes the status of a revision from `from` to `to`, because the
 	// device's owner asked for it. ErrStatus: the revision does not have the status `from`.
 	ChangeRevisionStatus(ctx context.Context, device string, rev int, from, to trail.Status, progress []byte, now time.Time) error
 	// RemoveDeletedTrails removes the trails and logs of at most limit deleted devices. It returns
-	// the number of these devices.
+	// how many devices these were.
 	RemoveDeletedTrails(ctx context.Context, limit int) (int, error)
 }

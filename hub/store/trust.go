@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// TrustKind is the operator's decision on a CA certificate.
+// TrustKind is what the operator has decided about a CA certificate.
 type TrustKind string
 
 const (
@@ -19,8 +19,8 @@ const (
 	Distrusted TrustKind = "distrusted"
 )
 
-// TrustedCertificate is the operator's decision on a TPM maker's CA certificate. The store has a
-// decision on a built-in root only if the operator has made one.
+// TrustedCertificate is the operator's decision about a TPM maker's CA certificate. For a built-in
+// root, the store has one only if the operator has made a decision.
 type TrustedCertificate struct {
 	Fingerprint Hash   // SHA-256 of DER
 	DER         []byte // the certificate
@@ -36,12 +36,13 @@ type TrustChange struct {
 	Event  Event                // for the audit trail; if its Kind is empty, no event is appended
 }
 
-// TrustStore stores the operator's decisions on TPM makers' CA certificates.
+// TrustStore stores the operator's decisions about TPM makers' CA certificates.
 type TrustStore interface {
 	// TrustedCertificates lists all decisions, in the order of fingerprints.
 	TrustedCertificates(ctx context.Context) ([]TrustedCertificate, error)
-	// ChangeTrust makes the changes and increases ConfigVersion. ErrNotFound: there is no decision
-	// on a fingerprint in Remove; nothing was changed. An empty change does nothing.
+	// ChangeTrust makes the changes and increases ConfigVersion. An empty change does nothing.
+	// ErrNotFound: there is no decision about one of the fingerprints in Remove, and nothing was
+	// changed.
 	ChangeTrust(ctx context.Context, c TrustChange) error
 }
 
@@ -49,6 +50,6 @@ type TrustStore interface {
 type Config interface {
 	// ConfigVersion returns a number that increases with every change of the rules by which the hub
 	// judges requests: trusted certificates, policies and EK lists. The hub calls this method for
-	// each request, so that every replica uses a change at once. So the method must be fast.
+	// each request, so that every replica applies a change at once. Therefore it must be fast.
 	ConfigVersion(ctx context.Context) (int64, error)
 }

@@ -26,8 +26,8 @@ type SavedView struct {
 type SavedViews interface {
 	// SavedViews lists an account's views by name.
 	SavedViews(ctx context.Context, owner string) ([]SavedView, error)
-	// PutSavedView stores a view. If the account has a view with the same name, it replaces that
-	// view. ErrFull: the account has MaxSavedViews other views. ErrTooLarge: the name or the query
+	// PutSavedView stores a view, and replaces the account's view with the same name if there is
+	// one. ErrFull: the account has MaxSavedViews other views. ErrTooLarge: the name or the query
 	// is longer than allowed.
 	PutSavedView(ctx context.Context, v SavedView) error
 	// DeleteSavedView deletes a view. ErrNotFound: the account has no view with this name.

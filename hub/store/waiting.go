@@ -22,8 +22,8 @@ const (
 //
 // The owner and the EK identify a waiting device. Anyone who has a join token can add a waiting
 // device with any EK public key. So a waiting device reserves no name, does not count as a use of
-// the token, and changes no other data. An approval is safe because the approval names the EK: only
-// the TPM that has the EK can open the reply.
+// the token, and changes no other data. Approving it is nevertheless safe: the approval is for this
+// EK, and only the TPM that has the EK can decrypt the hub's reply.
 type WaitingDevice struct {
 	Owner    string // Account.ID
 	EK       Hash   // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
@@ -31,8 +31,8 @@ type WaitingDevice struct {
 	TokenID  string
 	State    WaitingState // the owner's decision about the latest request
 	Codes    []string     // codes of the questions that the latest request leaves open
-	// Answered has the codes of the questions that the owner has already approved for this EK. Only
-	// a denial removes codes from Answered; a request never does.
+	// Answered holds the codes of the questions that the owner has already approved for this EK. A
+	// denial removes them, but a new request never does.
 	Answered []string
 
 	RequestHash  Hash
@@ -92,12 +92,11 @@ const MaxWaitingBytes = 32 << 20
 type Decision struct {
 	Approve bool
 	By      string // nick of the account that decides
-	// Codes are the codes of the questions that the owner saw. If the waiting device has other
-	// Codes now, the decision fails with ErrChanged. If Codes is nil, the codes are not compared.
+	// Codes are the codes of the questions that the owner saw. If the waiting device now has other
+	// Codes, the decision fails with ErrChanged. If Codes is nil, they are not compared.
 	Codes []string
-	// Seen is the Digest of the waiting device that the owner saw. If the waiting device has
-	// another Digest now, the decision fails with ErrChanged. If Seen is nil, the Digest is not
-	// compared.
+	// Seen is the Digest of the waiting device that the owner saw. If the waiting device now has
+	// another Digest, the decision fails with ErrChanged. If Seen is nil, they are not compared.
 	Seen *Hash
 	At   time.Time
 	// Expires is the time at which a denial is removed.
@@ -109,27 +108,26 @@ type Decision struct {
 type WaitingDevices interface {
 	// PutWaiting stores the waiting device `w`. If the store already has a waiting device with this
 	// owner and EK, that device gets the properties of `w`, but keeps its Since, its Answered and a
-	// denial. If Answered contains all Codes, the state becomes Approved. If not, the state stays
-	// Denied or becomes Undecided. ErrFull: `limit` other waiting devices of the owner are
-	// Undecided, or the evidence of all Undecided devices of the owner would exceed
-	// MaxWaitingBytes.
+	// denial. If Answered contains all Codes, the state becomes Approved. Otherwise it stays Denied
+	// or becomes Undecided. ErrFull: `limit` other waiting devices of the owner are Undecided, or
+	// the evidence of all Undecided devices of the owner would exceed MaxWaitingBytes.
 	PutWaiting(ctx context.Context, w WaitingDevice, limit int) (WaitingDevice, error)
 	// WaitingByEK finds a waiting device by its EK.
 	WaitingByEK(ctx context.Context, owner string, ek Hash, now time.Time) (WaitingDevice, error)
 	// WaitingByID finds a waiting device by its DeviceID.
 	WaitingByID(ctx context.Context, owner, deviceID string, now time.Time) (WaitingDevice, error)
 	// WaitingDevices lists an owner's Undecided and Denied devices, newest first, without Request.
-	// It returns at most limit devices (0: 100; at most 1000).
+	// It returns at most limit devices (0 means 100; never more than 1000).
 	WaitingDevices(ctx context.Context, owner string, now time.Time, limit int) ([]WaitingDevice, error)
 	// WaitingPage returns one page of an owner's waiting devices in one state, newest first.
 	// *ErrBadSearch: f.After is not valid.
 	WaitingPage(ctx context.Context, f WaitingFilter) (WaitingPage, error)
-	// Decide stores the owner's approval or denial of a waiting device. It replaces an earlier
+	// Decide stores the owner's approval or denial of a waiting device, which replaces any earlier
 	// decision. An approval adds the device's Codes to Answered. A denial empties Answered and
 	// revokes the owner's Pending enrolments of the EK. Errors: ErrNotFound, ErrChanged.
 	Decide(ctx context.Context, owner, deviceID string, d Decision) (WaitingDevice, error)
 	// ExpireWaitingDevices removes at most limit expired waiting devices, and returns their number.
-	// A waiting device whose Answered has codes is not removed: it stays until the device that
-	// onboarded with its EK is deleted.
+	// It keeps those whose Answered is not empty: they stay until the device that onboarded with
+	// the EK is deleted.
 	ExpireWaitingDevices(ctx context.Context, now time.Time, limit int) (int, error)
 }

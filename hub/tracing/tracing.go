@@ -1,9 +1,9 @@
-// Package tracing sends traces of the hub's requests to a collector of the operator, with OTLP over
-// HTTP. It uses OpenTelemetry's SDK, with the environment variables of its specification
+// Package tracing sends traces of the hub's requests to the operator's collector, by OTLP over
+// HTTP. It uses OpenTelemetry's SDK, and so the environment variables of its specification
 // (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).
 //
 // Traces never delay requests. Spans wait in a bounded queue in memory. If the collector is too
-// slow or does not answer, spans are lost and counted, and nothing else happens.
+// slow or does not answer, spans are lost, which the package only counts and logs.
 package tracing
 
 import (
@@ -29,7 +29,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// DefaultRatio is the fraction of the requests that have a trace, unless the operator sets another
+// DefaultRatio is the fraction of the requests that are traced, unless the operator sets another
 // ratio.
 const DefaultRatio = 0.1
 
@@ -55,11 +55,11 @@ const (
 // Config configures New.
 type Config struct {
 	// Endpoint is the URL to which traces are sent, for example https://traces.example/v1/traces.
-	// If Endpoint is empty, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT names
-	// the URL. The scheme http is allowed only for a collector on this machine.
+	// If Endpoint is empty, the URL comes from OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or
+	// OTEL_EXPORTER_OTLP_ENDPOINT. The scheme http is allowed only for a collector on this machine.
 	Endpoint string
-	// Ratio is the fraction of the requests that have a trace, from 0 to 1. Nil means
-	// OTEL_TRACES_SAMPLER or, without this variable, DefaultRatio.
+	// Ratio is the fraction of the requests that are traced, from 0 to 1. If it is nil,
+	// OTEL_TRACES_SAMPLER decides or, without this variable, DefaultRatio.
 	Ratio *float64
 	// Version is the program's version.
 	Version string
@@ -90,7 +90,7 @@ func Wanted(endpoint string) (bool, error) {
 	case "none":
 		return false, nil
 	default:
-		return false, fmt.Errorf("%s is %q: the hub has only the exporter otlp; write otlp or none", exporterVariable, e)
+		return false, fmt.Errorf("%s is %q: the hub supports only the exporter otlp; write otlp or none", exporterVariable, e)
 	}
 }
 
@@ -98,7 +98,8 @@ func endpointOf(endpoint string) string {
 	return cmp.Or(endpoint, os.Getenv(tracesEndpointVariable), os.Getenv(endpointVariable))
 }
 
-// New makes traces for the operator's collector. It does not connect to the collector.
+// New prepares to send traces to the operator's collector. It does not connect to the collector
+// yet.
 func New(ctx context.Context, c Config) (*Traces, error) {
 	if err := checkEndpoint(endpointOf(c.Endpoint)); err != nil {
 		return nil, err
@@ -161,8 +162,8 @@ func onThisMachine(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// samplerOf returns the sampler for a ratio, or nil if OTEL_TRACES_SAMPLER names the sampler. If
-// this variable is malformed, the SDK would record every request. So samplerOf checks the variable.
+// samplerOf returns the sampler for a ratio, or nil if OTEL_TRACES_SAMPLER names the sampler. It
+// checks this variable, because if it were malformed, the SDK would record every request.
 func samplerOf(ratio *float64) (sdktrace.Sampler, error) {
 	if ratio != nil {
 		if !(*ratio >= 0 && *ratio <= 1) {
@@ -200,9 +201,9 @@ func newCounts() counts {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 	}
 	return counts{
-		ended: counter("gangway_trace_spans_total", "Spans of traces that the hub has recorded. Spans that the collector has not accepted are waiting or lost."),
-		sent:  counter("gangway_trace_spans_sent_total", "Spans of traces that the operator's collector has accepted."),
-		lost:  counter("gangway_trace_spans_lost_total", "Spans of traces that were sent, but that the operator's collector did not accept."),
+		ended: counter("gangway_trace_spans_total", "Trace spans that the hub has recorded. Those that the operator's collector has not accepted are waiting or lost."),
+		sent:  counter("gangway_trace_spans_sent_total", "Trace spans that the operator's collector has accepted."),
+		lost:  counter("gangway_trace_spans_lost_total", "Trace spans that were sent, but that the operator's collector did not accept."),
 	}
 }
 
@@ -220,7 +221,7 @@ func (c counts) Collect(m chan<- prometheus.Metric) {
 	c.lost.Collect(m)
 }
 
-// counting counts the recorded spans before the queue, which drops spans if it is full.
+// counting counts the recorded spans before they enter the queue, which drops spans if it is full.
 type counting struct {
 	sdktrace.SpanProcessor
 	ended prometheus.Counter

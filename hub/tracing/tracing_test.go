@@ -39,7 +39,8 @@ func counts(t *testing.T, c prometheus.Collector) map[string]float64 {
 
 func value(m *dto.Metric) float64 { return m.Counter.GetValue() }
 
-// The variables of OpenTelemetry's specification configure the exporter as the flags do.
+// The environment variables of OpenTelemetry's specification must configure the exporter as the
+// flags do.
 func TestVariablesConfigureTraces(t *testing.T) {
 	c := tracetest.New(t)
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", strings.TrimSuffix(c.URL, "/v1/traces"))
@@ -124,7 +125,7 @@ func TestRefusesDoubtfulConfiguration(t *testing.T) {
 }
 
 // Threat: a collector that is down, or takes connections and never answers, stops the hub or fills
-// its memory. Spans are lost, the loss is counted and logged once, and nothing waits.
+// its memory. Spans must be lost, the loss must be counted and logged once, and nothing must wait.
 func TestCollectorThatIsDownLosesOnlyTraces(t *testing.T) {
 	t.Parallel()
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
@@ -152,7 +153,7 @@ func TestCollectorThatIsDownLosesOnlyTraces(t *testing.T) {
 		t.Errorf("Close took %s", took)
 	}
 	got := counts(t, traces)
-	// The queue has at most 2048 spans, and one batch of 512 was being sent.
+	// The queue holds at most 2048 spans, and one batch of 512 may be on its way.
 	if got[""] != many || got["sent_"] != 0 || got["lost_"] > 2048+512 {
 		t.Errorf("%v", got)
 	}

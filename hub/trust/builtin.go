@@ -10,8 +10,8 @@ import (
 	"sync"
 )
 
-// files has the built-in certificates, one in each file. 'make vendor-roots' makes the folder; the
-// folder's README.md lists the certificates.
+// files contains the built-in certificates, one in each file. 'make vendor-roots' makes the folder,
+// whose README.md lists the certificates.
 //
 //go:embed roots/*/*.pem
 var files embed.FS
@@ -47,8 +47,8 @@ var builtIn = sync.OnceValue(func() (out []Certificate) {
 	return out
 })
 
-// origin returns the first line of a built-in certificate's file. The line names the package and
-// the file from which the certificate comes.
+// origin returns the first line of a built-in certificate's file, which names the package and the
+// file that the certificate comes from.
 func origin(name string) string {
 	text, err := files.ReadFile(name)
 	if err != nil {

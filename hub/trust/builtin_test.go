@@ -68,7 +68,7 @@ func TestTableIsTrue(t *testing.T) {
 	if string(got) != want {
 		t.Errorf("%s is not what the files say: run 'make vendor-roots', or 'go test ./hub/trust -run TestTableIsTrue -update' if the files are right", tablePath)
 	}
-	// An independent check: the fingerprints in the table equal the fingerprints of the files.
+	// As an independent check, compare the fingerprints in the table with those of the files.
 	listed := map[string]bool{}
 	for _, m := range regexp.MustCompile("`([0-9a-f]{64})`").FindAllStringSubmatch(string(got), -1) {
 		listed[m[1]] = true
@@ -93,7 +93,7 @@ func TestTableIsTrue(t *testing.T) {
 	}
 }
 
-// Every built-in root has signed itself, has not expired, and occurs only once.
+// Every built-in root must be self-signed, must not have expired, and must occur only once.
 func TestBuiltInRootsSignThemselves(t *testing.T) {
 	t.Parallel()
 	roots, links := 0, 0

@@ -18,10 +18,10 @@ const (
 // maxSource is the largest number of characters of a stored source.
 const maxSource = 200
 
-// Import returns a change of the trust store that makes the hub trust all of `certs`. `added` has
-// the certificates that this change adds: all of `certs` except those that the operator has
-// imported already. If `asRoot` is true, each certificate becomes a root, even if another CA issued
-// it. The caller sets the change's event.
+// Import returns a change of the trust store that makes the hub trust all of `certs`. `added` are
+// the certificates that this change adds: all of `certs` except those that the operator has already
+// imported. If `asRoot` is true, each certificate becomes a root, even if another CA issued it. The
+// caller sets the change's event.
 func (s *Set) Import(certs []Certificate, asRoot bool, now time.Time) (change store.TrustChange, added []Entry) {
 	for _, e := range NewSet(certs...).Entries() {
 		e.Root = e.Root || asRoot
@@ -52,7 +52,7 @@ func (e *Entry) Distrust(now time.Time) store.TrustChange {
 }
 
 // Restore returns the change that ends the distrust of a certificate. The certificate becomes a
-// root or a link again, as before the distrust. The caller sets the change's event.
+// root or a link again, as it was before. The caller sets the change's event.
 func (e *Entry) Restore(now time.Time) store.TrustChange {
 	if e.BuiltIn {
 		return e.Remove()
@@ -60,19 +60,19 @@ func (e *Entry) Restore(now time.Time) store.TrustChange {
 	return store.TrustChange{Put: []store.TrustedCertificate{e.row(e.kind(), now)}}
 }
 
-// Described returns a certificate's name, maker and SHA-256, as a text for the audit trail.
+// Described returns a certificate's name, maker and SHA-256 in the words of the audit trail.
 func (c *Certificate) Described() string {
 	return fmt.Sprintf("%q of %s (SHA-256 %x…)", c.Name(), c.Maker, c.Fingerprint[:8])
 }
 
-// NewEvent returns an event about a change of the trust store, with no actor. The format must not
-// end with a full stop.
+// NewEvent returns an event about a change of the trust store, which does not name who made the
+// change yet. The format must not end with a full stop.
 func NewEvent(kind string, now time.Time, format string, args ...any) store.Event {
 	return store.Event{Time: now, Kind: kind, Message: tcg.Printable(fmt.Sprintf(format, args...)) + "."}
 }
 
-// Shortened returns a certificate's source without control characters. It keeps at most the last
-// maxSource characters.
+// Shortened returns a certificate's source without control characters. If it is too long, only the
+// last maxSource characters remain.
 func Shortened(source string) string {
 	source = tcg.Printable(source)
 	if r := []rune(source); len(r) > maxSource {

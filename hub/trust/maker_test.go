@@ -19,8 +19,8 @@ type ca struct {
 	key  *ecdsa.PrivateKey
 }
 
-// newCA makes a CA certificate that the CA `parent` signs. If `parent` is nil, the certificate is a
-// root. The function `change` may alter the certificate before it is signed.
+// newCA makes a CA certificate that is signed by the CA `parent`, or a root if `parent` is nil. The
+// function `change` may alter the certificate before it is signed.
 func newCA(t testing.TB, name string, parent *ca, change func(*x509.Certificate)) *ca {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -42,11 +42,10 @@ type Problem struct {
 func (p *Problem) Error() string { return p.Where + ": " + p.Err.Error() }
 func (p *Problem) Unwrap() error { return p.Err }
 
-// Read reads CA certificates from the bytes of a file. The file may have four forms: PEM, with any
-// text between the blocks; DER, with one or several certificates in sequence; a PKCS #7 that
-// contains only certificates (.p7b); a cabinet of these files, like Microsoft's TrustedTpm.cab.
-// `name` is the file's name. Messages contain the name, and each certificate has the name in its
-// Source.
+// Read reads CA certificates from the bytes of a file. The file may be PEM, with any text between
+// the blocks; DER, with one or more certificates in sequence; a PKCS #7 message that contains only
+// certificates (.p7b); or a cabinet of such files, like Microsoft's TrustedTpm.cab. `name` is the
+// file's name, which occurs in messages and in the Source of each certificate.
 //
 // `problems` lists the certificates that cannot be used, and `certs` lists the other certificates,
 // both in the order of the file. The caller decides whether to accept a file with problems. If the
@@ -102,14 +101,14 @@ func readFile(name string, b []byte) (certs []Certificate, problems []*Problem, 
 	return certs, problems, nil
 }
 
-// Part is one certificate of a file. Split finds its DER but does not parse it.
+// Part is one certificate of a file, whose DER Split has found but not parsed.
 type Part struct {
 	DER   []byte
 	where string
 	err   error // why no DER was found; nil if DER was found
 }
 
-// Err returns a *Problem that says why the part has no DER. If the part has DER, Err returns nil.
+// Err returns a *Problem that says why the part has no DER, or nil if it has.
 func (p *Part) Err() error {
 	if p.err == nil {
 		return nil
@@ -151,8 +150,8 @@ func Split(name string, b []byte) ([]Part, error) {
 
 var pemBegin = []byte("-----BEGIN ")
 
-// splitPEM splits the file `b` at the lines that begin a PEM block. pem.Decode silently skips a
-// damaged block; splitPEM reports the damaged block.
+// splitPEM splits the file `b` at the lines that begin a PEM block. Unlike pem.Decode, which
+// silently skips a damaged block, it reports such a block.
 func splitPEM(name string, b []byte) (ders [][]byte, errs []error, err error) {
 	for _, segment := range bytes.SplitAfter(b, pemBegin)[1:] {
 		block, _ := pem.Decode(append(slices.Clone(pemBegin), bytes.TrimSuffix(segment, pemBegin)...))
@@ -177,7 +176,7 @@ func splitPEM(name string, b []byte) (ders [][]byte, errs []error, err error) {
 	return ders, errs, nil
 }
 
-// splitDER splits concatenated DER certificates, or one PKCS #7.
+// splitDER splits concatenated DER certificates, or one PKCS #7 message.
 func splitDER(b []byte) (ders [][]byte, err error) {
 	if more, err := splitPKCS7(b); err != errNotPKCS7 {
 		return more, err
@@ -203,8 +202,8 @@ var (
 
 // splitPKCS7 returns the certificates of a ContentInfo with SignedData (RFC 5652, 5.1). The order
 // of the certificates has no meaning. splitPKCS7 does not verify signatures, because these files
-// have none. It does not parse the certificates: a library that parses all certificates would
-// refuse the whole file for one malformed certificate.
+// have none. It does not use a library, which would parse the certificates, and so refuse the whole
+// file because of one malformed certificate.
 func splitPKCS7(b []byte) ([][]byte, error) {
 	s := cryptobyte.String(b)
 	var info, content, signed, certs cryptobyte.String

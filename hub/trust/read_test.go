@@ -29,7 +29,7 @@ func read(t *testing.T, name string, b []byte) ([]trust.Certificate, []*trust.Pr
 	return certs, problems
 }
 
-// The function `same` fails the test if `got` is not exactly the list of certificates `want`, in
+// The function `same` fails the test unless `got` is exactly the list of certificates `want`, in
 // this order.
 func same(t *testing.T, got []trust.Certificate, want ...*ca) {
 	t.Helper()
@@ -89,9 +89,9 @@ func pkcs7(t *testing.T, bundle, form string) []byte {
 	return out
 }
 
-// A root may be signed with SHA-1, because the hub trusts its bytes, not its signature. A
-// certificate that another CA signed is a link, even if the collection keeps it in a folder of
-// roots.
+// A root may be signed with SHA-1, because the hub trusts this very certificate, not its signature.
+// A certificate that another CA has signed is a link, even if the collection keeps it in a folder
+// of roots.
 func TestFolderNamesMakeNoRoot(t *testing.T) {
 	t.Parallel()
 	for _, c := range trust.BuiltIn() {
@@ -109,8 +109,8 @@ func TestFolderNamesMakeNoRoot(t *testing.T) {
 	}
 }
 
-// A certificate has the same name as issuer and as subject. The certificate is a root only if its
-// own key signed it.
+// A certificate whose issuer has the same name as its subject is a root only if its own key has
+// signed it.
 func TestRootMustHaveSignedItself(t *testing.T) {
 	t.Parallel()
 	root := newCA(t, "Root", nil, nil)
@@ -180,8 +180,8 @@ func der(t *testing.T, v any) []byte {
 	return b
 }
 
-// crypto/x509 refuses negative serial numbers, but some makers use such numbers. Read must accept a
-// certificate with a negative serial number, because its signature is valid.
+// Some makers use negative serial numbers, which crypto/x509 refuses by default. Read must accept
+// such a certificate, because its signature is valid.
 func TestReadsNegativeSerialNumber(t *testing.T) {
 	t.Parallel()
 	root := newCA(t, "Root", nil, func(c *x509.Certificate) { c.SerialNumber = big.NewInt(0x7A) })
@@ -198,7 +198,7 @@ func TestReadsNegativeSerialNumber(t *testing.T) {
 	}
 }
 
-// All certificates of the reference collection can be imported.
+// All certificates of the reference collection must be importable.
 func TestReadsMakersCertificatesOfTheCollection(t *testing.T) {
 	t.Parallel()
 	folder := makercerts.Folder(t)

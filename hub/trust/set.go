@@ -26,8 +26,8 @@ type Entry struct {
 // Set is an immutable set of TPM makers' certificates.
 type Set struct{ entries map[store.Hash]Entry }
 
-// NewSet makes a set. If a certificate occurs twice in `certs`, NewSet uses the first occurrence.
-// The certificate becomes a root if it is a root in either occurrence.
+// NewSet makes a set. If a certificate occurs more than once in `certs`, the first occurrence
+// counts, except that the certificate is a root if any occurrence is one.
 func NewSet(certs ...Certificate) *Set {
 	s := &Set{entries: make(map[store.Hash]Entry, len(certs))}
 	for _, c := range certs {
@@ -54,10 +54,9 @@ func FromX509(source string, roots, links []*x509.Certificate) []Certificate {
 }
 
 // WithStored applies the operator's decisions, `rows`, to a copy of the set, and returns the copy.
-// A decision distrusts a certificate, or adds it as a root or as a link. If the set has a
-// certificate as a link, a decision for a root makes it a root. If the set has a certificate as a
-// root, a decision for a link changes nothing. An unreadable decision is an error: the hub must not
-// decide with only a part of the operator's decisions.
+// A decision distrusts a certificate, or adds it as a root or as a link. It can turn a link of the
+// set into a root, but not a root into a link. An unreadable decision is an error, because the hub
+// must not judge devices by only a part of the operator's decisions.
 func (s *Set) WithStored(rows []store.TrustedCertificate) (*Set, error) {
 	out := &Set{entries: maps.Clone(s.entries)}
 	for _, r := range rows {
@@ -108,7 +107,7 @@ func (s *Set) Entries() []Entry {
 	})
 }
 
-// Count returns the numbers of roots and links, without distrusted certificates.
+// Count returns the numbers of roots and links, not counting distrusted certificates.
 func (s *Set) Count() (roots, links int) {
 	for _, e := range s.entries {
 		switch {

@@ -15,7 +15,7 @@ func word(c *ca, kind store.TrustKind) store.TrustedCertificate {
 }
 
 // WithStored applies the operator's stored decisions to a set. A decision can distrust a
-// certificate, add a certificate, or make a link a root. It cannot make a root a link.
+// certificate, add one, or turn a link into a root, but it cannot turn a root into a link.
 func TestOperatorsWordWins(t *testing.T) {
 	t.Parallel()
 	root := newCA(t, "Root", nil, nil)
@@ -61,8 +61,8 @@ func TestOperatorsWordWins(t *testing.T) {
 	}
 }
 
-// If a stored decision cannot be read, WithStored returns an error: the hub must not decide with
-// only a part of the operator's decisions.
+// If a stored decision cannot be read, WithStored must return an error, because the hub must not
+// judge devices by only a part of the operator's decisions.
 func TestStoredWordsThatCannotBeReadAreAnError(t *testing.T) {
 	t.Parallel()
 	root := newCA(t, "Root", nil, nil)

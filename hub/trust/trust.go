@@ -3,8 +3,8 @@
 // package evidence.
 //
 // A certificate that is signed by its own key is a root. Any other certificate is a link (an
-// intermediate CA certificate): links help to build chains, but are never trusted by themselves.
-// The folder or file of a certificate does not matter.
+// intermediate CA certificate): links help to build chains, but are never trusted by themselves. In
+// which folder or file a certificate is found makes no difference.
 package trust
 
 import (
@@ -51,18 +51,18 @@ func Parse(der []byte, file string) (Certificate, error) {
 	}, nil
 }
 
-// selfSigned reports whether a certificate's own key signed the certificate. It accepts signatures
-// with SHA-1, although package evidence refuses them in a chain. Here, the signature only tells
-// whether the certificate is a root or a link. The hub does not trust a root because of its
-// signature, but because the built-in set or the operator has exactly this certificate.
+// selfSigned reports whether a certificate is signed by its own key. It accepts signatures with
+// SHA-1, although package evidence refuses them in a chain, because here the signature only tells
+// whether the certificate is a root or a link. The hub trusts a root not because of its signature,
+// but because this very certificate is built in or was added by the operator.
 func selfSigned(c *x509.Certificate) bool {
 	return bytes.Equal(c.RawSubject, c.RawIssuer) && c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil
 }
 
-// maker returns the name of the TPM maker that has the CA certificate `c`, for display only. This
-// is the name of the folder above RootCA or IntermediateCA, as in the known collections of
-// certificates. If `file` has no such folder, it returns the organization or the common name in the
-// certificate's subject.
+// maker returns the name of the TPM maker to which the CA certificate `c` belongs, for display
+// only. This is the name of the folder above RootCA or IntermediateCA, as in the known collections
+// of certificates. If the path `file` has no such folder, maker returns the organization or the
+// common name in the certificate's subject.
 func maker(c *x509.Certificate, file string) string {
 	if i := strings.LastIndex(file, ": "); i >= 0 {
 		file = file[i+2:] // within a cabinet
@@ -82,7 +82,7 @@ func maker(c *x509.Certificate, file string) string {
 	return "unknown"
 }
 
-// Name returns a name of the certificate for display.
+// Name returns a name for the certificate, for display.
 func (c *Certificate) Name() string {
 	if name := tcg.Printable(c.Cert.Subject.CommonName); name != "" {
 		return name

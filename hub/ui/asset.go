@@ -26,8 +26,8 @@ type Asset struct {
 	Gzip    []byte // compressed Content. Static files have no secrets, so compression leaks none.
 }
 
-// assetList has the static files. The name in a file's address contains a hash of the file. So a
-// changed file gets another address, and browsers may cache a file without a request to the hub.
+// assetList holds the static files. The address of a file contains a hash of the file, so that a
+// changed file gets another address, and browsers may use a cached file without asking the hub.
 type assetList struct {
 	byName map[string]Asset  // by the name in the address
 	paths  map[string]string // the addresses, by the file's name
@@ -88,13 +88,13 @@ func AssetNamed(name string) (Asset, bool) {
 var icons = sync.OnceValue(readIcons)
 
 // inStyleSheet matches the attributes of an icon that the rule svg.lucide of the style sheet sets.
-// A list repeats its icons in each row, so icons without these attributes make pages much smaller.
+// A list repeats its icons in each row, so leaving out these attributes makes pages much smaller.
 var inStyleSheet = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(` (xmlns|width|height|fill|stroke|stroke-width|stroke-linecap|stroke-linejoin|class)="[^"]*"`)
 })
 
-// readIcons reads the icons. Each icon becomes a part of the HTML of a page. Screen readers skip
-// icons, because each icon has a word next to it.
+// readIcons reads the icons as pieces of HTML. Screen readers skip them, because each icon has a
+// word next to it.
 func readIcons() map[string]template.HTML {
 	files, err := iconFiles.ReadDir("vendor/icons")
 	if err != nil {

@@ -14,8 +14,8 @@ type AuditPage struct {
 	Rows    []AuditRow
 	Partial bool // the hub stopped its search early: the next page may have more events
 	None    bool // the account's trail has no event at all
-	// First and Next are the addresses of the first and the next page of the list. An address is
-	// empty if this page has no such link.
+	// First and Next are the addresses of the first and the next page of the list, or empty if this
+	// page does not link to them.
 	First, Next string
 	CSV, JSON   string // addresses of exports
 	News        string // the address of the line that announces newer events
@@ -24,7 +24,7 @@ type AuditPage struct {
 	Here        string // the address of the first page
 }
 
-// AuditFilter has the values of the filter form as typed, and the problem of each field.
+// AuditFilter holds the values of the filter form as typed, and what is wrong with each field.
 type AuditFilter struct {
 	Kind, Account, Device, Token, Since, Until              string
 	DeviceProblem, TokenProblem, SinceProblem, UntilProblem string
@@ -37,7 +37,7 @@ func (f AuditFilter) Set() bool {
 }
 
 // InputFor returns the type of the HTML input for a time: "date", or "text" if `value` is not a
-// date. A browser does not show a text in an input of type "date".
+// date. An input of type "date" would not show what the person has typed.
 func (AuditFilter) InputFor(value string) string {
 	if _, err := time.Parse(time.DateOnly, value); value != "" && err != nil {
 		return "text"
@@ -58,8 +58,8 @@ type AuditRow struct {
 // NoSubject reports whether the event names nothing: no device, no join token and no other subject.
 func (r AuditRow) NoSubject() bool { return r.AboutDevice.Name+r.AboutToken.Name+r.Subject.Name == "" }
 
-// AuditLink is a thing that an event names. The field Only is the address of the list of the events
-// that name this thing.
+// AuditLink is a thing that an event names. Only is the address of a list of just the events that
+// name this thing.
 type AuditLink struct {
 	Name, Path, Only string
 	Gone             bool // the thing does not exist any more

@@ -96,7 +96,7 @@ type BootCohortPage struct {
 	Code           bool // the decision also accepts other settings of the firmware
 }
 
-// BootVersion counts the devices of a cohort that have the same version of the firmware.
+// BootVersion counts the devices of a cohort that have the same firmware version.
 type BootVersion struct {
 	Path         string // address of the preview of a decision about these devices
 	Firmware     string

@@ -7,7 +7,7 @@ type ClaimPage struct {
 	Code, Words string
 	Typed       string // the nick in the form, as typed
 	Problem     string // a sentence about what went wrong; empty at first
-	// Facts about the machine, which only a signed-in person sees.
+	// Facts about the machine that only a signed-in person may see.
 	Asked time.Time // zero: the machine has not asked within the last minute
 	Addr  string
 }

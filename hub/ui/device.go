@@ -41,7 +41,7 @@ type Need struct {
 	Here       bool   // the link leads to the tab that the page shows
 }
 
-// Fact is a name and a value. The value contains no character that Visible escapes.
+// Fact is a name and a value. Value must not contain characters that Visible escapes.
 type Fact struct {
 	Name, Value, Note string
 	Mono              bool
@@ -196,8 +196,8 @@ type MetaRow struct {
 	LongName bool // Name is too long for a form on the page
 }
 
-// SetText sets the text of the editor. If the text needs more than `most` bytes on the page, the
-// editor stays empty and TooLong is true.
+// SetText sets the text of the editor. If the text takes more than `most` bytes on the page, the
+// editor stays empty and TooLong becomes true.
 func (m *DeviceMeta) SetText(text string, most int) {
 	m.Text, m.TooLong = text, Weight(text) > most
 	if m.TooLong {
@@ -234,7 +234,7 @@ type DeviceSettings struct {
 	HasTPM            bool
 }
 
-// Shield is the look of a state in the chain of trust: an icon and a CSS class.
+// Shield is how the page shows a state in the chain of trust: by an icon and a CSS class.
 type Shield struct{ Icon, Class string }
 
 var shields = map[chain.State]Shield{
@@ -275,7 +275,7 @@ func Roughly(d time.Duration) string {
 	return fmt.Sprintf("%d days %d h", seconds/86400, seconds/3600%24)
 }
 
-// cut shortens a text of a device to `n` characters.
+// cut shortens a text that comes from a device to `n` characters.
 func cut(s string, n int) string {
 	runes := []rune(s)
 	if len(runes) <= n {

@@ -12,8 +12,8 @@ import (
 type Column struct {
 	Key, Name string
 	Shown     bool
-	// Sort is the link of the column's name, which sorts the list by this column. Sort is empty if
-	// the list cannot be sorted by this column.
+	// Sort is the address that the column's name links to, which sorts the list by this column, or
+	// empty if the list cannot be sorted by it.
 	Sort string
 	// Order is "ascending" or "descending" if the list is sorted by this column.
 	Order string
@@ -30,8 +30,8 @@ type DevicesPage struct {
 	Rows    []DeviceRow
 	Count   string // the number of devices that match the query, in words
 	Partial bool   // the store stopped its search early: the next page may have more
-	// First and Next are the addresses of the first and the next page of the list. An address is
-	// empty if this page has no such link.
+	// First and Next are the addresses of the first and the next page of the list, or empty if this
+	// page does not link to them.
 	First, Next string
 	// All is the number of devices that an action on all matching devices changes. If it is 0, the
 	// page does not offer such an action.
@@ -63,8 +63,7 @@ type DeviceRow struct {
 	Cells []string
 }
 
-// Badges returns a badge for each state of a device. It leaves out "active" if there is another
-// state.
+// Badges returns a badge for each state of a device, except for "active" if there is another state.
 func (d DeviceRow) Badges(now time.Time) (list []Badge) {
 	for _, state := range d.States() {
 		b := StateBadge(state)
@@ -102,11 +101,12 @@ type Bulk struct {
 	Key     string // for "label": the key, as typed
 	Value   string
 	Confirm string // text that the person must type; empty: none
-	// The problems that the page shows next to the fields.
+	// What is wrong with the fields, shown next to them.
 	KeyProblem, ValueProblem, ConfirmProblem string
 }
 
-// bulkRows is how many devices the preview of an action lists. The form has the ids of all devices.
+// bulkRows is how many devices the preview of an action lists. The form contains the ids of all of
+// them.
 const bulkRows = 50
 
 // Shown returns the devices that the preview lists.

@@ -44,7 +44,8 @@ var functions = template.FuncMap{
 	"when":       newWhen,
 }
 
-// args makes a component's parameters from names and values. A parameter that is missing is empty.
+// args makes a component's parameters from alternating names and values. Missing parameters are
+// empty.
 func args(pairs ...any) (map[string]any, error) {
 	if len(pairs)%2 != 0 {
 		return nil, fmt.Errorf("args: a name without a value")
@@ -67,7 +68,7 @@ type Badge struct {
 	Tone, Text string
 }
 
-// badges has a badge for each state of a device, a boot, a join token or a waiting machine.
+// badges contains a badge for each state of a device, a boot, a join token or a waiting machine.
 var badges = map[string]Badge{
 	store.StateActive:      {"ok", "active"},
 	store.StateQuiet:       {"off", "quiet"},
@@ -141,7 +142,8 @@ func percent(n, total int) int {
 	return max(0, min(100, n*100/total))
 }
 
-// shortened cuts the middle out of a long id. Ids that differ at the end stay different.
+// shortened cuts the middle out of a long id, so that ids that differ only at the end stay
+// different.
 func shortened(id string) string {
 	if len(id) <= 14 {
 		return id
@@ -166,7 +168,7 @@ func Ago(now, t time.Time) string {
 	}
 }
 
-// Span returns a duration as text, with one unit.
+// Span returns a duration as text, in one unit.
 func Span(d time.Duration) string {
 	switch {
 	case d < time.Minute:
@@ -180,8 +182,8 @@ func Span(d time.Duration) string {
 	}
 }
 
-// when is a time as the pages show it: how long ago the time was, and the exact time as a tooltip
-// and for screen readers.
+// when is a time as pages show it: how long ago it was, and the exact time for a tooltip and for
+// screen readers.
 type when struct {
 	At                time.Time
 	Ago, Stamp, Exact string
@@ -201,8 +203,8 @@ func Maker(manufacturer, model string) string {
 	return strings.TrimSpace(manufacturer + " " + model)
 }
 
-// MakerName returns the name of a TPM's maker as a page shows it. A maker's id is usually its name.
-// The exception is IBM: IBM's id is only a number, and some software TPMs use the same number.
+// MakerName returns the name of a TPM's maker as a page shows it. This is the maker's id, except
+// for IBM, whose id is only a number, and which some software TPMs use too.
 func MakerName(manufacturer string) string {
 	if manufacturer == "id:00001014" {
 		return "IBM's software TPM"

@@ -6,9 +6,9 @@ import (
 	"gangway/hub/store"
 )
 
-// JudgePage is the data of the page "judge". It shows how the hub would judge the stored evidence
-// of an owner's devices today. The numbers count only the devices that the hub judged for this
-// page.
+// JudgePage is the data of the page "judge", which shows how the hub would judge the stored
+// evidence of an owner's devices today. The numbers count only the devices that the hub has judged
+// for this page.
 type JudgePage struct {
 	Tabs                                   []Tab
 	Rows                                   []JudgedDevice
@@ -26,8 +26,8 @@ type JudgedDevice struct {
 	Code, Reason string
 }
 
-// LostPage is the data of the page "lost": the owner's devices that are missing in the database
-// since a restore.
+// LostPage is the data of the page "lost": the owner's devices that have been missing from the
+// database since a restore.
 type LostPage struct {
 	Restored, Backup time.Time // times of the latest restore and of its backup; zero: the hub was never restored
 	Rows             []store.LostDevice

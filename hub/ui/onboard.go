@@ -9,14 +9,14 @@ type TokensPage struct {
 	Tabs []Tab
 	Rows []TokenRow
 	// Soon is the number of join tokens that expire soon, and SoonPath the address of their list.
-	// OnlySoon is true if this page is that list. More is true if more join tokens expire soon than
-	// the list shows.
+	// OnlySoon is true if this page is that list, and More if more join tokens expire soon than it
+	// shows.
 	Soon     int
 	SoonPath string
 	OnlySoon bool
 	More     bool
-	// First and Next are the addresses of the first and the next page of the list. An address is
-	// empty if this page has no such link.
+	// First and Next are the addresses of the first and the next page of the list, or empty if this
+	// page does not link to them.
 	First, Next string
 	Empty       bool     // the account has no join token
 	Commands    []string // commands for the first onboarding
@@ -39,7 +39,7 @@ func (t TokenRow) Name() string {
 	return Visible(t.Nick)
 }
 
-// TokenForm is the form for a new join token: the typed values, and their problems.
+// TokenForm is the form for a new join token: the typed values, and what is wrong with them.
 type TokenForm struct {
 	Tabs                                                  []Tab
 	Nick, MaxUses, Expires, Meta                          string

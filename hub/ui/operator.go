@@ -7,8 +7,8 @@ import (
 )
 
 // OperatorPage is the data of the page "operator", for an account with the role operator. Only the
-// fields of the chosen tab are set. The page has numbers and the names of owners, and nothing about
-// the owners' devices.
+// fields of the chosen tab are set. The page shows numbers and the names of owners, but nothing
+// about the owners' devices.
 type OperatorPage struct {
 	Tabs     []Tab
 	Owners   *OperatorOwners
@@ -85,7 +85,7 @@ type OperatorAlarms struct {
 	Others  []OperatorAlarm // conditions that have not begun, or whose state is not known
 }
 
-// OperatorAlarm is a condition that the hub checks on itself, and the condition's present state.
+// OperatorAlarm is a condition that the hub checks about itself, and whether it holds at present.
 type OperatorAlarm struct {
 	Name, Title string
 	State       Badge
@@ -103,7 +103,7 @@ type OperatorCertificate struct {
 	Note        string
 }
 
-// OperatorRefusals are requests that the hub refused since its start.
+// OperatorRefusals are requests that the hub refused since it started.
 type OperatorRefusals struct {
 	What, Code string
 	N          int

@@ -23,7 +23,7 @@ type Todo struct {
 	Path string // the page to look at; empty: none
 }
 
-// Share is a value, such as the name of a model, and the number of devices that have this value.
+// Share is a value, such as the name of a model, and the number of devices with this value.
 type Share struct {
 	Badge   Badge // set if the value is the state of a device
 	Value   string
@@ -32,7 +32,7 @@ type Share struct {
 	Path    string // the list of these devices
 }
 
-// Facet has the number of devices for each value of one field.
+// Facet holds the number of devices for each value of one field.
 type Facet struct {
 	Name   string
 	Shares []Share
@@ -41,8 +41,8 @@ type Facet struct {
 
 // Chart is a chart of the number of devices that were onboarded on each day.
 //
-// The hub draws the chart as SVG. Thirty bars need no script, so the chart works without JavaScript
-// and in print. A chart library would double the size of the page.
+// The hub draws the chart as SVG, because thirty bars need no script: the chart works without
+// JavaScript and in print, whereas a chart library would double the size of the page.
 type Chart struct {
 	Bars  []Bar
 	Sum   int

@@ -25,7 +25,7 @@ type PolicyPage struct {
 	Changed string // the policy that another person put into force after the preview; see Problem
 }
 
-// PolicyCheck is the result of checking the text of a policy, before the policy is put into force.
+// PolicyCheck is the result of checking the text of a policy before it is put into force.
 type PolicyCheck struct {
 	Problem  string
 	Warnings []string
@@ -34,7 +34,7 @@ type PolicyCheck struct {
 	Removes  bool               // the text is empty: the policy would be removed
 }
 
-// PolicyPreview is what a policy would do with the present devices and waiting machines.
+// PolicyPreview is how a policy would affect the present devices and waiting machines.
 type PolicyPreview struct {
 	Text    string // the text that was previewed
 	Hash    string // hash of Text

@@ -14,8 +14,8 @@ type RevisionsPage struct {
 	Problem string // what is wrong with Query
 	Rows    []FleetRevision
 	Here    string // the query of this list, without the page number
-	// First and Next are the addresses of the first and the next page of the list. An address is
-	// empty if this page has no such link.
+	// First and Next are the addresses of the first and the next page of the list, or empty if this
+	// page does not link to them.
 	First, Next string
 	Partial     bool // the store stopped its search early: the next page may have more revisions
 	AnyTrail    bool // a revision was posted to some device

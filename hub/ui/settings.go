@@ -10,7 +10,8 @@ type SettingsPage struct {
 	APITokens *SettingsAPITokens
 }
 
-// SettingsAccount is the tab "Account". Each problem is shown next to its field.
+// SettingsAccount is the tab "Account". The page shows each problem next to the field that it is
+// about.
 type SettingsAccount struct {
 	ID, PRN, Nick, Email string
 	Created              time.Time
@@ -58,7 +59,7 @@ type SettingsAPITokens struct {
 	Rights  []Right
 	Life    []Choice
 	Problem string // what is wrong with the form as a whole
-	// The problems of the name and of the scopes.
+	// What is wrong with the name and with the scopes.
 	NameProblem, ScopeProblem string
 }
 
@@ -77,7 +78,7 @@ type APITokenRow struct {
 	Badge                  Badge
 }
 
-// Right is a resource, and the levels of access to it that an API token can have.
+// Right is a resource, and the levels of access to it that an API token can be given.
 type Right struct {
 	Name, Title, Words string
 	Choices            []Choice

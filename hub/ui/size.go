@@ -9,19 +9,20 @@ import (
 	"gangway/hub/policy"
 )
 
-// MaxPage is the largest size of a page, in bytes, that shows all texts of devices and people in
-// full. If a page is larger, the function `write` makes it again with shorter texts.
+// MaxPage is the largest size, in bytes, of a page that shows the texts of devices and people in
+// full. If a page would be larger, the function `write` makes it again with shorter texts.
 //
-// The reason: the first load of a page, with its static files, must stay below 100 kB. But a device
-// can send texts of any content, and a page needs up to six bytes for one byte of a hostile text.
+// The bound exists because the first load of a page, with its static files, must stay below 100 kB,
+// but a device can send any text, and a hostile text takes up to six bytes on the page for each
+// byte of its own.
 const MaxPage = 60 << 10
 
-// textLengths are the largest lengths of one text, in characters, that the function `write` tries
-// one after the other. 0 means no bound.
+// textLengths are the bounds on the length of each text, in characters, that the function `write`
+// tries one after another. 0 means no bound.
 var textLengths = []int{0, 300, 100, 40, 16, 8}
 
-// levels has the templates for each of textLengths. The templates are made when they are needed: a
-// command that shows no page needs no templates, and few hubs have data that needs short texts.
+// levels holds the templates for each of textLengths. They are made only when they are needed,
+// because a command that shows no page needs none, and few hubs have data that must be shortened.
 var levels = func() (list []func() map[string]*template.Template) {
 	for _, length := range textLengths {
 		list = append(list, sync.OnceValue(func() map[string]*template.Template {
@@ -41,8 +42,8 @@ func Load() {
 	assets()
 }
 
-// shortening returns the functions that templates can call. In this set, the functions for texts of
-// devices and people shorten each text to n characters.
+// shortening returns the functions that templates can call, of which those for the texts of devices
+// and people shorten each text to n characters.
 func shortening(n int) template.FuncMap {
 	all := maps.Clone(functions)
 	all["visible"] = func(s any) string { return cut(Visible(fmt.Sprint(s)), n) }
@@ -51,7 +52,7 @@ func shortening(n int) template.FuncMap {
 }
 
 // Bounds on the text that a form shows again after a problem, in bytes on the page. A person who
-// sent a longer text gets the form without the text; the browser can go back to the text.
+// has sent a longer text gets the form without it, but can go back to it in the browser.
 const (
 	MaxEditor = 24 << 10 // of a text with several lines
 	maxInput  = 8 << 10
@@ -97,5 +98,5 @@ func newStatements(list []policy.Statement) statements {
 // The function `first` returns the first n texts of a list.
 func first(n int, list []string) []string { return list[:min(n, len(list))] }
 
-// Weight returns the number of bytes that a text needs on a page.
+// Weight returns the number of bytes that a text takes on a page.
 func Weight(s string) int { return len(template.HTMLEscapeString(VisibleLines(s))) }

@@ -32,8 +32,8 @@ type MakerRow struct {
 	Changed                     time.Time // when the operator last decided about the certificate; zero: never
 }
 
-// CheckedCertificate is what the hub says about a certificate that a person sent. The hub does not
-// store the certificate.
+// CheckedCertificate is what the hub says about a certificate that a person has sent, and that the
+// hub does not store.
 type CheckedCertificate struct {
 	Title   string // the kind of certificate
 	Badge   Badge
@@ -54,7 +54,7 @@ type EKListPage struct {
 	First, Next  string // addresses of other pages; empty: none
 	CSV          string
 
-	// The fields of the form for one line, as typed, and the problem of the field Value.
+	// The fields of the form for one line, as typed, and what is wrong with Value.
 	Value, Note, ValueProblem string
 	Required                  bool
 
@@ -69,6 +69,6 @@ type EKRow struct {
 	Required bool
 }
 
-// Short reports whether the note is short enough for the form that removes the line. The form
-// contains the note, so that the removal can be undone.
+// Short reports whether the note is short enough for the form that removes the line, which contains
+// the note so that the removal can be undone.
 func (r EKRow) Short() bool { return Weight(r.Note) <= 200 }

@@ -30,7 +30,7 @@ type TrustChangePage struct {
 type TrustAct struct{ Name, Label string }
 
 // TrustEffect says how a change of the trust store would affect the devices and waiting machines of
-// all owners. It has only numbers, because the operator may not see an owner's devices.
+// all owners. It contains only numbers, because the operator may not see an owner's devices.
 type TrustEffect struct {
 	Devices, AllDevices int // number of examined devices, and of all devices
 	Waiting             int // number of examined machines that wait or that their owner denied

@@ -1,13 +1,14 @@
-// Package ui has the hub's pages: a layout, components, one style sheet, one script and third-party
-// files. Every page works without JavaScript; the script adds live changes, shortcuts and copying.
-// No page contains a script or a style, because the content security policy forbids both in a page.
+// Package ui contains the hub's web pages: a layout, components, one style sheet, one script and
+// third-party files. Every page works without JavaScript; the script adds live changes, shortcuts
+// and copying. No page contains a script or a style, because the content security policy forbids
+// both in a page.
 //
 // # Addresses
 //
-// Every page has an address under /ui/, so that no page has the address of an API route:
-// /ui/overview, /ui/devices, /ui/devices/{id}. The search, order, tab and page number are in the
+// Every page has an address under /ui/, such as /ui/overview, /ui/devices or /ui/devices/{id}, so
+// that no page has the address of an API route. The search, order, tab and page number are in the
 // query, so that a person can send the address to a colleague. A form posts to an address under
-// /ui/, and the answer is a redirect to a page. Only /, /sign-in, /sign-out and /claim/{code} are
+// /ui/, which answers with a redirect to a page. Only /, /sign-in, /sign-out and /claim/{code} are
 // elsewhere.
 //
 // # To add a page
@@ -74,8 +75,8 @@ import (
 //go:embed *.html
 var sources embed.FS
 
-// A Section is a part of the hub's pages. It has an entry in the rail, the list of sections at the
-// side.
+// A Section is a part of the hub's web pages, with an entry in the rail, the list of sections at
+// the side.
 type Section struct {
 	Name, Path, Icon string
 	Key              string // the section's shortcut is "g", then this key
@@ -107,7 +108,7 @@ type Page struct {
 	// Wide is true if the page uses the whole width of the window.
 	Wide bool
 	// Refresh is the number of seconds after which the browser reloads the page, even without
-	// JavaScript. 0: never; negative: immediately.
+	// JavaScript. If it is 0, the browser never does; if it is negative, it does so immediately.
 	Refresh int
 	// NoScriptRefresh is the number of seconds after which a browser without JavaScript reloads the
 	// page.
@@ -128,7 +129,7 @@ type Page struct {
 	Path     string // the request's path and query
 	Sections []Section
 
-	// Shortened means that the page shortens long texts. The function `write` sets it.
+	// Shortened means that long texts are shortened on this page. The function `write` sets it.
 	Shortened bool
 }
 
@@ -169,7 +170,7 @@ func parsePages(functions template.FuncMap) map[string]*template.Template {
 			continue
 		}
 		page := template.Must(template.Must(base.Clone()).ParseFS(sources, file))
-		// The tabs of a large page are in their own files, for example device-logs.html.
+		// The tabs of a large page have their own files, for example device-logs.html.
 		if parts, err := fs.Glob(sources, name+"-*.html"); err == nil && len(parts) > 0 {
 			page = template.Must(page.ParseFS(sources, parts...))
 		}
@@ -181,8 +182,8 @@ func parsePages(functions template.FuncMap) map[string]*template.Template {
 // Write writes the page with this name.
 func Write(w io.Writer, name string, p Page) error { return write(w, name, "layout", p) }
 
-// WritePart writes one template definition of a page's file, without the layout. It is for a part
-// of a page that the script replaces.
+// WritePart writes one template definition of a page's file, without the layout: a part of the page
+// that the script replaces.
 func WritePart(w io.Writer, name, part string, p Page) error { return write(w, name, part, p) }
 
 func write(w io.Writer, name, part string, p Page) error {

@@ -8,11 +8,11 @@ import (
 )
 
 // Visible escapes the characters of a text that are invisible, or that reorder the text around
-// them: control characters, line breaks and marks of direction such as U+202E. Pages use it for
-// text that devices and people send, so that such a text cannot look like another text.
+// them: control characters, line breaks and direction marks such as U+202E. Pages use it for texts
+// from devices and people, so that no text can look like another.
 func Visible(s string) string { return visible(s, "") }
 
-// VisibleLines is Visible, but keeps line breaks and tabs.
+// VisibleLines is like Visible, but keeps line breaks and tabs.
 func VisibleLines(s string) string { return visible(strings.ReplaceAll(s, "\r\n", "\n"), "\n\t") }
 
 func visible(s, keep string) string {

@@ -15,7 +15,7 @@ type WaitingRoom struct {
 	Machines []WaitingMachine
 	Cloned   []Cloned // devices that may be several machines
 	// MoreCloned is the address of the list of all devices that may be several machines. It is set
-	// only if the page does not show all these devices.
+	// only if this page does not show them all.
 	MoreCloned  string
 	First, Next string
 	Here        string // the page's address, to which a form returns
@@ -42,7 +42,7 @@ type WaitingMachine struct {
 	Token       string // nick of the join token
 }
 
-// Question is a question to a person. Means is the meaning of an approval, in words.
+// Question is a question to the owner. Means says in words what an approval means.
 type Question struct {
 	Code, Reason, Hint, Means string
 }

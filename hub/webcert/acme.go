@@ -18,9 +18,9 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// Intervals at which ACME requests its certificate from the CA. It waits retryFirst after the first
-// failure, and twice as long after each further failure, up to retryLast. pollEvery is the interval
-// at which ACME checks whether the certificate was renewed; see poll.
+// Intervals at which ACME requests its certificate from the CA. After the first failure, it waits
+// retryFirst, and after each further failure twice as long, up to retryLast. pollEvery is the
+// interval at which ACME checks whether the certificate was renewed; see poll.
 const (
 	retryFirst = time.Minute
 	retryLast  = time.Hour
@@ -33,23 +33,23 @@ type ACMEConfig struct {
 	Name string
 	// Directory is the URL of the CA's directory.
 	Directory string
-	// Email is the address to which the CA sends warnings; may be empty.
+	// Email is the address to which the CA sends warnings. It may be empty.
 	Email string
 	// Cache is the folder in which ACME stores the key of its account at the CA, and the
 	// certificates. The files have mode 0600.
 	Cache string
-	// Roots are the root certificates that verify the connection to the CA; nil: the system's root
-	// certificates.
+	// Roots are the root certificates by which ACME verifies the CA's TLS server. If Roots is nil,
+	// it uses the system's root certificates.
 	Roots *x509.CertPool
 	Log   *slog.Logger
 }
 
-// ACME gets the certificate of the hub's web pages from a CA. By the challenge tls-alpn-01 (RFC
-// 8737), the CA verifies that the host name belongs to the hub: the CA connects to port 443 of this
-// host. So connections to port 443 must reach the listener of the web pages.
+// ACME obtains the certificate of the hub's web pages from a CA. With the challenge tls-alpn-01
+// (RFC 8737), the CA verifies that the host name belongs to the hub by connecting to port 443 of
+// this host. So connections to port 443 must reach the listener of the web pages.
 //
-// Only Run requests certificates; a handshake never does. So a stranger who sends other names, or
-// many handshakes, causes no request to the CA.
+// Only Run requests certificates, and a handshake never does. So a stranger cannot cause requests
+// to the CA by sending other names or many handshakes.
 type ACME struct {
 	name    string // in ASCII
 	manager *autocert.Manager
@@ -76,9 +76,8 @@ func NewACME(c ACMEConfig) (*ACME, error) {
 	}}, nil
 }
 
-// GetCertificate returns the certificate for a TLS handshake. It can be used as
-// tls.Config.GetCertificate. It also answers the challenges with which the CA checks that the host
-// name belongs to the hub.
+// GetCertificate implements the field of the same name of tls.Config. It also answers the
+// challenges with which the CA checks that the host name belongs to the hub.
 func (a *ACME) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if !strings.EqualFold(strings.TrimSuffix(hello.ServerName, "."), a.name) {
 		return nil, errors.New("webcert: the client's server name (SNI) is not the host name for which ACME obtains the certificate")
@@ -92,7 +91,8 @@ func (a *ACME) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, err
 	return nil, errors.New("webcert: the CA has not issued the certificate of the web pages yet; retry later")
 }
 
-// Protocols returns the additional ALPN protocols of the listener: the protocol of the challenge.
+// Protocols returns the ALPN protocols that the listener must support in addition to its own: the
+// protocol of the challenge.
 func (a *ACME) Protocols() []string { return []string{acme.ALPNProto} }
 
 // Expires returns the time at which the certificate expires. If there is no certificate yet, it
@@ -104,8 +104,8 @@ func (a *ACME) Expires() time.Time {
 	return time.Time{}
 }
 
-// Run gets the certificate and its renewals, until ctx ends. The listener of the web pages must be
-// open while Run runs.
+// Run obtains the certificate and keeps it renewed until ctx ends. The listener of the web pages
+// must be open while Run runs.
 func (a *ACME) Run(ctx context.Context) {
 	wait, problem := retryFirst, ""
 	for {
@@ -127,8 +127,7 @@ func (a *ACME) Run(ctx context.Context) {
 }
 
 // poll returns the time until the next check. This is pollEvery, or less if the certificate expires
-// soon: ACME renews a certificate in the last third of its lifetime, and the hub must notice this
-// renewal in time.
+// soon, because the hub must notice in time that the ACME manager has renewed it.
 func (a *ACME) poll() time.Duration {
 	if expires := a.Expires(); !expires.IsZero() {
 		return max(min(pollEvery, time.Until(expires)/10), time.Second)
@@ -136,12 +135,11 @@ func (a *ACME) poll() time.Duration {
 	return pollEvery
 }
 
-// refresh gets the certificate from the ACME manager. The manager returns the certificate from its
-// memory or its cache, or requests the certificate from the CA. The manager renews the certificate
-// automatically.
+// refresh gets the certificate from the ACME manager, which has it in memory or in its cache, or
+// requests it from the CA. The manager renews the certificate automatically.
 func (a *ACME) refresh() error {
-	// With this ClientHello, the manager uses an ECDSA key. For a client that supports only RSA,
-	// the manager would request a second certificate; but all TLS 1.3 clients support ECDSA.
+	// With this ClientHello, the manager uses an ECDSA key. It would request a second certificate
+	// for clients that support only RSA, but all TLS 1.3 clients support ECDSA.
 	c, err := a.manager.GetCertificate(&tls.ClientHelloInfo{
 		ServerName: a.name, SignatureSchemes: []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256},
 		CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256},

@@ -20,8 +20,8 @@ import (
 )
 
 // The ACME server verifies the name by a challenge over TLS, and issues a certificate. A stranger
-// sends other names, and then many handshakes. The hub sends no request to the ACME server for
-// these.
+// then sends other names and many handshakes, for which the hub must not send any request to the
+// ACME server.
 func TestACMEGetsACertificateForItsNameOnly(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds an ACME server, and waits for its challenges: five seconds, longer the first time")
@@ -107,7 +107,7 @@ func TestACMEGetsACertificateForItsNameOnly(t *testing.T) {
 		}
 	}
 
-	// After a restart of the hub, the certificate comes from the cache folder.
+	// After a restart, the hub must read the certificate from the cache folder.
 	again, err := webcert.NewACME(config)
 	if err != nil {
 		t.Fatal(err)

@@ -26,7 +26,8 @@ import (
 
 const host = "fleet.example"
 
-// pair makes a self-signed certificate for a name. It returns the certificate and its key in PEM.
+// pair makes a self-signed certificate for a name. It returns both the certificate and its key in
+// PEM.
 func pair(t *testing.T, name string, serial int64, until time.Time) (cert, key []byte) {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -48,7 +49,7 @@ func pair(t *testing.T, name string, serial int64, until time.Time) (cert, key [
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
 }
 
-// files has the paths of a certificate and its key in a temporary folder, with a clock and a log
+// files holds the paths of a certificate and its key in a temporary folder, and a clock and a log
 // for tests of webcert.Files.
 type files struct {
 	t         *testing.T
@@ -92,7 +93,7 @@ func serial(t *testing.T, c *webcert.Files) int64 {
 	return got.Leaf.SerialNumber.Int64()
 }
 
-// New connections use a new pair, and open connections continue.
+// When there is a new pair, new connections use it, and open connections continue.
 func TestReloadsANewPairWhileConnectionsGoOn(t *testing.T) {
 	f := newFiles(t)
 	cert, key := pair(t, host, 1, time.Now().Add(24*time.Hour))
@@ -141,8 +142,8 @@ func TestReloadsANewPairWhileConnectionsGoOn(t *testing.T) {
 	}
 }
 
-// A new pair is incomplete, has a key of another certificate, is for another name, or has expired.
-// The hub then keeps the previous pair, and logs the reason once.
+// If a new pair is incomplete, has the key of another certificate, is for another name, or has
+// expired, the hub keeps the previous pair and logs the reason once.
 func TestKeepsThePairWhenTheNewOneIsBroken(t *testing.T) {
 	f := newFiles(t)
 	cert, key := pair(t, host, 1, time.Now().Add(24*time.Hour))

@@ -1,7 +1,7 @@
 // Package webcert provides a certificate that browsers trust, for the hub's web pages. The
 // certificate comes either from two files that the operator replaces (type Files), or from a CA by
-// the protocol ACME, RFC 8555 (type ACME). Devices never get this certificate: the listener for
-// devices has a certificate of the hub's own CA.
+// ACME, RFC 8555 (type ACME). Devices never see this certificate, because the listener for devices
+// has a certificate of the hub's own CA.
 package webcert
 
 import (
@@ -24,11 +24,11 @@ const (
 )
 
 // Files is a certificate and its key in two PEM files. When the files have changed, Files uses the
-// new pair. If the new pair is not usable, Files keeps the previous pair and logs the reason. For
-// example, a key file may not be completely written yet.
+// new pair. If the new pair is not usable, for example because the key file is not completely
+// written yet, Files keeps the previous pair and logs the reason.
 //
-// Files compares the bytes of the files with the previous bytes. It does not compare times, because
-// a copied file may have an older time than the previous file.
+// Files detects a change by the contents of the files and not by their times, because a copied file
+// may have an older time than the previous one.
 type Files struct {
 	cert, key, name string
 	log             *slog.Logger
@@ -41,12 +41,12 @@ type Files struct {
 	problem string    // the error that was logged last, so that the same error is not logged each second
 }
 
-// pairSum has the SHA-256 hashes of the two files.
+// pairSum holds the SHA-256 hashes of the two files.
 type pairSum [2][sha256.Size]byte
 
 // NewFiles reads the certificate and the key for the web pages of the host `name`. It returns an
 // error if a file is malformed, or if the certificate is for another name. It accepts an expired
-// certificate with a warning, because the hub must start for its devices.
+// certificate and logs a warning, because the devices need the hub to start anyway.
 func NewFiles(cert, key, name string, log *slog.Logger, now func() time.Time) (*Files, error) {
 	f := &Files{cert: cert, key: key, name: name, log: log, now: now, checked: now()}
 	text, sum, err := f.read()
@@ -63,8 +63,8 @@ func NewFiles(cert, key, name string, log *slog.Logger, now func() time.Time) (*
 	return f, nil
 }
 
-// GetCertificate returns the certificate for a TLS handshake. It can be used as
-// tls.Config.GetCertificate. It reads the files again if the last read was at least checkEvery ago.
+// GetCertificate implements the field of the same name of tls.Config. It reads the files again if
+// the last read was at least checkEvery ago.
 func (f *Files) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -72,14 +72,14 @@ func (f *Files) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		f.checked = now
 		if err := f.check(now); err != nil && err.Error() != f.problem {
 			f.problem = err.Error()
-			f.log.Error("the new certificate of the web pages cannot be used; the hub keeps the previous certificate: correct the files", "err", err)
+			f.log.Error("the new certificate of the web pages cannot be used, so the hub keeps the previous one: correct the files", "err", err)
 		}
 	}
 	return f.current, nil
 }
 
-// check reads the certificate file and the key file. If they are new and usable, later handshakes
-// use them. The caller must have locked mu.
+// check reads the files. If the pair is new and usable, later handshakes use it. The caller must
+// hold mu.
 func (f *Files) check(now time.Time) error {
 	text, sum, err := f.read()
 	if err != nil || sum == f.tried {
@@ -137,7 +137,7 @@ func (f *Files) parse(text [2][]byte) (*tls.Certificate, error) {
 
 func expired(c *tls.Certificate, now time.Time) bool { return !now.Before(c.Leaf.NotAfter) }
 
-// Protocols returns the additional ALPN protocols of the listener: none.
+// Protocols returns nil, because the listener needs no additional ALPN protocols.
 func (f *Files) Protocols() []string { return nil }
 
 // Expires returns the time at which the certificate expires.
@@ -147,5 +147,5 @@ func (f *Files) Expires() time.Time {
 	return f.current.Leaf.NotAfter
 }
 
-// Run only waits until ctx ends, because GetCertificate reads changed files.
+// Run has nothing to do until ctx ends, because GetCertificate reads changed files.
 func (f *Files) Run(ctx context.Context) { <-ctx.Done() }

@@ -1,7 +1,7 @@
 // Package authenticode signs EFI programs so that firmware with Secure Boot starts them (UEFI 32.5;
 // Microsoft's "Windows Authenticode Portable Executable Signature Format"). Package image/stick
-// uses it for signed images. The program osslsigncode, which Debian packages, makes the signatures.
-// Package authenticode calls osslsigncode and checks the result.
+// uses it for signed images. The signatures are made by the program osslsigncode, which is part of
+// Debian, and whose result the package checks.
 package authenticode
 
 import (
@@ -22,8 +22,7 @@ import (
 
 const program = "osslsigncode"
 
-// Missing returns a sentence that names the program that must be installed. The sentence is empty
-// if the program is installed.
+// Missing returns a sentence about the program that must be installed, or "" if it is installed.
 func Missing() string {
 	if _, err := exec.LookPath(program); err != nil {
 		return "signing needs osslsigncode: install it with `apt-get install osslsigncode`"
@@ -31,14 +30,15 @@ func Missing() string {
 	return ""
 }
 
-// Signer signs with a key whose certificate is in the firmware's variable db.
+// Signer signs with a key whose certificate is in the firmware's variable db (the Secure Boot
+// certificates that firmware accepts).
 type Signer struct {
 	key, cert string // files, PEM
 	Leaf      *x509.Certificate
 }
 
-// New makes a Signer from the files of a key and its certificate, both PEM. The key must not
-// have a password.
+// New makes a Signer from the PEM files of a key and its certificate. The key must not have a
+// password.
 func New(key, cert string) (*Signer, error) {
 	if m := Missing(); m != "" {
 		return nil, errors.New("image: " + m)
@@ -76,8 +76,8 @@ func Name(c *x509.Certificate) string {
 }
 
 // Sign returns the program with a signature, which replaces any earlier signature. The same program
-// and key give the same bytes, because the signature's time is the start of the certificate's
-// validity and not the current time.
+// and key give the same bytes, because the signature is dated to the start of the certificate's
+// validity and not to the current time.
 func (s *Signer) Sign(efi []byte) (signed []byte, err error) {
 	err = withFiles(efi, func(in, out string) error {
 		if Signed(efi) {
@@ -105,8 +105,8 @@ func (s *Signer) Sign(efi []byte) (signed []byte, err error) {
 // signed.
 var ErrSignature = errors.New("image: the program is not signed by this certificate, or was changed after it was signed")
 
-// Verify checks that a program has a valid signature. The signing certificate must be the
-// certificate in the file `cert`, or a certificate that this certificate issued.
+// Verify checks that a program has a valid signature by the certificate in the file `cert`, or by a
+// certificate that this one has issued.
 func Verify(efi []byte, cert string) error {
 	c, err := readCertificate(cert)
 	if err != nil {

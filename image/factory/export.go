@@ -16,10 +16,11 @@ import (
 )
 
 // export is a file made by `pvr export`: a tar archive, optionally compressed with gzip. The
-// archive has the state in the member json and each object in the member objects/SHA-256.
+// archive contains the state as the member json, and each object as a member of objects/, named by
+// its SHA-256.
 type export struct{ file *os.File }
 
-// Bounds of an export, so that a hostile file cannot fill memory or disk.
+// Bounds on an export, so that a hostile file cannot fill the memory or the disk.
 const (
 	maxExport  = 2 << 30 // bytes, unpacked
 	maxMembers = 1 << 16
@@ -61,7 +62,7 @@ func (e export) objects(ctx context.Context, store *folder, sums []string) error
 
 // The method `each` reads the export from its beginning and calls the function `see` with each
 // member. It never uses a member's name as a path. It refuses an export with a member that pvr
-// never writes, because another program must have made or changed this export.
+// never writes, because such an export was made or changed by another program.
 func (e export) each(see func(name string, content io.Reader) error) error {
 	if _, err := e.file.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -81,7 +82,7 @@ func (e export) each(see func(name string, content io.Reader) error) error {
 	for {
 		h, err := members.Next()
 		if limited.N <= 0 || len(seen) > maxMembers {
-			return fmt.Errorf("the export is too large: more than %d MiB, or %d files", maxExport>>20, maxMembers)
+			return fmt.Errorf("the export is too large: it has more than %d MiB, or more than %d files", maxExport>>20, maxMembers)
 		}
 		if err == io.EOF {
 			return nil

@@ -16,15 +16,15 @@ import (
 
 // Bounds of a first revision.
 const (
-	// MaxObjects is the maximum total size of all objects in bytes. It is bounded because an image
-	// is built in memory.
+	// MaxObjects is the maximum total size of all objects in bytes. The size is bounded because an
+	// image is built in memory.
 	MaxObjects = 512 << 20
 	// maxSources is the maximum number of sources of one revision.
 	maxSources = 32
 )
 
-// Revision is a device's first revision. Its objects are files in the folder Dir. The name of each
-// file is the object's SHA-256.
+// Revision is a device's first revision. Its objects are files in the folder Dir, named by their
+// SHA-256.
 type Revision struct {
 	State   []byte // compact JSON
 	Dir     string
@@ -46,10 +46,10 @@ func (r *Revision) Size() (n int64) {
 	return n
 }
 
-// Merge merges sources in their order: a later source overrides the result of the earlier sources.
-// It writes the objects to the folder `dir`. A source is the folder of a pvr checkout, a file made
-// by `pvr export`, or the name of a trail, which Merge reads through `trails`. If a source ends
-// with "#PART,PART", Merge uses only these parts. If `say` is not nil, Merge calls `say` with a
+// Merge merges sources in their order, so that each overrides the earlier ones, and writes the
+// objects to the folder `dir`. A source is the folder of a pvr checkout, a file made by
+// `pvr export`, or the name of a trail, which Merge reads through `trails`. If a source ends with
+// "#PART,PART", Merge uses only these parts of it. If `say` is not nil, Merge calls it with a
 // sentence about each source.
 func Merge(ctx context.Context, dir string, sources []string, trails Trails, say func(string)) (*Revision, error) {
 	if len(sources) > maxSources {
@@ -172,9 +172,9 @@ func choose(state map[string]any, wanted []string) (map[string]any, error) {
 	return out, nil
 }
 
-// mergePatch applies a JSON Merge Patch (RFC 7396), as pvr does. For each name in `patch`, the
-// value in `patch` replaces the value with this name in `target`. If both values are JSON objects,
-// mergePatch merges them in the same way. The value null removes the name from `target`.
+// mergePatch applies a JSON Merge Patch (RFC 7396), as pvr does: each member of `patch` replaces
+// the member of `target` with the same name, except that two JSON objects are merged in the same
+// way, and that null removes the member.
 func mergePatch(target, patch any) any {
 	p, ok := patch.(map[string]any)
 	if !ok {

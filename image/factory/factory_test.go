@@ -25,7 +25,8 @@ func sumOf(content string) string {
 	return hex.EncodeToString(h[:])
 }
 
-// checkoutOf makes a pvr checkout with this state, and with one object for each of these contents.
+// checkoutOf makes a pvr checkout with the given state, and with one object for each of the
+// contents.
 func checkoutOf(t *testing.T, state string, contents ...string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -46,8 +47,8 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
-// exportOf makes a file like that of `pvr export` with these members. The field Uname of a member
-// contains the member's data, because tar.Header has no field for the data.
+// exportOf makes a file with these members, like one of `pvr export`. A member's data is in its
+// field Uname, because tar.Header has no field for the data.
 func exportOf(t *testing.T, zip bool, members ...tar.Header) string {
 	t.Helper()
 	var b bytes.Buffer
@@ -92,8 +93,8 @@ func merge(t *testing.T, trails Trails, sources ...string) (*Revision, error) {
 	return Merge(t.Context(), t.TempDir(), sources, trails, nil)
 }
 
-// If two sources have a file with the same name, the merged revision has the file of the later
-// source. JSON objects are merged.
+// If two sources have a file with the same name, the merged revision has that of the later source,
+// except that JSON objects are merged.
 func TestLaterSourcesWin(t *testing.T) {
 	t.Parallel()
 	a := checkoutOf(t, `{`+spec+`,"bsp/kernel":"`+sumOf("kernel")+`","app/a":"`+sumOf("one")+`","app/b":"`+sumOf("two")+`","app/run.json":{"x":1,"n":12345678901234567890,"z":{"k":"<&>"}},"gone.json":{}}`, "kernel", "one", "two")
@@ -131,7 +132,8 @@ func TestLaterSourcesWin(t *testing.T) {
 	}
 }
 
-// Merge gives the same state and objects as `pvr merge` and `pvr export` with the same sources.
+// Merge must give the same state and objects as `pvr merge` and `pvr export` do with the same
+// sources.
 func TestMergesAsPVRDoes(t *testing.T) {
 	t.Parallel()
 	bin := os.Getenv("GANGWAY_PVR")
@@ -180,7 +182,7 @@ func TestMergesAsPVRDoes(t *testing.T) {
 	}
 }
 
-// fakeTrail is the trail of a dishonest hub: it returns any state and any content of objects.
+// fakeTrail is the trail of a dishonest hub, which may return any state and any objects.
 type fakeTrail struct {
 	text    string
 	objects map[string]string
@@ -256,7 +258,8 @@ func TestMergeSourceThatLiesIsRefused(t *testing.T) {
 			}
 		})
 	}
-	// Both sources are valid, but the merged state is not: one name would be a file and a folder.
+	// Both sources are valid, but the merged state is not, because one name would be both a file
+	// and a folder.
 	file, folder := checkoutOf(t, `{`+spec+`,"a":"`+sumOf("one")+`"}`, "one"), checkoutOf(t, `{`+spec+`,"a/b":"`+sumOf("one")+`"}`, "one")
 	if _, err := merge(t, nil, file, folder); err == nil || !strings.Contains(err.Error(), "a file and a folder") {
 		t.Errorf("a file and a folder of two sources: %v", err)
@@ -288,8 +291,8 @@ type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
-// A source cannot fill the disk with an endless object: the method `keep` stops at the size limit
-// and fails.
+// A source must not be able to fill the disk with an endless object: the method `keep` must stop at
+// the size limit and fail.
 func TestMergeSourceWithoutEndIsBounded(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 )
 
-// folder stores objects as files. Each file's name is the object's SHA-256.
+// folder stores objects as files that are named by their SHA-256.
 type folder struct {
 	dir   string
 	sizes map[string]int64

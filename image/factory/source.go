@@ -39,12 +39,12 @@ type Trail interface {
 	Object(ctx context.Context, sum string) (io.ReadCloser, error)
 }
 
-// maxState is the maximum number of bytes of a state that Merge reads. The parser refuses a state
-// of this size.
+// maxState is the number of bytes after which Merge stops reading a state. It is one more than the
+// parser accepts, so the parser refuses a state that was cut off.
 const maxState = trail.MaxState + 1
 
-// open returns the source with this name. If this machine has a file or folder with this name, open
-// uses it. Otherwise the name must be the name of a trail.
+// open returns the source with this name: the file or folder with this name if this machine has
+// one, and otherwise a trail.
 func open(ctx context.Context, name string, trails Trails) (source, error) {
 	if !strings.HasPrefix(name, "https://") {
 		info, err := os.Stat(name)
@@ -73,8 +73,8 @@ func open(ctx context.Context, name string, trails Trails) (source, error) {
 	return onHub{t}, nil
 }
 
-// checkout is a folder in which pvr works. Its folder .pvr contains the state. If the configuration
-// in .pvr names no other folder for the objects, .pvr also contains the objects.
+// checkout is a folder in which a person works with pvr. Its subfolder .pvr contains the state, and
+// also the objects unless the configuration in .pvr names another folder for them.
 type checkout struct{ dir string }
 
 func newCheckout(dir string) (source, error) {

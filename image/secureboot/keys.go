@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// bits is the RSA key size in bits. All firmware supports this size.
+	// bits is the RSA key size in bits, which all firmware supports.
 	bits = 2048
 	// years is how long the certificates are valid. Firmware ignores the dates, but other programs
 	// check them.
@@ -27,7 +27,7 @@ const (
 
 // Set contains an owner's Secure Boot certificates as signed variables, which firmware enrols.
 type Set struct {
-	// Signed has the bytes of each signed variable. Writing these bytes to firmware in setup mode
+	// Signed holds the bytes of each signed variable. Writing these bytes to firmware in setup mode
 	// enrols the certificates.
 	Signed map[Variable][]byte
 	// Certificates contains the certificates in each signed variable.
@@ -41,8 +41,8 @@ type Set struct {
 //	PK.auth, KEK.auth, db.auth  the signed variables
 //
 // `name` is the owner's name in the certificates. The variable db contains the new db certificate
-// and the certificates `also`. `now` is the start of the certificates' validity and the time in the
-// signed variables.
+// and the certificates `also`. `now` is both the start of the certificates' validity and the time
+// in the signed variables.
 func New(dir, name string, also []*x509.Certificate, now time.Time) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("secureboot: %w", err)
@@ -89,7 +89,7 @@ type pair struct {
 }
 
 // owner returns the SignatureOwner of the signature lists that this key signs: a GUID, which the
-// signer may choose freely. It is derived from the certificate.
+// signer may choose freely, and which is derived here from the certificate.
 func (p *pair) owner() (guid [16]byte) {
 	h := sha256.Sum256(p.cert.Raw)
 	copy(guid[:], h[:])
@@ -143,8 +143,8 @@ func write(dir, name string, b []byte, mode fs.FileMode) error {
 	return nil
 }
 
-// Load reads the signed variables from a folder that New made. The folder need not have the private
-// keys.
+// Load reads the signed variables from a folder that New made. The folder need not contain the
+// private keys any more.
 func Load(dir string) (*Set, error) {
 	signed := map[Variable][]byte{}
 	for _, v := range []Variable{PK, KEK, DB} {
@@ -182,8 +182,8 @@ func NewSet(signed map[Variable][]byte) (*Set, error) {
 	return s, nil
 }
 
-// Trusts reports whether firmware that enrolled this set starts a program that was signed with the
-// certificate `c`.
+// Trusts reports whether firmware that has enrolled this set starts a program that was signed with
+// the certificate `c`.
 func (s *Set) Trusts(c *x509.Certificate) bool {
 	for _, in := range s.Certificates[DB] {
 		if bytes.Equal(in.Raw, c.Raw) || c.CheckSignatureFrom(in) == nil {

@@ -11,8 +11,8 @@ import (
 // that has exactly these keys. The argument `leaf` is the certificate whose key signed the
 // programs.
 //
-// PCR 7 has more events than these: the state of Secure Boot, dbx, and the separator. Those other
-// events depend on the machine's firmware.
+// PCR 7 also has other events, which depend on the machine's firmware: the state of Secure Boot,
+// dbx (the forbidden certificates and programs), and the separator.
 func (s *Set) Manifest(leaf *x509.Certificate) (*manifest.SecureBoot, error) {
 	m := new(manifest.SecureBoot)
 	for _, v := range []Variable{PK, KEK, DB} {

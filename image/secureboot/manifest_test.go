@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// The events that Manifest computes for PCR 7 have the same form as in the log of a real machine.
+// The events that Manifest computes for PCR 7 must have the same form as in the event log of a real
+// machine.
 func TestSecureBootEvents(t *testing.T) {
 	dir := t.TempDir()
 	if err := New(dir, "owner", nil, time.Date(2026, 11, 29, 15, 0, 0, 0, time.UTC)); err != nil {
@@ -44,7 +45,8 @@ func TestSecureBootEvents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The entry has the owner's GUID and the certificate, without the head of the list.
+	// The authority must contain the owner's GUID and the certificate, without the header of the
+	// list.
 	if len(authority) != len(event)-28 || !bytes.HasSuffix(authority, event[36+28:]) || s.Authority["SHA-256"] != fmt.Sprintf("%x", sha256.Sum256(authority)) {
 		t.Errorf("the authority is %x", authority)
 	}

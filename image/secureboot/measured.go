@@ -10,8 +10,8 @@ import (
 )
 
 // Event returns the UEFI_VARIABLE_DATA (TCG PC Client Platform Firmware Profile, 10.2.6) with the
-// content of the variable `v`. If firmware enrolled exactly this set, it extends the digest of this
-// data into PCR 7.
+// content of the variable `v`. Firmware that has enrolled exactly this set extends PCR 7 with the
+// digest of this data.
 func (s *Set) Event(v Variable) ([]byte, error) {
 	_, _, content, err := split(s.Signed[v])
 	if err != nil {
@@ -21,8 +21,8 @@ func (s *Set) Event(v Variable) ([]byte, error) {
 }
 
 // Authority returns the data of an event EV_EFI_VARIABLE_AUTHORITY (same profile, 3.3.4.8). When
-// firmware first starts a program that was signed with the certificate `c`, it extends the digest
-// of this data into PCR 7. The data name the entry of db that allows the program: the certificate
+// firmware first starts a program that was signed with the certificate `c`, it extends PCR 7 with
+// the digest of this data, which contains the entry of db that allows the program: the certificate
 // itself or its issuer. Authority returns nil if no entry of db allows the program.
 func (s *Set) Authority(c *x509.Certificate) ([]byte, error) {
 	_, _, content, err := split(s.Signed[DB])

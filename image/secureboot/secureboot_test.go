@@ -44,7 +44,7 @@ func certificate(t testing.TB, dir string, v Variable) *x509.Certificate {
 	return c
 }
 
-// New makes one key for each variable, with mode 0600. It does not replace existing keys.
+// New must make one key for each variable, with mode 0600, and must not replace existing keys.
 func TestKeysAreMadeOnce(t *testing.T) {
 	t.Parallel()
 	_, other := newSet(t)
@@ -65,8 +65,8 @@ func TestKeysAreMadeOnce(t *testing.T) {
 	}
 }
 
-// OpenSSL accepts the signatures of the variables. The usual firmware (EDK II) verifies them with
-// OpenSSL's code.
+// OpenSSL must accept the signatures of the variables, because most firmware (EDK II) verifies them
+// with OpenSSL's code.
 func TestOpenSSLAcceptsTheVariables(t *testing.T) {
 	t.Parallel()
 	dir, s := newSet(t)
@@ -96,9 +96,9 @@ func TestOpenSSLAcceptsTheVariables(t *testing.T) {
 	}
 }
 
-// parse refuses a signed variable if bytes are removed, added or changed, or if another key signed
-// it. Changes of some bytes of the signature structure have no effect; they never make parse return
-// other certificates.
+// parse must refuse a signed variable if bytes were removed, added or changed, or if another key
+// signed it. Changing some bytes of the signature structure has no effect, but must never make
+// parse return other certificates.
 func TestAlteredVariableIsRefused(t *testing.T) {
 	t.Parallel()
 	dir, s := newSet(t)

@@ -62,8 +62,8 @@ const (
 	maxVariable  = 64 << 10 // bytes; firmware accepts less, so a larger file is not a variable
 )
 
-// The function `sign` makes a signed variable: an EFI_VARIABLE_AUTHENTICATION_2, then one signature
-// list per certificate.
+// The function `sign` makes a signed variable: an EFI_VARIABLE_AUTHENTICATION_2, followed by one
+// signature list per certificate.
 func sign(v Variable, certs []*x509.Certificate, owner [16]byte, key crypto.Signer, leaf *x509.Certificate, at time.Time) ([]byte, error) {
 	var content []byte
 	for _, c := range certs {
@@ -101,7 +101,7 @@ func (v Variable) signedText(stamp, content []byte) (b []byte) {
 }
 
 // signDetached makes a PKCS #7 SignedData with SHA-256 that does not contain the signed text. It
-// has no attributes and no ContentInfo around it. All firmware reads this form.
+// has no attributes and is not wrapped in a ContentInfo, because all firmware reads this form.
 func signDetached(text []byte, key crypto.Signer, leaf *x509.Certificate) ([]byte, error) {
 	s, err := pkcs7.NewSignedData(text)
 	if err != nil {
@@ -141,10 +141,10 @@ func efiTime(t time.Time) []byte {
 // ErrVariable means that the data is not a valid signed variable.
 var ErrVariable = errors.New("secureboot: this is not a signed variable of Secure Boot, or it is damaged")
 
-// parse checks the signature of a signed variable and returns the variable's certificates. One of
-// the keys in the certificates `by` must have signed the variable. parse refuses a variable that
-// contains anything except certificates, for example hashes of programs. The reason: a person who
-// reviews the keys before enrolment sees only the certificates.
+// parse checks the signature of a signed variable and returns the variable's certificates. The
+// variable must be signed by the key of one of the certificates `by`. parse refuses a variable that
+// contains anything except certificates, for example hashes of programs, because a person who
+// reviews the keys before they are enrolled sees only the certificates.
 func parse(v Variable, b []byte, by ...*x509.Certificate) ([]*x509.Certificate, error) {
 	stamp, signed, content, err := split(b)
 	if err != nil {
@@ -178,8 +178,8 @@ func split(b []byte) (stamp, signed, content []byte, err error) {
 	return stamp, head[certHead:size], head[size:], nil
 }
 
-// verify checks the signature of `text`. `signed` is a SignedData in the form that signDetached
-// makes. The key of one of the certificates `by` must have made the signature.
+// verify checks that `signed`, a SignedData in the form that signDetached makes, is a signature of
+// `text` by the key of one of the certificates `by`.
 func verify(text, signed []byte, by []*x509.Certificate) error {
 	der, err := asn1.Marshal(contentInfo{pkcs7.OIDSignedData, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 0, IsCompound: true, Bytes: signed}})
 	if err != nil {
@@ -194,7 +194,7 @@ func verify(text, signed []byte, by []*x509.Certificate) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: an unexpected key made the variable's signature", ErrVariable)
+	return fmt.Errorf("%w: the variable is signed by an unexpected key", ErrVariable)
 }
 
 // The function `certificates` returns the certificates in a sequence of EFI_SIGNATURE_LISTs (UEFI

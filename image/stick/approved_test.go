@@ -15,8 +15,7 @@ import (
 	"gangway/device/install/diskkey"
 )
 
-// efiKernel makes a kernel that is an EFI program without sections, with the magic of a Linux
-// kernel.
+// efiKernel makes an EFI program without sections that has the magic number of a Linux kernel.
 func efiKernel() []byte {
 	const header, optional = 0x240, 240 // offset of the PE header, and size of the optional header
 	le := binary.LittleEndian
@@ -36,8 +35,8 @@ func efiKernel() []byte {
 	return b
 }
 
-// An approved system contains the owner's approval of its own content. A system with another
-// command line needs another approval. The same input gives the same bytes.
+// An approved system contains the owner's approval of its own content, so with another command
+// line, it must not count as approved. The same input must give the same bytes.
 func TestSystemCarriesItsOwnersApproval(t *testing.T) {
 	t.Parallel()
 	p256, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -32,12 +32,12 @@ type Config struct {
 	// Token is the content of the join token file, device_autojointoken.json. If it is empty, each
 	// machine displays a claim code, and its owner claims the machine at the hub in the field Hub.
 	Token []byte
-	// Hub is the content of the hub file (wire.HubFile). Build uses it only if Token is empty.
+	// Hub is the content of the hub file (wire.HubFile), which Build uses only if Token is empty.
 	Hub []byte
 	// Disk is the rule by which the automatic installation chooses the machine's disk.
 	Disk install.Rule
 	// Escrow is the age recipient to which machines encrypt their recovery keys before they send
-	// the keys to the hub. If Escrow is empty, machines do not send the keys.
+	// the keys to the hub. If Escrow is empty, machines do not send them.
 	Escrow string
 	// First is the device's first revision. Nil means an empty revision.
 	First *factory.Revision
@@ -47,13 +47,13 @@ type Config struct {
 	Enrol *secureboot.Set
 	// EnrolUnasked makes the boot manager enrol the keys of Enrol without waiting for a key press.
 	EnrolUnasked bool
-	// Network contains the machines' network settings. Nil means no settings, so machines get their
-	// addresses automatically. In both cases, a person can edit the settings on the stick.
+	// Network contains the machines' network settings. If it is nil, machines get their addresses
+	// automatically. In either case, a person can edit the settings on the stick.
 	Network *netfile.Settings
-	// Debug adds a shell to the installed system, which a person opens with a password.
+	// Debug adds a password-protected shell to the installed system.
 	Debug bool
-	// Console is the highest access level that the machine's console may have. Nil means the level
-	// full.
+	// Console is the highest access level that the machine's console may have. Nil means
+	// access.Full.
 	Console *access.Level
 	// Progress, if not nil, is called with the name of each step of the build.
 	Progress func(string)
@@ -69,11 +69,11 @@ type Config struct {
 const (
 	mib = 1 << 20
 	// espSize is the size in bytes of the installed system's EFI system partition. It has space for
-	// the two systems (one in each boot slot) and for later growth. It must be above 260 MiB: only
+	// two systems (one in each slot) that may still grow. It must be above 260 MiB, because only
 	// then can the file system also be written to disks with sectors of 4096 bytes.
 	espSize = 265 * mib
 	// dataSize is the smallest size in bytes of the data partition in the image. The installed
-	// system grows the partition.
+	// system later enlarges the partition.
 	dataSize = 64 * mib
 )
 
@@ -84,8 +84,9 @@ const console = "console=ttyS0,115200 console=tty0 quiet loglevel=3 "
 // entry is an entry of a stick's boot menu.
 type entry struct{ name, title, mode string }
 
-// installs lists the menu entries of a stick that installs, in order. resets lists the menu entries
-// of a stick that wipes. The boot manager starts the first entry by itself after a timeout.
+// installs lists the menu entries of a stick that installs machines, in order, and resets those of
+// a stick that wipes machines. If nobody chooses an entry, the boot manager starts the first one
+// after a timeout.
 var installs = []entry{
 	{"gangway-auto", "Install Gangway (auto)", "auto"},
 	{"gangway-autotpm", "Install Gangway (auto TPM)", "tpm"},
@@ -179,8 +180,8 @@ func BuildReset(p *Parts, progress func(string), path string) (*install.Manifest
 	return m, p.write(m, base, nil, resets, nil, path)
 }
 
-// The method `write` writes the image of a stick with these files and these menu entries to the
-// file `path`. The function `installs` may be nil; see Config.Installs.
+// The method `write` writes the image of a stick with these files and menu entries to the file
+// `path`. For the function `installs`, which may be nil, see Config.Installs.
 func (p *Parts) write(m *install.Manifest, base []byte, files []image.File, entries []entry, installs func([]byte) error, path string) error {
 	manifest, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
@@ -197,8 +198,8 @@ func (p *Parts) write(m *install.Manifest, base []byte, files []image.File, entr
 	return image.Disk{ESP: append(files, boot...)}.Write(path)
 }
 
-// checkFirst refuses a first revision that no pinned key signed, because the system would not use
-// this revision.
+// checkFirst refuses a first revision that is not signed by a pinned key, because the installed
+// system would not use it.
 func (p *Parts) checkFirst(r *factory.Revision) error {
 	if p.RevisionKeys == nil || r == nil {
 		return nil
@@ -213,8 +214,8 @@ func (p *Parts) checkFirst(r *factory.Revision) error {
 	return nil
 }
 
-// The method `token` returns the join token. If the image has no join token, `token` returns a
-// TokenFile that has only the fields about the hub, from the hub file.
+// The method `token` returns the join token. If the image has none, it returns a TokenFile in which
+// only the fields about the hub are set, from the hub file.
 func (c *Config) token() (*wire.TokenFile, error) {
 	if len(c.Hub) == 0 || len(c.Token) > 0 {
 		return wire.ParseTokenFile(c.Token)
@@ -236,9 +237,9 @@ func (c Config) consoleLimit() access.Level {
 	return *c.Console
 }
 
-// ConsolePassword returns the shell's password of devices whose image was built with Debug. It is
-// derived from the join token's secret and has 100 bits of entropy. So a person with the token file
-// can compute the password, and the same input gives the same image.
+// ConsolePassword returns the password of the shell on devices whose image was built with Debug. It
+// is derived from the join token's secret and has 100 bits of entropy, so a person with the token
+// file can compute the password, and the same input gives the same image.
 func ConsolePassword(t *wire.TokenFile) (string, error) {
 	secret, err := t.Secret()
 	if err != nil {
@@ -249,9 +250,10 @@ func ConsolePassword(t *wire.TokenFile) (string, error) {
 	return strings.ToLower(base32.StdEncoding.EncodeToString(h.Sum(nil))[:20]), nil
 }
 
-// systemFiles returns the files that the installed system has in addition to the base system. These
-// are the agent and, if `debug` is true, a shell that asks for a password. The image contains only
-// the password's hash. The password has 100 bits of entropy, so nobody can find it from the hash.
+// systemFiles returns the files that the installed system has in addition to the base system: the
+// agent, the pinned keys if there are any and, if `debug` is true, a shell that asks for a
+// password. The image contains only a hash of the password, from which nobody can find the
+// password, because it has 100 bits of entropy.
 func (p *Parts) systemFiles(token *wire.TokenFile, debug bool) ([]image.File, error) {
 	files := []image.File{
 		{Path: "bin/gangway-agent", Data: p.Agent, Mode: 0o755},
@@ -271,8 +273,8 @@ func (p *Parts) systemFiles(token *wire.TokenFile, debug bool) ([]image.File, er
 	return append(files, image.File{Path: install.ConsolePath, Data: []byte(digest([]byte(password)) + "\n"), Mode: 0o600}), nil
 }
 
-// systemESP builds the installed system's EFI system partition. The boot manager tries the first
-// slot at most three times before it marks the slot as failed (systemd's Automatic Boot
+// systemESP builds the installed system's EFI system partition. The boot manager tries the system
+// in the first slot at most three times before it marks it as bad (systemd's Automatic Boot
 // Assessment).
 func (p *Parts) systemESP(base []byte, token *wire.TokenFile, cfg Config) ([]byte, error) {
 	uki, err := p.system(base, token, cfg.Debug, cfg.consoleLimit())
@@ -325,8 +327,8 @@ func keyFile(v secureboot.Variable) string {
 	return install.KeysPath + "/" + string(v) + ".auth"
 }
 
-// menu returns the files from which the stick boots: the boot manager, the boot manager's settings
-// and a unified kernel image for each menu entry.
+// menu returns the files from which the stick boots: the boot manager, its settings, and a unified
+// kernel image for each menu entry.
 func (p *Parts) menu(base []byte, manifest string, entries []entry, enrol *install.Enrol, installs func([]byte) error) ([]image.File, error) {
 	shell, err := image.Initramfs(append(p.shell(), image.File{Path: "bin/pvf-install", Data: []byte("/init"), Mode: fs.ModeSymlink}))
 	if err != nil {
@@ -376,7 +378,7 @@ func (p *Parts) menu(base []byte, manifest string, entries []entry, enrol *insta
 }
 
 // osRelease returns the os-release text from which the boot manager makes a menu entry: the title,
-// and an id by which the boot manager sorts the entries.
+// and an id by which it sorts the entries.
 func osRelease(title, id, version string) string {
 	return fmt.Sprintf("ID=gangway\nIMAGE_ID=%s\nNAME=Gangway\nPRETTY_NAME=\"%s\"\nVERSION_ID=%s\n", id, title, version)
 }

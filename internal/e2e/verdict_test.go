@@ -279,7 +279,7 @@ func TestTPMWithTheCertificateOfAnotherIsRefusedAndItsOwnerTold(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "ek-key-mismatch") {
 		t.Fatalf("got the error %v, want ek-key-mismatch", err)
 	}
-	wantSentences(t, signIn(t, h).events(), "The request's EK is not the key of the EK certificate: the certificate belongs to another TPM, or this TPM's endorsement seed was changed since the certificate was issued.")
+	wantSentences(t, signIn(t, h).events(), "The request's EK is not the key of the EK certificate: the certificate belongs to another TPM, or this TPM's endorsement seed has been changed since the certificate was issued.")
 	if n := len(h.Devices(t, h.Owner)); n != 0 {
 		t.Errorf("%d devices, want 0", n)
 	}

@@ -22,7 +22,7 @@ func TestMachineWithAWrongClockComesAboard(t *testing.T) {
 			h := hubtest.New(t, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
 			disk := guest{token: guestToken(t, h)}.disk(t)
 			m, ctx := boot(t, qemu.Config{Dir: t.TempDir(), TPM: tpm, Clock: clock, Disks: []qemu.Disk{{Path: disk, ReadOnly: true}}})
-			_, match := waitFor(t, ctx, m, `^The machine's clock was set from (\S+) \S+ to (\S+ \S+), from the hub's clock\.`)
+			_, match := waitFor(t, ctx, m, `^The machine's clock was set from (\S+) \S+ to (\S+ \S+), according to the hub's clock\.`)
 			waitFor(t, ctx, m, `^Connected to https://10.0.2.2:\d+ as `)
 			is, err := time.Parse(time.DateTime, match[2])
 			if err != nil || time.Since(is).Abs() > 2*bootTime {

@@ -1,14 +1,13 @@
-// Package cakey signs with a private key that is in one of three places: a file, the TPM of this
-// machine, or a signer. A signer is a program that is connected to an HSM. The keys of the hub's
-// CAs can be in these places, and the key with which an owner signs reference manifests. A URI
-// names the key:
+// Package cakey signs with a private key that is in a file, in the TPM of this machine, or in a
+// signer, which is a program that is connected to an HSM. It is used for the keys of the hub's CAs,
+// and for the key with which an owner signs reference manifests. A URI names the key:
 //
 //	file:/run/credentials/gangway.service/aca.key   PKCS #8 PEM, mode 0600
 //	tpm:0x81010060                                  a persistent handle; ?device=ADDRESS, default /dev/tpmrm0
 //	signer:/run/gangway-signer/socket?key=aca       a key of a signer: see package signer
 //
-// A Key connects to its TPM or signer only for a signature. So a hub can load its CAs while an HSM
-// is not reachable, for commands that sign nothing.
+// A Key connects to its TPM or signer only to sign, so a hub can load its CAs for commands that
+// sign nothing while an HSM is not reachable.
 package cakey
 
 import (
@@ -44,7 +43,7 @@ type source interface {
 	sign(ctx context.Context, digest []byte, hash crypto.Hash) ([]byte, error)
 }
 
-// maker is a place in which the hub itself can make and remove a key.
+// maker is a source in which the hub itself can make and remove a key.
 type maker interface {
 	create(ctx context.Context, curve elliptic.Curve) error
 	remove(ctx context.Context) error
@@ -58,7 +57,7 @@ type URI struct {
 
 func (u URI) String() string { return u.text }
 
-// Parse parses a URI. It does not connect to the key's place.
+// Parse parses a URI. It does not connect to the TPM or the signer.
 func Parse(text string) (URI, error) {
 	if len(text) > maxURI {
 		return URI{}, fmt.Errorf("cakey: the URI has %d bytes; at most %d are allowed", len(text), maxURI)
@@ -85,13 +84,13 @@ func parse(u *url.URL, query url.Values) (source, error) {
 	switch u.Scheme {
 	case "file":
 		if !strings.HasPrefix(u.Path, "/") || len(query) > 0 {
-			return nil, errors.New("write file: and an absolute path")
+			return nil, errors.New("write file:PATH, with an absolute path")
 		}
 		return fileKey(u.Path), nil
 	case "tpm":
 		handle, err := strconv.ParseUint(u.Opaque, 0, 32)
 		if err != nil || handle < firstPersistent || handle > lastPersistent {
-			return nil, errors.New("write tpm: and a persistent handle, like tpm:0x81010060")
+			return nil, errors.New("write tpm:HANDLE, with a persistent handle like 0x81010060")
 		}
 		device, err := only(query, "device")
 		if err != nil {
@@ -104,15 +103,15 @@ func parse(u *url.URL, query url.Values) (source, error) {
 	case "signer":
 		key, err := only(query, "key")
 		if err != nil || !strings.HasPrefix(u.Path, "/") || key == "" {
-			return nil, errors.New("write signer:, the absolute path of a socket, and ?key=NAME")
+			return nil, errors.New("write signer:SOCKET?key=NAME, with the absolute path of a socket")
 		}
 		return newSignerKey(u.Path, key)
 	}
 	return nil, errors.New("the scheme must be file, tpm or signer")
 }
 
-// The function `only` returns the value of the parameter `name`. If the query has any other
-// parameter, which may be a spelling mistake, it returns an error.
+// only returns the value of the parameter `name`. It returns an error if the query has any other
+// parameter, which may be a spelling mistake.
 func only(query url.Values, name string) (string, error) {
 	for k, v := range query {
 		if k != name || len(v) != 1 {
@@ -137,7 +136,8 @@ func (u URI) Public(ctx context.Context) (*ecdsa.PublicKey, error) {
 	return key, nil
 }
 
-// Makes reports whether Create can make the key. Another program makes the keys of a signer.
+// Makes reports whether Create can make the key. It cannot make the key of a signer, which another
+// program makes.
 func (u URI) Makes() bool {
 	_, is := u.at.(maker)
 	return is
@@ -157,8 +157,8 @@ func (u URI) Create(ctx context.Context, curve elliptic.Curve) error {
 	return nil
 }
 
-// Remove deletes a key that Create made. `public` is the public key of this key. If the URI names a
-// different key now, Remove deletes nothing and returns an error.
+// Remove deletes a key that Create made, and whose public key is `public`. If the URI names another
+// key now, Remove deletes nothing and returns an error.
 func (u URI) Remove(ctx context.Context, public *ecdsa.PublicKey) error {
 	m, ok := u.at.(maker)
 	if !ok {
@@ -169,7 +169,7 @@ func (u URI) Remove(ctx context.Context, public *ecdsa.PublicKey) error {
 		return err
 	}
 	if !present.Equal(public) {
-		return fmt.Errorf("cakey: %s names another key now, so the hub did not remove the key", u)
+		return fmt.Errorf("cakey: %s names another key now, so the hub did not remove it", u)
 	}
 	return m.remove(ctx)
 }
@@ -182,7 +182,7 @@ type Key struct {
 }
 
 // Open returns the private key at a URI. The caller knows the public key, for example from the CA's
-// certificate. Open does not connect to the TPM or the signer, and does not read the key's file.
+// certificate, so Open need not connect to the TPM or the signer, or read the key's file.
 func Open(u URI, public *ecdsa.PublicKey) (*Key, error) {
 	hash, err := hashOf(public)
 	if err != nil {
@@ -191,7 +191,7 @@ func Open(u URI, public *ecdsa.PublicKey) (*Key, error) {
 	return &Key{u, public, hash}, nil
 }
 
-// hashOf returns the hash function for the digests that a key signs.
+// hashOf returns the hash function of the digests that a key signs.
 func hashOf(public *ecdsa.PublicKey) (crypto.Hash, error) {
 	switch public.Curve {
 	case elliptic.P256():
@@ -208,10 +208,10 @@ func (k *Key) URI() string { return k.uri.text }
 // Public returns an *ecdsa.PublicKey.
 func (k *Key) Public() crypto.PublicKey { return k.publicKey }
 
-// Sign signs a digest, and verifies the signature before it returns the signature. So a broken TPM,
-// or a signer with another key, causes an error and never a wrong certificate. Sign ignores the
-// first argument, a source of random numbers. A TPM and a signer have their own source, and for a
-// key in a file, Sign uses crypto/rand.
+// Sign signs a digest. It verifies the signature before it returns it, so a broken TPM, or a signer
+// with another key, causes an error and never a wrong certificate. Sign ignores its first argument,
+// a source of random numbers: a TPM and a signer have their own source, and for a key in a file,
+// Sign uses crypto/rand.
 func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if opts.HashFunc() != k.hash || len(digest) != k.hash.Size() {
 		return nil, fmt.Errorf("cakey: %s signs only complete digests of %v; the given digest has %d bytes and is of %v", k.uri, k.hash, len(digest), opts.HashFunc())
@@ -228,7 +228,7 @@ func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, 
 	return sig, nil
 }
 
-// Prove signs a random digest, to show that the key is reachable and is the CA's key.
+// Prove signs a random digest, to show that the key can be used and is the CA's key.
 func (k *Key) Prove() error {
 	digest := make([]byte, k.hash.Size())
 	rand.Read(digest) // never fails

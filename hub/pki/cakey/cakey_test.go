@@ -50,8 +50,8 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// The function `check` signs digests with the key at `u`, which is on the curve `curve`. It also
-// tries digests of a wrong length or of another hash.
+// check signs digests with the key at `u`, which is on the curve `curve`. It also tries digests of
+// a wrong length or of another hash.
 func check(t *testing.T, u URI, curve elliptic.Curve) {
 	t.Helper()
 	public, err := u.Public(t.Context())
@@ -76,7 +76,7 @@ func check(t *testing.T, u URI, curve elliptic.Curve) {
 			t.Errorf("signs %d bytes as %v", wrong.size, wrong.hash)
 		}
 	}
-	// A CA whose certificate has another key never gets a signature by this key.
+	// A CA whose certificate has another key never gets a signature made by this key.
 	stranger, err := ecdsa.GenerateKey(curve, rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -173,7 +173,7 @@ func TestKeyInATPM(t *testing.T) {
 	check(t, second, elliptic.P384())
 }
 
-// A storage key, and a signing key from outside the TPM, are not keys of a CA.
+// Neither a storage key nor a signing key that was made outside the TPM can be the key of a CA.
 func TestRejectsTPMObjectsThatAreNotCAKeys(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -206,7 +206,7 @@ func TestRejectsTPMObjectsThatAreNotCAKeys(t *testing.T) {
 	}
 }
 
-// If a key's file, TPM or signer does not exist, the use of the key causes an error that names the
+// If a key's file, TPM or signer does not exist, using the key returns an error that names the
 // place, and never hangs.
 func TestUnreachableKeys(t *testing.T) {
 	t.Parallel()

@@ -17,13 +17,13 @@ import (
 )
 
 // ErrReadable means that other users can read a secret file. The operator must correct the file's
-// permissions; a restore from the backup does not help.
+// permissions; restoring it from the backup does not help.
 var ErrReadable = errors.New("can be read by other users")
 
 // private reports whether the mode of a file keeps a secret from other users. Only the file's owner
-// may read it. There is one exception: if root owns the file and the hub is not root, the file's
-// group may read it too. The reason is that Kubernetes mounts a Secret as a file that root owns and
-// a group may read. PostgreSQL has the same rule.
+// may read it, with one exception: if root owns the file and the hub does not run as root, the
+// file's group may read it too, because Kubernetes mounts a Secret as a file that root owns and a
+// group may read. PostgreSQL has the same rule.
 func private(mode fs.FileMode, owner uint32, hub int) bool {
 	if owner == 0 && hub != 0 {
 		return mode&^0o640 == 0
@@ -32,8 +32,8 @@ func private(mode fs.FileMode, owner uint32, hub int) bool {
 }
 
 // ReadSecret reads a file, and returns an error if other users may read the file. It checks the
-// permissions of the open file, not of the path. So nobody can put another file at the path between
-// the check and the read.
+// permissions of the open file, not those of the path, so that nobody can put another file at the
+// path between the check and the read.
 func ReadSecret(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -50,8 +50,8 @@ func ReadSecret(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, 16<<10))
 }
 
-// ReadFile reads a private key from a file: PKCS #8 in PEM, ECDSA on P-256 or P-384. The argument
-// `name` is the file's name in errors.
+// ReadFile reads a private key from a file, which must be PKCS #8 in PEM, ECDSA on P-256 or P-384.
+// Errors call the file `name`.
 func ReadFile(path, name string) (*ecdsa.PrivateKey, error) {
 	text, err := ReadSecret(path)
 	if err != nil {
@@ -72,7 +72,7 @@ func ReadFile(path, name string) (*ecdsa.PrivateKey, error) {
 	return k, nil
 }
 
-// fileKey is the path of a private key. It is read for each signature, so that the key is not in
+// fileKey is the path of a private key. The file is read for each signature, so the key is not in
 // the hub's memory between signatures, and can be on removable media.
 type fileKey string
 

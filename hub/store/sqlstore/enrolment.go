@@ -9,8 +9,8 @@ import (
 	"gangway/hub/store"
 )
 
-// Values of the column enrolments.state. The migration that creates the table explains why these
-// values are letters.
+// The values of the column enrolments.state. The migration that creates the table explains why they
+// are single letters.
 const (
 	statePending    = "p"
 	stateActive     = "a"
@@ -40,10 +40,10 @@ const enrolmentColumns = `SELECT e.request_hash, e.state, e.device, e.owner, e.t
 	e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial, e.key_algorithm, e.ek_known, ` + evidenceColumns + ` FROM enrolments e `
 
 var (
-	// Stores an enrolment. If a row with the same request hash exists, the statement replaces the
-	// row only if the row is expired. A replaced row gets a new id, so that ids are in the order in
-	// which enrolments began. The id may change, because no other row refers to an enrolment that
-	// was never activated.
+	// Stores an enrolment. A row with the same request hash is replaced if that enrolment has
+	// expired, and stays as it is otherwise. A replaced row gets a new id, so that ids are in the
+	// order in which enrolments began. Changing the id is safe, because no other row refers to an
+	// enrolment that was never activated.
 	upsertEnrolment  = both(upsertOf(`(SELECT max(id) + 1 FROM enrolments)`), upsertOf(`nextval('enrolments_id_seq')`))
 	selectEnrolment  = prepared(enrolmentColumns + `WHERE e.request_hash = ?`)
 	selectByIDevID   = prepared(enrolmentColumns + `WHERE e.idevid_hash = ?`)
@@ -57,15 +57,15 @@ var (
 	selectPending = prepared(`SELECT token, ek, created, expires, manufacturer, model, firmware, prod_model, prod_serial, key_algorithm
 		FROM enrolments INDEXED BY enrolments_pending_owner WHERE owner = ? AND state = 'p' AND expires > ? ORDER BY id DESC LIMIT ?`)
 
-	// Makes the oldest pending enrolments of owner ?1 expire until the remaining ones need at most
-	// ?2 bytes. At most 128 enrolments expire at a time, because more would delay other writers.
-	// After 128 enrolments have expired, there is room for any new enrolment: 128 enrolments of the
-	// smallest size need more bytes than one enrolment of the largest size.
+	// Makes the oldest pending enrolments of owner ?1 expire, until the remaining ones need at most
+	// ?2 bytes. At most 128 of them expire per call, because more would delay other writers. That
+	// is always enough to make room for one new enrolment: 128 enrolments of the smallest size are
+	// larger than one of the largest size.
 	//
-	// In nearly all calls, nothing must expire. The statement should then read no enrolment. SQLite
-	// reads the tables of a CROSS JOIN in their order, so it compares the number of bytes first.
-	// PostgreSQL tests the condition with the subquery before it reads a table; SQLite would test
-	// this condition for each row.
+	// In nearly all calls, the limit is not exceeded and nothing has to expire. The innermost query
+	// then reads no enrolment: SQLite reads the tables of a CROSS JOIN in their order, and
+	// PostgreSQL tests the condition on a subquery before it reads a table. (SQLite would test this
+	// condition for each row.)
 	pushOutEnrolments = both(
 		pushOut(`pending_usage g CROSS JOIN enrolments e ON e.owner = g.owner WHERE g.owner = ?1 AND g.bytes > ?2`),
 		pushOut(`enrolments e WHERE e.owner = ?1 AND (SELECT u.bytes FROM pending_usage u WHERE u.owner = ?1) > ?2`))
@@ -76,8 +76,8 @@ var (
 )
 
 // expire begins a statement that empties all columns of enrolments except fingerprints, names, ids
-// and times. No device has proven the emptied data, so the hub must not keep what it says about a
-// machine and its owner.
+// and times. The emptied data was never proven by an activation, so the hub must not keep what it
+// says about a machine and its owner.
 const expire = `UPDATE enrolments SET state = 'x', manufacturer = '', model = '',
 	firmware = '', prod_model = '', prod_serial = '', key_algorithm = '', iak_public = x'',
 	ek_certificate = x'', iak_cert = x'', idevid_cert = x'', verdict = x'', request = x'',

@@ -13,8 +13,9 @@ import (
 const (
 	eventColumns = `SELECT seq, time, kind, code, owner, device, token, addr, message,
 		actor, actor_name, means, credential, count, last FROM events `
-	// Arguments: ?1 and ?8: bounds of seq; ?2: limit; ?3: kind; ?4: LIKE pattern of kinds; ?5:
-	// since; ?6: until; ?7: 1 leaves out routine events; ?9: token; ?10: actor.
+	// Arguments: ?1 and ?8 are the bounds of seq, ?2 is the limit, ?3 a kind, ?4 a LIKE pattern of
+	// kinds, ?5 the earliest time, ?6 the time before which the events happened, ?7 is 1 to leave
+	// out routine events, ?9 is a token, and ?10 an actor.
 	eventFilter = eventFilterStart + `AND (?4 = '' OR kind LIKE ?4 ESCAPE '\')
 		AND (?10 = '' OR actor = ?10 OR actor_name = ?10 COLLATE NOCASE) ORDER BY seq DESC LIMIT ?2`
 	eventFilterPostgres = eventFilterStart + `AND (?4 = '' OR lower(kind) LIKE lower(?4 COLLATE "C") ESCAPE '\')
@@ -34,12 +35,13 @@ var (
 	selectEvents         = events(`WHERE `)
 	selectEventsOfOwner  = events(`WHERE owner = ?11 AND `)
 	selectEventsOfDevice = events(`WHERE device = ?11 AND device <> '' AND `)
-	// No index contains both the device and the owner. The query finds the events of the device by
-	// an index, and then compares the owner of each. This is fast enough: a device never changes
-	// its owner, so few of its events have another owner.
+	// Selects the events of a device of one owner. No index contains both the device and the owner,
+	// so the query finds the events of the device by an index, and then compares the owner of each.
+	// This is fast enough: a device never changes its owner, so few of its events have another
+	// owner.
 	selectEventsOfBoth = events(`WHERE device = ?11 AND device <> '' AND +owner = ?12 AND `)
 	// These statements examine at most ?3 of the newest events of an owner or a device. They return
-	// the smallest seq of the examined events, and how many events were examined.
+	// the smallest seq of the examined events, and their number.
 	selectExaminedOfOwner  = prepared(`SELECT min(seq), count(*) FROM (SELECT seq FROM events WHERE owner = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3) AS newest`)
 	selectExaminedOfDevice = prepared(`SELECT min(seq), count(*) FROM (SELECT seq FROM events WHERE device = ?1 AND device <> '' AND seq < ?2 ORDER BY seq DESC LIMIT ?3) AS newest`)
 
@@ -49,7 +51,7 @@ var (
 		(SELECT seq FROM events WHERE max(time, last) < ? ORDER BY max(time, last) LIMIT ?)`)
 )
 
-// events returns the query for the events that match a condition and the filter.
+// events returns the query for the events that match both the condition `where` and eventFilter.
 func events(where string) *Statement {
 	return both(eventColumns+where+eventFilter, eventColumns+where+eventFilterPostgres)
 }
@@ -85,8 +87,8 @@ func (s *Store) AppendCounted(ctx context.Context, events []store.Event) error {
 	})
 }
 
-// alike returns a key that is the same for all events that AppendCounted counts together with `e`:
-// a hash of the day, and of all fields that must be equal.
+// alike returns a key that is the same for all events that AppendCounted counts as one event with
+// `e`: a hash of the day, and of all fields that must be equal.
 func alike(e store.Event) []byte {
 	day := e.Time.UTC().Format(time.DateOnly)
 	fields := []string{day, e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Actor, e.ActorName, e.Means, e.Credential}
@@ -238,8 +240,8 @@ func readEvent(r *Row) store.Event {
 	return e
 }
 
-// pageLimit converts `n`, the parameter `limit` of a method, to a number of rows. If `n` is 0 or
-// negative, the result is 100. The result is at most 1000.
+// pageLimit returns the number of rows to read for `n`, the `limit` that a caller asked for: 100 if
+// `n` is 0 or negative, and never more than 1000.
 func pageLimit(n int) int64 {
 	if n <= 0 {
 		return 100

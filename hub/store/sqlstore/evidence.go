@@ -18,21 +18,20 @@ import (
 )
 
 // An enrolment has several long columns: the certificates, the verdict and the request itself. They
-// repeat parts of each other and common texts, so they are compressed together, and the result is
-// stored in the column `request`:
+// repeat parts of each other, and texts that most enrolments have in common, so they are compressed
+// together, and the result is stored in the column `request`:
 //
 //	byte 0   packedEvidence
 //	byte 1   withChain, or 0
 //	16 bytes if withChain: the key of the row of ek_chains with the links
 //	rest     a Zstandard frame, with the dictionary of packedEvidence
 //
-// The frame has the fields of the type evidence, in order: for each field, its length as uvarint
-// and its bytes. Texts in the frame that are also in other columns of the row are abbreviated (see
-// names).
+// The frame contains the fields of the type evidence in order, each as its length (a uvarint) and
+// its bytes. Texts that also occur in other columns of the row are abbreviated (see names).
 //
-// The columns iak_public, ek_certificate, iak_cert, idevid_cert, verdict and ek_links of a packed
-// row are empty. Rows that earlier versions of the hub wrote are not packed: PackEvidence packs
-// them later. A request that is not packed never begins with packedEvidence. A row that
+// In a packed row, the columns iak_public, ek_certificate, iak_cert, idevid_cert, verdict and
+// ek_links are empty. Rows that earlier versions of the hub wrote are not packed until PackEvidence
+// packs them. A request that is not packed never begins with packedEvidence. A row that
 // stripEnrolment has emptied is not packed either.
 const (
 	packedEvidence = 0xE1
@@ -41,8 +40,8 @@ const (
 
 // evidenceWords is the dictionary of packedEvidence: what most rows have in common, such as the
 // parts of certificates and verdicts that never change, and the names of TPM makers. Never change
-// it, because stored rows cannot be read without it. A new dictionary needs another value of the
-// first byte in place of packedEvidence.
+// it, because stored rows cannot be read without it. Rows with a new dictionary would need another
+// first byte than packedEvidence.
 //
 //go:embed dictionary/1
 var evidenceWords []byte
@@ -56,15 +55,15 @@ var errBadEvidence = errors.New("the stored evidence is damaged")
 // The encoders and the decoder of packed evidence. They are safe for concurrent use.
 var (
 	evidenceEncoder = newEncoder()
-	// shortEncoder does not try to compress bytes that are not repetitions. In short evidence, such
-	// bytes are keys, hashes and signatures, which cannot be compressed.
+	// shortEncoder compresses only repetitions. The other bytes of short evidence are keys, hashes
+	// and signatures, which entropy coding cannot make smaller.
 	shortEncoder    = newEncoder(zstd.WithNoEntropyCompression(true))
 	evidenceDecoder = must(zstd.NewReader(nil, zstd.WithDecoderDictRaw(1, evidenceWords), zstd.WithDecoderConcurrency(0),
 		zstd.WithDecoderMaxMemory(maxEvidence), zstd.WithDecoderLowmem(true)))
 )
 
 // shortEvidence is the largest length of evidence that shortEncoder compresses. Longer evidence
-// contains a boot event log, in which other bytes can be compressed too.
+// contains a boot event log, which entropy coding does make smaller.
 const shortEvidence = 16 << 10
 
 func newEncoder(more ...zstd.EOption) *zstd.Encoder {
@@ -72,7 +71,7 @@ func newEncoder(more ...zstd.EOption) *zstd.Encoder {
 		zstd.WithEncoderCRC(false), zstd.WithWindowSize(512 << 10), zstd.WithLowerEncoderMem(true)}, more...)...))
 }
 
-// The function `must` returns `coder`. It panics if `err` is not nil.
+// The function `must` returns `coder`, and panics if `err` is not nil.
 func must[T any](coder T, err error) T {
 	if err != nil {
 		panic(err)
@@ -80,7 +79,7 @@ func must[T any](coder T, err error) T {
 	return coder
 }
 
-// evidence has the long columns of an enrolment.
+// evidence holds the long columns of an enrolment.
 type evidence struct {
 	iakPublic, ekCertificate, iakCert, idevidCert, verdict, request, ekLinks []byte
 	// If hasChain is true, `chain` is the key with which withLinks reads ekLinks from the table
@@ -89,15 +88,15 @@ type evidence struct {
 	hasChain bool
 	packed   bool // the stored row is packed
 
-	// Packed evidence contains abbreviations for the texts of these columns. The columns never
-	// change.
+	// The values of other columns of the row. Packed evidence contains abbreviations for these
+	// texts, which is possible because they never change.
 	device, owner, token, model, serial string
 	iakName, idevidName                 []byte
 }
 
-// chainKey is the key of a row of ek_chains: the first 16 bytes of the SHA-256 of the links. The
-// links are from the hub's trust store or from TPM makers, so an attacker cannot choose two chains
-// with the same key.
+// chainKey is the key of a row of ek_chains: the first 16 bytes of the SHA-256 of the intermediate
+// certificates. These come from the hub's trust store or from TPM makers, so an attacker cannot
+// choose two chains with the same key.
 type chainKey [16]byte
 
 func evidenceOf(e *store.Enrolment) *evidence {
@@ -106,10 +105,9 @@ func evidenceOf(e *store.Enrolment) *evidence {
 		verdict: e.Verdict, request: e.Request, ekLinks: e.EKLinks}
 }
 
-// The method `share` prepares the evidence for packing without its links: the method `pack` then
-// writes only the key of the links. Enrolments with the same links share one row of the table
-// ek_chains. The caller must call storeChain, which writes this row, in the transaction that writes
-// the packed evidence.
+// The method `share` moves the links out of the evidence: the method `pack` then writes only their
+// key, and all enrolments with the same links share one row of the table ek_chains. The caller must
+// call storeChain, which writes this row, in the transaction that writes the packed evidence.
 func (v *evidence) share() {
 	if len(v.ekLinks) > 0 {
 		sum := sha256.Sum256(v.ekLinks)
@@ -121,16 +119,17 @@ func (v *evidence) fields() []*[]byte {
 	return []*[]byte{&v.iakPublic, &v.ekCertificate, &v.iakCert, &v.idevidCert, &v.verdict, &v.request, &v.ekLinks}
 }
 
-// An abbreviation has two bytes, and the first is `escape`. If the second byte is noName+1+i, the
-// abbreviation stands for the text names()[i]. If it is `noName`, the abbreviation stands for the
-// byte `escape` itself.
+// An abbreviation is the byte `escape` and a second byte. If the second byte is noName+1+i, the
+// abbreviation stands for the text names()[i]. If it is `noName`, the abbreviation stands for a
+// literal byte `escape`.
 const (
 	escape = 0xF7
 	noName = 0x80
 )
 
-// names returns the texts that are abbreviated in packed evidence. Certificates and verdicts repeat
-// these texts. Compression alone could not shorten the first occurrence of a text.
+// names returns the texts that are abbreviated in packed evidence: values of other columns of the
+// row that certificates and verdicts repeat. Compression alone could not shorten the first
+// occurrence of each text.
 func (v *evidence) names() [8][]byte {
 	return [8][]byte{hex.AppendEncode(nil, v.iakName), []byte(v.device), []byte(v.owner), []byte(v.token), v.iakName, v.idevidName, []byte(v.model), []byte(v.serial)}
 }
@@ -140,9 +139,9 @@ const minName = 8
 
 // abbreviate appends `b` to `out`, with abbreviations in place of the names.
 func (v *evidence) abbreviate(out, b []byte) []byte {
-	// For each value of a byte, the table `first` says which texts begin with this byte, and
-	// `second` says which texts have it as their second byte. Bit i is for the name i. The bit
-	// `escaped` is for the byte `escape`, which may be followed by any byte.
+	// For each byte value, `first` says which names begin with it, and `second` says which names
+	// have it as their second byte: bit i is for names[i]. The bit `escaped` stands for the byte
+	// `escape`, which may be followed by any byte.
 	const escaped = 1 << 8
 	var first, second [256]uint16
 	names := v.names()
@@ -210,7 +209,7 @@ func (v *evidence) expand(b []byte) ([]byte, error) {
 	}
 }
 
-// plainEvidence are buffers for evidence before it is compressed.
+// plainEvidence is a pool of buffers for evidence before it is compressed.
 var plainEvidence = sync.Pool{New: func() any { return &[2][]byte{make([]byte, 0, 8<<10), make([]byte, 0, 8<<10)} }}
 
 // pack returns the content of the column request.
@@ -243,7 +242,7 @@ func (v *evidence) pack() []byte {
 // isPacked reports whether a column request is packed.
 func isPacked(request []byte) bool { return len(request) > 0 && request[0] == packedEvidence }
 
-// unpack reads a packed column request into v. The fields of v then point into the same memory.
+// unpack reads a packed column request into v. The fields of v then share one buffer.
 func (v *evidence) unpack(packed []byte) error {
 	if len(packed) < 2 || packed[0] != packedEvidence || packed[1] > withChain {
 		return errBadEvidence
@@ -279,7 +278,8 @@ func (v *evidence) unpack(packed []byte) error {
 	return nil
 }
 
-// evidenceColumns are the columns that readEvidence reads, with the alias e of enrolments.
+// evidenceColumns are the columns that readEvidence reads. They require that the query names the
+// table enrolments `e`.
 const evidenceColumns = `e.device, e.owner, e.token, e.model, e.prod_serial, e.iak_name, e.idevid_name, e.iak_public, e.ek_certificate, e.iak_cert, e.idevid_cert, e.verdict, e.request, e.ek_links`
 
 // readEvidence reads evidenceColumns, and unpacks a packed row. It does not read the table
@@ -304,7 +304,7 @@ func readEvidence(r *Row) (v evidence, err error) {
 	return v, v.unpack(packed)
 }
 
-// If the links are in the table ek_chains, withLinks reads them from that table.
+// withLinks reads the links from the table ek_chains, unless they are in the evidence itself.
 func (v *evidence) withLinks(c Conn) error {
 	if !v.hasChain {
 		return nil
@@ -335,10 +335,10 @@ var (
 
 var (
 	selectToPack = prepared(`SELECT e.id, ` + evidenceColumns + ` FROM enrolments e WHERE e.id > ? ORDER BY e.id LIMIT ?`)
-	// The conditions leave out a row that has changed since it was read.
+	// Packs one row, unless the row has changed since it was read.
 	packEvidence = prepared(`UPDATE enrolments SET iak_public = x'', ek_certificate = x'', iak_cert = x'', idevid_cert = x'',
 		verdict = x'', ek_links = x'', request = ? WHERE id = ? AND request = ? AND state <> 'p'`)
-	// Removes an EK certificate from ek_certificates, if the TPM's enrolment has the same
+	// Empties the copy of an EK certificate in ek_certificates if the TPM's enrolment has the same
 	// certificate: see proveAsEnrolled.
 	dropKeptCopy = prepared(`UPDATE ek_certificates SET certificate = x'', links = x'' WHERE proven = 1 AND certificate = ? AND links = ?
 		AND ek = (SELECT t.ek FROM tpms t WHERE t.enrolment = ?)`)
@@ -383,8 +383,8 @@ func (s *Store) PackEvidence(ctx context.Context, limit int) (more bool, err err
 	return more, nil
 }
 
-// readToPack reads the next rows, and returns the rows that are not packed. `last` is the row id of
-// the last of the `read` rows.
+// readToPack reads the next rows, and returns the rows that are not packed. `read` is the number of
+// rows that it has read, and `last` is the row id of the last of them.
 func (s *Store) readToPack(ctx context.Context, after string, limit int) (rows []packedRow, last int64, read int, err error) {
 	first, err := strconv.ParseInt("0"+after, 10, 64)
 	if err != nil {
@@ -405,8 +405,8 @@ func (s *Store) readToPack(ctx context.Context, after string, limit int) (rows [
 	return rows, last, read, err
 }
 
-// packAll packs rows. If several rows have the same links, they share one copy of the links. This
-// is frequent, because most TPMs are from a few makers.
+// packAll packs rows. Rows with the same links share one row of ek_chains. Many rows do, because
+// most TPMs come from a few makers.
 func packAll(rows []packedRow) {
 	times := map[string]int{}
 	for i := range rows {

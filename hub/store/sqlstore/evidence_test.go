@@ -43,8 +43,8 @@ func TestEvidenceIsPackedWithoutLoss(t *testing.T) {
 
 func randomEvidence(seed uint64) evidence {
 	r := rand.New(rand.NewPCG(seed, 1))
-	// With few different bytes, the row's names also occur in the evidence by chance, and overlap
-	// abbreviations.
+	// With only a few different bytes, the row's names also occur in the evidence by chance, and
+	// overlap with abbreviations.
 	few := []byte{escape, noName, noName + 1, noName + 7, 0, 'a', 'b', escape}
 	some := func(n int) []byte {
 		b := make([]byte, n)
@@ -98,7 +98,7 @@ func TestDamagedEvidenceIsAnError(t *testing.T) {
 	}
 }
 
-// A small row cannot make the hub allocate more than maxEvidence.
+// A small row must not make the hub allocate more than maxEvidence when it is unpacked.
 func TestEvidenceOfADecompressionBombIsAnError(t *testing.T) {
 	t.Parallel()
 	bomb := evidenceEncoder.EncodeAll(make([]byte, maxEvidence+1), []byte{packedEvidence, 0})

@@ -3,10 +3,10 @@ package sqlstore
 // FlushChunk is the constant flushChunk, for the tests in package sqlstore_test.
 const FlushChunk = flushChunk
 
-// Flush writes to the database all contacts of devices that are only in memory.
+// Flush writes to the database when devices were last seen, as far as that is still only in memory.
 func (s *Store) Flush() error { return s.seen.flush() }
 
-// Held returns the number of contacts of devices that are only in memory.
+// Held returns the number of devices whose latest sighting is still only in memory.
 func (s *Store) Held() int {
 	s.seen.mu.RLock()
 	defer s.seen.mu.RUnlock()

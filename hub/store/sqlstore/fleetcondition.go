@@ -8,7 +8,7 @@ import (
 	"gangway/wire/trail"
 )
 
-// condition is one condition of a search: a word or a term.
+// condition is one condition of a search: a word, or a field and its value.
 type condition struct {
 	field store.SearchField // empty for a word
 	value string
@@ -22,8 +22,9 @@ type condition struct {
 	// `walk` reads the matching devices in the order of nicks. If no index has that order, `walk`
 	// is zero.
 	walk walk
-	// `among` is a statement that gets a list of nicks, and returns the nicks of those devices that
-	// match the condition. It uses only an index. It is nil if there is no index for the condition.
+	// `among` is a statement that takes a list of nicks, and returns the nicks of those devices
+	// that match the condition. It reads only an index. If no index serves the condition, `among`
+	// is nil.
 	among *Statement
 	// `fits` reports whether a device matches the condition. It reads only the columns `needs` of the
 	// device. It is nil for FieldMeta.
@@ -33,8 +34,8 @@ type condition struct {
 	models, makers []string // only for a word: the models and makers that contain the word, in lower case
 }
 
-// args returns the arguments of the statements in `walk`, without the place and the limit of a
-// page.
+// args returns the arguments of the statements in `walk`, except for the place at which the page
+// begins and its limit.
 func (k *condition) args(owner string) []any {
 	switch k.field {
 	case store.FieldState:
@@ -45,8 +46,8 @@ func (k *condition) args(owner string) []any {
 	return []any{owner, k.value}
 }
 
-// shortArgs returns the arguments of the statements in walk.short, without the place and the limit
-// of a page. They are also the arguments of `among`, without the list.
+// shortArgs returns the arguments of the statements in walk.short, except for the place at which
+// the page begins and its limit. They are also the arguments of `among`, except for the list.
 func (k *condition) shortArgs(owner string) []any {
 	if k.field == store.FieldMeta {
 		return []any{k.term}
@@ -130,8 +131,8 @@ var stateFits = map[string]struct {
 	store.StateCloned:      {colClone, func(d *found) bool { return d.clone != "" }},
 }
 
-// wordText returns a word of a search as the index has it: in lower case, from its first letter or
-// digit.
+// wordText returns a word of a search in the form of the index: in lower case, beginning at its
+// first letter or digit.
 func wordText(word string) string {
 	word = strings.ToLower(word)
 	for _, i := range wordStarts(word) {
@@ -149,8 +150,8 @@ func wordCondition(word string) (*condition, error) {
 		return nil, badSearch("A word of a search may have at most %d bytes: shorten the word.", indexedValue)
 	}
 	k := &condition{value: text, needs: colNick | colDevice | colSerial | colModel | colMaker}
-	// `known` has the models and makers that were compared with the word. Most devices have one of
-	// a few models and makers, so few comparisons are needed.
+	// `known` caches, for each model and maker, whether it contains the word. Most devices have one
+	// of a few models and makers, so few comparisons are needed.
 	known := map[string]bool{}
 	common := func(value string) bool {
 		is, ok := known[value]
@@ -167,8 +168,8 @@ func wordCondition(word string) (*condition, error) {
 	return k, nil
 }
 
-// hasWord reports whether `prefix` occurs in `field` at the beginning of a word. `prefix` may be
-// longer than this word.
+// hasWord reports whether `prefix` occurs in `field` at the beginning of a word. `prefix` may
+// extend beyond this word.
 func hasWord(field, prefix string) bool {
 	field = strings.ToLower(field)
 	for n, i := range wordStarts(field) {
@@ -185,15 +186,15 @@ func hasWord(field, prefix string) bool {
 var (
 	selectCount = both(`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND value = ?`,
 		`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND lower(value) = lower(? COLLATE "C")`)
-	// Selects the values of a field, the most frequent values first. The order is by `size`, the
-	// number of binary digits of `n`. The LIMIT is necessary, because a fleet may have as many
-	// models as devices.
+	// Selects the values of a field, roughly the most frequent values first: they are in the order
+	// of `size`, the number of binary digits of `n`. The LIMIT is necessary, because a fleet may
+	// have as many models as devices.
 	selectValues = prepared(`SELECT value, n FROM fleet_counts INDEXED BY fleet_counts_size
 		WHERE owner = ? AND field = ? ORDER BY size DESC LIMIT ?`)
 )
 
-// valuesWithWords is the limit of selectValues. If a person searches for a word, the search
-// compares the word with at most valuesWithWords models, and at most valuesWithWords makers.
+// valuesWithWords is the largest number of models, and of makers, with which a search compares a
+// word.
 const valuesWithWords = 500
 
 func counted(c Conn, owner, field, value string) (n int, err error) {
@@ -268,8 +269,8 @@ func (k *condition) resolveWord(c Conn, owner string, values *commonValues) (err
 	return nil
 }
 
-// commonValues has an owner's most frequent models and makers, and for each of them the number of
-// devices that have it. All words of a search use the same commonValues.
+// commonValues holds an owner's most frequent models and makers, each with the number of devices
+// that have it. All words of a search share one commonValues.
 type commonValues struct {
 	known          bool
 	models, makers []store.FacetCount
@@ -291,10 +292,9 @@ func (v *commonValues) read(c Conn, owner string) error {
 	return nil
 }
 
-// words returns the arguments with which selectWord and selectFound read the words that begin with
-// the condition's word. The limit is not among these arguments. For FieldSerial, such a word may
-// come from the nick of a device or from a longer serial number. So the caller must compare the
-// serial numbers.
+// words returns the arguments, except for the limit, with which selectWord and selectFound read the
+// words that begin with the condition's word. For FieldSerial, such a word may also come from the
+// nick of a device or from a longer serial number, so the caller must compare the serial numbers.
 func (k *condition) words(owner string) []any {
 	from := cut(wordText(k.value), indexedText)
 	to := from + "\U0010ffff"
@@ -305,7 +305,7 @@ func (k *condition) words(owner string) []any {
 }
 
 // countNicks returns how many words in nicks and serial numbers begin with the condition's word, or
-// smallSet+1 if there are more than smallSet. If a device has two such words, it counts twice.
+// smallSet+1 if there are more than smallSet. A device with two such words counts twice.
 func (k *condition) countNicks(c Conn, owner string) (n int, err error) {
 	r, _, err := c.One(countWord, append(k.words(owner), int64(smallSet+1))...)
 	if err == nil {
@@ -330,9 +330,10 @@ func (k *condition) byID(owner string) []any {
 	return []any{k.value, k.value + "g", owner, int64(smallSet + 1)}
 }
 
-// The method `all` returns the devices that match the conditions in `also`. It ignores conditions
-// on metadata. `also` must contain the condition k itself, because the statements also read devices
-// that do not match k. Call `all` only if `count` is at most smallSet.
+// The method `all` reads the devices that match k, and returns those that match all the conditions
+// in `also`, except that it ignores conditions on metadata. `also` must contain k itself, because
+// the statements also read some devices that do not match k. Call `all` only if `count` is at most
+// smallSet.
 func (k *condition) all(c Conn, owner string, also []*condition) (devices []found, err error) {
 	switch k.field {
 	case store.FieldID:

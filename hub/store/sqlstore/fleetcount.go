@@ -88,9 +88,9 @@ func (s *Store) FleetCounts(ctx context.Context, owner string) (n store.FleetCou
 	return n, err
 }
 
-// facetRows is the largest number of values that Facets reads. Facets reads the values in the order
-// of `size`: the number of binary digits in the number of devices that have the value. So a value
-// that Facets does not read has less than twice as many devices as any value that it reads.
+// facetRows is the largest number of values that Facets reads. Facets reads them in descending
+// order of `size`, which is the number of binary digits of a value's device count. So a value that
+// Facets does not read has fewer than twice as many devices as any value that it reads.
 const facetRows = 2000
 
 // Facets implements store.Fleet.
@@ -103,10 +103,9 @@ func (s *Store) Facets(ctx context.Context, owner string, field store.SearchFiel
 		if others, err = counted(c, owner, "total", ""); err != nil {
 			return err
 		}
-		// `least` is the number of devices of the last of the first `limit` values. The rows are
-		// ordered by the number of binary digits of `n`. So if the `n` of a row has fewer digits
-		// than `least`, this value and all later values have fewer devices than each value in
-		// `top`.
+		// `least` is the device count of the last of the first `limit` values. The rows are ordered
+		// by the number of binary digits of their counts. So once a count has fewer digits than
+		// `least`, this value and all later ones have fewer devices than each value in `top`.
 		least := 0
 		return c.Each(selectValues, func(r Row) (bool, error) {
 			one := store.FacetCount{Value: r.text(), N: r.int()}

@@ -10,8 +10,8 @@ import (
 )
 
 // cursor is the data that store.DevicePage.Next encodes. It contains no secret and needs no
-// signature: a caller with a forged cursor only starts at another place in the list of the caller's
-// own devices.
+// signature: with a forged cursor, callers only start at another place in the list of their own
+// devices.
 type cursor struct {
 	Search string `json:"s"` // the searchName of the search to which the cursor belongs
 	place

@@ -12,21 +12,20 @@ import (
 )
 
 // When devices change, triggers of the schema update the table device_search and the counters: see
-// migrations/0022_fleet.sql. SQLite can neither split texts into words nor compute hashes, so the
-// functions of this file update the tables device_words and device_meta_terms. Each method that
-// writes a nick, an owner, an enrolment or metadata calls one of these functions.
-// storetest.FleetModel compares the tables with the list of all devices.
+// migrations/0022_fleet.sql. SQLite can neither split texts into words nor compute hashes, so
+// triggers cannot update the tables device_words and device_meta_terms: the functions of this file
+// do. Each method that writes a nick, an owner, an enrolment or metadata calls one of these
+// functions. storetest.FleetModel tests that the tables agree with the list of all devices.
 
 const (
-	// Bounds on the indexed data of a device.
+	// Bounds on what is indexed for a device.
 	indexedWords = 8  // largest number of words of a field
 	indexedText  = 48 // largest number of bytes of a word and the text after the word
 	indexedMeta  = 64 // largest number of members of the user-meta, and of the device-meta
 	indexedValue = 256
 
-	// indexVersion must change when a new version of this package indexes other words or terms than
-	// the version before. If the database has another index version, Open indexes all devices
-	// again.
+	// Change indexVersion whenever this package begins to index other words or terms than before.
+	// If the index in the database has another version, Open indexes all devices again.
 	indexVersion = "1"
 	settingIndex = "search-index"
 )
@@ -44,13 +43,13 @@ var (
 	deleteMetaTerms = prepared(`DELETE FROM device_meta_terms`)
 )
 
-// words has those fields of a device from which the table device_words is filled. The table does
+// words holds the fields of a device from which the table device_words is filled. The table does
 // not contain models and makers: the engine searches their words in fleet_counts, which has few
 // rows. Nor does it contain ids: the engine searches ids by the primary key of devices.
 type words struct{ owner, nick, serial string }
 
-// indexed has the data of a device that this file needs to compute the device's index entries. A
-// device without an owner has no index entries.
+// indexed holds the data from which a device's index entries are computed. A device without an
+// owner has no index entries.
 type indexed struct {
 	words
 	userMeta, deviceMeta string
@@ -67,8 +66,8 @@ func indexedOf(c Conn, device string) (is indexed, err error) {
 	return is, err
 }
 
-// The method `list` returns the entries for device_words: for each word, the text that begins with
-// the word, in lower case.
+// The method `list` returns the entries for device_words: for each word, the lower-case text from
+// the beginning of that word on.
 func (w words) list() []string {
 	if w.owner == "" {
 		return nil
@@ -76,8 +75,8 @@ func (w words) list() []string {
 	return appendWords(appendWords(nil, w.nick), w.serial)
 }
 
-// appendWords appends, for each word of `field`, the text that begins with the word, in lower case.
-// It leaves out texts that `list` already has.
+// appendWords appends, for each word of `field`, the lower-case text from the beginning of that
+// word on, unless `list` already contains it.
 func appendWords(list []string, field string) []string {
 	field = strings.ToLower(field)
 	for n, i := range wordStarts(field) {
@@ -122,7 +121,8 @@ func cut(text string, n int) string {
 	return text[:n]
 }
 
-// moveWords replaces the rows of a device in device_words.
+// moveWords replaces a device's rows in device_words, which were made from `was`, with those made
+// from `is`.
 func moveWords(c Conn, was, is words) error {
 	before, after := was.list(), is.list()
 	moved := was.owner != is.owner || was.nick != is.nick
@@ -143,8 +143,8 @@ func moveWords(c Conn, was, is words) error {
 	return nil
 }
 
-// The method `move` replaces the index entries of the data `was` by the index entries of the data
-// `is`. A zero value has no index entries.
+// The method `move` replaces a device's index entries, which were made from `was`, with those made
+// from `is`. A zero value stands for no index entries.
 func (was indexed) move(c Conn, is indexed) error {
 	if err := moveWords(c, was.words, is.words); err != nil {
 		return err
@@ -221,8 +221,8 @@ func (was indexed) terms() map[int64]bool {
 	return terms
 }
 
-// metaTerm returns the number that stands for a member of metadata in the table device_meta_terms.
-// The number is a part of a SHA-256 of the owner, the key and the value.
+// metaTerm returns the number that stands for a metadata key and its value in the table
+// device_meta_terms. It is taken from a SHA-256 of the owner, the key and the value.
 func metaTerm(owner, key, value string) int64 {
 	sum := sha256.Sum256([]byte(owner + "\x00" + key + "\x00" + lowerASCII(value)))
 	return int64(binary.BigEndian.Uint64(sum[:]))
@@ -240,8 +240,8 @@ func lowerASCII(text string) string {
 // addTerms adds the terms of the metadata `meta`: one term for each member that is a string, a
 // boolean or, if `numbers` is true, a number. It adds only the first indexedMeta terms, in the
 // order of the JSON text. The key of a member in a nested object is the member's path, joined by
-// dots. For device-meta, callers set `numbers` to false: devices report free memory, uptime and
-// similar numbers, so each report would change the index.
+// dots. For device-meta, callers set `numbers` to false: devices report numbers such as free memory
+// and uptime, so each report would change the index.
 func addTerms(terms map[int64]bool, owner, meta string, numbers bool) {
 	if meta == "{}" {
 		return

@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// A contact of an active device does not change the table device_search, because that write would
-// cost as much as all other writes of a report together. Instead, MarkQuiet compares: it reads from
-// the table `devices` when an active device was last seen. It does this once in store.QuietAfter
-// for each active device, in the order of device_search.due.
+// When an active device is seen, the table device_search does not change, because that write would
+// cost as much as all other writes of the device's report together. Instead, MarkQuiet reads from
+// the table `devices` when each active device was last seen. It does this once per store.QuietAfter
+// for each device, in the order of device_search.due.
 var (
 	selectDue = prepared(`SELECT s.owner, s.nick, s.device, d.last_seen
 		FROM device_search s INDEXED BY device_search_due CROSS JOIN devices d ON d.id = s.device
@@ -54,9 +54,9 @@ func (s *Store) MarkQuiet(ctx context.Context, before time.Time, limit int) (mar
 	return marked, nil
 }
 
-// markQuiet marks a device as quiet. `held` is the device's latest contact that is not written to
-// the database yet. markQuiet writes it first: if it were written later, the device would no longer
-// be quiet, although the contact was too long ago.
+// markQuiet marks a device as quiet. `held` is the device's latest sighting that has not been
+// written to the database yet. markQuiet writes it first, because writing it later would make the
+// device active again, although the sighting is too old for that.
 func markQuiet(c Conn, d dueDevice, held sighting) error {
 	if held.at > d.seen {
 		if err := c.Do(updateSeen, held.at, held.addr, d.device, held.at); err != nil {
@@ -81,8 +81,8 @@ func due(c Conn, before time.Time, limit int) (list []dueDevice, err error) {
 	return list, err
 }
 
-// latestOf returns the device's contact that is not written to the database yet. If there is no
-// such contact, it returns the zero value.
+// latestOf returns the device's sighting that has not been written to the database yet, or the zero
+// value if there is none.
 func (s *sightings) latestOf(device string) sighting {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

@@ -14,12 +14,12 @@ import (
 
 const (
 	// smallSet is the largest number of devices that the engine reads at once and sorts in memory.
-	// If each condition matches more devices than that, the engine reads an index in the order of
-	// the result.
+	// If every condition of a search matches more devices than that, the engine instead walks
+	// through an index that is in the order of the result.
 	smallSet = store.MaxCount
-	// A walk reads an index in the order of the result (see type walk). For one page, the engine
-	// reads at most examineMost rows of a walk, or as many as the limit of the page if that is
-	// more. It compares these rows with the other conditions of the search. So a page may have
+	// A walk reads an index in the order of the result (see type walk), and the engine compares its
+	// rows with the other conditions of the search. For one page, the engine reads at most
+	// examineMost rows, or as many as the limit of the page if that is more. So a page may have
 	// fewer rows than its limit, even if there is a next page.
 	//
 	// examineFar replaces examineMost in all orders except the order by nick. In these orders, each
@@ -31,8 +31,8 @@ const (
 	firstStretch = 150
 )
 
-// Columns of a walk: all columns that a search needs, or only the nick. With only the nick, the
-// engine reads an index and no rows of the table.
+// The beginning of a walk's statement, with all columns that a search needs, or with only the nick.
+// For only the nick, the engine reads an index and no rows of the table.
 const (
 	justNick      = `SELECT s.nick FROM `
 	searchColumns = `SELECT s.nick, s.device, s.created, s.seen, s.quiet, s.model, s.maker, s.firmware, s.serial, s.token,
@@ -52,7 +52,7 @@ type found struct {
 	clone                                 string
 }
 
-// columns is a set of columns of searchColumns: bit i is for column i.
+// columns is a set of the columns in searchColumns: bit i stands for column i.
 type columns uint16
 
 const (
@@ -85,8 +85,8 @@ type reader struct {
 // next moves to the next row.
 func (d *reader) next(row Columns) { d.row, d.have = row, 0 }
 
-// read reads the columns `set` of the current row. Most texts of consecutive rows are equal, so read
-// reuses the strings of earlier rows and allocates less memory.
+// read reads the columns `set` of the current row. Consecutive rows mostly have equal texts, so
+// read reuses the strings of the previous row to allocate less memory.
 func (d *reader) read(set columns) {
 	r := d.row
 	rest := set &^ d.have
@@ -182,7 +182,8 @@ func (o order) place(d *found) place {
 	return p
 }
 
-// shortPlace returns the place of a device. `r` has the columns of a statement of walk.short.
+// shortPlace returns the place of a device from `r`, a row that a statement of walk.short has
+// returned.
 func (o order) shortPlace(r Columns) place {
 	p := place{Nick: r.Text(0, "")}
 	switch o.key {
@@ -194,7 +195,7 @@ func (o order) shortPlace(r Columns) place {
 	return p
 }
 
-// columns returns the columns that the method `place` reads.
+// columns returns the columns that determine a device's place in the order.
 func (o order) columns() columns {
 	switch o.key {
 	case store.SortCreated:
@@ -226,9 +227,8 @@ type walk struct {
 	short *walk
 }
 
-// withShort returns a walk that has a walk `short`. The function `made` makes a walk that reads the
-// columns in its argument. withShort calls `made` with searchColumns for the walk itself, and with
-// `columns` for `short`.
+// withShort returns a walk whose field `short` is set. It calls `made`, which makes a walk that
+// reads the given columns, with searchColumns for the walk itself and with `columns` for `short`.
 func withShort(columns string, made func(columns string) walk) walk {
 	w, short := made(searchColumns), made(columns)
 	w.short = &short
@@ -249,8 +249,8 @@ func ordered(columns, condition, by string) walk {
 	return orderedBoth(columns, condition, by, condition, by)
 }
 
-// orderedBoth is like ordered, but the statements for PostgreSQL have another condition and another
-// order than the statements for SQLite.
+// orderedBoth is like ordered, but the statements for PostgreSQL have their own condition and
+// order.
 func orderedBoth(columns, condition, by, conditionPostgres, byPostgres string) walk {
 	sqliteUp, sqliteDown := walkTexts(columns, condition, by)
 	postgresUp, postgresDown := walkTexts(columns, conditionPostgres, byPostgres)
@@ -264,10 +264,10 @@ func walkTexts(columns, condition, by string) (up, down string) {
 		columns + condition + ` AND (` + by + `) < (` + holes + `) ORDER BY ` + descending + ` LIMIT ?`
 }
 
-// The function `equal` returns the walk through the devices that have the same value in a column,
-// for example the same model. The walk is in the order of nicks. ASCII upper and lower case are
-// equal in models, makers and firmwares: in SQLite by the collation of the column, and in
-// PostgreSQL by `expression` and `value`.
+// The function `equal` makes the walk through the devices that have the same value in a column, for
+// example the same model. The walk is in the order of nicks. For models, makers and firmware
+// versions, the case of ASCII letters is ignored: in SQLite by the collation of the column, and in
+// PostgreSQL by comparing `expression` with `value`.
 //
 // PostgreSQL has no INDEXED BY, and chooses an index by its statistics. The column's index and the
 // primary key both have the order of nicks. If the statistics are old, PostgreSQL might choose the
@@ -299,7 +299,7 @@ func active() walk {
 	}
 }
 
-// withMeta is the walk through the devices that have a certain term of metadata, for example
+// withMeta returns the walk through the devices that have a certain term of metadata, for example
 // site=oslo. In SQLite, CROSS JOIN makes the engine read the table device_meta_terms first. In
 // PostgreSQL, the LIMIT of each subquery has this effect. The statements of `short` have no
 // argument for the owner, because a term is a hash that includes the owner.
@@ -345,9 +345,9 @@ func inState(index, condition string) walk {
 	})
 }
 
-// among makes a statement that gets a list of nicks, and returns the nicks of those devices that
-// meet a condition. The statement has the arguments of the condition's walk, without the place and
-// the limit, and then the list. PostgreSQL finds each device by its nick.
+// among makes a statement that takes a list of nicks, and returns the nicks of those devices that
+// meet a condition. Its arguments are those of the condition's walk, except for the place and the
+// limit, followed by the list. PostgreSQL finds each device by its nick.
 func among(index, condition, conditionPostgres string) *Statement {
 	list := fmt.Sprintf("?%d", 2+strings.Count(condition, "?"))
 	return both(`SELECT s.nick FROM json_each(`+list+`) AS v CROSS JOIN device_search s INDEXED BY `+index+`
@@ -370,10 +370,10 @@ const (
 	seenNow = `9223372036854775807`
 )
 
-// walkState has a walk for each state, through the devices with that state. walkField has a walk
-// for each field, through the devices with a given value of that field. All these walks are in the
-// order of nicks. amongState and amongField have the statements that the function `among` makes.
-// amongState has no statement for active devices, because most devices are active.
+// walkState has, for each state, the walk through the devices in that state. walkField has, for
+// each field, the walk through the devices with a given value of that field. All these walks are in
+// the order of nicks. amongState and amongField have the corresponding statements of the function
+// `among`. amongState has no statement for active devices, because most devices are active.
 var (
 	walkState = map[string]walk{
 		store.StateActive:      active(),
@@ -404,23 +404,22 @@ var (
 		store.FieldFirmware: valuedAmong("firmware"),
 		store.FieldToken:    among("device_search_token", `s.token = ?2`, `s.token = ?2`),
 	}
-	// fieldIn has a statement for models, and another statement for makers. Each statement reads at
-	// most ? devices whose model or maker is in a list. For PostgreSQL, the list must be in lower
-	// case.
+	// fieldIn has a statement for models and one for makers. It reads a limited number of devices
+	// whose model or maker is in a list, which must be in lower case for PostgreSQL.
 	fieldIn = map[store.SearchField]*Statement{
 		store.FieldModel: listed("device_search_model", "model"),
 		store.FieldMaker: listed("device_search_maker", "maker"),
 	}
 	walkMeta = withMeta()
 
-	// selectFound reads the devices whose nick or serial number has a word from ? (inclusive) to ?
-	// (exclusive). If a device has two such words, the result has the device twice. It reads at
-	// most ? words.
+	// selectFound reads the devices whose nick or serial number has a word in a range, which
+	// includes its beginning but not its end. A device with two such words is in the result twice.
+	// The last argument limits the number of words.
 	selectFound = both(searchColumns+`(`+fewWords+`) AS n CROSS JOIN device_search s ON s.owner = ? AND s.nick = n.nick`,
 		searchColumns+`(`+fewWords+`) AS n, LATERAL (SELECT * FROM device_search d WHERE d.owner = ? AND d.nick = n.nick LIMIT 1) AS s`)
-	// selectByID reads the devices with the ids from ? (inclusive) to ? (exclusive). The engines
-	// must not use an index of the owner's devices: the + before a column prevents this in SQLite,
-	// and the empty text that is appended to the owner prevents it in PostgreSQL.
+	// selectByID reads the devices whose ids are in a range, which includes its beginning but not
+	// its end. The engines must not use an index of the owner's devices: the + before a column
+	// prevents this in SQLite, and the empty text appended to the owner prevents it in PostgreSQL.
 	selectByID = both(searchColumns+`devices d CROSS JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick
 		WHERE d.id >= ? AND d.id < ? AND +d.owner = ? AND +d.deleted = 0 ORDER BY d.id LIMIT ?`,
 		searchColumns+`(SELECT id, owner, nick FROM devices WHERE id >= ? AND id < ? AND owner || '' = ? AND deleted = 0 ORDER BY id LIMIT ?) AS d,
@@ -435,8 +434,7 @@ var (
 			LATERAL (SELECT 1 FROM device_meta_terms m WHERE m.term = n.term AND m.nick = n.nick LIMIT 1) AS m`)
 	countMetaTerm = prepared(`SELECT count(*) FROM (SELECT 1 FROM device_meta_terms WHERE term = ? ORDER BY term, nick LIMIT ?) AS few`)
 	countWord     = prepared(`SELECT count(*) FROM (` + fewWords + `) AS few`)
-	// selectPageRows reads, for the rows of a page, the fields that the table device_search does not
-	// have.
+	// selectPageRows reads the fields of a page's rows that are not in the table device_search.
 	selectPageRows = both(pageColumns+`WHERE d.id IN (SELECT value FROM json_each(?))`, pageColumns+`WHERE d.id = ANY(?)`)
 )
 
@@ -486,7 +484,7 @@ func (s *Store) SearchDevices(ctx context.Context, q store.DeviceSearch) (page s
 	return page, nil
 }
 
-// pageRows returns the rows of a page, in the order of `hits`.
+// pageRows returns the rows of the page that consists of `hits`, in the same order.
 func pageRows(c Conn, owner string, hits []found) (rows []store.DeviceRow, err error) {
 	if len(hits) == 0 {
 		return nil, nil
@@ -530,10 +528,10 @@ type finder struct {
 func newFinder(q store.DeviceSearch, last any) (*finder, error) {
 	f := &finder{owner: q.Owner, last: last, order: order{cmp.Or(q.Sort, store.SortNick), q.Descending}}
 	if _, ok := walkAll[f.order.key]; !ok {
-		return nil, badSearch("%q is not an order of devices: use nick, created, seen or model.", q.Sort)
+		return nil, badSearch("Devices cannot be sorted by %q: use nick, created, seen or model.", q.Sort)
 	}
 	if len(q.Words)+len(q.Terms) > store.MaxTerms {
-		return nil, badSearch("The search has more than %d conditions: leave some conditions out.", store.MaxTerms)
+		return nil, badSearch("The search has more than %d conditions: leave some of them out.", store.MaxTerms)
 	}
 	for _, word := range q.Words {
 		k, err := wordCondition(word)
@@ -580,7 +578,7 @@ func (f *finder) page(c Conn, after *place, limit int) (hits []found, next *plac
 	if !inOrder {
 		most = examineFar
 	}
-	// The additional row shows whether there is a next page.
+	// One row more than the limit shows whether there is a next page.
 	most = max(most, limit+1)
 	if p := f.plan(allColumns); len(p.rest) == 0 && len(p.among) == 0 {
 		most = limit + 1 // every row that is read is a hit
@@ -653,7 +651,7 @@ func (f *finder) withMetadata(c Conn, devices []found, conditions []*condition) 
 	if err != nil {
 		return nil, err
 	}
-	// `among` has kept the order of the nicks, so both lists have the same order.
+	// `among` keeps the order of the nicks, so both lists are in the same order.
 	return slices.DeleteFunc(devices, func(d found) bool {
 		if len(list) == 0 || list[0] != d.nick {
 			return true
@@ -683,10 +681,10 @@ func (f *finder) among(c Conn, list []string, conditions []*condition) ([]string
 	return list, nil
 }
 
-// walk returns the first devices that match, in the order of the result: at most `enough`. It
-// examines at most `most` devices. Of each device, it reads at least the columns `want`. `complete`
-// is true if the walk examined all devices. If `complete` is false and there are fewer than
-// `enough` hits, `end` is the place of the last examined device.
+// walk returns the first devices that match, at most `enough`, in the order of the result. It
+// examines at most `most` devices, and reads at least the columns `want` of each hit. `complete` is
+// true if the walk examined all devices. If `complete` is false and there are fewer than `enough`
+// hits, `end` is the place of the last examined device.
 func (f *finder) walk(c Conn, after *place, most, enough int, want columns) (hits []found, complete bool, end *place, err error) {
 	p := f.plan(want)
 	at := f.start()
@@ -749,8 +747,8 @@ func (f *finder) read(c Conn, p searchPlan, s *stretch) error {
 	return err
 }
 
-// readShort first reads only the nicks of a stretch. By an index, it finds the nicks whose devices
-// match the conditions in p.among. Then it reads only these devices.
+// readShort first reads only the nicks of a stretch. It uses indexes to find out which of them
+// match the conditions in p.among, and then reads only those devices.
 func (f *finder) readShort(c Conn, p searchPlan, s *stretch) (err error) {
 	list := make([]string, 0, s.n)
 	if err := c.EachColumns(p.statement, func(r Columns) (bool, error) {

@@ -8,8 +8,8 @@ import (
 )
 
 var (
-	// Returns the number of rows, which must stay below the limit of the table. If a row with this
-	// EK and name exists, the statement returns 0, because the new row replaces the existing row.
+	// Returns the number of rows, which is compared with the limit of the table, or 0 if there is a
+	// row with this EK and name, because a new row would only replace it.
 	countIssued = prepared(`SELECT CASE WHEN EXISTS (SELECT 1 FROM issued_aiks WHERE ek = ? AND name = ?)
 		THEN 0 ELSE (SELECT count(*) FROM issued_aiks) END`)
 	issuedOfEK   = prepared(`SELECT count(*) FROM issued_aiks WHERE ek = ? AND expires > ?`)

@@ -11,8 +11,8 @@ import (
 	"gangway/hub/store"
 )
 
-// logCost is the number of bytes by which each log entry counts against LogBounds.Bytes, in
-// addition to its texts.
+// logCost is the number of bytes that each log entry counts against LogBounds.Bytes in addition to
+// its texts.
 const logCost = 64
 
 // A query for batches consists of four texts: logColumns, a condition on the owner or device, a
@@ -63,8 +63,8 @@ func logSizes(list []store.LogEntry) (bytes int64) {
 	return bytes
 }
 
-// AppendLogs sets the times of new entries forward by at most maxLogSkew. It does this if the
-// earlier entries have later times, because the hub's clock was ahead.
+// maxLogSkew is the most by which AppendLogs sets the time of new entries forward. It does so if
+// earlier entries have a later time, because the hub's clock was ahead.
 const maxLogSkew = time.Minute
 
 // AppendLogs implements store.Logs.
@@ -132,9 +132,9 @@ func trimDevice(c Conn, device string, rows, bytes int64, bounds store.LogBounds
 	return rows, bytes, changed, nil
 }
 
-// removeOldestLogs removes entries of the oldest batch of a device, until at least `rows` entries
-// and `bytes` bytes are removed, or the batch is empty. It returns the numbers of removed entries
-// and bytes.
+// removeOldestLogs removes the oldest entries from the oldest batch of a device, until at least
+// `rows` entries and `bytes` bytes are removed, or the batch is empty. It returns the numbers of
+// removed entries and bytes.
 func removeOldestLogs(c Conn, device string, rows, bytes int64) (gone, less int64, err error) {
 	r, ok, err := c.One(oldestLogs, device)
 	if err != nil || !ok {
@@ -268,8 +268,8 @@ func (l *logReader) read(c Conn, query *Statement, key string) (list []store.Log
 	}
 }
 
-// Logs implements store.Logs. If the filter has several devices, Logs reads the entries of one
-// device after the other, so that each read uses an index. Then it merges the entries.
+// Logs implements store.Logs. If the filter has several devices, Logs reads one device after
+// another, so that each read uses an index, and then merges the entries.
 func (s *Store) Logs(ctx context.Context, f store.LogFilter) (list []store.LogEntry, err error) {
 	l, err := newLogReader(f)
 	if err != nil {

@@ -12,15 +12,15 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// The entries of one call of AppendLogs are one row: a batch. They have the same time, and
-// consecutive numbers. So the batches of an owner are in the order of their entries, and do not
-// overlap. The first byte of a batch's data says how the rest is encoded.
+// The entries of one call of AppendLogs are stored in one row, as a batch. They have the same time
+// and consecutive numbers, so the batches of an owner do not overlap, and have the same order as
+// their entries. The first byte of a batch's data says how the rest is encoded.
 const (
 	// plainBatch is a JSON array with the fields of the batch's only entry. The migration that
 	// introduced batches made one such batch from each older entry.
 	plainBatch = 'j'
-	// zstdBatch is a Zstandard frame, with logWords as its dictionary. It has the fields of each
-	// entry: two numbers (varint) and five texts (length as uvarint, and bytes).
+	// zstdBatch is a Zstandard frame, with logWords as its dictionary. For each entry, it contains
+	// two numbers (varints) and five texts (each with its length as a uvarint).
 	zstdBatch = '1'
 )
 
@@ -118,7 +118,7 @@ func decodePlain(data []byte) ([]store.LogEntry, error) {
 	return []store.LogEntry{e}, nil
 }
 
-// decodeFields decodes the fields of entries. The texts of the entries share the argument's memory.
+// decodeFields decodes the fields of entries. The texts of the entries share the memory of `b`.
 func decodeFields(b string) (list []store.LogEntry, err error) {
 	number := func() int64 {
 		// A number has at most 10 bytes.
@@ -146,8 +146,8 @@ func decodeFields(b string) (list []store.LogEntry, err error) {
 	return list, err
 }
 
-// containsFold reports whether a text contains the text `lower`, whose ASCII letters are lower
-// case. The case of ASCII letters is ignored.
+// containsFold reports whether a text contains `lower`, ignoring the case of ASCII letters. The
+// ASCII letters of `lower` must be lower case.
 func containsFold(text, lower string) bool {
 	if lower == "" {
 		return true

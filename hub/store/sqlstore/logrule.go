@@ -14,8 +14,8 @@ var (
 		ON CONFLICT (owner) DO UPDATE SET age = excluded.age, bytes = excluded.bytes, trimming = 1, place = ''`)
 	deleteLogRule = prepared(`DELETE FROM log_rules WHERE owner = ?`)
 	logRulePlace  = prepared(`UPDATE log_rules SET trimming = ?, place = ? WHERE owner = ?`)
-	// The query also reads devices without logs, so that LIMIT bounds the number of rows that it
-	// examines.
+	// The query also returns devices without logs, because otherwise LIMIT would not bound the
+	// number of rows that it examines.
 	logUsageOfOwner = prepared(`SELECT d.nick, d.id, coalesce(u.rows, 0), coalesce(u.bytes, 0) FROM devices d LEFT JOIN log_usage u ON u.device = d.id
 		WHERE d.owner = ? AND d.nick > ? AND d.deleted = 0 ORDER BY d.nick LIMIT ?`)
 )

@@ -12,10 +12,10 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// decodeMeta decodes metadata that store.EncodeMeta encoded, possibly in an older hub with other
-// rules. It leaves out members that a read cannot return. `unreadable` has the JSON Pointer of each
-// such member, beginning with `whole`. If there are too many such members, or if `text` is not a
-// JSON object, `unreadable` has only `whole`.
+// decodeMeta decodes metadata that store.EncodeMeta encoded, possibly in an older hub that accepted
+// other metadata. It leaves out members that the hub cannot return. `unreadable` contains a JSON
+// Pointer, beginning with `whole`, for each such member. If there are too many of them, or if
+// `text` is not a JSON object, `unreadable` contains only `whole`.
 func decodeMeta(text, whole string) (m map[string]any, unreadable []string) {
 	m = map[string]any{}
 	if text == "{}" {
@@ -104,8 +104,8 @@ func (s *Store) patchMeta(ctx context.Context, expected, patch map[string]any, u
 	})
 }
 
-// stillHas checks that the JSON object `text` has each key in `expected` with the expected value
-// (nil: `text` must not have the key). If a value differs, it returns store.ErrChanged.
+// stillHas checks that each key in `expected` has the expected value in the JSON object `text`. If
+// that value is nil, `text` must not have the key. If a value differs, it returns store.ErrChanged.
 func stillHas(text string, expected map[string]any) error {
 	if len(expected) == 0 {
 		return nil
@@ -133,7 +133,7 @@ func stillHas(text string, expected map[string]any) error {
 
 // mergeMeta merges the JSON object `patch` into the JSON object `text` and returns the result. A
 // member of `patch` that is null deletes the key. The values of other keys stay the same, byte for
-// byte. If `text` is not a JSON object, mergeMeta uses an empty object instead.
+// byte. If `text` is not a JSON object, mergeMeta merges into an empty object instead.
 func mergeMeta(text, patch string) (string, error) {
 	m, changes := map[string]json.RawMessage{}, map[string]json.RawMessage{}
 	if err := json.Unmarshal([]byte(text), &m); err != nil || m == nil {

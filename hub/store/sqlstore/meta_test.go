@@ -24,8 +24,8 @@ func TestNumbersInAMetaStayAsTheyWereWritten(t *testing.T) {
 	}
 }
 
-// An older hub stored metadata with members that a read cannot return. A read must still return the
-// other members, and an owner must be able to remove the members that cannot be returned.
+// An older hub may have stored metadata with members that this version cannot return. It must still
+// return the other members, and the owner must be able to remove those that cannot be returned.
 func TestStoredMetaThatCannotBeShownIsNamed(t *testing.T) {
 	t.Parallel()
 	deep := strings.Repeat("[", 9998) + strings.Repeat("]", 9998)

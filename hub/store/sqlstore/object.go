@@ -8,15 +8,15 @@ import (
 	"gangway/hub/store"
 )
 
-// Each record of an object counts as recordCost bytes against the quota, in addition to the size of
-// the object.
+// recordCost is the number of bytes that each record of an object counts against the owner's quota,
+// in addition to the object's size.
 const recordCost = 512
 
 const objectColumns = `SELECT o.owner, o.sum, o.size, o.stored, o.name, o.mime, o.created, o.modified,
 	(SELECT c.place FROM contents c WHERE c.sum = o.sum) FROM `
 
-// expired is the condition under which ExpireObjects may remove a record. ?1 and ?2 are its
-// parameters `pending` and `unused`.
+// expired is the condition under which ExpireObjects may remove a record. ?1 and ?2 are the
+// parameters `pending` and `unused` of ExpireObjects.
 const expired = `o.modified < max(CAST(?1 AS bigint), CAST(?2 AS bigint))
 	AND o.modified < CASE WHEN o.stored = 1 THEN CAST(?2 AS bigint) ELSE CAST(?1 AS bigint) END
 	AND NOT EXISTS (SELECT 1 FROM step_objects s WHERE s.owner = o.owner AND s.sum = o.sum)`
@@ -24,7 +24,7 @@ const expired = `o.modified < max(CAST(?1 AS bigint), CAST(?2 AS bigint))
 var (
 	selectObject  = prepared(objectColumns + `objects o WHERE o.owner = ? AND o.sum = ?`)
 	selectObjects = prepared(objectColumns + `objects o WHERE o.owner = ? AND o.sum > ? AND o.stored = 1 ORDER BY o.sum LIMIT ?`)
-	// CROSS JOIN makes SQLite read the rows of the revision in step_objects first.
+	// CROSS JOIN makes SQLite read the revision's rows of step_objects first.
 	selectRevisionObjects = prepared(objectColumns + `step_objects s CROSS JOIN objects o ON o.owner = s.owner AND o.sum = s.sum
 		WHERE s.device = ? AND s.rev = ? ORDER BY o.sum`)
 	upsertObject = prepared(`INSERT INTO objects (owner, sum, size, stored, created, modified, name, mime)
@@ -117,7 +117,8 @@ func (s *Store) AnnounceObject(ctx context.Context, o store.Object, quota int64)
 		case err != store.ErrNotFound:
 			return err
 		}
-		// The usage already includes the size of an upload in parts.
+		// If there is an unfinished multipart upload of the object, the usage already includes its
+		// size.
 		r, partial, err := c.One(selectPartial, o.Owner, o.Sum[:])
 		if err != nil {
 			return err
@@ -191,9 +192,8 @@ func (s *Store) BeginUpload(ctx context.Context, u store.Upload, now time.Time) 
 	return o, nil
 }
 
-// placeOf returns the place (the storage location) of an object's bytes. The place is empty if the
-// bytes are not stored. It is also empty if an old version of the hub, which knew no places, stored
-// the bytes.
+// placeOf returns the place where an object's bytes are stored. It is empty if the bytes are not
+// stored, or if an old version of the hub stored them, which did not record places.
 func placeOf(c Conn, sum store.Hash) (string, error) {
 	r, ok, err := c.One(selectPlace, sum[:])
 	if err != nil || !ok {
@@ -221,8 +221,7 @@ func (s *Store) FinishUpload(ctx context.Context, u store.Upload, lost string, s
 		case o.Size != size:
 			return store.ErrStatus
 		}
-		// If the owner's record of the object is Stored, the owner's usage already includes the
-		// size.
+		// If the object is already Stored for this owner, the usage includes its size.
 		if !o.Stored && size > 0 {
 			if err := fits(c, u.Owner, size, quota); err != nil {
 				return err
@@ -385,7 +384,7 @@ func (s *Store) ExpireObjects(ctx context.Context, pending, unused time.Time, li
 	if limit <= 0 {
 		return 0, nil
 	}
-	// A read connection finds the candidates, because this query may read many rows. The writer
+	// Find the candidates on a read connection, because this query may read many rows. The writer
 	// checks each candidate again in its transaction.
 	var found []store.Object
 	err = s.db.Read(ctx, func(c Conn) error {
@@ -446,8 +445,8 @@ func (s *Store) RemoveContent(ctx context.Context, sum store.Hash, place string)
 		unneeded = !needed
 		return err
 	}
-	// Most objects are needed. Ask on a read connection first, so that the writer has no work for
-	// these objects.
+	// Most contents are still needed. Ask on a read connection first, so that these cost the writer
+	// nothing.
 	if err := s.db.Read(ctx, ask); err != nil || !unneeded {
 		return false, err
 	}

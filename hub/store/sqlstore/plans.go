@@ -1,8 +1,8 @@
 package sqlstore
 
-// FleetStatements returns, by name, the statements that answer questions about a fleet or update
-// the indexes of a fleet. Each engine's tests read the plans of these statements: every statement
-// must find its rows by an index.
+// FleetStatements returns, by name, the statements that search a fleet or update its indexes. Each
+// engine's tests read the query plans of these statements, each of which must find its rows by an
+// index.
 func FleetStatements() map[string]*Statement {
 	all := map[string]*Statement{
 		"found": selectFound, "by id": selectByID, "among meta": amongMeta, "by nick": selectByNick, "count meta": countMetaTerm, "word": countWord, "page rows": selectPageRows,
@@ -50,9 +50,9 @@ func FleetStatements() map[string]*Statement {
 	return all
 }
 
-// RemovalStatements returns, by name, the statements that remove rows, or that count rows for a
-// bound. Each engine's tests read the plans of these statements: their cost must not grow with the
-// fleet.
+// RemovalStatements returns, by name, the statements that remove rows, or that count rows to
+// enforce a limit. Each engine's tests read the query plans of these statements, because their cost
+// must not grow with the fleet.
 func RemovalStatements() map[string]*Statement {
 	return map[string]*Statement{
 		"expire enrolments": expireEnrolments, "push out enrolments": pushOutEnrolments,

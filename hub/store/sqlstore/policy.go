@@ -73,8 +73,8 @@ func putPolicy(c Conn, p store.Policy) (err error) {
 	return bumpConfig(c)
 }
 
-// ekKey and serialKey return values of the column ek_lists.key: ekKey returns "k" and an EK's hash,
-// serialKey returns "s" and a serial number.
+// ekKey and serialKey return values of the column ek_lists.key: ekKey returns "k" followed by an
+// EK's hash, serialKey returns "s" followed by a serial number.
 func ekKey(ek store.Hash) []byte     { return append([]byte("k"), ek[:]...) }
 func serialKey(serial []byte) []byte { return append([]byte("s"), serial...) }
 
@@ -142,9 +142,9 @@ func (s *Store) EKListPage(ctx context.Context, owner, prefix, after string, lim
 	return lines, next, nil
 }
 
-// hexRange returns the range of the byte strings whose hexadecimal form begins with `prefix`: from
-// `low` to `high`, without `high`. If the range has no upper end, `high` is nil. If `prefix` is not
-// hexadecimal, `ok` is false.
+// hexRange returns the range of the byte strings whose hexadecimal form begins with `prefix`. The
+// range includes `low` but not `high`. If the range has no upper end, `high` is nil. If `prefix` is
+// not hexadecimal, `ok` is false.
 func hexRange(prefix string) (low, high []byte, ok bool) {
 	step := byte(1)
 	if len(prefix)%2 == 1 {

@@ -11,13 +11,13 @@ import (
 	"gangway/hub/store"
 )
 
-// WriteTimeout is how long an operation waits for its turn. store.WithWriteTimeout can set another
-// time in the operation's context.
+// WriteTimeout is how long an operation waits for its turn, unless store.WithWriteTimeout has set
+// another limit in the operation's context.
 const WriteTimeout = 5 * time.Second
 
-// Queue has the operations that wait for a transaction. A driver takes batches of operations, runs
-// each batch in one transaction, and then answers the callers. So all operations of a batch share
-// one flush to disk.
+// Queue holds the operations that wait for a write transaction. A driver takes them in batches,
+// runs each batch in one transaction, and then answers the callers, so that all operations of a
+// batch share one flush to disk.
 type Queue struct {
 	jobs chan *Job
 	size int // largest number of jobs in a batch
@@ -32,7 +32,7 @@ type Queue struct {
 type Job struct {
 	// Run runs the operation. A driver may call it several times.
 	Run func(Conn) error
-	// Err is the error of the operation. The driver sets it before it calls Answer.
+	// Err is the result of the operation. The driver sets it before it calls Answer.
 	Err error
 
 	ctx  context.Context
@@ -53,16 +53,16 @@ func (j *Job) Context() context.Context { return j.ctx }
 // NewQueue returns a queue whose batches have at most `size` jobs.
 func NewQueue(size int) *Queue { return &Queue{jobs: make(chan *Job, size), size: size} }
 
-// Waiting returns the number of jobs that no driver has taken.
+// Waiting returns the number of jobs that no driver has taken yet.
 func (q *Queue) Waiting() int { return len(q.jobs) }
 
 // Taken returns the number of jobs that drivers have taken.
 func (q *Queue) Taken() uint64 { return q.ops.Load() }
 
-// Do queues an operation and waits until the operation is durable or refused. If `ctx` ends or the
-// write timeout passes before the operation begins, the operation never runs. After the operation
-// has begun, Do waits for the result, so that the caller always knows whether the write happened.
-// store.ErrBusy means that nothing was written.
+// Do queues an operation and waits until it is durable or has failed. If `ctx` ends or the write
+// timeout passes before the operation begins, it never runs. After the operation has begun, Do
+// waits for the result, so that the caller always knows whether the write happened. store.ErrBusy
+// means that nothing was written.
 func (q *Queue) Do(ctx context.Context, run func(Conn) error) error {
 	deadline := time.Now().Add(store.WriteTimeout(ctx, WriteTimeout))
 	for {
@@ -99,8 +99,8 @@ func (q *Queue) try(ctx context.Context, until time.Time, run func(Conn) error) 
 	}
 }
 
-// gaveUp returns the error for an operation whose context ended before the operation began. If the
-// write timeout has passed, this is store.ErrBusy. If not, it is the error of the caller's context.
+// gaveUp returns the error for an operation whose context ended before the operation began. It is
+// store.ErrBusy if the write timeout has passed, and the error of the caller's context otherwise.
 func gaveUp(ctx context.Context) error {
 	if cause := context.Cause(ctx); cause == store.ErrBusy {
 		return cause
@@ -122,7 +122,8 @@ func (q *Queue) send(j *Job) error {
 	}
 }
 
-// Close makes the queue refuse new jobs. Next returns the jobs that are queued, and then false.
+// Close makes the queue refuse new jobs. Next still returns the jobs that are already queued, and
+// then reports that the queue is closed.
 func (q *Queue) Close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -132,15 +133,15 @@ func (q *Queue) Close() {
 	}
 }
 
-// Next waits for jobs and appends the next batch to `batch`, without jobs whose callers have given
-// up. The batch can be empty. `open` is false if the queue is closed and empty.
+// Next waits for jobs and appends the next batch of them to `batch`, except for jobs whose callers
+// have given up. So it may append nothing. `open` is false if the queue is closed and empty.
 func (q *Queue) Next(batch []*Job) (_ []*Job, open bool) {
 	first, open := <-q.jobs
 	if !open {
 		return batch, false
 	}
-	// The callers of the last commit can run again now. Let these callers queue their next writes
-	// first, so that the writes share a commit.
+	// The callers whose writes were just committed can run again now. Let them queue their next
+	// writes first, so that those share a commit.
 	runtime.Gosched()
 	batch = q.fill(batch, first)
 	q.ops.Add(uint64(len(batch)))

@@ -62,9 +62,9 @@ func (d fenced) Write(ctx context.Context, run func(Conn) error) error {
 // Lease implements store.Replicas.
 func (s *Store) Lease(ctx context.Context, name, holder string, life time.Duration) (f store.Fence, err error) {
 	err = s.db.Write(ctx, func(c Conn) error {
-		// Run this statement with Exec, and not with the method Do. With PostgreSQL, a statement
-		// that is run with Do always counts as a write. A refusal of the lease would then be an
-		// error after a write, and the writer would roll back the whole transaction.
+		// Use Exec here, not Do: the PostgreSQL driver counts every statement that is run with Do
+		// as a write, even one that changes no row. A refused lease would then be an error after a
+		// write, and the writer would roll back the whole transaction.
 		if _, err := c.Exec(takeLease, name, holder, life.Microseconds()); err != nil {
 			return err
 		}

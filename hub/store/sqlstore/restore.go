@@ -11,7 +11,7 @@ import (
 	"gangway/hub/store"
 )
 
-// settingRestore has the latest restore, as JSON.
+// settingRestore is the name of the setting that holds the latest restore, as JSON.
 const settingRestore = "restore"
 
 var (
@@ -169,9 +169,10 @@ func (s *Store) ResumeToken(ctx context.Context, id string, spent int, e store.E
 	})
 }
 
-// returnLost lets a TPM activate only for the owner for whom its lost device was onboarded. `ids`
-// has the ids that the TPM's device may have had. If the owner's account is lost too, any owner may
-// onboard the TPM. returnLost also removes the record that the device is lost.
+// returnLost returns store.ErrOtherOwner if a TPM's device was lost in a restore and had another
+// owner whose account still exists: only that owner may onboard the TPM again. `ids` are the ids
+// that the device may have had. If there is no error, returnLost removes the record that the device
+// is lost.
 func returnLost(c Conn, owner string, ids []string) error {
 	for _, id := range ids {
 		r, ok, err := c.One(selectLostOwner, id)

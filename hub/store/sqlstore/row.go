@@ -7,7 +7,7 @@ import (
 )
 
 // Row is one row of a query. Each method that returns a value reads the next column, from left to
-// right. For NULL, the method returns the zero value; for an empty blob, it returns nil.
+// right. NULL is read as the zero value, and an empty blob as nil.
 type Row struct {
 	values []any
 	next   int

@@ -8,20 +8,20 @@ import (
 	"gangway/hub/store"
 )
 
-// flushEvery is the interval at which contacts of devices are written to the database. If the hub
-// crashes, at most the contacts of one interval are lost.
+// flushEvery is the interval at which sightings of devices are written to the database. If the hub
+// crashes, it loses the sightings of at most one interval.
 const flushEvery = time.Second
 
-// flushChunk is the largest number of contacts in one write, so that the contacts of a large fleet
-// do not delay an activation.
+// flushChunk is the largest number of sightings in one write. It is small, so that the sightings of
+// a large fleet do not delay an activation.
 const flushChunk = 128
 
 var updateSeen = prepared(`UPDATE devices SET last_seen = ?, last_seen_addr = ?, quiet = 0
 	WHERE id = ? AND last_seen < ? AND deleted = 0`)
 
-// sightings has the latest contact of each device (the time and the address), until the contact is
-// written to the database. A read of a device uses both the database and sightings, so a reader
-// always gets the latest contact.
+// sightings holds, for each device, the time and the address at which it was last seen, until they
+// are written to the database. A read of a device uses both the database and sightings, so a reader
+// always gets the latest sighting.
 type sightings struct {
 	db   DB
 	stop chan struct{}
@@ -48,9 +48,9 @@ func newSightings(db DB) *sightings {
 	return s
 }
 
-// MarkDeviceSeen implements store.Devices. It does not wait for the disk. If the order of the calls
-// differs from the order of their times, the latest time is kept. MarkDeviceSeen ignores a device
-// that does not exist.
+// MarkDeviceSeen implements store.Devices. It does not wait for the disk. If calls come in another
+// order than their times, the latest time is kept. MarkDeviceSeen ignores a device that does not
+// exist.
 func (s *Store) MarkDeviceSeen(ctx context.Context, id, addr string, now time.Time) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -70,8 +70,8 @@ func (s *sightings) record(id string, seen sighting) error {
 	return nil
 }
 
-// overlay updates the device `d`, which was read from the database, with the device's contact that
-// is not written to the database yet.
+// overlay updates the device `d`, which was read from the database, with the device's sighting that
+// has not been written to the database yet.
 func (s *sightings) overlay(d *store.Device) {
 	s.mu.RLock()
 	seen, ok := s.latest[d.ID]
@@ -88,7 +88,7 @@ func (s *sightings) loop() {
 	for {
 		select {
 		case <-tick.C:
-			// If the write fails, the contacts are kept, and the next flush retries.
+			// If the write fails, the sightings are kept, and the next flush retries.
 			_ = s.flush()
 		case <-s.stop:
 			return
@@ -96,9 +96,9 @@ func (s *sightings) loop() {
 	}
 }
 
-// flush writes the current contacts to the database. It removes a contact from sightings only after
-// the commit, and only if no later contact has replaced this contact. So at every moment, a reader
-// finds the contact in the database or in sightings.
+// flush writes the current sightings to the database. It removes a sighting from memory only after
+// the commit, and only if no later one has replaced it. So at every moment, a reader finds the
+// sighting in the database or in memory.
 func (s *sightings) flush() error {
 	type entry struct {
 		id string
@@ -135,7 +135,8 @@ func (s *sightings) flush() error {
 	return nil
 }
 
-// close stops the goroutine that calls flush, and writes all contacts that are only in memory.
+// close stops the goroutine that calls flush, and writes the sightings that are still only in
+// memory.
 func (s *sightings) close() error {
 	s.mu.Lock()
 	s.closed = true

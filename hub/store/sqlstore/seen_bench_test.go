@@ -41,8 +41,8 @@ func fleetOf(b *testing.B, n int) (s *sqlite.Store, ids []string) {
 	return s, ids
 }
 
-// report returns device-meta as in an agent's report. `n` is the number of the report: some values
-// depend on it.
+// report returns device-meta as in an agent's report. Some values depend on `n`, the number of the
+// report.
 func report(n int) map[string]any {
 	m := map[string]any{"sysinfo": map[string]any{"uptime": n, "loads.0": n * 3, "freeram": 1 << 30, "procs": 200, "totalram": 1 << 33},
 		"storage": map[string]any{"free": 1<<35 - n, "total": 1 << 36, "reserved": 0, "real_free": 1 << 35}}
@@ -63,7 +63,7 @@ func spent(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// BenchmarkFlush measures how long it takes to write the contacts of 128 devices.
+// BenchmarkFlush measures how long it takes to write the sightings of 128 devices.
 func BenchmarkFlush(b *testing.B) {
 	s, ids := fleetOf(b, 2000)
 	used := spent(b)
@@ -81,7 +81,7 @@ func BenchmarkFlush(b *testing.B) {
 	b.ReportMetric(float64(spent(b)-used)/float64(b.N)/1000, "cpu-µs/op")
 }
 
-// BenchmarkReport measures one patch of the device-meta, which each report of an agent causes.
+// BenchmarkReport measures one patch of the device-meta, as each report of an agent causes it.
 func BenchmarkReport(b *testing.B) {
 	s, ids := fleetOf(b, 200)
 	used := spent(b)

@@ -12,7 +12,7 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// A contact of a device that does not exist must not stay in memory.
+// A sighting of a device that does not exist must not stay in memory.
 func TestSightingsSurviveAFlushUnchanged(t *testing.T) {
 	t.Parallel()
 	s, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
@@ -20,8 +20,8 @@ func TestSightingsSurviveAFlushUnchanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	// There are more contacts than one write can contain. The devices do not exist, so Flush must
-	// write nothing and drop all contacts.
+	// There are more sightings than fit into one write. The devices do not exist, so Flush must
+	// write nothing and drop all sightings.
 	for i := range 3 * sqlstore.FlushChunk {
 		if err := s.MarkDeviceSeen(t.Context(), fmt.Sprint(i), "", time.UnixMicro(1)); err != nil {
 			t.Fatal(err)
@@ -35,8 +35,8 @@ func TestSightingsSurviveAFlushUnchanged(t *testing.T) {
 	}
 }
 
-// A contact that MarkQuiet has found too old does not make the device active when it is written
-// later.
+// If MarkQuiet finds that a sighting is too old, writing this sighting later must not make the
+// device active again.
 func TestOldContactLeavesADeviceQuiet(t *testing.T) {
 	t.Parallel()
 	s, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))

@@ -10,16 +10,16 @@ var (
 	upsertSetting = prepared(`INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`)
 )
 
-// SettingURLs is the name of the setting that has the hub's URLs, separated by spaces.
+// SettingURLs is the name of the setting that holds the hub's URLs, separated by spaces.
 const SettingURLs = "urls"
 
-// SettingHub is the name of a setting. The setting has the name of the hub to which the database
+// SettingHub is the name of the setting that holds the name of the hub to which the database
 // belongs.
 const SettingHub = "hub"
 
 var insertSetting = prepared(`INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING`)
 
-// Hub returns the name of the hub to which the database belongs, or "".
+// Hub returns the name of the hub to which the database belongs, or "" if it belongs to none.
 func (s *Store) Hub(ctx context.Context) (name string, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
 		name, err = hub(c)
@@ -28,8 +28,8 @@ func (s *Store) Hub(ctx context.Context) (name string, err error) {
 	return name, err
 }
 
-// ClaimForHub makes the database belong to the hub `name`, if the database belongs to no hub yet.
-// It returns the name of the hub to which the database then belongs.
+// ClaimForHub makes the database belong to the hub `name`, unless it already belongs to a hub. It
+// returns the name of the hub to which the database then belongs.
 func (s *Store) ClaimForHub(ctx context.Context, name string) (hubName string, err error) {
 	err = s.db.Write(ctx, func(c Conn) error {
 		if err := c.Do(insertSetting, SettingHub, name); err != nil {
@@ -41,7 +41,7 @@ func (s *Store) ClaimForHub(ctx context.Context, name string) (hubName string, e
 	return hubName, err
 }
 
-// setting returns the value of a setting, or "".
+// setting returns the value of a setting, or "" if it is not set.
 func (s *Store) setting(ctx context.Context, name string) (value string, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
 		r, ok, err := c.One(selectSetting, name)

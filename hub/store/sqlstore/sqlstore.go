@@ -1,6 +1,6 @@
-// Package sqlstore implements the methods of package store for engines that use SQL, and has the
-// text of all statements. An engine (packages sqlite and postgres) is a driver: it has the
-// connections, the transactions and the schema, and gives them to New as a DB.
+// Package sqlstore implements the interfaces of package store for engines that use SQL, and
+// contains the text of all statements. An engine (packages sqlite and postgres) is a driver: it
+// provides the connections, the transactions and the schema, and passes them to New as a DB.
 package sqlstore
 
 import (
@@ -23,10 +23,10 @@ var ErrConstraint = errors.New("store: a constraint of the schema is violated")
 
 // DB is a database: the part of a store that a driver implements.
 type DB interface {
-	// Write runs an operation in a transaction and waits until the transaction is durable or
-	// refused. Operations of different calls may share one transaction. If `run` returns an error,
-	// the operation has changed nothing. Write may call `run` several times, so `run` must assign
-	// all its results each time.
+	// Write runs an operation in a transaction and waits until the transaction is durable or has
+	// failed. Operations of different calls may share one transaction. If `run` returns an error,
+	// the operation changes nothing. Write may call `run` several times, so `run` must assign all
+	// its results each time.
 	Write(ctx context.Context, run func(Conn) error) error
 	// Read calls the function `run` with a connection that cannot write. Each statement sees every
 	// write that was acknowledged before the statement began. Read may call `run` several times.
@@ -40,19 +40,18 @@ type DB interface {
 }
 
 // Conn is a connection to the database. It may run only one statement at a time, in one goroutine.
-// Arguments have the types int64, string, []byte and []string. A []string is a list of values; the
-// text of the condition on a list differs between the engines. A nil []byte becomes an empty blob,
-// not NULL.
+// Arguments have the types int64, string, []byte and []string. A []string is a list of values;
+// engines differ in how a statement refers to it. A nil []byte becomes an empty blob, not NULL.
 type Conn interface {
 	// Exec runs a statement that returns no rows. It returns the number of changed rows.
 	Exec(s *Statement, args ...any) (changed int64, err error)
 	// Do runs a statement whose number of changed rows does not matter. A driver may send the
-	// statement later, together with the next statement of the connection. So an error may come
-	// from a later call, or only after the operation has returned; the operation then has changed
-	// nothing.
+	// statement later, together with the next statement of the connection. So its error may be
+	// returned by a later call, or only after the operation has returned; in both cases, the
+	// operation changes nothing.
 	Do(s *Statement, args ...any) error
 	// One returns the first row of a query. `ok` is false if the query has no row. The row is valid
-	// until the connection is used again. Values that were read from the row stay valid.
+	// until the connection is used again, but values that were read from it stay valid.
 	One(s *Statement, args ...any) (r Row, ok bool, err error)
 	// Each calls the function `f` with every row of a query, until `f` returns false or an error.
 	// `f` must not use the connection.
@@ -72,7 +71,7 @@ func one(c Conn, st *Statement, args ...any) (Row, error) {
 	return r, err
 }
 
-// Columns has the columns of the current row of a query. No column is NULL.
+// Columns are the columns of the current row of a query, none of which is NULL.
 type Columns interface {
 	// Text returns column `i`. If the text is equal to `like`, it returns `like` and allocates
 	// nothing.
@@ -84,19 +83,19 @@ type Columns interface {
 type Store struct {
 	db   DB
 	seen *sightings
-	// unproven is the number of calls of keepCertificate. Only every n-th call counts the unproven
-	// certificates.
+	// unproven counts the calls of keepCertificate, because only every n-th call counts the
+	// unproven certificates in the database.
 	unproven atomic.Uint64
-	// chains has the keys of rows in ek_chains that this process has committed.
+	// chains holds the keys of those rows of ek_chains that this process has committed.
 	chains sync.Map
 	packed atomic.Bool // PackEvidence has nothing to do any more
 }
 
-// New returns a store on a database. The driver closes the store, and then the database. Call
-// IndexAgain before other methods.
+// New returns a store on a database. The driver must close the store before it closes the database,
+// and call IndexAgain before any other method.
 func New(db DB) *Store { return &Store{db: traced{fenced{db}}, seen: newSightings(db)} }
 
-// Close writes the last contacts of devices that are still in memory. It does not close the
+// Close writes the sightings of devices that are still only in memory. It does not close the
 // database.
 func (s *Store) Close() error { return s.seen.close() }
 
@@ -126,8 +125,8 @@ func (s *Store) expire(ctx context.Context, statement *Statement, now time.Time,
 	return int(n), nil
 }
 
-// Ping implements store.Health. It reads one row, and then waits in the queue of writes for its
-// turn. It writes nothing.
+// Ping implements store.Health. It reads one row, and then waits for its turn in the queue of
+// writes, but writes nothing.
 func (s *Store) Ping(ctx context.Context) error {
 	err := s.db.Read(ctx, func(c Conn) error {
 		_, _, err := c.One(ping)

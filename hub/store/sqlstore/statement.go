@@ -6,11 +6,11 @@ import (
 	"sync"
 )
 
-// Statement is one SQL statement, as text for each engine. If only one engine's driver runs a
+// Statement is an SQL statement, with a text for each engine. If only one engine's driver runs the
 // statement, the text for the other engine is empty.
 type Statement struct {
-	// Index is the position of the statement in Statements. Drivers keep the prepared statement at
-	// this index of their own list.
+	// Index is the position of the statement in the result of Statements. Drivers keep the prepared
+	// statement at the same index of a list of their own.
 	Index  int
 	SQLite string
 
@@ -18,7 +18,7 @@ type Statement struct {
 }
 
 // Postgres returns the statement's text for PostgreSQL. The statement is translated at the first
-// call, because the translation of all statements takes some milliseconds, and most programs use no
+// call, because translating all statements takes some milliseconds, and most programs do not use
 // PostgreSQL. TestEachStatementHasBothTexts translates all statements.
 func (s *Statement) Postgres() string {
 	text, err := s.postgres()
@@ -30,8 +30,8 @@ func (s *Statement) Postgres() string {
 
 var statements []*Statement
 
-// Statements returns all statements of the program. Statements are made only for package variables,
-// so the list is complete and constant before main begins.
+// Statements returns all statements of the program. Statements are registered only by package
+// variables, so the list is complete before main begins.
 func Statements() []*Statement { return slices.Clone(statements) }
 
 // ForSQLite registers a statement that only the SQLite driver runs.

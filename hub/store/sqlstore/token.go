@@ -7,7 +7,8 @@ import (
 	"gangway/hub/store"
 )
 
-// The columns of a join token. If the token's account is disabled, the column `disabled` is true.
+// The columns of a join token. The column `disabled` is also true if the token's account is
+// disabled.
 const tokenColumns = `SELECT id, owner, nick, public_key, expires, max_uses, uses,
 	disabled = 1 OR EXISTS (SELECT 1 FROM accounts a WHERE a.id = owner AND a.disabled = 1),
 	default_user_meta, created, auto_hash, pantacor_key, paused`
@@ -61,8 +62,8 @@ func (s *Store) CreateJoinToken(ctx context.Context, t store.JoinToken) error {
 	})
 }
 
-// secretHash returns the value for the column auto_hash. The insert statement changes an empty
-// value to NULL.
+// secretHash returns the value for the column auto_hash. If it is empty, the insert statement
+// stores NULL.
 func secretHash(t store.JoinToken) []byte {
 	if !t.WithoutTPM {
 		return []byte{}
@@ -70,8 +71,8 @@ func secretHash(t store.JoinToken) []byte {
 	return t.SecretHash[:]
 }
 
-// pantacorKey returns the value for the column pantacor_key. The insert statement changes an empty
-// value to NULL.
+// pantacorKey returns the value for the column pantacor_key. If it is empty, the insert statement
+// stores NULL.
 func pantacorKey(t store.JoinToken) []byte {
 	if !t.ForPantacor {
 		return []byte{}

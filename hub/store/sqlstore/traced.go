@@ -16,9 +16,9 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// traced is a database that adds each operation to the trace of its request, as a step. The step
-// has the name of the Store method that caused the operation. An operation without a trace costs
-// only one lookup in the context.
+// traced is a database that adds each operation as a step to the trace of its request. The step has
+// the name of the Store method that caused the operation. If there is no trace, this costs only one
+// lookup in the context.
 type traced struct{ DB }
 
 func (d traced) Write(ctx context.Context, run func(Conn) error) error {
@@ -57,8 +57,8 @@ func begin(ctx context.Context, kind string) (context.Context, trace.Span) {
 	return ctx, span
 }
 
-// withTurn records in the trace when the operation begins to run. Until then, the operation waits
-// for a connection, or for its turn in the queue of writes.
+// withTurn returns a function that records in the trace when `run` begins. Until then, the
+// operation waits for a connection, or for its turn in the queue of writes.
 func withTurn(span trace.Span, run func(Conn) error) func(Conn) error {
 	return func(c Conn) error {
 		span.AddEvent("turn")
@@ -67,8 +67,8 @@ func withTurn(span trace.Span, run func(Conn) error) func(Conn) error {
 }
 
 // The function `end` ends a step. The trace does not contain the error's text, because that text
-// may contain values of rows. Errors that are answers, such as store.ErrNotFound, do not count as
-// failures.
+// may contain values of rows. Errors that are a normal result, such as store.ErrNotFound, do not
+// count as failures.
 func end(span trace.Span, err error) {
 	for _, failure := range []error{store.ErrBusy, store.ErrNoSpace, ErrClosed, context.Canceled, context.DeadlineExceeded} {
 		if errors.Is(err, failure) {
@@ -78,10 +78,10 @@ func end(span trace.Span, err error) {
 	span.End()
 }
 
-// methods is the beginning of the names of Store's methods.
+// methods is the beginning of the qualified names of Store's methods.
 const methods = "gangway/hub/store/sqlstore.(*Store)."
 
-// method returns the name of the method of Store that another package has called.
+// method returns the name of the Store method on the call stack that another package has called.
 func method() string {
 	var callers [32]uintptr
 	frames := runtime.CallersFrames(callers[:runtime.Callers(4, callers[:])])

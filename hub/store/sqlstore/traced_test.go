@@ -8,7 +8,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 )
 
-// idleDB is a database that does nothing, so that only the cost of the layers above it counts.
+// idleDB is a database that does nothing, so that a test measures only the layers above it.
 type idleDB struct{ DB }
 
 func (idleDB) Read(_ context.Context, run func(Conn) error) error { return run(nil) }

@@ -10,9 +10,9 @@ import (
 	"gangway/wire/trail"
 )
 
-// Each revision counts as revisionCost bytes against the quota, in addition to the size of its
-// state. These bytes are for the revision's progress and meta, whose sizes the hub limits, and for
-// the revision's rows.
+// revisionCost is the number of bytes that each revision counts against the owner's quota, in
+// addition to the size of its state. It accounts for the revision's progress and metadata, whose
+// sizes the hub limits, and for the revision's rows.
 const revisionCost = 128 << 10
 
 const (
@@ -95,8 +95,8 @@ func oneTrail(c Conn, device string) (store.Trail, error) {
 	return readTrail(&r), nil
 }
 
-// haveObjects checks that the owner has uploaded all objects in `sums`. If objects are missing, it
-// returns *store.MissingObjects.
+// haveObjects checks that the owner has uploaded all objects in `sums`. If some are missing, it
+// returns a *store.MissingObjects.
 func haveObjects(c Conn, owner string, sums []store.Hash) error {
 	var missing store.MissingObjects
 	for _, sum := range sums {
@@ -118,8 +118,8 @@ func haveObjects(c Conn, owner string, sums []store.Hash) error {
 	return nil
 }
 
-// putRevision stores a revision and adds its cost to the owner's usage. The caller has checked the
-// revision's number, the quota and the objects.
+// putRevision stores a revision and adds its cost to the owner's usage. The caller must have
+// checked the revision's number, the quota and the objects.
 func putRevision(c Conn, s store.Revision) error {
 	var progressed int64
 	if !s.ProgressTime.IsZero() {

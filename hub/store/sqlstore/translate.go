@@ -47,8 +47,8 @@ func postgresText(sql string) (string, error) {
 }
 
 // sharable returns an error if a statement has words that PostgreSQL does not know, or that have
-// another meaning in PostgreSQL. Register such a statement by the function `both`, with a text for
-// each engine.
+// another meaning in PostgreSQL. Register such a statement with the function `both`, with a text
+// for each engine.
 func sharable(sql string) error {
 	tokens := split(sql)
 	for i, t := range tokens {
@@ -69,7 +69,7 @@ var onlySQLite = map[string]bool{
 }
 
 // The function `split` splits a statement into words, literals, parameters and other characters.
-// The concatenated tokens are the statement again.
+// Joined together, the tokens are the statement again.
 func split(sql string) (tokens []string) {
 	for i := 0; i < len(sql); {
 		end := i + 1

@@ -37,8 +37,8 @@ func TestPostgresText(t *testing.T) {
 	}
 }
 
-// All statements of this package have a text for both engines. Only drivers register a statement
-// with one text.
+// All statements of this package have a text for both engines. Only drivers register statements for
+// one engine.
 func TestEachStatementHasBothTexts(t *testing.T) {
 	t.Parallel()
 	shared := 0

@@ -242,8 +242,8 @@ func (s *Store) Decide(ctx context.Context, owner, deviceID string, d store.Deci
 			}
 		} else {
 			w.State, w.Answered, w.Expires = store.Denied, nil, fromMicro(micro(d.Expires))
-			// The denial also revokes the owner's pending enrolments of the EK, which began after
-			// an earlier approval.
+			// The denial also revokes the owner's pending enrolments of this EK, which may have
+			// begun after an earlier approval.
 			if err := c.Do(revokePendingOf, w.EK[:], owner); err != nil {
 				return err
 			}

@@ -36,7 +36,7 @@ var (
 	replaceDeviceMeta  = prepared(`UPDATE devices SET device_meta = ? WHERE id = ? AND deleted = 0`)
 	selectDeviceByNick = prepared(deviceColumns + `FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
 		WHERE d.owner = ? AND d.nick = ? AND d.deleted = 0`)
-	// Selects the devices of a DeviceFilter. LIKE ignores ASCII case.
+	// Selects the devices that match a DeviceFilter. LIKE ignores the case of ASCII letters.
 	findDevices = both(deviceColumns+deviceFilter+`AND d.nick LIKE ?6 ESCAPE '\' ORDER BY d.nick LIMIT ?7`,
 		deviceColumns+deviceFilter+`AND lower(d.nick) LIKE lower(?6 COLLATE "C") ESCAPE '\' ORDER BY d.nick LIMIT ?7`)
 )
@@ -95,8 +95,8 @@ func (s *Store) CreateDevice(ctx context.Context, d store.Device, secret store.H
 	return s.Device(ctx, d.ID)
 }
 
-// takesDevices returns store.ErrNotFound if the account was deleted or disabled: such accounts
-// cannot get new devices.
+// takesDevices returns store.ErrNotFound if the account was deleted or disabled, because such
+// accounts cannot get new devices.
 func takesDevices(c Conn, owner string) error {
 	a, err := oneAccount(c, selectAccount, owner)
 	if err == nil && a.Disabled {
@@ -282,8 +282,8 @@ func (s *Store) FindDevices(ctx context.Context, f store.DeviceFilter) ([]store.
 	return s.manyDevices(ctx, findDevices, f.Owner, f.After, flag(f.PublicOnly), f.Nick, f.NotNick, likePrefix(f.NickPrefix), pageLimit(f.Limit))
 }
 
-// likePrefix returns a LIKE pattern for texts that begin with `prefix`. The escape character of the
-// pattern is the backslash.
+// likePrefix returns a LIKE pattern for texts that begin with `prefix`. The pattern uses the
+// backslash as its escape character.
 func likePrefix(prefix string) string {
 	return strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(prefix) + "%"
 }

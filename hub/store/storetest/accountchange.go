@@ -9,7 +9,7 @@ import (
 	"gangway/hub/store"
 )
 
-// signIn stores a session of f.owner and returns the session.
+// signIn stores a session of f.owner and returns it.
 func (f *fixture) signIn(name string) store.Session {
 	f.Helper()
 	ses := session(f)

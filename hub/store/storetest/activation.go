@@ -133,9 +133,8 @@ var activationTests = []test{
 		equal(f, "first seen", tpm.FirstSeen, proof(first).Now)
 	}},
 	// If a device repeats a request whose enrolment has expired, the enrolment begins again at that
-	// time. So the repeated enrolment is newer than the device's active enrolment, and must
-	// supersede it. The result must be the same whether ExpireEnrolments has run before the
-	// repetition or not.
+	// time. So it is then newer than the device's active enrolment, and must supersede it. The
+	// result must not depend on whether ExpireEnrolments has run before the repetition.
 	{"RequestThatBeginsAgainSupersedes", func(f *fixture) {
 		for _, swept := range []bool{false, true} {
 			machine := fmt.Sprint("swept ", swept)
@@ -173,7 +172,7 @@ var activationTests = []test{
 		f.must(err)
 		_, err = f.DeviceSecret(f.ctx, d.ID, Epoch)
 		f.refused(err, store.ErrNotFound)
-		// A late request with the old certificate does not restore the device secret.
+		// A late request with the old certificate must not restore the device secret.
 		f.refused(f.PutDeviceSecret(f.ctx, d.ID, first.IDevIDHash, Hash("secret"), time.Time{}), store.ErrNotFound)
 		f.must(f.PutDeviceSecret(f.ctx, d.ID, second.IDevIDHash, Hash("secret"), time.Time{}))
 	}},
@@ -204,8 +203,8 @@ var activationTests = []test{
 		}
 		equal(f, "nicks", nicks, []string{"otter", "otter-2", "otter-3", "otter-4", "otter-5", "otter-6", "otter-7"})
 
-		// After a device is deleted, another device of the owner may use its nick. Another owner's
-		// device may always use the same nick.
+		// After a device is deleted, another device of the same owner may use its nick. Devices of
+		// different owners may always have the same nick.
 		f.must(f.DeleteDevice(f.ctx, f.owner.ID, Machine{Name: "one"}.DeviceID(f.owner.ID), Epoch))
 		equal(f, "nick after a deletion", nick("eight"), "otter")
 		theirs := JoinToken(f.other.ID, "theirs", 0)
@@ -267,8 +266,8 @@ var refusalTests = func() (tests []test) {
 			f.onboard(Machine{Name: "one", Request: "newer"}, f.token)
 			return proof(older)
 		}},
-		// The hub's clock was set back between the two requests. The order of the requests decides
-		// which enrolment is newer, not their times.
+		// The hub's clock is set back between the two requests. The order of the requests, not
+		// their times, decides which enrolment is newer.
 		{"LateActivationAfterTheClockWentBack", store.ErrSuperseded, func(f *fixture) store.Activation {
 			older := f.begin(Machine{Name: "one"}, f.token)
 			newer := Machine{Name: "one", Request: "newer"}.Enrolment(f.owner.ID, f.token.ID)
@@ -397,7 +396,7 @@ var refusalTests = func() (tests []test) {
 	return tests
 }()
 
-// snapshot has all rows that an activation can change.
+// snapshot holds all rows that an activation can change.
 type snapshot struct {
 	Enrolment store.Enrolment
 	TPM       store.TPM
@@ -409,8 +408,8 @@ type snapshot struct {
 
 func (f *fixture) snapshot(idevid store.Hash) (s snapshot) {
 	f.Helper()
-	// If something does not exist, its field in the snapshot stays zero. So the test fails if a
-	// refused activation creates something.
+	// The errors are ignored: the field of a row that does not exist stays zero, so the test
+	// notices if a refused activation creates the row.
 	s.Enrolment, _ = f.EnrolmentByCertificate(f.ctx, idevid)
 	s.TPM, _ = f.TPM(f.ctx, s.Enrolment.EK)
 	s.AIK, _ = f.AIK(f.ctx, s.Enrolment.IAKName)

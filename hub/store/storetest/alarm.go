@@ -49,8 +49,8 @@ var alarmTests = []test{
 		f.must(err)
 		equal(f, "alarms in the end", len(lasting), 0)
 	}},
-	// A replica that was paused has lost its lease to another replica. It must not change the
-	// alarms, because it would end alarms that the other replica has found.
+	// A replica that was paused for too long has lost its lease to another replica. It must not
+	// change the alarms any more, because it would end alarms that the other replica has raised.
 	{"PausedReplicaChangesNone", func(f *fixture) {
 		old, err := f.Lease(f.ctx, "sweep", "a", shortLease)
 		f.must(err)

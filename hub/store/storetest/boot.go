@@ -30,9 +30,9 @@ func firstBootIsLearnt(f *fixture) {
 	ref, err := f.PutBoot(f.ctx, booted(d.ID, 1), []byte("first"))
 	f.must(err)
 	equal(f, "reference", string(ref), "first")
-	// The hub may judge two first measurements of a device at the same time. The second PutBoot
-	// stores nothing, and returns the reference that the first PutBoot stored. PutBoot also stores
-	// nothing if the measurement was compared with a former reference.
+	// The hub may judge two measurements of a device without a reference at the same time. The
+	// second PutBoot then stores nothing, and returns the reference that the first one stored.
+	// PutBoot also stores nothing if the measurement was compared with a former reference.
 	ref, err = f.PutBoot(f.ctx, booted(d.ID, 2), []byte("second"))
 	f.must(err)
 	equal(f, "reference", string(ref), "first")
@@ -51,8 +51,8 @@ func firstBootIsLearnt(f *fixture) {
 	states, err = f.BootStates(f.ctx, f.other.ID)
 	f.must(err)
 	equal(f, "the other's states", len(states), 0)
-	// An owner decides about a measurement, but the hub has stored a newer measurement since the
-	// owner saw it. The decision must fail.
+	// The owner decides about a measurement, but the hub has stored a newer one since the owner saw
+	// it. The decision must fail.
 	given := store.BootReference{Device: d.ID, Text: []byte("given"), Replaces: []byte("first")}
 	f.refused(f.PutBootReference(f.ctx, given, b), store.ErrChanged)
 	f.refused(f.PutBootReference(f.ctx, given, store.Boot{Device: d.ID}), store.ErrChanged)
@@ -124,8 +124,7 @@ func sameBootKeepsItsPlace(f *fixture) {
 	states, err := f.BootStates(f.ctx, f.owner.ID)
 	f.must(err)
 	equal(f, "states", states, map[string]string{d.ID: "changed"})
-	// A measurement with the number of an older measurement does not replace the latest
-	// measurement.
+	// A measurement with the same number as an older one does not replace the latest measurement.
 	old := booted(d.ID, 4)
 	old.Number = one.Number
 	latest := put(old)
@@ -134,7 +133,7 @@ func sameBootKeepsItsPlace(f *fixture) {
 	f.must(err)
 	equal(f, "kept", len(list), 3)
 	equal(f, "the first", string(list[2].Measurement), `{"n":1}`)
-	// A measurement with the number of another device's measurement replaces nothing.
+	// A measurement with the same number as another device's measurement replaces nothing.
 	other := f.onboard(Machine{Name: "buoy"}, f.token)
 	foreign := booted(other.ID, 5)
 	foreign.Number = latest.Number
@@ -144,8 +143,8 @@ func sameBootKeepsItsPlace(f *fixture) {
 	equal(f, "latest", string(list[0].Measurement), `{"n":4}`)
 }
 
-// After the hub refused a measurement, BootState returns BootRefused, not an older state, until the
-// device sends a measurement that is not refused.
+// After the hub has refused a measurement, BootState must return BootRefused, and not an older
+// state, until the device sends a measurement that the hub does not refuse.
 func bootIsRefused(f *fixture) {
 	d := f.onboard(Machine{Name: "raft"}, f.token)
 	state := func(want string) {

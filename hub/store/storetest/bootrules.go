@@ -39,7 +39,7 @@ func manifestCountsWithItsKey(f *fixture) {
 		equal(f, "manifests", list, []store.Manifest{m})
 	}
 	counts(true)
-	// The owner deletes the manifest's key. The manifest then does not count, although another
+	// The owner deletes the manifest's key. The manifest then no longer counts, even though another
 	// owner has the same key.
 	f.must(f.PutManifestKey(f.ctx, manifestKey(f.other.ID, 1), f.ruleEvent(f.other.ID)))
 	f.must(f.DeleteManifestKey(f.ctx, owner, store.Hash{1}, f.ruleEvent(owner)))
@@ -223,8 +223,8 @@ func cohortsAreCounted(f *fixture) {
 	members(store.BootMembers{Firmware: "1.3"}, 1)
 	_, err = f.PutBoot(f.ctx, judged(ids[4], 9, "M", "new", true, 0), []byte("r"))
 	f.must(err)
-	// By a decision of the owner, the firmware of one device is no longer bad. The cohort (the
-	// devices with the same measured value) keeps the time of its first measurement.
+	// The owner accepts the firmware of one device, so it is no longer bad. The cohort (the devices
+	// with the same measured value) keeps the time of its first measurement.
 	_, err = f.PutBoot(f.ctx, judged(ids[3], 9, "M", "new", false, 0), []byte("r"))
 	f.must(err)
 	list, err = f.BadBootCohorts(f.ctx, owner, false, 10)

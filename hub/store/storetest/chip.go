@@ -14,7 +14,7 @@ var chipTests = []test{
 	{"EventOnce", eventIsAppendedOnce},
 }
 
-// withMarks onboards the machine `m`. The EK certificate of `m` contains `marks`: properties that
+// withMarks onboards the machine `m`, whose EK certificate contains `marks`: properties that
 // identify the TPM chip.
 func (f *fixture) withMarks(m Machine, t store.JoinToken, marks ...string) store.Device {
 	f.Helper()
@@ -27,7 +27,7 @@ func (f *fixture) withMarks(m Machine, t store.JoinToken, marks ...string) store
 	return d
 }
 
-// linked lists the devices that an owner's EventSameChip events name, oldest first.
+// linked lists the devices that an owner's EventSameChip events are about, oldest event first.
 func (f *fixture) linked(owner string) (devices []string) {
 	f.Helper()
 	events, err := f.Events(f.ctx, store.EventFilter{Owner: owner, Limit: 1000})
@@ -59,8 +59,7 @@ func ownersOfOneChipAreToldOnce(f *fixture) {
 	f.withMarks(Machine{Name: "tug"}, f.token, "another serial")
 	equal(f, "first owner", f.linked(f.owner.ID), []string{raft.ID})
 	equal(f, "second owner", f.linked(f.other.ID), []string{barge.ID})
-	// If the first owner onboards a third device with the mark, the first owner and the second
-	// owner each get one event.
+	// If the first owner onboards a third device with the mark, both owners get one event each.
 	ship := f.withMarks(Machine{Name: "ship"}, f.token, "serial")
 	equal(f, "first owner", f.linked(f.owner.ID), []string{raft.ID, ship.ID})
 	equal(f, "second owner", f.linked(f.other.ID), []string{barge.ID, barge.ID})

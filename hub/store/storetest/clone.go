@@ -33,7 +33,7 @@ func clonesAreReplacedByVersion(f *fixture) {
 	f.must(err)
 	equal(f, "the device's state", is2.Clone, "suspected")
 
-	// If the version differs, nothing changes and no event is appended.
+	// If the version differs from the stored one, nothing changes and no event is appended.
 	for _, version := range []int64{0, v + 1} {
 		_, err = f.PutClone(f.ctx, cloned(d.ID, version, "certain", "{2}"), event)
 		f.refused(err, store.ErrChanged)

@@ -10,8 +10,8 @@ import (
 )
 
 // Damage checks that store.Consistency finds each kind of damage. The function `damage` runs SQL
-// directly on the database, without the store, and without running the triggers of the schema. The
-// SQL text `empty` is an empty blob.
+// directly on the database, bypassing the store and the triggers of the schema. `empty` is the SQL
+// literal for an empty blob.
 func Damage(t *testing.T, s Engine, empty string, damage func(sql string)) {
 	f := newFixture(t, s)
 	limited := f.newToken("limited", 5)
@@ -73,7 +73,7 @@ func Damage(t *testing.T, s Engine, empty string, damage func(sql string)) {
 			t.Errorf("%s: found %+v", d.sql, list)
 		}
 	}
-	// The rule device-rows is about several tables.
+	// The rule device-rows applies to several tables.
 	for table, insert := range map[string]string{
 		"boots":        `(device, time, state, measurement, changes, nonce, attest, signature, log) VALUES ($name, 1, 's', $empty, $empty, $empty, $empty, $empty, $empty)`,
 		"boot_devices": `(device, state, requested) VALUES ($name, 's', 0)`,
@@ -100,7 +100,7 @@ func Damage(t *testing.T, s Engine, empty string, damage func(sql string)) {
 	}
 }
 
-// Rules are the names of all rules of store.Consistency.
+// Rules lists the names of all rules of store.Consistency.
 var Rules = []string{
 	"device-certificate", "certificate-device", "device-tpm", "ek-certificate", "tpm-device", "certificate-aik", "aik-device", "token-uses", "trail-revision",
 	"revision-object", "usage", "log-count", "search-device", "device-search", "fleet-count", "hub-count",

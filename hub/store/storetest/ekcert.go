@@ -27,8 +27,8 @@ func (f *fixture) keepEK(k store.KeptEKCertificate, now time.Time, limit int) {
 	f.must(f.KeepEKCertificate(f.ctx, k, now, limit))
 }
 
-// keepsEK checks that the store has this certificate for the EK. If `certificate` is empty, it
-// checks that the store has no certificate for the EK.
+// keepsEK checks that the store has the given certificate for the EK, or no certificate if
+// `certificate` is empty.
 func (f *fixture) keepsEK(name, certificate string, proven bool, now time.Time) {
 	f.Helper()
 	k, err := f.EKCertificate(f.ctx, Hash("ek "+name), now)
@@ -113,7 +113,7 @@ func activationsOwnCertificateIsKept(f *fixture) {
 	f.keepsEK("tug", "", false, Epoch)
 }
 
-// A TPM onboards several times more, and these requests contain no EK certificate. The store must
+// A TPM onboards again several times, with requests that contain no EK certificate. The store must
 // keep the certificate of the first request.
 func keptWhenTheNextHasNone(f *fixture) {
 	for _, common := range []bool{false, true} {
@@ -166,8 +166,8 @@ func unprovenCertificatesAreBounded(f *fixture) {
 	f.keepsEK("raft", "raft's", true, Epoch)
 }
 
-// Attack: someone with a join token sends requests with many invented EKs. A store need not count
-// the certificates at each write, but it must not keep many more than allowed.
+// Attack: someone with a join token sends requests with many invented EKs. A store need not enforce
+// the limit at each write, but it must not keep many more certificates than the limit allows.
 func manyUnprovenCertificatesAreBounded(f *fixture) {
 	const limit, all = 256, 400
 	var writers sync.WaitGroup

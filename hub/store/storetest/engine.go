@@ -2,8 +2,8 @@ package storetest
 
 import "gangway/hub/store"
 
-// Engine has all interfaces that an engine must implement. Code that uses a store declares only the
-// methods that it needs.
+// Engine combines all interfaces that an engine must implement. Code that uses a store declares
+// only the methods that it needs.
 type Engine interface {
 	store.Accounts
 	store.Sessions

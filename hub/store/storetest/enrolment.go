@@ -217,8 +217,8 @@ var enrolmentTests = []test{
 	}},
 }
 
-// reissued returns the enrolment that the hub makes if it judges the request of the enrolment `e`
-// again: with other certificates and another expiry.
+// reissued returns the enrolment that the hub makes if it judges the request of `e` again: it has
+// other certificates and another expiry.
 func reissued(e store.Enrolment) store.Enrolment {
 	e.State = store.Pending
 	e.IAKCert = append([]byte("reissued "), e.IAKCert...)

@@ -148,7 +148,7 @@ func foundAfterEachChange(f *fixture) {
 	equal(f, "model", f.search(is(store.FieldModel, "gangplank 5")), "ferry")
 	equal(f, "firmware", f.search(is(store.FieldFirmware, "7.85")), "")
 
-	// A device without an owner is in no fleet until an owner claims the device.
+	// A device without an owner belongs to no fleet until an owner claims it.
 	nobodys := f.create(plain("nobodys", "", "dinghy"))
 	equal(f, "before the claim", f.search(said("dinghy")), "")
 	_, err := f.ClaimDevice(f.ctx, nobodys.ID, f.owner.ID, Epoch.Add(time.Hour))
@@ -183,8 +183,8 @@ func metaIsFoundAsWritten(f *fixture) {
 	}
 	finds("list", "one", false)
 	finds("Site", "oslo", false) // case matters in names
-	// If the user-meta and the device-meta have the same member, a search finds the device until
-	// neither has the member.
+	// If both the user-meta and the device-meta have the same member, a search finds the device
+	// until neither has it any more.
 	f.must(f.PatchDeviceMeta(f.ctx, d.ID, map[string]any{"site": "oslo", "uptime": 12345, "up": "1 day", "ok": false}))
 	finds("up", "1 day", true)
 	finds("ok", "false", true)
@@ -201,8 +201,8 @@ func metaIsFoundAsWritten(f *fixture) {
 	f.must(f.ReplaceDeviceMeta(f.ctx, d.ID, map[string]any{"up": "2 days"}))
 	finds("up", "1 day", false)
 	finds("up", "2 days", true)
-	// Only the first 64 members of the metadata are indexed. If one of these members is deleted,
-	// the 65th member is indexed.
+	// Only the first 64 members of the metadata are indexed. If one of these is deleted, the 65th
+	// is indexed too.
 	many := map[string]any{}
 	for i := range 100 {
 		many[fmt.Sprintf("key%03d", i)] = "v"
@@ -377,7 +377,7 @@ func quietDevices(f *fixture) {
 	mark(Epoch.Add(time.Hour), 10, 1)
 	mark(Epoch.Add(time.Hour), 10, 0)
 	quiet("SN-buoy", "SN-raft")
-	// A contact makes the device active again. The engine may write the contact late.
+	// When the device is seen, it becomes active again. The engine may write the sighting late.
 	f.must(f.MarkDeviceSeen(f.ctx, d.ID, "192.0.2.1", Epoch.Add(2*time.Hour)))
 	for deadline := time.Now().Add(10 * time.Second); ; {
 		n, err := f.FleetCounts(f.ctx, f.owner.ID) // one read: f.search would read twice, and the engine may write the contact between the two reads
@@ -386,12 +386,12 @@ func quietDevices(f *fixture) {
 			break
 		}
 		if time.Now().After(deadline) {
-			f.Fatal("the contact was not written within 10 seconds")
+			f.Fatal("the sighting was not written within 10 seconds")
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	quiet("SN-buoy")
-	// MarkQuiet must also use a contact that is not written to the database yet.
+	// MarkQuiet must also consider a sighting that has not been written to the database yet.
 	f.must(f.MarkDeviceSeen(f.ctx, d.ID, "192.0.2.1", Epoch.Add(4*time.Hour)))
 	mark(Epoch.Add(3*time.Hour), 10, 0)
 	quiet("SN-buoy")
@@ -517,14 +517,14 @@ func badSearches(f *fixture) {
 	}
 }
 
-// These searches match too many devices to sort them in memory.
+// The conditions of these searches match more devices than the engine sorts in memory.
 func moreThanMaxCount(f *fixture) {
 	const many = store.MaxCount + 50
 	var calls errgroup.Group // concurrent calls, so that several writes share one flush to disk
 	calls.SetLimit(100)      // an engine on a slow machine may refuse calls that wait for seconds
 	for i := range many {
 		calls.Go(func() error {
-			// Each device has several words that begin with the same texts.
+			// Each device has two words that begin with the same text.
 			d := plain(fmt.Sprint(i), f.owner.ID, fmt.Sprintf("raft-%04d+raft-%04d", i, i))
 			d.Created = Epoch.Add(time.Duration((i*7)%many) * time.Second)
 			d.UserMeta = map[string]any{"site": "oslo", "kind": "ship", "odd": i%2 == 1}
@@ -540,8 +540,8 @@ func moreThanMaxCount(f *fixture) {
 	for want, queries := range map[int][]store.DeviceSearch{
 		many: {{}, said("raft"), meta("site", "oslo"), is(store.FieldState, store.StateActive), {Words: []string{"raft"}, Terms: meta("site", "oslo").Terms},
 			{Words: []string{"raft"}, Terms: slices.Concat(meta("site", "oslo").Terms, meta("kind", "Ship").Terms, is(store.FieldState, store.StateActive).Terms)}},
-		// The first 1000 devices match both conditions, and the other 50 devices do not match the
-		// word. For each condition, the engine counts more than MaxCount index entries.
+		// The first 1000 devices match both conditions, and the other 50 do not match the word. For
+		// each condition alone, the engine counts more than MaxCount index entries.
 		1000:     {{Words: []string{"raft-0"}, Terms: meta("site", "oslo").Terms}},
 		many / 2: {meta("odd", "true"), {Words: []string{"raft"}, Terms: meta("odd", "true").Terms}},
 		10:       {said("raft-001"), said("001")},

@@ -16,10 +16,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// FleetModel runs random sequences of all operations that change devices. After each operation it
-// reads all devices, and computes the counters and the results of searches from them. The engine's
-// counters and searches must give the same results. All sequences run on one store, each with its
-// own owners.
+// FleetModel runs random sequences of all operations that change devices. After each operation, it
+// reads all devices, and computes from them the counters and the results of searches that the
+// engine must return. All sequences run on one store, each with its own owners.
 func FleetModel(t *testing.T, s Engine) {
 	story := 0
 	rapid.Check(t, func(t *rapid.T) {
@@ -254,10 +253,10 @@ func (m *fleetModel) compare(t *rapid.T) {
 	}
 }
 
-// searchAndCount returns all devices of an owner, and the owner's counters of the same moment. An
-// engine may write a contact late, and this write makes a quiet device active. So searchAndCount
-// reads the counters before and after the devices, and repeats this until both readings of the
-// counters are equal.
+// searchAndCount returns all devices of an owner, and the owner's counters at the same moment. An
+// engine may write late that a device was seen, which makes a quiet device active. So
+// searchAndCount reads the counters before and after the devices, and tries again until both
+// readings are equal.
 func (m *fleetModel) searchAndCount(t *rapid.T, owner string) (store.DevicePage, store.FleetCounts) {
 	before, err := m.FleetCounts(m.ctx, owner)
 	m.must(t, err)

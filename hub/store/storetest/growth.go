@@ -8,8 +8,8 @@ import (
 	"gangway/hub/store"
 )
 
-// growthTests check the bounds that keep an attacker from filling the disk: bounds on rows that
-// unproven peers cause, and on the rows of one device.
+// growthTests check the bounds that keep an attacker from filling the disk: the bounds on rows that
+// unauthenticated peers can add, and on the rows of one device.
 var growthTests = []test{
 	{"OldEventsAreRemoved", func(f *fixture) {
 		at := func(kind string, hours int, unproven bool) store.Event {
@@ -82,8 +82,8 @@ var growthTests = []test{
 		f.must(err)
 	}},
 	{"PendingEnrolmentsPushOutTheOldest", func(f *fixture) {
-		// The request of each enrolment has a quarter of the size that one owner's pending
-		// enrolments may have together.
+		// The request of each enrolment has a quarter of the size that all pending enrolments of an
+		// owner may have together.
 		begin := func(owner, token, name string) store.Enrolment {
 			f.Helper()
 			e := Machine{Name: name}.Enrolment(owner, token)
@@ -106,8 +106,8 @@ var growthTests = []test{
 			equal(f, "states", got, want)
 		}
 		states(store.Expired, store.Pending, store.Pending, store.Pending)
-		// An active enrolment does not count against the bound. A repeated request does not count
-		// twice.
+		// An active enrolment does not count against the bound, and a repeated request does not
+		// count twice.
 		_, err := f.activate(all[1])
 		f.must(err)
 		again, err := f.BeginEnrolment(f.ctx, all[2], Epoch)
@@ -117,8 +117,8 @@ var growthTests = []test{
 		states(store.Expired, store.Active, store.Pending, store.Pending, store.Pending)
 		all = append(all, begin(f.owner.ID, f.token.ID, "5"))
 		states(store.Expired, store.Active, store.Expired, store.Pending, store.Pending, store.Pending)
-		// The test sends the request of an expired enrolment again, so the enrolment begins again.
-		// Because of the bound, the oldest pending enrolment of the owner must then expire.
+		// The request of an expired enrolment is repeated, so the enrolment begins again. To make
+		// room for it, the oldest pending enrolment of the owner must expire.
 		all[0], err = f.BeginEnrolment(f.ctx, all[0], Epoch)
 		f.must(err)
 		states(store.Pending, store.Active, store.Expired, store.Expired, store.Pending, store.Pending)
@@ -173,7 +173,7 @@ var growthTests = []test{
 		got, err := f.Device(f.ctx, d.ID)
 		f.must(err)
 		equal(f, "device", got.Enrolment, all[0].RequestHash)
-		// A removed enrolment can begin again: the store handles it as a new enrolment.
+		// A removed enrolment can begin again: the store treats it as a new one.
 		again, err := f.BeginEnrolment(f.ctx, all[times-1], Epoch)
 		f.must(err)
 		_, err = f.activate(again)

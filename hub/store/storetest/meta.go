@@ -101,8 +101,8 @@ func metaBound(f *fixture) {
 	equal(f, "user-meta", d.UserMeta, map[string]any{"b": half})
 }
 
-// Each of several concurrent writes checks the bound in its transaction, so all writes together
-// cannot exceed the bound.
+// Each write checks the bound in its own transaction, so concurrent writes cannot exceed the bound
+// together.
 func writesOfMetas(f *fixture) {
 	d := f.onboard(Machine{Name: "one"}, f.token)
 	var mu sync.Mutex

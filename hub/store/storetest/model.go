@@ -12,8 +12,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// model applies the rules of onboarding to plain maps. The function Model runs random sequences of
-// operations on a model and on the engine. After each operation, the model and the engine must have
+// model implements the rules of onboarding with plain maps. The function Model runs random
+// sequences of operations on a model and on the engine. After each operation, both must have
 // returned the same result, and must have the same state.
 type model struct {
 	tokens     map[string]*modelToken
@@ -206,7 +206,7 @@ func Model(t *testing.T, s Engine) {
 					e.RequestHash = Hash(fmt.Sprintf("foreign %x", e.RequestHash))
 				}
 				e.Created, e.Expires = now, now.Add(20*time.Minute)
-				// Each call has another certificate, so that the returned enrolment shows which
+				// Each call has a different certificate, so that the returned enrolment shows which
 				// call stored it.
 				e.IDevIDCert = fmt.Appendf(nil, "%x issued at %d", e.RequestHash, now.UnixNano())
 				e.IDevIDHash = Hash(string(e.IDevIDCert))

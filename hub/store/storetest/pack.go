@@ -7,9 +7,9 @@ import (
 	"gangway/hub/store"
 )
 
-// Pack checks PackEvidence. The function `run` runs SQL directly on the database, without the
-// store. The function `count` runs a query with one row, and returns the number in this row.
-// `literal` returns bytes as a SQL text.
+// Pack checks PackEvidence. The function `run` runs SQL directly on the database, bypassing the
+// store. The function `count` runs a query that returns one row, and returns the number in that
+// row. `literal` returns bytes as an SQL literal.
 func Pack(t *testing.T, s Engine, literal func([]byte) string, run func(sql string), count func(sql string) string) {
 	f := newFixture(t, s)
 	var all []store.Enrolment

@@ -169,7 +169,7 @@ var raceTests = []test{
 			if activated != nil {
 				f.refused(activated, store.ErrRevoked)
 			}
-			// In both orders, the device is deleted and its enrolment revoked.
+			// Whichever call came first, the device must be deleted and its enrolment revoked.
 			equal(f, "enrolment", f.state(e), store.Revoked)
 			_, err := f.DeviceByCertificate(f.ctx, e.IDevIDHash)
 			f.refused(err, store.ErrNotFound)

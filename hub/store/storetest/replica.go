@@ -13,7 +13,7 @@ const (
 	shortLease = 30 * time.Millisecond
 )
 
-// takenOver gives the lease to `holder`, as soon as the lease of another holder is over.
+// takenOver gives the lease to `holder` as soon as the previous holder's lease has expired.
 func (f *fixture) takenOver(name, holder string) store.Fence {
 	f.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
@@ -119,7 +119,7 @@ var replicaTests = []test{
 		f.must(err)
 		equal(f, "the newest", newest, last)
 	}},
-	// A reader that has read up to a number misses no message with a smaller number.
+	// A reader that has read up to some number has not missed any message with a smaller number.
 	{"MessagesAppearInOrder", func(f *fixture) {
 		const senders, each = 8, 10
 		var sent atomic.Int32
@@ -184,7 +184,7 @@ var replicaTests = []test{
 		together(run...)
 		equal(f, "takers", won.Load(), 1)
 	}},
-	// Temporary values are stored for peers that have proven nothing, so the number of values is
+	// Temporary values are stored for peers that have not authenticated, so their number is
 	// bounded. The newest values stay.
 	{"TemporaryValuesAreBounded", func(f *fixture) {
 		value := func(i int) store.Temporary { return store.Temporary{Key: []byte(fmt.Sprint(i)), Value: []byte("v")} }

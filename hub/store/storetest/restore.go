@@ -16,7 +16,8 @@ var restoreTests = []test{
 			equal(f, "epoch", n, want+1)
 		}
 	}},
-	// The lost hub may have begun epochs after the backup. Their numbers are not used again.
+	// The hub may have begun further epochs after the backup was made. Their numbers must not be
+	// used again.
 	{"EpochsAfterARestoreAreNew", func(f *fixture) {
 		for want := int64(store.EpochsPerRestore + 1); want < 3*store.EpochsPerRestore; want += store.EpochsPerRestore {
 			done, err := f.MarkRestored(f.ctx, store.Restore{Epoch: want - store.EpochsPerRestore, Backup: Epoch, Time: Epoch.Add(time.Hour)})
@@ -54,8 +55,8 @@ var restoreTests = []test{
 		f.must(err)
 		equal(f, "events", len(list), 3)
 	}},
-	// After a restore, the hub may lack the record of some uses of the token. So no device may use
-	// the token until the operator allows this again.
+	// After a restore, the hub may no longer know about some uses of a token. So no device may use
+	// a token with a limit until the operator resumes it.
 	{"LimitedTokensArePaused", func(f *fixture) {
 		limited, unlimited := f.newToken("limited", 5), f.token
 		f.onboard(Machine{Name: "before"}, limited)

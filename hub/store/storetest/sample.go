@@ -10,8 +10,8 @@ import (
 	"gangway/hub/store"
 )
 
-// Epoch is the time at which the tests begin. The tests pass all times to the engine, so the tests
-// have the same result in any year.
+// Epoch is the time at which the tests begin. The tests pass all times to the engine, so they have
+// the same result in any year.
 var Epoch = time.Date(2026, 3, 14, 9, 26, 53, 589793000, time.UTC)
 
 // ID returns a well-formed id that depends only on `name`: 24 hexadecimal digits.
@@ -34,11 +34,11 @@ func bytesOf(name string, n int) []byte {
 // have different names.
 type Machine struct {
 	Name string
-	// IAK is the name of one of the machine's attestation keys; empty: the first key.
+	// IAK is the name of one of the machine's attestation keys. The first key has an empty name.
 	IAK string
-	// Request is the name of one of the machine's requests; empty: the first request.
+	// Request is the name of one of the machine's requests. The first request has an empty name.
 	Request string
-	// Generation is the number of times that the TPM was released.
+	// Generation is how often the TPM was released, because its device was deleted.
 	Generation int
 }
 

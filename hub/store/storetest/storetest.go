@@ -1,10 +1,10 @@
-// Package storetest has the tests that every engine of package store must pass. The tests of an
-// engine call Run. If all tests pass, a hub can use the engine.
+// Package storetest contains the tests that every engine of package store must pass. The tests of
+// an engine call Run. If they pass, a hub can use the engine.
 //
 // The tests use only the interfaces of package store, and pass all times as arguments. Only the
-// tests of store.Replicas sleep, because these methods use the clock of the database. They accept
-// all behaviour that the interfaces allow: an engine may truncate times to microseconds, and a read
-// may return a contact of MarkDeviceSeen late.
+// tests of store.Replicas sleep, because its methods use the clock of the database. The tests
+// accept all behaviour that the interfaces allow: for example, an engine may truncate times to
+// microseconds.
 package storetest
 
 import (
@@ -19,9 +19,9 @@ import (
 	"gangway/hub/store"
 )
 
-// Run runs all tests on an engine, in parallel. The function `open` returns an empty store, and
-// closes the store when its test ends. The function `reopen` closes the store `s`, as a hub does
-// when it stops, and returns a store with the same data.
+// Run runs all tests on an engine, in parallel. The function `open` returns an empty store, which
+// it closes when the test ends. The function `reopen` closes the store `s`, as a hub does when it
+// stops, and opens another store with the same data.
 func Run(t *testing.T, open func(t *testing.T) Engine, reopen func(t *testing.T, s Engine) Engine) {
 	for _, group := range groups {
 		for _, test := range group.tests {
@@ -42,8 +42,8 @@ func Run(t *testing.T, open func(t *testing.T) Engine, reopen func(t *testing.T,
 	}
 }
 
-// RunPart runs only the tests with these names ("group/test"). Use it for the fake engine of a
-// package's tests, if the fake has only some of an engine's methods.
+// RunPart runs only the tests with these names ("group/test"). Use it to test a fake engine that
+// has only some of an engine's methods.
 func RunPart(t *testing.T, open func(t *testing.T) Engine, names ...string) {
 	ran := 0
 	for _, group := range groups {

@@ -45,8 +45,8 @@ var tokenTests = []test{
 			f.must(f.PutPolicy(f.ctx, store.Policy{Owner: f.owner.ID, Text: "version: 1\n", Updated: Epoch}))
 		}
 	}},
-	// If WaitingByEK finds the device, Waits must be true. If Waits were false, the hub would not
-	// read the owner's decision, and would not notice that the owner has denied the device.
+	// If WaitingByEK finds the device, Waits must be true. Otherwise the hub would not read the
+	// owner's decision, and would not notice that the owner has denied the device.
 	{"WithTheOwnersDecision", func(f *fixture) {
 		w := f.wait(Machine{Name: "one"}.waiting(f.token, "a question"))
 		others := JoinToken(f.other.ID, "another's", 0)

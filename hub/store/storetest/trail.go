@@ -358,8 +358,8 @@ func stepsByStatus(f *fixture) {
 	}
 }
 
-// PostedRevisions lists the revisions of a fleet, newest first, without the revisions that devices
-// reported themselves.
+// PostedRevisions lists the revisions of a fleet, newest first, except for those that the devices
+// themselves reported.
 func postedRevisionsOfAnOwner(f *fixture) {
 	f.trail(ID("a"))
 	f.trail(ID("b"))
@@ -611,8 +611,8 @@ func quotaIsKept(f *fixture) {
 	equal(f, "usage", usage(), 2*record+1000)
 	f.refused(finish("b", 1000, 2*record+1999), store.ErrQuota)
 	f.refused(announce("c", 0, 2*record+1000), store.ErrQuota)
-	// An attacker announces sizes that are negative or would overflow a sum. AnnounceObject refuses
-	// all these sizes.
+	// An attacker announces sizes that are negative or would overflow a sum. AnnounceObject must
+	// refuse them all.
 	for _, size := range []int64{1<<63 - 1, 1<<63 - 512, 1<<63 - 513, 1 << 62, store.MaxObjectSize + 1, -1, -1 << 63} {
 		for _, name := range []string{"b", "d"} {
 			f.refused(announce(name, size, 1<<62), store.ErrQuota)
@@ -845,7 +845,8 @@ func uploadsInParts(f *fixture) {
 }
 
 // Uploads and removals of the same object run concurrently. The hub removes an object's bytes some
-// time after it removes the last record. While a record is Stored, the bytes must exist.
+// time after it has removed the last record of the object. As long as any record is Stored, the
+// bytes must exist.
 func uploadsRaceWithRemovals(f *fixture) {
 	var mu sync.Mutex
 	bytes := map[store.Hash]map[string]bool{} // simulates the folder with the objects' bytes: the places of each object
@@ -1098,7 +1099,7 @@ func ownersKeepLess(f *fixture) {
 		f.Errorf("a rule without an account: %v", err)
 	}
 
-	// An entry of one byte counts as 65 bytes of LogBounds.Bytes.
+	// An entry of one byte counts as 65 bytes against LogBounds.Bytes.
 	for i := range 5 {
 		write(ID("a"), f.owner.ID, fmt.Sprint(i), Epoch.Add(time.Duration(i)*time.Minute))
 		write(ID("b"), other.ID, fmt.Sprint(i), Epoch)
@@ -1154,8 +1155,8 @@ func logsAreTrimmed(f *fixture) {
 		left = now
 	}
 	equal(f, "left", left, devices)
-	// After the trimming, the log of each device has one entry. A new entry replaces this entry.
-	// This shows that the trimming has stored the right usage.
+	// After the trimming, the log of each device has one entry. A new entry replaces it, which
+	// shows that the trimming has stored the right usage.
 	list, err := f.Devices(f.ctx, f.owner.ID, "", 1)
 	f.must(err)
 	f.must(f.AppendLogs(f.ctx, list[0].ID, f.owner.ID, []store.LogEntry{{Message: "n"}}, bounds, Epoch))

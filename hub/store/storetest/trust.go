@@ -26,7 +26,7 @@ func (f *fixture) trust() ([]store.TrustedCertificate, int64) {
 	return certs, version
 }
 
-// The method `grown` returns the config version. It fails the test if the version is not higher
+// The method `grown` returns the config version. It fails the test unless the version is higher
 // than `before`.
 func (f *fixture) grown(before int64) int64 {
 	f.Helper()

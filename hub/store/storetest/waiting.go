@@ -130,9 +130,9 @@ func decisionAboutWhatHasChanged(f *fixture) {
 	equal(f, "state", w.State, store.Undecided)
 }
 
-// The digest includes every property on which a person bases a decision. If an attacker changes
-// such a property after the owner saw the waiting device, the decision fails. The digest does not
-// include the time and the address of the last request.
+// The digest of a waiting device covers every property on which a person bases a decision, so if an
+// attacker changes one after the owner saw the device, the decision fails. It does not cover the
+// time and the address of the last request.
 func decisionAboutOtherEvidence(f *fixture) {
 	m := Machine{Name: "raft"}
 	decide := func(seen store.WaitingDevice) error {
@@ -240,8 +240,8 @@ func roomIsBounded(f *fixture) {
 	}
 	_, err := f.PutWaiting(f.ctx, Machine{Name: "one more"}.waiting(f.token, "policy"), 3)
 	f.refused(err, store.ErrFull)
-	// The limit is reached. A device that already waits may still retry, and a device may wait for
-	// another owner, who has a separate limit.
+	// The limit is reached. A device that is already waiting may still retry, and a device may wait
+	// for another owner, who has a separate limit.
 	_, err = f.PutWaiting(f.ctx, Machine{Name: "raft 0"}.waiting(f.token, "policy"), 3)
 	f.must(err)
 	_, err = f.PutWaiting(f.ctx, Machine{Name: "one more"}.waiting(JoinToken(f.other.ID, "theirs", 0), "policy"), 3)
@@ -280,8 +280,8 @@ func policies(f *fixture) {
 	}
 }
 
-// If another caller changed the policy after the caller read the policy, SwapPolicy must not
-// overwrite the change.
+// If somebody else has changed the policy since the caller read it, SwapPolicy must not overwrite
+// that change.
 func swappedPolicies(f *fixture) {
 	p := store.Policy{Owner: f.owner.ID, Text: "version: 1\n", Updated: micros(Epoch)}
 	f.must(f.SwapPolicy(f.ctx, p, ""))
@@ -345,8 +345,7 @@ func ekLists(f *fixture) {
 	none(f.owner.ID, other, nil)
 	kept(f.other.ID, false)
 	none(f.other.ID, key, serial)
-	// If the bytes of a serial number are equal to a hash in the EK list, the serial number does
-	// not match that line.
+	// A serial number does not match a line with a hash, even if its bytes are equal to the hash.
 	none(f.owner.ID, other, key[:])
 	got, err := f.EKList(f.ctx, f.owner.ID)
 	f.must(err)

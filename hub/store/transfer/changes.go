@@ -14,12 +14,12 @@ import (
 )
 
 // A move copies a hub's database from a SQLite file to PostgreSQL. During the move, triggers in the
-// file write the key of each changed row to the table move_changes. The columns k1 to k5 have the
-// values of the key's columns, with their types. If the key of a table ignores case, the move
-// copies the table as a whole, so k1 to k5 have no values.
+// file write the key of each changed row to the table move_changes, whose columns k1 to k5 hold the
+// values of the key's columns, with their types. They are NULL for a table whose key ignores case,
+// because the move copies such a table as a whole.
 //
-// The table move_state has one row: the id of the move, the schema at the beginning of the move,
-// and the time at which the program last worked at the move.
+// The table move_state has one row: the id of the move, the version of the schema when the move
+// began, and the time at which a program last worked on the move.
 const watchSchema = `CREATE TABLE IF NOT EXISTS move_state (id TEXT NOT NULL, schema INTEGER NOT NULL, worked INTEGER NOT NULL);
 	CREATE TABLE IF NOT EXISTS move_changes (n INTEGER PRIMARY KEY AUTOINCREMENT, tab TEXT NOT NULL, k1, k2, k3, k4, k5);
 	`
@@ -81,8 +81,8 @@ func (t table) triggers() string {
 func (t table) trigger(event string) string { return "move_" + strings.ToLower(event) + "_" + t.name }
 
 // checkSchema reads the id of the move. It returns ErrUpgraded if the schema of the file has
-// changed since the triggers were made. The reason: a migration may have removed tables together
-// with their triggers.
+// changed since the triggers were made, because a migration may have removed tables together with
+// their triggers.
 func (m *Move) checkSchema(ctx context.Context) error {
 	var then, now, triggers int
 	err := m.from.QueryRowContext(ctx, `SELECT id, schema, (SELECT max(version_id) FROM goose_db_version),
@@ -93,10 +93,10 @@ func (m *Move) checkSchema(ctx context.Context) error {
 	return err
 }
 
-// Stop cancels a move. It removes two things from the file: the triggers of the move, and the
-// changes that these triggers recorded. This also works after Finish has locked the file. Stop does
-// nothing if the file has no move, or if `idle` is not 0 and a program worked at the move less than
-// `idle` ago.
+// Stop gives up a move: it removes the triggers of the move from the file, and the changes that
+// they have recorded. This also works after Finish has locked the file. Stop does nothing if the
+// file is not being moved, or if `idle` is not 0 and a program has worked on the move within the
+// last `idle`.
 func Stop(ctx context.Context, file string, idle time.Duration) (stopped bool, err error) {
 	done, err := sqlite.TakeTurn(file)
 	if err != nil {
@@ -130,8 +130,8 @@ func Stop(ctx context.Context, file string, idle time.Duration) (stopped bool, e
 	return err == nil, err
 }
 
-// keys has the keys of changed rows, without duplicates, by table. For a table whose key ignores
-// case, it has only one key, which has no values.
+// keys holds the keys of changed rows, without duplicates, by table. For a table whose key ignores
+// case, it has just one key, which is empty.
 type keys map[string][][]any
 
 // changes reads the keys of all changed rows, and the number of the last change.
@@ -154,8 +154,8 @@ func (m *Move) changes(ctx context.Context, from *sql.Tx) (changed keys, last in
 	return changed, last, err
 }
 
-// CatchUp copies the rows that have changed since its last call, and compares the copies with the
-// rows. It returns the number of these rows.
+// CatchUp copies the rows that have changed since its last call, compares the copies with the
+// originals, and returns how many rows had changed.
 func (m *Move) CatchUp(ctx context.Context) (n int, err error) {
 	n, last, err := m.catchUp(ctx)
 	if err != nil || n == 0 {
@@ -164,8 +164,8 @@ func (m *Move) CatchUp(ctx context.Context) (n int, err error) {
 	return n, m.forget(ctx, last)
 }
 
-// catchUp copies and compares the rows as CatchUp does. It does not remove the rows of move_changes
-// that it has read. `last` is the number of the last of these rows.
+// catchUp copies and compares the rows as CatchUp does, but leaves the rows of move_changes in
+// place. `last` is the number of the last of these that it has read.
 func (m *Move) catchUp(ctx context.Context) (n int, last int64, err error) {
 	from, err := m.from.BeginTx(ctx, nil) // all reads see the same state of the file
 	if err != nil {
@@ -196,9 +196,9 @@ func (m *Move) forget(ctx context.Context, last int64) error {
 	}
 }
 
-// The method `apply` replaces the changed rows of the target by the rows of the file. It first
-// deletes all old rows, so that a unique value can move from one row to another. The target has no
-// foreign keys during the move.
+// The method `apply` replaces the changed rows in the target with those in the file. It first
+// deletes all old rows, so that a unique value can pass from one row to another. This is possible
+// because the target has no foreign keys during the move.
 func (m *Move) apply(ctx context.Context, from *sql.Tx, changed keys) error {
 	for _, t := range tables {
 		if t.whole && changed[t.name] != nil {
@@ -232,8 +232,8 @@ func (m *Move) apply(ctx context.Context, from *sql.Tx, changed keys) error {
 	return nil
 }
 
-// withKeys writes the keys `list` to a temporary table of the target, move_keys. It calls the
-// function `f`, and then removes the table.
+// withKeys writes the keys `list` to move_keys, a temporary table of the target, calls the function
+// `f`, and then removes the table.
 func (m *Move) withKeys(ctx context.Context, t table, list [][]any, f func() error) error {
 	if err := m.to.Exec(ctx, "CREATE TEMPORARY TABLE move_keys AS SELECT "+quoted(t.key)+" FROM "+t.name+" LIMIT 0"); err != nil {
 		return err
@@ -251,7 +251,7 @@ func (m *Move) withKeys(ctx context.Context, t table, list [][]any, f func() err
 	return m.to.Exec(ctx, "DROP TABLE move_keys")
 }
 
-// joined is the SQL condition that a row of the table has one of the keys in move_keys.
+// joined returns the SQL condition that a row of the table has one of the keys in move_keys.
 func (t table) joined() string {
 	list := make([]string, len(t.key))
 	for i, name := range t.key {
@@ -260,8 +260,8 @@ func (t table) joined() string {
 	return strings.Join(list, " AND ")
 }
 
-// For each key in `list`, applyRows copies the row with this key, if it still exists, and compares
-// the copy with the row.
+// applyRows copies the rows with the keys in `list`, as far as they still exist, and compares the
+// copies with the originals.
 func (m *Move) applyRows(ctx context.Context, from *sql.Tx, t table, list [][]any) error {
 	columns := m.columns[t.name]
 	holes := make([]string, len(t.key))
@@ -291,7 +291,7 @@ func (m *Move) applyRows(ctx context.Context, from *sql.Tx, t table, list [][]an
 	})
 }
 
-// applyWhole copies a whole table, and compares it.
+// applyWhole copies a whole table, and compares the copy with the original.
 func (m *Move) applyWhole(ctx context.Context, from *sql.Tx, t table) error {
 	columns := m.columns[t.name]
 	var rows [][]any
@@ -308,8 +308,8 @@ func (m *Move) applyWhole(ctx context.Context, from *sql.Tx, t table) error {
 	return m.compareRows(ctx, t, rows, m.selection(t, 0))
 }
 
-// compareRows checks that the result of a query of the target is exactly these rows, in any order.
-// If not, it returns an error.
+// compareRows returns an error unless a query of the target returns exactly these rows, in any
+// order.
 func (m *Move) compareRows(ctx context.Context, t table, rows [][]any, query string) error {
 	mine := make(map[string][]any, len(rows))
 	for _, row := range rows {

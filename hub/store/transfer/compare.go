@@ -8,7 +8,7 @@ import (
 )
 
 // compare compares all rows of a table in both databases, except the rows that have changed since
-// the last CatchUp. The next CatchUp compares the changed rows.
+// the last CatchUp. These are compared by the next CatchUp.
 func (m *Move) compare(ctx context.Context, t table) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -10,8 +10,8 @@ import (
 	"gangway/hub/store/sqlstore"
 )
 
-// columnsOf returns the columns of a table. The columns of both databases have the same names, in
-// different orders.
+// columnsOf returns the columns of a table. They have the same names in both databases, but not the
+// same order.
 func (m *Move) columnsOf(ctx context.Context, table string) (columns []string, err error) {
 	rows, err := m.from.QueryContext(ctx, `SELECT name FROM pragma_table_info(?)`, table)
 	if err != nil {
@@ -36,9 +36,8 @@ func (m *Move) columnsOf(ctx context.Context, table string) (columns []string, e
 func (m *Move) selection(t table, after int) string { return t.selection(m.columns[t.name], after) }
 
 // selection returns a query for columns of the table's rows, in the order of their keys. If `after`
-// is 0, the query is for all rows. Otherwise `after` is the number of columns of the key. The
-// arguments of the query are then the values of a key, and the query is for the rows with greater
-// keys.
+// is 0, the query returns all rows. Otherwise `after` is the number of columns of the key, and the
+// query takes the values of a key as its arguments, and returns the rows with greater keys.
 func (t table) selection(columns []string, after int) string {
 	query := "SELECT " + quoted(columns) + " FROM " + t.name
 	if after > 0 {
@@ -84,9 +83,9 @@ func (m *Move) copy(ctx context.Context, table table) error {
 // case, it replaces the whole table instead.
 //
 // If the target already has another row with the same unique value, for example the same nick,
-// `add` leaves out the new row. This happens because portions are read at different times: after
-// the other row was copied, its value may have moved to the new row in the file. CatchUp will copy
-// both rows.
+// `add` leaves out the new row. This can happen because portions are read at different times: after
+// the other row was copied, its value may have passed to the new row in the file. CatchUp will copy
+// both rows again.
 func (m *Move) add(ctx context.Context, table table, rows [][]any) error {
 	columns := m.columns[table.name]
 	err := m.transact(ctx, func() error {
@@ -133,8 +132,8 @@ func (m *Move) keyOf(t table, row []any) []any {
 	return key
 }
 
-// The method `copied` returns two things about a table in the target: the key of its last row, and
-// the number of its rows.
+// The method `copied` returns the key of a table's last row in the target, and the number of its
+// rows there.
 func (m *Move) copied(ctx context.Context, table table) (last []any, rows int64, err error) {
 	if table.whole {
 		return nil, 0, nil

@@ -12,14 +12,14 @@ import (
 	"gangway/hub/store/sqlite"
 )
 
-// Target is a new database that gets the rows of a snapshot.
+// Target is a new database that is filled with the rows of a snapshot.
 type Target interface {
-	// Add adds rows to a table. `first` is true for the first rows of the table: then Add first
-	// removes all rows that the table has.
+	// Add adds rows to a table. `first` must be true for the first rows of a table, so that Add
+	// empties the table before it adds them.
 	Add(ctx context.Context, table string, columns []string, rows [][]any, first bool) error
-	// Finish sets the counters. Only after that, a hub can use the database.
+	// Finish sets the counters. A hub can use the database only after that.
 	Finish(ctx context.Context, counters map[string]int64) error
-	// Close closes the database. If Finish was not called before, no hub uses the database.
+	// Close closes the database. Unless Finish was called before, no hub will accept it.
 	Close() error
 }
 
@@ -121,8 +121,8 @@ func (f *file) Finish(ctx context.Context, counters map[string]int64) error {
 	if err := f.tx.Commit(); err != nil {
 		return err
 	}
-	// Move the rows from the write-ahead log to the file, because a rename of the file does not
-	// rename its write-ahead log.
+	// Move the rows from the write-ahead log to the file, because renaming the file does not rename
+	// its write-ahead log.
 	_, err := f.db.ExecContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`)
 	return err
 }
@@ -142,9 +142,9 @@ type server struct{ raw *postgres.Raw }
 const Newest = 0
 
 // NewPostgres makes the tables of a schema version in a PostgreSQL database, and returns the
-// database as a Target. The database must be empty, or have only rows that an interrupted restore
-// has written. A hub uses the database only after two steps: Finish, and then ClaimForHub of the
-// store, which writes the name of the hub.
+// database as a Target. The database must be empty, or contain only rows that an interrupted
+// restore has written. A hub accepts the database only after Finish, and after the store's
+// ClaimForHub has then written the name of the hub.
 func NewPostgres(ctx context.Context, config postgres.Config, schema int64) (Target, error) {
 	switch err := postgres.Create(ctx, config, int(schema)); {
 	case errors.Is(err, postgres.ErrNotNew):

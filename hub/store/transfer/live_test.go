@@ -16,9 +16,9 @@ import (
 	"gangway/internal/race"
 )
 
-// The hub writes during the whole move: it onboards devices, moves nicks from one device to
-// another, and removes rows. The move is interrupted and then continues. Every acknowledged write
-// is in PostgreSQL.
+// The hub writes during the whole move: it onboards devices, gives the nick of one device to
+// another, and removes rows. The move is interrupted and then continued. Afterwards, every
+// acknowledged write must be in PostgreSQL.
 func TestHubWritesDuringTheMove(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -91,8 +91,8 @@ func TestHubWritesDuringTheMove(t *testing.T) {
 	if err := errors.Join(m.Finish(t.Context()), m.Close()); err != nil {
 		t.Fatal(err)
 	}
-	// The test simulates that Finish was interrupted after its commit, so that the operator repeats
-	// the steps. Copy then compares every row.
+	// Simulate that Finish was interrupted after its commit, so that the operator repeats all
+	// steps. Copy then compares every row.
 	if m, err = transfer.Open(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func TestHubWritesDuringTheMove(t *testing.T) {
 	if got := state(t, after); got != want {
 		t.Errorf("before the move %s\nafter it %s", want, got)
 	}
-	// The triggers of the schema are on again.
+	// The triggers of the schema must be enabled again.
 	owner := storetest.Account("anne")
 	list, err := after.Devices(t.Context(), owner.ID, "", 1)
 	if err != nil || len(list) == 0 {
@@ -129,8 +129,8 @@ func TestHubWritesDuringTheMove(t *testing.T) {
 	if err := errors.Join(err1, err2, err3); err != nil || fewer.Total != counts.Total-1 {
 		t.Errorf("%d devices after a removal, %d before it, %v", fewer.Total, counts.Total, err)
 	}
-	// When a hub uses the PostgreSQL database, the move is over: no step of the move may overwrite
-	// the hub's data then.
+	// Once a hub uses the PostgreSQL database, the move is over, and no step of it may overwrite
+	// the hub's data.
 	if err := after.EndTransfer(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func write(t *testing.T, s *sqlite.Store, stop chan struct{}, rounds *atomic.Int
 	}
 }
 
-// state returns, as text, the content of a store that the test compares.
+// state returns, as a text, the content of a store, as far as the test compares it.
 func state(t *testing.T, s storetest.Engine) string {
 	t.Helper()
 	ctx, owner := t.Context(), storetest.Account("anne")
@@ -199,8 +199,8 @@ func state(t *testing.T, s storetest.Engine) string {
 	return fmt.Sprintf("%v %v %v %v %v", devices, events[:min(len(events), 20)], logs, urls, counts)
 }
 
-// By attack or mistake, the target has rows that this move did not copy. The move must refuse this
-// target.
+// By attack or mistake, the target contains rows that this move did not copy. The move must refuse
+// it.
 func TestMoveRefusesATargetOfAnotherMove(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -219,8 +219,8 @@ func TestMoveRefusesATargetOfAnotherMove(t *testing.T) {
 	if err := open(other); !errors.Is(err, transfer.ErrOther) {
 		t.Errorf("the second file: %v", err)
 	}
-	// If the first move is cancelled, its rows stay in the target, and no move can continue with
-	// this target.
+	// If the first move is given up, its rows stay in the target, so no later move may use this
+	// target.
 	if stopped, err := transfer.Stop(t.Context(), one, time.Hour); err != nil || stopped {
 		t.Errorf("a move that works is stopped: %t, %v", stopped, err)
 	}

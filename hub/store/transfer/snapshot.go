@@ -18,11 +18,12 @@ const (
 	EnginePostgres = "postgresql"
 )
 
-// passing has the tables whose rows replicas share only while they run. A backup does not contain
+// passing holds the tables whose rows matter only while replicas run. A backup does not contain
 // these rows.
 var passing = map[string]bool{"leases": true, "replica_messages": true, "temporary_values": true}
 
-// Snapshot is a hub's database as it was at one moment. A hub may write to the database meanwhile.
+// Snapshot is a hub's database as it was at one moment. A hub may write to the database while the
+// snapshot is read.
 type Snapshot struct {
 	Engine string // EngineSQLite or EnginePostgres
 	Schema int64  // the version of the schema; each engine has its own numbers
@@ -41,8 +42,8 @@ type reader interface {
 // Close ends the snapshot.
 func (s *Snapshot) Close() error { return s.from.close() }
 
-// OpenFile opens a snapshot of a SQLite database. Another connection of this process or of a hub
-// must have the database open: a snapshot does not recover a database after a crash.
+// OpenFile opens a snapshot of a SQLite database. Another connection, of this process or of a hub,
+// must have the database open, because a snapshot cannot recover a database after a crash.
 func OpenFile(ctx context.Context, file string) (*Snapshot, error) {
 	db, err := openFile(file, "mode=ro&_pragma=busy_timeout(10000)")
 	if err != nil {
@@ -129,8 +130,8 @@ func (s *Snapshot) Tables(ctx context.Context, f func(Rows) error) error {
 	return nil
 }
 
-// Counters returns, for each column ("table.column") whose numbers the database assigns, the last
-// assigned number.
+// Counters returns the last number that the database has assigned, for each column ("table.column")
+// whose numbers it assigns.
 func (s *Snapshot) Counters(ctx context.Context) (map[string]int64, error) {
 	counters := map[string]int64{}
 	for _, t := range tables {

@@ -13,7 +13,7 @@ import (
 
 // During the move, the target has no foreign keys, because rows arrive in any order. Its triggers
 // are off, because the file already contains the rows that they would write. The table move_state
-// has the id of the move, and the statements that restore the foreign keys.
+// holds the id of the move, and the definitions with which the foreign keys are restored.
 
 // prepare checks that the target is empty or belongs to this move, and then marks it with the id of
 // this move.
@@ -38,8 +38,9 @@ func (m *Move) prepare(ctx context.Context, hub string) error {
 			return err
 		}
 	}
-	// If the last step was interrupted, the target has the hub's name already, but no hub has used
-	// it: a hub that opens the target removes the table move_state.
+	// If the last step was interrupted, the target already has the hub's name. It is safe to remove
+	// this name, because no hub has used the target yet: a hub that does removes the table
+	// move_state.
 	text := fmt.Sprintf(`BEGIN; INSERT INTO move_state VALUES ('id', '%s') ON CONFLICT DO NOTHING; DELETE FROM settings WHERE name = '%s';
 		INSERT INTO move_state SELECT 'foreign key ' || conrelid::regclass || ' ' || conname, pg_get_constraintdef(oid)
 			FROM pg_constraint WHERE contype = 'f' AND connamespace = current_schema()::regnamespace ON CONFLICT DO NOTHING; `, m.id, sqlstore.SettingHub)
@@ -61,7 +62,7 @@ func (m *Move) prepare(ctx context.Context, hub string) error {
 }
 
 // checkEmpty returns an error if the target has rows of a hub. It ignores the tables that a move
-// replaces as a whole, because the schema itself makes rows in some of these tables.
+// replaces as a whole, because some of them have rows from the beginning.
 func (m *Move) checkEmpty(ctx context.Context) error {
 	for _, t := range tables {
 		if t.whole {
@@ -83,9 +84,9 @@ func (m *Move) checkEmpty(ctx context.Context) error {
 }
 
 // Finish copies the last changes of a file that no hub uses any more. In the target, it restores
-// the triggers and foreign keys, sets the counters, and writes the hub's name. Before it writes the
-// name, it locks the file. After that, no program can write to the file, not even an operator's
-// command that opened the file earlier.
+// the triggers and foreign keys, sets the counters, and writes the hub's name. Meanwhile it holds
+// the file's write lock. Finally, it makes every later write to the file fail, even one of an
+// operator's command that opened the file earlier.
 func (m *Move) Finish(ctx context.Context) error {
 	if err := m.checkSchema(ctx); err != nil {
 		return err
@@ -113,7 +114,7 @@ func (m *Move) Finish(ctx context.Context) error {
 	return nil
 }
 
-// The function `closing` returns statements after which every write to the file fails.
+// The function `closing` returns the statements that make every later write to the file fail.
 func closing() string {
 	var text strings.Builder
 	for _, t := range tables {
@@ -150,8 +151,8 @@ func (m *Move) finishTarget(ctx context.Context) error {
 			text = append(text, fmt.Sprintf("SELECT setval(pg_get_serial_sequence('%s', '%s'), %d)", t.name, t.counter, last))
 		}
 	}
-	// The rows come from the file, in which no row violates a foreign key. So this statement does
-	// not check the rows; Validate checks them later.
+	// The rows come from the file, in which no row violates a foreign key. So these statements do
+	// not check the rows; Validate does that later.
 	err := m.to.Query(ctx, `SELECT name, value FROM move_state WHERE name LIKE 'foreign key %'`, nil, func(row []any) error {
 		name := strings.Fields(row[0].(string))
 		text = append(text, fmt.Sprintf("ALTER TABLE %s ADD CONSTRAINT %s %s NOT VALID", name[2], name[3], strings.TrimSuffix(row[1].(string), " NOT VALID")))
@@ -179,7 +180,8 @@ func (m *Move) last(ctx context.Context, t table) (int64, error) {
 	return last.Int64, err
 }
 
-// Validate checks the foreign keys that Finish has restored. The hub may use the target meanwhile.
+// Validate checks the foreign keys that Finish has restored. The hub may already use the target
+// while it runs.
 func Validate(ctx context.Context, to postgres.Config) (err error) {
 	raw, err := postgres.OpenRaw(ctx, to)
 	if err != nil {

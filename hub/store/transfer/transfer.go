@@ -39,8 +39,8 @@ type Options struct {
 	Progress func(table string, rows int64)
 }
 
-// The largest number of rows and of bytes in one portion. With its last row, a portion may exceed
-// the number of bytes.
+// A portion ends when it has this number of rows or of bytes. Its last row may exceed the number of
+// bytes.
 const (
 	portion      = 2000
 	portionBytes = 16 << 20
@@ -50,16 +50,16 @@ const (
 var errEnough = errors.New("enough")
 
 var (
-	// ErrUsed means that the target has the data of a hub.
-	ErrUsed = errors.New("the PostgreSQL database has the data of a hub already")
+	// ErrUsed means that the target already contains the data of a hub.
+	ErrUsed = errors.New("the PostgreSQL database already contains the data of a hub")
 	// ErrOther means that the target has rows that this move has not copied, for example rows of
 	// another move.
-	ErrOther = errors.New("the PostgreSQL database has rows that are not from this move: make an empty database, and start again")
+	ErrOther = errors.New("the PostgreSQL database contains rows that this move has not copied: create an empty database, and start again")
 	// ErrUpgraded means that the schema of the file has changed since the move began.
-	ErrUpgraded = errors.New("the hub was upgraded during the move: run 'gangway db migrate --stop', make an empty database, and start again")
+	ErrUpgraded = errors.New("the hub was upgraded during the move: run 'gangway db migrate --stop', create an empty database, and start again")
 )
 
-// table is a table of both databases. Its key orders the rows in the same way in both databases.
+// table is a table of both databases, which sort its rows by `key` in the same order.
 type table struct {
 	name string
 	key  []string
@@ -67,7 +67,7 @@ type table struct {
 	whole bool
 	// counter is the column whose numbers the database assigns, or "".
 	counter string
-	// never means that the database never uses the number of a removed row again.
+	// never means that the database never reuses the number of a removed row.
 	never bool
 }
 
@@ -155,7 +155,7 @@ type Move struct {
 	from *sql.DB
 	to   *postgres.Raw
 	id   string // id of this move, in both databases
-	// columns has the columns of each table.
+	// columns holds the columns of each table.
 	columns map[string][]string
 }
 
@@ -196,8 +196,8 @@ func (m *Move) open(ctx context.Context) (err error) {
 		return err
 	}
 	defer done()
-	// With wal_autocheckpoint(0), this program never copies the write-ahead log into the file: only
-	// the hub does.
+	// With wal_autocheckpoint(0), only the hub copies the write-ahead log into the file, and never
+	// this program.
 	if m.from, err = openFile(m.File, "mode=rw&_pragma=busy_timeout(5000)&_pragma=wal_autocheckpoint(0)"); err != nil {
 		return err
 	}
@@ -210,7 +210,7 @@ func (m *Move) open(ctx context.Context) (err error) {
 	return err
 }
 
-// openFile opens a SQLite database. In a URL, the path must be absolute.
+// openFile opens a SQLite database by a URL, in which the path must be absolute.
 func openFile(path, options string) (*sql.DB, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -220,7 +220,7 @@ func openFile(path, options string) (*sql.DB, error) {
 	return sql.Open("sqlite", address.String())
 }
 
-// Close closes the databases. It may be called again.
+// Close closes the databases. It may be called more than once.
 func (m *Move) Close() (err error) {
 	if m.from != nil {
 		done, turn := sqlite.TakeTurn(m.File)
@@ -236,7 +236,7 @@ func (m *Move) Close() (err error) {
 	return err
 }
 
-// Copy copies all tables, and compares every row. The hub may continue to use the file meanwhile.
+// Copy copies all tables, and compares every row. The hub may go on using the file.
 func (m *Move) Copy(ctx context.Context) error {
 	for _, table := range tables {
 		if err := m.copy(ctx, table); err != nil {

@@ -103,7 +103,7 @@ func TestTransferAndGoOn(t *testing.T) {
 	to := target(t, "whole")
 	file := hub(t, 4500)
 
-	// The transfer is interrupted in the middle of a table.
+	// Interrupt the transfer in the middle of a table.
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	counts := map[string][]int64{}
@@ -173,8 +173,8 @@ func TestTransferAndGoOn(t *testing.T) {
 		}
 	}
 
-	// After the transfer, the hub must work as before: ids continue after the last used number, and
-	// the triggers run.
+	// After the transfer, the hub must work as before: new ids must follow the last used one, and
+	// the triggers must run.
 	token := storetest.JoinToken(owner.ID, "fleet", 0)
 	e, err := after.BeginEnrolment(t.Context(), storetest.Machine{Name: "later"}.Enrolment(owner.ID, token.ID), storetest.Epoch)
 	if err != nil {

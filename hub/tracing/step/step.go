@@ -2,8 +2,8 @@
 // request's trace. If the request has no trace, a step costs nothing: it allocates no memory and
 // reads no clock.
 //
-// Names of steps are constants, or names of functions. The names and the attributes never contain
-// text of a client, and never a secret, because the trace leaves the hub.
+// The names of steps are constants, or names of functions. Neither names nor attributes contain
+// text from a client or a secret, because the trace leaves the hub.
 package step
 
 import (
@@ -16,11 +16,11 @@ import (
 // Scope is the name of the hub's instrumentation in the traces.
 const Scope = "gangway"
 
-// Recorded reports whether the context's request has a trace that is recorded.
+// Recorded reports whether the trace of the context's request is being recorded.
 func Recorded(ctx context.Context) bool { return trace.SpanFromContext(ctx).IsRecording() }
 
-// Begin begins a step of the context's request. The caller must call End of the span. If the
-// request has no trace, Begin returns `ctx` and a span whose methods do nothing.
+// Begin begins a step of the context's request. The caller must end the span with its method End.
+// If the request has no trace, Begin returns `ctx` and a span whose methods do nothing.
 func Begin(ctx context.Context, name string) (context.Context, trace.Span) {
 	parent := trace.SpanFromContext(ctx)
 	if !parent.IsRecording() {
@@ -30,7 +30,7 @@ func Begin(ctx context.Context, name string) (context.Context, trace.Span) {
 }
 
 // ID returns the id of the context's trace, in hexadecimal digits, or "" if the request has no
-// trace that is recorded. The trace may have ended.
+// trace or its trace is not recorded. It also works after the trace has ended.
 func ID(ctx context.Context) string {
 	s := trace.SpanContextFromContext(ctx)
 	if !s.IsSampled() {

@@ -2,10 +2,10 @@
 // makers' certificates. It unpacks them with Debian's cabextract, which supports both MSZIP and
 // LZX.
 //
-// This package reads the cabinet's list of files and checks all bounds. cabextract writes the bytes
-// of the files to its standard output, one file after the other. This package splits the output by
-// the sizes in the list. No file name of a cabinet is used on disk, so a name such as ../file
-// cannot cause a write outside a folder.
+// This package reads the cabinet's list of files and checks all bounds. cabextract writes the
+// contents of the files to its standard output, one after another, and this package splits the
+// output by the sizes in the list. No file name from a cabinet is used on disk, so a name such as
+// ../file cannot cause a write outside a folder.
 package cabinet
 
 import (
@@ -22,7 +22,8 @@ import (
 	"time"
 )
 
-// Bounds. Microsoft's cabinet of TPM makers has about 1,000 files and 1 MB.
+// Bounds on a cabinet. Microsoft's cabinet of TPM makers' certificates has about 1,000 files and 1
+// MB.
 const (
 	MaxSize  = 32 << 20 // bytes, packed
 	MaxTotal = 64 << 20 // bytes of all files, unpacked
@@ -32,10 +33,10 @@ const (
 )
 
 // ErrNoTool means that cabextract is not installed.
-var ErrNoTool = errors.New("cabinet: to read a cabinet, cabextract is required, but it is not installed: run 'apt-get install cabextract', or unpack the cabinet elsewhere and name the folder")
+var ErrNoTool = errors.New("cabinet: cabextract, which unpacks cabinets, is not installed: run 'apt-get install cabextract', or unpack the cabinet elsewhere and name the folder")
 
-// File is one file of a cabinet. Name comes from the cabinet, with / between folders. Nothing
-// validates Name: only display it, and never use it as a path.
+// File is one file of a cabinet. Name comes from the cabinet, with / between folders. It is not
+// validated, so only display it, and never use it as a path.
 type File struct {
 	Name    string
 	Content []byte
@@ -44,8 +45,8 @@ type File struct {
 // Is reports whether the file `b` begins with MSCF, as every cabinet does.
 func Is(b []byte) bool { return bytes.HasPrefix(b, []byte("MSCF")) }
 
-// Read returns a cabinet's files in order. It writes the cabinet to a temporary file, and runs
-// cabextract on the temporary file.
+// Read returns a cabinet's files in order. It writes the cabinet to a temporary file, on which it
+// runs cabextract.
 func Read(ctx context.Context, b []byte) ([]File, error) {
 	size, files, err := list(b)
 	if err != nil {
@@ -87,7 +88,7 @@ const (
 )
 
 // The function `list` reads the list of files. It also returns the cabinet's size, because a
-// signature may follow the cabinet.
+// signature may follow the cabinet in `b`.
 func list(b []byte) (size int, files []entry, err error) {
 	le := binary.LittleEndian
 	if !Is(b) || len(b) < headerSize {
@@ -124,7 +125,7 @@ func list(b []byte) (size int, files []entry, err error) {
 			return 0, nil, errors.New("cabinet: the list of files is damaged")
 		}
 		if n > MaxTotal || sum+int(n) > MaxTotal {
-			return 0, nil, fmt.Errorf("cabinet: the files have more than %d bytes together", MaxTotal)
+			return 0, nil, fmt.Errorf("cabinet: the files have more than %d bytes in total", MaxTotal)
 		}
 		sum += int(n)
 		name := strings.ReplaceAll(strings.ToValidUTF8(string(rest[:end]), "?"), `\`, "/")
@@ -134,8 +135,7 @@ func list(b []byte) (size int, files []entry, err error) {
 	return len(b), files, nil
 }
 
-// unpack returns the bytes of all files, one file after the other. The total size of the files must
-// be `want` bytes.
+// unpack returns the concatenated contents of all files, which must be `want` bytes in total.
 func unpack(ctx context.Context, b []byte, want int) ([]byte, error) {
 	tool, err := exec.LookPath("cabextract")
 	if err != nil {
@@ -177,7 +177,7 @@ func unpack(ctx context.Context, b []byte, want int) ([]byte, error) {
 	return content, nil
 }
 
-// head stores the first 512 bytes that are written to it.
+// head keeps the first 512 bytes that are written to it, and discards the rest.
 type head struct{ b []byte }
 
 func (h *head) Write(p []byte) (int, error) {
@@ -185,8 +185,8 @@ func (h *head) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// words returns the first line of the stored output, in a form to append to an error. It removes
-// the folder `dir` from file names.
+// words returns the first line of the output in a form that can be appended to an error, with the
+// folder `dir` removed from file names.
 func (h *head) words(dir string) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(string(h.b)), "\n")
 	if line = strings.ReplaceAll(line, dir+"/", ""); line == "" {

@@ -15,7 +15,7 @@ import (
 	"gangway/hub/trust/cabinet"
 )
 
-// contents has the files that the test cabinets contain.
+// contents are the files that the test cabinets contain.
 var contents = []cabinet.File{
 	{Name: "version.txt", Content: []byte("3\n")},
 	{Name: "Maker/RootCA/root.cer", Content: bytes.Repeat([]byte("root "), 300)},
@@ -58,9 +58,9 @@ func packed(t testing.TB, files []cabinet.File, flags ...string) []byte {
 	return b
 }
 
-// lzx returns a cabinet with LZX compression. Debian has no tool that writes LZX, so lzx writes
-// uncompressed LZX blocks (MS-PATCH 2.3.1.1), which every reader of LZX must support. The other
-// structures follow MS-CAB 2.
+// lzx returns a cabinet in the LZX format. Debian has no tool that compresses with LZX, so lzx
+// writes uncompressed LZX blocks (MS-PATCH 2.3.1.1), which every reader of LZX must support. The
+// other structures follow MS-CAB 2.
 func lzx(files []cabinet.File) []byte {
 	le := binary.LittleEndian
 	var data, list bytes.Buffer
@@ -75,9 +75,9 @@ func lzx(files []cabinet.File) []byte {
 	count := 0
 	for first := true; data.Len() > 0; first = false {
 		part := data.Next(32 << 10)
-		// Bits are in 16-bit little-endian words, the highest bit first. The first bit is 0 (no
-		// translation of x86 calls). Then come 3 bits of the block's kind (3: uncompressed), 24
-		// bits of its size, and padding to the next word.
+		// Bits are packed into 16-bit little-endian words, the highest bit first. The first bit is
+		// 0 (no translation of x86 calls). Then come the block's type in 3 bits (3 is
+		// uncompressed), its size in 24 bits, and padding to the next word.
 		bits, n := uint64(3)<<24|uint64(len(part)), 27
 		if first {
 			n++
@@ -114,8 +114,7 @@ func TestReadsEachPacking(t *testing.T) {
 		"none":  packed(t, contents),
 		"MSZIP": packed(t, contents, "-z"),
 		"LZX":   lzx(contents),
-		// Microsoft's cabinet is signed: the signature follows the cabinet, and is not a part of
-		// the cabinet.
+		// Microsoft's cabinet is signed: the signature follows the cabinet and is not part of it.
 		"signed": append(packed(t, contents, "-z"), packed(t, contents)...),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -140,7 +139,7 @@ func TestReadsEachPacking(t *testing.T) {
 	}
 }
 
-// No file in a cabinet is created on disk, whatever its name is.
+// No file in a cabinet may be created on disk, whatever its name.
 func TestNamesInACabinetLeadNowhere(t *testing.T) {
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", filepath.Join(tmp, "a", "b"))
@@ -170,9 +169,9 @@ func TestNamesInACabinetLeadNowhere(t *testing.T) {
 	}
 }
 
-// A cabinet has wrong headers, for example a wrong size, offset or number of files. Read must
-// refuse the cabinet. If only the size of a file is too small, Read must return the other files
-// correctly.
+// Read must refuse a cabinet whose headers are wrong, for example because of a wrong size, offset
+// or number of files. If only the size of one file is too small, Read must still return the other
+// files correctly.
 func TestRefusesCabinetsThatLie(t *testing.T) {
 	t.Parallel()
 	good := packed(t, contents, "-z")
@@ -200,7 +199,7 @@ func TestRefusesCabinetsThatLie(t *testing.T) {
 		{"its list after its end", "ends inside", with(func(b []byte) { le.PutUint32(b[16:], 1<<31) })},
 		{"one of several", "a part of a cabinet set", with(func(b []byte) { b[30] |= 2 })},
 		{"too many files", "files; at most", many},
-		{"files of the largest size", "together", with(func(b []byte) { le.PutUint32(b[list:], 1<<32-1) })},
+		{"files of the largest size", "in total", with(func(b []byte) { le.PutUint32(b[list:], 1<<32-1) })},
 		{"a file larger than it is", "sizes", with(func(b []byte) { le.PutUint32(b[list:], 1<<20) })},
 		{"a file smaller than it is", "", with(func(b []byte) { le.PutUint32(b[list:], 1) })},
 		{"a folder that is not there", "damaged", with(func(b []byte) { le.PutUint16(b[list+8:], 9) })},
@@ -211,7 +210,8 @@ func TestRefusesCabinetsThatLie(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			files, err := cabinet.Read(t.Context(), c.b)
 			if c.name == "a file smaller than it is" {
-				// The first file has the size in the list, and the other files are complete.
+				// The first file must have the size that the list says, and the other files must be
+				// complete.
 				if err != nil || len(files[0].Content) != 1 || !bytes.Equal(files[1].Content, contents[1].Content) {
 					t.Errorf("%v %v", files, err)
 				}
