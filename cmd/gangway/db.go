@@ -68,7 +68,7 @@ If the hub is stopped, start it afterwards with --database and the same URL.
 	f.StringVar(&data, "data", "", "the hub's data folder (required)")
 	f.StringVar(&to.url, "to", "", "URL of the PostgreSQL database, as in 'gangway serve --database'")
 	f.StringVar(&to.passwordFile, "to-password-file", "", "file with the password for --to; a running hub must be able to read it (default: the password of the URL, or $PGPASSWORD)")
-	f.BoolVar(&stop, "stop", false, "give up an earlier, incomplete move of the database")
+	f.BoolVar(&stop, "stop", false, "cancel an earlier, incomplete move of the database")
 	return c
 }
 
