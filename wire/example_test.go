@@ -123,7 +123,7 @@ func workedExample(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	say("For a credential with the secret of 32 bytes, each `c5`, and an AK with the name `000b` followed by\n32 bytes, each `a2`, the keys *encryption*, *mac* and *register* are, one after the other:")
+	say("In the next example, the credential's secret has 32 bytes, each `c5`. The AK's name is `000b`\nfollowed by 32 bytes, each `a2`. The keys *encryption*, *mac* and *register*, in this order, are:")
 	dump(slices.Concat(steps.Encryption, steps.MAC, steps.Register))
 	say("For a CSR whose DER is the three bytes `csr`, with this key *register* and at the same hub, the\nfield `proof` of `POST /register` is:")
 	dump(steps.Prove(hubName, []byte("csr")))

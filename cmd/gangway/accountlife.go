@@ -359,7 +359,7 @@ takes effect at once, even for open sessions.`,
 			defer i.close()
 			e := store.Event{Time: time.Now(), Kind: "account.operator-given", Owner: account.ID, Message: "The account got the role operator."}
 			if take {
-				e.Kind, e.Message = "account.operator-taken", "The role operator was removed from the account."
+				e.Kind, e.Message = "account.operator-taken", "The account no longer has the role operator."
 			}
 			by := operator()
 			if err := i.store.SetOperator(c.Context(), account.ID, !take, e.By(&by)); err != nil {

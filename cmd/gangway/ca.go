@@ -271,7 +271,7 @@ func (a *app) issueCAs(root *pki.Root, plan []pki.Planned, out string, yes bool)
 func (a *app) caInstall() *cobra.Command {
 	var data, name string
 	c := &cobra.Command{
-		Use: "install ANSWER --data DIR", Short: "Install the root's answer, so that the hub's CAs use their new keys", Args: args("ANSWER"),
+		Use: "install ANSWER --data DIR", Short: "Install the CA certificates that the root has signed, so that the hub's CAs use their new keys", Args: args("ANSWER"),
 		Long: `Install checks the answer of 'gangway ca issue', and then puts the new keys and
 certificates in DIR/pki. If the answer is wrong, for example because it is for another
 hub or was altered, install changes nothing and the request stays open.

@@ -43,7 +43,7 @@ database by DIR/database.json, also after a restart.
 
 If the hub is stopped, start it afterwards with --database and the same URL.
 
---stop gives up a move that is not complete. The rows in PostgreSQL stay.`,
+--stop cancels a move that is not complete. The rows in PostgreSQL stay.`,
 		Example: `  gangway db migrate --data /var/lib/gangway --to postgres://hub@db.example/gangway --to-password-file /etc/gangway/database-password
   gangway db migrate --data /var/lib/gangway --stop`,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -68,7 +68,7 @@ If the hub is stopped, start it afterwards with --database and the same URL.
 	f.StringVar(&data, "data", "", "the hub's data folder (required)")
 	f.StringVar(&to.url, "to", "", "URL of the PostgreSQL database, as in 'gangway serve --database'")
 	f.StringVar(&to.passwordFile, "to-password-file", "", "file with the password for --to; a running hub must be able to read it (default: the password of the URL, or $PGPASSWORD)")
-	f.BoolVar(&stop, "stop", false, "give up an earlier, incomplete move of the database")
+	f.BoolVar(&stop, "stop", false, "cancel an earlier, incomplete move of the database")
 	return c
 }
 
@@ -131,7 +131,7 @@ func (a *app) copyProgress() func(table string, rows int64) {
 	}
 }
 
-// stopMove gives up a move.
+// stopMove cancels a move of the database.
 func (a *app) stopMove(ctx context.Context, dir string) error {
 	file := filepath.Join(dir, databaseFile)
 	if !exists(file) {
@@ -150,8 +150,8 @@ func (a *app) stopMove(ctx context.Context, dir string) error {
 		return err
 	}
 	if !stopped {
-		return errors.New("there is no move to give up")
+		return errors.New("there is no move to cancel")
 	}
-	a.note("The move of the database is given up, and the hub continues to use the file. Before you move it again, make an empty PostgreSQL database.")
+	a.note("The move of the database is cancelled, and the hub continues to use the file. Before you move it again, make an empty PostgreSQL database.")
 	return nil
 }

@@ -51,7 +51,7 @@ const (
 	// maxRounds is the maximum number of rounds of copying before the last step of a move. Under a
 	// high load, a round may never have fewer than fewChanges rows.
 	maxRounds = 50
-	// moveForgotten is the time after which a hub gives up a move, if no command has worked on the
+	// moveForgotten is the time after which a hub cancels a move, if no command has worked on the
 	// move in that time.
 	moveForgotten = 7 * 24 * time.Hour
 )
@@ -259,9 +259,9 @@ func (m *mover) watch(ctx context.Context, stop context.CancelFunc) {
 		if time.Since(checked) > time.Hour && exists(file) {
 			checked = time.Now()
 			if stopped, err := transfer.Stop(ctx, file, moveForgotten); err != nil {
-				m.a.note("Warning: cannot give up an old move of the database: %v", err)
+				m.a.note("Warning: cannot cancel an unfinished move of the database: %v", err)
 			} else if stopped {
-				m.a.note("The hub has given up the move of the database to PostgreSQL, because no command has worked on the move for %d days.", int(moveForgotten.Hours()/24))
+				m.a.note("The hub has cancelled the move of the database to PostgreSQL, because no command has worked on the move for %d days.", int(moveForgotten.Hours()/24))
 			}
 		}
 		server := m.server.Load()

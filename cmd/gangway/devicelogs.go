@@ -239,8 +239,8 @@ func (a *app) followLogs(ctx context.Context, values url.Values, shown []api.Log
 				a.note("The hub answers again.")
 			}
 			failed, next = 0, page.Next
-			// Skip the lines that were printed before: the first page may begin with such lines.
-			// Ids have a fixed length and increase, so they can be compared as text.
+			// The first page may begin with lines that were printed before. Remove them. Ids have
+			// a fixed length and increase, so they can be compared as text.
 			fresh := slices.DeleteFunc(page.Entries, func(l api.LogView) bool { return l.ID <= last })
 			if err := a.printLogs(fresh); err != nil {
 				return err

@@ -51,7 +51,7 @@ const (
 	pkiFolder    = "pki"
 	databaseFile = "gangway.db"
 	objectFolder = "objects"
-	acmeFolder   = "acme"       // the account at the ACME CA, and the pages' certificate
+	acmeFolder   = "acme"       // the account at the ACME CA, and the web pages' certificate
 	serveFile    = "serve.lock" // holds the server's process id
 	// objectsIDFile is the file that contains the random name by which replicas recognise this data
 	// folder's objects. It exists only if the database is in PostgreSQL.
@@ -238,7 +238,7 @@ type serverOptions struct {
 	profiles                bool
 	images                  api.ImageBuilder // nil: none
 	imageLimits             api.ImageLimits
-	pageURL                 string // URL of the pages' own listener; empty: the pages have no listener of their own
+	pageURL                 string // URL of the web pages' own listener; empty: the web pages have no listener of their own
 	pageCertificate         api.PageCertificate
 	restore                 *store.Restore // the latest; nil: the hub was never restored
 }

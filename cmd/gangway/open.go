@@ -24,7 +24,7 @@ It starts the program in the variable BROWSER or, without it, the desktop's brow
 If there is no browser, for example in an SSH session, it prints the address.
 
 The browser warns about the page's certificate if the hub's own CA signed it. It does not
-warn if the operator has given the pages a certificate that browsers trust.`,
+warn if the operator has given the web pages a certificate that browsers trust.`,
 		Example: "  gangway open oslo-gate-1\n  gangway open\n  gangway open oslo-gate-1 --print",
 		RunE: func(c *cobra.Command, arg []string) error {
 			s, err := loadSignIn(c.Context())

@@ -31,7 +31,7 @@ type pageFlags struct {
 }
 
 func (p *pageFlags) add(f *pflag.FlagSet) {
-	f.StringSliceVar(&p.listen, "page-listen", nil, "address and port only for the hub's web pages, with a certificate that browsers trust, such as :443 (repeatable; default: the pages are only at --listen)")
+	f.StringSliceVar(&p.listen, "page-listen", nil, "address and port only for the hub's web pages, with a certificate that browsers trust, such as :443 (repeatable; default: the web pages are only at --listen)")
 	f.StringVar(&p.url, "page-url", "", "https URL of the web pages at --page-listen, such as https://fleet.example")
 	f.StringVar(&p.cert, "tls-cert", "", "file with the web pages' certificate and its intermediates, in PEM; when the file changes, the hub reads it again")
 	f.StringVar(&p.key, "tls-key", "", "file of the key of --tls-cert, in PEM")

@@ -183,8 +183,8 @@ type fakeHub struct {
 	tokens   []string                                   // the token id of each onboarding request
 	pending  wire.Keys                                  // the keys of the last reply
 	issued   [][]byte                                   // the last reply's certificates (DER)
-	claim    string                                     // the answer to the question whether a machine was claimed; empty: the hub's own
-	claims   int                                        // number of questions of machines whether they were claimed
+	claim    string                                     // the answer to GET /claims/CODE; empty: the hub's own
+	claims   int                                        // number of requests GET /claims/CODE so far
 	change   func(certs [][]byte) [][]byte              // alters a reply's certificates before they are sealed
 }
 

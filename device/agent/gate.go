@@ -71,7 +71,7 @@ func (g *gate) add(route string) (err error) {
 // guard makes the gate require a bearer token.
 func (g *gate) guard(token string) { g.token, g.guarded = sha256.Sum256([]byte(token)), true }
 
-// refusal is the proxy's own refusal of a request. It has the form of the hub's refusals.
+// refusal is the proxy's own refusal of a request. It has the JSON fields of the hub's refusals.
 type refusal struct {
 	Status int    `json:"code"`
 	Code   string `json:"error"`

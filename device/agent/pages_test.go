@@ -31,6 +31,6 @@ func TestClaimLinkLeadsToTheHubsPages(t *testing.T) {
 		}
 	}
 	if all := at.all(); len(all) != 1 {
-		t.Errorf("the pages became an address of the hub: %v", all)
+		t.Errorf("the address of the web pages became an address of the hub: %v", all)
 	}
 }

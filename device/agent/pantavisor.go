@@ -187,7 +187,7 @@ func (a *Agent) writeAddress(s *session, p Pantavisor, c config) (changed bool, 
 	return true, nil
 }
 
-// hostAndPort splits a hub's address into the host and the port, in the form of Pantavisor's file.
+// hostAndPort splits a hub's address into the host and the port, as Pantavisor's file has them.
 func hostAndPort(address string) (host, port string, err error) {
 	u, err := url.Parse(address)
 	if err != nil {

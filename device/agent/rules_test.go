@@ -301,7 +301,7 @@ func TestAddressesAreBounded(t *testing.T) {
 	}
 	at.failed("https://other.example") // the failed address is not the address in use, so nothing changes
 	if at.current() != "https://a.example" {
-		t.Error("the address in use was given up for another's failure")
+		t.Error("the failure of another address made the agent leave the address in use")
 	}
 	at.failed("https://a.example")
 	if at.current() != "https://0.example" {
@@ -755,7 +755,7 @@ func TestMachineWithoutATokenIsClaimed(t *testing.T) {
 		hub, m := newFakeHub(t), newMachine(t)
 		hub.claim = answer
 		if _, err := m.onboard(Config{Hub: hub.file()}); err == nil || hub.claims == 0 || hub.count("POST /onboard") != 0 {
-			t.Errorf("%s: %v after %d questions", answer, err, hub.claims)
+			t.Errorf("%s: %v after %d requests about the claim", answer, err, hub.claims)
 		}
 	}
 }

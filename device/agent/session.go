@@ -206,7 +206,7 @@ func (s *session) Upload(ctx context.Context, path string, content io.ReadSeeker
 
 const (
 	// resumeFrom is a size in bytes. If an object is larger, the agent asks whether the hub has a
-	// part of the object. For a smaller object, this question would be useless, because a hub
+	// part of the object. For a smaller object, this request would be useless, because a hub
 	// stores no part of less than 8 MiB.
 	resumeFrom = 8 << 20
 	tusVersion = "1.0.0"

@@ -99,8 +99,8 @@ func Contradiction(findings []Finding, encrypt bool) *Finding {
 	return nil
 }
 
-// CheckClock compares the clock with the time at which this program was built, in the form of RFC
-// 3339. Without such a time, it checks nothing.
+// CheckClock checks that the clock's time `now` is not before `built`. `built` is the time, as in
+// RFC 3339, at which this program was built. If `built` is not such a time, the clock passes.
 func CheckClock(now time.Time, built string) Finding {
 	made, err := time.Parse(time.RFC3339, built)
 	if err == nil && now.Before(made) {

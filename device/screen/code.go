@@ -9,7 +9,7 @@ import (
 )
 
 // ShowCode shows the URL `address` as a QR code on the panel. ShowCode("") removes the code. The
-// change appears when the next sentence redraws the panel. If the code does not fit on the screen,
+// change appears when the next message redraws the panel. If the code does not fit on the screen,
 // ShowCode returns an error, and the panel has no code.
 func (s *Screen) ShowCode(address string) error {
 	var code []string

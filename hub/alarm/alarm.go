@@ -109,7 +109,7 @@ type Rule struct {
 	fact func(*Reading) string
 }
 
-// Rules are all conditions, in the order in which 'gangway doctor' and the pages show them.
+// Rules are all conditions, in the order in which 'gangway doctor' and the web pages show them.
 var Rules = []Rule{
 	{"certificate-expires", "Certificates of the hub", "GangwayCertificateExpires", "Read in the hub's log why the certificate is not renewed, or replace the certificate's files.", certificateExpires},
 	{"maker-root-expires", "Roots of TPM makers", "GangwayMakerRootExpires", "Ask the TPM maker for the new root certificate, and import it with 'gangway trust import'.", rootExpires},

@@ -243,8 +243,8 @@ type watched struct {
 	dir     string // the data folder
 	metrics *httptest.Server
 	pages   *webcert.Files
-	ahead   atomic.Int64 // of the clock of `pages`
-	certs   string       // the folder of the pages' certificate
+	ahead   atomic.Int64 // how far the clock of `pages` is ahead
+	certs   string       // the folder of the web pages' certificate
 	devices []api.Registered
 }
 

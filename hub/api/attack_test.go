@@ -84,8 +84,9 @@ func newSceneWith(t testing.TB, change func(*api.Config)) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)
 	dir := sqlitetest.MemoryDir(t)
-	// If no ballast file exists, the hub makes one with 16 MiB of zeros. To save this time in each
-	// scene, make an empty ballast file first. The tests of the ballast use another file system.
+	// If no ballast file exists, the hub writes one with 16 MiB of zeros. That would make each test
+	// slower, so make an empty ballast file first. The tests of the ballast use another file
+	// system.
 	if err := os.WriteFile(filepath.Join(dir, "ballast"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -94,7 +94,7 @@ func TestTokenExpiresAndSessionsEnd(t *testing.T) {
 
 // If Pantacor's client has no credentials, it signs in as "anon". It would store the token of
 // "anon" in place of the person's token. So the hub refuses "anon". It also refuses Pantacor's
-// built-in accounts, and nicks with the form of these accounts.
+// built-in accounts, and logins with two account names, such as "ada==>eve".
 func TestNobodySignsInAsAnon(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

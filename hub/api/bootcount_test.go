@@ -18,7 +18,7 @@ func TestAnswersAboutCohortsTouchBoundedRows(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
 	if testing.Short() {
-		t.Skip("writes 450 boots; TestCohortQuestionsTouchBoundedRows checks the store's questions")
+		t.Skip("writes 450 boots; TestCohortQuestionsTouchBoundedRows checks the queries of the store")
 	}
 	s := newScene(t)
 	s.Server.Unlimited()

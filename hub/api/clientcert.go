@@ -16,23 +16,23 @@ import (
 	"gangway/wire"
 )
 
-// maxClientCerts bounds the number of certificates in a handshake or in a forwarded chain, and so
-// the number of signatures that an attacker can make the hub verify.
+// maxClientCerts bounds the number of certificates in a handshake or in a forwarded chain. So it
+// also bounds the number of signatures that an attacker can make the hub verify.
 const maxClientCerts = 1 + wire.MaxIntermediates
 
 // clientVerifier verifies client certificates. If a root issued the leaf, clientVerifier verifies
-// only one signature. If the client also sent the root, crypto/tls would verify two, because it
-// would use the client's copy of the root as an intermediate too.
+// only one signature, even if the client also sends the root. crypto/tls would then verify two
+// signatures, because it would also try the sent root as an intermediate.
 type clientVerifier struct {
 	roots []*x509.Certificate
 	pool  *x509.CertPool // has the roots
 	// intermediates is true if there may be CAs between a leaf and its root. There are no CAs below
 	// the device CA, because its path length is 0.
 	intermediates bool
-	// `issuers` is a cache that maps the SHA-256 of a leaf certificate to the root that issued it.
-	// The hub has verified these leaf certificates, or this process has signed them. The cache
-	// saves work because a device presents the same certificate again and again, and a proxy
-	// forwards this certificate with each request.
+	// `issuers` is a cache. It maps the SHA-256 of a leaf certificate to the root that issued the
+	// leaf certificate. The leaf certificates are those that the hub has verified, or that this
+	// process has signed. The cache saves work because a device presents the same certificate again
+	// and again, and a proxy forwards this certificate with each request.
 	issuers recent[*x509.Certificate]
 }
 
@@ -63,9 +63,9 @@ func (v *clientVerifier) verify(options x509.VerifyOptions, certs ...*x509.Certi
 }
 
 // knowSigned adds an IDevID certificate that this process has just signed to the cache
-// clientVerifier.issuers, so that the hub need not verify its own signature when the device
-// connects. Without knowSigned, the cache would hardly help, because most devices connect only once
-// between their enrolment and the next restart of the hub.
+// clientVerifier.issuers. So the hub need not verify its own signature when the device connects.
+// Without knowSigned, the cache would hardly help, because most devices connect only once between
+// their enrolment and the next restart of the hub.
 func (s *Server) knowSigned(idevid store.Hash) {
 	for _, v := range []*clientVerifier{s.clients, s.forwarded} {
 		v.issuers.put(idevid, s.cfg.CA.DeviceCA())
@@ -92,10 +92,10 @@ func (v *clientVerifier) build(options x509.VerifyOptions, certs []*x509.Certifi
 }
 
 // links returns the intermediates that chain to a root, or nil if no intermediate does. It begins
-// with the last certificate, which is nearest to the root, because each certificate follows the
-// certificate that it signed (RFC 8446, 4.4.2). In this order, each certificate's issuer is known
-// before the certificate is checked, so a few forged intermediates cost only a few signature
-// checks. With x509.Verify, they would cost up to 100.
+// with the last certificate, which is nearest to the root: each certificate follows the certificate
+// that it signed (RFC 8446, 4.4.2). In this order, each certificate's issuer is known before the
+// certificate is checked. So a few forged intermediates cost a few signature checks. With
+// x509.Verify, they would cost up to 100.
 func (v *clientVerifier) links(certs []*x509.Certificate) (pool *x509.CertPool) {
 	issuers := slices.Clone(v.roots)
 	for _, c := range slices.Backward(certs) {
@@ -120,8 +120,9 @@ func (s *Server) ownTLSConfig() *tls.Config {
 	c := s.TLSConfig()
 	c.NextProtos = []string{"h2", "http/1.1"}
 	c.ClientAuth = tls.RequestClientCert
-	// After this call, crypto/tls checks that the client has the certificate's key, and ends the
-	// handshake if it does not. So this call cannot yet rely on the peer's identity.
+	// After this call, crypto/tls checks that the client has the certificate's key. If the client
+	// does not have the key, crypto/tls ends the handshake. So this call cannot yet rely on the
+	// peer's identity.
 	c.VerifyConnection = func(state tls.ConnectionState) error {
 		_, err := s.peerOfConnection(&state)
 		return err
@@ -129,7 +130,7 @@ func (s *Server) ownTLSConfig() *tls.Config {
 	return c
 }
 
-// peer is what a handshake proved about a client that has a certificate.
+// peer has the facts that a handshake proved about a client with a certificate.
 type peer struct {
 	certified   bool       // the client has a verified certificate, and proved its key
 	certificate store.Hash // SHA-256 of the leaf certificate

@@ -147,7 +147,7 @@ func (s *Server) patchUserMeta(w http.ResponseWriter, r *http.Request) error {
 }
 
 // expectedMeta returns the keys and values that the metadata must have before the change: the JSON
-// object in the query parameter "was". The value null means that the key must not exist.
+// object in the query parameter "was". The value null means that the key must be absent.
 func expectedMeta(r *http.Request) (was map[string]any, err error) {
 	if !r.URL.Query().Has("was") {
 		return nil, nil

@@ -300,8 +300,8 @@ func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
 }
 
 // A line of an EK list can require that the EK has a trusted certificate. On an owner's list, a
-// line without this requirement approves the EK, even if the EK has no certificate. On the
-// operator's list, no line approves an EK for an owner.
+// line without this requirement approves the EK, even if the EK has no certificate. A line of the
+// operator's list never approves an EK, so the owner must still decide.
 func TestEKListDemandsACertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -24,7 +24,7 @@ const (
 	diffBytes       = 20 << 10 // largest comparison of two states, in bytes on the page
 	diffBytesOfTwo  = 8 << 10  // like diffBytes, for each comparison if the page has two comparisons
 	messageInForm   = 8 << 10
-	stateInForm     = 20 << 10 // largest new state that the form of its preview contains
+	stateInForm     = 20 << 10 // largest new state that the HTML form of its preview contains
 	diffAround      = 450      // bytes of HTML that the page adds to the texts of one change
 )
 
@@ -293,7 +293,7 @@ func (s *Server) postTyped(r *http.Request, d store.Device, p *ui.RevisionPrevie
 	return added.Rev, err
 }
 
-// cancelRevisionOnPage cancels a revision that the device has not started to install, or gives up a
+// cancelRevisionOnPage cancels a revision that the device has not started to install, or stops a
 // revision that the device has started to install.
 func (s *Server) cancelRevisionOnPage(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.deviceOfForm(r); err != nil {

@@ -19,8 +19,8 @@ import (
 
 const (
 	policyPath = "/ui/trust/policy"
-	// policyFormBody bounds the form of a policy, in bytes. The encoding of forms makes text up to
-	// three times as long.
+	// policyFormBody is the maximum number of bytes of an HTML form with a policy. The encoding of
+	// forms makes text up to three times as long.
 	policyFormBody = 3*policy.MaxSize + 16<<10
 	// A preview judges at most previewDevices devices and previewWaiting waiting machines, because
 	// one judgement takes about a millisecond. It shows at most previewRows changes.
@@ -53,8 +53,8 @@ type policies struct {
 	hubDoc, ownDoc *policy.Document // nil: none
 }
 
-// version returns a hash of both policies. The form of a preview contains this hash. When the form
-// comes back, putPreviewed compares the hashes, to notice a change after the preview.
+// version returns a hash of both policies. The HTML form of a preview contains this hash. When a
+// person sends the form, putPreviewed compares the hashes, to notice a change after the preview.
 func (p *policies) version() string {
 	return fmt.Sprintf("%x", sha256.Sum256([]byte(p.hub.Text+"\x00"+p.own.Text)))
 }

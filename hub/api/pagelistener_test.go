@@ -225,6 +225,6 @@ func TestPagesOwnNameNeedsURLAndCertificate(t *testing.T) {
 		}
 	}
 	if err := s.Server.ServePages(t.Context()); err == nil {
-		t.Error("the pages are served without a name")
+		t.Error("the web pages are served without a host name of their own")
 	}
 }

@@ -482,8 +482,9 @@ func (l *lent) SetWriteDeadline(t time.Time) error {
 	return l.Conn.SetWriteDeadline(t)
 }
 
-// noteIdle is the function ConnState of the http.Server. When net/http has answered a request,
-// noteIdle sends the collected bytes of the answer, and allows Read to park the connection.
+// noteIdle learns the state of a connection: http.Server calls it as ConnState. When net/http has
+// answered a request, noteIdle sends the collected bytes of the answer, and allows Read to park the
+// connection.
 func noteIdle(c net.Conn, s http.ConnState) {
 	if l, ok := c.(*lent); ok && s == http.StateIdle {
 		if l.socket().send() != nil {

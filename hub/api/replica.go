@@ -23,7 +23,7 @@ const (
 	// changes.
 	tellEvery = 200 * time.Millisecond
 	// pollEvery is how often a replica reads the messages of the other replicas. So an event of one
-	// replica reaches the pages of another replica in at most tellEvery + pollEvery.
+	// replica reaches the open web pages of another replica in at most tellEvery + pollEvery.
 	pollEvery = time.Second
 	// pollMessages is the largest number of messages of one poll.
 	pollMessages = 100

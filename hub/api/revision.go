@@ -328,7 +328,7 @@ func (s *Server) cancelRevision(w http.ResponseWriter, r *http.Request) error {
 	return s.moveRevision(w, r, trail.StatusNew, trail.StatusCancelled, "Cancelled by its owner.")
 }
 
-// stopRevision gives up a revision that the device has started to install.
+// stopRevision stops a revision that the device has started to install.
 func (s *Server) stopRevision(w http.ResponseWriter, r *http.Request) error {
 	return s.moveRevision(w, r, trail.StatusInProgress, trail.StatusWontGo, "Given up by its owner.")
 }

@@ -701,6 +701,6 @@ func TestSignatureVerifyTellsGoodFromBadAndNoMore(t *testing.T) {
 		}
 	}
 	if slow == 0 {
-		t.Error("questions are not limited")
+		t.Error("the number of requests to check an ownership proof is not limited")
 	}
 }

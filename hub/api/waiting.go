@@ -101,7 +101,7 @@ func (s *Server) tellDecision(w store.WaitingDevice, approve bool) {
 func decisionError(err error) error {
 	switch {
 	case errors.Is(err, store.ErrChanged):
-		return problem(http.StatusConflict, "waiting-changed", "Look at the device again, then decide.", "After you looked, the device sent a new request, and its questions have changed.")
+		return problem(http.StatusConflict, "waiting-changed", "Look at the device again, then decide.", "After you looked, the device sent a new request, so you must decide about other questions.")
 	case errors.Is(err, store.ErrNotFound):
 		return problem(http.StatusNotFound, "not-waiting", "'gangway device ls' lists the waiting devices.", "None of your waiting devices has this id.")
 	}

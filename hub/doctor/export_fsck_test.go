@@ -2,12 +2,12 @@ package doctor
 
 import "gangway/internal/finding"
 
-// RuleOf returns the texts about a consistency rule of the database. In the Fact of the result, %s
-// stands for the rows that break the rule.
+// RuleOf returns the fact and the remedy that Fsck reports if rows of the database break the
+// consistency rule `rule`. In the fact, Fsck replaces %s by the names of these rows.
 func RuleOf(rule string) finding.Finding {
 	r := rules[rule]
 	return finding.Finding{Fact: r.fact, Remedy: r.remedy}
 }
 
-// CountRules returns the number of rules that have texts.
+// CountRules returns the number of rules about which Fsck has a fact and a remedy.
 func CountRules() int { return len(rules) }

@@ -24,7 +24,7 @@ import (
 	"gangway/wire"
 )
 
-// Refusal is the error of a failed check. If Ask is set, the Refusal is a question.
+// Refusal is the error of a failed check. If Ask is set, the Refusal is a question for a person.
 type Refusal struct {
 	Code   string `json:"code"`   // stable, lower case, e.g. "certify-name"
 	Reason string `json:"reason"` // what is wrong, for a person

@@ -313,7 +313,7 @@ func checkKey(what, code string, p *tcg.Public, templates []tcg.Template, restri
 	}
 	switch {
 	case p.Attributes.Has(tcg.Decrypt):
-		return "", refuse(code+"-decrypts", fmt.Sprintf("The %s may also decrypt, which its template forbids.", what), hintTPM)
+		return "", refuse(code+"-decrypts", fmt.Sprintf("The %s has the attribute decrypt, which no TCG template for such a key has.", what), hintTPM)
 	case restricted && !p.Attributes.Has(tcg.Restricted):
 		return "", refuse(code+"-not-restricted", fmt.Sprintf("The %s is not restricted, so it could sign forged attestations.", what), hintTPM)
 	case !restricted && p.Attributes.Has(tcg.Restricted):

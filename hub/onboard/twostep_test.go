@@ -105,7 +105,7 @@ func TestFirstStepIsJudged(t *testing.T) {
 	s.policy(store.HubWide, labRules)
 	events := len(s.store.events)
 	if e := s.first(s.withoutCertificate()); e.AK != nil || len(e.Keys.Register) == 0 {
-		t.Error("a certificate was made though a question is open, or no credential")
+		t.Error("the answer has a certificate although a question is open, or it has no credential")
 	}
 	equal(s, "events", len(s.store.events), events)
 	s.store.failure, s.store.before = store.ErrFull, func(method string) {

@@ -26,9 +26,9 @@ type Installed struct {
 	Kept    string              // folder of the replaced keys and certificates; empty if First
 }
 
-// Install checks the root's answer to the request that NewRequest has made. If the answer is right,
-// Install puts the new keys and certificates in the folder `dir`, in one step. If the answer is
-// wrong, Install changes nothing, and the request stays open.
+// Install checks `answer`: the certificates that the root issued for the request of NewRequest. If
+// the answer is right, Install puts the new keys and certificates in the folder `dir`, in one step.
+// If the answer is wrong, Install changes nothing, and the request stays open.
 //
 // The argument `hub` is the hub name that a person read on the root's machine. A hub without CAs
 // trusts the answer's root only if the root has this hub name. A hub with CAs accepts only its own

@@ -244,8 +244,9 @@ func CancelRequest(ctx context.Context, dir string) error {
 	return os.RemoveAll(open)
 }
 
-// parseRequest parses a request. It refuses requests that do not prove the possession of their
-// keys, and two requests with the same key or for the same CA.
+// parseRequest parses the text of a request. The text contains a CSR for each CA. parseRequest
+// refuses a CSR that does not prove the possession of its key. It also refuses two CSRs with the
+// same key or for the same CA.
 func parseRequest(text []byte) (list []Requested, err error) {
 	if len(text) > maxRequest {
 		return nil, fmt.Errorf("pki: the request has %d bytes; at most %d are allowed", len(text), maxRequest)

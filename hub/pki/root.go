@@ -27,7 +27,7 @@ type Root struct {
 }
 
 // MakeRoot makes an offline root in the folder `dir`: the files root.crt and root.key. The folder
-// must not exist, and its parent must exist. If `key` is not empty, it is the URI of the root's
+// must not exist yet, but its parent must exist. If `key` is not empty, it is the URI of the root's
 // private key (see package cakey), and the folder has the file root.uri instead of root.key.
 // MakeRoot makes a key in a TPM itself, whereas a key of a signer must exist already, and
 // Options.Curve does not apply to it.

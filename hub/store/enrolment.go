@@ -103,7 +103,7 @@ type Enrolment struct {
 	EK            Hash
 	EKCertificate []byte // DER
 	// EKKnown means that the EK certificate chains to a root that the hub trusts. EKLinks has the
-	// CA certificates between that root and the EK certificate, in the form of
+	// CA certificates between that root and the EK certificate, encoded like
 	// KeptEKCertificate.Links.
 	EKKnown bool
 	EKLinks []byte

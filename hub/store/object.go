@@ -51,9 +51,9 @@ var ErrTooManyUploads = errors.New("store: too many unfinished uploads")
 //
 // Each upload puts the bytes at a new place, which was never used before and is recorded before the
 // first byte is stored. If the object has no place yet, FinishUpload makes the upload's place the
-// object's place. After RemoveContent has given up a place, it is never used again: a new upload of
-// the same object gets another place. Therefore a hub may remove the bytes at the old place at any
-// time.
+// object's place. After RemoveContent has reported that a place is no longer needed, it is never
+// used again: a new upload of the same object gets another place. Therefore a hub may remove the
+// bytes at the old place at any time.
 type Objects interface {
 	// AnnounceObject adds an owner's record of an object that the owner has not uploaded yet, and
 	// returns the record. If the owner already has such a record, AnnounceObject updates its

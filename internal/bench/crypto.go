@@ -124,10 +124,10 @@ func prepare(request []byte) (*unavoidable, error) {
 	return u, nil
 }
 
-// sum measures the unavoidable cryptography of all requests. It does the work as the hub does: for
-// each request all operations in order, with the request's own keys, and several requests at the
-// same time. To repeat one operation with one key would be up to a third faster, because of warm
-// caches, but no hub can work in that order.
+// sum measures the unavoidable cryptography of all requests. It works in the same order as the hub:
+// for each request, it does all operations with the request's own keys, and it handles several
+// requests at the same time. Repeating one operation with one key would be up to a third faster,
+// because of warm caches, but no hub can work in that order.
 func sum(ops []operation, requests [][]byte) (float64, error) {
 	us, err := prepareAll(requests)
 	if err != nil {

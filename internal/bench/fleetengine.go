@@ -44,8 +44,8 @@ func (e *engines) stop() {
 
 func (e *engines) postgres() bool { return e.url != "" || e.server != nil }
 
-// The method `made` makes an empty database with the name `name`, or uses the database at the URL,
-// and returns the database's address.
+// The method `made` returns the address of an empty database. If e.server is not nil, the method
+// makes this database with the name `name`. Otherwise the database is the one at e.url.
 func (e *engines) made(ctx context.Context, name string) (string, error) {
 	if e.server == nil {
 		return e.url, nil

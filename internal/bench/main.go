@@ -4,9 +4,9 @@
 //
 //	go run ./internal/bench [-o FILE] [-n N]
 //
-// With -fleet, it measures the queries of the pages and the API about large fleets. With -boots, it
-// measures only the answers about the boots of a fleet. With -bytes, it measures only how much a
-// database grows for each device.
+// With -fleet, it measures the queries of the web pages and the API about large fleets. With
+// -boots, it measures only the requests about the boots of a fleet. With -bytes, it measures only
+// how much a database grows for each device.
 //
 // The devices are emulated (package fleet). Their maker's CA is made by this program, and the hub
 // trusts it. Times are CPU times of the process (user and system, getrusage), because other
@@ -88,18 +88,18 @@ func main() {
 	out := flag.String("o", "", "write the result as JSON to this file")
 	profile = flag.String("cpuprofile", "", "write a CPU profile of the enrolments to this file; the EK's kind is appended to the file's name, or \"server\" for the whole hub process, or \"questions\" for the queries of -fleet")
 	allocs = flag.String("memprofile", "", "write a profile of the enrolments' allocations to this file; the EK's kind is appended to the file's name")
-	kinds := flag.String("ek", "", "measure only these kinds of endorsement keys, e.g. L-1,H-2, without the server and the agents")
+	kinds := flag.String("ek", "", "measure only enrolments with these kinds of endorsement keys, e.g. L-1,H-2, and neither the server nor the agents")
 	n := flag.Int("n", 2000, "number of enrolments for each kind of endorsement key; with -fleet: number of calls of each query")
-	fleetDir = flag.String("fleet-dir", "", "keep the databases of -fleet in this folder, and use databases of an earlier run")
-	fleets := flag.String("fleet", "", "measure the queries about fleets of these sizes instead of enrolments, e.g. 1000,1000000")
+	fleetDir = flag.String("fleet-dir", "", "keep the databases of -fleet in this folder, and use the databases that an earlier run left there")
+	fleets := flag.String("fleet", "", "instead of enrolments, measure the queries about fleets with these numbers of devices, e.g. 1000,1000000")
 	questions := flag.String("question", "", "with -fleet: measure only the queries whose names match this regular expression")
-	database := flag.String("database", "", "URL of an empty PostgreSQL database, for a superuser: measure the fleets of -fleet in this database instead of SQLite; \"start\": in a PostgreSQL server that bench starts")
-	enrolments := flag.Int("enrol", 0, "with -fleet: also compare this number of enrolments into each fleet with enrolments into an empty database")
-	serve := flag.String("serve", "", "run a hub in this folder (only for bench itself, which measures this process)")
-	shakes := flag.String("handshakes", "", "run a server that does only the TLS handshakes of the hub in this folder (only for bench itself)")
+	database := flag.String("database", "", "with -fleet: measure in this empty PostgreSQL database instead of SQLite (the URL of a superuser; \"start\": bench starts a PostgreSQL server)")
+	enrolments := flag.Int("enrol", 0, "with -fleet: also measure this number of enrolments into each fleet, and compare their time with that of enrolments into an empty database")
+	serve := flag.String("serve", "", "run a hub with this data folder (only for bench itself, which starts the process and measures it)")
+	shakes := flag.String("handshakes", "", "run a server that only does the TLS handshakes of the hub with this data folder (only for bench itself)")
 	only := flag.Bool("server", false, "measure only the whole hub process")
 	polled = flag.Bool("polls", false, "with -server and -cpuprofile: profile Pantavisor's polls instead of enrolments")
-	booted := flag.Bool("boots", false, "measure only the answers about the boots of -boot-devices emulated devices")
+	booted := flag.Bool("boots", false, "measure only the requests about the boots of emulated devices; -boot-devices is the number of devices")
 	booting := flag.Int("boot-devices", 1000, "number of emulated devices whose boots are measured")
 	durably := flag.Bool("durable", false, "measure only the rates of durable enrolments")
 	sized := flag.Bool("bytes", false, "measure only the bytes of -n devices in the database, by table and index")

@@ -243,8 +243,8 @@ func dial(ctx context.Context, c *child, cert *tls.Certificate) (*tls.Conn, erro
 	return t, nil
 }
 
-// makePollers onboards the devices that later poll. It runs before the measurement, and the hub
-// verifies the maker's CAs in this time. So the measurement does not include this verification.
+// makePollers onboards the devices that later poll. It runs before the measurement. Meanwhile the
+// hub verifies the maker's CAs, so the measurement does not include this verification.
 func (m *server) makePollers(ctx context.Context) error {
 	client, err := fleet.NewHub(m.hub.tok)
 	if err != nil {

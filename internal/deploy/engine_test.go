@@ -15,9 +15,9 @@ type engine struct {
 	running map[string]*container // the services' containers, by service
 }
 
-// The method `types` does the work of Docker Compose for the script's next command, and returns
-// what the container's program has printed. The command must begin with `begins`. An option, a
-// service or a variable that `types` does not know fails the test.
+// The method `types` executes the script's next command as Docker Compose would do it, and returns
+// what the container's program has printed. The command must begin with `begins`. The test fails if
+// `types` does not know an option, a service or a variable of the command.
 func (e *engine) types(begins string) string {
 	e.t.Helper()
 	line := e.script.next(begins)

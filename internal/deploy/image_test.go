@@ -161,9 +161,10 @@ func user(t *testing.T, text string) (uid, gid int) {
 	return uid, gid
 }
 
-// postgresImage returns Debian's PostgreSQL in the form of PostgreSQL's image, which cannot be
-// downloaded here. It has the image's user, folders, environment and entry point. Its entry point
-// does what the image's documentation says about an empty data folder.
+// postgresImage returns an image with Debian's PostgreSQL. It takes the place of PostgreSQL's own
+// image, which cannot be downloaded here, and has the same user, folders, environment and entry
+// point. The entry point does what the documentation of PostgreSQL's image says about an empty data
+// folder.
 func postgresImage(t *testing.T) (*image, map[string]string) {
 	t.Helper()
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin")

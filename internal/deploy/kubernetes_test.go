@@ -342,15 +342,15 @@ type cluster struct {
 	pod    *container
 }
 
-// The method `types` does the work of kubectl for the script's next command, and returns what the
-// pod's program has printed. The command must begin with `begins`. A command that `types`
-// does not know fails the test. The objects that a command names must be in the manifests.
+// The method `types` executes the script's next command as kubectl would do it. If the command runs
+// a program in the pod or reads the pod's log, the method returns the output. The command must
+// begin with `begins`. The test fails if `types` does not know the command.
 func (c *cluster) types(begins string) string {
 	c.t.Helper()
 	line := c.script.next(begins)
 	c.t.Logf("$ %s", line)
 	if c.m != nil && (c.m.namespace.Name != "gangway" || c.m.deployment.Name != "gangway" || c.m.service.Name != "gangway") {
-		c.t.Fatal("the manifests have other names than the page")
+		c.t.Fatal("the objects of the manifests do not have the names that docs/operations.md uses")
 	}
 	const inPod = "kubectl -n gangway exec deployment/gangway -- "
 	switch line {

@@ -263,9 +263,9 @@ func (r *room) postgres() {
 	r.writes("/etc/gangway/database-password", "a long random password\n", 0o600)
 }
 
-// The method `cancelsMove` starts the hub, begins to move its database, and cancels the move. The hub's
-// process is suspended meanwhile, so the move cannot become complete. Afterwards the database in
-// PostgreSQL is empty again.
+// The method `cancelsMove` starts the hub, begins to move its database, and cancels the move. The
+// hub's process is suspended meanwhile, so the move cannot become complete. Afterwards the database
+// in PostgreSQL is empty again.
 func (r *room) cancelsMove(move, cancel string) {
 	r.t.Helper()
 	r.types("gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443")
@@ -277,7 +277,7 @@ func (r *room) cancelsMove(move, cancel string) {
 	}
 	// The file means that the copy is complete, and that the hub should now change to PostgreSQL.
 	r.types(move + " & move=$!; until [ -e /var/lib/gangway/database.json ]; do kill -0 $move || exit 1; sleep 0.1; done; kill $move; ! wait $move")
-	if out := r.types(cancel); !strings.Contains(out, "The move is given up") {
+	if out := r.types(cancel); !strings.Contains(out, "The move of the database is cancelled") {
 		r.t.Errorf("the cancelled move prints %s", short(out))
 	}
 	if err := syscall.Kill(hub, syscall.SIGCONT); err != nil {

@@ -16,10 +16,9 @@ var untyped = map[string]string{
 	"docker compose exec hub": "the beginning of other commands",
 }
 
-// programs maps the name of each program to a number of words. If inline code has at most this many
-// words after the program's name, it may be only the name of a command, such as `gangway db
-// migrate`. With more words, or with a word that is not a commandName, it is a command with
-// arguments, which a person should type.
+// programs maps the name of each program to the largest number of words that the name of a command
+// can have after the program's name: `gangway db migrate` has two. Inline code with more words, or
+// with a word that is not a commandName, is a command with arguments, which a person should type.
 var programs = map[string]int{
 	"gangway": 3, "gangway-agent": 2, "gangway-signer": 2, "gangway-fleet": 2, "kubectl": 1, "docker": 2, "systemctl": 1, "apt-get": 1, "apt": 1,
 	"dpkg": 0, "psql": 0, "pg_dump": 0, "openssl": 1, "curl": 0, "pkcs11-tool": 0, "softhsm2-util": 0, "install": 0, "cp": 0, "mv": 0, "rm": 0, "mkdir": 0,
@@ -35,7 +34,7 @@ var commandName = regexp.MustCompile(`^[a-z][a-z-]*$`)
 // describes how a command is written, and nobody can type it as it stands.
 var placeholder = regexp.MustCompile(`(^|[ =/])[A-Z]{2,}( |$)`)
 
-// tellsToType reports whether inline code is a command with arguments, and not the mere name of a
+// tellsToType reports whether inline code is a command with arguments, and not only the name of a
 // command.
 func tellsToType(code string) bool {
 	words := strings.Fields(code)

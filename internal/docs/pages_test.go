@@ -205,7 +205,7 @@ func TestOperationsPage(t *testing.T) {
 	r.certificate("fleet.example", "/etc/ssl/fleet")
 	p.types("gangway serve")
 	if out := r.types("curl -sS --cacert /etc/ssl/fleet.ca --resolve fleet.example:443:127.0.0.1 https://fleet.example/healthz"); !strings.Contains(out, "ok") {
-		t.Errorf("the pages' own name answers %s", short(out))
+		t.Errorf("a request to the web pages' own host name answers %s", short(out))
 	}
 	r.types("mkdir -p /etc/letsencrypt/live/fleet.example")
 	r.types("mv /etc/ssl/fleet.key /etc/letsencrypt/live/fleet.example/privkey.pem && mv /etc/ssl/fleet.crt /etc/letsencrypt/live/fleet.example/fullchain.pem")
@@ -218,7 +218,7 @@ func TestOperationsPage(t *testing.T) {
 	login := "gangway login https://hub.example:12443 --hub-name $HUB_NAME --nick ada"
 	r.types(login)
 	if out := r.types("gangway open --print"); !strings.Contains(out, "https://fleet.example/ui/overview") {
-		t.Errorf("gangway open should lead to the pages' own name: %s", short(out))
+		t.Errorf("gangway open should lead to the web pages' own host name: %s", short(out))
 	}
 	for _, begins := range []string{
 		"gangway ca init", "gangway ca request", "gangway ca issue", "gangway ca install", "gangway serve", "gangway ca show",

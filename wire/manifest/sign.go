@@ -146,7 +146,7 @@ type token struct {
 	payload []byte
 }
 
-// split checks the form of a signed text, and does not verify anything.
+// split parses a signed text and checks its syntax. It does not verify the signature.
 func split(text string) (*token, error) {
 	if len(text) > MaxSize {
 		return nil, fmt.Errorf("%w: the text has %d bytes; at most %d are allowed", ErrForm, len(text), MaxSize)

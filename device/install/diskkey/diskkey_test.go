@@ -447,7 +447,7 @@ func TestOldHeaderCopyDoesNotOpenTheDiskAfterTheFirstBinding(t *testing.T) {
 			t.Errorf("%s opens the disk with the old copy", name)
 		}
 	}
-	// One key slot was replaced; the other is the one of the recovery key.
+	// One key slot was replaced. The other key slot is for the recovery key.
 	if _, err := luks.Open(bytes.NewReader(now), installers); !errors.Is(err, luks.ErrPassphrase) {
 		t.Errorf("the installer's passphrase opens the disk: %v", err)
 	}

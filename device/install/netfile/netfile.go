@@ -412,9 +412,9 @@ func (p *parser) checkTogether() error {
 		})
 		switch {
 		case !same:
-			return fmt.Errorf("gateway %s needs an address of the same family; write an address too, or remove the gateway", g)
+			return fmt.Errorf("gateway %s needs a machine address of the same family, IPv4 or IPv6; write an address too, or remove the gateway", g)
 		case !near:
-			return fmt.Errorf("gateway %s is not in the network of the machine's own address, or is that address itself; correct the gateway, or the address and its prefix length", g)
+			return fmt.Errorf("gateway %s must be in the network of the machine's address, and must not be that address itself; correct the gateway, or the address and its prefix length", g)
 		}
 	}
 	if n := len(s.Text()); n > MaxFile {

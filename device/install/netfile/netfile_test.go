@@ -111,7 +111,7 @@ func TestMistakesSayWhatToWriteInstead(t *testing.T) {
 		"a gateway with a zone":          {v + "gateway = fe80::1%eth0", 2, "192.0.2.1 or fe80::1"},
 		"a gateway without an address":   {v + "gateway = 192.0.2.1", 0, "write an address too"},
 		"a gateway of another network":   {v + "address = 192.0.2.10/24\ngateway = 192.0.3.1", 0, "correct the gateway"},
-		"the machine as its own gateway": {v + "address = 192.0.2.10/24\ngateway = 192.0.2.10", 0, "is that address itself"},
+		"the machine as its own gateway": {v + "address = 192.0.2.10/24\ngateway = 192.0.2.10", 0, "must not be that address itself"},
 		"a name server by name":          {v + "dns = dns.example", 2, "192.0.2.53"},
 		"a name server on a link":        {v + "dns = fe80::53", 2, "the global address of a name server"},
 		"four name servers":              {v + "dns = 192.0.2.1\ndns = 192.0.2.2\ndns = 192.0.2.3\ndns = 192.0.2.4", 5, "at most 3"},

@@ -49,7 +49,7 @@ func (s start) pcrs() map[int][]byte {
 	return all
 }
 
-// hex returns the values of the PCRs in the form of a LUKS2 token.
+// hex returns the values of the PCRs as a LUKS2 token has them.
 func (s start) hex() map[string]string {
 	all := map[string]string{}
 	for n, v := range s.pcrs() {

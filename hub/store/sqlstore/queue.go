@@ -38,8 +38,8 @@ type Job struct {
 	ctx  context.Context
 	done chan error // buffered, for the one answer
 
-	// The driver sets `taken` before it runs the job, and the caller sets `taken` to give up. Only
-	// the first of the two succeeds.
+	// The driver sets `taken` before it runs the job. The caller sets `taken` when it no longer
+	// waits for the result. Only the first of the two succeeds.
 	taken atomic.Bool
 }
 
@@ -168,8 +168,8 @@ func (q *Queue) fill(batch []*Job, first *Job) []*Job {
 	return batch
 }
 
-// The method `take` reports whether the driver must run the job. It returns false if the caller has
-// given up.
+// The method `take` reports whether the driver must run the job. It returns false if the caller no
+// longer waits for the result.
 func (j *Job) take() bool {
 	if !j.taken.CompareAndSwap(false, true) {
 		return false

@@ -93,7 +93,7 @@ func Damage(t *testing.T, s Engine, empty string, damage func(sql string)) {
 	list, err := s.Disagreements(f.ctx, 1)
 	f.must(err)
 	if i := slices.Index(found, "token-uses"); i < 0 || len(list[i].Rows) != 1 || !list[i].More {
-		t.Errorf("two join tokens have wrong uses, and a list with a limit of one returned %+v", list)
+		t.Errorf("two join tokens have a wrong number of uses; the list of at most one of them is %+v", list)
 	}
 	if got, all := len(found), len(Rules); got < all {
 		t.Errorf("after all damage, only %d of %d rules are broken: %s", got, all, found)

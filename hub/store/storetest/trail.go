@@ -701,19 +701,19 @@ func neededContentStays(f *fixture) {
 		equal(f, "expired records", n, 1)
 	}
 	if unneeded(first) {
-		f.Fatal("the store gave up the object's first storage location, although an owner has a record of the object")
+		f.Fatal("the store no longer needs the object's first storage location, although an owner has a record of the object")
 	}
 	f.announce(f.other.ID, "needed", 10, Epoch.Add(time.Hour))
 	expire(time.Minute, time.Minute)
 	if unneeded(first) {
-		f.Fatal("the store gave up the object's first storage location, although an owner may still upload the object")
+		f.Fatal("the store no longer needs the object's first storage location, although an owner may still upload the object")
 	}
 	expire(2*time.Hour, 0)
 	f.announce(f.owner.ID, "needed", 10, Epoch)
 	u := f.begins(f.owner.ID, sum, Epoch)
 	expire(time.Hour, 0)
 	if unneeded(u.Place) {
-		f.Fatal("the store gave up the storage location of an upload that still runs")
+		f.Fatal("the store no longer needs the storage location of an upload that still runs")
 	}
 	for range 2 { // the second call comes late, from a hub that was paused
 		if !unneeded(first) {
@@ -725,7 +725,7 @@ func neededContentStays(f *fixture) {
 	f.keep(f.owner.ID, "needed", 10, Epoch)
 	second := f.placeOf(f.owner.ID, sum)
 	if second == first {
-		f.Fatal("the new upload got the storage location that the store had given up")
+		f.Fatal("the new upload got a storage location that the store had reported as no longer needed")
 	}
 	if !unneeded(first) || unneeded(second) {
 		f.Error("the store still needs the first storage location, or does not need the second")

@@ -96,7 +96,7 @@ func approvalAnswersWhatWasAsked(f *fixture) {
 	more := f.wait(m.waiting(f.token, "policy"))
 	equal(f, "state", more.State, store.Undecided)
 	if !more.Approves([]string{"ek-certificate-none"}) {
-		f.Fatal("the approval is lost after a request with another question")
+		f.Fatal("a request raised another question, and the owner's approval of the first question is lost")
 	}
 	both := f.decide(more, true)
 	equal(f, "answered", both.Answered, []string{"ek-certificate-none", "policy"})

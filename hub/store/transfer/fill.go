@@ -37,7 +37,7 @@ type file struct {
 	into     string // the table and the columns of `insert`
 }
 
-// NewFile makes a SQLite database with the schema of a version. The file must not exist.
+// NewFile makes a SQLite database with the schema of a version. NewFile fails if the file exists.
 func NewFile(ctx context.Context, path string, schema int64) (_ Target, err error) {
 	if err := sqlite.Create(ctx, path, schema); err != nil {
 		return nil, err

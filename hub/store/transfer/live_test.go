@@ -219,7 +219,7 @@ func TestMoveRefusesATargetOfAnotherMove(t *testing.T) {
 	if err := open(other); !errors.Is(err, transfer.ErrOther) {
 		t.Errorf("the second file: %v", err)
 	}
-	// If the first move is given up, its rows stay in the target, so no later move may use this
+	// If the first move is cancelled, its rows stay in the target, so no later move may use this
 	// target.
 	if stopped, err := transfer.Stop(t.Context(), one, time.Hour); err != nil || stopped {
 		t.Errorf("a move that works is stopped: %t, %v", stopped, err)

@@ -38,7 +38,7 @@ func FillFleet(ctx context.Context, path, owner string, n int) error {
 	const chunk = 50_000
 	for from := 0; from < n; from += chunk {
 		if err := fill(ctx, db, owner, n, from, min(from+chunk, n)); err != nil {
-			return fmt.Errorf("add devices %d to %d: %w", from, min(from+chunk, n)-1, err)
+			return fmt.Errorf("add the devices with the numbers from %d to %d: %w", from, min(from+chunk, n)-1, err)
 		}
 	}
 	for _, line := range []string{fillCohorts, fillModels, fillVersions, `DELETE FROM settings WHERE name = 'search-index'`} {
