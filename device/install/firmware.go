@@ -66,7 +66,8 @@ func (f Firmware) write(name string, value []byte) error {
 	return nil
 }
 
-// The method `text` reads a variable of systemd-boot as text.
+// The method `text` reads a variable of systemd-boot that contains text, and decodes it from
+// UTF-16.
 func (f Firmware) text(name string) (string, error) {
 	b, err := f.read(name, loaderVendor)
 	if err != nil {
@@ -166,7 +167,7 @@ func (f Firmware) Forget() error {
 }
 
 // Names reports whether the firmware's boot entry for Gangway names the EFI system partition with
-// the GUID `espGUID`. Each installation has its own GUID. So, if the entry names `espGUID`, the
+// the GUID `espGUID`. Each installation has its own GUID, so if the entry names `espGUID`, the
 // system on that partition belongs to this machine.
 func (f Firmware) Names(espGUID string) bool {
 	guid, err := uuid.Parse(espGUID)

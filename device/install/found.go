@@ -15,9 +15,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// DiskGUID derives a disk's GUID from a manifest's SHA-256 in hexadecimal (RFC 9562, version 8).
-// The installer on a stick compares this GUID with a disk's GUID. If they are equal, the stick has
-// installed its system to that disk before.
+// DiskGUID returns the GUID that an installer gives to the disk to which it installs. The GUID is
+// derived from the SHA-256, in hexadecimal, of the stick's manifest (RFC 9562, version 8). So if a
+// disk already has this GUID, the same stick has installed its system to that disk before.
 func DiskGUID(manifest string) string {
 	h := sha256.Sum256([]byte("gangway disk v1\x00" + manifest))
 	u := uuid.UUID(h[:16])

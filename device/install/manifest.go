@@ -40,8 +40,8 @@ const ConsolePath = "etc/gangway/console"
 const RevisionKeyPath = "etc/gangway/revision-key.pem"
 
 // WipePath is the path of a file in an installed system's EFI system partition. The file exists if
-// a person has requested a wipe at the machine's console. Then the next start wipes the machine
-// before the system runs.
+// a person has requested a wipe at the machine's console. Then the machine is wiped at its next
+// start, before the system runs.
 const WipePath = "gangway/wipe"
 
 // HookPath is the path, in the initial file system, of the program that the agent calls to
@@ -50,7 +50,7 @@ const HookPath = "bin/gangway-hook"
 
 // FirstPath is the folder of the first revision in the data partition. It contains state.json, and
 // the folder `objects` with files named by SHA-256. The folder exists until the hub has stored that
-// revision as the first of the device's trail.
+// revision as the device's first.
 const FirstPath = "first-revision"
 
 // Bounds of a manifest.
@@ -81,7 +81,7 @@ type Manifest struct {
 	Escrow string `json:"escrow,omitempty"`
 	// Approved is true if the owner has signed the system as approved. At its first start, such a
 	// system itself binds the key of its encrypted disk to the TPM (package diskkey). So the
-	// installer seals that key with seal.NewFirst, only for the first start.
+	// installer seals that key with seal.NewFirst, which lasts only until the first start.
 	Approved bool `json:"approved,omitempty"`
 	// RevisionKeys is the SHA-256 of the system's file RevisionKeyPath, in lower-case hexadecimal.
 	// Empty: the device installs revisions without a signature.

@@ -226,8 +226,8 @@ func (j Job) eachBlock(ctx context.Context, p place, f func(at int64, b []byte) 
 
 // wipe makes the disk unbootable for firmware. It first clears the first sector of the future EFI
 // system partition, because an earlier system may have its own EFI system partition there. Then it
-// clears the partition tables at both ends. It flushes the disk between these two steps. Otherwise,
-// after a power cut, the tables might be cleared and the sector not.
+// clears the partition tables at both ends. It flushes the disk between these two steps. Otherwise
+// a power cut might leave the tables cleared, but not that sector.
 func (j Job) wipe(_ context.Context, places []place) error {
 	j.Progress(Wiping, 0, 1)
 	sector, esp := j.Target.Sector(), places[0].at

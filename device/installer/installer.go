@@ -1,5 +1,6 @@
-// Package installer is the program that runs from the stick. It installs Gangway to a disk of the
-// machine, or it wipes the machine for another owner. A rule or a person chooses the disk.
+// Package installer is the program that runs when a machine is started from an installer stick. It
+// installs Gangway to one of the machine's disks, or wipes the machine for another owner. A rule or
+// a person chooses the disk.
 //
 // Installer makes the decisions and shows messages to the person at the machine. It uses the
 // machine through small interfaces, which Local implements.

@@ -287,10 +287,10 @@ func (s *System) askPIN(why string) string {
 	return s.Terminals.Ask("PIN or recovery key of the disk: ", func() { s.Screen.Alarmf("%s", text) })
 }
 
-// bindKey binds the disk's key to the systems in the slots. While another slot than the default
-// runs, the machine may still return to the default slot's system. If the owner did not sign that
-// system, it could not open the disk after the key was bound. In this case, bindKey does not change
-// the disk until the running slot is the default.
+// bindKey binds the disk's key to the systems in the slots. While the machine runs a slot other
+// than the default, it may still return to the default slot's system. If the owner did not sign
+// that system, it could not open the disk once the key was bound, so bindKey does not change the
+// disk until the running slot is the default.
 func (s *System) bindKey(i *install.Installed) {
 	running, kept, _, err := s.Slots.Trial()
 	if err != nil {
@@ -308,9 +308,9 @@ func (s *System) bindKey(i *install.Installed) {
 	}
 }
 
-// watchKeys binds the disk's key again in two cases. The first case is that a program changes the
-// keys of Secure Boot, because the firmware measures these keys at the next start. The second case
-// is that another slot becomes the default, because bindKey may have waited for this: see bindKey.
+// watchKeys binds the disk's key again after a program has changed the keys of Secure Boot, because
+// the firmware measures these keys at the next start. It also does so after another slot has become
+// the default, because bindKey may have waited for this.
 func (s *System) watchKeys(i *install.Installed) {
 	keys := s.Firmware.SecureBootKeys()
 	kept, _ := s.Slots.Default()
@@ -522,8 +522,8 @@ func (s *System) removeTokenOnceReported(token string, stop <-chan struct{}) {
 	s.removeToken(token)
 }
 
-// removeToken overwrites and removes the join token. An onboarded machine does not need the token.
-// A thief of the disk could onboard other devices with the token.
+// removeToken overwrites and removes the join token. An onboarded machine does not need the token,
+// and a thief of the disk could onboard other devices with it.
 func (s *System) removeToken(token string) {
 	f, err := os.OpenFile(token, os.O_WRONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {

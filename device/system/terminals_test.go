@@ -178,8 +178,8 @@ func TestTerminalsAskForThePIN(t *testing.T) {
 	}
 }
 
-// A person types the PIN again while the TPM still checks the PIN that the person typed before. The
-// second line does not count as an answer, and it does not open the console either.
+// If a person types the PIN again while the TPM is still checking the PIN typed before, the second
+// line does not count as an answer, and it does not open the console either.
 func TestLineWhileThePINIsTriedOpensNothing(t *testing.T) {
 	inLab(t, func(l *lab) {
 		typed := []string{"135791", "246810", "246810"}

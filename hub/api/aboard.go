@@ -11,18 +11,18 @@ import (
 	"gangway/hub/store"
 )
 
-// After a change of the trust store, the hub scans all devices again. The hub accepted each device
-// because it trusted the certificates of the TPM's maker. The scan counts the devices whose
-// certificates the hub no longer trusts. These devices keep their access. After a restart, the scan
-// continues where it stopped.
+// The hub accepted each device because it trusted the certificates of the TPM's maker. So, after a
+// change of the trust store, the hub scans all devices and counts those whose certificates it no
+// longer trusts. These devices keep their access. After a restart, the scan continues where it
+// stopped.
 
 const (
 	// scanInSweep is the number of devices that one periodic sweep examines. An examination
 	// verifies a chain of certificates, which takes about a millisecond.
 	scanInSweep = 2000
 	scanPage    = 200
-	// A scan may find devices whose certificates are no longer trusted. The hub then repeats the
-	// scan after this time, because the owners may have deleted these devices.
+	// scanAgain is the time after which the hub repeats a scan that found devices with certificates
+	// that are no longer trusted, because the owners may have deleted these devices.
 	scanAgain = time.Hour
 )
 

@@ -27,22 +27,20 @@ const (
 	// scopes.
 	fullVisitor
 	// registrant is like the access `anyone`, but a request with an Authorization header must be
-	// from a scopedAccount. If the request also has a join token, the Authorization header is
-	// ignored.
+	// from a scopedAccount, unless the request also has a join token: then the header is ignored.
 	registrant
 	// urlHolder is anyone who has a URL that the hub signed: see signedURL.
 	urlHolder
 
-	// scopedAccount is a valid token of an account. The scopes of the token must allow the route.
-	// The token is a bearer token, or is in a browser's cookie.
+	// scopedAccount is an account's valid token whose scopes allow the route. It is either a bearer
+	// token or in a browser's cookie.
 	scopedAccount
 	// anySignIn is an account's valid token with any scopes.
 	anySignIn
 	// anySession is a person's session with any scopes. The hub refuses API tokens.
 	anySession
 	// fullSession is a person's session with all scopes. It protects the routes that no program may
-	// call. These routes make API tokens, change the password, end sessions, and delete the
-	// account.
+	// call: those that make API tokens, change the password, end sessions, or delete the account.
 	fullSession
 
 	// operator is a fullSession of an account with the role operator. The role gives access only to
@@ -65,8 +63,8 @@ const (
 	// unmeasuredDevice is like tlsDevice, but the device's boot need not satisfy the policy. A
 	// device calls these routes before the hub has measured its boot.
 	unmeasuredDevice
-	// pendingDevice is a device with a certificate that the device CA issued. The certificate need
-	// not be active. The TLS connection must end at the hub itself. The handler checks the
+	// pendingDevice is a device with a certificate that the device CA issued and that need not be
+	// active. The TLS connection must end at the hub itself, not at a proxy. The handler checks the
 	// activation proof in the body.
 	pendingDevice
 )
@@ -218,8 +216,8 @@ func (s *Server) hasDeviceToken(r *http.Request) bool {
 	return err == nil && claims.Type == bearer.Device
 }
 
-// resourceOf returns the name that scopes use for the resource at a path: "devices" in the scope
-// "devices.readonly". The name is empty if the token must have all scopes.
+// resourceOf returns the name that scopes use for the resource at a path, such as "devices" in the
+// scope "devices.readonly". The name is empty if the token must have all scopes.
 func resourceOf(path string) string {
 	first, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	switch {
@@ -246,10 +244,9 @@ var (
 
 // checkBoot refuses a device if the device's boot does not satisfy the owner's policy. The policy
 // may require a matching boot, or that parts of the boot have certain states. The device must have
-// sent the measurement on this connection, because the device may have restarted after a
-// measurement on an earlier connection. In two cases, checkBoot uses the device's last measurement
-// on any connection: if the request has a token and no client certificate, or if it came through a
-// proxy.
+// sent the measurement on this connection, because it may have restarted since a measurement on an
+// earlier connection. In two cases, checkBoot uses the device's last measurement on any connection:
+// if the request has a token and no client certificate, or if it came through a proxy.
 func (s *Server) checkBoot(r *http.Request, d store.Device) error {
 	rules, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
 	if err != nil || !rules.RequireBoot && len(rules.BootParts) == 0 {

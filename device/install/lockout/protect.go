@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// Limits against guessing, while a disk has a PIN. A guesser has Tries guesses, and then one guess
-// for each Interval in which the TPM has power.
+// Limits against guessing that apply while a disk has a PIN: an attacker gets Tries guesses, and
+// then one more guess each time that the TPM has been powered for Interval.
 const (
 	Tries    = 10
 	Interval = time.Hour
@@ -67,7 +67,8 @@ func HasPassword(t transport.TPM, key []byte) (bool, error) {
 	return state&lockoutAuthSet != 0, err
 }
 
-// authentic is like permanent, in a session that authenticates the TPM's response; see HasPassword.
+// authentic is like permanent, but uses a session that authenticates the TPM's response; see
+// HasPassword.
 func authentic(t transport.TPM, name []byte) (uint32, error) {
 	key, err := storagekey.Load(t, name)
 	if err != nil {

@@ -5,9 +5,9 @@
 //	offered ──> tried for one boot ──> kept     the machine reached the hub
 //	                     └───────────> dropped  the machine did not reach the hub; the previous settings apply again
 //
-// The journal is one file that is replaced atomically. So a power cut at any moment leaves the
-// state before a change or the state after it. Before the machine uses the new settings, Begin
-// records in the journal that the trial has begun. So no boot tries the same settings a second
+// The journal is one file that is replaced atomically, so a power cut at any moment leaves either
+// the state before a change or the state after it. Before the machine uses new settings, Begin
+// records in the journal that their trial has begun, so that no later boot tries them a second
 // time.
 package netchange
 

@@ -61,7 +61,7 @@ type bound struct {
 }
 
 // Bind seals a passphrase that New made, and returns a LUKS2 token for each binding. A binding may
-// be for another boot than the present boot. If `key` is not empty, the TPM's storage key must have
+// be for a boot other than the present one. If `key` is not empty, the TPM's storage key must have
 // this name. The TPM makes its storage key only once, because this takes some TPMs seconds.
 func Bind(t transport.TPM, key, passphrase []byte, bindings ...Binding) (toks []map[string]any, err error) {
 	secret, err := base64.StdEncoding.DecodeString(string(passphrase))
@@ -206,7 +206,7 @@ func signature(key crypto.PublicKey, sig []byte) (tpm2.TPMTSignature, error) {
 
 // ErrNotApproved means that the owner, to whose key the disk is bound, has not approved the running
 // system.
-var ErrNotApproved = errors.New("the disk's owner has not approved the system that runs.\nStart a system that the owner signed, or use the recovery key.") //lint:ignore ST1005 shown to a person
+var ErrNotApproved = errors.New("the disk's owner has not approved the running system.\nStart a system that the owner signed, or use the recovery key.") //lint:ignore ST1005 shown to a person
 
 // OpenBound returns the passphrase that Bind sealed. `approvals` are the running system's
 // approvals. If the TPM does not release the passphrase to the present boot, the error is

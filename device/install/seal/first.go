@@ -65,8 +65,8 @@ func OpenFirst(t transport.TPM, raw json.RawMessage) ([]byte, error) {
 	})
 }
 
-// policyFirst returns the function that returns the commands of NewFirst's policy, for a value of
-// PCR 7; see policyPCR.
+// policyFirst returns a function that returns the commands of NewFirst's policy for a given value
+// of PCR 7; see policyPCR.
 func policyFirst(counter tpm2.TPM2BName, limit uint64) func(tpm2.TPMISHPolicy, [][]byte) []tpm2.PolicyCommand {
 	return func(session tpm2.TPMISHPolicy, pcr7 [][]byte) []tpm2.PolicyCommand {
 		return []tpm2.PolicyCommand{policyPCR(session, []int{pcr}, pcr7), policyCounter(session, counter, limit)}

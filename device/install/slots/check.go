@@ -20,7 +20,7 @@ var errNotSystem = errors.New("this is not a Gangway system; make one with `gang
 
 // Check reads a file of `size` bytes and checks that a machine can try to boot the file. The file
 // must be a complete EFI program for x86-64 with the sections of a unified kernel image. The
-// command line in the file must start an installed system and make the kernel restart after a
+// command line in the file must be that of an installed system and make the kernel restart after a
 // panic. Check cannot see whether the system works: only a trial shows that.
 func Check(r io.ReaderAt, size int64) error {
 	if size > MaxSystem {

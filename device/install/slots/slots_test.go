@@ -597,8 +597,8 @@ func TestNoUpdateBeforeTheFirstBootIsGood(t *testing.T) {
 	}
 }
 
-// A faulty disk returns other bytes than the hook wrote to a slot. The hook must not make the slot
-// bootable.
+// If a faulty disk returns bytes other than those that the hook wrote to a slot, the hook must not
+// make the slot bootable.
 func TestSlotThatHoldsSomethingElseIsNotStarted(t *testing.T) {
 	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)
