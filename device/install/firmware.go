@@ -21,14 +21,15 @@ import (
 // Firmware read and change the firmware's boot configuration.
 type Firmware string
 
-// Vendor GUIDs of EFI variables: those of UEFI and those of systemd-boot.
+// Vendor GUIDs of EFI variables: the GUID of the variables that UEFI defines, and that of
+// systemd-boot's variables.
 const (
 	globalVendor = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 	loaderVendor = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 )
 
-// attributes are the attributes of the variables that Gangway writes: non-volatile, visible at
-// boot and at run time (UEFI 2.10, 8.2.1).
+// attributes are the attributes of the variables that Gangway writes: non-volatile, and accessible
+// both at boot and at run time (UEFI 2.10, 8.2.1).
 const attributes = 7
 
 func (f Firmware) path(name, vendor string) string {

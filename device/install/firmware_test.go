@@ -105,7 +105,7 @@ func TestTakesTheCounterOff(t *testing.T) {
 	}
 }
 
-// Look finds a system that this package installed, and reports whether the installation was
+// Look finds a system that this package installed, and tells whether the installation was
 // completed.
 func TestFindsItsOwnWork(t *testing.T) {
 	t.Parallel()

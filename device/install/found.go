@@ -31,7 +31,7 @@ type Installed struct {
 	Disk     string // "nvme0n1"
 	DiskGUID string // lower case
 	Sector   int64  // size of the disk's logical sectors, in bytes
-	// ESPGUID, ESPStart and ESPSize describe the EFI system partition: its GUID in lower case,
+	// ESPGUID, ESPStart and ESPSize describe the EFI system partition: its GUID in lower case, and
 	// its start and size in bytes.
 	ESPGUID           string
 	ESPStart, ESPSize int64

@@ -71,8 +71,8 @@ type Manifest struct {
 	Reset bool `json:"reset,omitempty"`
 	Disk  Rule `json:"disk,omitempty"` // the rule by which the automatic installation chooses a disk
 	Debug bool `json:"debug"`          // the device has a password with which a person opens a shell
-	// Hub, Owner and Token come from the join token, without its secret. They are empty if the
-	// image has no join token.
+	// Hub, Owner and Token are copied from the join token, but its secret is not. They are empty if
+	// the image has no join token.
 	Hub   string `json:"hub,omitempty"`
 	Owner string `json:"owner,omitempty"`
 	Token string `json:"token,omitempty"`
@@ -99,8 +99,8 @@ type Manifest struct {
 	Parts []Part `json:"parts"`
 }
 
-// Part describes the data of a partition. The stick stores only the blocks that are not zero, one
-// after the other.
+// Part describes the data of a partition. The stick stores only the blocks that are not all zeros,
+// one after the other.
 type Part struct {
 	Name string `json:"name"`
 	// File is the path of the file with the packed blocks on the stick. SHA256 is the hash of that

@@ -96,7 +96,7 @@ type place struct {
 }
 
 // Run installs the system. If it fails in the stage Verifying, the disk is unchanged. If it fails
-// in a later stage, the disk does not boot, so the machine boots the stick again.
+// in a later stage, the disk is not bootable, so the machine boots the stick again.
 func (j Job) Run(ctx context.Context) error {
 	if j.NewGUID == nil {
 		j.NewGUID = uuid.NewString

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// probes is the number of ARP probes for a static IPv4 address before the machine uses the address
-// (RFC 5227). The pauses between the probes are shorter than in the RFC, because a person may be
-// waiting for the machine.
+// probes is the number of ARP probes that the machine sends for a static IPv4 address before it
+// uses the address (RFC 5227). The pauses between the probes are shorter than in the RFC, because a
+// person may be waiting for the machine.
 const probes = 3
 
 // Fields of an ARP packet for Ethernet and IPv4 (RFC 826), without the Ethernet header.

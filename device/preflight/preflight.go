@@ -44,8 +44,8 @@ type Machine struct {
 	Now      func() time.Time
 }
 
-// Examine makes all checks. It also tests whether the firmware stores and removes a variable. For
-// this test it writes a variable that no program reads.
+// Examine makes all checks. To test whether the firmware can store and remove a variable, it writes
+// one that no program reads.
 //
 // Examine returns after at most 30 seconds.
 func (m Machine) Examine() []Finding {

@@ -5,9 +5,9 @@ import (
 	"os"
 )
 
-// Lend stops the output on a console until the caller calls `giveBack`. In that time, another
-// program can use the console's terminal. `path` is one of the paths that Terminals returns. Lines
-// that are written in that time never appear on this console.
+// Lend stops the output on a console until the caller calls `giveBack`. Meanwhile, another program
+// can use the console's terminal. `path` is one of the paths that Terminals returns. Lines that are
+// written in that time never appear on this console.
 func (s *Screen) Lend(path string) (giveBack func()) {
 	var names []string
 	for _, c := range s.consoles {

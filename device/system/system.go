@@ -148,7 +148,7 @@ type Disks interface {
 	// the recovery key. `why` is empty, or says what was wrong with the last answer.
 	Unlock(i *install.Installed, ask func(why string) string) (device string, encrypted bool, err error)
 	// ClearTPM clears the TPM before a wipe if the disk has a PIN for which the TPM's lockout
-	// hierarchy got a password. In this case, the wipe itself cannot clear the TPM.
+	// hierarchy got a password. Without that password, the wipe itself cannot clear the TPM.
 	ClearTPM(*install.Installed) error
 	// BindKey binds the disk's key to those systems in the slots that the owner signed. `changed`
 	// is false if the key was bound to these systems already. BindKey returns an error if it could
@@ -375,8 +375,8 @@ func (s *System) judgeSlot() {
 	}
 }
 
-// If the machine is not onboarded yet, serve onboards it. Then serve runs the agent, which keeps
-// the machine connected. serve returns when the agent ends.
+// serve onboards the machine if it is not onboarded yet, and then runs the agent, which keeps the
+// machine connected. It returns when the agent ends.
 func (s *System) serve() {
 	token, hub := filepath.Join(s.Paths.ESP, install.TokenPath), filepath.Join(s.Paths.ESP, install.HubPath)
 	args := []string{"--set-clock", "--network-file", s.Paths.Settings, "--state", s.Paths.AgentState()}

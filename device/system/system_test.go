@@ -471,8 +471,8 @@ func TestClaimCodeIsOffered(t *testing.T) {
 	})
 }
 
-// If the owner deleted the device, the machine's screen shows the deletion until a person onboards
-// or wipes the machine.
+// If the owner has deleted the device, the machine's screen says so until a person onboards or
+// wipes the machine.
 func TestRemovedDeviceSaysWhy(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.status(agentStatus{Phase: "active", Nick: "otter"})

@@ -217,10 +217,9 @@ func (t *Terminals) serve(path string, want []byte, console bool) {
 var errWrongPassword = errors.New("wrong password")
 
 // The method `once` waits for one line on a terminal, and then opens the console or a shell. The
-// terminal offers the console if `console` is true. It offers a shell if `want`, the SHA-256 of the
-// shell's password, is not nil. If the terminal offers both, an empty line opens the console, and
-// the password opens the shell. If it offers only the console, every line opens the console. If it
-// offers only a shell, the password opens the shell. After a wrong password, the error is
+// terminal offers the console if `console` is true, and a shell if `want`, the SHA-256 of the
+// shell's password, is not nil. The password opens the shell. An empty line opens the console, and
+// if the terminal offers no shell, so does any other line. After a wrong password, the error is
 // errWrongPassword.
 func (t *Terminals) once(path string, want []byte, console bool) error {
 	on, err := t.open(path)

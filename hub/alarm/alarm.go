@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// Bounds: a condition begins if a measured number passes its bound. The alerts in
-// contrib/prometheus/alerts.yml have the same numbers.
+// Bounds of the conditions: a condition begins when the number that the hub measured passes its
+// bound. The alerts in contrib/prometheus/alerts.yml use the same numbers.
 const (
 	// CertificateSoon: the condition begins if a certificate of the hub expires within this time.
 	// This condition should never begin, because the hub and ACME renew their certificates when 30
@@ -113,7 +113,7 @@ type Rule struct {
 // Rules has one Rule for each condition, in the order in which 'gangway doctor' and the hub's web
 // pages show the conditions.
 var Rules = []Rule{
-	{"certificate-expires", "Certificates of the hub", "GangwayCertificateExpires", "Read in the hub's log why the certificate is not renewed, or replace the certificate's files.", certificateExpires},
+	{"certificate-expires", "Certificates of the hub", "GangwayCertificateExpires", "See the hub's log for why the certificate is not renewed, or replace the certificate's files.", certificateExpires},
 	{"maker-root-expires", "Roots of TPM makers", "GangwayMakerRootExpires", "Ask the TPM maker for the new root certificate, and import it with 'gangway trust import'.", rootExpires},
 	{"disk-low", "Free disk space", "GangwayDiskLow", "Free disk space: see 'A full disk' in docs/operations.md.", diskLow},
 	{"backup-old", "Backup", "GangwayBackupOld", "Make a backup: see 'Backup' in docs/operations.md.", backupOld},

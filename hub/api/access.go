@@ -406,8 +406,8 @@ func enabled(a store.Account, err error) (store.Account, error) {
 	return a, err
 }
 
-// trailDevice finds the device of the trail in the path: the calling device itself, or a device of
-// the calling account.
+// trailDevice finds the device whose trail the path names: the calling device itself, or a device
+// of the calling account.
 func (s *Server) trailDevice(r *http.Request) (store.Device, error) {
 	c, id := callerOf(r), r.PathValue("id")
 	if c.Device != nil {

@@ -59,7 +59,7 @@ func TestSecondHeaderStandsIn(t *testing.T) {
 }
 
 // The program cryptsetup can read a header that Format made. With the passphrase of each key slot,
-// it gets the same data key as Format returned.
+// it gets the data key that Format returned.
 func TestCryptsetupReadsTheHeader(t *testing.T) {
 	t.Parallel()
 	program, err := exec.LookPath("cryptsetup")

@@ -7,8 +7,8 @@ import (
 	"encoding/binary"
 )
 
-// stripes is the number of pieces into which a key is split (LUKS1's anti-forensic splitter).
-// Recovering the key needs all pieces, so overwriting one piece destroys the slot.
+// stripes is the number of pieces into which a key is split (LUKS1's anti-forensic splitter). All
+// pieces are needed to recover the key, so overwriting a single piece destroys the key slot.
 const stripes = 4000
 
 func split(key []byte) []byte {

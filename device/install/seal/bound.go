@@ -25,7 +25,7 @@ import (
 )
 
 // BoundType is the type of a LUKS2 token whose passphrase only approved systems get.
-// systemd-cryptsetup cannot use this LUKS2 token, because its policies have no counter.
+// systemd-cryptsetup cannot use this LUKS2 token, because systemd's policies have no counter.
 const BoundType = "gangway-tpm2"
 
 // Binding says which boots get the passphrase. All three conditions must hold.
@@ -269,7 +269,8 @@ func readBound(raw json.RawMessage) (*bound, *Binding, error) {
 }
 
 // Made reports whether the LUKS2 token was made for this Binding. It compares only the values that
-// the LUKS2 token itself states. A LUKS2 token without the storage key's name must be made again.
+// the LUKS2 token itself states. For a LUKS2 token that does not record the storage key's name, it
+// returns false, so that the token is made again.
 func (b Binding) Made(raw json.RawMessage) bool {
 	tok, is, err := readBound(raw)
 	if err != nil || is.Limit != b.Limit || len(tok.Key) == 0 {

@@ -122,7 +122,8 @@ func (s *storage) increment() error {
 	if err != nil {
 		return fmt.Errorf("seal: the TPM's counter: %w", tpmrc.Explain(err, tpmrc.None))
 	}
-	// The name is the one that the TPM stated. If it is false, the TPM refuses the command.
+	// This name comes from a response that is not authenticated. If it is false, the TPM refuses
+	// the command.
 	_, err = tpm2.NVIncrement{
 		AuthHandle: tpm2.AuthHandle{Handle: counterIndex, Name: rsp.NVName, Auth: s.Authentic(false)},
 		NVIndex:    tpm2.NamedHandle{Handle: counterIndex, Name: rsp.NVName},

@@ -185,8 +185,8 @@ func NewLockoutPassword() []byte {
 	return encode(secret) // without zero bytes; see authOf
 }
 
-// Wrap encrypts the lockout password under the passphrase that the TPM releases to the boot. So
-// only an approved system can use the password.
+// Wrap encrypts the lockout password under the passphrase that the TPM releases to the boot, so
+// that only an approved system can use the password.
 func Wrap(passphrase, password []byte) ([]byte, error) {
 	aead, err := wrapping(passphrase)
 	if err != nil {

@@ -294,7 +294,7 @@ func (m *machine) expect(system []byte, s Slot) {
 	}
 }
 
-// The hook writes each new system to the slot that does not run. If the revision's file is not a
+// The hook writes each new system to the slot that is not running. If the revision's file is not a
 // system, or if the new system does not boot, the machine keeps its previous system.
 func TestSystemsGoFromSlotToSlot(t *testing.T) {
 	t.Parallel()
@@ -358,8 +358,8 @@ func TestSystemThatPanicsFallsBack(t *testing.T) {
 }
 
 // The agent may roll back a system that boots, for example because the system did not reach the
-// hub. The rollback needs a restart. After the restart, the previous system runs. A power cut has
-// the same effect as the restart.
+// hub. The rollback needs a restart, after which the previous system runs. A power cut has the same
+// effect as the restart.
 func TestSystemThatIsRolledBackIsGone(t *testing.T) {
 	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)

@@ -153,8 +153,8 @@ func (k *Key) Close() {
 		// An object that is not flushed disappears when the TPM restarts.
 		_, _ = tpm2.FlushContext{FlushHandle: k.Handle}.Execute(k.tpm)
 	}
-	// If TPM2_Shutdown fails, the next loss of power counts as a guess; a lockout can be
-	// lifted.
+	// If TPM2_Shutdown fails, the next loss of power counts as a guess. That is acceptable, because
+	// a lockout can be lifted.
 	_, _ = tpm2.Shutdown{ShutdownType: tpm2.TPMSUClear}.Execute(k.tpm)
 }
 
