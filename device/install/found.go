@@ -90,9 +90,9 @@ func Look(dev, disk string) (*Installed, error) {
 	return i, nil
 }
 
-// Find looks for the system whose EFI system partition has the GUID espGUID (lower case). `block`
-// is /sys/block. Find examines built-in disks first, because an external disk may have a copy of
-// the system. If there is no such system, the error is fs.ErrNotExist.
+// Find looks for the system whose EFI system partition has the GUID espGUID, in lower case. `block`
+// is the path of /sys/block. Find examines built-in disks first, because an external disk may have
+// a copy of the system. If there is no such system, the error is fs.ErrNotExist.
 func Find(block, dev, espGUID string) (*Installed, error) {
 	disks, err := enumerate(block)
 	if err != nil {

@@ -60,8 +60,8 @@ const (
 )
 
 // Manifest describes the system that a stick installs. The installer's command line contains the
-// manifest's SHA-256 (gangway.manifest). So the TPM measures this SHA-256, and the installer's
-// Secure Boot signature covers it.
+// manifest's SHA-256 (gangway.manifest). So the TPM's measurement of the command line and the
+// installer's Secure Boot signature cover the manifest too.
 type Manifest struct {
 	Version int    `json:"version"` // the format's version, 1
 	Target  string `json:"target"`  // x64-uefi-installer
@@ -76,8 +76,8 @@ type Manifest struct {
 	Hub   string `json:"hub,omitempty"`
 	Owner string `json:"owner,omitempty"`
 	Token string `json:"token,omitempty"`
-	// Escrow is an age recipient. The installer encrypts a disk's recovery key to this recipient,
-	// and the hub stores the encrypted key. Empty: the hub stores no recovery key.
+	// Escrow is the age recipient to which the installer encrypts a disk's recovery key, so that
+	// the hub can store it. If Escrow is empty, the hub stores no recovery key.
 	Escrow string `json:"escrow,omitempty"`
 	// Approved is true if the owner has signed the system as approved. At its first start, such a
 	// system itself binds the key of its encrypted disk to the TPM (package diskkey). So the
@@ -91,9 +91,9 @@ type Manifest struct {
 	Enrol *Enrol `json:"enrol,omitempty"`
 	// First describes the device's first revision. Nil: that revision is empty.
 	First *First `json:"first,omitempty"`
-	// Network is the offset of the file NetworkPath in the part "esp", in bytes. The installer
-	// writes the stick's network settings at this offset; the file has netfile.MaxFile bytes. 0:
-	// the image does not support network settings.
+	// Network is the offset in bytes of the file NetworkPath in the part "esp". The installer
+	// writes the stick's network settings there; the file has netfile.MaxFile bytes. If Network is
+	// 0, the image does not support network settings.
 	Network int64 `json:"network,omitempty"`
 	// Parts describes the data of the partitions "esp" and "data".
 	Parts []Part `json:"parts"`

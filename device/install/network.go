@@ -74,9 +74,9 @@ func (n *network) overlap(p place, at int64, b, content []byte) (in, of []byte) 
 	return b[from-at : to-at], content[from-n.at : to-n.at]
 }
 
-// ReadNetwork reads the network settings of a stick. `stick` is the mount point of the stick's EFI
-// system partition. If the stick has no settings file, the settings are empty. If the file is not
-// valid, the error is a *netfile.Mistake.
+// ReadNetwork reads the network settings from the stick whose EFI system partition is mounted at
+// `stick`. If the stick has no settings file, the settings are empty. If the file is not valid, the
+// error is a *netfile.Mistake.
 func ReadNetwork(stick string) (*netfile.Settings, error) {
 	return readNetwork(filepath.Join(stick, netfile.Name))
 }

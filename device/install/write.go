@@ -67,8 +67,8 @@ type Job struct {
 	// DiskGUID is the disk's GUID, usually the result of the function DiskGUID for the manifest's
 	// hash. Default: a result of NewGUID.
 	DiskGUID string
-	// Network has the stick's network settings, for the installed system. Manifest.Network is the
-	// offset of these settings in the part esp. Nil: the stick has no settings.
+	// Network has the stick's network settings, for the installed system. Manifest.Network is their
+	// offset in the part "esp". If Network is nil, the stick has no settings.
 	Network *netfile.Settings
 	// Encrypt has the LUKS2 key slots of the data partition. Empty: the data partition is not
 	// encrypted.

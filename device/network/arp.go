@@ -23,8 +23,8 @@ const (
 	arpRequest = 1
 )
 
-// The function `probe` returns an ARP probe. This is an ARP request that asks whether a machine
-// uses `address`. In a probe, the sender's IPv4 address is zero.
+// The function `probe` returns an ARP probe: an ARP request that asks whether a machine uses
+// `address`, and in which the sender's IPv4 address is zero.
 func probe(own net.HardwareAddr, address netip.Addr) []byte {
 	p := make([]byte, arpSize)
 	copy(p, []byte{0, 1, 8, 0, 6, 4, 0, arpRequest}) // Ethernet, IPv4, and the sizes of their addresses

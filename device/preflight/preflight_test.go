@@ -69,8 +69,8 @@ func want(t *testing.T, f Finding, code string, severity Severity) {
 	}
 }
 
-// The machine has a TPM without an EK certificate, and no other weakness. Examine reports only the
-// missing certificate, as a note. It leaves no variable in the firmware.
+// If a machine's only weakness is that its TPM has no EK certificate, Examine reports just that, as
+// a note. It leaves no variable in the firmware.
 func TestSoundMachine(t *testing.T) {
 	t.Parallel()
 	tpm := swtpmtest.Start(t, swtpm.Options{EK: swtpm.None})

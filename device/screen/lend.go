@@ -47,8 +47,8 @@ func (s *Screen) Hint(text string) {
 	}
 }
 
-// KeepLog makes the screen append every line to a file too. The file has at most maxKept bytes.
-// When the file is full, the screen removes the file's older half.
+// KeepLog makes the screen append every line to a file too. The file has at most maxKept bytes:
+// when it is full, the screen removes its older half.
 func (s *Screen) KeepLog(path string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

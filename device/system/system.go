@@ -90,8 +90,8 @@ type Paths struct {
 	Dev  string // device files
 	ESP  string // mount point of the EFI system partition
 	Data string // mount point of the data partition
-	// Files in memory. NetworkReport has the report on the network settings. Escrow has the
-	// encrypted recovery key. The agent sends both files to the hub. Settings has the network
+	// Paths of files in memory. NetworkReport has the report on the network settings, and Escrow
+	// the encrypted recovery key; the agent sends both files to the hub. Settings has the network
 	// settings that the agent uses.
 	NetworkReport, Escrow, Settings string
 	// RevisionKey is the key file with the owner's keys. If the image has no such file, the device
@@ -351,8 +351,7 @@ func keepEscrow(partition, file string) error {
 }
 
 // judgeSlot shows which slot runs. If the slot is on trial and the agent does not make the slot's
-// system permanent in time, judgeSlot restarts the machine. The machine then starts the previous
-// system.
+// system permanent in time, judgeSlot restarts the machine, which then starts the previous system.
 func (s *System) judgeSlot() {
 	running, kept, tried, err := s.Slots.Trial()
 	switch {

@@ -27,8 +27,8 @@ func (t labTerminal) Write(p []byte) (int, error) {
 func (t labTerminal) Close() error                  { return nil }
 func (t labTerminal) ReadPassword() ([]byte, error) { return []byte(t.read()), nil }
 
-// At a terminal of the machine, only the image's password opens a shell. A wrong password causes a
-// delay. Enter opens the console.
+// At a terminal of the machine, only the image's password opens a shell, and a wrong password
+// causes a delay. Enter opens the console.
 func TestShellNeedsThePassword(t *testing.T) {
 	t.Parallel()
 	sum := sha256.Sum256([]byte("right"))

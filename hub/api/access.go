@@ -353,9 +353,8 @@ func (s *Server) ownDeviceOrSelf(r *http.Request) (store.Device, error) {
 	return s.ownDevice(r)
 }
 
-// visibleDevice finds the device in the path. The path has a device's id, or the nick of a device
-// of the account `of`. The device must be public or the caller's own. The result `own` reports
-// whether the device is the caller's own.
+// visibleDevice finds the device that the path names, either by its id or by its nick among the
+// devices of the account `of`. The device must be public or the caller's own; `own` reports which.
 func (s *Server) visibleDevice(r *http.Request, of store.Account) (d store.Device, own bool, err error) {
 	ctx, name, self := r.Context(), r.PathValue("id"), callerOf(r).Account
 	d, err = s.deviceOfAccount(ctx, of.ID, name)
@@ -397,8 +396,8 @@ func (s *Server) accountByNick(ctx context.Context, nick string) (store.Account,
 	return enabled(a, err)
 }
 
-// enabled checks the result of a look-up of an account. If the look-up failed, enabled returns err.
-// If the account is disabled, it returns store.ErrNotFound.
+// enabled checks the result of a look-up of an account. It returns err if the look-up failed, and
+// store.ErrNotFound if the account is disabled.
 func enabled(a store.Account, err error) (store.Account, error) {
 	if err == nil && a.Disabled {
 		return store.Account{}, store.ErrNotFound

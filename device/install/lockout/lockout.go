@@ -57,8 +57,8 @@ type State struct {
 	Locked   bool // in lockout: the TPM refuses all passwords that are protected against guessing
 	Password bool // the lockout hierarchy has a password
 	// Tries is the number of wrong guesses that the TPM has counted. A lockout begins when Tries
-	// reaches Max. Each time the TPM has been powered for Interval, Tries falls by one. A lockout
-	// ends when Tries falls below Max.
+	// reaches Max, and ends when Tries falls below Max. Tries falls by one each time the TPM has
+	// been powered for Interval.
 	Tries, Max uint32
 	Interval   time.Duration
 }

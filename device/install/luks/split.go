@@ -36,7 +36,7 @@ func mix(pieces []byte, size int) []byte {
 	return d
 }
 
-// diffuse replaces each block of 32 bytes by the SHA-256 of the block's number and the block.
+// diffuse replaces each block of 32 bytes with the SHA-256 of the block's number and the block.
 func diffuse(d []byte) {
 	for i := 0; i*sha256.Size < len(d); i++ {
 		part := d[i*sha256.Size : min((i+1)*sha256.Size, len(d))]

@@ -87,8 +87,8 @@ func (m *Mistake) Error() string {
 	return fmt.Sprintf("%s, line %d: %s", Name, m.Line, m.Text)
 }
 
-// Parse parses a file. For an empty file, or a file with comments only, it returns the zero value.
-// The error is a *Mistake, which explains what to write instead.
+// Parse parses a file. For a file that is empty or has only comments, it returns the zero value.
+// Its error is a *Mistake, which explains what to write instead.
 func Parse(text []byte) (*Settings, error) {
 	if len(text) > MaxFile {
 		return nil, &Mistake{0, fmt.Sprintf("the file has %d bytes; write at most %d", len(text), MaxFile)}
@@ -454,8 +454,8 @@ func (s *Settings) Text() string {
 	return b.String()
 }
 
-// Masked returns the settings as lines that people may see. Each setting has a line, with asterisks
-// in place of the proxy's password. Each CA has a line with the CA's subject.
+// Masked returns the settings as lines that people may see: a line for each setting, with asterisks
+// in place of the proxy's password, and a line with the subject of each CA.
 func (s *Settings) Masked() []string {
 	lines := s.lines(true)
 	for _, c := range s.ProxyCA {

@@ -35,7 +35,7 @@ type Binding struct {
 	// PCRs are the values that the PCRs in Required must have, in the SHA-256 bank, by number.
 	PCRs map[int][]byte
 	// Limit is the last value of the counter for which the passphrase is released. When the counter
-	// exceeds the limit, this LUKS2 token is worthless, also in an old copy of the disk's header.
+	// exceeds the limit, this LUKS2 token is worthless, even in an old copy of the disk's header.
 	Limit uint64
 }
 

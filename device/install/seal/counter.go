@@ -59,7 +59,7 @@ func counterName(t transport.TPM) (tpm2.TPM2BName, error) {
 	return *name, nil
 }
 
-// Counter returns the value of the counter. If the TPM has no counter, Counter makes one. An
+// Counter returns the value of the TPM's counter, and makes the counter if the TPM has none. An
 // interposer on the TPM's bus cannot alter the value, unless it has replaced the TPM's storage key.
 func Counter(t transport.TPM) (uint64, error) {
 	s, err := load(t, nil)

@@ -15,9 +15,9 @@ import (
 // FirstType is the type of the LUKS2 token that the installer writes for a system that its owner
 // approved. The TPM releases the passphrase only until the first Bind has advanced the counter, so
 // a copy of the disk's header from before the first Bind is worthless afterwards. A LUKS2 token of
-// systemd would open the disk for ever: it depends only on PCR 7 and on a key that the TPM can
-// always make again. systemd-cryptsetup cannot use FirstType, because systemd's policies have no
-// counter.
+// systemd would open the disk forever, because it depends only on PCR 7 and on a key that the TPM
+// can always make again. systemd-cryptsetup cannot use FirstType, because systemd's policies have
+// no counter.
 const FirstType = "gangway-tpm2-first"
 
 // first is the JSON of the LUKS2 token, without the list of key slots.

@@ -12,8 +12,8 @@ import (
 // MaxSystem is the maximum size of a system's file, in bytes.
 const MaxSystem = 1 << 30
 
-// maxCmdline is the maximum size of the section .cmdline, in bytes. It only bounds the memory that
-// Check uses. Linux on x86-64 uses at most the first 2048 bytes (COMMAND_LINE_SIZE).
+// maxCmdline is the maximum size of the section .cmdline, in bytes. It serves only to bound the
+// memory that Check uses: Linux on x86-64 uses at most the first 2048 bytes (COMMAND_LINE_SIZE).
 const maxCmdline = 8 << 10
 
 var errNotSystem = errors.New("this is not a Gangway system; make one with `gangway image system`")

@@ -36,8 +36,8 @@ type Hook struct {
 	// BindKey, if set, binds the key of an encrypted disk to the system in a slot. The hook calls
 	// it before that system starts for the first time.
 	BindKey func(Slot) error
-	// Sleep waits for a time. The hook uses it to wait until another process has removed the
-	// attempt counter from the name of a slot's file. Default: time.Sleep.
+	// Sleep is time.Sleep by default. The hook uses it to wait until another process has removed
+	// the attempt counter from the name of a slot's file.
 	Sleep func(time.Duration)
 	// Out receives sentences for the owner.
 	Out io.Writer

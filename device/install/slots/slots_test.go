@@ -119,9 +119,9 @@ func (m *machine) change(what string) {
 	m.last = what
 }
 
-// start simulates a boot. The boot manager removes the one-shot variable. It tries the entry that
-// the variable named, then the default entry, then any other entry. If the system does not boot,
-// the machine boots again.
+// start simulates a boot. The boot manager removes the one-shot variable. Then it tries the entry
+// that the variable named, the default entry, and any other entry, in this order. If the system
+// does not boot, the machine boots again.
 func (m *machine) start() {
 	m.Helper()
 	for range 10 {
