@@ -11,8 +11,8 @@ import (
 	"gangway/image"
 )
 
-// For both sector sizes, fsck.fat finds no error in the converted file system, and mtools reads the
-// same files from the converted file system.
+// After the file system is converted to either sector size, fsck.fat finds no error in it, and
+// mtools reads the same files from it.
 func TestOthersReadTheFileSystemWithSectorsOfEitherSize(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {

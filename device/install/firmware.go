@@ -21,14 +21,15 @@ import (
 // Firmware read and change the firmware's boot configuration.
 type Firmware string
 
-// Vendor GUIDs of EFI variables: those of UEFI and those of systemd-boot.
+// Vendor GUIDs of EFI variables: the GUID of the variables that UEFI defines, and that of
+// systemd-boot's variables.
 const (
 	globalVendor = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 	loaderVendor = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 )
 
-// attributes are the attributes of the variables that Gangway writes: non-volatile, visible at
-// boot and at run time (UEFI 2.10, 8.2.1).
+// attributes are the attributes of the variables that Gangway writes: non-volatile, and accessible
+// both at boot and at run time (UEFI 2.10, 8.2.1).
 const attributes = 7
 
 func (f Firmware) path(name, vendor string) string {
@@ -66,7 +67,8 @@ func (f Firmware) write(name string, value []byte) error {
 	return nil
 }
 
-// The method `text` reads a variable of systemd-boot as text.
+// The method `text` reads a variable of systemd-boot that contains text, and decodes it from
+// UTF-16.
 func (f Firmware) text(name string) (string, error) {
 	b, err := f.read(name, loaderVendor)
 	if err != nil {
@@ -166,7 +168,7 @@ func (f Firmware) Forget() error {
 }
 
 // Names reports whether the firmware's boot entry for Gangway names the EFI system partition with
-// the GUID `espGUID`. Each installation has its own GUID. So, if the entry names `espGUID`, the
+// the GUID `espGUID`. Each installation has its own GUID, so if the entry names `espGUID`, the
 // system on that partition belongs to this machine.
 func (f Firmware) Names(espGUID string) bool {
 	guid, err := uuid.Parse(espGUID)

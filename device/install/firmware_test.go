@@ -84,8 +84,8 @@ func TestReadsWhatTheBootManagerSays(t *testing.T) {
 	}
 }
 
-// A path of a boot entry may contain the boot manager's counter of attempts, such as +3. Uncounted
-// removes this counter, and finds none in paths that only look similar.
+// The path of a boot entry may contain the boot manager's attempt counter, such as +3. Uncounted
+// removes this counter, and leaves paths alone that only look as if they had one.
 func TestTakesTheCounterOff(t *testing.T) {
 	t.Parallel()
 	for path, want := range map[string]string{
@@ -105,7 +105,7 @@ func TestTakesTheCounterOff(t *testing.T) {
 	}
 }
 
-// Look finds a system that this package installed, and reports whether the installation was
+// Look finds a system that this package installed, and tells whether the installation was
 // completed.
 func TestFindsItsOwnWork(t *testing.T) {
 	t.Parallel()

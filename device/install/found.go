@@ -15,9 +15,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// DiskGUID derives a disk's GUID from a manifest's SHA-256 in hexadecimal (RFC 9562, version 8).
-// The installer on a stick compares this GUID with a disk's GUID. If they are equal, the stick has
-// installed its system to that disk before.
+// DiskGUID returns the GUID that an installer gives to the disk to which it installs. The GUID is
+// derived from the SHA-256, in hexadecimal, of the stick's manifest (RFC 9562, version 8). So if a
+// disk already has this GUID, the same stick has installed its system to that disk before.
 func DiskGUID(manifest string) string {
 	h := sha256.Sum256([]byte("gangway disk v1\x00" + manifest))
 	u := uuid.UUID(h[:16])
@@ -31,7 +31,7 @@ type Installed struct {
 	Disk     string // "nvme0n1"
 	DiskGUID string // lower case
 	Sector   int64  // size of the disk's logical sectors, in bytes
-	// ESPGUID, ESPStart and ESPSize describe the EFI system partition: its GUID in lower case,
+	// ESPGUID, ESPStart and ESPSize describe the EFI system partition: its GUID in lower case, and
 	// its start and size in bytes.
 	ESPGUID           string
 	ESPStart, ESPSize int64
@@ -90,9 +90,9 @@ func Look(dev, disk string) (*Installed, error) {
 	return i, nil
 }
 
-// Find looks for the system whose EFI system partition has the GUID espGUID (lower case). `block`
-// is /sys/block. Find examines built-in disks first, because an external disk may have a copy of
-// the system. If there is no such system, the error is fs.ErrNotExist.
+// Find looks for the system whose EFI system partition has the GUID espGUID, in lower case. `block`
+// is the path of /sys/block. Find examines built-in disks first, because an external disk may have
+// a copy of the system. If there is no such system, the error is fs.ErrNotExist.
 func Find(block, dev, espGUID string) (*Installed, error) {
 	disks, err := enumerate(block)
 	if err != nil {

@@ -40,8 +40,8 @@ const ConsolePath = "etc/gangway/console"
 const RevisionKeyPath = "etc/gangway/revision-key.pem"
 
 // WipePath is the path of a file in an installed system's EFI system partition. The file exists if
-// a person has requested a wipe at the machine's console. Then the next start wipes the machine
-// before the system runs.
+// a person has requested a wipe at the machine's console. Then the machine is wiped at its next
+// start, before the system runs.
 const WipePath = "gangway/wipe"
 
 // HookPath is the path, in the initial file system, of the program that the agent calls to
@@ -50,7 +50,7 @@ const HookPath = "bin/gangway-hook"
 
 // FirstPath is the folder of the first revision in the data partition. It contains state.json, and
 // the folder `objects` with files named by SHA-256. The folder exists until the hub has stored that
-// revision as the first of the device's trail.
+// revision as the device's first.
 const FirstPath = "first-revision"
 
 // Bounds of a manifest.
@@ -60,8 +60,8 @@ const (
 )
 
 // Manifest describes the system that a stick installs. The installer's command line contains the
-// manifest's SHA-256 (gangway.manifest). So the TPM measures this SHA-256, and the installer's
-// Secure Boot signature covers it.
+// manifest's SHA-256 (gangway.manifest). So the TPM's measurement of the command line and the
+// installer's Secure Boot signature cover the manifest too.
 type Manifest struct {
 	Version int    `json:"version"` // the format's version, 1
 	Target  string `json:"target"`  // x64-uefi-installer
@@ -71,17 +71,17 @@ type Manifest struct {
 	Reset bool `json:"reset,omitempty"`
 	Disk  Rule `json:"disk,omitempty"` // the rule by which the automatic installation chooses a disk
 	Debug bool `json:"debug"`          // the device has a password with which a person opens a shell
-	// Hub, Owner and Token come from the join token, without its secret. They are empty if the
-	// image has no join token.
+	// Hub, Owner and Token are copied from the join token, but its secret is not. They are empty if
+	// the image has no join token.
 	Hub   string `json:"hub,omitempty"`
 	Owner string `json:"owner,omitempty"`
 	Token string `json:"token,omitempty"`
-	// Escrow is an age recipient. The installer encrypts a disk's recovery key to this recipient,
-	// and the hub stores the encrypted key. Empty: the hub stores no recovery key.
+	// Escrow is the age recipient to which the installer encrypts a disk's recovery key, so that
+	// the hub can store it. If Escrow is empty, the hub stores no recovery key.
 	Escrow string `json:"escrow,omitempty"`
 	// Approved is true if the owner has signed the system as approved. At its first start, such a
 	// system itself binds the key of its encrypted disk to the TPM (package diskkey). So the
-	// installer seals that key with seal.NewFirst, only for the first start.
+	// installer seals that key with seal.NewFirst, which lasts only until the first start.
 	Approved bool `json:"approved,omitempty"`
 	// RevisionKeys is the SHA-256 of the system's file RevisionKeyPath, in lower-case hexadecimal.
 	// Empty: the device installs revisions without a signature.
@@ -91,16 +91,16 @@ type Manifest struct {
 	Enrol *Enrol `json:"enrol,omitempty"`
 	// First describes the device's first revision. Nil: that revision is empty.
 	First *First `json:"first,omitempty"`
-	// Network is the offset of the file NetworkPath in the part "esp", in bytes. The installer
-	// writes the stick's network settings at this offset; the file has netfile.MaxFile bytes. 0:
-	// the image does not support network settings.
+	// Network is the offset in bytes of the file NetworkPath in the part "esp". The installer
+	// writes the stick's network settings there; the file has netfile.MaxFile bytes. If Network is
+	// 0, the image does not support network settings.
 	Network int64 `json:"network,omitempty"`
 	// Parts describes the data of the partitions "esp" and "data".
 	Parts []Part `json:"parts"`
 }
 
-// Part describes the data of a partition. The stick stores only the blocks that are not zero, one
-// after the other.
+// Part describes the data of a partition. The stick stores only the blocks that are not all zeros,
+// one after the other.
 type Part struct {
 	Name string `json:"name"`
 	// File is the path of the file with the packed blocks on the stick. SHA256 is the hash of that

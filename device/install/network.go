@@ -59,10 +59,10 @@ func (j Job) settings() (n network, err error) {
 	return n, err
 }
 
-// overlap compares the position of `b` with the position of the settings file. `b` has bytes of the
-// partition `p`, from the offset `at`, and `content` is a content of the settings file. overlap
-// returns the part of `b` that is in the settings file (`in`), and the part of `content` at the
-// same position (`of`). Both slices are nil if `b` does not overlap the settings file.
+// overlap finds the bytes of `b` that belong to the settings file. `b` has bytes of the partition
+// `p`, from the offset `at`, and `content` is the content of a whole settings file. overlap returns
+// the part of `b` that lies in the settings file (`in`), and the part of `content` at the same
+// position (`of`). Both are nil if `b` does not overlap the settings file.
 func (n *network) overlap(p place, at int64, b, content []byte) (in, of []byte) {
 	if n.at == 0 || p.Name != ESP {
 		return nil, nil
@@ -74,9 +74,9 @@ func (n *network) overlap(p place, at int64, b, content []byte) (in, of []byte) 
 	return b[from-at : to-at], content[from-n.at : to-n.at]
 }
 
-// ReadNetwork reads the network settings of a stick. `stick` is the mount point of the stick's EFI
-// system partition. If the stick has no settings file, the settings are empty. If the file is not
-// valid, the error is a *netfile.Mistake.
+// ReadNetwork reads the network settings from the stick whose EFI system partition is mounted at
+// `stick`. If the stick has no settings file, the settings are empty. If the file is not valid, the
+// error is a *netfile.Mistake.
 func ReadNetwork(stick string) (*netfile.Settings, error) {
 	return readNetwork(filepath.Join(stick, netfile.Name))
 }

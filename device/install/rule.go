@@ -13,8 +13,8 @@ import (
 //	serial:S         the disk with this serial number
 //	model:PATTERN    the largest disk whose model matches the pattern, as in path.Match
 //
-// A disk may be external (Disk.External). A rule selects such a disk only if the rule names the
-// disk: by name, by serial number, or by model without wildcards.
+// A rule selects a disk that may be external (Disk.External) only if it names that disk: by name,
+// by serial number, or by model without wildcards.
 type Rule string
 
 // Largest is the default rule.

@@ -67,8 +67,8 @@ type Job struct {
 	// DiskGUID is the disk's GUID, usually the result of the function DiskGUID for the manifest's
 	// hash. Default: a result of NewGUID.
 	DiskGUID string
-	// Network has the stick's network settings, for the installed system. Manifest.Network is the
-	// offset of these settings in the part esp. Nil: the stick has no settings.
+	// Network has the stick's network settings, for the installed system. Manifest.Network is their
+	// offset in the part "esp". If Network is nil, the stick has no settings.
 	Network *netfile.Settings
 	// Encrypt has the LUKS2 key slots of the data partition. Empty: the data partition is not
 	// encrypted.
@@ -96,7 +96,7 @@ type place struct {
 }
 
 // Run installs the system. If it fails in the stage Verifying, the disk is unchanged. If it fails
-// in a later stage, the disk does not boot, so the machine boots the stick again.
+// in a later stage, the disk is not bootable, so the machine boots the stick again.
 func (j Job) Run(ctx context.Context) error {
 	if j.NewGUID == nil {
 		j.NewGUID = uuid.NewString
@@ -226,8 +226,8 @@ func (j Job) eachBlock(ctx context.Context, p place, f func(at int64, b []byte) 
 
 // wipe makes the disk unbootable for firmware. It first clears the first sector of the future EFI
 // system partition, because an earlier system may have its own EFI system partition there. Then it
-// clears the partition tables at both ends. It flushes the disk between these two steps. Otherwise,
-// after a power cut, the tables might be cleared and the sector not.
+// clears the partition tables at both ends. It flushes the disk between these two steps. Otherwise
+// a power cut might leave the tables cleared, but not that sector.
 func (j Job) wipe(_ context.Context, places []place) error {
 	j.Progress(Wiping, 0, 1)
 	sector, esp := j.Target.Sector(), places[0].at

@@ -321,8 +321,8 @@ func (c changingStick) Open(name string) (fs.File, error) {
 	return c.MapFS.Open(name)
 }
 
-// A faulty or hostile stick returns other bytes after the installer has verified its files. The
-// disk must not boot.
+// If a faulty or hostile stick returns different bytes after the installer has verified its files,
+// the disk must not boot.
 func TestStickThatChangesAfterItWasVerifiedDoesNotBoot(t *testing.T) {
 	t.Parallel()
 	m, stick, images := smallStick(t)
@@ -346,7 +346,8 @@ func TestStickThatChangesAfterItWasVerifiedDoesNotBoot(t *testing.T) {
 	checkPartitions(t, "the stick's head changed", disk, table, images)
 }
 
-// A faulty disk does not store one sector. The installation fails, and the disk must not boot.
+// If a faulty disk does not store one of the sectors, the installation fails and the disk must not
+// boot.
 func TestDiskThatDoesNotKeepWhatIsWrittenDoesNotBoot(t *testing.T) {
 	t.Parallel()
 	forEachSectorSize(t, func(t *testing.T, sector int) {

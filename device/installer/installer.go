@@ -1,5 +1,6 @@
-// Package installer is the program that runs from the stick. It installs Gangway to a disk of the
-// machine, or it wipes the machine for another owner. A rule or a person chooses the disk.
+// Package installer is the program that runs when a machine is started from an installer stick. It
+// installs Gangway to one of the machine's disks, or wipes the machine for another owner. A rule or
+// a person chooses the disk.
 //
 // Installer makes the decisions and shows messages to the person at the machine. It uses the
 // machine through small interfaces, which Local implements.
@@ -138,8 +139,8 @@ type Power interface {
 // errStopped means that a person stopped the installer.
 var errStopped = errors.New("Stopped: nothing was erased.") //lint:ignore ST1005 shown to a person
 
-// Automatic installs without questions and restarts the machine. A person can stop the
-// installation before anything is erased. Automatic does not return.
+// Automatic installs without asking questions, unless a person stops it before anything is erased,
+// and then restarts the machine. It does not return.
 func (i *Installer) Automatic(encrypt bool) {
 	i.Screen.StartPanel("Gangway installer")
 	for {
@@ -205,7 +206,7 @@ func (i *Installer) automatic(encrypt bool) error {
 	return nil
 }
 
-// preflight checks the machine and shows the findings on the screen. It does not send them
+// preflight checks the machine and shows the findings on the screen, but does not send them
 // anywhere. It returns an error only if a finding shows that the installed system could not work.
 func (i *Installer) preflight(encrypt bool) error {
 	i.Screen.Statusf("Checking the machine")
@@ -245,7 +246,7 @@ func (i *Installer) readNetwork(s *Stick) (err error) {
 }
 
 // startAgain makes the firmware start the system that this stick has installed earlier. It also
-// writes the stick's network settings to the system's disk. The system itself decides whether these
+// writes the stick's network settings to the system's disk; the system itself decides whether these
 // settings are new.
 func (i *Installer) startAgain(s *Stick, system *install.Installed) error {
 	i.Screen.Statusf("This stick has already installed Gangway on this machine.\nStarting that system. Take the stick out.\nTo install again, choose the boot entry \"Install Gangway (manual)\".")

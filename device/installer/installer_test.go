@@ -331,7 +331,7 @@ func TestStepsOfAWipe(t *testing.T) {
 	})
 }
 
-// A person presses Enter during the countdown of a wipe. The installer wipes nothing.
+// If a person presses Enter during the countdown of a wipe, the installer wipes nothing.
 func TestWipeIsStopped(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		l := newLab(t, nvme)

@@ -7,10 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Manual runs a shell on each terminal. When a shell ends, Manual starts a new shell. When a person
-// asks to restart the machine or to switch it off, Manual restarts the machine or switches it off.
-// The requests are signals from busybox: reboot sends SIGTERM, poweroff SIGUSR2, halt SIGUSR1.
-// Manual does not return.
+// Manual runs a shell on each terminal. When a shell ends, Manual starts a new shell. It restarts
+// the machine or switches it off when a person requests this. The requests are signals from
+// busybox: reboot sends SIGTERM, poweroff SIGUSR2, halt SIGUSR1. Manual does not return.
 func (i *Installer) Manual(terminals []string, shell func(terminal string) error, requests <-chan os.Signal) {
 	if _, err := i.Sticks.Find(i.Manifest, stickWait); err != nil {
 		i.Screen.Logf("%v", err)

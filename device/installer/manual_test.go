@@ -16,8 +16,8 @@ import (
 )
 
 // In the manual mode, the installer runs a shell on every terminal. When a shell has ended, the
-// installer starts a new shell. busybox's reboot restarts the machine; poweroff and halt switch it
-// off.
+// installer starts a new one. The commands of busybox work too: reboot restarts the machine, and
+// poweroff and halt switch it off.
 func TestManualModeRunsShells(t *testing.T) {
 	t.Parallel()
 	for signal, leaves := range map[os.Signal]string{unix.SIGTERM: "restart", unix.SIGUSR1: "power off", unix.SIGUSR2: "power off"} {

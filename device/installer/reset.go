@@ -29,8 +29,8 @@ func (i *Installer) Reset() {
 	i.Power.PowerOff()
 }
 
-// reset wipes the machine. After an interruption at any step, reset can run again. Unlist is the
-// last step. Until then, the next run finds the disks.
+// reset wipes the machine. If it is interrupted at any step, it can run again, because the next run
+// finds the disks until Unlist, the last step, has removed their partition tables.
 func (i *Installer) reset() error {
 	i.Screen.Statusf("Looking for the stick")
 	s, err := i.Sticks.Find(i.Manifest, stickWait)
@@ -58,7 +58,7 @@ func (i *Installer) reset() error {
 }
 
 // wipe erases systems, clears the TPM and removes the boot entries. `failed` has the errors of
-// earlier steps. If the TPM cannot be cleared, `noTPM` is the reason.
+// earlier steps. `noTPM`, if it is not nil, says why the TPM cannot be cleared.
 func (i *Installer) wipe(systems []found, failed []error, noTPM error) error {
 	progress := i.percentages("wiping", "Wiping: %s %d%%. Do not switch off.")
 	for _, f := range systems {
@@ -91,8 +91,8 @@ func (i *Installer) wipe(systems []found, failed []error, noTPM error) error {
 }
 
 // WipeSystem wipes the installed system whose EFI system partition has the GUID espGUID, and
-// switches the machine off. A person has requested this at the machine's console. The partition
-// must not be mounted. WipeSystem does not return.
+// switches the machine off, after a person has requested this at the machine's console. The
+// partition must not be mounted. WipeSystem does not return.
 func (i *Installer) WipeSystem(espGUID string) {
 	i.Screen.Statusf("Wiping this machine, as requested at its console")
 	err := i.wipeSystem(espGUID)

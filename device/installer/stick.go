@@ -33,7 +33,7 @@ var (
 	errNoManifest = errors.New("the kernel's command line names no manifest: this system was not started from an installer stick; start the machine from a stick")
 	errNoStick    = errors.New("the stick that this machine was started from was not found; check that it is plugged in")
 	errOther      = errors.New("another manifest")
-	errMode       = errors.New("the stick's manifest is for another mode (install or wipe) than the mode in which the machine was started; write the stick again")
+	errMode       = errors.New("the machine was started in a mode (install or wipe) that differs from the mode in the stick's manifest; write the stick again")
 )
 
 // sticks finds the stick among the partitions of this machine.

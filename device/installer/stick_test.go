@@ -183,8 +183,8 @@ func TestStickMayBeLate(t *testing.T) {
 	})
 }
 
-// The installer has mounted the stick. A second process, such as pvf-install, finds this mount and
-// uses it.
+// If the installer has already mounted the stick, a second process such as pvf-install finds that
+// mount and uses it.
 func TestMountedStickIsUsed(t *testing.T) {
 	t.Parallel()
 	b, sum := manifest(t, false, "ada")

@@ -10,8 +10,8 @@ import (
 	"gangway/tcg/eventlog"
 )
 
-// LogBoot logs the firmware's event log, in base64, and the PCRs 0 to 15, for tests and diagnosis.
-// The log and the PCRs are not secret.
+// LogBoot logs the firmware's event log, in base64, and PCRs 0 to 15, for tests and diagnosis.
+// Neither the log nor the PCRs are secret.
 func LogBoot(logf func(format string, args ...any)) {
 	logBoot(eventlog.Path, filepath.Join(tpmClass, "pcr-sha256"), logf)
 }

@@ -41,8 +41,8 @@ func DiskOf(class, name string) string {
 	return filepath.Base(filepath.Dir(place))
 }
 
-// MountedAt returns the name, in /dev, of the partition that is mounted at the folder `dir`.
-// `mounts` is a file like /proc/mounts. If no partition is mounted at `dir`, the name is empty.
+// MountedAt returns the name, in /dev, of the partition that is mounted at the folder `dir`, or ""
+// if there is none. `mounts` is a file like /proc/mounts.
 func MountedAt(mounts, dir string) string {
 	b, err := os.ReadFile(mounts)
 	if err != nil {

@@ -93,8 +93,9 @@ func isEncrypted(partition io.ReaderAt) (bool, error) {
 	return err == nil && string(magic) == luks.Magic, err
 }
 
-// lockHeader waits until no other process changes the disk's header. The lock ends when the file is
-// closed. The system binds the key while hooks of the agent and of the console change the header.
+// lockHeader locks the disk's header until the file is closed. It first waits for any other process
+// that has locked the header: the system may bind the key while a hook, called by the agent or by
+// the console, changes the header.
 func lockHeader(f *os.File) error {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
 		return fmt.Errorf("lock the disk's header: %w", err)

@@ -82,8 +82,8 @@ func TestInterposerCannotReplaceTheStorageKeyBeforeThePIN(t *testing.T) {
 	}
 }
 
-// Something on the TPM's bus replaces the storage key. The machine says so, and does not blame the
-// state of Secure Boot. It does not send a PIN to the TPM.
+// If something on the TPM's bus replaces the storage key, the machine reports that, and does not
+// blame the state of Secure Boot. It does not send a PIN to the TPM.
 func TestMachineReportsAReplacedStorageKey(t *testing.T) {
 	t.Parallel()
 	d := newPINDisk(t)

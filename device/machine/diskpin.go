@@ -22,9 +22,9 @@ import (
 type Ask func(why string) string
 
 // askKey returns the key of a disk with a PIN. It asks until an answer opens the disk. `release`
-// returns the TPM's part of the key. If the TPM does not release this part, only the recovery key
-// opens the disk. A lockout can end while askKey waits for the person. So, if the TPM refused
-// before, askKey calls `release` again before it tries a PIN.
+// returns the TPM's part of the key; without this part, only the recovery key opens the disk. A
+// lockout may end while askKey waits for the person, so if the TPM has refused, askKey calls
+// `release` again before it tries a PIN.
 func askKey(t *storagekey.Held, disk io.ReaderAt, release func() ([]byte, error), ask Ask) (luks.Key, error) {
 	passphrase, refused := release()
 	why := ""

@@ -38,8 +38,8 @@ func TestRecoveryKeyOpensADiskWithAPIN(t *testing.T) {
 	}
 }
 
-// If an image was built without --disk-pin, SetPIN refuses. So a person who only passes by cannot
-// lock the owner out with a PIN. A disk that is not encrypted has no PIN either.
+// If an image was built without --disk-pin, SetPIN refuses to set a PIN, so that a passer-by cannot
+// lock the owner out with one. A disk that is not encrypted has no PIN either.
 func TestImageMustAllowThePIN(t *testing.T) {
 	t.Parallel()
 	head, _, err := luks.Format([]luks.Slot{{Passphrase: bytes.Repeat([]byte("a"), 44)}})

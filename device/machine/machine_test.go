@@ -214,8 +214,8 @@ func (d *dog) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// The program sends keepalives to the watchdog for as long as it runs. The interval is shorter than
-// the watchdog's timeout.
+// Watchdog sends keepalives for as long as the program runs, and more often than the watchdog's
+// timeout requires.
 func TestWatchdogIsKeptAlive(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -28,8 +28,8 @@ const (
 	dmTableLoad = 0xC138FD09
 )
 
-// dm sends a command to the device mapper, for the device with the name `name`. `data` follows the
-// command's header. dm returns the device's number.
+// dm sends a command about the device `name` to the device mapper, with `data` after the command's
+// header. It returns the device's number.
 func dm(control *os.File, command uintptr, name string, data []byte) (dev uint64, err error) {
 	b := make([]byte, dmHeader+len(data))
 	ne := binary.NativeEndian

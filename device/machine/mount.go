@@ -8,10 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The constant `guarded` has the mount flags for file systems from which no program may run.
+// The constant `guarded` has the mount flags for file systems from which no program may be
+// executed.
 const guarded = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 
-// kernelMounts are the kernel's file systems, and a file system in memory.
+// kernelMounts lists what Mount mounts: the kernel's own file systems, and a file system in memory.
 var kernelMounts = []struct {
 	kind, at string
 	flags    uintptr

@@ -13,7 +13,7 @@ import (
 
 // Processes starts programs for the first process of a machine. The kernel also makes the first
 // process the parent of all orphaned processes. So one goroutine, Reap, waits for every child. Do
-// not use os.Process.Wait.
+// not call os.Process.Wait, which would compete with Reap.
 type Processes struct {
 	mu    sync.Mutex
 	ended map[int]chan unix.WaitStatus // the children that Start has started, by PID; guarded by mu

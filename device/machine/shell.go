@@ -15,8 +15,7 @@ func (p *Processes) Shell(terminal string) error {
 }
 
 // OnTerminal runs a program on a terminal until the program ends. Then it restores the terminal's
-// settings, because a killed program does not restore the settings. The program's environment is
-// `env` and TERM.
+// settings, which a killed program leaves changed. The program's environment is `env` and TERM.
 func (p *Processes) OnTerminal(terminal string, env []string, path string, args ...string) error {
 	f, err := os.OpenFile(terminal, os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {

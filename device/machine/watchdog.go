@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watchdogTimeout is a time in seconds. If the watchdog gets no keepalive for this time, it resets
-// the machine.
+// watchdogTimeout is the time, in seconds, after which the watchdog resets the machine if it gets
+// no keepalive.
 const watchdogTimeout = 60
 
 // WatchdogEvery is the time between two keepalives.
@@ -28,7 +28,7 @@ func (f watchdogFile) SetTimeout(seconds int) error {
 	return unix.IoctlSetPointerInt(int(f.Fd()), unix.WDIOC_SETTIMEOUT, seconds)
 }
 
-// Watchdog sends the machine's watchdog a keepalive in every interval `every`. If this program
+// Watchdog sends a keepalive to the machine's watchdog at the interval `every`. If this program
 // stops running, the watchdog resets the machine. Watchdog returns only on an error, or if the
 // machine has no watchdog.
 func Watchdog(every time.Duration, logf func(format string, args ...any)) {

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// probes is the number of ARP probes for a static IPv4 address before the machine uses the address
-// (RFC 5227). The pauses between the probes are shorter than in the RFC, because a person may be
-// waiting for the machine.
+// probes is the number of ARP probes that the machine sends for a static IPv4 address before it
+// uses the address (RFC 5227). The pauses between the probes are shorter than in the RFC, because a
+// person may be waiting for the machine.
 const probes = 3
 
 // Fields of an ARP packet for Ethernet and IPv4 (RFC 826), without the Ethernet header.
@@ -23,8 +23,8 @@ const (
 	arpRequest = 1
 )
 
-// The function `probe` returns an ARP probe. This is an ARP request that asks whether a machine
-// uses `address`. In a probe, the sender's IPv4 address is zero.
+// The function `probe` returns an ARP probe: an ARP request that asks whether a machine uses
+// `address`, and in which the sender's IPv4 address is zero.
 func probe(own net.HardwareAddr, address netip.Addr) []byte {
 	p := make([]byte, arpSize)
 	copy(p, []byte{0, 1, 8, 0, 6, 4, 0, arpRequest}) // Ethernet, IPv4, and the sizes of their addresses

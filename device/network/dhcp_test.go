@@ -68,8 +68,8 @@ func cable(t *testing.T) (near netlink.Link, far string) {
 	return near, "far"
 }
 
-// dhcpServer leases one address for a few seconds. It renews the lease once. Then it refuses to
-// renew the lease, and leases another address.
+// dhcpServer leases one address for a few seconds. It renews the lease once; after that it refuses,
+// and leases another address.
 type dhcpServer struct {
 	mu       sync.Mutex
 	renewals int // guarded by mu

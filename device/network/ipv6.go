@@ -81,8 +81,8 @@ func firstGlobal(list []netlink.Addr) *net.IPNet {
 	return nil
 }
 
-// askDHCPv6 asks a DHCPv6 server for name servers. `address` is set if no router advertised a
-// network. Then askDHCPv6 also asks for an address and gives the address to the interface.
+// askDHCPv6 asks a DHCPv6 server for name servers. If `address` is set, because no router
+// advertised a network, askDHCPv6 also asks for an address and gives it to the interface.
 func askDHCPv6(ctx context.Context, link netlink.Link, address bool) (servers []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, dhcp6Wait)
 	defer cancel()

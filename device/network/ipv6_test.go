@@ -53,7 +53,7 @@ func TestReadsTheNameServersOfRouters(t *testing.T) {
 	}
 }
 
-// An attacker in the network can send any packet. The program that parses the packet is PID 1, and
+// An attacker on the network can send any packet. The program that parses the packet is PID 1, and
 // the kernel panics when PID 1 ends. So no packet may cause a panic of the parser.
 func FuzzRouterDoesNotEndTheMachine(f *testing.F) {
 	good := useropt(rdnss(600, "fe80::1", "2001:db8::53"))

@@ -26,7 +26,7 @@ func lease(t *testing.T, address string, options ...dhcpv4.Modifier) *nclient4.L
 
 func seconds(n uint32) dhcpv4.Modifier { return dhcpv4.WithLeaseTime(n) }
 
-// dhcp simulates both the interface and a DHCP server, which sends the answers of a list.
+// dhcp simulates both the interface and a DHCP server that takes its answers from a list.
 type dhcp struct {
 	began   time.Time
 	answers []func() (*nclient4.Lease, error) // answers of the server; the server repeats the last answer
@@ -118,8 +118,8 @@ func TestLeaseIsKept(t *testing.T) {
 	}
 }
 
-// The machine limits the times that a DHCP server sets. So a hostile server with a very short lease
-// cannot make the machine send requests without a pause.
+// The machine limits the times that a DHCP server sets, so that a hostile server cannot make it
+// send requests without a pause by leasing an address for a very short time.
 func TestTimesOfADHCPServerAreBounded(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

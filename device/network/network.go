@@ -92,7 +92,8 @@ func LiveSettings() (*netfile.Settings, error) {
 }
 
 // Up connects the machine with the settings, and writes the settings to a file for the agent. It
-// returns when an interface has an address; a machine without an address cannot reach the hub.
+// returns only when an interface has an address, because a machine without one cannot reach the
+// hub.
 func (n *Network) Up(s *netfile.Settings) {
 	if lo, err := netlink.LinkByName("lo"); err == nil {
 		if err := netlink.LinkSetUp(lo); err != nil {
@@ -242,9 +243,9 @@ func (n *Network) configureAutomatic(link netlink.Link) error {
 }
 
 // The function `either` configures both families at the same time, for up to leaseWait. It returns
-// when one family has an address. If IPv6 is first, the function waits up to fourWait longer for
-// IPv4. The configuration of the other family continues in the background. If no family gets an
-// address, the function returns both errors.
+// when one family has an address, although it waits up to fourWait longer for IPv4 if IPv6 is
+// first; the configuration of the other family continues in the background. If neither family gets
+// an address, the function returns both errors.
 func either(configure4, configure6 func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), leaseWait)
 	four, six := make(chan error, 1), make(chan error, 1)
@@ -278,7 +279,7 @@ func either(configure4, configure6 func(context.Context) error) error {
 }
 
 // catchPanic converts a panic of f to an error. This program is PID 1, and the kernel panics when
-// PID 1 ends. So a packet from the network must not end the program.
+// PID 1 ends, so a packet from the network must not end the program.
 func catchPanic(f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {

@@ -196,7 +196,7 @@ func checkUnused6(link netlink.Link, address netip.Prefix) error {
 		case flags&unix.IFA_F_TENTATIVE == 0:
 			return nil
 		case time.Now().After(until):
-			return fmt.Errorf("the kernel has not finished its check whether another machine uses the address %s", address.Addr())
+			return fmt.Errorf("the kernel has not finished checking whether another machine uses the address %s", address.Addr())
 		}
 	}
 }
@@ -215,7 +215,7 @@ func (n *Network) removeStatic(link netlink.Link, s *netfile.Settings) (err erro
 }
 
 // checkGateways returns an error if the settings have gateways and no gateway answers. Then the
-// interface may be connected to another network than the network of the settings.
+// interface may be connected to a network other than the one that the settings are for.
 func (n *Network) checkGateways(link netlink.Link, s *netfile.Settings) (silent error) {
 	for _, g := range s.Gateways {
 		if n.answers(link, g) {

@@ -169,9 +169,8 @@ func freshNetwork(t *testing.T) *Network {
 	return n
 }
 
-// A simulated cable connects the machine to a neighbour. The machine's kernel applies the network
-// settings to the interface at this cable. If the kernel cannot apply the settings, the error gives
-// the reason.
+// On an interface that a simulated cable connects to a neighbour, the machine's kernel applies the
+// network settings. If it cannot, the error gives the reason.
 func TestMachineTakesItsNetworkSettings(t *testing.T) {
 	t.Parallel()
 	if !inNetwork(t) {

@@ -115,7 +115,7 @@ func compareValues(l *eventlog.Log, values [][]byte, hash crypto.Hash) Finding {
 	case !measured:
 		return Finding{
 			Code: "event-log-nothing-measured", Severity: Warning, Action: finding.UpdateFirmware,
-			Fact:   "The firmware measured nothing: PCR 0 to 7 have their values after a reset.",
+			Fact:   "The firmware measured nothing: PCR 0 to 7 still have the values that they have after a reset.",
 			Cause:  "The firmware does not support the TPM, or the TPM was reset while the machine was running. The hub never counts such a boot as expected.",
 			Remedy: "Switch the TPM on in the firmware's setup, update the firmware, and switch the machine off and on.",
 		}

@@ -71,8 +71,8 @@ func CheckOneShot(f install.Firmware) Finding {
 	return good("firmware-oneshot", "The firmware has no outdated variable LoaderEntryOneShot.")
 }
 
-// CheckEntry reports firmware that has forgotten the boot entry of an installed system. If the
-// machine runs another system than an installed system of Gangway, it returns nothing.
+// CheckEntry reports firmware that has forgotten the boot entry of an installed system. It returns
+// nothing if the running system is not one that Gangway installed.
 func CheckEntry(f install.Firmware) []Finding {
 	running, err := f.Selected()
 	if err != nil || running != slots.A.Entry() && running != slots.B.Entry() {

@@ -44,8 +44,8 @@ type Machine struct {
 	Now      func() time.Time
 }
 
-// Examine makes all checks. It also tests whether the firmware stores and removes a variable. For
-// this test it writes a variable that no program reads.
+// Examine makes all checks. To test whether the firmware can store and remove a variable, it writes
+// one that no program reads.
 //
 // Examine returns after at most 30 seconds.
 func (m Machine) Examine() []Finding {
@@ -99,8 +99,8 @@ func Contradiction(findings []Finding, encrypt bool) *Finding {
 	return nil
 }
 
-// CheckClock checks that the clock's time `now` is not before `built`. `built` is the time, as in
-// RFC 3339, at which this program was built. If `built` is not such a time, the clock passes.
+// CheckClock compares the clock with `built`, the time at which this program was built, in RFC 3339
+// format. If `built` is not such a time, CheckClock returns no problem.
 func CheckClock(now time.Time, built string) Finding {
 	made, err := time.Parse(time.RFC3339, built)
 	if err == nil && now.Before(made) {
@@ -108,7 +108,7 @@ func CheckClock(now time.Time, built string) Finding {
 			Code: "clock-behind", Severity: Warning, Action: finding.SetClock,
 			Fact:   fmt.Sprintf("The clock shows %s, but this program was built later, at %s.", now.UTC().Format(time.DateTime), made.UTC().Format(time.DateTime)),
 			Cause:  "The battery of the clock is empty, or nothing has set the clock yet.",
-			Remedy: "Set the clock in the firmware's setup. The installed system also sets its clock by its time servers or its hub.",
+			Remedy: "Set the clock in the firmware's setup. The installed system also sets its clock from its time servers or its hub.",
 		}
 	}
 	return good("clock", "The clock shows %s UTC.", now.UTC().Format(time.DateTime))

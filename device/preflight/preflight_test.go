@@ -69,8 +69,8 @@ func want(t *testing.T, f Finding, code string, severity Severity) {
 	}
 }
 
-// The machine has a TPM without an EK certificate, and no other weakness. Examine reports only the
-// missing certificate, as a note. It leaves no variable in the firmware.
+// If a machine's only weakness is that its TPM has no EK certificate, Examine reports just that, as
+// a note. It leaves no variable in the firmware.
 func TestSoundMachine(t *testing.T) {
 	t.Parallel()
 	tpm := swtpmtest.Start(t, swtpm.Options{EK: swtpm.None})
@@ -215,8 +215,8 @@ func TestModesOfSecureBoot(t *testing.T) {
 // a zero at the end.
 const entryA, entryB = "61000000", "62000000"
 
-// The boot manager started the entry that LoaderEntryOneShot names, and the variable still exists.
-// So the firmware did not remove it.
+// If the boot manager started the entry that LoaderEntryOneShot names, and the variable still
+// exists, then the firmware did not remove it, and CheckOneShot reports this.
 func TestFirmwareThatKeepsTheOneShot(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -238,8 +238,8 @@ func TestFirmwareThatKeepsTheOneShot(t *testing.T) {
 // utf16 encodes a text as a boot manager's variable, in hexadecimal.
 func utf16(text string) string { return hex.EncodeToString(eventlog.UTF16(text)) }
 
-// The firmware has forgotten the boot entry that the installer made. The check covers only
-// installed systems of Gangway.
+// On a system that Gangway installed, CheckEntry reports whether the firmware has forgotten the
+// boot entry that the installer made. On any other system it reports nothing.
 func TestFirmwareThatForgetsTheBootEntry(t *testing.T) {
 	t.Parallel()
 	const guid = "00112233-4455-6677-8899-aabbccddeeff"

@@ -9,8 +9,8 @@ import (
 )
 
 // ShowCode shows the URL `address` as a QR code on the panel. ShowCode("") removes the code. The
-// change appears when the next message redraws the panel. If the code does not fit on the screen,
-// ShowCode returns an error, and the panel has no code.
+// change appears when the panel is next redrawn. If the code does not fit on the screen, ShowCode
+// returns an error, and the panel has no code.
 func (s *Screen) ShowCode(address string) error {
 	var code []string
 	var err error

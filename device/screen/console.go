@@ -17,7 +17,8 @@ import (
 	"sync"
 )
 
-// Screen is all consoles of a machine. Several goroutines may call its methods.
+// Screen writes to all consoles of a machine. Several goroutines may call its methods at the same
+// time.
 type Screen struct {
 	consoles []Console
 	uptime   func() string // seconds since the kernel started
@@ -90,7 +91,7 @@ func (s *Screen) Logf(format string, args ...any) {
 }
 
 // Serialf writes a line to every console that does not show the panel. Use Serialf for a text that
-// the panel shows in another place than the panel's log.
+// the panel shows elsewhere than in its log.
 func (s *Screen) Serialf(format string, args ...any) {
 	s.write(s.stamped(fmt.Sprintf(format, args...)), "")
 }

@@ -5,9 +5,9 @@ import (
 	"os"
 )
 
-// Lend stops the output on a console until the caller calls `giveBack`. In that time, another
-// program can use the console's terminal. `path` is one of the paths that Terminals returns. Lines
-// that are written in that time never appear on this console.
+// Lend stops the output on a console until the caller calls `giveBack`. Meanwhile, another program
+// can use the console's terminal. `path` is one of the paths that Terminals returns. Lines that are
+// written in that time never appear on this console.
 func (s *Screen) Lend(path string) (giveBack func()) {
 	var names []string
 	for _, c := range s.consoles {
@@ -47,8 +47,8 @@ func (s *Screen) Hint(text string) {
 	}
 }
 
-// KeepLog makes the screen append every line to a file too. The file has at most maxKept bytes.
-// When the file is full, the screen removes the file's older half.
+// KeepLog makes the screen append every line to a file too. The file has at most maxKept bytes:
+// when it is full, the screen removes its older half.
 func (s *Screen) KeepLog(path string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -135,7 +135,7 @@ func (s *Screen) Fact(name, value string) {
 // writes nothing to the other consoles.
 func (s *Screen) Statusf(format string, args ...any) { s.status(false, fmt.Sprintf(format, args...)) }
 
-// Alarmf does the same as Statusf, for a text about a problem.
+// Alarmf is like Statusf, for a text about a problem.
 func (s *Screen) Alarmf(format string, args ...any) { s.status(true, fmt.Sprintf(format, args...)) }
 
 func (s *Screen) status(alarm bool, text string) {
@@ -171,8 +171,8 @@ func (s *Screen) redraw() {
 	}
 }
 
-// RedrawWhole does the same as Redraw, for a text of any length. It breaks the text into lines, so
-// that the panel shows the whole text.
+// RedrawWhole is like Redraw, for a text of any length: it breaks the text into lines, so that the
+// panel shows all of it.
 func (s *Screen) RedrawWhole(alarm bool, text string) {
 	s.Redraw(alarm, strings.Join(wrapped(text, width-8), "\n"))
 }

@@ -176,8 +176,8 @@ func TestInputIsReadFromEveryConsole(t *testing.T) {
 	})
 }
 
-// A program prints a line that is longer than maxLine. Copy then shows no more of the output, but
-// still reads it to the end, so that the program does not block.
+// If a program prints a line that is longer than maxLine, Copy shows no more of the program's
+// output, but still reads it to the end, so that the program does not block.
 func TestOutputOfAProgramIsCopiedWhateverItIs(t *testing.T) {
 	t.Parallel()
 	s, _, serial := newScreen()

@@ -3,8 +3,7 @@ package system
 import "time"
 
 // offerClaim shows the claim code while the agent waits for an owner. If the agent waits for
-// another event, offerClaim shows the agent's text about this event. offerClaim returns when `stop`
-// is closed.
+// something else, offerClaim shows the agent's text about that. It returns when `stop` is closed.
 func (s *System) offerClaim(stop <-chan struct{}) {
 	last, waiting := "", ""
 	for {

@@ -128,7 +128,7 @@ func (l *lab) restart() {
 	runtime.Goexit()
 }
 
-// The method `alive` ends the goroutine if the machine is off.
+// The method `alive` ends the calling goroutine if the machine is off.
 func (l *lab) alive() {
 	select {
 	case <-l.off:

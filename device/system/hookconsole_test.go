@@ -55,9 +55,9 @@ func TestConsoleNeverShowsTheProxysPassword(t *testing.T) {
 	})
 }
 
-// A person types new network settings at the machine's console. If the machine has an owner, it
-// tries the settings; otherwise it keeps the settings at once. The person may try the same settings
-// again. Settings that are in force do not restart the machine.
+// When a person types new network settings at the machine's console, a machine with an owner tries
+// them first, whereas a machine without an owner keeps them at once. The person may try the same
+// settings again. Settings that are in force do not restart the machine.
 func TestConsoleTriesNetworkSettings(t *testing.T) {
 	t.Parallel()
 	const text = "version = 1\nvlan = 7\n"

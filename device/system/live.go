@@ -9,9 +9,9 @@ const LiveState = "/run/gangway-agent"
 const liveToken = "/etc/gangway/device_autojointoken.json"
 
 // Live runs the agent on a machine without a disk. The agent's state is in memory, so the machine
-// onboards again at every boot. The machine is always the same device, because its TPM always makes
-// the same keys. If `poweroff` is "onboarded", Live returns after the onboarding. If `poweroff` is
-// any other word, Live returns when the agent ends. If `poweroff` is empty, Live never returns.
+// onboards again at every boot, always as the same device, because its TPM always makes the same
+// keys. If `poweroff` is "onboarded", Live returns after the onboarding; if it is any other word,
+// Live returns when the agent ends; and if it is empty, Live never returns.
 func Live(agent Agent, settings, poweroff string, logf func(format string, args ...any)) {
 	for {
 		args := []string{"--set-clock", "--network-file", settings, "--state", LiveState}

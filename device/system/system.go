@@ -90,8 +90,8 @@ type Paths struct {
 	Dev  string // device files
 	ESP  string // mount point of the EFI system partition
 	Data string // mount point of the data partition
-	// Files in memory. NetworkReport has the report on the network settings. Escrow has the
-	// encrypted recovery key. The agent sends both files to the hub. Settings has the network
+	// Paths of files in memory. NetworkReport has the report on the network settings, and Escrow
+	// the encrypted recovery key; the agent sends both files to the hub. Settings has the network
 	// settings that the agent uses.
 	NetworkReport, Escrow, Settings string
 	// RevisionKey is the key file with the owner's keys. If the image has no such file, the device
@@ -148,7 +148,7 @@ type Disks interface {
 	// the recovery key. `why` is empty, or says what was wrong with the last answer.
 	Unlock(i *install.Installed, ask func(why string) string) (device string, encrypted bool, err error)
 	// ClearTPM clears the TPM before a wipe if the disk has a PIN for which the TPM's lockout
-	// hierarchy got a password. In this case, the wipe itself cannot clear the TPM.
+	// hierarchy got a password. Without that password, the wipe itself cannot clear the TPM.
 	ClearTPM(*install.Installed) error
 	// BindKey binds the disk's key to those systems in the slots that the owner signed. `changed`
 	// is false if the key was bound to these systems already. BindKey returns an error if it could
@@ -287,10 +287,10 @@ func (s *System) askPIN(why string) string {
 	return s.Terminals.Ask("PIN or recovery key of the disk: ", func() { s.Screen.Alarmf("%s", text) })
 }
 
-// bindKey binds the disk's key to the systems in the slots. While another slot than the default
-// runs, the machine may still return to the default slot's system. If the owner did not sign that
-// system, it could not open the disk after the key was bound. In this case, bindKey does not change
-// the disk until the running slot is the default.
+// bindKey binds the disk's key to the systems in the slots. While the machine runs a slot other
+// than the default, it may still return to the default slot's system. If the owner did not sign
+// that system, it could not open the disk once the key was bound, so bindKey does not change the
+// disk until the running slot is the default.
 func (s *System) bindKey(i *install.Installed) {
 	running, kept, _, err := s.Slots.Trial()
 	if err != nil {
@@ -308,9 +308,9 @@ func (s *System) bindKey(i *install.Installed) {
 	}
 }
 
-// watchKeys binds the disk's key again in two cases. The first case is that a program changes the
-// keys of Secure Boot, because the firmware measures these keys at the next start. The second case
-// is that another slot becomes the default, because bindKey may have waited for this: see bindKey.
+// watchKeys binds the disk's key again after a program has changed the keys of Secure Boot, because
+// the firmware measures these keys at the next start. It also does so after another slot has become
+// the default, because bindKey may have waited for this.
 func (s *System) watchKeys(i *install.Installed) {
 	keys := s.Firmware.SecureBootKeys()
 	kept, _ := s.Slots.Default()
@@ -351,8 +351,7 @@ func keepEscrow(partition, file string) error {
 }
 
 // judgeSlot shows which slot runs. If the slot is on trial and the agent does not make the slot's
-// system permanent in time, judgeSlot restarts the machine. The machine then starts the previous
-// system.
+// system permanent in time, judgeSlot restarts the machine, which then starts the previous system.
 func (s *System) judgeSlot() {
 	running, kept, tried, err := s.Slots.Trial()
 	switch {
@@ -375,8 +374,8 @@ func (s *System) judgeSlot() {
 	}
 }
 
-// If the machine is not onboarded yet, serve onboards it. Then serve runs the agent, which keeps
-// the machine connected. serve returns when the agent ends.
+// serve onboards the machine if it is not onboarded yet, and then runs the agent, which keeps the
+// machine connected. It returns when the agent ends.
 func (s *System) serve() {
 	token, hub := filepath.Join(s.Paths.ESP, install.TokenPath), filepath.Join(s.Paths.ESP, install.HubPath)
 	args := []string{"--set-clock", "--network-file", s.Paths.Settings, "--state", s.Paths.AgentState()}
@@ -522,8 +521,8 @@ func (s *System) removeTokenOnceReported(token string, stop <-chan struct{}) {
 	s.removeToken(token)
 }
 
-// removeToken overwrites and removes the join token. An onboarded machine does not need the token.
-// A thief of the disk could onboard other devices with the token.
+// removeToken overwrites and removes the join token. An onboarded machine does not need the token,
+// and a thief of the disk could onboard other devices with it.
 func (s *System) removeToken(token string) {
 	f, err := os.OpenFile(token, os.O_WRONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {

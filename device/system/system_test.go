@@ -116,8 +116,8 @@ func TestSystemWaitsForItsDisk(t *testing.T) {
 	})
 }
 
-// The firmware measures the keys of Secure Boot at each start. After each change of these keys, the
-// system binds the disk's key again, once, because the next start measures the new keys.
+// After each change of the keys of Secure Boot, the system binds the disk's key again, once,
+// because the firmware measures the new keys at the next start.
 func TestSystemBindsTheDisksKeyWhenTheSecureBootKeysChange(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.locked = true
@@ -471,8 +471,8 @@ func TestClaimCodeIsOffered(t *testing.T) {
 	})
 }
 
-// If the owner deleted the device, the machine's screen shows the deletion until a person onboards
-// or wipes the machine.
+// If the owner has deleted the device, the machine's screen says so until a person onboards or
+// wipes the machine.
 func TestRemovedDeviceSaysWhy(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.status(agentStatus{Phase: "active", Nick: "otter"})

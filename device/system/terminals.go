@@ -24,13 +24,13 @@ import (
 // wrongWait is the pause after a wrong password.
 const wrongWait = 3 * time.Second
 
-// Terminals offers programs to a person at each terminal. The key Enter opens the machine's
+// Terminals offers programs to a person at each terminal. The Enter key opens the machine's
 // console. If the image was built with a password, the password opens a shell.
 type Terminals struct {
 	// PasswordFile is the path of the file with the SHA-256 of the password, in hexadecimal.
 	PasswordFile string
-	// Shells are the terminals that ask for the password. Consoles are the terminals that open
-	// the console. A serial port is in both lists.
+	// Shells lists the terminals on which the password opens a shell. Consoles lists those on which
+	// the Enter key opens the machine's console. A serial port is in both lists.
 	Shells, Consoles []string
 
 	Shell   func(terminal string) error
@@ -38,8 +38,8 @@ type Terminals struct {
 	Logf    func(format string, args ...any)
 
 	// Limit is the highest level that the image allows. Until Mounted is called, the console only
-	// shows the machine's state and offers no actions. The reason is that the machine may have an
-	// owner, and only the disk says so.
+	// shows the machine's state and offers no actions, because only the disk says whether the
+	// machine has an owner.
 	Limit   access.Level
 	mounted atomic.Bool
 	asked   atomic.Pointer[request] // nil: nobody waits for a line
@@ -79,9 +79,9 @@ type request struct {
 	answer chan string
 }
 
-// Ask returns the next line that a person types at one of the terminals. Two lines do not count as
-// the answer: the shell's password still opens the shell, and an empty line still opens the
-// console. Ask calls `show`, which shows the question, when it is ready to get the line.
+// Ask returns the next line that a person types at one of the terminals. The shell's password and
+// an empty line do not count as the answer: they still open the shell and the console. Ask calls
+// `show`, which shows the question, when it is ready to get the line.
 func (t *Terminals) Ask(prompt string, show func()) string {
 	r := &request{prompt, make(chan string, 1)}
 	t.locked.Store(true)
@@ -217,10 +217,9 @@ func (t *Terminals) serve(path string, want []byte, console bool) {
 var errWrongPassword = errors.New("wrong password")
 
 // The method `once` waits for one line on a terminal, and then opens the console or a shell. The
-// terminal offers the console if `console` is true. It offers a shell if `want`, the SHA-256 of the
-// shell's password, is not nil. If the terminal offers both, an empty line opens the console, and
-// the password opens the shell. If it offers only the console, every line opens the console. If it
-// offers only a shell, the password opens the shell. After a wrong password, the error is
+// terminal offers the console if `console` is true, and a shell if `want`, the SHA-256 of the
+// shell's password, is not nil. The password opens the shell. An empty line opens the console, and
+// if the terminal offers no shell, so does any other line. After a wrong password, the error is
 // errWrongPassword.
 func (t *Terminals) once(path string, want []byte, console bool) error {
 	on, err := t.open(path)

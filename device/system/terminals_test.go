@@ -27,8 +27,8 @@ func (t labTerminal) Write(p []byte) (int, error) {
 func (t labTerminal) Close() error                  { return nil }
 func (t labTerminal) ReadPassword() ([]byte, error) { return []byte(t.read()), nil }
 
-// At a terminal of the machine, only the image's password opens a shell. A wrong password causes a
-// delay. Enter opens the console.
+// At a terminal of the machine, only the image's password opens a shell, and a wrong password
+// causes a delay. Enter opens the console.
 func TestShellNeedsThePassword(t *testing.T) {
 	t.Parallel()
 	sum := sha256.Sum256([]byte("right"))
@@ -178,8 +178,8 @@ func TestTerminalsAskForThePIN(t *testing.T) {
 	}
 }
 
-// A person types the PIN again while the TPM still checks the PIN that the person typed before. The
-// second line does not count as an answer, and it does not open the console either.
+// If a person types the PIN again while the TPM is still checking the PIN typed before, the second
+// line does not count as an answer, and it does not open the console either.
 func TestLineWhileThePINIsTriedOpensNothing(t *testing.T) {
 	inLab(t, func(l *lab) {
 		typed := []string{"135791", "246810", "246810"}

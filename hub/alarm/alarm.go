@@ -1,6 +1,7 @@
-// Package alarm finds the conditions of a hub about which its operator must do something. A Reading
-// has what the hub measured about itself; Check compares the reading with the bounds of this
-// package. The package does no I/O and reads no clock.
+// Package alarm finds the conditions of a hub on which its operator must act, such as a certificate
+// that expires soon or a backup that is too old. A Reading has what the hub measured about itself,
+// and Check compares it with the bounds of this package. The package does no I/O and reads no
+// clock.
 //
 // A condition appears in four places, always with the same name: as an event when it begins and
 // when it ends, as a line of 'gangway doctor', as an alert in contrib/prometheus/alerts.yml, and as
@@ -13,8 +14,8 @@ import (
 	"time"
 )
 
-// Bounds: a condition begins if a measured number passes its bound. The alerts in
-// contrib/prometheus/alerts.yml have the same numbers.
+// Bounds of the conditions: a condition begins when the number that the hub measured passes its
+// bound. The alerts in contrib/prometheus/alerts.yml use the same numbers.
 const (
 	// CertificateSoon: the condition begins if a certificate of the hub expires within this time.
 	// This condition should never begin, because the hub and ACME renew their certificates when 30
@@ -65,8 +66,8 @@ type Reading struct {
 	Drift time.Duration
 	// Devices, Quiet and Waiting count the devices of all owners: all devices, the devices that
 	// have stopped contacting the hub (quiet), and the devices that wait for their owner's
-	// decision. QuietBefore is the smallest number of quiet devices that the hub had at any time in
-	// the QuietWindow. Waiting is at most MaxWaiting.
+	// decision. QuietBefore is the smallest number of quiet devices that the hub had at any time
+	// within the last QuietWindow. Waiting is at most MaxWaiting.
 	Devices, Quiet, QuietBefore, Waiting int
 	DatabaseSize                         int64 // in bytes
 	// Withdrawn is the number of devices whose TPM maker's certificates the hub no longer trusts.
@@ -74,9 +75,9 @@ type Reading struct {
 	// Unset is true if no time server sets the clock of the hub's machine. ClockKnown is false if
 	// the kernel does not report whether a time server sets the clock.
 	Unset, ClockKnown bool
-	// Refused is the number of onboarding requests in the RefusalWindow that the rules about TPMs
-	// and boots refused. Accepted is the number of onboarding requests in the RefusalWindow that
-	// the hub accepted.
+	// Refused is the number of onboarding requests within the last RefusalWindow that the rules
+	// about TPMs and boots refused. Accepted is the number of those that the hub accepted in the
+	// same time.
 	Refused, Accepted int
 }
 
@@ -109,9 +110,10 @@ type Rule struct {
 	fact func(*Reading) string
 }
 
-// Rules are all conditions, in the order in which 'gangway doctor' and the web pages show them.
+// Rules has one Rule for each condition, in the order in which 'gangway doctor' and the hub's web
+// pages show the conditions.
 var Rules = []Rule{
-	{"certificate-expires", "Certificates of the hub", "GangwayCertificateExpires", "Read in the hub's log why the certificate is not renewed, or replace the certificate's files.", certificateExpires},
+	{"certificate-expires", "Certificates of the hub", "GangwayCertificateExpires", "See the hub's log for why the certificate is not renewed, or replace the certificate's files.", certificateExpires},
 	{"maker-root-expires", "Roots of TPM makers", "GangwayMakerRootExpires", "Ask the TPM maker for the new root certificate, and import it with 'gangway trust import'.", rootExpires},
 	{"disk-low", "Free disk space", "GangwayDiskLow", "Free disk space: see 'A full disk' in docs/operations.md.", diskLow},
 	{"backup-old", "Backup", "GangwayBackupOld", "Make a backup: see 'Backup' in docs/operations.md.", backupOld},
@@ -147,8 +149,8 @@ func Check(r *Reading) (lasting []Condition, unknown []string) {
 	return lasting, unknown
 }
 
-// fromDatabase has the names of the conditions that depend on the fields which the struct Reading
-// declares after its field Database.
+// fromDatabase names the conditions that are unknown if the database did not answer. They depend on
+// the fields that follow the field Database in Reading.
 var fromDatabase = []string{"backup-old", "backup-damaged", "clock-drift", "devices-quiet", "trust-withdrawn"}
 
 func certificateExpires(r *Reading) string {

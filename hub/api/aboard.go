@@ -11,18 +11,18 @@ import (
 	"gangway/hub/store"
 )
 
-// After a change of the trust store, the hub scans all devices again. The hub accepted each device
-// because it trusted the certificates of the TPM's maker. The scan counts the devices whose
-// certificates the hub no longer trusts. These devices keep their access. After a restart, the scan
-// continues where it stopped.
+// The hub accepted each device because it trusted the certificates of the TPM's maker. So, after a
+// change of the trust store, the hub scans all devices and counts those whose certificates it no
+// longer trusts. These devices keep their access. After a restart, the scan continues where it
+// stopped.
 
 const (
-	// scanInSweep is the number of devices that one periodic sweep examines. An examination
-	// verifies a chain of certificates, which takes about a millisecond.
+	// scanInSweep is the number of devices that each of the hub's periodic sweeps examines. An
+	// examination verifies a chain of certificates, which takes about a millisecond.
 	scanInSweep = 2000
 	scanPage    = 200
-	// A scan may find devices whose certificates are no longer trusted. The hub then repeats the
-	// scan after this time, because the owners may have deleted these devices.
+	// scanAgain is the time after which the hub repeats a scan that found devices with certificates
+	// that are no longer trusted, because the owners may have deleted these devices.
 	scanAgain = time.Hour
 )
 
@@ -51,8 +51,8 @@ func (s *Server) trustScan(ctx context.Context) (t trustScan, err error) {
 	return t, nil
 }
 
-// scanTrust continues the scan, or begins a new scan if the trust store has changed. It examines at
-// most `most` devices.
+// scanTrust continues the scan, or begins a new scan if the trust store has changed. It stops soon
+// after it has examined `most` devices.
 func (s *Server) scanTrust(ctx context.Context, most int) error {
 	makers, err := s.cfg.Onboard.Makers(ctx)
 	if err != nil {
@@ -84,8 +84,8 @@ func (s *Server) scanTrust(ctx context.Context, most int) error {
 	return s.cfg.Store.SetTrustScan(ctx, text)
 }
 
-// scanDevices examines at most about `most` devices, and sets t.Done if it has examined the last
-// device.
+// scanDevices examines devices, in pages of scanPage, until it has examined at least `most` of
+// them. If it has examined the last device, it sets t.Done.
 func (s *Server) scanDevices(ctx context.Context, t *trustScan, most int) error {
 	for begun := t.Examined; t.Examined-begun < most; {
 		owner, found, err := s.ownerAtOrAfter(ctx, t)

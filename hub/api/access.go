@@ -27,22 +27,20 @@ const (
 	// scopes.
 	fullVisitor
 	// registrant is like the access `anyone`, but a request with an Authorization header must be
-	// from a scopedAccount. If the request also has a join token, the Authorization header is
-	// ignored.
+	// from a scopedAccount, unless the request also has a join token: then the header is ignored.
 	registrant
 	// urlHolder is anyone who has a URL that the hub signed: see signedURL.
 	urlHolder
 
-	// scopedAccount is a valid token of an account. The scopes of the token must allow the route.
-	// The token is a bearer token, or is in a browser's cookie.
+	// scopedAccount is an account's valid token whose scopes allow the route. It is either a bearer
+	// token or in a browser's cookie.
 	scopedAccount
 	// anySignIn is an account's valid token with any scopes.
 	anySignIn
 	// anySession is a person's session with any scopes. The hub refuses API tokens.
 	anySession
 	// fullSession is a person's session with all scopes. It protects the routes that no program may
-	// call. These routes make API tokens, change the password, end sessions, and delete the
-	// account.
+	// call: those that make API tokens, change the password, end sessions, or delete the account.
 	fullSession
 
 	// operator is a fullSession of an account with the role operator. The role gives access only to
@@ -65,8 +63,8 @@ const (
 	// unmeasuredDevice is like tlsDevice, but the device's boot need not satisfy the policy. A
 	// device calls these routes before the hub has measured its boot.
 	unmeasuredDevice
-	// pendingDevice is a device with a certificate that the device CA issued. The certificate need
-	// not be active. The TLS connection must end at the hub itself. The handler checks the
+	// pendingDevice is a device with a certificate that the device CA issued and that need not be
+	// active. The TLS connection must end at the hub itself, not at a proxy. The handler checks the
 	// activation proof in the body.
 	pendingDevice
 )
@@ -218,8 +216,8 @@ func (s *Server) hasDeviceToken(r *http.Request) bool {
 	return err == nil && claims.Type == bearer.Device
 }
 
-// resourceOf returns the name that scopes use for the resource at a path: "devices" in the scope
-// "devices.readonly". The name is empty if the token must have all scopes.
+// resourceOf returns the name that scopes use for the resource at a path, such as "devices" in the
+// scope "devices.readonly". The name is empty if the token must have all scopes.
 func resourceOf(path string) string {
 	first, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	switch {
@@ -246,10 +244,9 @@ var (
 
 // checkBoot refuses a device if the device's boot does not satisfy the owner's policy. The policy
 // may require a matching boot, or that parts of the boot have certain states. The device must have
-// sent the measurement on this connection, because the device may have restarted after a
-// measurement on an earlier connection. In two cases, checkBoot uses the device's last measurement
-// on any connection: if the request has a token and no client certificate, or if it came through a
-// proxy.
+// sent the measurement on this connection, because it may have restarted since a measurement on an
+// earlier connection. In two cases, checkBoot uses the device's last measurement on any connection:
+// if the request has a token and no client certificate, or if it came through a proxy.
 func (s *Server) checkBoot(r *http.Request, d store.Device) error {
 	rules, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
 	if err != nil || !rules.RequireBoot && len(rules.BootParts) == 0 {
@@ -356,9 +353,8 @@ func (s *Server) ownDeviceOrSelf(r *http.Request) (store.Device, error) {
 	return s.ownDevice(r)
 }
 
-// visibleDevice finds the device in the path. The path has a device's id, or the nick of a device
-// of the account `of`. The device must be public or the caller's own. The result `own` reports
-// whether the device is the caller's own.
+// visibleDevice finds the device that the path names, either by its id or by its nick among the
+// devices of the account `of`. The device must be public or the caller's own; `own` reports which.
 func (s *Server) visibleDevice(r *http.Request, of store.Account) (d store.Device, own bool, err error) {
 	ctx, name, self := r.Context(), r.PathValue("id"), callerOf(r).Account
 	d, err = s.deviceOfAccount(ctx, of.ID, name)
@@ -400,8 +396,8 @@ func (s *Server) accountByNick(ctx context.Context, nick string) (store.Account,
 	return enabled(a, err)
 }
 
-// enabled checks the result of a look-up of an account. If the look-up failed, enabled returns err.
-// If the account is disabled, it returns store.ErrNotFound.
+// enabled checks the result of a look-up of an account. It returns err if the look-up failed, and
+// store.ErrNotFound if the account is disabled.
 func enabled(a store.Account, err error) (store.Account, error) {
 	if err == nil && a.Disabled {
 		return store.Account{}, store.ErrNotFound
@@ -409,8 +405,8 @@ func enabled(a store.Account, err error) (store.Account, error) {
 	return a, err
 }
 
-// trailDevice finds the device of the trail in the path: the calling device itself, or a device of
-// the calling account.
+// trailDevice finds the device whose trail the path names: the calling device itself, or a device
+// of the calling account.
 func (s *Server) trailDevice(r *http.Request) (store.Device, error) {
 	c, id := callerOf(r), r.PathValue("id")
 	if c.Device != nil {

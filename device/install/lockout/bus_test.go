@@ -13,9 +13,9 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// A probe on the TPM's bus waits until the lockout hierarchy's password is set, used and removed. It
-// does not learn the password, with which a thief of the machine could guess the PIN without a
-// limit.
+// A probe on the TPM's bus listens while the lockout hierarchy's password is set, used and removed.
+// It must not learn the password, because with the password a thief of the machine could guess the
+// PIN without limit.
 func TestLockoutPasswordDoesNotCrossTheBus(t *testing.T) {
 	t.Parallel()
 	bus := &swtpmtest.Bus{TPM: start(t)}
@@ -40,8 +40,8 @@ func TestLockoutPasswordDoesNotCrossTheBus(t *testing.T) {
 	}
 }
 
-// An interposer on the TPM's bus replaces the key to which the password is encrypted. The password
-// is not sent, and not set.
+// An interposer on the TPM's bus replaces the key to which the password is encrypted. Then the
+// password must be neither sent nor set.
 func TestLockoutPasswordIsNotEncryptedToAFalseKey(t *testing.T) {
 	t.Parallel()
 	tpm := start(t)
@@ -65,9 +65,10 @@ func TestLockoutPasswordIsNotEncryptedToAFalseKey(t *testing.T) {
 	}
 }
 
-// An interposer on the TPM's bus answers that the lockout hierarchy has no password. The steps that
-// remove the password do not believe this, because their callers then delete the only copy of the
-// password. The step that sets a password does not believe it either: it would guess a password.
+// An interposer on the TPM's bus answers that the lockout hierarchy has no password. Unprotect and
+// ClearProtected must not believe this, because their callers would then delete the only copy of
+// the password. Protect must not believe it either, because it would then try a password that may
+// be wrong.
 func TestInterposerCannotHideTheLockoutPassword(t *testing.T) {
 	t.Parallel()
 	tpm := start(t)
@@ -90,7 +91,7 @@ func TestInterposerCannotHideTheLockoutPassword(t *testing.T) {
 	}
 }
 
-// A wrong password, and an interposer that answers in the place of the TPM, do not pass.
+// A command fails if its password is wrong, or if an interposer answers in place of the TPM.
 func TestLockoutCommandsAreAuthenticated(t *testing.T) {
 	t.Parallel()
 	tpm := start(t)
@@ -105,7 +106,7 @@ func TestLockoutCommandsAreAuthenticated(t *testing.T) {
 	}
 }
 
-// liar answers each command with success, and with an authorisation that has a HMAC of zeros.
+// liar answers each command with success, and with an authorisation whose HMAC is all zeros.
 type liar struct{}
 
 func (liar) Send(cmd []byte) ([]byte, error) {

@@ -34,7 +34,7 @@ func Clear(t transport.TPM) error {
 
 // ClearProtected clears a TPM whose lockout password Protect set. The TPM forgets its keys and the
 // password in one step. If the password were removed first, a thief could cut the power after this
-// step, put back a copy of the disk, and guess the disk's PIN without a limit. `key` is as in
+// step, put back a copy of the disk, and guess the disk's PIN without limit. `key` is as in
 // HasPassword.
 func ClearProtected(t transport.TPM, key, password []byte) error {
 	state, err := authentic(t, key)

@@ -6,8 +6,8 @@
 // was used since the TPM's last start or shutdown. The use of an empty password counts too. After a
 // few wrong guesses, the TPM refuses such passwords for minutes or hours. The lockout does not
 // affect the device's identity keys, because package identity uses them by policy and never by
-// password. But the storage key, which protects a disk's key, can only be used by its password. So
-// package seal prepares the TPM for a loss of power after each use.
+// password. But the storage key, which protects a disk's key, can only be used with its password,
+// so package [seal] prepares the TPM for a loss of power after each use of the key.
 package lockout
 
 import (
@@ -57,13 +57,13 @@ type State struct {
 	Locked   bool // in lockout: the TPM refuses all passwords that are protected against guessing
 	Password bool // the lockout hierarchy has a password
 	// Tries is the number of wrong guesses that the TPM has counted. A lockout begins when Tries
-	// reaches Max. Each time the TPM has been powered for Interval, Tries falls by one. A lockout
-	// ends when Tries falls below Max.
+	// reaches Max, and ends when Tries falls below Max. Tries falls by one each time the TPM has
+	// been powered for Interval.
 	Tries, Max uint32
 	Interval   time.Duration
 }
 
-// Read reads the state of a TPM, with two TPM commands.
+// Read reads the state of a TPM's protection against guessing. It sends two TPM commands.
 func Read(t transport.TPM) (State, error) {
 	bits, err := permanent(t)
 	if err != nil {
@@ -123,13 +123,13 @@ func reset(t transport.TPM, password []byte) error {
 // nonceSize is the size of session nonces, in bytes.
 const nonceSize = 16
 
-// hierarchy returns the lockout hierarchy with the authorisation by its password. The password does
-// not cross the TPM's bus: an HMAC proves that this program knows it, and an HMAC in the response
-// proves that the TPM knows it too.
+// hierarchy returns a handle of the lockout hierarchy that authorises a command with the
+// hierarchy's password. The password does not cross the TPM's bus: an HMAC proves that this program
+// knows it, and an HMAC in the response proves that the TPM knows it too.
 //
-// The session is bound to the hierarchy. So the key of the HMACs stays the same if the command
+// The session is bound to the hierarchy, so the key of the HMACs stays the same even if the command
 // changes or removes the password. Otherwise the TPM would compute the response's HMAC with the new
-// password (Part 3, 24.6 and 24.8), and go-tpm v0.9.8 with the former one.
+// password (Part 3, 24.6 and 24.8), and go-tpm v0.9.8 with the old one.
 func hierarchy(password []byte) tpm2.AuthHandle {
 	h := tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Name: tpm2.HandleName(tpm2.TPMRHLockout), Auth: tpm2.PasswordAuth(nil)}
 	if len(password) > 0 {

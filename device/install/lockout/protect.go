@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// Limits against guessing, while a disk has a PIN. A guesser has Tries guesses, and then one guess
-// for each Interval in which the TPM has power.
+// Limits against guessing that apply while a disk has a PIN: an attacker gets Tries guesses, and
+// then one more guess each time that the TPM has been powered for Interval.
 const (
 	Tries    = 10
 	Interval = time.Hour
@@ -27,8 +27,8 @@ var ErrForeignPassword = errors.New("the TPM's lockout password was set by anoth
 // password, any program could reset the count of wrong guesses. Set `mine` if an earlier call of
 // Protect has set the password `password`. If the hierarchy has a password and `mine` is not set,
 // the error is ErrForeignPassword. Protect never guesses, because a wrong password would lock the
-// hierarchy for a day. If `key` is not empty, the TPM's storage key, which encrypts the password on
-// the TPM's bus, must have this name.
+// hierarchy for a day. If `key` is not empty, it is the name that the TPM's storage key must have;
+// Protect encrypts the password to this key before it crosses the TPM's bus.
 func Protect(t transport.TPM, key, password []byte, mine bool) error {
 	has, err := HasPassword(t, key)
 	if err != nil {
@@ -46,8 +46,8 @@ func Protect(t transport.TPM, key, password []byte, mine bool) error {
 }
 
 // Unprotect removes the password that Protect set, so that Lift and Clear work again. The limits
-// stay. After Unprotect has returned nil, the TPM does not have the password, so the caller may
-// delete it. `key` is as in HasPassword.
+// stay. If Unprotect returns nil, the TPM no longer has the password, so the caller may delete its
+// own copy. `key` is as in HasPassword.
 func Unprotect(t transport.TPM, key, password []byte) error {
 	if has, err := HasPassword(t, key); err != nil || !has {
 		return err
@@ -67,7 +67,8 @@ func HasPassword(t transport.TPM, key []byte) (bool, error) {
 	return state&lockoutAuthSet != 0, err
 }
 
-// authentic is like permanent, in a session that authenticates the TPM's response; see HasPassword.
+// authentic is like permanent, but uses a session that authenticates the TPM's response; see
+// HasPassword.
 func authentic(t transport.TPM, name []byte) (uint32, error) {
 	key, err := storagekey.Load(t, name)
 	if err != nil {

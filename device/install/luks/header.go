@@ -117,8 +117,7 @@ func header(magic string, offset int64, salt []byte, id string, text []byte) ([]
 	return b, nil
 }
 
-// copies has the magic number of each of the header's two copies, and the copy's offset in the
-// partition.
+// copies lists the magic number and the offset in the partition of each of the header's two copies.
 var copies = [2]struct {
 	magic string
 	at    int64

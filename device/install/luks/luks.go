@@ -102,8 +102,9 @@ func derive(secret, salt []byte, size int) ([]byte, error) {
 	return pbkdf2.Key(sha256.New, string(secret), salt, iterations, size)
 }
 
-// crypt encrypts or decrypts the stripes of a key, which the function split made, with a key that
-// it derives from the passphrase. `f` is the method Encrypt or Decrypt of xts.Cipher.
+// crypt encrypts or decrypts a key's stripes, which the function split made. It does so with
+// another key, which it derives from the passphrase. `f` is the method Encrypt or Decrypt of
+// xts.Cipher.
 func (k keyslot) crypt(to, from, passphrase []byte, f func(c *xts.Cipher, to, from []byte, n uint64)) error {
 	derived, err := derive(passphrase, k.KDF.Salt, keySize)
 	if err != nil {

@@ -59,7 +59,7 @@ func TestSecondHeaderStandsIn(t *testing.T) {
 }
 
 // The program cryptsetup can read a header that Format made. With the passphrase of each key slot,
-// it gets the same data key as Format returned.
+// it gets the data key that Format returned.
 func TestCryptsetupReadsTheHeader(t *testing.T) {
 	t.Parallel()
 	program, err := exec.LookPath("cryptsetup")
@@ -100,8 +100,8 @@ func TestCryptsetupReadsTheHeader(t *testing.T) {
 	}
 }
 
-// memory is a Disk in memory, whose power the test can cut. It writes `step` bytes at once. After
-// it has done this `left` times, every write fails.
+// memory is a Disk in memory whose power a test can cut. It writes `step` bytes at a time, and
+// after `left` such steps every write fails.
 type memory struct {
 	b    []byte
 	step int // bytes that the disk writes at once

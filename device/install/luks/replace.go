@@ -12,7 +12,7 @@ import (
 )
 
 // ReplacePassphrase gives the key slot `slot` a new passphrase. In the same step, it replaces all
-// LUKS2 tokens of the types `kinds` by the LUKS2 tokens `list`. After a power cut, the header has
+// LUKS2 tokens of the types `kinds` with the LUKS2 tokens `list`. After a power cut, the header has
 // either the old passphrase with the old LUKS2 tokens, or the new passphrase with the new ones. At
 // the end, ReplacePassphrase erases the copy of `key` that the old passphrase encrypts. `key` is
 // the key that encrypts the partition's data.

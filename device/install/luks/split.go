@@ -7,8 +7,8 @@ import (
 	"encoding/binary"
 )
 
-// stripes is the number of pieces into which a key is split (LUKS1's anti-forensic splitter).
-// Recovering the key needs all pieces, so overwriting one piece destroys the slot.
+// stripes is the number of pieces into which a key is split (LUKS1's anti-forensic splitter). All
+// pieces are needed to recover the key, so overwriting a single piece destroys the key slot.
 const stripes = 4000
 
 func split(key []byte) []byte {
@@ -36,7 +36,7 @@ func mix(pieces []byte, size int) []byte {
 	return d
 }
 
-// diffuse replaces each block of 32 bytes by the SHA-256 of the block's number and the block.
+// diffuse replaces each block of 32 bytes with the SHA-256 of the block's number and the block.
 func diffuse(d []byte) {
 	for i := 0; i*sha256.Size < len(d); i++ {
 		part := d[i*sha256.Size : min((i+1)*sha256.Size, len(d))]

@@ -47,7 +47,7 @@ func byNumber(a, b string) int {
 	return x - y
 }
 
-// SetTokens replaces all LUKS2 tokens of the types `kinds` in the header by the LUKS2 tokens
+// SetTokens replaces all LUKS2 tokens of the types `kinds` in the header with the LUKS2 tokens
 // `list`. The new LUKS2 tokens are for the key slot `slot`. After a power cut, the header has
 // either all old or all new LUKS2 tokens. SetTokens does not change any other part of the header,
 // even if this package does not know that part.
@@ -98,9 +98,8 @@ func withTokens(all map[string]json.RawMessage, slot int, kinds []string, list [
 	return text, nil
 }
 
-// The function `write` writes both copies of the header. `b` is the present header, and `text` its
-// new JSON. `intact` says which copies are intact. If only one copy is intact, write overwrites
-// that copy last.
+// The function `write` writes both copies of the header. `b` is the present header, and `text` is
+// its new JSON. If `intact` says that only one copy is intact, write overwrites that copy last.
 func write(d Disk, b, text []byte, intact [2]bool) error {
 	if len(text) >= jsonSize {
 		return fmt.Errorf("luks: the header's JSON has %d bytes; at most %d fit", len(text), jsonSize-1)

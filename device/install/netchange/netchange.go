@@ -5,9 +5,9 @@
 //	offered ──> tried for one boot ──> kept     the machine reached the hub
 //	                     └───────────> dropped  the machine did not reach the hub; the previous settings apply again
 //
-// The journal is one file that is replaced atomically. So a power cut at any moment leaves the
-// state before a change or the state after it. Before the machine uses the new settings, Begin
-// records in the journal that the trial has begun. So no boot tries the same settings a second
+// The journal is one file that is replaced atomically, so a power cut at any moment leaves either
+// the state before a change or the state after it. Before the machine uses new settings, Begin
+// records in the journal that their trial has begun, so that no later boot tries them a second
 // time.
 package netchange
 
@@ -36,8 +36,8 @@ type Source string
 const (
 	Stick Source = "stick" // the stick that installed the machine, or that it booted from later
 	Hub   Source = "hub"   // set by the owner at the hub
-	// Console is a person at the machine. If the person offers the same text again, this counts as
-	// a new offer, unlike with the other sources.
+	// Console is a person at the machine. Unlike other sources, a person may offer the same text
+	// again, which then counts as a new offer.
 	Console Source = "console"
 )
 
@@ -95,11 +95,11 @@ const (
 )
 
 // Offer offers the text of a settings file from a source, and reports whether the settings are new.
-// Settings are not new if they equal the settings in force. For every source except Console,
-// settings are also not new if the source's last offer had the same text. If `try` is set, the next
-// boot tries new settings. If `try` is not set, new settings take effect at once, without a trial.
-// Set `try` only for a machine that has reached the hub before. If the text is not valid, Offer
-// returns the error, and the journal records that the settings were refused.
+// They are not new if they equal the settings in force or, unless the source is Console, if the
+// source's last offer had the same text. If `try` is set, the next boot tries the new settings;
+// otherwise they take effect at once, without a trial. Set `try` only for a machine that has
+// reached the hub before. If the text is not valid, Offer returns the error, and the journal
+// records that the settings were refused.
 func (s *Store) Offer(from Source, text string, try bool) (news bool, err error) {
 	var mistake error
 	err = s.change(func(j *journal) bool {

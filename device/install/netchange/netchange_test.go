@@ -110,8 +110,8 @@ func TestEachOfferIsLookedAtOnce(t *testing.T) {
 	s.checkBegin(t, "three", "vlan = 9", true)
 }
 
-// The machine does not try settings that are already in force. If a second offer replaces the first
-// offer before the first offer's trial, the first offer has no effect.
+// The machine does not try settings that are already in force. If a second offer arrives before the
+// first one has been tried, the first offer has no effect.
 func TestOfferOfWhatIsInForceIsNothingNew(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)

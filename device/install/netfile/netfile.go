@@ -1,9 +1,8 @@
-// Package netfile parses and formats network.txt, the file of a machine's network settings. The
-// file has lines of text, which a person can edit on any computer. `gangway image build` writes the
-// file to the stick, the installed machine stores it, and the machine's owner can set other
-// settings at the hub. Every program parses the file with this package's function Parse or Read.
-// The method Text formats settings as the text of such a file, and Parse returns the same settings
-// from that text. The package opens no files itself.
+// Package netfile parses and formats network.txt, the file of a machine's network settings. It is a
+// text file, so that a person can edit it on any computer. `gangway image build` writes the file to
+// the stick, the installed machine stores it, and the machine's owner can set other settings at the
+// hub. All of them parse the file with Parse or Read. The method Text is the inverse: Parse returns
+// the same settings from its text. The package opens no files itself.
 //
 // A file is UTF-8 text. Lines end with LF or CRLF. Empty lines and lines that begin with # are
 // ignored. Every other line is KEY = VALUE, or belongs to a certificate in PEM:
@@ -19,9 +18,9 @@
 //	proxy = http://NAME:PASSWORD@proxy.example:3128
 //	-----BEGIN CERTIFICATE-----      the CA of an https proxy; up to 4
 //
-// If a family (IPv4 or IPv6) has a static address, the machine does not configure that family
-// automatically; the other family stays automatic. The CA is trusted only for the proxy: machines
-// verify the hub by the hub's own CA.
+// If the file sets a static address of one family (IPv4 or IPv6), the machine does not configure
+// that family automatically; the other family stays automatic. The CA is trusted only for the
+// proxy: machines verify the hub by the hub's own CA.
 package netfile
 
 import (
@@ -70,7 +69,7 @@ type Settings struct {
 	NTP       []string // host names or addresses
 	// Proxy is an http or https URL with a port and without a path. Nil: no proxy.
 	Proxy *url.URL
-	// ProxyCA are the CAs of an https Proxy.
+	// ProxyCA has the CAs that may issue the certificate of an https Proxy.
 	ProxyCA []*x509.Certificate
 }
 
@@ -88,8 +87,8 @@ func (m *Mistake) Error() string {
 	return fmt.Sprintf("%s, line %d: %s", Name, m.Line, m.Text)
 }
 
-// Parse parses a file. For an empty file, or a file with comments only, it returns the zero value.
-// The error is a *Mistake, which explains what to write instead.
+// Parse parses a file. For a file that is empty or has only comments, it returns the zero value.
+// Its error is a *Mistake, which explains what to write instead.
 func Parse(text []byte) (*Settings, error) {
 	if len(text) > MaxFile {
 		return nil, &Mistake{0, fmt.Sprintf("the file has %d bytes; write at most %d", len(text), MaxFile)}
@@ -455,8 +454,8 @@ func (s *Settings) Text() string {
 	return b.String()
 }
 
-// Masked returns the settings as lines that people may see. Each setting has a line, with asterisks
-// in place of the proxy's password. Each CA has a line with the CA's subject.
+// Masked returns the settings as lines that people may see: a line for each setting, with asterisks
+// in place of the proxy's password, and a line with the subject of each CA.
 func (s *Settings) Masked() []string {
 	lines := s.lines(true)
 	for _, c := range s.ProxyCA {

@@ -25,7 +25,7 @@ import (
 )
 
 // BoundType is the type of a LUKS2 token whose passphrase only approved systems get.
-// systemd-cryptsetup cannot use this LUKS2 token, because its policies have no counter.
+// systemd-cryptsetup cannot use this LUKS2 token, because systemd's policies have no counter.
 const BoundType = "gangway-tpm2"
 
 // Binding says which boots get the passphrase. All three conditions must hold.
@@ -35,7 +35,7 @@ type Binding struct {
 	// PCRs are the values that the PCRs in Required must have, in the SHA-256 bank, by number.
 	PCRs map[int][]byte
 	// Limit is the last value of the counter for which the passphrase is released. When the counter
-	// exceeds the limit, this LUKS2 token is worthless, also in an old copy of the disk's header.
+	// exceeds the limit, this LUKS2 token is worthless, even in an old copy of the disk's header.
 	Limit uint64
 }
 
@@ -61,7 +61,7 @@ type bound struct {
 }
 
 // Bind seals a passphrase that New made, and returns a LUKS2 token for each binding. A binding may
-// be for another boot than the present boot. If `key` is not empty, the TPM's storage key must have
+// be for a boot other than the present one. If `key` is not empty, the TPM's storage key must have
 // this name. The TPM makes its storage key only once, because this takes some TPMs seconds.
 func Bind(t transport.TPM, key, passphrase []byte, bindings ...Binding) (toks []map[string]any, err error) {
 	secret, err := base64.StdEncoding.DecodeString(string(passphrase))
@@ -206,7 +206,7 @@ func signature(key crypto.PublicKey, sig []byte) (tpm2.TPMTSignature, error) {
 
 // ErrNotApproved means that the owner, to whose key the disk is bound, has not approved the running
 // system.
-var ErrNotApproved = errors.New("the disk's owner has not approved the system that runs.\nStart a system that the owner signed, or use the recovery key.") //lint:ignore ST1005 shown to a person
+var ErrNotApproved = errors.New("the disk's owner has not approved the running system.\nStart a system that the owner signed, or use the recovery key.") //lint:ignore ST1005 shown to a person
 
 // OpenBound returns the passphrase that Bind sealed. `approvals` are the running system's
 // approvals. If the TPM does not release the passphrase to the present boot, the error is
@@ -269,7 +269,8 @@ func readBound(raw json.RawMessage) (*bound, *Binding, error) {
 }
 
 // Made reports whether the LUKS2 token was made for this Binding. It compares only the values that
-// the LUKS2 token itself states. A LUKS2 token without the storage key's name must be made again.
+// the LUKS2 token itself states. For a LUKS2 token that does not record the storage key's name, it
+// returns false, so that the token is made again.
 func (b Binding) Made(raw json.RawMessage) bool {
 	tok, is, err := readBound(raw)
 	if err != nil || is.Limit != b.Limit || len(tok.Key) == 0 {

@@ -279,8 +279,8 @@ func TestHigherLimitOpensBeforeAndAfterTheCounterAdvances(t *testing.T) {
 // foreign are the attributes of an NV index that another program uses.
 var foreign = tpm2.TPMANV{PPWrite: true, AuthRead: true, PlatformCreate: true, NoDA: true}
 
-// While the counter's value is needed, a TPM answers once with an error. This must not advance the
-// counter: the LUKS2 tokens of the disk would be worthless.
+// A TPM answers once with an error when Counter asks for the counter's public area. Counter must
+// fail and must not advance the counter, which would make the disk's LUKS2 tokens worthless.
 func TestFailedReadDoesNotAdvanceTheCounter(t *testing.T) {
 	t.Parallel()
 	tpm := startTPM(t)
@@ -303,7 +303,8 @@ func TestFailedReadDoesNotAdvanceTheCounter(t *testing.T) {
 	}
 }
 
-// A power cut came after the counter was made, and before it got its first value.
+// If a power cut came after the counter was made and before it got its first value, the next call
+// of Counter gives it a value.
 func TestCounterWithoutAValueGetsOne(t *testing.T) {
 	t.Parallel()
 	tpm := startTPM(t)

@@ -18,7 +18,8 @@ import (
 )
 
 // A probe records the TPM's bus while the installer seals the disk's key, the system binds it, a
-// person sets and mistypes a PIN, and the machine opens the disk. The record has no secret.
+// person sets and mistypes a PIN, and the machine opens the disk. The record must contain no
+// secret.
 func TestProbeOnTheBusLearnsNoSecret(t *testing.T) {
 	t.Parallel()
 	owner, chip := p256(t), startChip(t)
@@ -66,9 +67,9 @@ func TestProbeOnTheBusLearnsNoSecret(t *testing.T) {
 	}
 }
 
-// An interposer on the TPM's bus replaces the storage key, to read the secrets that are encrypted to
-// this key. The disk's header names the true key, so no secret is encrypted to the false one, also
-// if the interposer leaves the key's name in the TPM's response as it is.
+// An interposer on the TPM's bus replaces the storage key, to read the secrets that are encrypted
+// to this key. The disk's header names the true key, so no secret is encrypted to the false one,
+// even if the interposer leaves the key's name in the TPM's response unchanged.
 func TestInterposerCannotReplaceTheStorageKey(t *testing.T) {
 	t.Parallel()
 	owner, chip := p256(t), startChip(t)
@@ -105,8 +106,9 @@ func TestInterposerCannotReplaceTheStorageKey(t *testing.T) {
 	must(OpenBound(tpm, bound, approve(t, owner, good)))(t) // the refusals left nothing in the TPM
 }
 
-// A LUKS2 token from before the storage key's name was recorded still opens. It counts as not made,
-// so the system binds the disk's key again, and then the LUKS2 token records the name.
+// A LUKS2 token from a version of Gangway that did not record the storage key's name still opens
+// the disk. But Made returns false for it, so the system binds the disk's key again, with a LUKS2
+// token that records the name.
 func TestTokenWithoutTheStorageKeysNameIsMadeAgain(t *testing.T) {
 	t.Parallel()
 	owner, chip := p256(t), startChip(t)
@@ -130,8 +132,8 @@ func TestTokenWithoutTheStorageKeysNameIsMadeAgain(t *testing.T) {
 	}
 }
 
-// An interposer answers, while a secret is sealed, with the digest of another policy: one that each
-// system meets. Nothing is sealed.
+// While a secret is being sealed, an interposer answers with the digest of another policy, which
+// every system satisfies. Then nothing must be sealed.
 func TestInterposerCannotChooseThePolicy(t *testing.T) {
 	t.Parallel()
 	owner, chip := p256(t), startChip(t)
@@ -162,8 +164,8 @@ func TestInterposerCannotChooseThePolicy(t *testing.T) {
 	}
 }
 
-// A TPM that lacks a command of the policy could never release what is sealed. So nothing is sealed,
-// and the error says what the TPM lacks.
+// A TPM that lacks a command of the policy could never release what was sealed under that policy.
+// So nothing is sealed, and the error says what the TPM lacks.
 func TestTPMThatCannotCheckThePolicySealsNothing(t *testing.T) {
 	t.Parallel()
 	owner := p256(t)
@@ -231,8 +233,8 @@ func TestInterposerCannotPutItsOwnKeyInPlaceOfTheOwners(t *testing.T) {
 	}
 }
 
-// While the installer seals the first key, an interposer answers with its own value of PCR 7, or says
-// that the counter is far from its limit. Nothing is sealed to these values.
+// While the installer seals the first key, an interposer answers with its own value of PCR 7, or
+// says that the counter is far from its limit. Nothing must be sealed to these values.
 func TestInterposerCannotForgePCRsAndTheCounter(t *testing.T) {
 	t.Parallel()
 	tpm := boot(t, startChip(t), good)
@@ -257,7 +259,7 @@ func TestInterposerCannotForgePCRsAndTheCounter(t *testing.T) {
 }
 
 // An interposer does not forward the command that advances the counter, and answers that it
-// succeeded. The old LUKS2 tokens would stay valid.
+// succeeded. If Advance believed this, the old LUKS2 tokens would stay valid.
 func TestInterposerCannotPretendThatTheCounterAdvanced(t *testing.T) {
 	t.Parallel()
 	tpm := boot(t, startChip(t), good)

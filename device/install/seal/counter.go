@@ -59,7 +59,7 @@ func counterName(t transport.TPM) (tpm2.TPM2BName, error) {
 	return *name, nil
 }
 
-// Counter returns the value of the counter. If the TPM has no counter, Counter makes one. An
+// Counter returns the value of the TPM's counter, and makes the counter if the TPM has none. An
 // interposer on the TPM's bus cannot alter the value, unless it has replaced the TPM's storage key.
 func Counter(t transport.TPM) (uint64, error) {
 	s, err := load(t, nil)
@@ -122,7 +122,8 @@ func (s *storage) increment() error {
 	if err != nil {
 		return fmt.Errorf("seal: the TPM's counter: %w", tpmrc.Explain(err, tpmrc.None))
 	}
-	// The name is the one that the TPM stated. If it is false, the TPM refuses the command.
+	// This name comes from a response that is not authenticated. If it is false, the TPM refuses
+	// the command.
 	_, err = tpm2.NVIncrement{
 		AuthHandle: tpm2.AuthHandle{Handle: counterIndex, Name: rsp.NVName, Auth: s.Authentic(false)},
 		NVIndex:    tpm2.NamedHandle{Handle: counterIndex, Name: rsp.NVName},

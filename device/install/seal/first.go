@@ -15,8 +15,9 @@ import (
 // FirstType is the type of the LUKS2 token that the installer writes for a system that its owner
 // approved. The TPM releases the passphrase only until the first Bind has advanced the counter, so
 // a copy of the disk's header from before the first Bind is worthless afterwards. A LUKS2 token of
-// systemd would open the disk for ever: it depends only on PCR 7 and on a key that the TPM can
-// always make again. systemd-cryptsetup cannot use FirstType, because its policies have no counter.
+// systemd would open the disk forever, because it depends only on PCR 7 and on a key that the TPM
+// can always make again. systemd-cryptsetup cannot use FirstType, because systemd's policies have
+// no counter.
 const FirstType = "gangway-tpm2-first"
 
 // first is the JSON of the LUKS2 token, without the list of key slots.
@@ -65,8 +66,8 @@ func OpenFirst(t transport.TPM, raw json.RawMessage) ([]byte, error) {
 	})
 }
 
-// policyFirst returns the function that returns the commands of NewFirst's policy, for a value of
-// PCR 7; see policyPCR.
+// policyFirst returns a function that returns the commands of NewFirst's policy for a given value
+// of PCR 7; see policyPCR.
 func policyFirst(counter tpm2.TPM2BName, limit uint64) func(tpm2.TPMISHPolicy, [][]byte) []tpm2.PolicyCommand {
 	return func(session tpm2.TPMISHPolicy, pcr7 [][]byte) []tpm2.PolicyCommand {
 		return []tpm2.PolicyCommand{policyPCR(session, []int{pcr}, pcr7), policyCounter(session, counter, limit)}

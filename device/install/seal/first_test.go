@@ -21,10 +21,10 @@ func firstSealed(t *testing.T, tpm transport.TPM) ([]byte, json.RawMessage) {
 	return passphrase, must(json.Marshal(tok))(t)
 }
 
-// A thief who copied the disk's header after the installation has the LUKS2 token of the installer.
-// PCR 7 is the same for the thief's system. After the counter has advanced, the copy must be
-// worthless, even if the thief raises the limit in the token, or deletes the counter and makes a
-// new counter.
+// A thief who copied the disk's header after the installation has the LUKS2 token that the
+// installer wrote, and a system for which PCR 7 has the same value. After the counter has advanced,
+// the copy must be worthless, even if the thief raises the limit in the token, or deletes the
+// counter and makes a new counter.
 func TestSealOfTheInstallerEndsWhenTheCounterAdvances(t *testing.T) {
 	t.Parallel()
 	chip := startChip(t)

@@ -21,15 +21,16 @@ import (
 
 // A disk with a PIN needs two secrets: the one that the TPM releases to the boot (see New and
 // Bind), and the share that the TPM releases for the PIN. Join makes the passphrase from both. So
-// an update binds the first secret again without the PIN, and nobody can skip the PIN with a good
-// boot, or the boot with a good PIN.
+// the first secret can be bound again after an update without the PIN, and the disk still opens
+// only with both an approved boot and the right PIN.
 //
-// The share's object is under the TPM's protection against guessing: it has no noDA. The PIN is the
-// object's own authValue, which has the same effect as TPM2_PolicyAuthValue.
+// The TPM's protection against guessing applies to the share's object, which does not have the
+// attribute noDA. The PIN is the object's own authValue, which has the same effect as
+// TPM2_PolicyAuthValue.
 
-// PINType is the type of the LUKS2 token with the share. systemd-cryptsetup cannot use it: a token
-// of systemd with "tpm2-pin" has the PIN in the same object as the boot's policy, so each update
-// would need the PIN.
+// PINType is the type of the LUKS2 token with the share. systemd-cryptsetup cannot use it. Gangway
+// does not use systemd's own format ("tpm2-pin"), because there one object has both the PIN and the
+// boot's policy, so each update would need the PIN.
 const PINType = "gangway-tpm2-pin"
 
 // Lengths of a PIN, in bytes.
@@ -38,8 +39,8 @@ const (
 	MaxPIN = 64
 )
 
-// The TPM's protection against guessing protects a short PIN. If an attacker can read the TPM's
-// memory, only pinIterations makes each guess of the PIN cost a little.
+// Normally, the TPM's protection against guessing protects even a short PIN. Against an attacker
+// who can read the TPM's memory, only these iterations make each guess a little more expensive.
 const pinIterations = 100_000
 
 type pinToken struct {
@@ -184,8 +185,8 @@ func NewLockoutPassword() []byte {
 	return encode(secret) // without zero bytes; see authOf
 }
 
-// Wrap encrypts the lockout password under the passphrase that the TPM releases to the boot. So
-// only an approved system can use the password.
+// Wrap encrypts the lockout password under the passphrase that the TPM releases to the boot, so
+// that only an approved system can use the password.
 func Wrap(passphrase, password []byte) ([]byte, error) {
 	aead, err := wrapping(passphrase)
 	if err != nil {

@@ -17,10 +17,10 @@ import (
 // policyFunc returns a policy's commands for a session.
 type policyFunc func(tpm2.TPMISHPolicy) []tpm2.PolicyCommand
 
-// digest returns the digest of a policy, after a trial of the policy in the TPM. So a TPM that lacks a
-// command of the policy is noticed before anything is sealed. The digest itself does not come from
-// the TPM: nothing authenticates the digest in the TPM's response, so an interposer on the TPM's bus
-// could put the digest of a policy in its place that every system meets.
+// digest returns the digest of a policy, after a trial of the policy in the TPM. So it returns an
+// error before anything is sealed if the TPM lacks a command of the policy. The digest itself does
+// not come from the TPM: nothing authenticates the digest in the TPM's response, so an interposer
+// on the TPM's bus could replace it with the digest of a policy that every system satisfies.
 func (s *storage) digest(policy policyFunc) ([]byte, error) {
 	want, err := digestOf(policy(0))
 	if err != nil {
@@ -79,8 +79,8 @@ func run(t transport.TPM, commands []tpm2.PolicyCommand) error {
 	return nil
 }
 
-// policyPCR requires values of PCRs: one value for each of the numbers, in ascending order. Without
-// values, the TPM takes the present values.
+// policyPCR requires that the PCRs with these numbers have these values, in ascending order of the
+// numbers. Without values, the TPM takes the present values.
 func policyPCR(session tpm2.TPMISHPolicy, numbers []int, values [][]byte) tpm2.PolicyPCR {
 	command := tpm2.PolicyPCR{PolicySession: session, Pcrs: pcrs(numbers...)}
 	if values != nil {

@@ -1,14 +1,14 @@
 // Package seal stores the passphrase of an encrypted disk in the machine's TPM. The installer seals
 // the passphrase with New. The installed system gets the passphrase with Open at each boot. The
-// format is that of systemd-cryptenroll (version 252): a LUKS2 token of the type systemd-tpm2 in
-// the disk's header. So systemd can open the disk too.
+// format is that of systemd-cryptenroll (version 252), a LUKS2 token of the type systemd-tpm2 in
+// the disk's header, so that systemd can open the disk too.
 //
-// New binds the passphrase to PCR 7, which measures the state of Secure Boot. So the passphrase
-// stays usable after an update of the system. Without Secure Boot, PCR 7 is the same for every
-// system that boots: the seal then protects the data if the disk is stolen, but not if the machine
-// is stolen. Bind binds the passphrase to the systems that the machine's owner approved, so that no
-// other system on the same machine gets the passphrase. For such systems, the installer uses
-// NewFirst instead of New.
+// New binds the passphrase to PCR 7, which measures the state of Secure Boot. An update of the
+// system does not change PCR 7, so the passphrase stays usable. But without Secure Boot, PCR 7 is
+// the same for every system that boots. The seal then protects the data if the disk alone is
+// stolen, but not if the whole machine is stolen. Bind binds the passphrase to the systems that the
+// machine's owner approved, so that no other system on the same machine gets the passphrase. For
+// such systems, the installer uses NewFirst instead of New.
 package seal
 
 import (

@@ -12,15 +12,15 @@ import (
 // MaxSystem is the maximum size of a system's file, in bytes.
 const MaxSystem = 1 << 30
 
-// maxCmdline is the maximum size of the section .cmdline, in bytes. It only bounds the memory that
-// Check uses. Linux on x86-64 uses at most the first 2048 bytes (COMMAND_LINE_SIZE).
+// maxCmdline is the maximum size of the section .cmdline, in bytes. It serves only to bound the
+// memory that Check uses: Linux on x86-64 uses at most the first 2048 bytes (COMMAND_LINE_SIZE).
 const maxCmdline = 8 << 10
 
 var errNotSystem = errors.New("this is not a Gangway system; make one with `gangway image system`")
 
 // Check reads a file of `size` bytes and checks that a machine can try to boot the file. The file
 // must be a complete EFI program for x86-64 with the sections of a unified kernel image. The
-// command line in the file must start an installed system and make the kernel restart after a
+// command line in the file must be that of an installed system and make the kernel restart after a
 // panic. Check cannot see whether the system works: only a trial shows that.
 func Check(r io.ReaderAt, size int64) error {
 	if size > MaxSystem {

@@ -19,6 +19,6 @@
 // # A new system is tried once
 //
 // Only the variable LoaderEntryOneShot names a new system. The boot manager removes this variable
-// before it starts the system. So, if anything ends the trial (a panic, the watchdog, a power
-// cut), the next boot starts the default of loader.conf. Commit changes that default.
+// before it starts the system. So if anything ends the trial (a panic, the watchdog, a power cut),
+// the next boot starts the default slot that loader.conf names. Commit changes that default.
 package slots

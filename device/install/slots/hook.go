@@ -36,8 +36,8 @@ type Hook struct {
 	// BindKey, if set, binds the key of an encrypted disk to the system in a slot. The hook calls
 	// it before that system starts for the first time.
 	BindKey func(Slot) error
-	// Sleep waits for a time. The hook uses it to wait until another process has removed the
-	// attempt counter from the name of a slot's file. Default: time.Sleep.
+	// Sleep is time.Sleep by default. The hook uses it to wait until another process has removed
+	// the attempt counter from the name of a slot's file.
 	Sleep func(time.Duration)
 	// Out receives sentences for the owner.
 	Out io.Writer
@@ -52,8 +52,8 @@ type trial struct {
 
 func (t trial) slot() Slot { return slotOf("gangway-" + t.Slot + ".efi") }
 
-// Do runs a verb for the revision in a folder, and returns the exit code. If a call was
-// interrupted, the agent can repeat it.
+// Do runs one of the hook's verbs, such as "install", for the revision in the folder `revision`,
+// and returns the exit code. The agent can repeat a call that was interrupted.
 func (h *Hook) Do(verb, revision string) (code int) {
 	verbs := map[string]func(string) (int, error){
 		"install": h.install, "reboot": h.reboot, "test": h.test, "commit": h.commit, "rollback": h.rollback,
@@ -160,8 +160,8 @@ func (h *Hook) install(revision string) (int, error) {
 	return h.try(to)
 }
 
-// try makes the machine boot a slot, at the next boot only. Before that, it binds the disk's key to
-// the slot's system, because a system that cannot open the disk must not start.
+// try makes the machine boot a slot, at the next boot only. First it binds the disk's key to the
+// slot's system, because a system that cannot open the disk must not start.
 func (h *Hook) try(to Slot) (int, error) {
 	if h.BindKey != nil {
 		if err := h.BindKey(to); err != nil {

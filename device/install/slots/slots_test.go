@@ -119,9 +119,9 @@ func (m *machine) change(what string) {
 	m.last = what
 }
 
-// start simulates a boot. The boot manager removes the one-shot variable. It tries the entry that
-// the variable named, then the default entry, then any other entry. If the system does not boot,
-// the machine boots again.
+// start simulates a boot. The boot manager removes the one-shot variable. Then it tries the entry
+// that the variable named, the default entry, and any other entry, in this order. If the system
+// does not boot, the machine boots again.
 func (m *machine) start() {
 	m.Helper()
 	for range 10 {
@@ -294,7 +294,7 @@ func (m *machine) expect(system []byte, s Slot) {
 	}
 }
 
-// The hook writes each new system to the slot that does not run. If the revision's file is not a
+// The hook writes each new system to the slot that is not running. If the revision's file is not a
 // system, or if the new system does not boot, the machine keeps its previous system.
 func TestSystemsGoFromSlotToSlot(t *testing.T) {
 	t.Parallel()
@@ -358,8 +358,8 @@ func TestSystemThatPanicsFallsBack(t *testing.T) {
 }
 
 // The agent may roll back a system that boots, for example because the system did not reach the
-// hub. The rollback needs a restart. After the restart, the previous system runs. A power cut has
-// the same effect as the restart.
+// hub. The rollback needs a restart, after which the previous system runs. A power cut has the same
+// effect as the restart.
 func TestSystemThatIsRolledBackIsGone(t *testing.T) {
 	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)
@@ -597,8 +597,8 @@ func TestNoUpdateBeforeTheFirstBootIsGood(t *testing.T) {
 	}
 }
 
-// A faulty disk returns other bytes than the hook wrote to a slot. The hook must not make the slot
-// bootable.
+// If a faulty disk returns bytes other than those that the hook wrote to a slot, the hook must not
+// make the slot bootable.
 func TestSlotThatHoldsSomethingElseIsNotStarted(t *testing.T) {
 	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)

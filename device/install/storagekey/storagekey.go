@@ -1,10 +1,10 @@
 // Package storagekey makes the storage key of a machine's TPM. This key is the parent of the objects
 // that package seal seals, and encrypts the secrets that cross the TPM's bus.
 //
-// A probe on the bus learns none of these secrets. An interposer, which can also change what crosses
-// the bus, could replace the public key in the TPM's response by its own key, and then read the
-// secrets. So the disk's header records the storage key's name when a secret is first sealed, and
-// Load refuses a key with another name.
+// A probe on the bus learns none of these secrets. An interposer, which can also change what
+// crosses the bus, could replace the public key in the TPM's response with its own, and then read
+// the secrets. So the disk's header records the storage key's name when a secret is first sealed,
+// and Load refuses a key with another name.
 package storagekey
 
 import (
@@ -19,8 +19,8 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// ErrOther means that the TPM's storage key is not the key with the recorded name. The TPM is
-// another one or was cleared, or an interposer on its bus has replaced the key.
+// ErrOther means that the TPM's storage key is not the key with the recorded name. Either the TPM
+// was replaced or cleared, or an interposer on its bus has replaced the key.
 var ErrOther = errors.New("the TPM's storage key differs from the key that the disk's header names: the disk belongs to another machine, the TPM was replaced or cleared, or a device on its bus changes its responses; use the recovery key")
 
 // ErrAltered means that a response does not have the HMAC that the TPM makes.
@@ -59,9 +59,9 @@ type Key struct {
 	held   bool // Close does not flush the key
 }
 
-// Held is a TPM in which the storage key stays loaded, because some TPMs take seconds to make it. All
-// steps of one operation then also use one key. So an interposer cannot let the first steps use the
-// true key, and later steps another one.
+// Held is a TPM in which the storage key stays loaded, because some TPMs take seconds to make it.
+// It also makes all steps of one operation use the same key, so an interposer cannot let the first
+// steps use the true key and later steps another one.
 type Held struct {
 	transport.TPM
 	key *Key
@@ -75,7 +75,7 @@ func Hold(t transport.TPM) *Held {
 	return &Held{TPM: t}
 }
 
-// Name returns the name of the key that Load has loaded; nil: it has loaded none.
+// Name returns the name of the key that Load has loaded, or nil if it has loaded none.
 func (h *Held) Name() []byte {
 	if h.key == nil {
 		return nil
@@ -143,34 +143,35 @@ func (k *Key) read(rsp *tpm2.CreatePrimaryResponse, name []byte) error {
 	return nil
 }
 
-// Close flushes the key, unless a Held keeps it, and prepares the TPM for a loss of power (TPM2_Shutdown with
-// TPM_SU_CLEAR). systemd's template does not set noDA. So, without TPM2_Shutdown, the TPM would
-// count the next loss of power as a wrong guess of the key's empty password. After a few losses,
-// the TPM's lockout would block the disk's key (Part 1, 19.8.6). The TPM stays usable after
-// TPM2_Shutdown.
+// Close flushes the key, unless a Held keeps it loaded, and prepares the TPM for a loss of power
+// (TPM2_Shutdown with TPM_SU_CLEAR). systemd's template does not set noDA. So, without
+// TPM2_Shutdown, the TPM would count the next loss of power as a wrong guess of the key's empty
+// password. After a few losses, the TPM's lockout would block the disk's key (Part 1, 19.8.6). The
+// TPM stays usable after TPM2_Shutdown.
 func (k *Key) Close() {
 	if !k.held {
 		// An object that is not flushed disappears when the TPM restarts.
 		_, _ = tpm2.FlushContext{FlushHandle: k.Handle}.Execute(k.tpm)
 	}
-	// If TPM2_Shutdown fails, the next loss of power counts as a guess; a lockout can be
-	// lifted.
+	// If TPM2_Shutdown fails, the next loss of power counts as a guess. That is acceptable, because
+	// a lockout can be lifted.
 	_, _ = tpm2.Shutdown{ShutdownType: tpm2.TPMSUClear}.Execute(k.tpm)
 }
 
-// In makes a session encrypt the first parameter of a command.
+// In returns the options with which a session encrypts the first parameter of a command.
 func (k *Key) In() []tpm2.AuthOption {
 	return []tpm2.AuthOption{tpm2.Salted(k.Handle, k.public), tpm2.AESEncryption(128, tpm2.EncryptIn)}
 }
 
-// Out makes a session encrypt the first parameter of a response.
+// Out returns the options with which a session encrypts the first parameter of a response.
 func (k *Key) Out() []tpm2.AuthOption {
 	return []tpm2.AuthOption{tpm2.Salted(k.Handle, k.public), tpm2.AESEncryption(128, tpm2.EncryptOut)}
 }
 
 // Authentic returns a session for one command. The response then has an HMAC, which only the TPM
-// with this storage key can make, so an interposer on the TPM's bus cannot alter the response. If the
-// session does not authorise the command, set `audit`: the TPM accepts no other session then.
+// with this storage key can make, so an interposer on the TPM's bus cannot alter the response. Set
+// `audit` if the session does not authorise the command, because then the TPM accepts only an audit
+// session.
 func (k *Key) Authentic(audit bool) tpm2.Session {
 	options := []tpm2.AuthOption{tpm2.Salted(k.Handle, k.public)}
 	if audit {
