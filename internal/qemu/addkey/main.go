@@ -89,8 +89,8 @@ func run() error {
 	return syscall.Exec(agent, append([]string{"gangway-agent"}, os.Args[1:]...), os.Environ())
 }
 
-// unpack writes the real agent. It writes a new file and then renames it, because other starts of
-// this program may unpack the agent at the same time.
+// unpack writes the real agent. It writes a new file and then renames it, because another instance
+// of this program may be unpacking the agent at the same time.
 func unpack(files *carry.Files) error {
 	from, err := files.Open("gangway-agent")
 	if err != nil {
