@@ -30,7 +30,7 @@ const (
 	MaxEvents = 4096
 )
 
-// Path is the file in which Linux shows the firmware's event log, if securityfs is mounted.
+// Path is the file in which Linux exposes the firmware's event log, if securityfs is mounted.
 const Path = "/sys/kernel/security/tpm0/binary_bios_measurements"
 
 // NoAction is the event type EV_NO_ACTION. Such an event is informative and extends no PCR.
