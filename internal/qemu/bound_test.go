@@ -238,7 +238,8 @@ func TestFailedTrialOfTheFirstSignedSystemLeavesTheDiskOpen(t *testing.T) {
 	s.listed(t)
 }
 
-// isBound checks whether the disk opens only for systems that its owner approved.
+// isBound checks that the disk opens only for systems that its owner approved, or, if `want` is
+// false, that it is not bound to such systems.
 func (s *site) isBound(t *testing.T, want bool) {
 	t.Helper()
 	if is, err := diskkey.IsBound(bytes.NewReader(s.data(t))); is != want || err != nil {

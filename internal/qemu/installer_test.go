@@ -21,7 +21,8 @@ import (
 	"gangway/wire"
 )
 
-// installerParts returns the parts of an image with the real kernel and the device's real programs.
+// installerParts returns the parts of an installer image, with the real kernel and the device's
+// real programs.
 var installerParts = sync.OnceValues(func() (*stick.Parts, error) {
 	kernel, err := qemu.InstallerKernelDir()
 	if err != nil {

@@ -25,7 +25,7 @@ type kind struct {
 	name, about string
 	onboards    bool // the operation needs a device that is not onboarded
 	device      bool // the operation needs an onboarded device
-	keeps       bool // the operation uses the connection that the device keeps
+	keeps       bool // the operation uses the device's persistent connection
 	trail       bool // the operation needs the device's trail
 	token       bool // the operation needs an access token
 	hostile     bool // the hub must refuse the operation; see the type expected
@@ -34,9 +34,9 @@ type kind struct {
 
 var kinds = []kind{
 	{name: "onboard", about: "enrol and activate a device that is not onboarded yet, on two TLS connections", onboards: true, keeps: true, run: onboard},
-	{name: "report", about: "send the device's report on the connection that the device keeps (PATCH /device/meta)", device: true, keeps: true, run: report},
-	{name: "poll", about: "ask for pending steps as Pantavisor does: a new TLS connection without a client certificate, an access token, Connection: close", device: true, trail: true, token: true, run: poll},
-	{name: "logs", about: "send log lines on the connection that the device keeps (POST /logs)", device: true, keeps: true, run: sendLogs},
+	{name: "report", about: "send a report on the device's persistent connection (PATCH /device/meta)", device: true, keeps: true, run: report},
+	{name: "poll", about: "ask for pending steps as Pantavisor does: on a new TLS connection without a client certificate, with an access token and the header Connection: close", device: true, trail: true, token: true, run: poll},
+	{name: "logs", about: "send log lines on the device's persistent connection (POST /logs)", device: true, keeps: true, run: sendLogs},
 	{name: "update", about: "post a revision and install it: find the pending step, download its object, report four statuses", device: true, keeps: true, trail: true, run: update},
 	{name: "handshake", about: "only the TLS handshake that a poll needs, to compare its cost with the whole poll", run: handshake},
 	{name: "slow", about: "hostile: open TLS and send a byte a second until the hub closes the connection", hostile: true, run: slow},
@@ -45,7 +45,7 @@ var kinds = []kind{
 	{name: "forged", about: "hostile: send a forged request to POST /onboard: with the EK certificate of another TPM, corrupted bytes, a signature by the wrong key, or a wrong token", hostile: true, run: forged},
 }
 
-// KindHelp describes a kind of operation in a help text.
+// KindHelp has the name and the description of a kind of operation, for a help text.
 type KindHelp struct{ Name, About string }
 
 // Kinds lists the kinds of requests.
@@ -66,7 +66,7 @@ func findKind(name string) *kind {
 	return nil
 }
 
-// routes counts the requests to each route of the hub. The hub's metrics use the same routes.
+// routes counts the requests to each route of the hub. It names the routes as the hub's metrics do.
 type routes struct {
 	mu sync.Mutex
 	by map[string]*routeCount
@@ -138,7 +138,7 @@ func (r *runner) call(ctx context.Context, d *device, route, method, path string
 	}
 }
 
-// freshen makes the device's emulated TPM and its onboarding request.
+// freshen makes a new emulated TPM for the device, and the onboarding request of this TPM.
 func (r *runner) freshen(d *device) error {
 	if r.cfg.Maker == nil {
 		return errNoMaker
@@ -212,7 +212,7 @@ func (r *runner) activate(ctx context.Context, d *device, c *conn, certs *fleet.
 		err = json.Unmarshal(a.body, &record)
 	}
 	if err == nil && !wire.IsID(record.ID) {
-		err = fmt.Errorf("the activation's answer has no id: %.200s", a.body)
+		err = fmt.Errorf("the hub's answer to the activation has no id: %.200s", a.body)
 	}
 	if err == nil {
 		d.id, d.fresh = record.ID, nil

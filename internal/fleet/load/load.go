@@ -39,7 +39,7 @@ type Config struct {
 	// during the measurement. If Onboarded is negative, the number depends on the mix: all devices
 	// if no kind in the mix onboards devices, none if all kinds do, and otherwise half of them.
 	Onboarded int
-	// Mix has the kinds of operations, with their rates.
+	// Mix lists the kinds of operations that the fleet performs, with their rates.
 	Mix []Share
 	// For is the duration of the measurement, during which the fleet starts operations.
 	For time.Duration
@@ -71,7 +71,8 @@ type Config struct {
 	// returns, so a test can start several fleets at the same time.
 	Ready func(context.Context) error
 	// HubPID is the id of the hub's process, and HubMetrics the URL of the hub's metrics. The run
-	// reads from them how much CPU time and memory the hub uses. Both may be zero.
+	// reads how much CPU time and memory the hub uses from the metrics, or from the process if
+	// HubMetrics is empty. Both may be zero.
 	HubPID     int
 	HubMetrics string
 	// Forged contains the requests that the kind "forged" sends. Default: each run makes new ones.
@@ -270,7 +271,7 @@ func (r *runner) descriptors() uint64 {
 	return uint64(n)
 }
 
-// The method `keeps` reports whether devices keep their connections.
+// The method `keeps` reports whether devices keep their connections open between requests.
 func (r *runner) keeps() bool {
 	return !r.cfg.NewConnections && slices.ContainsFunc(r.kinds, func(k *running) bool { return k.keeps })
 }
@@ -283,7 +284,7 @@ func (r *runner) needsToken() bool {
 	return slices.ContainsFunc(r.kinds, func(k *running) bool { return k.token })
 }
 
-// deviceCA returns the device CA's certificate. All devices share one copy.
+// deviceCA returns the certificate of the device CA, `der`, as a copy that all devices share.
 func (r *runner) deviceCA(der []byte) []byte {
 	r.caMu.Lock()
 	defer r.caMu.Unlock()
@@ -315,7 +316,7 @@ func (r *runner) stateHeader() stateHeader {
 	return stateHeader{HubName: r.cfg.Token.HubName, Owner: r.cfg.Token.Owner}
 }
 
-// measure starts requests by the schedules until they end, waits for the answers, and completes the
+// measure runs the schedules of all kinds until they end, waits for the answers, and completes the
 // report.
 func (r *runner) measure(ctx context.Context, report *Report) error {
 	before, err := r.readHub(ctx)

@@ -32,7 +32,7 @@ const (
 	// attributes are those of a signed addition to a variable: non-volatile, for the boot services,
 	// for the running system, with a timestamp and a signature, and append.
 	attributes = 0x01 | 0x02 | 0x04 | 0x20 | 0x40
-	// pause is the time until the system has read the variables for the first time.
+	// pause is long enough for the system to read the variables for the first time.
 	pause = 20 * time.Second
 )
 
