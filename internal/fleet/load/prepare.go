@@ -124,8 +124,8 @@ func (r *runner) setUp(ctx context.Context, d *device) error {
 	return nil
 }
 
-// connect sets a device up and opens the connection that it keeps open. The device sends a report
-// at once, as a real one does: the hub soon closes a connection on which no request has come.
+// connect sets a device up and opens its persistent connection. The device sends a report at once,
+// as a real one does: the hub soon closes a connection on which no request has come.
 func (r *runner) connect(ctx context.Context, d *device) error {
 	if err := r.setUp(ctx, d); err != nil {
 		return err

@@ -47,8 +47,8 @@ type Preparation struct {
 
 	Handshakes int64 `json:"handshakes"`
 	Reconnects int64 `json:"reconnects"`
-	// HubBefore is the hub's usage before devices opened the connections that they keep open.
-	// HubIdle is the hub's usage when these connections are open and idle.
+	// HubBefore is the hub's usage before devices opened their persistent connections. HubIdle is
+	// the hub's usage when these connections are open and idle.
 	HubBefore *usage `json:"hub_before,omitempty"`
 	HubIdle   *usage `json:"hub_idle,omitempty"`
 }
