@@ -38,7 +38,7 @@ var kinds = []kind{
 	{name: "poll", about: "ask for pending steps as Pantavisor does: on a new TLS connection without a client certificate, with an access token and the header Connection: close", device: true, trail: true, token: true, run: poll},
 	{name: "logs", about: "send log lines on the device's persistent connection (POST /logs)", device: true, keeps: true, run: sendLogs},
 	{name: "update", about: "post a revision and install it: find the pending step, download its object, report four statuses", device: true, keeps: true, trail: true, run: update},
-	{name: "handshake", about: "only the TLS handshake that a poll needs, to compare its cost with the whole poll", run: handshake},
+	{name: "handshake", about: "do only the TLS handshake of a poll, to compare its cost with that of a whole poll", run: handshake},
 	{name: "slow", about: "hostile: open TLS and send a byte a second until the hub closes the connection", hostile: true, run: slow},
 	{name: "garbage", about: "hostile: send random bytes instead of TLS", hostile: true, run: garbage},
 	{name: "oversized", about: "hostile: send a body that is too large to POST /onboard", hostile: true, run: oversized},
