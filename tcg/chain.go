@@ -13,9 +13,9 @@ import (
 // store at most four certificates.
 const MaxIntermediates = 8
 
-// maxSplit is the largest number of certificates that SplitCertificates returns. An attacker could
-// fill the NV indices with many tiny sequences, and the limit bounds the work for them. A real
-// chain has far fewer certificates.
+// maxSplit is the largest number of certificates that SplitCertificates returns. It bounds the work
+// that an attacker can cause by filling the NV indices with many tiny sequences. A real chain has
+// far fewer certificates.
 const maxSplit = 64
 
 // SplitCertificates finds the certificates of the chain that a maker stored in a TPM. Each part is

@@ -10,8 +10,8 @@ import (
 
 // For each EK template, an emulated TPM opens the credential that MakeCredential makes for one of
 // its keys. It cannot open a credential for another object name. The emulated TPM uses go-tpm's key
-// derivation, not this package's. The tests of package identity and the end-to-end tests check the
-// same with software TPMs.
+// derivation, not this package's. The tests of the identity package and the end-to-end tests check
+// the same with software TPMs.
 func TestCredentialIsForOneEKAndOneName(t *testing.T) {
 	t.Parallel()
 	maker, err := fleet.NewMaker("m", fleet.MakerOptions{})

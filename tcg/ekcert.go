@@ -119,7 +119,7 @@ func ParseEKCertificate(b []byte) (*EKCertificate, error) {
 }
 
 // parseLenient parses the certificate `der` with crypto/x509. If crypto/x509 refuses the serial
-// number, parseLenient replaces the serial number by a valid one of the same length and parses
+// number, parseLenient replaces the serial number with a valid one of the same length and parses
 // again. The raw fields of the result are the raw fields of `der`, so a later signature check
 // covers the bytes that the maker signed.
 func parseLenient(der []byte) (*x509.Certificate, []string, error) {
@@ -288,7 +288,7 @@ func printable64(s string) string {
 	return strings.TrimSpace(s)
 }
 
-// Printable removes every character that a terminal would interpret instead of display, and the
+// Printable removes every character that a terminal would interpret rather than display, and the
 // characters that change the direction of text. Call Printable before you display a text from a TPM
 // maker or a machine.
 func Printable(s string) string {

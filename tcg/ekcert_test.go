@@ -176,7 +176,7 @@ func FuzzParseEKCertificate(f *testing.F) {
 	})
 }
 
-// Public.Is compares the numbers of two keys. The result must equal the result of a comparison of
+// Public.Is compares the encoded numbers of two keys. Its result must agree with a comparison of
 // the decoded keys.
 func TestIsAgreesWithTheKeys(t *testing.T) {
 	t.Parallel()

@@ -77,7 +77,7 @@ var (
 
 // readEncoding adds the quirks about encodings that DER forbids but crypto/x509 accepts. Other
 // programs refuse certificates with such encodings, so a maker may later replace these certificates
-// by corrected ones.
+// with corrected ones.
 func (e *EKCertificate) readEncoding() {
 	c := e.Certificate
 	for _, name := range [][]byte{c.RawIssuer, c.RawSubject} {

@@ -16,8 +16,8 @@ const BootNonceSize = 32
 //
 //	SHA-256("gangway boot v1" 00 || len(nonce) nonce || SHA-256(event log))
 //
-// The length of the nonce is one byte. The TPM signs the result. So it signs the event log together
-// with the nonce, and the hub detects an altered log.
+// The length of the nonce is encoded in one byte. Because the TPM signs the result, it signs the
+// event log together with the nonce, so the hub detects an altered log.
 func BootQualifying(nonce, eventLog []byte) []byte {
 	log := sha256.Sum256(eventLog)
 	h := sha256.New()

@@ -52,8 +52,8 @@ func ParseReply(b []byte) (*Reply, error) {
 	return r, nil
 }
 
-// Encode returns the reply's JSON. The result equals the result of json.Marshal, which Encode does
-// not use, because json.Marshal would copy several kilobytes three times.
+// Encode returns the reply's JSON, with the same bytes as json.Marshal. It does not use
+// json.Marshal, which would copy several kilobytes three times.
 func (r *Reply) Encode() []byte {
 	enc := base64.StdEncoding
 	b := make([]byte, 0, 64+enc.EncodedLen(len(r.CredentialBlob))+enc.EncodedLen(len(r.Secret))+enc.EncodedLen(len(r.Sealed)))

@@ -46,8 +46,8 @@ type EnrollRequest struct {
 // EnrollAnswer is the response to an EnrollRequest. Byte strings are in standard base64.
 type EnrollAnswer struct {
 	// Certificate contains the PEM certificates of the AK and of its issuer, encrypted with
-	// AES-256-CBC and PKCS #7 padding. It is empty as long as the owner has not decided about the
-	// waiting device.
+	// AES-256-CBC and PKCS #7 padding. It is empty until the owner has decided about the waiting
+	// device.
 	Certificate []byte `json:"certificate"`
 	// Credential is a file in the format of tpm2_makecredential, see CredentialFile.
 	Credential []byte `json:"credential"`
@@ -66,8 +66,8 @@ type Registration struct {
 	// IDevIDPub is the public area of the CSR's key. If it is empty, the hub derives the public
 	// area from the CSR's key and the IDevID templates.
 	IDevIDPub string `json:"idevid-pub,omitempty"`
-	// HubName is the hub name that Proof contains, from TokenFile.RootName. If it is empty, Proof
-	// has the old form, which contains no hub name.
+	// HubName is the hub name that Proof contains, which is the result of TokenFile.RootName. If it
+	// is empty, Proof has the old form, which contains no hub name.
 	HubName string `json:"hub-name,omitempty"`
 	Proof   []byte `json:"proof"` // made by StepKeys.Prove or StepKeys.ProveUnbound
 }
@@ -167,8 +167,8 @@ func DeriveStepKeys(secret, akName []byte) (k StepKeys, err error) {
 //
 //	HMAC-SHA256(register, "gangway register v2" 00 || len(hub name) hub name || CSR in DER)
 //
-// The length of the hub name is one byte. If a dishonest hub relays both steps to another hub, the
-// proof contains the dishonest hub's name, and the other hub refuses the proof.
+// The length of the hub name is encoded in one byte. If a dishonest hub relays both steps to
+// another hub, the proof contains the dishonest hub's name, and the other hub refuses the proof.
 func (k StepKeys) Prove(hubName string, csr []byte) []byte {
 	m := hmac.New(sha256.New, k.Register)
 	m.Write([]byte("gangway register v2\x00"))
@@ -219,7 +219,7 @@ func (a *EnrollAnswer) mac(k StepKeys) []byte {
 	return m.Sum(nil)
 }
 
-// OpenCertificate checks the MAC and decrypts the certificates. Errors: ErrSealed if the
+// OpenCertificate checks the MAC and decrypts the certificates. It returns ErrSealed if the
 // certificates were sealed for another TPM or were altered.
 func (a *EnrollAnswer) OpenCertificate(k StepKeys) ([]byte, error) {
 	if len(a.IV) != aes.BlockSize || len(a.Certificate) == 0 || len(a.Certificate)%aes.BlockSize != 0 || !hmac.Equal(a.mac(k), a.MAC) {
@@ -282,8 +282,8 @@ func ParseCredentialFile(b []byte) (blob, secret []byte, err error) {
 const registrationSpec = "gangway-two-steps@1"
 
 // RegistrationRecord is a registration in canonical form: it does not depend on how the request
-// encoded the values. The hub stores the record for audits. To detect a repeated request, the hub
-// compares the records.
+// encoded the values. The hub stores the record for audits, and compares records to detect a
+// repeated request.
 type RegistrationRecord struct {
 	Spec      string   `json:"#spec"`
 	CSR       []byte   `json:"csr"`

@@ -194,7 +194,7 @@ func OwnershipKey(secret []byte, tokenID string) (ed25519.PrivateKey, error) {
 //	"gangway ownership v1" 0x00
 //	opaque hub-name<0..255>  owner<0..255>  token-id<0..255>  idevid-name<0..255>
 //
-// One byte before each of the four fields has the field's length. The field owner is the owner's
+// Each of the four fields is preceded by its length in one byte. The field owner is the owner's
 // Pantacor resource name (prn), which begins with AccountPRN. The field idevid-name is the TPM name
 // of the IDevID key. A proof is valid only for this key, hub, owner and token.
 func OwnershipMessage(hubName, owner, tokenID string, idevidName []byte) []byte {

@@ -41,9 +41,9 @@ runs only against a test hub: it refuses a hub that is not on a loopback address
 --yes-this-is-a-test-hub confirms it.
 
 First, run prepares the devices: it loads them from --state or onboards them, and opens
-the connections that they keep. Then it measures. Each request starts at its scheduled
-time, even if earlier requests have no answer yet, and its latency is measured from the
-scheduled start. A start that is not possible is counted as missed.
+their persistent connections. Then it measures. Each request starts at its scheduled time,
+even if earlier requests have no answer yet, and its latency is measured from the
+scheduled start. A request that cannot start at its time is counted as missed.
 
 A mix is a list of kinds of requests. Each kind has its own rate (report=100/s), or an
 equal part of --rate:

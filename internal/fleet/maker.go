@@ -1,10 +1,10 @@
 // Package fleet emulates thousands of TPMs in software, for load tests and for tests of attacks
-// that no real TPM would make.
+// that cannot be made with a real TPM.
 //
 // A hub in production must not trust these TPMs. Their certificates identify them: the maker's name
-// is "FAKE", the model "software emulation". A hub trusts the maker's root only if a test or a
-// benchmark adds it. Among the programs, only the benchmark (internal/bench) and gangway-fleet
-// import this package. internal/walls forbids this import in all other programs.
+// is "FAKE", and the model is "software emulation". A hub trusts the maker's root only if a test or
+// a benchmark adds it. The only programs that import this package are the benchmark
+// (internal/bench) and gangway-fleet; internal/walls forbids the import in all others.
 package fleet
 
 import (
@@ -39,7 +39,7 @@ type MakerOptions struct {
 	IntermediateExpires time.Time
 }
 
-// NewMaker makes the CA of a maker with this name.
+// NewMaker makes the CA of a TPM maker with the given name.
 func NewMaker(name string, o MakerOptions) (*Maker, error) {
 	rootKey, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -139,9 +139,9 @@ func (m *Maker) Sign(template *x509.Certificate, pub crypto.PublicKey) (*x509.Ce
 	return Issue(template, m.Intermediate, pub, m.key)
 }
 
-// WithRoot returns the maker with another self-signed certificate for the root's key. `change`
-// alters this certificate before it is signed, for example to constrain the certificates below the
-// root.
+// WithRoot returns a copy of the maker with another self-signed certificate for the same root key.
+// `change` alters this certificate before it is signed, for example to constrain the certificates
+// below the root.
 func (m *Maker) WithRoot(change func(*x509.Certificate)) (*Maker, error) {
 	root := caTemplate(m.Root.Subject.CommonName, m.Root.NotAfter)
 	change(root)

@@ -18,8 +18,8 @@ const (
 	keyFile          = "intermediate.key"
 )
 
-// Save writes the maker's certificates and private keys to the folder `dir`, which it makes. Save
-// overwrites no file: a maker that a hub trusts must not be lost.
+// Save writes the maker's certificates and private keys to the folder `dir`, which it creates. It
+// never overwrites a file, because the keys of a maker that a hub trusts must not be lost.
 func (m *Maker) Save(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("fleet: %w", err)

@@ -66,7 +66,7 @@ func (h *Hub) DeviceCAKey(t testing.TB) crypto.Signer {
 // Password is the password of the accounts that Account makes.
 const Password = "correct horse battery"
 
-// New starts a hub with one owner. The hub trusts these CA certificates of TPM makers. The hub
+// New starts a hub with one owner. The hub trusts the given CA certificates of TPM makers, and
 // stops when the test ends.
 func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
@@ -79,13 +79,13 @@ func NewBehind(t testing.TB, proxy *api.Proxy, roots, intermediates []*x509.Cert
 	return NewWith(t, func(c *api.Config) { c.Proxy = proxy }, roots, intermediates)
 }
 
-// NewWith does the same as New, and `change` alters the hub's configuration.
+// NewWith does the same as New, but first calls `change` to alter the hub's configuration.
 func NewWith(t testing.TB, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	return NewIn(t, t.TempDir(), change, roots, intermediates)
 }
 
-// NewIn does the same as NewWith with the data folder `dir`.
+// NewIn does the same as NewWith, but uses the data folder `dir`.
 func NewIn(t testing.TB, dir string, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	h := Open(t, dir, change, roots, intermediates)
@@ -110,10 +110,10 @@ func Open(t testing.TB, dir string, change func(*api.Config), roots, intermediat
 	return start(t, &Hub{dir: dir, Objects: files}, change, roots, intermediates)
 }
 
-// Join starts a second hub on the same database and objects, like a process on another machine. In
-// both hubs, api.Config.Replicas must be true. Join sets it only for the second hub. Clients reach
-// the second hub at its own URL, but its answers name the URL of the first hub, as behind a load
-// balancer.
+// Join starts a second hub on the same database and objects, like a process on another machine.
+// Both hubs need api.Config.Replicas: Join sets it for the second hub, and the test must have set
+// it for the first. Clients reach the second hub at its own URL, but its answers name the URL of
+// the first hub, as behind a load balancer.
 func (h *Hub) Join(t testing.TB) *Hub {
 	t.Helper()
 	joined := start(t, &Hub{dir: h.dir, Objects: h.Objects}, func(c *api.Config) {
@@ -210,7 +210,7 @@ func (h *Hub) Replica(t testing.TB) *onboard.Service {
 	return s
 }
 
-// Now returns the time of the hub's clock, see Advance.
+// Now returns the time of the hub's clock, which Advance moves.
 func (h *Hub) Now() time.Time { return time.Now().Add(time.Duration(h.ahead.Load())) }
 
 // Advance moves the hub's clock forward by the duration `d`.

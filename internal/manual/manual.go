@@ -33,8 +33,8 @@ func Command() *cobra.Command {
 }
 
 // Write writes the man pages of the command `root` and of all its subcommands, and the completions
-// for bash, zsh and fish. The folder `dir` is the equivalent of /usr/share. The same commands and
-// the same build give the same bytes.
+// for bash, zsh and fish. The folder `dir` is the equivalent of /usr/share. For the same commands
+// and the same build, Write always writes the same bytes.
 func Write(dir string, root *cobra.Command, build version.Build) error {
 	name := root.Name()
 	completions := map[string]func(io.Writer) error{

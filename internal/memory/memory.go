@@ -1,6 +1,5 @@
-// Package memory sets the limits of Go's garbage collector by the memory of the machine. By
-// default, the garbage collector runs each time the heap has doubled, even if most of the machine's
-// memory is free.
+// Package memory tunes Go's garbage collector to the memory of the machine. By default, the garbage
+// collector runs each time the heap has doubled, even if most of the machine's memory is free.
 package memory
 
 import (
@@ -11,7 +10,7 @@ import (
 	"github.com/KimMachineGun/automemlimit/memlimit"
 )
 
-// Percent is the value of GOGC that Use sets: the heap may grow to five times its live part.
+// Percent is the value of GOGC that Use sets: the heap may grow to five times the live heap.
 const Percent = 400
 
 // The share of the cgroup's limit and the share of the machine's memory that this program may use.
@@ -22,10 +21,10 @@ const (
 	ofMachine = 0.6
 )
 
-// Use limits the memory of this program, and lets the garbage collector work less often below this
-// limit. If the environment has GOMEMLIMIT or GOGC, Use keeps that value. If the size of the memory
-// is not known or GOMEMLIMIT is off, there is no limit. Then Use does not change GOGC either,
-// because a larger GOGC is safe only with a limit.
+// Use limits the memory of this program, and lets the garbage collector run less often while the
+// program is below this limit. If the environment has GOMEMLIMIT or GOGC, Use keeps that value. If
+// the size of the memory is not known or GOMEMLIMIT is off, there is no limit. Then Use does not
+// change GOGC either, because a larger GOGC is safe only with a limit.
 func Use() {
 	if _, ok := os.LookupEnv("GOMEMLIMIT"); !ok {
 		debug.SetMemoryLimit(limit(memlimit.FromCgroup, memlimit.FromSystem))

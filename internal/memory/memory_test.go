@@ -35,8 +35,8 @@ func TestLimitIsTheSmallerOfCgroupAndMachine(t *testing.T) {
 	}
 }
 
-// A person's GOMEMLIMIT and GOGC are in force after Use. A new process is necessary, because Go
-// reads both before main.
+// Use does not override GOMEMLIMIT and GOGC from the environment. The test starts a new process,
+// because Go reads both variables before main.
 func TestEnvironmentOverridesTheLimits(t *testing.T) {
 	if os.Getenv("MEMORY_TEST_CHILD") != "" {
 		Use()

@@ -1,5 +1,5 @@
-// Package pebble runs Let's Encrypt's ACME server for tests (Pebble), with its DNS server. Its
-// programs are built from the Go module internal/acmetest.
+// Package pebble runs Pebble, which is Let's Encrypt's ACME server for tests, with its DNS server.
+// Both programs are built from the Go module internal/acmetest.
 package pebble
 
 import (

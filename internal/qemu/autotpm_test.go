@@ -20,10 +20,10 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// The menu entry "auto TPM" encrypts the data partition, and a thief of the disk cannot read it.
-// This machine opens the partition with its TPM, and a person opens it with the recovery key.
-// Another machine cannot open it. The hub stores the recovery key for the owner, but cannot read
-// it. The first revision in the image becomes revision 0 of the device at the hub.
+// The menu entry "auto TPM" encrypts the data partition, so a thief of the disk cannot read it. The
+// machine opens the partition with its TPM, and a person can open it with the recovery key; another
+// machine cannot open it. The hub stores the recovery key for the owner, but cannot read it. The
+// first revision in the image becomes revision 0 of the device at the hub.
 func TestEncryptedInstallation(t *testing.T) {
 	t.Parallel()
 	identity, recipient, err := escrow.NewIdentity()

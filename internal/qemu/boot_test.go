@@ -21,8 +21,8 @@ import (
 )
 
 // A machine boots and onboards without a person's help. After another boot, even with another
-// interface to the TPM, the machine is the same device, and the PCRs have the same values. The
-// values follow from the firmware's event log.
+// interface to the TPM, the machine is the same device, and its PCRs have the same values, which
+// follow from the firmware's event log.
 func TestMachineComesAboardByItself(t *testing.T) {
 	t.Parallel()
 	need(t)
@@ -64,8 +64,8 @@ func TestMachineComesAboardByItself(t *testing.T) {
 	}
 }
 
-// guestToken makes a token file for emulated machines. Emulated machines reach the hub at another
-// address than the test does.
+// guestToken makes a token file for emulated machines, which reach the hub at a different address
+// than the test does.
 func guestToken(t *testing.T, h *hubtest.Hub) *wire.TokenFile {
 	t.Helper()
 	tok := h.Token(t, h.Owner, nil)
@@ -121,7 +121,7 @@ func explained(t *testing.T, m *qemu.Machine) (pcrs [16]string) {
 	return pcrs
 }
 
-// times logs how many seconds each part of a boot took.
+// times logs how many seconds each phase of a boot took.
 func times(t *testing.T, m *qemu.Machine) {
 	t.Helper()
 	ctx := t.Context()

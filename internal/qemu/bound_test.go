@@ -19,19 +19,20 @@ import (
 	"gangway/wire/manifest/measure"
 )
 
-// The owner signed the system on the installation stick. At its first start, the installed system
-// binds the key of the encrypted disk to systems that the owner signed. So the disk also opens for
-// an update that the owner signed. The disk does not open for a system that someone else signed, or
-// for an altered system. Secure Boot is off during the whole test. The machine refuses an update
-// that the owner did not sign, because this update could not open the disk.
+// The owner signed the system on the stick. At its first start, the installed system binds the key
+// of the encrypted disk to systems that the owner signed. So the disk also opens for an update that
+// the owner signed, but not for an altered system or one that someone else signed. The machine
+// refuses an update that the owner did not sign, because this update could not open the disk.
+// Secure Boot is off during the whole test.
 //
-// The owner's manifests name the installed system and its update. So the first boot, the update and
-// the roll-back are expected, and the owner need not accept any of them.
+// The owner's reference manifests name the installed system and its update, so the hub judges the
+// first boot, the update and the roll-back as expected, and the owner need not accept any of them.
 //
-// An attacker copied the disk's header before the first start. Later, this header does not open the
-// disk. At the end, another stick of the owner installs the machine a second time, although TPM,
-// firmware and hub still know the first installation. The first boot is expected again, and the
-// disk's key is bound again. A copy of the former disk cannot be opened.
+// An attacker copied the disk's header before the first start. Later, this copy does not open the
+// disk. At the end, another stick of the owner installs the machine a second time, although the
+// TPM, the firmware and the hub still know the first installation. The first boot is expected
+// again, and the disk's key is bound again. A copy of the first installation's disk cannot be
+// opened.
 func TestDiskOpensOnlyForItsOwnersSystems(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -166,10 +167,10 @@ func TestDiskOpensOnlyForItsOwnersSystems(t *testing.T) {
 	m.Stop()
 }
 
-// Nobody signed the system in the image, so only PCR 7 protects the key of the encrypted disk. The
-// first update is signed by the owner. During the trial of this update, the disk's key is not bound
-// to the owner's systems: if the trial fails, the installed system without a signature must still
-// open the disk without help. After an update has become permanent, the disk's key is bound.
+// The system in the image is not signed, so only PCR 7 protects the key of the encrypted disk. The
+// owner signs the first update. The machine does not bind the disk's key to the owner's systems
+// while it tries this update, because the unsigned system must still open the disk without help if
+// the trial fails. The key is bound only after an update has become permanent.
 func TestFailedTrialOfTheFirstSignedSystemLeavesTheDiskOpen(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -237,7 +238,8 @@ func TestFailedTrialOfTheFirstSignedSystemLeavesTheDiskOpen(t *testing.T) {
 	s.listed(t)
 }
 
-// isBound checks whether the disk opens only for systems that its owner approved.
+// isBound checks that the disk opens only for systems that its owner approved, or, if `want` is
+// false, that it is not bound to such systems.
 func (s *site) isBound(t *testing.T, want bool) {
 	t.Helper()
 	if is, err := diskkey.IsBound(bytes.NewReader(s.data(t))); is != want || err != nil {

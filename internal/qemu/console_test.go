@@ -84,9 +84,9 @@ func TestConsoleOfAMachine(t *testing.T) {
 // sends only the characters that change.
 const redraw = "\x0c"
 
-// see types keys on the serial port, and waits until the console sends one of the texts after that.
-// It returns this text. Spaces may be missing in the console's output, because the console moves
-// the cursor instead.
+// see types keys on the serial port, waits until the console then sends one of the texts, and
+// returns this text. Spaces may be missing in the console's output, because the console moves the
+// cursor instead.
 func see(t *testing.T, ctx context.Context, m *qemu.Machine, keys string, texts ...string) string {
 	t.Helper()
 	count := func(text string) (n int) {

@@ -41,7 +41,8 @@ type film struct {
 }
 
 // TestFilm makes docs/tutorial/stick.webm: a machine starts from the stick, installs the system and
-// onboards. The hub's page is beside the machine's screen. The test runs only for `make tutorial`.
+// onboards. The film shows the hub's page beside the machine's screen. The test runs only for `make
+// tutorial`.
 func TestFilm(t *testing.T) {
 	docs := os.Getenv("GANGWAY_TUTORIAL")
 	if docs == "" {

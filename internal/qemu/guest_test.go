@@ -42,8 +42,8 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// need skips a test if this computer cannot emulate machines. In CI, it fails the test instead.
-// Short tests emulate no machines.
+// need skips a test if -short is set, or if this computer cannot emulate machines. In CI, it fails
+// the test in the second case.
 func need(t testing.TB) {
 	t.Helper()
 	if testing.Short() {

@@ -21,7 +21,8 @@ import (
 	"gangway/wire"
 )
 
-// installerParts returns the parts of an image with the real kernel and the device's real programs.
+// installerParts returns the parts of an installer image, with the real kernel and the device's
+// real programs.
 var installerParts = sync.OnceValues(func() (*stick.Parts, error) {
 	kernel, err := qemu.InstallerKernelDir()
 	if err != nil {
@@ -72,14 +73,14 @@ func newSite(t *testing.T, cfg stick.Config) *site {
 	return newSiteWith(t, func(*site) stick.Config { return cfg })
 }
 
-// newSiteWith does the same as newSite with any configuration of the image. `config` returns this
-// configuration, which may depend on the site's hub.
+// newSiteWith does the same as newSite, but takes the configuration of the image from `config`.
+// This configuration may depend on the site's hub.
 func newSiteWith(t *testing.T, config func(*site) stick.Config) *site {
 	t.Helper()
 	return newSiteOf(t, func(*stick.Parts) {}, config)
 }
 
-// newSiteOf does the same as newSiteWith, and `change` can alter the parts of the image.
+// newSiteOf does the same as newSiteWith, but `change` may first alter the parts of the image.
 func newSiteOf(t *testing.T, change func(*stick.Parts), config func(*site) stick.Config) *site {
 	t.Helper()
 	need(t)
@@ -225,7 +226,7 @@ func TestStickToDeviceList(t *testing.T) {
 		return
 	}
 	// A person alters the partition table. The device still sends the installer's report of the old
-	// table. So the hub must not treat the new table as expected.
+	// table, so the hub must not treat the new table as expected.
 	s.alterTable(t)
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)

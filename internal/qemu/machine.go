@@ -68,8 +68,7 @@ type Config struct {
 	Person *Person
 }
 
-// Machine is a running machine. Its methods may be called from several
-// goroutines.
+// Machine is a running machine. Its methods may be called from several goroutines.
 type Machine struct {
 	*Console
 	// Off is closed when the machine has ended.
@@ -181,8 +180,8 @@ func (m *Machine) prepare() error {
 
 func (m *Machine) vars() string { return filepath.Join(m.cfg.Dir, "vars.fd") }
 
-// cpu is a processor model without AVX. With AVX, which QEMU emulates since 7.2, the self-tests of
-// the kernel's ciphers take longer, and once did not end.
+// cpu is a processor model without AVX. With AVX, which QEMU has emulated since 7.2, the self-tests
+// of the kernel's ciphers take longer, and once did not end.
 const cpu = "Westmere,+rdrand"
 
 // arguments returns QEMU's arguments. They list all of the machine's devices.

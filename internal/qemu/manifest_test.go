@@ -192,7 +192,8 @@ func (s *site) alterTable(t *testing.T) {
 	}
 }
 
-// The method `says` checks that the hub's sentence on a part of the last boot ends with `want`.
+// The method `says` checks that the sentence in which the hub describes a part of the last boot
+// ends with `want`.
 func (s *site) says(t *testing.T, part, want string) {
 	t.Helper()
 	o := s.signIn(t)

@@ -11,14 +11,14 @@ import (
 	"strings"
 )
 
-// The emulator, and paths of firmware in Debian's packages.
+// The emulator, and the paths of the firmware in Debian's packages.
 const (
 	program  = "qemu-system-x86_64"
 	codePath = "/usr/share/OVMF/OVMF_CODE_4M.fd"
 	varsPath = "/usr/share/OVMF/OVMF_VARS_4M.fd"
-	// signedCodePath is firmware that enforces Secure Boot.
+	// signedCodePath is the path of firmware that enforces Secure Boot.
 	signedCodePath = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
-	// StubPath is systemd's stub for unified kernel images.
+	// StubPath is the path of systemd's stub for unified kernel images.
 	StubPath = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 )
 

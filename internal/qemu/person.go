@@ -45,7 +45,8 @@ func firstOf(files []string) string {
 	return files[0]
 }
 
-// The methods below return QEMU's options. They also work without a person (nil).
+// The methods below return options for QEMU. They also work on a nil Person, for a machine without
+// a person.
 
 func (p *Person) display() string {
 	switch {

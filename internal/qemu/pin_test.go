@@ -11,9 +11,9 @@ import (
 	"gangway/internal/qemu"
 )
 
-// A machine is installed and onboarded without a key press for the PIN. Then a person sets a PIN at
-// the machine's console. At the next start, the machine asks for the PIN: it refuses a wrong PIN,
-// says how many tries are left, and opens its disk with the right one. The machine installs an
+// A machine whose image allows a PIN is installed and onboarded without one. Then a person sets a
+// PIN at the machine's console. At the next start, the machine asks for the PIN: it refuses a wrong
+// PIN, says how many tries are left, and opens its disk with the right one. The machine installs an
 // update without the PIN, and asks for the PIN when it restarts. The recovery key opens the disk
 // too.
 func TestDiskWithAPIN(t *testing.T) {

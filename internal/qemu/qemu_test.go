@@ -121,7 +121,8 @@ func TestResetMachine(t *testing.T) {
 	}
 }
 
-// A machine does not run with a disk on an unknown bus, or with a disk image that does not exist.
+// A machine with a disk on an unknown bus does not start, and a machine with a disk image that does
+// not exist ends with an error.
 func TestMachineRefusesWhatIsNotThere(t *testing.T) {
 	t.Parallel()
 	need(t)

@@ -16,9 +16,10 @@ import (
 )
 
 // A stick that was built with --reset-only makes an encrypted installation unreadable. Afterwards
-// the recovery key does not open the disk. With the TPM, not even an earlier copy of the disk
-// opens. The firmware has no boot entry for the disk. The stick does not change other disks. After
-// a new installation the machine is the same device, because its endorsement key does not change.
+// the recovery key does not open the disk, and the TPM does not even open an earlier copy of it.
+// The firmware has no boot entry for the disk any more, and the machine's other disks are
+// unchanged. After a new installation the machine is the same device, because its endorsement key
+// does not change.
 func TestResetStick(t *testing.T) {
 	t.Parallel()
 	long(t)

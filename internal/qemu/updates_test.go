@@ -52,8 +52,8 @@ func TestSystemUpdates(t *testing.T) {
 	o := s.signIn(t)
 	o.begun(ctx)
 
-	// The owner's policy requires measured boots. So the owner must accept the first boot of the
-	// new system during its trial. The hub accepts requests of the new system only after that.
+	// The owner's policy requires measured boots, so the owner must accept the first boot of the
+	// new system during its trial. Until then, the hub refuses the new system's requests.
 	s.hub.Policy(t, s.hub.Owner.ID, "version: 1\nmeasured_boot: require\n")
 	began := time.Now()
 	other := parts
@@ -200,8 +200,8 @@ var updateMoments = map[bool][]string{
 
 // A power cut at any moment of an update leaves a machine that boots without help. The machine then
 // runs the previous or the new system, and the revision's status says which. A system that does not
-// boot never stays. GANGWAY_POWER_CUTS and GANGWAY_POWER_SEED have the same meaning as in
-// TestPowerCuts.
+// boot never becomes permanent. GANGWAY_POWER_CUTS and GANGWAY_POWER_SEED have the same meaning as
+// in TestPowerCuts.
 func TestPowerCutsInUpdates(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -212,8 +212,8 @@ func TestPowerCutsInUpdates(t *testing.T) {
 	s.cutUpdates(t, ctx, m, s.parts(t), updateMoments, `the hub has accepted a report`)
 }
 
-// The power fails at any moment of an update, or while the agent binds the key of the disk to other
-// systems. Afterwards the TPM still opens the disk without help.
+// If the power fails at any moment of an update, or while the agent binds the key of the disk to
+// other systems, the TPM still opens the disk afterwards without help.
 func TestPowerCutsWithABoundDisk(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -383,7 +383,8 @@ func (s *site) installer(t *testing.T) []byte {
 	return read(t, filepath.Join(s.contents(t), "EFI/Linux/gangway-auto.efi"))
 }
 
-// install writes the system to the disk as the installer would, but without booting the stick.
+// install writes the stick's system to the disk as the installer would, but without booting the
+// stick.
 func (s *site) install(t *testing.T) {
 	t.Helper()
 	if _, err := exec.LookPath("mcopy"); err != nil {
@@ -468,7 +469,7 @@ func (o *owner) call(ctx context.Context, method, path string, body, into any) {
 	}
 }
 
-// The method `begun` waits until the device has a trail.
+// The method `begun` waits until the device has a trail on the hub.
 func (o *owner) begun(ctx context.Context) {
 	o.t.Helper()
 	for {

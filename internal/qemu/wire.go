@@ -10,8 +10,8 @@ import (
 	"sync"
 )
 
-// Wire is a network between the machine and QEMU's emulated network (10.0.2.0/24 and fec0::/64). It
-// can drop some packets, in both directions.
+// Wire is the network between the machine and QEMU's emulated network (10.0.2.0/24 and fec0::/64).
+// It can drop packets in both directions.
 type Wire struct {
 	VLAN int // id of the VLAN (IEEE 802.1Q); frames with another tag or without a tag are lost; 0: no VLAN
 	MTU  int // longer packets are lost without an ICMP message; 0 means no limit

@@ -43,10 +43,9 @@ func portOf(t *testing.T, address string) int {
 	return n
 }
 
-// A network has no DHCP, and the hub is reachable only through a proxy. On this network, a stick
-// installs a machine, and the machine appears in the device list. The installed system has the
-// stick's network settings, also at the next boot. A person can then change the settings with the
-// stick.
+// On a network without DHCP, where the hub is reachable only through a proxy, a stick installs a
+// machine, and the machine appears in the device list. The installed system has the stick's network
+// settings, also at the next boot. A person can then change the settings with the stick.
 func TestMachineWithAStaticAddressAndAProxy(t *testing.T) {
 	t.Parallel()
 	long(t)

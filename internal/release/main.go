@@ -63,7 +63,7 @@ func run(args []string) error {
 	f.StringVar(&date, "date", "", "the commit's date, RFC 3339")
 	f.BoolVar(&debs, "debs-only", false, "make only the Debian packages, for amd64")
 	f.BoolVar(&r.signer, "signer", false, "also make the package gangway-signer, which needs gcc on "+signerArch)
-	f.StringVar(&imageOf, "image-of", "", "make only the OCI image, for this machine's architecture, with this hub and little compression; for tests")
+	f.StringVar(&imageOf, "image-of", "", "make only the OCI image, for this machine's architecture, with this hub program and little compression; for tests")
 	if err := f.Parse(args); err != nil {
 		return err
 	}

@@ -91,8 +91,8 @@ func (r *release) annotations() map[string]string {
 	}
 }
 
-// tag returns a version as the tag of an OCI image. A tag cannot contain a plus sign, so tag
-// replaces it.
+// tag converts a version to a tag of an OCI image. A tag cannot contain a plus sign, so tag
+// replaces it with a hyphen.
 func tag(version string) string {
 	return string(bytes.ReplaceAll([]byte(version), []byte("+"), []byte("-")))
 }

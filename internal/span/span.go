@@ -27,8 +27,8 @@ var units = map[string]time.Duration{
 var partOfSpan = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?|\.[0-9]+) ?([\p{L}]*) ?`) })
 
 // Parse parses a duration: numbers with units, such as 90s, 1h30m, 30d or 2w. It accepts everything
-// that time.ParseDuration accepts. The error's text continues a sentence that begins with the input
-// `text`.
+// that time.ParseDuration accepts. The text of an error is the end of a sentence, to be printed
+// after the input `text`.
 func Parse(text string) (time.Duration, error) {
 	rest, negative := strings.CutPrefix(strings.TrimSpace(text), "-")
 	rest = strings.TrimPrefix(rest, "+")
@@ -62,7 +62,7 @@ func Parse(text string) (time.Duration, error) {
 		rest = rest[len(m[0]):]
 	}
 	if sum > math.MaxInt64/2 {
-		return 0, errors.New("is longer than 146 years: write a shorter span")
+		return 0, errors.New("is longer than 146 years: write a shorter duration")
 	}
 	d := time.Duration(math.Round(sum))
 	if negative {

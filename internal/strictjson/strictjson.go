@@ -101,8 +101,7 @@ func errTooDeep(levels int) error { return fmt.Errorf("the JSON has more than %d
 // nothing after the value. The value must not be null. A field name must have the same spelling as
 // in the type of `v`, and must not occur twice. (encoding/json also accepts a name in another case,
 // and uses the last of two equal names.) Decode ignores unknown names. In a value of type `any`, a
-// number becomes a json.Number, which keeps the number's text. The number may be too large for a
-// float64.
+// number becomes a json.Number, which keeps the number's text and may be too large for a float64.
 func Decode(text []byte, v any) error {
 	if err := check(text, reflect.TypeOf(v)); err != nil {
 		return err

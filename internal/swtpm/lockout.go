@@ -83,7 +83,7 @@ func Guess(link transport.TPM, password string) error {
 	return err
 }
 
-// Codes of commands that need platform authorisation and that go-tpm does not have.
+// Command codes that go-tpm does not have, of commands that need platform authorisation.
 const (
 	ccHierarchyControl = 0x00000121
 	ccChangeEPS        = 0x00000124

@@ -16,8 +16,8 @@ import (
 // manufacture makes the TPM's state: its seeds, its endorsement keys and their certificates. If
 // `opts.EK` requests any certificate, Debian 12's swtpm_setup makes both an RSA 2048 and a P-384
 // endorsement key with certificates; the function `finish` removes the certificates that were not
-// requested. If `opts.EK` requests none, manufacture makes no endorsement key, because it takes
-// long to make an RSA key.
+// requested. If `opts.EK` requests none, manufacture makes no endorsement key, because making an
+// RSA key takes long.
 func manufacture(ctx context.Context, dir, maker string, opts Options) error {
 	for _, d := range []string{filepath.Join(dir, "state"), maker} {
 		if err := os.MkdirAll(d, 0o700); err != nil {

@@ -33,8 +33,7 @@ type Options struct {
 	Maker string
 }
 
-// TPM is a running software TPM. Its methods may be called from several
-// goroutines.
+// TPM is a running software TPM. Its methods may be called from several goroutines.
 type TPM struct {
 	dir, socket, control string
 	temp                 string // folder of the sockets, if the path `dir` is too long for a socket
@@ -140,8 +139,8 @@ func (t *TPM) Address() string { return "unix:" + t.socket }
 // (TPM2OPENSSL_TCTI). While such a program runs, no other program can use the socket.
 func (t *TPM) TCTI() string { return "swtpm:path=" + t.socket }
 
-// Roots returns only the root certificate of the maker. An intermediate CA below the root, Issuer,
-// signs the EK certificates. A TPM that was made with EK None has no root.
+// Roots returns the maker's root certificate, without the intermediate certificate that signs the
+// EK certificates (see Issuer). It returns none for a TPM that was made with EK None.
 func (t *TPM) Roots() []*x509.Certificate {
 	if t.root == nil {
 		return nil

@@ -31,7 +31,7 @@ var rules = []rule{
 	{"cmd/gangway-agent", "hub", "the agent runs on the device: it shares only tcg, wire, internal/strictjson and internal/finding with the hub"},
 	{"cmd/gangway-init", "hub", "gangway-init runs on the device: it shares only tcg, wire, internal/strictjson and internal/finding with the hub"},
 	{"hub", "device", "the hub must not depend on the device's code: the two sides share only tcg, wire, internal/strictjson and internal/finding"},
-	{"hub", "image", "image uses the device's on-disk formats (device/install), so through image the hub would import the device's code"},
+	{"hub", "image", "the hub would import the device's code through image, which uses the device's on-disk formats (device/install)"},
 	{"hub", "internal/fleet", "emulated TPMs are for tests: no program for production contains them"},
 	{"device", "internal/fleet", "emulated TPMs are for tests: no program for production contains them"},
 	{"cmd/gangway", "internal/fleet", "emulated TPMs are for tests: no program for production contains them"},

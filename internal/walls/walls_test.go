@@ -28,8 +28,8 @@ func TestWallsStand(t *testing.T) {
 		}
 		packages = append(packages, p)
 	}
-	// Each folder in the rules has packages. After the rename of a folder, a rule with the old name
-	// would check nothing.
+	// Each folder in the rules has packages. Otherwise, after a folder is renamed, a rule with the
+	// old name would check nothing.
 	folders := pure
 	for _, r := range rules {
 		folders = append(folders, r.from, r.to)

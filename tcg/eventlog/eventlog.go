@@ -30,15 +30,15 @@ const (
 	MaxEvents = 4096
 )
 
-// Path is the file in which Linux shows the firmware's event log, if securityfs is mounted.
+// Path is the file in which Linux exposes the firmware's event log, if securityfs is mounted.
 const Path = "/sys/kernel/security/tpm0/binary_bios_measurements"
 
 // NoAction is the event type EV_NO_ACTION. Such an event is informative and extends no PCR.
 const NoAction = 3
 
 // States of a log. A state says how much of the log could be read. The hub does not refuse a
-// measurement because of this state. But a PCR is unexplained if a replay of the readable events
-// does not result in the PCR's value.
+// measurement because of this state, but a PCR counts as unexplained if a replay of the readable
+// events does not result in the PCR's value.
 const (
 	None       = "none"       // there is no log
 	Whole      = "whole"      // the whole log was read

@@ -18,8 +18,8 @@ const Format = 1
 // MaxSize is the maximum size of a signed manifest, in bytes.
 const MaxSize = 256 << 10
 
-// A Manifest describes one system. All digests are in lower-case hexadecimal. A map's key `bank` is
-// "SHA-256", "SHA-384" or "SHA-512", as in a boot measurement.
+// A Manifest describes one system. All digests are in lower-case hexadecimal. In a map of digests
+// by bank, the keys are "SHA-256", "SHA-384" and "SHA-512", as in a boot measurement.
 type Manifest struct {
 	Format int       `json:"format"`
 	Name   string    `json:"name"` // for a person: "shop floor 1.4"

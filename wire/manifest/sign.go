@@ -126,8 +126,8 @@ func Parse(text string, trusted []crypto.PublicKey) (*Manifest, crypto.PublicKey
 }
 
 // Unverified returns a text's manifest, and the id of the key that the text names. It does not
-// check the signature. Anyone can have written the text: only show it to a person, and do not base
-// a decision on it.
+// check the signature. Anyone may have written the text, so only show it to a person, and do not
+// base a decision on it.
 func Unverified(text string) (m *Manifest, kid string, err error) {
 	t, err := split(text)
 	if err != nil {
@@ -146,7 +146,8 @@ type token struct {
 	payload []byte
 }
 
-// split parses a signed text and checks its syntax. It does not verify the signature.
+// split splits a signed text into its three parts and checks their form. It does not verify the
+// signature.
 func split(text string) (*token, error) {
 	if len(text) > MaxSize {
 		return nil, fmt.Errorf("%w: the text has %d bytes; at most %d are allowed", ErrForm, len(text), MaxSize)

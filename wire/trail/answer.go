@@ -32,8 +32,8 @@ type Pending struct {
 	State   json.RawMessage // not yet parsed: see ParseState
 }
 
-// ParsePending reads the hub's list of waiting revisions and returns the first revision. It returns
-// nil if the list is empty.
+// ParsePending reads the hub's list of pending revisions and returns the first of them, or nil if
+// the list is empty.
 func ParsePending(text []byte) (*Pending, error) {
 	var list []json.RawMessage
 	if err := json.Unmarshal(text, &list); err != nil {

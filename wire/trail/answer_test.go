@@ -27,7 +27,7 @@ func TestHugeNumbersFromTheHub(t *testing.T) {
 	}
 }
 
-// A hub cannot redirect a device to another host by the URL of an object: the device uses only the
+// A hub cannot use the URL of an object to send a device to another host: the device uses only the
 // path of the URL.
 func TestHubSendsTheDeviceNowhereElse(t *testing.T) {
 	t.Parallel()

@@ -77,7 +77,7 @@ func canonicalString(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
-// canonicalNumber appends a JSON number. It changes only the number's form and keeps all digits. So
+// canonicalNumber appends a JSON number. It changes only the number's form and keeps all digits, so
 // two different numbers have different canonical forms, even if they have the same float64 value.
 func canonicalNumber(b []byte, text string) []byte {
 	text, negative := strings.CutPrefix(strings.ToLower(text), "-")

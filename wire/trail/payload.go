@@ -11,7 +11,8 @@ import (
 // Names returns the names of the state's files and "#spec", sorted.
 func (s *State) Names() []string { return slices.Sorted(maps.Keys(s.members)) }
 
-// Value returns a file's value in the state, decoded as by encoding/json, or nil.
+// Value returns a file's value in the state, as encoding/json decodes it, or nil if the state has
+// no such file.
 func (s *State) Value(name string) any { return s.members[name] }
 
 // Payload returns, as one canonical JSON object, the members of the state whose names `selected`

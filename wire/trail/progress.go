@@ -26,7 +26,7 @@ func ParseProgress(text []byte) (Status, []byte, error) {
 	return Status(status), compact, nil
 }
 
-// NewProgress makes a progress report that the hub itself writes, in JSON.
+// NewProgress returns the JSON of a progress report that the hub itself writes.
 func NewProgress(status Status, percent int, message string) []byte {
 	b, err := json.Marshal(struct {
 		Progress int    `json:"progress"`

@@ -90,12 +90,11 @@ func sumOf(value any) (sum Sum, ok bool) {
 	return sum, err == nil
 }
 
-// Sum is the SHA-256 of the state's canonical JSON. States that differ only in
-// the order of names, in spaces or in the spelling of numbers and strings have
-// the same sum.
+// Sum is the SHA-256 of the state's canonical JSON. States that differ only in the order of names,
+// in spaces or in the spelling of numbers and strings have the same sum.
 func (s *State) Sum() Sum { return sha256.Sum256(canonical(nil, s.members)) }
 
-// ObjectSums returns Objects in hexadecimal.
+// ObjectSums returns the elements of Objects in hexadecimal.
 func (s *State) ObjectSums() []string {
 	var list []string
 	for _, sum := range s.Objects {

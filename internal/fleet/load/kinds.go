@@ -19,13 +19,13 @@ import (
 	"gangway/wire"
 )
 
-// kind describes one kind of operation: what a device does at one scheduled time, with one request
-// or several.
+// kind describes a kind of operation. An operation is what a device does at one scheduled time; it
+// sends one request or several.
 type kind struct {
 	name, about string
 	onboards    bool // the operation needs a device that is not onboarded
 	device      bool // the operation needs an onboarded device
-	keeps       bool // the operation uses the connection that the device keeps
+	keeps       bool // the operation uses the device's persistent connection
 	trail       bool // the operation needs the device's trail
 	token       bool // the operation needs an access token
 	hostile     bool // the hub must refuse the operation; see the type expected
@@ -34,18 +34,18 @@ type kind struct {
 
 var kinds = []kind{
 	{name: "onboard", about: "enrol and activate a device that is not onboarded yet, on two TLS connections", onboards: true, keeps: true, run: onboard},
-	{name: "report", about: "send the device's report on the connection that the device keeps (PATCH /device/meta)", device: true, keeps: true, run: report},
-	{name: "poll", about: "ask for pending steps as Pantavisor does: a new TLS connection without a client certificate, an access token, Connection: close", device: true, trail: true, token: true, run: poll},
-	{name: "logs", about: "send log lines on the connection that the device keeps (POST /logs)", device: true, keeps: true, run: sendLogs},
-	{name: "update", about: "install a revision: post it, find it, download its object, report four statuses", device: true, keeps: true, trail: true, run: update},
-	{name: "handshake", about: "do only the TLS handshake of the kind poll, for a comparison with poll", run: handshake},
+	{name: "report", about: "send a report on the device's persistent connection (PATCH /device/meta)", device: true, keeps: true, run: report},
+	{name: "poll", about: "ask for pending steps as Pantavisor does: on a new TLS connection without a client certificate, with an access token and the header Connection: close", device: true, trail: true, token: true, run: poll},
+	{name: "logs", about: "send log lines on the device's persistent connection (POST /logs)", device: true, keeps: true, run: sendLogs},
+	{name: "update", about: "post a revision and install it: find the pending step, download its object, report four statuses", device: true, keeps: true, trail: true, run: update},
+	{name: "handshake", about: "do only the TLS handshake of a poll, to compare its cost with that of a whole poll", run: handshake},
 	{name: "slow", about: "hostile: open TLS and send a byte a second until the hub closes the connection", hostile: true, run: slow},
 	{name: "garbage", about: "hostile: send random bytes instead of TLS", hostile: true, run: garbage},
 	{name: "oversized", about: "hostile: send a body that is too large to POST /onboard", hostile: true, run: oversized},
-	{name: "forged", about: "hostile: send a forged request to POST /onboard: the EK certificate of another TPM, broken bytes, a signature of a wrong key, a wrong token", hostile: true, run: forged},
+	{name: "forged", about: "hostile: send a forged request to POST /onboard: with the EK certificate of another TPM, corrupted bytes, a signature by the wrong key, or a wrong token", hostile: true, run: forged},
 }
 
-// KindHelp describes a kind of operation in a help text.
+// KindHelp has the name and the description of a kind of operation, for a help text.
 type KindHelp struct{ Name, About string }
 
 // Kinds lists the kinds of requests.
@@ -66,7 +66,7 @@ func findKind(name string) *kind {
 	return nil
 }
 
-// routes counts the requests to each route of the hub. The hub's metrics use the same routes.
+// routes counts the requests to each route of the hub. It names the routes as the hub's metrics do.
 type routes struct {
 	mu sync.Mutex
 	by map[string]*routeCount
@@ -92,7 +92,7 @@ func (r *routes) of(name string) *routeCount {
 	return c
 }
 
-// send sends a request on a connection, and counts it as a request of this route.
+// send sends a request on a connection, and counts it under `route`, such as "POST /logs".
 func (r *runner) send(ctx context.Context, c *conn, route string, q request) (a *answer, open bool, err error) {
 	n := r.routes.of(route)
 	begin := time.Now()
@@ -111,8 +111,8 @@ const (
 	pantavisorName = "Pantavisor/2 (Linux; x86_64) PV/fleet Date/0"
 )
 
-// call sends a request on the device's own connection, and returns the body of an answer with the
-// status 200. If the device has no open connection, call opens one.
+// call sends a request on the device's own connection, and returns the body of the answer. It opens
+// a connection if the device has none, and returns an error if the status is not 200.
 func (r *runner) call(ctx context.Context, d *device, route, method, path string, body []byte) ([]byte, error) {
 	for again := false; ; again = true {
 		if d.conn == nil {
@@ -138,7 +138,7 @@ func (r *runner) call(ctx context.Context, d *device, route, method, path string
 	}
 }
 
-// freshen makes the device's emulated TPM and its onboarding request.
+// freshen makes a new emulated TPM for the device, and the onboarding request of this TPM.
 func (r *runner) freshen(d *device) error {
 	if r.cfg.Maker == nil {
 		return errNoMaker
@@ -212,7 +212,7 @@ func (r *runner) activate(ctx context.Context, d *device, c *conn, certs *fleet.
 		err = json.Unmarshal(a.body, &record)
 	}
 	if err == nil && !wire.IsID(record.ID) {
-		err = fmt.Errorf("the activation's answer has no id: %.200s", a.body)
+		err = fmt.Errorf("the hub's answer to the activation has no id: %.200s", a.body)
 	}
 	if err == nil {
 		d.id, d.fresh = record.ID, nil
@@ -258,10 +258,11 @@ func sendLogs(ctx context.Context, r *runner, d *device) error {
 	return err
 }
 
-// tokenFor is how long the fleet uses an access token, which the hub accepts for an hour.
+// tokenFor is how long a device uses an access token before it gets a new one. The hub accepts a
+// token for an hour.
 const tokenFor = 50 * time.Minute
 
-// If the device has no access token, signIn gets one from the hub.
+// signIn gets an access token from the hub, unless the device has one that is still valid.
 func (r *runner) signIn(ctx context.Context, d *device) error {
 	if d.token != "" && time.Now().Before(d.until) {
 		return nil
@@ -285,7 +286,8 @@ func (r *runner) signIn(ctx context.Context, d *device) error {
 
 const systemSpec = `"#spec":"pantavisor-service-system@1"`
 
-// If the hub does not have the device's first state yet, createTrail sends this state to the hub.
+// createTrail makes the device's trail on the hub by sending the device's first state, unless the
+// trail already exists.
 func (r *runner) createTrail(ctx context.Context, d *device) error {
 	if d.trail {
 		return nil
@@ -379,8 +381,8 @@ func blobPath(body []byte, key string) (string, error) {
 	return u.EscapedPath(), nil
 }
 
-// update is a whole update: the owner posts a revision, and the device installs it. A device may
-// post revisions to its own trail, so the fleet needs no sign-in of the owner.
+// update performs a whole update: it posts a revision, which is the owner's part, and installs it.
+// A device may post revisions to its own trail, so the fleet need not sign in as the owner.
 func update(ctx context.Context, r *runner, d *device) error {
 	if err := r.setUp(ctx, d); err != nil {
 		return err

@@ -1,10 +1,11 @@
 // Package load puts a hub under the load of many emulated devices: over real TLS, with the real
 // protocol.
 //
-// The load is open: each request has a scheduled start, which does not depend on the end of earlier
-// requests. Its latency is measured from the scheduled start. If the hub stalls, requests wait, and
-// their latencies include the time that they wait. A load in which each request starts only after
-// the answer to the previous request would hide this time ("coordinated omission").
+// The load follows the open model: each request has a scheduled start, which does not depend on
+// when earlier requests end. Its latency is measured from the scheduled start. If the hub stalls,
+// requests wait, and their latencies include the time that they wait. A load in which each request
+// starts only after the answer to the previous request would hide this time ("coordinated
+// omission").
 //
 // A request is counted as missed if it cannot start at its time, because too many requests of its
 // kind are outstanding or because no device is idle.
@@ -38,25 +39,26 @@ type Config struct {
 	// during the measurement. If Onboarded is negative, the number depends on the mix: all devices
 	// if no kind in the mix onboards devices, none if all kinds do, and otherwise half of them.
 	Onboarded int
-	// Mix has the kinds of operations, with their rates.
+	// Mix lists the kinds of operations that the fleet performs, with their rates.
 	Mix []Share
-	// For is how long the fleet starts requests.
+	// For is the duration of the measurement, during which the fleet starts operations.
 	For time.Duration
-	// Poisson makes the times between two starts random, with an exponential distribution.
-	// Otherwise they are equal.
+	// Poisson makes the intervals between the operations of a kind random, with an exponential
+	// distribution. Otherwise the intervals are equal.
 	Poisson bool
 	// Outstanding is the largest number of operations of one kind that may be under way at the same
 	// time. Default: 2000.
 	Outstanding int
 	// Workers is the number of devices that are prepared at the same time. Default: 64.
 	Workers int
-	// NewConnections makes each request on a new connection. Otherwise a device keeps its
+	// NewConnections makes a device open a new connection for each request. Otherwise it keeps its
 	// connection.
 	NewConnections bool
 	// State is the path of a file from which onboarded devices are loaded, and to which they are
 	// saved. If State is empty, devices are neither loaded nor saved.
 	State string
-	// TestHub confirms that the hub is a test hub, though it is not on loopback.
+	// TestHub confirms that the hub is a test hub. Without it, Run refuses a hub that is not on
+	// loopback.
 	TestHub bool
 	// Addresses is the number of source addresses from which the devices connect. Default: one for
 	// each device. It has an effect only if the hub is on IPv4's loopback.
@@ -66,15 +68,16 @@ type Config struct {
 	// Settle is how long all devices are idle before the measurement.
 	Settle time.Duration
 	// Ready, if set, is called when all devices are idle. The measurement starts when Ready
-	// returns. So a test can start several fleets together.
+	// returns, so a test can start several fleets at the same time.
 	Ready func(context.Context) error
 	// HubPID is the id of the hub's process, and HubMetrics the URL of the hub's metrics. The run
-	// reads from them how much CPU time and memory the hub uses. Both may be zero.
+	// reads how much CPU time and memory the hub uses from the metrics, or from the process if
+	// HubMetrics is empty. Both may be zero.
 	HubPID     int
 	HubMetrics string
-	// Forged contains the requests for the kind forged. Default: each run makes new ones. The hub
-	// stores the EK certificates of unknown devices up to a limit, so new requests make its
-	// database larger. Several runs avoid that if they send the same requests.
+	// Forged contains the requests that the kind "forged" sends. Default: each run makes new ones.
+	// The hub stores the EK certificates of unknown devices up to a limit, so new requests make its
+	// database larger; several runs can send the same requests to avoid that.
 	Forged [][]byte
 	// LogLines is the number of lines in a POST of log lines. Default: 20.
 	LogLines int
@@ -268,7 +271,7 @@ func (r *runner) descriptors() uint64 {
 	return uint64(n)
 }
 
-// The method `keeps` reports whether devices keep their connections.
+// The method `keeps` reports whether devices keep their connections open between requests.
 func (r *runner) keeps() bool {
 	return !r.cfg.NewConnections && slices.ContainsFunc(r.kinds, func(k *running) bool { return k.keeps })
 }
@@ -281,7 +284,7 @@ func (r *runner) needsToken() bool {
 	return slices.ContainsFunc(r.kinds, func(k *running) bool { return k.token })
 }
 
-// deviceCA returns the device CA's certificate. All devices share one copy.
+// deviceCA returns the certificate of the device CA, `der`, as a copy that all devices share.
 func (r *runner) deviceCA(der []byte) []byte {
 	r.caMu.Lock()
 	defer r.caMu.Unlock()
@@ -313,7 +316,7 @@ func (r *runner) stateHeader() stateHeader {
 	return stateHeader{HubName: r.cfg.Token.HubName, Owner: r.cfg.Token.Owner}
 }
 
-// measure starts requests by the schedules until they end, waits for the answers, and completes the
+// measure runs the schedules of all kinds until they end, waits for the answers, and completes the
 // report.
 func (r *runner) measure(ctx context.Context, report *Report) error {
 	before, err := r.readHub(ctx)

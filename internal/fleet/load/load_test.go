@@ -54,7 +54,8 @@ func TestQueueGivesEachDeviceItsTurn(t *testing.T) {
 	}
 }
 
-// The queue gives a device for a keep-alive report only if the device was idle for the given time.
+// The queue hands out a device for a keep-alive report only if the device has been idle for the
+// given time.
 func TestQueueGivesOnlyDevicesThatAreIdleForLong(t *testing.T) {
 	var q queue
 	now := time.Now()
@@ -91,8 +92,8 @@ func TestSourceAddressesDiffer(t *testing.T) {
 	}
 }
 
-// If the hub's address or host name is not on loopback, the run needs the confirmation that the hub
-// is a test hub.
+// If the hub's address or host name is not on loopback, the run needs confirmation that the hub is
+// a test hub.
 func TestOnlyLoopbackWithoutConfirmation(t *testing.T) {
 	for hub, want := range map[string]string{"https://127.0.0.1:12443": "127.0.0.1:12443", "https://127.9.9.9": "127.9.9.9:443", "https://[::1]:12443": "[::1]:12443", "https://192.0.2.1:12443": "", "https://[2001:db8::1]:12443": ""} {
 		_, _, at, err := resolve(t.Context(), hub, false)

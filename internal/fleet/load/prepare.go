@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// prepare loads, makes and onboards the devices, and opens the connections that they keep.
+// prepare loads, makes and onboards the devices, and opens their persistent connections.
 func (r *runner) prepare(ctx context.Context, report *Report) error {
 	p := &report.Preparation
 	if err := r.loadDevices(); err != nil {
@@ -110,7 +110,8 @@ func (r *runner) onboardNow(ctx context.Context, d *device) error {
 	return onboard(ctx, r, d)
 }
 
-// If the mix needs access tokens or trails, setUp signs the device in or creates its trail.
+// setUp creates the device's trail and signs the device in, if the mix needs trails or access
+// tokens.
 func (r *runner) setUp(ctx context.Context, d *device) error {
 	if r.needsTrail() {
 		if err := r.createTrail(ctx, d); err != nil {
@@ -123,8 +124,8 @@ func (r *runner) setUp(ctx context.Context, d *device) error {
 	return nil
 }
 
-// connect sets a device up and opens the connection that it keeps. The device sends a report at
-// once, as a real one does: the hub soon closes a connection on which no request has come.
+// connect sets a device up and opens its persistent connection. The device sends a report at once,
+// as a real one does: the hub soon closes a connection on which no request has come.
 func (r *runner) connect(ctx context.Context, d *device) error {
 	if err := r.setUp(ctx, d); err != nil {
 		return err
@@ -161,11 +162,12 @@ func (r *runner) connectAll(ctx context.Context, list []*device) error {
 	return err
 }
 
-// keepAliveAfter is how long a device is idle before it reports in the preparation. The hub closes
-// a connection that is idle for two minutes, and to connect 100,000 devices takes longer.
+// keepAliveAfter is how long a device may be idle during the preparation before it sends a report.
+// The hub closes a connection that is idle for two minutes, and connecting 100,000 devices takes
+// longer.
 const keepAliveAfter = time.Minute
 
-// keepAlive sends the reports of devices that are idle for long, until ctx ends.
+// keepAlive sends a report for each device that has been idle for keepAliveAfter, until ctx ends.
 func (r *runner) keepAlive(ctx context.Context) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -187,8 +189,7 @@ func (r *runner) keepAlive(ctx context.Context) {
 	}
 }
 
-// settle waits for the time Config.Settle, in which all devices are idle. Then it calls
-// Config.Ready.
+// settle waits for Config.Settle while all devices are idle, and then calls Config.Ready.
 func (r *runner) settle(ctx context.Context) error {
 	if r.cfg.Settle > 0 {
 		r.say(Progress{Phase: PhaseSettle, Of: r.cfg.Settle})
@@ -228,11 +229,11 @@ func (r *runner) each(ctx context.Context, phase string, list []*device, f func(
 	return ctx.Err()
 }
 
-// attempts is how often the preparation tries an action that may succeed later.
+// attempts is how many times the preparation tries an action whose errors may be temporary.
 const attempts = 8
 
-// The method `patiently` calls `f` again if its error may be temporary: an overloaded hub, a rate
-// limit, a connection that broke.
+// The method `patiently` calls `f`, and retries while the error may be temporary: an overloaded
+// hub, a rate limit or a broken connection.
 func (r *runner) patiently(ctx context.Context, f func() error) error {
 	pause := 100 * time.Millisecond
 	for try := 1; ; try++ {

@@ -50,7 +50,7 @@ func (p probe) read(ctx context.Context) (usage, error) {
 // on which Go runs.
 const clockTicks = 100
 
-// readProcess reads the usage of a process of this machine: fields 14, 15 and 24 of
+// readProcess reads the usage of a process on this machine: fields 14, 15 and 24 of
 // proc_pid_stat(5).
 func readProcess(pid int) (usage, error) {
 	folder := "/proc/" + strconv.Itoa(pid)

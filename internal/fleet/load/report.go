@@ -47,7 +47,7 @@ type Preparation struct {
 
 	Handshakes int64 `json:"handshakes"`
 	Reconnects int64 `json:"reconnects"`
-	// HubBefore is the hub's usage before devices opened the connections that they keep. HubIdle is
+	// HubBefore is the hub's usage before devices opened their persistent connections. HubIdle is
 	// the hub's usage when these connections are open and idle.
 	HubBefore *usage `json:"hub_before,omitempty"`
 	HubIdle   *usage `json:"hub_idle,omitempty"`
@@ -92,7 +92,7 @@ type Total struct {
 	Latency    Latency `json:"latency_ms"`
 }
 
-// HubProcess has the resources that the hub's process used during the measurement.
+// HubProcess describes the resources that the hub's process used during the measurement.
 type HubProcess struct {
 	Source       string  `json:"source"`
 	Before       usage   `json:"before"`
@@ -103,8 +103,8 @@ type HubProcess struct {
 	Load         float64 `json:"cpus_used"` // CPU seconds per second
 }
 
-// Generator has the resources that the fleet itself used. If StartDelay is large, the fleet started
-// its operations too late, and the latencies in the report include this delay of the fleet.
+// Generator describes the resources that the fleet itself used. If StartDelay is large, the fleet
+// started its operations too late, and the latencies in the report include this delay.
 type Generator struct {
 	CPU        float64 `json:"cpu_seconds"` // in the measurement
 	MaxRSS     int64   `json:"max_rss_bytes"`

@@ -155,7 +155,7 @@ func (q *queue) push(d *device) {
 	q.n++
 }
 
-// pop returns nil if the queue is empty.
+// pop removes and returns the first device, or returns nil if the queue is empty.
 func (q *queue) pop() *device { return q.popIdle(time.Time{}) }
 
 // popIdle is like pop, but returns the first device only if its last request on its connection

@@ -32,7 +32,7 @@ type stateDevice struct {
 	Rev   int    `json:"rev,omitempty"`
 }
 
-// Made is a device that a test wrote into the hub's database as an onboarded device. To onboard
+// Made is a device that a test wrote into the hub's database as an onboarded device. Onboarding
 // 100,000 devices takes long, and a test of their connections needs only their certificates.
 type Made struct {
 	ID   string
@@ -52,7 +52,8 @@ func SaveMade(path string, token *wire.TokenFile, deviceCA []byte, made []Made) 
 
 const stateFormat = "gangway-fleet devices 1"
 
-// saveState writes the onboarded devices. Afterwards the file is either complete or unchanged.
+// saveState writes the onboarded devices to a state file. If it fails, an existing file is
+// unchanged.
 func saveState(path string, h stateHeader, list []*device) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), ".gangway-fleet-") // mode 0600: the file has private keys
 	if err != nil {

@@ -17,7 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The control disk is a LUKS2 volume in a file, which Debian's programs bind to PCR 7.
+// The control disk is the control of the experiment: a LUKS2 volume in a file, which Debian's
+// programs bind to PCR 7, and which nothing binds again when PCR 7 changes.
 const (
 	programs = "/control" // where the programs and their libraries are
 	volume   = "/data/control.img"

@@ -32,7 +32,7 @@ const (
 	// attributes are those of a signed addition to a variable: non-volatile, for the boot services,
 	// for the running system, with a timestamp and a signature, and append.
 	attributes = 0x01 | 0x02 | 0x04 | 0x20 | 0x40
-	// pause is the time until the system has read the variables for the first time.
+	// pause is long enough for the system to read the variables for the first time.
 	pause = 20 * time.Second
 )
 
@@ -89,8 +89,8 @@ func run() error {
 	return syscall.Exec(agent, append([]string{"gangway-agent"}, os.Args[1:]...), os.Environ())
 }
 
-// unpack writes the real agent. It writes a new file and then renames it, because other starts of
-// this program may unpack the agent at the same time.
+// unpack writes the real agent. It writes a new file and then renames it, because another instance
+// of this program may be unpacking the agent at the same time.
 func unpack(files *carry.Files) error {
 	from, err := files.Open("gangway-agent")
 	if err != nil {

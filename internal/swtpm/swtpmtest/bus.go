@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// Bus is the bus of a TPM. It records what crosses the bus, as a probe does.
+// Bus is the bus between a program and a TPM. It records what crosses the bus, as a probe does.
 type Bus struct {
 	transport.TPM
 	Commands []tpm2.TPMCC // in the order in which they crossed the bus
@@ -34,13 +34,14 @@ func (b *Bus) Send(cmd []byte) ([]byte, error) {
 	return rsp, err
 }
 
-// Alter makes the bus an interposer, which replaces the TPM's responses. `alter` may change `rsp`.
+// Alter makes the bus an interposer, which replaces each of the TPM's responses with the result of
+// `alter`. The function may change `rsp`, and return it.
 func (b *Bus) Alter(alter func(code tpm2.TPMCC, rsp []byte) []byte) {
 	b.alter = func(code tpm2.TPMCC, rsp []byte) []byte { return alter(code, bytes.Clone(rsp)) }
 }
 
-// Flip makes the bus an interposer, which inverts bits of one byte in the TPM's responses to a command.
-// The byte is at the position `end` from the end of the response's parameters.
+// Flip makes the bus an interposer, which inverts the bits `bits` of one byte in the TPM's
+// responses to a command. The byte is `end` bytes before the end of the response's parameters.
 func (b *Bus) Flip(command tpm2.TPMCC, end int, bits byte) {
 	b.Alter(func(code tpm2.TPMCC, rsp []byte) []byte {
 		if code != command {
@@ -55,7 +56,7 @@ func (b *Bus) Flip(command tpm2.TPMCC, end int, bits byte) {
 	})
 }
 
-// Lack makes the TPM one that does not have a command.
+// Lack makes the TPM behave like one that does not implement a command.
 func (b *Bus) Lack(command tpm2.TPMCC) {
 	b.Alter(func(code tpm2.TPMCC, rsp []byte) []byte {
 		if code != command {
@@ -66,7 +67,7 @@ func (b *Bus) Lack(command tpm2.TPMCC) {
 	})
 }
 
-// Saw reports whether eight successive bytes of a secret crossed the bus in clear.
+// Saw reports whether eight successive bytes of a secret crossed the bus in the clear.
 func (b *Bus) Saw(secret []byte) bool {
 	for at := 0; at+8 <= len(secret); at++ {
 		if bytes.Contains(b.bytes, secret[at:at+8]) {
@@ -77,8 +78,8 @@ func (b *Bus) Saw(secret []byte) bool {
 }
 
 // ReplaceStorageKey makes the bus an attacker (an interposer), who replaces the public key of each
-// P-256 storage key by the attacker's key. If `name` is true, the attacker replaces the key's name
-// too.
+// P-256 storage key with the attacker's key. If `name` is true, the attacker replaces the key's
+// name too.
 func (b *Bus) ReplaceStorageKey(t testing.TB, name bool) {
 	t.Helper()
 	own, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

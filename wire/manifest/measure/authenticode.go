@@ -81,9 +81,9 @@ func parse(efi []byte) (*program, error) {
 }
 
 // The method `digest` returns the Authenticode digest. It follows the order of UEFI 2.10, 32.2.4.4
-// ("Computing the PE image hash"). First come the headers, without the checksum and without the
-// entry of the signatures. Then come the sections, by their offset in the file. Then comes the rest
-// of the file, without the signatures.
+// ("Computing the PE image hash"): first the headers, without the checksum and without the entry of
+// the signatures; then the sections, by their offset in the file; then the rest of the file,
+// without the signatures.
 //
 // Some tools pad an unsigned file to a multiple of 8 bytes before they hash it. Firmware does not.
 func (p *program) digest(bank crypto.Hash) []byte {

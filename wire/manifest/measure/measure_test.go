@@ -89,7 +89,7 @@ func magic(version string) part {
 	return part{".sdmagic", []byte("#### LoaderInfo: systemd-stub " + version + " ####\x00")}
 }
 
-// names returns a section for a stub. The section contains these section names as texts.
+// names returns a section for a stub that contains the given section names as text.
 func names(names ...string) part {
 	return part{".rodata", []byte(strings.Join(append(names, ".pcrsig"), "\x00") + "\x00")}
 }

@@ -124,7 +124,7 @@ func (p *program) measuredSections() (all []measured, err error) {
 	}
 	if p.file.PointerToSymbolTable != 0 {
 		// If a file has a symbol table, a section's header can give the section's name as an offset
-		// into the table's texts. The stub does not read these texts.
+		// into the string table, which the stub does not read.
 		return nil, fmt.Errorf("%w: it has a symbol table", ErrStub)
 	}
 	for _, s := range p.file.Sections {

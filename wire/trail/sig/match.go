@@ -10,8 +10,8 @@ import (
 )
 
 // selection names the members of a state that a signature covers: those that match a pattern of
-// Include and no pattern of Exclude. The word "**" between slashes matches any number of folders.
-// Within one name, patterns are those of path.Match.
+// Include and no pattern of Exclude. A "**" between slashes matches any number of folders. Within
+// one name, patterns have the syntax of path.Match.
 type selection struct {
 	Include []string `json:"include"`
 	Exclude []string `json:"exclude"`

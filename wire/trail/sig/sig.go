@@ -1,6 +1,6 @@
-// Package sig verifies the signatures of a revision: Pantavisor's format pvs@2, as the command
-// `pvr sig add` writes it. A device with pinned keys installs only revisions that its owner has
-// signed. Then an attacker who controls the hub cannot install anything on the device.
+// Package sig verifies the signatures of a revision: Pantavisor's format pvs@2, as the command `pvr
+// sig add` writes it. A device with pinned keys installs only revisions that its owner has signed,
+// so an attacker who controls the hub cannot install anything on the device.
 //
 // A state contains its signatures as documents `_sigs/NAME.json`. A signature is a JWS (RFC 7515)
 // without its payload. The patterns in its protected header select the members of the state that
@@ -10,9 +10,9 @@
 // signed content. One signature must cover everything, because an attacker could combine parts of
 // different revisions if each part had its own signature.
 //
-// The format has no number or time that orders revisions. So a signed document, SequencePath, has a
-// number that the owner increases with each revision. The device stores the largest number that it
-// has accepted.
+// The format has no number or time that orders revisions. Therefore a signed document,
+// SequencePath, contains a number that the owner increases with each revision, and the device
+// stores the largest number that it has accepted.
 package sig
 
 import (
@@ -38,7 +38,7 @@ const Dir = "_sigs/"
 // keys. "devices": ["ID", ...] lists the only devices that may install the revision.
 const SequencePath = "gangway/revision.json"
 
-// Limits of a state's signatures. Until a signature is verified, anyone may have written it. So
+// Limits of a state's signatures. Until a signature is verified, anyone may have written it, so
 // these limits bound the work that an attacker can cause.
 const (
 	maxSignatures  = 8
@@ -91,8 +91,8 @@ var algorithms = []jose.SignatureAlgorithm{jose.ES256, jose.ES384, jose.RS256}
 //
 // One signature must cover the document SequencePath and all other members of the state. Three
 // kinds of members need no signature: the signatures themselves, files with the name src.json,
-// which pvr does not sign, and "#spec" if it has its usual value. Without a signature, the first
-// two kinds are left out of Signed.State.
+// which pvr does not sign, and "#spec" if it has its usual value. Unsigned members of the first two
+// kinds are left out of Signed.State.
 func Verify(s *trail.State, keys *Keys) (*Signed, error) {
 	if _, err := s.Files(); err != nil { // bounds the names, before they are matched
 		return nil, refuse(CodeSignature, "The state cannot be verified: %v.", err)

@@ -89,7 +89,7 @@ func TestVerifiesWhatTheOwnerSigned(t *testing.T) {
 	}
 }
 
-// The device acts only on signed bytes. So the state that Verify returns has only signed members.
+// The device acts only on signed bytes, so the state that Verify returns has only signed members.
 // Verify accepts some members without a signature, such as src.json, but does not return them.
 func TestUnsignedMembersAreNotInTheVerifiedState(t *testing.T) {
 	t.Parallel()
@@ -157,8 +157,8 @@ func TestRejectsAlteredRevision(t *testing.T) {
 	}
 }
 
-// The owner signed only one part. The device must refuse the revision, because the hub could have
-// replaced the other parts.
+// The owner signed only one part of the revision. The device must refuse the revision, because the
+// hub could have replaced the other parts.
 func TestRejectsOmittedPart(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)
@@ -534,8 +534,9 @@ func TestPatterns(t *testing.T) {
 	}
 }
 
-// An attacker can choose the patterns, because they are read before the signature is verified. With
-// these patterns, a matcher that tries all ways for each "**" would not end.
+// An attacker can choose the patterns, because they are read before the signature is verified. A
+// matcher that tries every way to match each "**" would not end in any useful time with these
+// patterns.
 func TestCostlyPatterns(t *testing.T) {
 	t.Parallel()
 	s := sigtest.State{}

@@ -1,5 +1,5 @@
 // Package sigtest signs states in the format pvs@2, for tests. It can make the same signatures as
-// pvr, or wrong signatures as an attacker may make them.
+// pvr, or the wrong signatures that an attacker might make.
 package sigtest
 
 import (
