@@ -20,17 +20,17 @@ import (
 	"github.com/diskfs/go-diskfs"
 )
 
-// Contents describes the content of an image and its effect on a machine.
+// Contents describes what an image contains and what it does to a machine.
 type Contents struct {
 	Manifest *install.Manifest `json:"manifest"`
-	// ManifestSHA256 is the manifest's SHA-256, hexadecimal. The command line of each entry
+	// ManifestSHA256 is the manifest's SHA-256 in hexadecimal. The command line of each entry
 	// contains it.
 	ManifestSHA256 string  `json:"manifest-sha256"`
 	Entries        []Entry `json:"entries"`
 	// Signed reports whether every program that firmware starts has a signature.
 	Signed bool `json:"signed"`
-	// Enrols maps each Secure Boot variable to the certificates that firmware in setup mode enrols:
-	// their subjects and SHA-256.
+	// Enrols maps each Secure Boot variable to the certificates that firmware in setup mode enrols
+	// in it. Each certificate is described by its subject and its SHA-256.
 	Enrols map[secureboot.Variable][]string `json:"enrols,omitempty"`
 	// Network contains the network settings, one string per line, with passwords masked.
 	// NetworkMistake is an error in these settings, or empty. An installer whose settings have an

@@ -35,8 +35,8 @@ import (
 	"gangway/wire"
 )
 
-// Result is the content of build/bench.json. If the field's name does not state another unit, times
-// are microseconds of CPU per enrolment.
+// Result is the content of build/bench.json. Times are microseconds of CPU time per enrolment,
+// unless the field's name states another unit.
 type Result struct {
 	Machine struct {
 		CPUs int    `json:"cpus"`
@@ -99,10 +99,10 @@ func main() {
 	shakes := flag.String("handshakes", "", "run a server that does only the TLS handshakes of the hub in this folder (only for bench itself)")
 	only := flag.Bool("server", false, "measure only the whole hub process")
 	polled = flag.Bool("polls", false, "with -server and -cpuprofile: profile Pantavisor's polls instead of enrolments")
-	booted := flag.Bool("boots", false, "measure only the answers about the boots of -boot-devices emulated devices")
+	booted := flag.Bool("boots", false, "measure only how fast the hub answers requests about the boots of -boot-devices emulated devices")
 	booting := flag.Int("boot-devices", 1000, "number of emulated devices whose boots are measured")
 	durably := flag.Bool("durable", false, "measure only the rates of durable enrolments")
-	sized := flag.Bool("bytes", false, "measure only the bytes of -n devices in the database, by table and index")
+	sized := flag.Bool("bytes", false, "measure only how many bytes -n devices add to the database, by table and index")
 	flag.Parse()
 	memory.Use()
 	var err error
@@ -229,8 +229,8 @@ func cpu() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// The function `spent` runs the function `f` and returns the CPU time and the wall time of this
-// run.
+// The function `spent` runs the function `f` and returns the CPU time and the wall time that it
+// took.
 func spent(f func() error) (used, wall time.Duration, err error) {
 	runtime.GC()
 	c, w := cpu(), time.Now()
@@ -286,9 +286,9 @@ type load struct {
 	distinct int // the first devices, up to this number, are different machines
 }
 
-// makeLoad makes `n` devices with endorsement keys of the kind `ek`. Making RSA keys takes long, so
-// several devices share one RSA endorsement key: they are one machine with different IAK and IDevID
-// keys. Their requests cost the hub the same as requests of different machines.
+// makeLoad makes `n` devices with endorsement keys of the kind `ek`. Making RSA keys takes a long
+// time, so several devices share one RSA endorsement key: they are one machine with different IAK
+// and IDevID keys. Their requests cost the hub the same as requests of different machines.
 func makeLoad(maker *fleet.Maker, ek string, n int, tok *wire.TokenFile) (*load, error) {
 	l := &load{devices: make([]*fleet.Device, n), requests: make([][]byte, n)}
 	distinct := n
@@ -330,9 +330,9 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 		return nil, err
 	}
 	k := &Kind{EK: ek, Enrolments: n - 1}
-	// Keep only the devices that will activate; their requests are sent again later. All devices
-	// together have thousands of keys, and the measurement must not include the garbage collector's
-	// work for them. A hub does not have these keys.
+	// Keep only the devices that will be activated; their requests are sent again later. All
+	// devices together have thousands of keys, which a hub does not have, so the measurement must
+	// not include the garbage collector's work for these keys.
 	l.devices = slices.Clone(l.devices[:min(len(l.devices), activations, l.distinct)])
 	// Let the hub verify the maker's CAs now, so that the measurement does not include this work.
 	ctx := context.Background()
