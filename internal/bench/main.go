@@ -4,9 +4,9 @@
 //
 //	go run ./internal/bench [-o FILE] [-n N]
 //
-// With -fleet, it measures the queries of the pages and the API about large fleets. With -boots, it
-// measures only the answers about the boots of a fleet. With -bytes, it measures only how much a
-// database grows for each device.
+// With -fleet, it measures only the queries that the web pages and the API make about large fleets.
+// With -boots, it measures only how fast the hub answers requests about the boots of a fleet. With
+// -bytes, it measures only how much a database grows for each device.
 //
 // The devices are emulated (package fleet). Their maker's CA is made by this program, and the hub
 // trusts it. Times are CPU times of the process (user and system, getrusage), because other

@@ -6,9 +6,9 @@
 //
 // The programs check different evidence about a device. They also differ in whether they send an
 // answer before its data is on the disk. The printed table lists these differences. SPIRE and
-// step-ca are public programs at exact versions. Each has its own go.mod, in the folders spire and
-// stepca, so that this program builds each with the dependencies of its release. It talks to them
-// only through their public protocols.
+// step-ca are built from their public source code, at exact versions. Each has its own go.mod, in
+// the folders spire and stepca, so that this program builds each with the dependencies of its
+// release. It talks to them only through their public protocols.
 package main
 
 import (

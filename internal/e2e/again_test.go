@@ -119,7 +119,8 @@ func TestCommandsTellTheTruthAboutADeletedDevice(t *testing.T) {
 
 // A state folder is restored from a backup, after the TPM has onboarded again with another state
 // folder. The agent with the restored folder may then onboard the device again, but only once a
-// day. Without this limit, two machines with one TPM's state would onboard in turn without end.
+// day. Without this limit, two machines with the same TPM state would take turns onboarding
+// forever.
 func TestRestoredStateFolderComesBackOnceADay(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.P384, "")

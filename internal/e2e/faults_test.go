@@ -215,7 +215,7 @@ func (d *databases) url() string {
 }
 
 // Three replicas share a PostgreSQL server with a synchronous standby. While devices onboard and
-// report, replicas and servers die, networks lose packets, and a disk is full. At the end each
+// report, replicas and servers die, networks lose packets, and a disk fills up. At the end each
 // machine is one active device, each use of the join token is counted, no acknowledged report is
 // lost, and `gangway fsck` finds nothing.
 func TestFaultsLoseNothing(t *testing.T) {

@@ -244,7 +244,7 @@ func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
 	}
 }
 
-// A local program cannot use the proxy to connect to another server than the hub.
+// A local program cannot use the proxy to connect to a server other than the hub.
 func TestProxyIsNoWayToElsewhere(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.RSA2048, "")
