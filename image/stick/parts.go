@@ -40,8 +40,8 @@ type Parts struct {
 	cache *packedCache // shared by copies of the same Parts; if nil, nothing is cached
 }
 
-// packedCache contains compressed initial file systems by the hash of their files. Compressing all
-// modules takes about 10 s, and tests build many images of the same parts.
+// packedCache maps the hash of the files of an initial file system to the compressed file system.
+// Compressing all modules takes about 10 s, and tests build many images of the same parts.
 type packedCache struct {
 	mu     sync.Mutex // also held during compression, so the same files are not compressed twice
 	packed map[[sha256.Size]byte][]byte

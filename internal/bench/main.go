@@ -4,12 +4,12 @@
 //
 //	go run ./internal/bench [-o FILE] [-n N]
 //
-// With -fleet, it measures only the queries that the web pages and the API make about large fleets.
-// With -boots, it measures only how fast the hub answers requests about the boots of a fleet. With
-// -bytes, it measures only how much a database grows for each device.
+// With -fleet, it instead measures the queries that the web pages and the API make about large
+// fleets. With -boots, it measures only how fast the hub answers requests about the boots of a
+// fleet. With -bytes, it measures only how much a database grows for each device.
 //
-// The devices are emulated (package fleet). Their maker's CA is made by this program, and the hub
-// trusts it. Times are CPU times of the process (user and system, getrusage), because other
+// The devices are emulated (package fleet). This program makes the CA of their maker, and the hub
+// trusts this CA. Times are CPU times of the process (user and system, getrusage), because other
 // programs on the machine change the wall time. Rates use wall time, with durable commits.
 package main
 
@@ -93,7 +93,7 @@ func main() {
 	fleetDir = flag.String("fleet-dir", "", "keep the databases of -fleet in this folder, and use databases of an earlier run")
 	fleets := flag.String("fleet", "", "measure the queries about fleets of these sizes instead of enrolments, e.g. 1000,1000000")
 	questions := flag.String("question", "", "with -fleet: measure only the queries whose names match this regular expression")
-	database := flag.String("database", "", "URL of an empty PostgreSQL database, for a superuser: measure the fleets of -fleet in this database instead of SQLite; \"start\": in a PostgreSQL server that bench starts")
+	database := flag.String("database", "", "with -fleet: make the fleets in the empty PostgreSQL database with this URL, as a superuser, instead of in SQLite; \"start\" means in a PostgreSQL server that bench starts")
 	enrolments := flag.Int("enrol", 0, "with -fleet: also compare this number of enrolments into each fleet with enrolments into an empty database")
 	serve := flag.String("serve", "", "run a hub in this folder (only for bench itself, which measures this process)")
 	shakes := flag.String("handshakes", "", "run a server that does only the TLS handshakes of the hub in this folder (only for bench itself)")

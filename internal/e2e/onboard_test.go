@@ -41,8 +41,8 @@ func TestRealTPMsOnboard(t *testing.T) {
 	}
 }
 
-// checkOnboarding onboards a machine with this TPM, whose agent has the state folder `state`. The
-// hub must then have one device, which used the join token once.
+// checkOnboarding onboards a machine that has this TPM and the state folder `state`. It checks that
+// the hub then has exactly one device, and that the join token was used once.
 func checkOnboarding(t *testing.T, h *hubtest.Hub, tpm *swtpm.TPM, state string) *agent.State {
 	t.Helper()
 	tok := h.Token(t, h.Owner, nil)

@@ -135,7 +135,7 @@ func (s *series) grows() bool {
 	return last > first*s.factor+s.extra
 }
 
-// slope returns the growth for each round: the median of the slopes of all pairs of rounds.
+// slope returns the growth per round: the median of the slopes of all pairs of rounds.
 func (s *series) slope() float64 {
 	var slopes []float64
 	for i, a := range s.values {
