@@ -51,8 +51,8 @@ type Entry struct {
 
 // Inspect reads and checks an image file. Each part must match its hash in the manifest. The
 // command line of each entry must contain this manifest's hash, and the mode (installing or wiping)
-// that fits the manifest. If `cert` names a certificate's file, Inspect also checks that this
-// certificate signed every program that firmware starts, from the image and from the installed
+// that fits the manifest. If `cert` is the name of a certificate file, Inspect also checks that
+// this certificate signed every program that firmware starts, from the image and from the installed
 // disk.
 func Inspect(name, cert string) (*Contents, error) {
 	d, err := diskfs.Open(name, diskfs.WithOpenMode(diskfs.ReadOnly))
@@ -207,8 +207,8 @@ func keyFiles(esp fs.FS) (names []string, err error) {
 }
 
 // The function `signatures` reports whether every program that firmware starts from an EFI system
-// partition has a signature. If `cert` names a certificate's file, a program that this certificate
-// did not sign is an error.
+// partition has a signature. If `cert` is the name of a certificate file, a program that this
+// certificate did not sign is an error.
 func signatures(esp fs.FS, cert string) (signed bool, err error) {
 	const manager, systems = "EFI/BOOT/BOOTX64.EFI", "EFI/Linux"
 	files, err := fs.ReadDir(esp, systems)

@@ -367,7 +367,7 @@ func (b *bootBench) time(what string, times int, f func(i int) error) error {
 }
 
 func (b *Boots) print(w io.Writer) (slow []string) {
-	fmt.Fprintf(w, "\nboots of %d emulated devices of %d models with %d firmware versions and one outlier, which is the first in the list (two boots of each device took %.0f s)\n", b.Devices, b.Models, b.Firmware, b.Measured)
+	fmt.Fprintf(w, "\nboots of %d emulated devices of %d models with %d firmware versions and one outlier, which is the first in the list of cohorts (two boots of each device took %.0f s)\n", b.Devices, b.Models, b.Firmware, b.Measured)
 	fmt.Fprintln(w, "answer\ttimes\tp50 ms\tp99 ms\tslowest ms\tCPU ms")
 	for _, a := range b.Answers {
 		mark := ""

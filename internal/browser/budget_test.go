@@ -65,8 +65,8 @@ func hubWithFleet(t testing.TB, devices int) *hubtest.Hub {
 	return h
 }
 
-// Every page stays within its budget of statements, rows and bytes, and costs the same in a fleet
-// that is fifty times as large.
+// Every page stays within its budget of SQL statements, rows and bytes, and costs about the same in
+// a fleet that is fifty times as large.
 func TestPagesStayWithinTheirBudget(t *testing.T) {
 	race.Skip(t)
 	if testing.Short() {

@@ -23,7 +23,7 @@ const magic = "\x00gangway carries\x00"
 
 const trailerSize = int64(8 + len(magic))
 
-// archive returns the offset and the length of the archive in a program of the size `size`. `ok` is
+// archive returns the offset and the length of the archive in a program of `size` bytes. `ok` is
 // false if the program has no archive.
 func archive(f io.ReaderAt, size int64) (start, length int64, ok bool, err error) {
 	if size < trailerSize {

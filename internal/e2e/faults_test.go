@@ -19,8 +19,9 @@ import (
 	"gangway/hub/store/sqlite"
 )
 
-// faultDevices returns how many devices onboard while faults happen. GANGWAY_FAULTS sets the number
-// for `make faults`, and each fault then happens several times.
+// faultDevices returns how many devices onboard while faults happen, and how many times each fault
+// happens. `make faults` sets GANGWAY_FAULTS to a larger number of devices, for which each fault
+// happens several times.
 func faultDevices(t *testing.T) (devices, rounds int) {
 	t.Helper()
 	needFullRun(t)

@@ -22,7 +22,8 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// loadedHub is a `gangway serve` process for tests of load, with a join token and its metrics.
+// loadedHub is a `gangway serve` process for load tests, with a join token and the URL of its
+// metrics.
 type loadedHub struct {
 	hubProcess
 	maker   *fleet.Maker

@@ -17,7 +17,7 @@ import (
 	"gangway/wire"
 )
 
-// expected means that the hub refused a hostile operation, as it must.
+// expected is the error of a hostile operation that the hub refused, as it must.
 type expected struct{ code string }
 
 func (e *expected) Error() string { return "refused: " + e.code }
