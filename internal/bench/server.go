@@ -52,8 +52,8 @@ type Server struct {
 	Kept   float64 `json:"request_on_kept_connection"`
 }
 
-// rounds is the number of rounds. Each round measures everything once. The speed of a busy machine
-// changes, so medians of several rounds are more reliable.
+// rounds is the number of rounds, each of which measures everything once. The medians of several
+// rounds are more reliable, because the speed of a busy machine changes.
 const rounds = 5
 
 // idleConnections is the number of connections that are open while measureIdle measures their

@@ -1,6 +1,6 @@
 // Command compare measures how much CPU time Gangway, SPIRE and step-ca need to give a device its
 // first certificate. The programs run one after another as whole processes on the same machine, and
-// the measurement repeats in rounds. The program prints medians.
+// the measurement repeats in rounds. compare prints the medians of the rounds.
 //
 //	make compare
 //

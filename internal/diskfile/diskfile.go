@@ -1,5 +1,5 @@
 // Package diskfile reads and replaces regular files. Reading is safe even if the path names
-// something else, such as a pipe. After a power cut while a file is replaced, the file has either
+// something else, such as a pipe. If the power fails while a file is replaced, the file has either
 // its old content or the new content.
 package diskfile
 

@@ -295,8 +295,8 @@ func TestRealTPMIntoWhichNothingIsMeasured(t *testing.T) {
 	stop()
 }
 
-// The hub refuses the report of a device because the report is too large. The device stays
-// connected, because it can use the hub without these reports. The agent prints the cause once.
+// If a device's report is so large that the hub refuses it, the device stays connected, because it
+// can use the hub without these reports. The agent prints the cause once.
 func TestReportThatDoesNotFitIsNotFatal(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
