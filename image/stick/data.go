@@ -22,9 +22,10 @@ const mke2fsConf = `[defaults]
 	}
 `
 
-// dataImage makes the data partition's file system: ext4, empty except for the first revision. The
-// installed system later grows it to the size of the disk. The machine will use the file system for
-// many years, so well-tested programs make it: those of e2fsprogs, which every Debian system has.
+// dataImage makes the data partition's file system, which is ext4 and empty except for the first
+// revision, if there is one. The installed system later grows it to the size of the disk. Because
+// the machine will use the file system for many years, dataImage leaves the work to well-tested
+// programs: those of e2fsprogs, which every Debian system has.
 func dataImage(r *factory.Revision) ([]byte, error) {
 	program, err := exec.LookPath("mke2fs")
 	if err != nil {
@@ -43,15 +44,15 @@ func dataImage(r *factory.Revision) ([]byte, error) {
 	if err := os.WriteFile(config, []byte(mke2fsConf), 0o600); err != nil {
 		return nil, fmt.Errorf("image: making the data partition: %w", err)
 	}
-	// The option resize reserves space in the file system's tables, so that the file system can
-	// grow to 1 TiB. For a larger disk, the kernel converts the tables when it grows the file
-	// system. A larger reserve would need transactions that are too large for the journal.
+	// The extended option resize reserves space in the file system's tables, so that the file
+	// system can grow to 1 TiB. For a larger disk, the kernel converts the tables when it grows the
+	// file system. A larger reserve would need transactions that are too large for the journal.
 	cmd := exec.Command(program, "-q", "-t", "ext4", "-b", "4096", "-m", "0", "-L", "gangway-data", "-U", id,
 		"-J", "size=8", "-E", "hash_seed="+id+",lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0,resize=268435456",
 		name, fmt.Sprintf("%dM", dataMiB(r)))
 	cmd.Env = append(os.Environ(), "E2FSPROGS_FAKE_TIME=315532800", "MKE2FS_CONFIG="+config, "LC_ALL=C")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("image: making the data partition: mke2fs: %w: %s (needs apt-get install e2fsprogs)", err, strings.TrimSpace(string(out)))
+		return nil, fmt.Errorf("image: making the data partition: mke2fs: %w: %s (if mke2fs is missing, run apt-get install e2fsprogs)", err, strings.TrimSpace(string(out)))
 	}
 	if r != nil {
 		if err := addFirst(name, dir, r, cmd.Env); err != nil {
@@ -65,8 +66,8 @@ func dataImage(r *factory.Revision) ([]byte, error) {
 	return b, nil
 }
 
-// dataMiB returns the file system's size in MiB. It has space for the objects and for the copies of
-// the objects that the device makes when it installs the revision.
+// dataMiB returns the size in MiB that the file system needs. It includes space for the objects,
+// and for the copies that the device makes of them when it installs the revision.
 func dataMiB(r *factory.Revision) int64 {
 	if r == nil {
 		return dataSize / mib
@@ -74,9 +75,9 @@ func dataMiB(r *factory.Revision) int64 {
 	return dataSize/mib + (r.Size()+r.Size()/16+int64(len(r.Objects))*4096)/mib + 1
 }
 
-// addFirst writes the first revision into the file system with debugfs of e2fsprogs. debugfs needs
-// no privileges, does not copy the owners and times of the building machine's files, and writes the
-// files in the given order.
+// addFirst writes the first revision into the file system with debugfs of e2fsprogs, because
+// debugfs needs no privileges, does not copy the owners and times of the building machine's files,
+// and writes the files in the given order.
 func addFirst(fs, dir string, r *factory.Revision, env []string) error {
 	program, err := exec.LookPath("debugfs")
 	if err != nil {
@@ -102,7 +103,7 @@ func addFirst(fs, dir string, r *factory.Revision, env []string) error {
 	var complaints strings.Builder
 	cmd.Stderr = &complaints
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("image: adding the first revision: debugfs: %w: %s (needs apt-get install e2fsprogs)", err, strings.TrimSpace(complaints.String()))
+		return fmt.Errorf("image: adding the first revision: debugfs: %w: %s (if debugfs is missing, run apt-get install e2fsprogs)", err, strings.TrimSpace(complaints.String()))
 	}
 	// debugfs exits with code 0 even after an error, so check its output.
 	if said := strings.TrimSpace(withoutVersion(complaints.String())); said != "" {

@@ -81,9 +81,9 @@ func Fetch(ctx context.Context, dir string, update bool) (string, error) {
 	return release, nil
 }
 
-// The function `keep` copies files for images from the folder `from`, which contains the unpacked
-// packages. Of the kernel package's 400 MB of modules, it copies only the modules in the list
-// Modules and the modules that these depend on.
+// The function `keep` copies the files that images need from the folder `from`, which contains the
+// unpacked packages, to the folder `to`. The modules of the kernel package take 400 MB, so `keep`
+// copies only those in the list Modules and the modules on which these depend.
 func keep(from, version, to string) error {
 	tree := os.DirFS(filepath.Join(from, "lib/modules", version))
 	modules, err := image.Modules(tree, Modules...)

@@ -20,17 +20,17 @@ import (
 	"github.com/diskfs/go-diskfs"
 )
 
-// Contents describes the content of an image and its effect on a machine.
+// Contents describes what an image contains and what it does to a machine.
 type Contents struct {
 	Manifest *install.Manifest `json:"manifest"`
-	// ManifestSHA256 is the manifest's SHA-256, hexadecimal. The command line of each entry
+	// ManifestSHA256 is the manifest's SHA-256 in hexadecimal. The command line of each entry
 	// contains it.
 	ManifestSHA256 string  `json:"manifest-sha256"`
 	Entries        []Entry `json:"entries"`
 	// Signed reports whether every program that firmware starts has a signature.
 	Signed bool `json:"signed"`
-	// Enrols maps each Secure Boot variable to the certificates that firmware in setup mode enrols:
-	// their subjects and SHA-256.
+	// Enrols maps each Secure Boot variable to the certificates that firmware in setup mode enrols
+	// in it. Each certificate is described by its subject and its SHA-256.
 	Enrols map[secureboot.Variable][]string `json:"enrols,omitempty"`
 	// Network contains the network settings, one string per line, with passwords masked.
 	// NetworkMistake is an error in these settings, or empty. An installer whose settings have an
@@ -51,8 +51,8 @@ type Entry struct {
 
 // Inspect reads and checks an image file. Each part must match its hash in the manifest. The
 // command line of each entry must contain this manifest's hash, and the mode (installing or wiping)
-// that fits the manifest. If `cert` names a certificate's file, Inspect also checks that this
-// certificate signed every program that firmware starts, from the image and from the installed
+// that fits the manifest. If `cert` is the name of a certificate file, Inspect also checks that
+// this certificate signed every program that firmware starts, from the image and from the installed
 // disk.
 func Inspect(name, cert string) (*Contents, error) {
 	d, err := diskfs.Open(name, diskfs.WithOpenMode(diskfs.ReadOnly))
@@ -207,8 +207,8 @@ func keyFiles(esp fs.FS) (names []string, err error) {
 }
 
 // The function `signatures` reports whether every program that firmware starts from an EFI system
-// partition has a signature. If `cert` names a certificate's file, a program that this certificate
-// did not sign is an error.
+// partition has a signature. If `cert` is the name of a certificate file, a program that this
+// certificate did not sign is an error.
 func signatures(esp fs.FS, cert string) (signed bool, err error) {
 	const manager, systems = "EFI/BOOT/BOOTX64.EFI", "EFI/Linux"
 	files, err := fs.ReadDir(esp, systems)

@@ -12,8 +12,8 @@ import (
 	"gangway/internal/race"
 )
 
-// The function `owner` makes an owner's Secure Boot keys, and sets up `p` to sign programs with the
-// db key.
+// The function `owner` makes a set of Secure Boot keys for an owner, and makes `p` sign programs
+// with the db key of this set.
 func owner(t testing.TB, p *Parts) *secureboot.Set {
 	t.Helper()
 	dir := t.TempDir()

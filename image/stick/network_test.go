@@ -62,9 +62,9 @@ func TestInspectMasksTheProxysPassword(t *testing.T) {
 	}
 }
 
-// The installer writes the network settings at the offset that networkPlace returns. There, the
-// installed system's partition has one file with exactly this content, so the installer overwrites
-// nothing else.
+// The installer writes the network settings at the offset that networkPlace returns. After this
+// write, the installed system's EFI system partition has exactly these settings in its file for
+// them.
 func TestSettingsPlaceIsAFileOfTheInstalledSystem(t *testing.T) {
 	t.Parallel()
 	tok := token(t)

@@ -28,8 +28,8 @@ type Parts struct {
 	// Signer signs the programs that firmware starts, for Secure Boot. If it is nil, they have no
 	// signature.
 	Signer *authenticode.Signer
-	// RevisionKeys are the owner's keys that every system of these parts pins. Nil: the systems
-	// install revisions without a signature.
+	// RevisionKeys are the owner's keys that every system built from these parts pins. If it is
+	// nil, the systems also install revisions without a signature.
 	RevisionKeys *sig.Keys
 	// Owner, if it is not nil, approves the installed system: TPMs then release the keys of
 	// encrypted disks only to systems that this key approved.
@@ -40,8 +40,8 @@ type Parts struct {
 	cache *packedCache // shared by copies of the same Parts; if nil, nothing is cached
 }
 
-// packedCache contains compressed initial file systems by the hash of their files. Compressing all
-// modules takes about 10 s, and tests build many images of the same parts.
+// packedCache maps the hash of the files of an initial file system to the compressed file system.
+// Compressing all modules takes about 10 s, and tests build many images of the same parts.
 type packedCache struct {
 	mu     sync.Mutex // also held during compression, so the same files are not compressed twice
 	packed map[[sha256.Size]byte][]byte
@@ -88,8 +88,8 @@ func (p *Parts) signed(efi []byte, err error) ([]byte, error) {
 // BootDir is the folder in which Debian's package systemd-boot-efi installs its EFI programs.
 const BootDir = "/usr/lib/systemd/boot/efi"
 
-// partFile is the path of a file from which images are built, and what to do if the file is
-// missing.
+// partFile has the path of a file from which images are built, and a hint for a person if this file
+// is missing.
 type partFile struct{ path, hint string }
 
 // partFiles returns the files of the parts, in the order kernel, busybox, stub, boot manager, init,
@@ -99,7 +99,7 @@ func partFiles(kernel, boot, programs string) [6]partFile {
 		boot = BootDir
 	}
 	return [6]partFile{
-		{filepath.Join(kernel, "vmlinuz"), "a kernel's folder has vmlinuz and modules/; make it with `gangway image fetch`"},
+		{filepath.Join(kernel, "vmlinuz"), "a kernel folder has vmlinuz and modules/; make one with `gangway image fetch`"},
 		{filepath.Join(kernel, "busybox"), "copy a static busybox to this path, or run `gangway image fetch`"},
 		{filepath.Join(boot, "linuxx64.efi.stub"), "apt-get install systemd-boot-efi"},
 		{filepath.Join(boot, "systemd-bootx64.efi"), "apt-get install systemd-boot-efi"},

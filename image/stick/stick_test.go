@@ -426,8 +426,8 @@ func TestPinnedRevisionKeys(t *testing.T) {
 	}
 }
 
-// A test copies Parts, whose initial file system is already in the cache, and changes the copy. A
-// build from the changed copy must not use that cached initial file system.
+// Copies of Parts share the cache. A build from a copy whose files were changed must not use the
+// initial file system that the cache has for the original.
 func TestChangedPartsAreNotTakenFromTheCache(t *testing.T) {
 	t.Parallel()
 	original := parts(t)

@@ -207,8 +207,8 @@ func (b *bootBench) measure(maker *fleet.Maker, n int) error {
 	return b.check()
 }
 
-// boot onboards the devices, and sends two boots of each one. The first boot has the oldest
-// firmware of the model, and is the reference.
+// boot onboards the devices, and sends two boot measurements from each of them. The first one has
+// the oldest firmware of the device's model, and becomes the reference.
 func (b *bootBench) boot(maker *fleet.Maker, n int) error {
 	client, err := fleet.NewHub(b.hub.token)
 	if err != nil {
@@ -259,7 +259,8 @@ func (b *bootBench) bootOne(client *fleet.Hub, i int) error {
 	return nil
 }
 
-// bootOf returns the event log of a boot. PCR 1 has settings that differ on each machine.
+// bootOf returns the event log of a boot of device i. Its PCR 1 has settings that differ on each
+// machine.
 func bootOf(i, version int, outlier bool) eventlog.Log {
 	l := eventlog.Boot(true, "linux 1", "quiet")
 	l[0].Data = eventlog.UTF16(fmt.Sprintf("1.%d", version))
@@ -302,8 +303,8 @@ func onDevice(ctx context.Context, c *fleet.Conn, method, path string, in, out a
 	return json.Unmarshal(a.Body, out)
 }
 
-// The method `decide` makes a decision about each cohort, that is, the devices with the same new
-// firmware. It requests the preview of the decision, and then accepts the cohort.
+// The method `decide` requests a preview of the decision about each cohort (the devices with the
+// same new firmware), and then accepts each cohort.
 func (b *bootBench) decide(cohorts []api.CohortView) error {
 	if want := bootModels * (bootVersions - 1); len(cohorts) != want {
 		return fmt.Errorf("the list has %d cohorts of changed devices, want %d", len(cohorts), want)
@@ -366,7 +367,7 @@ func (b *bootBench) time(what string, times int, f func(i int) error) error {
 }
 
 func (b *Boots) print(w io.Writer) (slow []string) {
-	fmt.Fprintf(w, "\nboots of %d emulated devices of %d models with %d firmware versions and one outlier, which is the first in the list (two boots of each device took %.0f s)\n", b.Devices, b.Models, b.Firmware, b.Measured)
+	fmt.Fprintf(w, "\nboots of %d emulated devices of %d models with %d firmware versions and one outlier, which is the first in the list of cohorts (two boots of each device took %.0f s)\n", b.Devices, b.Models, b.Firmware, b.Measured)
 	fmt.Fprintln(w, "answer\ttimes\tp50 ms\tp99 ms\tslowest ms\tCPU ms")
 	for _, a := range b.Answers {
 		mark := ""

@@ -22,13 +22,13 @@ import (
 	_ "modernc.org/sqlite" // the driver that reads dbstat
 )
 
-// Bytes is how much a database grows for each device that onboards, with its evidence.
+// Bytes says how much a database grows for each device that onboards, with its evidence.
 type Bytes struct {
 	Engine  string  `json:"engine"`
 	EK      string  `json:"ek"`
 	Devices int     `json:"devices"`
 	Total   float64 `json:"bytes_per_device"`
-	// Parts has the growth of each table and each index, in bytes for each device.
+	// Parts has the growth of each table and each index, in bytes per device.
 	Parts map[string]float64 `json:"parts"`
 }
 

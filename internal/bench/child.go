@@ -31,8 +31,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// child is a process of this program with one server: a whole hub, or a server that does only TLS
-// handshakes.
+// child is another process of this program, which runs one server: a whole hub, or a server that
+// does only TLS handshakes.
 type child struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
@@ -74,15 +74,15 @@ func startChild(as, dir string, more ...string) (*child, error) {
 // cpu returns the CPU time that the process has used.
 func (c *child) cpu() (time.Duration, error) {
 	var t unix.Timespec
-	// CPUCLOCK_SCHED of the process; see clock_getcpuclockid(3).
+	// The number of the process's CPU clock (CPUCLOCK_SCHED); see clock_getcpuclockid(3).
 	if err := unix.ClockGettime(int32(^c.cmd.Process.Pid<<3|2), &t); err != nil {
 		return 0, err
 	}
 	return time.Duration(t.Nano()), nil
 }
 
-// The method `spent` runs the function `f` and returns the CPU time that the process used in this
-// run.
+// The method `spent` runs the function `f` and returns the CPU time that the process uses in the
+// meantime.
 func (c *child) spent(f func() error) (time.Duration, error) {
 	before, err := c.cpu()
 	if err != nil {
@@ -127,13 +127,14 @@ func (c *child) kill() {
 	c.cmd.Wait()
 }
 
-// serveFrees frees memory when the parent process asks for it.
+// serveFrees frees this process's memory each time the parent process asks for it with a line on
+// the standard input.
 func serveFrees() {
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
-		// Each garbage collection halves the stacks of idle goroutines. A hub collects its
-		// garbage at least every two minutes. So after four collections, this process has the
-		// memory that a hub has after some minutes.
+		// Each garbage collection halves the stacks of idle goroutines. A hub collects its garbage
+		// at least every two minutes. So after four collections, this process uses about as much
+		// memory as a hub does after some idle minutes.
 		for range 4 {
 			runtime.GC()
 		}

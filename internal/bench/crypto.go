@@ -18,8 +18,8 @@ import (
 	"gangway/tcg"
 )
 
-// unavoidable contains the inputs of the cryptography that every hub must compute for one request.
-// All other work is done before the measurement: the keys are parsed, the digests computed, and the
+// unavoidable contains the inputs of the cryptography that any hub must do for one request. All
+// other work is done before the measurement: the keys are parsed, the digests computed, and the
 // signatures encoded.
 type unavoidable struct {
 	leafDigest  [32]byte
@@ -124,10 +124,10 @@ func prepare(request []byte) (*unavoidable, error) {
 	return u, nil
 }
 
-// sum measures the unavoidable cryptography of all requests. It works in the same order as the hub:
-// for each request, it does all operations with the request's own keys, and it handles several
-// requests at the same time. Repeating one operation with one key would be up to a third faster,
-// because of warm caches, but no hub can work in that order.
+// sum measures the unavoidable cryptography of all requests. It does the work as the hub does: for
+// each request all operations in order, with the request's own keys, and several requests at the
+// same time. Repeating one operation with one key would be up to a third faster, because the caches
+// would be warm, but no hub can work in that order.
 func sum(ops []operation, requests [][]byte) (float64, error) {
 	us, err := prepareAll(requests)
 	if err != nil {

@@ -13,10 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Durable is the rate of enrolments with one database engine, in wall time. Each enrolment is in
-// the database, and flushed to disk, before its reply. The rate is compared with the rate at which
-// the same cores can do only the unavoidable cryptography of an enrolment. All values are medians
-// of the rounds.
+// Durable is the rate of enrolments with one database engine, in wall time. The hub replies to an
+// enrolment only after it is in the database and flushed to disk. The rate is compared with the
+// rate at which the same cores can do only the unavoidable cryptography of an enrolment. All values
+// are medians of the rounds.
 type Durable struct {
 	EK     string `json:"ek"`
 	Engine string `json:"engine"`
@@ -25,7 +25,7 @@ type Durable struct {
 	Crypto     float64 `json:"crypto_per_second"`
 	Enrolments float64 `json:"enrolments_per_second"`
 	Share      float64 `json:"share"`
-	// OpsPerCommit is the number of enrolments that shared a commit.
+	// OpsPerCommit is the mean number of enrolments that shared a commit.
 	OpsPerCommit float64 `json:"ops_per_commit"`
 }
 
@@ -94,8 +94,8 @@ func openPostgres(maker *fleet.Maker, own *pgtest.Server) (*testHub, error) {
 	return openHubOn(maker, dir, s, func() float64 { return float64(s.Stats().Ops) / float64(s.Stats().Commits) })
 }
 
-// durable measures, in turns, only the unavoidable cryptography of `n` enrolments and the `n`
-// enrolments themselves.
+// durable alternates between two measurements: the unavoidable cryptography of `n` enrolments
+// alone, and the `n` enrolments themselves.
 func durable(maker *fleet.Maker, h *testHub, ek string, n int) (*Durable, error) {
 	fmt.Fprintf(os.Stderr, "making %d emulated devices for durable enrolments ...\n", n*rounds)
 	l, err := makeLoad(maker, ek, n*rounds+1, h.token)

@@ -39,8 +39,8 @@ type FleetResult struct {
 	Made    float64 `json:"seconds_to_make"`
 	Indexed float64 `json:"seconds_to_index"`
 	Engine  string  `json:"engine"`
-	// Bytes is the size of the database divided by the number of devices. The database has no
-	// evidence of the devices.
+	// Bytes is the size of the database divided by the number of devices. The database does not
+	// contain the devices' evidence.
 	Bytes    float64         `json:"bytes_per_device"`
 	Question []FleetQuestion `json:"questions"`
 	// Enrolment is set with -enrol.
@@ -60,8 +60,8 @@ type FleetQuestion struct {
 	Rows       int     `json:"rows"` // rows in the last result
 }
 
-// benchFleets measures the fleets whose sizes are in `list`: numbers separated by commas.
-// `database` is the URL of an empty PostgreSQL database, or startServer, or "" for SQLite.
+// benchFleets measures the queries about fleets of the sizes in `list`, which are separated by
+// commas. `database` is the URL of an empty PostgreSQL database, or startServer, or "" for SQLite.
 // If `enrolments` is not 0, benchFleets also makes this number of enrolments into each fleet and
 // into an empty database, and compares their costs.
 func benchFleets(out, list, database string, rounds, enrolments int) error {
@@ -85,8 +85,8 @@ func benchFleets(out, list, database string, rounds, enrolments int) error {
 }
 
 // startProfile starts a CPU profile in the file of -cpuprofile, with `what` appended to its name.
-// The function `stop` ends the profile; it may be called again. Without -cpuprofile, startProfile
-// and `stop` do nothing.
+// The function `stop` ends the profile; it may be called more than once. Without -cpuprofile,
+// startProfile and `stop` do nothing.
 func startProfile(what string) (stop func(), err error) {
 	if *profile == "" {
 		return func() {}, nil
@@ -246,7 +246,8 @@ func fillFile(ctx context.Context, path string, n int) error {
 	return sqlitetest.FillFleet(ctx, path, fleetOwner, n)
 }
 
-// onboarding is not a query: it adds a device to the fleet, in two durable transactions.
+// onboarding returns a question that is not a query: it adds a device to the fleet, in two durable
+// transactions.
 func onboarding(s *sqlstore.Store, token store.JoinToken) question {
 	run := rand.Text()
 	return question{onboardQuestion, func(ctx context.Context, round int) (int, error) {
@@ -262,8 +263,9 @@ func onboarding(s *sqlstore.Store, token store.JoinToken) question {
 // onboardQuestion waits twice for the disk, so its time has no bound.
 const onboardQuestion = "onboard a device, without cryptography"
 
-// question is a query of a store. `round` is the number of the call: calls with different numbers
-// query different devices. `ask` returns the number of rows in the result.
+// question is a query of a store, with its name. The function `ask` makes the query and returns the
+// number of rows in the result. `round` is the number of the call, and calls with different numbers
+// query different devices.
 type question struct {
 	what string
 	ask  func(ctx context.Context, round int) (int, error)

@@ -44,8 +44,8 @@ func (e *engines) stop() {
 
 func (e *engines) postgres() bool { return e.url != "" || e.server != nil }
 
-// The method `made` returns the address of an empty database. If e.server is not nil, the method
-// makes this database with the name `name`. Otherwise the database is the one at e.url.
+// The method `made` returns the URL of an empty database: either the database that `url` names or,
+// on `server`, a new database with the name `name`.
 func (e *engines) made(ctx context.Context, name string) (string, error) {
 	if e.server == nil {
 		return e.url, nil

@@ -59,7 +59,8 @@ func (f *testFleet) compareWithEmpty(ctx context.Context, n int, engines *engine
 		return nil, err
 	}
 	defer empty.close()
-	// If other programs use the machine, an enrolment may wait for a long time.
+	// Allow for other programs that use the machine: because of them, an enrolment may wait for a
+	// long time.
 	r, err := compareEnrolments(store.WithWriteTimeout(ctx, time.Minute), empty, f, max(n/enrolRounds, 1))
 	return &r, err
 }

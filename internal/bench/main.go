@@ -4,12 +4,12 @@
 //
 //	go run ./internal/bench [-o FILE] [-n N]
 //
-// With -fleet, it measures the queries of the web pages and the API about large fleets. With
-// -boots, it measures only the requests about the boots of a fleet. With -bytes, it measures only
-// how much a database grows for each device.
+// With -fleet, it instead measures the queries that the web pages and the API make about large
+// fleets. With -boots, it measures only how fast the hub answers requests about the boots of a
+// fleet. With -bytes, it measures only how much a database grows for each device.
 //
-// The devices are emulated (package fleet). Their maker's CA is made by this program, and the hub
-// trusts it. Times are CPU times of the process (user and system, getrusage), because other
+// The devices are emulated (package fleet). This program makes the CA of their maker, and the hub
+// trusts this CA. Times are CPU times of the process (user and system, getrusage), because other
 // programs on the machine change the wall time. Rates use wall time, with durable commits.
 package main
 
@@ -35,8 +35,8 @@ import (
 	"gangway/wire"
 )
 
-// Result is the content of build/bench.json. If the field's name does not state another unit, times
-// are microseconds of CPU per enrolment.
+// Result is the content of build/bench.json. Times are microseconds of CPU time per enrolment,
+// unless the field's name states another unit.
 type Result struct {
 	Machine struct {
 		CPUs int    `json:"cpus"`
@@ -93,16 +93,16 @@ func main() {
 	fleetDir = flag.String("fleet-dir", "", "keep the databases of -fleet in this folder, and use the databases that an earlier run left there")
 	fleets := flag.String("fleet", "", "instead of enrolments, measure the queries about fleets with these numbers of devices, e.g. 1000,1000000")
 	questions := flag.String("question", "", "with -fleet: measure only the queries whose names match this regular expression")
-	database := flag.String("database", "", "with -fleet: measure in this empty PostgreSQL database instead of SQLite (the URL of a superuser; \"start\": bench starts a PostgreSQL server)")
-	enrolments := flag.Int("enrol", 0, "with -fleet: also measure this number of enrolments into each fleet, and compare their time with that of enrolments into an empty database")
-	serve := flag.String("serve", "", "run a hub with this data folder (only for bench itself, which starts the process and measures it)")
-	shakes := flag.String("handshakes", "", "run a server that only does the TLS handshakes of the hub with this data folder (only for bench itself)")
+	database := flag.String("database", "", "with -fleet: make the fleets in the empty PostgreSQL database with this URL, as a superuser, instead of in SQLite; \"start\" means in a PostgreSQL server that bench starts")
+	enrolments := flag.Int("enrol", 0, "with -fleet: also compare this number of enrolments into each fleet with enrolments into an empty database")
+	serve := flag.String("serve", "", "run a hub in this folder (only for bench itself, which measures this process)")
+	shakes := flag.String("handshakes", "", "run a server that does only the TLS handshakes of the hub in this folder (only for bench itself)")
 	only := flag.Bool("server", false, "measure only the whole hub process")
 	polled = flag.Bool("polls", false, "with -server and -cpuprofile: profile Pantavisor's polls instead of enrolments")
-	booted := flag.Bool("boots", false, "measure only the requests about the boots of emulated devices; -boot-devices is the number of devices")
+	booted := flag.Bool("boots", false, "measure only how fast the hub answers requests about the boots of -boot-devices emulated devices")
 	booting := flag.Int("boot-devices", 1000, "number of emulated devices whose boots are measured")
 	durably := flag.Bool("durable", false, "measure only the rates of durable enrolments")
-	sized := flag.Bool("bytes", false, "measure only the bytes of -n devices in the database, by table and index")
+	sized := flag.Bool("bytes", false, "measure only how many bytes -n devices add to the database, by table and index")
 	flag.Parse()
 	memory.Use()
 	var err error
@@ -229,8 +229,8 @@ func cpu() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// The function `spent` runs the function `f` and returns the CPU time and the wall time of this
-// run.
+// The function `spent` runs the function `f` and returns the CPU time and the wall time that it
+// took.
 func spent(f func() error) (used, wall time.Duration, err error) {
 	runtime.GC()
 	c, w := cpu(), time.Now()
@@ -286,9 +286,9 @@ type load struct {
 	distinct int // the first devices, up to this number, are different machines
 }
 
-// makeLoad makes `n` devices with endorsement keys of the kind `ek`. Making RSA keys takes long, so
-// several devices share one RSA endorsement key: they are one machine with different IAK and IDevID
-// keys. Their requests cost the hub the same as requests of different machines.
+// makeLoad makes `n` devices with endorsement keys of the kind `ek`. Making RSA keys takes a long
+// time, so several devices share one RSA endorsement key: they are one machine with different IAK
+// and IDevID keys. Their requests cost the hub the same as requests of different machines.
 func makeLoad(maker *fleet.Maker, ek string, n int, tok *wire.TokenFile) (*load, error) {
 	l := &load{devices: make([]*fleet.Device, n), requests: make([][]byte, n)}
 	distinct := n
@@ -330,9 +330,9 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 		return nil, err
 	}
 	k := &Kind{EK: ek, Enrolments: n - 1}
-	// Keep only the devices that will activate; their requests are sent again later. All devices
-	// together have thousands of keys, and the measurement must not include the garbage collector's
-	// work for them. A hub does not have these keys.
+	// Keep only the devices that will be activated; their requests are sent again later. All
+	// devices together have thousands of keys, which a hub does not have, so the measurement must
+	// not include the garbage collector's work for these keys.
 	l.devices = slices.Clone(l.devices[:min(len(l.devices), activations, l.distinct)])
 	// Let the hub verify the maker's CAs now, so that the measurement does not include this work.
 	ctx := context.Background()

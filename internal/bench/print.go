@@ -63,7 +63,7 @@ func (s *Server) print(w io.Writer) {
 	fmt.Fprintf(w, "\nwhole hub process over TLS, two connections per enrolment, EK %s (medians of %d rounds; the load generator shares the machine)\n", s.EK, s.Rounds)
 	fmt.Fprintf(w, "raw handshake %.0f, raw mutual handshake %.0f, cryptography %.0f, enrolment %.0f microseconds; ratio %.2f; %.0f enrolments/s\n",
 		s.Handshake, s.MutualHandshake, s.Crypto, s.CPU, s.Ratio, s.PerSecond)
-	fmt.Fprintf(w, "poll of Pantavisor over a new connection: %.0f microseconds (as long as %.2f raw handshakes)\npoll on a kept connection: %.0f microseconds, of which HTTP takes %.0f and the answer %.0f (as long as %.2f raw handshakes)\n",
+	fmt.Fprintf(w, "poll of Pantavisor over a new connection: %.0f microseconds, the time of %.2f raw handshakes\npoll on an open connection: %.0f microseconds, of which HTTP takes %.0f, and the answer takes %.0f, the time of %.2f raw handshakes\n",
 		s.Poll, s.PollRatio, s.Request, s.HTTP, s.Answer, s.AnswerRatio)
 	fmt.Fprintf(w, "idle connection with a device's certificate: %.1f KiB of resident memory (measured with %d connections); the first request after the pause takes %.0f microseconds, and the second takes %.0f\n", s.IdleKiB, s.IdleOpen, s.Parked, s.Kept)
 }

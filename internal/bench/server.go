@@ -34,8 +34,8 @@ type Server struct {
 	Crypto          float64 `json:"crypto_sum"`
 	Ratio           float64 `json:"ratio"` // CPU / (Handshake + MutualHandshake + Crypto)
 	// Poll is one request of Pantavisor for new steps over a new connection without a client
-	// certificate. Request is the same request on a kept connection. HTTP is the simplest request
-	// on a kept connection. Answer is Request minus HTTP.
+	// certificate. Request is the same request on a connection that is already open. HTTP is the
+	// simplest request on such a connection. Answer is Request minus HTTP.
 	Poll        float64 `json:"poll"`
 	PollRatio   float64 `json:"poll_ratio"` // Poll / Handshake
 	Request     float64 `json:"poll_request"`
@@ -52,8 +52,8 @@ type Server struct {
 	Kept   float64 `json:"request_on_kept_connection"`
 }
 
-// rounds is the number of rounds. Each round measures everything once. The speed of a busy machine
-// changes, so medians of several rounds are more reliable.
+// rounds is the number of rounds, each of which measures everything once. The medians of several
+// rounds are more reliable, because the speed of a busy machine changes.
 const rounds = 5
 
 // idleConnections is the number of connections that are open while measureIdle measures their
@@ -217,7 +217,7 @@ func (m *server) shake(ctx context.Context, cert *tls.Certificate) error {
 }
 
 // dial connects to a process and completes the handshake; with TLS 1.3, the server may still refuse
-// the certificate.
+// the client's certificate afterwards.
 func dial(ctx context.Context, c *child, cert *tls.Certificate) (*tls.Conn, error) {
 	hub, err := fleet.NewHub(c.tok)
 	if err != nil {
@@ -243,8 +243,8 @@ func dial(ctx context.Context, c *child, cert *tls.Certificate) (*tls.Conn, erro
 	return t, nil
 }
 
-// makePollers onboards the devices that later poll. It runs before the measurement. Meanwhile the
-// hub verifies the maker's CAs, so the measurement does not include this verification.
+// makePollers onboards the devices that later poll. It runs before the measurement, so that the
+// measurement does not include the hub's verification of the maker's CAs.
 func (m *server) makePollers(ctx context.Context) error {
 	client, err := fleet.NewHub(m.hub.tok)
 	if err != nil {
@@ -316,7 +316,7 @@ func (m *server) measureIdle(ctx context.Context) error {
 }
 
 // wakened is the number of idle connections whose next requests are measured. It is so small that
-// the hub does not park them again meanwhile.
+// the hub has no time to park the connections again between two requests.
 const wakened = 200
 
 func showSelf(ctx context.Context, c *fleet.Conn) error {
@@ -424,7 +424,7 @@ func ask(c *tls.Conn, request []byte) error {
 	return checkAnswer(answer[:n])
 }
 
-// checkAnswer checks that an answer has the status 200 and a whole body in JSON.
+// checkAnswer checks that an answer has the status 200 and a complete JSON body.
 func checkAnswer(answer []byte) error {
 	body := bytes.TrimSpace(answer)
 	if !bytes.HasPrefix(body, []byte("HTTP/1.1 200")) || !bytes.HasSuffix(body, []byte("]")) && !bytes.HasSuffix(body, []byte("}")) {

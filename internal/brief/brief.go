@@ -26,9 +26,9 @@ var (
 	numbers = regexp.MustCompile(fmt.Sprintf(`\[(\d+ ){%d,}\d+\]`, mostNumbers+4))
 )
 
-// Of returns a value as %+v prints it, but byte slices as text. It shortens long words and byte
-// slices, escapes control characters, removes newlines at the end, and shortens the result to Most
-// bytes. If it shortens the result, it adds the original length.
+// Of formats a value as %+v does, except that byte slices become text. It shortens long words and
+// byte slices, escapes control characters, removes newlines at the end, and shortens the result to
+// Most bytes. If it shortens the result, it adds the original length.
 func Of(v any) string {
 	var text string
 	switch v := v.(type) {

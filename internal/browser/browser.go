@@ -79,8 +79,8 @@ func Stop() {
 
 // headlessShell is Chromium's engine without the windows and menus of the browser, in Debian's
 // package chromium-headless-shell. It opens a page with a third of the CPU time that the browser
-// needs. The program with this name in PATH is not used here: it is a shell script. If the script
-// is killed, the Chromium that it has started continues to run.
+// needs. The program with this name in PATH is a shell script. It is not used here because killing
+// the script would not end the Chromium that it has started.
 const headlessShell = "/usr/lib/chromium/chromium-headless-shell"
 
 // Path returns the path of the Chromium for tests. If the headless shell is not installed, Path
@@ -382,7 +382,7 @@ func (tab *Tab) CheckFocus(what string) {
 }
 
 // Shot saves a picture of the screen as NAME-SIZE-SCHEME.png in the folder that GANGWAY_SCREENSHOTS
-// names. If the page is higher than the screen, Shot also saves NAME-SIZE-SCHEME-whole.png, which
+// names. If the page is taller than the screen, Shot also saves NAME-SIZE-SCHEME-whole.png, which
 // shows the whole page. It does nothing if this variable is not set.
 func (tab *Tab) Shot(name string) {
 	tab.t.Helper()

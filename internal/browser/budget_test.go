@@ -23,7 +23,7 @@ import (
 	"gangway/internal/race"
 )
 
-// Upper bounds for the first load of every page. If a page has a list, the list is full.
+// Upper bounds for the first load of every page, measured with full lists.
 const (
 	maxStatements = 120 // a list of 50 rows reads two records for each row
 	maxRows       = 400
@@ -65,8 +65,8 @@ func hubWithFleet(t testing.TB, devices int) *hubtest.Hub {
 	return h
 }
 
-// Every page stays within its budget of statements, rows and bytes, and costs the same in a fleet
-// that is fifty times as large.
+// Every page stays within its budget of SQL statements, rows and bytes, and costs about the same in
+// a fleet that is fifty times as large.
 func TestPagesStayWithinTheirBudget(t *testing.T) {
 	race.Skip(t)
 	if testing.Short() {
@@ -90,8 +90,8 @@ func TestPagesStayWithinTheirBudget(t *testing.T) {
 		if large.statements == 0 || large.statements > statements || large.rows > rows || large.bytes > maxTransfer || large.files > maxFiles {
 			t.Errorf("%s: %+v is over the budget", name, large)
 		}
-		// In a larger fleet, a field such as the firmware version has more values, so the page has
-		// more counters. The list of devices names more join tokens.
+		// In a larger fleet, fields such as the firmware version have more different values, so a
+		// page has more counters, and the list of devices names more join tokens.
 		if large.statements > small.statements+30 || large.rows > small.rows+200 {
 			t.Errorf("%s: %+v with 5000 devices, %+v with 100", name, large, small)
 		}

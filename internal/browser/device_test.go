@@ -122,7 +122,7 @@ func (p *devicePages) send(method, path string, body any) {
 	}
 }
 
-// addApproved onboards a device without an EK certificate, which ada approves.
+// addApproved onboards a device that has no EK certificate and that ada approves.
 func (p *devicePages) addApproved(maker *fleet.Maker) {
 	p.t.Helper()
 	ctx, tok := p.t.Context(), p.Token(p.t, p.Owner, nil)

@@ -129,8 +129,8 @@ func loopback(t testing.TB) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// skipShort skips a test if the tests are short. Short tests open no browser, because Chromium
-// needs more time than all other short tests of the hub's pages.
+// skipShort skips a test in short mode, because Chromium needs more time than all other short tests
+// of the hub's pages together.
 func skipShort(t testing.TB) {
 	t.Helper()
 	if testing.Short() {
@@ -299,8 +299,8 @@ func see(t *testing.T, h *hubWithDevices, cookie string, p page, o browser.Optio
 	tab.CheckFocus(p.name)
 }
 
-// TestPageInBrowser makes the checks of TestPages for one page, so that short runs cover the checks
-// too.
+// TestPageInBrowser makes the checks of TestPages for one page. Unlike TestPages, it also runs
+// under the race detector.
 func TestPageInBrowser(t *testing.T) {
 	h := newHub(t, 1)
 	see(t, h, h.cookie, pages[1], browser.Options{Size: browser.Phone})

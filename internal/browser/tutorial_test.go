@@ -170,7 +170,7 @@ func (w *tutorial) pictures(name, path string) {
 }
 
 // The tutorial's animated picture begins with the first command. At the end of the animation, the
-// last prompt is on the screen, and the first command is above the screen.
+// last prompt is on the screen, and the first command has scrolled off the top.
 func TestTutorialTerminalMovesInBrowser(t *testing.T) {
 	file := value(filepath.Abs("../../docs/tutorial/terminal.svg"))(t)
 	tab := browser.Open(t, "file://"+file, "", browser.Options{})

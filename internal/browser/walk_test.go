@@ -71,7 +71,7 @@ func (n *newcomer) followsIn(part, text string) {
 	n.Click(n.find("a, button", text, part))
 }
 
-// The method `presses` clicks a button or an HTML element summary that does not open another page.
+// The method `presses` clicks a button or a summary element that does not open another page.
 func (n *newcomer) presses(text string) {
 	n.t.Helper()
 	n.Press(n.find("button, summary", text, ""))

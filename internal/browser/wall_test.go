@@ -80,9 +80,9 @@ func (w *way) cut() {
 	w.conns = nil
 }
 
-// The page for a screen on a wall works without a person. It displays new devices without a reload,
-// and always has the same number of rows. If the connection is lost, the page says so and connects
-// again by itself. If the session has ended, the page says so.
+// The page for a screen on a wall needs no person. It displays new devices without a reload, and
+// always has the same number of rows. If it loses the connection, it says so and connects again by
+// itself. If its session has ended, it says so.
 func TestWallInBrowser(t *testing.T) {
 	h := newHub(t, 10) // so many devices fill the screen
 	way := newWay(t, strings.TrimPrefix(h.URL, "https://"))
@@ -116,8 +116,8 @@ func TestWallInBrowser(t *testing.T) {
 	way.open()
 	tab.Until(`document.getElementById("wall-state").textContent === "" && document.querySelector("#arrivals li").textContent.includes("Missed")`)
 
-	// End the session of the page for the wall. At its next request, the page displays that its
-	// session has ended, and does not open another page.
+	// End the session of the page for the wall. At its next request, the page says that its session
+	// has ended, and does not open another page.
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, h.URL+"/auth/logout", nil)
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,6 @@
 // Package carry appends files to a program, so that every copy of the program contains the files.
-// The files are in a ZIP archive after the program's own bytes. An ELF loader ignores the archive.
-// A trailer after the archive says where the archive begins.
+// The files are in a ZIP archive after the program's own bytes, where an ELF loader ignores it. A
+// trailer after the archive says where the archive begins.
 package carry
 
 import (
@@ -23,7 +23,7 @@ const magic = "\x00gangway carries\x00"
 
 const trailerSize = int64(8 + len(magic))
 
-// archive returns the offset and the length of the archive in a program of the size `size`. `ok` is
+// archive returns the offset and the length of the archive in a program of `size` bytes. `ok` is
 // false if the program has no archive.
 func archive(f io.ReaderAt, size int64) (start, length int64, ok bool, err error) {
 	if size < trailerSize {
@@ -82,8 +82,8 @@ type Files struct {
 // Close closes the program's file.
 func (f *Files) Close() error { return f.program.Close() }
 
-// Add appends these files, with their base names, to a program. The files replace files that an
-// earlier call appended. The same program and files give the same bytes. The program may be
+// Add appends these files, with their base names, to a program. They replace any files that an
+// earlier call appended. The same program and files always give the same bytes. The program may be
 // running.
 func Add(program string, files ...string) error {
 	b, err := os.ReadFile(program)

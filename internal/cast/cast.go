@@ -24,7 +24,7 @@ type Header struct {
 	Title   string `json:"title,omitempty"`
 }
 
-// Event is one output of the recorded program.
+// Event is one piece of output of the recorded program.
 type Event struct {
 	At   time.Duration // time since the beginning of the recording
 	Text string        // lines end with CR LF, as a terminal receives them

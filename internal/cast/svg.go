@@ -22,7 +22,7 @@ type line struct {
 	text []rune
 }
 
-// rows returns the lines of the recording, each at most as long as the terminal is wide.
+// rows returns the lines of the recording, wrapped at the width of the terminal.
 func (r *Recording) rows() []line {
 	var all []line
 	var now line
@@ -46,7 +46,7 @@ func (r *Recording) rows() []line {
 	return append(all, now)
 }
 
-// WriteSVG writes the recording as an animated picture. Each line appears complete at the time of
+// WriteSVG writes the recording as an animated picture. Each line appears as a whole at the time of
 // its first character. The picture displays the last lines that fit into the terminal. A viewer
 // without animation displays the first lines. `pause` is the longest time between two lines.
 func (r *Recording) WriteSVG(w io.Writer, pause time.Duration) error {

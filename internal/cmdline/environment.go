@@ -78,9 +78,9 @@ func environmentHelp(c *cobra.Command) string {
 	return "Each flag can also be set with an environment variable, such as " + example + ".\nA flag on the command line overrides its variable."
 }
 
-// FromEnvironment sets flags of the command `c` from their environment variables. It does not
-// change a flag that is on the command line. It ignores an empty variable. If a flag's value is a
-// list, each line of the variable is one element.
+// FromEnvironment sets flags of the command `c` from their environment variables. It ignores empty
+// variables, and does not change a flag that is on the command line. If a flag's value is a list,
+// each line of the variable is one element.
 func FromEnvironment(c *cobra.Command) error {
 	var failed error
 	c.Flags().VisitAll(func(f *pflag.Flag) {

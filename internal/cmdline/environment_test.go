@@ -55,7 +55,7 @@ func TestFlagsFromTheEnvironment(t *testing.T) {
 		{map[string]string{"BOAT_HOME_PORT": "rome"}, "row --home-port bari", "bari/oo"},
 		{map[string]string{"BOAT_CREW": "ann, bo\ncy"}, "row", "oslo/oo/ann, bo/cy"},
 		{map[string]string{"BOAT_PORTS": "a,b"}, "row", "oslo/oo/a/b"},
-		// An environment variable cannot confirm a question instead of a person.
+		// An environment variable cannot answer a confirmation question in place of a person.
 		{map[string]string{"BOAT_YES": "true"}, "row", "oslo/oo"},
 		{map[string]string{"BOAT_HELP": "true"}, "row", "oslo/oo"},
 	} {

@@ -1,14 +1,14 @@
 // Command compare measures how much CPU time Gangway, SPIRE and step-ca need to give a device its
 // first certificate. The programs run one after another as whole processes on the same machine, and
-// the measurement repeats in rounds. The program prints medians.
+// the measurement repeats in rounds. compare prints the medians of the rounds.
 //
 //	make compare
 //
 // The programs check different evidence about a device. They also differ in whether they send an
 // answer before its data is on the disk. The printed table lists these differences. SPIRE and
-// step-ca are public programs at exact versions. Each has its own go.mod, in the folders spire and
-// stepca, so that this program builds each with the dependencies of its release. It talks to them
-// only through their public protocols.
+// step-ca are built from their public source code, at exact versions. Each has its own go.mod, in
+// the folders spire and stepca, so that this program builds each with the dependencies of its
+// release. It talks to them only through their public protocols.
 package main
 
 import (
@@ -92,9 +92,9 @@ type Figures struct {
 
 func main() {
 	out := flag.String("o", "", "write the result as JSON to this file")
-	bin := flag.String("bin", "", "folder for the programs; builds the missing programs, and always builds gangway")
+	bin := flag.String("bin", "", "folder for the programs; compare builds the programs that are missing, and always builds gangway")
 	rounds := flag.Int("rounds", 5, "number of rounds")
-	n := flag.Int("n", 200, "number of identities of each program in a round")
+	n := flag.Int("n", 200, "number of identities that each program issues in a round")
 	only := flag.String("peers", "gangway,spire,step-ca", "programs to measure")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -295,9 +295,10 @@ func (r *Result) print() {
 	}
 }
 
-// material has a maker of TPMs, and TPMs with RSA keys. Making an RSA key takes long, so the
-// devices of SPIRE and step-ca share TPMs. This does not change the work of the two programs: SPIRE
-// distinguishes devices by their DevID keys, and step-ca by their ACME accounts.
+// material is what the emulated devices share: a TPM maker, and TPMs with RSA keys. Making an RSA
+// key takes a long time, so several devices of SPIRE and step-ca have the same TPM. This does not
+// change the work of the two programs, because SPIRE distinguishes devices by their DevID keys, and
+// step-ca by their ACME accounts.
 type material struct {
 	maker *fleet.Maker
 	tpms  []*tpm

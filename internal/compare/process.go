@@ -49,7 +49,7 @@ func startProcess(dir, addr, program string, args ...string) (*process, error) {
 // cpu returns the CPU time that the process has used.
 func (p *process) cpu() (time.Duration, error) {
 	var t unix.Timespec
-	// CPUCLOCK_SCHED of the process; see clock_getcpuclockid(3).
+	// The number of the process's CPU clock (CPUCLOCK_SCHED); see clock_getcpuclockid(3).
 	if err := unix.ClockGettime(int32(^p.cmd.Process.Pid<<3|2), &t); err != nil {
 		return 0, err
 	}

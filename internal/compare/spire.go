@@ -162,8 +162,8 @@ func (s *spire) identity(ctx context.Context, i int, call bool) error {
 	return err
 }
 
-// The messages of the attestor tpm_devid. They are JSON, which the messages of SPIRE's attestation
-// protocol contain as bytes.
+// The messages of the attestor tpm_devid. They are encoded as JSON, and SPIRE's attestation
+// protocol carries them as bytes.
 type (
 	devidRequest struct {
 		DevIDCert                              [][]byte

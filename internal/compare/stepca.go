@@ -71,7 +71,8 @@ func startStepCA(dir, bin string, m *material) (peer, error) {
 		"db": map[string]string{"type": "badgerv2", "dataSource": path("db")},
 		"authority": map[string]any{"provisioners": []any{map[string]any{
 			"type": "ACME", "name": "devices", "challenges": []string{"device-attest-01"}, "attestationFormats": []string{"tpm"},
-			// Go accepts an intermediate CA as a root.
+			// The maker's intermediate CA is enough here, because Go accepts an intermediate CA as
+			// a root.
 			"attestationRoots": certPEM(m.maker.Intermediate.Raw),
 		}}},
 	})

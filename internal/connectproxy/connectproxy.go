@@ -1,5 +1,5 @@
-// Package connectproxy is an HTTP proxy for tests. It accepts the method CONNECT. It can also make
-// the mistakes that real proxies make. New starts it, and it stops when the test ends.
+// Package connectproxy has an HTTP proxy for tests. The proxy supports the method CONNECT, and can
+// imitate the mistakes that real proxies make. New starts a proxy, which stops when the test ends.
 package connectproxy
 
 import (

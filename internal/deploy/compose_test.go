@@ -210,8 +210,8 @@ func (s *stack) containerOf(name string) spec {
 	return c
 }
 
-// volume returns the folder of a named volume. An engine gives a new volume the owner and the mode
-// of the image's folder at the mount point.
+// volume returns the folder of a named volume. If the volume is new, it gets the owner and the mode
+// of the image's folder at the mount point (`like`), as an engine does it.
 func (s *stack) volume(name string, like folder) string {
 	s.t.Helper()
 	if s.volumes[name] == "" {

@@ -18,9 +18,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Environment variables of this test binary when it runs itself again. inNetwork is set in the
-// process that has a network of its own. asContainer is set in the first process of a container,
-// and names the file with its spec.
+// Environment variables that this test binary sets when it runs itself again. inNetwork is set in
+// the process that has a network of its own. asContainer is set in the first process of a
+// container, and names the file with its spec.
 const (
 	inNetwork   = "GANGWAY_DEPLOY_NETWORK"
 	asContainer = "GANGWAY_DEPLOY_CONTAINER"
@@ -201,7 +201,7 @@ func (c *container) wait(t *testing.T, grace time.Duration) int {
 	return c.cmd.ProcessState.ExitCode()
 }
 
-// await waits until `check` returns nil, and fails the test if the container ends before.
+// await waits until `check` returns nil, and fails the test if the container ends first.
 func (c *container) await(t *testing.T, what string, check func() error) {
 	t.Helper()
 	deadline := time.Now().Add(3 * time.Minute) // a busy machine is slow

@@ -298,7 +298,7 @@ func text(data map[string][]byte) map[string]string {
 	return all
 }
 
-// probe does what a kubelet does for a probe by HTTP. The kubelet does not verify certificates.
+// probe does what a kubelet does for an HTTP probe. The kubelet does not verify certificates.
 func (n *node) probe(p *corev1.Probe) error {
 	get := p.HTTPGet
 	port := get.Port.IntValue()

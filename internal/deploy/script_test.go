@@ -65,8 +65,8 @@ func (s *script) expand(line string) string {
 	})
 }
 
-// save does the rest of a command after its sign >: it writes the command's output to the file that
-// `to` names, in the present folder, and then runs the commands after &&.
+// save does the rest of a command after its `>`: it writes the command's output to the file that
+// `to` names, in the current folder, and then runs the commands after `&&`.
 func (s *script) save(to, output string) {
 	s.t.Helper()
 	file, more, _ := strings.Cut(to, " && ")

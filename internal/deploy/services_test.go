@@ -122,8 +122,8 @@ type images struct {
 	ca *authority
 }
 
-// startRegistry starts a registry at registry.example. For this name, the file /etc/hosts of the
-// test's namespace has an address.
+// startRegistry starts a registry at registry.example, a name for which /etc/hosts has an address
+// in the test's namespace.
 func startRegistry(t *testing.T, ca *authority) *images {
 	t.Helper()
 	const address = "127.0.0.2"

@@ -1,5 +1,5 @@
 // Package diskfile reads and replaces regular files. Reading is safe even if the path names
-// something else, such as a pipe. After a power cut while a file is replaced, the file has either
+// something else, such as a pipe. If the power fails while a file is replaced, the file has either
 // its old content or the new content.
 package diskfile
 
@@ -20,8 +20,8 @@ var (
 )
 
 // Open opens a regular file for reading. It never blocks: for a pipe, a folder or a device, the
-// error is ErrNotRegular. `flag` has more flags of open(2); with O_NOFOLLOW, a symbolic link is an
-// error.
+// error is ErrNotRegular. `flag` has additional flags for open(2); with O_NOFOLLOW, a symbolic link
+// is an error.
 func Open(path string, flag int) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|flag, 0)
 	if err != nil {
@@ -56,7 +56,7 @@ func Read(path string, flag int, limit int64) ([]byte, error) {
 	return b, nil
 }
 
-// says replaces the text of the error `err` by `text`.
+// says is the error `err` with another text.
 type says struct {
 	text string
 	err  error
@@ -89,7 +89,7 @@ func Replace(path string, content []byte, before func()) error {
 	return FlushFolder(filepath.Dir(path))
 }
 
-// FlushFolder writes a folder's list of names to the disk.
+// FlushFolder flushes a folder to the disk, that is, the names of its files.
 func FlushFolder(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// The test runs all commands of each chapter about the life of a hub, in order.
-// TestComposeServicesRun and TestKubernetesPodRuns in internal/deploy do the same for the chapters
-// about containers.
+// The test runs all commands of each chapter of docs/operations.md about the life of a hub, in
+// order. TestComposeServicesRun and TestKubernetesPodRuns in internal/deploy do the same for the
+// chapters about containers.
 func TestChaptersOfOperationsPage(t *testing.T) {
 	t.Parallel()
 	if os.Getenv("GANGWAY_E2E_FULL") == "" && os.Getenv(inRoom) == "" {

@@ -16,8 +16,9 @@ type page struct {
 	lines []string
 }
 
-// chapters are the parts of docs/operations.md with tests of their own. Each part is a script from
-// its start to its end. The function commandsOf leaves out the commands of these parts.
+// chapters are the headings of the parts of docs/operations.md that have tests of their own,
+// because each part is a complete script. The function commandsOf leaves out the commands of these
+// parts.
 var chapters = []string{
 	"Installing with a Debian package", "Installing with containers", "Installing on Kubernetes",
 	"After a lost disk", "To another engine", "Upgrading with a second replica", "Replacing a leaked key", "Taking a hub down for good",

@@ -135,7 +135,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 	})
 }
 
-// All files and folders exist that the documentation for contributors names.
+// Every file and folder that the documentation for contributors names exists.
 func TestNamedPathsExist(t *testing.T) {
 	path := regexp.MustCompile("`((?:cmd|contrib|device|docs|examples|hub|image|internal|scripts|tcg|wire)/[A-Za-z0-9_./-]*)`")
 	for _, page := range []string{"CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md"} {

@@ -263,8 +263,8 @@ func (r *room) postgres() {
 	r.writes("/etc/gangway/database-password", "a long random password\n", 0o600)
 }
 
-// The method `cancelsMove` starts the hub, begins to move its database, and cancels the move. The
-// hub's process is suspended meanwhile, so the move cannot become complete. Afterwards the database
+// The method `cancelsMove` starts the hub, begins to move its database, and cancels the move.
+// Meanwhile, the hub's process is suspended, so the move cannot complete. Afterwards the database
 // in PostgreSQL is empty again.
 func (r *room) cancelsMove(move, cancel string) {
 	r.t.Helper()
@@ -275,7 +275,8 @@ func (r *room) cancelsMove(move, cancel string) {
 	if err := syscall.Kill(hub, syscall.SIGSTOP); err != nil {
 		r.t.Fatal(err)
 	}
-	// The file means that the copy is complete, and that the hub should now change to PostgreSQL.
+	// When the file database.json exists, the copy is complete, and the hub should now change to
+	// PostgreSQL.
 	r.types(move + " & move=$!; until [ -e /var/lib/gangway/database.json ]; do kill -0 $move || exit 1; sleep 0.1; done; kill $move; ! wait $move")
 	if out := r.types(cancel); !strings.Contains(out, "The move of the database is cancelled") {
 		r.t.Errorf("the cancelled move prints %s", short(out))

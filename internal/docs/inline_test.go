@@ -16,9 +16,10 @@ var untyped = map[string]string{
 	"docker compose exec hub": "the beginning of other commands",
 }
 
-// programs maps the name of each program to the largest number of words that the name of a command
-// can have after the program's name: `gangway db migrate` has two. Inline code with more words, or
-// with a word that is not a commandName, is a command with arguments, which a person should type.
+// programs maps the name of each program to the number of words that the name of one of its
+// commands may have. Inline code with at most this many words after the program's name, such as
+// `gangway db migrate`, may be only the name of a command. With more words, or with a word that is
+// not a commandName, it is a command with arguments, which a person should type.
 var programs = map[string]int{
 	"gangway": 3, "gangway-agent": 2, "gangway-signer": 2, "gangway-fleet": 2, "kubectl": 1, "docker": 2, "systemctl": 1, "apt-get": 1, "apt": 1,
 	"dpkg": 0, "psql": 0, "pg_dump": 0, "openssl": 1, "curl": 0, "pkcs11-tool": 0, "softhsm2-util": 0, "install": 0, "cp": 0, "mv": 0, "rm": 0, "mkdir": 0,
@@ -102,9 +103,9 @@ func operationsPage(t *testing.T) string {
 	return string(doc)
 }
 
-// If a sentence of docs/operations.md has a command with arguments, a block has the same command,
-// and a test types it. Only commands with placeholders, which describe a syntax, and those of the
-// table `untyped` need no block.
+// A command with arguments in a sentence of docs/operations.md is also in a block, so that a test
+// types it. The exceptions are commands with placeholders, which describe a syntax, and the
+// commands in the table `untyped`.
 func TestInlineCommandsAreTyped(t *testing.T) {
 	t.Parallel()
 	for code, want := range map[string]bool{

@@ -348,7 +348,7 @@ func TestOperationsPage(t *testing.T) {
 	p.types("gangway login")
 	p.types("gangway token create")
 	p.types("gangway-agent onboard")
-	// From here on, the hub is a newer version.
+	// From here on, the hub runs a newer version.
 	r.end("gangway serve")
 	r.types("cd " + r.repository("."))
 	p.types("install -m 755 build/gangway")

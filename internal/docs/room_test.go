@@ -34,7 +34,8 @@ const inRoom = "GANGWAY_DOCS_ROOM"
 // room is a sandbox for the commands of one documentation page: a container with Linux namespaces.
 // The test types the commands exactly as the page has them. The sandbox has separate mounts,
 // processes, network and /etc/hosts. The mounts are a copy of the root file system that keeps
-// writes in memory; the network has only loopback. So no command can change the machine outside.
+// writes in memory; the network has only loopback. So no command can change the machine outside the
+// sandbox.
 type room struct {
 	t        *testing.T
 	dir      string // folder in which the commands run

@@ -119,7 +119,8 @@ func TestCommandsTellTheTruthAboutADeletedDevice(t *testing.T) {
 
 // A state folder is restored from a backup, after the TPM has onboarded again with another state
 // folder. The agent with the restored folder may then onboard the device again, but only once a
-// day. Without this limit, two machines with one TPM's state would onboard in turn without end.
+// day. Without this limit, two machines with the same TPM state would take turns onboarding
+// forever.
 func TestRestoredStateFolderComesBackOnceADay(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.P384, "")
@@ -247,9 +248,9 @@ func TestRunningAgentOfADeletedDeviceWaitsToBeBroughtBack(t *testing.T) {
 	}
 }
 
-// The hub refuses an onboarding with --again, because the join token is disabled. The agent keeps
-// its active device and can still use it. If the device was deleted, the agent still remembers the
-// deletion.
+// If the hub refuses an onboarding with --again (here, because the join token is disabled), the
+// agent keeps its active device and can still use it. If the device was deleted, the agent still
+// remembers the deletion.
 func TestRefusedOnboardingAgainLosesNothing(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.P384, "")
@@ -276,7 +277,7 @@ func TestRefusedOnboardingAgainLosesNothing(t *testing.T) {
 	wantRemoved(t, err, "revoked", "certificate-not-active")
 }
 
-// An onboarding with --again is cancelled after it has made the new request. The agent's former
+// If an onboarding with --again is cancelled after it has made the new request, the agent's former
 // device stays active, and the agent can still use it.
 func TestStoppedOnboardingAgainLosesNothing(t *testing.T) {
 	t.Parallel()
@@ -329,8 +330,8 @@ func TestProxyEndsWhenItsDeviceOnboardsAgain(t *testing.T) {
 	}
 }
 
-// A hub is backed up, then devices onboard, and then the backup is restored. So the restored hub
-// does not know these devices. If a device still has its join token, it onboards again by itself.
+// If devices onboard after a backup of the hub, and this backup is restored, the restored hub does
+// not know these devices. A device that still has its join token then onboards again by itself.
 func TestDeviceComesBackToAHubRestoredFromABackup(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.P384, "")

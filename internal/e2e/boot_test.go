@@ -49,7 +49,7 @@ func runAgentWith(t *testing.T, cfg agent.Config, look func(agent.Progress)) (st
 	})
 }
 
-// waitForBoot waits until the owner sees this state of the device's boot at the hub.
+// waitForBoot waits until the hub tells the owner that the device's boot has this state.
 func (o *owner) waitForBoot(id, state string) api.BootView {
 	o.t.Helper()
 	var v api.BootView
@@ -77,8 +77,8 @@ func (o *owner) waitForEvent(sentence string) {
 	o.t.Fatalf("no event contains %q:\n%s", sentence, events)
 }
 
-// The test measures a boot into a software TPM, as firmware does. The hub gets this boot
-// measurement. The hub reports a later boot with another measurement as changed.
+// The test measures a boot into a software TPM, as firmware does, and the agent sends this boot
+// measurement to the hub. If a later boot has another measurement, the hub reports it as changed.
 func TestRealTPMShowsWhatWasBooted(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -203,7 +203,7 @@ func waitForReport(t *testing.T, h *hubtest.Hub) {
 }
 
 // A device whose event log is too large or unreadable can still use the hub, even with the policy
-// measured_boot: require, because the hub then compares the PCR values.
+// `measured_boot: require`, because the hub then compares the PCR values.
 func TestDeviceStaysOnTheHubWithoutItsEventLog(t *testing.T) {
 	t.Parallel()
 	for _, c := range []string{"a folder", "too large", "no log"} {
@@ -244,10 +244,9 @@ func TestDeviceStaysOnTheHubWithoutItsEventLog(t *testing.T) {
 	}
 }
 
-// An owner can accept a change that systemd causes. The owner's policy requires that an active
-// device's boot matches. An update brings systemd 261, which extends a separator into PCRs. The hub
-// describes this change to the owner, the owner accepts it, and the hub accepts the device's
-// requests again.
+// An owner whose policy requires a matching boot can accept a change that systemd causes. Here, an
+// update brings systemd 261, which extends a separator into PCRs. The hub describes this change to
+// the owner and, once the owner accepts it, accepts the device's requests again.
 func TestOwnerAcceptsTheSeparatorOfSystemdOfARealTPM(t *testing.T) {
 	t.Parallel()
 	tpm, h, s, cfg := bootedMachine(t, eventlog.Boot(true, "linux 1", "quiet"))
@@ -296,8 +295,8 @@ func TestRealTPMIntoWhichNothingIsMeasured(t *testing.T) {
 	stop()
 }
 
-// The hub refuses the report of a device because the report is too large. The device stays
-// connected, because it can use the hub without these reports. The agent prints the cause once.
+// If a device's report is so large that the hub refuses it, the device stays connected, because it
+// can use the hub without these reports. The agent prints the cause once.
 func TestReportThatDoesNotFitIsNotFatal(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)

@@ -131,8 +131,8 @@ func (o *owner) claim(code string) {
 	}
 }
 
-// A machine loses power after its owner claimed it. After the restart, the machine either continues
-// or displays another code. At the end there is exactly one device.
+// If a machine loses power after its owner claimed it, it either continues after the restart or
+// displays another code. At the end there is exactly one device.
 func TestClaimedMachineIsKilledAtAnyInstant(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)

@@ -45,7 +45,8 @@ type connected struct {
 	idle    float64       // resident KiB for each idle connection
 }
 
-// spareFiles is how many open files a hub or a fleet may need in addition to the kept connections.
+// spareFiles is how many open files a hub or a fleet may need in addition to the devices'
+// connections.
 const spareFiles = 1200
 
 // connectedSize returns the size of the test: a small one or, if GANGWAY_CONNECTED is set, that

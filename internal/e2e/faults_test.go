@@ -19,8 +19,9 @@ import (
 	"gangway/hub/store/sqlite"
 )
 
-// faultDevices returns how many devices onboard while faults happen. GANGWAY_FAULTS sets the number
-// for `make faults`, and each fault then happens several times.
+// faultDevices returns how many devices onboard while faults happen, and how many times each fault
+// happens. `make faults` sets GANGWAY_FAULTS to a larger number of devices, for which each fault
+// happens several times.
 func faultDevices(t *testing.T) (devices, rounds int) {
 	t.Helper()
 	needFullRun(t)
@@ -215,7 +216,7 @@ func (d *databases) url() string {
 }
 
 // Three replicas share a PostgreSQL server with a synchronous standby. While devices onboard and
-// report, replicas and servers die, networks lose packets, and a disk is full. At the end each
+// report, replicas and servers die, networks lose packets, and a disk fills up. At the end each
 // machine is one active device, each use of the join token is counted, no acknowledged report is
 // lost, and `gangway fsck` finds nothing.
 func TestFaultsLoseNothing(t *testing.T) {

@@ -279,7 +279,7 @@ func (s *site) panics() {
 	}
 }
 
-// killOne kills a replica at random, and waits less than a second.
+// killOne kills a replica at random, and then waits for a random time of less than a second.
 func (s *site) killOne() {
 	s.replicas[rand.N(len(s.replicas))].kill()
 	time.Sleep(rand.N(time.Second))

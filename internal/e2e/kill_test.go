@@ -273,7 +273,7 @@ func onboardUntilActive(ctx context.Context, d *fleet.Device, tok *wire.TokenFil
 	}
 }
 
-// The function `within` sends a request, and waits no longer for the answer than a device does.
+// The function `within` sends a request, and waits for the answer no longer than a device does.
 func within(ctx context.Context, send func(context.Context) (*fleet.Answer, error)) (*fleet.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerPatience)
 	defer cancel()

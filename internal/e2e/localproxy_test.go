@@ -244,7 +244,7 @@ func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
 	}
 }
 
-// A local program cannot use the proxy to connect to another server than the hub.
+// A local program cannot use the proxy to connect to a server other than the hub.
 func TestProxyIsNoWayToElsewhere(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.RSA2048, "")
@@ -616,8 +616,8 @@ func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 	}
 }
 
-// The proxy does not start with a copied state folder and another TPM. After the owner deleted the
-// device, programs get no more answers from the hub.
+// The proxy does not start if its state folder was copied from a machine with another TPM. After
+// the owner has deleted the device, programs get no more answers from the hub.
 func TestProxyOfARevokedOrCopiedDeviceOpensNothing(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.RSA2048, "")

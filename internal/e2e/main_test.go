@@ -72,7 +72,7 @@ func newTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 	return startTPM(t, ek)
 }
 
-// startTPM starts a software TPM, also in -short mode.
+// startTPM starts a software TPM, even in -short mode.
 func startTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 	t.Helper()
 	return swtpmtest.Start(t, swtpm.Options{EK: ek, Maker: makers})

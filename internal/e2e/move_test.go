@@ -196,7 +196,7 @@ func TestTokenOfTheSameHubMovesADevice(t *testing.T) {
 	}
 }
 
-// An attacker forges a token file that has the hub's name and another hub's address. The device
+// If an attacker forges a token file that has the hub's name and another hub's address, the device
 // does not connect to the other hub, and still connects to its own hub.
 func TestTokenFileLeadsNoDeviceToAnotherHub(t *testing.T) {
 	t.Parallel()

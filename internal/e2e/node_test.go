@@ -159,8 +159,8 @@ func (n *node) reach(peer *node, whole bool) error {
 	return n.network.NeighSet(&netlink.Neigh{LinkIndex: n.link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.ParseIP(peer.addr), HardwareAddr: mac})
 }
 
-// After a call of `cut`, all packets between the node and the peers are lost, until the returned
-// function is called.
+// The method `cut` makes the network lose all packets between the node and the peers, until the
+// returned function is called.
 func (n *node) cut(peers ...*node) (heal func()) {
 	set := func(whole bool) {
 		n.t.Helper()

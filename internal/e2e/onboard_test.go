@@ -41,8 +41,8 @@ func TestRealTPMsOnboard(t *testing.T) {
 	}
 }
 
-// checkOnboarding onboards a machine with this TPM, whose agent has the state folder `state`. The
-// hub must then have one device, which used the join token once.
+// checkOnboarding onboards a machine that has this TPM and the state folder `state`. It checks that
+// the hub then has exactly one device, and that the join token was used once.
 func checkOnboarding(t *testing.T, h *hubtest.Hub, tpm *swtpm.TPM, state string) *agent.State {
 	t.Helper()
 	tok := h.Token(t, h.Owner, nil)
@@ -208,8 +208,8 @@ func TestSameTPMIsTheSameDevice(t *testing.T) {
 	}
 }
 
-// A thief copies the state folder of an onboarded device to a machine with another TPM. The agent
-// refuses to work with this folder.
+// If a thief copies the state folder of an onboarded device to a machine with another TPM, the
+// agent refuses to work with this folder.
 func TestCopiedStateOnAnotherTPMGetsNowhere(t *testing.T) {
 	t.Parallel()
 	tpm, other := newTPM(t, swtpm.P384), newTPM(t, swtpm.P384)
@@ -398,8 +398,8 @@ func TestAgentWaitsForTheHub(t *testing.T) {
 	}
 }
 
-// An impostor at the hub's address has a certificate of another CA. The agent sends nothing to the
-// impostor, and waits for the hub.
+// If an impostor at the hub's address has a certificate of another CA, the agent sends nothing to
+// the impostor, and waits for the hub.
 func TestAgentTrustsNoOtherHub(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)

@@ -78,9 +78,8 @@ func onlineHub(t *testing.T, root *authority, o fetch.Options) (*hubtest.Hub, *a
 
 func loopback(a netip.AddrPort) bool { return a.Addr().IsLoopback() }
 
-// If neither the TPM nor the trust store has the intermediate CAs of an EK certificate, the hub
-// fetches these CAs from the maker's site. The hub fetches only from hosts that the operator
-// allows.
+// The hub fetches the intermediate CAs of an EK certificate from the maker's site if neither the
+// TPM nor the trust store has them. It fetches only from hosts that the operator allows.
 func TestIntermediatesAreFetchedFromTheHostsThatTheOperatorNames(t *testing.T) {
 	t.Parallel()
 	w := newMakerSite(t)

@@ -25,7 +25,7 @@ import (
 )
 
 // operator runs the commands of one chapter of docs/operations.md on a separate hub. It replaces
-// the page's paths, addresses and names by those of the test.
+// the page's paths, addresses and names with those of the test.
 type operator struct {
 	t     *testing.T
 	dir   string
@@ -304,7 +304,7 @@ func TestOperationsMoving(t *testing.T) {
 	}
 }
 
-// An operator can restore a hub with copied files, as the chapters "Backup" and "Restoring" say. A
+// An operator can restore a hub from copied files, as the chapters "Backup" and "Restoring" say. A
 // device that onboarded before the backup reports again. A device that onboarded after the backup
 // must onboard again, with its join token.
 func TestOperationsRestoring(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// A TPM has certificates for two EKs. If the policy accepts both kinds of EK, two owners can
+// If a TPM has certificates for two EKs, and the policy accepts both kinds of EK, two owners can
 // onboard this TPM, because nothing in the TPM links the EKs (docs/security.md, "Known limits"). A
 // policy that accepts only one kind of EK prevents this.
 func TestTwoOwnersOfOneTPM(t *testing.T) {

@@ -60,7 +60,7 @@ func onboardPantavisor(t *testing.T, h *hubtest.Hub, maker *fleet.Maker) *pantav
 	return p
 }
 
-// send writes a request with the same bytes as Pantavisor, and returns the status and the body of
+// send writes a request, byte for byte as Pantavisor does, and returns the status and the body of
 // the response.
 func (p *pantavisor) send(c *tls.Config, host, version, method, path string, body []byte) (int, []byte) {
 	p.t.Helper()

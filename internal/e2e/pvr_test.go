@@ -195,8 +195,8 @@ func TestPVRSession(t *testing.T) {
 				t.Errorf("fastcopy: %s", out)
 			}
 			// pvr's develop branch of April 2023 has an error: when it copies a whole state
-			// (libpvr.RemoteCopy), it exchanges source and destination, and posts the device's own
-			// state. The test requires only that the device gets the state that pvr posted.
+			// (libpvr.RemoteCopy), it swaps the source and the destination, and posts the device's
+			// own state. The test requires only that the device gets the state that pvr posted.
 			copied := changed
 			if strings.Contains(p.run(work, "--help"), "pvr version") {
 				copied = "put by " + c.name

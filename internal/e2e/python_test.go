@@ -25,8 +25,8 @@ import (
 	"gangway/wire"
 )
 
-// python is Debian's interpreter. The Python packages that the tests need are installed for this
-// interpreter. PATH may begin with the folder of another interpreter.
+// python is Debian's interpreter, for which the Python packages that the tests need are installed.
+// The first interpreter in PATH may be another one.
 const python = "/usr/bin/python3"
 
 // needPython skips the test if examples/device.py cannot run here.

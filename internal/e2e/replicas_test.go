@@ -115,8 +115,8 @@ func (r *replica) end() {
 	}
 }
 
-// Two hubs behind HAProxy restart one after the other, while devices onboard and report. No
-// onboarding and no report fails. HAProxy has the configuration of docs/operations.md.
+// While devices onboard and report, two hubs restart one after the other behind HAProxy, which has
+// the configuration of docs/operations.md. No onboarding and no report fails.
 func TestReplicasRestartWithoutAFailure(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts PostgreSQL and HAProxy")

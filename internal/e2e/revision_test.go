@@ -221,8 +221,8 @@ func TestAgentOutlivesAHubThatIsAway(t *testing.T) {
 	}
 }
 
-// A download continues after the agent was killed in the middle of it; it does not start at the
-// beginning.
+// If the agent is killed in the middle of a download, it later continues the download at the same
+// position instead of starting again.
 func TestKilledDownloadIsGoneOnWith(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

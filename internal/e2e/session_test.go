@@ -323,8 +323,8 @@ func normalized(line string) string {
 
 var ago = regexp.MustCompile(`(less than a minute|about a minute|\d+ minutes?) ago`)
 
-// compareTranscript compares the transcript with the transcript in docs/pvr.md. With -update, it
-// writes the transcript to docs/pvr.md instead.
+// compareTranscript compares the transcript with the one in docs/pvr.md. With -update, it writes
+// the transcript to docs/pvr.md instead.
 func compareTranscript(t *testing.T, text string) {
 	t.Helper()
 	path := filepath.Join("..", "..", "docs", "pvr.md")

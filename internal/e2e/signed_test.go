@@ -22,9 +22,9 @@ func (m *machine) postState(state sigtest.State) int {
 	return step.Rev
 }
 
-// An attacker controls a real hub, its keys, and the owner's account on this hub. The real agent,
-// which pins the owner's key, must install only the revisions that the owner has signed. The owner
-// can read the cause of each refusal on the hub.
+// Even if an attacker controls a real hub, its keys and the owner's account on this hub, the real
+// agent, which pins the owner's key, installs only the revisions that the owner has signed. The
+// owner can read the cause of each refusal on the hub.
 func TestAttackerWithTheHubsKeysInstallsNothing(t *testing.T) {
 	t.Parallel()
 	key, attacker := sigtest.NewKey(t), sigtest.NewKey(t)

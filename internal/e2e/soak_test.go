@@ -22,7 +22,8 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// loadedHub is a `gangway serve` process for tests of load, with a join token and its metrics.
+// loadedHub is a `gangway serve` process for load tests, with a join token and the URL of its
+// metrics.
 type loadedHub struct {
 	hubProcess
 	maker   *fleet.Maker
@@ -135,7 +136,7 @@ func (s *series) grows() bool {
 	return last > first*s.factor+s.extra
 }
 
-// slope returns the growth for each round: the median of the slopes of all pairs of rounds.
+// slope returns the growth per round: the median of the slopes of all pairs of rounds.
 func (s *series) slope() float64 {
 	var slopes []float64
 	for i, a := range s.values {

@@ -90,7 +90,7 @@ func TestStudyTLSClient(t *testing.T) {
 		"TLS 1.2":          {func(_ *testing.T, s *server) { s.config.MaxVersion = tls.VersionTLS12 }, "alert 70"},
 		"another group":    {func(_ *testing.T, s *server) { s.config.CurvePreferences = []tls.CurveID{tls.CurveP384} }, "alert 40"},
 		"another protocol": {func(_ *testing.T, s *server) { s.config.NextProtos = []string{"another"} }, "alert 120"},
-		// The flipped bit is in the field random.
+		// The flipped bit is in the field random of the server's hello.
 		"an altered hello":     {func(_ *testing.T, s *server) { s.wire = flipBit(30) }, "altered"},
 		"an altered handshake": {func(_ *testing.T, s *server) { s.wire = flipBit(400) }, "altered"},
 		"cut off":              {func(_ *testing.T, s *server) { s.wire = cutAfter(2000) }, "ended without a word"},

@@ -16,10 +16,10 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// If an operator removes a TPM maker's CA, the hub refuses only new devices. The hub first refuses
-// a real TPM of an unknown maker. The operator imports the maker's CA on the command line while the
-// hub runs, and the device onboards. After the operator has removed the CA, the hub refuses the
-// next TPM of that maker, but the first device stays active.
+// If an operator removes a TPM maker's CA, the hub refuses only new devices. In this test, the hub
+// first refuses a real TPM of an unknown maker. The operator imports the maker's CA on the command
+// line while the hub runs, and the device onboards. After the operator has removed the CA, the hub
+// refuses the next TPM of that maker, but the first device stays active.
 func TestDevicesAboardStayWhenTheirMakerIsRemoved(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.RSA2048)

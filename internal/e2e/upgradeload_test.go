@@ -28,8 +28,8 @@ type programs struct {
 }
 
 // buildCommit builds the program gangway of an earlier commit, and returns its path. `commit` may
-// also be the path of such a program. If the repository does not have the commit, buildCommit skips
-// the test. A shallow clone has only the newest commit.
+// also be the path of such a program. If the repository does not have the commit, for example
+// because it is a shallow clone, buildCommit skips the test.
 func buildCommit(t *testing.T, commit string) string {
 	t.Helper()
 	if filepath.IsAbs(commit) {

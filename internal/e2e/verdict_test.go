@@ -265,8 +265,8 @@ func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
 	wantSentences(t, ada.evidence(devices[0].ID), "approval: ada approved this EK on ")
 }
 
-// A TPM's NV contains the EK certificate of another TPM. The hub refuses the TPM, and the owner
-// reads the reason in the audit trail.
+// If a TPM's NV contains the EK certificate of another TPM, the hub refuses the TPM, and the owner
+// can read the reason in the audit trail.
 func TestTPMWithTheCertificateOfAnotherIsRefusedAndItsOwnerTold(t *testing.T) {
 	t.Parallel()
 	tpm, other := newTPM(t, swtpm.None), newTPM(t, swtpm.P384)

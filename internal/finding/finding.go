@@ -1,5 +1,5 @@
-// Package finding has the results of the checks of gangway doctor, gangway-agent doctor and the
-// installer, and prints them.
+// Package finding describes the results of the checks of gangway doctor, gangway-agent doctor and
+// the installer, and prints them for people.
 package finding
 
 import (
@@ -35,7 +35,7 @@ const (
 
 // Finding is the result of one check.
 type Finding struct {
-	// Code is a stable code. If the check passed, Code is the name of the check.
+	// Code is the stable code of the finding or, if the check passed, the name of the check.
 	Code     string   `json:"code"`
 	Severity Severity `json:"severity"`
 	Fact     string   `json:"fact"`             // the fact, one sentence
@@ -79,7 +79,8 @@ func Write(w io.Writer, findings []Finding, paint func(Severity, string) string)
 	return err
 }
 
-// Summary counts the findings of each severity, in a text without a full stop.
+// Summary returns the number of findings of each severity as a text, without a full stop at the
+// end.
 func Summary(findings []Finding) string {
 	counts := map[Severity]int{}
 	for _, f := range findings {

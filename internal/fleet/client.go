@@ -150,8 +150,8 @@ type Conn struct {
 	url string
 }
 
-// Dial connects with a client certificate and completes the handshake. With TLS 1.3, a refusal of
-// the certificate shows only in the first request.
+// Dial connects with a client certificate and completes the handshake. With TLS 1.3, the hub's
+// refusal of the certificate shows only at the first request.
 func (h *Hub) Dial(ctx context.Context, cert tls.Certificate) (*Conn, error) {
 	u, err := url.Parse(h.URL)
 	if err != nil {

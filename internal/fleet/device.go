@@ -214,7 +214,7 @@ func Attest(signer, certified []byte) []byte {
 	return AttestAt(signer, certified, usualClock)
 }
 
-// AttestAt does the same as Attest with another clock of the TPM.
+// AttestAt does the same as Attest, with `clock` as the TPM's clock.
 func AttestAt(signer, certified []byte, clock tcg.ClockInfo) []byte {
 	out := attest(tcg.AttestCertify, signer, clock)
 	out = appendSized(out, certified)

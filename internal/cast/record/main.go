@@ -1,6 +1,6 @@
-// Command record makes the terminal recording in docs/recordings. The recording shows how a person
-// builds an installer image with a hub. Command record runs the real commands in a temporary folder
-// against a real hub. It records what the commands print, and when. scripts/record.sh calls it.
+// Command record makes the terminal recording in docs/recordings, which shows how a person builds
+// an installer image with a hub. The command runs the real programs in a temporary folder against a
+// real hub, and records their output with the times. scripts/record.sh calls it.
 //
 //	record PROGRAMS KERNEL OUT
 //

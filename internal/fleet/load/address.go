@@ -49,9 +49,9 @@ func resolve(ctx context.Context, hubURL string, anywhere bool) (host, name stri
 	return u.Host, u.Hostname(), at, nil
 }
 
-// spread gives each device its own source address in 127.0.0.0/8, beginning at 127.1.0.0. One
-// address has only about 28,000 ports for connections to one listener, and the hub's rate limits
-// count the requests of each address.
+// spread gives each device its own source address in 127.0.0.0/8, beginning at 127.1.0.0, because
+// one address has only about 28,000 ports for connections to one listener, and the hub's rate
+// limits count the requests of each address.
 type spread struct{ most int }
 
 // maxAddresses is the number of addresses from 127.1.0.0 to 127.254.255.255.
@@ -75,7 +75,8 @@ func newSpread(at netip.AddrPort, wanted int) *spread {
 	return &spread{most: wanted}
 }
 
-// allowDescriptors raises the limit of open files to `need`. Its error says how to raise the limit.
+// allowDescriptors raises the limit of open files to `need`. If it cannot, its error says how a
+// person can raise the limit.
 func allowDescriptors(need uint64) error {
 	var have unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &have); err != nil {

@@ -17,7 +17,7 @@ import (
 	"gangway/wire"
 )
 
-// expected means that the hub refused a hostile operation, as it must.
+// expected is the error of a hostile operation that the hub refused, as it must.
 type expected struct{ code string }
 
 func (e *expected) Error() string { return "refused: " + e.code }
@@ -34,7 +34,8 @@ func (r *runner) source() int { return r.cfg.Devices + int(r.sources.Add(1)%6000
 // slowFor bounds how long the fleet waits until the hub closes a slow connection.
 const slowFor = 2 * time.Minute
 
-// The function `slow` opens TLS and sends a byte a second, until the hub closes the connection.
+// The function `slow` opens a TLS connection and sends one byte a second, until the hub closes the
+// connection.
 func slow(ctx context.Context, r *runner, _ *device) error {
 	c, err := r.to.dial(ctx, r.source(), r.to.anonymous)
 	if err != nil {
@@ -195,7 +196,7 @@ type connPool struct {
 	idle []*conn
 }
 
-// The method `take` returns the connection that was used last, or nil.
+// The method `take` returns the connection that was used most recently, or nil.
 func (p *connPool) take() *conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
