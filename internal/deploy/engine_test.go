@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// engine takes the place of Docker Compose for the commands of the page.
+// engine takes the place of Docker and Docker Compose for the commands of the page.
 type engine struct {
 	*stack
 	script  *script
@@ -16,12 +16,20 @@ type engine struct {
 }
 
 // The method `types` does what the script's next command, which begins with `begins`, tells Docker
-// Compose to do, and returns what the container's program has printed. It fails at an option, a
+// or Docker Compose to do, and returns what the container's program has printed. It fails at an option, a
 // service or a variable that it does not know.
 func (e *engine) types(begins string) string {
 	e.t.Helper()
 	line := e.script.next(begins)
 	e.t.Logf("$ %s", line)
+	if name, inspects := strings.CutPrefix(line, "docker volume inspect --format '{{.Mountpoint}}' "); inspects {
+		for key, v := range e.project.Volumes {
+			if v.Name == name && e.volumes[key] != "" {
+				return e.volumes[key]
+			}
+		}
+		e.t.Fatalf("there is no volume %q", name)
+	}
 	line, redirected, redirects := strings.Cut(line, " > ")
 	words := strings.Fields(e.script.expand(line))
 	if len(words) < 3 || words[0] != "docker" || words[1] != "compose" {
