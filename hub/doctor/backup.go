@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -57,4 +59,52 @@ func (e *exam) checkBackupFiles(ctx context.Context) []finding.Finding {
 		objects = "and has no objects"
 	}
 	return good("backup", "The newest backup, %s, is %s old. It is unchanged, %s. The age identity of %s can restore it. To decrypt the backup as a test, use 'gangway backup verify'.", name, days, objects, strings.Join(d.Recipients, " or "))
+}
+
+// exportFile is the export of the events that docs/operations.md puts beside the backups. A restore
+// reads the deletions and revocations since the backup from this file.
+const exportFile = "since.jsonl"
+
+// If the export of the events is older than oldExport, it was not made for some time, because
+// docs/operations.md says that it is made every few minutes.
+const oldExport = time.Hour
+
+// checkExport examines the export of the events beside the backups.
+func checkExport(_ context.Context, e *exam) []finding.Finding {
+	if e.Backup == "" || e.name == "" || !e.hasBackupFiles() {
+		return nil
+	}
+	const cause = "After a restore, devices, accounts and tokens that were deleted, disabled or revoked meanwhile may work again."
+	path := filepath.Join(e.Backup, exportFile)
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return []finding.Finding{bad(finding.Note, "export-missing", fmt.Sprintf("There is no export of the events %s.", path), cause, "Export the events every few minutes: see 'Timers' in docs/operations.md.")}
+	}
+	var trails []backup.Trail
+	if err == nil {
+		defer f.Close()
+		trails, err = backup.ReadTrail(f, e.name, false, func([]byte) error { return nil })
+	}
+	var refusal *backup.Refusal
+	switch {
+	case errors.As(err, &refusal):
+		return []finding.Finding{bad(finding.Problem, "export-damaged", refusal.Fact, cause, refusal.Remedy)}
+	case err != nil:
+		return []finding.Finding{bad(finding.Problem, "export-unreadable", fmt.Sprintf("The export of the events cannot be read: %v.", err), "", "Run the doctor as a user who may read the export.")}
+	}
+	var until time.Time // zero if the file is empty
+	for _, t := range trails {
+		if t.Until.After(until) {
+			until = t.Until
+		}
+	}
+	last := until.UTC().Format(time.DateTime)
+	fact := fmt.Sprintf("The export %s ends at %s UTC.", path, last)
+	if until.IsZero() {
+		fact = fmt.Sprintf("The export %s is empty.", path)
+	}
+	if e.now().Sub(until) > oldExport {
+		return []finding.Finding{bad(finding.Problem, "export-old", fact, cause, "Find out why no new export was made: see 'Timers' in docs/operations.md.")}
+	}
+	return good("export", "The export %s has the events until %s UTC.", path, last)
 }

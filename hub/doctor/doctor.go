@@ -80,6 +80,7 @@ var checks = []check{
 	{"disk", checkDisk},
 	{"database", checkDatabase},
 	{"backup", checkBackup},
+	{"export", checkExport},
 	{"clock", checkClock},
 	{"process", checkProcess},
 	{"listeners", checkListeners},

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -157,6 +158,19 @@ func TestFaultsAreFound(t *testing.T) {
 		must(d.Finish(ca, backup.Header{Hub: ca.HubName(), Begun: begun, Objects: true}, []string{"age1one"}))
 		return filepath.Dir(path)
 	}
+	// exportOf writes an export of the events until `age` ago beside a backup. An export of the
+	// folder `from` has the keys of that hub.
+	exportOf := func(folder, from string, age time.Duration) (path string) {
+		ca, err := pki.Open(filepath.Join(from, pkiFolder), pki.Options{})
+		must(err)
+		var content bytes.Buffer
+		signer := backup.NewTrailSigner(&content, ca, time.Now().Add(-14*24*time.Hour), time.Now().Add(-age))
+		must(signer.Add([]byte("{}\n")))
+		must(signer.Close())
+		path = filepath.Join(folder, exportFile)
+		must(os.WriteFile(path, content.Bytes(), 0o600))
+		return path
+	}
 	for name, c := range map[string]struct {
 		cause func(dir string, cfg *Config)
 		want  string // beginning of "severity:code"; "": the only warning is that no hub runs
@@ -227,6 +241,34 @@ func TestFaultsAreFound(t *testing.T) {
 			must(err)
 			must(os.Remove(path + ".info"))
 		}, "note:backup-undescribed"},
+		"a new export": {func(d string, c *Config) {
+			c.Backup = filesOf(d, 0)
+			exportOf(c.Backup, d, 10*time.Minute)
+		}, "ok:export"},
+		"no export": {func(d string, c *Config) { c.Backup = filesOf(d, 0) }, "note:export-missing"},
+		"exports have stopped": {func(d string, c *Config) {
+			c.Backup = filesOf(d, 0)
+			exportOf(c.Backup, d, 2*time.Hour)
+		}, "problem:export-old"},
+		"an empty export": {func(d string, c *Config) {
+			c.Backup = filesOf(d, 0)
+			must(os.WriteFile(filepath.Join(c.Backup, exportFile), nil, 0o600))
+		}, "problem:export-old"},
+		"somebody removed an event from the export": {func(d string, c *Config) {
+			c.Backup = filesOf(d, 0)
+			path := exportOf(c.Backup, d, 0)
+			content, err := os.ReadFile(path)
+			must(err)
+			must(os.WriteFile(path, bytes.TrimPrefix(content, []byte("{}\n")), 0o600))
+		}, "problem:export-damaged"},
+		"an export of another hub": {func(d string, c *Config) {
+			c.Backup = filesOf(d, 0)
+			exportOf(c.Backup, makeHub(t), 0)
+		}, "problem:export-damaged"},
+		"an export that is a folder": {func(d string, c *Config) {
+			c.Backup = filesOf(d, 0)
+			must(os.Mkdir(filepath.Join(c.Backup, exportFile), 0o700))
+		}, "problem:export-unreadable"},
 		"another hub's backup": {func(_ string, c *Config) { c.Backup = makeHub(t) }, "problem:backup-other"},
 	} {
 		dir := makeHub(t)

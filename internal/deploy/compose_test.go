@@ -301,6 +301,10 @@ func TestComposeServicesRun(t *testing.T) {
 	e.types("docker compose up --detach --wait")
 	hasAda("after a stop")
 
+	if _, err := os.Stat(filepath.Join(e.types("docker volume inspect"), "pki/root.key")); err != nil {
+		t.Errorf("the files of the hub are not in the folder that Docker prints: %v", err)
+	}
+
 	operator := func(args ...string) string {
 		t.Helper()
 		c := exec.Command(program(t, "gangway"), args...)

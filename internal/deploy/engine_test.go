@@ -8,20 +8,28 @@ import (
 	"time"
 )
 
-// engine takes the place of Docker Compose for the commands of docs/operations.md.
+// engine takes the place of Docker and Docker Compose for the commands of the page.
 type engine struct {
 	*stack
 	script  *script
 	running map[string]*container // the services' containers, by service
 }
 
-// The method `types` executes the script's next command as Docker Compose would do it, and returns
-// what the container's program has printed. The command must begin with `begins`. The test fails if
-// `types` does not know an option, a service or a variable of the command.
+// The method `types` does what the script's next command, which begins with `begins`, tells Docker
+// or Docker Compose to do, and returns what the container's program has printed. It fails at an option, a
+// service or a variable that it does not know.
 func (e *engine) types(begins string) string {
 	e.t.Helper()
 	line := e.script.next(begins)
 	e.t.Logf("$ %s", line)
+	if name, inspects := strings.CutPrefix(line, "docker volume inspect --format '{{.Mountpoint}}' "); inspects {
+		for key, v := range e.project.Volumes {
+			if v.Name == name && e.volumes[key] != "" {
+				return e.volumes[key]
+			}
+		}
+		e.t.Fatalf("there is no volume %q", name)
+	}
 	line, redirected, redirects := strings.Cut(line, " > ")
 	words := strings.Fields(e.script.expand(line))
 	if len(words) < 3 || words[0] != "docker" || words[1] != "compose" {

@@ -307,6 +307,9 @@ func TestOperationsPage(t *testing.T) {
 	if out := r.types("gangway device ls"); !strings.Contains(out, "active") {
 		t.Errorf("the device should be in the database in PostgreSQL:\n%s", short(out))
 	}
+	if out := p.types("gangway backup record"); !strings.Contains(out, "Recorded a backup") {
+		t.Errorf("gangway backup record prints %s", short(out))
+	}
 	r.end("gangway serve")
 	// From here on, the hub uses the database file again.
 	r.types("rm -r /var/lib/gangway && mv /var/lib/before /var/lib/gangway")

@@ -140,6 +140,7 @@ as_signer() { runuser -u gangway-signer -- "$@"; }
 signer_answers() { runuser -u "$1" -- curl -fsS --max-time 10 --unix-socket /run/gangway-signer/socket http://signer/v1/keys/aca | grep -q 'PUBLIC KEY'; }
 signed() { journalctl --no-pager -o cat -u gangway-signer | grep -q "msg=Signed. key=$1"; }
 usable_keys() { gangway doctor --data $data --output json >doctor.json; ! grep -q keys-unreachable doctor.json; }
+doctor_finds() { gangway doctor --data $data --backup /backup --output json | grep -q "\"code\": \"$1\""; }
 tidy() { dpkg --audit && [ -z "$(dpkg --audit)" ]; }
 no_failed_units() { [ -z "$(systemctl list-units --failed --plain --no-legend 'gangway*')" ]; }
 
@@ -333,7 +334,10 @@ types "journalctl -u gangway -n 50"
 check "the log shows the hub" printed "gangway"
 
 say "backup and restore, as docs/operations.md says"
+mkdir /backup /srv/another-machine
+check "a file system is mounted at /backup" mount --bind /srv/another-machine /backup
 types "install -d -m 700 -o gangway -g gangway /backup"
+check "the folder of the backups is the hub's user's" owned /backup "gangway 700"
 key=$(gangway backup key backup.key) || say "FAILED  gangway backup key"
 recipient=$(echo "$key" | grep -o 'age1[0-9a-z]*' | head -n 1)
 hub_name=$(gangway doctor --data $data | grep -o 'hub name is [0-9a-f]*' | cut -d' ' -f4)
@@ -344,6 +348,12 @@ done
 types "systemctl enable --now gangway-backup.timer"
 check "the timers run" systemctl --quiet is-active gangway-backup.timer gangway-events.timer
 types "systemctl start gangway-backup gangway-events"
+check "the doctor finds the export" doctor_finds export
+umount /backup
+check "without the mount, no backup is made" not systemctl start gangway-backup
+check "without the mount, no events are exported" not systemctl start gangway-events
+check "without the mount, nothing is on the hub's own disk" [ -z "$(ls -A /backup)" ]
+mount --bind /srv/another-machine /backup
 types "journalctl -u gangway-backup"
 check "the log shows the backup" printed "gangway-backup"
 check "the folder has a backup and the events" sh -c 'ls /backup/*.gangway-backup && [ -s /backup/since.jsonl ]'
@@ -356,7 +366,7 @@ types "chown gangway: /etc/gangway/database-password"
 check "the file of the password is the hub's user's again" owned /etc/gangway/database-password "gangway 400"
 types "systemctl stop gangway"
 types "cp /backup/since.jsonl since.jsonl"
-types "gangway events --data /var/lib/gangway --since 48h"
+types "gangway events --data /var/lib/gangway --since 336h"
 check "the events are in the file" [ -s since.jsonl ]
 types "mv /var/lib/gangway /var/lib/gangway.old"
 types "gangway restore "
@@ -369,6 +379,24 @@ check "the restored hub knows the device" within 60 admitted
 check "the restore ended the owner's session" not one_device
 check "the owner signs in again" signs_in
 rm -r /var/lib/gangway.old
+
+say "to another machine, as docs/operations.md says"
+types "systemctl disable --now gangway gangway-backup.timer"
+check "the hub does not run, and does not start with the machine" not sh -c 'systemctl is-active gangway || systemctl is-enabled gangway'
+for timer in gangway-backup.timer gangway-events.timer; do
+	check "$timer does not run, and does not start with the machine" not sh -c "systemctl is-active $timer || systemctl is-enabled $timer"
+done
+chown -R nobody /backup
+rm /backup/since.jsonl
+check "systemd reads the units" systemctl daemon-reload
+types "systemctl enable --now gangway"
+check "the hub answers on the new machine" within 180 answers
+types "chown -R gangway: /backup"
+check "the backups are the hub's user's" owned /backup "gangway 700"
+types "systemctl enable --now gangway-backup.timer gangway-events.timer"
+check "the timers run" systemctl --quiet is-active gangway-backup.timer gangway-events.timer
+check "the services can write" systemctl start gangway-backup gangway-events
+check "the export is there" [ -s /backup/since.jsonl ]
 
 say "the older package, as docs/operations.md says"
 cp old/gangway_*.deb gangway_1.1.0_amd64.deb
