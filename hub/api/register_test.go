@@ -326,7 +326,7 @@ func TestPublicDeviceShowsOthersNoMore(t *testing.T) {
 	want[map[string]any](eve, "GET", "/devices/"+id, nil, 404)
 }
 
-// Only the answer to the registration contains the device's secret. No other answer contains it.
+// A device's secret is only in the answer to the registration, and in no later answer.
 func TestNoSecretIsReturnedAgain(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
