@@ -40,8 +40,8 @@ func newSteps(t testing.TB) *steps {
 	return stepsOf(t, newScene(t))
 }
 
-// newStepsOnDisk is like newSteps, but the hub waits for the disk, as a hub in production does. It
-// is for tests of durability, races and timing.
+// newStepsOnDisk is like newSteps, but its hub waits until data is on the disk, as a hub in
+// production does. It is for tests of durability, races and timing.
 func newStepsOnDisk(t testing.TB) *steps {
 	t.Helper()
 	return stepsOf(t, newSceneOnDisk(t))
@@ -64,22 +64,22 @@ func (s *steps) send(t testing.TB, path string, body []byte) *fleet.Answer {
 	return must(s.client.Post(t.Context(), path, bytes.NewReader(body)))(t)
 }
 
-// The method `enrolled` carries out a device's first step. It returns the keys and the certificate
-// that the device has after the first step.
+// The method `enrolled` carries out the first step of a device's two-step enrolment. It returns the
+// keys and the certificate that the device then has.
 func (s *steps) enrolled(t testing.TB, d *fleet.Device) *fleet.Enrolled {
 	t.Helper()
 	return must(d.Enroll(t.Context(), s.client))(t)
 }
 
-// registration carries out the victim's first step. It returns the body of the second step, with
-// the alterations in `change`.
+// registration carries out the victim's first step, and returns the body of its second step,
+// altered by `change`.
 func (s *steps) registration(t testing.TB, change fleet.RegistrationChange) []byte {
 	t.Helper()
 	return must(s.victim.Registration(s.pan, s.enrolled(t, s.victim).Keys, change))(t)
 }
 
-// The method `rejected` sends a second step with the alterations in `change`. The hub must refuse
-// the second step and create no device.
+// The method `rejected` sends a second step that is altered by `change`. The hub must refuse it and
+// create no device.
 func (s *steps) rejected(t testing.TB, status int, code string, change fleet.RegistrationChange) {
 	t.Helper()
 	refused(t, s.send(t, "/register", s.registration(t, change)), status, code)
@@ -143,7 +143,7 @@ func TestOnboardsInTwoSteps(t *testing.T) {
 	if status != 200 || must(x509.ParseCertificate(der))(t).CheckSignatureFrom(s.CA.ACA()) != nil {
 		t.Errorf("AK certificate: %d", status)
 	}
-	// The one-step enrolment of the same TPM finds the same device.
+	// A one-step enrolment of the same TPM finds the same device.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	if d := s.Devices(t, s.Owner); len(d) != 1 || d[0].ID != id {
 		t.Errorf("%s", brief.Of(d))
@@ -169,19 +169,19 @@ func TestTwoStepsTakeKeysAsPEM(t *testing.T) {
 	must(fleet.ParseRegistered(s.send(t, "/register", body)))(t)
 }
 
-// Each test below names a numbered weakness of Pantacor's original hub. This hub has none of these
-// weaknesses.
+// Each test below names a numbered weakness of Pantacor's original hub, which this hub does not
+// have.
 
 // Weakness 1 of Pantacor's original hub: nothing proved that the CSR's key is in a TPM.
 func TestTwoStepsRefuseCSRKeyOutsideTheTPM(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
 	soft := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
-	// The CSR has a software key, and the victim's other values. The name of the software key is
-	// not the name in the registration.
+	// The CSR has a software key, whose name is not the name in the registration, and otherwise the
+	// victim's values.
 	s.rejected(t, 400, "idevid-name", fleet.RegistrationChange{Signer: soft})
-	// The CSR has the software key, and the name of this key. But the AK certified another key, or
-	// another field has the public area of the TPM's key.
+	// The CSR has the software key and the name of this key, but the AK certified another key, or
+	// the request also contains the public area of the TPM's key.
 	public := tcg.FromKey(tcg.IDevIDTemplates, &soft.PublicKey)[0]
 	name := must(public.Name())(t)
 	secret := must(s.pan.Secret())(t)
@@ -195,7 +195,7 @@ func TestTwoStepsRefuseCSRKeyOutsideTheTPM(t *testing.T) {
 }
 
 // Weakness 1 of Pantacor's original hub: it parsed the AK's certification of the CSR's key, but did
-// not check it.
+// not verify it.
 func TestTwoStepsRefuseBadCertifications(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -208,8 +208,7 @@ func TestTwoStepsRefuseBadCertifications(t *testing.T) {
 	s.rejected(t, 403, "certify-signature", fleet.RegistrationChange{Extensions: func(x map[int][]byte) {
 		x[wire.ExtCertifySig] = must(other.IAK.Sign(x[wire.ExtCertify]))(t)
 	}})
-	// The AK name in the CSR is the name of another TPM's AK. The hub refuses it, because the
-	// request contains the victim's AK.
+	// The AK name in the CSR is that of another TPM's AK, but the request contains the victim's AK.
 	s.rejected(t, 400, "ak-name", fleet.RegistrationChange{Extensions: func(x map[int][]byte) {
 		x[wire.ExtAKName] = []byte(hex.EncodeToString(other.IAK.Name()))
 	}})
@@ -219,7 +218,7 @@ func TestTwoStepsRefuseBadCertifications(t *testing.T) {
 	s.rejected(t, 400, "csr-extensions-malformed", fleet.RegistrationChange{Extensions: func(x map[int][]byte) { x[10] = []byte("?") }})
 }
 
-// Weakness 1 of Pantacor's original hub: a quote was not checked. This hub accepts a quote only if
+// Weakness 1 of Pantacor's original hub: it did not verify quotes. This hub accepts a quote only if
 // the AK signed it.
 func TestTwoStepsRefuseQuoteOfAnotherTPM(t *testing.T) {
 	t.Parallel()
