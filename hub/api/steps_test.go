@@ -240,7 +240,7 @@ func TestTwoStepsRefuseQuoteOfAnotherTPM(t *testing.T) {
 }
 
 // Weakness 1 of Pantacor's original hub: there was no challenge, so a device did not have to prove
-// that it has the TPM of the AK.
+// that its AK is in the same TPM as its EK.
 func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -260,7 +260,7 @@ func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
 		body := must(thief.Registration(s.pan, wire.StepKeys{}, fleet.RegistrationChange{Sent: func(r *wire.Registration) { r.EKPub, r.Proof = in.EKPub, proof }}))(t)
 		refused(t, s.send(t, "/register", body), 403, onboard.CodeCredential)
 	}
-	// The thief opens the credential of the thief's own TPM, or a credential for another AK. The
+	// The thief decrypts the credential of the thief's own TPM, or a credential for another AK. The
 	// hub refuses the keys from these credentials.
 	own := s.device(t)
 	keys := s.enrolled(t, own).Keys
@@ -271,7 +271,7 @@ func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
 	s.boundNothing(t)
 }
 
-// The proof for one CSR does not authorise another CSR.
+// The device's proof for one CSR is not valid for another CSR.
 func TestTwoStepsProofIsOfOneCSR(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -287,7 +287,7 @@ func TestTwoStepsProofIsOfOneCSR(t *testing.T) {
 	s.boundNothing(t)
 }
 
-// Two hours after the first step, the hub refuses the second step.
+// The hub refuses a second step two hours after the first step.
 func TestTwoStepsOldCredentialIsWorthNothing(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -318,8 +318,9 @@ func TestTwoStepsRefuseAKNotRestricted(t *testing.T) {
 	refused(t, s.send(t, "/enroll/request", must(json.Marshal(in))(t)), 400, "ak-name")
 }
 
-// Weakness 2 of Pantacor's original hub: the ownership HMAC covered a name that the caller chose,
-// and everyone could read the HMAC in the CSR. With a copied HMAC, anyone could register any key.
+// Weakness 2 of Pantacor's original hub: the ownership HMAC covered only a name that the caller
+// chose, and everyone could read the HMAC in the CSR. With a copied HMAC, anyone could register any
+// key.
 func TestTwoStepsStolenHMACFitsNoOtherKey(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -384,8 +385,8 @@ func TestTwoStepsDeviceNameTakesNobodysDevice(t *testing.T) {
 	if n := len(s.Devices(t, mallory)); n != 0 {
 		t.Errorf("%d devices", n)
 	}
-	// The victim's own TPM registers with a second owner's token. The second owner does not get the
-	// first owner's device either.
+	// If the victim's own TPM registers with a second owner's token, the second owner does not get
+	// the first owner's device either.
 	keys = s.enrolled(t, theirs).Keys
 	refused(t, s.send(t, "/devices/register", must(theirs.Registration(tok, keys, fleet.RegistrationChange{}))(t)), 409, onboard.CodeOtherOwner)
 	if e := s.events(t, s.Owner, "device.other-owner-tried"); len(e) != 1 {
@@ -411,8 +412,7 @@ func TestTwoStepsLeakedDatabaseForgesNoOwnership(t *testing.T) {
 	stored := s.token(t, s.pan)
 	secret := must(s.pan.Secret())(t)
 	key := sha256.Sum256(secret)
-	// Nobody can decrypt the stored key with only the database, or with the database and the id of
-	// another token.
+	// Nobody can decrypt the stored key with the database alone, or with the id of another token.
 	if len(stored.PantacorKey) != 12+32+16 {
 		t.Errorf("%d bytes are stored", len(stored.PantacorKey))
 	}
@@ -428,7 +428,7 @@ func TestTwoStepsLeakedDatabaseForgesNoOwnership(t *testing.T) {
 			}
 		}
 	}
-	// If someone moves a stored key to the row of another token, the hub cannot decrypt the key.
+	// If somebody copies a stored key to the row of another token, the hub cannot decrypt it.
 	moved := stored
 	moved.ID, moved.Owner = wire.NewID(), s.Account(t, "mallory").ID
 	if err := s.Store.CreateJoinToken(t.Context(), moved); err != nil {
@@ -448,8 +448,9 @@ func (s *steps) token(t testing.TB, f *wire.TokenFile) store.JoinToken {
 	return must(s.Store.JoinToken(t.Context(), f.ID))(t)
 }
 
-// Weakness 4 of Pantacor's original hub: tokens were valid without end. This hub accepts only a
-// token that was made for the two-step enrolment, until it expires, is disabled or is used up.
+// Weakness 4 of Pantacor's original hub: tokens were valid forever. For the two-step enrolment,
+// this hub accepts only a token that was made for it, until the token expires, is disabled or is
+// used up.
 func TestTwoStepsNeedATokenMadeForThem(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -530,7 +531,8 @@ func TestTwoStepsRevokedCertificateSignsInNoMore(t *testing.T) {
 	if got := login(); got != 403 {
 		t.Errorf("answered %d after the device was deleted", got)
 	}
-	// If someone sends the registration again, in any form, the device stays deleted.
+	// If somebody sends the registration again, even with different white space, the device stays
+	// deleted.
 	for _, again := range [][]byte{body, append([]byte("\n "), body...)} {
 		refused(t, s.send(t, "/register", again), 410, onboard.CodeRevoked)
 	}
@@ -538,7 +540,7 @@ func TestTwoStepsRevokedCertificateSignsInNoMore(t *testing.T) {
 	must(s.victim.OnboardTwoStep(t.Context(), s.client, s.pan))(t)
 }
 
-// A machine whose owner must still decide about it gets no certificate from either step.
+// While a machine waits for its owner's decision, it gets no certificate from either step.
 func TestTwoStepsUndecidedMachineGetsNoCertificate(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -565,7 +567,7 @@ func TestTwoStepsSoftwareTPMIsRefusedUnlessNamed(t *testing.T) {
 	refused(t, s.send(t, "/enroll/request", must(json.Marshal(s.victim.EnrollRequest()))(t)), 403, "tpm-software")
 }
 
-// The owner's policy refuses the TPM's maker. The hub refuses the second step.
+// If the owner's policy refuses the TPM's maker, the hub refuses the second step.
 func TestTwoStepsOwnersPolicyHolds(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -604,9 +606,9 @@ func TestTwoStepsRejectMalformedBodies(t *testing.T) {
 				changed[field] = bad
 				a := s.send(t, path, must(json.Marshal(changed))(t))
 				if a.Status < 400 || a.Status > 499 {
-					// Without an EK certificate, the machine waits for its owner's decision. The
-					// answer is 200 to the first step, without a certificate for the AK, and 202
-					// to the second step.
+					// Without an EK certificate, the machine waits for its owner's decision: the
+					// first step answers 200 without a certificate for the AK, and the second step
+					// answers 202.
 					if field == "ek-cert" && (a.Status == 202 || a.Status == 200) {
 						continue
 					}
@@ -643,7 +645,7 @@ func TestTwoStepsRejectMutations(t *testing.T) {
 	s.boundNothing(t)
 }
 
-// The route that checks ownership proofs accepts a valid proof. It gives the same answer for every
+// The route that checks ownership proofs accepts a valid proof, and gives the same answer to every
 // invalid proof.
 func TestSignatureVerifyTellsGoodFromBadAndNoMore(t *testing.T) {
 	t.Parallel()
