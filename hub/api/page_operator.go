@@ -252,7 +252,7 @@ func (s *Server) ownCertificates() []ui.OperatorCertificate {
 	if s.cfg.PageCertificate == nil {
 		return list
 	}
-	pages := ui.OperatorCertificate{Name: "For the pages", Where: s.cfg.PageURL, State: ui.StateBadge("valid"), Expires: s.cfg.PageCertificate.Expires(), Note: "Nothing."}
+	pages := ui.OperatorCertificate{Name: "For the web pages", Where: s.cfg.PageURL, State: ui.StateBadge("valid"), Expires: s.cfg.PageCertificate.Expires(), Note: "No action is necessary."}
 	switch left := pages.Expires.Sub(s.cfg.Now()); {
 	case pages.Expires.IsZero():
 		pages.State, pages.Note = ui.Badge{Tone: "bad", Text: "not issued"}, "The CA has not issued a certificate yet. Read the reason in the hub's log."

@@ -169,12 +169,12 @@ func TestOperatorSeesAnExpiredPageCertificate(t *testing.T) {
 	p := newPageScene(t)
 	p.operator(t)
 	b := p.signedIn(t, "olga")
-	if _, body, _ := b.send("GET", "/ui/operator/health", ""); !strings.Contains(body, "For the pages") || !strings.Contains(body, "expires soon") {
+	if _, body, _ := b.send("GET", "/ui/operator/health", ""); !strings.Contains(body, "For the web pages") || !strings.Contains(body, "expires soon") {
 		t.Errorf("a day before the end: %.3000s", body)
 	}
 	p.Advance(25 * time.Hour)
 	b = p.signedIn(t, "olga")
-	if _, body, _ := b.send("GET", "/ui/operator/health", ""); !strings.Contains(body, "For the pages: expired") {
+	if _, body, _ := b.send("GET", "/ui/operator/health", ""); !strings.Contains(body, "For the web pages: expired") {
 		t.Errorf("after the end: %.3000s", body)
 	}
 }

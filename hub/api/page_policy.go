@@ -29,7 +29,7 @@ const (
 
 var (
 	errPolicyChanged = problem(http.StatusConflict, "policy-changed", "Compare your text with the policy that is in force now, and preview it again.", "Your policy or the hub's policy has changed since the preview.")
-	errPreviews      = problem(http.StatusTooManyRequests, "too-many-previews", "Wait until another preview has ended.", "Two previews of your account are running already.")
+	errPreviews      = problem(http.StatusTooManyRequests, "too-many-previews", "Wait until one of them has finished.", "Two previews of your account are running already.")
 )
 
 // policyExample is the example that the editor offers to an owner without a policy.
@@ -310,7 +310,7 @@ func (s *Server) cutByParts(ctx context.Context, t *onboard.Trial, d *store.Devi
 	if _, _, before := unmet(states, now); !cut || before {
 		return "", nil
 	}
-	return fmt.Sprintf("The policy would require that the part %q of the boot is %s, but it is %s.", part, state, cmp.Or(states[part], "not judged")), nil
+	return fmt.Sprintf("The policy would require the part %q of the boot to be %s, but it is %s.", part, state, cmp.Or(states[part], "not judged")), nil
 }
 
 // previewAboard judges the newest devices with the present policy and with the new policy, and adds

@@ -313,7 +313,7 @@ func (s *Server) showGroup(w http.ResponseWriter, r *http.Request) error {
 	}
 	i := slices.IndexFunc(groups, func(g *alike) bool { return g.key == r.URL.Query().Get("alike") })
 	if i < 0 {
-		return s.redirect(w, r, waitingPath, ui.Notice{Tone: "warn", Text: "These machines do not wait any more, or their questions have changed."})
+		return s.redirect(w, r, waitingPath, ui.Notice{Tone: "warn", Text: "These machines are no longer waiting, or their questions have changed."})
 	}
 	g := groups[i]
 	p := &ui.WaitingPreview{Tabs: onboardTabs(waitingPath), Questions: g.questions, More: max(0, len(g.rows)-decideAtOnce)}

@@ -342,7 +342,7 @@ func (s *Server) periodic(ctx context.Context) {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		if err := s.lease.end(last); err != nil {
-			s.log.Warn("could not give up the lease of the periodic work; another hub takes the work when the lease expires", "err", err)
+			s.log.Warn("could not give up the lease of the periodic work; another hub takes over when the lease expires", "err", err)
 		}
 	}
 }

@@ -33,7 +33,7 @@ const (
 
 var (
 	errTooManyPartials = problem(http.StatusRequestEntityTooLarge, "too-many-uploads", "Finish the other uploads, or wait a day until they expire.", "The account has %d unfinished uploads.", maxPartials)
-	errPartsGone       = problem(http.StatusConflict, "upload-gone", "Send the object again, from its start.", "The parts of the upload are not stored any more.")
+	errPartsGone       = problem(http.StatusConflict, "upload-gone", "Send the object again, from its start.", "The hub no longer has the parts of the upload.")
 )
 
 // partial returns an owner's unfinished upload of an object, and the object's record. The upload's
@@ -163,7 +163,7 @@ func (s *Server) beginPartial(ctx context.Context, o store.Object) (store.Partia
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 	defer cancel()
 	if err := s.cfg.Objects.AbortParts(clean, key, p.Token); err != nil {
-		s.log.Warn("ending an upload in parts", "err", err)
+		s.log.Warn("could not abort a multipart upload", "err", err)
 	}
 	switch {
 	case errors.Is(err, store.ErrTooManyUploads):

@@ -132,7 +132,7 @@ const getNewURL = "Get a new URL: GET /objects/SHA, or POST /objects/."
 var (
 	errNotSigned  = problem(http.StatusNotFound, "no-such-address", getNewURL, "The hub did not sign this URL for this method.")
 	errURLExpired = problem(http.StatusGone, "address-expired", getNewURL, "The signed URL has expired.")
-	errURLRevoked = problem(http.StatusGone, "address-revoked", getNewURL, "The signed URL is revoked. The session or API token of the URL has ended, or the account is disabled. Or the device of the URL was deleted, has onboarded again, or is not public any more.")
+	errURLRevoked = problem(http.StatusGone, "address-revoked", getNewURL, "The signed URL is revoked: its session or API token has ended, the account is disabled, or its device was deleted, has onboarded again, or is no longer public.")
 )
 
 // signsMethod reports whether a signed URL permits a method. `letter` is the first letter of the
