@@ -310,8 +310,8 @@ func (c *codes) expression(e ast.Expr) {
 }
 
 // The method `can` reports whether the check of the key `key` can fail with a code that ends in
-// `end`. checkKey never checks an EK, and only an IAK must be restricted, and only an IDevID key
-// must not be restricted.
+// `end`. checkKey never checks an EK. Only an IAK must be restricted, and only an IDevID key must
+// not be.
 func (c *codes) can(key, end string) bool {
 	switch {
 	case end == "-not-restricted":

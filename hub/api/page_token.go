@@ -44,8 +44,8 @@ func (s *Server) renderTokenForm(w http.ResponseWriter, r *http.Request, status 
 // would have to keep the secret until the second request. Browsers do not store the page
 // (Cache-Control: no-store).
 //
-// To download the token file, the page sends the secret back in the body of a form, and
-// downloadTokenFile answers with the file. A link to a data: URL would make this request
+// For the download of the token file, the page has a form that sends the secret back in its body,
+// and downloadTokenFile answers with the file. A link to a data: URL would make this request
 // unnecessary, but browsers write the URLs of downloads, and so the secret, into their history.
 // They do not write the body of a form there, and the hub does not log it.
 func (s *Server) createTokenOnPage(w http.ResponseWriter, r *http.Request) error {

@@ -160,8 +160,8 @@ func readAdded(name string, content []byte) (certs []trust.Certificate, problem 
 	return certs, ""
 }
 
-// showMaker answers with the page of one certificate of the trust store. With ?act=remove, distrust
-// or restore, the page also shows a preview of this change.
+// showMaker answers with the page of one certificate of the trust store. If the query has ?act=,
+// which is remove, distrust or restore, the page also shows a preview of this change.
 func (s *Server) showMaker(w http.ResponseWriter, r *http.Request) error {
 	makers, e, err := s.makerInPath(r)
 	if err != nil {

@@ -107,8 +107,8 @@ func TestWallShowsNothingOfOthersAndNoMarkup(t *testing.T) {
 			t.Errorf("%s: %d %s", path, status, brief.Of(page))
 		}
 	}
-	// An open wall requests its list again and again. Once nobody is signed in, the hub answers
-	// 401, so that the page can say that the session has ended.
+	// An open wall page requests its list again and again. Once nobody is signed in, the hub
+	// answers 401, so that the page can say that the session has ended.
 	nobody := s.person(t, "")
 	if status, _, h := nobody.request("GET", "/ui/wall/part", nil, map[string]string{"Accept": "text/html", "HX-Request": "true"}); status != 401 || h.Get("HX-Redirect") != "/sign-in" {
 		t.Errorf("signed out: %d", status)

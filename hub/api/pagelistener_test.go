@@ -214,8 +214,8 @@ func TestAddressesFollowTheName(t *testing.T) {
 	}
 }
 
-// The hub refuses a configuration that has only one of the URL of the web pages and their
-// certificate.
+// The hub refuses a configuration that has the URL of the web pages but no certificate for them, or
+// a certificate but no URL.
 func TestPagesOwnNameNeedsURLAndCertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
