@@ -76,8 +76,8 @@ func newPasswords() *passwords {
 	}
 }
 
-// decoy returns a hash with a random key, which no password has. To check it takes as long as to
-// check a real hash.
+// decoy returns a hash with a random key, which no password has. Checking it takes as long as
+// checking a real hash.
 func decoy(cost argonCost) string {
 	random := make([]byte, 16+argonKey)
 	rand.Read(random) // never fails

@@ -48,8 +48,8 @@ func network(addr string) netip.Prefix {
 
 func (l *limiter[K]) allow(key K, now time.Time) bool { return l.charge(key, 1, now) }
 
-// charge is like the method `allow`, but the request counts as `n` requests, though at most as the
-// burst of the rate limit.
+// charge is like the method `allow`, but the request counts as `n` requests, or as a whole burst of
+// the rate limit if `n` is larger than that.
 func (l *limiter[K]) charge(key K, n int, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
